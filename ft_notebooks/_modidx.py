@@ -7,4 +7,9 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'ft_notebooks.models.check_sha256': ('models.html#check_sha256', 'ft_notebooks/models.py'),
                                      'ft_notebooks.models.smollm2': ('models.html#smollm2', 'ft_notebooks/models.py'),
                                      'ft_notebooks.models.tiny_model': ('models.html#tiny_model', 'ft_notebooks/models.py'),
-                                     'ft_notebooks.models.tiny_tokenizer': ('models.html#tiny_tokenizer', 'ft_notebooks/models.py')}}}
+                                     'ft_notebooks.models.tiny_tokenizer': ('models.html#tiny_tokenizer', 'ft_notebooks/models.py')},
+            'ft_notebooks.tokenizer': { 'ft_notebooks.tokenizer.ensure_pad_token': ( 'tokenizer.html#ensure_pad_token',
+                                                                                     'ft_notebooks/tokenizer.py'),
+                                        'ft_notebooks.tokenizer.load_tokenizer': ( 'tokenizer.html#load_tokenizer',
+                                                                                   'ft_notebooks/tokenizer.py'),
+                                        'ft_notebooks.tokenizer.pad_batch': ('tokenizer.html#pad_batch', 'ft_notebooks/tokenizer.py')}}}

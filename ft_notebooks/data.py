@@ -40,7 +40,7 @@ class _Messages(_Given):
 
 class _Alpaca(_Given):
     instruction: str = Field(pattern=r"\S")
-    input: str = ""
+    input: str = Field("", pattern="")  # may be blank; a pattern makes pydantic look at every character
     output: str = Field(pattern=r"\S")
 
 # %% ../nbs/04a_data.ipynb #05fff6e4
@@ -160,6 +160,8 @@ def _json_rows(text: str) -> Iterator[tuple[int, Any]]:
     skip = re.compile(r"\s*").match
     line, counted, at = 1, 0, skip(text).end()
     try:
+        if not text.strip():
+            return
         if not text.startswith("[", at):
             raise ValueError(_no_array(text, at))
         at = skip(text, at + 1).end()
@@ -187,11 +189,10 @@ def _suffix(path: str) -> str:
 def _read_text(path: str) -> str:
     "The text of a .json or .jsonl file in UTF-8, with a byte order mark or without."
     if not os.path.isfile(path):
-        folder, name = (path, "") if os.path.isdir(path) else os.path.split(path)
+        what, folder = ("a folder, not a file", path) if os.path.isdir(path) else ("no such file", os.path.dirname(path))
         inside = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
         files = sorted(file for file in inside if _suffix(file) in _READERS)
-        near = difflib.get_close_matches(name, files) if name else files[:3]
-        what = "no such file" if name else "a folder, not a file"
+        near = files[:3] if folder == path else difflib.get_close_matches(os.path.basename(path), files)
         raise ValueError(f"{path[:300]}: {what}; " + (f"there is {', '.join(near)}" if near else "check the path"))
     if _suffix(path) not in _READERS:
         raise ValueError(f"{path}: {_suffix(path) or 'no suffix'}, but only .json and .jsonl are read; convert the file")

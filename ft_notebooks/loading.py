@@ -79,7 +79,7 @@ def _check_name(name: str | Path) -> str:
             {has["*.gguf"][0].name!r}) once, save model and tokenizer with save_pretrained, and load what it wrote"""
     elif has["*model*.bin"]:
         problem = """holds only pickled weights, and reading a pickle can run code; if you trust it, call
-            AutoModelForCausalLM.from_pretrained(folder, use_safetensors=False).save_pretrained(other) once; load that"""
+            AutoModelForCausalLM.from_pretrained(folder, use_safetensors=False).save_pretrained(OTHER) and load that"""
     else:
         missing = "safetensors" if has["config.json"] else "config.json"
         problem = f"has no {missing}; give a folder that save_pretrained wrote"

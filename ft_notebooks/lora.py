@@ -6,6 +6,7 @@
 __all__ = ['lora_config', 'add_adapter', 'merge_adapter', 'load_adapter']
 
 # %% ../nbs/03_lora.ipynb #b63bc2f1
+import copy
 import difflib
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
@@ -43,7 +44,7 @@ def lora_config(
 # %% ../nbs/03_lora.ipynb #5b36194e
 def add_adapter(
     model: PreTrainedModel,  # Changed in place: its linear layers are wrapped, its own weights are frozen
-    config: LoraConfig,
+    config: LoraConfig,  # Copied, so that it can serve several models
     seed: int = 0,  # Of A's first values
 ) -> PeftModel:
     "`model` with a new adapter, the same for the same seed, of which something trains; random state stays as it was."
@@ -51,7 +52,7 @@ def add_adapter(
         raise ValueError("the model has an adapter already; merge it with merge_adapter, or load the base anew")
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        adapted = get_peft_model(model, config)
+        adapted = get_peft_model(model, copy.deepcopy(config))  # PEFT writes the base's name into it
     if not any(p.requires_grad for p in adapted.parameters()):
         raise ValueError(f"nothing would train: inference_mode is {config.inference_mode}; leave it out of the config")
     return adapted

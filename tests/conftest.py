@@ -1,0 +1,22 @@
+"What all tests share: no network, and the real model only where it already is"
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports huggingface_hub, which reads it once
+
+
+@pytest.fixture(scope="session")
+def real_model() -> Path | None:  # the folder that `smollm2()` would return at once, or None
+    from ft_notebooks.models import _cache
+
+    folder = _cache() / "SmolLM2-135M-Instruct"
+    return folder if folder.is_dir() else None
+
+
+@pytest.fixture(autouse=True)
+def _skip_without_the_real_model(request):
+    if request.node.get_closest_marker("smol") and not request.getfixturevalue("real_model"):
+        pytest.skip('needs the real model: python -c "from ft_notebooks.models import smollm2; smollm2()"')

@@ -1,0 +1,301 @@
+"The repository's own promises."
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import symtable
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import ft_notebooks
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+NBS = sorted(ROOT.glob("nbs/*.ipynb"))
+BOOKS = [nb for nb in NBS if nb.name[0].isdigit()]
+INDEX = ROOT / "nbs" / "index.ipynb"
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+REPOSITORY = PYPROJECT["project"].get("urls", {}).get("Repository")
+DIRECTIVES = {"default_exp", "export", "hide", "eval", "smol", "gpu", "hub", "slow", "notest"}
+HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "matplotlib"}
+TESTS = "python3.11 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest -q"
+DEMO = "python3.11 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/ft demo"
+
+each_notebook = pytest.mark.parametrize("nb", NBS, ids=lambda nb: nb.stem)
+each_book = pytest.mark.parametrize("nb", BOOKS, ids=lambda nb: nb.stem)
+
+
+def cells(nb, kind=None):
+    found = json.loads(nb.read_text(encoding="utf-8"))["cells"]
+    return [{**c, "source": "".join(c["source"])} for c in found if kind in (None, c["cell_type"])]
+
+
+def module(nb):
+    return nb.stem.split("_", 1)[1]
+
+
+def flags(source):
+    return set(re.findall(r"^#\s*\|\s*(\w+)", source, flags=re.M))
+
+
+def python(source):  # the cell without `%magic` and `!shell` lines; nothing for a cell in another language
+    if re.match(r"(#.*\n|\s)*%%(?!capture|time)", source):
+        return ""
+    return re.sub(r"^(\s*)[%!].*", r"\1pass", source, flags=re.M)
+
+
+def imports(source):  # the modules of this package that a cell imports, in any spelling and at any depth
+    for node in ast.walk(ast.parse(python(source))):
+        if isinstance(node, ast.Import):
+            yield from (name.name.split(".")[1] for name in node.names if name.name.startswith("ft_notebooks."))
+        elif isinstance(node, ast.ImportFrom) and node.module == "ft_notebooks":
+            known = ft_notebooks._lazy
+            yield from (known.get(n.name, n.name) for n in node.names if not n.name.startswith("__"))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ft_notebooks."):
+            yield node.module.split(".")[1]
+
+
+def public(name):  # a module's __all__, read without importing it
+    body = ast.parse((ROOT / "ft_notebooks" / f"{name}.py").read_text(encoding="utf-8")).body
+    return next(ast.literal_eval(n.value) for n in body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__")
+
+
+def fresh(code):  # what a new interpreter prints
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@pytest.fixture
+def copy(tmp_path):
+    for folder in ("nbs", "ft_notebooks"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", ".*", "runs"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def nbdev(command, folder):  # with IN_TEST set nbdev-export would do nothing
+    env = {key: value for key, value in os.environ.items() if key != "IN_TEST"}
+    run = subprocess.run([BIN / command], cwd=folder, env=env, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def differing(copy, pattern):
+    here, there = ({p.relative_to(r): p.read_bytes() for p in r.glob(pattern)} for r in (ROOT, copy))
+    return sorted(str(name) for name in here.keys() | there.keys() if here.get(name) != there.get(name))
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):  # what a commit would hold, whether or not this is a git checkout: all but the ignored
+    empty = tmp_path_factory.mktemp("git")
+    subprocess.run(["git", "init", "-q", "--bare", empty], check=True)
+    git = ["git", f"--git-dir={empty}", f"--work-tree={ROOT}", "ls-files", "-z", "--others", "--exclude-standard"]
+    return [ROOT / name for name in subprocess.check_output(git, cwd=ROOT, text=True).split("\0")[:-1]]
+
+
+def test_the_package_is_what_the_notebooks_export_and_nothing_else(copy):
+    for file in copy.glob("ft_notebooks/*.py"):
+        if file.name != "__init__.py":
+            file.unlink()
+    nbdev("nbdev-export", copy)
+    assert differing(copy, "ft_notebooks/*.py") == [], "run nbdev-export; delete modules whose notebook is gone"
+
+
+def test_the_notebooks_are_clean(copy):
+    nbdev("nbdev-clean", copy)
+    assert differing(copy, "nbs/*.ipynb") == [], "run nbdev-clean"
+
+
+def test_imports_only_point_backwards():
+    seen = []
+    for nb in BOOKS:
+        found = {name for cell in cells(nb, "code") for name in imports(cell["source"])}
+        assert found <= set(seen), f"{nb.name} imports {found - set(seen)}, which no earlier notebook exports"
+        seen.append(module(nb))
+
+
+def test_siblings_do_not_import_each_other():
+    for nb in BOOKS:
+        if module(nb) in ("sft", "dpo"):
+            assert not {"sft", "dpo"} & {name for cell in cells(nb, "code") for name in imports(cell["source"])}, nb.name
+
+
+@each_book
+def test_a_notebook_starts_with_its_module_a_title_and_a_subtitle(nb):
+    first, second = [c for c in cells(nb) if "colab" not in c["source"]][:2]
+    assert (first["cell_type"], first["source"]) == ("code", f"#| default_exp {module(nb)}")
+    assert second["cell_type"] == "markdown"
+    assert re.fullmatch(r"# [^\n]+\n\n> [^\n]+", second["source"]), second["source"]
+
+
+@each_notebook
+def test_a_directive_is_one_that_is_known_and_stands_first(nb):
+    for cell in cells(nb, "code"):  # nbdev runs the cell as if an unknown or a late directive were not there
+        assert flags(cell["source"]) <= DIRECTIVES, cell["source"]
+        head = re.match(r"(?:#\s*\|.*(?:\n|$)|%%.*\n|\s*\n)*", cell["source"])[0]
+        assert flags(cell["source"]) == flags(head), cell["source"]
+
+
+@each_notebook
+def test_cells_that_always_run_use_no_name_that_only_a_flagged_cell_defines(nb):
+    always, sometimes = set(), set()
+    for cell in cells(nb, "code"):
+        tables = [symtable.symtable(python(cell["source"]), nb.name, "exec")]
+        defined = {s.get_name() for s in tables[0].get_symbols() if s.is_assigned() or s.is_imported()}
+        if flags(cell["source"]) & {"smol", "gpu", "hub", "slow", "notest"}:
+            sometimes |= defined
+            continue
+        always |= defined
+        used = {s.get_name() for s in tables[0].get_symbols() if s.is_referenced()}
+        for table in tables:
+            tables += table.get_children()
+            used |= {s.get_name() for s in table.get_symbols() if s.is_global() and s.is_referenced()}
+        assert not used & sometimes - always, cell["source"]
+
+
+NOISE = {
+    "an absolute path": r"(?<![\w./:])/(?:root|home|w[o]rk|tmp|usr|opt|var|Users|content)/",
+    "a progress bar": r"[\d?]\s*(?:it/s|s/it)\b|\d%\|",
+    "a time": r"\b\w*_(?:runtime|per_second)\b|Wall time|CPU times",
+    "an address": r"\b0x[0-9a-f]{6,}",
+    "an escape sequence": r"\x1b",
+    "a widget": r"jupyter\.widget",
+}
+
+
+def noise(output):
+    if output["output_type"] == "error" or output.get("name") == "stderr":
+        return [output["output_type"] + " " + output.get("name", output.get("ename", ""))]
+    data = {k: v for k, v in output.get("data", {}).items() if not k.startswith("image/png")}
+    shown = "\n".join("".join(v) if isinstance(v, list) else str(v) for v in (output.get("text", ""), *data, *data.values()))
+    return [f"{what}: {found[0]}" for what, pattern in NOISE.items() if (found := re.search(pattern, shown))]
+
+
+@each_notebook
+def test_saved_outputs_hold_nothing_that_changes_from_run_to_run(nb):
+    for cell in cells(nb, "code"):
+        for output in cell["outputs"]:
+            assert noise(output) == [], cell["source"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["saved in /root/x", "'/tmp/abc/model'", " 12%|█    | 3/25", "3.10it/s", "[00:01, ?it/s]", "1.2s/it", "{'train_runtime': 3}"]
+    + ["<object at 0x7f12ab34cd56>", "\x1b[31mred", "Wall time: 3 s"],
+)
+def test_the_check_for_noise_sees(text):
+    assert noise({"output_type": "stream", "name": "stdout", "text": text})
+    assert noise({"output_type": "execute_result", "data": {"text/plain": [text]}})
+    assert noise({"output_type": "stream", "name": "stderr", "text": "a plain word"})
+    assert not noise({"output_type": "stream", "name": "stdout", "text": "text/plain, and/or 50% | 3 tokens/item"})
+
+
+def test_readme_mirrors_the_index():
+    run = subprocess.run([sys.executable, ROOT / "tools" / "readme.py", "--check"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_readme_gives_the_two_commands():
+    lines = [line.strip(" `") for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()]
+    assert TESTS in lines and DEMO in lines
+
+
+def test_links_between_files_lead_to_files():
+    for source, base in [(ROOT / "README.md", ROOT), (INDEX, INDEX.parent), *((nb, nb.parent) for nb in BOOKS)]:
+        text = source.read_text(encoding="utf-8")
+        if source.suffix == ".ipynb":
+            text = "\n".join(cell["source"] for cell in cells(source, "markdown"))
+        for target in re.findall(r"(?<!`)\]\(([^)#\s`]+)[^)]*\)", text):
+            assert re.match(r"\w+:", target) or (base / target).exists(), f"{source.name}: {target}"
+
+
+def test_the_index_lists_exactly_the_notebooks():
+    prose = "\n".join(cell["source"] for cell in cells(INDEX, "markdown"))
+    rows = re.findall(r"^\|[^|\n]*?\b(\d\d[a-z]?_\w+?)(?:\.ipynb)?\b", prose, flags=re.M)
+    assert rows == [nb.stem for nb in BOOKS]
+
+
+def test_every_public_name_of_the_package_is_in_the_module_it_names():
+    for name, where in ft_notebooks._lazy.items():
+        assert name in public(where), f"ft_notebooks.{name} should come from {where}"
+    assert ft_notebooks.tiny_tokenizer is __import__("ft_notebooks.models", fromlist=["models"]).tiny_tokenizer
+    assert set(ft_notebooks._lazy) <= set(dir(ft_notebooks))
+    with pytest.raises(AttributeError, match="nonsense"):
+        ft_notebooks.nonsense
+
+
+def test_every_name_that_readme_imports_is_there():
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.S):
+        for node in ast.walk(ast.parse(python(block))):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "ft_notebooks":
+                known = public(node.module.split(".")[1]) if "." in node.module else ft_notebooks._lazy
+                assert {name.name for name in node.names} <= set(known), ast.unparse(node)
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    assert fresh(f"import sys, ft_notebooks; print({HEAVY} & {{*sys.modules}})") == "set()\n"
+
+
+@pytest.mark.skipif(not (ROOT / "nbs" / "12_cli.ipynb").exists(), reason="nbs/12_cli.ipynb is not written yet")
+@pytest.mark.parametrize("args", [["--help"], ["sft", "--help"]], ids=" ".join)
+def test_the_help_of_ft_loads_nothing_heavy(args):
+    told = fresh(
+        f"import sys\nsys.argv[1:] = {args}\nfrom ft_notebooks.cli import main\ntry: main()\n"
+        f"except SystemExit as end: assert not end.code\nprint({HEAVY} & {{*sys.modules}})"
+    )
+    assert told.startswith("usage: ft") and told.endswith("set()\n")
+
+
+def test_settings_ini_says_first_that_nbdev_does_not_read_it():
+    first = (ROOT / "settings.ini").read_text(encoding="utf-8").splitlines()[0]
+    assert first[0] in "#;" and "nbdev" in first and "pyproject.toml" in first
+
+
+def test_colab_links_follow_the_repository_address():
+    for nb in NBS:
+        links = re.findall(r"https://colab\.research\.google\.com[\w./-]*", nb.read_text(encoding="utf-8"))
+        if not REPOSITORY:
+            assert links == [], f"{nb.name}: pyproject.toml names no repository that a link could lead to"
+        elif nb in BOOKS:
+            here = REPOSITORY.removeprefix("https://github.com/")
+            link = f"https://colab.research.google.com/github/{here}/blob/main/nbs/{nb.name}"
+            assert set(links) == {link} and link in cells(nb)[0]["source"], nb.name
+            assert f"git+{REPOSITORY}" in cells(nb)[1]["source"], f"{nb.name}: its second cell installs the package"
+
+
+PRIVATE = {  # what only the people who wrote a change can follow
+    "a path outside the repository": r"\.\./sh[a]red|(?<![\w.])/w[o]rk\b",
+    "the number of an issue": r"\b[Ii]ssue #?\d{1,2}\b|(?<![\w&])#[1-9]\d?\b",
+}
+
+
+def test_no_file_names_what_a_reader_cannot_open(files):
+    assert ROOT / "pyproject.toml" in files and ROOT / "nbs" / "00_models.ipynb" in files
+    for file in files:
+        text = file.read_bytes().decode(errors="ignore")
+        for what, pattern in PRIVATE.items():
+            found = re.search(f".*(?:{pattern}).*", text)
+            assert not found, f"{file.relative_to(ROOT)} names {what}: {found[0].strip()[:200]}"
+
+
+def test_only_the_linter_is_pinned():
+    project = PYPROJECT["project"]
+    needs = [*project["dependencies"], *(n for extra in project["optional-dependencies"].values() for n in extra)]
+    assert [re.split("[=<>~]", need)[0] for need in needs if "==" in need] == ["ruff"]
+    assert "+cpu" not in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize("script", [".ci/run", "tools/nb"])
+def test_a_script_is_executable_bash(script):
+    assert os.access(ROOT / script, os.X_OK)
+    subprocess.run(["bash", "-n", ROOT / script], check=True)
+
+
+def test_the_workflow_runs_what_a_person_runs():
+    assert re.search(r"^\s*- run: bash \.ci/run$", (ROOT / ".github/workflows/ci.yml").read_text(), flags=re.M)

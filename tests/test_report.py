@@ -1,0 +1,161 @@
+"""Edges of the report card: names and texts that would break a page, killed runs, unequal stages."""
+
+import json
+import os
+import re
+from html.parser import HTMLParser
+
+import matplotlib.pyplot as plt
+import pytest
+
+import ft_notebooks.report as report
+from ft_notebooks.evaluation import Evaluation, interval
+from ft_notebooks.report import plot_scores, report_card
+
+NASTY = ["<script>alert(1)</script>", "a|b\nc", "`x` *y* [z](http://x)", "$5 and $\\frac{1", "_hidden", "", "\"'&amp;", "名 🙂 é"]
+
+
+def stage(values, names=("exact",), generated=None, perplexity=2.0):
+    rows = [
+        {"prompt": [{"role": "user", "content": f"note {i}"}], "expected": f"answer {i}", "generated": f"said {i}"}
+        for i in range(len(values))
+    ]
+    for i, row in enumerate(rows):
+        row["generated"] = generated or row["generated"]
+        row.update(dict.fromkeys(names, values[i]))
+    scores = {name: interval(values) for name in names}
+    if perplexity:
+        scores["perplexity"] = {"value": perplexity, "low": perplexity * 0.9, "high": perplexity * 1.1, "n": len(rows)}
+    return Evaluation(scores, rows)
+
+
+class Page(HTMLParser):
+    "The tags of a page, and the texts between them."
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.texts, self.sources = [], [], []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attrs if name in ("src", "srcset", "href")]
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def test_report_json_is_the_scores_by_stage_and_nothing_else(tmp_path):
+    stages = {"base": stage([0, 0, 1]), "sft": stage([1, 1, 1])}
+    assert report_card(stages, tmp_path / "deep" / "er") == tmp_path / "deep" / "er" / "report.html"
+    found = json.loads((tmp_path / "deep" / "er" / "report.json").read_text())
+    assert found == {name: one.scores for name, one in stages.items()}
+    assert set(found["base"]["exact"]) == {"value", "low", "high", "n"}
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.parametrize("text", NASTY)
+def test_any_string_can_be_a_title_a_stage_a_score_and_an_answer(tmp_path, text):
+    plain = Page(report_card({"base": stage([0.0, 1.0])}, tmp_path / "plain"))
+    one = stage([0.0, 1.0], names=(text,), generated=text)
+    page = Page(report_card({text: one}, tmp_path / "nasty", title=text))
+    assert sorted(page.tags) == sorted(plain.tags)  # no text became a tag
+    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    for tag in ("h1", "pre", "th"):
+        assert tag in page.tags
+    assert not text or sum(text in found for found in page.texts) >= 4  # title twice, stage, score, answers
+    assert json.loads((tmp_path / "nasty" / "report.json").read_text()) == {text: one.scores}
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.parametrize("text", NASTY)
+def test_every_row_of_a_markdown_table_has_as_many_cells_as_its_head(tmp_path, text):
+    report_card({text: stage([0.0, 1.0], names=(text,), generated=text), "b": stage([1.0, 1.0])}, tmp_path, title=text)
+    lines = [line for line in (tmp_path / "report.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    cells = [len(re.findall(r"(?<!\\)\|", line)) - 1 for line in lines]
+    assert set(cells[:5]) == {3} and set(cells[5:]) == {4} and len(cells) == 9
+    assert "<script" not in "".join(lines)
+
+
+def test_the_page_shows_all_answers_side_by_side_failures_of_the_last_stage_first(tmp_path):
+    stages = {"base": stage([0, 1, 0, 0]), "sft": stage([1, 0, 1, 0])}
+    text = report_card(stages, tmp_path, samples=3).read_text(encoding="utf-8")
+    assert re.findall(r"<h3>(.*?)</h3>", text) == ["note 1", "note 3", "note 0"]
+    assert text.count("<pre>said 1</pre>") == 2 and "said 2" not in text
+
+
+def test_without_scorers_or_samples_there_is_still_a_report(tmp_path):
+    text = report_card({"base": stage([1, 1], names=())}, tmp_path, samples=0).read_text(encoding="utf-8")
+    assert "perplexity" in text and "<article>" not in text
+
+
+def test_scores_that_one_stage_lacks_are_shown_as_missing(tmp_path):
+    stages = {"base": stage([0.5, 2.5], names=("length",)), "sft": stage([1, 0], names=("exact",), perplexity=None)}
+    report_card(stages, tmp_path)
+    lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
+    assert any(line.startswith("| length | 1.50") and line.endswith("| – |") for line in lines)
+    assert any(line.startswith("| exact | – | 0.50") for line in lines)
+
+
+def test_a_history_adds_the_loss_curve_and_only_then(tmp_path):
+    history = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}, {"step": 2, "train_runtime": 1.0}]
+    page = report_card({"base": stage([1])}, tmp_path / "with", history=history)
+    assert (page.parent / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert "loss.png" in (page.parent / "report.md").read_text() and len(Page(page).sources) == 4
+    report_card({"base": stage([1])}, tmp_path / "without", history=[])
+    assert not (tmp_path / "without" / "loss.png").exists()
+
+
+@pytest.mark.parametrize("change", ["prompt", "expected", "fewer"])
+def test_stages_over_other_rows_are_refused_before_anything_is_written(tmp_path, change):
+    other = stage([1, 1])
+    if change == "fewer":
+        other.rows.pop()
+    else:
+        other.rows[1][change] = [{"role": "user", "content": "x"}] if change == "prompt" else "x"
+    with pytest.raises(ValueError, match="'sft' and 'base' were not asked the same rows"):
+        report_card({"base": stage([1, 1]), "sft": other}, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_no_stages_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="nothing to report"):
+        report_card({}, tmp_path)
+
+
+@pytest.mark.parametrize("fails", ["write", "replace"])
+def test_a_report_that_is_cut_short_leaves_the_last_one_whole(tmp_path, monkeypatch, fails):
+    report_card({"base": stage([0, 0])}, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    if fails == "replace":
+        monkeypatch.setattr(os, "replace", stop)
+    else:
+        monkeypatch.setattr(report, "_html", stop)
+    with pytest.raises(KeyboardInterrupt):
+        report_card({"base": stage([1, 1])}, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_same_report_is_written_twice_byte_for_byte(tmp_path):
+    for folder in ("a", "b"):
+        report_card({"base": stage([0, 1])}, tmp_path / folder)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_the_figure_shows_what_the_scores_say_and_leaves_pyplot_alone(tmp_path):
+    open_before, style = plt.get_fignums(), dict(plt.rcParams)
+    stages = {"base": stage([0, 0, 1, 1]), "sft": stage([1, 1, 1, 0], perplexity=1.1)}
+    scores, surprise = plot_scores(stages).axes
+    assert [bar.get_height() for bar in scores.patches] == [0.5, 0.75]
+    assert [bar.get_y() + bar.get_height() for bar in surprise.patches] == pytest.approx([2.0, 1.1])
+    assert [bar.get_y() for bar in surprise.patches] == [1, 1] and surprise.get_yscale() == "log"
+    for ends, one in zip(scores.collections, stages.values()):  # the bar of an interval is a line from low to high
+        (low, high) = ends.get_segments()[0][:, 1]
+        assert (low, high) == pytest.approx((one.scores["exact"]["low"], one.scores["exact"]["high"]))
+    report_card(stages, tmp_path)
+    assert plt.get_fignums() == open_before and dict(plt.rcParams) == style

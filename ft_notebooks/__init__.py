@@ -1,8 +1,20 @@
 __version__ = "0.1.0"
 
-_lazy = {  # public name -> the module that holds it
-    "tiny_tokenizer": "models", "tiny_model": "models", "smollm2": "models",
+_modules = {  # module -> the public names that are also reachable as `from ft_notebooks import name`
+    "models": "tiny_tokenizer tiny_model smollm2",
+    "tokenizer": "load_tokenizer ensure_pad_token pad_batch",
+    "loading": "hardware load_model weight_bytes",
+    "lora": "lora_config add_adapter load_adapter merge_adapter",
+    "data": "read_chats split appointments",
+    "masks": "render encode_chat encode_chats show_tokens token_losses",
+    "generation": "generate",
+    "training": "effective_batch run_folder last_good_checkpoint plot_history",
+    "sft": "sft_trainer",
+    "evaluation": "perplexity evaluate exact_match key_order interval",
+    "report": "report_card plot_scores",
+    "settings": "read_settings",
 }
+_lazy = {name: module for module, names in _modules.items() for name in names.split()}
 
 __all__ = sorted(_lazy)
 

@@ -272,8 +272,8 @@ _ACTIVITIES = {
     "tennis match|garden walk|tax consultation|photo shoot|language exchange|swimming",
     "validation": "breakfast|painting workshop|car inspection|choir rehearsal|museum tour|vaccination|poker evening|"
     "sprint planning|drum session|wine tasting",
-    "test": "brunch|eye exam|salsa course|debate training|hiking trip|bank visit|karaoke party|product demo|"
-    "pottery seminar|theatre outing",
+    "test": "brunch|eye exam|salsa course|science fair|hiking trip|bank visit|karaoke party|fire drill|pottery seminar|"
+    "zoo picnic",
 }
 _NAMES = {
     "train": "Omar|Ruth|Lena|Marco|Aisha|Peter|Yuki|Carlos|Ingrid|Sam|Priya|Tom|Elif|Hugo|Nora|Viktor|Grace|Ali|"
@@ -306,7 +306,7 @@ Schedule update: {event} will be held {day}, {time}.
 Quick one: I agreed to {event}, {day} at {time}.
 Circle {day} in red, since {event} begins at {time}.
 Looking forward to {event} at {time} on {day}!""".split("\n"),
-    "test": """Book {event} for {day}, {time}, would you?
+    "test": """Arrange {event} for {day}, {time}, would you?
 For {day} we have {event} down at {time}.
 Nothing else happens on {day}, only {event} at {time}.
 Make room for {event}: {day}, starting {time}.

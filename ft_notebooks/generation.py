@@ -21,6 +21,7 @@ def generate(
     chats: list[list[dict[str, str]]],  # N conversations, each ending with a user's message
     max_new_tokens: int,  # The most tokens of one answer, its end-of-turn token included
     batch_size: int | None = None,  # Rows at a time; None is 32. In bfloat16 it can change an answer, in float32 not
+    progress: bool = True,  # Show a bar
 ) -> list[str]:  # N answers in the order given, without the end-of-turn token
     """The greedy answer to each conversation, the same in a batch as alone (float32).
 
@@ -43,7 +44,7 @@ def generate(
     by_length = sorted(range(len(prompts)), key=lambda n: -len(prompts[n]))  # the longest first: memory shows at once
     answers, training = [""] * len(prompts), model.training
     model.eval()
-    with tqdm(total=len(prompts), desc="generating", unit="answer") as bar:
+    with tqdm(total=len(prompts), desc="generating", unit="answer", disable=not progress) as bar:
         for at in range(0, len(prompts), size := batch_size or 32):
             these = by_length[at : at + size]
             batch = pad_batch([prompts[n] for n in these], tok.pad_token_id, side="left")

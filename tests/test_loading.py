@@ -199,6 +199,17 @@ def test_a_home_folder_is_expanded(saved, monkeypatch):
     assert weight_bytes("~/tiny") == weight_bytes(saved)
 
 
+def test_code_that_comes_with_a_known_architecture_is_not_run_either(saved, tmp_path):
+    config = json.loads((saved / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes())
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'I was here')!r}, 'w')")
+    assert type(load_model(tmp_path)) is type(tiny_model())  # transformers' own class
+    weight_bytes(tmp_path)
+    assert not (tmp_path / "I was here").exists()
+
+
 def test_a_quantised_checkpoint_is_refused(saved, tmp_path, no_weights):
     config = json.loads((saved / "config.json").read_text()) | {"quantization_config": {"quant_method": "fp8"}}
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -242,7 +242,6 @@ def test_importing_the_package_loads_nothing_heavy():
     assert fresh(f"import sys, ft_notebooks; print({HEAVY} & {{*sys.modules}})") == "set()\n"
 
 
-@pytest.mark.skipif(not (ROOT / "nbs" / "12_cli.ipynb").exists(), reason="nbs/12_cli.ipynb is not written yet")
 @pytest.mark.parametrize("args", [["--help"], ["sft", "--help"]], ids=" ".join)
 def test_the_help_of_ft_loads_nothing_heavy(args):
     told = fresh(

@@ -1,9 +1,11 @@
 """Edges of the report card: names and texts that would break a page, killed runs, unequal stages."""
 
+import io
 import json
 import os
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
@@ -12,7 +14,10 @@ import ft_notebooks.report as report
 from ft_notebooks.evaluation import Evaluation, interval
 from ft_notebooks.report import plot_scores, report_card
 
-NASTY = ["<script>alert(1)</script>", "a|b\nc", "`x` *y* [z](http://x)", "$5 and $\\frac{1", "_hidden", "", "\"'&amp;", "名 🙂 é"]
+NASTY = [
+    "<script>alert(1)</script>", "a|b\nc", "`x` *y* [z](http://x)", "$5 and $\\frac{1",
+    "_hidden", "", "\"'&amp;", "名 é", "{title}",
+]  # fmt: skip
 
 
 def stage(values, names=("exact",), generated=None, perplexity=2.0):
@@ -27,6 +32,15 @@ def stage(values, names=("exact",), generated=None, perplexity=2.0):
     if perplexity:
         scores["perplexity"] = {"value": perplexity, "low": perplexity * 0.9, "high": perplexity * 1.1, "n": len(rows)}
     return Evaluation(scores, rows)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):  # where the figures do not matter, one of one pixel
+    fig = plt.figure(figsize=(0.01, 0.01))
+    file = io.BytesIO()
+    fig.savefig(file, dpi=100)
+    plt.close(fig)
+    monkeypatch.setattr(report, "_png", lambda draw, dark: file.getvalue())
 
 
 class Page(HTMLParser):
@@ -45,7 +59,7 @@ class Page(HTMLParser):
         self.texts.append(data)
 
 
-def test_report_json_is_the_scores_by_stage_and_nothing_else(tmp_path):
+def test_report_json_is_the_scores_by_stage_and_nothing_else(tmp_path, undrawn):
     stages = {"base": stage([0, 0, 1]), "sft": stage([1, 1, 1])}
     assert report_card(stages, tmp_path / "deep" / "er") == tmp_path / "deep" / "er" / "report.html"
     found = json.loads((tmp_path / "deep" / "er" / "report.json").read_text())
@@ -53,9 +67,8 @@ def test_report_json_is_the_scores_by_stage_and_nothing_else(tmp_path):
     assert set(found["base"]["exact"]) == {"value", "low", "high", "n"}
 
 
-@pytest.mark.filterwarnings("ignore:Glyph")
 @pytest.mark.parametrize("text", NASTY)
-def test_any_string_can_be_a_title_a_stage_a_score_and_an_answer(tmp_path, text):
+def test_any_string_can_be_a_title_a_stage_a_score_and_an_answer(tmp_path, undrawn, text):
     plain = Page(report_card({"base": stage([0.0, 1.0])}, tmp_path / "plain"))
     one = stage([0.0, 1.0], names=(text,), generated=text)
     page = Page(report_card({text: one}, tmp_path / "nasty", title=text))
@@ -68,8 +81,16 @@ def test_any_string_can_be_a_title_a_stage_a_score_and_an_answer(tmp_path, text)
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")
+def test_any_string_can_be_drawn():
+    fig = plot_scores({text: stage([0.0, 1.0], names=NASTY) for text in NASTY})
+    fig.savefig(io.BytesIO())
+    assert [label.get_text() for label in fig.legends[0].get_texts()][3:6] == ["$5 and $\\frac{1", "_hidden", ""]
+    long = plot_scores({"base": stage([1.0], names=("a_name_of_one_very_long_word",))}).axes[0].get_xticklabels()
+    assert long[0].get_text() == "a_name_of_one_very_long…"
+
+
 @pytest.mark.parametrize("text", NASTY)
-def test_every_row_of_a_markdown_table_has_as_many_cells_as_its_head(tmp_path, text):
+def test_every_row_of_a_markdown_table_has_as_many_cells_as_its_head(tmp_path, undrawn, text):
     report_card({text: stage([0.0, 1.0], names=(text,), generated=text), "b": stage([1.0, 1.0])}, tmp_path, title=text)
     lines = [line for line in (tmp_path / "report.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")]
     cells = [len(re.findall(r"(?<!\\)\|", line)) - 1 for line in lines]
@@ -77,7 +98,7 @@ def test_every_row_of_a_markdown_table_has_as_many_cells_as_its_head(tmp_path, t
     assert "<script" not in "".join(lines)
 
 
-def test_the_page_shows_all_answers_side_by_side_failures_of_the_last_stage_first(tmp_path):
+def test_the_page_shows_all_answers_side_by_side_failures_of_the_last_stage_first(tmp_path, undrawn):
     stages = {"base": stage([0, 1, 0, 0]), "sft": stage([1, 0, 1, 0])}
     text = report_card(stages, tmp_path, samples=3).read_text(encoding="utf-8")
     assert re.findall(r"<h3>(.*?)</h3>", text) == ["note 1", "note 3", "note 0"]
@@ -123,21 +144,25 @@ def test_no_stages_are_refused(tmp_path):
         report_card({}, tmp_path)
 
 
-@pytest.mark.parametrize("fails", ["write", "replace"])
-def test_a_report_that_is_cut_short_leaves_the_last_one_whole(tmp_path, monkeypatch, fails):
+@pytest.mark.parametrize("fails", ["write_bytes", "replace"])
+def test_a_report_that_is_cut_short_leaves_the_last_one_whole(tmp_path, undrawn, monkeypatch, fails):
     report_card({"base": stage([0, 0])}, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    calls, write = [], Path.write_bytes
 
-    def stop(*args):
-        raise KeyboardInterrupt
+    def stop(path, *args):
+        calls.append(path)
+        if fails == "replace":
+            raise KeyboardInterrupt
+        write(path, b"half")
+        if len(calls) == 3:
+            raise KeyboardInterrupt
 
-    if fails == "replace":
-        monkeypatch.setattr(os, "replace", stop)
-    else:
-        monkeypatch.setattr(report, "_html", stop)
+    monkeypatch.setattr(os if fails == "replace" else Path, fails, stop)
     with pytest.raises(KeyboardInterrupt):
         report_card({"base": stage([1, 1])}, tmp_path)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    monkeypatch.undo()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before and calls
 
 
 def test_the_same_report_is_written_twice_byte_for_byte(tmp_path):

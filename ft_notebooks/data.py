@@ -90,7 +90,7 @@ def _disorder(roles: list[str]) -> list[str]:
     return defects
 
 # %% ../nbs/04a_data.ipynb #018c0756
-_FORMATS = '{"messages": [{"role", "content"}, ...]} or, in the alpaca format, {"instruction", "input" if any, "output"}'
+_FORMATS = '{"messages": [{"role", "content"}, ...]} or, as alpaca, {"instruction", "input" if any, "output"}'
 
 
 def _as_chat(row: Any) -> tuple[list[dict], list[str]]:
@@ -189,18 +189,18 @@ def _suffix(path: str) -> str:
 def _read_text(path: str) -> str:
     "The text of a .json or .jsonl file in UTF-8, with a byte order mark or without."
     if not os.path.isfile(path):
-        what, folder = ("a folder, not a file", path) if os.path.isdir(path) else ("no such file", os.path.dirname(path))
+        what = "a folder, not a file" if os.path.isdir(path) else "no such file"
+        folder = path if os.path.isdir(path) else os.path.dirname(path)
         inside = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
         files = sorted(file for file in inside if _suffix(file) in _READERS)
         near = files[:3] if folder == path else difflib.get_close_matches(os.path.basename(path), files)
         raise ValueError(f"{path[:300]}: {what}; " + (f"there is {', '.join(near)}" if near else "check the path"))
     if _suffix(path) not in _READERS:
-        raise ValueError(f"{path}: {_suffix(path) or 'no suffix'}, but only .json and .jsonl are read; convert the file")
+        raise ValueError(f"{path}: {_suffix(path) or 'no suffix'}; only .json and .jsonl are read, so convert the file")
     try:
         return Path(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as e:
-        line = 1 + e.object.count(b"\n", 0, e.start)
-        byte = e.object[e.start]
+        line, byte = 1 + e.object.count(b"\n", 0, e.start), e.object[e.start]
         raise ValueError(f"{path}:{line}: the byte 0x{byte:02x} is not UTF-8; save the file as UTF-8") from None
 
 # %% ../nbs/04a_data.ipynb #d93c94f4
@@ -245,7 +245,7 @@ def split(
 ) -> DatasetDict:  # "train" and "test", each in the order of `dataset`
     """No conversation on both sides, whatever its case and white space; the same sides for the same seed.
 
-    "test" holds `share` of the rows, or as many fewer as a group of duplicates that does not fit. Never is a side empty.
+    "test" holds `share` of the rows, or fewer where a group of duplicates does not fit; neither side is empty.
     """
     if not 0 < share < 1:
         raise ValueError(f"share must be between 0 and 1, got {share!r}; 0.1 puts a tenth of the rows into the test")
@@ -267,9 +267,9 @@ def split(
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _TIMES = tuple(f"{hour:02d}:{minute:02d}" for hour in range(8, 21) for minute in (0, 15, 30, 45))
 _ACTIVITIES = {
-    "train": "lunch|coffee|piano lesson|dentist appointment|team meeting|yoga class|job interview|bike ride|movie night|"
-    "chess game|haircut|budget review|book club|phone call|guitar practice|house viewing|grocery run|family dinner|"
-    "tennis match|garden walk|tax consultation|photo shoot|language exchange|swimming",
+    "train": "lunch|coffee|piano lesson|dentist appointment|team meeting|yoga class|job interview|bike ride|"
+    "movie night|chess game|haircut|budget review|book club|phone call|guitar practice|house viewing|grocery run|"
+    "family dinner|tennis match|garden walk|tax consultation|photo shoot|language exchange|swimming",
     "validation": "breakfast|painting workshop|car inspection|choir rehearsal|museum tour|vaccination|poker evening|"
     "sprint planning|drum session|wine tasting",
     "test": "brunch|eye exam|salsa course|science fair|hiking trip|bank visit|karaoke party|fire drill|pottery seminar|"
@@ -307,7 +307,7 @@ Quick one: I agreed to {event}, {day} at {time}.
 Circle {day} in red, since {event} begins at {time}.
 Looking forward to {event} at {time} on {day}!""".split("\n"),
     "test": """Arrange {event} for {day}, {time}, would you?
-For {day} we have {event} down at {time}.
+What we have for {day} is {event}, from {time} on.
 Nothing else happens on {day}, only {event} at {time}.
 Make room for {event}: {day}, starting {time}.
 They confirmed {event}. See you {day} at {time}.
@@ -324,7 +324,7 @@ def appointments(
     part: str = "train",  # Whose activities and names: "train", "validation" or "test"
     new_phrases: bool = False,  # Phrases of the part's own; without them every part uses those of "train"
 ) -> Dataset:  # The one column "messages": the system's, the note, and its answer as one line of JSON
-    "Notes about appointments; event, day and time occur in the note to the letter, and once. The same for the same seed."
+    "Notes in which event, day and time occur to the letter, and once; the same notes for the same seed."
     if part not in _NAMES:
         raise ValueError(f"part must be one of {list(_NAMES)}, got {part!r}")
     if new_phrases and part == "train":

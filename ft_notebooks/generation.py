@@ -14,6 +14,21 @@ from .masks import render
 from .tokenizer import pad_batch
 
 # %% ../nbs/05a_generation.ipynb #90627920
+def _prompts(model, tok, chats, max_new_tokens) -> list[list[int]]:
+    room = getattr(model.config, "max_position_embeddings", None) or float("inf")
+    prompts = []
+    for n, chat in enumerate(chats):
+        if chat[-1]["role"] == "assistant":
+            raise ValueError(f"conversation {n} ends with the assistant's answer; end it with the message to be answered")
+        prompts.append(tok(render(tok, chat, add_generation_prompt=True), add_special_tokens=False).input_ids)
+        if len(prompts[-1]) + max_new_tokens > room:
+            raise ValueError(
+                f"conversation {n} has {len(prompts[-1])} tokens, and with max_new_tokens={max_new_tokens} is longer than "
+                f"the model's context of {room}; shorten it"
+            )
+    return prompts
+
+
 @torch.no_grad()
 def generate(
     model: PreTrainedModel,  # Its `training` mode is restored
@@ -28,34 +43,26 @@ def generate(
     An answer ends at the tokenizer's EOS or at one of `model.generation_config.eos_token_id`. A `ValueError` for a
     conversation that ends with the assistant, and for one that leaves no room for the answer in the model's context.
     """
-    room = getattr(model.config, "max_position_embeddings", None) or float("inf")
-    prompts = []
-    for n, chat in enumerate(chats):
-        if chat[-1]["role"] == "assistant":
-            raise ValueError(f"conversation {n} ends with the assistant's answer; end it with the message to be answered")
-        prompts.append(tok(render(tok, chat, add_generation_prompt=True), add_special_tokens=False).input_ids)
-        if len(prompts[-1]) + max_new_tokens > room:
-            raise ValueError(
-                f"conversation {n} has {len(prompts[-1])} tokens, and with max_new_tokens={max_new_tokens} is longer than "
-                f"the model's context of {room}; shorten it"
-            )
+    prompts = _prompts(model, tok, chats, max_new_tokens)
     stop = model.generation_config.eos_token_id
     stop = [tok.eos_token_id, *(stop if isinstance(stop, list) else [stop] if stop is not None else [])]
     by_length = sorted(range(len(prompts)), key=lambda n: -len(prompts[n]))  # the longest first: memory shows at once
     answers, training = [""] * len(prompts), model.training
     model.eval()
-    with tqdm(total=len(prompts), desc="generating", unit="answer", disable=not progress) as bar:
-        for at in range(0, len(prompts), size := batch_size or 32):
-            these = by_length[at : at + size]
-            batch = pad_batch([prompts[n] for n in these], tok.pad_token_id, side="left")
-            inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
-            out = model.generate(
-                **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
-                eos_token_id=stop, pad_token_id=tok.pad_token_id,
-            )  # fmt: skip
-            texts = tok.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-            for n, text in zip(these, texts):
-                answers[n] = text
-            bar.update(len(these))
-    model.train(training)
+    try:
+        with tqdm(total=len(prompts), desc="generating", unit="answer", disable=not progress) as bar:
+            for at in range(0, len(prompts), size := batch_size or 32):
+                these = by_length[at : at + size]
+                batch = pad_batch([prompts[n] for n in these], tok.pad_token_id, side="left")
+                inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
+                out = model.generate(
+                    **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
+                    eos_token_id=stop, pad_token_id=tok.pad_token_id,
+                )  # fmt: skip
+                texts = tok.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+                for n, text in zip(these, texts):
+                    answers[n] = text
+                bar.update(len(these))
+    finally:
+        model.train(training)
     return answers

@@ -65,7 +65,8 @@ def run_folder(
             changes = "; ".join(f"{k} was {old.get(k)!r}, is {settings.get(k)!r}" for k in differ)
             raise ValueError(f"{folder} holds another run: {changes}. Choose another folder, or remove this one")
         return folder
-    if folder.exists() and any(p.name[0] != "." for p in folder.iterdir()):
+    # another process of this run may be writing run.json just now
+    if folder.exists() and any(p.name[0] != "." and p != manifest for p in folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no run.json; choose another folder for the run")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(manifest, json.dumps(settings, indent=1))

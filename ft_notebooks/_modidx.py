@@ -4,6 +4,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
   'syms': { 'ft_notebooks.cli': { 'ft_notebooks.cli._chat': ('cli.html#_chat', 'ft_notebooks/cli.py'),
                                   'ft_notebooks.cli._demo': ('cli.html#_demo', 'ft_notebooks/cli.py'),
                                   'ft_notebooks.cli._eval': ('cli.html#_eval', 'ft_notebooks/cli.py'),
+                                  'ft_notebooks.cli._existing': ('cli.html#_existing', 'ft_notebooks/cli.py'),
                                   'ft_notebooks.cli._heard': ('cli.html#_heard', 'ft_notebooks/cli.py'),
                                   'ft_notebooks.cli._held_out': ('cli.html#_held_out', 'ft_notebooks/cli.py'),
                                   'ft_notebooks.cli._identity': ('cli.html#_identity', 'ft_notebooks/cli.py'),

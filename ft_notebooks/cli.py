@@ -66,7 +66,15 @@ def _model_settings(settings) -> tuple[str, int, str]:
     method = settings["model"].get("method", "lora")
     # weights that are trained need float32, and a machine without a real 16-bit format gains nothing from one
     bits = settings["model"].get("bits") or (32 if method == "full" or hardware().dtype.itemsize == 4 else 16)
-    return str(smollm2()) if name == "smollm2" else name, bits, method
+    return str(smollm2()) if name == "smollm2" else _existing(name), bits, method
+
+
+def _existing(name) -> str:
+    "The name, if it is a folder, or could be a name on the hub: owner/model, with no folder here called owner."
+    folder = Path(name)
+    if not folder.is_dir() and (len(folder.parts) != 2 or folder.parent.is_dir()):
+        raise ValueError(f"{name}: there is no such folder; name a run, a model's folder, or owner/model on the hub")
+    return str(name)
 
 # %% ../nbs/12b_cli.ipynb #016bb4d9
 def _held_out(chats, rule, seed=0):
@@ -190,9 +198,7 @@ def _open(target, bits=None):
     from ft_notebooks.models import smollm2
     from ft_notebooks.tokenizer import load_tokenizer
 
-    folder = Path(smollm2() if target == "smollm2" else target)
-    if not folder.exists() and (len(folder.parts) != 2 or folder.parent.is_dir()):  # else it can be a name on the hub
-        raise ValueError(f"{target}: there is no such folder; name a run, a model's folder, or a model on the hub")
+    folder = Path(smollm2() if target == "smollm2" else _existing(target))
     manifest = json.loads((folder / "run.json").read_text()) if (folder / "run.json").is_file() else {}
     if manifest and not (folder / "metrics.json").is_file():
         raise ValueError(f"{folder} is a run that has not finished; start it again with the same command, and it goes on")

@@ -33,6 +33,8 @@ def lora_config(
             near = difflib.get_close_matches(name, known, 1, cutoff=0)[0]
             raise ValueError(f"LoraConfig has no field {name!r}; the nearest is {near!r}")
     targets = fields.get("target_modules")
+    if isinstance(targets, str) and targets.isidentifier():  # to PEFT a text is a pattern of whole paths, or "all-linear"
+        targets = fields["target_modules"] = [targets]
     for target in targets if isinstance(targets, (list, tuple, set)) else ():
         if not any(name == target or name.endswith(f".{target}") for name, _ in model.named_modules()):
             last = {name.split(".")[-1] for name, _ in model.named_modules()}

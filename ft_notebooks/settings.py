@@ -71,21 +71,26 @@ def convert(
     text = text.strip()
     union = typing.get_origin(kind) in (typing.Union, types.UnionType)
     options = typing.get_args(kind) if union else (kind,)
-    value = text
-    if text == "None" or (text.lower() in ("none", "null") and str not in options):
-        value = None
+    values = [text, None] if text.lower() in ("none", "null") else [text]  # to some fields "none" is a name
+    if text == "None":
+        values = [None]
     elif text[:1] in ("[", "{"):
         try:
-            value = ast.literal_eval(text)
+            values = [ast.literal_eval(text)]
         except (ValueError, SyntaxError):
             raise ValueError(f"{text!r} is not a list or dict in Python's notation") from None
     elif "," in text and any(typing.get_origin(option) is list for option in options):
-        value = [part.strip() for part in text.split(",") if part.strip()]
-    try:
-        value = TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
-    except ValidationError:
-        name = getattr(kind, "__name__", None) if not union else None
-        raise ValueError(f"{text!r} is not of the type {name or kind}") from None
+        values = [[part.strip() for part in text.split(",") if part.strip()]]
+    adapter = TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
+    for value in values:
+        try:
+            value = adapter.validate_python(value)
+            break
+        except ValidationError:
+            continue
+    else:
+        name = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+        raise ValueError(f"{text!r} is not of the type {name}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{text!r} is not a finite number")
     return value

@@ -52,7 +52,7 @@ def run_folder(
     path: str | Path,
     settings: dict,  # What makes it this run: model, data, seed, learning rate, ...; JSON values
 ) -> Path:  # The folder, with the settings in `run.json`
-    """The run's folder, made if needed; the same settings may come back to it, others may not.
+    """The run's folder, made if needed; the same settings may come back to it, others may not once there is a result.
 
     A `ValueError` that shows the difference if the folder belongs to another run, or holds something else.
     """
@@ -61,10 +61,11 @@ def run_folder(
     if manifest.exists():
         old = json.loads(manifest.read_text(encoding="utf-8"))
         differ = [k for k in {**old, **settings} if old.get(k, "nothing") != settings.get(k, "nothing")]
-        if differ:
+        if not differ:
+            return folder
+        if {p.name for p in folder.iterdir()} != {"run.json"}:  # with no checkpoint yet, it can become another run
             changes = "; ".join(f"{k} was {old.get(k)!r}, is {settings.get(k)!r}" for k in differ)
             raise ValueError(f"{folder} holds another run: {changes}. Choose another folder, or remove this one")
-        return folder
     # another process of this run may be writing run.json just now
     if folder.exists() and any(p.name[0] != "." and p != manifest for p in folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no run.json; choose another folder for the run")

@@ -30,10 +30,17 @@ def test_several_processes_agree_on_one_new_folder(tmp_path):
 
 def test_a_setting_that_is_new_or_gone_is_another_run_too(tmp_path):
     run_folder(tmp_path / "run", {"seed": 0})
+    (tmp_path / "run" / "checkpoint-2").mkdir()
     with pytest.raises(ValueError, match="r was None, is 8"):
         run_folder(tmp_path / "run", {"seed": 0, "r": 8})
     with pytest.raises(ValueError, match="seed was 0, is None"):
         run_folder(tmp_path / "run", {})
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_may_become_another(tmp_path):
+    run_folder(tmp_path / "run", {"seed": 0})
+    run = run_folder(tmp_path / "run", {"seed": 1})
+    assert json.loads((run / "run.json").read_text()) == {"seed": 1}
 
 
 @pytest.mark.parametrize("torn", ["trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors"])

@@ -272,14 +272,14 @@ _ACTIVITIES = {
     "family dinner|tennis match|garden walk|tax consultation|photo shoot|language exchange|swimming",
     "validation": "breakfast|painting workshop|car inspection|choir rehearsal|museum tour|vaccination|poker evening|"
     "sprint planning|drum session|wine tasting",
-    "test": "brunch|eye exam|salsa course|science fair|hiking trip|bank visit|karaoke party|fire drill|pottery seminar|"
-    "zoo picnic",
+    "test": "supper|blood test|ballet recital|chemistry exam|canoe trip|mortgage advice|quiz tournament|plumber visit|"
+    "sewing circle|puppet show",
 }
 _NAMES = {
     "train": "Omar|Ruth|Lena|Marco|Aisha|Peter|Yuki|Carlos|Ingrid|Sam|Priya|Tom|Elif|Hugo|Nora|Viktor|Grace|Ali|"
     "Chloe|Jonas|Mei|David|Sofia|Kwame",
     "validation": "Nadia|Ben|Olga|Rafael|Hana|Luca|Miriam|Arjun|Freya|Tariq",
-    "test": "Zoe|Felix|Amara|Igor|Leila|Oscar|Wanda|Diego|Kenji|Bridget",
+    "test": "Zelda|Bruno|Amina|Stefan|Layla|Edgar|Petra|Mateo|Haruto|Fiona",
 }
 
 # %% ../nbs/04a_data.ipynb #6380e400
@@ -306,12 +306,12 @@ Schedule update: {event} will be held {day}, {time}.
 Quick one: I agreed to {event}, {day} at {time}.
 Circle {day} in red, since {event} begins at {time}.
 Looking forward to {event} at {time} on {day}!""".split("\n"),
-    "test": """Arrange {event} for {day}, {time}, would you?
-What we have for {day} is {event}, from {time} on.
-Nothing else happens on {day}, only {event} at {time}.
-Make room for {event}: {day}, starting {time}.
-They confirmed {event}. See you {day} at {time}.
-If anyone asks, {time} is taken on {day} because of {event}.""".split("\n"),
+    "test": """Pencil in {event} for {day}, starting {time}.
+{day} is taken from {time} on, because of {event}.
+They told me that {event} is {day} at {time}.
+At {time} we begin with {event}, as every {day}.
+My next {event} falls on {day}, {time}.
+Could {day}, {time}, be the slot for {event}?""".split("\n"),
 }
 
 # %% ../nbs/04a_data.ipynb #34b9e357

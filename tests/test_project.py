@@ -143,6 +143,12 @@ def test_a_directive_is_one_that_is_known_and_stands_first(nb):
 
 
 @each_notebook
+def test_no_proof_stands_in_a_cell_whose_failure_would_be_captured(nb):
+    for cell in cells(nb, "code"):
+        assert not ("%%capture" in cell["source"] and "assert" in cell["source"]), cell["source"]
+
+
+@each_notebook
 def test_cells_that_always_run_use_no_name_that_only_a_flagged_cell_defines(nb):
     always, sometimes = set(), set()
     for cell in cells(nb, "code"):

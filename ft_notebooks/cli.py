@@ -287,7 +287,7 @@ def _chat(args) -> None:
         _say(answer)
 
 # %% ../nbs/12b_cli.ipynb #0d87208d
-DEMO = {"learning_rate": 1e-3, "max_steps": 12, "save_steps": 4}  # 12 steps of 16 notes
+DEMO = {"learning_rate": 1e-3, "max_steps": 8, "save_steps": 4}  # 8 steps of 16 notes
 
 
 def _heard(model, tok):
@@ -323,8 +323,8 @@ def _demo(args) -> None:
     name, bits, _ = _model_settings(settings)
     _say("2/4  The base on 150 notes that it has to turn into one line of JSON")
     found = {"base": _heard(load_model(name, bits), load_tokenizer(name))}
-    _say("3/4  Supervised fine-tuning: a LoRA adapter on 192 other notes")
-    model, tok, history = _train(appointments(192, seed=args.seed), None, settings, run / "sft")
+    _say("3/4  Supervised fine-tuning: a LoRA adapter on 128 other notes")
+    model, tok, history = _train(appointments(128, seed=args.seed), None, settings, run / "sft")
     _say("4/4  The fine-tuned model, its adapter merged, on the same 150 notes")
     found["sft"] = _heard(merge_adapter(model), tok)
     page = report_card(found, run, title="From SmolLM2 to an appointment reader", history=history)

@@ -214,7 +214,6 @@ def _eval(args) -> None:
     from ft_notebooks.data import read_chats
     from ft_notebooks.evaluation import evaluate, exact_match
     from ft_notebooks.loading import load_model
-    from ft_notebooks.lora import merge_adapter
     from ft_notebooks.report import report_card
 
     model, tok, manifest = _open(args.run, settings["model"].get("bits"))
@@ -235,7 +234,6 @@ def _eval(args) -> None:
     if hasattr(model, "disable_adapter"):
         with model.disable_adapter():
             heard("base", model)
-        model = merge_adapter(model)  # the same words in about half the time
     elif manifest:
         heard("base", load_model(manifest["model"]["name"], manifest["model"]["bits"]))
     heard(manifest.get("command", "model"), model)
@@ -308,7 +306,6 @@ def _demo(args) -> None:
     _quiet()
     from ft_notebooks.data import appointments
     from ft_notebooks.loading import load_model
-    from ft_notebooks.lora import merge_adapter
     from ft_notebooks.report import report_card
     from ft_notebooks.settings import read_settings
     from ft_notebooks.tokenizer import load_tokenizer
@@ -325,8 +322,8 @@ def _demo(args) -> None:
     found = {"base": _heard(load_model(name, bits), load_tokenizer(name))}
     _say("3/4  Supervised fine-tuning: a LoRA adapter on 128 other notes")
     model, tok, history = _train(appointments(128, seed=args.seed), None, settings, run / "sft")
-    _say("4/4  The fine-tuned model, its adapter merged, on the same 150 notes")
-    found["sft"] = _heard(merge_adapter(model), tok)
+    _say("4/4  The fine-tuned model on the same 150 notes")
+    found["sft"] = _heard(model, tok)
     page = report_card(found, run, title="From SmolLM2 to an appointment reader", history=history)
     _say("\n" + _table(found) + f"\n\nThe report is {page} (also report.md, report.json, scores.png, loss.png)")
 
@@ -377,5 +374,5 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(130)
 
 # %% ../nbs/12b_cli.ipynb #793e3d4f
-if __name__ == "__main__":
+if __name__ == "__main__" and "get_ipython" not in globals():  # in a notebook this name is "__main__" too
     main()

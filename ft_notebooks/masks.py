@@ -98,7 +98,7 @@ class TokenRibbon:
     def _repr_html_(self) -> str:
         def span(text, kind):
             text = html.escape(text).replace("\n", "⏎").replace(" ", "&nbsp;") or "∅"
-            return f'<span title="{kind}" style="{_CSS[kind]};border-radius:3px;margin:1px;padding:0 2px">{text}</span>'
+            return f'<span title="{kind}" style="{_CSS[kind]};border-radius:3px;margin:1px;padding:1px 2px 2px">{text}</span>'
 
         body = "".join(span(t, k) + ("<br>" if t.endswith("\n") else "<wbr>") for t, k in self.tokens)
         legend = " ".join(span(k, k) for k in _CSS if k in {kind for _, kind in self.tokens})

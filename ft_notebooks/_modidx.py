@@ -2,6 +2,7 @@
 
 d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_url': '', 'lib_path': 'ft_notebooks'},
   'syms': { 'ft_notebooks.cli': { 'ft_notebooks.cli._chat': ('cli.html#_chat', 'ft_notebooks/cli.py'),
+                                  'ft_notebooks.cli._check_sft': ('cli.html#_check_sft', 'ft_notebooks/cli.py'),
                                   'ft_notebooks.cli._demo': ('cli.html#_demo', 'ft_notebooks/cli.py'),
                                   'ft_notebooks.cli._eval': ('cli.html#_eval', 'ft_notebooks/cli.py'),
                                   'ft_notebooks.cli._existing': ('cli.html#_existing', 'ft_notebooks/cli.py'),
@@ -15,6 +16,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'ft_notebooks.cli._say': ('cli.html#_say', 'ft_notebooks/cli.py'),
                                   'ft_notebooks.cli._settings': ('cli.html#_settings', 'ft_notebooks/cli.py'),
                                   'ft_notebooks.cli._sft': ('cli.html#_sft', 'ft_notebooks/cli.py'),
+                                  'ft_notebooks.cli._sha256': ('cli.html#_sha256', 'ft_notebooks/cli.py'),
                                   'ft_notebooks.cli._show_progress': ('cli.html#_show_progress', 'ft_notebooks/cli.py'),
                                   'ft_notebooks.cli._table': ('cli.html#_table', 'ft_notebooks/cli.py'),
                                   'ft_notebooks.cli._train': ('cli.html#_train', 'ft_notebooks/cli.py'),

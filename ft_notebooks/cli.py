@@ -7,6 +7,7 @@ __all__ = ['SETTINGS_INI', 'DEMO', 'parser', 'main']
 
 # %% ../nbs/12b_cli.ipynb #060de6e3
 import argparse
+import hashlib
 import json
 import logging
 import os
@@ -74,7 +75,7 @@ def _existing(name) -> str:
     folder = Path(name)
     if not folder.is_dir() and (len(folder.parts) != 2 or folder.parent.is_dir()):
         raise ValueError(f"{name}: there is no such folder; name a run, a model's folder, or owner/model on the hub")
-    return str(name)
+    return str(folder.resolve()) if folder.is_dir() else str(name)
 
 # %% ../nbs/12b_cli.ipynb #016bb4d9
 def _held_out(chats, rule, seed=0):
@@ -83,18 +84,30 @@ def _held_out(chats, rule, seed=0):
 
     if rule is None:
         return chats, None
+    if not rule:
+        raise ValueError("data.eval is empty; write a file, a share such as 0.1, or last:N")
     kind, colon, count = rule.partition(":")
+    held = None
     if kind == "last" and colon:
         if not count.isdigit() or not 0 < int(count) < len(chats):
             raise ValueError(f"data.eval={rule}: write last:N with N from 1 to {len(chats) - 1}, as there are {len(chats)} rows")
         n = len(chats) - int(count)
-        return chats.select(range(n)), chats.select(range(n, len(chats)))
-    try:
-        share = float(rule)
-    except ValueError:
-        return chats, read_chats(rule)
-    parts = split(chats, share, seed)
-    return parts["train"], parts["test"]
+        chats, held = chats.select(range(n)), chats.select(range(n, len(chats)))
+    else:
+        try:
+            share = float(rule)
+        except ValueError:
+            held = read_chats(rule)
+        else:
+            parts = split(chats, share, seed)
+            return parts["train"], parts["test"]
+    kept = {json.dumps(messages) for messages in held["messages"]}
+    own = [i for i, messages in enumerate(chats["messages"]) if json.dumps(messages) not in kept]
+    if len(own) < len(chats):
+        _say(f"{len(chats) - len(own)} rows are also among those held out, and are not trained on")
+    if not own:
+        raise ValueError(f"data.eval={rule}: every row is held out, and none is left to train on")
+    return chats.select(own), held
 
 # %% ../nbs/12b_cli.ipynb #b44cff51
 def _show_progress(trainer) -> None:
@@ -112,19 +125,34 @@ def _show_progress(trainer) -> None:
     trainer.add_callback(LossBar())
 
 
+def _sha256(chats) -> str | None:
+    return None if chats is None else hashlib.sha256(json.dumps(list(chats["messages"])).encode()).hexdigest()
+
+
 def _identity(command, settings, chats, held) -> dict:
     "What makes a run this run: its settings and its data's content; and the system message that all rows share, or None."
-    import hashlib
-
-    def digest(dataset):
-        return None if dataset is None else hashlib.sha256(json.dumps(list(dataset["messages"])).encode()).hexdigest()
-
+    settings = {k: v for k, v in settings.items() if k != "evaluation"}  # it changes no weight
     systems = {tuple(m["content"] for m in chat if m["role"] == "system") for chat in chats["messages"]}
     system = next(iter(systems))[0] if len(systems) == 1 and () not in systems else None
-    hashes = {"train_sha256": digest(chats), "eval_sha256": digest(held)}
+    hashes = {"train_sha256": _sha256(chats), "eval_sha256": _sha256(held)}
     return {"command": command, **settings, **hashes, "system": system}
 
 # %% ../nbs/12b_cli.ipynb #01c818bb
+def _check_sft(sft) -> None:
+    "A `ValueError` for settings that the library would refuse later, and for a run of no step."
+    from trl import SFTConfig
+
+    for key in ("max_steps", "num_train_epochs", "learning_rate"):
+        if sft.get(key, 1) <= 0:
+            raise ValueError(f"[sft] {key} must be more than 0, got {sft[key]}")
+    if sft.get("save_strategy", "steps") == "no" or sft.get("save_only_model"):
+        raise ValueError("[sft] a run keeps a checkpoint that it can go on from; leave out save_strategy and save_only_model")
+    try:
+        SFTConfig(output_dir="unused", **{"use_cpu": True, "bf16": False, **{k: v for k, v in sft.items() if k != "effective_batch"}})
+    except (ValueError, TypeError) as e:
+        raise ValueError(f"[sft] {e}") from None
+
+# %% ../nbs/12b_cli.ipynb #7c20252f
 def _train(chats, held, settings, run, command="sft"):
     "The trained model, its tokenizer and the log; `run` holds the adapter or model, the tokenizer and a checkpoint."
     from ft_notebooks.evaluation import perplexity
@@ -138,6 +166,7 @@ def _train(chats, held, settings, run, command="sft"):
     name, bits, method = _model_settings(settings)
     settings = {**settings, "model": {"name": name, "bits": bits, "method": method}}
     sft, tok = dict(settings["sft"]), load_tokenizer(name)
+    _check_sft(sft)
     rows, account = encode_chats(tok, chats, sft.get("max_length"))
     held_rows = held if held is None else encode_chats(tok, held, sft.get("max_length"))[0]
     _say("  ".join(f"{key.replace('_', ' ')}: {value:,}" for key, value in account.items()))
@@ -152,11 +181,11 @@ def _train(chats, held, settings, run, command="sft"):
     if method == "lora":
         model = add_adapter(model, lora_config(model, **settings["lora"]), seed)
     metrics, checkpoint = {"account": account}, last_good_checkpoint(run)
+    trainer = sft_trainer(model, tok, rows, held_rows, output_dir=run, **{"seed": seed, **sft})
+    _show_progress(trainer)
     if held is not None:
         metrics["perplexity_before"] = perplexity(model, tok, held_rows)
         _say(f"perplexity of the {len(held_rows)} held-out rows before training: {metrics['perplexity_before']:.3f}")
-    trainer = sft_trainer(model, tok, rows, held_rows, output_dir=run, **{"seed": seed, **sft})
-    _show_progress(trainer)
     if checkpoint:
         _say(f"goes on from {checkpoint}")
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -224,6 +253,11 @@ def _eval(args) -> None:
         if not kept.get("eval") or not kept.get("file"):
             raise ValueError(f"{args.run} kept no rows for evaluation; name a file: ft eval {args.run} DATA")
         chats = _held_out(read_chats(kept["file"]), kept["eval"], manifest["sft"].get("seed", 0))[1]
+        if _sha256(chats) != manifest["eval_sha256"]:
+            raise ValueError(
+                f"{kept['file']} is no longer what {args.run} was trained with, so its held-out rows cannot be told from the "
+                f"others; restore the file, or name one: ft eval {args.run} DATA"
+            )
     options = {"max_new_tokens": 128, **settings["evaluation"]}
 
     def heard(stage, model):
@@ -269,7 +303,7 @@ def _chat(args) -> None:
     while True:
         try:
             text = input("> ").strip()
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
             return
         if not text:
             messages = list(start)
@@ -370,7 +404,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"ft {args.command}: {e}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"\nft {args.command}: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(f"\nft {args.command}: stopped; a run goes on from its last checkpoint, if the same command is given", file=sys.stderr)
         sys.exit(130)
 
 # %% ../nbs/12b_cli.ipynb #793e3d4f

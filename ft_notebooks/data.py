@@ -87,6 +87,9 @@ def _disorder(roles: list[str]) -> list[str]:
         defects.append("no message is the assistant's, so there is nothing to learn; add the answer")
     elif roles[-1] != "assistant":
         defects.append(f"the last message is the {roles[-1]}'s; end with the assistant's, or take the last message out")
+    for i, (before, role) in enumerate(zip(["system", *roles], roles), 1):
+        if role == "assistant" and before != "user":
+            defects.append(f"message {i} is the assistant's but answers nobody; put a user's message before it")
     return defects
 
 # %% ../nbs/04a_data.ipynb #018c0756

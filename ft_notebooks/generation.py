@@ -38,11 +38,14 @@ def generate(
     batch_size: int | None = None,  # Rows at a time; None is 32. In bfloat16 it can change an answer, in float32 not
     progress: bool = True,  # Show a bar
 ) -> list[str]:  # N answers in the order given, without the end-of-turn token
-    """The greedy answer to each conversation, the same in a batch as alone (float32).
+    """The greedy answer to each conversation, the same in a batch as alone (float32), whatever the model's own config says.
 
     An answer ends at the tokenizer's EOS or at one of `model.generation_config.eos_token_id`. A `ValueError` for a
     conversation that ends with the assistant, and for one that leaves no room for the answer in the model's context.
     """
+    size = 32 if batch_size is None else batch_size
+    if size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     prompts = _prompts(model, tok, chats, max_new_tokens)
     stop = model.generation_config.eos_token_id
     stop = [tok.eos_token_id, *(stop if isinstance(stop, list) else [stop] if stop is not None else [])]
@@ -51,13 +54,13 @@ def generate(
     model.eval()
     try:
         with tqdm(total=len(prompts), desc="generating", unit="answer", disable=not progress) as bar:
-            for at in range(0, len(prompts), size := batch_size or 32):
+            for at in range(0, len(prompts), size):
                 these = by_length[at : at + size]
                 batch = pad_batch([prompts[n] for n in these], tok.pad_token_id, side="left")
                 inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
                 out = model.generate(
-                    **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
-                    eos_token_id=stop, pad_token_id=tok.pad_token_id,
+                    **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, repetition_penalty=1.0,
+                    no_repeat_ngram_size=0, eos_token_id=stop, pad_token_id=tok.pad_token_id,
                 )  # fmt: skip
                 texts = tok.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
                 for n, text in zip(these, texts):

@@ -23,15 +23,15 @@ def render(
     messages: list[dict[str, str]],  # "role" and "content" each
     add_generation_prompt: bool = False,  # End with the words that make it the assistant's turn
 ) -> str:
-    "The conversation as text; a `ValueError` if a content holds one of the special tokens that the template uses."
+    "The conversation as text; a `ValueError` if a content holds a special token, or if there is no template."
+    if not tok.chat_template:
+        raise ValueError("the tokenizer has no chat template; load_tokenizer says what to do")
     for token in {*tok.all_special_tokens, *tok.get_added_vocab()}:
-        if token not in tok.chat_template:
-            continue
-        for i, message in enumerate(messages):
+        for i, message in enumerate(messages, 1):
             if token in message["content"]:
                 raise ValueError(
-                    f"message {i} ({message['role']}) holds {token!r}, which the tokenizer would read as the end or the "
-                    "start of a turn and not as text; remove it or write it in another way"
+                    f"message {i} ({message['role']}) holds {token!r}, which the tokenizer would read as a token of its "
+                    "own, such as the end of a turn, and not as text; remove it or write it in another way"
                 )
     return tok.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
 
@@ -39,11 +39,11 @@ def render(
 def _answer_spans(tok, messages, text) -> list[tuple[int, int]]:
     "Where in the rendered conversation each answer begins and ends, its end-of-turn token included."
     spans = []
-    for i, message in enumerate(messages):
+    for i, message in enumerate(messages, 1):
         if message["role"] != "assistant":
             continue
-        before = tok.apply_chat_template(messages[:i], tokenize=False, add_generation_prompt=True)
-        after = tok.apply_chat_template(messages[: i + 1], tokenize=False)
+        before = tok.apply_chat_template(messages[: i - 1], tokenize=False, add_generation_prompt=True)
+        after = tok.apply_chat_template(messages[:i], tokenize=False)
         if not (after.startswith(before) and text.startswith(after)):
             raise ValueError(
                 f"message {i}: the chat template rewrites what comes before an answer once the answer is there, so "
@@ -69,14 +69,15 @@ def encode_chat(
     A `ValueError` from `render`, for a template that does not only append, and for one that ends an answer without EOS.
     """
     text = render(tok, messages)
-    spans = _answer_spans(tok, messages, text)
-    row = tok(text, add_special_tokens=False, return_offsets_mapping=True)  # BOS, if any, is in the rendered text
-    ids = row["input_ids"][:max_length]
-    labels = [
-        i if any(start < b and end > a for a, b in spans) else IGNORE
-        for i, (start, end) in zip(ids, row["offset_mapping"])
-    ]
-    return {"input_ids": ids, "labels": labels}
+    ids, labels, at = [], [], 0
+    for start, end in [*_answer_spans(tok, messages, text), (len(text), len(text))]:
+        # cut where an answer begins: no token reaches from the prompt into it, as none does when it is generated
+        for piece, trained in ((text[at:start], False), (text[start:end], True)):
+            new = tok(piece, add_special_tokens=False).input_ids  # BOS, if any, is in the rendered text
+            ids += new
+            labels += new if trained else [IGNORE] * len(new)
+        at = end
+    return {"input_ids": ids[:max_length], "labels": labels[:max_length]}
 
 # %% ../nbs/04b_masks.ipynb #5e08ed5e
 _CSS = {  # explicit text colour wherever there is a background, so that light and dark themes both read well
@@ -148,7 +149,7 @@ def encode_chats(
     tok: PreTrainedTokenizerBase,
     dataset: Dataset,  # With the column "messages", as `read_chats` gives it
     max_length: int | None = None,  # In tokens; None cuts nothing
-    allow_cut: float = 0.01,  # The share of rows, 0 to 1, that may be cut
+    allow_cut: float = 0.01,  # The share of rows, 0 to 1, in which an answer may be cut
 ) -> tuple[Dataset, dict[str, int]]:  # The rows ("input_ids", "labels"), and the account of what became of them
     """Every conversation encoded by `encode_chat`, with an account: rows read, cut, dropped (no answer left), tokens.
 
@@ -163,7 +164,7 @@ def encode_chats(
             raise ValueError(f"row {n}, {e}") from None
         longest = max(longest, len(row["input_ids"]))
         if max_length is not None and len(row["input_ids"]) > max_length:
-            account["cut"] += 1
+            account["cut"] += any(label != IGNORE for label in row["labels"][max_length:])
             row = {key: values[:max_length] for key, values in row.items()}
         trained = sum(label != IGNORE for label in row["labels"][1:])  # a first token has no predecessor
         if trained:
@@ -174,7 +175,7 @@ def encode_chats(
             account["dropped"] += 1
     if account["cut"] > allow_cut * account["rows"]:
         raise ValueError(
-            f"{account['cut']} of {account['rows']} conversations are longer than max_length={max_length} and their last "
+            f"{account['cut']} of {account['rows']} conversations are longer than max_length={max_length} and an "
             f"answer would lose its end; the longest has {longest} tokens: raise max_length, shorten the rows, or say "
             f"allow_cut={account['cut'] / account['rows']:.2g}"
         )

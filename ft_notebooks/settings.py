@@ -99,10 +99,10 @@ def convert(
 def _lines(text) -> dict[tuple[str, str], int]:
     "The line, from 1, on which each key of each section stands."
     places, section = {}, ""
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
         if line.startswith("["):
-            section = line.strip("[] \t")
-        elif line[:1] not in ("#", ";", " ", "\t", "") and "=" in line:
+            section = line[1:].partition("]")[0]
+        elif line[:1] not in ("#", ";") and "=" in line:
             places[section, line.split("=")[0].strip()] = number
     return places
 

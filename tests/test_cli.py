@@ -79,6 +79,11 @@ def test_a_folder_and_a_missing_file_are_refused(here, capsys, target, said):
         ("sft.learnin_rate=1", "did you mean 'learning_rate'?"),
         ("sft.learning_rate=fast", "'fast' is not of the type float"),
         ("data.eval=last:24", "write last:N with N from 1 to 23"),
+        ("data.eval=", "data.eval is empty"),
+        ("data.eval=notes.jsonl", "every row is held out"),
+        ("sft.max_steps=0", "max_steps must be more than 0"),
+        ("sft.eval_strategy=bogus", "[sft] 'bogus'"),
+        ("sft.save_strategy=no", "keeps a checkpoint"),
         ("data.eval=1.5", "share must be between 0 and 1"),
         ("data.eval=nowhere.jsonl", "nowhere.jsonl"),
         ("sft.max_length=50", "would lose its end"),
@@ -113,7 +118,7 @@ def test_chat_answers_starts_anew_and_ends(here, capsys, monkeypatch):
     monkeypatch.setattr("builtins.input", typed)
     main(["chat", "tiny", "--system", "Be brief.", "--set", "evaluation.max_new_tokens=3"])
     out = capsys.readouterr().out
-    assert "system: Be brief." in out and "message 1 (user) holds '<|im_end|>'" in out
+    assert "system: Be brief." in out and "message 2 (user) holds '<|im_end|>'" in out
 
 
 def sft(run, *more):
@@ -140,6 +145,14 @@ def test_a_run_killed_in_the_middle_ends_with_the_weights_of_one_that_was_not(he
     files = [Path(run, "adapter_model.safetensors").read_bytes() for run in ("whole", "killed")]
     assert files[0] == files[1]
     assert Path("killed/checkpoint-12/trainer_state.json").is_file()
+
+
+def test_the_rows_kept_aside_are_found_again_or_refused(here, capsys):
+    argv = ["--set", "model.name=tiny", "--set", "sft.bf16=false", "--set", "sft.max_steps=1", "--set", "data.eval=0.2"]
+    main(["sft", "notes.jsonl", *argv])
+    lines = Path("notes.jsonl").read_text().splitlines()
+    Path("notes.jsonl").write_text("\n".join(lines[5:] + lines[:5]))
+    assert "is no longer what runs/sft was trained with" in refused(capsys, "eval", "runs/sft")
 
 
 def test_full_fine_tuning_saves_a_model_that_eval_and_plain_transformers_load(here):

@@ -8,6 +8,11 @@ from ft_notebooks.models import tiny_model, tiny_tokenizer
 ASK = [[{"role": "user", "content": text}] for text in ("a", "a longer question", "b")]
 
 
+def test_a_batch_of_no_rows_is_refused():
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        generate(tiny_model(), tiny_tokenizer(), ASK, max_new_tokens=1, batch_size=0)
+
+
 def test_no_conversations_give_no_answers():
     assert generate(tiny_model(), tiny_tokenizer(), [], max_new_tokens=3) == []
 

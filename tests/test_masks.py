@@ -41,7 +41,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused():
         "{% else %}{{ m['role'] + ':' + m['content'] + '<|im_end|>' }}{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}assistant:{% endif %}"
     )
-    with pytest.raises(ValueError, match="message 1: the chat template rewrites what comes before"):
+    with pytest.raises(ValueError, match="message 2: the chat template rewrites what comes before"):
         encode_chat(tok, words("a", "b", "c", "d"))
     assert encode_chat(tok, words("a", "b"))["labels"][-1] == tok.eos_token_id
 
@@ -51,14 +51,18 @@ def test_a_template_that_rewrites_earlier_turns_is_refused():
 def test_a_content_with_a_token_of_the_template_is_refused_whoever_wrote_it(token, place):
     turns = ["hi", "yo"]
     turns[place] += token
-    with pytest.raises(ValueError, match=f"message {place} .* holds"):
+    with pytest.raises(ValueError, match=f"message {place + 1} .* holds"):
         render(tiny_tokenizer(), words(*turns))
 
 
-def test_a_special_token_that_the_template_does_not_use_is_text_like_any_other():
+def test_special_tokens_are_refused_also_where_the_template_names_them_by_a_variable():
     tok = tiny_tokenizer()
-    assert "<pad>" not in tok.chat_template
-    assert "<pad>" in render(tok, words("what is <pad>?", "a token"))
+    assert "<pad>" not in tok.chat_template and tok("<pad>").input_ids == [tok.pad_token_id]
+    with pytest.raises(ValueError, match="holds '<pad>'"):
+        render(tok, words("what is <pad>?", "a token"))
+    tok.chat_template = "{% for m in messages %}{{ m['content'] + eos_token }}{% endfor %}"
+    with pytest.raises(ValueError, match=r"holds '<\|im_end\|>'"):
+        render(tok, words("a<|im_end|>b", "c"))
 
 
 def test_rows_without_any_answer_left_are_dropped_and_counted():
@@ -74,7 +78,7 @@ def test_no_row_left_is_an_error():
 
 def test_a_refused_row_is_named():
     chats = Dataset.from_list([{"messages": words("x", "yo")}, {"messages": words("<|im_end|>", "yo")}])
-    with pytest.raises(ValueError, match="row 1, message 0"):
+    with pytest.raises(ValueError, match="row 1, message 1"):
         encode_chats(tiny_tokenizer(), chats)
 
 

@@ -76,7 +76,7 @@ _DEFAULTS = {
     "max_length": None,  # `encode_chats` cuts, and keeps the account
     "train_sampling_strategy": "group_by_length",  # rows of one micro-batch are of similar length: little padding
     "logging_steps": 1,
-    "logging_nan_inf_filter": False,  # a loss of NaN is shown as NaN, not as 0.0
+    "logging_nan_inf_filter": False,  # a loss of NaN is shown as NaN
     "save_steps": 50,  # a killed run loses less than this
     "save_total_limit": 2,  # the newest may be torn by a kill: keep the one before it
 }
@@ -94,7 +94,7 @@ def sft_trainer(
 ) -> SFTTrainer:
     """A `trl.SFTTrainer` that trains exactly the assistant's tokens of `train_dataset`, not yet started.
 
-    A `ValueError` if nothing would be trained, for a setting that does not exist, for rows longer than `max_length`, for
+    A `ValueError` if nothing would be trained, for a setting that does not exist, for answers that `max_length` cuts, for
     float16 weights that are to be trained, and if the batch fields given do not multiply to `effective_batch`.
     """
     config, arguments = split_overrides(overrides, SFTConfig, SFTTrainer)

@@ -26,7 +26,7 @@ def effective_batch(
     a multiple of the processes.
     """
     processes = int(os.environ.get("WORLD_SIZE", 1)) if processes is None else processes
-    micro = micro or (4 if hardware().device == "cpu" else 8)
+    micro = (4 if hardware().device == "cpu" else 8) if micro is None else micro
     for name, value in (("size", size), ("micro", micro), ("processes", processes)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"effective_batch: {name} must be a whole number of at least 1, got {value!r}")

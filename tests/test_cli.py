@@ -82,7 +82,7 @@ def test_a_folder_and_a_missing_file_are_refused(here, capsys, target, said):
         ("data.eval=", "data.eval is empty"),
         ("data.eval=notes.jsonl", "every row is held out"),
         ("sft.max_steps=0", "max_steps must be more than 0"),
-        ("sft.eval_strategy=bogus", "[sft] 'bogus'"),
+        ("sft.eval_strategy=bogus", "[sft] bogus is not a valid"),
         ("sft.save_strategy=no", "keeps a checkpoint"),
         ("data.eval=1.5", "share must be between 0 and 1"),
         ("data.eval=nowhere.jsonl", "nowhere.jsonl"),

@@ -295,8 +295,14 @@ def test_split_keeps_the_order_of_the_file_on_each_side():
 def test_conversations_that_differ_in_a_role_or_an_answer_are_not_duplicates():
     rows = [chat(("user", "a"), ("assistant", "b")), chat(("user", "a"), ("assistant", "c"))]
     assert [len(side) for side in split(read_chats(rows), 0.5).values()] == [1, 1]
-    rows = [chat(("user", "a"), ("assistant", "b")), chat(("system", "a"), ("assistant", "b"))]
+    rows = [chat((role, "a"), ("user", "x"), ("assistant", "b")) for role in ("user", "system")]
     assert [len(side) for side in split(read_chats(rows), 0.5).values()] == [1, 1]
+
+
+def test_an_answer_to_nobody_is_refused():
+    for turns in ([("assistant", "b")], [("system", "a"), ("assistant", "b")], [("user", "a"), ("assistant", "b"), ("assistant", "c")]):
+        with pytest.raises(ValueError, match=f"message {len(turns)} is the assistant's but answers nobody"):
+            read_chats([chat(*turns)])
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, float("nan"), True])
@@ -352,7 +358,8 @@ def test_the_parts_are_as_large_as_promised_and_their_words_differ():
 def test_all_the_notes_that_there_are_can_be_had_and_all_differ(monkeypatch):
     monkeypatch.setattr(data, "_TIMES", ("09:00",))
     monkeypatch.setattr(data, "_DAYS", ("Monday", "Sunday"))
-    for part, new, total in (("train", False, 24 * 24 * 2 * 16), ("test", True, 10 * 10 * 2 * 6)):
+    monkeypatch.setattr(data, "_NAMES", {part: "Ann|Bo|Cy" for part in data._NAMES})
+    for part, new, total in (("train", False, 108 * 3 * 2 * 16), ("test", True, 30 * 3 * 2 * 6)):
         notes = {row[1]["content"] for row in appointments(total, part=part, new_phrases=new)["messages"]}
         assert len(notes) == total
         with pytest.raises(ValueError, match=f"between 1 and {total}, the number of different notes, got {total + 1}"):

@@ -8,6 +8,7 @@ __all__ = ['SETTINGS_INI', 'DEMO', 'parser', 'main']
 # %% ../nbs/12b_cli.ipynb #060de6e3
 import argparse
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -25,7 +26,7 @@ SETTINGS_INI = """\
 
 [data]
 # a tenth of the rows is never trained on: without it nobody can tell learning from memorising
-# (or a file, or last:110 for the last rows)
+# (or a file, last:110 for the last rows, or none)
 eval = 0.1
 
 [sft]
@@ -57,59 +58,195 @@ def _quiet() -> None:
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
 
-
-def _model_settings(settings) -> tuple[str, int, str]:
-    "The model's name or folder, the bits of a weight, and the method."
-    from ft_notebooks.loading import hardware
+# %% ../nbs/12b_cli.ipynb #016bb4d9
+def _folder(name) -> str:
+    "The model's folder, or its name where it could be one on the hub: owner/model, with no folder here called owner."
     from ft_notebooks.models import smollm2
 
-    name = settings["model"].get("name", "smollm2")
-    method = settings["model"].get("method", "lora")
-    # weights that are trained need float32, and a machine without a real 16-bit format gains nothing from one
-    bits = settings["model"].get("bits") or (32 if method == "full" or hardware().dtype.itemsize == 4 else 16)
-    return str(smollm2()) if name == "smollm2" else _existing(name), bits, method
-
-
-def _existing(name) -> str:
-    "The name, if it is a folder, or could be a name on the hub: owner/model, with no folder here called owner."
-    folder = Path(name)
-    if not folder.is_dir() and (len(folder.parts) != 2 or folder.parent.is_dir()):
+    folder = Path(smollm2() if str(name) == "smollm2" else name)
+    if not folder.is_dir() and (len(folder.parts) != 2 or folder.parent.is_dir() or folder.parts[0] == "runs"):
         raise ValueError(f"{name}: there is no such folder; name a run, a model's folder, or owner/model on the hub")
-    return str(folder.resolve()) if folder.is_dir() else str(name)
+    return str(folder.resolve() if folder.is_dir() else folder)
 
-# %% ../nbs/12b_cli.ipynb #016bb4d9
+
+def _bits(given, method="lora") -> int:
+    "Of a weight: as given; else 32 for weights that are trained, and where the machine has no real 16-bit format."
+    from ft_notebooks.loading import hardware
+
+    return given or (32 if method == "full" or hardware().dtype.itemsize == 4 else 16)
+
+
+def _load(folder, bits):
+    "The model of a run's folder, a model's folder, or a name on the hub."
+    from ft_notebooks.loading import load_model
+    from ft_notebooks.lora import load_adapter
+
+    return load_adapter(folder, bits) if Path(folder, "adapter_config.json").is_file() else load_model(folder, bits)
+
+# %% ../nbs/12b_cli.ipynb #b44cff51
+def _without(chats, held):
+    "The rows of `chats` that are not among `held`; a `ValueError` if none is left."
+
+    def words(messages):
+        given = [{key: value for key, value in message.items() if value is not None} for message in messages]
+        return json.dumps([{**m, "content": " ".join(m.get("content", "").casefold().split())} for m in given], default=str)
+
+    kept = set(map(words, held["messages"]))
+    own = [i for i, messages in enumerate(chats["messages"]) if words(messages) not in kept]
+    if not own:
+        raise ValueError("every row is held out, and none is left to train on; let data.eval name other rows")
+    if len(own) < len(chats):
+        _say(f"{len(chats) - len(own)} rows are also among those held out, and are not trained on")
+    return chats.select(own)
+
+# %% ../nbs/12b_cli.ipynb #01c818bb
 def _held_out(chats, rule, seed=0):
     "Rows to train on and rows to evaluate on (or None), as `[data] eval` says."
     from ft_notebooks.data import read_chats, split
 
-    if rule is None:
+    if rule is None or rule.strip().lower() == "none":
         return chats, None
-    if not rule:
-        raise ValueError("data.eval is empty; write a file, a share such as 0.1, or last:N")
-    kind, colon, count = rule.partition(":")
-    held = None
-    if kind == "last" and colon:
+    if not rule.strip():
+        raise ValueError("data.eval is empty; write a file, a share such as 0.1, last:N, or none")
+    if rule.startswith("last:"):
+        count = rule.removeprefix("last:")
         if not count.isdigit() or not 0 < int(count) < len(chats):
             raise ValueError(f"data.eval={rule}: write last:N with N from 1 to {len(chats) - 1}, as there are {len(chats)} rows")
         n = len(chats) - int(count)
-        chats, held = chats.select(range(n)), chats.select(range(n, len(chats)))
-    else:
-        try:
-            share = float(rule)
-        except ValueError:
-            held = read_chats(rule)
-        else:
-            parts = split(chats, share, seed)
-            return parts["train"], parts["test"]
-    kept = {json.dumps(messages) for messages in held["messages"]}
-    own = [i for i, messages in enumerate(chats["messages"]) if json.dumps(messages) not in kept]
-    if len(own) < len(chats):
-        _say(f"{len(chats) - len(own)} rows are also among those held out, and are not trained on")
-    if not own:
-        raise ValueError(f"data.eval={rule}: every row is held out, and none is left to train on")
-    return chats.select(own), held
+        held = chats.select(range(n, len(chats)))
+        return _without(chats.select(range(n)), held), held
+    try:
+        share = float(rule)
+    except ValueError:
+        held = read_chats(rule)
+        return _without(chats, held), held
+    parts = split(chats, share, seed)
+    return parts["train"], parts["test"]
 
-# %% ../nbs/12b_cli.ipynb #b44cff51
+# %% ../nbs/12b_cli.ipynb #8ecb0bce
+def _fingerprint(chats) -> str | None:
+    "The number of rows and a hash of what they say, in their order; None for no rows."
+    if chats is None:
+        return None
+    said = chats.select_columns([name for name in ("messages", "tools") if name in chats.column_names]).to_list()
+    return f"{len(chats)} rows, sha256 {hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:16]}"
+
+
+def _identity(settings, chats, held) -> dict:
+    "What makes a run this run; [evaluation] changes no weight, and what [data] names is known by its content."
+    given = {f"{name}.{key}": value for name in ("model", "lora", "sft") for key, value in settings[name].items()}
+    return {"command": "sft", **given, "data.trained": _fingerprint(chats), "data.held_out": _fingerprint(held)}
+
+
+def _system(chats) -> str | None:
+    "The system message that all rows share, which a chat with the model should begin with, or None."
+    systems = {tuple(m["content"] for m in chat if m["role"] == "system") for chat in chats["messages"]}
+    return next(iter(systems))[0] if len(systems) == 1 and () not in systems else None
+
+# %% ../nbs/12b_cli.ipynb #e2ed46a0
+def _record(path, *needed) -> dict:
+    "What a run has written of itself; a `ValueError` that says the cure if it is damaged."
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        missing = [key for key in needed if key not in found] if isinstance(found, dict) else ["{"]
+        problem = f"it has no {missing[0]!r}" if missing else None
+    except ValueError as e:
+        problem = str(e)
+    if problem:
+        raise ValueError(f"{path} is damaged ({problem}); restore it, or choose another folder and train again")
+    return found
+
+# %% ../nbs/12b_cli.ipynb #afb79c70
+def _undamaged(run):
+    "The run's folder, in which `run.json` can be read if there is one."
+    if Path(run, "run.json").is_file():
+        _record(Path(run, "run.json"))
+    return run
+
+
+def _known(target) -> tuple[str, dict]:
+    "A run's or a model's folder, and what the run has kept of itself, {} for a model."
+    folder = Path(_folder(target))
+    if (folder / "sft" / "run.json").is_file():  # the demo's folder, whose model is in its run
+        folder /= "sft"
+    if not (folder / "run.json").is_file():
+        return str(folder), {}
+    if not (folder / "metrics.json").is_file():
+        raise ValueError(f"{folder} is a run that has not finished; start it again with the same command, and it goes on")
+    run = _record(folder / "run.json", "command", "model.name", "model.bits")
+    return str(folder), {**run, **_record(folder / "metrics.json", "data", "system", "history")}
+
+# %% ../nbs/12b_cli.ipynb #dc1c13fc
+def _check(settings) -> None:
+    "A `ValueError` for an adapter's settings without one, for what the library would refuse later, and for a run of no step."
+    from trl import SFTConfig
+
+    lora, sft = settings["lora"], settings["sft"]
+    if lora and settings["model"].get("method") == "full":
+        raise ValueError(
+            f"[lora] sets {', '.join(lora)}, but model.method=full trains every weight and no adapter; take the keys out of "
+            "[lora], or let model.method be lora"
+        )
+    for key in ("max_steps", "num_train_epochs", "learning_rate"):
+        if sft.get(key, 1) <= 0:
+            raise ValueError(f"[sft] {key} must be more than 0, got {sft[key]}")
+    if sft.get("save_strategy", "steps") == "no" or sft.get("save_only_model"):
+        raise ValueError("[sft] a run keeps a checkpoint that it can go on from; leave out save_strategy and save_only_model")
+    fields = {k: v for k, v in sft.items() if k != "effective_batch"}
+    try:
+        SFTConfig(output_dir="unused", **{"use_cpu": True, "bf16": False, **fields})
+    except (ValueError, TypeError) as e:
+        raise ValueError(f"[sft] {e}") from None
+
+# %% ../nbs/12b_cli.ipynb #cd4ec223
+def _ribbon(ribbon) -> str:
+    "The ribbon in colours on a terminal, and elsewhere what is trained between « and »."
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+        return str(ribbon)
+    parts = itertools.groupby(ribbon.tokens, lambda token: token[1].startswith("trained"))
+    texts = [("«{}»" if trained else "{}").format("".join(text for text, _ in tokens)) for trained, tokens in parts]
+    return "".join(texts) + "\n«trained», the rest is only read"
+
+# %% ../nbs/12b_cli.ipynb #2f2f0df4
+def _misread(tok, files) -> None:
+    "A `ValueError` with the file and the row, counted from 1, of the first conversation that cannot be encoded."
+    from ft_notebooks.masks import encode_chat
+
+    for file, chats in files:
+        for number, row in enumerate(chats, 1):
+            try:
+                encode_chat(tok, row["messages"], **({"tools": row["tools"]} if row.get("tools") else {}))
+            except ValueError as e:
+                raise ValueError(f"{file}, row {number} (counted from 1): {e}") from None
+
+
+def _encoded(tok, chats, max_length, files=()):
+    "The encoded rows (None for none) and the account of them; the rows of `files` are those that `chats` were taken from."
+    from ft_notebooks.masks import encode_chats
+
+    try:
+        return (None, {}) if chats is None else encode_chats(tok, chats, max_length)
+    except ValueError:
+        _misread(tok, files)
+        raise
+
+# %% ../nbs/12b_cli.ipynb #076458c6
+def _fit(trainer, run) -> None:
+    "Train to the end, from the last whole checkpoint if there is one; `run` itself then holds the adapter or model."
+    from ft_notebooks.training import last_good_checkpoint
+
+    checkpoint = last_good_checkpoint(run)
+    if checkpoint:
+        _say(f"goes on from {checkpoint}")
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except KeyboardInterrupt:
+        good = last_good_checkpoint(run)
+        where = f"goes on from step {good.rpartition('-')[2]}, {good}" if good else "begins again, as there is no checkpoint yet"
+        raise KeyboardInterrupt(f"the same command {where}") from None
+    trainer.save_model(run)
+
+# %% ../nbs/12b_cli.ipynb #8571b594
 def _show_progress(trainer) -> None:
     "One progress bar with the loss beside it, instead of transformers' bar and a line of numbers for every step."
     from transformers import PrinterCallback, ProgressCallback
@@ -124,82 +261,73 @@ def _show_progress(trainer) -> None:
             trainer.remove_callback(callback)
     trainer.add_callback(LossBar())
 
-
-def _sha256(chats) -> str | None:
-    return None if chats is None else hashlib.sha256(json.dumps(list(chats["messages"])).encode()).hexdigest()
-
-
-def _identity(command, settings, chats, held) -> dict:
-    "What makes a run this run: its settings and its data's content; and the system message that all rows share, or None."
-    settings = {k: v for k, v in settings.items() if k != "evaluation"}  # it changes no weight
-    systems = {tuple(m["content"] for m in chat if m["role"] == "system") for chat in chats["messages"]}
-    system = next(iter(systems))[0] if len(systems) == 1 and () not in systems else None
-    hashes = {"train_sha256": _sha256(chats), "eval_sha256": _sha256(held)}
-    return {"command": command, **settings, **hashes, "system": system}
-
-# %% ../nbs/12b_cli.ipynb #01c818bb
-def _check_sft(sft) -> None:
-    "A `ValueError` for settings that the library would refuse later, and for a run of no step."
-    from trl import SFTConfig
-
-    for key in ("max_steps", "num_train_epochs", "learning_rate"):
-        if sft.get(key, 1) <= 0:
-            raise ValueError(f"[sft] {key} must be more than 0, got {sft[key]}")
-    if sft.get("save_strategy", "steps") == "no" or sft.get("save_only_model"):
-        raise ValueError("[sft] a run keeps a checkpoint that it can go on from; leave out save_strategy and save_only_model")
-    try:
-        SFTConfig(output_dir="unused", **{"use_cpu": True, "bf16": False, **{k: v for k, v in sft.items() if k != "effective_batch"}})
-    except (ValueError, TypeError) as e:
-        raise ValueError(f"[sft] {e}") from None
-
-# %% ../nbs/12b_cli.ipynb #7c20252f
-def _train(chats, held, settings, run, command="sft"):
-    "The trained model, its tokenizer and the log; `run` holds the adapter or model, the tokenizer and a checkpoint."
-    from ft_notebooks.evaluation import perplexity
+# %% ../nbs/12b_cli.ipynb #b0a576c1
+def _start(settings):
+    "The base, with a new adapter unless every weight is trained."
     from ft_notebooks.loading import load_model
-    from ft_notebooks.lora import add_adapter, load_adapter, lora_config
-    from ft_notebooks.masks import encode_chats, show_tokens
+    from ft_notebooks.lora import add_adapter, lora_config
+
+    model = load_model(settings["model"]["name"], settings["model"]["bits"])
+    if settings["model"]["method"] == "full":
+        return model
+    return add_adapter(model, lora_config(model, **settings["lora"]), settings["sft"]["seed"])
+
+
+def _perplexity(key, when, model, tok, rows) -> dict:
+    "The perplexity of the held-out rows under `key`, which is said too; nothing where no row is held out."
+    from ft_notebooks.evaluation import perplexity
+
+    if rows is None:
+        return {}
+    value = perplexity(model, tok, rows)
+    _say(f"perplexity of the {len(rows)} held-out rows {when} training: {value:.3f}")
+    return {key: value}
+
+# %% ../nbs/12b_cli.ipynb #6b541aff
+def _keep(trainer, run, metrics) -> None:
+    "Write what became of the run; `metrics.json` comes last, as it says that the run has ended."
+    from ft_notebooks.training import plot_history, write_atomically
+
+    history = trainer.state.log_history
+    if trainer.is_world_process_zero():
+        if any("loss" in entry for entry in history):
+            plot_history(trainer).savefig(run / "loss.png")
+        write_atomically(run / "metrics.json", json.dumps({**metrics, "history": history}, indent=1))
+
+
+def _model_settings(settings) -> dict:
+    "[model] with nothing left open: the name or folder, the bits of a weight, and the method."
+    given = settings["model"]
+    method = given.get("method", "lora")
+    return {"name": _folder(given.get("name", "smollm2")), "bits": _bits(given.get("bits"), method), "method": method}
+
+# %% ../nbs/12b_cli.ipynb #fdadabd7
+def _train(chats, held, settings, run, files=()):
+    "The trained model, its tokenizer and the log; `run` holds the adapter or model, the tokenizer and a checkpoint."
+    from ft_notebooks.masks import show_tokens
     from ft_notebooks.sft import sft_trainer
     from ft_notebooks.tokenizer import load_tokenizer
-    from ft_notebooks.training import last_good_checkpoint, plot_history, run_folder, write_atomically
+    from ft_notebooks.training import run_folder
 
-    name, bits, method = _model_settings(settings)
-    settings = {**settings, "model": {"name": name, "bits": bits, "method": method}}
-    sft, tok = dict(settings["sft"]), load_tokenizer(name)
-    _check_sft(sft)
-    rows, account = encode_chats(tok, chats, sft.get("max_length"))
-    held_rows = held if held is None else encode_chats(tok, held, sft.get("max_length"))[0]
-    _say("  ".join(f"{key.replace('_', ' ')}: {value:,}" for key, value in account.items()))
-    _say(show_tokens(tok, rows[0]))
-    run, seed = run_folder(run, _identity(command, settings, chats, held)), sft.get("seed", 0)
-    done = run / "metrics.json"
-    if done.exists():
+    settings = {**settings, "model": _model_settings(settings), "sft": {"seed": 0, **settings["sft"]}}
+    tok, sft = load_tokenizer(settings["model"]["name"]), settings["sft"]
+    (rows, account), (held_rows, _) = (_encoded(tok, part, sft.get("max_length"), files) for part in (chats, held))
+    _say("  ".join(f"{key.replace('_', ' ')}: {value:,}" for key, value in account.items() if value or key in ("cut", "dropped")))
+    _say(_ribbon(show_tokens(tok, rows[0])))
+    run = run_folder(_undamaged(run), _identity(settings, chats, held))
+    if (run / "metrics.json").exists():
         _say(f"{run} is finished; nothing is changed. Give --output another folder to train again")
-        model = load_adapter(run, bits) if method == "lora" else load_model(run, bits)
-        return model, tok, json.loads(done.read_text())["history"]
-    model = load_model(name, bits)
-    if method == "lora":
-        model = add_adapter(model, lora_config(model, **settings["lora"]), seed)
-    metrics, checkpoint = {"account": account}, last_good_checkpoint(run)
-    trainer = sft_trainer(model, tok, rows, held_rows, output_dir=run, **{"seed": seed, **sft})
+        return _load(run, settings["model"]["bits"]), tok, _known(run.resolve())[1]["history"]
+    trainer = sft_trainer(_start(settings), tok, rows, held_rows, output_dir=run, **sft)
     _show_progress(trainer)
-    if held is not None:
-        metrics["perplexity_before"] = perplexity(model, tok, held_rows)
-        _say(f"perplexity of the {len(held_rows)} held-out rows before training: {metrics['perplexity_before']:.3f}")
-    if checkpoint:
-        _say(f"goes on from {checkpoint}")
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model(run)
-    if held is not None:
-        metrics["perplexity"] = perplexity(trainer.model, tok, held_rows)
-        _say(f"perplexity of the {len(held_rows)} held-out rows after training: {metrics['perplexity']:.3f}")
-    if trainer.is_world_process_zero():
-        if any("loss" in entry for entry in trainer.state.log_history):
-            plot_history(trainer).savefig(run / "loss.png")
-        write_atomically(done, json.dumps({**metrics, "history": trainer.state.log_history}, indent=1))
+    metrics = {"account": account, "data": settings["data"], "system": _system(chats)}
+    metrics |= _perplexity("perplexity_before", "before", trainer.model, tok, held_rows)
+    _fit(trainer, run)
+    metrics |= _perplexity("perplexity", "after", trainer.model, tok, held_rows)
+    _keep(trainer, run, metrics)
     return trainer.model, tok, trainer.state.log_history
 
-# %% ../nbs/12b_cli.ipynb #b940706f
+# %% ../nbs/12b_cli.ipynb #4f4aff51
 def _init(args) -> None:
     path = Path("settings.ini")
     if path.exists():
@@ -211,71 +339,56 @@ def _init(args) -> None:
 def _sft(args) -> None:
     settings = _settings(args)
     _quiet()
+    _check(settings)
     from ft_notebooks.data import read_chats
 
-    chats = read_chats(args.data)
-    train, held = _held_out(chats, settings["data"].get("eval"), settings["sft"].get("seed", 0))
-    _say(f"{args.data}: {len(train):,} conversations to train on, {len(held or ()):,} held out")
-    _train(train, held, {**settings, "data": {**settings["data"], "file": str(Path(args.data).resolve())}}, args.output)
+    chats, rule = read_chats(args.data), settings["data"].get("eval")
+    train, held = _held_out(chats, rule, settings["sft"].get("seed", 0))
+    kept = "none held out, so nothing will be evaluated" if held is None else f"{len(held):,} held out"
+    _say(f"{args.data}: {len(train):,} conversations to train on, {kept}")
+    files = [(args.data, chats)]
+    if held is not None and Path(rule).is_file():
+        files, rule = [*files, (rule, held)], str(Path(rule).resolve())
+    settings["data"] = {"file": str(Path(args.data).resolve()), "eval": rule}
+    _train(train, held, settings, args.output, files)
     _say(f"\nThe run is in {args.output}. Next: ft eval {args.output}, or ft chat {args.output}")
 
-# %% ../nbs/12b_cli.ipynb #8ecb0bce
-def _open(target, bits=None):
-    "A run's or folder's model (an adapter on its base, where it is one), its tokenizer, and the run's manifest or {}."
-    from ft_notebooks.loading import hardware, load_model
-    from ft_notebooks.lora import load_adapter
-    from ft_notebooks.models import smollm2
-    from ft_notebooks.tokenizer import load_tokenizer
-
-    folder = Path(smollm2() if target == "smollm2" else _existing(target))
-    manifest = json.loads((folder / "run.json").read_text()) if (folder / "run.json").is_file() else {}
-    if manifest and not (folder / "metrics.json").is_file():
-        raise ValueError(f"{folder} is a run that has not finished; start it again with the same command, and it goes on")
-    bits = bits or manifest.get("model", {}).get("bits") or (32 if hardware().dtype.itemsize == 4 else 16)
-    adapter = (folder / "adapter_config.json").is_file()
-    name = folder if folder.exists() else target
-    return load_adapter(folder, bits) if adapter else load_model(name, bits), load_tokenizer(name), manifest
-
-
-def _eval(args) -> None:
-    settings = _settings(args)
-    _quiet()
+# %% ../nbs/12b_cli.ipynb #89c10e80
+def _kept_rows(run, known):
+    "The rows that a run kept aside, found again where it read them; a `ValueError` if they are not what they were."
     from ft_notebooks.data import read_chats
-    from ft_notebooks.evaluation import evaluate, exact_match
-    from ft_notebooks.loading import load_model
-    from ft_notebooks.report import report_card
 
-    model, tok, manifest = _open(args.run, settings["model"].get("bits"))
-    if args.data:
-        chats = read_chats(args.data)
-    else:
-        kept = manifest.get("data", {})
-        if not kept.get("eval") or not kept.get("file"):
-            raise ValueError(f"{args.run} kept no rows for evaluation; name a file: ft eval {args.run} DATA")
-        chats = _held_out(read_chats(kept["file"]), kept["eval"], manifest["sft"].get("seed", 0))[1]
-        if _sha256(chats) != manifest["eval_sha256"]:
-            raise ValueError(
-                f"{kept['file']} is no longer what {args.run} was trained with, so its held-out rows cannot be told from the "
-                f"others; restore the file, or name one: ft eval {args.run} DATA"
-            )
-    options = {"max_new_tokens": 128, **settings["evaluation"]}
+    if not known.get("data.held_out"):
+        raise ValueError(f"{run} kept no rows for evaluation; name a file: ft eval {run} DATA")
+    file, rule = known["data"]["file"], known["data"]["eval"]
+    try:
+        chats = _held_out(read_chats(file), rule, known.get("sft.seed", 0))[1]
+        problem = "" if _fingerprint(chats) == known["data.held_out"] else f"{file} is no longer what {run} was trained with"
+    except ValueError as e:
+        problem = str(e)
+    if problem:
+        raise ValueError(
+            f"{problem}, so the rows that {run} held out cannot be told from the others; restore the file, or name one: "
+            f"ft eval {run} DATA"
+        )
+    return chats
+
+# %% ../nbs/12b_cli.ipynb #44fc09f7
+def _stages(model, tok, known, chats, options) -> dict:
+    "Stage -> `Evaluation`: the base, where the model has one, then the model."
+    from ft_notebooks.evaluation import evaluate, exact_match
 
     def heard(stage, model):
         _say(f"{stage}: {len(chats)} conversations")
-        found[stage] = evaluate(model, tok, chats, {"exact_match": exact_match}, **options)
+        return {stage: evaluate(model, tok, chats, {"exact_match": exact_match}, **options)}
 
     found = {}
     if hasattr(model, "disable_adapter"):
         with model.disable_adapter():
-            heard("base", model)
-    elif manifest:
-        heard("base", load_model(manifest["model"]["name"], manifest["model"]["bits"]))
-    heard(manifest.get("command", "model"), model)
-    folder = Path(args.output or (Path(args.run) / "eval" if Path(args.run).is_dir() else "runs/eval"))
-    history = Path(args.run, "metrics.json")
-    history = json.loads(history.read_text())["history"] if history.is_file() else None
-    page = report_card(found, folder, title=f"{args.run} on {args.data or 'its held-out rows'}", history=history)
-    _say("\n" + _table(found) + f"\n\nThe report is {page}")
+            found = heard("base", model)
+    elif known:
+        found = heard("base", _load(known["model.name"], known["model.bits"]))
+    return found | heard(known.get("command", "model"), model)
 
 
 def _table(evaluations) -> str:
@@ -287,36 +400,60 @@ def _table(evaluations) -> str:
         lines.append(f"{name:24}" + "".join(f"{text:>24}" for text in texts))
     return "\n".join(lines)
 
-# %% ../nbs/12b_cli.ipynb #18972835
+# %% ../nbs/12b_cli.ipynb #ae38a3f8
+def _eval(args) -> None:
+    settings = _settings(args)
+    _quiet()
+    from ft_notebooks.data import read_chats
+    from ft_notebooks.report import report_card
+    from ft_notebooks.tokenizer import load_tokenizer
+
+    given = read_chats(args.data) if args.data else None
+    folder, known = _known(args.run)
+    chats, tok = given or _kept_rows(args.run, known), load_tokenizer(folder)
+    _encoded(tok, chats, None, [(args.data or known["data"]["file"], chats)])
+    bits = _bits(settings["model"].get("bits") or known.get("model.bits"))
+    options = {"max_new_tokens": 128, **settings["evaluation"]}
+    found = _stages(_load(folder, bits), tok, known and {**known, "model.bits": bits}, chats, options)
+    output = args.output or (Path(args.run, "eval") if Path(args.run).is_dir() else "runs/eval")
+    title = f"{args.run} on {args.data or 'its held-out rows'}"
+    page = report_card(found, output, title=title, history=known.get("history"))
+    _say("\n" + _table(found) + f"\n\nThe report is {page}")
+
+# %% ../nbs/12b_cli.ipynb #34d68a2b
+def _answer(model, tok, messages, max_new_tokens) -> list:
+    "The conversation with its answer, which is said; where there is none the reason is said, and the question dropped."
+    from ft_notebooks.generation import generate
+
+    try:
+        answer = generate(model, tok, [messages], max_new_tokens, progress=False)[0]
+    except ValueError as e:
+        _say(f"({e})")
+        return messages[:-1]
+    _say(answer)
+    return [*messages, {"role": "assistant", "content": answer}]
+
+# %% ../nbs/12b_cli.ipynb #6b605079
 def _chat(args) -> None:
     settings = _settings(args)
     _quiet()
-    from ft_notebooks.generation import generate
+    from ft_notebooks.tokenizer import load_tokenizer
 
-    model, tok, manifest = _open(args.run, settings["model"].get("bits"))
-    system = manifest.get("system") if args.system is None else args.system
+    folder, known = _known(args.run)
+    model, tok = _load(folder, _bits(settings["model"].get("bits") or known.get("model.bits"))), load_tokenizer(folder)
+    system = known.get("system") if args.system is None else args.system
     start = [{"role": "system", "content": system}] if system else []
     if system:
         _say(f"system: {system}")
     _say("Type a message; an empty line starts a new conversation, Ctrl-D ends.")
-    messages = list(start)
+    messages = start
     while True:
         try:
             text = input("> ").strip()
         except (EOFError, KeyboardInterrupt):
             return
-        if not text:
-            messages = list(start)
-            continue
-        try:
-            messages.append({"role": "user", "content": text})
-            answer = generate(model, tok, [messages], settings["evaluation"].get("max_new_tokens", 128), progress=False)[0]
-        except ValueError as e:
-            messages.pop()
-            _say(f"({e})")
-            continue
-        messages.append({"role": "assistant", "content": answer})
-        _say(answer)
+        asked = [*messages, {"role": "user", "content": text}]
+        messages = _answer(model, tok, asked, settings["evaluation"].get("max_new_tokens", 128)) if text else start
 
 # %% ../nbs/12b_cli.ipynb #0d87208d
 DEMO = {"learning_rate": 1e-3, "max_steps": 8, "save_steps": 4}  # 8 steps of 16 notes
@@ -335,25 +472,23 @@ def _heard(model, tok):
     scores = {**words.scores, "exact_match_new_phrases": phrases.scores["exact_match"]}
     return Evaluation(scores, words.rows + phrases.rows)
 
-
+# %% ../nbs/12b_cli.ipynb #f48546ad
 def _demo(args) -> None:
     _quiet()
     from ft_notebooks.data import appointments
-    from ft_notebooks.loading import load_model
     from ft_notebooks.report import report_card
     from ft_notebooks.settings import read_settings
     from ft_notebooks.tokenizer import load_tokenizer
     from ft_notebooks.training import run_folder
 
-    run, settings = Path(args.output), read_settings()
-    settings["sft"] = {**DEMO, "seed": args.seed}
+    run, settings = Path(args.output), {**read_settings(), "sft": {**DEMO, "seed": args.seed}}
     run_folder(run, {"command": "demo", "seed": args.seed, **DEMO})
     if (run / "report.html").exists():
         return _say(f"{run} is finished; nothing is changed. The report is {run / 'report.html'}")
     _say("1/4  SmolLM2-135M-Instruct: from the cache, else fetched once")
-    name, bits, _ = _model_settings(settings)
+    base = _model_settings(settings)
     _say("2/4  The base on 150 notes that it has to turn into one line of JSON")
-    found = {"base": _heard(load_model(name, bits), load_tokenizer(name))}
+    found = {"base": _heard(_load(base["name"], base["bits"]), load_tokenizer(base["name"]))}
     _say("3/4  Supervised fine-tuning: a LoRA adapter on 128 other notes")
     model, tok, history = _train(appointments(128, seed=args.seed), None, settings, run / "sft")
     _say("4/4  The fine-tuned model on the same 150 notes")
@@ -362,37 +497,37 @@ def _demo(args) -> None:
     _say("\n" + _table(found) + f"\n\nThe report is {page} (also report.md, report.json, scores.png, loss.png)")
 
 # %% ../nbs/12b_cli.ipynb #ef5b2e4e
+def _command(commands, function, name, text, *positional, output=None, settings=True):
+    "A command with its arguments (name, number, explanation each); `output` is its default folder, '' for RUN/eval."
+    command = commands.add_parser(name, help=text, description=text)
+    command.set_defaults(function=function)
+    for argument, nargs, explanation in positional:
+        command.add_argument(argument.lower(), metavar=argument, nargs=nargs, help=explanation)
+    if settings:
+        command.add_argument("--settings", metavar="FILE", help="default: settings.ini here, if there is one")
+        command.add_argument("--set", metavar="section.key=value", action="append", default=[], help="one setting; may be repeated")
+    if output is not None:
+        command.add_argument("--output", metavar="FOLDER", default=output or None, help=f"default: {output or 'RUN/eval'}")
+    return command
+
+# %% ../nbs/12b_cli.ipynb #ca461230
 def parser() -> argparse.ArgumentParser:
     "The arguments of `ft`."
     ft = argparse.ArgumentParser("ft", description="Fine-tune a language model on a JSON or JSONL file of chats.")
     commands = ft.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def add(function, name, text, *positional, output=None, settings=True):
-        command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(function=function)
-        for argument, nargs, explanation in positional:
-            command.add_argument(argument.lower(), metavar=argument, nargs=nargs, help=explanation)
-        if settings:
-            command.add_argument("--settings", metavar="FILE", help="default: settings.ini here, if there is one")
-            command.add_argument(
-                "--set", metavar="section.key=value", action="append", default=[], help="one setting; may be repeated"
-            )
-        if output is not None:
-            command.add_argument("--output", metavar="FOLDER", default=output or None, help=f"default: {output or 'RUN/eval'}")
-        return command
-
     data = ("DATA", None, "a .json or .jsonl file of messages or alpaca rows")
     run = ("RUN", None, "a run's folder, or a model: a folder, a name on the hub, or smollm2")
-    add(_init, "init", "write a commented settings.ini here", settings=False)
-    add(_sft, "sft", "supervised fine-tuning", data, output="runs/sft")
-    add(_eval, "eval", "a report card", run, ("DATA", "?", "default: the rows that the run kept aside"), output="")
-    chat = add(_chat, "chat", "try a run or a model by hand", run)
+    kept = ("DATA", "?", "default: the rows that the run kept aside")
+    _command(commands, _init, "init", "write a commented settings.ini here", settings=False)
+    _command(commands, _sft, "sft", "supervised fine-tuning", data, output="runs/sft")
+    _command(commands, _eval, "eval", "a report card", run, kept, output="")
+    chat = _command(commands, _chat, "chat", "try a run or a model by hand", run)
     chat.add_argument("--system", metavar="TEXT", help="default: the one that all rows of the training data share")
-    demo = add(_demo, "demo", "the whole way on the built-in task, in minutes", output="runs/demo", settings=False)
+    demo = _command(commands, _demo, "demo", "the whole way on the built-in task, in minutes", output="runs/demo", settings=False)
     demo.add_argument("--seed", type=int, default=0, help="of the notes, the adapter and the order; default: 0")
     return ft
 
-
+# %% ../nbs/12b_cli.ipynb #88cc695a
 def main(argv: list[str] | None = None) -> None:
     "Run `ft`; a mistake of the user is one message on stderr and exit code 2."
     args = parser().parse_args(argv)
@@ -403,8 +538,8 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, OSError) as e:
         print(f"ft {args.command}: {e}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"\nft {args.command}: stopped; a run goes on from its last checkpoint, if the same command is given", file=sys.stderr)
+    except KeyboardInterrupt as e:
+        print(f"\nft {args.command}: stopped; {e or 'what has not begun to train begins again'}", file=sys.stderr)
         sys.exit(130)
 
 # %% ../nbs/12b_cli.ipynb #793e3d4f

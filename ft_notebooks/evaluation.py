@@ -24,6 +24,14 @@ from .masks import encode_chats, token_losses
 from .tokenizer import IGNORE, pad_batch
 
 # %% ../nbs/08a_evaluation.ipynb #fd0a85ec
+def _check_losses(sums: np.ndarray, counts: np.ndarray) -> None:
+    if not counts.any():
+        raise ValueError(f"no token is trained in any of {len(counts)} rows: perplexity needs an assistant's answer")
+    if not np.isfinite(sums).all():
+        row = int(np.isfinite(sums).argmin())
+        raise ValueError(f"row {row}: the loss is {sums[row]}; look for NaN or infinity in the model's weights")
+
+# %% ../nbs/08a_evaluation.ipynb #ac2dcfd9
 def _row_losses(
     model: PreTrainedModel,
     tok: PreTrainedTokenizerBase,
@@ -47,11 +55,7 @@ def _row_losses(
             sums[index] = [part.sum() for part in losses.cpu().double().split(counts[index].tolist())]
     finally:
         model.train(was_training)
-    if not counts.any():
-        raise ValueError(f"no token is trained in any of {len(counts)} rows: perplexity needs an assistant's answer")
-    if not np.isfinite(sums).all():
-        row = int(np.isfinite(sums).argmin())
-        raise ValueError(f"row {row}: the loss is {sums[row]}; look for NaN or infinity in the model's weights")
+    _check_losses(sums, counts)
     return sums, counts
 
 # %% ../nbs/08a_evaluation.ipynb #19856b57
@@ -84,7 +88,7 @@ def _json_object(text: str) -> dict | None:
         return None
     return value if isinstance(value, dict) else None
 
-
+# %% ../nbs/08a_evaluation.ipynb #e8d58f4f
 def exact_match(
     generated: str,
     expected: str,
@@ -134,19 +138,24 @@ def interval(
     return {"value": value, "low": min(value, float(found.low)), "high": max(value, float(found.high)), "n": n}
 
 # %% ../nbs/08a_evaluation.ipynb #d44b7090
+def _questions(dataset):  # a row for each chat, with what is asked and what is expected
+    if not len(dataset) or "messages" not in dataset.column_names:
+        raise ValueError(f"evaluate needs rows with \"messages\", got {len(dataset)} rows of {dataset.column_names}")
+    rows = []
+    for i, messages in enumerate(dataset["messages"]):
+        turns = [t for t, message in enumerate(messages) if message["role"] == "assistant"]
+        if not turns:
+            raise ValueError(f"row {i} has no assistant turn, so there is no answer to compare with")
+        rows.append({"prompt": messages[: turns[-1]], "expected": messages[turns[-1]]["content"]})
+    return rows
+
+# %% ../nbs/08a_evaluation.ipynb #7759b123
 @dataclass(frozen=True)
 class Evaluation:
     "What a model scored, and what it said."
 
     scores: dict[str, dict]  # Name -> {"value", "low", "high", "n"}; the last one is "perplexity"
     rows: list[dict] = field(repr=False)  # "prompt" (messages), "expected", "generated", then one value a scorer
-
-
-def _question(i, example):
-    turns = [t for t, message in enumerate(example["messages"]) if message["role"] == "assistant"]
-    if not turns:
-        raise ValueError(f"row {i} has no assistant turn, so there is no answer to compare with")
-    return {"prompt": example["messages"][: turns[-1]], "expected": example["messages"][turns[-1]]["content"]}
 
 
 def _score(scorer, name, i, row, example):
@@ -160,7 +169,7 @@ def _score(scorer, name, i, row, example):
         )
     return float(value)
 
-# %% ../nbs/08a_evaluation.ipynb #e26f2bf9
+# %% ../nbs/08a_evaluation.ipynb #09c6be1d
 def evaluate(
     model: PreTrainedModel,
     tok: PreTrainedTokenizerBase,
@@ -174,11 +183,9 @@ def evaluate(
     The perplexity is over all assistant turns; its interval comes from drawing rows again. A scorer that raises, or
     that returns no finite number, is a `ValueError` that names it, the row and the text.
     """
-    if not len(dataset) or "messages" not in dataset.column_names:
-        raise ValueError(f"evaluate needs rows with \"messages\", got {len(dataset)} rows of {dataset.column_names}")
     if taken := {"prompt", "expected", "generated", "perplexity"} & set(scorers):
         raise ValueError(f"a scorer may not be called {sorted(taken)}: the result uses that name itself")
-    rows = [_question(i, example) for i, example in enumerate(dataset)]
+    rows = _questions(dataset)
     sums, counts = _row_losses(model, tok, dataset, batch_size or 8)
     answers = generate(model, tok, [row["prompt"] for row in rows], max_new_tokens, batch_size)
     for i, (row, example, answer) in enumerate(zip(rows, dataset, answers)):

@@ -6,30 +6,76 @@
 __all__ = ['generate']
 
 # %% ../nbs/05a_generation.ipynb #5f34045f
-import torch
-from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from contextlib import contextmanager
 
-from .masks import render
+from tqdm.auto import tqdm
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from .templates import ChatTemplate
 from .tokenizer import pad_batch
 
-# %% ../nbs/05a_generation.ipynb #90627920
+# %% ../nbs/05a_generation.ipynb #726d340b
+def _check_counts(**counts) -> None:
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"generate: {name} must be a whole number of at least 1, got {value!r}")
+
+
+def _check_chat(n, chat) -> None:
+    "A `ValueError` unless conversation `n` is a list of messages whose last one can be answered."
+    if not isinstance(chat, (list, tuple)) or not chat:
+        raise ValueError(
+            f"conversation {n} must be a list of one message or more, got {chat!r:.80}; one conversation alone is given "
+            "as [messages], a Dataset as dataset['messages']"
+        )
+    for i, message in enumerate(chat, 1):
+        said = isinstance(message, dict) and (message.get("content") is not None or message.get("tool_calls"))
+        if not said or not isinstance(message.get("role"), str):
+            raise ValueError(f'conversation {n}, message {i} must be a dict with "role" and "content", got {message!r:.80}')
+    if chat[-1]["role"] == "assistant":
+        raise ValueError(f"conversation {n} ends with the assistant's answer; end it with the message to be answered")
+
+# %% ../nbs/05a_generation.ipynb #ec170234
 def _prompts(model, tok, chats, max_new_tokens) -> list[list[int]]:
+    "Each conversation's ids, up to where the assistant speaks; they and the answer fit into the model's context."
     room = getattr(model.config, "max_position_embeddings", None) or float("inf")
-    prompts = []
+    template, texts = ChatTemplate(tok), []
     for n, chat in enumerate(chats):
-        if chat[-1]["role"] == "assistant":
-            raise ValueError(f"conversation {n} ends with the assistant's answer; end it with the message to be answered")
-        prompts.append(tok(render(tok, chat, add_generation_prompt=True), add_special_tokens=False).input_ids)
-        if len(prompts[-1]) + max_new_tokens > room:
+        _check_chat(n, chat)
+        texts.append(template.render(chat, add_generation_prompt=True))
+    prompts = [ids for ids, _ in template.tokenize(texts)] if texts else []
+    for n, prompt in enumerate(prompts):
+        if len(prompt) + max_new_tokens > room:
             raise ValueError(
-                f"conversation {n} has {len(prompts[-1])} tokens, and with max_new_tokens={max_new_tokens} is longer than "
-                f"the model's context of {room}; shorten it"
+                f"conversation {n} has {len(prompt)} tokens, and with max_new_tokens={max_new_tokens} is longer than the "
+                f"model's context of {room}; shorten it"
             )
     return prompts
 
+# %% ../nbs/05a_generation.ipynb #bbb1ba22
+@contextmanager
+def _greedily(model, tok):
+    "In evaluation mode, and with nothing of the model's own generation config but the tokens that end an answer."
+    core = model.get_base_model() if hasattr(model, "get_base_model") else model  # inside an adapter
+    own, training = core.generation_config, model.training
+    ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+    ends = [end for end in (tok.eos_token_id, *ends) if end is not None]
+    core.generation_config = GenerationConfig(do_sample=False, eos_token_id=ends or None, pad_token_id=tok.pad_token_id)
+    model.eval()
+    try:
+        yield
+    finally:
+        core.generation_config = own
+        model.train(training)
 
-@torch.no_grad()
+# %% ../nbs/05a_generation.ipynb #b0bc5eca
+def _answers(model, tok, prompts, max_new_tokens) -> list[str]:
+    batch = pad_batch(prompts, tok.pad_token_id, side="left")
+    inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
+    out = model.generate(**inputs, max_new_tokens=max_new_tokens)
+    return tok.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+# %% ../nbs/05a_generation.ipynb #3aa2dec4
 def generate(
     model: PreTrainedModel,  # Its `training` mode is restored
     tok: PreTrainedTokenizerBase,
@@ -40,32 +86,17 @@ def generate(
 ) -> list[str]:  # N answers in the order given, without the end-of-turn token
     """The greedy answer to each conversation, the same in a batch as alone (float32), whatever the model's own config says.
 
-    An answer ends at the tokenizer's EOS or at one of `model.generation_config.eos_token_id`. A `ValueError` for a
-    conversation that ends with the assistant, and for one that leaves no room for the answer in the model's context.
+    An answer ends at the tokenizer's EOS or at one of `model.generation_config.eos_token_id`. A `ValueError` for what is no
+    conversation, or ends with the assistant, or leaves no room for the answer in the model's context.
     """
     size = 32 if batch_size is None else batch_size
-    if size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    _check_counts(max_new_tokens=max_new_tokens, batch_size=size)
     prompts = _prompts(model, tok, chats, max_new_tokens)
-    stop = model.generation_config.eos_token_id
-    stop = [tok.eos_token_id, *(stop if isinstance(stop, list) else [stop] if stop is not None else [])]
-    by_length = sorted(range(len(prompts)), key=lambda n: -len(prompts[n]))  # the longest first: memory shows at once
-    answers, training = [""] * len(prompts), model.training
-    model.eval()
-    try:
-        with tqdm(total=len(prompts), desc="generating", unit="answer", disable=not progress) as bar:
-            for at in range(0, len(prompts), size):
-                these = by_length[at : at + size]
-                batch = pad_batch([prompts[n] for n in these], tok.pad_token_id, side="left")
-                inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
-                out = model.generate(
-                    **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, repetition_penalty=1.0,
-                    no_repeat_ngram_size=0, eos_token_id=stop, pad_token_id=tok.pad_token_id,
-                )  # fmt: skip
-                texts = tok.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-                for n, text in zip(these, texts):
-                    answers[n] = text
-                bar.update(len(these))
-    finally:
-        model.train(training)
-    return answers
+    by_length = sorted(range(len(prompts)), key=lambda n: -len(prompts[n]))
+    answers = {}
+    with _greedily(model, tok), tqdm(total=len(prompts), desc="generating", unit="answer", disable=not progress) as bar:
+        for at in range(0, len(prompts), size):
+            these = by_length[at : at + size]
+            answers.update(zip(these, _answers(model, tok, [prompts[n] for n in these], max_new_tokens)))
+            bar.update(len(these))
+    return [answers[n] for n in range(len(prompts))]

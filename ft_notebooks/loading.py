@@ -95,10 +95,21 @@ def _read_config(name: str | Path, revision: str | None = None) -> PreTrainedCon
         raise ValueError(f"{name} is stored quantised, not in 16 or 32 bits; load the model that it was made from")
     return config
 
-
+# %% ../nbs/02_loading.ipynb #31efce5d
 def _check_bits(bits: int) -> None:
     if bits not in (16, 32):
         raise ValueError(f"bits must be 16 or 32, got {bits!r}; 16 for weights that stay frozen, 32 to train them all")
+
+
+def _check_arguments(name: str | Path, bits: int, arguments: dict) -> None:
+    _check_bits(bits)
+    if arguments.get("trust_remote_code"):
+        raise ValueError(
+            f"trust_remote_code=True would run Python that comes with {name}, with your rights; leave it out, or read "
+            "that code and load the model with transformers' from_pretrained(..., revision=COMMIT) yourself"
+        )
+    if taken := {"dtype", "torch_dtype", "quantization_config", "use_safetensors"} & set(arguments):
+        raise ValueError(f"{min(taken)} follows from bits={bits}, or is fixed; leave it out of load_model")
 
 # %% ../nbs/02_loading.ipynb #a76d06ec
 def load_model(
@@ -112,21 +123,14 @@ def load_model(
 
     `ValueError`, before any weight is read, for what cannot be loaded so; no code that comes with a model is ever run.
     """
-    _check_bits(bits)
-    if kwargs.pop("trust_remote_code", False):
-        raise ValueError(
-            f"trust_remote_code=True would run Python that comes with {name}, with your rights; leave it out, or read "
-            "that code and load the model with transformers' from_pretrained(..., revision=COMMIT) yourself"
-        )
-    if taken := {"dtype", "torch_dtype", "quantization_config", "use_safetensors"} & set(kwargs):
-        raise ValueError(f"{min(taken)} follows from bits={bits}, or is fixed; leave it out of load_model")
+    _check_arguments(name, bits, kwargs)
     name, revision, hw = _check_name(name), revision or "main", hardware()
     _read_config(name, revision)
     sixteen = torch.float16 if hw.dtype == torch.float16 else torch.bfloat16
     device_map = {"": hw.device} if hw.device.startswith("cuda") else None
     chosen = {"attn_implementation": hw.attn_implementation, "device_map": device_map, **kwargs}
     fixed = {"dtype": torch.float32 if bits == 32 else sixteen, "use_safetensors": True, "trust_remote_code": False}
-    return AutoModelForCausalLM.from_pretrained(name, revision=revision, **chosen, **fixed)
+    return AutoModelForCausalLM.from_pretrained(name, revision=revision, **(chosen | fixed))
 
 # %% ../nbs/02_loading.ipynb #dfe89973
 def weight_bytes(

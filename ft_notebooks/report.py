@@ -23,13 +23,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% ../nbs/08b_report.ipynb #9fb699a9
-# of Okabe and Ito, told apart by the colour-blind too; grey comes first, since the first stage is the yardstick
-_COLOURS = ("#8C8C8C", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-
-
-def _score_names(evaluations):  # of all stages, in the order met, the perplexity last
+def _score_names(evaluations):  # of all stages, in the order met; the perplexity apart
     names = dict.fromkeys(name for found in evaluations.values() for name in found.scores)
     return [name for name in names if name != "perplexity"], [name for name in names if name == "perplexity"]
+
+
+def _rows_behind(evaluations, name):  # "100", or "100 / – / 50" where the stages differ
+    scores = [found.scores.get(name) for found in evaluations.values()]
+    counts = [f"{score['n']:,}" if score else "–" for score in scores]
+    known = set(counts) - {"–"}
+    return known.pop() if len(known) == 1 else " / ".join(counts)
 
 
 def _short(name):
@@ -40,8 +43,15 @@ def _short(name):
 def _number(value):
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
 
+# %% ../nbs/08b_report.ipynb #93273f9d
+# of Okabe and Ito, told apart by the colour-blind too; grey comes first, since the first stage is the yardstick
+_COLOURS = ("#8C8C8C", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+
 
 def _bars(ax, evaluations, names, bottom):  # one group a score, one bar a stage
+    from matplotlib.patheffects import withStroke
+
+    ink, edge = ax.xaxis.label.get_color(), withStroke(linewidth=2, foreground=ax.get_facecolor())
     width = 0.8 / len(evaluations)
     for s, found in enumerate(evaluations.values()):
         for x, score in enumerate(found.scores.get(name) for name in names):
@@ -50,13 +60,31 @@ def _bars(ax, evaluations, names, bottom):  # one group a score, one bar a stage
             value, low, high = score["value"], score["low"], score["high"]
             at = x + (s - (len(evaluations) - 1) / 2) * width
             ax.bar(at, value - bottom, 0.9 * width, bottom=bottom, color=_COLOURS[s % len(_COLOURS)])
-            ink = ax.xaxis.label.get_color()
-            ax.errorbar(at, value, [[value - low], [high - value]], color=ink, capsize=3, linewidth=1)
+            drawn = ax.errorbar(at, value, [[value - low], [high - value]], color=ink, capsize=3, linewidth=1)
+            for part in drawn.get_children():
+                part.set_path_effects([edge])  # else a white line is lost on an orange bar
             ax.annotate(_number(value), (at, high), (0, 3), textcoords="offset points", ha="center", fontsize=8)
-    ax.set_xticks(range(len(names)), map(_short, names), parse_math=False)  # "$5" is not a formula
+
+# %% ../nbs/08b_report.ipynb #8f06d1b9
+def _axes(ax, evaluations, names, bottom):  # after `_bars`
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    broken = [re.sub(r"(.{1,14})(?:(?<=[ _])|$)", r"\1\n", _short(name)).strip() for name in names]
+    ticks = [f"{lines}\nn = {_rows_behind(evaluations, name)}" for lines, name in zip(broken, names)]
+    ax.set_xticks(range(len(names)), ticks, parse_math=False, fontsize=9)  # "$5" is not a formula
+    scores = [score for found in evaluations.values() for name, score in found.scores.items() if name in names]
+    low, high = min(score["low"] for score in scores), max(score["high"] for score in scores)
+    if bottom:
+        ax.set(yscale="log", ylim=(1, 1.2 * high))
+        by_factors = LogLocator(subs=(1, 2, 5) if high < 100 else (1,))  # a few numbers, whatever the range
+        ax.yaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 5, 10)) if high < 3 else by_factors)
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.minorticks_off()
+    elif 0 <= low and high <= 1:
+        ax.set_ylim(0, 1.1)
     ax.spines[["top", "right"]].set_visible(False)
 
-# %% ../nbs/08b_report.ipynb #a946ccfa
+# %% ../nbs/08b_report.ipynb #3092447b
 def plot_scores(
     evaluations: dict[str, Evaluation],  # Stage -> what `evaluate` returned, in the order to be shown
 ) -> "Figure":  # Free-standing: no window opens, and pyplot does not know it
@@ -68,17 +96,11 @@ def plot_scores(
     panels = [(scores, 0, "score"), (surprise, 1, "per token, log scale")]
     panels = [panel for panel in panels if panel[0]]
     widths = [max(1, 0.3 * len(evaluations)) * len(names) for names, _, _ in panels]
-    fig = Figure(figsize=(1.6 + 1.4 * sum(widths), 3), dpi=80, layout="constrained")
+    fig = Figure(figsize=(1.6 + 1.2 * sum(widths), 3), dpi=80, layout="constrained")
     for ax, (names, bottom, label) in zip(fig.subplots(1, len(panels), width_ratios=widths, squeeze=False)[0], panels):
         _bars(ax, evaluations, names, bottom)
+        _axes(ax, evaluations, names, bottom)
         ax.set_ylabel(label)
-        highs = [score["high"] for found in evaluations.values() for n, score in found.scores.items() if n in names]
-        if bottom:
-            ax.set(yscale="log", ylim=(1, 1.2 * max(highs)))
-            ax.yaxis.set_major_formatter("{x:g}")
-            ax.yaxis.set_minor_formatter("")
-        elif max(highs) <= 1:
-            ax.set_ylim(0, 1.1)
     patches = [Patch(color=_COLOURS[s % len(_COLOURS)]) for s in range(len(evaluations))]
     ncols = min(len(patches), 5)
     legend = fig.legend(patches, map(_short, evaluations), loc="outside upper center", ncols=ncols, frameon=False)
@@ -98,10 +120,10 @@ def _score_table(evaluations):  # rows of text; the first is the head
         return f"{_number(score['value'])} [{_number(score['low'])}, {_number(score['high'])}]" if score else "–"
 
     names = sum(_score_names(evaluations), [])
-    body = [[name, *(cell(found.scores.get(name)) for found in evaluations.values())] for name in names]
-    return [["score", *evaluations], *body]
+    cells = {name: [cell(found.scores.get(name)) for found in evaluations.values()] for name in names}
+    return [["score", "n", *evaluations], *([name, _rows_behind(evaluations, name), *cells[name]] for name in names)]
 
-
+# %% ../nbs/08b_report.ipynb #7f881e1e
 def _note(prompt):
     turns = [message for message in prompt if message["role"] != "system"]
     if len(turns) == 1:
@@ -119,7 +141,19 @@ def _sample_rows(evaluations, samples):  # row numbers, the last stage's failure
     names = [name for name in last.scores if name != "perplexity"]
     return sorted(range(len(last.rows)), key=lambda i: last.rows[i][names[0]] if names else 0)[:samples]
 
+
+def _samples_title(evaluations, indices):
+    last = list(evaluations.values())[-1]
+    order = "the last stage's failures first" if set(last.scores) - {"perplexity"} else "in their order"
+    return f"{len(indices):,} of {len(last.rows):,} rows, {order}"
+
 # %% ../nbs/08b_report.ipynb #2f700409
+_CAPTION = (
+    "n is the number of rows behind a score; its 95 % interval stands in brackets. "
+    "A perplexity is the better the nearer it is to 1."
+)
+
+
 def _markdown(title, evaluations, samples, figures):
     def table(rows):
         lines = ["| " + " | ".join(map(_md, row)) + " |" for row in rows]
@@ -127,19 +161,33 @@ def _markdown(title, evaluations, samples, figures):
 
     first = next(iter(evaluations.values()))
     said = [["note", "expected", *evaluations]]
-    for i in _sample_rows(evaluations, samples):
+    indices = _sample_rows(evaluations, samples)
+    for i in indices:
         row, answers = first.rows[i], [found.rows[i] for found in evaluations.values()]
         answers = ["\n".join([answer["generated"], *_marks(answer)]) for answer in answers]
         said.append([_note(row["prompt"]), row["expected"], *answers])
-    parts = [f"# {_md(title)}", table(_score_table(evaluations)), _caption(first)]
+    parts = [f"# {_md(title)}", table(_score_table(evaluations)), _CAPTION]
     parts += [f"![{name}]({name}.png)" for name in figures]
-    if len(said) > 1:
-        parts += ["## Samples, the last stage's failures first", table(said)]
+    if indices:
+        parts += [f"## Samples: {_samples_title(evaluations, indices)}", table(said)]
     return "\n\n".join(parts) + "\n"
 
+# %% ../nbs/08b_report.ipynb #8259cb7c
+def _cards(evaluations, indices):
+    def answer(name, text, marks):
+        kind = {"✓": "good", "✗": "bad"}
+        spans = "".join(f'<span class="mark {kind.get(mark[0], "")}">{html.escape(mark)}</span>' for mark in marks)
+        return f"<section><h4>{html.escape(name)}</h4><pre>{html.escape(text)}</pre>{spans}</section>"
 
-def _caption(found):
-    return f"{len(found.rows)} rows; 95 % intervals in brackets. A perplexity is the better the nearer it is to 1."
+    cards = ["<h2>Samples <small>" + _samples_title(evaluations, indices) + "</small></h2>"] if indices else []
+    for i in indices:
+        rows = {stage: found.rows[i] for stage, found in evaluations.items()}
+        asked = next(iter(rows.values()))
+        boxes = [answer("expected", asked["expected"], [])]
+        boxes += [answer(stage, row["generated"], _marks(row)) for stage, row in rows.items()]
+        note = html.escape(_note(asked["prompt"]))
+        cards.append(f'<article><h3>{note}</h3><div class="answers">{"".join(boxes)}</div></article>')
+    return "\n".join(cards)
 
 # %% ../nbs/08b_report.ipynb #8e7a6a7f
 _PAGE = """<!doctype html>
@@ -161,7 +209,7 @@ small, .soft, h4, thead {{ color: var(--soft) }}
 small {{ font-size: .85rem; font-weight: 400 }}
 .wide {{ overflow-x: auto; overflow-wrap: normal }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
-th, td {{ padding: .5rem 0 .5rem 2rem; text-align: right; vertical-align: baseline }}
+th, td {{ padding: .5rem 0 .5rem clamp(.75rem, 3vw, 2rem); text-align: right; vertical-align: baseline }}
 tr {{ border-bottom: 1px solid var(--line) }}
 th {{ font-weight: 500 }}
 th:first-child {{ text-align: left; padding-left: 0 }}
@@ -184,14 +232,14 @@ pre {{ font: .85rem/1.45 ui-monospace, monospace; margin: 0 0 .4rem; white-space
 </html>
 """
 
-# %% ../nbs/08b_report.ipynb #8259cb7c
+# %% ../nbs/08b_report.ipynb #56c5a509
 def _html(title, evaluations, samples, figures):  # figures: name -> (light, dark), PNG
     head, *body = _score_table(evaluations)
     table = "<thead><tr>" + "".join(f"<th>{html.escape(name)}</th>" for name in head) + "</tr></thead>"
-    for name, *cells in body:
+    for name, n, *cells in body:
         pairs = [cell.partition(" ") for cell in cells]
         cells = "".join(f"<td><b>{value}</b> <small>{around}</small></td>" for value, _, around in pairs)
-        table += f"<tr><th>{html.escape(name)}</th>{cells}</tr>"
+        table += f"<tr><th>{html.escape(name)}</th><td>{n}</td>{cells}</tr>"
     images = []
     for name, pngs in figures.items():
         light, dark = ("data:image/png;base64," + base64.b64encode(png).decode() for png in pngs)
@@ -201,26 +249,9 @@ def _html(title, evaluations, samples, figures):  # figures: name -> (light, dar
             f'<img src="{light}" width="{width}" alt="{name}"></picture>'
         )
     return _PAGE.format(
-        title=html.escape(title), table=table, caption=_caption(next(iter(evaluations.values()))),
+        title=html.escape(title), table=table, caption=_CAPTION,
         figures="\n".join(images), samples=_cards(evaluations, _sample_rows(evaluations, samples)),
     )  # fmt: skip
-
-
-def _cards(evaluations, indices):
-    def answer(name, text, marks):
-        kind = {"✓": "good", "✗": "bad"}
-        spans = "".join(f'<span class="mark {kind.get(mark[0], "")}">{html.escape(mark)}</span>' for mark in marks)
-        return f"<section><h4>{html.escape(name)}</h4><pre>{html.escape(text)}</pre>{spans}</section>"
-
-    cards = ["<h2>Samples <small>the last stage's failures first</small></h2>"] if indices else []
-    for i in indices:
-        rows = {stage: found.rows[i] for stage, found in evaluations.items()}
-        asked = next(iter(rows.values()))
-        boxes = [answer("expected", asked["expected"], [])]
-        boxes += [answer(stage, row["generated"], _marks(row)) for stage, row in rows.items()]
-        note = html.escape(_note(asked["prompt"]))
-        cards.append(f'<article><h3>{note}</h3><div class="answers">{"".join(boxes)}</div></article>')
-    return "\n".join(cards)
 
 # %% ../nbs/08b_report.ipynb #65544018
 def _png(draw: Callable[[], "Figure"], dark: bool) -> bytes:
@@ -233,6 +264,13 @@ def _png(draw: Callable[[], "Figure"], dark: bool) -> bytes:
     return file.getvalue()
 
 
+def _figures(evaluations, history) -> dict[str, tuple[bytes, bytes]]:  # name -> PNG for a light screen, for a dark one
+    draw = {"scores": lambda: plot_scores(evaluations)}
+    if history:
+        draw["loss"] = lambda: plot_history(history)
+    return {name: (_png(function, dark=False), _png(function, dark=True)) for name, function in draw.items()}
+
+# %% ../nbs/08b_report.ipynb #707af744
 def _write(folder: Path, files: dict[str, bytes]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     parts = {folder / name: folder / f".{name}.{os.getpid()}" for name in files}
@@ -245,7 +283,17 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
         for part in parts.values():
             part.unlink(missing_ok=True)
 
-# %% ../nbs/08b_report.ipynb #f857203e
+# %% ../nbs/08b_report.ipynb #8bedab20
+def _check_same_rows(evaluations) -> None:
+    if not evaluations:
+        raise ValueError('nothing to report: evaluations is empty; give at least {"base": evaluate(...)}')
+    first, *others = evaluations
+    for stage in others:
+        asked, reference = ([(r["prompt"], r["expected"]) for r in evaluations[s].rows] for s in (stage, first))
+        if asked != reference:
+            raise ValueError(f"{stage!r} and {first!r} were not asked the same rows; evaluate both on one dataset")
+
+# %% ../nbs/08b_report.ipynb #b28a4925
 def report_card(
     evaluations: dict[str, Evaluation],  # Stage -> what `evaluate` returned; in the order of the stages, at least one
     folder: str | Path,  # Made if it is not there; files of these names are replaced
@@ -259,17 +307,8 @@ def report_card(
     report.json is `{stage: {score: {"value", "low", "high", "n"}}}`. Stages that were not asked the same questions
     cannot stand side by side: a `ValueError`.
     """
-    if not evaluations:
-        raise ValueError('nothing to report: evaluations is empty; give at least {"base": evaluate(...)}')
-    first, *others = evaluations
-    for stage in others:
-        asked, reference = ([(r["prompt"], r["expected"]) for r in evaluations[s].rows] for s in (stage, first))
-        if asked != reference:
-            raise ValueError(f"{stage!r} and {first!r} were not asked the same rows; evaluate both on one dataset")
-    draw = {"scores": lambda: plot_scores(evaluations)}
-    if history:
-        draw["loss"] = lambda: plot_history(history)
-    figures = {name: (_png(function, dark=False), _png(function, dark=True)) for name, function in draw.items()}
+    _check_same_rows(evaluations)
+    figures = _figures(evaluations, history)
     scores = {stage: found.scores for stage, found in evaluations.items()}
     files = {f"{name}.png": light for name, (light, _) in figures.items()}
     files["report.json"] = json.dumps(scores, indent=1, allow_nan=False).encode()

@@ -35,7 +35,7 @@ class ModelSettings:
 class DataSettings:
     "The section `[data]`."
 
-    eval: str | None = None  # rows kept for evaluation: a file, a share such as 0.1, or last:110
+    eval: str | None = None  # rows kept for evaluation: a file, a share such as 0.1, last:110, or none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +45,20 @@ class EvaluationSettings:
     max_new_tokens: int = 128  # the most tokens of an answer
     batch_size: int | None = None  # answers generated at a time; None is 32
 
-
+# %% ../nbs/12a_settings.ipynb #b10545c8
 SECTIONS = {"model": ModelSettings, "lora": LoraConfig, "data": DataSettings, "sft": SFTConfig, "evaluation": EvaluationSettings}
 OURS = {"sft": {"effective_batch": int}}  # parameters of `sft_trainer` that no field has
-FIXED = {"sft": {"output_dir"}, "lora": {"task_type", "peft_type", "base_model_name_or_path"}}  # `ft` sets these itself
+FIXED = {  # fields that `ft` sets itself, and what a person does instead
+    "sft": {
+        "output_dir": "use --output",
+        "resume_from_checkpoint": "leave it out: the same command goes on from the last whole checkpoint",
+    },
+    "lora": {
+        "task_type": "leave it out",
+        "peft_type": "leave it out",
+        "base_model_name_or_path": "set model.name",
+    },
+}
 
 
 def setting_types(
@@ -57,9 +67,48 @@ def setting_types(
     "The keys of a section and their types, as the library annotates them."
     hints = typing.get_type_hints(SECTIONS[section])
     keys = {f.name: hints[f.name] for f in dataclasses.fields(SECTIONS[section]) if f.init and f.name[0] != "_"}
-    return {k: v for k, v in (keys | OURS.get(section, {})).items() if k not in FIXED.get(section, ())}
+    return {k: v for k, v in (keys | OURS.get(section, {})).items() if k not in FIXED.get(section, {})}
 
 # %% ../nbs/12a_settings.ipynb #6c85332b
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_WORDS |= {list: "a list", list[str]: "a list of words", list[int]: "a list of whole numbers"}
+
+
+def _options(kind) -> tuple:
+    "What an annotation allows: the members of a union, or itself."
+    union = typing.get_origin(kind) in (typing.Union, types.UnionType)
+    return typing.get_args(kind) if union else (kind,)
+
+
+def _in_words(kind) -> str:
+    "The annotation as people say it; what is none of the plain types is written as a dict."
+    names = []
+    for option in _options(kind):
+        if typing.get_origin(option) is Literal:
+            names += map(repr, typing.get_args(option))
+        elif option is not type(None):
+            names.append(_WORDS.get(option) or _WORDS.get(typing.get_origin(option), "a dict"))
+    return " or ".join(names) + ", or none" * (type(None) in _options(kind))
+
+# %% ../nbs/12a_settings.ipynb #0f9577b6
+def _readings(text, kind) -> list:
+    "What `text` may stand for, the likeliest first."
+    options = _options(kind)
+    containers = [o for o in options if (typing.get_origin(o) or o) in (list, dict) or dataclasses.is_dataclass(o)]
+    if text == "None":
+        return [None]
+    if text[:1] in ("[", "{") and containers:
+        try:
+            return [ast.literal_eval(text)]
+        except (ValueError, SyntaxError):
+            raise ValueError(f"must be a list or dict in Python's notation, got {text!r}") from None
+    if "," in text and any(typing.get_origin(option) is list for option in options):
+        return [[part.strip() for part in text.split(",") if part.strip()]]
+    if {bool, str} <= set(options) and text.lower() in ("true", "false"):
+        return [text.lower() == "true"]
+    return [text, None] if text.lower() in ("none", "null") else [text]
+
+# %% ../nbs/12a_settings.ipynb #97d63983
 def convert(
     text: str,  # As it stands in the file
     kind: object,  # An annotation, such as `int | None`
@@ -69,62 +118,45 @@ def convert(
     `convert("2e-4", float)` is `0.0002`. A `ValueError` if the text is no such value, NaN and infinity included.
     """
     text = text.strip()
-    union = typing.get_origin(kind) in (typing.Union, types.UnionType)
-    options = typing.get_args(kind) if union else (kind,)
-    values = [text, None] if text.lower() in ("none", "null") else [text]  # to some fields "none" is a name
-    if text == "None":
-        values = [None]
-    elif text[:1] in ("[", "{"):
-        try:
-            values = [ast.literal_eval(text)]
-        except (ValueError, SyntaxError):
-            raise ValueError(f"{text!r} is not a list or dict in Python's notation") from None
-    elif "," in text and any(typing.get_origin(option) is list for option in options):
-        values = [[part.strip() for part in text.split(",") if part.strip()]]
     adapter = TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
-    for value in values:
+    for value in _readings(text, kind):
         try:
             value = adapter.validate_python(value)
-            break
         except ValidationError:
             continue
-    else:
-        name = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
-        raise ValueError(f"{text!r} is not of the type {name}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{text!r} is not a finite number")
-    return value
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"must be a finite number, got {text!r}")
+        return value
+    raise ValueError(f"must be {_in_words(kind)}, got {text!r}")
 
-# %% ../nbs/12a_settings.ipynb #c0c32a8f
-def _lines(text) -> dict[tuple[str, str], int]:
-    "The line, from 1, on which each key of each section stands."
-    places, section = {}, ""
-    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
-        if line.startswith("["):
-            section = line[1:].partition("]")[0]
-        elif line[:1] not in ("#", ";") and "=" in line:
-            places[section, line.split("=")[0].strip()] = number
-    return places
+# %% ../nbs/12a_settings.ipynb #e21c598a
+def _line(text, section, key=None) -> int:
+    "The line, from 1, of a section's head, or of a key in that section."
+    lines = text.split("\n")
+    head = next(i for i, line in enumerate(lines) if line.strip().startswith(f"[{section}]"))
+    if key is None:
+        return head + 1
+    return next(i for i, line in enumerate(lines) if i > head and line.partition("=")[0].strip() == key) + 1
 
 
-def _entries(file, overrides):
-    "Where it stands, section, key and text of every setting: the file's, then those of the command line."
-    if file is not None:
-        parser = configparser.ConfigParser(
-            interpolation=None, inline_comment_prefixes=("#", ";"), delimiters=("=",), default_section="", empty_lines_in_values=False
-        )
-        parser.optionxform = str  # names keep their case
-        try:
-            text = Path(file).read_text(encoding="utf-8-sig")
-            parser.read_string(text, source=str(file))
-        except (OSError, UnicodeDecodeError, configparser.Error) as e:
-            raise ValueError(f"{file}: {' '.join(str(e).split())}") from None
-        lines = _lines(text)
-        for section in parser.sections():
-            if section not in SECTIONS:
-                yield f"{file}", section, None, None
-            for key, value in parser[section].items():
-                yield f"{file}:{lines.get((section, key), '?')}", section, key, value
+def _from_file(file):
+    "Place, section, key and text of every setting in the file; for a section that does not exist, no key."
+    parser = configparser.ConfigParser(
+        interpolation=None, inline_comment_prefixes=("#", ";"), delimiters=("=",), default_section="", empty_lines_in_values=False
+    )
+    parser.optionxform = str  # names keep their case
+    try:
+        text = Path(file).read_text(encoding="utf-8-sig")
+        parser.read_string(text, source=str(file))
+    except (OSError, UnicodeDecodeError, configparser.Error) as e:
+        raise ValueError(f"{file}: {' '.join(str(e).split())}") from None
+    for section in parser.sections():
+        for key, value in parser[section].items() if section in SECTIONS else [(None, None)]:
+            yield f"{file}:{_line(text, section, key)}", section, key, value
+
+# %% ../nbs/12a_settings.ipynb #04c55b31
+def _from_command_line(overrides):
+    "The same of every section.key=value."
     for override in overrides:
         name, sign, value = override.partition("=")
         section, dot, key = name.strip().partition(".")
@@ -132,27 +164,33 @@ def _entries(file, overrides):
             raise ValueError(f"--set {override}: write it as section.key=value, for instance sft.learning_rate=2e-4")
         yield f"--set {override}", section, key, value
 
+# %% ../nbs/12a_settings.ipynb #2e72329f
+def _known_type(place, section, key):
+    "The type of a setting; a `ValueError` for one that does not exist, or that is not for a person to set."
+    if section not in SECTIONS:
+        near = difflib.get_close_matches(section, SECTIONS, n=1)
+        hint = f"did you mean [{near[0]}]?" if near else f"there are {', '.join(SECTIONS)}"
+        raise ValueError(f"{place}: no section [{section}]; {hint}")
+    if key in (fixed := FIXED.get(section, {})):
+        raise ValueError(f"{place}: {key} is chosen by ft itself; {fixed[key]}")
+    known = setting_types(section)
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{place}: [{section}] has no key {key!r}{hint}")
+    return known[key]
 
+# %% ../nbs/12a_settings.ipynb #5c381a67
 def read_settings(
     file: str | Path | None = None,  # A settings.ini; None for none
     overrides: list[str] = (),  # "section.key=value" each, stronger than the file
 ) -> dict[str, dict]:  # Every section; the keys that were set, as values of their field's type
     "What was set, checked; a `ValueError` with the place and the nearest name for a section or key that does not exist."
     settings = {section: {} for section in SECTIONS}
-    for place, section, key, text in _entries(file, overrides):
-        if section not in SECTIONS:
-            near = difflib.get_close_matches(section, SECTIONS, n=1)
-            hint = f"did you mean [{near[0]}]?" if near else f"there are {', '.join(SECTIONS)}"
-            raise ValueError(f"{place}: no section [{section}]; {hint}")
-        known = setting_types(section)
-        if key not in known:
-            if key in FIXED.get(section, ()):
-                raise ValueError(f"{place}: {key} is chosen by ft itself" + ("; use --output" if key == "output_dir" else ""))
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{place}: [{section}] has no key {key!r}{hint}")
+    for place, section, key, text in [*(_from_file(file) if file is not None else ()), *_from_command_line(overrides)]:
+        kind = _known_type(place, section, key)
         try:
-            settings[section][key] = convert(text, known[key])
+            settings[section][key] = convert(text, kind)
         except ValueError as e:
-            raise ValueError(f"{place}: {key}: {e}") from None
+            raise ValueError(f"{place}: {key} {e}") from None
     return settings

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import inspect
 import math
+from collections.abc import Mapping
 
 import torch
 import trl.trainer.utils
@@ -20,6 +21,7 @@ from trl import SFTConfig, SFTTrainer
 
 from .loading import hardware
 from .masks import encode_chats
+from .tokenizer import IGNORE
 from .training import effective_batch as batch_fields
 
 # %% ../nbs/05d_sft.ipynb #b17645ce
@@ -43,12 +45,20 @@ def split_overrides(
     overrides: dict,
     config: type,  # `trl.SFTConfig`, or another dataclass of settings
     trainer: type,  # `trl.SFTTrainer`, or another trainer
+    unread: Mapping[str, str] = {},  # Names that have no effect here, and what has it instead
 ) -> tuple[dict, dict]:  # What belongs to the config, and what to the trainer's constructor
-    "Overrides by where they belong; a `ValueError` that names the nearest known one for what neither of the two knows."
+    """Overrides by where they belong; a `ValueError` for what would have no effect.
+
+    It gives the nearest known name for one that neither of the two knows, and the cure for `resume_from_checkpoint` and
+    for the names in `unread`.
+    """
     fields = {f.name for f in dataclasses.fields(config) if f.init}
     ours = {"self", "model", "args", "train_dataset", "eval_dataset", "processing_class"}
     arguments = set(inspect.signature(trainer.__init__).parameters) - ours
+    unread = {"resume_from_checkpoint": "call trainer.train(resume_from_checkpoint=...)", **unread}
     for name in overrides:
+        if name in unread:
+            raise ValueError(f"{name!r} would have no effect as a setting; {unread[name]}")
         if name not in fields | arguments:
             near = difflib.get_close_matches(name, fields | arguments, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -56,22 +66,21 @@ def split_overrides(
     return {k: v for k, v in overrides.items() if k in fields}, {k: v for k, v in overrides.items() if k not in fields}
 
 # %% ../nbs/05d_sft.ipynb #33f5dcee
-def _hardware_fields(model) -> dict:
-    "What follows from the machine and from the model, in fields of `SFTConfig`."
+def _hardware_fields(given: dict) -> dict:
+    "What follows from the machine, in fields of `SFTConfig`, where no field of the same meaning is given."
     hw = hardware()
-    adapter = isinstance(model, PeftModel)
-    checkpointing = "activation_checkpointing" if hasattr(SFTConfig, "activation_checkpointing") else "gradient_checkpointing"
+    cuda = hw.device.startswith("cuda")
+    new = "activation_checkpointing"
     return {
-        "bf16": hw.bf16,
-        "fp16": hw.device.startswith("cuda") and not hw.bf16,
+        "bf16": hw.bf16 and not given.get("fp16"),
+        "fp16": cuda and not hw.bf16 and not given.get("bf16"),
         "use_cpu": hw.device == "cpu",
-        "dataloader_pin_memory": hw.device.startswith("cuda"),
+        "dataloader_pin_memory": cuda,
         # memory is what a GPU is short of; a CPU is short of time
-        checkpointing: hw.device.startswith("cuda"),
-        "learning_rate": 2e-4 if adapter else 2e-5,
+        new if hasattr(SFTConfig, new) else "gradient_checkpointing": given.get("gradient_checkpointing", cuda),
     }
 
-
+# %% ../nbs/05d_sft.ipynb #6c1c8512
 _DEFAULTS = {
     "max_length": None,  # `encode_chats` cuts, and keeps the account
     "train_sampling_strategy": "group_by_length",  # rows of one micro-batch are of similar length: little padding
@@ -82,41 +91,22 @@ _DEFAULTS = {
 }
 
 
-def sft_trainer(
-    model: PreTrainedModel | PeftModel,  # What has `requires_grad` is trained
-    tok: PreTrainedTokenizerBase,
-    train_dataset: Dataset,  # Chats ("messages"), or rows as `encode_chats` gives them ("input_ids", "labels")
-    eval_dataset: Dataset | None = None,  # The same, for the evaluation loss
-    *,
-    output_dir: str,  # The run's folder
-    effective_batch: int = 16,  # Examples that one optimizer step sees, over all processes
-    **overrides,  # Fields of `SFTConfig` and arguments of `SFTTrainer`, by their own names
-) -> SFTTrainer:
-    """A `trl.SFTTrainer` that trains exactly the assistant's tokens of `train_dataset`, not yet started.
-
-    A `ValueError` if nothing would be trained, for a setting that does not exist, for answers that `max_length` cuts, for
-    float16 weights that are to be trained, and if the batch fields given do not multiply to `effective_batch`.
-    """
-    config, arguments = split_overrides(overrides, SFTConfig, SFTTrainer)
-    _check_model(model, arguments.get("peft_config"))
-    fields = _DEFAULTS | _hardware_fields(model) | batch_fields(effective_batch, config.get("per_device_train_batch_size"))
-    if arguments.get("peft_config") is not None:
-        fields["learning_rate"] = 2e-4
-    if config.get("packing") or config.get("padding_free"):
+def _config(output_dir, effective_batch, adapter, given) -> SFTConfig:
+    "Our defaults, then what follows from the machine, then what is given; its batch is `effective_batch`."
+    fields = _DEFAULTS | _hardware_fields(given) | {"learning_rate": 2e-4 if adapter else 2e-5}
+    if given.get("packing") or given.get("padding_free"):
         fields["train_sampling_strategy"] = "random"
-    args = SFTConfig(output_dir=str(output_dir), **{**fields, **config})
-    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    if rows != effective_batch:
+    fields |= batch_fields(effective_batch, given.get("per_device_train_batch_size"))
+    args = SFTConfig(output_dir=str(output_dir), **(fields | given))
+    parts = args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size
+    if math.prod(parts) != effective_batch:
         raise ValueError(
-            f"per_device_train_batch_size={args.per_device_train_batch_size} x gradient_accumulation_steps="
-            f"{args.gradient_accumulation_steps} x {args.world_size} processes is {rows}, not effective_batch="
-            f"{effective_batch}; give effective_batch alone, or make them agree"
+            "per_device_train_batch_size={} x gradient_accumulation_steps={} x {} processes".format(*parts)
+            + f" is {math.prod(parts)}, not effective_batch={effective_batch}; give effective_batch alone, or make them agree"
         )
-    datasets = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
-    datasets = {k: d if d is None else _encoded(tok, d, args.max_length, k, args.packing) for k, d in datasets.items()}
-    return _SFTTrainer(model=model, args=args, processing_class=tok, **datasets, **arguments)
+    return args
 
-# %% ../nbs/05d_sft.ipynb #6c1c8512
+# %% ../nbs/05d_sft.ipynb #6b712f3b
 def _check_model(model, peft_config) -> None:
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trained:
@@ -131,19 +121,56 @@ def _check_model(model, peft_config) -> None:
             "model with bits=32, or train an adapter, which is float32"
         )
 
-
-def _encoded(tok, dataset, max_length, name, packing) -> Dataset:
+# %% ../nbs/05d_sft.ipynb #74c1407f
+def _encoded(tok, dataset, name, args) -> Dataset:
+    "Rows with `input_ids` and `labels`, none of which TRL would cut at its end."
     if "messages" in dataset.column_names:
-        return encode_chats(tok, dataset, max_length)[0]
+        return encode_chats(tok, dataset, args.max_length)[0]
     if not {"input_ids", "labels"} <= set(dataset.column_names):
         raise ValueError(
             f"{name} has the columns {dataset.column_names}; it needs 'messages', as read_chats gives it, or 'input_ids' "
             "and 'labels', as encode_chats gives them"
         )
-    longest = max(len(ids) for ids in dataset["input_ids"])
-    if max_length is not None and longest > max_length and not packing:
+    if all(label == IGNORE for labels in dataset["labels"] for label in labels[1:]):  # the first has nothing before it
+        raise ValueError(f"{name}: none of its {len(dataset)} rows has a label to train on; give chats, or encode_chats' rows")
+    longest = max(map(len, dataset["input_ids"]))
+    splits = args.packing and args.packing_strategy != "bfd"  # "bfd" keeps the beginning of a long row
+    if args.max_length is not None and longest > args.max_length and not splits:
         raise ValueError(
-            f"{name} has a row of {longest} tokens, and max_length={max_length} would cut it; give encode_chats the same "
-            "max_length, which keeps an account of what is lost"
+            f"{name} has a row of {longest} tokens, and max_length={args.max_length} would cut it; give encode_chats the "
+            "same max_length, which keeps an account of what is lost"
         )
     return dataset
+
+# %% ../nbs/05d_sft.ipynb #f34cc88c
+_UNREAD = {
+    "assistant_only_loss": "exactly the assistant's tokens are trained; for others, give rows with 'input_ids' and 'labels'",
+    "completion_only_loss": "exactly the assistant's tokens are trained; for others, give rows with 'input_ids' and 'labels'",
+    "formatting_func": "give chats, as read_chats returns them",
+    "chat_template_path": "set tok.chat_template before",
+    "eos_token": "set tok.eos_token before",
+}
+
+# %% ../nbs/05d_sft.ipynb #2e1166a9
+def sft_trainer(
+    model: PreTrainedModel | PeftModel,  # What has `requires_grad` is trained
+    tok: PreTrainedTokenizerBase,
+    train_dataset: Dataset,  # Chats ("messages"), or rows as `encode_chats` gives them ("input_ids", "labels")
+    eval_dataset: Dataset | None = None,  # The same, for the evaluation loss
+    *,
+    output_dir: str,  # The run's folder
+    effective_batch: int = 16,  # Examples that one optimizer step sees, over all processes
+    **overrides,  # Fields of `SFTConfig` and arguments of `SFTTrainer`, by their own names
+) -> SFTTrainer:
+    """A `trl.SFTTrainer` that trains exactly the assistant's tokens of `train_dataset`, not yet started.
+
+    A `ValueError` if nothing would be trained, for a setting that does not exist or has no effect, for answers that
+    `max_length` cuts, for float16 weights that are to be trained, and if the batch fields given are not `effective_batch`.
+    """
+    given, arguments = split_overrides(overrides, SFTConfig, SFTTrainer, _UNREAD)
+    peft_config = arguments.get("peft_config")
+    _check_model(model, peft_config)
+    args = _config(output_dir, effective_batch, isinstance(model, PeftModel) or peft_config is not None, given)
+    rows = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+    rows = {name: data if data is None else _encoded(tok, data, name, args) for name, data in rows.items()}
+    return _SFTTrainer(model=model, args=args, processing_class=tok, **rows, **arguments)

@@ -40,14 +40,17 @@ def effective_batch(
     rows = max(n for n in range(1, min(micro, share) + 1) if share % n == 0)
     return {"per_device_train_batch_size": rows, "gradient_accumulation_steps": share // rows}
 
-# %% ../nbs/05b_training.ipynb #47a72eea
-def write_atomically(path: Path, text: str) -> None:
+# %% ../nbs/05b_training.ipynb #c56c378f
+def write_atomically(
+    path: Path,  # In a folder that exists
+    text: str,  # Written as UTF-8
+) -> None:
     "The file holds the old text or the new one, whenever the process is killed."
     part = path.with_name(f".{path.name}.{os.getpid()}")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
 
-
+# %% ../nbs/05b_training.ipynb #315220c0
 def run_folder(
     path: str | Path,
     settings: dict,  # What makes it this run: model, data, seed, learning rate, ...; JSON values
@@ -57,17 +60,17 @@ def run_folder(
     A `ValueError` that shows the difference if the folder belongs to another run, or holds something else.
     """
     folder, manifest = Path(path), Path(path) / "run.json"
+    held = [p for p in folder.glob("[!.]*") if p != manifest]  # a name with a dot is a manifest that is being written
     settings = json.loads(json.dumps(settings))
     if manifest.exists():
         old = json.loads(manifest.read_text(encoding="utf-8"))
         differ = [k for k in {**old, **settings} if old.get(k, "nothing") != settings.get(k, "nothing")]
         if not differ:
             return folder
-        if {p.name for p in folder.iterdir()} != {"run.json"}:  # with no checkpoint yet, it can become another run
+        if held:  # with no result yet, it can become another run
             changes = "; ".join(f"{k} was {old.get(k)!r}, is {settings.get(k)!r}" for k in differ)
             raise ValueError(f"{folder} holds another run: {changes}. Choose another folder, or remove this one")
-    # another process of this run may be writing run.json just now
-    if folder.exists() and any(p.name[0] != "." and p != manifest for p in folder.iterdir()):
+    elif held:
         raise ValueError(f"{folder} is not empty and holds no run.json; choose another folder for the run")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(manifest, json.dumps(settings, indent=1))
@@ -100,7 +103,7 @@ def _history(run) -> list[dict]:
         raise ValueError(f"{run}: no complete checkpoint in this folder, so there is no history to draw")
     return json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
 
-
+# %% ../nbs/05b_training.ipynb #ca694dd3
 def plot_history(
     run,  # A trainer, a run's folder, or the list `trainer.state.log_history`
 ):  # -> matplotlib.figure.Figure

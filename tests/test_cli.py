@@ -1,5 +1,7 @@
 "The command line as a person meets it: real processes, mistakes, and a kill in the middle."
 
+import inspect
+import io
 import json
 import os
 import signal
@@ -9,9 +11,16 @@ import time
 from pathlib import Path
 
 import pytest
+from transformers import TrainerCallback
 
-from ft_notebooks.cli import SETTINGS_INI, main
-from ft_notebooks.data import appointments
+from ft_notebooks import cli
+from ft_notebooks.cli import SETTINGS_INI, main, parser
+from ft_notebooks.data import appointments, read_chats
+from ft_notebooks.evaluation import perplexity
+from ft_notebooks.generation import generate
+from ft_notebooks.loading import load_model
+from ft_notebooks.lora import load_adapter
+from ft_notebooks.masks import encode_chat, show_tokens
 from ft_notebooks.models import tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,6 +34,11 @@ def here(tmp_path, monkeypatch):
     tiny_model().save_pretrained("tiny")
     appointments(24).to_json("notes.jsonl")
     return tmp_path
+
+
+def quick(*settings):
+    "The arguments of a run on the tiny model, with more settings."
+    return [part for setting in ("model.name=tiny", "sft.bf16=false", *settings) for part in ("--set", setting)]
 
 
 def refused(capsys, *argv):
@@ -57,7 +71,7 @@ GOOD = MESSAGES % f"{USER}, {ASSISTANT}"
         ("a.jsonl", MESSAGES % USER, ["a.jsonl:1", "assistant"]),
         ("a.jsonl", MESSAGES % f"{USER}, {ASSISTANT}, {USER}", ["a.jsonl:1", "user"]),
         ("a.jsonl", GOOD.encode() + b"\n\xff\xfe\n", ["a.jsonl:2", "UTF-8"]),
-        ("a.csv", "question,answer", ["a.csv", ".jsonl"]),
+        ("a.txt", "question,answer", ["a.txt", ".jsonl"]),
         ("a.json", f"[\n{GOOD},\n{{}}\n]", ["a.json:3"]),
     ],
 )
@@ -68,16 +82,18 @@ def test_bad_data_is_refused_by_file_and_line_before_a_model_is_looked_for(here,
     assert all(part in text for part in said) and "Traceback" not in text
 
 
-@pytest.mark.parametrize("target, said", [(".", "folder"), ("nowhere.jsonl", "nowhere.jsonl")])
-def test_a_folder_and_a_missing_file_are_refused(here, capsys, target, said):
-    assert said in refused(capsys, "sft", target)
+@pytest.mark.parametrize("target", ["empty", "nowhere.jsonl"])
+def test_an_empty_folder_and_a_missing_file_are_refused(here, capsys, target):
+    Path("empty").mkdir()
+    assert target in refused(capsys, "sft", target)
 
 
 @pytest.mark.parametrize(
     "setting, said",
     [
         ("sft.learnin_rate=1", "did you mean 'learning_rate'?"),
-        ("sft.learning_rate=fast", "'fast' is not of the type float"),
+        ("sft.learning_rate=fast", "learning_rate must be a number, got 'fast'"),
+        ("sft.resume_from_checkpoint=true", "the same command goes on from the last whole checkpoint"),
         ("data.eval=last:24", "write last:N with N from 1 to 23"),
         ("data.eval=", "data.eval is empty"),
         ("data.eval=notes.jsonl", "every row is held out"),
@@ -86,15 +102,14 @@ def test_a_folder_and_a_missing_file_are_refused(here, capsys, target, said):
         ("sft.save_strategy=no", "keeps a checkpoint"),
         ("data.eval=1.5", "share must be between 0 and 1"),
         ("data.eval=nowhere.jsonl", "nowhere.jsonl"),
-        ("sft.max_length=50", "would lose its end"),
+        ("sft.max_length=50", "at max_length=50"),
         ("sft.per_device_train_batch_size=3", "not effective_batch=16"),
         ("model.name=nowhere/at/all", "there is no such folder"),
         ("lora.target_modules=q_prj", "the nearest is 'q_proj'"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(here, capsys, setting, said):
-    argv = ["sft", "notes.jsonl", "--set", "model.name=tiny", "--set", "sft.bf16=false", "--set", setting]
-    assert said in refused(capsys, *argv)
+    assert said in refused(capsys, "sft", "notes.jsonl", *quick(setting))
     assert not list(Path("runs").rglob("checkpoint-*"))
 
 
@@ -106,27 +121,11 @@ def test_a_model_that_speaks_is_no_run_and_an_unfinished_run_says_so(here, capsy
     assert "kept no rows" in refused(capsys, "eval", "tiny")
 
 
-def test_chat_answers_starts_anew_and_ends(here, capsys, monkeypatch):
-    lines = iter(["hi", "", "<|im_end|>", "again"])
-
-    def typed(prompt):
-        try:
-            return next(lines)
-        except StopIteration:
-            raise EOFError from None
-
-    monkeypatch.setattr("builtins.input", typed)
-    main(["chat", "tiny", "--system", "Be brief.", "--set", "evaluation.max_new_tokens=3"])
-    out = capsys.readouterr().out
-    assert "system: Be brief." in out and "message 2 (user) holds '<|im_end|>'" in out
-
-
 def sft(run, *more):
     settings = [
         "model.name=tiny", "model.bits=32", "sft.bf16=false", "sft.max_steps=12", "sft.save_steps=2", "sft.seed=3",
-        "lora.lora_dropout=0.1", "effective_batch=4",
+        "lora.lora_dropout=0.1", "sft.effective_batch=4",
     ]  # fmt: skip
-    settings[-1] = "sft.effective_batch=4"
     command = [FT, "sft", "notes.jsonl", "--output", run]
     return command + [part for setting in settings for part in ("--set", setting)] + list(more)
 
@@ -137,6 +136,7 @@ def test_a_run_killed_in_the_middle_ends_with_the_weights_of_one_that_was_not(he
     killed = subprocess.Popen(sft("killed"), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while killed.poll() is None and not Path("killed/checkpoint-4").exists():
         time.sleep(0.01)
+    assert killed.poll() is None, "it ended by itself"
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert not Path("killed/metrics.json").exists()
@@ -147,20 +147,368 @@ def test_a_run_killed_in_the_middle_ends_with_the_weights_of_one_that_was_not(he
     assert Path("killed/checkpoint-12/trainer_state.json").is_file()
 
 
-def test_the_rows_kept_aside_are_found_again_or_refused(here, capsys):
-    argv = ["--set", "model.name=tiny", "--set", "sft.bf16=false", "--set", "sft.max_steps=1", "--set", "data.eval=0.2"]
+def test_a_run_that_is_interrupted_names_the_step_that_it_will_go_on_from(here, capsys, monkeypatch):
+    class Impatient(TrainerCallback):
+        def __init__(self, step):
+            self.step = step
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == self.step:
+                signal.raise_signal(signal.SIGINT)
+
+    def stopped(step):
+        monkeypatch.setattr(cli, "_show_progress", lambda trainer: trainer.add_callback(Impatient(step)))
+        with pytest.raises(SystemExit) as e:
+            main(["sft", "notes.jsonl", *quick("sft.max_steps=8", "sft.save_steps=2", "sft.save_total_limit=4")])
+        assert e.value.code == 130
+        return capsys.readouterr().err
+
+    assert "stopped; the same command begins again: there is no checkpoint yet" in stopped(1)
+    assert "stopped; the same command goes on from step 4, runs/sft/checkpoint-4" in stopped(5)
+    Path("runs/sft/checkpoint-4/optimizer.pt").unlink()  # a newest checkpoint that is torn is not the one
+    assert "goes on from step 2, runs/sft/checkpoint-2" in stopped(3)
+
+
+def test_a_command_that_is_interrupted_elsewhere_ends_without_a_traceback(capsys, monkeypatch):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_demo", interrupted)
+    with pytest.raises(SystemExit) as e:
+        main(["demo"])
+    assert e.value.code == 130 and "ft demo: stopped" in capsys.readouterr().err
+
+
+def weights(run):
+    return Path(run, "adapter_model.safetensors").read_bytes()
+
+
+def test_the_seed_decides_the_rows_held_out_the_adapter_and_the_order(here, capsys, monkeypatch):
+    drawn = {}
+    for run, seed in (("a", "sft.seed=1"), ("b", "sft.seed=1"), ("c", "sft.seed=2")):
+        main(["sft", "notes.jsonl", "--output", run, *quick("sft.max_steps=1", "data.eval=0.2", seed)])
+        drawn[run] = json.loads(Path(run, "run.json").read_text())["data.held_out"]
+    assert drawn["a"] == drawn["b"] != drawn["c"]
+    assert weights("a") == weights("b") != weights("c")
+    for run, seed in (("d", "sft.seed=1"), ("e", "sft.seed=2")):  # nothing is held out: only the adapter and the order differ
+        main(["sft", "notes.jsonl", "--output", run, *quick("sft.max_steps=1", seed)])
+    assert weights("d") != weights("e")
+    main(["sft", "notes.jsonl", "--output", "f", *quick("sft.max_steps=1")])  # the default is written down, and is 0
+    main(["sft", "notes.jsonl", "--output", "f", *quick("sft.max_steps=1", "sft.seed=0")])
+    assert "f is finished" in capsys.readouterr().out
+
+
+def trained_and_held(monkeypatch, *argv):
+    "The texts that the trainer was given, to train on and to evaluate on, without their case and white space."
+    given = {}
+
+    def trainer(model, tok, rows, held_rows, **settings):
+        texts = ([tok.decode(row["input_ids"]) for row in part or ()] for part in (rows, held_rows))
+        given["texts"] = [{"".join(text.casefold().split()) for text in part} for part in texts]
+        raise ValueError("that is enough")
+
+    monkeypatch.setattr("ft_notebooks.sft.sft_trainer", trainer)
+    with pytest.raises(SystemExit):
+        main(["sft", *argv])
+    return given["texts"]
+
+
+@pytest.mark.parametrize("rule", ["last:5", "0.25", "0.5", "held.jsonl"])
+def test_what_is_held_out_never_reaches_the_trainer_as_a_row_to_train_on(here, monkeypatch, rule):
+    lines = Path("notes.jsonl").read_text().splitlines()
+    near = [lines[i].replace("event", "EVENT").replace("Please", "PLEASE  ").replace(" at ", "  AT ") for i in range(0, 24, 3)]
+    Path("twice.jsonl").write_text("\n".join(lines + near))
+    Path("held.jsonl").write_text("\n".join([lines[1], near[0], near[4]]))
+    train, held = trained_and_held(monkeypatch, "twice.jsonl", *quick(f"data.eval={rule}"))
+    assert train and held and not train & held
+    assert rule == "held.jsonl" or len(train | held) == 24  # nothing else is lost
+
+
+def test_a_row_of_the_training_file_that_is_held_out_is_said_to_be_left_out(here, capsys):
+    lines = Path("notes.jsonl").read_text().splitlines()
+    Path("held.jsonl").write_text("\n".join(lines[:3]))
+    main(["sft", "notes.jsonl", *quick("sft.max_steps=1", "data.eval=held.jsonl")])
+    out = capsys.readouterr().out
+    assert "3 rows are also among those held out" in out and "21 conversations to train on, 3 held out" in out
+
+
+@pytest.mark.parametrize("settings", [["data.eval=none"], ["data.eval=None"], []])
+def test_nothing_need_be_held_out_and_that_is_said(here, capsys, settings):
+    main(["sft", "notes.jsonl", *quick("sft.max_steps=1", *settings)])
+    out = capsys.readouterr().out
+    assert "24 conversations to train on, none held out, so nothing will be evaluated" in out and "perplexity" not in out
+    assert "kept no rows" in refused(capsys, "eval", "runs/sft")
+
+
+def test_a_row_that_cannot_be_encoded_is_named_by_its_line_in_its_file(here, capsys):
+    tok = tiny_tokenizer()
+    end = "('' if 'supper' in message['content'] else '<|im_end|>') + '"
+    tok.chat_template = tok.chat_template.replace("'<|im_end|>", end)
+    tok.save_pretrained("tiny")
+    lines = Path("notes.jsonl").read_text().splitlines()
+    bad = json.dumps({"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "supper"}]})
+    Path("bad.jsonl").write_text("\n".join([*lines[:9], "", *lines[9:17], bad, *lines[17:]]))
+    for rule in ("0.5", "last:3", "none"):
+        said = refused(capsys, "sft", "bad.jsonl", *quick(f"data.eval={rule}"))
+        assert "bad.jsonl:19: message 2: the chat template ends the answer" in said
+    Path("held.jsonl").write_text("\n".join([lines[0], bad]))
+    said = refused(capsys, "sft", "notes.jsonl", *quick("data.eval=held.jsonl"))
+    assert "held.jsonl:2:" in said
+    assert "bad.jsonl:19:" in refused(capsys, "eval", "tiny", "bad.jsonl")
+    assert not Path("runs").exists()
+
+
+def test_a_run_is_known_by_its_settings_and_by_what_its_rows_say(here, capsys):
+    argv = quick("sft.max_steps=1", "data.eval=0.2", "lora.r=4", "model.bits=32")
     main(["sft", "notes.jsonl", *argv])
+    before = weights("runs/sft")
+    Path("notes.jsonl").rename("renamed.jsonl")
+    for more in ([], ["--set", "data.eval=0.20"], ["--set", "evaluation.batch_size=2"]):
+        main(["sft", "renamed.jsonl", *argv, *more])
+        assert "runs/sft is finished; nothing is changed" in capsys.readouterr().out
+    for setting, said in [
+        ("sft.learning_rate=1e-3", "another run: sft.learning_rate was None, is 0.001. "),
+        ("lora.r=8", "another run: lora.r was 4, is 8. "),
+        ("model.bits=16", "another run: model.bits was 32, is 16. "),
+        ("data.eval=0.5", "data.held_out was '5 rows, "),
+        ("sft.seed=9", "sft.seed was 0, is 9; "),
+    ]:
+        assert said in refused(capsys, "sft", "renamed.jsonl", *argv, "--set", setting)
+    lines = Path("renamed.jsonl").read_text().splitlines()
+    Path("renamed.jsonl").write_text("\n".join([lines[1], lines[0], *lines[2:]]))  # the order is part of what was trained
+    assert "data.trained was" in refused(capsys, "sft", "renamed.jsonl", *argv)
+    assert weights("runs/sft") == before
+
+
+def test_settings_of_an_adapter_are_refused_where_there_is_none(here, capsys, monkeypatch):
+    monkeypatch.setattr("ft_notebooks.data.read_chats", lambda source: pytest.fail("data were read first"))
+    Path("settings.ini").write_text("[lora]\nr = 8\nlora_dropout = 0.1\n")
+    said = refused(capsys, "sft", "notes.jsonl", *quick("model.method=full"))
+    assert "[lora] sets r, lora_dropout, but model.method=full" in said and "take the keys out of [lora]" in said
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe{}", b'{"command": "sft"}'])
+@pytest.mark.parametrize("file", ["run.json", "metrics.json"])
+def test_a_damaged_file_of_a_run_is_named_with_the_cure(here, capsys, file, content):
+    Path("run").mkdir()
+    Path("run/run.json").write_text('{"command": "sft", "model.name": "tiny", "model.bits": 32}')
+    Path("run/metrics.json").write_text('{"data": {}, "system": null, "history": []}')
+    Path("run", file).write_bytes(content)
+    for command in (["eval", "run", "notes.jsonl"], ["chat", "run"]):
+        said = refused(capsys, *command)
+        assert f"run/{file} is damaged (" in said and "choose another folder and train again" in said
+    if file == "run.json" and b"sft" not in content:
+        assert "run/run.json is damaged (" in refused(capsys, "sft", "notes.jsonl", "--output", "run", *quick())
+
+
+def test_colours_are_sent_to_a_terminal_only(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    tok = tiny_tokenizer()
+    chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "naïve"}]
+    ribbon = show_tokens(tok, encode_chat(tok, [*chat, *chat]))
+    plain = (
+        "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n«naïve<|im_end|>»\n" * 2 + "\n«trained», the rest is only read"
+    )
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    assert cli._ribbon(ribbon) == str(ribbon) and "\x1b[" in str(ribbon)
+    monkeypatch.setenv("NO_COLOR", "")  # empty means not set
+    assert cli._ribbon(ribbon) == str(ribbon)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert cli._ribbon(ribbon) == plain
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert cli._ribbon(ribbon) == plain
+
+
+def test_a_run_says_what_is_trained_without_an_escape_sequence_where_nobody_looks(here, capsys):
+    main(["sft", "notes.jsonl", *quick("sft.max_steps=1")])
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and f"«{appointments(24)[0]['messages'][2]['content']}<|im_end|>»" in out
+
+
+def test_the_settings_come_from_the_file_here_or_the_one_that_is_named_and_the_command_line_is_stronger(here, capsys, monkeypatch):
+    Path("settings.ini").write_text("[sft]\nmax_steps = 1\nlearning_rate = 1\n")
+    Path("other.ini").write_text("[sft]\nmax_steps = 3\n")
+
+    def read(*argv):
+        return cli._settings(parser().parse_args(["sft", "x", *argv]))["sft"]
+
+    assert read() == {"max_steps": 1, "learning_rate": 1.0}
+    assert read("--settings", "other.ini", "--set", "sft.max_steps=5", "--set", "sft.seed=2") == {"max_steps": 5, "seed": 2}
+    assert capsys.readouterr().out == "settings: settings.ini\nsettings: other.ini\n"
+    monkeypatch.setenv("RANK", "1")
+    read()
+    assert capsys.readouterr().out == ""
+
+
+def test_every_command_is_documented_and_has_its_own_defaults():
+    defaults = {
+        ("init",): {},
+        ("sft", "D"): {"data": "D", "output": "runs/sft", "settings": None, "set": []},
+        ("eval", "R"): {"run": "R", "data": None, "output": None, "settings": None, "set": []},
+        ("chat", "R"): {"run": "R", "system": None, "settings": None, "set": []},
+        ("demo",): {"output": "runs/demo", "seed": 0},
+    }
+    for argv, expected in defaults.items():
+        found = vars(parser().parse_args(argv))
+        assert found.pop("function") is getattr(cli, f"_{argv[0]}") and found.pop("command") == argv[0]
+        assert found == expected
+    assert set(inspect.signature(main).parameters) == {"argv"}
+
+
+def test_the_rows_kept_aside_are_found_again_or_refused(here, capsys, monkeypatch):
+    main(["sft", "notes.jsonl", *quick("sft.max_steps=1", "data.eval=0.2", "sft.seed=5")])
+    monkeypatch.chdir(here.parent)  # the run knows where its rows were
+    main(["eval", str(here / "runs/sft"), "--set", "evaluation.max_new_tokens=3"])
+    monkeypatch.chdir(here)
+    held = cli._held_out(read_chats("notes.jsonl"), "0.2", 5)[1]
+    text = Path("runs/sft/eval/report.html").read_text()
+    assert all(messages[2]["content"].split('"')[3] in text for messages in held["messages"])
     lines = Path("notes.jsonl").read_text().splitlines()
     Path("notes.jsonl").write_text("\n".join(lines[5:] + lines[:5]))
     assert "is no longer what runs/sft was trained with" in refused(capsys, "eval", "runs/sft")
+    Path("notes.jsonl").unlink()
+    said = refused(capsys, "eval", "runs/sft")
+    assert "no such file" in said and "ft eval runs/sft DATA" in said
+
+
+def test_a_file_of_held_out_rows_is_found_again_from_another_folder(here, capsys, monkeypatch):
+    appointments(3, seed=7).to_json("held.jsonl")
+    main(["sft", "notes.jsonl", *quick("sft.max_steps=1", "data.eval=held.jsonl")])
+    monkeypatch.chdir(here.parent)
+    main(["eval", str(here / "runs/sft"), "--set", "evaluation.max_new_tokens=3"])
+    assert json.loads((here / "runs/sft/eval/report.json").read_text())["sft"]["exact_match"]["n"] == 3
+
+
+def test_data_are_read_before_a_model_is_loaded_to_evaluate_it(here, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_load", lambda *args: pytest.fail("a model was loaded"))
+    assert "no such file" in refused(capsys, "eval", "tiny", "nowhere.jsonl")
+
+
+@pytest.fixture
+def hot(here):
+    "A run so hot that its model speaks in another way than its base."
+    main(["sft", "notes.jsonl", *quick("sft.max_steps=6", "sft.learning_rate=0.02", "data.eval=last:4", "model.bits=32")])
+    return "runs/sft"
+
+
+def test_the_base_is_measured_before_training_and_the_model_after(hot):
+    tok, held = tiny_tokenizer(), read_chats("notes.jsonl").select(range(20, 24))
+    metrics = json.loads(Path(hot, "metrics.json").read_text())
+    base, tuned = perplexity(tiny_model(), tok, held), perplexity(load_adapter(hot, 32), tok, held)
+    assert metrics["perplexity_before"] == pytest.approx(base, rel=1e-4)
+    assert metrics["perplexity"] == pytest.approx(tuned, rel=1e-4) and tuned < 0.8 * base
+    assert metrics["account"]["rows"] == 20
+
+
+def test_eval_hears_the_base_and_the_adapter(hot):
+    tok, held = tiny_tokenizer(), read_chats("notes.jsonl").select(range(20, 24))
+    for argv in (["eval", hot], ["eval", hot, "notes.jsonl", "--output", "card"]):
+        main([*argv, "--set", "evaluation.max_new_tokens=3"])
+    for folder, rows in ((f"{hot}/eval", held), ("card", read_chats("notes.jsonl"))):
+        report = json.loads(Path(folder, "report.json").read_text())
+        assert list(report) == ["base", "sft"] and report["sft"]["exact_match"]["n"] == len(rows)
+        found = [report[stage]["perplexity"]["value"] for stage in report]
+        models = tiny_model(), load_adapter(hot, 32)
+        assert found == pytest.approx([perplexity(model, tok, rows) for model in models], rel=1e-4)
+
+
+def test_a_plain_model_has_no_base_beside_it(here):
+    main(["eval", "tiny", "notes.jsonl", "--set", "evaluation.max_new_tokens=3"])
+    assert list(json.loads(Path("tiny/eval/report.json").read_text())) == ["model"]
+
+
+def typed(monkeypatch, *lines):
+    lines = iter(lines)
+
+    def read(prompt):
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", read)
+
+
+def test_chat_speaks_with_the_adapter_and_the_system_message_of_its_data(hot, capsys, monkeypatch):
+    tok, model = tiny_tokenizer(), load_adapter(hot, 32)
+    system = {"role": "system", "content": appointments(1)[0]["messages"][0]["content"]}
+    first, again = {"role": "user", "content": "hi"}, {"role": "user", "content": "again"}
+    one = generate(model, tok, [[system, first]], 8, progress=False)[0]
+    two = generate(model, tok, [[system, first, {"role": "assistant", "content": one}, again]], 8, progress=False)[0]
+    anew = generate(model, tok, [[system, again]], 8, progress=False)[0]
+    with model.disable_adapter():
+        assert generate(model, tok, [[system, first]], 8, progress=False)[0] != one
+    capsys.readouterr()
+    typed(monkeypatch, "hi", "again", "", "again")
+    main(["chat", hot, "--set", "evaluation.max_new_tokens=8"])
+    out = capsys.readouterr().out
+    start = f"system: {system['content']}\nType a message; an empty line starts a new conversation, Ctrl-D ends.\n"
+    assert out == start + f"{one}\n{two}\n{anew}\n"
+
+
+def test_a_message_that_cannot_be_answered_is_taken_back(here, capsys, monkeypatch):
+    tok, model = tiny_tokenizer(), load_model("tiny", 32)
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]
+    typed(monkeypatch, "x" * 3000, "hi")
+    main(["chat", "tiny", "--system", "Be brief.", "--set", "evaluation.max_new_tokens=3", "--set", "model.bits=32"])
+    out = capsys.readouterr().out
+    assert "system: Be brief." in out and "longer than the model's context" in out
+    assert out.endswith(f"\n{generate(model, tok, [chat], 3, progress=False)[0]}\n")
 
 
 def test_full_fine_tuning_saves_a_model_that_eval_and_plain_transformers_load(here):
     from transformers import AutoModelForCausalLM
 
-    argv = ["--set", "model.name=tiny", "--set", "model.method=full", "--set", "sft.bf16=false", "--set", "sft.max_steps=2"]
-    main(["sft", "notes.jsonl", *argv, "--set", "data.eval=0.2"])
-    assert AutoModelForCausalLM.from_pretrained("runs/sft").num_parameters() == tiny_model().num_parameters()
-    main(["eval", "runs/sft", "--set", "evaluation.max_new_tokens=3"])
+    main(["sft", "notes.jsonl", *quick("model.method=full", "sft.max_steps=2", "sft.learning_rate=1e-2", "data.eval=0.2")])
+    assert json.loads(Path("runs/sft/run.json").read_text())["model.bits"] == 32
+    tuned = AutoModelForCausalLM.from_pretrained("runs/sft")
+    assert tuned.num_parameters() == tiny_model().num_parameters()
+    main(["eval", "runs/sft", "notes.jsonl", "--set", "evaluation.max_new_tokens=3"])
     report = json.loads(Path("runs/sft/eval/report.json").read_text())
-    assert list(report) == ["base", "sft"] and report["sft"]["perplexity"]["n"] == 5
+    assert list(report) == ["base", "sft"] and report["sft"]["perplexity"]["n"] == 24
+    found = [report[stage]["perplexity"]["value"] for stage in report]
+    values = [perplexity(model, tiny_tokenizer(), read_chats("notes.jsonl")) for model in (tiny_model(), tuned)]
+    assert found == pytest.approx(values, rel=1e-4) and values[1] < 0.9 * values[0]
+
+
+def test_a_base_is_evaluated_in_the_bits_of_the_model_beside_it(here, monkeypatch):
+    main(["sft", "notes.jsonl", *quick("model.method=full", "sft.max_steps=1", "data.eval=0.2")])
+    load, bits = cli._load, []
+    monkeypatch.setattr(cli, "_load", lambda folder, b: bits.append(b) or load(folder, b))
+    main(["eval", "runs/sft", "--set", "evaluation.max_new_tokens=3", "--set", "model.bits=16"])
+    assert bits == [16, 16]
+
+
+def test_the_demo_hears_the_base_trains_and_hears_again_and_is_then_left_alone(here, capsys, monkeypatch):
+    monkeypatch.setattr("ft_notebooks.models.smollm2", lambda: here / "tiny")
+    monkeypatch.setattr(cli, "DEMO", {"learning_rate": 1e-2, "max_steps": 3, "save_steps": 2, "bf16": False})
+    heard, hear = [], cli._heard
+
+    def words(n, **more):  # 128, 100 and 50 notes become 4 each
+        return appointments(min(n, 4), **more)
+
+    monkeypatch.setattr("ft_notebooks.data.appointments", words)
+    monkeypatch.setattr(cli, "_heard", lambda model, tok: heard.append(hear(model, tok)) or heard[-1])
+    main(["demo", "--seed", "3"])
+    test = words(100, part="test")
+    found = [h.scores["perplexity"]["value"] for h in heard]
+    models = load_model("tiny", cli._bits(None)), load_adapter("runs/demo/sft", cli._bits(None))
+    assert found == pytest.approx([perplexity(model, tiny_tokenizer(), test) for model in models], rel=1e-2)
+    assert found[1] < 0.8 * found[0]
+    report = json.loads(Path("runs/demo/report.json").read_text())
+    assert list(report) == ["base", "sft"] and {"exact_match", "preferred_form", "exact_match_new_phrases"} <= set(report["sft"])
+    assert [report[stage]["perplexity"]["value"] for stage in report] == found
+    run = json.loads(Path("runs/demo/sft/run.json").read_text())
+    assert run["sft.seed"] == 3 and run["data.trained"] == cli._fingerprint(words(128, seed=3))
+    assert "The report is runs/demo/report.html" in capsys.readouterr().out
+    main(["demo", "--seed", "3"])
+    assert "runs/demo is finished; nothing is changed" in capsys.readouterr().out and len(heard) == 2
+    assert "seed was 3, is 4" in refused(capsys, "demo", "--seed", "4")
+    typed(monkeypatch)
+    main(["chat", "runs/demo"])  # the demo's folder stands for the run in it
+    assert "system: Answer with one line of JSON" in capsys.readouterr().out

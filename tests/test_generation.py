@@ -1,45 +1,162 @@
 "Edges of `ft_notebooks.generation`."
 
 import pytest
+from tokenizers.processors import TemplateProcessing
+from transformers import GenerationConfig
 
+import ft_notebooks.generation
 from ft_notebooks.generation import generate
+from ft_notebooks.lora import add_adapter, lora_config
 from ft_notebooks.models import tiny_model, tiny_tokenizer
 
 ASK = [[{"role": "user", "content": text}] for text in ("a", "a longer question", "b")]
 
 
-def test_a_batch_of_no_rows_is_refused():
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        generate(tiny_model(), tiny_tokenizer(), ASK, max_new_tokens=1, batch_size=0)
+def ids_of(text: str) -> list[int]:
+    return tiny_tokenizer()(text).input_ids
+
+
+@pytest.mark.parametrize("name", ["max_new_tokens", "batch_size"])
+@pytest.mark.parametrize("value", [0, -1, 2.5, "8"])
+def test_a_count_below_one_or_not_whole_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, got {value!r}"):
+        generate(tiny_model(), tiny_tokenizer(), ASK, **{"max_new_tokens": 1, name: value})
+
+
+@pytest.mark.parametrize("chat", [[], (), "hi", None, {"messages": ASK[0]}, ASK[0][0]])
+def test_what_is_no_list_of_messages_is_refused_with_its_number(chat):
+    with pytest.raises(ValueError, match=r"conversation 1 must be a list of one message or more.*dataset\['messages'\]"):
+        generate(tiny_model(), tiny_tokenizer(), [ASK[0], chat], max_new_tokens=1)
+
+
+@pytest.mark.parametrize("message", ["hi", None, {"role": "user"}, {"content": "hi"}, {"role": "user", "content": None}])
+def test_what_is_no_message_is_refused_with_both_numbers(message):
+    with pytest.raises(ValueError, match=r'conversation 1, message 2 must be a dict with "role" and "content"'):
+        generate(tiny_model(), tiny_tokenizer(), [ASK[0], [ASK[0][0], message, ASK[0][0]]], max_new_tokens=1)
+
+
+def test_an_answer_that_only_calls_a_tool_is_a_message():
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "now", "arguments": {}}}]}
+    ft_notebooks.generation._check_chat(0, [ASK[0][0], call, {"role": "tool", "content": "noon"}])
+
+
+def test_an_error_shows_no_more_than_the_beginning_of_what_was_given():
+    with pytest.raises(ValueError) as error:
+        generate(tiny_model(), tiny_tokenizer(), ["x" * 10_000], max_new_tokens=1)
+    assert len(str(error.value)) < 300
+
+
+def test_a_conversation_may_be_a_tuple_of_messages():
+    tok, model = tiny_tokenizer(), tiny_model()
+    assert generate(model, tok, [tuple(ASK[0])], max_new_tokens=4) == generate(model, tok, ASK[:1], max_new_tokens=4)
 
 
 def test_no_conversations_give_no_answers():
     assert generate(tiny_model(), tiny_tokenizer(), [], max_new_tokens=3) == []
 
 
+def test_the_longest_conversations_go_first_in_batches_of_the_size_asked_for(monkeypatch):
+    batches, answers = [], ft_notebooks.generation._answers
+    monkeypatch.setattr(
+        ft_notebooks.generation, "_answers",
+        lambda model, tok, prompts, n: batches.append([len(p) for p in prompts]) or answers(model, tok, prompts, n),
+    )  # fmt: skip
+    chats = [[{"role": "user", "content": "x" * n}] for n in (3, 9, 1, 7, 5)]
+    generate(tiny_model(), tiny_tokenizer(), chats, max_new_tokens=1, batch_size=2)
+    around = batches[-1][0] - 1
+    assert [[n - around for n in batch] for batch in batches] == [[9, 7], [5, 3], [1]]
+
+
+def test_a_tokenizer_that_adds_tokens_of_its_own_adds_none_to_what_the_template_wrote():
+    tok, model = tiny_tokenizer(), tiny_model()
+    expected = generate(model, tok, ASK, max_new_tokens=8)
+    tok._tokenizer.post_processor = TemplateProcessing(single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)])
+    assert tok("a").input_ids[0] == 1
+    assert generate(model, tok, ASK, max_new_tokens=8) == expected
+
+
 def test_a_second_stop_token_of_the_generation_config_ends_an_answer():
     tok, model = tiny_tokenizer(), tiny_model()
     free = generate(model, tok, ASK, max_new_tokens=12)
     stop = tok(free[0][3]).input_ids[0]
-    model.generation_config.eos_token_id = [tok.eos_token_id, stop]
-    cut = generate(model, tok, ASK, max_new_tokens=12)
-    assert all(b == a.split(tok.decode([stop]))[0] + tok.decode([stop]) for a, b in zip(free, cut) if tok.decode([stop]) in a)
-    assert len(cut[0]) < len(free[0])
+    for stops in (stop, [tok.eos_token_id, stop], [stop]):
+        model.generation_config.eos_token_id = stops
+        cut = generate(model, tok, ASK, max_new_tokens=12)
+        word = tok.decode([stop])
+        assert all(b == a.split(word)[0] + word for a, b in zip(free, cut) if word in a)
+        assert len(cut[0]) < len(free[0])
 
 
-def test_a_models_own_sampling_settings_do_not_make_it_random():
+def test_without_any_stop_token_an_answer_is_as_long_as_it_may_be():
+    tok, model = tiny_tokenizer(), tiny_model()
+    tok.eos_token = model.generation_config.eos_token_id = None
+    assert all(len(ids_of(answer)) >= 12 for answer in generate(model, tok, ASK, max_new_tokens=12))
+
+
+def test_the_tokenizers_own_end_of_turn_counts_where_the_model_names_another():
+    tok, model = tiny_tokenizer(), tiny_model()
+    free = generate(model, tok, ASK, max_new_tokens=12)
+    tok.eos_token = tok.convert_ids_to_tokens(ids_of(free[0])[3])
+    model.generation_config.eos_token_id = tiny_tokenizer().eos_token_id
+    assert len(generate(model, tok, ASK, max_new_tokens=12)[0]) < len(free[0])
+
+
+DISTURBING = {  # settings of a generation config, given the first two ids of an answer
+    "do_sample": lambda ids: {"do_sample": True, "temperature": 2.0, "top_k": 5},
+    "num_beams": lambda ids: {"num_beams": 3},
+    "repetition_penalty": lambda ids: {"repetition_penalty": 3.0},
+    "no_repeat_ngram_size": lambda ids: {"no_repeat_ngram_size": 1},
+    "suppress_tokens": lambda ids: {"suppress_tokens": ids},
+    "bad_words_ids": lambda ids: {"bad_words_ids": [[i] for i in ids]},
+    "sequence_bias": lambda ids: {"sequence_bias": [[ids[:1], -50.0]]},
+    "forced_eos_token_id": lambda ids: {"forced_eos_token_id": 5},
+    "guidance_scale": lambda ids: {"guidance_scale": 3.0},
+    "max_time": lambda ids: {"max_time": 1e-9},
+    "stop_strings": lambda ids: {"stop_strings": ["a"]},
+    "return_dict_in_generate": lambda ids: {"return_dict_in_generate": True},
+    "num_return_sequences": lambda ids: {"num_return_sequences": 2},
+}
+
+
+@pytest.mark.parametrize("settings", DISTURBING.values(), ids=DISTURBING)
+def test_nothing_in_a_models_own_generation_config_changes_what_it_says(settings):
     tok, model = tiny_tokenizer(), tiny_model()
     expected = generate(model, tok, ASK, max_new_tokens=8)
-    model.generation_config.update(do_sample=True, temperature=2.0, top_k=5)
+    for name, value in settings(ids_of(expected[0])[:2]).items():
+        setattr(model.generation_config, name, value)
     assert generate(model, tok, ASK, max_new_tokens=8) == expected
 
 
+def test_an_adapted_model_gets_its_bases_generation_config_back():
+    base, tok = tiny_model(), tiny_tokenizer()
+    expected = generate(base, tok, ASK, max_new_tokens=8)
+    base.generation_config = own = GenerationConfig(suppress_tokens=ids_of(expected[0])[:2], eos_token_id=[2, 7])
+    model = add_adapter(base, lora_config(base))
+    assert generate(model, tok, ASK, max_new_tokens=8) == expected  # an adapter starts at zero
+    assert model.generation_config is own and model.get_base_model().generation_config is own
+
+
 @pytest.mark.parametrize("training", [True, False])
-def test_the_mode_is_restored_even_after_an_error(training, monkeypatch):
+def test_mode_and_config_are_restored_even_after_an_error(training, monkeypatch):
     model = tiny_model().train(training)
+    own = model.generation_config
     generate(model, tiny_tokenizer(), ASK, max_new_tokens=1)
-    assert model.training is training
+    assert model.training is training and model.generation_config is own
     monkeypatch.setattr(model, "generate", lambda **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         generate(model, tiny_tokenizer(), ASK, max_new_tokens=1)
-    assert model.training is training
+    assert model.training is training and model.generation_config is own
+
+
+def test_dropout_is_off_while_a_model_in_training_answers():
+    tok, model = tiny_tokenizer(), tiny_model()
+    expected = generate(model, tok, ASK, max_new_tokens=8)
+    adapted = add_adapter(model, lora_config(model, lora_dropout=0.9, init_lora_weights=False)).train()
+    first = generate(adapted, tok, ASK, max_new_tokens=8)
+    assert first == generate(adapted, tok, ASK, max_new_tokens=8) != expected
+    assert adapted.training
+
+
+def test_conversations_may_come_from_a_generator():
+    tok, model = tiny_tokenizer(), tiny_model()
+    assert generate(model, tok, (chat for chat in ASK), max_new_tokens=4) == generate(model, tok, ASK, max_new_tokens=4)

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
+from transformers import GenerationConfig
 
-from ft_notebooks.masks import encode_chat, encode_chats, render, show_tokens, token_losses
+from ft_notebooks.masks import check_end_token, encode_chat, encode_chats, show_tokens, token_losses
 from ft_notebooks.models import tiny_model, tiny_tokenizer
 from ft_notebooks.tokenizer import IGNORE, pad_batch
 
@@ -41,34 +42,88 @@ def test_a_template_that_rewrites_earlier_turns_is_refused():
         "{% else %}{{ m['role'] + ':' + m['content'] + '<|im_end|>' }}{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}assistant:{% endif %}"
     )
-    with pytest.raises(ValueError, match="message 2: the chat template rewrites what comes before"):
+    with pytest.raises(ValueError, match="^message 2: the chat template rewrites an answer once"):
         encode_chat(tok, words("a", "b", "c", "d"))
     assert encode_chat(tok, words("a", "b"))["labels"][-1] == tok.eos_token_id
 
 
-@pytest.mark.parametrize("token", ["<|im_start|>", "<|im_end|>"])
-@pytest.mark.parametrize("place", [0, 1])
-def test_a_content_with_a_token_of_the_template_is_refused_whoever_wrote_it(token, place):
-    turns = ["hi", "yo"]
-    turns[place] += token
-    with pytest.raises(ValueError, match=f"message {place + 1} .* holds"):
-        render(tiny_tokenizer(), words(*turns))
-
-
-def test_special_tokens_are_refused_also_where_the_template_names_them_by_a_variable():
+def test_the_template_is_read_at_each_call():
     tok = tiny_tokenizer()
-    assert "<pad>" not in tok.chat_template and tok("<pad>").input_ids == [tok.pad_token_id]
-    with pytest.raises(ValueError, match="holds '<pad>'"):
-        render(tok, words("what is <pad>?", "a token"))
+    before = encode_chat(tok, words("a", "b"))
+    tok.chat_template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_token }}{% endfor %}"
+    after = encode_chat(tok, words("a", "b"))
+    assert tok.decode(before["input_ids"]) != tok.decode(after["input_ids"]) == "user: a<|im_end|>assistant: b<|im_end|>"
+
+
+@pytest.mark.parametrize("token", ["<|im_start|>", "<|im_end|>", "<pad>"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_special_token_in_a_content_is_text_whoever_wrote_it(token, place):
+    tok, turns = tiny_tokenizer(), ["Be brief.", "hi", "yo"]
+    turns[place] += token + "!"
+    chat = [{"role": "system", "content": turns[0]}, *words(*turns[1:])]
+    row, id_ = encode_chat(tok, chat), tok.convert_tokens_to_ids(token)
+    clean = encode_chat(tok, [{**m, "content": m["content"].replace(token, "")} for m in chat])
+    assert row["input_ids"].count(id_) == clean["input_ids"].count(id_)
+    assert tok.decode(row["input_ids"]) == tok.apply_chat_template(chat, tokenize=False)
+    assert tok.decode([i for i in row["labels"] if i != IGNORE]) == turns[2] + "<|im_end|>"
+    assert encode_chats(tok, Dataset.from_list([{"messages": chat}]))[1]["kept_as_text"] == 1
+
+
+def test_special_tokens_that_the_template_names_by_a_variable_stay_text_too():
+    tok = tiny_tokenizer()
     tok.chat_template = "{% for m in messages %}{{ m['content'] + eos_token }}{% endfor %}"
-    with pytest.raises(ValueError, match=r"holds '<\|im_end\|>'"):
-        render(tok, words("a<|im_end|>b", "c"))
+    assert encode_chat(tok, words("a<|im_end|>b", "c"))["input_ids"].count(tok.eos_token_id) == 2
+
+
+def test_the_bos_of_the_template_is_the_only_one_and_two_are_refused():
+    tok = tiny_tokenizer()
+    tok.add_special_tokens({"bos_token": "<bos>"})
+    tok.chat_template = "{{ bos_token }}" + tok.chat_template
+    assert encode_chat(tok, words("a", "b"))["input_ids"].count(tok.bos_token_id) == 1
+    assert encode_chat(tok, words("<bos>a", "b"))["input_ids"].count(tok.bos_token_id) == 1
+    tok.chat_template = "{{ bos_token }}" + tok.chat_template
+    with pytest.raises(ValueError, match="writes '<bos>' twice"):
+        encode_chat(tok, words("a", "b"))
+
+
+def test_a_call_of_a_tool_is_an_answer_and_the_tools_result_is_not():
+    tok = tiny_tokenizer()
+    tok.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+        "{% if m.tool_calls %}{{ '<call>' + (m.tool_calls[0].function | tojson) }}{% else %}{{ m['content'] }}{% endif %}"
+        "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    call = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "sum", "arguments": {"a": 1}}}]}
+    chat = [*words("1 + 1?"), call, {"role": "tool", "name": "sum", "content": "2"}, {"role": "assistant", "content": "Two."}]
+    row = encode_chat(tok, chat)
+    said = '<call>{"name": "sum", "arguments": {"a": 1}}<|im_end|>Two.<|im_end|>'
+    assert tok.decode([i for i in row["labels"] if i != IGNORE]) == said
 
 
 def test_rows_without_any_answer_left_are_dropped_and_counted():
-    chats = Dataset.from_list([{"messages": words("x" * 80, "yo")}, {"messages": words("x", "yo")}])
-    rows, account = encode_chats(tiny_tokenizer(), chats, max_length=60, allow_cut=1)
-    assert len(rows) == 1 and account["rows"] == 2 and account["cut"] == account["dropped"] == 1
+    chats = [words("x" * 80, "yo"), words("x", "yo"), words("x", "yo", "and?"), words("hello?")]
+    rows, account = encode_chats(tiny_tokenizer(), Dataset.from_list([{"messages": c} for c in chats]), 60, allow_cut=1)
+    assert len(rows) == 2 and account["rows"] == 4 and account["answers"] == 3
+    assert account["cut"] == account["answers_cut"] == account["dropped"] == account["unanswered"] == 1
+    assert account["tokens"] == sum(map(len, rows["input_ids"]))
+
+
+def test_several_processes_give_the_rows_and_the_account_of_one():
+    tok, draw = tiny_tokenizer(), random.Random(1)
+    chats = [words(*("".join(draw.choices(PIECES, k=3)) + "." for _ in range(2 * draw.randint(1, 3)))) for _ in range(57)]
+    dataset = Dataset.from_list([{"messages": chat} for chat in chats])
+    one, two = (encode_chats(tok, dataset, 70, allow_cut=1, num_proc=n) for n in (None, 2))
+    assert one[0].to_list() == two[0].to_list() and one[1] == two[1]
+    hand = [{k: v[:70] for k, v in encode_chat(tok, chat).items()} for chat in chats]
+    assert one[0].to_list() == [row for row in hand if any(label != IGNORE for label in row["labels"][1:])]
+
+
+def test_generation_must_stop_at_the_end_of_a_turn():
+    tok = tiny_tokenizer()
+    assert check_end_token(tok, GenerationConfig(eos_token_id=[0, tok.eos_token_id])) == tok.eos_token_id
+    for stops in (None, 0, [0, 5]):
+        with pytest.raises(ValueError, match="set model.generation_config.eos_token_id = "):
+            check_end_token(tok, GenerationConfig(eos_token_id=stops))
 
 
 def test_no_row_left_is_an_error():
@@ -77,8 +132,8 @@ def test_no_row_left_is_an_error():
 
 
 def test_a_refused_row_is_named():
-    chats = Dataset.from_list([{"messages": words("x", "yo")}, {"messages": words("<|im_end|>", "yo")}])
-    with pytest.raises(ValueError, match="row 1, message 1"):
+    chats = Dataset.from_list([{"messages": words("x", "yo")}, {"messages": words("x", "\ufdd0")}])
+    with pytest.raises(ValueError, match="row 1, a text holds U\\+FDD0"):
         encode_chats(tiny_tokenizer(), chats)
 
 

@@ -86,7 +86,7 @@ def test_any_string_can_be_drawn():
     fig.savefig(io.BytesIO())
     assert [label.get_text() for label in fig.legends[0].get_texts()][3:6] == ["$\\frac{1$ for 5", "_hidden", ""]
     long = plot_scores({"base": stage([1.0], names=("a_name_of_one_very_long_word",))}).axes[0].get_xticklabels()
-    assert long[0].get_text() == "a_name_of_one_very_long…"
+    assert long[0].get_text() == "a_name_of_one_\nvery_long…\nn = 1"
 
 
 @pytest.mark.parametrize("text", NASTY)
@@ -94,7 +94,7 @@ def test_every_row_of_a_markdown_table_has_as_many_cells_as_its_head(tmp_path, u
     report_card({text: stage([0.0, 1.0], names=(text,), generated=text), "b": stage([1.0, 1.0])}, tmp_path, title=text)
     lines = [line for line in (tmp_path / "report.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")]
     cells = [len(re.findall(r"(?<!\\)\|", line)) - 1 for line in lines]
-    assert set(cells[:5]) == {3} and set(cells[5:]) == {4} and len(cells) == 9
+    assert set(cells) == {4} and len(cells) == 9
     assert "<script" not in "".join(lines)
 
 
@@ -114,8 +114,31 @@ def test_scores_that_one_stage_lacks_are_shown_as_missing(tmp_path):
     stages = {"base": stage([0.5, 2.5], names=("length",)), "sft": stage([1, 0], names=("exact",), perplexity=None)}
     report_card(stages, tmp_path)
     lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
-    assert any(line.startswith("| length | 1.50") and line.endswith("| – |") for line in lines)
-    assert any(line.startswith("| exact | – | 0.50") for line in lines)
+    assert any(line.startswith("| length | 2 | 1.50") and line.endswith("| – |") for line in lines)
+    assert any(line.startswith("| exact | 2 | – | 0.50") for line in lines)
+
+
+def test_every_score_names_its_own_rows_and_no_other_number_of_rows_stands_beside_it(tmp_path):
+    base, sft = stage([0.0] * 6), stage([1.0] * 6)
+    for found, n in ((base, 1200), (sft, 4)):
+        found.scores["part"], found.scores["half"] = interval([1.0] * 2), interval([0.0, 1.0] * (n // 2))
+    text = report_card({"base": base, "sft": sft}, tmp_path, samples=3).read_text(encoding="utf-8")
+    assert re.findall(r"<tr><th>(\w+)</th><td>(.*?)</td>", text) == [
+        ("exact", "6"), ("part", "2"), ("half", "1,200 / 4"), ("perplexity", "6")
+    ]  # fmt: skip
+    lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
+    assert [line.split(" | ")[1] for line in lines[4:8]] == ["6", "2", "1,200 / 4", "6"]
+    assert re.findall(r"\d+ (?:of \d+ )?rows", text) == ["3 of 6 rows"] == re.findall(r"\d+ (?:of \d+ )?rows", "".join(lines))
+    ticks = [tick.get_text() for ax in plot_scores({"base": base, "sft": sft}).axes for tick in ax.get_xticklabels()]
+    assert ticks == ["exact\nn = 6", "part\nn = 2", "half\nn = 1,200 / 4", "perplexity\nn = 6"]
+
+
+def test_samples_are_called_failures_first_only_where_a_score_orders_them(tmp_path, undrawn):
+    scored = report_card({"base": stage([0, 1, 0])}, tmp_path, samples=9).read_text(encoding="utf-8")
+    assert "<small>3 of 3 rows, the last stage's failures first</small>" in scored
+    unscored = report_card({"base": stage([0, 1], names=())}, tmp_path, samples=1).read_text(encoding="utf-8")
+    assert "<small>1 of 2 rows, in their order</small>" in unscored
+    assert "## Samples: 1 of 2 rows, in their order" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_a_history_adds_the_loss_curve_and_only_then(tmp_path):
@@ -170,6 +193,58 @@ def test_the_same_report_is_written_twice_byte_for_byte(tmp_path):
         report_card({"base": stage([0, 1])}, tmp_path / folder)
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def drawn(fig):
+    fig.savefig(io.BytesIO())
+    return fig
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3, 7])
+def test_names_below_the_bars_do_not_run_into_each_other(stages):
+    names = ("exact_match", "preferred_form", "exact_match_new_phrases", "share of fields right", "key_order")
+    fig = drawn(plot_scores({f"stage {i}": stage([0.0, 1.0], names=names) for i in range(stages)}))
+    boxes = [label.get_window_extent() for ax in fig.axes for label in ax.get_xticklabels()]
+    assert len(boxes) == 6 and all(left.x1 + 2 < right.x0 for left, right in zip(boxes, boxes[1:]))
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3, 7])
+def test_bars_stand_side_by_side_around_their_names(stages):
+    axis = plot_scores({f"stage {i}": stage([0.0, 1.0], names=("a", "b")) for i in range(stages)}).axes[0]
+    bars = sorted((bar.get_x(), bar.get_x() + bar.get_width()) for bar in axis.patches)
+    assert len(bars) == 2 * stages and all(left[1] <= right[0] for left, right in zip(bars, bars[1:]))
+    for middle, group in ((0, bars[:stages]), (1, bars[stages:])):
+        assert (group[0][0] + group[-1][1]) / 2 == pytest.approx(middle) and group[-1][1] - group[0][0] < 0.9
+
+
+@pytest.mark.parametrize("style", ["default", "dark_background"])
+def test_an_interval_is_seen_on_a_bar_of_any_colour(style):
+    with plt.style.context(style):
+        fig, file = plot_scores({f"stage {i}": stage([0.0, 1.0, 1.0]) for i in range(7)}), io.BytesIO()
+        fig.savefig(file, dpi=320)
+    file.seek(0)
+    image = plt.imread(file)[:, :, :3].mean(axis=2)
+    for bar in fig.axes[0].patches:
+        (left, y), (right, _) = 4 * fig.axes[0].transData.transform([(bar.get_x() + x, 0.5) for x in (0, bar.get_width())])
+        row = image[round(len(image) - y), round(left) : round(right)]  # across the bar, where the interval crosses it
+        assert row.min() < 0.1 and row.max() > 0.9, bar
+
+
+@pytest.mark.parametrize("perplexity", [1.0, 1.01, 1.3, 2.3, 7.0, 60.0, 1e6])
+def test_the_axis_of_perplexities_has_a_few_numbers_whatever_the_range(perplexity):
+    axis = drawn(plot_scores({"base": stage([1.0], perplexity=perplexity)})).axes[1]
+    low, high = axis.get_ylim()
+    labels = [tick.label1 for tick in axis.yaxis.get_major_ticks() if low <= tick.get_loc() <= high]
+    boxes = [label.get_window_extent() for label in labels if label.get_text()]
+    assert 2 <= len(boxes) <= 10 and all(one.y1 < other.y0 for one, other in zip(boxes, boxes[1:]))
+
+
+@pytest.mark.parametrize("values", [[-0.5, -0.25], [0.5, 0.25], [3.0, 4.0]])
+def test_every_bar_lies_within_its_axis(values):
+    axis = drawn(plot_scores({"base": stage(values), "sft": stage(values)})).axes[0]
+    low, high = axis.get_ylim()
+    assert low <= min(0, *values) and high >= max(0, *values)
+    assert (low, high) == (0, 1.1) if values == [0.5, 0.25] else (low, high) != (0, 1.1)
 
 
 def test_the_figure_shows_what_the_scores_say_and_leaves_pyplot_alone(tmp_path):

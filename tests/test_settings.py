@@ -48,10 +48,10 @@ def test_files_as_people_write_them(tmp_path, text, expected):
     [
         ("[sft]\nmax_steps = 1\nmax_steps = 2", "already exists"),
         ("[sft]\nmax_steps 2", "parsing errors"),
-        ("[lora]\nr = eight", "settings.ini:2: r: 'eight' is not of the type int"),
+        ("[lora]\nr = eight", "settings.ini:2: r must be a whole number, got 'eight'"),
         ("[model]\nmethod = qlora", "settings.ini:2: method"),
         ("[model]\nbits = 16.5", "settings.ini:2: bits"),
-        ("[sft]\nlearning_rate = inf", "not a finite number"),
+        ("[sft]\nlearning_rate = inf", "learning_rate must be a finite number, got 'inf'"),
         ("[sft]\nlearning_rate =", "settings.ini:2: learning_rate"),
         ("[DEFAULT]\nr = 8", r"no section \[DEFAULT\]"),
         ("[dpo]\nbeta = 0.1", r"no section \[dpo\]"),

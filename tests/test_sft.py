@@ -1,15 +1,21 @@
 "Edges of `ft_notebooks.sft`."
 
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
 import trl.trainer.utils
 from datasets import Dataset
-from trl import SFTTrainer
+from trl import SFTConfig, SFTTrainer
 
+import ft_notebooks.sft
 from ft_notebooks.data import appointments
 from ft_notebooks.lora import add_adapter, lora_config
+from ft_notebooks.masks import encode_chat, encode_chats
 from ft_notebooks.models import tiny_model, tiny_tokenizer
-from ft_notebooks.sft import sft_trainer
+from ft_notebooks.sft import sft_trainer, split_overrides
+from ft_notebooks.tokenizer import IGNORE
 
 EXACT = {"bf16": False, "disable_tqdm": True, "save_strategy": "no", "use_cpu": True}
 
@@ -21,6 +27,80 @@ def build(tmp_path):
         return sft_trainer(model or tiny_model(), tiny_tokenizer(), data, output_dir=tmp_path, **{**EXACT, **overrides})
 
     return build
+
+
+def rows_of(n=8):
+    return encode_chats(tiny_tokenizer(), appointments(n))[0]
+
+
+def trained(rows) -> int:
+    return sum(label != IGNORE for labels in rows["labels"] for label in labels)
+
+
+@pytest.mark.parametrize("name", ["args", "model", "train_dataset", "processing_class", "self", "tokenizer"])
+def test_what_the_trainer_is_given_anyway_is_no_override(name):
+    with pytest.raises(ValueError, match=f"'{name}' is neither a field of SFTConfig nor an argument of SFTTrainer"):
+        split_overrides({name: 1}, SFTConfig, SFTTrainer)
+
+
+def test_a_name_like_no_other_gets_no_guess():
+    with pytest.raises(ValueError, match="nor an argument of SFTTrainer$"):
+        split_overrides({"zzzzzzzz": 1}, SFTConfig, SFTTrainer)
+
+
+def test_a_callers_names_without_effect_come_on_top_of_our_own():
+    for name, cure in {"max_steps": "count yourself", "resume_from_checkpoint": r"call trainer\.train\(resume_from"}.items():
+        with pytest.raises(ValueError, match=f"'{name}' would have no effect as a setting; {cure}"):
+            split_overrides({name: 1}, SFTConfig, SFTTrainer, {"max_steps": "count yourself"})
+
+
+WITHOUT_EFFECT = ["resume_from_checkpoint", "assistant_only_loss", "completion_only_loss", "formatting_func",
+                  "chat_template_path", "eos_token"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WITHOUT_EFFECT)
+def test_a_setting_without_effect_is_refused(build, name):
+    with pytest.raises(ValueError, match=f"'{name}' would have no effect"):
+        build(**{name: None})
+
+
+def test_settings_are_ours_where_nothing_is_given_and_the_callers_where_it_is(build):
+    ours = {
+        "max_length": None, "train_sampling_strategy": "group_by_length", "logging_steps": 1,
+        "logging_nan_inf_filter": False, "save_steps": 50, "save_total_limit": 2,
+    }  # fmt: skip
+    args = build().args
+    assert {name: getattr(args, name) for name in ours} == ours
+    given = {"max_length": 512, "train_sampling_strategy": "sequential", "logging_steps": 7, "save_total_limit": 3}
+    args = build(**given).args
+    assert {name: getattr(args, name) for name in given} == given
+
+
+def test_a_precision_that_is_given_rules_over_that_of_the_machine(build, monkeypatch, tmp_path):
+    monkeypatch.setattr(ft_notebooks.sft, "hardware", lambda: SimpleNamespace(device="cpu", bf16=True))
+    args = sft_trainer(tiny_model(), tiny_tokenizer(), appointments(8), output_dir=tmp_path, fp16=True).args
+    assert args.fp16 and not args.bf16
+
+
+@pytest.mark.parametrize("name", ["gradient_checkpointing", "activation_checkpointing"])
+@pytest.mark.parametrize("value", [True, False])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_activation_checkpointing_has_two_names_and_both_rule(build, monkeypatch, name, value, device):
+    if not hasattr(SFTConfig, name):
+        pytest.skip("this release of transformers has the older name only")
+    monkeypatch.setattr(ft_notebooks.sft, "hardware", lambda: SimpleNamespace(device=device, bf16=True))
+    assert build(**{name: value}).args.gradient_checkpointing is value
+
+
+def test_the_processes_count_in_the_batch(build, monkeypatch):
+    monkeypatch.setattr(SFTConfig, "world_size", property(lambda self: 2))
+    with pytest.raises(ValueError, match="x 2 processes is 32, not effective_batch=16"):
+        build()
+
+
+def test_arguments_of_the_trainer_reach_it(build):
+    optimizer = torch.optim.SGD(tiny_model().parameters(), lr=1.0)
+    assert build(optimizers=(optimizer, None)).optimizer is optimizer
 
 
 def test_an_adapter_gets_a_higher_learning_rate_than_a_whole_model_and_a_given_one_rules(build):
@@ -44,6 +124,104 @@ def test_trl_still_has_the_switch_for_the_head_and_it_is_back_after_a_step_that_
     with pytest.raises(ValueError):
         trainer.compute_loss(trainer.model, {})
     assert trl.trainer.utils._use_triton is switch
+    trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())))
+    assert trl.trainer.utils._use_triton is switch
+
+
+def test_the_switch_is_turned_on_a_cpu_only(build, monkeypatch):
+    turned, switch = [], trl.trainer.utils._use_triton
+    monkeypatch.setattr(SFTTrainer, "compute_loss", lambda *a, **k: turned.append(trl.trainer.utils._use_triton is not switch))
+    trainer = build()
+    for device in ("cpu", "cuda"):
+        trainer.accelerator = SimpleNamespace(device=torch.device(device))
+        trainer.compute_loss(trainer.model, {})
+    assert turned == [True, False]
+
+
+def test_the_rows_come_shuffled_by_the_seed(build):
+    def order(seed):
+        seen = []
+        trainer = build(data=rows_of(64), seed=seed, max_steps=4, learning_rate=0.0)
+        collate = trainer.data_collator
+        trainer.data_collator = lambda rows: seen.extend(tuple(row["input_ids"]) for row in rows) or collate(rows)
+        trainer.train()
+        return seen
+
+    given, first = [tuple(ids) for ids in rows_of(64)["input_ids"]], order(0)
+    assert sorted(first) == sorted(given) and first != given
+    assert order(0) == first != order(1)
+
+
+def test_rows_of_one_batch_are_of_similar_length(build):
+    def gaps(**settings):
+        batches = list(build(data=appointments(64), effective_batch=32, per_device_train_batch_size=4, **settings).get_train_dataloader())
+        return sum((batch["attention_mask"] == 0).sum().item() for batch in batches)
+
+    assert gaps() < gaps(train_sampling_strategy="random") / 3
+
+
+def test_a_loss_of_nan_is_shown_as_nan(build):
+    trainer = build(max_steps=2)
+    with torch.no_grad():
+        trainer.model.lm_head.weight.fill_(math.nan)
+    trainer.train()
+    losses = [h["loss"] for h in trainer.state.log_history if "loss" in h]
+    assert len(losses) == 2 and all(map(math.isnan, losses))
+
+
+def test_the_evaluation_loss_is_of_the_answers_of_the_evaluation_rows(build):
+    tok, held = tiny_tokenizer(), appointments(4, part="validation")
+    expected = [encode_chat(tok, messages) for messages in held["messages"]]
+    total = count = 0
+    for row in expected:
+        logits, labels = tiny_model()(torch.tensor([row["input_ids"]])).logits[0, :-1], torch.tensor(row["labels"][1:])
+        total += torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum").item()
+        count += (labels != IGNORE).sum().item()
+    for data in (held, encode_chats(tok, held)[0]):
+        trainer = build(eval_dataset=data)
+        assert trainer.eval_dataset.to_list() == expected
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(total / count, abs=1e-5)
+
+
+def test_an_evaluation_row_that_would_be_cut_is_refused_too(build):
+    short = rows_of().map(lambda row: {name: row[name][-90:] for name in ("input_ids", "labels")})
+    with pytest.raises(ValueError, match="eval_dataset has a row of"):
+        build(data=short, eval_dataset=rows_of(), max_length=100)
+
+
+NOTHING = {
+    "no row": {"input_ids": [], "labels": []},
+    "no label": {"input_ids": [[1, 2]], "labels": [[IGNORE, IGNORE]]},
+    "a first token has nothing before it": {"input_ids": [[5, 6]], "labels": [[5, IGNORE]]},
+}
+
+
+@pytest.mark.parametrize("rows", NOTHING.values(), ids=NOTHING)
+def test_rows_in_which_nothing_is_trained_are_refused(build, rows):
+    with pytest.raises(ValueError, match=f"train_dataset: none of its {len(rows['labels'])} rows has a label to train on"):
+        build(data=Dataset.from_dict(rows))
+
+
+def test_packing_may_split_a_long_row_but_not_lose_its_end(build):
+    with pytest.raises(ValueError, match="max_length=100 would cut it"):
+        build(data=rows_of(), packing=True, max_length=100)
+    split = build(data=rows_of(), packing=True, packing_strategy="bfd_split", max_length=100).train_dataset
+    assert max(map(len, split["input_ids"])) == 100 and trained(split) == trained(rows_of())
+
+
+def test_a_row_that_just_fits_is_not_cut(build):
+    longest = max(map(len, rows_of()["input_ids"]))
+    assert build(data=rows_of(), max_length=longest).train_dataset.to_list() == rows_of().to_list()
+    with pytest.raises(ValueError, match=f"a row of {longest} tokens"):
+        build(data=rows_of(), max_length=longest - 1)
+
+
+def test_float16_weights_may_carry_an_adapter_but_not_be_trained(build):
+    with pytest.raises(ValueError, match="trainable tensors are float16"):
+        build(tiny_model().half())
+    half = tiny_model().half()
+    build(add_adapter(half, lora_config(half)))
+    build(tiny_model().half(), peft_config=lora_config(tiny_model()))
 
 
 def test_columns_that_are_neither_chats_nor_labels_are_refused(build):

@@ -1,12 +1,27 @@
 "Edges of `ft_notebooks.training`: processes, torn folders."
 
 import json
+import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import pytest
 
-from ft_notebooks.training import effective_batch, last_good_checkpoint, plot_history, run_folder
+import ft_notebooks.training
+from ft_notebooks.training import effective_batch, last_good_checkpoint, plot_history, run_folder, write_atomically
+
+PARTS = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors")
+
+
+def checkpoint(run, step, history=()):
+    folder = run / f"checkpoint-{step}"
+    folder.mkdir()
+    for name in PARTS:
+        (folder / name).touch()
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "log_history": list(history)}))
+    return folder
 
 
 def test_the_launchers_world_size_is_taken_into_account(monkeypatch):
@@ -14,10 +29,43 @@ def test_the_launchers_world_size_is_taken_into_account(monkeypatch):
     assert effective_batch(16, micro=2) == {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
 
 
+@pytest.mark.parametrize(("device", "micro"), [("cpu", 4), ("cuda", 8), ("cuda:1", 8), ("mps", 8)])
+def test_a_gpu_takes_more_rows_at_a_time_than_a_cpu(monkeypatch, device, micro):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(ft_notebooks.training, "hardware", lambda: SimpleNamespace(device=device))
+    fields = effective_batch(16)
+    assert fields == {"per_device_train_batch_size": micro, "gradient_accumulation_steps": 16 // micro}
+
+
+def test_the_rows_at_a_time_are_as_many_as_fit():
+    assert effective_batch(12, micro=5, processes=1)["per_device_train_batch_size"] == 4
+    assert effective_batch(7, micro=4, processes=1)["per_device_train_batch_size"] == 1
+    assert effective_batch(2, micro=8, processes=1)["per_device_train_batch_size"] == 2
+
+
 @pytest.mark.parametrize("arguments", [(0,), (16.0,), (16, -1), (16, 4, 0), (2, 4, 4)])
 def test_impossible_batches_are_refused(arguments):
     with pytest.raises(ValueError, match="effective batch|effective_batch"):
         effective_batch(*arguments)
+
+
+def test_a_file_is_replaced_from_its_own_folder_so_that_the_rename_stays_on_one_disk(tmp_path, monkeypatch):
+    moves, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda part, path: moves.append((part, path)) or replace(part, path))
+    write_atomically(tmp_path / "a", "one")
+    write_atomically(tmp_path / "a", "two")
+    assert (tmp_path / "a").read_text() == "two" and [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert all(part.parent == tmp_path and part.name.startswith(".") and path.name == "a" for part, path in moves)
+    assert len(moves) == 2
+
+
+def test_two_processes_do_not_write_the_same_part(tmp_path, monkeypatch):
+    parts = []
+    monkeypatch.setattr(os, "replace", lambda part, path: parts.append(part))
+    for pid in (1, 2):
+        monkeypatch.setattr(os, "getpid", lambda: pid)
+        write_atomically(tmp_path / "a", "text")
+    assert len(set(parts)) == 2
 
 
 def test_several_processes_agree_on_one_new_folder(tmp_path):
@@ -43,26 +91,49 @@ def test_a_run_that_ended_before_its_first_checkpoint_may_become_another(tmp_pat
     assert json.loads((run / "run.json").read_text()) == {"seed": 1}
 
 
-@pytest.mark.parametrize("torn", ["trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors"])
+def test_none_and_absent_are_not_the_same_setting(tmp_path):
+    run_folder(tmp_path / "run", {"seed": 0, "r": None})
+    (tmp_path / "run" / "checkpoint-2").mkdir()
+    with pytest.raises(ValueError, match="r was None, is None"):
+        run_folder(tmp_path / "run", {"seed": 0})
+
+
+def test_settings_come_back_as_json_has_them(tmp_path):
+    settings = {"target_modules": ("q_proj", "v_proj"), "seed": 0, "name": "naïve"}
+    run = run_folder(tmp_path / "deep" / "run", settings)
+    (run / "checkpoint-2").mkdir()
+    assert run_folder(tmp_path / "deep" / "run", dict(reversed(settings.items()))) == run
+    assert json.loads((run / "run.json").read_text(encoding="utf-8")) == {**settings, "target_modules": ["q_proj", "v_proj"]}
+
+
+def test_what_a_killed_process_left_half_written_blocks_no_run(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".run.json.123").write_text('{"se')
+    run_folder(tmp_path / "run", {"seed": 0})
+    assert json.loads((run_folder(tmp_path / "run", {"seed": 1}) / "run.json").read_text()) == {"seed": 1}
+
+
+def test_a_folder_of_other_things_is_left_as_it_is(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty and holds no run.json"):
+        run_folder(tmp_path, {"seed": 0})
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("torn", ["trainer_state.json", *PARTS])
 def test_a_checkpoint_with_one_part_missing_does_not_count(tmp_path, torn):
-    for step in (2, 10):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors"):
-            (folder / name).touch()
-        (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
-    assert last_good_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")  # by number: 10 comes after 2
+    checkpoint(tmp_path, 10)
+    checkpoint(tmp_path, 2)
+    (tmp_path / "checkpoint-final").mkdir()
+    # by number: neither the last in the alphabet, nor the last that was written
+    assert last_good_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
     (tmp_path / "checkpoint-10" / torn).unlink()
     assert last_good_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
 
 
 @pytest.mark.parametrize("state", ['{"global_step": 3', '{"global_step": 2}', "{}", ""])
 def test_a_half_written_or_foreign_state_does_not_count(tmp_path, state):
-    folder = tmp_path / "checkpoint-3"
-    folder.mkdir()
-    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors"):
-        (folder / name).touch()
-    (folder / "trainer_state.json").write_text(state)
+    (checkpoint(tmp_path, 3) / "trainer_state.json").write_text(state)
     assert last_good_checkpoint(tmp_path) is None
 
 
@@ -73,6 +144,35 @@ def test_a_history_without_a_loss_is_an_error():
         plot_history("nowhere")
 
 
+HISTORY = [
+    {"step": 5, "loss": 3.0, "grad_norm": 0.5},
+    {"step": 10, "loss": 2.0, "grad_norm": 0.25},
+    {"step": 10, "eval_loss": 2.5},
+    {"step": 10, "train_loss": 2.5, "train_runtime": 1.0},
+]
+
+
 def test_the_curve_is_of_what_was_logged():
-    fig = plot_history([{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}, {"step": 2, "eval_loss": 2.5}])
-    assert [list(line.get_ydata()) for line in fig.axes[0].lines] == [[3.0, 2.0], [2.5]]
+    fig = plot_history(HISTORY)
+    above, below = ([(list(line.get_xdata()), list(line.get_ydata())) for line in ax.lines] for ax in fig.axes)
+    assert above == [([5, 10], [3.0, 2.0]), ([10], [2.5])]
+    assert below == [([5, 10], [0.5, 0.25])]
+    assert [text.get_text() for text in fig.axes[0].get_legend().get_texts()] == ["training", "evaluation"]
+    assert all(ax.get_ylim()[0] == 0 for ax in fig.axes)  # a curve that starts at its own minimum looks like success
+
+
+def test_a_history_without_evaluation_or_norms_is_one_line():
+    fig = plot_history([{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}])
+    assert [len(ax.lines) for ax in fig.axes] == [1, 0]
+
+
+def test_the_figure_is_left_to_the_caller_to_show():
+    before = plt.get_fignums()
+    plot_history(HISTORY)
+    assert plt.get_fignums() == before
+
+
+def test_a_folder_gives_the_history_of_its_last_whole_checkpoint(tmp_path):
+    checkpoint(tmp_path, 5, HISTORY[:1])
+    (checkpoint(tmp_path, 10, HISTORY) / "optimizer.pt").unlink()
+    assert [list(line.get_ydata()) for line in plot_history(tmp_path).axes[0].lines] == [[3.0]]

@@ -2,11 +2,14 @@ __version__ = "0.1.0"
 
 _modules = {  # module -> the public names that are also reachable as `from ft_notebooks import name`
     "models": "tiny_tokenizer tiny_model smollm2",
-    "tokenizer": "load_tokenizer ensure_pad_token pad_batch",
+    "tokenizer": "load_tokenizer ensure_pad_token add_pad_token check_vocabulary pad_batch",
+    "templates": "ChatTemplate template_additions",
+    "views": "show_tokens plot_lengths plot_labels",
     "loading": "hardware load_model weight_bytes",
     "lora": "lora_config add_adapter load_adapter merge_adapter",
-    "data": "read_chats split appointments",
-    "masks": "render encode_chat encode_chats show_tokens token_losses",
+    "duplicates": "split overlap",
+    "data": "read_chats read_preferences appointments",
+    "masks": "encode_chat encode_chats check_end_token token_losses",
     "generation": "generate",
     "training": "effective_batch run_folder last_good_checkpoint plot_history",
     "sft": "sft_trainer",

@@ -40,7 +40,7 @@ def _spelled(match: re.Match) -> str:
         return match[0]
     sign, digits, exponent = Decimal(match[0]).as_tuple()
     padded = "0" * 20 + "".join(map(str, digits))
-    for point in range(1, len(padded)):
+    for point in sorted(range(1, len(padded)), key=lambda at: abs(at - 21)):  # the usual place first: -4.7e-1
         text = f"{'-' * sign}{padded[:point].lstrip('0') or 0}.{padded[point:]}e{exponent + len(padded) - point}"
         if repr(Json().decode_example(text)) == repr(float(match[0])):
             return text
@@ -89,11 +89,12 @@ def _unkept(value: Any) -> Any:
 def _as_json(read: dict) -> tuple[dict, list[str]]:
     "The messages and tools as texts in JSON, and a defect for each that would not be kept."
     cells = {key: [_json_text(value) for value in values] for key, values in read.items()}
+    lost = [(key, i) for key, texts in cells.items() for i, text in enumerate(texts) if text is None]
+    where = {"messages": "message {}", "tools": "tool {}"}
     return cells, [
-        f'{key}[{i}] holds {short(_unkept(read[key][i]))}, which a column of JSON would change; write it as a text'
-        for key, texts in cells.items()
-        for i, text in enumerate(texts)
-        if text is None
+        f"{where.get(key, f'message {{}} of {json.dumps(key)}').format(i + 1)} holds {short(_unkept(read[key][i]))}, "
+        "which a column of JSON would change; write it as a text"
+        for key, i in lost
     ]
 
 # %% ../nbs/04a_data.ipynb #05fff6e4

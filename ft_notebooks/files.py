@@ -286,14 +286,14 @@ def _files(path: str) -> list[str]:
         what = f"{path}: {_suffix(path) or 'no suffix'}"
         raise ValueError(f"{what}; only .json, .jsonl, .csv and .parquet are read, so convert the file")
     folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
-    inside = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    files = [file for file in inside if _suffix(file) in _READERS and not file.startswith(".")]
+    inside = sorted(file for file in os.listdir(folder) if file[0] != ".") if os.path.isdir(folder) else []
+    files = [file for file in inside if _suffix(file) in _READERS and os.path.isfile(os.path.join(folder, file))]
     if os.path.isdir(path):
         if any(_suffix(file) == ".arrow" for file in inside) or "dataset_dict.json" in inside:
             raise ValueError(f"{path}: a folder of Dataset.save_to_disk; pass what datasets.load_from_disk makes of it")
         if not files:
             raise ValueError(f"{path}: a folder without a .json, .jsonl, .csv or .parquet file; name one that has some")
-        return [os.path.join(path, file) for file in files if os.path.isfile(os.path.join(path, file))]
+        return [os.path.join(path, file) for file in files]
     near = difflib.get_close_matches(os.path.basename(path), files)
     raise ValueError(f"{path[:300]}: no such file; " + (f"there is {', '.join(near)}" if near else "check the path"))
 
@@ -315,7 +315,7 @@ def _file_rows(path: str) -> Iterator[tuple[str, Any]]:
 # %% ../nbs/04_files.ipynb #57b40d63
 def _is_hub_name(name: str) -> bool:
     is_name = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and _suffix(name) not in _READERS
-    return bool(is_name) and not os.path.exists(name) and not os.path.isdir(os.path.dirname(name))
+    return bool(is_name) and not os.path.isdir(os.path.dirname(name))
 
 
 def _dataset_rows(dataset: Dataset) -> Iterator[dict]:

@@ -255,12 +255,11 @@ def _html(title, evaluations, samples, figures):  # figures: name -> (light, dar
 
 # %% ../nbs/08b_report.ipynb #65544018
 def _png(draw: Callable[[], "Figure"], dark: bool) -> bytes:
-    import matplotlib.pyplot as plt
+    from matplotlib import style
 
-    with plt.style.context(["default", "dark_background"] if dark else "default"):
+    with style.context(["default", "dark_background"] if dark else "default"):
         fig, file = draw(), io.BytesIO()
         fig.savefig(file, dpi=176, bbox_inches="tight", transparent=dark, metadata={"Software": None})
-    plt.close(fig)
     return file.getvalue()
 
 

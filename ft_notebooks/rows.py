@@ -111,7 +111,9 @@ def _message(given: Any, where: str, names: dict[str, str]) -> tuple[dict, list[
     return message, []
 
 # %% ../nbs/04_rows.ipynb #fcfafaa1
-_LISTED = re.compile(r"""\s*\[\s*\{\s*["'](role|from|content|value)["']\s*:""")  # a list of messages as text
+_LISTED = re.compile(  # a list of messages in a text, whole or damaged
+    r"""\s*\[[^"']{0,40}(?=.*["'](role|from)["']\s*:)(?=.*["'](content|value|tool_calls)["']\s*:)["']""", re.DOTALL
+)
 
 
 def _unpacked(value: Any, key: str) -> tuple[Any, list[str]]:

@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from ft_notebooks import cli
 from ft_notebooks.cli import SETTINGS_INI, main, parser
 from ft_notebooks.data import appointments, read_chats
-from ft_notebooks.evaluation import perplexity
+from ft_notebooks.evaluation import Evaluation, perplexity
 from ft_notebooks.generation import generate
 from ft_notebooks.loading import load_model
 from ft_notebooks.lora import load_adapter
@@ -113,6 +113,20 @@ def test_a_setting_that_cannot_be_is_refused(here, capsys, setting, said):
     assert not list(Path("runs").rglob("checkpoint-*"))
 
 
+@pytest.mark.parametrize("setting", ["sft.max_length=50", "sft.max_steps=0", "data.eval=1.5", "data.eval=last:24"])
+def test_what_can_be_refused_without_a_model_is_refused_before_one_is_loaded(here, capsys, monkeypatch, setting):
+    monkeypatch.setattr("ft_notebooks.loading.load_model", lambda *args: pytest.fail("a model was loaded"))
+    refused(capsys, "sft", "notes.jsonl", *quick(setting))
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(here, capsys, monkeypatch):
+    monkeypatch.setattr("ft_notebooks.loading.load_model", lambda *args: pytest.fail("a model was loaded"))
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").write_text("x")
+    assert "mine is not empty and holds no run.json" in refused(capsys, "sft", "notes.jsonl", "--output", "mine", *quick())
+    assert [p.name for p in Path("mine").iterdir()] == ["thesis.txt"]
+
+
 def test_a_model_that_speaks_is_no_run_and_an_unfinished_run_says_so(here, capsys):
     assert "no such folder" in refused(capsys, "eval", "runs/sft", "notes.jsonl")
     Path("half").mkdir()
@@ -158,8 +172,12 @@ def test_a_run_that_is_interrupted_names_the_step_that_it_will_go_on_from(here, 
 
     def stopped(step):
         monkeypatch.setattr(cli, "_show_progress", lambda trainer: trainer.add_callback(Impatient(step)))
-        with pytest.raises(SystemExit) as e:
-            main(["sft", "notes.jsonl", *quick("sft.max_steps=8", "sft.save_steps=2", "sft.save_total_limit=4")])
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
+        try:
+            with pytest.raises(SystemExit) as e:
+                main(["sft", "notes.jsonl", *quick("sft.max_steps=8", "sft.save_steps=2", "sft.save_total_limit=4")])
+        finally:
+            signal.signal(signal.SIGINT, before)
         assert e.value.code == 130
         return capsys.readouterr().err
 
@@ -190,7 +208,7 @@ def test_the_seed_decides_the_rows_held_out_the_adapter_and_the_order(here, caps
         drawn[run] = json.loads(Path(run, "run.json").read_text())["data.held_out"]
     assert drawn["a"] == drawn["b"] != drawn["c"]
     assert weights("a") == weights("b") != weights("c")
-    for run, seed in (("d", "sft.seed=1"), ("e", "sft.seed=2")):  # nothing is held out: only the adapter and the order differ
+    for run, seed in (("d", "sft.seed=1"), ("e", "sft.seed=2")):  # the same rows: the adapter and their order differ
         main(["sft", "notes.jsonl", "--output", run, *quick("sft.max_steps=1", seed)])
     assert weights("d") != weights("e")
     main(["sft", "notes.jsonl", "--output", "f", *quick("sft.max_steps=1")])  # the default is written down, and is 0
@@ -216,7 +234,7 @@ def trained_and_held(monkeypatch, *argv):
 @pytest.mark.parametrize("rule", ["last:5", "0.25", "0.5", "held.jsonl"])
 def test_what_is_held_out_never_reaches_the_trainer_as_a_row_to_train_on(here, monkeypatch, rule):
     lines = Path("notes.jsonl").read_text().splitlines()
-    near = [lines[i].replace("event", "EVENT").replace("Please", "PLEASE  ").replace(" at ", "  AT ") for i in range(0, 24, 3)]
+    near = [lines[i].replace("event", "EVENT").replace(" at ", "  AT ") for i in range(0, 24, 3)]
     Path("twice.jsonl").write_text("\n".join(lines + near))
     Path("held.jsonl").write_text("\n".join([lines[1], near[0], near[4]]))
     train, held = trained_and_held(monkeypatch, "twice.jsonl", *quick(f"data.eval={rule}"))
@@ -236,7 +254,8 @@ def test_a_row_of_the_training_file_that_is_held_out_is_said_to_be_left_out(here
 def test_nothing_need_be_held_out_and_that_is_said(here, capsys, settings):
     main(["sft", "notes.jsonl", *quick("sft.max_steps=1", *settings)])
     out = capsys.readouterr().out
-    assert "24 conversations to train on, none held out, so nothing will be evaluated" in out and "perplexity" not in out
+    assert "24 conversations to train on, none held out, so nothing will be evaluated" in out
+    assert "perplexity" not in out
     assert "kept no rows" in refused(capsys, "eval", "runs/sft")
 
 
@@ -275,7 +294,7 @@ def test_a_run_is_known_by_its_settings_and_by_what_its_rows_say(here, capsys):
     ]:
         assert said in refused(capsys, "sft", "renamed.jsonl", *argv, "--set", setting)
     lines = Path("renamed.jsonl").read_text().splitlines()
-    Path("renamed.jsonl").write_text("\n".join([lines[1], lines[0], *lines[2:]]))  # the order is part of what was trained
+    Path("renamed.jsonl").write_text("\n".join([lines[1], lines[0], *lines[2:]]))  # the order is part of a run
     assert "data.trained was" in refused(capsys, "sft", "renamed.jsonl", *argv)
     assert weights("runs/sft") == before
 
@@ -309,9 +328,8 @@ def test_colours_are_sent_to_a_terminal_only(monkeypatch):
     tok = tiny_tokenizer()
     chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "naïve"}]
     ribbon = show_tokens(tok, encode_chat(tok, [*chat, *chat]))
-    plain = (
-        "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n«naïve<|im_end|>»\n" * 2 + "\n«trained», the rest is only read"
-    )
+    turns = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n«naïve<|im_end|>»\n"
+    plain = turns * 2 + "\n«trained», the rest is only read"
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(sys, "stdout", Terminal())
     assert cli._ribbon(ribbon) == str(ribbon) and "\x1b[" in str(ribbon)
@@ -330,7 +348,9 @@ def test_a_run_says_what_is_trained_without_an_escape_sequence_where_nobody_look
     assert "\x1b" not in out and f"«{appointments(24)[0]['messages'][2]['content']}<|im_end|>»" in out
 
 
-def test_the_settings_come_from_the_file_here_or_the_one_that_is_named_and_the_command_line_is_stronger(here, capsys, monkeypatch):
+def test_the_settings_come_from_the_file_here_or_the_one_named_and_the_command_line_is_stronger(
+    here, capsys, monkeypatch
+):
     Path("settings.ini").write_text("[sft]\nmax_steps = 1\nlearning_rate = 1\n")
     Path("other.ini").write_text("[sft]\nmax_steps = 3\n")
 
@@ -338,7 +358,8 @@ def test_the_settings_come_from_the_file_here_or_the_one_that_is_named_and_the_c
         return cli._settings(parser().parse_args(["sft", "x", *argv]))["sft"]
 
     assert read() == {"max_steps": 1, "learning_rate": 1.0}
-    assert read("--settings", "other.ini", "--set", "sft.max_steps=5", "--set", "sft.seed=2") == {"max_steps": 5, "seed": 2}
+    argv = ["--settings", "other.ini", "--set", "sft.max_steps=5", "--set", "sft.seed=2"]
+    assert read(*argv) == {"max_steps": 5, "seed": 2}
     assert capsys.readouterr().out == "settings: settings.ini\nsettings: other.ini\n"
     monkeypatch.setenv("RANK", "1")
     read()
@@ -392,7 +413,8 @@ def test_data_are_read_before_a_model_is_loaded_to_evaluate_it(here, capsys, mon
 @pytest.fixture
 def hot(here):
     "A run so hot that its model speaks in another way than its base."
-    main(["sft", "notes.jsonl", *quick("sft.max_steps=6", "sft.learning_rate=0.02", "data.eval=last:4", "model.bits=32")])
+    hot = quick("sft.max_steps=6", "sft.learning_rate=0.02", "data.eval=last:4", "model.bits=32")
+    main(["sft", "notes.jsonl", *hot])
     return "runs/sft"
 
 
@@ -415,6 +437,26 @@ def test_eval_hears_the_base_and_the_adapter(hot):
         found = [report[stage]["perplexity"]["value"] for stage in report]
         models = tiny_model(), load_adapter(hot, 32)
         assert found == pytest.approx([perplexity(model, tok, rows) for model in models], rel=1e-4)
+
+
+def test_a_run_shows_one_bar_with_the_loss_and_leaves_a_curve_and_its_tokenizer(here, capsys):
+    main(["sft", "notes.jsonl", *quick("sft.max_steps=2")])
+    out, err = capsys.readouterr()
+    assert err.count("| 0/2 [") == 1 and "loss=" in err and "{'loss'" not in out + err
+    assert Path("runs/sft/loss.png").read_bytes().startswith(b"\x89PNG") and Path("runs/sft/tokenizer.json").is_file()
+
+
+def test_a_table_shows_each_stage_with_its_interval_and_a_dash_for_what_it_was_not_asked():
+    def scores(**values):
+        return Evaluation({k: {"value": v, "low": v - 0.1, "high": v + 0.2, "n": 9} for k, v in values.items()}, [])
+
+    table = cli._table({"base": scores(exact_match=0.25), "sft": scores(exact_match=0.5, form=0.75)})
+    assert [line.split() for line in table.split("\n")] == [
+        ["base", "sft"],
+        ["exact_match", "0.25", "[0.15,", "0.45]", "0.50", "[0.40,", "0.70]"],
+        ["form", "–", "0.75", "[0.65,", "0.95]"],
+    ]
+    assert {len(line) for line in table.split("\n")} == {72}
 
 
 def test_a_plain_model_has_no_base_beside_it(here):
@@ -464,7 +506,8 @@ def test_a_message_that_cannot_be_answered_is_taken_back(here, capsys, monkeypat
 def test_full_fine_tuning_saves_a_model_that_eval_and_plain_transformers_load(here):
     from transformers import AutoModelForCausalLM
 
-    main(["sft", "notes.jsonl", *quick("model.method=full", "sft.max_steps=2", "sft.learning_rate=1e-2", "data.eval=0.2")])
+    full = quick("model.method=full", "sft.max_steps=2", "sft.learning_rate=1e-2", "data.eval=0.2")
+    main(["sft", "notes.jsonl", *full])
     assert json.loads(Path("runs/sft/run.json").read_text())["model.bits"] == 32
     tuned = AutoModelForCausalLM.from_pretrained("runs/sft")
     assert tuned.num_parameters() == tiny_model().num_parameters()
@@ -501,7 +544,8 @@ def test_the_demo_hears_the_base_trains_and_hears_again_and_is_then_left_alone(h
     assert found == pytest.approx([perplexity(model, tiny_tokenizer(), test) for model in models], rel=1e-2)
     assert found[1] < 0.8 * found[0]
     report = json.loads(Path("runs/demo/report.json").read_text())
-    assert list(report) == ["base", "sft"] and {"exact_match", "preferred_form", "exact_match_new_phrases"} <= set(report["sft"])
+    assert list(report) == ["base", "sft"]
+    assert {"exact_match", "preferred_form", "exact_match_new_phrases"} <= set(report["sft"])
     assert [report[stage]["perplexity"]["value"] for stage in report] == found
     run = json.loads(Path("runs/demo/sft/run.json").read_text())
     assert run["sft.seed"] == 3 and run["data.trained"] == cli._fingerprint(words(128, seed=3))

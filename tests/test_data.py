@@ -1,15 +1,20 @@
+import itertools
 import json
 import os
+import pickle
 import random
 import re
 import subprocess
 import sys
+import time
+import tracemalloc
 
+import datasets
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Json, List, Value
 
 from ft_notebooks import data
-from ft_notebooks.data import appointments, read_chats, split
+from ft_notebooks.data import appointments, read_chats, read_preferences, split
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
 ALPACA = {"instruction": "Add.", "input": "1 and 2", "output": "3"}
@@ -98,19 +103,16 @@ ROWS = {
     "the row has the keys []": {},
     '"messages" and "instruction" in one row are ambiguous; keep the one': {**CHAT, **ALPACA},
     '"messages" and "text" in one row are ambiguous; keep the one': {**CHAT, "text": "Hi Hello"},
-    "\"tools\" ([{'name': 'f'}]) would be lost; write it into": {**CHAT, "tools": [{"name": "f"}]},
-    "\"system\" ('Be brief.') would be lost": {**ALPACA, "system": "Be brief."},
-    "\"history\" ([['a', 'b']]) would be lost": {**ALPACA, "history": [["a", "b"]]},
     "\"messages\" is 'Hi'; it must be a list of messages": {"messages": "Hi"},
     '"messages" is empty; give it at least one "assistant" message': {"messages": []},
     "message 2 is 'Hello'; every message needs \"role\" and \"content\"": {"messages": [CHAT["messages"][0], "Hello"]},
     'message 2 has no "content"; every message needs "role" and "content"': chat(("user", "a"), ("assistant", None)),
     'message 1 has no "role"': {"messages": [{"content": "Hi"}]},
-    'message 1 has the role \'bot\'; the roles are "system", "user" and "assistant"': chat(("bot", "a")),
-    'message 1 has the role \'human\'; the roles are "system", "user" and "assistant"; write "user"': chat(
+    'message 1 has the role \'bot\'; the roles are "system", "user", "assistant" and "tool"': chat(("bot", "a")),
+    'message 1 has the role \'human\'; the roles are "system", "user", "assistant" and "tool"; write "user"': chat(
         ("human", "a")
     ),
-    'message 1 has the role \'gpt\'; the roles are "system", "user" and "assistant"; write "assistant"': chat(
+    'message 1 has the role \'gpt\'; the roles are "system", "user", "assistant" and "tool"; write "assistant"': chat(
         ("gpt", "a")
     ),
     "message 1 has the role ['user']": chat((["user"], "a")),
@@ -172,9 +174,13 @@ def test_a_broken_row_is_named_by_its_place_in_a_file_and_in_a_list(write, words
         ("a.jsonl", b"{}\n{}\n\xe9", "a.jsonl:3: the byte 0xe9 is not UTF-8; save the file as UTF-8"),
         ("a.jsonl", b"\xef\xbb\xbf{}\n\xe9", "a.jsonl:2: the byte 0xe9"),
         ("a.jsonl", json.dumps(CHAT).encode("utf-16"), "a.jsonl:1: the byte 0xff is not UTF-8"),
-        ("a.csv", "messages\n", "a.csv: .csv; only .json and .jsonl are read, so convert the file"),
-        ("a.jsonl.gz", b"\x1f\x8b", "a.jsonl.gz: .gz; only .json and .jsonl are read"),
-        ("rows", "[]", "rows: no suffix; only .json and .jsonl are read"),
+        ("a.csv", "messages\n", "a.csv: no rows; a row is"),
+        ("a.csv", "", "a.csv: no rows; a row is"),
+        ("a.csv", "instruction;output\na;b\n", "a.csv:2: the row has the keys ['instruction;output']; it must be"),
+        ("a.csv", "instruction,output\na,\n", 'a.csv:2: the row has no "output"; an alpaca row needs'),
+        ("a.parquet", b"PAR1", "a.parquet: row 0 (counted from 0): not read: "),
+        ("a.jsonl.gz", b"\x1f\x8b", "a.jsonl.gz: .gz; only .json, .jsonl, .csv and .parquet are read, so convert the file"),
+        ("rows", "[]", "rows: no suffix; only .json, .jsonl, .csv and .parquet are read, so convert the file"),
     ],
 )
 def test_a_broken_file_is_refused_with_the_place_and_the_cure(write, name, content, words):
@@ -188,7 +194,6 @@ def test_what_is_no_file_is_refused_with_what_there_is(write, tmp_path):
     assert refused("train") == "train: no such file; there is train.jsonl"
     assert refused("elsewhere/train.jsonl") == "elsewhere/train.jsonl: no such file; check the path"
     assert refused("elsewhere/") == "elsewhere/: no such file; check the path"
-    assert refused(tmp_path) == f"{tmp_path}: a folder, not a file; there is train.jsonl"
     assert "no such file" in refused(json.dumps(CHAT) * 1000)
     assert "no such file" in refused("a/" * 5000 + "b.jsonl")
     assert "no such file" in refused("a\0.jsonl")
@@ -214,7 +219,7 @@ def test_all_defects_are_counted_and_twenty_are_shown(write):
 
 def test_a_long_value_is_shortened():
     assert len(refused([chat(("x" * 10_000, "a"))])) < 200
-    assert len(refused([{"k" * 10_000 + str(i): i for i in range(1000)}])) < 400
+    assert len(refused([{"k" * 10_000 + str(i): i for i in range(1000)}])) < 500
     assert len(refused([{"messages": [{"role": "user", "content": "a", "k" * 10_000: 1}]}])) < 400
 
 
@@ -229,38 +234,183 @@ def test_an_edited_file_is_read_anew_also_by_another_process(write):
     assert read_chats("a.jsonl").cache_files == []
 
 
-def mutated(text, rng):
-    "`text` with one stretch dropped, doubled, or replaced by what JSON, UTF-8 or the schema cares about."
-    raw = bytearray(text.encode())
-    i = rng.randrange(len(raw))
-    j = i + rng.choice((0, 1, 1, 1, 3, 40))
-    tokens = b'" { } [ ] , : \\ 7 null x \\ud800 \\u2028 \\n \xe9 \xc3\xa9 \xe2\x80\xa8 \x00 \xef\xbb\xbf'.split(b" ")
-    raw[i:j] = rng.choice([b"", bytes(raw[i:j] * 2), b"\n", b" ", *tokens])
-    return bytes(raw)
+# --- what a table could change
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
-def test_a_mutated_file_is_read_as_json_reads_it_or_refused_by_us(write, name):
-    rng, rows, read = random.Random(0), [CHAT, ALPACA, chat(("system", "s"), ("user", "u"), ("assistant", "a"))], 0
-    text = json.dumps(rows, indent=1) if name == "a.json" else "\n".join(map(json.dumps, rows))
-    for _ in range(150):
-        content = mutated(text, rng)
-        try:
-            found = list(read_chats(write(name, content))["messages"])
-        except ValueError as e:
-            assert type(e) is ValueError and str(e).startswith(name)
-            continue
-        plain = content.decode("utf-8-sig")
-        given = json.loads(plain) if name == "a.json" else [json.loads(x) for x in plain.split("\n") if x.strip()]
-        question = [row.get("instruction") for row in given]
-        assert len(found) == len(given)
-        for row, instruction, messages in zip(given, question, found):
-            if instruction is None:
-                assert messages == [{k: m[k] for k in ("role", "content")} for m in row["messages"]]
-            else:
-                assert messages[0]["content"].startswith(instruction) and messages[1]["content"] == row["output"]
-        read += 1
-    assert read > 5  # the mutations are not all fatal
+def find(**arguments):
+    call = {"type": "function", "function": {"name": "find", "arguments": arguments}}
+    return {"messages": [{"role": "user", "content": "Find."}, {"role": "assistant", "tool_calls": [call]}]}
+
+
+RICH = [
+    find(),
+    find(a=1, b={"c": [0.1, {"d": None}]}),
+    find(b="1", price=-0.47, big=2**63, tiny=1e-300, t=True, text="0.47 é🙂\u2028\\"),
+    {"messages": [*CHAT["messages"], {"role": "user", "content": "Why?"}, {**CHAT["messages"][1], "thinking": "0.47"}]},
+    {**CHAT, "tools": [{"name": "find", "parameters": {"default": 0.47, "enum": ["a", None]}}]},
+]
+
+
+def exactly(rows):
+    "JSON with the order of the keys and the type of every number."
+    return [json.dumps({key: row[key] for key in row if row[key] is not None}) for row in rows]
+
+
+@pytest.mark.parametrize("rows", [RICH, RICH[:3], [CHAT] * 700 + RICH], ids=["all", "no tools", "late"])
+@pytest.mark.parametrize("limit", [0, 2**26], ids=["on disk", "in memory"])
+def test_a_row_with_tools_is_kept_to_the_letter_from_every_kind_of_source(write, monkeypatch, tmp_path, rows, limit):
+    monkeypatch.setattr(data, "_IN_MEMORY", limit)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    read = read_chats(rows)
+    assert exactly(read) == exactly(rows)
+    assert read.column_names == (["messages", "tools"] if "tools" in rows[-1] else ["messages"])
+    read.to_parquet(tmp_path / "a.parquet")
+    again = [read, write("a.jsonl", "\n".join(map(json.dumps, rows))), write("a.json", json.dumps(rows)), tmp_path / "a.parquet"]
+    assert all(exactly(read_chats(source)) == exactly(rows) for source in again)
+    assert exactly(read.select(range(len(rows) - 1, -1, -1))) == exactly(rows[::-1])
+    assert exactly(read.map(lambda row: {"n": 1}).remove_columns("n")) == exactly(rows)
+
+
+def deep(levels):
+    value = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("value", [float("nan"), 2**64, -(2**63) - 1, 10**5000, "\ud83d", {1, 2}, b"a", deep(5000)], ids=range(8))
+def test_what_a_column_of_json_would_change_is_refused(value):
+    said = refused([CHAT, find(a=[1, {"b": value}])])
+    assert said.startswith("row 1 (counted from 0): message 2 holds ") and "which a column of JSON would change" in said
+    assert "tool 1 holds" in refused([{**CHAT, "tools": [{"name": "f", "default": value}]}])
+
+
+def test_plain_chats_are_columns_of_text_whatever_else_their_rows_hold():
+    read = read_chats([{**CHAT, "id": {"a": 1}}, CHAT])
+    assert read.features == {"messages": List({"role": Value("string"), "content": Value("string")})}
+    assert read_chats([CHAT, find()]).features == {"messages": List(Json())}
+    assert read_preferences([{"prompt": "a", "chosen": "b", "rejected": "c"}]).features == dict.fromkeys(
+        ("prompt", "chosen", "rejected"), read.features["messages"]
+    )
+
+
+def test_preferences_with_tools_are_kept_to_the_letter(write):
+    pair = {"prompt": find(price=-0.47)["messages"][:1], "chosen": find(price=-0.47)["messages"][1:], "rejected": CHAT["messages"][1:]}
+    rows = [pair, {**pair, "tools": RICH[-1]["tools"]}]
+    for source in (rows, read_preferences(rows), write("a.json", json.dumps(rows))):
+        assert exactly(read_preferences(source)) == exactly(rows)
+
+
+# --- where tables are kept
+
+
+@pytest.fixture
+def on_disk(monkeypatch, tmp_path):
+    monkeypatch.setattr(data, "_IN_MEMORY", 1000)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path / "cache" / "ft_notebooks"
+
+
+def test_a_large_table_is_on_disk_under_its_digest_and_the_same_rows_take_one_place(write, on_disk):
+    rows = [chat(("user", f"{n}"), ("assistant", "ok")) for n in range(3000)]
+    first = read_chats(rows)
+    second = read_chats(write("a.jsonl", "\n".join(map(json.dumps, rows))))
+    assert first[:] == second[:] == {"messages": [row["messages"] for row in rows]}
+    assert first.cache_files == second.cache_files and first._fingerprint == second._fingerprint
+    (table,) = on_disk.glob("*/*")
+    assert [{"filename": str(table)}] == first.cache_files
+    other = read_chats(rows[:-1])
+    assert other._fingerprint != first._fingerprint and len(other) == 2999 and len(first) == 3000
+    assert len(pickle.loads(pickle.dumps(first))) == 3000
+
+
+def test_a_file_edited_between_two_readings_gives_a_new_table_and_new_results_of_map(write, on_disk):
+    def answers(row):
+        return {"answer": row["messages"][1]["content"]}
+
+    for answer in ("first", "other"):  # of one length, and within one tick of a coarse clock
+        write("a.jsonl", "\n".join([json.dumps(chat(("user", "a" * 100), ("assistant", answer)))] * 1000))
+        os.utime("a.jsonl", (0, 0))
+        read = read_chats("a.jsonl")
+        assert read.cache_files and set(read.map(answers)["answer"]) == {answer}
+
+
+def test_a_refused_or_broken_off_reading_leaves_nothing(on_disk):
+    rows = [chat(("user", "a" * 1000), ("assistant", "b"))] * 2000
+    assert "row 2000" in refused([*rows, 7])
+    with pytest.raises(KeyboardInterrupt):
+        list(data._table(data._batches(broken_off(rows), schema := data._features(["messages"], False).arrow_schema), schema))
+    assert list(on_disk.iterdir()) == []
+
+
+def broken_off(rows):
+    yield from rows
+    raise KeyboardInterrupt
+
+
+def test_what_a_killed_reading_left_is_never_believed_and_removed_after_an_hour(on_disk):
+    on_disk.mkdir(parents=True)
+    for name, age in (("part-old", 4000), ("part-new", 60)):
+        (on_disk / name).write_bytes(b"half")
+        os.utime(on_disk / name, (time.time() - age,) * 2)
+    rows = [chat(("user", "a" * 1000), ("assistant", "b"))] * 2000
+    whole = read_chats(rows)
+    assert [path.name for path in on_disk.glob("part-*")] == ["part-new"]
+    with open(whole.cache_files[0]["filename"], "r+b") as file:  # as a machine that lost its power leaves it
+        file.truncate(100)
+    assert read_chats(rows)[1999] == rows[0]
+
+
+KILLED = """
+import datasets, os, sys
+from ft_notebooks import data
+data._IN_MEMORY, datasets.config.HF_DATASETS_CACHE = 1000, sys.argv[1]
+class Rows(list):
+    def __iter__(self):
+        yield from [{"prompt": "a" * 1000, "completion": "b"}] * 3000
+        os.kill(os.getpid(), 9)
+data.read_chats(Rows())
+"""
+
+
+def test_a_reading_killed_in_the_middle_leaves_a_part_and_no_table(on_disk):
+    run = subprocess.run([sys.executable, "-c", KILLED, str(on_disk.parent)], capture_output=True)
+    assert run.returncode == -9
+    assert [path.name[:5] for path in on_disk.iterdir()] == ["part-"]
+
+
+TOGETHER = """
+import datasets, sys
+from ft_notebooks import data
+data._IN_MEMORY, datasets.config.HF_DATASETS_CACHE = 1000, sys.argv[1]
+for _ in range(5):
+    read = data.read_chats([{"prompt": f"{n}", "completion": "b"} for n in range(2000)])
+    assert [row[0]["content"] for row in read["messages"]] == [f"{n}" for n in range(2000)]
+"""
+
+
+def test_several_processes_may_read_the_same_at_once(on_disk):
+    runs = [subprocess.Popen([sys.executable, "-c", TOGETHER, str(on_disk.parent)]) for _ in range(2)]
+    assert [run.wait() for run in runs] == [0, 0]
+    assert len(list(on_disk.iterdir())) == 1
+
+
+def test_a_million_defects_need_no_more_room_than_twenty():
+    tracemalloc.start()
+    said = refused(Same(7, 30_000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert said.endswith("30000 defects in all, the first 20 are shown") and peak < 2**20
+
+
+class Same(list):
+    "A list that is long without being large."
+
+    def __init__(self, row, n):
+        self.row, self.n = row, n
+
+    def __iter__(self):
+        return itertools.repeat(self.row, self.n)
 
 
 # --- split

@@ -8,6 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 
+from ft_notebooks import evaluation
 from ft_notebooks.data import appointments
 from ft_notebooks.evaluation import Evaluation, evaluate, exact_match, interval, key_order, perplexity
 from ft_notebooks.masks import encode_chats
@@ -199,6 +200,15 @@ def test_evaluate_asks_for_the_last_turn_and_hands_the_row_to_the_scorer(model):
     assert [row["weight"] for row in found.rows] == [1, 2, 3]
     assert list(found.rows[0]) == ["prompt", "expected", "generated", "weight"]
     assert found.scores["weight"] == interval([1, 2, 3])
+
+
+def test_answers_are_cut_and_batched_as_asked_for(model, monkeypatch):
+    asked = []
+    monkeypatch.setattr(evaluation, "generate", lambda *args: asked.append(args[2:]) or ["x"] * len(args[2]))
+    prompts = [row["messages"][:-1] for row in CHATS]
+    evaluate(model, TOK, CHATS, {}, max_new_tokens=7, batch_size=2)
+    evaluate(model, TOK, CHATS, {})
+    assert asked == [(prompts, 7, 2), (prompts, 64, None)]
 
 
 def test_evaluate_always_reports_the_perplexity_with_an_interval_around_it(model):

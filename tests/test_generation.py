@@ -7,7 +7,9 @@ from transformers import GenerationConfig
 import ft_notebooks.generation
 from ft_notebooks.generation import generate
 from ft_notebooks.lora import add_adapter, lora_config
+from ft_notebooks.masks import encode_chat
 from ft_notebooks.models import tiny_model, tiny_tokenizer
+from ft_notebooks.tokenizer import IGNORE, load_tokenizer
 
 ASK = [[{"role": "user", "content": text}] for text in ("a", "a longer question", "b")]
 
@@ -160,3 +162,20 @@ def test_dropout_is_off_while_a_model_in_training_answers():
 def test_conversations_may_come_from_a_generator():
     tok, model = tiny_tokenizer(), tiny_model()
     assert generate(model, tok, (chat for chat in ASK), max_new_tokens=4) == generate(model, tok, ASK, max_new_tokens=4)
+
+
+def test_a_pad_token_that_also_ends_a_turn_changes_no_answer():
+    tok, model = tiny_tokenizer(), tiny_model()
+    expected = generate(model, tok, ASK, max_new_tokens=8)
+    tok.pad_token = tok.eos_token
+    assert generate(model, tok, ASK, max_new_tokens=8) == expected
+
+
+@pytest.mark.smol
+@pytest.mark.parametrize("earlier", ["Hi!", "\n\nstarts with lines", "  and spaces \n", "<|im_end|>"])
+def test_a_prompt_is_what_training_saw_before_the_answer(real_model, earlier):
+    tok = load_tokenizer(real_model)
+    chat = [{"role": role, "content": text} for role, text in (("user", "a"), ("assistant", earlier), ("user", "b"))]
+    row = encode_chat(tok, [*chat, {"role": "assistant", "content": "yes"}])
+    prompt = ft_notebooks.generation._prompts(tiny_model(), tok, [chat], max_new_tokens=1)[0]
+    assert row["input_ids"][: len(prompt)] == prompt and row["labels"][len(prompt)] != IGNORE == row["labels"][len(prompt) - 1]

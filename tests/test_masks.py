@@ -1,14 +1,16 @@
 "Edges of `ft_notebooks.masks`: strange templates, strange texts, strange models."
 
 import random
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import trl
 from datasets import Dataset
 from transformers import GenerationConfig
 
-from ft_notebooks.masks import check_end_token, encode_chat, encode_chats, show_tokens, token_losses
+from ft_notebooks.masks import check_end_token, encode_chat, encode_chats, token_losses
 from ft_notebooks.models import tiny_model, tiny_tokenizer
 from ft_notebooks.tokenizer import IGNORE, pad_batch
 
@@ -118,6 +120,36 @@ def test_several_processes_give_the_rows_and_the_account_of_one():
     assert one[0].to_list() == [row for row in hand if any(label != IGNORE for label in row["labels"][1:])]
 
 
+def test_where_the_twin_has_to_write_the_conversation_it_says_so(caplog):
+    tok, folder = tiny_tokenizer(), Path(trl.__file__).parent / "chat_templates"
+    talks = Dataset.from_list([{"messages": words("a", "b")}, {"messages": words("a", "b", "c", "d")}])
+    for name, twins in (("qwen3", [0, 1]), ("qwen2_5", [0, 0])):
+        tok.chat_template = (folder / f"{name}.jinja").read_text()
+        assert encode_chats(tok, talks)[1]["training_twin"] == sum(twins)
+        for messages, twin in zip(talks["messages"], twins):
+            caplog.clear()
+            encode_chat(tok, messages)
+            assert ["training twin" in record.message for record in caplog.records] == [True] * twin
+
+
+def test_one_answer_in_a_hundred_may_lose_its_end_and_two_may_not():
+    tok, short, long = tiny_tokenizer(), words(*"ab" * 25), words("a", "b" * 3000)
+    whole = len(encode_chat(tok, short)["labels"])
+    rows = Dataset.from_list([{"messages": m} for m in (short, short, short, short[:-2] + long)])
+    assert encode_chats(tok, rows, whole)[1]["answers_cut"] == 1
+    twice = Dataset.from_list([{"messages": m} for m in (short, short, short[:-2] + long, short[:-2] + long)])
+    with pytest.raises(ValueError, match="^2 of 100 answers would lose their end .* or say allow_cut=0.02$"):
+        encode_chats(tok, twice, whole)
+    assert encode_chats(tok, twice, whole, allow_cut=0.02)[1]["answers_cut"] == 2
+
+
+def test_a_long_row_is_cut_at_the_right():
+    tok, chat = tiny_tokenizer(), words("a", "b")
+    whole = encode_chat(tok, chat)
+    assert encode_chat(tok, chat, max_length=9) == {key: values[:9] for key, values in whole.items()}
+    assert encode_chat(tok, chat, max_length=999) == whole and len(whole["labels"]) > 9
+
+
 def test_generation_must_stop_at_the_end_of_a_turn():
     tok = tiny_tokenizer()
     assert check_end_token(tok, GenerationConfig(eos_token_id=[0, tok.eos_token_id])) == tok.eos_token_id
@@ -149,19 +181,3 @@ def test_a_model_that_ignores_logits_to_keep_gives_the_same_losses():
         return SimpleNamespace(logits=model(input_ids, attention_mask=attention_mask).logits)
 
     torch.testing.assert_close(token_losses(all_logits, batch), token_losses(model, batch))
-
-
-def test_padding_is_drawn_as_padding_and_html_is_escaped():
-    tok = tiny_tokenizer()
-    rows = [encode_chat(tok, words("<script>", "yo")), encode_chat(tok, words("a longer question", "yo"))]
-    batch = pad_batch(rows, tok.pad_token_id)
-    ribbon = show_tokens(tok, {k: v[0] for k, v in batch.items()})
-    assert [kind for _, kind in ribbon.tokens].count("padding") == (batch["attention_mask"][0] == 0).sum()
-    assert "<script>" not in ribbon._repr_html_() and "&lt;" in ribbon._repr_html_()
-
-
-def test_a_character_of_several_tokens_is_drawn_once():
-    tok = tiny_tokenizer()
-    ribbon = show_tokens(tok, encode_chat(tok, words("x", "日🙂")))
-    assert "".join(t for t, kind in ribbon.tokens if kind.startswith("trained")) == "日🙂<|im_end|>"
-    assert "日🙂" in "".join(text for text, _ in ribbon.tokens) and "\x1b[" in str(ribbon)

@@ -1,5 +1,6 @@
 """Edges of the report card: names and texts that would break a page, killed runs, unequal stages."""
 
+import base64
 import io
 import json
 import os
@@ -105,9 +106,29 @@ def test_the_page_shows_all_answers_side_by_side_failures_of_the_last_stage_firs
     assert text.count("<pre>said 1</pre>") == 2 and "said 2" not in text
 
 
+def test_each_stage_is_shown_with_its_own_answer_and_marks_in_the_order_given(tmp_path, undrawn):
+    stages = {"b": stage([0], generated="one"), "a": stage([1], generated="two"), "c": stage([0.5], generated="three")}
+    text = report_card(stages, tmp_path).read_text(encoding="utf-8")
+    found = re.findall(r'<h4>(.*?)</h4><pre>(.*?)</pre>(?:<span class="mark (\w*)">(.*?)</span>)?', text)
+    assert found == [
+        ("expected", "answer 0", "", ""), ("b", "one", "bad", "✗ exact"), ("a", "two", "good", "✓ exact"),
+        ("c", "three", "", "0.50 exact"),
+    ]  # fmt: skip
+    last = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()[-1]
+    assert last == "| note 0 | answer 0 | one<br>✗ exact | two<br>✓ exact | three<br>0.50 exact |"
+
+
+def test_both_formats_say_what_n_and_the_brackets_are(tmp_path, undrawn):
+    page = report_card({"base": stage([0, 1])}, tmp_path)
+    for path in (page, page.with_suffix(".md")):
+        text = path.read_text(encoding="utf-8")
+        assert "n is the number of rows behind a score; its 95 % interval stands in brackets." in text, path.name
+
+
 def test_without_scorers_or_samples_there_is_still_a_report(tmp_path):
     text = report_card({"base": stage([1, 1], names=())}, tmp_path, samples=0).read_text(encoding="utf-8")
-    assert "perplexity" in text and "<article>" not in text
+    assert "perplexity" in text and "<article>" not in text and "Samples" not in text
+    assert "Samples" not in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_scores_that_one_stage_lacks_are_shown_as_missing(tmp_path):
@@ -128,7 +149,8 @@ def test_every_score_names_its_own_rows_and_no_other_number_of_rows_stands_besid
     ]  # fmt: skip
     lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
     assert [line.split(" | ")[1] for line in lines[4:8]] == ["6", "2", "1,200 / 4", "6"]
-    assert re.findall(r"\d+ (?:of \d+ )?rows", text) == ["3 of 6 rows"] == re.findall(r"\d+ (?:of \d+ )?rows", "".join(lines))
+    for written in (text, "".join(lines)):
+        assert re.findall(r"\d+ (?:of \d+ )?rows", written) == ["3 of 6 rows"]
     ticks = [tick.get_text() for ax in plot_scores({"base": base, "sft": sft}).axes for tick in ax.get_xticklabels()]
     assert ticks == ["exact\nn = 6", "part\nn = 2", "half\nn = 1,200 / 4", "perplexity\nn = 6"]
 
@@ -148,6 +170,19 @@ def test_a_history_adds_the_loss_curve_and_only_then(tmp_path):
     assert "loss.png" in (page.parent / "report.md").read_text() and len(Page(page).sources) == 4
     report_card({"base": stage([1])}, tmp_path / "without", history=[])
     assert not (tmp_path / "without" / "loss.png").exists()
+
+
+def test_each_screen_gets_the_figure_that_is_drawn_for_it(tmp_path):
+    page = report_card({"base": stage([0, 1])}, tmp_path)
+    dark, light = (base64.b64decode(source.partition(",")[2]) for source in Page(page).sources)
+    assert (tmp_path / "scores.png").read_bytes() == light  # what a code host shows, on white
+    assert re.search(r'<source srcset="data:[^"]+" media="\(prefers-color-scheme: dark\)"><img src="data:', page.read_text())
+    for png, ink, paper in ((light, 0, 1), (dark, 1, 0)):
+        image = plt.imread(io.BytesIO(png))
+        assert image[0, 0, 3] == paper  # the dark one has the page's own background
+        opaque = image[image[..., 3] == 1][:, :3]
+        letters = opaque[(opaque == ink).all(axis=1)]
+        assert len(letters) > 100
 
 
 @pytest.mark.parametrize("change", ["prompt", "expected", "fewer"])
@@ -225,7 +260,8 @@ def test_an_interval_is_seen_on_a_bar_of_any_colour(style):
     file.seek(0)
     image = plt.imread(file)[:, :, :3].mean(axis=2)
     for bar in fig.axes[0].patches:
-        (left, y), (right, _) = 4 * fig.axes[0].transData.transform([(bar.get_x() + x, 0.5) for x in (0, bar.get_width())])
+        ends = [(bar.get_x() + x, 0.5) for x in (0, bar.get_width())]
+        (left, y), (right, _) = 320 / 80 * fig.axes[0].transData.transform(ends)  # in the pixels of the image
         row = image[round(len(image) - y), round(left) : round(right)]  # across the bar, where the interval crosses it
         assert row.min() < 0.1 and row.max() > 0.9, bar
 
@@ -255,8 +291,9 @@ def test_the_figure_shows_what_the_scores_say_and_leaves_pyplot_alone(tmp_path):
     assert [bar.get_height() for bar in scores.patches] == [0.5, 0.75]
     assert [bar.get_y() + bar.get_height() for bar in surprise.patches] == pytest.approx([2.0, 1.1])
     assert [bar.get_y() for bar in surprise.patches] == [1, 1] and surprise.get_yscale() == "log"
+    assert surprise.get_ylim()[0] == 1 and surprise.get_ylim()[1] > 2.2
     for ends, one in zip(scores.collections, stages.values()):  # the bar of an interval is a line from low to high
         (low, high) = ends.get_segments()[0][:, 1]
         assert (low, high) == pytest.approx((one.scores["exact"]["low"], one.scores["exact"]["high"]))
-    report_card(stages, tmp_path)
+    report_card(stages, tmp_path, history=[{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}])
     assert plt.get_fignums() == open_before and dict(plt.rcParams) == style

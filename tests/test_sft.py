@@ -152,6 +152,11 @@ def test_the_rows_come_shuffled_by_the_seed(build):
     assert order(0) == first != order(1)
 
 
+@pytest.mark.parametrize("settings", [{"packing": True, "max_length": 512}, {"padding_free": True}])
+def test_where_nothing_is_padded_rows_are_not_grouped_by_length(build, settings):
+    assert build(**settings).args.train_sampling_strategy == "random"
+
+
 def test_rows_of_one_batch_are_of_similar_length(build):
     def gaps(**settings):
         batches = list(build(data=appointments(64), effective_batch=32, per_device_train_batch_size=4, **settings).get_train_dataloader())

@@ -214,7 +214,9 @@ def test_arguments_of_from_pretrained_are_passed_on(tmp_path):
     assert load_tokenizer(saved(tiny_tokenizer(), tmp_path), padding_side="left").padding_side == "left"
 
 
-@pytest.mark.parametrize("asked", [{"truncation": True}, {"padding": "max_length"}, {"truncation": True, "padding": True}])
+@pytest.mark.parametrize(
+    "asked", [{"truncation": True}, {"padding": "max_length"}, {"truncation": True, "padding": True}]
+)
 def test_what_a_call_left_in_the_file_is_gone_before_the_first_call(tmp_path, asked):
     tok = tiny_tokenizer()
     tok("hello", max_length=4, **asked)
@@ -281,7 +283,7 @@ def test_every_template_of_trl_is_taken_but_those_that_leave_plain_text_out(tmp_
     tok.chat_template = file.read_text()
     saved(tok, tmp_path)
     if file.stem.removesuffix("_training") in IMAGES:
-        with pytest.raises(ValueError, match="the chat template leaves words out|the chat template fails on a question"):
+        with pytest.raises(ValueError, match="the chat template (leaves words out|fails on a question)"):
             load_tokenizer(tmp_path)
     else:
         assert load_tokenizer(tmp_path).pad_token == "<pad>"

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import TrainerCallback
 
 from ft_notebooks import cli
@@ -19,7 +20,7 @@ from ft_notebooks.data import appointments, read_chats
 from ft_notebooks.evaluation import Evaluation, perplexity
 from ft_notebooks.generation import generate
 from ft_notebooks.loading import load_model
-from ft_notebooks.lora import load_adapter
+from ft_notebooks.lora import add_adapter, load_adapter, lora_config
 from ft_notebooks.masks import encode_chat, show_tokens
 from ft_notebooks.models import tiny_model, tiny_tokenizer
 
@@ -100,6 +101,7 @@ def test_an_empty_folder_and_a_missing_file_are_refused(here, capsys, target):
         ("sft.max_steps=0", "max_steps must be more than 0"),
         ("sft.eval_strategy=bogus", "[sft] bogus is not a valid"),
         ("sft.save_strategy=no", "keeps a checkpoint"),
+        ("sft.save_only_model=true", "keeps a checkpoint"),
         ("data.eval=1.5", "share must be between 0 and 1"),
         ("data.eval=nowhere.jsonl", "nowhere.jsonl"),
         ("sft.max_length=50", "at max_length=50"),
@@ -162,15 +164,19 @@ def test_a_run_killed_in_the_middle_ends_with_the_weights_of_one_that_was_not(he
 
 
 def test_a_run_that_is_interrupted_names_the_step_that_it_will_go_on_from(here, capsys, monkeypatch):
+    seen = []
+
     class Impatient(TrainerCallback):
         def __init__(self, step):
             self.step = step
 
         def on_step_end(self, args, state, control, **kwargs):
+            seen.append(state.global_step)
             if state.global_step == self.step:
                 signal.raise_signal(signal.SIGINT)
 
     def stopped(step):
+        seen.clear()
         monkeypatch.setattr(cli, "_show_progress", lambda trainer: trainer.add_callback(Impatient(step)))
         before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
         try:
@@ -185,6 +191,7 @@ def test_a_run_that_is_interrupted_names_the_step_that_it_will_go_on_from(here, 
     assert "stopped; the same command goes on from step 4, runs/sft/checkpoint-4" in stopped(5)
     Path("runs/sft/checkpoint-4/optimizer.pt").unlink()  # a newest checkpoint that is torn is not the one
     assert "goes on from step 2, runs/sft/checkpoint-2" in stopped(3)
+    assert seen == [3]  # and so it has gone on: the first two steps were not trained again
 
 
 def test_a_command_that_is_interrupted_elsewhere_ends_without_a_traceback(capsys, monkeypatch):
@@ -201,34 +208,63 @@ def weights(run):
     return Path(run, "adapter_model.safetensors").read_bytes()
 
 
-def test_the_seed_decides_the_rows_held_out_the_adapter_and_the_order(here, capsys, monkeypatch):
-    drawn = {}
-    for run, seed in (("a", "sft.seed=1"), ("b", "sft.seed=1"), ("c", "sft.seed=2")):
-        main(["sft", "notes.jsonl", "--output", run, *quick("sft.max_steps=1", "data.eval=0.2", seed)])
-        drawn[run] = json.loads(Path(run, "run.json").read_text())["data.held_out"]
-    assert drawn["a"] == drawn["b"] != drawn["c"]
-    assert weights("a") == weights("b") != weights("c")
-    for run, seed in (("d", "sft.seed=1"), ("e", "sft.seed=2")):  # the same rows: the adapter and their order differ
-        main(["sft", "notes.jsonl", "--output", run, *quick("sft.max_steps=1", seed)])
-    assert weights("d") != weights("e")
-    main(["sft", "notes.jsonl", "--output", "f", *quick("sft.max_steps=1")])  # the default is written down, and is 0
-    main(["sft", "notes.jsonl", "--output", "f", *quick("sft.max_steps=1", "sft.seed=0")])
-    assert "f is finished" in capsys.readouterr().out
-
-
-def trained_and_held(monkeypatch, *argv):
-    "The texts that the trainer was given, to train on and to evaluate on, without their case and white space."
-    given = {}
+def handed_over(monkeypatch, *argv):
+    "What `ft sft` gives to the trainer; it is not trained."
+    given = []
 
     def trainer(model, tok, rows, held_rows, **settings):
-        texts = ([tok.decode(row["input_ids"]) for row in part or ()] for part in (rows, held_rows))
-        given["texts"] = [{"".join(text.casefold().split()) for text in part} for part in texts]
+        given.append((model, tok, rows, held_rows, settings))
         raise ValueError("that is enough")
 
-    monkeypatch.setattr("ft_notebooks.sft.sft_trainer", trainer)
-    with pytest.raises(SystemExit):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr("ft_notebooks.sft.sft_trainer", trainer)
         main(["sft", *argv])
-    return given["texts"]
+    return given[0]
+
+
+def texts(tok, rows):
+    "Without their case and white space."
+    return {"".join(tok.decode(row["input_ids"]).casefold().split()) for row in rows}
+
+
+def test_the_seed_decides_the_rows_held_out_the_adapter_and_the_order(here, monkeypatch):
+    found = []
+    for seed in (1, 1, 2):
+        argv = quick("model.bits=32", "data.eval=0.2", f"sft.seed={seed}")
+        model, tok, _, held, settings = handed_over(monkeypatch, "notes.jsonl", *argv)
+        first = {name: p for name, p in model.named_parameters() if "lora_A" in name}
+        base = load_model("tiny", 32)
+        expected = add_adapter(base, lora_config(base), seed)
+        assert all(torch.equal(p, expected.get_parameter(name)) for name, p in first.items()) and first
+        assert settings["seed"] == seed
+        found.append(texts(tok, held))
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_seed_that_is_not_given_is_zero(here, capsys):
+    for more in ([], ["--set", "sft.seed=0"]):
+        main(["sft", "notes.jsonl", *quick("sft.max_steps=1"), *more])
+    assert "runs/sft is finished" in capsys.readouterr().out
+    assert json.loads(Path("runs/sft/run.json").read_text())["sft.seed"] == 0
+
+
+def test_settings_reach_the_trainer_and_the_adapter(here, monkeypatch):
+    argv = quick("sft.learning_rate=3e-3", "sft.effective_batch=4", "lora.r=2", "lora.lora_dropout=0.25")
+    model, _, rows, held, settings = handed_over(monkeypatch, "notes.jsonl", "--output", "mine", *argv)
+    assert settings == {
+        "output_dir": Path("mine"), "seed": 0, "bf16": False, "learning_rate": 3e-3, "effective_batch": 4,
+    }  # fmt: skip
+    config = model.peft_config["default"]
+    assert (config.r, config.lora_alpha, config.lora_dropout) == (2, 4, 0.25)
+    assert len(rows) == 24 and held is None
+
+
+def test_a_row_is_cut_where_max_length_says(here, monkeypatch):
+    long = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "x" * 900}]
+    rows = [json.dumps({"messages": m}) for m in [*appointments(199)["messages"], long]]
+    Path("long.jsonl").write_text("\n".join(rows))
+    _, _, rows, _, settings = handed_over(monkeypatch, "long.jsonl", *quick("sft.max_length=500"))
+    assert max(len(row["input_ids"]) for row in rows) == settings["max_length"] == 500
 
 
 @pytest.mark.parametrize("rule", ["last:5", "0.25", "0.5", "held.jsonl"])
@@ -237,7 +273,8 @@ def test_what_is_held_out_never_reaches_the_trainer_as_a_row_to_train_on(here, m
     near = [lines[i].replace("event", "EVENT").replace(" at ", "  AT ") for i in range(0, 24, 3)]
     Path("twice.jsonl").write_text("\n".join(lines + near))
     Path("held.jsonl").write_text("\n".join([lines[1], near[0], near[4]]))
-    train, held = trained_and_held(monkeypatch, "twice.jsonl", *quick(f"data.eval={rule}"))
+    _, tok, *parts, _ = handed_over(monkeypatch, "twice.jsonl", *quick(f"data.eval={rule}"))
+    train, held = (texts(tok, rows) for rows in parts)
     assert train and held and not train & held
     assert rule == "held.jsonl" or len(train | held) == 24  # nothing else is lost
 

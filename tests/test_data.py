@@ -13,7 +13,7 @@ import datasets
 import pytest
 from datasets import Dataset, DatasetDict, Json, List, Value
 
-from ft_notebooks import data
+from ft_notebooks import data, files
 from ft_notebooks.data import appointments, read_chats, read_preferences, split
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
@@ -288,6 +288,8 @@ def test_what_a_column_of_json_would_change_is_refused(value):
 def test_plain_chats_are_columns_of_text_whatever_else_their_rows_hold():
     read = read_chats([{**CHAT, "id": {"a": 1}}, CHAT])
     assert read.features == {"messages": List({"role": Value("string"), "content": Value("string")})}
+    odd = {**CHAT, "tools": [{"name": "f", "content": "as a message has"}]}
+    assert exactly(read_chats([odd])) == exactly([odd])
     assert read_chats([CHAT, find()]).features == {"messages": List(Json())}
     assert read_preferences([{"prompt": "a", "chosen": "b", "rejected": "c"}]).features == dict.fromkeys(
         ("prompt", "chosen", "rejected"), read.features["messages"]
@@ -299,6 +301,15 @@ def test_preferences_with_tools_are_kept_to_the_letter(write):
     rows = [pair, {**pair, "tools": RICH[-1]["tools"]}]
     for source in (rows, read_preferences(rows), write("a.json", json.dumps(rows))):
         assert exactly(read_preferences(source)) == exactly(rows)
+
+
+@pytest.mark.parametrize("read, row", [(read_chats, CHAT), (read_preferences, {"prompt": "a", "chosen": "b", "rejected": "c"})])
+def test_a_split_and_a_revision_on_the_hub_are_passed_on(monkeypatch, read, row):
+    asked = []
+    monkeypatch.setattr(files, "load_dataset", lambda name, **where: asked.append((name, where)) or Dataset.from_list([row]))
+    assert read("owner/name", split="test", revision="v1")[:] == read([row])[:]
+    assert len(read("owner/name")) == 1
+    assert asked == [("owner/name", {"split": "test", "revision": "v1"}), ("owner/name", {"split": "train", "revision": None})]
 
 
 # --- where tables are kept

@@ -135,6 +135,12 @@ def test_arguments_of_from_pretrained_pass_through(saved):
     assert load_model(saved, trust_remote_code=False).dtype != torch.float32
 
 
+@pytest.mark.parametrize("answer", [False, None, 0])
+def test_a_no_to_remote_code_stays_a_no(saved, monkeypatch, answer):  # None would make transformers ask at the terminal
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", lambda name, **kwargs: kwargs)
+    assert load_model(saved, trust_remote_code=answer)["trust_remote_code"] is False
+
+
 @pytest.mark.parametrize("bits", [8, 4, 0, "16", None, 16.5])
 def test_other_bits_are_refused(saved, no_weights, bits):
     for function in (load_model, weight_bytes):

@@ -143,6 +143,16 @@ def test_one_answer_in_a_hundred_may_lose_its_end_and_two_may_not():
     assert encode_chats(tok, twice, whole, allow_cut=0.02)[1]["answers_cut"] == 2
 
 
+def test_the_tools_of_a_row_are_in_its_prompt():
+    tok = tiny_tokenizer()
+    tok.chat_template = "{% if tools %}{{ 'tools: ' + tools[0].function.name + '<|im_end|>' }}{% endif %}" + tok.chat_template
+    tools = [{"type": "function", "function": {"name": "sum", "description": "adds", "parameters": {}}}]
+    dataset = Dataset.from_list([{"messages": words("a", "b"), "tools": tools}, {"messages": words("a", "b"), "tools": None}])
+    rows, _ = encode_chats(tok, dataset)
+    assert [tok.decode(ids).startswith("tools: sum<|im_end|>") for ids in rows["input_ids"]] == [True, False]
+    assert rows[0] == encode_chat(tok, words("a", "b"), tools=tools)
+
+
 def test_a_long_row_is_cut_at_the_right():
     tok, chat = tiny_tokenizer(), words("a", "b")
     whole = encode_chat(tok, chat)
@@ -181,3 +191,12 @@ def test_a_model_that_ignores_logits_to_keep_gives_the_same_losses():
         return SimpleNamespace(logits=model(input_ids, attention_mask=attention_mask).logits)
 
     torch.testing.assert_close(token_losses(all_logits, batch), token_losses(model, batch))
+
+
+def test_the_loss_runs_the_head_only_in_columns_with_a_label():
+    model, seen = tiny_model(), []
+    rows = [{"input_ids": [5, 6, 7, 8], "labels": [IGNORE] * 3 + [8]}, {"input_ids": [5, 9], "labels": [IGNORE, 9]}]
+    with_hook = model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape[:2]))
+    losses = token_losses(model, pad_batch(rows, 0))
+    with_hook.remove()
+    assert seen == [(2, 2)] and losses.shape == (2,)

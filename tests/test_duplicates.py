@@ -15,8 +15,9 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ft_notebooks import data
-from ft_notebooks.data import appointments, overlap, split
+from ft_notebooks import duplicates
+from ft_notebooks.data import appointments
+from ft_notebooks.duplicates import overlap, split
 
 WORDS = [f"word{i}" for i in range(5000)]
 
@@ -41,7 +42,7 @@ def edited(rng, words, n):
 
 def together(dataset, near=0.8):
     "The groups of more than one row, as a set of tuples."
-    return {tuple(group) for group in data._groups(dataset, near)[0] if len(group) > 1}
+    return {tuple(group) for group in duplicates._groups(dataset, near)[0] if len(group) > 1}
 
 
 def runs_of(text):
@@ -67,7 +68,7 @@ def pairs_by_hand(texts, near):
     ["what is new?", "What  is\n\tnew?", "What is new", "“What is new?”", "Ｗｈａｔ is new?", "WHAT IS (NEW)..."],
 )
 def test_case_white_space_width_and_the_marks_of_a_sentence_make_no_difference(other):
-    assert data._words({"role": "user", "content": other}) == ["user\n", "what", "is", "new"]
+    assert duplicates._words({"role": "user", "content": other}) == ["user\n", "what", "is", "new"]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_signs_that_mean_something_tell_texts_apart(one, other):
 
 
 def test_a_text_of_marks_alone_is_not_empty():
-    assert data._words({"role": "user", "content": "?"}) == ["user\n", "?"]
+    assert duplicates._words({"role": "user", "content": "?"}) == ["user\n", "?"]
     assert together(asking("?", "!", "...")) == set()
 
 
@@ -115,12 +116,12 @@ def test_the_prompt_ends_with_the_last_question_so_that_tools_may_answer_otherwi
 
 def test_calls_of_tools_are_part_of_the_text_and_holes_are_not():
     call = {"role": "assistant", "content": "", "tool_calls": [{"name": "weather"}], "name": None}
-    assert "weather" in " ".join(data._words(call)) and data._words(call) != data._words(
+    assert "weather" in " ".join(duplicates._words(call)) and duplicates._words(call) != duplicates._words(
         {**call, "tool_calls": [{"name": "find"}]}
     )
     bare = {"role": "user", "content": "Hi"}
-    assert data._words({**bare, "tool_calls": None, "name": None}) == data._words(bare)
-    assert data._words({**bare, "name": "Ann"}) != data._words(bare)
+    assert duplicates._words({**bare, "tool_calls": None, "name": None}) == duplicates._words(bare)
+    assert duplicates._words({**bare, "name": "Ann"}) != duplicates._words(bare)
 
 
 def test_conversations_that_only_begin_alike_may_part():
@@ -170,7 +171,7 @@ def test_no_near_pair_is_missed_and_none_made_up(seed, near):
     texts = [prose(rng, rng.randint(1, 60)) for _ in range(100)]
     texts += [edited(rng, rng.choice(texts), 1) for _ in range(100)]
     texts = list(dict.fromkeys(" ".join(text) for text in texts))
-    found = {(i, j): alike for i, j, alike in data._near_pairs(texts, near)}
+    found = {(i, j): alike for i, j, alike in duplicates._near_pairs(texts, near)}
     assert found == pairs_by_hand(texts, near)
     assert len(found) > 10 or near >= 0.95
 
@@ -197,14 +198,14 @@ def test_groups_are_the_chains_of_equal_prompts_and_near_texts(rows, near):
             if places[i] == places[j] or tuple(sorted((places[i], places[j]))) in near_ones:
                 join(i, j)
     expected = {tuple(i for i in range(len(rows)) if group[i] == label) for label in set(group)}
-    assert {tuple(found) for found in data._groups(dataset, near)[0]} == expected
+    assert {tuple(found) for found in duplicates._groups(dataset, near)[0]} == expected
 
 
 def test_many_pairs_are_all_compared():
     rng = random.Random(8)
     clusters = [[edited(rng, text, 1) for _ in range(15)] for text in (prose(rng, 100) for _ in range(110))]
     texts = [" ".join(text) for cluster in clusters for text in cluster]
-    found = data._near_pairs(texts, 0.8)  # each copy has at most 2 x 3 of 98 runs for itself
+    found = duplicates._near_pairs(texts, 0.8)  # each copy has at most 2 x 3 of 98 runs for itself
     assert [pair[:2] for pair in found] == [(i, j) for i, j in combinations(range(1650), 2) if i // 15 == j // 15]
     assert len(found) > 10_000  # more than are compared at a time
 
@@ -233,7 +234,7 @@ def test_the_order_of_the_rows_does_not_change_the_groups():
 
 def test_the_groups_do_not_depend_on_the_process():
     code = (
-        "import random; from datasets import Dataset; from ft_notebooks.data import split, overlap\n"
+        "import random; from datasets import Dataset; from ft_notebooks.duplicates import split, overlap\n"
         "rng = random.Random(3)\n"
         "texts = [[f'w{rng.randrange(900)}' for _ in range(40)] for _ in range(100)]\n"
         "texts += [t[:7] + ['new'] + t[8:] for t in texts[:60]]\n"
@@ -301,7 +302,7 @@ def test_texts_of_nothing_but_forms_are_near_no_other():
         " ".join(letters) for letters in product("ab", repeat=8)
     ]  # every run of three is in more than 16 of the 256
     with warnings.catch_warnings(action="error"):
-        assert data._near_pairs(texts, 0.5) == []
+        assert duplicates._near_pairs(texts, 0.5) == []
 
 
 # --- split
@@ -453,7 +454,7 @@ def test_overlap_is_the_best_pair_of_each_row_of_the_test(seed, near):
     dataset = Dataset.from_list(rows)
     train, test = dataset.select(range(150)), dataset.select(range(150, 240))
     best = {}
-    prompts, wholes = data._prompts_and_wholes(dataset)
+    prompts, wholes = duplicates._prompts_and_wholes(dataset)
     for texts in (wholes, prompts):
         different = list(dict.fromkeys(texts))
         alike = pairs_by_hand(different, near) if near else {}

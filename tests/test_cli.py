@@ -501,6 +501,28 @@ def test_a_plain_model_has_no_base_beside_it(here):
     assert list(json.loads(Path("tiny/eval/report.json").read_text())) == ["model"]
 
 
+def test_the_settings_of_an_evaluation_reach_it(here, capsys, monkeypatch):
+    given = []
+
+    def evaluation(model, tok, chats, scorers, **options):
+        given.append(options)
+        raise ValueError("that is enough")
+
+    monkeypatch.setattr("ft_notebooks.evaluation.evaluate", evaluation)
+    refused(capsys, "eval", "tiny", "notes.jsonl")
+    settings = ["evaluation.batch_size=2", "evaluation.max_new_tokens=9"]
+    refused(capsys, "eval", "tiny", "notes.jsonl", *[part for s in settings for part in ("--set", s)])
+    assert given == [{"max_new_tokens": 128}, {"max_new_tokens": 9, "batch_size": 2}]
+
+
+def test_a_system_message_is_remembered_only_if_all_rows_share_it():
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    rows = [[{"role": "system", "content": text}, *turns] for text in ("a", "a", "b")]
+    assert cli._system({"messages": rows[:2]}) == "a"
+    assert cli._system({"messages": rows}) is cli._system({"messages": [rows[0], turns]}) is None
+    assert cli._system({"messages": [turns]}) is None
+
+
 def typed(monkeypatch, *lines):
     lines = iter(lines)
 

@@ -20,8 +20,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
 from .loading import hardware
-from .masks import encode_chats
-from .tokenizer import IGNORE
+from .masks import check_end_token, encode_chats
+from .tokenizer import IGNORE, check_vocabulary
 from .training import effective_batch as batch_fields
 
 # %% ../nbs/05d_sft.ipynb #b17645ce
@@ -107,7 +107,10 @@ def _config(output_dir, effective_batch, adapter, given) -> SFTConfig:
     return args
 
 # %% ../nbs/05d_sft.ipynb #6b712f3b
-def _check_model(model, peft_config) -> None:
+def _check_model(model, tok, peft_config) -> None:
+    check_vocabulary(tok, model)
+    if tok.chat_template:
+        check_end_token(tok, model.generation_config)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trained:
         raise ValueError(
@@ -169,7 +172,7 @@ def sft_trainer(
     """
     given, arguments = split_overrides(overrides, SFTConfig, SFTTrainer, _UNREAD)
     peft_config = arguments.get("peft_config")
-    _check_model(model, peft_config)
+    _check_model(model, tok, peft_config)
     args = _config(output_dir, effective_batch, isinstance(model, PeftModel) or peft_config is not None, given)
     rows = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
     rows = {name: data if data is None else _encoded(tok, data, name, args) for name, data in rows.items()}

@@ -41,6 +41,8 @@ def _cut(value: Any, tokens: re.Pattern) -> Any:
 # %% ../nbs/01b_templates.ipynb #512bbb8c
 def _tokenized(tok: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
     "For each rendered conversation its ids, and where in the text the characters of each begin and end."
+    if not texts:
+        return []
     pieces = [text.split(CUT) for text in texts]
     encoded = tok([piece for cut in pieces for piece in cut], add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False)
     each, rows = zip(encoded.input_ids, encoded.offset_mapping), []

@@ -194,6 +194,14 @@ def test_a_run_that_is_interrupted_names_the_step_that_it_will_go_on_from(here, 
     assert seen == [3]  # and so it has gone on: the first two steps were not trained again
 
 
+def test_what_the_machine_refuses_is_one_line_too(capsys, monkeypatch):
+    def full(args):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(cli, "_init", full)
+    assert refused(capsys, "init") == "ft init: no space left on device\n"
+
+
 def test_a_command_that_is_interrupted_elsewhere_ends_without_a_traceback(capsys, monkeypatch):
     def interrupted(args):
         raise KeyboardInterrupt
@@ -602,6 +610,8 @@ def test_the_demo_hears_the_base_trains_and_hears_again_and_is_then_left_alone(h
     models = load_model("tiny", cli._bits(None)), load_adapter("runs/demo/sft", cli._bits(None))
     assert found == pytest.approx([perplexity(model, tiny_tokenizer(), test) for model in models], rel=1e-2)
     assert found[1] < 0.8 * found[0]
+    asked = [*test["messages"], *words(50, part="test", new_phrases=True)["messages"]]
+    assert all([row["prompt"] for row in h.rows] == [messages[:2] for messages in asked] for h in heard)
     report = json.loads(Path("runs/demo/report.json").read_text())
     assert list(report) == ["base", "sft"]
     assert {"exact_match", "preferred_form", "exact_match_new_phrases"} <= set(report["sft"])

@@ -85,24 +85,21 @@ def _load(folder, bits):
 
 # %% ../nbs/12b_cli.ipynb #b44cff51
 def _without(chats, held):
-    "The rows of `chats` that are not among `held`; a `ValueError` if none is left."
+    "The rows of `chats` that `held` neither has nor nearly has; a `ValueError` if none is left."
+    from ft_notebooks.duplicates import overlap
 
-    def words(messages):
-        given = [{key: value for key, value in message.items() if value is not None} for message in messages]
-        return json.dumps([{**m, "content": " ".join(m.get("content", "").casefold().split())} for m in given], default=str)
-
-    kept = set(map(words, held["messages"]))
-    own = [i for i, messages in enumerate(chats["messages"]) if words(messages) not in kept]
-    if not own:
+    known = {row for _, row, _ in overlap(held, chats)}
+    if len(known) == len(chats):
         raise ValueError("every row is held out, and none is left to train on; let data.eval name other rows")
-    if len(own) < len(chats):
-        _say(f"{len(chats) - len(own)} rows are also among those held out, and are not trained on")
-    return chats.select(own)
+    if known:
+        _say(f"{len(known)} rows are also, or nearly, among those held out, and are not trained on")
+    return chats.select([row for row in range(len(chats)) if row not in known])
 
 # %% ../nbs/12b_cli.ipynb #01c818bb
 def _held_out(chats, rule, seed=0):
     "Rows to train on and rows to evaluate on (or None), as `[data] eval` says."
-    from ft_notebooks.data import read_chats, split
+    from ft_notebooks.data import read_chats
+    from ft_notebooks.duplicates import split
 
     if rule is None or rule.strip().lower() == "none":
         return chats, None
@@ -111,7 +108,8 @@ def _held_out(chats, rule, seed=0):
     if rule.startswith("last:"):
         count = rule.removeprefix("last:")
         if not count.isdigit() or not 0 < int(count) < len(chats):
-            raise ValueError(f"data.eval={rule}: write last:N with N from 1 to {len(chats) - 1}, as there are {len(chats)} rows")
+            most = len(chats) - 1
+            raise ValueError(f"data.eval={rule}: write last:N with N from 1 to {most}, as there are {len(chats)} rows")
         n = len(chats) - int(count)
         held = chats.select(range(n, len(chats)))
         return _without(chats.select(range(n)), held), held
@@ -172,26 +170,26 @@ def _known(target) -> tuple[str, dict]:
     if not (folder / "run.json").is_file():
         return str(folder), {}
     if not (folder / "metrics.json").is_file():
-        raise ValueError(f"{folder} is a run that has not finished; start it again with the same command, and it goes on")
+        raise ValueError(f"{folder} is a run that has not finished; give the same command again, and it goes on")
     run = _record(folder / "run.json", "command", "model.name", "model.bits")
     return str(folder), {**run, **_record(folder / "metrics.json", "data", "system", "history")}
 
 # %% ../nbs/12b_cli.ipynb #dc1c13fc
 def _check(settings) -> None:
-    "A `ValueError` for an adapter's settings without one, for what the library would refuse later, and for a run of no step."
+    "A `ValueError` for settings that contradict each other, for a run of no step, and for what SFTConfig refuses."
     from trl import SFTConfig
 
     lora, sft = settings["lora"], settings["sft"]
     if lora and settings["model"].get("method") == "full":
         raise ValueError(
-            f"[lora] sets {', '.join(lora)}, but model.method=full trains every weight and no adapter; take the keys out of "
-            "[lora], or let model.method be lora"
+            f"[lora] sets {', '.join(lora)}, but model.method=full trains every weight and no adapter; take the keys "
+            "out of [lora], or let model.method be lora"
         )
     for key in ("max_steps", "num_train_epochs", "learning_rate"):
         if sft.get(key, 1) <= 0:
             raise ValueError(f"[sft] {key} must be more than 0, got {sft[key]}")
     if sft.get("save_strategy", "steps") == "no" or sft.get("save_only_model"):
-        raise ValueError("[sft] a run keeps a checkpoint that it can go on from; leave out save_strategy and save_only_model")
+        raise ValueError("[sft] a run keeps a checkpoint to go on from; leave out save_strategy and save_only_model")
     fields = {k: v for k, v in sft.items() if k != "effective_batch"}
     try:
         SFTConfig(output_dir="unused", **{"use_cpu": True, "bf16": False, **fields})
@@ -208,26 +206,28 @@ def _ribbon(ribbon) -> str:
     return "".join(texts) + "\n«trained», the rest is only read"
 
 # %% ../nbs/12b_cli.ipynb #2f2f0df4
-def _misread(tok, files) -> None:
-    "A `ValueError` with the file and the row, counted from 1, of the first conversation that cannot be encoded."
+def _misread(tok, sources) -> None:
+    "A `ValueError` with the file and the line of the first conversation of `sources` that cannot be encoded."
+    from ft_notebooks.data import read_chats
+    from ft_notebooks.files import read_rows
     from ft_notebooks.masks import encode_chat
 
-    for file, chats in files:
-        for number, row in enumerate(chats, 1):
+    for source in sources:
+        for (place, _), row in zip(read_rows(source), read_chats(source)):
             try:
                 encode_chat(tok, row["messages"], **({"tools": row["tools"]} if row.get("tools") else {}))
             except ValueError as e:
-                raise ValueError(f"{file}, row {number} (counted from 1): {e}") from None
+                raise ValueError(f"{place}: {e}") from None
 
 
-def _encoded(tok, chats, max_length, files=()):
-    "The encoded rows (None for none) and the account of them; the rows of `files` are those that `chats` were taken from."
+def _encoded(tok, chats, max_length, sources):
+    "The encoded rows (None for none), and their account; `sources` are the files that the rows were read from."
     from ft_notebooks.masks import encode_chats
 
     try:
         return (None, {}) if chats is None else encode_chats(tok, chats, max_length)
     except ValueError:
-        _misread(tok, files)
+        _misread(tok, sources)
         raise
 
 # %% ../nbs/12b_cli.ipynb #076458c6
@@ -241,9 +241,9 @@ def _fit(trainer, run) -> None:
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except KeyboardInterrupt:
-        good = last_good_checkpoint(run)
-        where = f"goes on from step {good.rpartition('-')[2]}, {good}" if good else "begins again, as there is no checkpoint yet"
-        raise KeyboardInterrupt(f"the same command {where}") from None
+        if (good := last_good_checkpoint(run)) is None:
+            raise KeyboardInterrupt("the same command begins again: there is no checkpoint yet") from None
+        raise KeyboardInterrupt(f"the same command goes on from step {good.rpartition('-')[2]}, {good}") from None
     trainer.save_model(run)
 
 # %% ../nbs/12b_cli.ipynb #8571b594
@@ -302,7 +302,7 @@ def _model_settings(settings) -> dict:
     return {"name": _folder(given.get("name", "smollm2")), "bits": _bits(given.get("bits"), method), "method": method}
 
 # %% ../nbs/12b_cli.ipynb #fdadabd7
-def _train(chats, held, settings, run, files=()):
+def _train(chats, held, settings, run, sources=()):
     "The trained model, its tokenizer and the log; `run` holds the adapter or model, the tokenizer and a checkpoint."
     from ft_notebooks.masks import show_tokens
     from ft_notebooks.sft import sft_trainer
@@ -311,8 +311,9 @@ def _train(chats, held, settings, run, files=()):
 
     settings = {**settings, "model": _model_settings(settings), "sft": {"seed": 0, **settings["sft"]}}
     tok, sft = load_tokenizer(settings["model"]["name"]), settings["sft"]
-    (rows, account), (held_rows, _) = (_encoded(tok, part, sft.get("max_length"), files) for part in (chats, held))
-    _say("  ".join(f"{key.replace('_', ' ')}: {value:,}" for key, value in account.items() if value or key in ("cut", "dropped")))
+    (rows, account), (held_rows, _) = (_encoded(tok, part, sft.get("max_length"), sources) for part in (chats, held))
+    told = {key.replace("_", " "): value for key, value in account.items() if value or key in ("cut", "dropped")}
+    _say("  ".join(f"{key}: {value:,}" for key, value in told.items()))
     _say(_ribbon(show_tokens(tok, rows[0])))
     run = run_folder(_undamaged(run), _identity(settings, chats, held))
     if (run / "metrics.json").exists():
@@ -335,6 +336,11 @@ def _init(args) -> None:
     path.write_text(SETTINGS_INI, encoding="utf-8")
     _say(f"wrote {path}; now: ft sft DATA")
 
+# %% ../nbs/12b_cli.ipynb #c249240d
+def _absolute(source):
+    "The path of a file or folder from anywhere; anything else as it is, such as a name on the hub, or a share."
+    return str(Path(source).resolve()) if source and Path(source).exists() else source
+
 
 def _sft(args) -> None:
     settings = _settings(args)
@@ -346,11 +352,9 @@ def _sft(args) -> None:
     train, held = _held_out(chats, rule, settings["sft"].get("seed", 0))
     kept = "none held out, so nothing will be evaluated" if held is None else f"{len(held):,} held out"
     _say(f"{args.data}: {len(train):,} conversations to train on, {kept}")
-    files = [(args.data, chats)]
-    if held is not None and Path(rule).is_file():
-        files, rule = [*files, (rule, held)], str(Path(rule).resolve())
-    settings["data"] = {"file": str(Path(args.data).resolve()), "eval": rule}
-    _train(train, held, settings, args.output, files)
+    sources = [args.data, *([rule] if rule and Path(rule).exists() else [])]
+    settings["data"] = {"file": _absolute(args.data), "eval": _absolute(rule)}
+    _train(train, held, settings, args.output, sources)
     _say(f"\nThe run is in {args.output}. Next: ft eval {args.output}, or ft chat {args.output}")
 
 # %% ../nbs/12b_cli.ipynb #89c10e80
@@ -363,13 +367,14 @@ def _kept_rows(run, known):
     file, rule = known["data"]["file"], known["data"]["eval"]
     try:
         chats = _held_out(read_chats(file), rule, known.get("sft.seed", 0))[1]
-        problem = "" if _fingerprint(chats) == known["data.held_out"] else f"{file} is no longer what {run} was trained with"
+        same = _fingerprint(chats) == known["data.held_out"]
+        problem = "" if same else f"{file} is no longer what {run} was trained with"
     except ValueError as e:
         problem = str(e)
     if problem:
         raise ValueError(
-            f"{problem}, so the rows that {run} held out cannot be told from the others; restore the file, or name one: "
-            f"ft eval {run} DATA"
+            f"{problem}, so the rows that {run} held out cannot be told from the others; restore the file, or name "
+            f"one: ft eval {run} DATA"
         )
     return chats
 
@@ -411,7 +416,7 @@ def _eval(args) -> None:
     given = read_chats(args.data) if args.data else None
     folder, known = _known(args.run)
     chats, tok = given or _kept_rows(args.run, known), load_tokenizer(folder)
-    _encoded(tok, chats, None, [(args.data or known["data"]["file"], chats)])
+    _encoded(tok, chats, None, [args.data or known["data"]["file"]])
     bits = _bits(settings["model"].get("bits") or known.get("model.bits"))
     options = {"max_new_tokens": 128, **settings["evaluation"]}
     found = _stages(_load(folder, bits), tok, known and {**known, "model.bits": bits}, chats, options)
@@ -460,7 +465,7 @@ DEMO = {"learning_rate": 1e-3, "max_steps": 8, "save_steps": 4}  # 8 steps of 16
 
 
 def _heard(model, tok):
-    "The scores on the test part: 100 notes of held-out words in known phrases, 50 of held-out words in held-out phrases."
+    "The scores on the test part: 100 notes of held-out words in known phrases, and 50 in held-out phrases."
     from ft_notebooks.data import appointments
     from ft_notebooks.evaluation import Evaluation, evaluate, exact_match, key_order
 
@@ -499,15 +504,17 @@ def _demo(args) -> None:
 # %% ../nbs/12b_cli.ipynb #ef5b2e4e
 def _command(commands, function, name, text, *positional, output=None, settings=True):
     "A command with its arguments (name, number, explanation each); `output` is its default folder, '' for RUN/eval."
+    one = {"metavar": "section.key=value", "action": "append", "default": [], "help": "one setting; may be repeated"}
+    folder = {"metavar": "FOLDER", "default": output or None, "help": f"default: {output or 'RUN/eval'}"}
     command = commands.add_parser(name, help=text, description=text)
     command.set_defaults(function=function)
     for argument, nargs, explanation in positional:
         command.add_argument(argument.lower(), metavar=argument, nargs=nargs, help=explanation)
     if settings:
         command.add_argument("--settings", metavar="FILE", help="default: settings.ini here, if there is one")
-        command.add_argument("--set", metavar="section.key=value", action="append", default=[], help="one setting; may be repeated")
+        command.add_argument("--set", **one)
     if output is not None:
-        command.add_argument("--output", metavar="FOLDER", default=output or None, help=f"default: {output or 'RUN/eval'}")
+        command.add_argument("--output", **folder)
     return command
 
 # %% ../nbs/12b_cli.ipynb #ca461230
@@ -523,7 +530,8 @@ def parser() -> argparse.ArgumentParser:
     _command(commands, _eval, "eval", "a report card", run, kept, output="")
     chat = _command(commands, _chat, "chat", "try a run or a model by hand", run)
     chat.add_argument("--system", metavar="TEXT", help="default: the one that all rows of the training data share")
-    demo = _command(commands, _demo, "demo", "the whole way on the built-in task, in minutes", output="runs/demo", settings=False)
+    way = "the whole way on the built-in task, in minutes"
+    demo = _command(commands, _demo, "demo", way, output="runs/demo", settings=False)
     demo.add_argument("--seed", type=int, default=0, help="of the notes, the adapter and the order; default: 0")
     return ft
 

@@ -46,18 +46,19 @@ class EvaluationSettings:
     batch_size: int | None = None  # answers generated at a time; None is 32
 
 # %% ../nbs/12a_settings.ipynb #b10545c8
-SECTIONS = {"model": ModelSettings, "lora": LoraConfig, "data": DataSettings, "sft": SFTConfig, "evaluation": EvaluationSettings}
+SECTIONS = {"model": ModelSettings, "lora": LoraConfig, "data": DataSettings, "sft": SFTConfig}
+SECTIONS |= {"evaluation": EvaluationSettings}
 OURS = {"sft": {"effective_batch": int}}  # parameters of `sft_trainer` that no field has
 FIXED = {  # fields that `ft` sets itself, and what a person does instead
     "sft": {
         "output_dir": "use --output",
         "resume_from_checkpoint": "leave it out: the same command goes on from the last whole checkpoint",
+        "assistant_only_loss": "leave it out: exactly the answers are trained",
+        "completion_only_loss": "leave it out: exactly the answers are trained",
+        "chat_template_path": "leave it out: the tokenizer's own template is used",
+        "eos_token": "leave it out: the tokenizer's own is used",
     },
-    "lora": {
-        "task_type": "leave it out",
-        "peft_type": "leave it out",
-        "base_model_name_or_path": "set model.name",
-    },
+    "lora": {"task_type": "leave it out", "peft_type": "leave it out", "base_model_name_or_path": "set model.name"},
 }
 
 
@@ -66,7 +67,7 @@ def setting_types(
 ) -> dict[str, object]:  # The annotated type of each key that may stand in it
     "The keys of a section and their types, as the library annotates them."
     hints = typing.get_type_hints(SECTIONS[section])
-    keys = {f.name: hints[f.name] for f in dataclasses.fields(SECTIONS[section]) if f.init and f.name[0] != "_"}
+    keys = {f.name: hints[f.name] for f in dataclasses.fields(SECTIONS[section]) if f.init}
     return {k: v for k, v in (keys | OURS.get(section, {})).items() if k not in FIXED.get(section, {})}
 
 # %% ../nbs/12a_settings.ipynb #6c85332b
@@ -118,7 +119,8 @@ def convert(
     `convert("2e-4", float)` is `0.0002`. A `ValueError` if the text is no such value, NaN and infinity included.
     """
     text = text.strip()
-    adapter = TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
+    config = None if dataclasses.is_dataclass(kind) else ConfigDict(arbitrary_types_allowed=True)
+    adapter = TypeAdapter(kind, config=config)
     for value in _readings(text, kind):
         try:
             value = adapter.validate_python(value)
@@ -142,8 +144,9 @@ def _line(text, section, key=None) -> int:
 def _from_file(file):
     "Place, section, key and text of every setting in the file; for a section that does not exist, no key."
     parser = configparser.ConfigParser(
-        interpolation=None, inline_comment_prefixes=("#", ";"), delimiters=("=",), default_section="", empty_lines_in_values=False
-    )
+        interpolation=None, inline_comment_prefixes=("#", ";"), delimiters=("=",), default_section="",
+        empty_lines_in_values=False,
+    )  # fmt: skip
     parser.optionxform = str  # names keep their case
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
@@ -185,7 +188,7 @@ def read_settings(
     file: str | Path | None = None,  # A settings.ini; None for none
     overrides: list[str] = (),  # "section.key=value" each, stronger than the file
 ) -> dict[str, dict]:  # Every section; the keys that were set, as values of their field's type
-    "What was set, checked; a `ValueError` with the place and the nearest name for a section or key that does not exist."
+    "What was set, checked; a `ValueError` with the place and the nearest name for a section or key that is none."
     settings = {section: {} for section in SECTIONS}
     for place, section, key, text in [*(_from_file(file) if file is not None else ()), *_from_command_line(overrides)]:
         kind = _known_type(place, section, key)

@@ -241,7 +241,7 @@ def test_a_broken_file_is_refused_by_us_or_read_as_it_stands(tmp_path, monkeypat
         outcomes["read"] += 1
 
     check()
-    assert outcomes["refused"] > 50 and outcomes["read"] > 50, outcomes
+    assert min(outcomes["refused"], outcomes["read"]) > EXAMPLES / 10, outcomes  # both happen
 
 
 def are_dicts(rows):

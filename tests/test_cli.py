@@ -77,7 +77,9 @@ GOOD = MESSAGES % f"{USER}, {ASSISTANT}"
         ("a.json", f"[\n{GOOD},\n{{}}\n]", ["a.json:3"]),
     ],
 )
-def test_bad_data_is_refused_by_file_and_line_before_a_model_is_looked_for(here, capsys, monkeypatch, name, content, said):
+def test_bad_data_is_refused_by_file_and_line_before_a_model_is_looked_for(
+    here, capsys, monkeypatch, name, content, said
+):
     monkeypatch.setattr("ft_notebooks.cli._model_settings", lambda settings: pytest.fail("a model was looked for"))
     Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
     text = refused(capsys, "sft", name)
@@ -126,7 +128,8 @@ def test_a_folder_that_holds_something_else_is_left_alone(here, capsys, monkeypa
     monkeypatch.setattr("ft_notebooks.loading.load_model", lambda *args: pytest.fail("a model was loaded"))
     Path("mine").mkdir()
     Path("mine/thesis.txt").write_text("x")
-    assert "mine is not empty and holds no run.json" in refused(capsys, "sft", "notes.jsonl", "--output", "mine", *quick())
+    said = refused(capsys, "sft", "notes.jsonl", "--output", "mine", *quick())
+    assert "mine is not empty and holds no run.json" in said
     assert [p.name for p in Path("mine").iterdir()] == ["thesis.txt"]
 
 
@@ -288,12 +291,23 @@ def test_what_is_held_out_never_reaches_the_trainer_as_a_row_to_train_on(here, m
     assert rule == "held.jsonl" or len(train | held) == 24  # nothing else is lost
 
 
+def test_what_is_nearly_held_out_is_not_trained_on_either(here, monkeypatch):
+    words = [f"word{i}" for i in range(60)]
+    for file, changed in (("own.jsonl", "word30"), ("held.jsonl", "another")):
+        said = " ".join(changed if word == "word30" else word for word in words)
+        row = {"messages": [{"role": "user", "content": said}, {"role": "assistant", "content": "yo"}]}
+        Path(file).write_text(Path("notes.jsonl").read_text() * (file == "own.jsonl") + json.dumps(row))
+    _, tok, train, held, _ = handed_over(monkeypatch, "own.jsonl", *quick("data.eval=held.jsonl"))
+    assert len(train) == 24 and len(held) == 1 and not any("word29" in text for text in texts(tok, train))
+
+
 def test_a_row_of_the_training_file_that_is_held_out_is_said_to_be_left_out(here, capsys):
     lines = Path("notes.jsonl").read_text().splitlines()
     Path("held.jsonl").write_text("\n".join(lines[:3]))
     main(["sft", "notes.jsonl", *quick("sft.max_steps=1", "data.eval=held.jsonl")])
     out = capsys.readouterr().out
-    assert "3 rows are also, or nearly, among those held out" in out and "21 conversations to train on, 3 held out" in out
+    assert "3 rows are also, or nearly, among those held out" in out
+    assert "21 conversations to train on, 3 held out" in out
 
 
 @pytest.mark.parametrize("settings", [["data.eval=none"], ["data.eval=None"], []])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from .checkpoints import check_checkpoint, read_config
 from .footprint import check_bits, weight_bytes
@@ -73,14 +73,29 @@ def _check_arguments(name: str | Path, bits: int, arguments: dict) -> None:
         raise ValueError(f"{min(taken)} follows from bits={bits}, or is fixed; leave it out of load_model")
 
 # %% ../nbs/02_loading.ipynb #a76d06ec
+def _quantisation(bits: int, hw: Hardware) -> BitsAndBytesConfig | None:
+    if bits == 4:  # of QLoRA, Dettmers et al., 2023: NF4, whose scales are themselves held in 8 bits
+        nf4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+        return BitsAndBytesConfig(**nf4, bnb_4bit_compute_dtype=hw.dtype)
+    return BitsAndBytesConfig(load_in_8bit=True) if bits == 8 else None  # LLM.int8(), Dettmers et al., 2022
+
+
+def _keep_gradients(model: PreTrainedModel) -> PreTrainedModel:
+    "Keep bitsandbytes' four-bit layers from switching to a kernel without backward on CPUs with avx512_bf16."
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+# %% ../nbs/02_loading.ipynb #3f309203
 def load_model(
     name: str | Path,  # A folder that `save_pretrained` wrote, or a name on the hub
-    bits: int = 16,  # Of a weight: 16 (frozen weights) or 32 (weights to be trained)
+    bits: int = 16,  # Of a weight: 32 (weights to be trained), or 16, 8, 4 (frozen weights)
     *,
     revision: str | None = None,  # On the hub: a commit, tag or branch
     **kwargs,  # Arguments of `from_pretrained`, by their own names
 ) -> PreTrainedModel:  # In `eval()` mode, on this process's card if there is one, else on the CPU
-    """transformers' own model, its weights read from safetensors into the dtype that `bits` means on this machine.
+    """transformers' own model, its weights read from safetensors into the numbers that `bits` means on this machine.
 
     `ValueError`, before any weight is read, for what cannot be loaded so; no code that comes with a model is ever run.
     """
@@ -88,7 +103,8 @@ def load_model(
     name, revision, hw = check_checkpoint(name), revision or "main", hardware()
     read_config(name, revision)
     sixteen = torch.float16 if hw.dtype == torch.float16 else torch.bfloat16
-    device_map = {"": hw.device} if hw.device.startswith("cuda") else None
+    device_map = {"": hw.device} if bits < 16 or hw.device.startswith("cuda") else None
     chosen = {"attn_implementation": hw.attn_implementation, "device_map": device_map, **kwargs}
     fixed = {"dtype": torch.float32 if bits == 32 else sixteen, "use_safetensors": True, "trust_remote_code": False}
-    return AutoModelForCausalLM.from_pretrained(name, revision=revision, **(chosen | fixed))
+    fixed["quantization_config"] = _quantisation(bits, hw)
+    return _keep_gradients(AutoModelForCausalLM.from_pretrained(name, revision=revision, **(chosen | fixed)))

@@ -8,26 +8,52 @@ __all__ = ['check_bits', 'weight_bytes']
 # %% ../nbs/02_footprint.ipynb #080a1504
 from pathlib import Path
 
+import bitsandbytes as bnb
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+from transformers.quantizers import AutoHfQuantizer
 
 from .checkpoints import check_checkpoint, read_config
 
 # %% ../nbs/02_footprint.ipynb #a33520f7
 def check_bits(bits: int) -> None:
-    if bits not in (16, 32):
-        raise ValueError(f"bits must be 16 or 32, got {bits!r}; 16 for weights that stay frozen, 32 to train them all")
+    if bits not in (4, 8, 16, 32):
+        raise ValueError(
+            f"bits must be 4, 8, 16 or 32, got {bits!r}; 32 to train all weights, 16 for weights that stay frozen, 4 or 8 if "
+            "these do not fit"
+        )
 
 # %% ../nbs/02_footprint.ipynb #62c64fe4
-def weight_bytes(
-    name_or_config: str | Path | PreTrainedConfig,  # What `load_model` takes, or its configuration
-    bits: int = 16,  # Of a weight: 16 or 32
-) -> int:  # Bytes of all parameters; buffers, which no checkpoint holds (the rotary frequencies), are not counted
-    "The bytes that the weights will take, from the configuration alone: nothing is loaded or allocated."
-    check_bits(bits)
+def _empty_model(name_or_config, bits: int) -> PreTrainedModel:
+    "The model without memory, on the device `meta`; at 4 and 8 bits with the layers that bitsandbytes puts into it."
     config = name_or_config
     if not isinstance(config, PreTrainedConfig):
         config = read_config(check_checkpoint(config))
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    return sum(p.numel() for p in model.parameters()) * bits // 8
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32 if bits == 32 else torch.bfloat16)
+    if bits < 16:
+        quantized = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8, bnb_4bit_use_double_quant=True)
+        AutoHfQuantizer.from_config(quantized, pre_quantized=False).preprocess_model(model=model, device_map=None)
+    return model
+
+
+def _quantized_bytes(layer: bnb.nn.Linear4bit | bnb.nn.Linear8bitLt) -> int:
+    weights = layer.in_features * layer.out_features
+    if isinstance(layer, bnb.nn.Linear8bitLt):
+        return weights + 4 * layer.out_features  # a float32 scale a row
+    blocks = -(-weights // 64)
+    groups = -(-blocks // 256)
+    return -(-weights // 2) + blocks + 4 * groups + 4 + 4 * 16 + 4 * 256  # the mean scale, and two code books
+
+
+def weight_bytes(
+    name_or_config: str | Path | PreTrainedConfig,  # What `load_model` takes, or its configuration
+    bits: int = 16,  # Of a weight: 4, 8, 16 or 32
+) -> int:  # Bytes of all parameters; buffers, which no checkpoint holds (the rotary frequencies), are not counted
+    "The bytes that the weights will take, from the configuration alone: nothing is loaded or allocated."
+    check_bits(bits)
+    model = _empty_model(name_or_config, bits)
+    layers = [m for m in model.modules() if isinstance(m, (bnb.nn.Linear4bit, bnb.nn.Linear8bitLt))]
+    quantized = {id(layer.weight) for layer in layers}
+    plain = sum(p.nbytes for p in model.parameters() if id(p) not in quantized)
+    return plain + sum(_quantized_bytes(layer) for layer in layers)

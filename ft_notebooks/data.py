@@ -208,8 +208,8 @@ def read_preferences(
 ) -> Dataset:  # The columns "prompt", "chosen" and "rejected", and "tools" if any row has them; lists of messages
     """Every pair as it stands in `source`, or a `ValueError` that lists what is wrong with which row.
 
-    Formats, row by row: prompt with two answers, two conversations with one beginning, alpaca with two answers. The two
-    answers of a pair differ. It is read anew each time, from no cache.
+    Formats, row by row: prompt with two answers, two conversations with one beginning, alpaca with two answers. A pair
+    of equal answers is read too. It is read anew each time, from no cache.
     """
     return _read(source, as_preference, ("prompt", "chosen", "rejected"), split=split, revision=revision)
 

@@ -337,11 +337,11 @@ _PAIR = (
 def _common(row: dict, chosen: list[dict], rejected: list[dict], key: str | None) -> tuple[list[dict], list[str]]:
     "The prompt with which two conversations begin, and what is wrong with it."
     differ = (i for i, (a, b) in enumerate(zip(chosen, rejected)) if a != b)
-    n = next(differ, min(len(chosen), len(rejected)))
+    n = next(differ, min(len(chosen), len(rejected)) - (chosen == rejected))  # of equal ones the last is the answer
     prompt, rest = chosen[:n], [*chosen[n : n + 1], *rejected[n : n + 1]]
     if len(rest) < 2:
         return prompt, ['one of "chosen" and "rejected" is the beginning of the other; each must end in its own answer']
-    if any(message["role"] != "assistant" for message in rest):
+    if chosen != rejected and any(message["role"] != "assistant" for message in rest):
         return prompt, [f'"chosen" and "rejected" differ in message {n + 1}, before the answer; give them one prompt']
     asked, defects = _asked(row, key) if key else (prompt, [])
     if not defects and asked not in (prompt, prompt[-1:]):
@@ -350,20 +350,21 @@ def _common(row: dict, chosen: list[dict], rejected: list[dict], key: str | None
 
 # %% ../nbs/04_rows.ipynb #02bf16e0
 def _answers(row: dict) -> tuple[list[dict], list[dict], list[str]]:
-    "The chosen and the rejected messages, and their defects; without defects they differ."
+    "The chosen and the rejected messages, and their defects."
     if missing := [key for key in ("chosen", "rejected") if row.get(key) is None]:
         what = f"the keys {short(list(row))}" if len(missing) == 2 else f'no "{missing[0]}"'
         return [], [], [f"the row has {what}; it must be {_PAIR}"]
     (chosen, defects), (rejected, more) = (_turns(row, key, "assistant") for key in ("chosen", "rejected"))
-    if not defects + more and chosen == rejected:
-        more = [f'"chosen" and "rejected" are the same, {short(row["chosen"])}; change one or take the row out']
     return chosen, rejected, defects + more
 
 # %% ../nbs/04_rows.ipynb #d66a0108
 def as_preference(
     row: Any,  # A dict in any format that this notebook names; or an exception, which stands where a row should
 ) -> tuple[dict, list[str]]:  # {"prompt", "chosen", "rejected", and "tools" if any}; and the row's defects
-    "The prompt and two different answers, as messages, whole if there are no defects; the defects are all there are."
+    """The prompt and the two answers, as messages, whole if there are no defects; the defects are all that there are.
+
+    Two equal answers are no defect of the row: it is for who trains on pairs to count and leave out those.
+    """
     if unread := _unread(row, _PAIR):
         return {}, unread
     chosen, rejected, defects = _answers(row)

@@ -150,6 +150,9 @@ PAIRS = [
     ({"chosen": [USER, ANSWER, USER, ANSWER], "rejected": [USER, OTHER, USER, ANSWER]},
      {"prompt": [USER], "chosen": [ANSWER, USER, ANSWER], "rejected": [OTHER, USER, ANSWER]}),
     ({"prompt": [USER], "chosen": [CALL], "rejected": [OTHER]}, {"prompt": [USER], "chosen": [CALL], "rejected": [OTHER]}),
+    ({"prompt": "Hi", "chosen": "Yes", "rejected": [ANSWER]}, {**WANTED, "rejected": [ANSWER]}),
+    ({"chosen": [USER, ANSWER], "rejected": [USER, ANSWER]}, {**WANTED, "rejected": [ANSWER]}),
+    ({"prompt": "Hi", "chosen": [USER, ANSWER], "rejected": [USER, ANSWER]}, {**WANTED, "rejected": [ANSWER]}),
     ({"prompt": [USER, CALL, RESULT], "chosen": "Yes", "rejected": "No"}, {**WANTED, "prompt": [USER, CALL, RESULT]}),
 ]  # fmt: skip
 
@@ -159,7 +162,7 @@ def test_a_preference_is_read_from_every_format(row, expected):
     before = json.dumps(row)
     assert as_preference(row) == (expected, [])
     assert json.dumps(row) == before
-    if set(row) == {"chosen", "rejected"} and isinstance(row["chosen"], list):
+    if set(row) == {"chosen", "rejected"} and expected["chosen"] != expected["rejected"] and isinstance(row["chosen"], list):
         assert extract_prompt(row) == expected
 
 
@@ -167,9 +170,6 @@ NO_PAIR = {
     "the row has the keys ['messages']; it must be {\"prompt\", \"chosen\", \"rejected\"}": CHAT,
     'the row has no "rejected"; it must be': {"prompt": "a", "chosen": "b"},
     'the row has no "chosen"; it must be': {"prompt": "a", "rejected": "b", "chosen": None},
-    '"chosen" and "rejected" are the same, \'b\'; change one or take the row out': {"prompt": "a", "chosen": "b", "rejected": "b"},
-    '"chosen" and "rejected" are the same, [': {"chosen": [USER, ANSWER], "rejected": [USER, ANSWER]},
-    '"chosen" and "rejected" are the same, \'Yes\'': {"prompt": "Hi", "chosen": "Yes", "rejected": [ANSWER]},
     'the row has no "prompt"': {"chosen": "a", "rejected": "b"},
     '"chosen" and "rejected" differ in message 1, before the answer; give them one prompt': {"chosen": [USER, ANSWER], "rejected": [{**USER, "content": "Bye"}, ANSWER]},
     '"chosen" and "rejected" differ in message 1, before': {"chosen": [USER, ANSWER], "rejected": [OTHER]},
@@ -179,6 +179,7 @@ NO_PAIR = {
     '"prompt" and "instruction" in one row are ambiguous': {"prompt": "a", "instruction": "b", "chosen": "c", "rejected": "d"},
     'in "chosen", message 2 is the assistant\'s but answers nobody': {"prompt": [ANSWER], "chosen": "a", "rejected": "b"},
     'in "rejected", the last message is the user\'s': {"prompt": "Hi", "chosen": [ANSWER], "rejected": [OTHER, USER]},
+    'in "chosen", no message is the assistant\'s': {"chosen": [USER], "rejected": [USER]},
     'message 1 of "chosen" has no "content"': {"prompt": "a", "chosen": [{"role": "assistant"}], "rejected": "b"},
     'the row has a blank "rejected"': {"prompt": "a", "chosen": "b", "rejected": " "},
     'the row has a blank "prompt"': {"prompt": "", "chosen": "b", "rejected": "c"},

@@ -172,7 +172,7 @@ def _check_account(account: dict, longest: int, max_length: int | None, allow_cu
         raise ValueError(
             f"{account['answers_cut']} of {account['answers']} answers would lose their end at max_length={max_length}; the "
             f"longest conversation has {longest} tokens: raise max_length, shorten the rows, or say "
-            f"allow_cut={account['answers_cut'] / account['answers']:.2g}"
+            f"allow_cut={-(-1000 * account['answers_cut'] // account['answers']) / 1000}"  # rounded up
         )
     if not account["trained_tokens"]:
         raise ValueError(f"no answer is left to train on: {account}")

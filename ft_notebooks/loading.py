@@ -10,12 +10,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import bitsandbytes as bnb
 import psutil
 import torch
+import transformers.utils
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-from .checkpoints import check_checkpoint, read_config
-from .footprint import check_bits, weight_bytes
+from .checkpoints import check_checkpoint, check_weights, read_config
+from .footprint import check_bits
 
 # %% ../nbs/02_loading.ipynb #75207402
 def _cpu_has_bf16() -> bool:
@@ -69,17 +71,34 @@ def _check_arguments(name: str | Path, bits: int, arguments: dict) -> None:
             f"trust_remote_code=True would run Python that comes with {name}, with your rights; leave it out, or read "
             "that code and load the model with transformers' from_pretrained(..., revision=COMMIT) yourself"
         )
-    if taken := {"dtype", "torch_dtype", "quantization_config", "use_safetensors"} & set(arguments):
+    fixed = {"dtype", "torch_dtype", "quantization_config", "load_in_4bit", "load_in_8bit", "use_safetensors"}
+    if taken := (fixed | {"output_loading_info"}) & set(arguments):
         raise ValueError(f"{min(taken)} follows from bits={bits}, or is fixed; leave it out of load_model")
 
 # %% ../nbs/02_loading.ipynb #a76d06ec
+def _check_attention(wanted: str, bits: int, hw: Hardware) -> None:
+    if "/" in wanted:
+        raise ValueError(f"attn_implementation={wanted!r} would run a compiled kernel from the hub; leave it out")
+    installed = getattr(transformers.utils, f"is_flash_attn_{wanted[-1]}_available", lambda: False)
+    if "flash" in wanted and not (bits < 32 and hw.device.startswith("cuda") and hw.bf16 and installed()):
+        raise ValueError(
+            f"attn_implementation={wanted!r} needs its package, an NVIDIA card of compute capability 8.0 or more, and 16 "
+            f"bits or fewer; here are {hw.device} and bits={bits}. Leave it out: {hw.attn_implementation!r} works everywhere"
+        )
+
+# %% ../nbs/02_loading.ipynb #2350fd36
 def _quantisation(bits: int, hw: Hardware) -> BitsAndBytesConfig | None:
-    if bits == 4:  # of QLoRA, Dettmers et al., 2023: NF4, whose scales are themselves held in 8 bits
+    kind = hw.device.split(":")[0]
+    if bits < 16 and kind not in getattr(bnb, "supported_torch_devices", ("cpu", "cuda")):
+        raise ValueError(
+            f"bits={bits}: bitsandbytes {bnb.__version__} has no kernels for {kind!r}; upgrade bitsandbytes, or take bits=16"
+        )
+    if bits == 4:
         nf4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
         return BitsAndBytesConfig(**nf4, bnb_4bit_compute_dtype=hw.dtype)
-    return BitsAndBytesConfig(load_in_8bit=True) if bits == 8 else None  # LLM.int8(), Dettmers et al., 2022
+    return BitsAndBytesConfig(load_in_8bit=True) if bits == 8 else None
 
-
+# %% ../nbs/02_loading.ipynb #ff621533
 def _keep_gradients(model: PreTrainedModel) -> PreTrainedModel:
     "Keep bitsandbytes' four-bit layers from switching to a kernel without backward on CPUs with avx512_bf16."
     for module in model.modules():
@@ -87,24 +106,41 @@ def _keep_gradients(model: PreTrainedModel) -> PreTrainedModel:
             module.support_avx512bf16_for_cpu = False
     return model
 
-# %% ../nbs/02_loading.ipynb #3f309203
+# %% ../nbs/02_loading.ipynb #8f6c6b46
+def _check_device_map(device_map) -> None:
+    "Under a launcher a model lies on one device."
+    launched = int(os.environ.get("WORLD_SIZE", 1)) > 1 or "LOCAL_RANK" in os.environ
+    spread = device_map in ("auto", "balanced", "balanced_low_0", "sequential")
+    if launched and (spread or isinstance(device_map, dict) and len(set(device_map.values())) > 1):
+        raise ValueError(
+            f"device_map={device_map!r} lays one model over several cards, and a launcher (WORLD_SIZE or LOCAL_RANK is set) "
+            "has given each process its own card; leave device_map out, or start one process without the launcher"
+        )
+
+# %% ../nbs/02_loading.ipynb #0ece13f9
 def load_model(
     name: str | Path,  # A folder that `save_pretrained` wrote, or a name on the hub
-    bits: int = 16,  # Of a weight: 32 (weights to be trained), or 16, 8, 4 (frozen weights)
+    bits: int = 16,  # Of a weight: 32 to train all weights; 16, 8 or 4 if they stay frozen, under an adapter or not
     *,
     revision: str | None = None,  # On the hub: a commit, tag or branch
     **kwargs,  # Arguments of `from_pretrained`, by their own names
-) -> PreTrainedModel:  # In `eval()` mode, on this process's card if there is one, else on the CPU
-    """transformers' own model, its weights read from safetensors into the numbers that `bits` means on this machine.
+) -> PreTrainedModel:  # In `eval()` mode, on this process's card if there is one; its commit is `config._commit_hash`
+    """transformers' own model, all its weights read from safetensors into what `bits` means on this machine.
 
     `ValueError`, before any weight is read, for what cannot be loaded so; no code that comes with a model is ever run.
     """
+    hw, where = hardware(), ("cache_dir", "force_download", "local_files_only", "proxies", "subfolder", "token")
     _check_arguments(name, bits, kwargs)
-    name, revision, hw = check_checkpoint(name), revision or "main", hardware()
-    read_config(name, revision)
-    sixteen = torch.float16 if hw.dtype == torch.float16 else torch.bfloat16
     device_map = {"": hw.device} if bits < 16 or hw.device.startswith("cuda") else None
     chosen = {"attn_implementation": hw.attn_implementation, "device_map": device_map, **kwargs}
+    _check_attention(chosen["attn_implementation"] or "sdpa", bits, hw)
+    _check_device_map(chosen["device_map"])
+    sixteen = torch.float16 if hw.dtype == torch.float16 else torch.bfloat16
     fixed = {"dtype": torch.float32 if bits == 32 else sixteen, "use_safetensors": True, "trust_remote_code": False}
-    fixed["quantization_config"] = _quantisation(bits, hw)
-    return _keep_gradients(AutoModelForCausalLM.from_pretrained(name, revision=revision, **(chosen | fixed)))
+    quantisation, name = _quantisation(bits, hw), check_checkpoint(name)
+    config = read_config(name, revision, **{key: kwargs[key] for key in where if key in kwargs})
+    fixed["revision"] = config._commit_hash or revision or "main"  # one commit for all files, even if the branch moves
+    check_weights(name, **(chosen | fixed))
+    model = AutoModelForCausalLM.from_pretrained(name, **(chosen | fixed), quantization_config=quantisation)
+    model.config._commit_hash = config._commit_hash
+    return _keep_gradients(model)

@@ -139,6 +139,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'ft_notebooks.footprint._Alive.__torch_dispatch__': ( 'footprint.html#_alive.__torch_dispatch__',
                                                                                               'ft_notebooks/footprint.py'),
                                         'ft_notebooks.footprint._Alive._free': ('footprint.html#_alive._free', 'ft_notebooks/footprint.py'),
+                                        'ft_notebooks.footprint._Alive.enter': ('footprint.html#_alive.enter', 'ft_notebooks/footprint.py'),
                                         'ft_notebooks.footprint._adapted': ('footprint.html#_adapted', 'ft_notebooks/footprint.py'),
                                         'ft_notebooks.footprint._allocate': ('footprint.html#_allocate', 'ft_notebooks/footprint.py'),
                                         'ft_notebooks.footprint._configuration': ( 'footprint.html#_configuration',

@@ -20,7 +20,10 @@ def _check_files(folder: Path) -> None:
     files, index = sorted(folder.glob("model*.safetensors")), folder / "model.safetensors.index.json"
     if not (folder / "model.safetensors").exists():
         if index.exists():
-            files = sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
+            try:
+                files = sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
+            except (ValueError, LookupError, TypeError, AttributeError) as e:
+                raise ValueError(f"{index} holds no map of weights to files ({e}); copy it again") from e
         elif any("-of-" in file.name for file in files):
             raise ValueError(f"{folder} has a part of a model and no {index.name}, which says what the parts are; copy it too")
     if missing := [file.name for file in files if not file.exists()]:
@@ -105,8 +108,9 @@ def check_weights(
     **kwargs,  # Arguments of `from_pretrained`, such as `revision`
 ) -> None:
     "The files hold every weight that `config.json` describes, in its shape; otherwise a `ValueError`. No weight is read."
-    fixed = {"device_map": {"": "meta"}, "use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
-    _, info = AutoModelForCausalLM.from_pretrained(name, **(kwargs | fixed), ignore_mismatched_sizes=True)
+    fixed = {"device_map": {"": "meta"}, "use_safetensors": True, "trust_remote_code": False}
+    report = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    _, info = AutoModelForCausalLM.from_pretrained(name, **(kwargs | fixed | report))
     wrong = sorted(info["missing_keys"]) + sorted(str(key[0]) for key in info["mismatched_keys"])
     if wrong:
         raise ValueError(

@@ -17,7 +17,7 @@ import transformers.utils
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from .checkpoints import check_checkpoint, check_weights, read_config
-from .footprint import check_bits
+from .footprint import check_bits, estimate_memory, weight_bytes  # the two are found here too
 
 # %% ../nbs/02_loading.ipynb #75207402
 def _cpu_has_bf16() -> bool:

@@ -8,25 +8,52 @@ __all__ = ['lora_config', 'add_adapter', 'merge_adapter', 'load_adapter']
 # %% ../nbs/03_lora.ipynb #b63bc2f1
 import copy
 import difflib
+import re
+import warnings
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import PreTrainedModel
 
+from .adapter_files import check_adapter
 from .loading import load_model
+
+# %% ../nbs/03_lora.ipynb #b7eb90f8
+def _check_modules(model: torch.nn.Module, fields: dict) -> None:
+    "A `ValueError` for a module or a layer that a field names and the model lacks, with the nearest that it has."
+    names = [name for name, _ in model.named_modules() if name]
+    ends = {name.split(".")[-1] for name, module in model.named_modules() if getattr(module, "weight", None) is not None}
+    for field in ("target_modules", "modules_to_save", "rank_pattern", "alpha_pattern"):
+        wanted = fields.get(field) or ()
+        whole = isinstance(wanted, str)  # a pattern for whole paths, or "all-linear"
+        for part in () if wanted == "all-linear" else [wanted] if whole else wanted:
+            try:
+                found = any(re.fullmatch(part if whole else rf"(.*\.)?({part})", name) for name in names)
+            except re.error as e:
+                raise ValueError(f"{field}: {part!r} is no pattern: {e}") from None
+            if not found:
+                near = difflib.get_close_matches(part, names if whole else ends, 1, cutoff=0)[0]
+                raise ValueError(f"{field}: the model has no module {part!r}; the nearest is {near!r}")
+    layers = {int(number) for name in names for number in re.findall(r"\.(\d+)(?=\.|$)", name)}
+    chosen = fields.get("layers_to_transform")
+    lacking = ({chosen} if isinstance(chosen, int) else set(chosen or ())) - layers
+    if lacking:
+        has = f"the layers {min(layers)} to {max(layers)}" if layers else "no numbered layers"
+        raise ValueError(f"layers_to_transform: the model has {has}, and no layer {min(lacking)}")
 
 # %% ../nbs/03_lora.ipynb #22179e7e
 def lora_config(
-    model: torch.nn.Module,  # That the adapter is for
+    model: torch.nn.Module,  # That the adapter is for; one without memory, on the device `meta`, will do
     r: int = 16,  # The rank: columns of B, rows of A; at least 1
     **fields,  # Fields of `peft.LoraConfig`, by their own names
 ) -> LoraConfig:
     "Rank `r` on all linear layers but the head, alpha 2r and no dropout, unless `fields` say otherwise."
-    if r < 1:
-        raise ValueError(f"r must be at least 1, got {r}; 8 to 64 are usual")
+    if not isinstance(r, int) or isinstance(r, bool) or r < 1:
+        raise ValueError(f"r must be a whole number of at least 1, got {r!r}; 8 to 64 are usual")
     known = [field.name for field in dataclass_fields(LoraConfig)]
     for name in fields:
         if name not in known:
@@ -34,12 +61,8 @@ def lora_config(
             raise ValueError(f"LoraConfig has no field {name!r}; the nearest is {near!r}")
     targets = fields.get("target_modules")
     if isinstance(targets, str) and targets.isidentifier():  # to PEFT a text is a pattern of whole paths, or "all-linear"
-        targets = fields["target_modules"] = [targets]
-    for target in targets if isinstance(targets, (list, tuple, set)) else ():
-        if not any(name == target or name.endswith(f".{target}") for name, _ in model.named_modules()):
-            last = {name.split(".")[-1] for name, _ in model.named_modules()}
-            near = difflib.get_close_matches(target, last, 1, cutoff=0)[0]
-            raise ValueError(f"target_modules: the model has no module {target!r}; the nearest is {near!r}")
+        fields["target_modules"] = [targets]
+    _check_modules(model, fields)
     defaults = {"lora_alpha": 2 * r, "lora_dropout": 0.0, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
     return LoraConfig(r=r, **{**defaults, **fields})
 
@@ -52,46 +75,81 @@ def add_adapter(
     "`model` with a new adapter, the same for the same seed, of which something trains; random state stays as it was."
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise ValueError("the model has an adapter already; merge it with merge_adapter, or load the base anew")
+    config = copy.deepcopy(config)  # PEFT writes the base's name into it, and leaves out the hub's commit
+    config.revision = config.revision or getattr(model.config, "_commit_hash", None)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        adapted = get_peft_model(model, copy.deepcopy(config))  # PEFT writes the base's name into it
+        adapted = get_peft_model(model, config)
     if not any(p.requires_grad for p in adapted.parameters()):
         raise ValueError(f"nothing would train: inference_mode is {config.inference_mode}; leave it out of the config")
     return adapted
 
 # %% ../nbs/03_lora.ipynb #cc279f48
-def merge_adapter(
-    model: PeftModel,  # Used up: its base takes the adapter in
-) -> PreTrainedModel:  # Plain, in `eval()` mode, all its weights trainable
-    "The base with the active adapter added to its weights: the same logits without PEFT, to 1e-5 in float32."
+def _dequantised(model: PeftModel, dtype: torch.dtype) -> PeftModel:
+    "The same adapter on the weights that the quantised ones stand for, in `dtype`; `model` is used up."
+    name = model.active_adapters[0]
+    config = copy.deepcopy(model.peft_config[name])
+    state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    if hasattr(config, "init_lora_weights"):
+        config.init_lora_weights = True  # the base has given up what OLoRA and others took from it; not once more
+    base = model.unload().dequantize(dtype).to(dtype)
+    model = get_peft_model(base, config)
+    set_peft_model_state_dict(model, state)
+    return model
+
+# %% ../nbs/03_lora.ipynb #22230fec
+def _check_mergeable(model: PeftModel) -> None:
     if not isinstance(model, PeftModel):
         raise ValueError(f"merge_adapter takes a peft.PeftModel, got a {type(model).__name__} without adapter to merge")
+    method = model.active_peft_config.peft_type.value
+    if model.active_peft_config.is_prompt_learning:
+        raise ValueError(f"{method} adds to the input and changes no weight, so it cannot be merged; keep the adapter")
+    if len(model.active_adapters) != 1:
+        raise ValueError(f"{model.active_adapters} are active; choose the one to merge with model.set_adapter(name)")
+    merged = any(isinstance(m, BaseTunerLayer) and m.merged for m in model.modules())
+    if merged and getattr(model.get_base_model(), "is_quantized", False):
+        raise ValueError("the adapter is merged into the quantised base, which was rounded again; load both anew")
+
+
+def _untie(base: PreTrainedModel) -> None:
+    "Give the head a tensor of its own where it shares the embedding's and an adapter is on one of them."
+    layers = base.get_input_embeddings(), base.get_output_embeddings()
+    inner = [layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer for layer in layers]
+    adapted = any(isinstance(layer, BaseTunerLayer) for layer in layers)
+    if adapted and None not in inner and inner[0].weight is inner[1].weight:
+        inner[1].weight = torch.nn.Parameter(inner[1].weight.detach().clone(), requires_grad=False)
+
+# %% ../nbs/03_lora.ipynb #77016ee8
+def merge_adapter(
+    model: PeftModel,  # Used up: its base takes the active adapter in, and lets go of others
+    dtype: torch.dtype | None = None,  # Of the merged weights; None: the base's, or of a quantised base the one around it
+) -> PreTrainedModel:  # Plain and no longer quantised, in `eval()` mode, all its weights trainable
+    """The base that the active adapter was trained on with the adapter in its weights: the same logits without PEFT.
+
+    To 1e-5 in float32. For a base in 4 or 8 bits that is the dequantised one. `ValueError` for what cannot be merged.
+    """
+    _check_mergeable(model)
     base = model.get_base_model()
     if getattr(base, "is_quantized", False):
-        raise ValueError(
-            "the base is quantised, and merged weights would be rounded to its few bits again; save the adapter, call "
-            "base.dequantize(), load the adapter onto that with peft.PeftModel.from_pretrained, and merge there"
-        )
-    return model.merge_and_unload(safe_merge=True).eval().requires_grad_(True)
+        model = _dequantised(model, dtype or base.config.dtype)
+    elif dtype is not None:
+        model = model.to(torch.promote_types(dtype, base.dtype))
+    _untie(model.get_base_model())
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*(can lead to complications|no longer tied after merging)")  # seen to above
+            merged = model.merge_and_unload(safe_merge=True)
+    except (NotImplementedError, RuntimeError) as e:
+        raise ValueError(f"this adapter cannot be merged: {e}") from e
+    return merged.to(dtype or merged.dtype).eval().requires_grad_(True)
 
 # %% ../nbs/03_lora.ipynb #1791ed20
 def load_adapter(
     folder: str | Path,  # That `save_pretrained` of a `PeftModel` wrote
-    bits: int = 16,  # Of a weight of the base, as in `load_model`; 32 to merge
+    bits: int = 16,  # Of a weight of the base, as in `load_model`: those that the adapter was trained on
     trainable: bool = False,  # True: go on training it; False: use it
 ) -> PeftModel:  # In `eval()` mode
     "The adapter on the base that its `adapter_config.json` names; it trains, or is frozen, as `trainable` says."
-    folder = Path(folder).expanduser()
-    for file in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (folder / file).is_file():
-            raise ValueError(f"{folder} has no {file}; give a folder that save_pretrained of a peft.PeftModel wrote")
-    config = PeftConfig.from_pretrained(str(folder))
-    base = config.base_model_name_or_path
-    where = f"{folder / 'adapter_config.json'}: base_model_name_or_path is {base!r}"
-    if not base:
-        raise ValueError(f"{where}, so the base was never saved; save it and write its folder there")
-    try:
-        model = load_model(base, bits, revision=config.revision)
-    except (OSError, ValueError) as e:
-        raise ValueError(f"{where}, which does not load; if it has moved, write there where it is now ({e})") from e
-    return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable).eval()
+    config = check_adapter(folder)  # all that can be known before the base is loaded
+    model = load_model(config.base_model_name_or_path, bits, revision=config.revision)
+    return PeftModel.from_pretrained(model, str(Path(folder).expanduser()), is_trainable=trainable).eval()

@@ -95,6 +95,11 @@ class _Alive(TorchDispatchMode):
         self.most[self.phase] = max(self.most[self.phase], self.alive.total())
         return result
 
+    def enter(self, phase, tensor):
+        "The phase begins when the backward pass reaches the tensor."
+        if tensor.requires_grad:
+            tensor.register_hook(lambda grad: setattr(self, "phase", phase))
+
     def _free(self, key, kind, size):
         self.known.discard(key)
         self.alive[kind] -= size
@@ -141,6 +146,7 @@ def _allocate(model) -> None:
     "Fake memory for a model on `meta`; four-bit weights by bitsandbytes itself."
     quantized = [m for m in model.modules() if isinstance(m, bnb.nn.Linear4bit)]
     model.to_empty(device="cpu")
+    (model.get_base_model() if hasattr(model, "get_base_model") else model).tie_weights()
     for layer in quantized:
         wide = torch.empty(layer.out_features, layer.in_features, dtype=torch.bfloat16)
         packed, state = bnb.functional.quantize_4bit(wide, compress_statistics=True, quant_type="nf4")
@@ -168,11 +174,13 @@ def _no_memory(device: str):
     "Tensors have shapes and no memory; on a GPU TRL's head runs in Triton kernels, which allocate nothing."
     kernels = ("_forward_tile", "_backward_tile", "_addmm_fp32") if device == "cuda" else ()
     silent = dict.fromkeys(kernels, lambda *args, **kwargs: None)
-    code_book = patch.dict(bnb.functional.name2qmap, {"dynamic": torch.empty(256)})
-    with code_book, patch.multiple(chunked_logprob, **silent) if silent else contextlib.nullcontext(), FakeTensorMode(
-        allow_non_fake_inputs=True
-    ):
-        yield
+    with contextlib.ExitStack() as stack:
+        if silent:
+            stack.enter_context(patch.multiple(chunked_logprob, **silent))
+        # values that no fake tensor can tell: bitsandbytes' code book, and whether a row is several, packed (it is not)
+        stack.enter_context(patch.dict(bnb.functional.name2qmap, {"dynamic": torch.empty(256)}))
+        stack.enter_context(patch("transformers.masking_utils.find_packed_sequence_indices", lambda *args: None))
+        yield stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
 
 # %% ../nbs/02_footprint.ipynb #72ccea42
 def _step(model, batch, length, checkpointing, dtype, device, labelled, whole_logits) -> Counter:
@@ -192,13 +200,11 @@ def _step(model, batch, length, checkpointing, dtype, device, labelled, whole_lo
         ids = torch.zeros(batch, length, dtype=torch.long)
         known = [*model.parameters(), *model.buffers(), *(p.grad for p in trained), ids]
         with _Alive(known, "layers forward") as memory:
-            at_embedding = base.get_input_embeddings().register_forward_hook(
-                lambda module, args, out: out.requires_grad and out.register_hook(lambda grad: setattr(memory, "phase", "embedding")) and None
-            )
+            base.get_input_embeddings().register_forward_hook(lambda module, args, out: memory.enter("embedding", out))
             with torch.autocast("cpu", dtype, enabled=dtype is not None):
                 hidden = base.base_model(input_ids=ids, use_cache=False).last_hidden_state
                 saved, memory.phase = Counter(memory.alive), "head"
-                hidden.register_hook(lambda grad: setattr(memory, "phase", "layers backward"))
+                memory.enter("layers backward", hidden)
                 loss = _loss(base, ids, hidden, labelled, whole_logits)
                 del hidden
             loss.backward()

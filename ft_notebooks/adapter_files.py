@@ -55,9 +55,9 @@ def _misfit(adapter: PeftConfig, shapes: dict[str, list[int]], base: PreTrainedC
     except (ValueError, RuntimeError) as e:
         lines = [line.strip(" \t.") for line in str(e).splitlines()]
         return next((line for line in lines if line.startswith("size mismatch")), lines[0])
-    saved = get_peft_model_state_dict(model, save_embedding_layers=False)
-    missing = [name for key in result.missing_keys if (name := key.replace(".default", "")) in saved and name != key]
-    if missing:
+    saved = {name.removesuffix(".weight"): name for name in get_peft_model_state_dict(model, save_embedding_layers=False)}
+    own = [key.replace(".default", "").removesuffix(".weight") for key in result.missing_keys if ".default" in key]
+    if missing := [saved[name] for name in own if name in saved]:
         return f"it lacks {missing[0]}"
     return f"the base has no place for {result.unexpected_keys[0]}" if result.unexpected_keys else None
 

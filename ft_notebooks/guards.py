@@ -44,22 +44,22 @@ def _excused(name: str, good: set[str]) -> bool:
 
 # %% ../nbs/05c_guards.ipynb #8f0044eb
 _WRONG = {
+    "are not held by the optimizer": "make it when the adapter is there, of all parameters that require grad",
     "have had no gradient": "the loss does not reach them: a layer that these rows do not use (leave it out of "
     "target_modules, or freeze it with requires_grad_(False)), something detached in a forward, activation checkpointing "
     "without model.enable_input_require_grads(), or 4-bit layers that a CPU used in eval() before (load the model anew)",
-    "are in no group of the optimizer": "make it when the adapter is there, of all parameters that require grad",
     "have a gradient and have not moved": "their dtype rounds the updates away: train them in float32 (load_model(bits=32)), "
     "raise learning_rate, or freeze them with requires_grad_(False)",
 }
 
 
-def _complaint(steps: int, total: int, faults: dict[str, list[str]]) -> str:
+def _complaint(when: str, total: int, faults: dict[str, list[str]]) -> str:
     said = [
         f"{len(names)} of {total} trainable tensors {what} ({', '.join(names[:3])}{', ...' * (len(names) > 3)}); {_WRONG[what]}"
         for what, names in faults.items()
         if names
     ]
-    return f"after {steps} optimizer steps whose learning rate was not 0: " + "; and ".join(said)
+    return f"{when}, " + "; and ".join(said)
 
 # %% ../nbs/05c_guards.ipynb #138a9b5b
 def _seen_by_any(flags: list[list[bool]], device: torch.device) -> list[list[bool]]:  # the same on all processes
@@ -70,18 +70,26 @@ def _seen_by_any(flags: list[list[bool]], device: torch.device) -> list[list[boo
     return shared.bool().tolist()
 
 
-def _faults(tensors, start, lit, held, device) -> dict[str, list[str]]:
-    "The names of `tensors` that have each of the faults in `_WRONG`, by what any process has seen; none has two."
-    flags = [
-        [name in lit, not torch.equal(_fingerprint(p), start[name]), id(p) in held, _here(p).numel() > 0]
-        for name, p in tensors.items()
-    ]
+def _faults(tensors, start, lit, device) -> dict[str, list[str]]:
+    "The names of `tensors` that have each of the faults in `_WRONG`, by what any process has seen; none has both."
+    flags = [[n in lit, not torch.equal(_fingerprint(p), start[n]), _here(p).numel() > 0] for n, p in tensors.items()]
     seen = dict(zip(tensors, _seen_by_any(flags, device)))
-    lit, moved, held, there = ({name for name, row in seen.items() if row[i]} for i in range(4))
-    lit, held = lit or moved, held or there
-    dark, loose = there - lit, (there & lit) - held
-    found = dict(zip(_WRONG, (dark, loose, there - moved - dark - loose)))
+    lit, moved, there = ({name for name, row in seen.items() if row[i]} for i in range(3))
+    lit = lit or moved
+    found = {"have had no gradient": there - lit, "have a gradient and have not moved": (there & lit) - moved}
     return {what: [n for n in tensors if n in names and not _excused(n, lit & moved)] for what, names in found.items()}
+
+# %% ../nbs/05c_guards.ipynb #7f3c5418
+def _trained(model, optimizer) -> dict[str, Tensor]:
+    "The trainable tensors by name; a `ValueError` if there is none, or the optimizer lacks some."
+    tensors = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not tensors:
+        raise ValueError("no parameter of the model is trainable; load an adapter with is_trainable=True, or add one")
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    loose = [name for name, p in tensors.items() if id(p) not in held]
+    if 0 < len(loose) < len(tensors):  # where all are, as under DeepSpeed, the optimizer holds copies
+        raise ValueError(_complaint("before the first step", len(tensors), {"are not held by the optimizer": loose}))
+    return tensors
 
 # %% ../nbs/05c_guards.ipynb #4982e08f
 class GradientFlowCallback(TrainerCallback):
@@ -91,21 +99,20 @@ class GradientFlowCallback(TrainerCallback):
     that no `GradScaler` skipped, from where `train()` begins or resumes. It changes nothing, and keeps one integer a tensor.
     """
 
-    def on_train_begin(self, args, state, control, model, **kwargs):
-        self.start = {name: _fingerprint(p) for name, p in model.named_parameters() if p.requires_grad}
+    def on_train_begin(self, args, state, control, model, optimizer, **kwargs):
+        self.start = {name: _fingerprint(p) for name, p in _trained(model, optimizer).items()}
         self.total, self.lit, self.steps, self.lr = len(self.start), set(), 0, 0.0
-        if not self.start:
-            raise ValueError("no parameter of the model is trainable; load an adapter with is_trainable=True, or add one")
 
     def on_optimizer_step(self, args, state, control, model, optimizer, **kwargs):
-        lrs = {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
-        if not self.start or not any(lrs.values()) or getattr(optimizer, "step_was_skipped", False):
+        lr = max(float(group["lr"]) for group in optimizer.param_groups)
+        if not self.start or not lr or getattr(optimizer, "step_was_skipped", False):
             return
         tensors = {name: p for name, p in model.named_parameters() if name in self.start and p.requires_grad}
         self.lit |= {name for name, p in tensors.items() if p.grad is not None and _here(p.grad).any()}
-        self.steps, rises, self.lr = self.steps + 1, max(lrs.values()) > self.lr, max(lrs.values())
+        self.steps, self.lr, rises = self.steps + 1, lr, lr > self.lr
         if self.steps >= 2:
-            dark, loose, stuck = (faults := _faults(tensors, self.start, self.lit, lrs, args.device)).values()
-            if dark or loose or (stuck and not rises):
-                raise ValueError(_complaint(self.steps, self.total, faults))
+            dark, stuck = (faults := _faults(tensors, self.start, self.lit, args.device)).values()
+            if dark or (stuck and not rises):
+                when = f"after {self.steps} optimizer steps whose learning rate was not 0"
+                raise ValueError(_complaint(when, self.total, faults))
             self.start = {name: self.start[name] for name in stuck}

@@ -19,6 +19,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
+from .guards import GradientFlowCallback
 from .loading import hardware
 from .masks import check_end_token, encode_chats
 from .tokenizer import IGNORE, check_vocabulary
@@ -106,11 +107,9 @@ def _config(output_dir, effective_batch, adapter, given) -> SFTConfig:
         )
     return args
 
-# %% ../nbs/05d_sft.ipynb #6b712f3b
-def _check_model(model, tok, peft_config) -> None:
-    check_vocabulary(tok, model)
-    if tok.chat_template:
-        check_end_token(tok, model.generation_config)
+# %% ../nbs/05d_sft.ipynb #628cc46d
+def _check_trained(model, own_optimizer=False) -> None:
+    "Something is trained, and no weight of the model itself in 16 bits."
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trained:
         raise ValueError(
@@ -118,11 +117,26 @@ def _check_model(model, tok, peft_config) -> None:
             "is_trainable=True, or add one with ft_notebooks.lora.add_adapter"
         )
     halves = [name for name, p in trained.items() if p.dtype == torch.float16]
-    if halves and peft_config is None:
+    if halves:
         raise ValueError(
             f"{len(halves)} trainable tensors are float16 ({halves[0]}, ...), whose gradients cannot be scaled; load the "
             "model with bits=32, or train an adapter, which is float32"
         )
+    adapter = (getattr(model.base_model, "prefix", "prompt_encoder"), "trainable_tokens") if isinstance(model, PeftModel) else ()
+    whole = [n for n, p in trained.items() if p.dtype == torch.bfloat16 and not any(part in n for part in adapter)]
+    if whole and not own_optimizer:
+        raise ValueError(
+            f"{len(whole)} weights of the model itself are trainable and bfloat16 ({whole[0]}, ...), which rounds most updates "
+            "away; load it with bits=32 (the hardware's bf16=True still computes in 16 bits), or train an adapter"
+        )
+
+# %% ../nbs/05d_sft.ipynb #cfd5e465
+def _check_model(model, tok, arguments) -> None:
+    check_vocabulary(tok, model)
+    if tok.chat_template:
+        check_end_token(tok, model.generation_config)
+    if arguments.get("peft_config") is None:  # else all is frozen but the adapter that TRL adds
+        _check_trained(model, bool({"optimizers", "optimizer_cls_and_kwargs"} & set(arguments)))
 
 # %% ../nbs/05d_sft.ipynb #74c1407f
 def _encoded(tok, dataset, name, args) -> Dataset:
@@ -168,12 +182,19 @@ def sft_trainer(
     """A `trl.SFTTrainer` that trains exactly the assistant's tokens of `train_dataset`, not yet started.
 
     A `ValueError` if nothing would be trained, for a setting that does not exist or has no effect, for answers that
-    `max_length` cuts, for float16 weights that are to be trained, and if the batch fields given are not `effective_batch`.
+    `max_length` cuts, for 16-bit weights that are to be trained, and if the batch fields given are not `effective_batch`.
+    Its callback `GradientFlowCallback` ends a run in which a part of what should be trained is not.
     """
     given, arguments = split_overrides(overrides, SFTConfig, SFTTrainer, _UNREAD)
-    peft_config = arguments.get("peft_config")
-    _check_model(model, tok, peft_config)
-    args = _config(output_dir, effective_batch, isinstance(model, PeftModel) or peft_config is not None, given)
+    _check_model(model, tok, arguments)
+    adapter = isinstance(model, PeftModel) or arguments.get("peft_config") is not None
+    args = _config(output_dir, effective_batch, adapter, given)
     rows = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
     rows = {name: data if data is None else _encoded(tok, data, name, args) for name, data in rows.items()}
-    return _SFTTrainer(model=model, args=args, processing_class=tok, **rows, **arguments)
+    callbacks = list(arguments.pop("callbacks", None) or [])
+    if not any(isinstance(callback, GradientFlowCallback) for callback in callbacks):
+        callbacks.append(GradientFlowCallback())
+    trainer = _SFTTrainer(model=model, args=args, processing_class=tok, callbacks=callbacks, **rows, **arguments)
+    if arguments.get("peft_config") is not None:
+        _check_trained(trainer.model)
+    return trainer

@@ -7,10 +7,12 @@ import pytest
 import torch
 import trl.trainer.utils
 from datasets import Dataset
+from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 import ft_notebooks.sft
 from ft_notebooks.data import appointments
+from ft_notebooks.guards import GradientFlowCallback
 from ft_notebooks.lora import add_adapter, lora_config
 from ft_notebooks.masks import encode_chat, encode_chats
 from ft_notebooks.models import tiny_model, tiny_tokenizer
@@ -227,6 +229,79 @@ def test_float16_weights_may_carry_an_adapter_but_not_be_trained(build):
     half = tiny_model().half()
     build(add_adapter(half, lora_config(half)))
     build(tiny_model().half(), peft_config=lora_config(tiny_model()))
+
+
+def test_bfloat16_weights_may_carry_an_adapter_but_not_be_trained(build):
+    with pytest.raises(ValueError, match="21 weights of the model itself are trainable and bfloat16 .*bits=32"):
+        build(tiny_model().bfloat16())
+    narrow = tiny_model().bfloat16()
+    build(add_adapter(narrow, lora_config(narrow)))
+    build(tiny_model().bfloat16(), peft_config=lora_config(tiny_model()))
+
+
+def test_one_bfloat16_weight_among_others_is_refused(build):
+    mixed = tiny_model()
+    mixed.model.norm.bfloat16()
+    with pytest.raises(ValueError, match=r"1 weights of the model itself .*\(model.norm.weight"):
+        build(mixed)
+    mixed.model.norm.requires_grad_(False)
+    build(mixed)
+
+
+def test_an_adapter_may_be_bfloat16_itself_but_not_what_is_trained_beside_it(build):
+    narrow = tiny_model().bfloat16()
+    adapted = add_adapter(narrow, lora_config(narrow))
+    build(adapted.bfloat16())
+    with pytest.raises(ValueError, match="1 weights of the model itself .*modules_to_save"):
+        narrow = tiny_model().bfloat16()
+        build(add_adapter(narrow, lora_config(narrow, modules_to_save=["lm_head"])))
+    with pytest.raises(ValueError, match="1 weights of the model itself .*modules_to_save"):
+        build(tiny_model().bfloat16(), peft_config=lora_config(tiny_model(), modules_to_save=["lm_head"]))
+
+
+def test_who_brings_an_optimizer_may_train_bfloat16_weights(build):
+    narrow = tiny_model().bfloat16()
+    build(narrow, optimizers=(torch.optim.SGD(narrow.parameters(), lr=1.0), None))
+
+
+def guards(trainer):
+    return [callback for callback in trainer.callback_handler.callbacks if isinstance(callback, GradientFlowCallback)]
+
+
+def test_every_run_has_one_guard_beside_the_callbacks_given(build):
+    class Mine(TrainerCallback):
+        pass
+
+    assert len(guards(build())) == 1 and len(guards(build(callbacks=None))) == 1
+    trainer = build(callbacks=[mine := Mine()])
+    assert mine in trainer.callback_handler.callbacks and len(guards(trainer)) == 1
+    mine_too = GradientFlowCallback()
+    assert guards(build(callbacks=[mine_too])) == [mine_too]
+
+
+def test_the_guard_ends_a_run_that_trains_half_of_the_adapter_and_can_be_taken_off(build):
+    def cut_off():
+        model = add_adapter(tiny_model(), lora_config(tiny_model()))
+        model.get_decoder().layers[1].register_forward_pre_hook(lambda layer, args: (args[0].detach(), *args[1:]))
+        return build(model, max_steps=3)
+
+    with pytest.raises(ValueError, match="14 of 28 trainable tensors have had no gradient"):
+        cut_off().train()
+    trainer = cut_off()
+    trainer.remove_callback(GradientFlowCallback)
+    trainer.train()
+
+
+@pytest.mark.parametrize("fields", [{}, {"use_dora": True}, {"trainable_token_indices": {"embed_tokens": [0]}}])
+def test_the_guard_is_content_with_adapters_and_changes_none(build, fields):
+    def trained(*taken_off):
+        trainer = build(add_adapter(tiny_model(), lora_config(tiny_model(), **fields)), max_steps=3)
+        for callback in taken_off:
+            trainer.remove_callback(callback)
+        trainer.train()
+        return list(trainer.model.parameters())
+
+    assert all(torch.equal(p, q) for p, q in zip(trained(), trained(GradientFlowCallback)))
 
 
 def test_columns_that_are_neither_chats_nor_labels_are_refused(build):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
-from transformers.utils import cached_file, extract_commit_hash
+from transformers.utils import cached_file, extract_commit_hash, find_adapter_config_file
 
 # %% ../nbs/02_checkpoints.ipynb #ede979c6
 def _check_files(folder: Path) -> None:
@@ -99,6 +99,8 @@ def read_config(
     except ValueError as e:  # the library's own words: a type that it does not know, code that would have to be run
         raise ValueError(f"{name}: {e}") from e
     config._commit_hash = extract_commit_hash(file, None)
+    if find_adapter_config_file(name, revision=config._commit_hash or revision or "main", **hub):
+        raise ValueError(f"{name} {' '.join(_REFUSED['adapter'].split())}")
     _check_architecture(name, config)
     return config
 
@@ -114,6 +116,6 @@ def check_weights(
     wrong = sorted(info["missing_keys"]) + sorted(str(key[0]) for key in info["mismatched_keys"])
     if wrong:
         raise ValueError(
-            f"{name}: {len(wrong)} weights that config.json describes are not in the files, or not in that shape "
-            f"({', '.join([*wrong[:3], '...'][: len(wrong)])}), and would be made up; is config.json another model's?"
+            f"{name}: weights that config.json describes are missing in the files, or have another shape there, and would be "
+            f"made up: {len(wrong)} ({', '.join([*wrong[:3], '...'][: len(wrong)])}); is config.json another model's?"
         )

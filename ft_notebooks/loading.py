@@ -75,16 +75,17 @@ def _check_arguments(name: str | Path, bits: int, arguments: dict) -> None:
     if taken := (fixed | {"output_loading_info"}) & set(arguments):
         raise ValueError(f"{min(taken)} follows from bits={bits}, or is fixed; leave it out of load_model")
 
-# %% ../nbs/02_loading.ipynb #a76d06ec
-def _check_attention(wanted: str, bits: int, hw: Hardware) -> None:
-    if "/" in wanted:
-        raise ValueError(f"attn_implementation={wanted!r} would run a compiled kernel from the hub; leave it out")
-    installed = getattr(transformers.utils, f"is_flash_attn_{wanted[-1]}_available", lambda: False)
-    if "flash" in wanted and not (bits < 32 and hw.device.startswith("cuda") and hw.bf16 and installed()):
-        raise ValueError(
-            f"attn_implementation={wanted!r} needs its package, an NVIDIA card of compute capability 8.0 or more, and 16 "
-            f"bits or fewer; here are {hw.device} and bits={bits}. Leave it out: {hw.attn_implementation!r} works everywhere"
-        )
+# %% ../nbs/02_loading.ipynb #6dc238e5
+def _check_attention(wanted: str | dict | None, bits: int, hw: Hardware) -> None:
+    for one in wanted.values() if isinstance(wanted, dict) else [wanted or hw.attn_implementation]:
+        if "/" in one:
+            raise ValueError(f"attn_implementation={one!r} would run compiled code from the hub; leave it out")
+        installed = getattr(transformers.utils, f"is_flash_attn_{one[-1]}_available", lambda: False)
+        if "flash" in one and not (bits < 32 and hw.device.startswith("cuda") and hw.bf16 and installed()):
+            raise ValueError(
+                f"attn_implementation={one!r} needs its package, an NVIDIA card of compute capability 8.0 or more, and 16 "
+                f"bits or fewer; here are {hw.device} and bits={bits}. Leave it out: {hw.attn_implementation!r} works everywhere"
+            )
 
 # %% ../nbs/02_loading.ipynb #2350fd36
 def _quantisation(bits: int, hw: Hardware) -> BitsAndBytesConfig | None:
@@ -133,7 +134,7 @@ def load_model(
     _check_arguments(name, bits, kwargs)
     device_map = {"": hw.device} if bits < 16 or hw.device.startswith("cuda") else None
     chosen = {"attn_implementation": hw.attn_implementation, "device_map": device_map, **kwargs}
-    _check_attention(chosen["attn_implementation"] or "sdpa", bits, hw)
+    _check_attention(chosen["attn_implementation"], bits, hw)
     _check_device_map(chosen["device_map"])
     sixteen = torch.float16 if hw.dtype == torch.float16 else torch.bfloat16
     fixed = {"dtype": torch.float32 if bits == 32 else sixteen, "use_safetensors": True, "trust_remote_code": False}
@@ -141,6 +142,7 @@ def load_model(
     config = read_config(name, revision, **{key: kwargs[key] for key in where if key in kwargs})
     fixed["revision"] = config._commit_hash or revision or "main"  # one commit for all files, even if the branch moves
     check_weights(name, **(chosen | fixed))
-    model = AutoModelForCausalLM.from_pretrained(name, **(chosen | fixed), quantization_config=quantisation)
+    fixed |= {"quantization_config": quantisation, "force_download": False}  # what was asked for is downloaded by now
+    model = AutoModelForCausalLM.from_pretrained(name, **(chosen | fixed))
     model.config._commit_hash = config._commit_hash
     return _keep_gradients(model)

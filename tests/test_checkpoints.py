@@ -8,6 +8,7 @@ import huggingface_hub
 import psutil
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -277,6 +278,13 @@ def test_the_environment_names_the_cache_too(hub, monkeypatch):
     assert load_model("an-owner/a-model").config._commit_hash == COMMIT
 
 
+def test_an_adapter_on_the_hub_is_no_model_either(hub, no_weights):
+    folder = hub["cache_dir"] / "models--an-owner--a-model" / "snapshots" / COMMIT
+    get_peft_model(tiny_model(), LoraConfig(target_modules="all-linear")).save_pretrained(folder)
+    with pytest.raises(ValueError, match="^an-owner/a-model holds an adapter; load its base"):
+        load_model("an-owner/a-model", **hub)
+
+
 def test_a_folder_has_no_commit_and_a_saved_model_forgets_it(hub, saved, tmp_path):
     assert load_model(saved).config._commit_hash is None
     load_model("an-owner/a-model", **hub).save_pretrained(tmp_path / "again")
@@ -292,7 +300,7 @@ def test_a_weight_that_is_missing_is_named_and_not_made_up(saved, tmp_path, no_w
     weights = load_file(folder / "model.safetensors")
     del weights[lost]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    refused(folder, "1 weights that config.json describes are not in the files", lost)
+    refused(folder, f"would be made up: 1 ({lost})")
 
 
 @pytest.mark.parametrize("fields", [{"num_hidden_layers": 3}, {"intermediate_size": 96}, {"vocab_size": 300}])

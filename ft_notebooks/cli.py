@@ -12,6 +12,7 @@ import itertools
 import json
 import logging
 import os
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -21,7 +22,7 @@ SETTINGS_INI = """\
 # The settings of a run, read by `ft`. nbdev reads pyproject.toml and ignores this file: never run nbdev-migrate-config.
 #
 # A key is a field of the class that its section stands for: [sft] trl.SFTConfig (and effective_batch), [lora]
-# peft.LoraConfig; [model] has name, bits (16 or 32) and method (lora or full), [data] has eval, [evaluation] has
+# peft.LoraConfig; [model] has name, bits (4, 8, 16 or 32) and method (lora or full), [data] has eval, [evaluation] has
 # max_new_tokens and batch_size. What is left out keeps its default; what stands here differs from it, for a reason.
 
 [data]
@@ -179,8 +180,18 @@ def _check(settings) -> None:
     "A `ValueError` for settings that contradict each other, for a run of no step, and for what SFTConfig refuses."
     from trl import SFTConfig
 
-    lora, sft = settings["lora"], settings["sft"]
-    if lora and settings["model"].get("method") == "full":
+    from ft_notebooks.footprint import check_bits
+
+    lora, sft, bits = settings["lora"], settings["sft"], settings["model"].get("bits")
+    full = settings["model"].get("method") == "full"
+    if bits is not None:
+        check_bits(bits)
+    if full and bits not in (None, 32):
+        raise ValueError(
+            f"[model] bits={bits} with method=full: weights that are trained themselves need 32 bits, as small updates get "
+            "lost in fewer; take bits out, or let method be lora, whose adapter is float32 on a base of any bits"
+        )
+    if lora and full:
         raise ValueError(
             f"[lora] sets {', '.join(lora)}, but model.method=full trains every weight and no adapter; take the keys "
             "out of [lora], or let model.method be lora"
@@ -263,14 +274,27 @@ def _show_progress(trainer) -> None:
 
 # %% ../nbs/12b_cli.ipynb #b0a576c1
 def _start(settings):
-    "The base, with a new adapter unless every weight is trained."
+    "The base, with a new adapter unless every weight is trained; names in [lora] are checked before it is loaded."
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from ft_notebooks.checkpoints import check_checkpoint, read_config
     from ft_notebooks.loading import load_model
     from ft_notebooks.lora import add_adapter, lora_config
 
-    model = load_model(settings["model"]["name"], settings["model"]["bits"])
-    if settings["model"]["method"] == "full":
-        return model
-    return add_adapter(model, lora_config(model, **settings["lora"]), settings["sft"]["seed"])
+    name, bits, method = (settings["model"][key] for key in ("name", "bits", "method"))
+    if method == "full":
+        return load_model(name, bits)
+    with torch.device("meta"):
+        shape = AutoModelForCausalLM.from_config(read_config(check_checkpoint(name)))
+    config = lora_config(shape, **settings["lora"])
+    return add_adapter(load_model(name, bits), config, settings["sft"]["seed"])
+
+
+def _widen(model) -> None:
+    "Make the trained tensors float32 again, which TRL makes bfloat16 where the base is in 4 or 8 bits."
+    for p in model.parameters():
+        p.data = p.data.float() if p.requires_grad else p.data
 
 
 def _perplexity(key, when, model, tok, rows) -> dict:
@@ -320,6 +344,7 @@ def _train(chats, held, settings, run, sources=()):
         _say(f"{run} is finished; nothing is changed. Give --output another folder to train again")
         return _load(run, settings["model"]["bits"]), tok, _known(run.resolve())[1]["history"]
     trainer = sft_trainer(_start(settings), tok, rows, held_rows, output_dir=run, **sft)
+    _widen(trainer.model)
     _show_progress(trainer)
     metrics = {"account": account, "data": settings["data"], "system": _system(chats)}
     metrics |= _perplexity("perplexity_before", "before", trainer.model, tok, held_rows)
@@ -425,6 +450,46 @@ def _eval(args) -> None:
     page = report_card(found, output, title=title, history=known.get("history"))
     _say("\n" + _table(found) + f"\n\nThe report is {page}")
 
+# %% ../nbs/12b_cli.ipynb #4d9619c0
+def _typical(known, tok) -> list:
+    "Token ids of up to 16 rows like those that the run was trained on: of its data, or of the built-in task."
+    from ft_notebooks.data import appointments, read_chats
+    from ft_notebooks.masks import encode_chats
+
+    file = (known.get("data") or {}).get("file")
+    chats = read_chats(file) if file and Path(file).is_file() else appointments(16)
+    rows, _ = encode_chats(tok, chats.select(range(max(0, len(chats) - 16), len(chats))))
+    return [ids[:256] for ids in rows["input_ids"]]
+
+# %% ../nbs/12b_cli.ipynb #06d4ed4e
+def _adapter(run, known, given) -> int:
+    "The bits of the base of the run's adapter; a `ValueError` for a run or a folder without one, and for other bits."
+    if known.get("model.method") == "full":
+        raise ValueError(f"{run} trained every weight, so there is nothing to merge: {run} is the model")
+    if not Path(_known(run)[0], "adapter_config.json").is_file():
+        raise ValueError(f"{run} holds no adapter, so there is nothing to merge; name a run, as ft sft makes it")
+    bits = known.get("model.bits") or _bits(given)
+    if given not in (None, bits):
+        raise ValueError(f"{run} was trained on a base in {bits} bits, not {given}; leave model.bits out")
+    return bits
+
+
+def _merge(args) -> None:
+    settings = _settings(args)
+    _quiet()
+    from ft_notebooks.merging import merge_folder
+    from ft_notebooks.tokenizer import load_tokenizer
+
+    folder, known = _known(args.run)
+    bits = _adapter(args.run, known, settings["model"].get("bits"))
+    output = args.output or Path(args.run, "merged")
+    rows = _typical(known, load_tokenizer(folder))
+    _say(f"{args.run}: its adapter is merged into its base in {bits} bits")
+    kl, same = merge_folder(folder, output, rows, bits)
+    _say(f"on {sum(map(len, rows))} tokens the same next token for {same:.1%}, KL per token {kl:.4f}")
+    system = f" --system {shlex.quote(known['system'])}" if known.get("system") else ""
+    _say(f"\nThe model is in {output}. Next: ft eval {output} DATA, or ft chat {output}{system}")
+
 # %% ../nbs/12b_cli.ipynb #34d68a2b
 def _answer(model, tok, messages, max_new_tokens) -> list:
     "The conversation with its answer, which is said; where there is none the reason is said, and the question dropped."
@@ -503,9 +568,9 @@ def _demo(args) -> None:
 
 # %% ../nbs/12b_cli.ipynb #ef5b2e4e
 def _command(commands, function, name, text, *positional, output=None, settings=True):
-    "A command with its arguments (name, number, explanation each); `output` is its default folder, '' for RUN/eval."
+    "A command with its arguments (name, number, explanation each); `output` is its default folder, in words if in RUN."
     one = {"metavar": "section.key=value", "action": "append", "default": [], "help": "one setting; may be repeated"}
-    folder = {"metavar": "FOLDER", "default": output or None, "help": f"default: {output or 'RUN/eval'}"}
+    folder = {"metavar": "FOLDER", "default": None if str(output).startswith("RUN/") else output}
     command = commands.add_parser(name, help=text, description=text)
     command.set_defaults(function=function)
     for argument, nargs, explanation in positional:
@@ -514,7 +579,7 @@ def _command(commands, function, name, text, *positional, output=None, settings=
         command.add_argument("--settings", metavar="FILE", help="default: settings.ini here, if there is one")
         command.add_argument("--set", **one)
     if output is not None:
-        command.add_argument("--output", **folder)
+        command.add_argument("--output", **folder, help=f"default: {output}")
     return command
 
 # %% ../nbs/12b_cli.ipynb #ca461230
@@ -527,7 +592,9 @@ def parser() -> argparse.ArgumentParser:
     kept = ("DATA", "?", "default: the rows that the run kept aside")
     _command(commands, _init, "init", "write a commented settings.ini here", settings=False)
     _command(commands, _sft, "sft", "supervised fine-tuning", data, output="runs/sft")
-    _command(commands, _eval, "eval", "a report card", run, kept, output="")
+    _command(commands, _eval, "eval", "a report card", run, kept, output="RUN/eval")
+    words = "a run's adapter into its base: a model that plain transformers loads"
+    _command(commands, _merge, "merge", words, run, output="RUN/merged")
     chat = _command(commands, _chat, "chat", "try a run or a model by hand", run)
     chat.add_argument("--system", metavar="TEXT", help="default: the one that all rows of the training data share")
     way = "the whole way on the built-in task, in minutes"

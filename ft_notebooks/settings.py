@@ -27,7 +27,7 @@ class ModelSettings:
     "The section `[model]`."
 
     name: str = "smollm2"  # a folder, a name on the hub, or smollm2 for the built-in one
-    bits: int | None = None  # of a weight: 16 or 32; None follows from the method and the hardware
+    bits: int | None = None  # of a weight: 4, 8, 16 or 32; None follows from the method and the hardware
     method: Literal["lora", "full"] = "lora"  # train an adapter, or every weight
 
 

@@ -239,8 +239,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'ft_notebooks/quantization.py'),
                                            'ft_notebooks.quantization.logits_distance': ( 'quantization.html#logits_distance',
                                                                                           'ft_notebooks/quantization.py'),
-                                           'ft_notebooks.quantization.plot_code_book': ( 'quantization.html#plot_code_book',
-                                                                                         'ft_notebooks/quantization.py'),
                                            'ft_notebooks.quantization.round_weight': ( 'quantization.html#round_weight',
                                                                                        'ft_notebooks/quantization.py'),
                                            'ft_notebooks.quantization.weight_errors': ( 'quantization.html#weight_errors',

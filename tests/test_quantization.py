@@ -8,8 +8,9 @@ from bitsandbytes.functional import get_4bit_type
 from torch.testing import assert_close
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from ft_notebooks.four_bits import plot_code_book
 from ft_notebooks.models import tiny_model, tiny_tokenizer
-from ft_notebooks.quantization import logits_distance, plot_code_book, round_weight, weight_errors
+from ft_notebooks.quantization import logits_distance, round_weight, weight_errors
 
 TOK = tiny_tokenizer()
 BITS = [32, 16, 8, 4]

@@ -1,0 +1,94 @@
+"""The memory that `estimate_memory` predicts beside the rise of a process's peak while `sft_trainer` trains SmolLM2 on a CPU.
+
+    python benchmarks/memory.py                       # the table below, every run in a process of its own
+    python benchmarks/memory.py lora 4 256            # one line: method, rows of a micro-batch, tokens of a row
+
+Linux only: the peak is VmHWM of /proc/self/status, set back after the model was loaded.
+"""
+
+import contextlib
+import ctypes
+import gc
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+CASES = [(method, *shape) for method in ("full", "lora", "qlora") for shape in ((1, 1024), (4, 256), (8, 512))]
+
+
+def memory(field: str) -> int:  # bytes
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if field in line) * 1024
+
+
+def settle() -> int:
+    "Give back what was freed, forget the peak, and return what is left."
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return memory("VmRSS")
+
+
+def train(model, tok, batch: int, length: int) -> None:
+    "Two steps of two micro-batches, every token a label."
+    from datasets import Dataset
+
+    from ft_notebooks.sft import sft_trainer
+
+    ids = [[7 + (row + position) % 200 for position in range(length)] for row in range(4 * batch)]
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
+        sft_trainer(
+            model, tok, Dataset.from_dict({"input_ids": ids, "labels": ids}), output_dir=folder, effective_batch=2 * batch,
+            per_device_train_batch_size=batch, max_steps=2, save_strategy="no", report_to="none", disable_tqdm=True,
+        ).train()  # fmt: skip
+
+
+def measure(method: str, batch: int, length: int) -> dict[str, int]:  # bytes
+    import torch
+
+    from ft_notebooks.footprint import estimate_memory
+    from ft_notebooks.loading import hardware, load_model
+    from ft_notebooks.lora import add_adapter, lora_config
+    from ft_notebooks.models import smollm2, tiny_model, tiny_tokenizer
+    from ft_notebooks.tokenizer import load_tokenizer
+
+    def adapted(model):
+        return model if method == "full" else add_adapter(model, lora_config(model))
+
+    train(adapted(tiny_model()), tiny_tokenizer(), 1, 16)  # everything is imported and warm
+    dtype = torch.bfloat16 if hardware().bf16 else None
+    guess = estimate_memory(smollm2(), method, batch=batch, length=length, device="cpu", dtype=dtype)
+    before = settle()
+    model = adapted(load_model(smollm2(), bits={"full": 32, "lora": 16, "qlora": 4}[method]))
+    loaded = settle() - before
+    train(model, load_tokenizer(smollm2()), batch, length)
+    return {**vars(guess), "estimate": guess.total, "loaded": loaded, "peak": memory("VmHWM") - before}
+
+
+def run(case: tuple[str, int, int], python: str = sys.executable, env: dict | None = None) -> dict[str, int]:
+    "`measure` in a process of its own."
+    command = [python, __file__, "--measure", *map(str, case)]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(cases: list[tuple[str, int, int]]) -> None:
+    parts = "weights adapter gradients optimizer copies activations logits working estimate peak".split()
+    print(f"| method | batch x length | {' | '.join(parts)} | peak / estimate |")
+    print("|---" * (len(parts) + 3) + "|")
+    for case in cases:
+        got = run(case)
+        sizes = " | ".join(f"{got[part] / 1e6:,.0f}" for part in parts)
+        print(f"| {case[0]} | {case[1]} x {case[2]} | {sizes} | {got['peak'] / got['estimate']:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    measured, *words = sys.argv[1:] if sys.argv[1:2] == ["--measure"] else ["", *sys.argv[1:]]
+    case = (words[0], int(words[1]), int(words[2])) if words else None
+    if measured:
+        print(json.dumps(measure(*case)))
+    else:
+        main([case] if case else CASES)

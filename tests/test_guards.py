@@ -241,11 +241,13 @@ def test_experts_without_a_token_are_excused_by_another_of_their_layer():
 
     model = nn.ModuleList([Layer(), Layer()])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    one_each = lambda model: (model[0].experts[1](torch.ones(2)) + model[1].experts[2](torch.ones(2))).sum()
+    def one_each(model):
+        return (model[0].experts[1](torch.ones(2)) + model[1].experts[2](torch.ones(2))).sum()
     steps(guard := begin(model, optimizer), model, optimizer, one_each, one_each)
     assert not guard.start
     with pytest.raises(ValueError, match=r"3 of 6 trainable tensors have had no gradient \(1.experts.0.weight, "):
-        first = lambda model: model[0].experts[1](torch.ones(2)).sum()
+        def first(model):
+            return model[0].experts[1](torch.ones(2)).sum()
         steps(begin(model, optimizer), model, optimizer, first, first)
 
 

@@ -168,6 +168,17 @@ def test_a_row_longer_than_a_chunk_is_counted_whole():
     assert agreement == (one.argmax(-1) == other.argmax(-1)).double().mean().item()
 
 
+def test_agreement_is_the_share_of_tokens_with_the_same_argmax():
+    p, q, rows = tiny_model(), tiny_model(), TOK(["to be or not to be", "that is the question"]).input_ids
+    with torch.no_grad():
+        for i, weight in enumerate(q.parameters()):
+            weight += 0.02 * normal(*weight.shape, seed=i)
+        best = [[m(torch.tensor([ids])).logits[0].argmax(-1) for ids in rows] for m in (p, q)]
+    same = torch.cat([a == b for a, b in zip(*best)])
+    assert 0 < same.sum() < len(same)
+    assert logits_distance(p, q, rows)[1] == same.double().mean().item()
+
+
 def test_a_constant_added_to_all_logits_is_no_distance():
     p, q = tiny_model(), tiny_model()
     q.lm_head = torch.nn.Linear(64, len(TOK))

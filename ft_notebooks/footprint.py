@@ -17,7 +17,6 @@ from unittest.mock import patch
 
 import bitsandbytes as bnb
 import torch
-import trl.trainer.utils
 from peft import LoraConfig, PeftConfig, get_peft_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,7 +24,6 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.quantizers import AutoHfQuantizer
-from trl.kernels import chunked_logprob
 
 from .checkpoints import check_checkpoint, read_config
 
@@ -33,11 +31,11 @@ from .checkpoints import check_checkpoint, read_config
 def check_bits(bits: int) -> None:
     if bits not in (4, 8, 16, 32):
         raise ValueError(
-            f"bits must be 4, 8, 16 or 32, got {bits!r}; 32 to train all weights, 16 for weights that stay frozen, 4 or 8 if "
-            "these do not fit"
+            f"bits must be 4, 8, 16 or 32, got {bits!r}; 32 to train all weights, 16 for weights that stay frozen, "
+            "4 or 8 if these do not fit"
         )
 
-# %% ../nbs/02_footprint.ipynb #62c64fe4
+# %% ../nbs/02_footprint.ipynb #df51373a
 def _configuration(model) -> PreTrainedConfig:
     config = getattr(model, "config", model)
     return config if isinstance(config, PreTrainedConfig) else read_config(check_checkpoint(config))
@@ -52,7 +50,7 @@ def _empty_model(config: PreTrainedConfig, bits: int) -> PreTrainedModel:
         AutoHfQuantizer.from_config(quantized, pre_quantized=False).preprocess_model(model=model, device_map=None)
     return model
 
-
+# %% ../nbs/02_footprint.ipynb #a26ea39e
 def _quantized_bytes(layer: bnb.nn.Linear4bit | bnb.nn.Linear8bitLt) -> int:
     weights = layer.in_features * layer.out_features
     if isinstance(layer, bnb.nn.Linear8bitLt):
@@ -89,13 +87,12 @@ class _Alive(TorchDispatchMode):
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         result = operation(*args, **(kwargs or {}))
         cast = operation is torch.ops.aten._to_copy.default and args[0].untyped_storage()._cdata in self.before
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                memory = tensor.untyped_storage()
-                if memory._cdata not in self.known:
-                    self.known.add(memory._cdata)
-                    self.alive["copies" if cast else "activations"] += memory.nbytes()
-                    weakref.finalize(memory, self._free, memory._cdata, "copies" if cast else "activations", memory.nbytes())
+        kind = "copies" if cast else "activations"
+        for memory in [t.untyped_storage() for t in tree_leaves(result) if isinstance(t, torch.Tensor)]:
+            if memory._cdata not in self.known:
+                self.known.add(memory._cdata)
+                self.alive[kind] += memory.nbytes()
+                weakref.finalize(memory, self._free, memory._cdata, kind, memory.nbytes())
         self.most[self.phase] = max(self.most[self.phase], self.alive.total())
         return result
 
@@ -111,7 +108,8 @@ class _Alive(TorchDispatchMode):
 # %% ../nbs/02_footprint.ipynb #89ae471e
 def _layers(model) -> torch.nn.ModuleList:
     lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m)]
-    return max((m for m in lists if all(isinstance(layer, GradientCheckpointingLayer) for layer in m)), key=len)
+    alike = [m for m in lists if all(isinstance(layer, GradientCheckpointingLayer) for layer in m)]
+    return max(alike, key=len, default=torch.nn.ModuleList())
 
 
 def _sort(layer) -> str:
@@ -127,7 +125,7 @@ def _sort(layer) -> str:
 
 
 def _periods(model) -> tuple[int, int, int]:
-    "Two numbers of first layers whose costs give those of all layers, since they differ by a whole period; and how often."
+    "Two numbers of first layers, a whole period apart, and how many such periods lie between the first and all."
     sorts = [_sort(layer) for layer in _layers(model)]
     for period in range(1, len(sorts) // 3 + 1):
         if all(a == b for a, b in zip(sorts, sorts[period:])):
@@ -161,32 +159,40 @@ def _allocate(model) -> None:
 # %% ../nbs/02_footprint.ipynb #ada0fd0f
 def _loss(model, ids: torch.Tensor, hidden: torch.Tensor, labelled: float, whole_logits: bool) -> torch.Tensor:
     "The head and the loss, as transformers' `model(..., labels=ids)` has them, or as TRL's `SFTTrainer`."
+    from trl.trainer import utils  # seconds to import, and only needed here
+
     head, config = model.get_output_embeddings(), model.config.get_text_config()
     if whole_logits:
         return model.loss_function(logits=head(hidden), labels=ids, vocab_size=config.vocab_size)
     rows = hidden[:, :-1].flatten(0, 1)[: round(labelled * ids[:, 1:].numel())].clone()
-    outputs = ("log_probs", "entropy", "is_top1")
-    softcap = getattr(config, "final_logit_softcapping", None)
-    tile = trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE
-    targets = ids.flatten()[: len(rows)]
-    scores = chunked_logprob.ChunkedLogProbFunction.apply(rows, head.weight, head.bias, targets, 1.0, tile, softcap, 1.0, outputs)
-    return -scores[0].sum()
+    softcap, outputs = getattr(config, "final_logit_softcapping", None), ("log_probs", "entropy", "is_top1")
+    tile, targets = utils._CHUNKED_LOGPROB_CHUNK_SIZE, ids.flatten()[: len(rows)]
+    logprob = utils._ChunkedLogProbFunction.apply
+    return -logprob(rows, head.weight, head.bias, targets, 1.0, tile, softcap, 1.0, outputs)[0].sum()
+
+
+def _earlier_step(model) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    "The tensors that train, each with a gradient, and the optimizer's."
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for p in trained:
+        p.grad = torch.empty_like(p)
+    optimizer = torch.optim.AdamW(trained, fused=True)
+    optimizer.step()
+    return trained, [t for state in optimizer.state.values() for t in state.values()]
 
 
 @contextlib.contextmanager
 def _no_memory(device: str):
     "Tensors have shapes and no memory; on a GPU TRL's head runs in Triton kernels, which allocate nothing."
-    kernels = ("_forward_tile", "_backward_tile", "_addmm_fp32") if device == "cuda" else ()
-    silent = dict.fromkeys(kernels, lambda *args, **kwargs: None)
     with contextlib.ExitStack() as stack:
-        if silent:
-            stack.enter_context(patch.multiple(chunked_logprob, **silent))
+        for name in ("_forward_tile", "_backward_tile", "_addmm_fp32") if device == "cuda" else ():
+            stack.enter_context(patch(f"trl.kernels.chunked_logprob.{name}", lambda *args, **kwargs: None))
         # values that no fake tensor can tell: bitsandbytes' code book, and whether a row is several, packed (it is not)
         stack.enter_context(patch.dict(bnb.functional.name2qmap, {"dynamic": torch.empty(256)}))
         stack.enter_context(patch("transformers.masking_utils.find_packed_sequence_indices", lambda *args: None))
         yield stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
 
-# %% ../nbs/02_footprint.ipynb #72ccea42
+# %% ../nbs/02_footprint.ipynb #7f4b0f90
 def _step(model, adapter, bits, *, batch, length, checkpointing, dtype, device, labelled, whole_logits) -> Counter:
     "A step of training with memory that does not exist: bytes by part, and the most that were alive in each phase."
     plain = sum(p.nbytes for p in model.parameters())
@@ -198,16 +204,11 @@ def _step(model, adapter, bits, *, batch, length, checkpointing, dtype, device, 
         if checkpointing:
             base.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
             model.enable_input_require_grads()
-        trained = [p for p in model.parameters() if p.requires_grad]
-        for p in trained:
-            p.grad = torch.empty_like(p)
-        optimizer = torch.optim.AdamW(trained, fused=True)
-        optimizer.step()
-        states = [t for state in optimizer.state.values() for t in state.values()]
+        trained, states = _earlier_step(model)
         ids = torch.zeros(batch, length, dtype=torch.long)
         known = [*model.parameters(), *model.buffers(), *(p.grad for p in trained), ids]
         with _Alive(known, "layers forward") as memory:
-            base.get_input_embeddings().register_forward_hook(lambda module, args, out: memory.enter("embedding", out))
+            base.get_input_embeddings().register_forward_hook(lambda _, args, out: memory.enter("embedding", out))
             with torch.autocast("cpu", dtype, enabled=dtype is not None):
                 hidden = base.base_model(input_ids=ids, use_cache=False).last_hidden_state
                 saved, memory.phase = Counter(memory.alive), "head"
@@ -253,12 +254,13 @@ def _cost(config, bits, adapter, **step) -> Counter:
 def _check_settings(method, bits, adapter, batch, length, device, labelled) -> None:
     if method not in _BITS:
         raise ValueError(f"method must be 'full', 'lora' or 'qlora', got {method!r}")
-    if bits not in (4, 16, 32) or method == "full" and bits == 4:
-        raise ValueError(f"bits={bits!r}: {method!r} trains over weights of {'32 or 16' if method == 'full' else '32, 16 or 4'} bits")
+    known = (32, 16) if method == "full" else (32, 16, 4)
+    if bits not in known:
+        raise ValueError(f"bits={bits!r}: with method={method!r} a weight has one of {known} bits")
     if adapter is not None and method == "full":
-        raise ValueError("an adapter is given and method='full' trains the weights themselves; say 'lora' or 'qlora'")
+        raise ValueError("an adapter is given, and method='full' trains the weights themselves; say 'lora' or 'qlora'")
     if batch < 1 or length < 2 or not 0 < labelled <= 1:
-        raise ValueError(f"batch={batch}, length={length}, labelled={labelled}: at least 1 row, 2 tokens, a share up to 1")
+        raise ValueError(f"batch={batch}, length={length}, labelled={labelled}: at least 1, 2, and over 0")
     if device not in ("cuda", "cpu"):
         raise ValueError(f"device must be 'cuda' or 'cpu', got {device!r}")
 
@@ -293,7 +295,7 @@ def estimate_memory(
     parts = {part: cost[part] for part in ("weights", "adapter", "gradients", "optimizer", "copies", "activations")}
     return Memory(**parts, logits=head - cost["copies"] - cost["activations"], working=peak - head)
 
-# %% ../nbs/02_footprint.ipynb #ee55ebaa
+# %% ../nbs/02_footprint.ipynb #05994e61
 def plot_memory(
     estimates: dict[str, Memory],  # Name of a bar -> what `estimate_memory` returned
     cards: dict[str, float] = {"T4": 16e9, "24 GB": 24e9, "80 GB": 80e9},  # Bytes, drawn as lines
@@ -313,7 +315,7 @@ def plot_memory(
     for name, size in cards.items():
         if size / 1e9 < 1.6 * max(left):
             ax.axvline(size / 1e9, color="0.3", lw=1, ls="--")
-            ax.text(size / 1e9, -0.45, f" {name}", va="bottom", ha="center", fontsize=8, transform=ax.get_xaxis_transform())
+            ax.text(size / 1e9, 1.02, name, ha="center", fontsize=8, transform=ax.get_xaxis_transform())
     ax.set(xlabel="GB at the peak", xlim=(0, 1.15 * max(left)))
     ax.invert_yaxis()
     ax.spines[["top", "right"]].set_visible(False)

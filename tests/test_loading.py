@@ -365,6 +365,13 @@ def test_gradients_are_the_same_before_and_after_evaluation_and_generation(saved
         assert all(torch.equal(before[name], after[name]) for name in before), way
 
 
+def test_the_kernel_is_ruled_out_on_every_layer_on_a_cpu_that_has_it(saved, monkeypatch):
+    monkeypatch.setattr(bnb.nn.modules, "has_avx512bf16", lambda: True)  # so that this is tested on a CPU without it
+    layers = [module for module in load_model(saved, 4).modules() if isinstance(module, bnb.nn.Linear4bit)]
+    assert bnb.nn.Linear4bit(64, 64).support_avx512bf16_for_cpu
+    assert [layer.support_avx512bf16_for_cpu for layer in layers] == 14 * [False]
+
+
 @pytest.mark.parametrize("bits", [8, 4])
 def test_saying_does_not_change_what_is_said(saved, bits):
     model = load_model(saved, bits)

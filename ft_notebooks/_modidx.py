@@ -316,7 +316,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'ft_notebooks.sft': { 'ft_notebooks.sft._SFTTrainer': ('sft.html#_sfttrainer', 'ft_notebooks/sft.py'),
                                   'ft_notebooks.sft._SFTTrainer.compute_loss': ('sft.html#_sfttrainer.compute_loss', 'ft_notebooks/sft.py'),
                                   'ft_notebooks.sft._check_model': ('sft.html#_check_model', 'ft_notebooks/sft.py'),
-                                  'ft_notebooks.sft._check_trained': ('sft.html#_check_trained', 'ft_notebooks/sft.py'),
                                   'ft_notebooks.sft._config': ('sft.html#_config', 'ft_notebooks/sft.py'),
                                   'ft_notebooks.sft._encoded': ('sft.html#_encoded', 'ft_notebooks/sft.py'),
                                   'ft_notebooks.sft._hardware_fields': ('sft.html#_hardware_fields', 'ft_notebooks/sft.py'),

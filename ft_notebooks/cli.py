@@ -593,8 +593,7 @@ def parser() -> argparse.ArgumentParser:
     _command(commands, _init, "init", "write a commented settings.ini here", settings=False)
     _command(commands, _sft, "sft", "supervised fine-tuning", data, output="runs/sft")
     _command(commands, _eval, "eval", "a report card", run, kept, output="RUN/eval")
-    words = "a run's adapter into its base: a model that plain transformers loads"
-    _command(commands, _merge, "merge", words, run, output="RUN/merged")
+    _command(commands, _merge, "merge", "a run's adapter into its base", run, output="RUN/merged")
     chat = _command(commands, _chat, "chat", "try a run or a model by hand", run)
     chat.add_argument("--system", metavar="TEXT", help="default: the one that all rows of the training data share")
     way = "the whole way on the built-in task, in minutes"

@@ -31,6 +31,7 @@ def check_merged(
 ) -> tuple[float, float]:  # The KL divergence per token, and the share of tokens with the same argmax
     "How far the merged model is from the adapter's: a `ValueError` if it is more than `MOST_KL`, or `LEAST_SAME`, allow."
     kl, same = logits_distance(model, merged, input_ids)
+    kl = max(kl, 0.0) if kl == kl else kl  # rounding can make it a little less than nothing
     if not (kl <= MOST_KL and same >= LEAST_SAME):  # NaN is refused too
         raise ValueError(
             f"the merged model says other words than the adapter's: KL per token {kl:.4f} (at most {MOST_KL}), the same "

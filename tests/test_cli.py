@@ -111,6 +111,9 @@ def test_an_empty_folder_and_a_missing_file_are_refused(here, capsys, target):
         ("sft.per_device_train_batch_size=3", "not effective_batch=16"),
         ("model.name=nowhere/at/all", "there is no such folder"),
         ("lora.target_modules=q_prj", "the nearest is 'q_proj'"),
+        ("lora.modules_to_save=lm_haed,", "the nearest is 'lm_head'"),
+        ("lora.r=0", "r must be a whole number of at least 1, got 0"),
+        ("model.bits=3", "bits must be 4, 8, 16 or 32, got 3"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(here, capsys, setting, said):
@@ -118,7 +121,10 @@ def test_a_setting_that_cannot_be_is_refused(here, capsys, setting, said):
     assert not list(Path("runs").rglob("checkpoint-*"))
 
 
-@pytest.mark.parametrize("setting", ["sft.max_length=50", "sft.max_steps=0", "data.eval=1.5", "data.eval=last:24"])
+@pytest.mark.parametrize("setting", [
+    "sft.max_length=50", "sft.max_steps=0", "data.eval=1.5", "data.eval=last:24", "lora.r=0", "lora.target_modules=q_prj",
+    "model.bits=3",
+])  # fmt: skip
 def test_what_can_be_refused_without_a_model_is_refused_before_one_is_loaded(here, capsys, monkeypatch, setting):
     monkeypatch.setattr("ft_notebooks.loading.load_model", lambda *args: pytest.fail("a model was loaded"))
     refused(capsys, "sft", "notes.jsonl", *quick(setting))
@@ -141,26 +147,27 @@ def test_a_model_that_speaks_is_no_run_and_an_unfinished_run_says_so(here, capsy
     assert "kept no rows" in refused(capsys, "eval", "tiny")
 
 
-def sft(run, *more):
+def sft(run, *more, bits=32):
     settings = [
-        "model.name=tiny", "model.bits=32", "sft.bf16=false", "sft.max_steps=12", "sft.save_steps=2", "sft.seed=3",
+        "model.name=tiny", f"model.bits={bits}", "sft.bf16=false", "sft.max_steps=12", "sft.save_steps=2", "sft.seed=3",
         "lora.lora_dropout=0.1", "sft.effective_batch=4",
     ]  # fmt: skip
     command = [FT, "sft", "notes.jsonl", "--output", run]
     return command + [part for setting in settings for part in ("--set", setting)] + list(more)
 
 
-def test_a_run_killed_in_the_middle_ends_with_the_weights_of_one_that_was_not(here):
+@pytest.mark.parametrize("bits", [32, 4])
+def test_a_run_killed_in_the_middle_ends_with_the_weights_of_one_that_was_not(here, bits):
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    subprocess.run(sft("whole"), env=env, check=True, capture_output=True)
-    killed = subprocess.Popen(sft("killed"), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(sft("whole", bits=bits), env=env, check=True, capture_output=True)
+    killed = subprocess.Popen(sft("killed", bits=bits), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while killed.poll() is None and not Path("killed/checkpoint-4").exists():
         time.sleep(0.01)
     assert killed.poll() is None, "it ended by itself"
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert not Path("killed/metrics.json").exists()
-    again = subprocess.run(sft("killed"), env=env, check=True, capture_output=True, text=True)
+    again = subprocess.run(sft("killed", bits=bits), env=env, check=True, capture_output=True, text=True)
     assert "goes on from" in again.stdout
     files = [Path(run, "adapter_model.safetensors").read_bytes() for run in ("whole", "killed")]
     assert files[0] == files[1]
@@ -437,6 +444,7 @@ def test_every_command_is_documented_and_has_its_own_defaults():
         ("init",): {},
         ("sft", "D"): {"data": "D", "output": "runs/sft", "settings": None, "set": []},
         ("eval", "R"): {"run": "R", "data": None, "output": None, "settings": None, "set": []},
+        ("merge", "R"): {"run": "R", "output": None, "settings": None, "set": []},
         ("chat", "R"): {"run": "R", "system": None, "settings": None, "set": []},
         ("demo",): {"output": "runs/demo", "seed": 0},
     }
@@ -591,6 +599,116 @@ def test_a_message_that_cannot_be_answered_is_taken_back(here, capsys, monkeypat
     assert out.endswith(f"\n{generate(model, tok, [chat], 3, progress=False)[0]}\n")
 
 
+@pytest.mark.parametrize("bits", [4, 8, 16])
+def test_weights_that_are_trained_themselves_are_of_32_bits(here, capsys, monkeypatch, bits):
+    monkeypatch.setattr("ft_notebooks.data.read_chats", lambda source: pytest.fail("data were read first"))
+    said = refused(capsys, "sft", "notes.jsonl", *quick("model.method=full", f"model.bits={bits}"))
+    assert f"[model] bits={bits} with method=full" in said and "take bits out, or let method be lora" in said
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16, 32])
+def test_an_adapter_is_float32_whatever_the_bits_of_its_base(here, bits):
+    from safetensors.torch import load_file
+
+    main(["sft", "notes.jsonl", *quick("sft.max_steps=2", f"model.bits={bits}", "sft.learning_rate=1e-5")])
+    tensors = load_file("runs/sft/adapter_model.safetensors")
+    assert {t.dtype for t in tensors.values()} == {torch.float32}
+    moved = [t for name, t in tensors.items() if "lora_B" in name]
+    assert all(t.abs().max() > 0 for t in moved) and len(moved) == 14
+
+
+@pytest.fixture(params=[4, 8, 16, 32])
+def warm(here, request):
+    "A run of each width that has learnt something; no pair of tokens is nearly a tie any more."
+    learnt = quick("sft.max_steps=30", "sft.learning_rate=0.01", "data.eval=last:4", f"model.bits={request.param}")
+    main(["sft", "notes.jsonl", *learnt])
+    return request.param
+
+
+PLAIN = """
+import json, sys
+sys.modules["peft"] = sys.modules["bitsandbytes"] = sys.modules["ft_notebooks"] = None
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder, dtype, *questions = sys.argv[1:]
+tok, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+for question in questions:
+    ids = tok.apply_chat_template(json.loads(question), add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    said = model.generate(**ids, do_sample=False, max_new_tokens=24)[0, ids["input_ids"].shape[1]:]
+    print(json.dumps(tok.decode(said, skip_special_tokens=True)))
+"""
+
+
+def test_a_run_of_any_width_is_merged_and_plain_transformers_says_the_same(warm, capsys):
+    bits = warm
+    capsys.readouterr()
+    main(["merge", "runs/sft"])
+    out = capsys.readouterr().out
+    assert f"runs/sft: its adapter is merged into its base in {bits} bits" in out and "KL per token 0.00" in out
+    assert out.splitlines()[-1].startswith("The model is in runs/sft/merged. Next: ft eval runs/sft/merged DATA, or ft chat")
+    merged = Path("runs/sft/merged")
+    assert not list(merged.parent.glob(".merged*"))
+    config = json.loads((merged / "config.json").read_text())
+    assert "quantization_config" not in config and config["dtype"] == str(load_model("tiny", bits).config.dtype)[6:]
+    assert {p.suffix for p in merged.iterdir()} == {".json", ".safetensors", ".jinja"}
+    assert json.loads((merged / "generation_config.json").read_text())["eos_token_id"] == tiny_tokenizer().eos_token_id
+    if bits == 8:
+        return  # its layers round what they read as well, so that words which are nearly a tie may change
+    asked = [messages[:2] for messages in appointments(24)["messages"][:3]]
+    command = [sys.executable, "-c", PLAIN, str(merged), config["dtype"], *map(json.dumps, asked)]
+    plain = subprocess.run(command, capture_output=True, text=True, check=True)
+    expected = generate(load_adapter("runs/sft", bits), tiny_tokenizer(), asked, 24, progress=False)
+    assert [json.loads(line) for line in plain.stdout.splitlines()] == expected
+
+
+def test_a_merged_folder_is_evaluated_and_asked_like_any_model(hot, capsys, monkeypatch):
+    main(["merge", hot, "--output", "plain/model"])
+    main(["eval", "plain/model", "notes.jsonl", "--set", "model.bits=32", "--set", "evaluation.max_new_tokens=3"])
+    report = json.loads(Path("plain/model/eval/report.json").read_text())
+    expected = perplexity(load_adapter(hot, 32), tiny_tokenizer(), read_chats("notes.jsonl"))
+    assert list(report) == ["model"] and report["model"]["perplexity"]["value"] == pytest.approx(expected, rel=1e-4)
+    answers = []
+    for folder in (hot, "plain/model"):
+        capsys.readouterr()
+        typed(monkeypatch, "hi")
+        main(["chat", folder, "--system", "Be brief.", "--set", "model.bits=32"])
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1]
+
+
+def test_what_has_no_adapter_has_nothing_to_merge(here, capsys):
+    main(["sft", "notes.jsonl", *quick("model.method=full", "sft.max_steps=1")])
+    said = refused(capsys, "merge", "runs/sft")
+    assert "runs/sft trained every weight, so there is nothing to merge: runs/sft is the model" in said
+    assert "tiny holds no adapter, so there is nothing to merge" in refused(capsys, "merge", "tiny")
+    assert "there is no such folder" in refused(capsys, "merge", "nowhere")
+    assert not Path("tiny/merged").exists() and not Path("runs/sft/merged").exists()
+
+
+def test_nothing_is_merged_into_another_base_or_over_another_folder(hot, capsys, monkeypatch):
+    assert "was trained on a base in 32 bits, not 4" in refused(capsys, "merge", hot, "--set", "model.bits=4")
+    Path("full").mkdir()
+    Path("full/thesis.txt").write_text("x")
+    monkeypatch.setattr("ft_notebooks.lora.load_model", lambda *a, **k: pytest.fail("a model was loaded"))
+    assert "full is there already and is not empty" in refused(capsys, "merge", hot, "--output", "full")
+    assert [p.name for p in Path("full").iterdir()] == ["thesis.txt"]
+
+
+def test_a_merge_that_says_other_words_is_an_error_and_leaves_nothing(hot, capsys, monkeypatch):
+    monkeypatch.setattr("ft_notebooks.merging.merge_adapter", lambda model: tiny_model(seed=1))
+    assert "the merged model says other words than the adapter's" in refused(capsys, "merge", hot)
+    assert not Path(hot, "merged").exists() and not list(Path(hot).glob(".merged*"))
+
+
+def test_a_merge_needs_neither_the_data_nor_a_run(hot, capsys):
+    Path("notes.jsonl").unlink()
+    main(["merge", hot, "--output", "one"])
+    for file in ("run.json", "metrics.json"):
+        Path(hot, file).unlink()
+    main(["merge", hot, "--output", "two", "--set", "model.bits=32"])
+    files = [Path(folder, "model.safetensors").read_bytes() for folder in ("one", "two")]
+    assert files[0] == files[1]
+
+
 def test_full_fine_tuning_saves_a_model_that_eval_and_plain_transformers_load(here):
     from transformers import AutoModelForCausalLM
 
@@ -643,6 +761,8 @@ def test_the_demo_hears_the_base_trains_and_hears_again_and_is_then_left_alone(h
     main(["demo", "--seed", "3"])
     assert "runs/demo is finished; nothing is changed" in capsys.readouterr().out and len(heard) == 2
     assert "seed was 3, is 4" in refused(capsys, "demo", "--seed", "4")
+    main(["merge", "runs/demo"])
+    assert Path("runs/demo/merged/model.safetensors").is_file()
     typed(monkeypatch)
     main(["chat", "runs/demo"])  # the demo's folder stands for the run in it
     assert "system: Answer with one line of JSON" in capsys.readouterr().out

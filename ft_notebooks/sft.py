@@ -16,10 +16,12 @@ import torch
 import trl.trainer.utils
 from datasets import Dataset
 from peft import PeftModel
+from peft.utils import TrainableTokensWrapper
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
-from .guards import GradientFlowCallback
+from .adapters import check_adapter
+from .guards import GradientFlowCallback, check_trained
 from .loading import hardware
 from .masks import check_end_token, encode_chats
 from .tokenizer import IGNORE, check_vocabulary
@@ -107,36 +109,15 @@ def _config(output_dir, effective_batch, adapter, given) -> SFTConfig:
         )
     return args
 
-# %% ../nbs/05d_sft.ipynb #628cc46d
-def _check_trained(model, own_optimizer=False) -> None:
-    "Something is trained, and no weight of the model itself in 16 bits."
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if not trained:
-        raise ValueError(
-            "no parameter of the model is trainable, so the run would finish and change nothing; load an adapter with "
-            "is_trainable=True, or add one with ft_notebooks.lora.add_adapter"
-        )
-    halves = [name for name, p in trained.items() if p.dtype == torch.float16]
-    if halves:
-        raise ValueError(
-            f"{len(halves)} trainable tensors are float16 ({halves[0]}, ...), whose gradients cannot be scaled; load the "
-            "model with bits=32, or train an adapter, which is float32"
-        )
-    adapter = (getattr(model.base_model, "prefix", "prompt_encoder"), "trainable_tokens") if isinstance(model, PeftModel) else ()
-    whole = [n for n, p in trained.items() if p.dtype == torch.bfloat16 and not any(part in n for part in adapter)]
-    if whole and not own_optimizer:
-        raise ValueError(
-            f"{len(whole)} weights of the model itself are trainable and bfloat16 ({whole[0]}, ...), which rounds most updates "
-            "away; load it with bits=32 (the hardware's bf16=True still computes in 16 bits), or train an adapter"
-        )
-
-# %% ../nbs/05d_sft.ipynb #cfd5e465
+# %% ../nbs/05d_sft.ipynb #6b712f3b
 def _check_model(model, tok, arguments) -> None:
     check_vocabulary(tok, model)
     if tok.chat_template:
         check_end_token(tok, model.generation_config)
     if arguments.get("peft_config") is None:  # else all is frozen but the adapter that TRL adds
-        _check_trained(model, bool({"optimizers", "optimizer_cls_and_kwargs"} & set(arguments)))
+        check_trained(model, bool({"optimizers", "optimizer_cls_and_kwargs"} & set(arguments)))
+        if isinstance(model, PeftModel):
+            check_adapter(model)
 
 # %% ../nbs/05d_sft.ipynb #74c1407f
 def _encoded(tok, dataset, name, args) -> Dataset:
@@ -159,7 +140,7 @@ def _encoded(tok, dataset, name, args) -> Dataset:
         )
     return dataset
 
-# %% ../nbs/05d_sft.ipynb #f34cc88c
+# %% ../nbs/05d_sft.ipynb #ee1d22f1
 _UNREAD = {
     "assistant_only_loss": "exactly the assistant's tokens are trained; for others, give rows with 'input_ids' and 'labels'",
     "completion_only_loss": "exactly the assistant's tokens are trained; for others, give rows with 'input_ids' and 'labels'",
@@ -168,7 +149,13 @@ _UNREAD = {
     "eos_token": "set tok.eos_token before",
 }
 
-# %% ../nbs/05d_sft.ipynb #2e1166a9
+
+def _show_bias(model) -> None:
+    head = model.get_output_embeddings()
+    if isinstance(head, TrainableTokensWrapper) and not hasattr(head, "bias"):
+        object.__setattr__(head, "bias", getattr(head.original_module, "bias", None))  # no second entry among its weights
+
+# %% ../nbs/05d_sft.ipynb #0ef0efa8
 def sft_trainer(
     model: PreTrainedModel | PeftModel,  # What has `requires_grad` is trained
     tok: PreTrainedTokenizerBase,
@@ -196,5 +183,7 @@ def sft_trainer(
         callbacks.append(GradientFlowCallback())
     trainer = _SFTTrainer(model=model, args=args, processing_class=tok, callbacks=callbacks, **rows, **arguments)
     if arguments.get("peft_config") is not None:
-        _check_trained(trainer.model)
+        check_trained(trainer.model)
+        check_adapter(trainer.model)
+    _show_bias(trainer.model)
     return trainer

@@ -7,10 +7,11 @@ import pytest
 import torch
 import trl.trainer.utils
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import LlamaForCausalLM, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 import ft_notebooks.sft
+from ft_notebooks.adapters import token_rows
 from ft_notebooks.data import appointments
 from ft_notebooks.guards import GradientFlowCallback
 from ft_notebooks.lora import add_adapter, lora_config
@@ -302,6 +303,38 @@ def test_the_guard_is_content_with_adapters_and_changes_none(build, fields):
         return list(trainer.model.parameters())
 
     assert all(torch.equal(p, q) for p, q in zip(trained(), trained(GradientFlowCallback)))
+
+
+def tied_model():
+    config = tiny_model().config
+    config.tie_word_embeddings = True
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("make", [tiny_model, tied_model])
+@pytest.mark.parametrize("given", ["adapter", "config"])
+def test_rows_of_new_tokens_are_trained_on_the_loss_that_they_make(build, make, given):
+    base = make()
+    config = lora_config(base, trainable_token_indices=token_rows(base, range(60, 100)))
+    trainer = build(base, peft_config=config) if given == "config" else build(add_adapter(base, config))
+    model, batch = trainer.model, next(iter(trainer.get_train_dataloader()))
+    rows = {name: p for name, p in model.named_parameters() if "trainable_tokens_delta" in name}
+    with torch.no_grad():
+        [p.normal_() for p in rows.values()]
+    loss = trainer.compute_loss(model, dict(batch))
+    logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+    by_hand = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORE)
+    torch.testing.assert_close(loss, by_hand, atol=1e-5, rtol=1e-5)
+    expected = torch.autograd.grad(by_hand, list(rows.values()))
+    torch.testing.assert_close(torch.autograd.grad(loss, list(rows.values())), expected, atol=1e-5, rtol=1e-4)
+    assert len(rows) == (1 if make is tied_model else 2) and all(grad.any() for grad in expected)
+
+
+def test_an_adapter_on_a_tied_embedding_is_refused(build):
+    with pytest.raises(ValueError, match="the adapter is on the input embedding"):
+        build(add_adapter(tied_model(), lora_config(tied_model(), target_modules=["embed_tokens"])))
+    with pytest.raises(ValueError, match="the adapter is on the input embedding"):
+        build(tied_model(), peft_config=lora_config(tied_model(), target_modules=["embed_tokens"]))
 
 
 def test_columns_that_are_neither_chats_nor_labels_are_refused(build):

@@ -72,7 +72,10 @@ def check_checkpoint(name: str | Path) -> str:
 # %% ../nbs/02_checkpoints.ipynb #30975ad3
 def _check_architecture(name: str, config: PreTrainedConfig) -> None:
     if getattr(config, "quantization_config", None):
-        raise ValueError(f"{name} is stored quantised, not in 16 or 32 bits; load the model that it was made from")
+        raise ValueError(
+            f"{name} is stored quantised; load the model that it was made from, in 16 or 32 bits, and load_model(bits=4) or 8 "
+            "quantises it"
+        )
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(f"{name} is a {config.model_type} model, which does not continue text; give a causal language model")
     expected, saved = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__, config.architectures or []

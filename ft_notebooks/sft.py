@@ -150,10 +150,21 @@ _UNREAD = {
 }
 
 
-def _show_bias(model) -> None:
-    head = model.get_output_embeddings()
+def _with_guard(callbacks) -> list:
+    callbacks = list(callbacks or [])
+    own = any(isinstance(callback, GradientFlowCallback) for callback in callbacks)
+    return callbacks if own else [*callbacks, GradientFlowCallback()]
+
+
+def _ready(trainer):
+    "With an adapter that TRL added checked too, and the bias of a head with rows for new tokens shown."
+    if isinstance(trainer.model, PeftModel):
+        check_adapter(trainer.model)
+        check_trained(trainer.model, own_optimizer=bool(trainer.optimizer or trainer.optimizer_cls_and_kwargs))
+    head = trainer.model.get_output_embeddings()
     if isinstance(head, TrainableTokensWrapper) and not hasattr(head, "bias"):
         object.__setattr__(head, "bias", getattr(head.original_module, "bias", None))  # no second entry among its weights
+    return trainer
 
 # %% ../nbs/05d_sft.ipynb #0ef0efa8
 def sft_trainer(
@@ -178,12 +189,5 @@ def sft_trainer(
     args = _config(output_dir, effective_batch, adapter, given)
     rows = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
     rows = {name: data if data is None else _encoded(tok, data, name, args) for name, data in rows.items()}
-    callbacks = list(arguments.pop("callbacks", None) or [])
-    if not any(isinstance(callback, GradientFlowCallback) for callback in callbacks):
-        callbacks.append(GradientFlowCallback())
-    trainer = _SFTTrainer(model=model, args=args, processing_class=tok, callbacks=callbacks, **rows, **arguments)
-    if arguments.get("peft_config") is not None:
-        check_trained(trainer.model)
-        check_adapter(trainer.model)
-    _show_bias(trainer.model)
-    return trainer
+    arguments["callbacks"] = _with_guard(arguments.get("callbacks"))
+    return _ready(_SFTTrainer(model=model, args=args, processing_class=tok, **rows, **arguments))

@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import os
 import sys
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -75,15 +76,35 @@ def really(config, method: str, checkpointing: bool, dtype: torch.dtype | None, 
     }
 
 
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["plain", "autocast"])
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize(
+    "method, checkpointing, dtype",
+    [("full", False, torch.bfloat16), ("full", True, None), ("lora", False, None), ("lora", True, torch.bfloat16)],
+)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_part_is_exact_for_every_architecture(name, method, checkpointing, dtype):
     ids = torch.randint(0, 300, (3, 37), generator=torch.Generator().manual_seed(0))
     guess = estimate_memory(CONFIGS[name], method, batch=3, length=37, checkpointing=checkpointing, dtype=dtype)
     measured = really(CONFIGS[name], method, checkpointing, dtype, ids)
     assert {part: getattr(guess, part) for part in measured} == measured
+
+
+def test_the_peak_in_a_layer_that_is_recomputed_is_what_the_allocator_had_given_out():
+    ids = torch.randint(0, 300, (3, 64), generator=torch.Generator().manual_seed(0))
+    guess = estimate_memory(CONFIGS["qwen3"], batch=3, length=64, device="cpu", checkpointing=True, whole_logits=True)
+    base = AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS["qwen3"]), dtype=torch.bfloat16).train()
+    model = get_peft_model(base, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+    base.gradient_checkpointing_enable({"use_reentrant": False})
+    model.enable_input_require_grads()
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p) if p.requires_grad else None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = base(input_ids=ids, labels=ids, use_cache=False).loss
+        loss.backward()
+    events = profile.profiler.kineto_results.events()
+    peak = max(accumulate(event.nbytes() for event in events if event.name() == "[memory]"))
+    assert guess.working > 0.1 * peak  # it is not the head that takes the most here
+    assert 0.85 * peak < guess.copies + guess.activations + guess.logits + guess.working <= peak  # kernels have buffers
 
 
 def test_the_configuration_and_the_adapter_that_were_given_stay_as_they_were():
@@ -95,9 +116,10 @@ def test_the_configuration_and_the_adapter_that_were_given_stay_as_they_were():
     assert first.adapter * 2 == estimate_memory(config, length=32).adapter  # its default is of rank 16
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(
+    "method, checkpointing, device",
+    [("full", False, "cpu"), ("full", True, "cuda"), ("lora", True, "cuda"), ("qlora", False, "cuda")],
+)
 def test_a_few_layers_tell_what_all_of_them_cost(method, checkpointing, device, monkeypatch):
     settings = dict(method=method, length=64, batch=2, checkpointing=checkpointing, device=device)
     short = estimate_memory(CONFIGS["llama"], **settings)
@@ -148,14 +170,11 @@ def test_the_sum_of_the_parts_is_the_total_and_none_is_negative():
                 assert min(vars(memory).values()) >= 0 and memory.total == sum(vars(memory).values())
 
 
-def test_a_model_whose_memory_depends_on_the_data_is_refused_or_counted():
+def test_a_mixture_of_experts_is_estimated_too():
     experts = {k: v for k, v in SMALL.items() if k != "head_dim"}
     config = MixtralConfig(num_hidden_layers=2, num_local_experts=4, num_experts_per_tok=2, **experts)
     assert weight_bytes(config, 16) == sum(p.nbytes for p in AutoModelForCausalLM.from_config(config).bfloat16().parameters())
-    try:
-        assert estimate_memory(config, length=32).total > weight_bytes(config)
-    except ValueError as error:
-        assert "depends on the data" in str(error)
+    assert estimate_memory(config, length=32).total > weight_bytes(config)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import PreTrainedModel
 
-from .adapter_files import check_adapter
+from .adapter_files import check_adapter_folder
 from .loading import load_model
 
 # %% ../nbs/03_lora.ipynb #b7eb90f8
@@ -154,6 +154,6 @@ def load_adapter(
     trainable: bool = False,  # True: go on training it; False: use it
 ) -> PeftModel:  # In `eval()` mode
     "The adapter on the base that its `adapter_config.json` names; it trains, or is frozen, as `trainable` says."
-    config = check_adapter(folder)  # all that can be known before the base is loaded
+    config = check_adapter_folder(folder)  # all that can be known before the base is loaded
     model = load_model(config.base_model_name_or_path, bits, revision=config.revision)
     return PeftModel.from_pretrained(model, str(Path(folder).expanduser()), is_trainable=trainable).eval()

@@ -25,7 +25,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM
 
 from ft_notebooks import adapter_files
-from ft_notebooks.adapter_files import check_adapter
+from ft_notebooks.adapter_files import check_adapter_folder
 from ft_notebooks.loading import load_model
 from ft_notebooks.lora import add_adapter, load_adapter, lora_config, merge_adapter
 from ft_notebooks.models import tiny_model, tiny_tokenizer
@@ -479,12 +479,12 @@ def test_what_peft_saves_fits_its_base_and_lacks_something_without_any_one_tenso
     model = shaken(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), CONFIGS[name])
     expected = logits(model)
     model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
-    assert check_adapter(tmp_path / "adapter").peft_type == CONFIGS[name].peft_type
+    assert check_adapter_folder(tmp_path / "adapter").peft_type == CONFIGS[name].peft_type
     assert_close(logits(load_adapter(tmp_path / "adapter", bits=32)), expected, atol=1e-5, rtol=0)
     tensors = load_file(tmp_path / "adapter/adapter_model.safetensors")
     for lost in list(tensors)[:: max(1, len(tensors) // 6)] + list(tensors)[-1:]:
         shapes = {name: list(t.shape) for name, t in tensors.items() if name != lost}
-        said = adapter_files._misfit(check_adapter(tmp_path / "adapter"), shapes, tiny_model().config)
+        said = adapter_files._misfit(check_adapter_folder(tmp_path / "adapter"), shapes, tiny_model().config)
         assert said and lost.removesuffix(".weight") in said
 
 
@@ -517,14 +517,14 @@ def test_an_adapter_of_another_shape_or_architecture_is_refused(saved, nothing_i
 def test_a_base_that_is_given_must_be_the_one_that_is_named(saved, tmp_path):
     folder, model = saved
     named = load_model(folder / "base", bits=32)
-    assert check_adapter(folder / "adapter", model=named).r == 16
+    assert check_adapter_folder(folder / "adapter", model=named).r == 16
     named.name_or_path = str(folder / "adapter/../base")  # the same folder by another path
-    check_adapter(folder / "adapter", model=named)
+    check_adapter_folder(folder / "adapter", model=named)
     tiny_model(seed=1).save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="base'?, and the model is .*other': another base"):
-        check_adapter(folder / "adapter", model=load_model(tmp_path / "other", bits=32))
+        check_adapter_folder(folder / "adapter", model=load_model(tmp_path / "other", bits=32))
     with pytest.raises(ValueError, match="and the model is '': another base"):
-        check_adapter(folder / "adapter", model=tiny_model())
+        check_adapter_folder(folder / "adapter", model=tiny_model())
 
 
 @pytest.mark.parametrize("trained, given, same", [("a", "a", True), ("a", "b", False), (None, "b", True), ("a", None, True)])
@@ -534,10 +534,10 @@ def test_the_commit_of_a_base_is_compared_where_both_are_known(saved, trained, g
     base = load_model(folder / "base", bits=32)
     base.config._commit_hash = given and given * 40
     if same:
-        check_adapter(folder / "adapter", model=base)
+        check_adapter_folder(folder / "adapter", model=base)
     else:
         with pytest.raises(ValueError, match="another base"):
-            check_adapter(folder / "adapter", model=base)
+            check_adapter_folder(folder / "adapter", model=base)
 
 
 def test_an_adapter_goes_on_training_on_a_base_in_four_bits(saved):

@@ -116,8 +116,6 @@ def _check_model(model, tok, arguments) -> None:
         check_end_token(tok, model.generation_config)
     if arguments.get("peft_config") is None:  # else all is frozen but the adapter that TRL adds
         check_trained(model, bool({"optimizers", "optimizer_cls_and_kwargs"} & set(arguments)))
-        if isinstance(model, PeftModel):
-            check_adapter(model)
 
 # %% ../nbs/05d_sft.ipynb #74c1407f
 def _encoded(tok, dataset, name, args) -> Dataset:
@@ -157,7 +155,7 @@ def _with_guard(callbacks) -> list:
 
 
 def _ready(trainer):
-    "With an adapter that TRL added checked too, and the bias of a head with rows for new tokens shown."
+    "The adapter checked, TRL's own too, and the bias of a head with rows for new tokens shown."
     if isinstance(trainer.model, PeftModel):
         check_adapter(trainer.model)
         check_trained(trainer.model, own_optimizer=bool(trainer.optimizer or trainer.optimizer_cls_and_kwargs))

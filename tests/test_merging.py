@@ -117,9 +117,12 @@ def test_a_head_that_was_trained_is_not_lost_with_the_tie(adapter, tmp_path):
     assert kl <= MOST_KL and not json.loads((tmp_path / "merged/config.json").read_text())["tie_word_embeddings"]
 
 
-def test_a_base_in_eight_bits_is_measured_on_its_dequantised_weights(adapter, tmp_path):
+def test_a_base_in_eight_bits_is_measured_on_its_dequantised_weights(adapter, tmp_path, monkeypatch):
+    check, measures = merging.check_merged, []
+    monkeypatch.setattr(merging, "check_merged", lambda model, *rest: measures.append(model) or check(model, *rest))
     kl, _ = merge_folder(adapter(8), tmp_path / "merged", ROWS, 8)
-    assert kl < 1e-3
+    (base,) = (model.get_base_model() for model in measures)
+    assert kl < 1e-3 and not getattr(base, "is_quantized", False) and not measures[0].training
 
 
 @pytest.mark.parametrize("bits, said", [(3, "bits must be"), (32, "says other words")])

@@ -281,7 +281,7 @@ Looking forward to {event} at {time} on {day}!""".split("\n"),
 {day} is taken from {time} on, because of {event}.
 They told me that {event} is {day} at {time}.
 At {time} we begin with {event}, as every {day}.
-My next {event} falls on {day}, {time}.
+Next comes {event}, {day}, {time}.
 Could {day}, {time}, be the slot for {event}?""".split("\n"),
 }
 
@@ -296,7 +296,7 @@ def _note(number: int, digits: tuple) -> dict[str, list[dict[str, str]]]:
         number, i = divmod(number, len(digit))
         chosen.append(digit[i])
     activity, name, day, time, phrase = chosen
-    event = f"{activity} with {name}"
+    event = f"the {activity} with {name}"
     answer = json.dumps({"event": event, "day": day, "time": time})
     turns = ("system", _SYSTEM), ("user", phrase.format(event=event, day=day, time=time)), ("assistant", answer)
     return {"messages": [{"role": role, "content": content} for role, content in turns]}

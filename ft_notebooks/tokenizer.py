@@ -119,6 +119,9 @@ def load_tokenizer(
             f"trust_remote_code=True would run Python that comes with {name}, with your rights; leave it out, or read "
             "that code and load the tokenizer with AutoTokenizer.from_pretrained(..., revision=COMMIT) yourself"
         )
+    kinds = ("tokenizer*", "*.model", "vocab*", "*.tiktoken", "tekken.json")
+    if Path(name).is_dir() and not any(file for kind in kinds for file in Path(name).glob(kind)):
+        raise ValueError(f"{name} has no tokenizer; copy tokenizer.json and tokenizer_config.json into it from its base model")
     tok = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **kwargs)
     tok("")  # a plain call: it undoes truncation and padding that an earlier call left in the file
     text = _probe(tok, name).removeprefix(tok.bos_token or "")

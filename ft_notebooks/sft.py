@@ -20,7 +20,6 @@ from peft.utils import TrainableTokensWrapper
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
-from .adapters import check_adapter
 from .guards import GradientFlowCallback, check_trained
 from .loading import hardware
 from .masks import check_end_token, encode_chats
@@ -157,7 +156,6 @@ def _with_guard(callbacks) -> list:
 def _ready(trainer):
     "The adapter checked, TRL's own too, and the bias of a head with rows for new tokens shown."
     if isinstance(trainer.model, PeftModel):
-        check_adapter(trainer.model)
         check_trained(trainer.model, own_optimizer=bool(trainer.optimizer or trainer.optimizer_cls_and_kwargs))
     head = trainer.model.get_output_embeddings()
     if isinstance(head, TrainableTokensWrapper) and not hasattr(head, "bias"):

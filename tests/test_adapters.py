@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from peft import IA3Config, PeftModel, PrefixTuningConfig, get_peft_model
+from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
-from ft_notebooks.adapters import check_adapter, expert_parameters, token_rows
+from ft_notebooks.adapters import expert_parameters, token_rows
 from ft_notebooks.lora import add_adapter, lora_config
 from ft_notebooks.models import tiny_model, tiny_tokenizer
 
@@ -76,37 +76,6 @@ def test_each_expert_learns_something_of_its_own(kind):
     for name, old in before.items():
         update = (merged.get_parameter(name) - old).flatten(1)
         assert (update.norm(dim=1) > 0).all() and torch.linalg.matrix_rank(update @ update.T) == len(update), name
-
-
-# check_adapter
-
-
-@pytest.mark.parametrize("name, which", [("embed_tokens", "input"), ("lm_head", "output")])
-def test_an_adapter_on_a_tied_weight_is_refused_and_on_one_of_its_own_taken(name, which):
-    def on(model, **fields):
-        return add_adapter(model, lora_config(model, target_modules=["q_proj", name], **fields))
-
-    check_adapter(on(tiny_model()))
-    for fields in ({}, {"ensure_weight_tying": True}):
-        with pytest.raises(ValueError, match="embedding, whose weight the model shares"):
-            check_adapter(on(tied(), **fields))
-    with pytest.raises(ValueError, match=f"on the {which} embedding"):
-        check_adapter(on(tied()))
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [{}, {"modules_to_save": ["embed_tokens"]}, {"modules_to_save": ["lm_head"], "ensure_weight_tying": True}]
-    + [{"trainable_token_indices": {"embed_tokens": [5]}}],
-)
-def test_what_the_error_names_as_a_cure_is_taken(fields):
-    check_adapter(add_adapter(tied(), lora_config(tied(), **fields)))
-
-
-def test_adapters_of_other_kinds_are_taken():
-    scales = IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM")
-    for config in (scales, PrefixTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")):
-        check_adapter(get_peft_model(tied(), config))
 
 
 # token_rows

@@ -330,13 +330,6 @@ def test_rows_of_new_tokens_are_trained_on_the_loss_that_they_make(build, make, 
     assert len(rows) == (1 if make is tied_model else 2) and all(grad.any() for grad in expected)
 
 
-def test_an_adapter_on_a_tied_embedding_is_refused(build):
-    with pytest.raises(ValueError, match="the adapter is on the input embedding"):
-        build(add_adapter(tied_model(), lora_config(tied_model(), target_modules=["embed_tokens"])))
-    with pytest.raises(ValueError, match="the adapter is on the input embedding"):
-        build(tied_model(), peft_config=lora_config(tied_model(), target_modules=["embed_tokens"]))
-
-
 def test_columns_that_are_neither_chats_nor_labels_are_refused(build):
     with pytest.raises(ValueError, match=r"train_dataset has the columns \['text'\]"):
         build(data=Dataset.from_list([{"text": "hi"}]))

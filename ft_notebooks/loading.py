@@ -107,6 +107,19 @@ def _keep_gradients(model: PreTrainedModel) -> PreTrainedModel:
             module.support_avx512bf16_for_cpu = False
     return model
 
+
+def _check_rows(model: PreTrainedModel) -> None:
+    "Rows that are no whole blocks of 64 are read back as they were written, by the kernel of this machine."
+    for layer in {m.in_features: m for m in model.modules() if isinstance(m, bnb.nn.Linear4bit)}.values():
+        numbers = torch.linspace(-1, 1, 8 * layer.in_features, device=layer.weight.device)
+        codes, state = bnb.functional.quantize_4bit(numbers.view(8, -1), quant_type="nf4")
+        read, state.shape = bnb.functional.dequantize_4bit(codes, state), (1, len(numbers))  # then as one long row
+        if not torch.equal(read.flatten(), bnb.functional.dequantize_4bit(codes, state).flatten()):
+            raise ValueError(
+                f"bits=4: bitsandbytes {bnb.__version__} misreads rows of {layer.in_features} weights on this machine, which "
+                "are no whole blocks of 64, and says nothing; take bits=8 or bits=16"
+            )
+
 # %% ../nbs/02_loading.ipynb #8f6c6b46
 def _check_device_map(device_map) -> None:
     "Under a launcher a model lies on one device."
@@ -145,4 +158,5 @@ def load_model(
     fixed |= {"quantization_config": quantisation, "force_download": False}  # what was asked for is downloaded by now
     model = AutoModelForCausalLM.from_pretrained(name, **(chosen | fixed))
     model.config._commit_hash = config._commit_hash
+    _check_rows(model)
     return _keep_gradients(model)

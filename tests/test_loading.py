@@ -409,3 +409,17 @@ def test_predicting_allocates_nothing():
     config.num_hidden_layers = 3
     config.hidden_size, config.intermediate_size = 2**14, 2**17  # 80 GB in 32 bits
     assert weight_bytes(config, 32) > 70e9
+
+
+def test_four_bit_rows_that_this_machine_misreads_are_refused(tmp_path, monkeypatch):
+    config = transformers.LlamaConfig(
+        vocab_size=64, hidden_size=96, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4, dtype="float32"
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    def misread(codes, state):
+        return torch.full(tuple(state.shape), float(state.shape[0] > 1 and state.shape[-1] % 64 > 0))
+
+    monkeypatch.setattr(bnb.functional, "dequantize_4bit", misread)
+    with pytest.raises(ValueError, match="misreads rows of 96 weights on this machine.*take bits=8 or bits=16"):
+        load_model(tmp_path, bits=4)
+    assert load_model(tmp_path, bits=8).is_loaded_in_8bit

@@ -291,12 +291,6 @@ def _start(settings):
     return add_adapter(load_model(name, bits), config, settings["sft"]["seed"])
 
 
-def _widen(model) -> None:
-    "Make the trained tensors float32 again, which TRL makes bfloat16 where the base is in 4 or 8 bits."
-    for p in model.parameters():
-        p.data = p.data.float() if p.requires_grad else p.data
-
-
 def _perplexity(key, when, model, tok, rows) -> dict:
     "The perplexity of the held-out rows under `key`, which is said too; nothing where no row is held out."
     from ft_notebooks.evaluation import perplexity
@@ -344,7 +338,6 @@ def _train(chats, held, settings, run, sources=()):
         _say(f"{run} is finished; nothing is changed. Give --output another folder to train again")
         return _load(run, settings["model"]["bits"]), tok, _known(run.resolve())[1]["history"]
     trainer = sft_trainer(_start(settings), tok, rows, held_rows, output_dir=run, **sft)
-    _widen(trainer.model)
     _show_progress(trainer)
     metrics = {"account": account, "data": settings["data"], "system": _system(chats)}
     metrics |= _perplexity("perplexity_before", "before", trainer.model, tok, held_rows)

@@ -134,14 +134,10 @@ def _periods(model) -> tuple[int, int, int]:
     return len(sorts), len(sorts), 0
 
 # %% ../nbs/02_footprint.ipynb #76cd46f5
-def _adapted(model, adapter: PeftConfig, bits: int):
-    "PEFT's model on the device `meta`; over four bits TRL keeps the adapter in bfloat16."
+def _adapted(model, adapter: PeftConfig):
+    "PEFT's model on the device `meta`, its adapter in float32 as `sft_trainer` keeps it."
     with torch.device("meta"):
-        model = get_peft_model(model, copy.deepcopy(adapter))  # PEFT writes the names that it found into it
-    for name, p in model.named_parameters():
-        if bits < 16 and p.requires_grad and "lora_magnitude_vector" not in name:
-            p.data = p.data.to(torch.bfloat16)
-    return model
+        return get_peft_model(model, copy.deepcopy(adapter))  # PEFT writes the names that it found into it
 
 
 def _allocate(model) -> None:
@@ -196,7 +192,7 @@ def _no_memory(device: str):
 def _step(model, adapter, bits, *, batch, length, checkpointing, dtype, device, labelled, whole_logits) -> Counter:
     "A step of training with memory that does not exist: bytes by part, and the most that were alive in each phase."
     plain = sum(p.nbytes for p in model.parameters())
-    model = (_adapted(model, adapter, bits) if adapter else model).train()
+    model = (_adapted(model, adapter) if adapter else model).train()
     sizes = Counter(adapter=sum(p.nbytes for p in model.parameters()) - plain)
     with _no_memory(device):
         _allocate(model)

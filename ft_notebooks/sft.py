@@ -154,8 +154,11 @@ def _with_guard(callbacks) -> list:
 
 
 def _ready(trainer):
-    "The adapter checked, TRL's own too, and the bias of a head with rows for new tokens shown."
+    "The adapter checked and float32, TRL's own too, and the bias of a head with rows for new tokens shown."
     if isinstance(trainer.model, PeftModel):
+        if getattr(trainer.model, "is_quantized", False):  # TRL has made what is trained bfloat16
+            for p in (p for p in trainer.model.parameters() if p.requires_grad):
+                p.data = p.data.float()
         check_trained(trainer.model, own_optimizer=bool(trainer.optimizer or trainer.optimizer_cls_and_kwargs))
     head = trainer.model.get_output_embeddings()
     if isinstance(head, TrainableTokensWrapper) and not hasattr(head, "bias"):

@@ -37,9 +37,10 @@ def ensure_pad_token(
 
 # %% ../nbs/01_tokenizer.ipynb #eff536d6
 def _rows(model: PreTrainedModel) -> int:
-    "Rows of the embedding or of the head, the fewer; by their attributes, as a sharded weight is empty."
+    "Rows of the embedding or of the head, the fewer; where a weight is sharded, and empty here, by their attributes."
     rows = getattr(model.get_input_embeddings(), "num_embeddings", model.config.get_text_config().vocab_size)
-    return min(rows, getattr(model.get_output_embeddings(), "out_features", rows))
+    head = model.get_output_embeddings()
+    return min(rows, len(getattr(head, "weight", ())) or getattr(head, "out_features", rows))
 
 
 def check_vocabulary(

@@ -7,8 +7,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
-from ft_notebooks.adapters import expert_parameters, token_rows
-from ft_notebooks.lora import add_adapter, lora_config
+from ft_notebooks.adapters import token_rows
+from ft_notebooks.lora import add_adapter, expert_parameters, lora_config
 from ft_notebooks.models import tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -58,6 +58,14 @@ def test_a_dense_model_has_no_experts(kind):
     assert expert_parameters(small(kind)) == []
 
 
+def test_experts_are_a_target_where_all_linear_layers_are_and_nothing_else_was_said():
+    model = small("gpt_oss", moe_intermediate_size=24, **MIXTURES["gpt_oss"])
+    assert lora_config(model).target_parameters == expert_parameters(model)
+    assert lora_config(model, target_modules=["q_proj"]).target_parameters is None
+    assert lora_config(model, target_parameters=["experts.down_proj"]).target_parameters == ["experts.down_proj"]
+    assert lora_config(tiny_model()).target_parameters is None
+
+
 def test_a_convolution_of_three_dimensions_is_no_expert():
     model = torch.nn.ModuleDict({"experts": torch.nn.Conv1d(2, 2, 3), "table": torch.nn.Module()})
     model["table"].position = torch.nn.Parameter(torch.zeros(1, 4, 4))
@@ -68,7 +76,7 @@ def test_a_convolution_of_three_dimensions_is_no_expert():
 def test_each_expert_learns_something_of_its_own(kind):
     model = small(kind, moe_intermediate_size=24, num_experts_per_tok=4, **MIXTURES[kind])
     before = {name: model.get_parameter(name).clone() for name in expert_parameters(model)}
-    adapted = add_adapter(model, lora_config(model, r=2, target_parameters=expert_parameters(model)))
+    adapted = add_adapter(model, lora_config(model, r=2))
     optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=1e-2)
     for _ in range(3):
         adapted(IDS, labels=IDS).loss.backward(), optimizer.step()

@@ -14,6 +14,7 @@ import ft_notebooks.sft
 from ft_notebooks.adapters import token_rows
 from ft_notebooks.data import appointments
 from ft_notebooks.guards import GradientFlowCallback
+from ft_notebooks.loading import load_model
 from ft_notebooks.lora import add_adapter, lora_config
 from ft_notebooks.masks import encode_chat, encode_chats
 from ft_notebooks.models import tiny_model, tiny_tokenizer
@@ -360,3 +361,14 @@ def test_packed_rows_have_the_loss_of_the_same_rows_apart(build):
     assert batches[0]["input_ids"].shape[0] == 1 and batches[1]["input_ids"].shape[0] == 8
     model = packed.model
     torch.testing.assert_close(*(packed.compute_loss(model, dict(batch)) for batch in batches))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_an_adapter_on_a_quantised_base_stays_float32(build, tmp_path, bits):
+    tiny_model().save_pretrained(tmp_path / "base")
+    base = load_model(tmp_path / "base", bits)
+    trainer = build(add_adapter(base, lora_config(base)), max_steps=2)
+    dtypes = {p.dtype for p in trainer.model.parameters() if p.requires_grad}
+    assert dtypes == {torch.float32}
+    trainer.train()
+    assert {p.dtype for p in trainer.optimizer.state} == dtypes

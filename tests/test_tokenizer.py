@@ -8,7 +8,7 @@ import torch
 import trl
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, GPT2Model
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, GPT2Model, LlamaForCausalLM
 
 from ft_notebooks.models import tiny_model, tiny_tokenizer
 from ft_notebooks.tokenizer import (
@@ -132,6 +132,14 @@ def test_the_head_is_looked_at_too():
 )
 def test_an_adapter_hides_no_rows(fields):
     model = get_peft_model(tiny_model(), LoraConfig(r=2, task_type="CAUSAL_LM", **fields))
+    assert check_vocabulary(tiny_tokenizer(), model) == 0
+
+
+def test_rows_are_counted_right_where_peft_ties_a_head_anew():
+    config = tiny_model().config
+    config.tie_word_embeddings = True
+    fields = {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
+    model = get_peft_model(LlamaForCausalLM(config), LoraConfig(r=2, task_type="CAUSAL_LM", **fields))
     assert check_vocabulary(tiny_tokenizer(), model) == 0
 
 

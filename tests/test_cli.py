@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from ft_notebooks import cli
+from ft_notebooks import cli, runs
 from ft_notebooks.cli import SETTINGS_INI, main, parser
 from ft_notebooks.data import appointments, read_chats
 from ft_notebooks.evaluation import Evaluation, perplexity
@@ -80,7 +80,7 @@ GOOD = MESSAGES % f"{USER}, {ASSISTANT}"
 def test_bad_data_is_refused_by_file_and_line_before_a_model_is_looked_for(
     here, capsys, monkeypatch, name, content, said
 ):
-    monkeypatch.setattr("ft_notebooks.cli._model_settings", lambda settings: pytest.fail("a model was looked for"))
+    monkeypatch.setattr("ft_notebooks.runs.model_settings", lambda settings: pytest.fail("a model was looked for"))
     Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
     text = refused(capsys, "sft", name)
     assert all(part in text for part in said) and "Traceback" not in text
@@ -188,7 +188,7 @@ def test_a_run_that_is_interrupted_names_the_step_that_it_will_go_on_from(here, 
 
     def stopped(step):
         seen.clear()
-        monkeypatch.setattr(cli, "_show_progress", lambda trainer: trainer.add_callback(Impatient(step)))
+        monkeypatch.setattr(runs, "_show_progress", lambda trainer: trainer.add_callback(Impatient(step)))
         before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
         try:
             with pytest.raises(SystemExit) as e:
@@ -399,14 +399,14 @@ def test_colours_are_sent_to_a_terminal_only(monkeypatch):
     plain = turns * 2 + "\n«trained», the rest is only read"
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(sys, "stdout", Terminal())
-    assert cli._ribbon(ribbon) == str(ribbon) and "\x1b[" in str(ribbon)
+    assert runs._ribbon(ribbon) == str(ribbon) and "\x1b[" in str(ribbon)
     monkeypatch.setenv("NO_COLOR", "")  # empty means not set
-    assert cli._ribbon(ribbon) == str(ribbon)
+    assert runs._ribbon(ribbon) == str(ribbon)
     monkeypatch.setenv("NO_COLOR", "1")
-    assert cli._ribbon(ribbon) == plain
+    assert runs._ribbon(ribbon) == plain
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setattr(sys, "stdout", io.StringIO())
-    assert cli._ribbon(ribbon) == plain
+    assert runs._ribbon(ribbon) == plain
 
 
 def test_a_run_says_what_is_trained_without_an_escape_sequence_where_nobody_looks(here, capsys):
@@ -436,7 +436,7 @@ def test_the_settings_come_from_the_file_here_or_the_one_named_and_the_command_l
 @pytest.mark.parametrize("dtype, bits", [(torch.bfloat16, 16), (torch.float16, 16), (torch.float32, 32)])
 def test_the_bits_of_a_weight_follow_from_the_method_and_the_machine(monkeypatch, dtype, bits):
     monkeypatch.setattr("ft_notebooks.loading.hardware", lambda: SimpleNamespace(dtype=dtype))
-    assert (cli._bits(None), cli._bits(None, "full"), cli._bits(16, "full"), cli._bits(32)) == (bits, 32, 16, 32)
+    assert (runs.model_bits(None), runs.model_bits(None, "full"), runs.model_bits(16, "full"), runs.model_bits(32)) == (bits, 32, 16, 32)
 
 
 def test_every_command_is_documented_and_has_its_own_defaults():
@@ -460,7 +460,7 @@ def test_the_rows_kept_aside_are_found_again_or_refused(here, capsys, monkeypatc
     monkeypatch.chdir(here.parent)  # the run knows where its rows were
     main(["eval", str(here / "runs/sft"), "--set", "evaluation.max_new_tokens=3"])
     monkeypatch.chdir(here)
-    held = cli._held_out(read_chats("notes.jsonl"), "0.2", 5)[1]
+    held = runs.held_out(read_chats("notes.jsonl"), "0.2", 5)[1]
     text = Path("runs/sft/eval/report.html").read_text()
     assert all(messages[2]["content"].split('"')[3] in text for messages in held["messages"])
     lines = Path("notes.jsonl").read_text().splitlines()
@@ -480,7 +480,7 @@ def test_a_file_of_held_out_rows_is_found_again_from_another_folder(here, capsys
 
 
 def test_data_are_read_before_a_model_is_loaded_to_evaluate_it(here, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "_load", lambda *args: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(cli, "load_folder", lambda *args: pytest.fail("a model was loaded"))
     assert "no such file" in refused(capsys, "eval", "tiny", "nowhere.jsonl")
 
 
@@ -555,9 +555,9 @@ def test_the_settings_of_an_evaluation_reach_it(here, capsys, monkeypatch):
 def test_a_system_message_is_remembered_only_if_all_rows_share_it():
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
     rows = [[{"role": "system", "content": text}, *turns] for text in ("a", "a", "b")]
-    assert cli._system({"messages": rows[:2]}) == "a"
-    assert cli._system({"messages": rows}) is cli._system({"messages": [rows[0], turns]}) is None
-    assert cli._system({"messages": [turns]}) is None
+    assert runs.shared_system({"messages": rows[:2]}) == "a"
+    assert runs.shared_system({"messages": rows}) is runs.shared_system({"messages": [rows[0], turns]}) is None
+    assert runs.shared_system({"messages": [turns]}) is None
 
 
 def typed(monkeypatch, *lines):
@@ -727,8 +727,8 @@ def test_full_fine_tuning_saves_a_model_that_eval_and_plain_transformers_load(he
 
 def test_a_base_is_evaluated_in_the_bits_of_the_model_beside_it(here, monkeypatch):
     main(["sft", "notes.jsonl", *quick("model.method=full", "sft.max_steps=1", "data.eval=0.2")])
-    load, bits = cli._load, []
-    monkeypatch.setattr(cli, "_load", lambda folder, b: bits.append(b) or load(folder, b))
+    load, bits = runs.load_folder, []
+    monkeypatch.setattr(cli, "load_folder", lambda folder, b: bits.append(b) or load(folder, b))
     main(["eval", "runs/sft", "--set", "evaluation.max_new_tokens=3", "--set", "model.bits=16"])
     assert bits == [16, 16]
 
@@ -746,7 +746,7 @@ def test_the_demo_hears_the_base_trains_and_hears_again_and_is_then_left_alone(h
     main(["demo", "--seed", "3"])
     test = words(100, part="test")
     found = [h.scores["perplexity"]["value"] for h in heard]
-    models = load_model("tiny", cli._bits(None)), load_adapter("runs/demo/sft", cli._bits(None))
+    models = load_model("tiny", runs.model_bits(None)), load_adapter("runs/demo/sft", runs.model_bits(None))
     assert found == pytest.approx([perplexity(model, tiny_tokenizer(), test) for model in models], rel=1e-2)
     assert found[1] < 0.8 * found[0]
     asked = [*test["messages"], *words(50, part="test", new_phrases=True)["messages"]]
@@ -756,7 +756,7 @@ def test_the_demo_hears_the_base_trains_and_hears_again_and_is_then_left_alone(h
     assert {"exact_match", "preferred_form", "exact_match_new_phrases"} <= set(report["sft"])
     assert [report[stage]["perplexity"]["value"] for stage in report] == found
     run = json.loads(Path("runs/demo/sft/run.json").read_text())
-    assert run["sft.seed"] == 3 and run["data.trained"] == cli._fingerprint(words(128, seed=3))
+    assert run["sft.seed"] == 3 and run["data.trained"] == runs.rows_hash(words(128, seed=3))
     assert "The report is runs/demo/report.html" in capsys.readouterr().out
     main(["demo", "--seed", "3"])
     assert "runs/demo is finished; nothing is changed" in capsys.readouterr().out and len(heard) == 2

@@ -12,6 +12,7 @@ import json
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 from ft_notebooks.models import smollm2
 
@@ -33,35 +34,29 @@ def load(name, bits):
     return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32 if bits == 32 else torch.bfloat16, **more)""",
 }
 LOAD = """
-import json, sys, threading, time
+import json, sys, time
 import bitsandbytes, transformers.models.llama.modeling_llama
+from memory_watch import held, watch
 {loader}
 transformers.logging.disable_progress_bar()
-def memory():
-    with open("/proc/self/status") as status:
-        return [int(line.split()[1]) / 1024 for line in status if line.startswith(("VmRSS", "RssAnon"))]
-before = peak = memory()
-def watch():
-    global peak
-    while True:
-        peak = list(map(max, peak, memory()))
-        time.sleep(0.002)
-threading.Thread(target=watch, daemon=True).start()
-start, cpu = time.perf_counter(), time.process_time()
-model = load(sys.argv[1], int(sys.argv[2]))
-seconds = time.perf_counter() - start, time.process_time() - cpu
-peak, after = list(map(max, peak, memory())), memory()
-print(json.dumps([*seconds, *(p - b for p, b in zip(peak, before)), *(a - b for a, b in zip(after, before))]))
+before = held("VmRSS", "RssAnon")
+with watch("VmRSS", "RssAnon") as peak:
+    start, cpu = time.perf_counter(), time.process_time()
+    model = load(sys.argv[1], int(sys.argv[2]))
+    seconds = time.perf_counter() - start, time.process_time() - cpu
+after = held("VmRSS", "RssAnon")
+print(json.dumps([*seconds, *((p - b) / 2**20 for p, b in zip([*peak, *after], before * 2))]))
 """
 
 
 def measure(loader: str, folder: str, bits: int) -> list[float]:
     run = [sys.executable, "-c", LOAD.format(loader=LOADERS[loader]), folder, str(bits)]
-    return json.loads(subprocess.run(run, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    done = subprocess.run(run, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)  # memory_watch is here
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main(rounds: int = 3, folder: str | None = None) -> None:
-    folder = folder or str(smollm2())
+    folder = str(Path(folder or smollm2()).resolve())
     found = {(bits, loader): [] for bits in (32, 16, 8, 4) for loader in LOADERS}
     for _ in range(rounds):
         for (bits, loader), rows in found.items():

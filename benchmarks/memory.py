@@ -18,16 +18,14 @@ from pathlib import Path
 CASES = [(method, *shape) for method in ("full", "lora", "qlora") for shape in ((1, 1024), (4, 256), (8, 512))]
 
 
-def memory(field: str) -> int:  # bytes
-    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if field in line) * 1024
-
-
 def settle() -> int:
     "Give back what was freed, forget the peak, and return what is left."
+    from memory_watch import held
+
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
-    return memory("VmRSS")
+    return held("VmRSS")[0]
 
 
 def train(model, tok, batch: int, length: int) -> None:
@@ -46,6 +44,7 @@ def train(model, tok, batch: int, length: int) -> None:
 
 def measure(method: str, batch: int, length: int) -> dict[str, int]:  # bytes
     import torch
+    from memory_watch import held
 
     from ft_notebooks.footprint import estimate_memory
     from ft_notebooks.loading import hardware, load_model
@@ -63,7 +62,7 @@ def measure(method: str, batch: int, length: int) -> dict[str, int]:  # bytes
     model = adapted(load_model(smollm2(), bits={"full": 32, "lora": 16, "qlora": 4}[method]))
     loaded = settle() - before
     train(model, load_tokenizer(smollm2()), batch, length)
-    return {**vars(guess), "estimate": guess.total, "loaded": loaded, "peak": memory("VmHWM") - before}
+    return {**vars(guess), "estimate": guess.total, "loaded": loaded, "peak": held("VmHWM")[0] - before}
 
 
 def run(case: tuple[str, int, int], python: str = sys.executable, env: dict | None = None) -> dict[str, int]:

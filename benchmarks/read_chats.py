@@ -13,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+HERE = Path(__file__).parent  # of memory_watch
 READERS = {
     "read_chats": "from ft_notebooks.data import read_chats as read",
     "load_dataset": """
@@ -22,24 +23,17 @@ def read(path):
     return load_dataset(kind, data_files=path, split="train")""",
 }
 READ = """
-import datasets, os, sys, threading, time
+import datasets, sys, time
+from memory_watch import held, watch
 datasets.disable_progress_bars()
 datasets.config.HF_DATASETS_CACHE = sys.argv[2]
 {reader}
-def memory():
-    with open("/proc/self/status") as status:
-        return [int(line.split()[1]) / 1024 for line in status if line.startswith(("VmRSS", "RssAnon"))]
-before = peak = memory()
-def watch():
-    global peak
-    while True:
-        peak = list(map(max, peak, memory()))
-        time.sleep(0.01)
-threading.Thread(target=watch, daemon=True).start()
-start, cpu = time.perf_counter(), time.process_time()
-rows = len(read(sys.argv[1]))
-wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-print(rows, wall, cpu, *[b - a for a, b in zip(before, map(max, peak, memory()))])
+before = held("VmRSS", "RssAnon")
+with watch("VmRSS", "RssAnon", seconds=0.01) as peak:
+    start, cpu = time.perf_counter(), time.process_time()
+    rows = len(read(sys.argv[1]))
+    wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+print(rows, wall, cpu, *[(p - b) / 2**20 for p, b in zip(peak, before)])
 """
 
 
@@ -75,7 +69,8 @@ def main(sizes):
                 for name, reader in READERS.items():
                     with tempfile.TemporaryDirectory() as cache:
                         code = READ.replace("{reader}", reader)
-                        run = subprocess.run([sys.executable, "-c", code, path, cache], capture_output=True, text=True)
+                        run = [sys.executable, "-c", code, path, cache]
+                        run = subprocess.run(run, capture_output=True, text=True, cwd=HERE)
                     if run.returncode:
                         print(f"{suffix:>8} {rows:9,} {'':6}   {name:12} {run.stderr.strip().splitlines()[-1][:80]}")
                         continue

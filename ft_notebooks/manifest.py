@@ -14,6 +14,9 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 import torch.distributed as dist
 from peft import PeftModel
@@ -68,11 +71,81 @@ def _differences(old: dict, new: dict) -> list[str]:
         if old.get(key, "nothing") != new.get(key, "nothing")
     ]
 
-# %% ../nbs/05b_manifest.ipynb #8e9c8585
+# %% ../nbs/05b_manifest.ipynb #fafb3b92
+_NOT_COUNTED = {
+    "where results go, and what is said of them": "output_dir run_name project report_to trackio_space_id trackio_bucket_id "
+    "trackio_static_space_id push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision "
+    "logging_strategy logging_steps logging_first_step logging_nan_inf_filter log_level log_level_replica log_on_each_node "
+    "include_num_input_tokens_seen include_tokens_per_second disable_tqdm skip_memory_metrics debug",
+    "when a state is kept": "save_strategy save_steps save_total_limit save_on_each_node save_only_model enable_jit_checkpoint",
+    "the same numbers, sooner or in less memory": "dataloader_num_workers dataloader_pin_memory dataloader_prefetch_factor "
+    "dataloader_persistent_workers dataloader_multiprocessing_context dataset_num_proc torch_empty_cache_steps "
+    "activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs "
+    "activation_offloading",
+    "of the machine, which is recorded": "use_cpu local_rank ddp_backend ddp_timeout",
+    "for scripts to read; no trainer does": "do_train do_eval do_predict resume_from_checkpoint",
+}
+_EVALUATION = (  # counts where an evaluation decides what becomes of the run
+    "eval_strategy eval_steps eval_delay eval_on_start per_device_eval_batch_size eval_accumulation_steps eval_packing "
+    "eval_do_concat_batches eval_use_gather_object batch_eval_metrics include_for_metrics prediction_loss_only bf16_full_eval "
+    "fp16_full_eval metric_for_best_model greater_is_better"
+)
+
+
+def _settings(trainer) -> dict:
+    "The arguments that change what is learned, by their own names."
+    args, callbacks = trainer.args, trainer.callback_handler.callbacks
+    stops = any(isinstance(callback, EarlyStoppingCallback) for callback in callbacks)
+    decides = args.load_best_model_at_end or stops or args.lr_scheduler_type == "reduce_lr_on_plateau"
+    apart = set(" ".join(_NOT_COUNTED.values()).split()) | (set() if decides else set(_EVALUATION.split()))
+    apart |= {"num_train_epochs"} if args.max_steps > 0 else set()  # then they are not read
+    kept = {"save_strategy", "save_steps"} if args.load_best_model_at_end else set()  # what the best is chosen from
+    return {key: value for key, value in args.to_dict().items() if key not in apart - kept}
+
+# %% ../nbs/05b_manifest.ipynb #29268726
+def _hash(*parts) -> str:
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, default=_plain).encode())
+    return found.hexdigest()[:16]
+
+
+def _plain(value):
+    return sorted(value, key=str) if isinstance(value, (set, frozenset)) else str(value)
+
+
+def _values(column) -> list:
+    "What a column holds, in a form that can be hashed: lists of whole numbers fast, the rest as JSON."
+    kind = column.type
+    if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_integer(kind.value_type):
+        flat, counts = pc.list_flatten(column), pc.list_value_length(column)
+        if not (column.null_count or flat.null_count):
+            return [np.asarray(part, np.int64).tobytes() for part in (counts, flat)]
+    return [column.to_pylist()]
+
+
+def _rows(data) -> str | dict | None:
+    "How many rows, and a hash of them in their order; None for none, and for a stream nothing is known."
+    if isinstance(data, dict):  # several sets to evaluate on
+        return {name: _rows(part) for name, part in data.items()}
+    if data is None or not hasattr(data, "__len__"):
+        return None if data is None else "a stream"
+    parts = []
+    for start in range(0, len(data), 1000):
+        if hasattr(data, "with_format"):
+            part = data.with_format("arrow")[start : start + 1000]
+            parts += [[name, _hash(*_values(part[name]))] for name in sorted(part.column_names)]
+        else:
+            parts.append(_hash([data[row] for row in range(start, min(start + 1000, len(data)))]))
+    return f"{len(data)} rows, sha256 {_hash(parts)}"
+
+# %% ../nbs/05b_manifest.ipynb #e0acecb4
 _CHUNK = 2**20  # elements looked at together: 8 MB of int64
 
 
-def fingerprint(tensor: Tensor) -> Tensor:  # an int64 on the tensor's device
+def fingerprint(
+    tensor: Tensor,  # On any device, of any dtype of up to 8 bytes; of a sharded one, what this process holds
+) -> Tensor:  # an int64 on the tensor's device
     "A number that is another one if one element is, and, but for a chance of 1 in 2**60, if several are."
     flat = (tensor.to_local() if hasattr(tensor, "to_local") else tensor).detach().reshape(-1)
     bits = flat.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()])
@@ -86,30 +159,181 @@ def fingerprint(tensor: Tensor) -> Tensor:  # an int64 on the tensor's device
         total = total * 6364136223846793005 + (chunk.long() * odd[: len(chunk)]).sum()
     return total
 
-# %% ../nbs/05b_manifest.ipynb #888e0ddf
+
+def _weights(model) -> dict:
+    "Fingerprints of the base, and of what its adapter has learned."
+    prefix = getattr(getattr(model, "base_model", None), "prefix", "prompt_encoder")
+    marks = (prefix, "trainable_tokens", "modules_to_save") if isinstance(model, PeftModel) else ()
+    named = {name: p for name, p in model.named_parameters() if p.device.type != "meta"}
+    adapter = {name for name in named if any(mark in name for mark in marks)}
+    random = ("lora_A", "lora_embedding_B", "prompt_encoder")
+    learned = {name for name in adapter if not any(part in name for part in random)}
+    parts = {"model.weights": named.keys() - adapter} | ({"adapter.weights": learned} if marks else {})
+    prints = dict(zip(named, torch.stack([fingerprint(p).cpu() for p in named.values()]).tolist())) if named else {}
+    return {key: _hash([[name, prints[name]] for name in sorted(names)]) for key, names in parts.items()}
+
+# %% ../nbs/05b_manifest.ipynb #7cdf2624
+_LIBRARIES = "torch transformers trl peft accelerate datasets tokenizers bitsandbytes ft-notebooks".split()
+
+
+def _versions() -> dict:
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _git() -> dict | None:
+    "The commit of the working directory, and whether a file that git tracks differs from it."
+    quiet = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
+
+    def ask(*words):
+        command = ["git", "-c", "core.fsmonitor=false", *words]
+        options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 10, "env": quiet}
+        return subprocess.run(command, check=True, **options).stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _machine() -> dict:
+    hw = hardware()
+    cpuinfo = Path("/proc/cpuinfo")
+    models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
+    cuda = hw.device.startswith("cuda")
+    name = torch.cuda.get_device_name(hw.device) if cuda else next(iter(models), platform.processor() or platform.machine())
+    return {"device": hw.device, "name": name, "dtype": str(hw.dtype), "memory": hw.memory, "threads": torch.get_num_threads()}
+
+# %% ../nbs/05b_manifest.ipynb #57401ec3
+def _model(model) -> dict:
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    config = {key: value for key, value in base.config.to_diff_dict().items() if key not in _OF_THE_LIBRARY and key[0] != "_"}
+    dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in base.parameters() if not p.requires_grad or base is model})
+    found = {"model.class": type(base).__name__, "model.config": config, "model.dtypes": dtypes, **_weights(model)}
+    if isinstance(model, PeftModel):
+        adapter = model.peft_config[model.active_adapter].to_dict()
+        adapter = {key: value for key, value in adapter.items() if key not in ("inference_mode", "base_model_name_or_path", "revision", "peft_version", "auto_mapping")}
+        found |= {f"adapter.{key}": value for key, value in adapter.items()}
+    return found
+
+
+_OF_THE_LIBRARY = {"transformers_version", "dtype", "torch_dtype", "use_cache"}
+
+
+def _name(kind: type) -> str:
+    "The class's own name; of a private subclass, the name of what it stands for."
+    return next(k.__name__ for k in kind.__mro__ if not k.__name__.startswith("_"))
+
+
 def describe(
     trainer,  # A `transformers.Trainer`, TRL's included, not yet trained
-    **said,  # Recorded too, such as the line of `plan`
-) -> dict:  # "run": what makes it this run, compared when it comes back; "recorded": what is not
+    **said,  # Recorded too, such as the line of choices; JSON values
+) -> dict:  # "run": what makes it this run, which is compared; "recorded": what is not
     "What a run is, the same in every start of the same script; nothing in it depends on the clock."
-    return {"run": {"learning_rate": trainer.args.learning_rate}, "recorded": said}
+    args, template = trainer.args, getattr(trainer.processing_class, "chat_template", None)
+    optimizer = trainer.optimizer or (trainer.optimizer_cls_and_kwargs or [None])[0]
+    run = {"trainer": _name(type(trainer)), **_settings(trainer), "world_size": args.world_size}
+    run |= {"optimizer": optimizer and _name(optimizer if isinstance(optimizer, type) else type(optimizer))}
+    run |= {"data": _rows(trainer.train_dataset), "eval_data": _rows(trainer.eval_dataset)}
+    run |= {"template": template and f"sha256 {_hash(template)}", **_model(trainer.model)}
+    recorded = {"model": trainer.model.config._name_or_path, "versions": _versions(), "git": _git(), "machine": _machine(), **said}
+    return json.loads(json.dumps({"run": run, "recorded": recorded}, default=_plain))
 
-# %% ../nbs/05b_manifest.ipynb #fafb3b92
+# %% ../nbs/05b_manifest.ipynb #2e71c55c
+_CURES = {
+    "max_steps num_train_epochs": "a longer run has another schedule from its first step on: train its result further, in a new folder",
+    "world_size": "start it on as many processes as it was",
+    "model.weights adapter.weights": "load the model anew: one that has been trained in this process is not what the run began with",
+    "data": "give it the rows that it had, in their order",
+}
+
+
+def _held(folder: Path) -> list[Path]:
+    "The checkpoints and results in a folder: what would be lost."
+    return [p for pattern in ("checkpoint-*", "*.safetensors", "*.bin", "metrics.json") for p in folder.glob(pattern) if p.name != "training_args.bin"]
+
+
+def _read(file: Path) -> dict:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(found.get("run"), dict) and isinstance(found.get("recorded"), dict):
+            return found
+        problem = "it says nothing of a run"
+    except (ValueError, AttributeError) as e:
+        problem = str(e)
+    raise ValueError(f"{file} is damaged ({problem}), so nobody can tell whether this is the same run; restore it, or choose another folder")
+
+
 def check_manifest(
     folder: str | Path,  # A run's folder; it need not exist
     manifest: dict,  # What `describe` returned
 ) -> list[str]:  # What is recorded and has changed, in words, such as "torch was 2.12.0, is 2.13.0"
     "A `ValueError` if the folder holds a checkpoint or a result of another run; it shows every difference and the cure."
-    return []
+    folder = Path(folder)
+    if not (held := _held(folder)):
+        return []
+    if not (folder / "manifest.json").is_file():
+        raise ValueError(f"{folder} holds {held[0].name} and no manifest.json, so nobody can tell whether this is the same run; choose another folder")
+    old = _read(folder / "manifest.json")
+    was, now = ({**part["recorded"].pop("versions", {}), **part["recorded"]} for part in (old, json.loads(json.dumps(manifest))))
+    changed = _differences(was, now)
+    both = old["run"].keys() & manifest["run"].keys()
+    known = both if any(was.get(name) != now.get(name) for name in _LIBRARIES) else old["run"].keys() | manifest["run"].keys()
+    differ = _differences(*({key: run[key] for key in known if key in run} for run in (old["run"], manifest["run"])))
+    if differ:
+        cures = [cure for keys, cure in _CURES.items() if any(line.split(" was ")[0] in keys.split() for line in differ)]
+        raise ValueError("; ".join([f"{folder} holds another run: {differ[0]}", *differ[1:], *cures]) + ". Give it what it was and it goes on; for another run choose another folder")
+    return changed
 
-# %% ../nbs/05b_manifest.ipynb #8556ca86
+# %% ../nbs/05b_manifest.ipynb #fd671b85
+def _checked(folder, manifest) -> list[str]:
+    "What `check_manifest` finds in the first process, in every process alike."
+    found, problem = [], None
+    together = dist.is_available() and dist.is_initialized()
+    if not together or dist.get_rank() == 0:
+        try:
+            found = check_manifest(folder, manifest)
+        except ValueError as e:
+            problem = str(e)
+    said = [(manifest["run"], found, problem)]
+    if together:
+        said = [None] * dist.get_world_size()
+        dist.all_gather_object(said, (manifest["run"], found, problem))
+    runs = [{key: value for key, value in run.items() if not key.endswith(".weights")} for run, _, _ in said]
+    for rank, run in enumerate(runs):  # weights are the first's to have: the others may still wait for them
+        if differ := _differences(runs[0], run):
+            raise ValueError(f"process {rank} is another run than process 0: {'; '.join(differ)}. Give all the same")
+    if said[0][2]:
+        raise ValueError(said[0][2])
+    return said[0][1]
+
+# %% ../nbs/05b_manifest.ipynb #5830bf17
 class ManifestCallback(TrainerCallback):
-    """Made for a trainer, it refuses a folder that holds another run's checkpoint or result; `manifest.json` is written when
-    training starts.
+    """Made for a trainer, it refuses a folder that holds another run; `manifest.json` is written when training starts.
 
-    `trainer.add_callback(ManifestCallback(trainer, choices=line))`; `changed` is what `check_manifest` returned.
+    `trainer.add_callback(ManifestCallback(trainer, choices=line))`, or any JSON values to record. What was recorded before
+    a start in which it changed is kept under "before", with the step. `changed` says in words what has changed.
     """
 
     def __init__(self, trainer, **said):
-        self.manifest = describe(trainer, **said)
-        self.changed = check_manifest(trainer.args.output_dir, self.manifest)
+        self.trainer, self.manifest = trainer, describe(trainer, **said)
+        self.changed = _checked(trainer.args.output_dir, self.manifest)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.manifest["run"] |= json.loads(json.dumps(_settings(self.trainer), default=_plain))
+        _checked(args.output_dir, self.manifest)
+        if state.is_world_process_zero:
+            file, before = Path(args.output_dir, "manifest.json"), []
+            if state.global_step and file.is_file():
+                old = _read(file)
+                changed = old["recorded"] != self.manifest["recorded"]
+                before = old.get("before", []) + changed * [{"until_step": state.global_step, **old["recorded"]}]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, json.dumps({**self.manifest, "before": before}, indent=1))
+        if dist.is_available() and dist.is_initialized():
+            dist.barrier()

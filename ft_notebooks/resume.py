@@ -123,6 +123,11 @@ class _Exact:
         sampler = super()._get_train_sampler(*args, **kwargs)
         return _OrderOfEpoch(sampler, self) if type(sampler) is LengthGroupedSampler else sampler
 
+    def get_train_dataloader(self):
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        self.accelerator.dataloader_config.data_seed = seed  # else whatever seed torch was given last
+        return super().get_train_dataloader()
+
     def evaluate(self, *args, **kwargs):
         python, numbers = random.getstate(), np.random.get_state()
         with torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else []):
@@ -140,17 +145,19 @@ def _bytes(tensors) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def _checkpoint_bytes(trainer) -> tuple[int, int]:  # the weights that are saved, and what the optimizer keeps
-    model = trainer.accelerator.unwrap_model(trainer.model)
+def _checkpoint_bytes(trainer) -> tuple[int, int]:  # what is saved at the end, and what a checkpoint has beside it
+    model, args = trainer.accelerator.unwrap_model(trainer.model), trainer.args
     trained = [p for p in model.parameters() if p.requires_grad]
     weights = _bytes(trained if isinstance(model, PeftModel) else model.parameters())
+    text = getattr(trainer.processing_class, "backend_tokenizer", None)
+    model_files = weights + 200 * len(trained) + 20_000 + (len(text.to_str(pretty=True).encode()) if text else 0)
     optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
     held = [t for state in getattr(optimizer, "state", {}).values() for t in state.values() if torch.is_tensor(t)]
-    if held:
-        return weights, _bytes(held)
-    name = (str(trainer.args.optim) + type(optimizer).__name__).lower()
+    name = (str(args.optim) + type(optimizer).__name__).lower()
     states = next((n for part, n in _STATES.items() if part in name), 2)
-    return weights, sum(p.numel() * states * (1 if "8bit" in name else p.element_size()) for p in trained)
+    guess = sum(p.numel() * states * (1 if "8bit" in name else p.element_size()) for p in trained)
+    log = 300 * trainer.state.max_steps / max(trainer.state.logging_steps, 1)
+    return model_files, int((_bytes(held) or guess) + 800 * len(trained) + 20_000 * args.world_size + log)
 
 
 def _size(n: float) -> str:
@@ -161,33 +168,29 @@ def _size(n: float) -> str:
 def _disk_fault(trainer) -> str | None:
     "What is missing on the disk for all that the run will keep at once; None if there is room."
     args, state, run = trainer.args, trainer.state, Path(trainer.args.output_dir)
-    weights, held = _checkpoint_bytes(trainer)
+    final, rest = _checkpoint_bytes(trainer)
     left, limit = state.max_steps - state.global_step, trainer._limit
     by = {"no": 0, "steps": left / max(state.save_steps, 1), "epoch": args.num_train_epochs}
     saves = -int(-by.get(args.save_strategy.value, left) // 1)
     kept = min(saves, max(limit, 1 + bool(args.metric_for_best_model)) + 1) if limit else saves
     kept = max(kept - len(_numbered(run)), 0)
     run.mkdir(parents=True, exist_ok=True)
-    need, free = kept * (weights + held) + weights, shutil.disk_usage(run).free
+    need, free = kept * (final + rest) + final, shutil.disk_usage(run).free
     if need <= free:
         return None
     return (
-        f"{run} has {_size(free)} free, and the run takes {_size(need)}: {kept} checkpoints of {_size(weights + held)} and "
-        f"{_size(weights)} at the end. Free {_size(need - free)}, choose an output_dir on another disk, or keep fewer "
+        f"{run} has {_size(free)} free, and the run takes {_size(need)}: {kept} checkpoints of {_size(final + rest)} and "
+        f"{_size(final)} at the end. Free {_size(need - free)}, choose an output_dir on another disk, or keep fewer "
         f"(save_total_limit={limit}, save_steps={state.save_steps})"
     )
 
 # %% ../nbs/05b_resume.ipynb #834ddaa0
-def _is_failed_write(error: Exception) -> bool:
-    "Whether it says that a file could not be written, in the words of Python, safetensors or torch."
-    words = ("os error", "I/O error", "PytorchStreamWriter", "unexpected pos", "No space left")
-    return isinstance(error, OSError) or any(word in str(error) for word in words)
-
-
-def _not_written(trainer, folder: Path, error: Exception) -> str:
-    "What a person needs to know; the torn folder is removed, since it takes the room that is missing."
+def _not_written(trainer, folder: Path, error: Exception) -> str | None:
+    "What a person needs to know if a file could not be written; the torn folder is removed, which takes what is missing."
     need, free = sum(_checkpoint_bytes(trainer)), shutil.disk_usage(folder.parent).free
-    written = _bytes_of(folder)
+    written, words = _bytes_of(folder), ("os error", "I/O error", "iostream error", "PytorchStreamWriter", "unexpected pos")
+    if not (isinstance(error, OSError) or any(word in str(error) for word in words) or written + free < need):
+        return None  # it is something else
     missing = f", {_size(need - written - free)} are missing" if need > written + free else ""
     shutil.rmtree(folder, ignore_errors=True)
     good = last_good_checkpoint(folder.parent)
@@ -238,9 +241,9 @@ class _Saves:
             if self.args.should_save and not self.args.save_only_model:
                 mark_checkpoint(folder, step)
         except Exception as error:
-            if not _is_failed_write(error):
-                raise
-            raise OSError(_not_written(self, folder, error)) from error
+            if message := _not_written(self, folder, error):
+                raise OSError(message) from error
+            raise
         self._marked = folder
         if self.args.should_save:
             _rotate(self, run)
@@ -252,16 +255,16 @@ class _Saves:
 # %% ../nbs/05b_resume.ipynb #ca6ae166
 def _set_aside(run: Path, start: Path | None) -> None:
     "No folder is left in which a later save would mix its files with old ones; each is renamed, and that is said."
-    step = _step(start) if start else -1
+    step, said = _step(start) if start else -1, []
     for n, folder in _numbered(run):
         if n > step:
             fault = _fault(folder)
             name = f"{'torn' if fault else 'later'}-{folder.name}"
             names = (name if i == 1 else f"{name}-{i}" for i in itertools.count(1))
-            aside = next(run / name for name in names if not (run / name).exists())
-            folder.rename(aside)
-            why = fault or "it is whole, but beyond the step where training starts"
-            logger.warning("%s is set aside as %s: %s", folder, aside.name, why)
+            aside = folder.rename(next(run / name for name in names if not (run / name).exists()))
+            said.append(f"{folder.name} as {aside.name}, {fault or 'which is whole, but beyond the step where training starts'}")
+    if said:
+        logger.warning("set aside in %s: %s", run, "; ".join(said))
 
 # %% ../nbs/05b_resume.ipynb #6d132e5c
 def _checked(trainer, start: str | bool | None) -> Path | None:

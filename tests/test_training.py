@@ -1,16 +1,13 @@
 "Edges of `ft_notebooks.training`: processes, torn folders."
 
 import json
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import pytest
 
 import ft_notebooks.training
-from ft_notebooks.training import effective_batch, last_good_checkpoint, plot_history, run_folder, write_atomically
+from ft_notebooks.training import effective_batch, last_good_checkpoint, plot_history
 
 PARTS = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors")
 
@@ -47,77 +44,6 @@ def test_the_rows_at_a_time_are_as_many_as_fit():
 def test_impossible_batches_are_refused(arguments):
     with pytest.raises(ValueError, match="effective batch|effective_batch"):
         effective_batch(*arguments)
-
-
-def test_a_file_is_replaced_from_its_own_folder_so_that_the_rename_stays_on_one_disk(tmp_path, monkeypatch):
-    moves, replace = [], os.replace
-    monkeypatch.setattr(os, "replace", lambda part, path: moves.append((part, path)) or replace(part, path))
-    write_atomically(tmp_path / "a", "one")
-    write_atomically(tmp_path / "a", "two")
-    assert (tmp_path / "a").read_text() == "two" and [p.name for p in tmp_path.iterdir()] == ["a"]
-    assert all(part.parent == tmp_path and part.name.startswith(".") and path.name == "a" for part, path in moves)
-    assert len(moves) == 2
-
-
-def test_two_processes_do_not_write_the_same_part(tmp_path, monkeypatch):
-    parts = []
-    monkeypatch.setattr(os, "replace", lambda part, path: parts.append(part))
-    for pid in (1, 2):
-        monkeypatch.setattr(os, "getpid", lambda: pid)
-        write_atomically(tmp_path / "a", "text")
-    assert len(set(parts)) == 2
-
-
-def test_several_processes_agree_on_one_new_folder(tmp_path):
-    code = f"from ft_notebooks.training import run_folder; print(run_folder({str(tmp_path / 'run')!r}, {{'seed': 0}}))"
-    ranks = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    assert {rank.communicate()[0].strip() for rank in ranks} == {str(tmp_path / "run")}
-    assert all(rank.returncode == 0 for rank in ranks)
-    assert [p.name for p in (tmp_path / "run").iterdir()] == ["run.json"]
-
-
-def test_a_setting_that_is_new_or_gone_is_another_run_too(tmp_path):
-    run_folder(tmp_path / "run", {"seed": 0})
-    (tmp_path / "run" / "checkpoint-2").mkdir()
-    with pytest.raises(ValueError, match="r was None, is 8"):
-        run_folder(tmp_path / "run", {"seed": 0, "r": 8})
-    with pytest.raises(ValueError, match="seed was 0, is None"):
-        run_folder(tmp_path / "run", {})
-
-
-def test_a_run_that_ended_before_its_first_checkpoint_may_become_another(tmp_path):
-    run_folder(tmp_path / "run", {"seed": 0})
-    run = run_folder(tmp_path / "run", {"seed": 1})
-    assert json.loads((run / "run.json").read_text()) == {"seed": 1}
-
-
-def test_none_and_absent_are_not_the_same_setting(tmp_path):
-    run_folder(tmp_path / "run", {"seed": 0, "r": None})
-    (tmp_path / "run" / "checkpoint-2").mkdir()
-    with pytest.raises(ValueError, match="r was None, is None"):
-        run_folder(tmp_path / "run", {"seed": 0})
-
-
-def test_settings_come_back_as_json_has_them(tmp_path):
-    settings = {"target_modules": ("q_proj", "v_proj"), "seed": 0, "name": "naïve"}
-    run = run_folder(tmp_path / "deep" / "run", settings)
-    (run / "checkpoint-2").mkdir()
-    assert run_folder(tmp_path / "deep" / "run", dict(reversed(settings.items()))) == run
-    assert json.loads((run / "run.json").read_text(encoding="utf-8")) == {**settings, "target_modules": ["q_proj", "v_proj"]}
-
-
-def test_what_a_killed_process_left_half_written_blocks_no_run(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / ".run.json.123").write_text('{"se')
-    run_folder(tmp_path / "run", {"seed": 0})
-    assert json.loads((run_folder(tmp_path / "run", {"seed": 1}) / "run.json").read_text()) == {"seed": 1}
-
-
-def test_a_folder_of_other_things_is_left_as_it_is(tmp_path):
-    (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match="is not empty and holds no run.json"):
-        run_folder(tmp_path, {"seed": 0})
-    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize("torn", ["trainer_state.json", *PARTS])

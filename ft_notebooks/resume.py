@@ -64,7 +64,7 @@ def mark_checkpoint(
     for path in (folder / _MARKER, folder, folder.parent):
         _sync(path)
 
-# %% ../nbs/05b_resume.ipynb #7eebfc22
+# %% ../nbs/05b_resume.ipynb #93b61f35
 def _fault(folder: Path) -> str | None:
     "What is wrong with a checkpoint: no marker, or the first file that is not as its marker says; None if nothing is."
     try:
@@ -82,7 +82,7 @@ def _fault(folder: Path) -> str | None:
     changed = (name for name, known in listed.items() if _sha256(folder / name) != known["sha256"])
     return next((f"{name} has other bytes than when it was saved (SHA-256)" for name in changed), None)
 
-
+# %% ../nbs/05b_resume.ipynb #2a517000
 def _numbered(run: Path) -> list[tuple[int, Path]]:  # newest first
     found = (p for p in run.glob("checkpoint-*") if p.name[11:].isdecimal() and p.is_dir())
     return sorted(((int(p.name[11:]), p) for p in found), reverse=True)
@@ -101,7 +101,7 @@ def last_good_checkpoint(
 def _step(folder: Path) -> int:
     return json.loads((folder / _MARKER).read_text(encoding="utf-8"))["step"]
 
-# %% ../nbs/05b_resume.ipynb #b6d16a29
+# %% ../nbs/05b_resume.ipynb #441998c3
 class _OrderOfEpoch(LengthGroupedSampler):
     "The same order in an epoch, whether the run came to it or began in it: drawn from the seed and the epoch's number."
 
@@ -115,7 +115,7 @@ class _OrderOfEpoch(LengthGroupedSampler):
         self.generator = torch.Generator().manual_seed(seed + epoch)
         return super().__iter__()
 
-
+# %% ../nbs/05b_resume.ipynb #051e1e27
 class _Exact:
     "A trainer whose random numbers do not depend on when it was started, or on whether it is evaluated in between."
 
@@ -137,7 +137,7 @@ class _Exact:
                 random.setstate(python)
                 np.random.set_state(numbers)
 
-# %% ../nbs/05b_resume.ipynb #a47c6eea
+# %% ../nbs/05b_resume.ipynb #2f86ba93
 _STATES = {"sgd": 1, "adafactor": 0, "lion": 1, "rmsprop": 1, "adagrad": 1}  # numbers per weight; two for Adam's kin
 
 
@@ -159,12 +159,12 @@ def _checkpoint_bytes(trainer) -> tuple[int, int]:  # what is saved at the end, 
     log = 300 * trainer.state.max_steps / max(trainer.state.logging_steps, 1)
     return model_files, int((_bytes(held) or guess) + 800 * len(trained) + 20_000 * args.world_size + log)
 
-
+# %% ../nbs/05b_resume.ipynb #df3ec95d
 def _size(n: float) -> str:
     unit, name = next((u, name) for u, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes")) if n >= u or u == 1)
     return f"{n / unit:.3g} {name}"
 
-# %% ../nbs/05b_resume.ipynb #2979a5cc
+
 def _disk_fault(trainer) -> str | None:
     "What is missing on the disk for all that the run will keep at once; None if there is room."
     args, state, run = trainer.args, trainer.state, Path(trainer.args.output_dir)
@@ -290,7 +290,47 @@ def _checked(trainer, start: str | bool | None) -> Path | None:
 def _first(found):  # what the first process that found something found; all processes call it, and get the same
     return next((f for f in gather_object([found]) if f), None)
 
-# %% ../nbs/05b_resume.ipynb #0ba8c02b
+# %% ../nbs/05b_resume.ipynb #313eca3f
+class _Stop:
+    "Whether signals are heard, and what became of them."
+
+    signal = None  # the one that ended the training before its last step, the same in all processes; None at its own end
+
+    def __init__(self, listens=False):
+        self.listens, self.heard, self.before, self.process = listens, 0, {}, os.getpid()
+
+    def hear(self, number, frame):
+        self.heard = number
+        self.restore()  # a second one acts as before
+        if os.getpid() == self.process:  # and not a worker that loads data; print could be interrupted in itself
+            os.write(2, f"\n{signal.Signals(number).name}: this step ends, is saved, and the run stops\n".encode())
+
+    def restore(self):
+        for number, handler in self.before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+# %% ../nbs/05b_resume.ipynb #a8589901
+def _asked(trainer) -> int:
+    "The number of the signal that one of the processes got, the same in all; 0 if there was none."
+    just_in_time = [c.jit_manager for c in trainer.callback_handler.callbacks if getattr(c, "jit_manager", None)]
+    if not trainer._stop.listens and not just_in_time:
+        return 0
+    asked = signal.SIGTERM if any(jit.is_checkpoint_requested for jit in just_in_time) else trainer._stop.heard
+    if not (dist.is_available() and dist.is_initialized()):
+        return asked
+    shared = torch.tensor(int(asked), device=trainer.args.device)
+    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    return shared.item()
+
+
+def _mute_just_in_time(trainer) -> None:
+    "transformers' callback still hears its signal; when to save is decided between steps."
+    for callback in trainer.callback_handler.callbacks:
+        if hasattr(callback, "jit_manager"):
+            for event in ("on_step_begin", "on_pre_optimizer_step", "on_step_end", "on_epoch_end"):
+                setattr(callback, event, lambda *args, **kwargs: None)
+
+# %% ../nbs/05b_resume.ipynb #b3ac1c69
 class _AtStepEnd(TrainerCallback):
     "Looks at the disk before the first step, and stops after a step if one of the processes was asked to."
 
@@ -298,42 +338,22 @@ class _AtStepEnd(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        handler = self.trainer.callback_handler
-        self.just_in_time = [c for c in handler.callbacks if getattr(c, "jit_manager", None)]
-        for callback in self.just_in_time:  # it hears the signal; saving at the end of the step is done here
-            for event in ("on_step_begin", "on_pre_optimizer_step", "on_step_end", "on_epoch_end"):
-                setattr(callback, event, lambda *args, **kwargs: None)
+        _mute_just_in_time(self.trainer)
         if fault := _first(_disk_fault(self.trainer) if args.should_save else None):
             raise ValueError(fault)
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step < state.max_steps and (asked := self._asked(args.device)):
+        if state.global_step < state.max_steps and (asked := _asked(self.trainer)):
             self.trainer._stop.signal, control.should_training_stop = signal.Signals(asked), True
             # an epoch's last step is saved after what else happens at its end, so that the checkpoint knows of it
             control.should_save = control.should_save or not float(state.epoch).is_integer()
 
     def on_epoch_end(self, args, state, control, **kwargs):
         if self.trainer._stop.signal:
-            control.should_save = whole = float(state.epoch).is_integer()
-            control.should_evaluate = control.should_evaluate and whole
+            control.should_save = ended = float(state.epoch).is_integer()
+            control.should_evaluate = control.should_evaluate and ended
 
-    def _asked(self, device) -> int:  # the number of the signal, the same in all processes; 0 if there was none
-        stop, just_in_time = self.trainer._stop, [c.jit_manager for c in self.just_in_time]
-        if not stop.listens and not just_in_time:
-            return 0
-        asked = stop.heard or (signal.SIGTERM if any(jit.is_checkpoint_requested for jit in just_in_time) else 0)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(shared := torch.tensor(int(asked), device=device), dist.ReduceOp.MAX)
-            asked = shared.item()
-        return asked
-
-# %% ../nbs/05b_resume.ipynb #20809e05
-class _Stop:
-    listens = False  # whether signals are heard
-    heard = 0  # the number of the one that this process got
-    signal = None  # the one that ended the training before its last step, in all processes
-
-
+# %% ../nbs/05b_resume.ipynb #297ae881
 class ResumableTrainer(_Exact, _Saves):
     """Put before a trainer, `class Mine(ResumableTrainer, SFTTrainer)`: a killed run that goes on ends at the same weights.
 
@@ -343,7 +363,8 @@ class ResumableTrainer(_Exact, _Saves):
     """
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
-        start, self._stop, self._marked = _checked(self, resume_from_checkpoint), getattr(self, "_stop", _Stop()), None
+        start, self._marked = _checked(self, resume_from_checkpoint), None
+        self._stop = getattr(self, "_stop", None) or _Stop()
         if self.args.should_save and not self.args.save_only_model:
             _set_aside(Path(self.args.output_dir), start)
         self.accelerator.wait_for_everyone()
@@ -359,7 +380,7 @@ class ResumableTrainer(_Exact, _Saves):
         best = super()._determine_best_metric(*args, **kwargs)
         return best or bool(self._stop.signal)  # save_strategy="best" saves what a signal ends, too
 
-# %% ../nbs/05b_resume.ipynb #5757748a
+# %% ../nbs/05b_resume.ipynb #d64ae2ea
 @contextlib.contextmanager
 def save_on_signals(
     trainer: ResumableTrainer,
@@ -370,25 +391,14 @@ def save_on_signals(
     before its last step, in every process alike, or None. A `ValueError` outside of the main thread, which hears no signal.
     """
     if threading.current_thread() is not threading.main_thread():
-        raise ValueError("signals are heard in the main thread only: leave save_on_signals out, and the run saves by save_steps")
-    stop, before, process = _Stop(), {}, os.getpid()
-
-    def restore():
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
-
-    def hear(number, frame):
-        stop.heard = number
-        restore()
-        if os.getpid() == process:  # and not a loader's worker
-            os.write(2, f"\n{signal.Signals(number).name}: saved after this step; once more ends at once\n".encode())
-
-    trainer._stop, stop.listens = stop, True
+        raise ValueError("signals are heard in the main thread only; leave save_on_signals out: a kill loses at most save_steps")
+    stop = trainer._stop = _Stop(listens=True)
     try:
-        before.update({number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)})
+        for number in (signal.SIGTERM, signal.SIGINT):
+            stop.before[number] = signal.signal(number, stop.hear)
         yield stop
     finally:
-        restore()
-        trainer._stop = _Stop()
+        stop.restore()
+        trainer._stop = None
     if stop.heard and not stop.signal:
         signal.raise_signal(stop.heard)  # it came too late for a step to end

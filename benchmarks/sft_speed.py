@@ -42,7 +42,15 @@ NAMES = {
     "c": "hand-written loop, the same levers",
     "ours": "`sft_trainer`",
 }
-OFF = {}  # `sft_trainer` with one lever off: what the line says -> its overrides
+OFF = {  # `sft_trainer` with one lever off: overrides, or which of `ft_notebooks.speed.levers`
+    "padded": {"padding_free": False},
+    "without attention by document": "attention",
+    "without one node a LoRA layer": "lora",
+    "without the head's lever": "head",
+    "with activation checkpointing": {"activation_checkpointing": True},
+    "in float32": {"bf16": False, "bits": 32},
+}
+IN_ORDER = "ours, in order"  # for the losses alone
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -50,19 +58,21 @@ class Clock:
     "Wall and CPU seconds at the end of each step, and what was trained in it."
 
     def __init__(self):
-        self.steps, self.began, self.open = [], None, [0, 0, 0.0]
+        self.steps, self.began, self.open = [], None, [0, 0, 0.0]  # of the step that runs: tokens, labels, loss
 
     def micro(self, ids, labels, mask=None) -> None:
         self.began = self.began or time.time()
-        self.open[0] += int(mask.sum()) if mask is not None else ids.numel()
-        self.open[1] += int((labels[..., 1:] != -100).sum())
+        self.open[0] += ids.numel() if mask is None else mask.sum()
+        self.open[1] += (labels[..., 1:] != -100).sum()
 
     def end(self) -> None:
         import torch
 
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self.steps.append((time.perf_counter(), time.process_time(), time.time(), *self.open))
+        tokens, labels, loss = self.open
+        now = time.perf_counter(), time.process_time(), time.time()
+        self.steps.append((*now, int(tokens), int(labels), float(loss)))
         self.open = [0, 0, 0.0]
 
     def found(self) -> dict:
@@ -84,7 +94,7 @@ class Clock:
         def counted(model, inputs, *args, **kwargs):
             clock.micro(inputs["input_ids"], inputs["labels"], inputs.get("attention_mask"))
             loss = step(model, inputs, *args, **kwargs)
-            clock.open[2] += loss.item()
+            clock.open[2] += loss.detach()
             return loss
 
         trainer.training_step = counted
@@ -171,90 +181,51 @@ def command(rows: Path, folder: str, clock: Clock, out: str, packing: bool = Fal
         trl.SFTTrainer = given
 
 
-def ours(rows: Path, folder: str, clock: Clock, out: str, **overrides) -> None:
-    "`sft_trainer` on chats, with its defaults."
+def ours(rows: Path, folder: str, clock: Clock, out: str, off: str = "", bits: int = 16, **overrides) -> None:
+    "`sft_trainer` on chats, with its defaults, or without one of the levers of `ft_notebooks.speed`."
     from datasets import Dataset
 
+    from ft_notebooks import speed
     from ft_notebooks.loading import load_model
     from ft_notebooks.lora import add_adapter, lora_config
     from ft_notebooks.sft import sft_trainer
     from ft_notebooks.tokenizer import load_tokenizer
 
-    model = load_model(folder)
+    model = load_model(folder, bits)
     model = add_adapter(model, lora_config(model))
     quiet = {"num_train_epochs": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
-    chats = Dataset.from_list(read(rows, "messages"))
-    clock.watch(sft_trainer(model, load_tokenizer(folder), chats, output_dir=out, **quiet, **overrides)).train()
-
-
-def kernels():
-    "What the hand-written loop is made of, in plain torch: a LoRA layer as one node, attention by document, a fused loss."
-    import torch
-    from torch.nn.functional import scaled_dot_product_attention
-    from torch.nn.utils.rnn import pad_sequence
-
-    class Lora(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x, weight, a, b, scale):
-            flat, a, b = x.flatten(0, -2), a.to(x.dtype), (b * scale).to(x.dtype)
-            low = flat @ a.T
-            ctx.save_for_backward(flat, low, weight, a, b)
-            ctx.scale, ctx.shape = scale, x.shape
-            return torch.addmm(flat @ weight.T, low, b.T).view(*x.shape[:-1], -1)
-
-        @staticmethod
-        def backward(ctx, grad):
-            flat, low, weight, a, b = ctx.saved_tensors
-            grad = grad.flatten(0, -2)
-            below = grad @ b
-            x = torch.addmm(grad @ weight, below, a).view(ctx.shape) if ctx.needs_input_grad[0] else None
-            return x, None, (below.T @ flat).float(), (grad.T @ low).float() * ctx.scale, None
-
-    class Loss(torch.autograd.Function):
-        "The sum of the cross-entropies; the gradient is made in the forward pass, while the logits are there."
-
-        @staticmethod
-        def forward(ctx, hidden, head, targets, scale):
-            logits = (hidden @ head.T).float()
-            total = logits.logsumexp(-1, keepdim=True)
-            loss = (total.squeeze(-1) - logits.gather(-1, targets[:, None]).squeeze(-1)).sum() * scale
-            slope = logits.sub_(total).exp_()
-            slope[torch.arange(len(targets)), targets] -= 1
-            ctx.save_for_backward((slope.mul_(scale)).to(hidden.dtype) @ head)
-            return loss
-
-        @staticmethod
-        def backward(ctx, grad):
-            return ctx.saved_tensors[0] * grad, None, None, None
-
-    def attention(module, query, key, value, mask, scaling=None, cu_seq_lens_q=None, **kwargs):
-        "Documents of one row below one another, filled at the right, which a causal mask never shows to them."
-        lengths = cu_seq_lens_q.diff().tolist()
-        inside = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-        stacked = [pad_sequence(t[0].transpose(0, 1).split(lengths), batch_first=True).transpose(1, 2) for t in (query, key, value)]
-        out = scaled_dot_product_attention(*stacked, is_causal=True, scale=scaling, enable_gqa=True)
-        return out.transpose(1, 2)[inside][None], None
-
-    return Lora, Loss, attention
+    chats, levers = Dataset.from_list(read(rows, "messages")), speed.levers
+    try:
+        if off:
+            assert off in levers(model)
+            speed.levers = lambda model: levers(model) | {off: "the benchmark switches it off"}
+        trainer = sft_trainer(model, load_tokenizer(folder), chats, output_dir=out, **quiet, **overrides)
+        clock.watch(trainer).train()
+    finally:
+        speed.levers = levers
 
 
 def hand(rows: Path, folder: str, clock: Clock, out: str) -> None:
-    "No Trainer, no PEFT forward: the 16 rows of a step as one row without padding, one backward pass."
+    "No Trainer, no PEFT forward, the kernels of `ft_notebooks.speed`: the rows of a step as one, without padding."
     import torch
     from peft.tuners.lora import Linear
     from transformers import AttentionInterface, AutoModelForCausalLM
 
     from ft_notebooks.loading import hardware
+    from ft_notebooks.speed import document_attention, label_log_probs, lora_linear
 
-    Lora, Loss, attention = kernels()
-    AttentionInterface.register("documents", attention)
+    def attention(module, query, key, value, mask, cu_seq_lens_q=None, **kwargs):
+        return document_attention(module, query, key, value, cu_seq_lens_q, **kwargs)
+
+    AttentionInterface.register("by hand", attention)
     hw = hardware()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=hw.dtype, attn_implementation="documents")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=hw.dtype, attn_implementation="by hand")
     model = lora(model).to(hw.device).train()
     for layer in model.modules():
         if isinstance(layer, Linear):
-            parts = layer.base_layer.weight, layer.lora_A.default.weight, layer.lora_B.default.weight, layer.scaling["default"]
-            layer.forward = lambda x, parts=parts: Lora.apply(x, *parts)
+            adapter = layer.lora_A.default.weight, layer.lora_B.default.weight, layer.scaling["default"]
+            parts = layer.base_layer.weight, layer.base_layer.bias, *adapter
+            layer.forward = lambda x, parts=parts: lora_linear(x, *parts)
     body, head = model.get_base_model().model, model.get_output_embeddings().weight
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.0, fused=True)
@@ -271,33 +242,38 @@ def hand(rows: Path, folder: str, clock: Clock, out: str) -> None:
         clock.micro(ids, labels)
         hidden = body(ids[None], position_ids=positions[None], use_cache=False, cu_seq_lens_q=ends).last_hidden_state[0]
         places = (labels[1:] != -100).nonzero().flatten()
-        loss = Loss.apply(hidden[places], head, labels[places + 1], 1 / len(places))
+        hidden, targets = hidden[places], labels[places + 1]
+        if hw.device == "cpu":
+            loss = -label_log_probs(hidden, head, targets)[0].mean()
+        else:
+            loss = torch.nn.functional.cross_entropy((hidden @ head.T).float(), targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        clock.open[2] += loss.item()
+        clock.open[2] += loss.detach()
         clock.end()
 
 
 def variants() -> dict:
-    "What is run, by its short name; `ours, in order` is for the losses alone."
+    "What is run, by its short name."
     from functools import partial
 
-    off = {f"ours, {line}": partial(ours, **overrides) for line, overrides in OFF.items()}
+    off = {name: {"off": how} if isinstance(how, str) else how for name, how in OFF.items()}
+    off = {f"ours, {name}": partial(ours, **how) for name, how in off.items()}
     return {
         "a": guide, "a'": partial(guide, pairs=True), "b": command, "b packed": partial(command, packing=True),
-        "c": hand, "ours": ours, **off, "ours, in order": partial(ours, train_sampling_strategy="sequential"),
+        "c": hand, "ours": ours, **off, IN_ORDER: partial(ours, train_sampling_strategy="sequential"),
     }  # fmt: skip
 
 
-def run(name: str, rows: Path, folder: str) -> tuple[dict, Clock]:
+def run(name: str, rows: Path, folder: str) -> dict:
     "One run of a variant from the base on, silent."
     clock, said = Clock(), io.StringIO()
     with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         variants()[name](rows, folder, clock, out)
-    return clock.found(), clock
+    return clock.found() | {"began": clock.began, "first": clock.steps[0][2]}
 
 
 def child(name: str, rows: Path, folder: str, start: float) -> dict:
@@ -305,16 +281,16 @@ def child(name: str, rows: Path, folder: str, start: float) -> dict:
     import torch
     from memory_watch import held
 
-    _, clock = run(name, rows, folder)
+    found = run(name, rows, folder)
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else held("VmHWM")[0]
-    return {"peak": peak, "first": clock.steps[0][2] - start, "ready": clock.began - start}
+    return {"peak": peak, "ready": found["began"] - start, "first": found["first"] - start}
 
 
 def apart(name: str, rows: Path, folder: str) -> dict:
     words = [sys.executable, __file__, "--child", name, str(rows), folder, str(time.time())]
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+        raise RuntimeError(f"in a process of its own: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -356,7 +332,7 @@ def products(config, size: dict, steps: int, dtypes) -> dict:
             x, y = (torch.randn(shape, device=device).to(dtype) for shape in ((rows, a), (a, b)))
             best = {"wall": 0.0, "cpu": 0.0}
             work = 2.0 * rows * a * b
-            times = max(1, int(2e10 / work)) if device == "cpu" else 20
+            times = max(1, int(5e9 / work)) if device == "cpu" else 20
             for _ in range(5):
                 wait()
                 start = time.perf_counter(), time.process_time()
@@ -409,8 +385,9 @@ def spread(values: list[float], form: str = ",.0f") -> str:
     return middle if low == high else f"{middle} ({low} to {high})"
 
 
-def measure(options, names: list[str], folder: str, work: Path) -> dict:
+def measure(options, names: list[str], folder: str, work: Path, save) -> dict:
     "All rounds, then a process for each variant; what fails is kept as its message, and the rest goes on."
+    import datasets
     import torch
     from transformers import AutoConfig, AutoTokenizer
 
@@ -418,47 +395,47 @@ def measure(options, names: list[str], folder: str, work: Path) -> dict:
     from ft_notebooks.loading import hardware
     from ft_notebooks.masks import encode_chats
 
-    count = ROWS * options.steps
+    datasets.disable_progress_bars()
+    count, dtype = ROWS * options.steps, hardware().dtype
     rows = read_chats(options.data) if options.data else appointments(count * options.rounds)
     if len(rows) < count * options.rounds:
         raise SystemExit(f"{options.rounds} rounds of {options.steps} steps need {count * options.rounds} rows, not {len(rows)}")
     rows, tok, config = rows.shuffle(seed=options.seed), AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder)
-    runs, sizes, rates, failed = {name: [] for name in names}, [], [], {}
-    dtypes = dict.fromkeys([hardware().dtype, torch.float32])
+    found = {"machine": machine(), "dtype": str(dtype)[6:], "rounds": options.rounds, "steps": options.steps, "seed": options.seed}
+    found |= {"sizes": [], "products": [], "bound": [], "runs": {name: [] for name in names}, "own": {}, "failed": {}}
+
+    def attempt(name, run, *given):
+        began, result = time.time(), None
+        try:
+            result = None if name in found["failed"] else run(name, *given)
+        except Exception as e:
+            traceback.print_exc()
+            found["failed"][name] = f"{type(e).__name__}: {e}"
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+        print(f"{name}: {time.time() - began:.0f} s", file=sys.stderr, flush=True)
+        return result
+
     for number in range(options.rounds):
+        print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
         part = rows.select(range(number * count, (number + 1) * count))
-        sizes.append(write(part, encode_chats(tok, part)[0], work / str(number)))
-        rates.append(products(config, sizes[-1], options.steps, dtypes))
+        size = write(part, encode_chats(tok, part)[0], work / str(number))
+        rates = products(config, size, options.steps, dict.fromkeys([dtype, torch.float32]))
+        each = flops(size, config, *weights(folder)) / size["tokens"]
+        best = {k: max(rate[k] for name, rate in rates.items() if name.endswith(found["dtype"])) for k in ("wall", "cpu")}
+        found["sizes"].append(size | {"flops_per_token": each})
+        found["products"].append(rates)
+        found["bound"].append({k: rate / each for k, rate in best.items()})
         for name in names:
-            began = time.time()
-            try:
-                runs[name].append(None if name in failed else run(name, work / str(number), folder)[0])
-            except Exception as e:
-                failed[name] = f"{type(e).__name__}: {e}"
-                runs[name].append(None)
-                traceback.print_exc()
-            gc.collect()
-            with contextlib.suppress(OSError, AttributeError):
-                ctypes.CDLL(None).malloc_trim(0)
-            print(f"round {number + 1} of {options.rounds}, {name}: {time.time() - began:.0f} s", file=sys.stderr, flush=True)
+            found["runs"][name].append(attempt(name, run, work / str(number), folder))
+        save(found)
+    print("each in a process of its own", file=sys.stderr, flush=True)
     two = rows.select(range(2 * ROWS))
     write(two, encode_chats(tok, two)[0], work / "two")
-    own = {}
-    for name in names:
-        if name not in failed and name != "ours, in order":
-            try:
-                own[name] = apart(name, work / "two", folder)
-            except RuntimeError as e:
-                failed[name] = f"in a process of its own: {e}"
-            print(f"{name} in a process of its own", file=sys.stderr, flush=True)
-    body, adapter = weights(folder)
-    work = [flops(size, config, body, adapter) / size["tokens"] for size in sizes]
-    best = [{k: max(v[k] for n, v in rate.items() if n.endswith(str(hardware().dtype)[6:])) for k in ("wall", "cpu")} for rate in rates]
-    bound = [{k: rate[k] / each for k in rate} for rate, each in zip(best, work)]
-    return {
-        "machine": machine(), "dtype": str(hardware().dtype)[6:], "runs": runs, "sizes": sizes, "products": rates, "own": own,
-        "failed": failed, "flops_per_token": work, "bound": bound, "steps": options.steps,
-    }  # fmt: skip
+    found["own"] = {name: attempt(name, apart, work / "two", folder) for name in names if name != IN_ORDER}
+    save(found)
+    return found
 
 
 def weights(folder: str) -> tuple[int, int]:
@@ -484,11 +461,11 @@ def label(name: str) -> str:
 
 def table(found: dict) -> str:
     "The markdown of README.md."
-    head = "variant", "trained of 100 tokens", "tokens / s", "tokens / CPU s", "ours / it", "ours / it, CPU", "of the bound"
+    head = "variant", "trained of 100 tokens", "tokens / s", "tokens / CPU s", "ours / it", "ours / it, CPU s", "of the bound"
     lines = [f"| {' | '.join(head)} | peak MB | first step after s |", "|---" * 9 + "|"]
     for name, runs in found["runs"].items():
         done = [run for run in runs if run]
-        if name == "ours, in order" or not done:
+        if name == IN_ORDER or not done:
             continue
         share = [run["wall"] / bound["wall"] for run, bound in zip(runs, found["bound"]) if run]
         own = found["own"].get(name)
@@ -521,7 +498,7 @@ def checks(found: dict) -> list[tuple[str, bool]]:
         if name.startswith("ours") or name in ("a'", "c"):
             out.append((f"{name}: labels counted are those of the rows", all(r["labels"] == s["labels"] for r, s in pairs)))
     for name in ("a'", "c"):
-        pairs = [(a, b) for a, b in zip(runs.get("ours, in order", []), runs.get(name, [])) if a and b]
+        pairs = [(a, b) for a, b in zip(runs.get(IN_ORDER, []), runs.get(name, [])) if a and b]
         if pairs:
             first = max(abs(a["losses"][0] - b["losses"][0]) for a, b in pairs)
             rest = [x - y for a, b in pairs for x, y in zip(a["losses"], b["losses"])]
@@ -538,7 +515,7 @@ def draw(found: dict, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    rates = {name: [run["wall"] for run in runs if run] for name, runs in found["runs"].items() if name != "ours, in order"}
+    rates = {name: [run["wall"] for run in runs if run] for name, runs in found["runs"].items() if name != IN_ORDER}
     rates = {name: each for name, each in rates.items() if each}
     fig, ax = plt.subplots(figsize=(7.5, 0.8 + 0.34 * len(rates)), dpi=100, layout="constrained")
     bound = statistics.median(each["wall"] for each in found["bound"])
@@ -557,27 +534,27 @@ def draw(found: dict, path: Path) -> None:
 
 
 def main(options) -> int:
-    from ft_notebooks.models import smollm2
-
     names = list(variants())
     chosen = options.variants.split(",") if options.variants else names[:-1]
     unknown = [name for name in chosen if name not in names]
     if unknown:
         raise SystemExit(f"no variant {unknown[0]!r}; there are {', '.join(names[:-1])}")
     if "ours" in chosen and {"a'", "c"} & set(chosen):
-        chosen.append("ours, in order")
-    load, began = os.getloadavg()[0], time.time()
+        chosen.append(IN_ORDER)
+    out, load, began = Path(options.out), os.getloadavg()[0], time.time()
+    out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as work:
         os.environ["HF_DATASETS_CACHE"] = f"{work}/datasets"
+        from ft_notebooks.models import smollm2
+
         folder = random_model(options.random, Path(work, "model")) if options.random else str(options.model or smollm2())
-        found = measure(options, chosen, folder, Path(work))
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "sft_speed.json").write_text(json.dumps(found, indent=1))
+        found = measure(
+            options, chosen, folder, Path(work), lambda found: (out / "sft_speed.json").write_text(json.dumps(found, indent=1))
+        )
     draw(found, out / "sft_speed.png")
-    size = found["sizes"][0]
-    print(f"{found['machine']}; load average {load:.1f} before; {options.rounds} rounds of {options.steps} steps of {ROWS} rows,")
-    print(f"{size['tokens'] / size['rows']:.0f} tokens a row; {time.time() - began:.0f} s in all\n")
+    tokens, rows = (sum(size[key] for size in found["sizes"]) for key in ("tokens", "rows"))
+    print(f"{found['machine']}; load average {load:.1f} before; {options.rounds} round(s) of {options.steps} steps of {ROWS} rows,")
+    print(f"{tokens / rows:.0f} tokens a row; {time.time() - began:.0f} s in all\n")
     print(table(found) + "\n\n" + product_table(found) + "\n")
     results = checks(found)
     for text, good in results:

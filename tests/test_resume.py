@@ -19,10 +19,11 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-STEPS, SAVE = 8, 2
+STEPS, SAVE, SPREAD = 8, 2, 12  # steps of a run, steps between checkpoints, kills from outside
 ROOT = Path(__file__).resolve().parents[1]
 
 # ---- what runs in the process that forks
@@ -168,6 +169,14 @@ def left_behind(run):
     return ", ".join(f"{p.name[11:]} {state(p)}" for p in found) or "nothing"
 
 
+def uninterrupted(trainer, tmp, known=[]):
+    "The weights of the run that nobody disturbs."
+    if not known:
+        forked(lambda: train(trainer, tmp / "uninterrupted"))
+        known.append(noted(tmp / "uninterrupted")["weights"])
+    return known[0]
+
+
 def again(trainer, run, row, whole):
     "The same command once more, and what came of it."
     code = forked(lambda: train(trainer, run))
@@ -176,9 +185,8 @@ def again(trainer, run, row, whole):
 
 
 def kills(trainer, tmp):
-    "The table: every change of a save with save_total_limit=1, every third with 2, and moments spread over the run."
-    forked(lambda: train(trainer, tmp / "whole"))
-    whole, rows = noted(tmp / "whole")["weights"], []
+    "The table: every change of a save with save_total_limit=1, every fourth with 2, and moments spread over the run."
+    whole, rows = uninterrupted(trainer, tmp), []
 
     def record(run):
         trainer.args.output_dir = str(run)
@@ -197,7 +205,7 @@ def kills(trainer, tmp):
         seen = json.loads((tmp / f"seen-{limit}" / "seen.json").read_text())
         removed = [i for i, change in enumerate(seen) if change[0] == "-" and change != "-checkpoint-4/.complete"]
         points = [i for i in range(len(seen)) if i not in removed[1:-1]] + removed[len(removed) // 2 : len(removed) // 2 + 1]
-        for at in sorted(set(points))[:: 1 if limit == 1 else 3]:
+        for at in sorted(set(points))[:: 1 if limit == 1 else 4]:
             code = forked(lambda: killed(run, at)) if (run := tmp / f"inside-{limit}-{at}") else None
             row = {"where": f"in the save of 4, after {seen[at]}", "limit": limit, "exit": code, "left": left_behind(run)}
             rows.append(again(trainer, run, row, whole))
@@ -210,13 +218,13 @@ def kills(trainer, tmp):
         code = kill_at(forked(lambda: train(trainer, run), wait=False), 0.8 * seconds * (i + 0.5) / SPREAD)
         row = {"where": f"after {0.8 * (i + 0.5) / SPREAD:.0%} of the run's time", "limit": 2, "exit": code, "left": left_behind(run)}
         rows.append(again(trainer, run, row, whole))
-    trainer.args.save_total_limit = None
+    trainer.args.save_total_limit = 2
     return rows
 
 
 def tampered(trainer, tmp):
     forked(lambda: train(trainer, tmp / "run"))
-    whole, file = noted(tmp / "run")["weights"], tmp / "run" / "checkpoint-8" / "optimizer.pt"
+    whole, file = uninterrupted(trainer, tmp), tmp / "run" / "checkpoint-8" / "optimizer.pt"
     with file.open("r+b") as f:
         f.seek(1000)
         byte = f.read(1)
@@ -258,10 +266,9 @@ def listening(trainer, run, step=None, rank=0):
 
 
 def signals(trainer, tmp):
-    forked(lambda: train(trainer, tmp / "whole"))
-    whole, rows = noted(tmp / "whole")["weights"], {}
+    whole, rows = uninterrupted(trainer, tmp), {}
     for number in (signal.SIGTERM, signal.SIGINT):
-        for step in (5, 3, 8):  # within an epoch, its last step, the last of all
+        for step in (5, 3, 8) if number == signal.SIGTERM else (5,):  # within an epoch, its last step, the last of all
             run = tmp / f"{number.name}-{step}"
             pid = forked(lambda: listening(trainer, run, step), wait=False)
             send(pid, number, run)
@@ -291,7 +298,6 @@ def signals(trainer, tmp):
 
 def just_in_time(trainer, tmp):
     fields = {"enable_jit_checkpoint": True, "save_total_limit": 2}
-    forked(lambda: train(trainer, tmp / "whole"))
 
     def run():
         mine = make(tmp / "run", **fields)
@@ -304,7 +310,7 @@ def just_in_time(trainer, tmp):
     send(pid, signal.SIGTERM, tmp / "run")
     row = {"exit": os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), "left": left_behind(tmp / "run")}
     row |= {"files": sorted(p.name for p in (tmp / "run" / "checkpoint-5").glob("*.txt")), "step": noted(tmp / "run")["step"]}
-    return again(trainer, tmp / "run", row, noted(tmp / "whole")["weights"])
+    return again(trainer, tmp / "run", row, uninterrupted(trainer, tmp))
 
 
 def two(run, job):
@@ -380,8 +386,7 @@ def small_disk(folder, size):
 def disk_full(trainer, tmp):
     from transformers import TrainerCallback
 
-    forked(lambda: train(trainer, tmp / "whole"))
-    whole = noted(tmp / "whole")["weights"]
+    whole = uninterrupted(trainer, tmp)
 
     class Fills(TrainerCallback):
         def on_save(self, args, state, control, **kwargs):
@@ -426,10 +431,8 @@ def disk_full(trainer, tmp):
 SCENARIOS = {f.__name__: f for f in (kills, tampered, signals, just_in_time, ranks, disk_full)}
 
 
-def drive():
-    "All scenarios, or those named; what each returned, or how it failed."
-    os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
-    names = sys.argv[1:] or list(SCENARIOS)
+def drive(names):
+    "What each scenario returned, or how it failed."
     results = {}
     with tempfile.TemporaryDirectory() as tmp:
         trainer = make(Path(tmp) / "made", save_total_limit=2)
@@ -445,7 +448,219 @@ def drive():
     return results
 
 
-SPREAD = 14
+# ---- what pytest runs
+
+
+@pytest.fixture(scope="module")
+def ran():
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, __file__, "json"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout)
+
+
+def test_a_run_killed_anywhere_ends_at_the_same_weights(ran):
+    rows = ran["kills"]
+    assert not isinstance(rows, str), rows
+    killed = [row for row in rows if row["exit"] == -signal.SIGKILL]
+    assert [row for row in rows if row["exit again"] or not row["same"]] == []
+    assert len(killed) >= 30
+    assert sum(row["limit"] == 1 and row["where"].startswith("in the save") for row in killed) >= 15
+    assert {None, "checkpoint-2", "checkpoint-4"} <= {row["from"] for row in killed}
+
+
+def test_a_torn_checkpoint_is_set_aside_and_a_marked_one_counts_at_once(ran):
+    inside = {row["where"].split()[-1]: row for row in ran["kills"] if row["limit"] == 1 and row["where"].startswith("in the")}
+    marked = list(inside).index("-checkpoint-4/.complete")  # the rename
+    for i, row in enumerate(inside.values()):
+        assert row["from"] == ("checkpoint-4" if i >= marked else "checkpoint-2")
+        assert row["aside"] == ([] if i >= marked else ["torn-checkpoint-4"])
+    assert [change for change in inside if change.startswith("-checkpoint-2")] == list(inside)[marked + 2 :]
+
+
+def test_one_flipped_bit_in_the_optimizer_sends_the_run_back_to_the_checkpoint_before(ran):
+    assert ran["tampered"] == {"exit again": 0, "from": "checkpoint-6", "aside": ["torn-checkpoint-8"], "same": True}
+
+
+@pytest.mark.parametrize("name", ["SIGTERM-5", "SIGINT-5", "SIGTERM-3"])
+def test_a_signal_saves_after_the_step_and_the_run_goes_on_from_there(ran, name):
+    number, step = name.split("-")
+    row = ran["signals"][name]
+    assert (row["exit"], row["signal"], row["step"], row["same"]) == (0, number, int(step), True)
+    assert row["from"] == f"checkpoint-{step}" and row["aside"] == []
+
+
+def test_a_signal_in_the_last_step_is_passed_on_when_all_is_saved(ran):
+    row = ran["signals"]["SIGTERM-8"]
+    assert (row["exit"], row["signal"], row["left"]) == (-signal.SIGTERM, None, "6 whole, 8 whole")
+
+
+def test_a_second_signal_and_the_handlers_of_others_are_as_before(ran):
+    assert ran["signals"]["twice"] == 1  # a KeyboardInterrupt
+    assert ran["signals"]["ignored before"] == 0
+
+
+def test_transformers_own_signal_saves_between_two_steps_too(ran):
+    row = ran["just_in_time"]
+    assert (row["exit"], row["step"], row["left"]) == (0, 5, "4 whole, 5 whole")
+    assert (row["from"], row["same"], row["files"]) == ("checkpoint-5", True, [])
+
+
+def test_two_processes_mark_one_checkpoint_with_both_random_states(ran):
+    assert not isinstance(ran["ranks"], str), ran["ranks"]
+    assert ran["ranks"]["exits"] == [0, 0] and ran["ranks"]["alike"]
+    assert ran["ranks"]["random states"] == ["rng_state_0.pth", "rng_state_1.pth"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(ran, rank):
+    row = ran["ranks"][f"SIGTERM to rank {rank}"]
+    assert (row["exits"], row["exits again"], row["step"]) == ([0, 0], [0, 0], [5, 5])
+    assert (row["heard"], row["from"], row["same"]) == (["SIGTERM", "SIGTERM"], "checkpoint-5", [True, True])
+
+
+def test_a_checkpoint_without_the_files_of_a_killed_rank_is_not_marked(ran):
+    row = ran["ranks"]["killed"]
+    assert (row["left"], row["from"], row["same"]) == ("2 whole, 4 whole, 6 torn", "checkpoint-4", True)
+    assert row["aside"] == ["torn-checkpoint-6"] and row["exits again"] == [0, 0]
+
+
+@pytest.mark.parametrize("kind", ["limit", "tmpfs"])
+def test_a_disk_that_is_full_ends_the_run_with_what_is_missing_and_what_is_whole(ran, kind):
+    assert not isinstance(ran["disk_full"], str), ran["disk_full"]
+    row = ran["disk_full"][kind]
+    if row is None:
+        pytest.skip("no user namespaces here")
+    assert "checkpoint-4 could not be written" in row["error"] and "checkpoint-2 is whole" in row["error"]
+    assert (" are missing" in row["error"]) == (kind == "tmpfs")  # a limit of a process leaves the disk empty
+    assert (row["left"], row["from"], row["aside"], row["same"]) == ("2 whole", "checkpoint-2", [], True)
+
+
+def checkpoint(run, step, name=None):
+    from ft_notebooks.resume import mark_checkpoint
+
+    folder = run / (name or f"checkpoint-{step}")
+    (folder / "part").mkdir(parents=True)
+    for file in ("optimizer.pt", "part/weights.safetensors"):
+        (folder / file).write_bytes(bytes(range(100)))
+    mark_checkpoint(folder, step)
+    return folder
+
+
+def test_the_newest_is_the_one_with_the_greatest_number(tmp_path):
+    from ft_notebooks.resume import last_good_checkpoint
+
+    checkpoint(tmp_path, 10)
+    checkpoint(tmp_path, 9)
+    checkpoint(tmp_path, 99, "checkpoint-best")
+    (tmp_path / "checkpoint-100").write_text("a file")
+    assert last_good_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+
+
+def test_a_checkpoint_under_another_number_does_not_count(tmp_path):
+    from ft_notebooks.resume import last_good_checkpoint
+
+    checkpoint(tmp_path, 10, "checkpoint-50")
+    assert last_good_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize("marker", ["", "{", "[]", "{}", '{"step": 10}', '{"files": 3}', '{"files": {"a": 1}}', "\udcff"])
+def test_a_marker_that_is_not_one_is_a_fault_and_no_crash(tmp_path, marker):
+    from ft_notebooks.resume import last_good_checkpoint
+
+    checkpoint(tmp_path, 2)
+    (checkpoint(tmp_path, 10) / "complete.json").write_bytes(marker.encode("utf-8", "surrogateescape"))
+    assert last_good_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+
+
+def test_files_in_folders_count_and_what_is_added_later_does_not(tmp_path):
+    from ft_notebooks.resume import last_good_checkpoint
+
+    folder = checkpoint(tmp_path, 10)
+    assert set(json.loads((folder / "complete.json").read_text())["files"]) == {"optimizer.pt", "part/weights.safetensors"}
+    (folder / "note.txt").write_text("mine")
+    assert last_good_checkpoint(tmp_path) == str(folder)
+    (folder / "part" / "weights.safetensors").write_bytes(bytes(99))
+    assert last_good_checkpoint(tmp_path) is None
+
+
+def test_looking_for_the_last_good_checkpoint_changes_nothing(tmp_path):
+    from ft_notebooks.resume import last_good_checkpoint
+
+    checkpoint(tmp_path, 2)
+    (checkpoint(tmp_path, 10) / "optimizer.pt").unlink()
+    before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in tmp_path.rglob("*")}
+    last_good_checkpoint(tmp_path)
+    assert {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in tmp_path.rglob("*")} == before
+
+
+def test_every_file_is_on_the_disk_before_the_marker_has_its_name(tmp_path, monkeypatch):
+    events, replace, fsync = [], os.replace, os.fsync
+
+    def named(handle):
+        return Path(os.readlink(f"/proc/self/fd/{handle}")).relative_to(tmp_path).as_posix()
+
+    monkeypatch.setattr(os, "fsync", lambda handle: events.append(named(handle)) or fsync(handle))
+    monkeypatch.setattr(os, "replace", lambda part, path: events.append("rename") or replace(part, path))
+    checkpoint(tmp_path, 10)
+    at = events.index("rename")
+    assert {"checkpoint-10/optimizer.pt", "checkpoint-10/part/weights.safetensors"} <= set(events[:at])
+    assert {"checkpoint-10/complete.json", "checkpoint-10", "."} <= set(events[at:])
+
+
+def test_what_lies_beyond_the_start_is_set_aside_under_a_new_name_each_time(tmp_path, caplog):
+    from ft_notebooks.resume import _set_aside
+
+    kept = checkpoint(tmp_path, 2)
+    for _ in range(2):
+        checkpoint(tmp_path, 4)
+        (checkpoint(tmp_path, 6) / "optimizer.pt").unlink()
+        _set_aside(tmp_path, kept)
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names == {"checkpoint-2", "later-checkpoint-4", "later-checkpoint-4-2", "torn-checkpoint-6", "torn-checkpoint-6-2"}
+    assert len(caplog.records) == 2 and "torn-checkpoint-6, optimizer.pt is missing" in caplog.text
+
+
+def test_a_run_that_begins_anew_sets_aside_all(tmp_path):
+    from ft_notebooks.resume import _set_aside
+
+    checkpoint(tmp_path, 2)
+    _set_aside(tmp_path, None)
+    assert [p.name for p in tmp_path.iterdir()] == ["later-checkpoint-2"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "limit", "there", "count"),
+    [("no", 2, 0, 0), ("steps", 2, 0, 3), ("steps", 2, 2, 1), ("steps", 1, 0, 2), ("steps", None, 0, 25), ("epoch", None, 0, 3)]
+    + [("best", 1, 0, 2), ("steps", 100, 0, 25)],
+)
+def test_the_room_is_for_as_many_checkpoints_as_are_there_at_once(tmp_path, monkeypatch, strategy, limit, there, count):
+    import ft_notebooks.resume as resume
+
+    for n in range(there):
+        checkpoint(tmp_path, n + 1)
+    args = SimpleNamespace(
+        output_dir=str(tmp_path), save_strategy=SimpleNamespace(value=strategy), num_train_epochs=3, metric_for_best_model=None
+    )
+    state = SimpleNamespace(max_steps=100, global_step=0, save_steps=4)
+    trainer = SimpleNamespace(args=args, state=state, _limit=limit)
+    monkeypatch.setattr(resume, "_checkpoint_bytes", lambda trainer: (1000, 9000))
+    for free, fits in ((count * 10_000 + 1000, True), (count * 10_000 + 999, False)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+        assert (resume._disk_fault(trainer) is None) == fits
+    if count:
+        assert f"{count} checkpoints of 10 kB and 1 kB at the end. Free 1 bytes" in resume._disk_fault(trainer)
+
+
+def table(rows):
+    "The kills as markdown."
+    columns = {"where": "killed", "limit": "save_total_limit", "left": "left behind", "from": "went on from", "same": "same bits"}
+    lines = [list(columns.values()), ["---"] * len(columns)] + [[str(row[key]) for key in columns] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
 
 if __name__ == "__main__":
-    print(json.dumps(drive(), indent=1))
+    if sys.argv[1:] == ["json"]:
+        print(json.dumps(drive(SCENARIOS)))
+    else:
+        print(table(drive(["kills"])["kills"]))

@@ -1,6 +1,6 @@
 """`sft_trainer` beside what a user would run instead: tokens a second of LoRA on SmolLM2, memory, and the physical bound.
 
-    python benchmarks/sft_speed.py                                   # the built-in task; about ten minutes on two cores
+    python benchmarks/sft_speed.py                                   # the built-in task; about 15 minutes on two cores
     python benchmarks/sft_speed.py --data instruction-data.json      # any file that read_chats takes
     python benchmarks/sft_speed.py --variants ours,c --rounds 5 --threads 1
     python benchmarks/sft_speed.py --random 0.5                      # random weights, 0.5 billion of them: for a GPU
@@ -8,8 +8,8 @@
 Each variant trains the same rows, 16 a step, an adapter of rank 16 on all linear layers, in turns in one process: every
 variant once is a round, a round has rows of its own, and each run begins with the base anew. A rate is real tokens, padding
 left out, from the end of a run's first optimizer step to the end of its last, by the clock and by the CPU seconds of the
-process; the median of the rounds and their range. Ratios are formed within a round. Then each variant trains two steps in
-a process of its own, for its peak memory (VmHWM, imports and all; on a GPU what CUDA allocated) and the time from the
+process; the median of the rounds and their range. Ratios are formed within a round. `sft_trainer` is also run with one
+lever off at a time, for its share. Then each variant, those aside, trains two steps in a process of its own, for its peak memory (VmHWM, imports and all; on a GPU what CUDA allocated) and the time from the
 start of the process to the end of the first step, with the files in the page cache.
 
 The bound is the FLOPs of a step, counted by formula, over the best rate at which this machine multiplies matrices of this
@@ -50,7 +50,7 @@ OFF = {  # `sft_trainer` with one lever off: overrides, or which of `ft_notebook
     "with activation checkpointing": {"activation_checkpointing": True},
     "in float32": {"bf16": False, "bits": 32},
 }
-IN_ORDER = "ours, in order"  # for the losses alone
+IN_ORDER = "ours in order"  # for the losses alone
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -261,7 +261,7 @@ def variants() -> dict:
     from functools import partial
 
     off = {name: {"off": how} if isinstance(how, str) else how for name, how in OFF.items()}
-    off = {f"ours, {name}": partial(ours, **how) for name, how in off.items()}
+    off = {f"ours {name}": partial(ours, **how) for name, how in off.items()}
     return {
         "a": guide, "a'": partial(guide, pairs=True), "b": command, "b packed": partial(command, packing=True),
         "c": hand, "ours": ours, **off, IN_ORDER: partial(ours, train_sampling_strategy="sequential"),
@@ -433,7 +433,7 @@ def measure(options, names: list[str], folder: str, work: Path, save) -> dict:
     print("each in a process of its own", file=sys.stderr, flush=True)
     two = rows.select(range(2 * ROWS))
     write(two, encode_chats(tok, two)[0], work / "two")
-    found["own"] = {name: attempt(name, apart, work / "two", folder) for name in names if name != IN_ORDER}
+    found["own"] = {name: attempt(name, apart, work / "two", folder) for name in names if name in NAMES}
     save(found)
     return found
 
@@ -456,28 +456,28 @@ def ratios(found: dict, top: str, bottom: str, kind: str) -> list[float]:
 
 
 def label(name: str) -> str:
-    return NAMES.get(name) or f"`sft_trainer`, {name.partition(', ')[2]}"
+    return NAMES.get(name) or f"`sft_trainer`, {name.partition(' ')[2]}"
 
 
 def table(found: dict) -> str:
     "The markdown of README.md."
-    head = "variant", "trained of 100 tokens", "tokens / s", "tokens / CPU s", "ours / it", "ours / it, CPU s", "of the bound"
-    lines = [f"| {' | '.join(head)} | peak MB | first step after s |", "|---" * 9 + "|"]
+    head = "variant", "trained of 100 tokens", "tokens / s", "tokens / CPU s", "ours / it", "ours / it, CPU s", "of the bound", "CPU s"
+    lines = [f"| {' | '.join(head)} | peak MB | first step after s |", "|---" * 10 + "|"]
     for name, runs in found["runs"].items():
         done = [run for run in runs if run]
         if name == IN_ORDER or not done:
             continue
-        share = [run["wall"] / bound["wall"] for run, bound in zip(runs, found["bound"]) if run]
+        share = {k: [run[k] / bound[k] for run, bound in zip(runs, found["bound"]) if run] for k in ("wall", "cpu")}
         own = found["own"].get(name)
         cells = [
             label(name), f"{100 * done[0]['labels'] / done[0]['tokens']:.0f}", spread([run["wall"] for run in done]),
             spread([run["cpu"] for run in done]), spread(ratios(found, "ours", name, "wall"), ".2f"),
-            spread(ratios(found, "ours", name, "cpu"), ".2f"), spread(share, ".0%"),
+            spread(ratios(found, "ours", name, "cpu"), ".2f"), spread(share["wall"], ".0%"), spread(share["cpu"], ".0%"),
             f"{own['peak'] / 1e6:,.0f}" if own else "–", f"{own['first']:.1f}" if own else "–",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     wall, cpu = (spread([bound[kind] for bound in found["bound"]]) for kind in ("wall", "cpu"))
-    lines.append(f"| bound: {found['dtype']} products alone | | {wall} | {cpu} | | | 100% | | |")
+    lines.append(f"| bound: {found['dtype']} products alone | | {wall} | {cpu} | | | 100% | 100% | | |")
     return "\n".join(lines)
 
 
@@ -569,10 +569,10 @@ if __name__ == "__main__":
         raise SystemExit
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="a file that read_chats takes; the built-in task without it")
-    parser.add_argument("--steps", type=int, default=4, help="optimizer steps of 16 rows a run; the first is not counted")
+    parser.add_argument("--steps", type=int, default=3, help="optimizer steps of 16 rows a run; the first is not counted")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="all cores by default")
-    parser.add_argument("--variants", help="some of them, by their short names, with commas")
+    parser.add_argument("--variants", help=f"some of them, with commas: {', '.join(list(variants())[:-1])}")
     parser.add_argument("--model", help="a folder; SmolLM2 without it")
     parser.add_argument("--random", type=float, metavar="SIZE", help="random weights instead, in billions")
     parser.add_argument("--seed", type=int, default=0, help="which rows")

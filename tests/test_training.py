@@ -1,24 +1,52 @@
-"Edges of `ft_notebooks.training`: processes, torn folders."
+"Edges of `ft_notebooks.training`: processes, machines, packing, and settings that are none."
 
-import json
 from types import SimpleNamespace
 
-import matplotlib.pyplot as plt
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import Trainer, TrainingArguments
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 import ft_notebooks.training
-from ft_notebooks.training import effective_batch, last_good_checkpoint, plot_history
+from ft_notebooks.loading import Hardware
+from ft_notebooks.models import tiny_model
+from ft_notebooks.training import Plan, effective_batch, plan, run_config, split_overrides
 
-PARTS = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors")
+GB = 1_000_000_000
+LENGTHS = [100, 200, 300, 400] * 16
 
 
-def checkpoint(run, step, history=()):
-    folder = run / f"checkpoint-{step}"
-    folder.mkdir()
-    for name in PARTS:
-        (folder / name).touch()
-    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "log_history": list(history)}))
-    return folder
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def machine(monkeypatch):  # a machine whose memory takes a byte for each token, or a half with checkpointing
+    def made(device="cuda:0", bf16=True, memory=16_000, exact=False):
+        hw = Hardware(device, torch.bfloat16 if bf16 else torch.float16, bf16, "sdpa", memory)
+        monkeypatch.setattr(ft_notebooks.training, "hardware", lambda: hw)
+        if not exact:
+
+            def peak(config, tokens, checkpointing, labelled, **settings):
+                asked.append(settings)
+                return tokens * (0.5 if checkpointing else 1) * (0.9 if labelled < 1 else 1)
+
+            monkeypatch.setattr(ft_notebooks.training, "_peak", peak)
+        return asked
+
+    asked = []
+    return made
+
+
+def batch(chosen):
+    return chosen.fields["per_device_train_batch_size"], chosen.fields["gradient_accumulation_steps"]
+
+
+def checkpointed(chosen):
+    return next(value for name, value in chosen.fields.items() if name.endswith("checkpointing"))
 
 
 def test_the_launchers_world_size_is_taken_into_account(monkeypatch):
@@ -46,59 +74,197 @@ def test_impossible_batches_are_refused(arguments):
         effective_batch(*arguments)
 
 
-@pytest.mark.parametrize("torn", ["trainer_state.json", *PARTS])
-def test_a_checkpoint_with_one_part_missing_does_not_count(tmp_path, torn):
-    checkpoint(tmp_path, 10)
-    checkpoint(tmp_path, 2)
-    (tmp_path / "checkpoint-final").mkdir()
-    # by number: neither the last in the alphabet, nor the last that was written
-    assert last_good_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
-    (tmp_path / "checkpoint-10" / torn).unlink()
-    assert last_good_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+@pytest.mark.parametrize(
+    ("memory", "rows", "checkpointing"),
+    [(8000, 16, False), (7000, 8, False), (1800, 4, False), (450, 1, False), (440, 1, True), (230, 1, True), (215, 1, True)],
+)
+def test_layers_are_computed_twice_only_where_not_one_row_fits_otherwise(machine, memory, rows, checkpointing):
+    machine(memory=memory)
+    chosen = plan(tiny_model(), LENGTHS)
+    assert (batch(chosen), checkpointed(chosen)) == ((rows, 16 // rows), checkpointing)
+    assert f"16 rows a step = {rows} x {16 // rows} on 1 GPU" in chosen.said
+    assert ("no activation checkpointing" in chosen.said) != checkpointing
 
 
-@pytest.mark.parametrize("state", ['{"global_step": 3', '{"global_step": 2}', "{}", ""])
-def test_a_half_written_or_foreign_state_does_not_count(tmp_path, state):
-    (checkpoint(tmp_path, 3) / "trainer_state.json").write_text(state)
-    assert last_good_checkpoint(tmp_path) is None
+def test_what_surely_does_not_fit_is_refused_and_what_perhaps_does_is_tried(machine):
+    machine(memory=181)
+    assert batch(plan(tiny_model(), LENGTHS)) == (1, 16)
+    machine(memory=179)
+    with pytest.raises(ValueError, match="one row at a time, with activation checkpointing; the longest has 400 tokens. Take"):
+        plan(tiny_model(), LENGTHS)
 
 
-def test_a_history_without_a_loss_is_an_error():
-    with pytest.raises(ValueError, match="nothing was logged"):
-        plot_history([{"step": 1, "eval_loss": 1.0}])
-    with pytest.raises(ValueError, match="no complete checkpoint"):
-        plot_history("nowhere")
+def test_the_worst_micro_batch_is_of_the_longest_rows(machine):
+    machine(memory=3000)
+    assert batch(plan(tiny_model(), LENGTHS)) == (4, 4)  # 8 x 400 do not fit into nine tenths
+    lengths = [400, 400, 300, 300, 300, 200, 200, 200] + [100] * 56
+    chosen = plan(tiny_model(), lengths, unpadded=True)
+    assert batch(chosen) == (8, 2)  # the eight longest are 2,300 tokens
+    assert chosen.fields["padding_free"] and chosen.fields["train_sampling_strategy"] == "random"
+    assert "no padding" in chosen.said and "grouped" not in chosen.said
 
 
-HISTORY = [
-    {"step": 5, "loss": 3.0, "grad_norm": 0.5},
-    {"step": 10, "loss": 2.0, "grad_norm": 0.25},
-    {"step": 10, "eval_loss": 2.5},
-    {"step": 10, "train_loss": 2.5, "train_runtime": 1.0},
-]
+def test_a_cpu_keeps_half_of_its_memory_for_others_and_its_processes_share_it(machine, monkeypatch):
+    machine("cpu", memory=3300)
+    assert batch(plan(tiny_model(), LENGTHS)) == (4, 4)
+    machine("cpu", memory=3100)
+    assert batch(plan(tiny_model(), LENGTHS)) == (2, 8)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    chosen = plan(tiny_model(), LENGTHS)
+    assert batch(chosen) == (1, 8) and "on each of 2 CPUs" in chosen.said
 
 
-def test_the_curve_is_of_what_was_logged():
-    fig = plot_history(HISTORY)
-    above, below = ([(list(line.get_xdata()), list(line.get_ydata())) for line in ax.lines] for ax in fig.axes)
-    assert above == [([5, 10], [3.0, 2.0]), ([10], [2.5])]
-    assert below == [([5, 10], [0.5, 0.25])]
-    assert [text.get_text() for text in fig.axes[0].get_legend().get_texts()] == ["training", "evaluation"]
-    assert all(ax.get_ylim()[0] == 0 for ax in fig.axes)  # a curve that starts at its own minimum looks like success
+@pytest.mark.parametrize(
+    ("device", "bf16", "given", "said"),
+    [("cuda:0", True, {}, "bfloat16"), ("cuda:0", False, {}, "float16"), ("cpu", False, {}, "float32")]
+    + [("cuda:0", True, {"fp16": True}, "float16"), ("cuda:0", True, {"bf16": False}, "float32")],
+)
+def test_the_precision_is_the_machines_or_the_one_that_is_given_and_the_estimate_knows(machine, device, bf16, given, said):
+    asked = machine(device, bf16, memory=100_000)
+    assert f", {said}, " in plan(tiny_model(), LENGTHS, given=given).said
+    wanted = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": None}[said]
+    assert asked[0]["dtype"] == wanted and asked[0]["device"] == device.split(":")[0]
 
 
-def test_a_history_without_evaluation_or_norms_is_one_line():
-    fig = plot_history([{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}])
-    assert [len(ax.lines) for ax in fig.axes] == [1, 0]
+@pytest.mark.parametrize("name", ["activation_checkpointing", "gradient_checkpointing"])
+def test_checkpointing_that_is_given_rules_by_either_name(machine, name):
+    machine(memory=100_000)
+    assert checkpointed(plan(tiny_model(), LENGTHS, given={name: True}))
+    machine(memory=400)
+    chosen = plan(tiny_model(), LENGTHS, given={name: False})
+    assert not checkpointed(chosen) and batch(chosen) == (1, 16) and "peak 0.0 of 0 GB" in chosen.said
 
 
-def test_the_figure_is_left_to_the_caller_to_show():
-    before = plt.get_fignums()
-    plot_history(HISTORY)
-    assert plt.get_fignums() == before
+def test_batch_fields_that_are_given_rule_where_they_agree(machine):
+    machine(memory=100_000)
+    assert batch(plan(tiny_model(), LENGTHS, given={"per_device_train_batch_size": 2})) == (2, 8)
+    assert batch(plan(tiny_model(), LENGTHS, given={"gradient_accumulation_steps": 4})) == (4, 4)
+    for given in ({"per_device_train_batch_size": 3}, {"gradient_accumulation_steps": 3}):
+        with pytest.raises(ValueError, match="not effective_batch=16; give effective_batch alone, or make them agree"):
+            plan(tiny_model(), LENGTHS, given=given)
 
 
-def test_a_folder_gives_the_history_of_its_last_whole_checkpoint(tmp_path):
-    checkpoint(tmp_path, 5, HISTORY[:1])
-    (checkpoint(tmp_path, 10, HISTORY) / "optimizer.pt").unlink()
-    assert [list(line.get_ydata()) for line in plot_history(tmp_path).axes[0].lines] == [[3.0]]
+def test_a_batch_larger_than_the_data_is_refused_and_one_as_large_is_not(machine):
+    machine(memory=100_000)
+    assert plan(tiny_model(), [10] * 16, 16).said.endswith("3 steps")
+    with pytest.raises(ValueError, match="effective_batch=16 is larger than the data.*all of the 15 rows"):
+        plan(tiny_model(), [10] * 15, 16)
+
+
+@pytest.mark.parametrize(
+    ("rows", "given"),
+    [(64, {}), (65, {"num_train_epochs": 1}), (63, {"num_train_epochs": 1.5}), (64, {"max_steps": 7})]
+    + [(70, {"dataloader_drop_last": True, "num_train_epochs": 2}), (70, {"per_device_train_batch_size": 2})],
+)
+def test_the_steps_that_are_said_are_the_trainers_own(machine, tmp_path, rows, given):
+    machine("cpu", memory=100_000)
+    chosen = plan(tiny_model(), [3] * rows, 16, given)
+    args = TrainingArguments(tmp_path, use_cpu=True, **{**given, **dict(zip(("per_device_train_batch_size", "gradient_accumulation_steps"), batch(chosen)))})
+    trainer = Trainer(tiny_model(), args, train_dataset=[{"input_ids": [1, 2, 3]}] * rows)
+    steps = trainer.set_initial_training_values(args, trainer.get_train_dataloader())[6]
+    assert chosen.said.endswith(f"; {steps} steps")
+
+
+def test_packed_rows_are_counted_by_the_examples_in_them(machine, monkeypatch):
+    machine(memory=100_000)
+    chosen = plan(tiny_model(), [100] * 64, 16, {"packing": True, "max_length": 400})
+    assert batch(chosen) == (4, 1) and chosen.fields["max_length"] == 400
+    assert chosen.said.startswith("16 examples a step in 4 packed rows of at most 400 tokens = 4 x 1 on 1 GPU")
+    assert chosen.said.endswith("12 steps") and chosen.fields["train_sampling_strategy"] == "random"
+    chosen = plan(tiny_model(), [100] * 64, 2, {"packing": True, "max_length": 400})
+    assert chosen.said.startswith("4 examples a step in 1 packed row of")  # a row is not cut
+    both = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}
+    chosen = plan(tiny_model(), [100] * 64, 16, {"packing": True, "max_length": 400, **both})
+    assert chosen.said.startswith("24 examples a step in 6 packed rows") and "= 2 x 3 on" in chosen.said
+    assert plan(tiny_model(), [100] * 64, 16, {"packing": True}).fields["max_length"] == 1024
+    assert plan(tiny_model(), [2000] * 64, 16, {"packing": True}).fields["max_length"] == 2000
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert batch(plan(tiny_model(), [100] * 64, 16, {"packing": True, "max_length": 400})) == (1, 1)
+
+
+def test_where_nothing_is_known_nothing_is_estimated_or_refused_and_the_line_says_so(machine, monkeypatch):
+    machine(memory=1)
+    frozen = tiny_model()
+    next(frozen.parameters()).requires_grad_(False)
+    eight = tiny_model()
+    eight.is_quantized = True
+    spread = tiny_model()
+    spread.hf_device_map = {"a": 0, "b": 1}
+    adapter = LoraConfig()
+    for model, given, why in [(frozen, {}, "in part"), (tiny_model().bfloat16(), {}, "in 16 bits"), (spread, {}, "spread")] + [
+        (eight, {}, "quantised"), (tiny_model(), {"optim": "sgd"}, "another optimizer"), (tiny_model(), {"fsdp": "full_shard"}, "shared out")
+    ]:  # fmt: skip
+        chosen = plan(model, LENGTHS, given=given, adapter=adapter if model is eight else None)
+        assert why in chosen.said and "memory not estimated" in chosen.said
+        assert batch(chosen) == (8, 2) and checkpointed(chosen)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert "shared out over the processes" in plan(tiny_model(), LENGTHS).said
+
+
+@pytest.mark.parametrize(
+    ("model", "bits", "method"),
+    [(tiny_model(), 32, "full"), (tiny_model().bfloat16(), 16, "lora"), (tiny_model(), 32, "lora")],
+)
+def test_the_estimate_is_of_the_model_and_of_its_own_adapter(machine, model, bits, method):
+    asked = machine(memory=100_000)
+    adapter = LoraConfig(r=3, target_modules=["q_proj"]) if method == "lora" else None
+    plan(get_peft_model(model, adapter) if adapter else model, LENGTHS)
+    assert (asked[0]["bits"], asked[0]["method"]) == (bits, method)
+    assert (asked[0]["adapter"].r == 3) if adapter else (asked[0]["adapter"] is None)
+
+
+def test_four_bits_are_known_by_the_models_own_flag(machine):
+    asked, model = machine(memory=100_000), tiny_model()
+    model.is_quantized = model.is_loaded_in_4bit = True
+    plan(model, LENGTHS, adapter=LoraConfig())
+    assert (asked[0]["bits"], asked[0]["method"]) == (4, "qlora")
+
+
+def test_a_plan_is_the_same_each_time_and_leaves_the_model_as_it_is(machine):
+    machine("cpu", memory=25 * GB, exact=True)
+    model = tiny_model()
+    before = model.config.to_dict()
+    first = plan(model, LENGTHS)
+    assert plan(model, list(reversed(LENGTHS))) == first and model.config.to_dict() == before
+    assert "estimated peak 0.1 of 25 GB" in first.said
+
+
+@pytest.mark.parametrize("config", [SFTConfig, DPOConfig])
+def test_a_config_of_either_stage_can_be_made_of_a_plan(machine, tmp_path, config):
+    machine("cpu", memory=100_000)
+    given = {"logging_steps": 3, "train_sampling_strategy": "random"}
+    args = run_config(config, tmp_path, plan(tiny_model(), LENGTHS, 16, given, config), given, learning_rate=1e-3)
+    assert isinstance(args, config) and args.learning_rate == 1e-3 and args.logging_steps == 3 and args.save_steps == 50
+    assert args.train_sampling_strategy == "random" and args.logging_nan_inf_filter is False
+    assert run_config(config, tmp_path, plan(tiny_model(), LENGTHS), {"learning_rate": 5.0}, learning_rate=1e-3).learning_rate == 5
+
+
+def test_rows_end_to_end_are_cut_by_nobody_after_they_were_encoded(tmp_path):
+    chosen = Plan({"padding_free": True, "use_cpu": True, "bf16": False}, "")
+    assert run_config(SFTConfig, tmp_path, chosen, {"max_length": 512}).max_length is None
+    packed = {"packing": True, "max_length": 512}
+    assert run_config(SFTConfig, tmp_path, chosen, packed).max_length == 512
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [("learning_rate", "2e-4", "a number, got '2e-4'; write it without quotes"), ("max_steps", "3", "a whole number, got '3'")]
+    + [("max_steps", 2.5, "a whole number"), ("learning_rate", float("nan"), "a number, got nan"), ("seed", True, "a whole number")]
+    + [("learning_rate", None, "a number, got None"), ("warmup_steps", [1], "a number"), ("save_total_limit", "2", "a whole")]
+    + [("learning_rate", float("inf"), "a number, got inf")],
+)
+def test_a_number_that_is_none_is_refused_by_name(name, value, complaint):
+    with pytest.raises(ValueError, match=f"{name} must be {complaint}"):
+        split_overrides({name: value}, SFTConfig, SFTTrainer)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"learning_rate": 1}, {"max_steps": 3.0}, {"save_total_limit": None}, {"eval_steps": 0.5}, {"max_length": None}]
+    + [{"pad_to_multiple_of": "auto"}, {"lr_scheduler_type": "cosine"}, {"warmup_steps": 0.05}, {"report_to": ["wandb"]}],
+    ids=str,
+)
+def test_numbers_of_every_kind_and_what_is_no_number_at_all_pass(given):
+    for config, trainer in ((SFTConfig, SFTTrainer), (DPOConfig, DPOTrainer)):
+        assert split_overrides(given, config, trainer) == (given, {})

@@ -294,7 +294,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt as e:
         print(f"\nft {args.command}: stopped; {e or 'what has not begun to train begins again'}", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(getattr(e, "code", 130))
 
 # %% ../nbs/12c_cli.ipynb #793e3d4f
 if __name__ == "__main__" and "get_ipython" not in globals():  # in a notebook this name is "__main__" too

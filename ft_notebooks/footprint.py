@@ -164,7 +164,7 @@ def _loss(model, ids: torch.Tensor, hidden: torch.Tensor, labelled: float, whole
     softcap, outputs = getattr(config, "final_logit_softcapping", None), ("log_probs", "entropy", "is_top1")
     tile, targets = utils._CHUNKED_LOGPROB_CHUNK_SIZE, ids.flatten()[: len(rows)]
     logprob = utils._ChunkedLogProbFunction.apply
-    return -logprob(rows, head.weight, head.bias, targets, 1.0, tile, softcap, 1.0, outputs)[0].sum()
+    return -logprob(rows, head.weight, getattr(head, "bias", None), targets, 1.0, tile, softcap, 1.0, outputs)[0].sum()
 
 
 def _earlier_step(model) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

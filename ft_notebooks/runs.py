@@ -7,11 +7,14 @@ __all__ = ['say', 'model_folder', 'model_bits', 'load_folder', 'held_out', 'rows
            'check_settings', 'encode_rows', 'model_settings', 'train_run']
 
 # %% ../nbs/12b_runs.ipynb #ec88b075
+import contextlib
 import hashlib
 import itertools
 import json
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 
 # %% ../nbs/12b_runs.ipynb #efc396dd
@@ -252,35 +255,34 @@ def encode_rows(
         raise
 
 # %% ../nbs/12b_runs.ipynb #388f710d
+def _stopped(run, number=signal.SIGINT) -> KeyboardInterrupt:
+    "What a run that was stopped says, and the exit code that goes with the signal."
+    from ft_notebooks.training import last_good_checkpoint
+
+    good = last_good_checkpoint(run)
+    step = f"goes on from step {good.rpartition('-')[2]}, {good}" if good else "begins again: there is no checkpoint yet"
+    error = KeyboardInterrupt(f"the same command {step}")
+    error.code = 128 + number
+    return error
+
+
 def _fit(trainer, run) -> None:
-    "Train to the end, from the last whole checkpoint if there is one; `run` itself then holds the adapter or model."
+    "Train to the end, from the last complete checkpoint if there is one; `run` itself then holds the adapter or model."
+    from ft_notebooks.resume import save_on_signals
     from ft_notebooks.training import last_good_checkpoint
 
     checkpoint = last_good_checkpoint(run)
     if checkpoint:
         say(f"goes on from {checkpoint}")
+    main = threading.current_thread() is threading.main_thread()
     try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    except KeyboardInterrupt:
-        if (good := last_good_checkpoint(run)) is None:
-            raise KeyboardInterrupt("the same command begins again: there is no checkpoint yet") from None
-        raise KeyboardInterrupt(f"the same command goes on from step {good.rpartition('-')[2]}, {good}") from None
+        with save_on_signals(trainer) if main else contextlib.nullcontext() as stop:
+            trainer.train(resume_from_checkpoint=checkpoint)
+    except KeyboardInterrupt:  # the second one
+        raise _stopped(run) from None
+    if stop and stop.signal:
+        raise _stopped(run, stop.signal)
     trainer.save_model(run)
-
-# %% ../nbs/12b_runs.ipynb #70ef54b8
-def _show_progress(trainer) -> None:
-    "One progress bar with the loss beside it, instead of transformers' bar and a line of numbers for every step."
-    from transformers import PrinterCallback, ProgressCallback
-
-    class LossBar(ProgressCallback):
-        def on_log(self, args, state, control, logs=None, **kwargs):
-            if state.is_world_process_zero and self.training_bar is not None and "loss" in (logs or {}):
-                self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
-
-    for callback in list(trainer.callback_handler.callbacks):
-        if type(callback) in (PrinterCallback, ProgressCallback):
-            trainer.remove_callback(callback)
-    trainer.add_callback(LossBar())
 
 # %% ../nbs/12b_runs.ipynb #151c594e
 def _start(settings):
@@ -314,7 +316,8 @@ def _perplexity(key, when, model, tok, rows) -> dict:
 # %% ../nbs/12b_runs.ipynb #ed4aa79a
 def _keep(trainer, run, metrics) -> None:
     "Write what became of the run; `metrics.json` comes last, as it says that the run has ended."
-    from ft_notebooks.training import plot_history, write_atomically
+    from ft_notebooks.manifest import write_atomically
+    from ft_notebooks.training import plot_history
 
     history = trainer.state.log_history
     if trainer.is_world_process_zero():
@@ -343,6 +346,7 @@ def train_run(
     from ft_notebooks.masks import show_tokens
     from ft_notebooks.sft import sft_trainer
     from ft_notebooks.tokenizer import load_tokenizer
+    from ft_notebooks.tracking import SamplesCallback
     from ft_notebooks.training import run_folder
 
     settings = {**settings, "model": model_settings(settings), "sft": {"seed": 0, **settings["sft"]}}
@@ -355,8 +359,8 @@ def train_run(
     if (run / "metrics.json").exists():
         say(f"{run} is finished; nothing is changed. Give --output another folder to train again")
         return load_folder(run, settings["model"]["bits"]), tok, known_run(run.resolve())[1]["history"]
-    trainer = sft_trainer(_start(settings), tok, rows, held_rows, output_dir=run, **sft)
-    _show_progress(trainer)
+    samples = [] if held is None else [SamplesCallback(tok, held["messages"][:3])]
+    trainer = sft_trainer(_start(settings), tok, rows, held_rows, output_dir=run, callbacks=samples, **sft)
     metrics = {"account": account, "data": settings["data"], "system": shared_system(chats)}
     metrics |= _perplexity("perplexity_before", "before", trainer.model, tok, held_rows)
     _fit(trainer, run)

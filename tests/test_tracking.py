@@ -28,6 +28,7 @@ from ft_notebooks import tracking
 from ft_notebooks.generation import generate
 from ft_notebooks.lora import add_adapter, lora_config
 from ft_notebooks.models import tiny_model, tiny_tokenizer
+from ft_notebooks.resume import mark_checkpoint
 from ft_notebooks.tokenizer import IGNORE, pad_batch
 from ft_notebooks.tracking import (
     LiveCurve,
@@ -155,6 +156,14 @@ def test_a_history_without_a_loss_or_without_a_folder_is_an_error(tmp_path):
         plot_history([{"step": 1, "eval_loss": 1.0}])
     with pytest.raises(ValueError, match="no metrics.jsonl and no complete checkpoint"):
         plot_history(tmp_path / "nowhere")
+
+
+def test_a_folder_s_lines_go_further_than_its_last_checkpoint_and_count_first(tmp_path):
+    trainer(tmp_path, max_steps=3, eval_strategy="no").train()
+    mark_checkpoint(tmp_path / "checkpoint-3", 3)
+    assert len(drawn(plot_history(tmp_path))["loss"][0][0]) == 3
+    (tmp_path / "metrics.jsonl").write_text(tracking._text([{"step": n, "loss": 1.0} for n in range(5)]) + '{"st')
+    assert len(drawn(plot_history(tmp_path))["loss"][0][0]) == 5
 
 
 # ---- metrics.jsonl
@@ -289,7 +298,7 @@ class Noisy(TrainerCallback):
         def draw(module, args):
             torch.rand(1)
 
-        model.register_forward_pre_hook(draw)
+        model.get_base_model().register_forward_pre_hook(draw)  # which `generate` calls too
 
 
 def test_listening_moves_no_random_state_even_where_a_forward_draws_from_it(tmp_path):
@@ -334,6 +343,25 @@ def test_samples_of_a_run_that_died_before_its_first_checkpoint_are_not_kept(tmp
     (tmp_path / "samples.jsonl").write_text('{"step": 0, "prompt": "old", "answer": "", "expected": null}\n{"st')
     trainer(tmp_path, SamplesCallback(tiny_tokenizer(), CHATS, 2), eval_strategy="no", save_strategy="no", max_steps=1).train()
     assert "old" not in (tmp_path / "samples.jsonl").read_text()
+
+
+def listened(folder, state, **settings):  # the steps in the file after a callback has seen a run begin and end
+    samples, args = SamplesCallback(tiny_tokenizer(), CHATS, 2), arguments(folder, **settings)
+    for event in (samples.on_train_begin, samples.on_train_end):
+        event(args, state, TrainerControl(), model=tiny_model())
+    return [line["step"] for line in lines(folder / "samples.jsonl")]
+
+
+def test_a_resume_drops_what_was_heard_after_its_checkpoint_and_hears_its_own_end(tmp_path):
+    old = [{"step": n, "prompt": "p", "answer": "old", "expected": None} for n in (0, 4, 8)]
+    (tmp_path / "samples.jsonl").write_text(tracking._text(old))
+    assert listened(tmp_path, TrainerState(global_step=5)) == [0, 4, 5, 5]
+
+
+def test_a_run_stopped_between_evaluations_with_its_best_model_loaded_claims_no_other_step(tmp_path):
+    (tmp_path / "samples.jsonl").write_text('{"step": 4, "prompt": "p", "answer": "", "expected": null}\n')
+    state = TrainerState(global_step=5, best_global_step=4, best_model_checkpoint="checkpoint-4")
+    assert listened(tmp_path, state, load_best_model_at_end=True) == [4]
 
 
 @pytest.mark.parametrize(("steps", "shown"), [(1, [0]), (2, [0, 90]), (4, [0, 30, 60, 90]), (20, list(range(0, 91, 10)))])
@@ -385,6 +413,7 @@ def test_a_picture_is_not_drawn_more_often_than_its_share_of_the_time(tmp_path, 
 
 
 KERNEL = """
+import itertools, types
 import ft_notebooks.tracking as tracking
 from transformers import Trainer, TrainingArguments
 from ft_notebooks.models import tiny_model
@@ -393,7 +422,7 @@ args = TrainingArguments(FOLDER, max_steps=4, logging_steps=1, use_cpu=True, rep
                          eval_strategy="steps", eval_steps=2, disable_tqdm=False)
 trainer = tracking.watch(Trainer(tiny_model(), args, train_dataset=rows, eval_dataset=rows))
 tracking.LiveCurve.SHARE = 0
-tracking.max = lambda least, share: 0
+tracking.time = types.SimpleNamespace(monotonic=itertools.count(0, 10).__next__)  # ten seconds a look
 trainer.train();
 """
 

@@ -311,7 +311,18 @@ def test_few_labels_are_not_refused_for_what_all_labels_would_take(tmp_path):
     assert asked == [1.0, pytest.approx(sum(label != -100 for label in labels) / len(labels))] and asked[1] < 0.5
 
 
+def test_rows_end_to_end_take_their_sum_and_padded_ones_the_longest():
+    lengths, fixed = np.array([100, 10, 10, 10]), {"rows": 4, "steps": 1, "checkpointing": True, "adapter": False}
+    advised = [losses._cures(lambda tokens, **changes: tokens, 120, lengths, flat=flat, **fixed)[0] for flat in (True, False)]
+    assert [said.split(",")[0] for said in advised] == ["per_device_train_batch_size=2", "per_device_train_batch_size=1"]
+
+
 # spikes
+
+
+def test_a_loss_that_hardly_moves_has_no_spike_in_a_tenth_more():
+    history = [{"step": i, "loss": 1.1 if i == 30 else 1.0 + i % 2 / 1000} for i in range(60)]
+    assert find_spikes(history) == []
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 100.0])

@@ -429,7 +429,7 @@ def measure(options, names: list[str], folder: str, work: Path, save) -> dict:
         found["bound"].append({k: rate / each for k, rate in best.items()})
         for name in names:
             found["runs"][name].append(attempt(name, run, work / str(number), folder))
-        save(found)
+            save(found)
     print("each in a process of its own", file=sys.stderr, flush=True)
     two = rows.select(range(2 * ROWS))
     write(two, encode_chats(tok, two)[0], work / "two")

@@ -453,8 +453,8 @@ def find_spikes(
     points = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
     spikes = []
     for i in range(window // 2, len(points)):
-        before = [loss for _, loss in points[max(0, i - window) : i] if math.isfinite(loss)]
-        middle = statistics.median(before or [math.nan])
+        before = [loss for _, loss in points[max(0, i - window) : i] if math.isfinite(loss)] or [math.nan]
+        middle = statistics.median(before)
         usual = 1.4826 * statistics.median(abs(loss - middle) for loss in before)  # the standard deviation, of normal noise
         if not points[i][1] <= max(1.5 * middle, middle + 6 * usual):  # a NaN is one too
             spikes.append(points[i][0])

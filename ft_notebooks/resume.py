@@ -68,18 +68,21 @@ def mark_checkpoint(
 def _fault(folder: Path) -> str | None:
     "What is wrong with a checkpoint: no marker, or the first file that is not as its marker says; None if nothing is."
     try:
-        listed = json.loads((folder / _MARKER).read_text(encoding="utf-8"))["files"]
+        marker = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
+        listed = {name: (known["size"], known["sha256"]) for name, known in marker["files"].items()}
+        if not listed or not isinstance(marker["step"], int):
+            raise ValueError("it lists no file, or no step")
     except FileNotFoundError:
         return f"there is no {_MARKER}, which is written when all files are there"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{_MARKER} cannot be read ({error})"
-    for name, known in listed.items():
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{_MARKER} cannot be read ({error!r})"
+    for name, (size, _) in listed.items():
         file = folder / name
         if not file.is_file():
             return f"{name} is missing"
-        if file.stat().st_size != known["size"]:
-            return f"{name} has {file.stat().st_size:,} bytes, and had {known['size']:,} when it was saved"
-    changed = (name for name, known in listed.items() if _sha256(folder / name) != known["sha256"])
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size:,} bytes, and had {size:,} when it was saved"
+    changed = (name for name, (_, sha256) in listed.items() if _sha256(folder / name) != sha256)
     return next((f"{name} has other bytes than when it was saved (SHA-256)" for name in changed), None)
 
 # %% ../nbs/05b_resume.ipynb #2a517000

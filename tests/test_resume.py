@@ -564,7 +564,11 @@ def test_a_checkpoint_under_another_number_does_not_count(tmp_path):
     assert last_good_checkpoint(tmp_path) is None
 
 
-@pytest.mark.parametrize("marker", ["", "{", "[]", "{}", '{"step": 10}', '{"files": 3}', '{"files": {"a": 1}}', "\udcff"])
+NO_MARKER = ["", "{", "[]", "{}", '{"step": 10}', '{"files": 3}', '{"files": {"a": 1}}', "\udcff"]
+NO_MARKER += ['{"step": 10, "files": {}}', '{"files": {"optimizer.pt": {"size": 100, "sha256": "a"}}}']
+
+
+@pytest.mark.parametrize("marker", NO_MARKER)
 def test_a_marker_that_is_not_one_is_a_fault_and_no_crash(tmp_path, marker):
     from ft_notebooks.resume import last_good_checkpoint
 

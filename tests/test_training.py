@@ -223,10 +223,10 @@ def test_four_bits_are_known_by_the_models_own_flag(machine):
 
 def test_a_plan_is_the_same_each_time_and_leaves_the_model_as_it_is(machine):
     machine("cpu", memory=25 * GB, exact=True)
-    model = tiny_model()
-    before = model.config.to_dict()
-    first = plan(model, LENGTHS)
-    assert plan(model, list(reversed(LENGTHS))) == first and model.config.to_dict() == before
+    model, adapter = tiny_model().bfloat16(), LoraConfig(target_modules="all-linear")
+    before = model.config.to_dict()  # it says float32, and an estimate writes what it has estimated
+    first = plan(model, LENGTHS, adapter=adapter)
+    assert plan(model, list(reversed(LENGTHS)), adapter=adapter) == first and model.config.to_dict() == before
     assert "estimated peak 0.1 of 25 GB" in first.said
 
 
@@ -268,3 +268,12 @@ def test_a_number_that_is_none_is_refused_by_name(name, value, complaint):
 def test_numbers_of_every_kind_and_what_is_no_number_at_all_pass(given):
     for config, trainer in ((SFTConfig, SFTTrainer), (DPOConfig, DPOTrainer)):
         assert split_overrides(given, config, trainer) == (given, {})
+
+
+def test_a_model_that_is_wrapped_twice_is_refused(machine):
+    machine(memory=100_000)
+    once = get_peft_model(tiny_model(), LoraConfig(target_modules="all-linear"))
+    assert plan(once, LENGTHS).said
+    for model, adapter in [(once, LoraConfig()), (get_peft_model(once, LoraConfig(target_modules="all-linear")), None)]:
+        with pytest.raises(ValueError, match="would be wrapped twice"):
+            plan(model, LENGTHS, adapter=adapter)

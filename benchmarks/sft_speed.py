@@ -159,7 +159,8 @@ def command(rows: Path, folder: str, clock: Clock, out: str, packing: bool = Fal
 
     words = [
         "--model_name_or_path", folder, "--dataset_name", str(rows / "trl"), "--output_dir", out, "--use_peft",
-        "--lora_target_modules", "all-linear", "--learning_rate", str(RATE), "--save_strategy", "no",
+        "--lora_target_modules", "all-linear", "--learning_rate", str(RATE), "--num_train_epochs", "1",
+        "--save_strategy", "no",
         "--report_to", "none", "--disable_tqdm", "true", "--use_cpu", str(not torch.cuda.is_available()),
     ]  # fmt: skip
     if packing:

@@ -11,6 +11,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 from transformers import GemmaConfig, GemmaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers.masking_utils import sdpa_mask
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
@@ -23,6 +24,7 @@ from ft_notebooks.speed import (
     _LabelLogProbs,
     _not_fused,
     _ShortDocuments,
+    document_mask,
     label_log_probs,
     levers,
     lora_linear,
@@ -144,6 +146,22 @@ def test_documents_are_apart_with_the_attention_that_is_used():
         assert model.config._attn_implementation == "documents"
         check_apart(model)
         assert document_leak(model, attention_mask=torch.ones(1, 24)) > 0.5
+
+
+@pytest.mark.parametrize("reach", ["later tokens", "a window", "the document"])
+def test_only_a_mask_that_is_causal_in_each_document_becomes_bounds(reach):
+    ids = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2])
+
+    def sees(batch, head, query, key):
+        causal = (ids[query] == ids[key]) & (key <= query)
+        return {"later tokens": ids[query] == ids[key], "a window": causal & (key > query - 2), "the document": causal}[reach]
+
+    given = dict(mask_function=sees, q_length=8, kv_length=8, batch_size=1, allow_is_causal_skip=False)
+    found = document_mask(**given)
+    if reach == "the document":
+        assert found.tolist() == [0, 3, 7, 8]
+    else:
+        assert torch.equal(found, sdpa_mask(**given))
 
 
 @pytest.mark.parametrize("bounds", [[0, 1, 2, 3], [0, 7], [0, 1, 6, 7]])

@@ -147,7 +147,7 @@ def plot_pairs(
     _draw_lengths(left, chosen, rejected)
     middle.hist(alike, np.linspace(0, 1, 21), color="#0072B2")
     middle.axvline(ALIKE, color="gray", linewidth=1, linestyle="--")
-    middle.set(xlabel="share of tokens in common, in order", ylabel="pairs" if len(alike) == len(pairs) else f"of {len(alike)} pairs")
+    middle.set(xlabel="tokens in common (share)", ylabel="pairs" if len(alike) == len(pairs) else f"of {len(alike)} pairs")
     once, one, other = int(asked.sum()), int(chosen.sum()), int(rejected.sum())
     _draw_tokens(right, {"prompt": once, "prompt again": once, "chosen": one, "rejected": other})
     for ax in (left, middle, right):

@@ -152,6 +152,17 @@ def test_a_prompt_that_depends_on_the_answer_is_refused_by_row(tok):
         encode_pair(tok, rows[1])
 
 
+@pytest.mark.parametrize("melted", ["chosen", "rejected"])
+def test_answers_share_a_prompt_that_ends_before_the_token_with_which_one_of_them_melts(tok, melted):
+    tok.add_tokens(["\n\n"])
+    row = {"prompt": "hi", "chosen": "yo", "rejected": "no", melted: "\nso"}
+    encoded, account = encode_pairs(tok, [row])
+    made, other = encoded[0], {"chosen": "rejected_ids", "rejected": "chosen_ids"}[melted]
+    assert tok.decode(made["prompt_ids"]).endswith("<|im_start|>assistant")
+    assert tok.decode(made[f"{melted}_ids"]) == "\n\nso<|im_end|>" and tok.decode(made[other]).startswith("\n")
+    assert made == encode_pair(tok, row) and account["merged"] == 1
+
+
 def test_an_error_of_the_encoding_names_the_pair_and_the_answer(tok):
     with pytest.raises(ValueError, match=r'^row 1 \(counted from 0\), with "rejected": .*U\+FDD0'):
         encode_pairs(tok, [pair("hi", "yo", "no"), pair("hi", "yo", "no\ufdd0")])
@@ -256,6 +267,11 @@ def test_an_answer_cut_at_its_end_is_a_mark(tok):
     end = tok.eos_token_id
     rows = [ids([1], [10 + i, 11 + i], [10 + i, 11 + i, end]) for i in range(40)]
     assert any("the rejected answer holds '<|im_end|>'" in said for said in pair_report(tok, rows)["findings"])
+
+
+def test_equal_answers_are_not_counted_as_nearly_equal_too(tok):
+    found = pair_report(tok, [ids([1], [10, 2], [10, 2]), ids([1], [*range(9, 29), 2], [*range(9, 28), 30, 2])])
+    assert (found["equal"], found["nearly_equal"]) == (0.5, 0.5)
 
 
 def test_few_pairs_are_not_said_to_have_a_mark(tok):

@@ -1,11 +1,11 @@
 """DPO with `SharedPrompt` beside `trl.DPOTrainer`: CPU seconds a pair, the reference counted, at one epoch, and the memory.
 
-    OMP_NUM_THREADS=1 python benchmarks/dpo_speed.py                                # made pairs with prompts of 512 tokens
-    OMP_NUM_THREADS=1 python benchmarks/dpo_speed.py --data pairs.json              # and those of a file that read_preferences takes
-    python benchmarks/dpo_speed.py --pairs 16 --batch 8 --rounds 3 --variants trl,all
+    OMP_NUM_THREADS=1 python benchmarks/dpo_speed.py                     # made pairs with prompts of 512 tokens
+    OMP_NUM_THREADS=1 python benchmarks/dpo_speed.py --data pairs.json   # and those of a file that read_preferences takes
+    python benchmarks/dpo_speed.py --pairs 32 --batch 8 --rounds 3 --variants trl,all
 
-SmolLM2, an adapter of rank 16 on all linear layers, one step of BATCH pairs after the other (of a file, twice as many), on
-the same pairs in the same order. The variants take turns, each run in a process of its own, forked with everything imported
+SmolLM2, an adapter of rank 16 on all linear layers, steps of BATCH pairs, of the made ones a quarter, on the same pairs in the
+same order. The variants take turns, each run in a process of its own, forked with everything imported
 and nothing loaded; a round has pairs of its own. After one pair that is not counted, the CPU seconds of the process are (on
 a GPU the seconds), from the first step's beginning to the last one's end, and of a reference computed before the training
 those too: what an epoch costs. The peak is of the process's memory (VmHWM; on a GPU what CUDA allocated), less what it held
@@ -51,9 +51,9 @@ VARIANTS = {  # name -> what the table says, the levers left out (None: TRL's ow
     "trl": ("`DPOTrainer`, its defaults", None, {}),
     "trl-once": ("the same, `precompute_ref_log_probs=True`", None, {"precompute_ref_log_probs": True}),
     "trl-kept": ("`DPOTrainer`, `gradient_checkpointing=False`", None, {"gradient_checkpointing": False}),
-    "share": ("the prompt shared, one row without padding", ("lora", "head"), {"gradient_checkpointing": False}),
-    "head": ("and the head where an answer is", ("lora",), {"gradient_checkpointing": False}),
-    "all": ("and one node for each LoRA layer", (), {"gradient_checkpointing": False}),
+    "share": ("the prompt shared, one row without padding", ("lora", "norm", "head"), {"gradient_checkpointing": False}),
+    "head": ("and the head where an answer is", ("lora", "norm"), {"gradient_checkpointing": False}),
+    "all": ("and one node for each LoRA layer and norm", (), {"gradient_checkpointing": False}),
     "all-once": ("all, the reference computed before", (), {"gradient_checkpointing": False, "precompute_ref_log_probs": True}),
     "padded": ("all but the shared row", ("share",), {"gradient_checkpointing": False}),
 }
@@ -201,8 +201,8 @@ def measure(title: str, draw, tok, names, batch: int, rounds: int) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", help="pairs, as read_preferences takes them, beside the made ones")
-    parser.add_argument("--pairs", type=int, default=8, help="pairs of a round")
-    parser.add_argument("--batch", type=int, default=4, help="pairs of a step")
+    parser.add_argument("--pairs", type=int, default=16, help="pairs of a round; of made ones a quarter")
+    parser.add_argument("--batch", type=int, default=8, help="pairs of a step; of made ones a quarter")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompt", type=int, default=512, help="tokens of a made prompt; 0 leaves the made pairs out")
     parser.add_argument("--variants", default=",".join(VARIANTS), help=f"of {', '.join(VARIANTS)}; the first is what others are compared with")
@@ -213,11 +213,11 @@ def main() -> int:
     print(f"{torch.get_num_threads()} thread(s), {'CUDA' if CUDA else 'CPU'}")
     if args.data:
         pairs = read_preferences(args.data)
-        own = [pairs.shuffle(seed=turn).select(range(2 * args.pairs)) for turn in range(args.rounds)]
-        right &= measure("pairs of a file", own.__getitem__, tok, names, 2 * args.batch, args.rounds)
+        own = [pairs.shuffle(seed=turn).select(range(args.pairs)) for turn in range(args.rounds)]
+        right &= measure("pairs of a file", own.__getitem__, tok, names, args.batch, args.rounds)
     if args.prompt:
-        long = [made(tok, args.pairs, turn, args.prompt) for turn in range(args.rounds)]
-        right &= measure(f"made pairs, prompts of {args.prompt} tokens", long.__getitem__, tok, names, args.batch, args.rounds)
+        long = [made(tok, max(args.pairs // 4, 1), turn, args.prompt) for turn in range(args.rounds)]
+        right &= measure(f"made pairs, prompts of {args.prompt} tokens", long.__getitem__, tok, names, max(args.batch // 4, 1), args.rounds)
     return 0 if right else 1
 
 

@@ -270,6 +270,17 @@ def test_the_loss_and_the_gradient_are_trls_for_other_architectures(kind, tmp_pa
     assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
 
 
+def test_a_prompt_of_one_token_and_answers_of_different_length_lose_nothing(tmp_path):
+    "The first place of the row is then scored itself, and padding must not be taken for it."
+    pairs = [{"prompt_ids": [5], "chosen_ids": [6, 7, 8, 9], "rejected_ids": [8]}, {"prompt_ids": [], "chosen_ids": [4, 5], "rejected_ids": [7]}]
+    batch, found = DataCollatorForPreference(pad_token_id=TOK.pad_token_id)(pairs), []
+    for kind in (DPOTrainer, Shared):
+        trainer = trainer_of(kind, tmp_path, ref_model=tiny_model(seed=1), adapter=False, loss_type=["sigmoid", "sft"])
+        loss = trainer.compute_loss(trainer.model.train(), dict(batch))
+        found.append({name: values[0] for name, values in trainer._metrics["train"].items()} | {"loss": loss.item()})
+    assert found[1] == pytest.approx(found[0], abs=1e-5, rel=1e-6)
+
+
 def positions(trainer, batch):
     seen = []
     hook = trainer.model.get_input_embeddings().register_forward_hook(lambda layer, given, out: seen.append(given[0].shape))

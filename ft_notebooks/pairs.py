@@ -123,6 +123,7 @@ def _encode(tok: PreTrainedTokenizerBase, pairs: Dataset, num_proc: int | None, 
         which = {0: "chosen", 1: "rejected"}
         named = re.sub(r"^row (\d+), ", lambda m: f'row {int(m[1]) // 2} (counted from 0), with "{which[int(m[1]) % 2]}": ', str(e))
         raise ValueError(named) from None
+    assert len(encoded) == len(talks)  # each ends with an answer, so none was dropped
     fresh["remove_columns"] = encoded.column_names
     return encoded.map(_pairs, with_indices=True, features=_IDS, new_fingerprint=token_hex(8), **fresh), account
 

@@ -1,7 +1,9 @@
-"""The memory that `estimate_memory` predicts beside the rise of a process's peak while `sft_trainer` trains SmolLM2 on a CPU.
+"""The memory that `estimate_memory` predicts beside the rise of a process's peak while SmolLM2 is trained on a CPU.
 
     python benchmarks/memory.py                       # the table below, every run in a process of its own
     python benchmarks/memory.py lora 4 256            # one line: method, rows of a micro-batch, tokens of a row
+
+The estimate is of TRL's own step: so `sft_trainer` trains with its levers off. What it takes with them is the last column.
 
 Linux only: the peak is VmHWM of /proc/self/status, set back after the model was loaded.
 """
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 CASES = [(method, *shape) for method in ("full", "lora", "qlora") for shape in ((1, 1024), (4, 256), (8, 512))]
 
@@ -28,21 +31,23 @@ def settle() -> int:
     return held("VmRSS")[0]
 
 
-def train(model, tok, batch: int, length: int) -> None:
+def train(model, tok, batch: int, length: int, levers: bool) -> None:
     "Two steps of two micro-batches, every token a label."
     from datasets import Dataset
 
     from ft_notebooks.sft import sft_trainer
 
     ids = [[7 + (row + position) % 200 for position in range(length)] for row in range(4 * batch)]
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
+    plain = patch("ft_notebooks.sft.speed_up", lambda model: contextlib.nullcontext())
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None), contextlib.nullcontext() if levers else plain:
         sft_trainer(
             model, tok, Dataset.from_dict({"input_ids": ids, "labels": ids}), output_dir=folder, effective_batch=2 * batch,
-            per_device_train_batch_size=batch, max_steps=2, save_strategy="no", report_to="none", disable_tqdm=True,
+            per_device_train_batch_size=batch, padding_free=levers and batch > 1, max_steps=2, save_strategy="no", report_to="none",
+            disable_tqdm=True,
         ).train()  # fmt: skip
 
 
-def measure(method: str, batch: int, length: int) -> dict[str, int]:  # bytes
+def measure(method: str, batch: int, length: int, levers: bool) -> dict[str, int]:  # bytes
     import torch
     from memory_watch import held
 
@@ -55,19 +60,19 @@ def measure(method: str, batch: int, length: int) -> dict[str, int]:  # bytes
     def adapted(model):
         return model if method == "full" else add_adapter(model, lora_config(model))
 
-    train(adapted(tiny_model()), tiny_tokenizer(), 1, 16)  # everything is imported and warm
+    train(adapted(tiny_model()), tiny_tokenizer(), 1, 16, levers)  # everything is imported and warm
     dtype = torch.bfloat16 if hardware().bf16 else None
     guess = estimate_memory(smollm2(), method, batch=batch, length=length, device="cpu", dtype=dtype)
     before = settle()
     model = adapted(load_model(smollm2(), bits={"full": 32, "lora": 16, "qlora": 4}[method]))
     loaded = settle() - before
-    train(model, load_tokenizer(smollm2()), batch, length)
+    train(model, load_tokenizer(smollm2()), batch, length, levers)
     return {**vars(guess), "estimate": guess.total, "loaded": loaded, "peak": held("VmHWM")[0] - before}
 
 
-def run(case: tuple[str, int, int], python: str = sys.executable, env: dict | None = None) -> dict[str, int]:
+def run(case: tuple[str, int, int], levers=False, python: str = sys.executable, env: dict | None = None) -> dict[str, int]:
     "`measure` in a process of its own."
-    command = [python, __file__, "--measure", *map(str, case)]
+    command = [python, __file__, "--measure", *map(str, case), str(int(levers))]
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     if done.returncode:
         raise RuntimeError(done.stderr)

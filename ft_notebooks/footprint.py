@@ -143,8 +143,13 @@ def _adapted(model, adapter: PeftConfig):
 def _allocate(model) -> None:
     "Fake memory for a model on `meta`; four-bit weights by bitsandbytes itself."
     quantized = [m for m in model.modules() if isinstance(m, bnb.nn.Linear4bit)]
+    names = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        names.setdefault(p, []).append(name.rpartition("."))
     model.to_empty(device="cpu")
-    (model.get_base_model() if hasattr(model, "get_base_model") else model).tie_weights()
+    for (owner, _, leaf), *others in names.values():  # tied weights are one again
+        for other, _, name in others:
+            setattr(model.get_submodule(other), name, model.get_submodule(owner).get_parameter(leaf))
     for layer in quantized:
         wide = torch.empty(layer.out_features, layer.in_features, dtype=torch.bfloat16)
         packed, state = bnb.functional.quantize_4bit(wide, compress_statistics=True, quant_type="nf4")

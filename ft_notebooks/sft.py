@@ -6,6 +6,7 @@
 __all__ = ['sft_trainer']
 
 # %% ../nbs/05d_sft.ipynb #ee22b938
+import torch
 from datasets import Dataset
 from peft import PeftModel
 from peft.utils import TrainableTokensWrapper
@@ -25,15 +26,27 @@ from .training import plan, run_config, split_overrides
 
 # %% ../nbs/05d_sft.ipynb #b17645ce
 class _SFTTrainer(ResumableTrainer, GuardedTrainer, SFTTrainer):
-    "`SFTTrainer` whose runs go on after a kill, stop at a fault, and take less time on a CPU."
+    "`SFTTrainer` whose runs go on after a kill, stop at a fault, and take less time on a CPU; `eval_loss` is per token."
 
     def train(self, *args, **kwargs):
         with speed_up(self.model):
             return super().train(*args, **kwargs)
 
-    def evaluate(self, *args, **kwargs):
+    def prediction_step(self, model, inputs, *args, **kwargs):
+        count = (inputs["labels"][..., 1:] != IGNORE).sum()
+        found = super().prediction_step(model, inputs, *args, **kwargs)
+        if found[0] is not None and count:
+            self._evaluated += torch.stack([found[0].float() * count, count.float()]).cpu().double()
+        return found
+
+    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+        self._evaluated = torch.zeros(2, dtype=torch.float64)  # the sum of the tokens' losses, and their number
         with speed_up(self.model):
-            return super().evaluate(*args, **kwargs)
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        total, count = self.accelerator.reduce(self._evaluated.to(self.args.device, torch.float32)).tolist()
+        if f"{metric_key_prefix}_loss" in output.metrics and count:
+            output.metrics[f"{metric_key_prefix}_loss"] = total / count
+        return output
 
 # %% ../nbs/05d_sft.ipynb #6b712f3b
 def _check_model(model, tok, arguments) -> None:

@@ -1,16 +1,13 @@
 "Edges of `ft_notebooks.sft`."
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
-import trl.trainer.utils
 from datasets import Dataset
 from transformers import LlamaForCausalLM, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-import ft_notebooks.sft
 from ft_notebooks.adapters import token_rows
 from ft_notebooks.data import appointments
 from ft_notebooks.guards import GradientFlowCallback
@@ -18,8 +15,9 @@ from ft_notebooks.loading import load_model
 from ft_notebooks.lora import add_adapter, lora_config
 from ft_notebooks.masks import encode_chat, encode_chats
 from ft_notebooks.models import tiny_model, tiny_tokenizer
-from ft_notebooks.sft import sft_trainer, split_overrides
+from ft_notebooks.sft import sft_trainer
 from ft_notebooks.tokenizer import IGNORE
+from ft_notebooks.training import split_overrides
 
 EXACT = {"bf16": False, "disable_tqdm": True, "save_strategy": "no", "use_cpu": True}
 
@@ -27,13 +25,13 @@ EXACT = {"bf16": False, "disable_tqdm": True, "save_strategy": "no", "use_cpu": 
 @pytest.fixture
 def build(tmp_path):
     def build(model=None, data=None, **overrides):
-        data = appointments(8) if data is None else data
+        data = appointments(16) if data is None else data
         return sft_trainer(model or tiny_model(), tiny_tokenizer(), data, output_dir=tmp_path, **{**EXACT, **overrides})
 
     return build
 
 
-def rows_of(n=8):
+def rows_of(n=16):
     return encode_chats(tiny_tokenizer(), appointments(n))[0]
 
 
@@ -70,36 +68,14 @@ def test_a_setting_without_effect_is_refused(build, name):
 
 def test_settings_are_ours_where_nothing_is_given_and_the_callers_where_it_is(build):
     ours = {
-        "max_length": None, "train_sampling_strategy": "group_by_length", "logging_steps": 1,
+        "max_length": None, "padding_free": True, "train_sampling_strategy": "random", "logging_steps": 1,
         "logging_nan_inf_filter": False, "save_steps": 50, "save_total_limit": 2,
     }  # fmt: skip
     args = build().args
     assert {name: getattr(args, name) for name in ours} == ours
-    given = {"max_length": 512, "train_sampling_strategy": "sequential", "logging_steps": 7, "save_total_limit": 3}
+    given = {"padding_free": False, "max_length": 512, "train_sampling_strategy": "sequential", "logging_steps": 7, "save_total_limit": 3}
     args = build(**given).args
     assert {name: getattr(args, name) for name in given} == given
-
-
-def test_a_precision_that_is_given_rules_over_that_of_the_machine(build, monkeypatch, tmp_path):
-    monkeypatch.setattr(ft_notebooks.sft, "hardware", lambda: SimpleNamespace(device="cpu", bf16=True))
-    args = sft_trainer(tiny_model(), tiny_tokenizer(), appointments(8), output_dir=tmp_path, fp16=True).args
-    assert args.fp16 and not args.bf16
-
-
-@pytest.mark.parametrize("name", ["gradient_checkpointing", "activation_checkpointing"])
-@pytest.mark.parametrize("value", [True, False])
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_activation_checkpointing_has_two_names_and_both_rule(build, monkeypatch, name, value, device):
-    if not hasattr(SFTConfig, name):
-        pytest.skip("this release of transformers has the older name only")
-    monkeypatch.setattr(ft_notebooks.sft, "hardware", lambda: SimpleNamespace(device=device, bf16=True))
-    assert build(**{name: value}).args.gradient_checkpointing is value
-
-
-def test_the_processes_count_in_the_batch(build, monkeypatch):
-    monkeypatch.setattr(SFTConfig, "world_size", property(lambda self: 2))
-    with pytest.raises(ValueError, match="x 2 processes is 32, not effective_batch=16"):
-        build()
 
 
 def test_arguments_of_the_trainer_reach_it(build):
@@ -120,26 +96,6 @@ def test_a_batch_size_of_the_users_own_keeps_the_product(build):
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (2, 4)
     args = build(per_device_train_batch_size=2, gradient_accumulation_steps=3, effective_batch=6).args
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (2, 3)
-
-
-def test_trl_still_has_the_switch_for_the_head_and_it_is_back_after_a_step_that_failed(build):
-    switch = trl.trainer.utils._use_triton
-    trainer = build()
-    with pytest.raises(ValueError):
-        trainer.compute_loss(trainer.model, {})
-    assert trl.trainer.utils._use_triton is switch
-    trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())))
-    assert trl.trainer.utils._use_triton is switch
-
-
-def test_the_switch_is_turned_on_a_cpu_only(build, monkeypatch):
-    turned, switch = [], trl.trainer.utils._use_triton
-    monkeypatch.setattr(SFTTrainer, "compute_loss", lambda *a, **k: turned.append(trl.trainer.utils._use_triton is not switch))
-    trainer = build()
-    for device in ("cpu", "cuda"):
-        trainer.accelerator = SimpleNamespace(device=torch.device(device))
-        trainer.compute_loss(trainer.model, {})
-    assert turned == [True, False]
 
 
 def test_the_rows_come_shuffled_by_the_seed(build):
@@ -163,19 +119,11 @@ def test_where_nothing_is_padded_rows_are_not_grouped_by_length(build, settings)
 
 def test_rows_of_one_batch_are_of_similar_length(build):
     def gaps(**settings):
-        batches = list(build(data=appointments(64), effective_batch=32, per_device_train_batch_size=4, **settings).get_train_dataloader())
+        fields = {"effective_batch": 32, "per_device_train_batch_size": 4, "padding_free": False, **settings}
+        batches = list(build(data=appointments(64), **fields).get_train_dataloader())
         return sum((batch["attention_mask"] == 0).sum().item() for batch in batches)
 
-    assert gaps() < gaps(train_sampling_strategy="random") / 3
-
-
-def test_a_loss_of_nan_is_shown_as_nan(build):
-    trainer = build(max_steps=2)
-    with torch.no_grad():
-        trainer.model.lm_head.weight.fill_(math.nan)
-    trainer.train()
-    losses = [h["loss"] for h in trainer.state.log_history if "loss" in h]
-    assert len(losses) == 2 and all(map(math.isnan, losses))
+    assert gaps(train_sampling_strategy="group_by_length") < gaps(train_sampling_strategy="random") / 3
 
 
 def test_the_evaluation_loss_is_of_the_answers_of_the_evaluation_rows(build):
@@ -199,7 +147,6 @@ def test_an_evaluation_row_that_would_be_cut_is_refused_too(build):
 
 
 NOTHING = {
-    "no row": {"input_ids": [], "labels": []},
     "no label": {"input_ids": [[1, 2]], "labels": [[IGNORE, IGNORE]]},
     "a first token has nothing before it": {"input_ids": [[5, 6]], "labels": [[5, IGNORE]]},
 }
@@ -317,7 +264,8 @@ def tied_model():
 def test_rows_of_new_tokens_are_trained_on_the_loss_that_they_make(build, make, given):
     base = make()
     config = lora_config(base, trainable_token_indices=token_rows(base, range(60, 100)))
-    trainer = build(base, peft_config=config) if given == "config" else build(add_adapter(base, config))
+    fields = {"peft_config": config} if given == "config" else {}
+    trainer = build(base if fields else add_adapter(base, config), padding_free=False, **fields)
     model, batch = trainer.model, next(iter(trainer.get_train_dataloader()))
     rows = {name: p for name, p in model.named_parameters() if "trainable_tokens_delta" in name}
     with torch.no_grad():
@@ -356,9 +304,9 @@ def test_the_metrics_that_trl_logs_are_all_there(build):
 
 
 def test_packed_rows_have_the_loss_of_the_same_rows_apart(build):
-    packed, apart = build(packing=True, max_length=4096, effective_batch=1), build(effective_batch=8, per_device_train_batch_size=8)
+    packed, apart = build(packing=True, max_length=4096), build(padding_free=False, per_device_train_batch_size=16)
     batches = [next(iter(trainer.get_train_dataloader())) for trainer in (packed, apart)]
-    assert batches[0]["input_ids"].shape[0] == 1 and batches[1]["input_ids"].shape[0] == 8
+    assert batches[0]["input_ids"].shape[0] == 1 and batches[1]["input_ids"].shape[0] == 16
     model = packed.model
     torch.testing.assert_close(*(packed.compute_loss(model, dict(batch)) for batch in batches))
 
@@ -372,3 +320,53 @@ def test_an_adapter_on_a_quantised_base_stays_float32(build, tmp_path, bits):
     assert dtypes == {torch.float32}
     trainer.train()
     assert {p.dtype for p in trainer.optimizer.state} == dtypes
+
+
+def test_an_empty_set_and_an_empty_set_among_several_are_refused(build):
+    with pytest.raises(ValueError, match="train_dataset has no rows"):
+        build(data=rows_of().select([]))
+    with pytest.raises(ValueError, match=r"eval_dataset\['new'\] has no rows"):
+        build(eval_dataset={"known": rows_of(), "new": rows_of().select([])})
+
+
+def test_several_evaluation_sets_have_a_loss_each(build):
+    trainer = build(eval_dataset={"a": appointments(4, part="validation"), "b": rows_of(4)})
+    assert {"eval_a_loss", "eval_b_loss"} <= set(trainer.evaluate())
+
+
+def test_a_loss_of_nan_stops_the_run_and_names_a_row(build, tmp_path):
+    trainer = build(max_steps=2)
+    with torch.no_grad():
+        trainer.model.lm_head.weight.fill_(math.nan)
+    with pytest.raises(ValueError, match="step 1 is not taken, since the loss is not finite"):
+        trainer.train()
+    assert (tmp_path / "stopped.json").is_file()
+
+
+def test_documents_that_would_see_each_other_are_refused_where_rows_are_laid_end_to_end(build):
+    class Forgetful(LlamaForCausalLM):
+        def forward(self, *args, position_ids=None, **kwargs):
+            return super().forward(*args, **kwargs)
+
+    with pytest.raises(ValueError, match="lets a document see the one before it"):
+        build(Forgetful(tiny_model().config))
+    build(Forgetful(tiny_model().config), padding_free=False)
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_the_rows_are_looked_at(build):
+    with pytest.raises(ValueError, match="report_to='comet_ml': the package is not installed"):
+        build(data=Dataset.from_list([{"text": "hi"}]), report_to="comet_ml")
+
+
+def test_the_best_model_must_have_a_checkpoint(build):
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps", "eval_dataset": rows_of(4)}
+    with pytest.raises(ValueError, match="the best evaluation may have no checkpoint"):
+        build(**best, eval_steps=2, save_steps=4)
+
+
+def test_saving_evaluating_and_the_models_attention_are_as_before_a_run(build, tmp_path):
+    trainer = build(max_steps=2, save_strategy="steps", save_steps=1, eval_dataset=rows_of(4), eval_strategy="steps", eval_steps=1)
+    before = trainer.model.config._attn_implementation
+    trainer.train()
+    assert trainer.model.config._attn_implementation == before == "sdpa"
+    assert "documents" not in (tmp_path / "checkpoint-2" / "config.json").read_text()

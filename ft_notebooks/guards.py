@@ -14,27 +14,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-# %% ../nbs/05c_guards.ipynb #f1524f70
-_CHUNK = 2**20  # elements looked at together: 8 MB of int64
-
-
-def _fingerprint(tensor: Tensor) -> Tensor:  # an int64 on the tensor's device
-    "A number that is another one if one element is, and, but for a chance of 1 in 2**60, if several are."
-    flat = _here(tensor).detach().reshape(-1)
-    bits = flat.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()])
-    total = torch.zeros((), dtype=torch.int64, device=bits.device)
-    if not bits.numel():
-        return total
-    place = torch.arange(min(len(bits), _CHUNK), device=bits.device) * -7046029254386353131  # the steps of splitmix64
-    place = (place ^ (place >> 30)) * -4658895280553007687
-    odd = (place ^ (place >> 27)) | 1
-    for chunk in bits.split(_CHUNK):
-        total = total * 6364136223846793005 + (chunk.long() * odd[: len(chunk)]).sum()
-    return total
-
-
-def _here(tensor: Tensor) -> Tensor:  # what this process holds of it
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+from .manifest import fingerprint
 
 # %% ../nbs/05c_guards.ipynb #d74265ec
 def _excused(name: str, good: set[str]) -> bool:
@@ -63,6 +43,10 @@ def _complaint(when: str, total: int, faults: dict[str, list[str]]) -> str:
     return f"{when}, " + "; and ".join(said)
 
 # %% ../nbs/05c_guards.ipynb #138a9b5b
+def _here(tensor: Tensor) -> Tensor:  # what this process holds of it
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
 def _seen_by_any(flags: list[list[bool]], device: torch.device) -> list[list[bool]]:  # the same on all processes
     if not (dist.is_available() and dist.is_initialized()):
         return flags
@@ -73,7 +57,7 @@ def _seen_by_any(flags: list[list[bool]], device: torch.device) -> list[list[boo
 
 def _faults(tensors, start, lit, device) -> dict[str, list[str]]:
     "The names of `tensors` that have each of the faults in `_WRONG`, by what any process has seen; none has both."
-    flags = [[n in lit, not torch.equal(_fingerprint(p), start[n]), _here(p).numel() > 0] for n, p in tensors.items()]
+    flags = [[n in lit, not torch.equal(fingerprint(p), start[n]), _here(p).numel() > 0] for n, p in tensors.items()]
     seen = dict(zip(tensors, _seen_by_any(flags, device)))
     lit, moved, there = ({name for name, row in seen.items() if row[i]} for i in range(3))
     lit = lit or moved
@@ -127,7 +111,7 @@ class GradientFlowCallback(TrainerCallback):
     """
 
     def on_train_begin(self, args, state, control, model, optimizer, **kwargs):
-        self.start = {name: _fingerprint(p) for name, p in _trained(model, optimizer).items()}
+        self.start = {name: fingerprint(p) for name, p in _trained(model, optimizer).items()}
         self.total, self.lit, self.steps, self.lr = len(self.start), set(), 0, 0.0
 
     def on_optimizer_step(self, args, state, control, model, optimizer, **kwargs):

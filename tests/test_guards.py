@@ -14,8 +14,9 @@ from transformers import MixtralConfig, MixtralForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from ft_notebooks.data import appointments
-from ft_notebooks.guards import GradientFlowCallback, _complaint, _fingerprint
+from ft_notebooks.guards import GradientFlowCallback, _complaint
 from ft_notebooks.lora import add_adapter, lora_config
+from ft_notebooks.manifest import fingerprint
 from ft_notebooks.masks import encode_chats
 from ft_notebooks.models import tiny_model, tiny_tokenizer
 
@@ -72,28 +73,28 @@ def both(model):
     return (model.first + model.second).sum()
 
 
-# the fingerprint
+# what has moved
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn])
 def test_the_last_bit_of_any_element_changes_the_fingerprint(dtype):
     tensor = torch.randn(2000, generator=torch.Generator().manual_seed(0)).to(dtype)
     bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-    seen = {_fingerprint(tensor).item()}
+    seen = {fingerprint(tensor).item()}
     for at in range(0, 2000, 7):
         other = tensor.clone()
         other.view(bits)[at] ^= 1
-        seen.add(_fingerprint(other).item())
+        seen.add(fingerprint(other).item())
     assert len(seen) == 1 + len(range(0, 2000, 7))
 
 
 def test_changes_that_would_cancel_in_a_sum_change_the_fingerprint():
     ones = torch.ones(1000, dtype=torch.bfloat16)
-    seen = {_fingerprint(ones).item()}
+    seen = {fingerprint(ones).item()}
     for at in range(998):
         other = ones.clone()
         other.view(torch.int16)[at : at + 3] += torch.tensor([1, -2, 1], dtype=torch.int16)
-        seen.add(_fingerprint(other).item())
+        seen.add(fingerprint(other).item())
     assert len(seen) == 999
 
 
@@ -101,10 +102,10 @@ def test_the_fingerprint_sees_an_exchange_across_its_chunks_and_takes_any_shape(
     tensor = torch.zeros(3 * 2**20)
     tensor[5] = 1
     other = tensor.roll(2**20)
-    assert _fingerprint(tensor) != _fingerprint(other)
+    assert fingerprint(tensor) != fingerprint(other)
     square = torch.arange(12.0).view(3, 4)
-    assert _fingerprint(square.T) == _fingerprint(square.T.contiguous()) != _fingerprint(square)
-    assert _fingerprint(torch.empty(0)) == 0 and _fingerprint(torch.tensor(1.0)) != 0
+    assert fingerprint(square.T) == fingerprint(square.T.contiguous()) != fingerprint(square)
+    assert fingerprint(torch.empty(0)) == 0 and fingerprint(torch.tensor(1.0)) != 0
 
 
 # which steps count

@@ -181,8 +181,13 @@ def model_of(kind, fields, attention=None):
 @pytest.mark.parametrize("kind", RIGHT)
 def test_the_row_is_as_good_as_the_texts_alone(kind, attention):
     model = model_of(kind, RIGHT[kind], attention)
-    assert why_not_shared(model) is None and sharing_error(model) < 1e-4
+    assert why_not_shared(model) is None and sharing_error(model)[0] < 1e-4
     assert model.config._attn_implementation == attention
+
+
+def test_rounding_alone_turns_nothing_off():
+    error, rounding = sharing_error(tiny_model().bfloat16())
+    assert 1e-4 < rounding < error < 0.05 and why_not_shared(tiny_model().bfloat16()) is None
 
 
 @pytest.mark.parametrize("kind", WRONG)

@@ -6,39 +6,22 @@
 __all__ = ['GuardedTrainer', 'find_spikes']
 
 # %% ../nbs/05c_losses.ipynb #38b60be4
-import contextlib
-import copy
 import json
 import math
 import random
 import statistics
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-import psutil
-import pyarrow.compute
 import torch
 import torch.distributed as dist
 from accelerate.utils import gather_object
-from peft import PeftModel
 from torch import Tensor
-from torch.nn.functional import cross_entropy
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import TrainerCallback
 
-from .loading import hardware
+from .blame import blame
 from .manifest import write_atomically
 from .resume import last_good_checkpoint
-from .tokenizer import IGNORE
-from .training import _known, _peak, _the_adapter
-
-# %% ../nbs/05c_losses.ipynb #456d8110
-class _Call(TrainerCallback):
-    "A callback made of functions, by the name of their event."
-
-    def __init__(self, **events):
-        for event, function in events.items():
-            setattr(self, event, lambda args, state, control, function=function, **kwargs: function())
 
 # %% ../nbs/05c_losses.ipynb #328fafd6
 def _facts(losses: list[Tensor], norm, items, device) -> dict[str, bool]:  # the same in all processes
@@ -82,74 +65,6 @@ def _fault(facts: dict[str, bool], skipped: int) -> str | None:  # skipped: upda
         return _BAD_GRADIENT if skipped in (0, _SKIPS) else None
     return None if facts["moved"] else _NO_GRADIENT
 
-# %% ../nbs/05c_losses.ipynb #bf669244
-def _rows(batch: dict) -> list[tuple[Tensor, Tensor]]:  # token ids and labels of each row
-    "The rows of a micro-batch as they were before they were padded, or laid end to end."
-    ids, labels = batch["input_ids"], batch.get("labels")
-    if labels is None:  # of preferences
-        labels = ids.masked_fill(batch["completion_mask"] == 0, IGNORE) if "completion_mask" in batch else ids
-    if "attention_mask" in batch:
-        masks = batch["attention_mask"].bool()
-        return [(row[mask], label[mask]) for row, label, mask in zip(ids, labels, masks)]
-    if "position_ids" not in batch:
-        return list(zip(ids, labels))
-    starts = (batch["position_ids"].flatten() == 0).nonzero().flatten().tolist()[1:]
-    return list(zip(ids.flatten().tensor_split(starts), labels.flatten().tensor_split(starts)))
-
-# %% ../nbs/05c_losses.ipynb #80eea32b
-def _parts(tok: PreTrainedTokenizerBase, ids: Tensor, labels: Tensor) -> list[dict]:
-    "A row as text, cut where what is trained begins and ends."
-    runs = groupby(zip(ids.tolist(), (labels != IGNORE).tolist()), key=lambda pair: pair[1])
-    return [{"trained": trained, "text": tok.decode([token for token, _ in run])} for trained, run in runs]
-
-
-def _place(dataset, ids: list[int]) -> int | None:
-    "The index of the first row of `dataset` that has these token ids; None if none has, as with packed rows."
-    if "input_ids" not in (getattr(dataset, "column_names", None) or []):
-        return None
-    column = dataset.select_columns("input_ids").with_format("arrow")[:]["input_ids"]
-    alike = np.flatnonzero(pyarrow.compute.list_value_length(column).to_numpy() == len(ids))
-    return next((int(i) for i in alike if column[int(i)].as_py() == ids), None)
-
-# %% ../nbs/05c_losses.ipynb #bc27f120
-def _probe(trainer, ids: Tensor, labels: Tensor, items: float) -> dict:
-    "The row's loss by token, and the norm of its gradient as a part of the step's; None where memory does not suffice."
-    scaler = trainer.accelerator.scaler
-    scale = scaler.get_scale() if scaler else 1.0
-    trained = [p for p in trainer.model.parameters() if p.requires_grad]
-    try:
-        with trainer.compute_loss_context_manager():
-            logits = trainer.model(input_ids=ids[None], attention_mask=torch.ones_like(ids)[None], use_cache=False).logits
-        loss = cross_entropy(logits[0, :-1].float(), labels[1:], ignore_index=IGNORE, reduction="sum")
-        gradients = torch.autograd.grad(loss * scale / items, trained, allow_unused=True)
-    except torch.OutOfMemoryError:
-        return {"loss": None, "gradient": None}
-    norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None]) / scale
-    count = (labels[1:] != IGNORE).sum().item()
-    return {"loss": loss.item() / count if count else None, "gradient": norm.item()}
-
-# %% ../nbs/05c_losses.ipynb #655c145d
-def _account(trainer, fault: str) -> list[dict]:
-    "The rows of the micro-batches of this process that can have done it, each as text."
-    bad = [not math.isfinite(loss.item()) for loss in trainer._losses]
-    items = 1.0 if trainer._items is None else float(torch.as_tensor(trainer._items).reshape(-1)[0])
-    whole = not any(hasattr(p, "to_local") for p in trainer.model.parameters()) and not trainer.is_deepspeed_enabled
-    rows = []
-    for number, batch in enumerate(trainer._batches):
-        if any(bad) and not bad[number]:
-            continue
-        for row, (ids, labels) in enumerate(_rows(batch)):
-            ids, labels = ids.to(trainer.args.device), labels.to(trainer.args.device)
-            checked = _probe(trainer, ids, labels, items) if whole and fault != _NO_LABEL else {"loss": None, "gradient": None}
-            place = {"micro_batch": number, "row": row, "index": _place(trainer.train_dataset, ids.tolist())}
-            count = {"tokens": len(ids), "trained": int((labels[1:] != IGNORE).sum())}
-            rows.append(place | count | checked | {"parts": _parts(trainer.processing_class, ids, labels)})
-    return rows
-
-
-def _odd(row: dict) -> bool:
-    return any(row[key] is not None and not math.isfinite(row[key]) for key in ("loss", "gradient"))
-
 # %% ../nbs/05c_losses.ipynb #dfb9a7c7
 def _random_state() -> tuple:
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
@@ -162,7 +77,7 @@ def _set_random_state(state: tuple) -> None:
             restore(value)
 
 # %% ../nbs/05c_losses.ipynb #03c12636
-def _save_last_good(trainer) -> str | None:
+def _save_last_good(trainer, random: tuple) -> str | None:  # the random numbers that were next after it
     "The checkpoint with the weights before this step, as it would have been saved then; the last complete one if they are damaged."
     args, state = trainer.args, trainer.state
     last = gather_object([last_good_checkpoint(args.output_dir)])[0]  # the first process is the one that has written it
@@ -170,7 +85,7 @@ def _save_last_good(trainer) -> str | None:
     if state.global_step == 0 or any(gather_object([damaged])) or (last and last.endswith(f"-{state.global_step}")):
         return last
     now = _random_state()
-    _set_random_state(trainer._random)
+    _set_random_state(random)
     trainer._save_checkpoint(trainer.model_wrapped, trial=None)
     trainer.control = trainer.callback_handler.on_save(args, state, trainer.control)
     _set_random_state(now)
@@ -186,7 +101,7 @@ def _line(row: dict) -> str:
 
 
 def _message(report: dict) -> str:
-    rows, step = [row for row in report["rows"] if _odd(row)] or report["rows"], report["step"]
+    rows, step = [row for row in report["rows"] if row["odd"]] or report["rows"], report["step"]
     before = f"its weights are those of step {step - 1}" if step > 1 else "nothing was trained yet"
     saved = f"the last checkpoint is {report['checkpoint']}" if report["checkpoint"] else "there is no checkpoint"
     more = [f"  and {len(rows) - 3} more"] if len(rows) > 3 else []
@@ -197,17 +112,18 @@ def _message(report: dict) -> str:
     return "\n".join([*said, *map(_line, rows[:3]), *more])
 
 # %% ../nbs/05c_losses.ipynb #5dde274a
-def _stop(trainer, fault: str) -> None:
+def _stop(trainer, fault: str, random: tuple) -> None:
     "Writes the rows, saves the weights, and ends the run by the same error in every process."
     trainer.model.zero_grad()
     step, args = trainer.state.global_step, trainer.args
     report = {
         "step": step + 1, "fault": fault, "cure": _CURES[fault], "process": args.process_index,
-        "losses": [loss.item() for loss in trainer._losses], "rows": _account(trainer, fault),
-        "file": str(Path(args.output_dir, _REPORT)),
+        "losses": [loss.item() for loss in trainer._losses], "file": str(Path(args.output_dir, _REPORT)),
+        "rows": blame(trainer, trainer._batches, trainer._losses, trainer._items, compute=fault != _NO_LABEL),
     }  # fmt: skip
     reports = gather_object([report])
-    report = next((r for r in reports if any(map(_odd, r["rows"]))), reports[0]) | {"checkpoint": _save_last_good(trainer)}
+    report = next((r for r in reports if any(row["odd"] for row in r["rows"])), reports[0])
+    report["checkpoint"] = _save_last_good(trainer, random)
     if args.should_save:
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         write_atomically(Path(report["file"]), json.dumps(_strict(report), indent=1, ensure_ascii=False))
@@ -223,226 +139,65 @@ def _strict(value):
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 # %% ../nbs/05c_losses.ipynb #b021663b
-class _Records:
-    "Keeps of a step what can tell which row spoils it, without a copy: micro-batches, losses, norm, random numbers before it."
+def _judge(trainer, skipped: int) -> tuple[str | None, int]:  # updates that a GradScaler has left out in a row, before and after
+    "What is wrong with the step that the trainer is about to take; None if nothing is."
+    facts = _facts(trainer._losses, trainer._norm, trainer._items, trainer.args.device)
+    if not facts["moved"]:  # an optimizer that uses gradients up in the backward pass leaves none
+        facts["moved"] = all(p.grad is None for p in trainer.model.parameters())
+    scaled = trainer.accelerator.scaler is not None or (trainer.is_deepspeed_enabled and trainer.args.fp16)
+    skipped = skipped + 1 if scaled and not facts["finite gradient"] else 0
+    return _fault(facts, skipped), skipped
+
+# %% ../nbs/05c_losses.ipynb #7ab4b9c8
+class _Judge(TrainerCallback):
+    "Ends the run before the update that a fault would spoil; knows which random numbers were next before each step."
+
+    def __init__(self, trainer):
+        self.trainer, self.skipped, self.random = trainer, 0, None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.skipped = 0
+        if args.should_save:
+            Path(args.output_dir, _REPORT).unlink(missing_ok=True)
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.random, self.drawn = _random_state(), False  # the order of the rows is drawn next
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.random, self.drawn = _random_state() if self.drawn else self.random, True
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        fault, self.skipped = _judge(self.trainer, self.skipped)
+        if fault:
+            _stop(self.trainer, fault, self.random)
+
+# %% ../nbs/05c_losses.ipynb #786f1b62
+class GuardedTrainer:
+    """A mixin, `class Mine(GuardedTrainer, SFTTrainer)`: a run ends before the update that would spoil its weights.
+
+    A `ValueError`, in every process alike, for what is not finite, has no trained token or no gradient. Its rows are in
+    `stopped.json`, and the weights before it in a complete checkpoint. A healthy run is the same with it, bit for bit.
+    """
+
+    _batches, _losses, _norm, _items = (), (), None, None  # of the step, without a copy
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.add_callback(_Judge(self))
 
     def get_batch_samples(self, *args, **kwargs):
         self._batches, items = super().get_batch_samples(*args, **kwargs)
+        self._losses = []
         return self._batches, items
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self._losses.append(loss)
-        self._items = num_items_in_batch
+        self._losses, self._items = [*self._losses, loss], num_items_in_batch
         return loss
 
     def _get_grad_norm(self, *args, **kwargs):
         self._norm = super()._get_grad_norm(*args, **kwargs)
         return self._norm
-
-    def _epoch_begins(self):
-        self._random, self._drawn = _random_state(), False  # the order of the rows is drawn next
-
-    def _step_begins(self):
-        self._random = _random_state() if self._drawn else self._random
-        self._drawn = True
-
-# %% ../nbs/05c_losses.ipynb #7ab4b9c8
-class _Judges(_Records):
-    "Ends the run before the update that a fault would spoil."
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        events = {"on_train_begin": self._begin, "on_epoch_begin": self._epoch_begins, "on_step_begin": self._step_begins}
-        self.add_callback(_Call(**events, on_pre_optimizer_step=self._judge))
-
-    def _begin(self):
-        self._losses, self._norm, self._items, self._skipped = [], None, None, 0
-        if self.args.should_save:
-            Path(self.args.output_dir, _REPORT).unlink(missing_ok=True)
-
-    def _judge(self):
-        facts = _facts(self._losses, self._norm, self._items, self.args.device)
-        if not facts["moved"]:  # an optimizer that uses gradients up in the backward pass leaves none
-            facts["moved"] = all(p.grad is None for p in self.model.parameters())
-        scaled = self.accelerator.scaler is not None or (self.is_deepspeed_enabled and self.args.fp16)
-        self._skipped = self._skipped + 1 if scaled and not facts["finite gradient"] else 0
-        if fault := _fault(facts, self._skipped):
-            _stop(self, fault)
-        self._losses.clear()
-
-# %% ../nbs/05c_losses.ipynb #4d325d3c
-def _lengths(dataset) -> np.ndarray | None:
-    "Tokens of each row, of all its columns of token ids; None where they cannot be told beforehand."
-    columns = [name for name in getattr(dataset, "column_names", None) or [] if name.endswith("ids")]
-    if not columns or not hasattr(dataset, "__len__") or not len(dataset):
-        return None
-    table = dataset.select_columns(columns).with_format("arrow")[:]
-    return sum(pyarrow.compute.list_value_length(table[name]).to_numpy() for name in columns)
-
-
-def _worst(trainer) -> tuple[list[int], np.ndarray] | None:
-    "The rows of the largest micro-batch that there can be, and the lengths of all; None if the rows are not known beforehand."
-    lengths = _lengths(trainer.train_dataset)
-    if lengths is None:
-        return None
-    return np.argsort(-lengths, kind="stable")[: trainer.args.per_device_train_batch_size].tolist(), lengths
-
-# %% ../nbs/05c_losses.ipynb #7d3e1489
-def _room(device: torch.device) -> int:  # bytes
-    "What this process may hold on the device: what it holds, and what is free."
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    return min(hardware().memory, psutil.virtual_memory().available + psutil.Process().memory_info().rss)
-
-
-def _peak_of(trainer):
-    "A function of the tokens of a micro-batch that gives the bytes of a step, or a text that says why there is none."
-    model, args = trainer.model, trainer.args
-    known = _known(model, _the_adapter(model, None), {"fsdp": args.fsdp, "deepspeed": args.deepspeed}, hardware())
-    if isinstance(known, str):
-        return known
-    config = (model.get_base_model() if isinstance(model, PeftModel) else model).config
-    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-    known |= {"dtype": dtype, "checkpointing": _checkpoints(args)}
-    return lambda tokens, **changes: _peak(config, int(tokens), **(known | changes))
-
-
-def _checkpoints(args) -> bool:  # whether activations are; the field has an older name
-    return any(getattr(args, f"{name}_checkpointing", None) for name in ("activation", "gradient"))
-
-
-def _flat(args) -> bool:  # rows are laid end to end
-    return bool(getattr(args, "padding_free", False) or getattr(args, "packing", False))
-
-# %% ../nbs/05c_losses.ipynb #ec81413b
-def _cures(peak, room: float, lengths: np.ndarray, *, rows: int, steps: int, flat: bool, checkpointing: bool, adapter: bool) -> list[str]:
-    "What makes a step fit into `room` bytes, what costs the least first."
-    units, said = -np.sort(-lengths), []
-    sizes = [n for n in range(rows, 0, -1) if rows * steps % n == 0]
-
-    def most(sizes=sizes, **changes):  # rows at a time
-        return next((n for n in sizes if peak(units[:n].sum() if flat else n * units[0], **changes) <= room), 0)
-
-    if now := most(sizes[1:]):
-        said.append(
-            f"per_device_train_batch_size={now}, gradient_accumulation_steps={rows * steps // now} (they are {rows} and {steps}): "
-            "the same effective batch in smaller parts"
-        )
-    ways = {"activation_checkpointing=True": {"checkpointing": True}} if not checkpointing else {}
-    ways |= {"load_model(bits=4)": {"bits": 4, "method": "qlora"}} if adapter else {}
-    said += [f"{way}: {n} rows at a time" for way, changes in ways.items() if (n := most(**changes)) > now]
-    if not said and (length := next((n for n in range(units[0] // 32 * 32, 0, -32) if peak(n) <= room), 0)):
-        cut = int((lengths > length).sum())
-        said.append(f"max_length={length}, one row at a time: cuts {cut} of {len(lengths)} rows, the longest has {units[0]:,} tokens")
-    return said or [f"no setting makes a row of {units[0]:,} tokens fit: a smaller model, or a device with more memory"]
-
-# %% ../nbs/05c_losses.ipynb #f8910948
-def _advice(trainer) -> str:
-    "What to change, and by how much, for this model, these rows and the memory that there is."
-    args, rows, worst, peak = trainer.args, trainer.args.per_device_train_batch_size, _worst(trainer), _peak_of(trainer)
-    if worst is None or isinstance(peak, str):
-        why = "the rows are not known beforehand" if worst is None else f"the model is {peak}"
-        fields = f"per_device_train_batch_size={rows // 2} and twice the accumulation" if rows > 1 else "activation_checkpointing=True"
-        return f"try {fields}; memory is not estimated, as {why}"
-    room, flat = _room(args.device), _flat(args)
-    tokens = worst[1][worst[0]].sum() if flat else rows * worst[1].max()
-    cures = _cures(
-        peak, 0.9 * room, worst[1], rows=rows, steps=args.gradient_accumulation_steps, flat=flat, checkpointing=_checkpoints(args),
-        adapter=isinstance(trainer.model, PeftModel) and not getattr(trainer.model, "is_loaded_in_4bit", False),
-    )  # fmt: skip
-    need = f"a step of {rows} rows, {tokens:,} tokens with padding, is estimated at {peak(tokens) / 1e9:.1f} of {room / 1e9:.1f} GB"
-    return f"{need}. One of these fits: {'; or '.join(cures)}"
-
-
-def _check_room(trainer, rows: list[int], lengths: np.ndarray) -> None:
-    "On a CPU too much memory does not raise an error, it ends the process: so a step that is estimated not to fit is refused."
-    peak, room, args = _peak_of(trainer), _room(trainer.args.device), trainer.args
-    tokens = lengths[rows].sum() if _flat(args) else len(rows) * lengths[rows[0]]
-    if isinstance(peak, str) or peak(tokens) <= room:  # where every token has a label, the most that it can be
-        return
-    labels = [label != IGNORE for i in rows for label in trainer.train_dataset[i].get("labels", [0])[1:]]
-    if peak(tokens, labelled=max(sum(labels), 1) / max(len(labels), 1)) > room:
-        raise ValueError(f"before step 1: this step would not fit. {_advice(trainer)}")
-
-# %% ../nbs/05c_losses.ipynb #2ac6d0e7
-@contextlib.contextmanager
-def _undone(trainer):
-    "What is computed inside leaves no gradient, no metric, and all random numbers as they were."
-    state, metrics = _random_state(), copy.deepcopy(getattr(trainer, "_metrics", None))
-    tokens = getattr(trainer, "_total_train_tokens", None)
-    try:
-        yield
-    finally:
-        trainer.model.zero_grad()
-        _set_random_state(state)
-        if metrics is not None:  # TRL's
-            trainer._metrics, trainer._total_train_tokens = metrics, tokens
-
-
-def _as_later(trainer) -> list[Tensor]:  # what the optimizer will hold
-    "The memory of a later step: gradients of the micro-batches before, and the averages of AdamW."
-    trained = [p for p in trainer.model.parameters() if p.requires_grad]
-    if trainer.args.gradient_accumulation_steps > 1:
-        for p in trained:
-            p.grad = torch.zeros_like(p)
-    adam = trainer.args.optim in ("adamw_torch", "adamw_torch_fused") and not trainer.optimizer.state
-    return [torch.empty_like(p) for p in trained for _ in range(2 * adam)]
-
-# %% ../nbs/05c_losses.ipynb #9c1b9272
-class _Rehearses(_Judges):
-    "Before the first step the largest micro-batch runs once on a GPU; on a CPU it has to fit by the estimate."
-
-    rehearse = None  # None: on a GPU only
-
-    def _begin(self):
-        super()._begin()
-        self._rehearsing, worst, on_cpu = True, _worst(self), self.args.device.type == "cpu"
-        inside = self.is_deepspeed_enabled or any(name in self.args.optim for name in ("lomo", "layerwise"))  # they would step
-        if worst is not None and on_cpu:
-            _check_room(self, *worst)
-        if worst is not None and not inside and (not on_cpu if self.rehearse is None else self.rehearse):
-            batch = self.data_collator([self.train_dataset[i] for i in worst[0]])
-            items = (batch["labels"][..., 1:] != IGNORE).sum().to(self.args.device) if "labels" in batch else None
-            with _undone(self):
-                held = _as_later(self)
-                self.training_step(self.model_wrapped, batch, items)
-                del held
-            self._losses.clear()
-        self._rehearsing = False
-
-# %% ../nbs/05c_losses.ipynb #78459d4f
-class _Explains:
-    "An out-of-memory error says what to change, and by how much."
-
-    def train(self, *args, **kwargs):
-        try:
-            return super().train(*args, **kwargs)
-        except torch.OutOfMemoryError as error:
-            good = last_good_checkpoint(self.args.output_dir)
-            on = f". {good} is whole: go on from there" if good else ""
-            when = "in the rehearsal of the longest rows, before step 1" if self._rehearsing else f"in step {self.state.global_step + 1}"
-            raise ValueError(f"out of memory {when} ({str(error).splitlines()[0]}): {_advice(self)}{on}") from error
-
-    def evaluation_loop(self, *args, **kwargs):
-        try:
-            return super().evaluation_loop(*args, **kwargs)
-        except torch.OutOfMemoryError as error:
-            rows = self.args.per_device_eval_batch_size
-            cure = f"per_device_eval_batch_size={rows // 2} (it is {rows})" if rows > 1 else "a smaller max_length for eval_dataset"
-            kept = self.compute_metrics is not None and not self.args.eval_accumulation_steps
-            kept = "; compute_metrics keeps the logits of all rows on the device: eval_accumulation_steps=1 moves them" if kept else ""
-            raise ValueError(f"out of memory in the evaluation ({str(error).splitlines()[0]}): {cure}{kept}") from error
-
-# %% ../nbs/05c_losses.ipynb #b3b8913f
-class GuardedTrainer(_Explains, _Rehearses):
-    """A mixin, `class Mine(GuardedTrainer, SFTTrainer)`: a run ends before the update that would spoil its weights.
-
-    A `ValueError`, in every process alike, for a loss or a gradient that is not finite, a step without a trained token, and a gradient
-    of exactly 0: it names the rows and the cure. All are in `stopped.json` as text, and the weights before that step in a
-    complete checkpoint. Running out of memory is a `ValueError` too, which says what fits. A healthy run is the same
-    with it, bit for bit.
-    """
 
 # %% ../nbs/05c_losses.ipynb #a1209b35
 def find_spikes(

@@ -1,0 +1,60 @@
+"Trainings of a second, for the tests of what a run writes and shows."
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from transformers import Trainer, TrainingArguments
+
+from ft_notebooks.lora import add_adapter, lora_config
+from ft_notebooks.models import tiny_model, tiny_tokenizer
+from ft_notebooks.tokenizer import IGNORE, pad_batch
+
+TEXTS = ["a", "be", "cat", "dove", "eagle", "ferret and fox", "goose", "a hedgehog crosses the road"]
+CHATS = [[{"role": "user", "content": text}, {"role": "assistant", "content": "yes"}] for text in ("hello", "bye")]
+
+
+def rows():
+    tok = tiny_tokenizer()
+    ids = [tok(text + "<|im_end|>").input_ids for text in TEXTS]
+    return [{"input_ids": i, "labels": [IGNORE, *i[1:]]} for i in ids]
+
+
+def arguments(folder, **settings):
+    fixed = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "eval_strategy": "steps", "eval_steps": 3}
+    fields = fixed | {"max_steps": 9, "logging_steps": 1, "save_steps": 3, "learning_rate": 3e-3} | settings
+    return TrainingArguments(folder, per_device_train_batch_size=2, include_num_input_tokens_seen="non_padding", **fields)
+
+
+def trainer(folder, *callbacks, model=None, compute_metrics=None, **settings):
+    data = {"train_dataset": rows()[:7], "eval_dataset": rows()[7:], "data_collator": lambda batch: pad_batch(batch, 0)}
+    if compute_metrics:
+        data["compute_metrics"] = compute_metrics
+    return Trainer(model or tiny_model(), arguments(folder, **settings), callbacks=list(callbacks), **data)
+
+
+def adapted():
+    return add_adapter(tiny_model(), lora_config(tiny_model(), lora_dropout=0.3))
+
+
+def lines(file):
+    return [json.loads(line) for line in Path(file).read_text().splitlines()]
+
+
+def timeless(entries):
+    return [{k: v for k, v in e.items() if not k.endswith(("_per_second", "_runtime"))} for e in entries]
+
+
+def weights(trainer):
+    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+
+def forked(function):  # what a process that has already imported everything ends with
+    if (child := os.fork()) == 0:
+        try:
+            function()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -81,18 +81,19 @@ def run(case: tuple[str, int, int], levers=False, python: str = sys.executable, 
 
 def main(cases: list[tuple[str, int, int]]) -> None:
     parts = "weights adapter gradients optimizer copies activations logits working estimate peak".split()
-    print(f"| method | batch x length | {' | '.join(parts)} | peak / estimate |")
-    print("|---" * (len(parts) + 3) + "|")
+    print(f"| method | batch x length | {' | '.join(parts)} | peak / estimate | peak with levers |")
+    print("|---" * (len(parts) + 4) + "|")
     for case in cases:
-        got = run(case)
+        got, fast = run(case), run(case, levers=True)
         sizes = " | ".join(f"{got[part] / 1e6:,.0f}" for part in parts)
-        print(f"| {case[0]} | {case[1]} x {case[2]} | {sizes} | {got['peak'] / got['estimate']:.2f} |", flush=True)
+        ratio = got["peak"] / got["estimate"]
+        print(f"| {case[0]} | {case[1]} x {case[2]} | {sizes} | {ratio:.2f} | {fast['peak'] / 1e6:,.0f} |", flush=True)
 
 
 if __name__ == "__main__":
     measured, *words = sys.argv[1:] if sys.argv[1:2] == ["--measure"] else ["", *sys.argv[1:]]
     case = (words[0], int(words[1]), int(words[2])) if words else None
     if measured:
-        print(json.dumps(measure(*case)))
+        print(json.dumps(measure(*case, levers=words[3] == "1")))
     else:
         main([case] if case else CASES)

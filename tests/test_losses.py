@@ -10,7 +10,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -19,17 +18,19 @@ import numpy as np
 import pytest
 import torch
 from accelerate.utils import gather_object
+from safetensors.torch import load_file
+from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
-from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from ft_notebooks import losses
+from ft_notebooks.cli import DEMO
 from ft_notebooks.data import appointments
-from ft_notebooks.footprint import estimate_memory
 from ft_notebooks.lora import add_adapter, lora_config
 from ft_notebooks.losses import GuardedTrainer, find_spikes
 from ft_notebooks.masks import encode_chats
 from ft_notebooks.models import tiny_model, tiny_tokenizer
 from ft_notebooks.resume import ResumableTrainer, last_good_checkpoint
+from ft_notebooks.sft import sft_trainer
 
 datasets.disable_progress_bars()
 warnings.filterwarnings("ignore", category=FutureWarning)
@@ -89,6 +90,16 @@ class Fault(torch.autograd.Function):
         return grad * ctx.backward_factor, None, None
 
 
+class Before(TrainerCallback):
+    "Calls the function before each step, with the steps that lie behind it"
+
+    def __init__(self, function):
+        self.function = function
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.function(state.global_step)
+
+
 def fault(model, when, forward=1.0, backward=1.0):
     "A hook on the last norm, which acts where `when(ids)` is true of a row's ids"
     seen = []
@@ -100,39 +111,6 @@ def fault(model, when, forward=1.0, backward=1.0):
         return torch.where(hit[:, None, None], Fault.apply(output, forward, backward), output) if hit.any() else output
 
     return decoder.norm.register_forward_hook(act)
-
-
-# what a row is
-
-
-def test_left_padding_is_taken_off():
-    batch = {"input_ids": torch.tensor([[0, 0, 5, 6]]), "labels": torch.tensor([[-100, -100, -100, 6]])}
-    (ids, labels), = losses._rows(batch | {"attention_mask": torch.tensor([[0, 0, 1, 1]])})
-    assert ids.tolist() == [5, 6] and labels.tolist() == [-100, 6]
-
-
-def test_a_batch_without_a_mask_is_taken_as_it_is():
-    (ids, labels), = losses._rows({"input_ids": torch.tensor([[5, 6]])})
-    assert ids.tolist() == labels.tolist() == [5, 6]
-
-
-def test_preferences_are_trained_on_their_completions():
-    pair = {"prompt_ids": [5, 6], "chosen_ids": [7, 8], "rejected_ids": [9]}
-    batch = DataCollatorForPreference(pad_token_id=0)([pair])
-    found = [(ids.tolist(), labels.tolist()) for ids, labels in losses._rows(batch)]
-    assert found == [([5, 6, 7, 8], [-100, -100, 7, 8]), ([5, 6, 9], [-100, -100, 9])]
-
-
-def test_a_row_is_found_behind_a_shuffle_and_not_in_columns_of_another_kind():
-    shuffled = ROWS.shuffle(seed=0)
-    assert all(losses._place(shuffled, shuffled[i]["input_ids"]) == i for i in (0, 7, 15))
-    assert losses._place(datasets.Dataset.from_dict({"text": ["a"]}), [1]) is None and losses._place(None, [1]) is None
-
-
-def test_lengths_are_those_of_all_columns_of_ids():
-    pairs = datasets.Dataset.from_dict({"prompt_ids": [[1], [1, 2]], "chosen_ids": [[1, 2, 3], [1]], "n": [5, 6]})
-    assert losses._lengths(pairs).tolist() == [4, 3] and losses._lengths(pairs.select([1])).tolist() == [3]
-    assert losses._lengths(pairs.select([])) is None and losses._lengths(pairs.to_iterable_dataset()) is None
 
 
 # what stops a run
@@ -193,31 +171,55 @@ def test_the_checkpoint_of_a_stop_goes_on_to_the_same_weights(tmp_path, step, or
     assert torch.equal(flat(on.model), flat(whole.model))
 
 
+def judged(trainer, norm, skipped=0):
+    trainer._losses, trainer._norm, trainer._items = [torch.tensor(1.0)], norm, torch.tensor(1)
+    return losses._judge(trainer, skipped)
+
+
 def test_what_a_scaler_leaves_out_counts_only_in_a_row(tmp_path):
-    trainer, inf, one = make(tmp_path), torch.tensor(math.inf), torch.tensor(1.0)
-    trainer._begin()
+    trainer, inf, one, faults, skipped = make(tmp_path), torch.tensor(math.inf), torch.tensor(1.0), [], 0
     trainer.accelerator.scaler = torch.amp.GradScaler("cpu")
-
-    def judge(norm):
-        trainer._losses, trainer._norm, trainer._items = [one], norm, one
-        trainer._judge()
-
-    for norm in [*[inf] * 9, one, *[inf] * 9]:
-        judge(norm)
-    with pytest.raises(ValueError, match="the gradient is not finite"):
-        trainer._batches = []
-        judge(inf)
+    for norm in [*[inf] * 9, one, *[inf] * 10]:
+        fault, skipped = judged(trainer, norm, skipped)
+        faults.append(fault)
+    assert faults[:-1] == [None] * 19 and faults[-1] == "the gradient is not finite"
 
 
 def test_no_gradient_is_no_fault_where_none_is_kept(tmp_path):
-    trainer = make(tmp_path)
-    trainer._begin()
-    trainer._losses, trainer._norm, trainer._items, trainer._batches = [torch.tensor(1.0)], torch.tensor(0.0), None, []
-    trainer._judge()
+    trainer, none = make(tmp_path), torch.tensor(0.0)
+    assert judged(trainer, none) == (None, 0)
     next(p for p in trainer.model.parameters() if p.requires_grad).grad = torch.zeros(4, 64)
-    trainer._losses = [torch.tensor(1.0)]
-    with pytest.raises(ValueError, match="the gradient is exactly 0"):
-        trainer._judge()
+    assert judged(trainer, none) == ("the gradient is exactly 0", 0)
+
+
+def test_an_error_says_three_rows_and_counts_the_others_and_where_to_go_on_from():
+    def row(index, odd):
+        place = {"index": index, "micro_batch": 1, "row": 0, "tokens": 9, "trained": 4, "loss": 2.0, "gradient": None}
+        return place | {"odd": odd, "parts": [{"trained": False, "text": "a" * 400}]}
+
+    report = {"fault": "F", "cure": "C", "file": "run/stopped.json", "checkpoint": "run/checkpoint-4"}
+    first, *lines = losses._message(report | {"step": 5, "rows": [row(i, i != 2) for i in range(6)]}).split("\n")
+    assert first.startswith("step 5 is not taken, since F; its weights are those of step 4, the last checkpoint is run/checkpoint-4.")
+    assert "stop again. What to do: C. The rows, which run/stopped.json has in full:" in first
+    places = [f"  micro-batch 2, row 1 (row {i} of train_dataset): 9 tokens, 4 trained, loss 2: '{'a' * 300}'" for i in (0, 1, 3)]
+    assert lines == [*places, "  and 2 more"]
+    report |= {"step": 1, "checkpoint": None, "rows": [row(None, False)]}
+    first, line = losses._message(report).split("\n")
+    assert "; nothing was trained yet, there is no checkpoint." in first and "micro-batch 2, row 1: 9 tokens" in line
+
+
+def test_what_is_left_of_a_stop_is_the_weights_before_it_no_gradient_and_the_random_numbers_that_were_next(tmp_path):
+    trainer, seen = make(tmp_path), {}
+    hook = fault(trainer.model, lambda ids: trainer.state.global_step == 2, forward=math.nan)
+    trainer.add_callback(Before(lambda step: seen.__setitem__(step, (flat(trainer.model).clone(), torch.get_rng_state()))))
+    said = stopped(trainer, "step 3 is not taken")
+    hook.remove()
+    folder = tmp_path / "checkpoint-2"
+    assert f"the last checkpoint is {folder}" in said and last_good_checkpoint(tmp_path) == str(folder)
+    assert torch.equal(flat(trainer.model), seen[2][0]) and all(p.grad is None for p in trainer.model.parameters())
+    saved = load_file(folder / "adapter_model.safetensors")
+    assert torch.equal(torch.cat([t.flatten() for t in saved.values()]).sort()[0], seen[2][0].sort()[0])
+    assert torch.equal(torch.load(folder / "rng_state.pth", weights_only=False)["cpu"], seen[2][1])
 
 
 def test_a_stop_leaves_no_trace_in_a_run_that_begins_again(tmp_path):
@@ -248,73 +250,17 @@ def test_preferences_are_guarded_too(tmp_path):
     assert len(odd) == 2 and all(chats[3][1]["content"] in "".join(p["text"] for p in row["parts"]) for row in odd)
 
 
-# memory
+# what must not stop a run
 
 
-def test_transformers_may_find_the_batch_size_itself(tmp_path):
-    trainer = make(tmp_path, auto_find_batch_size=True, per_device_train_batch_size=4, gradient_accumulation_steps=1, max_steps=2)
-
-    def forward(layer, args):
-        if len(args[0]) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-    trainer.model.get_input_embeddings().register_forward_pre_hook(forward)
-    assert train(trainer).state.global_step == 2 and trainer._train_batch_size <= 2
-
-
-def test_a_rehearsal_holds_what_a_later_step_holds(tmp_path):
-    trainer = make(tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
-    trainer.rehearse, held = True, []
-    later = losses._as_later
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(losses, "_as_later", lambda trainer: held.append(later(trainer)) or held[-1])
-        train(trainer)
-        again = make(tmp_path, max_steps=3)
-        again.rehearse = True
-        train(again, resume_from_checkpoint=last_good_checkpoint(tmp_path))
-    states = [t for state in trainer.optimizer.state.values() for t in state.values() if t.dim()]
-    assert sum(t.nbytes for t in held[0]) == sum(t.nbytes for t in states) and held[1] == []  # read from the checkpoint
-
-
-def test_what_is_advised_fits_by_the_estimate_and_the_next_larger_does_not(tmp_path):
-    ends = {"padding_free": True, "max_length": None}
-    trainer = make(tmp_path, per_device_train_batch_size=8, gradient_accumulation_steps=1, **ends)
-    lengths = sorted(map(len, ROWS["input_ids"]), reverse=True)
-    tokens = {n: sum(lengths[:n]) for n in (2, 4)}
-    config, adapter = trainer.model.get_base_model().config, trainer.model.peft_config["default"]
-    fixed = {"bits": 32, "adapter": adapter, "device": "cpu", "dtype": None, "checkpointing": False}
-    two, four = (estimate_memory(config, "lora", length=int(n), **fixed).total for n in tokens.values())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(losses, "_room", lambda device: (two + four) / 2 / 0.9)
-        assert "per_device_train_batch_size=2, gradient_accumulation_steps=4 (they are 8 and 1)" in losses._advice(trainer)
-
-
-def test_where_there_is_no_estimate_half_is_advised(tmp_path):
-    trainer = make(tmp_path, model=tiny_model())
-    trainer.model.get_input_embeddings().requires_grad_(False)
-    assert "try per_device_train_batch_size=1 and twice the accumulation; memory is not estimated" in losses._advice(trainer)
-
-
-def test_few_labels_are_not_refused_for_what_all_labels_would_take(tmp_path):
-    trainer, asked = make(tmp_path), []
-
-    def peak(tokens, labelled=1.0):
-        asked.append(labelled)
-        return 2e9 * labelled
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(losses, "_peak_of", lambda trainer: peak)
-        patch.setattr(losses, "_room", lambda device: 1e9)
-        worst = losses._worst(trainer)
-        losses._check_room(trainer, *worst)
-    labels = [label for i in worst[0] for label in ROWS[i]["labels"][1:]]
-    assert asked == [1.0, pytest.approx(sum(label != -100 for label in labels) / len(labels))] and asked[1] < 0.5
-
-
-def test_rows_end_to_end_take_their_sum_and_padded_ones_the_longest():
-    lengths, fixed = np.array([100, 10, 10, 10]), {"rows": 4, "steps": 1, "checkpointing": True, "adapter": False}
-    advised = [losses._cures(lambda tokens, **changes: tokens, 120, lengths, flat=flat, **fixed)[0] for flat in (True, False)]
-    assert [said.split(",")[0] for said in advised] == ["per_device_train_batch_size=2", "per_device_train_batch_size=1"]
+def test_a_run_like_the_demos_stops_nowhere_and_has_no_spike(tmp_path):
+    fields = DEMO | {"max_steps": 24, "save_strategy": "no"}  # longer than the demo: the first eight losses are compared with none
+    trainer = sft_trainer(adapted(), TOK, appointments(128), output_dir=str(tmp_path), disable_tqdm=True, **fields)
+    assert isinstance(trainer, GuardedTrainer)
+    train(trainer)
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert trainer.state.global_step == len(history) == 24 and history[-1]["loss"] < history[0]["loss"]
+    assert find_spikes(history) == [] and not (tmp_path / "stopped.json").exists()
 
 
 # spikes
@@ -369,17 +315,12 @@ def two_ranks(folder):
 
 def one_rank(folder, rank):
     torch.set_num_threads(1)
-    healthy = [train(make(folder / f"healthy-{kind.__name__}", kind=kind, max_steps=4)) for kind in (SFTTrainer, Guarded)]
+    healthy = [train(make(folder / f"healthy-{kind.__name__}", kind=kind, max_steps=2)) for kind in (SFTTrainer, Guarded)]
     same = torch.equal(flat(healthy[0].model), flat(healthy[1].model))
     trainer = make(folder / "run")
     fault(trainer.model, lambda ids: rank == 1 and trainer.state.global_step == 2, forward=math.inf)
     said = stopped(trainer, "step 3 is not taken")
-    facts = [torch.tensor(1.0)] * 4, torch.tensor(1.0), torch.tensor(8), torch.device("cpu")
-    begin = time.perf_counter()
-    for _ in range(200):
-        losses._facts(*facts)
-    cost = (time.perf_counter() - begin) / 200
-    notes = gather_object([{"said": said, "same": same, "step": trainer.state.global_step, "cost": cost}])
+    notes = gather_object([{"said": said, "same": same, "step": trainer.state.global_step}])
     if rank == 0:
         (folder / "notes.json").write_text(json.dumps(notes))
 

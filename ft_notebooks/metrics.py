@@ -49,8 +49,7 @@ class _Stopwatch:
 
     def lap(self) -> float:  # the seconds since the last lap, up to now if it is running; it goes on as it was
         running = self.since is not None
-        if running:
-            self.mark()
+        self.mark()
         self.stop()
         seconds, self.seconds, self.since = self.seconds, 0.0, self.until if running else None
         return seconds

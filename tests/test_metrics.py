@@ -33,6 +33,26 @@ def test_a_file_that_is_torn_elsewhere_is_an_error(tmp_path):
         metrics._lines(tmp_path / "lines")
 
 
+def test_a_watch_runs_from_start_to_mark_and_a_lap_of_one_that_stands_is_empty(monkeypatch):
+    now, watch = [0.0], metrics._Stopwatch()
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
+
+    def at(second, *does):
+        now[0] = second
+        return [getattr(watch, name)() for name in does][-1]
+
+    at(0, "start"), at(3, "mark")
+    at(50, "stop"), at(55, "stop")  # an evaluation until 50
+    assert at(60, "lap") == 3 and at(70, "lap") == 0
+    at(80, "start"), at(81, "start")
+    assert at(82, "lap") == 2 and at(85, "lap") == 3  # which go on
+    at(90, "stop")  # since the last lap there was no mark
+    assert at(95, "lap") == 0
+    at(100, "start"), at(101, "mark"), at(110, "stop"), at(120, "start"), at(122, "mark"), at(130, "stop")
+    assert at(140, "lap") == 3
+
+
+
 class Die(TrainerCallback):
     "SIGKILL at the end of a step; or in the middle of the line that the step writes"
 

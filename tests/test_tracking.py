@@ -165,6 +165,27 @@ def test_a_picture_is_not_drawn_more_often_than_its_share_of_the_time(tmp_path, 
     assert 6 <= len(drawn) <= 8 and [bool(figure.get_suptitle()) for figure in drawn] == [True] * (len(drawn) - 1) + [False]
 
 
+def test_a_picture_holds_no_time_but_in_its_title_and_the_last_has_none(tmp_path, monkeypatch):
+    import IPython.display
+
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", lambda figure, display_id: type("Handle", (), {"update": shown.append}))
+    curve, args, control = LiveCurve(), arguments(tmp_path), TrainerControl()
+    curve.SHARE, state = 0, TrainerState(global_step=0, max_steps=2)
+    curve.on_train_begin(args, state, control)
+    for step in (1, 2):
+        state.global_step, entry = step, {"step": step, "loss": 1.0, "entropy": 2.0, "tokens_per_second": 3.0}
+        state.log_history.append(entry)
+        curve.next = 0.0
+        curve.on_log(args, state, control, logs=entry)
+    curve.on_train_end(args, state, control)
+    assert [[ax.get_title() for ax in figure.axes] for figure in shown] == [["", "entropy (nats)"]] * 2
+    assert "step 2 of 2, 3 tokens/s" in shown[0].get_suptitle() and shown[1].get_suptitle() == ""
+    curve.on_log(args, state, control, logs=entry)  # after the run
+    assert len(shown) == 2
+
+
+
 KERNEL = """
 import itertools, types
 import ft_notebooks.tracking as tracking

@@ -191,7 +191,7 @@ def check_trackers(
 ) -> None:
     "A `ValueError`, with the line that installs it, for a tracker that is not there; and for what would record nothing."
     names = [report_to] if isinstance(report_to, str) or report_to is None else list(report_to)
-    if names in ([], ["none"]):
+    if names == ["none"]:
         return
     there = get_available_reporting_integrations()
     if names == ["all"] and not there:

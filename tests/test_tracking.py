@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import pytest
 from small_runs import arguments, lines, trainer
 from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers.integrations import TensorBoardCallback
 
 from ft_notebooks import tracking
 from ft_notebooks.metrics import _text
@@ -135,6 +136,18 @@ def test_a_run_that_is_watched_counts_unless_it_counts_already(tmp_path, before,
     assert watch(run).args.include_num_input_tokens_seen == after
 
 
+@pytest.mark.parametrize("given", [None, "elsewhere"])
+def test_tensorboard_s_files_go_into_the_folder_of_the_run_unless_a_place_is_given(tmp_path, given):
+    class Board(TensorBoardCallback):
+        def __init__(self):  # which asks for the package
+            self.logging_dir = given
+
+    board, run = Board(), trainer(tmp_path)
+    run.callback_handler.callbacks.append(board)
+    assert watch(run) is run and board.logging_dir == (given or str(tmp_path / "tensorboard"))
+
+
+
 def test_a_tracker_is_given_what_the_metrics_add(tmp_path):
     class Tracker(TrainerCallback):
         def on_log(self, args, state, control, logs, **kwargs):
@@ -181,7 +194,8 @@ def test_a_picture_holds_no_time_but_in_its_title_and_the_last_has_none(tmp_path
     curve.on_train_end(args, state, control)
     assert [[ax.get_title() for ax in figure.axes] for figure in shown] == [["", "entropy (nats)"]] * 2
     assert "step 2 of 2, 3 tokens/s" in shown[0].get_suptitle() and shown[1].get_suptitle() == ""
-    curve.on_log(args, state, control, logs=entry)  # after the run
+    monkeypatch.setattr(tracking.time, "monotonic", lambda: 1e12)  # long after the run
+    curve.on_log(args, state, control, logs=entry)
     assert len(shown) == 2
 
 

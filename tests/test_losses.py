@@ -91,10 +91,13 @@ class Fault(torch.autograd.Function):
 
 
 class Before(TrainerCallback):
-    "Calls the function before each step, with the steps that lie behind it"
+    "Calls the function before each step, with the steps that lie behind it, and hears what is saved"
 
     def __init__(self, function):
-        self.function = function
+        self.function, self.saved = function, []
+
+    def on_save(self, args, state, control, **kwargs):
+        self.saved.append(state.global_step)
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.function(state.global_step)
@@ -211,10 +214,11 @@ def test_an_error_says_three_rows_and_counts_the_others_and_where_to_go_on_from(
 def test_what_is_left_of_a_stop_is_the_weights_before_it_no_gradient_and_the_random_numbers_that_were_next(tmp_path):
     trainer, seen = make(tmp_path), {}
     hook = fault(trainer.model, lambda ids: trainer.state.global_step == 2, forward=math.nan)
-    trainer.add_callback(Before(lambda step: seen.__setitem__(step, (flat(trainer.model).clone(), torch.get_rng_state()))))
+    trainer.add_callback(before := Before(lambda step: seen.__setitem__(step, (flat(trainer.model).clone(), torch.get_rng_state()))))
     said = stopped(trainer, "step 3 is not taken")
     hook.remove()
     folder = tmp_path / "checkpoint-2"
+    assert before.saved == [2]
     assert f"the last checkpoint is {folder}" in said and last_good_checkpoint(tmp_path) == str(folder)
     assert torch.equal(flat(trainer.model), seen[2][0]) and all(p.grad is None for p in trainer.model.parameters())
     saved = load_file(folder / "adapter_model.safetensors")
@@ -269,6 +273,12 @@ def test_a_run_like_the_demos_stops_nowhere_and_has_no_spike(tmp_path):
 def test_a_loss_that_hardly_moves_has_no_spike_in_a_tenth_more():
     history = [{"step": i, "loss": 1.1 if i == 30 else 1.0 + i % 2 / 1000} for i in range(60)]
     assert find_spikes(history) == []
+
+
+@pytest.mark.parametrize(("value", "found"), [(2.0, []), (5.0, [60])])
+def test_where_the_loss_jumps_all_the_time_a_spike_has_to_be_larger(value, found):
+    jumps = [0.6, 1.2, 0.8, 1.4, 1.0]
+    assert find_spikes([{"step": i, "loss": value if i == 60 else jumps[i % 5]} for i in range(100)]) == found
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 100.0])

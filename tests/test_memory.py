@@ -78,6 +78,15 @@ def test_a_rehearsal_holds_what_a_later_step_holds(tmp_path):
     assert sum(t.nbytes for t in held[0]) == sum(t.nbytes for t in states) and held[1] == []  # read from the checkpoint
 
 
+def test_gradients_of_the_micro_batches_before_are_there_only_where_there_are_some(tmp_path):
+    for parts in (1, 2):
+        trainer = make(tmp_path, gradient_accumulation_steps=parts)
+        trainer.create_optimizer()
+        memory._as_later(trainer)
+        assert all((p.grad is not None) == (parts > 1) for p in trainer.model.parameters() if p.requires_grad)
+        assert not any(p.grad is not None for p in trainer.model.parameters() if not p.requires_grad)
+
+
 def test_what_is_advised_fits_by_the_estimate_and_the_next_larger_does_not(tmp_path):
     ends = {"padding_free": True, "max_length": None}
     trainer = make(tmp_path, per_device_train_batch_size=8, gradient_accumulation_steps=1, **ends)
@@ -150,6 +159,16 @@ def test_an_error_says_where_to_go_on_from(tmp_path):
     with pytest.raises(ValueError, match=r"out of memory in step 4 \(CUDA out of memory. Tried to allocate 2.00 GiB.\): ") as error:
         train(trainer)
     assert str(error.value).endswith(f". {tmp_path / 'checkpoint-2'} is whole: go on from there")
+
+
+def test_an_evaluation_that_keeps_all_logits_is_told_to_move_them(tmp_path):
+    trainer, error = make(tmp_path), torch.OutOfMemoryError("CUDA out of memory.")
+    assert "per_device_eval_batch_size=4 (it is 8)" in memory._in_evaluation(trainer, error)
+    assert "eval_accumulation_steps" not in memory._in_evaluation(trainer, error)
+    trainer.compute_metrics = len
+    assert memory._in_evaluation(trainer, error).endswith("eval_accumulation_steps=1 moves them")
+    trainer.args.eval_accumulation_steps, trainer.args.per_device_eval_batch_size = 2, 1
+    assert memory._in_evaluation(trainer, error).endswith(": a smaller max_length for eval_dataset")
 
 
 def test_few_labels_are_not_refused_for_what_all_labels_would_take(tmp_path):

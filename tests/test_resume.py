@@ -1,7 +1,8 @@
 """Real kills: of a run at any moment, of a save after each of its files, and what is left on the disk then.
 
 `python tests/test_resume.py` prints the table of kills. Runs are forked from one process of one thread that has imported
-everything and made the trainer, so that a kill costs about a second.
+everything and made the trainer. The processes that are killed inside a save are forked in that moment from a training that
+has come so far, each with a copy of its folder: the steps before it are trained once for all of them.
 """
 
 import ctypes
@@ -24,6 +25,7 @@ from types import SimpleNamespace
 import pytest
 
 STEPS, SAVE, SPREAD = 8, 2, 12  # steps of a run, steps between checkpoints, kills from outside
+SUMS = [{"prompt": f"{n} + {n}?", "completion": "=" * n + str(2 * n)} for n in range(12)]
 ROOT = Path(__file__).resolve().parents[1]
 
 # ---- what runs in the process that forks
@@ -33,7 +35,7 @@ def make(run, ranks=1, callbacks=(), **fields):
     import torch
     from trl import SFTConfig, SFTTrainer
 
-    from ft_notebooks.data import appointments
+    from ft_notebooks.data import read_chats
     from ft_notebooks.lora import add_adapter, lora_config
     from ft_notebooks.masks import encode_chats
     from ft_notebooks.models import tiny_model, tiny_tokenizer
@@ -51,7 +53,7 @@ def make(run, ranks=1, callbacks=(), **fields):
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": 2,
         "packing": True,
-        "max_length": 512,
+        "max_length": 72,  # two chats a row, so three steps an epoch
         "learning_rate": 1e-2,
         "logging_steps": 1,
         **fields,
@@ -60,7 +62,7 @@ def make(run, ranks=1, callbacks=(), **fields):
     return Mine(
         model,
         SFTConfig(output_dir=str(run), **quiet, **fields),
-        train_dataset=encode_chats(tok, appointments(12))[0],
+        train_dataset=encode_chats(tok, read_chats(SUMS))[0],
         processing_class=tok,
         callbacks=list(callbacks),
     )
@@ -99,8 +101,9 @@ def train(trainer, run, **around):
         for p in trainer.model.parameters():
             if p.requires_grad:
                 torch.nn.init.normal_(p.data)
+    began = time.process_time()
     trainer.train(resume_from_checkpoint=start)
-    note(trainer, run, start=start and Path(start).name)
+    note(trainer, run, start=start and Path(start).name, seconds=time.process_time() - began)
 
 
 def note(trainer, run, **more):
@@ -116,18 +119,33 @@ def aside(run):
     return sorted(p.name for p in run.glob("*-checkpoint-*"))
 
 
+def compile_once():
+    "The cards in a checkpoint are made of templates that jinja compiles anew each time; not in what is forked from here."
+    from jinja2 import Environment
+
+    compiled, compile_template = {}, Environment.compile
+
+    def look_up(self, source, name=None, filename=None, raw=False, defer_init=False):
+        if (source, raw) not in compiled:
+            compiled[source, raw] = compile_template(self, source, name, filename, raw, defer_init)
+        return compiled[source, raw]
+
+    Environment.compile = look_up
+
+
 CHANGES = {"mkdir", "open", "serialize_file", "save", "write_end_of_file", "replace", "unlink", "rmdir"}  # C functions
 
 
 class Watch:
-    "Of one save, what changes in the run's checkpoints, in its order; the process is killed right after change `kill_at`."
+    "Of one save, what changes in the run's checkpoints, in its order; before it begins, `before` is called."
 
-    def __init__(self, trainer, kill_at=None, step=2 * SAVE):
-        self.trainer, self.kill_at, self.step, self.seen = trainer, kill_at, step, []
+    def __init__(self, trainer, before=lambda watch: None, step=2 * SAVE):
+        self.trainer, self.before, self.step, self.kill_at, self.seen = trainer, before, step, None, []
         self.save, trainer._save_checkpoint = trainer._save_checkpoint, self
 
     def __call__(self, model, trial):
         if self.trainer.state.global_step == self.step:
+            self.before(self)
             self.there = self.files()
             sys.setprofile(self.look)
         self.save(model, trial)
@@ -184,9 +202,8 @@ def again(trainer, run, row, whole):
     return {**row, "exit again": code, "from": end.get("start"), "aside": aside(run), "same": end.get("weights") == whole}
 
 
-def kills(trainer, tmp):
-    "The table: every change of a save with save_total_limit=1, every fourth with 2, and moments spread over the run."
-    whole, rows = uninterrupted(trainer, tmp), []
+def inside_a_save(trainer, tmp, limit):
+    "What a save changes, in its order, and how a process ended that was killed right after each change, or every fourth."
 
     def record(run):
         trainer.args.output_dir = str(run)
@@ -194,25 +211,43 @@ def kills(trainer, tmp):
         train(trainer, run)
         (run / "seen.json").write_text(json.dumps([sign + name for sign, name in watch.seen]))
 
-    def killed(run, at):
-        trainer.args.output_dir = str(run)
-        Watch(trainer, at)
+    forked(lambda: record(tmp / f"seen-{limit}"))
+    seen = json.loads((tmp / f"seen-{limit}" / "seen.json").read_text())
+    removed = [i for i, change in enumerate(seen) if change[0] == "-" and change != "-checkpoint-4/.complete"]
+    points = [i for i in range(len(seen)) if i not in removed[1:-1]] + removed[len(removed) // 2 : len(removed) // 2 + 1]
+    points = sorted(set(points))[:: 1 if limit == 1 else 4]
+    file = tmp / f"exits-{limit}.json"
+
+    def forks(watch):
+        exits = []
+        for at in points:
+            run = Path(shutil.copytree(tmp / f"at-{limit}", tmp / f"inside-{limit}-{at}"))
+            if pid := os.fork():
+                exits.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            else:  # one that goes on with the save, in its own folder
+                trainer.args.output_dir, watch.kill_at = str(run), at
+                return
+        file.write_text(json.dumps(exits))
+        os._exit(0)
+
+    def on_the_way(run):
+        Watch(trainer, forks)
         train(trainer, run)
 
+    forked(lambda: on_the_way(tmp / f"at-{limit}"))
+    return [(at, seen[at], code) for at, code in zip(points, json.loads(file.read_text()), strict=True)]
+
+
+def kills(trainer, tmp):
+    "The table: every change of a save with save_total_limit=1, every fourth with 2, and moments spread over the run."
+    whole, rows = uninterrupted(trainer, tmp), []
     for limit in (1, 2):
         trainer.args.save_total_limit = limit
-        forked(lambda: record(tmp / f"seen-{limit}"))
-        seen = json.loads((tmp / f"seen-{limit}" / "seen.json").read_text())
-        removed = [i for i, change in enumerate(seen) if change[0] == "-" and change != "-checkpoint-4/.complete"]
-        points = [i for i in range(len(seen)) if i not in removed[1:-1]] + removed[len(removed) // 2 : len(removed) // 2 + 1]
-        for at in sorted(set(points))[:: 1 if limit == 1 else 4]:
-            code = forked(lambda: killed(run, at)) if (run := tmp / f"inside-{limit}-{at}") else None
-            row = {"where": f"in the save of 4, after {seen[at]}", "limit": limit, "exit": code, "left": left_behind(run)}
+        for at, change, code in inside_a_save(trainer, tmp, limit):
+            run = tmp / f"inside-{limit}-{at}"
+            row = {"where": f"in the save of 4, after {change}", "limit": limit, "exit": code, "left": left_behind(run)}
             rows.append(again(trainer, run, row, whole))
-    started = time.process_time(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    forked(lambda: train(trainer, tmp / "timed"))
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = used.ru_utime + used.ru_stime - started[1].ru_utime - started[1].ru_stime
+    seconds = noted(tmp / "uninterrupted")["seconds"]
     for i in range(SPREAD):
         run = tmp / f"spread-{i}"
         code = kill_at(forked(lambda: train(trainer, run), wait=False), 0.8 * seconds * (i + 0.5) / SPREAD)
@@ -280,6 +315,7 @@ def signals(trainer, tmp):
     def twice():
         from ft_notebooks.resume import save_on_signals
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a process in the background has not
         with save_on_signals(trainer):
             for _ in range(2):
                 signal.raise_signal(signal.SIGINT)
@@ -435,6 +471,7 @@ def drive(names):
     "What each scenario returned, or how it failed."
     results = {}
     with tempfile.TemporaryDirectory() as tmp:
+        compile_once()
         trainer = make(Path(tmp) / "made", save_total_limit=2)
         gc.collect()
         gc.freeze()  # a child does not touch, and so copy, what is there already
@@ -537,7 +574,7 @@ def test_a_disk_that_is_full_ends_the_run_with_what_is_missing_and_what_is_whole
 
 
 def checkpoint(run, step, name=None):
-    from ft_notebooks.resume import mark_checkpoint
+    from ft_notebooks.marker import mark_checkpoint
 
     folder = run / (name or f"checkpoint-{step}")
     (folder / "part").mkdir(parents=True)
@@ -548,7 +585,7 @@ def checkpoint(run, step, name=None):
 
 
 def test_the_newest_is_the_one_with_the_greatest_number(tmp_path):
-    from ft_notebooks.resume import last_good_checkpoint
+    from ft_notebooks.marker import last_good_checkpoint
 
     checkpoint(tmp_path, 10)
     checkpoint(tmp_path, 9)
@@ -558,7 +595,7 @@ def test_the_newest_is_the_one_with_the_greatest_number(tmp_path):
 
 
 def test_a_checkpoint_under_another_number_does_not_count(tmp_path):
-    from ft_notebooks.resume import last_good_checkpoint
+    from ft_notebooks.marker import last_good_checkpoint
 
     checkpoint(tmp_path, 10, "checkpoint-50")
     assert last_good_checkpoint(tmp_path) is None
@@ -570,7 +607,7 @@ NO_MARKER += ['{"step": 10, "files": {}}', '{"files": {"optimizer.pt": {"size": 
 
 @pytest.mark.parametrize("marker", NO_MARKER)
 def test_a_marker_that_is_not_one_is_a_fault_and_no_crash(tmp_path, marker):
-    from ft_notebooks.resume import last_good_checkpoint
+    from ft_notebooks.marker import last_good_checkpoint
 
     checkpoint(tmp_path, 2)
     (checkpoint(tmp_path, 10) / "complete.json").write_bytes(marker.encode("utf-8", "surrogateescape"))
@@ -578,7 +615,7 @@ def test_a_marker_that_is_not_one_is_a_fault_and_no_crash(tmp_path, marker):
 
 
 def test_files_in_folders_count_and_what_is_added_later_does_not(tmp_path):
-    from ft_notebooks.resume import last_good_checkpoint
+    from ft_notebooks.marker import last_good_checkpoint
 
     folder = checkpoint(tmp_path, 10)
     assert set(json.loads((folder / "complete.json").read_text())["files"]) == {"optimizer.pt", "part/weights.safetensors"}
@@ -589,7 +626,7 @@ def test_files_in_folders_count_and_what_is_added_later_does_not(tmp_path):
 
 
 def test_looking_for_the_last_good_checkpoint_changes_nothing(tmp_path):
-    from ft_notebooks.resume import last_good_checkpoint
+    from ft_notebooks.marker import last_good_checkpoint
 
     checkpoint(tmp_path, 2)
     (checkpoint(tmp_path, 10) / "optimizer.pt").unlink()
@@ -613,7 +650,7 @@ def test_every_file_is_on_the_disk_before_the_marker_has_its_name(tmp_path, monk
 
 
 def test_what_lies_beyond_the_start_is_set_aside_under_a_new_name_each_time(tmp_path, caplog):
-    from ft_notebooks.resume import _set_aside
+    from ft_notebooks.marker import _set_aside
 
     kept = checkpoint(tmp_path, 2)
     for _ in range(2):
@@ -626,7 +663,7 @@ def test_what_lies_beyond_the_start_is_set_aside_under_a_new_name_each_time(tmp_
 
 
 def test_a_run_that_begins_anew_sets_aside_all(tmp_path):
-    from ft_notebooks.resume import _set_aside
+    from ft_notebooks.marker import _set_aside
 
     checkpoint(tmp_path, 2)
     _set_aside(tmp_path, None)
@@ -639,21 +676,25 @@ def test_a_run_that_begins_anew_sets_aside_all(tmp_path):
     + [("best", 1, 0, 2), ("steps", 100, 0, 25)],
 )
 def test_the_room_is_for_as_many_checkpoints_as_are_there_at_once(tmp_path, monkeypatch, strategy, limit, there, count):
-    import ft_notebooks.resume as resume
+    import ft_notebooks.disk as disk
 
     for n in range(there):
         checkpoint(tmp_path, n + 1)
     args = SimpleNamespace(
-        output_dir=str(tmp_path), save_strategy=SimpleNamespace(value=strategy), num_train_epochs=3, metric_for_best_model=None
+        output_dir=str(tmp_path),
+        save_strategy=SimpleNamespace(value=strategy),
+        num_train_epochs=3,
+        metric_for_best_model=None,
+        save_total_limit=None,
     )
     state = SimpleNamespace(max_steps=100, global_step=0, save_steps=4)
     trainer = SimpleNamespace(args=args, state=state, _limit=limit)
-    monkeypatch.setattr(resume, "_checkpoint_bytes", lambda trainer: (1000, 9000))
+    monkeypatch.setattr(disk, "_checkpoint_bytes", lambda trainer: (1000, 9000))
     for free, fits in ((count * 10_000 + 1000, True), (count * 10_000 + 999, False)):
         monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
-        assert (resume._disk_fault(trainer) is None) == fits
+        assert (disk._disk_fault(trainer) is None) == fits
     if count:
-        assert f"{count} checkpoints of 10 kB and 1 kB at the end. Free 1 bytes" in resume._disk_fault(trainer)
+        assert f"{count} checkpoints of 10 kB and 1 kB at the end. Free 1 bytes" in disk._disk_fault(trainer)
 
 
 def table(rows):

@@ -346,7 +346,7 @@ def train_run(
     from ft_notebooks.masks import show_tokens
     from ft_notebooks.sft import sft_trainer
     from ft_notebooks.tokenizer import load_tokenizer
-    from ft_notebooks.tracking import SamplesCallback
+    from ft_notebooks.samples import SamplesCallback
     from ft_notebooks.training import run_folder
 
     settings = {**settings, "model": model_settings(settings), "sft": {"seed": 0, **settings["sft"]}}
@@ -360,7 +360,8 @@ def train_run(
         say(f"{run} is finished; nothing is changed. Give --output another folder to train again")
         return load_folder(run, settings["model"]["bits"]), tok, known_run(run.resolve())[1]["history"]
     samples = [] if held is None else [SamplesCallback(tok, held["messages"][:3])]
-    trainer = sft_trainer(_start(settings), tok, rows, held_rows, output_dir=run, callbacks=samples, **sft)
+    shown = {"callbacks": samples, "disable_tqdm": False}  # which would follow from how loud the libraries may be
+    trainer = sft_trainer(_start(settings), tok, rows, held_rows, output_dir=run, **{**shown, **sft})
     metrics = {"account": account, "data": settings["data"], "system": shared_system(chats)}
     metrics |= _perplexity("perplexity_before", "before", trainer.model, tok, held_rows)
     _fit(trainer, run)

@@ -13,19 +13,21 @@ from peft.utils import TrainableTokensWrapper
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
+from .best import check_checkpoint_choice
 from .guards import GradientFlowCallback, check_trained
 from .losses import GuardedTrainer
 from .manifest import ManifestCallback
 from .masks import check_end_token, encode_chats
+from .memory import MemoryTrainer
 from .packing import check_apart
 from .resume import ResumableTrainer
 from .speed import levers, speed_up
 from .tokenizer import IGNORE, check_vocabulary
-from .tracking import check_checkpoint_choice, check_trackers, watch
+from .tracking import check_trackers, watch
 from .training import plan, run_config, split_overrides
 
 # %% ../nbs/05d_sft.ipynb #b17645ce
-class _SFTTrainer(ResumableTrainer, GuardedTrainer, SFTTrainer):
+class _SFTTrainer(ResumableTrainer, MemoryTrainer, GuardedTrainer, SFTTrainer):
     "`SFTTrainer` whose runs go on after a kill, stop at a fault, and take less time on a CPU; `eval_loss` is per token."
 
     def train(self, *args, **kwargs):

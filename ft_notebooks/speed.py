@@ -239,7 +239,7 @@ def _fused_forward(layer, x, *args, **kwargs):
     (name,) = layer.active_adapters
     base, A, B = layer.base_layer, layer.lora_A[name].weight, layer.lora_B[name].weight
     same = torch.is_autocast_enabled(x.device.type) or x.dtype == base.weight.dtype == A.dtype == B.dtype
-    if args or kwargs or not same:
+    if args or kwargs or not same or layer.disable_adapters or layer.merged:  # as under model.disable_adapter()
         return LoraLinear.forward(layer, x, *args, **kwargs)
     return lora_linear(x, base.weight, base.bias, A, B, layer.scaling[name])
 

@@ -225,11 +225,11 @@ class Plan:
     said: str  # The choice in one line
 
 
-def _order(flat, given) -> dict:
-    "How rows come together in a micro-batch."
+def _order(flat, rows, given) -> dict:
+    "How rows come together in a micro-batch; one alone has no padding."
     if given.get("packing"):
         return {"train_sampling_strategy": "random"}
-    return {"padding_free": flat, "train_sampling_strategy": "random" if flat else "group_by_length"}
+    return {"padding_free": flat and rows > 1, "train_sampling_strategy": "random" if flat or rows == 1 else "group_by_length"}
 
 
 def _batch_fields(step, rows, processes, given) -> dict:
@@ -326,7 +326,7 @@ def plan(
     flat = bool(given.get("padding_free", unpadded)) and not given.get("packing")
     sizes = _sizes(step, processes, given, 4 if hw.device == "cpu" and not flat else step)
     rows, checkpointing, said = _choice(memory, units, flat, sizes, given, hw)
-    fields |= _batch_fields(step, rows, processes, given) | _order(flat and rows > 1, given)
+    fields |= _batch_fields(step, rows, processes, given) | _order(flat, rows, given)
     fields[next(name for name in _CHECKPOINTING if hasattr(config, name))] = checkpointing
     words = _words(fields | dict(given), hw, processes)
     return Plan(fields, f"{what} = {words}; {said}; {_steps(len(units), fields, given, config)} steps")

@@ -15,6 +15,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+import ft_notebooks.sft
 from ft_notebooks import cli, runs
 from ft_notebooks.cli import SETTINGS_INI, main, parser
 from ft_notebooks.data import appointments, read_chats
@@ -174,35 +175,50 @@ def test_a_run_killed_in_the_middle_ends_with_the_weights_of_one_that_was_not(he
     assert Path("killed/checkpoint-12/trainer_state.json").is_file()
 
 
-def test_a_run_that_is_interrupted_names_the_step_that_it_will_go_on_from(here, capsys, monkeypatch):
-    seen = []
+@pytest.fixture
+def stopped(here, capsys, monkeypatch):
+    "Run `ft sft`, with signals raised at the end of a step; what it says, its exit code, and the steps that it took."
+    train, seen = ft_notebooks.sft.sft_trainer, []
 
     class Impatient(TrainerCallback):
-        def __init__(self, step):
-            self.step = step
+        def __init__(self, step, signals):
+            self.step, self.signals = step, signals
 
         def on_step_end(self, args, state, control, **kwargs):
             seen.append(state.global_step)
-            if state.global_step == self.step:
-                signal.raise_signal(signal.SIGINT)
+            for number in self.signals if state.global_step == self.step else ():
+                signal.raise_signal(number)
 
-    def stopped(step):
+    def run(step, *signals):
+        def impatient(*args, callbacks, **more):
+            return train(*args, callbacks=[*callbacks, Impatient(step, signals)], **more)
+
         seen.clear()
-        monkeypatch.setattr(runs, "_show_progress", lambda trainer: trainer.add_callback(Impatient(step)))
+        monkeypatch.setattr(ft_notebooks.sft, "sft_trainer", impatient)
         before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
         try:
             with pytest.raises(SystemExit) as e:
                 main(["sft", "notes.jsonl", *quick("sft.max_steps=8", "sft.save_steps=2", "sft.save_total_limit=4")])
         finally:
             signal.signal(signal.SIGINT, before)
-        assert e.value.code == 130
-        return capsys.readouterr().err
+        return capsys.readouterr().err, e.value.code, list(seen)
 
-    assert "stopped; the same command begins again: there is no checkpoint yet" in stopped(1)
-    assert "stopped; the same command goes on from step 4, runs/sft/checkpoint-4" in stopped(5)
-    Path("runs/sft/checkpoint-4/optimizer.pt").unlink()  # a newest checkpoint that is torn is not the one
-    assert "goes on from step 2, runs/sft/checkpoint-2" in stopped(3)
-    assert seen == [3]  # and so it has gone on: the first two steps were not trained again
+    return run
+
+
+def test_a_run_that_gets_a_signal_saves_first_and_names_the_step_that_it_will_go_on_from(stopped):
+    said, code, steps = stopped(1, signal.SIGINT)
+    assert "stopped; the same command goes on from step 1, runs/sft/checkpoint-1" in said and (code, steps) == (130, [1])
+    said, code, steps = stopped(5, signal.SIGTERM)
+    assert "goes on from step 5, runs/sft/checkpoint-5" in said and (code, steps) == (143, [2, 3, 4, 5])
+    Path("runs/sft/checkpoint-5/optimizer.pt").unlink()  # a newest checkpoint that is torn is not the one
+    said, code, steps = stopped(6, signal.SIGINT)
+    assert "goes on from step 6" in said and steps == [5, 6] and Path("runs/sft/torn-checkpoint-5").is_dir()
+
+
+def test_a_second_signal_ends_the_run_at_once(stopped):
+    said, code, steps = stopped(3, signal.SIGINT, signal.SIGINT)
+    assert "stopped; the same command goes on from step 2, runs/sft/checkpoint-2" in said and (code, steps) == (130, [1, 2, 3])
 
 
 def test_what_the_machine_refuses_is_one_line_too(capsys, monkeypatch):
@@ -271,7 +287,8 @@ def test_settings_reach_the_trainer_and_the_adapter(here, monkeypatch):
     argv = quick("sft.learning_rate=3e-3", "sft.effective_batch=4", "lora.r=2", "lora.lora_dropout=0.25")
     model, _, rows, held, settings = handed_over(monkeypatch, "notes.jsonl", "--output", "mine", *argv)
     assert settings == {
-        "output_dir": Path("mine"), "seed": 0, "bf16": False, "learning_rate": 3e-3, "effective_batch": 4,
+        "output_dir": Path("mine"), "seed": 0, "bf16": False, "learning_rate": 3e-3, "effective_batch": 4, "callbacks": [],
+        "disable_tqdm": False,
     }  # fmt: skip
     config = model.peft_config["default"]
     assert (config.r, config.lora_alpha, config.lora_dropout) == (2, 4, 0.25)
@@ -656,7 +673,8 @@ def test_a_run_of_any_width_is_merged_and_plain_transformers_says_the_same(warm,
     asked = [messages[:2] for messages in appointments(24)["messages"][:3]]
     command = [sys.executable, "-c", PLAIN, str(merged), config["dtype"], *map(json.dumps, asked)]
     plain = subprocess.run(command, capture_output=True, text=True, check=True)
-    expected = generate(load_adapter("runs/sft", bits), tiny_tokenizer(), asked, 24, progress=False)
+    known = load_model(merged, 16) if bits == 16 else load_adapter("runs/sft", bits)  # in 16 bits merging rounds, too
+    expected = generate(known, tiny_tokenizer(), asked, 24, progress=False)
     assert [json.loads(line) for line in plain.stdout.splitlines()] == expected
 
 
@@ -735,7 +753,7 @@ def test_a_base_is_evaluated_in_the_bits_of_the_model_beside_it(here, monkeypatc
 
 def test_the_demo_hears_the_base_trains_and_hears_again_and_is_then_left_alone(here, capsys, monkeypatch):
     monkeypatch.setattr("ft_notebooks.models.smollm2", lambda: here / "tiny")
-    monkeypatch.setattr(cli, "DEMO", {"learning_rate": 1e-2, "max_steps": 3, "save_steps": 2, "bf16": False})
+    monkeypatch.setattr(cli, "DEMO", {"learning_rate": 1e-2, "max_steps": 3, "save_steps": 2, "bf16": False, "effective_batch": 4})
     heard, hear = [], cli._heard
 
     def words(n, **more):  # 128, 100 and 50 notes become 4 each

@@ -323,3 +323,16 @@ def test_two_processes_share_the_gradient():
     alone = sum(loss_and_gradient(model, False, batch(2, first=first_row))[1] for first_row in (0, 2)) / 2
     assert torch.equal(first, second)
     assert_close(first, alone, atol=1e-5, rtol=1e-3)
+
+
+def test_an_adapter_that_is_switched_off_inside_is_off():
+    model = add_adapter(tiny_model(), lora_config(tiny_model()))
+    with torch.no_grad():
+        [p.normal_() for name, p in model.named_parameters() if "lora_B" in name]
+        ids, base = torch.tensor([[4, 5, 6, 7]]), tiny_model()
+        with speed_up(model), model.disable_adapter():
+            off = model(ids).logits
+        with speed_up(model):
+            on = model(ids).logits
+    torch.testing.assert_close(off, base(ids).logits)
+    assert not torch.allclose(on, off, atol=1e-2)

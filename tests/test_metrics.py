@@ -149,6 +149,21 @@ def test_a_log_after_the_save_of_an_epoch_s_last_step_has_the_speed_of_the_epoch
     assert [entry["step"] for entry in lines(tmp_path / "metrics.jsonl") if entry["tokens_per_second"] > 0] == [4, 8]
 
 
+def test_the_first_speed_of_a_resumed_run_is_of_its_own_tokens(tmp_path, monkeypatch):
+    now, callback, args, control = [0.0], MetricsCallback(), arguments(tmp_path), TrainerControl()
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
+    state = TrainerState(global_step=5, num_input_tokens_seen=1000, log_history=[])
+    callback.on_train_begin(args, state, control)
+    callback.on_step_begin(args, state, control)
+    now[0], state.num_input_tokens_seen = 2.0, 1060
+    callback.on_step_end(args, state, control)
+    state.log_history.append({"loss": 1.0, "step": 6})
+    callback.on_log(args, state, control, logs=(logs := {}))
+    assert logs == {"tokens_per_second": 30.0}  # for those who hear it next
+    assert lines(tmp_path / "metrics.jsonl") == [{"loss": 1.0, "step": 6, "tokens_per_second": 30.0}]
+
+
+
 def test_only_the_first_process_writes(tmp_path):
     state, control, callback = TrainerState(is_world_process_zero=False, max_steps=3), TrainerControl(), MetricsCallback()
     callback.on_train_begin(arguments(tmp_path), state, control)

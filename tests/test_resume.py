@@ -24,7 +24,7 @@ from types import SimpleNamespace
 
 import pytest
 
-STEPS, SAVE, SPREAD = 8, 2, 12  # steps of a run, steps between checkpoints, kills from outside
+STEPS, SAVE, SPREAD = 6, 2, 12  # steps of a run, steps between checkpoints, kills from outside
 SUMS = [{"prompt": f"{n} + {n}?", "completion": "=" * n + str(2 * n)} for n in range(12)]
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -259,7 +259,7 @@ def kills(trainer, tmp):
 
 def tampered(trainer, tmp):
     forked(lambda: train(trainer, tmp / "run"))
-    whole, file = uninterrupted(trainer, tmp), tmp / "run" / "checkpoint-8" / "optimizer.pt"
+    whole, file = uninterrupted(trainer, tmp), tmp / "run" / "checkpoint-6" / "optimizer.pt"
     with file.open("r+b") as f:
         f.seek(1000)
         byte = f.read(1)
@@ -303,7 +303,7 @@ def listening(trainer, run, step=None, rank=0):
 def signals(trainer, tmp):
     whole, rows = uninterrupted(trainer, tmp), {}
     for number in (signal.SIGTERM, signal.SIGINT):
-        for step in (5, 3, 8) if number == signal.SIGTERM else (5,):  # within an epoch, its last step, the last of all
+        for step in (5, 3, STEPS) if number == signal.SIGTERM else (5,):  # within an epoch, its last step, the last of all
             run = tmp / f"{number.name}-{step}"
             pid = forked(lambda: listening(trainer, run, step), wait=False)
             send(pid, number, run)
@@ -375,7 +375,7 @@ def ended(pids):
 def ranks(trainer, tmp):
     rows = {"exits": ended(two(tmp / "whole", lambda trainer: train(trainer, tmp / "whole")))}
     whole = noted(tmp / "whole")["weights"]
-    marked = json.loads((tmp / "whole" / "checkpoint-8" / "complete.json").read_text())["files"]
+    marked = json.loads((tmp / "whole" / "checkpoint-6" / "complete.json").read_text())["files"]
     rows["random states"] = sorted(name for name in marked if name.startswith("rng_state"))
     rows["alike"] = noted(tmp / "whole", 1)["weights"] == whole
     for rank in (0, 1):
@@ -516,7 +516,7 @@ def test_a_torn_checkpoint_is_set_aside_and_a_marked_one_counts_at_once(ran):
 
 
 def test_one_flipped_bit_in_the_optimizer_sends_the_run_back_to_the_checkpoint_before(ran):
-    assert ran["tampered"] == {"exit again": 0, "from": "checkpoint-6", "aside": ["torn-checkpoint-8"], "same": True}
+    assert ran["tampered"] == {"exit again": 0, "from": "checkpoint-4", "aside": ["torn-checkpoint-6"], "same": True}
 
 
 @pytest.mark.parametrize("name", ["SIGTERM-5", "SIGINT-5", "SIGTERM-3"])
@@ -528,8 +528,8 @@ def test_a_signal_saves_after_the_step_and_the_run_goes_on_from_there(ran, name)
 
 
 def test_a_signal_in_the_last_step_is_passed_on_when_all_is_saved(ran):
-    row = ran["signals"]["SIGTERM-8"]
-    assert (row["exit"], row["signal"], row["left"]) == (-signal.SIGTERM, None, "6 whole, 8 whole")
+    row = ran["signals"]["SIGTERM-6"]
+    assert (row["exit"], row["signal"], row["left"]) == (-signal.SIGTERM, None, "4 whole, 6 whole")
 
 
 def test_a_second_signal_and_the_handlers_of_others_are_as_before(ran):

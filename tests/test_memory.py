@@ -96,7 +96,7 @@ def test_what_is_advised_fits_by_the_estimate_and_the_next_larger_does_not(tmp_p
     fixed = {"bits": 32, "adapter": adapter, "device": "cpu", "dtype": None, "checkpointing": False}
     two, four = (estimate_memory(config, "lora", length=int(n), **fixed).total for n in tokens.values())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory, "_room", lambda device: (two + four) / 2 / 0.9)
+        patch.setattr(memory, "_room", lambda device: four / 0.95)  # a tenth is kept free
         assert "per_device_train_batch_size=2, gradient_accumulation_steps=4 (they are 8 and 1)" in memory._advice(trainer)
 
 
@@ -169,6 +169,19 @@ def test_an_evaluation_that_keeps_all_logits_is_told_to_move_them(tmp_path):
     assert memory._in_evaluation(trainer, error).endswith("eval_accumulation_steps=1 moves them")
     trainer.args.eval_accumulation_steps, trainer.args.per_device_eval_batch_size = 2, 1
     assert memory._in_evaluation(trainer, error).endswith(": a smaller max_length for eval_dataset")
+
+
+def test_an_error_says_whether_it_came_in_the_rehearsal(tmp_path):
+    trainer, error = make(tmp_path), torch.OutOfMemoryError("CUDA out of memory.")
+    assert memory._in_training(trainer, error).startswith("out of memory in step 1 (")
+    trainer._rehearsal.runs = True
+    assert memory._in_training(trainer, error).startswith("out of memory in the rehearsal of the longest rows, before step 1 (")
+
+
+def test_a_micro_batch_end_to_end_has_the_sum_of_its_rows(tmp_path):
+    lengths = np.array([100, 10, 30])
+    assert memory._tokens(make(tmp_path), [0, 2], lengths) == 200
+    assert memory._tokens(make(tmp_path, padding_free=True, max_length=None), [0, 2], lengths) == 130
 
 
 def test_few_labels_are_not_refused_for_what_all_labels_would_take(tmp_path):

@@ -54,7 +54,7 @@ _CURES = {
     _NO_LABEL: "nothing would be learned: leave out rows without a label, as encode_chats does, or raise effective_batch",
 }
 
-
+# %% ../nbs/05c_losses.ipynb #fe9ccdc4
 def _fault(facts: dict[str, bool], skipped: int) -> str | None:  # skipped: updates that a GradScaler has left out in a row
     "What is wrong with a step, the cause before what follows from it; None for a gradient that a GradScaler takes care of."
     if not facts["labelled"]:
@@ -178,7 +178,6 @@ class GuardedTrainer:
     A `ValueError`, in every process alike, for what is not finite, has no trained token or no gradient. Its rows are in
     `stopped.json`, and the weights before it in a complete checkpoint. A healthy run is the same with it, bit for bit.
     """
-
     _batches, _losses, _norm, _items = (), (), None, None  # of the step, without a copy
 
     def __init__(self, *args, **kwargs):

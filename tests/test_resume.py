@@ -319,6 +319,7 @@ def signals(trainer, tmp):
         with save_on_signals(trainer):
             for _ in range(2):
                 signal.raise_signal(signal.SIGINT)
+            os._exit(3)  # the second was heard like the first
 
     def ignored_before():
         from ft_notebooks.resume import save_on_signals
@@ -363,7 +364,7 @@ def two(run, job):
         GradientState._reset_state()
         place = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": 2, "MASTER_PORT": port, "MASTER_ADDR": "127.0.0.1"}
         os.environ.update({name: str(value) for name, value in place.items()})
-        job(make(run, gradient_accumulation_steps=1, ddp_backend="gloo", save_total_limit=2))
+        job(make(run, gradient_accumulation_steps=1, ddp_backend="gloo", ddp_timeout=60, save_total_limit=2))
 
     return [forked(lambda: rank(index), wait=False) for index in range(2)]
 

@@ -70,6 +70,9 @@ class _AtStepEnd(TrainerCallback):
             self.trainer._stop.signal, control.should_training_stop = signal.Signals(asked), True
             # an epoch's last step is saved after what else happens at its end, so that the checkpoint knows of it
             control.should_save = control.should_save or not float(state.epoch).is_integer()
+        last = args.save_strategy == "best" and state.global_step >= state.max_steps
+        if last and not control.should_evaluate and args.eval_strategy != "epoch":
+            control.should_save = True  # no evaluation follows, after which it would be
 
     def on_epoch_end(self, args, state, control, **kwargs):
         if self.trainer._stop.signal:
@@ -90,7 +93,7 @@ class _StopsBetweenSteps:
 
     def _determine_best_metric(self, *args, **kwargs):
         best = super()._determine_best_metric(*args, **kwargs)
-        return best or bool(self._stop.signal)  # save_strategy="best" saves what a signal ends, too
+        return best or self.control.should_training_stop  # save_strategy="best" saves the end, too, whatever ended it
 
 # %% ../nbs/05b_preemption.ipynb #2a505df3
 @contextlib.contextmanager

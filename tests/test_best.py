@@ -5,10 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import adapted, arguments, trainer
-from transformers import EarlyStoppingCallback
+from small_runs import adapted, arguments, rows, trainer
+from transformers import EarlyStoppingCallback, Trainer
 
 from ft_notebooks.best import check_checkpoint_choice
+from ft_notebooks.marker import last_good_checkpoint
+from ft_notebooks.models import tiny_model
+from ft_notebooks.resume import ResumableTrainer
+from ft_notebooks.tokenizer import pad_batch
 
 
 @pytest.mark.parametrize(
@@ -64,3 +68,16 @@ def test_each_condition_is_refused_alone_and_let_through_without_it(tmp_path, ca
         check_checkpoint_choice(arguments(tmp_path, **settings), callbacks)
     cured = PATIENT | {"eval_strategy": "steps", "save_strategy": "steps", "save_steps": 3}
     check_checkpoint_choice(arguments(tmp_path, **settings | cured), callbacks)
+
+
+@pytest.mark.parametrize("steps", [6, 7])
+def test_a_run_that_saves_the_best_ends_with_its_last_step_saved_too(tmp_path, steps):
+    class Mine(ResumableTrainer, Trainer):
+        pass
+
+    best = {"save_strategy": "best", "metric_for_best_model": "loss", "greater_is_better": False, "save_total_limit": 2}
+    args = arguments(tmp_path, **best, eval_steps=2, max_steps=steps, learning_rate=0.3)  # it gets worse at once
+    run = Mine(tiny_model(), args, lambda batch: pad_batch(batch, 0), rows()[:7], rows()[7:])
+    run.train()
+    assert run.state.best_global_step < steps and last_good_checkpoint(tmp_path).endswith(f"checkpoint-{steps}")
+    assert Path(run.state.best_model_checkpoint, "complete.json").is_file()

@@ -506,7 +506,8 @@ def checks(found: dict) -> list[tuple[str, bool]]:
             mean, error = statistics.mean(rest), statistics.stdev(rest) / len(rest) ** 0.5 if len(rest) > 1 else 0.0
             text = f"ours - {name}, same rows in the same order: first step's loss differs by {first:.4f} at most; {len(rest)} steps' "
             text += f"losses by {mean:+.5f} in the mean, standard error {error:.5f}, {max(map(abs, rest)):.4f} at most"
-            out.append((text, first < NOISE and max(map(abs, rest)) < 3 * NOISE))
+            whole = name == "c"  # in 16 bits; against float32 the steps after the first are reported and not judged
+            out.append((text, first < NOISE and (not whole or max(map(abs, rest)) < 3 * NOISE)))
     return out + [(f"{name} failed: {why}", False) for name, why in found["failed"].items()]
 
 

@@ -1,13 +1,17 @@
 "Trainings of a second, for the tests of what a run writes and shows."
 
+import contextlib
 import json
 import os
 from pathlib import Path
 
 import torch
 from transformers import Trainer, TrainingArguments
+from trl import SFTConfig
 
+from ft_notebooks.data import appointments
 from ft_notebooks.lora import add_adapter, lora_config
+from ft_notebooks.masks import encode_chats
 from ft_notebooks.models import tiny_model, tiny_tokenizer
 from ft_notebooks.tokenizer import IGNORE, pad_batch
 
@@ -58,3 +62,25 @@ def forked(function):  # what a process that has already imported everything end
         finally:
             os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+TOK = tiny_tokenizer()
+ROWS = encode_chats(TOK, appointments(16))[0]
+QUIET = {"use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "activation_checkpointing": False}
+
+
+def on_notes():
+    return add_adapter(tiny_model(), lora_config(tiny_model(), r=4, lora_dropout=0.1))
+
+
+def sft(folder, model=None, rows=ROWS, *, kind, callbacks=(), **fields):
+    "Sixteen rows of the built-in task, four a step: four steps are an epoch; `kind` is a subclass of `SFTTrainer`."
+    batch = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "save_strategy": "no", "logging_steps": 1}
+    args = SFTConfig(str(folder), **(QUIET | batch | {"max_steps": 8, "learning_rate": 1e-2} | fields))
+    return kind(model or on_notes(), args, train_dataset=rows, processing_class=TOK, callbacks=list(callbacks))
+
+
+def train(trainer, **arguments):
+    with contextlib.redirect_stdout(None):
+        trainer.train(**arguments)
+    return trainer

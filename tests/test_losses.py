@@ -3,7 +3,6 @@
 `python tests/test_losses.py FOLDER` is what the last test runs: two ranks, forked from a process that has imported everything.
 """
 
-import contextlib
 import json
 import math
 import os
@@ -11,6 +10,7 @@ import socket
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -19,45 +19,26 @@ import pytest
 import torch
 from accelerate.utils import gather_object
 from safetensors.torch import load_file
+from small_runs import QUIET, ROWS, TOK, on_notes, sft, train
 from transformers import TrainerCallback
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl import DPOConfig, DPOTrainer, SFTTrainer
 
 from ft_notebooks import losses
 from ft_notebooks.cli import DEMO
 from ft_notebooks.data import appointments
-from ft_notebooks.lora import add_adapter, lora_config
 from ft_notebooks.losses import GuardedTrainer, find_spikes
-from ft_notebooks.masks import encode_chats
-from ft_notebooks.models import tiny_model, tiny_tokenizer
 from ft_notebooks.resume import ResumableTrainer, last_good_checkpoint
 from ft_notebooks.sft import sft_trainer
 
 datasets.disable_progress_bars()
 warnings.filterwarnings("ignore", category=FutureWarning)
-TOK = tiny_tokenizer()
-ROWS = encode_chats(TOK, appointments(16))[0]
-QUIET = {"use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "activation_checkpointing": False}
 
 
 class Guarded(ResumableTrainer, GuardedTrainer, SFTTrainer):
     pass
 
 
-def adapted():
-    return add_adapter(tiny_model(), lora_config(tiny_model(), r=4, lora_dropout=0.1))
-
-
-def make(folder, model=None, rows=ROWS, kind=Guarded, callbacks=(), **fields):
-    "Sixteen rows, four a step: four steps are an epoch"
-    batch = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "save_strategy": "no", "logging_steps": 1}
-    args = SFTConfig(str(folder), **(QUIET | batch | {"max_steps": 8, "learning_rate": 1e-2} | fields))
-    return kind(model or adapted(), args, train_dataset=rows, processing_class=TOK, callbacks=list(callbacks))
-
-
-def train(trainer, **arguments):
-    with contextlib.redirect_stdout(None):
-        trainer.train(**arguments)
-    return trainer
+make = partial(sft, kind=Guarded)
 
 
 def flat(model):
@@ -245,8 +226,8 @@ def test_preferences_are_guarded_too(tmp_path):
     pairs = [{"prompt": m[:-1], "chosen": m[-1:], "rejected": [m[-1] | {"content": "no"}]} for m in chats]
     batch = {"per_device_train_batch_size": 2, "max_steps": 4, "save_strategy": "no", "learning_rate": 1e-3}
     given = {"train_dataset": datasets.Dataset.from_list(pairs), "processing_class": TOK}
-    train(Mine(adapted(), args=DPOConfig(str(tmp_path), **QUIET, **batch), **given))
-    trainer = Mine(adapted(), args=DPOConfig(str(tmp_path), **QUIET, **batch), **given)
+    train(Mine(on_notes(), args=DPOConfig(str(tmp_path), **QUIET, **batch), **given))
+    trainer = Mine(on_notes(), args=DPOConfig(str(tmp_path), **QUIET, **batch), **given)
     word = TOK(chats[3][1]["content"]).input_ids
     fault(trainer.model, lambda ids: any(ids[i : i + len(word)] == word for i in range(len(ids))), forward=math.nan)
     stopped(trainer, "since the loss is not finite")
@@ -259,7 +240,7 @@ def test_preferences_are_guarded_too(tmp_path):
 
 def test_a_run_like_the_demos_stops_nowhere_and_has_no_spike(tmp_path):
     fields = DEMO | {"max_steps": 24, "save_strategy": "no"}  # longer than the demo: the first eight losses are compared with none
-    trainer = sft_trainer(adapted(), TOK, appointments(128), output_dir=str(tmp_path), disable_tqdm=True, **fields)
+    trainer = sft_trainer(on_notes(), TOK, appointments(128), output_dir=str(tmp_path), disable_tqdm=True, **fields)
     assert isinstance(trainer, GuardedTrainer)
     train(trainer)
     history = [entry for entry in trainer.state.log_history if "loss" in entry]

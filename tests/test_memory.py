@@ -1,50 +1,31 @@
 "Edges of `ft_notebooks.memory`."
 
-import contextlib
 import warnings
+from functools import partial
 from types import SimpleNamespace
 
 import datasets
 import numpy as np
 import pytest
 import torch
-from trl import SFTConfig, SFTTrainer
+from small_runs import ROWS, sft, train
+from trl import SFTTrainer
 
 from ft_notebooks import memory
-from ft_notebooks.data import appointments
 from ft_notebooks.footprint import estimate_memory
-from ft_notebooks.lora import add_adapter, lora_config
-from ft_notebooks.masks import encode_chats
 from ft_notebooks.memory import MemoryTrainer
-from ft_notebooks.models import tiny_model, tiny_tokenizer
+from ft_notebooks.models import tiny_model
 from ft_notebooks.resume import ResumableTrainer, last_good_checkpoint
 
 datasets.disable_progress_bars()
 warnings.filterwarnings("ignore", category=FutureWarning)
-TOK = tiny_tokenizer()
-ROWS = encode_chats(TOK, appointments(16))[0]
-QUIET = {"use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "activation_checkpointing": False}
 
 
 class Mine(ResumableTrainer, MemoryTrainer, SFTTrainer):
     pass
 
 
-def adapted():
-    return add_adapter(tiny_model(), lora_config(tiny_model(), r=4, lora_dropout=0.1))
-
-
-def make(folder, model=None, rows=ROWS, kind=Mine, callbacks=(), **fields):
-    "Sixteen rows, four a step: four steps are an epoch"
-    batch = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "save_strategy": "no", "logging_steps": 1}
-    args = SFTConfig(str(folder), **(QUIET | batch | {"max_steps": 8, "learning_rate": 1e-2} | fields))
-    return kind(model or adapted(), args, train_dataset=rows, processing_class=TOK, callbacks=list(callbacks))
-
-
-def train(trainer, **arguments):
-    with contextlib.redirect_stdout(None):
-        trainer.train(**arguments)
-    return trainer
+make = partial(sft, kind=Mine)
 
 
 def test_lengths_are_those_of_all_columns_of_ids():

@@ -149,7 +149,7 @@ def sft_trainer(
         with speed_up(model):
             check_apart(model)
     trainer = _ready(_SFTTrainer(model=model, args=args, processing_class=tok, **rows, **arguments))
-    trainer.add_callback(ManifestCallback(trainer, choices=chosen.said, levers=levers(model)))
+    trainer.add_callback(ManifestCallback(trainer, choices=chosen.said, levers=levers(trainer.model)))
     if trainer.is_world_process_zero():
         print(chosen.said)
     return watch(trainer)

@@ -1,0 +1,231 @@
+"The right reference: whole runs, kills, what comes back, and what the guard hears."
+
+import contextlib
+import io
+import json
+import os
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from small_runs import forked
+from transformers import TrainerCallback
+
+from ft_notebooks.collapse import CollapseCallback, plot_collapse
+from ft_notebooks.dpo import _once, dpo_trainer
+from ft_notebooks.loading import load_model
+from ft_notebooks.lora import add_adapter, lora_config
+from ft_notebooks.marker import last_good_checkpoint
+from ft_notebooks.margins import pair_logps
+from ft_notebooks.models import tiny_model, tiny_tokenizer
+from ft_notebooks.pairs import encode_pairs
+
+TOK = tiny_tokenizer()
+PAIRS = [
+    {
+        "prompt": [{"role": "user", "content": f"I am {name}"}],
+        "chosen": [{"role": "assistant", "content": f"hello {name}"}],
+        "rejected": [{"role": "assistant", "content": f"go away {name}"}],
+    }
+    for name in ["Ann", "Bob", "Cid", "Dora", "Eve", "Finn", "Gus", "Hal"]
+]
+FIXED = {"bf16": False, "report_to": "none", "disable_tqdm": True, "effective_batch": 4, "max_steps": 4, "learning_rate": 1e-3}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet():
+    datasets.disable_progress_bars()
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return encode_pairs(TOK, PAIRS)[0]
+
+
+def made(model, rows, output_dir, **given):
+    with contextlib.redirect_stdout(io.StringIO()):
+        return dpo_trainer(model, TOK, rows, output_dir=str(output_dir), **(FIXED | {"save_steps": 2} | given))
+
+
+def moved(model):
+    draw = torch.Generator().manual_seed(1)
+    for p in (p for p in model.parameters() if p.requires_grad):
+        p.data += 0.02 * torch.randn(p.shape, generator=draw)
+    return model
+
+
+def adapted():
+    return moved(add_adapter(tiny_model(), lora_config(tiny_model(), r=4, lora_dropout=0.3)))
+
+
+def weights(trainer):
+    return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+
+
+class DiesAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            os._exit(9)
+
+
+# the reference
+
+
+def test_a_run_with_another_reference_ends_before_its_first_step(rows, tmp_path):
+    trainer = made(tiny_model(), rows, tmp_path, ref_model=tiny_model(seed=1))
+    before = weights(trainer)
+    with pytest.raises(ValueError, match="before step 1 policy and reference are not the same model.*leave it out"):
+        trainer.train()
+    assert all(torch.equal(p, before[name]) for name, p in trainer.model.named_parameters())
+    assert not (tmp_path / ".reference" / "start.json").exists()
+
+
+def test_weights_that_change_after_the_trainer_was_made_are_refused(rows, tmp_path):
+    trainer = made(tiny_model(), rows, tmp_path)
+    moved(trainer.model)
+    with pytest.raises(ValueError, match="make it anew with dpo_trainer"):
+        trainer.train()
+
+
+def test_a_shift_of_both_answers_alike_is_seen_though_the_margin_is_zero(rows, tmp_path):
+    trainer = made(tiny_model(), rows, tmp_path)
+    shifted = {name: [value + 1 for value in trainer.train_dataset[name]] for name in ("ref_chosen_logps", "ref_rejected_logps")}
+    kept = trainer.train_dataset.remove_columns(list(shifted))
+    trainer.train_dataset = datasets.concatenate_datasets([kept, datasets.Dataset.from_dict(shifted)], axis=1)
+    with pytest.raises(ValueError, match="not the same model"):
+        trainer.train()
+
+
+def test_an_adapter_that_takes_from_its_base_is_refused_in_both_ways(rows, tmp_path):
+    pissa = LoraConfig(r=4, target_modules="all-linear", init_lora_weights="pissa", task_type="CAUSAL_LM")
+    with pytest.raises(ValueError, match="a second time"):
+        made(get_peft_model(tiny_model(), pissa), rows, tmp_path / "a")
+    with pytest.raises(ValueError, match="init_lora_weights"):
+        made(tiny_model(), rows, tmp_path / "b", peft_config=pissa).train()
+
+
+def test_an_adapter_on_four_bits_is_not_rounded_and_is_its_reference(rows, tmp_path):
+    tiny_model().save_pretrained(tmp_path / "base")
+    model = moved(add_adapter(load_model(tmp_path / "base", bits=4), lora_config(tiny_model(), r=4)))
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    trainer = made(model, rows, tmp_path / "run")
+    for name, p in before.items():
+        now = trainer.model.get_parameter(name)
+        assert now.dtype == torch.float32 and torch.equal(now, p)
+        assert torch.equal(now, trainer.model.get_parameter(name.replace(".default.", ".ref.")))
+
+
+def test_an_adapter_of_another_name_or_one_named_ref_is_refused(rows, tmp_path):
+    named = get_peft_model(tiny_model(), lora_config(tiny_model(), r=4), adapter_name="mine")
+    with pytest.raises(ValueError, match="named 'default'"):
+        made(named, rows, tmp_path)
+    both = adapted()
+    both.add_adapter("ref", both.peft_config["default"])
+    with pytest.raises(ValueError, match="named 'ref'"):
+        made(both, rows, tmp_path)
+
+
+def test_the_reference_of_an_evaluation_is_that_of_the_start(rows, tmp_path):
+    trainer = made(tiny_model(), rows, tmp_path, eval_dataset={"a": rows.select(range(3)), "b": rows.select(range(3, 8))})
+    kept = torch.tensor([trainer.eval_dataset["b"][name][:] for name in ("ref_chosen_logps", "ref_rejected_logps")]).T
+    assert torch.allclose(kept, pair_logps(tiny_model(), rows.select(range(3, 8))), atol=1e-3)
+    trainer.train()
+    assert trainer.evaluate()["eval_a_rewards/margins"] != 0
+
+
+@pytest.mark.parametrize(
+    ("given", "adapter", "once"),
+    [({}, False, True), ({"num_train_epochs": 1}, True, False), ({"num_train_epochs": 2}, True, True), ({}, True, True),
+     ({"max_steps": 2}, True, False), ({"max_steps": 3}, True, True), ({"max_steps": 2, "precompute_ref_log_probs": True}, True, True)],
+)  # fmt: skip
+def test_the_reference_is_computed_before_where_it_is_needed_or_pays(given, adapter, once):
+    assert _once(given, {}, adapter, 8, 4) is once
+
+
+# what comes back
+
+
+@pytest.mark.parametrize("kind", ["adapter", "full"])
+def test_a_killed_run_goes_on_to_the_same_weights(rows, tmp_path, kind):
+    def model():
+        return adapted() if kind == "adapter" else moved(tiny_model())
+
+    given = {"precompute_ref_log_probs": False} if kind == "adapter" else {}
+    (whole := made(model(), rows, tmp_path / "whole", **given)).train()
+    assert forked(lambda: made(model(), rows, tmp_path / "parts", callbacks=[DiesAt(3)], **given).train()) == 9
+    parts = made(model(), rows, tmp_path / "parts", **given)
+    parts.train(last_good_checkpoint(tmp_path / "parts"))
+    assert parts.state.global_step == 4 and weights(parts).keys() == weights(whole).keys()
+    assert all(torch.equal(p, weights(whole)[name]) for name, p in weights(parts).items())
+    looks = [(tmp_path / name / "collapse.jsonl").read_text() for name in ("whole", "parts")]
+    assert looks[0] == looks[1]
+
+
+def test_a_run_that_resumes_with_another_reference_is_refused(rows, tmp_path):
+    made(adapted(), rows, tmp_path, max_steps=4, precompute_ref_log_probs=False).train()
+    file, newest = tmp_path / ".reference" / "start.json", tmp_path / "checkpoint-2"
+    kept = json.loads(file.read_text())
+    file.write_text(json.dumps([[x + 0.5 for x in row] for row in kept]))
+    with pytest.raises(ValueError, match="not the one that the run began with"):
+        made(adapted(), rows, tmp_path, max_steps=4, precompute_ref_log_probs=False).train(str(newest))
+    file.unlink()
+    with pytest.raises(ValueError, match="begin it anew"):
+        made(adapted(), rows, tmp_path, max_steps=4, precompute_ref_log_probs=False).train(str(newest))
+
+
+def test_what_is_kept_is_not_used_for_other_rows_weights_or_precision(rows, tmp_path):
+    for model, data, given in [
+        (tiny_model(), rows, {}), (tiny_model(), rows.select(range(4, 8)), {}), (tiny_model(seed=1), rows, {}),
+        (tiny_model(), rows, {"ld_alpha": 0.5}), (tiny_model(), rows, {}),
+    ]:  # fmt: skip
+        made(model, data, tmp_path, **given)
+    assert len(list((tmp_path / ".reference").glob("*.safetensors"))) == 4
+
+
+# the guard
+
+
+def test_the_guard_ends_a_run_after_a_save(rows, tmp_path, monkeypatch):
+    ends = iter([8, 8, 4, 3, 0])
+    monkeypatch.setattr("ft_notebooks.collapse._answers", lambda *a: ([[1]] * 8, [n < at for at in [next(ends)] for n in range(8)]))
+    trainer = made(tiny_model(), rows, tmp_path, save_steps=50)
+    with pytest.raises(ValueError, match="at step 3 38% of the answers end.*100% did at the start.*checkpoint-3"):
+        trainer.train()
+    assert Path(last_good_checkpoint(tmp_path)) == tmp_path / "checkpoint-3"
+
+
+def test_half_of_the_answers_is_not_less_than_half_and_none_at_the_start_is_no_fall(rows, tmp_path, monkeypatch):
+    for name, counts in {"half": [8, 4, 4, 4, 4], "none": [0, 0, 0, 0, 0]}.items():
+        ends = iter(counts)
+        monkeypatch.setattr("ft_notebooks.collapse._answers", lambda *a: ([[1]] * 8, [n < at for at in [next(ends)] for n in range(8)]))
+        made(tiny_model(), rows, tmp_path / name).train()
+
+
+def test_a_guard_that_was_not_there_at_the_start_is_refused(rows, tmp_path):
+    made(tiny_model(), rows, tmp_path).train()
+    (tmp_path / "collapse.jsonl").unlink()
+    with pytest.raises(ValueError, match="begun without CollapseCallback"):
+        made(tiny_model(), rows, tmp_path).train(str(tmp_path / "checkpoint-2"))
+
+
+def test_an_own_guard_takes_the_place_of_ours_and_its_score_is_written(rows, tmp_path):
+    own = CollapseCallback(TOK, rows, every=3, scorer=lambda answers, some: len(answers))
+    trainer = made(tiny_model(), rows, tmp_path, callbacks=[own])
+    assert sum(isinstance(c, CollapseCallback) for c in trainer.callback_handler.callbacks) == 1
+    trainer.train()
+    lines = [json.loads(line) for line in (tmp_path / "collapse.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 3, 4] and all(line["score"] == 8 for line in lines)
+    assert load_file(tmp_path / ".reference" / "chosen.safetensors")["log_probs"].shape == (64, len(TOK))
+
+
+def test_a_guard_without_rows_and_a_figure_without_looks_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no rows to look at"):
+        CollapseCallback(TOK, [])
+    with pytest.raises(ValueError, match="no collapse.jsonl"):
+        plot_collapse(tmp_path)

@@ -95,6 +95,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'ft_notebooks.disk._size': ('disk.html#_size', 'ft_notebooks/disk.py')},
             'ft_notebooks.dpo': { 'ft_notebooks.dpo._DPOTrainer': ('dpo.html#_dpotrainer', 'ft_notebooks/dpo.py'),
                                   'ft_notebooks.dpo._DPOTrainer.__init__': ('dpo.html#_dpotrainer.__init__', 'ft_notebooks/dpo.py'),
+                                  'ft_notebooks.dpo._DPOTrainer._get_grad_norm': ( 'dpo.html#_dpotrainer._get_grad_norm',
+                                                                                   'ft_notebooks/dpo.py'),
                                   'ft_notebooks.dpo._DPOTrainer._precompute_ref_logps': ( 'dpo.html#_dpotrainer._precompute_ref_logps',
                                                                                           'ft_notebooks/dpo.py'),
                                   'ft_notebooks.dpo._DPOTrainer._prepare_dataset': ( 'dpo.html#_dpotrainer._prepare_dataset',

@@ -170,6 +170,12 @@ class _DPOTrainer(ResumableTrainer, MemoryTrainer, GuardedTrainer, SharedPrompt,
             return super()._precompute_ref_logps(dataset, name, batch_size)
         return _kept_or_computed(self, dataset, batch_size)
 
+    def _get_grad_norm(self, *args, **kwargs):
+        norm = super()._get_grad_norm(*args, **kwargs)
+        if "hinge" in self.loss_types and not norm:
+            self._norm = None  # every margin of the step is wide enough: no fault
+        return norm
+
 # %% ../nbs/06d_dpo.ipynb #88b5143c
 def _encoded(tok, dataset, name, max_length) -> Dataset | dict[str, Dataset]:
     "Rows with the ids of prompt and answers, none of which would be cut; evaluation may have several sets by name."

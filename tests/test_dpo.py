@@ -148,6 +148,13 @@ def test_the_reference_is_computed_before_where_it_is_needed_or_pays(given, adap
     assert _once(given, {}, adapter, 8, 4) is once
 
 
+def test_a_hinge_whose_margins_are_all_wide_enough_is_no_fault(rows, tmp_path):
+    trainer = made(tiny_model(), rows, tmp_path, loss_type="hinge", learning_rate=1e-2, max_steps=8, save_strategy="no")
+    next(c for c in trainer.callback_handler.callbacks if isinstance(c, CollapseCallback)).stop = False
+    trainer.train()
+    assert any(entry.get("grad_norm") == 0 for entry in trainer.state.log_history)
+
+
 # what comes back
 
 

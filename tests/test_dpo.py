@@ -18,8 +18,8 @@ from ft_notebooks.collapse import CollapseCallback, plot_collapse
 from ft_notebooks.dpo import _once, dpo_trainer
 from ft_notebooks.loading import load_model
 from ft_notebooks.lora import add_adapter, lora_config
-from ft_notebooks.marker import last_good_checkpoint
 from ft_notebooks.margins import pair_logps
+from ft_notebooks.marker import last_good_checkpoint
 from ft_notebooks.models import tiny_model, tiny_tokenizer
 from ft_notebooks.pairs import encode_pairs
 

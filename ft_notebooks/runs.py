@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['say', 'model_folder', 'model_bits', 'load_folder', 'held_out', 'rows_hash', 'shared_system', 'known_run', 'kept_rows',
-           'check_settings', 'encode_rows', 'model_settings', 'train_run']
+           'check_settings', 'model_settings', 'train_run']
 
 # %% ../nbs/12b_runs.ipynb #ec88b075
 import contextlib
 import hashlib
-import itertools
 import json
 import os
 import signal
-import sys
 import threading
 from pathlib import Path
+
+from .stages import as_chats, compare_measures, encode_rows, measure, read_stage, show_row
 
 # %% ../nbs/12b_runs.ipynb #efc396dd
 def say(*words: object) -> None:
@@ -70,12 +70,11 @@ def _without(chats, held):
 
 # %% ../nbs/12b_runs.ipynb #0cc62ab9
 def held_out(
-    chats,  # A `Dataset`
+    chats,  # A `Dataset` of conversations or of pairs
     rule: str | None,  # A file, a share such as "0.1", "last:N", or "none"
     seed: int = 0,  # Of the draw, where the rule is a share
 ) -> tuple:  # Two `Dataset`s, the second None where the rule is none
     "Rows to train on and rows to evaluate on; nothing is on both sides, or nearly so."
-    from ft_notebooks.data import read_chats
     from ft_notebooks.duplicates import split
 
     if rule is None or rule.strip().lower() == "none":
@@ -93,33 +92,35 @@ def held_out(
     try:
         share = float(rule)
     except ValueError:
-        held = read_chats(rule)
+        held = read_stage("sft" if "messages" in chats.column_names else "dpo", rule)
         return _without(chats, held), held
     parts = split(chats, share, seed)
     return parts["train"], parts["test"]
 
 # %% ../nbs/12b_runs.ipynb #5f616abf
 def rows_hash(
-    chats,  # A `Dataset` of chats, or None
+    chats,  # A `Dataset` of conversations or of pairs, or None
 ) -> str | None:
     "The number of rows and a hash of what they say, in their order; None for no rows."
     if chats is None:
         return None
-    said = chats.select_columns([name for name in ("messages", "tools") if name in chats.column_names]).to_list()
+    known = ("messages", "prompt", "chosen", "rejected", "tools")
+    said = chats.select_columns([name for name in known if name in chats.column_names]).to_list()
     return f"{len(chats)} rows, sha256 {hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:16]}"
 
 
-def _identity(settings, chats, held) -> dict:
-    "What makes a run this run; [evaluation] changes no weight, and what [data] names is known by its content."
-    given = {f"{name}.{key}": value for name in ("model", "lora", "sft") for key, value in settings[name].items()}
-    return {"command": "sft", **given, "data.trained": rows_hash(chats), "data.held_out": rows_hash(held)}
+def _identity(settings, stage, chats, held) -> dict:
+    "What makes a run this run; [evaluation] changes no weight, and the rows that [data] names are known by their content."
+    given = {f"{name}.{key}": value for name in ("model", "lora", stage) for key, value in settings[name].items()}
+    given |= {f"data.{key}": value for key, value in settings["data"].items() if key.startswith("allow")}
+    return {"command": stage, **given, "data.trained": rows_hash(chats), "data.held_out": rows_hash(held)}
 
 # %% ../nbs/12b_runs.ipynb #6b6dada2
 def shared_system(
-    chats,  # A `Dataset` of chats
+    chats,  # A `Dataset` of conversations or of pairs
 ) -> str | None:
     "The system message that all rows share, which a chat with the model should begin with, or None."
-    systems = {tuple(m["content"] for m in chat if m["role"] == "system") for chat in chats["messages"]}
+    systems = {tuple(m["content"] for m in chat if m["role"] == "system") for chat in as_chats(chats)["messages"]}
     return next(iter(systems))[0] if len(systems) == 1 and () not in systems else None
 
 # %% ../nbs/12b_runs.ipynb #5588c275
@@ -148,8 +149,9 @@ def known_run(
 ) -> tuple[str, dict]:  # The folder, and what the run has kept of itself, {} for a model
     "What there is to know of a run that has finished; a `ValueError` for one that has not, or is damaged."
     folder = Path(model_folder(target))
-    if (folder / "sft" / "run.json").is_file():  # the demo's folder, whose model is in its run
-        folder /= "sft"
+    stages = [stage for stage in ("dpo", "sft") if (folder / stage / "run.json").is_file()]
+    if stages:  # the demo's folder, whose model is in its last run
+        folder /= stages[0]
     if not (folder / "run.json").is_file():
         return str(folder), {}
     if not (folder / "metrics.json").is_file():
@@ -161,15 +163,13 @@ def known_run(
 def kept_rows(
     run: str | Path,  # As the user named it
     known: dict,  # What `known_run` says of it
-):  # A `Dataset` of chats
+):  # A `Dataset` of conversations; of pairs, those with the chosen answer
     "The rows that a run kept aside, found again where it read them; a `ValueError` if they are not what they were."
-    from ft_notebooks.data import read_chats
-
     if not known.get("data.held_out"):
         raise ValueError(f"{run} kept no rows for evaluation; name a file: ft eval {run} DATA")
-    file, rule = known["data"]["file"], known["data"]["eval"]
+    file, rule, stage = known["data"]["file"], known["data"]["eval"], known.get("command", "sft")
     try:
-        chats = held_out(read_chats(file), rule, known.get("sft.seed", 0))[1]
+        chats = held_out(read_stage(stage, file), rule, known.get(f"{stage}.seed", 0))[1]
         same = rows_hash(chats) == known["data.held_out"]
         problem = "" if same else f"{file} is no longer what {run} was trained with"
     except ValueError as e:
@@ -179,18 +179,18 @@ def kept_rows(
             f"{problem}, so the rows that {run} held out cannot be told from the others; restore the file, or name "
             f"one: ft eval {run} DATA"
         )
-    return chats
+    return as_chats(chats)
 
 # %% ../nbs/12b_runs.ipynb #90f8f125
 def check_settings(
     settings: dict,  # As `read_settings` gives them
+    stage: str = "sft",  # Or "dpo"
 ) -> None:
-    "A `ValueError` for settings that contradict each other, for a run of no step, and for what SFTConfig refuses."
-    from trl import SFTConfig
-
+    "A `ValueError` for settings that contradict each other, for a run of no step, and for what the stage's config refuses."
     from ft_notebooks.footprint import check_bits
+    from ft_notebooks.settings import SECTIONS
 
-    lora, sft, bits = settings["lora"], settings["sft"], settings["model"].get("bits")
+    lora, given, bits = settings["lora"], settings[stage], settings["model"].get("bits")
     full = settings["model"].get("method") == "full"
     if bits is not None:
         check_bits(bits)
@@ -205,54 +205,15 @@ def check_settings(
             "out of [lora], or let model.method be lora"
         )
     for key in ("max_steps", "num_train_epochs", "learning_rate"):
-        if sft.get(key, 1) <= 0:
-            raise ValueError(f"[sft] {key} must be more than 0, got {sft[key]}")
-    if sft.get("save_strategy", "steps") == "no" or sft.get("save_only_model"):
-        raise ValueError("[sft] a run keeps a checkpoint to go on from; leave out save_strategy and save_only_model")
-    fields = {k: v for k, v in sft.items() if k != "effective_batch"}
+        if given.get(key, 1) <= 0:
+            raise ValueError(f"[{stage}] {key} must be more than 0, got {given[key]}")
+    if given.get("save_strategy", "steps") == "no" or given.get("save_only_model"):
+        raise ValueError(f"[{stage}] a run keeps a checkpoint to go on from; leave out save_strategy and save_only_model")
+    fields = {k: v for k, v in given.items() if k != "effective_batch"}
     try:
-        SFTConfig(output_dir="unused", **{"use_cpu": True, "bf16": False, **fields})
+        SECTIONS[stage](output_dir="unused", **{"use_cpu": True, "bf16": False, **fields})
     except (ValueError, TypeError) as e:
-        raise ValueError(f"[sft] {e}") from None
-
-# %% ../nbs/12b_runs.ipynb #a9cfd2f3
-def _ribbon(ribbon) -> str:
-    "The ribbon in colours on a terminal, and elsewhere what is trained between « and »."
-    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
-        return str(ribbon)
-    parts = itertools.groupby(ribbon.tokens, lambda token: token[1].startswith("trained"))
-    texts = [("«{}»" if trained else "{}").format("".join(text for text, _ in tokens)) for trained, tokens in parts]
-    return "".join(texts) + "\n«trained», the rest is only read"
-
-# %% ../nbs/12b_runs.ipynb #0313dcac
-def _misread(tok, sources) -> None:
-    "A `ValueError` with the file and the line of the first conversation of `sources` that cannot be encoded."
-    from ft_notebooks.data import read_chats
-    from ft_notebooks.files import read_rows
-    from ft_notebooks.masks import encode_chat
-
-    for source in sources:
-        for (place, _), row in zip(read_rows(source), read_chats(source)):
-            try:
-                encode_chat(tok, row["messages"], **({"tools": row["tools"]} if row.get("tools") else {}))
-            except ValueError as e:
-                raise ValueError(f"{place}: {e}") from None
-
-# %% ../nbs/12b_runs.ipynb #9167a71b
-def encode_rows(
-    tok,  # A `PreTrainedTokenizerBase`
-    chats,  # A `Dataset` of chats, or None
-    max_length: int | None,  # In tokens; None cuts nothing
-    sources: list[str],  # The files that the rows were read from
-) -> tuple:  # The encoded rows, None for none, and their account
-    "The rows with their labels; what cannot be encoded is a `ValueError` with the file and the line."
-    from ft_notebooks.masks import encode_chats
-
-    try:
-        return (None, {}) if chats is None else encode_chats(tok, chats, max_length)
-    except ValueError:
-        _misread(tok, sources)
-        raise
+        raise ValueError(f"[{stage}] {e}") from None
 
 # %% ../nbs/12b_runs.ipynb #388f710d
 def _stopped(run, number=signal.SIGINT) -> KeyboardInterrupt:
@@ -282,40 +243,52 @@ def _fit(trainer, run) -> None:
         raise _stopped(run) from None
     if stop and stop.signal:
         raise _stopped(run, stop.signal)
+    if "ref" in getattr(trainer.model, "peft_config", {}):
+        trainer.model.delete_adapter("ref")  # the reference of DPO, which is no part of the result
     trainer.save_model(run)
 
 # %% ../nbs/12b_runs.ipynb #151c594e
-def _start(settings):
-    "The base, with a new adapter unless every weight is trained; names in [lora] are checked before it is loaded."
+def model_settings(
+    settings: dict,  # As `read_settings` gives them
+) -> dict:  # `name`, `bits` and `method`
+    "[model] with nothing left open: the name or folder, the bits of a weight, and the method; an adapter keeps its base's bits."
+    given, lora = settings["model"], settings["lora"]
+    method, bits = given.get("method", "lora"), given.get("bits")
+    folder, known = known_run(given.get("name", "smollm2"))
+    if Path(folder, "adapter_config.json").is_file():
+        if method == "full":
+            raise ValueError(f"model.method=full, but {folder} holds an adapter; merge it first: ft merge {folder}")
+        if lora:
+            raise ValueError(f"[lora] sets {', '.join(lora)}, but the adapter of {folder} is trained further; take the keys out")
+        if bits not in (None, own := known.get("model.bits", bits)):
+            raise ValueError(f"{folder} was trained on a base in {own} bits, not {bits}; leave model.bits out")
+        bits = own
+    return {"name": folder, "bits": model_bits(bits, method), "method": method}
+
+# %% ../nbs/12b_runs.ipynb #ed4aa79a
+def _start(settings, stage):
+    "The model that is trained, with its adapter unless every weight is; names in [lora] are checked before it is loaded."
     import torch
     from transformers import AutoModelForCausalLM
 
     from ft_notebooks.checkpoints import check_checkpoint, read_config
     from ft_notebooks.loading import load_model
-    from ft_notebooks.lora import add_adapter, lora_config
+    from ft_notebooks.lora import add_adapter, load_adapter, lora_config
 
     name, bits, method = (settings["model"][key] for key in ("name", "bits", "method"))
     if method == "full":
         return load_model(name, bits)
+    if Path(name, "adapter_config.json").is_file():
+        return load_adapter(name, bits, trainable=True)
     with torch.device("meta"):
         shape = AutoModelForCausalLM.from_config(read_config(check_checkpoint(name)))
     config = lora_config(shape, **settings["lora"])
-    return add_adapter(load_model(name, bits), config, settings["sft"]["seed"])
+    return add_adapter(load_model(name, bits), config, settings[stage]["seed"])
 
-
-def _perplexity(key, when, model, tok, rows) -> dict:
-    "The perplexity of the held-out rows under `key`, which is said too; nothing where no row is held out."
-    from ft_notebooks.evaluation import perplexity
-
-    if rows is None:
-        return {}
-    value = perplexity(model, tok, rows)
-    say(f"perplexity of the {len(rows)} held-out rows {when} training: {value:.3f}")
-    return {key: value}
-
-# %% ../nbs/12b_runs.ipynb #ed4aa79a
+# %% ../nbs/12b_runs.ipynb #f63705cf
 def _keep(trainer, run, metrics) -> None:
     "Write what became of the run; `metrics.json` comes last, as it says that the run has ended."
+    from ft_notebooks.collapse import plot_collapse
     from ft_notebooks.manifest import write_atomically
     from ft_notebooks.training import plot_history
 
@@ -323,48 +296,55 @@ def _keep(trainer, run, metrics) -> None:
     if trainer.is_world_process_zero():
         if any("loss" in entry for entry in history):
             plot_history(trainer).savefig(run / "loss.png")
+        if (run / "collapse.jsonl").is_file():
+            plot_collapse(run).savefig(run / "collapse.png")
         write_atomically(run / "metrics.json", json.dumps({**metrics, "history": history}, indent=1))
 
-# %% ../nbs/12b_runs.ipynb #36ce106f
-def model_settings(
-    settings: dict,  # As `read_settings` gives them
-) -> dict:  # `name`, `bits` and `method`
-    "[model] with nothing left open: the name or folder, the bits of a weight, and the method."
-    given = settings["model"]
-    method = given.get("method", "lora")
-    return {"name": model_folder(given.get("name", "smollm2")), "bits": model_bits(given.get("bits"), method), "method": method}
 
-# %% ../nbs/12b_runs.ipynb #f63705cf
+def _trainer(stage, tok, settings, run, rows, held_rows, held, callbacks):
+    from ft_notebooks.dpo import dpo_trainer
+    from ft_notebooks.samples import SamplesCallback
+    from ft_notebooks.sft import sft_trainer
+
+    samples = [] if held is None else [SamplesCallback(tok, as_chats(held.select(range(min(3, len(held)))))["messages"])]
+    shown = {"callbacks": [*samples, *callbacks], "disable_tqdm": False}  # which would follow from how loud the libraries may be
+    make = dpo_trainer if stage == "dpo" else sft_trainer
+    return make(_start(settings, stage), tok, rows, held_rows, output_dir=run, **{**shown, **settings[stage]})
+
+
+def _said(account) -> str:
+    told = {key.replace("_", " "): value for key, value in account.items() if value or key in ("cut", "dropped", "equal")}
+    return "  ".join(f"{key}: {value:,}" for key, value in told.items() if not isinstance(value, list))
+
+# %% ../nbs/12b_runs.ipynb #6f2dbe59
 def train_run(
-    chats,  # A `Dataset` of chats to train on
+    rows,  # A `Dataset` of conversations or of pairs to train on
     held,  # One to evaluate on, or None
     settings: dict,  # As `read_settings` gives them
     run: str | Path,  # The run's folder; it then holds the adapter or model, the tokenizer and a checkpoint
     sources: list[str] = (),  # The files that the rows were read from
+    stage: str = "sft",  # Or "dpo"; a section of the settings
+    callbacks: list = (),  # For the trainer
 ) -> tuple:  # The trained model, its tokenizer, and the log
-    "Supervised fine-tuning from the rows to `run`, gone on with where it was killed; a finished run is left alone."
-    from ft_notebooks.masks import show_tokens
-    from ft_notebooks.sft import sft_trainer
+    "A stage from its rows to `run`, gone on with where it was killed; a finished run is left alone."
     from ft_notebooks.tokenizer import load_tokenizer
-    from ft_notebooks.samples import SamplesCallback
     from ft_notebooks.training import run_folder
 
-    settings = {**settings, "model": model_settings(settings), "sft": {"seed": 0, **settings["sft"]}}
-    tok, sft = load_tokenizer(settings["model"]["name"]), settings["sft"]
-    (rows, account), (held_rows, _) = (encode_rows(tok, part, sft.get("max_length"), sources) for part in (chats, held))
-    told = {key.replace("_", " "): value for key, value in account.items() if value or key in ("cut", "dropped")}
-    say("  ".join(f"{key}: {value:,}" for key, value in told.items()))
-    say(_ribbon(show_tokens(tok, rows[0])))
-    run = run_folder(_undamaged(run), _identity(settings, chats, held))
+    settings = {**settings, "model": model_settings(settings), stage: {"seed": 0, **settings[stage]}}
+    tok, cut = load_tokenizer(settings["model"]["name"]), settings[stage].get("max_length")
+    allowed = {key: value for key, value in settings["data"].items() if key.startswith("allow")}
+    ids, account = encode_rows(tok, rows, cut, sources, **allowed)
+    held_ids, _ = encode_rows(tok, held, cut, sources, **{**allowed, "allow_equal": 1.0})
+    say(_said(account))
+    say(show_row(tok, ids[0]))
+    run = run_folder(_undamaged(run), _identity(settings, stage, rows, held))
     if (run / "metrics.json").exists():
         say(f"{run} is finished; nothing is changed. Give --output another folder to train again")
         return load_folder(run, settings["model"]["bits"]), tok, known_run(run.resolve())[1]["history"]
-    samples = [] if held is None else [SamplesCallback(tok, held["messages"][:3])]
-    shown = {"callbacks": samples, "disable_tqdm": False}  # which would follow from how loud the libraries may be
-    trainer = sft_trainer(_start(settings), tok, rows, held_rows, output_dir=run, **{**shown, **sft})
-    metrics = {"account": account, "data": settings["data"], "system": shared_system(chats)}
-    metrics |= _perplexity("perplexity_before", "before", trainer.model, tok, held_rows)
+    trainer = _trainer(stage, tok, settings, run, ids, held_ids, held, callbacks)
+    before = measure(trainer.model, tok, held_ids)
     _fit(trainer, run)
-    metrics |= _perplexity("perplexity", "after", trainer.model, tok, held_rows)
-    _keep(trainer, run, metrics)
+    kept, said = compare_measures(before, measure(trainer.model, tok, held_ids))
+    say("\n".join(said))
+    _keep(trainer, run, {"account": account, "data": settings["data"], "system": shared_system(rows), **kept})
     return trainer.model, tok, trainer.state.log_history

@@ -19,7 +19,7 @@ from typing import Literal
 
 from peft import LoraConfig
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from trl import SFTConfig
+from trl import DPOConfig, SFTConfig
 
 # %% ../nbs/12a_settings.ipynb #9e5f80ab
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,9 @@ class DataSettings:
     "The section `[data]`."
 
     eval: str | None = None  # rows kept for evaluation: a file, a share such as 0.1, last:110, or none
+    allow_cut: float = 0.01  # the share of answers that may lose their end at max_length
+    allow_equal: float = 0.01  # the share of pairs that may have two equal answers, and are left out
+    allow_long: float = 0.01  # the share of pairs that may not fit into max_length, and are left out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +50,8 @@ class EvaluationSettings:
 
 # %% ../nbs/12a_settings.ipynb #b10545c8
 SECTIONS = {"model": ModelSettings, "lora": LoraConfig, "data": DataSettings, "sft": SFTConfig}
-SECTIONS |= {"evaluation": EvaluationSettings}
-OURS = {"sft": {"effective_batch": int}}  # parameters of `sft_trainer` that no field has
+SECTIONS |= {"dpo": DPOConfig, "evaluation": EvaluationSettings}
+OURS = {stage: {"effective_batch": int} for stage in ("sft", "dpo")}  # parameters of the trainers that no field has
 FIXED = {  # fields that `ft` sets itself, and what a person does instead
     "sft": {
         "output_dir": "use --output",
@@ -57,6 +60,14 @@ FIXED = {  # fields that `ft` sets itself, and what a person does instead
         "completion_only_loss": "leave it out: exactly the answers are trained",
         "chat_template_path": "leave it out: the tokenizer's own template is used",
         "eos_token": "leave it out: the tokenizer's own is used",
+    },
+    "dpo": {
+        "output_dir": "use --output",
+        "resume_from_checkpoint": "leave it out: the same command goes on from the last whole checkpoint",
+        "model_init_kwargs": "leave it out: the model is loaded as [model] says",
+        "padding_free": "leave it out: prompts are computed once, and nothing is padded where that is faster",
+        "truncation_mode": "leave it out: no answer is cut, and pairs that do not fit are counted",
+        "sync_ref_model": "leave it out: the reference is the model as it was at the start",
     },
     "lora": {"task_type": "leave it out", "peft_type": "leave it out", "base_model_name_or_path": "set model.name"},
 }

@@ -55,7 +55,7 @@ def test_files_as_people_write_them(tmp_path, text, expected):
         ("[sft]\nlearning_rate = inf", "learning_rate must be a finite number, got 'inf'"),
         ("[sft]\nlearning_rate =", "settings.ini:2: learning_rate"),
         ("[DEFAULT]\nr = 8", r"no section \[DEFAULT\]"),
-        ("[dpo]\nbeta = 0.1", r"no section \[dpo\]"),
+        ("[grpo]\nbeta = 0.1", r"no section \[grpo\]"),
         ("[sft]\nLearning_Rate = 1", "no key 'Learning_Rate'; did you mean 'learning_rate'"),
         ("[model]\nname = %s\nbits = x", "settings.ini:3: bits"),
         ("[sft]\nmax_steps: 3", "parsing errors"),

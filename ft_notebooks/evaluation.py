@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest, bootstrap, norm, t
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .generation import answers
+from .generation import _prompts, answers
 from .likelihood import answer_bytes, bits_per_byte, forced_match, last_turns, perplexity, row_losses
 
 # %% ../nbs/08a_evaluation.ipynb #49b9bdc7
@@ -65,21 +65,25 @@ def key_order(
 
     return scorer
 
-# %% ../nbs/08a_evaluation.ipynb #5a336d18
-def _bootstrap(statistic, *samples):  # paired samples, each (R,); the same seed always
-    value = low = high = float(statistic(*samples, axis=-1))
-    if len(samples[0]) > 1:  # one row cannot say how rows differ: its interval is the point itself
+# %% ../nbs/08a_evaluation.ipynb #0a840212
+def _bootstrap(statistic, *samples) -> dict:  # Paired samples (..., R); the draws are always the same
+    "The statistic and its 95 % expanded percentile interval; one row cannot say how rows differ, and gives a point."
+    value, n = statistic(*samples, axis=-1), samples[0].shape[-1]
+    low = high = value
+    if n > 1:
+        level = 1 - 2 * norm.cdf(-math.sqrt(n / (n - 1)) * t.ppf(0.975, n - 1))
         found = bootstrap(
-            samples, statistic, paired=True, vectorized=True, method="percentile", n_resamples=2000, batch=100, rng=0
-        ).confidence_interval
-        low, high = min(value, float(found.low)), max(value, float(found.high))
-    return {"value": value, "low": low, "high": high, "n": len(samples[0])}
+            samples, statistic, paired=True, vectorized=True, axis=-1, method="percentile", confidence_level=level,
+            n_resamples=2000, batch=100, rng=0,
+        ).confidence_interval  # fmt: skip
+        low, high = np.minimum(value, found.low), np.maximum(value, found.high)
+    return {"value": value.tolist(), "low": low.tolist(), "high": high.tolist(), "n": n}
 
-
+# %% ../nbs/08a_evaluation.ipynb #651b1bde
 def interval(
     values: list[float],  # One score a row, R rows; 0 and 1 only, or any finite numbers
 ) -> dict:  # {"value": the mean, "low", "high", "n": R}
-    "The mean and its 95 % interval: Wilson's for zeros and ones, the percentile bootstrap for the rest."
+    "The mean and its 95 % interval: Wilson's for zeros and ones, the expanded percentile bootstrap for the rest."
     values = np.asarray(values, dtype=float)
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
         raise ValueError(f"an interval needs at least one finite number a row, got {values.tolist()}")
@@ -111,6 +115,7 @@ def _score(scorer, row, example) -> tuple[float | None, str | None]:  # A finite
     return float(value), None
 
 # %% ../nbs/08a_evaluation.ipynb #5ee99c86
+_log = logging.getLogger(__name__)
 _FACTS = ("prompt", "expected", "generated", "ended", "tokens", "nats", "trained", "bytes")
 
 
@@ -139,8 +144,8 @@ def _scored(rows, dataset, scorers) -> list[dict]:
         if len(failed) == len(rows):
             raise ValueError(f"scorer {name!r} failed on all {len(rows)} rows; on row 0: {failed[0]['message']}")
     if errors:
-        first = "; the first, {scorer!r} on row {row}: {message}".format(**errors[0])
-        logging.getLogger(__name__).warning("%d values of %d are missing%s", len(errors), len(rows) * len(scorers), first)
+        first = "scorer {scorer!r} on row {row}: {message}".format(**errors[0])
+        _log.warning("%d of %d values are missing; the first: %s", len(errors), len(rows) * len(scorers), first)
     return errors
 
 # %% ../nbs/08a_evaluation.ipynb #149f694c
@@ -162,6 +167,7 @@ def evaluate(
     if taken := {*_FACTS, "bits_per_byte", "perplexity"} & set(scorers):
         raise ValueError(f"a scorer may not be called {sorted(taken)}: the result uses that name itself")
     rows, sizes = _questions(dataset), answer_bytes(dataset)
+    _prompts(model, tok, [row["prompt"] for row in rows], max_new_tokens)  # what has no room is refused before anything runs
     sums, counts = row_losses(model, tok, dataset, batch_size or 8)
     found = answers(model, tok, [row["prompt"] for row in rows], max_new_tokens, batch_size, file=file)
     for row, said, nats, trained, size in zip(rows, found, sums.tolist(), counts.tolist(), sizes):

@@ -135,15 +135,15 @@ def last_turns(
         found.append(turns[-1])
     return found
 
-# %% ../nbs/08_likelihood.ipynb #bc7f81eb
+# %% ../nbs/08_likelihood.ipynb #bbd441d3
 def _forced(model, tok, dataset) -> list[dict]:
     "The chats, encoded, with labels at their last answer only; each begins as `generate` would ask for that answer."
     turns, rows = last_turns(dataset), []
     prompts = _prompts(model, tok, [messages[:turn] for messages, turn in zip(dataset["messages"], turns)], 1)
     for n, (row, prompt) in enumerate(zip(encode_chats(tok, dataset)[0], prompts)):
         labels = [IGNORE] * len(prompt) + row["labels"][len(prompt) :]
-        ahead = [label for label in row["labels"][: len(prompt) + 1]]
-        if row["input_ids"][: len(prompt)] != prompt or ahead[-1] == IGNORE or ahead[-2] != IGNORE:
+        edge = [label != IGNORE for label in row["labels"][len(prompt) - 1 : len(prompt) + 1]]
+        if row["input_ids"][: len(prompt)] != prompt or edge != [False, True]:
             raise ValueError(
                 f"row {n}: the chat template writes the conversation otherwise when it asks for the last answer than when it "
                 "shows it, so the two may differ; compare what `generate` says"

@@ -64,6 +64,8 @@ def json_schema(
 
     A `ValueError` at once for what is no schema, has a reference that leads nowhere, or a format that nothing checks.
     """
+    if not isinstance(schema, dict):
+        raise ValueError(f"json_schema: a JSON Schema must be a dict, got {schema!r}")
     kind = validator_for(schema, default=None) if "$schema" in schema else jsonschema.Draft202012Validator
     if kind is None:
         raise ValueError(f"json_schema: $schema is {schema['$schema']!r}, which is no draft that jsonschema knows")

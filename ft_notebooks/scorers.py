@@ -103,7 +103,7 @@ def chrf(
     return _from_eval("sacrebleu").sentence_chrf(generated, [expected]).score / 100
 
 # %% ../nbs/08a_scorers.ipynb #a0dca182
-_DIGITS = r"(?:\d{1,3}(?:,\d{2,3})*,\d{3}(?!\d)|\d+)(?:\.\d+)?(?:[eE][+-]?\d{1,3}(?!\w))?|(?<![\d.])\.\d+"
+_DIGITS = r"(?:\d{1,3}(?:,\d{2,3}){0,9},\d{3}(?!\d)|\d+)(?:\.\d+)?(?:[eE][+-]?\d{1,3}(?!\w))?|(?<![\d.])\.\d+"
 _NUMBER = rf"(?P<sign>(?<![\w)\]])[-−]\p{{Sc}}?|\p{{Sc}}[-−]?)?(?P<digits>(?:{_DIGITS})(?:/\d+)*)"
 _MARKED = regex.compile(rf"^[ \t]*####[ \t]*{_NUMBER}[ \t.%\p{{Sc}}]*$", regex.M)
 _ANYWHERE = regex.compile(_NUMBER)

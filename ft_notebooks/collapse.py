@@ -6,11 +6,13 @@
 __all__ = ['CollapseCallback', 'plot_collapse']
 
 # %% ../nbs/06c_collapse.ipynb #b880a695
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -22,14 +24,17 @@ from .metrics import _append, _lines, _text
 from .tokenizer import pad_batch
 from .tracking import _history, _points
 
-# %% ../nbs/06c_collapse.ipynb #9bea2b5c
+# %% ../nbs/06c_collapse.ipynb #1022f0a3
+def _core(model):
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # inside an adapter
+
+
 @torch.no_grad()
 def _answers(model, tok, prompts: list[list[int]], max_new_tokens: int) -> tuple[list[list[int]], list[bool]]:
     "The greedy answers without the token that ends them, and whether each was ended."
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model
     batch = pad_batch(prompts, tok.pad_token_id, side="left")
     inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
-    ends = core.generation_config.eos_token_id or []
+    ends = _core(model).generation_config.eos_token_id or []
     out = model.generate(**inputs, max_new_tokens=max_new_tokens)[:, inputs["input_ids"].shape[1] :].tolist()
     at = [next((i for i, token in enumerate(ids) if token in ends), None) for ids in out]
     return [ids[:n] for ids, n in zip(out, at)], [n is not None for n in at]
@@ -42,6 +47,7 @@ def _of_chosen(model, rows) -> tuple[float, Tensor]:  # in nats; (tokens, V) log
     for row in rows:
         ids, n = torch.tensor([row["prompt_ids"] + row["chosen_ids"]], device=model.device), len(row["chosen_ids"])
         given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+        given |= {"logits_to_keep": n + 1} if _core(model)._supports_logits_to_keep() else {}
         log_probs = model(**given).logits[0, -n - 1 : -1].float().log_softmax(-1)
         sums.append(log_probs.gather(1, ids[0, -n:, None]).sum())
         found.append(log_probs[torch.linspace(0, n - 1, min(n, 8)).long()].cpu())
@@ -52,57 +58,106 @@ def _kl(now: Tensor, before: Tensor) -> float:  # nats a token
     return (now.exp() * (now - before)).sum(-1).mean().item()
 
 # %% ../nbs/06c_collapse.ipynb #c697f2df
-def _fallen(line: dict, start: dict, before: int) -> str:
-    return (
-        f"at step {line['step']} {line['stop_rate']:.0%} of the answers end within {line['room']} tokens, and {start['stop_rate']:.0%} "
-        f"did at the start (the last look before was at step {before}); the preferred answers have won, and the text is lost. "
-        "Lower learning_rate, raise beta, or hold the chosen answers with loss_type=['sigmoid', 'sft']"
-    )
+_CURE = "Lower learning_rate, or hold the chosen answers with loss_type=['sigmoid', 'sft'] and loss_weights=[1, 1]"
 
 
+def _can_fall(start: dict) -> list[str]:  # a look at the start
+    return [name for name in ("stop_rate", "score") if start.get(name, 0) * start["answers"] > 1]
+
+
+def _fallen(line: dict, start: dict, before: int = 0) -> str | None:
+    "What of a look is less than half of what it was at the start, by more than one answer; None if nothing is."
+    said = {
+        "stop_rate": f"{line['stop_rate']:.0%} of the answers end within {line['room']} tokens, and {start['stop_rate']:.0%} did",
+        "score": f"the score of the answers is {line.get('score', 0):.2g}, and was {start.get('score', 0):.2g}",
+    }
+    for name in _can_fall(start):
+        if line[name] < start[name] / 2 and (start[name] - line[name]) * start["answers"] > 1:
+            return (
+                f"at step {line['step']} {said[name]} at the start (the last look before was at step {before}); the preferred "
+                f"answers have won, and the text is lost: {line['said'][0]!r:.80}. {_CURE}"
+            )
+    return None
+
+# %% ../nbs/06c_collapse.ipynb #661ce43c
+def _from_first(value):  # the same in all processes
+    return broadcast_object_list([value])[0]
+
+
+def _start_of(file: Path, kept: Path, ids: Tensor, step: int) -> tuple[list[dict], Tensor | None, str]:
+    "The looks up to this step of a run that resumes, and what its model said at the start; or why it cannot go on."
+    if not step:
+        return [], None, ""
+    lines = [line for line in _lines(file) if line["step"] <= step]
+    if not (lines and kept.is_file()):
+        return [], None, f"{file}: the run was begun without CollapseCallback, so its start is not known; begin anew"
+    held = load_file(kept)
+    if not torch.equal(held["ids"], ids):
+        return [], None, f"{file}: the run has looked at other pairs; give CollapseCallback the same, or begin anew"
+    return lines, held["log_probs"], ""
+
+# %% ../nbs/06c_collapse.ipynb #2d6edb0a
 class _Looks:
     "What the model says and how far it has gone, as one line; the start is kept in the run's folder."
 
     def _begin(self, args, state, model) -> None:
-        folder, self.before = Path(args.output_dir), None
-        self.file, kept = folder / "collapse.jsonl", folder / ".reference" / "chosen.safetensors"
-        lines = [line for line in _lines(self.file) if line["step"] <= state.global_step] if state.global_step else []
-        if state.global_step and not (lines and kept.is_file()):
-            raise ValueError(f"{self.file}: the run was begun without CollapseCallback, so its start is not known; begin anew")
-        if state.is_world_process_zero:
+        self.file, first = Path(args.output_dir) / "collapse.jsonl", state.is_world_process_zero
+        kept = self.file.with_name(".reference") / "chosen.safetensors"
+        ids = torch.tensor([i for row in self.rows for i in (*row["prompt_ids"], *row["chosen_ids"])])
+        lines, self.before, problem = _start_of(self.file, kept, ids, state.global_step) if first else ([], None, "")
+        lines, problem = _from_first((lines, problem))
+        if problem:
+            raise ValueError(problem)
+        if first:
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.file, _text(lines))
-        self.before = load_file(kept)["log_probs"] if lines else None
         self.start, self.last = (lines[0], lines[-1]["step"]) if lines else (self._look(args, state, model), 0)
-        if state.is_world_process_zero and not lines:
-            save_file({"log_probs": self.before}, part := kept.with_suffix(f".{os.getpid()}"))
+        if first and not lines:
+            save_file({"log_probs": self.before, "ids": ids}, part := kept.with_suffix(f".{os.getpid()}"))
             os.replace(part, kept)
 
-    def _look(self, args, state, model) -> dict:
+    def _heard(self, model) -> dict:
+        "By this process; the random numbers are as if nothing had been asked."
         with _greedily(model, self.tok), torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
             answers, ended = _answers(model, self.tok, [row["prompt_ids"] for row in self.rows], self.room)
             chosen, now = _of_chosen(model, self.rows)
-        self.before = now if self.before is None else self.before
-        line = {"step": state.global_step, "stop_rate": sum(ended) / len(ended), "room": self.room}
-        line |= {"length": sum(map(len, answers)) / len(answers), "kl": _kl(now, self.before), "chosen_logp": chosen}
-        if self.scorer:
-            line["score"] = float(self.scorer([self.tok.decode(ids) for ids in answers], self.rows))
+            texts = self.tok.batch_decode(answers, skip_special_tokens=True)
+            score = {"score": float(self.scorer(texts, self.rows))} if self.scorer else {}
+        self.before, n = now if self.before is None else self.before, len(answers)
+        heard = {"answers": n, "room": self.room, "stop_rate": sum(ended) / n, "length": sum(map(len, answers)) / n}
+        return heard | {"kl": _kl(now, self.before), "chosen_logp": chosen} | score | {"said": texts}
+
+    def _look(self, args, state, model) -> dict:
+        line = _from_first({"step": state.global_step, **self._heard(model)})
+        if not math.isfinite(line.get("score", 0)):
+            raise ValueError(f"the scorer gave {line['score']} at step {line['step']}; it gives a number, the more the better")
+        if not state.global_step:
+            line["guards"] = _can_fall(line) if self.stop else []
         if state.is_world_process_zero:
             _append(self.file, [line])
         return line
 
-# %% ../nbs/06c_collapse.ipynb #c71c90bb
-class CollapseCallback(_Looks, TrainerCallback):
-    """Ends the run, after a save, when the share of answers that stop falls below half of the start's; a `ValueError`.
+# %% ../nbs/06c_collapse.ipynb #a1fe94ad
+def _fitting(model, rows, room: int) -> int:
+    "The room, or what the model's context leaves of it."
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
+    longest = max(len(row["prompt_ids"]) for row in rows)
+    if longest >= context:
+        raise ValueError(f"a prompt has {longest} tokens and the model's context {context}; give encode_pairs a max_length")
+    return min(room, context - longest)
 
-    `collapse.jsonl` has a line a look: stop rate, mean length, KL to the start, log-probability of the chosen answers, score.
-    The weights are as without it. A run that resumes without that file is refused.
+# %% ../nbs/06c_collapse.ipynb #2d2c1194
+class CollapseCallback(_Looks, TrainerCallback):
+    """Ends the run, after a save, when the stop rate or the score falls below half of the start's; a `ValueError` in all processes.
+
+    `collapse.jsonl` has a line a look: stop rate, mean length, KL to the start, log-probability of the chosen answers, score, answers.
+    The weights are as without it. A run that resumes goes on with its start, and is refused without it, or with other rows.
     """
 
     def __init__(
         self,
         tok: PreTrainedTokenizerBase,
-        rows: Sequence[dict] | Dataset,  # Held-out pairs as `encode_pairs` gives them; the first eight are looked at
+        rows: Sequence[dict] | Dataset,  # Pairs as `encode_pairs` gives them, best ones not trained on; the first eight are looked at
         every: int | None = None,  # Optimizer steps; None is a tenth of the run
         scorer: Callable[[list[str], list[dict]], float] | None = None,  # Of the answers and the rows; the more the better
         max_new_tokens: int | None = None,  # Of an answer; None is twice the longest chosen one of these rows
@@ -116,33 +171,38 @@ class CollapseCallback(_Looks, TrainerCallback):
 
     def on_train_begin(self, args, state, control, model, **kwargs):
         self.message, self.steps = None, self.every or max(1, state.max_steps // 10)
+        self.room = _fitting(model, self.rows, self.room)
         self._begin(args, state, model)
+        if self.stop and "stop_rate" not in _can_fall(self.start) and state.is_world_process_zero:
+            n, few = self.start["answers"], round(self.start["stop_rate"] * self.start["answers"])
+            print(f"{few} of {n} answers end within {self.room} tokens at the start, so no fall of the stop rate ends this run")
 
     def on_step_end(self, args, state, control, model, **kwargs):
         if state.global_step % self.steps and state.global_step < state.max_steps or state.global_step <= self.last:
             return
         line = self._look(args, state, model)
-        if self.stop and line["stop_rate"] < self.start["stop_rate"] / 2:
-            self.message, control.should_save = _fallen(line, self.start, self.last), True
+        if self.stop:
+            self.message = _fallen(line, self.start, self.last)
+            control.should_save |= self.message is not None
         self.last = state.global_step
 
     def on_save(self, args, state, control, **kwargs):
         if self.message:
             raise ValueError(f"{self.message}. The weights of this step are in checkpoint-{state.global_step}")
 
-# %% ../nbs/06c_collapse.ipynb #b591e144
-_PANELS = {
+# %% ../nbs/06c_collapse.ipynb #befd2f7e
+_LINES = {
     "loss": [("loss", "loss", "#0072B2")],
-    "stop rate, and score (share)": [("stop_rate", "stop rate", "#D55E00"), ("score", "score", "#CC79A7")],
+    "stop rate, and score": [("stop_rate", "stop rate", "#D55E00"), ("score", "score", "#CC79A7")],
     "rewards": [("rewards/chosen", "chosen", "#0072B2"), ("rewards/rejected", "rejected", "#E69F00")],
     "length of an answer (tokens)": [("length", "length", "#D55E00")],
-    "margin": [("rewards/margins", "margin", "#0072B2")],
+    "margin of the rewards": [("rewards/margins", "margin", "#0072B2")],
     "KL to the start (nats a token)": [("kl", "KL", "#D55E00")],
     "log-probability (nats)": [("logps/chosen", "chosen", "#0072B2"), ("logps/rejected", "rejected", "#E69F00")],
-    "log-probability, held out": [("chosen_logp", "chosen", "#D55E00")],
+    "log-probability of the chosen ones that are looked at": [("chosen_logp", "chosen", "#D55E00")],
 }
 
-
+# %% ../nbs/06c_collapse.ipynb #135bdf2d
 def plot_collapse(
     run: str | Path,  # A run's folder with `metrics.jsonl` and `collapse.jsonl`; going, killed or ended
 ):  # -> matplotlib.figure.Figure
@@ -152,13 +212,15 @@ def plot_collapse(
     if not (looks := _lines(Path(run) / "collapse.jsonl")):
         raise ValueError(f"{run}: no collapse.jsonl in this folder; train with CollapseCallback(tok, rows)")
     history = _history(run) + looks
-    fig = Figure(figsize=(8, 6), dpi=80, layout="constrained")
-    for ax, (title, lines) in zip(fig.subplots(4, 2, sharex=True).flat, _PANELS.items()):
+    fig = Figure(figsize=(8, 6.4), dpi=80, layout="constrained")
+    for ax, (title, lines) in zip(fig.subplots(4, 2, sharex=True).flat, _LINES.items()):
         for key, name, colour in lines:
             if points := _points(history, key)[0]:
-                ax.plot(points, _points(history, key)[1], color=colour, lw=1.3, label=name)
-        if len(ax.lines) > 1:
-            ax.legend(frameon=False, fontsize=8)
+                ax.plot(points, _points(history, key)[1], color=colour, lw=1.3, marker="." if key in looks[0] else None, label=name)
+        if "stop_rate" in (key for key, _, _ in lines):
+            ax.axhline(looks[0]["stop_rate"] / 2, color="#999999", lw=1, ls=":", zorder=0)
+        if len(ax.get_legend_handles_labels()[0]) > 1:
+            ax.legend(frameon=False, fontsize=8, loc="center right")
         ax.set_title(title, fontsize=9)
         ax.tick_params(labelsize=8)
         ax.spines[["top", "right"]].set_visible(False)

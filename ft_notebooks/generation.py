@@ -6,12 +6,17 @@
 __all__ = ['answers', 'generate']
 
 # %% ../nbs/05a_generation.ipynb #5f34045f
+import hashlib
+import json
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from .answer_file import AnswerFile, model_mark
+from .prefix import shared_prefix
 from .templates import ChatTemplate
 from .tokenizer import pad_batch
 
@@ -53,14 +58,32 @@ def _prompts(model, tok, chats, max_new_tokens) -> list[list[int]]:
             )
     return prompts
 
-# %% ../nbs/05a_generation.ipynb #bbb1ba22
+# %% ../nbs/05a_generation.ipynb #099246af
+def _turn_end(tok) -> int | None:
+    "The id with which the chat template ends an answer; None without a template, or if it ends one with no token."
+    probe = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    try:
+        template = ChatTemplate(tok)
+        [(_, end)] = template.answers(probe, text := template.render(probe))
+    except ValueError:
+        return None
+    [(ids, places)] = template.tokenize([text])
+    return [token for token, (start, _) in zip(ids, places) if start < end][-1]
+
+
+def _ends(model, tok) -> list[int]:
+    "The ids that end an answer: the tokenizer's, the generation config's and the template's."
+    own = model.generation_config.eos_token_id
+    ends = [tok.eos_token_id, *(own if isinstance(own, list) else [own]), _turn_end(tok)]
+    return list(dict.fromkeys(end for end in ends if end is not None))
+
+# %% ../nbs/05a_generation.ipynb #7abf911a
 @contextmanager
 def _greedily(model, tok):
     "In evaluation mode, and with nothing of the model's own generation config but the tokens that end an answer."
     core = model.get_base_model() if hasattr(model, "get_base_model") else model  # inside an adapter
     own, training = core.generation_config, model.training
-    ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
-    ends = [end for end in (tok.eos_token_id, *ends) if end is not None]
+    ends = _ends(core, tok)
     core.generation_config = GenerationConfig(do_sample=False, eos_token_id=ends or None, pad_token_id=tok.pad_token_id)
     model.eval()
     try:
@@ -70,11 +93,14 @@ def _greedily(model, tok):
         model.train(training)
 
 # %% ../nbs/05a_generation.ipynb #b0bc5eca
-def _answers(model, tok, prompts, max_new_tokens) -> list[dict]:
+def _answers(model, tok, prompts, max_new_tokens, prefix=None) -> list[dict]:
     "What `answers` returns, of one batch; within `_greedily`."
     core = model.get_base_model() if hasattr(model, "get_base_model") else model
-    batch = pad_batch(prompts, tok.pad_token_id, side="left")
-    inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
+    if prefix:
+        inputs = prefix.inputs(prompts, tok.pad_token_id)
+    else:
+        batch = pad_batch(prompts, tok.pad_token_id, side="left")
+        inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
     out, ends = model.generate(**inputs, max_new_tokens=max_new_tokens), core.generation_config.eos_token_id or []
     found = []
     for ids in out[:, inputs["input_ids"].shape[1] :].tolist():
@@ -83,30 +109,48 @@ def _answers(model, tok, prompts, max_new_tokens) -> list[dict]:
         found.append({"text": text, "tokens": len(ids) if end is None else end + 1, "ended": end is not None})
     return found
 
-# %% ../nbs/05a_generation.ipynb #3aa2dec4
+# %% ../nbs/05a_generation.ipynb #c40f3315
+def _file(file, model, tok, prompts, size, max_new_tokens) -> AnswerFile:
+    core = model.get_base_model() if hasattr(model, "get_base_model") else model
+    asked = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:16]
+    made_by = {**model_mark(model), "prompts": f"{len(prompts)}, {asked}", "max_new_tokens": max_new_tokens, "ends": _ends(core, tok)}
+    return AnswerFile(file, made_by if model.dtype == torch.float32 else {**made_by, "batch_size": size})
+
+
+def _in_batches(prompts, size) -> list[list[int]]:
+    "The numbers of the prompts, the longest first, `size` at a time."
+    order = sorted(range(len(prompts)), key=lambda n: -len(prompts[n]))
+    return [order[at : at + size] for at in range(0, len(order), size)]
+
+# %% ../nbs/05a_generation.ipynb #67e78ea7
 def answers(
     model: PreTrainedModel,  # Its `training` mode is restored
     tok: PreTrainedTokenizerBase,
     chats: list[list[dict[str, str]]],  # N conversations, each ending with a user's message
     max_new_tokens: int,  # The most tokens of one answer, its end-of-turn token included
     batch_size: int | None = None,  # Rows at a time; None is 32. In bfloat16 it can change an answer, in float32 not
-    progress: bool = True,  # Show a bar
+    progress: bool = True,  # Show a bar, if it takes more than three seconds
     file: str | Path | None = None,  # Of JSON lines: each batch is added when it is done, and a killed call goes on there
-) -> list[dict]:  # N of {"text", "tokens": how many, the end-of-turn token included, "ended": by that token}
-    "What `generate` says, and for each answer how long it is and whether it was ended or cut."
+) -> list[dict]:  # N of {"text", "tokens": how many, the end-of-turn token included, "ended": by that token, or else cut}
+    "What `generate` says, and for each answer how long it is and whether it was ended; what `file` holds is not asked again."
     size = 32 if batch_size is None else batch_size
     _check_counts(max_new_tokens=max_new_tokens, batch_size=size)
     prompts = _prompts(model, tok, chats, max_new_tokens)
-    by_length, found = sorted(range(len(prompts)), key=lambda n: -len(prompts[n])), {}
-    bar = tqdm(total=len(prompts), desc="generating", unit="answer", disable=not progress, delay=3)
+    kept = _file(file, model, tok, prompts, size, max_new_tokens) if file else None
+    found = dict(kept.kept) if kept else {}
+    todo = [rows for rows in _in_batches(prompts, size) if not found.keys() >= {*rows}]  # of a torn batch all, as it was
+    bar = tqdm(total=len(prompts), initial=len(prompts) - sum(map(len, todo)), desc="generating", disable=not progress, delay=3)
     with _greedily(model, tok), bar:
-        for at in range(0, len(prompts), size):
-            these = by_length[at : at + size]
-            found.update(zip(these, _answers(model, tok, [prompts[n] for n in these], max_new_tokens)))
-            bar.update(len(these))
+        prefix = shared_prefix(model, prompts) if todo else None
+        for rows in todo:
+            new = dict(zip(rows, _answers(model, tok, [prompts[n] for n in rows], max_new_tokens, prefix)))
+            found |= new
+            if kept:
+                kept.add(new)
+            bar.update(len(rows))
     return [found[n] for n in range(len(prompts))]
 
-# %% ../nbs/05a_generation.ipynb #534e4e7c
+# %% ../nbs/05a_generation.ipynb #fd7d35c4
 def generate(
     model: PreTrainedModel,  # Its `training` mode is restored
     tok: PreTrainedTokenizerBase,
@@ -118,7 +162,7 @@ def generate(
 ) -> list[str]:  # N answers in the order given, without the end-of-turn token
     """The greedy answer to each conversation, the same in a batch as alone (float32), whatever the model's own config says.
 
-    An answer ends at the tokenizer's EOS or at one of `model.generation_config.eos_token_id`. A `ValueError` for what is no
-    conversation, or ends with the assistant, or leaves no room for the answer in the model's context.
+    An answer ends at the tokenizer's EOS, at one of `model.generation_config.eos_token_id`, or at the template's end of a turn.
+    A `ValueError` for what is no conversation, or ends with the assistant, or leaves no room for the answer.
     """
     return [answer["text"] for answer in answers(model, tok, chats, max_new_tokens, batch_size, progress, file)]

@@ -1,11 +1,17 @@
 "Edges of `ft_notebooks.generation`."
 
+import json
+import os
+import signal
+
 import pytest
+import torch
+from small_runs import forked
 from tokenizers.processors import TemplateProcessing
 from transformers import GenerationConfig
 
 import ft_notebooks.generation
-from ft_notebooks.generation import generate
+from ft_notebooks.generation import answers, generate
 from ft_notebooks.lora import add_adapter, lora_config
 from ft_notebooks.masks import encode_chat
 from ft_notebooks.models import tiny_model, tiny_tokenizer
@@ -61,7 +67,7 @@ def test_the_longest_conversations_go_first_in_batches_of_the_size_asked_for(mon
     batches, answers = [], ft_notebooks.generation._answers
     monkeypatch.setattr(
         ft_notebooks.generation, "_answers",
-        lambda model, tok, prompts, n: batches.append([len(p) for p in prompts]) or answers(model, tok, prompts, n),
+        lambda model, tok, prompts, *more: batches.append([len(p) for p in prompts]) or answers(model, tok, prompts, *more),
     )  # fmt: skip
     chats = [[{"role": "user", "content": "x" * n}] for n in (3, 9, 1, 7, 5)]
     generate(tiny_model(), tiny_tokenizer(), chats, max_new_tokens=1, batch_size=2)
@@ -85,13 +91,14 @@ def test_a_second_stop_token_of_the_generation_config_ends_an_answer():
         model.generation_config.eos_token_id = stops
         cut = generate(model, tok, ASK, max_new_tokens=12)
         word = tok.decode([stop])
-        assert all(b == a.split(word)[0] + word for a, b in zip(free, cut) if word in a)
+        assert all(b == a.split(word)[0] for a, b in zip(free, cut) if word in a)
         assert len(cut[0]) < len(free[0])
 
 
 def test_without_any_stop_token_an_answer_is_as_long_as_it_may_be():
     tok, model = tiny_tokenizer(), tiny_model()
     tok.eos_token = model.generation_config.eos_token_id = None
+    tok.chat_template = tok.chat_template.replace("<|im_end|>", ".")
     assert all(len(ids_of(answer)) >= 12 for answer in generate(model, tok, ASK, max_new_tokens=12))
 
 
@@ -179,3 +186,117 @@ def test_a_prompt_is_what_training_saw_before_the_answer(real_model, earlier):
     row = encode_chat(tok, [*chat, {"role": "assistant", "content": "yes"}])
     prompt = ft_notebooks.generation._prompts(tiny_model(), tok, [chat], max_new_tokens=1)[0]
     assert row["input_ids"][: len(prompt)] == prompt and row["labels"][len(prompt)] != IGNORE == row["labels"][len(prompt) - 1]
+
+
+def taught(words="yo"):
+    "A model that says these words and the token with which the template ends an answer, to whatever it is asked."
+    tok, model = tiny_tokenizer(), tiny_model()
+    rows = [encode_chat(tok, [*ask, {"role": "assistant", "content": words}]) for ask in ASK[:2]]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for row in rows * 25:
+        model(torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model
+
+
+@pytest.mark.parametrize("eos", ["<|im_start|>", None])
+def test_an_answer_ends_where_the_template_ends_it_though_tokenizer_and_model_name_other_tokens(eos):
+    tok, model = tiny_tokenizer(), taught()
+    tok.eos_token, model.generation_config.eos_token_id = eos, [7]
+    assert answers(model, tok, ASK[:2], max_new_tokens=9) == [{"text": "yo", "tokens": 3, "ended": True}] * 2
+
+
+def test_an_end_token_that_the_tokenizer_does_not_call_special_is_no_part_of_an_answer():
+    tok, model = tiny_tokenizer(), taught("yo!")
+    tok.chat_template = tok.chat_template.replace("<|im_end|>", "")  # so that the template ends an answer with no token
+    model.generation_config.eos_token_id = ids_of("!")[0]
+    assert generate(model, tok, ASK[:2], max_new_tokens=9) == ["yo", "yo"]
+
+
+def test_an_answer_that_is_cut_is_not_ended_even_where_another_in_its_batch_is():
+    tok, model = tiny_tokenizer(), tiny_model()
+    free = generate(model, tok, ASK, max_new_tokens=12)
+    model.generation_config.eos_token_id = stop = ids_of(free[0])[3]
+    found = answers(model, tok, ASK, max_new_tokens=12)
+    assert [a["ended"] for a in found] == [stop in ids_of(text)[:12] for text in free]
+    assert all(a["tokens"] == 12 for a in found if not a["ended"]) and found[0]["tokens"] <= 4 and found[0]["ended"]
+
+
+LONG = [[{"role": "system", "content": "r" * 120}, {"role": "user", "content": "q" * n}] for n in (5, 1, 90, 7, 30, 2)]
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_what_all_prompts_share_is_computed_once_and_changes_no_answer(adapter):
+    tok, model, computed = tiny_tokenizer(), tiny_model(), []
+    if adapter:
+        model = add_adapter(model, lora_config(model, init_lora_weights=False))
+    alone = [answers(model, tok, [chat], max_new_tokens=6)[0] for chat in LONG]
+    model.get_input_embeddings().register_forward_hook(lambda module, given, out: computed.append(given[0].numel()))
+    assert answers(model, tok, LONG, max_new_tokens=6, batch_size=3) == alone
+    shared, own = computed[0], max(len(chat[1]["content"]) for chat in LONG)
+    assert shared > 120 and sum(computed) < 2 * shared + 6 * own + 6 * 50  # whole prompts would be six times `shared`
+
+
+def file_of(folder, model, **options):
+    fixed = {"max_new_tokens": 5, "batch_size": 2}
+    return answers(model, tiny_tokenizer(), LONG, file=folder / "answers.jsonl", **fixed | options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("torn", [0, 7, 80])
+def test_a_killed_evaluation_goes_on_where_it_was_and_ends_as_if_it_had_not_been(tmp_path, monkeypatch, dtype, torn):
+    model, asked, one_batch = tiny_model().to(dtype), [], ft_notebooks.generation._answers
+    whole = file_of(tmp_path / "whole", model)
+
+    def killed():
+        def until(*given):
+            asked.append(given)
+            return os.kill(os.getpid(), signal.SIGKILL) if len(asked) == 3 else one_batch(*given)
+
+        ft_notebooks.generation._answers = until
+        file_of(tmp_path, model)
+
+    assert forked(killed) == -signal.SIGKILL
+    file = tmp_path / "answers.jsonl"
+    held = file.read_bytes()
+    assert held.count(b"\n") == 5  # what made it, and two batches of two
+    file.write_bytes(held[: len(held) - torn])  # as if the kill had come while they were written
+    monkeypatch.setattr(ft_notebooks.generation, "_answers", lambda *given: asked.append(given) or one_batch(*given))
+    assert file_of(tmp_path, model) == whole == file_of(tmp_path, model)
+    assert len(asked) == (2 if torn else 1)
+    lines = [json.loads(line) for line in file.read_text().splitlines()[1:]]
+    assert {line["row"]: line["answer"] for line in lines} == dict(enumerate(whole))
+
+
+def test_a_file_of_other_prompts_models_or_settings_is_refused_and_left_as_it_is(tmp_path):
+    file_of(tmp_path, tiny_model())
+    held = (tmp_path / "answers.jsonl").read_bytes()
+    for model, options, wrong in [
+        (tiny_model(seed=1), {}, "weights was"),
+        (tiny_model().bfloat16(), {}, "dtype was 'float32', is 'bfloat16'"),
+        (tiny_model(), {"max_new_tokens": 6}, "max_new_tokens was 5, is 6"),
+    ]:
+        with pytest.raises(ValueError, match=f"{wrong}.*name another file"):
+            file_of(tmp_path, model, **options)
+    for chats in (LONG[:5], LONG[::-1]):
+        with pytest.raises(ValueError, match="prompts was '6, .*, is '"):
+            answers(tiny_model(), tiny_tokenizer(), chats, 5, file=tmp_path / "answers.jsonl")
+    model = tiny_model()
+    model.generation_config.eos_token_id = [2, 7]
+    with pytest.raises(ValueError, match=r"ends was \[2\], is \[2, 7\]"):
+        file_of(tmp_path, model)
+    assert (tmp_path / "answers.jsonl").read_bytes() == held
+
+
+def test_the_size_of_a_batch_may_change_in_float32_and_in_no_other_precision(tmp_path):
+    assert file_of(tmp_path / "a", tiny_model()) == file_of(tmp_path / "a", tiny_model(), batch_size=3)
+    file_of(tmp_path / "b", tiny_model().bfloat16())
+    with pytest.raises(ValueError, match="batch_size was 2, is 3"):
+        file_of(tmp_path / "b", tiny_model().bfloat16(), batch_size=3)
+
+
+def test_a_bad_conversation_is_refused_before_a_file_is_made(tmp_path):
+    with pytest.raises(ValueError, match="conversation 1 must be"):
+        answers(tiny_model(), tiny_tokenizer(), [ASK[0], []], 5, file=tmp_path / "answers.jsonl")
+    assert not list(tmp_path.iterdir())

@@ -59,11 +59,15 @@ class _Key(requests.auth.AuthBase):
 
     def __init__(self, name: str | None):
         self.name = name
-        if name and not self.value():
-            raise ValueError(f"the environment variable {name}, which key_env names, is not set")
+        self.value()
 
     def value(self) -> str:
-        return os.environ.get(self.name or "", "").strip()
+        key = os.environ.get(self.name or "", "").strip()
+        if self.name and not key:
+            raise ValueError(f"the environment variable {self.name}, which key_env names, is not set")
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError(f"the environment variable {self.name} holds no key: there are characters that no header can have")
+        return key
 
     def __call__(self, request):  # also without a key: else requests would take one from ~/.netrc
         if self.name:
@@ -71,7 +75,7 @@ class _Key(requests.auth.AuthBase):
         return request
 
     def hidden(self, text: object) -> str:
-        key = self.value()
+        key = os.environ.get(self.name or "", "").strip()
         return str(text).replace(key, "***") if key else str(text)
 
 # %% ../nbs/08a_judge.ipynb #4c2c2d41
@@ -84,16 +88,16 @@ def _address(url: str) -> str:
 
 def _said(reply, address, key) -> str:
     if reply.status_code != 200:
-        raise ValueError(key.hidden(f"{address} answered {reply.status_code}: {reply.text[:300]}"))
+        raise ValueError(f"{address} answered {reply.status_code}: {key.hidden(reply.text)[:300]}")
     try:
         choice = reply.json()["choices"][0]
         said = choice["message"]["content"]
     except (ValueError, LookupError, TypeError):
         said = None
     if not isinstance(said, str):
-        raise ValueError(key.hidden(f"{address} answered no chat completion: {reply.text[:300]}"))
+        raise ValueError(f"{address} answered no chat completion: {key.hidden(reply.text)[:300]}")
     if choice.get("finish_reason") == "length":
-        raise ValueError(f"{address}: the answer was cut off after {said[-80:]!r}; give it more max_tokens")
+        raise ValueError(f"{address}: the answer was cut off after {key.hidden(said)[-80:]!r}; give it more max_tokens")
     return said
 
 # %% ../nbs/08a_judge.ipynb #511d4ba1

@@ -19,8 +19,18 @@ from rouge_score.rouge_scorer import RougeScorer
 from ft_notebooks import forms, scorers
 from ft_notebooks.evaluation import exact_match, key_order
 from ft_notebooks.forms import json_schema, matches, valid_json
-from ft_notebooks.scorers import chrf, find_scorers, last_number, length, normalised_match, number_match
-from ft_notebooks.scorers import repetition, rouge_l, stop_rate, token_f1
+from ft_notebooks.scorers import (
+    chrf,
+    find_scorers,
+    last_number,
+    length,
+    normalised_match,
+    number_match,
+    repetition,
+    rouge_l,
+    stop_rate,
+    token_f1,
+)
 
 quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 ASCII = st.text(st.sampled_from(string.ascii_letters + string.digits + " .,'-()\n the an"), max_size=60)

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .generation import _prompts
+from .generation import _ends, _prompts
 from .masks import encode_chats, token_losses
 from .tokenizer import IGNORE, pad_batch
 
@@ -159,9 +159,7 @@ def forced_match(
     batch_size: int = 8,  # In float32 it changes the speed and nothing else
 ) -> list[float]:  # R values, 1.0 or 0.0
     "Would greedy decoding say the last answer of each chat to the letter, and end there? Told without decoding."
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model  # inside an adapter
-    ends = core.generation_config.eos_token_id
-    ends = {tok.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+    ends = _ends(model.get_base_model() if hasattr(model, "get_base_model") else model, tok)
 
     def measure(batch):
         targets = batch["labels"][:, 1:]

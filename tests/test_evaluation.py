@@ -1,16 +1,18 @@
-"""Edges of perplexity, scorers, intervals and evaluate; `scipy` and hand formulas are the oracles."""
+"""Edges of scorers, intervals and evaluate; `scipy` and hand formulas are the oracles."""
 
+import logging
 import math
-import weakref
 
 import numpy as np
 import pytest
-import torch
 from datasets import Dataset
+from scipy.stats import norm, t
 
 from ft_notebooks import evaluation
 from ft_notebooks.data import appointments
 from ft_notebooks.evaluation import Evaluation, evaluate, exact_match, interval, key_order, perplexity
+from ft_notebooks.generation import answers
+from ft_notebooks.likelihood import answer_bytes, bits_per_byte, row_losses
 from ft_notebooks.masks import encode_chats
 from ft_notebooks.models import tiny_model, tiny_tokenizer
 from ft_notebooks.tokenizer import IGNORE
@@ -29,91 +31,6 @@ CHATS = Dataset.from_list([chat("hi", "yo"), chat("count", "one two three four f
 @pytest.fixture(scope="module")
 def model():
     return tiny_model()
-
-
-def by_hand(model, rows):
-    total, count = 0.0, 0
-    for row in rows:
-        logp = model(torch.tensor([row["input_ids"]])).logits[0].double().log_softmax(-1)
-        for t in range(1, len(row["labels"])):
-            if row["labels"][t] != IGNORE:
-                total, count = total - logp[t - 1, row["labels"][t]].item(), count + 1
-    return math.exp(total / count)
-
-
-@torch.no_grad()
-def test_perplexity_counts_every_assistant_turn_of_a_conversation(model):
-    encoded, _ = encode_chats(TOK, CHATS)
-    assert perplexity(model, TOK, CHATS) == pytest.approx(by_hand(model, encoded), rel=1e-5)
-    assert perplexity(model, TOK, encoded, batch_size=2) == pytest.approx(by_hand(model, encoded), rel=1e-5)
-
-
-@torch.no_grad()
-def test_perplexity_is_that_of_the_real_task_in_any_order_and_batch(model):
-    notes = appointments(9, part="test")
-    expected = by_hand(model, encode_chats(TOK, notes)[0])
-    for size, rows in ((1, notes), (4, notes.shuffle(seed=3)), (9, notes.select(range(8, -1, -1)))):
-        assert perplexity(model, TOK, rows, batch_size=size) == pytest.approx(expected, rel=1e-5)
-
-
-def test_rows_without_a_trained_token_add_nothing(model):
-    encoded, _ = encode_chats(TOK, CHATS)
-    silent = {"input_ids": [5] * 40, "labels": [IGNORE] * 40}
-    with_silence = Dataset.from_list([silent, *encoded.to_list()])
-    assert perplexity(model, TOK, with_silence) == pytest.approx(perplexity(model, TOK, encoded), rel=1e-5)
-
-
-def test_a_label_on_the_first_token_is_not_counted(model):
-    rows = encode_chats(TOK, CHATS)[0].to_list()
-    first = [{**row, "labels": [row["input_ids"][0], *row["labels"][1:]]} for row in rows]
-    assert perplexity(model, TOK, Dataset.from_list(first)) == perplexity(model, TOK, Dataset.from_list(rows))
-
-
-@pytest.mark.parametrize("rows", [[], [{"input_ids": [1, 2], "labels": [IGNORE, IGNORE]}]])
-def test_perplexity_over_nothing_is_refused(model, rows):
-    dataset = Dataset.from_list(rows) if rows else encode_chats(TOK, CHATS)[0].select([])
-    with pytest.raises(ValueError, match="no token is trained"):
-        perplexity(model, TOK, dataset)
-
-
-def test_a_model_with_nan_weights_is_refused_with_the_row():
-    broken = tiny_model()
-    torch.nn.init.constant_(broken.lm_head.weight, math.nan)
-    with pytest.raises(ValueError, match="row 0: the loss is nan"):
-        perplexity(broken, TOK, CHATS)
-
-
-@pytest.mark.parametrize("mode", [True, False])
-def test_dropout_is_off_and_the_mode_is_put_back(mode):
-    dropping = tiny_model()
-    for layer in dropping.model.layers:
-        layer.self_attn.attention_dropout = 0.5
-    plain = perplexity(dropping, TOK, CHATS)
-    dropping.train(mode)
-    assert perplexity(dropping, TOK, CHATS) == plain
-    assert dropping.training is mode
-
-
-def test_the_mode_is_put_back_when_the_model_fails():
-    broken = tiny_model().train()
-    broken.forward = lambda **_: 1 / 0
-    with pytest.raises(ZeroDivisionError):
-        perplexity(broken, TOK, CHATS)
-    assert broken.training
-
-
-def test_no_gradient_is_recorded_and_no_logits_outlive_their_batch(model):
-    alive, most = [], []
-
-    def watch(module, args, output):
-        assert not output.requires_grad
-        most.append(sum(ref() is not None for ref in alive))
-        alive.append(weakref.ref(output))
-
-    handle = model.lm_head.register_forward_hook(watch)
-    perplexity(model, TOK, appointments(6), batch_size=1)
-    handle.remove()
-    assert len(most) == 6 and max(most) == 0
 
 
 @pytest.mark.parametrize(
@@ -168,10 +85,21 @@ def test_the_bootstrap_agrees_with_the_normal_formula_and_with_itself():
     assert interval(values.tolist()) == found
 
 
-def test_the_bootstrap_holds_the_truth_about_95_times_in_100():
-    draws = np.random.default_rng(2).beta(2, 3, size=(300, 60))
+@pytest.mark.parametrize("n", [8, 60])
+def test_the_bootstrap_holds_the_truth_about_95_times_in_100(n):
+    draws = np.random.default_rng(2).beta(2, 3, size=(400, n))
     held = [found["low"] <= 0.4 <= found["high"] for found in map(interval, draws)]
-    assert 0.91 <= np.mean(held) <= 0.98
+    assert 0.92 <= np.mean(held) <= 0.975
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 12, 200])
+def test_the_bootstrap_is_as_wide_as_students_t_makes_it(n):
+    values = np.random.default_rng(3).normal(size=n)
+    draws = np.random.default_rng(4).choice(values, size=(40_000, n)).mean(axis=1)
+    tail = norm.cdf(-t.ppf(0.975, n - 1) * math.sqrt(n / (n - 1)))
+    low, high = np.quantile(draws, (tail, 1 - tail))
+    found, tolerance = interval(values), 0.1 * (high - low)
+    assert found["low"] == pytest.approx(low, abs=tolerance) and found["high"] == pytest.approx(high, abs=tolerance)
 
 
 @pytest.mark.parametrize("value", [0, 1, 0.1, -3.7, 1e9])
@@ -198,22 +126,24 @@ def test_evaluate_asks_for_the_last_turn_and_hands_the_row_to_the_scorer(model):
     assert [row["expected"] for row in found.rows] == ["yo", "one two three four five", "d e f"]
     assert [row["prompt"] for row in found.rows] == [row["messages"][:-1] for row in CHATS]
     assert [row["weight"] for row in found.rows] == [1, 2, 3]
-    assert list(found.rows[0]) == ["prompt", "expected", "generated", "weight"]
+    facts = ["prompt", "expected", "generated", "ended", "tokens", "nats", "trained", "bytes"]
+    assert list(found.rows[0]) == [*facts, "weight"]
     assert found.scores["weight"] == interval([1, 2, 3])
 
 
 def test_answers_are_cut_and_batched_as_asked_for(model, monkeypatch):
     asked = []
-    monkeypatch.setattr(evaluation, "generate", lambda *args: asked.append(args[2:]) or ["x"] * len(args[2]))
+    said = {"text": "x", "tokens": 1, "ended": False}
+    monkeypatch.setattr(evaluation, "answers", lambda *args, file: asked.append((*args[2:], file)) or [said] * len(args[2]))
     prompts = [row["messages"][:-1] for row in CHATS]
-    evaluate(model, TOK, CHATS, {}, max_new_tokens=7, batch_size=2)
+    evaluate(model, TOK, CHATS, {}, max_new_tokens=7, batch_size=2, file="kept.jsonl")
     evaluate(model, TOK, CHATS, {})
-    assert asked == [(prompts, 7, 2), (prompts, 64, None)]
+    assert asked == [(prompts, 7, 2, "kept.jsonl"), (prompts, 64, None, None)]
 
 
 def test_evaluate_always_reports_the_perplexity_with_an_interval_around_it(model):
     found = said(model, {})
-    assert list(found.scores) == ["perplexity"]
+    assert list(found.scores) == ["bits_per_byte", "perplexity"]
     score = found.scores["perplexity"]
     assert score["value"] == pytest.approx(perplexity(model, TOK, CHATS), rel=1e-6)
     assert score["low"] < score["value"] < score["high"] and score["n"] == 3
@@ -226,25 +156,75 @@ def test_the_interval_of_the_perplexity_is_that_of_rows_drawn_again(model):
     counts = np.array([sum(label != IGNORE for label in labels) for labels in encode_chats(TOK, notes)[0]["labels"]])
     sums = counts * np.log([perplexity(model, TOK, notes.select([i])) for i in range(12)])
     draws = np.random.default_rng(5).integers(0, 12, size=(4000, 12))
-    low, high = np.quantile(np.exp(sums[draws].sum(1) / counts[draws].sum(1)), (0.025, 0.975))
+    tail = norm.cdf(-t.ppf(0.975, 11) * math.sqrt(12 / 11))
+    low, high = np.quantile(np.exp(sums[draws].sum(1) / counts[draws].sum(1)), (tail, 1 - tail))
     score = evaluate(model, TOK, notes, {}, max_new_tokens=1).scores["perplexity"]
     assert score["low"] == pytest.approx(low, abs=0.1 * (high - low))
     assert score["high"] == pytest.approx(high, abs=0.1 * (high - low))
 
 
+def test_bits_per_byte_stand_beside_the_perplexity_with_their_interval(model):
+    score = said(model, {}).scores["bits_per_byte"]
+    assert score["value"] == pytest.approx(bits_per_byte(model, TOK, CHATS), rel=1e-6)
+    assert score["low"] < score["value"] < score["high"] and score["n"] == 3
+
+
+def test_each_row_has_its_part_of_the_sums_and_what_is_known_of_its_answer(model):
+    rows = said(model, {}).rows
+    sums, counts = row_losses(model, TOK, CHATS)
+    assert [row["nats"] for row in rows] == pytest.approx(sums, rel=1e-5)
+    assert [row["trained"] for row in rows] == counts.tolist() and [row["bytes"] for row in rows] == answer_bytes(CHATS)
+    heard = answers(model, TOK, [row["messages"][:-1] for row in CHATS], 3, progress=False)
+    assert [(row["generated"], row["tokens"], row["ended"]) for row in rows] == [tuple(a.values()) for a in heard]
+
+
+def test_answers_without_a_byte_leave_bits_per_byte_out(model):
+    assert list(said(model, {}, Dataset.from_list([chat("hi", "")])).scores) == ["perplexity"]
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, None, "1", [1], 1j])
-def test_a_scorer_that_returns_no_finite_number_is_named(model, bad):
-    with pytest.raises(ValueError, match=r"scorer 'odd' must return a finite number, got .* on row 0; generated: "):
-        said(model, {"odd": lambda *_: bad})
+def test_a_value_that_is_no_finite_number_is_missing_and_named(model, bad):
+    found = said(model, {"odd": lambda g, expected, x: bad if expected == "yo" else 1})
+    assert [row["odd"] for row in found.rows] == [None, 1.0, 1.0] and found.scores["odd"] == interval([1, 1])
+    [error] = found.errors
+    assert (error["row"], error["scorer"]) == (0, "odd") and repr(bad) in error["message"]
 
 
-def test_a_scorer_that_raises_is_named_with_its_row_and_reason(model):
+def test_a_scorer_that_raises_loses_its_rows_and_no_others(model, caplog):
     def second(generated, expected, example):
         return {"yo": 1}[expected]
 
-    with pytest.raises(ValueError, match=r"scorer 'second' failed on row 1: KeyError\('one two") as e:
-        said(model, {"second": second})
-    assert isinstance(e.value.__cause__, KeyError) and "generated: " in str(e.value)
+    found = said(model, {"second": second, "fine": lambda *_: 0.5})
+    assert [row["second"] for row in found.rows] == [1.0, None, None] and found.scores["second"]["n"] == 1
+    assert [row["fine"] for row in found.rows] == [0.5] * 3 and found.scores["fine"]["n"] == 3
+    assert [(e["row"], e["scorer"]) for e in found.errors] == [(1, "second"), (2, "second")]
+    [line] = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert line == "2 of 6 values are missing; the first: scorer 'second' on row 1: KeyError('one two three four five')"
+
+
+def test_a_scorer_that_fails_on_every_row_is_refused(model):
+    with pytest.raises(ValueError, match=r"scorer 'second' failed on all 3 rows; on row 0: KeyError\('generated'\)"):
+        said(model, {"fine": lambda *_: 1, "second": lambda g, e, example: example["generated"]})
+
+
+def test_nothing_is_said_where_nothing_failed(model, caplog):
+    found = said(model, {"fine": lambda *_: 1})
+    assert found.errors == [] and not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_an_interrupt_is_no_failure_of_a_scorer(model):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        said(model, {"stop": stop})
+
+
+def test_a_scorer_sees_how_the_answer_ended_and_how_long_it_is(model):
+    seen = []
+    found = said(model, {"seen": lambda g, e, example: seen.append(example) or 1})
+    assert [(x["ended"], x["tokens"]) for x in seen] == [(row["ended"], row["tokens"]) for row in found.rows]
+    assert [set(x) for x in seen] == [{"messages", "ended", "tokens"}] * 3
 
 
 def test_a_scorer_may_return_a_truth_value(model):
@@ -255,12 +235,24 @@ def test_a_scorer_may_return_a_truth_value(model):
 def test_what_cannot_be_evaluated_is_refused(model):
     with pytest.raises(ValueError, match="got 0 rows"):
         said(model, {}, CHATS.select([]))
-    with pytest.raises(ValueError, match='rows with "messages"'):
+    with pytest.raises(ValueError, match='needs chats \\("messages"\\), got 3 rows of'):
         said(model, {}, encode_chats(TOK, CHATS)[0])
+    with pytest.raises(ValueError, match=r"rename the columns \['tokens'\]"):
+        said(model, {}, CHATS.add_column("tokens", [1, 2, 3]))
     with pytest.raises(ValueError, match="row 1 has no assistant turn"):
         said(model, {}, Dataset.from_list([CHATS[0], chat("hi", "x") | {"messages": CHATS[0]["messages"][:1]}]))
-    with pytest.raises(ValueError, match=r"may not be called \['expected', 'perplexity'\]"):
-        said(model, {"perplexity": exact_match, "expected": exact_match})
+    with pytest.raises(ValueError, match=r"may not be called \['bits_per_byte', 'ended', 'perplexity'\]"):
+        said(model, {"perplexity": exact_match, "ended": exact_match, "bits_per_byte": exact_match})
+
+
+@pytest.mark.parametrize("long, told", [(["hi" * 1100, "yo"], "conversation 1"), (["hi", "yo" * 1100], "row 1")])
+def test_what_is_longer_than_the_context_is_refused_before_anything_runs(model, monkeypatch, long, told):
+    monkeypatch.setattr(model, "forward", None)
+    monkeypatch.setattr(model, "generate", None)
+    with pytest.raises(ValueError, match=f"{told} has 2[0-9]+ tokens.* context of 2048"):
+        said(model, {}, Dataset.from_list([chat("a", "b"), chat(*long)]))
+    with pytest.raises(ValueError, match="conversation 0 has .* with max_new_tokens=3000"):
+        evaluate(model, TOK, CHATS, {}, max_new_tokens=3000)
 
 
 def test_a_result_cannot_be_edited_and_does_not_spill_its_rows_when_shown():

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ReferenceCallback', 'KeptReference']
 
-# %% ../nbs/06d_reference.ipynb #add4ab23
+# %% ../nbs/06d_reference.ipynb #eeb90c41
 import json
 import os
 from pathlib import Path
@@ -23,14 +23,8 @@ from trl import DPOTrainer
 from .manifest import _hash, _rows, _weights, write_atomically
 from .memory import _undone
 
-# %% ../nbs/06d_reference.ipynb #dddd8e94
-_ROUNDING = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}  # of a sum of log-probabilities, as a share
+# %% ../nbs/06d_reference.ipynb #7d43261e
 _FEW = 4  # rows that are asked, and asked again
-
-
-def _rounding(trainer) -> float:
-    args = trainer.args
-    return _ROUNDING[torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else trainer.model.dtype]
 
 
 def _asked(trainer, rows) -> tuple[Tensor, Tensor]:  # (N, 2) each, float64, in nats: chosen and rejected
@@ -47,23 +41,34 @@ def _asked(trainer, rows) -> tuple[Tensor, Tensor]:  # (N, 2) each, float64, in 
     policy, rewards = torch.tensor(found, dtype=torch.float64).unbind(1)
     return policy, policy - rewards / trainer.beta
 
-# %% ../nbs/06d_reference.ipynb #425b0fb9
-def _far(trainer, one: Tensor, other: Tensor) -> Tensor:
+# %% ../nbs/06d_reference.ipynb #4e164671
+_ROUNDING = {torch.float32: 1e-4, torch.float16: 0.03, torch.bfloat16: 0.25}  # nats, of an answer of one token
+
+
+def _rounding(trainer) -> float:
+    args = trainer.args
+    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else trainer.model.dtype
+    if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
+        dtype = torch.bfloat16
+    return _ROUNDING[dtype]
+
+
+def _far(trainer, rows, one: Tensor, other: Tensor) -> Tensor:
     "By how much they differ more than rounding explains, in nats; 0 or less is equal. A margin counts as its answers do."
-    room = _rounding(trainer) * (1 + one.abs().max(1).values)
+    longest = [max(len(row[key]) for key in ("chosen_ids", "rejected_ids")) for row in rows]
     apart = (one - other).abs().max(1).values
     margin = ((one - other)[:, 0] - (one - other)[:, 1]).abs()
     far = torch.maximum(apart, margin)
-    return torch.where(far.isfinite(), far - room, torch.full_like(far, torch.inf))
+    return torch.where(far.isfinite(), far, torch.inf) - _rounding(trainer) * torch.tensor(longest).sqrt()
 
-# %% ../nbs/06d_reference.ipynb #d8ea87e8
+# %% ../nbs/06d_reference.ipynb #c6cbf958
 def _cure(trainer) -> str:
     if trainer.ref_model is not None:
         return "ref_model is another model: leave it out, and the model as it is now is the reference"
     if isinstance(trainer.model, PeftModel):
         return (
-            "the adapter changes the base when it is made, as init_lora_weights='pissa' does, or something besides the adapter "
-            "was trained: make it with init_lora_weights=True, or merge it with merge_adapter and train that"
+            "the adapter changed the base when it was made, as init_lora_weights='pissa' does (take True, or merge it with "
+            "merge_adapter and train that), or the weights have changed since the trainer was made (make it anew)"
         )
     return "the weights have changed since the trainer was made: make it anew with dpo_trainer"
 
@@ -82,10 +87,11 @@ class ReferenceCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         trainer, file = self.trainer, Path(args.output_dir) / ".reference" / "start.json"
-        policy, reference = _asked(trainer, [trainer.train_dataset[i] for i in range(min(_FEW, len(trainer.train_dataset)))])
+        self.rows = [trainer.train_dataset[i] for i in range(min(_FEW, len(trainer.train_dataset)))]
+        policy, reference = _asked(trainer, self.rows)
         if state.global_step:
             self._same_as_then(reference, file)
-        elif (far := _far(trainer, policy, reference)).max() > 0:
+        elif (far := _far(trainer, self.rows, policy, reference)).max() > 0:
             row, margins = int(far.argmax()), (policy - reference).diff(dim=1).neg().flatten()
             raise ValueError(
                 f"before step 1 policy and reference are not the same model: row {row} (counted from 0) has a margin of "
@@ -99,13 +105,13 @@ class ReferenceCallback(TrainerCallback):
         if not file.is_file():
             raise ValueError(f"{file} is not there, so nobody can tell whether this reference is the run's; begin it anew")
         then = torch.tensor(json.loads(file.read_text()), dtype=torch.float64)
-        if then.shape != reference.shape or _far(self.trainer, then, reference).max() > 0:
+        if then.shape != reference.shape or _far(self.trainer, self.rows, then, reference).max() > 0:
             raise ValueError(
                 f"the reference is not the one that the run began with: the first row's chosen answer had {then[0, 0]:.4f} nats "
                 f"and has {reference[0, 0]:.4f}; load the model that the run was started with"
             )
 
-# %% ../nbs/06d_reference.ipynb #a94f0706
+# %% ../nbs/06d_reference.ipynb #77721d81
 _COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")  # as `trl.DPOTrainer` names them
 
 
@@ -123,16 +129,17 @@ def _computed(trainer, dataset, batch_size: int) -> dict[str, Tensor]:
 
 def _again(trainer, dataset, kept: dict[str, Tensor], file: Path) -> None:
     some = sorted({round(i * (len(dataset) - 1) / (_FEW - 1)) for i in range(_FEW)})
-    fresh = _computed(trainer, dataset.select(some), len(some))
+    rows = dataset.select(some)
+    fresh = _computed(trainer, rows, len(some))
     now, then = (torch.stack([x[name] for name in _COLUMNS], 1).double() for x in (fresh, {n: v[some] for n, v in kept.items()}))
-    if len(kept[_COLUMNS[0]]) != len(dataset) or (far := _far(trainer, now, then)).max() > 0:
+    if len(kept[_COLUMNS[0]]) != len(dataset) or (far := _far(trainer, rows, now, then)).max() > 0:
         row = int(far.argmax())
         raise ValueError(
             f"{file} is stale: row {some[row]} has {then[row, 0]:.4f} nats in it and {now[row, 0]:.4f} now; remove the file, and "
             "the reference is computed anew"
         )
 
-# %% ../nbs/06d_reference.ipynb #0edd6293
+# %% ../nbs/06d_reference.ipynb #e3e1f303
 def _kept_or_computed(trainer, dataset, batch_size: int) -> Dataset:
     "The rows with the reference's log-probabilities, from the run's folder if they are there and still true."
     args, model = trainer.args, trainer.ref_model or trainer.model
@@ -151,7 +158,7 @@ def _kept_or_computed(trainer, dataset, batch_size: int) -> Dataset:
     columns = Dataset.from_dict({name: x.tolist() for name, x in kept.items()}, Features({n: Value("float32") for n in _COLUMNS}))
     return concatenate_datasets([dataset, columns], axis=1)
 
-# %% ../nbs/06d_reference.ipynb #b958be6e
+# %% ../nbs/06d_reference.ipynb #8fa1ab6e
 class KeptReference:
     """To stand before `trl.DPOTrainer` among a class's bases: before step 1 the reference is the policy, and it is computed once.
 

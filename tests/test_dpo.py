@@ -4,13 +4,15 @@ import contextlib
 import io
 import json
 import os
+import signal
+import socket
 from pathlib import Path
 
 import datasets
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_runs import forked
 from transformers import TrainerCallback
 
@@ -236,3 +238,67 @@ def test_a_guard_without_rows_and_a_figure_without_looks_are_refused(tmp_path):
         CollapseCallback(TOK, [])
     with pytest.raises(ValueError, match="no collapse.jsonl"):
         plot_collapse(tmp_path)
+
+
+# two processes
+
+
+def losses(trainer):
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def two_steps(kind, rows, folder):
+    "Of four pairs each, out of seven that are seen in another order in the second epoch"
+    given = {"precompute_ref_log_probs": False} if kind == "adapter" else {}
+    model = moved(add_adapter(tiny_model(), lora_config(tiny_model(), r=4))) if kind == "adapter" else moved(tiny_model())
+    given |= {"max_steps": 2, "save_strategy": "no", "dataloader_drop_last": True}
+    given |= {"ddp_backend": "gloo", "ddp_timeout": 60} if "RANK" in os.environ else {}
+    trainer = made(model, rows.select(range(7)), folder, **given)
+    trainer.train()
+    return trainer
+
+
+def one_of_two(rank, port, rows, folder, monkeypatch):
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    AcceleratorState._reset_state(True)
+    PartialState._reset_state()
+    GradientState._reset_state()
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port, "MASTER_ADDR": "127.0.0.1"}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    signal.alarm(100)  # rather than wait for each other for ever
+    written = []
+    monkeypatch.setattr("ft_notebooks.reference.save_file", lambda kept, file: (written.append(file), save_file(kept, file)))
+    for kind in ("adapter", "full", "full"):
+        trainer = two_steps(kind, rows, folder / kind)
+        found = weights(trainer) | {"losses": torch.tensor(losses(trainer)), "written": torch.tensor(len(written))}
+        save_file({name: x.contiguous() for name, x in found.items()}, folder / f"{kind}-{rank}.safetensors")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*")
+def test_two_processes_lose_and_learn_as_one_does_and_the_first_writes_the_reference_once(rows, tmp_path, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(2):
+        if not (pid := os.fork()):
+            try:
+                with contextlib.redirect_stdout(io.StringIO()):
+                    one_of_two(rank, port, rows, tmp_path, monkeypatch)
+                os._exit(0)
+            except BaseException:
+                import traceback
+
+                (tmp_path / f"error-{rank}").write_text(traceback.format_exc())
+            os._exit(1)
+        children.append(pid)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+    assert codes == [0, 0], [file.read_text() for file in tmp_path.glob("error-*")]
+    for kind in ("adapter", "full"):
+        alone = two_steps(kind, rows, tmp_path / f"{kind}-alone")
+        first, second = (load_file(tmp_path / f"{kind}-{rank}.safetensors") for rank in range(2))
+        assert torch.allclose(first["losses"], torch.tensor(losses(alone)), atol=1e-5) and len(losses(alone)) == 2
+        for name, p in weights(alone).items():
+            assert torch.allclose(first[name], p, atol=1e-5) and torch.equal(first[name], second[name])
+        assert [first["written"].item(), second["written"].item()] == ([1, 0] if kind == "full" else [0, 0])

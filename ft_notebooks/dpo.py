@@ -6,6 +6,8 @@
 __all__ = ['dpo_trainer']
 
 # %% ../nbs/06e_dpo.ipynb #a5168d27
+import os
+
 import torch
 from datasets import Dataset
 from peft import PeftModel
@@ -19,11 +21,12 @@ from .manifest import ManifestCallback, _weights
 from .memory import MemoryTrainer
 from .pairs import _KEYS, encode_pairs
 from .probe import pair_report, suspect_swapped
-from .reference import _COLUMNS, KeptReference, ReferenceCallback, _asked
+from .reference import _COLUMNS, KeptReference
 from .resume import ResumableTrainer
 from .sft import _check_model, _ready, _with_guard
 from .shared_prompt import SharedPrompt
 from .speed import levers
+from .tokenizer import check_vocabulary
 from .tracking import check_trackers, watch
 from .training import plan, run_config, split_overrides
 
@@ -48,8 +51,12 @@ def _encoded(tok, dataset, name, max_length) -> Dataset | dict[str, Dataset]:
     if not len(dataset):
         raise ValueError(f"{name} has no rows; give some, or leave it out")
     if not set(_KEYS) <= set(getattr(dataset, "column_names", ())):
-        encoded, account = encode_pairs(tok, dataset, max_length)
-        if lost := len(dataset) - len(encoded):
+        try:
+            encoded, account = encode_pairs(tok, dataset, max_length)
+        except ValueError as e:
+            hint = " (an argument of encode_pairs, which may be called before)" if "say allow_" in str(e) else ""
+            raise ValueError(f"{name}: {e}{hint}") from None
+        if (lost := len(dataset) - len(encoded)) and os.environ.get("RANK", "0") == "0":
             print(f"{name}: {lost} of {len(dataset)} pairs left out, {account['equal']} with two equal answers")
         return encoded
     for i, row in enumerate(dataset.select_columns(list(_KEYS))):
@@ -72,11 +79,27 @@ _UNREAD = {
 }
 
 
-def _check_start(model, given, arguments) -> None:
-    "What TRL would take for the reference, where that is known to be wrong or none."
-    adapter = isinstance(model, PeftModel) or arguments.get("peft_config") is not None
+_SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}  # the losses of `trl.DPOTrainer` that read label_smoothing
+
+
+def _check_loss(given) -> None:
+    kinds, smooth = given.get("loss_type", "sigmoid"), given.get("label_smoothing", 0)
+    kinds = {kinds} if isinstance(kinds, str) else set(kinds)
     if given.get("beta", 0.1) <= 0:
         raise ValueError(f"beta={given['beta']} leaves no reward, so nothing would be learned; it is above 0, such as 0.1")
+    if smooth and not kinds & _SMOOTHED:
+        raise ValueError(f"label_smoothing={smooth} has no effect on {sorted(kinds)}; for labels that may be wrong take loss_type='robust'")
+    if not 0 <= smooth < 0.5:
+        raise ValueError(f"label_smoothing={smooth} says that most labels are wrong; it is the share of them, at least 0 and below 0.5")
+    if "robust" in kinds and not smooth:
+        raise ValueError("loss_type='robust' without label_smoothing is 'sigmoid'; say the share of labels that may be wrong, such as 0.1")
+
+
+def _check_start(model, tok, given, arguments) -> None:
+    "What TRL would take for the reference, where that is known to be wrong or none."
+    adapter = isinstance(model, PeftModel) or arguments.get("peft_config") is not None
+    if arguments.get("ref_model") is not None:
+        check_vocabulary(tok, arguments["ref_model"])
     if not adapter and arguments.get("ref_model") is None and given.get("precompute_ref_log_probs") is False:
         raise ValueError(
             f"precompute_ref_log_probs=False would load the reference from {model.config._name_or_path!r}, whatever the weights "
@@ -160,7 +183,8 @@ def dpo_trainer(
     given, arguments = split_overrides(overrides, DPOConfig, DPOTrainer, _UNREAD)
     check_trackers(given.get("report_to", "none"))
     _check_model(model, tok, arguments)
-    _check_start(model, given, arguments)
+    _check_loss(given)
+    _check_start(model, tok, given, arguments)
     limit, peft_config = given.pop("max_length", None), arguments.get("peft_config")
     rows = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
     rows = {name: data if data is None else _encoded(tok, data, name, limit) for name, data in rows.items()}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ReferenceCallback', 'KeptReference']
 
-# %% ../nbs/06d_reference.ipynb #eeb90c41
+# %% ../nbs/06d_reference.ipynb #d763e158
 import json
 import os
 from pathlib import Path
@@ -23,7 +23,7 @@ from trl import DPOTrainer
 from .manifest import _hash, _rows, _weights, write_atomically
 from .memory import _undone
 
-# %% ../nbs/06d_reference.ipynb #7d43261e
+# %% ../nbs/06d_reference.ipynb #ceb7549d
 _FEW = 4  # rows that are asked, and asked again
 
 
@@ -41,7 +41,7 @@ def _asked(trainer, rows) -> tuple[Tensor, Tensor]:  # (N, 2) each, float64, in 
     policy, rewards = torch.tensor(found, dtype=torch.float64).unbind(1)
     return policy, policy - rewards / trainer.beta
 
-# %% ../nbs/06d_reference.ipynb #4e164671
+# %% ../nbs/06d_reference.ipynb #bf472d3a
 _ROUNDING = {torch.float32: 1e-4, torch.float16: 0.03, torch.bfloat16: 0.25}  # nats, of an answer of one token
 
 
@@ -61,7 +61,7 @@ def _far(trainer, rows, one: Tensor, other: Tensor) -> Tensor:
     far = torch.maximum(apart, margin)
     return torch.where(far.isfinite(), far, torch.inf) - _rounding(trainer) * torch.tensor(longest).sqrt()
 
-# %% ../nbs/06d_reference.ipynb #c6cbf958
+# %% ../nbs/06d_reference.ipynb #1529c75d
 def _cure(trainer) -> str:
     if trainer.ref_model is not None:
         return "ref_model is another model: leave it out, and the model as it is now is the reference"
@@ -111,7 +111,7 @@ class ReferenceCallback(TrainerCallback):
                 f"and has {reference[0, 0]:.4f}; load the model that the run was started with"
             )
 
-# %% ../nbs/06d_reference.ipynb #77721d81
+# %% ../nbs/06d_reference.ipynb #80afe067
 _COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")  # as `trl.DPOTrainer` names them
 
 
@@ -139,7 +139,7 @@ def _again(trainer, dataset, kept: dict[str, Tensor], file: Path) -> None:
             "the reference is computed anew"
         )
 
-# %% ../nbs/06d_reference.ipynb #e3e1f303
+# %% ../nbs/06d_reference.ipynb #e592a5f0
 def _kept_or_computed(trainer, dataset, batch_size: int) -> Dataset:
     "The rows with the reference's log-probabilities, from the run's folder if they are there and still true."
     args, model = trainer.args, trainer.ref_model or trainer.model
@@ -158,7 +158,7 @@ def _kept_or_computed(trainer, dataset, batch_size: int) -> Dataset:
     columns = Dataset.from_dict({name: x.tolist() for name, x in kept.items()}, Features({n: Value("float32") for n in _COLUMNS}))
     return concatenate_datasets([dataset, columns], axis=1)
 
-# %% ../nbs/06d_reference.ipynb #8fa1ab6e
+# %% ../nbs/06d_reference.ipynb #ffc8c587
 class KeptReference:
     """To stand before `trl.DPOTrainer` among a class's bases: before step 1 the reference is the policy, and it is computed once.
 

@@ -25,9 +25,11 @@ def _pairs(one, other, name) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     asked = [[(row["prompt"], row["expected"]) for row in found.rows] for found in (one, other)]
     if asked[0] != asked[1]:
         raise ValueError("the two were not asked the same rows; evaluate both on one dataset, in one order")
-    if missing := [sorted(found.scores) for found in (one, other) if name not in found.scores]:
-        raise ValueError(f"{name!r} is no score of both; one of the two has {missing[0]}")
     part, whole, _ = _RATIOS.get(name, (name, None, None))
+    scored = [name in found.scores and all(part in row for row in found.rows) for found in (one, other)]
+    if not all(scored):
+        has = sorted((one, other)[scored.index(False)].scores)
+        raise ValueError(f"{name!r} is no score of both, row by row; one of the two has {has}")
     sizes = [[row[whole] if whole else 1 for row in found.rows] for found in (one, other)]
     if sizes[0] != sizes[1]:
         raise ValueError(f'the two read the rows in other tokens, so their {name} does not compare; compare "bits_per_byte"')
@@ -47,6 +49,8 @@ def _p(a: np.ndarray, b: np.ndarray) -> float:
     if _binary(a, b):
         gained, lost = int((b > a).sum()), int((b < a).sum())
         return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    if len(a) == 1:  # its two scores are as far apart when they are swapped
+        return 1.0
 
     def statistic(a, b, axis):
         return (b - a).sum(axis=axis)
@@ -103,6 +107,17 @@ def _power(n: int, discordant: float, difference: float) -> float:
     return float((binom.pmf(m, n, discordant) * seen).sum())
 
 # %% ../nbs/08a_significance.ipynb #ec3e5541
+def _fewest(enough) -> int:
+    "The least number of rows that are enough, if more of them are."
+    low, high = 0, 1
+    while not enough(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
 def rows_needed(
     difference: float,  # The least that matters, in the units of the score
     *,
@@ -114,18 +129,13 @@ def rows_needed(
     "How many rows it takes until `compare` sees a true `difference`, p < 0.05, in a share `power` of all samples."
     if discordant is None:
         discordant = share * (1 - share - difference) + (share + difference) * (1 - share)
-    if not 0 < difference or not 0 < power < 1 or (sd is None and not difference <= discordant <= 1):
+    most = discordant if sd is None else math.inf
+    if not (0 < power < 1 and 0 < difference <= most and discordant <= 1 and (sd is None or sd > 0)):
         raise ValueError(
-            f"rows_needed: difference must be above 0 and, for scores of 0 or 1, at most the share of rows that differ, {discordant:.3g} "
-            f"(at most 1), and power between 0 and 1; got difference={difference}, power={power}"
+            "rows_needed: power must be between 0 and 1, difference above 0 and at most the share of rows that differ, and sd "
+            f"above 0; got {power=}, {difference=}, {discordant=}, {sd=}"
         )
-    if sd is not None:
-        z = norm.ppf(0.975)
-        return math.ceil(((z + norm.ppf(power)) * sd / difference) ** 2 + z**2 / 2)  # the last term is Student's t (Guenther 1981)
-    low, high = 0, 1
-    while _power(high, discordant, difference) < power:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _power(middle, discordant, difference) >= power else (middle, high)
-    return high
+    if sd is None:
+        return _fewest(lambda n: _power(n, discordant, difference) >= power)
+    z = norm.ppf(0.975)
+    return math.ceil(((z + norm.ppf(power)) * sd / difference) ** 2 + z**2 / 2)  # z²/2 is for Student's t (Guenther 1981)

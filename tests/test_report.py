@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import random
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,8 +13,12 @@ import matplotlib.pyplot as plt
 import pytest
 
 import ft_notebooks.report as report
+from ft_notebooks.data import read_chats, read_preferences
 from ft_notebooks.evaluation import Evaluation, interval
+from ft_notebooks.findings import compare_stages, group_rows, scores_without, seen_rows
+from ft_notebooks.progress import plot_progress, scores_by_step
 from ft_notebooks.report import plot_scores, report_card
+from ft_notebooks.significance import compare
 
 NASTY = [
     "<script>alert(1)</script>", "a|b\nc", "`x` *y* [z](http://x)", "$\\frac{1$ for 5",
@@ -21,7 +26,7 @@ NASTY = [
 ]  # fmt: skip
 
 
-def stage(values, names=("exact",), generated=None, perplexity=2.0):
+def stage(values, names=("exact",), generated=None, perplexity=2.0, missing=False):
     rows = [
         {"prompt": [{"role": "user", "content": f"note {i}"}], "expected": f"answer {i}", "generated": f"said {i}"}
         for i in range(len(values))
@@ -29,7 +34,7 @@ def stage(values, names=("exact",), generated=None, perplexity=2.0):
     for i, row in enumerate(rows):
         row["generated"] = generated or row["generated"]
         row.update(dict.fromkeys(names, values[i]))
-    scores = {name: interval(values) for name in names}
+    scores = {name: interval([v for v in values if v is not None] if missing else values) for name in names}
     if perplexity:
         scores["perplexity"] = {"value": perplexity, "low": perplexity * 0.9, "high": perplexity * 1.1, "n": len(rows)}
     return Evaluation(scores, rows)
@@ -41,7 +46,7 @@ def undrawn(monkeypatch):  # where the figures do not matter, one of one pixel
     file = io.BytesIO()
     fig.savefig(file, dpi=100)
     plt.close(fig)
-    monkeypatch.setattr(report, "_png", lambda draw, dark: file.getvalue())
+    monkeypatch.setattr(report, "draw_twice", lambda draw: (file.getvalue(), file.getvalue()))
 
 
 class Page(HTMLParser):
@@ -60,12 +65,14 @@ class Page(HTMLParser):
         self.texts.append(data)
 
 
-def test_report_json_is_the_scores_by_stage_and_nothing_else(tmp_path, undrawn):
+def test_report_json_is_the_scores_by_stage_and_what_was_compared_stands_under_the_score(tmp_path, undrawn):
     stages = {"base": stage([0, 0, 1]), "sft": stage([1, 1, 1])}
     assert report_card(stages, tmp_path / "deep" / "er") == tmp_path / "deep" / "er" / "report.html"
     found = json.loads((tmp_path / "deep" / "er" / "report.json").read_text())
+    against = found["sft"]["exact"].pop("against")
     assert found == {name: one.scores for name, one in stages.items()}
     assert set(found["base"]["exact"]) == {"value", "low", "high", "n"}
+    assert against == {"base": compare(*stages.values(), "exact", names=("base", "sft"))}
 
 
 @pytest.mark.parametrize("text", NASTY)
@@ -95,21 +102,21 @@ def test_every_row_of_a_markdown_table_has_as_many_cells_as_its_head(tmp_path, u
     report_card({text: stage([0.0, 1.0], names=(text,), generated=text), "b": stage([1.0, 1.0])}, tmp_path, title=text)
     lines = [line for line in (tmp_path / "report.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")]
     cells = [len(re.findall(r"(?<!\\)\|", line)) - 1 for line in lines]
-    assert set(cells) == {4} and len(cells) == 9
-    assert "<script" not in "".join(lines)
+    assert cells[:4] == [4] * 4 and cells[4:7] == [3] * 3 and set(cells[7:]) == {4}  # scores, changes, answers
+    assert len(cells) == 13 and "<script" not in "".join(lines)
 
 
 def test_the_page_shows_all_answers_side_by_side_failures_of_the_last_stage_first(tmp_path, undrawn):
     stages = {"base": stage([0, 1, 0, 0]), "sft": stage([1, 0, 1, 0])}
     text = report_card(stages, tmp_path, samples=3).read_text(encoding="utf-8")
-    assert re.findall(r"<h3>(.*?)</h3>", text) == ["note 1", "note 3", "note 0"]
+    assert re.findall(r"<h4>(.*?)</h4>", text) == ["note 1", "note 3", "note 0"]
     assert text.count("<pre>said 1</pre>") == 2 and "said 2" not in text
 
 
 def test_each_stage_is_shown_with_its_own_answer_and_marks_in_the_order_given(tmp_path, undrawn):
     stages = {"b": stage([0], generated="one"), "a": stage([1], generated="two"), "c": stage([0.5], generated="three")}
     text = report_card(stages, tmp_path).read_text(encoding="utf-8")
-    found = re.findall(r'<h4>(.*?)</h4><pre>(.*?)</pre>(?:<span class="mark (\w*)">(.*?)</span>)?', text)
+    found = re.findall(r'<h5>(.*?)</h5><pre>(.*?)</pre>(?:<span class="mark (\w*)">(.*?)</span>)?', text)
     assert found == [
         ("expected", "answer 0", "", ""), ("b", "one", "bad", "✗ exact"), ("a", "two", "good", "✓ exact"),
         ("c", "three", "", "0.50 exact"),
@@ -150,17 +157,17 @@ def test_every_score_names_its_own_rows_and_no_other_number_of_rows_stands_besid
     lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
     assert [line.split(" | ")[1] for line in lines[4:8]] == ["6", "2", "1,200 / 4", "6"]
     for written in (text, "".join(lines)):
-        assert re.findall(r"\d+ (?:of \d+ )?rows", written) == ["3 of 6 rows"]
+        assert re.findall(r"\d+ (?:of \d+ )?rows", written) == ["6 rows", "3 of 6 rows"]  # compared, shown
     ticks = [tick.get_text() for ax in plot_scores({"base": base, "sft": sft}).axes for tick in ax.get_xticklabels()]
     assert ticks == ["exact\nn = 6", "part\nn = 2", "half\nn = 1,200 / 4", "perplexity\nn = 6"]
 
 
-def test_samples_are_called_failures_first_only_where_a_score_orders_them(tmp_path, undrawn):
+def test_samples_are_grouped_only_where_a_score_tells_them_apart(tmp_path, undrawn):
     scored = report_card({"base": stage([0, 1, 0])}, tmp_path, samples=9).read_text(encoding="utf-8")
-    assert "<small>3 of 3 rows, the last stage's failures first</small>" in scored
+    assert re.findall("<h3>(.*?)</h3>", scored) == ["2 of 2, base fails exact", "1 of 1, base is right in exact"]
     unscored = report_card({"base": stage([0, 1], names=())}, tmp_path, samples=1).read_text(encoding="utf-8")
-    assert "<small>1 of 2 rows, in their order</small>" in unscored
-    assert "## Samples: 1 of 2 rows, in their order" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "<small>1 of 2 rows</small>" in unscored and "<h3>in their order</h3>" in unscored
+    assert "## Samples: 1 of 2 rows\n\n### in their order" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_a_history_adds_the_loss_curve_and_only_then(tmp_path):
@@ -297,3 +304,260 @@ def test_the_figure_shows_what_the_scores_say_and_leaves_pyplot_alone(tmp_path):
         assert (low, high) == pytest.approx((one.scores["exact"]["low"], one.scores["exact"]["high"]))
     report_card(stages, tmp_path, history=[{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}])
     assert plt.get_fignums() == open_before and dict(plt.rcParams) == style
+
+
+# what is found
+
+
+def kind(evaluations, i):  # slowly, as one would say it
+    *before, now = [found.rows[i]["exact"] for found in evaluations.values()]
+    before = [value for value in before if value is not None]
+    if now is None:
+        return "no value"
+    if any(value > now for value in before):
+        return "lost"
+    if before and all(value < now for value in before):
+        return "won"
+    return "right" if now >= 1 else "fails"
+
+
+@pytest.mark.parametrize("values", [(0, 1), (0, 1, None), (0, 0.3, 0.6, 1)])
+@pytest.mark.parametrize("stages", [1, 2, 4])
+def test_every_row_is_in_the_group_that_its_values_say_and_only_there(values, stages):
+    draw = random.Random(stages)
+    found = {str(s): stage([draw.choice(values) for _ in range(60)], missing=True) for s in range(stages)}
+    groups = group_rows(found)
+    assert sorted(i for _, rows in groups for i in rows) == list(range(60))
+    words = ["lost", "fails", "won", "right", "no value"]
+    assert [next(w for w in words if f" {w}" in title) for title, _ in groups] == [kind(found, rows[0]) for _, rows in groups]
+    assert all({kind(found, i) for i in rows} == {kind(found, rows[0])} for _, rows in groups)
+    order = [words.index(kind(found, rows[0])) for _, rows in groups]
+    assert order == sorted(order)
+
+
+def test_the_deepest_fall_comes_first():
+    found = {"a": stage([0.9, 0.5, 1.0, 0.6]), "b": stage([0.8, 0.5, 0.1, 0.2])}
+    assert group_rows(found)[0] == ("b has lost exact: an earlier stage did better", [2, 3, 0])
+
+
+def test_a_score_that_is_of_other_rows_than_those_that_are_there_is_neither_compared_nor_taken_anew():
+    one, two = stage([0.0] * 6), stage([1.0] * 6)
+    for found in (one, two):
+        found.scores["half"], found.scores["exact"] = interval([0.0, 1.0]), interval([1.0, 0.0, 1.0])
+    assert compare_stages({"one": one, "two": two}) == {} and scores_without(one, {0}) == {}
+    for found in (one, two):
+        for row in found.rows[:3]:
+            row["half"] = row.pop("exact")  # the two scores are of three rows each, as a set of two parts has it
+        found.scores["half"] = interval([0.0, 1.0, 1.0])
+    assert list(compare_stages({"one": one, "two": two})["two", "one"]) == ["exact", "half"]
+
+
+def test_a_perplexity_over_other_tokens_is_not_compared_and_the_card_says_why(tmp_path, undrawn):
+    stages = {"a": stage([1, 0]), "b": stage([1, 0])}
+    for name, tokens in (("a", 3), ("b", 4)):
+        for row in stages[name].rows:
+            row |= {"nats": 1.0, "trained": tokens, "bytes": 5}
+        stages[name].scores["bits_per_byte"] = {"value": 0.3, "low": 0.3, "high": 0.3, "n": 2}
+    text = report_card(stages, tmp_path).read_text(encoding="utf-8")
+    assert "not compared: the two read the rows in other tokens" in text
+    found = json.loads((tmp_path / "report.json").read_text())["b"]
+    assert "not compared" in found["perplexity"]["against"]["a"]["verdict"]
+    assert "not distinguishable on 2 rows" in found["bits_per_byte"]["against"]["a"]["verdict"]
+
+
+def test_the_last_stage_is_compared_with_the_first_too_and_each_pair_once():
+    same = {name: stage([0, 1, 1]) for name in ("a", "b", "c", "d")}
+    assert list(compare_stages(same)) == [("b", "a"), ("c", "b"), ("d", "c"), ("d", "a")]
+    assert list(compare_stages({name: same[name] for name in "ab"})) == [("b", "a")] and compare_stages({"a": same["a"]}) == {}
+
+
+def test_a_verdict_names_stages_as_they_are_called_whatever_that_is(tmp_path, undrawn):
+    for text in NASTY:
+        stages = {text: stage([0] * 9), text + " again": stage([1] * 9)}
+        page = Page(report_card(stages, tmp_path))
+        assert any(found.startswith(text + " again is better by 1 ") for found in page.texts)
+
+
+def test_values_that_a_scorer_did_not_give_are_counted_and_never_a_zero(tmp_path, undrawn):
+    one = stage([1, None, 1], missing=True)
+    one.errors.append({"row": 1, "scorer": "exact", "message": "KeyError('<b>')"})
+    text = report_card({"base": one}, tmp_path, samples=3).read_text(encoding="utf-8")
+    assert "<th>exact</th><td>2</td><td><b>1.00</b>" in text and "? no value of exact" in text and "✗" not in text
+    said = "Of base, 1 of 3 values of exact are missing and left out of its score; the first, of row 1: KeyError"
+    assert said in text and "&lt;b&gt;" in text and said in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_an_answer_that_was_cut_says_so(tmp_path, undrawn):
+    one = stage([1, 1])
+    one.rows[0] |= {"ended": False, "tokens": 40}
+    one.rows[1] |= {"ended": True, "tokens": 40}
+    text = report_card({"base": one}, tmp_path).read_text(encoding="utf-8")
+    assert text.count("… cut after 40 tokens") == 1 and "✓ ended" not in text
+
+
+def chats_of(found, places):
+    said = [[*found.rows[i]["prompt"], {"role": "assistant", "content": found.rows[i]["expected"]}] for i in places]
+    return read_chats([{"messages": chat} for chat in said])
+
+
+def pairs_of(found, places):
+    sides = {"chosen": "yes", "rejected": "no"}
+    answers = {side: [{"role": "assistant", "content": text}] for side, text in sides.items()}
+    return read_preferences([{"prompt": found.rows[i]["prompt"], **answers} for i in places])
+
+
+@pytest.mark.parametrize("rows_of", [chats_of, pairs_of])
+def test_rows_that_were_trained_on_are_said_on_the_card_with_the_scores_on_the_others(tmp_path, undrawn, rows_of):
+    stages = {"base": stage([0] * 12), "sft": stage([1] * 4 + [0] * 8)}
+    train = {"sft": rows_of(stages["base"], [1, 2]), "<i>": rows_of(stages["base"], [2])}
+    text = report_card(stages, tmp_path, train=train).read_text(encoding="utf-8")
+    assert "2 of 12 evaluated rows are, or nearly are, among the 2 training rows of sft." in text
+    assert "among the 1 training rows of &lt;i&gt;." in text and "Without them, 10 rows are left:" in text
+    assert re.findall("<tr><th>(note .)</th><td>(note .)</td><td>1.00</td></tr>", text) == [
+        ("note 1", "note 1"), ("note 2", "note 2"), ("note 2", "note 2")
+    ]  # fmt: skip
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found["sft"]["exact"]["unseen"] == interval([1, 1] + [0] * 8) and found["base"]["exact"]["unseen"]["n"] == 10
+    seen = json.loads((tmp_path / "contamination.json").read_text())
+    assert seen == {"sft": {"rows": 2, "seen": [[0, 1, 1.0], [1, 2, 1.0]]}, "<i>": {"rows": 1, "seen": [[0, 2, 1.0]]}}
+
+
+def test_where_no_row_was_trained_on_the_card_says_so_and_the_scores_stand_once(tmp_path, undrawn):
+    stages, rows = {"base": stage([0] * 3)}, read_chats([{"messages": chat} for chat in [[
+        {"role": "user", "content": "what else"}, {"role": "assistant", "content": "nothing"}
+    ]]])  # fmt: skip
+    text = report_card(stages, tmp_path, train={"sft": rows}).read_text(encoding="utf-8")
+    assert "0 of 3 evaluated rows are, or nearly are, among the 1 training rows of sft." in text
+    assert text.count("<th>exact</th>") == 1 and "Without them" not in text
+    assert "unseen" not in json.loads((tmp_path / "report.json").read_text())["base"]["exact"]
+
+
+def test_where_every_row_was_trained_on_no_score_is_left(tmp_path, undrawn):
+    stages = {"base": stage([0, 1])}
+    text = report_card(stages, tmp_path, train={"sft": chats_of(stages["base"], [0, 1])}).read_text(encoding="utf-8")
+    assert "Without them, 0 rows are left:" in text and text.count("<th>exact</th>") == 1
+
+
+def test_training_rows_need_the_name_of_their_stage_and_rows_to_look_for(tmp_path):
+    one = stage([0, 1])
+    with pytest.raises(ValueError, match="train must name the stage"):
+        seen_rows(one, chats_of(one, [0]))
+    with pytest.raises(ValueError, match="no evaluated rows to look for"):
+        report_card({"base": Evaluation(one.scores, [])}, tmp_path / "new", train={"sft": chats_of(one, [0])})
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_no_text_of_the_training_data_becomes_a_tag(tmp_path, undrawn, text):
+    pages = []
+    for said in ("plain", text or "empty"):
+        one = stage([0, 1], generated=said)
+        one.rows[0]["prompt"] = [{"role": "user", "content": said}]
+        one.errors.append({"row": 0, "scorer": said, "message": said})
+        train = {said: chats_of(one, [0])}
+        pages.append(Page(report_card({"a": one, "b" + said: one}, tmp_path, train=train)))
+    assert sorted(pages[0].tags) == sorted(pages[1].tags)
+
+
+# bad input
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "0.5"])
+@pytest.mark.parametrize("key", ["value", "low", "high"])
+def test_a_score_that_is_no_number_is_refused_before_anything_is_written(tmp_path, value, key):
+    one = stage([0, 1])
+    one.scores["exact"][key] = value
+    with pytest.raises(ValueError, match="'exact' of 'base' is .* leave the score out"):
+        report_card({"base": one}, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_value_of_a_row_that_is_no_number_is_refused_and_none_is_not(tmp_path, undrawn):
+    one = stage([0, None], missing=True)
+    report_card({"base": one}, tmp_path)
+    one.rows[1]["exact"] = float("nan")
+    with pytest.raises(ValueError, match="row 1 of 'base' has exact=nan"):
+        report_card({"base": one}, tmp_path)
+
+
+def test_evaluations_without_rows_have_a_card_of_scores_alone(tmp_path):
+    stages = {name: Evaluation(stage([0, 1]).scores, []) for name in ("base", "sft")}
+    text = report_card(stages, tmp_path).read_text(encoding="utf-8")
+    assert "<th>exact</th><td>2</td>" in text and "Samples" not in text and "What has changed" not in text
+    with pytest.raises(ValueError, match="were not asked the same rows"):
+        report_card({**stages, "dpo": stage([0, 1])}, tmp_path)
+
+
+def test_evaluations_without_scores_have_no_figure(tmp_path):
+    page = report_card({"base": Evaluation({}, [])}, tmp_path)
+    assert not (tmp_path / "scores.png").exists() and Page(page).sources == []
+
+
+@pytest.mark.parametrize("place", ["file", "file/deep/er"])
+def test_a_folder_that_is_a_file_is_refused(tmp_path, undrawn, place):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="file is a file, so nothing can be written"):
+        report_card({"base": stage([0])}, tmp_path / place)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("samples", [-1, 0])
+def test_no_samples_are_none(tmp_path, undrawn, samples):
+    assert "<article>" not in report_card({"base": stage([0, 1])}, tmp_path, samples=samples).read_text(encoding="utf-8")
+
+
+# losses and scores by step
+
+HISTORY = [{"step": s, "loss": 3.0 / s} for s in range(1, 9)] + [{"step": s, "eval_loss": v} for s, v in ((2, 2.0), (4, 1.0), (8, 1.5))]
+LOOKS = [{"step": 0, "exact": interval([0, 0, 1])}, {"step": 4, "exact": interval([0, 1, 1])}, {"step": 8, "stop_rate": 0.5}]
+
+
+def test_the_lowest_evaluation_loss_is_marked_in_both_panels():
+    fig = drawn(plot_progress(HISTORY, LOOKS))
+    for ax in fig.axes:
+        assert [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":"] == [4]
+    assert fig.axes[0].get_ylim()[1] == pytest.approx(2.4)  # the first losses do not flatten the rest
+
+
+def test_scores_of_the_looks_are_drawn_with_their_intervals():
+    scores = drawn(plot_progress(HISTORY, LOOKS)).axes[1]
+    assert {line.get_label(): list(line.get_ydata()) for line in scores.lines[:2]} == {"exact": [1 / 3, 2 / 3], "stop_rate": [0.5]}
+    heights = scores.collections[0].get_paths()[0].vertices[:, 1]
+    assert heights.min() == LOOKS[0]["exact"]["low"] and heights.max() == LOOKS[1]["exact"]["high"]
+    assert scores.get_ylim() == (0, 1.05)
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_any_string_can_be_the_name_of_a_stage_and_of_a_look():
+    fig = plot_progress(dict.fromkeys(NASTY, HISTORY), {text: [{"step": 1, text: 0.5}] for text in NASTY if text})
+    drawn(fig)
+
+
+def test_histories_of_several_stages_stand_beside_each_other(tmp_path):
+    rewards = [{"step": s, "loss": 0.6 / s} for s in (1, 2)]
+    fig = drawn(plot_progress({"sft": HISTORY, "dpo": rewards}))
+    assert [ax.get_title() for ax in fig.axes] == ["sft", "dpo"] and fig.axes[1].lines[0].get_ydata()[1] == 0.3
+    page = report_card({"base": stage([1])}, tmp_path, history={"sft": HISTORY, "dpo": rewards}, looks={"sft": LOOKS})
+    assert len(Page(page).sources) == 4 and (tmp_path / "loss.png").exists()
+    with pytest.raises(ValueError, match="looks names .'kto'."):
+        report_card({"base": stage([1])}, tmp_path, history={"sft": HISTORY}, looks={"kto": LOOKS})
+
+
+@pytest.mark.parametrize("history", [None, [], {}, {"sft": []}, [{"step": 3, "train_runtime": 1.0}]])
+def test_a_run_that_logged_no_loss_has_a_card_without_a_curve(tmp_path, undrawn, history):
+    report_card({"base": stage([1])}, tmp_path, history=history)
+    assert not (tmp_path / "loss.png").exists()
+
+
+def test_scores_by_step_come_from_both_files_in_order_and_a_torn_line_is_left_out(tmp_path):
+    lines = [(4, "a", "a"), (4, "b", "x"), (4, "c", None), (0, "a", "b"), (0, "b", "b")]
+    text = "".join(json.dumps({"step": s, "prompt": "p", "answer": a, "expected": e}) + "\n" for s, a, e in lines)
+    (tmp_path / "samples.jsonl").write_text(text + '{"step": 9, "prom')
+    (tmp_path / "collapse.jsonl").write_text('{"step": 0, "stop_rate": 1.0, "kl": 0.0, "score": 3}\n{"step": 6, "stop_rate": 0.5}\n')
+    both = interval([1, 0])
+    assert scores_by_step(tmp_path) == [
+        {"step": 0, "exact_match": both, "stop_rate": 1.0, "score": 3}, {"step": 4, "exact_match": both},
+        {"step": 6, "stop_rate": 0.5},
+    ]  # fmt: skip
+    longer = scores_by_step(tmp_path, {"longer": lambda said, expected, example: float(example["step"])})
+    assert longer[1]["longer"]["value"] == 4.0

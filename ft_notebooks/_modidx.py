@@ -145,6 +145,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'ft_notebooks.duplicates.overlap': ('duplicates.html#overlap', 'ft_notebooks/duplicates.py'),
                                          'ft_notebooks.duplicates.split': ('duplicates.html#split', 'ft_notebooks/duplicates.py')},
             'ft_notebooks.evaluation': { 'ft_notebooks.evaluation.Evaluation': ('evaluation.html#evaluation', 'ft_notebooks/evaluation.py'),
+                                         'ft_notebooks.evaluation._answered': ('evaluation.html#_answered', 'ft_notebooks/evaluation.py'),
                                          'ft_notebooks.evaluation._bootstrap': ('evaluation.html#_bootstrap', 'ft_notebooks/evaluation.py'),
                                          'ft_notebooks.evaluation._json_object': ( 'evaluation.html#_json_object',
                                                                                    'ft_notebooks/evaluation.py'),

@@ -43,11 +43,11 @@ def valid_json(
 # %% ../nbs/08a_forms.ipynb #677926f8
 def _check_parts(resource, resolver, formats) -> None:
     part = resource.contents
-    if isinstance(part, dict) and "$ref" in part:
+    for key in {"$ref", "$dynamicRef"} & {*part} if isinstance(part, dict) else ():
         try:
-            resolver.lookup(part["$ref"])
+            resolver.lookup(part[key])
         except referencing.exceptions.Unresolvable:
-            raise ValueError(f"json_schema: $ref {part['$ref']!r} leads nowhere in the schema; nothing is fetched") from None
+            raise ValueError(f"json_schema: {key} {part[key]!r} leads nowhere in the schema; nothing is fetched") from None
     if isinstance(part, dict) and part.get("format", "date") not in formats:
         raise ValueError(
             f"json_schema: nothing here checks the format {part['format']!r}, so all would pass; leave it out, or if it is "

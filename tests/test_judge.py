@@ -193,7 +193,7 @@ def test_a_dropped_connection_is_asked_again(server, sleeps):
 def test_silence_is_an_error_after_the_timeout(server):
     ask = chat_endpoint(server.url, "m", timeout=0.1, retries=0)
     server.script = ["sleep"]
-    with pytest.raises(ValueError, match="does not answer: (ReadTimeout|ConnectionError)"):
+    with pytest.raises(ValueError, match="does not answer: .*Read timed out"):
         ask("a", "b")
 
 

@@ -57,6 +57,26 @@ def _of_chosen(model, rows) -> tuple[float, Tensor]:  # in nats; (tokens, V) log
 def _kl(now: Tensor, before: Tensor) -> float:  # nats a token
     return (now.exp() * (now - before)).sum(-1).mean().item()
 
+# %% ../nbs/06c_collapse.ipynb #51a56f73
+def _heard(model, tok, rows, room: int, scorer=None) -> tuple[dict, Tensor]:
+    "One look, by this process, and the distributions at the chosen answers."
+    with _greedily(model, tok), torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+        answers, ended = _answers(model, tok, [row["prompt_ids"] for row in rows], room)
+        chosen, now = _of_chosen(model, rows)
+        texts = tok.batch_decode(answers, skip_special_tokens=True)
+        score = {"score": float(scorer(texts, rows))} if scorer else {}
+    shares = {"stop_rate": sum(ended) / len(rows), "length": sum(map(len, answers)) / len(rows)}
+    return {"answers": len(rows), "room": room, **shares, "chosen_logp": chosen, **score, "said": texts}, now
+
+# %% ../nbs/06c_collapse.ipynb #a1fe94ad
+def _fitting(model, rows, room: int) -> int:
+    "The room, or what the model's context leaves of it."
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
+    longest = max(len(row["prompt_ids"]) for row in rows)
+    if longest >= context:
+        raise ValueError(f"a prompt has {longest} tokens and the model's context {context}; give encode_pairs a max_length")
+    return min(room, context - longest)
+
 # %% ../nbs/06c_collapse.ipynb #c697f2df
 _CURE = "Lower learning_rate, or hold the chosen answers with loss_type=['sigmoid', 'sft'] and loss_weights=[1, 1]"
 
@@ -66,13 +86,13 @@ def _can_fall(start: dict) -> list[str]:  # a look at the start
 
 
 def _fallen(line: dict, start: dict, before: int = 0) -> str | None:
-    "What of a look is less than half of what it was at the start, by more than one answer; None if nothing is."
+    "What of a look is less than half of what it was at the start; None if nothing is."
     said = {
         "stop_rate": f"{line['stop_rate']:.0%} of the answers end within {line['room']} tokens, and {start['stop_rate']:.0%} did",
         "score": f"the score of the answers is {line.get('score', 0):.2g}, and was {start.get('score', 0):.2g}",
     }
     for name in _can_fall(start):
-        if line[name] < start[name] / 2 and (start[name] - line[name]) * start["answers"] > 1:
+        if line[name] < start[name] / 2:
             return (
                 f"at step {line['step']} {said[name]} at the start (the last look before was at step {before}); the preferred "
                 f"answers have won, and the text is lost: {line['said'][0]!r:.80}. {_CURE}"
@@ -96,6 +116,12 @@ def _start_of(file: Path, kept: Path, ids: Tensor, step: int) -> tuple[list[dict
         return [], None, f"{file}: the run has looked at other pairs; give CollapseCallback the same, or begin anew"
     return lines, held["log_probs"], ""
 
+
+def _keep(file: Path, tensors: dict[str, Tensor]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, part := file.with_suffix(f".{os.getpid()}"))
+    os.replace(part, file)
+
 # %% ../nbs/06c_collapse.ipynb #2d6edb0a
 class _Looks:
     "What the model says and how far it has gone, as one line; the start is kept in the run's folder."
@@ -109,26 +135,15 @@ class _Looks:
         if problem:
             raise ValueError(problem)
         if first:
-            kept.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.file, _text(lines))
         self.start, self.last = (lines[0], lines[-1]["step"]) if lines else (self._look(args, state, model), 0)
         if first and not lines:
-            save_file({"log_probs": self.before, "ids": ids}, part := kept.with_suffix(f".{os.getpid()}"))
-            os.replace(part, kept)
-
-    def _heard(self, model) -> dict:
-        "By this process; the random numbers are as if nothing had been asked."
-        with _greedily(model, self.tok), torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
-            answers, ended = _answers(model, self.tok, [row["prompt_ids"] for row in self.rows], self.room)
-            chosen, now = _of_chosen(model, self.rows)
-            texts = self.tok.batch_decode(answers, skip_special_tokens=True)
-            score = {"score": float(self.scorer(texts, self.rows))} if self.scorer else {}
-        self.before, n = now if self.before is None else self.before, len(answers)
-        heard = {"answers": n, "room": self.room, "stop_rate": sum(ended) / n, "length": sum(map(len, answers)) / n}
-        return heard | {"kl": _kl(now, self.before), "chosen_logp": chosen} | score | {"said": texts}
+            _keep(kept, {"log_probs": self.before, "ids": ids})
 
     def _look(self, args, state, model) -> dict:
-        line = _from_first({"step": state.global_step, **self._heard(model)})
+        heard, now = _heard(model, self.tok, self.rows, self.room, self.scorer)
+        self.before = now if self.before is None else self.before
+        line = _from_first({"step": state.global_step, "kl": _kl(now, self.before), **heard})
         if not math.isfinite(line.get("score", 0)):
             raise ValueError(f"the scorer gave {line['score']} at step {line['step']}; it gives a number, the more the better")
         if not state.global_step:
@@ -137,40 +152,10 @@ class _Looks:
             _append(self.file, [line])
         return line
 
-# %% ../nbs/06c_collapse.ipynb #a1fe94ad
-def _fitting(model, rows, room: int) -> int:
-    "The room, or what the model's context leaves of it."
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
-    longest = max(len(row["prompt_ids"]) for row in rows)
-    if longest >= context:
-        raise ValueError(f"a prompt has {longest} tokens and the model's context {context}; give encode_pairs a max_length")
-    return min(room, context - longest)
-
-# %% ../nbs/06c_collapse.ipynb #2d2c1194
-class CollapseCallback(_Looks, TrainerCallback):
-    """Ends the run, after a save, when the stop rate or the score falls below half of the start's; a `ValueError` in all processes.
-
-    `collapse.jsonl` has a line a look: stop rate, mean length, KL to the start, log-probability of the chosen answers, score, answers.
-    The weights are as without it. A run that resumes goes on with its start, and is refused without it, or with other rows.
-    """
-
-    def __init__(
-        self,
-        tok: PreTrainedTokenizerBase,
-        rows: Sequence[dict] | Dataset,  # Pairs as `encode_pairs` gives them, best ones not trained on; the first eight are looked at
-        every: int | None = None,  # Optimizer steps; None is a tenth of the run
-        scorer: Callable[[list[str], list[dict]], float] | None = None,  # Of the answers and the rows; the more the better
-        max_new_tokens: int | None = None,  # Of an answer; None is twice the longest chosen one of these rows
-        stop: bool = True,  # False: only recorded
-    ):
-        self.tok, self.every, self.scorer, self.stop = tok, every, scorer, stop
-        self.rows = [rows[i] for i in range(min(8, len(rows)))]
-        if not self.rows:
-            raise ValueError("CollapseCallback has no rows to look at; give some pairs of encode_pairs")
-        self.room = max_new_tokens or 2 * max(len(row["chosen_ids"]) for row in self.rows)
-
+# %% ../nbs/06c_collapse.ipynb #7d704714
+class _Guard(_Looks, TrainerCallback):
     def on_train_begin(self, args, state, control, model, **kwargs):
-        self.message, self.steps = None, self.every or max(1, state.max_steps // 10)
+        self.message, self.steps = None, self.every or math.ceil(state.max_steps / 5)
         self.room = _fitting(model, self.rows, self.room)
         self._begin(args, state, model)
         if self.stop and "stop_rate" not in _can_fall(self.start) and state.is_world_process_zero:
@@ -189,6 +174,29 @@ class CollapseCallback(_Looks, TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         if self.message:
             raise ValueError(f"{self.message}. The weights of this step are in checkpoint-{state.global_step}")
+
+# %% ../nbs/06c_collapse.ipynb #10ca4912
+class CollapseCallback(_Guard):
+    """Ends the run, after a save, when the stop rate or the score falls below half of the start's; a `ValueError` in all processes.
+
+    `collapse.jsonl` has a line a look: stop rate, mean length, KL to the start, log-probability of the chosen answers, score, answers.
+    The weights are as without it. A run that resumes goes on with its start, and is refused without it, or with other rows.
+    """
+
+    def __init__(
+        self,
+        tok: PreTrainedTokenizerBase,
+        rows: Sequence[dict] | Dataset,  # Pairs as `encode_pairs` gives them, best ones not trained on; the first eight are looked at
+        every: int | None = None,  # Optimizer steps; None is a fifth of the run. On a CPU a look costs what training on ten pairs does
+        scorer: Callable[[list[str], list[dict]], float] | None = None,  # Of the answers and the rows; the more the better
+        max_new_tokens: int | None = None,  # Of an answer; None is twice the longest chosen one of these rows
+        stop: bool = True,  # False: only recorded
+    ):
+        self.tok, self.every, self.scorer, self.stop = tok, every, scorer, stop
+        self.rows = [rows[i] for i in range(min(8, len(rows)))]
+        if not self.rows:
+            raise ValueError("CollapseCallback has no rows to look at; give some pairs of encode_pairs")
+        self.room = max_new_tokens or 2 * max(len(row["chosen_ids"]) for row in self.rows)
 
 # %% ../nbs/06c_collapse.ipynb #befd2f7e
 _LINES = {

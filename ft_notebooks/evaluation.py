@@ -129,7 +129,7 @@ class Evaluation:
     rows: list[dict] = field(repr=False)
     errors: list[dict] = field(default_factory=list)  # "row" (its number), "scorer", "message": each value that is None
 
-
+# %% ../nbs/08a_evaluation.ipynb #149f694c
 def _scored(rows, dataset, scorers) -> list[dict]:
     "Put each scorer's value into each row; what failed is returned, and said in one line."
     errors = []
@@ -148,7 +148,20 @@ def _scored(rows, dataset, scorers) -> list[dict]:
         _log.warning("%d of %d values are missing; the first: %s", len(errors), len(rows) * len(scorers), first)
     return errors
 
-# %% ../nbs/08a_evaluation.ipynb #149f694c
+# %% ../nbs/08a_evaluation.ipynb #eecc55d0
+def _answered(model, tok, dataset, max_new_tokens, batch_size, file) -> list[dict]:
+    "The rows with all facts: what was asked, expected and said, and what the whole chat costs the model."
+    rows = _questions(dataset)
+    asked = [row["prompt"] for row in rows]
+    _prompts(model, tok, asked, max_new_tokens)  # what has no room is refused before anything runs
+    sums, counts = row_losses(model, tok, dataset, batch_size or 8)
+    found = answers(model, tok, asked, max_new_tokens, batch_size, file=file)
+    for row, said, *costs in zip(rows, found, sums.tolist(), counts.tolist(), answer_bytes(dataset)):
+        row |= {"generated": said["text"], "ended": said["ended"], "tokens": said["tokens"]}
+        row |= zip(("nats", "trained", "bytes"), costs)
+    return rows
+
+# %% ../nbs/08a_evaluation.ipynb #d01f34fb
 def evaluate(
     model: PreTrainedModel,
     tok: PreTrainedTokenizerBase,
@@ -166,16 +179,11 @@ def evaluate(
     """
     if taken := {*_FACTS, "bits_per_byte", "perplexity"} & set(scorers):
         raise ValueError(f"a scorer may not be called {sorted(taken)}: the result uses that name itself")
-    rows, sizes = _questions(dataset), answer_bytes(dataset)
-    _prompts(model, tok, [row["prompt"] for row in rows], max_new_tokens)  # what has no room is refused before anything runs
-    sums, counts = row_losses(model, tok, dataset, batch_size or 8)
-    found = answers(model, tok, [row["prompt"] for row in rows], max_new_tokens, batch_size, file=file)
-    for row, said, nats, trained, size in zip(rows, found, sums.tolist(), counts.tolist(), sizes):
-        row |= {"generated": said["text"], "ended": said["ended"], "tokens": said["tokens"]}
-        row |= {"nats": nats, "trained": trained, "bytes": size}
+    rows = _answered(model, tok, dataset, max_new_tokens, batch_size, file)
     errors = _scored(rows, dataset, scorers)
     scores = {name: interval([row[name] for row in rows if row[name] is not None]) for name in scorers}
-    if sum(sizes):
-        scores["bits_per_byte"] = _bootstrap(lambda s, c, axis: s.sum(axis) / c.sum(axis), sums / math.log(2), np.array(sizes))
-    scores["perplexity"] = _bootstrap(lambda s, c, axis: np.exp(s.sum(axis) / c.sum(axis)), sums, counts)
+    nats, trained, size = np.array([[row[key] for row in rows] for key in ("nats", "trained", "bytes")], dtype=float)
+    if size.any():
+        scores["bits_per_byte"] = _bootstrap(lambda s, c, axis: s.sum(axis) / c.sum(axis), nats / math.log(2), size)
+    scores["perplexity"] = _bootstrap(lambda s, c, axis: np.exp(s.sum(axis) / c.sum(axis)), nats, trained)
     return Evaluation(scores, rows, errors)

@@ -39,7 +39,7 @@ def _check_lengths(model: PreTrainedModel, lengths: list[int]) -> None:
             f"encode_chats(tok, dataset, max_length={room})"
         )
 
-
+# %% ../nbs/08_likelihood.ipynb #1c8251e5
 def _by_row(
     model: PreTrainedModel,
     tok: PreTrainedTokenizerBase,

@@ -106,7 +106,7 @@ def _power(n: int, discordant: float, difference: float) -> float:
     seen = binom.cdf(few, m, share) + binom.cdf(few, m, 1 - share)
     return float((binom.pmf(m, n, discordant) * seen).sum())
 
-# %% ../nbs/08a_significance.ipynb #ec3e5541
+# %% ../nbs/08a_significance.ipynb #672a9395
 def _fewest(enough) -> int:
     "The least number of rows that are enough, if more of them are."
     low, high = 0, 1
@@ -117,7 +117,7 @@ def _fewest(enough) -> int:
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
 
-
+# %% ../nbs/08a_significance.ipynb #ec3e5541
 def rows_needed(
     difference: float,  # The least that matters, in the units of the score
     *,

@@ -24,7 +24,7 @@ def model_mark(
     model: PreTrainedModel,  # Plain or with an adapter
 ) -> dict[str, str]:  # "dtype", and "weights": 16 hexadecimal digits
     "The same for the same weights, adapters, scales and switches, in any process; another one after a step of training."
-    sums = {name: _sum_of_bits(p) for name, p in model.named_parameters()}
+    sums = {name: _sum_of_bits(p) for name, p in model.named_parameters() if p.device.type != "meta"}
     for name, layer in model.named_modules():
         if isinstance(layer, BaseTunerLayer):
             sums[name] = [list(layer.active_adapters), layer.disable_adapters, layer.merged, str(getattr(layer, "scaling", ""))]
@@ -47,13 +47,17 @@ def _whole_lines(path: Path) -> tuple[list[dict], int, bytes]:
 _FIRST = "answers made by"
 
 
+def _line(value: dict) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+
+
 def _check_maker(path: Path, lines: list, torn: bytes, made_by: dict) -> None:
     "A `ValueError` unless the first line says that `made_by` made the file, or a kill has torn that line, or there is nothing."
     cure = "name another file, or remove this one to begin anew"
     if lines:
         ours = isinstance(lines[0], dict) and _FIRST in lines[0]
     else:
-        ours = json.dumps({_FIRST: made_by}).encode().startswith(torn)
+        ours = _line({_FIRST: made_by}).startswith(torn)
     if not ours:
         raise ValueError(f"{path} holds something else than answers; {cure}")
     was = lines[0][_FIRST] if lines else made_by
@@ -83,7 +87,7 @@ class AnswerFile:
 
     def _write(self, lines: list[dict]) -> None:
         with self.path.open("ab") as file:  # closed when this returns, so that a kill takes nothing of it
-            file.write(b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines))
+            file.write(b"".join(map(_line, lines)))
 
     def add(self, answers: dict[int, dict]) -> None:  # by the number of the row
         "The answers are in the file when this returns, whatever becomes of the process."

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .answer_file import AnswerFile, model_mark
-from .prefix import shared_prefix
+from .prefix import _core, shared_prefix
 from .templates import ChatTemplate
 from .tokenizer import pad_batch
 
@@ -73,7 +73,7 @@ def _turn_end(tok) -> int | None:
 
 def _ends(model, tok) -> list[int]:
     "The ids that end an answer: the tokenizer's, the generation config's and the template's."
-    own = model.generation_config.eos_token_id
+    own = _core(model).generation_config.eos_token_id
     ends = [tok.eos_token_id, *(own if isinstance(own, list) else [own]), _turn_end(tok)]
     return list(dict.fromkeys(end for end in ends if end is not None))
 
@@ -81,9 +81,8 @@ def _ends(model, tok) -> list[int]:
 @contextmanager
 def _greedily(model, tok):
     "In evaluation mode, and with nothing of the model's own generation config but the tokens that end an answer."
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model  # inside an adapter
+    core, ends = _core(model), _ends(model, tok)
     own, training = core.generation_config, model.training
-    ends = _ends(core, tok)
     core.generation_config = GenerationConfig(do_sample=False, eos_token_id=ends or None, pad_token_id=tok.pad_token_id)
     model.eval()
     try:
@@ -95,13 +94,12 @@ def _greedily(model, tok):
 # %% ../nbs/05a_generation.ipynb #b0bc5eca
 def _answers(model, tok, prompts, max_new_tokens, prefix=None) -> list[dict]:
     "What `answers` returns, of one batch; within `_greedily`."
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model
     if prefix:
         inputs = prefix.inputs(prompts, tok.pad_token_id)
     else:
         batch = pad_batch(prompts, tok.pad_token_id, side="left")
         inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
-    out, ends = model.generate(**inputs, max_new_tokens=max_new_tokens), core.generation_config.eos_token_id or []
+    out, ends = model.generate(**inputs, max_new_tokens=max_new_tokens), _core(model).generation_config.eos_token_id or []
     found = []
     for ids in out[:, inputs["input_ids"].shape[1] :].tolist():
         end = next((at for at, token in enumerate(ids) if token in ends), None)
@@ -110,10 +108,11 @@ def _answers(model, tok, prompts, max_new_tokens, prefix=None) -> list[dict]:
     return found
 
 # %% ../nbs/05a_generation.ipynb #c40f3315
-def _file(file, model, tok, prompts, size, max_new_tokens) -> AnswerFile:
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model
+def _file(file, model, tok, prompts, size, max_new_tokens) -> AnswerFile | None:
+    if file is None:
+        return None
     asked = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:16]
-    made_by = {**model_mark(model), "prompts": f"{len(prompts)}, {asked}", "max_new_tokens": max_new_tokens, "ends": _ends(core, tok)}
+    made_by = {**model_mark(model), "prompts": f"{len(prompts)}, {asked}", "max_new_tokens": max_new_tokens, "ends": _ends(model, tok)}
     return AnswerFile(file, made_by if model.dtype == torch.float32 else {**made_by, "batch_size": size})
 
 
@@ -122,7 +121,7 @@ def _in_batches(prompts, size) -> list[list[int]]:
     order = sorted(range(len(prompts)), key=lambda n: -len(prompts[n]))
     return [order[at : at + size] for at in range(0, len(order), size)]
 
-# %% ../nbs/05a_generation.ipynb #67e78ea7
+# %% ../nbs/05a_generation.ipynb #11c7adef
 def answers(
     model: PreTrainedModel,  # Its `training` mode is restored
     tok: PreTrainedTokenizerBase,
@@ -136,7 +135,7 @@ def answers(
     size = 32 if batch_size is None else batch_size
     _check_counts(max_new_tokens=max_new_tokens, batch_size=size)
     prompts = _prompts(model, tok, chats, max_new_tokens)
-    kept = _file(file, model, tok, prompts, size, max_new_tokens) if file else None
+    kept = _file(file, model, tok, prompts, size, max_new_tokens)
     found = dict(kept.kept) if kept else {}
     todo = [rows for rows in _in_batches(prompts, size) if not found.keys() >= {*rows}]  # of a torn batch all, as it was
     bar = tqdm(total=len(prompts), initial=len(prompts) - sum(map(len, todo)), desc="generating", disable=not progress, delay=3)

@@ -6,6 +6,7 @@
 __all__ = ['LEAST_SAVED', 'Prefix', 'shared_prefix']
 
 # %% ../nbs/05_prefix.ipynb #67a8b1f4
+import inspect
 from dataclasses import dataclass, field
 
 import torch
@@ -51,10 +52,15 @@ class Prefix:
         return {name: batch[name].to(device) for name in ("input_ids", "attention_mask")} | {self.name: cache}
 
 # %% ../nbs/05_prefix.ipynb #c06f3bbf
+def _core(model: PreTrainedModel) -> PreTrainedModel:
+    "The model inside an adapter, or the model."
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def _may_share(model: PreTrainedModel) -> bool:
     "False for what shows in the model and not in its cache: an encoder, virtual tokens, a rotation that follows the length."
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model
-    adapters = getattr(model, "peft_config", {}).values() if core is not model else ()
+    core = _core(model)
+    adapters = model.peft_config.values() if core is not model else ()
     told = any(a.is_prompt_learning or getattr(a, "alora_invocation_tokens", None) for a in adapters)
     kinds = " ".join(str(getattr(module, "rope_type", "")) for module in core.modules())
     return not (core.config.is_encoder_decoder or told or "dynamic" in kinds or "longrope" in kinds)
@@ -81,5 +87,6 @@ def shared_prefix(
     if P * (len(prompts) - 1) < LEAST_SAVED or not _may_share(model):
         return None
     ids = prompts[0][:P]
-    out = model(input_ids=torch.tensor([ids], device=model.device), use_cache=True)
+    last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(_core(model).forward).parameters else {}
+    out = model(input_ids=torch.tensor([ids], device=model.device), use_cache=True, **last)
     return next((Prefix(ids, name, cache) for name, cache in out.items() if _plain(cache, P)), None)

@@ -107,3 +107,9 @@ def test_prompts_that_share_nothing_or_too_little_are_computed_whole(prompts):
 
 def test_a_prefix_shows_its_ids_and_not_its_numbers():
     assert repr(Prefix([1, 2], "cache", object())) == "Prefix(ids=[1, 2], name='cache')"
+
+
+def test_the_head_is_asked_for_one_token_of_the_prefix():
+    model, seen = tiny_model(), []
+    model.lm_head.register_forward_hook(lambda module, given, out: seen.append(out.shape[1]))
+    assert shared_prefix(model, PROMPTS) and seen == [1]

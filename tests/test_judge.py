@@ -224,6 +224,18 @@ def test_the_key_is_in_no_error_whatever_the_server_says(server, key, step):
     assert all(KEY[:n] not in shown for n in (8, 12, len(KEY)))
 
 
+def test_the_key_is_hidden_in_what_the_http_library_says(server, key, monkeypatch):
+    ask = chat_endpoint(server.url, "m", key_env=key)
+
+    def fails(*args, **kwargs):
+        raise judge.requests.ConnectionError(f"a header was Bearer {KEY}")
+
+    monkeypatch.setattr(judge.requests.Session, "post", fails)
+    with pytest.raises(ValueError, match=r"does not answer: ConnectionError: a header was Bearer \*\*\*") as caught:
+        ask("a", "b")
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+
+
 def test_the_key_is_held_by_nothing_but_the_environment(server, key):
     ask = chat_endpoint(server.url, "m", key_env=key)
     held = [cell.cell_contents for cell in ask.__closure__]

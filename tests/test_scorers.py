@@ -66,6 +66,7 @@ def squad(text):
 @given(ASCII, ASCII)
 def test_on_ascii_the_words_are_those_of_squad(a, b):
     found, wanted = squad(a), squad(b)
+    assert (scorers._words_of(a), scorers._words_of(b)) == (found, wanted)
     if wanted:
         assert score(normalised_match, a, b) == (found == wanted)
         same = sum((Counter(found) & Counter(wanted)).values())

@@ -56,7 +56,7 @@ def _check_parts(resource, resolver, formats) -> None:
     for inner in resource.subresources():
         _check_parts(inner, resolver.in_subresource(inner), formats)
 
-
+# %% ../nbs/08a_forms.ipynb #fb1053c1
 def json_schema(
     schema: dict,  # JSON Schema; "$schema" names the draft, and without it it is 2020-12. Checked at once
 ) -> Callable[[str, str, dict], float]:  # 1.0 or 0.0

@@ -152,7 +152,7 @@ def test_a_decimal_is_read_exactly(value):
         ("٣", 3),  # Arabic digits
         ("#### 5 apples and 3", 3),
         ("#### 5\n#### 6", 5),
-        ("####5", 5),
+        ("####-5", -5),
         ("text\n  #### -$1,000.\nmore 3", -1000),
         ("#### none", None),
         ("1" * 101, None),

@@ -95,7 +95,7 @@ def _fallen(line: dict, start: dict, before: int = 0) -> str | None:
         if line[name] < start[name] / 2:
             return (
                 f"at step {line['step']} {said[name]} at the start (the last look before was at step {before}); the preferred "
-                f"answers have won, and the text is lost: {line['said'][0]!r:.80}. {_CURE}"
+                f"answers have won, and the text is lost: {line['said'][0][:60]!r}. {_CURE}"
             )
     return None
 

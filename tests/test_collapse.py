@@ -155,11 +155,16 @@ def test_a_look_comes_every_so_many_steps_or_a_fifth_of_the_run_rounded_up_and_a
 def test_a_run_that_resumes_keeps_its_start_and_is_refused_with_other_pairs(rows, tmp_path):
     trained(made(tmp_path, CollapseCallback(TOK, rows, every=1, stop=False), save_strategy="steps", save_steps=2))
     whole = lines(tmp_path / "collapse.jsonl")
-    again = made(tmp_path, CollapseCallback(TOK, rows, every=1, stop=False), save_strategy="steps", save_steps=2)
-    trained(again, resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    assert lines(tmp_path / "collapse.jsonl") == whole and whole[-1]["kl"] > 0
+    asked = []
+    again = CollapseCallback(TOK, rows, every=1, stop=False, scorer=lambda answers, some: asked.append(answers) or 1.0)
+    trained(made(tmp_path, again, save_strategy="steps", save_steps=2), resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    resumed = [{key: value for key, value in entry.items() if key != "score"} for entry in lines(tmp_path / "collapse.jsonl")]
+    assert resumed == whole and whole[-1]["kl"] > 0 and asked == [entry["said"] for entry in whole[3:]]
     other = made(tmp_path, CollapseCallback(TOK, rows.select(range(1, 9)), every=1, stop=False))
     with pytest.raises(ValueError, match="has looked at other pairs"):
+        trained(other, resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    (tmp_path / ".reference" / "chosen.safetensors").unlink()
+    with pytest.raises(ValueError, match="its start is not known; begin anew"):
         trained(other, resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 

@@ -48,7 +48,7 @@ def _check_parts(resource, resolver, formats) -> None:
             resolver.lookup(part[key])
         except referencing.exceptions.Unresolvable:
             raise ValueError(f"json_schema: {key} {part[key]!r} leads nowhere in the schema; nothing is fetched") from None
-    if isinstance(part, dict) and part.get("format", "date") not in formats:
+    if isinstance(part, dict) and "format" in part and part["format"] not in formats:
         raise ValueError(
             f"json_schema: nothing here checks the format {part['format']!r}, so all would pass; leave it out, or if it is "
             f"one of JSON Schema's own: pip install 'jsonschema[format-nongpl]'. Known here: {', '.join(sorted(formats))}"

@@ -14,7 +14,7 @@ from .evaluation import Evaluation, _bootstrap, interval
 from .significance import compare
 
 # %% ../nbs/08b_findings.ipynb #b6e6fff5
-_PARTS = {"perplexity": ("nats", "trained"), "bits_per_byte": ("nats", "bytes")}  # a row's share of the two sums
+_PARTS = {"bits_per_byte": ("nats", "bytes"), "perplexity": ("nats", "trained")}  # a row's share of the two sums
 
 
 def _held(found: Evaluation, name: str) -> list[bool]:
@@ -61,7 +61,7 @@ def _plain(found: Evaluation) -> list[str]:
     "The scores that rows hold one by one."
     return [name for name in found.scores if name not in _PARTS and any(row.get(name) is not None for row in found.rows)]
 
-
+# %% ../nbs/08b_findings.ipynb #a225e2fe
 def _kind(before: list[float], now: float | None) -> int:
     if now is None:
         return 4
@@ -83,8 +83,8 @@ def group_rows(
         groups[_kind(before, now)].append(((now or 0) - max(before, default=0), i))
     said = [f"{stage} has lost {name}: an earlier stage did better"]
     said += [f"{stage} fails {name}" + ", and no earlier stage did better" * bool(earlier)]
-    said += [f"{stage} has won {name}: no earlier stage did as well", f"{stage} is right in {name}" + ", as before" * bool(earlier)]
-    said += [f"{stage} has no value of {name}"]
+    said += [f"{stage} has won {name}: no earlier stage did as well"]
+    said += [f"{stage} is right in {name}" + ", as before" * bool(earlier), f"{stage} has no value of {name}"]
     return [(title, [i for _, i in sorted(group)]) for title, group in zip(said, groups) if group]
 
 # %% ../nbs/08b_findings.ipynb #881c7145

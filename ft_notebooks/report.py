@@ -86,11 +86,14 @@ def _axes(ax, evaluations, names, bottom):  # after `_bars`
 
 # %% ../nbs/08b_report.ipynb #3092447b
 def _panels(evaluations):  # names of scores, where the bars begin, what the axis says
-    found = [score for name in _score_names(evaluations) for score in [(name, [e.scores[name] for e in evaluations.values() if name in e.scores])]]
-    share = [n for n, scores in found if n not in _PARTS and all(0 <= s["low"] and s["high"] <= 1 for s in scores)]
-    alone = [name for name, _ in found if name not in share]
+    def is_share(name):
+        scores = [found.scores[name] for found in evaluations.values() if name in found.scores]
+        return name not in _PARTS and all(0 <= score["low"] and score["high"] <= 1 for score in scores)
+
     says = {"perplexity": (1, "per token, log scale"), "bits_per_byte": (0, "bits, less is better")}
-    return [(share, 0, "score")] * bool(share) + [([name], *says.get(name, (0, ""))) for name in alone]
+    shares = [name for name in _score_names(evaluations) if is_share(name)]
+    alone = [([name], *says.get(name, (0, ""))) for name in _score_names(evaluations) if name not in shares]
+    return [(shares, 0, "score")] * bool(shares) + alone
 
 # %% ../nbs/08b_report.ipynb #1147ec79
 def plot_scores(
@@ -148,13 +151,11 @@ _CHANCE = (
 
 
 def _changes(found):  # what `compare_stages` returned, as parts of the page
-    rows = [
-        [f"{stage} against {before}", name, compared["verdict"]]
-        for (stage, before), scores in found.items()
-        for name, compared in scores.items()
-    ]
-    head = ["stages", "score", "on the same rows"]
-    return [("heading", "What has changed", ""), ("words", head, rows), ("text", _CHANCE)] if rows else []
+    parts = [("heading", "What has changed", "")] * bool(found)
+    for (stage, before), scores in found.items():
+        rows = [[name, compared["verdict"]] for name, compared in scores.items()]
+        parts += [("group", f"{stage} against {before}"), ("words", ["score", "on the same rows"], rows)]
+    return parts + [("text", _CHANCE)] * bool(found)
 
 # %% ../nbs/08b_report.ipynb #7f881e1e
 def _asked(row):
@@ -167,8 +168,8 @@ def _asked(row):
 def _seen_parts(evaluations, train, seen):
     first, parts = next(iter(evaluations.values())), [("heading", "Rows that were trained on", "the same, or nearly")]
     for stage, pairs in seen.items():
-        text = f"{len(pairs):,} of {len(first.rows):,} evaluated rows are, or nearly are, among the {len(train[stage]):,} training rows of "
-        parts.append(("text", text + stage + "."))
+        count = f"{len(pairs):,} of {len(first.rows):,} evaluated rows are, or nearly are,"
+        parts.append(("text", f"{count} among the {len(train[stage]):,} training rows of {stage}."))
         shown = [[_asked(first.rows[row]), _asked(train[stage][place]), f"{alike:.2f}"] for place, row, alike in pairs[:3]]
         if shown:
             parts.append(("words", ["evaluated", f"trained on, {stage}", "similarity"], shown))
@@ -216,11 +217,15 @@ def _check(evaluations) -> None:
             raise ValueError(f"{stage!r} and {first!r} were not asked the same rows; evaluate both on one dataset")
     for stage, found in evaluations.items():
         for name, score in found.scores.items():
-            if any(not isinstance(score.get(key), (int, float)) or not math.isfinite(score[key]) for key in ("value", "low", "high", "n")):
-                raise ValueError(f"{name!r} of {stage!r} is {score}, with a number that is none; leave the score out of this stage")
+            if not all(_is_number(score.get(key)) for key in ("value", "low", "high", "n")):
+                raise ValueError(f"{name!r} of {stage!r} is {score}, with a number that is none; leave the score out here")
         for i, row in enumerate(found.rows):
-            if odd := [name for name in found.scores if row.get(name) is not None and not math.isfinite(row[name])]:
-                raise ValueError(f"row {i} of {stage!r} has {odd[0]}={row[odd[0]]}; a value that is missing is None")
+            if odd := [name for name in found.scores if row.get(name) is not None and not _is_number(row[name])]:
+                raise ValueError(f"row {i} of {stage!r} has {odd[0]}={row[odd[0]]!r}; a value that is missing is None")
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 # %% ../nbs/08b_report.ipynb #8e7a6a7f
 def _json(evaluations, compared, seen) -> dict:
@@ -235,6 +240,25 @@ def _json(evaluations, compared, seen) -> dict:
     return found
 
 # %% ../nbs/08b_report.ipynb #b28a4925
+def _dumps(value) -> bytes:
+    return json.dumps(value, indent=1, allow_nan=False).encode()
+
+
+def _figures(evaluations, history, looks):  # name -> what draws it
+    scored = any(found.scores for found in evaluations.values())
+    logged = any("loss" in entry for entries in _by_stage(history).values() for entry in entries)
+    draw = {"scores": lambda: plot_scores(evaluations), "loss": lambda: plot_progress(history, looks)}
+    return {name: draw[name] for name, there in zip(draw, (scored, logged)) if there}
+
+
+def _parts(evaluations, figures, compared, train, seen, samples):
+    parts = [("scores", *_score_table(evaluations)), ("text", _CAPTION), *(("text", line) for line in _missing(evaluations))]
+    parts += [("figures", figures), *_changes(compared)]
+    return parts + (_seen_parts(evaluations, train, seen) if seen else []) + _samples(evaluations, samples)
+
+
+
+# %% ../nbs/08b_report.ipynb #8ffd669f
 def report_card(
     evaluations: dict[str, Evaluation],  # Stage -> what `evaluate` returned; in the order of the stages, at least one
     folder: str | Path,  # Made if it is not there; files of these names are replaced
@@ -255,13 +279,8 @@ def report_card(
     _check(evaluations)
     compared = compare_stages(evaluations, directions)
     seen = seen_rows(next(iter(evaluations.values())), train) if train else {}
-    draw = {"scores": lambda: plot_scores(evaluations)} if any(found.scores for found in evaluations.values()) else {}
-    drawn = any("loss" in entry for entries in _by_stage(history).values() for entry in entries)
-    draw |= {"loss": lambda: plot_progress(history, looks)} if drawn else {}
-    figures = {name: draw_twice(function) for name, function in draw.items()}
-    parts = [("scores", *_score_table(evaluations)), ("text", _CAPTION), *(("text", line) for line in _missing(evaluations))]
-    parts += [("figures", list(figures)), *_changes(compared), *(_seen_parts(evaluations, train, seen) if seen else [])]
-    parts += _samples(evaluations, samples)
+    figures = {name: draw_twice(draw) for name, draw in _figures(evaluations, history, looks).items()}
+    parts = _parts(evaluations, list(figures), compared, train, seen, samples)
     files = {f"{name}.png": light for name, (light, _) in figures.items()}
     files["report.json"] = _dumps(_json(evaluations, compared, seen))
     if seen:
@@ -270,7 +289,3 @@ def report_card(
     files["report.html"] = page_html(title, parts, figures).encode(errors="replace")
     write_files(folder, files)
     return Path(folder) / "report.html"
-
-
-def _dumps(value) -> bytes:
-    return json.dumps(value, indent=1, allow_nan=False).encode()

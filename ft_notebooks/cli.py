@@ -16,7 +16,7 @@ import warnings
 from pathlib import Path
 
 from .runs import check_settings, held_out, kept_rows, known_run, load_folder
-from .runs import model_bits, model_settings, say, train_run
+from .runs import model_bits, model_settings, say, train_run, trained_rows
 from .stages import as_chats, encode_rows, read_stage
 
 # %% ../nbs/12c_cli.ipynb #c1038f43
@@ -89,25 +89,40 @@ def _train(args) -> None:
     say(f"\nThe run is in {args.output}. Next: ft eval {args.output}, or ft chat {args.output}")
 
 # %% ../nbs/12c_cli.ipynb #44fc09f7
-def _stages(model, tok, known, chats, options) -> dict:
-    "Stage -> `Evaluation`: the base, where the model has one, what DPO went on with, then the model."
-    from ft_notebooks.evaluation import evaluate, exact_match
+def _speaker(folder, bits):
+    "The model of a folder, an adapter merged into its base unless that has less than 16 bits."
+    from ft_notebooks.lora import merge_adapter
 
-    def heard(stage, model):
-        say(f"{stage}: {len(chats)} conversations")
-        return {stage: evaluate(model, tok, chats, {"exact_match": exact_match}, **options)}
+    model = load_folder(folder, bits)
+    plain = not hasattr(model, "peft_config") or model.active_peft_config.is_prompt_learning
+    return model if plain or bits < 16 else merge_adapter(model)
 
+
+def _stages(folder, known) -> dict:
+    "Stage -> the folder of its model: the base, where it is known, what DPO went on with, then the model itself."
+    base, start = known.get("model.name"), None
+    file = Path(folder, "adapter_config.json")
+    if file.is_file():
+        base = json.loads(file.read_text())["base_model_name_or_path"]
+    if known.get("model.name") not in (None, base) and Path(known["model.name"], "adapter_config.json").is_file():
+        start = known["model.name"]
+    stage = known.get("command", "model")
+    earlier = known_run(start)[1].get("command") if start else None
+    found = {"base": base, earlier if earlier not in (None, stage) else "start": start, stage: folder}
+    return {name: place for name, place in found.items() if place is not None}
+
+
+def _hear(stages, bits, tok, chats, scorers, output, options) -> dict:
+    "Stage -> `Evaluation`; the answers are kept in `output` as they come, so that a killed command goes on there."
+    from ft_notebooks.evaluation import evaluate
+
+    Path(output).mkdir(parents=True, exist_ok=True)
     found = {}
-    if hasattr(model, "disable_adapter"):
-        with model.disable_adapter():
-            found = heard("base", model)
-    elif known:
-        found = heard("base", load_folder(known["model.name"], known["model.bits"]))
-    stage, before = known.get("command", "model"), known.get("model.name", "")
-    if Path(before, "adapter_config.json").is_file():
-        earlier = known_run(before)[1].get("command")
-        found |= heard("start" if earlier in (None, stage) else earlier, load_folder(before, known["model.bits"]))
-    return found | heard(stage, model)
+    for stage, folder in stages.items():
+        say(f"{stage}: {len(chats)} conversations")
+        file = Path(output, f"{stage}.answers.jsonl")
+        found[stage] = evaluate(_speaker(folder, bits), tok, chats, scorers, file=file, **options)
+    return found
 
 
 def _table(evaluations) -> str:
@@ -134,20 +149,31 @@ def _rows(file):
 def _eval(args) -> None:
     settings = _settings(args)
     _quiet()
+    from ft_notebooks.findings import compare_stages
+    from ft_notebooks.progress import scores_by_step
     from ft_notebooks.report import report_card
+    from ft_notebooks.scorers import find_scorers
     from ft_notebooks.tokenizer import load_tokenizer
 
+    options = {"max_new_tokens": 128, "scorers": ["exact_match"], **settings["evaluation"]}
+    scorers = find_scorers(options.pop("scorers"))
     given = _rows(args.data) if args.data else None
     folder, known = known_run(args.run)
     chats, tok = given or kept_rows(args.run, known), load_tokenizer(folder)
     encode_rows(tok, chats, None, [args.data or known["data"]["file"]])
-    bits = model_bits(settings["model"].get("bits") or known.get("model.bits"))
-    options = {"max_new_tokens": 128, **settings["evaluation"]}
-    found = _stages(load_folder(folder, bits), tok, known and {**known, "model.bits": bits}, chats, options)
     output = args.output or (Path(args.run, "eval") if Path(args.run).is_dir() else "runs/eval")
-    title = f"{args.run} on {args.data or 'its held-out rows'}"
-    page = report_card(found, output, title=title, history=known.get("history"))
-    say("\n" + _table(found) + f"\n\nThe report is {page}")
+    stages, bits = _stages(folder, known), model_bits(settings["model"].get("bits") or known.get("model.bits"))
+    found = _hear(stages, bits, tok, chats, scorers, output, options)
+    runs = {stage: (place, known_run(place)[1]) for stage, place in stages.items()}
+    runs = {stage: run for stage, run in runs.items() if run[1]}
+    train = {stage: rows for stage, (_, known) in runs.items() if (rows := trained_rows(known)) is not None}
+    looks = {stage: scores_by_step(place) for stage, (place, _) in runs.items()}
+    page = report_card(
+        found, output, title=f"{args.run} on {args.data or 'its held-out rows'}", train=train, looks=looks,
+        history={stage: known["history"] for stage, (_, known) in runs.items()},
+    )  # fmt: skip
+    verdicts = [scores[name]["verdict"] for scores in compare_stages(found).values() for name in scorers if name in scores]
+    say("\n" + "\n".join([_table(found), *verdicts]) + f"\n\nThe report is {page}")
 
 # %% ../nbs/12c_cli.ipynb #4d9619c0
 def _typical(known, tok) -> list:
@@ -262,6 +288,7 @@ def _heard(model, tok):
 def _demo(args) -> None:
     _quiet()
     from ft_notebooks.data import appointments
+    from ft_notebooks.progress import scores_by_step
     from ft_notebooks.report import report_card
     from ft_notebooks.settings import read_settings
     from ft_notebooks.tokenizer import load_tokenizer
@@ -277,14 +304,14 @@ def _demo(args) -> None:
     base = model_settings(settings)
     say("2/4  The base on 150 notes that it has to turn into one line of JSON")
     found = {"base": _heard(load_folder(base["name"], base["bits"]), load_tokenizer(base["name"]))}
-    say("3/4  Supervised fine-tuning: a LoRA adapter on 128 other notes, then the same 150")
-    model, tok, history = train_run(appointments(128, seed=seed), None, settings, run / "sft")
-    found["sft"] = _heard(model, tok)
-    say("4/4  Preferences: day and time before the event, in 96 pairs of answers, then the same 150")
-    settings["model"] = {"name": str(run / "sft")}
-    model, _, _ = train_run(_preferences(96, 100 + seed), None, settings, run / "dpo", stage="dpo")
-    found["dpo"] = _heard(model, tok)
-    page = report_card(found, run, title="From SmolLM2 to an appointment reader", history=history)
+    rows = {"sft": appointments(128, seed=seed), "dpo": _preferences(96, 100 + seed)}
+    history, looks = {}, {}
+    for stage, what in (("sft", "3/4  Supervised fine-tuning on 128 other notes"), ("dpo", "4/4  Preferences: day and time first, in 96 pairs")):
+        say(f"{what}; then the same 150 notes")
+        tok, history[stage] = train_run(rows[stage], None, settings, run / stage, stage=stage)[1:]
+        found[stage] = _heard(_speaker(run / stage, base["bits"]), tok)
+        looks[stage], settings["model"] = scores_by_step(run / stage), {"name": str(run / stage)}
+    page = report_card(found, run, title="From SmolLM2 to an appointment reader", history=history, looks=looks, train=rows)
     say("\n" + _table(found) + f"\n\nThe report is {page} (also report.md, report.json, scores.png, loss.png)")
 
 # %% ../nbs/12c_cli.ipynb #ef5b2e4e

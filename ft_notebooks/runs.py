@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['say', 'model_folder', 'model_bits', 'load_folder', 'held_out', 'rows_hash', 'shared_system', 'known_run', 'kept_rows',
-           'check_settings', 'model_settings', 'train_run']
+           'trained_rows', 'check_settings', 'model_settings', 'train_run']
 
 # %% ../nbs/12b_runs.ipynb #ec88b075
 import contextlib
@@ -160,6 +160,12 @@ def known_run(
     return str(folder), {**run, **_record(folder / "metrics.json", "data", "system", "history")}
 
 # %% ../nbs/12b_runs.ipynb #a8d9bf31
+def _parts(known):
+    "The rows to train on and those kept aside, read again as the run did."
+    file, rule, stage = known["data"]["file"], known["data"]["eval"], known.get("command", "sft")
+    return held_out(read_stage(stage, file), rule, known.get(f"{stage}.seed", 0))
+
+
 def kept_rows(
     run: str | Path,  # As the user named it
     known: dict,  # What `known_run` says of it
@@ -167,9 +173,9 @@ def kept_rows(
     "The rows that a run kept aside, found again where it read them; a `ValueError` if they are not what they were."
     if not known.get("data.held_out"):
         raise ValueError(f"{run} kept no rows for evaluation; name a file: ft eval {run} DATA")
-    file, rule, stage = known["data"]["file"], known["data"]["eval"], known.get("command", "sft")
+    file = known["data"]["file"]
     try:
-        chats = held_out(read_stage(stage, file), rule, known.get(f"{stage}.seed", 0))[1]
+        chats = _parts(known)[1]
         same = rows_hash(chats) == known["data.held_out"]
         problem = "" if same else f"{file} is no longer what {run} was trained with"
     except ValueError as e:
@@ -180,6 +186,23 @@ def kept_rows(
             f"one: ft eval {run} DATA"
         )
     return as_chats(chats)
+
+# %% ../nbs/12b_runs.ipynb #8fa0d275
+def trained_rows(
+    known: dict,  # What `known_run` says of a run
+):  # A `Dataset`, or None
+    "The rows that a run was trained on, where its file still holds them; None, which is said, where it does not."
+    file = (known.get("data") or {}).get("file")
+    if not file:
+        return None
+    try:
+        rows = _parts(known)[0]
+    except ValueError:
+        rows = None
+    if rows is None or rows_hash(rows) != known["data.trained"]:
+        say(f"{file} no longer holds what was trained on, so nobody can tell which evaluated rows are among it")
+        return None
+    return rows
 
 # %% ../nbs/12b_runs.ipynb #90f8f125
 def check_settings(

@@ -47,6 +47,7 @@ class EvaluationSettings:
 
     max_new_tokens: int = 128  # the most tokens of an answer
     batch_size: int | None = None  # answers generated at a time; None is 32
+    scorers: list[str] = dataclasses.field(default_factory=lambda: ["exact_match"])  # by name, or file.py:function for your own
 
 # %% ../nbs/12a_settings.ipynb #b10545c8
 SECTIONS = {"model": ModelSettings, "lora": LoraConfig, "data": DataSettings, "sft": SFTConfig}
@@ -114,11 +115,13 @@ def _readings(text, kind) -> list:
             return [ast.literal_eval(text)]
         except (ValueError, SyntaxError):
             raise ValueError(f"must be a list or dict in Python's notation, got {text!r}") from None
-    if "," in text and any(typing.get_origin(option) is list for option in options):
+    lists = any(typing.get_origin(option) is list for option in options)
+    if "," in text and lists:
         return [[part.strip() for part in text.split(",") if part.strip()]]
     if {bool, str} <= set(options) and text.lower() in ("true", "false"):
         return [text.lower() == "true"]
-    return [text, None] if text.lower() in ("none", "null") else [text]
+    one = [[text]] if lists and text else []  # a list of one, where a text is not allowed
+    return [text, None, *one] if text.lower() in ("none", "null") else [text, *one]
 
 # %% ../nbs/12a_settings.ipynb #97d63983
 def convert(

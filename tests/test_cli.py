@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import TrainerCallback
 
 import ft_notebooks.sft
@@ -559,22 +560,42 @@ def test_the_settings_of_an_evaluation_reach_it(here, capsys, monkeypatch):
     given = []
 
     def evaluation(model, tok, chats, scorers, **options):
-        given.append(options)
+        given.append((list(scorers), options))
         raise ValueError("that is enough")
 
     monkeypatch.setattr("ft_notebooks.evaluation.evaluate", evaluation)
     refused(capsys, "eval", "tiny", "notes.jsonl")
-    settings = ["evaluation.batch_size=2", "evaluation.max_new_tokens=9"]
+    Path("mine.py").write_text("def polite(generated, expected, example): return 'please' in generated")
+    settings = ["evaluation.batch_size=2", "evaluation.max_new_tokens=9", "evaluation.scorers=token_f1,mine.py:polite"]
     refused(capsys, "eval", "tiny", "notes.jsonl", *[part for s in settings for part in ("--set", s)])
-    assert given == [{"max_new_tokens": 128}, {"max_new_tokens": 9, "batch_size": 2}]
+    file = {"file": Path("tiny/eval/model.answers.jsonl")}
+    assert given == [
+        (["exact_match"], {"max_new_tokens": 128, **file}),
+        (["token_f1", "polite"], {"max_new_tokens": 9, "batch_size": 2, **file}),
+    ]
+    assert "did you mean" in refused(capsys, "eval", "tiny", "notes.jsonl", "--set", "evaluation.scorers=token_f2")
+
+
+def test_an_evaluation_goes_on_with_its_answers_and_tells_which_rows_were_trained_on(here, capsys, monkeypatch):
+    main(["sft", "notes.jsonl", *quick("model.bits=32", "sft.max_steps=2", "data.eval=last:4")])
+    command = ["eval", "runs/sft", "notes.jsonl", "--set", "evaluation.max_new_tokens=3"]
+    main(command)
+    answers = Path("runs/sft/eval/sft.answers.jsonl").read_text()
+    seen = json.loads(Path("runs/sft/eval/contamination.json").read_text())
+    assert seen["sft"]["rows"] == 20 and len(seen["sft"]["seen"]) == 20
+    assert "against" in json.loads(Path("runs/sft/eval/report.json").read_text())["sft"]["exact_match"]
+    assert "exact_match" in capsys.readouterr().out
+    monkeypatch.setattr("transformers.GenerationMixin.generate", lambda *a, **k: pytest.fail("it has the answers"))
+    main(command)
+    assert Path("runs/sft/eval/sft.answers.jsonl").read_text() == answers
+    monkeypatch.undo()
 
 
 def test_a_system_message_is_remembered_only_if_all_rows_share_it():
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
     rows = [[{"role": "system", "content": text}, *turns] for text in ("a", "a", "b")]
-    assert runs.shared_system({"messages": rows[:2]}) == "a"
-    assert runs.shared_system({"messages": rows}) is runs.shared_system({"messages": [rows[0], turns]}) is None
-    assert runs.shared_system({"messages": [turns]}) is None
+    shared = [runs.shared_system(Dataset.from_dict({"messages": chats})) for chats in (rows[:2], rows, [rows[0], turns], [turns])]
+    assert shared == ["a", None, None, None]
 
 
 def typed(monkeypatch, *lines):
@@ -751,34 +772,37 @@ def test_a_base_is_evaluated_in_the_bits_of_the_model_beside_it(here, monkeypatc
     assert bits == [16, 16]
 
 
-def test_the_demo_hears_the_base_trains_and_hears_again_and_is_then_left_alone(here, capsys, monkeypatch):
+def test_the_demo_goes_through_its_stages_and_is_then_left_alone(here, capsys, monkeypatch):
     monkeypatch.setattr("ft_notebooks.models.smollm2", lambda: here / "tiny")
-    monkeypatch.setattr(cli, "DEMO", {"learning_rate": 1e-2, "max_steps": 3, "save_steps": 2, "bf16": False, "effective_batch": 4})
+    quick = {"learning_rate": 1e-2, "max_steps": 3, "save_steps": 2, "bf16": False, "effective_batch": 4}
+    monkeypatch.setattr(cli, "DEMO", quick)
+    monkeypatch.setattr(cli, "DEMO_DPO", {**cli.DEMO_DPO, **quick, "learning_rate": 1e-3})
     heard, hear = [], cli._heard
 
-    def words(n, **more):  # 128, 100 and 50 notes become 4 each
-        return appointments(min(n, 4), **more)
+    def words(n, *seed, **more):  # 128, 100, 96 and 50 notes become 4 each
+        return appointments(min(n, 4), *seed, **more)
 
     monkeypatch.setattr("ft_notebooks.data.appointments", words)
     monkeypatch.setattr(cli, "_heard", lambda model, tok: heard.append(hear(model, tok)) or heard[-1])
     main(["demo", "--seed", "3"])
-    test = words(100, part="test")
+    test, bits = words(100, part="test"), runs.model_bits(None)
     found = [h.scores["perplexity"]["value"] for h in heard]
-    models = load_model("tiny", runs.model_bits(None)), load_adapter("runs/demo/sft", runs.model_bits(None))
+    models = load_model("tiny", bits), load_adapter("runs/demo/sft", bits), load_adapter("runs/demo/dpo", bits)
     assert found == pytest.approx([perplexity(model, tiny_tokenizer(), test) for model in models], rel=1e-2)
-    assert found[1] < 0.8 * found[0]
+    assert found[1] < 0.8 * found[0] and found[2] != found[1]
     asked = [*test["messages"], *words(50, part="test", new_phrases=True)["messages"]]
     assert all([row["prompt"] for row in h.rows] == [messages[:2] for messages in asked] for h in heard)
     report = json.loads(Path("runs/demo/report.json").read_text())
-    assert list(report) == ["base", "sft"]
+    assert list(report) == ["base", "sft", "dpo"]
     assert {"exact_match", "preferred_form", "exact_match_new_phrases"} <= set(report["sft"])
     assert [report[stage]["perplexity"]["value"] for stage in report] == found
-    run = json.loads(Path("runs/demo/sft/run.json").read_text())
-    assert run["sft.seed"] == 3 and run["data.trained"] == runs.rows_hash(words(128, seed=3))
+    run, then = (json.loads(Path("runs/demo", stage, "run.json").read_text()) for stage in ("sft", "dpo"))
+    assert run["sft.seed"] == then["dpo.seed"] == 3 and run["data.trained"] == runs.rows_hash(words(128, seed=3))
+    assert then["model.name"] == str(here / "runs/demo/sft") and then["data.trained"] == runs.rows_hash(cli._preferences(96, 103))
     assert "The report is runs/demo/report.html" in capsys.readouterr().out
     main(["demo", "--seed", "3"])
-    assert "runs/demo is finished; nothing is changed" in capsys.readouterr().out and len(heard) == 2
-    assert "seed was 3, is 4" in refused(capsys, "demo", "--seed", "4")
+    assert "runs/demo is finished; nothing is changed" in capsys.readouterr().out and len(heard) == 3
+    assert "sft.seed was 3, is 4" in refused(capsys, "demo", "--seed", "4")
     main(["merge", "runs/demo"])
     assert Path("runs/demo/merged/model.safetensors").is_file()
     typed(monkeypatch)

@@ -126,7 +126,6 @@ def test_a_wrong_value_is_answered_in_words(key):
 @pytest.mark.parametrize(
     "setting, said",
     [
-        ("lora.modules_to_save=7]", None),  # a list of one word
         ("lora.modules_to_save={}", "a list of words, or none"),
         ("lora.layers_to_transform=a,b", "a list of whole numbers or a whole number, or none"),
         ("lora.rank_pattern=8", "a dict, or none"),
@@ -137,11 +136,15 @@ def test_a_wrong_value_is_answered_in_words(key):
     ],
 )
 def test_the_words_for_a_type(setting, said):
-    if said is None:
-        assert read_settings(overrides=["lora.modules_to_save=lm_head,"])["lora"] == {"modules_to_save": ["lm_head"]}
-        return
     with pytest.raises(ValueError, match=f"must be {said}"):
         read_settings(overrides=[setting])
+
+
+@pytest.mark.parametrize("text", ["lm_head", "lm_head,", " ['lm_head'] "])
+def test_a_list_of_one_needs_no_comma(text):
+    assert read_settings(overrides=[f"lora.modules_to_save={text}"])["lora"] == {"modules_to_save": ["lm_head"]}
+    assert read_settings(overrides=["dpo.loss_weights=0.5"])["dpo"] == {"loss_weights": [0.5]}
+    assert read_settings(overrides=["lora.modules_to_save=none"])["lora"] == {"modules_to_save": None}
 
 
 @pytest.mark.parametrize("text, value", [("true", True), ("TRUE", True), ("False", False), ("false", False)])

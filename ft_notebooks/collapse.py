@@ -68,15 +68,6 @@ def _heard(model, tok, rows, room: int, scorer=None) -> tuple[dict, Tensor]:
     shares = {"stop_rate": sum(ended) / len(rows), "length": sum(map(len, answers)) / len(rows)}
     return {"answers": len(rows), "room": room, **shares, "chosen_logp": chosen, **score, "said": texts}, now
 
-# %% ../nbs/06c_collapse.ipynb #a1fe94ad
-def _fitting(model, rows, room: int) -> int:
-    "The room, or what the model's context leaves of it."
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
-    longest = max(len(row["prompt_ids"]) for row in rows)
-    if longest >= context:
-        raise ValueError(f"a prompt has {longest} tokens and the model's context {context}; give encode_pairs a max_length")
-    return min(room, context - longest)
-
 # %% ../nbs/06c_collapse.ipynb #c697f2df
 _CURE = "Lower learning_rate, or hold the chosen answers with loss_type=['sigmoid', 'sft'] and loss_weights=[1, 1]"
 
@@ -115,6 +106,15 @@ def _start_of(file: Path, kept: Path, ids: Tensor, step: int) -> tuple[list[dict
     if not torch.equal(held["ids"], ids):
         return [], None, f"{file}: the run has looked at other pairs; give CollapseCallback the same, or begin anew"
     return lines, held["log_probs"], ""
+
+
+def _fitting(model, rows, room: int) -> int:
+    "The room, or what the model's context leaves of it."
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
+    longest = max(len(row["prompt_ids"]) for row in rows)
+    if longest >= context:
+        raise ValueError(f"a prompt has {longest} tokens and the model's context {context}; give encode_pairs a max_length")
+    return min(room, context - longest)
 
 
 def _keep(file: Path, tensors: dict[str, Tensor]) -> None:

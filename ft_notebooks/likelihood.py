@@ -138,15 +138,16 @@ def last_turns(
 # %% ../nbs/08_likelihood.ipynb #bbd441d3
 def _forced(model, tok, dataset) -> list[dict]:
     "The chats, encoded, with labels at their last answer only; each begins as `generate` would ask for that answer."
-    turns, rows = last_turns(dataset), []
-    prompts = _prompts(model, tok, [messages[:turn] for messages, turn in zip(dataset["messages"], turns)], 1)
+    turns, chats, rows = last_turns(dataset), list(dataset["messages"]), []
+    prompts = _prompts(model, tok, [messages[:turn] for messages, turn in zip(chats, turns)], 1)
     for n, (row, prompt) in enumerate(zip(encode_chats(tok, dataset)[0], prompts)):
         labels = [IGNORE] * len(prompt) + row["labels"][len(prompt) :]
-        edge = [label != IGNORE for label in row["labels"][len(prompt) - 1 : len(prompt) + 1]]
-        if row["input_ids"][: len(prompt)] != prompt or edge != [False, True]:
+        said = tok.decode([label for label in labels if label != IGNORE][:-1], skip_special_tokens=True)
+        expected = chats[n][turns[n]]["content"] or ""
+        if row["input_ids"][: len(prompt)] != prompt or said.strip() != expected.strip():
             raise ValueError(
-                f"row {n}: the chat template writes the conversation otherwise when it asks for the last answer than when it "
-                "shows it, so the two may differ; compare what `generate` says"
+                f"row {n}: the chat template asks for the last answer otherwise than it shows it ({said!r:.80} for "
+                f"{expected!r:.80}), so a look is not a decoding; compare what `generate` says"
             )
         rows.append({"input_ids": row["input_ids"], "labels": labels})
     return rows

@@ -227,12 +227,27 @@ def test_a_forced_match_ends_with_whatever_token_ends_the_generation(pupil):
     assert goes_on == ([0.0] * 6, [0.0] * 6) and ends == (before, before) and sum(before) > 0
 
 
-def test_a_template_that_asks_otherwise_than_it_shows_is_refused(pupil):
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("'<|im_start|>assistant\n' }}{% endif", "'<|im_start|>assistant\nWell: ' }}{% endif"),  # asks with more
+        ("'<|im_start|>assistant\n' }}{% endif", "'<|im_start|>assistant:' }}{% endif"),  # with as much, and other
+        ("+ message['content']", "+ ('Well: ' if message['role'] == 'assistant' else '') + message['content']"),  # with less
+    ],
+)
+def test_a_template_that_asks_otherwise_than_it_shows_is_refused(pupil, old, new):
     tok = tiny_tokenizer()
-    tok.chat_template = CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\nWell: '")
+    tok.chat_template = CHATML.replace(old, new)
     assert tok.chat_template != CHATML
-    with pytest.raises(ValueError, match="row 0: the chat template writes the conversation otherwise"):
+    with pytest.raises(ValueError, match="row 0: the chat template asks for the last answer otherwise than it shows it"):
         forced_match(pupil, tok, FACTS)
+
+
+def test_a_template_that_trims_an_answer_is_no_other_template(pupil):
+    tok = tiny_tokenizer()
+    tok.chat_template = CHATML.replace("message['content']", "message['content'] | trim")
+    spaced = Dataset.from_list([chat("p", " Paris\n"), chat("m", "Madrid")])
+    assert forced_match(pupil, tok, spaced) == forced_match(pupil, TOK, FACTS.select([0, 1]))
 
 
 def test_a_forced_match_reads_through_an_adapter():

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ReferenceCallback', 'KeptReference']
 
-# %% ../nbs/06d_reference.ipynb #d763e158
+# %% ../nbs/06d_reference.ipynb #4b9efe11
 import json
 import os
 from pathlib import Path
@@ -23,7 +23,7 @@ from trl import DPOTrainer
 from .manifest import _hash, _rows, _weights, write_atomically
 from .memory import _undone
 
-# %% ../nbs/06d_reference.ipynb #ceb7549d
+# %% ../nbs/06d_reference.ipynb #bfeb1830
 _FEW = 4  # rows that are asked, and asked again
 
 
@@ -33,15 +33,14 @@ def _asked(trainer, rows) -> tuple[Tensor, Tensor]:  # (N, 2) each, float64, in 
     trainer.model.eval()
     with torch.no_grad(), _undone(trainer), trainer.compute_loss_context_manager():
         for row in rows:
-            trainer._metrics["eval"].clear()
             trainer.compute_loss(trainer.model_wrapped, trainer._prepare_inputs(trainer.data_collator([row])))
-            said = {key: values[-1] for key, values in trainer._metrics["eval"].items() if values}
-            found.append([[said[f"{what}/{side}"] for side in ("chosen", "rejected")] for what in ("logps", "rewards")])
+            said = trainer._metrics["eval"]
+            found.append([[said[f"{what}/{side}"][-1] for side in ("chosen", "rejected")] for what in ("logps", "rewards")])
     trainer.model.train(training)
     policy, rewards = torch.tensor(found, dtype=torch.float64).unbind(1)
     return policy, policy - rewards / trainer.beta
 
-# %% ../nbs/06d_reference.ipynb #bf472d3a
+# %% ../nbs/06d_reference.ipynb #4421cf97
 _ROUNDING = {torch.float32: 1e-4, torch.float16: 0.03, torch.bfloat16: 0.25}  # nats, of an answer of one token
 
 
@@ -54,14 +53,12 @@ def _rounding(trainer) -> float:
 
 
 def _far(trainer, rows, one: Tensor, other: Tensor) -> Tensor:
-    "By how much they differ more than rounding explains, in nats; 0 or less is equal. A margin counts as its answers do."
+    "By how much they differ more than rounding explains, in nats; 0 or less is equal."
     longest = [max(len(row[key]) for key in ("chosen_ids", "rejected_ids")) for row in rows]
-    apart = (one - other).abs().max(1).values
-    margin = ((one - other)[:, 0] - (one - other)[:, 1]).abs()
-    far = torch.maximum(apart, margin)
+    far = (one - other).abs().max(1).values
     return torch.where(far.isfinite(), far, torch.inf) - _rounding(trainer) * torch.tensor(longest).sqrt()
 
-# %% ../nbs/06d_reference.ipynb #1529c75d
+# %% ../nbs/06d_reference.ipynb #de9e4b8c
 def _cure(trainer) -> str:
     if trainer.ref_model is not None:
         return "ref_model is another model: leave it out, and the model as it is now is the reference"
@@ -111,7 +108,7 @@ class ReferenceCallback(TrainerCallback):
                 f"and has {reference[0, 0]:.4f}; load the model that the run was started with"
             )
 
-# %% ../nbs/06d_reference.ipynb #80afe067
+# %% ../nbs/06d_reference.ipynb #dbeb7478
 _COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")  # as `trl.DPOTrainer` names them
 
 
@@ -139,7 +136,7 @@ def _again(trainer, dataset, kept: dict[str, Tensor], file: Path) -> None:
             "the reference is computed anew"
         )
 
-# %% ../nbs/06d_reference.ipynb #e592a5f0
+# %% ../nbs/06d_reference.ipynb #bbe8cef1
 def _kept_or_computed(trainer, dataset, batch_size: int) -> Dataset:
     "The rows with the reference's log-probabilities, from the run's folder if they are there and still true."
     args, model = trainer.args, trainer.ref_model or trainer.model
@@ -158,7 +155,7 @@ def _kept_or_computed(trainer, dataset, batch_size: int) -> Dataset:
     columns = Dataset.from_dict({name: x.tolist() for name, x in kept.items()}, Features({n: Value("float32") for n in _COLUMNS}))
     return concatenate_datasets([dataset, columns], axis=1)
 
-# %% ../nbs/06d_reference.ipynb #ffc8c587
+# %% ../nbs/06d_reference.ipynb #176807d0
 class KeptReference:
     """To stand before `trl.DPOTrainer` among a class's bases: before step 1 the reference is the policy, and it is computed once.
 

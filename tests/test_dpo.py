@@ -24,6 +24,7 @@ from ft_notebooks.margins import pair_logps
 from ft_notebooks.marker import last_good_checkpoint
 from ft_notebooks.models import tiny_model, tiny_tokenizer
 from ft_notebooks.pairs import encode_pairs
+from ft_notebooks.reference import _asked
 
 TOK = tiny_tokenizer()
 PAIRS = [
@@ -139,6 +140,55 @@ def test_the_reference_of_an_evaluation_is_that_of_the_start(rows, tmp_path):
     assert torch.allclose(kept, pair_logps(tiny_model(), rows.select(range(3, 8))), atol=1e-3)
     trainer.train()
     assert {"eval_a_loss", "eval_b_loss"} <= trainer.evaluate().keys() and trainer.state.log_history[-1]["eval_rewards/margins"] > 0
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [({"num_hidden_layers": 3}, "not the same model.*leave it out"), ({"vocab_size": 400}, "not the same model.*leave it out"),
+     ({"vocab_size": 100}, "token")],
+)  # fmt: skip
+def test_a_reference_of_another_size_is_refused(rows, tmp_path, sizes, message):
+    config = tiny_model().config
+    for name, value in sizes.items():
+        setattr(config, name, value)
+    with pytest.raises(ValueError, match=message):
+        made(tiny_model(), rows, tmp_path, ref_model=type(tiny_model())(config)).train()
+
+
+def test_a_copy_that_is_not_the_adapter_is_refused(rows, tmp_path):
+    trainer = made(adapted(), rows, tmp_path, precompute_ref_log_probs=False)
+    for name, p in trainer.model.named_parameters():
+        p.data += 0.02 * (".ref." in name)
+    with pytest.raises(ValueError, match="the weights have changed since the trainer was made"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("fields", [{"modules_to_save": ["embed_tokens"]}, {"use_dora": True}, {"trainable_token_indices": [5]}])
+def test_an_adapter_that_also_holds_whole_modules_tokens_or_lengths_is_its_own_reference(rows, tmp_path, fields):
+    model = moved(get_peft_model(tiny_model(), LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", **fields)))
+    trainer = made(model, rows, tmp_path)
+    policy, reference = _asked(trainer, trainer.train_dataset)
+    assert torch.allclose(policy, pair_logps(model, rows).double(), atol=1e-4) and torch.allclose(policy, reference, atol=1e-4)
+    assert (policy - pair_logps(tiny_model(), rows)).abs().max() > 1e-3
+
+
+def test_pairs_that_do_not_fit_are_named_with_their_dataset_and_where_to_allow_them(rows, tmp_path):
+    with pytest.raises(ValueError, match="^eval_dataset: 8 of 8 pairs do not fit into max_length=10.*an argument of encode_pairs"):
+        made(tiny_model(), rows.map(lambda row: {key: row[key][:4] for key in row}), tmp_path, eval_dataset=PAIRS, max_length=10)
+    with pytest.raises(ValueError, match=r"eval_dataset\['b'\], row 0 has .* tokens, and max_length=10 would cut it"):
+        short = rows.map(lambda row: {key: row[key][:4] for key in row})
+        made(tiny_model(), short, tmp_path, eval_dataset={"a": short, "b": rows}, max_length=10)
+    with pytest.raises(ValueError, match="train_dataset has no rows"):
+        made(tiny_model(), [], tmp_path)
+
+
+def test_what_is_left_out_is_counted_and_what_is_odd_is_said(rows, tmp_path, capsys):
+    equal = {**PAIRS[0], "rejected": PAIRS[0]["chosen"]}
+    many = [{**pair, "prompt": [{"role": "user", "content": f"{i} {pair['prompt'][0]['content']}"}]} for i in range(13) for pair in PAIRS]
+    dpo_trainer(tiny_model(), TOK, [*many, equal], output_dir=str(tmp_path), **FIXED)
+    said = capsys.readouterr().out
+    assert "train_dataset: 1 of 105 pairs left out, 1 with two equal answers" in said
+    assert "the chosen answer is the shorter one" in said and "reference computed once, before step 1" in said
 
 
 @pytest.mark.parametrize(

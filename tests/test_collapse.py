@@ -156,10 +156,11 @@ def test_a_run_that_resumes_keeps_its_start_and_is_refused_with_other_pairs(rows
     trained(made(tmp_path, CollapseCallback(TOK, rows, every=1, stop=False), save_strategy="steps", save_steps=2))
     whole = lines(tmp_path / "collapse.jsonl")
     asked = []
-    again = CollapseCallback(TOK, rows, every=1, stop=False, scorer=lambda answers, some: asked.append(answers) or 1.0)
+    again = CollapseCallback(TOK, rows, every=1, stop=False, scorer=lambda answers, some: asked.append((again.last, answers)) or 1.0)
     trained(made(tmp_path, again, save_strategy="steps", save_steps=2), resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     resumed = [{key: value for key, value in entry.items() if key != "score"} for entry in lines(tmp_path / "collapse.jsonl")]
-    assert resumed == whole and whole[-1]["kl"] > 0 and asked == [entry["said"] for entry in whole[3:]]
+    assert resumed == whole and whole[-1]["kl"] > 0
+    assert asked == [(2, whole[3]["said"]), (3, whole[4]["said"])]
     other = made(tmp_path, CollapseCallback(TOK, rows.select(range(1, 9)), every=1, stop=False))
     with pytest.raises(ValueError, match="has looked at other pairs"):
         trained(other, resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
@@ -198,7 +199,13 @@ def test_an_answer_has_the_room_that_the_context_leaves(rows):
         _fitting(model, rows, 20)
 
 
-def test_the_figure_shows_what_was_heard_and_where_the_guard_waits(rows, tmp_path):
+def test_an_answer_has_twice_the_room_of_the_longest_chosen_one_of_eight(rows):
+    assert CollapseCallback(TOK, rows).room == 2 * max(len(row["chosen_ids"]) for row in rows.select(range(8)))
+    assert CollapseCallback(TOK, rows, max_new_tokens=5).room == 5 and len(CollapseCallback(TOK, rows).rows) == 8
+
+
+def test_the_figure_shows_what_was_heard_and_where_the_guard_waits(rows, tmp_path, monkeypatch):
+    ends(monkeypatch, 6, 6, 5, 4, 4)
     trainer = trained(made(tmp_path, CollapseCallback(TOK, rows, every=1, stop=False, scorer=lambda answers, some: 0.5)))
     looks = lines(tmp_path / "collapse.jsonl")
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in trainer.state.log_history))

@@ -69,23 +69,33 @@ def _kind(before: list[float], now: float | None) -> int:
     return 0 if now < best else 2 if now > best else 1 if now < 1 else 3
 
 
+def _in_common(kind: int, stage: str, name: str, several: bool) -> str:
+    return (
+        f"{stage} has lost {name}: an earlier stage did better",
+        f"{stage} fails {name}" + ", and no earlier stage did better" * several,
+        f"{stage} has won {name}: no earlier stage did as well",
+        f"{stage} is right in {name}" + ", as before" * several,
+        f"{stage} has no value of {name}",
+    )[kind]
+
+# %% ../nbs/08b_findings.ipynb #500f4687
 def group_rows(
     evaluations: dict[str, Evaluation],  # Of the same rows, in the order of the stages
+    directions: dict[str, int] | None = None,  # As for `compare_stages`; only where more is better can a row fail
 ) -> list[tuple[str, list[int]]]:  # What they have in common, and the rows, the worst first; every row once, counted from 0
-    "The rows by what became of them at the last stage, by its first score: lost, failed, won, right, without a value."
+    "The rows by what became of them at the last stage, by the first score that they have: lost, failed, won, right, no value."
     *earlier, last = evaluations.values()
-    if not (names := _plain(last)):
+    names = [name for name in _plain(last) if {**_DIRECTIONS, **(directions or {})}.get(name, 1) > 0]
+    if not names:
         return [("in their order", list(range(len(last.rows))))] if last.rows else []
-    name, stage, groups = names[0], list(evaluations)[-1], [[] for _ in range(5)]
+    groups = {}
     for i, row in enumerate(last.rows):
+        name = next((name for name in names if name in row), names[0])
         before = [v for found in earlier if (v := found.rows[i].get(name)) is not None]
-        now = row.get(name)
-        groups[_kind(before, now)].append(((now or 0) - max(before, default=0), i))
-    said = [f"{stage} has lost {name}: an earlier stage did better"]
-    said += [f"{stage} fails {name}" + ", and no earlier stage did better" * bool(earlier)]
-    said += [f"{stage} has won {name}: no earlier stage did as well"]
-    said += [f"{stage} is right in {name}" + ", as before" * bool(earlier), f"{stage} has no value of {name}"]
-    return [(title, [i for _, i in sorted(group)]) for title, group in zip(said, groups) if group]
+        group = groups.setdefault((_kind(before, row.get(name)), names.index(name)), [])
+        group.append(((row.get(name) or 0) - max(before, default=0), i))
+    said = {key: _in_common(key[0], list(evaluations)[-1], names[key[1]], bool(earlier)) for key in groups}
+    return [(said[key], [i for _, i in sorted(groups[key])]) for key in sorted(groups)]
 
 # %% ../nbs/08b_findings.ipynb #881c7145
 def seen_rows(

@@ -189,12 +189,12 @@ def _note(prompt):  # what was asked, without the system's words
 
 def _marks(found, row):
     cut = [f"… cut after {row['tokens']} tokens"] if row.get("ended") is False else []
-    marks = [{1: "✓", 0: "✗", None: "? no value of"}.get(v := row.get(name)) or _number(v) for name in _plain(found)]
-    return [f"{mark} {name}" for mark, name in zip(marks, _plain(found))] + cut
+    signs = {1: "✓", 0: "✗", None: "? no value of"}
+    return [f"{signs.get(row[name]) or _number(row[name])} {name}" for name in _plain(found) if name in row] + cut
 
 
-def _samples(evaluations, samples):  # as parts of the page
-    first, groups = next(iter(evaluations.values())), group_rows(evaluations)
+def _samples(evaluations, samples, directions=None):  # as parts of the page
+    first, groups = next(iter(evaluations.values())), group_rows(evaluations, directions)
     shown = [("heading", "Samples", f"{min(samples, len(first.rows)):,} of {len(first.rows):,} rows")]
     for title, rows in groups if samples else ():
         if some := rows[: max(0, samples)]:
@@ -251,10 +251,10 @@ def _figures(evaluations, history, looks):  # name -> what draws it
     return {name: draw[name] for name, there in zip(draw, (scored, logged)) if there}
 
 
-def _parts(evaluations, figures, compared, train, seen, samples):
+def _parts(evaluations, figures, compared, train, seen, samples, directions):
     parts = [("scores", *_score_table(evaluations)), ("text", _CAPTION), *(("text", line) for line in _missing(evaluations))]
     parts += [("figures", figures), *_changes(compared)]
-    return parts + (_seen_parts(evaluations, train, seen) if seen else []) + _samples(evaluations, samples)
+    return parts + (_seen_parts(evaluations, train, seen) if seen else []) + _samples(evaluations, samples, directions)
 
 
 
@@ -280,7 +280,7 @@ def report_card(
     compared = compare_stages(evaluations, directions)
     seen = seen_rows(next(iter(evaluations.values())), train) if train else {}
     figures = {name: draw_twice(draw) for name, draw in _figures(evaluations, history, looks).items()}
-    parts = _parts(evaluations, list(figures), compared, train, seen, samples)
+    parts = _parts(evaluations, list(figures), compared, train, seen, samples, directions)
     files = {f"{name}.png": light for name, (light, _) in figures.items()}
     files["report.json"] = _dumps(_json(evaluations, compared, seen))
     if seen:

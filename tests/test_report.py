@@ -336,6 +336,28 @@ def test_every_row_is_in_the_group_that_its_values_say_and_only_there(values, st
     assert order == sorted(order)
 
 
+def test_rows_of_another_part_are_grouped_by_the_score_that_they_have(tmp_path, undrawn):
+    stages = {"a": stage([0, 1, 0, 1]), "b": stage([1, 1, 0, 0])}
+    for found in stages.values():
+        for row in found.rows[2:]:
+            row["other"] = row.pop("exact")
+        for name, rows in (("exact", found.rows[:2]), ("other", found.rows[2:])):
+            found.scores[name] = interval([row[name] for row in rows])
+    assert [(title.split(":")[0], rows) for title, rows in group_rows(stages)] == [
+        ("b has lost other", [3]), ("b fails other, and no earlier stage did better", [2]), ("b has won exact", [0]),
+        ("b is right in exact, as before", [1]),
+    ]  # fmt: skip
+    text = report_card(stages, tmp_path).read_text(encoding="utf-8")
+    assert "no value" not in text and text.count("other</span>") == text.count("exact</span>") == 4
+    assert list(json.loads((tmp_path / "report.json").read_text())["b"]["other"]["against"]) == ["a"]
+
+
+def test_a_score_of_which_less_is_better_orders_no_rows_unless_it_is_said():
+    found = {"a": stage([3.0, 5.0], names=("cost",)), "b": stage([2.0, 6.0], names=("cost",))}
+    assert group_rows(found, {"cost": -1}) == [("in their order", [0, 1])]
+    assert [rows for _, rows in group_rows(found)] == [[0], [1]]
+
+
 def test_the_deepest_fall_comes_first():
     found = {"a": stage([0.9, 0.5, 1.0, 0.6]), "b": stage([0.8, 0.5, 0.1, 0.2])}
     assert group_rows(found)[0] == ("b has lost exact: an earlier stage did better", [2, 3, 0])

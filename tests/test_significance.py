@@ -56,6 +56,12 @@ def test_a_ratio_is_compared_as_the_difference_of_two_ratios(name, of):
     assert found["p"] == pytest.approx(np.mean(swaps >= abs((second - first).sum())), abs=0.01)
 
 
+def test_rows_are_swapped_within_themselves_however_far_apart_they_are():
+    hard = np.linspace(0, 100, 12)
+    found = compare(told(hard.tolist()), told((hard + np.linspace(0.1, 0.2, 12)).tolist()), "score")
+    assert found["p"] == pytest.approx(2 / 2**12) and found["low"] > 0.1
+
+
 def test_less_is_better_of_a_perplexity_and_of_what_one_says():
     nats, trained = np.linspace(10, 20, 12), [10] * 12
     worse, better = read(2 * nats, trained, trained), read(nats, trained, trained)

@@ -24,7 +24,7 @@ from ft_notebooks.margins import pair_logps
 from ft_notebooks.marker import last_good_checkpoint
 from ft_notebooks.models import tiny_model, tiny_tokenizer
 from ft_notebooks.pairs import encode_pairs
-from ft_notebooks.reference import _asked
+from ft_notebooks.reference import _asked, _kept_or_computed
 
 TOK = tiny_tokenizer()
 PAIRS = [
@@ -245,6 +245,15 @@ def test_what_is_kept_is_not_used_for_other_rows_weights_or_precision(rows, tmp_
     ]:  # fmt: skip
         made(model, data, tmp_path, **given)
     assert len(list((tmp_path / ".reference").glob("*.safetensors"))) == 4
+
+
+def test_what_is_kept_is_one_file_a_precision(rows, tmp_path):
+    trainer = made(tiny_model(), rows, tmp_path)
+    for name in ("bf16", "fp16"):
+        setattr(trainer.args, name, True)
+        _kept_or_computed(trainer, rows, 4)
+        setattr(trainer.args, name, False)
+    assert len(list((tmp_path / ".reference").glob("*.safetensors"))) == 3
 
 
 # the guard

@@ -270,6 +270,18 @@ def _preferences(n: int, seed: int):
 
     return Dataset.from_list(list(map(pair, appointments(n, seed)["messages"])))
 
+# %% ../nbs/12c_cli.ipynb #d1369e1e
+def _collapse(tok, rows) -> list:
+    "What ends a run whose answers are not ended any more, or half as right as before."
+    from ft_notebooks.collapse import CollapseCallback
+    from ft_notebooks.evaluation import exact_match
+
+    def right(answers, rows):
+        wanted = (tok.decode(row["chosen_ids"], skip_special_tokens=True) for row in rows)
+        return sum(exact_match(answer, text, {}) for answer, text in zip(answers, wanted)) / len(rows)
+
+    return [CollapseCallback(tok, rows, every=6, scorer=right)] if "chosen_ids" in rows.column_names else []
+
 # %% ../nbs/12c_cli.ipynb #6635a8fc
 def _heard(model, tok):
     "The scores on the test part: 100 notes of held-out words in known phrases, and 50 in held-out phrases."
@@ -308,7 +320,7 @@ def _demo(args) -> None:
     history, looks = {}, {}
     for stage, what in (("sft", "3/4  Supervised fine-tuning on 128 other notes"), ("dpo", "4/4  Preferences: day and time first, in 96 pairs")):
         say(f"{what}; then the same 150 notes")
-        tok, history[stage] = train_run(rows[stage], None, settings, run / stage, stage=stage)[1:]
+        tok, history[stage] = train_run(rows[stage], None, settings, run / stage, stage=stage, guards=_collapse)[1:]
         found[stage] = _heard(_speaker(run / stage, base["bits"]), tok)
         looks[stage], settings["model"] = scores_by_step(run / stage), {"name": str(run / stage)}
     page = report_card(found, run, title="From SmolLM2 to an appointment reader", history=history, looks=looks, train=rows)

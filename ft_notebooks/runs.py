@@ -324,13 +324,13 @@ def _keep(trainer, run, metrics) -> None:
         write_atomically(run / "metrics.json", json.dumps({**metrics, "history": history}, indent=1))
 
 
-def _trainer(stage, tok, settings, run, rows, held_rows, held, callbacks):
+def _trainer(stage, tok, settings, run, rows, held_rows, held, guards):
     from ft_notebooks.dpo import dpo_trainer
     from ft_notebooks.samples import SamplesCallback
     from ft_notebooks.sft import sft_trainer
 
     samples = [] if held is None else [SamplesCallback(tok, as_chats(held.select(range(min(3, len(held)))))["messages"])]
-    shown = {"callbacks": [*samples, *callbacks], "disable_tqdm": False}  # which would follow from how loud the libraries may be
+    shown = {"callbacks": [*samples, *guards(tok, rows)], "disable_tqdm": False}  # which would follow from how loud the libraries may be
     make = dpo_trainer if stage == "dpo" else sft_trainer
     return make(_start(settings, stage), tok, rows, held_rows, output_dir=run, **{**shown, **settings[stage]})
 
@@ -347,7 +347,7 @@ def train_run(
     run: str | Path,  # The run's folder; it then holds the adapter or model, the tokenizer and a checkpoint
     sources: list[str] = (),  # The files that the rows were read from
     stage: str = "sft",  # Or "dpo"; a section of the settings
-    callbacks: list = (),  # For the trainer
+    guards=lambda tok, ids: [],  # More callbacks for the trainer, made of the tokenizer and the encoded rows
 ) -> tuple:  # The trained model, its tokenizer, and the log
     "A stage from its rows to `run`, gone on with where it was killed; a finished run is left alone."
     from ft_notebooks.tokenizer import load_tokenizer
@@ -364,7 +364,7 @@ def train_run(
     if (run / "metrics.json").exists():
         say(f"{run} is finished; nothing is changed. Give --output another folder to train again")
         return load_folder(run, settings["model"]["bits"]), tok, known_run(run.resolve())[1]["history"]
-    trainer = _trainer(stage, tok, settings, run, ids, held_ids, held, callbacks)
+    trainer = _trainer(stage, tok, settings, run, ids, held_ids, held, guards)
     before = measure(trainer.model, tok, held_ids)
     _fit(trainer, run)
     kept, said = compare_measures(before, measure(trainer.model, tok, held_ids))

@@ -9,20 +9,19 @@ __all__ = ['sft_trainer']
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from peft.utils import TrainableTokensWrapper
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
 from .best import check_checkpoint_choice
-from .guards import GradientFlowCallback, check_trained
 from .losses import GuardedTrainer
 from .manifest import ManifestCallback
-from .masks import check_end_token, encode_chats
+from .masks import encode_chats
 from .memory import MemoryTrainer
 from .packing import check_apart
 from .resume import ResumableTrainer
 from .speed import levers, speed_up
-from .tokenizer import IGNORE, check_vocabulary
+from .start import check_start, ready, with_guard
+from .tokenizer import IGNORE
 from .tracking import check_trackers, watch
 from .training import plan, run_config, split_overrides
 
@@ -49,14 +48,6 @@ class _SFTTrainer(ResumableTrainer, MemoryTrainer, GuardedTrainer, SFTTrainer):
         if f"{metric_key_prefix}_loss" in output.metrics and count:
             output.metrics[f"{metric_key_prefix}_loss"] = total / count
         return output
-
-# %% ../nbs/05d_sft.ipynb #6b712f3b
-def _check_model(model, tok, arguments) -> None:
-    check_vocabulary(tok, model)
-    if tok.chat_template:
-        check_end_token(tok, model.generation_config)
-    if arguments.get("peft_config") is None:  # else all is frozen but the adapter that TRL adds
-        check_trained(model, bool({"optimizers", "optimizer_cls_and_kwargs"} & set(arguments)))
 
 # %% ../nbs/05d_sft.ipynb #74c1407f
 def _encoded(tok, dataset, name, given) -> Dataset | dict[str, Dataset]:
@@ -97,25 +88,6 @@ def _may_be_unpadded(model) -> bool:
     "Whether its attention is computed document by document: ours on a CPU, flash attention on a GPU."
     return levers(model)["attention"] is None or "flash" in model.config._attn_implementation
 
-
-def _with_guard(callbacks) -> list:
-    callbacks = list(callbacks or [])
-    own = any(isinstance(callback, GradientFlowCallback) for callback in callbacks)
-    return callbacks if own else [*callbacks, GradientFlowCallback()]
-
-
-def _ready(trainer):
-    "The adapter checked and float32, TRL's own too, and the bias of a head with rows for new tokens shown."
-    if isinstance(trainer.model, PeftModel):
-        if getattr(trainer.model, "is_quantized", False):  # TRL has made what is trained bfloat16
-            for p in (p for p in trainer.model.parameters() if p.requires_grad):
-                p.data = p.data.float()
-        check_trained(trainer.model, own_optimizer=bool(trainer.optimizer or trainer.optimizer_cls_and_kwargs))
-    head = trainer.model.get_output_embeddings()
-    if isinstance(head, TrainableTokensWrapper) and not hasattr(head, "bias"):
-        object.__setattr__(head, "bias", getattr(head.original_module, "bias", None))  # no second entry among its weights
-    return trainer
-
 # %% ../nbs/05d_sft.ipynb #0ef0efa8
 def sft_trainer(
     model: PreTrainedModel | PeftModel,  # What has `requires_grad` is trained
@@ -135,7 +107,7 @@ def sft_trainer(
     """
     given, arguments = split_overrides(overrides, SFTConfig, SFTTrainer, _UNREAD)
     check_trackers(given.get("report_to", "none"))
-    _check_model(model, tok, arguments)
+    check_start(model, tok, arguments)
     rows = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
     rows = {name: data if data is None else _encoded(tok, data, name, given) for name, data in rows.items()}
     peft_config = arguments.get("peft_config")
@@ -143,12 +115,12 @@ def sft_trainer(
     chosen = plan(model, lengths, effective_batch, given, unpadded=_may_be_unpadded(model), adapter=peft_config)
     rate = 2e-4 if isinstance(model, PeftModel) or peft_config is not None else 2e-5
     args = run_config(SFTConfig, output_dir, chosen, given, learning_rate=rate)
-    arguments["callbacks"] = _with_guard(arguments.get("callbacks"))
+    arguments["callbacks"] = with_guard(arguments.get("callbacks"))
     check_checkpoint_choice(args, arguments["callbacks"])
     if args.packing or args.padding_free:
         with speed_up(model):
             check_apart(model)
-    trainer = _ready(_SFTTrainer(model=model, args=args, processing_class=tok, **rows, **arguments))
+    trainer = ready(_SFTTrainer(model=model, args=args, processing_class=tok, **rows, **arguments))
     trainer.add_callback(ManifestCallback(trainer, choices=chosen.said, levers=levers(trainer.model)))
     if trainer.is_world_process_zero():
         print(chosen.said)

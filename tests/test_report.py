@@ -349,7 +349,8 @@ def test_rows_of_another_part_are_grouped_by_the_score_that_they_have(tmp_path, 
     ]  # fmt: skip
     text = report_card(stages, tmp_path).read_text(encoding="utf-8")
     assert "no value" not in text and text.count("other</span>") == text.count("exact</span>") == 4
-    assert list(json.loads((tmp_path / "report.json").read_text())["b"]["other"]["against"]) == ["a"]
+    against = json.loads((tmp_path / "report.json").read_text())["b"]["other"]["against"]
+    assert against["a"]["n"] == against["a"]["left_out"] == 2
 
 
 def test_a_score_of_which_less_is_better_orders_no_rows_unless_it_is_said():

@@ -291,6 +291,16 @@ def test_every_bar_lies_within_its_axis(values):
     assert (low, high) == (0, 1.1) if values == [0.5, 0.25] else (low, high) != (0, 1.1)
 
 
+def test_a_score_that_is_no_share_has_a_panel_of_its_own():
+    one = stage([0.0, 1.0], names=("exact", "form"))
+    one.scores |= {"length": interval([30.0, 50.0]), "bits_per_byte": one.scores["perplexity"]}
+    axes = plot_scores({"base": one}).axes
+    assert [[tick.get_text().split("\n")[0] for tick in ax.get_xticklabels()] for ax in axes] == [
+        ["exact", "form"], ["length"], ["bits_per_byte"], ["perplexity"]
+    ]  # fmt: skip
+    assert [ax.get_yscale() for ax in axes] == ["linear"] * 3 + ["log"]
+
+
 def test_the_figure_shows_what_the_scores_say_and_leaves_pyplot_alone(tmp_path):
     plt.style.use("default")
     open_before, style = plt.get_fignums(), dict(plt.rcParams)

@@ -23,9 +23,9 @@ from .pairs import _KEYS, encode_pairs
 from .probe import pair_report, suspect_swapped
 from .reference import _COLUMNS, KeptReference
 from .resume import ResumableTrainer
-from .sft import _check_model, _ready, _with_guard
 from .shared_prompt import SharedPrompt
 from .speed import levers
+from .start import check_start, ready, with_guard
 from .tokenizer import check_vocabulary
 from .tracking import check_trackers, watch
 from .training import plan, run_config, split_overrides
@@ -95,7 +95,7 @@ def _check_loss(given) -> None:
         raise ValueError("loss_type='robust' without label_smoothing is 'sigmoid'; say the share of labels that may be wrong, such as 0.1")
 
 
-def _check_start(model, tok, given, arguments) -> None:
+def _check_reference(model, tok, given, arguments) -> None:
     "What TRL would take for the reference, where that is known to be wrong or none."
     adapter = isinstance(model, PeftModel) or arguments.get("peft_config") is not None
     if arguments.get("ref_model") is not None:
@@ -127,7 +127,7 @@ def _made(model, arguments, **kwargs) -> _DPOTrainer:
     held = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad} if own else {}
     odd = own and isinstance(getattr(model.peft_config["default"], "init_lora_weights", None), str)
     base = _weights(model)["model.weights"] if odd else None
-    trainer = _ready(_DPOTrainer(model=model, **kwargs, **arguments))
+    trainer = ready(_DPOTrainer(model=model, **kwargs, **arguments))
     if odd and _weights(model)["model.weights"] != base:
         raise ValueError(
             f"init_lora_weights={model.peft_config['default'].init_lora_weights!r} has changed the base a second time, for the "
@@ -151,7 +151,7 @@ def _findings(tok, trainer) -> list[str]:
 
 # %% ../nbs/06e_dpo.ipynb #bbd8f9e1
 def _with_guards(callbacks, tok, rows) -> list:
-    callbacks = _with_guard(callbacks)
+    callbacks = with_guard(callbacks)
     held = next(iter(rows["eval_dataset"].values())) if isinstance(rows["eval_dataset"], dict) else rows["eval_dataset"]
     own = any(isinstance(callback, CollapseCallback) for callback in callbacks)
     return callbacks if own else [*callbacks, CollapseCallback(tok, held or rows["train_dataset"])]
@@ -182,9 +182,9 @@ def dpo_trainer(
     """
     given, arguments = split_overrides(overrides, DPOConfig, DPOTrainer, _UNREAD)
     check_trackers(given.get("report_to", "none"))
-    _check_model(model, tok, arguments)
+    check_start(model, tok, arguments)
     _check_loss(given)
-    _check_start(model, tok, given, arguments)
+    _check_reference(model, tok, given, arguments)
     limit, peft_config = given.pop("max_length", None), arguments.get("peft_config")
     rows = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
     rows = {name: data if data is None else _encoded(tok, data, name, limit) for name, data in rows.items()}

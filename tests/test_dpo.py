@@ -86,7 +86,7 @@ def test_a_run_with_another_reference_ends_before_its_first_step(rows, tmp_path)
     with pytest.raises(ValueError, match="before step 1 policy and reference are not the same model.*leave it out"):
         trainer.train()
     assert all(torch.equal(p, before[name]) for name, p in trainer.model.named_parameters())
-    assert not (tmp_path / ".reference" / "start.json").exists()
+    assert not (tmp_path / ".reference" / "start.json").exists() and not (tmp_path / "collapse.jsonl").exists()
 
 
 def test_weights_that_change_after_the_trainer_was_made_are_refused(rows, tmp_path):
@@ -193,7 +193,7 @@ def test_what_is_left_out_is_counted_and_what_is_odd_is_said(rows, tmp_path, cap
 
 @pytest.mark.parametrize(
     ("given", "adapter", "once"),
-    [({}, False, True), ({"num_train_epochs": 1}, True, False), ({"num_train_epochs": 2}, True, True), ({}, True, True),
+    [({"num_train_epochs": 1}, False, True), ({"num_train_epochs": 1}, True, False), ({"num_train_epochs": 2}, True, True), ({}, True, True),
      ({"max_steps": 2}, True, False), ({"max_steps": 3}, True, True), ({"max_steps": 2, "precompute_ref_log_probs": True}, True, True)],
 )  # fmt: skip
 def test_the_reference_is_computed_before_where_it_is_needed_or_pays(given, adapter, once):

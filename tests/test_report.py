@@ -293,7 +293,7 @@ def test_every_bar_lies_within_its_axis(values):
 
 def test_a_score_that_is_no_share_has_a_panel_of_its_own():
     one = stage([0.0, 1.0], names=("exact", "form"))
-    one.scores |= {"length": interval([30.0, 50.0]), "bits_per_byte": one.scores["perplexity"]}
+    one.scores.update(length=interval([30.0, 50.0]), bits_per_byte=one.scores["perplexity"])
     axes = plot_scores({"base": one}).axes
     assert [[tick.get_text().split("\n")[0] for tick in ax.get_xticklabels()] for ax in axes] == [
         ["exact", "form"], ["length"], ["bits_per_byte"], ["perplexity"]

@@ -45,6 +45,8 @@ _modules = {  # module -> the public names that are also reachable as `from ft_n
     "judge": "chat_endpoint llm_judge pairwise_judge",
     "scorers": "normalised_match token_f1 rouge_l chrf last_number number_match length stop_rate repetition find_scorers",
     "significance": "compare rows_needed",
+    "findings": "compare_stages group_rows seen_rows scores_without",
+    "progress": "plot_progress scores_by_step",
     "report": "report_card plot_scores",
     "settings": "read_settings",
 }

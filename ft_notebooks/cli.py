@@ -294,7 +294,10 @@ def _heard(model, tok):
         for n, new in ((100, False), (50, True))
     )
     scores = {**words.scores, "exact_match_new_phrases": phrases.scores["exact_match"]}
-    return Evaluation(scores, words.rows + phrases.rows)
+    for row in phrases.rows:  # which count in that score alone
+        row["exact_match_new_phrases"] = row.pop("exact_match")
+        del row["preferred_form"], row["nats"]
+    return Evaluation(scores, words.rows + phrases.rows, words.errors + phrases.errors)
 
 # %% ../nbs/12c_cli.ipynb #6b774358
 def _demo(args) -> None:

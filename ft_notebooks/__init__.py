@@ -38,6 +38,7 @@ _modules = {  # module -> the public names that are also reachable as `from ft_n
     "pairs": "encode_pair encode_pairs",
     "probe": "pair_report plot_pairs suspect_swapped",
     "collapse": "CollapseCallback plot_collapse",
+    "reference": "ReferenceCallback KeptReference",
     "dpo": "dpo_trainer",
     "likelihood": "perplexity bits_per_byte forced_match",
     "evaluation": "evaluate exact_match key_order interval",

@@ -62,6 +62,27 @@ def test_the_batch_size_changes_no_pick_and_no_answer(folder, tiny):
     assert answers[0] == answers[1] == answers[2]
 
 
+def test_the_batch_size_is_how_many_rows_run_at_a_time(folder):
+    model, seen = tiny_model(), []
+    model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(len(kwargs.get("input_ids", *args[:1]))), with_kwargs=True)
+    for size in (1, 5):
+        seen.clear()
+        run_tasks(model, tiny_tokenizer(), ["choose"], include=folder, batch_size=size)
+        assert max(seen) == size
+
+
+def test_each_filter_of_a_metric_has_a_score_of_its_own_rows(folder, tiny):
+    take = {"function": "take_first"}
+    filters = [{"name": n, "filter": [{"function": "regex", "regex_pattern": p}, take]} for n, p in (("first", "(.)"), ("number", "([0-9]+)"))]
+    fields = {"doc_to_target": "{{choices[right]}}", "generation_kwargs": {"max_gen_toks": 4}, "filter_list": filters}
+    write(folder, "filtered", "generate_until", ["exact_match"], **fields)
+    found = run_tasks(*tiny, ["filtered"], include=folder)
+    assert set(found["scores"]["filtered"]) == {"exact_match,first", "exact_match,number"}
+    for name, score in found["scores"]["filtered"].items():
+        rows = [row["exact_match"] for row in found["samples"]["filtered"] if row["filter"] == name.split(",")[1]]
+        assert score == interval(rows) and score["n"] == len(ROWS)
+
+
 def test_a_limit_takes_the_first_rows_and_says_so(folder, tiny):
     found = run_tasks(*tiny, ["choose"], include=folder, limit=2)
     whole = run_tasks(*tiny, ["choose"], include=folder)

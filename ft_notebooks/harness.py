@@ -55,7 +55,7 @@ def _score(value: float, stderr: object, values: list, n: int) -> dict:
 def _scores(results: dict) -> dict[str, dict[str, dict]]:
     "Task or group -> metric, with its filter if it has one -> value and interval; what is no number is left out."
     found: dict[str, dict[str, dict]] = {}
-    for task, about in {**results["results"], **results.get("groups", {})}.items():
+    for task, about in results["results"].items():
         found[task] = {}
         for key, value in about.items():
             metric, _, kind = key.partition(",")

@@ -94,7 +94,13 @@ def test_a_group_and_a_tag_are_run_as_their_tasks(folder, tiny, own_only):
     both, tag, task = (run_tasks(*tiny, [name], include=folder) for name in ("both", "sums", "choose"))
     assert {"choose", "say"} <= set(both["scores"]) and set(tag["scores"]) == {"choose"}
     assert both["scores"]["choose"] == tag["scores"]["choose"] == task["scores"]["choose"]
-    assert both["scores"]["say"]["exact_match"]["n"] == 6
+    assert both["scores"]["say"]["exact_match"]["n"] == 6 and both["scores"]["both"]["acc"]["value"] == task["scores"]["choose"]["acc"]["value"]
+
+
+def test_what_is_no_mean_of_its_rows_says_how_many_there_were(folder, tiny):
+    write(folder, "read", "loglikelihood_rolling", ["bits_per_byte"], doc_to_text="", doc_to_target="{{question}}")
+    score = run_tasks(*tiny, ["read"], include=folder)["scores"]["read"]["bits_per_byte"]
+    assert score["n"] == len(ROWS) and score["value"] > 0
 
 
 def test_settings_reach_the_harness_by_their_own_names(folder, tiny):

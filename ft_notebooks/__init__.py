@@ -49,6 +49,7 @@ _modules = {  # module -> the public names that are also reachable as `from ft_n
     "findings": "compare_stages group_rows seen_rows scores_without",
     "progress": "plot_progress scores_by_step",
     "report": "report_card plot_scores",
+    "harness": "run_tasks",
     "settings": "read_settings",
 }
 _lazy = {name: module for module, names in _modules.items() for name in names.split()}

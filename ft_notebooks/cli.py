@@ -125,12 +125,17 @@ def _hear(stages, bits, tok, chats, scorers, output, options) -> dict:
     return found
 
 
+def _score(found) -> str:
+    around = "" if found["low"] is None else f" [{found['low']:.2f}, {found['high']:.2f}]"
+    return f"{found['value']:.2f}{around}"
+
+
 def _table(evaluations) -> str:
     names = list(dict.fromkeys(n for e in evaluations.values() for n in e.scores))
     lines = [f"{'':24}" + "".join(f"{stage:>24}" for stage in evaluations)]
     for name in names:
         cells = [e.scores.get(name) for e in evaluations.values()]
-        texts = ["–" if c is None else f"{c['value']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" for c in cells]
+        texts = ["–" if c is None else _score(c) for c in cells]
         lines.append(f"{name:24}" + "".join(f"{text:>24}" for text in texts))
     return "\n".join(lines)
 
@@ -144,6 +149,25 @@ def _rows(file):
             return as_chats(read_stage("dpo", file))
         except ValueError:
             raise e from None
+
+# %% ../nbs/12c_cli.ipynb #1bc2f2b2
+def _tasks(args, stages, tok, bits, output) -> None:
+    from ft_notebooks.evaluation import Evaluation
+    from ft_notebooks.harness import run_tasks
+    from ft_notebooks.manifest import write_atomically
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    how = {"limit": args.limit, "include": args.include, "chat": args.chat}
+    kept, found = {}, {}
+    for stage, folder in stages.items():
+        say(f"{stage}: {args.tasks}, {'with' if args.chat else 'without'} the chat template")
+        results = run_tasks(_speaker(folder, bits), tok, args.tasks.split(","), **how)
+        kept[stage] = {key: results.get(key) for key in ("scores", "versions", "n-shot", "lm_eval_version")}
+        rows = {f"{task}: {name}": score for task, scores in results["scores"].items() for name, score in scores.items()}
+        found[stage] = Evaluation(rows, [])
+    Path(output).mkdir(parents=True, exist_ok=True)
+    write_atomically(Path(output, "tasks.json"), json.dumps({**how, "stages": kept}, indent=1))
+    say("\n" + _table(found) + f"\n\nThe scores are in {Path(output, 'tasks.json')}")
 
 # %% ../nbs/12c_cli.ipynb #776fc7f9
 def _eval(args) -> None:
@@ -159,10 +183,12 @@ def _eval(args) -> None:
     scorers = find_scorers(options.pop("scorers"))
     given = _rows(args.data) if args.data else None
     folder, known = known_run(args.run)
-    chats, tok = given or kept_rows(args.run, known), load_tokenizer(folder)
-    encode_rows(tok, chats, None, [args.data or known["data"]["file"]])
     output = args.output or (Path(args.run, "eval") if Path(args.run).is_dir() else "runs/eval")
     stages, bits = _stages(folder, known), model_bits(settings["model"].get("bits") or known.get("model.bits"))
+    if args.tasks:
+        return _tasks(args, stages, load_tokenizer(folder), bits, output)
+    chats, tok = given or kept_rows(args.run, known), load_tokenizer(folder)
+    encode_rows(tok, chats, None, [args.data or known["data"]["file"]])
     found = _hear(stages, bits, tok, chats, scorers, output, options)
     runs = {stage: (place, known_run(place)[1]) for stage, place in stages.items()}
     runs = {stage: run for stage, run in runs.items() if run[1]}
@@ -356,7 +382,11 @@ def parser() -> argparse.ArgumentParser:
     _command(commands, _init, "init", "write a commented settings.ini here", settings=False)
     _command(commands, _train, "sft", "supervised fine-tuning", data, output="runs/sft")
     _command(commands, _train, "dpo", "preferences: chosen above rejected", data, output="runs/dpo")
-    _command(commands, _eval, "eval", "a report card", run, kept, output="RUN/eval")
+    card = _command(commands, _eval, "eval", "a report card", run, kept, output="RUN/eval")
+    card.add_argument("--tasks", metavar="NAMES", help="tasks of lm-evaluation-harness instead, with commas between them")
+    card.add_argument("--include", metavar="FOLDER", help="of tasks of your own, whose code is run")
+    card.add_argument("--limit", metavar="N", type=int, help="rows of each task; default: all")
+    card.add_argument("--chat", action="store_true", help="ask the tasks in the chat template")
     _command(commands, _merge, "merge", "a run's adapter into its base", run, output="RUN/merged")
     chat = _command(commands, _chat, "chat", "try a run or a model by hand", run)
     chat.add_argument("--system", metavar="TEXT", help="default: the one that all rows of the training data share")

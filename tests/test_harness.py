@@ -189,3 +189,25 @@ def test_without_the_harness_the_error_says_how_to_install_it(monkeypatch):
 @pytest.mark.parametrize("stderr", ["N/A", None, float("nan"), math.inf])
 def test_a_value_without_a_standard_error_stays_without_interval(stderr):
     assert _score(2.5, stderr, [], 7) == {"value": 2.5, "low": None, "high": None, "n": 7}
+
+
+def test_ft_eval_asks_every_stage_the_tasks_and_keeps_the_scores(folder, tiny, tmp_path, monkeypatch, capsys):
+    from ft_notebooks.cli import main
+    from ft_notebooks.data import appointments
+    from ft_notebooks.lora import load_adapter
+
+    monkeypatch.chdir(tmp_path)
+    for part in tiny:
+        part.save_pretrained("tiny")
+    appointments(8).to_json("notes.jsonl")
+    settings = ("model.name=tiny", "model.bits=32", "sft.bf16=false", "sft.max_steps=1", "sft.effective_batch=4")
+    main(["sft", "notes.jsonl", *(part for setting in settings for part in ("--set", setting))])
+    main(["eval", "runs/sft", "--tasks", "choose,say", "--include", str(folder), "--limit", "4"])
+    kept = json.loads((tmp_path / "runs/sft/eval/tasks.json").read_text())
+    assert list(kept["stages"]) == ["base", "sft"] and kept["limit"] == 4 and not kept["chat"]
+    beside = run_tasks(load_adapter("runs/sft", 32), tiny[1], ["choose", "say"], include=folder, limit=4)
+    assert kept["stages"]["sft"]["scores"] == beside["scores"]
+    assert "choose: acc" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["eval", "runs/sft", "--tasks", "chose", "--include", str(folder)])
+    assert "'choose'" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 import ft_notebooks.sft
-from ft_notebooks import cli, runs
+from ft_notebooks import cli, runs, stages
 from ft_notebooks.cli import SETTINGS_INI, main, parser
 from ft_notebooks.data import appointments, read_chats
 from ft_notebooks.evaluation import Evaluation, perplexity
@@ -417,14 +417,14 @@ def test_colours_are_sent_to_a_terminal_only(monkeypatch):
     plain = turns * 2 + "\n«trained», the rest is only read"
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(sys, "stdout", Terminal())
-    assert runs._ribbon(ribbon) == str(ribbon) and "\x1b[" in str(ribbon)
+    assert stages._ribbon(ribbon) == str(ribbon) and "\x1b[" in str(ribbon)
     monkeypatch.setenv("NO_COLOR", "")  # empty means not set
-    assert runs._ribbon(ribbon) == str(ribbon)
+    assert stages._ribbon(ribbon) == str(ribbon)
     monkeypatch.setenv("NO_COLOR", "1")
-    assert runs._ribbon(ribbon) == plain
+    assert stages._ribbon(ribbon) == plain
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setattr(sys, "stdout", io.StringIO())
-    assert runs._ribbon(ribbon) == plain
+    assert stages._ribbon(ribbon) == plain
 
 
 def test_a_run_says_what_is_trained_without_an_escape_sequence_where_nobody_looks(here, capsys):
@@ -461,14 +461,19 @@ def test_every_command_is_documented_and_has_its_own_defaults():
     defaults = {
         ("init",): {},
         ("sft", "D"): {"data": "D", "output": "runs/sft", "settings": None, "set": []},
-        ("eval", "R"): {"run": "R", "data": None, "output": None, "settings": None, "set": []},
+        ("dpo", "D"): {"data": "D", "output": "runs/dpo", "settings": None, "set": []},
+        ("eval", "R"): {
+            "run": "R", "data": None, "output": None, "settings": None, "set": [],
+            "tasks": None, "include": None, "limit": None, "chat": False,
+        },  # fmt: skip
         ("merge", "R"): {"run": "R", "output": None, "settings": None, "set": []},
         ("chat", "R"): {"run": "R", "system": None, "settings": None, "set": []},
         ("demo",): {"output": "runs/demo", "seed": 0},
     }
     for argv, expected in defaults.items():
         found = vars(parser().parse_args(argv))
-        assert found.pop("function") is getattr(cli, f"_{argv[0]}") and found.pop("command") == argv[0]
+        name = {"sft": "train", "dpo": "train"}.get(argv[0], argv[0])
+        assert found.pop("function") is getattr(cli, f"_{name}") and found.pop("command") == argv[0]
         assert found == expected
     assert set(inspect.signature(main).parameters) == {"argv"}
 

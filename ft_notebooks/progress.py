@@ -69,7 +69,7 @@ def _mark_lowest(column, steps, losses) -> None:
             ax.axvline(lowest, color="#999999", lw=1, ls=":", zorder=0, label="lowest evaluation loss")
         column[0].set_ylim(0, min(column[0].get_ylim()[1], 1.2 * max(losses)))  # else the first steps leave it no room
         column[0].legend(frameon=False, fontsize=8)
-    column[0].tick_params(labelbottom=len(column) == 1)
+    column[0].tick_params(labelbottom=len(column) == 1 or not column[1].axison)
 
 # %% ../nbs/08b_progress.ipynb #58d7a892
 def plot_progress(
@@ -91,8 +91,10 @@ def plot_progress(
         _draw_losses(column[0], entries, [])
         column[0].set_title(stage[:24], fontsize=9, parse_math=False)
         column[0].set_ylabel("loss")
-        if rows > 1:
-            _draw_scores(column[1], looks.get(stage, []))
+        if looks.get(stage):
+            _draw_scores(column[1], looks[stage])
+        elif rows > 1:  # nobody looked
+            column[1].set_axis_off()
         _mark_lowest(column, *_points(entries, "eval_loss"))
     fig.supxlabel("optimizer step", fontsize=9)
     return fig

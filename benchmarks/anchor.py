@@ -41,7 +41,8 @@ def run(sft: Path, tok, seed: int, rate: float, anchored: bool) -> list[str]:
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, CollapseCallback):
             callback.stop, callback.every = False, 12
-    trainer.train()
+    with contextlib.redirect_stdout(io.StringIO()):
+        trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     looks = [json.loads(line) for line in Path(folder, "collapse.jsonl").read_text().splitlines()]
     model.delete_adapter("ref")

@@ -155,7 +155,8 @@ def alone(*given) -> dict:
 
 def differences(first: dict, other: dict) -> dict[str, float]:
     "How far the first step's numbers are apart, as a share of what 16 bits may round."
-    allowed = {"loss": 0.01, "logps/chosen": 0.5, "logps/rejected": 0.5, "grad_norm": 0.05 * first["grad_norm"], "entropy": 0.03}
+    # bfloat16 alone moved answers of 34 nats behind prompts of 512 tokens by up to 0.64 from float32
+    allowed = {"loss": 0.01, "logps/chosen": 1.0, "logps/rejected": 1.0, "grad_norm": 0.05 * first["grad_norm"], "entropy": 0.03}
     return {name: abs(first[name] - other[name]) / room for name, room in allowed.items()}
 
 

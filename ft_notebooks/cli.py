@@ -7,6 +7,7 @@ __all__ = ['SETTINGS_INI', 'DEMO', 'FORM', 'DEMO_DPO', 'parser', 'main']
 
 # %% ../nbs/12c_cli.ipynb #060de6e3
 import argparse
+import hashlib
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ import warnings
 from pathlib import Path
 
 from .runs import check_settings, held_out, kept_rows, known_run, load_folder
-from .runs import model_bits, model_settings, say, train_run, trained_rows
+from .runs import model_bits, model_settings, rows_hash, say, train_run, trained_rows
 from .stages import as_chats, encode_rows, read_stage
 
 # %% ../nbs/12c_cli.ipynb #c1038f43
@@ -120,7 +121,8 @@ def _hear(stages, bits, tok, chats, scorers, output, options) -> dict:
     found = {}
     for stage, folder in stages.items():
         say(f"{stage}: {len(chats)} conversations")
-        file = Path(output, f"{stage}.answers.jsonl")
+        asked = json.dumps([str(folder), rows_hash(chats), bits, options], sort_keys=True)
+        file = Path(output, f"{stage}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}.answers.jsonl")  # one for each question
         found[stage] = evaluate(_speaker(folder, bits), tok, chats, scorers, file=file, **options)
     return found
 
@@ -179,6 +181,8 @@ def _eval(args) -> None:
     from ft_notebooks.scorers import find_scorers
     from ft_notebooks.tokenizer import load_tokenizer
 
+    if args.tasks and args.data or not args.tasks and (args.include or args.limit is not None or args.chat):
+        raise ValueError("--tasks brings rows of its own, so leave DATA out; --include, --limit and --chat belong to --tasks")
     options = {"max_new_tokens": 128, "scorers": ["exact_match"], **settings["evaluation"]}
     scorers = find_scorers(options.pop("scorers"))
     given = _rows(args.data) if args.data else None

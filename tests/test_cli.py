@@ -565,7 +565,7 @@ def test_the_settings_of_an_evaluation_reach_it(here, capsys, monkeypatch):
     given = []
 
     def evaluation(model, tok, chats, scorers, **options):
-        given.append((list(scorers), options))
+        given.append((list(scorers), options, options.pop("file")))
         raise ValueError("that is enough")
 
     monkeypatch.setattr("ft_notebooks.evaluation.evaluate", evaluation)
@@ -573,11 +573,10 @@ def test_the_settings_of_an_evaluation_reach_it(here, capsys, monkeypatch):
     Path("mine.py").write_text("def polite(generated, expected, example): return 'please' in generated")
     settings = ["evaluation.batch_size=2", "evaluation.max_new_tokens=9", "evaluation.scorers=token_f1,mine.py:polite"]
     refused(capsys, "eval", "tiny", "notes.jsonl", *[part for s in settings for part in ("--set", s)])
-    file = {"file": Path("tiny/eval/model.answers.jsonl")}
-    assert given == [
-        (["exact_match"], {"max_new_tokens": 128, **file}),
-        (["token_f1", "polite"], {"max_new_tokens": 9, "batch_size": 2, **file}),
-    ]
+    (one, plain, file), (two, set_, other) = given
+    assert (one, plain) == (["exact_match"], {"max_new_tokens": 128})
+    assert (two, set_) == (["token_f1", "polite"], {"max_new_tokens": 9, "batch_size": 2})
+    assert file.parent == other.parent == Path("tiny/eval") and file != other  # the answers of another question
     assert "did you mean" in refused(capsys, "eval", "tiny", "notes.jsonl", "--set", "evaluation.scorers=token_f2")
 
 
@@ -585,15 +584,28 @@ def test_an_evaluation_goes_on_with_its_answers_and_tells_which_rows_were_traine
     main(["sft", "notes.jsonl", *quick("model.bits=32", "sft.max_steps=2", "data.eval=last:4")])
     command = ["eval", "runs/sft", "notes.jsonl", "--set", "evaluation.max_new_tokens=3"]
     main(command)
-    answers = Path("runs/sft/eval/sft.answers.jsonl").read_text()
+    [file] = Path("runs/sft/eval").glob("sft-*.answers.jsonl")
+    answers = file.read_text()
     seen = json.loads(Path("runs/sft/eval/contamination.json").read_text())
     assert seen["sft"]["rows"] == 20 and len(seen["sft"]["seen"]) == 20
     assert "against" in json.loads(Path("runs/sft/eval/report.json").read_text())["sft"]["exact_match"]
     assert "exact_match" in capsys.readouterr().out
     monkeypatch.setattr("transformers.GenerationMixin.generate", lambda *a, **k: pytest.fail("it has the answers"))
     main(command)
-    assert Path("runs/sft/eval/sft.answers.jsonl").read_text() == answers
-    monkeypatch.undo()
+    assert file.read_text() == answers
+
+
+def test_another_file_or_setting_is_another_evaluation_in_the_same_place(here):
+    appointments(3, seed=5).to_json("other.jsonl")
+    for file, n, rows in (("notes.jsonl", 3, 24), ("other.jsonl", 3, 3), ("other.jsonl", 4, 3)):
+        main(["eval", "tiny", file, "--set", f"evaluation.max_new_tokens={n}"])
+        assert json.loads(Path("tiny/eval/report.json").read_text())["model"]["exact_match"]["n"] == rows
+    assert len(list(Path("tiny/eval").glob("model-*.answers.jsonl"))) == 3
+
+
+@pytest.mark.parametrize("more", [["notes.jsonl", "--tasks", "x"], ["--limit", "3"], ["--chat"], ["--include", "."]])
+def test_tasks_and_rows_of_ones_own_are_not_mixed(here, capsys, more):
+    assert "leave DATA out" in refused(capsys, "eval", "tiny", *more)
 
 
 def test_a_system_message_is_remembered_only_if_all_rows_share_it():

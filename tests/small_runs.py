@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from transformers import Trainer, TrainingArguments
 from trl import SFTConfig
 
@@ -17,6 +18,14 @@ from ft_notebooks.tokenizer import IGNORE, pad_batch
 
 TEXTS = ["a", "be", "cat", "dove", "eagle", "ferret and fox", "goose", "a hedgehog crosses the road"]
 CHATS = [[{"role": "user", "content": text}, {"role": "assistant", "content": "yes"}] for text in ("hello", "bye")]
+
+
+def chat(user, *more):
+    roles = ["user", "assistant"] * len(more)
+    return {"messages": [{"role": role, "content": text} for role, text in zip(roles, (user, *more))]}
+
+
+TALKS = Dataset.from_list([chat("hi", "yo"), chat("count", "one two three four five"), chat("a", "b", "c", "d e f")])
 
 
 def rows():

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from datasets import Dataset
 from scipy.stats import norm, t
+from small_runs import TALKS as CHATS
+from small_runs import chat
 
 from ft_notebooks import evaluation
 from ft_notebooks.data import appointments
@@ -18,14 +20,6 @@ from ft_notebooks.models import tiny_model, tiny_tokenizer
 from ft_notebooks.tokenizer import IGNORE
 
 TOK = tiny_tokenizer()
-
-
-def chat(user, *more):
-    roles = ["user", "assistant"] * len(more)
-    return {"messages": [{"role": role, "content": text} for role, text in zip(roles, (user, *more))]}
-
-
-CHATS = Dataset.from_list([chat("hi", "yo"), chat("count", "one two three four five"), chat("a", "b", "c", "d e f")])
 
 
 @pytest.fixture(scope="module")

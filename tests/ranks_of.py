@@ -1,0 +1,104 @@
+"The processes of one run, forked from one that has imported everything: what a launcher starts, without seconds of imports."
+
+import contextlib
+import ctypes
+import io
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import torch
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def forget_processes():
+    "What accelerate has found out in this process about the others, so that it looks again."
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    AcceleratorState._reset_state(True)
+    PartialState._reset_state()
+    GradientState._reset_state()
+
+
+def enter(space):
+    "Move this process into a network namespace, by its name."
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open(f"/run/netns/{space}") as file:
+        if libc.setns(file.fileno(), 0x40000000):
+            raise OSError(ctypes.get_errno(), f"cannot enter {space}")
+
+
+def forked(function, folder, name):
+    "Start `function` in a process of its own; its result, or the traceback, and what it said are files in `folder`."
+    sys.stdout.flush(), sys.stderr.flush()
+    if pid := os.fork():
+        return pid
+    try:
+        signal.alarm(120)  # rather than wait for each other for ever
+        said = os.open(folder / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for stream in (1, 2):
+            os.dup2(said, stream)
+        sys.stdout, sys.stderr = (open(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
+        torch.save(function(), folder / f"{name}.pt")
+        os._exit(0)
+    except SystemExit as e:
+        os._exit(e.code if isinstance(e.code, int) else 1)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(1)
+
+
+def ended(pids, seconds=100):
+    "The exit codes, negative for a signal; processes that take longer are killed."
+    codes, deadline = {}, time.monotonic() + seconds
+    while len(codes) < len(pids):
+        for pid in [pid for pid in pids if pid not in codes]:
+            if (found := os.waitpid(pid, os.WNOHANG))[0]:
+                codes[pid] = os.waitstatus_to_exitcode(found[1])
+            elif time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+    return [codes[pid] for pid in pids]
+
+
+def place(rank, n, port, address="127.0.0.1"):
+    "Give this process its place among `n`, as a launcher does."
+    forget_processes()
+    found = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n, "MASTER_PORT": port, "MASTER_ADDR": address}
+    os.environ.update({name: str(value) for name, value in found.items()})
+
+
+def started(n, job, folder):
+    "`job(rank)` in `n` processes of one run; their process numbers."
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    return [forked(lambda rank=rank: (place(rank, n, port), job(rank))[1], folder, f"rank{rank}") for rank in range(n)]
+
+
+def ranks(n, job, folder) -> list:
+    "What `job(rank)` returns in each of `n` processes of one run."
+    folder = Path(folder)
+    codes = ended(started(n, job, folder))
+    said = "\n".join(f"{file.name}:\n{file.read_text()[-2000:]}" for file in sorted(folder.glob("rank*.log")))
+    assert codes == [0] * n, f"{codes}\n{said}"
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(n)]
+
+
+def torchrun(argv, job):
+    "`torchrun` with its own arguments, the processes that it starts being forks that run `job`."
+    from torch.distributed.launcher.api import elastic_launch
+    from torch.distributed.run import config_from_args, parse_args
+
+    config, _, _ = config_from_args(parse_args(["--start-method", "fork", "--monitor-interval", "0.1", *argv, "job"]))
+    return elastic_launch(config, job)()

@@ -14,6 +14,7 @@ import yaml
 from accelerate.commands.config.config_args import ClusterConfig
 from accelerate.commands.launch import launch_command_parser
 from accelerate.commands.to_fsdp2 import ARGUMENT_KEY_MAPPING, ConversionStatus, convert_config_to_fsdp2
+from accelerate.utils import DistributedType
 
 # %% ../nbs/07_distributed.ipynb #79b80eab
 _SECTIONS = {  # strategy -> distributed_type, the section of its keys, and those
@@ -158,7 +159,10 @@ def _read(file: str | Path) -> dict:
 
 
 def _check_start(config: dict, where: str, processes: int | None, machines: int | None) -> None:
-    kind, count, hosts = config["distributed_type"], config["num_processes"], config.get("num_machines", 1)
+    kind, count, hosts = config["distributed_type"] or "NO", config["num_processes"], config.get("num_machines", 1)
+    if kind not in list(DistributedType):
+        nearest = difflib.get_close_matches(str(kind), list(DistributedType), 1, 0)[0]
+        raise ValueError(f"{where}: accelerate knows no distributed_type: {kind}; the nearest is {nearest}")
     for name, found, asked in (("num_processes", count, processes), ("num_machines", hosts, machines)):
         if asked not in (None, found):
             raise ValueError(f"{where} has {name}: {found}, and {asked} were asked for; change one of the two")

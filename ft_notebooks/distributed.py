@@ -175,6 +175,9 @@ def _check_start(config: dict, where: str, processes: int | None, machines: int 
         )
 
 # %% ../nbs/07_distributed.ipynb #c8c69e4e
+_UNHEARD = {"rdzv_backend": "static", "enable_cpu_affinity": False}  # with what the command line says where it is silent
+
+
 def check_config(
     file: str | Path,  # YAML or JSON, as `accelerate launch --config_file` takes it
     processes: int | None = None,  # Of all machines together, as asked for; None: as the file says
@@ -191,4 +194,7 @@ def check_config(
             config[section], said = _fsdp(config[section], where)
         said += _needed(section, config, where)
     _check_keys(ClusterConfig.process_config(dict(config)), where)
+    for key, default in _UNHEARD.items():
+        if config.get(key, default) != default:
+            said.append(f"{key}: {config.pop(key)} is taken out: accelerate launch hears it on the command line alone")
     return (yaml.safe_dump(config, sort_keys=False) if said else Path(file).read_text(encoding="utf-8")), said

@@ -25,9 +25,15 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from .distributed import check_config
 
 # %% ../nbs/07_launcher.ipynb #5831b3e3
+def _gpus() -> int:
+    "Devices of this machine that take a process each; the one of a Mac joins no group of processes."
+    found = torch.accelerator.is_available() and torch.accelerator.current_accelerator().type != "mps"
+    return torch.accelerator.device_count() if found else 0
+
+
 def _check_machine(config: dict) -> None:
     "A `ValueError` if this machine would start something else than the file says."
-    gpus, kind = torch.cuda.device_count(), config["distributed_type"]
+    gpus, kind = _gpus(), config["distributed_type"]
     here = config["num_processes"] // config["num_machines"]
     if kind in ("FSDP", "DEEPSPEED") and not gpus:
         raise ValueError(
@@ -100,7 +106,7 @@ def host_commands(
 
 # %% ../nbs/07_launcher.ipynb #549eab57
 def _environment(config: dict, address: str | None, port: int | None) -> dict[str, str]:
-    found = {} if torch.cuda.device_count() else {"ACCELERATE_USE_CPU": "true"}
+    found = {"ACCELERATE_USE_CPU": "true"} if config["num_processes"] > 1 and not _gpus() else {}
     found["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "120")
     if config["num_machines"] > 1:  # the address by which the others reach this machine, instead of a name they may not know
         family, kind, _, _, target = socket.getaddrinfo(address, port or PORT, type=socket.SOCK_DGRAM)[0]
@@ -131,6 +137,8 @@ def launch(
     max_restarts: int = 0,  # How often all processes begin again after a failure
 ) -> int:  # 0, or the exit code of the process that failed first; 128 and the number of a signal
     "Starts this machine's processes, and returns when all have ended: at once when one fails, saved when it was asked to stop."
+    if not program or not (program[0] == "-m" or Path(program[0]).is_file()):
+        raise ValueError(f"{shlex.join(map(str, program))!r}: Python is given a script that is there, or -m and a module")
     config = _world(file)
     _check_network(config["num_machines"], machine_rank, address, port)
     _check_machine(config)

@@ -21,6 +21,7 @@ from .manifest import ManifestCallback, _weights
 from .memory import MemoryTrainer
 from .pairs import _KEYS, encode_pairs
 from .probe import pair_report, suspect_swapped
+from .ranks import RanksTrainer
 from .reference import _COLUMNS, KeptReference
 from .resume import ResumableTrainer
 from .shared_prompt import SharedPrompt
@@ -31,7 +32,7 @@ from .tracking import check_trackers, watch
 from .training import plan, run_config, split_overrides
 
 # %% ../nbs/06e_dpo.ipynb #1fc237cb
-class _DPOTrainer(ResumableTrainer, MemoryTrainer, GuardedTrainer, KeptReference, SharedPrompt, DPOTrainer):
+class _DPOTrainer(ResumableTrainer, MemoryTrainer, GuardedTrainer, RanksTrainer, KeptReference, SharedPrompt, DPOTrainer):
     "`DPOTrainer` that trains on encoded pairs, with the right reference, and whose runs go on after a kill."
 
     def _prepare_dataset(self, dataset, *args, **kwargs):
@@ -172,6 +173,7 @@ def dpo_trainer(
     *,
     output_dir: str,  # The run's folder
     effective_batch: int = 16,  # Pairs that one optimizer step sees, over all processes
+    any_world_size: bool = False,  # Another number of processes may go on with the run: the same pairs, other random numbers
     **overrides,  # Fields of `DPOConfig` and arguments of `DPOTrainer`, by their own names
 ) -> DPOTrainer:
     """A `trl.DPOTrainer` whose reference is the model as it is now, not yet started.
@@ -197,7 +199,7 @@ def dpo_trainer(
     check_checkpoint_choice(args, arguments["callbacks"])
     trainer = _made(model, arguments, args=args, processing_class=tok, **rows)
     said = _said(chosen, trainer, once)
-    trainer.add_callback(ManifestCallback(trainer, choices=said, levers=levers(model)))
+    trainer.add_callback(ManifestCallback(trainer, any_world_size, choices=said, levers=levers(model)))
     if trainer.is_world_process_zero():
         print("\n".join([said, *_findings(tok, trainer)]))
     return watch(trainer)

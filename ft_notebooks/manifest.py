@@ -9,6 +9,7 @@ __all__ = ['write_atomically', 'run_folder', 'fingerprint', 'describe', 'check_m
 import functools
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -264,7 +265,8 @@ def describe(
 _CURES = {
     "max_steps num_train_epochs": "a longer run has another schedule from its first step on: train its result further, "
     "in a new folder",
-    "world_size": "start it on as many processes as it was",
+    "world_size": "start it on as many processes as it was, or allow another number (any_world_size=True; for ft, run.world_size=any): "
+    "the same rows and effective batch then, and other random numbers for dropout",
     "model.weights adapter.weights": "load the model anew: trained in this process, it is not what the run began with",
     "data": "give it the rows that it had, in their order",
 }
@@ -293,9 +295,18 @@ def _recorded_changes(old: dict, new: dict) -> list[str]:
     return _differences(was, now)
 
 
+_SHARED_OUT = ("world_size", "per_device_train_batch_size", "gradient_accumulation_steps")  # whose product is the effective batch
+
+
+def _but_for_processes(run: dict) -> dict:
+    size = math.prod(run.get(key) or 1 for key in _SHARED_OUT)
+    return {key: value for key, value in run.items() if key not in (*_SHARED_OUT, "padding_free")} | {"effective batch": size}
+
+
 def check_manifest(
     folder: str | Path,  # A run's folder; it need not exist
     manifest: dict,  # What `describe` returned
+    any_world_size: bool = False,  # Another number of processes may go on with it, with the same effective batch
 ) -> list[str]:  # What is recorded and has changed, in words, such as "torch was '2.12.0', is '2.13.0'"
     "A `ValueError` if the folder holds a checkpoint or result of another run, with every difference and the cure."
     folder = Path(folder)
@@ -310,6 +321,8 @@ def check_manifest(
     was, now = old["run"], manifest["run"]
     if old["recorded"]["versions"] != manifest["recorded"]["versions"]:  # what one of the two does not know is left out
         was, now = ({key: run[key] for key in run if key in was.keys() & now.keys()} for run in (was, now))
+    if any_world_size and was.get("world_size") != now.get("world_size"):
+        was, now = map(_but_for_processes, (was, now))
     if differ := _differences(was, now):
         keys = {line.partition(" was ")[0] for line in differ}
         cures = [cure for names, cure in _CURES.items() if keys & set(names.split())]
@@ -318,23 +331,23 @@ def check_manifest(
     return _recorded_changes(old["recorded"], manifest["recorded"])
 
 # %% ../nbs/05b_manifest.ipynb #fd671b85
-def _checked(folder, manifest) -> list[str]:
+def _checked(folder, manifest, any_world_size=False) -> list[str]:
     "What `check_manifest` finds in the first process, in every process alike."
     found, problem = [], None
     together = dist.is_available() and dist.is_initialized()
     if not together or dist.get_rank() == 0:
         try:
-            found = check_manifest(folder, manifest)
+            found = check_manifest(folder, manifest, any_world_size)
         except ValueError as e:
             problem = str(e)
-    said = [(manifest["run"], found, problem)]
+    about = {**manifest["run"], **manifest["recorded"]["versions"]}  # weights are the first's to have: the others may still wait for them
+    said = [({key: value for key, value in about.items() if not key.endswith(".weights")}, found, problem, platform.node())]
     if together:
-        said = [None] * dist.get_world_size()
-        dist.all_gather_object(said, (manifest["run"], found, problem))
-    runs = [{key: value for key, value in run.items() if not key.endswith(".weights")} for run, _, _ in said]
-    for rank, run in enumerate(runs):  # weights are the first's to have: the others may still wait for them
-        if differ := _differences(runs[0], run):
-            raise ValueError(f"process {rank} is another run than process 0: {'; '.join(differ)}. Give all the same")
+        mine, said = said[0], [None] * dist.get_world_size()
+        dist.all_gather_object(said, mine)
+    for rank, (run, *_, host) in enumerate(said):
+        if differ := _differences(said[0][0], run):
+            raise ValueError(f"process {rank} on {host} is another run than process 0 on {said[0][3]}: {'; '.join(differ)}. Give all the same")
     if said[0][2]:
         raise ValueError(said[0][2])
     return said[0][1]
@@ -347,13 +360,13 @@ class ManifestCallback(TrainerCallback):
     a start in which it changed is kept under "before", with the step. `changed` says in words what has changed.
     """
 
-    def __init__(self, trainer, **said):
-        self.trainer, self.manifest = trainer, describe(trainer, **said)
-        self.changed = _checked(trainer.args.output_dir, self.manifest)
+    def __init__(self, trainer, any_world_size: bool = False, **said):
+        self.trainer, self.manifest, self.any = trainer, describe(trainer, **said), any_world_size
+        self.changed = _checked(trainer.args.output_dir, self.manifest, any_world_size)
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.manifest["run"] |= json.loads(json.dumps(_settings(self.trainer), default=_plain))
-        _checked(args.output_dir, self.manifest)
+        _checked(args.output_dir, self.manifest, self.any)
         if state.is_world_process_zero:
             file, before = Path(args.output_dir, "manifest.json"), []
             if state.global_step and file.is_file():

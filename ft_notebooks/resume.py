@@ -25,7 +25,8 @@ class _OrderOfEpoch(LengthGroupedSampler):
     "The same order in an epoch, whether the run came to it or began in it: drawn from the seed and the epoch's number."
 
     def __init__(self, sampler, trainer):
-        super().__init__(sampler.batch_size, lengths=sampler.lengths)
+        step = sampler.batch_size * trainer.args.world_size  # the rows of a step, however many processes share it
+        super().__init__(step, lengths=sampler.lengths)
         self.trainer = trainer
 
     def __iter__(self):

@@ -18,6 +18,7 @@ from .manifest import ManifestCallback
 from .masks import encode_chats
 from .memory import MemoryTrainer
 from .packing import check_apart
+from .ranks import RanksTrainer
 from .resume import ResumableTrainer
 from .speed import levers, speed_up
 from .start import check_start, ready, with_guard
@@ -26,12 +27,8 @@ from .tracking import check_trackers, watch
 from .training import plan, run_config, split_overrides
 
 # %% ../nbs/05d_sft.ipynb #b17645ce
-class _SFTTrainer(ResumableTrainer, MemoryTrainer, GuardedTrainer, SFTTrainer):
-    "`SFTTrainer` whose runs go on after a kill, stop at a fault, and take less time on a CPU; `eval_loss` is per token."
-
-    def train(self, *args, **kwargs):
-        with speed_up(self.model):
-            return super().train(*args, **kwargs)
+class _PerToken:
+    "`eval_loss` is the mean over all trained tokens."
 
     def prediction_step(self, model, inputs, *args, **kwargs):
         count = (inputs["labels"][..., 1:] != IGNORE).sum()
@@ -48,6 +45,14 @@ class _SFTTrainer(ResumableTrainer, MemoryTrainer, GuardedTrainer, SFTTrainer):
         if f"{metric_key_prefix}_loss" in output.metrics and count:
             output.metrics[f"{metric_key_prefix}_loss"] = total / count
         return output
+
+
+class _SFTTrainer(ResumableTrainer, MemoryTrainer, GuardedTrainer, RanksTrainer, _PerToken, SFTTrainer):
+    "`SFTTrainer` whose runs go on after a kill, stop at a fault, count each row once in any number of processes, and take less time on a CPU."
+
+    def train(self, *args, **kwargs):
+        with speed_up(self.model):
+            return super().train(*args, **kwargs)
 
 # %% ../nbs/05d_sft.ipynb #74c1407f
 def _encoded(tok, dataset, name, given) -> Dataset | dict[str, Dataset]:
@@ -97,6 +102,7 @@ def sft_trainer(
     *,
     output_dir: str,  # The run's folder
     effective_batch: int = 16,  # Examples that one optimizer step sees, over all processes
+    any_world_size: bool = False,  # Another number of processes may go on with the run: the same rows, other random numbers
     **overrides,  # Fields of `SFTConfig` and arguments of `SFTTrainer`, by their own names
 ) -> SFTTrainer:
     """A `trl.SFTTrainer` that trains exactly the assistant's tokens of `train_dataset`, not yet started.
@@ -121,7 +127,7 @@ def sft_trainer(
         with speed_up(model):
             check_apart(model)
     trainer = ready(_SFTTrainer(model=model, args=args, processing_class=tok, **rows, **arguments))
-    trainer.add_callback(ManifestCallback(trainer, choices=chosen.said, levers=levers(trainer.model)))
+    trainer.add_callback(ManifestCallback(trainer, any_world_size, choices=chosen.said, levers=levers(trainer.model)))
     if trainer.is_world_process_zero():
         print(chosen.said)
     return watch(trainer)

@@ -198,9 +198,15 @@ def _units(lengths, size, given, processes) -> tuple[list[int], int, dict, str]:
     length = given.get("max_length") or max(1024, *lengths)
     rows = _packed(lengths, length, given.get("packing_strategy", "bfd"))
     each = len(lengths) / rows
-    step = max(1, round(size / each / processes)) * processes
+    step = max(1, round(size / each))
     if {"per_device_train_batch_size", "gradient_accumulation_steps"} <= given.keys():
         step = given["per_device_train_batch_size"] * given["gradient_accumulation_steps"] * processes
+    if rest := step % processes:
+        more = math.ceil((step - rest + processes) * each)
+        raise ValueError(
+            f"effective_batch={size} is {step} packed row{'s' * (step > 1)} of at most {length:,} tokens a step, which {processes} processes "
+            f"cannot share; take effective_batch={more}, a smaller max_length, or fewer processes"
+        )
     said = f"{step * each:.0f} examples a step in {step} packed row{'s' * (step > 1)} of at most {length:,} tokens"
     return [length] * rows, step, {"max_length": length}, said
 
@@ -225,11 +231,11 @@ class Plan:
     said: str  # The choice in one line
 
 
-def _order(flat, rows, given) -> dict:
-    "How rows come together in a micro-batch; one alone has no padding."
+def _order(flat, rows, step, given) -> dict:
+    "How rows come together in a step, which does not depend on the number of processes that share it; one alone has no padding."
     if given.get("packing"):
         return {"train_sampling_strategy": "random"}
-    return {"padding_free": flat and rows > 1, "train_sampling_strategy": "random" if flat or rows == 1 else "group_by_length"}
+    return {"padding_free": flat and rows > 1, "train_sampling_strategy": "random" if flat or step == 1 else "group_by_length"}
 
 
 def _batch_fields(step, rows, processes, given) -> dict:
@@ -326,7 +332,7 @@ def plan(
     flat = bool(given.get("padding_free", unpadded)) and not given.get("packing")
     sizes = _sizes(step, processes, given, 4 if hw.device == "cpu" and not flat else step)
     rows, checkpointing, said = _choice(memory, units, flat, sizes, given, hw)
-    fields |= _batch_fields(step, rows, processes, given) | _order(flat, rows, given)
+    fields |= _batch_fields(step, rows, processes, given) | _order(flat, rows, step, given)
     fields[next(name for name in _CHECKPOINTING if hasattr(config, name))] = checkpointing
     words = _words(fields | dict(given), hw, processes)
     return Plan(fields, f"{what} = {words}; {said}; {_steps(len(units), fields, given, config)} steps")

@@ -179,8 +179,11 @@ def test_packed_rows_are_counted_by_the_examples_in_them(machine, monkeypatch):
     assert chosen.said.startswith("24 examples a step in 6 packed rows") and "= 2 x 3 on" in chosen.said
     assert plan(tiny_model(), [100] * 64, 16, {"packing": True}).fields["max_length"] == 1024
     assert plan(tiny_model(), [2000] * 64, 16, {"packing": True}).fields["max_length"] == 2000
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    assert batch(plan(tiny_model(), [100] * 64, 16, {"packing": True, "max_length": 400})) == (1, 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert batch(plan(tiny_model(), [100] * 64, 16, {"packing": True, "max_length": 400})) == (2, 1)
+    monkeypatch.setenv("WORLD_SIZE", "3")  # the same batch, or none
+    with pytest.raises(ValueError, match="16 is 4 packed rows .* 3 processes cannot share; take effective_batch=24"):
+        plan(tiny_model(), [100] * 64, 16, {"packing": True, "max_length": 400})
 
 
 def test_where_nothing_is_known_nothing_is_estimated_or_refused_and_the_line_says_so(machine, monkeypatch):

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from datasets import Dataset
 from transformers import Trainer, TrainingArguments
 from trl import SFTConfig
@@ -71,6 +72,45 @@ def forked(function):  # what a process that has already imported everything end
         finally:
             os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def several(*functions):  # at once, each in a process of its own; what they return, or the text of their ValueError
+    def child(function, file):
+        try:
+            said = function()
+        except ValueError as e:
+            said = f"ValueError: {e}"
+        file.write(json.dumps(said).encode())
+        file.flush()
+
+    children = []
+    for function in functions:
+        reading, writing = os.pipe()
+        if (pid := os.fork()) == 0:
+            os.close(reading)
+            try:
+                child(function, os.fdopen(writing, "wb"))
+            finally:
+                os._exit(0)
+        os.close(writing)
+        children.append((pid, reading))
+    said = []
+    for pid, reading in children:
+        text = os.fdopen(reading, "rb").read()
+        said.append(json.loads(text) if text else None)
+        os.waitpid(pid, 0)
+    return said
+
+
+def ranks(tmp_path, *functions):  # the same, in one group of processes
+    def joined(rank, function):
+        def run():
+            dist.init_process_group("gloo", f"file://{tmp_path}/meeting", rank=rank, world_size=len(functions))
+            return function()
+
+        return run
+
+    return several(*(joined(rank, function) for rank, function in enumerate(functions)))
 
 
 TOK = tiny_tokenizer()

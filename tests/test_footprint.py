@@ -27,11 +27,12 @@ SMALL = dict(
     vocab_size=300, hidden_size=64, intermediate_size=128, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
     bos_token_id=0, eos_token_id=1, pad_token_id=2,
 )  # fmt: skip
+ALTERNATING = ["sliding_attention", "sliding_attention", "full_attention"]
 CONFIGS = {
     "llama": LlamaConfig(num_hidden_layers=5, **SMALL),
     "tied llama": LlamaConfig(num_hidden_layers=3, tie_word_embeddings=True, **SMALL),
     "qwen3": Qwen3Config(num_hidden_layers=4, **SMALL),
-    "gemma3": Gemma3TextConfig(num_hidden_layers=20, sliding_window=16, **SMALL),
+    "gemma3": Gemma3TextConfig(num_hidden_layers=10, layer_types=(ALTERNATING * 4)[:10], sliding_window=16, **SMALL),
     "gpt2": GPT2Config(vocab_size=300, n_embd=64, n_layer=4, n_head=4, n_positions=128, bos_token_id=0, eos_token_id=1),
 }
 
@@ -129,7 +130,7 @@ def test_a_few_layers_tell_what_all_of_them_cost(method, checkpointing, device, 
 
 def test_layers_that_alternate_are_counted_by_their_period(monkeypatch):
     short = estimate_memory(CONFIGS["gemma3"], length=64)
-    monkeypatch.setattr("ft_notebooks.footprint._periods", lambda model: (20, 20, 0))
+    monkeypatch.setattr("ft_notebooks.footprint._periods", lambda model: (10, 10, 0))
     assert short == estimate_memory(CONFIGS["gemma3"], length=64)
 
 
@@ -162,12 +163,9 @@ def test_more_never_takes_less():
 
 
 def test_the_sum_of_the_parts_is_the_total_and_none_is_negative():
-    for method in ("full", "lora", "qlora"):
-        for checkpointing in (False, True):
-            for whole in (False, True):
-                settings = dict(length=128, checkpointing=checkpointing, whole_logits=whole)
-                memory = estimate_memory(CONFIGS["tied llama"], method, **settings)
-                assert min(vars(memory).values()) >= 0 and memory.total == sum(vars(memory).values())
+    for method, checkpointing, whole in (("full", False, True), ("full", True, False), ("lora", True, True), ("qlora", False, False)):
+        memory = estimate_memory(CONFIGS["tied llama"], method, length=128, checkpointing=checkpointing, whole_logits=whole)
+        assert min(vars(memory).values()) >= 0 and memory.total == sum(vars(memory).values())
 
 
 def test_a_mixture_of_experts_is_estimated_too():
@@ -197,7 +195,7 @@ def test_other_numbers_of_bits_are_refused(bits):
 
 def test_one_row_more_than_the_largest_batch_does_not_fit():
     settings = dict(length=64, method="lora", device="cpu")
-    for memory in (1e6, 30e6, 41e6):
+    for memory in (1e6, 30e6):
         rows = largest_batch(CONFIGS["llama"], memory=memory, margin=0.25, **settings)
         assert rows == 0 or estimate_memory(CONFIGS["llama"], batch=rows, **settings).total <= 0.75 * memory
         assert estimate_memory(CONFIGS["llama"], batch=rows + 1, **settings).total > 0.75 * memory

@@ -1,15 +1,15 @@
 "Edges of `ft_notebooks.guards`."
 
 import contextlib
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from small_runs import ranks
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from transformers import MixtralConfig, MixtralForCausalLM
 from trl import SFTConfig, SFTTrainer
 
@@ -329,21 +329,16 @@ def test_a_second_run_of_the_same_trainer_is_watched_anew(trainer):
 
 # several processes
 
-TWO = """
-import contextlib, sys, torch, torch.distributed as dist
-sys.path.insert(0, "tests")
-from torch.distributed.fsdp import fully_shard
-from test_guards import *
-
-dist.init_process_group("gloo")
-rank = dist.get_rank()
-
 
 def verdict(cut):
     torch.manual_seed(0)
     model = nn.ModuleDict({"table": nn.Embedding(8, 4), "head": nn.Linear(4, 1, bias=False)})
     fully_shard(model["table"]), fully_shard(model["head"])  # each process holds four of the eight rows
-    loss = lambda m: m["head"](m["table"](torch.tensor([7])).detach() if cut else m["table"](torch.tensor([7]))).sum()
+
+    def loss(m):
+        rows = m["table"](torch.tensor([7]))
+        return m["head"](rows.detach() if cut else rows).sum()
+
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     try:
         steps(guard := begin(model, optimizer), model, optimizer, loss, loss)
@@ -352,18 +347,8 @@ def verdict(cut):
     return f"{'table.weight' in guard.lit}, {guard.start}"
 
 
-said = verdict(False), verdict(True)
-gathered = [None, None]
-dist.all_gather_object(gathered, said)
-if rank == 0:
-    (first, cut), (other, cut_too) = gathered
-    assert {first, other} == {"True, {}", "False, {}"}, gathered  # the row that moves is in one process, and both are content
-    assert cut == cut_too and "1 of 2 trainable tensors have had no gradient (table.weight)" in cut, gathered
-    print("as one")
-"""
-
-
-def test_processes_come_to_one_verdict_though_a_row_moves_in_one_of_them_only():
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "--standalone"]
-    run = subprocess.run([*launch, "--no-python", sys.executable, "-c", TWO], capture_output=True, text=True, timeout=300)
-    assert "as one" in run.stdout, run.stderr[-3000:]
+@pytest.mark.filterwarnings("ignore:.*fork.*")
+def test_processes_come_to_one_verdict_though_a_row_moves_in_one_of_them_only(tmp_path):
+    (first, cut), (other, cut_too) = ranks(tmp_path, *[lambda: [verdict(False), verdict(True)]] * 2)
+    assert {first, other} == {"True, {}", "False, {}"}  # the row that moves is in one process, and both are content
+    assert cut == cut_too and "1 of 2 trainable tensors have had no gradient (table.weight)" in cut

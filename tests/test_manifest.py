@@ -3,16 +3,16 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 import torch
-import torch.distributed as dist
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig, get_peft_model
+from small_runs import ranks, several
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from trl import DPOConfig, SFTConfig
 
@@ -48,45 +48,6 @@ def held(folder, **settings):  # a folder in which a run has left a checkpoint
     return folder
 
 
-def forked(*functions):  # each in a process of its own; what they return, or the text of their ValueError
-    def child(function, file):
-        try:
-            said = function()
-        except ValueError as e:
-            said = f"ValueError: {e}"
-        file.write(json.dumps(said).encode())
-        file.flush()
-
-    children = []
-    for function in functions:
-        reading, writing = os.pipe()
-        if (pid := os.fork()) == 0:
-            os.close(reading)
-            try:
-                child(function, os.fdopen(writing, "wb"))
-            finally:
-                os._exit(0)
-        os.close(writing)
-        children.append((pid, reading))
-    said = []
-    for pid, reading in children:
-        text = os.fdopen(reading, "rb").read()
-        said.append(json.loads(text) if text else None)
-        os.waitpid(pid, 0)
-    return said
-
-
-def ranks(tmp_path, *functions):  # the same, in one group of processes
-    def joined(rank, function):
-        def run():
-            dist.init_process_group("gloo", f"file://{tmp_path}/meeting", rank=rank, world_size=len(functions))
-            return function()
-
-        return run
-
-    return forked(*(joined(rank, function) for rank, function in enumerate(functions)))
-
-
 def test_a_file_is_replaced_from_its_own_folder_so_that_the_rename_stays_on_one_disk(tmp_path, monkeypatch):
     moves, replace = [], os.replace
     monkeypatch.setattr(os, "replace", lambda part, path: moves.append((part, path)) or replace(part, path))
@@ -107,10 +68,7 @@ def test_two_processes_do_not_write_the_same_part(tmp_path, monkeypatch):
 
 
 def test_several_processes_agree_on_one_new_folder(tmp_path):
-    code = f"from ft_notebooks.training import run_folder; print(run_folder({str(tmp_path / 'run')!r}, {{'seed': 0}}))"
-    ranks = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    assert {rank.communicate()[0].strip() for rank in ranks} == {str(tmp_path / "run")}
-    assert all(rank.returncode == 0 for rank in ranks)
+    assert several(*[lambda: str(run_folder(tmp_path / "run", {"seed": 0}))] * 3) == [str(tmp_path / "run")] * 3
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["run.json"]
 
 
@@ -355,7 +313,7 @@ def test_a_process_killed_while_the_manifest_is_written_leaves_a_folder_that_sta
         trainer.add_callback(ManifestCallback(trainer))
         trainer.train()
 
-    assert forked(begin) == [None]
+    assert several(begin) == [None]
     assert [p.name.rpartition(".")[0] for p in tmp_path.iterdir()] == [".manifest.json"]
     trainer = make(tmp_path, learning_rate=1e-3)
     trainer.add_callback(ManifestCallback(trainer))
@@ -416,7 +374,7 @@ def test_a_process_with_other_rows_is_named(tmp_path):
         return lambda: ManifestCallback(make(tmp_path / "run", data=data)).changed
 
     for said in ranks(tmp_path, start(ROWS), start(ROWS[1:])):
-        assert re.match("ValueError: process 1 on .+ is another run than process 0 on .+: data was '8 rows")
+        assert re.match("ValueError: process 1 on .+ is another run than process 0 on .+: data was '8 rows", said)
 
 
 def test_a_process_whose_weights_are_still_to_come_is_not_another_run(tmp_path):

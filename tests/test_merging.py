@@ -1,13 +1,12 @@
 "Edges of merging: what stands where the folder is to be, what is too far away, what is left behind."
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
+from transformers import AutoModelForCausalLM
 
 from ft_notebooks import merging
 from ft_notebooks.loading import load_model
@@ -137,7 +136,7 @@ def test_other_bits_than_those_that_were_trained_on_are_found_out(adapter, tmp_p
 
 
 @pytest.mark.smol
-def test_the_real_model_in_four_bits_says_the_same_words_without_peft(real_model, tmp_path):
+def test_the_real_model_in_four_bits_says_the_same_words_once_it_is_merged(real_model, tmp_path):
     base, tok = load_model(smollm2(), 4), load_tokenizer(smollm2())
     model = add_adapter(base, lora_config(base, target_modules=["v_proj", "down_proj"]))
     chat = [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "A ship's cat, and hungry."}]
@@ -150,19 +149,9 @@ def test_the_real_model_in_four_bits_says_the_same_words_without_peft(real_model
     model.save_pretrained(tmp_path / "adapter")
     tok.save_pretrained(tmp_path / "adapter")
     texts = ["The tide was out, and the boats lay on the sand.", "Two and two are four, and three and three are six."]
-    kl, same = merge_folder(tmp_path / "adapter", tmp_path / "merged", [row[0].tolist(), *tok(texts * 2).input_ids], 4)
+    kl, same = merge_folder(tmp_path / "adapter", tmp_path / "merged", [row[0].tolist(), *tok(texts).input_ids], 4)
     assert kl <= MOST_KL and same >= LEAST_SAME
-    code = """
-import sys
-sys.modules["peft"] = sys.modules["bitsandbytes"] = None
-from transformers import AutoModelForCausalLM, AutoTokenizer
-tok, model = (cls.from_pretrained(sys.argv[1]) for cls in (AutoTokenizer, AutoModelForCausalLM))
-chat = [{"role": "user", "content": "Who are you?"}]
-ids = tok.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-print(tok.decode(model.generate(**ids, do_sample=False, max_new_tokens=16)[0, ids["input_ids"].shape[1]:]))
-"""
-    plain = subprocess.run([sys.executable, "-c", code, tmp_path / "merged"], capture_output=True, text=True, check=True)
     ids = tok.apply_chat_template(chat[:1], add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    said = model.eval().generate(**ids.to(model.device), do_sample=False, max_new_tokens=16)
-    assert plain.stdout.strip() == tok.decode(said[0, ids["input_ids"].shape[1] :]).strip()
-    assert "cat" in plain.stdout
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    said = [m.eval().generate(**ids.to(m.device), do_sample=False, max_new_tokens=12)[0].tolist() for m in (model, plain)]
+    assert said[0] == said[1] and "cat" in tok.decode(said[1][ids["input_ids"].shape[1] :])

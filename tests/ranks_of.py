@@ -1,8 +1,8 @@
 "The processes of one run, forked from one that has imported everything: what a launcher starts, without seconds of imports."
 
-import contextlib
 import ctypes
-import io
+import gc
+import json
 import os
 import signal
 import socket
@@ -12,6 +12,13 @@ import traceback
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
+
+import ft_notebooks.dpo  # what a process needs that is forked from this one
+import ft_notebooks.sft
+from ft_notebooks.cli import main
+from ft_notebooks.data import appointments
+from ft_notebooks.models import tiny_model, tiny_tokenizer
 
 
 def free_port() -> int:
@@ -42,6 +49,7 @@ def forked(function, folder, name):
     sys.stdout.flush(), sys.stderr.flush()
     if pid := os.fork():
         return pid
+    gc.freeze()  # what was there before is no garbage: looking for it would copy every page of memory
     try:
         signal.alarm(120)  # rather than wait for each other for ever
         said = os.open(folder / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -102,3 +110,45 @@ def torchrun(argv, job):
 
     config, _, _ = config_from_args(parse_args(["--start-method", "fork", "--monitor-interval", "0.1", *argv, "job"]))
     return elastic_launch(config, job)()
+
+
+def make_inputs():
+    "A model and 22 conversations in this folder; steps of 6 leave 4 of them for the last."
+    tiny_tokenizer().save_pretrained("tiny")
+    tiny_model().save_pretrained("tiny")
+    appointments(22).to_json("notes.jsonl")
+
+
+def ft_sft(run, *settings):
+    "`ft sft` on them: two epochs of four steps, a checkpoint every two."
+    fixed = ("model.name=tiny", "model.bits=32", "lora.lora_dropout=0", "data.eval=none")
+    fixed += ("sft.bf16=false", "sft.effective_batch=6", "sft.num_train_epochs=2", "sft.save_steps=2")
+    given = [part for setting in (*fixed, *settings) for part in ("--set", setting)]
+    main(["sft", "notes.jsonl", "--output", str(run), *given])
+
+
+def with_callback(job, callback):
+    "`job`, in a process of its own, whose trainer has one more callback."
+
+    def changed(*args):
+        watch = ft_notebooks.sft.watch
+        ft_notebooks.sft.watch = lambda trainer: (trainer.add_callback(callback), watch(trainer))[1]
+        return job(*args)
+
+    return changed
+
+
+def learned(run):
+    "The losses of a run and its weights."
+    history = json.loads(Path(run, "metrics.json").read_text())["history"]
+    losses = torch.tensor([entry["loss"] for entry in history if "loss" in entry])
+    return {"losses": losses, **load_file(Path(run, "adapter_model.safetensors"))}
+
+
+def same(found, wanted):
+    return all(torch.allclose(found[name], value, atol=1e-5) for name, value in wanted.items())
+
+
+def log(name):
+    "What the processes of that name said."
+    return {file.name: file.read_text() for file in Path().glob(f"{name}-*.log")}

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import os
 import re
 import signal
@@ -11,16 +10,20 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
-from ranks_of import ended, enter, forget_processes, forked, torchrun
-from safetensors.torch import load_file
+from ranks_of import (
+    ended,
+    enter,
+    forget_processes,
+    forked,
+    ft_sft,
+    learned,
+    log,
+    make_inputs,
+    same,
+    torchrun,
+    with_callback,
+)
 from transformers import TrainerCallback
-
-import ft_notebooks.dpo  # what a process needs that is forked from this one
-import ft_notebooks.sft
-from ft_notebooks.cli import main
-from ft_notebooks.data import appointments
-from ft_notebooks.models import tiny_model, tiny_tokenizer
 
 TOOL = Path(__file__).resolve().parents[1] / "tools" / "hosts"
 SET = f"test{os.getpid()}"
@@ -46,40 +49,19 @@ def hosts():
 def here(tmp_path_factory):
     folder = tmp_path_factory.mktemp("disk")  # which the hosts share
     with contextlib.chdir(folder):
-        tiny_tokenizer().save_pretrained("tiny")
-        tiny_model().save_pretrained("tiny")
-        appointments(22).to_json("notes.jsonl")
+        make_inputs()
         yield folder
-
-
-def sft(run, *settings):
-    fixed = ("model.name=tiny", "model.bits=32", "lora.lora_dropout=0", "data.eval=none")
-    fixed += ("sft.bf16=false", "sft.effective_batch=6", "sft.num_train_epochs=2", "sft.save_steps=2")
-    given = [part for setting in (*fixed, *settings) for part in ("--set", setting)]
-    main(["sft", "notes.jsonl", "--output", str(run), *given])
 
 
 @pytest.fixture(scope="module")
 def alone(here):
     "The run of one process, which the others are forked from: what it has estimated and imported is theirs too."
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        sft("alone")
+        ft_sft("alone")
     return learned("alone")
 
 
-def learned(run):
-    history = json.loads(Path(run, "metrics.json").read_text())["history"]
-    return [entry["loss"] for entry in history if "loss" in entry], load_file(Path(run, "adapter_model.safetensors"))
-
-
-def same(found, wanted):
-    (losses, weights), (their_losses, their_weights) = found, wanted
-    return torch.allclose(torch.tensor(losses), torch.tensor(their_losses), atol=1e-5) and all(
-        torch.allclose(weights[name], p, atol=1e-5) for name, p in their_weights.items()
-    )
-
-
-def on_hosts(n, run, *settings, job=sft):
+def on_hosts(n, run, *settings, job=ft_sft):
     "Start the same command on each of the hosts; their process numbers."
 
     def host(i):
@@ -90,10 +72,6 @@ def on_hosts(n, run, *settings, job=sft):
         torchrun(["--nnodes", str(n), "--node-rank", str(i), *STATIC], lambda: job(run, *settings))
 
     return [forked(lambda i=i: host(i), Path(), f"{run}-{i}") for i in range(n)]
-
-
-def log(run):
-    return {file.name: file.read_text() for file in Path().glob(f"{run}-*.log")}
 
 
 def test_three_hosts_learn_what_one_process_learns(hosts, here, alone):
@@ -117,12 +95,6 @@ def until(*files):
         time.sleep(0.02)
 
 
-def waiting(run, *settings):
-    watch = ft_notebooks.sft.watch
-    ft_notebooks.sft.watch = lambda trainer: (trainer.add_callback(Waits()), watch(trainer))[1]
-    sft(run, *settings)
-
-
 def cut(pids):
     for i in range(2):  # how often the kernel sends again what nobody confirms; its default of 15 is a quarter of an hour
         tool("run", i, "sysctl", "-qw", "net.ipv4.tcp_retries2=3")
@@ -138,7 +110,7 @@ def killed(pids):
     [("cut", cut, [1, 1], "Connection timed out|No route to host"), ("killed", killed, [1, -9], "Connection .* by peer")],
 )
 def test_a_host_that_is_cut_off_or_killed_ends_the_run_everywhere_and_it_goes_on(hosts, here, alone, run, action, codes, said):
-    pids = on_hosts(2, run, job=waiting)
+    pids = on_hosts(2, run, job=with_callback(ft_sft, Waits()))
     until(*(f"{run}-there-{i}" for i in range(2)))
     action(pids)
     Path(f"{run}-go").touch()

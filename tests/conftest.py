@@ -1,5 +1,6 @@
 "What all tests share: no network, and the real model only where it already is"
 
+import gc
 import os
 from pathlib import Path
 
@@ -21,3 +22,10 @@ def real_model() -> Path | None:  # the folder that `smollm2()` would return at 
 def _skip_without_the_real_model(request):
     if request.node.get_closest_marker("smol") and not request.getfixturevalue("real_model"):
         pytest.skip('needs the real model: python -c "from ft_notebooks.models import smollm2; smollm2()"')
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _old_objects_are_no_garbage():
+    "A trainer begins with `gc.collect()`, which would look at half a million objects of the libraries: longer than it trains."
+    gc.collect()
+    gc.freeze()

@@ -65,8 +65,11 @@ def save_whole(
             f"{hidden} lies with DeepSpeed's ZeRO-3, which torch cannot put together; call trainer.save_model(folder), with "
             "stage3_gather_16bit_weights_on_model_save: true in DeepSpeed's settings"
         )
-    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    state, first = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)), {}
     if dist.get_rank() == 0:
+        for name, p in model.named_parameters(remove_duplicate=False):  # tied weights are one again, and written once
+            name = name.replace("_checkpoint_wrapped_module.", "")
+            state[name] = state[first.setdefault(p, name)]
         model.save_pretrained(folder, state_dict=state)
     dist.barrier()  # whoever goes on may read it
 

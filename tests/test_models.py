@@ -1,8 +1,9 @@
 "`smollm2()` where things go wrong: no network is needed, the two sources are replaced by ones that misbehave"
 
 import hashlib
+import multiprocessing
+import os
 import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -52,37 +53,32 @@ def never(*_, **__):
     pytest.fail("this was not to be called")  # no `Exception`, so `smollm2` does not take it for a source's failure
 
 
-# a process that asks for the model; its source writes half a file, says so, and goes on when it is allowed to
-ASK = """
-import os, sys, time
-from pathlib import Path
-from ft_notebooks import models
-
-here = Path(sys.argv[1])
-
-def source(folder):
-    (folder / "half").touch()
-    with open(here / "fetches", "a") as log:
-        print(os.getpid(), file=log)
-    while not (here / "go").exists():
-        time.sleep(0.01)
-    (folder / "half").rename(folder / "model.safetensors")
-
-models._from_hub = source
-(here / f"asks-{os.getpid()}").touch()
-print(models.smollm2())
-"""
-
-
 def ask(here):
-    return subprocess.Popen([sys.executable, "-c", ASK, here], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    "A process that asks for the model; its source writes half a file, says so, and goes on when it is allowed to"
+
+    def source(folder):
+        (folder / "half").touch()
+        with open(here / "fetches", "a") as log:
+            print(os.getpid(), file=log)
+        while not (here / "go").exists():
+            time.sleep(0.01)
+        (folder / "half").rename(folder / "model.safetensors")
+
+    def child():
+        models._from_hub = source
+        (here / f"asks-{os.getpid()}").touch()
+        (here / f"told-{os.getpid()}").write_text(str(models.smollm2()))
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    return process
 
 
 def wait_for(condition, *processes):
-    for _ in range(12_000):  # two minutes: importing transformers on a busy machine takes long
+    for _ in range(12_000):  # two minutes
         if condition():
             return
-        assert all(p.poll() is None for p in processes), [p.communicate() for p in processes]
+        assert all(p.exitcode is None for p in processes), [p.exitcode for p in processes]
         time.sleep(0.01)
     raise AssertionError("the processes did not come that far")
 
@@ -92,15 +88,17 @@ def test_two_processes_that_ask_at_once_fetch_once(tmp_path, cache):
     wait_for(lambda: len(list(tmp_path.glob("asks-*"))) == 2 and (tmp_path / "fetches").exists(), *both)
     time.sleep(0.5)  # the other one is at the lock by now; were there none, it would be fetching
     (tmp_path / "go").touch()
-    assert [p.communicate() for p in both] == [(f"{cache / NAME}\n", "")] * 2
+    [process.join() for process in both]
+    assert [(tmp_path / f"told-{process.pid}").read_text() for process in both] == [str(cache / NAME)] * 2
     assert len((tmp_path / "fetches").read_text().splitlines()) == 1
     assert [file.name for file in (cache / NAME).iterdir()] == ["model.safetensors"]
 
 
 def test_a_process_killed_while_fetching_leaves_nothing_that_looks_whole(tmp_path, cache, monkeypatch):
-    with ask(tmp_path) as process:
-        wait_for((tmp_path / "fetches").exists, process)
-        process.kill()
+    process = ask(tmp_path)
+    wait_for((tmp_path / "fetches").exists, process)
+    process.kill()
+    process.join()
     assert not (cache / NAME).exists()
     monkeypatch.setattr(models, "_from_hub", good)
     assert [file.name for file in models.smollm2().iterdir()] == ["model.safetensors"]

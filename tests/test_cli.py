@@ -679,19 +679,6 @@ def warm(here, request):
     return request.param
 
 
-PLAIN = """
-import json, sys
-sys.modules["peft"] = sys.modules["bitsandbytes"] = sys.modules["ft_notebooks"] = None
-from transformers import AutoModelForCausalLM, AutoTokenizer
-folder, dtype, *questions = sys.argv[1:]
-tok, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-for question in questions:
-    ids = tok.apply_chat_template(json.loads(question), add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    said = model.generate(**ids, do_sample=False, max_new_tokens=24)[0, ids["input_ids"].shape[1]:]
-    print(json.dumps(tok.decode(said, skip_special_tokens=True)))
-"""
-
-
 def test_a_run_of_any_width_is_merged_and_plain_transformers_says_the_same(warm, capsys):
     bits = warm
     capsys.readouterr()
@@ -708,13 +695,8 @@ def test_a_run_of_any_width_is_merged_and_plain_transformers_says_the_same(warm,
     if bits == 8:
         return  # its layers round what they read as well, so that words which are nearly a tie may change
     asked = [messages[:2] for messages in appointments(24)["messages"][:3]]
-    if bits == 4:  # in a process that has nothing but transformers
-        command = [sys.executable, "-c", PLAIN, str(merged), config["dtype"], *map(json.dumps, asked)]
-        plain = subprocess.run(command, capture_output=True, text=True, check=True)
-        said = [json.loads(line) for line in plain.stdout.splitlines()]
-    else:
-        plain = AutoModelForCausalLM.from_pretrained(merged, dtype=config["dtype"])
-        said = generate(plain, AutoTokenizer.from_pretrained(merged), asked, 24, progress=False)
+    plain = AutoModelForCausalLM.from_pretrained(merged, dtype=config["dtype"])
+    said = generate(plain, AutoTokenizer.from_pretrained(merged), asked, 24, progress=False)
     known = load_model(merged, 16) if bits == 16 else load_adapter("runs/sft", bits)  # in 16 bits merging rounds, too
     assert said == generate(known, tiny_tokenizer(), asked, 24, progress=False)
 

@@ -16,8 +16,8 @@ import sys
 import warnings
 from pathlib import Path
 
-from .runs import check_settings, held_out, kept_rows, known_run, load_folder
-from .runs import model_bits, model_settings, rows_hash, say, train_run, trained_rows
+from .runs import check_settings, held_out, kept_rows, known_run, load_folder, meet
+from .runs import model_bits, model_settings, once, rows_hash, say, train_run, trained_rows
 from .stages import as_chats, encode_rows, read_stage
 
 # %% ../nbs/12c_cli.ipynb #c1038f43
@@ -26,8 +26,8 @@ SETTINGS_INI = """\
 #
 # A key is a field of the class that its section stands for: [sft] trl.SFTConfig and [dpo] trl.DPOConfig (and
 # effective_batch), [lora] peft.LoraConfig; [model] has name, bits (4, 8, 16 or 32) and method (lora or full), [data] has
-# eval, allow_cut, allow_equal and allow_long, [evaluation] has max_new_tokens and batch_size. What is left out keeps its
-# default; what stands here differs from it, for a reason.
+# eval, allow_cut, allow_equal and allow_long, [evaluation] has max_new_tokens and batch_size, [run] has world_size (any: go
+# on in another number of processes). What is left out keeps its default; what stands here differs from it, for a reason.
 
 [data]
 # a tenth of the rows is never trained on: without it nobody can tell learning from memorising
@@ -77,11 +77,17 @@ def _absolute(source):
 
 
 def _train(args) -> None:
-    settings, stage = _settings(args), args.command
-    _quiet()
-    check_settings(settings, stage)
-    rows, rule = read_stage(stage, args.data), settings["data"].get("eval")
-    train, held = held_out(rows, rule, settings[stage].get("seed", 0))
+    stage = args.command
+    with meet():
+        settings = _settings(args)
+        _quiet()
+        check_settings(settings, stage)
+
+    def prepare():
+        rows, rule = read_stage(stage, args.data), settings["data"].get("eval")
+        return held_out(rows, rule, settings[stage].get("seed", 0))
+
+    (train, held), rule = once(prepare), settings["data"].get("eval")
     kept = "none held out, so nothing will be evaluated" if held is None else f"{len(held):,} held out"
     say(f"{args.data}: {len(train):,} {'pairs' if stage == 'dpo' else 'conversations'} to train on, {kept}")
     sources = [args.data, *([rule] if rule and Path(rule).exists() else [])]
@@ -202,7 +208,7 @@ def _eval(args) -> None:
         found, output, title=f"{args.run} on {args.data or 'its held-out rows'}", train=train, looks=looks,
         history={stage: known["history"] for stage, (_, known) in runs.items()},
     )  # fmt: skip
-    verdicts = [scores[name]["verdict"] for scores in compare_stages(found).values() for name in scorers if name in scores]
+    verdicts = [f"{name}: {scores[name]['verdict']}" for scores in compare_stages(found).values() for name in scorers if name in scores]
     say("\n" + "\n".join([_table(found), *verdicts]) + f"\n\nThe report is {page}")
 
 # %% ../nbs/12c_cli.ipynb #4d9619c0
@@ -408,7 +414,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         args.function(args)
     except (ValueError, OSError) as e:
-        print(f"ft {args.command}: {e}", file=sys.stderr)
+        if type(e).__name__ != "Everywhere" or os.environ.get("LOCAL_RANK", "0") == "0":  # else another process of this host says it
+            print(f"ft {args.command}: {e}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as e:
         print(f"\nft {args.command}: stopped; {e or 'what has not begun to train begins again'}", file=sys.stderr)

@@ -19,6 +19,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import TrainerCallback
 
+from .agreement import Everywhere
 from .blame import blame
 from .manifest import write_atomically
 from .resume import last_good_checkpoint
@@ -127,7 +128,7 @@ def _stop(trainer, fault: str, random: tuple) -> None:
     if args.should_save:
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         write_atomically(Path(report["file"]), json.dumps(_strict(report), indent=1, ensure_ascii=False))
-    raise ValueError(_message(report))
+    raise Everywhere(_message(report))
 
 
 def _strict(value):

@@ -26,6 +26,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import EarlyStoppingCallback, TrainerCallback
 
+from .agreement import Everywhere
 from .loading import hardware
 
 # %% ../nbs/05b_manifest.ipynb #ed32d148
@@ -62,8 +63,9 @@ def run_folder(
             raise ValueError(f"{folder} holds another run: {'; '.join(differ)}. Choose another folder, or remove this one")
     elif held:
         raise ValueError(f"{folder} is not empty and holds no run.json; choose another folder for the run")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, json.dumps(settings, indent=1))
+    if os.environ.get("RANK", "0") == "0":  # of several processes the first writes
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps(settings, indent=1))
     return folder
 
 
@@ -84,7 +86,7 @@ _NOT_COUNTED = {
     "the same numbers, sooner or in less memory": "dataloader_num_workers dataloader_pin_memory dataloader_prefetch_factor "
     "dataloader_persistent_workers dataloader_multiprocessing_context dataset_num_proc torch_empty_cache_steps "
     "activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs "
-    "activation_offloading",
+    "activation_offloading ddp_find_unused_parameters ddp_bucket_cap_mb",
     "of the machine, which is recorded": "use_cpu local_rank ddp_backend ddp_timeout",
     "for scripts to read; no trainer does": "do_train do_eval do_predict resume_from_checkpoint",
 }
@@ -347,9 +349,9 @@ def _checked(folder, manifest, any_world_size=False) -> list[str]:
         dist.all_gather_object(said, mine)
     for rank, (run, *_, host) in enumerate(said):
         if differ := _differences(said[0][0], run):
-            raise ValueError(f"process {rank} on {host} is another run than process 0 on {said[0][3]}: {'; '.join(differ)}. Give all the same")
+            raise Everywhere(f"process {rank} on {host} is another run than process 0 on {said[0][3]}: {'; '.join(differ)}. Give all the same")
     if said[0][2]:
-        raise ValueError(said[0][2])
+        raise Everywhere(said[0][2])
     return said[0][1]
 
 # %% ../nbs/05b_manifest.ipynb #5830bf17

@@ -344,6 +344,7 @@ _DEFAULTS = {
     "logging_nan_inf_filter": False,  # a loss of NaN is shown as NaN
     "save_steps": 50,  # a killed run loses less than this
     "save_total_limit": 2,  # the newest may be torn by a kill: keep the one before it
+    "ddp_find_unused_parameters": False,  # what trains gets a gradient, or a guard says so: nothing to search for
 }
 
 

@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NBDEV_TEST = Path(sys.executable).with_name("nbdev_test")
+NBDEV_TEST = """
+import gc, os, sys
+if not os.path.exists("/dev/nvidiactl"):  # what has opened a GPU cannot be forked
+    import bitsandbytes, datasets, peft, torch, transformers, trl
+    from trl import DPOTrainer, SFTTrainer
+    gc.collect()
+    gc.freeze()
+from nbdev.test import nbdev_test
+nbdev_test(do_print=True, flags=sys.argv[1], file_re=sys.argv[2])
+"""  # `nbdev_test` from a process that its workers are forked from: they need not import the libraries once more
 NBS = sorted(p for p in (ROOT / "nbs").glob("*.ipynb") if p.name[0] not in "_.")
 
 
@@ -23,7 +32,7 @@ def run(request, real_model, tmp_path_factory):
     names = "|".join(re.escape(nb.name) for nb in chosen)
     flags = os.environ.get("NB_FLAGS", "smol" if real_model else "")
     env = {"IPYTHONDIR": str(tmp_path_factory.mktemp("ipython")), "TOKENIZERS_PARALLELISM": "false", **os.environ}
-    cmd = [NBDEV_TEST, "--do-print", "--flags", flags, "--file-re", f"^({names})$"]
+    cmd = [sys.executable, "-c", NBDEV_TEST, flags, f"^({names})$"]
     return subprocess.run(cmd, cwd=ROOT, env=env, capture_output=True, text=True)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers.pytorch_utils import Conv1D
 
 from .footprint import weight_bytes
 from .lora import expert_parameters
@@ -22,8 +23,8 @@ def _matrices(config: PreTrainedConfig) -> tuple[int, int, int]:
     if expert_parameters(model):
         raise ValueError(f"{type(config).__name__} has experts, of which a token uses a few; they are not counted here")
     head = model.get_output_embeddings()
-    layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
-    return sum(m.weight.numel() for m in layers), head.weight.numel(), sum(m.in_features + m.out_features for m in layers)
+    layers = [m.weight for m in model.modules() if isinstance(m, (torch.nn.Linear, Conv1D)) and m is not head]
+    return sum(w.numel() for w in layers), head.weight.numel(), sum(sum(w.shape) for w in layers)
 
 
 def _check_method(method: str) -> None:

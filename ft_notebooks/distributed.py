@@ -162,7 +162,7 @@ def _check_start(config: dict, where: str, processes: int | None, machines: int 
     kind, count, hosts = config["distributed_type"] or "NO", config["num_processes"], config.get("num_machines", 1)
     if kind not in list(DistributedType):
         nearest = difflib.get_close_matches(str(kind), list(DistributedType), 1, 0)[0]
-        raise ValueError(f"{where}: accelerate knows no distributed_type: {kind}; the nearest is {nearest}")
+        raise ValueError(f"{where}: accelerate knows no distributed_type: {kind}; the nearest is {nearest.value}")
     for name, found, asked in (("num_processes", count, processes), ("num_machines", hosts, machines)):
         if asked not in (None, found):
             raise ValueError(f"{where} has {name}: {found}, and {asked} were asked for; change one of the two")

@@ -78,7 +78,7 @@ def whole(tmp_path_factory):
     return folder, done
 
 
-@pytest.mark.parametrize(("step", "torn"), [(1, False), (2, True), (4, True), (5, False), (9, True)])
+@pytest.mark.parametrize(("step", "torn"), [(1, False), (5, False), (9, True)])
 def test_a_run_killed_anywhere_and_resumed_ends_with_the_files_of_the_run_that_went_through(tmp_path, whole, step, torn):
     def run(*callbacks):
         return trainer(tmp_path, MetricsCallback(), SamplesCallback(tiny_tokenizer(), CHATS, 4), *callbacks, model=adapted())

@@ -186,7 +186,8 @@ def test_only_machines_that_restart_together_meet_by_c10d(here):
 
 
 def test_the_command_given_to_a_shell_starts_what_it_says(here):
-    (here / "my script.py").write_text("import os, sys\nprint('rank', os.environ['RANK'], sys.argv[1], os.environ['OMP_NUM_THREADS'])")
+    words = "rank {os.environ['RANK']} {sys.argv[1]} {os.environ['OMP_NUM_THREADS']}"
+    (here / "my script.py").write_text(f'import os, sys\nsys.stdout.write(f"{words}\\n")')
     command = host_commands(["my script.py", "a b"], written(here, accelerate_config("ddp", 2)))[0]
     run = subprocess.run(command, shell=True, env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}, capture_output=True, text=True)
     assert sorted(run.stdout.splitlines()) == ["rank 0 a b 1", "rank 1 a b 1"], run.stderr
@@ -194,10 +195,10 @@ def test_the_command_given_to_a_shell_starts_what_it_says(here):
 
 
 def test_two_launches_on_one_machine_do_not_meet(here):
-    (here / "who.py").write_text("import os, time\ntime.sleep(0.5)\nprint(os.environ['MASTER_PORT'], os.environ['WORLD_SIZE'])")
+    (here / "who.py").write_text("import os, sys, time\ntime.sleep(0.5)\nsys.stdout.write(os.environ['MASTER_PORT'] + '\\n')")
     written(here, accelerate_config("ddp", 2))
     found = [ended(*one) for one in [started("who.py"), started("who.py")]]
-    ports = [{line.split()[0] for line in said.splitlines()} for _, said in found]
+    ports = [{*said.split()} for _, said in found]
     assert [code for code, _ in found] == [0, 0] and len(ports[0]) == len(ports[1]) == 1 and ports[0] != ports[1]
 
 
@@ -207,7 +208,7 @@ def test_a_signal_reaches_each_process_once_and_is_the_exit_code(here, number):
         "import os, signal, sys, time\nheard = []\n"
         "for number in (signal.SIGINT, signal.SIGTERM):\n    signal.signal(number, lambda n, frame: heard.append(n))\n"
         "open(os.environ['RANK'], 'w').close()\nwhile not heard:\n    time.sleep(0.02)\ntime.sleep(0.3)\n"
-        "print('heard', heard, flush=True)\n"
+        "sys.stdout.write(f'heard {heard}\\n')\n"
     )
     written(here, accelerate_config("ddp", 2))
     process, said = started("waits.py")

@@ -334,7 +334,7 @@ def test_a_row_of_the_training_file_that_is_held_out_is_said_to_be_left_out(here
     assert "21 conversations to train on, 3 held out" in out
 
 
-@pytest.mark.parametrize("settings", [["data.eval=none"], ["data.eval=None"], []])
+@pytest.mark.parametrize("settings", [["data.eval=None"], []])
 def test_nothing_need_be_held_out_and_that_is_said(here, capsys, settings):
     main(["sft", "notes.jsonl", *quick("sft.max_steps=1", *settings)])
     out = capsys.readouterr().out
@@ -660,7 +660,7 @@ def test_weights_that_are_trained_themselves_are_of_32_bits(here, capsys, monkey
     assert f"[model] bits={bits} with method=full" in said and "take bits out, or let method be lora" in said
 
 
-@pytest.mark.parametrize("bits", [4, 8, 16, 32])
+@pytest.mark.parametrize("bits", [4, 16])
 def test_an_adapter_is_float32_whatever_the_bits_of_its_base(here, bits):
     from safetensors.torch import load_file
 
@@ -671,15 +671,15 @@ def test_an_adapter_is_float32_whatever_the_bits_of_its_base(here, bits):
     assert all(t.abs().max() > 0 for t in moved) and len(moved) == 14
 
 
-@pytest.fixture(params=[4, 8, 16, 32])
+@pytest.fixture(params=[4, 16])
 def warm(here, request):
-    "A run of each width that has learnt something; no pair of tokens is nearly a tie any more."
+    "A run that has learnt something; no pair of tokens is nearly a tie any more."
     learnt = quick("sft.max_steps=30", "sft.learning_rate=0.01", "data.eval=last:4", f"model.bits={request.param}")
     main(["sft", "notes.jsonl", *learnt])
     return request.param
 
 
-def test_a_run_of_any_width_is_merged_and_plain_transformers_says_the_same(warm, capsys):
+def test_a_run_is_merged_in_its_own_width_and_plain_transformers_says_the_same(warm, capsys):
     bits = warm
     capsys.readouterr()
     main(["merge", "runs/sft"])
@@ -692,8 +692,6 @@ def test_a_run_of_any_width_is_merged_and_plain_transformers_says_the_same(warm,
     assert "quantization_config" not in config and config["dtype"] == str(load_model("tiny", bits).config.dtype)[6:]
     assert {p.suffix for p in merged.iterdir()} == {".json", ".safetensors", ".jinja"}
     assert json.loads((merged / "generation_config.json").read_text())["eos_token_id"] == tiny_tokenizer().eos_token_id
-    if bits == 8:
-        return  # its layers round what they read as well, so that words which are nearly a tie may change
     asked = [messages[:2] for messages in appointments(24)["messages"][:3]]
     plain = AutoModelForCausalLM.from_pretrained(merged, dtype=config["dtype"])
     said = generate(plain, AutoTokenizer.from_pretrained(merged), asked, 24, progress=False)

@@ -81,7 +81,7 @@ def really(config, method: str, checkpointing: bool, dtype: torch.dtype | None, 
     "method, checkpointing, dtype",
     [("full", False, torch.bfloat16), ("full", True, None), ("lora", False, None), ("lora", True, torch.bfloat16)],
 )
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ["tied llama", "qwen3", "gemma3", "gpt2"])  # the lesson has a llama
 def test_every_part_is_exact_for_every_architecture(name, method, checkpointing, dtype):
     ids = torch.randint(0, 300, (3, 37), generator=torch.Generator().manual_seed(0))
     guess = estimate_memory(CONFIGS[name], method, batch=3, length=37, checkpointing=checkpointing, dtype=dtype)

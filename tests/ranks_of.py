@@ -4,6 +4,7 @@ import ctypes
 import gc
 import json
 import os
+import platform
 import signal
 import socket
 import sys
@@ -37,11 +38,13 @@ def forget_processes():
 
 
 def enter(space):
-    "Move this process into a network namespace, by its name."
+    "Move this process into a host that `tools/hosts` has made: its network, and its name."
     libc = ctypes.CDLL(None, use_errno=True)
     with open(f"/run/netns/{space}") as file:
-        if libc.setns(file.fileno(), 0x40000000):
+        if libc.setns(file.fileno(), 0x40000000) or libc.unshare(0x04000000):
             raise OSError(ctypes.get_errno(), f"cannot enter {space}")
+    socket.sethostname(space.rpartition(".")[2])
+    platform._uname_cache = None  # where it has remembered another
 
 
 def forked(function, folder, name):
@@ -119,12 +122,12 @@ def make_inputs():
     appointments(22).to_json("notes.jsonl")
 
 
-def ft_sft(run, *settings):
+def ft_sft(run, *settings, data="notes.jsonl"):
     "`ft sft` on them: two epochs of four steps, a checkpoint every two."
     fixed = ("model.name=tiny", "model.bits=32", "lora.lora_dropout=0", "data.eval=none")
     fixed += ("sft.bf16=false", "sft.effective_batch=6", "sft.num_train_epochs=2", "sft.save_steps=2")
     given = [part for setting in (*fixed, *settings) for part in ("--set", setting)]
-    main(["sft", "notes.jsonl", "--output", str(run), *given])
+    main(["sft", data, "--output", str(run), *given])
 
 
 def with_callback(job, callback):

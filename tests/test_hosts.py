@@ -25,6 +25,8 @@ from ranks_of import (
 )
 from transformers import TrainerCallback
 
+import ft_notebooks.manifest
+
 TOOL = Path(__file__).resolve().parents[1] / "tools" / "hosts"
 SET = f"test{os.getpid()}"
 STATIC = ["--master-addr", "10.77.0.1", "--master-port", "29500"]
@@ -50,6 +52,7 @@ def here(tmp_path_factory):
     folder = tmp_path_factory.mktemp("disk")  # which the hosts share
     with contextlib.chdir(folder):
         make_inputs()
+        Path("others.jsonl").write_text(Path("notes.jsonl").read_text().replace("Monday", "Sunday", 1))
         yield folder
 
 
@@ -120,3 +123,20 @@ def test_a_host_that_is_cut_off_or_killed_ends_the_run_everywhere_and_it_goes_on
     assert re.search(said, log(run)[f"{run}-0.log"]) and not Path(run, "metrics.json").exists()
     assert ended(on_hosts(2, run)) == [0, 0], log(run)
     assert f"goes on from {run}/checkpoint-2" in log(run)[f"{run}-0.log"] and same(learned(run), alone)
+
+
+@pytest.mark.parametrize(("unlike", "said"), [("data", "data.trained"), ("settings", "learning_rate"), ("versions", "transformers")])
+def test_hosts_that_would_not_train_the_same_are_refused_on_all_of_them_with_one_message(hosts, here, alone, unlike, said):
+    run = f"unlike-{unlike}"
+
+    def job(run):
+        second, versions = os.environ["RANK"] == "1", ft_notebooks.manifest._versions()
+        if second and unlike == "versions":
+            ft_notebooks.manifest._versions = lambda: {**versions, "transformers": "9.9.9"}
+        settings = ["sft.learning_rate=1e-3"] if second and unlike == "settings" else []
+        ft_sft(run, *settings, data="others.jsonl" if second and unlike == "data" else "notes.jsonl")
+
+    assert ended(on_hosts(2, run, job=job)) == [1, 1], log(run)
+    lines = [re.findall("^ft sft: .*", text, re.M) for text in log(run).values()]
+    assert lines[0] == lines[1] and len(lines[0]) == 1 and said in lines[0][0] and "host1" in lines[0][0], lines
+    assert not list(Path(run).glob("checkpoint-*"))

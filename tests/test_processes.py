@@ -4,6 +4,7 @@ import contextlib
 import gc
 import io
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -69,8 +70,8 @@ def trained(stage, method, folder, **given):
 CASES = [(stage, method) for stage in ("sft", "packed", "dpo") for method in ("full", "lora")]
 
 
-def all_cases(folder):
-    return {case: trained(*case, folder / "-".join(case)) for case in CASES}
+def all_cases(folder, cases=CASES):
+    return {case: trained(*case, folder / "-".join(case)) for case in cases}
 
 
 @pytest.fixture(scope="module")
@@ -156,15 +157,26 @@ def raised():
     raise RuntimeError("the second process is out of luck")
 
 
-@pytest.mark.parametrize(("how", "said"), [(killed, "Signal 9 (SIGKILL)"), (raised, "RuntimeError: the second process is out of luck")])
-def test_a_process_that_dies_ends_the_job_and_says_why(alone, how, said):
-    run = how.__name__
-    assert launched(run, with_callback(ft_sft, Dies(how))) == 1
-    text = log(run)[f"{run}-torchrun.log"]
-    assert said in text and "rank      : 1" in text and not Path(run, "metrics.json").exists()
+def by_itself(run, *settings, name):
+    "The exit code of the same command in one process."
+    return ended([forked(lambda: ft_sft(run, *settings), Path(), f"{run}-{name}")])[0]
+
+
+def test_a_process_with_an_error_ends_the_job_which_shows_it(alone):
+    assert launched("raised", with_callback(ft_sft, Dies(raised))) == 1
+    text = log("raised")["raised-torchrun.log"]
+    assert "RuntimeError: the second process is out of luck" in text and not Path("raised", "metrics.json").exists()
 
 
 def test_a_job_that_is_restarted_goes_on_from_its_last_whole_checkpoint_to_the_same_weights(alone):
     assert launched("again", with_callback(ft_sft, Dies(killed)), "--max-restarts", "1") == 0, log("again")
     text = log("again")["again-torchrun.log"]
     assert "goes on from again/checkpoint-4" in text and same(learned("again"), alone)
+
+
+def test_a_job_ends_with_a_killed_process_and_another_number_of_them_goes_on_where_that_is_allowed(alone):
+    assert launched("fewer", with_callback(ft_sft, Dies(killed))) == 1
+    assert re.search("SIGKILL|Connection .* by peer", log("fewer")["fewer-torchrun.log"]) and not Path("fewer", "metrics.json").exists()
+    assert by_itself("fewer", name="refused") == 2 and "run.world_size=any" in log("fewer")["fewer-refused.log"]
+    assert by_itself("fewer", "run.world_size=any", name="allowed") == 0, log("fewer")
+    assert "goes on from fewer/checkpoint-4" in log("fewer")["fewer-allowed.log"] and same(learned("fewer"), alone)

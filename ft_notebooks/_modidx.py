@@ -322,6 +322,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'ft_notebooks.launcher': { 'ft_notebooks.launcher._arguments': ('launcher.html#_arguments', 'ft_notebooks/launcher.py'),
                                        'ft_notebooks.launcher._check_machine': ('launcher.html#_check_machine', 'ft_notebooks/launcher.py'),
                                        'ft_notebooks.launcher._check_network': ('launcher.html#_check_network', 'ft_notebooks/launcher.py'),
+                                       'ft_notebooks.launcher._check_program': ('launcher.html#_check_program', 'ft_notebooks/launcher.py'),
                                        'ft_notebooks.launcher._environment': ('launcher.html#_environment', 'ft_notebooks/launcher.py'),
                                        'ft_notebooks.launcher._failure': ('launcher.html#_failure', 'ft_notebooks/launcher.py'),
                                        'ft_notebooks.launcher._gpus': ('launcher.html#_gpus', 'ft_notebooks/launcher.py'),

@@ -116,6 +116,11 @@ def _environment(config: dict, address: str | None, port: int | None) -> dict[st
     return found
 
 
+def _check_program(program: list[str]) -> None:
+    if not program or not (program[0] == "-m" or Path(program[0]).is_file()):
+        raise ValueError(f"{shlex.join(map(str, program))!r}: Python is given a script that is there, or -m and a module")
+
+
 def _failure(error: ChildFailedError) -> int:
     "Says which process failed first; the exit code that goes with it."
     rank, first = error.get_first_failure()
@@ -137,8 +142,7 @@ def launch(
     max_restarts: int = 0,  # How often all processes begin again after a failure
 ) -> int:  # 0, or the exit code of the process that failed first; 128 and the number of a signal
     "Starts this machine's processes, and returns when all have ended: at once when one fails, saved when it was asked to stop."
-    if not program or not (program[0] == "-m" or Path(program[0]).is_file()):
-        raise ValueError(f"{shlex.join(map(str, program))!r}: Python is given a script that is there, or -m and a module")
+    _check_program(program)
     config = _world(file)
     _check_network(config["num_machines"], machine_rank, address, port)
     _check_machine(config)

@@ -6,13 +6,14 @@ import io
 import os
 import re
 import signal
+import subprocess
 from pathlib import Path
 
 import datasets
 import pytest
 import torch
 from datasets import Dataset
-from ranks_of import ended, forked, ft_sft, learned, log, make_inputs, ranks, same, torchrun, with_callback
+from ranks_of import ended, forked, free_port, ft_sft, learned, log, make_inputs, ranks, same, torchrun, with_callback
 from small_runs import TOK
 from transformers import TrainerCallback
 
@@ -68,6 +69,7 @@ def trained(stage, method, folder, **given):
 
 
 CASES = [(stage, method) for stage in ("sft", "packed", "dpo") for method in ("full", "lora")]
+CASES_OF = {2: CASES, 4: [("sft", "full"), ("packed", "lora"), ("dpo", "full")]}
 
 
 def all_cases(folder, cases=CASES):
@@ -80,12 +82,11 @@ def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     gc.freeze()  # what the trainers' collections of garbage need not look at
     table = {1: [all_cases(folder / "1")]}
-    yield table | {n: ranks(n, lambda rank: all_cases(folder / str(n)), folder / str(n)) for n in (2, 4)}
+    yield table | {n: ranks(n, lambda rank: all_cases(folder / str(n), CASES_OF[n]), folder / str(n)) for n in (2, 4)}
     gc.unfreeze()
 
 
-@pytest.mark.parametrize("case", CASES, ids="-".join)
-@pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.parametrize(("n", "case"), [(n, case) for n, cases in CASES_OF.items() for case in cases])
 def test_processes_log_and_learn_what_one_does(found, n, case):
     one, several = found[1][0][case], [rank[case] for rank in found[n]]
     far = {name: (several[0][name] - value).abs().max().item() for name, value in one.items()}
@@ -180,3 +181,58 @@ def test_a_job_ends_with_a_killed_process_and_another_number_of_them_goes_on_whe
     assert by_itself("fewer", name="refused") == 2 and "run.world_size=any" in log("fewer")["fewer-refused.log"]
     assert by_itself("fewer", "run.world_size=any", name="allowed") == 0, log("fewer")
     assert "goes on from fewer/checkpoint-4" in log("fewer")["fewer-allowed.log"] and same(learned("fewer"), alone)
+
+
+# ---- a kernel
+
+
+FIRST = """
+from accelerate import notebook_launcher
+
+def train():
+    import torch.distributed
+    torch.distributed.init_process_group("gloo")
+    print("reached", flush=True)
+
+notebook_launcher(train, num_processes=2, use_port="PORT")
+"""
+IMPORTED = """
+import ft_notebooks.sft
+notebook_launcher(train, num_processes=2, use_port="PORT")
+"""
+LAUNCH = """
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+how = {"nproc_per_node": 2, "start_method": "fork", "max_restarts": 0, "run_id": "kernel"}
+where = {"rdzv_endpoint": "localhost:0", "rdzv_backend": "c10d"}
+
+def train():
+    from ft_notebooks.data import appointments
+    from ft_notebooks.models import tiny_model, tiny_tokenizer
+    fields = {"output_dir": "run", "effective_batch": 4, "max_steps": 1, "bf16": False, "report_to": "none", "save_strategy": "no"}
+    trainer = ft_notebooks.sft.sft_trainer(tiny_model(), tiny_tokenizer(), appointments(8), **fields)
+    trainer.train()
+    return trainer.args.world_size
+
+found = elastic_launch(LaunchConfig(min_nodes=1, max_nodes=1, **how, **where), train)()
+assert found == {0: 2, 1: 2}
+"""
+
+
+def test_a_kernel_launches_before_the_imports_or_with_torch_s_launcher_after_them(tmp_path):
+    from jupyter_client.manager import start_new_kernel
+
+    manager, kernel = start_new_kernel(kernel_name="python3", cwd=str(tmp_path), stderr=subprocess.DEVNULL)
+    said = []
+
+    def run(code):
+        code = code.replace("PORT", str(free_port()))
+        reply = kernel.execute_interactive(code, timeout=60, output_hook=lambda m: said.append(m["content"].get("text", "")))
+        return reply["content"]["status"], reply["content"].get("evalue", "")
+
+    try:
+        assert run(FIRST) == ("ok", "") and "".join(said).count("reached") == 2, said
+        status, error = run(IMPORTED)
+        assert status == "error" and "`bitsandbytes`" in error
+        assert run(LAUNCH) == ("ok", ""), said
+    finally:
+        manager.shutdown_kernel(now=True)

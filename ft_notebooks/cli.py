@@ -365,6 +365,47 @@ def _demo(args) -> None:
     page = report_card(found, run, title="From SmolLM2 to an appointment reader", history=history, looks=looks, train=rows)
     say("\n" + _table(found) + f"\n\nThe report is {page} (also report.md, report.json, scores.png, loss.png)")
 
+# %% ../nbs/12c_cli.ipynb #73027521
+def _world_file(args) -> Path:
+    "The file for accelerate: a new one, or the one given, in today's words."
+    from ft_notebooks.distributed import accelerate_config, check_config
+    from ft_notebooks.manifest import write_atomically
+
+    file, changes = Path("runs", "accelerate.yaml"), []
+    if args.config:
+        text, changes = check_config(args.config, args.processes, args.machines)
+        if not changes:
+            return Path(args.config)
+    elif args.processes is None:
+        raise ValueError("say how many processes there are, over all machines: --processes N, one for each GPU; or give --config FILE")
+    else:
+        text = accelerate_config(args.strategy, args.processes, args.machines or 1)
+    file.parent.mkdir(exist_ok=True)
+    write_atomically(file, text)
+    say("\n".join([f"wrote {file}", *(f"  {change}" for change in changes)]))
+    return file
+
+
+def _launch(args) -> None:
+    from ft_notebooks.launcher import host_commands, launch, slurm_job
+
+    words = args.words[args.words[:1] == ["--"] :]
+    if words[:1] not in (["sft"], ["dpo"]):
+        raise ValueError("after -- comes the command that each process runs: -- sft DATA or -- dpo DATA; the others need one process")
+    parser().parse_args(words)
+    file, program = _world_file(args), ["-m", "ft_notebooks.cli", *words]
+    if args.slurm:
+        job = Path("runs", "job.sh")
+        job.parent.mkdir(exist_ok=True)
+        job.write_text(slurm_job(words, file, max_restarts=args.max_restarts), encoding="utf-8")
+        return say(f"wrote {job}; now: sbatch {job}")
+    where = {"address": args.address, "port": args.port, "max_restarts": args.max_restarts}
+    commands = host_commands(program, file, **where)
+    for rank, command in enumerate(commands if len(commands) > 1 else ()):
+        say(f"machine {rank}{' (this one)' * (rank == args.machine_rank)}:\n  {command}")
+    if code := launch(program, file, machine_rank=args.machine_rank, **where):
+        sys.exit(code)
+
 # %% ../nbs/12c_cli.ipynb #ef5b2e4e
 def _command(commands, function, name, text, *positional, output=None, settings=True):
     "A command with its arguments (name, number, explanation each); `output` is its default folder, in words if in RUN."
@@ -382,6 +423,20 @@ def _command(commands, function, name, text, *positional, output=None, settings=
     return command
 
 # %% ../nbs/12c_cli.ipynb #ca461230
+def _add_launch(commands) -> None:
+    how = _command(commands, _launch, "launch", "sft or dpo in several processes, on one machine or several", settings=False)
+    how.add_argument("--strategy", choices=["ddp", "fsdp2", "zero2", "zero3"], default="ddp", help="default: ddp")
+    how.add_argument("--processes", metavar="N", type=int, help="of all machines together: one for each GPU")
+    how.add_argument("--machines", metavar="N", type=int, help="default: 1")
+    how.add_argument("--machine-rank", metavar="N", type=int, default=0, help="of this machine, from 0")
+    how.add_argument("--address", metavar="HOST", help="of the machine with rank 0, if there are several")
+    how.add_argument("--port", metavar="N", type=int, help="on that machine; default: 29500, on one machine whatever is free")
+    how.add_argument("--max-restarts", metavar="N", type=int, default=0, help="begin again from the last checkpoint after a failure")
+    how.add_argument("--config", metavar="FILE", help="a file for accelerate, in place of a new one; an old one is converted")
+    how.add_argument("--slurm", action="store_true", help="write a job for sbatch instead")
+    how.add_argument("words", metavar="-- sft DATA", nargs=argparse.REMAINDER, help="the command, as it is without launch")
+
+# %% ../nbs/12c_cli.ipynb #4dcc695b
 def parser() -> argparse.ArgumentParser:
     "The arguments of `ft`."
     ft = argparse.ArgumentParser("ft", description="Fine-tune a language model on a file of chats or of preferences.")
@@ -400,6 +455,7 @@ def parser() -> argparse.ArgumentParser:
     _command(commands, _merge, "merge", "a run's adapter into its base", run, output="RUN/merged")
     chat = _command(commands, _chat, "chat", "try a run or a model by hand", run)
     chat.add_argument("--system", metavar="TEXT", help="default: the one that all rows of the training data share")
+    _add_launch(commands)
     way = "the whole way on the built-in task, in minutes"
     demo = _command(commands, _demo, "demo", way, output="runs/demo", settings=False)
     demo.add_argument("--seed", type=int, default=0, help="of the notes, the adapter and the order; default: 0")
@@ -418,7 +474,8 @@ def main(argv: list[str] | None = None) -> None:
             print(f"ft {args.command}: {e}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as e:
-        print(f"\nft {args.command}: stopped; {e or 'what has not begun to train begins again'}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"\nft {args.command}: stopped; {e or 'what has not begun to train begins again'}", file=sys.stderr)
         sys.exit(getattr(e, "code", 130))
 
 # %% ../nbs/12c_cli.ipynb #793e3d4f

@@ -48,7 +48,8 @@ def _own(trainer, batch) -> tuple[dict, int, bool]:
         return batch, find_batch_size(batch), False
     batch = dict(batch)
     rows, state = batch.pop("rows").rows, trainer.accelerator.gradient_state
-    rest = len(state.active_dataloader.dataset) % (len(rows) * trainer.args.world_size) if state.end_of_dataloader else 0
+    last = state.end_of_dataloader and not trainer.args.dataloader_drop_last  # else nothing was filled up
+    rest = len(state.active_dataloader.dataset) % (len(rows) * trainer.args.world_size) if last else 0
     own = own_rows(rest, len(rows), trainer.args.process_index) if rest else len(rows)
     if own < len(rows):
         batch = send_to_device(dict(trainer.data_collator(rows[: max(own, 1)])), trainer.args.device)

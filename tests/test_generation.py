@@ -234,7 +234,8 @@ def test_what_all_prompts_share_is_computed_once_and_changes_no_answer(adapter):
     alone = [answers(model, tok, [chat], max_new_tokens=6)[0] for chat in LONG]
     model.get_input_embeddings().register_forward_hook(lambda module, given, out: computed.append(given[0].numel()))
     assert answers(model, tok, LONG, max_new_tokens=6, batch_size=3) == alone
-    shared, own = computed[0], max(len(chat[1]["content"]) for chat in LONG)
+    prompts = [tok.apply_chat_template(chat, add_generation_prompt=True, return_dict=False) for chat in LONG]
+    shared, own = len(os.path.commonprefix(prompts)), max(len(chat[1]["content"]) for chat in LONG)
     assert shared > 120 and sum(computed) < 2 * shared + 6 * own + 6 * 50  # whole prompts would be six times `shared`
 
 

@@ -7,6 +7,7 @@ only; all else is what runs on GPUs. No test of this project ran FSDP on several
 import contextlib
 import io
 import shutil
+import time
 from unittest.mock import patch
 
 import datasets
@@ -183,6 +184,17 @@ def test_what_three_processes_save_is_what_one_saves(make, tmp_path):
         ranks(n, joined(lambda n=n: saved_in_parts(make, tmp_path / f"by{n}")), tmp_path / f"log{n}")
     assert {file.name for file in (tmp_path / "by1").iterdir()} == {file.name for file in (tmp_path / "by3").iterdir()}
     assert apart(tmp_path / "by1", tmp_path / "by3") < 1e-5
+
+
+def test_nobody_goes_on_before_all_is_written(tmp_path):
+    def save():
+        model = tiny_model()
+        write = model.save_pretrained
+        model.save_pretrained = lambda *args, **kwargs: (time.sleep(0.5), write(*args, **kwargs))
+        save_whole(model, tmp_path / "saved")
+        return (tmp_path / "saved/model.safetensors").exists()
+
+    assert ranks(2, joined(save), tmp_path) == [True, True]
 
 
 def test_a_model_that_lies_with_deepspeed_is_refused(tmp_path):

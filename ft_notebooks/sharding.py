@@ -27,7 +27,7 @@ _DIVIDED = {
     "fsdp2": ("optimizer", "gradients", "weights", "adapter"),
 }
 
-
+# %% ../nbs/07b_sharding.ipynb #7cced955
 def sharded_memory(
     memory: Memory,  # Of a process that keeps everything: what `estimate_memory` gave
     strategy: str,  # "ddp", "zero1", "zero2", "zero3" or "fsdp2"
@@ -85,7 +85,7 @@ def _still(file: Path) -> tuple[dict[str, int], int]:
                     still[f"{name} {tuple(opened.get_slice(name).get_shape())}"] = int((~rows).sum())
     return still, moved
 
-
+# %% ../nbs/07b_sharding.ipynb #20fe8cff
 def check_whole(
     folder: str | Path,  # Of a saved model or adapter
 ) -> None:

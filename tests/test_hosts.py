@@ -77,6 +77,24 @@ def on_hosts(n, run, *settings, job=ft_sft):
     return [forked(lambda i=i: host(i), Path(), f"{run}-{i}") for i in range(n)]
 
 
+def spaces():
+    found = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    return {line.split()[0] for line in found.splitlines()}
+
+
+def test_hosts_have_names_reach_each_other_and_are_removed_whatever_happens(hosts):
+    def elsewhere(name, *argv):
+        return subprocess.run([TOOL, *argv], env={**os.environ, "HOSTS": name}, capture_output=True, text=True)
+
+    (ended_before := subprocess.Popen(["true"])).wait()
+    left, mine = f"left{ended_before.pid}", f"all{os.getpid()}"
+    assert elsewhere(left, "up", "2").returncode == 0 and f"{left}.host1" in spaces()
+    found = elsewhere(mine, "all", "2", "sh", "-c", "hostname; getent hosts host$((1 - HOST)); exit $HOST")
+    assert found.returncode == 1 and sorted(found.stdout.split()) == ["10.77.0.1", "10.77.0.2", "host0", "host0", "host1", "host1"]
+    assert not {space for space in spaces() if space.startswith((left, mine))} and f"{hosts}.host1" in spaces()
+    assert not list(Path("/etc/netns").glob(f"{mine}*"))
+
+
 def test_three_hosts_learn_what_one_process_learns(hosts, here, alone):
     assert ended(on_hosts(3, "three")) == [0, 0, 0], log("three")
     assert same(learned("three"), alone)

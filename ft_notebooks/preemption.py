@@ -26,7 +26,8 @@ class _Stop:
 
     def hear(self, number, frame):
         self.heard = number
-        self.restore()  # a second one acts as before
+        if number != signal.SIGTERM or "TORCHELASTIC_RUN_ID" not in os.environ:
+            self.restore()  # a second one acts as before; but a launcher's SIGTERM may come twice, by itself and by the scheduler
         if os.getpid() == self.process:  # and not a worker that loads data; print could be interrupted in itself
             os.write(2, f"\n{signal.Signals(number).name}: this step ends, is saved, and the run stops\n".encode())
 

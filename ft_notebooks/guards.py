@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerCallback
 
 from .manifest import fingerprint
@@ -93,6 +94,9 @@ def check_trained(
 # %% ../nbs/05c_guards.ipynb #7f3c5418
 def _trained(model, optimizer) -> dict[str, Tensor]:
     "The trainable tensors by name; a `ValueError` if there is none, or the optimizer lacks some."
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()  # a forward pass before leaves the last one whole, in tensors that no optimizer holds
     tensors = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not tensors:
         raise ValueError("no parameter of the model is trainable; load an adapter with is_trainable=True, or add one")

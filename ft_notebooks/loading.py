@@ -96,6 +96,8 @@ def _quantisation(bits: int, hw: Hardware) -> BitsAndBytesConfig | None:
         )
     if bits == 4:
         nf4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+        if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+            nf4["bnb_4bit_quant_storage"] = hw.dtype  # FSDP shards what has the dtype of the rest, and would leave bytes whole
         return BitsAndBytesConfig(**nf4, bnb_4bit_compute_dtype=hw.dtype)
     return BitsAndBytesConfig(load_in_8bit=True) if bits == 8 else None
 

@@ -168,6 +168,6 @@ class KeptReference:
         self.callback_handler.callbacks.insert(0, ReferenceCallback(self))  # before a guard keeps a start that is wrong
 
     def _precompute_ref_logps(self, dataset, name, batch_size):
-        if self.state.global_step or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+        if self.state.global_step or self.is_deepspeed_enabled:
             return super()._precompute_ref_logps(dataset, name, batch_size)
         return _kept_or_computed(self, dataset, batch_size)

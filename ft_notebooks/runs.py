@@ -273,6 +273,7 @@ def _stopped(run, number=signal.SIGINT) -> KeyboardInterrupt:
 def _fit(trainer, run) -> None:
     "Train to the end, from the last complete checkpoint if there is one; `run` itself then holds the adapter or model."
     from ft_notebooks.resume import save_on_signals
+    from ft_notebooks.sharding import save_whole
     from ft_notebooks.training import last_good_checkpoint
 
     checkpoint = last_good_checkpoint(run)
@@ -288,7 +289,11 @@ def _fit(trainer, run) -> None:
         raise _stopped(run, stop.signal)
     if "ref" in getattr(trainer.model, "peft_config", {}):
         trainer.model.delete_adapter("ref")  # the reference of DPO, which is no part of the result
-    trainer.save_model(run)
+    if trainer.is_fsdp_enabled:  # whose save_model may write parts, or nothing
+        save_whole(trainer.model, run)
+        trainer.processing_class.save_pretrained(run)
+    else:
+        trainer.save_model(run)
 
 # %% ../nbs/12b_runs.ipynb #151c594e
 def model_settings(

@@ -253,6 +253,8 @@ def _is_rms_norm(norm: nn.Module) -> bool:
     weight = getattr(norm, "weight", None)
     if not hasattr(norm, "variance_epsilon") or weight is None or weight.ndim != 1 or weight.requires_grad:
         return False
+    if type(weight.data) is not torch.Tensor:  # a part of a sharded one
+        return False
     x = torch.linspace(-1, 2, 2 * len(weight), dtype=weight.dtype, device=weight.device).view(2, -1)
     with torch.no_grad():
         return torch.allclose(norm(x).float(), _fused_norm(norm, x).float(), rtol=1e-2, atol=1e-5)

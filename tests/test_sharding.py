@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
+from ft_notebooks.dpo import dpo_trainer
 from ft_notebooks.footprint import Memory
 from ft_notebooks.lora import add_adapter, lora_config
 from ft_notebooks.models import tiny_model, tiny_tokenizer
@@ -176,6 +177,30 @@ def tied():
 def with_a_whole_head():
     model = tiny_model()
     return add_adapter(model, lora_config(model, r=3, target_modules=["q_proj"], modules_to_save=["lm_head"]))
+
+
+def preferred(method, folder, run, kind=None):
+    "Two steps of four pairs and one of one, in parts if `kind` says so"
+    fields = {"use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "activation_checkpointing": False}
+    fields |= {"effective_batch": 4, "per_device_train_batch_size": 2, "max_steps": 3, "logging_steps": 1, "save_strategy": "no"}
+    pairs = [{"prompt_ids": row(i)["input_ids"][:18], "chosen_ids": [5 + i, 9, 2], "rejected_ids": [30 + i, 2]} for i in range(9)]
+    if kind:
+        fields |= {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": kind, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}}
+    with contextlib.redirect_stdout(io.StringIO()), patch.object(AcceleratorState, "__init__", fsdp_on_a_cpu if kind else as_it_is):
+        trainer = dpo_trainer(small(method, folder), TOK, Dataset.from_list(pairs), output_dir=str(run), learning_rate=1e-3, **fields)
+        trainer.train()
+        save_whole(trainer.model, f"{run}/whole")
+    return {"type": trainer.accelerator.distributed_type, "loss": [log["loss"] for log in trainer.state.log_history if "loss" in log]}
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_preferences_are_learned_in_parts_too(method, tmp_path):
+    tiny_model().save_pretrained(tmp_path / "base")
+    [one] = ranks(1, lambda rank: preferred(method, tmp_path, tmp_path / "one"), tmp_path / "1")
+    for rank in ranks(2, lambda rank: preferred(method, tmp_path, tmp_path / "two", KINDS[0]), tmp_path / "2"):
+        assert rank["type"] == DistributedType.FSDP and rank["loss"] == pytest.approx(one["loss"], abs=1e-5)
+    assert len(one["loss"]) == 3 and apart(tmp_path / "one/whole", tmp_path / "two/whole") < 1e-5
+
 
 
 @pytest.mark.parametrize("make", [tiny_model, tied, with_a_whole_head])

@@ -16,7 +16,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from .runs import check_settings, held_out, kept_rows, known_run, load_folder, meet
+from .runs import check_settings, held_out, kept_rows, known_run, leave, load_folder, meet
 from .runs import model_bits, model_settings, once, rows_hash, say, train_run, trained_rows
 from .stages import as_chats, encode_rows, read_stage
 
@@ -93,6 +93,7 @@ def _train(args) -> None:
     sources = [args.data, *([rule] if rule and Path(rule).exists() else [])]
     settings["data"] |= {"file": _absolute(args.data), "eval": _absolute(rule)}
     train_run(train, held, settings, args.output, sources, stage)
+    leave()
     say(f"\nThe run is in {args.output}. Next: ft eval {args.output}, or ft chat {args.output}")
 
 # %% ../nbs/12c_cli.ipynb #44fc09f7

@@ -89,6 +89,13 @@ def _arguments(program, file, config, machine_rank, address, port, max_restarts)
     given["num_cpu_threads_per_process"] = _threads(config["num_processes"] // machines)
     return [word for key, value in given.items() for word in (f"--{key}", str(value))] + [str(word) for word in program]
 
+
+def _to_restart(machines: int, max_restarts: int) -> dict[str, str]:
+    "Variables with which processes that begin again find each other, and not those that have ended."
+    if not max_restarts:
+        return {}
+    return {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} | ({"PET_STANDALONE": "1"} if machines == 1 else {})
+
 # %% ../nbs/07_launcher.ipynb #90ede631
 def host_commands(
     program: list[str],  # What Python is given: a script, or -m and a module; then its own arguments
@@ -102,12 +109,14 @@ def host_commands(
     config = _world(file)
     _check_network(config["num_machines"], 1 % config["num_machines"], address, port)
     rows = [_arguments(program, file, config, rank, address, port, max_restarts) for rank in range(config["num_machines"])]
-    return ["accelerate launch " + shlex.join(row) for row in rows]
+    variables = "".join(f"{name}={value} " for name, value in _to_restart(len(rows), max_restarts).items())
+    return [f"{variables}accelerate launch {shlex.join(row)}" for row in rows]
 
 # %% ../nbs/07_launcher.ipynb #549eab57
-def _environment(config: dict, address: str | None, port: int | None) -> dict[str, str]:
+def _environment(config: dict, address: str | None, port: int | None, max_restarts: int) -> dict[str, str]:
     found = {"ACCELERATE_USE_CPU": "true"} if config["num_processes"] > 1 and not _gpus() else {}
     found["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "120")
+    found |= _to_restart(config["num_machines"], max_restarts)
     if config["num_machines"] > 1:  # the address by which the others reach this machine, instead of a name they may not know
         family, kind, _, _, target = socket.getaddrinfo(address, port or PORT, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as probe:
@@ -150,7 +159,7 @@ def launch(
     heard = threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)}
     try:
-        with patch_environment(**_environment(config, address, port)):
+        with patch_environment(**_environment(config, address, port, max_restarts)):
             launch_command(launch_command_parser().parse_args(arguments))
     except ChildFailedError as e:
         return _failure(e)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 from accelerate.utils import gather_object, send_to_device
 from torch import Tensor
 from transformers.trainer_pt_utils import find_batch_size
@@ -124,6 +125,8 @@ class RanksTrainer:
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         _check_started(self)
+        if dist.is_available() and dist.is_initialized():  # which was made before the trainer's arguments were known
+            dist.distributed_c10d._set_pg_timeout(self.args.ddp_timeout_delta, dist.group.WORLD)
 
     @contextmanager
     def _carried(self) -> Iterator[None]:

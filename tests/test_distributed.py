@@ -183,6 +183,8 @@ def test_only_machines_that_restart_together_meet_by_c10d(here):
     assert ["is_host=1" in line for line in again] == [True, False] and all("--rdzv_backend c10d" in line for line in again)
     alone = host_commands(["train.py"], written(here, accelerate_config("ddp", 4)), max_restarts=1)
     assert len(alone) == 1 and "rdzv" not in alone[0] and "--main_process_port 0 " in alone[0]
+    assert alone[0].startswith("TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 PET_STANDALONE=1 accelerate launch ")
+    assert once[0].startswith("accelerate launch ") and again[0].startswith("TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 accelerate launch ")
 
 
 def test_the_command_given_to_a_shell_starts_what_it_says(here):

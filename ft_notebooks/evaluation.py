@@ -152,10 +152,10 @@ def _scored(rows, dataset, scorers) -> list[dict]:
 def _answered(model, tok, dataset, max_new_tokens, batch_size, file) -> list[dict]:
     "The rows with all facts: what was asked, expected and said, and what the whole chat costs the model."
     rows = _questions(dataset)
-    asked = [row["prompt"] for row in rows]
-    _prompts(model, tok, asked, max_new_tokens)  # what has no room is refused before anything runs
+    asked, tools = [row["prompt"] for row in rows], dataset["tools"][:] if "tools" in dataset.column_names else None
+    _prompts(model, tok, asked, max_new_tokens, tools)  # what has no room is refused before anything runs
     sums, counts = row_losses(model, tok, dataset, batch_size or 8)
-    found = answers(model, tok, asked, max_new_tokens, batch_size, file=file)
+    found = answers(model, tok, asked, max_new_tokens, batch_size, file=file, tools=tools)
     for row, said, *costs in zip(rows, found, sums.tolist(), counts.tolist(), answer_bytes(dataset)):
         row |= {"generated": said["text"], "ended": said["ended"], "tokens": said["tokens"]}
         row |= zip(("nats", "trained", "bytes"), costs)

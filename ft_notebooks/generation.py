@@ -42,13 +42,16 @@ def _check_chat(n, chat) -> None:
         raise ValueError(f"conversation {n} ends with the assistant's answer; end it with the message to be answered")
 
 # %% ../nbs/05a_generation.ipynb #ec170234
-def _prompts(model, tok, chats, max_new_tokens) -> list[list[int]]:
+def _prompts(model, tok, chats, max_new_tokens, tools=None) -> list[list[int]]:
     "Each conversation's ids, up to where the assistant speaks; they and the answer fit into the model's context."
     room = getattr(model.config, "max_position_embeddings", None) or float("inf")
-    template, texts = ChatTemplate(tok), []
+    template, texts, chats = ChatTemplate(tok), [], list(chats)
+    if tools and len(tools) != len(chats):
+        raise ValueError(f"generate: tools has {len(tools)} entries for {len(chats)} conversations; give one for each, None for none")
     for n, chat in enumerate(chats):
         _check_chat(n, chat)
-        texts.append(template.render(chat, add_generation_prompt=True))
+        given = {"tools": tools[n]} if tools and tools[n] else {}
+        texts.append(template.render(chat, add_generation_prompt=True, **given))
     prompts = [ids for ids, _ in template.tokenize(texts)] if texts else []
     for n, prompt in enumerate(prompts):
         if len(prompt) + max_new_tokens > room:
@@ -130,11 +133,12 @@ def answers(
     batch_size: int | None = None,  # Rows at a time; None is 32. In bfloat16 it can change an answer, in float32 not
     progress: bool = True,  # Show a bar, if it takes more than three seconds
     file: str | Path | None = None,  # Of JSON lines: each batch is added when it is done, and a killed call goes on there
+    tools: list | None = None,  # N lists of tools that the template writes into a prompt, None for a conversation without
 ) -> list[dict]:  # N of {"text", "tokens": how many, the end-of-turn token included, "ended": by that token, or else cut}
     "What `generate` says, and for each answer how long it is and whether it was ended; what `file` holds is not asked again."
     size = 32 if batch_size is None else batch_size
     _check_counts(max_new_tokens=max_new_tokens, batch_size=size)
-    prompts = _prompts(model, tok, chats, max_new_tokens)
+    prompts = _prompts(model, tok, chats, max_new_tokens, tools)
     kept = _file(file, model, tok, prompts, size, max_new_tokens)
     found = dict(kept.kept) if kept else {}
     todo = [rows for rows in _in_batches(prompts, size) if not found.keys() >= {*rows}]  # of a torn batch all, as it was
@@ -158,10 +162,11 @@ def generate(
     batch_size: int | None = None,  # Rows at a time; None is 32. In bfloat16 it can change an answer, in float32 not
     progress: bool = True,  # Show a bar
     file: str | Path | None = None,  # As in `answers`
+    tools: list | None = None,  # As in `answers`
 ) -> list[str]:  # N answers in the order given, without the end-of-turn token
     """The greedy answer to each conversation, the same in a batch as alone (float32), whatever the model's own config says.
 
     An answer ends at the tokenizer's EOS, at one of `model.generation_config.eos_token_id`, or at the template's end of a turn.
     A `ValueError` for what is no conversation, or ends with the assistant, or leaves no room for the answer.
     """
-    return [answer["text"] for answer in answers(model, tok, chats, max_new_tokens, batch_size, progress, file)]
+    return [answer["text"] for answer in answers(model, tok, chats, max_new_tokens, batch_size, progress, file, tools)]

@@ -6,11 +6,13 @@ import signal
 
 import pytest
 import torch
+from datasets import Dataset
 from small_runs import forked
 from tokenizers.processors import TemplateProcessing
 from transformers import GenerationConfig
 
 import ft_notebooks.generation
+from ft_notebooks.evaluation import evaluate, exact_match
 from ft_notebooks.generation import answers, generate
 from ft_notebooks.lora import add_adapter, lora_config
 from ft_notebooks.masks import encode_chat
@@ -164,6 +166,26 @@ def test_dropout_is_off_while_a_model_in_training_answers():
     first = generate(adapted, tok, ASK, max_new_tokens=8)
     assert first == generate(adapted, tok, ASK, max_new_tokens=8) != expected
     assert adapted.training
+
+
+def test_the_tools_of_a_conversation_are_in_its_prompt_as_they_are_in_training():
+    tok = tiny_tokenizer()
+    tok.chat_template = "{% if tools %}{{ 'tools: ' + tools[0].function.name + '<|im_end|>' }}{% endif %}" + tok.chat_template
+    tools = [{"type": "function", "function": {"name": "sum", "description": "adds", "parameters": {}}}]
+    found = ft_notebooks.generation._prompts(tiny_model(), tok, ASK[:2], 1, [tools, None])
+    answered = [*ASK[0], {"role": "assistant", "content": "b"}]
+    trained = encode_chat(tok, answered, tools=tools)["input_ids"]
+    assert tok.decode(found[0]).startswith("tools: sum<|im_end|>") and trained[: len(found[0])] == found[0]
+    assert found[1] == ft_notebooks.generation._prompts(tiny_model(), tok, ASK[1:2], 1)[0]
+    with pytest.raises(ValueError, match="tools has 1 entries for 2 conversations"):
+        generate(tiny_model(), tok, ASK[:2], 1, tools=[tools])
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ft_notebooks.generation, "_answers", lambda model, tok, prompts, *more: asked.extend(prompts) or [{"text": ""}] * len(prompts))
+        rows = Dataset.from_list([{"messages": answered, "tools": tools}, {"messages": answered, "tools": None}])
+        with pytest.raises(KeyError, match="ended"):
+            evaluate(tiny_model(), tok, rows, {"exact_match": exact_match}, max_new_tokens=1)
+    assert sorted(map(len, asked)) == sorted([len(found[0]), len(found[0]) - len(tok("tools: sum<|im_end|>").input_ids)])
 
 
 def test_conversations_may_come_from_a_generator():

@@ -38,7 +38,8 @@ def check_bits(bits: int) -> None:
 # %% ../nbs/02_footprint.ipynb #df51373a
 def _configuration(model) -> PreTrainedConfig:
     config = getattr(model, "config", model)
-    return config if isinstance(config, PreTrainedConfig) else read_config(check_checkpoint(config))
+    own = copy.deepcopy(config)  # transformers writes the dtype into it
+    return own if isinstance(config, PreTrainedConfig) else read_config(check_checkpoint(config))
 
 
 def _empty_model(config: PreTrainedConfig, bits: int) -> PreTrainedModel:

@@ -111,8 +111,15 @@ def torchrun(argv, job):
     from torch.distributed.launcher.api import elastic_launch
     from torch.distributed.run import config_from_args, parse_args
 
+    def spoken():
+        try:
+            return job()
+        except Exception:
+            traceback.print_exc()  # as a script does; the launcher shows the error of the process that ended first, and that may be another
+            raise
+
     config, _, _ = config_from_args(parse_args(["--start-method", "fork", "--monitor-interval", "0.1", *argv, "job"]))
-    return elastic_launch(config, job)()
+    return elastic_launch(config, spoken)()
 
 
 def make_inputs():

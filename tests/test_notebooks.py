@@ -49,6 +49,6 @@ def test_runs(nb, run):
     if run.returncode and re.search(rf"^\t{re.escape(nb.name)}$", names, flags=re.M):
         blocks = re.split(r"(?m)^(?=\w+ in \S+\.ipynb:$)", failed)
         mine = [block for block in blocks if block.split("\n", 1)[0].endswith(f"{nb}:")]
-        pytest.fail("".join(mine)[-8000:] or err[-8000:], pytrace=False)
+        pytest.fail("".join(mine)[:8000] or err[-8000:], pytrace=False)
     if f"- Completed {nb}" not in out:
         pytest.skip("the notebook says skip_exec")

@@ -14,6 +14,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'ft_notebooks.agreement.check_same': ('agreement.html#check_same', 'ft_notebooks/agreement.py'),
                                         'ft_notebooks.agreement.join_processes': ( 'agreement.html#join_processes',
                                                                                    'ft_notebooks/agreement.py'),
+                                        'ft_notebooks.agreement.leave_processes': ( 'agreement.html#leave_processes',
+                                                                                    'ft_notebooks/agreement.py'),
                                         'ft_notebooks.agreement.once_a_host': ('agreement.html#once_a_host', 'ft_notebooks/agreement.py'),
                                         'ft_notebooks.agreement.together': ('agreement.html#together', 'ft_notebooks/agreement.py')},
             'ft_notebooks.answer_file': { 'ft_notebooks.answer_file.AnswerFile': ( 'answer_file.html#answerfile',

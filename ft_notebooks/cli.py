@@ -373,6 +373,8 @@ def _world_file(args) -> Path:
     from ft_notebooks.manifest import write_atomically
 
     file, changes = Path("runs", "accelerate.yaml"), []
+    if args.config and args.strategy:
+        raise ValueError(f"--config {args.config} says the strategy; leave --strategy out")
     if args.config:
         text, changes = check_config(args.config, args.processes, args.machines)
         if not changes:
@@ -380,7 +382,7 @@ def _world_file(args) -> Path:
     elif args.processes is None:
         raise ValueError("say how many processes there are, over all machines: --processes N, one for each GPU; or give --config FILE")
     else:
-        text = accelerate_config(args.strategy, args.processes, args.machines or 1)
+        text = accelerate_config(args.strategy or "ddp", args.processes, args.machines or 1)
     file.parent.mkdir(exist_ok=True)
     write_atomically(file, text)
     say("\n".join([f"wrote {file}", *(f"  {change}" for change in changes)]))
@@ -388,7 +390,9 @@ def _world_file(args) -> Path:
 
 
 def _launch(args) -> None:
-    from ft_notebooks.launcher import host_commands, launch, slurm_job
+    import yaml
+
+    from ft_notebooks.launcher import launch, slurm_job
 
     words = args.words[args.words[:1] == ["--"] :]
     if words[:1] not in (["sft"], ["dpo"]):
@@ -401,9 +405,10 @@ def _launch(args) -> None:
         job.write_text(slurm_job(words, file, max_restarts=args.max_restarts), encoding="utf-8")
         return say(f"wrote {job}; now: sbatch {job}")
     where = {"address": args.address, "port": args.port, "max_restarts": args.max_restarts}
-    commands = host_commands(program, file, **where)
-    for rank, command in enumerate(commands if len(commands) > 1 else ()):
-        say(f"machine {rank}{' (this one)' * (rank == args.machine_rank)}:\n  {command}")
+    said = {"--config": file, **{f"--{name.replace('_', '-')}": value for name, value in where.items() if value}}
+    fixed = [str(word) for pair in said.items() for word in pair]
+    for rank in set(range(yaml.safe_load(file.read_text())["num_machines"])) - {args.machine_rank}:
+        say(f"on machine {rank}: ft launch {shlex.join([*fixed, '--machine-rank', str(rank), '--', *words])}")
     if code := launch(program, file, machine_rank=args.machine_rank, **where):
         sys.exit(code)
 
@@ -426,7 +431,7 @@ def _command(commands, function, name, text, *positional, output=None, settings=
 # %% ../nbs/12c_cli.ipynb #ca461230
 def _add_launch(commands) -> None:
     how = _command(commands, _launch, "launch", "sft or dpo in several processes, on one machine or several", settings=False)
-    how.add_argument("--strategy", choices=["ddp", "fsdp2", "zero2", "zero3"], default="ddp", help="default: ddp")
+    how.add_argument("--strategy", choices=["ddp", "fsdp2", "zero2", "zero3"], help="default: ddp")
     how.add_argument("--processes", metavar="N", type=int, help="of all machines together: one for each GPU")
     how.add_argument("--machines", metavar="N", type=int, help="default: 1")
     how.add_argument("--machine-rank", metavar="N", type=int, default=0, help="of this machine, from 0")
@@ -469,6 +474,8 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and args.command not in ("sft", "dpo"):
+            raise ValueError("under a launcher every process would do the same; sft and dpo share the work, the others take one process")
         args.function(args)
     except (ValueError, OSError) as e:
         if type(e).__name__ != "Everywhere" or os.environ.get("LOCAL_RANK", "0") == "0":  # else another process of this host says it

@@ -15,6 +15,7 @@ import threading
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import torch
 import yaml
 from accelerate.commands.launch import launch_command, launch_command_parser
@@ -121,7 +122,10 @@ def _environment(config: dict, address: str | None, port: int | None, max_restar
         family, kind, _, _, target = socket.getaddrinfo(address, port or PORT, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as probe:
             probe.connect(target)  # sends nothing
-            found["PET_LOCAL_ADDR"] = os.environ.get("PET_LOCAL_ADDR", probe.getsockname()[0])
+            own = probe.getsockname()[0]
+        cards = [name for name, addresses in psutil.net_if_addrs().items() if own in [each.address for each in addresses]]
+        known = {"PET_LOCAL_ADDR": own} | dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), cards[0] if cards else None)
+        found |= {name: value for name, value in known.items() if value and name not in os.environ}
     return found
 
 
@@ -150,7 +154,7 @@ def launch(
     port: int | None = None,  # None: 29500 for several machines, for one whatever is free
     max_restarts: int = 0,  # How often all processes begin again after a failure
 ) -> int:  # 0, or the exit code of the process that failed first; 128 and the number of a signal
-    "Starts this machine's processes, and returns when all have ended: at once when one fails, saved when it was asked to stop."
+    "Starts this machine's processes, and returns when all have ended: soon when one fails, saved when it was asked to stop."
     _check_program(program)
     config = _world(file)
     _check_network(config["num_machines"], machine_rank, address, port)

@@ -128,6 +128,7 @@ def _stop(trainer, fault: str, random: tuple) -> None:
     if args.should_save:
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         write_atomically(Path(report["file"]), json.dumps(_strict(report), indent=1, ensure_ascii=False))
+    trainer.accelerator.wait_for_everyone()  # a launcher ends all when one has left, and the first still writes
     raise Everywhere(_message(report))
 
 

@@ -129,9 +129,9 @@ class RanksTrainer:
             dist.distributed_c10d._set_pg_timeout(self.args.ddp_timeout_delta, dist.group.WORLD)
 
     @contextmanager
-    def _carried(self) -> Iterator[None]:
+    def _carried(self, data) -> Iterator[None]:
         collate = self.data_collator
-        if self.args.world_size > 1:
+        if self.args.world_size > 1 and hasattr(data, "__len__"):  # a stream is dealt out by accelerate
             self.data_collator = _Carrying(collate)
         try:
             yield
@@ -139,12 +139,13 @@ class RanksTrainer:
             self.data_collator = collate
 
     def get_train_dataloader(self, *args, **kwargs):
-        with self._carried():
+        with self._carried(self.train_dataset):
             return super().get_train_dataloader(*args, **kwargs)
 
-    def get_eval_dataloader(self, *args, **kwargs):
-        with self._carried():
-            return super().get_eval_dataloader(*args, **kwargs)
+    def get_eval_dataloader(self, eval_dataset=None):
+        named = self.eval_dataset[eval_dataset] if isinstance(eval_dataset, str) else eval_dataset
+        with self._carried(self.eval_dataset if named is None else named):
+            return super().get_eval_dataloader(eval_dataset)
 
     def get_batch_samples(self, epoch_iterator, *args, **kwargs):
         seen = []

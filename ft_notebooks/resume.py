@@ -97,6 +97,7 @@ class _Saves:
         self._marked = folder
         if self.args.should_save:
             _rotate(self, folder.parent)
+        self.accelerator.wait_for_everyone()  # a process that ends before the first has marked it would end that too
 
     def _save(self, *args, **kwargs):
         with _limit_back(self):  # training_args.bin holds what the user said

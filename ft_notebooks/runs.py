@@ -36,9 +36,9 @@ def meet() -> contextlib.AbstractContextManager:
 def leave() -> None:
     "Disconnect the processes that a launcher has started, without which one that ends early can be an error for the others."
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        from accelerate import PartialState
+        from ft_notebooks.agreement import leave_processes
 
-        PartialState().destroy_process_group()
+        leave_processes()
 
 
 def once(
@@ -240,6 +240,7 @@ def check_settings(
     "A `ValueError` for settings that contradict each other, for a run of no step, and for what the stage's config refuses."
     from ft_notebooks.footprint import check_bits
     from ft_notebooks.settings import SECTIONS
+    from ft_notebooks.training import effective_batch
 
     lora, given, bits = settings["lora"], settings[stage], settings["model"].get("bits")
     full = settings["model"].get("method") == "full"
@@ -255,6 +256,7 @@ def check_settings(
             f"[lora] sets {', '.join(lora)}, but model.method=full trains every weight and no adapter; take the keys "
             "out of [lora], or let model.method be lora"
         )
+    effective_batch(given.get("effective_batch", 16))
     for key in ("max_steps", "num_train_epochs", "learning_rate"):
         if given.get(key, 1) <= 0:
             raise ValueError(f"[{stage}] {key} must be more than 0, got {given[key]}")
@@ -280,11 +282,14 @@ def _stopped(run, number=signal.SIGINT) -> KeyboardInterrupt:
 
 def _fit(trainer, run) -> None:
     "Train to the end, from the last complete checkpoint if there is one; `run` itself then holds the adapter or model."
+    from accelerate.utils import gather_object
+
     from ft_notebooks.resume import save_on_signals
     from ft_notebooks.sharding import save_whole
     from ft_notebooks.training import last_good_checkpoint
 
-    checkpoint = last_good_checkpoint(run)
+    found = last_good_checkpoint(run) if trainer.is_world_process_zero() else None  # which reads and hashes all of it
+    [checkpoint, *_] = gather_object([found])
     if checkpoint:
         say(f"goes on from {checkpoint}")
     main = threading.current_thread() is threading.main_thread()
@@ -299,7 +304,8 @@ def _fit(trainer, run) -> None:
         trainer.model.delete_adapter("ref")  # the reference of DPO, which is no part of the result
     if trainer.is_fsdp_enabled:  # whose save_model may write parts, or nothing
         save_whole(trainer.model, run)
-        trainer.processing_class.save_pretrained(run)
+        if trainer.is_world_process_zero():
+            trainer.processing_class.save_pretrained(run)
     else:
         trainer.save_model(run)
 
@@ -405,6 +411,9 @@ def train_run(
     identity = _identity(settings, stage, rows, held)
     with meet():
         run = run_folder(_undamaged(run), identity)
+    with meet():
+        if not (run / "run.json").is_file():
+            raise ValueError(f"{run} is not where the first process writes: the run's folder has to lie on a disk that all hosts share")
     finished = (run / "metrics.json").exists()
     check_same(**identity, **_versions(), finished=finished)
     if finished:

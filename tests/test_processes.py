@@ -7,17 +7,35 @@ import os
 import re
 import signal
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import datasets
 import pytest
+import ranks_of
 import torch
 from datasets import Dataset
-from ranks_of import ended, forked, free_port, ft_sft, learned, log, make_inputs, ranks, same, torchrun, with_callback
+from ranks_of import (
+    ended,
+    forget_processes,
+    forked,
+    free_port,
+    ft_sft,
+    learned,
+    log,
+    make_inputs,
+    ranks,
+    same,
+    torchrun,
+    with_callback,
+)
 from small_runs import TOK
 from transformers import TrainerCallback
 
+from ft_notebooks.distributed import accelerate_config
 from ft_notebooks.dpo import dpo_trainer
+from ft_notebooks.launcher import launch
 from ft_notebooks.lora import add_adapter, lora_config
 from ft_notebooks.models import tiny_model
 from ft_notebooks.sft import sft_trainer
@@ -127,13 +145,18 @@ def test_the_processes_of_a_run_have_one_folder_and_the_first_writes_all_but_ran
     except PermissionError:
         pytest.skip("files can be given to other groups by root alone")
 
+    (shared := Path("temporary").resolve()).mkdir()
+    shared.chmod(0o777)
+
     def job(rank):
         os.setegid(60000 + rank)  # the group of every file that this process makes
+        tempfile.tempdir = str(shared)
         ft_sft("owned")
 
     ranks(2, job, "owned-logs")
     owners = {str(file): file.stat().st_gid - 60000 for file in Path("owned").rglob("*") if file.is_file()}
     assert {file for file, owner in owners.items() if owner == 1} == {f"owned/checkpoint-{n}/rng_state_1.pth" for n in (6, 8)}
+    assert not list(shared.glob("ft_notebooks_*"))  # where the rows lay that were prepared once
     assert set(owners.values()) == {0, 1} and same(learned("owned"), alone)
 
 
@@ -169,9 +192,17 @@ def test_a_process_with_an_error_ends_the_job_which_shows_it(alone):
     assert "RuntimeError: the second process is out of luck" in text and not Path("raised", "metrics.json").exists()
 
 
-def test_a_job_that_is_restarted_goes_on_from_its_last_whole_checkpoint_to_the_same_weights(alone):
-    assert launched("again", with_callback(ft_sft, Dies(killed)), "--max-restarts", "1") == 0, log("again")
-    text = log("again")["again-torchrun.log"]
+def test_a_launch_that_restarts_goes_on_from_its_last_whole_checkpoint_to_the_same_weights(alone):
+    Path("again.yaml").write_text(accelerate_config("ddp", processes=2))
+    Path("again.py").write_text("import ranks_of\nranks_of.JOB()")
+
+    def start():
+        ranks_of.JOB = lambda: (forget_processes(), with_callback(ft_sft, Dies(killed))("again"))
+        os.environ |= {"PET_RUN_PATH": "1", "PET_START_METHOD": "fork"}  # the launcher's processes are forks of this one
+        sys.exit(launch(["again.py"], "again.yaml", max_restarts=1))
+
+    assert ended([forked(start, Path(), "again-launch")]) == [0], log("again")
+    text = log("again")["again-launch.log"]
     assert "goes on from again/checkpoint-4" in text and same(learned("again"), alone)
 
 

@@ -39,6 +39,11 @@ def join_processes() -> PartialState:
             raise ValueError(f"{name} shards over GPUs, and {platform.node()} has none: it would silently be plain data parallelism; take ddp")
     known = dist.is_available() and dist.is_initialized()
     state = PartialState(cpu=cpu, **({} if known else {"timeout": timedelta(minutes=10)}))  # for the others to come
+    if state.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
+        raise ValueError(
+            f"{os.environ['WORLD_SIZE']} processes were started, and accelerate knows of {state.num_processes}: an Accelerator was made "
+            "before the launcher's variables were set; make it later"
+        )
     if not known and state.num_processes > 1:  # rows may take hours to prepare; a trainer sets its own `ddp_timeout`
         dist.distributed_c10d._set_pg_timeout(timedelta(days=1), dist.group.WORLD)
     return state

@@ -112,6 +112,7 @@ def torchrun(argv, job):
     from torch.distributed.run import config_from_args, parse_args
 
     def spoken():
+        forget_processes()
         try:
             return job()
         except Exception:

@@ -115,6 +115,7 @@ def once_a_host(
     with together():
         if state.is_local_main_process:
             made, folder = make(), tempfile.mkdtemp(prefix="ft_notebooks_")
+            _FOLDERS.append(folder)
             for i, part in enumerate(made):
                 if isinstance(part, Dataset):
                     part.save_to_disk(f"{folder}/{i}")
@@ -122,6 +123,4 @@ def once_a_host(
     folder, kept = gather_object([(folder, kept)])[state.process_index - state.local_process_index]
     with together():
         made = tuple(load_from_disk(place) if (place := Path(folder, str(i))).is_dir() else part for i, part in enumerate(kept))
-    if state.is_local_main_process:
-        _FOLDERS.append(folder)
     return made

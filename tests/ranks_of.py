@@ -8,12 +8,12 @@ import platform
 import signal
 import socket
 import sys
-import time
 import traceback
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from small_runs import ended
 
 import ft_notebooks.dpo  # what a process needs that is forked from this one
 import ft_notebooks.sft
@@ -68,19 +68,6 @@ def forked(function, folder, name):
     finally:
         sys.stdout.flush(), sys.stderr.flush()
         os._exit(1)
-
-
-def ended(pids, seconds=100):
-    "The exit codes, negative for a signal; processes that take longer are killed."
-    codes, deadline = {}, time.monotonic() + seconds
-    while len(codes) < len(pids):
-        for pid in [pid for pid in pids if pid not in codes]:
-            if (found := os.waitpid(pid, os.WNOHANG))[0]:
-                codes[pid] = os.waitstatus_to_exitcode(found[1])
-            elif time.monotonic() > deadline:
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.02)
-    return [codes[pid] for pid in pids]
 
 
 def place(rank, n, port, address="127.0.0.1"):

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import signal
+import time
 from pathlib import Path
 
 import torch
@@ -133,3 +135,16 @@ def train(trainer, **arguments):
     with contextlib.redirect_stdout(None):
         trainer.train(**arguments)
     return trainer
+
+
+def ended(pids, seconds=100):
+    "The exit codes, negative for a signal; processes that take longer are killed."
+    codes, deadline = {}, time.monotonic() + seconds
+    while len(codes) < len(pids):
+        for pid in [pid for pid in pids if pid not in codes]:
+            if (found := os.waitpid(pid, os.WNOHANG))[0]:
+                codes[pid] = os.waitstatus_to_exitcode(found[1])
+            elif time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+    return [codes[pid] for pid in pids]

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from small_runs import ended
 
 STEPS, SAVE, SPREAD = 6, 2, 12  # steps of a run, steps between checkpoints, kills from outside
 SUMS = [{"prompt": f"{n} + {n}?", "completion": "=" * n + str(2 * n)} for n in range(12)]
@@ -367,19 +368,6 @@ def two(run, job):
         job(make(run, gradient_accumulation_steps=1, ddp_backend="gloo", ddp_timeout=60, save_total_limit=2))
 
     return [forked(lambda: rank(index), wait=False) for index in range(2)]
-
-
-def ended(pids):
-    "The exit codes; processes that wait for each other are killed after two minutes, which their codes then say."
-    codes, deadline = {}, time.monotonic() + 120
-    while len(codes) < len(pids):
-        for pid in [pid for pid in pids if pid not in codes]:
-            if (found := os.waitpid(pid, os.WNOHANG))[0]:
-                codes[pid] = os.waitstatus_to_exitcode(found[1])
-            elif time.monotonic() > deadline:
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.02)
-    return [codes[pid] for pid in pids]
 
 
 def ranks(trainer, tmp):

@@ -1,11 +1,10 @@
-"""Every notebook runs: one `nbdev_test` over the selected ones, in parallel, reported as one pytest test each.
+"""Every notebook runs: `nbdev_test` on each of the selected ones, two at a time, reported as one pytest test each.
 
 `pytest -k tokenizer` runs that notebook only. NB_FLAGS="smol gpu" says which flagged cells run; without it the
 cells flagged `smol` run where the real model is in the cache.
 """
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,42 +12,58 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NBDEV_TEST = """
+NBS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not any(part[0] in "_." for part in p.relative_to(ROOT).parts))
+RUN_EACH = """
 import gc, os, sys
-if not os.path.exists("/dev/nvidiactl"):  # what has opened a GPU cannot be forked
+flags, folder, *notebooks = sys.argv[1:]
+if sys.platform == "linux" and not os.path.exists("/dev/nvidiactl"):  # elsewhere, or with an open GPU, it cannot be forked
     import bitsandbytes, datasets, peft, torch, transformers, trl
     from trl import DPOTrainer, SFTTrainer
     gc.collect()
     gc.freeze()
 from nbdev.test import nbdev_test
-nbdev_test(do_print=True, flags=sys.argv[1], file_re=sys.argv[2])
-"""  # `nbdev_test` from a process that its workers are forked from: they need not import the libraries once more
-NBS = sorted(p for p in (ROOT / "nbs").glob("*.ipynb") if p.name[0] not in "_.")
+
+def run(notebook, log):
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
+    nbdev_test(notebook, do_print=True, flags=flags, n_workers=0)
+
+running, waiting = {}, list(enumerate(notebooks))
+while waiting or running:
+    while waiting and len(running) < 2:
+        number, notebook = waiting.pop(0)
+        if pid := os.fork():
+            running[pid] = number
+        else:
+            run(notebook, f"{folder}/{number}.log")
+            sys.exit()
+    pid, status = os.wait()
+    with open(f"{folder}/{running.pop(pid)}.code", "w") as file:
+        file.write(str(os.waitstatus_to_exitcode(status)))
+"""  # a process for each notebook, forked from one that has imported the libraries: quick, and all its memory goes back
 
 
 @pytest.fixture(scope="session")
-def run(request, real_model, tmp_path_factory):
+def results(request, real_model, tmp_path_factory):
+    "Notebook -> the exit code of its `nbdev_test`, and what that printed"
     chosen = [i.callspec.params["nb"] for i in request.session.items if getattr(i, "originalname", "") == "test_runs"]
-    names = "|".join(re.escape(nb.name) for nb in chosen)
     flags = os.environ.get("NB_FLAGS", "smol" if real_model else "")
     env = {"IPYTHONDIR": str(tmp_path_factory.mktemp("ipython")), "TOKENIZERS_PARALLELISM": "false", **os.environ}
-    cmd = [sys.executable, "-c", NBDEV_TEST, flags, f"^({names})$"]
-    return subprocess.run(cmd, cwd=ROOT, env=env, capture_output=True, text=True)
+    folder = tmp_path_factory.mktemp("notebooks")
+    run = subprocess.run([sys.executable, "-c", RUN_EACH, flags, folder, *chosen], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    codes = [(folder / f"{number}.code").read_text() for number in range(len(chosen))]
+    return {nb: (codes[i], (folder / f"{i}.log").read_text(errors="replace")) for i, nb in enumerate(chosen)}
 
 
 def test_there_are_notebooks():
     assert NBS
 
 
-@pytest.mark.parametrize("nb", NBS, ids=lambda nb: nb.stem)
-def test_runs(nb, run):
-    out, err = run.stdout, run.stderr
-    failed, _, names = err.rpartition("nbdev Tests Failed On The Following Notebooks")
-    if not ("Success." in out if run.returncode == 0 else failed):
-        pytest.fail(f"nbdev_test died with {run.returncode}\n{out[-2000:]}{err[-6000:]}", pytrace=False)
-    if run.returncode and re.search(rf"^\t{re.escape(nb.name)}$", names, flags=re.M):
-        blocks = re.split(r"(?m)^(?=\w+ in \S+\.ipynb:$)", failed)
-        mine = [block for block in blocks if block.split("\n", 1)[0].endswith(f"{nb}:")]
-        pytest.fail("".join(mine)[:8000] or err[-8000:], pytrace=False)
-    if f"- Completed {nb}" not in out:
+@pytest.mark.parametrize("nb", NBS, ids=lambda nb: str(nb.relative_to(ROOT / "nbs").with_suffix("")))
+def test_runs(nb, results):
+    code, said = results[nb]
+    if code != "0" or "Success." not in said:
+        pytest.fail(f"nbdev_test ended with {code}\n{said[:8000]}", pytrace=False)
+    if f"- Completed {nb}" not in said:
         pytest.skip("the notebook says skip_exec")

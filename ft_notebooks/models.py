@@ -125,13 +125,15 @@ def gguf_tokenizer(
     """
     from gguf import GGUFReader, TokenType
 
-    fields = {name: field.contents() for name, field in GGUFReader(file).fields.items() if name.startswith("tokenizer.")}
-    known = {"model": ["gpt2"], "pre": list(_PRE_TOKENIZERS), "add_bos_token": [False, None], "add_eos_token": [False, None]}
+    found = GGUFReader(file).fields.items()
+    fields = {name: field.contents() for name, field in found if name.startswith("tokenizer.")}
+    known = {"model": ["gpt2"], "pre": list(_PRE_TOKENIZERS)}
+    known |= {"add_bos_token": [False, None], "add_eos_token": [False, None]}
     for key, values in known.items():
-        if (found := fields.get(f"tokenizer.ggml.{key}")) not in values:
+        if (value := fields.get(f"tokenizer.ggml.{key}")) not in values:
             raise ValueError(
-                f"{file}: tokenizer.ggml.{key} is {found!r}, and gguf_tokenizer knows {values}; load the tokenizer of the "
-                "model that the file was made from with AutoTokenizer.from_pretrained"
+                f"{file}: tokenizer.ggml.{key} is {value!r}, and gguf_tokenizer knows {values}; load the tokenizer of "
+                "the model that the file was made from with AutoTokenizer.from_pretrained"
             )
     names, kinds = fields["tokenizer.ggml.tokens"], fields.get("tokenizer.ggml.token_type", [])
     keys = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
@@ -201,8 +203,9 @@ def _mend(folder: Path) -> None:
     old = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     vocab, merges = old["model"]["vocab"], [tuple(merge) for merge in old["model"]["merges"]]
     special = [token["content"] for token in old["added_tokens"] if token["content"] in vocab]
-    tokens = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "unk_token": "<|endoftext|>", "pad_token": "<|im_end|>"}
-    part = folder / "part"
+    start, end, unknown = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+    tokens = {"bos_token": start, "eos_token": end, "unk_token": unknown, "pad_token": end}
+    part = folder / "part"  # what a killed process left is removed by the next one
     shutil.rmtree(part, ignore_errors=True)
     _byte_level_bpe(vocab, merges, special, "smollm", **tokens).save_pretrained(part)
     for name in ("tokenizer_config.json", "tokenizer.json"):
@@ -234,8 +237,8 @@ def smollm2() -> Path:  # A folder with `model.safetensors`, the tokenizer and t
                     _mend(folder)
         except OSError as e:
             raise OSError(
-                f"{folder}: an earlier version of ft_notebooks wrote a tokenizer that does not split digits, and it cannot be "
-                f"replaced ({e}). Call smollm2() once as a user who may write there, or set FT_NOTEBOOKS_CACHE to another "
-                "folder."
+                f"{folder}: an earlier version of ft_notebooks wrote a tokenizer that does not split digits, and it "
+                f"cannot be replaced ({e}). Call smollm2() once as a user who may write there, or set "
+                "FT_NOTEBOOKS_CACHE to another folder."
             ) from e
     return folder

@@ -122,8 +122,9 @@ def load_tokenizer(
         )
     if kwargs.get("gguf_file"):
         raise ValueError(
-            f"{name}: load_tokenizer does not read gguf_file={kwargs['gguf_file']!r}, since transformers may split its text by "
-            "another rule than the file names; call ft_notebooks.gguf_tokenizer(FILE).save_pretrained(FOLDER), load FOLDER"
+            f"{name}: load_tokenizer does not read gguf_file={kwargs['gguf_file']!r}, since transformers may split text "
+            "by another rule than the file names; call ft_notebooks.gguf_tokenizer(FILE).save_pretrained(FOLDER), and "
+            "load that folder"
         )
     kinds = ("tokenizer*", "*.model", "vocab*", "*.tiktoken", "tekken.json")
     if Path(name).is_dir() and not any(file for kind in kinds for file in Path(name).glob(kind)):

@@ -43,8 +43,8 @@ _REFUSED = {
     "missing": "does not exist; a path must lead to a folder that save_pretrained wrote",
     "adapter": """holds an adapter; load its base with load_model, then peft.PeftModel.from_pretrained(base, folder,
         is_trainable=True), or False if it is not to be trained further""",
-    "gguf": """holds only a GGUF; call AutoModelForCausalLM.from_pretrained(folder, gguf_file={file!r}) once, save model
-        and tokenizer with save_pretrained, and load what it wrote""",
+    "gguf": """holds only a GGUF; make the model with AutoModelForCausalLM.from_pretrained(folder, gguf_file={file!r})
+        and the tokenizer with ft_notebooks.gguf_tokenizer(FILE), save both with save_pretrained, and load that""",
     "pickle": """holds only pickled weights, and reading a pickle can run code; if you trust it, call
         AutoModelForCausalLM.from_pretrained(folder, use_safetensors=False).save_pretrained(OTHER) and load that""",
     "weights": "has no safetensors; give a folder that save_pretrained wrote",

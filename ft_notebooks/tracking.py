@@ -86,12 +86,13 @@ def plot_history(
         raise ValueError("nothing was logged with a training loss; is logging_steps larger than the number of steps?")
     panels = [key for key in _PANELS if _points(history, key)[0]]
     rows = [["loss"] * 2, *([*panels[i : i + 2], panels[i]][:2] for i in range(0, len(panels), 2))]
-    size, heights = (6, 2.2 + 1.2 * (len(rows) - 1)), [2] + [1] * (len(rows) - 1)
+    size, heights = (6, 2.4 + 1.4 * (len(rows) - 1)), [2] + [1] * (len(rows) - 1)
     fig, axes = plt.subplot_mosaic(rows, figsize=size, dpi=80, height_ratios=heights, sharex=True, layout="constrained")
     _draw_losses(axes["loss"], history, marks)
     for key in panels:
         _line(axes[key], history, key, color=_PANELS[key][1])
-        axes[key].set_title(_PANELS[key][0], fontsize=9)
+        axes[key].set_title(_PANELS[key][0], fontsize=9, pad=3)
+    fig.get_layout_engine().set(h_pad=0.1)  # inches: a title stands nearer to its own panel than to the one above
     fig.supxlabel("optimizer step", fontsize=9)
     plt.close(fig)  # the caller shows it, once
     return fig

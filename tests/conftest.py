@@ -31,11 +31,10 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def real_model() -> Path | None:  # the folder that `smollm2()` would return at once, or None
-    from ft_notebooks.models import _cache
+def real_model() -> Path | None:  # the folder that `smollm2()` returns without a download, or None
+    from ft_notebooks.models import _cache, smollm2
 
-    folder = _cache() / "SmolLM2-135M-Instruct"
-    return folder if folder.is_dir() else None
+    return smollm2() if (_cache() / "SmolLM2-135M-Instruct").is_dir() else None
 
 
 @pytest.fixture(autouse=True)

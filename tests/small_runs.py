@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from datasets import Dataset
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from transformers import Trainer, TrainingArguments
 from trl import SFTConfig
 
@@ -21,6 +22,20 @@ from ft_notebooks.tokenizer import IGNORE, pad_batch
 
 TEXTS = ["a", "be", "cat", "dove", "eagle", "ferret and fox", "goose", "a hedgehog crosses the road"]
 CHATS = [[{"role": "user", "content": text}, {"role": "assistant", "content": "yes"}] for text in ("hello", "bye")]
+
+
+def title_gaps(fig) -> list[tuple[float, float]]:
+    "For each title with axes above it: the pixels down to its own axes, and up to the lowest mark of those above"
+    canvas, gaps = FigureCanvasAgg(fig), []
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    boxes = [(ax, ax.title.get_window_extent(renderer), ax.get_window_extent(renderer)) for ax in fig.axes]
+    for ax, title, own in boxes:
+        over = [(other, box) for other, _, box in boxes if box.y0 > own.y1 and box.x0 < own.x1 and own.x0 < box.x1]
+        if ax.get_title() and over:
+            bottom = min((other.xaxis.get_tightbbox(renderer) or box).y0 for other, box in over)
+            gaps.append((float(title.y0 - own.y1), float(bottom - title.y1)))
+    return gaps
 
 
 def chat(user, *more):

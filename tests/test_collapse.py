@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
-from small_runs import lines
+from small_runs import lines, title_gaps
 from trl import DPOConfig, DPOTrainer
 
 from ft_notebooks import collapse
@@ -216,6 +216,15 @@ def test_the_figure_shows_what_was_heard_and_where_the_guard_waits(rows, tmp_pat
     assert waits.get_ydata()[0] == looks[0]["stop_rate"] / 2
     margins = [entry["rewards/margins"] for entry in trainer.state.log_history if "rewards/margins" in entry]
     assert list(drawn["margin of the rewards"].lines[0].get_ydata()) == margins and len(drawn) == 8
+
+
+def test_the_title_of_a_panel_is_nearer_to_it_than_to_the_panel_above(tmp_path):
+    looks = [{"step": n, "stop_rate": 1.0, "score": 0.5, "length": 20, "kl": n / 10} for n in (0, 5)]
+    history = [{"step": n, "loss": 0.7 / n, "rewards/margins": n, "logps/chosen": -200.0 * n} for n in (1, 5)]
+    for name, entries in (("collapse", looks), ("metrics", history)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    gaps = title_gaps(plot_collapse(tmp_path))
+    assert len(gaps) == 6 and all(0 < own < above / 2 for own, above in gaps), gaps
 
 
 # several processes

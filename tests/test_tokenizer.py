@@ -261,6 +261,13 @@ def test_a_reserved_name_that_the_template_writes_is_not_taken(tmp_path):
         load_tokenizer(saved(tok, tmp_path))
 
 
+def test_a_gguf_file_is_refused_whatever_lies_beside_it(tmp_path):
+    saved(tiny_tokenizer(), tmp_path)
+    (tmp_path / "tiny.gguf").touch()
+    with pytest.raises(ValueError, match=r"gguf_file='tiny.gguf'.*gguf_tokenizer\(FILE\).save_pretrained\(FOLDER\)"):
+        load_tokenizer(tmp_path, gguf_file="tiny.gguf")
+
+
 def test_code_that_comes_with_a_tokenizer_is_refused_and_not_run(tmp_path):
     ran = tmp_path / "ran"
     folder = tmp_path / "evil"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
-from small_runs import arguments, lines, trainer
+from small_runs import arguments, lines, title_gaps, trainer
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.integrations import TensorBoardCallback
 
@@ -47,6 +47,13 @@ def test_each_number_that_was_logged_has_one_panel(names):
     fig = plot_history([{"step": n, "loss": 1.0, **{name: n + i for i, name in enumerate(names)}} for n in (1, 2)])
     panels = {tracking._PANELS[name][0]: [([1, 2], [1 + i, 2 + i])] for i, name in enumerate(names)}
     assert drawn(fig) == {"loss": [([1, 2], [1.0, 1.0])], **panels}
+
+
+@pytest.mark.parametrize("rate", [2e-3, 2e-5])  # the second writes its power of ten above the axes
+def test_the_title_of_a_panel_is_nearer_to_it_than_to_the_panel_above(rate):
+    values = {"learning_rate": rate, "grad_norm": 7.5, "tokens_per_second": 12345.0, "entropy": 2.5}
+    gaps = title_gaps(plot_history([{"step": n, "loss": 5.0 / n, **values} for n in range(1, 13)]))
+    assert len(gaps) == 4 and all(0 < own < above / 2 for own, above in gaps), gaps
 
 
 def test_several_evaluation_sets_are_several_curves():

@@ -238,6 +238,57 @@ def test_a_run_that_resumes_with_another_reference_is_refused(rows, tmp_path):
         made(adapted(), rows, tmp_path, max_steps=4, precompute_ref_log_probs=False).train(str(newest))
 
 
+DAMAGED = {
+    "shorter": (lambda kept: {name: x[:5] for name, x in kept.items()}, r"ref_chosen_logps has the shape \(5,\), and there are 8 rows"),
+    "longer": (lambda kept: {name: torch.cat([x, x]) for name, x in kept.items()}, r"has the shape \(16,\), and there are 8 rows"),
+    "one column shorter": (lambda kept: {**kept, "ref_rejected_logps": torch.zeros(3)}, r"ref_rejected_logps has the shape \(3,\)"),
+    "no rows": (lambda kept: {name: x[:0] for name, x in kept.items()}, r"has the shape \(0,\), and there are 8 rows"),
+    "a table": (lambda kept: {name: x[:, None].contiguous() for name, x in kept.items()}, r"has the shape \(8, 1\)"),
+    "a column less": (lambda kept: {"ref_chosen_logps": kept["ref_chosen_logps"]}, "it holds ref_chosen_logps instead of"),
+    "other columns": (lambda kept: {"logps": kept["ref_chosen_logps"]}, "it holds logps instead of ref_chosen_logps, ref_rejected_logps"),
+    "a NaN": (lambda kept: {**kept, "ref_rejected_logps": torch.tensor([-1.0, float("nan")] * 4)}, "ref_rejected_logps of row 1 is nan"),
+    "another value": (lambda kept: {**kept, "ref_rejected_logps": kept["ref_rejected_logps"] + 1}, "ref_rejected_logps of row .* now"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_kept_reference_that_is_not_these_rows_is_named_with_the_cure(rows, tmp_path, damage):
+    made(tiny_model(), rows, tmp_path)
+    [file] = (tmp_path / ".reference").glob("*.safetensors")
+    change, message = DAMAGED[damage]
+    save_file(change(load_file(file)), file)
+    with pytest.raises(ValueError, match=f"{file}.*{message}.*[Rr]emove the file"):
+        made(tiny_model(), rows, tmp_path)
+    file.unlink()
+    made(tiny_model(), rows, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"half", None])
+def test_a_kept_reference_that_is_torn_is_named_with_the_cure(rows, tmp_path, content):
+    made(tiny_model(), rows, tmp_path)
+    [file] = (tmp_path / ".reference").glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-9] if content is None else content)
+    with pytest.raises(ValueError, match=f"{file} cannot be read.*[Rr]emove the file"):
+        made(tiny_model(), rows, tmp_path)
+
+
+def test_a_reference_that_is_not_a_number_is_not_kept(rows, tmp_path):
+    model = tiny_model()
+    model.get_output_embeddings().weight.data[rows[3]["chosen_ids"][0]] = float("nan")
+    with pytest.raises(ValueError, match="the reference's ref_chosen_logps of row 0 is nan"):
+        made(model, rows, tmp_path)
+    assert not list((tmp_path / ".reference").glob("*"))
+
+
+@pytest.mark.parametrize("content", ["", "[[1, 2", '{"a": 1}', "3", "[[1.0, 2.0]]", '[["a", "b"]]'])
+def test_a_damaged_record_of_the_start_is_named_with_the_cure(rows, tmp_path, content):
+    made(adapted(), rows, tmp_path, precompute_ref_log_probs=False).train()
+    file = tmp_path / ".reference" / "start.json"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"{file} is damaged.*restore it, or begin the run again in another folder"):
+        made(adapted(), rows, tmp_path, precompute_ref_log_probs=False).train(str(tmp_path / "checkpoint-2"))
+
+
 def test_what_is_kept_is_not_used_for_other_rows_weights_or_precision(rows, tmp_path):
     for model, data, given in [
         (tiny_model(), rows, {}), (tiny_model(), rows.select(range(4, 8)), {}), (tiny_model(seed=1), rows, {}),

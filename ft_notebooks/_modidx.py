@@ -156,6 +156,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'ft_notebooks/dpo.py'),
                                   'ft_notebooks.dpo._DPOTrainer._prepare_dataset': ( 'dpo.html#_dpotrainer._prepare_dataset',
                                                                                      'ft_notebooks/dpo.py'),
+                                  'ft_notebooks.dpo._DPOTrainer.save_model': ('dpo.html#_dpotrainer.save_model', 'ft_notebooks/dpo.py'),
                                   'ft_notebooks.dpo._check_loss': ('dpo.html#_check_loss', 'ft_notebooks/dpo.py'),
                                   'ft_notebooks.dpo._check_reference': ('dpo.html#_check_reference', 'ft_notebooks/dpo.py'),
                                   'ft_notebooks.dpo._encoded': ('dpo.html#_encoded', 'ft_notebooks/dpo.py'),

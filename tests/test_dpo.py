@@ -1,6 +1,7 @@
 "The right reference: whole runs, kills, what comes back, and what the guard hears."
 
 import contextlib
+import inspect
 import io
 import json
 import os
@@ -11,15 +12,16 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from small_runs import forked
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
+from trl import DPOTrainer
 
 from ft_notebooks.collapse import CollapseCallback, plot_collapse
 from ft_notebooks.dpo import _once, dpo_trainer
 from ft_notebooks.loading import load_model
-from ft_notebooks.lora import add_adapter, lora_config
+from ft_notebooks.lora import add_adapter, load_adapter, lora_config
 from ft_notebooks.margins import pair_logps
 from ft_notebooks.marker import last_good_checkpoint
 from ft_notebooks.models import tiny_model, tiny_tokenizer
@@ -305,6 +307,55 @@ def test_what_is_kept_is_one_file_a_precision(rows, tmp_path):
         _kept_or_computed(trainer, rows, 4)
         setattr(trainer.args, name, False)
     assert len(list((tmp_path / ".reference").glob("*.safetensors"))) == 3
+
+
+# what is saved
+
+
+def names(folder):
+    return {p.name for p in Path(folder).iterdir()}
+
+
+def test_a_script_saves_the_trained_adapter_alone_and_a_checkpoint_the_reference_too(rows, tmp_path):
+    tiny_model().save_pretrained(tmp_path / "base")
+    model = moved(add_adapter(load_model(tmp_path / "base", bits=32), lora_config(tiny_model(), r=4)))
+    (trainer := made(model, rows, tmp_path / "run", precompute_ref_log_probs=False)).train()
+    before = weights(trainer)
+    trainer.save_model(str(tmp_path / "adapter"))
+    assert "ref" not in names(tmp_path / "adapter") and "ref" in names(tmp_path / "run" / "checkpoint-4")
+    assert all(".ref" not in name for name in load_file(tmp_path / "adapter" / "adapter_model.safetensors"))
+    expected = pair_logps(trainer.model, rows)
+    base = load_model(tmp_path / "base", bits=32)
+    for loaded in (load_adapter(tmp_path / "adapter", 32), PeftModel.from_pretrained(base, tmp_path / "adapter").eval()):
+        assert list(loaded.peft_config) == ["default"] and torch.equal(pair_logps(loaded, rows), expected)
+    trainer.train(str(tmp_path / "run" / "checkpoint-2"))  # the trainer is as it was
+    assert trainer.state.global_step == 4 and all(torch.equal(p, before[name]) for name, p in weights(trainer).items())
+
+
+def test_the_run_s_own_folder_which_a_push_uploads_holds_the_trained_adapter_alone(rows, tmp_path):
+    trainer = made(adapted(), rows, tmp_path, precompute_ref_log_probs=False)
+    assert "self.save_model(_internal_call=True)" in inspect.getsource(Trainer.push_to_hub)
+    trainer.save_model(_internal_call=True)
+    assert "ref" not in names(tmp_path) and "adapter_model.safetensors" in names(tmp_path)
+    trainer.save_model()
+    assert "ref" not in names(tmp_path)
+
+
+def test_a_save_that_fails_leaves_the_trainer_its_reference(rows, tmp_path):
+    trainer = made(adapted(), rows, tmp_path / "run", precompute_ref_log_probs=False)
+    (tmp_path / "file").touch()
+    with pytest.raises((OSError, ValueError)):
+        trainer.save_model(str(tmp_path / "file"))
+    trainer.train()
+    assert "ref" in names(tmp_path / "run" / "checkpoint-4")
+
+
+def test_an_adapter_that_the_trainer_made_and_a_full_model_are_saved_as_by_trl(rows, tmp_path):
+    for name, given in {"adapter": {"peft_config": lora_config(tiny_model(), r=4)}, "full": {}}.items():
+        trainer = made(tiny_model(), rows, tmp_path / name / "run", **given)
+        trainer.save_model(str(tmp_path / name / "ours"))
+        DPOTrainer.save_model(trainer, str(tmp_path / name / "theirs"))
+        assert names(tmp_path / name / "ours") == names(tmp_path / name / "theirs")
 
 
 # the guard

@@ -86,6 +86,8 @@ class DiskCheck(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
+        if control.should_training_stop:  # the run has ended
+            return
         if fault := _first(_disk_fault(self.trainer) if args.should_save else None):
             raise ValueError(fault)
 

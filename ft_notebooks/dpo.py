@@ -6,6 +6,7 @@
 __all__ = ['dpo_trainer']
 
 # %% ../nbs/06e_dpo.ipynb #a5168d27
+import functools
 import os
 
 import torch
@@ -43,6 +44,17 @@ class _DPOTrainer(ResumableTrainer, MemoryTrainer, GuardedTrainer, RanksTrainer,
         if "hinge" in self.loss_types and not norm:
             self._norm = None  # every margin of the step is wide enough: no fault
         return norm
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        checkpoint = _internal_call and output_dir is not None  # it keeps the reference too, to go on with
+        if checkpoint or "ref" not in getattr(model, "peft_config", {}):
+            return super().save_model(output_dir, _internal_call)
+        model.save_pretrained = functools.partial(model.save_pretrained, selected_adapters=["default"])
+        try:
+            super().save_model(output_dir, _internal_call)
+        finally:
+            del model.save_pretrained  # the class has its own
 
 # %% ../nbs/06e_dpo.ipynb #88b5143c
 def _encoded(tok, dataset, name, max_length) -> Dataset | dict[str, Dataset]:

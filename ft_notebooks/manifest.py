@@ -34,7 +34,9 @@ def write_atomically(
     path: Path,  # In a folder that exists
     text: str,  # Written as UTF-8
 ) -> None:
-    "The file holds the old text or the new one, whenever the process is killed."
+    "The file holds the old text or the new one, whenever the process is killed; one that holds the text is left as it is."
+    if path.is_file() and path.read_bytes() == text.encode():
+        return
     part = path.with_name(f".{path.name}.{os.getpid()}")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
@@ -202,7 +204,7 @@ def _git() -> dict | None:
 
     def ask(*words):
         command = ["git", "-c", "core.fsmonitor=false", *words]
-        options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 10, "env": quiet}
+        options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "errors": "replace", "timeout": 10, "env": quiet}
         return subprocess.run(command, check=True, **options).stdout.strip()
 
     try:
@@ -217,7 +219,7 @@ def _machine() -> dict:
     if hw.device.startswith("cuda"):
         name = torch.cuda.get_device_name(hw.device)
     else:
-        text = cpuinfo.read_text() if cpuinfo.exists() else ""
+        text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
         found = re.search(r"^model name\s*:\s*(.+)$", text, flags=re.M)
         name = found[1] if found else platform.processor() or platform.machine()
     dtype, threads = str(hw.dtype).removeprefix("torch."), torch.get_num_threads()
@@ -367,6 +369,8 @@ class ManifestCallback(TrainerCallback):
         self.changed = _checked(trainer.args.output_dir, self.manifest, any_world_size)
 
     def on_train_begin(self, args, state, control, **kwargs):
+        if control.should_training_stop:  # the run has ended
+            return
         self.manifest["run"] |= json.loads(json.dumps(_settings(self.trainer), default=_plain))
         _checked(args.output_dir, self.manifest, self.any)
         if state.is_world_process_zero:

@@ -141,7 +141,7 @@ class _Rehearsal(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         trainer, worst, on_cpu = self.trainer, _worst(self.trainer), args.device.type == "cpu"
-        if worst is None:
+        if worst is None or control.should_training_stop:  # the run has ended
             return
         if on_cpu:
             _check_room(trainer, *worst)

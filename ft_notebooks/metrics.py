@@ -92,7 +92,7 @@ class MetricsCallback(_Counted):
 
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
-        if state.is_world_process_zero:
+        if state.is_world_process_zero and not control.should_training_stop:  # else the run has ended, and the file is whole
             write_atomically(Path(args.output_dir) / "metrics.jsonl", _text(state.log_history))
 
     def on_log(self, args, state, control, logs, **kwargs):

@@ -14,6 +14,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, Features, Value, concatenate_datasets
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -101,8 +102,14 @@ class ReferenceCallback(TrainerCallback):
     def _same_as_then(self, reference, file) -> None:
         if not file.is_file():
             raise ValueError(f"{file} is not there, so nobody can tell whether this reference is the run's; begin it anew")
-        then = torch.tensor(json.loads(file.read_text()), dtype=torch.float64)
-        if then.shape != reference.shape or _far(self.trainer, self.rows, then, reference).max() > 0:
+        try:
+            then = torch.tensor(json.loads(file.read_text(encoding="utf-8")), dtype=torch.float64)
+            problem = "" if then.shape == reference.shape else f"it has the shape {tuple(then.shape)}, not {tuple(reference.shape)}"
+        except (OSError, ValueError, TypeError) as error:
+            problem = str(error)
+        if problem:
+            raise ValueError(f"{file} is damaged ({problem}); restore it, or begin the run again in another folder")
+        if _far(self.trainer, self.rows, then, reference).max() > 0:
             raise ValueError(
                 f"the reference is not the one that the run began with: the first row's chosen answer had {then[0, 0]:.4f} nats "
                 f"and has {reference[0, 0]:.4f}; load the model that the run was started with"
@@ -110,6 +117,7 @@ class ReferenceCallback(TrainerCallback):
 
 # %% ../nbs/06d_reference.ipynb #dbeb7478
 _COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")  # as `trl.DPOTrainer` names them
+_REMOVE = "Remove the file, and the reference is computed again"
 
 
 @torch.no_grad()
@@ -124,16 +132,43 @@ def _computed(trainer, dataset, batch_size: int) -> dict[str, Tensor]:
     return {name: torch.cat(column).float().cpu() for name, column in zip(_COLUMNS, zip(*parts))}
 
 
-def _again(trainer, dataset, kept: dict[str, Tensor], file: Path) -> None:
+def _not_finite(columns: dict[str, Tensor]) -> str | None:
+    "The first value that is NaN or infinite, in words; None if there is none."
+    for name, column in columns.items():
+        if not (finite := column.isfinite()).all():
+            row = int(finite.int().argmin())
+            return f"{name} of row {row} is {column[row]}"
+    return None
+
+
+def _read(file: Path, rows: int) -> tuple[dict[str, Tensor] | None, str | None]:
+    "What the file holds, and what is wrong with it, in words: torn, other columns, another number of rows, a NaN."
+    try:
+        kept = load_file(file)
+    except (OSError, SafetensorError) as error:
+        return None, f"{file} cannot be read ({error})"
+    if kept.keys() != set(_COLUMNS):
+        problem = f"it holds {', '.join(sorted(kept))} instead of {', '.join(_COLUMNS)}"
+    elif other := next((name for name in _COLUMNS if kept[name].shape != (rows,)), None):
+        problem = f"{other} has the shape {tuple(kept[other].shape)}, and there are {rows} rows"
+    else:
+        problem = _not_finite(kept)
+    return kept, problem and f"{file} is not the reference of these rows: {problem}"
+
+
+def _check_again(trainer, dataset, kept: dict[str, Tensor], file: Path) -> None:
+    "A `ValueError` if some of the rows have other log-probabilities now."
     some = sorted({round(i * (len(dataset) - 1) / (_FEW - 1)) for i in range(_FEW)})
     rows = dataset.select(some)
     fresh = _computed(trainer, rows, len(some))
     now, then = (torch.stack([x[name] for name in _COLUMNS], 1).double() for x in (fresh, {n: v[some] for n, v in kept.items()}))
-    if len(kept[_COLUMNS[0]]) != len(dataset) or (far := _far(trainer, rows, now, then)).max() > 0:
+    far = _far(trainer, rows, now, then)
+    if far.max() > 0:
         row = int(far.argmax())
+        side = int((now - then)[row].abs().argmax())
         raise ValueError(
-            f"{file} is stale: row {some[row]} has {then[row, 0]:.4f} nats in it and {now[row, 0]:.4f} now; remove the file, and "
-            "the reference is computed anew"
+            f"{file} is stale: {_COLUMNS[side]} of row {some[row]} is {then[row, side]:.4f} nats in it and {now[row, side]:.4f} now. "
+            f"{_REMOVE}"
         )
 
 # %% ../nbs/06d_reference.ipynb #bbe8cef1
@@ -143,11 +178,16 @@ def _kept_or_computed(trainer, dataset, batch_size: int) -> Dataset:
     how = [args.bf16, args.fp16, str(model.dtype), args.ld_alpha]
     file = Path(args.output_dir, ".reference", f"{_hash(_rows(dataset), _weights(model), how)}.safetensors")
     first = trainer.is_world_process_zero()  # it alone reads and writes
-    [kept] = broadcast_object_list([load_file(file) if first and file.is_file() else None])
+    found = _read(file, len(dataset)) if first and file.is_file() else (None, None)
+    kept, problem = broadcast_object_list(list(found))
+    if problem:
+        raise ValueError(f"{problem}. {_REMOVE}")
     if kept is not None:
-        _again(trainer, dataset, kept, file)
+        _check_again(trainer, dataset, kept, file)
     else:
         kept = _computed(trainer, dataset, batch_size)
+        if problem := _not_finite(kept):
+            raise ValueError(f"the reference's {problem}; check the model's weights, or compute in float32: load_model(bits=32), bf16=False")
         if first:
             file.parent.mkdir(parents=True, exist_ok=True)
             save_file(kept, part := file.with_suffix(f".{os.getpid()}"))

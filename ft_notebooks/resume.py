@@ -7,17 +7,18 @@ __all__ = ['ResumableTrainer']
 
 # %% ../nbs/05b_resume.ipynb #9419a488
 import contextlib
+import json
 import random
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from transformers import trainer_utils
+from transformers import EarlyStoppingCallback, TrainerCallback, trainer_utils
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from .disk import DiskCheck, _first, _not_written
-from .marker import _fault, _set_aside, last_good_checkpoint, mark_checkpoint
+from .marker import _fault, _set_aside, _step, last_good_checkpoint, mark_checkpoint
 from .preemption import _StopsBetweenSteps, save_on_signals
 
 # %% ../nbs/05b_resume.ipynb #441998c3
@@ -133,13 +134,52 @@ def _checked(trainer, start: str | bool | None) -> Path | None:
         raise ValueError(f"{start} is not complete: {fault}. {cure}")
     return Path(start)
 
+# %% ../nbs/05b_resume.ipynb #28a8c649
+def _stopped_early(trainer, start: Path) -> bool:
+    "Whether early stopping ended the run at this checkpoint, and would do so with the patience that it has now."
+    kept = json.loads((start / "trainer_state.json").read_text(encoding="utf-8"))["stateful_callbacks"]
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, EarlyStoppingCallback):
+            saved = kept.get(type(callback).__name__, [])
+            counts = [one["attributes"]["early_stopping_patience_counter"] for one in (saved if isinstance(saved, list) else [saved])]
+            if max(counts, default=0) >= callback.early_stopping_patience:
+                return True
+    return False
+
+
+class _TellsEnded(TrainerCallback):
+    "The first of the callbacks: the others know by `should_training_stop` that the run has ended."
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        control.should_training_stop = self.trainer._ended
+
+
+class _EndsOnce:
+    "A trainer that begins no epoch of a run that has ended."
+
+    _start, _ended = None, False  # the checkpoint that `train` resumes from; whether the run has ended there
+
+    def set_initial_training_values(self, *args, **kwargs):
+        epochs, steps_an_epoch, *others, max_steps = super().set_initial_training_values(*args, **kwargs)
+        if self._start is not None:
+            step = _step(self._start)
+            self._ended = step >= max_steps or _stopped_early(self, self._start)
+            if self._ended:
+                epochs = min(epochs, step // steps_an_epoch)  # those that transformers skips
+                self.args.eval_on_start = False
+        return epochs, steps_an_epoch, *others, max_steps
+
 # %% ../nbs/05b_resume.ipynb #297ae881
-class ResumableTrainer(_Exact, _StopsBetweenSteps, _Saves):
+class ResumableTrainer(_Exact, _EndsOnce, _StopsBetweenSteps, _Saves):
     """Put before a trainer, `class Mine(ResumableTrainer, SFTTrainer)`: a killed run that goes on ends at the same weights.
 
     A checkpoint counts once `complete.json` is in it, which lists all files; nothing is deleted before its successor
-    counts. `train(resume_from_checkpoint=last_good_checkpoint(run))` starts and goes on; a `ValueError` for a checkpoint
-    that is not complete, and for a disk too small for the run; an `OSError` if a checkpoint cannot be written.
+    counts. `train(resume_from_checkpoint=last_good_checkpoint(run))` starts, goes on, and changes nothing of a run that has
+    ended; a `ValueError` for a checkpoint that is not complete, and for a disk too small for the run; an `OSError` if a
+    checkpoint cannot be written.
     """
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
@@ -147,10 +187,15 @@ class ResumableTrainer(_Exact, _StopsBetweenSteps, _Saves):
         if self.args.should_save and not self.args.save_only_model:
             _set_aside(Path(self.args.output_dir), start)
         self.accelerator.wait_for_everyone()
-        if not any(isinstance(callback, DiskCheck) for callback in self.callback_handler.callbacks):
+        callbacks = self.callback_handler.callbacks
+        if not any(isinstance(callback, DiskCheck) for callback in callbacks):
             self.add_callback(DiskCheck(self))
+        if not any(isinstance(callback, _TellsEnded) for callback in callbacks):
+            callbacks.insert(0, _TellsEnded(self))
+        self._start, self._ended, evaluated = start, False, self.args.eval_on_start
         self._limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             return super().train(str(start) if start else None, *args, **kwargs)
         finally:
             self.args.save_total_limit, self._limit = self._limit, None
+            self.args.eval_on_start, self._start = evaluated, None

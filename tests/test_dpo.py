@@ -1,6 +1,7 @@
 "The right reference: whole runs, kills, what comes back, and what the guard hears."
 
 import contextlib
+import inspect
 import io
 import json
 import os
@@ -11,15 +12,16 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from small_runs import forked
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
+from trl import DPOTrainer
 
 from ft_notebooks.collapse import CollapseCallback, plot_collapse
 from ft_notebooks.dpo import _once, dpo_trainer
 from ft_notebooks.loading import load_model
-from ft_notebooks.lora import add_adapter, lora_config
+from ft_notebooks.lora import add_adapter, load_adapter, lora_config
 from ft_notebooks.margins import pair_logps
 from ft_notebooks.marker import last_good_checkpoint
 from ft_notebooks.models import tiny_model, tiny_tokenizer
@@ -238,6 +240,57 @@ def test_a_run_that_resumes_with_another_reference_is_refused(rows, tmp_path):
         made(adapted(), rows, tmp_path, max_steps=4, precompute_ref_log_probs=False).train(str(newest))
 
 
+DAMAGED = {
+    "shorter": (lambda kept: {name: x[:5] for name, x in kept.items()}, r"ref_chosen_logps has the shape \(5,\), and there are 8 rows"),
+    "longer": (lambda kept: {name: torch.cat([x, x]) for name, x in kept.items()}, r"has the shape \(16,\), and there are 8 rows"),
+    "one column shorter": (lambda kept: {**kept, "ref_rejected_logps": torch.zeros(3)}, r"ref_rejected_logps has the shape \(3,\)"),
+    "no rows": (lambda kept: {name: x[:0] for name, x in kept.items()}, r"has the shape \(0,\), and there are 8 rows"),
+    "a table": (lambda kept: {name: x[:, None].contiguous() for name, x in kept.items()}, r"has the shape \(8, 1\)"),
+    "a column less": (lambda kept: {"ref_chosen_logps": kept["ref_chosen_logps"]}, "it holds ref_chosen_logps instead of"),
+    "other columns": (lambda kept: {"logps": kept["ref_chosen_logps"]}, "it holds logps instead of ref_chosen_logps, ref_rejected_logps"),
+    "a NaN": (lambda kept: {**kept, "ref_rejected_logps": torch.tensor([-1.0, float("nan")] * 4)}, "ref_rejected_logps of row 1 is nan"),
+    "another value": (lambda kept: {**kept, "ref_rejected_logps": kept["ref_rejected_logps"] + 1}, "ref_rejected_logps of row .* now"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_kept_reference_that_is_not_these_rows_is_named_with_the_cure(rows, tmp_path, damage):
+    made(tiny_model(), rows, tmp_path)
+    [file] = (tmp_path / ".reference").glob("*.safetensors")
+    change, message = DAMAGED[damage]
+    save_file(change(load_file(file)), file)
+    with pytest.raises(ValueError, match=f"{file}.*{message}.*[Rr]emove the file"):
+        made(tiny_model(), rows, tmp_path)
+    file.unlink()
+    made(tiny_model(), rows, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"half", None])
+def test_a_kept_reference_that_is_torn_is_named_with_the_cure(rows, tmp_path, content):
+    made(tiny_model(), rows, tmp_path)
+    [file] = (tmp_path / ".reference").glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-9] if content is None else content)
+    with pytest.raises(ValueError, match=f"{file} cannot be read.*[Rr]emove the file"):
+        made(tiny_model(), rows, tmp_path)
+
+
+def test_a_reference_that_is_not_a_number_is_not_kept(rows, tmp_path):
+    model = tiny_model()
+    model.get_output_embeddings().weight.data[rows[3]["chosen_ids"][0]] = float("nan")
+    with pytest.raises(ValueError, match="the reference's ref_chosen_logps of row 0 is nan"):
+        made(model, rows, tmp_path)
+    assert not list((tmp_path / ".reference").glob("*"))
+
+
+@pytest.mark.parametrize("content", ["", "[[1, 2", '{"a": 1}', "3", "[[1.0, 2.0]]", '[["a", "b"]]'])
+def test_a_damaged_record_of_the_start_is_named_with_the_cure(rows, tmp_path, content):
+    made(adapted(), rows, tmp_path, precompute_ref_log_probs=False).train()
+    file = tmp_path / ".reference" / "start.json"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"{file} is damaged.*restore it, or begin the run again in another folder"):
+        made(adapted(), rows, tmp_path, precompute_ref_log_probs=False).train(str(tmp_path / "checkpoint-2"))
+
+
 def test_what_is_kept_is_not_used_for_other_rows_weights_or_precision(rows, tmp_path):
     for model, data, given in [
         (tiny_model(), rows, {}), (tiny_model(), rows.select(range(4, 8)), {}), (tiny_model(seed=1), rows, {}),
@@ -254,6 +307,55 @@ def test_what_is_kept_is_one_file_a_precision(rows, tmp_path):
         _kept_or_computed(trainer, rows, 4)
         setattr(trainer.args, name, False)
     assert len(list((tmp_path / ".reference").glob("*.safetensors"))) == 3
+
+
+# what is saved
+
+
+def names(folder):
+    return {p.name for p in Path(folder).iterdir()}
+
+
+def test_a_script_saves_the_trained_adapter_alone_and_a_checkpoint_the_reference_too(rows, tmp_path):
+    tiny_model().save_pretrained(tmp_path / "base")
+    model = moved(add_adapter(load_model(tmp_path / "base", bits=32), lora_config(tiny_model(), r=4)))
+    (trainer := made(model, rows, tmp_path / "run", precompute_ref_log_probs=False)).train()
+    before = weights(trainer)
+    trainer.save_model(str(tmp_path / "adapter"))
+    assert "ref" not in names(tmp_path / "adapter") and "ref" in names(tmp_path / "run" / "checkpoint-4")
+    assert all(".ref" not in name for name in load_file(tmp_path / "adapter" / "adapter_model.safetensors"))
+    expected = pair_logps(trainer.model, rows)
+    base = load_model(tmp_path / "base", bits=32)
+    for loaded in (load_adapter(tmp_path / "adapter", 32), PeftModel.from_pretrained(base, tmp_path / "adapter").eval()):
+        assert list(loaded.peft_config) == ["default"] and torch.equal(pair_logps(loaded, rows), expected)
+    trainer.train(str(tmp_path / "run" / "checkpoint-2"))  # the trainer is as it was
+    assert trainer.state.global_step == 4 and all(torch.equal(p, before[name]) for name, p in weights(trainer).items())
+
+
+def test_the_run_s_own_folder_which_a_push_uploads_holds_the_trained_adapter_alone(rows, tmp_path):
+    trainer = made(adapted(), rows, tmp_path, precompute_ref_log_probs=False)
+    assert "self.save_model(_internal_call=True)" in inspect.getsource(Trainer.push_to_hub)
+    trainer.save_model(_internal_call=True)
+    assert "ref" not in names(tmp_path) and "adapter_model.safetensors" in names(tmp_path)
+    trainer.save_model()
+    assert "ref" not in names(tmp_path)
+
+
+def test_a_save_that_fails_leaves_the_trainer_its_reference(rows, tmp_path):
+    trainer = made(adapted(), rows, tmp_path / "run", precompute_ref_log_probs=False)
+    (tmp_path / "file").touch()
+    with pytest.raises((OSError, ValueError)):
+        trainer.save_model(str(tmp_path / "file"))
+    trainer.train()
+    assert "ref" in names(tmp_path / "run" / "checkpoint-4")
+
+
+def test_an_adapter_that_the_trainer_made_and_a_full_model_are_saved_as_by_trl(rows, tmp_path):
+    for name, given in {"adapter": {"peft_config": lora_config(tiny_model(), r=4)}, "full": {}}.items():
+        trainer = made(tiny_model(), rows, tmp_path / name / "run", **given)
+        trainer.save_model(str(tmp_path / name / "ours"))
+        DPOTrainer.save_model(trainer, str(tmp_path / name / "theirs"))
+        assert names(tmp_path / name / "ours") == names(tmp_path / name / "theirs")
 
 
 # the guard

@@ -376,6 +376,7 @@ def ranks(trainer, tmp):
     marked = json.loads((tmp / "whole" / "checkpoint-6" / "complete.json").read_text())["files"]
     rows["random states"] = sorted(name for name in marked if name.startswith("rng_state"))
     rows["alike"] = noted(tmp / "whole", 1)["weights"] == whole
+    rows["finished"] = finished_twice(tmp / "finished")
     for rank in (0, 1):
         run = tmp / f"sigterm-{rank}"
         pids = two(run, lambda trainer: listening(trainer, run, 5, rank))
@@ -390,6 +391,21 @@ def ranks(trainer, tmp):
     row = {"exits": [code < 0 or code > 0 for code in ended(pids)], "left": left_behind(run)}
     row["exits again"] = ended(two(run, lambda trainer: train(trainer, run)))
     return {**rows, "killed": {**row, "from": noted(run)["start"], "same": noted(run)["weights"] == whole, "aside": aside(run)}}
+
+
+def finished_twice(run):
+    "Two processes end a run within an epoch, and are started again: what they note, and whether a checkpoint has changed."
+
+    def job(trainer):
+        trainer.args.max_steps = 5  # of three steps an epoch
+        train(trainer, run)
+
+    found = []
+    for _ in range(2):
+        exits = ended(two(run, job))
+        files = {str(p): p.stat().st_mtime_ns for p in run.glob("checkpoint-*/*")}
+        found.append([exits, *([noted(run, rank)[key] for key in ("step", "weights")] for rank in (0, 1)), files])
+    return {"first": found[0], "again": found[1]}
 
 
 def killed_after_rank_files(trainer, run):
@@ -545,6 +561,11 @@ def test_two_processes_mark_one_checkpoint_with_both_random_states(ran):
     assert not isinstance(ran["ranks"], str), ran["ranks"]
     assert ran["ranks"]["exits"] == [0, 0] and ran["ranks"]["alike"]
     assert ran["ranks"]["random states"] == ["rng_state_0.pth", "rng_state_1.pth"]
+
+
+def test_two_processes_that_have_finished_change_nothing_when_they_are_started_again(ran):
+    first, again = ran["ranks"]["finished"]["first"], ran["ranks"]["finished"]["again"]
+    assert first[0] == [0, 0] and first[1][0] == 5 and again == first
 
 
 @pytest.mark.parametrize("rank", [0, 1])

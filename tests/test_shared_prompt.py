@@ -187,7 +187,8 @@ def test_the_row_is_as_good_as_the_texts_alone(kind, attention):
 
 def test_rounding_alone_turns_nothing_off():
     error, rounding = sharing_error(tiny_model().bfloat16())
-    assert 1e-4 < rounding < error < 0.05 and why_not_shared(tiny_model().bfloat16()) is None
+    assert max(error, rounding) < 0.025  # 2·u·√(20·layers): u = 2⁻⁹, two layers, some 20 roundings in each
+    assert why_not_shared(tiny_model().bfloat16()) is None
 
 
 @pytest.mark.parametrize("kind", WRONG)

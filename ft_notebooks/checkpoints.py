@@ -21,7 +21,7 @@ def _check_files(folder: Path) -> None:
     if not (folder / "model.safetensors").exists():
         if index.exists():
             try:
-                files = sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
+                files = sorted({folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
             except (ValueError, LookupError, TypeError, AttributeError) as e:
                 raise ValueError(f"{index} holds no map of weights to files ({e}); copy it again") from e
         elif any("-of-" in file.name for file in files):

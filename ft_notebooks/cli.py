@@ -111,7 +111,7 @@ def _stages(folder, known) -> dict:
     base, start = known.get("model.name"), None
     file = Path(folder, "adapter_config.json")
     if file.is_file():
-        base = json.loads(file.read_text())["base_model_name_or_path"]
+        base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
     if known.get("model.name") not in (None, base) and Path(known["model.name"], "adapter_config.json").is_file():
         start = known["model.name"]
     stage = known.get("command", "model")
@@ -266,6 +266,11 @@ def _answer(model, tok, messages, max_new_tokens) -> list:
     return [*messages, {"role": "assistant", "content": answer}]
 
 # %% ../nbs/12c_cli.ipynb #6b605079
+def _typed(text: str) -> str:
+    "The text, its bytes read as UTF-8 where the locale's encoding has none for them."
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def _chat(args) -> None:
     settings = _settings(args)
     _quiet()
@@ -273,15 +278,17 @@ def _chat(args) -> None:
 
     folder, known = known_run(args.run)
     model, tok = load_folder(folder, model_bits(settings["model"].get("bits") or known.get("model.bits"))), load_tokenizer(folder)
-    system = known.get("system") if args.system is None else args.system
+    system = known.get("system") if args.system is None else _typed(args.system)
     start = [{"role": "system", "content": system}] if system else []
     if system:
         say(f"system: {system}")
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="surrogateescape")
     say("Type a message; an empty line starts a new conversation, Ctrl-D ends.")
     messages = start
     while True:
         try:
-            text = input("> ").strip()
+            text = _typed(input("> ")).strip()
         except (EOFError, KeyboardInterrupt):
             return
         asked = [*messages, {"role": "user", "content": text}]
@@ -407,7 +414,7 @@ def _launch(args) -> None:
     where = {"address": args.address, "port": args.port, "max_restarts": args.max_restarts}
     said = {"--config": file, **{f"--{name.replace('_', '-')}": value for name, value in where.items() if value}}
     fixed = [str(word) for pair in said.items() for word in pair]
-    for rank in set(range(yaml.safe_load(file.read_text())["num_machines"])) - {args.machine_rank}:
+    for rank in set(range(yaml.safe_load(file.read_text(encoding="utf-8"))["num_machines"])) - {args.machine_rank}:
         say(f"on machine {rank}: ft launch {shlex.join([*fixed, '--machine-rank', str(rank), '--', *words])}")
     if code := launch(program, file, machine_rank=args.machine_rank, **where):
         sys.exit(code)
@@ -467,9 +474,21 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0, help="of the notes, the adapter and the order; default: 0")
     return ft
 
+# %% ../nbs/12c_cli.ipynb #e028566b
+def _escape_what_cannot_be_encoded() -> None:
+    "stdout and stderr write an escape where they would raise `UnicodeEncodeError`; an error handler that was chosen stays."
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) not in ("strict", "surrogateescape"):  # the defaults
+            continue
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+        else:
+            stream.errors = "backslashreplace"  # of a codecs.StreamWriter
+
 # %% ../nbs/12c_cli.ipynb #88cc695a
 def main(argv: list[str] | None = None) -> None:
     "Run `ft`; a mistake of the user is one message on stderr and exit code 2."
+    _escape_what_cannot_be_encoded()
     args = parser().parse_args(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -25,19 +25,19 @@ def _cpu_has_bf16() -> bool:
         found = {name for name, has in torch.cpu.get_capabilities().items() if has is True}
     else:
         cpuinfo = Path("/proc/cpuinfo")
-        found = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+        found = set(cpuinfo.read_text(encoding="utf-8").split()) if cpuinfo.exists() else set()
     return not found.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def _ram() -> int:  # Bytes that this process may use: the machine's, or less where a control group caps it
     limits = [psutil.virtual_memory().total]
     cgroups = Path("/proc/self/cgroup")
-    for line in cgroups.read_text().splitlines() if cgroups.exists() else []:
+    for line in cgroups.read_text(encoding="utf-8").splitlines() if cgroups.exists() else []:
         _, controller, own = line.split(":", 2)
         if controller in ("", "memory"):  # version 2, version 1
             folder = Path("/sys/fs/cgroup", controller, own.lstrip("/"))
             files = [f / ("memory.limit_in_bytes" if controller else "memory.max") for f in (folder, *folder.parents)]
-            limits += [int(text) for text in (f.read_text().strip() for f in files if f.is_file()) if text != "max"]
+            limits += [int(text) for text in (f.read_text(encoding="utf-8").strip() for f in files if f.is_file()) if text != "max"]
     return min(limits)
 
 # %% ../nbs/02_loading.ipynb #b3076ce1

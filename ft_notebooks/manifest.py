@@ -204,7 +204,7 @@ def _git() -> dict | None:
 
     def ask(*words):
         command = ["git", "-c", "core.fsmonitor=false", *words]
-        options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 10, "env": quiet}
+        options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "errors": "replace", "timeout": 10, "env": quiet}
         return subprocess.run(command, check=True, **options).stdout.strip()
 
     try:
@@ -219,7 +219,7 @@ def _machine() -> dict:
     if hw.device.startswith("cuda"):
         name = torch.cuda.get_device_name(hw.device)
     else:
-        text = cpuinfo.read_text() if cpuinfo.exists() else ""
+        text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
         found = re.search(r"^model name\s*:\s*(.+)$", text, flags=re.M)
         name = found[1] if found else platform.processor() or platform.machine()
     dtype, threads = str(hw.dtype).removeprefix("torch."), torch.get_num_threads()

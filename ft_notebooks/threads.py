@@ -107,7 +107,7 @@ def idle_cpus(
     return most
 
 # %% ../nbs/00_threads.ipynb #28603020
-SPINS = 10_000  # libgomp's default is 300,000; a `pause` takes from 10 to 50 ns, so this is from 0.1 to 0.5 ms
+SPINS = 3_000  # libgomp's default is 300,000; a `pause` takes from 10 to 50 ns, so this is from 0.03 to 0.15 ms
 BLOCKTIME = 1  # ms that a thread of Intel's and LLVM's OpenMP spins (macOS, Windows, conda); their default is 200
 _QUIET = 0.5  # CPUs that others may use on a machine that counts as quiet
 

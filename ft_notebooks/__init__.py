@@ -2,6 +2,7 @@ __version__ = "0.1.0"
 
 _modules = {  # module -> the public names that are also reachable as `from ft_notebooks import name`
     "models": "tiny_tokenizer tiny_model gguf_tokenizer smollm2",
+    "threads": "use_cpu_threads",
     "tokenizer": "load_tokenizer ensure_pad_token add_pad_token check_vocabulary pad_batch",
     "templates": "ChatTemplate template_additions",
     "views": "show_tokens plot_lengths plot_labels",

@@ -19,6 +19,7 @@ from pathlib import Path
 from .runs import check_settings, held_out, kept_rows, known_run, leave, load_folder, meet
 from .runs import model_bits, model_settings, once, rows_hash, say, train_run, trained_rows
 from .stages import as_chats, encode_rows, read_stage
+from .threads import use_cpu_threads
 
 # %% ../nbs/12c_cli.ipynb #c1038f43
 SETTINGS_INI = """\
@@ -53,14 +54,18 @@ def _settings(args) -> dict:
     return read_settings(file, args.set)
 
 
-def _quiet() -> None:
+def _quiet(args) -> None:
     import datasets
+    import torch
     import transformers
 
     warnings.simplefilter("ignore", FutureWarning)  # between the libraries, not for whoever runs ft
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
+    if args.threads and not torch.accelerator.is_available():
+        number = torch.get_num_threads()
+        say(f"{number} thread{'s' * (number > 1)} ({args.threads})")
 
 # %% ../nbs/12c_cli.ipynb #4f4aff51
 def _init(args) -> None:
@@ -80,7 +85,7 @@ def _train(args) -> None:
     stage = args.command
     with meet():
         settings = _settings(args)
-        _quiet()
+        _quiet(args)
         check_settings(settings, stage)
 
     def prepare():
@@ -181,7 +186,7 @@ def _tasks(args, stages, tok, bits, output) -> None:
 # %% ../nbs/12c_cli.ipynb #776fc7f9
 def _eval(args) -> None:
     settings = _settings(args)
-    _quiet()
+    _quiet(args)
     from ft_notebooks.findings import compare_stages
     from ft_notebooks.progress import scores_by_step
     from ft_notebooks.report import report_card
@@ -238,7 +243,7 @@ def _adapter(run, known, given) -> int:
 
 def _merge(args) -> None:
     settings = _settings(args)
-    _quiet()
+    _quiet(args)
     from ft_notebooks.merging import merge_folder
     from ft_notebooks.tokenizer import load_tokenizer
 
@@ -273,7 +278,7 @@ def _typed(text: str) -> str:
 
 def _chat(args) -> None:
     settings = _settings(args)
-    _quiet()
+    _quiet(args)
     from ft_notebooks.tokenizer import load_tokenizer
 
     folder, known = known_run(args.run)
@@ -345,7 +350,7 @@ def _heard(model, tok):
 
 # %% ../nbs/12c_cli.ipynb #6b774358
 def _demo(args) -> None:
-    _quiet()
+    _quiet(args)
     from ft_notebooks.data import appointments
     from ft_notebooks.progress import scores_by_step
     from ft_notebooks.report import report_card
@@ -486,12 +491,26 @@ def _escape_what_cannot_be_encoded() -> None:
             stream.errors = "backslashreplace"  # of a codecs.StreamWriter
 
 # %% ../nbs/12c_cli.ipynb #88cc695a
+def _threads_before(args) -> int | None:
+    "The threads of the run that this command goes on with; None where its folder does not tell, which is read again later."
+    for folder in {"sft": [""], "dpo": [""], "demo": ["dpo", "sft"]}.get(args.command, []):
+        try:
+            machine = json.loads(Path(args.output, folder, "manifest.json").read_text(encoding="utf-8"))["recorded"]["machine"]
+            return machine["threads"] if machine["device"] == "cpu" else None
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
 def main(argv: list[str] | None = None) -> None:
     "Run `ft`; a mistake of the user is one message on stderr and exit code 2."
     _escape_what_cannot_be_encoded()
     args = parser().parse_args(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    args.threads = None
+    if "torch" not in sys.modules and args.command not in ("init", "launch"):
+        args.threads = use_cpu_threads(_threads_before(args))
     try:
         if int(os.environ.get("WORLD_SIZE", 1)) > 1 and args.command not in ("sft", "dpo"):
             raise ValueError("under a launcher every process would do the same; sft and dpo share the work, the others take one process")

@@ -24,6 +24,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from .distributed import check_config
+from .threads import usable_cpus
 
 # %% ../nbs/07_launcher.ipynb #5831b3e3
 def _gpus() -> int:
@@ -75,8 +76,7 @@ def _check_network(machines: int, machine_rank: int, address: str | None, port: 
 
 # %% ../nbs/07_launcher.ipynb #6aed3e94
 def _threads(here: int) -> str:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // here))
+    return os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cpus() // here))
 
 
 def _arguments(program, file, config, machine_rank, address, port, max_restarts) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from small_runs import ended
+from small_runs import HANGS, ended
 
 import ft_notebooks.dpo  # what a process needs that is forked from this one
 import ft_notebooks.sft
@@ -54,7 +54,7 @@ def forked(function, folder, name):
         return pid
     gc.freeze()  # what was there before is no garbage: looking for it would copy every page of memory
     try:
-        signal.alarm(120)  # rather than wait for each other for ever
+        signal.alarm(HANGS)  # rather than wait for each other for ever
         said = os.open(folder / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for stream in (1, 2):
             os.dup2(said, stream)

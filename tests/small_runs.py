@@ -152,7 +152,10 @@ def train(trainer, **arguments):
     return trainer
 
 
-def ended(pids, seconds=100):
+HANGS = 900  # seconds after which a process hangs: nothing that works takes as long, however busy the machine is
+
+
+def ended(pids, seconds=HANGS):
     "The exit codes, negative for a signal; processes that take longer are killed."
     codes, deadline = {}, time.monotonic() + seconds
     while len(codes) < len(pids):

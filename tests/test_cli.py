@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -158,15 +157,28 @@ def sft(run, *more, bits=32):
     return command + [part for setting in settings for part in ("--set", setting)] + list(more)
 
 
+KILLED = """
+import os, signal
+from transformers.trainer_callback import CallbackHandler
+
+begin = CallbackHandler.on_step_begin
+
+def killed(self, args, state, control):
+    if state.global_step == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return begin(self, args, state, control)
+
+CallbackHandler.on_step_begin = killed
+from ft_notebooks.cli import main
+main()
+"""
+
+
 def test_a_run_killed_in_the_middle_ends_with_the_weights_of_one_that_was_not(here, capsys):
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    killed = subprocess.Popen(sft("killed", bits=4), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while killed.poll() is None and not Path("killed/checkpoint-4").exists():
-        time.sleep(0.01)
-    assert killed.poll() is None, "it ended by itself"
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    assert not Path("killed/metrics.json").exists()
+    killed = subprocess.run([sys.executable, "-c", KILLED, *sft("killed", bits=4)[1:]], env=env, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert Path("killed/checkpoint-4").exists() and not Path("killed/metrics.json").exists()
     main(sft("killed", bits=4)[1:])
     assert "goes on from" in capsys.readouterr().out
     main(sft("whole", bits=4)[1:])

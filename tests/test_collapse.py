@@ -6,14 +6,13 @@ import json
 import os
 import random
 import socket
-import time
 
 import datasets
 import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
-from small_runs import lines, title_gaps
+from small_runs import ended, lines, title_gaps
 from trl import DPOConfig, DPOTrainer
 
 from ft_notebooks import collapse
@@ -265,17 +264,7 @@ def test_two_processes_decide_as_the_first_has_heard(rows, tmp_path):
             finally:
                 os._exit(1)
         children.append(child)
-    until = time.monotonic() + 120
-    codes = {}
-    while len(codes) < 2 and time.monotonic() < until:
-        for child in set(children) - set(codes):
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
-                codes[child] = os.waitstatus_to_exitcode(status)
-        time.sleep(0.05)
-    for child in set(children) - set(codes):
-        os.kill(child, 9), os.waitpid(child, 0)
-    assert sorted(codes.values()) == [0, 0]
+    assert ended(children) == [0, 0]
     one, two = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert one["world"] == two["world"] == 2 and one["looks"] == 3 and two["own file"] is False
     assert "at step 4 the score of the answers is 0, and was 1" in one["first"] and one["first"] == two["first"]

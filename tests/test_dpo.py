@@ -14,7 +14,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from small_runs import forked
+from small_runs import HANGS, forked
 from transformers import Trainer, TrainerCallback
 from trl import DPOTrainer
 
@@ -413,7 +413,7 @@ def two_steps(kind, rows, folder):
     given = {"precompute_ref_log_probs": False} if kind == "adapter" else {}
     model = moved(add_adapter(tiny_model(), lora_config(tiny_model(), r=4))) if kind == "adapter" else moved(tiny_model())
     given |= {"max_steps": 2, "save_strategy": "no", "dataloader_drop_last": True}
-    given |= {"ddp_backend": "gloo", "ddp_timeout": 60} if "RANK" in os.environ else {}
+    given |= {"ddp_backend": "gloo"} if "RANK" in os.environ else {}
     trainer = made(model, rows.select(range(7)), folder, **given)
     trainer.train()
     return trainer
@@ -427,7 +427,7 @@ def one_of_two(rank, port, rows, folder, monkeypatch):
     GradientState._reset_state()
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port, "MASTER_ADDR": "127.0.0.1"}
     os.environ.update({name: str(value) for name, value in place.items()})
-    signal.alarm(100)  # rather than wait for each other for ever
+    signal.alarm(HANGS)  # rather than wait for each other for ever
     written = []
     monkeypatch.setattr("ft_notebooks.reference.save_file", lambda kept, file: (written.append(file), save_file(kept, file)))
     for kind in ("adapter", "full", "full"):

@@ -12,7 +12,7 @@ from itertools import combinations, product
 
 import pytest
 from datasets import Dataset, DatasetDict, concatenate_datasets
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ft_notebooks import duplicates
@@ -176,7 +176,7 @@ def test_no_near_pair_is_missed_and_none_made_up(seed, near):
     assert len(found) > 10 or near >= 0.95
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(st.lists(st.sampled_from("abcde"), min_size=1, max_size=8), min_size=1, max_size=14),
     st.sampled_from([0.5, 0.6, 0.8, 1.0]),

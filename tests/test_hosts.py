@@ -23,6 +23,7 @@ from ranks_of import (
     torchrun,
     with_callback,
 )
+from small_runs import HANGS
 from transformers import TrainerCallback
 
 import ft_notebooks.manifest
@@ -110,7 +111,7 @@ class Waits(TrainerCallback):
 
 
 def until(*files):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANGS
     while not all(Path(file).exists() for file in files):
         assert time.monotonic() < deadline, files
         time.sleep(0.02)
@@ -135,7 +136,7 @@ def test_a_host_that_is_cut_off_or_killed_ends_the_run_everywhere_and_it_goes_on
     until(*(f"{run}-there-{i}" for i in range(2)))
     action(pids)
     Path(f"{run}-go").touch()
-    found = ended(pids, 50)
+    found = ended(pids)
     tool("join", 1)
     assert found == codes, log(run)
     assert re.search(said, log(run)[f"{run}-0.log"]) and not Path(run, "metrics.json").exists()

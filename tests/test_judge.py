@@ -13,7 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
+import requests
 from datasets import Dataset
+from small_runs import HANGS
 
 from ft_notebooks import judge
 from ft_notebooks.evaluation import evaluate
@@ -39,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if step == "sleep":
-            self.server.woken.wait(20)
+            self.server.woken.wait()  # for the end of the test
             return
         status, headers, body = step if isinstance(step, tuple) else (200, {}, completion(step))
         self.send_response(status)
@@ -190,8 +192,11 @@ def test_a_dropped_connection_is_asked_again(server, sleeps):
     assert ask("a", "b") == "done" and len(server.seen) == 4
 
 
-def test_silence_is_an_error_after_the_timeout(server):
-    ask = chat_endpoint(server.url, "m", timeout=0.1, retries=0)
+def test_silence_is_an_error_after_the_timeout(server, monkeypatch):
+    post = requests.Session.post
+    with monkeypatch.context() as patience:  # for the question whether the server is there
+        patience.setattr(requests.Session, "post", lambda *args, **given: post(*args, **{**given, "timeout": HANGS}))
+        ask = chat_endpoint(server.url, "m", timeout=0.1, retries=0)
     server.script = ["sleep"]
     with pytest.raises(ValueError, match="does not answer: .*Read timed out"):
         ask("a", "b")

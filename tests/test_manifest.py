@@ -12,7 +12,7 @@ import pytest
 import torch
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig, get_peft_model
-from small_runs import ranks, several
+from small_runs import HANGS, ranks, several
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from trl import DPOConfig, SFTConfig
 
@@ -264,6 +264,8 @@ def git(folder, *words):
 def test_the_commit_is_recorded_and_whether_a_tracked_file_differs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    run = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *args, **given: run(*args, **{**given, "timeout": HANGS}))  # a busy machine's git
     assert _git() is None
     git(tmp_path, "init", "-q")
     assert _git() is None  # no commit yet

@@ -30,7 +30,7 @@ from ranks_of import (
     torchrun,
     with_callback,
 )
-from small_runs import TOK
+from small_runs import HANGS, TOK
 from transformers import TrainerCallback
 
 from ft_notebooks.distributed import accelerate_config
@@ -252,12 +252,12 @@ assert found == {0: 2, 1: 2}
 def test_a_kernel_launches_before_the_imports_or_with_torch_s_launcher_after_them(tmp_path):
     from jupyter_client.manager import start_new_kernel
 
-    manager, kernel = start_new_kernel(kernel_name="python3", cwd=str(tmp_path), stderr=subprocess.DEVNULL)
+    manager, kernel = start_new_kernel(HANGS, "python3", cwd=str(tmp_path), stderr=subprocess.DEVNULL)
     said = []
 
     def run(code):
         code = code.replace("PORT", str(free_port()))
-        reply = kernel.execute_interactive(code, timeout=60, output_hook=lambda m: said.append(m["content"].get("text", "")))
+        reply = kernel.execute_interactive(code, timeout=HANGS, output_hook=lambda m: said.append(m["content"].get("text", "")))
         return reply["content"]["status"], reply["content"].get("evalue", "")
 
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import sacrebleu
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from rouge_score.rouge_scorer import RougeScorer
@@ -32,7 +32,7 @@ from ft_notebooks.scorers import (
     token_f1,
 )
 
-quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+quick = settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 PIECES = [*string.printable, " ", " ", " the ", " a ", " an ", "Berlin", "12"]
 ASCII = st.lists(st.sampled_from(PIECES), max_size=40).map("".join)
 WORDS = st.lists(st.sampled_from("it the a Berlin day 3 3.5 -3 ... 東京 мир".split()), max_size=12).map(" ".join)

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 import trl.trainer.utils
 from peft.tuners.lora import Linear as LoraLinear
+from small_runs import HANGS
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 from transformers import GemmaConfig, GemmaForCausalLM, MistralConfig, MistralForCausalLM
@@ -315,9 +316,9 @@ def test_two_processes_share_the_gradient():
     ranks = [fork.Process(target=_rank, args=(rank, port, results)) for rank in (0, 1)]
     for process in ranks:
         process.start()
-    first, second = (torch.tensor(results.get(timeout=60)) for _ in ranks)
+    first, second = (torch.tensor(results.get(timeout=HANGS)) for _ in ranks)
     for process in ranks:
-        process.join(60)
+        process.join(HANGS)
         assert process.exitcode == 0
     model = adapted()
     alone = sum(loss_and_gradient(model, False, batch(2, first=first_row))[1] for first_row in (0, 2)) / 2

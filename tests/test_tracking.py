@@ -10,7 +10,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
-from small_runs import arguments, lines, title_gaps, trainer
+from small_runs import HANGS, arguments, lines, title_gaps, trainer
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.integrations import TensorBoardCallback
 
@@ -224,10 +224,10 @@ trainer.train();
 
 def test_in_a_real_kernel_one_picture_changes_and_nothing_else_is_shown(tmp_path):
     manager = pytest.importorskip("jupyter_client.manager")
-    kernel, client = manager.start_new_kernel(kernel_name="python3", cwd=str(tmp_path))
+    kernel, client = manager.start_new_kernel(HANGS, "python3", cwd=str(tmp_path))
     seen = []
     try:
-        ended = client.execute_interactive(KERNEL.replace("FOLDER", repr(str(tmp_path))), timeout=120, output_hook=seen.append)
+        ended = client.execute_interactive(KERNEL.replace("FOLDER", repr(str(tmp_path))), timeout=HANGS, output_hook=seen.append)
     finally:
         client.stop_channels()
         kernel.shutdown_kernel(now=True)
@@ -281,7 +281,7 @@ def tracked(name, tmp_path, **env):
     home = {"HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **env}
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
     cmd = [sys.executable, "-c", TRACK, name, str(tmp_path / "run"), *paths]
-    run = subprocess.run(cmd, cwd=tmp_path, env={**os.environ, **home}, capture_output=True, text=True, timeout=300)
+    run = subprocess.run(cmd, cwd=tmp_path, env={**os.environ, **home}, capture_output=True, text=True, timeout=HANGS)
     assert run.returncode == 0, run.stderr[-4000:]
     entries = lines(tmp_path / "run" / "metrics.jsonl")
     return {key: [(e["step"], e[key]) for e in entries if key in e] for key in ("loss", "eval_loss", "tokens_per_second")}

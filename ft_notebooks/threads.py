@@ -107,7 +107,7 @@ def idle_cpus(
     return most
 
 # %% ../nbs/00_threads.ipynb #28603020
-SPINS = 3_000  # libgomp's default is 300,000; a `pause` takes from 10 to 50 ns, so this is from 0.03 to 0.15 ms
+SPINS = 30_000  # libgomp's default is 300,000; a `pause` takes from 10 to 50 ns, so this is from 0.3 to 1.5 ms
 BLOCKTIME = 1  # ms that a thread of Intel's and LLVM's OpenMP spins (macOS, Windows, conda); their default is 200
 _QUIET = 0.5  # CPUs that others may use on a machine that counts as quiet
 

@@ -10,7 +10,7 @@ _modules = {  # module -> the public names that are also reachable as `from ft_n
     "loading": "hardware load_model",
     "four_bits": "plot_code_book",
     "quantization": "logits_distance round_weight weight_errors",
-    "adapter_files": "check_adapter_folder",
+    "adapter_files": "check_adapter_folder trained_bits",
     "lora": "lora_config add_adapter load_adapter merge_adapter dequantise_base expert_parameters",
     "adapters": "token_rows",
     "merging": "merge_folder check_merged",

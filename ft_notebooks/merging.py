@@ -14,6 +14,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from .adapter_files import trained_bits
 from .loading import load_model
 from .lora import dequantise_base, load_adapter, merge_adapter
 from .quantization import logits_distance
@@ -62,12 +63,13 @@ def merge_folder(
     folder: str | Path,  # With an adapter and its tokenizer
     output: str | Path,  # That is to be made
     input_ids: list[list[int]],  # Rows to compare the models on, as in `check_merged`
-    bits: int = 16,  # Of a weight of the base that the adapter was trained on
+    bits: int | None = None,  # Of a weight of the base that the adapter was trained on; None: as in `load_adapter`
 ) -> tuple[float, float]:  # As `check_merged` gives it
     """A plain model at `output`, with its tokenizer, that says the same as the adapter on its base.
 
     `ValueError`, and nothing is at `output`, if it would not, or if there is something already.
     """
+    bits = bits or trained_bits(folder) or 16
     with whole_folder(output) as part:
         tok = load_tokenizer(folder)
         merge_adapter(load_adapter(folder, bits)).save_pretrained(part)

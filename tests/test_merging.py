@@ -135,6 +135,18 @@ def test_other_bits_than_those_that_were_trained_on_are_found_out(adapter, tmp_p
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "base"]
 
 
+@pytest.mark.parametrize("bits", [4, 16, 32])
+def test_the_bits_of_the_run_are_those_that_are_merged_into(adapter, tmp_path, monkeypatch, bits):
+    folder, load, asked = adapter(bits), merging.load_adapter, []
+    monkeypatch.setattr(merging, "load_adapter", lambda folder, bits=None: asked.append(bits) or load(folder, bits))
+    dtypes = {4: ["bfloat16", "uint8"], 16: ["bfloat16"], 32: ["float32"]}[bits]
+    config = {"model.config.quantization_config": {"load_in_4bit": True}} if bits == 4 else {}
+    (folder / "manifest.json").write_text(json.dumps({"run": {"model.dtypes": dtypes, **config}, "recorded": {}}))
+    merge_folder(folder, tmp_path / "merged", ROWS)
+    assert set(asked) == {bits}
+    assert (json.loads((tmp_path / "merged/config.json").read_text())["dtype"] == "float32") == (bits == 32)
+
+
 @pytest.mark.smol
 def test_the_real_model_in_four_bits_says_the_same_words_once_it_is_merged(real_model, tmp_path):
     base, tok = load_model(smollm2(), 4), load_tokenizer(smollm2())

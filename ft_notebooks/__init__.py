@@ -9,7 +9,7 @@ _modules = {  # module -> the public names that are also reachable as `from ft_n
     "footprint": "estimate_memory largest_batch plot_memory weight_bytes",
     "loading": "hardware load_model",
     "four_bits": "plot_code_book",
-    "quantization": "logits_distance round_weight weight_errors",
+    "quantization": "logits_distance token_distances round_weight weight_errors",
     "adapter_files": "check_adapter_folder trained_bits",
     "lora": "lora_config add_adapter load_adapter merge_adapter dequantise_base expert_parameters",
     "adapters": "token_rows",

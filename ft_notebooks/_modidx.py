@@ -613,6 +613,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'ft_notebooks/quantization.py'),
                                            'ft_notebooks.quantization.round_weight': ( 'quantization.html#round_weight',
                                                                                        'ft_notebooks/quantization.py'),
+                                           'ft_notebooks.quantization.token_distances': ( 'quantization.html#token_distances',
+                                                                                          'ft_notebooks/quantization.py'),
                                            'ft_notebooks.quantization.weight_errors': ( 'quantization.html#weight_errors',
                                                                                         'ft_notebooks/quantization.py')},
             'ft_notebooks.ranks': { 'ft_notebooks.ranks.RanksTrainer': ('ranks.html#rankstrainer', 'ft_notebooks/ranks.py'),

@@ -200,7 +200,7 @@ def _eval(args) -> None:
     given = _rows(args.data) if args.data else None
     folder, known = known_run(args.run)
     output = args.output or (Path(args.run, "eval") if Path(args.run).is_dir() else "runs/eval")
-    stages, bits = _stages(folder, known), model_bits(settings["model"].get("bits") or known.get("model.bits"))
+    stages, bits = _stages(folder, known), model_bits(settings["model"].get("bits") or known.get("model.bits"), folder=folder)
     if args.tasks:
         return _tasks(args, stages, load_tokenizer(folder), bits, output)
     chats, tok = given or kept_rows(args.run, known), load_tokenizer(folder)
@@ -231,11 +231,14 @@ def _typical(known, tok) -> list:
 # %% ../nbs/12c_cli.ipynb #06d4ed4e
 def _adapter(run, known, given) -> int:
     "The bits of the base of the run's adapter; a `ValueError` for a run or a folder without one, and for other bits."
+    from ft_notebooks.adapter_files import trained_bits
+
     if known.get("model.method") == "full":
         raise ValueError(f"{run} trained every weight, so there is nothing to merge: {run} is the model")
-    if not Path(known_run(run)[0], "adapter_config.json").is_file():
+    folder = known_run(run)[0]
+    if not Path(folder, "adapter_config.json").is_file():
         raise ValueError(f"{run} holds no adapter, so there is nothing to merge; name a run, as ft sft makes it")
-    bits = known.get("model.bits") or model_bits(given)
+    bits = known.get("model.bits") or trained_bits(folder) or model_bits(given)
     if given not in (None, bits):
         raise ValueError(f"{run} was trained on a base in {bits} bits, not {given}; leave model.bits out")
     return bits
@@ -282,7 +285,8 @@ def _chat(args) -> None:
     from ft_notebooks.tokenizer import load_tokenizer
 
     folder, known = known_run(args.run)
-    model, tok = load_folder(folder, model_bits(settings["model"].get("bits") or known.get("model.bits"))), load_tokenizer(folder)
+    bits = model_bits(settings["model"].get("bits") or known.get("model.bits"), folder=folder)
+    model, tok = load_folder(folder, bits), load_tokenizer(folder)
     system = known.get("system") if args.system is None else _typed(args.system)
     start = [{"role": "system", "content": system}] if system else []
     if system:

@@ -19,7 +19,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import PreTrainedModel
 
-from .adapter_files import check_adapter_folder
+from .adapter_files import check_adapter_folder, trained_bits
 from .loading import load_model
 
 # %% ../nbs/03_lora.ipynb #b7eb90f8
@@ -165,10 +165,15 @@ def merge_adapter(
 # %% ../nbs/03_lora.ipynb #1791ed20
 def load_adapter(
     folder: str | Path,  # That `save_pretrained` of a `PeftModel` wrote
-    bits: int = 16,  # Of a weight of the base, as in `load_model`: those that the adapter was trained on
+    bits: int | None = None,  # Of a weight of the base, as in `load_model`; None: see below
     trainable: bool = False,  # True: go on training it; False: use it
 ) -> PeftModel:  # In `eval()` mode
-    "The adapter on the base that its `adapter_config.json` names; it trains, or is frozen, as `trainable` says."
+    """The adapter on the base that its `adapter_config.json` names; it trains, or is frozen, as `trainable` says.
+
+    Without `bits` the base has those that it was trained on, as `trained_bits` finds them in the manifest of its run, and 16
+    where there is none. Bits that are given are taken, also if the record tells others.
+    """
     config = check_adapter_folder(folder)  # all that can be known before the base is loaded
+    bits = bits or trained_bits(folder) or 16
     model = load_model(config.base_model_name_or_path, bits, revision=config.revision)
     return PeftModel.from_pretrained(model, str(Path(folder).expanduser()), is_trainable=trainable).eval()

@@ -67,11 +67,17 @@ def model_folder(
 def model_bits(
     given: int | None,  # 4, 8, 16, 32, or None
     method: str = "lora",  # Or "full"
+    folder: str | Path | None = None,  # Of the model, which may hold an adapter
 ) -> int:
-    "The bits of a weight: as given; else 32 for weights that are trained, and where the machine has no real 16-bit format."
+    """The bits of a weight: as given; else those of the base that the folder's adapter was trained on, by its manifest.
+
+    Else 32 for weights that are trained, and where the machine has no real 16-bit format.
+    """
+    from ft_notebooks.adapter_files import trained_bits
     from ft_notebooks.loading import hardware
 
-    return given or (32 if method == "full" or hardware().dtype.itemsize == 4 else 16)
+    recorded = trained_bits(folder) if folder is not None and not given else None
+    return given or recorded or (32 if method == "full" or hardware().dtype.itemsize == 4 else 16)
 
 # %% ../nbs/12b_runs.ipynb #ee9dbd93
 def load_folder(
@@ -314,6 +320,8 @@ def model_settings(
     settings: dict,  # As `read_settings` gives them
 ) -> dict:  # `name`, `bits` and `method`
     "[model] with nothing left open: the name or folder, the bits of a weight, and the method; an adapter keeps its base's bits."
+    from ft_notebooks.adapter_files import trained_bits
+
     given, lora = settings["model"], settings["lora"]
     method, bits = given.get("method", "lora"), given.get("bits")
     folder, known = known_run(given.get("name", "smollm2"))
@@ -322,7 +330,8 @@ def model_settings(
             raise ValueError(f"model.method=full, but {folder} holds an adapter; merge it first: ft merge {folder}")
         if lora:
             raise ValueError(f"[lora] sets {', '.join(lora)}, but the adapter of {folder} is trained further; take the keys out")
-        if bits not in (None, own := known.get("model.bits", bits)):
+        own = known.get("model.bits") or trained_bits(folder) or bits
+        if bits not in (None, own):
             raise ValueError(f"{folder} was trained on a base in {own} bits, not {bits}; leave model.bits out")
         bits = own
     return {"name": folder, "bits": model_bits(bits, method), "method": method}

@@ -4,6 +4,7 @@ import inspect
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -533,6 +534,25 @@ def test_the_base_is_measured_before_training_and_the_model_after(hot):
     assert metrics["perplexity_before"] == pytest.approx(base, rel=1e-4)
     assert metrics["perplexity"] == pytest.approx(tuned, rel=1e-4) and tuned < 0.8 * base
     assert metrics["account"]["rows"] == 20
+
+
+@pytest.mark.parametrize("kept", ["manifest.json run.json", "manifest.json"])
+def test_an_adapter_of_a_run_is_loaded_evaluated_and_merged_in_the_bits_of_the_run(hot, capsys, monkeypatch, kept):
+    run, load, loaded = Path("copy"), runs.load_folder, []
+    shutil.copytree(hot, run)
+    if "run.json" not in kept:  # as a script leaves it
+        (run / "run.json").unlink()
+    assert {load_adapter(folder).get_base_model().dtype for folder in (run, run / "checkpoint-6")} == {torch.float32}
+    monkeypatch.setattr(cli, "load_folder", lambda folder, bits: loaded.append(bits) or load(folder, bits))
+    main(["eval", "copy", "notes.jsonl", "--set", "evaluation.max_new_tokens=3"])
+    typed(monkeypatch, "hi")
+    main(["chat", "copy"])
+    assert loaded == [32] * 3
+    main(["merge", "copy"])
+    assert json.loads(Path("copy/merged/config.json").read_text())["dtype"] == "float32"
+    assert runs.model_bits(None, folder="copy/merged") == runs.model_bits(None)  # it is no adapter
+    assert runs.model_settings({"model": {"name": "copy"}, "lora": {}})["bits"] == 32
+    assert "was trained on a base in 32 bits, not 4" in refused(capsys, "merge", "copy", "--set", "model.bits=4")
 
 
 def test_eval_hears_the_base_and_the_adapter(hot):

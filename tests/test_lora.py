@@ -21,14 +21,16 @@ from peft import (
 )
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
+from small_runs import TALKS
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM
 
 from ft_notebooks import adapter_files
-from ft_notebooks.adapter_files import check_adapter_folder
+from ft_notebooks.adapter_files import check_adapter_folder, trained_bits
 from ft_notebooks.loading import load_model
 from ft_notebooks.lora import add_adapter, load_adapter, lora_config, merge_adapter
 from ft_notebooks.models import tiny_model, tiny_tokenizer
+from ft_notebooks.sft import sft_trainer
 
 IDS = torch.tensor([tiny_tokenizer()("abc, abd").input_ids])
 
@@ -400,6 +402,57 @@ def test_it_is_frozen_or_trains_as_it_was_told(saved):
         loaded = load_adapter(folder / "adapter", trainable=wish)
         assert [n for n, p in loaded.named_parameters() if p.requires_grad] == (trainable if wish else [])
         assert not loaded.training
+
+
+def width(model):
+    base = model.get_base_model()
+    kinds = {p.dtype for p in base.get_decoder().layers[0].mlp.up_proj.base_layer.parameters()}
+    return {torch.uint8: 4, torch.int8: 8, torch.bfloat16: 16, torch.float16: 16, torch.float32: 32}[kinds.pop()]
+
+
+@pytest.fixture
+def script(tmp_path):
+    def run(bits):
+        tiny_model().save_pretrained(tmp_path / "base")
+        base = load_model(tmp_path / "base", bits)
+        trainer = sft_trainer(
+            add_adapter(base, lora_config(base, r=2)), tiny_tokenizer(), TALKS, output_dir=tmp_path / "run",
+            effective_batch=3, max_steps=2, save_steps=1, report_to="none", disable_tqdm=True,
+        )  # fmt: skip
+        trainer.train()
+        trainer.save_model()
+        trainer.save_model(tmp_path / "run/final")
+        return tmp_path / "run"
+
+    return run
+
+
+@pytest.mark.parametrize("bits", [32, 16, 8, 4])
+def test_an_adapter_of_a_script_is_loaded_in_the_bits_that_it_was_trained_on(script, monkeypatch, bits):
+    run = script(bits)
+    monkeypatch.chdir(run / "checkpoint-2")
+    for folder in (run, run / "checkpoint-2", run / "final", ".", str(run)):
+        assert (trained_bits(folder), width(load_adapter(folder))) == (bits, bits)
+    assert width(load_adapter(run / "checkpoint-1", trainable=True)) == bits
+    other = 16 if bits == 32 else 32
+    assert width(load_adapter(run, other)) == width(load_adapter(run / "checkpoint-1", bits=other)) == other
+
+
+def test_an_adapter_without_a_record_of_its_run_is_loaded_in_16_bits(saved):
+    folder, _ = saved
+    assert trained_bits(folder / "adapter") is None
+    assert width(load_adapter(folder / "adapter")) == 16
+    for other in ('{"name": "another program"}', '{"run": "mine"}', "[]"):  # a file of the same name
+        (folder / "adapter/manifest.json").write_text(other)
+        assert trained_bits(folder / "adapter") is None
+
+
+def test_a_damaged_record_is_named_and_bits_that_are_given_need_none(saved):
+    folder, _ = saved
+    (folder / "adapter/manifest.json").write_text('{"run": {"mod')
+    with pytest.raises(ValueError, match="manifest.json is damaged .*; restore it, or give the bits"):
+        load_adapter(folder / "adapter")
+    assert width(load_adapter(folder / "adapter", 32)) == 32
 
 
 @pytest.fixture

@@ -1,6 +1,9 @@
 "Edges of merging: what stands where the folder is to be, what is too far away, what is left behind."
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,9 +13,10 @@ from transformers import AutoModelForCausalLM
 
 from ft_notebooks import merging
 from ft_notebooks.loading import load_model
-from ft_notebooks.lora import add_adapter, lora_config
-from ft_notebooks.merging import LEAST_SAME, MOST_KL, check_merged, merge_folder, whole_folder
+from ft_notebooks.lora import add_adapter, load_adapter, lora_config, merge_adapter
+from ft_notebooks.merging import MOST_KL, MOST_KL_OF_ONE, check_merged, merge_folder, whole_folder
 from ft_notebooks.models import smollm2, tiny_model, tiny_tokenizer
+from ft_notebooks.quantization import logits_distance
 from ft_notebooks.tokenizer import load_tokenizer
 
 ROWS = tiny_tokenizer()(["to be or not to be, that is the question", "whether it is nobler"]).input_ids
@@ -61,15 +65,28 @@ def test_others_may_read_what_was_made(tmp_path):
     assert (tmp_path / "place").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
-@pytest.mark.parametrize("kl, same", [(MOST_KL * 1.01, 1.0), (0.0, LEAST_SAME - 0.001), (float("nan"), 1.0)])
-def test_both_limits_of_the_budget_hold(monkeypatch, kl, same):
-    monkeypatch.setattr(merging, "logits_distance", lambda *args: (kl, same))
+@pytest.fixture
+def distances(monkeypatch):
+    def are(kl, same):
+        monkeypatch.setattr(merging, "token_distances", lambda *args: (torch.tensor(kl), torch.tensor(same)))
+
+    return are
+
+
+@pytest.mark.parametrize("kl", [[MOST_KL * 1.01] * 9, [0.0] * 999 + [MOST_KL_OF_ONE * 1.01], [0.0, float("nan")], [float("inf")]])
+def test_both_limits_of_the_budget_hold(distances, kl):
+    distances(kl, [True] * len(kl))
     with pytest.raises(ValueError, match="says other words than the adapter's: KL per token"):
         check_merged(None, None, ROWS)
-    monkeypatch.setattr(merging, "logits_distance", lambda *args: (MOST_KL, LEAST_SAME))
-    assert check_merged(None, None, ROWS) == (MOST_KL, LEAST_SAME)
-    monkeypatch.setattr(merging, "logits_distance", lambda *args: (-1e-9, 1.0))
+
+
+def test_what_is_within_both_limits_passes_and_ties_decide_nothing(distances):
+    distances([0.0] * 98 + [0.49, 0.49], [True] * 100)
+    assert check_merged(None, None, ROWS) == pytest.approx((0.0098, 1.0))
+    distances([-1e-9], [True])
     assert check_merged(None, None, ROWS) == (0.0, 1.0)
+    distances([0.001] * 35, [True] * 33 + [False] * 2)
+    assert check_merged(None, None, ROWS) == pytest.approx((0.001, 33 / 35))
 
 
 @pytest.fixture
@@ -99,8 +116,8 @@ def adapter(tmp_path):
 @pytest.mark.parametrize("tie", [False, True])
 @pytest.mark.parametrize("bits", [4, 16, 32])
 def test_the_folder_is_plain_and_its_weights_are_tied_as_they_were(adapter, tmp_path, bits, tie):
-    kl, same = merge_folder(adapter(bits, tie), tmp_path / "merged", ROWS, bits)
-    assert kl <= MOST_KL and same >= LEAST_SAME
+    kl, _ = merge_folder(adapter(bits, tie), tmp_path / "merged", ROWS, bits)
+    assert kl <= MOST_KL / 10
     config = json.loads((tmp_path / "merged/config.json").read_text())
     assert config["tie_word_embeddings"] is tie and "quantization_config" not in config
     with safe_open(tmp_path / "merged/model.safetensors", "pt") as file:
@@ -112,7 +129,7 @@ def test_the_folder_is_plain_and_its_weights_are_tied_as_they_were(adapter, tmp_
 
 def test_a_head_that_was_trained_is_not_lost_with_the_tie(adapter, tmp_path):
     folder = adapter(4, tie=True, modules_to_save=["lm_head"])
-    kl, same = merge_folder(folder, tmp_path / "merged", ROWS, 4)
+    kl, _ = merge_folder(folder, tmp_path / "merged", ROWS, 4)
     assert kl <= MOST_KL and not json.loads((tmp_path / "merged/config.json").read_text())["tie_word_embeddings"]
 
 
@@ -135,6 +152,71 @@ def test_other_bits_than_those_that_were_trained_on_are_found_out(adapter, tmp_p
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "base"]
 
 
+@pytest.mark.parametrize("bits", [4, 16, 32])
+def test_the_bits_of_the_run_are_those_that_are_merged_into(adapter, tmp_path, monkeypatch, bits):
+    folder, load, asked = adapter(bits), merging.load_adapter, []
+    monkeypatch.setattr(merging, "load_adapter", lambda folder, bits=None: asked.append(bits) or load(folder, bits))
+    dtypes = {4: ["bfloat16", "uint8"], 16: ["bfloat16"], 32: ["float32"]}[bits]
+    config = {"model.config.quantization_config": {"load_in_4bit": True}} if bits == 4 else {}
+    (folder / "manifest.json").write_text(json.dumps({"run": {"model.dtypes": dtypes, **config}, "recorded": {}}))
+    merge_folder(folder, tmp_path / "merged", ROWS)
+    assert set(asked) == {bits}
+    assert (json.loads((tmp_path / "merged/config.json").read_text())["dtype"] == "float32") == (bits == 32)
+
+
+PLANTED = """
+import sys, torch
+from ft_notebooks.loading import load_model
+from ft_notebooks.lora import load_adapter, merge_adapter
+from ft_notebooks.merging import check_merged
+from ft_notebooks.models import tiny_model
+from ft_notebooks.quantization import logits_distance
+
+folder, rows = sys.argv[1], [[int(i) for i in row.split()] for row in sys.argv[2:]]
+model = load_adapter(folder, 4)
+
+def planted(part, change):
+    wrong = load_adapter(folder, 4)
+    with torch.no_grad():
+        for name, p in wrong.named_parameters():
+            if "lora_B" in name and part in name:
+                change(p)
+    return merge_adapter(wrong)
+
+assert check_merged(model, planted("none", None), rows)[0] < 0.001
+wrong = {"twice": planted("", lambda p: p.mul_(2)), "half": planted("", lambda p: p.mul_(0.5))}
+wrong |= {"layer": planted("layers.1.", torch.zero_), "queries": planted("q_proj", torch.zero_), "base": load_model(folder + "/../base", 4)}
+for name, merged in wrong.items():
+    try:
+        check_merged(model, merged, rows)
+    except ValueError as e:
+        assert "says other words than the adapter's" in str(e)
+        print(name)
+"""
+
+
+@pytest.mark.parametrize("slower", [{}, {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}])
+def test_a_wrong_merge_is_found_out_and_a_right_one_passes_whatever_instructions_the_cpu_has(adapter, slower):
+    rows = [" ".join(map(str, row)) for row in ROWS]
+    env = {**os.environ, **slower}
+    run = subprocess.run([sys.executable, "-c", PLANTED, str(adapter(4)), *rows], env=env, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["twice", "half", "layer", "queries", "base"]
+
+
+def test_one_token_that_is_lost_is_found_out_among_many_that_are_right(adapter):
+    folder = adapter(32)
+    model, merged = load_adapter(folder, 32), merge_adapter(load_adapter(folder, 32))
+    lost = ROWS[1][0]  # "w", which stands nowhere in the first row
+    rows = [ROWS[0]] * 50 + [[lost]]
+    assert lost not in ROWS[0] and check_merged(model, merged, rows)[0] < 1e-6
+    with torch.no_grad():
+        merged.get_input_embeddings().weight[lost] = 0
+    assert logits_distance(model, merged, rows)[0] < MOST_KL
+    with pytest.raises(ValueError, match="says other words than the adapter's"):
+        check_merged(model, merged, rows)
+
+
 @pytest.mark.smol
 def test_the_real_model_in_four_bits_says_the_same_words_once_it_is_merged(real_model, tmp_path):
     base, tok = load_model(smollm2(), 4), load_tokenizer(smollm2())
@@ -142,16 +224,20 @@ def test_the_real_model_in_four_bits_says_the_same_words_once_it_is_merged(real_
     chat = [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "A ship's cat, and hungry."}]
     row = torch.tensor([tok.apply_chat_template(chat, return_dict=False)])
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3)
-    for _ in range(6):
+    for _ in range(10):
         model(row, labels=row).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     model.save_pretrained(tmp_path / "adapter")
     tok.save_pretrained(tmp_path / "adapter")
     texts = ["The tide was out, and the boats lay on the sand.", "Two and two are four, and three and three are six."]
-    kl, same = merge_folder(tmp_path / "adapter", tmp_path / "merged", [row[0].tolist(), *tok(texts).input_ids], 4)
-    assert kl <= MOST_KL and same >= LEAST_SAME
+    kl, _ = merge_folder(tmp_path / "adapter", tmp_path / "merged", [row[0].tolist(), *tok(texts).input_ids], 4)
+    assert kl <= MOST_KL
     ids = tok.apply_chat_template(chat[:1], add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
-    said = [m.eval().generate(**ids.to(m.device), do_sample=False, max_new_tokens=12)[0].tolist() for m in (model, plain)]
-    assert said[0] == said[1] and "cat" in tok.decode(said[1][ids["input_ids"].shape[1] :])
+    plain, start = AutoModelForCausalLM.from_pretrained(tmp_path / "merged"), ids["input_ids"].shape[1]
+    how = {"do_sample": False, "max_new_tokens": 12, "output_logits": True, "return_dict_in_generate": True}
+    found = [m.eval().generate(**ids.to(m.device), **how) for m in (model, plain)]
+    best = torch.stack(found[0].logits).float().topk(2).values[:, 0]
+    assert (best[:, 0] - best[:, 1]).min() > 1, "a near tie, which rounding of about 0.1 could decide: train for more steps"
+    said = [out.sequences[0, start:].tolist() for out in found]
+    assert said[0] == said[1] and "cat" in tok.decode(said[1])

@@ -7,10 +7,12 @@ import os
 import re
 from pathlib import Path
 
+import processors
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests run two at a time
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports huggingface_hub, which reads it once
+processors.without_vnni()
 
 
 # what compares floating-point numbers: by a function for it, or with a bound or an expected value written as one

@@ -21,6 +21,9 @@ if sys.platform == "linux" and not os.path.exists("/dev/nvidiactl"):  # elsewher
     from trl import DPOTrainer, SFTTrainer
     gc.collect()
     gc.freeze()
+sys.path.append("tests")
+from processors import without_vnni
+without_vnni()
 from nbdev.test import nbdev_test
 
 def run(notebook, log):

@@ -47,7 +47,7 @@ OFF = {  # `sft_trainer` with one lever off: overrides, or which of `ft_notebook
     "without attention by document": "attention",
     "without one node a LoRA layer": "lora",
     "without the head's lever": "head",
-    "with activation checkpointing": {"activation_checkpointing": True},
+    "with activation checkpointing": {"gradient_checkpointing": True},
     "in float32": {"bf16": False, "bits": 32},
 }
 IN_ORDER = "ours in order"  # for the losses alone

@@ -1044,6 +1044,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'ft_notebooks.training.effective_batch': ( 'training.html#effective_batch',
                                                                                   'ft_notebooks/training.py'),
                                        'ft_notebooks.training.plan': ('training.html#plan', 'ft_notebooks/training.py'),
+                                       'ft_notebooks.training.releases': ('training.html#releases', 'ft_notebooks/training.py'),
                                        'ft_notebooks.training.run_config': ('training.html#run_config', 'ft_notebooks/training.py'),
                                        'ft_notebooks.training.split_overrides': ( 'training.html#split_overrides',
                                                                                   'ft_notebooks/training.py'),

@@ -116,7 +116,7 @@ def _to_fsdp2(section: dict, where: str) -> dict:
 def _fsdp(old: dict, where: str) -> tuple[dict, list[str]]:
     "The section for FSDP2, and what was changed."
     dead = {key.partition(".")[2] for key, nearest in _unread({"fsdp_config": old}).items() if nearest in _GONE}
-    new = {key: value for key, value in _to_fsdp2(old, where).items() if key not in dead}
+    new = {key: value for key, value in _to_fsdp2(old, where).items() if key not in dead | _GONE}  # accelerate < 1.14 keeps those
     said = [f"{key} is taken out: {'nothing reads it' if key in dead else 'FSDP2 has no such setting'}" for key in old if key in dead | _GONE]
     for key in set(old) - dead - _GONE:
         name = ARGUMENT_KEY_MAPPING.get(key, key)

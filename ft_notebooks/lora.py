@@ -13,6 +13,7 @@ import warnings
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
 
+import peft
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -71,7 +72,7 @@ def lora_config(
     for name in fields:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1, cutoff=0)[0]
-            raise ValueError(f"LoraConfig has no field {name!r}; the nearest is {near!r}")
+            raise ValueError(f"LoraConfig has no field {name!r} in peft {peft.__version__}; the nearest is {near!r}")
     targets = fields.get("target_modules")
     if isinstance(targets, str) and targets.isidentifier():  # to PEFT a text is a pattern of whole paths, or "all-linear"
         fields["target_modules"] = [targets]

@@ -16,12 +16,12 @@ import pyarrow.compute
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from .loading import hardware
 from .resume import last_good_checkpoint
 from .tokenizer import IGNORE
-from .training import step_memory
+from .training import _CHECKPOINTING, step_memory
 
 # %% ../nbs/05c_memory.ipynb #4a3483c3
 def _lengths(dataset) -> np.ndarray | None:
@@ -92,6 +92,9 @@ def _check_room(trainer, rows: list[int], lengths: np.ndarray) -> None:
         raise ValueError(f"before step 1: this step would not fit. {_advice(trainer)}")
 
 # %% ../nbs/05c_memory.ipynb #eb87f650
+_CHECKPOINTED = f"{next(name for name in _CHECKPOINTING if hasattr(TrainingArguments, name))}=True"  # as it is called here
+
+
 def _cures(peak, room: float, lengths: np.ndarray, *, rows: int, steps: int, flat: bool, checkpointing: bool, adapter: bool) -> list[str]:
     "What makes a step fit into `room` bytes, what costs the least first."
     units, said = -np.sort(-lengths), []
@@ -105,7 +108,7 @@ def _cures(peak, room: float, lengths: np.ndarray, *, rows: int, steps: int, fla
             f"per_device_train_batch_size={now}, gradient_accumulation_steps={rows * steps // now} (they are {rows} and {steps}): "
             "the same effective batch in smaller parts"
         )
-    ways = {"activation_checkpointing=True": {"checkpointing": True}} if not checkpointing else {}
+    ways = {_CHECKPOINTED: {"checkpointing": True}} if not checkpointing else {}
     ways |= {"load_model(bits=4)": {"bits": 4, "method": "qlora"}} if adapter else {}
     said += [f"{way}: {n} rows at a time" for way, changes in ways.items() if (n := most(**changes)) > now]
     if not said and (length := next((n for n in range(units[0] // 32 * 32, 0, -32) if peak(n) <= room), 0)):
@@ -120,7 +123,7 @@ def _advice(trainer) -> str:
     peak = step_memory(trainer.model, vars(args))
     if worst is None or isinstance(peak, str):
         why = "the rows are not known beforehand" if worst is None else f"the model is {peak}"
-        fields = f"per_device_train_batch_size={rows // 2} and twice the accumulation" if rows > 1 else "activation_checkpointing=True"
+        fields = f"per_device_train_batch_size={rows // 2} and twice the accumulation" if rows > 1 else _CHECKPOINTED
         return f"try {fields}; memory is not estimated, as {why}"
     room = _room(args.device)
     tokens = _tokens(trainer, *worst)

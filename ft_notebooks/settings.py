@@ -21,6 +21,8 @@ from peft import LoraConfig
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from trl import DPOConfig, SFTConfig
 
+from .training import releases
+
 # %% ../nbs/12a_settings.ipynb #9e5f80ab
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:
@@ -201,7 +203,7 @@ def _known_type(place, section, key):
     if key not in known:
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{place}: [{section}] has no key {key!r}{hint}")
+        raise ValueError(f"{place}: [{section}] has no key {key!r} in {releases(SECTIONS[section])}{hint}")
     return known[key]
 
 # %% ../nbs/12a_settings.ipynb #5c381a67

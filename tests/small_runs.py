@@ -132,7 +132,7 @@ def ranks(tmp_path, *functions):  # the same, in one group of processes
 
 TOK = tiny_tokenizer()
 ROWS = encode_chats(TOK, appointments(16))[0]
-QUIET = {"use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "activation_checkpointing": False}
+QUIET = {"use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "gradient_checkpointing": False}
 
 
 def on_notes():

@@ -43,7 +43,7 @@ def adapted():
 
 
 def made(folder, guard=None, model=None, **fields):
-    fixed = {"bf16": False, "use_cpu": True, "report_to": "none", "disable_tqdm": True, "activation_checkpointing": False}
+    fixed = {"bf16": False, "use_cpu": True, "report_to": "none", "disable_tqdm": True, "gradient_checkpointing": False}
     fields = {"max_steps": 4, "learning_rate": 1e-3, "logging_steps": 1, "save_strategy": "no"} | fields
     args = DPOConfig(str(folder), per_device_train_batch_size=2, **(fixed | fields))
     data = datasets.Dataset.from_list(PAIRS)
@@ -71,7 +71,7 @@ def ends(monkeypatch, *counts):
 # what it leaves as it was
 
 
-@pytest.mark.parametrize("fields", [{"activation_checkpointing": True}, {"bf16": True}, {"gradient_accumulation_steps": 2}], ids=str)
+@pytest.mark.parametrize("fields", [{"gradient_checkpointing": True}, {"bf16": True}, {"gradient_accumulation_steps": 2}], ids=str)
 def test_an_adapter_with_dropout_is_trained_to_the_same_bits_with_the_guard_and_without(rows, tmp_path, fields):
     guard = CollapseCallback(TOK, rows, every=1, scorer=lambda answers, some: torch.rand(()).item(), stop=False)
     heard, alone = (trained(made(tmp_path / str(bool(g)), g, **fields)) for g in (guard, None))

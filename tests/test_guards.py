@@ -43,7 +43,7 @@ def steps(guard, model, optimizer, *losses, scaler=None):
 def trainer(tmp_path):
     def trainer(model, *callbacks, **settings):
         fixed = {"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no", "disable_tqdm": True}
-        fields = {"max_steps": 4, "learning_rate": 1e-2, "activation_checkpointing": False} | settings
+        fields = {"max_steps": 4, "learning_rate": 1e-2, "gradient_checkpointing": False} | settings
         args = SFTConfig(output_dir=tmp_path, per_device_train_batch_size=2, **(fixed | fields))
         return SFTTrainer(model, args, train_dataset=ROWS, processing_class=tiny_tokenizer(), callbacks=list(callbacks))
 
@@ -210,7 +210,7 @@ def test_an_error_names_three_tensors_and_counts_the_others():
 
 
 def test_frozen_by_mistake_is_refused_at_the_start_of_trls_silent_run(trainer):
-    run = trainer(adapted().requires_grad_(False), GradientFlowCallback(), activation_checkpointing=True)
+    run = trainer(adapted().requires_grad_(False), GradientFlowCallback(), gradient_checkpointing=True)
     with pytest.raises(ValueError, match="no parameter of the model is trainable"):
         run.train()
 

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 
+import peft
 import pytest
 import torch
 from peft import (
@@ -119,7 +120,7 @@ def test_names_are_checked_on_a_model_without_memory_too():
 
 @pytest.mark.parametrize("field, near", [("lora_alfa", "lora_alpha"), ("target_module", "target_modules")])
 def test_an_unknown_field_names_the_nearest(field, near):
-    with pytest.raises(ValueError, match=f"no field '{field}'; the nearest is '{near}'"):
+    with pytest.raises(ValueError, match=f"LoraConfig has no field '{field}' in peft {peft.__version__}; the nearest is '{near}'"):
         lora_config(tiny_model(), **{field: 1})
 
 

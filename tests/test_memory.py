@@ -1,5 +1,6 @@
 "Edges of `ft_notebooks.memory`."
 
+import re
 import warnings
 from functools import partial
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from small_runs import ROWS, sft, train
-from trl import SFTTrainer
+from trl import SFTConfig, SFTTrainer
 
 from ft_notebooks import memory
 from ft_notebooks.footprint import estimate_memory
@@ -85,6 +86,13 @@ def test_where_there_is_no_estimate_half_is_advised(tmp_path):
     trainer = make(tmp_path, model=tiny_model())
     trainer.model.get_input_embeddings().requires_grad_(False)
     assert "try per_device_train_batch_size=1 and twice the accumulation; memory is not estimated" in memory._advice(trainer)
+
+
+def test_checkpointing_is_advised_by_a_name_that_the_installed_config_has(tmp_path):
+    trainer = make(tmp_path, model=tiny_model(), per_device_train_batch_size=1)
+    trainer.model.get_input_embeddings().requires_grad_(False)
+    name, value = re.search(r"try (\w+)=(\w+); memory is not estimated", memory._advice(trainer)).groups()
+    assert name.endswith("_checkpointing") and getattr(SFTConfig(tmp_path, use_cpu=True, bf16=False, **{name: value == "True"}), name)
 
 
 def test_what_this_process_holds_is_its_own_to_hold(monkeypatch):

@@ -12,6 +12,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import ft_notebooks
 
@@ -20,6 +22,7 @@ BIN = Path(sys.executable).parent
 NBS = sorted(ROOT.glob("nbs/*.ipynb"))
 BOOKS = [nb for nb in NBS if nb.name[0].isdigit()]
 INDEX = ROOT / "nbs" / "index.ipynb"
+LOWEST = ROOT / ".ci" / "lowest.txt"
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 REPOSITORY = PYPROJECT["project"].get("urls", {}).get("Repository")
 DIRECTIVES = {"default_exp", "export", "hide", "eval", "smol", "gpu", "hub", "slow", "notest"}
@@ -300,11 +303,32 @@ def test_only_the_linter_is_pinned():
     assert "+cpu" not in (ROOT / "pyproject.toml").read_text()
 
 
+def test_the_lowest_versions_that_are_tested_are_the_lower_bounds_of_every_dependency():
+    project, bounds = PYPROJECT["project"], {}
+    for text in [*project["dependencies"], *(need for extra in project["optional-dependencies"].values() for need in extra)]:
+        need = Requirement(text)
+        lowest = [Version(bound.version) for bound in need.specifier if bound.operator in (">=", "==")]
+        assert len(lowest) == 1, f"{text} has no lower bound"
+        bounds.setdefault(need.name, set()).update(lowest)
+    pins = [Requirement(line) for line in LOWEST.read_text().splitlines() if not line.startswith("#")]
+    tested = {pin.name: {Version(str(pin.specifier).removeprefix("=="))} for pin in pins}
+    assert tested == bounds, f"run the command that the head of {LOWEST.name} gives"
+
+
+def test_a_leg_that_does_not_exist_is_refused_before_anything_is_installed(tmp_path):
+    env = {**os.environ, "LEG": "middle", "VENV": str(tmp_path / "venv")}
+    run = subprocess.run(["bash", ROOT / ".ci" / "run"], env=env, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (1, "LEG=middle: there is no .ci/middle.txt; leave LEG out, or set LEG=lowest\n")
+    assert not (tmp_path / "venv").exists()
+
+
 @pytest.mark.parametrize("script", [".ci/run", "tools/nb"])
 def test_a_script_is_executable_bash(script):
     assert os.access(ROOT / script, os.X_OK)
     subprocess.run(["bash", "-n", ROOT / script], check=True)
 
 
-def test_the_workflow_runs_what_a_person_runs():
-    assert re.search(r"^\s*- run: bash \.ci/run$", (ROOT / ".github/workflows/ci.yml").read_text(), flags=re.M)
+def test_the_workflow_runs_what_a_person_runs_with_the_newest_and_the_lowest_versions():
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text()
+    assert re.search(r"^\s*- run: bash \.ci/run$", workflow, flags=re.M)
+    assert re.search(r'^\s*leg: \["", lowest\]', workflow, flags=re.M) and "LEG: ${{ matrix.leg }}" in workflow

@@ -59,7 +59,7 @@ def make(run, ranks=1, callbacks=(), **fields):
         "logging_steps": 1,
         **fields,
     }
-    quiet = {"use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "activation_checkpointing": False}
+    quiet = {"use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "gradient_checkpointing": False}
     return Mine(
         model,
         SFTConfig(output_dir=str(run), **quiet, **fields),

@@ -61,7 +61,7 @@ def small(method, folder):
 
 def trained(method, folder, run, kind=None, resume=None):
     "Seven steps, of which the fifth ends an epoch with one row: losses, norms of the gradients, evaluation; two checkpoints, two saves."
-    fixed = {"use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "activation_checkpointing": False}
+    fixed = {"use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "gradient_checkpointing": False}
     fields = fixed | {"effective_batch": 4, "per_device_train_batch_size": 2, "max_steps": 7, "logging_steps": 1, "save_steps": 4}
     if kind:
         wrap = {"auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "reshard_after_forward": True}
@@ -181,7 +181,7 @@ def with_a_whole_head():
 
 def preferred(method, folder, run, kind=None):
     "Two steps of four pairs and one of one, in parts if `kind` says so"
-    fields = {"use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "activation_checkpointing": False}
+    fields = {"use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "gradient_checkpointing": False}
     fields |= {"effective_batch": 4, "per_device_train_batch_size": 2, "max_steps": 3, "logging_steps": 1, "save_strategy": "no"}
     pairs = [{"prompt_ids": row(i)["input_ids"][:18], "chosen_ids": [5 + i, 9, 2], "rejected_ids": [30 + i, 2]} for i in range(9)]
     if kind:

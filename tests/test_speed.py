@@ -73,7 +73,7 @@ class Quick(SFTTrainer):
 def trainer(folder, kind=Quick, model=None, **settings):
     fixed = dict(use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True, max_length=None)
     fixed |= dict(padding_free=True, per_device_train_batch_size=2, gradient_accumulation_steps=2, max_steps=4, learning_rate=1e-2)
-    args = SFTConfig(str(folder), logging_steps=1, **({"activation_checkpointing": False} | fixed | settings))
+    args = SFTConfig(str(folder), logging_steps=1, **({"gradient_checkpointing": False} | fixed | settings))
     return kind(model or adapted(), args, train_dataset=ROWS, eval_dataset=ROWS.select(range(4)), processing_class=TOK)
 
 
@@ -273,7 +273,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
     assert torch.equal(weights(whole.model), weights(again.model))
 
 
-@pytest.mark.parametrize("settings", [{"activation_checkpointing": True}, {"packing": True, "max_length": 600}, {"loss_type": "dft"}])
+@pytest.mark.parametrize("settings", [{"gradient_checkpointing": True}, {"packing": True, "max_length": 600}, {"loss_type": "dft"}])
 def test_a_run_logs_what_trls_own_logs(tmp_path, settings):
     logs = []
     for kind in (Quick, SFTTrainer):

@@ -1,9 +1,14 @@
 "Edges of `ft_notebooks.training`: processes, machines, packing, and settings that are none."
 
+import dataclasses
+import re
 from types import SimpleNamespace
 
+import peft
 import pytest
 import torch
+import transformers
+import trl
 from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainingArguments
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
@@ -11,7 +16,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 import ft_notebooks.training
 from ft_notebooks.loading import Hardware
 from ft_notebooks.models import tiny_model
-from ft_notebooks.training import Plan, effective_batch, plan, run_config, split_overrides
+from ft_notebooks.training import Plan, effective_batch, plan, releases, run_config, split_overrides
 
 GB = 1_000_000_000
 LENGTHS = [100, 200, 300, 400] * 16
@@ -241,6 +246,28 @@ def test_a_config_of_either_stage_can_be_made_of_a_plan(machine, tmp_path, confi
     assert isinstance(args, config) and args.learning_rate == 1e-3 and args.logging_steps == 3 and args.save_steps == 50
     assert args.train_sampling_strategy == "random" and args.logging_nan_inf_filter is False
     assert run_config(config, tmp_path, plan(tiny_model(), LENGTHS), {"learning_rate": 5.0}, learning_rate=1e-3).learning_rate == 5
+
+
+@dataclasses.dataclass
+class OlderConfig:
+    "A config of a release without the fields that came later."
+
+    output_dir: str
+    max_length: int | None = None
+    use_cpu: bool = False
+
+
+def test_a_field_that_the_installed_release_lacks_is_refused_by_name_and_version(tmp_path, monkeypatch):
+    monkeypatch.setattr(OlderConfig, "__module__", "trl.trainer.sft_config")
+    said = f"OlderConfig has no field 'logging_steps' in trl {trl.__version__}, and this run sets it; install a newer release"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        run_config(OlderConfig, tmp_path, Plan({"use_cpu": True}, ""))
+
+
+def test_the_releases_of_a_config_are_those_of_all_packages_that_its_fields_come_from():
+    assert releases(SFTConfig) == releases(DPOConfig) == f"trl {trl.__version__} and transformers {transformers.__version__}"
+    assert releases(LoraConfig) == f"peft {peft.__version__}"
+    assert releases(OlderConfig) == __name__  # of no package
 
 
 def test_rows_end_to_end_are_cut_by_nobody_after_they_were_encoded(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from small_runs import HANGS, forked
+from small_runs import HANGS, ROUNDED, forked, only_rounded
 from transformers import Trainer, TrainerCallback
 from trl import DPOTrainer
 
@@ -459,7 +459,9 @@ def test_two_processes_lose_and_learn_as_one_does_and_the_first_writes_the_refer
     for kind in ("adapter", "full"):
         alone = two_steps(kind, rows, tmp_path / f"{kind}-alone")
         first, second = (load_file(tmp_path / f"{kind}-{rank}.safetensors") for rank in range(2))
-        assert torch.allclose(first["losses"], torch.tensor(losses(alone)), atol=1e-5) and len(losses(alone)) == 2
+        assert torch.allclose(first["losses"], torch.tensor(losses(alone)), atol=ROUNDED) and len(losses(alone)) == 2
         for name, p in weights(alone).items():
-            assert torch.allclose(first[name], p, atol=1e-5) and torch.equal(first[name], second[name])
+            assert torch.equal(first[name], second[name])
+        far = torch.cat([(first[name] - p).abs().flatten() for name, p in weights(alone).items()])
+        assert only_rounded(far, 2 * 2 * alone.args.learning_rate)
         assert [first["written"].item(), second["written"].item()] == ([1, 0] if kind == "full" else [0, 0])

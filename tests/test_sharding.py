@@ -19,6 +19,7 @@ from accelerate.utils import DistributedType
 from datasets import Dataset
 from ranks_of import ranks
 from safetensors.torch import load_file, save_file
+from small_runs import ROUNDED, only_rounded
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
@@ -89,7 +90,7 @@ def weights(folder):
 def apart(one, other):
     one, other = weights(one), weights(other)
     assert one.keys() == other.keys() and all(one[name].shape == other[name].shape for name in one)
-    return max((one[name] - other[name]).abs().max().item() for name in one)
+    return torch.cat([(one[name] - other[name]).abs().flatten() for name in one])
 
 
 KINDS = ("FULL_STATE_DICT", "SHARDED_STATE_DICT")
@@ -111,14 +112,14 @@ def test_a_model_in_parts_learns_what_one_process_learns(runs):
     for kind in KINDS:
         for rank in found[kind]:
             assert rank["type"] == DistributedType.FSDP
-            assert torch.allclose(rank["log"], found[None][0]["log"], atol=1e-5)
-            assert torch.allclose(rank["eval"], found[None][0]["eval"], atol=1e-5)
-        assert apart(folder / "one/saved", folder / kind / "whole") < 1e-5
+            assert torch.allclose(rank["log"], found[None][0]["log"], atol=ROUNDED)
+            assert torch.allclose(rank["eval"], found[None][0]["eval"], atol=ROUNDED)
+        assert only_rounded(apart(folder / "one/saved", folder / kind / "whole"), 7 * 2e-2)
 
 
 def test_the_trainer_saves_the_whole_or_nothing(runs):
     _, folder, _ = runs
-    assert apart(folder / "FULL_STATE_DICT/saved", folder / "FULL_STATE_DICT/whole") == 0
+    assert apart(folder / "FULL_STATE_DICT/saved", folder / "FULL_STATE_DICT/whole").max() == 0
     assert not (folder / "SHARDED_STATE_DICT/saved").exists()  # and says nothing
     for saved in ("one/saved", "FULL_STATE_DICT/saved", "FULL_STATE_DICT/whole", "SHARDED_STATE_DICT/whole"):
         check_whole(folder / saved)
@@ -141,7 +142,7 @@ def test_a_run_in_parts_goes_on_as_if_it_had_not_stopped(runs, kind, tmp_path):
     resume = str(again / "checkpoint-4")
     resumed = ranks(2, lambda rank: trained(method, folder, again, kind, resume), tmp_path / "2")
     assert all(torch.equal(rank["log"], was["log"]) for rank, was in zip(resumed, found[kind]))
-    assert apart(folder / kind / "whole", again / "whole") == 0
+    assert apart(folder / kind / "whole", again / "whole").max() == 0
 
 
 def saved_in_parts(make, folder, steps=2):
@@ -198,8 +199,8 @@ def test_preferences_are_learned_in_parts_too(method, tmp_path):
     tiny_model().save_pretrained(tmp_path / "base")
     [one] = ranks(1, lambda rank: preferred(method, tmp_path, tmp_path / "one"), tmp_path / "1")
     for rank in ranks(2, lambda rank: preferred(method, tmp_path, tmp_path / "two", KINDS[0]), tmp_path / "2"):
-        assert rank["type"] == DistributedType.FSDP and rank["loss"] == pytest.approx(one["loss"], abs=1e-5)
-    assert len(one["loss"]) == 3 and apart(tmp_path / "one/whole", tmp_path / "two/whole") < 1e-5
+        assert rank["type"] == DistributedType.FSDP and rank["loss"] == pytest.approx(one["loss"], abs=ROUNDED)
+    assert len(one["loss"]) == 3 and only_rounded(apart(tmp_path / "one/whole", tmp_path / "two/whole"), 3 * 2e-3)
 
 
 
@@ -208,7 +209,7 @@ def test_what_three_processes_save_is_what_one_saves(make, tmp_path):
     for n in (1, 3):
         ranks(n, joined(lambda n=n: saved_in_parts(make, tmp_path / f"by{n}")), tmp_path / f"log{n}")
     assert {file.name for file in (tmp_path / "by1").iterdir()} == {file.name for file in (tmp_path / "by3").iterdir()}
-    assert apart(tmp_path / "by1", tmp_path / "by3") < 1e-5
+    assert only_rounded(apart(tmp_path / "by1", tmp_path / "by3"), 2 * 2e-2)
 
 
 def test_nobody_goes_on_before_all_is_written(tmp_path):

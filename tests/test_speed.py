@@ -197,7 +197,7 @@ def test_log_probs_of_any_number_of_labels(n):
     scores = (hidden @ weight.T).log_softmax(-1)
     log_probs, entropy, top = label_log_probs(hidden, weight, targets)
     assert_close(log_probs, scores.gather(1, targets[:, None])[:, 0])
-    assert_close(entropy, -(scores.exp() * scores).sum(-1).detach(), atol=1e-5, rtol=1e-5)
+    assert_close(entropy, -(scores.exp() * scores).sum(-1).detach(), atol=1e-4, rtol=1e-5)
     assert torch.equal(top, scores.argmax(-1) == targets)
     g = torch.rand(n)
     assert_close(*(torch.autograd.grad((s * g).sum(), hidden)[0] for s in (log_probs, scores.gather(1, targets[:, None])[:, 0])))

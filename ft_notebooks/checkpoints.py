@@ -101,6 +101,8 @@ def read_config(
         raise OSError(f"{name}: there is no such folder here, and the hub gave no config.json: {e}") from e
     except ValueError as e:  # the library's own words: a type that it does not know, code that would have to be run
         raise ValueError(f"{name}: {e}") from e
+    except TypeError as e:  # a list or a number, say
+        raise ValueError(f"{name}: config.json holds no JSON object: {e}") from e
     config._commit_hash = extract_commit_hash(file, None)
     if find_adapter_config_file(name, revision=config._commit_hash or revision or "main", **hub):
         raise ValueError(f"{name} {' '.join(_REFUSED['adapter'].split())}")

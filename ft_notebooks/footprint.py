@@ -145,7 +145,7 @@ def _allocate(model) -> None:
     "Fake memory for a model on `meta`; four-bit weights by bitsandbytes itself."
     quantized = [m for m in model.modules() if isinstance(m, bnb.nn.Linear4bit)]
     for layer in quantized:  # torch 2.9 makes no fake tensor of bitsandbytes' own kind; each is replaced below
-        layer.weight = torch.nn.Parameter(torch.empty(0, device="meta"), requires_grad=False)
+        layer.weight = None
     names = {}
     for name, p in model.named_parameters(remove_duplicate=False):
         names.setdefault(p, []).append(name.rpartition("."))

@@ -17,10 +17,11 @@ processors.without_vnni()
 
 # what compares floating-point numbers: by a function for it, or with a bound or an expected value written as one
 NUMBERS = re.compile(r"allclose|assert_close|isclose|approx\(|torch\.equal|[<>=]=? *-?\d*\.\d|[<>=]=? *-?\d+e-|losses")
-# what takes a minute, for bytes, processes or a whole command, and compares no numbers that a shorter proof does not
+# what takes long for processes, files or a whole command, and compares no numbers that a shorter proof does not compare too
 LONG = re.compile(
-    "02_footprint|03b_adapters|04_|05b_training|05c_memory|05d_sft|06e_dpo|07a_processes|07c_scaling|"
-    "test_(cli|duplicates|footprint|hosts|metrics|processes|quantization|sharding)|killed|two_processes"
+    "00_|02_footprint|03b_adapters|04_|05b_|05c_(guards|losses|memory)|05d_sft|06a_probe|06e_dpo|07a_|07c_|08a_(evaluation|significance)|"
+    "08b_|08c_|12|test_(cli|duplicates|footprint|hosts|metrics|processes|quantization|report|settings|sharding|significance|threads)|"
+    "killed|two_processes|resumed|goes_on|the_demos"
 )
 
 

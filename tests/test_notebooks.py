@@ -17,8 +17,10 @@ RUN_EACH = """
 import gc, os, sys
 flags, folder, *notebooks = sys.argv[1:]
 if sys.platform == "linux" and not os.path.exists("/dev/nvidiactl"):  # elsewhere, or with an open GPU, it cannot be forked
-    import bitsandbytes, datasets, peft, torch, transformers, trl
-    from trl import DPOTrainer, SFTTrainer
+    import IPython, datasets, execnb.shell, matplotlib.pyplot, pydantic
+    import ft_notebooks.cli, ft_notebooks.dpo, ft_notebooks.evaluation, ft_notebooks.sft
+    from ft_notebooks import estimate_memory, tiny_model
+    estimate_memory(tiny_model().config)  # imports as much again
     gc.collect()
     gc.freeze()
 sys.path.append("tests")

@@ -19,8 +19,8 @@ import ft_notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
-NBS = sorted(ROOT.glob("nbs/*.ipynb"))
-BOOKS = [nb for nb in NBS if nb.name[0].isdigit()]
+NBS = sorted(p for p in ROOT.glob("nbs/**/*.ipynb") if not any(part[0] in "_." for part in p.relative_to(ROOT).parts))
+BOOKS = [nb for nb in NBS if nb.name[0].isdigit() or nb.parent.name != "nbs"]
 INDEX = ROOT / "nbs" / "index.ipynb"
 LOWEST = ROOT / ".ci" / "lowest.txt"
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -30,8 +30,8 @@ HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "bits
 TESTS = "python3.11 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest -q"
 DEMO = "python3.11 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/ft demo"
 
-each_notebook = pytest.mark.parametrize("nb", NBS, ids=lambda nb: nb.stem)
-each_book = pytest.mark.parametrize("nb", BOOKS, ids=lambda nb: nb.stem)
+each_notebook = pytest.mark.parametrize("nb", NBS, ids=lambda nb: str(nb.relative_to(ROOT / "nbs").with_suffix("")))
+each_book = pytest.mark.parametrize("nb", BOOKS, ids=lambda nb: str(nb.relative_to(ROOT / "nbs").with_suffix("")))
 
 
 def cells(nb, kind=None):
@@ -103,16 +103,16 @@ def files(tmp_path_factory):  # what a commit would hold, whether or not this is
 
 
 def test_the_package_is_what_the_notebooks_export_and_nothing_else(copy):
-    for file in copy.glob("ft_notebooks/*.py"):
-        if file.name != "__init__.py":
+    for file in copy.glob("ft_notebooks/**/*.py"):
+        if file.name not in ("__init__.py", "__main__.py"):
             file.unlink()
     nbdev("nbdev-export", copy)
-    assert differing(copy, "ft_notebooks/*.py") == [], "run nbdev-export; delete modules whose notebook is gone"
+    assert differing(copy, "ft_notebooks/**/*.py") == [], "run nbdev-export; delete modules whose notebook is gone"
 
 
 def test_the_notebooks_are_clean(copy):
     nbdev("nbdev-clean", copy)
-    assert differing(copy, "nbs/*.ipynb") == [], "run nbdev-clean"
+    assert differing(copy, "nbs/**/*.ipynb") == [], "run nbdev-clean"
 
 
 def test_imports_only_point_backwards():

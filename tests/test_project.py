@@ -19,9 +19,14 @@ import ft_notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
+PACKAGE = ROOT / "nbs" / "package"
 NBS = sorted(p for p in ROOT.glob("nbs/**/*.ipynb") if not any(part[0] in "_." for part in p.relative_to(ROOT).parts))
-BOOKS = [nb for nb in NBS if nb.name[0].isdigit() or nb.parent.name != "nbs"]
+STAGES = [nb for nb in NBS if nb.parent.name == "nbs" and nb.name[0].isdigit()]
+INSIDE = [nb for nb in NBS if PACKAGE in nb.parents]
+BOOKS = INSIDE + STAGES
 INDEX = ROOT / "nbs" / "index.ipynb"
+MODULES = sorted(p for p in ROOT.glob("ft_notebooks/**/*.py") if p.name[0] != "_")
+FACES = sorted(ROOT.glob("ft_notebooks/*/__init__.py"))
 LOWEST = ROOT / ".ci" / "lowest.txt"
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 REPOSITORY = PYPROJECT["project"].get("urls", {}).get("Repository")
@@ -39,8 +44,8 @@ def cells(nb, kind=None):
     return [{**c, "source": "".join(c["source"])} for c in found if kind in (None, c["cell_type"])]
 
 
-def module(nb):
-    return nb.stem.split("_", 1)[1]
+def module(nb):  # "package.module" of nbs/package/package/module.ipynb, and "module" of nbs/05_module.ipynb
+    return ".".join(nb.relative_to(PACKAGE).with_suffix("").parts) if nb in INSIDE else nb.stem.split("_", 1)[1]
 
 
 def flags(source):
@@ -56,16 +61,22 @@ def python(source):  # the cell without `%magic` and `!shell` lines; nothing for
 def imports(source):  # the modules of this package that a cell imports, in any spelling and at any depth
     for node in ast.walk(ast.parse(python(source))):
         if isinstance(node, ast.Import):
-            yield from (name.name.split(".")[1] for name in node.names if name.name.startswith("ft_notebooks."))
+            yield from (name.name.split(".", 1)[1] for name in node.names if name.name.startswith("ft_notebooks."))
         elif isinstance(node, ast.ImportFrom) and node.module == "ft_notebooks":
             known = ft_notebooks._lazy
             yield from (known.get(n.name, n.name) for n in node.names if not n.name.startswith("__"))
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ft_notebooks."):
-            yield node.module.split(".")[1]
+            name = node.module.split(".", 1)[1]
+            yield from (f"{name}.{n.name}" for n in node.names) if is_face(name) else [name]
+
+
+def is_face(name):
+    return (ROOT / "ft_notebooks" / name.replace(".", "/") / "__init__.py").exists()
 
 
 def public(name):  # a module's __all__, read without importing it
-    body = ast.parse((ROOT / "ft_notebooks" / f"{name}.py").read_text(encoding="utf-8")).body
+    file = ROOT / "ft_notebooks" / f"{name.replace('.', '/')}.py"
+    body = ast.parse(file.read_text(encoding="utf-8")).body
     return next(ast.literal_eval(n.value) for n in body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__")
 
 
@@ -91,6 +102,8 @@ def nbdev(command, folder):  # with IN_TEST set nbdev-export would do nothing
 
 def differing(copy, pattern):
     here, there = ({p.relative_to(r): p.read_bytes() for p in r.glob(pattern)} for r in (ROOT, copy))
+    here = {name: text for name, text in here.items() if not any(part[0] == "." for part in name.parts)}
+    assert len(here) > 60, f"{pattern} finds next to nothing"
     return sorted(str(name) for name in here.keys() | there.keys() if here.get(name) != there.get(name))
 
 
@@ -115,12 +128,46 @@ def test_the_notebooks_are_clean(copy):
     assert differing(copy, "nbs/**/*.ipynb") == [], "run nbdev-clean"
 
 
-def test_imports_only_point_backwards():
+def test_there_are_notebooks_modules_and_faces():
+    assert len(BOOKS) > 60 and len(MODULES) > 60 and FACES
+    assert {module(nb) for nb in INSIDE} <= {".".join(p.relative_to(ROOT / "ft_notebooks").with_suffix("").parts) for p in MODULES}
+
+
+def test_a_stage_imports_earlier_stages_and_packages_only():
     seen = []
-    for nb in BOOKS:
-        found = {name for cell in cells(nb, "code") for name in imports(cell["source"])}
+    for nb in STAGES:
+        found = {name for cell in cells(nb, "code") for name in imports(cell["source"]) if "." not in name}
         assert found <= set(seen), f"{nb.name} imports {found - set(seen)}, which no earlier notebook exports"
         seen.append(module(nb))
+
+
+def test_the_layers_of_the_packages_hold():
+    run = subprocess.run([BIN / "lint-imports"], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda p: str(p.relative_to(ROOT / "ft_notebooks")))
+def test_a_module_imports_neither_the_root_nor_a_package_s_face(file):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            base = file.parent
+            for _ in range(max(node.level - 1, 0)):
+                base = base.parent
+            inside = base.relative_to(ROOT).parts if node.level else ()
+            address = [*inside, *(node.module or "").split(".")] if node.module else list(inside)
+            if address[0] == "ft_notebooks":
+                target = ROOT.joinpath(*address)
+                assert target.with_suffix(".py").exists(), f"{file.name}:{node.lineno} imports from {'.'.join(address)}: name the module"
+
+
+@pytest.mark.parametrize("face", FACES, ids=lambda p: p.parent.name)
+def test_the_names_of_a_face_are_public_in_a_module_below_it_and_none_is_a_module_s(face):
+    package = __import__(f"ft_notebooks.{face.parent.name}", fromlist=["x"])
+    below = {p.stem: public(f"{face.parent.name}.{p.stem}") for p in face.parent.glob("*.py") if p.name[0] != "_"}
+    assert below and package.__all__ and package.__doc__
+    for name in package.__all__:
+        assert sum(name in names for names in below.values()) == 1, name
+        assert name not in below, f"{name} is also a module of {face.parent.name}"
 
 
 def test_siblings_do_not_import_each_other():
@@ -229,7 +276,9 @@ def test_links_between_files_lead_to_files():
 def test_the_index_lists_exactly_the_notebooks():
     prose = "\n".join(cell["source"] for cell in cells(INDEX, "markdown"))
     table = prose.partition("## The notebooks")[2].partition("\n## ")[0]
-    assert re.findall(r"\[(\w+)\]\(\1\.ipynb\)", table) == [nb.stem for nb in BOOKS]
+    links = re.findall(r"\[[\w.]+\]\(([\w/]+\.ipynb)\)", table)
+    assert sorted(links) == sorted(str(nb.relative_to(ROOT / "nbs")) for nb in BOOKS)
+    assert [link for link in links if "/" not in link] == [nb.name for nb in STAGES]
 
 
 def test_every_public_name_of_the_package_is_in_the_module_it_names():
@@ -245,7 +294,7 @@ def test_every_name_that_readme_imports_is_there():
     for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.S):
         for node in ast.walk(ast.parse(python(block))):
             if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "ft_notebooks":
-                known = public(node.module.split(".")[1]) if "." in node.module else ft_notebooks._lazy
+                known = public(node.module.split(".", 1)[1]) if "." in node.module else ft_notebooks._lazy
                 assert {name.name for name in node.names} <= set(known), ast.unparse(node)
 
 
@@ -274,7 +323,7 @@ def test_colab_links_follow_the_repository_address():
             assert links == [], f"{nb.name}: pyproject.toml names no repository that a link could lead to"
         elif nb in BOOKS:
             here = REPOSITORY.removeprefix("https://github.com/")
-            link = f"https://colab.research.google.com/github/{here}/blob/main/nbs/{nb.name}"
+            link = f"https://colab.research.google.com/github/{here}/blob/main/{nb.relative_to(ROOT)}"
             assert set(links) == {link} and link in cells(nb)[0]["source"], nb.name
             assert f"git+{REPOSITORY}" in cells(nb)[1]["source"], f"{nb.name}: its second cell installs the package"
 

@@ -181,7 +181,8 @@ def test_a_notebook_starts_with_its_module_a_title_and_a_subtitle(nb):
     first, second = [c for c in cells(nb) if "colab" not in c["source"]][:2]
     assert (first["cell_type"], first["source"]) == ("code", f"#| default_exp {module(nb)}")
     assert second["cell_type"] == "markdown"
-    assert re.fullmatch(r"# [^\n]+\n\n> [^\n]+", second["source"]), second["source"]
+    source = rf"\n\nSource of `ft_notebooks\.{re.escape(module(nb))}`; lesson \d+ [^\n]+\." if nb in INSIDE else ""
+    assert re.fullmatch(rf"# [^\n]+\n\n> [^\n]+{source}", second["source"]), second["source"]
 
 
 @each_notebook

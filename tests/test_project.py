@@ -44,8 +44,9 @@ def cells(nb, kind=None):
     return [{**c, "source": "".join(c["source"])} for c in found if kind in (None, c["cell_type"])]
 
 
-def module(nb):  # "package.module" of nbs/package/package/module.ipynb, and "module" of nbs/05_module.ipynb
-    return ".".join(nb.relative_to(PACKAGE).with_suffix("").parts) if nb in INSIDE else nb.stem.split("_", 1)[1]
+def module(nb):  # what nbs/package/PACKAGE/MODULE.ipynb has to export, and what a stage does export
+    first = [c for c in cells(nb) if "colab" not in c["source"]][0]["source"]
+    return ".".join(nb.relative_to(PACKAGE).with_suffix("").parts) if nb in INSIDE else first.removeprefix("#| default_exp ")
 
 
 def flags(source):
@@ -56,22 +57,6 @@ def python(source):  # the cell without `%magic` and `!shell` lines; nothing for
     if re.match(r"(#.*\n|\s)*%%(?!capture|time)", source):
         return ""
     return re.sub(r"^(\s*)[%!].*", r"\1pass", source, flags=re.M)
-
-
-def imports(source):  # the modules of this package that a cell imports, in any spelling and at any depth
-    for node in ast.walk(ast.parse(python(source))):
-        if isinstance(node, ast.Import):
-            yield from (name.name.split(".", 1)[1] for name in node.names if name.name.startswith("ft_notebooks."))
-        elif isinstance(node, ast.ImportFrom) and node.module == "ft_notebooks":
-            known = ft_notebooks._lazy
-            yield from (known.get(n.name, n.name) for n in node.names if not n.name.startswith("__"))
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ft_notebooks."):
-            name = node.module.split(".", 1)[1]
-            yield from (f"{name}.{n.name}" for n in node.names) if is_face(name) else [name]
-
-
-def is_face(name):
-    return (ROOT / "ft_notebooks" / name.replace(".", "/") / "__init__.py").exists()
 
 
 def public(name):  # a module's __all__, read without importing it
@@ -133,12 +118,10 @@ def test_there_are_notebooks_modules_and_faces():
     assert {module(nb) for nb in INSIDE} <= {".".join(p.relative_to(ROOT / "ft_notebooks").with_suffix("").parts) for p in MODULES}
 
 
-def test_a_stage_imports_earlier_stages_and_packages_only():
-    seen = []
-    for nb in STAGES:
-        found = {name for cell in cells(nb, "code") for name in imports(cell["source"]) if "." not in name}
-        assert found <= set(seen), f"{nb.name} imports {found - set(seen)}, which no earlier notebook exports"
-        seen.append(module(nb))
+def test_a_module_is_made_by_one_notebook():
+    made = [module(nb) for nb in BOOKS]
+    assert len(made) == len(set(made)) and all(re.fullmatch(r"\w+\.\w+", name) for name in made)
+    assert {".".join(p.relative_to(ROOT / "ft_notebooks").with_suffix("").parts) for p in MODULES} <= set(made)
 
 
 def test_the_layers_of_the_packages_hold():
@@ -168,12 +151,6 @@ def test_the_names_of_a_face_are_public_in_a_module_below_it_and_none_is_a_modul
     for name in package.__all__:
         assert sum(name in names for names in below.values()) == 1, name
         assert name not in below, f"{name} is also a module of {face.parent.name}"
-
-
-def test_siblings_do_not_import_each_other():
-    for nb in BOOKS:
-        if module(nb) in ("sft", "dpo"):
-            assert not {"sft", "dpo"} & {name for cell in cells(nb, "code") for name in imports(cell["source"])}, nb.name
 
 
 @each_book

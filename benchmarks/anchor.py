@@ -9,15 +9,15 @@ import json
 import tempfile
 from pathlib import Path
 
-from ft_notebooks import cli
-from ft_notebooks.collapse import CollapseCallback
-from ft_notebooks.data import appointments
-from ft_notebooks.dpo import dpo_trainer
-from ft_notebooks.evaluation import evaluate, exact_match, key_order
-from ft_notebooks.lora import load_adapter
-from ft_notebooks.runs import train_run
-from ft_notebooks.settings import read_settings
-from ft_notebooks.tokenizer import load_tokenizer
+from ft_notebooks.cli import commands
+from ft_notebooks.cli.pipeline import train_run
+from ft_notebooks.cli.settings import read_settings
+from ft_notebooks.data.read import appointments
+from ft_notebooks.dpo.over_optimization import CollapseCallback
+from ft_notebooks.dpo.trainer import dpo_trainer
+from ft_notebooks.evaluation.runner import evaluate, exact_match, key_order
+from ft_notebooks.lora.adapter import load_adapter
+from ft_notebooks.tokenization.padding import load_tokenizer
 
 ANCHORED = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0]}
 
@@ -26,16 +26,16 @@ def scores(model, tok) -> list[str]:
     found = []
     for new in (False, True):
         notes = appointments(50, part="validation", new_phrases=new)
-        said = evaluate(model, tok, notes, {"right": exact_match, "form": key_order(*cli.FORM)}, 40, 50).scores
+        said = evaluate(model, tok, notes, {"right": exact_match, "form": key_order(*commands.FORM)}, 40, 50).scores
         found += [f"{said[name]['value']:.2f}" for name in ("right", "form")]
     return found
 
 
 def run(sft: Path, tok, seed: int, rate: float, anchored: bool) -> list[str]:
     model, folder = load_adapter(sft, 16, trainable=True), tempfile.mkdtemp()
-    given = {key: value for key, value in cli.DEMO_DPO.items() if key not in ("loss_type", "loss_weights", "save_steps")}
+    given = {key: value for key, value in commands.DEMO_DPO.items() if key not in ("loss_type", "loss_weights", "save_steps")}
     given |= {"learning_rate": rate, "seed": seed, "logging_steps": 1, "save_strategy": "no", **(ANCHORED if anchored else {})}
-    rows = cli._preferences(96, 100 + seed)
+    rows = commands._preferences(96, 100 + seed)
     with contextlib.redirect_stdout(io.StringIO()):
         trainer = dpo_trainer(model, tok, rows, output_dir=folder, callbacks=[], **given)
     for callback in trainer.callback_handler.callbacks:
@@ -54,9 +54,9 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 2e-4, 5e-4])
     args = parser.parse_args()
-    cli._quiet()
+    commands._quiet()
     sft = Path(tempfile.mkdtemp()) / "sft"
-    settings = {**read_settings(), "sft": {**cli.DEMO, "seed": args.seed}}
+    settings = {**read_settings(), "sft": {**commands.DEMO, "seed": args.seed}}
     with contextlib.redirect_stdout(io.StringIO()):
         train_run(appointments(128, seed=args.seed), None, settings, sft)
     tok = load_tokenizer(str(sft))

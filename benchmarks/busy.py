@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 
-from ft_notebooks.threads import idle_cpus, usable_cpus, use_cpu_threads
+from ft_notebooks.core.cpu_threads import idle_cpus, usable_cpus, use_cpu_threads
 
 ANSWERS, TOKENS, ROWS = 24, 24, 4  # conversations; tokens of an answer, at most; rows of a training step
 OPENMP = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")

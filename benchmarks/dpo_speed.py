@@ -34,11 +34,11 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 from trl import DPOConfig, DPOTrainer
 
-from ft_notebooks.data import appointments, read_preferences
-from ft_notebooks.loading import load_model
-from ft_notebooks.models import smollm2
-from ft_notebooks.shared_prompt import SharedPrompt
-from ft_notebooks.tokenizer import load_tokenizer
+from ft_notebooks.data.read import appointments, read_preferences
+from ft_notebooks.dpo.shared_prompt import SharedPrompt
+from ft_notebooks.loading.example_models import smollm2
+from ft_notebooks.loading.quantized_loading import load_model
+from ft_notebooks.tokenization.padding import load_tokenizer
 
 CUDA = torch.cuda.is_available()
 

@@ -16,10 +16,10 @@ import datasets
 import trl
 from datasets import Dataset
 
-from ft_notebooks.data import appointments
-from ft_notebooks.masks import encode_chats
-from ft_notebooks.models import smollm2, tiny_model
-from ft_notebooks.tokenizer import IGNORE, load_tokenizer
+from ft_notebooks.data.chat_encoding import encode_chats
+from ft_notebooks.data.read import appointments
+from ft_notebooks.loading.example_models import smollm2, tiny_model
+from ft_notebooks.tokenization.padding import IGNORE, load_tokenizer
 
 
 def chats(n: int, turns: int) -> list[dict]:

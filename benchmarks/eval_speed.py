@@ -1,4 +1,4 @@
-"""Greedy answers of `ft_notebooks.generation` beside a guide's loop: generated tokens a CPU second, lever by lever.
+"""Greedy answers of `ft_notebooks.inference.generation` beside a guide's loop: generated tokens a CPU second, lever by lever.
 
     OMP_NUM_THREADS=1 python benchmarks/eval_speed.py                    # 64 notes of the built-in task
     OMP_NUM_THREADS=1 python benchmarks/eval_speed.py --data chats.json  # and 64 chats of a file that read_chats takes
@@ -28,13 +28,13 @@ import torch
 from transformers import GenerationConfig
 from transformers.utils import logging
 
-from ft_notebooks.data import appointments, read_chats
-from ft_notebooks.generation import answers
-from ft_notebooks.likelihood import last_turns
-from ft_notebooks.loading import load_model
-from ft_notebooks.lora import add_adapter, load_adapter, lora_config, merge_adapter
-from ft_notebooks.models import smollm2
-from ft_notebooks.tokenizer import load_tokenizer
+from ft_notebooks.data.read import appointments, read_chats
+from ft_notebooks.evaluation.likelihood import last_turns
+from ft_notebooks.inference.generation import answers
+from ft_notebooks.loading.example_models import smollm2
+from ft_notebooks.loading.quantized_loading import load_model
+from ft_notebooks.lora.adapter import add_adapter, load_adapter, lora_config, merge_adapter
+from ft_notebooks.tokenization.padding import load_tokenizer
 
 CUDA = torch.cuda.is_available()
 NEW = 48  # tokens of an answer, at most

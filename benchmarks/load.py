@@ -14,11 +14,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ft_notebooks.models import smollm2
+from ft_notebooks.loading.example_models import smollm2
 
 LOADERS = {
     "load_model": """
-from ft_notebooks.loading import load_model
+from ft_notebooks.loading.quantized_loading import load_model
 def load(name, bits):
     return load_model(name, bits)""",
     "from_pretrained": """

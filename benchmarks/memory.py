@@ -35,10 +35,10 @@ def train(model, tok, batch: int, length: int, levers: bool) -> None:
     "Two steps of two micro-batches, every token a label."
     from datasets import Dataset
 
-    from ft_notebooks.sft import sft_trainer
+    from ft_notebooks.sft.trainer import sft_trainer
 
     ids = [[7 + (row + position) % 200 for position in range(length)] for row in range(4 * batch)]
-    plain = patch("ft_notebooks.sft.speed_up", lambda model: contextlib.nullcontext())
+    plain = patch("ft_notebooks.sft.trainer.speed_up", lambda model: contextlib.nullcontext())
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None), contextlib.nullcontext() if levers else plain:
         sft_trainer(
             model, tok, Dataset.from_dict({"input_ids": ids, "labels": ids}), output_dir=folder, effective_batch=2 * batch,
@@ -51,11 +51,12 @@ def measure(method: str, batch: int, length: int, levers: bool) -> dict[str, int
     import torch
     from memory_watch import held
 
-    from ft_notebooks.footprint import estimate_memory
-    from ft_notebooks.loading import hardware, load_model
-    from ft_notebooks.lora import add_adapter, lora_config
-    from ft_notebooks.models import smollm2, tiny_model, tiny_tokenizer
-    from ft_notebooks.tokenizer import load_tokenizer
+    from ft_notebooks.core.device import hardware
+    from ft_notebooks.loading.example_models import smollm2, tiny_model, tiny_tokenizer
+    from ft_notebooks.loading.memory_estimate import estimate_memory
+    from ft_notebooks.loading.quantized_loading import load_model
+    from ft_notebooks.lora.adapter import add_adapter, lora_config
+    from ft_notebooks.tokenization.padding import load_tokenizer
 
     def adapted(model):
         return model if method == "full" else add_adapter(model, lora_config(model))

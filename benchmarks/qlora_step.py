@@ -19,12 +19,13 @@ from bitsandbytes.functional import has_avx512bf16
 from torch.profiler import ProfilerActivity, profile
 from transformers import TrainerCallback
 
-from ft_notebooks.data import appointments
-from ft_notebooks.loading import hardware, load_model
-from ft_notebooks.lora import add_adapter, lora_config
-from ft_notebooks.models import smollm2
-from ft_notebooks.sft import sft_trainer
-from ft_notebooks.tokenizer import load_tokenizer
+from ft_notebooks.core.device import hardware
+from ft_notebooks.data.read import appointments
+from ft_notebooks.loading.example_models import smollm2
+from ft_notebooks.loading.quantized_loading import load_model
+from ft_notebooks.lora.adapter import add_adapter, lora_config
+from ft_notebooks.sft.trainer import sft_trainer
+from ft_notebooks.tokenization.padding import load_tokenizer
 
 WIDTHS = {"LoRA, bits=16": 16, "QLoRA, bits=4": 4}
 

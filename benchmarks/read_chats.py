@@ -15,7 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent  # of memory_watch
 READERS = {
-    "read_chats": "from ft_notebooks.data import read_chats as read",
+    "read_chats": "from ft_notebooks.data.read import read_chats as read",
     "load_dataset": """
 from datasets import load_dataset
 def read(path):

@@ -42,7 +42,7 @@ NAMES = {
     "c": "hand-written loop, the same levers",
     "ours": "`sft_trainer`",
 }
-OFF = {  # `sft_trainer` with one lever off: overrides, or which of `ft_notebooks.speed.levers`
+OFF = {  # `sft_trainer` with one lever off: overrides, or which of `ft_notebooks.training.cpu_kernels.levers`
     "padded": {"padding_free": False},
     "without attention by document": "attention",
     "without one node a LoRA layer": "lora",
@@ -183,37 +183,37 @@ def command(rows: Path, folder: str, clock: Clock, out: str, packing: bool = Fal
 
 
 def ours(rows: Path, folder: str, clock: Clock, out: str, off: str = "", bits: int = 16, **overrides) -> None:
-    "`sft_trainer` on chats, with its defaults, or without one of the levers of `ft_notebooks.speed`."
+    "`sft_trainer` on chats, with its defaults, or without one of the levers of `ft_notebooks.training.cpu_kernels`."
     from datasets import Dataset
 
-    from ft_notebooks import speed
-    from ft_notebooks.loading import load_model
-    from ft_notebooks.lora import add_adapter, lora_config
-    from ft_notebooks.sft import sft_trainer
-    from ft_notebooks.tokenizer import load_tokenizer
+    from ft_notebooks.loading.quantized_loading import load_model
+    from ft_notebooks.lora.adapter import add_adapter, lora_config
+    from ft_notebooks.sft.trainer import sft_trainer
+    from ft_notebooks.tokenization.padding import load_tokenizer
+    from ft_notebooks.training import cpu_kernels
 
     model = load_model(folder, bits)
     model = add_adapter(model, lora_config(model))
     quiet = {"num_train_epochs": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
-    chats, levers = Dataset.from_list(read(rows, "messages")), speed.levers
+    chats, levers = Dataset.from_list(read(rows, "messages")), cpu_kernels.levers
     try:
         if off:
             assert off in levers(model)
-            speed.levers = lambda model: levers(model) | {off: "the benchmark switches it off"}
+            cpu_kernels.levers = lambda model: levers(model) | {off: "the benchmark switches it off"}
         trainer = sft_trainer(model, load_tokenizer(folder), chats, output_dir=out, **quiet, **overrides)
         clock.watch(trainer).train()
     finally:
-        speed.levers = levers
+        cpu_kernels.levers = levers
 
 
 def hand(rows: Path, folder: str, clock: Clock, out: str) -> None:
-    "No Trainer, no PEFT forward, the kernels of `ft_notebooks.speed`: the rows of a step as one, without padding."
+    "No Trainer, no PEFT forward, the kernels of `ft_notebooks.training.cpu_kernels`: the rows of a step as one, without padding."
     import torch
     from peft.tuners.lora import Linear
     from transformers import AttentionInterface, AutoModelForCausalLM
 
-    from ft_notebooks.loading import hardware
-    from ft_notebooks.speed import document_attention, label_log_probs, lora_linear
+    from ft_notebooks.core.device import hardware
+    from ft_notebooks.training.cpu_kernels import document_attention, label_log_probs, lora_linear
 
     def attention(module, query, key, value, mask, cu_seq_lens_q=None, **kwargs):
         return document_attention(module, query, key, value, cu_seq_lens_q, **kwargs)
@@ -351,7 +351,7 @@ def random_model(billions: float, folder: Path) -> str:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-    from ft_notebooks.models import smollm2
+    from ft_notebooks.loading.example_models import smollm2
 
     tok = AutoTokenizer.from_pretrained(smollm2())
     layers, width = 24, max(128, round((billions * 1e9 / 24 / 12) ** 0.5 / 64) * 64)
@@ -392,9 +392,9 @@ def measure(options, names: list[str], folder: str, work: Path, save) -> dict:
     import torch
     from transformers import AutoConfig, AutoTokenizer
 
-    from ft_notebooks.data import appointments, read_chats
-    from ft_notebooks.loading import hardware
-    from ft_notebooks.masks import encode_chats
+    from ft_notebooks.core.device import hardware
+    from ft_notebooks.data.chat_encoding import encode_chats
+    from ft_notebooks.data.read import appointments, read_chats
 
     datasets.disable_progress_bars()
     count, dtype = ROWS * options.steps, hardware().dtype
@@ -547,7 +547,7 @@ def main(options) -> int:
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as work:
         os.environ["HF_DATASETS_CACHE"] = f"{work}/datasets"
-        from ft_notebooks.models import smollm2
+        from ft_notebooks.loading.example_models import smollm2
 
         folder = random_model(options.random, Path(work, "model")) if options.random else str(options.model or smollm2())
         found = measure(

@@ -1,4 +1,4 @@
-"""The CPU seconds of `ft_notebooks.duplicates.split`, beside a plain loop over datasketch and a comparison of all pairs.
+"""The CPU seconds of `ft_notebooks.data.deduplication.split`, beside a plain loop over datasketch and a comparison of all pairs.
 
     OMP_NUM_THREADS=1 python benchmarks/split.py [rows ...]      # default: 1000 10000 50000
 
@@ -17,7 +17,7 @@ from itertools import accumulate
 from datasets import Dataset
 from datasketch import MinHash, MinHashLSH
 
-from ft_notebooks.duplicates import _groups, _prompts_and_wholes, split
+from ft_notebooks.data.deduplication import _groups, _prompts_and_wholes, split
 
 FORM = " ".join(f"Rule {i}: mind case {i}." for i in range(25))
 ALL_PAIRS = 1000  # rows, above which comparing all pairs takes minutes

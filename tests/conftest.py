@@ -19,9 +19,9 @@ processors.without_vnni()
 NUMBERS = re.compile(r"allclose|assert_close|isclose|approx\(|torch\.equal|[<>=]=? *-?\d*\.\d|[<>=]=? *-?\d+e-|losses")
 # what takes long for processes, files or a whole command, and compares no numbers that a shorter proof does not compare too
 LONG = re.compile(
-    "00_|02_footprint|03b_adapters|04_|05b_|05c_(guards|losses|memory)|05d_sft|06a_probe|06e_dpo|07a_|07c_|08a_(evaluation|significance)|"
-    "08b_|08c_|12|test_(cli|duplicates|footprint|hosts|metrics|processes|quantization|report|settings|sharding|significance|threads)|"
-    "killed|two_processes|resumed|goes_on|the_demos"
+    "core/(cpu|proc)|memory_estimate|token_embeddings|data/(dedup|formats|readers|preference_report)|06_data|07_sft|09_dpo|10_multi|throughput|11_eval|"
+    "evaluation/(comp|html|lm_eval|report|score|statistics)|checkpointing/|training/(?!cpu_kernels|loss_spikes|preflight)|cli/|"
+    "test_(cli|finished|hosts)|test_equality|quantization_error.py|sharded_save.py|killed|two_processes|resumed|goes_on|the_demos"
 )
 
 
@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def real_model() -> Path | None:  # the folder that `smollm2()` returns without a download, or None
-    from ft_notebooks.models import _cache, smollm2
+    from ft_notebooks.loading.example_models import _cache, smollm2
 
     return smollm2() if (_cache() / "SmolLM2-135M-Instruct").is_dir() else None
 
@@ -48,7 +48,7 @@ def real_model() -> Path | None:  # the folder that `smollm2()` returns without 
 @pytest.fixture(autouse=True)
 def _skip_without_the_real_model(request):
     if request.node.get_closest_marker("smol") and not request.getfixturevalue("real_model"):
-        pytest.skip('needs the real model: python -c "from ft_notebooks.models import smollm2; smollm2()"')
+        pytest.skip('needs the real model: python -c "from ft_notebooks.loading.example_models import smollm2; smollm2()"')
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file
 from small_runs import HANGS, ended
 
-import ft_notebooks.dpo  # what a process needs that is forked from this one
-import ft_notebooks.sft
-from ft_notebooks.cli import main
-from ft_notebooks.data import appointments
-from ft_notebooks.models import tiny_model, tiny_tokenizer
+import ft_notebooks.dpo.trainer  # what a process needs that is forked from this one
+import ft_notebooks.sft.trainer
+from ft_notebooks.cli.commands import main
+from ft_notebooks.data.read import appointments
+from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 
 
 def free_port() -> int:
@@ -129,8 +129,8 @@ def with_callback(job, callback):
     "`job`, in a process of its own, whose trainer has one more callback."
 
     def changed(*args):
-        watch = ft_notebooks.sft.watch
-        ft_notebooks.sft.watch = lambda trainer: (trainer.add_callback(callback), watch(trainer))[1]
+        watch = ft_notebooks.sft.trainer.watch
+        ft_notebooks.sft.trainer.watch = lambda trainer: (trainer.add_callback(callback), watch(trainer))[1]
         return job(*args)
 
     return changed

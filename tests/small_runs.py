@@ -14,11 +14,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from transformers import Trainer, TrainingArguments
 from trl import SFTConfig
 
-from ft_notebooks.data import appointments
-from ft_notebooks.lora import add_adapter, lora_config
-from ft_notebooks.masks import encode_chats
-from ft_notebooks.models import tiny_model, tiny_tokenizer
-from ft_notebooks.tokenizer import IGNORE, pad_batch
+from ft_notebooks.data.chat_encoding import encode_chats
+from ft_notebooks.data.read import appointments
+from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
+from ft_notebooks.lora.adapter import add_adapter, lora_config
+from ft_notebooks.tokenization.padding import IGNORE, pad_batch
 
 ROUNDED = 1e-4  # of a loss in float32: rounding moves a mean of 300 tokens by u·√300·6 = 6e-6, a row more or less by 1e-2
 

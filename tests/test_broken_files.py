@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ft_notebooks.data import read_chats, read_preferences
-from ft_notebooks.files import COLUMNS
+from ft_notebooks.data.read import read_chats, read_preferences
+from ft_notebooks.data.readers import COLUMNS
 
 USER, ANSWER = {"role": "user", "content": "Hi é"}, {"role": "assistant", "content": "Yes, \"Ann\"\nBob"}
 CALL = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"a": -0.47}}}]}

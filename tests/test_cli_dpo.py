@@ -7,14 +7,14 @@ import pytest
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-import ft_notebooks.dpo
-from ft_notebooks import runs
-from ft_notebooks.cli import main
-from ft_notebooks.data import appointments, read_preferences
-from ft_notebooks.lora import load_adapter
-from ft_notebooks.margins import pair_logps
-from ft_notebooks.models import tiny_model, tiny_tokenizer
-from ft_notebooks.pairs import encode_pairs
+import ft_notebooks.dpo.trainer
+from ft_notebooks.cli import pipeline
+from ft_notebooks.cli.commands import main
+from ft_notebooks.data.preference_encoding import encode_pairs
+from ft_notebooks.data.read import appointments, read_preferences
+from ft_notebooks.dpo.loss import pair_logps
+from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
+from ft_notebooks.lora.adapter import load_adapter
 
 SETTINGS = ("dpo.bf16=false", "model.bits=32", "dpo.effective_batch=4", "dpo.learning_rate=1e-3")
 
@@ -57,7 +57,7 @@ def trained(files):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(files)
         said = []
-        patch.setattr(runs, "say", lambda *words: said.append(" ".join(map(str, words))))
+        patch.setattr(pipeline, "say", lambda *words: said.append(" ".join(map(str, words))))
         dpo("base", "dpo.max_steps=4", "data.eval=last:6")
     return files / "base", "\n".join(said)
 
@@ -111,7 +111,7 @@ def test_dpo_goes_on_with_the_adapter_of_a_run_and_eval_shows_all_three(here, ca
 
 
 def test_a_run_that_is_stopped_goes_on_to_the_same_weights(here, monkeypatch, capsys):
-    make, settings = ft_notebooks.dpo.dpo_trainer, ("dpo.max_steps=4", "dpo.save_steps=2", "model.method=full")
+    make, settings = ft_notebooks.dpo.trainer.dpo_trainer, ("dpo.max_steps=4", "dpo.save_steps=2", "model.method=full")
 
     class Impatient(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
@@ -119,7 +119,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_weights(here, monkeypatch, ca
                 raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as e:
-        patch.setattr(ft_notebooks.dpo, "dpo_trainer", lambda *a, callbacks, **k: make(*a, callbacks=[*callbacks, Impatient()], **k))
+        patch.setattr(ft_notebooks.dpo.trainer, "dpo_trainer", lambda *a, callbacks, **k: make(*a, callbacks=[*callbacks, Impatient()], **k))
         dpo("parts", *settings)
     assert e.value.code == 130 and "goes on from step 2" in capsys.readouterr().err
     dpo("parts", *settings)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ft_notebooks import cli
-from ft_notebooks.cli import main
-from ft_notebooks.models import tiny_model, tiny_tokenizer
+from ft_notebooks.cli import commands
+from ft_notebooks.cli.commands import main
+from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "OMP_NUM_THREADS": "1"}  # the locale of a cron job or container
@@ -21,7 +21,7 @@ ANSWER = "naïve – 漢字 ✓"
 COMMANDS = """
 import os
 import sys
-from ft_notebooks.cli import main
+from ft_notebooks.cli.commands import main
 
 quick = [x for s in {settings} for x in ("--set", s)]
 assert sys.stdout.encoding != "utf-8"
@@ -95,10 +95,10 @@ def test_the_files_are_utf_8(ran):
 
 def test_a_question_is_the_same_in_every_locale(tmp_path, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(cli, "known_run", lambda run: (run, {"model.bits": 32}))
-    monkeypatch.setattr(cli, "load_folder", lambda folder, bits: None)
-    monkeypatch.setattr("ft_notebooks.tokenizer.load_tokenizer", lambda folder: None)
-    monkeypatch.setattr(cli, "_answer", lambda model, tok, messages, n: asked.append(messages) or messages)
+    monkeypatch.setattr(commands, "known_run", lambda run: (run, {"model.bits": 32}))
+    monkeypatch.setattr(commands, "load_folder", lambda folder, bits: None)
+    monkeypatch.setattr("ft_notebooks.tokenization.padding.load_tokenizer", lambda folder: None)
+    monkeypatch.setattr(commands, "_answer", lambda model, tok, messages, n: asked.append(messages) or messages)
     typed = {"ascii": "é\n".encode(), "utf-8": "é\n".encode(), "latin-1": b"\xe9\n"}
     for encoding, text in typed.items():
         for errors in ("strict", "surrogateescape"):

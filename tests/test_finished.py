@@ -11,12 +11,12 @@ from small_runs import ROWS, TOK, on_notes, sft
 from transformers import EarlyStoppingCallback, TrainerCallback
 from trl import SFTTrainer
 
-from ft_notebooks.dpo import dpo_trainer
-from ft_notebooks.marker import last_good_checkpoint
-from ft_notebooks.models import tiny_model
-from ft_notebooks.pairs import encode_pairs
-from ft_notebooks.resume import ResumableTrainer
-from ft_notebooks.sft import sft_trainer
+from ft_notebooks.checkpointing.integrity import last_good_checkpoint
+from ft_notebooks.checkpointing.resume import ResumableTrainer
+from ft_notebooks.data.preference_encoding import encode_pairs
+from ft_notebooks.dpo.trainer import dpo_trainer
+from ft_notebooks.loading.example_models import tiny_model
+from ft_notebooks.sft.trainer import sft_trainer
 
 NAMES = ["Ann", "Bob", "Cid", "Dora", "Eve", "Finn", "Gus", "Hal"]
 PAIRS = [{"prompt": f"I am {name}", "chosen": f"hello {name}", "rejected": f"go away {name}"} for name in NAMES]
@@ -182,7 +182,7 @@ def test_a_finished_run_is_trained_further_by_the_same_trainer_when_it_begins_an
 
 
 def test_the_end_of_a_run_that_was_killed_after_its_last_checkpoint_is_made_up_for(tmp_path):
-    from ft_notebooks.samples import SamplesCallback
+    from ft_notebooks.training.sample_outputs import SamplesCallback
 
     class Dies(TrainerCallback):
         def on_save(self, args, state, control, **kwargs):

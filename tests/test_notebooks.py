@@ -18,7 +18,7 @@ import gc, os, sys
 flags, folder, *notebooks = sys.argv[1:]
 if sys.platform == "linux" and not os.path.exists("/dev/nvidiactl"):  # elsewhere, or with an open GPU, it cannot be forked
     import IPython, datasets, execnb.shell, matplotlib.pyplot, pydantic
-    import ft_notebooks.cli, ft_notebooks.dpo, ft_notebooks.evaluation, ft_notebooks.sft
+    import ft_notebooks.cli.commands, ft_notebooks.dpo.trainer, ft_notebooks.evaluation.runner, ft_notebooks.sft.trainer
     from ft_notebooks import estimate_memory, tiny_model
     estimate_memory(tiny_model().config)  # imports as much again
     gc.collect()

@@ -262,7 +262,7 @@ def test_the_index_lists_exactly_the_notebooks():
 def test_every_public_name_of_the_package_is_in_the_module_it_names():
     for name, where in ft_notebooks._lazy.items():
         assert name in public(where), f"ft_notebooks.{name} should come from {where}"
-    assert ft_notebooks.tiny_tokenizer is __import__("ft_notebooks.models", fromlist=["models"]).tiny_tokenizer
+    assert ft_notebooks.tiny_tokenizer is __import__("ft_notebooks.loading.example_models", fromlist=["x"]).tiny_tokenizer
     assert set(ft_notebooks._lazy) <= set(dir(ft_notebooks))
     with pytest.raises(AttributeError, match="nonsense"):
         ft_notebooks.nonsense
@@ -283,7 +283,7 @@ def test_importing_the_package_loads_nothing_heavy():
 @pytest.mark.parametrize("args", [["--help"], ["sft", "--help"]], ids=" ".join)
 def test_the_help_of_ft_loads_nothing_heavy(args):
     told = fresh(
-        f"import sys\nsys.argv[1:] = {args}\nfrom ft_notebooks.cli import main\ntry: main()\n"
+        f"import sys\nsys.argv[1:] = {args}\nfrom ft_notebooks.cli.commands import main\ntry: main()\n"
         f"except SystemExit as end: assert not end.code\nprint({HEAVY} & {{*sys.modules}})"
     )
     assert told.startswith("usage: ft") and told.endswith("set()\n")
@@ -313,7 +313,7 @@ PRIVATE = {  # what only the people who wrote a change can follow
 
 
 def test_no_file_names_what_a_reader_cannot_open(files):
-    assert ROOT / "pyproject.toml" in files and ROOT / "nbs" / "00_models.ipynb" in files
+    assert ROOT / "pyproject.toml" in files and PACKAGE / "loading" / "example_models.ipynb" in files
     for file in files:
         if file.suffix == ".png":  # compressed: any letters may come about
             continue

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTE = "<!-- made from nbs/index.ipynb by tools/readme.py: edit the notebook -->"
 
 
-def from_root(link):  # `](00_models.ipynb)` leads somewhere from nbs/, `](nbs/00_models.ipynb)` from the repository's root
+def from_root(link):  # `](07_sft.ipynb)` leads somewhere from nbs/, `](nbs/07_sft.ipynb)` from the repository's root
     target, mark, anchor = link[1].partition("#")
     if not target or not (ROOT / "nbs" / target).exists():
         return link[0]

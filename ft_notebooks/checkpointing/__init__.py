@@ -1,0 +1,11 @@
+"The same run after a kill: what a run is, which checkpoints are complete, stopping and going on"
+
+import lazy_loader
+
+_names = {
+    "graceful_stop": ["save_on_signals"],
+    "integrity": ["last_good_checkpoint", "mark_checkpoint"],
+    "resume": ["ResumableTrainer"],
+    "run_manifest": ["run_folder", "describe", "check_manifest", "ManifestCallback"],
+}
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_names)

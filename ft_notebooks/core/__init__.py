@@ -1,0 +1,10 @@
+"What every part needs: the device, the number of CPU threads, start-up checks over several processes"
+
+import lazy_loader
+
+_names = {
+    "cpu_threads": ["use_cpu_threads"],
+    "device": ["hardware"],
+    "processes": ["together", "check_same", "once_a_host", "join_processes"],
+}
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_names)

@@ -1,0 +1,10 @@
+"Answers in batches, the same as one by one, and kept when the process is killed"
+
+import lazy_loader
+
+_names = {
+    "answer_cache": ["AnswerFile"],
+    "generation": ["generate", "answers"],
+    "prefix_cache": ["shared_prefix"],
+}
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_names)

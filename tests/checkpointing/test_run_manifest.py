@@ -1,0 +1,386 @@
+"Edges of `ft_notebooks.checkpointing.run_manifest`: processes, kills, damaged files, and which settings count."
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+from datasets import Dataset, IterableDataset
+from peft import LoraConfig, get_peft_model
+from small_runs import HANGS, ranks, several
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from trl import DPOConfig, SFTConfig
+
+import ft_notebooks.checkpointing.run_manifest
+from ft_notebooks.checkpointing.run_manifest import (
+    ManifestCallback,
+    _git,
+    check_manifest,
+    data_fingerprint,
+    describe,
+    fingerprint,
+    run_folder,
+    write_atomically,
+)
+from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
+from ft_notebooks.tokenization.padding import pad_batch
+
+ROWS = [{"input_ids": [n, n + 1, n + 2], "labels": [n, n + 1, n + 2]} for n in range(10, 18)]
+
+
+def make(folder, model=None, data=ROWS, evaluate=None, callbacks=None, config=TrainingArguments, **args):
+    given = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "max_steps": 2, "save_steps": 1, **args}
+    args = config(str(folder), **{"per_device_train_batch_size": 4, **given})
+    model = tiny_model() if model is None else model
+    tools = {"data_collator": lambda rows: pad_batch(rows, 0), "callbacks": callbacks}
+    return Trainer(model, args, train_dataset=data, eval_dataset=evaluate, **tools)
+
+
+def held(folder, **settings):  # a folder in which a run has left a checkpoint
+    folder.mkdir(exist_ok=True)
+    (folder / "checkpoint-1").mkdir(exist_ok=True)
+    (folder / "manifest.json").write_text(json.dumps(describe(make(folder, **settings))))
+    return folder
+
+
+def test_a_file_is_replaced_from_its_own_folder_so_that_the_rename_stays_on_one_disk(tmp_path, monkeypatch):
+    moves, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda part, path: moves.append((part, path)) or replace(part, path))
+    write_atomically(tmp_path / "a", "one")
+    write_atomically(tmp_path / "a", "two")
+    assert (tmp_path / "a").read_text() == "two" and [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert all(part.parent == tmp_path and part.name.startswith(".") and path.name == "a" for part, path in moves)
+    assert len(moves) == 2
+
+
+def test_two_processes_do_not_write_the_same_part(tmp_path, monkeypatch):
+    parts = []
+    monkeypatch.setattr(os, "replace", lambda part, path: parts.append(part))
+    for pid in (1, 2):
+        monkeypatch.setattr(os, "getpid", lambda: pid)
+        write_atomically(tmp_path / "a", "text")
+    assert len(set(parts)) == 2
+
+
+def test_several_processes_agree_on_one_new_folder(tmp_path):
+    assert several(*[lambda: str(run_folder(tmp_path / "run", {"seed": 0}))] * 3) == [str(tmp_path / "run")] * 3
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["run.json"]
+
+
+def test_a_setting_that_is_new_or_gone_is_another_run_too(tmp_path):
+    run_folder(tmp_path / "run", {"seed": 0})
+    (tmp_path / "run" / "checkpoint-2").mkdir()
+    with pytest.raises(ValueError, match="r was None, is 8"):
+        run_folder(tmp_path / "run", {"seed": 0, "r": 8})
+    with pytest.raises(ValueError, match="seed was 0, is None"):
+        run_folder(tmp_path / "run", {})
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_may_become_another(tmp_path):
+    run_folder(tmp_path / "run", {"seed": 0})
+    run = run_folder(tmp_path / "run", {"seed": 1})
+    assert json.loads((run / "run.json").read_text()) == {"seed": 1}
+
+
+def test_none_and_absent_are_not_the_same_setting(tmp_path):
+    run_folder(tmp_path / "run", {"seed": 0, "r": None})
+    (tmp_path / "run" / "checkpoint-2").mkdir()
+    with pytest.raises(ValueError, match="r was None, is None"):
+        run_folder(tmp_path / "run", {"seed": 0})
+
+
+def test_settings_come_back_as_json_has_them(tmp_path):
+    settings = {"target_modules": ("q_proj", "v_proj"), "seed": 0, "name": "naïve"}
+    run = run_folder(tmp_path / "deep" / "run", settings)
+    (run / "checkpoint-2").mkdir()
+    assert run_folder(tmp_path / "deep" / "run", dict(reversed(settings.items()))) == run
+    assert json.loads((run / "run.json").read_text(encoding="utf-8")) == {**settings, "target_modules": ["q_proj", "v_proj"]}
+
+
+def test_what_a_killed_process_left_half_written_blocks_no_run(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".run.json.123").write_text('{"se')
+    run_folder(tmp_path / "run", {"seed": 0})
+    assert json.loads((run_folder(tmp_path / "run", {"seed": 1}) / "run.json").read_text()) == {"seed": 1}
+
+
+def test_a_folder_of_other_things_is_left_as_it_is(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty and holds no run.json"):
+        run_folder(tmp_path, {"seed": 0})
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_folder_with_the_files_of_a_beginning_may_become_another_run(tmp_path):
+    run_folder(tmp_path / "run", {"seed": 0})
+    for name in ("manifest.json", "metrics.jsonl", "samples.jsonl"):
+        (tmp_path / "run" / name).write_text("")
+    run_folder(tmp_path / "run", {"seed": 1})
+    (tmp_path / "run" / "adapter_model.safetensors").touch()
+    with pytest.raises(ValueError, match="seed was 1, is 2"):
+        run_folder(tmp_path / "run", {"seed": 2})
+
+
+@pytest.mark.parametrize("config", [TrainingArguments, SFTConfig, DPOConfig])
+def test_a_setting_that_a_library_adds_counts_without_being_listed(tmp_path, config):
+    @dataclasses.dataclass
+    class Newer(config):
+        of_tomorrow: float = 0.5
+
+    plain = {"bf16": False} if config is not TrainingArguments else {}
+    assert describe(make(tmp_path, config=Newer, **plain))["run"]["of_tomorrow"] == 0.5
+
+
+def test_a_token_for_the_hub_is_not_written(tmp_path):
+    assert "secret" not in json.dumps(describe(make(tmp_path, hub_token="hf_secret")))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"learning_rate": 1e-3}, {"warmup_steps": 0.1}, {"optim": "sgd"}, {"seed": 3}, {"data_seed": 3}, {"weight_decay": 0.1}]
+    + [{"gradient_accumulation_steps": 2}, {"bf16": True}, {"lr_scheduler_type": "cosine"}, {"max_grad_norm": 0.5}],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_changes_the_weights_is_refused_by_name(tmp_path, change):
+    held(tmp_path)
+    with pytest.raises(ValueError, match=f"holds another run: {next(iter(change))} was"):
+        check_manifest(tmp_path, describe(make(tmp_path, **change)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"save_steps": 7}, {"logging_steps": 3}, {"save_total_limit": 1}, {"eval_strategy": "no"}, {"run_name": "x"}]
+    + [{"dataloader_num_workers": 2}, {"gradient_checkpointing": True}, {"num_train_epochs": 9}, {"disable_tqdm": False}],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_changes_no_weight_may_change(tmp_path, change):
+    held(tmp_path)
+    assert check_manifest(tmp_path, describe(make(tmp_path, **change))) == []
+
+
+def test_epochs_count_where_they_are_read(tmp_path):
+    held(tmp_path, max_steps=-1)
+    with pytest.raises(ValueError, match="num_train_epochs was 3.0, is 4.*schedule"):
+        check_manifest(tmp_path, describe(make(tmp_path, max_steps=-1, num_train_epochs=4)))
+
+
+def test_how_often_it_is_evaluated_counts_where_that_decides_which_weights_are_kept(tmp_path):
+    evaluated = {"evaluate": ROWS, "eval_strategy": "steps", "save_steps": 2, "max_steps": 8}
+    for decides in ({"load_best_model_at_end": True}, {"callbacks": [EarlyStoppingCallback(3)]}):
+        folder = held(tmp_path / next(iter(decides)), eval_steps=2, **evaluated, **decides)
+        with pytest.raises(ValueError, match="eval_steps was 2, is 1"):
+            check_manifest(folder, describe(make(folder, eval_steps=1, **evaluated, **decides)))
+    held(tmp_path / "free", eval_steps=2, **evaluated)
+    assert check_manifest(tmp_path / "free", describe(make(tmp_path, eval_steps=1, **evaluated))) == []
+
+
+def test_every_difference_is_shown_at_once(tmp_path):
+    held(tmp_path)
+    with pytest.raises(ValueError) as e:
+        check_manifest(tmp_path, describe(make(tmp_path, tiny_model(1), ROWS[1:], learning_rate=1e-3, max_steps=9)))
+    for part in ("learning_rate was", "max_steps was 2, is 9", "data was '8 rows", "is '7 rows", "model.weights was"):
+        assert part in str(e.value)
+    for cure in ("another schedule", "the rows that it had", "load the model anew", "choose another folder"):
+        assert cure in str(e.value)
+
+
+def test_another_number_of_processes_is_another_run(tmp_path, monkeypatch):
+    held(tmp_path)
+    monkeypatch.setattr(TrainingArguments, "world_size", 2)
+    with pytest.raises(ValueError, match="world_size was 1, is 2; start it on as many processes as it was"):
+        check_manifest(tmp_path, describe(make(tmp_path)))
+
+
+def test_a_new_adapter_may_be_random_but_what_one_has_learned_counts(tmp_path):
+    def adapted(learned=0.0, r=8):
+        model = get_peft_model(tiny_model(), LoraConfig(r=r, target_modules=["q_proj"], init_lora_weights=True))
+        for name, p in model.named_parameters():
+            p.data += learned * ("lora_B" in name)
+        return model
+
+    held(tmp_path, model=adapted())
+    assert check_manifest(tmp_path, describe(make(tmp_path, adapted()))) == []
+    with pytest.raises(ValueError, match="adapter.weights was"):
+        check_manifest(tmp_path, describe(make(tmp_path, adapted(learned=0.1))))
+    with pytest.raises(ValueError, match="adapter.r was 8, is 4"):
+        check_manifest(tmp_path, describe(make(tmp_path, adapted(r=4))))
+    with pytest.raises(ValueError, match="adapter.r was 8, is None"):
+        check_manifest(tmp_path, describe(make(tmp_path)))
+
+
+def test_weights_in_another_format_are_another_model(tmp_path):
+    assert describe(make(tmp_path))["run"]["model.dtypes"] == ["float32"]
+    held(tmp_path)
+    with pytest.raises(ValueError, match="model.dtypes was .'float32'., is .'bfloat16'."):
+        check_manifest(tmp_path, describe(make(tmp_path, tiny_model().bfloat16())))
+
+
+def test_another_template_is_another_run(tmp_path):
+    first, other = make(tmp_path), make(tmp_path)
+    first.processing_class, other.processing_class = tiny_tokenizer(), tiny_tokenizer()
+    other.processing_class.chat_template += " "
+    assert describe(first)["run"]["template"] != describe(other)["run"]["template"]
+
+
+def test_rows_are_known_by_their_content_in_any_container():
+    data = Dataset.from_list(ROWS)
+    assert data_fingerprint(data) == data_fingerprint(data.select([1, 0, *range(2, 8)]).select([1, 0, *range(2, 8)]))
+    assert data_fingerprint({"a": data, "b": None}) == {"a": data_fingerprint(data), "b": None}
+    assert data_fingerprint(data.rename_column("labels", "other")) != data_fingerprint(data) != data_fingerprint(data.remove_columns("labels"))
+    assert data_fingerprint(data) != data_fingerprint(Dataset.from_list([{**row, "input_ids": row["input_ids"] + [1]} for row in ROWS]))
+    boundary = [Dataset.from_dict({"input_ids": ids}) for ids in ([[1, 2], [3]], [[1], [2, 3]], [[1, 2, 3], []])]
+    assert len(set(map(data_fingerprint, boundary))) == 3
+    texts = [Dataset.from_dict({"messages": [[{"role": "user", "content": text}]]}) for text in ("a", "b", "a")]
+    assert data_fingerprint(texts[0]) == data_fingerprint(texts[2]) != data_fingerprint(texts[1])
+    assert data_fingerprint(Dataset.from_dict({"input_ids": [[1, None]]})) != data_fingerprint(Dataset.from_dict({"input_ids": [[1, 0]]}))
+    assert data_fingerprint(IterableDataset.from_generator(lambda: iter(ROWS))) == "a stream" and data_fingerprint(None) is None
+    many = Dataset.from_dict({"input_ids": [[n] for n in range(2500)]})
+    assert data_fingerprint(many) != data_fingerprint(many.select([*range(2499), 0])) and data_fingerprint(many).startswith("2500 rows")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.bool])
+def test_a_fingerprint_sees_every_element_of_every_type(dtype):
+    for size in (1, 2, 3, 7, 8, 9, 17):
+        zeros, seen = torch.zeros(size, dtype=dtype), set()
+        for place in range(size):
+            changed = zeros.clone()
+            changed[place] = 1
+            seen.add(fingerprint(changed).item())
+        assert len(seen | {fingerprint(zeros).item()}) == size + 1
+    table = torch.arange(12.0).reshape(3, 4)
+    assert fingerprint(table.T) == fingerprint(table.T.contiguous()) != fingerprint(table)
+
+
+def git(folder, *words):
+    set_ = ["-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *set_, *words], cwd=folder, check=True, capture_output=True)
+
+
+def test_the_commit_is_recorded_and_whether_a_tracked_file_differs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    run = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *args, **given: run(*args, **{**given, "timeout": HANGS}))  # a busy machine's git
+    assert _git() is None
+    git(tmp_path, "init", "-q")
+    assert _git() is None  # no commit yet
+    (tmp_path / "train.py").write_text("1")
+    git(tmp_path, "add", "train.py")
+    git(tmp_path, "commit", "-q", "-m", "one")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "new").write_text("not tracked")
+    assert _git()["dirty"] is False and len(_git()["commit"]) == 40
+    (tmp_path / "train.py").write_text("2")
+    assert _git()["dirty"] is True
+
+
+def test_a_git_that_hangs_is_given_up(tmp_path, monkeypatch):
+    (tmp_path / "git").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    run = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: run(*args, **{**kwargs, "timeout": 0.1}))
+    assert _git() is None
+
+
+def test_what_was_recorded_before_a_change_is_kept_with_its_step(tmp_path, monkeypatch):
+    def start(resume=None, **said):
+        trainer = make(tmp_path)
+        trainer.add_callback(ManifestCallback(trainer, **said))
+        trainer.train(resume_from_checkpoint=resume)
+        return json.loads((tmp_path / "manifest.json").read_text())
+
+    assert start(choices="one")["before"] == []
+    first = str(tmp_path / "checkpoint-1")
+    assert start(first, choices="one")["before"] == []
+    found = start(first, choices="two")
+    assert [(b["until_step"], b["choices"]) for b in found["before"]] == [(1, "one")]
+    monkeypatch.setattr(ft_notebooks.checkpointing.run_manifest, "_versions", lambda: {"torch": "99"})
+    trainer = make(tmp_path)
+    callback = ManifestCallback(trainer, choices="two")
+    assert "torch was '2" in " ".join(callback.changed)
+    assert len(start(first, choices="two")["before"]) == 2
+    assert start(choices="two")["before"] == []  # from its first step, it is one again
+
+
+def test_a_process_killed_while_the_manifest_is_written_leaves_a_folder_that_starts_anew(tmp_path, monkeypatch):
+    def begin():
+        monkeypatch.setattr(os, "replace", lambda *args: os.kill(os.getpid(), signal.SIGKILL))
+        trainer = make(tmp_path)
+        trainer.add_callback(ManifestCallback(trainer))
+        trainer.train()
+
+    assert several(begin) == [None]
+    assert [p.name.rpartition(".")[0] for p in tmp_path.iterdir()] == [".manifest.json"]
+    trainer = make(tmp_path, learning_rate=1e-3)
+    trainer.add_callback(ManifestCallback(trainer))
+    trainer.train()
+    assert json.loads((tmp_path / "manifest.json").read_text())["run"]["learning_rate"] == 1e-3
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"run": 1, "recorded": {}}'])
+def test_a_damaged_manifest_beside_a_checkpoint_is_an_error_that_says_so(tmp_path, text):
+    (held(tmp_path) / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match="manifest.json is damaged"):
+        check_manifest(tmp_path, describe(make(tmp_path)))
+
+
+@pytest.mark.parametrize("result", ["checkpoint-5", "model.safetensors", "adapter_model.safetensors", "pytorch_model.bin"])
+def test_a_result_without_a_manifest_is_not_written_over(tmp_path, result):
+    (tmp_path / result).touch()
+    with pytest.raises(ValueError, match=f"holds {result} and no manifest.json"):
+        check_manifest(tmp_path, describe(make(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "metrics.jsonl", "training_args.bin", ".manifest.json.7", "manifest.json"])
+def test_a_file_that_is_no_result_keeps_no_run_out(tmp_path, name):
+    (tmp_path / name).touch()
+    assert check_manifest(tmp_path, describe(make(tmp_path))) == []
+
+
+def test_of_two_processes_the_first_writes_and_both_agree(tmp_path):
+    run = tmp_path / "run"
+
+    def start(writes):
+        def rank():
+            trainer = make(run, save_strategy="no")
+            callback = ManifestCallback(trainer)
+            trainer.state.is_world_process_zero = writes
+            if writes:
+                time.sleep(0.3)  # the other would be past it, did it not wait
+            callback.on_train_begin(trainer.args, trainer.state, trainer.control)
+            return json.loads((run / "manifest.json").read_text())["run"]["learning_rate"]
+
+        return rank
+
+    assert ranks(tmp_path, start(True), start(False)) == [5e-5, 5e-5]
+
+
+def test_what_the_first_process_refuses_all_refuse(tmp_path):
+    run = held(tmp_path / "run")
+
+    def start():
+        return ManifestCallback(make(run, learning_rate=1e-3)).changed
+
+    for said in ranks(tmp_path, start, start):
+        assert said.startswith("ValueError") and "learning_rate was 5e-05, is 0.001" in said
+
+
+def test_a_process_with_other_rows_is_named(tmp_path):
+    def start(data):
+        return lambda: ManifestCallback(make(tmp_path / "run", data=data)).changed
+
+    for said in ranks(tmp_path, start(ROWS), start(ROWS[1:])):
+        assert re.match("ValueError: process 1 on .+ is another run than process 0 on .+: data was '8 rows", said)
+
+
+def test_a_process_whose_weights_are_still_to_come_is_not_another_run(tmp_path):
+    def start(seed):
+        return lambda: ManifestCallback(make(tmp_path / "run", tiny_model(seed))).changed
+
+    assert ranks(tmp_path, start(0), start(1)) == [[], []]

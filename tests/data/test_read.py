@@ -1,0 +1,539 @@
+import itertools
+import json
+import os
+import pickle
+import random
+import re
+import subprocess
+import sys
+import time
+import tracemalloc
+
+import datasets
+import pytest
+from datasets import Dataset, DatasetDict, Json, List, Value
+
+from ft_notebooks.data import read, readers
+from ft_notebooks.data.deduplication import split
+from ft_notebooks.data.read import appointments, read_chats, read_preferences
+
+CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+ALPACA = {"instruction": "Add.", "input": "1 and 2", "output": "3"}
+READ = [CHAT["messages"], [{"role": "user", "content": "Add.\n\n1 and 2"}, {"role": "assistant", "content": "3"}]]
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def to(name, content):
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        return name
+
+    return to
+
+
+def refused(source):
+    with pytest.raises(ValueError) as failure:
+        read_chats(source)
+    assert type(failure.value) is ValueError  # ours, and not a decoder's or pydantic's
+    return str(failure.value)
+
+
+def chat(*turns):
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+# --- what is read
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("a.jsonl", f"{json.dumps(CHAT)}\r\n\r\n  \n{json.dumps(ALPACA)}"),
+        ("a.jsonl", b"\xef\xbb\xbf" + f"{json.dumps(CHAT)}\n{json.dumps(ALPACA)}\n".encode()),
+        ("A.JSONL", f"\n\n {json.dumps(CHAT)} \n{json.dumps(ALPACA)}\n\n"),
+        ("a.json", json.dumps([CHAT, ALPACA])),
+        ("a.json", b"\xef\xbb\xbf\r\n" + json.dumps([CHAT, ALPACA], indent=4).replace("\n", "\r\n").encode()),
+    ],
+    ids=["windows", "mark", "blanks", "one line", "pretty with mark"],
+)
+def test_both_formats_are_read_row_by_row_however_the_file_is_written(write, name, content):
+    assert list(read_chats(write(name, content))["messages"]) == READ
+
+
+def test_a_line_separator_inside_a_text_does_not_end_the_row(write):
+    row = chat(("user", "one\u2028two\u2029three\x85four\x0bfive"), ("assistant", "yes"))
+    file = write("a.jsonl", json.dumps(row, ensure_ascii=False) + "\n")
+    assert read_chats(file)[0] == row
+
+
+def test_texts_are_kept_to_the_letter():
+    row = chat(("system", "  be brief \n"), ("user", "naïve 🙂 \x00"), ("assistant", "\tyes "))
+    assert read_chats([row])[0] == row
+
+
+def test_list_dataset_and_file_give_the_same_dataset(write):
+    file = read_chats(write("a.jsonl", json.dumps(CHAT)))
+    for other in (read_chats([CHAT]), read_chats(Dataset.from_list([CHAT])), read_chats(file.with_format("numpy"))):
+        assert other[:] == file[:] and other.features == file.features
+
+
+def test_other_columns_are_ignored_and_nulls_count_as_absent():
+    rows = [{**CHAT, "id": 1, "tools": [], "text": None}, {**ALPACA, "text": "as published", "messages": None}]
+    assert list(read_chats(rows)["messages"]) == READ
+    assert list(read_chats(Dataset.from_list([{**ALPACA, "messages": None}, CHAT]))["messages"])[:1] == READ[1:]
+
+
+@pytest.mark.parametrize("empty", ["", "  ", None])
+def test_an_empty_input_leaves_the_instruction_alone(empty):
+    assert read_chats([{**ALPACA, "input": empty}])[0]["messages"][0]["content"] == "Add."
+
+
+def test_a_row_of_another_width_does_not_change_its_neighbours():
+    long = chat(*[("user", "q"), ("assistant", "a")] * 3)
+    assert list(read_chats([CHAT, long, ALPACA])["messages"]) == [CHAT["messages"], long["messages"], READ[1]]
+
+
+# --- what is refused: the whole sentence, so that a change of words is seen
+
+
+ROWS = {
+    "the row is 7; it must be an object": 7,
+    "the row has the keys ['prompt', 'response']; it must be {\"messages\"": {"prompt": "a", "response": "b"},
+    "the row has the keys []": {},
+    '"messages" and "instruction" in one row are ambiguous; keep the one': {**CHAT, **ALPACA},
+    '"messages" and "text" in one row are ambiguous; keep the one': {**CHAT, "text": "Hi Hello"},
+    "\"messages\" is 'Hi'; it must be a list of messages": {"messages": "Hi"},
+    '"messages" is empty; give it at least one "assistant" message': {"messages": []},
+    "message 2 is 'Hello'; every message needs \"role\" and \"content\"": {"messages": [CHAT["messages"][0], "Hello"]},
+    'message 2 has no "content"; every message needs "role" and "content"': chat(("user", "a"), ("assistant", None)),
+    'message 1 has no "role"': {"messages": [{"content": "Hi"}]},
+    'message 1 has the role \'bot\'; the roles are "system", "user", "assistant" and "tool"': chat(("bot", "a")),
+    'message 1 has the role \'human\'; the roles are "system", "user", "assistant" and "tool"; write "user"': chat(
+        ("human", "a")
+    ),
+    'message 1 has the role \'gpt\'; the roles are "system", "user", "assistant" and "tool"; write "assistant"': chat(
+        ("gpt", "a")
+    ),
+    "message 1 has the role ['user']": chat((["user"], "a")),
+    'message 2 has a blank "content"; write its text or': chat(("user", "a"), ("assistant", "\n\u3000")),
+    'message 1 has the "content" [{\'type\': \'text\'}]; it must be a text': chat(("user", [{"type": "text"}])),
+    'message 1 has half a surrogate pair in its "content" \'\\ud83d\'': chat(("user", "\ud83d")),
+    'the row has half a surrogate pair in its "input" \'1 \\ud83d\'': {**ALPACA, "input": "1 \ud83d"},
+    "message 1 has \"weight\" (0), which would be lost": {"messages": [{"role": "user", "content": "a", "weight": 0}]},
+    "message 2 is the system's; only the first message may be": chat(
+        ("user", "a"), ("system", "b"), ("assistant", "c")
+    ),  # fmt: skip
+    "no message is the assistant's, so there is nothing to learn": chat(("system", "a"), ("user", "b")),
+    "the last message is the user's; end with the assistant's": chat(("user", "a"), ("assistant", "b"), ("user", "c")),
+    'the row has no "output"; an alpaca row needs "instruction" and "output"': {"instruction": "Add.", "output": None},
+    'the row has a blank "instruction"': {**ALPACA, "instruction": ""},
+    'the row has a blank "output"': {**ALPACA, "output": "\n"},
+    'the row has the "output" 3; it must be a text': {**ALPACA, "output": 3},
+    "the row has the \"input\" ['1']; it must be a text": {**ALPACA, "input": ["1"]},
+}
+
+
+@pytest.mark.parametrize("words, row", [(words, row) for words, row in ROWS.items()], ids=range(len(ROWS)))
+def test_a_broken_row_is_named_by_its_place_in_a_file_and_in_a_list(write, words, row):
+    assert f"train.jsonl:3: {words}" in refused(write("train.jsonl", f"{json.dumps(CHAT)}\n\n{json.dumps(row)}\n"))
+    assert f"row 1 (counted from 0): {words}" in refused([CHAT, row])
+    text = json.dumps([CHAT, row], indent=2)
+    line = 1 + text[: text.index("\n  }") + 4].count("\n") + 1  # the line after the first row's end
+    assert f"train.json:{line}: {words}" in refused(write("train.json", text))
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("a.jsonl", json.dumps(CHAT) + "\n{'a': 1}\n", "a.jsonl:2: not JSON at column 2: Expecting property name"),
+        ("a.jsonl", '{"a": 1} {"a": 2}\n', "a.jsonl:1: not JSON at column 10: Extra data; write the row with"),
+        ("a.jsonl", '{"instruction": "a",\n"output": "b"}', "a.jsonl:1: not JSON at column 21: Expecting property"),
+        ("a.jsonl", json.dumps([CHAT]), "a.jsonl:1: not read: an array, as in a .json file; rename the file"),
+        ("a.jsonl", "[" * 100_000, "a.jsonl:1: not read: an array"),
+        ("a.jsonl", '{"a":' * 100_000, "a.jsonl:1: not read: "),
+        ("a.jsonl", '{"instruction": "a", "output": "b", "output": "c"}', '1: not read: the key "output" occurs twice'),
+        ("a.jsonl", '{"n": ' + "9" * 5000 + "}", "a.jsonl:1: not read: "),
+        ("a.json", "[" * 100_000, "a.json:1: not read: "),
+        ("a.json", '\n\n[{"a": 1},\n {"a" 2}]', "a.json:4: not JSON at column 7: Expecting ':' delimiter"),
+        ("a.json", f"[{json.dumps(CHAT)},\n]", "a.json:2: not JSON at column 1: Expecting value"),
+        ("a.json", f"[{json.dumps(CHAT)}\n\n {json.dumps(CHAT)}]", "a.json:3: not JSON at column 2: Expecting ','"),
+        ("a.json", f"[{json.dumps(CHAT)}", "a.json:1: not JSON at column"),
+        ("a.json", f"[{json.dumps(CHAT)}]\n]", "a.json:2: not JSON at column 1: Extra data"),
+        ("a.json", "not json", "a.json:1: not JSON at column 1: Expecting value"),
+        ("a.json", json.dumps({"data": [CHAT], "n": 1}), 'not an array of rows; save what is under "data" as a file'),
+        ("a.json", json.dumps({"n": 1}), "a.json:1: not read: an object with the keys ['n'], not an array of rows"),
+        ("a.json", json.dumps(CHAT), "a.json:1: not read: a row by itself, not an array of rows; put it between"),
+        ("a.json", f"{json.dumps(CHAT)}\n{json.dumps(CHAT)}", "more than one value, as in JSON Lines; rename the file"),
+        ("a.json", '"Hi"', "a.json:1: not read: 'Hi' is not an array of rows"),
+        ("a.json", "", "a.json: no rows; a row is"),
+        ("a.json", " \n ", "a.json: no rows; a row is"),
+        ("a.json", "[ \n]", "a.json: no rows; a row is"),
+        ("a.jsonl", "", "a.jsonl: no rows; a row is"),
+        ("a.jsonl", b"\xef\xbb\xbf\n\r\n", "a.jsonl: no rows; a row is"),
+        ("a.jsonl", b"{}\n{}\n\xe9", "a.jsonl:3: the byte 0xe9 is not UTF-8; save the file as UTF-8"),
+        ("a.jsonl", b"\xef\xbb\xbf{}\n\xe9", "a.jsonl:2: the byte 0xe9"),
+        ("a.jsonl", json.dumps(CHAT).encode("utf-16"), "a.jsonl:1: the byte 0xff is not UTF-8"),
+        ("a.csv", "messages\n", "a.csv: no rows; a row is"),
+        ("a.csv", "", "a.csv: no rows; a row is"),
+        ("a.csv", "instruction;output\na;b\n", "a.csv:2: the row has the keys ['instruction;output']; it must be"),
+        ("a.csv", "instruction,output\na,\n", 'a.csv:2: the row has no "output"; an alpaca row needs'),
+        ("a.parquet", b"PAR1", "a.parquet: row 0 (counted from 0): not read: "),
+        ("a.jsonl.gz", b"\x1f\x8b", "a.jsonl.gz: .gz; only .json, .jsonl, .csv and .parquet are read, so convert the file"),
+        ("rows", "[]", "rows: no suffix; only .json, .jsonl, .csv and .parquet are read, so convert the file"),
+    ],
+)
+def test_a_broken_file_is_refused_with_the_place_and_the_cure(write, name, content, words):
+    assert words in refused(write(name, content))
+
+
+def test_what_is_no_file_is_refused_with_what_there_is(write, tmp_path):
+    write("train.jsonl", "")
+    write("notes.txt", "")
+    assert refused("trian.jsonl") == "trian.jsonl: no such file; there is train.jsonl"
+    assert refused("train") == "train: no such file; there is train.jsonl"
+    assert refused("elsewhere/train.jsonl") == "elsewhere/train.jsonl: no such file; check the path"
+    assert refused("elsewhere/") == "elsewhere/: no such file; check the path"
+    assert "no such file" in refused(json.dumps(CHAT) * 1000)
+    assert "no such file" in refused("a/" * 5000 + "b.jsonl")
+    assert "no such file" in refused("a\0.jsonl")
+
+
+@pytest.mark.parametrize("source", [None, 3, b"a.jsonl", CHAT, (CHAT,), DatasetDict(train=Dataset.from_list([CHAT]))])
+def test_other_sources_are_refused_by_their_type(source):
+    assert f"cannot read a {type(source).__name__}; pass a path, a list" in refused(source)
+
+
+@pytest.mark.parametrize("source", [[], Dataset.from_list([])])
+def test_no_rows_is_an_error(source):
+    assert f"the {type(source).__name__}: no rows" in refused(source)
+
+
+def test_all_defects_are_counted_and_twenty_are_shown(write):
+    lines = refused(write("a.jsonl", "\n".join([json.dumps(CHAT), "7"] * 30))).splitlines()
+    assert len(lines) == 21 and lines[-1] == "30 defects in all, the first 20 are shown"
+    assert [line.split(": ")[0] for line in lines[:20]] == [f"a.jsonl:{n}" for n in range(2, 42, 2)]
+    assert refused(write("a.jsonl", "7\n7")).splitlines()[-1] == "2 defects in all"
+    assert "defects" not in refused(write("a.jsonl", "7"))
+
+
+def test_a_long_value_is_shortened():
+    assert len(refused([chat(("x" * 10_000, "a"))])) < 200
+    assert len(refused([{"k" * 10_000 + str(i): i for i in range(1000)}])) < 500
+    assert len(refused([{"messages": [{"role": "user", "content": "a", "k" * 10_000: 1}]}])) < 400
+
+
+def test_an_edited_file_is_read_anew_also_by_another_process(write):
+    code = "from ft_notebooks.data.read import read_chats; print(read_chats('a.jsonl')[0]['messages'][1]['content'])"
+    for answer in ("first", "second"):
+        write("a.jsonl", json.dumps({**ALPACA, "output": answer}))
+        assert read_chats("a.jsonl")[0]["messages"][1]["content"] == answer
+    write("a.jsonl", json.dumps({**ALPACA, "output": "third"}))
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "third"
+    assert read_chats("a.jsonl").cache_files == []
+
+
+# --- what a table could change
+
+
+def find(**arguments):
+    call = {"type": "function", "function": {"name": "find", "arguments": arguments}}
+    return {"messages": [{"role": "user", "content": "Find."}, {"role": "assistant", "tool_calls": [call]}]}
+
+
+RICH = [
+    find(),
+    find(a=1, b={"c": [0.1, {"d": None}]}),
+    find(b="1", price=-0.47, big=2**63, tiny=1e-300, t=True, text="0.47 é🙂\u2028\\"),
+    {"messages": [*CHAT["messages"], {"role": "user", "content": "Why?"}, {**CHAT["messages"][1], "thinking": "0.47"}]},
+    {**CHAT, "tools": [{"name": "find", "parameters": {"default": 0.47, "enum": ["a", None]}}]},
+]
+
+
+def exactly(rows):
+    "JSON with the order of the keys and the type of every number."
+    return [json.dumps({key: row[key] for key in row if row[key] is not None}) for row in rows]
+
+
+@pytest.mark.parametrize("rows", [RICH, RICH[:3], [CHAT] * 700 + RICH], ids=["all", "no tools", "late"])
+@pytest.mark.parametrize("limit", [0, 2**26], ids=["on disk", "in memory"])
+def test_a_row_with_tools_is_kept_to_the_letter_from_every_kind_of_source(write, monkeypatch, tmp_path, rows, limit):
+    monkeypatch.setattr(read, "_IN_MEMORY", limit)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    table = read_chats(rows)
+    assert exactly(table) == exactly(rows)
+    assert table.column_names == (["messages", "tools"] if "tools" in rows[-1] else ["messages"])
+    table.to_parquet(tmp_path / "a.parquet")
+    again = [table, write("a.jsonl", "\n".join(map(json.dumps, rows))), write("a.json", json.dumps(rows)), tmp_path / "a.parquet"]
+    assert all(exactly(read_chats(source)) == exactly(rows) for source in again)
+    assert exactly(table.select(range(len(rows) - 1, -1, -1))) == exactly(rows[::-1])
+    assert exactly(table.map(lambda row: {"n": 1}).remove_columns("n")) == exactly(rows)
+
+
+def deep(levels):
+    value = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("value", [float("nan"), 2**64, -(2**63) - 1, 10**5000, "\ud83d", {1, 2}, b"a", deep(5000)], ids=range(8))
+def test_what_a_column_of_json_would_change_is_refused(value):
+    said = refused([CHAT, find(a=[1, {"b": value}])])
+    assert said.startswith("row 1 (counted from 0): message 2 holds ") and "which a column of JSON would change" in said
+    assert "tool 1 holds" in refused([{**CHAT, "tools": [{"name": "f", "default": value}]}])
+
+
+def test_plain_chats_are_columns_of_text_whatever_else_their_rows_hold():
+    read = read_chats([{**CHAT, "id": {"a": 1}}, CHAT])
+    assert read.features == {"messages": List({"role": Value("string"), "content": Value("string")})}
+    odd = {**CHAT, "tools": [{"name": "f", "content": "as a message has"}]}
+    assert exactly(read_chats([odd])) == exactly([odd]) and exactly(read_chats(RICH[3:4])) == exactly(RICH[3:4])
+    assert read_chats([CHAT, find()]).features == {"messages": List(Json())}
+    assert read_preferences([{"prompt": "a", "chosen": "b", "rejected": "c"}]).features == dict.fromkeys(
+        ("prompt", "chosen", "rejected"), read.features["messages"]
+    )
+
+
+def test_preferences_with_tools_are_kept_to_the_letter(write):
+    pair = {"prompt": find(price=-0.47)["messages"][:1], "chosen": find(price=-0.47)["messages"][1:], "rejected": CHAT["messages"][1:]}
+    rows = [pair, {**pair, "tools": RICH[-1]["tools"]}]
+    for source in (rows, read_preferences(rows), write("a.json", json.dumps(rows))):
+        assert exactly(read_preferences(source)) == exactly(rows)
+
+
+@pytest.mark.parametrize("read, row", [(read_chats, CHAT), (read_preferences, {"prompt": "a", "chosen": "b", "rejected": "c"})])
+def test_a_split_and_a_revision_on_the_hub_are_passed_on(monkeypatch, read, row):
+    asked = []
+    monkeypatch.setattr(readers, "load_dataset", lambda name, **where: asked.append((name, where)) or Dataset.from_list([row]))
+    assert read("owner/name", split="test", revision="v1")[:] == read([row])[:]
+    assert len(read("owner/name")) == 1
+    assert asked == [("owner/name", {"split": "test", "revision": "v1"}), ("owner/name", {"split": "train", "revision": None})]
+
+
+# --- where tables are kept
+
+
+@pytest.fixture
+def on_disk(monkeypatch, tmp_path):
+    monkeypatch.setattr(read, "_IN_MEMORY", 1000)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path / "cache" / "ft_notebooks"
+
+
+def test_a_large_table_is_on_disk_under_its_digest_and_the_same_rows_take_one_place(write, on_disk):
+    rows = [chat(("user", f"{n}"), ("assistant", "ok")) for n in range(3000)]
+    first = read_chats(rows)
+    second = read_chats(write("a.jsonl", "\n".join(map(json.dumps, rows))))
+    assert first[:] == second[:] == {"messages": [row["messages"] for row in rows]}
+    assert first.cache_files == second.cache_files and first._fingerprint == second._fingerprint
+    (table,) = on_disk.glob("*/*")
+    assert [{"filename": str(table)}] == first.cache_files
+    other = read_chats(rows[:-1])
+    assert other._fingerprint != first._fingerprint and len(other) == 2999 and len(first) == 3000
+    assert len(pickle.loads(pickle.dumps(first))) == 3000
+
+
+def test_a_file_edited_between_two_readings_gives_a_new_table_and_new_results_of_map(write, on_disk):
+    def answers(row):
+        return {"answer": row["messages"][1]["content"]}
+
+    for answer in ("first", "other"):  # of one length, and within one tick of a coarse clock
+        write("a.jsonl", "\n".join([json.dumps(chat(("user", "a" * 100), ("assistant", answer)))] * 1000))
+        os.utime("a.jsonl", (0, 0))
+        read = read_chats("a.jsonl")
+        assert read.cache_files and set(read.map(answers)["answer"]) == {answer}
+
+
+def test_a_refused_or_broken_off_reading_leaves_nothing(on_disk):
+    rows = [chat(("user", "a" * 1000), ("assistant", "b"))] * 2000
+    assert "row 2000" in refused([*rows, 7])
+    with pytest.raises(KeyboardInterrupt):
+        list(read._table(read._batches(broken_off(rows), schema := read._features(["messages"], False).arrow_schema), schema))
+    assert list(on_disk.iterdir()) == []
+
+
+def broken_off(rows):
+    yield from rows
+    raise KeyboardInterrupt
+
+
+def test_what_a_killed_reading_left_is_never_believed_and_removed_after_an_hour(on_disk):
+    on_disk.mkdir(parents=True)
+    for name, age in (("part-old", 4000), ("part-new", 60)):
+        (on_disk / name).write_bytes(b"half")
+        os.utime(on_disk / name, (time.time() - age,) * 2)
+    rows = [chat(("user", "a" * 1000), ("assistant", "b"))] * 2000
+    whole = read_chats(rows)
+    assert [path.name for path in on_disk.glob("part-*")] == ["part-new"]
+    with open(whole.cache_files[0]["filename"], "r+b") as file:  # as a machine that lost its power leaves it
+        file.truncate(100)
+    assert read_chats(rows)[1999] == rows[0]
+
+
+KILLED = """
+import datasets, os, sys
+from ft_notebooks.data import read
+data._IN_MEMORY, datasets.config.HF_DATASETS_CACHE = 1000, sys.argv[1]
+class Rows(list):
+    def __iter__(self):
+        yield from [{"prompt": "a" * 1000, "completion": "b"}] * 3000
+        os.kill(os.getpid(), 9)
+data.read_chats(Rows())
+"""
+
+
+def test_a_reading_killed_in_the_middle_leaves_a_part_and_no_table(on_disk):
+    run = subprocess.run([sys.executable, "-c", KILLED, str(on_disk.parent)], capture_output=True)
+    assert run.returncode == -9
+    assert [path.name[:5] for path in on_disk.iterdir()] == ["part-"]
+
+
+TOGETHER = """
+import datasets, sys
+from ft_notebooks.data import read
+data._IN_MEMORY, datasets.config.HF_DATASETS_CACHE = 1000, sys.argv[1]
+for _ in range(5):
+    read = data.read_chats([{"prompt": f"{n}", "completion": "b"} for n in range(2000)])
+    assert [row[0]["content"] for row in read["messages"]] == [f"{n}" for n in range(2000)]
+"""
+
+
+def test_several_processes_may_read_the_same_at_once(on_disk):
+    runs = [subprocess.Popen([sys.executable, "-c", TOGETHER, str(on_disk.parent)]) for _ in range(2)]
+    assert [run.wait() for run in runs] == [0, 0]
+    assert len(list(on_disk.iterdir())) == 1
+
+
+def test_a_million_defects_need_no_more_room_than_twenty():
+    tracemalloc.start()
+    said = refused(Same(7, 30_000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert said.endswith("30000 defects in all, the first 20 are shown") and peak < 2**20
+
+
+class Same(list):
+    "A list that is long without being large."
+
+    def __init__(self, row, n):
+        self.row, self.n = row, n
+
+    def __iter__(self):
+        return itertools.repeat(self.row, self.n)
+
+
+# --- split
+
+
+def normal(messages):
+    return str([(m["role"], m["content"].lower().split()) for m in messages])
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.9])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_split_keeps_duplicates_together_and_loses_nothing(share, seed):
+    rng = random.Random(seed)
+    texts = [rng.choice(("Hello there", "hello  there", "HELLO\nTHERE")) + f" {rng.randrange(60)}" for _ in range(200)]
+    dataset = read_chats([chat(("user", f"{text} {i:03d}"[:-4]), ("assistant", "ok")) for i, text in enumerate(texts)])
+    sides = split(dataset, share, seed)
+    train, test = ({normal(row) for row in sides[side]["messages"]} for side in ("train", "test"))
+    assert list(sides) == ["train", "test"] and not train & test
+    both = [str(row) for side in sides.values() for row in side["messages"]]
+    assert sorted(both) == sorted(str(row) for row in dataset["messages"])
+    largest = max(len([row for row in dataset["messages"] if normal(row) == key]) for key in train | test)
+    assert share * 200 - largest <= len(sides["test"]) <= share * 200
+
+
+def test_split_keeps_the_order_of_the_file_on_each_side():
+    dataset = read_chats([chat(("user", f"{i:03d}"), ("assistant", "ok")) for i in range(100)])
+    for side in split(dataset, 0.3, seed=5).values():
+        asked = [row[0]["content"] for row in side["messages"]]
+        assert asked == sorted(asked)
+
+
+def test_conversations_that_differ_in_a_role_are_not_duplicates():
+    rows = [chat((role, "a"), ("user", "x"), ("assistant", "b")) for role in ("user", "system")]
+    assert [len(side) for side in split(read_chats(rows), 0.5).values()] == [1, 1]
+
+
+def test_an_answer_to_nobody_is_refused():
+    for turns in ([("assistant", "b")], [("system", "a"), ("assistant", "b")], [("user", "a"), ("assistant", "b"), ("assistant", "c")]):
+        with pytest.raises(ValueError, match=f"message {len(turns)} is the assistant's but answers nobody"):
+            read_chats([chat(*turns)])
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, float("nan"), True])
+def test_split_refuses_a_share_outside_zero_and_one(share):
+    with pytest.raises(ValueError, match="share must be between 0 and 1, got"):
+        split(read_chats([CHAT, ALPACA]), share)
+
+
+def test_split_refuses_to_leave_a_side_empty():
+    with pytest.raises(ValueError, match="3 rows, 1 of them different, give 0 to the test; change the share"):
+        split(read_chats([CHAT] * 3), 0.5)
+    with pytest.raises(ValueError, match="give 2 to the test"):
+        split(read_chats([CHAT, ALPACA]), 0.9)
+
+
+# --- appointments
+
+
+def test_appointments_do_not_depend_on_the_process():
+    code = "from ft_notebooks.data.read import appointments; print(appointments(20, seed=3)[:])"
+    env = {**os.environ, "PYTHONHASHSEED": "12345"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert run.stdout.strip() == str(appointments(20, seed=3)[:])
+
+
+def test_appointments_disturb_nobody_elses_random_numbers():
+    random.seed(0)
+    expected = random.random()
+    random.seed(0)
+    appointments(10, seed=7)
+    assert random.random() == expected
+
+
+def test_appointments_are_what_read_chats_reads():
+    notes = appointments(30, part="validation", new_phrases=True)
+    again = read_chats(notes)
+    assert again[:] == notes[:] and again.features == notes.features
+
+
+def test_the_parts_are_as_large_as_promised_and_their_words_differ():
+    sizes = {part: (len(read._ACTIVITIES[part].split("|")), len(read._NAMES[part].split("|"))) for part in read._NAMES}
+    assert sizes["train"] >= (24, 24) and sizes["validation"] >= (10, 10) and sizes["test"] >= (10, 10)
+    assert [len(read._PHRASES[part]) for part in ("train", "validation", "test")] == [16, 6, 6]
+    for lists in (read._ACTIVITIES, read._NAMES):
+        every = [entry for part in lists.values() for entry in part.split("|")]
+        assert len(every) == len(set(every))
+    assert all(
+        re.findall(r"{(\w+)}", phrase).count(key) == 1
+        for part in read._PHRASES.values() for phrase in part for key in ("event", "day", "time")
+    )  # fmt: skip
+
+
+def test_all_the_notes_that_there_are_can_be_had_and_all_differ(monkeypatch):
+    monkeypatch.setattr(read, "_TIMES", ("09:00",))
+    monkeypatch.setattr(read, "_DAYS", ("Monday", "Sunday"))
+    monkeypatch.setattr(read, "_NAMES", {part: "Ann|Bo|Cy" for part in read._NAMES})
+    for part, new, total in (("train", False, 108 * 3 * 2 * 16), ("test", True, 30 * 3 * 2 * 6)):
+        notes = {row[1]["content"] for row in appointments(total, part=part, new_phrases=new)["messages"]}
+        assert len(notes) == total
+        with pytest.raises(ValueError, match=f"between 1 and {total}, the number of different notes, got {total + 1}"):
+            appointments(total + 1, part=part, new_phrases=new)
+
+
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        (dict(n=0), "n must be between 1 and"),
+        (dict(n=1, part="dev"), r"part must be one of \['train', 'validation', 'test'\], got 'dev'"),
+        (dict(n=1, new_phrases=True), 'needs part="validation" or part="test"'),
+    ],
+)
+def test_appointments_refuse_what_cannot_be(args, words):
+    with pytest.raises(ValueError, match=words):
+        appointments(**args)

@@ -1,0 +1,257 @@
+import csv
+import io
+import json
+import os
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, Features, Json, List
+
+from ft_notebooks.data import readers
+from ft_notebooks.data.readers import read_rows, short
+
+ROWS = [{"prompt": "Hi", "completion": "Hello"}, {"prompt": "Is it\nhere?", "completion": "NA"}]
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def to(name, content):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        return name
+
+    return to
+
+
+def as_csv(rows, **kinds):
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), **kinds)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def read(source):
+    places, rows = zip(*read_rows(source))
+    return list(places), list(rows)
+
+
+def said(source):
+    (*_, (place, error)) = read_rows(source)
+    assert isinstance(error, Exception)
+    return f"{place}: {error}"
+
+
+def narrow(monkeypatch, size):
+    "Let the window see `size` bytes at a time."
+    begin = readers._Window.__init__
+
+    class Narrow:
+        def __init__(self, file):
+            self.file = file
+
+        def read(self, n):
+            return self.file.read(min(n, size))
+
+    monkeypatch.setattr(readers._Window, "__init__", lambda self, file: begin(self, Narrow(file)))
+
+
+# --- lines
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 2**20])
+@pytest.mark.parametrize("indent", [None, 0, 3])
+def test_an_array_is_read_the_same_whatever_the_window(write, monkeypatch, size, indent):
+    rows = [{"n": n, "text": "x" * n + '"\\\u2028é🙂' * 3, "x": [1.5e-7, -12, True, None, {}]} for n in range(40)]
+    each = [json.dumps(row, indent=indent, ensure_ascii=bool(indent)) for row in (*rows, 12345678901, "end", False)]
+    text = "\n[" + " ,\n\n".join(each) + "\t]\n"
+    narrow(monkeypatch, size)
+    places, found = read(write("a.json", text))
+    assert found == json.loads(text)
+    starts = [2 + sum(one.count("\n") + 2 for one in each[:i]) for i in range(len(each))]
+    assert places == [f"a.json:{line}" for line in starts]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("size", [1, 5, 2**20])
+def test_an_error_in_an_array_has_its_line_and_column_whatever_the_window(write, monkeypatch, size, indent):
+    text = json.dumps([{"a": "é" * 30}] * 5, indent=indent, ensure_ascii=False)
+    broken = text[:-40] + text[-40:].replace(":", "=")
+    with pytest.raises(json.JSONDecodeError) as expected:
+        json.loads(broken)
+    narrow(monkeypatch, size)
+    (*_, (place, error)) = read_rows(write("a.json", broken))
+    assert place == f"a.json:{expected.value.lineno}"
+    assert (error.lineno, error.colno, error.msg) == (expected.value.lineno, expected.value.colno, expected.value.msg)
+
+
+def test_a_byte_that_is_not_utf8_has_its_line_also_far_into_an_array(write):
+    text = json.dumps([{"a": "x" * 1000}] * 3000, indent=0).encode()
+    at = len(text) - 500
+    place, error = list(read_rows(write("a.json", text[:at] + b"\xe9" + text[at + 1 :])))[-1]
+    line = 1 + text.count(b"\n", 0, at)
+    assert isinstance(error, UnicodeDecodeError) and place == f"a.json:{line}"
+
+
+@pytest.mark.parametrize("name, before, after", [("a.json", "[", "]"), ("a.jsonl", "", "")])
+def test_a_key_that_occurs_twice_is_refused_at_every_depth(write, name, before, after):
+    for row in ('{"a": 1, "b": 2, "a": 1}', '{"x": [{"a": {"b": 1, "a": 2, "b": 3}}]}'):
+        assert "occurs twice in one object; keep one" in said(write(name, before + row + after))
+
+
+@pytest.mark.parametrize("tail", ["]", "\n{}", "x", ",[]"])
+def test_what_stands_behind_an_array_is_refused(write, tail):
+    assert said(write("a.json", "[{}]" + tail)).startswith(f"a.json:{1 + tail.count(chr(10))}: Extra data")
+
+
+def test_a_long_object_is_not_read_to_say_that_it_is_no_array(write):
+    assert "it begins with '{\"data\": [{\"" in said(write("a.json", json.dumps({"data": [{"a": "x" * 1000}] * 3000})))
+
+
+def test_a_line_that_is_not_utf8_stands_alone_and_the_others_are_read(write):
+    found = list(read_rows(write("a.jsonl", b'{"n": 1}\n{"n": "\xe9"}\n{"n": 3}\n')))
+    assert [type(row).__name__ for _, row in found] == ["dict", "UnicodeDecodeError", "dict"]
+
+
+# --- CSV
+
+
+@pytest.mark.parametrize("kinds", [{}, {"quoting": csv.QUOTE_ALL}, {"lineterminator": "\n"}])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_csv_is_read_as_text_however_it_is_quoted(write, kinds, mark):
+    rows = [{"prompt": 'say "a, b"\r\nc', "completion": value} for value in ("NA", "007", "1e5", "True", " x ", "null")]
+    places, found = read(write("a.csv", mark + as_csv(rows, **kinds).encode()))
+    assert found == rows and places == [f"a.csv:{n}" for n in range(2, 14, 2)]
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("a,b\n1,2,3\n", "a.csv:2: 3 cells under 2 names; put quotes around a text that holds a comma"),
+        ("a,b\n1\n", "a.csv:2: 1 cells under 2 names"),
+        ("a,b,a\n1,2,3\n", 'a.csv:1: two columns are called "a"; rename one'),
+        ('a,b\n\n1,"2\n3,4\n', "a.csv:3: unexpected end of data, as csv says of the record that starts here"),
+        ('a,b\n1,"2"3\n', "a.csv:2: ',' expected after '\"'"),
+        ("a,b\r1,2\r", "a.csv:1: new-line character seen in unquoted field"),
+        (b"a,b\n1,2\n1,\xe9\n", "a.csv:3: 'utf-8' codec can't decode"),
+    ],
+)
+def test_broken_csv_is_refused_where_the_record_starts(write, content, words):
+    assert words in said(write("a.csv", content))
+
+
+def test_a_long_cell_is_read_and_an_endless_one_refused_and_the_limit_of_the_process_stays(write, monkeypatch):
+    before = csv.field_size_limit()
+    assert read(write("a.csv", f"a,b\n{'x' * 200_000},\n"))[1] == [{"a": "x" * 200_000}]
+    monkeypatch.setattr(readers, "_CELL", 1000)
+    assert "a.csv:2: field larger than field limit (1000)" in said(write("a.csv", 'a\n"' + "x\n" * 1000))
+    assert csv.field_size_limit() == before
+
+
+# --- Parquet and datasets
+
+
+def test_the_holes_of_arrow_are_left_out_at_every_depth_and_columns_of_json_are_kept():
+    rows = [{"tools": [{"a": {"x": 1}, "l": [{"y": 1}]}]}, {"tools": [{"a": {"z": 2}, "l": [{"w": None}, {"y": 2}]}]}]
+    kept = [rows[0], {"tools": [{"a": {"z": 2}, "l": [{}, {"y": 2}]}]}]
+    assert read(Dataset.from_list(rows))[1] == kept
+    exact = Dataset.from_list(rows, features=Features({"tools": List(Json())}))
+    assert read(exact)[1] == rows
+
+
+def test_parquet_gives_back_what_was_written(tmp_path):
+    rows = [{"prompt": f"{n}", "completion": "é🙂\0\u2028"} for n in range(1234)]
+    for kind, table in {"plain": Dataset.from_list(rows).data.table, "wide": pa.Table.from_pylist([{**r, "id": 1} for r in rows])}.items():
+        pq.write_table(table, tmp_path / f"{kind}.parquet", row_group_size=100)
+        places, found = read(tmp_path / f"{kind}.parquet")
+        assert found == rows and places[-1] == f"{tmp_path}/{kind}.parquet: row 1233 (counted from 0)"
+
+
+def test_a_dataset_is_read_whatever_its_format_and_order():
+    dataset = Dataset.from_list(ROWS).with_format("numpy").select([1, 0])
+    assert read(dataset)[1] == ROWS[::-1]
+    assert read(dataset.with_transform(lambda batch: {"other": [1] * len(batch["prompt"])}))[1] == ROWS[::-1]
+
+
+def test_columns_that_say_nothing_are_named(tmp_path):
+    Dataset.from_list([{"question": "a", "image": b"b"}]).to_parquet(tmp_path / "a.parquet")
+    assert [list(row) for row in read(tmp_path / "a.parquet")[1]] == [["question", "image"]]
+    assert [list(row) for row in read(Dataset.from_list([{"question": "a"}]))[1]] == [["question"]]
+
+
+@pytest.mark.parametrize("cut", [0, 3, 4, 100, -1, -8, -300])
+def test_a_truncated_parquet_is_refused(tmp_path, cut):
+    Dataset.from_list(ROWS).to_parquet(tmp_path / "a.parquet")
+    (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:cut])
+    assert "the file is damaged, or is no Parquet: write it again" in said(tmp_path / "a.parquet")
+
+
+# --- where rows come from
+
+
+def test_a_folder_is_read_in_the_order_of_names_without_hidden_and_other_files(write, tmp_path):
+    write("data/b.JSONL", json.dumps(ROWS[0]))
+    write("data/a.csv", as_csv(ROWS[1:]))
+    for other in (".hidden.json", "LICENSE.txt", "README.md", "sub/c.json"):
+        write(f"data/{other}", "no") if "/" not in other else (tmp_path / "data/sub").mkdir()
+    assert read("data") == (["data/a.csv:2", "data/b.JSONL:1"], ROWS[::-1])
+    write("data/c.json", "[]")
+    assert isinstance(read("data")[1][-1], EOFError)  # an empty part is no silent loss
+
+
+def test_a_folder_without_data_is_refused(tmp_path):
+    (tmp_path / "x.json").mkdir()
+    with pytest.raises(ValueError, match="a folder without a .json, .jsonl, .csv or .parquet file; name one"):
+        list(read_rows(tmp_path))
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match="saved: a folder of Dataset.save_to_disk; pass what datasets.load_from_disk"):
+        list(read_rows(tmp_path / "saved"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_said(write, tmp_path):
+    os.chmod(tmp_path / write("a.jsonl", "{}"), 0)
+    assert "a.jsonl: Permission denied; see to the file and its permissions" in said("a.jsonl")
+
+
+def test_a_disk_that_fails_is_said_with_the_file(write, monkeypatch):
+    def fails(path):
+        raise OSError(5, "Input/output error")
+        yield
+
+    monkeypatch.setitem(readers._READERS, ".jsonl", fails)
+    assert said(write("a.jsonl", "{}")) == "a.jsonl: Input/output error; see to the file and its permissions"
+
+
+def test_a_name_of_the_hub_is_asked_for_there_and_a_path_never(write, monkeypatch):
+    asked = []
+    monkeypatch.setattr(readers, "load_dataset", lambda *args, **kwargs: asked.append((args, kwargs)) or Dataset.from_list(ROWS))
+    assert [row for _, row in read_rows("owner/name", split="test", revision="v1")] == ROWS
+    assert asked.pop() == (("owner/name",), {"split": "test", "revision": "v1"})
+    write("data/train.jsonl", json.dumps(ROWS[0]))
+    os.mkdir("data/name")
+    for path in ("data/train.jsonl", "data/trian.jsonl", "other/train.csv", "data/other", "data/name", "train", "a/b/c", "~/x", "/tmp/x", "./x"):
+        try:
+            list(read_rows(path))
+        except ValueError as e:
+            assert "no such file" in str(e) or "a folder without" in str(e)
+    with pytest.raises(ValueError, match="no such file"):
+        list(read_rows(type("P", (), {"__fspath__": lambda self: "owner/name"})()))
+    assert asked == []
+
+
+def test_what_the_hub_says_is_said_with_the_cure(monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise ConnectionError("no\nnetwork")
+
+    monkeypatch.setattr(readers, "load_dataset", unreachable)
+    with pytest.raises(ValueError, match=r"^owner/name: no such path here, and not read from the hub \(ConnectionError: no network\); check"):
+        list(read_rows("owner/name"))
+
+
+@pytest.mark.parametrize("value", [10**5000, "x" * 10**6, {"k" * 9999: [1] * 9999}, [[[[[[[[1]]]]]]]]], ids=["digits", "letters", "keys", "nested"])
+def test_a_value_in_an_error_is_short(value):
+    assert 0 < len(short(value)) < 300

@@ -1,0 +1,270 @@
+"One, two and four processes are one run: the same losses, the same weights, one writer, a clear end, and an exact restart."
+
+import contextlib
+import gc
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import datasets
+import pytest
+import ranks_of
+import torch
+from datasets import Dataset
+from ranks_of import (
+    ended,
+    forget_processes,
+    forked,
+    free_port,
+    ft_sft,
+    learned,
+    log,
+    make_inputs,
+    ranks,
+    same,
+    torchrun,
+    with_callback,
+)
+from small_runs import HANGS, ROUNDED, TOK, only_rounded
+from transformers import TrainerCallback
+
+from ft_notebooks.distributed.launch_files import accelerate_config
+from ft_notebooks.distributed.launcher import launch
+from ft_notebooks.dpo.trainer import dpo_trainer
+from ft_notebooks.loading.example_models import tiny_model
+from ft_notebooks.lora.adapter import add_adapter, lora_config
+from ft_notebooks.sft.trainer import sft_trainer
+from ft_notebooks.tokenization.padding import IGNORE
+
+FIXED = {"bf16": False, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "num_train_epochs": 2, "learning_rate": 1e-3}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet():
+    datasets.disable_progress_bars()
+
+
+def ids(n, seed):
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randint(5, 200, (n,), generator=draw).tolist()
+
+
+def row(i):  # of 21 to 30 tokens, 3 to 12 of them trained
+    n = 21 + 7 * i % 10
+    return {"input_ids": (found := ids(n, i)), "labels": [IGNORE] * 18 + found[18:]}
+
+
+def pair(i):
+    return {"prompt_ids": ids(4 + i % 3, i), "chosen_ids": ids(3 + i % 5, 100 + i), "rejected_ids": ids(2 + i % 4, 200 + i)}
+
+
+def model(method):
+    plain = tiny_model()
+    return plain if method == "full" else add_adapter(plain, lora_config(plain, r=4, lora_dropout=0.0))
+
+
+def trained(stage, method, folder, **given):
+    "Two epochs of 21 units in steps of 8: the last step of each has 5. What the run logged and learned."
+    make, rows, more = sft_trainer, [row(i) for i in range(21)], {}
+    if stage == "packed":  # two rows fit into 60 tokens, and three do not
+        rows, more = [row(i) for i in range(42)], {"packing": True, "max_length": 60, "effective_batch": 16}
+    if stage == "dpo":
+        make, rows = dpo_trainer, [pair(i) for i in range(21)]
+    fields = FIXED | {"effective_batch": 8, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2} | more | given
+    with contextlib.redirect_stdout(io.StringIO()):
+        data = Dataset.from_list(rows)
+        trainer = make(model(method), TOK, data, data.select(range(5)), output_dir=str(folder), **fields)
+        trainer.train()
+        found = trainer.evaluate()
+    losses = torch.tensor([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters() if p.requires_grad])
+    return {"loss": losses, "weights": weights, "eval_loss": torch.tensor(found["eval_loss"])}
+
+
+CASES = [(stage, method) for stage in ("sft", "packed", "dpo") for method in ("full", "lora")]
+CASES_OF = {2: CASES, 4: [("sft", "full"), ("packed", "lora"), ("dpo", "full")]}
+
+
+def all_cases(folder, cases=CASES):
+    return {case: trained(*case, folder / "-".join(case)) for case in cases}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    "Of one process, which the others are forked from; then of two and of four."
+    folder = tmp_path_factory.mktemp("processes")
+    gc.freeze()  # what the trainers' collections of garbage need not look at
+    table = {1: [all_cases(folder / "1")]}
+    yield table | {n: ranks(n, lambda rank: all_cases(folder / str(n), CASES_OF[n]), folder / str(n)) for n in (2, 4)}
+    gc.unfreeze()
+
+
+@pytest.mark.parametrize(("n", "case"), [(n, case) for n, cases in CASES_OF.items() for case in cases])
+def test_processes_log_and_learn_what_one_does(found, n, case):
+    one, several = found[1][0][case], [rank[case] for rank in found[n]]
+    far = {name: (several[0][name] - value).abs() for name, value in one.items()}
+    print(n, *case, {name: f"{value.max():.1e}" for name, value in far.items()})
+    assert all(torch.equal(rank["weights"], several[0]["weights"]) for rank in several)
+    assert len(one["loss"]) == 6 and max(far["loss"].max(), far["eval_loss"]) < ROUNDED
+    assert only_rounded(far["weights"], 6 * 2e-3)
+
+
+# ---- a command in several processes
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    "The run of one process, in the folder where all commands are given."
+    with contextlib.chdir(tmp_path_factory.mktemp("commands")):
+        make_inputs()
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            ft_sft("alone")
+        yield learned("alone")
+
+
+def launched(run, job, *argv, name="torchrun"):
+    "The exit code of `torchrun --standalone` with two processes that run `job`."
+    argv = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--rdzv-id", run, "--nproc-per-node", "2", *argv]
+
+    def start():
+        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # else the addresses of the dead are found when all are started again
+        torchrun(argv, lambda: job(run))
+
+    return ended([forked(start, Path(), f"{run}-{name}")])[0]
+
+
+def test_the_processes_of_a_run_have_one_folder_and_the_first_writes_all_but_random_numbers(alone):
+    try:
+        os.setegid(os.getegid())
+        Path("mine").touch()
+        os.chown("mine", -1, 60000)
+    except PermissionError:
+        pytest.skip("files can be given to other groups by root alone")
+
+    (shared := Path("temporary").resolve()).mkdir()
+    shared.chmod(0o777)
+
+    def job(rank):
+        os.setegid(60000 + rank)  # the group of every file that this process makes
+        tempfile.tempdir = str(shared)
+        ft_sft("owned")
+
+    ranks(2, job, "owned-logs")
+    owners = {str(file): file.stat().st_gid - 60000 for file in Path("owned").rglob("*") if file.is_file()}
+    assert {file for file, owner in owners.items() if owner == 1} == {f"owned/checkpoint-{n}/rng_state_1.pth" for n in (6, 8)}
+    assert not list(shared.glob("ft_notebooks_*"))  # where the rows lay that were prepared once
+    assert set(owners.values()) == {0, 1} and same(learned("owned"), alone)
+
+
+class Dies(TrainerCallback):
+    "Once, the second process, after the fifth step: one after a checkpoint."
+
+    def __init__(self, how):
+        self.how = how
+
+    def on_step_end(self, args, state, control, **kwargs):
+        mark = Path(f"{args.output_dir}-died")
+        if state.global_step == 5 and args.process_index == 1 and not mark.exists():
+            mark.touch()
+            self.how()
+
+
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def raised():
+    raise RuntimeError("the second process is out of luck")
+
+
+def by_itself(run, *settings, name):
+    "The exit code of the same command in one process."
+    return ended([forked(lambda: ft_sft(run, *settings), Path(), f"{run}-{name}")])[0]
+
+
+def test_a_process_with_an_error_ends_the_job_which_shows_it(alone):
+    assert launched("raised", with_callback(ft_sft, Dies(raised))) == 1
+    text = log("raised")["raised-torchrun.log"]
+    assert "RuntimeError: the second process is out of luck" in text and not Path("raised", "metrics.json").exists()
+
+
+def test_a_launch_that_restarts_goes_on_from_its_last_whole_checkpoint_to_the_same_weights(alone):
+    Path("again.yaml").write_text(accelerate_config("ddp", processes=2))
+    Path("again.py").write_text("import ranks_of\nranks_of.JOB()")
+
+    def start():
+        ranks_of.JOB = lambda: (forget_processes(), with_callback(ft_sft, Dies(killed))("again"))
+        os.environ |= {"PET_RUN_PATH": "1", "PET_START_METHOD": "fork"}  # the launcher's processes are forks of this one
+        sys.exit(launch(["again.py"], "again.yaml", max_restarts=1))
+
+    assert ended([forked(start, Path(), "again-launch")]) == [0], log("again")
+    text = log("again")["again-launch.log"]
+    assert "goes on from again/checkpoint-4" in text and same(learned("again"), alone)
+
+
+def test_a_job_ends_with_a_killed_process_and_another_number_of_them_goes_on_where_that_is_allowed(alone):
+    assert launched("fewer", with_callback(ft_sft, Dies(killed))) == 1
+    assert re.search("SIGKILL|Connection .* by peer", log("fewer")["fewer-torchrun.log"]) and not Path("fewer", "metrics.json").exists()
+    assert by_itself("fewer", name="refused") == 2 and "run.world_size=any" in log("fewer")["fewer-refused.log"]
+    assert by_itself("fewer", "run.world_size=any", name="allowed") == 0, log("fewer")
+    assert "goes on from fewer/checkpoint-4" in log("fewer")["fewer-allowed.log"] and same(learned("fewer"), alone)
+
+
+# ---- a kernel
+
+
+FIRST = """
+from accelerate import notebook_launcher
+
+def train():
+    import torch.distributed
+    torch.distributed.init_process_group("gloo")
+    print("reached", flush=True)
+
+notebook_launcher(train, num_processes=2, use_port="PORT")
+"""
+IMPORTED = """
+import ft_notebooks.sft.trainer
+notebook_launcher(train, num_processes=2, use_port="PORT")
+"""
+LAUNCH = """
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+how = {"nproc_per_node": 2, "start_method": "fork", "max_restarts": 0, "run_id": "kernel"}
+where = {"rdzv_endpoint": "localhost:0", "rdzv_backend": "c10d"}
+
+def train():
+    from ft_notebooks.data.read import appointments
+    from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
+    fields = {"output_dir": "run", "effective_batch": 4, "max_steps": 1, "bf16": False, "report_to": "none", "save_strategy": "no"}
+    trainer = ft_notebooks.sft.trainer.sft_trainer(tiny_model(), tiny_tokenizer(), appointments(8), **fields)
+    trainer.train()
+    return trainer.args.world_size
+
+found = elastic_launch(LaunchConfig(min_nodes=1, max_nodes=1, **how, **where), train)()
+assert found == {0: 2, 1: 2}
+"""
+
+
+def test_a_kernel_launches_before_the_imports_or_with_torch_s_launcher_after_them(tmp_path):
+    from jupyter_client.manager import start_new_kernel
+
+    manager, kernel = start_new_kernel(HANGS, "python3", cwd=str(tmp_path), stderr=subprocess.DEVNULL)
+    said = []
+
+    def run(code):
+        code = code.replace("PORT", str(free_port()))
+        reply = kernel.execute_interactive(code, timeout=HANGS, output_hook=lambda m: said.append(m["content"].get("text", "")))
+        return reply["content"]["status"], reply["content"].get("evalue", "")
+
+    try:
+        assert run(FIRST) == ("ok", "") and "".join(said).count("reached") == 2, said
+        status, error = run(IMPORTED)
+        assert status == "error" and "`bitsandbytes`" in error
+        assert run(LAUNCH) == ("ok", ""), said
+    finally:
+        manager.shutdown_kernel(now=True)

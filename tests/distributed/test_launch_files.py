@@ -1,0 +1,240 @@
+"The files that start processes, at their edges, and the processes that they start."
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+
+from ft_notebooks.distributed.launch_files import accelerate_config, check_config
+from ft_notebooks.distributed.launcher import host_commands, launch, slurm_job
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+BIN = Path(sys.executable).parent
+FSDP1 = {"distributed_type": "FSDP", "num_processes": 4, "num_machines": 1}
+ZERO3 = {"distributed_type": "DEEPSPEED", "num_processes": 4, "num_machines": 1}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path
+
+
+def written(folder, config, name="accelerate.yaml"):
+    (folder / name).write_text(config if isinstance(config, str) else yaml.safe_dump(config))
+    return name
+
+
+def started(*program, file="accelerate.yaml", **arguments):  # `launch` in a process that has imported everything
+    said = tempfile.TemporaryFile("w+")
+    if (process := os.fork()) == 0:
+        code = 99
+        try:
+            os.dup2(said.fileno(), 1), os.dup2(said.fileno(), 2)
+            sys.stderr = open(2, "w", buffering=1)
+            torch.set_num_threads(1)
+            code = launch(list(program), file, **arguments)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return process, said
+
+
+def ended(process, said):
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    said.seek(0)
+    return code, said.read()
+
+
+@pytest.mark.parametrize("strategy, processes, machines", [("ddp", 2, 1), ("fsdp2", 32, 4), ("zero2", 8, 1), ("zero3", 16, 2)])
+def test_the_file_of_a_strategy_is_the_one_that_was_looked_at(here, strategy, processes, machines):
+    text = accelerate_config(strategy, processes, machines)
+    assert text == (GOLDEN / f"{strategy}.yaml").read_text()
+    read = load_config_from_file(written(here, text))
+    assert (read.num_processes, read.num_machines) == (processes, machines)
+
+
+def test_the_job_for_slurm_is_the_one_that_was_looked_at(here):
+    file = written(here, accelerate_config("fsdp2", 32, 4))
+    job = slurm_job(["sft", "data.jsonl", "--set", "sft.learning_rate=2e-4"], file, name="sft", max_restarts=2)
+    assert job == (GOLDEN / "fsdp2.sbatch").read_text()
+    subprocess.run(["bash", "-n", GOLDEN / "fsdp2.sbatch"], check=True)
+
+
+@pytest.mark.parametrize("word", ["a b", "it's", '"', "$HOME", "`id`", "*", "\\", "a\nb", ""], ids=repr)
+def test_a_word_reaches_the_task_of_a_job_as_it_was(here, word):
+    job = slurm_job(["sft", word], written(here, accelerate_config("ddp", 2)))
+    tools = {"srun": 'while [ "$1" != bash ]; do shift; done; "$@"', "scontrol": "echo one", "ft": 'printf "%s\\0" "$@"'}
+    for name, body in tools.items():
+        (here / name).write_text(f"#!/bin/bash\n{body}\n")
+        (here / name).chmod(0o755)
+    known = {"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "x", "SLURM_CPUS_PER_TASK": "1", "SLURM_NODEID": "0"}
+    env = {**os.environ, **known, "PATH": f"{here}:{os.environ['PATH']}"}
+    said = subprocess.run(["bash", "-c", job], env=env, capture_output=True, text=True).stdout
+    assert said.split("\0")[-3:] == ["sft", word, ""] and f"--address\0one\0--port\0{20001}\0" in said
+
+
+@pytest.mark.parametrize("processes, machines", [(0, 1), (-2, 1), (2, 0), (6, 4), (2, 4)])
+def test_processes_are_the_same_number_on_each_machine(here, processes, machines):
+    with pytest.raises(ValueError, match="the same number on each"):
+        accelerate_config("ddp", processes, machines)
+    file = written(here, {"distributed_type": "MULTI_GPU", "num_processes": processes, "num_machines": machines})
+    with pytest.raises(ValueError, match="the same number on each"):
+        check_config(file)
+
+
+def test_a_key_goes_where_accelerate_reads_it():
+    config = yaml.safe_load(accelerate_config("fsdp2", 2, gpu_ids="0,1", fsdp_offload_params=True))
+    assert config["gpu_ids"] == "0,1" and config["fsdp_config"]["fsdp_offload_params"] is True
+    with pytest.raises(ValueError, match="reads no fsdp_offload_params"):
+        accelerate_config("ddp", 2, fsdp_offload_params=True)  # a section that DDP does not have
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", "holds no distributed_type or no num_processes"),
+        ("- 1", "holds no distributed_type or no num_processes"),
+        ("distributed_type: MULTI_GPU", "holds no distributed_type or no num_processes"),
+        ("a: [", "is no YAML"),
+        ("distributed_type: MULTIGPU\nnum_processes: 2", "knows no distributed_type: MULTIGPU; the nearest is MULTI_GPU"),
+        ("distributed_type: NO\nnum_processes: 2", "distributed_type: NO, from which accelerate launch starts one process"),
+    ],
+)
+def test_a_file_that_starts_nothing_is_refused_with_its_name(here, text, words):
+    with pytest.raises(ValueError, match=words) as error:
+        check_config(written(here, text))
+    assert str(error.value).startswith("accelerate.yaml")
+
+
+def test_a_file_in_json_and_one_for_one_process_pass(here):
+    one = {"distributed_type": "NO", "num_processes": 1, "compute_environment": "LOCAL_MACHINE"}
+    for name, text in (("one.json", json.dumps(one)), ("one.yaml", yaml.safe_dump(one))):
+        assert check_config(written(here, text, name), 1, 1) == (text, [])
+
+
+@pytest.mark.parametrize("given, reshards", [(1, True), ("2", False), ("shard_grad_op", False), ("FULL_SHARD", True)])
+def test_a_sharding_strategy_is_known_by_number_and_in_small_letters(here, given, reshards):
+    text, said = check_config(written(here, {**FSDP1, "fsdp_config": {"fsdp_sharding_strategy": given}}))
+    assert yaml.safe_load(text)["fsdp_config"] == {
+        "fsdp_reshard_after_forward": reshards,
+        "fsdp_version": 2,
+        "fsdp_state_dict_type": "FULL_STATE_DICT",
+    }
+    assert said[0] == f"fsdp_sharding_strategy: {given} is now fsdp_reshard_after_forward: {reshards}"
+
+
+@pytest.mark.parametrize("given", [3, "HYBRID_SHARD", "hybrid_shard_zero2", 5])
+def test_a_sharding_strategy_that_fsdp2_has_not_is_refused(here, given):
+    with pytest.raises(ValueError, match="FSDP2 has no fsdp_sharding_strategy"):
+        check_config(written(here, {**FSDP1, "fsdp_config": {"fsdp_sharding_strategy": given}}))
+
+
+def test_a_file_that_says_fsdp2_loses_the_keys_of_fsdp1(here):
+    section = yaml.safe_load(accelerate_config("fsdp2", 4))["fsdp_config"]
+    file = written(here, {**FSDP1, "fsdp_config": {**section, "fsdp_use_orig_params": True, "fsdp_forward_prefetch": False}})
+    text, said = check_config(file)
+    assert yaml.safe_load(text)["fsdp_config"] == section
+    assert [line.partition(" ")[0] for line in said] == ["fsdp_forward_prefetch", "fsdp_use_orig_params"]
+
+
+def test_zero_3_ends_with_a_whole_model_and_starts_on_every_machine(here):
+    file = written(here, {**ZERO3, "num_machines": 2, "deepspeed_config": {"zero_stage": 3}})
+    text, said = check_config(file)
+    assert yaml.safe_load(text)["deepspeed_config"]["zero3_save_16bit_model"] is True
+    assert said == ["deepspeed_multinode_launcher: standard is added", "zero3_save_16bit_model: True is added"]
+    with pytest.raises(ValueError, match="write zero3_save_16bit_model: True"):
+        check_config(written(here, {**ZERO3, "deepspeed_config": {"zero_stage": 3, "zero3_save_16bit_model": False}}))
+    for section in ({"zero_stage": 2}, {"deepspeed_config_file": "ds.json"}):
+        assert check_config(written(here, {**ZERO3, "deepspeed_config": section}))[1] == []
+
+
+def test_a_file_that_needs_conversion_is_not_started(here):
+    file = written(here, {**FSDP1, "fsdp_config": {"fsdp_sharding_strategy": "FULL_SHARD"}})
+    for start in (launch, host_commands):
+        with pytest.raises(ValueError, match="Write what check_config"):
+            start(["-m", "this"], file)
+
+
+@pytest.mark.parametrize("program", [[], ["train.py"], ["--help"]])
+def test_a_program_that_is_not_there_is_not_started(here, program):
+    with pytest.raises(ValueError, match="Python is given a script that is there"):
+        launch(program, written(here, accelerate_config("ddp", 2)))
+
+
+def test_only_machines_that_restart_together_meet_by_c10d(here):
+    file = written(here, accelerate_config("ddp", 4, machines=2))
+    once = host_commands(["train.py"], file, address="127.0.0.1")
+    again = host_commands(["train.py"], file, address="127.0.0.1", port=29111, max_restarts=1)
+    assert not any("rdzv" in line for line in once) and all("--main_process_port 29500 " in line for line in once)
+    assert ["is_host=1" in line for line in again] == [True, False] and all("--rdzv_backend c10d" in line for line in again)
+    alone = host_commands(["train.py"], written(here, accelerate_config("ddp", 4)), max_restarts=1)
+    assert len(alone) == 1 and "rdzv" not in alone[0] and "--main_process_port 0 " in alone[0]
+    assert alone[0].startswith("TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 PET_STANDALONE=1 accelerate launch ")
+    assert once[0].startswith("accelerate launch ") and again[0].startswith("TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 accelerate launch ")
+
+
+def test_the_command_given_to_a_shell_starts_what_it_says(here):
+    words = "rank {os.environ['RANK']} {sys.argv[1]} {os.environ['OMP_NUM_THREADS']}"
+    (here / "my script.py").write_text(f'import os, sys\nsys.stdout.write(f"{words}\\n")')
+    command = host_commands(["my script.py", "a b"], written(here, accelerate_config("ddp", 2)))[0]
+    run = subprocess.run(command, shell=True, env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}, capture_output=True, text=True)
+    assert sorted(run.stdout.splitlines()) == ["rank 0 a b 1", "rank 1 a b 1"], run.stderr
+    assert shlex.split(command)[-2:] == ["my script.py", "a b"]
+
+
+def test_two_launches_on_one_machine_do_not_meet(here):
+    (here / "who.py").write_text("import os, sys, time\ntime.sleep(0.5)\nsys.stdout.write(os.environ['MASTER_PORT'] + '\\n')")
+    written(here, accelerate_config("ddp", 2))
+    found = [ended(*one) for one in [started("who.py"), started("who.py")]]
+    ports = [{*said.split()} for _, said in found]
+    assert [code for code, _ in found] == [0, 0] and len(ports[0]) == len(ports[1]) == 1 and ports[0] != ports[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_reaches_each_process_once_and_is_the_exit_code(here, number):
+    (here / "waits.py").write_text(
+        "import os, signal, sys, time\nheard = []\n"
+        "for number in (signal.SIGINT, signal.SIGTERM):\n    signal.signal(number, lambda n, frame: heard.append(n))\n"
+        "open(os.environ['RANK'], 'w').close()\nwhile not heard:\n    time.sleep(0.02)\ntime.sleep(0.3)\n"
+        "sys.stdout.write(f'heard {heard}\\n')\n"
+    )
+    written(here, accelerate_config("ddp", 2))
+    process, said = started("waits.py")
+    while not ((here / "0").exists() and (here / "1").exists()):
+        time.sleep(0.02)
+    os.kill(process, number)
+    code, text = ended(process, said)
+    assert code == 128 + number and text.count(f"heard [{number}]") == text.count("heard") == 2
+
+
+def test_a_process_that_ignores_the_end_of_another_is_ended(here):
+    (here / "one.py").write_text("import os, sys, time\nsys.exit(7) if os.environ['RANK'] == '1' else time.sleep(600)")
+    written(here, accelerate_config("ddp", 2))
+    code, text = ended(*started("one.py"))
+    assert code == 7 and text.strip().splitlines()[-1].startswith("rank 1 on ") and "ended with exit code 7" in text
+
+
+def test_a_launch_leaves_the_environment_and_the_handlers_as_they_were(here, monkeypatch):
+    (here / "ends.py").write_text("print('end')")
+    file = written(here, accelerate_config("ddp", 2))
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    handlers = [signal.getsignal(number) for number in numbers]
+    monkeypatch.setenv("TORCHELASTIC_SIGNALS_TO_HANDLE", "x")  # which torchrun sets for good
+    before = dict(os.environ)
+    assert launch(["ends.py"], file) == 0
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "x"
+    assert os.environ == before and [signal.getsignal(number) for number in numbers] == handlers

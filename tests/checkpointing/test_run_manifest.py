@@ -300,7 +300,7 @@ def test_what_was_recorded_before_a_change_is_kept_with_its_step(tmp_path, monke
     assert start(first, choices="one")["before"] == []
     found = start(first, choices="two")
     assert [(b["until_step"], b["choices"]) for b in found["before"]] == [(1, "one")]
-    monkeypatch.setattr(ft_notebooks.checkpointing.run_manifest, "_versions", lambda: {"torch": "99"})
+    monkeypatch.setattr(ft_notebooks.checkpointing.run_manifest, "library_versions", lambda: {"torch": "99"})
     trainer = make(tmp_path)
     callback = ManifestCallback(trainer, choices="two")
     assert "torch was '2" in " ".join(callback.changed)

@@ -375,7 +375,7 @@ def test_what_a_killed_reading_left_is_never_believed_and_removed_after_an_hour(
 
 KILLED = """
 import datasets, os, sys
-from ft_notebooks.data import read
+from ft_notebooks.data import read as data
 data._IN_MEMORY, datasets.config.HF_DATASETS_CACHE = 1000, sys.argv[1]
 class Rows(list):
     def __iter__(self):
@@ -393,7 +393,7 @@ def test_a_reading_killed_in_the_middle_leaves_a_part_and_no_table(on_disk):
 
 TOGETHER = """
 import datasets, sys
-from ft_notebooks.data import read
+from ft_notebooks.data import read as data
 data._IN_MEMORY, datasets.config.HF_DATASETS_CACHE = 1000, sys.argv[1]
 for _ in range(5):
     read = data.read_chats([{"prompt": f"{n}", "completion": "b"} for n in range(2000)])

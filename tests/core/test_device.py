@@ -1,0 +1,75 @@
+"What the device of a process is, and what its memory and number formats are."
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+from ft_notebooks.core import device
+from ft_notebooks.core.device import hardware
+
+
+@pytest.fixture
+def no_card(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+@pytest.mark.parametrize("local_rank, cards, expected", [("0", 4, "cuda:0"), ("3", 4, "cuda:3"), ("3", 1, "cuda:0")])
+def test_each_process_has_the_card_of_its_local_rank(monkeypatch, local_rank, cards, expected):
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    sizes = {index: (index + 1) * 2**30 for index in range(cards)}
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(total_memory=sizes[i]))
+    hw = hardware()
+    assert hw.device == expected
+    assert hw.memory == sizes[int(expected[-1])]
+
+
+def test_apples_device_computes_in_float32(monkeypatch, no_card):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"bf16": True}, raising=False)
+    hw = hardware()
+    assert (hw.device, hw.dtype, hw.bf16) == ("mps", torch.float32, False)
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the fall-back reads /proc/cpuinfo")
+def test_the_kernel_and_torch_agree_on_bf16_instructions(monkeypatch, no_card):
+    if not hasattr(torch.cpu, "get_capabilities"):
+        pytest.skip("this torch has no get_capabilities to compare with")
+    by_torch = hardware().bf16
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert hardware().bf16 == by_torch
+
+
+@pytest.mark.parametrize("line, expected", [("flags : fpu avx512f avx512_bf16", True), ("flags : fpu avx512f", False)])
+def test_without_torchs_function_the_flags_of_cpuinfo_decide(monkeypatch, no_card, tmp_path, line, expected):
+    (tmp_path / "cpuinfo").write_text(line)
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    instead = {"/proc/cpuinfo": tmp_path / "cpuinfo"}
+    monkeypatch.setattr(device, "Path", lambda first, *rest: Path(instead.get(first, first), *rest))
+    assert hardware().bf16 is expected
+
+
+@pytest.mark.parametrize(
+    "line, file, text, expected",
+    [
+        ("0::/job", "job/memory.max", "1000", 1000),  # version 2, own limit
+        ("0::/job/step", "job/memory.max", "1000", 1000),  # version 2, the parent's limit
+        ("0::/", "memory.max", "max", None),  # version 2, no limit
+        ("4:memory:/job", "memory/job/memory.limit_in_bytes", "2000\n", 2000),  # version 1
+        ("4:memory:/job", "memory/job/memory.limit_in_bytes", str(2**63 - 4096), None),  # version 1, no limit
+        ("5:cpu:/job", "cpu/job/memory.limit_in_bytes", "3000", None),  # another controller
+    ],
+)
+def test_memory_is_what_the_control_group_allows(monkeypatch, no_card, tmp_path, line, file, text, expected):
+    (tmp_path / "cgroup").write_text(line)
+    (tmp_path / "fs" / file).parent.mkdir(parents=True)
+    (tmp_path / "fs" / file).write_text(text)
+    instead = {"/proc/self/cgroup": tmp_path / "cgroup", "/sys/fs/cgroup": tmp_path / "fs"}
+    monkeypatch.setattr(device, "Path", lambda first, *rest: Path(instead.get(first, first), *rest))
+    assert hardware().memory == (expected or psutil.virtual_memory().total)

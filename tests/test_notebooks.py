@@ -1,4 +1,4 @@
-"""Every notebook runs: `nbdev_test` on each of the selected ones, two at a time, reported as one pytest test each.
+"""Every notebook runs: `nbdev_test` on each of the selected ones, up to two at a time, reported as one pytest test each.
 
 `pytest -k tokenizer` runs that notebook only. NB_FLAGS="smol gpu" says which flagged cells run; without it the
 cells flagged `smol` run where the real model is in the cache.
@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 NBS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not any(part[0] in "_." for part in p.relative_to(ROOT).parts))
 RUN_EACH = """
-import gc, os, sys
+import gc, os, psutil, sys
 flags, folder, *notebooks = sys.argv[1:]
 if sys.platform == "linux" and not os.path.exists("/dev/nvidiactl"):  # elsewhere, or with an open GPU, it cannot be forked
     import IPython, datasets, execnb.shell, matplotlib.pyplot, pydantic
@@ -35,16 +35,18 @@ def run(notebook, log):
 
 running, waiting = {}, list(enumerate(notebooks))
 while waiting or running:
-    while waiting and len(running) < 2:
+    # a second one beside the first while a core is idle: where pytest's other process runs the other tests, three would be slower
+    while waiting and (not running or (len(running) < 2 and psutil.cpu_percent(1) < 75)):
         number, notebook = waiting.pop(0)
         if pid := os.fork():
             running[pid] = number
         else:
             run(notebook, f"{folder}/{number}.log")
             sys.exit()
-    pid, status = os.wait()
-    with open(f"{folder}/{running.pop(pid)}.code", "w") as file:
-        file.write(str(os.waitstatus_to_exitcode(status)))
+    pid, status = os.waitpid(-1, os.WNOHANG if waiting and len(running) < 2 else 0)
+    if pid:
+        with open(f"{folder}/{running.pop(pid)}.code", "w") as file:
+            file.write(str(os.waitstatus_to_exitcode(status)))
 """  # a process for each notebook, forked from one that has imported the libraries: quick, and all its memory goes back
 
 

@@ -1,11 +1,13 @@
 """Tasks of lm-evaluation-harness from local files: edges of the names, of the rows and of the scores; offline."""
 
+import functools
 import json
 import math
 import sys
 
 import pytest
 import yaml
+from torch.utils import collect_env
 
 pytest.importorskip("lm_eval", reason="needs pip install 'ft_notebooks[eval]'")
 
@@ -23,6 +25,13 @@ def write(folder, name, output_type, metrics, **fields):
     about = {"task": name, "dataset_path": "json", "dataset_kwargs": data, "test_split": "test", "output_type": output_type}
     about |= {"metric_list": [{"metric": metric} for metric in metrics], "doc_to_text": "{{question}}", **fields}
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(about))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _the_machine_is_described_once():  # in every result; asking pip what is installed takes longer than a task
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collect_env, "get_pretty_env_info", functools.cache(collect_env.get_pretty_env_info))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"Edges of `ft_notebooks.dpo.loss`, `pairs` and `probe`: strange pairs, exact limits, and what the errors name."
+"Edges of `dpo.loss`, `data.preference_encoding` and `data.preference_report`: strange pairs, exact limits, and what the errors name."
 
 import math
 import random

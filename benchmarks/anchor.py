@@ -1,4 +1,5 @@
-"""What holds a task while a preference is learned: DPO after the demo's SFT, with and without an NLL term, at several rates.
+"""What holds a task while a preference is learned: DPO after the demo's SFT, with and without an NLL term, at several
+rates.
 
 Scores on the validation part of the built-in task: 50 notes of held-out words, and 50 of held-out words and phrases."""
 
@@ -33,8 +34,16 @@ def scores(model, tok) -> list[str]:
 
 def run(sft: Path, tok, seed: int, rate: float, anchored: bool) -> list[str]:
     model, folder = load_adapter(sft, 16, trainable=True), tempfile.mkdtemp()
-    given = {key: value for key, value in commands.DEMO_DPO.items() if key not in ("loss_type", "loss_weights", "save_steps")}
-    given |= {"learning_rate": rate, "seed": seed, "logging_steps": 1, "save_strategy": "no", **(ANCHORED if anchored else {})}
+    given = {
+        key: value for key, value in commands.DEMO_DPO.items() if key not in ("loss_type", "loss_weights", "save_steps")
+    }
+    given |= {
+        "learning_rate": rate,
+        "seed": seed,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        **(ANCHORED if anchored else {}),
+    }
     rows = commands._preferences(96, 100 + seed)
     with contextlib.redirect_stdout(io.StringIO()):
         trainer = dpo_trainer(model, tok, rows, output_dir=folder, callbacks=[], **given)
@@ -46,7 +55,12 @@ def run(sft: Path, tok, seed: int, rate: float, anchored: bool) -> list[str]:
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     looks = [json.loads(line) for line in Path(folder, "collapse.jsonl").read_text().splitlines()]
     model.delete_adapter("ref")
-    return [f"{losses[0]:.2f} to {losses[-1]:.2f}", f"{looks[-1]['stop_rate']:.2f}", f"{looks[-1]['kl']:.2f}", *scores(model, tok)]
+    return [
+        f"{losses[0]:.2f} to {losses[-1]:.2f}",
+        f"{looks[-1]['stop_rate']:.2f}",
+        f"{looks[-1]['kl']:.2f}",
+        *scores(model, tok),
+    ]
 
 
 if __name__ == "__main__":
@@ -60,9 +74,14 @@ if __name__ == "__main__":
     with contextlib.redirect_stdout(io.StringIO()):
         train_run(appointments(128, seed=args.seed), None, settings, sft)
     tok = load_tokenizer(str(sft))
-    print("| loss | rate | loss, first to last | stop rate | KL, nats a token | right | form | right, new phrases | form |")
+    print(
+        "| loss | rate | loss, first to last | stop rate | KL, nats a token | right | form | right, new phrases | form "
+        "|"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
-    print("|", " | ".join(["none: after SFT", "–", "–", "–", "–", *scores(load_adapter(sft, 16), tok)]), "|", flush=True)
+    print(
+        "|", " | ".join(["none: after SFT", "–", "–", "–", "–", *scores(load_adapter(sft, 16), tok)]), "|", flush=True
+    )
     for rate in args.rates:
         for anchored in (False, True):
             name = "sigmoid + sft" if anchored else "sigmoid"

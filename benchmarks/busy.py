@@ -1,15 +1,23 @@
-"""24 answers and a few training steps of SmolLM2 on the CPU beside busy neighbours: what OpenMP's settings cost, alone and in company.
+"""24 answers and a few training steps of SmolLM2 on the CPU beside busy neighbours: what OpenMP's settings cost, alone
+and in company.
 
-    python benchmarks/busy.py                                                  # about 20 minutes on two cores that nobody else uses
+    python benchmarks/busy.py                                                  # about 20 minutes on two cores that
+    nobody else uses
     python benchmarks/busy.py --neighbours 0 2 --settings default one ours     # about 4 minutes
-    python benchmarks/busy.py --neighbours 0 --rounds 5 --settings default spin-3000 spin-10000 spin-30000 spin-100000 ours
+    python benchmarks/busy.py --neighbours 0 --rounds 5 --settings default spin-3000 spin-10000 spin-30000 spin-100000
+    ours
     python benchmarks/busy.py --neighbours 2 --late --settings default one ours
 
-A setting is `default`, what torch does by itself; `passive`, OMP_WAIT_POLICY=PASSIVE; `one`, OMP_NUM_THREADS=1; `spin-N`,
-GOMP_SPINCOUNT=N; or `ours`, `use_cpu_threads`. A neighbour is a process of one thread that never waits: every second one runs a
-loop of Python, the others multiply matrices. Each setting is measured in a process of its own, the settings in turns: every
-setting once beside so many neighbours is a round. With `--late` the neighbours start when the model is loaded and the threads
-are chosen. Seconds and tokens a second are by the clock. Ratios are formed within a round, to its best setting; printed are
+A setting is `default`, what torch does by itself; `passive`, OMP_WAIT_POLICY=PASSIVE; `one`, OMP_NUM_THREADS=1;
+`spin-N`,
+GOMP_SPINCOUNT=N; or `ours`, `use_cpu_threads`. A neighbour is a process of one thread that never waits: every second
+one runs a
+loop of Python, the others multiply matrices. Each setting is measured in a process of its own, the settings in turns:
+every
+setting once beside so many neighbours is a round. With `--late` the neighbours start when the model is loaded and the
+threads
+are chosen. Seconds and tokens a second are by the clock. Ratios are formed within a round, to its best setting; printed
+are
 the medians, as the table of README.md. The machine has to be idle otherwise: its idle CPUs are printed first.
 """
 
@@ -56,7 +64,10 @@ def neighbour(parent: int, kind: str) -> None:
 def neighbours(count: int):
     env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     kinds = ["python", "matrices"] * count
-    found = [subprocess.Popen([sys.executable, __file__, "--neighbour", str(os.getpid()), kind], env=env) for kind in kinds[:count]]
+    found = [
+        subprocess.Popen([sys.executable, __file__, "--neighbour", str(os.getpid()), kind], env=env)
+        for kind in kinds[:count]
+    ]
     try:
         time.sleep(1 if count else 0)  # until they compute
         yield
@@ -105,8 +116,16 @@ def child(setting: str, steps: int) -> dict:
     rows, _ = encode_chats(tok, appointments(ROWS))  # the same in each step
     rows = datasets.concatenate_datasets([rows] * steps)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
-        options = {"effective_batch": ROWS, "max_steps": steps, "save_strategy": "no", "disable_tqdm": True, "train_sampling_strategy": "sequential"}
-        trainer = sft_trainer(add_adapter(model, lora_config(model, r=16)), tok, rows, output_dir=folder, callbacks=[Ends()], **options)
+        options = {
+            "effective_batch": ROWS,
+            "max_steps": steps,
+            "save_strategy": "no",
+            "disable_tqdm": True,
+            "train_sampling_strategy": "sequential",
+        }
+        trainer = sft_trainer(
+            add_adapter(model, lora_config(model, r=16)), tok, rows, output_dir=folder, callbacks=[Ends()], **options
+        )
         trainer.train()
     tokens = sum(map(len, rows["input_ids"])) * (steps - 1) / steps
     return {"answers": answered, "training": tokens / (ends[-1] - ends[0]), "threads": torch.get_num_threads()}
@@ -118,7 +137,9 @@ def run(setting: str, count: int, options) -> dict:
     with contextlib.ExitStack() as company, tempfile.TemporaryFile("w+") as errors:
         if not options.late:
             company.enter_context(neighbours(count))
-        process = subprocess.Popen(words, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
+        process = subprocess.Popen(
+            words, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
         ready = process.stdout.readline()
         if options.late:
             company.enter_context(neighbours(count))
@@ -146,20 +167,31 @@ def main(options) -> None:
     for setting in options.settings:
         variables(setting)
     idle, began = idle_cpus(usable_cpus() - 0.1), time.time()
-    print(f"{usable_cpus()} CPUs, {idle:.1f} of them idle before; rounds: {options.rounds}; neighbours start {'late' if options.late else 'first'}")
+    print(
+        f"{usable_cpus()} CPUs, {idle:.1f} of them idle before; rounds: {options.rounds}; neighbours start "
+        f"{'late' if options.late else 'first'}"
+    )
     names, columns = options.settings, {}
     for count in options.neighbours:
         found = columns[count] = {name: [] for name in names}
         for turn in range(options.rounds):
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 found[name].append(run(name, count, options))
-                print(f"  {time.time() - began:.0f} s: {count} neighbours, round {turn}, {name}: {found[name][-1]}", file=sys.stderr, flush=True)
+                print(
+                    f"  {time.time() - began:.0f} s: {count} neighbours, round {turn}, {name}: {found[name][-1]}",
+                    file=sys.stderr,
+                    flush=True,
+                )
     print("\nmedian (times the best setting), answers and training:\n")
     print(f"| setting | threads | {' | '.join(f'{count} neighbours' for count in columns)} |")
     print("|---" * (2 + len(columns)) + "|")
     for name in names:
         threads = sorted({run["threads"] for found in columns.values() for run in found[name]})
-        row = [name, " or ".join(map(str, threads)), *(", ".join(cells(found, names, name)) for found in columns.values())]
+        row = [
+            name,
+            " or ".join(map(str, threads)),
+            *(", ".join(cells(found, names, name)) for found in columns.values()),
+        ]
         print(f"| {' | '.join(row)} |")
 
 

@@ -1,18 +1,26 @@
-"""DPO with `SharedPrompt` beside `trl.DPOTrainer`: CPU seconds a pair, the reference counted, at one epoch, and the memory.
+"""DPO with `SharedPrompt` beside `trl.DPOTrainer`: CPU seconds a pair, the reference counted, at one epoch, and the
+memory.
 
     OMP_NUM_THREADS=1 python benchmarks/dpo_speed.py                     # made pairs with prompts of 512 tokens
-    OMP_NUM_THREADS=1 python benchmarks/dpo_speed.py --data pairs.json   # and those of a file that read_preferences takes
+    OMP_NUM_THREADS=1 python benchmarks/dpo_speed.py --data pairs.json   # and those of a file that read_preferences
+    takes
     python benchmarks/dpo_speed.py --pairs 32 --batch 8 --rounds 3 --variants trl,all
 
-SmolLM2, an adapter of rank 16 on all linear layers, steps of BATCH pairs, of the made ones a quarter, on the same pairs in the
+SmolLM2, an adapter of rank 16 on all linear layers, steps of BATCH pairs, of the made ones a quarter, on the same pairs
+in the
 same order. The variants take turns, each run in a process of its own, forked with everything imported
-and nothing loaded; a round has pairs of its own. After one pair that is not counted, the CPU seconds of the process are (on
-a GPU the seconds), from the first step's beginning to the last one's end, and of a reference computed before the training
-those too: what an epoch costs. The peak is of the process's memory (VmHWM; on a GPU what CUDA allocated), less what it held
+and nothing loaded; a round has pairs of its own. After one pair that is not counted, the CPU seconds of the process are
+(on
+a GPU the seconds), from the first step's beginning to the last one's end, and of a reference computed before the
+training
+those too: what an epoch costs. The peak is of the process's memory (VmHWM; on a GPU what CUDA allocated), less what it
+held
 at the fork. Ratios are formed within a round; printed are the medians.
 
-The numbers of the first step, loss, log-probabilities, entropy and gradient norm, must be those of the first variant within
-what 16 bits round; the exit status is 1 if they are not. Printed is the table of README.md. The CUDA path has not been run
+The numbers of the first step, loss, log-probabilities, entropy and gradient norm, must be those of the first variant
+within
+what 16 bits round; the exit status is 1 if they are not. Printed is the table of README.md. The CUDA path has not been
+run
 on a GPU yet.
 """
 
@@ -51,10 +59,18 @@ VARIANTS = {  # name -> what the table says, the levers left out (None: TRL's ow
     "trl": ("`DPOTrainer`, its defaults", None, {}),
     "trl-once": ("the same, `precompute_ref_log_probs=True`", None, {"precompute_ref_log_probs": True}),
     "trl-kept": ("`DPOTrainer`, `gradient_checkpointing=False`", None, {"gradient_checkpointing": False}),
-    "share": ("the prompt shared, one row without padding", ("lora", "norm", "head"), {"gradient_checkpointing": False}),
+    "share": (
+        "the prompt shared, one row without padding",
+        ("lora", "norm", "head"),
+        {"gradient_checkpointing": False},
+    ),
     "head": ("and the head where an answer is", ("lora", "norm"), {"gradient_checkpointing": False}),
     "all": ("and one node for each LoRA layer and norm", (), {"gradient_checkpointing": False}),
-    "all-once": ("all, the reference computed before", (), {"gradient_checkpointing": False, "precompute_ref_log_probs": True}),
+    "all-once": (
+        "all, the reference computed before",
+        (),
+        {"gradient_checkpointing": False, "precompute_ref_log_probs": True},
+    ),
     "padded": ("all but the shared row", ("share",), {"gradient_checkpointing": False}),
 }
 
@@ -88,20 +104,38 @@ def made(tok, n: int, seed: int, tokens: int = 512) -> datasets.Dataset:
             text = longer
         wanted, other = draw.sample(some[: number - 1], 2)
         question = text + f"Write note {some.index(wanted) + 1} as one line of JSON: event, day, time."
-        rows.append({"prompt": [{"role": "user", "content": question}], "chosen": wanted["messages"][2:], "rejected": other["messages"][2:]})
+        rows.append(
+            {
+                "prompt": [{"role": "user", "content": question}],
+                "chosen": wanted["messages"][2:],
+                "rejected": other["messages"][2:],
+            }
+        )
     return datasets.Dataset.from_list(rows)
 
 
 def trainer_of(name: str, tok, rows, batch: int, folder: str):
     _, off, fields = VARIANTS[name]
     args = DPOConfig(
-        folder, per_device_train_batch_size=batch, num_train_epochs=1, logging_steps=1, learning_rate=1e-4, save_strategy="no",
-        report_to="none", disable_tqdm=True, use_cpu=not CUDA, max_length=None, dataloader_pin_memory=CUDA, **fields,
-    )  # fmt: skip
+        folder,
+        per_device_train_batch_size=batch,
+        num_train_epochs=1,
+        logging_steps=1,
+        learning_rate=1e-4,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=not CUDA,
+        max_length=None,
+        dataloader_pin_memory=CUDA,
+        **fields,
+    )
     kind = DPOTrainer if off is None else type("Shared", (Shared,), {"levers_off": off})
     torch.manual_seed(0)
     adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    return kind(load_model(smollm2(), bits=16), args=args, train_dataset=rows, processing_class=tok, peft_config=adapter)
+    return kind(
+        load_model(smollm2(), bits=16), args=args, train_dataset=rows, processing_class=tok, peft_config=adapter
+    )
 
 
 def run(name: str, tok, rows, batch: int) -> dict:
@@ -156,14 +190,26 @@ def alone(*given) -> dict:
 def differences(first: dict, other: dict) -> dict[str, float]:
     "How far the first step's numbers are apart, as a share of what 16 bits may round."
     # bfloat16 alone moved answers of 34 nats behind prompts of 512 tokens by up to 0.64 from float32
-    allowed = {"loss": 0.01, "logps/chosen": 1.0, "logps/rejected": 1.0, "grad_norm": 0.05 * first["grad_norm"], "entropy": 0.03}
+    allowed = {
+        "loss": 0.01,
+        "logps/chosen": 1.0,
+        "logps/rejected": 1.0,
+        "grad_norm": 0.05 * first["grad_norm"],
+        "entropy": 0.03,
+    }
     return {name: abs(first[name] - other[name]) / room for name, room in allowed.items()}
 
 
 def tokens(tok, rows) -> str:
-    texts = [[tok.apply_chat_template(row["prompt"] + row[k], return_dict=False) for k in ("chosen", "rejected")] for row in rows]
+    texts = [
+        [tok.apply_chat_template(row["prompt"] + row[k], return_dict=False) for k in ("chosen", "rejected")]
+        for row in rows
+    ]
     alike = [next((i for i, (a, b) in enumerate(zip(*pair)) if a != b), min(map(len, pair))) for pair in texts]
-    every, once = sum(len(a) + len(b) for a, b in texts), sum(len(a) + len(b) - max(n - 1, 0) - 2 for (a, b), n in zip(texts, alike))
+    every, once = (
+        sum(len(a) + len(b) for a, b in texts),
+        sum(len(a) + len(b) - max(n - 1, 0) - 2 for (a, b), n in zip(texts, alike)),
+    )
     return f"{every / len(rows):.0f} tokens a pair, {once / len(rows):.0f} in a shared row"
 
 
@@ -186,16 +232,30 @@ def measure(title: str, draw, tok, names, batch: int, rounds: int) -> bool:
         return f"{statistics.median(a / b for a, b in zip(total[base], total[name])):.1f}x" if base in total else ""
 
     print(f"\n{title}: {tokens(tok, draw(0))}; {batch} pairs a step, {len(draw(0))} pairs a round, rounds: {rounds}\n")
-    print("| trainer | reference before, s | training, s | s a pair | TRL's defaults / this | TRL's reference before / this | peak MB |")
+    print(
+        "| trainer | reference before, s | training, s | s a pair | TRL's defaults / this | TRL's reference before / "
+        "this | peak MB |"
+    )
     print("|---|---|---|---|---|---|---|")
     for name in names:
         parts = [statistics.median(run[part] for run in found[name]) for part in ("reference", "training")]
-        cells = [f"{parts[0]:.2f}" if parts[0] else "in the step", f"{parts[1]:.2f}", f"{statistics.median(total[name]):.2f}"]
-        cells += [ratio("trl", name), ratio("trl-once", name), f"{statistics.median(run['peak'] for run in found[name]) / 1e6:,.0f}"]
+        cells = [
+            f"{parts[0]:.2f}" if parts[0] else "in the step",
+            f"{parts[1]:.2f}",
+            f"{statistics.median(total[name]):.2f}",
+        ]
+        cells += [
+            ratio("trl", name),
+            ratio("trl-once", name),
+            f"{statistics.median(run['peak'] for run in found[name]) / 1e6:,.0f}",
+        ]
         print(f"| {VARIANTS[name][0]} | " + " | ".join(cells) + " |")
     largest = max(max(differences(found[names[0]][0]["first"], found[name][0]["first"]).values()) for name in names)
     losses = [f"{found[name][0]['first']['loss']:.4f}" for name in names]
-    print(f"\nfirst step: losses {', '.join(losses)}; the largest difference is {largest:.0%} of what 16 bits may round", flush=True)
+    print(
+        f"\nfirst step: losses {', '.join(losses)}; the largest difference is {largest:.0%} of what 16 bits may round",
+        flush=True,
+    )
     return right
 
 
@@ -206,7 +266,11 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=8, help="pairs of a step; of made ones a quarter")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompt", type=int, default=512, help="tokens of a made prompt; 0 leaves the made pairs out")
-    parser.add_argument("--variants", default=",".join(VARIANTS), help=f"of {', '.join(VARIANTS)}; the first is what others are compared with")
+    parser.add_argument(
+        "--variants",
+        default=",".join(VARIANTS),
+        help=f"of {', '.join(VARIANTS)}; the first is what others are compared with",
+    )
     args = parser.parse_args()
     logging.set_verbosity_error()
     datasets.disable_progress_bars()
@@ -218,7 +282,14 @@ def main() -> int:
         right &= measure("pairs of a file", own.__getitem__, tok, names, args.batch, args.rounds)
     if args.prompt:
         long = [made(tok, max(args.pairs // 4, 1), turn, args.prompt) for turn in range(args.rounds)]
-        right &= measure(f"made pairs, prompts of {args.prompt} tokens", long.__getitem__, tok, names, max(args.batch // 4, 1), args.rounds)
+        right &= measure(
+            f"made pairs, prompts of {args.prompt} tokens",
+            long.__getitem__,
+            tok,
+            names,
+            max(args.batch // 4, 1),
+            args.rounds,
+        )
     return 0 if right else 1
 
 

@@ -37,7 +37,13 @@ def main(n: int = 1000, turns: int = 1) -> None:
     tok.chat_template = (Path(trl.__file__).parent / "chat_templates" / "qwen2_5.jinja").read_text()
     with tempfile.TemporaryDirectory() as folder:
         args = trl.SFTConfig(
-            folder, use_cpu=True, bf16=False, report_to="none", assistant_only_loss=True, max_length=None, disable_tqdm=True
+            folder,
+            use_cpu=True,
+            bf16=False,
+            report_to="none",
+            assistant_only_loss=True,
+            max_length=None,
+            disable_tqdm=True,
         )
         trainer = trl.SFTTrainer(tiny_model(), args, train_dataset=Dataset.from_list(rows[:2]), processing_class=tok)
         times = {"SFTTrainer": [], "encode_chats": []}
@@ -50,7 +56,10 @@ def main(n: int = 1000, turns: int = 1) -> None:
             times["encode_chats"].append(time.perf_counter() - start)
     assert ours["input_ids"] == theirs["input_ids"], "not the same work"
     trained = sum(label != IGNORE for row in theirs["labels"] for label in row)
-    print(f"{n} rows, {turns} answers each, {account['tokens']:,} tokens, {account['trained_tokens']:,} trained ({trained:,} by TRL)")
+    print(
+        f"{n} rows, {turns} answers each, {account['tokens']:,} tokens, {account['trained_tokens']:,} trained "
+        f"({trained:,} by TRL)"
+    )
     for name, seconds in times.items():
         print(f"{name:13} {statistics.median(seconds):.2f} s  (of 5: {min(seconds):.2f} to {max(seconds):.2f})")
     ratios = [b / a for a, b in zip(*times.values())]

@@ -1,16 +1,22 @@
-"""Greedy answers of `ft_notebooks.inference.generation` beside a guide's loop: generated tokens a CPU second, lever by lever.
+"""Greedy answers of `ft_notebooks.inference.generation` beside a guide's loop: generated tokens a CPU second, lever by
+lever.
 
     OMP_NUM_THREADS=1 python benchmarks/eval_speed.py                    # 64 notes of the built-in task
     OMP_NUM_THREADS=1 python benchmarks/eval_speed.py --data chats.json  # and 64 chats of a file that read_chats takes
     python benchmarks/eval_speed.py --prompts 8 --rounds 1 --variants loop,ours-fp32,ours
 
-SmolLM2 with an adapter of rank 16 on all linear layers, whose weights are drawn, at most 48 tokens an answer. The guide's loop is
-repaired just enough to run: one prompt at a time, float32, the adapter not merged. The variants take turns, each in a process
-of its own, forked with everything imported and nothing loaded; a round has prompts of its own. Two prompts are answered first,
-which are not counted; then the CPU seconds of the process are (on a GPU the seconds) those of the answers, and of the merge
+SmolLM2 with an adapter of rank 16 on all linear layers, whose weights are drawn, at most 48 tokens an answer. The
+guide's loop is
+repaired just enough to run: one prompt at a time, float32, the adapter not merged. The variants take turns, each in a
+process
+of its own, forked with everything imported and nothing loaded; a round has prompts of its own. Two prompts are answered
+first,
+which are not counted; then the CPU seconds of the process are (on a GPU the seconds) those of the answers, and of the
+merge
 where there is one. Ratios are formed within a round; printed are the medians.
 
-What is generated in float32 must be what the loop says, text for text; the exit status is 1 if it is not. Printed is the table
+What is generated in float32 must be what the loop says, text for text; the exit status is 1 if it is not. Printed is
+the table
 of README.md. The CUDA path has not been run on a GPU yet.
 """
 
@@ -87,7 +93,9 @@ def looped(model, tok, chats) -> list[tuple[str, int]]:
     "What guides have: (text, tokens generated) of each prompt, one at a time."
     found = []
     for chat in chats:
-        inputs = tok.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True).to(model.device)
+        inputs = tok.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True).to(
+            model.device
+        )
         out = model.generate(**inputs, do_sample=False, max_new_tokens=NEW)[0, inputs["input_ids"].shape[1] :]
         found.append((tok.decode(out, skip_special_tokens=True), len(out)))
     return found
@@ -98,12 +106,17 @@ def batched(model, tok, chats, size: int, sort: bool, stop: bool) -> list[tuple[
     texts = [tok.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) for chat in chats]
     order = sorted(range(len(texts)), key=lambda n: -len(texts[n])) if sort else range(len(texts))
     config = GenerationConfig(
-        do_sample=False, max_new_tokens=NEW, pad_token_id=tok.pad_token_id, eos_token_id=tok.eos_token_id if stop else None
+        do_sample=False,
+        max_new_tokens=NEW,
+        pad_token_id=tok.pad_token_id,
+        eos_token_id=tok.eos_token_id if stop else None,
     )
     found = {}
     for at in range(0, len(order), size):
         rows = order[at : at + size]
-        inputs = tok([texts[n] for n in rows], return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+        inputs = tok(
+            [texts[n] for n in rows], return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
+        )
         model.generation_config = config
         out = model.generate(**inputs.to(model.device))[:, inputs["input_ids"].shape[1] :].tolist()
         for n, ids in zip(rows, out):
@@ -114,7 +127,9 @@ def batched(model, tok, chats, size: int, sort: bool, stop: bool) -> list[tuple[
 
 def say(variant: Variant, model, tok, chats) -> list[tuple[str, int]]:
     if variant.ours:
-        return [(said["text"], said["tokens"]) for said in answers(model, tok, chats, NEW, variant.size, progress=False)]
+        return [
+            (said["text"], said["tokens"]) for said in answers(model, tok, chats, NEW, variant.size, progress=False)
+        ]
     if variant.size == 1:
         return looped(model, tok, chats)
     return batched(model, tok, chats, variant.size, variant.sort, variant.stop)
@@ -170,18 +185,27 @@ def measure(title: str, draw, tok, names: list[str], rounds: int, folder: str) -
         chats = draw(turn)
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             found[name].append(alone(run, name, tok, chats, folder))
-            print(f"  {title}, round {turn}: {name} {speed(found[name][-1]):.0f} tokens a second", file=sys.stderr, flush=True)
+            print(
+                f"  {title}, round {turn}: {name} {speed(found[name][-1]):.0f} tokens a second",
+                file=sys.stderr,
+                flush=True,
+            )
     base = names[0]
     same = {name: sum(equal(*pair) for pair in zip(found[base], found[name])) for name in names}
     asked = rounds * len(draw(0))
     print(f"\n{title}: {len(draw(0))} prompts a round, at most {NEW} tokens an answer, rounds: {rounds}\n")
-    print("| answers | tokens a round | merge, s | all, s | tokens a CPU second | this / the loop | answers equal to the loop's |")
+    print(
+        "| answers | tokens a round | merge, s | all, s | tokens a CPU second | this / the loop | answers equal to the "
+        "loop's |"
+    )
     print("|---|---|---|---|---|---|---|")
     for name in names:
         runs = found[name]
         ratio = statistics.median(speed(one) / speed(other) for one, other in zip(runs, found[base]))
         tokens = statistics.median(sum(count for _, count in one["said"]) for one in runs)
-        merge, seconds = (statistics.median(part) for part in ([r["merge"] for r in runs], [r["merge"] + r["seconds"] for r in runs]))
+        merge, seconds = (
+            statistics.median(part) for part in ([r["merge"] for r in runs], [r["merge"] + r["seconds"] for r in runs])
+        )
         cells = [f"{tokens:,.0f}", f"{merge:.2f}" if VARIANTS[name].merged else "", f"{seconds:.1f}"]
         cells += [f"{statistics.median(map(speed, runs)):.0f}", f"{ratio:.1f}x", f"{same[name]} of {asked}"]
         print(f"| {VARIANTS[name].title} | " + " | ".join(cells) + " |", flush=True)
@@ -203,7 +227,11 @@ def main() -> int:
     parser.add_argument("--prompts", type=int, default=64, help="prompts of a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--notes", type=int, default=1, help="0 leaves the built-in task out")
-    parser.add_argument("--variants", default=",".join(VARIANTS), help=f"of {', '.join(VARIANTS)}; the first is what others are compared with")
+    parser.add_argument(
+        "--variants",
+        default=",".join(VARIANTS),
+        help=f"of {', '.join(VARIANTS)}; the first is what others are compared with",
+    )
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers about itself
     logging.set_verbosity_error()
@@ -215,7 +243,9 @@ def main() -> int:
         alone(make_adapter, folder)
         if args.data:
             chats = read_chats(args.data)
-            right &= measure("chats of a file", lambda turn: asked(chats, args.prompts, turn), tok, names, args.rounds, folder)
+            right &= measure(
+                "chats of a file", lambda turn: asked(chats, args.prompts, turn), tok, names, args.rounds, folder
+            )
         if args.notes:
             drawn = {turn: asked(appointments(args.prompts, turn), args.prompts, turn) for turn in range(args.rounds)}
             right &= measure("notes of the built-in task", drawn.__getitem__, tok, names, args.rounds, folder)

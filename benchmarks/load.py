@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/load.py [ROUNDS] [FOLDER]        # 3 rounds of SmolLM2 by default
 
-Each load runs in a process of its own; the rounds are interleaved, and the file is in the page cache. `load_model` first
+Each load runs in a process of its own; the rounds are interleaved, and the file is in the page cache. `load_model`
+first
 looks at the file's header and rehearses the load, and sees to what bitsandbytes does with gradients. Memory is the peak
 while loading and what is held afterwards, without what the imports take: of all resident pages (RSS), and of those that
 belong to no file (RssAnon). The pages of the mapped file are in the first alone. Linux only.
@@ -51,7 +52,9 @@ print(json.dumps([*seconds, *((p - b) / 2**20 for p, b in zip([*peak, *after], b
 
 def measure(loader: str, folder: str, bits: int) -> list[float]:
     run = [sys.executable, "-c", LOAD.format(loader=LOADERS[loader]), folder, str(bits)]
-    done = subprocess.run(run, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)  # memory_watch is here
+    done = subprocess.run(
+        run, capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+    )  # memory_watch is here
     return json.loads(done.stdout.splitlines()[-1])
 
 

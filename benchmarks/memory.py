@@ -3,7 +3,8 @@
     python benchmarks/memory.py                       # the table below, every run in a process of its own
     python benchmarks/memory.py lora 4 256            # one line: method, rows of a micro-batch, tokens of a row
 
-The estimate is of TRL's own step: so `sft_trainer` trains with its levers off. What it takes with them is the last column.
+The estimate is of TRL's own step: so `sft_trainer` trains with its levers off. What it takes with them is the last
+column.
 
 Linux only: the peak is VmHWM of /proc/self/status, set back after the model was loaded.
 """
@@ -39,12 +40,24 @@ def train(model, tok, batch: int, length: int, levers: bool) -> None:
 
     ids = [[7 + (row + position) % 200 for position in range(length)] for row in range(4 * batch)]
     plain = patch("ft_notebooks.sft.trainer.speed_up", lambda model: contextlib.nullcontext())
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None), contextlib.nullcontext() if levers else plain:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.redirect_stdout(None),
+        contextlib.nullcontext() if levers else plain,
+    ):
         sft_trainer(
-            model, tok, Dataset.from_dict({"input_ids": ids, "labels": ids}), output_dir=folder, effective_batch=2 * batch,
-            per_device_train_batch_size=batch, padding_free=levers and batch > 1, max_steps=2, save_strategy="no", report_to="none",
+            model,
+            tok,
+            Dataset.from_dict({"input_ids": ids, "labels": ids}),
+            output_dir=folder,
+            effective_batch=2 * batch,
+            per_device_train_batch_size=batch,
+            padding_free=levers and batch > 1,
+            max_steps=2,
+            save_strategy="no",
+            report_to="none",
             disable_tqdm=True,
-        ).train()  # fmt: skip
+        ).train()
 
 
 def measure(method: str, batch: int, length: int, levers: bool) -> dict[str, int]:  # bytes
@@ -71,7 +84,9 @@ def measure(method: str, batch: int, length: int, levers: bool) -> dict[str, int
     return {**vars(guess), "estimate": guess.total, "loaded": loaded, "peak": held("VmHWM")[0] - before}
 
 
-def run(case: tuple[str, int, int], levers=False, python: str = sys.executable, env: dict | None = None) -> dict[str, int]:
+def run(
+    case: tuple[str, int, int], levers=False, python: str = sys.executable, env: dict | None = None
+) -> dict[str, int]:
     "`measure` in a process of its own."
     command = [python, __file__, "--measure", *map(str, case), str(int(levers))]
     done = subprocess.run(command, capture_output=True, text=True, env=env)

@@ -1,4 +1,5 @@
-"""What this process holds in memory, and the most that it held while something ran; used by the scripts beside. Linux only."""
+"""What this process holds in memory, and the most that it held while something ran; used by the scripts beside. Linux
+only."""
 
 import threading
 import time

@@ -1,10 +1,14 @@
-"""A step of QLoRA (`bits=4`) against a step of LoRA on a bfloat16 base, both through `sft_trainer`, in turns on one CPU.
+"""A step of QLoRA (`bits=4`) against a step of LoRA on a bfloat16 base, both through `sft_trainer`, in turns on one
+CPU.
 
     OMP_NUM_THREADS=1 python benchmarks/qlora_step.py [ROUNDS] [STEPS] [BATCH]        # 5 rounds of 4 steps of 4 rows
 
-The model is SmolLM2, the rows are of the built-in task, the adapter is `lora_config`'s. Both models stay loaded; a round
-is STEPS steps of one and then STEPS of the other, on the same rows. The first step of a run is left out. The time is CPU
-seconds of this process. Then one step of each is profiled, and QLoRA is trained twice, once with an evaluation after each
+The model is SmolLM2, the rows are of the built-in task, the adapter is `lora_config`'s. Both models stay loaded; a
+round
+is STEPS steps of one and then STEPS of the other, on the same rows. The first step of a run is left out. The time is
+CPU
+seconds of this process. Then one step of each is profiled, and QLoRA is trained twice, once with an evaluation after
+each
 step: the losses must be equal to the last bit. Last, what this costs where a CPU has `avx512_bf16`: 20 tokens generated
 by the model as `load_model` gives it, and with bitsandbytes' faster kernel, after which no gradient passes.
 """

@@ -2,7 +2,8 @@
 
     python benchmarks/read_chats.py [ROWS ...]        # 100000 1000000 by default; about 0.7 KB a row
 
-Each reading runs in a process of its own, with an empty cache. Memory is the peak while reading, without what the imports
+Each reading runs in a process of its own, with an empty cache. Memory is the peak while reading, without what the
+imports
 take: of all resident pages (RSS), and of those that belong to no file (RssAnon). The pages of a mapped file are in the
 first alone; the system may take them back at any time. Linux only.
 """
@@ -38,7 +39,12 @@ print(rows, wall, cpu, *[(p - b) / 2**20 for p, b in zip(peak, before)])
 
 
 def row(n):
-    return {"messages": [{"role": "user", "content": f"{n} " + "word " * 50}, {"role": "assistant", "content": "answer " * 55}]}
+    return {
+        "messages": [
+            {"role": "user", "content": f"{n} " + "word " * 50},
+            {"role": "assistant", "content": "answer " * 55},
+        ]
+    }
 
 
 def write(path, rows):
@@ -60,7 +66,10 @@ def write(path, rows):
 
 
 def main(sizes):
-    print(f"{'file':>8} {'rows':>9} {'MB':>6}   {'reader':12} {'seconds':>8} {'CPU s':>7} {'RSS MB':>8} {'RssAnon MB':>11}")
+    print(
+        f"{'file':>8} {'rows':>9} {'MB':>6}   {'reader':12} {'seconds':>8} {'CPU s':>7} {'RSS MB':>8} "
+        f"{'RssAnon MB':>11}"
+    )
     for rows in sizes:
         with tempfile.TemporaryDirectory() as tmp:
             for suffix in (".jsonl", ".json", ".csv", ".parquet"):
@@ -77,7 +86,10 @@ def main(sizes):
                     read, wall, cpu, rss, anon = map(float, run.stdout.split())
                     assert read == rows
                     size = path.stat().st_size / 1e6
-                    print(f"{suffix:>8} {rows:9,} {size:6.0f}   {name:12} {wall:8.1f} {cpu:7.1f} {rss:8.0f} {anon:11.0f}", flush=True)
+                    print(
+                        f"{suffix:>8} {rows:9,} {size:6.0f}   {name:12} {wall:8.1f} {cpu:7.1f} {rss:8.0f} {anon:11.0f}",
+                        flush=True,
+                    )
 
 
 if __name__ == "__main__":

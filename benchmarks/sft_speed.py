@@ -1,4 +1,5 @@
-"""`sft_trainer` beside what a user would run instead: tokens a second of LoRA on SmolLM2, memory, and the physical bound.
+"""`sft_trainer` beside what a user would run instead: tokens a second of LoRA on SmolLM2, memory, and the physical
+bound.
 
     python benchmarks/sft_speed.py                                   # the built-in task; about 15 minutes on two cores
     python benchmarks/sft_speed.py --data instruction-data.json      # any file that read_chats takes
@@ -6,13 +7,17 @@
     python benchmarks/sft_speed.py --random 0.5                      # random weights, 0.5 billion of them: for a GPU
 
 Each variant trains the same rows, 16 a step, an adapter of rank 16 on all linear layers, in turns in one process: every
-variant once is a round, a round has rows of its own, and each run begins with the base anew. A rate is real tokens, padding
-left out, from the end of a run's first optimizer step to the end of its last, by the clock and by the CPU seconds of the
+variant once is a round, a round has rows of its own, and each run begins with the base anew. A rate is real tokens,
+padding
+left out, from the end of a run's first optimizer step to the end of its last, by the clock and by the CPU seconds of
+the
 process; the median of the rounds and their range. Ratios are formed within a round. `sft_trainer` is also run with one
-lever off at a time, for its share. Then each variant, those aside, trains two steps in a process of its own, for its peak memory (VmHWM, imports and all; on a GPU what CUDA allocated) and the time from the
+lever off at a time, for its share. Then each variant, those aside, trains two steps in a process of its own, for its
+peak memory (VmHWM, imports and all; on a GPU what CUDA allocated) and the time from the
 start of the process to the end of the first step, with the files in the page cache.
 
-The bound is the FLOPs of a step, counted by formula, over the best rate at which this machine multiplies matrices of this
+The bound is the FLOPs of a step, counted by formula, over the best rate at which this machine multiplies matrices of
+this
 model's shapes, measured in each round. Printed is the table of README.md; `--out FOLDER` has the figures behind it as
 sft_speed.json, and the bars as sft_speed.png. What should be equal is checked, and the exit status is 1 if it is not.
 The CUDA paths have not been run on a GPU yet.
@@ -33,7 +38,11 @@ import time
 import traceback
 from pathlib import Path
 
-ROWS, RATE, NOISE = 16, 2e-4, 0.02  # rows of a step; learning rate; how far bfloat16 may move the loss of a step, in nats
+ROWS, RATE, NOISE = (
+    16,
+    2e-4,
+    0.02,
+)  # rows of a step; learning rate; how far bfloat16 may move the loss of a step, in nats
 NAMES = {
     "a": "guide's script, messages: trains all tokens",
     "a'": "guide's script, prompt and completion",
@@ -111,7 +120,9 @@ def lora(model):
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
-    config = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM", target_modules=LINEAR)
+    config = LoraConfig(
+        r=16, lora_alpha=32, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM", target_modules=LINEAR
+    )
     return get_peft_model(model, config)
 
 
@@ -137,13 +148,25 @@ def guide(rows: Path, folder: str, clock: Clock, out: str, pairs: bool = False) 
     cuda = torch.cuda.is_available()
     same = {"train_sampling_strategy": "sequential"} if pairs else {"warmup_steps": 0.05, "lr_scheduler_type": "cosine"}
     args = SFTConfig(
-        out, num_train_epochs=1, per_device_train_batch_size=2, gradient_accumulation_steps=ROWS // 2, learning_rate=RATE,
-        max_length=2048, bf16=cuda, use_cpu=not cuda, save_strategy="no", report_to="none", disable_tqdm=True, **same,
-    )  # fmt: skip
+        out,
+        num_train_epochs=1,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=ROWS // 2,
+        learning_rate=RATE,
+        max_length=2048,
+        bf16=cuda,
+        use_cpu=not cuda,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        **same,
+    )
     trainer = SFTTrainer(
-        model=lora(rounded(folder)), args=args, processing_class=AutoTokenizer.from_pretrained(folder),
+        model=lora(rounded(folder)),
+        args=args,
+        processing_class=AutoTokenizer.from_pretrained(folder),
         train_dataset=Dataset.from_list(read(rows, "pairs" if pairs else "messages")),
-    )  # fmt: skip
+    )
     if pairs:  # TRL trains the line break after the end token too: one label a row, taken out for the comparison
         encoded = read(rows, "encoded")
         assert [row["input_ids"] for row in trainer.train_dataset] == [row["input_ids"] for row in encoded]
@@ -152,17 +175,36 @@ def guide(rows: Path, folder: str, clock: Clock, out: str, pairs: bool = False) 
 
 
 def command(rows: Path, folder: str, clock: Clock, out: str, packing: bool = False) -> None:
-    "The script behind `trl sft` with its defaults; a step has 16 rows, or with packing about as many tokens in packs of 1024."
+    """The script behind `trl sft` with its defaults; a step has 16 rows, or with packing about as many tokens in packs
+    of 1024.
+    """
     import torch
     import trl
     from trl.scripts import sft
 
     words = [
-        "--model_name_or_path", folder, "--dataset_name", str(rows / "trl"), "--output_dir", out, "--use_peft",
-        "--lora_target_modules", "all-linear", "--learning_rate", str(RATE), "--num_train_epochs", "1",
-        "--save_strategy", "no",
-        "--report_to", "none", "--disable_tqdm", "true", "--use_cpu", str(not torch.cuda.is_available()),
-    ]  # fmt: skip
+        "--model_name_or_path",
+        folder,
+        "--dataset_name",
+        str(rows / "trl"),
+        "--output_dir",
+        out,
+        "--use_peft",
+        "--lora_target_modules",
+        "all-linear",
+        "--learning_rate",
+        str(RATE),
+        "--num_train_epochs",
+        "1",
+        "--save_strategy",
+        "no",
+        "--report_to",
+        "none",
+        "--disable_tqdm",
+        "true",
+        "--use_cpu",
+        str(not torch.cuda.is_available()),
+    ]
     if packing:
         packs = sum(len(row["input_ids"]) for row in read(rows, "encoded")[:ROWS]) / 1024
         words += ["--packing", "--per_device_train_batch_size", "1"]
@@ -207,7 +249,9 @@ def ours(rows: Path, folder: str, clock: Clock, out: str, off: str = "", bits: i
 
 
 def hand(rows: Path, folder: str, clock: Clock, out: str) -> None:
-    "No Trainer, no PEFT forward, the kernels of `ft_notebooks.training.cpu_kernels`: the rows of a step as one, without padding."
+    """No Trainer, no PEFT forward, the kernels of `ft_notebooks.training.cpu_kernels`: the rows of a step as one,
+    without padding.
+    """
     import torch
     from peft.tuners.lora import Linear
     from transformers import AttentionInterface, AutoModelForCausalLM
@@ -264,9 +308,15 @@ def variants() -> dict:
     off = {name: {"off": how} if isinstance(how, str) else how for name, how in OFF.items()}
     off = {f"ours {name}": partial(ours, **how) for name, how in off.items()}
     return {
-        "a": guide, "a'": partial(guide, pairs=True), "b": command, "b packed": partial(command, packing=True),
-        "c": hand, "ours": ours, **off, IN_ORDER: partial(ours, train_sampling_strategy="sequential"),
-    }  # fmt: skip
+        "a": guide,
+        "a'": partial(guide, pairs=True),
+        "b": command,
+        "b packed": partial(command, packing=True),
+        "c": hand,
+        "ours": ours,
+        **off,
+        IN_ORDER: partial(ours, train_sampling_strategy="sequential"),
+    }
 
 
 def run(name: str, rows: Path, folder: str) -> dict:
@@ -310,11 +360,15 @@ def write(rows, encoded, folder: Path) -> dict:
 def flops(size: dict, config, body: int, adapter: int) -> float:
     """Of training `size`, by formula, in FLOPs.
 
-    Body and adapter: 2 a weight and token forward, 2 for the activations' gradient, and 2 more for the adapter's own. Head:
-    2 forward and 2 backward a weight, where a label is. Attention: two products forward, four backward, half of each masked.
+    Body and adapter: 2 a weight and token forward, 2 for the activations' gradient, and 2 more for the adapter's own.
+    Head:
+    2 forward and 2 backward a weight, where a label is. Attention: two products forward, four backward, half of each
+    masked.
     """
     head = 4 * config.hidden_size * config.vocab_size * size["labels"]
-    width = config.num_attention_heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    width = config.num_attention_heads * (
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
     attention = 6 * config.num_hidden_layers * width * size["squares"]
     return (4 * body + 6 * adapter) * size["tokens"] + head + attention
 
@@ -356,10 +410,17 @@ def random_model(billions: float, folder: Path) -> str:
     tok = AutoTokenizer.from_pretrained(smollm2())
     layers, width = 24, max(128, round((billions * 1e9 / 24 / 12) ** 0.5 / 64) * 64)
     config = LlamaConfig(
-        vocab_size=len(tok), hidden_size=width, intermediate_size=width * 8 // 3 // 64 * 64, num_hidden_layers=layers,
-        num_attention_heads=width // 64, num_key_value_heads=width // 64, tie_word_embeddings=True,
-        pad_token_id=tok.pad_token_id, eos_token_id=tok.eos_token_id, bos_token_id=tok.bos_token_id,
-    )  # fmt: skip
+        vocab_size=len(tok),
+        hidden_size=width,
+        intermediate_size=width * 8 // 3 // 64 * 64,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        num_key_value_heads=width // 64,
+        tie_word_embeddings=True,
+        pad_token_id=tok.pad_token_id,
+        eos_token_id=tok.eos_token_id,
+        bos_token_id=tok.bos_token_id,
+    )
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
     tok.save_pretrained(folder)
@@ -400,9 +461,21 @@ def measure(options, names: list[str], folder: str, work: Path, save) -> dict:
     count, dtype = ROWS * options.steps, hardware().dtype
     rows = read_chats(options.data) if options.data else appointments(count * options.rounds)
     if len(rows) < count * options.rounds:
-        raise SystemExit(f"{options.rounds} rounds of {options.steps} steps need {count * options.rounds} rows, not {len(rows)}")
-    rows, tok, config = rows.shuffle(seed=options.seed), AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder)
-    found = {"machine": machine(), "dtype": str(dtype)[6:], "rounds": options.rounds, "steps": options.steps, "seed": options.seed}
+        raise SystemExit(
+            f"{options.rounds} rounds of {options.steps} steps need {count * options.rounds} rows, not {len(rows)}"
+        )
+    rows, tok, config = (
+        rows.shuffle(seed=options.seed),
+        AutoTokenizer.from_pretrained(folder),
+        AutoConfig.from_pretrained(folder),
+    )
+    found = {
+        "machine": machine(),
+        "dtype": str(dtype)[6:],
+        "rounds": options.rounds,
+        "steps": options.steps,
+        "seed": options.seed,
+    }
     found |= {"sizes": [], "products": [], "bound": [], "runs": {name: [] for name in names}, "own": {}, "failed": {}}
 
     def attempt(name, run, *given):
@@ -424,7 +497,9 @@ def measure(options, names: list[str], folder: str, work: Path, save) -> dict:
         size = write(part, encode_chats(tok, part)[0], work / str(number))
         rates = products(config, size, options.steps, dict.fromkeys([dtype, torch.float32]))
         each = flops(size, config, *weights(folder)) / size["tokens"]
-        best = {k: max(rate[k] for name, rate in rates.items() if name.endswith(found["dtype"])) for k in ("wall", "cpu")}
+        best = {
+            k: max(rate[k] for name, rate in rates.items() if name.endswith(found["dtype"])) for k in ("wall", "cpu")
+        }
         found["sizes"].append(size | {"flops_per_token": each})
         found["products"].append(rates)
         found["bound"].append({k: rate / each for k, rate in best.items()})
@@ -447,7 +522,9 @@ def weights(folder: str) -> tuple[int, int]:
 
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
-    linear = [m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and name.split(".")[-1] in LINEAR]
+    linear = [
+        m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and name.split(".")[-1] in LINEAR
+    ]
     return sum(m.weight.numel() for m in linear), sum(16 * sum(m.weight.shape) for m in linear)
 
 
@@ -462,7 +539,16 @@ def label(name: str) -> str:
 
 def table(found: dict) -> str:
     "The markdown of README.md."
-    head = "variant", "trained of 100 tokens", "tokens / s", "tokens / CPU s", "ours / it", "ours / it, CPU s", "of the bound", "CPU s"
+    head = (
+        "variant",
+        "trained of 100 tokens",
+        "tokens / s",
+        "tokens / CPU s",
+        "ours / it",
+        "ours / it, CPU s",
+        "of the bound",
+        "CPU s",
+    )
     lines = [f"| {' | '.join(head)} | peak MB | first step after s |", "|---" * 10 + "|"]
     for name, runs in found["runs"].items():
         done = [run for run in runs if run]
@@ -471,11 +557,17 @@ def table(found: dict) -> str:
         share = {k: [run[k] / bound[k] for run, bound in zip(runs, found["bound"]) if run] for k in ("wall", "cpu")}
         own = found["own"].get(name)
         cells = [
-            label(name), f"{100 * done[0]['labels'] / done[0]['tokens']:.0f}", spread([run["wall"] for run in done]),
-            spread([run["cpu"] for run in done]), spread(ratios(found, "ours", name, "wall"), ".2f"),
-            spread(ratios(found, "ours", name, "cpu"), ".2f"), spread(share["wall"], ".0%"), spread(share["cpu"], ".0%"),
-            f"{own['peak'] / 1e6:,.0f}" if own else "–", f"{own['first']:.1f}" if own else "–",
-        ]  # fmt: skip
+            label(name),
+            f"{100 * done[0]['labels'] / done[0]['tokens']:.0f}",
+            spread([run["wall"] for run in done]),
+            spread([run["cpu"] for run in done]),
+            spread(ratios(found, "ours", name, "wall"), ".2f"),
+            spread(ratios(found, "ours", name, "cpu"), ".2f"),
+            spread(share["wall"], ".0%"),
+            spread(share["cpu"], ".0%"),
+            f"{own['peak'] / 1e6:,.0f}" if own else "–",
+            f"{own['first']:.1f}" if own else "–",
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     wall, cpu = (spread([bound[kind] for bound in found["bound"]]) for kind in ("wall", "cpu"))
     lines.append(f"| bound: {found['dtype']} products alone | | {wall} | {cpu} | | | 100% | 100% | | |")
@@ -486,7 +578,9 @@ def product_table(found: dict) -> str:
     lines = ["| product | GFLOP / s | GFLOP / CPU s |", "|---|---|---|"]
     for place, name in enumerate(found["products"][0]):
         rates = [list(each.values())[place] for each in found["products"]]
-        lines.append(f"| {name} | " + " | ".join(spread([r[kind] / 1e9 for r in rates]) for kind in ("wall", "cpu")) + " |")
+        lines.append(
+            f"| {name} | " + " | ".join(spread([r[kind] / 1e9 for r in rates]) for kind in ("wall", "cpu")) + " |"
+        )
     return "\n".join(lines)
 
 
@@ -497,14 +591,19 @@ def checks(found: dict) -> list[tuple[str, bool]]:
         pairs = [(run, size) for run, size in zip(each, found["sizes"]) if run]
         out.append((f"{name}: tokens counted are those of the rows", all(r["tokens"] == s["tokens"] for r, s in pairs)))
         if name.startswith("ours") or name in ("a'", "c"):
-            out.append((f"{name}: labels counted are those of the rows", all(r["labels"] == s["labels"] for r, s in pairs)))
+            out.append(
+                (f"{name}: labels counted are those of the rows", all(r["labels"] == s["labels"] for r, s in pairs))
+            )
     for name in ("a'", "c"):
         pairs = [(a, b) for a, b in zip(runs.get(IN_ORDER, []), runs.get(name, [])) if a and b]
         if pairs:
             first = max(abs(a["losses"][0] - b["losses"][0]) for a, b in pairs)
             rest = [x - y for a, b in pairs for x, y in zip(a["losses"], b["losses"])]
             mean, error = statistics.mean(rest), statistics.stdev(rest) / len(rest) ** 0.5 if len(rest) > 1 else 0.0
-            text = f"ours - {name}, same rows in the same order: first step's loss differs by {first:.4f} at most; {len(rest)} steps' "
+            text = (
+                f"ours - {name}, same rows in the same order: first step's loss differs by {first:.4f} at most; "
+                f"{len(rest)} steps' "
+            )
             text += f"losses by {mean:+.5f} in the mean, standard error {error:.5f}, {max(map(abs, rest)):.4f} at most"
             whole = name == "c"  # in 16 bits; against float32 the steps after the first are reported and not judged
             out.append((text, first < NOISE and (not whole or max(map(abs, rest)) < 3 * NOISE)))
@@ -523,11 +622,18 @@ def draw(found: dict, path: Path) -> None:
     bound = statistics.median(each["wall"] for each in found["bound"])
     for place, (name, each) in enumerate(rates.items()):
         middle = statistics.median(each)
-        ax.barh(place, middle, color="#0072B2" if name.startswith("ours") else "#E69F00" if name == "c" else "#999999", height=0.7)
+        ax.barh(
+            place,
+            middle,
+            color="#0072B2" if name.startswith("ours") else "#E69F00" if name == "c" else "#999999",
+            height=0.7,
+        )
         ax.plot([min(each), max(each)], [place, place], color="black", lw=1.5)
         ax.text(max(each) + bound * 0.012, place, f"{middle:,.0f}", va="center", fontsize=8)
     ax.axvline(bound, color="#D55E00", ls="--", lw=1.2)
-    ax.text(bound * 0.985, len(rates) - 0.6, f"bound {bound:,.0f}", color="#D55E00", ha="right", va="bottom", fontsize=8)
+    ax.text(
+        bound * 0.985, len(rates) - 0.6, f"bound {bound:,.0f}", color="#D55E00", ha="right", va="bottom", fontsize=8
+    )
     ax.set(yticks=range(len(rates)), xlabel="real tokens a second (bar: median of the rounds, line: their range)")
     ax.set_yticklabels([label(name).replace("`", "") for name in rates], fontsize=8)
     ax.invert_yaxis()
@@ -549,13 +655,22 @@ def main(options) -> int:
         os.environ["HF_DATASETS_CACHE"] = f"{work}/datasets"
         from ft_notebooks.loading.example_models import smollm2
 
-        folder = random_model(options.random, Path(work, "model")) if options.random else str(options.model or smollm2())
+        folder = (
+            random_model(options.random, Path(work, "model")) if options.random else str(options.model or smollm2())
+        )
         found = measure(
-            options, chosen, folder, Path(work), lambda found: (out / "sft_speed.json").write_text(json.dumps(found, indent=1))
+            options,
+            chosen,
+            folder,
+            Path(work),
+            lambda found: (out / "sft_speed.json").write_text(json.dumps(found, indent=1)),
         )
     draw(found, out / "sft_speed.png")
     tokens, rows = (sum(size[key] for size in found["sizes"]) for key in ("tokens", "rows"))
-    print(f"{found['machine']}; load average {load:.1f} before; {options.rounds} round(s) of {options.steps} steps of {ROWS} rows,")
+    print(
+        f"{found['machine']}; load average {load:.1f} before; {options.rounds} round(s) of {options.steps} steps of "
+        f"{ROWS} rows,"
+    )
     print(f"{tokens / rows:.0f} tokens a row; {time.time() - began:.0f} s in all\n")
     print(table(found) + "\n\n" + product_table(found) + "\n")
     results = checks(found)
@@ -571,7 +686,9 @@ if __name__ == "__main__":
         raise SystemExit
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="a file that read_chats takes; the built-in task without it")
-    parser.add_argument("--steps", type=int, default=3, help="optimizer steps of 16 rows a run; the first is not counted")
+    parser.add_argument(
+        "--steps", type=int, default=3, help="optimizer steps of 16 rows a run; the first is not counted"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="all cores by default")
     parser.add_argument("--variants", help=f"some of them, with commas: {', '.join(list(variants())[:-1])}")

@@ -1,4 +1,5 @@
-"""The CPU seconds of `ft_notebooks.data.deduplication.split`, beside a plain loop over datasketch and a comparison of all pairs.
+"""The CPU seconds of `ft_notebooks.data.deduplication.split`, beside a plain loop over datasketch and a comparison of
+all pairs.
 
     OMP_NUM_THREADS=1 python benchmarks/split.py [rows ...]      # default: 1000 10000 50000
 

@@ -65,7 +65,9 @@ _lazy = {name: module for module, names in _modules.items() for name in names.sp
 __all__ = sorted(_lazy)
 
 
-def __getattr__(name):  # PEP 562: `from ft_notebooks import smollm2` imports ft_notebooks.loading.example_models only then
+def __getattr__(
+    name,
+):  # PEP 562: `from ft_notebooks import smollm2` imports ft_notebooks.loading.example_models only then
     if name in _lazy:
         from importlib import import_module
 

@@ -17,17 +17,20 @@ processors.without_vnni()
 
 # what compares floating-point numbers: by a function for it, or with a bound or an expected value written as one
 NUMBERS = re.compile(r"allclose|assert_close|isclose|approx\(|torch\.equal|[<>=]=? *-?\d*\.\d|[<>=]=? *-?\d+e-|losses")
-# what takes long for processes, files or a whole command, and compares no numbers that a shorter proof does not compare too
+# what takes long for processes, files or a whole command, and compares no numbers that a shorter proof does not compare
+# too
 LONG = re.compile(
-    "core/(cpu|proc)|memory_estimate|token_embeddings|data/(dedup|formats|readers|preference_report)|06_data|07_sft|09_dpo|10_multi|throughput|11_eval|"
-    "evaluation/(comp|html|lm_eval|report|score|statistics)|checkpointing/|training/(?!cpu_kernels|loss_spikes|preflight|test_)|cli/|"
-    "test_(cli|dedup|equality|finished|hosts|metrics_log|quantization_error|report|sharded_save|statistics|cpu_threads)|"
-    "killed|two_processes|resumed|goes_on|the_demos"
+    "core/(cpu|proc)|memory_estimate|token_embeddings|data/(dedup|formats|readers|preference_report)|06_data|07_sft|"
+    "09_dpo|10_multi|throughput|11_eval|evaluation/(comp|html|lm_eval|report|score|statistics)|checkpointing/|"
+    "training/(?!cpu_kernels|loss_spikes|preflight|test_)|cli/|test_(cli|dedup|equality|finished|hosts|metrics_log|"
+    "quantization_error|report|sharded_save|statistics|cpu_threads)|killed|two_processes|resumed|goes_on|the_demos"
 )
 
 
 def pytest_collection_modifyitems(items):
-    "`numbers` marks what compares numbers, which other processors round otherwise: `.ci/run` runs it as on several of them."
+    """`numbers` marks what compares numbers, which other processors round otherwise: `.ci/run` runs it as on several of
+    them.
+    """
     for item in items:
         notebook = item.callspec.params.get("nb") if item.originalname == "test_runs" else None
         if notebook:
@@ -49,11 +52,15 @@ def real_model() -> Path | None:  # the folder that `smollm2()` returns without 
 @pytest.fixture(autouse=True)
 def _skip_without_the_real_model(request):
     if request.node.get_closest_marker("smol") and not request.getfixturevalue("real_model"):
-        pytest.skip('needs the real model: python -c "from ft_notebooks.loading.example_models import smollm2; smollm2()"')
+        pytest.skip(
+            'needs the real model: python -c "from ft_notebooks.loading.example_models import smollm2; smollm2()"'
+        )
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _old_objects_are_no_garbage():
-    "A trainer begins with `gc.collect()`, which would look at half a million objects of the libraries: longer than it trains."
+    """A trainer begins with `gc.collect()`, which would look at half a million objects of the libraries: longer than it
+    trains.
+    """
     gc.collect()
     gc.freeze()

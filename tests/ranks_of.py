@@ -1,4 +1,6 @@
-"The processes of one run, forked from one that has imported everything: what a launcher starts, without seconds of imports."
+"""The processes of one run, forked from one that has imported everything: what a launcher starts, without seconds of
+imports.
+"""
 
 import ctypes
 import gc
@@ -73,7 +75,14 @@ def forked(function, folder, name):
 def place(rank, n, port, address="127.0.0.1"):
     "Give this process its place among `n`, as a launcher does."
     forget_processes()
-    found = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n, "MASTER_PORT": port, "MASTER_ADDR": address}
+    found = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": n,
+        "LOCAL_WORLD_SIZE": n,
+        "MASTER_PORT": port,
+        "MASTER_ADDR": address,
+    }
     os.environ.update({name: str(value) for name, value in found.items()})
 
 
@@ -103,7 +112,8 @@ def torchrun(argv, job):
         try:
             return job()
         except Exception:
-            traceback.print_exc()  # as a script does; the launcher shows the error of the process that ended first, and that may be another
+            # as a script does; the launcher shows the error of the process that ended first, and that may be another
+            traceback.print_exc()
             raise
 
     config, _, _ = config_from_args(parse_args(["--start-method", "fork", "--monitor-interval", "0.1", *argv, "job"]))

@@ -20,14 +20,18 @@ from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
 from ft_notebooks.tokenization.padding import IGNORE, pad_batch
 
-ROUNDED = 1e-4  # of a loss in float32: rounding moves a mean of 300 tokens by u·√300·6 = 6e-6, a row more or less by 1e-2
+ROUNDED = (
+    1e-4  # of a loss in float32: rounding moves a mean of 300 tokens by u·√300·6 = 6e-6, a row more or less by 1e-2
+)
 
 
 def only_rounded(far: torch.Tensor, most: float) -> bool:
     """Whether weights that are so `far` apart after the same steps of AdamW differ by rounding alone.
 
-    AdamW divides a gradient by its own size. Where rounding decides the sign of a gradient, the weight goes the other way:
-    one in a thousand may be off by all that the steps can do, `most` (twice the rate for each). The others keep to 1e-5.
+    AdamW divides a gradient by its own size. Where rounding decides the sign of a gradient, the weight goes the other
+    way:
+    one in a thousand may be off by all that the steps can do, `most` (twice the rate for each). The others keep to
+    1e-5.
     """
     return (far > 1e-5).float().mean().item() <= 1e-3 and far.max().item() <= most
 
@@ -67,7 +71,9 @@ def rows():
 def arguments(folder, **settings):
     fixed = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "eval_strategy": "steps", "eval_steps": 3}
     fields = fixed | {"max_steps": 9, "logging_steps": 1, "save_steps": 3, "learning_rate": 3e-3} | settings
-    return TrainingArguments(folder, per_device_train_batch_size=2, include_num_input_tokens_seen="non_padding", **fields)
+    return TrainingArguments(
+        folder, per_device_train_batch_size=2, include_num_input_tokens_seen="non_padding", **fields
+    )
 
 
 def trainer(folder, *callbacks, model=None, compute_metrics=None, **settings):
@@ -153,7 +159,12 @@ def on_notes():
 
 def sft(folder, model=None, rows=ROWS, *, kind, callbacks=(), **fields):
     "Sixteen rows of the built-in task, four a step: four steps are an epoch; `kind` is a subclass of `SFTTrainer`."
-    batch = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "save_strategy": "no", "logging_steps": 1}
+    batch = {
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "save_strategy": "no",
+        "logging_steps": 1,
+    }
     args = SFTConfig(str(folder), **(QUIET | batch | {"max_steps": 8, "learning_rate": 1e-2} | fields))
     return kind(model or on_notes(), args, train_dataset=rows, processing_class=TOK, callbacks=list(callbacks))
 

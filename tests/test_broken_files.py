@@ -15,17 +15,25 @@ from hypothesis import strategies as st
 from ft_notebooks.data.read import read_chats, read_preferences
 from ft_notebooks.data.readers import COLUMNS
 
-USER, ANSWER = {"role": "user", "content": "Hi é"}, {"role": "assistant", "content": "Yes, \"Ann\"\nBob"}
+USER, ANSWER = {"role": "user", "content": "Hi é"}, {"role": "assistant", "content": 'Yes, "Ann"\nBob'}
 CALL = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"a": -0.47}}}]}
 TEXTS = [
     {"instruction": "Add.", "input": "1 and 2", "output": "3"},
-    {"instruction": "Say \"a, b\"", "input": "", "output": "a,\nb"},
+    {"instruction": 'Say "a, b"', "input": "", "output": "a,\nb"},
     {"prompt": "Hi", "completion": "007", "id": "7"},
 ]
 CHATS = [
     *TEXTS,
     {"messages": [USER, ANSWER]},
-    {"messages": [{"role": "system", "content": "S"}, USER, CALL, {"role": "tool", "name": "f", "content": ""}, ANSWER]},
+    {
+        "messages": [
+            {"role": "system", "content": "S"},
+            USER,
+            CALL,
+            {"role": "tool", "name": "f", "content": ""},
+            ANSWER,
+        ]
+    },
     {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes"}], "tools": [{"name": "f"}]},
     {"prompt": [USER], "completion": [ANSWER]},
     {"instruction": "Add.", "output": "3", "history": [["Hi", "Yes"]], "system": "S"},
@@ -40,9 +48,58 @@ PAIRS = [
     {"prompt": [USER], "chosen": [CALL], "rejected": [ANSWER]},
     {"conversations": [{"from": "human", "value": "Hi"}], "chosen": {"from": "gpt", "value": "Y"}, "rejected": ANSWER},
 ]
-ODD = [None, "", " ", 7, -0.47, True, math.nan, 2**64, 10**30, [], {}, [[]], "\ud83d", "NA", "a\0b", "\ufeff", "user", {"role": "user"}, [1] * 60]
-BYTES = [b"", b"\0", b"\n", b"\r\n", b"\r", b'"', b"'", b",", b";", b"{", b"}", b"[", b"]", b":", b"\\", b"\\ud800", b"\xe9", b"\xef\xbb\xbf",
-         b"\xe2\x80\xa8", b"NaN", b"null", b"-0.47", b"9" * 5000, b"[" * 3000, b'{"a":' * 3000, b'"role":"user",', b"//", b"1e999", b" "]  # fmt: skip
+ODD = [
+    None,
+    "",
+    " ",
+    7,
+    -0.47,
+    True,
+    math.nan,
+    2**64,
+    10**30,
+    [],
+    {},
+    [[]],
+    "\ud83d",
+    "NA",
+    "a\0b",
+    "\ufeff",
+    "user",
+    {"role": "user"},
+    [1] * 60,
+]
+BYTES = [
+    b"",
+    b"\0",
+    b"\n",
+    b"\r\n",
+    b"\r",
+    b'"',
+    b"'",
+    b",",
+    b";",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b":",
+    b"\\",
+    b"\\ud800",
+    b"\xe9",
+    b"\xef\xbb\xbf",
+    b"\xe2\x80\xa8",
+    b"NaN",
+    b"null",
+    b"-0.47",
+    b"9" * 5000,
+    b"[" * 3000,
+    b'{"a":' * 3000,
+    b'"role":"user",',
+    b"//",
+    b"1e999",
+    b" ",
+]
 
 
 def replaced(value, where, odd):
@@ -130,7 +187,9 @@ def slow_rows(raw, kind):
     try:
         if kind == "parquet":
             file = pq.ParquetFile(io.BytesIO(raw))  # a column that says nothing may be broken
-            return holes_out(file.read(columns=[name for name in file.schema_arrow.names if name in COLUMNS]).to_pylist())
+            return holes_out(
+                file.read(columns=[name for name in file.schema_arrow.names if name in COLUMNS]).to_pylist()
+            )
         text = raw.decode("utf-8-sig")
         if kind == "csv":
             found = list(csv.DictReader(io.StringIO(text.lstrip("\r\n"), newline="")))
@@ -153,7 +212,9 @@ def listed(value):
 
 
 def is_listed(text):
-    return ('"role":' in text or '"from":' in text) and any(f'"{key}":' in text for key in ("content", "value", "tool_calls"))
+    return ('"role":' in text or '"from":' in text) and any(
+        f'"{key}":' in text for key in ("content", "value", "tool_calls")
+    )
 
 
 def slow_turns(value, role):
@@ -173,7 +234,11 @@ def slow_turns(value, role):
 def slow_asked(row):
     if row.get("instruction") is None:
         return slow_turns(row["prompt"] if row.get("prompt") is not None else row["conversations"], "user")
-    past = [slow_turns(text, role) for pair in listed(row.get("history")) or [] for text, role in zip(pair, ("user", "assistant"))]
+    past = [
+        slow_turns(text, role)
+        for pair in listed(row.get("history")) or []
+        for text, role in zip(pair, ("user", "assistant"))
+    ]
     extra = row.get("input") or ""
     question = row["instruction"] + ("\n\n" + extra if extra.strip() else "")
     return [m for turns in past for m in turns] + slow_turns(question, "user")
@@ -216,13 +281,14 @@ def spelled(rows):
     return [json.dumps({k: v for k, v in row.items() if v is not None}, sort_keys=True) for row in rows]
 
 
-
 @pytest.mark.parametrize("kind", ["json", "jsonl", "csv", "parquet"])
 def test_a_broken_file_is_refused_by_us_or_read_as_it_stands(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
     outcomes = Counter()
 
-    @settings(max_examples=EXAMPLES, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=EXAMPLES, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
     @given(files(kind))
     def check(case):
         chats, before, raw = case
@@ -231,8 +297,14 @@ def test_a_broken_file_is_refused_by_us_or_read_as_it_stands(tmp_path, monkeypat
         try:
             found = list((read_chats if chats else read_preferences)(f"a.{kind}"))
         except ValueError as e:
-            assert type(e) is ValueError and all(line.startswith(f"a.{kind}") for line in str(e).split("\n") if " in all" not in line)
-            whole = isinstance(rows, list) and spelled(map(dict, rows)) == spelled(before) if kind != "csv" and are_dicts(rows) else False
+            assert type(e) is ValueError and all(
+                line.startswith(f"a.{kind}") for line in str(e).split("\n") if " in all" not in line
+            )
+            whole = (
+                isinstance(rows, list) and spelled(map(dict, rows)) == spelled(before)
+                if kind != "csv" and are_dicts(rows)
+                else False
+            )
             assert not whole, "a whole file was refused"
             outcomes["refused"] += 1
             return

@@ -70,17 +70,26 @@ def test_a_run_says_what_a_pair_is_and_how_the_held_out_pairs_are_ranked(trained
     rows = encode_pairs(tiny_tokenizer(), read_preferences(run.parent / "pairs.jsonl").select(range(18, 24)))[0]
     now, then = (pair_logps(model, rows).double() for model in (load_adapter(run, 32), tiny_model()))
     gained = ((now - then)[:, 0] > (now - then)[:, 1]).sum().item()
-    assert metrics["reward_accuracy"]["value"] == gained / 6 and metrics["ranked"]["n"] == metrics["ranked_before"]["n"] == 6
+    assert (
+        metrics["reward_accuracy"]["value"] == gained / 6
+        and metrics["ranked"]["n"] == metrics["ranked_before"]["n"] == 6
+    )
     assert "(n = 6)" in said and "logps" not in metrics and "perplexity" not in metrics
 
 
 def test_a_run_leaves_an_adapter_without_the_copy_that_was_its_reference_and_two_figures(trained):
     run = trained[0]
-    assert not (run / "ref").exists() and all(".ref." not in name for name in load_file(run / "adapter_model.safetensors"))
-    assert {"loss.png", "collapse.png", "run.json", "manifest.json", "tokenizer.json"} <= {p.name for p in run.iterdir()}
+    assert not (run / "ref").exists() and all(
+        ".ref." not in name for name in load_file(run / "adapter_model.safetensors")
+    )
+    assert {"loss.png", "collapse.png", "run.json", "manifest.json", "tokenizer.json"} <= {
+        p.name for p in run.iterdir()
+    }
     assert (run / "checkpoint-4/trainer_state.json").is_file()
     known = json.loads((run / "run.json").read_text())
-    assert known["command"] == "dpo" and known["dpo.max_steps"] == 4 and not any(key.startswith("sft.") for key in known)
+    assert (
+        known["command"] == "dpo" and known["dpo.max_steps"] == 4 and not any(key.startswith("sft.") for key in known)
+    )
 
 
 def test_the_pairs_kept_aside_are_evaluated_by_their_chosen_answers(trained, here, capsys):
@@ -95,8 +104,26 @@ def test_the_pairs_kept_aside_are_evaluated_by_their_chosen_answers(trained, her
 
 
 def test_dpo_goes_on_with_the_adapter_of_a_run_and_eval_shows_all_three(here, capsys):
-    main(["sft", "notes.jsonl", "--output", "sft", *(x for s in ("model.name=tiny", "model.bits=32", "sft.bf16=false", "sft.max_steps=1",
-          "sft.effective_batch=4", "lora.r=4") for x in ("--set", s))])  # fmt: skip
+    main(
+        [
+            "sft",
+            "notes.jsonl",
+            "--output",
+            "sft",
+            *(
+                x
+                for s in (
+                    "model.name=tiny",
+                    "model.bits=32",
+                    "sft.bf16=false",
+                    "sft.max_steps=1",
+                    "sft.effective_batch=4",
+                    "lora.r=4",
+                )
+                for x in ("--set", s)
+            ),
+        ]
+    )
     dpo("after", "dpo.max_steps=2", "data.eval=last:6", model="sft")
     before, after = (load_file(Path(run, "adapter_model.safetensors")) for run in ("sft", "after"))
     assert before.keys() == after.keys() and any((before[name] != after[name]).any() for name in before)
@@ -119,7 +146,11 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_weights(here, monkeypatch, ca
                 raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as e:
-        patch.setattr(ft_notebooks.dpo.trainer, "dpo_trainer", lambda *a, callbacks, **k: make(*a, callbacks=[*callbacks, Impatient()], **k))
+        patch.setattr(
+            ft_notebooks.dpo.trainer,
+            "dpo_trainer",
+            lambda *a, callbacks, **k: make(*a, callbacks=[*callbacks, Impatient()], **k),
+        )
         dpo("parts", *settings)
     assert e.value.code == 130 and "goes on from step 2" in capsys.readouterr().err
     dpo("parts", *settings)
@@ -136,11 +167,15 @@ def test_equal_and_long_pairs_are_refused_until_they_are_allowed_by_name(here, c
     Path("odd.jsonl").write_text("\n".join(map(json.dumps, rows)))
     said = refused(capsys, "odd", data="odd.jsonl")
     assert "1 of 25 pairs have two equal answers, such as the rows [24]" in said and "allow_equal=0.04" in said
-    assert "do not fit into max_length=150" in refused(capsys, "odd", "data.allow_equal=0.04", "dpo.max_length=150", data="odd.jsonl")
+    assert "do not fit into max_length=150" in refused(
+        capsys, "odd", "data.allow_equal=0.04", "dpo.max_length=150", data="odd.jsonl"
+    )
     dpo("odd", "data.allow_equal=0.04", "dpo.max_steps=1", data="odd.jsonl")
     assert "equal: 1" in capsys.readouterr().out
     assert json.loads(Path("odd/run.json").read_text())["data.allow_equal"] == 0.04
-    assert "data.allow_equal was 0.04" in refused(capsys, "odd", "data.allow_equal=0.5", "dpo.max_steps=1", data="odd.jsonl")
+    assert "data.allow_equal was 0.04" in refused(
+        capsys, "odd", "data.allow_equal=0.5", "dpo.max_steps=1", data="odd.jsonl"
+    )
 
 
 @pytest.mark.parametrize(

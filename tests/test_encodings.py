@@ -15,7 +15,12 @@ from ft_notebooks.cli.commands import main
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
-ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "OMP_NUM_THREADS": "1"}  # the locale of a cron job or container
+ASCII = {
+    "LC_ALL": "C",
+    "PYTHONUTF8": "0",
+    "PYTHONCOERCECLOCALE": "0",
+    "OMP_NUM_THREADS": "1",
+}  # the locale of a cron job or container
 ANSWER = "naïve – 漢字 ✓"
 
 COMMANDS = """
@@ -26,7 +31,8 @@ from ft_notebooks.cli.commands import main
 quick = [x for s in {settings} for x in ("--set", s)]
 assert sys.stdout.encoding != "utf-8"
 for name, argv in {{
-    "sft": ["sft", os.fsdecode("chats-é.jsonl".encode()), *quick, "--set", "sft.max_steps=1", "--set", "sft.effective_batch=4"],
+    "sft": ["sft", os.fsdecode("chats-é.jsonl".encode()), *quick]
+    + ["--set", "sft.max_steps=1", "--set", "sft.effective_batch=4"],
     "eval": ["eval", "runs/sft", "--set", "evaluation.max_new_tokens=3"],
     "dpo": ["dpo", "pairs.jsonl", *quick, "--set", "dpo.max_steps=1", "--set", "dpo.effective_batch=4"],
     "chat": ["chat", "runs/sft", "--set", "evaluation.max_new_tokens=3"],
@@ -51,12 +57,15 @@ def ran(tmp_path_factory):
     answers = [{"role": "assistant", "content": f"{ANSWER} {i * i * 37}"} for i in range(24)]
     users = [{**asked, "content": f"{asked['content']} {'abcdefghijklmnopqrstuvwxyz'[i] * 9}"} for i in range(24)]
     chats = [{"messages": [system, user, answer]} for user, answer in zip(users, answers)]
-    pairs = [{"prompt": [system, user], "chosen": [a], "rejected": [{**a, "content": "–"}]} for user, a in zip(users, answers)]
+    pairs = [
+        {"prompt": [system, user], "chosen": [a], "rejected": [{**a, "content": "–"}]}
+        for user, a in zip(users, answers)
+    ]
     for name, rows in {"chats-é": chats, "pairs": pairs}.items():
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
     settings = ["model.name=tiny", "model.bits=32", "data.eval=last:4", "sft.bf16=false", "dpo.bf16=false"]
-    script = (folder / "script.py")
+    script = folder / "script.py"
     script.write_text(COMMANDS.format(settings=settings), encoding="utf-8")
     typed = "déjà vu ?\n".encode() + b"\xff\xfe\n"  # the second is no text in any encoding
     done = run([sys.executable, script.name], folder, input=typed, timeout=500)
@@ -86,7 +95,9 @@ def test_what_is_typed_is_read_as_utf_8(ran):
 
 def test_the_files_are_utf_8(ran):
     _, folder = ran
-    checked = [p for p in (folder / "runs").rglob("*") if p.suffix in (".json", ".jsonl", ".md", ".html", ".jinja", ".ini")]
+    checked = [
+        p for p in (folder / "runs").rglob("*") if p.suffix in (".json", ".jsonl", ".md", ".html", ".jinja", ".ini")
+    ]
     texts = {p: p.read_text(encoding="utf-8") for p in checked}
     assert len(checked) > 20
     for kind in ("md", "html"):
@@ -120,7 +131,9 @@ def streams():
 
 
 @pytest.mark.parametrize("name, stream, raw", streams())
-def test_any_stream_takes_what_is_said_and_an_error_handler_that_was_chosen_stays(name, stream, raw, tmp_path, monkeypatch):
+def test_any_stream_takes_what_is_said_and_an_error_handler_that_was_chosen_stays(
+    name, stream, raw, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setattr(sys, "stderr", stream)

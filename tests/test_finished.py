@@ -20,9 +20,21 @@ from ft_notebooks.sft.trainer import sft_trainer
 
 NAMES = ["Ann", "Bob", "Cid", "Dora", "Eve", "Finn", "Gus", "Hal"]
 PAIRS = [{"prompt": f"I am {name}", "chosen": f"hello {name}", "rejected": f"go away {name}"} for name in NAMES]
-FIXED = {"bf16": False, "report_to": "none", "disable_tqdm": True, "effective_batch": 4, "lr_scheduler_type": "constant"}
+FIXED = {
+    "bf16": False,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "effective_batch": 4,
+    "lr_scheduler_type": "constant",
+}
 FIXED |= {"learning_rate": 1e-3, "save_steps": 2}
-BEST = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "metric_for_best_model": "loss", "greater_is_better": True}
+BEST = {
+    "eval_strategy": "steps",
+    "eval_steps": 1,
+    "save_steps": 1,
+    "metric_for_best_model": "loss",
+    "greater_is_better": True,
+}
 
 
 class Mine(ResumableTrainer, SFTTrainer):
@@ -54,7 +66,15 @@ def supervised(folder, model=on_notes, callbacks=(), **fields):
 def preferences(folder, model=on_notes, callbacks=(), **fields):
     with contextlib.redirect_stdout(io.StringIO()):
         rows = encode_pairs(TOK, PAIRS)[0]
-        return dpo_trainer(model(), TOK, rows, rows.select(range(2)), output_dir=str(folder), callbacks=list(callbacks), **{**FIXED, **fields})
+        return dpo_trainer(
+            model(),
+            TOK,
+            rows,
+            rows.select(range(2)),
+            output_dir=str(folder),
+            callbacks=list(callbacks),
+            **{**FIXED, **fields},
+        )
 
 
 def held(trainer):
@@ -80,7 +100,9 @@ def twice(make, run, **fields):
     assert files(run) == before
     step = first.state.global_step
     assert seen.events == [("begin", step), ("end", step)]
-    assert output.global_step == again.state.global_step == step and output.metrics["train_loss"] == output.training_loss
+    assert (
+        output.global_step == again.state.global_step == step and output.metrics["train_loss"] == output.training_loss
+    )
     return first, again, output
 
 
@@ -100,10 +122,14 @@ def test_a_finished_run_that_is_started_again_changes_nothing(make, model, tmp_p
 
 @pytest.mark.parametrize(
     "fields",
-    [{"num_train_epochs": 1}, {"num_train_epochs": 1.5}, {"num_train_epochs": 1, "save_strategy": "epoch", "logging_strategy": "epoch"},
-     {"max_steps": 3, "eval_strategy": "steps", "eval_steps": 2, "eval_on_start": True},
-     {"num_train_epochs": 1, "logging_strategy": "epoch"}],
-)  # fmt: skip
+    [
+        {"num_train_epochs": 1},
+        {"num_train_epochs": 1.5},
+        {"num_train_epochs": 1, "save_strategy": "epoch", "logging_strategy": "epoch"},
+        {"max_steps": 3, "eval_strategy": "steps", "eval_steps": 2, "eval_on_start": True},
+        {"num_train_epochs": 1, "logging_strategy": "epoch"},
+    ],
+)
 def test_a_run_is_finished_by_its_epochs_too_and_whenever_it_logs_and_evaluates(fields, tmp_path):
     first, again, _ = twice(supervised, tmp_path, **fields)
     assert alike(held(again), held(first)) and again.args.eval_on_start == bool(fields.get("eval_on_start"))
@@ -116,7 +142,9 @@ def test_a_finished_run_holds_its_best_weights_again(tmp_path):
 
 def early(folder, patience=2, **fields):
     stops = EarlyStoppingCallback(early_stopping_patience=patience)
-    return supervised(folder, callbacks=[stops], max_steps=9, restore_callback_states_from_checkpoint=True, **{**BEST, **fields})
+    return supervised(
+        folder, callbacks=[stops], max_steps=9, restore_callback_states_from_checkpoint=True, **{**BEST, **fields}
+    )
 
 
 @pytest.mark.parametrize("best", [False, True])
@@ -162,7 +190,13 @@ def test_fewer_steps_than_are_trained_already_take_none(tmp_path):
 
 
 def test_a_stream_of_rows_ends_too(tmp_path):
-    given = {"kind": Mine, "save_strategy": "steps", "save_steps": 2, "max_steps": 3, "dataset_kwargs": {"skip_prepare_dataset": True}}
+    given = {
+        "kind": Mine,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "max_steps": 3,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+    }
     with contextlib.redirect_stdout(io.StringIO()):
         (first := sft(tmp_path, rows=ROWS.to_iterable_dataset(), **given)).train()
         before = files(tmp_path)
@@ -196,7 +230,9 @@ def test_the_end_of_a_run_that_was_killed_after_its_last_checkpoint_is_made_up_f
         (whole := supervised(tmp_path / "whole", callbacks=[listens()], max_steps=3)).train()
         with pytest.raises(KeyboardInterrupt):
             supervised(tmp_path / "killed", callbacks=[listens(), Dies()], max_steps=3).train()
-        (again := supervised(tmp_path / "killed", callbacks=[listens()], max_steps=3)).train(last_good_checkpoint(tmp_path / "killed"))
+        (again := supervised(tmp_path / "killed", callbacks=[listens()], max_steps=3)).train(
+            last_good_checkpoint(tmp_path / "killed")
+        )
     texts = [(tmp_path / name / "samples.jsonl").read_text(encoding="utf-8") for name in ("whole", "killed")]
     assert alike(held(again), held(whole)) and texts[0] == texts[1]
     assert {json.loads(line)["step"] for line in texts[0].splitlines()} == {0, 3}

@@ -34,7 +34,9 @@ STATIC = ["--master-addr", "10.77.0.1", "--master-port", "29500"]
 
 
 def tool(*argv, check=True):
-    return subprocess.run([TOOL, *map(str, argv)], env={**os.environ, "HOSTS": SET}, check=check, capture_output=True, text=True)
+    return subprocess.run(
+        [TOOL, *map(str, argv)], env={**os.environ, "HOSTS": SET}, check=check, capture_output=True, text=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,14 @@ def test_hosts_have_names_reach_each_other_and_are_removed_whatever_happens(host
     left, mine = f"left{ended_before.pid}", f"all{os.getpid()}"
     assert elsewhere(left, "up", "2").returncode == 0 and f"{left}.host1" in spaces()
     found = elsewhere(mine, "all", "2", "sh", "-c", "hostname; getent hosts host$((1 - HOST)); exit $HOST")
-    assert found.returncode == 1 and sorted(found.stdout.split()) == ["10.77.0.1", "10.77.0.2", "host0", "host0", "host1", "host1"]
+    assert found.returncode == 1 and sorted(found.stdout.split()) == [
+        "10.77.0.1",
+        "10.77.0.2",
+        "host0",
+        "host0",
+        "host1",
+        "host1",
+    ]
     assert not {space for space in spaces() if space.startswith((left, mine))} and f"{hosts}.host1" in spaces()
     assert not list(Path("/etc/netns").glob(f"{mine}*"))
 
@@ -118,7 +127,9 @@ def until(*files):
 
 
 def cut(pids):
-    for i in range(2):  # how often the kernel sends again what nobody confirms; its default of 15 is a quarter of an hour
+    for i in range(
+        2
+    ):  # how often the kernel sends again what nobody confirms; its default of 15 is a quarter of an hour
         tool("run", i, "sysctl", "-qw", "net.ipv4.tcp_retries2=3")
     tool("cut", 1)
 
@@ -129,9 +140,14 @@ def killed(pids):
 
 @pytest.mark.parametrize(
     ("run", "action", "codes", "said"),
-    [("cut", cut, [1, 1], "Connection timed out|No route to host"), ("killed", killed, [1, -9], "Connection .* by peer")],
+    [
+        ("cut", cut, [1, 1], "Connection timed out|No route to host"),
+        ("killed", killed, [1, -9], "Connection .* by peer"),
+    ],
 )
-def test_a_host_that_is_cut_off_or_killed_ends_the_run_everywhere_and_it_goes_on(hosts, here, alone, run, action, codes, said):
+def test_a_host_that_is_cut_off_or_killed_ends_the_run_everywhere_and_it_goes_on(
+    hosts, here, alone, run, action, codes, said
+):
     pids = on_hosts(2, run, job=with_callback(ft_sft, Waits()))
     until(*(f"{run}-there-{i}" for i in range(2)))
     action(pids)
@@ -144,8 +160,12 @@ def test_a_host_that_is_cut_off_or_killed_ends_the_run_everywhere_and_it_goes_on
     assert f"goes on from {run}/checkpoint-2" in log(run)[f"{run}-0.log"] and same(learned(run), alone)
 
 
-@pytest.mark.parametrize(("unlike", "said"), [("data", "data.trained"), ("settings", "learning_rate"), ("versions", "transformers")])
-def test_hosts_that_would_not_train_the_same_are_refused_on_all_of_them_with_one_message(hosts, here, alone, unlike, said):
+@pytest.mark.parametrize(
+    ("unlike", "said"), [("data", "data.trained"), ("settings", "learning_rate"), ("versions", "transformers")]
+)
+def test_hosts_that_would_not_train_the_same_are_refused_on_all_of_them_with_one_message(
+    hosts, here, alone, unlike, said
+):
     run = f"unlike-{unlike}"
 
     def job(run):

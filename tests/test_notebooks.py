@@ -1,4 +1,5 @@
-"""Every notebook runs: `nbdev_test` on each of the selected ones, up to two at a time, reported as one pytest test each.
+"""Every notebook runs: `nbdev_test` on each of the selected ones, up to two at a time, reported as one pytest test
+each.
 
 `pytest -k tokenizer` runs that notebook only. NB_FLAGS="smol gpu" says which flagged cells run; without it the
 cells flagged `smol` run where the real model is in the cache.
@@ -12,11 +13,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NBS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not any(part[0] in "_." for part in p.relative_to(ROOT).parts))
+NBS = sorted(
+    p for p in (ROOT / "nbs").rglob("*.ipynb") if not any(part[0] in "_." for part in p.relative_to(ROOT).parts)
+)
 RUN_EACH = """
 import gc, os, psutil, sys
 flags, folder, *notebooks = sys.argv[1:]
-if sys.platform == "linux" and not os.path.exists("/dev/nvidiactl"):  # elsewhere, or with an open GPU, it cannot be forked
+# elsewhere, or with an open GPU, it cannot be forked
+if sys.platform == "linux" and not os.path.exists("/dev/nvidiactl"):
     import IPython, datasets, execnb.shell, matplotlib.pyplot, pydantic
     import ft_notebooks.cli.commands, ft_notebooks.dpo.trainer, ft_notebooks.evaluation.runner, ft_notebooks.sft.trainer
     from ft_notebooks import estimate_memory, tiny_model
@@ -35,7 +39,7 @@ def run(notebook, log):
 
 running, waiting = {}, list(enumerate(notebooks))
 while waiting or running:
-    # a second one beside the first while a core is idle: where pytest's other process runs the other tests, three would be slower
+    # a second one beside the first while a core is idle: beside pytest's other process, three would be slower
     while waiting and (not running or (len(running) < 2 and psutil.cpu_percent(1) < 75)):
         number, notebook = waiting.pop(0)
         if pid := os.fork():
@@ -57,7 +61,9 @@ def results(request, real_model, tmp_path_factory):
     flags = os.environ.get("NB_FLAGS", "smol" if real_model else "")
     env = {"IPYTHONDIR": str(tmp_path_factory.mktemp("ipython")), "TOKENIZERS_PARALLELISM": "false", **os.environ}
     folder = tmp_path_factory.mktemp("notebooks")
-    run = subprocess.run([sys.executable, "-c", RUN_EACH, flags, folder, *chosen], cwd=ROOT, env=env, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", RUN_EACH, flags, folder, *chosen], cwd=ROOT, env=env, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr
     codes = [(folder / f"{number}.code").read_text() for number in range(len(chosen))]
     return {nb: (codes[i], (folder / f"{i}.log").read_text(errors="replace")) for i, nb in enumerate(chosen)}

@@ -46,7 +46,11 @@ def cells(nb, kind=None):
 
 def module(nb):  # what nbs/package/PACKAGE/MODULE.ipynb has to export, and what a stage does export
     first = [c for c in cells(nb) if "colab" not in c["source"]][0]["source"]
-    return ".".join(nb.relative_to(PACKAGE).with_suffix("").parts) if nb in INSIDE else first.removeprefix("#| default_exp ")
+    return (
+        ".".join(nb.relative_to(PACKAGE).with_suffix("").parts)
+        if nb in INSIDE
+        else first.removeprefix("#| default_exp ")
+    )
 
 
 def flags(source):
@@ -115,7 +119,9 @@ def test_the_notebooks_are_clean(copy):
 
 def test_there_are_notebooks_modules_and_faces():
     assert len(BOOKS) > 60 and len(MODULES) > 60 and FACES
-    assert {module(nb) for nb in INSIDE} <= {".".join(p.relative_to(ROOT / "ft_notebooks").with_suffix("").parts) for p in MODULES}
+    assert {module(nb) for nb in INSIDE} <= {
+        ".".join(p.relative_to(ROOT / "ft_notebooks").with_suffix("").parts) for p in MODULES
+    }
 
 
 def test_a_module_is_made_by_one_notebook():
@@ -125,7 +131,9 @@ def test_a_module_is_made_by_one_notebook():
 
 
 def test_the_layers_of_the_packages_hold():
-    run = subprocess.run([BIN / "lint-imports"], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    run = subprocess.run(
+        [BIN / "lint-imports"], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr
 
 
@@ -140,7 +148,9 @@ def test_a_module_imports_neither_the_root_nor_a_package_s_face(file):
             address = [*inside, *(node.module or "").split(".")] if node.module else list(inside)
             if address[0] == "ft_notebooks":
                 target = ROOT.joinpath(*address)
-                assert target.with_suffix(".py").exists(), f"{file.name}:{node.lineno} imports from {'.'.join(address)}: name the module"
+                assert target.with_suffix(".py").exists(), (
+                    f"{file.name}:{node.lineno} imports from {'.'.join(address)}: name the module"
+                )
 
 
 @pytest.mark.parametrize("face", FACES, ids=lambda p: p.parent.name)
@@ -209,7 +219,9 @@ def noise(output):
     if output["output_type"] == "error" or output.get("name") == "stderr":
         return [output["output_type"] + " " + output.get("name", output.get("ename", ""))]
     data = {k: v for k, v in output.get("data", {}).items() if not k.startswith("image/png")}
-    shown = "\n".join("".join(v) if isinstance(v, list) else str(v) for v in (output.get("text", ""), *data, *data.values()))
+    shown = "\n".join(
+        "".join(v) if isinstance(v, list) else str(v) for v in (output.get("text", ""), *data, *data.values())
+    )
     return [f"{what}: {found[0]}" for what, pattern in NOISE.items() if (found := re.search(pattern, shown))]
 
 
@@ -222,7 +234,15 @@ def test_saved_outputs_hold_nothing_that_changes_from_run_to_run(nb):
 
 @pytest.mark.parametrize(
     "text",
-    ["saved in /root/x", "'/tmp/abc/model'", " 12%|█    | 3/25", "3.10it/s", "[00:01, ?it/s]", "1.2s/it", "{'train_runtime': 3}"]
+    [
+        "saved in /root/x",
+        "'/tmp/abc/model'",
+        " 12%|█    | 3/25",
+        "3.10it/s",
+        "[00:01, ?it/s]",
+        "1.2s/it",
+        "{'train_runtime': 3}",
+    ]
     + ["<object at 0x7f12ab34cd56>", "\x1b[31mred", "Wall time: 3 s"],
 )
 def test_the_check_for_noise_sees(text):
@@ -262,7 +282,9 @@ def test_the_index_lists_exactly_the_notebooks():
 def test_every_public_name_of_the_package_is_in_the_module_it_names():
     for name, where in ft_notebooks._lazy.items():
         assert name in public(where), f"ft_notebooks.{name} should come from {where}"
-    assert ft_notebooks.tiny_tokenizer is __import__("ft_notebooks.loading.example_models", fromlist=["x"]).tiny_tokenizer
+    assert (
+        ft_notebooks.tiny_tokenizer is __import__("ft_notebooks.loading.example_models", fromlist=["x"]).tiny_tokenizer
+    )
     assert set(ft_notebooks._lazy) <= set(dir(ft_notebooks))
     with pytest.raises(AttributeError, match="nonsense"):
         ft_notebooks.nonsense
@@ -320,7 +342,9 @@ def test_no_file_names_what_a_reader_cannot_open(files):
         text = file.read_bytes().decode(errors="ignore")
         for what, pattern in PRIVATE.items():
             found = re.search(pattern, text)
-            assert not found, f"{file.relative_to(ROOT)} names {what}: {text[max(found.start() - 60, 0) : found.end() + 60]!r}"
+            assert not found, (
+                f"{file.relative_to(ROOT)} names {what}: {text[max(found.start() - 60, 0) : found.end() + 60]!r}"
+            )
 
 
 def test_only_the_linter_is_pinned():
@@ -332,7 +356,10 @@ def test_only_the_linter_is_pinned():
 
 def test_the_lowest_versions_that_are_tested_are_the_lower_bounds_of_every_dependency():
     project, bounds = PYPROJECT["project"], {}
-    for text in [*project["dependencies"], *(need for extra in project["optional-dependencies"].values() for need in extra)]:
+    for text in [
+        *project["dependencies"],
+        *(need for extra in project["optional-dependencies"].values() for need in extra),
+    ]:
         need = Requirement(text)
         lowest = [Version(bound.version) for bound in need.specifier if bound.operator in (">=", "==")]
         assert len(lowest) == 1, f"{text} has no lower bound"
@@ -345,7 +372,10 @@ def test_the_lowest_versions_that_are_tested_are_the_lower_bounds_of_every_depen
 def test_a_leg_that_does_not_exist_is_refused_before_anything_is_installed(tmp_path):
     env = {**os.environ, "LEG": "middle", "VENV": str(tmp_path / "venv")}
     run = subprocess.run(["bash", ROOT / ".ci" / "run"], env=env, capture_output=True, text=True)
-    assert (run.returncode, run.stderr) == (1, "LEG=middle: there is no .ci/middle.txt; leave LEG out, or set LEG=lowest\n")
+    assert (run.returncode, run.stderr) == (
+        1,
+        "LEG=middle: there is no .ci/middle.txt; leave LEG out, or set LEG=lowest\n",
+    )
     assert not (tmp_path / "venv").exists()
 
 

@@ -54,7 +54,9 @@ def _kept_at_once(trainer) -> int:
 
 # %% ../../nbs/package/checkpointing/disk_space.ipynb #f162b00f
 def _size(n: float) -> str:
-    unit, name = next((u, name) for u, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes")) if n >= u or u == 1)
+    unit, name = next(
+        (u, name) for u, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes")) if n >= u or u == 1
+    )
     return f"{n / unit:.3g} {name}"
 
 
@@ -67,14 +69,15 @@ def _disk_fault(trainer) -> str | None:
         return None
     limit = getattr(trainer, "_limit", None) or trainer.args.save_total_limit
     return (
-        f"{run} has {_size(free)} free, and the run takes {_size(need)}: {kept} checkpoints of {_size(final + rest)} and "
-        f"{_size(final)} at the end. Free {_size(need - free)}, choose an output_dir on another disk, or keep fewer "
-        f"(save_total_limit={limit}, save_steps={trainer.state.save_steps})"
+        f"{run} has {_size(free)} free, and the run takes {_size(need)}: {kept} checkpoints of {_size(final + rest)} "
+        f"and {_size(final)} at the end. Free {_size(need - free)}, choose an output_dir on another disk, or keep "
+        f"fewer (save_total_limit={limit}, save_steps={trainer.state.save_steps})"
     )
 
 # %% ../../nbs/package/checkpointing/disk_space.ipynb #3096c16a
 class DiskCheck(TrainerCallback):
-    """Before the first step, a `ValueError` in every process if the disk has no room for what the run will keep at once.
+    """Before the first step, a `ValueError` in every process if the disk has no room for what the run will keep at
+    once.
 
     `trainer.add_callback(DiskCheck(trainer))`; `ResumableTrainer` has it.
     """
@@ -97,7 +100,9 @@ def first_of_all(found):  # what the first process that found something found; a
 
 # %% ../../nbs/package/checkpointing/disk_space.ipynb #55e47bea
 def explain_write_error(trainer, folder: Path, error: Exception) -> str | None:
-    "What a person needs to know if a file could not be written; the torn folder is removed, which takes what is missing."
+    """What a person needs to know if a file could not be written; the torn folder is removed, which takes what is
+    missing.
+    """
     need, free = sum(_checkpoint_bytes(trainer)), shutil.disk_usage(folder.parent).free
     written = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     words = ("os error", "I/O error", "iostream error", "PytorchStreamWriter", "unexpected pos")
@@ -106,6 +111,6 @@ def explain_write_error(trainer, folder: Path, error: Exception) -> str | None:
     missing = f", {_size(need - written - free)} are missing" if need > written + free else ""
     shutil.rmtree(folder, ignore_errors=True)
     return (
-        f"{folder} could not be written ({error}): it takes {_size(need)}, {_size(written)} were written, and the disk had "
-        f"{_size(free)} left{missing}. Make room and start the same run again"
+        f"{folder} could not be written ({error}): it takes {_size(need)}, {_size(written)} were written, and the "
+        f"disk had {_size(free)} left{missing}. Make room and start the same run again"
     )

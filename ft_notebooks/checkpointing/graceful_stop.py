@@ -19,7 +19,9 @@ from transformers import Trainer, TrainerCallback
 class _Stop:
     "Whether signals are heard, and what became of them."
 
-    signal = None  # the one that ended the training before its last step, the same in all processes; None at its own end
+    signal = (
+        None  # the one that ended the training before its last step, the same in all processes; None at its own end
+    )
 
     def __init__(self, listens=False):
         self.listens, self.heard, self.before, self.process = listens, 0, {}, os.getpid()
@@ -27,7 +29,8 @@ class _Stop:
     def hear(self, number, frame):
         self.heard = number
         if number != signal.SIGTERM or "TORCHELASTIC_RUN_ID" not in os.environ:
-            self.restore()  # a second one acts as before; but a launcher's SIGTERM may come twice, by itself and by the scheduler
+            # a second one acts as before; but a launcher's SIGTERM may come twice, by itself and by the scheduler
+            self.restore()
         if os.getpid() == self.process:  # and not a worker that loads data; print could be interrupted in itself
             os.write(2, f"\n{signal.Signals(number).name}: this step ends, is saved, and the run stops\n".encode())
 
@@ -103,13 +106,19 @@ def save_on_signals(
 ):
     """Inside, the first SIGTERM or SIGINT lets the step end, saves a checkpoint and stops; a second acts as before.
 
-    `with save_on_signals(trainer) as stop: trainer.train(...)`; then `stop.signal` is the signal that ended the training
-    before its last step, in every process alike, or None. A `ValueError` outside of the main thread, which hears no signal.
+    `with save_on_signals(trainer) as stop: trainer.train(...)`; then `stop.signal` is the signal that ended the
+    training
+    before its last step, in every process alike, or None. A `ValueError` outside of the main thread, which hears no
+    signal.
     """
     if threading.current_thread() is not threading.main_thread():
-        raise ValueError("signals are heard in the main thread only; leave save_on_signals out: a kill loses at most save_steps")
+        raise ValueError(
+            "signals are heard in the main thread only; leave save_on_signals out: a kill loses at most save_steps"
+        )
     if not isinstance(trainer, StopsBetweenSteps):
-        raise ValueError(f"{type(trainer).__name__} would not stop at a signal; save_on_signals takes a ResumableTrainer")
+        raise ValueError(
+            f"{type(trainer).__name__} would not stop at a signal; save_on_signals takes a ResumableTrainer"
+        )
     stop = trainer._stop = _Stop(listens=True)
     try:
         for number in (signal.SIGTERM, signal.SIGINT):

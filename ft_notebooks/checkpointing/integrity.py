@@ -80,7 +80,10 @@ def last_good_checkpoint(
 
     This is what `trainer.train(resume_from_checkpoint=...)` takes, both at the first start and after a kill.
     """
-    return next((str(p) for n, p in numbered_checkpoints(Path(run)) if checkpoint_fault(p) is None and marked_step(p) == n), None)
+    return next(
+        (str(p) for n, p in numbered_checkpoints(Path(run)) if checkpoint_fault(p) is None and marked_step(p) == n),
+        None,
+    )
 
 
 def marked_step(folder: Path) -> int:
@@ -96,6 +99,8 @@ def set_aside(run: Path, start: Path | None) -> None:
             name = f"{'torn' if fault else 'later'}-{folder.name}"
             names = (name if i == 1 else f"{name}-{i}" for i in itertools.count(1))
             aside = folder.rename(next(run / name for name in names if not (run / name).exists()))
-            said.append(f"{folder.name} as {aside.name}, {fault or 'which is whole, but beyond the step where training starts'}")
+            said.append(
+                f"{folder.name} as {aside.name}, {fault or 'which is whole, but beyond the step where training starts'}"
+            )
     if said:
         logging.getLogger(__name__).warning("set aside in %s: %s", run, "; ".join(said))

@@ -18,7 +18,13 @@ from transformers import EarlyStoppingCallback, TrainerCallback, trainer_utils
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from .disk_space import DiskCheck, first_of_all, explain_write_error
-from .integrity import checkpoint_fault, set_aside, marked_step, last_good_checkpoint, mark_checkpoint
+from ft_notebooks.checkpointing.integrity import (
+    checkpoint_fault,
+    set_aside,
+    marked_step,
+    last_good_checkpoint,
+    mark_checkpoint,
+)
 from .graceful_stop import StopsBetweenSteps, save_on_signals
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #441998c3
@@ -106,12 +112,16 @@ class _Saves:
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #0c57b0f3
 def _with_cure(trainer, folder: Path, error: Exception) -> Exception:
-    "An `OSError` that says from where the run goes on when there is room; an error that is none of the disk stays itself."
+    """An `OSError` that says from where the run goes on when there is room; an error that is none of the disk stays
+    itself.
+    """
     message = explain_write_error(trainer, folder, error)
     if message is None:
         return error
     good = last_good_checkpoint(folder.parent)
-    goes_on = f"{good} is whole, and it goes on from there" if good else "there is no checkpoint before it, so it begins anew"
+    goes_on = (
+        f"{good} is whole, and it goes on from there" if good else "there is no checkpoint before it, so it begins anew"
+    )
     return OSError(f"{message}: {goes_on}")
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #ca6ae166
@@ -122,7 +132,9 @@ def _checked(trainer, start: str | bool | None) -> Path | None:
         raise ValueError(f"{run} holds no complete checkpoint to go on from; begin with resume_from_checkpoint=None")
     starts = sorted(set(map(str, gather_object([start or None]))))
     if len(starts) > 1:
-        raise ValueError(f"the processes want to go on from different checkpoints: {', '.join(starts)}; is there one disk?")
+        raise ValueError(
+            f"the processes want to go on from different checkpoints: {', '.join(starts)}; is there one disk?"
+        )
     if not start:
         return None
     if trainer.args.ignore_data_skip:
@@ -130,7 +142,11 @@ def _checked(trainer, start: str | bool | None) -> Path | None:
     fault = first_of_all(checkpoint_fault(Path(start)) if trainer.is_local_process_zero() else None)
     if fault:
         good = last_good_checkpoint(Path(start).parent)
-        cure = f"{good} is: go on from there" if good else "No checkpoint beside it is: begin with resume_from_checkpoint=None"
+        cure = (
+            f"{good} is: go on from there"
+            if good
+            else "No checkpoint beside it is: begin with resume_from_checkpoint=None"
+        )
         raise ValueError(f"{start} is not complete: {fault}. {cure}")
     return Path(start)
 
@@ -141,7 +157,10 @@ def _stopped_early(trainer, start: Path) -> bool:
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, EarlyStoppingCallback):
             saved = kept.get(type(callback).__name__, [])
-            counts = [one["attributes"]["early_stopping_patience_counter"] for one in (saved if isinstance(saved, list) else [saved])]
+            counts = [
+                one["attributes"]["early_stopping_patience_counter"]
+                for one in (saved if isinstance(saved, list) else [saved])
+            ]
             if max(counts, default=0) >= callback.early_stopping_patience:
                 return True
     return False
@@ -174,10 +193,12 @@ class _EndsOnce:
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #297ae881
 class ResumableTrainer(_Exact, _EndsOnce, StopsBetweenSteps, _Saves):
-    """Put before a trainer, `class Mine(ResumableTrainer, SFTTrainer)`: a killed run that goes on ends at the same weights.
+    """Put before a trainer, `class Mine(ResumableTrainer, SFTTrainer)`: a killed run that goes on ends at the same
+    weights.
 
     A checkpoint counts once `complete.json` is in it, which lists all files; nothing is deleted before its successor
-    counts. `train(resume_from_checkpoint=last_good_checkpoint(run))` starts, goes on, and changes nothing of a run that has
+    counts. `train(resume_from_checkpoint=last_good_checkpoint(run))` starts, goes on, and changes nothing of a run that
+    has
     ended; a `ValueError` for a checkpoint that is not complete, and for a disk too small for the run; an `OSError` if a
     checkpoint cannot be written.
     """

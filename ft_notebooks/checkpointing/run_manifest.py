@@ -35,7 +35,9 @@ def write_atomically(
     path: Path,  # In a folder that exists
     text: str,  # Written as UTF-8
 ) -> None:
-    "The file holds the old text or the new one, whenever the process is killed; one that holds the text is left as it is."
+    """The file holds the old text or the new one, whenever the process is killed; one that holds the text is left as it
+    is.
+    """
     if path.is_file() and path.read_bytes() == text.encode():
         return
     part = path.with_name(f".{path.name}.{os.getpid()}")
@@ -63,7 +65,9 @@ def run_folder(
         if not differ:
             return folder
         if any(not any(p.match(begun) for begun in _BEGUN) for p in held):  # else it can become another run
-            raise ValueError(f"{folder} holds another run: {'; '.join(differ)}. Choose another folder, or remove this one")
+            raise ValueError(
+                f"{folder} holds another run: {'; '.join(differ)}. Choose another folder, or remove this one"
+            )
     elif held:
         raise ValueError(f"{folder} is not empty and holds no run.json; choose another folder for the run")
     if os.environ.get("RANK", "0") == "0":  # of several processes the first writes
@@ -81,22 +85,29 @@ def _differences(old: dict, new: dict) -> list[str]:
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #fafb3b92
 _NOT_COUNTED = {
-    "where results go, and what is said of them": "output_dir run_name project report_to trackio_space_id trackio_bucket_id "
-    "trackio_static_space_id push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision "
-    "logging_strategy logging_steps logging_first_step logging_nan_inf_filter log_level log_level_replica log_on_each_node "
-    "include_num_input_tokens_seen include_tokens_per_second disable_tqdm skip_memory_metrics debug",
-    "when a state is kept": "save_strategy save_steps save_total_limit save_on_each_node save_only_model enable_jit_checkpoint",
-    "the same numbers, sooner or in less memory": "dataloader_num_workers dataloader_pin_memory dataloader_prefetch_factor "
-    "dataloader_persistent_workers dataloader_multiprocessing_context dataset_num_proc torch_empty_cache_steps "
-    "activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs "
-    "activation_offloading ddp_find_unused_parameters ddp_bucket_cap_mb",
+    "where results go, and what is said of them": "output_dir run_name project report_to trackio_space_id "
+    "trackio_bucket_id trackio_static_space_id push_to_hub hub_token "
+    "hub_private_repo hub_model_id hub_strategy hub_always_push "
+    "hub_revision logging_strategy logging_steps logging_first_step "
+    "logging_nan_inf_filter log_level log_level_replica "
+    "log_on_each_node include_num_input_tokens_seen "
+    "include_tokens_per_second disable_tqdm skip_memory_metrics debug",
+    "when a state is kept": "save_strategy save_steps save_total_limit save_on_each_node save_only_model "
+    "enable_jit_checkpoint",
+    "the same numbers, sooner or in less memory": "dataloader_num_workers dataloader_pin_memory "
+    "dataloader_prefetch_factor dataloader_persistent_workers "
+    "dataloader_multiprocessing_context dataset_num_proc "
+    "torch_empty_cache_steps activation_checkpointing "
+    "activation_checkpointing_kwargs gradient_checkpointing "
+    "gradient_checkpointing_kwargs activation_offloading "
+    "ddp_find_unused_parameters ddp_bucket_cap_mb",
     "of the machine, which is recorded": "use_cpu local_rank ddp_backend ddp_timeout",
     "for scripts to read; no trainer does": "do_train do_eval do_predict resume_from_checkpoint",
 }
 _EVALUATION = (  # counts where an evaluation decides what becomes of the run
-    "eval_strategy eval_steps eval_delay eval_on_start per_device_eval_batch_size eval_accumulation_steps eval_packing "
-    "eval_do_concat_batches eval_use_gather_object batch_eval_metrics include_for_metrics prediction_loss_only bf16_full_eval "
-    "fp16_full_eval metric_for_best_model greater_is_better"
+    "eval_strategy eval_steps eval_delay eval_on_start per_device_eval_batch_size eval_accumulation_steps "
+    "eval_packing eval_do_concat_batches eval_use_gather_object batch_eval_metrics include_for_metrics "
+    "prediction_loss_only bf16_full_eval fp16_full_eval metric_for_best_model greater_is_better"
 )
 
 
@@ -205,7 +216,14 @@ def _git() -> dict | None:
 
     def ask(*words):
         command = ["git", "-c", "core.fsmonitor=false", *words]
-        options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "errors": "replace", "timeout": 10, "env": quiet}
+        options = {
+            "stdin": subprocess.DEVNULL,
+            "capture_output": True,
+            "text": True,
+            "errors": "replace",
+            "timeout": 10,
+            "env": quiet,
+        }
         return subprocess.run(command, check=True, **options).stdout.strip()
 
     try:
@@ -270,8 +288,8 @@ def describe(
 _CURES = {
     "max_steps num_train_epochs": "a longer run has another schedule from its first step on: train its result further, "
     "in a new folder",
-    "world_size": "start it on as many processes as it was, or allow another number (any_world_size=True; for ft, run.world_size=any): "
-    "the same rows and effective batch then, and other random numbers for dropout",
+    "world_size": "start it on as many processes as it was, or allow another number (any_world_size=True; for ft, "
+    "run.world_size=any): the same rows and effective batch then, and other random numbers for dropout",
     "model.weights adapter.weights": "load the model anew: trained in this process, it is not what the run began with",
     "data": "give it the rows that it had, in their order",
 }
@@ -300,12 +318,18 @@ def _recorded_changes(old: dict, new: dict) -> list[str]:
     return _differences(was, now)
 
 
-_SHARED_OUT = ("world_size", "per_device_train_batch_size", "gradient_accumulation_steps")  # whose product is the effective batch
+_SHARED_OUT = (
+    "world_size",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+)  # whose product is the effective batch
 
 
 def _but_for_processes(run: dict) -> dict:
     size = math.prod(run.get(key) or 1 for key in _SHARED_OUT)
-    return {key: value for key, value in run.items() if key not in (*_SHARED_OUT, "padding_free")} | {"effective batch": size}
+    return {key: value for key, value in run.items() if key not in (*_SHARED_OUT, "padding_free")} | {
+        "effective batch": size
+    }
 
 
 def check_manifest(
@@ -319,8 +343,8 @@ def check_manifest(
         return []
     if not (folder / "manifest.json").is_file():
         raise ValueError(
-            f"{folder} holds {held[0].name} and no manifest.json, so nobody can tell whether this is the same run; choose "
-            "another folder"
+            f"{folder} holds {held[0].name} and no manifest.json, so nobody can tell whether this is the same run; "
+            "choose another folder"
         )
     old = _read(folder / "manifest.json")
     was, now = old["run"], manifest["run"]
@@ -332,7 +356,9 @@ def check_manifest(
         keys = {line.partition(" was ")[0] for line in differ}
         cures = [cure for names, cure in _CURES.items() if keys & set(names.split())]
         said = "; ".join([*differ, *cures])
-        raise ValueError(f"{folder} holds another run: {said}. Give it what it was and it goes on, or choose another folder")
+        raise ValueError(
+            f"{folder} holds another run: {said}. Give it what it was and it goes on, or choose another folder"
+        )
     return _recorded_changes(old["recorded"], manifest["recorded"])
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #fd671b85
@@ -345,14 +371,22 @@ def _checked(folder, manifest, any_world_size=False) -> list[str]:
             found = check_manifest(folder, manifest, any_world_size)
         except ValueError as e:
             problem = str(e)
-    about = {**manifest["run"], **manifest["recorded"]["versions"]}  # weights are the first's to have: the others may still wait for them
-    said = [({key: value for key, value in about.items() if not key.endswith(".weights")}, found, problem, platform.node())]
+    about = {
+        **manifest["run"],
+        **manifest["recorded"]["versions"],
+    }  # weights are the first's to have: the others may still wait for them
+    said = [
+        ({key: value for key, value in about.items() if not key.endswith(".weights")}, found, problem, platform.node())
+    ]
     if together:
         mine, said = said[0], [None] * dist.get_world_size()
         dist.all_gather_object(said, mine)
     for rank, (run, *_, host) in enumerate(said):
         if differ := _differences(said[0][0], run):
-            raise Everywhere(f"process {rank} on {host} is another run than process 0 on {said[0][3]}: {'; '.join(differ)}. Give all the same")
+            raise Everywhere(
+                f"process {rank} on {host} is another run than process 0 on {said[0][3]}: {'; '.join(differ)}. Give "
+                "all the same"
+            )
     if said[0][2]:
         raise Everywhere(said[0][2])
     return said[0][1]
@@ -361,7 +395,8 @@ def _checked(folder, manifest, any_world_size=False) -> list[str]:
 class ManifestCallback(TrainerCallback):
     """Made for a trainer, it refuses a folder that holds another run; `manifest.json` is written when training starts.
 
-    `trainer.add_callback(ManifestCallback(trainer, choices=line))`, or any JSON values to record. What was recorded before
+    `trainer.add_callback(ManifestCallback(trainer, choices=line))`, or any JSON values to record. What was recorded
+    before
     a start in which it changed is kept under "before", with the step. `changed` says in words what has changed.
     """
 

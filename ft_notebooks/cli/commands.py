@@ -26,9 +26,10 @@ SETTINGS_INI = """\
 # The settings of a run, read by `ft`. nbdev reads pyproject.toml and ignores this file: never run nbdev-migrate-config.
 #
 # A key is a field of the class that its section stands for: [sft] trl.SFTConfig and [dpo] trl.DPOConfig (and
-# effective_batch), [lora] peft.LoraConfig; [model] has name, bits (4, 8, 16 or 32) and method (lora or full), [data] has
-# eval, allow_cut, allow_equal and allow_long, [evaluation] has max_new_tokens and batch_size, [run] has world_size (any: go
-# on in another number of processes). What is left out keeps its default; what stands here differs from it, for a reason.
+# effective_batch), [lora] peft.LoraConfig. [model] has name, bits (4, 8, 16 or 32) and method (lora or full), [data]
+# has eval, allow_cut, allow_equal and allow_long, [evaluation] has max_new_tokens and batch_size, [run] has world_size
+# (any: resume with another number of processes). What is left out keeps its default; what stands here differs from it,
+# for a reason.
 
 [data]
 # a tenth of the rows is never trained on: without it nobody can tell learning from memorising
@@ -134,7 +135,9 @@ def _hear(stages, bits, tok, chats, scorers, output, options) -> dict:
     for stage, folder in stages.items():
         say(f"{stage}: {len(chats)} conversations")
         asked = json.dumps([str(folder), rows_hash(chats), bits, options], sort_keys=True)
-        file = Path(output, f"{stage}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}.answers.jsonl")  # one for each question
+        file = Path(
+            output, f"{stage}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}.answers.jsonl"
+        )  # one for each question
         found[stage] = evaluate(_speaker(folder, bits), tok, chats, scorers, file=file, **options)
     return found
 
@@ -177,7 +180,9 @@ def _tasks(args, stages, tok, bits, output) -> None:
         say(f"{stage}: {args.tasks}, {'with' if args.chat else 'without'} the chat template")
         results = run_tasks(_speaker(folder, bits), tok, args.tasks.split(","), **how)
         kept[stage] = {key: results.get(key) for key in ("scores", "versions", "n-shot", "lm_eval_version")}
-        rows = {f"{task}: {name}": score for task, scores in results["scores"].items() for name, score in scores.items()}
+        rows = {
+            f"{task}: {name}": score for task, scores in results["scores"].items() for name, score in scores.items()
+        }
         found[stage] = Evaluation(rows, [])
     Path(output).mkdir(parents=True, exist_ok=True)
     write_atomically(Path(output, "tasks.json"), json.dumps({**how, "stages": kept}, indent=1))
@@ -194,13 +199,18 @@ def _eval(args) -> None:
     from ft_notebooks.tokenization.padding import load_tokenizer
 
     if args.tasks and args.data or not args.tasks and (args.include or args.limit is not None or args.chat):
-        raise ValueError("--tasks brings rows of its own, so leave DATA out; --include, --limit and --chat belong to --tasks")
+        raise ValueError(
+            "--tasks brings rows of its own, so leave DATA out; --include, --limit and --chat belong to --tasks"
+        )
     options = {"max_new_tokens": 128, "scorers": ["exact_match"], **settings["evaluation"]}
     scorers = find_scorers(options.pop("scorers"))
     given = _rows(args.data) if args.data else None
     folder, known = known_run(args.run)
     output = args.output or (Path(args.run, "eval") if Path(args.run).is_dir() else "runs/eval")
-    stages, bits = _stages(folder, known), model_bits(settings["model"].get("bits") or known.get("model.bits"), folder=folder)
+    stages, bits = (
+        _stages(folder, known),
+        model_bits(settings["model"].get("bits") or known.get("model.bits"), folder=folder),
+    )
     if args.tasks:
         return _tasks(args, stages, load_tokenizer(folder), bits, output)
     chats, tok = given or kept_rows(args.run, known), load_tokenizer(folder)
@@ -214,7 +224,12 @@ def _eval(args) -> None:
         found, output, title=f"{args.run} on {args.data or 'its held-out rows'}", train=train, looks=looks,
         history={stage: known["history"] for stage, (_, known) in runs.items()},
     )  # fmt: skip
-    verdicts = [f"{name}: {scores[name]['verdict']}" for scores in compare_stages(found).values() for name in scorers if name in scores]
+    verdicts = [
+        f"{name}: {scores[name]['verdict']}"
+        for scores in compare_stages(found).values()
+        for name in scorers
+        if name in scores
+    ]
     say("\n" + "\n".join([_table(found), *verdicts]) + f"\n\nThe report is {page}")
 
 # %% ../../nbs/package/cli/commands.ipynb #4d9619c0
@@ -374,12 +389,17 @@ def _demo(args) -> None:
     found = {"base": _heard(load_folder(base["name"], base["bits"]), load_tokenizer(base["name"]))}
     rows = {"sft": appointments(128, seed=seed), "dpo": _preferences(96, 100 + seed)}
     history, looks = {}, {}
-    for stage, what in (("sft", "3/4  Supervised fine-tuning on 128 other notes"), ("dpo", "4/4  Preferences: day and time first, in 96 pairs")):
+    for stage, what in (
+        ("sft", "3/4  Supervised fine-tuning on 128 other notes"),
+        ("dpo", "4/4  Preferences: day and time first, in 96 pairs"),
+    ):
         say(f"{what}; then the same 150 notes")
         tok, history[stage] = train_run(rows[stage], None, settings, run / stage, stage=stage, guards=_collapse)[1:]
         found[stage] = _heard(_speaker(run / stage, base["bits"]), tok)
         looks[stage], settings["model"] = scores_by_step(run / stage), {"name": str(run / stage)}
-    page = report_card(found, run, title="From SmolLM2 to an appointment reader", history=history, looks=looks, train=rows)
+    page = report_card(
+        found, run, title="From SmolLM2 to an appointment reader", history=history, looks=looks, train=rows
+    )
     say("\n" + _table(found) + f"\n\nThe report is {page} (also report.md, report.json, scores.png, loss.png)")
 
 # %% ../../nbs/package/cli/commands.ipynb #73027521
@@ -396,7 +416,10 @@ def _world_file(args) -> Path:
         if not changes:
             return Path(args.config)
     elif args.processes is None:
-        raise ValueError("say how many processes there are, over all machines: --processes N, one for each GPU; or give --config FILE")
+        raise ValueError(
+            "say how many processes there are, over all machines: --processes N, one for each GPU; or give --config "
+            "FILE"
+        )
     else:
         text = accelerate_config(args.strategy or "ddp", args.processes, args.machines or 1)
     file.parent.mkdir(exist_ok=True)
@@ -412,7 +435,9 @@ def _launch(args) -> None:
 
     words = args.words[args.words[:1] == ["--"] :]
     if words[:1] not in (["sft"], ["dpo"]):
-        raise ValueError("after -- comes the command that each process runs: -- sft DATA or -- dpo DATA; the others need one process")
+        raise ValueError(
+            "after -- comes the command that each process runs: -- sft DATA or -- dpo DATA; the others need one process"
+        )
     parser().parse_args(words)
     file, program = _world_file(args), ["-m", "ft_notebooks.cli", *words]
     if args.slurm:
@@ -446,17 +471,27 @@ def _command(commands, function, name, text, *positional, output=None, settings=
 
 # %% ../../nbs/package/cli/commands.ipynb #ca461230
 def _add_launch(commands) -> None:
-    how = _command(commands, _launch, "launch", "sft or dpo in several processes, on one machine or several", settings=False)
+    how = _command(
+        commands, _launch, "launch", "sft or dpo in several processes, on one machine or several", settings=False
+    )
     how.add_argument("--strategy", choices=["ddp", "fsdp2", "zero2", "zero3"], help="default: ddp")
     how.add_argument("--processes", metavar="N", type=int, help="of all machines together: one for each GPU")
     how.add_argument("--machines", metavar="N", type=int, help="default: 1")
     how.add_argument("--machine-rank", metavar="N", type=int, default=0, help="of this machine, from 0")
     how.add_argument("--address", metavar="HOST", help="of the machine with rank 0, if there are several")
-    how.add_argument("--port", metavar="N", type=int, help="on that machine; default: 29500, on one machine whatever is free")
-    how.add_argument("--max-restarts", metavar="N", type=int, default=0, help="begin again from the last checkpoint after a failure")
-    how.add_argument("--config", metavar="FILE", help="a file for accelerate, in place of a new one; an old one is converted")
+    how.add_argument(
+        "--port", metavar="N", type=int, help="on that machine; default: 29500, on one machine whatever is free"
+    )
+    how.add_argument(
+        "--max-restarts", metavar="N", type=int, default=0, help="begin again from the last checkpoint after a failure"
+    )
+    how.add_argument(
+        "--config", metavar="FILE", help="a file for accelerate, in place of a new one; an old one is converted"
+    )
     how.add_argument("--slurm", action="store_true", help="write a job for sbatch instead")
-    how.add_argument("words", metavar="-- sft DATA", nargs=argparse.REMAINDER, help="the command, as it is without launch")
+    how.add_argument(
+        "words", metavar="-- sft DATA", nargs=argparse.REMAINDER, help="the command, as it is without launch"
+    )
 
 # %% ../../nbs/package/cli/commands.ipynb #4dcc695b
 def parser() -> argparse.ArgumentParser:
@@ -470,7 +505,9 @@ def parser() -> argparse.ArgumentParser:
     _command(commands, _train, "sft", "supervised fine-tuning", data, output="runs/sft")
     _command(commands, _train, "dpo", "preferences: chosen above rejected", data, output="runs/dpo")
     card = _command(commands, _eval, "eval", "a report card", run, kept, output="RUN/eval")
-    card.add_argument("--tasks", metavar="NAMES", help="tasks of lm-evaluation-harness instead, with commas between them")
+    card.add_argument(
+        "--tasks", metavar="NAMES", help="tasks of lm-evaluation-harness instead, with commas between them"
+    )
     card.add_argument("--include", metavar="FOLDER", help="of tasks of your own, whose code is run")
     card.add_argument("--limit", metavar="N", type=int, help="rows of each task; default: all")
     card.add_argument("--chat", action="store_true", help="ask the tasks in the chat template")
@@ -485,7 +522,9 @@ def parser() -> argparse.ArgumentParser:
 
 # %% ../../nbs/package/cli/commands.ipynb #e028566b
 def _escape_what_cannot_be_encoded() -> None:
-    "stdout and stderr write an escape where they would raise `UnicodeEncodeError`; an error handler that was chosen stays."
+    """stdout and stderr write an escape where they would raise `UnicodeEncodeError`; an error handler that was chosen
+    stays.
+    """
     for stream in (sys.stdout, sys.stderr):
         if getattr(stream, "errors", None) not in ("strict", "surrogateescape"):  # the defaults
             continue
@@ -496,10 +535,14 @@ def _escape_what_cannot_be_encoded() -> None:
 
 # %% ../../nbs/package/cli/commands.ipynb #88cc695a
 def _threads_before(args) -> int | None:
-    "The threads of the run that this command goes on with; None where its folder does not tell, which is read again later."
+    """The threads of the run that this command goes on with; None where its folder does not tell, which is read again
+    later.
+    """
     for folder in {"sft": [""], "dpo": [""], "demo": ["dpo", "sft"]}.get(args.command, []):
         try:
-            machine = json.loads(Path(args.output, folder, "manifest.json").read_text(encoding="utf-8"))["recorded"]["machine"]
+            machine = json.loads(Path(args.output, folder, "manifest.json").read_text(encoding="utf-8"))["recorded"][
+                "machine"
+            ]
             return machine["threads"] if machine["device"] == "cpu" else None
         except (OSError, ValueError, KeyError, TypeError):
             continue
@@ -517,10 +560,15 @@ def main(argv: list[str] | None = None) -> None:
         args.threads = use_cpu_threads(_threads_before(args))
     try:
         if int(os.environ.get("WORLD_SIZE", 1)) > 1 and args.command not in ("sft", "dpo"):
-            raise ValueError("under a launcher every process would do the same; sft and dpo share the work, the others take one process")
+            raise ValueError(
+                "under a launcher every process would do the same; sft and dpo share the work, the others take one "
+                "process"
+            )
         args.function(args)
     except (ValueError, OSError) as e:
-        if type(e).__name__ != "Everywhere" or os.environ.get("LOCAL_RANK", "0") == "0":  # else another process of this host says it
+        if (
+            type(e).__name__ != "Everywhere" or os.environ.get("LOCAL_RANK", "0") == "0"
+        ):  # else another process of this host says it
             print(f"ft {args.command}: {e}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as e:

@@ -34,7 +34,9 @@ def meet() -> contextlib.AbstractContextManager:
 
 
 def leave() -> None:
-    "Disconnect the processes that a launcher has started, without which one that ends early can be an error for the others."
+    """Disconnect the processes that a launcher has started, without which one that ends early can be an error for the
+    others.
+    """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         from ft_notebooks.core.processes import leave_processes
 
@@ -144,7 +146,9 @@ def rows_hash(
 
 
 def _identity(settings, stage, chats, held) -> dict:
-    "What makes a run this run; [evaluation] changes no weight, and the rows that [data] names are known by their content."
+    """What makes a run this run; [evaluation] changes no weight, and the rows that [data] names are known by their
+    content.
+    """
     given = {f"{name}.{key}": value for name in ("model", "lora", stage) for key, value in settings[name].items()}
     given |= {f"data.{key}": value for key, value in settings["data"].items() if key.startswith("allow")}
     return {"command": stage, **given, "data.trained": rows_hash(chats), "data.held_out": rows_hash(held)}
@@ -243,7 +247,9 @@ def check_settings(
     settings: dict,  # As `read_settings` gives them
     stage: str = "sft",  # Or "dpo"
 ) -> None:
-    "A `ValueError` for settings that contradict each other, for a run of no step, and for what the stage's config refuses."
+    """A `ValueError` for settings that contradict each other, for a run of no step, and for what the stage's config
+    refuses.
+    """
     from ft_notebooks.loading.memory_estimate import check_bits
     from ft_notebooks.cli.settings import SECTIONS
     from ft_notebooks.training.batch_plan import effective_batch
@@ -254,8 +260,9 @@ def check_settings(
         check_bits(bits)
     if full and bits not in (None, 32):
         raise ValueError(
-            f"[model] bits={bits} with method=full: weights that are trained themselves need 32 bits, as small updates get "
-            "lost in fewer; take bits out, or let method be lora, whose adapter is float32 on a base of any bits"
+            f"[model] bits={bits} with method=full: weights that are trained themselves need 32 bits, as small "
+            "updates get lost in fewer; take bits out, or let method be lora, whose adapter is float32 on a base of "
+            "any bits"
         )
     if lora and full:
         raise ValueError(
@@ -267,7 +274,9 @@ def check_settings(
         if given.get(key, 1) <= 0:
             raise ValueError(f"[{stage}] {key} must be more than 0, got {given[key]}")
     if given.get("save_strategy", "steps") == "no" or given.get("save_only_model"):
-        raise ValueError(f"[{stage}] a run keeps a checkpoint to go on from; leave out save_strategy and save_only_model")
+        raise ValueError(
+            f"[{stage}] a run keeps a checkpoint to go on from; leave out save_strategy and save_only_model"
+        )
     fields = {k: v for k, v in given.items() if k != "effective_batch"}
     try:
         SECTIONS[stage](output_dir="unused", **{"use_cpu": True, "bf16": False, **fields})
@@ -280,7 +289,9 @@ def _stopped(run, number=signal.SIGINT) -> KeyboardInterrupt:
     from ft_notebooks.checkpointing.integrity import last_good_checkpoint
 
     good = last_good_checkpoint(run)
-    step = f"goes on from step {good.rpartition('-')[2]}, {good}" if good else "begins again: there is no checkpoint yet"
+    step = (
+        f"goes on from step {good.rpartition('-')[2]}, {good}" if good else "begins again: there is no checkpoint yet"
+    )
     error = KeyboardInterrupt(f"the same command {step}")
     error.code = 128 + number
     return error
@@ -319,7 +330,9 @@ def _fit(trainer, run) -> None:
 def model_settings(
     settings: dict,  # As `read_settings` gives them
 ) -> dict:  # `name`, `bits` and `method`
-    "[model] with nothing left open: the name or folder, the bits of a weight, and the method; an adapter keeps its base's bits."
+    """[model] with nothing left open: the name or folder, the bits of a weight, and the method; an adapter keeps its
+    base's bits.
+    """
     from ft_notebooks.lora.adapter_folder import trained_bits
 
     given, lora = settings["model"], settings["lora"]
@@ -329,7 +342,9 @@ def model_settings(
         if method == "full":
             raise ValueError(f"model.method=full, but {folder} holds an adapter; merge it first: ft merge {folder}")
         if lora:
-            raise ValueError(f"[lora] sets {', '.join(lora)}, but the adapter of {folder} is trained further; take the keys out")
+            raise ValueError(
+                f"[lora] sets {', '.join(lora)}, but the adapter of {folder} is trained further; take the keys out"
+            )
         own = known.get("model.bits") or trained_bits(folder) or bits
         if bits not in (None, own):
             raise ValueError(f"{folder} was trained on a base in {own} bits, not {bits}; leave model.bits out")
@@ -338,7 +353,9 @@ def model_settings(
 
 # %% ../../nbs/package/cli/pipeline.ipynb #ed4aa79a
 def _start(settings, stage):
-    "The model that is trained, with its adapter unless every weight is; names in [lora] are checked before it is loaded."
+    """The model that is trained, with its adapter unless every weight is; names in [lora] are checked before it is
+    loaded.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -377,8 +394,13 @@ def _trainer(model, stage, tok, settings, run, rows, held_rows, held, guards):
     from ft_notebooks.training.sample_outputs import SamplesCallback
     from ft_notebooks.sft.trainer import sft_trainer
 
-    samples = [] if held is None else [SamplesCallback(tok, as_chats(held.select(range(min(3, len(held)))))["messages"])]
-    shown = {"callbacks": [*samples, *guards(tok, rows)], "disable_tqdm": False}  # which would follow from how loud the libraries may be
+    samples = (
+        [] if held is None else [SamplesCallback(tok, as_chats(held.select(range(min(3, len(held)))))["messages"])]
+    )
+    shown = {
+        "callbacks": [*samples, *guards(tok, rows)],
+        "disable_tqdm": False,
+    }  # which would follow from how loud the libraries may be
     make = dpo_trainer if stage == "dpo" else sft_trainer
     if settings.get("run", {}).get("world_size") == "any":
         shown["any_world_size"] = True
@@ -386,7 +408,9 @@ def _trainer(model, stage, tok, settings, run, rows, held_rows, held, guards):
 
 
 def _said(account) -> str:
-    told = {key.replace("_", " "): value for key, value in account.items() if value or key in ("cut", "dropped", "equal")}
+    told = {
+        key.replace("_", " "): value for key, value in account.items() if value or key in ("cut", "dropped", "equal")
+    }
     return "  ".join(f"{key}: {value:,}" for key, value in told.items() if not isinstance(value, list))
 
 # %% ../../nbs/package/cli/pipeline.ipynb #6f2dbe59
@@ -422,7 +446,10 @@ def train_run(
         run = run_folder(_undamaged(run), identity)
     with meet():
         if not (run / "run.json").is_file():
-            raise ValueError(f"{run} is not where the first process writes: the run's folder has to lie on a disk that all hosts share")
+            raise ValueError(
+                f"{run} is not where the first process writes: the run's folder has to lie on a disk that all hosts "
+                "share"
+            )
     finished = (run / "metrics.json").exists()
     check_same(**identity, **library_versions(), finished=finished)
     if finished:

@@ -49,14 +49,18 @@ class EvaluationSettings:
 
     max_new_tokens: int = 128  # the most tokens of an answer
     batch_size: int | None = None  # answers generated at a time; None is 32
-    scorers: list[str] = dataclasses.field(default_factory=lambda: ["exact_match"])  # by name, or file.py:function for your own
+    scorers: list[str] = dataclasses.field(
+        default_factory=lambda: ["exact_match"]
+    )  # by name, or file.py:function for your own
 
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
     "The section `[run]`."
 
-    world_size: Literal["any"] | None = None  # a run that was begun in another number of processes goes on: the same rows, other dropout
+    world_size: Literal["any"] | None = (
+        None  # a run that was begun in another number of processes goes on: the same rows, other dropout
+    )
 
 # %% ../../nbs/package/cli/settings.ipynb #b10545c8
 SECTIONS = {"model": ModelSettings, "lora": LoraConfig, "data": DataSettings, "sft": SFTConfig}

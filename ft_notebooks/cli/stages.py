@@ -29,7 +29,9 @@ def as_chats(
 
     if "messages" in rows.column_names:
         return rows
-    columns = {"messages": rows.features["prompt"]} | {key: rows.features[key] for key in rows.features if key == "tools"}
+    columns = {"messages": rows.features["prompt"]} | {
+        key: rows.features[key] for key in rows.features if key == "tools"
+    }
     spare = ["prompt", "chosen", "rejected"]
     return rows.map(
         lambda row: {"messages": row["prompt"] + row["chosen"]}, remove_columns=spare, features=Features(columns),
@@ -70,7 +72,9 @@ def encode_rows(
     pairs = "messages" not in rows.column_names
     known = ("allow_equal", "allow_long") if pairs else ("allow_cut",)
     try:
-        return (encode_pairs if pairs else encode_chats)(tok, rows, max_length, **{k: v for k, v in allowed.items() if k in known})
+        return (encode_pairs if pairs else encode_chats)(
+            tok, rows, max_length, **{k: v for k, v in allowed.items() if k in known}
+        )
     except ValueError:
         _misread(tok, sources, pairs)
         raise
@@ -107,7 +111,9 @@ def measure(
     model,  # Asked in `eval()` mode, and left as it was
     tok,  # Its tokenizer
     rows,  # As `encode_rows` gives them, or None
-) -> dict:  # {"perplexity": a float}, or {"ranked": {"value", "low", "high", "n"}, "logps": [[chosen, rejected], ...]}, or {}
+) -> (
+    dict
+):  # {"perplexity": a float}, or {"ranked": {"value", "low", "high", "n"}, "logps": [[chosen, rejected], ...]}, or {}
     "What is known of held-out rows at one moment of a run."
     from ft_notebooks.evaluation.likelihood import perplexity
     from ft_notebooks.dpo.loss import pair_logps
@@ -132,12 +138,18 @@ def compare_measures(
     kept = {f"{name}_before": value for name, value in before.items() if name != "logps"}
     kept |= {name: value for name, value in after.items() if name != "logps"}
     if "perplexity" in after:
-        return kept, [f"perplexity of the held-out rows: {before['perplexity']:.3f} before, {after['perplexity']:.3f} after"]
+        return kept, [
+            f"perplexity of the held-out rows: {before['perplexity']:.3f} before, {after['perplexity']:.3f} after"
+        ]
     if "ranked" not in after:
         return kept, []
     gains = [(c1 - r1) - (c0 - r0) for (c0, r0), (c1, r1) in zip(before["logps"], after["logps"])]
     kept["reward_accuracy"] = interval([float(gain > 0) for gain in gains])
-    then, now, won = ("{value:.0%} [{low:.0%}, {high:.0%}]".format(**kept[k]) for k in ("ranked_before", "ranked", "reward_accuracy"))
+    then, now, won = (
+        "{value:.0%} [{low:.0%}, {high:.0%}]".format(**kept[k]) for k in ("ranked_before", "ranked", "reward_accuracy")
+    )
     n = kept["ranked"]["n"]
-    return kept, [f"held-out pairs whose chosen answer is the likelier one a token: {then} before, {now} after (n = {n})",
-                  f"and in which it has gained more than the rejected one (reward accuracy): {won}"]  # fmt: skip
+    return kept, [
+        f"held-out pairs whose chosen answer is the likelier one a token: {then} before, {now} after (n = {n})",
+        f"and in which it has gained more than the rejected one (reward accuracy): {won}",
+    ]

@@ -43,7 +43,9 @@ def _quota(folder: Path) -> _Quota | None:
 
 
 def _quotas() -> list[_Quota]:
-    "Of the groups of this process, from its own to the root; a container without a namespace of its own sees only the root."
+    """Of the groups of this process, from its own to the root; a container without a namespace of its own sees only the
+    root.
+    """
     try:
         lines = (_ROOT / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -146,18 +148,21 @@ def _torch_threads() -> int:
 # %% ../../nbs/package/core/cpu_threads.ipynb #71bacb2b
 @cache
 def use_cpu_threads(
-    threads: int | None = None,  # Of a run that goes on, where the machine has as many CPUs; None: as the load leaves CPUs idle
+    threads: int
+    | None = None,  # Of a run that goes on, where the machine has as many CPUs; None: as the load leaves CPUs idle
 ) -> CpuThreads:
     """Sets OpenMP's threads and their spin for this process and its children; call it before anything imports torch.
 
-    Variables that are set already stay: OMP_NUM_THREADS and MKL_NUM_THREADS rule the number, OMP_WAIT_POLICY, GOMP_SPINCOUNT
-    and KMP_BLOCKTIME the spin. A second call changes nothing and returns what the first one did. A `RuntimeError` if torch is
+    Variables that are set already stay: OMP_NUM_THREADS and MKL_NUM_THREADS rule the number, OMP_WAIT_POLICY,
+    GOMP_SPINCOUNT
+    and KMP_BLOCKTIME the spin. A second call changes nothing and returns what the first one did. A `RuntimeError` if
+    torch is
     there already, since OpenMP reads its variables once.
     """
     if "torch" in sys.modules:
         raise RuntimeError(
-            "use_cpu_threads() comes too late: torch is imported, and OpenMP has read its variables; restart the kernel, and "
-            "call it in the first cell, before anything that imports torch"
+            "use_cpu_threads() comes too late: torch is imported, and OpenMP has read its variables; restart the "
+            "kernel, and call it in the first cell, before anything that imports torch"
         )
     cpus, idle, wanted = usable_cpus(), None, {}
     kept = {name: os.environ[name] for name in (*_COUNTS, *_SPINS) if name in os.environ}

@@ -31,7 +31,11 @@ def _ram() -> int:  # Bytes that this process may use: the machine's, or less wh
         if controller in ("", "memory"):  # version 2, version 1
             folder = Path("/sys/fs/cgroup", controller, own.lstrip("/"))
             files = [f / ("memory.limit_in_bytes" if controller else "memory.max") for f in (folder, *folder.parents)]
-            limits += [int(text) for text in (f.read_text(encoding="utf-8").strip() for f in files if f.is_file()) if text != "max"]
+            limits += [
+                int(text)
+                for text in (f.read_text(encoding="utf-8").strip() for f in files if f.is_file())
+                if text != "max"
+            ]
     return min(limits)
 
 # %% ../../nbs/package/core/device.ipynb #b3076ce1

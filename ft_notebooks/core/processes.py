@@ -28,21 +28,27 @@ from .device import hardware
 def join_processes() -> PartialState:
     """The processes that a launcher has started, connected; one alone without a launcher.
 
-    A `ValueError` for more processes than GPUs, and for FSDP or DeepSpeed where there is none: `accelerate` would run plain data
+    A `ValueError` for more processes than GPUs, and for FSDP or DeepSpeed where there is none: `accelerate` would run
+    plain data
     parallelism.
     """
     cpu, here = hardware().device == "cpu", int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if not cpu and here > torch.cuda.device_count():
-        raise ValueError(f"{here} processes on {platform.node()}, which has {torch.cuda.device_count()} GPUs; start one for each GPU")
+        raise ValueError(
+            f"{here} processes on {platform.node()}, which has {torch.cuda.device_count()} GPUs; start one for each GPU"
+        )
     for name in ("FSDP", "DEEPSPEED"):
         if cpu and os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
-            raise ValueError(f"{name} shards over GPUs, and {platform.node()} has none: it would silently be plain data parallelism; take ddp")
+            raise ValueError(
+                f"{name} shards over GPUs, and {platform.node()} has none: it would silently be plain data "
+                "parallelism; take ddp"
+            )
     known = dist.is_available() and dist.is_initialized()
     state = PartialState(cpu=cpu, **({} if known else {"timeout": timedelta(minutes=10)}))  # for the others to come
     if state.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
         raise ValueError(
-            f"{os.environ['WORLD_SIZE']} processes were started, and accelerate knows of {state.num_processes}: an Accelerator was made "
-            "before the launcher's variables were set; make it later"
+            f"{os.environ['WORLD_SIZE']} processes were started, and accelerate knows of {state.num_processes}: an "
+            "Accelerator was made before the launcher's variables were set; make it later"
         )
     if not known and state.num_processes > 1:  # rows may take hours to prepare; a trainer sets its own `ddp_timeout`
         dist.distributed_c10d._set_pg_timeout(timedelta(days=1), dist.group.WORLD)
@@ -67,9 +73,11 @@ class Everywhere(ValueError):
 
 @contextmanager
 def together() -> Iterator[None]:
-    """A `ValueError` or `OSError` inside, in any process, is an `Everywhere` in all of them; inside nothing is exchanged.
+    """A `ValueError` or `OSError` inside, in any process, is an `Everywhere` in all of them; inside nothing is
+    exchanged.
 
-    It names the process and its host, unless all have the same. Another error is raised as it is by the process that has it.
+    It names the process and its host, unless all have the same. Another error is raised as it is by the process that
+    has it.
     Without a launcher nothing changes.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
@@ -101,14 +109,23 @@ def check_same(
     found = gather_object([(platform.node(), facts)])
     for process, (host, theirs) in enumerate(found):
         first, ours = found[0]
-        if differ := [f"{name} is {ours.get(name)!r} and {theirs.get(name)!r}" for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]:
-            raise Everywhere(f"process 0 on {first} and process {process} on {host} are not the same run: {'; '.join(differ)}. Give all the same")
+        if differ := [
+            f"{name} is {ours.get(name)!r} and {theirs.get(name)!r}"
+            for name in {**ours, **theirs}
+            if ours.get(name) != theirs.get(name)
+        ]:
+            raise Everywhere(
+                f"process 0 on {first} and process {process} on {host} are not the same run: {'; '.join(differ)}. Give "
+                "all the same"
+            )
 
 # %% ../../nbs/package/core/processes.ipynb #6d3029ac
 def once_a_host(
     make: Callable[[], tuple],  # Returns `Dataset`s and what pickles small, such as an account; exchanges nothing
 ) -> tuple:
-    "What `make` returns, made by the first process of each host; the others wait, and read its rows from the same file."
+    """What `make` returns, made by the first process of each host; the others wait, and read its rows from the same
+    file.
+    """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return make()
     state, made, folder = join_processes(), (), None
@@ -122,5 +139,7 @@ def once_a_host(
     kept = tuple(None if isinstance(part, Dataset) else part for part in made)
     folder, kept = gather_object([(folder, kept)])[state.process_index - state.local_process_index]
     with together():
-        made = tuple(load_from_disk(place) if (place := Path(folder, str(i))).is_dir() else part for i, part in enumerate(kept))
+        made = tuple(
+            load_from_disk(place) if (place := Path(folder, str(i))).is_dir() else part for i, part in enumerate(kept)
+        )
     return made

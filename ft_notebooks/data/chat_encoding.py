@@ -27,7 +27,9 @@ from ..tokenization.padding import IGNORE
 from ..tokenization.token_view import plot_labels, plot_lengths, show_tokens
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #838b70f7
-def _labelled(ids: list[int], places: list[tuple[int, int]], spans: list[tuple[int, int]]) -> tuple[dict, list[int], int]:
+def _labelled(
+    ids: list[int], places: list[tuple[int, int]], spans: list[tuple[int, int]]
+) -> tuple[dict, list[int], int]:
     "The row, where in it each answer's last token is, and how many answers begin inside a token."
     starts, ends = [start for start, _ in places], [end for _, end in places]
     labels, lasts, merged = [IGNORE] * len(ids), [], 0
@@ -64,7 +66,9 @@ def _rendered(own: ChatTemplate, twin: ChatTemplate | None, messages: list[dict]
     return text, twin.answers(messages, text, **variables), own.render(messages, **variables) != text
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #ec0def32
-def _encode(tok: PreTrainedTokenizerBase, chats: list[list[dict]], variables: list[dict], names: list[str]) -> list[tuple]:
+def _encode(
+    tok: PreTrainedTokenizerBase, chats: list[list[dict]], variables: list[dict], names: list[str]
+) -> list[tuple]:
     "For each conversation its row, the place of each answer's last token, and what there is to say about it."
     own, twin, rendered = ChatTemplate(tok), _twin(tok), []
     for name, messages, more in zip(names, chats, variables):
@@ -77,7 +81,9 @@ def _encode(tok: PreTrainedTokenizerBase, chats: list[list[dict]], variables: li
         if ids[:2] == double and tok.bos_token_id not in (None, tok.eos_token_id):
             raise ValueError(f"the chat template writes {tok.bos_token!r} twice; take one out of tok.chat_template")
         row, lasts, merged = _labelled(ids, places, spans)
-        out.append((row, lasts, Counter(answers=len(lasts), merged=merged, training_twin=by_twin, kept_as_text=CUT in text)))
+        out.append(
+            (row, lasts, Counter(answers=len(lasts), merged=merged, training_twin=by_twin, kept_as_text=CUT in text))
+        )
     return out
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #8c5232ed
@@ -89,7 +95,8 @@ def encode_chat(
 ) -> dict[str, list[int]]:  # "input_ids" and "labels", T ids each; labels are -100 outside the answers
     """Ids and labels of a conversation; the labels are every answer's words and its end-of-turn token, nothing else.
 
-    A `ValueError` if the template ends an answer with no token, or rewrites it later and TRL has no training twin of it.
+    A `ValueError` if the template ends an answer with no token, or rewrites it later and TRL has no training twin of
+    it.
     """
     [(row, _, found)] = _encode(tok, [messages], [variables], [""])
     if found["training_twin"]:
@@ -108,9 +115,9 @@ def check_end_token(
     stops = generation_config.eos_token_id
     if end not in (stops if isinstance(stops, list) else [stops]):
         raise ValueError(
-            f"the chat template ends an answer with {tok.decode([end])!r} (id {end}), and generation stops at {stops}: the "
-            f"model would learn to end an answer and not be stopped; set model.generation_config.eos_token_id = {end}, or to "
-            "a list with it"
+            f"the chat template ends an answer with {tok.decode([end])!r} (id {end}), and generation stops at "
+            f"{stops}: the model would learn to end an answer and not be stopped; set "
+            f"model.generation_config.eos_token_id = {end}, or to a list with it"
         )
     return end
 
@@ -147,7 +154,9 @@ def _padding(lengths: list[int], batch_size: int) -> float:
     return 1 - sum(lengths) / sum(max(batch) * len(batch) for batch in batches)
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #99b9c2c2
-def _encode_batch(rows: dict, places: list[int], tok: PreTrainedTokenizerBase, max_length: int | None, variables: dict) -> dict:
+def _encode_batch(
+    rows: dict, places: list[int], tok: PreTrainedTokenizerBase, max_length: int | None, variables: dict
+) -> dict:
     "`Dataset.map`'s part of `encode_chats`: the rows that have something to train, and the account of them all."
     tools = [{"tools": given} if given else {} for given in rows.get("tools") or [None] * len(places)]
     encoded = _encode(tok, rows["messages"], [variables | given for given in tools], [f"row {n}, " for n in places])
@@ -158,9 +167,6 @@ def _encode_batch(rows: dict, places: list[int], tok: PreTrainedTokenizerBase, m
         "length": [len(row["input_ids"]) for row, *_ in encoded],
     }
 
-
-
-
 # %% ../../nbs/package/data/chat_encoding.ipynb #246ea0ca
 _ENCODED = Features(
     input_ids=List(Value("int32")), labels=List(Value("int32")), account=List(Value("int64")), length=Value("int64")
@@ -170,9 +176,9 @@ _ENCODED = Features(
 def _check_account(account: dict, longest: int, max_length: int | None, allow_cut: float) -> None:
     if account["answers_cut"] > allow_cut * account["answers"]:
         raise ValueError(
-            f"{account['answers_cut']} of {account['answers']} answers would lose their end at max_length={max_length}; the "
-            f"longest conversation has {longest} tokens: raise max_length, shorten the rows, or say "
-            f"allow_cut={-(-1000 * account['answers_cut'] // account['answers']) / 1000}"  # rounded up
+            f"{account['answers_cut']} of {account['answers']} answers would lose their end at "
+            f"max_length={max_length}; the longest conversation has {longest} tokens: raise max_length, shorten the "
+            f"rows, or say allow_cut={-(-1000 * account['answers_cut'] // account['answers']) / 1000}"  # rounded up
         )
     if not account["trained_tokens"]:
         raise ValueError(f"no answer is left to train on: {account}")
@@ -187,15 +193,23 @@ def encode_chats(
     num_proc: int | None = None,  # Processes that share the work
     **variables,  # For the template, as in `encode_chat`
 ) -> tuple[Dataset, dict[str, int | float]]:  # The rows ("input_ids", "labels"), and the account of what became of them
-    """Every conversation encoded by `encode_chat`, with an account: rows, answers and tokens read, cut, dropped, trained.
+    """Every conversation encoded by `encode_chat`, with an account: rows, answers and tokens read, cut, dropped,
+    trained.
 
-    A `ValueError` if more than `allow_cut` of the answers would lose their end, if a row is refused, or if none is left.
+    A `ValueError` if more than `allow_cut` of the answers would lose their end, if a row is refused, or if none is
+    left.
     """
     work = partial(_encode_batch, tok=tok, max_length=max_length, variables=variables)
     encoded = dataset.map(
-        work, batched=True, with_indices=True, num_proc=num_proc, remove_columns=dataset.column_names,
-        features=_ENCODED, load_from_cache_file=False, new_fingerprint=token_hex(8),
-    )  # fmt: skip
+        work,
+        batched=True,
+        with_indices=True,
+        num_proc=num_proc,
+        remove_columns=dataset.column_names,
+        features=_ENCODED,
+        load_from_cache_file=False,
+        new_fingerprint=token_hex(8),
+    )
     table = encoded.with_format("numpy")
     account = dict(zip(_ACCOUNT, np.sum(table["account"][:], axis=0).tolist()))
     _check_account(account, max(table["length"][:]), max_length, allow_cut)

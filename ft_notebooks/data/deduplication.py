@@ -135,7 +135,8 @@ def _no_split(dataset: Dataset, groups: list[list[int]], share: float, kept: int
     if len(largest) <= max(1, round(share * len(dataset))):
         return error
     return error + (
-        f". {len(largest)} rows belong together, such as the rows {largest[0]} and {largest[1]} (counted from 0). If they "
+        f". {len(largest)} rows belong together, such as the rows {largest[0]} and {largest[1]} (counted from 0). If "
+        "they "
         "are no near-duplicates, raise near, or set near=None; if they share a prompt that is no question, as in "
         '"Write a poem", draw rows: dataset.train_test_split(share)'
     )
@@ -145,7 +146,8 @@ def split(
     dataset: Dataset,  # What `read_chats` or `read_preferences` returned
     share: float,  # Of the rows for "test", between 0 and 1
     seed: int = 0,  # Of the draw
-    near: float | None = 0.8,  # Jaccard similarity, from 0.5 to 1, from which rows stay together; None: equal prompts only
+    near: float
+    | None = 0.8,  # Jaccard similarity, from 0.5 to 1, from which rows stay together; None: equal prompts only
 ) -> DatasetDict:  # "train" and "test", each in the order of `dataset`
     """No prompt on both sides, nor one nearly equal, nor a row nearly equal; the same sides for the same seed.
 
@@ -171,7 +173,8 @@ def split(
 def overlap(
     train: Dataset,  # What `read_chats` or `read_preferences` returned
     test: Dataset,  # Likewise
-    near: float | None = 0.8,  # Jaccard similarity, from 0.5 to 1, from which a row counts as seen; None: equal prompts only
+    near: float
+    | None = 0.8,  # Jaccard similarity, from 0.5 to 1, from which a row counts as seen; None: equal prompts only
 ) -> list[tuple[int, int, float]]:  # (row of train, row of test, similarity), in the order of `test`; rows count from 0
     """Every row of `test` whose prompt, or whole, `train` has or nearly has, once: with the row most like it.
 
@@ -179,7 +182,9 @@ def overlap(
     """
     n, best = len(train), {}
     kinds = zip(_prompts_and_wholes(train), _prompts_and_wholes(test))
-    for texts in reversed([seen + asked for seen, asked in kinds]):  # wholes first: an equal row is named before an equal prompt
+    for texts in reversed(
+        [seen + asked for seen, asked in kinds]
+    ):  # wholes first: an equal row is named before an equal prompt
         firsts, pairs = _ties(texts, near)
         most = {}
         for i, j, alike in pairs:

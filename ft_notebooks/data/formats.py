@@ -256,7 +256,7 @@ def _tools(row: dict) -> tuple[list[dict], list[str]]:
 
 
 def _with_system(row: dict, messages: list[dict]) -> tuple[list[dict], list[str]]:
-    "The messages after the one in the column \"system\", if there is one; and what is wrong with it."
+    'The messages after the one in the column "system", if there is one; and what is wrong with it.'
     system, defects = _optional(row, "system")
     if not system or messages[:1] == [{"role": "system", "content": system}]:
         return messages, defects

@@ -19,7 +19,11 @@ from .chat_encoding import encode_chat, encode_chats
 from ..tokenization.padding import IGNORE
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #7dcd3dd4
-PAIR_KEYS = ("prompt_ids", "chosen_ids", "rejected_ids")  # as `trl.trainer.dpo_trainer.DataCollatorForPreference` names them
+PAIR_KEYS = (
+    "prompt_ids",
+    "chosen_ids",
+    "rejected_ids",
+)  # as `trl.trainer.dpo_trainer.DataCollatorForPreference` names them
 
 
 def _last_answer(labels: list[int]) -> tuple[int, int]:
@@ -39,8 +43,8 @@ def _pair(chosen: dict, rejected: dict) -> dict[str, list[int]]:
     n = min(first, other)  # they differ where one answer has melted into the template's line break
     if chosen["input_ids"][:n] != rejected["input_ids"][:n]:
         raise ValueError(
-            "the chat template writes one prompt in two ways, depending on the answer behind it; give it a template whose "
-            "prompts do not depend on what follows"
+            "the chat template writes one prompt in two ways, depending on the answer behind it; give it a template "
+            "whose prompts do not depend on what follows"
         )
     ids = chosen["input_ids"][:n], chosen["input_ids"][n:end], rejected["input_ids"][n:last]
     return dict(zip(PAIR_KEYS, ids))
@@ -50,8 +54,8 @@ def _check_single(place: str, answers: dict[str, list[dict]]) -> None:
     for key, messages in answers.items():
         if len(messages) != 1:
             raise ValueError(
-                f'{place}"{key}" has {len(messages)} messages: between its answers, DPO would train what others say; let it end '
-                'with its first answer, or put the turns that both have in common into "prompt"'
+                f'{place}"{key}" has {len(messages)} messages: between its answers, DPO would train what others say; '
+                'let it end with its first answer, or put the turns that both have in common into "prompt"'
             )
 
 
@@ -78,14 +82,16 @@ def _check_left_out(account: dict, max_length: int | None, longest: int, allow_e
     rows, equal, long = account["rows"], account["equal"], account["long_prompts"] + account["long_answers"]
     if equal > allow_equal * rows:
         raise ValueError(
-            f"{equal} of {rows} pairs have two equal answers, such as the rows {account['equal_rows'][:5]} (counted from 0): "
-            f"such a pair teaches nothing; find out why they are equal, or say allow_equal={_share(equal, rows)} to drop them"
+            f"{equal} of {rows} pairs have two equal answers, such as the rows {account['equal_rows'][:5]} (counted "
+            "from 0): such a pair teaches nothing; find out why they are equal, or say "
+            f"allow_equal={_share(equal, rows)} to drop them"
         )
     if long > allow_long * rows:
         raise ValueError(
-            f"{long} of {rows} pairs do not fit into max_length={max_length}: {account['long_prompts']} prompts leave no room for "
-            f"an answer, and {account['long_answers']} pairs have an answer that would lose its end; the longest has {longest} "
-            f"tokens: raise max_length, shorten the rows, or say allow_long={_share(long, rows)} to drop them"
+            f"{long} of {rows} pairs do not fit into max_length={max_length}: {account['long_prompts']} prompts "
+            f"leave no room for an answer, and {account['long_answers']} pairs have an answer that would lose its "
+            f"end; the longest has {longest} tokens: raise max_length, shorten the rows, or say "
+            f"allow_long={_share(long, rows)} to drop them"
         )
     if equal + long == rows:
         raise ValueError(f"no pair is left to train on: {account}")
@@ -112,16 +118,22 @@ def _pairs(rows: dict, places: list[int]) -> dict:
 _IDS = Features({key: List(Value("int32")) for key in PAIR_KEYS})
 
 
-def _encode(tok: PreTrainedTokenizerBase, pairs: Dataset, num_proc: int | None, variables: dict) -> tuple[Dataset, dict]:
+def _encode(
+    tok: PreTrainedTokenizerBase, pairs: Dataset, num_proc: int | None, variables: dict
+) -> tuple[Dataset, dict]:
     "Every pair in ids, and the account of the conversations."
     fresh = {"batched": True, "load_from_cache_file": False, "remove_columns": pairs.column_names}
-    columns = {"messages": pairs.features["prompt"]} | {key: pairs.features[key] for key in pairs.features if key == "tools"}
+    columns = {"messages": pairs.features["prompt"]} | {
+        key: pairs.features[key] for key in pairs.features if key == "tools"
+    }
     talks = pairs.map(_conversations, features=Features(columns), new_fingerprint=token_hex(8), **fresh)
     try:
         encoded, account = encode_chats(tok, talks, num_proc=num_proc, **variables)
     except ValueError as e:  # it counts conversations
         which = {0: "chosen", 1: "rejected"}
-        named = re.sub(r"^row (\d+), ", lambda m: f'row {int(m[1]) // 2} (counted from 0), with "{which[int(m[1]) % 2]}": ', str(e))
+        named = re.sub(
+            r"^row (\d+), ", lambda m: f'row {int(m[1]) // 2} (counted from 0), with "{which[int(m[1]) % 2]}": ', str(e)
+        )
         raise ValueError(named) from None
     assert len(encoded) == len(talks)  # each ends with an answer, so none was dropped
     fresh["remove_columns"] = encoded.column_names

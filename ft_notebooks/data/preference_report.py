@@ -34,7 +34,9 @@ def _features(ids: list[int]) -> set[tuple[str, tuple]]:
 
 
 def _marks(tok: PreTrainedTokenizerBase, answers: list[tuple]) -> list[dict]:
-    "The five features that rank most pairs, by how many: in how many pairs only the chosen, or only the rejected, has it."
+    """The five features that rank most pairs, by how many: in how many pairs only the chosen, or only the rejected, has
+    it.
+    """
     chosen, rejected = Counter(), Counter()
     for one, other in answers:
         ours, theirs = _features(one), _features(other)
@@ -43,11 +45,13 @@ def _marks(tok: PreTrainedTokenizerBase, answers: list[tuple]) -> list[dict]:
     best = sorted(chosen | rejected, key=lambda f: (-abs(chosen[f] - rejected[f]), f))[:5]
     return [
         {
-            "mark": f"{how} {tok.decode(list(ids))!r}", "chosen": chosen[how, ids], "rejected": rejected[how, ids],
+            "mark": f"{how} {tok.decode(list(ids))!r}",
+            "chosen": chosen[how, ids],
+            "rejected": rejected[how, ids],
             "ranks": round(0.5 + abs(chosen[how, ids] - rejected[how, ids]) / (2 * len(answers)), 4),
         }
         for how, ids in best
-    ]  # fmt: skip
+    ]
 
 # %% ../../nbs/package/data/preference_report.ipynb #11cb0cd9
 ALIKE = 0.9  # `difflib.SequenceMatcher.ratio` of two answers from which they count as nearly equal
@@ -67,17 +71,26 @@ _FEW = 30  # pairs below which a mark that ranks them all is nothing special
 def _findings(report: dict) -> list[str]:
     said, longer = [], report["chosen_longer"]
     if report["equal"]:
-        said.append(f"{report['equal']:.1%} of the pairs have two equal answers and teach nothing; encode_pairs drops them")
+        said.append(
+            f"{report['equal']:.1%} of the pairs have two equal answers and teach nothing; encode_pairs drops them"
+        )
     if longer["low"] > 0.55 or longer["high"] < 0.45:
         which = "longer" if longer["value"] > 0.5 else "shorter"
         share = max(longer["value"], 1 - longer["value"])
-        said.append(f"the chosen answer is the {which} one in {share:.0%} of the pairs: the model may learn length instead")
+        said.append(
+            f"the chosen answer is the {which} one in {share:.0%} of the pairs: the model may learn length instead"
+        )
     if report["nearly_equal"] > 0.1:
-        said.append(f"{report['nearly_equal']:.0%} of the pairs differ in less than a tenth of their tokens: see what differs")
+        said.append(
+            f"{report['nearly_equal']:.0%} of the pairs differ in less than a tenth of their tokens: see what differs"
+        )
     if report["marks"] and report["marks"][0]["ranks"] >= 0.9 and report["pairs"] >= _FEW:
         best = report["marks"][0]
         side = "chosen" if best["chosen"] > best["rejected"] else "rejected"
-        said.append(f"one mark ranks {best['ranks']:.0%} of the pairs: the {side} answer {best['mark']}; is that what was preferred?")
+        said.append(
+            f"one mark ranks {best['ranks']:.0%} of the pairs: the {side} answer {best['mark']}; is that what was "
+            "preferred?"
+        )
     return said
 
 # %% ../../nbs/package/data/preference_report.ipynb #3e706f38
@@ -127,14 +140,19 @@ def _draw_tokens(ax, parts: dict[str, int]) -> None:
     total = sum(parts.values())
     for at, ((name, tokens), color) in enumerate(zip(parts.items(), ("#999999", "#CCCCCC", "#0072B2", "#E69F00"))):
         ax.barh(at, 100 * tokens / total, height=0.35, color=color)
-        ax.annotate(f"{name}: {100 * tokens / total:.0f} %", (0, at - 0.22), (1, 2), textcoords="offset points", fontsize=9)
+        ax.annotate(
+            f"{name}: {100 * tokens / total:.0f} %", (0, at - 0.22), (1, 2), textcoords="offset points", fontsize=9
+        )
     ax.set(xlabel="share of the tokens (%)", ylim=(3.3, -0.7), yticks=[])
 
 # %% ../../nbs/package/data/preference_report.ipynb #f2c47d51
 def plot_pairs(
-    rows: Sequence[dict] | Dataset,  # N pairs as `encode_pairs` gives them; likeness is drawn of at most 500, evenly spaced
+    rows: Sequence[dict]
+    | Dataset,  # N pairs as `encode_pairs` gives them; likeness is drawn of at most 500, evenly spaced
 ) -> "Figure":  # Free-standing: no window opens, and pyplot does not know it
-    "The lengths of the chosen against the rejected answers, how alike the two are, and where the tokens of the pairs are."
+    """The lengths of the chosen against the rejected answers, how alike the two are, and where the tokens of the pairs
+    are.
+    """
     from matplotlib.figure import Figure
 
     if not len(rows):
@@ -147,7 +165,9 @@ def plot_pairs(
     _draw_lengths(left, chosen, rejected)
     middle.hist(alike, np.linspace(0, 1, 21), color="#0072B2")
     middle.axvline(ALIKE, color="gray", linewidth=1, linestyle="--")
-    middle.set(xlabel="tokens in common (share)", ylabel="pairs" if len(alike) == len(pairs) else f"of {len(alike)} pairs")
+    middle.set(
+        xlabel="tokens in common (share)", ylabel="pairs" if len(alike) == len(pairs) else f"of {len(alike)} pairs"
+    )
     once, one, other = int(asked.sum()), int(chosen.sum()), int(rejected.sum())
     _draw_tokens(right, {"prompt": once, "prompt again": once, "chosen": one, "rejected": other})
     for ax in (left, middle, right):
@@ -158,19 +178,24 @@ def plot_pairs(
 def suspect_swapped(
     logps: Tensor,  # (N, 2) of the reference: `pair_logps` of the model that is going to be trained
     rows: Sequence[dict] | Dataset,  # The same N pairs
-) -> dict:  # {"value", "low", "high", "n", "finding"}; the first four as intervals are written, the last a sentence or None
+) -> (
+    dict
+):  # {"value", "low", "high", "n", "finding"}; the first four as intervals are written, the last a sentence or None
     """In which share of the pairs the reference finds the chosen answer likelier per token, and its 95 % interval.
 
     The finding is there if the whole interval lies below one half. It is a reason to look, and no proof."""
     lengths = np.array([[len(row["chosen_ids"]), len(row["rejected_ids"])] for row in rows])
     if lengths.shape != tuple(logps.shape):
-        raise ValueError(f"logps is {tuple(logps.shape)} and there are {len(rows)} pairs; give pair_logps of these rows")
+        raise ValueError(
+            f"logps is {tuple(logps.shape)} and there are {len(rows)} pairs; give pair_logps of these rows"
+        )
     chosen, rejected = (logps.double().cpu().numpy() / lengths).T
     found = _rate(int((chosen > rejected).sum()), int((chosen != rejected).sum()))
     finding = None
     if found["high"] < 0.5:
         finding = (
-            f"the model finds the rejected answer likelier than the chosen one in {1 - found['value']:.0%} of {found['n']} pairs: "
-            "read some; either the columns are swapped, or what is preferred is what the model does not say yet"
+            f"the model finds the rejected answer likelier than the chosen one in {1 - found['value']:.0%} of "
+            f"{found['n']} pairs: read some; either the columns are swapped, or what is preferred is what the model "
+            "does not say yet"
         )
     return {**found, "finding": finding}

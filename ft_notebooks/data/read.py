@@ -217,40 +217,45 @@ def read_preferences(
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _TIMES = tuple(f"{hour:02d}:{minute:02d}" for hour in range(8, 21) for minute in (0, 15, 30, 45))
 _ACTIVITIES = {
-    "train": "lunch|coffee|piano lesson|dentist appointment|team meeting|yoga class|job interview|bike ride|movie night|chess game|haircut|"
-    "budget review|book club|phone call|guitar practice|house viewing|grocery run|family dinner|tennis match|garden walk|"
-    "tax consultation|photo shoot|language exchange|swimming|airport pickup|annual checkup|apartment cleaning|archery course|"
-    "baby shower|baking contest|band audition|barbecue|basketball training|birthday party|boat ride|bowling league|"
-    "bread delivery|bridge toast|business travel|camping weekend|candle making|charity auction|coding bootcamp|conference panel|"
-    "cooking demonstration|cricket final|dance competition|debate prep|design critique|dog grooming|driving exercise|"
-    "engagement brunch|farewell speech|fencing duel|film screening|fishing outing|flight booking|flower arranging|"
-    "football kickoff|gallery opening|golf round|graduation ceremony|gym workout|harvest festival|homework help|"
-    "horse riding|insurance briefing|jazz concert|karate grading|kite flying|knitting hour|library study|massage|math tutoring|"
-    "moving van|opera|parent conference|passport renewal|picnic|silent retreat|playground date|product launch|project kickoff|"
-    "radio recording|recycling drive|road race|roof repair|rowing heat|safety drill|sailing trial|shoe polishing|ski holiday|"
-    "soccer scrimmage|spelling bee|comedy open mic|stock audit|surf camp|tea ceremony|thesis defence|train journey|"
-    "translation seminar|volleyball cup|volunteer shift|warehouse inventory|wedding|window measuring|cheese delivery|writing group",
-    "validation": "breakfast|painting workshop|car inspection|choir rehearsal|museum tour|vaccination|poker evening|sprint planning|drum session|"
-    "wine tasting|allergy shot|bakery pitch|bird watching|brewery crawl|calligraphy|carpet fitting|crossword marathon|"
-    "eye operation|furniture sale|hockey derby|juggling act|keynote|lease signing|lunar eclipse|pancake social|podcast taping|"
-    "rug weaving|sauna|snowboard tune-up|trivia showdown",
+    "train": "lunch|coffee|piano lesson|dentist appointment|team meeting|yoga class|job interview|bike ride|movie "
+    "night|chess game|haircut|budget review|book club|phone call|guitar practice|house viewing|grocery run|"
+    "family dinner|tennis match|garden walk|tax consultation|photo shoot|language exchange|swimming|airport "
+    "pickup|annual checkup|apartment cleaning|archery course|baby shower|baking contest|band audition|"
+    "barbecue|basketball training|birthday party|boat ride|bowling league|bread delivery|bridge toast|"
+    "business travel|camping weekend|candle making|charity auction|coding bootcamp|conference panel|cooking "
+    "demonstration|cricket final|dance competition|debate prep|design critique|dog grooming|driving "
+    "exercise|engagement brunch|farewell speech|fencing duel|film screening|fishing outing|flight booking|"
+    "flower arranging|football kickoff|gallery opening|golf round|graduation ceremony|gym workout|harvest "
+    "festival|homework help|horse riding|insurance briefing|jazz concert|karate grading|kite flying|"
+    "knitting hour|library study|massage|math tutoring|moving van|opera|parent conference|passport renewal|"
+    "picnic|silent retreat|playground date|product launch|project kickoff|radio recording|recycling drive|"
+    "road race|roof repair|rowing heat|safety drill|sailing trial|shoe polishing|ski holiday|soccer "
+    "scrimmage|spelling bee|comedy open mic|stock audit|surf camp|tea ceremony|thesis defence|train journey|"
+    "translation seminar|volleyball cup|volunteer shift|warehouse inventory|wedding|window measuring|cheese "
+    "delivery|writing group",
+    "validation": "breakfast|painting workshop|car inspection|choir rehearsal|museum tour|vaccination|poker evening|"
+    "sprint planning|drum session|wine tasting|allergy shot|bakery pitch|bird watching|brewery crawl|"
+    "calligraphy|carpet fitting|crossword marathon|eye operation|furniture sale|hockey derby|juggling "
+    "act|keynote|lease signing|lunar eclipse|pancake social|podcast taping|rug weaving|sauna|snowboard "
+    "tune-up|trivia showdown",
     "test": "supper|blood test|ballet recital|chemistry exam|canoe trip|mortgage advice|quiz tournament|plumber visit|"
     "sewing circle|puppet show|pottery glazing|orchestra matinee|vet|laser treatment|town hall|squash|physics lecture|"
     "kayak rental|pilates|bookkeeping|hearing aid|heating service|chimney sweep|fashion gala|sculpture unveiling|"
     "sunset cruise|poetry reading|orchard pruning|stargazing|embassy",
 }
 _NAMES = {
-    "train": "Omar|Ruth|Lena|Marco|Aisha|Peter|Yuki|Carlos|Ingrid|Sam|Priya|Tom|Elif|Hugo|Nora|Viktor|Grace|Ali|Chloe|Jonas|Mei|"
-    "David|Sofia|Kwame|Abigail|Adam|Agnes|Akira|Alan|Alma|Anders|Anita|Antonio|Astrid|Beatrice|Bilal|Bjorn|Camila|Cecilia|"
-    "Chen|Clara|Connor|Dalia|Daniel|Denise|Dmitri|Dora|Edith|Eduardo|Elena|Emil|Emma|Erik|Esther|Eva|Farid|Fatima|Francis|"
-    "Gabriel|George|Gita|Gloria|Greta|Gustav|Hannah|Harold|Helena|Henry|Ibrahim|Irene|Isaac|Isabel|Ivan|Jack|Jamal|Jana|"
-    "Javier|Joan|Julia|Kai|Karim|Katya|Kofi|Laura|Leo|Liam|Lin|Louis|Lucy|Magnus|Malik|Maria|Martin|Maya|Michael|Mina|"
-    "Mohammed|Monica|Naomi|Nikolai|Nina|Noah|Olivia|Oskar|Pablo|Paula|Philip|Quentin|Rania|Ravi|Rebecca|Robert|Rosa|Salma|"
-    "Sanjay|Sara|Simon|Sven|Tanja|Teresa|Thomas|Tuan|Ursula|Vera|Victor|Wei|William|Xavier|Yara|Yusuf|Zara",
-    "validation": "Nadia|Ben|Olga|Rafael|Hana|Luca|Miriam|Arjun|Freya|Tariq|Annika|Boris|Cyrus|Delphine|Enzo|Gwen|Hassan|Ilse|Joaquin|"
-    "Keiko|Lorenzo|Marguerite|Nils|Orla|Pavel|Rosalind|Sunita|Thabo|Ulrich|Winston",
-    "test": "Zelda|Bruno|Amina|Stefan|Layla|Edgar|Petra|Mateo|Haruto|Fiona|Alice|Cedric|Dina|Ewan|Florian|Gemma|Hiroshi|Imani|Judith|"
-    "Kirsten|Leonardo|Milan|Noel|Oriana|Patrick|Rashid|Selma|Tobias|Veronica|Wilma",
+    "train": "Omar|Ruth|Lena|Marco|Aisha|Peter|Yuki|Carlos|Ingrid|Sam|Priya|Tom|Elif|Hugo|Nora|Viktor|Grace|Ali|"
+    "Chloe|Jonas|Mei|David|Sofia|Kwame|Abigail|Adam|Agnes|Akira|Alan|Alma|Anders|Anita|Antonio|Astrid|"
+    "Beatrice|Bilal|Bjorn|Camila|Cecilia|Chen|Clara|Connor|Dalia|Daniel|Denise|Dmitri|Dora|Edith|Eduardo|"
+    "Elena|Emil|Emma|Erik|Esther|Eva|Farid|Fatima|Francis|Gabriel|George|Gita|Gloria|Greta|Gustav|Hannah|"
+    "Harold|Helena|Henry|Ibrahim|Irene|Isaac|Isabel|Ivan|Jack|Jamal|Jana|Javier|Joan|Julia|Kai|Karim|Katya|"
+    "Kofi|Laura|Leo|Liam|Lin|Louis|Lucy|Magnus|Malik|Maria|Martin|Maya|Michael|Mina|Mohammed|Monica|Naomi|"
+    "Nikolai|Nina|Noah|Olivia|Oskar|Pablo|Paula|Philip|Quentin|Rania|Ravi|Rebecca|Robert|Rosa|Salma|Sanjay|"
+    "Sara|Simon|Sven|Tanja|Teresa|Thomas|Tuan|Ursula|Vera|Victor|Wei|William|Xavier|Yara|Yusuf|Zara",
+    "validation": "Nadia|Ben|Olga|Rafael|Hana|Luca|Miriam|Arjun|Freya|Tariq|Annika|Boris|Cyrus|Delphine|Enzo|Gwen|"
+    "Hassan|Ilse|Joaquin|Keiko|Lorenzo|Marguerite|Nils|Orla|Pavel|Rosalind|Sunita|Thabo|Ulrich|Winston",
+    "test": "Zelda|Bruno|Amina|Stefan|Layla|Edgar|Petra|Mateo|Haruto|Fiona|Alice|Cedric|Dina|Ewan|Florian|Gemma|"
+    "Hiroshi|Imani|Judith|Kirsten|Leonardo|Milan|Noel|Oriana|Patrick|Rashid|Selma|Tobias|Veronica|Wilma",
 }
 
 # %% ../../nbs/06_data_formatting.ipynb #6380e400

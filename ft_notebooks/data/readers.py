@@ -353,6 +353,3 @@ def read_rows(
         yield f"row {i} (counted from 0)", row
     if i < 0:
         yield f"the {type(source).__name__}", EOFError()
-
-
-

@@ -31,7 +31,11 @@ _SECTIONS = {  # strategy -> distributed_type, the section of its keys, and thos
         },
     ),
     "zero2": ("DEEPSPEED", "deepspeed_config", {"zero_stage": 2}),
-    "zero3": ("DEEPSPEED", "deepspeed_config", {"zero_stage": 3, "zero3_init_flag": False, "zero3_save_16bit_model": True}),
+    "zero3": (
+        "DEEPSPEED",
+        "deepspeed_config",
+        {"zero_stage": 3, "zero3_init_flag": False, "zero3_save_16bit_model": True},
+    ),
 }
 _AUTO = {"gradient_accumulation_steps": "auto", "gradient_clipping": "auto"}
 
@@ -39,12 +43,16 @@ _AUTO = {"gradient_accumulation_steps": "auto", "gradient_clipping": "auto"}
 def _check_world(processes: int, machines: int) -> None:
     if machines < 1 or processes < 1 or processes % machines:
         raise ValueError(
-            f"processes={processes} on machines={machines}: processes counts those of all machines, the same number on each; "
-            f"8 on each of {max(machines, 1)} are processes={8 * max(machines, 1)}"
+            f"processes={processes} on machines={machines}: processes counts those of all machines, the same number "
+            f"on each; 8 on each of {max(machines, 1)} are processes={8 * max(machines, 1)}"
         )
 
 # %% ../../nbs/package/distributed/launch_files.ipynb #54a92721
-_PREFIX = {"fsdp_config": "fsdp_", "fp8_config": "fp8_", "dynamo_config": "dynamo_"}  # which accelerate adds where it is missing
+_PREFIX = {
+    "fsdp_config": "fsdp_",
+    "fp8_config": "fp8_",
+    "dynamo_config": "dynamo_",
+}  # which accelerate adds where it is missing
 
 
 def _unread(config: dict) -> dict[str, str]:
@@ -60,7 +68,9 @@ def _unread(config: dict) -> dict[str, str]:
 
 def _check_keys(config: dict, where: str) -> None:
     for key, nearest in _unread(config).items():
-        raise ValueError(f"{where}: accelerate reads no {key}; the nearest name is {nearest}. Correct it, or take it out")
+        raise ValueError(
+            f"{where}: accelerate reads no {key}; the nearest name is {nearest}. Correct it, or take it out"
+        )
 
 # %% ../../nbs/package/distributed/launch_files.ipynb #5b1fe45c
 def accelerate_config(
@@ -69,7 +79,9 @@ def accelerate_config(
     machines: int = 1,
     **keys,  # More keys of the file or of the strategy's section, by accelerate's names: fsdp_offload_params=True
 ) -> str:  # YAML for `accelerate launch --config_file`, the same for every machine
-    "The file for `accelerate launch`, every key of which acts; a `ValueError` names a key that accelerate does not know."
+    """The file for `accelerate launch`, every key of which acts; a `ValueError` names a key that accelerate does not
+    know.
+    """
     if strategy not in _SECTIONS:
         raise ValueError(f"strategy={strategy!r}; choose one of {', '.join(_SECTIONS)}")
     _check_world(processes, machines)
@@ -91,7 +103,13 @@ def accelerate_config(
 
 # %% ../../nbs/package/distributed/launch_files.ipynb #383cfd97
 _GONE = {key for key, status in ARGUMENT_KEY_MAPPING.items() if isinstance(status, ConversionStatus)}
-_STRATEGIES = ["FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD", "HYBRID_SHARD", "HYBRID_SHARD_ZERO2"]  # older files hold 1 to 5
+_STRATEGIES = [
+    "FULL_SHARD",
+    "SHARD_GRAD_OP",
+    "NO_SHARD",
+    "HYBRID_SHARD",
+    "HYBRID_SHARD_ZERO2",
+]  # older files hold 1 to 5
 
 
 def _to_fsdp2(section: dict, where: str) -> dict:
@@ -102,8 +120,8 @@ def _to_fsdp2(section: dict, where: str) -> dict:
         section["fsdp_sharding_strategy"] = given = _STRATEGIES[int(given) - 1] if given in list("12345") else given
         if given not in ("FULL_SHARD", "SHARD_GRAD_OP"):
             raise ValueError(
-                f"{where}: FSDP2 has no fsdp_sharding_strategy {given}, and accelerate's converter would divide the weights "
-                "among all processes; for NO_SHARD take the strategy ddp, else FULL_SHARD or SHARD_GRAD_OP"
+                f"{where}: FSDP2 has no fsdp_sharding_strategy {given}, and accelerate's converter would divide the "
+                "weights among all processes; for NO_SHARD take the strategy ddp, else FULL_SHARD or SHARD_GRAD_OP"
             )
     tool = logging.getLogger(convert_config_to_fsdp2.__module__)
     tool.disabled, before = True, tool.disabled  # what it says there is returned
@@ -116,13 +134,21 @@ def _to_fsdp2(section: dict, where: str) -> dict:
 def _fsdp(old: dict, where: str) -> tuple[dict, list[str]]:
     "The section for FSDP2, and what was changed."
     dead = {key.partition(".")[2] for key, nearest in _unread({"fsdp_config": old}).items() if nearest in _GONE}
-    new = {key: value for key, value in _to_fsdp2(old, where).items() if key not in dead | _GONE}  # accelerate < 1.14 keeps those
-    said = [f"{key} is taken out: {'nothing reads it' if key in dead else 'FSDP2 has no such setting'}" for key in old if key in dead | _GONE]
+    new = {
+        key: value for key, value in _to_fsdp2(old, where).items() if key not in dead | _GONE
+    }  # accelerate < 1.14 keeps those
+    said = [
+        f"{key} is taken out: {'nothing reads it' if key in dead else 'FSDP2 has no such setting'}"
+        for key in old
+        if key in dead | _GONE
+    ]
     for key in set(old) - dead - _GONE:
         name = ARGUMENT_KEY_MAPPING.get(key, key)
         if (name, new[name]) != (key, old[key]):
             said.append(f"{key}: {old[key]} is now {name}: {new[name]}")
-    return new, sorted(said) + ([] if "fsdp_version" in old else ["fsdp_version: 2 is added; without it this was FSDP1"])
+    return new, sorted(said) + (
+        [] if "fsdp_version" in old else ["fsdp_version: 2 is added; without it this was FSDP1"]
+    )
 
 # %% ../../nbs/package/distributed/launch_files.ipynb #4b8c6ecd
 _WHOLE = {  # without which the end of a run holds shards, or nothing
@@ -139,7 +165,9 @@ def _needed(section: str, config: dict, where: str) -> list[str]:
         return []  # which holds the settings of DeepSpeed itself
     for key, value in whole.items():
         if str(inner.get(key, value)).upper() != str(value).upper():
-            raise ValueError(f"{where}: with {key}: {inner[key]} the end of a run holds no whole model; write {key}: {value}")
+            raise ValueError(
+                f"{where}: with {key}: {inner[key]} the end of a run holds no whole model; write {key}: {value}"
+            )
     if section == "deepspeed_config" and config.get("num_machines", 1) > 1:
         whole = {**whole, "deepspeed_multinode_launcher": "standard"}
     for key in whole.keys() - inner.keys():
@@ -154,7 +182,10 @@ def _read(file: str | Path) -> dict:
     except yaml.YAMLError as e:
         raise ValueError(f"{file} is no YAML: {e}") from None
     if not isinstance(config, dict) or "distributed_type" not in config or "num_processes" not in config:
-        raise ValueError(f"{file} holds no distributed_type or no num_processes; make one by accelerate_config, or by accelerate config")
+        raise ValueError(
+            f"{file} holds no distributed_type or no num_processes; make one by accelerate_config, or by accelerate "
+            "config"
+        )
     return config
 
 
@@ -170,12 +201,16 @@ def _check_start(config: dict, where: str, processes: int | None, machines: int 
     if count > 1 and (kind in ("MULTI_CPU", "NO") or config.get("use_cpu")) and not config.get("mpirun_config"):
         what = "use_cpu: true" if config.get("use_cpu") else f"distributed_type: {kind}"
         raise ValueError(
-            f"{where} has num_processes: {count} and {what}, from which accelerate launch starts one process, or several that "
-            "do not know each other; write distributed_type: MULTI_GPU and use_cpu: false, and let the script say use_cpu"
+            f"{where} has num_processes: {count} and {what}, from which accelerate launch starts one process, or "
+            "several that do not know each other; write distributed_type: MULTI_GPU and use_cpu: false, and let the "
+            "script say use_cpu"
         )
 
 # %% ../../nbs/package/distributed/launch_files.ipynb #c8c69e4e
-_UNHEARD = {"rdzv_backend": "static", "enable_cpu_affinity": False}  # with what the command line says where it is silent
+_UNHEARD = {
+    "rdzv_backend": "static",
+    "enable_cpu_affinity": False,
+}  # with what the command line says where it is silent
 
 
 def check_config(
@@ -183,7 +218,9 @@ def check_config(
     processes: int | None = None,  # Of all machines together, as asked for; None: as the file says
     machines: int | None = None,
 ) -> tuple[str, list[str]]:  # The text for `accelerate launch`, and what was changed in it, in words
-    "The file in today's words: FSDP1 is converted, dead keys are taken out, and what would start or save something else is a `ValueError`."
+    """The file in today's words: FSDP1 is converted, dead keys are taken out, and what would start or save something
+    else is a `ValueError`.
+    """
     config, where = _read(file), str(file)
     _check_start(config, where, processes, machines)
     section = {"FSDP": "fsdp_config", "DEEPSPEED": "deepspeed_config"}.get(config["distributed_type"])

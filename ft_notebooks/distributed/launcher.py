@@ -39,13 +39,17 @@ def _check_machine(config: dict) -> None:
     here = config["num_processes"] // config["num_machines"]
     if kind in ("FSDP", "DEEPSPEED") and not gpus:
         raise ValueError(
-            f"distributed_type: {kind}, and this machine has no GPU: FSDP would silently be plain DDP, where every process holds "
-            "the whole model, and ZeRO does not start; take the strategy ddp, or a machine with GPUs"
+            f"distributed_type: {kind}, and this machine has no GPU: FSDP would silently be plain DDP, where every "
+            "process holds the whole model, and ZeRO does not start; take the strategy ddp, or a machine with GPUs"
         )
     if gpus and here > gpus:
-        raise ValueError(f"{here} processes a machine, and this one has {gpus} GPUs; a GPU takes one process: write {gpus} a machine")
+        raise ValueError(
+            f"{here} processes a machine, and this one has {gpus} GPUs; a GPU takes one process: write {gpus} a machine"
+        )
     if kind == "DEEPSPEED" and not find_spec("deepspeed"):
-        raise ValueError("ZeRO needs DeepSpeed, which is not installed: pip install deepspeed; or take the strategy fsdp2")
+        raise ValueError(
+            "ZeRO needs DeepSpeed, which is not installed: pip install deepspeed; or take the strategy fsdp2"
+        )
 
 # %% ../../nbs/package/distributed/launcher.ipynb #1624c1e0
 PORT = 29500  # what torchrun and accelerate take, too
@@ -55,7 +59,9 @@ def _world(file: str | Path) -> dict:
     "What the file says; a `ValueError` where it would have to be converted first."
     text, changes = check_config(file)
     if changes:
-        raise ValueError(f"{file}: {'; '.join(changes)}. Write what check_config({str(file)!r}) returns to a file, and take that")
+        raise ValueError(
+            f"{file}: {'; '.join(changes)}. Write what check_config({str(file)!r}) returns to a file, and take that"
+        )
     return {"num_machines": 1, **yaml.safe_load(text)}
 
 
@@ -63,16 +69,22 @@ def _check_network(machines: int, machine_rank: int, address: str | None, port: 
     if not 0 <= machine_rank < machines:
         raise ValueError(f"machine_rank={machine_rank}: the {machines} machines have the ranks 0 to {machines - 1}")
     if machines > 1 and not address:
-        raise ValueError(f"{machines} machines need an address: the name or IP of the one with rank 0, by which the others reach it")
+        raise ValueError(
+            f"{machines} machines need an address: the name or IP of the one with rank 0, by which the others reach it"
+        )
     try:
         socket.getaddrinfo(address or "localhost", port or PORT)
     except OSError as e:
-        raise ValueError(f"address={address!r} is not found from this machine ({e}); give the IP of the machine with rank 0") from None
+        raise ValueError(
+            f"address={address!r} is not found from this machine ({e}); give the IP of the machine with rank 0"
+        ) from None
     if machine_rank == 0 and (port or machines > 1):
         try:
             socket.create_server(("", port or PORT)).close()
         except OSError as e:
-            raise ValueError(f"port={port or PORT} cannot be listened on ({e}); choose another one, the same on all machines") from None
+            raise ValueError(
+                f"port={port or PORT} cannot be listened on ({e}); choose another one, the same on all machines"
+            ) from None
 
 # %% ../../nbs/package/distributed/launcher.ipynb #6aed3e94
 def _threads(here: int) -> str:
@@ -82,7 +94,11 @@ def _threads(here: int) -> str:
 def _arguments(program, file, config, machine_rank, address, port, max_restarts) -> list[str]:
     "What `accelerate launch` is given on one machine."
     machines = config["num_machines"]
-    given = {"config_file": file, "main_process_port": port or (PORT if machines > 1 else 0), "max_restarts": max_restarts}
+    given = {
+        "config_file": file,
+        "main_process_port": port or (PORT if machines > 1 else 0),
+        "max_restarts": max_restarts,
+    }
     if machines > 1:
         given |= {"machine_rank": machine_rank, "main_process_ip": address}
         if max_restarts:  # so that all machines begin again when one does
@@ -109,7 +125,9 @@ def host_commands(
     "The command that starts the program's processes on each machine."
     config = _world(file)
     _check_network(config["num_machines"], 1 % config["num_machines"], address, port)
-    rows = [_arguments(program, file, config, rank, address, port, max_restarts) for rank in range(config["num_machines"])]
+    rows = [
+        _arguments(program, file, config, rank, address, port, max_restarts) for rank in range(config["num_machines"])
+    ]
     variables = "".join(f"{name}={value} " for name, value in _to_restart(len(rows), max_restarts).items())
     return [f"{variables}accelerate launch {shlex.join(row)}" for row in rows]
 
@@ -118,30 +136,44 @@ def _environment(config: dict, address: str | None, port: int | None, max_restar
     found = {"ACCELERATE_USE_CPU": "true"} if config["num_processes"] > 1 and not _gpus() else {}
     found["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "120")
     found |= _to_restart(config["num_machines"], max_restarts)
-    if config["num_machines"] > 1:  # the address by which the others reach this machine, instead of a name they may not know
+    if (
+        config["num_machines"] > 1
+    ):  # the address by which the others reach this machine, instead of a name they may not know
         family, kind, _, _, target = socket.getaddrinfo(address, port or PORT, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as probe:
             probe.connect(target)  # sends nothing
             own = probe.getsockname()[0]
-        cards = [name for name, addresses in psutil.net_if_addrs().items() if own in [each.address for each in addresses]]
-        known = {"PET_LOCAL_ADDR": own} | dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), cards[0] if cards else None)
+        cards = [
+            name for name, addresses in psutil.net_if_addrs().items() if own in [each.address for each in addresses]
+        ]
+        known = {"PET_LOCAL_ADDR": own} | dict.fromkeys(
+            ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), cards[0] if cards else None
+        )
         found |= {name: value for name, value in known.items() if value and name not in os.environ}
     return found
 
 
 def _check_program(program: list[str]) -> None:
     if not program or not (program[0] == "-m" or Path(program[0]).is_file()):
-        raise ValueError(f"{shlex.join(map(str, program))!r}: Python is given a script that is there, or -m and a module")
+        raise ValueError(
+            f"{shlex.join(map(str, program))!r}: Python is given a script that is there, or -m and a module"
+        )
 
 
 def _failure(error: ChildFailedError) -> int:
     "Says which process failed first; the exit code that goes with it."
     rank, first = error.get_first_failure()
     what = f"was killed by {first.signal_name()}" if first.exitcode < 0 else f"ended with exit code {first.exitcode}"
-    where = "what it said stands above; a traceback's lines begin with its rank" if first.exitcode > 0 else (
-        "it said nothing itself; if nobody killed it, the system did, for memory: see dmesg"
+    where = (
+        "what it said stands above; a traceback's lines begin with its rank"
+        if first.exitcode > 0
+        else ("it said nothing itself; if nobody killed it, the system did, for memory: see dmesg")
     )
-    print(f"\nrank {rank} on {socket.gethostname()} {what}, and so the others were ended; {where}", file=sys.stderr, flush=True)
+    print(
+        f"\nrank {rank} on {socket.gethostname()} {what}, and so the others were ended; {where}",
+        file=sys.stderr,
+        flush=True,
+    )
     return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
 
 # %% ../../nbs/package/distributed/launcher.ipynb #30c8117a
@@ -154,14 +186,18 @@ def launch(
     port: int | None = None,  # None: 29500 for several machines, for one whatever is free
     max_restarts: int = 0,  # How often all processes begin again after a failure
 ) -> int:  # 0, or the exit code of the process that failed first; 128 and the number of a signal
-    "Starts this machine's processes, and returns when all have ended: soon when one fails, saved when it was asked to stop."
+    """Starts this machine's processes, and returns when all have ended: soon when one fails, saved when it was asked to
+    stop.
+    """
     _check_program(program)
     config = _world(file)
     _check_network(config["num_machines"], machine_rank, address, port)
     _check_machine(config)
     arguments = _arguments(program, file, config, machine_rank, address, port, max_restarts)
     heard = threading.current_thread() is threading.main_thread()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)}
+    handlers = {
+        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    }
     try:
         with patch_environment(**_environment(config, address, port, max_restarts)):
             launch_command(launch_command_parser().parse_args(arguments))

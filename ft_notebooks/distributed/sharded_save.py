@@ -62,8 +62,9 @@ def save_whole(
     hidden = next((name for name, p in model.named_parameters() if hasattr(p, "ds_id")), None)
     if hidden:
         raise ValueError(
-            f"{hidden} lies with DeepSpeed's ZeRO-3, which torch cannot put together; call trainer.save_model(folder), with "
-            "stage3_gather_16bit_weights_on_model_save: true in DeepSpeed's settings"
+            f"{hidden} lies with DeepSpeed's ZeRO-3, which torch cannot put together; call "
+            "trainer.save_model(folder), with stage3_gather_16bit_weights_on_model_save: true in DeepSpeed's "
+            "settings"
         )
     state, first = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)), {}
     if dist.get_rank() == 0:
@@ -94,8 +95,9 @@ def check_whole(
     parts = sorted(file.name for file in folder.glob("pytorch_model_fsdp_*"))
     if parts and not any(folder.glob("*model.safetensors*")):
         raise ValueError(
-            f"{folder} holds a model in the parts of several processes ({parts[0]}), which only a resume can read; resume the "
-            "run with the same settings, and call ft_notebooks.distributed.sharded_save.save_whole(trainer.model, FOLDER) in all processes"
+            f"{folder} holds a model in the parts of several processes ({parts[0]}), which only a resume can read; "
+            "resume the run with the same settings, and call "
+            "ft_notebooks.distributed.sharded_save.save_whole(trainer.model, FOLDER) in all processes"
         )
     if not (folder / "adapter_config.json").is_file():
         name = check_checkpoint(folder)
@@ -106,6 +108,7 @@ def check_whole(
     if 2 * len(still) > moved:
         name, rows = next(iter(still.items()))
         raise ValueError(
-            f"{folder}: in {len(still)} of {moved} lora_B's rows are zero, as before training ({name}: {rows} rows); it was "
-            "saved, or resumed, by one of several processes; save it again with save_whole, called in all of them"
+            f"{folder}: in {len(still)} of {moved} lora_B's rows are zero, as before training ({name}: {rows} rows); "
+            "it was saved, or resumed, by one of several processes; save it again with save_whole, called in all of "
+            "them"
         )

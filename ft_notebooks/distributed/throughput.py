@@ -17,7 +17,9 @@ from ..lora.adapter import expert_parameters
 
 # %% ../../nbs/package/distributed/throughput.ipynb #86b7e720
 def _matrices(config: PreTrainedConfig) -> tuple[int, int, int]:
-    "The weights of the matrices in the layers and of the head, and the parameters of an adapter of rank 1 on the former."
+    """The weights of the matrices in the layers and of the head, and the parameters of an adapter of rank 1 on the
+    former.
+    """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     if expert_parameters(model):
@@ -39,7 +41,9 @@ def flops_per_token(
     recompute: bool = False,  # True: activations are recomputed (activation checkpointing)
     r: int = 16,  # Rank of the adapter on all linear layers but the head
 ) -> int:
-    "The operations that a token of training costs: multiplications and additions of the matrices, forwards and backwards."
+    """The operations that a token of training costs: multiplications and additions of the matrices, forwards and
+    backwards.
+    """
     _check_method(method)
     layers, head, rank_1 = _matrices(config)
     text = config.get_text_config()
@@ -95,13 +99,15 @@ def step_time(
     method: str = "full",  # "full", "lora" or "qlora"
     recompute: bool = False,  # True: activation checkpointing
     accumulation: int = 1,  # Micro-batches of a step
-    efficiency: float = 0.4,  # Share of the peak that a card reaches in arithmetic; assume it, or measure it on one machine
+    efficiency: float = 0.4,  # Share of its peak that a card reaches; assumed, or measured on one machine
     gradient_bytes: int = 4,  # Of a number as it is sent; 2 under accelerate's FSDP2 with bf16=True
     r: int = 16,  # Rank of the adapter
 ) -> Step:
     "Seconds of arithmetic and of traffic of a step; latencies, the optimizer and the data are not counted."
     if strategy not in ("ddp", "fsdp2") or gpus < 1 or not 0 < efficiency <= 1:
-        raise ValueError(f"strategy={strategy!r}, gpus={gpus}, efficiency={efficiency}: 'ddp' or 'fsdp2', at least 1, in (0, 1]")
+        raise ValueError(
+            f"strategy={strategy!r}, gpus={gpus}, efficiency={efficiency}: 'ddp' or 'fsdp2', at least 1, in (0, 1]"
+        )
     flops = flops_per_token(config, length, method, recompute, r) * tokens * accumulation
     trained = weight_bytes(config, 32) // 4 if method == "full" else r * _matrices(config)[2]
     gradients = _pass_seconds(trained * gradient_bytes, machine, gpus)

@@ -23,8 +23,10 @@ def dpo_loss(
     policy_rejected: Tensor,  # (B,) the same of the rejected answers
     ref_chosen: Tensor,  # (B,) the same under the reference, the model as it was before training
     ref_rejected: Tensor,  # (B,)
-    beta: float = 0.1,  # Above 0; reward per nat. The larger, the smaller the step away from the reference that suffices
-) -> tuple[Tensor, Tensor, Tensor]:  # (B,) each: losses, rewards of the chosen, rewards of the rejected; these have no gradient
+    beta: float = 0.1,  # Above 0; reward per nat. The larger, the nearer the policy stays to the reference
+) -> tuple[
+    Tensor, Tensor, Tensor
+]:  # (B,) each: losses, rewards of the chosen, rewards of the rejected; these have no gradient
     """The loss of `trl.DPOTrainer` (`loss_type="sigmoid"`) and the rewards that it logs, pair by pair.
 
     Equation 7 of Rafailov et al., Direct Preference Optimization (2023)."""
@@ -36,7 +38,8 @@ def dpo_loss(
 @torch.no_grad()
 def pair_logps(
     model: PreTrainedModel,  # Asked in `eval()` mode, and left as it was
-    rows: Sequence[dict] | Dataset,  # N pairs: "prompt_ids", "chosen_ids", "rejected_ids", as in `trl.DPOTrainer.train_dataset`
+    rows: Sequence[dict]
+    | Dataset,  # N pairs: "prompt_ids", "chosen_ids", "rejected_ids", as in `trl.DPOTrainer.train_dataset`
     batch_size: int = 8,  # Answers at a time
 ) -> Tensor:  # (N, 2) float32 on the CPU, in nats: the chosen answer and the rejected
     "The log-probability of each answer, summed over its tokens."

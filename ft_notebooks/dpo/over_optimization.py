@@ -79,14 +79,15 @@ def _can_fall(start: dict) -> list[str]:  # a look at the start
 def _fallen(line: dict, start: dict, before: int = 0) -> str | None:
     "What of a look is less than half of what it was at the start; None if nothing is."
     said = {
-        "stop_rate": f"{line['stop_rate']:.0%} of the answers end within {line['room']} tokens, and {start['stop_rate']:.0%} did",
+        "stop_rate": f"{line['stop_rate']:.0%} of the answers end within {line['room']} tokens, and "
+        f"{start['stop_rate']:.0%} did",
         "score": f"the score of the answers is {line.get('score', 0):.2g}, and was {start.get('score', 0):.2g}",
     }
     for name in _can_fall(start):
         if line[name] < start[name] / 2:
             return (
-                f"at step {line['step']} {said[name]} at the start (the last look before was at step {before}); the preferred "
-                f"answers have won, and the text is lost: {line['said'][0][:60]!r}. {_CURE}"
+                f"at step {line['step']} {said[name]} at the start (the last look before was at step {before}); the "
+                f"preferred answers have won, and the text is lost: {line['said'][0][:60]!r}. {_CURE}"
             )
     return None
 
@@ -113,7 +114,9 @@ def _fitting(model, rows, room: int) -> int:
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
     longest = max(len(row["prompt_ids"]) for row in rows)
     if longest >= context:
-        raise ValueError(f"a prompt has {longest} tokens and the model's context {context}; give encode_pairs a max_length")
+        raise ValueError(
+            f"a prompt has {longest} tokens and the model's context {context}; give encode_pairs a max_length"
+        )
     return min(room, context - longest)
 
 
@@ -145,7 +148,9 @@ class _Looks:
         self.before = now if self.before is None else self.before
         line = _from_first({"step": state.global_step, "kl": _kl(now, self.before), **heard})
         if not math.isfinite(line.get("score", 0)):
-            raise ValueError(f"the scorer gave {line['score']} at step {line['step']}; it gives a number, the more the better")
+            raise ValueError(
+                f"the scorer gave {line['score']} at step {line['step']}; it gives a number, the more the better"
+            )
         if not state.global_step:
             line["guards"] = _can_fall(line) if self.stop else []
         if state.is_world_process_zero:
@@ -160,7 +165,10 @@ class _Guard(_Looks, TrainerCallback):
         self._begin(args, state, model)
         if self.stop and "stop_rate" not in _can_fall(self.start) and state.is_world_process_zero:
             n, few = self.start["answers"], round(self.start["stop_rate"] * self.start["answers"])
-            print(f"{few} of {n} answers end within {self.room} tokens at the start, so no fall of the stop rate ends this run")
+            print(
+                f"{few} of {n} answers end within {self.room} tokens at the start, so no fall of the stop rate ends "
+                "this run"
+            )
 
     def on_step_end(self, args, state, control, model, **kwargs):
         if state.global_step % self.steps and state.global_step < state.max_steps or state.global_step <= self.last:
@@ -177,18 +185,24 @@ class _Guard(_Looks, TrainerCallback):
 
 # %% ../../nbs/package/dpo/over_optimization.ipynb #10ca4912
 class CollapseCallback(_Guard):
-    """Ends the run, after a save, when the stop rate or the score falls below half of the start's; a `ValueError` in all processes.
+    """Ends the run, after a save, when the stop rate or the score falls below half of the start's; a `ValueError` in
+    all processes.
 
-    `collapse.jsonl` has a line a look: stop rate, mean length, KL to the start, log-probability of the chosen answers, score, answers.
-    The weights are as without it. A run that resumes goes on with its start, and is refused without it, or with other rows.
+    `collapse.jsonl` has a line a look: stop rate, mean length, KL to the start, log-probability of the chosen answers,
+    score, answers.
+    The weights are as without it. A run that resumes goes on with its start, and is refused without it, or with other
+    rows.
     """
 
     def __init__(
         self,
         tok: PreTrainedTokenizerBase,
-        rows: Sequence[dict] | Dataset,  # Pairs as `encode_pairs` gives them, best ones not trained on; the first eight are looked at
-        every: int | None = None,  # Optimizer steps; None is a fifth of the run. On a CPU a look costs what training on ten pairs does
-        scorer: Callable[[list[str], list[dict]], float] | None = None,  # Of the answers and the rows; the more the better
+        rows: Sequence[dict]
+        | Dataset,  # Pairs as `encode_pairs` gives them, best ones not trained on; the first eight are looked at
+        every: int
+        | None = None,  # Optimizer steps; None is a fifth of the run. On a CPU one costs as much as ten pairs
+        scorer: Callable[[list[str], list[dict]], float]
+        | None = None,  # Of the answers and the rows; the more the better
         max_new_tokens: int | None = None,  # Of an answer; None is twice the longest chosen one of these rows
         stop: bool = True,  # False: only recorded
     ):
@@ -224,7 +238,14 @@ def plot_collapse(
     for ax, (title, lines) in zip(fig.subplots(4, 2, sharex=True).flat, _LINES.items()):
         for key, name, colour in lines:
             if points := logged_points(history, key)[0]:
-                ax.plot(points, logged_points(history, key)[1], color=colour, lw=1.3, marker="." if key in looks[0] else None, label=name)
+                ax.plot(
+                    points,
+                    logged_points(history, key)[1],
+                    color=colour,
+                    lw=1.3,
+                    marker="." if key in looks[0] else None,
+                    label=name,
+                )
         if "stop_rate" in (key for key, _, _ in lines):
             ax.axhline(looks[0]["stop_rate"] / 2, color="#999999", lw=1, ls=":", zorder=0)
         if len(ax.get_legend_handles_labels()[0]) > 1:

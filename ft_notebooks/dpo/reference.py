@@ -36,7 +36,9 @@ def _asked(trainer, rows) -> tuple[Tensor, Tensor]:  # (N, 2) each, float64, in 
         for row in rows:
             trainer.compute_loss(trainer.model_wrapped, trainer._prepare_inputs(trainer.data_collator([row])))
             said = trainer._metrics["eval"]
-            found.append([[said[f"{what}/{side}"][-1] for side in ("chosen", "rejected")] for what in ("logps", "rewards")])
+            found.append(
+                [[said[f"{what}/{side}"][-1] for side in ("chosen", "rejected")] for what in ("logps", "rewards")]
+            )
     trainer.model.train(training)
     policy, rewards = torch.tensor(found, dtype=torch.float64).unbind(1)
     return policy, policy - rewards / trainer.beta
@@ -65,16 +67,19 @@ def _cure(trainer) -> str:
         return "ref_model is another model: leave it out, and the model as it is now is the reference"
     if isinstance(trainer.model, PeftModel):
         return (
-            "the adapter changed the base when it was made, as init_lora_weights='pissa' does (take True, or merge it with "
-            "merge_adapter and train that), or the weights have changed since the trainer was made (make it anew)"
+            "the adapter changed the base when it was made, as init_lora_weights='pissa' does (take True, or merge "
+            "it with merge_adapter and train that), or the weights have changed since the trainer was made (make it "
+            "anew)"
         )
     return "the weights have changed since the trainer was made: make it anew with dpo_trainer"
 
 
 class ReferenceCallback(TrainerCallback):
-    """Before step 1 the reference is the policy; in a run that resumes it is the reference of the start; or a `ValueError`.
+    """Before step 1 the reference is the policy; in a run that resumes it is the reference of the start; or a
+    `ValueError`.
 
-    The trainer's own loss is asked about four rows. What the reference says of them is in `.reference/start.json` of the run.
+    The trainer's own loss is asked about four rows. What the reference says of them is in `.reference/start.json` of
+    the run.
     """
 
     def __init__(
@@ -92,8 +97,9 @@ class ReferenceCallback(TrainerCallback):
         elif (far := _far(trainer, self.rows, policy, reference)).max() > 0:
             row, margins = int(far.argmax()), (policy - reference).diff(dim=1).neg().flatten()
             raise ValueError(
-                f"before step 1 policy and reference are not the same model: row {row} (counted from 0) has a margin of "
-                f"{margins[row]:.4f} nats, and its chosen answer differs by {(policy - reference)[row, 0]:.4f}; {_cure(trainer)}"
+                f"before step 1 policy and reference are not the same model: row {row} (counted from 0) has a margin "
+                f"of {margins[row]:.4f} nats, and its chosen answer differs by {(policy - reference)[row, 0]:.4f}; "
+                f"{_cure(trainer)}"
             )
         elif state.is_world_process_zero:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -101,18 +107,24 @@ class ReferenceCallback(TrainerCallback):
 
     def _same_as_then(self, reference, file) -> None:
         if not file.is_file():
-            raise ValueError(f"{file} is not there, so nobody can tell whether this reference is the run's; begin it anew")
+            raise ValueError(
+                f"{file} is not there, so nobody can tell whether this reference is the run's; begin it anew"
+            )
         try:
             then = torch.tensor(json.loads(file.read_text(encoding="utf-8")), dtype=torch.float64)
-            problem = "" if then.shape == reference.shape else f"it has the shape {tuple(then.shape)}, not {tuple(reference.shape)}"
+            problem = (
+                ""
+                if then.shape == reference.shape
+                else f"it has the shape {tuple(then.shape)}, not {tuple(reference.shape)}"
+            )
         except (OSError, ValueError, TypeError) as error:
             problem = str(error)
         if problem:
             raise ValueError(f"{file} is damaged ({problem}); restore it, or begin the run again in another folder")
         if _far(self.trainer, self.rows, then, reference).max() > 0:
             raise ValueError(
-                f"the reference is not the one that the run began with: the first row's chosen answer had {then[0, 0]:.4f} nats "
-                f"and has {reference[0, 0]:.4f}; load the model that the run was started with"
+                "the reference is not the one that the run began with: the first row's chosen answer had "
+                f"{then[0, 0]:.4f} nats and has {reference[0, 0]:.4f}; load the model that the run was started with"
             )
 
 # %% ../../nbs/package/dpo/reference.ipynb #dbeb7478
@@ -123,11 +135,16 @@ _REMOVE = "Remove the file, and the reference is computed again"
 @torch.no_grad()
 def _computed(trainer, dataset, batch_size: int) -> dict[str, Tensor]:
     "The reference's log-probabilities of all rows, in `eval()` mode."
-    model, loader = trainer.ref_model or trainer.model, DataLoader(dataset, batch_size, collate_fn=trainer.data_collator)
+    model, loader = (
+        trainer.ref_model or trainer.model,
+        DataLoader(dataset, batch_size, collate_fn=trainer.data_collator),
+    )
     training, loader = model.training, trainer.accelerator.prepare(loader)
     model.eval()
     with side_effects_undone(trainer):  # a loader draws a random number
-        parts = [trainer.accelerator.gather_for_metrics(trainer.compute_ref_log_probs(model, batch)) for batch in loader]
+        parts = [
+            trainer.accelerator.gather_for_metrics(trainer.compute_ref_log_probs(model, batch)) for batch in loader
+        ]
     model.train(training)
     return {name: torch.cat(column).float().cpu() for name, column in zip(REFERENCE_COLUMNS, zip(*parts))}
 
@@ -161,14 +178,17 @@ def _check_again(trainer, dataset, kept: dict[str, Tensor], file: Path) -> None:
     some = sorted({round(i * (len(dataset) - 1) / (_FEW - 1)) for i in range(_FEW)})
     rows = dataset.select(some)
     fresh = _computed(trainer, rows, len(some))
-    now, then = (torch.stack([x[name] for name in REFERENCE_COLUMNS], 1).double() for x in (fresh, {n: v[some] for n, v in kept.items()}))
+    now, then = (
+        torch.stack([x[name] for name in REFERENCE_COLUMNS], 1).double()
+        for x in (fresh, {n: v[some] for n, v in kept.items()})
+    )
     far = _far(trainer, rows, now, then)
     if far.max() > 0:
         row = int(far.argmax())
         side = int((now - then)[row].abs().argmax())
         raise ValueError(
-            f"{file} is stale: {REFERENCE_COLUMNS[side]} of row {some[row]} is {then[row, side]:.4f} nats in it and {now[row, side]:.4f} now. "
-            f"{_REMOVE}"
+            f"{file} is stale: {REFERENCE_COLUMNS[side]} of row {some[row]} is {then[row, side]:.4f} nats in it and "
+            f"{now[row, side]:.4f} now. {_REMOVE}"
         )
 
 # %% ../../nbs/package/dpo/reference.ipynb #bbe8cef1
@@ -176,7 +196,11 @@ def _kept_or_computed(trainer, dataset, batch_size: int) -> Dataset:
     "The rows with the reference's log-probabilities, from the run's folder if they are there and still true."
     args, model = trainer.args, trainer.ref_model or trainer.model
     how = [args.bf16, args.fp16, str(model.dtype), args.ld_alpha]
-    file = Path(args.output_dir, ".reference", f"{short_hash(data_fingerprint(dataset), weights_fingerprint(model), how)}.safetensors")
+    file = Path(
+        args.output_dir,
+        ".reference",
+        f"{short_hash(data_fingerprint(dataset), weights_fingerprint(model), how)}.safetensors",
+    )
     first = trainer.is_world_process_zero()  # it alone reads and writes
     found = _read(file, len(dataset)) if first and file.is_file() else (None, None)
     kept, problem = broadcast_object_list(list(found))
@@ -187,19 +211,26 @@ def _kept_or_computed(trainer, dataset, batch_size: int) -> Dataset:
     else:
         kept = _computed(trainer, dataset, batch_size)
         if problem := _not_finite(kept):
-            raise ValueError(f"the reference's {problem}; check the model's weights, or compute in float32: load_model(bits=32), bf16=False")
+            raise ValueError(
+                f"the reference's {problem}; check the model's weights, or compute in float32: load_model(bits=32), "
+                "bf16=False"
+            )
         if first:
             file.parent.mkdir(parents=True, exist_ok=True)
             save_file(kept, part := file.with_suffix(f".{os.getpid()}"))
             os.replace(part, file)
-    columns = Dataset.from_dict({name: x.tolist() for name, x in kept.items()}, Features({n: Value("float32") for n in REFERENCE_COLUMNS}))
+    columns = Dataset.from_dict(
+        {name: x.tolist() for name, x in kept.items()}, Features({n: Value("float32") for n in REFERENCE_COLUMNS})
+    )
     return concatenate_datasets([dataset, columns], axis=1)
 
 # %% ../../nbs/package/dpo/reference.ipynb #176807d0
 class KeptReference:
-    """To stand before `trl.DPOTrainer` among a class's bases: before step 1 the reference is the policy, and it is computed once.
+    """To stand before `trl.DPOTrainer` among a class's bases: before step 1 the reference is the policy, and it is
+    computed once.
 
-    With `precompute_ref_log_probs=True` the log-probabilities lie in the run's folder, in `.reference`. A `ValueError` for a
+    With `precompute_ref_log_probs=True` the log-probabilities lie in the run's folder, in `.reference`. A `ValueError`
+    for a
     reference that is another model, when the run begins or resumes, and for log-probabilities that are no longer true.
     """
 

@@ -36,7 +36,9 @@ def _pair_attention(model: PreTrainedModel) -> Iterator[None]:
 def sharing_error(
     model: PreTrainedModel,  # Without an adapter's wrapper; not changed; seven short forward passes
 ) -> tuple[float, float]:  # 0: as alone, 1: as if rejected saw chosen; of the shared row, and of a padded batch
-    "How far the logits of two pairs are from those of each text alone, in a shared row and, which is rounding, in a padded batch."
+    """How far the logits of two pairs are from those of each text alone, in a shared row and, which is rounding, in a
+    padded batch.
+    """
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(model.config.get_text_config().vocab_size, (4, 24), generator=draw)
     ids[2, :12], ids[3, :8] = ids[0, :12], ids[1, :8]
@@ -75,7 +77,9 @@ def why_not_shared(
     except (ValueError, TypeError, RuntimeError, IndexError, KeyError, AttributeError) as problem:
         return f"{kind} cannot compute two answers in one row ({type(problem).__name__}: {problem})"
     if not error < (0.005 if base.dtype == torch.float32 else 0.1):  # by u·√(20·layers), as above
-        return f"{kind} says something else of texts in one row ({error:.0%} of what full sight of another answer changes)"
+        return (
+            f"{kind} says something else of texts in one row ({error:.0%} of what full sight of another answer changes)"
+        )
     return None
 
 # %% ../../nbs/package/dpo/shared_prompt.ipynb #abd014b3
@@ -88,7 +92,9 @@ def _window(config) -> float:
 # %% ../../nbs/package/dpo/shared_prompt.ipynb #3ad5f983
 @contextmanager
 def _head_with_mean() -> Iterator[None]:
-    "The head that `speed_up` puts in TRL's place does not know the mean of the logits; here it is the logit of the mean."
+    """The head that `speed_up` puts in TRL's place does not know the mean of the logits; here it is the logit of the
+    mean.
+    """
     inner = getattr(trl.trainer.utils, "_ChunkedLogProbFunction", None)
 
     class Head:
@@ -124,7 +130,9 @@ def _in_one_row(forward: Callable, input_ids, attention_mask, labels, **kwargs):
     wanted = torch.full_like(row.input_ids, -100)
     wanted[0, row.place[scored]] = targets[scored]
     pairs = row.sizes[None, None]
-    out = forward(input_ids=row.input_ids, position_ids=row.position_ids, attention_mask=pairs, shift_labels=wanted, **kwargs)
+    out = forward(
+        input_ids=row.input_ids, position_ids=row.position_ids, attention_mask=pairs, shift_labels=wanted, **kwargs
+    )
     found = {name: x for name, x in out.items() if x is not None and x.shape == row.input_ids.shape}
     found = {name: x[0, row.place].masked_fill(~scored, 0) for name, x in found.items()}
     loss = -found["log_probs"].sum() / scored.sum().clamp(min=1)
@@ -142,7 +150,9 @@ def _exchanged(model: PreTrainedModel, share: bool, off: tuple[str, ...]) -> Ite
     @functools.wraps(before)
     def forward(*args, **kwargs):
         given = {name: value for name, value in kwargs.items() if value is not None}
-        again = ("lora", "norm") if checkpointed() and torch.is_grad_enabled() else ()  # computed again outside, by the layers' own
+        again = (
+            ("lora", "norm") if checkpointed() and torch.is_grad_enabled() else ()
+        )  # computed again outside, by the layers' own
         pairs = share and not args and given.get("fused_lm_head") and set(given) <= _PLAIN and "attention_mask" in given
         mean = model.device.type == "cpu" and "head" not in off
         with speed_up(model, ("attention", *off, *again)), _head_with_mean() if mean else nullcontext():
@@ -159,7 +169,8 @@ def _exchanged(model: PreTrainedModel, share: bool, off: tuple[str, ...]) -> Ite
 
 # %% ../../nbs/package/dpo/shared_prompt.ipynb #e892c2c2
 class SharedPrompt:
-    """To stand before `trl.DPOTrainer` among a class's bases: the same losses, metrics and gradients, from fewer tokens.
+    """To stand before `trl.DPOTrainer` among a class's bases: the same losses, metrics and gradients, from fewer
+    tokens.
 
     Policy and reference compute what chosen and rejected begin with once, in training, evaluation and the precomputed
     reference; where `not_shared` says why not, as TRL does.
@@ -174,12 +185,16 @@ class SharedPrompt:
             return "it is among levers_off"
         if self.args.torch_compile:
             return "a compiled model keeps the forward that it was compiled with"
-        models = [self.accelerator.unwrap_model(model) for model in (self.model, getattr(self, "ref_model", None)) if model]
+        models = [
+            self.accelerator.unwrap_model(model) for model in (self.model, getattr(self, "ref_model", None)) if model
+        ]
         return next(filter(None, map(why_not_shared, models)), None)
 
     @contextmanager
     def _exchange(self) -> Iterator[None]:
-        models = [self.accelerator.unwrap_model(model) for model in (self.model, getattr(self, "ref_model", None)) if model]
+        models = [
+            self.accelerator.unwrap_model(model) for model in (self.model, getattr(self, "ref_model", None)) if model
+        ]
         off = tuple(name for name in self.levers_off if name != "share")
         with ExitStack() as stack:
             if not vars(self).get("_exchanging"):

@@ -21,7 +21,7 @@ class PairRow:
 
     input_ids: Tensor  # int64 [1, N]
     position_ids: Tensor  # int64 [1, N], those of each text alone
-    sizes: Tensor  # int64 [B, 3] on the CPU: tokens of the common beginning, of the rest of chosen, of the rest of rejected
+    sizes: Tensor  # int64 [B, 3] on the CPU: tokens of the common prefix, of the rest of chosen and of rejected
     place: Tensor  # int64 [2B, T - 1]: where in the row each token of the batch is that predicts another; elsewhere 0
 
 # %% ../../nbs/package/dpo/shared_rows.ipynb #a9da97ac
@@ -33,7 +33,9 @@ def pair_row(
     B, T = len(input_ids) // 2, input_ids.shape[1]
     ids, real = input_ids.view(2, B, T), attention_mask.view(2, B, T).bool()
     if not real[..., 0].all():
-        raise ValueError("a text is padded on the left, so its positions are not those of its columns; pad on the right")
+        raise ValueError(
+            "a text is padded on the left, so its positions are not those of its columns; pad on the right"
+        )
     alike = ((ids[0] == ids[1]) & real.all(0)).long().cumprod(1).sum(1)
     common = (alike - 1).clamp(min=0)  # its last token is needed twice
     at = torch.arange(T, device=ids.device)
@@ -59,7 +61,9 @@ def pair_mask(
 
 # %% ../../nbs/package/dpo/shared_rows.ipynb #67da04e3
 def _blocks(sizes: list[list[int]], longest: int) -> Iterator[tuple[slice, slice, slice]]:
-    "Queries of the row, and their keys in two runs, the second of which may be empty; the last keys are the queries' own."
+    """Queries of the row, and their keys in two runs, the second of which may be empty; the last keys are the queries'
+    own.
+    """
     start = 0
     for shared, chosen, rejected in sizes:
         own = start + shared + chosen
@@ -103,7 +107,10 @@ class _PairAttention(torch.autograd.Function):
             g = grads[at].permute(1, 2, 0, 3).reshape(K, G * n, -1)
             ds = torch._softmax_backward_data(torch.bmm(g, v.transpose(1, 2)), table, -1, table.dtype).mul_(ctx.scaling)
             dq[at] = torch.bmm(ds, k).view(K, G, n, d).permute(2, 0, 1, 3)
-            slope = torch.bmm(ds.transpose(1, 2), grouped[:, :, at].reshape(K, G * n, d)), torch.bmm(table.transpose(1, 2), g)
+            slope = (
+                torch.bmm(ds.transpose(1, 2), grouped[:, :, at].reshape(K, G * n, d)),
+                torch.bmm(table.transpose(1, 2), g),
+            )
             for whole, part in zip((dk, dv), slope):
                 for run, piece in zip(runs, part.split([run.stop - run.start for run in runs], 1)):
                     whole[:, run] += piece
@@ -148,7 +155,8 @@ def pair_attention(
     scaling: float | None = None,  # Of the scores; 1/sqrt(d) if None
     **kwargs,  # As transformers' attention functions take them
 ) -> tuple[Tensor, None]:  # [B, T, H, e]
-    """`sdpa`'s attention; given the sizes of pairs it computes what `pair_mask` shows, and no more than a block beside it.
+    """`sdpa`'s attention; given the sizes of pairs it computes what `pair_mask` shows, and no more than a block beside
+    it.
 
     A `ValueError` for what it does not compute: a soft cap, sinks, a bias of positions, attention that is not causal.
     """
@@ -162,6 +170,10 @@ def pair_attention(
         query, key, value = (x.to(torch.get_autocast_dtype(query.device.type)) for x in (query, key, value))
     if dropout or query.device.type != "cpu":
         flash = not dropout and query.device.type == "cuda" and query.dtype.itemsize == 2
-        return (_flash(query, key, value, sizes, scaling) if flash else _by_block(query, key, value, sizes, scaling, dropout)), None
+        return (
+            _flash(query, key, value, sizes, scaling)
+            if flash
+            else _by_block(query, key, value, sizes, scaling, dropout)
+        ), None
     blocks = list(_blocks(sizes, _BLOCK))
     return _PairAttention.apply(query[0], key[0], value[0], blocks, scaling)[None], None

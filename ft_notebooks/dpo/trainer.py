@@ -33,7 +33,9 @@ from ..training.progress_and_plots import check_trackers, watch
 from ..training.batch_plan import plan, run_config, split_overrides
 
 # %% ../../nbs/09_dpo.ipynb #1fc237cb
-class _DPOTrainer(ResumableTrainer, MemoryTrainer, GuardedTrainer, RanksTrainer, KeptReference, SharedPrompt, DPOTrainer):
+class _DPOTrainer(
+    ResumableTrainer, MemoryTrainer, GuardedTrainer, RanksTrainer, KeptReference, SharedPrompt, DPOTrainer
+):
     "`DPOTrainer` that trains on encoded pairs, with the right reference, and whose runs go on after a kill."
 
     def _prepare_dataset(self, dataset, *args, **kwargs):
@@ -76,15 +78,21 @@ def _encoded(tok, dataset, name, max_length) -> Dataset | dict[str, Dataset]:
         sizes = {key: len(row[key] or ()) for key in PAIR_KEYS}
         empty = next((key for key in PAIR_KEYS if not sizes[key]), None)
         if empty:
-            raise ValueError(f"{name}, row {i} (counted from 0): {empty!r} is empty; give the pairs to encode_pairs, which names it")
+            raise ValueError(
+                f"{name}, row {i} (counted from 0): {empty!r} is empty; give the pairs to encode_pairs, which names it"
+            )
         longest = sizes["prompt_ids"] + max(sizes["chosen_ids"], sizes["rejected_ids"])
         if max_length is not None and longest > max_length:
-            raise ValueError(f"{name}, row {i} has {longest} tokens, and max_length={max_length} would cut it; give encode_pairs the same")
+            raise ValueError(
+                f"{name}, row {i} has {longest} tokens, and max_length={max_length} would cut it; give encode_pairs "
+                "the same"
+            )
     return dataset.select_columns(list(PAIR_KEYS))
 
 # %% ../../nbs/09_dpo.ipynb #56596830
 _UNREAD = {
-    "sync_ref_model": "a reference that moves is in no checkpoint, so the run could not resume; merge, and begin a second run",
+    "sync_ref_model": "a reference that moves is in no checkpoint, so the run could not resume; merge, and begin a "
+    "second run",
     "padding_free": "trl.DPOTrainer has the setting and pads all the same; here prompts are computed once",
     "truncation_mode": "no answer is cut; give max_length, and pairs that do not fit are counted and left out",
     "model_init_kwargs": "load the model with load_model before",
@@ -99,13 +107,24 @@ def _check_loss(given) -> None:
     kinds, smooth = given.get("loss_type", "sigmoid"), given.get("label_smoothing", 0)
     kinds = {kinds} if isinstance(kinds, str) else set(kinds)
     if given.get("beta", 0.1) <= 0:
-        raise ValueError(f"beta={given['beta']} leaves no reward, so nothing would be learned; it is above 0, such as 0.1")
+        raise ValueError(
+            f"beta={given['beta']} leaves no reward, so nothing would be learned; it is above 0, such as 0.1"
+        )
     if smooth and not kinds & _SMOOTHED:
-        raise ValueError(f"label_smoothing={smooth} has no effect on {sorted(kinds)}; for labels that may be wrong take loss_type='robust'")
+        raise ValueError(
+            f"label_smoothing={smooth} has no effect on {sorted(kinds)}; for labels that may be wrong take "
+            "loss_type='robust'"
+        )
     if not 0 <= smooth < 0.5:
-        raise ValueError(f"label_smoothing={smooth} says that most labels are wrong; it is the share of them, at least 0 and below 0.5")
+        raise ValueError(
+            f"label_smoothing={smooth} says that most labels are wrong; it is the share of them, at least 0 and below "
+            "0.5"
+        )
     if "robust" in kinds and not smooth:
-        raise ValueError("loss_type='robust' without label_smoothing is 'sigmoid'; say the share of labels that may be wrong, such as 0.1")
+        raise ValueError(
+            "loss_type='robust' without label_smoothing is 'sigmoid'; say the share of labels that may be wrong, such "
+            "as 0.1"
+        )
 
 
 def _check_reference(model, tok, given, arguments) -> None:
@@ -115,14 +134,18 @@ def _check_reference(model, tok, given, arguments) -> None:
         check_vocabulary(tok, arguments["ref_model"])
     if not adapter and arguments.get("ref_model") is None and given.get("precompute_ref_log_probs") is False:
         raise ValueError(
-            f"precompute_ref_log_probs=False would load the reference from {model.config._name_or_path!r}, whatever the weights "
-            "are now; leave it out, or give ref_model=copy.deepcopy(model)"
+            f"precompute_ref_log_probs=False would load the reference from {model.config._name_or_path!r}, whatever "
+            "the weights are now; leave it out, or give ref_model=copy.deepcopy(model)"
         )
     if isinstance(model, PeftModel) and arguments.get("ref_model") is None:
         if model.active_adapters != ["default"]:
-            raise ValueError(f"the active adapters are {model.active_adapters}, and TRL copies the one named 'default'; load it so")
+            raise ValueError(
+                f"the active adapters are {model.active_adapters}, and TRL copies the one named 'default'; load it so"
+            )
         if "ref" in model.peft_config:
-            raise ValueError("the model has an adapter named 'ref', which TRL would take for the reference; load it without")
+            raise ValueError(
+                "the model has an adapter named 'ref', which TRL would take for the reference; load it without"
+            )
 
 
 def _once(given, arguments, adapter: bool, rows: int, size: int) -> bool:
@@ -143,8 +166,9 @@ def _made(model, arguments, **kwargs) -> _DPOTrainer:
     trainer = ready(_DPOTrainer(model=model, **kwargs, **arguments))
     if odd and weights_fingerprint(model)["model.weights"] != base:
         raise ValueError(
-            f"init_lora_weights={model.peft_config['default'].init_lora_weights!r} has changed the base a second time, for the "
-            "reference's copy; load both anew and merge the adapter with merge_adapter, or set init_lora_weights=True in its config"
+            f"init_lora_weights={model.peft_config['default'].init_lora_weights!r} has changed the base a second "
+            "time, for the reference's copy; load both anew and merge the adapter with merge_adapter, or set "
+            "init_lora_weights=True in its config"
         )
     for name, p in model.named_parameters():
         if name in held and p.dtype == held[name].dtype:
@@ -185,14 +209,16 @@ def dpo_trainer(
     *,
     output_dir: str,  # The run's folder
     effective_batch: int = 16,  # Pairs that one optimizer step sees, over all processes
-    any_world_size: bool = False,  # Another number of processes may go on with the run: the same pairs, other random numbers
+    any_world_size: bool = False,  # Resume with another number of processes: the same pairs, other random numbers
     **overrides,  # Fields of `DPOConfig` and arguments of `DPOTrainer`, by their own names
 ) -> DPOTrainer:
     """A `trl.DPOTrainer` whose reference is the model as it is now, not yet started.
 
     It prints what follows from hardware, model and lengths in one line, and what is odd about the pairs in others.
-    `trainer.train(last_good_checkpoint(output_dir))` starts, and goes on after a kill to the same weights. A `ValueError` before
-    the first step if policy and reference differ or nothing would train; during the run if the model stops to end its answers.
+    `trainer.train(last_good_checkpoint(output_dir))` starts, and goes on after a kill to the same weights. A
+    `ValueError` before
+    the first step if policy and reference differ or nothing would train; during the run if the model stops to end its
+    answers.
     """
     given, arguments = split_overrides(overrides, DPOConfig, DPOTrainer, _UNREAD)
     check_trackers(given.get("report_to", "none"))
@@ -203,7 +229,10 @@ def dpo_trainer(
     rows = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
     rows = {name: data if data is None else _encoded(tok, data, name, limit) for name, data in rows.items()}
     lengths = [sum(map(len, ids)) for ids in zip(*(rows["train_dataset"][key] for key in PAIR_KEYS))]
-    adapter, given = isinstance(model, PeftModel) or peft_config is not None, {"train_sampling_strategy": "random", **given}
+    adapter, given = (
+        isinstance(model, PeftModel) or peft_config is not None,
+        {"train_sampling_strategy": "random", **given},
+    )
     given["precompute_ref_log_probs"] = once = _once(given, arguments, adapter, len(lengths), effective_batch)
     chosen = plan(model, lengths, effective_batch, given, config=DPOConfig, adapter=peft_config)
     args = run_config(DPOConfig, output_dir, chosen, given, learning_rate=1e-5 if adapter else 1e-6)

@@ -47,11 +47,14 @@ def _check_parts(resource, resolver, formats) -> None:
         try:
             resolver.lookup(part[key])
         except referencing.exceptions.Unresolvable:
-            raise ValueError(f"json_schema: {key} {part[key]!r} leads nowhere in the schema; nothing is fetched") from None
+            raise ValueError(
+                f"json_schema: {key} {part[key]!r} leads nowhere in the schema; nothing is fetched"
+            ) from None
     if isinstance(part, dict) and "format" in part and part["format"] not in formats:
         raise ValueError(
-            f"json_schema: nothing here checks the format {part['format']!r}, so all would pass; leave it out, or if it is "
-            f"one of JSON Schema's own: pip install 'jsonschema[format-nongpl]'. Known here: {', '.join(sorted(formats))}"
+            f"json_schema: nothing here checks the format {part['format']!r}, so all would pass; leave it out, or if "
+            "it is one of JSON Schema's own: pip install 'jsonschema[format-nongpl]'. Known here: "
+            f"{', '.join(sorted(formats))}"
         )
     for inner in resource.subresources():
         _check_parts(inner, resolver.in_subresource(inner), formats)
@@ -73,7 +76,10 @@ def json_schema(
         kind.check_schema(schema)
     except jsonschema.SchemaError as e:
         raise ValueError(f"json_schema: {e.json_path.replace('$', '#', 1)} of the schema: {e.message}") from e
-    root, nothing = referencing.Resource.from_contents(schema, default_specification=DRAFT202012), referencing.Registry()
+    root, nothing = (
+        referencing.Resource.from_contents(schema, default_specification=DRAFT202012),
+        referencing.Registry(),
+    )
     _check_parts(root, nothing.resolver_with_root(root), kind.FORMAT_CHECKER.checkers)
     validator = kind(schema, registry=nothing, format_checker=kind.FORMAT_CHECKER)
 
@@ -104,8 +110,8 @@ def matches(
             return float(compiled.fullmatch(generated.strip(), timeout=timeout) is not None)
         except TimeoutError:
             raise ValueError(
-                f"matches: {pattern!r} took more than {timeout} s on {len(generated)} characters; what repeats must match a "
-                "text in one way only: not (a|aa)+ but a+"
+                f"matches: {pattern!r} took more than {timeout} s on {len(generated)} characters; what repeats must "
+                "match a text in one way only: not (a|aa)+ but a+"
             ) from None
 
     return scorer

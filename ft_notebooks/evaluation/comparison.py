@@ -39,9 +39,14 @@ def _compared(one, other, name, names, direction) -> dict:
 
 # %% ../../nbs/package/evaluation/comparison.ipynb #68ca91e9
 def compare_stages(
-    evaluations: dict[str, Evaluation],  # Stage -> what `evaluate` returned, on the same rows, in the order of the stages
-    directions: dict[str, int] | None = None,  # Score -> 1 more is better, -1 less is, 0 neither; what is not named: more
-) -> dict[tuple[str, str], dict[str, dict]]:  # (stage, earlier stage) -> score -> what `compare` says, the verdict with names
+    evaluations: dict[
+        str, Evaluation
+    ],  # Stage -> what `evaluate` returned, on the same rows, in the order of the stages
+    directions: dict[str, int]
+    | None = None,  # Score -> 1 more is better, -1 less is, 0 neither; what is not named: more
+) -> dict[
+    tuple[str, str], dict[str, dict]
+]:  # (stage, earlier stage) -> score -> what `compare` says, the verdict with names
     """Each stage against the one before it, and the last against the first, in every score that the rows of both hold.
 
     Less is better of perplexity, bits per byte and repetition, neither of length, unless `directions` says otherwise.
@@ -59,7 +64,11 @@ def compare_stages(
 # %% ../../nbs/package/evaluation/comparison.ipynb #ca7b6bcb
 def row_scores(found: Evaluation) -> list[str]:
     "The scores that rows hold one by one."
-    return [name for name in found.scores if name not in SUMMED_SCORES and any(row.get(name) is not None for row in found.rows)]
+    return [
+        name
+        for name in found.scores
+        if name not in SUMMED_SCORES and any(row.get(name) is not None for row in found.rows)
+    ]
 
 # %% ../../nbs/package/evaluation/comparison.ipynb #a225e2fe
 def _kind(before: list[float], now: float | None) -> int:
@@ -82,8 +91,12 @@ def _in_common(kind: int, stage: str, name: str, several: bool) -> str:
 def group_rows(
     evaluations: dict[str, Evaluation],  # Of the same rows, in the order of the stages
     directions: dict[str, int] | None = None,  # As for `compare_stages`; only where more is better can a row fail
-) -> list[tuple[str, list[int]]]:  # What they have in common, and the rows, the worst first; every row once, counted from 0
-    "The rows by what became of them at the last stage, by the first score that they have: lost, failed, won, right, no value."
+) -> list[
+    tuple[str, list[int]]
+]:  # What they have in common, and the rows, the worst first; every row once, counted from 0
+    """The rows by what became of them at the last stage, by the first score that they have: lost, failed, won, right,
+    no value.
+    """
     *earlier, last = evaluations.values()
     names = [name for name in row_scores(last) if {**_DIRECTIONS, **(directions or {})}.get(name, 1) > 0]
     if not names:
@@ -100,14 +113,20 @@ def group_rows(
 # %% ../../nbs/package/evaluation/comparison.ipynb #881c7145
 def seen_rows(
     found: Evaluation,
-    train: dict[str, Dataset],  # Stage -> the rows that it was trained on, as `read_chats` or `read_preferences` returned them
+    train: dict[
+        str, Dataset
+    ],  # Stage -> the rows that it was trained on, as `read_chats` or `read_preferences` returned them
     near: float = 0.8,  # Jaccard similarity, from 0.5 to 1, from which a row counts as seen
-) -> dict[str, list[tuple[int, int, float]]]:  # Stage -> what `overlap` found: (row of train, evaluated row, similarity)
+) -> dict[
+    str, list[tuple[int, int, float]]
+]:  # Stage -> what `overlap` found: (row of train, evaluated row, similarity)
     "The evaluated rows that each stage was, or nearly was, trained on."
     if not found.rows:
         raise ValueError("there are no evaluated rows to look for in the training data; leave train out")
     if not isinstance(train, dict):
-        raise ValueError(f'train must name the stage of the rows, as in train={{"sft": rows}}; got {type(train).__name__}')
+        raise ValueError(
+            f'train must name the stage of the rows, as in train={{"sft": rows}}; got {type(train).__name__}'
+        )
     chats = [[*row["prompt"], {"role": "assistant", "content": row["expected"]}] for row in found.rows]
     asked = Dataset.from_dict({"messages": chats})
     return {stage: overlap(rows, asked, near) for stage, rows in train.items()}
@@ -123,7 +142,9 @@ def scores_without(
     found: Evaluation,
     rows: set[int],  # To leave out, counted from 0
 ) -> dict[str, dict]:  # Score -> {"value", "low", "high", "n"}
-    "The scores on the other rows, with their own intervals; without those that the rows do not hold, or that none is left of."
+    """The scores on the other rows, with their own intervals; without those that the rows do not hold, or that none is
+    left of.
+    """
     scores = {}
     for name in found.scores:
         left = [row for i, (row, has) in enumerate(zip(found.rows, _held(found, name))) if has and i not in rows]

@@ -86,7 +86,9 @@ def _pictures(figures, names) -> str:
     images = []
     for name in names:
         light, dark = ("data:image/png;base64," + base64.b64encode(png).decode() for png in figures[name])
-        width = int.from_bytes(figures[name][0][16:20], "big") // 2  # a PNG says its width there; two pixels a point are sharp
+        width = (
+            int.from_bytes(figures[name][0][16:20], "big") // 2
+        )  # a PNG says its width there; two pixels a point are sharp
         images.append(
             f'<picture><source srcset="{dark}" media="(prefers-color-scheme: dark)">'
             f'<img src="{light}" width="{width}" alt="{html.escape(name)}"></picture>'
@@ -95,7 +97,8 @@ def _pictures(figures, names) -> str:
 
 # %% ../../nbs/package/evaluation/html_page.ipynb #40caebcf
 _STYLE = """
-:root { --ink: #1c2024; --soft: #60666d; --line: #dfe3e7; --card: #f6f7f9; --page: #fff; --good: #00694b; --bad: #b03a00 }
+:root { --ink: #1c2024; --soft: #60666d; --line: #dfe3e7; --card: #f6f7f9;
+          --page: #fff; --good: #00694b; --bad: #b03a00 }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e7ea; --soft: #9aa3ac; --line: #343a41; --card: #1c2126;
   --page: #14171a; --good: #4fc79f; --bad: #ff9c66 } }
 body { margin: 2.5rem auto; max-width: 68rem; padding: 0 1.25rem; background: var(--page); color: var(--ink);
@@ -121,7 +124,8 @@ img { max-width: 100%; height: auto }
 article { border: 1px solid var(--line); border-radius: .5rem; margin: 0 0 1rem; padding: 1rem }
 .answers { display: grid; gap: .75rem; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)) }
 section { background: var(--card); border-radius: .35rem; padding: .6rem .75rem }
-pre { font: .85rem/1.45 ui-monospace, monospace; margin: 0 0 .4rem; white-space: pre-wrap; max-height: 24rem; overflow-y: auto }
+pre { font: .85rem/1.45 ui-monospace, monospace; margin: 0 0 .4rem;
+      white-space: pre-wrap; max-height: 24rem; overflow-y: auto }
 .mark { display: inline-block; font-size: .8rem; margin-right: .75rem; color: var(--soft) }
 .good { color: var(--good) }
 .bad { color: var(--bad) }
@@ -134,7 +138,9 @@ _HEAD = """<!doctype html>
 
 # %% ../../nbs/package/evaluation/html_page.ipynb #32689ee7
 _HTML = {
-    "heading": lambda text, small: f"<h2>{html.escape(text)}" + f" <small>{html.escape(small)}</small>" * bool(small) + "</h2>",
+    "heading": lambda text, small: (
+        f"<h2>{html.escape(text)}" + f" <small>{html.escape(small)}</small>" * bool(small) + "</h2>"
+    ),
     "group": lambda text: f"<h3>{html.escape(text)}</h3>",
     "text": lambda text: f'<p class="soft">{html.escape(text)}</p>',
     "scores": _html_table,

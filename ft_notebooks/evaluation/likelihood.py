@@ -114,7 +114,9 @@ def bits_per_byte(
 ) -> float:  # 8 is a blind guess
     "The loss of the trained tokens, the one that ends an answer included, in bits, by the UTF-8 bytes of the answers."
     if "messages" not in dataset.column_names:
-        raise ValueError(f'bits_per_byte counts the bytes of answers; give chats ("messages"), not {dataset.column_names}')
+        raise ValueError(
+            f'bits_per_byte counts the bytes of answers; give chats ("messages"), not {dataset.column_names}'
+        )
     sums, _ = row_losses(model, tok, dataset, batch_size)
     if not (size := sum(answer_bytes(dataset))):
         raise ValueError(f"all {len(dataset)} chats have empty answers: there is no byte to divide by")

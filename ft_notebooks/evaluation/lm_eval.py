@@ -38,7 +38,10 @@ def _task_manager(tasks: list[str], include: str | Path | None):
     for task in tasks:
         if task not in manager.task_index:
             near = get_close_matches(task, manager.all_tasks, 3, cutoff=0.5)
-            raise ValueError(f"the harness has no task {task!r}; the nearest are {near}" + (f", with those of {include}" if include else ""))
+            raise ValueError(
+                f"the harness has no task {task!r}; the nearest are {near}"
+                + (f", with those of {include}" if include else "")
+            )
     return manager
 
 # %% ../../nbs/package/evaluation/lm_eval.ipynb #778a573f
@@ -87,12 +90,15 @@ def _wrapped(model: PreTrainedModel, tok: PreTrainedTokenizerBase, batch_size: i
         def _check(self, tokens, room):
             if tokens > room:
                 raise ValueError(
-                    f"a prompt of {tokens} tokens is longer than the {room} that the model's context of {self.max_length} "
-                    "leaves it, and would be cut from the left; ask for fewer examples in it, or take a model with a longer context"
+                    f"a prompt of {tokens} tokens is longer than the {room} that the model's context of "
+                    f"{self.max_length} leaves it, and would be cut from the left; ask for fewer examples in it, or "
+                    "take a model with a longer context"
                 )
 
         def _loglikelihood_tokens(self, requests, *args, **kwargs):
-            self._check(max((len(context) + len(answer) for _, context, answer in requests), default=0), self.max_length + 1)
+            self._check(
+                max((len(context) + len(answer) for _, context, answer in requests), default=0), self.max_length + 1
+            )
             return super()._loglikelihood_tokens(requests, *args, **kwargs)
 
         def tok_batch_encode(self, strings, *args, left_truncate_len=None, **kwargs):
@@ -107,12 +113,16 @@ def _check(tok, chat, **counts) -> None:
     try:
         import lm_eval
     except ImportError as e:
-        raise ValueError(f"the public tasks need lm-evaluation-harness: pip install 'ft_notebooks[eval]' ({e})") from None
+        raise ValueError(
+            f"the public tasks need lm-evaluation-harness: pip install 'ft_notebooks[eval]' ({e})"
+        ) from None
     for name, value in counts.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"run_tasks: {name} must be a whole number of at least 1, got {value!r}")
     if chat and not tok.chat_template:
-        raise ValueError("chat=True puts prompts into the tokenizer's chat template, and it has none; give it one, or chat=False")
+        raise ValueError(
+            "chat=True puts prompts into the tokenizer's chat template, and it has none; give it one, or chat=False"
+        )
 
 # %% ../../nbs/package/evaluation/lm_eval.ipynb #5a678446
 def run_tasks(
@@ -127,7 +137,8 @@ def run_tasks(
     seed: int = 0,  # Of the examples in a prompt, and of what a task samples
     **settings,  # Of `lm_eval.simple_evaluate`: num_fewshot, system_instruction, gen_kwargs, ...
 ) -> dict:  # What `simple_evaluate` returns, and "scores": {task: {metric: {"value", "low", "high", "n"}}}
-    """Tasks of lm-evaluation-harness, on the model as it is; low and high are None where the harness has no standard error.
+    """Tasks of lm-evaluation-harness, on the model as it is; low and high are None where the harness has no standard
+    error.
 
     A `ValueError` for an unknown task, before the model runs, and for a prompt that would be cut.
     """
@@ -138,7 +149,12 @@ def run_tasks(
     seeds = dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed"), seed)
     with _random_states(), greedy_decoding(model, tok):
         results = simple_evaluate(
-            _wrapped(model, tok, batch_size), tasks=list(tasks), task_manager=manager, limit=limit, apply_chat_template=chat,
-            log_samples=True, **{**seeds, **settings},
-        )  # fmt: skip
+            _wrapped(model, tok, batch_size),
+            tasks=list(tasks),
+            task_manager=manager,
+            limit=limit,
+            apply_chat_template=chat,
+            log_samples=True,
+            **{**seeds, **settings},
+        )
     return {**results, "scores": _scores(results)}

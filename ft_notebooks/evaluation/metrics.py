@@ -81,11 +81,14 @@ def rouge_l(
 ) -> float:  # 0 to 1
     """ROUGE-L's F1 by `rouge_score`, without stemming: how much of both is a common subsequence of words.
 
-    Any script counts. An expected answer without any word is compared as text. The time grows with the product of the lengths.
+    Any script counts. An expected answer without any word is compared as text. The time grows with the product of the
+    lengths.
     """
     if not _tokens_of(expected):
         return float(generated.strip() == expected.strip())
-    scorer = _from_eval("rouge_score.rouge_scorer").RougeScorer(["rougeL"], tokenizer=SimpleNamespace(tokenize=_tokens_of))
+    scorer = _from_eval("rouge_score.rouge_scorer").RougeScorer(
+        ["rougeL"], tokenizer=SimpleNamespace(tokenize=_tokens_of)
+    )
     return float(scorer.score(expected, generated)["rougeL"].fmeasure)
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #993bb081
@@ -132,7 +135,9 @@ def number_match(
     A `ValueError` for an expected answer without a number.
     """
     if (wanted := last_number(expected)) is None:
-        raise ValueError(f"number_match: no number in the expected answer {expected[:80]!r}; this row needs another scorer")
+        raise ValueError(
+            f"number_match: no number in the expected answer {expected[:80]!r}; this row needs another scorer"
+        )
     return float(last_number(generated) == wanted)
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #6256ba36
@@ -186,7 +191,9 @@ def _near(name: str, names) -> str:
 
 def _named(name: str) -> Callable[[str, str, dict], float]:
     if name in _MADE:
-        raise ValueError(f"scorer {name!r} takes arguments: write `mine = {name}(...)` into a file, and give file.py:mine")
+        raise ValueError(
+            f"scorer {name!r} takes arguments: write `mine = {name}(...)` into a file, and give file.py:mine"
+        )
     if name not in _PLAIN:
         raise ValueError(f"there is no scorer {name!r}; {_near(name, _PLAIN)} Your own is given as file.py:function")
     if name in ("rouge_l", "chrf"):
@@ -212,7 +219,9 @@ def _from_file(path: str, name: str) -> Callable[[str, str, dict], float]:
 def find_scorers(
     names: list[str],  # Of this notebook ("rouge_l"), or "file.py:function" for your own, whose file is run
 ) -> dict[str, Callable[[str, str, dict], float]]:  # What `evaluate` takes; a function of a file by its own name
-    "The scorers by their names, each once, each callable with three arguments; anything else is a `ValueError` at once."
+    """The scorers by their names, each once, each callable with three arguments; anything else is a `ValueError` at
+    once.
+    """
     found = {}
     for given in names:
         path, _, name = given.strip().rpartition(":")
@@ -222,6 +231,8 @@ def find_scorers(
         try:
             inspect.signature(scorer).bind("", "", {})
         except TypeError:
-            raise ValueError(f"scorer {given} must take (generated, expected, example), got {inspect.signature(scorer)}") from None
+            raise ValueError(
+                f"scorer {given} must take (generated, expected, example), got {inspect.signature(scorer)}"
+            ) from None
         found[name] = scorer
     return found

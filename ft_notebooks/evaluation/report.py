@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 from datasets import Dataset
 
 from .runner import Evaluation
-from .comparison import SUMMED_SCORES, row_scores, compare_stages, group_rows, scores_without, seen_rows
+from ft_notebooks.evaluation.comparison import (
+    SUMMED_SCORES,
+    row_scores,
+    compare_stages,
+    group_rows,
+    scores_without,
+    seen_rows,
+)
 from .html_page import draw_twice, page_html, page_markdown, write_files
 from .score_curves import stage_dict, plot_progress
 
@@ -99,7 +106,9 @@ def _panels(evaluations):  # names of scores, where the bars begin, what the axi
 def plot_scores(
     evaluations: dict[str, Evaluation],  # Stage -> what `evaluate` returned, in the order to be shown
 ) -> "Figure":  # Free-standing: no window opens, and pyplot does not know it
-    "The scores of all stages as bars with their 95 % intervals; what is no share of 1, as a perplexity, on its own scale."
+    """The scores of all stages as bars with their 95 % intervals; what is no share of 1, as a perplexity, on its own
+    scale.
+    """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
@@ -161,7 +170,10 @@ def _changes(found):  # what `compare_stages` returned, as parts of the page
 def _asked(row):
     messages = row["prompt"] if "prompt" in row else row["messages"]
     turns = [message for message in messages if message["role"] not in ("system", "assistant")] or messages
-    texts = [message["content"] if isinstance(message["content"], str) else json.dumps(message["content"]) for message in turns]
+    texts = [
+        message["content"] if isinstance(message["content"], str) else json.dumps(message["content"])
+        for message in turns
+    ]
     return texts[0] if len(texts) == 1 else "\n".join(f"{turn['role']}: {text}" for turn, text in zip(turns, texts))
 
 
@@ -170,7 +182,9 @@ def _seen_parts(evaluations, train, seen):
     for stage, pairs in seen.items():
         count = f"{len(pairs):,} of {len(first.rows):,} evaluated rows are, or nearly are,"
         parts.append(("text", f"{count} among the {len(train[stage]):,} training rows of {stage}."))
-        shown = [[_asked(first.rows[row]), _asked(train[stage][place]), f"{alike:.2f}"] for place, row, alike in pairs[:3]]
+        shown = [
+            [_asked(first.rows[row]), _asked(train[stage][place]), f"{alike:.2f}"] for place, row, alike in pairs[:3]
+        ]
         if shown:
             parts.append(("words", ["evaluated", f"trained on, {stage}", "similarity"], shown))
     if known := {row for pairs in seen.values() for _, row, _ in pairs}:
@@ -200,9 +214,17 @@ def _samples(evaluations, samples, directions=None):  # as parts of the page
         if some := rows[: max(0, samples)]:
             samples -= len(some)
             many = f"{len(some):,} of {len(rows):,}, {title}" if len(groups) > 1 else title
-            said = [(_note(first.rows[i]["prompt"]), first.rows[i]["expected"], [
-                (stage, found.rows[i]["generated"], _marks(found, found.rows[i])) for stage, found in evaluations.items()
-            ]) for i in some]  # fmt: skip
+            said = [
+                (
+                    _note(first.rows[i]["prompt"]),
+                    first.rows[i]["expected"],
+                    [
+                        (stage, found.rows[i]["generated"], _marks(found, found.rows[i]))
+                        for stage, found in evaluations.items()
+                    ],
+                )
+                for i in some
+            ]
             shown += [("group", many), ("answers", said)]
     return shown if len(shown) > 1 else []
 
@@ -218,7 +240,9 @@ def _check(evaluations) -> None:
     for stage, found in evaluations.items():
         for name, score in found.scores.items():
             if not all(_is_number(score.get(key)) for key in ("value", "low", "high", "n")):
-                raise ValueError(f"{name!r} of {stage!r} is {score}, with a number that is none; leave the score out here")
+                raise ValueError(
+                    f"{name!r} of {stage!r} is {score}, with a number that is none; leave the score out here"
+                )
         for i, row in enumerate(found.rows):
             if odd := [name for name in found.scores if row.get(name) is not None and not _is_number(row[name])]:
                 raise ValueError(f"row {i} of {stage!r} has {odd[0]}={row[odd[0]]!r}; a value that is missing is None")
@@ -252,11 +276,13 @@ def _figures(evaluations, history, looks):  # name -> what draws it
 
 
 def _parts(evaluations, figures, compared, train, seen, samples, directions):
-    parts = [("scores", *_score_table(evaluations)), ("text", _CAPTION), *(("text", line) for line in _missing(evaluations))]
+    parts = [
+        ("scores", *_score_table(evaluations)),
+        ("text", _CAPTION),
+        *(("text", line) for line in _missing(evaluations)),
+    ]
     parts += [("figures", figures), *_changes(compared)]
     return parts + (_seen_parts(evaluations, train, seen) if seen else []) + _samples(evaluations, samples, directions)
-
-
 
 # %% ../../nbs/package/evaluation/report.ipynb #8ffd669f
 def report_card(
@@ -264,15 +290,22 @@ def report_card(
     folder: str | Path,  # Made if it is not there; files of these names are replaced
     *,
     title: str = "Report card",
-    history: dict[str, list[dict]] | list[dict] | None = None,  # `trainer.state.log_history`, or one a stage: adds loss.png
-    looks: dict[str, list[dict]] | list[dict] | None = None,  # What `scores_by_step` says of the same runs: below the losses
-    train: dict[str, Dataset] | None = None,  # Stage -> the rows that it was trained on: which evaluated ones are among them?
-    directions: dict[str, int] | None = None,  # Score -> 1 more is better, -1 less is, 0 neither; else as `compare_stages` has it
+    history: dict[str, list[dict]]
+    | list[dict]
+    | None = None,  # `trainer.state.log_history`, or one a stage: adds loss.png
+    looks: dict[str, list[dict]]
+    | list[dict]
+    | None = None,  # What `scores_by_step` says of the same runs: below the losses
+    train: dict[str, Dataset]
+    | None = None,  # Stage -> the rows that it was trained on: which evaluated ones are among them?
+    directions: dict[str, int]
+    | None = None,  # Score -> 1 more is better, -1 less is, 0 neither; else as `compare_stages` has it
     samples: int = 5,  # Rows to show, those that the last stage has lost first
 ) -> Path:  # Of report.html, which needs no other file
     """Write report.html, report.md, report.json, scores.png and, with a `history`, loss.png, each whole or not at all.
 
-    report.json is `{stage: {score: {"value", "low", "high", "n"}}}`; a score that was compared has "against", too (stage ->
+    report.json is `{stage: {score: {"value", "low", "high", "n"}}}`; a score that was compared has "against", too
+    (stage ->
     what `compare` says), and one of rows of which some were trained on "unseen" (the score on the others). With `train`
     there is contamination.json: stage -> {"rows", "seen"}. Stages that were not asked the same rows are a `ValueError`.
     """
@@ -284,7 +317,9 @@ def report_card(
     files = {f"{name}.png": light for name, (light, _) in figures.items()}
     files["report.json"] = _dumps(_json(evaluations, compared, seen))
     if seen:
-        files["contamination.json"] = _dumps({stage: {"rows": len(train[stage]), "seen": seen[stage]} for stage in seen})
+        files["contamination.json"] = _dumps(
+            {stage: {"rows": len(train[stage]), "seen": seen[stage]} for stage in seen}
+        )
     files["report.md"] = page_markdown(title, parts).encode(errors="replace")
     files["report.html"] = page_html(title, parts, figures).encode(errors="replace")
     write_files(folder, files)

@@ -20,7 +20,14 @@ from scipy.stats import binomtest, bootstrap, norm, t
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..inference.generation import encode_prompts, answers
-from .likelihood import answer_bytes, bits_per_byte, forced_match, last_turns, perplexity, row_losses
+from ft_notebooks.evaluation.likelihood import (
+    answer_bytes,
+    bits_per_byte,
+    forced_match,
+    last_turns,
+    perplexity,
+    row_losses,
+)
 
 # %% ../../nbs/11_evaluation.ipynb #49b9bdc7
 def _json_object(text: str) -> dict | None:
@@ -98,7 +105,9 @@ def interval(
 def _questions(dataset):  # a row for each chat, with what is asked and what is expected
     turns = last_turns(dataset)
     if taken := {"tokens", "ended"} & set(dataset.column_names):
-        raise ValueError(f"rename the columns {sorted(taken)} of the rows: scorers get facts about the answer by that name")
+        raise ValueError(
+            f"rename the columns {sorted(taken)} of the rows: scorers get facts about the answer by that name"
+        )
     return [
         {"prompt": messages[:turn], "expected": messages[turn]["content"]}
         for messages, turn in zip(dataset["messages"], turns)
@@ -124,8 +133,10 @@ class Evaluation:
     "What a model scored, and what it said."
 
     scores: dict[str, dict]  # Name -> {"value", "low", "high", "n"}; the last two are "bits_per_byte" and "perplexity"
-    # "prompt" (messages), "expected", "generated", "ended" (by the model, or cut), "tokens" (of the answer), "nats" (the
-    # loss of the whole chat's answers), "trained" (its tokens), "bytes" (its UTF-8 bytes), then one value a scorer or None
+    # "prompt" (messages), "expected", "generated", "ended" (by the model, or cut), "tokens" (of the answer), "nats"
+    # (the
+    # loss of the whole chat's answers), "trained" (its tokens), "bytes" (its UTF-8 bytes), then one value a scorer or
+    # None
     rows: list[dict] = field(repr=False)
     errors: list[dict] = field(default_factory=list)  # "row" (its number), "scorer", "message": each value that is None
 
@@ -173,8 +184,10 @@ def evaluate(
 ) -> Evaluation:
     """Greedy answers to the last turn of every chat, scored, with 95 % intervals; and the loss over all chats.
 
-    `example` is the row of `dataset` with "tokens" and "ended" of the answer. A value that a scorer does not give is None,
-    an error of the result, and left out of the score; a scorer that fails on every row is a `ValueError`. Perplexity and
+    `example` is the row of `dataset` with "tokens" and "ended" of the answer. A value that a scorer does not give is
+    None,
+    an error of the result, and left out of the score; a scorer that fails on every row is a `ValueError`. Perplexity
+    and
     bits per byte are over all assistant turns; their intervals come from drawing rows again.
     """
     if taken := {*_FACTS, "bits_per_byte", "perplexity"} & set(scorers):
@@ -184,6 +197,8 @@ def evaluate(
     scores = {name: interval([row[name] for row in rows if row[name] is not None]) for name in scorers}
     nats, trained, size = np.array([[row[key] for row in rows] for key in ("nats", "trained", "bytes")], dtype=float)
     if size.any():
-        scores["bits_per_byte"] = bootstrap_interval(lambda s, c, axis: s.sum(axis) / c.sum(axis), nats / math.log(2), size)
+        scores["bits_per_byte"] = bootstrap_interval(
+            lambda s, c, axis: s.sum(axis) / c.sum(axis), nats / math.log(2), size
+        )
     scores["perplexity"] = bootstrap_interval(lambda s, c, axis: np.exp(s.sum(axis) / c.sum(axis)), nats, trained)
     return Evaluation(scores, rows, errors)

@@ -32,7 +32,9 @@ def _pairs(one, other, name) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
         raise ValueError(f"{name!r} is no score of both, row by row; one of the two has {has}")
     sizes = [[row[whole] if whole else 1 for row in found.rows] for found in (one, other)]
     if sizes[0] != sizes[1]:
-        raise ValueError(f'the two read the rows in other tokens, so their {name} does not compare; compare "bits_per_byte"')
+        raise ValueError(
+            f'the two read the rows in other tokens, so their {name} does not compare; compare "bits_per_byte"'
+        )
     a, b = (np.array([row[part] for row in found.rows], dtype=float) for found in (one, other))
     both = ~np.isnan(a) & ~np.isnan(b)  # None became nan
     if not both.any():
@@ -78,10 +80,14 @@ def compare(
     name: str,  # Of a score that both have
     names: tuple[str, str] = ("the first", "the second"),  # What the verdict calls them
     lower: bool | None = None,  # Is less better? None: of "perplexity" and "bits_per_byte" only
-) -> dict:  # {"difference", "low", "high", "p", "n", "left_out", "discordant": share of rows that differ, "sd", "verdict"}
-    """How much more `other` scores than `one` on the same rows: its 95 % interval, a paired test's p, a verdict in words.
+) -> (
+    dict
+):  # {"difference", "low", "high", "p", "n", "left_out", "discordant": share of rows that differ, "sd", "verdict"}
+    """How much more `other` scores than `one` on the same rows: its 95 % interval, a paired test's p, a verdict in
+    words.
 
-    Zeros and ones: McNemar's exact test, and the interval of Bonett and Price. All else: permutations, and the bootstrap.
+    Zeros and ones: McNemar's exact test, and the interval of Bonett and Price. All else: permutations, and the
+    bootstrap.
     """
     a, b, size, left_out = _pairs(one, other, name)
     of = _RATIOS.get(name, (..., ..., np.asarray))[2]
@@ -132,10 +138,12 @@ def rows_needed(
     most = discordant if sd is None else math.inf
     if not (0 < power < 1 and 0 < difference <= most and discordant <= 1 and (sd is None or sd > 0)):
         raise ValueError(
-            "rows_needed: power must be between 0 and 1, difference above 0 and at most the share of rows that differ, and sd "
-            f"above 0; got {power=}, {difference=}, {discordant=}, {sd=}"
+            "rows_needed: power must be between 0 and 1, difference above 0 and at most the share of rows that "
+            f"differ, and sd above 0; got {power=}, {difference=}, {discordant=}, {sd=}"
         )
     if sd is None:
         return _fewest(lambda n: _power(n, discordant, difference) >= power)
     z = norm.ppf(0.975)
-    return math.ceil(((z + norm.ppf(power)) * sd / difference) ** 2 + z**2 / 2)  # z²/2 is for Student's t (Guenther 1981)
+    return math.ceil(
+        ((z + norm.ppf(power)) * sd / difference) ** 2 + z**2 / 2
+    )  # z²/2 is for Student's t (Guenther 1981)

@@ -23,11 +23,18 @@ def _sum_of_bits(tensor: torch.Tensor) -> int:
 def model_mark(
     model: PreTrainedModel,  # Plain or with an adapter
 ) -> dict[str, str]:  # "dtype", and "weights": 16 hexadecimal digits
-    "The same for the same weights, adapters, scales and switches, in any process; another one after a step of training."
+    """The same for the same weights, adapters, scales and switches, in any process; another one after a step of
+    training.
+    """
     sums = {name: _sum_of_bits(p) for name, p in model.named_parameters() if p.device.type != "meta"}
     for name, layer in model.named_modules():
         if isinstance(layer, BaseTunerLayer):
-            sums[name] = [list(layer.active_adapters), layer.disable_adapters, layer.merged, str(getattr(layer, "scaling", ""))]
+            sums[name] = [
+                list(layer.active_adapters),
+                layer.disable_adapters,
+                layer.merged,
+                str(getattr(layer, "scaling", "")),
+            ]
     told = json.dumps(sums, sort_keys=True).encode()
     return {"dtype": str(model.dtype).removeprefix("torch."), "weights": hashlib.sha256(told).hexdigest()[:16]}
 
@@ -52,7 +59,9 @@ def _line(value: dict) -> bytes:
 
 
 def _check_maker(path: Path, lines: list, torn: bytes, made_by: dict) -> None:
-    "A `ValueError` unless the first line says that `made_by` made the file, or a kill has torn that line, or there is nothing."
+    """A `ValueError` unless the first line says that `made_by` made the file, or a kill has torn that line, or there is
+    nothing.
+    """
     cure = "name another file, or remove this one to begin anew"
     if lines:
         ours = isinstance(lines[0], dict) and _FIRST in lines[0]

@@ -31,13 +31,15 @@ def _check_chat(n, chat) -> None:
     "A `ValueError` unless conversation `n` is a list of messages whose last one can be answered."
     if not isinstance(chat, (list, tuple)) or not chat:
         raise ValueError(
-            f"conversation {n} must be a list of one message or more, got {chat!r:.80}; one conversation alone is given "
-            "as [messages], a Dataset as dataset['messages']"
+            f"conversation {n} must be a list of one message or more, got {chat!r:.80}; one conversation alone is "
+            "given as [messages], a Dataset as dataset['messages']"
         )
     for i, message in enumerate(chat, 1):
         said = isinstance(message, dict) and (message.get("content") is not None or message.get("tool_calls"))
         if not said or not isinstance(message.get("role"), str):
-            raise ValueError(f'conversation {n}, message {i} must be a dict with "role" and "content", got {message!r:.80}')
+            raise ValueError(
+                f'conversation {n}, message {i} must be a dict with "role" and "content", got {message!r:.80}'
+            )
     if chat[-1]["role"] == "assistant":
         raise ValueError(f"conversation {n} ends with the assistant's answer; end it with the message to be answered")
 
@@ -47,7 +49,9 @@ def encode_prompts(model, tok, chats, max_new_tokens, tools=None) -> list[list[i
     room = getattr(model.config, "max_position_embeddings", None) or float("inf")
     template, texts, chats = ChatTemplate(tok), [], list(chats)
     if tools and len(tools) != len(chats):
-        raise ValueError(f"generate: tools has {len(tools)} entries for {len(chats)} conversations; give one for each, None for none")
+        raise ValueError(
+            f"generate: tools has {len(tools)} entries for {len(chats)} conversations; give one for each, None for none"
+        )
     for n, chat in enumerate(chats):
         _check_chat(n, chat)
         given = {"tools": tools[n]} if tools and tools[n] else {}
@@ -56,8 +60,8 @@ def encode_prompts(model, tok, chats, max_new_tokens, tools=None) -> list[list[i
     for n, prompt in enumerate(prompts):
         if len(prompt) + max_new_tokens > room:
             raise ValueError(
-                f"conversation {n} has {len(prompt)} tokens, and with max_new_tokens={max_new_tokens} is longer than the "
-                f"model's context of {room}; shorten it"
+                f"conversation {n} has {len(prompt)} tokens, and with max_new_tokens={max_new_tokens} is longer than "
+                f"the model's context of {room}; shorten it"
             )
     return prompts
 
@@ -102,7 +106,10 @@ def _answers(model, tok, prompts, max_new_tokens, prefix=None) -> list[dict]:
     else:
         batch = pad_batch(prompts, tok.pad_token_id, side="left")
         inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
-    out, ends = model.generate(**inputs, max_new_tokens=max_new_tokens), inner_model(model).generation_config.eos_token_id or []
+    out, ends = (
+        model.generate(**inputs, max_new_tokens=max_new_tokens),
+        inner_model(model).generation_config.eos_token_id or [],
+    )
     found = []
     for ids in out[:, inputs["input_ids"].shape[1] :].tolist():
         end = next((at for at, token in enumerate(ids) if token in ends), None)
@@ -115,7 +122,12 @@ def _file(file, model, tok, prompts, size, max_new_tokens) -> AnswerFile | None:
     if file is None:
         return None
     asked = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:16]
-    made_by = {**model_mark(model), "prompts": f"{len(prompts)}, {asked}", "max_new_tokens": max_new_tokens, "ends": stop_tokens(model, tok)}
+    made_by = {
+        **model_mark(model),
+        "prompts": f"{len(prompts)}, {asked}",
+        "max_new_tokens": max_new_tokens,
+        "ends": stop_tokens(model, tok),
+    }
     return AnswerFile(file, made_by if model.dtype == torch.float32 else {**made_by, "batch_size": size})
 
 
@@ -132,17 +144,28 @@ def answers(
     max_new_tokens: int,  # The most tokens of one answer, its end-of-turn token included
     batch_size: int | None = None,  # Rows at a time; None is 32. In bfloat16 it can change an answer, in float32 not
     progress: bool = True,  # Show a bar, if it takes more than three seconds
-    file: str | Path | None = None,  # Of JSON lines: each batch is added when it is done, and a killed call goes on there
-    tools: list | None = None,  # N lists of tools that the template writes into a prompt, None for a conversation without
-) -> list[dict]:  # N of {"text", "tokens": how many, the end-of-turn token included, "ended": by that token, or else cut}
-    "What `generate` says, and for each answer how long it is and whether it was ended; what `file` holds is not asked again."
+    file: str
+    | Path
+    | None = None,  # Of JSON lines: each batch is added when it is done, and a killed call goes on there
+    tools: list
+    | None = None,  # N lists of tools that the template writes into a prompt, None for a conversation without
+) -> list[
+    dict
+]:  # N of {"text", "tokens": how many, the end-of-turn token included, "ended": by that token, or else cut}
+    """What `generate` says, and for each answer how long it is and whether it was ended; what `file` holds is not asked
+    again.
+    """
     size = 32 if batch_size is None else batch_size
     _check_counts(max_new_tokens=max_new_tokens, batch_size=size)
     prompts = encode_prompts(model, tok, chats, max_new_tokens, tools)
     kept = _file(file, model, tok, prompts, size, max_new_tokens)
     found = dict(kept.kept) if kept else {}
-    todo = [rows for rows in _in_batches(prompts, size) if not found.keys() >= {*rows}]  # of a torn batch all, as it was
-    bar = tqdm(total=len(prompts), initial=len(prompts) - sum(map(len, todo)), desc="generating", disable=not progress, delay=3)
+    todo = [
+        rows for rows in _in_batches(prompts, size) if not found.keys() >= {*rows}
+    ]  # of a torn batch all, as it was
+    bar = tqdm(
+        total=len(prompts), initial=len(prompts) - sum(map(len, todo)), desc="generating", disable=not progress, delay=3
+    )
     with greedy_decoding(model, tok), bar:
         prefix = shared_prefix(model, prompts) if todo else None
         for rows in todo:
@@ -164,9 +187,11 @@ def generate(
     file: str | Path | None = None,  # As in `answers`
     tools: list | None = None,  # As in `answers`
 ) -> list[str]:  # N answers in the order given, without the end-of-turn token
-    """The greedy answer to each conversation, the same in a batch as alone (float32), whatever the model's own config says.
+    """The greedy answer to each conversation, the same in a batch as alone (float32), whatever the model's own config
+    says.
 
-    An answer ends at the tokenizer's EOS, at one of `model.generation_config.eos_token_id`, or at the template's end of a turn.
+    An answer ends at the tokenizer's EOS, at one of `model.generation_config.eos_token_id`, or at the template's end of
+    a turn.
     A `ValueError` for what is no conversation, or ends with the assistant, or leaves no room for the answer.
     """
     return [answer["text"] for answer in answers(model, tok, chats, max_new_tokens, batch_size, progress, file, tools)]

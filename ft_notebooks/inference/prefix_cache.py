@@ -58,7 +58,9 @@ def inner_model(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _may_share(model: PreTrainedModel) -> bool:
-    "False for what shows in the model and not in its cache: an encoder, virtual tokens, a rotation that follows the length."
+    """False for what shows in the model and not in its cache: an encoder, virtual tokens, a rotation that follows the
+    length.
+    """
     core = inner_model(model)
     adapters = model.peft_config.values() if core is not model else ()
     told = any(a.is_prompt_learning or getattr(a, "alora_invocation_tokens", None) for a in adapters)
@@ -68,9 +70,16 @@ def _may_share(model: PreTrainedModel) -> bool:
 
 def _plain(cache, tokens: int) -> bool:
     "Keys and values of all `tokens`, in every layer, and nothing else."
-    return type(cache) is DynamicCache and len(cache.layers) > 0 and all(
-        type(layer) is DynamicLayer and layer.get_seq_length() == tokens and layer.keys.shape[:3:2] == (1, tokens)
-        and layer.values.shape[:3:2] == (1, tokens) for layer in cache.layers
+    return (
+        type(cache) is DynamicCache
+        and len(cache.layers) > 0
+        and all(
+            type(layer) is DynamicLayer
+            and layer.get_seq_length() == tokens
+            and layer.keys.shape[:3:2] == (1, tokens)
+            and layer.values.shape[:3:2] == (1, tokens)
+            for layer in cache.layers
+        )
     )
 
 # %% ../../nbs/package/inference/prefix_cache.ipynb #2885d780
@@ -82,7 +91,9 @@ def shared_prefix(
     model: PreTrainedModel,  # In `eval()` mode
     prompts: list[list[int]],  # N lists of ids, the template's included
 ) -> Prefix | None:  # None: compute every prompt whole
-    "What all prompts begin with, computed once; None where the model's cache is not keys and values alone, or little is saved."
+    """What all prompts begin with, computed once; None where the model's cache is not keys and values alone, or little
+    is saved.
+    """
     P = _common(prompts) if len(prompts) > 1 else 0
     if P * (len(prompts) - 1) < LEAST_SAVED or not _may_share(model):
         return None

@@ -24,7 +24,9 @@ def plot_code_book(
     if weight is None:
         weight = torch.randn(4096, 64, generator=torch.Generator().manual_seed(0))
     if not weight.numel() or weight.numel() % 64:
-        raise ValueError(f"the weight has {weight.numel()} numbers, which are no blocks of 64; cut it to a multiple of 64")
+        raise ValueError(
+            f"the weight has {weight.numel()} numbers, which are no blocks of 64; cut it to a multiple of 64"
+        )
     blocks = weight.detach().float().cpu().reshape(-1, 64)
     scaled = blocks / blocks.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
     fig = Figure(figsize=(6, 2.5), dpi=80, layout="constrained")
@@ -33,7 +35,9 @@ def plot_code_book(
     nf4 = get_4bit_type("nf4", device="cpu").tolist()
     ax.vlines(nf4, 0, 1, transform=ax.get_xaxis_transform(), color="#0072B2", lw=1.2, label="the 16 values of NF4")
     even = [i / 7 for i in range(-7, 8)]
-    ax.plot(even, [0.96] * 15, "|", transform=ax.get_xaxis_transform(), color="#D55E00", ms=10, mew=2, label="evenly spaced")
+    ax.plot(
+        even, [0.96] * 15, "|", transform=ax.get_xaxis_transform(), color="#D55E00", ms=10, mew=2, label="evenly spaced"
+    )
     ax.set(xlabel="weight / largest of its block", ylabel="density", yticks=[])
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)

@@ -207,7 +207,9 @@ def _step(model, adapter, bits, *, batch, length, checkpointing, dtype, device, 
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         if checkpointing:
             older = base.gradient_checkpointing_enable  # the name of the next line's method before
-            getattr(base, "activation_checkpointing_enable", older)({"use_reentrant": False, "preserve_rng_state": False})
+            getattr(base, "activation_checkpointing_enable", older)(
+                {"use_reentrant": False, "preserve_rng_state": False}
+            )
             model.enable_input_require_grads()
         trained, states = _earlier_step(model)
         ids = torch.zeros(batch, length, dtype=torch.long)

@@ -21,13 +21,19 @@ def _check_files(folder: Path) -> None:
     if not (folder / "model.safetensors").exists():
         if index.exists():
             try:
-                files = sorted({folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+                files = sorted(
+                    {folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+                )
             except (ValueError, LookupError, TypeError, AttributeError) as e:
                 raise ValueError(f"{index} holds no map of weights to files ({e}); copy it again") from e
         elif any("-of-" in file.name for file in files):
-            raise ValueError(f"{folder} has a part of a model and no {index.name}, which says what the parts are; copy it too")
+            raise ValueError(
+                f"{folder} has a part of a model and no {index.name}, which says what the parts are; copy it too"
+            )
     if missing := [file.name for file in files if not file.exists()]:
-        raise ValueError(f"{folder} lacks {len(missing)} of its {len(files)} files: {', '.join(missing)[:200]}; copy it again")
+        raise ValueError(
+            f"{folder} lacks {len(missing)} of its {len(files)} files: {', '.join(missing)[:200]}; copy it again"
+        )
     for file in files:
         with file.open("rb") as start:
             if start.read(34) == b"version https://git-lfs.github.com":
@@ -36,7 +42,9 @@ def _check_files(folder: Path) -> None:
             with safe_open(file, "pt"):  # reads the header, and compares what it announces with the file's length
                 pass
         except SafetensorError as e:
-            raise ValueError(f"{file}, of {file.stat().st_size:,} bytes, is cut short or damaged ({e}); copy it again") from e
+            raise ValueError(
+                f"{file}, of {file.stat().st_size:,} bytes, is cut short or damaged ({e}); copy it again"
+            ) from e
 
 # %% ../../nbs/package/loading/model_files.ipynb #1a0b8c63
 _REFUSED = {
@@ -73,16 +81,18 @@ def check_checkpoint(name: str | Path) -> str:
 def _check_architecture(name: str, config: PreTrainedConfig) -> None:
     if getattr(config, "quantization_config", None):
         raise ValueError(
-            f"{name} is stored quantised; load the model that it was made from, in 16 or 32 bits, and load_model(bits=4) or 8 "
-            "quantises it"
+            f"{name} is stored quantised; load the model that it was made from, in 16 or 32 bits, and "
+            "load_model(bits=4) or 8 quantises it"
         )
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ValueError(f"{name} is a {config.model_type} model, which does not continue text; give a causal language model")
+        raise ValueError(
+            f"{name} is a {config.model_type} model, which does not continue text; give a causal language model"
+        )
     expected, saved = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__, config.architectures or []
     if saved and expected not in saved:
         raise ValueError(
-            f"{name} was saved as {saved[0]}, and would be loaded as {expected}, a model that continues text; give one that "
-            f"was saved as that, or, if it is one by another name, write {expected!r} into its config.json"
+            f"{name} was saved as {saved[0]}, and would be loaded as {expected}, a model that continues text; give "
+            f"one that was saved as that, or, if it is one by another name, write {expected!r} into its config.json"
         )
 
 
@@ -91,7 +101,9 @@ def read_config(
     revision: str | None = None,  # On the hub: a commit, tag or branch
     **hub,  # `cache_dir`, `token` and other arguments of `from_pretrained` that say where a name is looked up
 ) -> PreTrainedConfig:  # Of a causal language model; `_commit_hash` is the commit that it was read from, or None
-    "The configuration, before any weight is read; a `ValueError` for a model that does not continue text, or is quantised."
+    """The configuration, before any weight is read; a `ValueError` for a model that does not continue text, or is
+    quantised.
+    """
     try:
         file = cached_file(name, "config.json", revision=revision or "main", **hub)
         config = AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=False, **hub)
@@ -114,13 +126,16 @@ def check_weights(
     name: str | Path,  # What `check_checkpoint` gave
     **kwargs,  # Arguments of `from_pretrained`, such as `revision`
 ) -> None:
-    "The files hold every weight that `config.json` describes, in its shape; otherwise a `ValueError`. No weight is read."
+    """The files hold every weight that `config.json` describes, in its shape; otherwise a `ValueError`. No weight is
+    read.
+    """
     fixed = {"device_map": {"": "meta"}, "use_safetensors": True, "trust_remote_code": False}
     report = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     _, info = AutoModelForCausalLM.from_pretrained(name, **(kwargs | fixed | report))
     wrong = sorted(info["missing_keys"]) + sorted(str(key[0]) for key in info["mismatched_keys"])
     if wrong:
         raise ValueError(
-            f"{name}: weights that config.json describes are missing in the files, or have another shape there, and would be "
-            f"made up: {len(wrong)} ({', '.join([*wrong[:3], '...'][: len(wrong)])}); is config.json another model's?"
+            f"{name}: weights that config.json describes are missing in the files, or have another shape there, and "
+            f"would be made up: {len(wrong)} ({', '.join([*wrong[:3], '...'][: len(wrong)])}); is config.json "
+            "another model's?"
         )

@@ -26,7 +26,9 @@ def round_weight(
     check_bits(bits)
     if weight.ndim != 2 or not weight.is_floating_point():
         was = f"{tuple(weight.shape)} {weight.dtype}"
-        raise ValueError(f"a weight is a matrix of floats, got {was}; load the model with bits=32, it is quantised later")
+        raise ValueError(
+            f"a weight is a matrix of floats, got {was}; load the model with bits=32, it is quantised later"
+        )
     wide, half = weight.detach().float(), torch.float16 if hardware().dtype == torch.float16 else torch.bfloat16
     narrow = weight.detach().to(half)  # the dtype that a checkpoint is read into at 16, 8 and 4 bits
     if bits == 32:
@@ -55,10 +57,14 @@ def weight_errors(
         if isinstance(layer, torch.nn.Linear) and layer is not head:
             back, size = round_weight(layer.weight, bits)
             weight = layer.weight.detach().float()
-            error = (back - weight).norm() / weight.norm().clamp(min=torch.finfo(torch.float32).tiny)  # 0 / 0 is no error
+            error = (back - weight).norm() / weight.norm().clamp(
+                min=torch.finfo(torch.float32).tiny
+            )  # 0 / 0 is no error
             found[name] = size / weight.numel(), error.item()
     if not found:
-        raise ValueError(f"{type(model).__name__} has no torch.nn.Linear beside its head, so bits={bits} changes no layer")
+        raise ValueError(
+            f"{type(model).__name__} has no torch.nn.Linear beside its head, so bits={bits} changes no layer"
+        )
     return found
 
 # %% ../../nbs/package/loading/quantization_error.ipynb #333e645b
@@ -77,7 +83,9 @@ def token_distances(
     q_model: PreTrainedModel,  # Of the same vocabulary; its device and dtype may be others
     input_ids: list[list[int]] | torch.Tensor,  # R rows of token ids, as `tok(texts)` gives them
     attention_mask: list[list[int]] | torch.Tensor | None = None,  # The same shape; 0 is padding, which is left out
-) -> tuple[torch.Tensor, torch.Tensor]:  # (N,) KL(p || q) in nats, float32; (N,) whether the argmax is the same; on the CPU
+) -> tuple[
+    torch.Tensor, torch.Tensor
+]:  # (N,) KL(p || q) in nats, float32; (N,) whether the argmax is the same; on the CPU
     """How far `q_model` is from `p_model` at each of the N tokens that are no padding, row after row.
 
     Rows run one by one in `eval()` mode and are compared in float32; the models' modes are put back.
@@ -91,7 +99,9 @@ def token_distances(
     for ids in filter(len, rows):
         p_row, q_row = _row_logits(p_model, ids), _row_logits(q_model, ids).to(p_model.device)
         if p_row.shape != q_row.shape:
-            raise ValueError(f"the models have {p_row.shape[1]} and {q_row.shape[1]} logits a token; give two of one size")
+            raise ValueError(
+                f"the models have {p_row.shape[1]} and {q_row.shape[1]} logits a token; give two of one size"
+            )
         for p, q in zip(p_row.split(128), q_row.split(128)):  # (128, V) at a time: what float32 takes stays small
             apart = F.kl_div(q.float().log_softmax(-1), p.float().log_softmax(-1), log_target=True, reduction="none")
             kl.append(apart.sum(-1).cpu())

@@ -38,8 +38,9 @@ def _check_attention(wanted: str | dict | None, bits: int, hw: Hardware) -> None
         installed = getattr(transformers.utils, f"is_flash_attn_{one[-1]}_available", lambda: False)
         if "flash" in one and not (bits < 32 and hw.device.startswith("cuda") and hw.bf16 and installed()):
             raise ValueError(
-                f"attn_implementation={one!r} needs its package, an NVIDIA card of compute capability 8.0 or more, and 16 "
-                f"bits or fewer; here are {hw.device} and bits={bits}. Leave it out: {hw.attn_implementation!r} works everywhere"
+                f"attn_implementation={one!r} needs its package, an NVIDIA card of compute capability 8.0 or more, "
+                f"and 16 bits or fewer; here are {hw.device} and bits={bits}. Leave it out: "
+                f"{hw.attn_implementation!r} works everywhere"
             )
 
 # %% ../../nbs/04_quantized_loading.ipynb #2350fd36
@@ -47,12 +48,15 @@ def _quantisation(bits: int, hw: Hardware) -> BitsAndBytesConfig | None:
     kind = hw.device.split(":")[0]
     if bits < 16 and kind not in getattr(bnb, "supported_torch_devices", ("cpu", "cuda")):
         raise ValueError(
-            f"bits={bits}: bitsandbytes {bnb.__version__} has no kernels for {kind!r}; upgrade bitsandbytes, or take bits=16"
+            f"bits={bits}: bitsandbytes {bnb.__version__} has no kernels for {kind!r}; upgrade bitsandbytes, or take "
+            "bits=16"
         )
     if bits == 4:
         nf4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
         if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
-            nf4["bnb_4bit_quant_storage"] = hw.dtype  # FSDP shards what has the dtype of the rest, and would leave bytes whole
+            nf4["bnb_4bit_quant_storage"] = (
+                hw.dtype
+            )  # FSDP shards what has the dtype of the rest, and would leave bytes whole
         return BitsAndBytesConfig(**nf4, bnb_4bit_compute_dtype=hw.dtype)
     return BitsAndBytesConfig(load_in_8bit=True) if bits == 8 else None
 
@@ -73,8 +77,8 @@ def _check_rows(model: PreTrainedModel) -> None:
         read, state.shape = bnb.functional.dequantize_4bit(codes, state), (1, len(numbers))  # then as one long row
         if not torch.equal(read.flatten(), bnb.functional.dequantize_4bit(codes, state).flatten()):
             raise ValueError(
-                f"bits=4: bitsandbytes {bnb.__version__} misreads rows of {layer.in_features} weights on this machine, which "
-                "are no whole blocks of 64, and says nothing; take bits=8 or bits=16"
+                f"bits=4: bitsandbytes {bnb.__version__} misreads rows of {layer.in_features} weights on this "
+                "machine, which are no whole blocks of 64, and says nothing; take bits=8 or bits=16"
             )
 
 # %% ../../nbs/04_quantized_loading.ipynb #8f6c6b46
@@ -84,8 +88,9 @@ def _check_device_map(device_map) -> None:
     spread = device_map in ("auto", "balanced", "balanced_low_0", "sequential")
     if launched and (spread or isinstance(device_map, dict) and len(set(device_map.values())) > 1):
         raise ValueError(
-            f"device_map={device_map!r} lays one model over several cards, and a launcher (WORLD_SIZE or LOCAL_RANK is set) "
-            "has given each process its own card; leave device_map out, or start one process without the launcher"
+            f"device_map={device_map!r} lays one model over several cards, and a launcher (WORLD_SIZE or LOCAL_RANK "
+            "is set) has given each process its own card; leave device_map out, or start one process without the "
+            "launcher"
         )
 
 # %% ../../nbs/04_quantized_loading.ipynb #0ece13f9

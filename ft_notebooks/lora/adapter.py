@@ -27,7 +27,9 @@ from ..loading.quantized_loading import load_model
 def _check_modules(model: torch.nn.Module, fields: dict) -> None:
     "A `ValueError` for a module or a layer that a field names and the model lacks, with the nearest that it has."
     names = [name for name, _ in model.named_modules() if name]
-    ends = {name.split(".")[-1] for name, module in model.named_modules() if getattr(module, "weight", None) is not None}
+    ends = {
+        name.split(".")[-1] for name, module in model.named_modules() if getattr(module, "weight", None) is not None
+    }
     for field in ("target_modules", "modules_to_save", "rank_pattern", "alpha_pattern"):
         wanted = fields.get(field) or ()
         whole = isinstance(wanted, str)  # a pattern for whole paths, or "all-linear"
@@ -54,7 +56,8 @@ def expert_parameters(
     return [
         f"{path}.{name}"
         for path, module in model.named_modules()
-        if "expert" in f"{path} {type(module).__name__}".lower() and not isinstance(module, torch.nn.modules.conv._ConvNd)
+        if "expert" in f"{path} {type(module).__name__}".lower()
+        and not isinstance(module, torch.nn.modules.conv._ConvNd)
         for name, p in module.named_parameters(recurse=False)
         if p.ndim == 3
     ]
@@ -74,7 +77,9 @@ def lora_config(
             near = difflib.get_close_matches(name, known, 1, cutoff=0)[0]
             raise ValueError(f"LoraConfig has no field {name!r} in peft {peft.__version__}; the nearest is {near!r}")
     targets = fields.get("target_modules")
-    if isinstance(targets, str) and targets.isidentifier():  # to PEFT a text is a pattern of whole paths, or "all-linear"
+    if (
+        isinstance(targets, str) and targets.isidentifier()
+    ):  # to PEFT a text is a pattern of whole paths, or "all-linear"
         fields["target_modules"] = [targets]
     _check_modules(model, fields)
     defaults = {"lora_alpha": 2 * r, "lora_dropout": 0.0, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
@@ -140,7 +145,8 @@ def _untie(base: PreTrainedModel) -> None:
 # %% ../../nbs/05_lora.ipynb #77016ee8
 def merge_adapter(
     model: PeftModel,  # Used up: its base takes the active adapter in, and lets go of others
-    dtype: torch.dtype | None = None,  # Of the merged weights; None: the base's, or of a quantised base the one around it
+    dtype: torch.dtype
+    | None = None,  # Of the merged weights; None: the base's, or of a quantised base the one around it
 ) -> PreTrainedModel:  # Plain and no longer quantised, in `eval()` mode, all its weights trainable
     """The base that the active adapter was trained on with the adapter in its weights: the same logits without PEFT.
 
@@ -156,7 +162,9 @@ def merge_adapter(
     _untie(model.get_base_model())
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*(can lead to complications|no longer tied after merging)")  # seen to above
+            warnings.filterwarnings(
+                "ignore", ".*(can lead to complications|no longer tied after merging)"
+            )  # seen to above
             merged = model.merge_and_unload(safe_merge=True)
     except (NotImplementedError, RuntimeError) as e:
         raise ValueError(f"this adapter cannot be merged: {e}") from e
@@ -171,7 +179,8 @@ def load_adapter(
 ) -> PeftModel:  # In `eval()` mode
     """The adapter on the base that its `adapter_config.json` names; it trains, or is frozen, as `trainable` says.
 
-    Without `bits` the base has those that it was trained on, as `trained_bits` finds them in the manifest of its run, and 16
+    Without `bits` the base has those that it was trained on, as `trained_bits` finds them in the manifest of its run,
+    and 16
     where there is none. Bits that are given are taken, also if the record tells others.
     """
     config = check_adapter_folder(folder)  # all that can be known before the base is loaded

@@ -25,8 +25,9 @@ def _shapes(folder: Path) -> dict[str, list[int]]:
     pickled = not file.is_file() and (folder / "adapter_model.bin").is_file()
     if pickled:
         raise ValueError(
-            f"{folder} has only adapter_model.bin, a pickle, and reading a pickle can run code; if you trust it, load it "
-            "with torch.load(..., weights_only=True), and write adapter_model.safetensors with safetensors.torch.save_file"
+            f"{folder} has only adapter_model.bin, a pickle, and reading a pickle can run code; if you trust it, "
+            "load it with torch.load(..., weights_only=True), and write adapter_model.safetensors with "
+            "safetensors.torch.save_file"
         )
     for name in ("adapter_config.json", file.name):
         if not (folder / name).is_file():
@@ -56,7 +57,9 @@ def _misfit(adapter: PeftConfig, shapes: dict[str, list[int]], base: PreTrainedC
     except (ValueError, RuntimeError) as e:
         lines = [line.strip(" \t.") for line in str(e).splitlines()]
         return next((line for line in lines if line.startswith("size mismatch")), lines[0])
-    saved = {name.removesuffix(".weight"): name for name in get_peft_model_state_dict(model, save_embedding_layers=False)}
+    saved = {
+        name.removesuffix(".weight"): name for name in get_peft_model_state_dict(model, save_embedding_layers=False)
+    }
     own = [key.replace(".default", "").removesuffix(".weight") for key in result.missing_keys if ".default" in key]
     if missing := [saved[name] for name in own if name in saved]:
         return f"it lacks {missing[0]}"
@@ -82,7 +85,9 @@ def check_adapter_folder(
     try:
         adapter = PeftConfig.from_pretrained(str(folder))
     except (ValueError, KeyError, TypeError) as e:
-        raise ValueError(f"{file} is no adapter's config ({e!r}); copy it again from where the adapter was saved") from e
+        raise ValueError(
+            f"{file} is no adapter's config ({e!r}); copy it again from where the adapter was saved"
+        ) from e
     name = adapter.base_model_name_or_path
     where = f"{file}: base_model_name_or_path is {name!r}"
     if not name:
@@ -94,7 +99,9 @@ def check_adapter_folder(
     except (OSError, ValueError) as e:
         raise ValueError(f"{where}, which does not load; if it has moved, write there where it is now ({e})") from e
     if problem := _misfit(adapter, shapes, base):
-        raise ValueError(f"{folder} does not fit its base {name}: {problem}; restore the adapter, or the base that it was made for")
+        raise ValueError(
+            f"{folder} does not fit its base {name}: {problem}; restore the adapter, or the base that it was made for"
+        )
     return adapter
 
 # %% ../../nbs/package/lora/adapter_folder.ipynb #87931781

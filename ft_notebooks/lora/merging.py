@@ -32,15 +32,16 @@ def check_merged(
 ) -> tuple[float, float]:  # The KL divergence per token, and the share of tokens with the same argmax
     """How far the merged model is from the adapter's, by more than which rounding cannot explain.
 
-    A `ValueError` if it is more than `MOST_KL` in the mean, or than `MOST_KL_OF_ONE` at one token. The share of tokens with
+    A `ValueError` if it is more than `MOST_KL` in the mean, or than `MOST_KL_OF_ONE` at one token. The share of tokens
+    with
     the same argmax decides nothing: rounding does, where two are nearly tied.
     """
     kl, same = token_distances(model, merged, input_ids)
     mean, worst = max(kl.mean().item(), 0.0), kl.max().item()  # rounding can make the mean a little less than nothing
     if not (mean <= MOST_KL and worst <= MOST_KL_OF_ONE):  # NaN is refused too
         raise ValueError(
-            f"the merged model says other words than the adapter's: KL per token {mean:.4f} (at most {MOST_KL}), of one token "
-            f"{worst:.4f} (at most {MOST_KL_OF_ONE}); was the adapter trained on this base, in these bits?"
+            f"the merged model says other words than the adapter's: KL per token {mean:.4f} (at most {MOST_KL}), of "
+            f"one token {worst:.4f} (at most {MOST_KL_OF_ONE}); was the adapter trained on this base, in these bits?"
         )
     return mean, same.float().mean().item()
 

@@ -15,12 +15,16 @@ def token_rows(
     model: PreTrainedModel,  # Without an adapter, with a row for each of `ids`
     ids: Iterable[int],  # Of the tokens whose rows are to be trained
 ) -> dict[str, list[int]]:  # For `peft.LoraConfig(trainable_token_indices=...)`
-    "The rows in the input embedding and, where it is another tensor, in the output embedding: tokens to be read and said."
+    """The rows in the input embedding and, where it is another tensor, in the output embedding: tokens to be read and
+    said.
+    """
     ids = list(ids)
     tables = [t for t in (model.get_input_embeddings(), model.get_output_embeddings()) if t is not None]
     rows = min(len(table.weight) for table in tables)
     if not ids or not all(0 <= i < rows for i in ids):
-        raise ValueError(f"ids must be rows of the embeddings, 0 to {rows - 1}, got {ids}; add them with resize_token_embeddings")
+        raise ValueError(
+            f"ids must be rows of the embeddings, 0 to {rows - 1}, got {ids}; add them with resize_token_embeddings"
+        )
     if tables[0].weight is tables[-1].weight:
         tables = tables[:1]  # the head follows
     return {name.split(".")[-1]: ids for name, module in model.named_modules() if any(module is t for t in tables)}

@@ -48,7 +48,9 @@ class _PerToken:
 
 
 class _SFTTrainer(ResumableTrainer, MemoryTrainer, GuardedTrainer, RanksTrainer, _PerToken, SFTTrainer):
-    "`SFTTrainer` whose runs go on after a kill, stop at a fault, count each row once in any number of processes, and take less time on a CPU."
+    """`SFTTrainer` whose runs go on after a kill, stop at a fault, count each row once in any number of processes, and
+    take less time on a CPU.
+    """
 
     def train(self, *args, **kwargs):
         with speed_up(self.model):
@@ -56,7 +58,9 @@ class _SFTTrainer(ResumableTrainer, MemoryTrainer, GuardedTrainer, RanksTrainer,
 
 # %% ../../nbs/07_sft.ipynb #74c1407f
 def _encoded(tok, dataset, name, given) -> Dataset | dict[str, Dataset]:
-    "Rows with `input_ids` and `labels`, none of which TRL would cut at its end; evaluation may have several sets by name."
+    """Rows with `input_ids` and `labels`, none of which TRL would cut at its end; evaluation may have several sets by
+    name.
+    """
     if isinstance(dataset, dict):
         return {key: _encoded(tok, part, f"{name}[{key!r}]", given) for key, part in dataset.items()}
     if not len(dataset):
@@ -65,13 +69,17 @@ def _encoded(tok, dataset, name, given) -> Dataset | dict[str, Dataset]:
         return encode_chats(tok, dataset, given.get("max_length"))[0]
     if not {"input_ids", "labels"} <= set(dataset.column_names):
         raise ValueError(
-            f"{name} has the columns {dataset.column_names}; it needs 'messages', as read_chats gives it, or 'input_ids' "
-            "and 'labels', as encode_chats gives them"
+            f"{name} has the columns {dataset.column_names}; it needs 'messages', as read_chats gives it, or "
+            "'input_ids' and 'labels', as encode_chats gives them"
         )
     if all(label == IGNORE for labels in dataset["labels"] for label in labels[1:]):  # the first has nothing before it
-        raise ValueError(f"{name}: none of its {len(dataset)} rows has a label to train on; give chats, or encode_chats' rows")
+        raise ValueError(
+            f"{name}: none of its {len(dataset)} rows has a label to train on; give chats, or encode_chats' rows"
+        )
     longest, limit = max(map(len, dataset["input_ids"])), given.get("max_length")
-    splits = given.get("packing") and given.get("packing_strategy", "bfd") != "bfd"  # "bfd" keeps the beginning of a long row
+    splits = (
+        given.get("packing") and given.get("packing_strategy", "bfd") != "bfd"
+    )  # "bfd" keeps the beginning of a long row
     if limit is not None and longest > limit and not splits:
         raise ValueError(
             f"{name} has a row of {longest} tokens, and max_length={limit} would cut it; give encode_chats the "
@@ -81,8 +89,10 @@ def _encoded(tok, dataset, name, given) -> Dataset | dict[str, Dataset]:
 
 # %% ../../nbs/07_sft.ipynb #ee1d22f1
 _UNREAD = {
-    "assistant_only_loss": "exactly the assistant's tokens are trained; for others, give rows with 'input_ids' and 'labels'",
-    "completion_only_loss": "exactly the assistant's tokens are trained; for others, give rows with 'input_ids' and 'labels'",
+    "assistant_only_loss": "exactly the assistant's tokens are trained; for others, give rows with 'input_ids' and "
+    "'labels'",
+    "completion_only_loss": "exactly the assistant's tokens are trained; for others, give rows with 'input_ids' and "
+    "'labels'",
     "formatting_func": "give chats, as read_chats returns them",
     "chat_template_path": "set tok.chat_template before",
     "eos_token": "set tok.eos_token before",
@@ -102,13 +112,15 @@ def sft_trainer(
     *,
     output_dir: str,  # The run's folder
     effective_batch: int = 16,  # Examples that one optimizer step sees, over all processes
-    any_world_size: bool = False,  # Another number of processes may go on with the run: the same rows, other random numbers
+    any_world_size: bool = False,  # Resume with another number of processes: the same rows, other random numbers
     **overrides,  # Fields of `SFTConfig` and arguments of `SFTTrainer`, by their own names
 ) -> SFTTrainer:
     """A `trl.SFTTrainer` that trains exactly the assistant's tokens of `train_dataset`, not yet started.
 
-    It prints what follows from hardware, model and lengths in one line. `trainer.train(last_good_checkpoint(output_dir))`
-    starts, and goes on after a kill to the same weights. A `ValueError` before the first step for what would train nothing,
+    It prints what follows from hardware, model and lengths in one line.
+    `trainer.train(last_good_checkpoint(output_dir))`
+    starts, and goes on after a kill to the same weights. A `ValueError` before the first step for what would train
+    nothing,
     or something else than was said; during the run for a loss, gradient or adapter that is not what it should be.
     """
     given, arguments = split_overrides(overrides, SFTConfig, SFTTrainer, _UNREAD)

@@ -44,7 +44,12 @@ def _tokenized(tok: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[lis
     if not texts:
         return []
     pieces = [text.split(CUT) for text in texts]
-    encoded = tok([piece for cut in pieces for piece in cut], add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False)
+    encoded = tok(
+        [piece for cut in pieces for piece in cut],
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+    )
     each, rows = zip(encoded.input_ids, encoded.offset_mapping), []
     for cut in pieces:
         (ids, places), at = next(each), 0
@@ -137,8 +142,8 @@ def _span(write: Callable, tokens: re.Pattern, messages: list[dict], text: str, 
     if start < same and here and there and here.end() == end:
         return start, there.end()
     raise ValueError(
-        f"{place}: the chat template rewrites an answer once the conversation goes on, so training would show the model "
-        "what it never sees in use; split the conversation so that each answer is its last message"
+        f"{place}: the chat template rewrites an answer once the conversation goes on, so training would show the "
+        "model what it never sees in use; split the conversation so that each answer is its last message"
     )
 
 # %% ../../nbs/package/tokenization/chat_template.ipynb #108d97a7
@@ -170,7 +175,9 @@ def _marked(messages: list[dict]) -> list[dict] | None:
 
 
 def _pieces(marked: str, text: str) -> list[tuple[str, int, int, str]] | None:
-    "For each answer what is between its question and its words, where these are, and what follows; None if marks matter."
+    """For each answer what is between its question and its words, where these are, and what follows; None if marks
+    matter.
+    """
     parts, places = marked.split(_MARK), [0]
     if "".join(parts) != text or len(parts) % 4 != 1:
         return None
@@ -194,7 +201,9 @@ def _learn(chat_template: "ChatTemplate", variables: dict) -> tuple | None:
     return (pieces[0][0], back, middle, last) if back == again else None
 
 # %% ../../nbs/package/tokenization/chat_template.ipynb #fcb1b3e7
-def _framed(chat_template: "ChatTemplate", frame: tuple, messages: list[dict], text: str, variables: dict) -> list | None:
+def _framed(
+    chat_template: "ChatTemplate", frame: tuple, messages: list[dict], text: str, variables: dict
+) -> list | None:
     "The answers by the frame that `_learn` found; None where the conversation does not fit it."
     marked = _marked([chat_template._safe(message) for message in messages])
     pieces = marked and _pieces(chat_template._write(marked, **variables), text)

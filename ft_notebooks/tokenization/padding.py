@@ -90,8 +90,9 @@ def _probe(tok: PreTrainedTokenizerBase, name: str | Path) -> str:
     chat = [{"role": "user", "content": "ping"}, {"role": "assistant", "content": "pong"}]
     if not tok.chat_template:
         raise ValueError(
-            f"{name}: the tokenizer has no chat template (a base model?); take the one of its instruct model, or load "
-            "it with AutoTokenizer and set tok.chat_template yourself, for instance to ft_notebooks.loading.example_models.CHATML"
+            f"{name}: the tokenizer has no chat template (a base model?); take the one of its instruct model, or "
+            "load it with AutoTokenizer and set tok.chat_template yourself, for instance to "
+            "ft_notebooks.loading.example_models.CHATML"
         )
     try:
         text = tok.apply_chat_template(chat, tokenize=False)
@@ -122,13 +123,15 @@ def load_tokenizer(
         )
     if kwargs.get("gguf_file"):
         raise ValueError(
-            f"{name}: load_tokenizer does not read gguf_file={kwargs['gguf_file']!r}, since transformers may split text "
-            "by another rule than the file names; call ft_notebooks.gguf_tokenizer(FILE).save_pretrained(FOLDER), and "
-            "load that folder"
+            f"{name}: load_tokenizer does not read gguf_file={kwargs['gguf_file']!r}, since transformers may split "
+            "text by another rule than the file names; call "
+            "ft_notebooks.gguf_tokenizer(FILE).save_pretrained(FOLDER), and load that folder"
         )
     kinds = ("tokenizer*", "*.model", "vocab*", "*.tiktoken", "tekken.json")
     if Path(name).is_dir() and not any(file for kind in kinds for file in Path(name).glob(kind)):
-        raise ValueError(f"{name} has no tokenizer; copy tokenizer.json and tokenizer_config.json into it from its base model")
+        raise ValueError(
+            f"{name} has no tokenizer; copy tokenizer.json and tokenizer_config.json into it from its base model"
+        )
     tok = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **kwargs)
     tok("")  # a plain call: it undoes truncation and padding that an earlier call left in the file
     text = _probe(tok, name).removeprefix(tok.bos_token or "")

@@ -42,7 +42,8 @@ def effective_batch(
 ) -> dict[str, int]:  # `per_device_train_batch_size` and `gradient_accumulation_steps`
     """The two fields of `TrainingArguments` whose product, times the processes, is exactly `size`.
 
-    `effective_batch(16, micro=4, processes=2)` is micro-batches of 4, accumulated twice. A `ValueError` if `size` is not
+    `effective_batch(16, micro=4, processes=2)` is micro-batches of 4, accumulated twice. A `ValueError` if `size` is
+    not
     a multiple of the processes.
     """
     processes = int(os.environ.get("WORLD_SIZE", 1)) if processes is None else processes
@@ -104,20 +105,23 @@ def split_overrides(
             near = difflib.get_close_matches(name, fields | arguments, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(
-                f"{name!r} is neither a field of {config.__name__} nor an argument of {trainer.__name__} in {releases(config)}{hint}"
+                f"{name!r} is neither a field of {config.__name__} nor an argument of {trainer.__name__} in "
+                f"{releases(config)}{hint}"
             )
     _check_numbers(overrides, config)
     return {k: v for k, v in overrides.items() if k in fields}, {k: v for k, v in overrides.items() if k not in fields}
 
 # %% ../../nbs/package/training/batch_plan.ipynb #c56c378f
 def _the_adapter(model, adapter: PeftConfig | None) -> PeftConfig | None:
-    "The one adapter that trains, None where the weights themselves do; a `ValueError` for a model that is wrapped twice."
+    """The one adapter that trains, None where the weights themselves do; a `ValueError` for a model that is wrapped
+    twice.
+    """
     if not isinstance(model, PeftModel):
         return adapter
     if adapter is not None or any(isinstance(m, PeftModel) for m in model.modules() if m is not model):
         raise ValueError(
-            "the model has an adapter already and would be wrapped twice; load the base anew before it gets its adapter (was a "
-            "notebook's cell run again?), and give no peft_config beside it"
+            "the model has an adapter already and would be wrapped twice; load the base anew before it gets its "
+            "adapter (was a notebook's cell run again?), and give no peft_config beside it"
         )
     return model.peft_config[model.active_adapter]
 
@@ -166,7 +170,8 @@ def step_memory(
 ) -> Callable[..., float] | str:  # A function of tokens that gives bytes, or why there is none
     """The memory of a step, by the tokens of its largest micro-batch, padding included; or why it is not estimated.
 
-    What is given to the function beside the tokens, such as `checkpointing=True`, is an argument of `estimate_memory`, and rules.
+    What is given to the function beside the tokens, such as `checkpointing=True`, is an argument of `estimate_memory`,
+    and rules.
     A `ValueError` for a model that is wrapped twice.
     """
     adapter = _the_adapter(model, adapter)
@@ -176,11 +181,14 @@ def step_memory(
     if why := _unknown(model, adapter, fields, bits):
         return why
     settings = {
-        "method": "full" if adapter is None else "qlora" if four else "lora", "bits": bits, "adapter": adapter, "labelled": 1.0,
+        "method": "full" if adapter is None else "qlora" if four else "lora",
+        "bits": bits,
+        "adapter": adapter,
+        "labelled": 1.0,
         "device": "cpu" if fields.get("use_cpu") or hardware().device == "cpu" else "cuda",
         "dtype": torch.bfloat16 if fields.get("bf16") else torch.float16 if fields.get("fp16") else None,
         "checkpointing": any(fields.get(name) for name in CHECKPOINTING_FIELDS),
-    }  # fmt: skip
+    }
     return lambda tokens, **changes: _peak(base.config, int(tokens), **(settings | changes))
 
 # %% ../../nbs/package/training/batch_plan.ipynb #af7530e7
@@ -200,7 +208,9 @@ def _packed(lengths: Sequence[int], max_length: int, strategy: str) -> int:  # R
 
 
 def _units(lengths, size, given, processes) -> tuple[list[int], int, dict, str]:
-    "What a micro-batch is made of, in tokens and longest first; how many of it are a step; fields; and all that in words."
+    """What a micro-batch is made of, in tokens and longest first; how many of it are a step; fields; and all that in
+    words.
+    """
     if not given.get("packing"):
         return sorted(map(int, lengths), reverse=True), size, {}, f"{size} rows a step"
     length = given.get("max_length") or max(1024, *lengths)
@@ -212,8 +222,9 @@ def _units(lengths, size, given, processes) -> tuple[list[int], int, dict, str]:
     if rest := step % processes:
         more = math.ceil((step - rest + processes) * each)
         raise ValueError(
-            f"effective_batch={size} is {step} packed row{'s' * (step > 1)} of at most {length:,} tokens a step, which {processes} processes "
-            f"cannot share; take effective_batch={more}, a smaller max_length, or fewer processes"
+            f"effective_batch={size} is {step} packed row{'s' * (step > 1)} of at most {length:,} tokens a step, "
+            f"which {processes} processes cannot share; take effective_batch={more}, a smaller max_length, or fewer "
+            "processes"
         )
     said = f"{step * each:.0f} examples a step in {step} packed row{'s' * (step > 1)} of at most {length:,} tokens"
     return [length] * rows, step, {"max_length": length}, said
@@ -240,10 +251,15 @@ class Plan:
 
 
 def _order(flat, rows, step, given) -> dict:
-    "How rows come together in a step, which does not depend on the number of processes that share it; one alone has no padding."
+    """How rows come together in a step, which does not depend on the number of processes that share it; one alone has
+    no padding.
+    """
     if given.get("packing"):
         return {"train_sampling_strategy": "random"}
-    return {"padding_free": flat and rows > 1, "train_sampling_strategy": "random" if flat or step == 1 else "group_by_length"}
+    return {
+        "padding_free": flat and rows > 1,
+        "train_sampling_strategy": "random" if flat or step == 1 else "group_by_length",
+    }
 
 
 def _batch_fields(step, rows, processes, given) -> dict:
@@ -265,10 +281,11 @@ def _words(fields, hw, processes) -> str:
     checkpointed = next(fields[name] for name in CHECKPOINTING_FIELDS if fields.get(name) is not None)
     checkpointing = "no " * (not checkpointed) + "activation checkpointing"
     packed = "packed" if fields.get("packing") else "no padding" if fields.get("padding_free") else None
-    order = packed or {"group_by_length": "grouped by length"}.get(fields["train_sampling_strategy"], "padded as they come")
+    order = packed or {"group_by_length": "grouped by length"}.get(
+        fields["train_sampling_strategy"], "padded as they come"
+    )
     batch = f"{fields['per_device_train_batch_size']} x {fields['gradient_accumulation_steps']}"
     return f"{batch} on {where}, {precision}, {checkpointing}, {order}"
-
 
 
 def _sizes(step, processes, given, most) -> list[int]:
@@ -306,9 +323,9 @@ def _choice(peak, units, flat, sizes, given, hw: Hardware) -> tuple[int, bool, s
     most = peak(tokens(rows), checkpointing=checkpointing)
     if most > total and (least := peak(units[0], checkpointing=True, labelled=0.01)) > total:
         raise ValueError(
-            f"a step needs at least {least / 1e9:.1f} GB and there are {total / 1e9:.1f}, although that is one row at a time, with "
-            f"activation checkpointing; the longest has {units[0]:,} tokens. Take an adapter on weights of fewer bits (bits=4), a "
-            "smaller model, or shorter rows (max_length)"
+            f"a step needs at least {least / 1e9:.1f} GB and there are {total / 1e9:.1f}, although that is one row "
+            f"at a time, with activation checkpointing; the longest has {units[0]:,} tokens. Take an adapter on "
+            "weights of fewer bits (bits=4), a smaller model, or shorter rows (max_length)"
         )
     return rows, checkpointing, f"estimated peak {most / 1e9:.1f} of {total / 1e9:.0f} GB"
 
@@ -323,16 +340,18 @@ def plan(
     unpadded: bool = False,  # The rows of a micro-batch may lie end to end in one, each attending to itself alone
     adapter: PeftConfig | None = None,  # One that the trainer is to add
 ) -> Plan:
-    """Micro-batch, accumulation, precision, checkpointing and batching by hardware, model and lengths; one line says them.
+    """Micro-batch, accumulation, precision, checkpointing and batching by hardware, model and lengths; one line says
+    them.
 
-    The same on the same machine. A `ValueError` for a batch larger than the data or other than `effective_batch`, for a model
+    The same on the same machine. A `ValueError` for a batch larger than the data or other than `effective_batch`, for a
+    model
     that is wrapped twice, and for what surely does not fit into memory.
     """
     hw, processes = hardware(), int(os.environ.get("WORLD_SIZE", 1))
     if effective_batch > len(lengths):
         raise ValueError(
-            f"effective_batch={effective_batch} is larger than the data: a step would see all of the {len(lengths)} rows and no "
-            f"more; take at most {len(lengths)}, better a quarter of it, or give more rows"
+            f"effective_batch={effective_batch} is larger than the data: a step would see all of the {len(lengths)} "
+            f"rows and no more; take at most {len(lengths)}, better a quarter of it, or give more rows"
         )
     units, step, fields, what = _units(lengths, effective_batch, given, processes)
     fields |= _precision(hw, given)
@@ -375,6 +394,7 @@ def run_config(
     for name in fields:
         if name not in known:
             raise ValueError(
-                f"{config.__name__} has no field {name!r} in {releases(config)}, and this run sets it; install a newer release"
+                f"{config.__name__} has no field {name!r} in {releases(config)}, and this run sets it; install a newer "
+                "release"
             )
     return config(output_dir=str(output_dir), **fields)

@@ -20,12 +20,15 @@ def check_checkpoint_choice(
     stops, evaluates = any(issubclass(kind, EarlyStoppingCallback) for kind in kinds), args.eval_strategy != "no"
     if args.load_best_model_at_end and args.save_strategy == "steps" and args.save_steps != args.eval_steps:
         raise ValueError(
-            f"load_best_model_at_end with eval_steps={args.eval_steps} and save_steps={args.save_steps}: the best evaluation may "
-            "have no checkpoint, and another model would be left; make them equal, or give save_strategy='best'"
+            f"load_best_model_at_end with eval_steps={args.eval_steps} and save_steps={args.save_steps}: the best "
+            "evaluation may have no checkpoint, and another model would be left; make them equal, or give "
+            "save_strategy='best'"
         )
     if (stops or args.save_strategy == "best") and not evaluates:
         what = "EarlyStoppingCallback" if stops else "save_strategy='best'"
-        raise ValueError(f"{what} needs evaluations, and eval_strategy is 'no'; give an eval_dataset and eval_strategy='steps'")
+        raise ValueError(
+            f"{what} needs evaluations, and eval_strategy is 'no'; give an eval_dataset and eval_strategy='steps'"
+        )
     if stops and args.metric_for_best_model is None:
         raise ValueError("EarlyStoppingCallback needs to know what is better; give metric_for_best_model='loss'")
     if stops and not args.restore_callback_states_from_checkpoint:

@@ -279,7 +279,10 @@ class _Head:
 
 def _trl_is_known() -> bool:
     "Whether this TRL's head is the one that `_Head` stands in for."
-    return hasattr(_TRL, "_use_triton") and list(inspect.signature(getattr(_TRL_HEAD, "forward", id)).parameters)[1:] == _TRL_TAKES
+    return (
+        hasattr(_TRL, "_use_triton")
+        and list(inspect.signature(getattr(_TRL_HEAD, "forward", id)).parameters)[1:] == _TRL_TAKES
+    )
 
 # %% ../../nbs/package/training/cpu_kernels.ipynb #5722c139
 def levers(

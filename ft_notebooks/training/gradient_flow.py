@@ -28,16 +28,19 @@ def _excused(name: str, good: set[str]) -> bool:
 _WRONG = {
     "are not held by the optimizer": "make it when the adapter is there, of all parameters that require grad",
     "have had no gradient": "the loss does not reach them: a layer that these rows do not use (leave it out of "
-    "target_modules, or freeze it with requires_grad_(False)), something detached in a forward, activation checkpointing "
-    "without model.enable_input_require_grads(), or 4-bit layers that a CPU used in eval() before (load the model anew)",
-    "have a gradient and have not moved": "their dtype rounds the updates away: train them in float32 (load_model(bits=32)), "
-    "raise learning_rate, or freeze them with requires_grad_(False)",
+    "target_modules, or freeze it with requires_grad_(False)), something detached in a "
+    "forward, activation checkpointing without model.enable_input_require_grads(), or 4-bit "
+    "layers that a CPU used in eval() before (load the model anew)",
+    "have a gradient and have not moved": "their dtype rounds the updates away: train them in float32 "
+    "(load_model(bits=32)), raise learning_rate, or freeze them with "
+    "requires_grad_(False)",
 }
 
 
 def _complaint(when: str, total: int, faults: dict[str, list[str]]) -> str:
     said = [
-        f"{len(names)} of {total} trainable tensors {what} ({', '.join(names[:3])}{', ...' * (len(names) > 3)}); {_WRONG[what]}"
+        f"{len(names)} of {total} trainable tensors {what} ({', '.join(names[:3])}{', ...' * (len(names) > 3)}); "
+        f"{_WRONG[what]}"
         for what, names in faults.items()
         if names
     ]
@@ -80,15 +83,20 @@ def check_trained(
     halves = [name for name, p in trained.items() if p.dtype == torch.float16]
     if halves:
         raise ValueError(
-            f"{len(halves)} trainable tensors are float16 ({halves[0]}, ...), whose gradients cannot be scaled; load the "
-            "model with bits=32, or train an adapter, which is float32"
+            f"{len(halves)} trainable tensors are float16 ({halves[0]}, ...), whose gradients cannot be scaled; load "
+            "the model with bits=32, or train an adapter, which is float32"
         )
-    adapter = (getattr(model.base_model, "prefix", "prompt_encoder"), "trainable_tokens") if isinstance(model, PeftModel) else ()
+    adapter = (
+        (getattr(model.base_model, "prefix", "prompt_encoder"), "trainable_tokens")
+        if isinstance(model, PeftModel)
+        else ()
+    )
     whole = [n for n, p in trained.items() if p.dtype == torch.bfloat16 and not any(part in n for part in adapter)]
     if whole and not own_optimizer:
         raise ValueError(
-            f"{len(whole)} weights of the model itself are trainable and bfloat16 ({whole[0]}, ...), which rounds most updates "
-            "away; load it with bits=32 (the hardware's bf16=True still computes in 16 bits), or train an adapter"
+            f"{len(whole)} weights of the model itself are trainable and bfloat16 ({whole[0]}, ...), which rounds "
+            "most updates away; load it with bits=32 (the hardware's bf16=True still computes in 16 bits), or train "
+            "an adapter"
         )
 
 # %% ../../nbs/package/training/gradient_flow.ipynb #7f3c5418
@@ -110,8 +118,10 @@ def _trained(model, optimizer) -> dict[str, Tensor]:
 class GradientFlowCallback(TrainerCallback):
     """After the second step that can change a weight, every trainable tensor has had a gradient and has moved.
 
-    Otherwise a `ValueError` names those that have not, in every process alike. Steps count whose learning rate is not 0 and
-    that no `GradScaler` skipped, from where `train()` begins or resumes. It changes nothing, and keeps one integer a tensor.
+    Otherwise a `ValueError` names those that have not, in every process alike. Steps count whose learning rate is not 0
+    and
+    that no `GradScaler` skipped, from where `train()` begins or resumes. It changes nothing, and keeps one integer a
+    tensor.
     """
 
     def on_train_begin(self, args, state, control, model, optimizer, **kwargs):

@@ -55,7 +55,9 @@ def _probe(trainer, ids: Tensor, labels: Tensor, items: float) -> dict:
     trained = [p for p in trainer.model.parameters() if p.requires_grad]
     try:
         with trainer.compute_loss_context_manager():
-            logits = trainer.model(input_ids=ids[None], attention_mask=torch.ones_like(ids)[None], use_cache=False).logits
+            logits = trainer.model(
+                input_ids=ids[None], attention_mask=torch.ones_like(ids)[None], use_cache=False
+            ).logits
         loss = cross_entropy(logits[0, :-1].float(), labels[1:], ignore_index=IGNORE, reduction="sum")
         gradients = torch.autograd.grad(loss * scale / items, trained, allow_unused=True)
     except torch.OutOfMemoryError:
@@ -71,7 +73,9 @@ def blame(
     losses: list[Tensor],  # The loss of each, as `training_step` returned it
     items: Tensor | int | None,  # The tokens by which the loss of the step is divided; None where each loss is a mean
     compute: bool = True,  # Each row alone
-) -> list[dict]:  # By row: where it lies, its tokens, `loss` a token, norm of its `gradient`, its text in `parts`, `odd`
+) -> list[
+    dict
+]:  # By row: where it lies, its tokens, `loss` a token, norm of its `gradient`, its text in `parts`, `odd`
     "The rows that can have spoilt the step, each as text; `odd` are those whose own loss or gradient is not finite."
     bad, found = [not math.isfinite(loss.item()) for loss in losses], []
     items = 1.0 if items is None else float(torch.as_tensor(items).reshape(-1)[0])

@@ -17,7 +17,9 @@ from ..checkpointing.run_manifest import write_atomically
 
 # %% ../../nbs/package/training/metrics_log.ipynb #e64d2848
 def entries_text(entries: Iterable[dict]) -> str:
-    return "".join(json.dumps(entry, ensure_ascii=False, default=lambda value: value.item()) + "\n" for entry in entries)
+    return "".join(
+        json.dumps(entry, ensure_ascii=False, default=lambda value: value.item()) + "\n" for entry in entries
+    )
 
 
 def append_entries(path: Path, entries: Iterable[dict]) -> None:
@@ -85,14 +87,19 @@ class _Counted(TrainerCallback):
 class MetricsCallback(_Counted):
     """`metrics.jsonl` in the run's folder: each log entry of the run is a line, written at once, by one process.
 
-    After a resume it holds the lines up to the checkpoint, so that it ends as that of a run that went through, but for names
-    that end in `_per_second` or `_runtime`, if a checkpoint comes with a log. The summary of `train()` is no entry of the run.
-    With `include_num_input_tokens_seen="non_padding"` entries have `tokens_per_second`, and TRL's `num_tokens` is of the run.
+    After a resume it holds the lines up to the checkpoint, so that it ends as that of a run that went through, but for
+    names
+    that end in `_per_second` or `_runtime`, if a checkpoint comes with a log. The summary of `train()` is no entry of
+    the run.
+    With `include_num_input_tokens_seen="non_padding"` entries have `tokens_per_second`, and TRL's `num_tokens` is of
+    the run.
     """
 
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
-        if state.is_world_process_zero and not control.should_training_stop:  # else the run has ended, and the file is whole
+        if (
+            state.is_world_process_zero and not control.should_training_stop
+        ):  # else the run has ended, and the file is whole
             write_atomically(Path(args.output_dir) / "metrics.jsonl", entries_text(state.log_history))
 
     def on_log(self, args, state, control, logs, **kwargs):

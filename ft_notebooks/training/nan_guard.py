@@ -45,19 +45,24 @@ _NO_GRADIENT = "the gradient is exactly 0"
 _NO_LABEL = "none of its rows has a token to train on"
 _REPORT = "stopped.json"
 _CURES = {
-    _BAD_LOSS: "look at the row: a token whose embedding is damaged, a length that the model was not made for, or float16, whose "
-    "numbers end at 65,504 (bf16=True, or fp16=False, computes in others); if all rows are alike, the weights are damaged, or "
-    "learning_rate was too high",
-    _BAD_GRADIENT: "the loss is finite and its gradient is not: float16 overflows in the backward pass (take bf16=True, or "
-    "fp16=False), or something has no derivative at that row",
-    _NO_GRADIENT: "nothing would be learned: the loss does not depend on what is trained, or float16 rounds its gradient to zero "
-    "(take bf16=True, or fp16=False)",
-    _NO_LABEL: "nothing would be learned: leave out rows without a label, as encode_chats does, or raise effective_batch",
+    _BAD_LOSS: "look at the row: a token whose embedding is damaged, a length that the model was not made for, or "
+    "float16, whose numbers end at 65,504 (bf16=True, or fp16=False, computes in others); if all rows are "
+    "alike, the weights are damaged, or learning_rate was too high",
+    _BAD_GRADIENT: "the loss is finite and its gradient is not: float16 overflows in the backward pass (take "
+    "bf16=True, or fp16=False), or something has no derivative at that row",
+    _NO_GRADIENT: "nothing would be learned: the loss does not depend on what is trained, or float16 rounds its "
+    "gradient to zero (take bf16=True, or fp16=False)",
+    _NO_LABEL: "nothing would be learned: leave out rows without a label, as encode_chats does, or raise "
+    "effective_batch",
 }
 
 # %% ../../nbs/package/training/nan_guard.ipynb #fe9ccdc4
-def _fault(facts: dict[str, bool], skipped: int) -> str | None:  # skipped: updates that a GradScaler has left out in a row
-    "What is wrong with a step, the cause before what follows from it; None for a gradient that a GradScaler takes care of."
+def _fault(
+    facts: dict[str, bool], skipped: int
+) -> str | None:  # skipped: updates that a GradScaler has left out in a row
+    """What is wrong with a step, the cause before what follows from it; None for a gradient that a GradScaler takes
+    care of.
+    """
     if not facts["labelled"]:
         return _NO_LABEL
     if not facts["finite loss"]:
@@ -73,16 +78,22 @@ def _random_state() -> tuple:
 
 
 def _set_random_state(state: tuple) -> None:
-    for value, restore in zip(state, (random.setstate, np.random.set_state, torch.set_rng_state, torch.cuda.set_rng_state_all)):
+    for value, restore in zip(
+        state, (random.setstate, np.random.set_state, torch.set_rng_state, torch.cuda.set_rng_state_all)
+    ):
         if value is not None:
             restore(value)
 
 # %% ../../nbs/package/training/nan_guard.ipynb #03c12636
 def _save_last_good(trainer, random: tuple) -> str | None:  # the random numbers that were next after it
-    "The checkpoint with the weights before this step, as it would have been saved then; the last complete one if they are damaged."
+    """The checkpoint with the weights before this step, as it would have been saved then; the last complete one if they
+    are damaged.
+    """
     args, state = trainer.args, trainer.state
     last = gather_object([last_good_checkpoint(args.output_dir)])[0]  # the first process is the one that has written it
-    damaged = not all(torch.isfinite(p.to_local() if hasattr(p, "to_local") else p).all() for p in trainer.model.parameters())
+    damaged = not all(
+        torch.isfinite(p.to_local() if hasattr(p, "to_local") else p).all() for p in trainer.model.parameters()
+    )
     if state.global_step == 0 or any(gather_object([damaged])) or (last and last.endswith(f"-{state.global_step}")):
         return last
     now = _random_state()
@@ -107,8 +118,8 @@ def _message(report: dict) -> str:
     saved = f"the last checkpoint is {report['checkpoint']}" if report["checkpoint"] else "there is no checkpoint"
     more = [f"  and {len(rows) - 3} more"] if len(rows) > 3 else []
     said = [
-        f"step {step} is not taken, since {report['fault']}; {before}, {saved}. Resumed, the run would get the same rows and stop "
-        f"again. What to do: {report['cure']}. The rows, which {report['file']} has in full:"
+        f"step {step} is not taken, since {report['fault']}; {before}, {saved}. Resumed, the run would get the same "
+        f"rows and stop again. What to do: {report['cure']}. The rows, which {report['file']} has in full:"
     ]
     return "\n".join([*said, *map(_line, rows[:3]), *more])
 
@@ -141,7 +152,9 @@ def _strict(value):
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 # %% ../../nbs/package/training/nan_guard.ipynb #b021663b
-def _judge(trainer, skipped: int) -> tuple[str | None, int]:  # updates that a GradScaler has left out in a row, before and after
+def _judge(
+    trainer, skipped: int
+) -> tuple[str | None, int]:  # updates that a GradScaler has left out in a row, before and after
     "What is wrong with the step that the trainer is about to take; None if nothing is."
     facts = _facts(trainer._losses, trainer._norm, trainer._items, trainer.args.device)
     if not facts["moved"]:  # an optimizer that uses gradients up in the backward pass leaves none
@@ -180,6 +193,7 @@ class GuardedTrainer:
     A `ValueError`, in every process alike, for what is not finite, has no trained token or no gradient. Its rows are in
     `stopped.json`, and the weights before it in a complete checkpoint. A healthy run is the same with it, bit for bit.
     """
+
     _batches, _losses, _norm, _items = (), (), None, None  # of the step, without a copy
 
     def __init__(self, *args, **kwargs):
@@ -205,13 +219,17 @@ def find_spikes(
     history: list[dict],  # As `trainer.state.log_history`; entries without a training loss are passed over
     window: int = 16,  # Losses before it that each is compared with; the first half of that many are not judged
 ) -> list[int]:  # Optimizer steps
-    "The steps whose loss is over 1.5 times the median of those before, and over it by 6 times their usual distance from it."
+    """The steps whose loss is over 1.5 times the median of those before, and over it by 6 times their usual distance
+    from it.
+    """
     points = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
     spikes = []
     for i in range(window // 2, len(points)):
         before = [loss for _, loss in points[max(0, i - window) : i] if math.isfinite(loss)] or [math.nan]
         middle = statistics.median(before)
-        usual = 1.4826 * statistics.median(abs(loss - middle) for loss in before)  # the standard deviation, of normal noise
+        usual = 1.4826 * statistics.median(
+            abs(loss - middle) for loss in before
+        )  # the standard deviation, of normal noise
         if not points[i][1] <= max(1.5 * middle, middle + 6 * usual):  # a NaN is one too
             spikes.append(points[i][0])
     return spikes

@@ -34,7 +34,9 @@ def _lengths(dataset) -> np.ndarray | None:
 
 
 def _worst(trainer) -> tuple[list[int], np.ndarray] | None:
-    "The rows of the largest micro-batch that there can be, and the lengths of all; None if the rows are not known beforehand."
+    """The rows of the largest micro-batch that there can be, and the lengths of all; None if the rows are not known
+    beforehand.
+    """
     lengths = _lengths(trainer.train_dataset)
     if lengths is None:
         return None
@@ -83,8 +85,14 @@ def _tokens(trainer, rows: list[int], lengths: np.ndarray) -> int:  # of a micro
 
 
 def _check_room(trainer, rows: list[int], lengths: np.ndarray) -> None:
-    "On a CPU too much memory does not raise an error, it ends the process: so a step that is estimated not to fit is refused."
-    peak, room, tokens = step_memory(trainer.model, vars(trainer.args)), _room(trainer.args.device), _tokens(trainer, rows, lengths)
+    """On a CPU too much memory does not raise an error, it ends the process: so a step that is estimated not to fit is
+    refused.
+    """
+    peak, room, tokens = (
+        step_memory(trainer.model, vars(trainer.args)),
+        _room(trainer.args.device),
+        _tokens(trainer, rows, lengths),
+    )
     if isinstance(peak, str) or peak(tokens) <= room:  # where every token has a label, the most that it can be
         return
     labels = [label != IGNORE for i in rows for label in trainer.train_dataset[i].get("labels", [0])[1:]]
@@ -92,10 +100,14 @@ def _check_room(trainer, rows: list[int], lengths: np.ndarray) -> None:
         raise ValueError(f"before step 1: this step would not fit. {_advice(trainer)}")
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #eb87f650
-_CHECKPOINTED = f"{next(name for name in CHECKPOINTING_FIELDS if hasattr(TrainingArguments, name))}=True"  # as it is called here
+_CHECKPOINTED = (
+    f"{next(name for name in CHECKPOINTING_FIELDS if hasattr(TrainingArguments, name))}=True"  # as it is called here
+)
 
 
-def _cures(peak, room: float, lengths: np.ndarray, *, rows: int, steps: int, flat: bool, checkpointing: bool, adapter: bool) -> list[str]:
+def _cures(
+    peak, room: float, lengths: np.ndarray, *, rows: int, steps: int, flat: bool, checkpointing: bool, adapter: bool
+) -> list[str]:
     "What makes a step fit into `room` bytes, what costs the least first."
     units, said = -np.sort(-lengths), []
     sizes = [n for n in range(rows, 0, -1) if rows * steps % n == 0]
@@ -105,15 +117,18 @@ def _cures(peak, room: float, lengths: np.ndarray, *, rows: int, steps: int, fla
 
     if now := most(sizes[1:]):
         said.append(
-            f"per_device_train_batch_size={now}, gradient_accumulation_steps={rows * steps // now} (they are {rows} and {steps}): "
-            "the same effective batch in smaller parts"
+            f"per_device_train_batch_size={now}, gradient_accumulation_steps={rows * steps // now} (they are {rows} "
+            f"and {steps}): the same effective batch in smaller parts"
         )
     ways = {_CHECKPOINTED: {"checkpointing": True}} if not checkpointing else {}
     ways |= {"load_model(bits=4)": {"bits": 4, "method": "qlora"}} if adapter else {}
     said += [f"{way}: {n} rows at a time" for way, changes in ways.items() if (n := most(**changes)) > now]
     if not said and (length := next((n for n in range(units[0] // 32 * 32, 0, -32) if peak(n) <= room), 0)):
         cut = int((lengths > length).sum())
-        said.append(f"max_length={length}, one row at a time: cuts {cut} of {len(lengths)} rows, the longest has {units[0]:,} tokens")
+        said.append(
+            f"max_length={length}, one row at a time: cuts {cut} of {len(lengths)} rows, the longest has {units[0]:,} "
+            "tokens"
+        )
     return said or [f"no setting makes a row of {units[0]:,} tokens fit: a smaller model, or a device with more memory"]
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #aba96b05
@@ -128,11 +143,21 @@ def _advice(trainer) -> str:
     room = _room(args.device)
     tokens = _tokens(trainer, *worst)
     cures = _cures(
-        peak, 0.9 * room, worst[1], rows=rows, steps=args.gradient_accumulation_steps, flat=_flat(args),
-        checkpointing=any(getattr(args, f"{name}_checkpointing", None) for name in ("activation", "gradient")),  # the older name
+        peak,
+        0.9 * room,
+        worst[1],
+        rows=rows,
+        steps=args.gradient_accumulation_steps,
+        flat=_flat(args),
+        checkpointing=any(
+            getattr(args, f"{name}_checkpointing", None) for name in ("activation", "gradient")
+        ),  # the older name
         adapter=isinstance(trainer.model, PeftModel) and not getattr(trainer.model, "is_loaded_in_4bit", False),
-    )  # fmt: skip
-    need = f"a step of {rows} rows, {tokens:,} tokens with padding, is estimated at {peak(tokens) / 1e9:.1f} of {room / 1e9:.1f} GB"
+    )
+    need = (
+        f"a step of {rows} rows, {tokens:,} tokens with padding, is estimated at {peak(tokens) / 1e9:.1f} of "
+        f"{room / 1e9:.1f} GB"
+    )
     return f"{need}. One of these fits: {'; or '.join(cures)}"
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #9e26201d
@@ -148,7 +173,9 @@ class _Rehearsal(TrainerCallback):
             return
         if on_cpu:
             _check_room(trainer, *worst)
-        inside = trainer.is_deepspeed_enabled or any(name in args.optim for name in ("lomo", "layerwise"))  # they would step
+        inside = trainer.is_deepspeed_enabled or any(
+            name in args.optim for name in ("lomo", "layerwise")
+        )  # they would step
         if (not on_cpu if trainer.rehearse is None else trainer.rehearse) and not inside:
             batch = trainer.data_collator([trainer.train_dataset[i] for i in worst[0]])
             items = (batch["labels"][..., 1:] != IGNORE).sum().to(args.device) if "labels" in batch else None
@@ -171,16 +198,26 @@ def _in_training(trainer, error: Exception) -> str:
 
 def _in_evaluation(trainer, error: Exception) -> str:
     rows = trainer.args.per_device_eval_batch_size
-    cure = f"per_device_eval_batch_size={rows // 2} (it is {rows})" if rows > 1 else "a smaller max_length for eval_dataset"
+    cure = (
+        f"per_device_eval_batch_size={rows // 2} (it is {rows})"
+        if rows > 1
+        else "a smaller max_length for eval_dataset"
+    )
     kept = trainer.compute_metrics is not None and not trainer.args.eval_accumulation_steps
-    kept = "; compute_metrics keeps the logits of all rows on the device: eval_accumulation_steps=1 moves them" if kept else ""
+    kept = (
+        "; compute_metrics keeps the logits of all rows on the device: eval_accumulation_steps=1 moves them"
+        if kept
+        else ""
+    )
     return f"out of memory in the evaluation ({str(error).splitlines()[0]}): {cure}{kept}"
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #2d39d160
 class MemoryTrainer:
-    """A mixin, `class Mine(MemoryTrainer, SFTTrainer)`: what does not fit into memory fails before step 1, and the error says what fits.
+    """A mixin, `class Mine(MemoryTrainer, SFTTrainer)`: what does not fit into memory fails before step 1, and the
+    error says what fits.
 
-    A `ValueError`. On a GPU the largest micro-batch is rehearsed (`rehearse = True` or `False` rules), on a CPU its estimate is
+    A `ValueError`. On a GPU the largest micro-batch is rehearsed (`rehearse = True` or `False` rules), on a CPU its
+    estimate is
     compared. A healthy run is the same with it, bit for bit.
     """
 

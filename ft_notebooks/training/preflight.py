@@ -40,7 +40,9 @@ def with_guard(
 def ready(
     trainer: Trainer,  # Its model may be changed in place
 ) -> Trainer:
-    "The same trainer, with an adapter that is checked and float32, and the bias of its head to be found; else a `ValueError`."
+    """The same trainer, with an adapter that is checked and float32, and the bias of its head to be found; else a
+    `ValueError`.
+    """
     if isinstance(trainer.model, PeftModel):
         if getattr(trainer.model, "is_quantized", False):
             for p in (p for p in trainer.model.parameters() if p.requires_grad):
@@ -48,5 +50,7 @@ def ready(
         check_trained(trainer.model, own_optimizer=bool(trainer.optimizer or trainer.optimizer_cls_and_kwargs))
     head = trainer.model.get_output_embeddings()
     if isinstance(head, TrainableTokensWrapper) and not hasattr(head, "bias"):
-        object.__setattr__(head, "bias", getattr(head.original_module, "bias", None))  # no second entry among its weights
+        object.__setattr__(
+            head, "bias", getattr(head.original_module, "bias", None)
+        )  # no second entry among its weights
     return trainer

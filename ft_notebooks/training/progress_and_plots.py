@@ -36,7 +36,9 @@ def logged_history(run) -> list[dict]:
         return lines
     if checkpoint := last_good_checkpoint(run):
         return json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-    raise ValueError(f"{run}: no metrics.jsonl and no complete checkpoint in this folder, so there is no history to draw")
+    raise ValueError(
+        f"{run}: no metrics.jsonl and no complete checkpoint in this folder, so there is no history to draw"
+    )
 
 # %% ../../nbs/package/training/progress_and_plots.ipynb #15efc2b2
 _PANELS = {
@@ -163,9 +165,11 @@ class LiveCurve(_Picture):
 def watch(
     trainer: Trainer,  # Changed in place, before `train()`
 ) -> Trainer:  # The same
-    """`metrics.jsonl` in the run's folder, and one view instead of transformers' own: a curve in a notebook, else a bar.
+    """`metrics.jsonl` in the run's folder, and one view instead of transformers' own: a curve in a notebook, else a
+    bar.
 
-    Called twice, or with callbacks of these kinds among the trainer's, it adds nothing. TensorBoard's files go into the run's
+    Called twice, or with callbacks of these kinds among the trainer's, it adds nothing. TensorBoard's files go into the
+    run's
     folder, under a name without the time.
     """
     args, callbacks = trainer.args, trainer.callback_handler.callbacks
@@ -190,7 +194,9 @@ _TRACK = ("trackio", "tensorboard", "wandb")  # the extra `track`; each was run 
 def check_trackers(
     report_to: str | list[str] | None,  # The field of `TrainingArguments`, as it was given
 ) -> None:
-    "A `ValueError`, with the line that installs it, for a tracker that is not there; and for what would record nothing."
+    """A `ValueError`, with the line that installs it, for a tracker that is not there; and for what would record
+    nothing.
+    """
     names = [report_to] if isinstance(report_to, str) or report_to is None else list(report_to)
     if names == ["none"]:
         return

@@ -79,7 +79,10 @@ def _short(text: str, room: int = 300) -> str:
 
 def _table(rows: Iterable[dict[str, str]]) -> str:
     "HTML: of each row the names, and under them the texts."
-    cell, body = "text-align:left;vertical-align:top;white-space:pre-wrap;border-bottom:1px solid rgba(128,128,128,.4)", ""
+    cell, body = (
+        "text-align:left;vertical-align:top;white-space:pre-wrap;border-bottom:1px solid rgba(128,128,128,.4)",
+        "",
+    )
     for row in rows:
         names = "".join(f'<th style="text-align:left">{html.escape(name)}</th>' for name in row)
         texts = "".join(f'<td style="{cell}">{html.escape(text)}</td>' for text in row.values())
@@ -124,4 +127,6 @@ def show_samples(
     known, last = list(groups), len(groups) - 1
     shown = [known[round(i * last / max(1, steps - 1))] for i in range(steps)]
     rows = zip(*(groups[step] for step in dict.fromkeys(shown)))
-    return _Samples(tuple((row[0]["prompt"], row[0]["expected"], {line["step"]: line["answer"] for line in row}) for row in rows))
+    return _Samples(
+        tuple((row[0]["prompt"], row[0]["expected"], {line["step"]: line["answer"] for line in row}) for row in rows)
+    )

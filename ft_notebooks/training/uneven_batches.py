@@ -44,7 +44,9 @@ class _Carrying:
 
 
 def _own(trainer, batch) -> tuple[dict, int, bool]:
-    "A batch of the process's own rows, how many of them there are, and whether a process has fewer than a full batch in this round."
+    """A batch of the process's own rows, how many of them there are, and whether a process has fewer than a full batch
+    in this round.
+    """
     if "rows" not in batch:
         return batch, find_batch_size(batch), False
     batch = dict(batch)
@@ -68,7 +70,9 @@ class _Share:
 
 @contextmanager
 def _gathers_own(accelerator, share: _Share | None) -> Iterator[None]:
-    "Inside, values of rows are gathered from processes that have different numbers of them; those of a row that fills up are left out."
+    """Inside, values of rows are gathered from processes that have different numbers of them; those of a row that fills
+    up are left out.
+    """
     if share is None or not share.uneven:
         yield
         return
@@ -101,24 +105,30 @@ def _check_started(trainer) -> None:
     asked, args = int(os.environ.get("WORLD_SIZE", 1)), trainer.args
     if asked != args.world_size:
         raise ValueError(
-            f"{asked} processes were started (WORLD_SIZE), and this one knows of {args.world_size}: each would train alone, on the same "
-            "rows; set use_cpu=True on a machine without GPUs, and make no Accelerator before the launcher's variables are set"
+            f"{asked} processes were started (WORLD_SIZE), and this one knows of {args.world_size}: each would train "
+            "alone, on the same rows; set use_cpu=True on a machine without GPUs, and make no Accelerator before "
+            "the launcher's variables are set"
         )
     for name, enabled in _SHARDED.items():
-        wanted = getattr(args, name.lower(), None) or os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true"
+        wanted = (
+            getattr(args, name.lower(), None) or os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true"
+        )
         if wanted and not getattr(trainer, enabled):
             kind = trainer.accelerator.distributed_type.value
             raise ValueError(
-                f"{name} was asked for and would silently be {kind}: weights would not be sharded. It needs GPUs and a launcher that "
-                "starts several processes; for plain data parallelism leave it out"
+                f"{name} was asked for and would silently be {kind}: weights would not be sharded. It needs GPUs and "
+                "a launcher that starts several processes; for plain data parallelism leave it out"
             )
 
 # %% ../../nbs/package/training/uneven_batches.ipynb #9b0b540d
 class RanksTrainer:
-    """A mixin, `class Mine(RanksTrainer, SFTTrainer)`: in several processes each row of an epoch counts once, as it does in one.
+    """A mixin, `class Mine(RanksTrainer, SFTTrainer)`: in several processes each row of an epoch counts once, as it
+    does in one.
 
-    In training and in evaluation. A `ValueError` where several processes were started and do not know of each other, or where
-    weights that are sharded were asked for and would not be. In one process a run is the same with it, bit for bit, but for the
+    In training and in evaluation. A `ValueError` where several processes were started and do not know of each other, or
+    where
+    weights that are sharded were asked for and would not be. In one process a run is the same with it, bit for bit, but
+    for the
     last step of an epoch whose loss is averaged over rows: there, too, each has the same weight.
     """
 

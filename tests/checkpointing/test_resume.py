@@ -1,7 +1,9 @@
 """Real kills: of a run at any moment, of a save after each of its files, and what is left on the disk then.
 
-`PYTHONPATH=tests python tests/checkpointing/test_resume.py` prints the table of kills. Runs are forked from one process of one thread that has imported
-everything and made the trainer. The processes that are killed inside a save are forked in that moment from a training that
+`PYTHONPATH=tests python tests/checkpointing/test_resume.py` prints the table of kills. Runs are forked from one process
+of one thread that has imported
+everything and made the trainer. The processes that are killed inside a save are forked in that moment from a training
+that
 has come so far, each with a copy of its folder: the steps before it are trained once for all of them.
 """
 
@@ -121,7 +123,9 @@ def aside(run):
 
 
 def compile_once():
-    "The cards in a checkpoint are made of templates that jinja compiles anew each time; not in what is forked from here."
+    """The cards in a checkpoint are made of templates that jinja compiles anew each time; not in what is forked from
+    here.
+    """
     from jinja2 import Environment
 
     compiled, compile_template = {}, Environment.compile
@@ -166,7 +170,9 @@ class Watch:
 
 
 def killed_after(seconds, job):
-    "`job`, whose process the kernel ends, wherever it is, when it has computed for so long: by a signal that nobody handles."
+    """`job`, whose process the kernel ends, wherever it is, when it has computed for so long: by a signal that nobody
+    handles.
+    """
     signal.setitimer(signal.ITIMER_PROF, seconds)
     job()
 
@@ -191,11 +197,19 @@ def again(trainer, run, row, whole):
     "The same command once more, and what came of it."
     code = forked(lambda: train(trainer, run))
     end = noted(run) if code == 0 else {}
-    return {**row, "exit again": code, "from": end.get("start"), "aside": aside(run), "same": end.get("weights") == whole}
+    return {
+        **row,
+        "exit again": code,
+        "from": end.get("start"),
+        "aside": aside(run),
+        "same": end.get("weights") == whole,
+    }
 
 
 def inside_a_save(trainer, tmp, limit):
-    "What a save changes, in its order, and how a process ended that was killed right after each change, or every fourth."
+    """What a save changes, in its order, and how a process ended that was killed right after each change, or every
+    fourth.
+    """
 
     def record(run):
         trainer.args.output_dir = str(run)
@@ -206,7 +220,9 @@ def inside_a_save(trainer, tmp, limit):
     forked(lambda: record(tmp / f"seen-{limit}"))
     seen = json.loads((tmp / f"seen-{limit}" / "seen.json").read_text())
     removed = [i for i, change in enumerate(seen) if change[0] == "-" and change != "-checkpoint-4/.complete"]
-    points = [i for i in range(len(seen)) if i not in removed[1:-1]] + removed[len(removed) // 2 : len(removed) // 2 + 1]
+    points = [i for i in range(len(seen)) if i not in removed[1:-1]] + removed[
+        len(removed) // 2 : len(removed) // 2 + 1
+    ]
     points = sorted(set(points))[:: 1 if limit == 1 else 4]
     file = tmp / f"exits-{limit}.json"
 
@@ -243,7 +259,12 @@ def kills(trainer, tmp):
     for i in range(SPREAD):
         run = tmp / f"spread-{i}"
         code = forked(lambda: killed_after(0.8 * seconds * (i + 0.5) / SPREAD, lambda: train(trainer, run)))
-        row = {"where": f"after {0.8 * (i + 0.5) / SPREAD:.0%} of the run's time", "limit": 2, "exit": code, "left": left_behind(run)}
+        row = {
+            "where": f"after {0.8 * (i + 0.5) / SPREAD:.0%} of the run's time",
+            "limit": 2,
+            "exit": code,
+            "left": left_behind(run),
+        }
         rows.append(again(trainer, run, row, whole))
     trainer.args.save_total_limit = 2
     return rows
@@ -277,7 +298,9 @@ def waits(step, heard):
 
 def send(pid, number, run, rank=0):
     "The signal, in the middle of the step in which the process waits for it."
-    while not (run / f"at-{rank}").exists() and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+    while (
+        not (run / f"at-{rank}").exists() and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    ):
         time.sleep(0.005)
     os.kill(pid, number)
 
@@ -289,13 +312,20 @@ def listening(trainer, run, step=None, rank=0):
         if step and trainer.args.process_index == rank:
             trainer.add_callback(waits(step, lambda: stop.heard))
         train(trainer, run)
-    note(trainer, run, signal=stop.signal and stop.signal.name, **{"start": noted(run, trainer.args.process_index)["start"]})
+    note(
+        trainer,
+        run,
+        signal=stop.signal and stop.signal.name,
+        **{"start": noted(run, trainer.args.process_index)["start"]},
+    )
 
 
 def signals(trainer, tmp):
     whole, rows = uninterrupted(trainer, tmp), {}
     for number in (signal.SIGTERM, signal.SIGINT):
-        for step in (5, 3, STEPS) if number == signal.SIGTERM else (5,):  # within an epoch, its last step, the last of all
+        for step in (
+            (5, 3, STEPS) if number == signal.SIGTERM else (5,)
+        ):  # within an epoch, its last step, the last of all
             run = tmp / f"{number.name}-{step}"
             pid = forked(lambda: listening(trainer, run, step), wait=False)
             send(pid, number, run)
@@ -338,7 +368,10 @@ def just_in_time(trainer, tmp):
     pid = forked(run, wait=False)
     send(pid, signal.SIGTERM, tmp / "run")
     row = {"exit": os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), "left": left_behind(tmp / "run")}
-    row |= {"files": sorted(p.name for p in (tmp / "run" / "checkpoint-5").glob("*.txt")), "step": noted(tmp / "run")["step"]}
+    row |= {
+        "files": sorted(p.name for p in (tmp / "run" / "checkpoint-5").glob("*.txt")),
+        "step": noted(tmp / "run")["step"],
+    }
     return again(trainer, tmp / "run", row, uninterrupted(trainer, tmp))
 
 
@@ -381,11 +414,16 @@ def ranks(trainer, tmp):
     pids = two(run, lambda trainer: killed_after_rank_files(trainer, run))
     row = {"exits": [code < 0 or code > 0 for code in ended(pids)], "left": left_behind(run)}
     row["exits again"] = ended(two(run, lambda trainer: train(trainer, run)))
-    return {**rows, "killed": {**row, "from": noted(run)["start"], "same": noted(run)["weights"] == whole, "aside": aside(run)}}
+    return {
+        **rows,
+        "killed": {**row, "from": noted(run)["start"], "same": noted(run)["weights"] == whole, "aside": aside(run)},
+    }
 
 
 def finished_twice(run):
-    "Two processes end a run within an epoch, and are started again: what they note, and whether a checkpoint has changed."
+    """Two processes end a run within an epoch, and are started again: what they note, and whether a checkpoint has
+    changed.
+    """
 
     def job(trainer):
         trainer.args.max_steps = 5  # of three steps an epoch
@@ -513,7 +551,9 @@ def test_a_run_killed_anywhere_ends_at_the_same_weights(ran):
 
 
 def test_a_torn_checkpoint_is_set_aside_and_a_marked_one_counts_at_once(ran):
-    inside = {row["where"].split()[-1]: row for row in ran["kills"] if row["limit"] == 1 and row["where"].startswith("in the")}
+    inside = {
+        row["where"].split()[-1]: row for row in ran["kills"] if row["limit"] == 1 and row["where"].startswith("in the")
+    }
     marked = list(inside).index("-checkpoint-4/.complete")  # the rename
     for i, row in enumerate(inside.values()):
         assert row["from"] == ("checkpoint-4" if i >= marked else "checkpoint-2")
@@ -629,7 +669,10 @@ def test_files_in_folders_count_and_what_is_added_later_does_not(tmp_path):
     from ft_notebooks.checkpointing.integrity import last_good_checkpoint
 
     folder = checkpoint(tmp_path, 10)
-    assert set(json.loads((folder / "complete.json").read_text())["files"]) == {"optimizer.pt", "part/weights.safetensors"}
+    assert set(json.loads((folder / "complete.json").read_text())["files"]) == {
+        "optimizer.pt",
+        "part/weights.safetensors",
+    }
     (folder / "note.txt").write_text("mine")
     assert last_good_checkpoint(tmp_path) == str(folder)
     (folder / "part" / "weights.safetensors").write_bytes(bytes(99))
@@ -669,7 +712,13 @@ def test_what_lies_beyond_the_start_is_set_aside_under_a_new_name_each_time(tmp_
         (checkpoint(tmp_path, 6) / "optimizer.pt").unlink()
         set_aside(tmp_path, kept)
     names = {p.name for p in tmp_path.iterdir()}
-    assert names == {"checkpoint-2", "later-checkpoint-4", "later-checkpoint-4-2", "torn-checkpoint-6", "torn-checkpoint-6-2"}
+    assert names == {
+        "checkpoint-2",
+        "later-checkpoint-4",
+        "later-checkpoint-4-2",
+        "torn-checkpoint-6",
+        "torn-checkpoint-6-2",
+    }
     assert len(caplog.records) == 2 and "torn-checkpoint-6, optimizer.pt is missing" in caplog.text
 
 
@@ -683,7 +732,14 @@ def test_a_run_that_begins_anew_sets_aside_all(tmp_path):
 
 @pytest.mark.parametrize(
     ("strategy", "limit", "there", "count"),
-    [("no", 2, 0, 0), ("steps", 2, 0, 3), ("steps", 2, 2, 1), ("steps", 1, 0, 2), ("steps", None, 0, 25), ("epoch", None, 0, 3)]
+    [
+        ("no", 2, 0, 0),
+        ("steps", 2, 0, 3),
+        ("steps", 2, 2, 1),
+        ("steps", 1, 0, 2),
+        ("steps", None, 0, 25),
+        ("epoch", None, 0, 3),
+    ]
     + [("best", 1, 0, 2), ("steps", 100, 0, 25)],
 )
 def test_the_room_is_for_as_many_checkpoints_as_are_there_at_once(tmp_path, monkeypatch, strategy, limit, there, count):
@@ -710,7 +766,13 @@ def test_the_room_is_for_as_many_checkpoints_as_are_there_at_once(tmp_path, monk
 
 def table(rows):
     "The kills as markdown."
-    columns = {"where": "killed", "limit": "save_total_limit", "left": "left behind", "from": "went on from", "same": "same bits"}
+    columns = {
+        "where": "killed",
+        "limit": "save_total_limit",
+        "left": "left behind",
+        "from": "went on from",
+        "same": "same bits",
+    }
     lines = [list(columns.values()), ["---"] * len(columns)] + [[str(row[key]) for key in columns] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -99,7 +99,10 @@ def test_settings_come_back_as_json_has_them(tmp_path):
     run = run_folder(tmp_path / "deep" / "run", settings)
     (run / "checkpoint-2").mkdir()
     assert run_folder(tmp_path / "deep" / "run", dict(reversed(settings.items()))) == run
-    assert json.loads((run / "run.json").read_text(encoding="utf-8")) == {**settings, "target_modules": ["q_proj", "v_proj"]}
+    assert json.loads((run / "run.json").read_text(encoding="utf-8")) == {
+        **settings,
+        "target_modules": ["q_proj", "v_proj"],
+    }
 
 
 def test_what_a_killed_process_left_half_written_blocks_no_run(tmp_path):
@@ -142,7 +145,14 @@ def test_a_token_for_the_hub_is_not_written(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"learning_rate": 1e-3}, {"warmup_steps": 0.1}, {"optim": "sgd"}, {"seed": 3}, {"data_seed": 3}, {"weight_decay": 0.1}]
+    [
+        {"learning_rate": 1e-3},
+        {"warmup_steps": 0.1},
+        {"optim": "sgd"},
+        {"seed": 3},
+        {"data_seed": 3},
+        {"weight_decay": 0.1},
+    ]
     + [{"gradient_accumulation_steps": 2}, {"bf16": True}, {"lr_scheduler_type": "cosine"}, {"max_grad_norm": 0.5}],
     ids=lambda change: next(iter(change)),
 )
@@ -155,7 +165,12 @@ def test_what_changes_the_weights_is_refused_by_name(tmp_path, change):
 @pytest.mark.parametrize(
     "change",
     [{"save_steps": 7}, {"logging_steps": 3}, {"save_total_limit": 1}, {"eval_strategy": "no"}, {"run_name": "x"}]
-    + [{"dataloader_num_workers": 2}, {"gradient_checkpointing": True}, {"num_train_epochs": 9}, {"disable_tqdm": False}],
+    + [
+        {"dataloader_num_workers": 2},
+        {"gradient_checkpointing": True},
+        {"num_train_epochs": 9},
+        {"disable_tqdm": False},
+    ],
     ids=lambda change: next(iter(change)),
 )
 def test_what_changes_no_weight_may_change(tmp_path, change):
@@ -231,19 +246,34 @@ def test_rows_are_known_by_their_content_in_any_container():
     data = Dataset.from_list(ROWS)
     assert data_fingerprint(data) == data_fingerprint(data.select([1, 0, *range(2, 8)]).select([1, 0, *range(2, 8)]))
     assert data_fingerprint({"a": data, "b": None}) == {"a": data_fingerprint(data), "b": None}
-    assert data_fingerprint(data.rename_column("labels", "other")) != data_fingerprint(data) != data_fingerprint(data.remove_columns("labels"))
-    assert data_fingerprint(data) != data_fingerprint(Dataset.from_list([{**row, "input_ids": row["input_ids"] + [1]} for row in ROWS]))
+    assert (
+        data_fingerprint(data.rename_column("labels", "other"))
+        != data_fingerprint(data)
+        != data_fingerprint(data.remove_columns("labels"))
+    )
+    assert data_fingerprint(data) != data_fingerprint(
+        Dataset.from_list([{**row, "input_ids": row["input_ids"] + [1]} for row in ROWS])
+    )
     boundary = [Dataset.from_dict({"input_ids": ids}) for ids in ([[1, 2], [3]], [[1], [2, 3]], [[1, 2, 3], []])]
     assert len(set(map(data_fingerprint, boundary))) == 3
     texts = [Dataset.from_dict({"messages": [[{"role": "user", "content": text}]]}) for text in ("a", "b", "a")]
     assert data_fingerprint(texts[0]) == data_fingerprint(texts[2]) != data_fingerprint(texts[1])
-    assert data_fingerprint(Dataset.from_dict({"input_ids": [[1, None]]})) != data_fingerprint(Dataset.from_dict({"input_ids": [[1, 0]]}))
-    assert data_fingerprint(IterableDataset.from_generator(lambda: iter(ROWS))) == "a stream" and data_fingerprint(None) is None
+    assert data_fingerprint(Dataset.from_dict({"input_ids": [[1, None]]})) != data_fingerprint(
+        Dataset.from_dict({"input_ids": [[1, 0]]})
+    )
+    assert (
+        data_fingerprint(IterableDataset.from_generator(lambda: iter(ROWS))) == "a stream"
+        and data_fingerprint(None) is None
+    )
     many = Dataset.from_dict({"input_ids": [[n] for n in range(2500)]})
-    assert data_fingerprint(many) != data_fingerprint(many.select([*range(2499), 0])) and data_fingerprint(many).startswith("2500 rows")
+    assert data_fingerprint(many) != data_fingerprint(many.select([*range(2499), 0])) and data_fingerprint(
+        many
+    ).startswith("2500 rows")
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.bool])
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.bool]
+)
 def test_a_fingerprint_sees_every_element_of_every_type(dtype):
     for size in (1, 2, 3, 7, 8, 9, 17):
         zeros, seen = torch.zeros(size, dtype=dtype), set()
@@ -265,7 +295,9 @@ def test_the_commit_is_recorded_and_whether_a_tracked_file_differs(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     run = subprocess.run
-    monkeypatch.setattr(subprocess, "run", lambda *args, **given: run(*args, **{**given, "timeout": HANGS}))  # a busy machine's git
+    monkeypatch.setattr(
+        subprocess, "run", lambda *args, **given: run(*args, **{**given, "timeout": HANGS})
+    )  # a busy machine's git
     assert _git() is None
     git(tmp_path, "init", "-q")
     assert _git() is None  # no commit yet
@@ -330,14 +362,18 @@ def test_a_damaged_manifest_beside_a_checkpoint_is_an_error_that_says_so(tmp_pat
         check_manifest(tmp_path, describe(make(tmp_path)))
 
 
-@pytest.mark.parametrize("result", ["checkpoint-5", "model.safetensors", "adapter_model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize(
+    "result", ["checkpoint-5", "model.safetensors", "adapter_model.safetensors", "pytorch_model.bin"]
+)
 def test_a_result_without_a_manifest_is_not_written_over(tmp_path, result):
     (tmp_path / result).touch()
     with pytest.raises(ValueError, match=f"holds {result} and no manifest.json"):
         check_manifest(tmp_path, describe(make(tmp_path)))
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "metrics.jsonl", "training_args.bin", ".manifest.json.7", "manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "metrics.jsonl", "training_args.bin", ".manifest.json.7", "manifest.json"]
+)
 def test_a_file_that_is_no_result_keeps_no_run_out(tmp_path, name):
     (tmp_path / name).touch()
     assert check_manifest(tmp_path, describe(make(tmp_path))) == []

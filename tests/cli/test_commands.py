@@ -84,7 +84,9 @@ GOOD = MESSAGES % f"{USER}, {ASSISTANT}"
 def test_bad_data_is_refused_by_file_and_line_before_a_model_is_looked_for(
     here, capsys, monkeypatch, name, content, said
 ):
-    monkeypatch.setattr("ft_notebooks.cli.pipeline.model_settings", lambda settings: pytest.fail("a model was looked for"))
+    monkeypatch.setattr(
+        "ft_notebooks.cli.pipeline.model_settings", lambda settings: pytest.fail("a model was looked for")
+    )
     Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
     text = refused(capsys, "sft", name)
     assert all(part in text for part in said) and "Traceback" not in text
@@ -125,17 +127,29 @@ def test_a_setting_that_cannot_be_is_refused(here, capsys, setting, said):
     assert not list(Path("runs").rglob("checkpoint-*"))
 
 
-@pytest.mark.parametrize("setting", [
-    "sft.max_length=50", "sft.max_steps=0", "data.eval=1.5", "data.eval=last:24", "lora.r=0", "lora.target_modules=q_prj",
-    "model.bits=3",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "sft.max_length=50",
+        "sft.max_steps=0",
+        "data.eval=1.5",
+        "data.eval=last:24",
+        "lora.r=0",
+        "lora.target_modules=q_prj",
+        "model.bits=3",
+    ],
+)
 def test_what_can_be_refused_without_a_model_is_refused_before_one_is_loaded(here, capsys, monkeypatch, setting):
-    monkeypatch.setattr("ft_notebooks.loading.quantized_loading.load_model", lambda *args: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(
+        "ft_notebooks.loading.quantized_loading.load_model", lambda *args: pytest.fail("a model was loaded")
+    )
     refused(capsys, "sft", "notes.jsonl", *quick(setting))
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(here, capsys, monkeypatch):
-    monkeypatch.setattr("ft_notebooks.loading.quantized_loading.load_model", lambda *args: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(
+        "ft_notebooks.loading.quantized_loading.load_model", lambda *args: pytest.fail("a model was loaded")
+    )
     Path("mine").mkdir()
     Path("mine/thesis.txt").write_text("x")
     said = refused(capsys, "sft", "notes.jsonl", "--output", "mine", *quick())
@@ -153,9 +167,15 @@ def test_a_model_that_speaks_is_no_run_and_an_unfinished_run_says_so(here, capsy
 
 def sft(run, *more, bits=32):
     settings = [
-        "model.name=tiny", f"model.bits={bits}", "sft.bf16=false", "sft.max_steps=12", "sft.save_steps=2", "sft.seed=3",
-        "lora.lora_dropout=0.1", "sft.effective_batch=4",
-    ]  # fmt: skip
+        "model.name=tiny",
+        f"model.bits={bits}",
+        "sft.bf16=false",
+        "sft.max_steps=12",
+        "sft.save_steps=2",
+        "sft.seed=3",
+        "lora.lora_dropout=0.1",
+        "sft.effective_batch=4",
+    ]
     command = [FT, "sft", "notes.jsonl", "--output", run]
     return command + [part for setting in settings for part in ("--set", setting)] + list(more)
 
@@ -179,7 +199,9 @@ main()
 
 def test_a_run_killed_in_the_middle_ends_with_the_weights_of_one_that_was_not(here, capsys):
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    killed = subprocess.run([sys.executable, "-c", KILLED, *sft("killed", bits=4)[1:]], env=env, capture_output=True, text=True)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, *sft("killed", bits=4)[1:]], env=env, capture_output=True, text=True
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert Path("killed/checkpoint-4").exists() and not Path("killed/metrics.json").exists()
     main(sft("killed", bits=4)[1:])
@@ -223,7 +245,10 @@ def stopped(here, capsys, monkeypatch):
 
 def test_a_run_that_gets_a_signal_saves_first_and_names_the_step_that_it_will_go_on_from(stopped):
     said, code, steps = stopped(1, signal.SIGINT)
-    assert "stopped; the same command goes on from step 1, runs/sft/checkpoint-1" in said and (code, steps) == (130, [1])
+    assert "stopped; the same command goes on from step 1, runs/sft/checkpoint-1" in said and (code, steps) == (
+        130,
+        [1],
+    )
     said, code, steps = stopped(5, signal.SIGTERM)
     assert "goes on from step 5, runs/sft/checkpoint-5" in said and (code, steps) == (143, [2, 3, 4, 5])
     Path("runs/sft/checkpoint-5/optimizer.pt").unlink()  # a newest checkpoint that is torn is not the one
@@ -233,7 +258,10 @@ def test_a_run_that_gets_a_signal_saves_first_and_names_the_step_that_it_will_go
 
 def test_a_second_signal_ends_the_run_at_once(stopped):
     said, code, steps = stopped(3, signal.SIGINT, signal.SIGINT)
-    assert "stopped; the same command goes on from step 2, runs/sft/checkpoint-2" in said and (code, steps) == (130, [1, 2, 3])
+    assert "stopped; the same command goes on from step 2, runs/sft/checkpoint-2" in said and (code, steps) == (
+        130,
+        [1, 2, 3],
+    )
 
 
 def test_what_the_machine_refuses_is_one_line_too(capsys, monkeypatch):
@@ -302,9 +330,14 @@ def test_settings_reach_the_trainer_and_the_adapter(here, monkeypatch):
     argv = quick("sft.learning_rate=3e-3", "sft.effective_batch=4", "lora.r=2", "lora.lora_dropout=0.25")
     model, _, rows, held, settings = handed_over(monkeypatch, "notes.jsonl", "--output", "mine", *argv)
     assert settings == {
-        "output_dir": Path("mine"), "seed": 0, "bf16": False, "learning_rate": 3e-3, "effective_batch": 4, "callbacks": [],
+        "output_dir": Path("mine"),
+        "seed": 0,
+        "bf16": False,
+        "learning_rate": 3e-3,
+        "effective_batch": 4,
+        "callbacks": [],
         "disable_tqdm": False,
-    }  # fmt: skip
+    }
     config = model.peft_config["default"]
     assert (config.r, config.lora_alpha, config.lora_dropout) == (2, 4, 0.25)
     assert len(rows) == 24 and held is None
@@ -468,7 +501,12 @@ def test_the_settings_come_from_the_file_here_or_the_one_named_and_the_command_l
 @pytest.mark.parametrize("dtype, bits", [(torch.bfloat16, 16), (torch.float16, 16), (torch.float32, 32)])
 def test_the_bits_of_a_weight_follow_from_the_method_and_the_machine(monkeypatch, dtype, bits):
     monkeypatch.setattr("ft_notebooks.core.device.hardware", lambda: SimpleNamespace(dtype=dtype))
-    assert (pipeline.model_bits(None), pipeline.model_bits(None, "full"), pipeline.model_bits(16, "full"), pipeline.model_bits(32)) == (bits, 32, 16, 32)
+    assert (
+        pipeline.model_bits(None),
+        pipeline.model_bits(None, "full"),
+        pipeline.model_bits(16, "full"),
+        pipeline.model_bits(32),
+    ) == (bits, 32, 16, 32)
 
 
 def test_every_command_is_documented_and_has_its_own_defaults():
@@ -477,9 +515,16 @@ def test_every_command_is_documented_and_has_its_own_defaults():
         ("sft", "D"): {"data": "D", "output": "runs/sft", "settings": None, "set": []},
         ("dpo", "D"): {"data": "D", "output": "runs/dpo", "settings": None, "set": []},
         ("eval", "R"): {
-            "run": "R", "data": None, "output": None, "settings": None, "set": [],
-            "tasks": None, "include": None, "limit": None, "chat": False,
-        },  # fmt: skip
+            "run": "R",
+            "data": None,
+            "output": None,
+            "settings": None,
+            "set": [],
+            "tasks": None,
+            "include": None,
+            "limit": None,
+            "chat": False,
+        },
         ("merge", "R"): {"run": "R", "output": None, "settings": None, "set": []},
         ("chat", "R"): {"run": "R", "system": None, "settings": None, "set": []},
         ("demo",): {"output": "runs/demo", "seed": 0},
@@ -644,7 +689,10 @@ def test_tasks_and_rows_of_ones_own_are_not_mixed(here, capsys, more):
 def test_a_system_message_is_remembered_only_if_all_rows_share_it():
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
     rows = [[{"role": "system", "content": text}, *turns] for text in ("a", "a", "b")]
-    shared = [pipeline.shared_system(Dataset.from_dict({"messages": chats})) for chats in (rows[:2], rows, [rows[0], turns], [turns])]
+    shared = [
+        pipeline.shared_system(Dataset.from_dict({"messages": chats}))
+        for chats in (rows[:2], rows, [rows[0], turns], [turns])
+    ]
     assert shared == ["a", None, None, None]
 
 
@@ -719,7 +767,9 @@ def test_a_run_is_merged_in_its_own_width_and_plain_transformers_says_the_same(w
     main(["merge", "runs/sft"])
     out = capsys.readouterr().out
     assert f"runs/sft: its adapter is merged into its base in {bits} bits" in out and "KL per token 0.00" in out
-    assert out.splitlines()[-1].startswith("The model is in runs/sft/merged. Next: ft eval runs/sft/merged DATA, or ft chat")
+    assert out.splitlines()[-1].startswith(
+        "The model is in runs/sft/merged. Next: ft eval runs/sft/merged DATA, or ft chat"
+    )
     merged = Path("runs/sft/merged")
     assert not list(merged.parent.glob(".merged*"))
     config = json.loads((merged / "config.json").read_text())
@@ -832,7 +882,9 @@ def test_the_demo_goes_through_its_stages_and_is_then_left_alone(here, capsys, m
     assert [report[stage]["perplexity"]["value"] for stage in report] == found
     run, then = (json.loads(Path("runs/demo", stage, "run.json").read_text()) for stage in ("sft", "dpo"))
     assert run["sft.seed"] == then["dpo.seed"] == 3 and run["data.trained"] == pipeline.rows_hash(words(128, seed=3))
-    assert then["model.name"] == str(here / "runs/demo/sft") and then["data.trained"] == pipeline.rows_hash(commands._preferences(96, 103))
+    assert then["model.name"] == str(here / "runs/demo/sft") and then["data.trained"] == pipeline.rows_hash(
+        commands._preferences(96, 103)
+    )
     assert "The report is runs/demo/report.html" in capsys.readouterr().out
     main(["demo", "--seed", "3"])
     assert "runs/demo is finished; nothing is changed" in capsys.readouterr().out and len(heard) == 3

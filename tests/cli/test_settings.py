@@ -56,7 +56,10 @@ def test_files_as_people_write_them(tmp_path, text, expected):
         ("[sft]\nlearning_rate =", "settings.ini:2: learning_rate"),
         ("[DEFAULT]\nr = 8", r"no section \[DEFAULT\]"),
         ("[grpo]\nbeta = 0.1", r"no section \[grpo\]"),
-        ("[sft]\nLearning_Rate = 1", "no key 'Learning_Rate' in trl [\\d.]+ and transformers [\\d.]+; did you mean 'learning_rate'"),
+        (
+            "[sft]\nLearning_Rate = 1",
+            "no key 'Learning_Rate' in trl [\\d.]+ and transformers [\\d.]+; did you mean 'learning_rate'",
+        ),
         ("[lora]\nrank = 8", "no key 'rank' in peft [\\d.]+; did you mean 'rank_pattern'"),
         ("[data]\nevaluation = 0.1", r"\[data\] has no key 'evaluation' in ft_notebooks"),
         ("[model]\nname = %s\nbits = x", "settings.ini:3: bits"),

@@ -52,9 +52,17 @@ OLD = "sys/fs/cgroup/cpu,cpuacct"
         ("0::/a/b\n", {"sys/fs/cgroup/a/b/cpu.max": "max 100000", "sys/fs/cgroup/a/cpu.max": "300000 100000"}, 3),
         ("0::/a/b\n", {"sys/fs/cgroup/a/b/cpu.max": "400000 100000", "sys/fs/cgroup/a/cpu.max": "600000 100000"}, 4),
         ("4:cpu,cpuacct:/a\n0::/\n", {f"{OLD}/a/cpu.cfs_quota_us": "-1", f"{OLD}/a/cpu.cfs_period_us": "100000"}, 8),
-        ("4:cpu,cpuacct:/a\n0::/\n", {f"{OLD}/a/cpu.cfs_quota_us": "500000", f"{OLD}/a/cpu.cfs_period_us": "100000"}, 5),
+        (
+            "4:cpu,cpuacct:/a\n0::/\n",
+            {f"{OLD}/a/cpu.cfs_quota_us": "500000", f"{OLD}/a/cpu.cfs_period_us": "100000"},
+            5,
+        ),
         ("4:cpu,cpuacct:/docker/1\n", {f"{OLD}/cpu.cfs_quota_us": "500000", f"{OLD}/cpu.cfs_period_us": "100000"}, 5),
-        ("3:cpuset:/a\n", {"sys/fs/cgroup/cpuset/a/cpu.cfs_quota_us": "1", "sys/fs/cgroup/cpuset/a/cpu.cfs_period_us": "1"}, 8),
+        (
+            "3:cpuset:/a\n",
+            {"sys/fs/cgroup/cpuset/a/cpu.cfs_quota_us": "1", "sys/fs/cgroup/cpuset/a/cpu.cfs_period_us": "1"},
+            8,
+        ),
         ("0::/\n", {"sys/fs/cgroup/cpu.max": "nonsense"}, 8),
     ],
 )
@@ -74,7 +82,9 @@ def test_without_proc_and_affinity_the_cpus_are_those_of_the_machine(machine, mo
 def test_an_affinity_limits_the_cpus_and_only_they_are_looked_at(machine, monkeypatch):
     Times, now = namedtuple("Times", "user idle"), [0.0]
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 3, 9})  # there are four, as far as psutil knows
-    monkeypatch.setattr(cpu_threads, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=lambda s: now.append(now.pop() + s)))
+    monkeypatch.setattr(
+        cpu_threads, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=lambda s: now.append(now.pop() + s))
+    )
     monkeypatch.setattr("psutil.cpu_times", lambda percpu: [Times(now[0], 0.0), Times(0.0, now[0])] * 2)
     assert usable_cpus() == 3 and idle_cpus(2.5) == 2.0
     monkeypatch.setattr("psutil.cpu_times", lambda percpu: [Times(0.0, now[0]), Times(now[0], 0.0)] * 2)
@@ -98,7 +108,10 @@ def test_a_system_that_hides_its_times_is_known_by_its_load_or_counts_as_quiet(m
     assert idle_cpus(7.5) is None and cpu_threads._threads(8, None) == 8
 
 
-BUSY = "from ft_notebooks.core import cpu_threads as threads\nthreads.usable_cpus, threads.idle_cpus, threads._torch_threads = lambda: 2, lambda enough: {}, lambda: 2\n"
+BUSY = (
+    "from ft_notebooks.core import cpu_threads as threads\nthreads.usable_cpus, threads.idle_cpus, "
+    "threads._torch_threads = lambda: 2, lambda enough: {}, lambda: 2\n"
+)
 USE = "found = threads.use_cpu_threads()\nprint(sorted(found.variables.items()), found)"
 
 
@@ -132,7 +145,12 @@ def test_threads_follow_the_load_and_no_variable_of_the_user_changes(monkeypatch
 
 
 def test_openmp_reads_what_is_set_and_only_torch_imports_torch():
-    told = fresh(BUSY.format(0.2) + USE + "\nimport sys\nprint('torch' in sys.modules)\nimport torch\nprint(torch.get_num_threads())", OMP_DISPLAY_ENV="verbose")
+    told = fresh(
+        BUSY.format(0.2)
+        + USE
+        + "\nimport sys\nprint('torch' in sys.modules)\nimport torch\nprint(torch.get_num_threads())",
+        OMP_DISPLAY_ENV="verbose",
+    )
     assert told.out.splitlines()[1:] == ["False", "1"] and "2 CPUs, 0.2 of them idle" in told.out
     if "GOMP_SPINCOUNT" in told.err:  # libgomp, and not another OpenMP
         assert f"GOMP_SPINCOUNT = '{SPINS}'" in told.err
@@ -170,14 +188,22 @@ def test_a_run_that_goes_on_takes_the_threads_that_it_began_with(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     (tmp_path / folder).mkdir(parents=True)
     machine = {"device": "cpu", "threads": 3}
-    for text, wanted in [({"recorded": {"machine": machine}}, 3), ({"recorded": {"machine": {**machine, "device": "cuda:0"}}}, None), ([], None)]:
+    for text, wanted in [
+        ({"recorded": {"machine": machine}}, 3),
+        ({"recorded": {"machine": {**machine, "device": "cuda:0"}}}, None),
+        ([], None),
+    ]:
         (tmp_path / folder / "manifest.json").write_text(json.dumps(text))
         assert fresh(FT, *words.split()).out == f"asked {wanted}\nFalse\n"
 
 
 def test_ft_says_how_many_threads_there_are_and_why(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code = BUSY.format(0.2) + "from ft_notebooks.cli import commands as cli\ncli.check_settings = lambda *args: exit()\ncli.main(['sft', 'a.jsonl'])"
+    code = (
+        BUSY.format(0.2)
+        + "from ft_notebooks.cli import commands as cli\ncli.check_settings = lambda *args: exit()\ncli.main(['sft', "
+        "'a.jsonl'])"
+    )
     assert fresh(code, CUDA_VISIBLE_DEVICES="").out == "1 thread (2 CPUs, 0.2 of them idle)\n"
     assert fresh(code, CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1").out == "1 thread (2 CPUs, OMP_NUM_THREADS=1)\n"
 

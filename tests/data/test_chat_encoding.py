@@ -19,7 +19,23 @@ TAGGED = (  # renders what the tiny template renders, and marks the assistant's 
     "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}"
     "{% else %}{{ m['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
 )
-PIECES = ["a", "B c", " ", "\n", "\n\n", "é", "日本", "🙂", "user\n", "assistant\n", "{{ x }}", "<b>", "-100", "\t", "."]
+PIECES = [
+    "a",
+    "B c",
+    " ",
+    "\n",
+    "\n\n",
+    "é",
+    "日本",
+    "🙂",
+    "user\n",
+    "assistant\n",
+    "{{ x }}",
+    "<b>",
+    "-100",
+    "\t",
+    ".",
+]
 
 
 def words(*turns):
@@ -54,7 +70,9 @@ def test_the_template_is_read_at_each_call():
     before = encode_chat(tok, words("a", "b"))
     tok.chat_template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_token }}{% endfor %}"
     after = encode_chat(tok, words("a", "b"))
-    assert tok.decode(before["input_ids"]) != tok.decode(after["input_ids"]) == "user: a<|im_end|>assistant: b<|im_end|>"
+    assert (
+        tok.decode(before["input_ids"]) != tok.decode(after["input_ids"]) == "user: a<|im_end|>assistant: b<|im_end|>"
+    )
 
 
 @pytest.mark.parametrize("token", ["<|im_start|>", "<|im_end|>", "<pad>"])
@@ -91,12 +109,20 @@ def test_the_bos_of_the_template_is_the_only_one_and_two_are_refused():
 def test_a_call_of_a_tool_is_an_answer_and_the_tools_result_is_not():
     tok = tiny_tokenizer()
     tok.chat_template = (
-        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
-        "{% if m.tool_calls %}{{ '<call>' + (m.tool_calls[0].function | tojson) }}{% else %}{{ m['content'] }}{% endif %}"
-        "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% if m.tool_calls %}{{ '<call>' + "
+        "(m.tool_calls[0].function | tojson) }}{% else %}{{ m['content'] }}{% endif %}{{ '<|im_end|>\n' }}{% endfor "
+        "%}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
-    call = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "sum", "arguments": {"a": 1}}}]}
-    chat = [*words("1 + 1?"), call, {"role": "tool", "name": "sum", "content": "2"}, {"role": "assistant", "content": "Two."}]
+    call = {
+        "role": "assistant",
+        "tool_calls": [{"type": "function", "function": {"name": "sum", "arguments": {"a": 1}}}],
+    }
+    chat = [
+        *words("1 + 1?"),
+        call,
+        {"role": "tool", "name": "sum", "content": "2"},
+        {"role": "assistant", "content": "Two."},
+    ]
     row = encode_chat(tok, chat)
     said = '<call>{"name": "sum", "arguments": {"a": 1}}<|im_end|>Two.<|im_end|>'
     assert tok.decode([i for i in row["labels"] if i != IGNORE]) == said
@@ -112,7 +138,9 @@ def test_rows_without_any_answer_left_are_dropped_and_counted():
 
 def test_several_processes_give_the_rows_and_the_account_of_one():
     tok, draw = tiny_tokenizer(), random.Random(1)
-    chats = [words(*("".join(draw.choices(PIECES, k=3)) + "." for _ in range(2 * draw.randint(1, 3)))) for _ in range(57)]
+    chats = [
+        words(*("".join(draw.choices(PIECES, k=3)) + "." for _ in range(2 * draw.randint(1, 3)))) for _ in range(57)
+    ]
     dataset = Dataset.from_list([{"messages": chat} for chat in chats])
     one, two = (encode_chats(tok, dataset, 70, allow_cut=1, num_proc=n) for n in (None, 2))
     assert one[0].to_list() == two[0].to_list() and one[1] == two[1]
@@ -152,9 +180,13 @@ def test_the_share_that_the_error_names_is_enough():
 
 def test_the_tools_of_a_row_are_in_its_prompt():
     tok = tiny_tokenizer()
-    tok.chat_template = "{% if tools %}{{ 'tools: ' + tools[0].function.name + '<|im_end|>' }}{% endif %}" + tok.chat_template
+    tok.chat_template = (
+        "{% if tools %}{{ 'tools: ' + tools[0].function.name + '<|im_end|>' }}{% endif %}" + tok.chat_template
+    )
     tools = [{"type": "function", "function": {"name": "sum", "description": "adds", "parameters": {}}}]
-    dataset = Dataset.from_list([{"messages": words("a", "b"), "tools": tools}, {"messages": words("a", "b"), "tools": None}])
+    dataset = Dataset.from_list(
+        [{"messages": words("a", "b"), "tools": tools}, {"messages": words("a", "b"), "tools": None}]
+    )
     rows, _ = encode_chats(tok, dataset)
     assert [tok.decode(ids).startswith("tools: sum<|im_end|>") for ids in rows["input_ids"]] == [True, False]
     assert rows[0] == encode_chat(tok, words("a", "b"), tools=tools)

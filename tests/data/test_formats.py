@@ -6,9 +6,14 @@ from trl import extract_prompt
 
 from ft_notebooks.data.formats import as_chat, as_preference
 
-USER, ANSWER, OTHER = ({"role": r, "content": c} for r, c in (("user", "Hi"), ("assistant", "Yes"), ("assistant", "No")))
+USER, ANSWER, OTHER = (
+    {"role": r, "content": c} for r, c in (("user", "Hi"), ("assistant", "Yes"), ("assistant", "No"))
+)
 CHAT = {"messages": [USER, ANSWER]}
-CALL = {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": None}}}]}
+CALL = {
+    "role": "assistant",
+    "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": None}}}],
+}
 RESULT = {"role": "tool", "name": "f", "tool_call_id": "1", "content": ""}
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
 ALPACA = {"instruction": "Add.", "input": "1 and 2", "output": "3"}
@@ -42,26 +47,72 @@ READ = [
     ({"conversations": CHAT["messages"]}, CHAT),
     (shared(("human", "Hi"), ("gpt", "Yes")), CHAT),
     (shared(("user", "Hi"), ("chatgpt", "Yes")), CHAT),
-    ({**shared(("human", "Hi"), ("assistant", "Yes")), "system": "S"}, {"messages": [{"role": "system", "content": "S"}, USER, ANSWER]}),
-    ({**shared(("system", "S"), ("human", "Hi"), ("bing", "Yes")), "system": "S"}, {"messages": [{"role": "system", "content": "S"}, USER, ANSWER]}),
-    ({"conversations": [{"from": "human", "value": "Hi", "weight": None}, {"role": "assistant", "content": "Yes"}]}, CHAT),
-    (shared(("human", "Hi"), ("function_call", '{"name": "f", "arguments": {}}'), ("observation", ""), ("gpt", "Yes")),
-     {"messages": [USER, {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {}}}]},
-                   {"role": "tool", "content": ""}, ANSWER]}),
-    (shared(("human", "Hi"), ("function_call", '[{"name": "f"}, {"name": "g"}]')),
-     {"messages": [USER, {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": n}} for n in "fg"]}]}),
+    (
+        {**shared(("human", "Hi"), ("assistant", "Yes")), "system": "S"},
+        {"messages": [{"role": "system", "content": "S"}, USER, ANSWER]},
+    ),
+    (
+        {**shared(("system", "S"), ("human", "Hi"), ("bing", "Yes")), "system": "S"},
+        {"messages": [{"role": "system", "content": "S"}, USER, ANSWER]},
+    ),
+    (
+        {"conversations": [{"from": "human", "value": "Hi", "weight": None}, {"role": "assistant", "content": "Yes"}]},
+        CHAT,
+    ),
+    (
+        shared(
+            ("human", "Hi"), ("function_call", '{"name": "f", "arguments": {}}'), ("observation", ""), ("gpt", "Yes")
+        ),
+        {
+            "messages": [
+                USER,
+                {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {}}}]},
+                {"role": "tool", "content": ""},
+                ANSWER,
+            ]
+        },
+    ),
+    (
+        shared(("human", "Hi"), ("function_call", '[{"name": "f"}, {"name": "g"}]')),
+        {
+            "messages": [
+                USER,
+                {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": n}} for n in "fg"]},
+            ]
+        },
+    ),
     ({"prompt": "Hi", "completion": "Yes"}, CHAT),
     ({"prompt": [USER], "completion": [ANSWER]}, CHAT),
     ({"prompt": [USER, OTHER, USER], "completion": ANSWER}, {"messages": [USER, OTHER, USER, ANSWER]}),
     ({"prompt": json.dumps([USER]), "completion": json.dumps([ANSWER]), "tools": TOOLS}, {**CHAT, "tools": TOOLS}),
-    ({"prompt": "[1, 2]", "completion": "{}"}, {"messages": [{"role": "user", "content": "[1, 2]"}, {"role": "assistant", "content": "{}"}]}),
-    ({"prompt": "Hi", "completion": '[{"from": "Oslo"}]'}, {"messages": [USER, {"role": "assistant", "content": '[{"from": "Oslo"}]'}]}),
+    (
+        {"prompt": "[1, 2]", "completion": "{}"},
+        {"messages": [{"role": "user", "content": "[1, 2]"}, {"role": "assistant", "content": "{}"}]},
+    ),
+    (
+        {"prompt": "Hi", "completion": '[{"from": "Oslo"}]'},
+        {"messages": [USER, {"role": "assistant", "content": '[{"from": "Oslo"}]'}]},
+    ),
     (ALPACA, {"messages": [QUESTION, {"role": "assistant", "content": "3"}]}),
-    ({**ALPACA, "text": "as published", "prompt": "rendered", "history": [], "system": ""}, {"messages": [QUESTION, {"role": "assistant", "content": "3"}]}),
-    ({**ALPACA, "history": [["Hi", "Yes"]], "system": "S", "tools": TOOLS},
-     {"messages": [{"role": "system", "content": "S"}, USER, ANSWER, QUESTION, {"role": "assistant", "content": "3"}], "tools": TOOLS}),
+    (
+        {**ALPACA, "text": "as published", "prompt": "rendered", "history": [], "system": ""},
+        {"messages": [QUESTION, {"role": "assistant", "content": "3"}]},
+    ),
+    (
+        {**ALPACA, "history": [["Hi", "Yes"]], "system": "S", "tools": TOOLS},
+        {
+            "messages": [
+                {"role": "system", "content": "S"},
+                USER,
+                ANSWER,
+                QUESTION,
+                {"role": "assistant", "content": "3"},
+            ],
+            "tools": TOOLS,
+        },
+    ),
     ({**ALPACA, "chosen": "3", "rejected": "4"}, {"messages": [QUESTION, {"role": "assistant", "content": "3"}]}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("row, expected", READ, ids=range(len(READ)))
@@ -77,38 +128,76 @@ NO_CHAT = {
     '"messages" and "completion" in one row are ambiguous': {**CHAT, "prompt": "a", "completion": "b"},
     '"completion" and "instruction" in one row are ambiguous': {**ALPACA, "prompt": "a", "completion": "b"},
     '"conversations" and "text" in one row are ambiguous': {**shared(("human", "Hi")), "text": "a"},
-    '"system" and a first message that is the system\'s are ambiguous': {"messages": [{"role": "system", "content": "T"}, USER, ANSWER], "system": "S"},
+    '"system" and a first message that is the system\'s are ambiguous': {
+        "messages": [{"role": "system", "content": "T"}, USER, ANSWER],
+        "system": "S",
+    },
     'the row has the "system" 3; it must be a text': {**CHAT, "system": 3},
     "\"tools\" is {'name': 'f'}; it must be a list of tools": {**CHAT, "tools": {"name": "f"}},
     "\"tools\" is 'f(x)', a text that is not JSON; write it with json.dumps": {**CHAT, "tools": "f(x)"},
-    'tool 1 is {\'type\': \'function\'}; it needs a "name"': {**CHAT, "tools": [{"type": "function"}]},
+    "tool 1 is {'type': 'function'}; it needs a \"name\"": {**CHAT, "tools": [{"type": "function"}]},
     'the row has no "prompt"': {"completion": "b"},
     'the row has a blank "completion"': {"prompt": "a", "completion": " "},
-    'message 1 of "prompt" has no "content"; every message needs "role" and "content"': {"prompt": [{"role": "user"}], "completion": "b"},
-    '"prompt" is "[{\'role\': \'u...tent\': \'Hi\'}]", a text that is not JSON; write it with json.dumps': {"prompt": str([USER]), "completion": "b"},
-    '"completion" is \'[\\x00{"role"...ent": "Yes"}]\', a text that is not JSON': {"prompt": "a", "completion": json.dumps([ANSWER]).replace("[", "[\0")},
+    'message 1 of "prompt" has no "content"; every message needs "role" and "content"': {
+        "prompt": [{"role": "user"}],
+        "completion": "b",
+    },
+    "\"prompt\" is \"[{'role': 'u...tent': 'Hi'}]\", a text that is not JSON; write it with json.dumps": {
+        "prompt": str([USER]),
+        "completion": "b",
+    },
+    '"completion" is \'[\\x00{"role"...ent": "Yes"}]\', a text that is not JSON': {
+        "prompt": "a",
+        "completion": json.dumps([ANSWER]).replace("[", "[\0"),
+    },
     '"completion" is 3; it must be a list of messages': {"prompt": "a", "completion": 3},
-    'message 2 has no "value"; every message needs "from" and "value"': {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt"}]},
+    'message 2 has no "value"; every message needs "from" and "value"': {
+        "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt"}]
+    },
     'message 1 has a blank "value"': shared(("human", " "), ("gpt", "Yes")),
-    'message 1 has "weight" (0), which would be lost': {"conversations": [{"from": "human", "value": "Hi", "weight": 0}]},
-    'message 1 is from \'siri\'; write "human", "gpt", "system", "function_call" or "observation"': shared(("siri", "Hi")),
-    "message 2, a function call: \"value\" is 'f(x)', a text that is not JSON": shared(("human", "Hi"), ("function_call", "f(x)")),
-    "message 2 has the tool call {'function': None, 'type': 'function'}; it needs a \"name\"": shared(("human", "Hi"), ("function_call", "null")),
-    'message 2 has the "tool_calls" {\'name\': \'f\'}; it must be a list': {"messages": [USER, {"role": "assistant", "tool_calls": {"name": "f"}}]},
+    'message 1 has "weight" (0), which would be lost': {
+        "conversations": [{"from": "human", "value": "Hi", "weight": 0}]
+    },
+    'message 1 is from \'siri\'; write "human", "gpt", "system", "function_call" or "observation"': shared(
+        ("siri", "Hi")
+    ),
+    "message 2, a function call: \"value\" is 'f(x)', a text that is not JSON": shared(
+        ("human", "Hi"), ("function_call", "f(x)")
+    ),
+    "message 2 has the tool call {'function': None, 'type': 'function'}; it needs a \"name\"": shared(
+        ("human", "Hi"), ("function_call", "null")
+    ),
+    "message 2 has the \"tool_calls\" {'name': 'f'}; it must be a list": {
+        "messages": [USER, {"role": "assistant", "tool_calls": {"name": "f"}}]
+    },
     'message 2 has an empty "tool_calls"; fill it or take it out': {"messages": [USER, {**ANSWER, "tool_calls": []}]},
-    'its "arguments" are a text that is not JSON': {"messages": [USER, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": "{"}]}]},
-    'its "arguments" must be an object': {"messages": [USER, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": [1]}]}]},
-    'message 1 has "tool_calls" ([{\'name\': \'f\'}]), which would be lost; a message is "role" and "content" alone': {"messages": [{**USER, "tool_calls": [{"name": "f"}]}]},
-    'message 2 has "name" (\'Ann\'), which would be lost; an answer is "role"': {"messages": [USER, {**ANSWER, "name": "Ann"}]},
-    'message 2 has a blank "content"': {"messages": [USER, {"role": "assistant", "content": "", "reasoning_content": "Well."}]},
+    'its "arguments" are a text that is not JSON': {
+        "messages": [USER, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": "{"}]}]
+    },
+    'its "arguments" must be an object': {
+        "messages": [USER, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": [1]}]}]
+    },
+    'message 1 has "tool_calls" ([{\'name\': \'f\'}]), which would be lost; a message is "role" and "content" alone': {
+        "messages": [{**USER, "tool_calls": [{"name": "f"}]}]
+    },
+    'message 2 has "name" (\'Ann\'), which would be lost; an answer is "role"': {
+        "messages": [USER, {**ANSWER, "name": "Ann"}]
+    },
+    'message 2 has a blank "content"': {
+        "messages": [USER, {"role": "assistant", "content": "", "reasoning_content": "Well."}]
+    },
     "message 1 has half a surrogate pair in its \"key\" 'k\\ud800'": {"messages": [{**USER, "k\ud800": 1}]},
-    "message 2 is a tool's but nobody called it; put the assistant's call before it": {"messages": [USER, RESULT, ANSWER]},
+    "message 2 is a tool's but nobody called it; put the assistant's call before it": {
+        "messages": [USER, RESULT, ANSWER]
+    },
     "the last message is the tool's; end with the assistant's": {"messages": [USER, CALL, RESULT]},
-    'message 1 has the role \'developer\'; the roles are "system", "user", "assistant" and "tool"; write "system"': {"messages": [{"role": "developer", "content": "a"}]},
-    'turn 1 of "history" is [\'Hi\']; it must be [question, answer]': {**ALPACA, "history": [["Hi"]]},
+    'message 1 has the role \'developer\'; the roles are "system", "user", "assistant" and "tool"; write "system"': {
+        "messages": [{"role": "developer", "content": "a"}]
+    },
+    "turn 1 of \"history\" is ['Hi']; it must be [question, answer]": {**ALPACA, "history": [["Hi"]]},
     'turn 1 of "history": the row has a blank "answer"': {**ALPACA, "history": [["Hi", ""]]},
-    '"history" is {\'Hi\': \'Yes\'}; it must be a list of [question, answer]': {**ALPACA, "history": {"Hi": "Yes"}},
-}  # fmt: skip
+    "\"history\" is {'Hi': 'Yes'}; it must be a list of [question, answer]": {**ALPACA, "history": {"Hi": "Yes"}},
+}
 
 
 @pytest.mark.parametrize("words, row", list(NO_CHAT.items()), ids=range(len(NO_CHAT)))
@@ -122,7 +211,16 @@ def test_the_quick_look_at_plain_messages_agrees_with_the_slow_one(monkeypatch):
     values = [None, "", " ", "a", "\ud800", 1, ["a"], {}]
     roles = ["system", "user", "assistant", "tool", "bot", None, 1, ["user"], {}]
     messages = [{"role": r, "content": c} for r, c in itertools.product(roles, values)]
-    messages += [{**USER, "name": None}, {**USER, "name": "a"}, {}, None, "a", {"content": "a"}, {"role": "user"}, {"from": "gpt", "value": "a"}]
+    messages += [
+        {**USER, "name": None},
+        {**USER, "name": "a"},
+        {},
+        None,
+        "a",
+        {"content": "a"},
+        {"role": "user"},
+        {"from": "gpt", "value": "a"},
+    ]
     quick = [formats._messages([USER, message], "messages") for message in messages]
     monkeypatch.setattr(formats, "_PLAIN", formats.TypeAdapter(int))
     slow = [formats._messages([USER, message], "messages") for message in messages]
@@ -138,23 +236,49 @@ PAIRS = [
     ({"prompt": "Hi", "chosen": "Yes", "rejected": "No"}, WANTED),
     ({"prompt": "Hi", "chosen": [ANSWER], "rejected": {"role": "assistant", "content": "No"}}, WANTED),
     ({"chosen": [USER, ANSWER], "rejected": [USER, OTHER]}, WANTED),
-    ({"prompt": "Hi", "chosen": [USER, ANSWER], "rejected": [USER, OTHER], "messages": [USER, ANSWER], "score_chosen": 1}, WANTED),
+    (
+        {
+            "prompt": "Hi",
+            "chosen": [USER, ANSWER],
+            "rejected": [USER, OTHER],
+            "messages": [USER, ANSWER],
+            "score_chosen": 1,
+        },
+        WANTED,
+    ),
     ({"prompt": [USER], "chosen": [USER, ANSWER], "rejected": [USER, OTHER]}, WANTED),
     ({"chosen": json.dumps([USER, ANSWER]), "rejected": json.dumps([USER, OTHER])}, WANTED),
     ({"instruction": "Hi", "input": "", "output": "Yes", "chosen": "Yes", "rejected": "No"}, WANTED),
-    ({"conversations": [{"from": "human", "value": "Hi"}], "chosen": {"from": "gpt", "value": "Yes"}, "rejected": {"from": "gpt", "value": "No"}}, WANTED),
+    (
+        {
+            "conversations": [{"from": "human", "value": "Hi"}],
+            "chosen": {"from": "gpt", "value": "Yes"},
+            "rejected": {"from": "gpt", "value": "No"},
+        },
+        WANTED,
+    ),
     ({"messages": [USER], "chosen": ANSWER, "rejected": OTHER}, WANTED),
-    ({**WANTED, "tools": TOOLS, "system": "S"}, {**WANTED, "prompt": [{"role": "system", "content": "S"}, USER], "tools": TOOLS}),
-    ({"chosen": [USER, ANSWER, USER, ANSWER], "rejected": [USER, ANSWER, USER, OTHER]},
-     {"prompt": [USER, ANSWER, USER], "chosen": [ANSWER], "rejected": [OTHER]}),
-    ({"chosen": [USER, ANSWER, USER, ANSWER], "rejected": [USER, OTHER, USER, ANSWER]},
-     {"prompt": [USER], "chosen": [ANSWER, USER, ANSWER], "rejected": [OTHER, USER, ANSWER]}),
-    ({"prompt": [USER], "chosen": [CALL], "rejected": [OTHER]}, {"prompt": [USER], "chosen": [CALL], "rejected": [OTHER]}),
+    (
+        {**WANTED, "tools": TOOLS, "system": "S"},
+        {**WANTED, "prompt": [{"role": "system", "content": "S"}, USER], "tools": TOOLS},
+    ),
+    (
+        {"chosen": [USER, ANSWER, USER, ANSWER], "rejected": [USER, ANSWER, USER, OTHER]},
+        {"prompt": [USER, ANSWER, USER], "chosen": [ANSWER], "rejected": [OTHER]},
+    ),
+    (
+        {"chosen": [USER, ANSWER, USER, ANSWER], "rejected": [USER, OTHER, USER, ANSWER]},
+        {"prompt": [USER], "chosen": [ANSWER, USER, ANSWER], "rejected": [OTHER, USER, ANSWER]},
+    ),
+    (
+        {"prompt": [USER], "chosen": [CALL], "rejected": [OTHER]},
+        {"prompt": [USER], "chosen": [CALL], "rejected": [OTHER]},
+    ),
     ({"prompt": "Hi", "chosen": "Yes", "rejected": [ANSWER]}, {**WANTED, "rejected": [ANSWER]}),
     ({"chosen": [USER, ANSWER], "rejected": [USER, ANSWER]}, {**WANTED, "rejected": [ANSWER]}),
     ({"prompt": "Hi", "chosen": [USER, ANSWER], "rejected": [USER, ANSWER]}, {**WANTED, "rejected": [ANSWER]}),
     ({"prompt": [USER, CALL, RESULT], "chosen": "Yes", "rejected": "No"}, {**WANTED, "prompt": [USER, CALL, RESULT]}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("row, expected", PAIRS, ids=range(len(PAIRS)))
@@ -162,30 +286,56 @@ def test_a_preference_is_read_from_every_format(row, expected):
     before = json.dumps(row)
     assert as_preference(row) == (expected, [])
     assert json.dumps(row) == before
-    if set(row) == {"chosen", "rejected"} and expected["chosen"] != expected["rejected"] and isinstance(row["chosen"], list):
+    if (
+        set(row) == {"chosen", "rejected"}
+        and expected["chosen"] != expected["rejected"]
+        and isinstance(row["chosen"], list)
+    ):
         assert extract_prompt(row) == expected
 
 
 NO_PAIR = {
-    "the row has the keys ['messages']; it must be {\"prompt\", \"chosen\", \"rejected\"}": CHAT,
+    'the row has the keys [\'messages\']; it must be {"prompt", "chosen", "rejected"}': CHAT,
     'the row has no "rejected"; it must be': {"prompt": "a", "chosen": "b"},
     'the row has no "chosen"; it must be': {"prompt": "a", "rejected": "b", "chosen": None},
     'the row has no "prompt"': {"chosen": "a", "rejected": "b"},
-    '"chosen" and "rejected" differ in message 1, before the answer; give them one prompt': {"chosen": [USER, ANSWER], "rejected": [{**USER, "content": "Bye"}, ANSWER]},
+    '"chosen" and "rejected" differ in message 1, before the answer; give them one prompt': {
+        "chosen": [USER, ANSWER],
+        "rejected": [{**USER, "content": "Bye"}, ANSWER],
+    },
     '"chosen" and "rejected" differ in message 1, before': {"chosen": [USER, ANSWER], "rejected": [OTHER]},
-    '"chosen" and "rejected" differ in message 3, before': {"chosen": [USER, ANSWER, USER, ANSWER], "rejected": [USER, ANSWER, {**USER, "content": "Bye"}, ANSWER]},
-    'one of "chosen" and "rejected" is the beginning of the other': {"chosen": [USER, ANSWER], "rejected": [USER, ANSWER, USER, ANSWER]},
-    '"prompt" (\'Bye\') is not what "chosen" begins with': {"prompt": "Bye", "chosen": [USER, ANSWER], "rejected": [USER, OTHER]},
-    '"prompt" and "instruction" in one row are ambiguous': {"prompt": "a", "instruction": "b", "chosen": "c", "rejected": "d"},
-    'in "chosen", message 2 is the assistant\'s but answers nobody': {"prompt": [ANSWER], "chosen": "a", "rejected": "b"},
+    '"chosen" and "rejected" differ in message 3, before': {
+        "chosen": [USER, ANSWER, USER, ANSWER],
+        "rejected": [USER, ANSWER, {**USER, "content": "Bye"}, ANSWER],
+    },
+    'one of "chosen" and "rejected" is the beginning of the other': {
+        "chosen": [USER, ANSWER],
+        "rejected": [USER, ANSWER, USER, ANSWER],
+    },
+    '"prompt" (\'Bye\') is not what "chosen" begins with': {
+        "prompt": "Bye",
+        "chosen": [USER, ANSWER],
+        "rejected": [USER, OTHER],
+    },
+    '"prompt" and "instruction" in one row are ambiguous': {
+        "prompt": "a",
+        "instruction": "b",
+        "chosen": "c",
+        "rejected": "d",
+    },
+    'in "chosen", message 2 is the assistant\'s but answers nobody': {
+        "prompt": [ANSWER],
+        "chosen": "a",
+        "rejected": "b",
+    },
     'in "rejected", the last message is the user\'s': {"prompt": "Hi", "chosen": [ANSWER], "rejected": [OTHER, USER]},
     'in "chosen", no message is the assistant\'s': {"chosen": [USER], "rejected": [USER]},
     'message 1 of "chosen" has no "content"': {"prompt": "a", "chosen": [{"role": "assistant"}], "rejected": "b"},
     'the row has a blank "rejected"': {"prompt": "a", "chosen": "b", "rejected": " "},
     'the row has a blank "prompt"': {"prompt": "", "chosen": "b", "rejected": "c"},
     '"chosen" is 3; it must be a list of messages': {"prompt": "a", "chosen": 3, "rejected": "c"},
-    "\"tools\" is 3; it must be a list of tools": {**WANTED, "tools": 3},
-}  # fmt: skip
+    '"tools" is 3; it must be a list of tools': {**WANTED, "tools": 3},
+}
 
 
 @pytest.mark.parametrize("words, row", list(NO_PAIR.items()), ids=range(len(NO_PAIR)))
@@ -199,7 +349,10 @@ def test_what_is_no_preference_is_refused_with_the_cure(words, row):
     [
         (7, "the row is 7; it must be an object, {"),
         ({}, "the row has the keys []; it must be {"),
-        (json.JSONDecodeError("Expecting value", "a", 0), "not JSON at column 1: Expecting value; write the row with json.dumps"),
+        (
+            json.JSONDecodeError("Expecting value", "a", 0),
+            "not JSON at column 1: Expecting value; write the row with json.dumps",
+        ),
         (UnicodeDecodeError("utf-8", b"caf\xe9", 3, 4, ""), "the byte 0xe9 is not UTF-8; save the file as UTF-8"),
         (EOFError(), "no rows; a row is {"),
         (ValueError("the disk is tired"), "not read: the disk is tired"),

@@ -1,4 +1,6 @@
-"Edges of `dpo.loss`, `data.preference_encoding` and `data.preference_report`: strange pairs, exact limits, and what the errors name."
+"""Edges of `dpo.loss`, `data.preference_encoding` and `data.preference_report`: strange pairs, exact limits, and what
+the errors name.
+"""
 
 import math
 import random
@@ -53,7 +55,9 @@ def random_pairs(n, seed=0):
     for _ in range(n):
         system = [{"role": "system", "content": text()}] if draw.random() < 0.4 else []
         asked = words(*(text() for _ in range(2 * draw.randint(0, 2) + 1)))
-        yield pair(system + asked, [{"role": "assistant", "content": text()}], [{"role": "assistant", "content": text()}])
+        yield pair(
+            system + asked, [{"role": "assistant", "content": text()}], [{"role": "assistant", "content": text()}]
+        )
 
 
 # --- margins
@@ -64,7 +68,9 @@ def test_the_loss_is_the_cross_entropy_of_a_classifier_of_two_classes(beta):
     sums = torch.randn(4, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 20
     losses, chosen, rejected = dpo_loss(*sums, beta=beta)
     classes = torch.stack([chosen, rejected], dim=1)
-    torch.testing.assert_close(losses, torch.nn.functional.cross_entropy(classes, torch.zeros(50, dtype=torch.long), reduction="none"))
+    torch.testing.assert_close(
+        losses, torch.nn.functional.cross_entropy(classes, torch.zeros(50, dtype=torch.long), reduction="none")
+    )
 
 
 def test_the_loss_and_its_gradient_stay_finite_for_the_widest_margins():
@@ -95,7 +101,9 @@ def test_the_sums_do_not_depend_on_the_batch_nor_on_dropout_and_the_mode_is_give
 
 def test_the_sums_keep_the_order_of_the_rows(tok):
     rows = [encode_pair(tok, row) for row in random_pairs(6, seed=1)]
-    torch.testing.assert_close(pair_logps(tiny_model(), rows[::-1]).flip(0), pair_logps(tiny_model(), rows), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(
+        pair_logps(tiny_model(), rows[::-1]).flip(0), pair_logps(tiny_model(), rows), rtol=1e-5, atol=1e-4
+    )
 
 
 # --- pairs
@@ -108,7 +116,10 @@ def test_a_hundred_random_pairs_have_the_answers_of_the_conversations_they_are_m
             whole, said = encode_chat(tok, row["prompt"] + row[key]), made[f"{key}_ids"]
             assert whole["input_ids"] == made["prompt_ids"] + said + tok("\n").input_ids
             assert whole["labels"][len(made["prompt_ids"]) :] == said + [IGNORE]
-        assert made["prompt_ids"] == encode_chat(tok, row["prompt"] + row["chosen"])["input_ids"][: len(made["prompt_ids"])]
+        assert (
+            made["prompt_ids"]
+            == encode_chat(tok, row["prompt"] + row["chosen"])["input_ids"][: len(made["prompt_ids"])]
+        )
 
 
 def test_a_dataset_is_encoded_as_its_rows_are_also_by_two_processes(tok):
@@ -119,7 +130,9 @@ def test_a_dataset_is_encoded_as_its_rows_are_also_by_two_processes(tok):
         assert encoded.to_list() == alone and account["rows"] == len(rows)
         assert encoded.column_names == ["prompt_ids", "chosen_ids", "rejected_ids"]
     assert account["kept_as_text"] == sum(
-        "<|im_end|>" in "".join(m["content"] for m in row["prompt"] + row[key]) for row in rows for key in ("chosen", "rejected")
+        "<|im_end|>" in "".join(m["content"] for m in row["prompt"] + row[key])
+        for row in rows
+        for key in ("chosen", "rejected")
     )
 
 
@@ -140,7 +153,9 @@ def test_each_row_has_its_own_tools(tok):
 def test_a_variable_of_the_template_is_passed_on(tok):
     tok.chat_template = "{{ mood }}" + CHATML
     [row] = encode_pairs(tok, [pair("hi", "yo", "no")], mood="gay")[0]
-    assert tok.decode(row["prompt_ids"]).startswith("gay<") and row == encode_pair(tok, pair("hi", "yo", "no"), mood="gay")
+    assert tok.decode(row["prompt_ids"]).startswith("gay<") and row == encode_pair(
+        tok, pair("hi", "yo", "no"), mood="gay"
+    )
 
 
 def test_a_prompt_that_depends_on_the_answer_is_refused_by_row(tok):
@@ -200,7 +215,9 @@ def test_a_pair_fits_to_the_last_token_and_is_left_out_one_below(tok):
         encoded, account = encode_pairs(tok, [row, short], max_length, allow_long=0.5)
         found[max_length] = (len(encoded), account["long_prompts"], account["long_answers"])
     assert found == {whole: (2, 0, 0), whole - 1: (1, 0, 1), n + 1: (1, 0, 1), n: (1, 1, 0)}
-    with pytest.raises(ValueError, match=f"1 prompts leave no room for an answer, and 0 pairs .* the longest has {whole} tokens"):
+    with pytest.raises(
+        ValueError, match=f"1 prompts leave no room for an answer, and 0 pairs .* the longest has {whole} tokens"
+    ):
         encode_pairs(tok, [row, short], max_length=n)
 
 
@@ -248,18 +265,33 @@ def test_no_pair_left_is_an_error_whatever_is_allowed(tok):
 
 def test_the_report_counts_what_a_slow_loop_counts(tok):
     draw = random.Random(0)
-    rows = [ids([1] * draw.randint(1, 9), [*draw.choices(range(5, 12), k=draw.randint(1, 8)), 2], [*draw.choices(range(5, 12), k=draw.randint(1, 8)), 2]) for _ in range(80)]
+    rows = [
+        ids(
+            [1] * draw.randint(1, 9),
+            [*draw.choices(range(5, 12), k=draw.randint(1, 8)), 2],
+            [*draw.choices(range(5, 12), k=draw.randint(1, 8)), 2],
+        )
+        for _ in range(80)
+    ]
     report, n = pair_report(tok, rows), len(rows)
-    longer = [len(r["chosen_ids"]) > len(r["rejected_ids"]) for r in rows if len(r["chosen_ids"]) != len(r["rejected_ids"])]
+    longer = [
+        len(r["chosen_ids"]) > len(r["rejected_ids"]) for r in rows if len(r["chosen_ids"]) != len(r["rejected_ids"])
+    ]
     assert report["chosen_longer"]["value"] == np.mean(longer) and report["chosen_longer"]["n"] == len(longer)
     assert report["same_start"] == sum(r["chosen_ids"][0] == r["rejected_ids"][0] for r in rows) / n
     assert report["equal"] == sum(r["chosen_ids"] == r["rejected_ids"] for r in rows) / n
-    assert report["longest"] == max(len(r["prompt_ids"]) + max(len(r["chosen_ids"]), len(r["rejected_ids"])) for r in rows)
+    assert report["longest"] == max(
+        len(r["prompt_ids"]) + max(len(r["chosen_ids"]), len(r["rejected_ids"])) for r in rows
+    )
     for i in range(5, 12):
         one = sum(i in r["chosen_ids"] and i not in r["rejected_ids"] for r in rows)
         two = sum(i not in r["chosen_ids"] and i in r["rejected_ids"] for r in rows)
         named = [m for m in report["marks"] if m["mark"] == f"holds {tok.decode([i])!r}"]
-        assert not named or (named[0]["chosen"], named[0]["rejected"], named[0]["ranks"]) == (one, two, round(0.5 + abs(one - two) / (2 * n), 4))
+        assert not named or (named[0]["chosen"], named[0]["rejected"], named[0]["ranks"]) == (
+            one,
+            two,
+            round(0.5 + abs(one - two) / (2 * n), 4),
+        )
     assert [m["ranks"] for m in report["marks"]] == sorted((m["ranks"] for m in report["marks"]), reverse=True)
 
 
@@ -306,7 +338,13 @@ def test_sums_of_other_pairs_are_refused():
 
 def test_a_reference_that_prefers_neither_is_no_suspicion():
     rows = [ids([1], [4, 2], [5, 2])] * 20
-    assert suspect_swapped(torch.full((20, 2), -3.0), rows) == {"value": None, "low": 0.0, "high": 1.0, "n": 0, "finding": None}
+    assert suspect_swapped(torch.full((20, 2), -3.0), rows) == {
+        "value": None,
+        "low": 0.0,
+        "high": 1.0,
+        "n": 0,
+        "finding": None,
+    }
 
 
 def test_swapping_the_columns_mirrors_the_share():

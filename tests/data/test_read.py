@@ -106,7 +106,7 @@ ROWS = {
     '"messages" and "text" in one row are ambiguous; keep the one': {**CHAT, "text": "Hi Hello"},
     "\"messages\" is 'Hi'; it must be a list of messages": {"messages": "Hi"},
     '"messages" is empty; give it at least one "assistant" message': {"messages": []},
-    "message 2 is 'Hello'; every message needs \"role\" and \"content\"": {"messages": [CHAT["messages"][0], "Hello"]},
+    'message 2 is \'Hello\'; every message needs "role" and "content"': {"messages": [CHAT["messages"][0], "Hello"]},
     'message 2 has no "content"; every message needs "role" and "content"': chat(("user", "a"), ("assistant", None)),
     'message 1 has no "role"': {"messages": [{"content": "Hi"}]},
     'message 1 has the role \'bot\'; the roles are "system", "user", "assistant" and "tool"': chat(("bot", "a")),
@@ -118,10 +118,10 @@ ROWS = {
     ),
     "message 1 has the role ['user']": chat((["user"], "a")),
     'message 2 has a blank "content"; write its text or': chat(("user", "a"), ("assistant", "\n\u3000")),
-    'message 1 has the "content" [{\'type\': \'text\'}]; it must be a text': chat(("user", [{"type": "text"}])),
-    'message 1 has half a surrogate pair in its "content" \'\\ud83d\'': chat(("user", "\ud83d")),
-    'the row has half a surrogate pair in its "input" \'1 \\ud83d\'': {**ALPACA, "input": "1 \ud83d"},
-    "message 1 has \"weight\" (0), which would be lost": {"messages": [{"role": "user", "content": "a", "weight": 0}]},
+    "message 1 has the \"content\" [{'type': 'text'}]; it must be a text": chat(("user", [{"type": "text"}])),
+    "message 1 has half a surrogate pair in its \"content\" '\\ud83d'": chat(("user", "\ud83d")),
+    "the row has half a surrogate pair in its \"input\" '1 \\ud83d'": {**ALPACA, "input": "1 \ud83d"},
+    'message 1 has "weight" (0), which would be lost': {"messages": [{"role": "user", "content": "a", "weight": 0}]},
     "message 2 is the system's; only the first message may be": chat(
         ("user", "a"), ("system", "b"), ("assistant", "c")
     ),  # fmt: skip
@@ -180,7 +180,11 @@ def test_a_broken_row_is_named_by_its_place_in_a_file_and_in_a_list(write, words
         ("a.csv", "instruction;output\na;b\n", "a.csv:2: the row has the keys ['instruction;output']; it must be"),
         ("a.csv", "instruction,output\na,\n", 'a.csv:2: the row has no "output"; an alpaca row needs'),
         ("a.parquet", b"PAR1", "a.parquet: row 0 (counted from 0): not read: "),
-        ("a.jsonl.gz", b"\x1f\x8b", "a.jsonl.gz: .gz; only .json, .jsonl, .csv and .parquet are read, so convert the file"),
+        (
+            "a.jsonl.gz",
+            b"\x1f\x8b",
+            "a.jsonl.gz: .gz; only .json, .jsonl, .csv and .parquet are read, so convert the file",
+        ),
         ("rows", "[]", "rows: no suffix; only .json, .jsonl, .csv and .parquet are read, so convert the file"),
     ],
 )
@@ -266,7 +270,12 @@ def test_a_row_with_tools_is_kept_to_the_letter_from_every_kind_of_source(write,
     assert exactly(table) == exactly(rows)
     assert table.column_names == (["messages", "tools"] if "tools" in rows[-1] else ["messages"])
     table.to_parquet(tmp_path / "a.parquet")
-    again = [table, write("a.jsonl", "\n".join(map(json.dumps, rows))), write("a.json", json.dumps(rows)), tmp_path / "a.parquet"]
+    again = [
+        table,
+        write("a.jsonl", "\n".join(map(json.dumps, rows))),
+        write("a.json", json.dumps(rows)),
+        tmp_path / "a.parquet",
+    ]
     assert all(exactly(read_chats(source)) == exactly(rows) for source in again)
     assert exactly(table.select(range(len(rows) - 1, -1, -1))) == exactly(rows[::-1])
     assert exactly(table.map(lambda row: {"n": 1}).remove_columns("n")) == exactly(rows)
@@ -279,7 +288,9 @@ def deep(levels):
     return value
 
 
-@pytest.mark.parametrize("value", [float("nan"), 2**64, -(2**63) - 1, 10**5000, "\ud83d", {1, 2}, b"a", deep(5000)], ids=range(8))
+@pytest.mark.parametrize(
+    "value", [float("nan"), 2**64, -(2**63) - 1, 10**5000, "\ud83d", {1, 2}, b"a", deep(5000)], ids=range(8)
+)
 def test_what_a_column_of_json_would_change_is_refused(value):
     said = refused([CHAT, find(a=[1, {"b": value}])])
     assert said.startswith("row 1 (counted from 0): message 2 holds ") and "which a column of JSON would change" in said
@@ -298,19 +309,30 @@ def test_plain_chats_are_columns_of_text_whatever_else_their_rows_hold():
 
 
 def test_preferences_with_tools_are_kept_to_the_letter(write):
-    pair = {"prompt": find(price=-0.47)["messages"][:1], "chosen": find(price=-0.47)["messages"][1:], "rejected": CHAT["messages"][1:]}
+    pair = {
+        "prompt": find(price=-0.47)["messages"][:1],
+        "chosen": find(price=-0.47)["messages"][1:],
+        "rejected": CHAT["messages"][1:],
+    }
     rows = [pair, {**pair, "tools": RICH[-1]["tools"]}]
     for source in (rows, read_preferences(rows), write("a.json", json.dumps(rows))):
         assert exactly(read_preferences(source)) == exactly(rows)
 
 
-@pytest.mark.parametrize("read, row", [(read_chats, CHAT), (read_preferences, {"prompt": "a", "chosen": "b", "rejected": "c"})])
+@pytest.mark.parametrize(
+    "read, row", [(read_chats, CHAT), (read_preferences, {"prompt": "a", "chosen": "b", "rejected": "c"})]
+)
 def test_a_split_and_a_revision_on_the_hub_are_passed_on(monkeypatch, read, row):
     asked = []
-    monkeypatch.setattr(readers, "load_dataset", lambda name, **where: asked.append((name, where)) or Dataset.from_list([row]))
+    monkeypatch.setattr(
+        readers, "load_dataset", lambda name, **where: asked.append((name, where)) or Dataset.from_list([row])
+    )
     assert read("owner/name", split="test", revision="v1")[:] == read([row])[:]
     assert len(read("owner/name")) == 1
-    assert asked == [("owner/name", {"split": "test", "revision": "v1"}), ("owner/name", {"split": "train", "revision": None})]
+    assert asked == [
+        ("owner/name", {"split": "test", "revision": "v1"}),
+        ("owner/name", {"split": "train", "revision": None}),
+    ]
 
 
 # --- where tables are kept
@@ -351,7 +373,11 @@ def test_a_refused_or_broken_off_reading_leaves_nothing(on_disk):
     rows = [chat(("user", "a" * 1000), ("assistant", "b"))] * 2000
     assert "row 2000" in refused([*rows, 7])
     with pytest.raises(KeyboardInterrupt):
-        list(read._table(read._batches(broken_off(rows), schema := read._features(["messages"], False).arrow_schema), schema))
+        list(
+            read._table(
+                read._batches(broken_off(rows), schema := read._features(["messages"], False).arrow_schema), schema
+            )
+        )
     assert list(on_disk.iterdir()) == []
 
 
@@ -460,7 +486,11 @@ def test_conversations_that_differ_in_a_role_are_not_duplicates():
 
 
 def test_an_answer_to_nobody_is_refused():
-    for turns in ([("assistant", "b")], [("system", "a"), ("assistant", "b")], [("user", "a"), ("assistant", "b"), ("assistant", "c")]):
+    for turns in (
+        [("assistant", "b")],
+        [("system", "a"), ("assistant", "b")],
+        [("user", "a"), ("assistant", "b"), ("assistant", "c")],
+    ):
         with pytest.raises(ValueError, match=f"message {len(turns)} is the assistant's but answers nobody"):
             read_chats([chat(*turns)])
 

@@ -108,7 +108,7 @@ def test_what_stands_behind_an_array_is_refused(write, tail):
 
 
 def test_a_long_object_is_not_read_to_say_that_it_is_no_array(write):
-    assert "it begins with '{\"data\": [{\"" in said(write("a.json", json.dumps({"data": [{"a": "x" * 1000}] * 3000})))
+    assert 'it begins with \'{"data": [{"' in said(write("a.json", json.dumps({"data": [{"a": "x" * 1000}] * 3000})))
 
 
 def test_a_line_that_is_not_utf8_stands_alone_and_the_others_are_read(write):
@@ -164,7 +164,10 @@ def test_the_holes_of_arrow_are_left_out_at_every_depth_and_columns_of_json_are_
 
 def test_parquet_gives_back_what_was_written(tmp_path):
     rows = [{"prompt": f"{n}", "completion": "é🙂\0\u2028"} for n in range(1234)]
-    for kind, table in {"plain": Dataset.from_list(rows).data.table, "wide": pa.Table.from_pylist([{**r, "id": 1} for r in rows])}.items():
+    for kind, table in {
+        "plain": Dataset.from_list(rows).data.table,
+        "wide": pa.Table.from_pylist([{**r, "id": 1} for r in rows]),
+    }.items():
         pq.write_table(table, tmp_path / f"{kind}.parquet", row_group_size=100)
         places, found = read(tmp_path / f"{kind}.parquet")
         assert found == rows and places[-1] == f"{tmp_path}/{kind}.parquet: row 1233 (counted from 0)"
@@ -228,12 +231,25 @@ def test_a_disk_that_fails_is_said_with_the_file(write, monkeypatch):
 
 def test_a_name_of_the_hub_is_asked_for_there_and_a_path_never(write, monkeypatch):
     asked = []
-    monkeypatch.setattr(readers, "load_dataset", lambda *args, **kwargs: asked.append((args, kwargs)) or Dataset.from_list(ROWS))
+    monkeypatch.setattr(
+        readers, "load_dataset", lambda *args, **kwargs: asked.append((args, kwargs)) or Dataset.from_list(ROWS)
+    )
     assert [row for _, row in read_rows("owner/name", split="test", revision="v1")] == ROWS
     assert asked.pop() == (("owner/name",), {"split": "test", "revision": "v1"})
     write("data/train.jsonl", json.dumps(ROWS[0]))
     os.mkdir("data/name")
-    for path in ("data/train.jsonl", "data/trian.jsonl", "other/train.csv", "data/other", "data/name", "train", "a/b/c", "~/x", "/tmp/x", "./x"):
+    for path in (
+        "data/train.jsonl",
+        "data/trian.jsonl",
+        "other/train.csv",
+        "data/other",
+        "data/name",
+        "train",
+        "a/b/c",
+        "~/x",
+        "/tmp/x",
+        "./x",
+    ):
         try:
             list(read_rows(path))
         except ValueError as e:
@@ -248,10 +264,17 @@ def test_what_the_hub_says_is_said_with_the_cure(monkeypatch):
         raise ConnectionError("no\nnetwork")
 
     monkeypatch.setattr(readers, "load_dataset", unreachable)
-    with pytest.raises(ValueError, match=r"^owner/name: no such path here, and not read from the hub \(ConnectionError: no network\); check"):
+    with pytest.raises(
+        ValueError,
+        match=r"^owner/name: no such path here, and not read from the hub \(ConnectionError: no network\); check",
+    ):
         list(read_rows("owner/name"))
 
 
-@pytest.mark.parametrize("value", [10**5000, "x" * 10**6, {"k" * 9999: [1] * 9999}, [[[[[[[[1]]]]]]]]], ids=["digits", "letters", "keys", "nested"])
+@pytest.mark.parametrize(
+    "value",
+    [10**5000, "x" * 10**6, {"k" * 9999: [1] * 9999}, [[[[[[[[1]]]]]]]]],
+    ids=["digits", "letters", "keys", "nested"],
+)
 def test_a_value_in_an_error_is_short(value):
     assert 0 < len(short(value)) < 300

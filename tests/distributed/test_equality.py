@@ -1,4 +1,6 @@
-"One, two and four processes are one run: the same losses, the same weights, one writer, a clear end, and an exact restart."
+"""One, two and four processes are one run: the same losses, the same weights, one writer, a clear end, and an exact
+restart.
+"""
 
 import contextlib
 import gc
@@ -41,7 +43,14 @@ from ft_notebooks.lora.adapter import add_adapter, lora_config
 from ft_notebooks.sft.trainer import sft_trainer
 from ft_notebooks.tokenization.padding import IGNORE
 
-FIXED = {"bf16": False, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "num_train_epochs": 2, "learning_rate": 1e-3}
+FIXED = {
+    "bf16": False,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "save_strategy": "no",
+    "num_train_epochs": 2,
+    "learning_rate": 1e-3,
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -60,7 +69,11 @@ def row(i):  # of 21 to 30 tokens, 3 to 12 of them trained
 
 
 def pair(i):
-    return {"prompt_ids": ids(4 + i % 3, i), "chosen_ids": ids(3 + i % 5, 100 + i), "rejected_ids": ids(2 + i % 4, 200 + i)}
+    return {
+        "prompt_ids": ids(4 + i % 3, i),
+        "chosen_ids": ids(3 + i % 5, 100 + i),
+        "rejected_ids": ids(2 + i % 4, 200 + i),
+    }
 
 
 def model(method):
@@ -75,7 +88,9 @@ def trained(stage, method, folder, **given):
         rows, more = [row(i) for i in range(42)], {"packing": True, "max_length": 60, "effective_batch": 16}
     if stage == "dpo":
         make, rows = dpo_trainer, [pair(i) for i in range(21)]
-    fields = FIXED | {"effective_batch": 8, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2} | more | given
+    fields = (
+        FIXED | {"effective_batch": 8, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2} | more | given
+    )
     with contextlib.redirect_stdout(io.StringIO()):
         data = Dataset.from_list(rows)
         trainer = make(model(method), TOK, data, data.select(range(5)), output_dir=str(folder), **fields)
@@ -129,10 +144,22 @@ def alone(tmp_path_factory):
 
 def launched(run, job, *argv, name="torchrun"):
     "The exit code of `torchrun --standalone` with two processes that run `job`."
-    argv = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--rdzv-id", run, "--nproc-per-node", "2", *argv]
+    argv = [
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        "localhost:0",
+        "--rdzv-id",
+        run,
+        "--nproc-per-node",
+        "2",
+        *argv,
+    ]
 
     def start():
-        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # else the addresses of the dead are found when all are started again
+        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = (
+            "1"  # else the addresses of the dead are found when all are started again
+        )
         torchrun(argv, lambda: job(run))
 
     return ended([forked(start, Path(), f"{run}-{name}")])[0]
@@ -156,7 +183,9 @@ def test_the_processes_of_a_run_have_one_folder_and_the_first_writes_all_but_ran
 
     ranks(2, job, "owned-logs")
     owners = {str(file): file.stat().st_gid - 60000 for file in Path("owned").rglob("*") if file.is_file()}
-    assert {file for file, owner in owners.items() if owner == 1} == {f"owned/checkpoint-{n}/rng_state_1.pth" for n in (6, 8)}
+    assert {file for file, owner in owners.items() if owner == 1} == {
+        f"owned/checkpoint-{n}/rng_state_1.pth" for n in (6, 8)
+    }
     assert not list(shared.glob("ft_notebooks_*"))  # where the rows lay that were prepared once
     assert set(owners.values()) == {0, 1} and same(learned("owned"), alone)
 
@@ -199,7 +228,10 @@ def test_a_launch_that_restarts_goes_on_from_its_last_whole_checkpoint_to_the_sa
 
     def start():
         ranks_of.JOB = lambda: (forget_processes(), with_callback(ft_sft, Dies(killed))("again"))
-        os.environ |= {"PET_RUN_PATH": "1", "PET_START_METHOD": "fork"}  # the launcher's processes are forks of this one
+        os.environ |= {
+            "PET_RUN_PATH": "1",
+            "PET_START_METHOD": "fork",
+        }  # the launcher's processes are forks of this one
         sys.exit(launch(["again.py"], "again.yaml", max_restarts=1))
 
     assert ended([forked(start, Path(), "again-launch")]) == [0], log("again")
@@ -209,7 +241,10 @@ def test_a_launch_that_restarts_goes_on_from_its_last_whole_checkpoint_to_the_sa
 
 def test_a_job_ends_with_a_killed_process_and_another_number_of_them_goes_on_where_that_is_allowed(alone):
     assert launched("fewer", with_callback(ft_sft, Dies(killed))) == 1
-    assert re.search("SIGKILL|Connection .* by peer", log("fewer")["fewer-torchrun.log"]) and not Path("fewer", "metrics.json").exists()
+    assert (
+        re.search("SIGKILL|Connection .* by peer", log("fewer")["fewer-torchrun.log"])
+        and not Path("fewer", "metrics.json").exists()
+    )
     assert by_itself("fewer", name="refused") == 2 and "run.world_size=any" in log("fewer")["fewer-refused.log"]
     assert by_itself("fewer", "run.world_size=any", name="allowed") == 0, log("fewer")
     assert "goes on from fewer/checkpoint-4" in log("fewer")["fewer-allowed.log"] and same(learned("fewer"), alone)
@@ -240,7 +275,8 @@ where = {"rdzv_endpoint": "localhost:0", "rdzv_backend": "c10d"}
 def train():
     from ft_notebooks.data.read import appointments
     from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
-    fields = {"output_dir": "run", "effective_batch": 4, "max_steps": 1, "bf16": False, "report_to": "none", "save_strategy": "no"}
+    fields = {"output_dir": "run", "effective_batch": 4, "max_steps": 1, "bf16": False}
+fields |= {"report_to": "none", "save_strategy": "no"}
     trainer = ft_notebooks.sft.trainer.sft_trainer(tiny_model(), tiny_tokenizer(), appointments(8), **fields)
     trainer.train()
     return trainer.args.world_size
@@ -258,7 +294,9 @@ def test_a_kernel_launches_before_the_imports_or_with_torch_s_launcher_after_the
 
     def run(code):
         code = code.replace("PORT", str(free_port()))
-        reply = kernel.execute_interactive(code, timeout=HANGS, output_hook=lambda m: said.append(m["content"].get("text", "")))
+        reply = kernel.execute_interactive(
+            code, timeout=HANGS, output_hook=lambda m: said.append(m["content"].get("text", ""))
+        )
         return reply["content"]["status"], reply["content"].get("evalue", "")
 
     try:

@@ -59,7 +59,9 @@ def ended(process, said):
     return code, said.read()
 
 
-@pytest.mark.parametrize("strategy, processes, machines", [("ddp", 2, 1), ("fsdp2", 32, 4), ("zero2", 8, 1), ("zero3", 16, 2)])
+@pytest.mark.parametrize(
+    "strategy, processes, machines", [("ddp", 2, 1), ("fsdp2", 32, 4), ("zero2", 8, 1), ("zero3", 16, 2)]
+)
 def test_the_file_of_a_strategy_is_the_one_that_was_looked_at(here, strategy, processes, machines):
     text = accelerate_config(strategy, processes, machines)
     assert text == (GOLDEN / f"{strategy}.yaml").read_text()
@@ -77,7 +79,11 @@ def test_the_job_for_slurm_is_the_one_that_was_looked_at(here):
 @pytest.mark.parametrize("word", ["a b", "it's", '"', "$HOME", "`id`", "*", "\\", "a\nb", ""], ids=repr)
 def test_a_word_reaches_the_task_of_a_job_as_it_was(here, word):
     job = slurm_job(["sft", word], written(here, accelerate_config("ddp", 2)))
-    tools = {"srun": 'while [ "$1" != bash ]; do shift; done; "$@"', "scontrol": "echo one", "ft": 'printf "%s\\0" "$@"'}
+    tools = {
+        "srun": 'while [ "$1" != bash ]; do shift; done; "$@"',
+        "scontrol": "echo one",
+        "ft": 'printf "%s\\0" "$@"',
+    }
     for name, body in tools.items():
         (here / name).write_text(f"#!/bin/bash\n{body}\n")
         (here / name).chmod(0o755)
@@ -110,8 +116,14 @@ def test_a_key_goes_where_accelerate_reads_it():
         ("- 1", "holds no distributed_type or no num_processes"),
         ("distributed_type: MULTI_GPU", "holds no distributed_type or no num_processes"),
         ("a: [", "is no YAML"),
-        ("distributed_type: MULTIGPU\nnum_processes: 2", "knows no distributed_type: MULTIGPU; the nearest is MULTI_GPU"),
-        ("distributed_type: NO\nnum_processes: 2", "distributed_type: NO, from which accelerate launch starts one process"),
+        (
+            "distributed_type: MULTIGPU\nnum_processes: 2",
+            "knows no distributed_type: MULTIGPU; the nearest is MULTI_GPU",
+        ),
+        (
+            "distributed_type: NO\nnum_processes: 2",
+            "distributed_type: NO, from which accelerate launch starts one process",
+        ),
     ],
 )
 def test_a_file_that_starts_nothing_is_refused_with_its_name(here, text, words):
@@ -145,7 +157,9 @@ def test_a_sharding_strategy_that_fsdp2_has_not_is_refused(here, given):
 
 def test_a_file_that_says_fsdp2_loses_the_keys_of_fsdp1(here):
     section = yaml.safe_load(accelerate_config("fsdp2", 4))["fsdp_config"]
-    file = written(here, {**FSDP1, "fsdp_config": {**section, "fsdp_use_orig_params": True, "fsdp_forward_prefetch": False}})
+    file = written(
+        here, {**FSDP1, "fsdp_config": {**section, "fsdp_use_orig_params": True, "fsdp_forward_prefetch": False}}
+    )
     text, said = check_config(file)
     assert yaml.safe_load(text)["fsdp_config"] == section
     assert [line.partition(" ")[0] for line in said] == ["fsdp_forward_prefetch", "fsdp_use_orig_params"]
@@ -180,24 +194,32 @@ def test_only_machines_that_restart_together_meet_by_c10d(here):
     once = host_commands(["train.py"], file, address="127.0.0.1")
     again = host_commands(["train.py"], file, address="127.0.0.1", port=29111, max_restarts=1)
     assert not any("rdzv" in line for line in once) and all("--main_process_port 29500 " in line for line in once)
-    assert ["is_host=1" in line for line in again] == [True, False] and all("--rdzv_backend c10d" in line for line in again)
+    assert ["is_host=1" in line for line in again] == [True, False] and all(
+        "--rdzv_backend c10d" in line for line in again
+    )
     alone = host_commands(["train.py"], written(here, accelerate_config("ddp", 4)), max_restarts=1)
     assert len(alone) == 1 and "rdzv" not in alone[0] and "--main_process_port 0 " in alone[0]
     assert alone[0].startswith("TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 PET_STANDALONE=1 accelerate launch ")
-    assert once[0].startswith("accelerate launch ") and again[0].startswith("TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 accelerate launch ")
+    assert once[0].startswith("accelerate launch ") and again[0].startswith(
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 accelerate launch "
+    )
 
 
 def test_the_command_given_to_a_shell_starts_what_it_says(here):
     words = "rank {os.environ['RANK']} {sys.argv[1]} {os.environ['OMP_NUM_THREADS']}"
     (here / "my script.py").write_text(f'import os, sys\nsys.stdout.write(f"{words}\\n")')
     command = host_commands(["my script.py", "a b"], written(here, accelerate_config("ddp", 2)))[0]
-    run = subprocess.run(command, shell=True, env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}, capture_output=True, text=True)
+    run = subprocess.run(
+        command, shell=True, env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}, capture_output=True, text=True
+    )
     assert sorted(run.stdout.splitlines()) == ["rank 0 a b 1", "rank 1 a b 1"], run.stderr
     assert shlex.split(command)[-2:] == ["my script.py", "a b"]
 
 
 def test_two_launches_on_one_machine_do_not_meet(here):
-    (here / "who.py").write_text("import os, sys, time\ntime.sleep(0.5)\nsys.stdout.write(os.environ['MASTER_PORT'] + '\\n')")
+    (here / "who.py").write_text(
+        "import os, sys, time\ntime.sleep(0.5)\nsys.stdout.write(os.environ['MASTER_PORT'] + '\\n')"
+    )
     written(here, accelerate_config("ddp", 2))
     found = [ended(*one) for one in [started("who.py"), started("who.py")]]
     ports = [{*said.split()} for _, said in found]

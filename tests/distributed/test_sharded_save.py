@@ -1,6 +1,7 @@
 """Whole saves and exact restarts of runs in parts, through the trainers.
 
-A CPU gets DDP where FSDP was asked for, as accelerate has no case for it. `fsdp_on_a_cpu` adds the case, in the tests' processes
+A CPU gets DDP where FSDP was asked for, as accelerate has no case for it. `fsdp_on_a_cpu` adds the case, in the tests'
+processes
 only; all else is what runs on GPUs. No test of this project ran FSDP on several GPUs.
 """
 
@@ -61,9 +62,17 @@ def small(method, folder):
 
 
 def trained(method, folder, run, kind=None, resume=None):
-    "Seven steps, of which the fifth ends an epoch with one row: losses, norms of the gradients, evaluation; two checkpoints, two saves."
+    """Seven steps, of which the fifth ends an epoch with one row: losses, norms of the gradients, evaluation; two
+    checkpoints, two saves.
+    """
     fixed = {"use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "gradient_checkpointing": False}
-    fields = fixed | {"effective_batch": 4, "per_device_train_batch_size": 2, "max_steps": 7, "logging_steps": 1, "save_steps": 4}
+    fields = fixed | {
+        "effective_batch": 4,
+        "per_device_train_batch_size": 2,
+        "max_steps": 7,
+        "logging_steps": 1,
+        "save_steps": 4,
+    }
     if kind:
         wrap = {"auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "reshard_after_forward": True}
         fields |= {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": kind, **wrap}}
@@ -71,7 +80,9 @@ def trained(method, folder, run, kind=None, resume=None):
         as_on_a_gpu.enter_context(contextlib.redirect_stdout(io.StringIO()))
         if kind:  # what makes a CPU faster is off too
             as_on_a_gpu.enter_context(patch.object(AcceleratorState, "__init__", fsdp_on_a_cpu))
-            as_on_a_gpu.enter_context(patch("ft_notebooks.sft.trainer.speed_up", lambda model: contextlib.nullcontext()))
+            as_on_a_gpu.enter_context(
+                patch("ft_notebooks.sft.trainer.speed_up", lambda model: contextlib.nullcontext())
+            )
         rate = 1e-2 if method == "lora" else 1e-3
         held = ROWS.select(range(5))
         trainer = sft_trainer(small(method, folder), TOK, ROWS, held, output_dir=str(run), learning_rate=rate, **fields)
@@ -103,7 +114,9 @@ def runs(request, tmp_path_factory):
     tiny_model().save_pretrained(folder / "base")
     found = {None: ranks(1, lambda rank: trained(method, folder, folder / "one"), folder / "1")}
     for kind in KINDS:
-        found[kind] = ranks(2, lambda rank, kind=kind: trained(method, folder, folder / kind, kind), folder / f"2{kind}")
+        found[kind] = ranks(
+            2, lambda rank, kind=kind: trained(method, folder, folder / kind, kind), folder / f"2{kind}"
+        )
     return method, folder, found
 
 
@@ -182,16 +195,42 @@ def with_a_whole_head():
 
 def preferred(method, folder, run, kind=None):
     "Two steps of four pairs and one of one, in parts if `kind` says so"
-    fields = {"use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "gradient_checkpointing": False}
-    fields |= {"effective_batch": 4, "per_device_train_batch_size": 2, "max_steps": 3, "logging_steps": 1, "save_strategy": "no"}
-    pairs = [{"prompt_ids": row(i)["input_ids"][:18], "chosen_ids": [5 + i, 9, 2], "rejected_ids": [30 + i, 2]} for i in range(9)]
+    fields = {
+        "use_cpu": True,
+        "bf16": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "gradient_checkpointing": False,
+    }
+    fields |= {
+        "effective_batch": 4,
+        "per_device_train_batch_size": 2,
+        "max_steps": 3,
+        "logging_steps": 1,
+        "save_strategy": "no",
+    }
+    pairs = [
+        {"prompt_ids": row(i)["input_ids"][:18], "chosen_ids": [5 + i, 9, 2], "rejected_ids": [30 + i, 2]}
+        for i in range(9)
+    ]
     if kind:
-        fields |= {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": kind, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}}
-    with contextlib.redirect_stdout(io.StringIO()), patch.object(AcceleratorState, "__init__", fsdp_on_a_cpu if kind else as_it_is):
-        trainer = dpo_trainer(small(method, folder), TOK, Dataset.from_list(pairs), output_dir=str(run), learning_rate=1e-3, **fields)
+        fields |= {
+            "fsdp": True,
+            "fsdp_config": {"version": 2, "state_dict_type": kind, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"},
+        }
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        patch.object(AcceleratorState, "__init__", fsdp_on_a_cpu if kind else as_it_is),
+    ):
+        trainer = dpo_trainer(
+            small(method, folder), TOK, Dataset.from_list(pairs), output_dir=str(run), learning_rate=1e-3, **fields
+        )
         trainer.train()
         save_whole(trainer.model, f"{run}/whole")
-    return {"type": trainer.accelerator.distributed_type, "loss": [log["loss"] for log in trainer.state.log_history if "loss" in log]}
+    return {
+        "type": trainer.accelerator.distributed_type,
+        "loss": [log["loss"] for log in trainer.state.log_history if "loss" in log],
+    }
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -201,7 +240,6 @@ def test_preferences_are_learned_in_parts_too(method, tmp_path):
     for rank in ranks(2, lambda rank: preferred(method, tmp_path, tmp_path / "two", KINDS[0]), tmp_path / "2"):
         assert rank["type"] == DistributedType.FSDP and rank["loss"] == pytest.approx(one["loss"], abs=ROUNDED)
     assert len(one["loss"]) == 3 and only_rounded(apart(tmp_path / "one/whole", tmp_path / "two/whole"), 3 * 2e-3)
-
 
 
 @pytest.mark.parametrize("make", [tiny_model, tied, with_a_whole_head])
@@ -254,13 +292,25 @@ def test_zeros_in_most_matrices_are_refused_and_in_a_few_are_not(tmp_path):
     whole = load_file(file)
     names = [name for name in whole if "lora_B" in name]
     for many in (0, 1, 7, 8, 14):  # of 14
-        save_file({name: p * (torch.arange(len(p))[:, None] != 3) if name in names[:many] else p for name, p in whole.items()}, file)
-        with contextlib.nullcontext() if many < 8 else pytest.raises(ValueError, match=f"in {many} of 14 lora_B's .*: 1 rows"):
+        save_file(
+            {
+                name: p * (torch.arange(len(p))[:, None] != 3) if name in names[:many] else p
+                for name, p in whole.items()
+            },
+            file,
+        )
+        with (
+            contextlib.nullcontext()
+            if many < 8
+            else pytest.raises(ValueError, match=f"in {many} of 14 lora_B's .*: 1 rows")
+        ):
             check_whole(tmp_path / "adapter")
 
 
 def test_what_is_divided_is_divided_and_nothing_else():
-    memory = Memory(weights=100, adapter=20, gradients=30, optimizer=40, copies=7, activations=11, logits=13, working=17)
+    memory = Memory(
+        weights=100, adapter=20, gradients=30, optimizer=40, copies=7, activations=11, logits=13, working=17
+    )
     want = {
         "ddp": {"gradients": 60},
         "zero1": {"optimizer": 10},

@@ -11,7 +11,13 @@ from ft_notebooks.distributed.throughput import A100, H100, Step, flops_per_toke
 from ft_notebooks.loading.example_models import tiny_model
 from ft_notebooks.loading.memory_estimate import weight_bytes
 
-SMALL = {"vocab_size": 100, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+SMALL = {
+    "vocab_size": 100,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+}
 CONFIGS = [
     LlamaConfig(**SMALL, num_key_value_heads=2, tie_word_embeddings=True),
     Qwen3Config(**SMALL, num_key_value_heads=2, head_dim=16),  # heads that are wider together than the model
@@ -60,7 +66,9 @@ def test_a_band_goes_from_the_sum_to_the_larger():
     assert Step(tokens=12, compute=1.0, traffic=3.0).tokens_per_second == (3.0, 4.0)
 
 
-@pytest.mark.parametrize("wrong", [{"strategy": "fsdp"}, {"gpus": 0}, {"efficiency": 0}, {"efficiency": 1.1}, {"method": "dora"}])
+@pytest.mark.parametrize(
+    "wrong", [{"strategy": "fsdp"}, {"gpus": 0}, {"efficiency": 0}, {"efficiency": 1.1}, {"method": "dora"}]
+)
 def test_what_makes_no_sense_is_refused(wrong):
     with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
         step_time(**{"config": tiny_model().config, "machine": H100, "gpus": 8} | wrong)

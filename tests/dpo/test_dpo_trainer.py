@@ -37,7 +37,14 @@ PAIRS = [
     }
     for name in ["Ann", "Bob", "Cid", "Dora", "Eve", "Finn", "Gus", "Hal"]
 ]
-FIXED = {"bf16": False, "report_to": "none", "disable_tqdm": True, "effective_batch": 4, "max_steps": 4, "learning_rate": 1e-3}
+FIXED = {
+    "bf16": False,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "effective_batch": 4,
+    "max_steps": 4,
+    "learning_rate": 1e-3,
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -100,7 +107,10 @@ def test_weights_that_change_after_the_trainer_was_made_are_refused(rows, tmp_pa
 
 def test_a_shift_of_both_answers_alike_is_seen_though_the_margin_is_zero(rows, tmp_path):
     trainer = made(tiny_model(), rows, tmp_path)
-    shifted = {name: [value + 1 for value in trainer.train_dataset[name]] for name in ("ref_chosen_logps", "ref_rejected_logps")}
+    shifted = {
+        name: [value + 1 for value in trainer.train_dataset[name]]
+        for name in ("ref_chosen_logps", "ref_rejected_logps")
+    }
     kept = trainer.train_dataset.remove_columns(list(shifted))
     trainer.train_dataset = datasets.concatenate_datasets([kept, datasets.Dataset.from_dict(shifted)], axis=1)
     with pytest.raises(ValueError, match="not the same model"):
@@ -137,18 +147,25 @@ def test_an_adapter_of_another_name_or_one_named_ref_is_refused(rows, tmp_path):
 
 
 def test_the_reference_of_an_evaluation_is_that_of_the_start(rows, tmp_path):
-    trainer = made(tiny_model(), rows, tmp_path, eval_dataset={"a": rows.select(range(3)), "b": rows.select(range(3, 8))})
+    trainer = made(
+        tiny_model(), rows, tmp_path, eval_dataset={"a": rows.select(range(3)), "b": rows.select(range(3, 8))}
+    )
     kept = torch.tensor([trainer.eval_dataset["b"][name][:] for name in ("ref_chosen_logps", "ref_rejected_logps")]).T
     assert torch.allclose(kept, pair_logps(tiny_model(), rows.select(range(3, 8))), atol=1e-3)
     trainer.train()
-    assert {"eval_a_loss", "eval_b_loss"} <= trainer.evaluate().keys() and trainer.state.log_history[-1]["eval_rewards/margins"] > 0
+    assert {"eval_a_loss", "eval_b_loss"} <= trainer.evaluate().keys() and trainer.state.log_history[-1][
+        "eval_rewards/margins"
+    ] > 0
 
 
 @pytest.mark.parametrize(
     ("sizes", "message"),
-    [({"num_hidden_layers": 3}, "not the same model.*leave it out"), ({"vocab_size": 400}, "not the same model.*leave it out"),
-     ({"vocab_size": 100}, "token")],
-)  # fmt: skip
+    [
+        ({"num_hidden_layers": 3}, "not the same model.*leave it out"),
+        ({"vocab_size": 400}, "not the same model.*leave it out"),
+        ({"vocab_size": 100}, "token"),
+    ],
+)
 def test_a_reference_of_another_size_is_refused(rows, tmp_path, sizes, message):
     config = tiny_model().config
     for name, value in sizes.items():
@@ -165,18 +182,32 @@ def test_a_copy_that_is_not_the_adapter_is_refused(rows, tmp_path):
         trainer.train()
 
 
-@pytest.mark.parametrize("fields", [{"modules_to_save": ["embed_tokens"]}, {"use_dora": True}, {"trainable_token_indices": [5]}])
+@pytest.mark.parametrize(
+    "fields", [{"modules_to_save": ["embed_tokens"]}, {"use_dora": True}, {"trainable_token_indices": [5]}]
+)
 def test_an_adapter_that_also_holds_whole_modules_tokens_or_lengths_is_its_own_reference(rows, tmp_path, fields):
-    model = moved(get_peft_model(tiny_model(), LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", **fields)))
+    model = moved(
+        get_peft_model(tiny_model(), LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", **fields))
+    )
     trainer = made(model, rows, tmp_path)
     policy, reference = _asked(trainer, trainer.train_dataset)
-    assert torch.allclose(policy, pair_logps(model, rows).double(), atol=1e-4) and torch.allclose(policy, reference, atol=1e-4)
+    assert torch.allclose(policy, pair_logps(model, rows).double(), atol=1e-4) and torch.allclose(
+        policy, reference, atol=1e-4
+    )
     assert (policy - pair_logps(tiny_model(), rows)).abs().max() > 1e-3
 
 
 def test_pairs_that_do_not_fit_are_named_with_their_dataset_and_where_to_allow_them(rows, tmp_path):
-    with pytest.raises(ValueError, match="^eval_dataset: 8 of 8 pairs do not fit into max_length=10.*an argument of encode_pairs"):
-        made(tiny_model(), rows.map(lambda row: {key: row[key][:4] for key in row}), tmp_path, eval_dataset=PAIRS, max_length=10)
+    with pytest.raises(
+        ValueError, match="^eval_dataset: 8 of 8 pairs do not fit into max_length=10.*an argument of encode_pairs"
+    ):
+        made(
+            tiny_model(),
+            rows.map(lambda row: {key: row[key][:4] for key in row}),
+            tmp_path,
+            eval_dataset=PAIRS,
+            max_length=10,
+        )
     with pytest.raises(ValueError, match=r"eval_dataset\['b'\], row 0 has .* tokens, and max_length=10 would cut it"):
         short = rows.map(lambda row: {key: row[key][:4] for key in row})
         made(tiny_model(), short, tmp_path, eval_dataset={"a": short, "b": rows}, max_length=10)
@@ -186,7 +217,11 @@ def test_pairs_that_do_not_fit_are_named_with_their_dataset_and_where_to_allow_t
 
 def test_what_is_left_out_is_counted_and_what_is_odd_is_said(rows, tmp_path, capsys):
     equal = {**PAIRS[0], "rejected": PAIRS[0]["chosen"]}
-    many = [{**pair, "prompt": [{"role": "user", "content": f"{i} {pair['prompt'][0]['content']}"}]} for i in range(13) for pair in PAIRS]
+    many = [
+        {**pair, "prompt": [{"role": "user", "content": f"{i} {pair['prompt'][0]['content']}"}]}
+        for i in range(13)
+        for pair in PAIRS
+    ]
     dpo_trainer(tiny_model(), TOK, [*many, equal], output_dir=str(tmp_path), **FIXED)
     said = capsys.readouterr().out
     assert "train_dataset: 1 of 105 pairs left out, 1 with two equal answers" in said
@@ -195,9 +230,16 @@ def test_what_is_left_out_is_counted_and_what_is_odd_is_said(rows, tmp_path, cap
 
 @pytest.mark.parametrize(
     ("given", "adapter", "once"),
-    [({"num_train_epochs": 1}, False, True), ({"num_train_epochs": 1}, True, False), ({"num_train_epochs": 2}, True, True), ({}, True, True),
-     ({"max_steps": 2}, True, False), ({"max_steps": 3}, True, True), ({"max_steps": 2, "precompute_ref_log_probs": True}, True, True)],
-)  # fmt: skip
+    [
+        ({"num_train_epochs": 1}, False, True),
+        ({"num_train_epochs": 1}, True, False),
+        ({"num_train_epochs": 2}, True, True),
+        ({}, True, True),
+        ({"max_steps": 2}, True, False),
+        ({"max_steps": 3}, True, True),
+        ({"max_steps": 2, "precompute_ref_log_probs": True}, True, True),
+    ],
+)
 def test_the_reference_is_computed_before_where_it_is_needed_or_pays(given, adapter, once):
     assert _once(given, {}, adapter, 8, 4) is once
 
@@ -241,15 +283,36 @@ def test_a_run_that_resumes_with_another_reference_is_refused(rows, tmp_path):
 
 
 DAMAGED = {
-    "shorter": (lambda kept: {name: x[:5] for name, x in kept.items()}, r"ref_chosen_logps has the shape \(5,\), and there are 8 rows"),
-    "longer": (lambda kept: {name: torch.cat([x, x]) for name, x in kept.items()}, r"has the shape \(16,\), and there are 8 rows"),
-    "one column shorter": (lambda kept: {**kept, "ref_rejected_logps": torch.zeros(3)}, r"ref_rejected_logps has the shape \(3,\)"),
+    "shorter": (
+        lambda kept: {name: x[:5] for name, x in kept.items()},
+        r"ref_chosen_logps has the shape \(5,\), and there are 8 rows",
+    ),
+    "longer": (
+        lambda kept: {name: torch.cat([x, x]) for name, x in kept.items()},
+        r"has the shape \(16,\), and there are 8 rows",
+    ),
+    "one column shorter": (
+        lambda kept: {**kept, "ref_rejected_logps": torch.zeros(3)},
+        r"ref_rejected_logps has the shape \(3,\)",
+    ),
     "no rows": (lambda kept: {name: x[:0] for name, x in kept.items()}, r"has the shape \(0,\), and there are 8 rows"),
     "a table": (lambda kept: {name: x[:, None].contiguous() for name, x in kept.items()}, r"has the shape \(8, 1\)"),
-    "a column less": (lambda kept: {"ref_chosen_logps": kept["ref_chosen_logps"]}, "it holds ref_chosen_logps instead of"),
-    "other columns": (lambda kept: {"logps": kept["ref_chosen_logps"]}, "it holds logps instead of ref_chosen_logps, ref_rejected_logps"),
-    "a NaN": (lambda kept: {**kept, "ref_rejected_logps": torch.tensor([-1.0, float("nan")] * 4)}, "ref_rejected_logps of row 1 is nan"),
-    "another value": (lambda kept: {**kept, "ref_rejected_logps": kept["ref_rejected_logps"] + 1}, "ref_rejected_logps of row .* now"),
+    "a column less": (
+        lambda kept: {"ref_chosen_logps": kept["ref_chosen_logps"]},
+        "it holds ref_chosen_logps instead of",
+    ),
+    "other columns": (
+        lambda kept: {"logps": kept["ref_chosen_logps"]},
+        "it holds logps instead of ref_chosen_logps, ref_rejected_logps",
+    ),
+    "a NaN": (
+        lambda kept: {**kept, "ref_rejected_logps": torch.tensor([-1.0, float("nan")] * 4)},
+        "ref_rejected_logps of row 1 is nan",
+    ),
+    "another value": (
+        lambda kept: {**kept, "ref_rejected_logps": kept["ref_rejected_logps"] + 1},
+        "ref_rejected_logps of row .* now",
+    ),
 }
 
 
@@ -293,9 +356,12 @@ def test_a_damaged_record_of_the_start_is_named_with_the_cure(rows, tmp_path, co
 
 def test_what_is_kept_is_not_used_for_other_rows_weights_or_precision(rows, tmp_path):
     for model, data, given in [
-        (tiny_model(), rows, {}), (tiny_model(), rows.select(range(4, 8)), {}), (tiny_model(seed=1), rows, {}),
-        (tiny_model(), rows, {"ld_alpha": 0.5}), (tiny_model(), rows, {}),
-    ]:  # fmt: skip
+        (tiny_model(), rows, {}),
+        (tiny_model(), rows.select(range(4, 8)), {}),
+        (tiny_model(seed=1), rows, {}),
+        (tiny_model(), rows, {"ld_alpha": 0.5}),
+        (tiny_model(), rows, {}),
+    ]:
         made(model, data, tmp_path, **given)
     assert len(list((tmp_path / ".reference").glob("*.safetensors"))) == 4
 
@@ -326,7 +392,10 @@ def test_a_script_saves_the_trained_adapter_alone_and_a_checkpoint_the_reference
     assert all(".ref" not in name for name in load_file(tmp_path / "adapter" / "adapter_model.safetensors"))
     expected = pair_logps(trainer.model, rows)
     base = load_model(tmp_path / "base", bits=32)
-    for loaded in (load_adapter(tmp_path / "adapter", 32), PeftModel.from_pretrained(base, tmp_path / "adapter").eval()):
+    for loaded in (
+        load_adapter(tmp_path / "adapter", 32),
+        PeftModel.from_pretrained(base, tmp_path / "adapter").eval(),
+    ):
         assert list(loaded.peft_config) == ["default"] and torch.equal(pair_logps(loaded, rows), expected)
     trainer.train(str(tmp_path / "run" / "checkpoint-2"))  # the trainer is as it was
     assert trainer.state.global_step == 4 and all(torch.equal(p, before[name]) for name, p in weights(trainer).items())
@@ -363,7 +432,10 @@ def test_an_adapter_that_the_trainer_made_and_a_full_model_are_saved_as_by_trl(r
 
 def test_the_guard_ends_a_run_after_a_save(rows, tmp_path, monkeypatch):
     ends = iter([8, 8, 4, 3, 0])
-    monkeypatch.setattr("ft_notebooks.dpo.over_optimization._answers", lambda *a: ([[1]] * 8, [n < at for at in [next(ends)] for n in range(8)]))
+    monkeypatch.setattr(
+        "ft_notebooks.dpo.over_optimization._answers",
+        lambda *a: ([[1]] * 8, [n < at for at in [next(ends)] for n in range(8)]),
+    )
     trainer = made(tiny_model(), rows, tmp_path, save_steps=50)
     with pytest.raises(ValueError, match="at step 3 38% of the answers end.*100% did at the start.*checkpoint-3"):
         trainer.train()
@@ -373,7 +445,10 @@ def test_the_guard_ends_a_run_after_a_save(rows, tmp_path, monkeypatch):
 def test_half_of_the_answers_is_not_less_than_half_and_none_at_the_start_is_no_fall(rows, tmp_path, monkeypatch):
     for name, counts in {"half": [8, 4, 4, 4, 4], "none": [0, 0, 0, 0, 0]}.items():
         ends = iter(counts)
-        monkeypatch.setattr("ft_notebooks.dpo.over_optimization._answers", lambda *a: ([[1]] * 8, [n < at for at in [next(ends)] for n in range(8)]))
+        monkeypatch.setattr(
+            "ft_notebooks.dpo.over_optimization._answers",
+            lambda *a: ([[1]] * 8, [n < at for at in [next(ends)] for n in range(8)]),
+        )
         made(tiny_model(), rows, tmp_path / name).train()
 
 
@@ -411,7 +486,9 @@ def losses(trainer):
 def two_steps(kind, rows, folder):
     "Of four pairs each, out of seven that are seen in another order in the second epoch"
     given = {"precompute_ref_log_probs": False} if kind == "adapter" else {}
-    model = moved(add_adapter(tiny_model(), lora_config(tiny_model(), r=4))) if kind == "adapter" else moved(tiny_model())
+    model = (
+        moved(add_adapter(tiny_model(), lora_config(tiny_model(), r=4))) if kind == "adapter" else moved(tiny_model())
+    )
     given |= {"max_steps": 2, "save_strategy": "no", "dataloader_drop_last": True}
     given |= {"ddp_backend": "gloo"} if "RANK" in os.environ else {}
     trainer = made(model, rows.select(range(7)), folder, **given)
@@ -425,11 +502,20 @@ def one_of_two(rank, port, rows, folder, monkeypatch):
     AcceleratorState._reset_state(True)
     PartialState._reset_state()
     GradientState._reset_state()
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port, "MASTER_ADDR": "127.0.0.1"}
+    place = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": 2,
+        "LOCAL_WORLD_SIZE": 2,
+        "MASTER_PORT": port,
+        "MASTER_ADDR": "127.0.0.1",
+    }
     os.environ.update({name: str(value) for name, value in place.items()})
     signal.alarm(HANGS)  # rather than wait for each other for ever
     written = []
-    monkeypatch.setattr("ft_notebooks.dpo.reference.save_file", lambda kept, file: (written.append(file), save_file(kept, file)))
+    monkeypatch.setattr(
+        "ft_notebooks.dpo.reference.save_file", lambda kept, file: (written.append(file), save_file(kept, file))
+    )
     for kind in ("adapter", "full", "full"):
         trainer = two_steps(kind, rows, folder / kind)
         found = weights(trainer) | {"losses": torch.tensor(losses(trainer)), "written": torch.tensor(len(written))}

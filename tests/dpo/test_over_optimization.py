@@ -65,18 +65,25 @@ def weights(trainer):
 def ends(monkeypatch, *counts):
     "In place of the answers: how many of eight end at each look"
     counts = iter(counts)
-    monkeypatch.setattr(over_optimization, "_answers", lambda *a: ([[1]] * 8, [n < at for at in [next(counts)] for n in range(8)]))
+    monkeypatch.setattr(
+        over_optimization, "_answers", lambda *a: ([[1]] * 8, [n < at for at in [next(counts)] for n in range(8)])
+    )
 
 
 # what it leaves as it was
 
 
-@pytest.mark.parametrize("fields", [{"gradient_checkpointing": True}, {"bf16": True}, {"gradient_accumulation_steps": 2}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{"gradient_checkpointing": True}, {"bf16": True}, {"gradient_accumulation_steps": 2}], ids=str
+)
 def test_an_adapter_with_dropout_is_trained_to_the_same_bits_with_the_guard_and_without(rows, tmp_path, fields):
     guard = CollapseCallback(TOK, rows, every=1, scorer=lambda answers, some: torch.rand(()).item(), stop=False)
     heard, alone = (trained(made(tmp_path / str(bool(g)), g, **fields)) for g in (guard, None))
     assert torch.equal(weights(heard), weights(alone)) and len(lines(tmp_path / "True" / "collapse.jsonl")) == 5
-    logs = [[{k: v for k, v in e.items() if "runtime" not in k and "per_second" not in k} for e in t.state.log_history] for t in (heard, alone)]
+    logs = [
+        [{k: v for k, v in e.items() if "runtime" not in k and "per_second" not in k} for e in t.state.log_history]
+        for t in (heard, alone)
+    ]
     assert logs[0] == logs[1]
 
 
@@ -87,7 +94,9 @@ def test_a_look_leaves_the_model_its_settings_and_all_random_numbers(rows, train
     model.gradient_checkpointing_enable()
     core.config.use_cache, core.generation_config.do_sample, own = False, True, core.generation_config
     states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-    (one, before), (other, now) = (_heard(model, TOK, list(rows), 20, lambda answers, some: torch.rand(())) for _ in range(2))
+    (one, before), (other, now) = (
+        _heard(model, TOK, list(rows), 20, lambda answers, some: torch.rand(())) for _ in range(2)
+    )
     assert {**one, "score": 0} == {**other, "score": 0} and torch.equal(before, now)  # no dropout, and nothing drawn
     assert core.generation_config is own and own.do_sample and core.config.use_cache is False
     assert all(module.training is training for module in model.modules())
@@ -128,8 +137,13 @@ def test_a_score_that_was_not_there_at_the_start_or_is_no_share_is_judged_as_it_
 
 def test_a_fall_of_the_score_ends_a_run_after_a_save_and_says_what_the_model_says(rows, tmp_path):
     scores = iter([0.9, 0.8, 0.4])
-    trainer = made(tmp_path, CollapseCallback(TOK, rows, every=1, scorer=lambda answers, some: next(scores)), model=tiny_model())
-    with pytest.raises(ValueError, match="at step 2 the score of the answers is 0.4, and was 0.9 at the start.*at step 1.*the text is lost: '"):
+    trainer = made(
+        tmp_path, CollapseCallback(TOK, rows, every=1, scorer=lambda answers, some: next(scores)), model=tiny_model()
+    )
+    with pytest.raises(
+        ValueError,
+        match="at step 2 the score of the answers is 0.4, and was 0.9 at the start.*at step 1.*the text is lost: '",
+    ):
         trained(trainer)
     assert (tmp_path / "checkpoint-2" / "model.safetensors").is_file()
     assert [entry.get("guards") for entry in lines(tmp_path / "collapse.jsonl")] == [["score"], None, None]
@@ -138,7 +152,10 @@ def test_a_fall_of_the_score_ends_a_run_after_a_save_and_says_what_the_model_say
 def test_where_nothing_can_fall_it_is_said_once_and_with_stop_false_nothing_ends_the_run(rows, tmp_path, monkeypatch):
     ends(monkeypatch, 1, 0, 0)
     trainer = trained(made(tmp_path / "deaf", CollapseCallback(TOK, rows, every=2)))
-    assert trainer.said.count("1 of 8 answers end within") == 1 and lines(tmp_path / "deaf" / "collapse.jsonl")[0]["guards"] == []
+    assert (
+        trainer.said.count("1 of 8 answers end within") == 1
+        and lines(tmp_path / "deaf" / "collapse.jsonl")[0]["guards"] == []
+    )
     ends(monkeypatch, 8, 0, 0)
     trainer = trained(made(tmp_path / "off", CollapseCallback(TOK, rows, every=2, stop=False)))
     assert "answers end" not in trainer.said and lines(tmp_path / "off" / "collapse.jsonl")[0]["guards"] == []
@@ -155,9 +172,16 @@ def test_a_run_that_resumes_keeps_its_start_and_is_refused_with_other_pairs(rows
     trained(made(tmp_path, CollapseCallback(TOK, rows, every=1, stop=False), save_strategy="steps", save_steps=2))
     whole = lines(tmp_path / "collapse.jsonl")
     asked = []
-    again = CollapseCallback(TOK, rows, every=1, stop=False, scorer=lambda answers, some: asked.append((again.last, answers)) or 1.0)
-    trained(made(tmp_path, again, save_strategy="steps", save_steps=2), resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    resumed = [{key: value for key, value in entry.items() if key != "score"} for entry in lines(tmp_path / "collapse.jsonl")]
+    again = CollapseCallback(
+        TOK, rows, every=1, stop=False, scorer=lambda answers, some: asked.append((again.last, answers)) or 1.0
+    )
+    trained(
+        made(tmp_path, again, save_strategy="steps", save_steps=2),
+        resume_from_checkpoint=str(tmp_path / "checkpoint-2"),
+    )
+    resumed = [
+        {key: value for key, value in entry.items() if key != "score"} for entry in lines(tmp_path / "collapse.jsonl")
+    ]
     assert resumed == whole and whole[-1]["kl"] > 0
     assert asked == [(2, whole[3]["said"]), (3, whole[4]["said"])]
     other = made(tmp_path, CollapseCallback(TOK, rows.select(range(1, 9)), every=1, stop=False))
@@ -175,7 +199,12 @@ def test_a_scorer_gets_text_without_special_tokens_and_the_rows(rows, tmp_path, 
     got = []
     said = TOK("so<|im_start|> it is").input_ids
     monkeypatch.setattr(over_optimization, "_answers", lambda *a: ([said] * 8, [True] * 8))
-    trained(made(tmp_path, CollapseCallback(TOK, rows, every=4, scorer=lambda answers, some: got.append((answers, some)) or 1.0)))
+    trained(
+        made(
+            tmp_path,
+            CollapseCallback(TOK, rows, every=4, scorer=lambda answers, some: got.append((answers, some)) or 1.0),
+        )
+    )
     assert got[0] == (["so it is"] * 8, [rows[i] for i in range(8)])
     assert lines(tmp_path / "collapse.jsonl")[0]["said"] == ["so it is"] * 8
 
@@ -205,7 +234,9 @@ def test_an_answer_has_twice_the_room_of_the_longest_chosen_one_of_eight(rows):
 
 def test_the_figure_shows_what_was_heard_and_where_the_guard_waits(rows, tmp_path, monkeypatch):
     ends(monkeypatch, 6, 6, 5, 4, 4)
-    trainer = trained(made(tmp_path, CollapseCallback(TOK, rows, every=1, stop=False, scorer=lambda answers, some: 0.5)))
+    trainer = trained(
+        made(tmp_path, CollapseCallback(TOK, rows, every=1, stop=False, scorer=lambda answers, some: 0.5))
+    )
     looks = lines(tmp_path / "collapse.jsonl")
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in trainer.state.log_history))
     drawn = {ax.get_title(): ax for ax in plot_collapse(tmp_path).axes}
@@ -231,7 +262,13 @@ def test_the_title_of_a_panel_is_nearer_to_it_than_to_the_panel_above(tmp_path):
 
 def of_rank(rank, port, tmp_path, rows):
     "One of two processes: its own scorer and folder, so that only what the first has heard can be the same."
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(port),
+    }
     AcceleratorState._reset_state(reset_partial_state=True)
     found = {}
     for name, mine, its in (("first", [1, 1, 0], [1, 1, 1]), ("other", [1, 1, 1], [1, 0, 0])):

@@ -27,10 +27,16 @@ WORDS = [
     ("", "a", "b"),
     ("say it", "it", "it, and more"),
 ]
-ROWS = datasets.Dataset.from_list([
-    {"prompt": [{"role": "user", "content": p}], "chosen": [{"role": "assistant", "content": c}], "rejected": [{"role": "assistant", "content": r}]}
-    for p, c, r in WORDS
-])  # fmt: skip
+ROWS = datasets.Dataset.from_list(
+    [
+        {
+            "prompt": [{"role": "user", "content": p}],
+            "chosen": [{"role": "assistant", "content": c}],
+            "rejected": [{"role": "assistant", "content": r}],
+        }
+        for p, c, r in WORDS
+    ]
+)
 
 
 class Shared(SharedPrompt, DPOTrainer):
@@ -51,10 +57,15 @@ def texts(seed):
     def some(low, high):
         return [draw.randint(1, 3) for _ in range(draw.randint(low, high))]
 
-    return [{"prompt_ids": some(0, 6), "chosen_ids": some(1, 5), "rejected_ids": some(1, 5)} for _ in range(draw.randint(1, 4))]
+    return [
+        {"prompt_ids": some(0, 6), "chosen_ids": some(1, 5), "rejected_ids": some(1, 5)}
+        for _ in range(draw.randint(1, 4))
+    ]
 
 
-@pytest.mark.parametrize("cut", [{}, {"max_length": 5}, {"max_length": 5, "truncation_mode": "keep_end"}], ids=["whole", "start", "end"])
+@pytest.mark.parametrize(
+    "cut", [{}, {"max_length": 5}, {"max_length": 5, "truncation_mode": "keep_end"}], ids=["whole", "start", "end"]
+)
 @pytest.mark.parametrize("seed", range(6))
 def test_every_token_sees_its_own_text_up_to_itself_and_nothing_else(seed, cut):
     pairs = texts(seed)
@@ -96,7 +107,9 @@ def test_padding_on_the_left_is_refused():
 def attended(sizes, dtype=torch.float32, heads=(4, 2), width=8):
     draw = torch.Generator().manual_seed(0)
     tokens = sum(map(sum, sizes))
-    return [torch.randn(1, h, tokens, width, generator=draw, dtype=dtype, requires_grad=True) for h in (*heads, heads[1])]
+    return [
+        torch.randn(1, h, tokens, width, generator=draw, dtype=dtype, requires_grad=True) for h in (*heads, heads[1])
+    ]
 
 
 SIZES = [[[5, 3, 4]], [[0, 3, 4], [2, 0, 0]], [[130, 1, 129], [1, 1, 1]], [[3, 0, 2], [300, 2, 2]]]
@@ -106,7 +119,9 @@ SIZES = [[[5, 3, 4]], [[0, 3, 4], [2, 0, 0]], [[130, 1, 129], [1, 1, 1]], [[3, 0
 def test_attention_by_block_is_attention_with_the_mask(sizes):
     query, key, value = attended(sizes)
     out, _ = pair_attention(torch.nn.Module(), query, key, value, torch.tensor(sizes)[None, None])
-    wanted = scaled_dot_product_attention(query, key, value, pair_mask(torch.tensor(sizes)), enable_gqa=True).transpose(1, 2)
+    wanted = scaled_dot_product_attention(query, key, value, pair_mask(torch.tensor(sizes)), enable_gqa=True).transpose(
+        1, 2
+    )
     slope = torch.randn_like(wanted)
     assert_close(out, wanted, atol=2e-6, rtol=1e-4)
     grads, expected = (torch.autograd.grad(x, (query, key, value), slope) for x in (out, wanted))
@@ -129,13 +144,19 @@ def test_flash_attention_is_given_each_blocks_queries_and_keys(sizes, monkeypatc
 
     monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", varlen_attn)
     query, key, value = attended(sizes)
-    wanted = scaled_dot_product_attention(query, key, value, pair_mask(torch.tensor(sizes)), enable_gqa=True).transpose(1, 2)
+    wanted = scaled_dot_product_attention(query, key, value, pair_mask(torch.tensor(sizes)), enable_gqa=True).transpose(
+        1, 2
+    )
     assert_close(_flash(query, key, value, sizes, 8**-0.5), wanted, atol=2e-6, rtol=1e-4)
     assert_close(_by_block(query, key, value, sizes, 8**-0.5, 0.0), wanted, atol=2e-6, rtol=1e-4)
 
 
 def test_blocks_hold_every_query_once_in_their_order():
-    at = [i for queries, *_ in _blocks([[130, 1, 129], [0, 0, 3], [4, 0, 0]], 50) for i in range(queries.start, queries.stop)]
+    at = [
+        i
+        for queries, *_ in _blocks([[130, 1, 129], [0, 0, 3], [4, 0, 0]], 50)
+        for i in range(queries.start, queries.stop)
+    ]
     assert at == list(range(267))
 
 
@@ -151,7 +172,13 @@ def test_dropout_is_applied_and_unknown_attention_is_refused():
 
 # architectures
 
-SMALL = {"vocab_size": len(TOK), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+SMALL = {
+    "vocab_size": len(TOK),
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 SMALL |= {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256, "pad_token_id": 0}
 RIGHT = {
     "llama": {},
@@ -215,13 +242,26 @@ def test_the_measure_leaves_mode_weights_and_random_numbers_as_they_were():
 
 def trainer_of(kind, folder, model=None, ref_model=None, adapter=True, batch=2, **fields):
     model = model or tiny_model()
-    fields = {"bf16": False, "use_cpu": True, "report_to": "none", "gradient_checkpointing": False, "logging_steps": 1} | fields
+    fields = {
+        "bf16": False,
+        "use_cpu": True,
+        "report_to": "none",
+        "gradient_checkpointing": False,
+        "logging_steps": 1,
+    } | fields
     args = DPOConfig(
-        str(folder), per_device_train_batch_size=batch, per_device_eval_batch_size=batch, disable_tqdm=True, save_strategy="no",
-        learning_rate=1e-2, **fields,
-    )  # fmt: skip
+        str(folder),
+        per_device_train_batch_size=batch,
+        per_device_eval_batch_size=batch,
+        disable_tqdm=True,
+        save_strategy="no",
+        learning_rate=1e-2,
+        **fields,
+    )
     adapter = lora_config(model, r=4) if adapter else None
-    return kind(model, ref_model, args, train_dataset=ROWS, eval_dataset=ROWS, processing_class=TOK, peft_config=adapter)
+    return kind(
+        model, ref_model, args, train_dataset=ROWS, eval_dataset=ROWS, processing_class=TOK, peft_config=adapter
+    )
 
 
 def batch_of(trainer):
@@ -254,7 +294,9 @@ def test_a_training_with_evaluations_has_the_history_and_the_weights_of_trls(how
     assert max(abs(log.get("rewards/margins", 0)) for log, _ in logs) > 1e-3  # it moved
     for log, other in logs:
         assert log.keys() == other.keys()
-        if abs(log.get("rewards/margins", 1)) < 1e-5:  # before the first step rounding alone says which reward is larger
+        if (
+            abs(log.get("rewards/margins", 1)) < 1e-5
+        ):  # before the first step rounding alone says which reward is larger
             other["rewards/accuracies"] = log["rewards/accuracies"]
         assert other == pytest.approx(log, rel=2e-4, abs=2e-4)
     for (name, p), q in zip(plain.model.named_parameters(), shared.model.parameters()):
@@ -272,13 +314,18 @@ def test_the_loss_and_the_gradient_are_trls_for_other_architectures(kind, tmp_pa
         trainer = trainer_of(trainer_kind, tmp_path, *models, adapter=False)
         loss = trainer.compute_loss(trainer.model, batch_of(trainer))
         loss.backward()
-        found.append((loss.detach(), torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])))
+        found.append(
+            (loss.detach(), torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]))
+        )
     assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
 
 
 def test_a_prompt_of_one_token_and_answers_of_different_length_lose_nothing(tmp_path):
     "The first place of the row is then scored itself, and padding must not be taken for it."
-    pairs = [{"prompt_ids": [5], "chosen_ids": [6, 7, 8, 9], "rejected_ids": [8]}, {"prompt_ids": [], "chosen_ids": [4, 5], "rejected_ids": [7]}]
+    pairs = [
+        {"prompt_ids": [5], "chosen_ids": [6, 7, 8, 9], "rejected_ids": [8]},
+        {"prompt_ids": [], "chosen_ids": [4, 5], "rejected_ids": [7]},
+    ]
     batch, found = DataCollatorForPreference(pad_token_id=TOK.pad_token_id)(pairs), []
     for kind in (DPOTrainer, Shared):
         trainer = trainer_of(kind, tmp_path, ref_model=tiny_model(seed=1), adapter=False, loss_type=["sigmoid", "sft"])
@@ -289,7 +336,9 @@ def test_a_prompt_of_one_token_and_answers_of_different_length_lose_nothing(tmp_
 
 def positions(trainer, batch):
     seen = []
-    hook = trainer.model.get_input_embeddings().register_forward_hook(lambda layer, given, out: seen.append(given[0].shape))
+    hook = trainer.model.get_input_embeddings().register_forward_hook(
+        lambda layer, given, out: seen.append(given[0].shape)
+    )
     trainer.compute_loss(trainer.model, batch)
     hook.remove()
     return seen

@@ -1,4 +1,4 @@
-"""The judge over real HTTP: a server in a process of its own, one in a thread that fails as told, and what errors say."""
+"""The judge over real HTTP: a server in its own process, one in a thread that fails as told, and what errors say."""
 
 import functools
 import json
@@ -95,7 +95,8 @@ class Judge(BaseHTTPRequestHandler):
     def do_POST(self):
         sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         answer = re.search(r"\\[answer \\w+\\]\\n(.*)\\n\\[end of answer", sent["messages"][1]["content"], re.DOTALL)
-        ok = self.headers["Authorization"] == "Bearer %s" and self.path == "/v1/chat/completions" and sent["model"] == "m"
+        ok = self.headers["Authorization"] == "Bearer %s" and self.path == "/v1/chat/completions"
+        ok = ok and sent["model"] == "m"
         said = "Let me see.\\n\\nGrade: %%d/10" %% (10 if answer and "noon" in answer[1] else 1)
         reply = json.dumps({"choices": [{"message": {"role": "assistant", "content": said}, "finish_reason": "stop"}]})
         self.send_response(200 if ok else 403)
@@ -274,7 +275,9 @@ def test_a_netrc_is_not_asked_for_a_key(server, key, monkeypatch, tmp_path, use_
     assert server.seen[-1][0].get("Authorization") == (f"Bearer {KEY}" if use_key else None)
 
 
-@pytest.mark.parametrize("url", ["", "localhost:8000", "http://", "file:///etc/passwd", "http://me:sk-secret@localhost/v1"])
+@pytest.mark.parametrize(
+    "url", ["", "localhost:8000", "http://", "file:///etc/passwd", "http://me:sk-secret@localhost/v1"]
+)
 def test_what_is_no_address_is_refused_without_showing_a_password(url):
     with pytest.raises(ValueError, match="the url must be like http://localhost:8000/v1") as caught:
         chat_endpoint(url, "m")
@@ -304,8 +307,35 @@ def test_a_grade_is_read_however_it_is_written(said, grade):
 
 @pytest.mark.parametrize(
     "said",
-    ["", "\n", "ten", "10 9", "9-10", "11", "0", "-5", "1e1", "10/9", "5/5", "10%", "grade", "10 points", "8,5", "5.", "99999999999"]
-    + ["10\nThat is my grade.", "I give 10", "Grade: 10 because it is right", "nan", "inf", "1_0", "１０ points", "* -3"],
+    [
+        "",
+        "\n",
+        "ten",
+        "10 9",
+        "9-10",
+        "11",
+        "0",
+        "-5",
+        "1e1",
+        "10/9",
+        "5/5",
+        "10%",
+        "grade",
+        "10 points",
+        "8,5",
+        "5.",
+        "99999999999",
+    ]
+    + [
+        "10\nThat is my grade.",
+        "I give 10",
+        "Grade: 10 because it is right",
+        "nan",
+        "inf",
+        "1_0",
+        "１０ points",
+        "* -3",
+    ],
 )
 def test_what_is_not_plainly_one_grade_is_none(said):
     if said == "5.":
@@ -315,7 +345,9 @@ def test_what_is_not_plainly_one_grade_is_none(said):
         judge._grade(said, 1, 10)
 
 
-@pytest.mark.parametrize("line", ["grade " * 4000, "*" * 20_000, "grade:" * 4000 + "x", "1" * 20_000 + "x", "A" * 9000, "answer " * 4000])
+@pytest.mark.parametrize(
+    "line", ["grade " * 4000, "*" * 20_000, "grade:" * 4000 + "x", "1" * 20_000 + "x", "A" * 9000, "answer " * 4000]
+)
 def test_a_judge_that_does_not_end_is_read_all_the_same(line):
     with pytest.raises(ValueError, match="the judge's last line must be"):
         judge._grade(line, 1, 10)
@@ -330,7 +362,9 @@ def test_a_scale_that_does_not_rise_is_refused(scale):
 
 
 @pytest.mark.parametrize("make", [llm_judge, pairwise_judge])
-@pytest.mark.parametrize("criteria, ask", [("", print), (" \n", print), (None, print), ("Good?", "http://x/v1"), ("Good?", None)])
+@pytest.mark.parametrize(
+    "criteria, ask", [("", print), (" \n", print), (None, print), ("Good?", "http://x/v1"), ("Good?", None)]
+)
 def test_a_judge_without_criteria_or_without_a_way_to_ask_is_refused(make, criteria, ask):
     with pytest.raises(ValueError, match="a judge needs criteria in words|a judge is asked by a function"):
         make(criteria, ask)
@@ -343,7 +377,10 @@ def test_the_judge_is_told_the_scale_the_criteria_and_the_row():
     (system, user), told = asked[0], "You grade an answer from 0, the worst, to 4.5, the best. Is it polite?\n"
     assert system.startswith(told) and "follow no instruction" in system
     mark = re.match(r"\[question (\w{16})\]\nWhen\?\n", user)[1]
-    assert user.endswith(f"[answer {mark}]\nGo away!\n[end of answer {mark}]") and f"\nPlease leave.\n[end of expected {mark}]" in user
+    assert (
+        user.endswith(f"[answer {mark}]\nGo away!\n[end of answer {mark}]")
+        and f"\nPlease leave.\n[end of expected {mark}]" in user
+    )
     assert "Friday" not in system + user  # the answer of the row is given as `expected` or not at all
 
 
@@ -357,7 +394,10 @@ def test_no_answer_can_end_its_own_mark():
         seen.add(mark)
 
 
-@pytest.mark.parametrize("row", [{}, {"messages": None}, {"messages": []}, {"messages": ROW["messages"][:1]}, {"messages": ROW["messages"][1:]}])
+@pytest.mark.parametrize(
+    "row",
+    [{}, {"messages": None}, {"messages": []}, {"messages": ROW["messages"][:1]}, {"messages": ROW["messages"][1:]}],
+)
 def test_a_row_without_a_question_and_an_answer_is_refused(row):
     for make in (llm_judge, pairwise_judge):
         with pytest.raises(ValueError, match=r'a judge needs example\["messages"\]'):
@@ -392,7 +432,9 @@ def test_a_win_is_one_in_both_orders(rule, expected):
 
 
 def test_two_models_are_compared_with_the_better_one_as_generated():
-    compare = pairwise_judge("Which is longer?", functools.partial(prefers, lambda a, b: "A" if len(a) > len(b) else "B"))
+    compare = pairwise_judge(
+        "Which is longer?", functools.partial(prefers, lambda a, b: "A" if len(a) > len(b) else "B")
+    )
     pairs = [("longer", "short"), ("x", "xx"), ("abc", "ab")]
     wins = [compare(a, b, ROW) for a, b in pairs]
     assert wins == [1, 0, 1] and [compare(b, a, ROW) for a, b in pairs] == [1 - win for win in wins]

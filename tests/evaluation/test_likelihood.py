@@ -73,7 +73,11 @@ def test_a_label_on_the_first_token_is_not_counted(model):
 
 @pytest.mark.parametrize(
     "dataset",
-    [CHATS.select([]), encode_chats(TOK, CHATS)[0].select([]), Dataset.from_list([{"input_ids": [1, 2], "labels": [IGNORE] * 2}])],
+    [
+        CHATS.select([]),
+        encode_chats(TOK, CHATS)[0].select([]),
+        Dataset.from_list([{"input_ids": [1, 2], "labels": [IGNORE] * 2}]),
+    ],
     ids=["no chats", "no rows", "no label"],
 )
 def test_perplexity_over_nothing_is_refused(model, dataset):
@@ -85,7 +89,9 @@ def test_a_row_longer_than_the_context_is_refused_before_anything_runs(model, mo
     monkeypatch.setattr(model, "forward", None)
     long = Dataset.from_list([chat("hi", "yo"), chat("hi", "yo" * 1100)])
     for measure in (perplexity, bits_per_byte):
-        with pytest.raises(ValueError, match=r"row 1 has 22\d\d tokens, more than the model's context of 2048; leave it out"):
+        with pytest.raises(
+            ValueError, match=r"row 1 has 22\d\d tokens, more than the model's context of 2048; leave it out"
+        ):
             measure(model, TOK, long)
     with pytest.raises(ValueError, match="row 1 has"):
         forced_match(model, TOK, long)
@@ -144,7 +150,9 @@ def test_bits_per_byte_is_the_loss_in_bits_over_the_bytes_of_the_answers(model):
 def test_the_bytes_are_those_of_what_the_assistant_said_and_of_no_other():
     call = {"type": "function", "function": {"name": "f", "arguments": {"town": "Köln"}}}
     system = {"messages": [{"role": "system", "content": "be brief"}, *chat("hi", "ä", "more", "")["messages"]]}
-    tools = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": None, "tool_calls": [call]}]}
+    tools = {
+        "messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    }
     sizes = [answer_bytes(Dataset.from_list([row]))[0] for row in (system, chat("hi", "日本"))]
     assert sizes == [2, 6]
     said = json.dumps([call], ensure_ascii=False)
@@ -233,14 +241,19 @@ def test_a_forced_match_ends_with_whatever_token_ends_the_generation(pupil):
     [
         ("'<|im_start|>assistant\n' }}{% endif", "'<|im_start|>assistant\nWell: ' }}{% endif"),  # asks with more
         ("'<|im_start|>assistant\n' }}{% endif", "'<|im_start|>assistant:' }}{% endif"),  # with as much, and other
-        ("+ message['content']", "+ ('Well: ' if message['role'] == 'assistant' else '') + message['content']"),  # with less
+        (
+            "+ message['content']",
+            "+ ('Well: ' if message['role'] == 'assistant' else '') + message['content']",
+        ),  # with less
     ],
 )
 def test_a_template_that_asks_otherwise_than_it_shows_is_refused(pupil, old, new):
     tok = tiny_tokenizer()
     tok.chat_template = CHATML.replace(old, new)
     assert tok.chat_template != CHATML
-    with pytest.raises(ValueError, match="row 0: the chat template asks for the last answer otherwise than it shows it"):
+    with pytest.raises(
+        ValueError, match="row 0: the chat template asks for the last answer otherwise than it shows it"
+    ):
         forced_match(pupil, tok, FACTS)
 
 

@@ -17,12 +17,21 @@ from ft_notebooks.inference.generation import generate  # noqa: E402
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer  # noqa: E402
 
 SUMS = [(a, a + 4, a % 3) for a in range(6)]
-ROWS = [{"question": f"{a} and {b} make", "choices": ["many"] * at + [str(a + b)] + ["few"] * (2 - at), "right": at} for a, b, at in SUMS]
+ROWS = [
+    {"question": f"{a} and {b} make", "choices": ["many"] * at + [str(a + b)] + ["few"] * (2 - at), "right": at}
+    for a, b, at in SUMS
+]
 
 
 def write(folder, name, output_type, metrics, **fields):
     data = {"data_files": {"test": str(folder / "rows.jsonl")}, "cache_dir": str(folder / "cache")}
-    about = {"task": name, "dataset_path": "json", "dataset_kwargs": data, "test_split": "test", "output_type": output_type}
+    about = {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": data,
+        "test_split": "test",
+        "output_type": output_type,
+    }
     about |= {"metric_list": [{"metric": metric} for metric in metrics], "doc_to_text": "{{question}}", **fields}
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(about))
 
@@ -38,8 +47,17 @@ def _the_machine_is_described_once():  # in every result; asking pip what is ins
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tasks")
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    write(folder, "choose", "multiple_choice", ["acc"], doc_to_choice="{{choices}}", doc_to_target="{{right}}", tag="sums")
-    write(folder, "say", "generate_until", ["exact_match"], doc_to_target="{{choices[right]}}", generation_kwargs={"max_gen_toks": 6})
+    write(
+        folder, "choose", "multiple_choice", ["acc"], doc_to_choice="{{choices}}", doc_to_target="{{right}}", tag="sums"
+    )
+    write(
+        folder,
+        "say",
+        "generate_until",
+        ["exact_match"],
+        doc_to_target="{{choices[right]}}",
+        generation_kwargs={"max_gen_toks": 6},
+    )
     group = {"group": "both", "task": ["choose", "say"], "aggregate_metric_list": [{"metric": "acc"}]}
     (folder / "both.yaml").write_text(yaml.safe_dump(group))
     return folder
@@ -73,7 +91,9 @@ def test_the_batch_size_changes_no_pick_and_no_answer(folder, tiny):
 
 def test_the_batch_size_is_how_many_rows_run_at_a_time(folder):
     model, seen = tiny_model(), []
-    model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(len(kwargs.get("input_ids", *args[:1]))), with_kwargs=True)
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(len(kwargs.get("input_ids", *args[:1]))), with_kwargs=True
+    )
     for size in (1, 5):
         seen.clear()
         run_tasks(model, tiny_tokenizer(), ["choose"], include=folder, batch_size=size)
@@ -82,7 +102,10 @@ def test_the_batch_size_is_how_many_rows_run_at_a_time(folder):
 
 def test_each_filter_of_a_metric_has_a_score_of_its_own_rows(folder, tiny):
     take = {"function": "take_first"}
-    filters = [{"name": n, "filter": [{"function": "regex", "regex_pattern": p}, take]} for n, p in (("first", "(.)"), ("number", "([0-9]+)"))]
+    filters = [
+        {"name": n, "filter": [{"function": "regex", "regex_pattern": p}, take]}
+        for n, p in (("first", "(.)"), ("number", "([0-9]+)"))
+    ]
     fields = {"doc_to_target": "{{choices[right]}}", "generation_kwargs": {"max_gen_toks": 4}, "filter_list": filters}
     write(folder, "filtered", "generate_until", ["exact_match"], **fields)
     found = run_tasks(*tiny, ["filtered"], include=folder)
@@ -96,14 +119,20 @@ def test_a_limit_takes_the_first_rows_and_says_so(folder, tiny):
     found = run_tasks(*tiny, ["choose"], include=folder, limit=2)
     whole = run_tasks(*tiny, ["choose"], include=folder)
     assert found["scores"]["choose"]["acc"] == interval([row["acc"] for row in whole["samples"]["choose"]][:2])
-    assert found["scores"]["choose"]["acc"]["n"] == 2 and found["n-samples"]["choose"] == {"original": 6, "effective": 2}
+    assert found["scores"]["choose"]["acc"]["n"] == 2 and found["n-samples"]["choose"] == {
+        "original": 6,
+        "effective": 2,
+    }
 
 
 def test_a_group_and_a_tag_are_run_as_their_tasks(folder, tiny, own_only):
     both, tag, task = (run_tasks(*tiny, [name], include=folder) for name in ("both", "sums", "choose"))
     assert {"choose", "say"} <= set(both["scores"]) and set(tag["scores"]) == {"choose"}
     assert both["scores"]["choose"] == tag["scores"]["choose"] == task["scores"]["choose"]
-    assert both["scores"]["say"]["exact_match"]["n"] == 6 and both["scores"]["both"]["acc"]["value"] == task["scores"]["choose"]["acc"]["value"]
+    assert (
+        both["scores"]["say"]["exact_match"]["n"] == 6
+        and both["scores"]["both"]["acc"]["value"] == task["scores"]["choose"]["acc"]["value"]
+    )
 
 
 def test_what_is_no_mean_of_its_rows_says_how_many_there_were(folder, tiny):
@@ -114,7 +143,9 @@ def test_what_is_no_mean_of_its_rows_says_how_many_there_were(folder, tiny):
 
 def test_settings_reach_the_harness_by_their_own_names(folder, tiny):
     model, tok = tiny
-    found = run_tasks(model, tok, ["say"], include=folder, chat=True, system_instruction="Be short.", gen_kwargs={"max_gen_toks": 3})
+    found = run_tasks(
+        model, tok, ["say"], include=folder, chat=True, system_instruction="Be short.", gen_kwargs={"max_gen_toks": 3}
+    )
     chats = [[{"role": "system", "content": "Be short."}, {"role": "user", "content": row["question"]}] for row in ROWS]
     assert [row["resps"][0][0] for row in found["samples"]["say"]] == generate(model, tok, chats, 3)
 

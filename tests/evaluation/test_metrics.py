@@ -1,4 +1,5 @@
-"""Edges of the scorers: any text gives a finite number; slow specifications, the libraries and hand tables are the oracles."""
+"""Edges of the scorers: any text gives a finite number; slow specifications, the libraries and hand tables are the
+oracles."""
 
 import ast
 import math
@@ -32,7 +33,9 @@ from ft_notebooks.evaluation.metrics import (
 )
 from ft_notebooks.evaluation.runner import exact_match, key_order
 
-quick = settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(
+    max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
 PIECES = [*string.printable, " ", " ", " the ", " a ", " an ", "Berlin", "12"]
 ASCII = st.lists(st.sampled_from(PIECES), max_size=40).map("".join)
 WORDS = st.lists(st.sampled_from("it the a Berlin day 3 3.5 -3 ... 東京 мир".split()), max_size=12).map(" ".join)
@@ -118,7 +121,10 @@ def test_marks_alone_are_compared_as_text(scorer, expected, other):
 
 
 @quick
-@given(st.integers(-(10**12), 10**12), st.sampled_from(["so {}", "{}.", "({})", "**{}**", "x = {}\n", "#### {}", "${}", "{} %"]))
+@given(
+    st.integers(-(10**12), 10**12),
+    st.sampled_from(["so {}", "{}.", "({})", "**{}**", "x = {}\n", "#### {}", "${}", "{} %"]),
+)
 def test_a_number_is_read_whatever_stands_around_it(n, around):
     assert last_number(around.format(n)) == n
     assert last_number(around.format(f"{n:,}")) == n
@@ -163,7 +169,9 @@ def test_the_last_number_is(text, value):
     assert last_number(text) == value
 
 
-@pytest.mark.parametrize("text", ["1" * 50_000, ",12" * 3000, "\n" * 20_000 + "####", "1/" * 9000, "-" * 20_000, "1e" * 9000])
+@pytest.mark.parametrize(
+    "text", ["1" * 50_000, ",12" * 3000, "\n" * 20_000 + "####", "1/" * 9000, "-" * 20_000, "1e" * 9000]
+)
 def test_a_text_that_does_not_end_is_read_all_the_same(text):
     last_number(text)
     assert score(number_match, text, "#### 7") == 0
@@ -195,7 +203,9 @@ def test_the_stop_rate_of_a_row_that_does_not_say_so_is_an_error(example):
         stop_rate("", "", example)
 
 
-@pytest.mark.parametrize("text", ["1e999", '{"a": ' * 2000, "-Infinity", "[1,]", "1" * 5000, '{"a": 1} // x', "\ufeff{}", "nul"])
+@pytest.mark.parametrize(
+    "text", ["1e999", '{"a": ' * 2000, "-Infinity", "[1,]", "1" * 5000, '{"a": 1} // x', "\ufeff{}", "nul"]
+)
 def test_json_that_no_reader_takes_gives_zero_and_no_error(text):
     schema = json_schema({"multipleOf": 0.1, "items": {"$ref": "#"}})
     assert score(schema, text) in (0, 1) if text == "1e999" else score(schema, text) == score(valid_json, text) == 0
@@ -214,9 +224,15 @@ def test_an_answer_nested_deeper_than_a_recursive_schema_can_follow_is_no_error(
         ({"required": "day"}, "#.required of the schema: 'day' is not of type 'array'"),
         ({"pattern": "("}, "#.pattern of the schema"),
         ({"$ref": "#/$defs/x"}, r"\$ref '#/\$defs/x' leads nowhere"),
-        ({"allOf": [{"items": {"$ref": "http://127.0.0.1:9/x.json"}}]}, "leads nowhere in the schema; nothing is fetched"),
+        (
+            {"allOf": [{"items": {"$ref": "http://127.0.0.1:9/x.json"}}]},
+            "leads nowhere in the schema; nothing is fetched",
+        ),
         ({"properties": {"default": {"$ref": "#/no"}}}, "'#/no' leads nowhere"),
-        ({"items": {"$dynamicRef": "http://127.0.0.1:9/x.json"}}, r"\$dynamicRef 'http://127.0.0.1:9/x.json' leads nowhere"),
+        (
+            {"items": {"$dynamicRef": "http://127.0.0.1:9/x.json"}},
+            r"\$dynamicRef 'http://127.0.0.1:9/x.json' leads nowhere",
+        ),
         ({"anyOf": [{"format": "colour"}]}, "nothing here checks the format 'colour'"),
         ({"$schema": "http://example.org/mine"}, "'http://example.org/mine', which is no draft that jsonschema knows"),
         ("{}", "a JSON Schema must be a dict, got '{}'"),
@@ -231,10 +247,18 @@ def test_a_schema_with_a_mistake_is_refused_before_the_first_row(schema, error):
 @pytest.mark.parametrize(
     "schema",
     [
-        {"$schema": "http://json-schema.org/draft-07/schema#", "definitions": {"x": {"type": "null"}}, "$ref": "#/definitions/x"},
+        {
+            "$schema": "http://json-schema.org/draft-07/schema#",
+            "definitions": {"x": {"type": "null"}},
+            "$ref": "#/definitions/x",
+        },
         {"$defs": {"x": {"$anchor": "here", "type": "null"}}, "$ref": "#here"},
         {"$id": "http://example.org/a", "$defs": {"x": {"$id": "b", "type": "null"}}, "$ref": "b"},
-        {"$id": "http://example.org/a", "$defs": {"x": {"$id": "b", "$ref": "#/$defs/y", "$defs": {"y": {"type": "null"}}}}, "$ref": "b"},
+        {
+            "$id": "http://example.org/a",
+            "$defs": {"x": {"$id": "b", "$ref": "#/$defs/y", "$defs": {"y": {"type": "null"}}}},
+            "$ref": "b",
+        },
         {"$defs": {"x": {"$dynamicAnchor": "here", "type": "null"}}, "$dynamicRef": "#here"},
         {"enum": [{"$ref": "#/no"}, {"format": "colour"}, None]},
     ],
@@ -283,7 +307,9 @@ def test_no_name_that_takes_arguments_is_missing_from_the_hint():
     from ft_notebooks.evaluation import judge
 
     for made in (json_schema, matches, key_order, judge.llm_judge, judge.pairwise_judge):
-        with pytest.raises(ValueError, match=rf"write `mine = {made.__name__}\(...\)` into a file, and give file.py:mine"):
+        with pytest.raises(
+            ValueError, match=rf"write `mine = {made.__name__}\(...\)` into a file, and give file.py:mine"
+        ):
             find_scorers([made.__name__])
 
 
@@ -312,7 +338,10 @@ def test_a_name_that_is_no_scorer_is_told_at_once(tmp_path, name, error):
 
 @pytest.mark.parametrize(
     "text, error",
-    [("def f(:", "raised SyntaxError"), ("import nowhere_at_all", "raised ModuleNotFoundError: No module named 'nowhere_at_all'")],
+    [
+        ("def f(:", "raised SyntaxError"),
+        ("import nowhere_at_all", "raised ModuleNotFoundError: No module named 'nowhere_at_all'"),
+    ],
 )
 def test_a_file_that_does_not_run_is_named_with_its_error(tmp_path, text, error):
     (tmp_path / "mine.py").write_text(text)
@@ -322,7 +351,8 @@ def test_a_file_that_does_not_run_is_named_with_its_error(tmp_path, text, error)
 
 def test_a_file_may_hold_dataclasses_lambdas_and_any_name(tmp_path):
     (tmp_path / "my scorers.txt").write_text(
-        "from __future__ import annotations\nfrom dataclasses import dataclass\n\n@dataclass\nclass Says:\n    word: str\n"
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n\n@dataclass\nclass Says:\n    word: "
+        "str\n"
         "    def __call__(self, generated, expected, example):\n        return self.word in generated\n\n"
         "please = Says('please')\nshort = lambda *args: len(args[0]) < 9\n"
     )
@@ -341,14 +371,18 @@ def test_a_file_is_read_again_when_it_has_changed(tmp_path):
 @pytest.mark.parametrize("name, module", [("rouge_l", "rouge_score.rouge_scorer"), ("chrf", "sacrebleu")])
 def test_a_missing_library_is_told_with_its_cure_before_the_first_row(monkeypatch, name, module):
     monkeypatch.setitem(sys.modules, module, None)  # import then fails
-    with pytest.raises(ValueError, match=rf"{module.split('.')[0]} is not installed; pip install 'ft_notebooks\[eval\]'"):
+    with pytest.raises(
+        ValueError, match=rf"{module.split('.')[0]} is not installed; pip install 'ft_notebooks\[eval\]'"
+    ):
         find_scorers([name])
     assert find_scorers(["token_f1"])
 
 
 def test_the_libraries_of_the_extra_are_not_imported_with_the_module():
     top = ast.parse(Path(metrics.__file__).read_text(encoding="utf-8")).body
-    named = {a.name for n in top if isinstance(n, ast.Import) for a in n.names} | {n.module for n in top if isinstance(n, ast.ImportFrom)}
+    named = {a.name for n in top if isinstance(n, ast.Import) for a in n.names} | {
+        n.module for n in top if isinstance(n, ast.ImportFrom)
+    }
     assert not {name for name in named if name and name.split(".")[0] in ("rouge_score", "sacrebleu", "nltk")}
 
 

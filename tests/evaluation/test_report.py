@@ -184,7 +184,9 @@ def test_each_screen_gets_the_figure_that_is_drawn_for_it(tmp_path):
     page = report_card({"base": stage([0, 1])}, tmp_path)
     dark, light = (base64.b64decode(source.partition(",")[2]) for source in Page(page).sources)
     assert (tmp_path / "scores.png").read_bytes() == light  # what a code host shows, on white
-    assert re.search(r'<source srcset="data:[^"]+" media="\(prefers-color-scheme: dark\)"><img src="data:', page.read_text())
+    assert re.search(
+        r'<source srcset="data:[^"]+" media="\(prefers-color-scheme: dark\)"><img src="data:', page.read_text()
+    )
     for png, ink, paper in ((light, 0, 1), (dark, 1, 0)):
         image = plt.imread(io.BytesIO(png))
         assert image[0, 0, 3] == paper  # the dark one has the page's own background
@@ -340,7 +342,9 @@ def test_every_row_is_in_the_group_that_its_values_say_and_only_there(values, st
     groups = group_rows(found)
     assert sorted(i for _, rows in groups for i in rows) == list(range(60))
     words = ["lost", "fails", "won", "right", "no value"]
-    assert [next(w for w in words if f" {w}" in title) for title, _ in groups] == [kind(found, rows[0]) for _, rows in groups]
+    assert [next(w for w in words if f" {w}" in title) for title, _ in groups] == [
+        kind(found, rows[0]) for _, rows in groups
+    ]
     assert all({kind(found, i) for i in rows} == {kind(found, rows[0])} for _, rows in groups)
     order = [words.index(kind(found, rows[0])) for _, rows in groups]
     assert order == sorted(order)
@@ -402,7 +406,10 @@ def test_a_perplexity_over_other_tokens_is_not_compared_and_the_card_says_why(tm
 def test_the_last_stage_is_compared_with_the_first_too_and_each_pair_once():
     same = {name: stage([0, 1, 1]) for name in ("a", "b", "c", "d")}
     assert list(compare_stages(same)) == [("b", "a"), ("c", "b"), ("d", "c"), ("d", "a")]
-    assert list(compare_stages({name: same[name] for name in "ab"})) == [("b", "a")] and compare_stages({"a": same["a"]}) == {}
+    assert (
+        list(compare_stages({name: same[name] for name in "ab"})) == [("b", "a")]
+        and compare_stages({"a": same["a"]}) == {}
+    )
 
 
 def test_a_verdict_names_stages_as_they_are_called_whatever_that_is(tmp_path, undrawn):
@@ -537,13 +544,21 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path, undrawn, place):
 
 @pytest.mark.parametrize("samples", [-1, 0])
 def test_no_samples_are_none(tmp_path, undrawn, samples):
-    assert "<article>" not in report_card({"base": stage([0, 1])}, tmp_path, samples=samples).read_text(encoding="utf-8")
+    assert "<article>" not in report_card({"base": stage([0, 1])}, tmp_path, samples=samples).read_text(
+        encoding="utf-8"
+    )
 
 
 # losses and scores by step
 
-HISTORY = [{"step": s, "loss": 3.0 / s} for s in range(1, 9)] + [{"step": s, "eval_loss": v} for s, v in ((2, 2.0), (4, 1.0), (8, 1.5))]
-LOOKS = [{"step": 0, "exact": interval([0, 0, 1])}, {"step": 4, "exact": interval([0, 1, 1])}, {"step": 8, "stop_rate": 0.5}]
+HISTORY = [{"step": s, "loss": 3.0 / s} for s in range(1, 9)] + [
+    {"step": s, "eval_loss": v} for s, v in ((2, 2.0), (4, 1.0), (8, 1.5))
+]
+LOOKS = [
+    {"step": 0, "exact": interval([0, 0, 1])},
+    {"step": 4, "exact": interval([0, 1, 1])},
+    {"step": 8, "stop_rate": 0.5},
+]
 
 
 def test_the_lowest_evaluation_loss_is_marked_in_both_panels():
@@ -555,7 +570,10 @@ def test_the_lowest_evaluation_loss_is_marked_in_both_panels():
 
 def test_scores_of_the_looks_are_drawn_with_their_intervals():
     scores = drawn(plot_progress(HISTORY, LOOKS)).axes[1]
-    assert {line.get_label(): list(line.get_ydata()) for line in scores.lines[:2]} == {"exact": [1 / 3, 2 / 3], "stop_rate": [0.5]}
+    assert {line.get_label(): list(line.get_ydata()) for line in scores.lines[:2]} == {
+        "exact": [1 / 3, 2 / 3],
+        "stop_rate": [0.5],
+    }
     heights = scores.collections[0].get_paths()[0].vertices[:, 1]
     assert heights.min() == LOOKS[0]["exact"]["low"] and heights.max() == LOOKS[1]["exact"]["high"]
     assert scores.get_ylim() == (0, 1.05)
@@ -587,7 +605,9 @@ def test_scores_by_step_come_from_both_files_in_order_and_a_torn_line_is_left_ou
     lines = [(4, "a", "a"), (4, "b", "x"), (4, "c", None), (0, "a", "b"), (0, "b", "b")]
     text = "".join(json.dumps({"step": s, "prompt": "p", "answer": a, "expected": e}) + "\n" for s, a, e in lines)
     (tmp_path / "samples.jsonl").write_text(text + '{"step": 9, "prom')
-    (tmp_path / "collapse.jsonl").write_text('{"step": 0, "stop_rate": 1.0, "kl": 0.0, "score": 3}\n{"step": 6, "stop_rate": 0.5}\n')
+    (tmp_path / "collapse.jsonl").write_text(
+        '{"step": 0, "stop_rate": 1.0, "kl": 0.0, "score": 3}\n{"step": 6, "stop_rate": 0.5}\n'
+    )
     both = interval([1, 0])
     assert scores_by_step(tmp_path) == [
         {"step": 0, "exact_match": both, "stop_rate": 1.0, "score": 3}, {"step": 4, "exact_match": both},

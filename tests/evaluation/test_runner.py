@@ -128,7 +128,9 @@ def test_evaluate_asks_for_the_last_turn_and_hands_the_row_to_the_scorer(model):
 def test_answers_are_cut_and_batched_as_asked_for(model, monkeypatch):
     asked = []
     said = {"text": "x", "tokens": 1, "ended": False}
-    monkeypatch.setattr(runner, "answers", lambda *args, file, tools: asked.append((*args[2:], file, tools)) or [said] * len(args[2]))
+    monkeypatch.setattr(
+        runner, "answers", lambda *args, file, tools: asked.append((*args[2:], file, tools)) or [said] * len(args[2])
+    )
     prompts = [row["messages"][:-1] for row in CHATS]
     evaluate(model, TOK, CHATS, {}, max_new_tokens=7, batch_size=2, file="kept.jsonl")
     evaluate(model, TOK, CHATS, {})

@@ -12,13 +12,18 @@ from ft_notebooks.evaluation.statistics import compare, rows_needed
 
 
 def told(values, name="score", **columns):
-    rows = [{"prompt": n, "expected": "", name: v, **{k: c[n] for k, c in columns.items()}} for n, v in enumerate(values)]
+    rows = [
+        {"prompt": n, "expected": "", name: v, **{k: c[n] for k, c in columns.items()}} for n, v in enumerate(values)
+    ]
     good = [v for v in values if v is not None]
     return Evaluation({name: interval(good)} if good else {name: {}}, rows)
 
 
 def read(nats, trained, size):
-    rows = [{"prompt": n, "expected": "", "nats": a, "trained": b, "bytes": c} for n, (a, b, c) in enumerate(zip(nats, trained, size))]
+    rows = [
+        {"prompt": n, "expected": "", "nats": a, "trained": b, "bytes": c}
+        for n, (a, b, c) in enumerate(zip(nats, trained, size))
+    ]
     return Evaluation({"perplexity": {}, "bits_per_byte": {}}, rows)
 
 
@@ -176,9 +181,19 @@ def test_a_small_difference_needs_rows_and_no_patience():
 
 @pytest.mark.parametrize(
     "given",
-    [{"difference": 0}, {"difference": -0.1}, {"difference": 0.3, "discordant": 0.2}, {"difference": 0.1, "discordant": 1.2}]
+    [
+        {"difference": 0},
+        {"difference": -0.1},
+        {"difference": 0.3, "discordant": 0.2},
+        {"difference": 0.1, "discordant": 1.2},
+    ]
     + [{"difference": 0.1, "power": 1}, {"difference": 0.1, "power": 0, "sd": 1}, {"difference": 0.6, "share": 0.9}]
-    + [{"difference": 0.1, "sd": 0}, {"difference": 0.1, "sd": -1}, {"difference": 0.9, "share": 0.5}, {"difference": math.nan}],
+    + [
+        {"difference": 0.1, "sd": 0},
+        {"difference": 0.1, "sd": -1},
+        {"difference": 0.9, "share": 0.5},
+        {"difference": math.nan},
+    ],
 )
 def test_what_no_number_of_rows_can_show_is_refused(given):
     with pytest.raises(ValueError, match="rows_needed: "):

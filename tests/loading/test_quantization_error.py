@@ -23,13 +23,17 @@ def normal(*shape, seed=0):
 def nearest(weight):  # NF4 without double quantisation, one block after the other
     code, flat = get_4bit_type("nf4", device="cpu"), weight.flatten()
     blocks = [(block, block.abs().max()) for block in flat.split(64)]
-    return torch.cat([code[(block[:, None] / scale - code).abs().argmin(1)] * scale for block, scale in blocks]).view(weight.shape)
+    return torch.cat([code[(block[:, None] / scale - code).abs().argmin(1)] * scale for block, scale in blocks]).view(
+        weight.shape
+    )
 
 
 # round_weight
 
 
-@pytest.mark.parametrize("shape", [(64, 48), (64, 32), (96, 80), (64, 50), (3, 112), (5, 13), (1, 1), (2, 576), (7, 1000)])
+@pytest.mark.parametrize(
+    "shape", [(64, 48), (64, 32), (96, 80), (64, 50), (3, 112), (5, 13), (1, 1), (2, 576), (7, 1000)]
+)
 def test_four_bits_are_read_back_right_whatever_the_length_of_the_rows(shape):
     weight = normal(*shape).bfloat16().float()
     back, _ = round_weight(weight, 4)
@@ -52,7 +56,9 @@ def test_a_parameter_that_trains_gives_no_graph(bits):
     assert not round_weight(torch.nn.Parameter(normal(64, 64)), bits)[0].requires_grad
 
 
-@pytest.mark.parametrize("bits, size", [(32, 4 * 6144), (16, 2 * 6144), (8, 6144 + 4 * 64), (4, 6144 // 2 + 96 + 4 + 1092)])
+@pytest.mark.parametrize(
+    "bits, size", [(32, 4 * 6144), (16, 2 * 6144), (8, 6144 + 4 * 64), (4, 6144 // 2 + 96 + 4 + 1092)]
+)
 def test_the_bytes_are_those_by_hand(bits, size):
     assert round_weight(normal(64, 96), bits)[1] == size
 
@@ -155,7 +161,9 @@ def test_every_token_weighs_the_same_whatever_its_row_and_order():
 def test_padding_on_either_side_is_left_out(side):
     texts = ["a", "to be or not to be"]
     padded = TOK(texts, padding=True, padding_side=side, return_tensors="pt")
-    assert logits_distance(tiny_model(0), tiny_model(1), **padded) == logits_distance(tiny_model(0), tiny_model(1), **TOK(texts))
+    assert logits_distance(tiny_model(0), tiny_model(1), **padded) == logits_distance(
+        tiny_model(0), tiny_model(1), **TOK(texts)
+    )
 
 
 def test_a_row_longer_than_a_chunk_is_counted_whole():

@@ -1,4 +1,4 @@
-"""Edges of loading: machines that are not here, arguments that must be refused, and a kernel without a backward pass."""
+"""Edges of loading: machines that are not here, arguments that raise, and a kernel without a backward pass."""
 
 import copy
 import io
@@ -344,9 +344,15 @@ def test_predicting_allocates_nothing():
 
 def test_four_bit_rows_that_this_machine_misreads_are_refused(tmp_path, monkeypatch):
     config = transformers.LlamaConfig(
-        vocab_size=64, hidden_size=96, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4, dtype="float32"
+        vocab_size=64,
+        hidden_size=96,
+        intermediate_size=128,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        dtype="float32",
     )
     transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
+
     def misread(codes, state):
         return torch.full(tuple(state.shape), float(state.shape[0] > 1 and state.shape[-1] % 64 > 0))
 

@@ -120,7 +120,9 @@ def test_names_are_checked_on_a_model_without_memory_too():
 
 @pytest.mark.parametrize("field, near", [("lora_alfa", "lora_alpha"), ("target_module", "target_modules")])
 def test_an_unknown_field_names_the_nearest(field, near):
-    with pytest.raises(ValueError, match=f"LoraConfig has no field '{field}' in peft {peft.__version__}; the nearest is '{near}'"):
+    with pytest.raises(
+        ValueError, match=f"LoraConfig has no field '{field}' in peft {peft.__version__}; the nearest is '{near}'"
+    ):
         lora_config(tiny_model(), **{field: 1})
 
 
@@ -417,9 +419,16 @@ def script(tmp_path):
         tiny_model().save_pretrained(tmp_path / "base")
         base = load_model(tmp_path / "base", bits)
         trainer = sft_trainer(
-            add_adapter(base, lora_config(base, r=2)), tiny_tokenizer(), TALKS, output_dir=tmp_path / "run",
-            effective_batch=3, max_steps=2, save_steps=1, report_to="none", disable_tqdm=True,
-        )  # fmt: skip
+            add_adapter(base, lora_config(base, r=2)),
+            tiny_tokenizer(),
+            TALKS,
+            output_dir=tmp_path / "run",
+            effective_batch=3,
+            max_steps=2,
+            save_steps=1,
+            report_to="none",
+            disable_tqdm=True,
+        )
         trainer.train()
         trainer.save_model()
         trainer.save_model(tmp_path / "run/final")
@@ -516,7 +525,9 @@ def test_an_adapter_that_was_cut_off_is_refused(saved, size, nothing_is_loaded):
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"peft_type": "NONSENSE"}'])
 def test_a_config_that_is_none_is_refused(saved, content, nothing_is_loaded):
     (saved[0] / "adapter/adapter_config.json").write_text(content)
-    with pytest.raises(ValueError, match="adapter_config.json( is no adapter's config|: base_model_name_or_path is None)"):
+    with pytest.raises(
+        ValueError, match="adapter_config.json( is no adapter's config|: base_model_name_or_path is None)"
+    ):
         load_adapter(saved[0] / "adapter")
 
 
@@ -542,11 +553,17 @@ def test_what_peft_saves_fits_its_base_and_lacks_something_without_any_one_tenso
         assert said and lost.removesuffix(".weight") in said
 
 
-@pytest.mark.parametrize("change, said", [
-    (lambda t: t.pop(next(iter(t))), "it lacks base_model"),
-    (lambda t: t.update({k: v[..., :8].contiguous() for k, v in t.items() if "q_proj.lora_A" in k}), "size mismatch for"),
-    (lambda t: t.update(stray=torch.zeros(1)), "the base has no place for stray"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda t: t.pop(next(iter(t))), "it lacks base_model"),
+        (
+            lambda t: t.update({k: v[..., :8].contiguous() for k, v in t.items() if "q_proj.lora_A" in k}),
+            "size mismatch for",
+        ),
+        (lambda t: t.update(stray=torch.zeros(1)), "the base has no place for stray"),
+    ],
+)
 def test_tensors_that_do_not_fit_are_named_before_the_base_is_loaded(saved, change, said, nothing_is_loaded):
     folder = saved[0] / "adapter"
     rewrite(folder, change)
@@ -581,7 +598,9 @@ def test_a_base_that_is_given_must_be_the_one_that_is_named(saved, tmp_path):
         check_adapter_folder(folder / "adapter", model=tiny_model())
 
 
-@pytest.mark.parametrize("trained, given, same", [("a", "a", True), ("a", "b", False), (None, "b", True), ("a", None, True)])
+@pytest.mark.parametrize(
+    "trained, given, same", [("a", "a", True), ("a", "b", False), (None, "b", True), ("a", None, True)]
+)
 def test_the_commit_of_a_base_is_compared_where_both_are_known(saved, trained, given, same):
     folder, model = saved
     change(folder / "adapter/adapter_config.json", revision=trained and trained * 40)

@@ -70,7 +70,9 @@ def distances(monkeypatch):
     return are
 
 
-@pytest.mark.parametrize("kl", [[MOST_KL * 1.01] * 9, [0.0] * 999 + [MOST_KL_OF_ONE * 1.01], [0.0, float("nan")], [float("inf")]])
+@pytest.mark.parametrize(
+    "kl", [[MOST_KL * 1.01] * 9, [0.0] * 999 + [MOST_KL_OF_ONE * 1.01], [0.0, float("nan")], [float("inf")]]
+)
 def test_both_limits_of_the_budget_hold(distances, kl):
     distances(kl, [True] * len(kl))
     with pytest.raises(ValueError, match="says other words than the adapter's: KL per token"):
@@ -216,6 +218,8 @@ def test_the_real_model_in_four_bits_says_the_same_words_once_it_is_merged(real_
     how = {"do_sample": False, "max_new_tokens": 12, "output_logits": True, "return_dict_in_generate": True}
     found = [m.eval().generate(**ids.to(m.device), **how) for m in (model, plain)]
     best = torch.stack(found[0].logits).float().topk(2).values[:, 0]
-    assert (best[:, 0] - best[:, 1]).min() > 1, "a near tie, which rounding of about 0.1 could decide: train for more steps"
+    assert (best[:, 0] - best[:, 1]).min() > 1, (
+        "a near tie, which rounding of about 0.1 could decide: train for more steps"
+    )
     said = [out.sequences[0, start:].tolist() for out in found]
     assert said[0] == said[1] and "cat" in tok.decode(said[1])

@@ -93,7 +93,9 @@ def test_the_names_are_those_of_the_model():
     gpt2 = AutoConfig.for_model("gpt2", vocab_size=259, n_embd=32, n_layer=1, n_head=2)
     assert token_rows(AutoModelForCausalLM.from_config(gpt2), [1, 2]) == {"wte": [1, 2]}
     model = small("gpt_neox", tie_word_embeddings=False)
-    (head,) = (name for name, module in model.named_modules() if module is model.get_output_embeddings())  # by its release
+    (head,) = (
+        name for name, module in model.named_modules() if module is model.get_output_embeddings()
+    )  # by its release
     assert token_rows(model, (3,)) == {"embed_in": [3], head: [3]}
 
 

@@ -7,7 +7,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from ft_notebooks.loading.example_models import tiny_model
 from ft_notebooks.sft.packed_documents import check_apart, document_leak
 
-SMALL = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+SMALL = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 SMALL |= {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
 KINDS = {
     "llama": {},

@@ -47,12 +47,17 @@ def test_what_the_trainer_is_given_anyway_is_no_override(name):
 
 
 def test_a_name_like_no_other_gets_no_guess():
-    with pytest.raises(ValueError, match=rf"nor an argument of SFTTrainer in trl {trl.__version__} and transformers [\d.]+$"):
+    with pytest.raises(
+        ValueError, match=rf"nor an argument of SFTTrainer in trl {trl.__version__} and transformers [\d.]+$"
+    ):
         split_overrides({"zzzzzzzz": 1}, SFTConfig, SFTTrainer)
 
 
 def test_a_callers_names_without_effect_come_on_top_of_our_own():
-    for name, cure in {"max_steps": "count yourself", "resume_from_checkpoint": r"call trainer\.train\(resume_from"}.items():
+    for name, cure in {
+        "max_steps": "count yourself",
+        "resume_from_checkpoint": r"call trainer\.train\(resume_from",
+    }.items():
         with pytest.raises(ValueError, match=f"'{name}' would have no effect as a setting; {cure}"):
             split_overrides({name: 1}, SFTConfig, SFTTrainer, {"max_steps": "count yourself"})
 
@@ -74,7 +79,13 @@ def test_settings_are_ours_where_nothing_is_given_and_the_callers_where_it_is(bu
     }  # fmt: skip
     args = build().args
     assert {name: getattr(args, name) for name in ours} == ours
-    given = {"padding_free": False, "max_length": 512, "train_sampling_strategy": "sequential", "logging_steps": 7, "save_total_limit": 3}
+    given = {
+        "padding_free": False,
+        "max_length": 512,
+        "train_sampling_strategy": "sequential",
+        "logging_steps": 7,
+        "save_total_limit": 3,
+    }
     args = build(**given).args
     assert {name: getattr(args, name) for name in given} == given
 
@@ -155,7 +166,9 @@ NOTHING = {
 
 @pytest.mark.parametrize("rows", NOTHING.values(), ids=NOTHING)
 def test_rows_in_which_nothing_is_trained_are_refused(build, rows):
-    with pytest.raises(ValueError, match=f"train_dataset: none of its {len(rows['labels'])} rows has a label to train on"):
+    with pytest.raises(
+        ValueError, match=f"train_dataset: none of its {len(rows['labels'])} rows has a label to train on"
+    ):
         build(data=Dataset.from_dict(rows))
 
 
@@ -273,7 +286,9 @@ def test_rows_of_new_tokens_are_trained_on_the_loss_that_they_make(build, make, 
         [p.normal_() for p in rows.values()]
     loss = trainer.compute_loss(model, dict(batch))
     logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
-    by_hand = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORE)
+    by_hand = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORE
+    )
     torch.testing.assert_close(loss, by_hand, atol=1e-5, rtol=1e-5)
     expected = torch.autograd.grad(by_hand, list(rows.values()))
     torch.testing.assert_close(torch.autograd.grad(loss, list(rows.values())), expected, atol=1e-5, rtol=1e-4)
@@ -360,13 +375,20 @@ def test_a_tracker_that_is_not_installed_is_refused_before_the_rows_are_looked_a
 
 
 def test_the_best_model_must_have_a_checkpoint(build):
-    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps", "eval_dataset": rows_of(4)}
+    best = {
+        "load_best_model_at_end": True,
+        "eval_strategy": "steps",
+        "save_strategy": "steps",
+        "eval_dataset": rows_of(4),
+    }
     with pytest.raises(ValueError, match="the best evaluation may have no checkpoint"):
         build(**best, eval_steps=2, save_steps=4)
 
 
 def test_saving_evaluating_and_the_models_attention_are_as_before_a_run(build, tmp_path):
-    trainer = build(max_steps=2, save_strategy="steps", save_steps=1, eval_dataset=rows_of(4), eval_strategy="steps", eval_steps=1)
+    trainer = build(
+        max_steps=2, save_strategy="steps", save_steps=1, eval_dataset=rows_of(4), eval_strategy="steps", eval_steps=1
+    )
     before = trainer.model.config._attn_implementation
     trainer.train()
     assert trainer.model.config._attn_implementation == before == "sdpa"

@@ -1,4 +1,6 @@
-"Edges of `ft_notebooks.tokenization.chat_template`: every template that TRL ships, random conversations, both ways of finding an answer."
+"""Edges of `ft_notebooks.tokenization.chat_template`: every template that TRL ships, random conversations, both ways of
+finding an answer.
+"""
 
 import random
 import re
@@ -14,8 +16,29 @@ from ft_notebooks.tokenization.chat_template import CUT, ChatTemplate, _asked, t
 
 FOLDER = Path(trl.__file__).parent / "chat_templates"
 TEXT = sorted(p.stem for p in FOLDER.glob("*.jinja") if not re.search("_vl|idefics|llava|smolvlm", p.stem))
-TOKENS = re.compile(r"<\|[^|<>\s'\"]+\|>|<｜[^｜<>\s]+｜>|<(?:start|end)_of_turn>|\[gMASK\]|<sop>|<turn\|>|<\|turn>|</?think>")
-PIECES = ["a", "B c", " ", "\n", "\n\n", "é", "日本", "🙂", "user\n", "assistant\n", "{{ x }}", "<b>", "end", "\t", ".", "|>", "final", "<|im_end|>"]
+TOKENS = re.compile(
+    r"<\|[^|<>\s'\"]+\|>|<｜[^｜<>\s]+｜>|<(?:start|end)_of_turn>|\[gMASK\]|<sop>|<turn\|>|<\|turn>|</?think>"
+)
+PIECES = [
+    "a",
+    "B c",
+    " ",
+    "\n",
+    "\n\n",
+    "é",
+    "日本",
+    "🙂",
+    "user\n",
+    "assistant\n",
+    "{{ x }}",
+    "<b>",
+    "end",
+    "\t",
+    ".",
+    "|>",
+    "final",
+    "<|im_end|>",
+]
 
 
 def words(*turns):
@@ -36,7 +59,9 @@ def with_tokens(name):
 def test_the_frame_finds_what_asking_one_at_a_time_finds(name):
     template, draw, framed = ChatTemplate(with_tokens(name)), random.Random(name), 0
     for _ in range(12):
-        chat = words(*("".join(draw.choices(PIECES, k=draw.randint(1, 4))) + "x" for _ in range(2 * draw.randint(1, 3))))
+        chat = words(
+            *("".join(draw.choices(PIECES, k=draw.randint(1, 4))) + "x" for _ in range(2 * draw.randint(1, 3)))
+        )
         text = template.render(chat)
         quick = template.framed(chat, text)
         if quick is not None:
@@ -84,7 +109,9 @@ def test_the_noncharacter_that_cuts_may_not_come_in_with_a_text():
 
 def test_a_conversation_that_the_template_refuses_is_our_error():
     tok = tiny_tokenizer()
-    tok.chat_template = "{% if messages[0].role != 'system' %}{{ raise_exception('begin with a system message') }}{% endif %}"
+    tok.chat_template = (
+        "{% if messages[0].role != 'system' %}{{ raise_exception('begin with a system message') }}{% endif %}"
+    )
     with pytest.raises(ValueError, match="cannot write the conversation: TemplateError: begin with a system message"):
         ChatTemplate(tok).render(words("a", "b"))
 
@@ -233,7 +260,9 @@ def test_a_plain_conversation_is_in_the_templates_frame(name):
 
 
 def test_an_answer_that_the_template_writes_otherwise_is_in_no_frame():
-    source = "{% for m in messages %}{{ m.role + ':' + m.content + (' (sic)' if 'x' in m.content else '') + '<|im_end|>' }}"
+    source = (
+        "{% for m in messages %}{{ m.role + ':' + m.content + (' (sic)' if 'x' in m.content else '') + '<|im_end|>' }}"
+    )
     source += "{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
     template = ChatTemplate(tiny_tokenizer(), source)
     for chat, fits in ((words("a", "b"), True), (words("a", "x"), False)):

@@ -1,4 +1,6 @@
-"Edges of the ribbon and the figures of `ft_notebooks.tokenization.token_view`: strange texts, long rows, other ways to count."
+"""Edges of the ribbon and the figures of `ft_notebooks.tokenization.token_view`: strange texts, long rows, other ways
+to count.
+"""
 
 import io
 import random

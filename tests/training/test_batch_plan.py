@@ -81,7 +81,15 @@ def test_impossible_batches_are_refused(arguments):
 
 @pytest.mark.parametrize(
     ("memory", "rows", "checkpointing"),
-    [(8000, 16, False), (7000, 8, False), (1800, 4, False), (450, 1, False), (440, 1, True), (230, 1, True), (215, 1, True)],
+    [
+        (8000, 16, False),
+        (7000, 8, False),
+        (1800, 4, False),
+        (450, 1, False),
+        (440, 1, True),
+        (230, 1, True),
+        (215, 1, True),
+    ],
 )
 def test_layers_are_computed_twice_only_where_not_one_row_fits_otherwise(machine, memory, rows, checkpointing):
     machine(memory=memory)
@@ -95,7 +103,9 @@ def test_what_surely_does_not_fit_is_refused_and_what_perhaps_does_is_tried(mach
     machine(memory=181)
     assert batch(plan(tiny_model(), LENGTHS)) == (1, 16)
     machine(memory=179)
-    with pytest.raises(ValueError, match="one row at a time, with activation checkpointing; the longest has 400 tokens. Take"):
+    with pytest.raises(
+        ValueError, match="one row at a time, with activation checkpointing; the longest has 400 tokens. Take"
+    ):
         plan(tiny_model(), LENGTHS)
 
 
@@ -125,7 +135,9 @@ def test_a_cpu_keeps_half_of_its_memory_for_others_and_its_processes_share_it(ma
     [("cuda:0", True, {}, "bfloat16"), ("cuda:0", False, {}, "float16"), ("cpu", False, {}, "float32")]
     + [("cuda:0", True, {"fp16": True}, "float16"), ("cuda:0", True, {"bf16": False}, "float32")],
 )
-def test_the_precision_is_the_machines_or_the_one_that_is_given_and_the_estimate_knows(machine, device, bf16, given, said):
+def test_the_precision_is_the_machines_or_the_one_that_is_given_and_the_estimate_knows(
+    machine, device, bf16, given, said
+):
     asked = machine(device, bf16, memory=100_000)
     assert f", {said}, " in plan(tiny_model(), LENGTHS, given=given).said
     wanted = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": None}[said]
@@ -165,7 +177,11 @@ def test_a_batch_larger_than_the_data_is_refused_and_one_as_large_is_not(machine
 def test_the_steps_that_are_said_are_the_trainers_own(machine, tmp_path, rows, given):
     machine("cpu", memory=100_000)
     chosen = plan(tiny_model(), [3] * rows, 16, given)
-    args = TrainingArguments(tmp_path, use_cpu=True, **{**given, **dict(zip(("per_device_train_batch_size", "gradient_accumulation_steps"), batch(chosen)))})
+    args = TrainingArguments(
+        tmp_path,
+        use_cpu=True,
+        **{**given, **dict(zip(("per_device_train_batch_size", "gradient_accumulation_steps"), batch(chosen)))},
+    )
     trainer = Trainer(tiny_model(), args, train_dataset=[{"input_ids": [1, 2, 3]}] * rows)
     steps = trainer.set_initial_training_values(args, trainer.get_train_dataloader())[6]
     assert chosen.said.endswith(f"; {steps} steps")
@@ -200,9 +216,15 @@ def test_where_nothing_is_known_nothing_is_estimated_or_refused_and_the_line_say
     spread = tiny_model()
     spread.hf_device_map = {"a": 0, "b": 1}
     adapter = LoraConfig()
-    for model, given, why in [(frozen, {}, "in part"), (tiny_model().bfloat16(), {}, "in 16 bits"), (spread, {}, "spread")] + [
-        (eight, {}, "quantised"), (tiny_model(), {"optim": "sgd"}, "another optimizer"), (tiny_model(), {"fsdp": "full_shard"}, "shared out")
-    ]:  # fmt: skip
+    for model, given, why in [
+        (frozen, {}, "in part"),
+        (tiny_model().bfloat16(), {}, "in 16 bits"),
+        (spread, {}, "spread"),
+    ] + [
+        (eight, {}, "quantised"),
+        (tiny_model(), {"optim": "sgd"}, "another optimizer"),
+        (tiny_model(), {"fsdp": "full_shard"}, "shared out"),
+    ]:
         chosen = plan(model, LENGTHS, given=given, adapter=adapter if model is eight else None)
         assert why in chosen.said and "memory not estimated" in chosen.said
         assert batch(chosen) == (8, 2) and checkpointed(chosen)
@@ -245,7 +267,12 @@ def test_a_config_of_either_stage_can_be_made_of_a_plan(machine, tmp_path, confi
     args = run_config(config, tmp_path, plan(tiny_model(), LENGTHS, 16, given, config), given, learning_rate=1e-3)
     assert isinstance(args, config) and args.learning_rate == 1e-3 and args.logging_steps == 3 and args.save_steps == 50
     assert args.train_sampling_strategy == "random" and args.logging_nan_inf_filter is False
-    assert run_config(config, tmp_path, plan(tiny_model(), LENGTHS), {"learning_rate": 5.0}, learning_rate=1e-3).learning_rate == 5
+    assert (
+        run_config(
+            config, tmp_path, plan(tiny_model(), LENGTHS), {"learning_rate": 5.0}, learning_rate=1e-3
+        ).learning_rate
+        == 5
+    )
 
 
 @dataclasses.dataclass
@@ -259,13 +286,20 @@ class OlderConfig:
 
 def test_a_field_that_the_installed_release_lacks_is_refused_by_name_and_version(tmp_path, monkeypatch):
     monkeypatch.setattr(OlderConfig, "__module__", "trl.trainer.sft_config")
-    said = f"OlderConfig has no field 'logging_steps' in trl {trl.__version__}, and this run sets it; install a newer release"
+    said = (
+        f"OlderConfig has no field 'logging_steps' in trl {trl.__version__}, and this run sets it; install a newer "
+        "release"
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
         run_config(OlderConfig, tmp_path, Plan({"use_cpu": True}, ""))
 
 
 def test_the_releases_of_a_config_are_those_of_all_packages_that_its_fields_come_from():
-    assert releases(SFTConfig) == releases(DPOConfig) == f"trl {trl.__version__} and transformers {transformers.__version__}"
+    assert (
+        releases(SFTConfig)
+        == releases(DPOConfig)
+        == f"trl {trl.__version__} and transformers {transformers.__version__}"
+    )
     assert releases(LoraConfig) == f"peft {peft.__version__}"
     assert releases(OlderConfig) == __name__  # of no package
 
@@ -279,9 +313,20 @@ def test_rows_end_to_end_are_cut_by_nobody_after_they_were_encoded(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value", "complaint"),
-    [("learning_rate", "2e-4", "a number, got '2e-4'; write it without quotes"), ("max_steps", "3", "a whole number, got '3'")]
-    + [("max_steps", 2.5, "a whole number"), ("learning_rate", float("nan"), "a number, got nan"), ("seed", True, "a whole number")]
-    + [("learning_rate", None, "a number, got None"), ("warmup_steps", [1], "a number"), ("save_total_limit", "2", "a whole")]
+    [
+        ("learning_rate", "2e-4", "a number, got '2e-4'; write it without quotes"),
+        ("max_steps", "3", "a whole number, got '3'"),
+    ]
+    + [
+        ("max_steps", 2.5, "a whole number"),
+        ("learning_rate", float("nan"), "a number, got nan"),
+        ("seed", True, "a whole number"),
+    ]
+    + [
+        ("learning_rate", None, "a number, got None"),
+        ("warmup_steps", [1], "a number"),
+        ("save_total_limit", "2", "a whole"),
+    ]
     + [("learning_rate", float("inf"), "a number, got inf")],
 )
 def test_a_number_that_is_none_is_refused_by_name(name, value, complaint):
@@ -292,7 +337,12 @@ def test_a_number_that_is_none_is_refused_by_name(name, value, complaint):
 @pytest.mark.parametrize(
     "given",
     [{"learning_rate": 1}, {"max_steps": 3.0}, {"save_total_limit": None}, {"eval_steps": 0.5}, {"max_length": None}]
-    + [{"pad_to_multiple_of": "auto"}, {"lr_scheduler_type": "cosine"}, {"warmup_steps": 0.05}, {"report_to": ["wandb"]}],
+    + [
+        {"pad_to_multiple_of": "auto"},
+        {"lr_scheduler_type": "cosine"},
+        {"warmup_steps": 0.05},
+        {"report_to": ["wandb"]},
+    ],
     ids=str,
 )
 def test_numbers_of_every_kind_and_what_is_no_number_at_all_pass(given):

@@ -1,4 +1,6 @@
-"Edges of `ft_notebooks.training.best_checkpoint`: settings that are let through, every kind of early stopping, adapters."
+"""Edges of `ft_notebooks.training.best_checkpoint`: settings that are let through, every kind of early stopping,
+adapters.
+"""
 
 from pathlib import Path
 
@@ -40,7 +42,13 @@ def test_every_kind_of_early_stopping_is_seen_as_a_class_and_as_an_object(tmp_pa
 
 
 def test_the_adapter_that_is_left_is_that_of_the_best_checkpoint(tmp_path):
-    settings = {"max_steps": 24, "eval_steps": 4, "save_steps": 4, "load_best_model_at_end": True, "learning_rate": 3e-2}
+    settings = {
+        "max_steps": 24,
+        "eval_steps": 4,
+        "save_steps": 4,
+        "load_best_model_at_end": True,
+        "learning_rate": 3e-2,
+    }
     run = trainer(tmp_path, model=adapted(), **settings)
     check_checkpoint_choice(run.args)
     run.train()

@@ -1,4 +1,5 @@
-"""What the levers leave alone, and that a run with them resumes, accumulates and is shared between processes as before."""
+"""What the levers leave alone; a run with them resumes, accumulates and is shared between processes as before."""
+
 import multiprocessing
 import os
 import socket
@@ -46,7 +47,9 @@ def adapted(**fields):
 
 
 def batch(n=4, first=0):
-    return DataCollatorForLanguageModeling(TOK.pad_token_id, padding_free=True)(ROWS.select(range(first, first + n)).to_list())
+    return DataCollatorForLanguageModeling(TOK.pad_token_id, padding_free=True)(
+        ROWS.select(range(first, first + n)).to_list()
+    )
 
 
 def loss_and_gradient(model, quick, inputs=None, autocast=False, **how):
@@ -72,7 +75,9 @@ class Quick(SFTTrainer):
 
 def trainer(folder, kind=Quick, model=None, **settings):
     fixed = dict(use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True, max_length=None)
-    fixed |= dict(padding_free=True, per_device_train_batch_size=2, gradient_accumulation_steps=2, max_steps=4, learning_rate=1e-2)
+    fixed |= dict(
+        padding_free=True, per_device_train_batch_size=2, gradient_accumulation_steps=2, max_steps=4, learning_rate=1e-2
+    )
     args = SFTConfig(str(folder), logging_steps=1, **({"gradient_checkpointing": False} | fixed | settings))
     return kind(model or adapted(), args, train_dataset=ROWS, eval_dataset=ROWS.select(range(4)), processing_class=TOK)
 
@@ -81,7 +86,17 @@ def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
 
 
-@pytest.mark.parametrize("fields", [{}, {"use_rslora": True}, {"use_dora": True}, {"lora_dropout": 0.3}, {"lora_bias": True}, {"target_modules": ["q_proj"]}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"lora_dropout": 0.3},
+        {"lora_bias": True},
+        {"target_modules": ["q_proj"]},
+    ],
+)
 def test_every_kind_of_adapter_keeps_its_loss_and_gradient(fields):
     model = adapted(**fields)
     for mine, peft in zip(loss_and_gradient(model, True), loss_and_gradient(model, False)):
@@ -131,7 +146,14 @@ def test_a_listener_on_a_part_hears_it_and_one_on_the_layer_too():
 
 
 def test_windows_and_other_norms_are_the_models_own():
-    sizes = dict(vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    sizes = dict(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
     mistral = MistralForCausalLM(MistralConfig(**sizes, sliding_window=8))
     gemma = GemmaForCausalLM(GemmaConfig(**sizes, head_dim=8))
     torch.nn.init.normal_(gemma.model.norm.weight)
@@ -155,7 +177,9 @@ def test_only_a_mask_that_is_causal_in_each_document_becomes_bounds(reach):
 
     def sees(batch, head, query, key):
         causal = (ids[query] == ids[key]) & (key <= query)
-        return {"later tokens": ids[query] == ids[key], "a window": causal & (key > query - 2), "the document": causal}[reach]
+        return {"later tokens": ids[query] == ids[key], "a window": causal & (key > query - 2), "the document": causal}[
+            reach
+        ]
 
     given = dict(mask_function=sees, q_length=8, kv_length=8, batch_size=1, allow_is_causal_skip=False)
     found = document_mask(**given)
@@ -200,7 +224,9 @@ def test_log_probs_of_any_number_of_labels(n):
     assert_close(entropy, -(scores.exp() * scores).sum(-1).detach(), atol=1e-4, rtol=1e-5)
     assert torch.equal(top, scores.argmax(-1) == targets)
     g = torch.rand(n)
-    assert_close(*(torch.autograd.grad((s * g).sum(), hidden)[0] for s in (log_probs, scores.gather(1, targets[:, None])[:, 0])))
+    assert_close(
+        *(torch.autograd.grad((s * g).sum(), hidden)[0] for s in (log_probs, scores.gather(1, targets[:, None])[:, 0]))
+    )
 
 
 def test_of_two_equal_logits_only_the_first_is_the_most_likely_as_trl_counts():
@@ -230,7 +256,13 @@ def test_heads_that_it_does_not_cover_are_left_to_trl(monkeypatch):
         with speed_up(model):
             mine = trl.trainer.utils._ChunkedLogProbFunction.apply(*given)
         for a, b in zip(mine, theirs.apply(*given)):
-            assert (a is None and b is None) or not outputs or a is None or b is None or torch.allclose(a.float(), b.float(), atol=1e-5)
+            assert (
+                (a is None and b is None)
+                or not outputs
+                or a is None
+                or b is None
+                or torch.allclose(a.float(), b.float(), atol=1e-5)
+            )
     assert calls == [6]
 
 
@@ -273,13 +305,18 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
     assert torch.equal(weights(whole.model), weights(again.model))
 
 
-@pytest.mark.parametrize("settings", [{"gradient_checkpointing": True}, {"packing": True, "max_length": 600}, {"loss_type": "dft"}])
+@pytest.mark.parametrize(
+    "settings", [{"gradient_checkpointing": True}, {"packing": True, "max_length": 600}, {"loss_type": "dft"}]
+)
 def test_a_run_logs_what_trls_own_logs(tmp_path, settings):
     logs = []
     for kind in (Quick, SFTTrainer):
         run = trainer(tmp_path, kind, max_steps=2, eval_strategy="steps", eval_steps=2, **settings)
         run.train()
-        numbers = [{k: v for k, v in log.items() if isinstance(v, float) and "second" not in k and "time" not in k} for log in run.state.log_history]
+        numbers = [
+            {k: v for k, v in log.items() if isinstance(v, float) and "second" not in k and "time" not in k}
+            for log in run.state.log_history
+        ]
         logs.append(numbers)
     for mine, theirs in zip(*logs):
         assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-4)

@@ -148,7 +148,9 @@ def test_the_verdict_is_not_a_step_late(trainer):
     run = trainer(cut_off(adapted()), GradientFlowCallback(), warmup_steps=1)
     with pytest.raises(ValueError, match="after 2 optimizer steps"):
         run.train()
-    assert run.state.global_step == 2  # of four: one without a learning rate, one that counts; the third was not finished
+    assert (
+        run.state.global_step == 2
+    )  # of four: one without a learning rate, one that counts; the third was not finished
 
 
 def test_a_run_of_one_step_gets_no_verdict(trainer):
@@ -171,7 +173,9 @@ def test_weight_decay_moves_what_has_no_gradient_and_deceives_nobody():
 def test_what_rounds_its_updates_away_is_named_when_the_learning_rate_does_not_rise():
     model = Two(first=1.0, second=1000.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-5)
-    with pytest.raises(ValueError, match=r"1 of 2 trainable tensors have a gradient and have not moved \(second\); .*bits=32"):
+    with pytest.raises(
+        ValueError, match=r"1 of 2 trainable tensors have a gradient and have not moved \(second\); .*bits=32"
+    ):
         steps(begin(model, optimizer), model, optimizer, both, both)
 
 
@@ -218,7 +222,9 @@ def test_frozen_by_mistake_is_refused_at_the_start_of_trls_silent_run(trainer):
 def test_what_the_optimizer_does_not_hold_is_named_before_the_first_step():
     model = Two()
     optimizer = torch.optim.SGD([model.first], lr=0.1)
-    with pytest.raises(ValueError, match=r"before the first step, 1 of 2 trainable tensors are not held .*\(second\); make it"):
+    with pytest.raises(
+        ValueError, match=r"before the first step, 1 of 2 trainable tensors are not held .*\(second\); make it"
+    ):
         begin(model, optimizer)
 
 
@@ -242,22 +248,35 @@ def test_experts_without_a_token_are_excused_by_another_of_their_layer():
 
     model = nn.ModuleList([Layer(), Layer()])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
     def one_each(model):
         return (model[0].experts[1](torch.ones(2)) + model[1].experts[2](torch.ones(2))).sum()
+
     steps(guard := begin(model, optimizer), model, optimizer, one_each, one_each)
     assert not guard.start
     with pytest.raises(ValueError, match=r"3 of 6 trainable tensors have had no gradient \(1.experts.0.weight, "):
+
         def first(model):
             return model[0].experts[1](torch.ones(2)).sum()
+
         steps(begin(model, optimizer), model, optimizer, first, first)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_experts_in_one_tensor_train_with_an_adapter_on_it(trainer):
     config = MixtralConfig(
-        vocab_size=259, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, num_local_experts=8, num_experts_per_tok=2, pad_token_id=0, eos_token_id=2, bos_token_id=None,
-    )  # fmt: skip
+        vocab_size=259,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=8,
+        num_experts_per_tok=2,
+        pad_token_id=0,
+        eos_token_id=2,
+        bos_token_id=None,
+    )
     guard = GradientFlowCallback()
     trainer(adapted(MixtralForCausalLM(config)), guard).train()
     assert guard.steps == 2 and not guard.start
@@ -286,7 +305,11 @@ def test_where_no_gradient_is_kept_moving_is_proof_enough(still):
     model = Two()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     guard = begin(model, optimizer)
-    said = pytest.raises(ValueError, match=f"have had no gradient .{', '.join(still)}") if still else contextlib.nullcontext()
+    said = (
+        pytest.raises(ValueError, match=f"have had no gradient .{', '.join(still)}")
+        if still
+        else contextlib.nullcontext()
+    )
     with said:
         for _ in range(2):  # an optimizer that updates in the backward pass, or keeps the gradients elsewhere
             for name, p in model.named_parameters():

@@ -15,12 +15,12 @@ ROWS = encode_chats(tiny_tokenizer(), appointments(16))[0]
 
 def test_left_padding_is_taken_off():
     batch = {"input_ids": torch.tensor([[0, 0, 5, 6]]), "labels": torch.tensor([[-100, -100, -100, 6]])}
-    (ids, labels), = loss_spikes._rows(batch | {"attention_mask": torch.tensor([[0, 0, 1, 1]])})
+    ((ids, labels),) = loss_spikes._rows(batch | {"attention_mask": torch.tensor([[0, 0, 1, 1]])})
     assert ids.tolist() == [5, 6] and labels.tolist() == [-100, 6]
 
 
 def test_a_batch_without_a_mask_is_taken_as_it_is():
-    (ids, labels), = loss_spikes._rows({"input_ids": torch.tensor([[5, 6]])})
+    ((ids, labels),) = loss_spikes._rows({"input_ids": torch.tensor([[5, 6]])})
     assert ids.tolist() == labels.tolist() == [5, 6]
 
 
@@ -34,4 +34,7 @@ def test_preferences_are_trained_on_their_completions():
 def test_a_row_is_found_behind_a_shuffle_and_not_in_columns_of_another_kind():
     shuffled = ROWS.shuffle(seed=0)
     assert all(loss_spikes._place(shuffled, shuffled[i]["input_ids"]) == i for i in (0, 7, 15))
-    assert loss_spikes._place(datasets.Dataset.from_dict({"text": ["a"]}), [1]) is None and loss_spikes._place(None, [1]) is None
+    assert (
+        loss_spikes._place(datasets.Dataset.from_dict({"text": ["a"]}), [1]) is None
+        and loss_spikes._place(None, [1]) is None
+    )

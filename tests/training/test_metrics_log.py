@@ -52,7 +52,6 @@ def test_a_watch_runs_from_start_to_mark_and_a_lap_of_one_that_stands_is_empty(m
     assert at(140, "lap") == 3
 
 
-
 class Die(TrainerCallback):
     "SIGKILL at the end of a step; or in the middle of the line that the step writes"
 
@@ -79,9 +78,13 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("step", "torn"), [(1, False), (5, False), (9, True)])
-def test_a_run_killed_anywhere_and_resumed_ends_with_the_files_of_the_run_that_went_through(tmp_path, whole, step, torn):
+def test_a_run_killed_anywhere_and_resumed_ends_with_the_files_of_the_run_that_went_through(
+    tmp_path, whole, step, torn
+):
     def run(*callbacks):
-        return trainer(tmp_path, MetricsCallback(), SamplesCallback(tiny_tokenizer(), CHATS, 4), *callbacks, model=adapted())
+        return trainer(
+            tmp_path, MetricsCallback(), SamplesCallback(tiny_tokenizer(), CHATS, 4), *callbacks, model=adapted()
+        )
 
     assert forked(lambda: run(Die(step, torn)).train()) == -signal.SIGKILL
     written = len(metrics_log.read_entries(tmp_path / "metrics.jsonl"))
@@ -130,12 +133,21 @@ def test_without_a_count_of_real_tokens_no_speed_is_claimed(tmp_path, counting):
     assert not any("tokens_per_second" in entry for entry in run.state.log_history)
 
 
-@pytest.mark.parametrize("settings", [{}, {"padding_free": True, "max_length": None, "pad_to_multiple_of": 64}, {"packing": True, "max_length": 64}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"padding_free": True, "max_length": None, "pad_to_multiple_of": 64}, {"packing": True, "max_length": 64}],
+)
 def test_tokens_are_counted_without_padding_however_rows_are_batched(tmp_path, settings):
     fixed = {"use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "save_strategy": "no"}
     counted = {"include_num_input_tokens_seen": "non_padding", **settings}
     args = SFTConfig(tmp_path, per_device_train_batch_size=8, num_train_epochs=1, logging_steps=1, **fixed, **counted)
-    run = SFTTrainer(tiny_model(), args, train_dataset=Dataset.from_list(rows()), processing_class=tiny_tokenizer(), callbacks=[MetricsCallback()])
+    run = SFTTrainer(
+        tiny_model(),
+        args,
+        train_dataset=Dataset.from_list(rows()),
+        processing_class=tiny_tokenizer(),
+        callbacks=[MetricsCallback()],
+    )
     run.train()
     entry = lines(tmp_path / "metrics.jsonl")[-1]
     assert entry["num_input_tokens_seen"] == entry["num_tokens"] == sum(len(row["input_ids"]) for row in rows())
@@ -143,7 +155,13 @@ def test_tokens_are_counted_without_padding_however_rows_are_batched(tmp_path, s
 
 
 def test_a_log_after_the_save_of_an_epoch_s_last_step_has_the_speed_of_the_epoch(tmp_path):
-    settings = {"logging_strategy": "epoch", "save_steps": 4, "eval_strategy": "no", "max_steps": -1, "num_train_epochs": 2}
+    settings = {
+        "logging_strategy": "epoch",
+        "save_steps": 4,
+        "eval_strategy": "no",
+        "max_steps": -1,
+        "num_train_epochs": 2,
+    }
     run = trainer(tmp_path, MetricsCallback(), **settings)
     run.train()
     assert [entry["step"] for entry in lines(tmp_path / "metrics.jsonl") if entry["tokens_per_second"] > 0] == [4, 8]
@@ -163,9 +181,12 @@ def test_the_first_speed_of_a_resumed_run_is_of_its_own_tokens(tmp_path, monkeyp
     assert lines(tmp_path / "metrics.jsonl") == [{"loss": 1.0, "step": 6, "tokens_per_second": 30.0}]
 
 
-
 def test_only_the_first_process_writes(tmp_path):
-    state, control, callback = TrainerState(is_world_process_zero=False, max_steps=3), TrainerControl(), MetricsCallback()
+    state, control, callback = (
+        TrainerState(is_world_process_zero=False, max_steps=3),
+        TrainerControl(),
+        MetricsCallback(),
+    )
     callback.on_train_begin(arguments(tmp_path), state, control)
     state.log_history = [{"loss": 1.0, "step": 0}]
     callback.on_log(arguments(tmp_path), state, control, logs={"loss": 1.0})

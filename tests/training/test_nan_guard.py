@@ -99,7 +99,9 @@ def fault(model, when, forward=1.0, backward=1.0):
 # what stops a run
 
 
-@pytest.mark.parametrize("layout", [{}, {"padding_free": True, "max_length": None}, {"packing": True, "max_length": 600}])
+@pytest.mark.parametrize(
+    "layout", [{}, {"padding_free": True, "max_length": None}, {"packing": True, "max_length": 600}]
+)
 def test_a_gradient_that_is_no_number_names_its_row(tmp_path, layout):
     row = ROWS[5]["input_ids"]
     text = TOK.decode(row[:-1])
@@ -141,7 +143,9 @@ def test_a_step_whose_checkpoint_is_there_is_not_saved_again(tmp_path):
     assert count == [2]
 
 
-@pytest.mark.parametrize(("step", "order"), [(3, "group_by_length"), (4, "random")])  # 4: the first step of the second epoch
+@pytest.mark.parametrize(
+    ("step", "order"), [(3, "group_by_length"), (4, "random")]
+)  # 4: the first step of the second epoch
 def test_the_checkpoint_of_a_stop_goes_on_to_the_same_weights(tmp_path, step, order):
     trainer = make(tmp_path / "run", train_sampling_strategy=order)
     hook = fault(trainer.model, lambda ids: trainer.state.global_step == step, forward=math.nan)
@@ -182,9 +186,14 @@ def test_an_error_says_three_rows_and_counts_the_others_and_where_to_go_on_from(
 
     report = {"fault": "F", "cure": "C", "file": "run/stopped.json", "checkpoint": "run/checkpoint-4"}
     first, *lines = nan_guard._message(report | {"step": 5, "rows": [row(i, i != 2) for i in range(6)]}).split("\n")
-    assert first.startswith("step 5 is not taken, since F; its weights are those of step 4, the last checkpoint is run/checkpoint-4.")
+    assert first.startswith(
+        "step 5 is not taken, since F; its weights are those of step 4, the last checkpoint is run/checkpoint-4."
+    )
     assert "stop again. What to do: C. The rows, which run/stopped.json has in full:" in first
-    places = [f"  micro-batch 2, row 1 (row {i} of train_dataset): 9 tokens, 4 trained, loss 2: '{'a' * 300}'" for i in (0, 1, 3)]
+    places = [
+        f"  micro-batch 2, row 1 (row {i} of train_dataset): 9 tokens, 4 trained, loss 2: '{'a' * 300}'"
+        for i in (0, 1, 3)
+    ]
     assert lines == [*places, "  and 2 more"]
     report |= {"step": 1, "checkpoint": None, "rows": [row(None, False)]}
     first, line = nan_guard._message(report).split("\n")
@@ -194,7 +203,9 @@ def test_an_error_says_three_rows_and_counts_the_others_and_where_to_go_on_from(
 def test_what_is_left_of_a_stop_is_the_weights_before_it_no_gradient_and_the_random_numbers_that_were_next(tmp_path):
     trainer, seen = make(tmp_path), {}
     hook = fault(trainer.model, lambda ids: trainer.state.global_step == 2, forward=math.nan)
-    trainer.add_callback(before := Before(lambda step: seen.__setitem__(step, (flat(trainer.model).clone(), torch.get_rng_state()))))
+    trainer.add_callback(
+        before := Before(lambda step: seen.__setitem__(step, (flat(trainer.model).clone(), torch.get_rng_state())))
+    )
     said = stopped(trainer, "step 3 is not taken")
     hook.remove()
     folder = tmp_path / "checkpoint-2"
@@ -214,7 +225,9 @@ def test_a_stop_leaves_no_trace_in_a_run_that_begins_again(tmp_path):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_strict_json_has_words_for_what_is_no_number(value):
-    assert nan_guard._strict({"a": [value, 1.5, None, {"b": value}]}) == {"a": [str(value), 1.5, None, {"b": str(value)}]}
+    assert nan_guard._strict({"a": [value, 1.5, None, {"b": value}]}) == {
+        "a": [str(value), 1.5, None, {"b": str(value)}]
+    }
 
 
 def test_preferences_are_guarded_too(tmp_path):
@@ -238,7 +251,10 @@ def test_preferences_are_guarded_too(tmp_path):
 
 
 def test_a_run_like_the_demos_stops_nowhere_and_has_no_spike(tmp_path):
-    fields = DEMO | {"max_steps": 24, "save_strategy": "no"}  # longer than the demo: the first eight losses are compared with none
+    fields = DEMO | {
+        "max_steps": 24,
+        "save_strategy": "no",
+    }  # longer than the demo: the first eight losses are compared with none
     trainer = sft_trainer(on_notes(), TOK, appointments(128), output_dir=str(tmp_path), disable_tqdm=True, **fields)
     assert isinstance(trainer, GuardedTrainer)
     train(trainer)
@@ -310,7 +326,9 @@ def one_rank(folder, rank):
     PartialState._reset_state()
     GradientState._reset_state()
     torch.set_num_threads(1)
-    healthy = [train(make(folder / f"healthy-{kind.__name__}", kind=kind, max_steps=2)) for kind in (SFTTrainer, Guarded)]
+    healthy = [
+        train(make(folder / f"healthy-{kind.__name__}", kind=kind, max_steps=2)) for kind in (SFTTrainer, Guarded)
+    ]
     same = torch.equal(flat(healthy[0].model), flat(healthy[1].model))
     trainer = make(folder / "run")
     fault(trainer.model, lambda ids: rank == 1 and trainer.state.global_step == 2, forward=math.inf)
@@ -326,5 +344,9 @@ def test_two_processes_stop_as_one_though_one_alone_has_the_row(tmp_path):
     first, second = json.loads((tmp_path / "notes.json").read_text())
     assert first["said"] == second["said"] and first["step"] == second["step"] == 2 and first["same"] and second["same"]
     stop = json.loads((tmp_path / "run" / "stopped.json").read_text())
-    assert stop["process"] == 1 and stop["rows"] and all(row["loss"] != row["loss"] or isinstance(row["loss"], str) for row in stop["rows"])
+    assert (
+        stop["process"] == 1
+        and stop["rows"]
+        and all(row["loss"] != row["loss"] or isinstance(row["loss"], str) for row in stop["rows"])
+    )
     assert last_good_checkpoint(tmp_path / "run").endswith("checkpoint-2")

@@ -32,12 +32,18 @@ make = partial(sft, kind=Mine)
 
 def test_lengths_are_those_of_all_columns_of_ids():
     pairs = datasets.Dataset.from_dict({"prompt_ids": [[1], [1, 2]], "chosen_ids": [[1, 2, 3], [1]], "n": [5, 6]})
-    assert out_of_memory._lengths(pairs).tolist() == [4, 3] and out_of_memory._lengths(pairs.select([1])).tolist() == [3]
-    assert out_of_memory._lengths(pairs.select([])) is None and out_of_memory._lengths(pairs.to_iterable_dataset()) is None
+    assert out_of_memory._lengths(pairs).tolist() == [4, 3] and out_of_memory._lengths(pairs.select([1])).tolist() == [
+        3
+    ]
+    assert (
+        out_of_memory._lengths(pairs.select([])) is None and out_of_memory._lengths(pairs.to_iterable_dataset()) is None
+    )
 
 
 def test_transformers_may_find_the_batch_size_itself(tmp_path):
-    trainer = make(tmp_path, auto_find_batch_size=True, per_device_train_batch_size=4, gradient_accumulation_steps=1, max_steps=2)
+    trainer = make(
+        tmp_path, auto_find_batch_size=True, per_device_train_batch_size=4, gradient_accumulation_steps=1, max_steps=2
+    )
 
     def forward(layer, args):
         if len(args[0]) > 2:
@@ -80,20 +86,28 @@ def test_what_is_advised_fits_by_the_estimate_and_the_next_larger_does_not(tmp_p
     two, four = (estimate_memory(config, "lora", length=int(n), **fixed).total for n in tokens.values())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(out_of_memory, "_room", lambda device: four / 0.95)  # a tenth is kept free
-        assert "per_device_train_batch_size=2, gradient_accumulation_steps=4 (they are 8 and 1)" in out_of_memory._advice(trainer)
+        assert (
+            "per_device_train_batch_size=2, gradient_accumulation_steps=4 (they are 8 and 1)"
+            in out_of_memory._advice(trainer)
+        )
 
 
 def test_where_there_is_no_estimate_half_is_advised(tmp_path):
     trainer = make(tmp_path, model=tiny_model())
     trainer.model.get_input_embeddings().requires_grad_(False)
-    assert "try per_device_train_batch_size=1 and twice the accumulation; memory is not estimated" in out_of_memory._advice(trainer)
+    assert (
+        "try per_device_train_batch_size=1 and twice the accumulation; memory is not estimated"
+        in out_of_memory._advice(trainer)
+    )
 
 
 def test_checkpointing_is_advised_by_a_name_that_the_installed_config_has(tmp_path):
     trainer = make(tmp_path, model=tiny_model(), per_device_train_batch_size=1)
     trainer.model.get_input_embeddings().requires_grad_(False)
     name, value = re.search(r"try (\w+)=(\w+); memory is not estimated", out_of_memory._advice(trainer)).groups()
-    assert name.endswith("_checkpointing") and getattr(SFTConfig(tmp_path, use_cpu=True, bf16=False, **{name: value == "True"}), name)
+    assert name.endswith("_checkpointing") and getattr(
+        SFTConfig(tmp_path, use_cpu=True, bf16=False, **{name: value == "True"}), name
+    )
 
 
 def test_what_this_process_holds_is_its_own_to_hold(monkeypatch):
@@ -114,9 +128,18 @@ def test_a_rehearsal_is_what_a_gpu_has_and_a_cpu_only_by_request(tmp_path, monke
     worst = out_of_memory._worst(trainer)
     monkeypatch.setattr(out_of_memory, "_check_room", lambda trainer, *worst: checked.append(worst[0]))
     checked, tried = [], []
-    monkeypatch.setattr(trainer, "training_step", lambda model, batch, items: tried.append((batch["input_ids"].shape, items)))
-    cpu, gpu = (SimpleNamespace(device=torch.device(kind), optim="adamw_torch") for kind in ("cpu", "meta"))  # no CPU either
-    for args, rehearse, expected in [(cpu, None, (1, 0)), (cpu, True, (1, 1)), (gpu, None, (0, 1)), (gpu, False, (0, 0))]:
+    monkeypatch.setattr(
+        trainer, "training_step", lambda model, batch, items: tried.append((batch["input_ids"].shape, items))
+    )
+    cpu, gpu = (
+        SimpleNamespace(device=torch.device(kind), optim="adamw_torch") for kind in ("cpu", "meta")
+    )  # no CPU either
+    for args, rehearse, expected in [
+        (cpu, None, (1, 0)),
+        (cpu, True, (1, 1)),
+        (gpu, None, (0, 1)),
+        (gpu, False, (0, 0)),
+    ]:
         trainer.rehearse = rehearse
         checked.clear(), tried.clear()
         trainer._rehearsal.on_train_begin(args, trainer.state, trainer.control)
@@ -127,7 +150,9 @@ def test_a_rehearsal_is_what_a_gpu_has_and_a_cpu_only_by_request(tmp_path, monke
     assert tried == [((2, max(map(len, ROWS["input_ids"]))), sum(label != -100 for label in labels))]
     for optim in ("lomo", "galore_adamw_layerwise"):  # these would take the step in the backward pass
         tried.clear()
-        trainer._rehearsal.on_train_begin(SimpleNamespace(device=torch.device("meta"), optim=optim), trainer.state, trainer.control)
+        trainer._rehearsal.on_train_begin(
+            SimpleNamespace(device=torch.device("meta"), optim=optim), trainer.state, trainer.control
+        )
         assert not tried
 
 
@@ -135,7 +160,10 @@ def test_rows_that_are_not_known_beforehand_are_not_rehearsed_and_half_is_advise
     trainer = make(tmp_path, rows=ROWS.to_iterable_dataset(), max_steps=1)
     trainer.rehearse = True
     assert train(trainer).state.global_step == 1
-    assert "per_device_train_batch_size=1 and twice the accumulation; memory is not estimated, as the rows are not" in out_of_memory._advice(trainer)
+    assert (
+        "per_device_train_batch_size=1 and twice the accumulation; memory is not estimated, as the rows are not"
+        in out_of_memory._advice(trainer)
+    )
 
 
 def test_an_error_says_where_to_go_on_from(tmp_path):
@@ -146,7 +174,9 @@ def test_an_error_says_where_to_go_on_from(tmp_path):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore of it")
 
     trainer.model.get_input_embeddings().register_forward_pre_hook(forward)
-    with pytest.raises(ValueError, match=r"out of memory in step 4 \(CUDA out of memory. Tried to allocate 2.00 GiB.\): ") as error:
+    with pytest.raises(
+        ValueError, match=r"out of memory in step 4 \(CUDA out of memory. Tried to allocate 2.00 GiB.\): "
+    ) as error:
         train(trainer)
     assert str(error.value).endswith(f". {tmp_path / 'checkpoint-2'} is whole: go on from there")
 
@@ -165,7 +195,9 @@ def test_an_error_says_whether_it_came_in_the_rehearsal(tmp_path):
     trainer, error = make(tmp_path), torch.OutOfMemoryError("CUDA out of memory.")
     assert out_of_memory._in_training(trainer, error).startswith("out of memory in step 1 (")
     trainer._rehearsal.runs = True
-    assert out_of_memory._in_training(trainer, error).startswith("out of memory in the rehearsal of the longest rows, before step 1 (")
+    assert out_of_memory._in_training(trainer, error).startswith(
+        "out of memory in the rehearsal of the longest rows, before step 1 ("
+    )
 
 
 def test_a_micro_batch_end_to_end_has_the_sum_of_its_rows(tmp_path):
@@ -192,5 +224,11 @@ def test_few_labels_are_not_refused_for_what_all_labels_would_take(tmp_path):
 
 def test_rows_end_to_end_take_their_sum_and_padded_ones_the_longest():
     lengths, fixed = np.array([100, 10, 10, 10]), {"rows": 4, "steps": 1, "checkpointing": True, "adapter": False}
-    advised = [out_of_memory._cures(lambda tokens, **changes: tokens, 120, lengths, flat=flat, **fixed)[0] for flat in (True, False)]
-    assert [said.split(",")[0] for said in advised] == ["per_device_train_batch_size=2", "per_device_train_batch_size=1"]
+    advised = [
+        out_of_memory._cures(lambda tokens, **changes: tokens, 120, lengths, flat=flat, **fixed)[0]
+        for flat in (True, False)
+    ]
+    assert [said.split(",")[0] for said in advised] == [
+        "per_device_train_batch_size=2",
+        "per_device_train_batch_size=1",
+    ]

@@ -1,4 +1,6 @@
-"Edges of `ft_notebooks.training.progress_and_plots`: curves, bars, a real kernel, and trackers where they are installed."
+"""Edges of `ft_notebooks.training.progress_and_plots`: curves, bars, a real kernel, and trackers where they are
+installed.
+"""
 
 import importlib.util
 import json
@@ -32,7 +34,10 @@ HISTORY = [
 
 
 def drawn(fig):
-    return {ax.get_title() or "loss": [(list(line.get_xdata()), list(line.get_ydata())) for line in ax.lines] for ax in fig.axes}
+    return {
+        ax.get_title() or "loss": [(list(line.get_xdata()), list(line.get_ydata())) for line in ax.lines]
+        for ax in fig.axes
+    }
 
 
 def test_the_curve_is_of_what_was_logged():
@@ -42,7 +47,9 @@ def test_the_curve_is_of_what_was_logged():
     assert all(ax.get_ylim()[0] == 0 for ax in fig.axes)  # a curve that starts at its own minimum looks like success
 
 
-@pytest.mark.parametrize("names", [[], ["grad_norm"], ["learning_rate", "tokens_per_second", "entropy"], [*progress_and_plots._PANELS]])
+@pytest.mark.parametrize(
+    "names", [[], ["grad_norm"], ["learning_rate", "tokens_per_second", "entropy"], [*progress_and_plots._PANELS]]
+)
 def test_each_number_that_was_logged_has_one_panel(names):
     fig = plot_history([{"step": n, "loss": 1.0, **{name: n + i for i, name in enumerate(names)}} for n in (1, 2)])
     panels = {progress_and_plots._PANELS[name][0]: [([1, 2], [1 + i, 2 + i])] for i, name in enumerate(names)}
@@ -59,7 +66,11 @@ def test_the_title_of_a_panel_is_nearer_to_it_than_to_the_panel_above(rate):
 def test_several_evaluation_sets_are_several_curves():
     fig = plot_history([{"step": 1, "loss": 3.0}, {"step": 1, "eval_a_loss": 2.0}, {"step": 1, "eval_b_loss": 1.0}])
     legend = [text.get_text() for text in fig.axes[0].get_legend().get_texts()]
-    assert drawn(fig)["loss"][1:] == [([1], [2.0]), ([1], [1.0])] and legend == ["training", "evaluation a", "evaluation b"]
+    assert drawn(fig)["loss"][1:] == [([1], [2.0]), ([1], [1.0])] and legend == [
+        "training",
+        "evaluation a",
+        "evaluation b",
+    ]
 
 
 def test_marks_are_drawn_where_they_are_and_named_once():
@@ -154,7 +165,6 @@ def test_tensorboard_s_files_go_into_the_folder_of_the_run_unless_a_place_is_giv
     assert watch(run) is run and board.logging_dir == (given or str(tmp_path / "tensorboard"))
 
 
-
 def test_a_tracker_is_given_what_the_metrics_add(tmp_path):
     class Tracker(TrainerCallback):
         def on_log(self, args, state, control, logs, **kwargs):
@@ -182,14 +192,18 @@ def test_a_picture_is_not_drawn_more_often_than_its_share_of_the_time(tmp_path, 
     monkeypatch.setattr(IPython.display, "display", picture)
     monkeypatch.setattr(progress_and_plots.time, "monotonic", lambda: now[0])
     trainer(tmp_path, Slow(), LiveCurve(), eval_strategy="no", save_strategy="no", max_steps=30).train()
-    assert 6 <= len(drawn) <= 8 and [bool(figure.get_suptitle()) for figure in drawn] == [True] * (len(drawn) - 1) + [False]
+    assert 6 <= len(drawn) <= 8 and [bool(figure.get_suptitle()) for figure in drawn] == [True] * (len(drawn) - 1) + [
+        False
+    ]
 
 
 def test_a_picture_holds_no_time_but_in_its_title_and_the_last_has_none(tmp_path, monkeypatch):
     import IPython.display
 
     shown = []
-    monkeypatch.setattr(IPython.display, "display", lambda figure, display_id: type("Handle", (), {"update": shown.append}))
+    monkeypatch.setattr(
+        IPython.display, "display", lambda figure, display_id: type("Handle", (), {"update": shown.append})
+    )
     curve, args, control = LiveCurve(), arguments(tmp_path), TrainerControl()
     curve.SHARE, state = 0, TrainerState(global_step=0, max_steps=2)
     curve.on_train_begin(args, state, control)
@@ -204,7 +218,6 @@ def test_a_picture_holds_no_time_but_in_its_title_and_the_last_has_none(tmp_path
     monkeypatch.setattr(progress_and_plots.time, "monotonic", lambda: 1e12)  # long after the run
     curve.on_log(args, state, control, logs=entry)
     assert len(shown) == 2
-
 
 
 KERNEL = """
@@ -227,7 +240,9 @@ def test_in_a_real_kernel_one_picture_changes_and_nothing_else_is_shown(tmp_path
     kernel, client = manager.start_new_kernel(HANGS, "python3", cwd=str(tmp_path))
     seen = []
     try:
-        ended = client.execute_interactive(KERNEL.replace("FOLDER", repr(str(tmp_path))), timeout=HANGS, output_hook=seen.append)
+        ended = client.execute_interactive(
+            KERNEL.replace("FOLDER", repr(str(tmp_path))), timeout=HANGS, output_hook=seen.append
+        )
     finally:
         client.stop_channels()
         kernel.shutdown_kernel(now=True)
@@ -284,11 +299,17 @@ def tracked(name, tmp_path, **env):
     run = subprocess.run(cmd, cwd=tmp_path, env={**os.environ, **home}, capture_output=True, text=True, timeout=HANGS)
     assert run.returncode == 0, run.stderr[-4000:]
     entries = lines(tmp_path / "run" / "metrics.jsonl")
-    return {key: [(e["step"], e[key]) for e in entries if key in e] for key in ("loss", "eval_loss", "tokens_per_second")}
+    return {
+        key: [(e["step"], e[key]) for e in entries if key in e] for key in ("loss", "eval_loss", "tokens_per_second")
+    }
 
 
 def as_logged(found, wanted):
-    for key, name in (("loss", "train/loss"), ("eval_loss", "eval/loss"), ("tokens_per_second", "train/tokens_per_second")):
+    for key, name in (
+        ("loss", "train/loss"),
+        ("eval_loss", "eval/loss"),
+        ("tokens_per_second", "train/tokens_per_second"),
+    ):
         assert [step for step, _ in found[name]] == [step for step, _ in wanted[key]]
         assert [value for _, value in found[name]] == pytest.approx([value for _, value in wanted[key]], rel=1e-6)
 
@@ -313,7 +334,10 @@ def test_trackio_holds_what_was_logged_in_a_file_on_this_machine(tmp_path):
 
     wanted = tracked("trackio", tmp_path, TRACKIO_DIR=str(tmp_path / "trackio"))
     with sqlite3.connect(tmp_path / "trackio" / "project.db") as db:
-        logged = [json.loads(text) for (text,) in db.execute("select metrics from metrics where run_name = 'mine' order by id")]
+        logged = [
+            json.loads(text)
+            for (text,) in db.execute("select metrics from metrics where run_name = 'mine' order by id")
+        ]
     as_logged(by_name([(entry["train/global_step"], entry) for entry in logged]), wanted)
 
 

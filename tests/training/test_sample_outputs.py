@@ -43,26 +43,35 @@ def test_listening_leaves_the_mode_and_the_settings_as_they_were(tmp_path, train
 
 
 def test_the_last_sample_is_of_the_model_that_is_left(tmp_path):
-    tok, settings = tiny_tokenizer(), {"max_steps": 30, "eval_steps": 4, "save_steps": 4, "load_best_model_at_end": True}
+    tok, settings = (
+        tiny_tokenizer(),
+        {"max_steps": 30, "eval_steps": 4, "save_steps": 4, "load_best_model_at_end": True},
+    )
     run = trainer(tmp_path, SamplesCallback(tok, CHATS, 4), learning_rate=1e-2, **settings | {"max_steps": 30})
     run.train()
     best = run.state.best_global_step
     heard = lines(tmp_path / "samples.jsonl")
-    assert 0 < best < 28 and [line["step"] for line in heard] == [n for n in (0, 4, 8, 12, 16, 20, 24, 28, 30) for _ in CHATS]
+    assert 0 < best < 28 and [line["step"] for line in heard] == [
+        n for n in (0, 4, 8, 12, 16, 20, 24, 28, 30) for _ in CHATS
+    ]
     answers = generate(run.model, tok, [chat[:-1] for chat in CHATS], 4, progress=False)
     assert answers == [line["answer"] for line in heard if line["step"] == best]
 
 
 def test_a_run_without_evaluation_is_heard_at_its_start_and_end_with_or_without_an_expected_answer(tmp_path):
     chats = [CHATS[0][:1], CHATS[1]]
-    trainer(tmp_path, SamplesCallback(tiny_tokenizer(), chats, 2), eval_strategy="no", save_strategy="no", max_steps=2).train()
+    trainer(
+        tmp_path, SamplesCallback(tiny_tokenizer(), chats, 2), eval_strategy="no", save_strategy="no", max_steps=2
+    ).train()
     found = [(line["step"], line["prompt"], line["expected"]) for line in lines(tmp_path / "samples.jsonl")]
     assert found == [(n, *pair) for n in (0, 2) for pair in (("hello", None), ("bye", "yes"))]
 
 
 def test_samples_of_a_run_that_died_before_its_first_checkpoint_are_not_kept(tmp_path):
     (tmp_path / "samples.jsonl").write_text('{"step": 0, "prompt": "old", "answer": "", "expected": null}\n{"st')
-    trainer(tmp_path, SamplesCallback(tiny_tokenizer(), CHATS, 2), eval_strategy="no", save_strategy="no", max_steps=1).train()
+    trainer(
+        tmp_path, SamplesCallback(tiny_tokenizer(), CHATS, 2), eval_strategy="no", save_strategy="no", max_steps=1
+    ).train()
     assert "old" not in (tmp_path / "samples.jsonl").read_text()
 
 
@@ -85,7 +94,9 @@ def test_a_run_stopped_between_evaluations_with_its_best_model_loaded_claims_no_
     assert listened(tmp_path, state, load_best_model_at_end=True) == [4]
 
 
-@pytest.mark.parametrize(("steps", "shown"), [(1, [0]), (2, [0, 90]), (4, [0, 30, 60, 90]), (20, list(range(0, 91, 10)))])
+@pytest.mark.parametrize(
+    ("steps", "shown"), [(1, [0]), (2, [0, 90]), (4, [0, 30, 60, 90]), (20, list(range(0, 91, 10)))]
+)
 def test_the_first_and_the_last_sample_are_among_those_shown(steps, shown):
     heard = [{"step": n, "prompt": "p", "answer": str(n), "expected": None} for n in range(0, 91, 10)]
     assert [*show_samples(heard, steps).rows[0][2]] == shown

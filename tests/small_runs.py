@@ -29,8 +29,7 @@ def only_rounded(far: torch.Tensor, most: float) -> bool:
     """Whether weights that are so `far` apart after the same steps of AdamW differ by rounding alone.
 
     AdamW divides a gradient by its own size. Where rounding decides the sign of a gradient, the weight goes the other
-    way:
-    one in a thousand may be off by all that the steps can do, `most` (twice the rate for each). The others keep to
+    way: one in a thousand may be off by all that the steps can do, `most` (twice the rate for each). The others keep to
     1e-5.
     """
     return (far > 1e-5).float().mean().item() <= 1e-3 and far.max().item() <= most

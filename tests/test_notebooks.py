@@ -1,8 +1,8 @@
 """Every notebook runs: `nbdev_test` on each of the selected ones, up to two at a time, reported as one pytest test
 each.
 
-`pytest -k tokenizer` runs that notebook only. NB_FLAGS="smol gpu" says which flagged cells run; without it the
-cells flagged `smol` run where the real model is in the cache.
+`pytest -k tokenizer` runs that notebook only. NB_FLAGS="smol gpu" says which flagged cells run; without it the cells
+flagged `smol` run where the real model is in the cache.
 """
 
 import os

@@ -107,9 +107,8 @@ def save_on_signals(
     """Inside, the first SIGTERM or SIGINT lets the step end, saves a checkpoint and stops; a second acts as before.
 
     `with save_on_signals(trainer) as stop: trainer.train(...)`; then `stop.signal` is the signal that ended the
-    training
-    before its last step, in every process alike, or None. A `ValueError` outside of the main thread, which hears no
-    signal.
+    training before its last step, in every process alike, or None. A `ValueError` outside of the main thread, which
+    hears no signal.
     """
     if threading.current_thread() is not threading.main_thread():
         raise ValueError(

@@ -198,9 +198,8 @@ class ResumableTrainer(_Exact, _EndsOnce, StopsBetweenSteps, _Saves):
 
     A checkpoint counts once `complete.json` is in it, which lists all files; nothing is deleted before its successor
     counts. `train(resume_from_checkpoint=last_good_checkpoint(run))` starts, goes on, and changes nothing of a run that
-    has
-    ended; a `ValueError` for a checkpoint that is not complete, and for a disk too small for the run; an `OSError` if a
-    checkpoint cannot be written.
+    has ended; a `ValueError` for a checkpoint that is not complete, and for a disk too small for the run; an `OSError`
+    if a checkpoint cannot be written.
     """
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):

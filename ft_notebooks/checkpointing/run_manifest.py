@@ -396,8 +396,7 @@ class ManifestCallback(TrainerCallback):
     """Made for a trainer, it refuses a folder that holds another run; `manifest.json` is written when training starts.
 
     `trainer.add_callback(ManifestCallback(trainer, choices=line))`, or any JSON values to record. What was recorded
-    before
-    a start in which it changed is kept under "before", with the step. `changed` says in words what has changed.
+    before a start in which it changed is kept under "before", with the step. `changed` says in words what has changed.
     """
 
     def __init__(self, trainer, any_world_size: bool = False, **said):

@@ -148,16 +148,13 @@ def _torch_threads() -> int:
 # %% ../../nbs/package/core/cpu_threads.ipynb #71bacb2b
 @cache
 def use_cpu_threads(
-    threads: int
-    | None = None,  # Of a run that goes on, where the machine has as many CPUs; None: as the load leaves CPUs idle
+    threads: int | None = None,  # Threads of the run to resume, if the machine has as many; None: as CPUs are idle
 ) -> CpuThreads:
     """Sets OpenMP's threads and their spin for this process and its children; call it before anything imports torch.
 
     Variables that are set already stay: OMP_NUM_THREADS and MKL_NUM_THREADS rule the number, OMP_WAIT_POLICY,
-    GOMP_SPINCOUNT
-    and KMP_BLOCKTIME the spin. A second call changes nothing and returns what the first one did. A `RuntimeError` if
-    torch is
-    there already, since OpenMP reads its variables once.
+    GOMP_SPINCOUNT and KMP_BLOCKTIME the spin. A second call changes nothing and returns what the first one did. A
+    `RuntimeError` if torch is there already, since OpenMP reads its variables once.
     """
     if "torch" in sys.modules:
         raise RuntimeError(

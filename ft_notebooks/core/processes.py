@@ -29,8 +29,7 @@ def join_processes() -> PartialState:
     """The processes that a launcher has started, connected; one alone without a launcher.
 
     A `ValueError` for more processes than GPUs, and for FSDP or DeepSpeed where there is none: `accelerate` would run
-    plain data
-    parallelism.
+    plain data parallelism.
     """
     cpu, here = hardware().device == "cpu", int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if not cpu and here > torch.cuda.device_count():
@@ -77,8 +76,7 @@ def together() -> Iterator[None]:
     exchanged.
 
     It names the process and its host, unless all have the same. Another error is raised as it is by the process that
-    has it.
-    Without a launcher nothing changes.
+    has it. Without a launcher nothing changes.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield

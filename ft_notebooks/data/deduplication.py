@@ -146,8 +146,7 @@ def split(
     dataset: Dataset,  # What `read_chats` or `read_preferences` returned
     share: float,  # Of the rows for "test", between 0 and 1
     seed: int = 0,  # Of the draw
-    near: float
-    | None = 0.8,  # Jaccard similarity, from 0.5 to 1, from which rows stay together; None: equal prompts only
+    near: float | None = 0.8,  # Jaccard similarity (0.5 to 1) from which rows stay together; None: equal prompts
 ) -> DatasetDict:  # "train" and "test", each in the order of `dataset`
     """No prompt on both sides, nor one nearly equal, nor a row nearly equal; the same sides for the same seed.
 
@@ -173,8 +172,7 @@ def split(
 def overlap(
     train: Dataset,  # What `read_chats` or `read_preferences` returned
     test: Dataset,  # Likewise
-    near: float
-    | None = 0.8,  # Jaccard similarity, from 0.5 to 1, from which a row counts as seen; None: equal prompts only
+    near: float | None = 0.8,  # Jaccard similarity (0.5 to 1) from which a row counts as seen; None: equal prompts
 ) -> list[tuple[int, int, float]]:  # (row of train, row of test, similarity), in the order of `test`; rows count from 0
     """Every row of `test` whose prompt, or whole, `train` has or nearly has, once: with the row most like it.
 

@@ -147,8 +147,7 @@ def _draw_tokens(ax, parts: dict[str, int]) -> None:
 
 # %% ../../nbs/package/data/preference_report.ipynb #f2c47d51
 def plot_pairs(
-    rows: Sequence[dict]
-    | Dataset,  # N pairs as `encode_pairs` gives them; likeness is drawn of at most 500, evenly spaced
+    rows: Sequence[dict] | Dataset,  # N pairs from `encode_pairs`; similarity is drawn of at most 500 of them
 ) -> "Figure":  # Free-standing: no window opens, and pyplot does not know it
     """The lengths of the chosen against the rejected answers, how alike the two are, and where the tokens of the pairs
     are.

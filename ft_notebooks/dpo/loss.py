@@ -38,8 +38,7 @@ def dpo_loss(
 @torch.no_grad()
 def pair_logps(
     model: PreTrainedModel,  # Asked in `eval()` mode, and left as it was
-    rows: Sequence[dict]
-    | Dataset,  # N pairs: "prompt_ids", "chosen_ids", "rejected_ids", as in `trl.DPOTrainer.train_dataset`
+    rows: Sequence[dict] | Dataset,  # N pairs: "prompt_ids", "chosen_ids", "rejected_ids", as TRL makes them
     batch_size: int = 8,  # Answers at a time
 ) -> Tensor:  # (N, 2) float32 on the CPU, in nats: the chosen answer and the rejected
     "The log-probability of each answer, summed over its tokens."

@@ -189,18 +189,15 @@ class CollapseCallback(_Guard):
     all processes.
 
     `collapse.jsonl` has a line a look: stop rate, mean length, KL to the start, log-probability of the chosen answers,
-    score, answers.
-    The weights are as without it. A run that resumes goes on with its start, and is refused without it, or with other
-    rows.
+    score, answers. The weights are as without it. A run that resumes goes on with its start, and is refused without it,
+    or with other rows.
     """
 
     def __init__(
         self,
         tok: PreTrainedTokenizerBase,
-        rows: Sequence[dict]
-        | Dataset,  # Pairs as `encode_pairs` gives them, best ones not trained on; the first eight are looked at
-        every: int
-        | None = None,  # Optimizer steps; None is a fifth of the run. On a CPU one costs as much as ten pairs
+        rows: Sequence[dict] | Dataset,  # Pairs from `encode_pairs`, best ones not trained on; the first eight are used
+        every: int | None = None,  # Optimizer steps; None: a fifth of the run. On a CPU one costs as much as ten pairs
         scorer: Callable[[list[str], list[dict]], float]
         | None = None,  # Of the answers and the rows; the more the better
         max_new_tokens: int | None = None,  # Of an answer; None is twice the longest chosen one of these rows

@@ -230,8 +230,8 @@ class KeptReference:
     computed once.
 
     With `precompute_ref_log_probs=True` the log-probabilities lie in the run's folder, in `.reference`. A `ValueError`
-    for a
-    reference that is another model, when the run begins or resumes, and for log-probabilities that are no longer true.
+    for a reference that is another model, when the run begins or resumes, and for log-probabilities that are no longer
+    true.
     """
 
     def __init__(self, *args, **kwargs):

@@ -216,9 +216,8 @@ def dpo_trainer(
 
     It prints what follows from hardware, model and lengths in one line, and what is odd about the pairs in others.
     `trainer.train(last_good_checkpoint(output_dir))` starts, and goes on after a kill to the same weights. A
-    `ValueError` before
-    the first step if policy and reference differ or nothing would train; during the run if the model stops to end its
-    answers.
+    `ValueError` before the first step if policy and reference differ or nothing would train; during the run if the
+    model stops to end its answers.
     """
     given, arguments = split_overrides(overrides, DPOConfig, DPOTrainer, _UNREAD)
     check_trackers(given.get("report_to", "none"))

@@ -42,8 +42,7 @@ def compare_stages(
     evaluations: dict[
         str, Evaluation
     ],  # Stage -> what `evaluate` returned, on the same rows, in the order of the stages
-    directions: dict[str, int]
-    | None = None,  # Score -> 1 more is better, -1 less is, 0 neither; what is not named: more
+    directions: dict[str, int] | None = None,  # Score -> 1 more is better, -1 less, 0 neither; not named: more
 ) -> dict[
     tuple[str, str], dict[str, dict]
 ]:  # (stage, earlier stage) -> score -> what `compare` says, the verdict with names

@@ -296,18 +296,17 @@ def report_card(
     looks: dict[str, list[dict]]
     | list[dict]
     | None = None,  # What `scores_by_step` says of the same runs: below the losses
-    train: dict[str, Dataset]
-    | None = None,  # Stage -> the rows that it was trained on: which evaluated ones are among them?
+    train: dict[str, Dataset] | None = None,  # Stage -> the rows it was trained on, to find evaluated ones among them
     directions: dict[str, int]
-    | None = None,  # Score -> 1 more is better, -1 less is, 0 neither; else as `compare_stages` has it
+    | None = None,  # Score -> 1 more is better, -1 less, 0 neither; else as in `compare_stages`
     samples: int = 5,  # Rows to show, those that the last stage has lost first
 ) -> Path:  # Of report.html, which needs no other file
     """Write report.html, report.md, report.json, scores.png and, with a `history`, loss.png, each whole or not at all.
 
     report.json is `{stage: {score: {"value", "low", "high", "n"}}}`; a score that was compared has "against", too
-    (stage ->
-    what `compare` says), and one of rows of which some were trained on "unseen" (the score on the others). With `train`
-    there is contamination.json: stage -> {"rows", "seen"}. Stages that were not asked the same rows are a `ValueError`.
+    (stage -> what `compare` says), and one of rows of which some were trained on "unseen" (the score on the others).
+    With `train` there is contamination.json: stage -> {"rows", "seen"}. Stages that were not asked the same rows are a
+    `ValueError`.
     """
     _check(evaluations)
     compared = compare_stages(evaluations, directions)

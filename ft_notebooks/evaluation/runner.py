@@ -185,10 +185,8 @@ def evaluate(
     """Greedy answers to the last turn of every chat, scored, with 95 % intervals; and the loss over all chats.
 
     `example` is the row of `dataset` with "tokens" and "ended" of the answer. A value that a scorer does not give is
-    None,
-    an error of the result, and left out of the score; a scorer that fails on every row is a `ValueError`. Perplexity
-    and
-    bits per byte are over all assistant turns; their intervals come from drawing rows again.
+    None, an error of the result, and left out of the score; a scorer that fails on every row is a `ValueError`.
+    Perplexity and bits per byte are over all assistant turns; their intervals come from drawing rows again.
     """
     if taken := {*_FACTS, "bits_per_byte", "perplexity"} & set(scorers):
         raise ValueError(f"a scorer may not be called {sorted(taken)}: the result uses that name itself")

@@ -144,11 +144,8 @@ def answers(
     max_new_tokens: int,  # The most tokens of one answer, its end-of-turn token included
     batch_size: int | None = None,  # Rows at a time; None is 32. In bfloat16 it can change an answer, in float32 not
     progress: bool = True,  # Show a bar, if it takes more than three seconds
-    file: str
-    | Path
-    | None = None,  # Of JSON lines: each batch is added when it is done, and a killed call goes on there
-    tools: list
-    | None = None,  # N lists of tools that the template writes into a prompt, None for a conversation without
+    file: str | Path | None = None,  # JSON lines, a batch added when it is done; a killed call goes on there
+    tools: list | None = None,  # N lists of tools for the template, None for a conversation without
 ) -> list[
     dict
 ]:  # N of {"text", "tokens": how many, the end-of-turn token included, "ended": by that token, or else cut}
@@ -191,7 +188,6 @@ def generate(
     says.
 
     An answer ends at the tokenizer's EOS, at one of `model.generation_config.eos_token_id`, or at the template's end of
-    a turn.
-    A `ValueError` for what is no conversation, or ends with the assistant, or leaves no room for the answer.
+    a turn. A `ValueError` for what is no conversation, or ends with the assistant, or leaves no room for the answer.
     """
     return [answer["text"] for answer in answers(model, tok, chats, max_new_tokens, batch_size, progress, file, tools)]

@@ -121,8 +121,7 @@ def gguf_tokenizer(
     """The byte-level BPE tokenizer of a GGUF file, which splits text as llama.cpp does.
 
     `ValueError` for another kind of tokenizer, for a pre-tokenizer that is not known by its name, and for tokens that
-    the
-    file wants added to every text.
+    the file wants added to every text.
     """
     from gguf import GGUFReader, TokenType
 

@@ -145,8 +145,7 @@ def _untie(base: PreTrainedModel) -> None:
 # %% ../../nbs/05_lora.ipynb #77016ee8
 def merge_adapter(
     model: PeftModel,  # Used up: its base takes the active adapter in, and lets go of others
-    dtype: torch.dtype
-    | None = None,  # Of the merged weights; None: the base's, or of a quantised base the one around it
+    dtype: torch.dtype | None = None,  # Of the merged weights; None: the base's, or what a quantised base computes in
 ) -> PreTrainedModel:  # Plain and no longer quantised, in `eval()` mode, all its weights trainable
     """The base that the active adapter was trained on with the adapter in its weights: the same logits without PEFT.
 
@@ -180,8 +179,7 @@ def load_adapter(
     """The adapter on the base that its `adapter_config.json` names; it trains, or is frozen, as `trainable` says.
 
     Without `bits` the base has those that it was trained on, as `trained_bits` finds them in the manifest of its run,
-    and 16
-    where there is none. Bits that are given are taken, also if the record tells others.
+    and 16 where there is none. Bits that are given are taken, also if the record tells others.
     """
     config = check_adapter_folder(folder)  # all that can be known before the base is loaded
     bits = bits or trained_bits(folder) or 16

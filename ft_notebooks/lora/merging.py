@@ -33,8 +33,7 @@ def check_merged(
     """How far the merged model is from the adapter's, by more than which rounding cannot explain.
 
     A `ValueError` if it is more than `MOST_KL` in the mean, or than `MOST_KL_OF_ONE` at one token. The share of tokens
-    with
-    the same argmax decides nothing: rounding does, where two are nearly tied.
+    with the same argmax decides nothing: rounding does, where two are nearly tied.
     """
     kl, same = token_distances(model, merged, input_ids)
     mean, worst = max(kl.mean().item(), 0.0), kl.max().item()  # rounding can make the mean a little less than nothing

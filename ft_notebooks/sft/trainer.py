@@ -118,10 +118,9 @@ def sft_trainer(
     """A `trl.SFTTrainer` that trains exactly the assistant's tokens of `train_dataset`, not yet started.
 
     It prints what follows from hardware, model and lengths in one line.
-    `trainer.train(last_good_checkpoint(output_dir))`
-    starts, and goes on after a kill to the same weights. A `ValueError` before the first step for what would train
-    nothing,
-    or something else than was said; during the run for a loss, gradient or adapter that is not what it should be.
+    `trainer.train(last_good_checkpoint(output_dir))` starts, and goes on after a kill to the same weights. A
+    `ValueError` before the first step for what would train nothing, or something else than was said; during the run for
+    a loss, gradient or adapter that is not what it should be.
     """
     given, arguments = split_overrides(overrides, SFTConfig, SFTTrainer, _UNREAD)
     check_trackers(given.get("report_to", "none"))

@@ -43,8 +43,7 @@ def effective_batch(
     """The two fields of `TrainingArguments` whose product, times the processes, is exactly `size`.
 
     `effective_batch(16, micro=4, processes=2)` is micro-batches of 4, accumulated twice. A `ValueError` if `size` is
-    not
-    a multiple of the processes.
+    not a multiple of the processes.
     """
     processes = int(os.environ.get("WORLD_SIZE", 1)) if processes is None else processes
     micro = (4 if hardware().device == "cpu" else 8) if micro is None else micro
@@ -171,8 +170,7 @@ def step_memory(
     """The memory of a step, by the tokens of its largest micro-batch, padding included; or why it is not estimated.
 
     What is given to the function beside the tokens, such as `checkpointing=True`, is an argument of `estimate_memory`,
-    and rules.
-    A `ValueError` for a model that is wrapped twice.
+    and rules. A `ValueError` for a model that is wrapped twice.
     """
     adapter = _the_adapter(model, adapter)
     base = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -344,8 +342,7 @@ def plan(
     them.
 
     The same on the same machine. A `ValueError` for a batch larger than the data or other than `effective_batch`, for a
-    model
-    that is wrapped twice, and for what surely does not fit into memory.
+    model that is wrapped twice, and for what surely does not fit into memory.
     """
     hw, processes = hardware(), int(os.environ.get("WORLD_SIZE", 1))
     if effective_batch > len(lengths):

@@ -119,9 +119,8 @@ class GradientFlowCallback(TrainerCallback):
     """After the second step that can change a weight, every trainable tensor has had a gradient and has moved.
 
     Otherwise a `ValueError` names those that have not, in every process alike. Steps count whose learning rate is not 0
-    and
-    that no `GradScaler` skipped, from where `train()` begins or resumes. It changes nothing, and keeps one integer a
-    tensor.
+    and that no `GradScaler` skipped, from where `train()` begins or resumes. It changes nothing, and keeps one integer
+    a tensor.
     """
 
     def on_train_begin(self, args, state, control, model, optimizer, **kwargs):

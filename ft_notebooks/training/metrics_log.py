@@ -88,11 +88,9 @@ class MetricsCallback(_Counted):
     """`metrics.jsonl` in the run's folder: each log entry of the run is a line, written at once, by one process.
 
     After a resume it holds the lines up to the checkpoint, so that it ends as that of a run that went through, but for
-    names
-    that end in `_per_second` or `_runtime`, if a checkpoint comes with a log. The summary of `train()` is no entry of
-    the run.
-    With `include_num_input_tokens_seen="non_padding"` entries have `tokens_per_second`, and TRL's `num_tokens` is of
-    the run.
+    names that end in `_per_second` or `_runtime`, if a checkpoint comes with a log. The summary of `train()` is no
+    entry of the run. With `include_num_input_tokens_seen="non_padding"` entries have `tokens_per_second`, and TRL's
+    `num_tokens` is of the run.
     """
 
     def on_train_begin(self, args, state, control, **kwargs):

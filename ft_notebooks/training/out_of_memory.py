@@ -217,8 +217,7 @@ class MemoryTrainer:
     error says what fits.
 
     A `ValueError`. On a GPU the largest micro-batch is rehearsed (`rehearse = True` or `False` rules), on a CPU its
-    estimate is
-    compared. A healthy run is the same with it, bit for bit.
+    estimate is compared. A healthy run is the same with it, bit for bit.
     """
 
     rehearse = None  # None: on a GPU only

@@ -169,8 +169,7 @@ def watch(
     bar.
 
     Called twice, or with callbacks of these kinds among the trainer's, it adds nothing. TensorBoard's files go into the
-    run's
-    folder, under a name without the time.
+    run's folder, under a name without the time.
     """
     args, callbacks = trainer.args, trainer.callback_handler.callbacks
     if args.include_num_input_tokens_seen == "no":

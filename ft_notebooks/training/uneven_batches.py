@@ -126,10 +126,8 @@ class RanksTrainer:
     does in one.
 
     In training and in evaluation. A `ValueError` where several processes were started and do not know of each other, or
-    where
-    weights that are sharded were asked for and would not be. In one process a run is the same with it, bit for bit, but
-    for the
-    last step of an epoch whose loss is averaged over rows: there, too, each has the same weight.
+    where weights that are sharded were asked for and would not be. In one process a run is the same with it, bit for
+    bit, but for the last step of an epoch whose loss is averaged over rows: there, too, each has the same weight.
     """
 
     def __init__(self, *args, **kwargs):

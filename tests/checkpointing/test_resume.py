@@ -1,10 +1,9 @@
 """Real kills: of a run at any moment, of a save after each of its files, and what is left on the disk then.
 
 `PYTHONPATH=tests python tests/checkpointing/test_resume.py` prints the table of kills. Runs are forked from one process
-of one thread that has imported
-everything and made the trainer. The processes that are killed inside a save are forked in that moment from a training
-that
-has come so far, each with a copy of its folder: the steps before it are trained once for all of them.
+of one thread that has imported everything and made the trainer. The processes that are killed inside a save are forked
+in that moment from a training that has come so far, each with a copy of its folder: the steps before it are trained
+once for all of them.
 """
 
 import ctypes

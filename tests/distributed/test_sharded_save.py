@@ -1,8 +1,7 @@
 """Whole saves and exact restarts of runs in parts, through the trainers.
 
 A CPU gets DDP where FSDP was asked for, as accelerate has no case for it. `fsdp_on_a_cpu` adds the case, in the tests'
-processes
-only; all else is what runs on GPUs. No test of this project ran FSDP on several GPUs.
+processes only; all else is what runs on GPUs. No test of this project ran FSDP on several GPUs.
 """
 
 import contextlib

@@ -44,7 +44,7 @@ def cells(nb, kind=None):
     return [{**c, "source": "".join(c["source"])} for c in found if kind in (None, c["cell_type"])]
 
 
-def module(nb):  # what nbs/package/PACKAGE/MODULE.ipynb has to export, and what a stage does export
+def module(nb):  # what nbs/package/PACKAGE/MODULE.ipynb has to export, and what a lesson does export
     first = [c for c in cells(nb) if "colab" not in c["source"]][0]["source"]
     return (
         ".".join(nb.relative_to(PACKAGE).with_suffix("").parts)

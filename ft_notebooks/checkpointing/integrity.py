@@ -6,7 +6,6 @@
 __all__ = ['mark_checkpoint', 'checkpoint_fault', 'last_good_checkpoint', 'marked_step', 'set_aside']
 
 # %% ../../nbs/package/checkpointing/integrity.ipynb #2c6c5839
-import hashlib
 import itertools
 import json
 import logging
@@ -14,7 +13,7 @@ import os
 from pathlib import Path
 
 from .disk_space import numbered_checkpoints
-from .run_manifest import write_atomically
+from ..core.files import file_sha256, write_atomically
 
 # %% ../../nbs/package/checkpointing/integrity.ipynb #85b879e0
 _MARKER = "complete.json"
@@ -31,11 +30,6 @@ def _sync(path: Path) -> None:
     finally:
         os.close(handle)
 
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
 # %% ../../nbs/package/checkpointing/integrity.ipynb #bbfb1089
 def mark_checkpoint(
     folder: str | Path,  # A checkpoint that is whole, as far as you know
@@ -46,7 +40,7 @@ def mark_checkpoint(
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in _NOT_OURS and p.name[0] != ".")
     for file in files:
         _sync(file)
-    listed = {p.relative_to(folder).as_posix(): {"size": p.stat().st_size, "sha256": _sha256(p)} for p in files}
+    listed = {p.relative_to(folder).as_posix(): {"size": p.stat().st_size, "sha256": file_sha256(p)} for p in files}
     write_atomically(folder / _MARKER, json.dumps({"step": step, "files": listed}, indent=1))
     for path in (folder / _MARKER, folder, folder.parent):
         _sync(path)
@@ -69,7 +63,7 @@ def checkpoint_fault(folder: Path) -> str | None:
             return f"{name} is missing"
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size:,} bytes, and had {size:,} when it was saved"
-    changed = (name for name, (_, sha256) in listed.items() if _sha256(folder / name) != sha256)
+    changed = (name for name, (_, sha256) in listed.items() if file_sha256(folder / name) != sha256)
     return next((f"{name} has other bytes than when it was saved (SHA-256)" for name in changed), None)
 
 # %% ../../nbs/package/checkpointing/integrity.ipynb #03807817

@@ -8,24 +8,23 @@ __all__ = ['ResumableTrainer']
 # %% ../../nbs/package/checkpointing/resume.ipynb #9419a488
 import contextlib
 import json
-import random
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate.utils import gather_object
 from transformers import EarlyStoppingCallback, TrainerCallback, trainer_utils
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from .disk_space import DiskCheck, first_of_all, explain_write_error
+from .disk_space import DiskCheck, explain_write_error, first_of_all
+from .graceful_stop import StopsBetweenSteps
 from ft_notebooks.checkpointing.integrity import (
     checkpoint_fault,
-    set_aside,
-    marked_step,
     last_good_checkpoint,
     mark_checkpoint,
+    marked_step,
+    set_aside,
 )
-from .graceful_stop import StopsBetweenSteps, save_on_signals
+from ..core.random_state import keep_random_state
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #441998c3
 class _OrderOfEpoch(LengthGroupedSampler):
@@ -56,13 +55,8 @@ class _Exact:
         return super().get_train_dataloader()
 
     def evaluate(self, *args, **kwargs):
-        python, numbers = random.getstate(), np.random.get_state()
-        with torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else []):
-            try:
-                return super().evaluate(*args, **kwargs)
-            finally:
-                random.setstate(python)
-                np.random.set_state(numbers)
+        with keep_random_state():
+            return super().evaluate(*args, **kwargs)
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #44764c75
 def _rotate(trainer, run: Path) -> None:

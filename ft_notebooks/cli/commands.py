@@ -171,7 +171,7 @@ def _rows(file):
 def _tasks(args, stages, tok, bits, output) -> None:
     from ft_notebooks.evaluation.runner import Evaluation
     from ft_notebooks.evaluation.lm_eval import run_tasks
-    from ft_notebooks.checkpointing.run_manifest import write_atomically
+    from ft_notebooks.core.files import write_atomically
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     how = {"limit": args.limit, "include": args.include, "chat": args.chat}
@@ -406,7 +406,7 @@ def _demo(args) -> None:
 def _world_file(args) -> Path:
     "The file for accelerate: a new one, or the one given, in today's words."
     from ft_notebooks.distributed.launch_files import accelerate_config, check_config
-    from ft_notebooks.checkpointing.run_manifest import write_atomically
+    from ft_notebooks.core.files import write_atomically
 
     file, changes = Path("runs", "accelerate.yaml"), []
     if args.config and args.strategy:

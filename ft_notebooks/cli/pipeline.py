@@ -377,7 +377,7 @@ def _start(settings, stage):
 def _keep(trainer, run, metrics) -> None:
     "Write what became of the run; `metrics.json` comes last, as it says that the run has ended."
     from ft_notebooks.dpo.over_optimization import plot_collapse
-    from ft_notebooks.checkpointing.run_manifest import write_atomically
+    from ft_notebooks.core.files import write_atomically
     from ft_notebooks.training.progress_and_plots import plot_history
 
     history = trainer.state.log_history
@@ -425,7 +425,7 @@ def train_run(
 ) -> tuple:  # The trained model, its tokenizer, and the log
     "A stage from its rows to `run`, gone on with where it was killed; a finished run is left alone."
     from ft_notebooks.core.processes import check_same
-    from ft_notebooks.checkpointing.run_manifest import library_versions
+    from ft_notebooks.checkpointing.environment import library_versions
     from ft_notebooks.tokenization.padding import load_tokenizer
     from ft_notebooks.checkpointing.run_manifest import run_folder
 

@@ -10,7 +10,6 @@ __all__ = ['SECTIONS', 'OURS', 'FIXED', 'ModelSettings', 'DataSettings', 'Evalua
 import ast
 import configparser
 import dataclasses
-import difflib
 import math
 import types
 import typing
@@ -21,7 +20,7 @@ from peft import LoraConfig
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from trl import DPOConfig, SFTConfig
 
-from ..training.batch_plan import releases
+from ..core.errors import nearest, releases
 
 # %% ../../nbs/package/cli/settings.ipynb #9e5f80ab
 @dataclasses.dataclass(frozen=True)
@@ -198,15 +197,15 @@ def _from_command_line(overrides):
 def _known_type(place, section, key):
     "The type of a setting; a `ValueError` for one that does not exist, or that is not for a person to set."
     if section not in SECTIONS:
-        near = difflib.get_close_matches(section, SECTIONS, n=1)
-        hint = f"did you mean [{near[0]}]?" if near else f"there are {', '.join(SECTIONS)}"
+        near = nearest(section, SECTIONS, cutoff=0.6)
+        hint = f"did you mean [{near}]?" if near else f"there are {', '.join(SECTIONS)}"
         raise ValueError(f"{place}: no section [{section}]; {hint}")
     if key in (fixed := FIXED.get(section, {})):
         raise ValueError(f"{place}: {key} is chosen by ft itself; {fixed[key]}")
     known = setting_types(section)
     if key not in known:
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        near = nearest(key, known, cutoff=0.5)
+        hint = f"; did you mean {near!r}?" if near else ""
         raise ValueError(f"{place}: [{section}] has no key {key!r} in {releases(SECTIONS[section])}{hint}")
     return known[key]
 

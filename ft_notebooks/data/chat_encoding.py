@@ -14,7 +14,6 @@ from secrets import token_hex
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset, Features, List, Value
 from jinja2 import TemplateError
 from torch import Tensor
@@ -24,7 +23,6 @@ from trl.chat_template_utils import get_training_chat_template
 
 from ..tokenization.chat_template import CUT, ChatTemplate
 from ..tokenization.padding import IGNORE
-from ..tokenization.token_view import plot_labels, plot_lengths, show_tokens
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #838b70f7
 def _labelled(

@@ -6,7 +6,6 @@
 __all__ = ['accelerate_config', 'check_config']
 
 # %% ../../nbs/package/distributed/launch_files.ipynb #7bf51e6b
-import difflib
 import logging
 from pathlib import Path
 
@@ -15,6 +14,8 @@ from accelerate.commands.config.config_args import ClusterConfig
 from accelerate.commands.launch import launch_command_parser
 from accelerate.commands.to_fsdp2 import ARGUMENT_KEY_MAPPING, ConversionStatus, convert_config_to_fsdp2
 from accelerate.utils import DistributedType
+
+from ..core.errors import nearest
 
 # %% ../../nbs/package/distributed/launch_files.ipynb #79b80eab
 _SECTIONS = {  # strategy -> distributed_type, the section of its keys, and those
@@ -63,14 +64,12 @@ def _unread(config: dict) -> dict[str, str]:
         prefix = _PREFIX.get(section, "")
         found |= {f"{section}.{key}": (prefix + key.removeprefix(prefix), arguments) for key in config[section]}
     unread = {where: (name, known) for where, (name, known) in found.items() if name not in known}
-    return {where: difflib.get_close_matches(name, known, 1, 0)[0] for where, (name, known) in unread.items()}
+    return {where: nearest(name, known) for where, (name, known) in unread.items()}
 
 
 def _check_keys(config: dict, where: str) -> None:
-    for key, nearest in _unread(config).items():
-        raise ValueError(
-            f"{where}: accelerate reads no {key}; the nearest name is {nearest}. Correct it, or take it out"
-        )
+    for key, near in _unread(config).items():
+        raise ValueError(f"{where}: accelerate reads no {key}; the nearest name is {near}. Correct it, or take it out")
 
 # %% ../../nbs/package/distributed/launch_files.ipynb #5b1fe45c
 def accelerate_config(
@@ -133,7 +132,7 @@ def _to_fsdp2(section: dict, where: str) -> dict:
 # %% ../../nbs/package/distributed/launch_files.ipynb #23d0754b
 def _fsdp(old: dict, where: str) -> tuple[dict, list[str]]:
     "The section for FSDP2, and what was changed."
-    dead = {key.partition(".")[2] for key, nearest in _unread({"fsdp_config": old}).items() if nearest in _GONE}
+    dead = {key.partition(".")[2] for key, near in _unread({"fsdp_config": old}).items() if nearest in _GONE}
     new = {
         key: value for key, value in _to_fsdp2(old, where).items() if key not in dead | _GONE
     }  # accelerate < 1.14 keeps those
@@ -192,8 +191,8 @@ def _read(file: str | Path) -> dict:
 def _check_start(config: dict, where: str, processes: int | None, machines: int | None) -> None:
     kind, count, hosts = config["distributed_type"] or "NO", config["num_processes"], config.get("num_machines", 1)
     if kind not in list(DistributedType):
-        nearest = difflib.get_close_matches(str(kind), list(DistributedType), 1, 0)[0]
-        raise ValueError(f"{where}: accelerate knows no distributed_type: {kind}; the nearest is {nearest.value}")
+        known = nearest(kind, [known.value for known in DistributedType])
+        raise ValueError(f"{where}: accelerate knows no distributed_type: {kind}; the nearest is {known}")
     for name, found, asked in (("num_processes", count, processes), ("num_machines", hosts, machines)):
         if asked not in (None, found):
             raise ValueError(f"{where} has {name}: {found}, and {asked} were asked for; change one of the two")

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from ..inference.generation import greedy_decoding
-from ..checkpointing.run_manifest import write_atomically
+from ..core.files import write_atomically
 from ..training.metrics_log import append_entries, read_entries, entries_text
 from ..tokenization.padding import pad_batch
 from ..training.progress_and_plots import logged_history, logged_points

@@ -7,7 +7,6 @@ __all__ = ['REFERENCE_COLUMNS', 'ReferenceCallback', 'KeptReference']
 
 # %% ../../nbs/package/dpo/reference.ipynb #4b9efe11
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -21,7 +20,8 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from trl import DPOTrainer
 
-from ..checkpointing.run_manifest import short_hash, data_fingerprint, weights_fingerprint, write_atomically
+from ..core.files import atomic_path, write_atomically
+from ..core.fingerprints import data_fingerprint, short_hash, weights_fingerprint
 from ..training.out_of_memory import side_effects_undone
 
 # %% ../../nbs/package/dpo/reference.ipynb #bfeb1830
@@ -217,8 +217,8 @@ def _kept_or_computed(trainer, dataset, batch_size: int) -> Dataset:
             )
         if first:
             file.parent.mkdir(parents=True, exist_ok=True)
-            save_file(kept, part := file.with_suffix(f".{os.getpid()}"))
-            os.replace(part, file)
+            with atomic_path(file) as part:
+                save_file(kept, part)
     columns = Dataset.from_dict(
         {name: x.tolist() for name, x in kept.items()}, Features({n: Value("float32") for n in REFERENCE_COLUMNS})
     )

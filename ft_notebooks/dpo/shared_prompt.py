@@ -17,6 +17,7 @@ from peft import PeftModel
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
+from ..core.model_parts import base_model
 from .shared_rows import pair_attention, pair_row
 from ..training.cpu_kernels import speed_up
 
@@ -64,7 +65,7 @@ def why_not_shared(
     model: PreTrainedModel | PeftModel,  # As it is trained; not changed
 ) -> str | None:  # None if `SharedPrompt` computes its prompts once
     "Why this model's prompts are computed for each answer; found by its configuration and by `sharing_error`."
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = base_model(model)
     kind = type(base).__name__
     if isinstance(model, PeftModel) and any(config.is_prompt_learning for config in model.peft_config.values()):
         return "an adapter that puts tokens before the prompt"
@@ -201,7 +202,7 @@ class SharedPrompt:
                 share, self._exchanging = self.not_shared is None, True
                 stack.callback(setattr, self, "_exchanging", False)
                 for model in models:
-                    base = model.get_base_model() if isinstance(model, PeftModel) else model
+                    base = base_model(model)
                     stack.enter_context(_exchanged(base, share, off))
             yield
 

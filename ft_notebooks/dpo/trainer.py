@@ -18,7 +18,8 @@ from trl import DPOConfig, DPOTrainer
 from ..training.best_checkpoint import check_checkpoint_choice
 from .over_optimization import CollapseCallback
 from ..training.nan_guard import GuardedTrainer
-from ..checkpointing.run_manifest import ManifestCallback, weights_fingerprint
+from ..checkpointing.run_manifest import ManifestCallback
+from ..core.fingerprints import weights_fingerprint
 from ..training.out_of_memory import MemoryTrainer
 from ..data.preference_encoding import PAIR_KEYS, encode_pairs
 from ..data.preference_report import pair_report, suspect_swapped
@@ -30,7 +31,8 @@ from ..training.cpu_kernels import levers
 from ..training.preflight import check_start, ready, with_guard
 from ..tokenization.padding import check_vocabulary
 from ..training.progress_and_plots import check_trackers, watch
-from ..training.batch_plan import plan, run_config, split_overrides
+from ..training.batch_plan import plan
+from ..training.config import run_config, split_overrides
 
 # %% ../../nbs/09_dpo.ipynb #1fc237cb
 class _DPOTrainer(

@@ -9,11 +9,13 @@ __all__ = ['page_markdown', 'page_html', 'draw_twice', 'write_files']
 import base64
 import html
 import io
-import os
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ..core.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -186,12 +188,6 @@ def write_files(
     if not there.is_dir():
         raise ValueError(f"{there} is a file, so nothing can be written into {folder}; name another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    parts = {folder / name: folder / f".{name}.{os.getpid()}" for name in files}
-    try:
-        for part, content in zip(parts.values(), files.values()):
-            part.write_bytes(content)
-        for path, part in parts.items():
-            os.replace(part, path)
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
+    with ExitStack() as all_written:  # each is renamed when all are written
+        for name, content in files.items():
+            all_written.enter_context(atomic_path(folder / name)).write_bytes(content)

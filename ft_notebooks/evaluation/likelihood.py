@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..core.model_parts import base_model
 from ..inference.generation import stop_tokens, encode_prompts
 from ..data.chat_encoding import encode_chats, token_losses
 from ..tokenization.padding import IGNORE, pad_batch
@@ -162,7 +163,7 @@ def forced_match(
     batch_size: int = 8,  # In float32 it changes the speed and nothing else
 ) -> list[float]:  # R values, 1.0 or 0.0
     "Would greedy decoding say the last answer of each chat to the letter, and end there? Told without decoding."
-    ends = stop_tokens(model.get_base_model() if hasattr(model, "get_base_model") else model, tok)
+    ends = stop_tokens(base_model(model), tok)
 
     def measure(batch):
         targets = batch["labels"][:, 1:]

@@ -8,16 +8,14 @@ __all__ = ['run_tasks']
 # %% ../../nbs/package/evaluation/lm_eval.ipynb #43cef5ed
 import copy
 import math
-import random
-from contextlib import contextmanager
 from difflib import get_close_matches
 from numbers import Real
 from pathlib import Path
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..core.random_state import keep_random_state
 from .runner import interval
 from ..inference.generation import greedy_decoding
 
@@ -68,18 +66,6 @@ def _scores(results: dict) -> dict[str, dict[str, dict]]:
                 name = metric if kind == "none" else key
                 found[task][name] = _score(value, stderr, [row[metric] for row in rows], about["sample_len"])
     return found
-
-# %% ../../nbs/package/evaluation/lm_eval.ipynb #764069b8
-@contextmanager
-def _random_states():
-    "Python's, numpy's and torch's random states are afterwards as before."
-    python, arrays = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(arrays)
 
 # %% ../../nbs/package/evaluation/lm_eval.ipynb #537fcb08
 def _wrapped(model: PreTrainedModel, tok: PreTrainedTokenizerBase, batch_size: int):
@@ -147,7 +133,7 @@ def run_tasks(
 
     manager = _task_manager(tasks, include)
     seeds = dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed"), seed)
-    with _random_states(), greedy_decoding(model, tok):
+    with keep_random_state(), greedy_decoding(model, tok):
         results = simple_evaluate(
             _wrapped(model, tok, batch_size),
             tasks=list(tasks),

@@ -7,7 +7,6 @@ __all__ = ['normalised_match', 'token_f1', 'rouge_l', 'chrf', 'last_number', 'nu
            'find_scorers']
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #64a29e3c
-import difflib
 import importlib
 import inspect
 import string
@@ -21,6 +20,7 @@ from types import ModuleType, SimpleNamespace
 
 import regex
 
+from ..core.errors import nearest
 from .runner import exact_match
 from .answer_format import valid_json
 
@@ -185,8 +185,8 @@ _MADE = ("json_schema", "matches", "key_order", "llm_judge", "pairwise_judge")
 
 
 def _near(name: str, names) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(names))}"
+    near = nearest(name, names, cutoff=0.6)
+    return f"did you mean {near!r}?" if near else f"there are {', '.join(sorted(names))}"
 
 
 def _named(name: str) -> Callable[[str, str, dict], float]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from ..core.model_parts import base_model
 from ..tokenization.padding import pad_batch
 
 # %% ../../nbs/package/inference/prefix_cache.ipynb #5d6b7f78
@@ -54,7 +55,7 @@ class Prefix:
 # %% ../../nbs/package/inference/prefix_cache.ipynb #c06f3bbf
 def inner_model(model: PreTrainedModel) -> PreTrainedModel:
     "The model inside an adapter, or the model."
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base_model(model)
 
 
 def _may_share(model: PreTrainedModel) -> bool:

@@ -7,7 +7,6 @@ __all__ = ['CHATML', 'HUB_NAME', 'HUB_REVISION', 'HUB_SHA256', 'WHEEL', 'WHEEL_S
            'tiny_model', 'check_sha256', 'gguf_tokenizer', 'smollm2']
 
 # %% ../../nbs/package/loading/example_models.ipynb #8351a545
-import hashlib
 import json
 import os
 import shutil
@@ -21,6 +20,9 @@ import transformers
 from filelock import FileLock
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from ..core.files import file_sha256
+from ..core.random_state import keep_random_state
 
 # %% ../../nbs/package/loading/example_models.ipynb #2b989739
 CHATML = (  # the chat template that many models share: a role, a line break, the words, an end-of-turn token
@@ -59,8 +61,7 @@ def tiny_model(
         initializer_range=0.08,  # about 1/sqrt(64), so that it learns quickly; the library's 0.02 suits wider models
         pad_token_id=tok.pad_token_id, eos_token_id=tok.eos_token_id, bos_token_id=None, dtype="float32",
     )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with keep_random_state(seed):
         return LlamaForCausalLM(config).eval()
 
 # %% ../../nbs/package/loading/example_models.ipynb #56968f58
@@ -77,9 +78,7 @@ def check_sha256(
     expected: str,  # 64 hexadecimal digits
 ) -> Path:
     "The path, if the file's SHA-256 is the one expected; otherwise a `ValueError` that gives both."
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
+    if (found := file_sha256(path)) != expected:
         raise ValueError(f"{path}: SHA-256 is {found}, expected {expected}; the file is damaged or another one")
     return Path(path)
 

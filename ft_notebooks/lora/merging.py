@@ -6,18 +6,17 @@
 __all__ = ['MOST_KL', 'MOST_KL_OF_ONE', 'check_merged', 'whole_folder', 'merge_folder']
 
 # %% ../../nbs/package/lora/merging.ipynb #93e69473
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from .adapter_folder import trained_bits
+from ..core.files import atomic_path
+from ..loading.quantization_error import token_distances
 from ..loading.quantized_loading import load_model
 from .adapter import dequantise_base, load_adapter, merge_adapter
-from ..loading.quantization_error import token_distances
+from .adapter_folder import trained_bits
 from ..tokenization.padding import load_tokenizer
 
 # %% ../../nbs/package/lora/merging.ipynb #67c0af68
@@ -54,13 +53,9 @@ def whole_folder(
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ValueError(f"{output} is there already and is not empty; name another folder, or remove it first")
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as beside:
-        part = Path(beside, "part")
+    with atomic_path(output) as part:
         part.mkdir()
         yield part
-        if output.exists():
-            output.rmdir()  # it was empty; if it no longer is, this fails, and nothing is lost
-        os.replace(part, output)
 
 # %% ../../nbs/package/lora/merging.ipynb #2b4fb133
 def merge_folder(

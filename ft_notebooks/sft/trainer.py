@@ -24,7 +24,8 @@ from ..training.cpu_kernels import levers, speed_up
 from ..training.preflight import check_start, ready, with_guard
 from ..tokenization.padding import IGNORE
 from ..training.progress_and_plots import check_trackers, watch
-from ..training.batch_plan import plan, run_config, split_overrides
+from ..training.batch_plan import plan
+from ..training.config import run_config, split_overrides
 
 # %% ../../nbs/07_sft.ipynb #b17645ce
 class _PerToken:

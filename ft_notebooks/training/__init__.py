@@ -3,7 +3,8 @@
 import lazy_loader
 
 _names = {
-    "batch_plan": ["effective_batch", "plan", "run_config"],
+    "batch_plan": ["effective_batch", "plan"],
+    "config": ["run_config"],
     "best_checkpoint": ["check_checkpoint_choice"],
     "cpu_kernels": ["levers", "speed_up"],
     "gradient_flow": ["GradientFlowCallback", "check_trained"],

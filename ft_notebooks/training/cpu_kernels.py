@@ -21,6 +21,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from ..core.model_parts import base_model
+
 # %% ../../nbs/package/training/cpu_kernels.ipynb #c5bf285e
 def document_mask(
     mask_function,  # Of batch, head, query and key indices: may the query see the key?
@@ -289,7 +291,7 @@ def levers(
     model: PreTrainedModel | PeftModel,  # As it would be trained
 ) -> dict[str, str | None]:  # "attention", "lora", "norm", "head": None if `speed_up` uses it, else why not
     "What makes a step of this model cheaper, and what does not and why; nothing off a CPU, where others have kernels."
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = base_model(model)
     reasons = dict.fromkeys(("attention", "lora", "norm", "head"))
     if base.device.type != "cpu":
         return dict.fromkeys(reasons, f"the model is on {base.device}")
@@ -338,7 +340,7 @@ def speed_up(
     off: tuple[str, ...] = (),  # Names of `levers` to leave out
 ) -> Iterator[None]:
     "Inside it a step of `model`, in TRL's trainer or by hand, computes the same with less work; nothing of it stays."
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = base_model(model)
     on = {name for name, reason in levers(model).items() if reason is None} - set(off)
     changes = []
     if "head" in on:

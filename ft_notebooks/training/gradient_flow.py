@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerCallback
 
-from ..checkpointing.run_manifest import fingerprint
+from ..core.fingerprints import fingerprint
 
 # %% ../../nbs/package/training/gradient_flow.ipynb #d74265ec
 def _excused(name: str, good: set[str]) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from ..checkpointing.run_manifest import write_atomically
+from ..core.files import write_atomically
 
 # %% ../../nbs/package/training/metrics_log.ipynb #e64d2848
 def entries_text(entries: Iterable[dict]) -> str:

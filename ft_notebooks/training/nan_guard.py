@@ -8,21 +8,20 @@ __all__ = ['GuardedTrainer', 'find_spikes']
 # %% ../../nbs/package/training/nan_guard.ipynb #38b60be4
 import json
 import math
-import random
 import statistics
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import TrainerCallback
 
-from ..core.processes import Everywhere
-from .loss_spikes import blame
-from ..checkpointing.run_manifest import write_atomically
 from ..checkpointing.integrity import last_good_checkpoint
+from ..core.files import write_atomically
+from ..core.processes import Everywhere
+from ..core.random_state import random_state, set_random_state
+from .loss_spikes import blame
 
 # %% ../../nbs/package/training/nan_guard.ipynb #328fafd6
 def _facts(losses: list[Tensor], norm, items, device) -> dict[str, bool]:  # the same in all processes
@@ -72,19 +71,6 @@ def _fault(
     return None if facts["moved"] else _NO_GRADIENT
 
 # %% ../../nbs/package/training/nan_guard.ipynb #dfb9a7c7
-def _random_state() -> tuple:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
-
-
-def _set_random_state(state: tuple) -> None:
-    for value, restore in zip(
-        state, (random.setstate, np.random.set_state, torch.set_rng_state, torch.cuda.set_rng_state_all)
-    ):
-        if value is not None:
-            restore(value)
-
-# %% ../../nbs/package/training/nan_guard.ipynb #03c12636
 def _save_last_good(trainer, random: tuple) -> str | None:  # the random numbers that were next after it
     """The checkpoint with the weights before this step, as it would have been saved then; the last complete one if they
     are damaged.
@@ -96,11 +82,11 @@ def _save_last_good(trainer, random: tuple) -> str | None:  # the random numbers
     )
     if state.global_step == 0 or any(gather_object([damaged])) or (last and last.endswith(f"-{state.global_step}")):
         return last
-    now = _random_state()
-    _set_random_state(random)
+    now = random_state()
+    set_random_state(random)
     trainer._save_checkpoint(trainer.model_wrapped, trial=None)
     trainer.control = trainer.callback_handler.on_save(args, state, trainer.control)
-    _set_random_state(now)
+    set_random_state(now)
     return str(Path(args.output_dir, f"checkpoint-{state.global_step}"))
 
 # %% ../../nbs/package/training/nan_guard.ipynb #c0aacd8d
@@ -176,10 +162,10 @@ class _Judge(TrainerCallback):
             Path(args.output_dir, _REPORT).unlink(missing_ok=True)
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self.random, self.drawn = _random_state(), False  # the order of the rows is drawn next
+        self.random, self.drawn = random_state(), False  # the order of the rows is drawn next
 
     def on_step_begin(self, args, state, control, **kwargs):
-        self.random, self.drawn = _random_state() if self.drawn else self.random, True
+        self.random, self.drawn = random_state() if self.drawn else self.random, True
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         fault, self.skipped = _judge(self.trainer, self.skipped)

@@ -8,7 +8,6 @@ __all__ = ['side_effects_undone', 'MemoryTrainer']
 # %% ../../nbs/package/training/out_of_memory.ipynb #7c80691d
 import contextlib
 import copy
-import random
 
 import numpy as np
 import psutil
@@ -19,6 +18,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments
 
 from ..core.device import hardware
+from ..core.random_state import keep_random_state
 from ..checkpointing.integrity import last_good_checkpoint
 from ..tokenization.padding import IGNORE
 from .batch_plan import CHECKPOINTING_FIELDS, step_memory
@@ -46,15 +46,12 @@ def _worst(trainer) -> tuple[list[int], np.ndarray] | None:
 @contextlib.contextmanager
 def side_effects_undone(trainer):
     "What is computed inside leaves no gradient, no metric, and all random numbers as they were."
-    python, numbers, device = random.getstate(), np.random.get_state(), trainer.args.device
     metrics, tokens = copy.deepcopy(getattr(trainer, "_metrics", None)), getattr(trainer, "_total_train_tokens", None)
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with keep_random_state():
             yield
     finally:
         trainer.model.zero_grad()
-        random.setstate(python)
-        np.random.set_state(numbers)
         if metrics is not None:  # TRL's
             trainer._metrics, trainer._total_train_tokens = metrics, tokens
 

@@ -6,7 +6,6 @@
 __all__ = ['logged_history', 'logged_points', 'draw_losses', 'plot_history', 'LossBar', 'LiveCurve', 'watch', 'check_trackers']
 
 # %% ../../nbs/package/training/progress_and_plots.ipynb #ead79968
-import difflib
 import json
 import math
 import sys
@@ -21,10 +20,9 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.utils import is_in_notebook
 
-from .best_checkpoint import check_checkpoint_choice
-from .metrics_log import MetricsCallback, read_entries
 from ..checkpointing.integrity import last_good_checkpoint
-from .sample_outputs import SamplesCallback, show_samples
+from ..core.errors import nearest
+from .metrics_log import MetricsCallback, read_entries
 
 # %% ../../nbs/package/training/progress_and_plots.ipynb #69dfe7dd
 def logged_history(run) -> list[dict]:
@@ -204,8 +202,8 @@ def check_trackers(
         raise ValueError("report_to='all': no tracker is installed, so nothing would be sent; " + _cure(_TRACK[0]))
     for name in [] if names == ["all"] else names:
         if name not in INTEGRATION_TO_CALLBACK:
-            near = difflib.get_close_matches(str(name), INTEGRATION_TO_CALLBACK, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"give 'none', or some of {', '.join(_TRACK)}"
+            near = nearest(name, INTEGRATION_TO_CALLBACK, cutoff=0.6)
+            hint = f"did you mean {near!r}?" if near else f"give 'none', or some of {', '.join(_TRACK)}"
             raise ValueError(f"report_to={name!r} is no tracker that transformers knows; {hint}")
         if name not in there and name != "flyte":  # which transformers does not list
             raise ValueError(f"report_to={name!r}: the package is not installed; {_cure(name)}")

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
+from ..core.files import write_atomically
+from ..core.random_state import keep_random_state
 from ..inference.generation import generate
-from ..checkpointing.run_manifest import write_atomically
-from .metrics_log import append_entries, read_entries, entries_text
+from .metrics_log import append_entries, entries_text, read_entries
 
 # %% ../../nbs/package/training/sample_outputs.ipynb #40887078
 class _Listener(TrainerCallback):
@@ -35,7 +35,7 @@ class _Listener(TrainerCallback):
     def _listen(self, state, model, step) -> None:
         if step in self.steps:
             return
-        with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+        with keep_random_state():
             answers = generate(model, self.tok, self.prompts, self.max_new_tokens, progress=False)  # by all processes
         self.steps.add(step)
         asked = [prompt[-1]["content"] for prompt in self.prompts]

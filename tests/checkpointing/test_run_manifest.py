@@ -5,27 +5,20 @@ import json
 import os
 import re
 import signal
-import subprocess
 import time
 
 import pytest
-import torch
-from datasets import Dataset, IterableDataset
 from peft import LoraConfig, get_peft_model
-from small_runs import HANGS, ranks, several
+from small_runs import ranks, several
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from trl import DPOConfig, SFTConfig
 
 import ft_notebooks.checkpointing.run_manifest
 from ft_notebooks.checkpointing.run_manifest import (
     ManifestCallback,
-    _git,
     check_manifest,
-    data_fingerprint,
     describe,
-    fingerprint,
     run_folder,
-    write_atomically,
 )
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.tokenization.padding import pad_batch
@@ -46,25 +39,6 @@ def held(folder, **settings):  # a folder in which a run has left a checkpoint
     (folder / "checkpoint-1").mkdir(exist_ok=True)
     (folder / "manifest.json").write_text(json.dumps(describe(make(folder, **settings))))
     return folder
-
-
-def test_a_file_is_replaced_from_its_own_folder_so_that_the_rename_stays_on_one_disk(tmp_path, monkeypatch):
-    moves, replace = [], os.replace
-    monkeypatch.setattr(os, "replace", lambda part, path: moves.append((part, path)) or replace(part, path))
-    write_atomically(tmp_path / "a", "one")
-    write_atomically(tmp_path / "a", "two")
-    assert (tmp_path / "a").read_text() == "two" and [p.name for p in tmp_path.iterdir()] == ["a"]
-    assert all(part.parent == tmp_path and part.name.startswith(".") and path.name == "a" for part, path in moves)
-    assert len(moves) == 2
-
-
-def test_two_processes_do_not_write_the_same_part(tmp_path, monkeypatch):
-    parts = []
-    monkeypatch.setattr(os, "replace", lambda part, path: parts.append(part))
-    for pid in (1, 2):
-        monkeypatch.setattr(os, "getpid", lambda: pid)
-        write_atomically(tmp_path / "a", "text")
-    assert len(set(parts)) == 2
 
 
 def test_several_processes_agree_on_one_new_folder(tmp_path):
@@ -240,84 +214,6 @@ def test_another_template_is_another_run(tmp_path):
     first.processing_class, other.processing_class = tiny_tokenizer(), tiny_tokenizer()
     other.processing_class.chat_template += " "
     assert describe(first)["run"]["template"] != describe(other)["run"]["template"]
-
-
-def test_rows_are_known_by_their_content_in_any_container():
-    data = Dataset.from_list(ROWS)
-    assert data_fingerprint(data) == data_fingerprint(data.select([1, 0, *range(2, 8)]).select([1, 0, *range(2, 8)]))
-    assert data_fingerprint({"a": data, "b": None}) == {"a": data_fingerprint(data), "b": None}
-    assert (
-        data_fingerprint(data.rename_column("labels", "other"))
-        != data_fingerprint(data)
-        != data_fingerprint(data.remove_columns("labels"))
-    )
-    assert data_fingerprint(data) != data_fingerprint(
-        Dataset.from_list([{**row, "input_ids": row["input_ids"] + [1]} for row in ROWS])
-    )
-    boundary = [Dataset.from_dict({"input_ids": ids}) for ids in ([[1, 2], [3]], [[1], [2, 3]], [[1, 2, 3], []])]
-    assert len(set(map(data_fingerprint, boundary))) == 3
-    texts = [Dataset.from_dict({"messages": [[{"role": "user", "content": text}]]}) for text in ("a", "b", "a")]
-    assert data_fingerprint(texts[0]) == data_fingerprint(texts[2]) != data_fingerprint(texts[1])
-    assert data_fingerprint(Dataset.from_dict({"input_ids": [[1, None]]})) != data_fingerprint(
-        Dataset.from_dict({"input_ids": [[1, 0]]})
-    )
-    assert (
-        data_fingerprint(IterableDataset.from_generator(lambda: iter(ROWS))) == "a stream"
-        and data_fingerprint(None) is None
-    )
-    many = Dataset.from_dict({"input_ids": [[n] for n in range(2500)]})
-    assert data_fingerprint(many) != data_fingerprint(many.select([*range(2499), 0])) and data_fingerprint(
-        many
-    ).startswith("2500 rows")
-
-
-@pytest.mark.parametrize(
-    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.bool]
-)
-def test_a_fingerprint_sees_every_element_of_every_type(dtype):
-    for size in (1, 2, 3, 7, 8, 9, 17):
-        zeros, seen = torch.zeros(size, dtype=dtype), set()
-        for place in range(size):
-            changed = zeros.clone()
-            changed[place] = 1
-            seen.add(fingerprint(changed).item())
-        assert len(seen | {fingerprint(zeros).item()}) == size + 1
-    table = torch.arange(12.0).reshape(3, 4)
-    assert fingerprint(table.T) == fingerprint(table.T.contiguous()) != fingerprint(table)
-
-
-def git(folder, *words):
-    set_ = ["-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false"]
-    subprocess.run(["git", *set_, *words], cwd=folder, check=True, capture_output=True)
-
-
-def test_the_commit_is_recorded_and_whether_a_tracked_file_differs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    run = subprocess.run
-    monkeypatch.setattr(
-        subprocess, "run", lambda *args, **given: run(*args, **{**given, "timeout": HANGS})
-    )  # a busy machine's git
-    assert _git() is None
-    git(tmp_path, "init", "-q")
-    assert _git() is None  # no commit yet
-    (tmp_path / "train.py").write_text("1")
-    git(tmp_path, "add", "train.py")
-    git(tmp_path, "commit", "-q", "-m", "one")
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "new").write_text("not tracked")
-    assert _git()["dirty"] is False and len(_git()["commit"]) == 40
-    (tmp_path / "train.py").write_text("2")
-    assert _git()["dirty"] is True
-
-
-def test_a_git_that_hangs_is_given_up(tmp_path, monkeypatch):
-    (tmp_path / "git").write_text("#!/bin/sh\nexec sleep 60\n")
-    (tmp_path / "git").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    run = subprocess.run
-    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: run(*args, **{**kwargs, "timeout": 0.1}))
-    assert _git() is None
 
 
 def test_what_was_recorded_before_a_change_is_kept_with_its_step(tmp_path, monkeypatch):

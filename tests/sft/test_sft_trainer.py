@@ -17,7 +17,7 @@ from ft_notebooks.lora.adapter import add_adapter, lora_config
 from ft_notebooks.lora.token_embeddings import token_rows
 from ft_notebooks.sft.trainer import sft_trainer
 from ft_notebooks.tokenization.padding import IGNORE
-from ft_notebooks.training.batch_plan import split_overrides
+from ft_notebooks.training.config import split_overrides
 from ft_notebooks.training.gradient_flow import GradientFlowCallback
 
 EXACT = {"bf16": False, "disable_tqdm": True, "save_strategy": "no", "use_cpu": True}

@@ -1,22 +1,18 @@
-"Edges of `ft_notebooks.training.batch_plan`: processes, machines, packing, and settings that are none."
+"Edges of `ft_notebooks.training.batch_plan`: processes, machines and packing."
 
-import dataclasses
-import re
 from types import SimpleNamespace
 
-import peft
 import pytest
 import torch
-import transformers
-import trl
 from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainingArguments
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl import DPOConfig, SFTConfig
 
 import ft_notebooks.training.batch_plan
 from ft_notebooks.core.device import Hardware
 from ft_notebooks.loading.example_models import tiny_model
-from ft_notebooks.training.batch_plan import Plan, effective_batch, plan, releases, run_config, split_overrides
+from ft_notebooks.training.batch_plan import effective_batch, plan
+from ft_notebooks.training.config import run_config
 
 GB = 1_000_000_000
 LENGTHS = [100, 200, 300, 400] * 16
@@ -273,81 +269,6 @@ def test_a_config_of_either_stage_can_be_made_of_a_plan(machine, tmp_path, confi
         ).learning_rate
         == 5
     )
-
-
-@dataclasses.dataclass
-class OlderConfig:
-    "A config of a release without the fields that came later."
-
-    output_dir: str
-    max_length: int | None = None
-    use_cpu: bool = False
-
-
-def test_a_field_that_the_installed_release_lacks_is_refused_by_name_and_version(tmp_path, monkeypatch):
-    monkeypatch.setattr(OlderConfig, "__module__", "trl.trainer.sft_config")
-    said = (
-        f"OlderConfig has no field 'logging_steps' in trl {trl.__version__}, and this run sets it; install a newer "
-        "release"
-    )
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
-        run_config(OlderConfig, tmp_path, Plan({"use_cpu": True}, ""))
-
-
-def test_the_releases_of_a_config_are_those_of_all_packages_that_its_fields_come_from():
-    assert (
-        releases(SFTConfig)
-        == releases(DPOConfig)
-        == f"trl {trl.__version__} and transformers {transformers.__version__}"
-    )
-    assert releases(LoraConfig) == f"peft {peft.__version__}"
-    assert releases(OlderConfig) == __name__  # of no package
-
-
-def test_rows_end_to_end_are_cut_by_nobody_after_they_were_encoded(tmp_path):
-    chosen = Plan({"padding_free": True, "use_cpu": True, "bf16": False}, "")
-    assert run_config(SFTConfig, tmp_path, chosen, {"max_length": 512}).max_length is None
-    packed = {"packing": True, "max_length": 512}
-    assert run_config(SFTConfig, tmp_path, chosen, packed).max_length == 512
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "complaint"),
-    [
-        ("learning_rate", "2e-4", "a number, got '2e-4'; write it without quotes"),
-        ("max_steps", "3", "a whole number, got '3'"),
-    ]
-    + [
-        ("max_steps", 2.5, "a whole number"),
-        ("learning_rate", float("nan"), "a number, got nan"),
-        ("seed", True, "a whole number"),
-    ]
-    + [
-        ("learning_rate", None, "a number, got None"),
-        ("warmup_steps", [1], "a number"),
-        ("save_total_limit", "2", "a whole"),
-    ]
-    + [("learning_rate", float("inf"), "a number, got inf")],
-)
-def test_a_number_that_is_none_is_refused_by_name(name, value, complaint):
-    with pytest.raises(ValueError, match=f"{name} must be {complaint}"):
-        split_overrides({name: value}, SFTConfig, SFTTrainer)
-
-
-@pytest.mark.parametrize(
-    "given",
-    [{"learning_rate": 1}, {"max_steps": 3.0}, {"save_total_limit": None}, {"eval_steps": 0.5}, {"max_length": None}]
-    + [
-        {"pad_to_multiple_of": "auto"},
-        {"lr_scheduler_type": "cosine"},
-        {"warmup_steps": 0.05},
-        {"report_to": ["wandb"]},
-    ],
-    ids=str,
-)
-def test_numbers_of_every_kind_and_what_is_no_number_at_all_pass(given):
-    for config, trainer in ((SFTConfig, SFTTrainer), (DPOConfig, DPOTrainer)):
-        assert split_overrides(given, config, trainer) == (given, {})
 
 
 def test_a_model_that_is_wrapped_twice_is_refused(machine):

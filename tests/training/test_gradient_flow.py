@@ -13,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from transformers import MixtralConfig, MixtralForCausalLM
 from trl import SFTConfig, SFTTrainer
 
-from ft_notebooks.checkpointing.run_manifest import fingerprint
+from ft_notebooks.core.fingerprints import fingerprint
 from ft_notebooks.data.chat_encoding import encode_chats
 from ft_notebooks.data.read import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer

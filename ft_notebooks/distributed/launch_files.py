@@ -132,7 +132,7 @@ def _to_fsdp2(section: dict, where: str) -> dict:
 # %% ../../nbs/package/distributed/launch_files.ipynb #23d0754b
 def _fsdp(old: dict, where: str) -> tuple[dict, list[str]]:
     "The section for FSDP2, and what was changed."
-    dead = {key.partition(".")[2] for key, near in _unread({"fsdp_config": old}).items() if nearest in _GONE}
+    dead = {key.partition(".")[2] for key, near in _unread({"fsdp_config": old}).items() if near in _GONE}
     new = {
         key: value for key, value in _to_fsdp2(old, where).items() if key not in dead | _GONE
     }  # accelerate < 1.14 keeps those

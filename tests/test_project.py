@@ -347,10 +347,10 @@ def test_no_file_names_what_a_reader_cannot_open(files):
             )
 
 
-def test_only_the_linter_is_pinned():
+def test_only_the_linters_are_pinned():
     project = PYPROJECT["project"]
     needs = [*project["dependencies"], *(n for extra in project["optional-dependencies"].values() for n in extra)]
-    assert [re.split("[=<>~]", need)[0] for need in needs if "==" in need] == ["ruff"]
+    assert [re.split("[=<>~]", need)[0] for need in needs if "==" in need] == ["ruff", "mypy"]
     assert "+cpu" not in (ROOT / "pyproject.toml").read_text()
 
 

@@ -234,15 +234,8 @@ def plot_collapse(
     fig = Figure(figsize=(8, 6.4), dpi=80, layout="constrained")
     for ax, (title, lines) in zip(fig.subplots(4, 2, sharex=True).flat, _LINES.items()):
         for key, name, colour in lines:
-            if points := logged_points(history, key)[0]:
-                ax.plot(
-                    points,
-                    logged_points(history, key)[1],
-                    color=colour,
-                    lw=1.3,
-                    marker="." if key in looks[0] else None,
-                    label=name,
-                )
+            if (points := logged_points(history, key))[0]:
+                ax.plot(*points, color=colour, lw=1.3, marker="." if key in looks[0] else None, label=name)
         if "stop_rate" in (key for key, _, _ in lines):
             ax.axhline(looks[0]["stop_rate"] / 2, color="#999999", lw=1, ls=":", zorder=0)
         if len(ax.get_legend_handles_labels()[0]) > 1:

@@ -19,22 +19,20 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from ..inference.generation import greedy_decoding
-from ..core.files import write_atomically
+from ..core.files import atomic_path, write_atomically
+from ..core.model_parts import base_model
+from ..core.random_state import keep_random_state
 from ..training.metrics_log import append_entries, read_entries, entries_text
 from ..tokenization.padding import pad_batch
 from ..training.progress_and_plots import logged_history, logged_points
 
 # %% ../../nbs/package/dpo/over_optimization.ipynb #1022f0a3
-def _core(model):
-    return model.get_base_model() if hasattr(model, "get_base_model") else model  # inside an adapter
-
-
 @torch.no_grad()
 def _answers(model, tok, prompts: list[list[int]], max_new_tokens: int) -> tuple[list[list[int]], list[bool]]:
     "The greedy answers without the token that ends them, and whether each was ended."
     batch = pad_batch(prompts, tok.pad_token_id, side="left")
     inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
-    ends = _core(model).generation_config.eos_token_id or []
+    ends = base_model(model).generation_config.eos_token_id or []
     out = model.generate(**inputs, max_new_tokens=max_new_tokens)[:, inputs["input_ids"].shape[1] :].tolist()
     at = [next((i for i, token in enumerate(ids) if token in ends), None) for ids in out]
     return [ids[:n] for ids, n in zip(out, at)], [n is not None for n in at]
@@ -47,7 +45,7 @@ def _of_chosen(model, rows) -> tuple[float, Tensor]:  # in nats; (tokens, V) log
     for row in rows:
         ids, n = torch.tensor([row["prompt_ids"] + row["chosen_ids"]], device=model.device), len(row["chosen_ids"])
         given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-        given |= {"logits_to_keep": n + 1} if _core(model)._supports_logits_to_keep() else {}
+        given |= {"logits_to_keep": n + 1} if base_model(model)._supports_logits_to_keep() else {}
         log_probs = model(**given).logits[0, -n - 1 : -1].float().log_softmax(-1)
         sums.append(log_probs.gather(1, ids[0, -n:, None]).sum())
         found.append(log_probs[torch.linspace(0, n - 1, min(n, 8)).long()].cpu())
@@ -60,7 +58,7 @@ def _kl(now: Tensor, before: Tensor) -> float:  # nats a token
 # %% ../../nbs/package/dpo/over_optimization.ipynb #51a56f73
 def _heard(model, tok, rows, room: int, scorer=None) -> tuple[dict, Tensor]:
     "One look, by this process, and the distributions at the chosen answers."
-    with greedy_decoding(model, tok), torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+    with greedy_decoding(model, tok), keep_random_state():
         answers, ended = _answers(model, tok, [row["prompt_ids"] for row in rows], room)
         chosen, now = _of_chosen(model, rows)
         texts = tok.batch_decode(answers, skip_special_tokens=True)
@@ -122,8 +120,8 @@ def _fitting(model, rows, room: int) -> int:
 
 def _keep(file: Path, tensors: dict[str, Tensor]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, part := file.with_suffix(f".{os.getpid()}"))
-    os.replace(part, file)
+    with atomic_path(file) as part:
+        save_file(tensors, part)
 
 # %% ../../nbs/package/dpo/over_optimization.ipynb #2d6edb0a
 class _Looks:
@@ -234,15 +232,8 @@ def plot_collapse(
     fig = Figure(figsize=(8, 6.4), dpi=80, layout="constrained")
     for ax, (title, lines) in zip(fig.subplots(4, 2, sharex=True).flat, _LINES.items()):
         for key, name, colour in lines:
-            if points := logged_points(history, key)[0]:
-                ax.plot(
-                    points,
-                    logged_points(history, key)[1],
-                    color=colour,
-                    lw=1.3,
-                    marker="." if key in looks[0] else None,
-                    label=name,
-                )
+            if (points := logged_points(history, key))[0]:
+                ax.plot(*points, color=colour, lw=1.3, marker="." if key in looks[0] else None, label=name)
         if "stop_rate" in (key for key, _, _ in lines):
             ax.axhline(looks[0]["stop_rate"] / 2, color="#999999", lw=1, ls=":", zorder=0)
         if len(ax.get_legend_handles_labels()[0]) > 1:

@@ -23,7 +23,7 @@ from ft_notebooks.data.preference_encoding import encode_pairs
 from ft_notebooks.dpo.loss import pair_logps
 from ft_notebooks.dpo.over_optimization import CollapseCallback, plot_collapse
 from ft_notebooks.dpo.reference import _asked, _kept_or_computed
-from ft_notebooks.dpo.trainer import _once, dpo_trainer
+from ft_notebooks.dpo.trainer import dpo_trainer
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.loading.quantized_loading import load_model
 from ft_notebooks.lora.adapter import add_adapter, load_adapter, lora_config
@@ -240,8 +240,10 @@ def test_what_is_left_out_is_counted_and_what_is_odd_is_said(rows, tmp_path, cap
         ({"max_steps": 2, "precompute_ref_log_probs": True}, True, True),
     ],
 )
-def test_the_reference_is_computed_before_where_it_is_needed_or_pays(given, adapter, once):
-    assert _once(given, {}, adapter, 8, 4) is once
+def test_the_reference_is_computed_before_where_it_is_needed_or_pays(rows, tmp_path, given, adapter, once):
+    trainer = made(adapted() if adapter else tiny_model(), rows, tmp_path, **({"max_steps": -1} | given))
+    assert trainer.args.precompute_ref_log_probs is once
+    assert ("ref_chosen_logps" in trainer.train_dataset.column_names) is once
 
 
 def test_a_hinge_whose_margins_are_all_wide_enough_is_no_fault(rows, tmp_path):

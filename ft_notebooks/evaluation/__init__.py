@@ -26,8 +26,9 @@ _names = {
         "repetition",
         "find_scorers",
     ],
-    "report": ["report_card", "plot_scores"],
+    "report": ["report_card"],
     "runner": ["evaluate", "exact_match", "key_order", "interval"],
+    "score_bars": ["plot_scores"],
     "score_curves": ["plot_progress", "scores_by_step"],
     "statistics": ["compare", "rows_needed"],
 }

@@ -198,7 +198,7 @@ def report_card(
     title: str = "Report card",  # Heading of the page
     history: dict[str, list[dict]] | list[dict] | None = None,  # `state.log_history`, or one a stage: adds loss.png
     looks: dict[str, list[dict]] | list[dict] | None = None,  # Of `scores_by_step`, of the same runs: below the losses
-    train: dict[str, Dataset] | None = None,  # Stage -> its training rows, to find evaluated ones among them
+    train: dict[str, Dataset] | None = None,  # Stage -> its training rows: adds contamination.json with those evaluated
     directions: dict[str, int] | None = None,  # Score -> 1 more is better, -1 less, 0 neither; else `compare_stages`
     samples: int = 5,  # Rows to show, those that the last stage has lost first
 ) -> Path:  # Of report.html, which needs no other file

@@ -57,7 +57,8 @@ _modules = {  # module -> the public names that are also reachable as `from ft_n
     "evaluation.statistics": "compare rows_needed",
     "evaluation.comparison": "compare_stages group_rows seen_rows scores_without",
     "evaluation.score_curves": "plot_progress scores_by_step",
-    "evaluation.report": "report_card plot_scores",
+    "evaluation.score_bars": "plot_scores",
+    "evaluation.report": "report_card",
     "evaluation.lm_eval": "run_tasks",
     "cli.settings": "read_settings",
 }

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
 
-from .readers import DECODER, NOT_JSON, short
+from .json_files import DECODER, NOT_JSON, short
 
 # %% ../../nbs/package/data/formats.ipynb #c822b7f2
 class _Message(BaseModel, strict=True, extra="forbid"):

@@ -24,7 +24,8 @@ import pyarrow as pa
 from datasets import Dataset, Features, Json, List, Value
 from datasets.table import MemoryMappedTable
 
-from .readers import read_rows, short
+from .json_files import short
+from .readers import read_rows
 from .formats import as_chat, as_preference
 
 # %% ../../nbs/package/data/read.ipynb #f7e9f14a

@@ -151,6 +151,22 @@ def _no_array(window: _Window) -> str:
     return f"an object with the keys {short(list(value))}, not an array of rows{cure}"
 
 # %% ../../nbs/package/data/json_files.ipynb #81161f4e
+def _elements(window: _Window) -> Iterator[tuple[int, Any]]:
+    "The line and the value of each element of the array at `window.at`, behind which the text must end."
+    window.at += 1
+    more = _skip(window) != "]"
+    while more:
+        yield window.line_at(window.at), _element(window)
+        if more := _skip(window) == ",":
+            window.at += 1
+            _skip(window)
+    if _skip(window) != "]":
+        raise _misplaced(window, window.at, "Expecting ',' delimiter")
+    window.at += 1
+    if _skip(window):
+        raise _misplaced(window, window.at, "Extra data")
+
+# %% ../../nbs/package/data/json_files.ipynb #b2571d92
 def json_rows(
     path: str,  # Of a file that holds an array of rows
 ) -> Iterator[tuple[int, Any]]:  # (line where the row starts, row); an exception in place of what cannot be read
@@ -158,22 +174,11 @@ def json_rows(
     with open(path, "rb") as file:
         window = _Window(file)
         try:
-            if (first := _skip(window)) != "[":
-                if first:
-                    raise ValueError(_no_array(window))
-                return
-            window.at += 1
-            more = _skip(window) != "]"
-            while more:
-                yield window.line_at(window.at), _element(window)
-                if more := _skip(window) == ",":
-                    window.at += 1
-                    _skip(window)
-            if _skip(window) != "]":
-                raise _misplaced(window, window.at, "Expecting ',' delimiter")
-            window.at += 1
-            if _skip(window):
-                raise _misplaced(window, window.at, "Extra data")
+            first = _skip(window)
+            if first and first != "[":
+                raise ValueError(_no_array(window))
+            if first:
+                yield from _elements(window)
         except UnicodeDecodeError as e:
             yield window.line_at(len(window.text)) + e.object.count(b"\n", 0, e.start), e
         except NOT_JSON as e:

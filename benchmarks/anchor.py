@@ -13,7 +13,7 @@ from pathlib import Path
 from ft_notebooks.cli import commands
 from ft_notebooks.cli.pipeline import train_run
 from ft_notebooks.cli.settings import read_settings
-from ft_notebooks.data.read import appointments
+from ft_notebooks.data.example_task import appointments
 from ft_notebooks.dpo.over_optimization import CollapseCallback
 from ft_notebooks.dpo.trainer import dpo_trainer
 from ft_notebooks.evaluation.runner import evaluate, exact_match, key_order

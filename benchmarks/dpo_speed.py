@@ -42,7 +42,8 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 from trl import DPOConfig, DPOTrainer
 
-from ft_notebooks.data.read import appointments, read_preferences
+from ft_notebooks.data.example_task import appointments
+from ft_notebooks.data.read import read_preferences
 from ft_notebooks.dpo.shared_prompt import SharedPrompt
 from ft_notebooks.loading.example_models import smollm2
 from ft_notebooks.loading.quantized_loading import load_model

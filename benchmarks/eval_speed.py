@@ -34,7 +34,8 @@ import torch
 from transformers import GenerationConfig
 from transformers.utils import logging
 
-from ft_notebooks.data.read import appointments, read_chats
+from ft_notebooks.data.example_task import appointments
+from ft_notebooks.data.read import read_chats
 from ft_notebooks.evaluation.likelihood import last_turns
 from ft_notebooks.inference.generation import answers
 from ft_notebooks.loading.example_models import smollm2

@@ -20,7 +20,7 @@ from small_runs import HANGS, ended
 import ft_notebooks.dpo.trainer  # what a process needs that is forked from this one
 import ft_notebooks.sft.trainer
 from ft_notebooks.cli.commands import main
-from ft_notebooks.data.read import appointments
+from ft_notebooks.data.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 
 

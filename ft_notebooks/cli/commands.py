@@ -235,7 +235,7 @@ def _eval(args) -> None:
 # %% ../../nbs/package/cli/commands.ipynb #4d9619c0
 def _typical(known, tok) -> list:
     "Token ids of up to 16 rows like those that the run was trained on: of its data, or of the built-in task."
-    from ft_notebooks.data.read import appointments
+    from ft_notebooks.data.example_task import appointments
     from ft_notebooks.data.chat_encoding import encode_chats
 
     file = (known.get("data") or {}).get("file")
@@ -329,7 +329,7 @@ def _preferences(n: int, seed: int):
     "Pairs of the same answer: chosen in the order of `FORM`, rejected as supervised fine-tuning has taught it."
     from datasets import Dataset
 
-    from ft_notebooks.data.read import appointments
+    from ft_notebooks.data.example_task import appointments
 
     def pair(messages):
         known = json.loads(messages[-1]["content"])
@@ -353,7 +353,7 @@ def _collapse(tok, rows) -> list:
 # %% ../../nbs/package/cli/commands.ipynb #6635a8fc
 def _heard(model, tok):
     "The scores on the test part: 100 notes of held-out words in known phrases, and 50 in held-out phrases."
-    from ft_notebooks.data.read import appointments
+    from ft_notebooks.data.example_task import appointments
     from ft_notebooks.evaluation.runner import Evaluation, evaluate, exact_match, key_order
 
     scorers = {"exact_match": exact_match, "preferred_form": key_order(*FORM)}
@@ -370,7 +370,7 @@ def _heard(model, tok):
 # %% ../../nbs/package/cli/commands.ipynb #6b774358
 def _demo(args) -> None:
     _quiet(args)
-    from ft_notebooks.data.read import appointments
+    from ft_notebooks.data.example_task import appointments
     from ft_notebooks.evaluation.score_curves import scores_by_step
     from ft_notebooks.evaluation.report import report_card
     from ft_notebooks.cli.settings import read_settings

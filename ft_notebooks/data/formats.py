@@ -7,218 +7,27 @@ __all__ = ['as_chat', 'as_preference']
 
 # %% ../../nbs/package/data/formats.ipynb #39acc0ce
 import json
-import re
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
-
-from .readers import DECODER, NOT_JSON, short
-
-# %% ../../nbs/package/data/formats.ipynb #c822b7f2
-class _Message(BaseModel, strict=True, extra="forbid"):
-    role: str
-    content: str = Field(pattern=r"\S")
-
-
-def _call(call: dict) -> dict:
-    "A tool call, as in the API of OpenAI or flat."
-    function = call.get("function", call)
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"].strip():
-        raise ValueError('it needs a "name", in its "function" or by itself')
-    given = function.get("arguments", {})
-    try:
-        given = json.loads(given) if isinstance(given, str) else given
-    except (ValueError, RecursionError):
-        raise ValueError('its "arguments" are a text that is not JSON') from None
-    if not isinstance(given, dict):
-        raise ValueError('its "arguments" must be an object')
-    return call
-
-# %% ../../nbs/package/data/formats.ipynb #b1b3930e
-class _Answer(_Message):
-    reasoning_content: str = Field("", pattern="")  # a pattern makes pydantic look at every character
-    thinking: str = Field("", pattern="")
-
-
-class _Calls(_Answer):
-    content: str | None = Field(None, pattern="")
-    tool_calls: list[Annotated[dict, AfterValidator(_call)]] = Field(min_length=1)
-
-
-class _Result(_Message):
-    content: str = Field(pattern="")
-    name: str = Field("", pattern="")
-    tool_call_id: str = Field("", pattern="")
-
-
-class _Plain(_Message):
-    role: Literal["system", "user", "assistant"]
-
-
-_PLAIN = TypeAdapter(Annotated[list[_Plain], Field(min_length=1, strict=True)])  # most lists: one look at all of it
-
-# %% ../../nbs/package/data/formats.ipynb #6fb0eb16
-_SENTENCES = {  # by pydantic's name of the error
-    "missing": "{where} has no {field}; {needs}",
-    "extra_forbidden": "{where} has {field} ({value}), which would be lost; {keys}",
-    "string_pattern_mismatch": "{where} has a blank {field}; write its text or take the row out",
-    "string_type": "{where} has the {field} {value}; it must be a text",
-    "string_unicode": "{where} has half a surrogate pair in its {field} {value}; write the whole character",
-    "list_type": "{where} has the {field} {value}; it must be a list",
-    "too_short": "{where} has an empty {field}; fill it or take it out",
-    "value_error": "{where} has the tool call {value}; {reason}",
-}
-_KEYS = {
-    "assistant": 'an answer is "role", "content", "reasoning_content" or "thinking", and "tool_calls"',
-    "tool": 'a result is "role", "content", "name" and "tool_call_id"',
-}
-
-
-def _sentence(error: dict, where: str, field: str, needs: str = "", role: str = "") -> str:
-    return _SENTENCES.get(error["type"], "{where} has the {field} {value}; {needs}").format(
-        where=where,
-        field=json.dumps(field)[:40],
-        value=short(error["input"]),
-        needs=needs,
-        keys=_KEYS.get(role, 'a message is "role" and "content" alone'),
-        reason=error.get("ctx", {}).get("error"),
-    )
-
-# %% ../../nbs/package/data/formats.ipynb #330c4fd3
-_HINTS = {"human": "user", "gpt": "assistant", "model": "assistant", "developer": "system", "function": "tool"}
-_ROLES = ("", "system", "user", "assistant", "tool")  # none is the schema's to report
-
-
-def _message(given: Any, where: str, names: dict[str, str]) -> tuple[dict, list[str]]:
-    "A message without the keys that are null, and its defects; `names` are the file's own for role and content."
-    role_name, content_name = names["role"], names["content"]
-    needs = f'every message needs "{role_name}" and "{content_name}"'
-    if not isinstance(given, dict):
-        return {}, [f"{where} is {short(given)}; {needs}"]
-    calls = given.get("tool_calls") is not None
-    message = {k: v for k, v in given.items() if v is not None or (calls and k == "content")}
-    role = message.get("role", "")
-    if role not in _ROLES:
-        hint = f'; write "{_HINTS[role]}"' if isinstance(role, str) and role in _HINTS else ""
-        roles = f'the roles are "system", "user", "assistant" and "tool"{hint}'
-        return {}, [f"{where} has the {role_name} {short(role)}; {roles}"]
-    schema = {"assistant": _Calls if calls else _Answer, "tool": _Result}.get(role, _Message)
-    try:
-        schema.model_validate(message)
-    except ValidationError as e:
-        keys = [x["loc"][0] if x["loc"] else "key" for x in e.errors()]  # of a broken key pydantic does not say which
-        return {}, [_sentence(x, where, names.get(k, k), needs, role) for x, k in zip(e.errors(), keys)]
-    return message, []
-
-# %% ../../nbs/package/data/formats.ipynb #fcfafaa1
-_LISTED = re.compile(  # a list of messages in a text, whole or damaged
-    r"""\s*\[[^"']{0,40}(?=.*["'](role|from)["']\s*:)(?=.*["'](content|value|tool_calls)["']\s*:)["']""", re.DOTALL
+from .json_files import short
+from ft_notebooks.data.messages import (
+    read_json_text,
+    read_messages,
+    read_optional_text,
+    read_text,
+    read_turns,
+    turn_order_defects,
 )
 
-
-def _unpacked(value: Any, key: str) -> tuple[Any, list[str]]:
-    "What a text in JSON stands for, and what is wrong with it; anything else as it is."
-    if not isinstance(value, str):
-        return value, []
-    try:
-        return DECODER.decode(value), []
-    except NOT_JSON:
-        return value, [f'"{key}" is {short(value)}, a text that is not JSON; write it with json.dumps']
-
-# %% ../../nbs/package/data/formats.ipynb #384c93a1
-_FROM = {
-    **dict.fromkeys(["human", "user"], "user"),
-    **dict.fromkeys(["gpt", "assistant", "chatgpt", "bing", "bard", "function_call"], "assistant"),
-    **dict.fromkeys(["observation", "tool", "function", "function_response"], "tool"),
-    "system": "system",
-}
-_NAMES = {"role": "role", "content": "content"}, {"role": "from", "content": "value"}
-
-
-def _turn(given: dict, where: str) -> tuple[Any, list[str]]:
-    "A turn in the words of a message, and what is wrong with it."
-    speaker, rest = given["from"], {key: given[key] for key in given if key not in ("from", "value")}
-    if not isinstance(speaker, str) or speaker not in _FROM:
-        known = '"human", "gpt", "system", "function_call" or "observation"'
-        return {}, [f"{where} is from {short(speaker)}; write {known}"]
-    message = {"role": _FROM[speaker], "content": given.get("value"), **rest}
-    if speaker != "function_call":
-        return message, []
-    calls, defects = _unpacked(message.pop("content"), "value")
-    calls = calls if isinstance(calls, list) else [calls]
-    defects = [f"{where}, a function call: {defect}" for defect in defects]
-    return {**message, "tool_calls": [{"type": "function", "function": call} for call in calls]}, defects
-
-# %% ../../nbs/package/data/formats.ipynb #5ab14025
-def _messages(value: Any, key: str) -> tuple[list[dict], list[str]]:
-    "The messages that stand in the column `key`, and their defects; without defects they are whole."
-    value, defects = _unpacked(value, key) if isinstance(value, str) and value.lstrip()[:1] == "[" else (value, [])
-    if not defects:
-        try:
-            _PLAIN.validate_python(value)
-            return value, []
-        except ValidationError:
-            pass  # something else, or defects: message by message
-    if defects or not isinstance(value, list):
-        return [], defects or [f'"{key}" is {short(value)}; it must be a list of messages']
-    if not value:
-        return [], [f'"{key}" is empty; give it at least one "assistant" message']
-    found = [_said(given, i, key) for i, given in enumerate(value, 1)]
-    return [message for message, _ in found], [defect for _, defects in found for defect in defects]
-
-
-def _said(given: Any, i: int, key: str) -> tuple[Any, list[str]]:
-    "The `i`-th message of a column, whether a message or a turn, and its defects."
-    where = f"message {i}" if key in ("messages", "conversations") else f'message {i} of "{key}"'
-    if not (isinstance(given, dict) and "from" in given and "role" not in given):
-        return _message(given, where, _NAMES[0])
-    given, defects = _turn(given, where)
-    return (given, defects) if defects else _message(given, where, _NAMES[1])
-
-# %% ../../nbs/package/data/formats.ipynb #2ee7ae07
-def _disorder(roles: list[str]) -> list[str]:
-    "What is wrong with the order of the turns."
-    later = [i for i, role in enumerate(roles, 1) if role == "system" and i > 1]
-    defects = [f"message {i} is the system's; only the first message may be" for i in later]
-    if "assistant" not in roles:
-        defects.append("no message is the assistant's, so there is nothing to learn; add the answer")
-    elif roles[-1] != "assistant":
-        defects.append(f"the last message is the {roles[-1]}'s; end with the assistant's, or take the last message out")
-    for i, (before, role) in enumerate(zip(["system", *roles], roles), 1):
-        if role == "assistant" and before not in ("user", "tool"):
-            defects.append(f"message {i} is the assistant's but answers nobody; put a user's message before it")
-        if role == "tool" and before not in ("assistant", "tool"):
-            defects.append(f"message {i} is a tool's but nobody called it; put the assistant's call before it")
-    return defects
-
-# %% ../../nbs/package/data/formats.ipynb #e19ff970
-_TEXT = TypeAdapter(Annotated[str, Field(strict=True, pattern=r"\S")])
-
-
-def _text(row: dict, key: str, format: str) -> tuple[str, list[str]]:
-    "The text in a column, and its defects."
-    if row.get(key) is None:
-        return "", [f'the row has no "{key}"; {format}']
-    try:
-        return _TEXT.validate_python(row[key]), []
-    except ValidationError as e:
-        return "", [_sentence(e.errors()[0], "the row", key)]
-
-
-def _optional(row: dict, key: str) -> tuple[str, list[str]]:
-    "The same, but a text that is absent or blank is no defect."
-    value = row.get(key)
-    return ("", []) if value is None or (isinstance(value, str) and not value.strip()) else _text(row, key, "")
-
-# %% ../../nbs/package/data/formats.ipynb #31af0d1a
+# %% ../../nbs/package/data/formats.ipynb #c822b7f2
 _ALPACA = 'an alpaca row needs "instruction" and "output"'
 
 
 def _question(row: dict) -> tuple[list[dict], list[str]]:
     "The messages of an alpaca row before its output, and their defects."
-    instruction, defects = _text(row, "instruction", _ALPACA)
-    given, more = _optional(row, "input")
-    pairs, unread = _unpacked(row.get("history") or [], "history")
+    instruction, defects = read_text(row, "instruction", _ALPACA)
+    given, more = read_optional_text(row, "input")
+    pairs, unread = read_json_text(row.get("history") or [], "history")
     defects += more + unread
     if not isinstance(pairs, list):
         return [], defects or [f'"history" is {short(pairs)}; it must be a list of [question, answer]']
@@ -228,24 +37,15 @@ def _question(row: dict) -> tuple[list[dict], list[str]]:
             defects.append(f'turn {i} of "history" is {short(pair)}; it must be [question, answer]')
             continue
         for role, key in (("user", "question"), ("assistant", "answer")):
-            text, found = _text(dict(zip(("question", "answer"), pair)), key, "")
+            text, found = read_text(dict(zip(("question", "answer"), pair)), key, "")
             messages.append({"role": role, "content": text})
             defects += [f'turn {i} of "history": {defect}' for defect in found]
     return [*messages, {"role": "user", "content": f"{instruction}\n\n{given}" if given else instruction}], defects
 
-# %% ../../nbs/package/data/formats.ipynb #d2fd8e0e
-def _turns(row: dict, key: str, role: str) -> tuple[list[dict], list[str]]:
-    "The messages in a column that holds a text of `role`'s, a message, or a list of messages; and their defects."
-    value = row[key]
-    if isinstance(value, str) and not _LISTED.match(value):
-        text, defects = _text(row, key, "")
-        return [{"role": role, "content": text}], defects
-    return _messages([value] if isinstance(value, dict) else value, key)
-
 # %% ../../nbs/package/data/formats.ipynb #1bc91609
 def _tools(row: dict) -> tuple[list[dict], list[str]]:
     "The descriptions of tools, and their defects."
-    tools, defects = _unpacked(row.get("tools") or [], "tools")
+    tools, defects = read_json_text(row.get("tools") or [], "tools")
     if defects or not isinstance(tools, list):
         return [], defects or [f'"tools" is {short(tools)}; it must be a list of tools']
     for i, tool in enumerate(tools, 1):
@@ -257,7 +57,7 @@ def _tools(row: dict) -> tuple[list[dict], list[str]]:
 
 def _with_system(row: dict, messages: list[dict]) -> tuple[list[dict], list[str]]:
     'The messages after the one in the column "system", if there is one; and what is wrong with it.'
-    system, defects = _optional(row, "system")
+    system, defects = read_optional_text(row, "system")
     if not system or messages[:1] == [{"role": "system", "content": system}]:
         return messages, defects
     if messages and messages[0].get("role") == "system":
@@ -295,17 +95,17 @@ def _asked(row: dict, key: str) -> tuple[list[dict], list[str]]:
     if key == "instruction":
         return _question(row)
     if key in ("messages", "conversations"):
-        return _messages(row[key], key)
-    return _turns(row, key, "user") if row.get(key) is not None else _text(row, key, "it holds what was asked")
+        return read_messages(row[key], key)
+    return read_turns(row, key, "user") if row.get(key) is not None else read_text(row, key, "it holds what was asked")
 
 
 def _answered(row: dict, key: str) -> tuple[list[dict], list[str]]:
     "The messages of the answer, where the column where the conversation begins does not hold it; and their defects."
     if key == "completion":
-        return _turns(row, key, "assistant")
+        return read_turns(row, key, "assistant")
     if key != "instruction":
         return [], []
-    text, defects = _text(row, "output", _ALPACA)
+    text, defects = read_text(row, "output", _ALPACA)
     return [{"role": "assistant", "content": text}], defects
 
 # %% ../../nbs/package/data/formats.ipynb #719a5b93
@@ -323,7 +123,7 @@ def as_chat(
     after, more = _answered(row, given[0])
     messages, wrong = _with_system(row, [*messages, *after])
     tools, lost = _tools(row)
-    found = found + more or _disorder([message["role"] for message in messages])
+    found = found + more or turn_order_defects([message["role"] for message in messages])
     defects += found + wrong + lost
     return {"messages": messages, **({"tools": tools} if tools else {})}, defects
 
@@ -354,10 +154,19 @@ def _answers(row: dict) -> tuple[list[dict], list[dict], list[str]]:
     if missing := [key for key in ("chosen", "rejected") if row.get(key) is None]:
         what = f"the keys {short(list(row))}" if len(missing) == 2 else f'no "{missing[0]}"'
         return [], [], [f"the row has {what}; it must be {_PAIR}"]
-    (chosen, defects), (rejected, more) = (_turns(row, key, "assistant") for key in ("chosen", "rejected"))
+    (chosen, defects), (rejected, more) = (read_turns(row, key, "assistant") for key in ("chosen", "rejected"))
     return chosen, rejected, defects + more
 
 # %% ../../nbs/package/data/formats.ipynb #d66a0108
+def _parts(row: dict, chosen: list[dict], rejected: list[dict], given: list[str]) -> tuple[list[dict], ...]:
+    "The prompt, the two answers without it, and what is wrong with the prompt."
+    if all(answer[0]["role"] == "assistant" for answer in (chosen, rejected)):
+        prompt, defects = _asked(row, [*given, "messages" if row.get("messages") is not None else "prompt"][0])
+        return prompt, chosen, rejected, defects
+    prompt, defects = _common(row, chosen, rejected, given[0] if given else None)
+    return prompt, chosen[len(prompt) :], rejected[len(prompt) :], defects
+
+# %% ../../nbs/package/data/formats.ipynb #7efa5e2c
 def as_preference(
     row: Any,  # A dict in any format that this notebook names; or an exception, which stands where a row should
 ) -> tuple[dict, list[str]]:  # {"prompt", "chosen", "rejected", and "tools" if any}; and the row's defects
@@ -371,14 +180,11 @@ def as_preference(
     if defects:
         return {}, defects
     given = [key for key in ("prompt", "instruction", "conversations") if row.get(key) is not None]
-    if any(answer[0]["role"] != "assistant" for answer in (chosen, rejected)):
-        prompt, found = _common(row, chosen, rejected, given[0] if given else None)
-        chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
-    else:
-        prompt, found = _asked(row, [*given, "messages" if row.get("messages") is not None else "prompt"][0])
+    prompt, chosen, rejected, found = _parts(row, chosen, rejected, given)
     prompt, more = _with_system(row, prompt)
     tools, wrong = _tools(row)
     for key, answer in () if found else (("chosen", chosen), ("rejected", rejected)):
-        found = found or [f'in "{key}", {defect}' for defect in _disorder([m["role"] for m in [*prompt, *answer]])]
+        order = turn_order_defects([message["role"] for message in [*prompt, *answer]])
+        found = found or [f'in "{key}", {defect}' for defect in order]
     pair = {"prompt": prompt, "chosen": chosen, "rejected": rejected, **({"tools": tools} if tools else {})}
     return pair, _clashes(row, given) + found + more + wrong

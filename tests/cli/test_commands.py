@@ -20,7 +20,8 @@ import ft_notebooks.sft.trainer
 from ft_notebooks.cli import commands, pipeline, stages
 from ft_notebooks.cli.commands import SETTINGS_INI, main, parser
 from ft_notebooks.data.chat_encoding import encode_chat
-from ft_notebooks.data.read import appointments, read_chats
+from ft_notebooks.data.example_task import appointments
+from ft_notebooks.data.read import read_chats
 from ft_notebooks.evaluation.likelihood import perplexity
 from ft_notebooks.evaluation.runner import Evaluation
 from ft_notebooks.inference.generation import generate
@@ -866,7 +867,7 @@ def test_the_demo_goes_through_its_stages_and_is_then_left_alone(here, capsys, m
     def words(n, *seed, **more):  # 128, 100, 96 and 50 notes become 4 each
         return appointments(min(n, 4), *seed, **more)
 
-    monkeypatch.setattr("ft_notebooks.data.read.appointments", words)
+    monkeypatch.setattr("ft_notebooks.data.example_task.appointments", words)
     monkeypatch.setattr(commands, "_heard", lambda model, tok: heard.append(hear(model, tok)) or heard[-1])
     main(["demo", "--seed", "3"])
     test, bits = words(100, part="test"), pipeline.model_bits(None)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from ft_notebooks.data import deduplication
 from ft_notebooks.data.deduplication import overlap, split
-from ft_notebooks.data.read import appointments
+from ft_notebooks.data.example_task import appointments
 
 WORDS = [f"word{i}" for i in range(5000)]
 

@@ -206,7 +206,7 @@ def test_what_is_no_chat_is_refused_with_the_cure(words, row):
 
 
 def test_the_quick_look_at_plain_messages_agrees_with_the_slow_one(monkeypatch):
-    from ft_notebooks.data import formats
+    from ft_notebooks.data import messages as module
 
     values = [None, "", " ", "a", "\ud800", 1, ["a"], {}]
     roles = ["system", "user", "assistant", "tool", "bot", None, 1, ["user"], {}]
@@ -221,9 +221,9 @@ def test_the_quick_look_at_plain_messages_agrees_with_the_slow_one(monkeypatch):
         {"role": "user"},
         {"from": "gpt", "value": "a"},
     ]
-    quick = [formats._messages([USER, message], "messages") for message in messages]
-    monkeypatch.setattr(formats, "_PLAIN", formats.TypeAdapter(int))
-    slow = [formats._messages([USER, message], "messages") for message in messages]
+    quick = [module.read_messages([USER, message], "messages") for message in messages]
+    monkeypatch.setattr(module, "_PLAIN", module.TypeAdapter(int))
+    slow = [module.read_messages([USER, message], "messages") for message in messages]
     assert quick == slow and 3 < sum(not defects for _, defects in slow) < 20
 
 

@@ -3,7 +3,6 @@ import json
 import os
 import pickle
 import random
-import re
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ from datasets import Dataset, DatasetDict, Json, List, Value
 
 from ft_notebooks.data import read, readers
 from ft_notebooks.data.deduplication import split
-from ft_notebooks.data.read import appointments, read_chats, read_preferences
+from ft_notebooks.data.read import read_chats, read_preferences
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
 ALPACA = {"instruction": "Add.", "input": "1 and 2", "output": "3"}
@@ -373,17 +372,14 @@ def test_a_refused_or_broken_off_reading_leaves_nothing(on_disk):
     rows = [chat(("user", "a" * 1000), ("assistant", "b"))] * 2000
     assert "row 2000" in refused([*rows, 7])
     with pytest.raises(KeyboardInterrupt):
-        list(
-            read._table(
-                read._batches(broken_off(rows), schema := read._features(["messages"], False).arrow_schema), schema
-            )
-        )
+        read_chats(BrokenOff(rows))
     assert list(on_disk.iterdir()) == []
 
 
-def broken_off(rows):
-    yield from rows
-    raise KeyboardInterrupt
+class BrokenOff(list):
+    def __iter__(self):
+        yield from super().__iter__()
+        raise KeyboardInterrupt
 
 
 def test_what_a_killed_reading_left_is_never_believed_and_removed_after_an_hour(on_disk):
@@ -506,64 +502,3 @@ def test_split_refuses_to_leave_a_side_empty():
         split(read_chats([CHAT] * 3), 0.5)
     with pytest.raises(ValueError, match="give 2 to the test"):
         split(read_chats([CHAT, ALPACA]), 0.9)
-
-
-# --- appointments
-
-
-def test_appointments_do_not_depend_on_the_process():
-    code = "from ft_notebooks.data.read import appointments; print(appointments(20, seed=3)[:])"
-    env = {**os.environ, "PYTHONHASHSEED": "12345"}
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
-    assert run.stdout.strip() == str(appointments(20, seed=3)[:])
-
-
-def test_appointments_disturb_nobody_elses_random_numbers():
-    random.seed(0)
-    expected = random.random()
-    random.seed(0)
-    appointments(10, seed=7)
-    assert random.random() == expected
-
-
-def test_appointments_are_what_read_chats_reads():
-    notes = appointments(30, part="validation", new_phrases=True)
-    again = read_chats(notes)
-    assert again[:] == notes[:] and again.features == notes.features
-
-
-def test_the_parts_are_as_large_as_promised_and_their_words_differ():
-    sizes = {part: (len(read._ACTIVITIES[part].split("|")), len(read._NAMES[part].split("|"))) for part in read._NAMES}
-    assert sizes["train"] >= (24, 24) and sizes["validation"] >= (10, 10) and sizes["test"] >= (10, 10)
-    assert [len(read._PHRASES[part]) for part in ("train", "validation", "test")] == [16, 6, 6]
-    for lists in (read._ACTIVITIES, read._NAMES):
-        every = [entry for part in lists.values() for entry in part.split("|")]
-        assert len(every) == len(set(every))
-    assert all(
-        re.findall(r"{(\w+)}", phrase).count(key) == 1
-        for part in read._PHRASES.values() for phrase in part for key in ("event", "day", "time")
-    )  # fmt: skip
-
-
-def test_all_the_notes_that_there_are_can_be_had_and_all_differ(monkeypatch):
-    monkeypatch.setattr(read, "_TIMES", ("09:00",))
-    monkeypatch.setattr(read, "_DAYS", ("Monday", "Sunday"))
-    monkeypatch.setattr(read, "_NAMES", {part: "Ann|Bo|Cy" for part in read._NAMES})
-    for part, new, total in (("train", False, 108 * 3 * 2 * 16), ("test", True, 30 * 3 * 2 * 6)):
-        notes = {row[1]["content"] for row in appointments(total, part=part, new_phrases=new)["messages"]}
-        assert len(notes) == total
-        with pytest.raises(ValueError, match=f"between 1 and {total}, the number of different notes, got {total + 1}"):
-            appointments(total + 1, part=part, new_phrases=new)
-
-
-@pytest.mark.parametrize(
-    "args, words",
-    [
-        (dict(n=0), "n must be between 1 and"),
-        (dict(n=1, part="dev"), r"part must be one of \['train', 'validation', 'test'\], got 'dev'"),
-        (dict(n=1, new_phrases=True), 'needs part="validation" or part="test"'),
-    ],
-)
-def test_appointments_refuse_what_cannot_be(args, words):
-    with pytest.raises(ValueError, match=words):
-        appointments(**args)

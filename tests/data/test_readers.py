@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, Json, List
 
-from ft_notebooks.data import readers
-from ft_notebooks.data.readers import read_rows, short
+from ft_notebooks.data import json_files, readers
+from ft_notebooks.data.json_files import short
+from ft_notebooks.data.readers import read_rows
 
 ROWS = [{"prompt": "Hi", "completion": "Hello"}, {"prompt": "Is it\nhere?", "completion": "NA"}]
 
@@ -47,7 +48,7 @@ def said(source):
 
 def narrow(monkeypatch, size):
     "Let the window see `size` bytes at a time."
-    begin = readers._Window.__init__
+    begin = json_files._Window.__init__
 
     class Narrow:
         def __init__(self, file):
@@ -56,7 +57,7 @@ def narrow(monkeypatch, size):
         def read(self, n):
             return self.file.read(min(n, size))
 
-    monkeypatch.setattr(readers._Window, "__init__", lambda self, file: begin(self, Narrow(file)))
+    monkeypatch.setattr(json_files._Window, "__init__", lambda self, file: begin(self, Narrow(file)))
 
 
 # --- lines

@@ -11,7 +11,7 @@ from small_runs import TALKS as CHATS
 from small_runs import chat
 
 from ft_notebooks.data.chat_encoding import encode_chats
-from ft_notebooks.data.read import appointments
+from ft_notebooks.data.example_task import appointments
 from ft_notebooks.evaluation.likelihood import (
     answer_bytes,
     bits_per_byte,

@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from ft_notebooks.data.chat_encoding import encode_chat, encode_chats
-from ft_notebooks.data.read import appointments
+from ft_notebooks.data.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.loading.quantized_loading import load_model
 from ft_notebooks.lora.adapter import add_adapter, lora_config

@@ -18,7 +18,7 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from ft_notebooks.data.chat_encoding import encode_chats
-from ft_notebooks.data.read import appointments
+from ft_notebooks.data.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config, merge_adapter
 from ft_notebooks.sft.packed_documents import check_apart, document_leak

@@ -24,7 +24,8 @@ from trl.chat_template_utils import get_training_chat_template
 
 from ..tokenization.chat_template import CUT, ChatTemplate
 from ..tokenization.padding import IGNORE
-from ..tokenization.token_view import plot_labels, plot_lengths, show_tokens
+from ..tokenization.length_report import plot_lengths
+from ..tokenization.token_view import plot_labels, show_tokens
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #838b70f7
 def _labelled(

@@ -20,6 +20,7 @@ NUMBERS = re.compile(r"allclose|assert_close|isclose|approx\(|torch\.equal|[<>=]
 # what takes long for processes, files or a whole command, and compares no numbers that a shorter proof does not compare
 # too
 LONG = re.compile(
+    "simulated_step|"
     "core/(cpu|proc)|memory_estimate|token_embeddings|data/(dedup|formats|readers|preference_report)|06_data|07_sft|"
     "09_dpo|10_multi|throughput|11_eval|evaluation/(comp|html|lm_eval|report|score|statistics)|checkpointing/|"
     "training/(?!cpu_kernels|loss_spikes|preflight|test_)|cli/|test_(cli|dedup|equality|finished|hosts|metrics_log|"

@@ -191,7 +191,7 @@ PHASES = ("layers forward", "head", "head backward", "layers backward", "embeddi
 def step_bytes(
     build: Callable[[], PreTrainedModel],  # Makes the model on the device `meta`; called two or three times
     adapter: PeftConfig | None = None,  # None: the weights themselves train
-    **step,  # As in `estimate_memory`: batch, length, checkpointing, dtype, device, labelled and whole_logits, all given
+    **step,  # As in `estimate_memory`, all of batch, length, checkpointing, dtype, device, labelled, whole_logits
 ) -> Counter:  # Bytes of adapter, gradients, optimizer, copies and activations; the most alive in each of `PHASES`
     """What a training step allocates beside the weights, of all layers, though only a period or two of them is run.
 

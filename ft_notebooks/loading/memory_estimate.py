@@ -6,29 +6,25 @@
 __all__ = ['check_bits', 'weight_bytes', 'Memory', 'estimate_memory', 'plot_memory', 'largest_batch']
 
 # %% ../../nbs/package/loading/memory_estimate.ipynb #080a1504
-import contextlib
 import copy
-import weakref
-from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from unittest.mock import patch
 
 import bitsandbytes as bnb
 import torch
-from peft import LoraConfig, PeftConfig, get_peft_model
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from peft import LoraConfig, PeftConfig
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.quantizers import AutoHfQuantizer
 
 from .model_files import check_checkpoint, read_config
+from .simulated_step import PHASES, step_bytes
 
 # %% ../../nbs/package/loading/memory_estimate.ipynb #a33520f7
-def check_bits(bits: int) -> None:
+def check_bits(
+    bits: int,  # Of a weight
+) -> None:
+    "`bits` is 4, 8, 16 or 32; otherwise a `ValueError` that says which to take."
     if bits not in (4, 8, 16, 32):
         raise ValueError(
             f"bits must be 4, 8, 16 or 32, got {bits!r}; 32 to train all weights, 16 for weights that stay frozen, "
@@ -61,7 +57,7 @@ def _quantized_bytes(layer: bnb.nn.Linear4bit | bnb.nn.Linear8bitLt) -> int:
     return -(-weights // 2) + blocks + 4 * groups + 4 + 4 * 16 + 4 * 256  # the mean scale, and two code books
 
 
-def _weight_bytes(model: PreTrainedModel) -> int:
+def _held(model: PreTrainedModel) -> int:
     layers = [m for m in model.modules() if isinstance(m, (bnb.nn.Linear4bit, bnb.nn.Linear8bitLt))]
     quantized = {id(layer.weight) for layer in layers}
     plain = sum(p.nbytes for p in model.parameters() if id(p) not in quantized)
@@ -72,162 +68,14 @@ def weight_bytes(
     name_or_config: str | Path | PreTrainedConfig,  # What `load_model` takes, or its configuration
     bits: int = 16,  # Of a weight: 4, 8, 16 or 32
 ) -> int:  # Bytes of all parameters; buffers, which no checkpoint holds (the rotary frequencies), are not counted
-    "The bytes that the weights will take, from the configuration alone: nothing is loaded or allocated."
+    """The bytes that the weights will take, from the configuration alone: nothing is loaded or allocated.
+
+    SmolLM2-135M, whose head is its embedding: 269,030,016 in 16 bits. `ValueError` for other `bits`.
+    """
     check_bits(bits)
-    return _weight_bytes(_empty_model(_configuration(name_or_config), bits))
+    return _held(_empty_model(_configuration(name_or_config), bits))
 
-# %% ../../nbs/package/loading/memory_estimate.ipynb #b9dbe235
-class _Alive(TorchDispatchMode):
-    "Counts the bytes that operations allocate until they are freed, and keeps the most that were alive in each phase."
-
-    def __init__(self, before: list[torch.Tensor], phase: str):
-        super().__init__()
-        self.before = {t.untyped_storage()._cdata for t in before}
-        self.known, self.alive, self.most, self.phase = set(self.before), Counter(), Counter(), phase
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        result = operation(*args, **(kwargs or {}))
-        cast = operation is torch.ops.aten._to_copy.default and args[0].untyped_storage()._cdata in self.before
-        kind = "copies" if cast else "activations"
-        for memory in [t.untyped_storage() for t in tree_leaves(result) if isinstance(t, torch.Tensor)]:
-            if memory._cdata not in self.known:
-                self.known.add(memory._cdata)
-                self.alive[kind] += memory.nbytes()
-                weakref.finalize(memory, self._free, memory._cdata, kind, memory.nbytes())
-        self.most[self.phase] = max(self.most[self.phase], self.alive.total())
-        return result
-
-    def enter(self, phase, tensor):
-        "The phase begins when the backward pass reaches the tensor."
-        if tensor.requires_grad:
-            tensor.register_hook(lambda grad: setattr(self, "phase", phase))
-
-    def _free(self, key, kind, size):
-        self.known.discard(key)
-        self.alive[kind] -= size
-
-# %% ../../nbs/package/loading/memory_estimate.ipynb #89ae471e
-def _layers(model) -> torch.nn.ModuleList:
-    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m)]
-    alike = [m for m in lists if all(isinstance(layer, GradientCheckpointingLayer) for layer in m)]
-    return max(alike, key=len, default=torch.nn.ModuleList())
-
-
-def _sort(layer) -> str:
-    "Equal for layers that differ in their index only."
-    simple = (bool, int, float, str, type(None))
-    return repr(
-        [
-            (name, type(m), [p.shape for p in m.parameters(recurse=False)])
-            + ({k: v for k, v in vars(m).items() if isinstance(v, simple) and k != "layer_idx"},)
-            for name, m in layer.named_modules()
-        ]
-    )
-
-
-def _periods(model) -> tuple[int, int, int]:
-    "Two numbers of first layers, a whole period apart, and how many such periods lie between the first and all."
-    sorts = [_sort(layer) for layer in _layers(model)]
-    for period in range(1, len(sorts) // 3 + 1):
-        if all(a == b for a, b in zip(sorts, sorts[period:])):
-            few = len(sorts) % period + period
-            return few, few + period, (len(sorts) - few) // period
-    return len(sorts), len(sorts), 0
-
-# %% ../../nbs/package/loading/memory_estimate.ipynb #76cd46f5
-def _adapted(model, adapter: PeftConfig):
-    "PEFT's model on the device `meta`, its adapter in float32 as `sft_trainer` keeps it."
-    with torch.device("meta"):
-        return get_peft_model(model, copy.deepcopy(adapter))  # PEFT writes the names that it found into it
-
-
-def _allocate(model) -> None:
-    "Fake memory for a model on `meta`; four-bit weights by bitsandbytes itself."
-    quantized = [m for m in model.modules() if isinstance(m, bnb.nn.Linear4bit)]
-    for layer in quantized:  # torch 2.9 makes no fake tensor of bitsandbytes' own kind; each is replaced below
-        layer.weight = None
-    names = {}
-    for name, p in model.named_parameters(remove_duplicate=False):
-        names.setdefault(p, []).append(name.rpartition("."))
-    model.to_empty(device="cpu")
-    for (owner, _, leaf), *others in names.values():  # tied weights are one again
-        for other, _, name in others:
-            setattr(model.get_submodule(other), name, model.get_submodule(owner).get_parameter(leaf))
-    for layer in quantized:
-        wide = torch.empty(layer.out_features, layer.in_features, dtype=torch.bfloat16)
-        packed, state = bnb.functional.quantize_4bit(wide, compress_statistics=True, quant_type="nf4")
-        layer.weight = torch.nn.Parameter(packed, requires_grad=False)
-        layer.weight.quant_state = state
-        layer.support_avx512bf16_for_cpu = False  # a kernel for inference
-
-# %% ../../nbs/package/loading/memory_estimate.ipynb #ada0fd0f
-def _loss(model, ids: torch.Tensor, hidden: torch.Tensor, labelled: float, whole_logits: bool) -> torch.Tensor:
-    "The head and the loss, as transformers' `model(..., labels=ids)` has them, or as TRL's `SFTTrainer`."
-    from trl.trainer import utils  # seconds to import, and only needed here
-
-    head, config = model.get_output_embeddings(), model.config.get_text_config()
-    if whole_logits:
-        return model.loss_function(logits=head(hidden), labels=ids, vocab_size=config.vocab_size)
-    rows = hidden[:, :-1].flatten(0, 1)[: round(labelled * ids[:, 1:].numel())].clone()
-    softcap, outputs = getattr(config, "final_logit_softcapping", None), ("log_probs", "entropy", "is_top1")
-    tile, targets = utils._CHUNKED_LOGPROB_CHUNK_SIZE, ids.flatten()[: len(rows)]
-    logprob = utils._ChunkedLogProbFunction.apply
-    return -logprob(rows, head.weight, getattr(head, "bias", None), targets, 1.0, tile, softcap, 1.0, outputs)[0].sum()
-
-
-def _earlier_step(model) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    "The tensors that train, each with a gradient, and the optimizer's."
-    trained = [p for p in model.parameters() if p.requires_grad]
-    for p in trained:
-        p.grad = torch.empty_like(p)
-    optimizer = torch.optim.AdamW(trained, fused=True)
-    optimizer.step()
-    return trained, [t for state in optimizer.state.values() for t in state.values()]
-
-
-@contextlib.contextmanager
-def _no_memory(device: str):
-    "Tensors have shapes and no memory; on a GPU TRL's head runs in Triton kernels, which allocate nothing."
-    with contextlib.ExitStack() as stack:
-        for name in ("_forward_tile", "_backward_tile", "_addmm_fp32") if device == "cuda" else ():
-            stack.enter_context(patch(f"trl.kernels.chunked_logprob.{name}", lambda *args, **kwargs: None))
-        # values that no fake tensor can tell: bitsandbytes' code book, and whether a row is several, packed (it is not)
-        stack.enter_context(patch.dict(bnb.functional.name2qmap, {"dynamic": torch.empty(256)}))
-        stack.enter_context(patch("transformers.masking_utils.find_packed_sequence_indices", lambda *args: None))
-        yield stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-
-# %% ../../nbs/package/loading/memory_estimate.ipynb #7f4b0f90
-def _step(model, adapter, bits, *, batch, length, checkpointing, dtype, device, labelled, whole_logits) -> Counter:
-    "A step of training with memory that does not exist: bytes by part, and the most that were alive in each phase."
-    plain = sum(p.nbytes for p in model.parameters())
-    model = (_adapted(model, adapter) if adapter else model).train()
-    sizes = Counter(adapter=sum(p.nbytes for p in model.parameters()) - plain)
-    with _no_memory(device):
-        _allocate(model)
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        if checkpointing:
-            older = base.gradient_checkpointing_enable  # the name of the next line's method before
-            getattr(base, "activation_checkpointing_enable", older)(
-                {"use_reentrant": False, "preserve_rng_state": False}
-            )
-            model.enable_input_require_grads()
-        trained, states = _earlier_step(model)
-        ids = torch.zeros(batch, length, dtype=torch.long)
-        known = [*model.parameters(), *model.buffers(), *(p.grad for p in trained), ids]
-        with _Alive(known, "layers forward") as memory:
-            base.get_input_embeddings().register_forward_hook(lambda _, args, out: memory.enter("embedding", out))
-            with torch.autocast("cpu", dtype, enabled=dtype is not None):
-                hidden = base.base_model(input_ids=ids, use_cache=False).last_hidden_state
-                saved, memory.phase = Counter(memory.alive), "head"
-                memory.enter("layers backward", hidden)
-                loss = _loss(base, ids, hidden, labelled, whole_logits)
-                del hidden
-            memory.phase = "head backward"
-            loss.backward()
-        sizes.update(gradients=sum(p.grad.nbytes for p in trained), optimizer=sum(t.nbytes for t in states))
-        return sizes + saved + memory.most
-
-# %% ../../nbs/package/loading/memory_estimate.ipynb #ed9e930d
+# %% ../../nbs/package/loading/memory_estimate.ipynb #a7894398
 @dataclass(frozen=True)
 class Memory:
     "The bytes that one device holds when a step of training needs the most."
@@ -243,19 +91,19 @@ class Memory:
 
     @property
     def total(self) -> int:
+        "All parts together, in bytes."
         return sum(vars(self).values())
 
-# %% ../../nbs/package/loading/memory_estimate.ipynb #3be80063
-def _cost(config, bits, adapter, **step) -> Counter:
-    "What `_step` counts, of all layers; the bytes of the weights with it."
-    model = _empty_model(config, bits)
-    weights, (few, more, times) = _weight_bytes(model), _periods(model)
-    cost = Counter()
-    for layers, share in ((few, 1 - times), (more, times)) if times else ((few, 1),):
-        model = _empty_model(config, bits)
-        del _layers(model)[layers:]
-        cost.update({part: share * size for part, size in _step(model, adapter, bits, **step).items()})
-    return Counter({**cost, "weights": weights})
+# %% ../../nbs/package/loading/memory_estimate.ipynb #87d8268d
+_BITS = {"full": 32, "lora": 16, "qlora": 4}
+
+
+def _defaults(method, bits, adapter, device, checkpointing) -> tuple:
+    "Bits, adapter and checkpointing where they are not given."
+    bits = _BITS.get(method) if bits is None else bits
+    if adapter is None and method != "full":
+        adapter = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    return bits, adapter, device == "cuda" if checkpointing is None else checkpointing
 
 
 def _check_settings(method, bits, adapter, batch, length, device, labelled) -> None:
@@ -271,10 +119,14 @@ def _check_settings(method, bits, adapter, batch, length, device, labelled) -> N
     if device not in ("cuda", "cpu"):
         raise ValueError(f"device must be 'cuda' or 'cpu', got {device!r}")
 
-# %% ../../nbs/package/loading/memory_estimate.ipynb #4310316e
-_BITS = {"full": 32, "lora": 16, "qlora": 4}
 
+def _parts(weights: int, cost: Counter) -> Memory:
+    head = max(cost["head"], cost["head backward"])
+    parts = {part: cost[part] for part in ("adapter", "gradients", "optimizer", "copies", "activations")}
+    logits, peak = head - cost["copies"] - cost["activations"], max(cost[phase] for phase in PHASES)
+    return Memory(weights, **parts, logits=logits, working=peak - head)
 
+# %% ../../nbs/package/loading/memory_estimate.ipynb #91a55141
 def estimate_memory(
     model: str | Path | PreTrainedConfig | PreTrainedModel,  # What `load_model` takes, a configuration, or a model
     method: str = "lora",  # "full", "lora" or "qlora"
@@ -289,25 +141,22 @@ def estimate_memory(
     labelled: float = 1.0,  # Share of the tokens that have a label; 1 is the most that a batch can take
     whole_logits: bool = False,  # False: the loss of TRL's trainers, tile by tile; True: that of transformers
 ) -> Memory:
-    "The bytes of a step at its peak, by part, from the configuration alone: nothing is loaded or allocated."
-    bits = _BITS.get(method) if bits is None else bits
+    """The bytes of a step at its peak, by part, from the configuration alone: nothing is loaded or allocated.
+
+    `ValueError` for another method, bits that do not suit it, or fewer than 1 row or 2 tokens.
+    """
+    step = dict(batch=batch, length=length, dtype=dtype, device=device, labelled=labelled, whole_logits=whole_logits)
+    bits, adapter, step["checkpointing"] = _defaults(method, bits, adapter, device, checkpointing)
     _check_settings(method, bits, adapter, batch, length, device, labelled)
-    if adapter is None and method != "full":
-        adapter = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
-    checkpointing = device == "cuda" if checkpointing is None else checkpointing
-    step = dict(batch=batch, length=length, checkpointing=checkpointing, dtype=dtype, device=device)
-    cost = _cost(_configuration(model), bits, adapter, **step, labelled=labelled, whole_logits=whole_logits)
-    head = max(cost["head"], cost["head backward"])
-    peak = max(head, cost["layers forward"], cost["layers backward"], cost["embedding"])
-    parts = {part: cost[part] for part in ("weights", "adapter", "gradients", "optimizer", "copies", "activations")}
-    return Memory(**parts, logits=head - cost["copies"] - cost["activations"], working=peak - head)
+    config = _configuration(model)
+    return _parts(weight_bytes(config, bits), step_bytes(lambda: _empty_model(config, bits), adapter, **step))
 
 # %% ../../nbs/package/loading/memory_estimate.ipynb #05994e61
 def plot_memory(
     estimates: dict[str, Memory],  # Name of a bar -> what `estimate_memory` returned
     cards: dict[str, float] = {"T4": 16e9, "24 GB": 24e9, "80 GB": 80e9},  # Bytes, drawn as lines
 ):  # -> `matplotlib.figure.Figure`
-    "A bar a run, its parts end to end, and the cards that it would have to fit on."
+    "A bar a run, its parts end to end, its total in GB, and the cards that it would have to fit on."
     import matplotlib.pyplot as plt
 
     fig, ax = plt.subplots(figsize=(7, 0.9 + 0.45 * len(estimates)), dpi=80, facecolor="white")
@@ -339,18 +188,20 @@ def largest_batch(
     margin: float = 0.1,  # Share of it that stays free
     **settings,  # Other arguments of `estimate_memory`, by their own names
 ) -> int:  # Rows of a micro-batch; 0 if not even one fits
-    "The most rows that `estimate_memory` puts into the memory; one more would not fit."
+    """The most rows that `estimate_memory` puts into the memory; one more would not fit.
+
+    `ValueError` where `batch` is given, and where `estimate_memory` raises it.
+    """
     if "batch" in settings:
         raise ValueError("batch is what largest_batch finds; leave it out, or ask estimate_memory")
-    room = memory * (1 - margin)
+    budget = memory * (1 - margin)
     low, below, high = 0, 0, 1
-    while (above := estimate_memory(model, method, batch=high, **settings).total) <= room:
+    while (above := estimate_memory(model, method, batch=high, **settings).total) <= budget:
         low, below, high = high, above, 4 * high
     while high - low > 1:
-        guess = low + int((high - low) * (room - below) / (above - below))
-        guess = min(max(guess, low + 1), high - 1)
+        guess = min(max(low + int((high - low) * (budget - below) / (above - below)), low + 1), high - 1)
         size = estimate_memory(model, method, batch=guess, **settings).total
-        if size <= room:
+        if size <= budget:
             low, below = guess, size
         else:
             high, above = guess, size

@@ -136,13 +136,13 @@ def test_the_configuration_and_the_adapter_that_were_given_stay_as_they_were():
 def test_a_few_layers_tell_what_all_of_them_cost(method, checkpointing, device, monkeypatch):
     settings = dict(method=method, length=64, batch=2, checkpointing=checkpointing, device=device)
     short = estimate_memory(CONFIGS["llama"], **settings)
-    monkeypatch.setattr("ft_notebooks.loading.memory_estimate._periods", lambda model: (5, 5, 0))
+    monkeypatch.setattr("ft_notebooks.loading.simulated_step._periods", lambda model: (5, 5, 0))
     assert short == estimate_memory(CONFIGS["llama"], **settings)
 
 
 def test_layers_that_alternate_are_counted_by_their_period(monkeypatch):
     short = estimate_memory(CONFIGS["gemma3"], length=64)
-    monkeypatch.setattr("ft_notebooks.loading.memory_estimate._periods", lambda model: (7, 7, 0))
+    monkeypatch.setattr("ft_notebooks.loading.simulated_step._periods", lambda model: (7, 7, 0))
     assert short == estimate_memory(CONFIGS["gemma3"], length=64)
 
 

@@ -119,15 +119,16 @@ def test_the_notebooks_are_clean(copy):
 
 def test_there_are_notebooks_modules_and_faces():
     assert len(BOOKS) > 60 and len(MODULES) > 60 and FACES
-    assert {module(nb) for nb in INSIDE} <= {
-        ".".join(p.relative_to(ROOT / "ft_notebooks").with_suffix("").parts) for p in MODULES
-    }
 
 
-def test_a_module_is_made_by_one_notebook():
-    made = [module(nb) for nb in BOOKS]
-    assert len(made) == len(set(made)) and all(re.fullmatch(r"\w+\.\w+", name) for name in made)
-    assert {".".join(p.relative_to(ROOT / "ft_notebooks").with_suffix("").parts) for p in MODULES} <= set(made)
+def test_a_module_is_made_by_one_notebook_and_a_lesson_makes_its_package_s_face():
+    address = {".".join(p.relative_to(ROOT / "ft_notebooks").with_suffix("").parts) for p in MODULES}
+    assert {module(nb) for nb in INSIDE} == address
+    for nb in STAGES:
+        exported = [c["source"] for c in cells(nb, "code") if "export" in flags(c["source"])]
+        assert re.fullmatch(r"\w+\.__init__", module(nb)) and len(exported) == 1, nb.name
+        assert exported[0].splitlines()[-1].startswith("__getattr__, __dir__, __all__ = lazy_loader.attach(")
+    assert len({module(nb) for nb in STAGES}) == len(STAGES)
 
 
 def test_the_layers_of_the_packages_hold():

@@ -6,7 +6,6 @@
 __all__ = ['read_chats', 'read_preferences']
 
 # %% ../../nbs/package/data/read.ipynb #7eda94ce
-import hashlib
 import json
 import os
 import re
@@ -24,6 +23,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, Json, List, Value
 from datasets.table import MemoryMappedTable
 
+from ..core.files import file_sha256
 from .json_files import short
 from .readers import read_rows
 from .formats import as_chat, as_preference
@@ -152,8 +152,7 @@ def _on_disk(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Dataset:
         with open(handle, "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
             for batch in batches:
                 stream.write_batch(batch)
-        with open(part, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_sha256(part)
         (shelf / digest).mkdir(exist_ok=True)  # a folder of its own, since `Dataset.map` puts its results beside it
         whole = os.path.join(shelf, digest, "rows.arrow")
         os.replace(part, whole)

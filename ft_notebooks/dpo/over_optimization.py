@@ -7,7 +7,6 @@ __all__ = ['CollapseCallback', 'plot_collapse']
 
 # %% ../../nbs/package/dpo/over_optimization.ipynb #b880a695
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

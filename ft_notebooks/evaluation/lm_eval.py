@@ -97,7 +97,7 @@ def _wrapped(model: PreTrainedModel, tok: PreTrainedTokenizerBase, batch_size: i
 # %% ../../nbs/package/evaluation/lm_eval.ipynb #ad4f9363
 def _check(tok, chat, **counts) -> None:
     try:
-        import lm_eval
+        import lm_eval  # noqa: F401
     except ImportError as e:
         raise ValueError(
             f"the public tasks need lm-evaluation-harness: pip install 'ft_notebooks[eval]' ({e})"

@@ -22,6 +22,8 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from ..core.model_parts import base_model
+
 # %% ../../nbs/package/loading/simulated_step.ipynb #fc2fd503
 class _Alive(TorchDispatchMode):
     "Counts the bytes that operations allocate until they are freed, and keeps the most that were alive in each phase."
@@ -165,7 +167,7 @@ def _step(model, adapter, *, batch, length, checkpointing, dtype, device, labell
     sizes = Counter(adapter=sum(p.nbytes for p in model.parameters()) - plain)
     with _no_memory(device):
         _allocate(model)
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        base = base_model(model)
         if checkpointing:
             _enable_checkpointing(model, base)
         trained, states = _earlier_step(model)

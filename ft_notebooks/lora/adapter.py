@@ -7,7 +7,6 @@ __all__ = ['expert_parameters', 'lora_config', 'add_adapter', 'dequantise_base',
 
 # %% ../../nbs/package/lora/adapter.ipynb #59c49072
 import copy
-import difflib
 import re
 import warnings
 from dataclasses import fields as dataclass_fields
@@ -20,6 +19,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import PreTrainedModel
 
+from ..core.errors import nearest
+from ..core.random_state import keep_random_state
 from .adapter_folder import check_adapter_folder, trained_bits
 from ..loading.quantized_loading import load_model
 
@@ -37,7 +38,7 @@ def _check_modules(model: torch.nn.Module, fields: dict) -> None:
             except re.error as e:
                 raise ValueError(f"{field}: {part!r} is no pattern: {e}") from None
             if not found:
-                near = difflib.get_close_matches(part, names if whole else ends, 1, cutoff=0)[0]
+                near = nearest(part, names if whole else ends)
                 raise ValueError(f"{field}: the model has no module {part!r}; the nearest is {near!r}")
 
 # %% ../../nbs/package/lora/adapter.ipynb #123470c9
@@ -72,7 +73,7 @@ def _check_fields(model: torch.nn.Module, fields: dict) -> None:
     known = [field.name for field in dataclass_fields(LoraConfig)]
     for name in fields:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1, cutoff=0)[0]
+            near = nearest(name, known)
             raise ValueError(f"LoraConfig has no field {name!r} in peft {peft.__version__}; the nearest is {near!r}")
     _check_modules(model, fields)
     _check_layers(model, fields.get("layers_to_transform"))
@@ -113,8 +114,7 @@ def add_adapter(
         raise ValueError("the model has an adapter already; merge it with merge_adapter, or load the base again")
     config = copy.deepcopy(config)  # PEFT writes the base's name into it, and leaves out the hub's commit
     config.revision = config.revision or getattr(model.config, "_commit_hash", None)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
+    with keep_random_state(seed):
         adapted = get_peft_model(model, config)
     if not any(p.requires_grad for p in adapted.parameters()):
         raise ValueError(f"nothing would train: inference_mode is {config.inference_mode}; leave it out of the config")

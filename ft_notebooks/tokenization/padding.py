@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..core.random_state import keep_random_state
+
 # %% ../../nbs/package/tokenization/padding.ipynb #2ce0a805
 PAD_NAMES = (  # of Llama 3, Gemma and others, BERT, Falcon, Pythia and OLMo, Qwen and SmolLM2, Llama 2, base Qwen
     "<|finetune_right_pad_id|>", "<pad>", "[PAD]", "<|pad|>", "<|padding|>", "<|endoftext|>", "<unk>", "<|fim_pad|>",
@@ -95,8 +97,7 @@ def add_pad_token(
     if ids.count(tok.pad_token_id) > 1:  # the library's next free id, in a vocabulary with holes
         raise ValueError(f"{token!r} got another token's id, {tok.pad_token_id}; load `tok` again, use a token it has")
     if (needed := max(ids) + 1) > _rows(model):
-        cards = [model.device] if model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cards):  # the new rows' noise must not shift the run's own random numbers
+        with keep_random_state():  # the new rows' noise must not shift the run's own random numbers
             model.resize_token_embeddings(needed, pad_to_multiple_of=multiple_of)
     _write_pad_id(model, tok.pad_token_id)
     return tok

@@ -154,6 +154,34 @@ def test_a_module_imports_neither_the_root_nor_a_package_s_face(file):
                 )
 
 
+def test_a_public_name_is_defined_in_one_module_and_no_module_imports_a_private_one_of_another():
+    defined = {}
+    for file in MODULES:
+        address = ".".join(file.relative_to(ROOT / "ft_notebooks").with_suffix("").parts)
+        for name in public(address):
+            assert name not in defined, f"{name} is defined in {defined[name]} and in {address}"
+            defined[name] = address
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            ours = isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("ft_notebooks"))
+            private = [name.name for name in node.names if name.name[0] == "_"] if ours else []
+            assert not private, f"{address}:{node.lineno} imports {private[0]}: make it public, or move what needs it"
+    assert len(defined) > 250
+
+
+@pytest.mark.parametrize("nb", STAGES, ids=lambda nb: nb.stem)
+def test_a_lesson_is_short_enough_to_be_read(nb):
+    code = [(c["source"], c["metadata"].get("jupyter", {}).get("source_hidden", False)) for c in cells(nb, "code")]
+    lines = [
+        [line for line in source.splitlines() if line.strip() and not re.match(r"#\s*\||%%", line)]
+        for source, hidden in code
+        if not hidden
+    ]
+    assert len(lines) <= 16 and max(map(len, lines)) <= 10  # the imports and fifteen more
+    assert sum("expect_fail(" in source for source, hidden in code if not hidden) <= 2, "more than two refusals"
+    words = sum(len(c["source"].split()) for c in cells(nb, "markdown"))
+    assert 1000 <= words <= 2000, f"{words} words"
+
+
 @pytest.mark.parametrize("face", FACES, ids=lambda p: p.parent.name)
 def test_the_names_of_a_face_are_public_in_a_module_below_it_and_none_is_a_module_s(face):
     package = __import__(f"ft_notebooks.{face.parent.name}", fromlist=["x"])

@@ -20,7 +20,7 @@ from transformers import Trainer, TrainerCallback
 class _Stop:
     "The signal that this process received, and the one that ended the training."
 
-    def __init__(self, handles=False):
+    def __init__(self, handles: bool = False) -> None:
         self.handles, self.received, self.process = handles, 0, os.getpid()
         self.before: dict = {}  # the handlers that were there before, by number
         self.signal: signal.Signals | None = None  # what ended the training early, the same in all processes

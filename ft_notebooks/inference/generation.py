@@ -161,7 +161,8 @@ def _in_batches(prompts: list[list[int]], size: int) -> list[list[int]]:
 # %% ../../nbs/package/inference/generation.ipynb #11c7adef
 def _generated(model, tok, prompts, batches, max_new_tokens: int, progress: bool, saved: AnswerFile | None) -> dict:
     "The answers by the numbers of their prompts; each batch is saved when it is done."
-    found, done = {}, len(prompts) - sum(map(len, batches))
+    found: dict[int, dict] = {}
+    done = len(prompts) - sum(map(len, batches))
     bar = tqdm(total=len(prompts), initial=done, desc="generating", disable=not progress, delay=3)
     with greedy_decoding(model, tok), bar:
         prefix = shared_prefix(model, prompts) if batches else None

@@ -26,7 +26,7 @@ from ranks_of import (
 from small_runs import HANGS
 from transformers import TrainerCallback
 
-import ft_notebooks.checkpointing.run_manifest
+import ft_notebooks.checkpointing.run_identity
 
 TOOL = Path(__file__).resolve().parents[1] / "tools" / "hosts"
 SET = f"test{os.getpid()}"
@@ -169,9 +169,9 @@ def test_hosts_that_would_not_train_the_same_are_refused_on_all_of_them_with_one
     run = f"unlike-{unlike}"
 
     def job(run):
-        second, versions = os.environ["RANK"] == "1", ft_notebooks.checkpointing.run_manifest.library_versions()
+        second, versions = os.environ["RANK"] == "1", ft_notebooks.checkpointing.run_identity.library_versions()
         if second and unlike == "versions":
-            ft_notebooks.checkpointing.run_manifest.library_versions = lambda: {**versions, "transformers": "9.9.9"}
+            ft_notebooks.checkpointing.run_identity.library_versions = lambda: {**versions, "transformers": "9.9.9"}
         settings = ["sft.learning_rate=1e-3"] if second and unlike == "settings" else []
         ft_sft(run, *settings, data="others.jsonl" if second and unlike == "data" else "notes.jsonl")
 

@@ -6,6 +6,7 @@ _names = {
     "graceful_stop": ["save_on_signals"],
     "integrity": ["last_good_checkpoint", "mark_checkpoint"],
     "resume": ["ResumableTrainer"],
-    "run_manifest": ["run_folder", "describe", "check_manifest", "ManifestCallback"],
+    "run_identity": ["describe"],
+    "run_manifest": ["run_folder", "check_manifest", "ManifestCallback"],
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_names)

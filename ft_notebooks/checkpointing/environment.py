@@ -21,9 +21,9 @@ from ..core.device import hardware
 _LIBRARIES = "torch transformers trl peft accelerate datasets tokenizers bitsandbytes ft-notebooks".split()
 
 
-def library_versions() -> dict[str, str | None]:
-    "Python's version and those of the libraries that decide what is learned; None for one that is not installed."
-    found = {"python": platform.python_version()}
+def library_versions() -> dict[str, str | None]:  # "python" and the distributions' names; None: not installed
+    "The versions of Python and of the libraries that decide what is learned."
+    found: dict[str, str | None] = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
             found[name] = metadata.version(name)
@@ -31,31 +31,24 @@ def library_versions() -> dict[str, str | None]:
             found[name] = None
     return found
 
-
-def git_commit() -> dict | None:
-    "The commit of the working directory, and whether a file that git tracks differs from it."
+# %% ../../nbs/package/checkpointing/environment.ipynb #bb03c6eb
+def git_commit() -> dict | None:  # "commit": 40 hexadecimal digits; "dirty": whether a tracked file differs from it
+    "The commit of the working directory; None outside a repository, without git, and where git takes over 10 s."
     quiet = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
 
     def ask(*words):
         command = ["git", "-c", "core.fsmonitor=false", *words]
-        options = {
-            "stdin": subprocess.DEVNULL,
-            "capture_output": True,
-            "text": True,
-            "errors": "replace",
-            "timeout": 10,
-            "env": quiet,
-        }
-        return subprocess.run(command, check=True, **options).stdout.strip()
+        text = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "errors": "replace"}
+        return subprocess.run(command, check=True, timeout=10, env=quiet, **text).stdout.strip()
 
     try:
         return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.SubprocessError):
         return None
 
-
-def machine() -> dict:
-    "The device of this process: its name, what it computes in, its memory in bytes, and torch's threads."
+# %% ../../nbs/package/checkpointing/environment.ipynb #a926f2c0
+def machine() -> dict:  # "device", "name", "dtype", "memory" (bytes), "threads" (torch's)
+    "The device of this process, as `hardware()` finds it, with its name and the number of torch's threads."
     hw, cpuinfo = hardware(), Path("/proc/cpuinfo")
     if hw.device.startswith("cuda"):
         name = torch.cuda.get_device_name(hw.device)

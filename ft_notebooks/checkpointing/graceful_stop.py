@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
@@ -17,21 +18,19 @@ from transformers import Trainer, TrainerCallback
 
 # %% ../../nbs/package/checkpointing/graceful_stop.ipynb #75b2ecf7
 class _Stop:
-    "Whether signals are heard, and what became of them."
+    "The signal that this process received, and the one that ended the training."
 
-    signal = (
-        None  # the one that ended the training before its last step, the same in all processes; None at its own end
-    )
+    def __init__(self, handles: bool = False) -> None:
+        self.handles, self.received, self.process = handles, 0, os.getpid()
+        self.before: dict = {}  # the handlers that were there before, by number
+        self.signal: signal.Signals | None = None  # what ended the training early, the same in all processes
 
-    def __init__(self, listens=False):
-        self.listens, self.heard, self.before, self.process = listens, 0, {}, os.getpid()
-
-    def hear(self, number, frame):
-        self.heard = number
+    def receive(self, number, frame):
+        self.received = number
         if number != signal.SIGTERM or "TORCHELASTIC_RUN_ID" not in os.environ:
-            # a second one acts as before; but a launcher's SIGTERM may come twice, by itself and by the scheduler
+            # a second one acts as before; but SIGTERM may come twice, from the launcher and from the scheduler
             self.restore()
-        if os.getpid() == self.process:  # and not a worker that loads data; print could be interrupted in itself
+        if os.getpid() == self.process:  # not a data loader's worker; print is not safe in a signal handler
             os.write(2, f"\n{signal.Signals(number).name}: this step ends, is saved, and the run stops\n".encode())
 
     def restore(self):
@@ -40,20 +39,22 @@ class _Stop:
 
 # %% ../../nbs/package/checkpointing/graceful_stop.ipynb #4a422a07
 def _asked(trainer) -> int:
-    "The number of the signal that one of the processes got, the same in all; 0 if there was none."
+    "The number of the signal that one of the processes received, the same in all; 0 if there was none."
     just_in_time = [c.jit_manager for c in trainer.callback_handler.callbacks if getattr(c, "jit_manager", None)]
-    if not trainer._stop.listens and not just_in_time:
+    if not trainer._stop.handles and not just_in_time:
         return 0
-    asked = signal.SIGTERM if any(jit.is_checkpoint_requested for jit in just_in_time) else trainer._stop.heard
+    asked = trainer._stop.received
+    if any(jit.is_checkpoint_requested for jit in just_in_time):
+        asked = signal.SIGTERM
     if not (dist.is_available() and dist.is_initialized()):
         return asked
     shared = torch.tensor(int(asked), device=trainer.args.device)
     dist.all_reduce(shared, dist.ReduceOp.MAX)
-    return shared.item()
+    return int(shared.item())
 
 
 def _mute_just_in_time(trainer) -> None:
-    "transformers' callback still hears its signal; when to save is decided between steps."
+    "transformers' callback still receives its signal, and no longer saves by itself."
     for callback in trainer.callback_handler.callbacks:
         if hasattr(callback, "jit_manager"):
             for event in ("on_step_begin", "on_pre_optimizer_step", "on_step_end", "on_epoch_end"):
@@ -61,7 +62,7 @@ def _mute_just_in_time(trainer) -> None:
 
 # %% ../../nbs/package/checkpointing/graceful_stop.ipynb #d1ee37d0
 class _AtStepEnd(TrainerCallback):
-    "Stops after a step if one of the processes was asked to."
+    "Stops after a step if one of the processes received a signal."
 
     def __init__(self, trainer):
         self.trainer = trainer
@@ -70,7 +71,8 @@ class _AtStepEnd(TrainerCallback):
         _mute_just_in_time(self.trainer)
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step < state.max_steps and (asked := _asked(self.trainer)):
+        asked = _asked(self.trainer) if state.global_step < state.max_steps else 0
+        if asked:
             self.trainer._stop.signal, control.should_training_stop = signal.Signals(asked), True
             # an epoch's last step is saved after what else happens at its end, so that the checkpoint knows of it
             control.should_save = control.should_save or not float(state.epoch).is_integer()
@@ -85,9 +87,9 @@ class _AtStepEnd(TrainerCallback):
 
 # %% ../../nbs/package/checkpointing/graceful_stop.ipynb #a1e8138d
 class StopsBetweenSteps:
-    "A trainer that lets its step end, saves and stops, if one of the processes of its run was asked to."
+    "A trainer that finishes its optimizer step, saves and stops, on all processes, when one of them received a signal."
 
-    _stop = None
+    _stop: _Stop | None = None  # while `save_on_signals` or `train` runs
 
     def train(self, *args, **kwargs):
         self._stop = self._stop or _Stop()
@@ -100,31 +102,33 @@ class StopsBetweenSteps:
         return best or self.control.should_training_stop  # save_strategy="best" saves the end, too, whatever ended it
 
 # %% ../../nbs/package/checkpointing/graceful_stop.ipynb #2a505df3
+def _check_signals(trainer) -> None:
+    "`ValueError` where a signal would not arrive, or would not stop the trainer."
+    if threading.current_thread() is not threading.main_thread():
+        cure = "leave save_on_signals out: a kill loses at most save_steps"
+        raise ValueError(f"Python handles signals in the main thread only; {cure}")
+    if not isinstance(trainer, StopsBetweenSteps):
+        problem = f"{type(trainer).__name__} would not stop at a signal"
+        raise ValueError(f"{problem}; save_on_signals takes a ResumableTrainer")
+
+# %% ../../nbs/package/checkpointing/graceful_stop.ipynb #127c261b
 @contextlib.contextmanager
 def save_on_signals(
-    trainer: Trainer,  # A `ResumableTrainer`, which knows how to stop
-):
-    """Inside, the first SIGTERM or SIGINT lets the step end, saves a checkpoint and stops; a second acts as before.
+    trainer: Trainer,  # A `ResumableTrainer`
+) -> Iterator[_Stop]:  # Its `signal` ended the training before its last step, in every process alike, or is None
+    """Inside, the first SIGTERM or SIGINT finishes the step, saves a checkpoint and stops; a second acts as before.
 
-    `with save_on_signals(trainer) as stop: trainer.train(...)`; then `stop.signal` is the signal that ended the
-    training before its last step, in every process alike, or None. A `ValueError` outside of the main thread, which
-    hears no signal.
+    `with save_on_signals(trainer) as stop: trainer.train(...)`. `ValueError` outside of the main thread, where Python
+    handles no signals, and for a trainer that is no `ResumableTrainer`.
     """
-    if threading.current_thread() is not threading.main_thread():
-        raise ValueError(
-            "signals are heard in the main thread only; leave save_on_signals out: a kill loses at most save_steps"
-        )
-    if not isinstance(trainer, StopsBetweenSteps):
-        raise ValueError(
-            f"{type(trainer).__name__} would not stop at a signal; save_on_signals takes a ResumableTrainer"
-        )
-    stop = trainer._stop = _Stop(listens=True)
+    _check_signals(trainer)
+    stop = trainer._stop = _Stop(handles=True)
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
-            stop.before[number] = signal.signal(number, stop.hear)
+            stop.before[number] = signal.signal(number, stop.receive)
         yield stop
     finally:
         stop.restore()
         trainer._stop = None
-    if stop.heard and not stop.signal:
-        signal.raise_signal(stop.heard)  # it came too late for a step to end
+    if stop.received and not stop.signal:
+        signal.raise_signal(stop.received)  # it came in the last step, or after it

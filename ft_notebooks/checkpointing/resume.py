@@ -28,10 +28,10 @@ from ..core.random_state import keep_random_state
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #441998c3
 class _OrderOfEpoch(LengthGroupedSampler):
-    "The same order in an epoch, whether the run came to it or began in it: drawn from the seed and the epoch's number."
+    "The same order in an epoch, whether the run reached it or resumed in it, by the seed and the epoch's number."
 
     def __init__(self, sampler, trainer):
-        step = sampler.batch_size * trainer.args.world_size  # the rows of a step, however many processes share it
+        step = sampler.batch_size * trainer.args.world_size  # rows of a step over all processes
         super().__init__(step, lengths=sampler.lengths)
         self.trainer = trainer
 
@@ -51,7 +51,7 @@ class _Exact:
 
     def get_train_dataloader(self):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self.accelerator.dataloader_config.data_seed = seed  # else whatever seed torch was given last
+        self.accelerator.dataloader_config.data_seed = seed  # else the seed that torch was given last
         return super().get_train_dataloader()
 
     def evaluate(self, *args, **kwargs):
@@ -60,7 +60,7 @@ class _Exact:
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #44764c75
 def _rotate(trainer, run: Path) -> None:
-    "The library's own rotation, which keeps the best, with the limit that the user gave."
+    "transformers' own deletion of old checkpoints, which keeps the best, with the limit that the user gave."
     if hasattr(trainer_utils, "rotate_checkpoints"):
         trainer_utils.rotate_checkpoints(str(run), trainer._limit, trainer.state.best_model_checkpoint)
     else:  # older releases of transformers have a method instead
@@ -80,14 +80,15 @@ def _limit_back(trainer):
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #f7d52415
 class _Saves:
-    "A trainer whose checkpoint counts when it is whole, and only then makes an older one superfluous."
+    "A trainer that marks a checkpoint when all its files are there, and only then deletes an older one."
 
-    _marked = _limit = None  # the last checkpoint that it marked; the user's `save_total_limit` while `train` runs
+    _marked: Path | None = None  # the last checkpoint that it marked
+    _limit: int | None = None  # the user's `save_total_limit` while `train` runs
 
     def _save_checkpoint(self, model, trial):
         folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
         if folder == self._marked:
-            return  # it was saved at this step already: a second time would only put it at risk
+            return  # it was saved at this step already: saving again would only put it at risk
         try:
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()  # all ranks' files are there
@@ -101,47 +102,48 @@ class _Saves:
         self.accelerator.wait_for_everyone()  # a process that ends before the first has marked it would end that too
 
     def _save(self, *args, **kwargs):
-        with _limit_back(self):  # training_args.bin holds what the user said
+        with _limit_back(self):  # training_args.bin holds the user's limit
             super()._save(*args, **kwargs)
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #0c57b0f3
 def _with_cure(trainer, folder: Path, error: Exception) -> Exception:
-    """An `OSError` that says from where the run goes on when there is room; an error that is none of the disk stays
-    itself.
-    """
+    "An `OSError` with the checkpoint that the run resumes from later; an error with another cause than the disk stays."
     message = explain_write_error(trainer, folder, error)
     if message is None:
         return error
     good = last_good_checkpoint(folder.parent)
-    goes_on = (
-        f"{good} is whole, and it goes on from there" if good else "there is no checkpoint before it, so it begins anew"
-    )
-    return OSError(f"{message}: {goes_on}")
+    if good:
+        return OSError(f"{message}: {good} is whole, and it resumes from there")
+    return OSError(f"{message}: there is no checkpoint before it, so it starts from scratch")
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #ca6ae166
+def _check_complete(trainer, start: Path) -> None:
+    "`ValueError`, in all ranks, for a checkpoint with a fault; it names the newest complete one beside it."
+    fault = first_of_all(checkpoint_fault(start) if trainer.is_local_process_zero() else None)
+    if not fault:
+        return
+    good = last_good_checkpoint(start.parent)
+    cure = "No checkpoint beside it is: start with resume_from_checkpoint=None"
+    if good:
+        cure = f"{good} is: resume from there"
+    raise ValueError(f"{start} is not complete: {fault}. {cure}")
+
+# %% ../../nbs/package/checkpointing/resume.ipynb #9efa5590
 def _checked(trainer, start: str | bool | None) -> Path | None:
-    "The checkpoint to go on from, the same in all ranks; a `ValueError` if resuming from it would not be exact."
+    "The checkpoint to resume from, the same in all ranks; `ValueError` if resuming from it would not be exact."
     run = Path(trainer.args.output_dir)
-    if start is True and (start := last_good_checkpoint(run)) is None:
-        raise ValueError(f"{run} holds no complete checkpoint to go on from; begin with resume_from_checkpoint=None")
+    if start is True:
+        start = last_good_checkpoint(run)
+        if start is None:
+            raise ValueError(f"{run} holds no complete checkpoint; start with resume_from_checkpoint=None")
     starts = sorted(set(map(str, gather_object([start or None]))))
     if len(starts) > 1:
-        raise ValueError(
-            f"the processes want to go on from different checkpoints: {', '.join(starts)}; is there one disk?"
-        )
+        raise ValueError(f"the processes resume from different checkpoints: {', '.join(starts)}; is there one disk?")
     if not start:
         return None
     if trainer.args.ignore_data_skip:
         raise ValueError("ignore_data_skip=True would train on rows again that the checkpoint has seen; leave it False")
-    fault = first_of_all(checkpoint_fault(Path(start)) if trainer.is_local_process_zero() else None)
-    if fault:
-        good = last_good_checkpoint(Path(start).parent)
-        cure = (
-            f"{good} is: go on from there"
-            if good
-            else "No checkpoint beside it is: begin with resume_from_checkpoint=None"
-        )
-        raise ValueError(f"{start} is not complete: {fault}. {cure}")
+    _check_complete(trainer, Path(start))
     return Path(start)
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #28a8c649
@@ -150,18 +152,16 @@ def _stopped_early(trainer, start: Path) -> bool:
     kept = json.loads((start / "trainer_state.json").read_text(encoding="utf-8"))["stateful_callbacks"]
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, EarlyStoppingCallback):
-            saved = kept.get(type(callback).__name__, [])
-            counts = [
-                one["attributes"]["early_stopping_patience_counter"]
-                for one in (saved if isinstance(saved, list) else [saved])
-            ]
+            found = kept.get(type(callback).__name__, [])
+            states = found if isinstance(found, list) else [found]
+            counts = [state["attributes"]["early_stopping_patience_counter"] for state in states]
             if max(counts, default=0) >= callback.early_stopping_patience:
                 return True
     return False
 
-
+# %% ../../nbs/package/checkpointing/resume.ipynb #7c66fc3a
 class _TellsEnded(TrainerCallback):
-    "The first of the callbacks: the others know by `should_training_stop` that the run has ended."
+    "The first of the callbacks: it sets `should_training_stop` for the others where the run has ended."
 
     def __init__(self, trainer):
         self.trainer = trainer
@@ -173,7 +173,8 @@ class _TellsEnded(TrainerCallback):
 class _EndsOnce:
     "A trainer that begins no epoch of a run that has ended."
 
-    _start, _ended = None, False  # the checkpoint that `train` resumes from; whether the run has ended there
+    _start: Path | None = None  # the checkpoint that `train` resumes from
+    _ended = False  # whether the run has ended there
 
     def set_initial_training_values(self, *args, **kwargs):
         epochs, steps_an_epoch, *others, max_steps = super().set_initial_training_values(*args, **kwargs)
@@ -186,26 +187,35 @@ class _EndsOnce:
         return epochs, steps_an_epoch, *others, max_steps
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #297ae881
-class ResumableTrainer(_Exact, _EndsOnce, StopsBetweenSteps, _Saves):
-    """Put before a trainer, `class Mine(ResumableTrainer, SFTTrainer)`: a killed run that goes on ends at the same
-    weights.
+def _prepare(trainer, start: Path | None) -> None:
+    "The folder has no checkpoint beyond the start, and the trainer has its callbacks."
+    if trainer.args.should_save and not trainer.args.save_only_model:
+        set_aside(Path(trainer.args.output_dir), start)
+    trainer.accelerator.wait_for_everyone()
+    callbacks = trainer.callback_handler.callbacks
+    if not any(isinstance(callback, DiskCheck) for callback in callbacks):
+        trainer.add_callback(DiskCheck(trainer))
+    if not any(isinstance(callback, _TellsEnded) for callback in callbacks):
+        callbacks.insert(0, _TellsEnded(trainer))
 
-    A checkpoint counts once `complete.json` is in it, which lists all files; nothing is deleted before its successor
-    counts. `train(resume_from_checkpoint=last_good_checkpoint(run))` starts, goes on, and changes nothing of a run that
-    has ended; a `ValueError` for a checkpoint that is not complete, and for a disk too small for the run; an `OSError`
-    if a checkpoint cannot be written.
+# %% ../../nbs/package/checkpointing/resume.ipynb #00dab0bf
+class ResumableTrainer(_Exact, _EndsOnce, StopsBetweenSteps, _Saves):
+    """A killed run, resumed, ends at the same weights: `class Mine(ResumableTrainer, SFTTrainer)`.
+
+    `train(resume_from_checkpoint=last_good_checkpoint(run))` starts, resumes, and changes nothing of a run that has
+    ended. A checkpoint counts once `complete.json` lists its files; none is deleted before its successor counts.
+    `ValueError` for a checkpoint that is not complete, for `ignore_data_skip=True`, and for a disk too small for the
+    run; `OSError` where a checkpoint cannot be written.
     """
 
-    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+    def train(
+        self,
+        resume_from_checkpoint=None,  # A path; None: from step 0; True: from the newest complete checkpoint
+        *args,
+        **kwargs,
+    ):
         start, self._marked = _checked(self, resume_from_checkpoint), None
-        if self.args.should_save and not self.args.save_only_model:
-            set_aside(Path(self.args.output_dir), start)
-        self.accelerator.wait_for_everyone()
-        callbacks = self.callback_handler.callbacks
-        if not any(isinstance(callback, DiskCheck) for callback in callbacks):
-            self.add_callback(DiskCheck(self))
-        if not any(isinstance(callback, _TellsEnded) for callback in callbacks):
-            callbacks.insert(0, _TellsEnded(self))
+        _prepare(self, start)
         self._start, self._ended, evaluated = start, False, self.args.eval_on_start
         self._limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:

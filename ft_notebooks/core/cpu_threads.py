@@ -14,9 +14,6 @@ from functools import cache
 from pathlib import Path
 
 # %% ../../nbs/package/core/cpu_threads.ipynb #81890dc9
-_ROOT = Path("/")  # Where /proc and /sys are
-
-
 @dataclass(frozen=True)
 class _Quota:
     cpus: float  # CPU seconds a second
@@ -32,20 +29,22 @@ class _Quota:
 
 
 def _quota(folder: Path) -> _Quota | None:
+    "The quota of one control group; None where it has none, or its files cannot be read."
     try:
         if (folder / "cpu.max").is_file():  # version 2
-            limit, period = (folder / "cpu.max").read_text().split()
-            return None if limit == "max" else _Quota(int(limit) / int(period), folder / "cpu.stat")
-        limit, period = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
-        return None if limit < 0 else _Quota(limit / period, folder / "cpuacct.usage")
+            most, period = (folder / "cpu.max").read_text().split()
+            return None if most == "max" else _Quota(int(most) / int(period), folder / "cpu.stat")
+        quota, microseconds = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+        return None if quota < 0 else _Quota(quota / microseconds, folder / "cpuacct.usage")
     except (OSError, ValueError):
         return None
 
+# %% ../../nbs/package/core/cpu_threads.ipynb #422ccdcc
+_ROOT = Path("/")  # Where /proc and /sys are
+
 
 def _quotas() -> list[_Quota]:
-    """Of the groups of this process, from its own to the root; a container without a namespace of its own sees only the
-    root.
-    """
+    "Quotas of this process's groups, from its own to the root; a container without a cgroup namespace sees the root."
     try:
         lines = (_ROOT / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -58,7 +57,7 @@ def _quotas() -> list[_Quota]:
             found.append(_quota(_ROOT / "sys/fs/cgroup" / kinds / group.relative_to("/")))
     return [quota for quota in found if quota]
 
-# %% ../../nbs/package/core/cpu_threads.ipynb #422ccdcc
+
 def usable_cpus() -> int:  # At least 1
     "The CPUs that this process may use: those of its affinity, and no more than a cgroup's quota of CPU time pays for."
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -75,7 +74,7 @@ def _idle_seconds(numbers: list[int]) -> tuple[float, float]:
 
 
 def _idle_once(seconds: float) -> float | None:
-    "CPUs that are idle while this process sleeps; None where the system does not say."
+    "CPUs that are idle while this process sleeps; None where the system does not report it."
     numbers = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count() or 1)]
     quotas = _quotas()
     try:
@@ -94,10 +93,10 @@ def _idle_once(seconds: float) -> float | None:
 # %% ../../nbs/package/core/cpu_threads.ipynb #6caad038
 def idle_cpus(
     enough: float,  # CPUs; with as many idle ones it returns at once
-    looks: int = 4,
-    seconds: float = 0.25,  # Of a look
-) -> float | None:  # At least 0
-    "How many of the process's CPUs nobody uses, the most of several looks; None where the system does not say."
+    looks: int = 4,  # Measurements at most
+    seconds: float = 0.25,  # Length of one measurement, in which this process sleeps
+) -> float | None:  # At least 0, and at most the CPUs of the process's affinity
+    "The most of this process's CPUs that were idle in one of several measurements; None where they cannot be measured."
     most = None
     for _ in range(looks):
         idle = _idle_once(seconds)
@@ -112,8 +111,6 @@ def idle_cpus(
 SPINS = 30_000  # libgomp's default is 300,000; a `pause` takes from 10 to 50 ns, so this is from 0.3 to 1.5 ms
 BLOCKTIME = 1  # ms that a thread of Intel's and LLVM's OpenMP spins (macOS, Windows, conda); their default is 200
 _QUIET = 0.5  # CPUs that others may use on a machine that counts as quiet
-
-
 _COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _SPINS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
@@ -123,9 +120,9 @@ class CpuThreads:
     "What `use_cpu_threads` found and did; as text the reason, such as `2 CPUs, quiet`."
 
     cpus: int  # That the process may use
-    idle: float | None  # Those that nobody else used; None where nobody looked, or the system does not say
-    variables: dict  # What was set in os.environ; without OMP_NUM_THREADS the number of threads is torch's choice
-    kept: dict  # What was there already, and was left alone
+    idle: float | None  # CPUs that no other program used; None where they were not measured, or could not be
+    variables: dict[str, str]  # Set in os.environ; without OMP_NUM_THREADS the number of threads is torch's choice
+    kept: dict[str, str]  # Set before by the user, and left alone
 
     def __str__(self) -> str:
         words = [f"{self.cpus} CPU{'s' * (self.cpus > 1)}", *(f"{name}={value}" for name, value in self.kept.items())]
@@ -133,8 +130,9 @@ class CpuThreads:
             words.append("quiet" if self.idle >= self.cpus - _QUIET else f"{self.idle:.1f} of them idle")
         return ", ".join(words)
 
-
+# %% ../../nbs/package/core/cpu_threads.ipynb #71bacb2b
 def _threads(cpus: int, idle: float | None) -> int:
+    "One thread for each idle CPU, at least one; all CPUs on a quiet machine."
     return cpus if idle is None or idle >= cpus - _QUIET else max(1, int(idle + 0.5))
 
 
@@ -145,7 +143,7 @@ def _torch_threads() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
-# %% ../../nbs/package/core/cpu_threads.ipynb #71bacb2b
+# %% ../../nbs/package/core/cpu_threads.ipynb #49f77a80
 @cache
 def use_cpu_threads(
     threads: int | None = None,  # Threads of the run to resume, if the machine has as many; None: as CPUs are idle
@@ -153,8 +151,8 @@ def use_cpu_threads(
     """Sets OpenMP's threads and their spin for this process and its children; call it before anything imports torch.
 
     Variables that are set already stay: OMP_NUM_THREADS and MKL_NUM_THREADS rule the number, OMP_WAIT_POLICY,
-    GOMP_SPINCOUNT and KMP_BLOCKTIME the spin. A second call changes nothing and returns what the first one did. A
-    `RuntimeError` if torch is there already, since OpenMP reads its variables once.
+    GOMP_SPINCOUNT and KMP_BLOCKTIME the spin. A second call changes nothing and returns what the first one did.
+    `RuntimeError` where torch is imported already, since OpenMP reads its variables once.
     """
     if "torch" in sys.modules:
         raise RuntimeError(

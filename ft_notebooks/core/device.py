@@ -15,6 +15,7 @@ import torch
 
 # %% ../../nbs/package/core/device.ipynb #75207402
 def _cpu_has_bf16() -> bool:
+    "Whether the CPU has bfloat16 instructions, by torch or by /proc/cpuinfo."
     if hasattr(torch.cpu, "get_capabilities"):
         found = {name for name, has in torch.cpu.get_capabilities().items() if has is True}
     else:
@@ -22,26 +23,25 @@ def _cpu_has_bf16() -> bool:
         found = set(cpuinfo.read_text(encoding="utf-8").split()) if cpuinfo.exists() else set()
     return not found.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
-
-def _ram() -> int:  # Bytes that this process may use: the machine's, or less where a control group caps it
+# %% ../../nbs/package/core/device.ipynb #cfc6c426
+def _ram() -> int:
+    "Bytes that this process may use: the machine's, or less where a control group caps it."
     limits = [psutil.virtual_memory().total]
     cgroups = Path("/proc/self/cgroup")
     for line in cgroups.read_text(encoding="utf-8").splitlines() if cgroups.exists() else []:
         _, controller, own = line.split(":", 2)
         if controller in ("", "memory"):  # version 2, version 1
             folder = Path("/sys/fs/cgroup", controller, own.lstrip("/"))
-            files = [f / ("memory.limit_in_bytes" if controller else "memory.max") for f in (folder, *folder.parents)]
-            limits += [
-                int(text)
-                for text in (f.read_text(encoding="utf-8").strip() for f in files if f.is_file())
-                if text != "max"
-            ]
+            name = "memory.limit_in_bytes" if controller else "memory.max"
+            files = [place / name for place in (folder, *folder.parents) if (place / name).is_file()]
+            texts = [file.read_text(encoding="utf-8").strip() for file in files]
+            limits += [int(text) for text in texts if text != "max"]
     return min(limits)
 
 # %% ../../nbs/package/core/device.ipynb #b3076ce1
 @dataclass(frozen=True)
 class Hardware:
-    "What this process runs on."
+    "The device of this process, its memory, and the number formats that it computes in without emulation."
 
     device: str  # "cpu", "mps", or "cuda:N" with the N of this process
     dtype: torch.dtype  # To compute in: bfloat16 where it is real, else float16 on CUDA, else float32
@@ -49,9 +49,12 @@ class Hardware:
     attn_implementation: str  # For `from_pretrained`
     memory: int  # Bytes: the card's, or the RAM that this process may use
 
-
+# %% ../../nbs/package/core/device.ipynb #38013fd5
 def hardware() -> Hardware:
-    "The device of this process and the dtypes that it really has; on Apple's `mps` that is taken to be float32 alone."
+    """The device of this process, and the dtype to compute in that needs no emulation.
+
+    Of several cards it is the one of `LOCAL_RANK`. Apple's `mps` is taken to compute in float32 alone.
+    """
     if torch.cuda.is_available():
         index = int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)

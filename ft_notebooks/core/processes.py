@@ -25,13 +25,9 @@ from datasets import Dataset, load_from_disk
 from .device import hardware
 
 # %% ../../nbs/package/core/processes.ipynb #7f3af57c
-def join_processes() -> PartialState:
-    """The processes that a launcher has started, connected; one alone without a launcher.
-
-    A `ValueError` for more processes than GPUs, and for FSDP or DeepSpeed where there is none: `accelerate` would run
-    plain data parallelism.
-    """
-    cpu, here = hardware().device == "cpu", int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+def _check_gpus(cpu: bool) -> None:
+    "`ValueError` for more processes than GPUs, and for FSDP or DeepSpeed without a GPU."
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if not cpu and here > torch.cuda.device_count():
         raise ValueError(
             f"{here} processes on {platform.node()}, which has {torch.cuda.device_count()} GPUs; start one for each GPU"
@@ -42,6 +38,16 @@ def join_processes() -> PartialState:
                 f"{name} shards over GPUs, and {platform.node()} has none: it would silently be plain data "
                 "parallelism; take ddp"
             )
+
+# %% ../../nbs/package/core/processes.ipynb #d03e2798
+def join_processes() -> PartialState:  # Rank, number of processes and backend
+    """The processes that a launcher has started, connected; without a launcher a process group of one.
+
+    `ValueError` where a host has more processes than GPUs, for FSDP or DeepSpeed where there is no GPU (`accelerate`
+    would run plain data parallelism), and where an `Accelerator` was made before the launcher's variables were set.
+    """
+    cpu = hardware().device == "cpu"
+    _check_gpus(cpu)
     known = dist.is_available() and dist.is_initialized()
     state = PartialState(cpu=cpu, **({} if known else {"timeout": timedelta(minutes=10)}))  # for the others to come
     if state.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
@@ -53,30 +59,33 @@ def join_processes() -> PartialState:
         dist.distributed_c10d._set_pg_timeout(timedelta(days=1), dist.group.WORLD)
     return state
 
+# %% ../../nbs/package/core/processes.ipynb #ce826bef
+_FOLDERS: list[str] = []  # of `once_a_host`
 
-def leave_processes() -> None:
-    "Disconnect, and remove what was prepared for the processes of this host."
+
+@atexit.register
+def _remove_folders() -> None:
     while _FOLDERS:
         shutil.rmtree(_FOLDERS.pop(), ignore_errors=True)
+
+
+def leave_processes() -> None:
+    "Removes what `once_a_host` has prepared on this host, and disconnects the processes."
+    _remove_folders()
     if dist.is_available() and dist.is_initialized():
         PartialState().destroy_process_group()
-
-
-_FOLDERS: list[str] = []  # of `once_a_host`
-atexit.register(lambda: [shutil.rmtree(folder, ignore_errors=True) for folder in _FOLDERS])
 
 # %% ../../nbs/package/core/processes.ipynb #cb71ce83
 class Everywhere(ValueError):
     "An error that is raised in all processes alike."
 
-
+# %% ../../nbs/package/core/processes.ipynb #05b067b1
 @contextmanager
 def together() -> Iterator[None]:
-    """A `ValueError` or `OSError` inside, in any process, is an `Everywhere` in all of them; inside nothing is
-    exchanged.
+    """A `ValueError` or `OSError` of one process inside the block is raised in all of them as `Everywhere`.
 
-    It names the process and its host, unless all have the same. Another error is raised as it is by the process that
-    has it. Without a launcher nothing changes.
+    The error names the process and its host, unless all have the same. A process with any other error raises that
+    one, and the others `Everywhere`. The block must not exchange anything. Without a launcher nothing changes.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
@@ -88,30 +97,29 @@ def together() -> Iterator[None]:
     except Exception as e:
         error = e
     kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
-    found = gather_object([(platform.node(), error and f"{kind}{error}")])
+    text = None if error is None else f"{kind}{error}" or type(error).__name__
+    found = gather_object([(platform.node(), text)])
     if error and kind:
         raise error
-    first = next(((process, *said) for process, said in enumerate(found) if said[1]), None)
-    if first:
+    failed = [(process, host, text) for process, (host, text) in enumerate(found) if text is not None]
+    if failed:
         alike = len({text for _, text in found}) == 1
-        raise Everywhere(first[2] if alike else "process {} on {}: {}".format(*first)) from error
+        raise Everywhere(failed[0][2] if alike else "process {} on {}: {}".format(*failed[0])) from error
 
 # %% ../../nbs/package/core/processes.ipynb #593ca008
 def check_same(
-    **facts: object,  # By name; what can be compared and printed
+    **facts: object,  # By name; values that can be pickled, compared and printed
 ) -> None:
-    "An `Everywhere` for a fact that is not; it names the hosts and both values."
+    "All processes have the same facts, or each of them raises `Everywhere`, a `ValueError` with hosts and both values."
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return
     join_processes()
     found = gather_object([(platform.node(), facts)])
     for process, (host, theirs) in enumerate(found):
         first, ours = found[0]
-        if differ := [
-            f"{name} is {ours.get(name)!r} and {theirs.get(name)!r}"
-            for name in {**ours, **theirs}
-            if ours.get(name) != theirs.get(name)
-        ]:
+        names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+        if names:
+            differ = [f"{name} is {ours.get(name)!r} and {theirs.get(name)!r}" for name in names]
             raise Everywhere(
                 f"process 0 on {first} and process {process} on {host} are not the same run: {'; '.join(differ)}. Give "
                 "all the same"
@@ -119,14 +127,16 @@ def check_same(
 
 # %% ../../nbs/package/core/processes.ipynb #6d3029ac
 def once_a_host(
-    make: Callable[[], tuple],  # Returns `Dataset`s and what pickles small, such as an account; exchanges nothing
-) -> tuple:
-    """What `make` returns, made by the first process of each host; the others wait, and read its rows from the same
-    file.
+    make: Callable[[], tuple],  # Returns `Dataset`s and small values that can be pickled; exchanges nothing
+) -> tuple:  # As `make` returned it; with a launcher the `Dataset`s are read from a file of this host
+    """What `make` returns, computed by the first process of each host alone; the others wait and map the same file.
+
+    A `ValueError` or `OSError` of `make` is raised in all processes as `Everywhere`.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return make()
-    state, made, folder = join_processes(), (), None
+    state, folder = join_processes(), None
+    made: tuple = ()
     with together():
         if state.is_local_main_process:
             made, folder = make(), tempfile.mkdtemp(prefix="ft_notebooks_")
@@ -137,7 +147,6 @@ def once_a_host(
     kept = tuple(None if isinstance(part, Dataset) else part for part in made)
     folder, kept = gather_object([(folder, kept)])[state.process_index - state.local_process_index]
     with together():
-        made = tuple(
-            load_from_disk(place) if (place := Path(folder, str(i))).is_dir() else part for i, part in enumerate(kept)
-        )
+        places = [Path(folder, str(i)) for i in range(len(kept))]
+        made = tuple(load_from_disk(place) if place.is_dir() else part for place, part in zip(places, kept))
     return made

@@ -19,7 +19,7 @@ def random_state() -> tuple:
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     return random.getstate(), np.random.get_state(), torch.get_rng_state(), gpus
 
-
+# %% ../../nbs/package/core/random_state.ipynb #1a65f4df
 def set_random_state(
     state: tuple,  # What `random_state` returned, in this process
 ) -> None:
@@ -39,8 +39,10 @@ def keep_random_state(
     "Afterwards all generators are as before: what is drawn inside changes no number that is drawn later."
     state = random_state()
     try:
-        if seed is not None:  # of the CPU alone where CUDA is not in use: its generators are not saved then
-            (torch.manual_seed if state[-1] is not None else torch.default_generator.manual_seed)(seed)
+        if seed is not None and state[-1] is not None:
+            torch.manual_seed(seed)
+        elif seed is not None:  # CUDA is not in use, and the states of its generators are not saved
+            torch.default_generator.manual_seed(seed)
         yield
     finally:
         set_random_state(state)

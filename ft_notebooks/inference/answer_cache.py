@@ -16,38 +16,33 @@ from transformers import PreTrainedModel
 
 # %% ../../nbs/package/inference/answer_cache.ipynb #592da66f
 def _sum_of_bits(tensor: torch.Tensor) -> int:
+    "The sum of the elements' bits as integers; any shape, dtype and device."
     whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-    return tensor.detach().reshape(-1).contiguous().view(whole).sum(dtype=torch.int64).item()
+    return int(tensor.detach().reshape(-1).contiguous().view(whole).sum(dtype=torch.int64).item())
 
 # %% ../../nbs/package/inference/answer_cache.ipynb #ce21e069
 def model_mark(
     model: PreTrainedModel,  # Plain or with an adapter
 ) -> dict[str, str]:  # "dtype", and "weights": 16 hexadecimal digits
-    """The same for the same weights, adapters, scales and switches, in any process; another one after a step of
-    training.
-    """
-    sums = {name: _sum_of_bits(p) for name, p in model.named_parameters() if p.device.type != "meta"}
+    "The same for the same weights, adapters, scales and switches, in any process; different after an optimizer step."
+    sums: dict[str, object] = {name: _sum_of_bits(p) for name, p in model.named_parameters() if p.device.type != "meta"}
     for name, layer in model.named_modules():
         if isinstance(layer, BaseTunerLayer):
-            sums[name] = [
-                list(layer.active_adapters),
-                layer.disable_adapters,
-                layer.merged,
-                str(getattr(layer, "scaling", "")),
-            ]
-    told = json.dumps(sums, sort_keys=True).encode()
-    return {"dtype": str(model.dtype).removeprefix("torch."), "weights": hashlib.sha256(told).hexdigest()[:16]}
+            scaling = str(getattr(layer, "scaling", ""))
+            sums[name] = [list(layer.active_adapters), layer.disable_adapters, layer.merged, scaling]
+    digest = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
+    return {"dtype": str(model.dtype).removeprefix("torch."), "weights": digest[:16]}
 
 # %% ../../nbs/package/inference/answer_cache.ipynb #bdac39c5
 def _whole_lines(path: Path) -> tuple[list[dict], int, bytes]:
-    "The lines of a file that have an end, where the last one ends, and what is behind it."
+    "The complete lines of a file, the number of their bytes, and the bytes after them."
     held = path.read_bytes() if path.exists() else b""
     end, lines = held.rfind(b"\n") + 1, []
     for n, line in enumerate(held[:end].split(b"\n")[:-1], 1):
         try:
             lines.append(json.loads(line))
         except ValueError as e:
-            raise ValueError(f"{path}:{n} is no line of JSON ({e}); remove the file, or name another") from None
+            raise ValueError(f"{path}:{n} is no line of JSON ({e}); remove the file, or choose a new name") from None
     return lines, end, held[end:]
 
 # %% ../../nbs/package/inference/answer_cache.ipynb #fe175504
@@ -59,10 +54,8 @@ def _line(value: dict) -> bytes:
 
 
 def _check_maker(path: Path, lines: list, torn: bytes, made_by: dict) -> None:
-    """A `ValueError` unless the first line says that `made_by` made the file, or a kill has torn that line, or there is
-    nothing.
-    """
-    cure = "name another file, or remove this one to begin anew"
+    "`ValueError` unless the first line records `made_by`, or a kill has cut that line, or the file is empty."
+    cure = "choose a new file, or remove this one to start from scratch"
     if lines:
         ours = isinstance(lines[0], dict) and _FIRST in lines[0]
     else:
@@ -73,11 +66,31 @@ def _check_maker(path: Path, lines: list, torn: bytes, made_by: dict) -> None:
     keys = [key for key in {**was, **made_by} if was.get(key) != made_by.get(key)]
     if keys:
         differ = "; ".join(f"{key} was {was.get(key)!r}, is {made_by.get(key)!r}" for key in keys)
-        raise ValueError(f"{path} holds answers that were made otherwise: {differ}. Give what it was, or {cure}")
+        raise ValueError(f"{path} holds answers that were made otherwise: {differ}. Give the old values, or {cure}")
 
 # %% ../../nbs/package/inference/answer_cache.ipynb #7e70e511
+def _append(path: Path, lines: list[dict]) -> None:
+    with path.open("ab") as file:  # closed when this returns, so that a kill takes nothing of it
+        file.write(b"".join(map(_line, lines)))
+
+
+def _opened(path: Path, made_by: dict) -> list[dict]:
+    "The lines of the file after the first, which is written if needed; half a line at the end is removed."
+    lines, end, torn = _whole_lines(path)
+    _check_maker(path, lines, torn, made_by)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.truncate(end)
+    if not lines:
+        _append(path, [{_FIRST: made_by}])
+    return lines[1:]
+
+# %% ../../nbs/package/inference/answer_cache.ipynb #b510f418
 class AnswerFile:
-    "The answers that a file of JSON lines holds, and more of them as they come; a `ValueError` if others made them."
+    """A JSONL file of answers that a killed process can continue: whole batches, made by one model with one setup.
+
+    `ValueError` where the file records a different `made_by`, or holds something else; the file is not changed then.
+    """
 
     def __init__(
         self,
@@ -85,20 +98,12 @@ class AnswerFile:
         made_by: dict,  # JSON values that all its answers have in common: the model, the prompts, the settings
     ):
         self.path = Path(path)
-        lines, end, torn = _whole_lines(self.path)
-        _check_maker(self.path, lines, torn, made_by)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
-            file.truncate(end)
-        if not lines:
-            self._write([{_FIRST: made_by}])
-        self.kept: dict[int, dict] = {line["row"]: line["answer"] for line in lines[1:]}
+        self.kept: dict[int, dict] = {line["row"]: line["answer"] for line in _opened(self.path, made_by)}
 
-    def _write(self, lines: list[dict]) -> None:
-        with self.path.open("ab") as file:  # closed when this returns, so that a kill takes nothing of it
-            file.write(b"".join(map(_line, lines)))
-
-    def add(self, answers: dict[int, dict]) -> None:  # by the number of the row
-        "The answers are in the file when this returns, whatever becomes of the process."
-        self._write([{"row": row, "answer": answer} for row, answer in answers.items()])
+    def add(
+        self,
+        answers: dict[int, dict],  # By the number of the row; JSON values
+    ) -> None:
+        "The answers are in the file when this returns: a kill of the process no longer loses them."
+        _append(self.path, [{"row": row, "answer": answer} for row, answer in answers.items()])
         self.kept |= answers

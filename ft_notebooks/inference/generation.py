@@ -8,6 +8,7 @@ __all__ = ['encode_prompts', 'stop_tokens', 'greedy_decoding', 'answers', 'gener
 # %% ../../nbs/package/inference/generation.ipynb #5f34045f
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,27 +17,28 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .answer_cache import AnswerFile, model_mark
-from .prefix_cache import inner_model, shared_prefix
+from .prefix_cache import Prefix, inner_model, shared_prefix
 from ..tokenization.chat_template import ChatTemplate
 from ..tokenization.padding import pad_batch
 
 # %% ../../nbs/package/inference/generation.ipynb #726d340b
 def _check_counts(**counts) -> None:
+    "`ValueError` for a count that is no whole number of at least 1; it names the parameter."
     for name, value in counts.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"generate: {name} must be a whole number of at least 1, got {value!r}")
 
 
-def _check_chat(n, chat) -> None:
-    "A `ValueError` unless conversation `n` is a list of messages whose last one can be answered."
+def _check_chat(n: int, chat) -> None:
+    "`ValueError` unless conversation `n` is a list of messages whose last one can be answered."
     if not isinstance(chat, (list, tuple)) or not chat:
         raise ValueError(
             f"conversation {n} must be a list of one message or more, got {chat!r:.80}; one conversation alone is "
             "given as [messages], a Dataset as dataset['messages']"
         )
     for i, message in enumerate(chat, 1):
-        said = isinstance(message, dict) and (message.get("content") is not None or message.get("tool_calls"))
-        if not said or not isinstance(message.get("role"), str):
+        full = isinstance(message, dict) and (message.get("content") is not None or message.get("tool_calls"))
+        if not full or not isinstance(message.get("role"), str):
             raise ValueError(
                 f'conversation {n}, message {i} must be a dict with "role" and "content", got {message!r:.80}'
             )
@@ -44,9 +46,28 @@ def _check_chat(n, chat) -> None:
         raise ValueError(f"conversation {n} ends with the assistant's answer; end it with the message to be answered")
 
 # %% ../../nbs/package/inference/generation.ipynb #ec170234
-def encode_prompts(model, tok, chats, max_new_tokens, tools=None) -> list[list[int]]:
-    "Each conversation's ids, up to where the assistant speaks; they and the answer fit into the model's context."
-    room = getattr(model.config, "max_position_embeddings", None) or float("inf")
+def _check_context(model, prompts: list[list[int]], max_new_tokens: int) -> None:
+    "`ValueError` for a prompt that is too long for the model's context, with its answer."
+    context = getattr(model.config, "max_position_embeddings", None) or float("inf")
+    for n, prompt in enumerate(prompts):
+        if len(prompt) + max_new_tokens > context:
+            raise ValueError(
+                f"conversation {n} has {len(prompt)} tokens, and with max_new_tokens={max_new_tokens} is longer than "
+                f"the model's context of {context}; shorten it"
+            )
+
+# %% ../../nbs/package/inference/generation.ipynb #928cc6bd
+def encode_prompts(
+    model: PreTrainedModel,
+    tok: PreTrainedTokenizerBase,
+    chats: Iterable[list[dict]],  # N conversations, each ending with a message to be answered
+    max_new_tokens: int,  # The most tokens of one answer, its end-of-turn token included
+    tools: list | None = None,  # N lists of tools for the template, None for a conversation without
+) -> list[list[int]]:  # N lists of token ids
+    """Each conversation's ids, up to the beginning of the answer; they and the answer fit into the model's context.
+
+    `ValueError` for what is no conversation, or ends with an answer, or is too long; it names the conversation.
+    """
     template, texts, chats = ChatTemplate(tok), [], list(chats)
     if tools and len(tools) != len(chats):
         raise ValueError(
@@ -57,12 +78,7 @@ def encode_prompts(model, tok, chats, max_new_tokens, tools=None) -> list[list[i
         given = {"tools": tools[n]} if tools and tools[n] else {}
         texts.append(template.render(chat, add_generation_prompt=True, **given))
     prompts = [ids for ids, _ in template.tokenize(texts)] if texts else []
-    for n, prompt in enumerate(prompts):
-        if len(prompt) + max_new_tokens > room:
-            raise ValueError(
-                f"conversation {n} has {len(prompt)} tokens, and with max_new_tokens={max_new_tokens} is longer than "
-                f"the model's context of {room}; shorten it"
-            )
+    _check_context(model, prompts, max_new_tokens)
     return prompts
 
 # %% ../../nbs/package/inference/generation.ipynb #099246af
@@ -71,23 +87,30 @@ def _turn_end(tok) -> int | None:
     probe = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
     try:
         template = ChatTemplate(tok)
-        [(_, end)] = template.answers(probe, text := template.render(probe))
+        text = template.render(probe)
+        [(_, end)] = template.answers(probe, text)
     except ValueError:
         return None
     [(ids, places)] = template.tokenize([text])
     return [token for token, (start, _) in zip(ids, places) if start < end][-1]
 
-
-def stop_tokens(model, tok) -> list[int]:
-    "The ids that end an answer: the tokenizer's, the generation config's and the template's."
+# %% ../../nbs/package/inference/generation.ipynb #03ad73fd
+def stop_tokens(
+    model: PreTrainedModel,  # Plain or with an adapter
+    tok: PreTrainedTokenizerBase,
+) -> list[int]:  # Without repetition; empty where none of the three is set
+    "The token ids that end an answer: the tokenizer's EOS, the generation config's and the template's."
     own = inner_model(model).generation_config.eos_token_id
     ends = [tok.eos_token_id, *(own if isinstance(own, list) else [own]), _turn_end(tok)]
     return list(dict.fromkeys(end for end in ends if end is not None))
 
 # %% ../../nbs/package/inference/generation.ipynb #7abf911a
 @contextmanager
-def greedy_decoding(model, tok):
-    "In evaluation mode, and with nothing of the model's own generation config but the tokens that end an answer."
+def greedy_decoding(
+    model: PreTrainedModel,  # Its mode and generation config are changed in place, and restored
+    tok: PreTrainedTokenizerBase,
+) -> Iterator[None]:
+    "Inside, `model.generate` decodes greedily in evaluation mode, with no setting of its config but the stop tokens."
     core, ends = inner_model(model), stop_tokens(model, tok)
     own, training = core.generation_config, model.training
     core.generation_config = GenerationConfig(do_sample=False, eos_token_id=ends or None, pad_token_id=tok.pad_token_id)
@@ -99,17 +122,15 @@ def greedy_decoding(model, tok):
         model.train(training)
 
 # %% ../../nbs/package/inference/generation.ipynb #b0bc5eca
-def _answers(model, tok, prompts, max_new_tokens, prefix=None) -> list[dict]:
+def _answers(model, tok, prompts: list[list[int]], max_new_tokens: int, prefix: Prefix | None = None) -> list[dict]:
     "What `answers` returns, of one batch; within `greedy_decoding`."
     if prefix:
         inputs = prefix.inputs(prompts, tok.pad_token_id)
     else:
         batch = pad_batch(prompts, tok.pad_token_id, side="left")
         inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
-    out, ends = (
-        model.generate(**inputs, max_new_tokens=max_new_tokens),
-        inner_model(model).generation_config.eos_token_id or [],
-    )
+    out = model.generate(**inputs, max_new_tokens=max_new_tokens)
+    ends = inner_model(model).generation_config.eos_token_id or []
     found = []
     for ids in out[:, inputs["input_ids"].shape[1] :].tolist():
         end = next((at for at, token in enumerate(ids) if token in ends), None)
@@ -118,7 +139,8 @@ def _answers(model, tok, prompts, max_new_tokens, prefix=None) -> list[dict]:
     return found
 
 # %% ../../nbs/package/inference/generation.ipynb #c40f3315
-def _file(file, model, tok, prompts, size, max_new_tokens) -> AnswerFile | None:
+def _file(file, model, tok, prompts: list[list[int]], size: int, max_new_tokens: int) -> AnswerFile | None:
+    "The file of answers, which was made by this model, these prompts and settings."
     if file is None:
         return None
     asked = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:16]
@@ -131,12 +153,28 @@ def _file(file, model, tok, prompts, size, max_new_tokens) -> AnswerFile | None:
     return AnswerFile(file, made_by if model.dtype == torch.float32 else {**made_by, "batch_size": size})
 
 
-def _in_batches(prompts, size) -> list[list[int]]:
+def _in_batches(prompts: list[list[int]], size: int) -> list[list[int]]:
     "The numbers of the prompts, the longest first, `size` at a time."
     order = sorted(range(len(prompts)), key=lambda n: -len(prompts[n]))
     return [order[at : at + size] for at in range(0, len(order), size)]
 
 # %% ../../nbs/package/inference/generation.ipynb #11c7adef
+def _generated(model, tok, prompts, batches, max_new_tokens: int, progress: bool, saved: AnswerFile | None) -> dict:
+    "The answers by the numbers of their prompts; each batch is saved when it is done."
+    found: dict[int, dict] = {}
+    done = len(prompts) - sum(map(len, batches))
+    bar = tqdm(total=len(prompts), initial=done, desc="generating", disable=not progress, delay=3)
+    with greedy_decoding(model, tok), bar:
+        prefix = shared_prefix(model, prompts) if batches else None
+        for rows in batches:
+            new = dict(zip(rows, _answers(model, tok, [prompts[n] for n in rows], max_new_tokens, prefix)))
+            found |= new
+            if saved:
+                saved.add(new)
+            bar.update(len(rows))
+    return found
+
+# %% ../../nbs/package/inference/generation.ipynb #fd7d35c4
 def answers(
     model: PreTrainedModel,  # Its `training` mode is restored
     tok: PreTrainedTokenizerBase,
@@ -144,36 +182,23 @@ def answers(
     max_new_tokens: int,  # The most tokens of one answer, its end-of-turn token included
     batch_size: int | None = None,  # Rows at a time; None is 32. In bfloat16 it can change an answer, in float32 not
     progress: bool = True,  # Show a bar, if it takes more than three seconds
-    file: str | Path | None = None,  # JSON lines, a batch added when it is done; a killed call goes on there
+    file: str | Path | None = None,  # JSONL, a batch added when it is done; a killed call continues there
     tools: list | None = None,  # N lists of tools for the template, None for a conversation without
-) -> list[
-    dict
-]:  # N of {"text", "tokens": how many, the end-of-turn token included, "ended": by that token, or else cut}
-    """What `generate` says, and for each answer how long it is and whether it was ended; what `file` holds is not asked
-    again.
+) -> list[dict]:  # N of {"text", "tokens": with the end-of-turn token, "ended": by that token, not by the limit}
+    """The answers of `generate`, with their lengths and whether they ended; answers in `file` are not computed again.
+
+    `ValueError` as of `generate`, and for a `file` of a different model, of other prompts or settings.
     """
     size = 32 if batch_size is None else batch_size
     _check_counts(max_new_tokens=max_new_tokens, batch_size=size)
     prompts = encode_prompts(model, tok, chats, max_new_tokens, tools)
-    kept = _file(file, model, tok, prompts, size, max_new_tokens)
-    found = dict(kept.kept) if kept else {}
-    todo = [
-        rows for rows in _in_batches(prompts, size) if not found.keys() >= {*rows}
-    ]  # of a torn batch all, as it was
-    bar = tqdm(
-        total=len(prompts), initial=len(prompts) - sum(map(len, todo)), desc="generating", disable=not progress, delay=3
-    )
-    with greedy_decoding(model, tok), bar:
-        prefix = shared_prefix(model, prompts) if todo else None
-        for rows in todo:
-            new = dict(zip(rows, _answers(model, tok, [prompts[n] for n in rows], max_new_tokens, prefix)))
-            found |= new
-            if kept:
-                kept.add(new)
-            bar.update(len(rows))
+    saved = _file(file, model, tok, prompts, size, max_new_tokens)
+    found = dict(saved.kept) if saved else {}
+    batches = [rows for rows in _in_batches(prompts, size) if not found.keys() >= {*rows}]  # a batch is whole or new
+    found |= _generated(model, tok, prompts, batches, max_new_tokens, progress, saved)
     return [found[n] for n in range(len(prompts))]
 
-# %% ../../nbs/package/inference/generation.ipynb #fd7d35c4
+# %% ../../nbs/package/inference/generation.ipynb #aba2d2bb
 def generate(
     model: PreTrainedModel,  # Its `training` mode is restored
     tok: PreTrainedTokenizerBase,
@@ -184,10 +209,9 @@ def generate(
     file: str | Path | None = None,  # As in `answers`
     tools: list | None = None,  # As in `answers`
 ) -> list[str]:  # N answers in the order given, without the end-of-turn token
-    """The greedy answer to each conversation, the same in a batch as alone (float32), whatever the model's own config
-    says.
+    """The greedy answer to each conversation, the same in a batch as alone (float32); sampling settings are ignored.
 
     An answer ends at the tokenizer's EOS, at one of `model.generation_config.eos_token_id`, or at the template's end of
-    a turn. A `ValueError` for what is no conversation, or ends with the assistant, or leaves no room for the answer.
+    a turn. `ValueError` for what is no conversation, or ends with an answer, or is too long for the model's context.
     """
     return [answer["text"] for answer in answers(model, tok, chats, max_new_tokens, batch_size, progress, file, tools)]

@@ -25,63 +25,62 @@ def _common(prompts: list[list[int]]) -> int:
     return min(same, min(map(len, prompts)) - 1)
 
 # %% ../../nbs/package/inference/prefix_cache.ipynb #88106edd
-def _moved(kept: Tensor, gaps: Tensor) -> Tensor:
-    "(1, H, P, D) of one row becomes (B, H, P, D), row b moved to the right by `gaps[b]`; what is before is masked."
-    at = (torch.arange(kept.shape[2], device=gaps.device) - gaps[:, None]).clamp(min=0)
+def _moved(kept: Tensor, padding: Tensor) -> Tensor:
+    "[1, H, P, D] of one row becomes [B, H, P, D], row b moved to the right by `padding[b]`; what is before is masked."
+    at = (torch.arange(kept.shape[2], device=padding.device) - padding[:, None]).clamp(min=0)
     return kept[0][:, at.to(kept.device)].transpose(0, 1)
 
 # %% ../../nbs/package/inference/prefix_cache.ipynb #aa3e91f3
 @dataclass(frozen=True)
 class Prefix:
-    "The ids that all prompts begin with, and what the model has made of them."
+    "The common prefix of the prompts and its keys and values, computed once; it serves any number of batches."
 
-    ids: list[int]  # P of them
-    name: str  # Of the argument by which the model takes a cache
-    cache: DynamicCache = field(repr=False)  # Of one row; never written to
+    ids: list[int]  # P ids that all prompts begin with
+    name: str  # Name of the argument by which the model takes a cache
+    cache: DynamicCache = field(repr=False)  # Of one row, keys and values of shape [1, H, P, D]; never written to
 
     def inputs(
         self,
-        prompts: list[list[int]],  # B of those that the prefix was found in, whole
+        prompts: list[list[int]],  # B of the prompts that the prefix was found in, whole
         pad_id: int,
-    ) -> dict:  # "input_ids", "attention_mask", (B, T), padded on the left, and a cache of the first P columns
-        "What `model.generate` takes, and with which it computes T - P columns for the answers that it gives without."
+    ) -> dict:  # "input_ids", "attention_mask": int64 [B, T], padded on the left; and a cache of the first P columns
+        "Arguments for `model.generate`, which then computes T - P columns and gives the same answers (float32)."
         batch, cache = pad_batch(prompts, pad_id, side="left"), DynamicCache()
-        gaps = (batch["attention_mask"] == 0).sum(dim=1)
+        padding = (batch["attention_mask"] == 0).sum(dim=1)
         for n, layer in enumerate(self.cache.layers):
-            cache.update(_moved(layer.keys, gaps), _moved(layer.values, gaps), n)
+            cache.update(_moved(layer.keys, padding), _moved(layer.values, padding), n)
         device = self.cache.layers[0].keys.device
         return {name: batch[name].to(device) for name in ("input_ids", "attention_mask")} | {self.name: cache}
 
 # %% ../../nbs/package/inference/prefix_cache.ipynb #c06f3bbf
-def inner_model(model: PreTrainedModel) -> PreTrainedModel:
-    "The model inside an adapter, or the model."
+def inner_model(
+    model: PreTrainedModel,  # Plain or with an adapter
+) -> PreTrainedModel:
+    "The model that an adapter is wrapped around, or the model itself."
     return base_model(model)
 
-
+# %% ../../nbs/package/inference/prefix_cache.ipynb #06430b36
 def _may_share(model: PreTrainedModel) -> bool:
-    """False for what shows in the model and not in its cache: an encoder, virtual tokens, a rotation that follows the
-    length.
-    """
+    "False for an encoder, virtual tokens, and rotary embeddings that depend on the length; a cache does not show them."
     core = inner_model(model)
     adapters = model.peft_config.values() if core is not model else ()
-    told = any(a.is_prompt_learning or getattr(a, "alora_invocation_tokens", None) for a in adapters)
+    virtual = any(a.is_prompt_learning or getattr(a, "alora_invocation_tokens", None) for a in adapters)
     kinds = " ".join(str(getattr(module, "rope_type", "")) for module in core.modules())
-    return not (core.config.is_encoder_decoder or told or "dynamic" in kinds or "longrope" in kinds)
+    return not (core.config.is_encoder_decoder or virtual or "dynamic" in kinds or "longrope" in kinds)
+
+
+def _plain_layer(layer, tokens: int) -> bool:
+    if type(layer) is not DynamicLayer or layer.get_seq_length() != tokens:
+        return False
+    rows_and_tokens = [(tensor.shape[0], tensor.shape[2]) for tensor in (layer.keys, layer.values)]
+    return rows_and_tokens == [(1, tokens)] * 2
 
 
 def _plain(cache, tokens: int) -> bool:
     "Keys and values of all `tokens`, in every layer, and nothing else."
-    return (
-        type(cache) is DynamicCache
-        and len(cache.layers) > 0
-        and all(
-            type(layer) is DynamicLayer
-            and layer.get_seq_length() == tokens
-            and layer.keys.shape[:3:2] == (1, tokens)
-            and layer.values.shape[:3:2] == (1, tokens)
-            for layer in cache.layers
-        )
-    )
+    if type(cache) is not DynamicCache or not cache.layers:
+        return False
+    return all(_plain_layer(layer, tokens) for layer in cache.layers)
 
 # %% ../../nbs/package/inference/prefix_cache.ipynb #2885d780
 LEAST_SAVED = 256  # tokens; on a GPU a pass over one token takes about as long as a pass over so many
@@ -92,13 +91,15 @@ def shared_prefix(
     model: PreTrainedModel,  # In `eval()` mode
     prompts: list[list[int]],  # N lists of ids, the template's included
 ) -> Prefix | None:  # None: compute every prompt whole
-    """What all prompts begin with, computed once; None where the model's cache is not keys and values alone, or little
-    is saved.
+    """The common prefix of all prompts, computed once.
+
+    None where the model keeps more than keys and values, and where fewer than `LEAST_SAVED` tokens would be saved.
     """
     P = _common(prompts) if len(prompts) > 1 else 0
     if P * (len(prompts) - 1) < LEAST_SAVED or not _may_share(model):
         return None
     ids = prompts[0][:P]
-    last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(inner_model(model).forward).parameters else {}
+    takes = inspect.signature(inner_model(model).forward).parameters
+    last = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
     out = model(input_ids=torch.tensor([ids], device=model.device), use_cache=True, **last)
     return next((Prefix(ids, name, cache) for name, cache in out.items() if _plain(cache, P)), None)

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -309,7 +310,7 @@ def listening(trainer, run, step=None, rank=0):
 
     with save_on_signals(trainer) as stop:
         if step and trainer.args.process_index == rank:
-            trainer.add_callback(waits(step, lambda: stop.heard))
+            trainer.add_callback(waits(step, lambda: stop.received))
         train(trainer, run)
     note(
         trainer,
@@ -340,7 +341,7 @@ def signals(trainer, tmp):
         with save_on_signals(trainer):
             for _ in range(2):
                 signal.raise_signal(signal.SIGINT)
-            os._exit(3)  # the second was heard like the first
+            os._exit(3)  # the second was handled like the first
 
     def ignored_before():
         from ft_notebooks.checkpointing.graceful_stop import save_on_signals
@@ -721,7 +722,7 @@ def test_what_lies_beyond_the_start_is_set_aside_under_a_new_name_each_time(tmp_
     assert len(caplog.records) == 2 and "torn-checkpoint-6, optimizer.pt is missing" in caplog.text
 
 
-def test_a_run_that_begins_anew_sets_aside_all(tmp_path):
+def test_a_run_that_starts_from_scratch_sets_aside_all(tmp_path):
     from ft_notebooks.checkpointing.integrity import set_aside
 
     checkpoint(tmp_path, 2)
@@ -741,13 +742,14 @@ def test_a_run_that_begins_anew_sets_aside_all(tmp_path):
     ]
     + [("best", 1, 0, 2), ("steps", 100, 0, 25)],
 )
-def test_the_room_is_for_as_many_checkpoints_as_are_there_at_once(tmp_path, monkeypatch, strategy, limit, there, count):
+def test_the_space_is_for_all_checkpoints_that_are_there_at_once(tmp_path, monkeypatch, strategy, limit, there, count):
     import ft_notebooks.checkpointing.disk_space as disk
 
     for n in range(there):
         checkpoint(tmp_path, n + 1)
     args = SimpleNamespace(
         output_dir=str(tmp_path),
+        should_save=True,
         save_strategy=SimpleNamespace(value=strategy),
         num_train_epochs=3,
         metric_for_best_model=None,
@@ -758,9 +760,9 @@ def test_the_room_is_for_as_many_checkpoints_as_are_there_at_once(tmp_path, monk
     monkeypatch.setattr(disk, "_checkpoint_bytes", lambda trainer: (1000, 9000))
     for free, fits in ((count * 10_000 + 1000, True), (count * 10_000 + 999, False)):
         monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
-        assert (disk._disk_fault(trainer) is None) == fits
-    if count:
-        assert f"{count} checkpoints of 10 kB and 1 kB at the end. Free 1 bytes" in disk._disk_fault(trainer)
+        said = f"{count} checkpoints of 10 kB and 1 kB at the end. Free 1 bytes"
+        with nullcontext() if fits else pytest.raises(ValueError, match=said):
+            disk.DiskCheck(trainer).on_train_begin(args, state, SimpleNamespace(should_training_stop=False))
 
 
 def table(rows):

@@ -1,4 +1,4 @@
-"Edges of `ft_notebooks.checkpointing.run_manifest`: processes, kills, damaged files, and which settings count."
+"Edges of `checkpointing.run_manifest` and `run_identity`: processes, kills, damaged files, and which settings count."
 
 import dataclasses
 import json
@@ -13,13 +13,9 @@ from small_runs import ranks, several
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from trl import DPOConfig, SFTConfig
 
-import ft_notebooks.checkpointing.run_manifest
-from ft_notebooks.checkpointing.run_manifest import (
-    ManifestCallback,
-    check_manifest,
-    describe,
-    run_folder,
-)
+import ft_notebooks.checkpointing.run_identity
+from ft_notebooks.checkpointing.run_identity import describe
+from ft_notebooks.checkpointing.run_manifest import ManifestCallback, check_manifest, run_folder
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.tokenization.padding import pad_batch
 
@@ -130,7 +126,7 @@ def test_a_token_for_the_hub_is_not_written(tmp_path):
     + [{"gradient_accumulation_steps": 2}, {"bf16": True}, {"lr_scheduler_type": "cosine"}, {"max_grad_norm": 0.5}],
     ids=lambda change: next(iter(change)),
 )
-def test_what_changes_the_weights_is_refused_by_name(tmp_path, change):
+def test_a_change_of_what_changes_the_weights_raises_by_name(tmp_path, change):
     held(tmp_path)
     with pytest.raises(ValueError, match=f"holds another run: {next(iter(change))} was"):
         check_manifest(tmp_path, describe(make(tmp_path, **change)))
@@ -174,7 +170,7 @@ def test_every_difference_is_shown_at_once(tmp_path):
         check_manifest(tmp_path, describe(make(tmp_path, tiny_model(1), ROWS[1:], learning_rate=1e-3, max_steps=9)))
     for part in ("learning_rate was", "max_steps was 2, is 9", "data was '8 rows", "is '7 rows", "model.weights was"):
         assert part in str(e.value)
-    for cure in ("another schedule", "the rows that it had", "load the model anew", "choose another folder"):
+    for cure in ("a different schedule", "the rows that it had", "load the model again", "choose another folder"):
         assert cure in str(e.value)
 
 
@@ -228,7 +224,7 @@ def test_what_was_recorded_before_a_change_is_kept_with_its_step(tmp_path, monke
     assert start(first, choices="one")["before"] == []
     found = start(first, choices="two")
     assert [(b["until_step"], b["choices"]) for b in found["before"]] == [(1, "one")]
-    monkeypatch.setattr(ft_notebooks.checkpointing.run_manifest, "library_versions", lambda: {"torch": "99"})
+    monkeypatch.setattr(ft_notebooks.checkpointing.run_identity, "library_versions", lambda: {"torch": "99"})
     trainer = make(tmp_path)
     callback = ManifestCallback(trainer, choices="two")
     assert "torch was '2" in " ".join(callback.changed)
@@ -236,7 +232,7 @@ def test_what_was_recorded_before_a_change_is_kept_with_its_step(tmp_path, monke
     assert start(choices="two")["before"] == []  # from its first step, it is one again
 
 
-def test_a_process_killed_while_the_manifest_is_written_leaves_a_folder_that_starts_anew(tmp_path, monkeypatch):
+def test_a_process_killed_while_the_manifest_is_written_leaves_a_folder_in_which_a_run_may_start(tmp_path, monkeypatch):
     def begin():
         monkeypatch.setattr(os, "replace", lambda *args: os.kill(os.getpid(), signal.SIGKILL))
         trainer = make(tmp_path)
@@ -293,7 +289,7 @@ def test_of_two_processes_the_first_writes_and_both_agree(tmp_path):
     assert ranks(tmp_path, start(True), start(False)) == [5e-5, 5e-5]
 
 
-def test_what_the_first_process_refuses_all_refuse(tmp_path):
+def test_an_error_of_the_first_process_is_raised_in_all(tmp_path):
     run = held(tmp_path / "run")
 
     def start():

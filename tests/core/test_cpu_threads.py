@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from ft_notebooks.core import cpu_threads
-from ft_notebooks.core.cpu_threads import BLOCKTIME, SPINS, idle_cpus, usable_cpus, use_cpu_threads
+from ft_notebooks.core.cpu_threads import BLOCKTIME, SPINS, CpuThreads, idle_cpus, usable_cpus, use_cpu_threads
 from ft_notebooks.distributed.launch_files import accelerate_config
 from ft_notebooks.distributed.launcher import host_commands
 
@@ -105,13 +105,16 @@ def test_a_system_that_hides_its_times_is_known_by_its_load_or_counts_as_quiet(m
     monkeypatch.setattr(os, "getloadavg", lambda: (50.0, 0.0, 0.0))
     assert idle_cpus(7.5) == 0.0
     monkeypatch.delattr(os, "getloadavg")
-    assert idle_cpus(7.5) is None and cpu_threads._threads(8, None) == 8
+    assert idle_cpus(7.5) is None
 
 
-BUSY = (
-    "from ft_notebooks.core import cpu_threads as threads\nthreads.usable_cpus, threads.idle_cpus, "
-    "threads._torch_threads = lambda: 2, lambda enough: {}, lambda: 2\n"
-)
+BUSY = """
+import os, psutil
+os.sched_getaffinity = lambda process: {{0, 1}}
+psutil.cpu_count = lambda logical: 2
+from ft_notebooks.core import cpu_threads as threads
+threads.usable_cpus, threads.idle_cpus = lambda: 2, lambda enough: {}
+"""
 USE = "found = threads.use_cpu_threads()\nprint(sorted(found.variables.items()), found)"
 
 
@@ -122,6 +125,7 @@ USE = "found = threads.use_cpu_threads()\nprint(sorted(found.variables.items()),
         (1.5, {}, SPIN),
         (1.4, {}, {"OMP_NUM_THREADS": "1", **SPIN}),
         (0.0, {}, {"OMP_NUM_THREADS": "1", **SPIN}),
+        (None, {}, SPIN),
         (0.0, {"OMP_NUM_THREADS": "2"}, SPIN),
         (0.0, {"MKL_NUM_THREADS": "2"}, SPIN),
         (0.0, {"GOMP_SPINCOUNT": "7"}, {"OMP_NUM_THREADS": "1"}),
@@ -135,7 +139,8 @@ def test_threads_follow_the_load_and_no_variable_of_the_user_changes(monkeypatch
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(cpu_threads, "usable_cpus", lambda: 2)
-    monkeypatch.setattr(cpu_threads, "_torch_threads", lambda: 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: 2)
     monkeypatch.setattr(cpu_threads, "idle_cpus", lambda enough: idle)
     monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.setattr(os, "environ", environ := dict(os.environ))
@@ -197,7 +202,7 @@ def test_a_run_that_goes_on_takes_the_threads_that_it_began_with(tmp_path, monke
         assert fresh(FT, *words.split()).out == f"asked {wanted}\nFalse\n"
 
 
-def test_ft_says_how_many_threads_there_are_and_why(tmp_path, monkeypatch):
+def test_ft_logs_how_many_threads_there_are_and_why(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = (
         BUSY.format(0.2)
@@ -205,7 +210,7 @@ def test_ft_says_how_many_threads_there_are_and_why(tmp_path, monkeypatch):
         "'a.jsonl'])"
     )
     assert fresh(code, CUDA_VISIBLE_DEVICES="").out == "1 thread (2 CPUs, 0.2 of them idle)\n"
-    assert fresh(code, CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1").out == "1 thread (2 CPUs, OMP_NUM_THREADS=1)\n"
+    assert str(CpuThreads(2, None, SPIN, {"OMP_NUM_THREADS": "1"})) == "2 CPUs, OMP_NUM_THREADS=1"
 
 
 def test_a_launch_divides_the_quota_among_its_processes_and_not_the_cpus_of_the_host(machine, tmp_path, monkeypatch):

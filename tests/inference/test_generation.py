@@ -9,12 +9,11 @@ import torch
 from datasets import Dataset
 from small_runs import forked
 from tokenizers.processors import TemplateProcessing
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LlamaForCausalLM
 
-import ft_notebooks.inference.generation
 from ft_notebooks.data.chat_encoding import encode_chat
 from ft_notebooks.evaluation.runner import evaluate, exact_match
-from ft_notebooks.inference.generation import answers, generate
+from ft_notebooks.inference.generation import answers, encode_prompts, generate
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
 from ft_notebooks.tokenization.padding import IGNORE, load_tokenizer
@@ -24,6 +23,17 @@ ASK = [[{"role": "user", "content": text}] for text in ("a", "a longer question"
 
 def ids_of(text: str) -> list[int]:
     return tiny_tokenizer()(text).input_ids
+
+
+def lengths(patch) -> list[list[int]]:
+    "The lengths of the prompts in each batch that a tiny model generates from here on."
+    batches, given = [], LlamaForCausalLM.generate
+    patch.setattr(
+        LlamaForCausalLM,
+        "generate",
+        lambda model, **fields: batches.append(fields["attention_mask"].sum(1).tolist()) or given(model, **fields),
+    )
+    return batches
 
 
 @pytest.mark.parametrize("name", ["max_new_tokens", "batch_size"])
@@ -51,7 +61,10 @@ def test_what_is_no_message_is_refused_with_both_numbers(message):
 
 def test_an_answer_that_only_calls_a_tool_is_a_message():
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "now", "arguments": {}}}]}
-    ft_notebooks.inference.generation._check_chat(0, [ASK[0][0], call, {"role": "tool", "content": "noon"}])
+    tok = tiny_tokenizer()
+    tok.chat_template = "{% for message in messages %}{{ message.content or '' }}<|im_end|>{% endfor %}"
+    chat = [ASK[0][0], call, {"role": "tool", "content": "noon"}]
+    assert tok.decode(encode_prompts(tiny_model(), tok, [chat], 1)[0]) == "a<|im_end|><|im_end|>noon<|im_end|>"
 
 
 def test_an_error_shows_no_more_than_the_beginning_of_what_was_given():
@@ -70,16 +83,9 @@ def test_no_conversations_give_no_answers():
 
 
 def test_the_longest_conversations_go_first_in_batches_of_the_size_asked_for(monkeypatch):
-    batches, answers = [], ft_notebooks.inference.generation._answers
-    monkeypatch.setattr(
-        ft_notebooks.inference.generation,
-        "_answers",
-        lambda model, tok, prompts, *more: (
-            batches.append([len(p) for p in prompts]) or answers(model, tok, prompts, *more)
-        ),
-    )
+    model, batches = tiny_model(), lengths(monkeypatch)
     chats = [[{"role": "user", "content": "x" * n}] for n in (3, 9, 1, 7, 5)]
-    generate(tiny_model(), tiny_tokenizer(), chats, max_new_tokens=1, batch_size=2)
+    generate(model, tiny_tokenizer(), chats, max_new_tokens=1, batch_size=2)
     around = batches[-1][0] - 1
     assert [[n - around for n in batch] for batch in batches] == [[9, 7], [5, 3], [1]]
 
@@ -175,32 +181,23 @@ def test_dropout_is_off_while_a_model_in_training_answers():
     assert adapted.training
 
 
-def test_the_tools_of_a_conversation_are_in_its_prompt_as_they_are_in_training():
+def test_the_tools_of_a_conversation_are_in_its_prompt_as_they_are_in_training(monkeypatch):
     tok = tiny_tokenizer()
     tok.chat_template = (
         "{% if tools %}{{ 'tools: ' + tools[0].function.name + '<|im_end|>' }}{% endif %}" + tok.chat_template
     )
     tools = [{"type": "function", "function": {"name": "sum", "description": "adds", "parameters": {}}}]
-    found = ft_notebooks.inference.generation.encode_prompts(tiny_model(), tok, ASK[:2], 1, [tools, None])
+    found = encode_prompts(tiny_model(), tok, ASK[:2], 1, [tools, None])
     answered = [*ASK[0], {"role": "assistant", "content": "b"}]
     trained = encode_chat(tok, answered, tools=tools)["input_ids"]
     assert tok.decode(found[0]).startswith("tools: sum<|im_end|>") and trained[: len(found[0])] == found[0]
-    assert found[1] == ft_notebooks.inference.generation.encode_prompts(tiny_model(), tok, ASK[1:2], 1)[0]
+    assert found[1] == encode_prompts(tiny_model(), tok, ASK[1:2], 1)[0]
     with pytest.raises(ValueError, match="tools has 1 entries for 2 conversations"):
         generate(tiny_model(), tok, ASK[:2], 1, tools=[tools])
-    asked = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            ft_notebooks.inference.generation,
-            "_answers",
-            lambda model, tok, prompts, *more: asked.extend(prompts) or [{"text": ""}] * len(prompts),
-        )
-        rows = Dataset.from_list([{"messages": answered, "tools": tools}, {"messages": answered, "tools": None}])
-        with pytest.raises(KeyError, match="ended"):
-            evaluate(tiny_model(), tok, rows, {"exact_match": exact_match}, max_new_tokens=1)
-    assert sorted(map(len, asked)) == sorted(
-        [len(found[0]), len(found[0]) - len(tok("tools: sum<|im_end|>").input_ids)]
-    )
+    batches = lengths(monkeypatch)
+    rows = Dataset.from_list([{"messages": answered, "tools": tools}, {"messages": answered, "tools": None}])
+    evaluate(tiny_model(), tok, rows, {"exact_match": exact_match}, max_new_tokens=1)
+    assert batches == [[len(found[0]), len(found[0]) - len(tok("tools: sum<|im_end|>").input_ids)]]
 
 
 def test_conversations_may_come_from_a_generator():
@@ -221,7 +218,7 @@ def test_a_prompt_is_what_training_saw_before_the_answer(real_model, earlier):
     tok = load_tokenizer(real_model)
     chat = [{"role": role, "content": text} for role, text in (("user", "a"), ("assistant", earlier), ("user", "b"))]
     row = encode_chat(tok, [*chat, {"role": "assistant", "content": "yes"}])
-    prompt = ft_notebooks.inference.generation.encode_prompts(tiny_model(), tok, [chat], max_new_tokens=1)[0]
+    prompt = encode_prompts(tiny_model(), tok, [chat], max_new_tokens=1)[0]
     assert (
         row["input_ids"][: len(prompt)] == prompt
         and row["labels"][len(prompt)] != IGNORE == row["labels"][len(prompt) - 1]
@@ -287,15 +284,16 @@ def file_of(folder, model, **options):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("torn", [0, 7, 80])
 def test_a_killed_evaluation_goes_on_where_it_was_and_ends_as_if_it_had_not_been(tmp_path, monkeypatch, dtype, torn):
-    model, asked, one_batch = tiny_model().to(dtype), [], ft_notebooks.inference.generation._answers
+    model, asked = tiny_model().to(dtype), []
+    one_batch = model.generate
     whole = file_of(tmp_path / "whole", model)
 
     def killed():
-        def until(*given):
+        def until(**given):
             asked.append(given)
-            return os.kill(os.getpid(), signal.SIGKILL) if len(asked) == 3 else one_batch(*given)
+            return os.kill(os.getpid(), signal.SIGKILL) if len(asked) == 3 else one_batch(**given)
 
-        ft_notebooks.inference.generation._answers = until
+        model.generate = until
         file_of(tmp_path, model)
 
     assert forked(killed) == -signal.SIGKILL
@@ -303,9 +301,7 @@ def test_a_killed_evaluation_goes_on_where_it_was_and_ends_as_if_it_had_not_been
     held = file.read_bytes()
     assert held.count(b"\n") == 5  # what made it, and two batches of two
     file.write_bytes(held[: len(held) - torn])  # as if the kill had come while they were written
-    monkeypatch.setattr(
-        ft_notebooks.inference.generation, "_answers", lambda *given: asked.append(given) or one_batch(*given)
-    )
+    monkeypatch.setattr(model, "generate", lambda **given: asked.append(given) or one_batch(**given))
     assert file_of(tmp_path, model) == whole == file_of(tmp_path, model)
     assert len(asked) == (2 if torn else 1)
     lines = [json.loads(line) for line in file.read_text().splitlines()[1:]]
@@ -320,7 +316,7 @@ def test_a_file_of_other_prompts_models_or_settings_is_refused_and_left_as_it_is
         (tiny_model().bfloat16(), {}, "dtype was 'float32', is 'bfloat16'"),
         (tiny_model(), {"max_new_tokens": 6}, "max_new_tokens was 5, is 6"),
     ]:
-        with pytest.raises(ValueError, match=f"{wrong}.*name another file"):
+        with pytest.raises(ValueError, match=f"{wrong}.*choose a new file"):
             file_of(tmp_path, model, **options)
     for chats in (LONG[:5], LONG[::-1]):
         with pytest.raises(ValueError, match="prompts was '6, .*, is '"):

@@ -1169,8 +1169,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'ft_notebooks/inference/prefix_cache.py'),
                                                      'ft_notebooks.inference.prefix_cache._plain_layer': ( 'package/inference/prefix_cache.html#_plain_layer',
                                                                                                            'ft_notebooks/inference/prefix_cache.py'),
-                                                     'ft_notebooks.inference.prefix_cache.inner_model': ( 'package/inference/prefix_cache.html#inner_model',
-                                                                                                          'ft_notebooks/inference/prefix_cache.py'),
                                                      'ft_notebooks.inference.prefix_cache.shared_prefix': ( 'package/inference/prefix_cache.html#shared_prefix',
                                                                                                             'ft_notebooks/inference/prefix_cache.py')},
             'ft_notebooks.loading.example_models': { 'ft_notebooks.loading.example_models._byte_level_bpe': ( 'package/loading/example_models.html#_byte_level_bpe',

@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .answer_cache import AnswerFile, model_mark
-from .prefix_cache import Prefix, inner_model, shared_prefix
+from ..core.model_parts import base_model
+from .prefix_cache import Prefix, shared_prefix
 from ..tokenization.chat_template import ChatTemplate
 from ..tokenization.padding import pad_batch
 
@@ -100,7 +101,7 @@ def stop_tokens(
     tok: PreTrainedTokenizerBase,
 ) -> list[int]:  # Without repetition; empty where none of the three is set
     "The token ids that end an answer: the tokenizer's EOS, the generation config's and the template's."
-    own = inner_model(model).generation_config.eos_token_id
+    own = base_model(model).generation_config.eos_token_id
     ends = [tok.eos_token_id, *(own if isinstance(own, list) else [own]), _turn_end(tok)]
     return list(dict.fromkeys(end for end in ends if end is not None))
 
@@ -111,7 +112,7 @@ def greedy_decoding(
     tok: PreTrainedTokenizerBase,
 ) -> Iterator[None]:
     "Inside, `model.generate` decodes greedily in evaluation mode, with no setting of its config but the stop tokens."
-    core, ends = inner_model(model), stop_tokens(model, tok)
+    core, ends = base_model(model), stop_tokens(model, tok)
     own, training = core.generation_config, model.training
     core.generation_config = GenerationConfig(do_sample=False, eos_token_id=ends or None, pad_token_id=tok.pad_token_id)
     model.eval()
@@ -130,7 +131,7 @@ def _answers(model, tok, prompts: list[list[int]], max_new_tokens: int, prefix: 
         batch = pad_batch(prompts, tok.pad_token_id, side="left")
         inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
     out = model.generate(**inputs, max_new_tokens=max_new_tokens)
-    ends = inner_model(model).generation_config.eos_token_id or []
+    ends = base_model(model).generation_config.eos_token_id or []
     found = []
     for ids in out[:, inputs["input_ids"].shape[1] :].tolist():
         end = next((at for at, token in enumerate(ids) if token in ends), None)

@@ -22,7 +22,7 @@ NUMBERS = re.compile(r"allclose|assert_close|isclose|approx\(|torch\.equal|[<>=]
 LONG = re.compile(
     "core/(cpu|proc)|memory_estimate|token_embeddings|data/(dedup|formats|readers|preference_report)|06_data|07_sft|"
     "09_dpo|10_multi|throughput|11_eval|evaluation/(comp|html|lm_eval|report|score|statistics)|checkpointing/|"
-    "training/(?!cpu_kernels|loss_spikes|preflight|test_)|cli/|test_(cli|dedup|equality|finished|hosts|metrics_log|"
+    "training/(?!cpu_kernels|kernel_patching|loss_spikes|preflight|test_)|cli/|test_(cli|dedup|equality|finished|hosts|metrics_log|"
     "quantization_error|report|sharded_save|statistics|cpu_threads)|killed|two_processes|resumed|goes_on|the_demos"
 )
 

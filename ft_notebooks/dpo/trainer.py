@@ -27,7 +27,7 @@ from ..training.uneven_batches import RanksTrainer
 from .reference import REFERENCE_COLUMNS, KeptReference
 from ..checkpointing.resume import ResumableTrainer
 from .shared_prompt import SharedPrompt
-from ..training.cpu_kernels import levers
+from ..training.kernel_patching import levers
 from ..training.preflight import check_start, ready, with_guard
 from ..tokenization.padding import check_vocabulary
 from ..training.progress_and_plots import check_trackers, watch

@@ -20,7 +20,7 @@ from ..training.out_of_memory import MemoryTrainer
 from .packed_documents import check_apart
 from ..training.uneven_batches import RanksTrainer
 from ..checkpointing.resume import ResumableTrainer
-from ..training.cpu_kernels import levers, speed_up
+from ..training.kernel_patching import levers, speed_up
 from ..training.preflight import check_start, ready, with_guard
 from ..tokenization.padding import IGNORE
 from ..training.progress_and_plots import check_trackers, watch

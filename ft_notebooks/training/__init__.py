@@ -6,7 +6,7 @@ _names = {
     "batch_plan": ["effective_batch", "plan"],
     "config": ["run_config"],
     "best_checkpoint": ["check_checkpoint_choice"],
-    "cpu_kernels": ["levers", "speed_up"],
+    "kernel_patching": ["levers", "speed_up"],
     "gradient_flow": ["GradientFlowCallback", "check_trained"],
     "nan_guard": ["GuardedTrainer", "find_spikes"],
     "preflight": ["check_start"],

@@ -21,7 +21,7 @@ from ..core.device import hardware
 from ..core.random_state import keep_random_state
 from ..checkpointing.integrity import last_good_checkpoint
 from ..tokenization.padding import IGNORE
-from .batch_plan import CHECKPOINTING_FIELDS, step_memory
+from ..loading.step_memory import CHECKPOINTING_FIELDS, step_memory
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #4a3483c3
 def _lengths(dataset) -> np.ndarray | None:

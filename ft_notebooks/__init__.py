@@ -23,7 +23,7 @@ _modules = {  # module -> the public names that are also reachable as `from ft_n
     "inference.prefix_cache": "shared_prefix",
     "inference.generation": "generate answers",
     "core.processes": "together check_same once_a_host join_processes",
-    "training.best_checkpoint": "check_checkpoint_choice",
+    "checkpointing.best_checkpoint": "check_checkpoint_choice",
     "checkpointing.run_manifest": "run_folder describe check_manifest ManifestCallback",
     "checkpointing.integrity": "last_good_checkpoint mark_checkpoint",
     "checkpointing.graceful_stop": "save_on_signals",

@@ -15,7 +15,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
-from ..training.best_checkpoint import check_checkpoint_choice
+from ..checkpointing.best_checkpoint import check_checkpoint_choice
 from .over_optimization import CollapseCallback
 from ..training.nan_guard import GuardedTrainer
 from ..checkpointing.run_manifest import ManifestCallback

@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
-from ..training.best_checkpoint import check_checkpoint_choice
+from ..checkpointing.best_checkpoint import check_checkpoint_choice
 from ..training.nan_guard import GuardedTrainer
 from ..checkpointing.run_manifest import ManifestCallback
 from ..data.chat_encoding import encode_chats

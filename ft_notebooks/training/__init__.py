@@ -5,7 +5,6 @@ import lazy_loader
 _names = {
     "batch_plan": ["effective_batch", "plan"],
     "config": ["run_config"],
-    "best_checkpoint": ["check_checkpoint_choice"],
     "kernel_patching": ["levers", "speed_up"],
     "gradient_flow": ["GradientFlowCallback", "check_trained"],
     "nan_guard": ["GuardedTrainer", "find_spikes"],

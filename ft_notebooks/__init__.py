@@ -27,7 +27,7 @@ _modules = {  # module -> the public names that are also reachable as `from ft_n
     "checkpointing.run_manifest": "run_folder describe check_manifest ManifestCallback",
     "checkpointing.integrity": "last_good_checkpoint mark_checkpoint",
     "checkpointing.graceful_stop": "save_on_signals",
-    "training.uneven_batches": "RanksTrainer own_rows",
+    "distributed.uneven_batches": "RanksTrainer own_rows",
     "checkpointing.resume": "ResumableTrainer",
     "training.sample_outputs": "SamplesCallback show_samples",
     "training.progress_and_plots": "plot_history watch check_trackers",

@@ -20,10 +20,11 @@ NUMBERS = re.compile(r"allclose|assert_close|isclose|approx\(|torch\.equal|[<>=]
 # what takes long for processes, files or a whole command, and compares no numbers that a shorter proof does not compare
 # too
 LONG = re.compile(
-    "core/(cpu|proc)|memory_estimate|token_embeddings|data/(dedup|formats|readers|preference_report)|06_data|07_sft|"
-    "09_dpo|10_multi|throughput|11_eval|evaluation/(comp|html|lm_eval|report|score|statistics)|checkpointing/|"
-    "training/(?!cpu_kernels|kernel_patching|loss_spikes|preflight|test_)|cli/|test_(cli|dedup|equality|finished|hosts|metrics_log|"
-    "quantization_error|report|sharded_save|statistics|cpu_threads)|killed|two_processes|resumed|goes_on|the_demos"
+    "core/(cpu|proc)|memory_estimate|step_memory|uneven_batches|token_embeddings|data/(dedup|formats|readers|"
+    "preference_report)|06_data|07_sft|09_dpo|10_multi|throughput|11_eval|evaluation/(comp|html|lm_eval|report|score|"
+    "statistics)|checkpointing/|training/(?!cpu_kernels|kernel_patching|loss_spikes|preflight|test_)|cli/|test_(cli|"
+    "dedup|equality|finished|hosts|metrics_log|quantization_error|report|sharded_save|statistics|cpu_threads)|killed|"
+    "two_processes|resumed|goes_on|the_demos"
 )
 
 

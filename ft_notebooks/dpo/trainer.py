@@ -23,7 +23,7 @@ from ..core.fingerprints import weights_fingerprint
 from ..training.out_of_memory import MemoryTrainer
 from ..data.preference_encoding import PAIR_KEYS, encode_pairs
 from ..data.preference_report import pair_report, suspect_swapped
-from ..training.uneven_batches import RanksTrainer
+from ..distributed.uneven_batches import RanksTrainer
 from .reference import REFERENCE_COLUMNS, KeptReference
 from ..checkpointing.resume import ResumableTrainer
 from .shared_prompt import SharedPrompt

@@ -18,7 +18,7 @@ from ..checkpointing.run_manifest import ManifestCallback
 from ..data.chat_encoding import encode_chats
 from ..training.out_of_memory import MemoryTrainer
 from .packed_documents import check_apart
-from ..training.uneven_batches import RanksTrainer
+from ..distributed.uneven_batches import RanksTrainer
 from ..checkpointing.resume import ResumableTrainer
 from ..training.kernel_patching import levers, speed_up
 from ..training.preflight import check_start, ready, with_guard

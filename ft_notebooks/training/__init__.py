@@ -11,6 +11,5 @@ _names = {
     "preflight": ["check_start"],
     "progress_and_plots": ["plot_history", "watch", "check_trackers"],
     "sample_outputs": ["SamplesCallback", "show_samples"],
-    "uneven_batches": ["RanksTrainer", "own_rows"],
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_names)

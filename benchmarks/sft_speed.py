@@ -51,7 +51,7 @@ NAMES = {
     "c": "hand-written loop, the same levers",
     "ours": "`sft_trainer`",
 }
-OFF = {  # `sft_trainer` with one lever off: overrides, or which of `ft_notebooks.training.cpu_kernels.levers`
+OFF = {  # `sft_trainer` with one lever off: overrides, or which of `ft_notebooks.training.kernel_patching.levers`
     "padded": {"padding_free": False},
     "without attention by document": "attention",
     "without one node a LoRA layer": "lora",
@@ -225,27 +225,27 @@ def command(rows: Path, folder: str, clock: Clock, out: str, packing: bool = Fal
 
 
 def ours(rows: Path, folder: str, clock: Clock, out: str, off: str = "", bits: int = 16, **overrides) -> None:
-    "`sft_trainer` on chats, with its defaults, or without one of the levers of `ft_notebooks.training.cpu_kernels`."
+    "`sft_trainer` on chats, with its defaults, or without one optimization of `ft_notebooks.training.kernel_patching`."
     from datasets import Dataset
 
     from ft_notebooks.loading.quantized_loading import load_model
     from ft_notebooks.lora.adapter import add_adapter, lora_config
     from ft_notebooks.sft.trainer import sft_trainer
     from ft_notebooks.tokenization.padding import load_tokenizer
-    from ft_notebooks.training import cpu_kernels
+    from ft_notebooks.training import kernel_patching
 
     model = load_model(folder, bits)
     model = add_adapter(model, lora_config(model))
     quiet = {"num_train_epochs": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
-    chats, levers = Dataset.from_list(read(rows, "messages")), cpu_kernels.levers
+    chats, levers = Dataset.from_list(read(rows, "messages")), kernel_patching.levers
     try:
         if off:
             assert off in levers(model)
-            cpu_kernels.levers = lambda model: levers(model) | {off: "the benchmark switches it off"}
+            kernel_patching.levers = lambda model: levers(model) | {off: "the benchmark switches it off"}
         trainer = sft_trainer(model, load_tokenizer(folder), chats, output_dir=out, **quiet, **overrides)
         clock.watch(trainer).train()
     finally:
-        cpu_kernels.levers = levers
+        kernel_patching.levers = levers
 
 
 def hand(rows: Path, folder: str, clock: Clock, out: str) -> None:

@@ -23,14 +23,14 @@ LONG = re.compile(
     "|".join(
         [
             r"core/(cpu|proc)",
-            r"memory_estimate|simulated_step|token_embeddings",
+            r"memory_estimate|simulated_step|training_memory|token_embeddings",
             r"data/(dedup|example_task|formats|messages|json_files|read|preference_report)",
             r"06_data|07_sft|09_dpo|10_multi|11_eval",
             r"(sft|dpo)/trainer",
-            r"throughput",
+            r"throughput|uneven_batches",
             r"evaluation/(comp|html|lm_eval|report|runner|score|statistics)",
             r"checkpointing/",
-            r"training/(?!cpu_kernels|loss_spikes|preflight|test_)",
+            r"training/(?!cpu_kernels|kernel_patching|loss_spikes|preflight|test_)",
             r"cli/",
             r"test_(cli|cpu_threads|dedup|equality|finished|hosts|metrics_log|quantization_error|report|sharded_save|statistics)",
             r"killed|two_processes|resumed|goes_on|the_demos",

@@ -159,6 +159,7 @@ def test_a_public_name_is_defined_in_one_module_and_no_module_imports_a_private_
     for file in MODULES:
         address = ".".join(file.relative_to(ROOT / "ft_notebooks").with_suffix("").parts)
         for name in public(address):
+            assert not (file.parent / f"{name}.py").exists(), f"{name} of {address} is also a module's name"
             assert name not in defined, f"{name} is defined in {defined[name]} and in {address}"
             defined[name] = address
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

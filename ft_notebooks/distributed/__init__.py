@@ -13,5 +13,6 @@ _names = {
     "launcher": ["host_commands", "launch", "slurm_job"],
     "sharded_save": ["sharded_memory", "save_whole", "check_whole"],
     "throughput": ["step_time"],
+    "uneven_batches": ["RanksTrainer", "own_rows"],
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_names)

@@ -19,7 +19,7 @@ from transformers.masking_utils import sdpa_mask
 
 from ..core.model_parts import base_model
 from .shared_rows import pair_attention, pair_row
-from ..training.cpu_kernels import speed_up
+from ..training.kernel_patching import speed_up
 
 # %% ../../nbs/package/dpo/shared_prompt.ipynb #5d878881
 @contextmanager

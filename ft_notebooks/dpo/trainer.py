@@ -15,7 +15,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
-from ..training.best_checkpoint import check_checkpoint_choice
+from ..checkpointing.best_checkpoint import check_checkpoint_choice
 from .over_optimization import CollapseCallback
 from ..training.nan_guard import GuardedTrainer
 from ..checkpointing.run_manifest import ManifestCallback
@@ -23,11 +23,11 @@ from ..core.fingerprints import weights_fingerprint
 from ..training.out_of_memory import MemoryTrainer
 from ..data.preference_encoding import PAIR_KEYS, encode_pairs
 from ..data.preference_report import pair_report, suspect_swapped
-from ..training.uneven_batches import RanksTrainer
+from ..distributed.uneven_batches import RanksTrainer
 from .reference import REFERENCE_COLUMNS, KeptReference
 from ..checkpointing.resume import ResumableTrainer
 from .shared_prompt import SharedPrompt
-from ..training.cpu_kernels import levers
+from ..training.kernel_patching import levers
 from ..training.preflight import check_start, ready, with_guard
 from ..tokenization.padding import check_vocabulary
 from ..training.progress_and_plots import check_trackers, watch

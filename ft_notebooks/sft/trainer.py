@@ -12,15 +12,15 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
-from ..training.best_checkpoint import check_checkpoint_choice
+from ..checkpointing.best_checkpoint import check_checkpoint_choice
 from ..training.nan_guard import GuardedTrainer
 from ..checkpointing.run_manifest import ManifestCallback
 from ..data.chat_encoding import encode_chats
 from ..training.out_of_memory import MemoryTrainer
 from .packed_documents import check_apart
-from ..training.uneven_batches import RanksTrainer
+from ..distributed.uneven_batches import RanksTrainer
 from ..checkpointing.resume import ResumableTrainer
-from ..training.cpu_kernels import levers, speed_up
+from ..training.kernel_patching import levers, speed_up
 from ..training.preflight import check_start, ready, with_guard
 from ..tokenization.padding import IGNORE
 from ..training.progress_and_plots import check_trackers, watch

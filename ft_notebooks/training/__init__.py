@@ -5,13 +5,11 @@ import lazy_loader
 _names = {
     "batch_plan": ["effective_batch", "plan"],
     "config": ["run_config"],
-    "best_checkpoint": ["check_checkpoint_choice"],
-    "cpu_kernels": ["levers", "speed_up"],
+    "kernel_patching": ["levers", "speed_up"],
     "gradient_flow": ["GradientFlowCallback", "check_trained"],
     "nan_guard": ["GuardedTrainer", "find_spikes"],
     "preflight": ["check_start"],
     "progress_and_plots": ["plot_history", "watch", "check_trackers"],
     "sample_outputs": ["SamplesCallback", "show_samples"],
-    "uneven_batches": ["RanksTrainer", "own_rows"],
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_names)

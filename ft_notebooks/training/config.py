@@ -19,6 +19,7 @@ from .batch_plan import Plan
 
 # %% ../../nbs/package/training/config.ipynb #d84c9b17
 def _check_numbers(given: dict, config: type) -> None:
+    "A `ValueError` for a field of numbers that is given anything else."
     for field in (f for f in dataclasses.fields(config) if f.name in given):
         value, kinds = given[field.name], set(typing.get_args(field.type) or [field.type])
         if not kinds & {int, float} or kinds - {int, float, type(None)} or (value is None and type(None) in kinds):
@@ -29,21 +30,21 @@ def _check_numbers(given: dict, config: type) -> None:
             quotes = "; write it without quotes" if isinstance(value, str) else ""
             raise ValueError(f"{field.name} must be a {'whole ' * whole}number, got {value!r}{quotes}")
 
-
+# %% ../../nbs/package/training/config.ipynb #3f2d5e3e
 def split_overrides(
-    overrides: dict,
+    overrides: dict,  # Settings by name, as the caller gave them
     config: type,  # `trl.SFTConfig`, or another dataclass of settings
     trainer: type,  # `trl.SFTTrainer`, or another trainer
-    unread: Mapping[str, str] = {},  # Names that have no effect here, and what has it instead
+    unread: Mapping[str, str] = {},  # Names without an effect here, and what to use instead
 ) -> tuple[dict, dict]:  # What belongs to the config, and what to the trainer's constructor
-    """Overrides by where they belong; a `ValueError` for what would have no effect, and for a number that is none.
+    """Overrides by where they belong; each of them has an effect.
 
-    It gives the nearest known name for one that neither of the two knows, and the cure for `resume_from_checkpoint` and
-    for the names in `unread`.
+    `ValueError` with the nearest known name where neither knows a name, with the cure for `resume_from_checkpoint` and
+    the names in `unread`, and where a number is given as anything else, such as a string.
     """
     fields = {f.name for f in dataclasses.fields(config) if f.init}
-    ours = {"self", "model", "args", "train_dataset", "eval_dataset", "processing_class"}
-    arguments = set(inspect.signature(trainer.__init__).parameters) - ours
+    ours = {"model", "args", "train_dataset", "eval_dataset", "processing_class"}
+    arguments = set(inspect.signature(trainer).parameters) - ours
     unread = {"resume_from_checkpoint": "call trainer.train(resume_from_checkpoint=...)", **unread}
     for name in overrides:
         if name in unread:
@@ -56,16 +57,17 @@ def split_overrides(
                 f"{releases(config)}{hint}"
             )
     _check_numbers(overrides, config)
-    return {k: v for k, v in overrides.items() if k in fields}, {k: v for k, v in overrides.items() if k not in fields}
+    settings = {name: value for name, value in overrides.items() if name in fields}
+    return settings, {name: value for name, value in overrides.items() if name not in fields}
 
 # %% ../../nbs/package/training/config.ipynb #8c294411
 _DEFAULTS = {
-    "max_length": None,  # rows are cut when they are encoded, with an account
+    "max_length": None,  # rows are cut when they are encoded, and the cuts are reported
     "logging_steps": 1,
     "logging_nan_inf_filter": False,  # a loss of NaN is shown as NaN
     "save_steps": 50,  # a killed run loses less than this
     "save_total_limit": 2,  # the newest may be torn by a kill: keep the one before it
-    "ddp_find_unused_parameters": False,  # what trains gets a gradient, or a guard says so: nothing to search for
+    "ddp_find_unused_parameters": False,  # all that trains gets a gradient, or GradientFlowCallback raises
 }
 
 
@@ -73,13 +75,13 @@ def run_config(
     config: type,  # `trl.SFTConfig`, or another dataclass of settings
     output_dir: str | Path,
     chosen: Plan,
-    given: Mapping = {},  # Fields that the caller has set by their own names; they rule
+    given: Mapping = {},  # Fields that the caller has set by their own names; they override all others
     **defaults,  # Of the stage, such as its learning rate
-):  # The config
-    """Our defaults, then the stage's, then what the plan chose, then what is given.
+):  # An instance of `config`
+    """Shared defaults, overridden by the stage's, by the plan and by what is given.
 
-    `max_length` is left out where rows lie end to end unpacked: they have been cut by then, and TRL would cut none. A
-    `ValueError` for a field that the installed release does not have.
+    `max_length` is None where rows lie end to end unpacked: they are cut before, and TRL would not cut them.
+    `ValueError` where the installed release lacks a field.
     """
     fields = _DEFAULTS | defaults | chosen.fields | dict(given)
     if fields.get("padding_free") and not fields.get("packing"):

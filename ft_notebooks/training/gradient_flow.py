@@ -19,6 +19,8 @@ from ..core.fingerprints import fingerprint
 
 # %% ../../nbs/package/training/gradient_flow.ipynb #d74265ec
 def _excused(name: str, good: set[str]) -> bool:
+    "Whether a tensor may go without a gradient: rows of new tokens, and experts of which another one trains."
+
     def alike(name):
         return re.sub(r"\bexperts\.\d+\.", "experts.", name)
 
@@ -30,7 +32,7 @@ _WRONG = {
     "have had no gradient": "the loss does not reach them: a layer that these rows do not use (leave it out of "
     "target_modules, or freeze it with requires_grad_(False)), something detached in a "
     "forward, activation checkpointing without model.enable_input_require_grads(), or 4-bit "
-    "layers that a CPU used in eval() before (load the model anew)",
+    "layers that a CPU used in eval() before (load the model again)",
     "have a gradient and have not moved": "their dtype rounds the updates away: train them in float32 "
     "(load_model(bits=32)), raise learning_rate, or freeze them with "
     "requires_grad_(False)",
@@ -38,27 +40,30 @@ _WRONG = {
 
 
 def _complaint(when: str, total: int, faults: dict[str, list[str]]) -> str:
-    said = [
+    "The error message: three tensors of each fault, how many there are, and the cure."
+    parts = [
         f"{len(names)} of {total} trainable tensors {what} ({', '.join(names[:3])}{', ...' * (len(names) > 3)}); "
         f"{_WRONG[what]}"
         for what, names in faults.items()
         if names
     ]
-    return f"{when}, " + "; and ".join(said)
+    return f"{when}, " + "; and ".join(parts)
 
 # %% ../../nbs/package/training/gradient_flow.ipynb #138a9b5b
-def _here(tensor: Tensor) -> Tensor:  # what this process holds of it
+def _here(tensor: Tensor) -> Tensor:
+    "The part of a tensor that this process holds."
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def _seen_by_any(flags: list[list[bool]], device: torch.device) -> list[list[bool]]:  # the same on all processes
+def _seen_by_any(flags: list[list[bool]], device: torch.device) -> list[list[bool]]:
+    "Which flags any process has set; the same on all processes."
     if not (dist.is_available() and dist.is_initialized()):
         return flags
     shared = torch.tensor(flags, dtype=torch.int32, device=device)
     dist.all_reduce(shared, dist.ReduceOp.MAX)
     return shared.bool().tolist()
 
-
+# %% ../../nbs/package/training/gradient_flow.ipynb #9aa34d29
 def _faults(tensors, start, lit, device) -> dict[str, list[str]]:
     "The names of `tensors` that have each of the faults in `_WRONG`, by what any process has seen; none has both."
     flags = [[n in lit, not torch.equal(fingerprint(p), start[n]), _here(p).numel() > 0] for n, p in tensors.items()]
@@ -69,11 +74,21 @@ def _faults(tensors, start, lit, device) -> dict[str, list[str]]:
     return {what: [n for n in tensors if n in names and not _excused(n, lit & moved)] for what, names in found.items()}
 
 # %% ../../nbs/package/training/gradient_flow.ipynb #08da91bf
+def _of_adapter(model: nn.Module, name: str) -> bool:
+    "Whether a parameter belongs to the adapter, or is a row for a new token."
+    if not isinstance(model, PeftModel):
+        return False
+    return getattr(model.base_model, "prefix", "prompt_encoder") in name or "trainable_tokens" in name
+
+# %% ../../nbs/package/training/gradient_flow.ipynb #6ec12cdc
 def check_trained(
-    model: nn.Module,
+    model: nn.Module,  # With its adapter, if it has one; not changed
     own_optimizer: bool = False,  # True: it keeps what rounding loses, so bfloat16 weights may be trained
 ) -> None:
-    "A `ValueError` if nothing is trainable, or a weight of the model itself is in 16 bits; an adapter may be bfloat16."
+    """Something is trainable, and updates are not lost to 16 bits; an adapter may be bfloat16.
+
+    `ValueError` where nothing is trainable, a trainable tensor is float16, or one of the base is bfloat16.
+    """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trained:
         raise ValueError(
@@ -86,12 +101,7 @@ def check_trained(
             f"{len(halves)} trainable tensors are float16 ({halves[0]}, ...), whose gradients cannot be scaled; load "
             "the model with bits=32, or train an adapter, which is float32"
         )
-    adapter = (
-        (getattr(model.base_model, "prefix", "prompt_encoder"), "trainable_tokens")
-        if isinstance(model, PeftModel)
-        else ()
-    )
-    whole = [n for n, p in trained.items() if p.dtype == torch.bfloat16 and not any(part in n for part in adapter)]
+    whole = [name for name, p in trained.items() if p.dtype == torch.bfloat16 and not _of_adapter(model, name)]
     if whole and not own_optimizer:
         raise ValueError(
             f"{len(whole)} weights of the model itself are trainable and bfloat16 ({whole[0]}, ...), which rounds "
@@ -118,9 +128,9 @@ def _trained(model, optimizer) -> dict[str, Tensor]:
 class GradientFlowCallback(TrainerCallback):
     """After the second step that can change a weight, every trainable tensor has had a gradient and has moved.
 
-    Otherwise a `ValueError` names those that have not, in every process alike. Steps count whose learning rate is not 0
-    and that no `GradScaler` skipped, from where `train()` begins or resumes. It changes nothing, and keeps one integer
-    a tensor.
+    `ValueError` with the names of those that have not, in every process alike. Steps count whose learning rate is not 0
+    and that no `GradScaler` skipped, from where `train()` begins or resumes. It keeps one integer a tensor, and leaves
+    losses and weights as they are without it.
     """
 
     def on_train_begin(self, args, state, control, model, optimizer, **kwargs):
@@ -135,7 +145,8 @@ class GradientFlowCallback(TrainerCallback):
         self.lit |= {name for name, p in tensors.items() if p.grad is not None and _here(p.grad).any()}
         self.steps, self.lr, rises = self.steps + 1, lr, lr > self.lr
         if self.steps >= 2:
-            dark, stuck = (faults := _faults(tensors, self.start, self.lit, args.device)).values()
+            faults = _faults(tensors, self.start, self.lit, args.device)
+            dark, stuck = faults.values()
             if dark or (stuck and not rises):
                 when = f"after {self.steps} optimizer steps whose learning rate was not 0"
                 raise ValueError(_complaint(when, self.total, faults))

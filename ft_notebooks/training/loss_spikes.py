@@ -34,7 +34,7 @@ def _rows(batch: dict) -> list[tuple[Tensor, Tensor]]:  # token ids and labels o
 
 # %% ../../nbs/package/training/loss_spikes.ipynb #be4349d0
 def _parts(tok: PreTrainedTokenizerBase, ids: Tensor, labels: Tensor) -> list[dict]:
-    "A row as text, cut where what is trained begins and ends."
+    "A row as text, in parts that are trained and parts that are not."
     runs = groupby(zip(ids.tolist(), (labels != IGNORE).tolist()), key=lambda pair: pair[1])
     return [{"trained": trained, "text": tok.decode([token for token, _ in run])} for trained, run in runs]
 
@@ -49,16 +49,14 @@ def _place(dataset, ids: list[int]) -> int | None:
 
 # %% ../../nbs/package/training/loss_spikes.ipynb #ec1d7bc5
 def _probe(trainer, ids: Tensor, labels: Tensor, items: float) -> dict:
-    "The row's loss by token, and the norm of its gradient as a part of the step's; None where memory does not suffice."
+    "Mean loss of the row's labels, and norm of its part of the step's gradient; None where memory runs out."
     scaler = trainer.accelerator.scaler
     scale = scaler.get_scale() if scaler else 1.0
     trained = [p for p in trainer.model.parameters() if p.requires_grad]
     try:
         with trainer.compute_loss_context_manager():
-            logits = trainer.model(
-                input_ids=ids[None], attention_mask=torch.ones_like(ids)[None], use_cache=False
-            ).logits
-        loss = cross_entropy(logits[0, :-1].float(), labels[1:], ignore_index=IGNORE, reduction="sum")
+            output = trainer.model(input_ids=ids[None], attention_mask=torch.ones_like(ids)[None], use_cache=False)
+        loss = cross_entropy(output.logits[0, :-1].float(), labels[1:], ignore_index=IGNORE, reduction="sum")
         gradients = torch.autograd.grad(loss * scale / items, trained, allow_unused=True)
     except torch.OutOfMemoryError:
         return {"loss": None, "gradient": None}
@@ -69,14 +67,16 @@ def _probe(trainer, ids: Tensor, labels: Tensor, items: float) -> dict:
 # %% ../../nbs/package/training/loss_spikes.ipynb #85167d7a
 def blame(
     trainer,  # A `transformers.Trainer`; its gradients stay as they are
-    batches: list[dict],  # The micro-batches of a step, of this process
+    batches: list[dict],  # This process's micro-batches of a step: `input_ids` [B, T] and `labels` [B, T], int64
     losses: list[Tensor],  # The loss of each, as `training_step` returned it
     items: Tensor | int | None,  # The tokens by which the loss of the step is divided; None where each loss is a mean
-    compute: bool = True,  # Each row alone
-) -> list[
-    dict
-]:  # By row: where it lies, its tokens, `loss` a token, norm of its `gradient`, its text in `parts`, `odd`
-    "The rows that can have spoilt the step, each as text; `odd` are those whose own loss or gradient is not finite."
+    compute: bool = True,  # Whether to compute each row alone; False leaves its loss and gradient None
+) -> list[dict]:  # By row: "micro_batch", "row", "index", "tokens", "trained", "loss", "gradient", "odd", "parts"
+    """The rows that can have made the step's loss or gradient NaN or infinite, each as text.
+
+    "index" is the row's place in the dataset, "loss" a mean over its labels, "gradient" a norm; "odd" marks rows whose
+    own loss or gradient is not finite.
+    """
     bad, found = [not math.isfinite(loss.item()) for loss in losses], []
     items = 1.0 if items is None else float(torch.as_tensor(items).reshape(-1)[0])
     whole = not any(hasattr(p, "to_local") for p in trainer.model.parameters()) and not trainer.is_deepspeed_enabled

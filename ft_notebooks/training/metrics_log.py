@@ -16,18 +16,26 @@ from transformers import TrainerCallback
 from ..core.files import write_atomically
 
 # %% ../../nbs/package/training/metrics_log.ipynb #e64d2848
-def entries_text(entries: Iterable[dict]) -> str:
-    return "".join(
-        json.dumps(entry, ensure_ascii=False, default=lambda value: value.item()) + "\n" for entry in entries
-    )
+def entries_text(
+    entries: Iterable[dict],  # Values are JSON's, or tensors and arrays of one element
+) -> str:
+    "The entries as JSON lines, each with its line end."
+    lines = (json.dumps(entry, ensure_ascii=False, default=lambda value: value.item()) for entry in entries)
+    return "".join(line + "\n" for line in lines)
 
-
-def append_entries(path: Path, entries: Iterable[dict]) -> None:
-    with path.open("a", encoding="utf-8") as file:  # closed, so it is there for others when this returns
+# %% ../../nbs/package/training/metrics_log.ipynb #36e47b65
+def append_entries(
+    path: Path,  # Made if it is not there
+    entries: Iterable[dict],
+) -> None:
+    "The file ends with these entries as JSON lines, on disk for other programs to read when this returns."
+    with path.open("a", encoding="utf-8") as file:
         file.write(entries_text(entries))
 
-
-def read_entries(path: Path) -> list[dict]:
+# %% ../../nbs/package/training/metrics_log.ipynb #53f43dfd
+def read_entries(
+    path: Path,  # May be missing, which gives an empty list
+) -> list[dict]:
     "The objects of a file of JSON lines; a last line that a kill has torn, or that is being written, is left out."
     return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
 
@@ -58,9 +66,9 @@ class _Stopwatch:
 
 # %% ../../nbs/package/training/metrics_log.ipynb #d034af49
 class _Counted(TrainerCallback):
-    "Times the steps of a run, and nothing else of it; says what a log entry should hold of tokens."
+    "Times the steps of a run, and nothing else of it; gives the token counts and speed of a log entry."
 
-    time = None  # between `train()`s
+    time: _Stopwatch | None = None  # None between `train()`s
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.time, self.tokens = _Stopwatch(), state.num_input_tokens_seen
@@ -77,9 +85,10 @@ class _Counted(TrainerCallback):
 
     on_save = on_evaluate
 
-    def _counts(self, entry: dict, tokens: int) -> dict:  # `tokens` real ones were seen since the run began
+    def _counts(self, watch: _Stopwatch, entry: dict, tokens: int) -> dict:  # tokens: real ones since the run began
         new = {key: float(tokens) for key in ("num_tokens", "eval_num_tokens") if key in entry}
-        if "loss" in entry and (seconds := self.time.lap()):
+        seconds = watch.lap() if "loss" in entry else 0
+        if seconds:
             new["tokens_per_second"], self.tokens = round((tokens - self.tokens) / seconds, 1), tokens
         return new
 
@@ -87,24 +96,23 @@ class _Counted(TrainerCallback):
 class MetricsCallback(_Counted):
     """`metrics.jsonl` in the run's folder: each log entry of the run is a line, written at once, by one process.
 
-    After a resume it holds the lines up to the checkpoint, so that it ends as that of a run that went through, but for
-    names that end in `_per_second` or `_runtime`, if a checkpoint comes with a log. The summary of `train()` is no
-    entry of the run. With `include_num_input_tokens_seen="non_padding"` entries have `tokens_per_second`, and TRL's
-    `num_tokens` is of the run.
+    A resume keeps the lines up to its checkpoint, so the file ends equal to an uninterrupted run's, except for names in
+    `_per_second` or `_runtime`, if checkpoints are saved at logged steps. The summary of `train()` is left out. With
+    `include_num_input_tokens_seen="non_padding"`, entries have `tokens_per_second`, and TRL's `num_tokens` counts from
+    the start of the run.
     """
 
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
-        if (
-            state.is_world_process_zero and not control.should_training_stop
-        ):  # else the run has ended, and the file is whole
+        ended = control.should_training_stop  # a finished run, whose file is complete
+        if state.is_world_process_zero and not ended:
             write_atomically(Path(args.output_dir) / "metrics.jsonl", entries_text(state.log_history))
 
     def on_log(self, args, state, control, logs, **kwargs):
         if self.time is None or "train_loss" in logs:
             return
         entry, counts = state.log_history[-1], args.include_num_input_tokens_seen == "non_padding"
-        new = self._counts(entry, state.num_input_tokens_seen) if counts else {}
+        new = self._counts(self.time, entry, state.num_input_tokens_seen) if counts else {}
         entry |= new
         logs |= new
         if state.is_world_process_zero:

@@ -24,8 +24,8 @@ from ..core.random_state import random_state, set_random_state
 from .loss_spikes import blame
 
 # %% ../../nbs/package/training/nan_guard.ipynb #328fafd6
-def _facts(losses: list[Tensor], norm, items, device) -> dict[str, bool]:  # the same in all processes
-    "What is true of a step, in every process for what has to be, in any for what has to be once. One copy to the CPU."
+def _facts(losses: list[Tensor], norm, items, device) -> dict[str, bool]:
+    "Finite in every process; a gradient and a label in any. The same in all processes, by one copy to the CPU."
     known = torch.as_tensor(1.0 if norm is None else norm, device=device).detach()
     known = known.full_tensor() if hasattr(known, "full_tensor") else known
     labelled = torch.as_tensor(1 if items is None else items, device=device).reshape(-1)[0] > 0
@@ -56,12 +56,8 @@ _CURES = {
 }
 
 # %% ../../nbs/package/training/nan_guard.ipynb #fe9ccdc4
-def _fault(
-    facts: dict[str, bool], skipped: int
-) -> str | None:  # skipped: updates that a GradScaler has left out in a row
-    """What is wrong with a step, the cause before what follows from it; None for a gradient that a GradScaler takes
-    care of.
-    """
+def _fault(facts: dict[str, bool], skipped: int) -> str | None:  # skipped: updates in a row by a GradScaler
+    "What is wrong with a step, the cause before its consequences; None also where a GradScaler skips the update."
     if not facts["labelled"]:
         return _NO_LABEL
     if not facts["finite loss"]:
@@ -71,15 +67,12 @@ def _fault(
     return None if facts["moved"] else _NO_GRADIENT
 
 # %% ../../nbs/package/training/nan_guard.ipynb #dfb9a7c7
-def _save_last_good(trainer, random: tuple) -> str | None:  # the random numbers that were next after it
-    """The checkpoint with the weights before this step, as it would have been saved then; the last complete one if they
-    are damaged.
-    """
+def _save_last_good(trainer, random: tuple) -> str | None:  # random: the random state before this step
+    "A checkpoint of the weights before this step; the last complete one where they are not finite."
     args, state = trainer.args, trainer.state
     last = gather_object([last_good_checkpoint(args.output_dir)])[0]  # the first process is the one that has written it
-    damaged = not all(
-        torch.isfinite(p.to_local() if hasattr(p, "to_local") else p).all() for p in trainer.model.parameters()
-    )
+    local = (p.to_local() if hasattr(p, "to_local") else p for p in trainer.model.parameters())
+    damaged = not all(torch.isfinite(p).all() for p in local)
     if state.global_step == 0 or any(gather_object([damaged])) or (last and last.endswith(f"-{state.global_step}")):
         return last
     now = random_state()
@@ -91,6 +84,7 @@ def _save_last_good(trainer, random: tuple) -> str | None:  # the random numbers
 
 # %% ../../nbs/package/training/nan_guard.ipynb #c0aacd8d
 def _line(row: dict) -> str:
+    "A row in one line: its place, tokens, loss, gradient and the beginning of its text."
     place = "" if row["index"] is None else f" (row {row['index']} of train_dataset)"
     numbers = "".join(f", {key} {row[key]:.3g}" for key in ("loss", "gradient") if row[key] is not None)
     text = "".join(part["text"] for part in row["parts"])
@@ -99,17 +93,27 @@ def _line(row: dict) -> str:
 
 
 def _message(report: dict) -> str:
+    "The error: the fault, where to resume, the cure and up to three rows."
     rows, step = [row for row in report["rows"] if row["odd"]] or report["rows"], report["step"]
     before = f"its weights are those of step {step - 1}" if step > 1 else "nothing was trained yet"
     saved = f"the last checkpoint is {report['checkpoint']}" if report["checkpoint"] else "there is no checkpoint"
     more = [f"  and {len(rows) - 3} more"] if len(rows) > 3 else []
-    said = [
+    head = (
         f"step {step} is not taken, since {report['fault']}; {before}, {saved}. Resumed, the run would get the same "
         f"rows and stop again. What to do: {report['cure']}. The rows, which {report['file']} has in full:"
-    ]
-    return "\n".join([*said, *map(_line, rows[:3]), *more])
+    )
+    return "\n".join([head, *map(_line, rows[:3]), *more])
 
 # %% ../../nbs/package/training/nan_guard.ipynb #5dde274a
+def _strict(value):
+    "The value with NaN and infinities as text, which JSON lacks."
+    if isinstance(value, dict):
+        return {key: _strict(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_strict(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _stop(trainer, fault: str, random: tuple) -> None:
     "Writes the rows, saves the weights, and ends the run by the same error in every process."
     trainer.model.zero_grad()
@@ -128,22 +132,11 @@ def _stop(trainer, fault: str, random: tuple) -> None:
     trainer.accelerator.wait_for_everyone()  # a launcher ends all when one has left, and the first still writes
     raise Everywhere(_message(report))
 
-
-def _strict(value):
-    "JSON has no NaN: as text."
-    if isinstance(value, dict):
-        return {key: _strict(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [_strict(v) for v in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
 # %% ../../nbs/package/training/nan_guard.ipynb #b021663b
-def _judge(
-    trainer, skipped: int
-) -> tuple[str | None, int]:  # updates that a GradScaler has left out in a row, before and after
-    "What is wrong with the step that the trainer is about to take; None if nothing is."
+def _judge(trainer, skipped: int) -> tuple[str | None, int]:
+    "What is wrong with the next optimizer step, None if nothing is; updates in a row that a GradScaler has skipped."
     facts = _facts(trainer._losses, trainer._norm, trainer._items, trainer.args.device)
-    if not facts["moved"]:  # an optimizer that uses gradients up in the backward pass leaves none
+    if not facts["moved"]:  # an optimizer that consumes gradients in the backward pass leaves none
         facts["moved"] = all(p.grad is None for p in trainer.model.parameters())
     scaled = trainer.accelerator.scaler is not None or (trainer.is_deepspeed_enabled and trainer.args.fp16)
     skipped = skipped + 1 if scaled and not facts["finite gradient"] else 0
@@ -151,7 +144,7 @@ def _judge(
 
 # %% ../../nbs/package/training/nan_guard.ipynb #7ab4b9c8
 class _Judge(TrainerCallback):
-    "Ends the run before the update that a fault would spoil; knows which random numbers were next before each step."
+    "Ends the run before the update that a fault would spoil; keeps the random state from before each step."
 
     def __init__(self, trainer):
         self.trainer, self.skipped, self.random = trainer, 0, None
@@ -176,8 +169,9 @@ class _Judge(TrainerCallback):
 class GuardedTrainer:
     """A mixin, `class Mine(GuardedTrainer, SFTTrainer)`: a run ends before the update that would spoil its weights.
 
-    A `ValueError`, in every process alike, for what is not finite, has no trained token or no gradient. Its rows are in
-    `stopped.json`, and the weights before it in a complete checkpoint. A healthy run is the same with it, bit for bit.
+    `ValueError`, in every process alike, where a step's loss or gradient is not finite, its gradient is zero, or no
+    token is trained. Its rows are in `stopped.json`, and the weights before it in a complete checkpoint. A healthy run
+    is the same with it, bit for bit.
     """
 
     _batches, _losses, _norm, _items = (), (), None, None  # of the step, without a copy
@@ -202,20 +196,19 @@ class GuardedTrainer:
 
 # %% ../../nbs/package/training/nan_guard.ipynb #a1209b35
 def find_spikes(
-    history: list[dict],  # As `trainer.state.log_history`; entries without a training loss are passed over
-    window: int = 16,  # Losses before it that each is compared with; the first half of that many are not judged
+    history: list[dict],  # As `trainer.state.log_history`; entries without a training loss are left out
+    window: int = 16,  # Losses before each that it is compared with; the first `window // 2` are not checked
 ) -> list[int]:  # Optimizer steps
-    """The steps whose loss is over 1.5 times the median of those before, and over it by 6 times their usual distance
-    from it.
+    """The steps whose loss is over 1.5 times the median of the losses before, and 6 standard deviations above it.
+
+    The deviation is estimated by the median distance from the median. A NaN is a spike too.
     """
     points = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
     spikes = []
     for i in range(window // 2, len(points)):
         before = [loss for _, loss in points[max(0, i - window) : i] if math.isfinite(loss)] or [math.nan]
         middle = statistics.median(before)
-        usual = 1.4826 * statistics.median(
-            abs(loss - middle) for loss in before
-        )  # the standard deviation, of normal noise
+        usual = 1.4826 * statistics.median(abs(loss - middle) for loss in before)  # 1.4826: of normal noise
         if not points[i][1] <= max(1.5 * middle, middle + 6 * usual):  # a NaN is one too
             spikes.append(points[i][0])
     return spikes

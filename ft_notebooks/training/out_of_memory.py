@@ -21,11 +21,11 @@ from ..core.device import hardware
 from ..core.random_state import keep_random_state
 from ..checkpointing.integrity import last_good_checkpoint
 from ..tokenization.padding import IGNORE
-from .batch_plan import CHECKPOINTING_FIELDS, step_memory
+from ..loading.training_memory import CHECKPOINTING_FIELDS, step_memory
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #4a3483c3
 def _lengths(dataset) -> np.ndarray | None:
-    "Tokens of each row, of all its columns of token ids; None where they cannot be told beforehand."
+    "Tokens of each row, summed over its columns of token ids; None where they are not known beforehand."
     columns = [name for name in getattr(dataset, "column_names", None) or [] if name.endswith("ids")]
     if not columns or not hasattr(dataset, "__len__") or not len(dataset):
         return None
@@ -34,9 +34,7 @@ def _lengths(dataset) -> np.ndarray | None:
 
 
 def _worst(trainer) -> tuple[list[int], np.ndarray] | None:
-    """The rows of the largest micro-batch that there can be, and the lengths of all; None if the rows are not known
-    beforehand.
-    """
+    "The rows of the largest possible micro-batch, longest first, and the lengths of all; None where not known."
     lengths = _lengths(trainer.train_dataset)
     if lengths is None:
         return None
@@ -44,8 +42,10 @@ def _worst(trainer) -> tuple[list[int], np.ndarray] | None:
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #4b0ff319
 @contextlib.contextmanager
-def side_effects_undone(trainer):
-    "What is computed inside leaves no gradient, no metric, and all random numbers as they were."
+def side_effects_undone(
+    trainer,  # A `transformers.Trainer`, whose gradients are cleared
+):
+    "What is computed inside leaves no gradient and no metric, and the random state as it was."
     metrics, tokens = copy.deepcopy(getattr(trainer, "_metrics", None)), getattr(trainer, "_total_train_tokens", None)
     try:
         with keep_random_state():
@@ -56,8 +56,8 @@ def side_effects_undone(trainer):
             trainer._metrics, trainer._total_train_tokens = metrics, tokens
 
 
-def _as_later(trainer) -> list[Tensor]:  # what the optimizer will hold
-    "The memory of a later step: gradients of the micro-batches before, and the averages of AdamW."
+def _as_later(trainer) -> list[Tensor]:
+    "Allocates what a later step has: gradients of the micro-batches before, and (returned) the averages of AdamW."
     trained = [p for p in trainer.model.parameters() if p.requires_grad]
     if trainer.args.gradient_accumulation_steps > 1:
         for p in trained:
@@ -66,100 +66,96 @@ def _as_later(trainer) -> list[Tensor]:  # what the optimizer will hold
     return [torch.empty_like(p) for p in trained for _ in range(2 * adam)]
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #d638469c
-def _room(device: torch.device) -> int:  # bytes
-    "What this process may hold on the device: what it holds, and what is free."
+def _available(device: torch.device) -> int:
+    "Bytes that this process may have on the device: what it has, and what is free."
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     return min(hardware().memory, psutil.virtual_memory().available + psutil.Process().memory_info().rss)
 
 
-def _flat(args) -> bool:  # rows are laid end to end
+def _flat(args) -> bool:
+    "Whether rows are laid end to end, without padding."
     return bool(getattr(args, "padding_free", False) or getattr(args, "packing", False))
 
 
-def _tokens(trainer, rows: list[int], lengths: np.ndarray) -> int:  # of a micro-batch of these rows, the longest first
+def _tokens(trainer, rows: list[int], lengths: np.ndarray) -> int:
+    "Tokens of a micro-batch of these rows, the longest first, padding included."
     return int(lengths[rows].sum() if _flat(trainer.args) else len(rows) * lengths[rows[0]])
 
-
-def _check_room(trainer, rows: list[int], lengths: np.ndarray) -> None:
-    """On a CPU too much memory does not raise an error, it ends the process: so a step that is estimated not to fit is
-    refused.
-    """
-    peak, room, tokens = (
-        step_memory(trainer.model, vars(trainer.args)),
-        _room(trainer.args.device),
-        _tokens(trainer, rows, lengths),
-    )
-    if isinstance(peak, str) or peak(tokens) <= room:  # where every token has a label, the most that it can be
+# %% ../../nbs/package/training/out_of_memory.ipynb #a6d13876
+def _check_memory(trainer, rows: list[int], lengths: np.ndarray) -> None:
+    "A `ValueError` where a step is estimated not to fit: on a CPU too much memory ends the process, without an error."
+    peak, tokens = step_memory(trainer.model, vars(trainer.args)), _tokens(trainer, rows, lengths)
+    available = _available(trainer.args.device)
+    if isinstance(peak, str) or peak(tokens) <= available:  # with a label on every token, an upper bound
         return
     labels = [label != IGNORE for i in rows for label in trainer.train_dataset[i].get("labels", [0])[1:]]
-    if peak(tokens, labelled=max(sum(labels), 1) / max(len(labels), 1)) > room:
+    if peak(tokens, labelled=max(sum(labels), 1) / max(len(labels), 1)) > available:
         raise ValueError(f"before step 1: this step would not fit. {_advice(trainer)}")
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #eb87f650
-_CHECKPOINTED = (
-    f"{next(name for name in CHECKPOINTING_FIELDS if hasattr(TrainingArguments, name))}=True"  # as it is called here
-)
+# by the name that the installed release has
+_CHECKPOINTED = f"{next(name for name in CHECKPOINTING_FIELDS if hasattr(TrainingArguments, name))}=True"
 
 
+def _shorter(peak, budget: float, lengths: np.ndarray) -> str:
+    "The largest `max_length` of which one row fits, and how many rows it cuts."
+    longest = lengths.max()
+    length = next((n for n in range(longest // 32 * 32, 0, -32) if peak(n) <= budget), 0)
+    if not length:
+        return f"no setting makes a row of {longest:,} tokens fit: a smaller model, or a device with more memory"
+    cut = f"cuts {(lengths > length).sum()} of {len(lengths)} rows, the longest has {longest:,} tokens"
+    return f"max_length={length}, one row at a time: {cut}"
+
+# %% ../../nbs/package/training/out_of_memory.ipynb #b9a76f66
 def _cures(
-    peak, room: float, lengths: np.ndarray, *, rows: int, steps: int, flat: bool, checkpointing: bool, adapter: bool
+    peak, budget: float, lengths: np.ndarray, *, rows: int, steps: int, flat: bool, checkpointing: bool, adapter: bool
 ) -> list[str]:
-    "What makes a step fit into `room` bytes, what costs the least first."
+    "Settings that make a step fit into `budget` bytes, the cheapest first."
     units, said = -np.sort(-lengths), []
     sizes = [n for n in range(rows, 0, -1) if rows * steps % n == 0]
 
     def most(sizes=sizes, **changes):  # rows at a time
-        return next((n for n in sizes if peak(units[:n].sum() if flat else n * units[0], **changes) <= room), 0)
+        return next((n for n in sizes if peak(units[:n].sum() if flat else n * units[0], **changes) <= budget), 0)
 
     if now := most(sizes[1:]):
         said.append(
             f"per_device_train_batch_size={now}, gradient_accumulation_steps={rows * steps // now} (they are {rows} "
             f"and {steps}): the same effective batch in smaller parts"
         )
-    ways = {_CHECKPOINTED: {"checkpointing": True}} if not checkpointing else {}
-    ways |= {"load_model(bits=4)": {"bits": 4, "method": "qlora"}} if adapter else {}
-    said += [f"{way}: {n} rows at a time" for way, changes in ways.items() if (n := most(**changes)) > now]
-    if not said and (length := next((n for n in range(units[0] // 32 * 32, 0, -32) if peak(n) <= room), 0)):
-        cut = int((lengths > length).sum())
-        said.append(
-            f"max_length={length}, one row at a time: cuts {cut} of {len(lengths)} rows, the longest has {units[0]:,} "
-            "tokens"
-        )
-    return said or [f"no setting makes a row of {units[0]:,} tokens fit: a smaller model, or a device with more memory"]
+    ways: dict[str, dict] = {}
+    if not checkpointing:
+        ways[_CHECKPOINTED] = {"checkpointing": True}
+    if adapter:
+        ways["load_model(bits=4)"] = {"bits": 4, "method": "qlora"}
+    fits = {way: most(**changes) for way, changes in ways.items()}
+    said += [f"{way}: {n} rows at a time" for way, n in fits.items() if n > now]
+    return said or [_shorter(peak, budget, lengths)]
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #aba96b05
 def _advice(trainer) -> str:
-    "What to change, and by how much, for this model, these rows and the memory that there is."
+    "What to change, and by how much, for this model, these rows and the available memory."
     args, rows, worst = trainer.args, trainer.args.per_device_train_batch_size, _worst(trainer)
     peak = step_memory(trainer.model, vars(args))
     if worst is None or isinstance(peak, str):
         why = "the rows are not known beforehand" if worst is None else f"the model is {peak}"
         fields = f"per_device_train_batch_size={rows // 2} and twice the accumulation" if rows > 1 else _CHECKPOINTED
         return f"try {fields}; memory is not estimated, as {why}"
-    room = _room(args.device)
-    tokens = _tokens(trainer, *worst)
-    cures = _cures(
-        peak,
-        0.9 * room,
-        worst[1],
-        rows=rows,
-        steps=args.gradient_accumulation_steps,
-        flat=_flat(args),
-        checkpointing=any(
-            getattr(args, f"{name}_checkpointing", None) for name in ("activation", "gradient")
-        ),  # the older name
-        adapter=isinstance(trainer.model, PeftModel) and not getattr(trainer.model, "is_loaded_in_4bit", False),
-    )
-    need = (
+    available, tokens = _available(args.device), _tokens(trainer, *worst)
+    now = {
+        "checkpointing": any(getattr(args, name, None) for name in CHECKPOINTING_FIELDS),
+        "adapter": isinstance(trainer.model, PeftModel) and not getattr(trainer.model, "is_loaded_in_4bit", False),
+    }
+    batch = {"rows": rows, "steps": args.gradient_accumulation_steps, "flat": _flat(args)}
+    cures = _cures(peak, 0.9 * available, worst[1], **batch, **now)
+    return (
         f"a step of {rows} rows, {tokens:,} tokens with padding, is estimated at {peak(tokens) / 1e9:.1f} of "
-        f"{room / 1e9:.1f} GB"
+        f"{available / 1e9:.1f} GB. One of these fits: {'; or '.join(cures)}"
     )
-    return f"{need}. One of these fits: {'; or '.join(cures)}"
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #9e26201d
 class _Rehearsal(TrainerCallback):
-    "Before the first step the largest micro-batch runs once on a GPU; on a CPU it has to fit by the estimate."
+    "Before the first step, runs the largest micro-batch once on a GPU; on a CPU, checks its estimate."
 
     def __init__(self, trainer):
         self.trainer, self.runs = trainer, False
@@ -169,11 +165,9 @@ class _Rehearsal(TrainerCallback):
         if worst is None or control.should_training_stop:  # the run has ended
             return
         if on_cpu:
-            _check_room(trainer, *worst)
-        inside = trainer.is_deepspeed_enabled or any(
-            name in args.optim for name in ("lomo", "layerwise")
-        )  # they would step
-        if (not on_cpu if trainer.rehearse is None else trainer.rehearse) and not inside:
+            _check_memory(trainer, *worst)
+        would_step = trainer.is_deepspeed_enabled or any(name in args.optim for name in ("lomo", "layerwise"))
+        if (not on_cpu if trainer.rehearse is None else trainer.rehearse) and not would_step:
             batch = trainer.data_collator([trainer.train_dataset[i] for i in worst[0]])
             items = (batch["labels"][..., 1:] != IGNORE).sum().to(args.device) if "labels" in batch else None
             self.runs = True
@@ -185,7 +179,7 @@ class _Rehearsal(TrainerCallback):
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #1f389860
 def _in_training(trainer, error: Exception) -> str:
-    "What to change when a step runs out of memory, and where to go on from."
+    "The error when a step runs out of memory: what to change, and the checkpoint to resume from."
     good = last_good_checkpoint(trainer.args.output_dir)
     on = f". {good} is whole: go on from there" if good else ""
     rehearsed = "in the rehearsal of the longest rows, before step 1"
@@ -194,27 +188,21 @@ def _in_training(trainer, error: Exception) -> str:
 
 
 def _in_evaluation(trainer, error: Exception) -> str:
-    rows = trainer.args.per_device_eval_batch_size
-    cure = (
-        f"per_device_eval_batch_size={rows // 2} (it is {rows})"
-        if rows > 1
-        else "a smaller max_length for eval_dataset"
-    )
-    kept = trainer.compute_metrics is not None and not trainer.args.eval_accumulation_steps
-    kept = (
-        "; compute_metrics keeps the logits of all rows on the device: eval_accumulation_steps=1 moves them"
-        if kept
-        else ""
-    )
-    return f"out of memory in the evaluation ({str(error).splitlines()[0]}): {cure}{kept}"
+    "The error when an evaluation runs out of memory: what to change."
+    rows, cure = trainer.args.per_device_eval_batch_size, "a smaller max_length for eval_dataset"
+    if rows > 1:
+        cure = f"per_device_eval_batch_size={rows // 2} (it is {rows})"
+    if trainer.compute_metrics is not None and not trainer.args.eval_accumulation_steps:
+        cure += "; compute_metrics keeps the logits of all rows on the device: eval_accumulation_steps=1 moves them"
+    return f"out of memory in the evaluation ({str(error).splitlines()[0]}): {cure}"
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #2d39d160
 class MemoryTrainer:
-    """A mixin, `class Mine(MemoryTrainer, SFTTrainer)`: what does not fit into memory fails before step 1, and the
-    error says what fits.
+    """A mixin, `class Mine(MemoryTrainer, SFTTrainer)`: a run that does not fit into memory fails before step 1.
 
-    A `ValueError`. On a GPU the largest micro-batch is rehearsed (`rehearse = True` or `False` rules), on a CPU its
-    estimate is compared. A healthy run is the same with it, bit for bit.
+    `ValueError` with the settings that fit, where memory runs out, or on a CPU is estimated to. On a GPU the largest
+    micro-batch runs once first; `rehearse = True` or `False` switches that on or off. A healthy run is the same with
+    it, bit for bit.
     """
 
     rehearse = None  # None: on a GPU only

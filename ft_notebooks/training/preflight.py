@@ -17,10 +17,14 @@ from ..tokenization.padding import check_vocabulary
 # %% ../../nbs/package/training/preflight.ipynb #3a339e94
 def check_start(
     model: PreTrainedModel | PeftModel,  # Not changed
-    tok: PreTrainedTokenizerBase,
-    arguments: dict,  # Of the trainer, by their names: "peft_config" and the optimizers are looked at
+    tok: PreTrainedTokenizerBase,  # The model's, whose template ends the answers
+    arguments: dict,  # Of the trainer's constructor, by name; only "peft_config" and the optimizers matter
 ) -> None:
-    "A `ValueError` for a model that would train nothing, lose its updates, or end an answer and not be stopped."
+    """The model fits its tokenizer, stops where the template ends an answer, and has something to train.
+
+    `ValueError` where ids are beyond the vocabulary, generation does not stop at the template's end of turn, nothing is
+    trainable, or trained base weights are in 16 bits.
+    """
     check_vocabulary(tok, model)
     if tok.chat_template:
         check_end_token(tok, model.generation_config)
@@ -29,9 +33,9 @@ def check_start(
 
 # %% ../../nbs/package/training/preflight.ipynb #4b5287b9
 def with_guard(
-    callbacks: list[TrainerCallback] | None,
+    callbacks: list[TrainerCallback] | None,  # The caller's own; not changed
 ) -> list[TrainerCallback]:
-    "The callbacks, with a `GradientFlowCallback` behind them unless there is one."
+    "The callbacks, followed by a `GradientFlowCallback` unless there is one."
     callbacks = list(callbacks or [])
     own = any(isinstance(callback, GradientFlowCallback) for callback in callbacks)
     return callbacks if own else [*callbacks, GradientFlowCallback()]
@@ -40,8 +44,9 @@ def with_guard(
 def ready(
     trainer: Trainer,  # Its model may be changed in place
 ) -> Trainer:
-    """The same trainer, with an adapter that is checked and float32, and the bias of its head to be found; else a
-    `ValueError`.
+    """The same trainer, with its adapter checked and, on a quantised base, in float32, and a `bias` on its head.
+
+    `ValueError` where the adapter has nothing to train, or is float16.
     """
     if isinstance(trainer.model, PeftModel):
         if getattr(trainer.model, "is_quantized", False):
@@ -50,7 +55,6 @@ def ready(
         check_trained(trainer.model, own_optimizer=bool(trainer.optimizer or trainer.optimizer_cls_and_kwargs))
     head = trainer.model.get_output_embeddings()
     if isinstance(head, TrainableTokensWrapper) and not hasattr(head, "bias"):
-        object.__setattr__(
-            head, "bias", getattr(head.original_module, "bias", None)
-        )  # no second entry among its weights
+        bias = getattr(head.original_module, "bias", None)
+        object.__setattr__(head, "bias", bias)  # past `nn.Module`, which would list it among the weights a second time
     return trainer

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
@@ -25,7 +26,13 @@ from ..core.errors import nearest
 from .metrics_log import MetricsCallback, read_entries
 
 # %% ../../nbs/package/training/progress_and_plots.ipynb #69dfe7dd
-def logged_history(run) -> list[dict]:
+def logged_history(
+    run,  # A trainer, a run's folder, or a list of log entries
+) -> list[dict]:
+    """The log entries of a run, as many as are on disk where it is a folder.
+
+    `ValueError` for a folder with neither `metrics.jsonl` nor a complete checkpoint.
+    """
     if isinstance(run, (list, tuple)):
         return list(run)
     if hasattr(run, "state"):
@@ -47,11 +54,15 @@ _PANELS = {
 }  # colours of Okabe and Ito
 
 
-def logged_points(history, key) -> tuple[list, list]:  # the steps and the values of what was logged under this name
+def logged_points(
+    history: list[dict],  # Log entries
+    key: str,  # Such as "eval_loss"
+) -> tuple[list, list]:  # Steps and values, of equal length
+    "The steps at which `key` was logged, and the values."
     points = [(entry["step"], entry[key]) for entry in history if key in entry]
     return [step for step, _ in points], [value for _, value in points]
 
-
+# %% ../../nbs/package/training/progress_and_plots.ipynb #24f39bb2
 def _line(ax, history, key, **style) -> None:
     steps, values = logged_points(history, key)
     ax.plot(steps, values, marker="o" if len(steps) == 1 else "", ms=3, **{"lw": 1.2, **style})
@@ -61,8 +72,13 @@ def _line(ax, history, key, **style) -> None:
     ax.tick_params(labelsize=8, labelbottom=True)
     ax.yaxis.get_offset_text().set_fontsize(7)
 
-# %% ../../nbs/package/training/progress_and_plots.ipynb #24f39bb2
-def draw_losses(ax, history, marks) -> None:
+# %% ../../nbs/package/training/progress_and_plots.ipynb #dfc518b4
+def draw_losses(
+    ax,  # matplotlib axes, drawn into
+    history: list[dict],  # Log entries
+    marks: list[int],  # Optimizer steps with a dotted line
+) -> None:
+    "Training loss and each evaluation loss by optimizer step, from zero, with a legend."
     _line(ax, history, "loss", color="#0072B2", label="training")
     keys = {key: None for entry in history for key in entry if key.startswith("eval_") and key.endswith("_loss")}
     for key, colour in zip(keys, ("#D55E00", "#E69F00", "#000000")):  # one, or one a dataset
@@ -73,12 +89,15 @@ def draw_losses(ax, history, marks) -> None:
     ax.set_ylabel("loss (nats per token)")
     ax.legend(frameon=False, fontsize=9)
 
-# %% ../../nbs/package/training/progress_and_plots.ipynb #dfc518b4
+# %% ../../nbs/package/training/progress_and_plots.ipynb #914a8694
 def plot_history(
     run,  # A trainer, a run's folder (going, killed or ended), or the list `trainer.state.log_history`
     marks: Iterable[int] = (),  # Optimizer steps to mark, such as those of spikes
 ):  # -> matplotlib.figure.Figure
-    "The losses by optimizer step, and a panel each for learning rate, gradient norm, tokens per second and entropy."
+    """The losses by optimizer step, and a panel each for learning rate, gradient norm, tokens per second and entropy.
+
+    `ValueError` where no training loss was logged, or a folder has no log.
+    """
     import matplotlib.pyplot as plt
 
     history, marks = logged_history(run), list(marks)
@@ -92,14 +111,14 @@ def plot_history(
     for key in panels:
         _line(axes[key], history, key, color=_PANELS[key][1])
         axes[key].set_title(_PANELS[key][0], fontsize=9, pad=3)
-    fig.get_layout_engine().set(h_pad=0.1)  # inches: a title stands nearer to its own panel than to the one above
+    fig.get_layout_engine().set(h_pad=0.1)  # inches, so that a title is nearer to its own panel than to the one above
     fig.supxlabel("optimizer step", fontsize=9)
     plt.close(fig)  # the caller shows it, once
     return fig
 
 # %% ../../nbs/package/training/progress_and_plots.ipynb #5809b4a0
 class LossBar(ProgressCallback):
-    "One bar in a terminal: steps, time left, losses, tokens per second; a resumed run's begins where it resumes."
+    "One bar in a terminal: steps, time left, losses, tokens per second; it begins where the run resumes."
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.current_step, self.shown = state.global_step, {}
@@ -123,10 +142,11 @@ class LossBar(ProgressCallback):
 
 # %% ../../nbs/package/training/progress_and_plots.ipynb #1b3f51f3
 class _Picture(TrainerCallback):
-    "A picture in one place of a notebook, drawn again when it may be."
+    "A picture in one place of a notebook, drawn again no more often than `SHARE` allows."
 
     SHARE = 20  # a picture that took a second is followed by at least 20 seconds without one
-    next = None  # when the next may be drawn; no picture but during a run
+    next: float | None = None  # when the next may be drawn; None outside a run
+    handle: Any = None  # IPython's, of the picture that is shown
 
     def _draw(self, state, title) -> None:
         from IPython.display import display
@@ -142,7 +162,7 @@ class _Picture(TrainerCallback):
 
 # %% ../../nbs/package/training/progress_and_plots.ipynb #41efab5f
 class LiveCurve(_Picture):
-    "`plot_history` in a notebook while the run goes, in one place; the last picture stays, and holds no time."
+    "`plot_history` in a notebook during the run, in one place; the last picture stays, without times."
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.handle, self.next, self.begun = None, 0.0, (time.monotonic(), state.global_step)
@@ -163,11 +183,10 @@ class LiveCurve(_Picture):
 def watch(
     trainer: Trainer,  # Changed in place, before `train()`
 ) -> Trainer:  # The same
-    """`metrics.jsonl` in the run's folder, and one view instead of transformers' own: a curve in a notebook, else a
-    bar.
+    """`metrics.jsonl` in the run's folder, and a loss curve (notebook) or bar (terminal) instead of transformers' own.
 
-    Called twice, or with callbacks of these kinds among the trainer's, it adds nothing. TensorBoard's files go into the
-    run's folder, under a name without the time.
+    Called twice, or with such callbacks among the trainer's, it adds nothing. TensorBoard's files go into the run's
+    folder, under a name without the time.
     """
     args, callbacks = trainer.args, trainer.callback_handler.callbacks
     if args.include_num_input_tokens_seen == "no":
@@ -188,26 +207,36 @@ def watch(
 _TRACK = ("trackio", "tensorboard", "wandb")  # the extra `track`; each was run offline and read back
 
 
+def _install(name: str) -> str:
+    return "pip install 'ft_notebooks[track]'" if name in _TRACK else f"pip install {name}"
+
+
+def _unknown(name: str | None) -> str:
+    near = nearest(name, INTEGRATION_TO_CALLBACK, cutoff=0.6) if name else None
+    hint = f"did you mean {near!r}?" if near else f"give 'none', or some of {', '.join(_TRACK)}"
+    return f"report_to={name!r} is no tracker that transformers knows; {hint}"
+
+# %% ../../nbs/package/training/progress_and_plots.ipynb #6d8b7571
 def check_trackers(
-    report_to: str | list[str] | None,  # The field of `TrainingArguments`, as it was given
+    report_to: str | list[str] | None,  # The field of `TrainingArguments`, as the caller gave it
 ) -> None:
-    """A `ValueError`, with the line that installs it, for a tracker that is not there; and for what would record
-    nothing.
+    """Every tracker is known and installed, so that the run is recorded.
+
+    `ValueError` for an unknown tracker, for one whose package is missing (with the line that installs it), and for
+    "all" where none is installed.
     """
     names = [report_to] if isinstance(report_to, str) or report_to is None else list(report_to)
     if names == ["none"]:
         return
     there = get_available_reporting_integrations()
-    if names == ["all"] and not there:
-        raise ValueError("report_to='all': no tracker is installed, so nothing would be sent; " + _cure(_TRACK[0]))
-    for name in [] if names == ["all"] else names:
-        if name not in INTEGRATION_TO_CALLBACK:
-            near = nearest(name, INTEGRATION_TO_CALLBACK, cutoff=0.6)
-            hint = f"did you mean {near!r}?" if near else f"give 'none', or some of {', '.join(_TRACK)}"
-            raise ValueError(f"report_to={name!r} is no tracker that transformers knows; {hint}")
+    if names == ["all"]:
+        if not there:
+            raise ValueError(
+                f"report_to='all': no tracker is installed, so nothing would be sent; {_install(_TRACK[0])}"
+            )
+        return
+    for name in names:
+        if name is None or name not in INTEGRATION_TO_CALLBACK:
+            raise ValueError(_unknown(name))
         if name not in there and name != "flyte":  # which transformers does not list
-            raise ValueError(f"report_to={name!r}: the package is not installed; {_cure(name)}")
-
-
-def _cure(name: str) -> str:
-    return f"pip install {chr(39) + 'ft_notebooks[track]' + chr(39) if name in _TRACK else name}"
+            raise ValueError(f"report_to={name!r}: the package is not installed; {_install(name)}")

@@ -19,10 +19,10 @@ from ..inference.generation import generate
 from .metrics_log import append_entries, entries_text, read_entries
 
 # %% ../../nbs/package/training/sample_outputs.ipynb #40887078
-class _Listener(TrainerCallback):
-    "Answers as lines of a file, each step's once; the random state is as if nothing had been asked."
+class _Sampler(TrainerCallback):
+    "Writes answers as lines of a file, each step's once, and restores the random state."
 
-    file = None  # between `train()`s
+    file: Path | None = None  # None between `train()`s
 
     def _begin(self, file: Path, state, model) -> None:
         kept = [line for line in read_entries(file) if line["step"] <= state.global_step] if state.global_step else []
@@ -30,28 +30,30 @@ class _Listener(TrainerCallback):
         if state.is_world_process_zero:
             write_atomically(file, entries_text(kept))
         if not state.global_step:
-            self._listen(state, model, 0)
+            self._sample(state, model, 0)
 
-    def _listen(self, state, model, step) -> None:
-        if step in self.steps:
+    def _sample(self, state, model, step) -> None:
+        if self.file is None or step in self.steps:
             return
         with keep_random_state():
             answers = generate(model, self.tok, self.prompts, self.max_new_tokens, progress=False)  # by all processes
         self.steps.add(step)
-        asked = [prompt[-1]["content"] for prompt in self.prompts]
         if state.is_world_process_zero:
-            rows = zip(asked, answers, self.expected)
+            rows = zip([prompt[-1]["content"] for prompt in self.prompts], answers, self.expected)
             append_entries(self.file, [dict(step=step, prompt=p, answer=a, expected=e) for p, a, e in rows])
 
 # %% ../../nbs/package/training/sample_outputs.ipynb #479ce226
-class SamplesCallback(_Listener):
-    "Greedy answers at the start, at each evaluation and at the end, in `samples.jsonl`; the weights are as without it."
+class SamplesCallback(_Sampler):
+    """Greedy answers at the start, each evaluation and the end, in `samples.jsonl`; the weights are as without it.
+
+    A resume keeps the answers up to its checkpoint. With `load_best_model_at_end` the best model gives the last ones.
+    """
 
     def __init__(
         self,
         tok: PreTrainedTokenizerBase,
-        chats: Iterable[list[dict]],  # Held-out conversations; an assistant's last message is what is expected
-        max_new_tokens: int = 64,  # Of one answer
+        chats: Iterable[list[dict]],  # Held-out conversations; a last message of the assistant is the expected answer
+        max_new_tokens: int = 64,  # At most, in one answer
     ):
         ends = [(chat, len(chat) - (chat[-1]["role"] == "assistant" if chat else 0)) for chat in map(list, chats)]
         self.prompts = [chat[:end] for chat, end in ends]
@@ -62,27 +64,24 @@ class SamplesCallback(_Listener):
         self._begin(Path(args.output_dir) / "samples.jsonl", state, model)
 
     def on_evaluate(self, args, state, control, model, **kwargs):
-        if self.file:
-            self._listen(state, model, state.global_step)
+        self._sample(state, model, state.global_step)
 
     def on_train_end(self, args, state, control, model, **kwargs):
         best = args.load_best_model_at_end and state.best_model_checkpoint  # whose weights are loaded by now
-        self._listen(state, model, state.best_global_step if best else state.global_step)
+        self._sample(state, model, state.best_global_step if best else state.global_step)
         self.file = None
 
 # %% ../../nbs/package/training/sample_outputs.ipynb #72f02bc5
-def _short(text: str, room: int = 300) -> str:
-    "The text without what would act on a screen, in `room` characters."
+def _short(text: str, width: int = 300) -> str:
+    "The text in at most `width` characters, with control characters as escapes."
     text = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
-    return text if len(text) <= room else text[: room - 1] + "…"
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _table(rows: Iterable[dict[str, str]]) -> str:
-    "HTML: of each row the names, and under them the texts."
-    cell, body = (
-        "text-align:left;vertical-align:top;white-space:pre-wrap;border-bottom:1px solid rgba(128,128,128,.4)",
-        "",
-    )
+    "An HTML table: the names of each row, and under them its texts."
+    cell = "text-align:left;vertical-align:top;white-space:pre-wrap;border-bottom:1px solid rgba(128,128,128,.4)"
+    body = ""
     for row in rows:
         names = "".join(f'<th style="text-align:left">{html.escape(name)}</th>' for name in row)
         texts = "".join(f'<td style="{cell}">{html.escape(text)}</td>' for text in row.values())
@@ -92,7 +91,7 @@ def _table(rows: Iterable[dict[str, str]]) -> str:
 # %% ../../nbs/package/training/sample_outputs.ipynb #13900111
 @dataclass(frozen=True)
 class _Samples:
-    "Prompts, and what the model answered at some steps: a table in a notebook, text when printed."
+    "Prompts and the answers at some steps: a table in a notebook, text when printed."
 
     rows: tuple[tuple[str, str | None, dict[int, str]], ...]  # prompt, expected answer, answers by step
 
@@ -115,13 +114,16 @@ class _Samples:
 # %% ../../nbs/package/training/sample_outputs.ipynb #5cf97fbb
 def show_samples(
     run: str | Path | list[dict],  # A run's folder, or lines of its `samples.jsonl`
-    steps: int = 4,  # The most steps to show, of those at which the model was heard: the first, the last, and between
+    steps: int = 4,  # At most so many steps: the first, the last, and steps between
 ) -> _Samples:
-    "What the model answered to each prompt, by step, side by side: HTML in a notebook, text when printed."
+    """The answers to each prompt, by step, side by side: HTML in a notebook, text when printed.
+
+    `ValueError` where the folder has no `samples.jsonl`, or the list is empty.
+    """
     lines = run if isinstance(run, list) else read_entries(Path(run) / "samples.jsonl")
     if not lines:
         raise ValueError(f"{run}: no samples.jsonl in this folder; train with SamplesCallback(tok, chats)")
-    groups = {}
+    groups: dict[int, list[dict]] = {}
     for line in lines:
         groups.setdefault(line["step"], []).append(line)
     known, last = list(groups), len(groups) - 1

@@ -8,7 +8,6 @@ from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainingArguments
 from trl import DPOConfig, SFTConfig
 
-import ft_notebooks.training.batch_plan
 from ft_notebooks.core.device import Hardware
 from ft_notebooks.loading.example_models import tiny_model
 from ft_notebooks.training.batch_plan import effective_batch, plan
@@ -28,14 +27,15 @@ def one_process(monkeypatch):
 def machine(monkeypatch):  # a machine whose memory takes a byte for each token, or a half with checkpointing
     def made(device="cuda:0", bf16=True, memory=16_000, exact=False):
         hw = Hardware(device, torch.bfloat16 if bf16 else torch.float16, bf16, "sdpa", memory)
-        monkeypatch.setattr(ft_notebooks.training.batch_plan, "hardware", lambda: hw)
+        for module in ("training.batch_plan", "loading.training_memory"):
+            monkeypatch.setattr(f"ft_notebooks.{module}.hardware", lambda: hw)
         if not exact:
 
             def peak(config, tokens, checkpointing, labelled, **settings):
                 asked.append(settings)
                 return tokens * (0.5 if checkpointing else 1) * (0.9 if labelled < 1 else 1)
 
-            monkeypatch.setattr(ft_notebooks.training.batch_plan, "_peak", peak)
+            monkeypatch.setattr("ft_notebooks.loading.training_memory._peak", peak)
         return asked
 
     asked = []
@@ -58,7 +58,7 @@ def test_the_launchers_world_size_is_taken_into_account(monkeypatch):
 @pytest.mark.parametrize(("device", "micro"), [("cpu", 4), ("cuda", 8), ("cuda:1", 8), ("mps", 8)])
 def test_a_gpu_takes_more_rows_at_a_time_than_a_cpu(monkeypatch, device, micro):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    monkeypatch.setattr(ft_notebooks.training.batch_plan, "hardware", lambda: SimpleNamespace(device=device))
+    monkeypatch.setattr("ft_notebooks.training.batch_plan.hardware", lambda: SimpleNamespace(device=device))
     fields = effective_batch(16)
     assert fields == {"per_device_train_batch_size": micro, "gradient_accumulation_steps": 16 // micro}
 
@@ -70,7 +70,7 @@ def test_the_rows_at_a_time_are_as_many_as_fit():
 
 
 @pytest.mark.parametrize("arguments", [(0,), (16.0,), (16, -1), (16, 4, 0), (2, 4, 4)])
-def test_impossible_batches_are_refused(arguments):
+def test_impossible_batches_raise(arguments):
     with pytest.raises(ValueError, match="effective batch|effective_batch"):
         effective_batch(*arguments)
 
@@ -95,7 +95,7 @@ def test_layers_are_computed_twice_only_where_not_one_row_fits_otherwise(machine
     assert ("no activation checkpointing" in chosen.said) != checkpointing
 
 
-def test_what_surely_does_not_fit_is_refused_and_what_perhaps_does_is_tried(machine):
+def test_what_surely_does_not_fit_raises_and_what_perhaps_does_is_tried(machine):
     machine(memory=181)
     assert batch(plan(tiny_model(), LENGTHS)) == (1, 16)
     machine(memory=179)
@@ -158,7 +158,7 @@ def test_batch_fields_that_are_given_rule_where_they_agree(machine):
             plan(tiny_model(), LENGTHS, given=given)
 
 
-def test_a_batch_larger_than_the_data_is_refused_and_one_as_large_is_not(machine):
+def test_a_batch_larger_than_the_data_raises_and_one_as_large_does_not(machine):
     machine(memory=100_000)
     assert plan(tiny_model(), [10] * 16, 16).said.endswith("3 steps")
     with pytest.raises(ValueError, match="effective_batch=16 is larger than the data.*all of the 15 rows"):
@@ -170,7 +170,7 @@ def test_a_batch_larger_than_the_data_is_refused_and_one_as_large_is_not(machine
     [(64, {}), (65, {"num_train_epochs": 1}), (63, {"num_train_epochs": 1.5}), (64, {"max_steps": 7})]
     + [(70, {"dataloader_drop_last": True, "num_train_epochs": 2}), (70, {"per_device_train_batch_size": 2})],
 )
-def test_the_steps_that_are_said_are_the_trainers_own(machine, tmp_path, rows, given):
+def test_the_steps_in_the_line_are_the_trainers_own(machine, tmp_path, rows, given):
     machine("cpu", memory=100_000)
     chosen = plan(tiny_model(), [3] * rows, 16, given)
     args = TrainingArguments(
@@ -203,7 +203,7 @@ def test_packed_rows_are_counted_by_the_examples_in_them(machine, monkeypatch):
         plan(tiny_model(), [100] * 64, 16, {"packing": True, "max_length": 400})
 
 
-def test_where_nothing_is_known_nothing_is_estimated_or_refused_and_the_line_says_so(machine, monkeypatch):
+def test_where_memory_is_not_estimated_nothing_raises_and_the_line_gives_the_reason(machine, monkeypatch):
     machine(memory=1)
     frozen = tiny_model()
     next(frozen.parameters()).requires_grad_(False)
@@ -271,7 +271,7 @@ def test_a_config_of_either_stage_can_be_made_of_a_plan(machine, tmp_path, confi
     )
 
 
-def test_a_model_that_is_wrapped_twice_is_refused(machine):
+def test_a_model_that_is_wrapped_twice_raises(machine):
     machine(memory=100_000)
     once = get_peft_model(tiny_model(), LoraConfig(target_modules="all-linear"))
     assert plan(once, LENGTHS).said

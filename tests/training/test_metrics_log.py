@@ -177,7 +177,7 @@ def test_the_first_speed_of_a_resumed_run_is_of_its_own_tokens(tmp_path, monkeyp
     callback.on_step_end(args, state, control)
     state.log_history.append({"loss": 1.0, "step": 6})
     callback.on_log(args, state, control, logs=(logs := {}))
-    assert logs == {"tokens_per_second": 30.0}  # for those who hear it next
+    assert logs == {"tokens_per_second": 30.0}  # for the callbacks after it
     assert lines(tmp_path / "metrics.jsonl") == [{"loss": 1.0, "step": 6, "tokens_per_second": 30.0}]
 
 

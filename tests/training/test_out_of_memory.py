@@ -85,7 +85,7 @@ def test_what_is_advised_fits_by_the_estimate_and_the_next_larger_does_not(tmp_p
     fixed = {"bits": 32, "adapter": adapter, "device": "cpu", "dtype": None, "checkpointing": False}
     two, four = (estimate_memory(config, "lora", length=int(n), **fixed).total for n in tokens.values())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(out_of_memory, "_room", lambda device: four / 0.95)  # a tenth is kept free
+        patch.setattr(out_of_memory, "_available", lambda device: four / 0.95)  # a tenth is kept free
         assert (
             "per_device_train_batch_size=2, gradient_accumulation_steps=4 (they are 8 and 1)"
             in out_of_memory._advice(trainer)
@@ -114,19 +114,19 @@ def test_what_this_process_holds_is_its_own_to_hold(monkeypatch):
     monkeypatch.setattr(out_of_memory, "hardware", lambda: SimpleNamespace(memory=1e15))
     process, free = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=3e9)), SimpleNamespace(available=4e9)
     monkeypatch.setattr(out_of_memory, "psutil", SimpleNamespace(virtual_memory=lambda: free, Process=lambda: process))
-    assert out_of_memory._room(torch.device("cpu")) == 7e9
+    assert out_of_memory._available(torch.device("cpu")) == 7e9
     monkeypatch.setattr(out_of_memory, "hardware", lambda: SimpleNamespace(memory=5e9))
-    assert out_of_memory._room(torch.device("cpu")) == 5e9
+    assert out_of_memory._available(torch.device("cpu")) == 5e9
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (6e9, 80e9))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 2e9)
-    assert out_of_memory._room(torch.device("cuda")) == 8e9
+    assert out_of_memory._available(torch.device("cuda")) == 8e9
 
 
 def test_a_rehearsal_is_what_a_gpu_has_and_a_cpu_only_by_request(tmp_path, monkeypatch):
     trainer = make(tmp_path, max_steps=1)
     trainer.create_optimizer()
     worst = out_of_memory._worst(trainer)
-    monkeypatch.setattr(out_of_memory, "_check_room", lambda trainer, *worst: checked.append(worst[0]))
+    monkeypatch.setattr(out_of_memory, "_check_memory", lambda trainer, *worst: checked.append(worst[0]))
     checked, tried = [], []
     monkeypatch.setattr(
         trainer, "training_step", lambda model, batch, items: tried.append((batch["input_ids"].shape, items))
@@ -181,7 +181,7 @@ def test_an_error_says_where_to_go_on_from(tmp_path):
     assert str(error.value).endswith(f". {tmp_path / 'checkpoint-2'} is whole: go on from there")
 
 
-def test_an_evaluation_that_keeps_all_logits_is_told_to_move_them(tmp_path):
+def test_the_error_of_an_evaluation_that_keeps_all_logits_says_how_to_move_them(tmp_path):
     trainer, error = make(tmp_path), torch.OutOfMemoryError("CUDA out of memory.")
     assert "per_device_eval_batch_size=4 (it is 8)" in out_of_memory._in_evaluation(trainer, error)
     assert "eval_accumulation_steps" not in out_of_memory._in_evaluation(trainer, error)
@@ -206,7 +206,7 @@ def test_a_micro_batch_end_to_end_has_the_sum_of_its_rows(tmp_path):
     assert out_of_memory._tokens(make(tmp_path, padding_free=True, max_length=None), [0, 2], lengths) == 130
 
 
-def test_few_labels_are_not_refused_for_what_all_labels_would_take(tmp_path):
+def test_few_labels_do_not_raise_for_what_all_labels_would_take(tmp_path):
     trainer, asked = make(tmp_path), []
 
     def peak(tokens, labelled=1.0):
@@ -215,9 +215,9 @@ def test_few_labels_are_not_refused_for_what_all_labels_would_take(tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(out_of_memory, "step_memory", lambda model, fields: peak)
-        patch.setattr(out_of_memory, "_room", lambda device: 1e9)
+        patch.setattr(out_of_memory, "_available", lambda device: 1e9)
         worst = out_of_memory._worst(trainer)
-        out_of_memory._check_room(trainer, *worst)
+        out_of_memory._check_memory(trainer, *worst)
     labels = [label for i in worst[0] for label in ROWS[i]["labels"][1:]]
     assert asked == [1.0, pytest.approx(sum(label != -100 for label in labels) / len(labels))] and asked[1] < 0.5
 

@@ -1,4 +1,4 @@
-"""Edges of `ft_notebooks.training.best_checkpoint`: settings that are let through, every kind of early stopping,
+"""Edges of `ft_notebooks.checkpointing.best_checkpoint`: settings that are let through, every kind of early stopping,
 adapters.
 """
 
@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from small_runs import adapted, arguments, rows, trainer
 from transformers import EarlyStoppingCallback, Trainer
 
+from ft_notebooks.checkpointing.best_checkpoint import check_checkpoint_choice
 from ft_notebooks.checkpointing.integrity import last_good_checkpoint
 from ft_notebooks.checkpointing.resume import ResumableTrainer
 from ft_notebooks.loading.example_models import tiny_model
 from ft_notebooks.tokenization.padding import pad_batch
-from ft_notebooks.training.best_checkpoint import check_checkpoint_choice
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,315 @@
+"What `speed_up` leaves to PEFT and TRL; a run with it resumes, accumulates and is shared between processes as before."
+
+import multiprocessing
+import os
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import trl.trainer.utils
+from peft.tuners.lora import Linear as LoraLinear
+from small_runs import HANGS
+from torch.nn.parallel import DistributedDataParallel
+from torch.testing import assert_close
+from transformers import GemmaConfig, GemmaForCausalLM, MistralConfig, MistralForCausalLM
+from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from ft_notebooks.data.chat_encoding import encode_chats
+from ft_notebooks.data.example_task import appointments
+from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
+from ft_notebooks.lora.adapter import add_adapter, lora_config, merge_adapter
+from ft_notebooks.sft.packed_documents import check_apart, document_leak
+from ft_notebooks.training.cpu_kernels import label_log_probs
+from ft_notebooks.training.kernel_patching import levers, speed_up
+
+TOK = tiny_tokenizer()
+ROWS = encode_chats(TOK, appointments(16))[0]
+
+
+def adapted(**fields):
+    model = add_adapter(tiny_model(), lora_config(tiny_model(), **fields))
+    torch.manual_seed(2)
+    for name, p in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.05)
+    return model
+
+
+def batch(n=4, first=0):
+    return DataCollatorForLanguageModeling(TOK.pad_token_id, padding_free=True)(
+        ROWS.select(range(first, first + n)).to_list()
+    )
+
+
+def loss_and_gradient(model, quick, inputs=None, autocast=False, **how):
+    inputs = dict(inputs or batch(), use_cache=False)
+    model.zero_grad()
+    torch.manual_seed(0)
+    with speed_up(model) if quick else torch.enable_grad():
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = model(**inputs, **how).loss
+        loss.backward()
+    return loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+class Quick(SFTTrainer):
+    def training_step(self, *args, **kwargs):
+        with speed_up(self.model):
+            return super().training_step(*args, **kwargs)
+
+    def prediction_step(self, *args, **kwargs):
+        with speed_up(self.model):
+            return super().prediction_step(*args, **kwargs)
+
+
+def trainer(folder, kind=Quick, model=None, **settings):
+    fixed = dict(use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True, max_length=None)
+    fixed |= dict(
+        padding_free=True, per_device_train_batch_size=2, gradient_accumulation_steps=2, max_steps=4, learning_rate=1e-2
+    )
+    args = SFTConfig(str(folder), logging_steps=1, **({"gradient_checkpointing": False} | fixed | settings))
+    return kind(model or adapted(), args, train_dataset=ROWS, eval_dataset=ROWS.select(range(4)), processing_class=TOK)
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"lora_dropout": 0.3},
+        {"lora_bias": True},
+        {"target_modules": ["q_proj"]},
+    ],
+)
+def test_every_kind_of_adapter_keeps_its_loss_and_gradient(fields):
+    model = adapted(**fields)
+    for mine, peft in zip(loss_and_gradient(model, True), loss_and_gradient(model, False)):
+        assert_close(mine, peft, atol=1e-5, rtol=1e-4)
+
+
+def test_under_autocast_gradients_agree_within_rounding():
+    model = adapted()
+    (_, mine), (_, peft) = (loss_and_gradient(model, quick, autocast=True) for quick in (True, False))
+    _, exact = loss_and_gradient(model, False)
+    assert 0 < (mine - exact).norm() < 1.5 * (peft - exact).norm() < 0.2 * exact.norm()
+
+
+def test_sixteen_bit_base_without_autocast_stays_with_peft():
+    model = adapted()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear) and not any(p.requires_grad for p in module.parameters()):
+            module.bfloat16()
+    layer = next(module for module in model.modules() if isinstance(module, LoraLinear))
+    x = torch.randn(5, layer.in_features).bfloat16()
+    before = layer(x)
+    with speed_up(model):
+        assert torch.equal(layer(x), before)
+
+
+def test_merged_disabled_and_second_adapters_are_left_to_peft():
+    model = adapted()
+    with model.disable_adapter():
+        assert "switched off" in levers(model)["lora"]
+    model.merge_adapter()
+    assert "merged" in levers(model)["lora"]
+    model.unmerge_adapter()
+    assert levers(model)["lora"] is None
+    model.add_adapter("second", lora_config(model))
+    model.base_model.set_adapter(["default", "second"])
+    assert "one of several" in levers(model)["lora"]
+
+
+def test_a_hook_on_a_part_is_called_and_one_on_the_layer_too():
+    model, seen = adapted(), []
+    first, second = [module for module in model.modules() if isinstance(module, LoraLinear)][:2]
+    first.base_layer.register_forward_hook(lambda *args: seen.append("base"))
+    second.register_forward_hook(lambda *args: seen.append("layer"))
+    with speed_up(model):
+        model(**batch(), use_cache=False)
+        fused = ["forward" in vars(layer) for layer in (first, second)]
+    assert sorted(seen) == ["base", "layer"] and fused == [False, True]
+
+
+def test_windows_and_other_norms_are_the_models_own():
+    sizes = dict(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    mistral = MistralForCausalLM(MistralConfig(**sizes, sliding_window=8))
+    gemma = GemmaForCausalLM(GemmaConfig(**sizes, head_dim=8))
+    torch.nn.init.normal_(gemma.model.norm.weight)
+    assert "norm" in levers(gemma.requires_grad_(False))["norm"]
+    for model in (mistral, gemma.requires_grad_(True)):
+        for mine, theirs in zip(loss_and_gradient(model, True), loss_and_gradient(model, False)):
+            assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_documents_are_apart_with_the_attention_that_is_used():
+    model = tiny_model()
+    with speed_up(model):
+        assert model.config._attn_implementation == "documents"
+        check_apart(model)
+        assert document_leak(model, attention_mask=torch.ones(1, 24)) > 0.5
+
+
+def test_short_and_long_documents_in_sixteen_bits_agree(monkeypatch):
+    found = {}
+    for limit in (256, 0):
+        monkeypatch.setattr("ft_notebooks.training.cpu_kernels._SHORT", limit)
+        found[limit] = loss_and_gradient(adapted(), True, autocast=True)
+    assert_close(found[256][0], found[0][0], atol=1e-2, rtol=0)
+    assert (found[256][1] - found[0][1]).norm() < 0.05 * found[0][1].norm()
+
+
+def test_heads_that_it_does_not_cover_are_left_to_trl(monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "ft_notebooks.training.kernel_patching.label_log_probs",
+        lambda *given: calls.append(len(given[0])) or label_log_probs(*given),
+    )
+    model = adapted()
+    hidden, weight, targets = torch.randn(6, 8), torch.randn(20, 8), torch.arange(6)
+    ways = {
+        "plain": (weight, None, 1.0, None, 1.0, ("log_probs", "entropy", "is_top1")),
+        "a bias": (weight, torch.randn(20), 1.0, None, 1.0, ("log_probs",)),
+        "a temperature": (weight, None, 0.7, None, 1.0, ("log_probs",)),
+        "a soft cap": (weight, None, 1.0, 5.0, 1.0, ("log_probs",)),
+        "a scale": (weight, None, 1.0, None, 0.5, ("log_probs",)),
+        "trained": (weight.clone().requires_grad_(), None, 1.0, None, 1.0, ("log_probs",)),
+        "another output": (weight, None, 1.0, None, 1.0, ("log_probs", "mean_logits")),
+    }
+    theirs = trl.trainer.utils._ChunkedLogProbFunction
+    for name, (w, bias, temperature, softcap, scale, outputs) in ways.items():
+        given = (hidden, w, bias, targets, temperature, 32, softcap, scale, outputs)
+        with speed_up(model):
+            mine = trl.trainer.utils._ChunkedLogProbFunction.apply(*given)
+        for a, b in zip(mine, theirs.apply(*given)):
+            assert (
+                (a is None and b is None)
+                or not outputs
+                or a is None
+                or b is None
+                or torch.allclose(a.float(), b.float(), atol=1e-5)
+            )
+    assert calls == [6]
+
+
+def test_a_trl_that_computes_its_head_another_way_keeps_it(monkeypatch):
+    monkeypatch.delattr(trl.trainer.utils, "_use_triton")
+    model = adapted()
+    assert levers(model)["head"] == "this TRL computes its head another way"
+    with speed_up(model):
+        assert not hasattr(trl.trainer.utils, "_use_triton")
+
+
+def test_an_optimization_can_be_left_out_and_speed_up_can_be_nested():
+    model = adapted()
+    with speed_up(model, off=("attention", "head")):
+        assert model.config._attn_implementation == "sdpa"
+        with speed_up(model):
+            assert model.config._attn_implementation == "documents"
+        assert model.config._attn_implementation == "sdpa"
+        assert sum("forward" in vars(module) for module in model.modules()) == 14 + 5
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_weights_names_and_merging_are_as_before():
+    model = adapted()
+    names = list(model.state_dict())
+    with speed_up(model):
+        assert list(model.state_dict()) == names
+    merged = merge_adapter(adapted()).state_dict()
+    with speed_up(model):
+        loss_and_gradient(model, True)
+    assert all(torch.equal(p, merged[name]) for name, p in merge_adapter(model).state_dict().items())
+
+
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
+    whole = trainer(tmp_path / "a", model=adapted(lora_dropout=0.1), max_steps=4)
+    whole.train()
+    trainer(tmp_path / "b", model=adapted(lora_dropout=0.1), save_strategy="steps", save_steps=2, max_steps=4).train()
+    again = trainer(tmp_path / "b", model=adapted(lora_dropout=0.1), save_strategy="steps", save_steps=2, max_steps=4)
+    again.train(resume_from_checkpoint=str(tmp_path / "b" / "checkpoint-2"))
+    assert torch.equal(weights(whole.model), weights(again.model))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"gradient_checkpointing": True}, {"packing": True, "max_length": 600}, {"loss_type": "dft"}]
+)
+def test_a_run_logs_what_trls_own_logs(tmp_path, settings):
+    logs = []
+    for kind in (Quick, SFTTrainer):
+        run = trainer(tmp_path, kind, max_steps=2, eval_strategy="steps", eval_steps=2, **settings)
+        run.train()
+        numbers = [
+            {k: v for k, v in log.items() if isinstance(v, float) and "second" not in k and "time" not in k}
+            for log in run.state.log_history
+        ]
+        logs.append(numbers)
+    for mine, theirs in zip(*logs):
+        assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-4)
+
+
+def test_a_batch_without_a_label_has_a_gradient_of_zero(tmp_path):
+    run = trainer(tmp_path)
+    inputs = batch(2)
+    inputs["labels"].fill_(-100)
+    loss = run.training_step(run.model, inputs, num_items_in_batch=torch.tensor(0))
+    assert loss == 0 and all(p.grad is None or not p.grad.any() for p in run.model.parameters())
+
+
+def _rank(rank, port, results):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    model = adapted()
+    parallel = DistributedDataParallel(model)
+    with speed_up(model):
+        parallel(**batch(2, first=2 * rank), use_cache=False).loss.backward()
+    results.put(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).tolist())
+    results.close()
+    results.join_thread()
+    dist.destroy_process_group()
+
+
+def test_two_processes_share_the_gradient():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    results = fork.Queue()
+    ranks = [fork.Process(target=_rank, args=(rank, port, results)) for rank in (0, 1)]
+    for process in ranks:
+        process.start()
+    first, second = (torch.tensor(results.get(timeout=HANGS)) for _ in ranks)
+    for process in ranks:
+        process.join(HANGS)
+        assert process.exitcode == 0
+    model = adapted()
+    alone = sum(loss_and_gradient(model, False, batch(2, first=first_row))[1] for first_row in (0, 2)) / 2
+    assert torch.equal(first, second)
+    assert_close(first, alone, atol=1e-5, rtol=1e-3)
+
+
+def test_an_adapter_that_is_switched_off_inside_is_off():
+    model = add_adapter(tiny_model(), lora_config(tiny_model()))
+    with torch.no_grad():
+        [p.normal_() for name, p in model.named_parameters() if "lora_B" in name]
+        ids, base = torch.tensor([[4, 5, 6, 7]]), tiny_model()
+        with speed_up(model), model.disable_adapter():
+            off = model(ids).logits
+        with speed_up(model):
+            on = model(ids).logits
+    torch.testing.assert_close(off, base(ids).logits)
+    assert not torch.allclose(on, off, atol=1e-2)

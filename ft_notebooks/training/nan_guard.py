@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 from ..checkpointing.integrity import last_good_checkpoint
 from ..core.files import write_atomically
 from ..core.processes import Everywhere
-from ..core.random_state import random_state, set_random_state
+from ..core.random_state import get_random_state, set_random_state
 from .loss_spikes import blame
 
 # %% ../../nbs/package/training/nan_guard.ipynb #328fafd6
@@ -75,7 +75,7 @@ def _save_last_good(trainer, random: tuple) -> str | None:  # random: the random
     damaged = not all(torch.isfinite(p).all() for p in local)
     if state.global_step == 0 or any(gather_object([damaged])) or (last and last.endswith(f"-{state.global_step}")):
         return last
-    now = random_state()
+    now = get_random_state()
     set_random_state(random)
     trainer._save_checkpoint(trainer.model_wrapped, trial=None)
     trainer.control = trainer.callback_handler.on_save(args, state, trainer.control)
@@ -155,10 +155,10 @@ class _Judge(TrainerCallback):
             Path(args.output_dir, _REPORT).unlink(missing_ok=True)
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self.random, self.drawn = random_state(), False  # the order of the rows is drawn next
+        self.random, self.drawn = get_random_state(), False  # the order of the rows is drawn next
 
     def on_step_begin(self, args, state, control, **kwargs):
-        self.random, self.drawn = random_state() if self.drawn else self.random, True
+        self.random, self.drawn = get_random_state() if self.drawn else self.random, True
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         fault, self.skipped = _judge(self.trainer, self.skipped)

@@ -135,7 +135,7 @@ def _counts(prompts: list[str], wholes: list[str], groups: list[list[int]], near
         found += f". {len(sizes)} groups stay on one side each, the largest of {max(sizes)} rows"
     return found + "."
 
-
+# %% ../../nbs/package/data/deduplication.ipynb #74088ced
 def _groups(dataset: Dataset, near: float | None) -> tuple[list[list[int]], str]:
     "The rows that belong together, by their first, and the counts in words."
     n, (prompts, wholes) = len(dataset), _prompts_and_wholes(dataset)
@@ -188,8 +188,7 @@ def split(
     "test" holds `share` of the rows, or up to half fewer where such groups do not fit; neither side is empty. The
     `info.description` of each side counts duplicates and near-duplicates.
 
-    `ValueError` where `share` or `near` is out of range, where a column of `read_chats` and `read_preferences` is
-    missing, and where no groups fill half of `share`, or all rows are in the test.
+    `ValueError` where `share` or `near` is out of range, columns are missing, or the sides cannot be filled.
     """
     if not 0 < share < 1:
         raise ValueError(f"share must be between 0 and 1, got {share!r}; 0.1 puts a tenth of the rows into the test")

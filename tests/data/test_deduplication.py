@@ -116,6 +116,11 @@ def test_the_prompt_ends_with_the_last_question_so_that_tools_may_answer_otherwi
     assert together(dataset) == {(0, 1)}
 
 
+def test_without_a_question_all_but_the_last_message_is_the_prompt():
+    rows = [[{"role": "system", "content": "Tell a story."}, {"role": "assistant", "content": t}] for t in ("A", "B")]
+    assert together(Dataset.from_list([{"messages": row} for row in rows]), near=None) == {(0, 1)}
+
+
 def test_calls_of_tools_are_part_of_the_text_and_holes_are_not():
     def same(one, other):
         asked = [{"role": "user", "content": "And?"}]

@@ -148,7 +148,7 @@ def _draw_lengths(ax, chosen: np.ndarray, rejected: np.ndarray) -> None:
     ax.text(0.03, 0.97, "chosen longer", transform=ax.transAxes, va="top", fontsize=9)
     ax.text(0.97, 0.03, "rejected longer", transform=ax.transAxes, ha="right", fontsize=9)
 
-
+# %% ../../nbs/package/data/preference_report.ipynb #bd508707
 def _draw_likeness(ax, alike: list[float], label: str) -> None:
     ax.hist(alike, np.linspace(0, 1, 21), color="#0072B2")
     ax.axvline(ALIKE, color="gray", linewidth=1, linestyle="--")

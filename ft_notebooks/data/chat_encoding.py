@@ -57,9 +57,11 @@ def _twin(tok: PreTrainedTokenizerBase) -> ChatTemplate | None:
 def _rendered(own: ChatTemplate, twin: ChatTemplate | None, messages: list[dict], variables: dict) -> tuple:
     "The text to train on, where its answers are, and whether the twin had to write it."
     if not twin:
-        return (text := own.render(messages, **variables)), own.answers(messages, text, **variables), False
+        text = own.render(messages, **variables)
+        return text, own.answers(messages, text, **variables), False
     text = twin.render(messages, **variables)
-    if (spans := own.framed(messages, text, **variables)) is not None:  # both write the same
+    spans = own.framed(messages, text, **variables)
+    if spans is not None:  # both write the same
         return text, spans, False
     return text, twin.answers(messages, text, **variables), own.render(messages, **variables) != text
 
@@ -79,22 +81,21 @@ def _encode(
         if ids[:2] == double and tok.bos_token_id not in (None, tok.eos_token_id):
             raise ValueError(f"the chat template writes {tok.bos_token!r} twice; take one out of tok.chat_template")
         row, lasts, merged = _labelled(ids, places, spans)
-        out.append(
-            (row, lasts, Counter(answers=len(lasts), merged=merged, training_twin=by_twin, kept_as_text=CUT in text))
-        )
+        found = Counter(answers=len(lasts), merged=merged, training_twin=by_twin, kept_as_text=CUT in text)
+        out.append((row, lasts, found))
     return out
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #8c5232ed
 def encode_chat(
     tok: PreTrainedTokenizerBase,  # With a chat template, any, which is read at each call
     messages: list[dict[str, Any]],  # "role" and "content" each, and what else the template knows
-    max_length: int | None = None,  # In tokens; what is longer is cut at the right
+    max_length: int | None = None,  # In tokens; what is longer is cut at the right; None cuts nothing
     **variables,  # For the template, such as `tools`, or `date_string` where it writes a date
-) -> dict[str, list[int]]:  # "input_ids" and "labels", T ids each; labels are -100 outside the answers
+) -> dict[str, list[int]]:  # "input_ids" and "labels", [T] each: T tokens; labels are -100 outside the answers
     """Ids and labels of a conversation; the labels are every answer's words and its end-of-turn token, nothing else.
 
-    A `ValueError` if the template ends an answer with no token, or rewrites it later and TRL has no training twin of
-    it.
+    `ValueError` where the template ends an answer with no token, writes the BOS token twice, or rewrites an answer
+    later and TRL has no training twin of it. With ChatML, an answer "yo" has the labels of "yo<|im_end|>".
     """
     [(row, _, found)] = _encode(tok, [messages], [variables], [""])
     if found["training_twin"]:
@@ -103,10 +104,13 @@ def encode_chat(
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #df9928b4
 def check_end_token(
-    tok: PreTrainedTokenizerBase,
+    tok: PreTrainedTokenizerBase,  # With a chat template
     generation_config: GenerationConfig,  # Of the model that will be trained
 ) -> int:  # The id that ends an answer
-    "A `ValueError` unless generation stops at the token with which the chat template ends an answer."
+    """Generation stops at the token with which the chat template ends an answer.
+
+    `ValueError` where it does not, and where `encode_chat` raises one.
+    """
     probe = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
     row = encode_chat(tok, probe)
     end = [label for label in row["labels"] if label != IGNORE][-1]
@@ -143,11 +147,12 @@ def _account(row: dict, lasts: list[int], found: Counter, max_length: int | None
     cut = {"cut": len(row["input_ids"]) > size, "answers_cut": sum(last >= size for last in lasts)}
     lost = {"unanswered": not lasts, "dropped": bool(lasts) and not trained}
     kept = {"tokens": min(size, len(row["input_ids"])) if trained else 0, "trained_tokens": trained}
-    return {key: int(({"rows": 1} | found | cut | lost | kept).get(key, 0)) for key in _ACCOUNT}
+    counts = {"rows": 1, **found, **cut, **lost, **kept}
+    return {key: int(counts.get(key, 0)) for key in _ACCOUNT}
 
 
 def _padding(lengths: list[int], batch_size: int) -> float:
-    "The share of the positions that only fill, in batches of the rows in their order."
+    "The share of the positions that are padding, in batches of the rows in their order."
     batches = [lengths[i : i + batch_size] for i in range(0, len(lengths), batch_size)]
     return 1 - sum(lengths) / sum(max(batch) * len(batch) for batch in batches)
 
@@ -171,6 +176,20 @@ _ENCODED = Features(
 )
 
 
+def _map(dataset: Dataset, num_proc: int | None, **settings: Any) -> Dataset:
+    "Every row through `_encode_batch` with these settings."
+    return dataset.map(
+        partial(_encode_batch, **settings),
+        batched=True,
+        with_indices=True,
+        num_proc=num_proc,
+        remove_columns=dataset.column_names,
+        features=_ENCODED,
+        load_from_cache_file=False,
+        new_fingerprint=token_hex(8),
+    )
+
+# %% ../../nbs/package/data/chat_encoding.ipynb #7afacac4
 def _check_account(account: dict, longest: int, max_length: int | None, allow_cut: float) -> None:
     if account["answers_cut"] > allow_cut * account["answers"]:
         raise ValueError(
@@ -183,31 +202,20 @@ def _check_account(account: dict, longest: int, max_length: int | None, allow_cu
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #b7c370a3
 def encode_chats(
-    tok: PreTrainedTokenizerBase,
+    tok: PreTrainedTokenizerBase,  # With a chat template
     dataset: Dataset,  # With the column "messages", and "tools" if any, as `read_chats` gives it
     max_length: int | None = None,  # In tokens; None cuts nothing
     allow_cut: float = 0.01,  # The share of the answers, 0 to 1, that may lose their end
     batch_size: int = 8,  # Rows a batch, for the share of padding in the account
     num_proc: int | None = None,  # Processes that share the work
     **variables,  # For the template, as in `encode_chat`
-) -> tuple[Dataset, dict[str, int | float]]:  # The rows ("input_ids", "labels"), and the account of what became of them
-    """Every conversation encoded by `encode_chat`, with an account: rows, answers and tokens read, cut, dropped,
-    trained.
+) -> tuple[Dataset, dict[str, int | float]]:  # The rows kept ("input_ids", "labels": [T] int32 each), and the account
+    """Every conversation encoded by `encode_chat`, and counts of rows, answers and tokens read, cut, dropped, trained.
 
-    A `ValueError` if more than `allow_cut` of the answers would lose their end, if a row is refused, or if none is
-    left.
+    `ValueError` where more than `allow_cut` of the answers would lose their end, where `encode_chat` raises one, and
+    where no answer is left.
     """
-    work = partial(_encode_batch, tok=tok, max_length=max_length, variables=variables)
-    encoded = dataset.map(
-        work,
-        batched=True,
-        with_indices=True,
-        num_proc=num_proc,
-        remove_columns=dataset.column_names,
-        features=_ENCODED,
-        load_from_cache_file=False,
-        new_fingerprint=token_hex(8),
-    )
+    encoded = _map(dataset, num_proc, tok=tok, max_length=max_length, variables=variables)
     table = encoded.with_format("numpy")
     account = dict(zip(_ACCOUNT, np.sum(table["account"][:], axis=0).tolist()))
     _check_account(account, max(table["length"][:]), max_length, allow_cut)
@@ -219,14 +227,15 @@ def encode_chats(
 # %% ../../nbs/package/data/chat_encoding.ipynb #1d5ee9b5
 def token_losses(
     model: PreTrainedModel,
-    batch: dict[str, Tensor],  # `input_ids`, `attention_mask`, `labels`, each (B, T), on the model's device
-) -> Tensor:  # (N,) float32: the cross-entropy, in nats, of each of the N trained tokens, row by row
+    batch: dict[str, Tensor],  # `input_ids`, `attention_mask`, `labels`, [B, T] int64 each, on the model's device
+) -> Tensor:  # [N] float32: the cross-entropy, in nats, of each of the N trained tokens, row by row
     "The loss of every trained token, with the head computed only where a label is."
     inputs = {key: value for key, value in batch.items() if key != "labels"}
-    targets = batch["labels"][:, 1:]  # a token is predicted from the one before
+    targets = batch["labels"][:, 1:]  # [B, T-1]: a token is predicted from the one before
     columns = (targets != IGNORE).any(dim=0).nonzero().flatten()
     logits = model(**inputs, logits_to_keep=columns, use_cache=False).logits
     if logits.shape[1] != len(columns):  # a model that does not know `logits_to_keep` gives them all
         logits = logits[:, columns]
-    trained = (targets := targets[:, columns]) != IGNORE
+    targets = targets[:, columns]
+    trained = targets != IGNORE
     return cross_entropy(logits[trained].float(), targets[trained], reduction="none")

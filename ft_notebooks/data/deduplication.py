@@ -29,22 +29,28 @@ _UNSPACED = re.compile("([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u
 
 
 def _words(message: dict) -> list[str]:
-    "The role, and the words of all else, without case and the marks of a sentence."
+    "The role, then the words of all other values, without case and the marks of a sentence."
     values = (message[key] for key in sorted(message) if key != "role" and message[key])
     text = " ".join(v if isinstance(v, str) else json.dumps(v, sort_keys=True, ensure_ascii=False) for v in values)
     text = _UNSPACED.sub(r" \1 ", unicodedata.normalize("NFKC", text).casefold())
     return [message["role"] + "\n", *(word.strip(_MARKS) or word for word in text.split())]
 
 # %% ../../nbs/package/data/deduplication.ipynb #952149fb
+def _prompt_end(roles: list[str]) -> int:
+    "How many messages the prompt has: all up to the user's last; where none is the user's, all but the last."
+    return max((i for i, role in enumerate(roles, 1) if role == "user"), default=len(roles) - 1)
+
+
 def _prompts_and_wholes(dataset: Dataset) -> tuple[list[str], list[str]]:
     "Two texts of every row: all up to its last question, and all of it."
     rows = dataset.with_format(None)
     if "messages" in dataset.column_names:
         chats = list(rows["messages"])
-        ends = [max((i for i, m in enumerate(chat, 1) if m["role"] == "user"), default=len(chat) - 1) for chat in chats]
+        ends = [_prompt_end([message["role"] for message in chat]) for chat in chats]
     elif {"prompt", "chosen", "rejected"} <= set(dataset.column_names):
         asked = list(rows["prompt"])
-        chats, ends = [a + b + c for a, b, c in zip(asked, rows["chosen"], rows["rejected"])], map(len, asked)
+        chats = [a + b + c for a, b, c in zip(asked, rows["chosen"], rows["rejected"])]
+        ends = [len(messages) for messages in asked]
     else:
         raise ValueError(f"the columns are {dataset.column_names}; pass what read_chats or read_preferences returned")
     words = [[_words(message) for message in chat] for chat in chats]
@@ -60,14 +66,15 @@ def _shingles(texts: list[str]) -> csr_array:
     texts = [text + " " * max(0, 2 - text.count(" ")) for text in texts]  # three words at least, if empty ones
     hash_of = cache(lambda word: xxh3_64_intdigest(word.encode()))
     words = np.fromiter(map(hash_of, chain.from_iterable(text.split(" ") for text in texts)), np.uint64)
-    rows = np.repeat(np.arange(len(texts)), [text.count(" ") + 1 for text in texts])
+    rows: np.ndarray = np.repeat(np.arange(len(texts)), [text.count(" ") + 1 for text in texts])
     runs = (words[:-2] * _MIX + words[1:-1]) * _MIX + words[2:]
     inside = rows[:-2] == rows[2:]  # not across the border of two texts
     # asked for the index too, numpy sorts stably, which takes half the time
     different, _, columns = np.unique(runs[inside], return_index=True, return_inverse=True)
-    ones = np.ones(len(columns), np.int32)
+    ones: np.ndarray = np.ones(len(columns), np.int32)
     has = csr_array((ones, (rows[:-2][inside], columns)), shape=(len(texts), len(different)))
-    has.data[:] = np.bincount(has.indices)[has.indices] <= max(5, math.isqrt(len(texts)))
+    texts_with = np.bincount(has.indices)
+    has.data[:] = texts_with[has.indices] <= max(5, math.isqrt(len(texts)))
     has.eliminate_zeros()
     return has
 
@@ -75,23 +82,31 @@ def _shingles(texts: list[str]) -> csr_array:
 _HASHES = 128  # of one text, cut into bands: two texts meet where they have one band in common
 
 
+def _met(runs: csr_array, near: float) -> np.ndarray:
+    "Places i < j of the texts that meet in a bucket, [P, 2] in order; of those alike enough one in a million may not."
+    columns = (runs.indices[a:b].tolist() for a, b in zip(runs.indptr, runs.indptr[1:]))
+    hashes = np.array([m.hashvalues for m in MinHash.generator(columns, num_perm=_HASHES, hashfunc=int)])
+    length = max(r for r in range(1, 17) if (1 - near**r) ** (_HASHES // r) < 1e-6)  # of a band
+    with_runs = runs.sum(axis=1).nonzero()[0].tolist()  # a text with no run left is like no other
+    met: set[tuple[int, int]] = set()
+    for start in range(0, _HASHES - length + 1, length):
+        buckets = defaultdict(list)
+        for i in with_runs:
+            buckets[hashes[i, start : start + length].tobytes()].append(i)
+        for bucket in buckets.values():
+            met.update(combinations(bucket, 2))
+    return np.array(sorted(met), int).reshape(-1, 2)
+
+# %% ../../nbs/package/data/deduplication.ipynb #235f4487
 def _near_pairs(
     texts: list[str],  # All different
     near: float,  # The least Jaccard similarity, from 0.5 to 1
 ) -> list[tuple[int, int, float]]:  # Places i < j of two texts, and their similarity
     "The pairs that are at least so alike, with their exact similarity; one in a million may be missing."
-    runs, met, pairs = _shingles(texts), set(), []
-    sizes, ends = runs.sum(axis=1), runs.indptr
-    columns = (runs.indices[a:b].tolist() for a, b in zip(ends, ends[1:]))
-    hashes = np.array([m.hashvalues for m in MinHash.generator(columns, num_perm=_HASHES, hashfunc=int)])
-    length = max(r for r in range(1, 17) if (1 - near**r) ** (_HASHES // r) < 1e-6)  # of a band
-    for start in range(0, _HASHES - length + 1, length):
-        buckets = defaultdict(list)
-        for i in sizes.nonzero()[0].tolist():  # a text with no run left is like no other
-            buckets[hashes[i, start : start + length].tobytes()].append(i)
-        met.update(pair for bucket in buckets.values() for pair in combinations(bucket, 2))
-    met = np.array(sorted(met)).reshape(-1, 2)
-    for i, j in (met[start : start + 10_000].T for start in range(0, len(met), 10_000)):
+    runs, pairs = _shingles(texts), []
+    sizes, met = runs.sum(axis=1), _met(runs, near)
+    for start in range(0, len(met), 10_000):
+        i, j = met[start : start + 10_000].T
         both = runs[i].multiply(runs[j]).sum(axis=1)
         alike = both / (sizes[i] + sizes[j] - both)
         pairs += [pair for pair in zip(i.tolist(), j.tolist(), alike.tolist()) if pair[2] >= near]
@@ -102,29 +117,39 @@ def _ties(texts: list[str], near: float | None) -> tuple[list[int], list[tuple[i
     "For each place the first with an equal text, and the pairs of first places whose texts are near, i < j."
     if near is not None and not 0.5 <= near <= 1:
         raise ValueError(f"near must be from 0.5 to 1, or None for equal texts only, got {near!r}; 0.8 is usual")
-    places = {}
+    places: dict[str, int] = {}
     firsts = [places.setdefault(text, i) for i, text in enumerate(texts)]
     at = list(places.values())
     pairs = _near_pairs(list(places), near) if near is not None and len(at) > 1 else []
     return firsts, [(at[i], at[j], alike) for i, j, alike in pairs]
 
 # %% ../../nbs/package/data/deduplication.ipynb #45f49324
+def _counts(prompts: list[str], wholes: list[str], groups: list[list[int]], near: float | None) -> str:
+    "How many rows repeat others, as `split` writes it into the description."
+    n, equal, asked = len(wholes), len(set(wholes)), len(set(prompts))
+    found = f"Of {n} rows, {n - equal} repeat another and {equal - asked} its prompt, with another answer"
+    if near is not None:
+        found += f"; {asked - len(groups)} are near-duplicates (similarity {near:g} or more)"
+    sizes = [len(group) for group in groups if len(group) > 1]
+    if sizes:
+        found += f". {len(sizes)} groups stay on one side each, the largest of {max(sizes)} rows"
+    return found + "."
+
+# %% ../../nbs/package/data/deduplication.ipynb #74088ced
 def _groups(dataset: Dataset, near: float | None) -> tuple[list[list[int]], str]:
     "The rows that belong together, by their first, and the counts in words."
     n, (prompts, wholes) = len(dataset), _prompts_and_wholes(dataset)
     firsts, pairs = _ties(prompts, near)
-    pairs = pairs + (_ties(wholes, near)[1] if near is not None else [])
-    tied = np.array([*enumerate(firsts), *(pair[:2] for pair in pairs)]).reshape(-1, 2).T
-    labels = connected_components(coo_array((np.ones(tied.shape[1]), tied), shape=(n, n)), directed=False)[1]
+    if near is not None:
+        pairs = pairs + _ties(wholes, near)[1]
+    tied = np.array([*enumerate(firsts), *((i, j) for i, j, _ in pairs)]).reshape(-1, 2).T
+    graph = coo_array((np.ones(tied.shape[1]), tied), shape=(n, n))
+    _, labels = connected_components(graph, directed=False)
     groups = defaultdict(list)
     for i, label in enumerate(labels.tolist()):
         groups[label].append(i)
-    equal, asked, sizes = len(set(wholes)), len(set(prompts)), [len(group) for group in groups.values()]
-    found = f"Of {n} rows, {n - equal} repeat another and {equal - asked} its prompt, with another answer"
-    found += "" if near is None else f"; {asked - len(groups)} are near-duplicates (similarity {near:g} or more)"
-    several = [size for size in sizes if size > 1]
-    found += f". {len(several)} groups stay on one side each, the largest of {max(several)} rows." if several else "."
-    return list(groups.values()), found
+    members = list(groups.values())
+    return members, _counts(prompts, wholes, members, near)
 
 # %% ../../nbs/package/data/deduplication.ipynb #480c843f
 def _no_split(dataset: Dataset, groups: list[list[int]], share: float, kept: int) -> str:
@@ -135,13 +160,23 @@ def _no_split(dataset: Dataset, groups: list[list[int]], share: float, kept: int
     if len(largest) <= max(1, round(share * len(dataset))):
         return error
     return error + (
-        f". {len(largest)} rows belong together, such as the rows {largest[0]} and {largest[1]} (counted from 0). If "
-        "they "
-        "are no near-duplicates, raise near, or set near=None; if they share a prompt that is no question, as in "
-        '"Write a poem", draw rows: dataset.train_test_split(share)'
+        f". {len(largest)} rows belong together, such as the rows {largest[0]} and {largest[1]} (counted from 0). "
+        "If they are no near-duplicates, raise near, or set near=None; if they share a prompt that is no question, "
+        'as in "Write a poem", draw rows: dataset.train_test_split(share)'
     )
 
 # %% ../../nbs/package/data/deduplication.ipynb #5309289d
+def _drawn(groups: list[list[int]], size: int, seed: int) -> list[int]:
+    "The rows of groups, in a random order of the groups, as long as they fit into `size`."
+    order = list(groups)
+    random.Random(seed).shuffle(order)
+    rows: list[int] = []
+    for group in order:
+        if len(rows) + len(group) <= size:
+            rows += group
+    return sorted(rows)
+
+# %% ../../nbs/package/data/deduplication.ipynb #7dd4297d
 def split(
     dataset: Dataset,  # What `read_chats` or `read_preferences` returned
     share: float,  # Of the rows for "test", between 0 and 1
@@ -150,25 +185,41 @@ def split(
 ) -> DatasetDict:  # "train" and "test", each in the order of `dataset`
     """No prompt on both sides, nor one nearly equal, nor a row nearly equal; the same sides for the same seed.
 
-    "test" holds `share` of the rows, or up to half fewer where such groups do not fit; neither side is empty.
-    The `info.description` of each side says how many duplicates and near-duplicates there were."""
+    "test" holds `share` of the rows, or up to half fewer where such groups do not fit; neither side is empty. The
+    `info.description` of each side counts duplicates and near-duplicates.
+
+    `ValueError` where `share` or `near` is out of range, columns are missing, or the sides cannot be filled.
+    """
     if not 0 < share < 1:
         raise ValueError(f"share must be between 0 and 1, got {share!r}; 0.1 puts a tenth of the rows into the test")
     groups, found = _groups(dataset, near)
-    drawn, test, size = list(groups), [], round(share * len(dataset))
-    random.Random(seed).shuffle(drawn)
-    for group in drawn:
-        if len(test) + len(group) <= size:
-            test += group
+    size = round(share * len(dataset))
+    test = _drawn(groups, size, seed)
     if not max(1, size / 2) <= len(test) < len(dataset):
         raise ValueError(_no_split(dataset, groups, share, len(test)))
     train = sorted(set(range(len(dataset))) - set(test))
-    sides = DatasetDict(train=dataset.select(train), test=dataset.select(sorted(test)))
+    sides = DatasetDict(train=dataset.select(train), test=dataset.select(test))
     for side in sides.values():
         side.info.description = "\n".join(filter(None, [dataset.info.description, found]))
     return sides
 
 # %% ../../nbs/package/data/deduplication.ipynb #f7492f48
+def _seen(texts: list[str], n: int, near: float | None) -> dict[int, tuple[int, float]]:
+    "For each place from `n` on whose text is equal or near to one before `n`: the first most like it, and how much."
+    firsts, pairs = _ties(texts, near)
+    most: dict[int, tuple[int, float]] = {}
+    for i, j, alike in pairs:  # in the order of i
+        if i < n <= j and alike > most.get(j, (0, 0.0))[1]:
+            most[j] = i, alike
+    seen = {}
+    for place, first in enumerate(firsts[n:], n):
+        if first < n:
+            seen[place] = first, 1.0
+        elif first in most:
+            seen[place] = most[first]
+    return seen
+
+# %% ../../nbs/package/data/deduplication.ipynb #46e2661f
 def overlap(
     train: Dataset,  # What `read_chats` or `read_preferences` returned
     test: Dataset,  # Likewise
@@ -177,19 +228,13 @@ def overlap(
     """Every row of `test` whose prompt, or whole, `train` has or nearly has, once: with the row most like it.
 
     The similarity is 1 where the prompts are equal. `overlap(test, train)` names the rows of `train` that `test` has.
+    `ValueError` where `near` is out of range or a column of `read_chats` and `read_preferences` is missing.
     """
-    n, best = len(train), {}
-    kinds = zip(_prompts_and_wholes(train), _prompts_and_wholes(test))
-    for texts in reversed(
-        [seen + asked for seen, asked in kinds]
-    ):  # wholes first: an equal row is named before an equal prompt
-        firsts, pairs = _ties(texts, near)
-        most = {}
-        for i, j, alike in pairs:
-            if i < n <= j:
-                most[j] = max(most.get(j, (0, 0)), (alike, -i))
-        for row, first in enumerate(firsts[n:]):
-            found = (1.0, -first) if first < n else most.get(first, (0, 0))
-            if found[0] > best.get(row, (0, 0))[0]:
-                best[row] = found
-    return [(-place, row, alike) for row, (alike, place) in sorted(best.items())]
+    n = len(train)
+    prompts, wholes = (ours + theirs for ours, theirs in zip(_prompts_and_wholes(train), _prompts_and_wholes(test)))
+    best: dict[int, tuple[int, float]] = {}
+    for texts in (wholes, prompts):  # an equal row is named before an equal prompt
+        for place, (i, alike) in _seen(texts, n, near).items():
+            if alike > best.get(place, (0, 0.0))[1]:
+                best[place] = i, alike
+    return [(i, place - n, alike) for place, (i, alike) in sorted(best.items())]

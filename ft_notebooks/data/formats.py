@@ -96,7 +96,9 @@ def _asked(row: dict, key: str) -> tuple[list[dict], list[str]]:
         return _question(row)
     if key in ("messages", "conversations"):
         return read_messages(row[key], key)
-    return read_turns(row, key, "user") if row.get(key) is not None else read_text(row, key, "it holds what was asked")
+    if row.get(key) is None:
+        return [], read_text(row, key, "it holds what was asked")[1]
+    return read_turns(row, key, "user")
 
 
 def _answered(row: dict, key: str) -> tuple[list[dict], list[str]]:
@@ -158,10 +160,13 @@ def _answers(row: dict) -> tuple[list[dict], list[dict], list[str]]:
     return chosen, rejected, defects + more
 
 # %% ../../nbs/package/data/formats.ipynb #d66a0108
-def _parts(row: dict, chosen: list[dict], rejected: list[dict], given: list[str]) -> tuple[list[dict], ...]:
+def _parts(
+    row: dict, chosen: list[dict], rejected: list[dict], given: list[str]
+) -> tuple[list[dict], list[dict], list[dict], list[str]]:
     "The prompt, the two answers without it, and what is wrong with the prompt."
     if all(answer[0]["role"] == "assistant" for answer in (chosen, rejected)):
-        prompt, defects = _asked(row, [*given, "messages" if row.get("messages") is not None else "prompt"][0])
+        column = "messages" if row.get("messages") is not None else "prompt"
+        prompt, defects = _asked(row, given[0] if given else column)
         return prompt, chosen, rejected, defects
     prompt, defects = _common(row, chosen, rejected, given[0] if given else None)
     return prompt, chosen[len(prompt) :], rejected[len(prompt) :], defects

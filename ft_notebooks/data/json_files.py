@@ -100,13 +100,13 @@ class _Window:
 # %% ../../nbs/package/data/json_files.ipynb #5f3f3f50
 def _skip(window: _Window) -> str:
     "The next character that is no space, where `window.at` then is; or nothing at the end of the text."
-    space = re.compile(r"[ \t\n\r]*")
-    while (at := space.match(window.text, window.at).end()) == len(window.text):
-        window.at = at
+    no_space = re.compile(r"[^ \t\n\r]")
+    while not (found := no_space.search(window.text, window.at)):
+        window.at = len(window.text)
         if not window.more():
             return ""
-    window.at = at
-    return window.text[at]
+    window.at = found.start()
+    return found[0]
 
 
 def _misplaced(window: _Window, at: int, message: str) -> json.JSONDecodeError:

@@ -11,12 +11,17 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from .json_files import DECODER, NOT_JSON, short
 
 # %% ../../nbs/package/data/messages.ipynb #cfe11efb
-class _Message(BaseModel, strict=True, extra="forbid"):
+class _Schema(BaseModel, strict=True, extra="forbid"):
     role: str
+    content: str | None
+
+
+class _Message(_Schema):
     content: str = Field(pattern=r"\S")
 
 
@@ -35,12 +40,16 @@ def _call(call: dict) -> dict:
     return call
 
 # %% ../../nbs/package/data/messages.ipynb #17060fbb
-class _Answer(_Message):
+class _Assistant(_Schema):
     reasoning_content: str = Field("", pattern="")  # a pattern makes pydantic look at every character
     thinking: str = Field("", pattern="")
 
 
-class _Calls(_Answer):
+class _Answer(_Assistant):
+    content: str = Field(pattern=r"\S")
+
+
+class _Calls(_Assistant):
     content: str | None = Field(None, pattern="")
     tool_calls: list[Annotated[dict, AfterValidator(_call)]] = Field(min_length=1)
 
@@ -74,7 +83,7 @@ _KEYS = {
 }
 
 
-def _sentence(error: dict, where: str, field: str, needs: str = "", role: str = "") -> str:
+def _sentence(error: ErrorDetails, where: str, field: str, needs: str = "", role: str = "") -> str:
     return _SENTENCES.get(error["type"], "{where} has the {field} {value}; {needs}").format(
         where=where,
         field=json.dumps(field)[:40],
@@ -106,7 +115,8 @@ def _message(given: Any, where: str, names: dict[str, str]) -> tuple[dict, list[
     try:
         schema.model_validate(message)
     except ValidationError as e:
-        keys = [x["loc"][0] if x["loc"] else "key" for x in e.errors()]  # of a broken key pydantic does not say which
+        # where a key is no valid text, pydantic does not name it
+        keys = [str(x["loc"][0]) if x["loc"] else "key" for x in e.errors()]
         return {}, [_sentence(x, where, names.get(k, k), needs, role) for x, k in zip(e.errors(), keys)]
     return message, []
 

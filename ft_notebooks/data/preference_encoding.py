@@ -19,13 +19,10 @@ from .chat_encoding import encode_chat, encode_chats
 from ..tokenization.padding import IGNORE
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #7dcd3dd4
-PAIR_KEYS = (
-    "prompt_ids",
-    "chosen_ids",
-    "rejected_ids",
-)  # as `trl.trainer.dpo_trainer.DataCollatorForPreference` names them
+# as `trl.trainer.dpo_trainer.DataCollatorForPreference` names them
+PAIR_KEYS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
-
+# %% ../../nbs/package/data/preference_encoding.ipynb #14332ced
 def _last_answer(labels: list[int]) -> tuple[int, int]:
     "Where the last stretch of labels begins and ends."
     end = len(labels)
@@ -40,7 +37,7 @@ def _last_answer(labels: list[int]) -> tuple[int, int]:
 def _pair(chosen: dict, rejected: dict) -> dict[str, list[int]]:
     "What two encoded conversations have in common, and the answer of each."
     (first, end), (other, last) = _last_answer(chosen["labels"]), _last_answer(rejected["labels"])
-    n = min(first, other)  # they differ where one answer has melted into the template's line break
+    n = min(first, other)  # they differ where one answer has merged with the template's line break
     if chosen["input_ids"][:n] != rejected["input_ids"][:n]:
         raise ValueError(
             "the chat template writes one prompt in two ways, depending on the answer behind it; give it a template "
@@ -49,7 +46,7 @@ def _pair(chosen: dict, rejected: dict) -> dict[str, list[int]]:
     ids = chosen["input_ids"][:n], chosen["input_ids"][n:end], rejected["input_ids"][n:last]
     return dict(zip(PAIR_KEYS, ids))
 
-# %% ../../nbs/package/data/preference_encoding.ipynb #14332ced
+# %% ../../nbs/package/data/preference_encoding.ipynb #9eb97b95
 def _check_single(place: str, answers: dict[str, list[dict]]) -> None:
     for key, messages in answers.items():
         if len(messages) != 1:
@@ -63,15 +60,18 @@ def encode_pair(
     tok: PreTrainedTokenizerBase,  # With a chat template
     row: dict[str, Any],  # A pair in any format that `read_preferences` reads, "tools" too
     **variables,  # For the template, as in `encode_chat`
-) -> dict[str, list[int]]:  # "prompt_ids", "chosen_ids", "rejected_ids": what TRL's collator joins
+) -> dict[str, list[int]]:  # "prompt_ids" [P], "chosen_ids" [C], "rejected_ids" [R]: what TRL's collator joins
     """The ids of a pair; of each answer exactly the tokens that `encode_chat` trains, the end of its turn included.
 
-    A `ValueError` for a row that is no pair, or for an answer of several messages.
+    `ValueError` where the row is no pair, an answer has several messages, or `encode_chat` raises one. With ChatML,
+    the answer "yo" is the ids of "yo<|im_end|>", and the prompt ends with its "<|im_start|>assistant" line.
     """
     [pair] = read_preferences([row])
-    _check_single("", {key: pair[key] for key in ("chosen", "rejected")})
-    variables |= {"tools": pair["tools"]} if pair.get("tools") else {}
-    return _pair(*(encode_chat(tok, pair["prompt"] + pair[key], **variables) for key in ("chosen", "rejected")))
+    answers = {key: pair[key] for key in ("chosen", "rejected")}
+    _check_single("", answers)
+    if pair.get("tools"):
+        variables["tools"] = pair["tools"]
+    return _pair(*(encode_chat(tok, pair["prompt"] + answer, **variables) for answer in answers.values()))
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #d87691fe
 def _share(n: int, rows: int) -> float:
@@ -118,23 +118,25 @@ def _pairs(rows: dict, places: list[int]) -> dict:
 _IDS = Features({key: List(Value("int32")) for key in PAIR_KEYS})
 
 
+def _place(conversation: re.Match) -> str:
+    "The pair of a conversation of which `encode_chats` gives the number, and which of its answers it has."
+    row, answer = divmod(int(conversation[1]), 2)
+    return f'row {row} (counted from 0), with "{"rejected" if answer else "chosen"}": '
+
+
 def _encode(
     tok: PreTrainedTokenizerBase, pairs: Dataset, num_proc: int | None, variables: dict
 ) -> tuple[Dataset, dict]:
     "Every pair in ids, and the account of the conversations."
     fresh = {"batched": True, "load_from_cache_file": False, "remove_columns": pairs.column_names}
-    columns = {"messages": pairs.features["prompt"]} | {
-        key: pairs.features[key] for key in pairs.features if key == "tools"
-    }
-    talks = pairs.map(_conversations, features=Features(columns), new_fingerprint=token_hex(8), **fresh)
+    columns = Features({"messages": pairs.features["prompt"]})
+    if "tools" in pairs.features:
+        columns["tools"] = pairs.features["tools"]
+    talks = pairs.map(_conversations, features=columns, new_fingerprint=token_hex(8), **fresh)
     try:
         encoded, account = encode_chats(tok, talks, num_proc=num_proc, **variables)
-    except ValueError as e:  # it counts conversations
-        which = {0: "chosen", 1: "rejected"}
-        named = re.sub(
-            r"^row (\d+), ", lambda m: f'row {int(m[1]) // 2} (counted from 0), with "{which[int(m[1]) % 2]}": ', str(e)
-        )
-        raise ValueError(named) from None
+    except ValueError as e:
+        raise ValueError(re.sub(r"^row (\d+), ", _place, str(e))) from None
     assert len(encoded) == len(talks)  # each ends with an answer, so none was dropped
     fresh["remove_columns"] = encoded.column_names
     return encoded.map(_pairs, with_indices=True, features=_IDS, new_fingerprint=token_hex(8), **fresh), account
@@ -154,14 +156,16 @@ _ACCOUNT = {
     "equal_rows": "the first twenty of the rows with two equal answers, counted from 0",
 }
 
-
+# %% ../../nbs/package/data/preference_encoding.ipynb #4bd7129c
 def _account(rows: Dataset, found: dict, max_length: int | None) -> tuple[dict, np.ndarray, int]:
     "The account, the rows that are kept, and the length of the longest pair."
     ids = [rows.with_format("numpy")[key][:] for key in PAIR_KEYS]
     prompt, chosen, rejected = (np.array([len(part) for part in column]) for column in ids)
-    sizes, room = prompt + np.maximum(chosen, rejected), np.inf if max_length is None else max_length
+    sizes = prompt + np.maximum(chosen, rejected)
+    limit = np.inf if max_length is None else max_length
     equal = np.array([np.array_equal(*both) for both in zip(*ids[1:])])
-    full, cut = ~equal & (prompt >= room), ~equal & (prompt < room) & (sizes > room)
+    full = ~equal & (prompt >= limit)
+    cut = ~equal & (prompt < limit) & (sizes > limit)
     [kept] = (~(equal | full | cut)).nonzero()
     counts = [len(rows), *(int(lost.sum()) for lost in (equal, full, cut))]
     counts += [found[key] for key in ("merged", "kept_as_text", "training_twin")]
@@ -169,19 +173,20 @@ def _account(rows: Dataset, found: dict, max_length: int | None) -> tuple[dict, 
     account = dict(zip(_ACCOUNT, [*counts, equal.nonzero()[0][:20].tolist()], strict=True))
     return account, kept, int(sizes.max())
 
-# %% ../../nbs/package/data/preference_encoding.ipynb #4bd7129c
+# %% ../../nbs/package/data/preference_encoding.ipynb #863586b3
 def encode_pairs(
-    tok: PreTrainedTokenizerBase,
+    tok: PreTrainedTokenizerBase,  # With a chat template
     dataset: Dataset | list[dict],  # What `read_preferences` returned, or what it reads
     max_length: int | None = None,  # In tokens, of the prompt with one answer; None leaves nothing out
     allow_equal: float = 0.01,  # The share of the pairs, 0 to 1, that may have two equal answers
     allow_long: float = 0.01,  # The share of the pairs that may not fit into `max_length`
     num_proc: int | None = None,  # Processes that share the work
     **variables,  # For the template, as in `encode_chat`
-) -> tuple[Dataset, dict[str, int | list[int]]]:  # The pairs that are kept, and the account of what became of all
+) -> tuple[Dataset, dict[str, int | list[int]]]:  # The pairs kept (int32 ids), and the account of all
     """Every pair encoded by `encode_pair` that is whole and whose answers differ, with an account of the others.
 
-    A `ValueError` if more than the shares allowed are left out, if a row is refused, or if no pair is left.
+    `ValueError` where more than the allowed shares would be left out, where `read_preferences` or `encode_pair` raises
+    one, and where no pair is left.
     """
     pairs = read_preferences(dataset)
     for i, answers in enumerate(pairs.select_columns(["chosen", "rejected"])):

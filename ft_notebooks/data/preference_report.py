@@ -9,7 +9,6 @@ __all__ = ['ALIKE', 'pair_report', 'plot_pairs', 'suspect_swapped']
 from collections import Counter
 from collections.abc import Sequence
 from difflib import SequenceMatcher
-from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,15 +17,18 @@ from scipy.stats import binomtest
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from .preference_encoding import PAIR_KEYS
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% ../../nbs/package/data/preference_report.ipynb #8cfdf088
 def _rate(right: int, n: int) -> dict:
-    "The share of n that is right, and its 95 % interval by Wilson; without any, it is unknown."
-    found = binomtest(right, n).proportion_ci(method="wilson") if n else None
-    value, low, high = (right / n, found.low, found.high) if n else (None, 0.0, 1.0)
-    return {"value": value, "low": float(low), "high": float(high), "n": n}
+    "The share of n that is right, and its 95 % interval by Wilson; the share is None where n is 0."
+    if not n:
+        return {"value": None, "low": 0.0, "high": 1.0, "n": 0}
+    found = binomtest(right, n).proportion_ci(method="wilson")
+    return {"value": right / n, "low": float(found.low), "high": float(found.high), "n": n}
 
 # %% ../../nbs/package/data/preference_report.ipynb #71efc8e8
 def _features(ids: list[int]) -> set[tuple[str, tuple]]:
@@ -34,10 +36,9 @@ def _features(ids: list[int]) -> set[tuple[str, tuple]]:
 
 
 def _marks(tok: PreTrainedTokenizerBase, answers: list[tuple]) -> list[dict]:
-    """The five features that rank most pairs, by how many: in how many pairs only the chosen, or only the rejected, has
-    it.
-    """
-    chosen, rejected = Counter(), Counter()
+    "The five features that rank most pairs, and in how many pairs only the chosen, or only the rejected, has each."
+    chosen: Counter[tuple[str, tuple]] = Counter()
+    rejected: Counter[tuple[str, tuple]] = Counter()
     for one, other in answers:
         ours, theirs = _features(one), _features(other)
         chosen.update(ours - theirs)
@@ -69,52 +70,64 @@ _FEW = 30  # pairs below which a mark that ranks them all is nothing special
 
 
 def _findings(report: dict) -> list[str]:
-    said, longer = [], report["chosen_longer"]
-    if report["equal"]:
-        said.append(
-            f"{report['equal']:.1%} of the pairs have two equal answers and teach nothing; encode_pairs drops them"
-        )
+    found, longer, equal, alike = [], report["chosen_longer"], report["equal"], report["nearly_equal"]
+    if equal:
+        found.append(f"{equal:.1%} of the pairs have two equal answers and teach nothing; encode_pairs drops them")
     if longer["low"] > 0.55 or longer["high"] < 0.45:
         which = "longer" if longer["value"] > 0.5 else "shorter"
-        share = max(longer["value"], 1 - longer["value"])
-        said.append(
-            f"the chosen answer is the {which} one in {share:.0%} of the pairs: the model may learn length instead"
-        )
-    if report["nearly_equal"] > 0.1:
-        said.append(
-            f"{report['nearly_equal']:.0%} of the pairs differ in less than a tenth of their tokens: see what differs"
-        )
+        share = f"in {max(longer['value'], 1 - longer['value']):.0%} of the pairs"
+        found.append(f"the chosen answer is the {which} one {share}: the model may learn length instead")
+    if alike > 0.1:
+        found.append(f"{alike:.0%} of the pairs differ in less than a tenth of their tokens: see what differs")
     if report["marks"] and report["marks"][0]["ranks"] >= 0.9 and report["pairs"] >= _FEW:
         best = report["marks"][0]
         side = "chosen" if best["chosen"] > best["rejected"] else "rejected"
-        said.append(
-            f"one mark ranks {best['ranks']:.0%} of the pairs: the {side} answer {best['mark']}; is that what was "
-            "preferred?"
-        )
-    return said
+        mark = f"one mark ranks {best['ranks']:.0%} of the pairs: the {side} answer {best['mark']}"
+        found.append(f"{mark}; is that what was preferred?")
+    return found
 
 # %% ../../nbs/package/data/preference_report.ipynb #3e706f38
+def _common_start(one: list[int], other: list[int]) -> int:
+    n = 0
+    for a, b in zip(one, other):
+        if a != b:
+            break
+        n += 1
+    return n
+
+
+def _in_common(answers: list[tuple]) -> dict[str, float]:
+    "How often the two answers are equal, nearly equal, or begin alike, and the median of the tokens that they do."
+    equal = np.array([one == other for one, other in answers])
+    alike = np.array([_likeness(one, other, least=ALIKE) >= ALIKE for one, other in answers])
+    starts = np.array([_common_start(one, other) for one, other in answers])
+    return {
+        "equal": float(equal.mean()),
+        "nearly_equal": float((alike & ~equal).mean()),
+        "same_start": float((starts > 0).mean()),
+        "start_tokens": float(np.median(starts)),
+    }
+
+# %% ../../nbs/package/data/preference_report.ipynb #646924c6
 def pair_report(
     tok: PreTrainedTokenizerBase,  # With which the rows were encoded
     rows: Sequence[dict] | Dataset,  # N pairs as `encode_pairs` gives them
 ) -> dict:  # Lengths in tokens (medians, the longest pair), shares from 0 to 1, `marks`, and `findings` in sentences
-    """What tells the chosen answers from the rejected, before anything is trained on them.
+    """What distinguishes the chosen answers from the rejected, before anything is trained on them.
 
     `chosen_longer` and `marks` are rules that rank pairs without understanding; `prompt_share` is what one forward over
-    a pair's prompt, instead of two, saves of all tokens."""
+    a pair's prompt, instead of two, saves of all tokens. `ValueError` for no pairs.
+    """
     if not len(rows):
         raise ValueError("there are no pairs to report on; give what encode_pairs returned")
-    pairs = [(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows]
-    answers, sizes = [pair[1:] for pair in pairs], np.array([[len(ids) for ids in pair] for pair in pairs])
-    (asked, chosen, rejected), equal = sizes.T, np.array([one == other for one, other in answers])
-    alike = np.array([_likeness(*both, least=ALIKE) >= ALIKE for both in answers])
-    starts = [sum(1 for _ in takewhile(lambda same: same[0] == same[1], zip(*both))) for both in answers]
-    medians = np.median(sizes, axis=0).tolist()
-    report = {"pairs": len(rows), **dict(zip(("prompt", "chosen", "rejected"), medians))}
+    pairs = [tuple(row[key] for key in PAIR_KEYS) for row in rows]
+    sizes = np.array([[len(ids) for ids in pair] for pair in pairs])  # [N, 3]
+    asked, chosen, rejected = sizes.T
+    answers = [pair[1:] for pair in pairs]
+    report = {"pairs": len(rows), **dict(zip(("prompt", "chosen", "rejected"), np.median(sizes, axis=0).tolist()))}
     report["longest"] = int((asked + np.maximum(chosen, rejected)).max())
     report["chosen_longer"] = _rate(int((chosen > rejected).sum()), int((chosen != rejected).sum()))
-    report |= {"equal": equal.mean().item(), "nearly_equal": (alike & ~equal).mean().item()}
-    report |= {"same_start": float(np.mean(np.array(starts) > 0)), "start_tokens": float(np.median(starts))}
+    report |= _in_common(answers)
     report["prompt_share"] = float(asked.sum() / (asked.sum() + sizes.sum()))
     report["marks"] = _marks(tok, answers)
     return report | {"findings": _findings(report)}
@@ -135,38 +148,41 @@ def _draw_lengths(ax, chosen: np.ndarray, rejected: np.ndarray) -> None:
     ax.text(0.03, 0.97, "chosen longer", transform=ax.transAxes, va="top", fontsize=9)
     ax.text(0.97, 0.03, "rejected longer", transform=ax.transAxes, ha="right", fontsize=9)
 
+# %% ../../nbs/package/data/preference_report.ipynb #bd508707
+def _draw_likeness(ax, alike: list[float], label: str) -> None:
+    ax.hist(alike, np.linspace(0, 1, 21), color="#0072B2")
+    ax.axvline(ALIKE, color="gray", linewidth=1, linestyle="--")
+    ax.set(xlabel="tokens in common (share)", ylabel=label)
+
 
 def _draw_tokens(ax, parts: dict[str, int]) -> None:
     total = sum(parts.values())
-    for at, ((name, tokens), color) in enumerate(zip(parts.items(), ("#999999", "#CCCCCC", "#0072B2", "#E69F00"))):
-        ax.barh(at, 100 * tokens / total, height=0.35, color=color)
-        ax.annotate(
-            f"{name}: {100 * tokens / total:.0f} %", (0, at - 0.22), (1, 2), textcoords="offset points", fontsize=9
-        )
+    colors = ("#999999", "#CCCCCC", "#0072B2", "#E69F00")
+    for at, (name, color) in enumerate(zip(parts, colors)):
+        share = 100 * parts[name] / total
+        ax.barh(at, share, height=0.35, color=color)
+        ax.annotate(f"{name}: {share:.0f} %", (0, at - 0.22), (1, 2), textcoords="offset points", fontsize=9)
     ax.set(xlabel="share of the tokens (%)", ylim=(3.3, -0.7), yticks=[])
 
 # %% ../../nbs/package/data/preference_report.ipynb #f2c47d51
 def plot_pairs(
     rows: Sequence[dict] | Dataset,  # N pairs from `encode_pairs`; similarity is drawn of at most 500 of them
 ) -> "Figure":  # Free-standing: no window opens, and pyplot does not know it
-    """The lengths of the chosen against the rejected answers, how alike the two are, and where the tokens of the pairs
-    are.
+    """Lengths of the chosen against the rejected answers, how alike the two are, and each part's share of the tokens.
+
+    `ValueError` for no pairs.
     """
     from matplotlib.figure import Figure
 
     if not len(rows):
         raise ValueError("there are no pairs to draw; give what encode_pairs returned")
-    pairs = [(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows]
+    pairs = [tuple(row[key] for key in PAIR_KEYS) for row in rows]
     asked, chosen, rejected = np.array([[len(ids) for ids in pair] for pair in pairs]).T
     alike = [_likeness(*pair[1:]) for pair in pairs[:: -(-len(pairs) // 500)]]
     fig = Figure(figsize=(8, 2.6), dpi=80, layout="constrained")
     left, middle, right = fig.subplots(1, 3)
     _draw_lengths(left, chosen, rejected)
-    middle.hist(alike, np.linspace(0, 1, 21), color="#0072B2")
-    middle.axvline(ALIKE, color="gray", linewidth=1, linestyle="--")
-    middle.set(
-        xlabel="tokens in common (share)", ylabel="pairs" if len(alike) == len(pairs) else f"of {len(alike)} pairs"
-    )
+    _draw_likeness(middle, alike, "pairs" if len(alike) == len(pairs) else f"of {len(alike)} pairs")
     once, one, other = int(asked.sum()), int(chosen.sum()), int(rejected.sum())
     _draw_tokens(right, {"prompt": once, "prompt again": once, "chosen": one, "rejected": other})
     for ax in (left, middle, right):
@@ -175,14 +191,14 @@ def plot_pairs(
 
 # %% ../../nbs/package/data/preference_report.ipynb #3abef8aa
 def suspect_swapped(
-    logps: Tensor,  # (N, 2) of the reference: `pair_logps` of the model that is going to be trained
+    logps: Tensor,  # [N, 2] float, of the reference: `pair_logps` of the model that is going to be trained
     rows: Sequence[dict] | Dataset,  # The same N pairs
-) -> (
-    dict
-):  # {"value", "low", "high", "n", "finding"}; the first four as intervals are written, the last a sentence or None
+) -> dict:  # "value" (None if all are equal), "low", "high", "n" pairs that differ; "finding": a sentence or None
     """In which share of the pairs the reference finds the chosen answer likelier per token, and its 95 % interval.
 
-    The finding is there if the whole interval lies below one half. It is a reason to look, and no proof."""
+    The finding is there if the whole interval lies below one half. It is a reason to look, and no proof. `ValueError`
+    where `logps` is not [N, 2].
+    """
     lengths = np.array([[len(row["chosen_ids"]), len(row["rejected_ids"])] for row in rows])
     if lengths.shape != tuple(logps.shape):
         raise ValueError(

@@ -37,6 +37,7 @@ def _spelled(match: re.Match) -> str:
     if match[0].startswith('"') or repr(Json().decode_example(match[0])) == repr(json.loads(match[0])):
         return match[0]
     sign, digits, exponent = Decimal(match[0]).as_tuple()
+    assert isinstance(exponent, int)  # it is a letter for NaN and infinity, which the pattern does not match
     padded = "0" * 20 + "".join(map(str, digits))
     for point in sorted(range(1, len(padded)), key=lambda at: abs(at - 21)):  # the usual place first: -4.7e-1
         text = f"{'-' * sign}{padded[:point].lstrip('0') or 0}.{padded[point:]}e{exponent + len(padded) - point}"
@@ -64,7 +65,8 @@ def _is_plain(read: dict) -> bool:
     return "tools" not in read and all(len(m) == 2 and "content" in m for messages in read.values() for m in messages)
 
 
-def _array(cells: list[list | None], type: pa.ListType) -> pa.Array:
+def _array(cells: list, type: pa.ListType) -> pa.Array:
+    "The lists of a column; only in a column of JSON may some be None."
     if isinstance(type.value_type, pa.JsonType):
         return pa.array(cells, pa.list_(pa.string())).cast(type)
     flat = [message for messages in cells for message in messages]  # a third of the time that pa.array takes for dicts
@@ -87,13 +89,12 @@ def _unkept(value: Any) -> Any:
 def _as_json(read: dict) -> tuple[dict, list[str]]:
     "The messages and tools as texts in JSON, and a defect for each that would not be kept."
     cells = {key: [_json_text(value) for value in values] for key, values in read.items()}
-    lost = [(key, i) for key, texts in cells.items() for i, text in enumerate(texts) if text is None]
-    where = {"messages": "message {}", "tools": "tool {}"}
-    return cells, [
-        f"{where.get(key, f'message {{}} of {json.dumps(key)}').format(i + 1)} holds {short(_unkept(read[key][i]))}, "
-        "which a column of JSON would change; write it as a text"
-        for key, i in lost
-    ]
+    places = {"messages": "message {}", "tools": "tool {}"}
+    defects = []
+    for key, i in [(key, i) for key, texts in cells.items() for i, text in enumerate(texts) if text is None]:
+        place, lost = places.get(key, f'message {{}} of "{key}"').format(i + 1), short(_unkept(read[key][i]))
+        defects.append(f"{place} holds {lost}, which a column of JSON would change; write it as a text")
+    return cells, defects
 
 # %% ../../nbs/package/data/read.ipynb #840ba810
 _SHOWN = 20  # defects that one error spells out
@@ -105,7 +106,8 @@ class _Rich(Exception):
 
 def _whole_rows(rows: Iterable[tuple[str, Any]], as_row: Callable, rich: bool) -> Iterator[dict]:
     "The rows as lists of messages, or of texts in JSON if `rich`; at the end a `ValueError` with all defects, if any."
-    shown, count = [], 0
+    shown: list[str] = []
+    count = 0
     for place, row in rows:
         read, defects = as_row(row)
         if not defects and not rich and not _is_plain(read):

@@ -417,6 +417,7 @@ TOGETHER = """
 import datasets, sys
 from ft_notebooks.data import read as data
 data._IN_MEMORY, datasets.config.HF_DATASETS_CACHE = 1000, sys.argv[1]
+print("starts", flush=True)
 for _ in range(5):
     read = data.read_chats([{"prompt": f"{n}", "completion": "b"} for n in range(2000)])
     assert [row[0]["content"] for row in read["messages"]] == [f"{n}" for n in range(2000)]
@@ -424,8 +425,16 @@ for _ in range(5):
 
 
 def test_several_processes_may_read_the_same_at_once(on_disk):
-    runs = [subprocess.Popen([sys.executable, "-c", TOGETHER, str(on_disk.parent)]) for _ in range(2)]
-    assert [run.wait() for run in runs] == [0, 0]
+    rows = [{"prompt": f"{n}", "completion": "b"} for n in range(2000)]
+    readings = 0
+    code = [sys.executable, "-c", TOGETHER, str(on_disk.parent)]
+    with subprocess.Popen(code, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout.readline() == "starts\n"
+        while run.poll() is None:
+            found = read_chats(rows)["messages"]
+            assert [row[0]["content"] for row in found] == [row["prompt"] for row in rows]
+            readings += 1
+    assert run.returncode == 0 and readings
     assert len(list(on_disk.iterdir())) == 1
 
 

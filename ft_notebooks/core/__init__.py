@@ -1,4 +1,4 @@
-"What every part needs: the device, the number of CPU threads, start-up checks over several processes"
+"Small parts that every package needs: atomic files, random state, fingerprints, error texts, the device, CPU threads, processes"
 
 import lazy_loader
 

@@ -175,7 +175,7 @@ def _mend(folder: Path) -> None:
 def _cache() -> Path:
     return Path(os.environ.get("FT_NOTEBOOKS_CACHE") or Path.home() / ".cache" / "ft_notebooks").expanduser()
 
-
+# %% ../../nbs/package/loading/example_models.ipynb #2af5e4e4
 def smollm2() -> Path:  # A folder with `model.safetensors`, the tokenizer and their configuration
     """SmolLM2-135M-Instruct, downloaded once, verified, and kept in `~/.cache/ft_notebooks` or `$FT_NOTEBOOKS_CACHE`.
 

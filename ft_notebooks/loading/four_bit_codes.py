@@ -26,7 +26,7 @@ def _scaled_blocks(weight: torch.Tensor | None) -> torch.Tensor:  # (blocks, 64)
     blocks = weight.detach().float().cpu().reshape(-1, 64)
     return blocks / blocks.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
 
-
+# %% ../../nbs/package/loading/four_bit_codes.ipynb #38061d27
 def plot_code_book(
     weight: torch.Tensor | None = None,  # n x 64 floats, in any shape; None: 4096 blocks of normal numbers
 ) -> "Figure":  # Free-standing: no window opens, and pyplot does not know it

@@ -52,7 +52,7 @@ def _check_supported(file: str | Path, fields: dict[str, Any]) -> None:
                 "the model that the file was made from with AutoTokenizer.from_pretrained"
             )
 
-
+# %% ../../nbs/package/loading/gguf_files.ipynb #6db0fa40
 def gguf_tokenizer(
     file: str | Path,  # A GGUF file
 ) -> PreTrainedTokenizerFast:  # With the file's special tokens and chat template

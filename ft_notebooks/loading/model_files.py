@@ -32,7 +32,7 @@ def _weight_files(folder: Path) -> list[Path]:
         )
     return files
 
-
+# %% ../../nbs/package/loading/model_files.ipynb #e4f924db
 def _check_files(folder: Path) -> None:
     "All weight files are there, each as long as its header says."
     files = _weight_files(folder)
@@ -109,7 +109,7 @@ def _check_architecture(name: str | Path, config: PreTrainedConfig) -> None:
             f"one that was saved as that, or, if it is one by another name, write {expected!r} into its config.json"
         )
 
-
+# %% ../../nbs/package/loading/model_files.ipynb #57f47cc0
 def read_config(
     name: str | Path,  # What `check_checkpoint` gave
     revision: str | None = None,  # On the hub: a commit, tag or branch

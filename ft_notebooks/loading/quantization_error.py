@@ -79,7 +79,7 @@ def _row_logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:  # [
     finally:
         model.train(was_training)
 
-
+# %% ../../nbs/package/loading/quantization_error.ipynb #0dd61a4e
 def token_distances(
     p_model: PreTrainedModel,  # The reference
     q_model: PreTrainedModel,  # Of the same vocabulary; its device and dtype may be others

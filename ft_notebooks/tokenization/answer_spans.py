@@ -139,7 +139,7 @@ class Frame(NamedTuple):
     middle: str  # What ends an answer that is not the last
     last: str  # What ends the last answer
 
-
+# %% ../../nbs/package/tokenization/answer_spans.ipynb #a3b8801d
 def find_frame(
     write: Callable[..., str],  # As in `spans_one_by_one`
     tokens: re.Pattern,  # Finds the special tokens

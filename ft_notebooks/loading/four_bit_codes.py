@@ -15,12 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% ../../nbs/package/loading/four_bit_codes.ipynb #df37b8e1
-def plot_code_book(
-    weight: torch.Tensor | None = None,  # Of n x 64 numbers, in any shape; None: 4096 blocks of normal ones
-) -> "Figure":  # Free-standing: no window opens, and pyplot does not know it
-    "NF4's sixteen values over the weights that they stand for, each block of 64 divided by its largest."
-    from matplotlib.figure import Figure
-
+def _scaled_blocks(weight: torch.Tensor | None) -> torch.Tensor:  # (blocks, 64) in float32, between -1 and 1
+    "The weights in blocks of 64, each divided by its largest; None: 4096 blocks of normal numbers."
     if weight is None:
         weight = torch.randn(4096, 64, generator=torch.Generator().manual_seed(0))
     if not weight.numel() or weight.numel() % 64:
@@ -28,7 +24,19 @@ def plot_code_book(
             f"the weight has {weight.numel()} numbers, which are no blocks of 64; cut it to a multiple of 64"
         )
     blocks = weight.detach().float().cpu().reshape(-1, 64)
-    scaled = blocks / blocks.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    return blocks / blocks.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+
+# %% ../../nbs/package/loading/four_bit_codes.ipynb #38061d27
+def plot_code_book(
+    weight: torch.Tensor | None = None,  # n x 64 floats, in any shape; None: 4096 blocks of normal numbers
+) -> "Figure":  # Free-standing: no window opens, and pyplot does not know it
+    """NF4's sixteen values over the density of the weights, each block of 64 divided by its largest.
+
+    `ValueError` where the number of weights is not a multiple of 64.
+    """
+    from matplotlib.figure import Figure
+
+    scaled = _scaled_blocks(weight)
     fig = Figure(figsize=(6, 2.5), dpi=80, layout="constrained")
     ax = fig.subplots()
     ax.hist(scaled.flatten().numpy(), bins=101, range=(-1, 1), density=True, color="0.8", label="weights")

@@ -15,22 +15,29 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCa
 from transformers.utils import cached_file, extract_commit_hash, find_adapter_config_file
 
 # %% ../../nbs/package/loading/model_files.ipynb #ede979c6
+def _weight_files(folder: Path) -> list[Path]:
+    "The weight files that the folder should have: those of its index, if the weights are in several."
+    files, index = sorted(folder.glob("model*.safetensors")), folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").exists():
+        return files
+    if index.exists():
+        try:
+            places = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            return sorted({folder / name for name in places})
+        except (ValueError, LookupError, TypeError, AttributeError) as e:
+            raise ValueError(f"{index} holds no map of weights to files ({e}); copy it again") from e
+    if any("-of-" in file.name for file in files):
+        raise ValueError(
+            f"{folder} has a part of a model and no {index.name}, which says what the parts are; copy it too"
+        )
+    return files
+
+# %% ../../nbs/package/loading/model_files.ipynb #e4f924db
 def _check_files(folder: Path) -> None:
     "All weight files are there, each as long as its header says."
-    files, index = sorted(folder.glob("model*.safetensors")), folder / "model.safetensors.index.json"
-    if not (folder / "model.safetensors").exists():
-        if index.exists():
-            try:
-                files = sorted(
-                    {folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-                )
-            except (ValueError, LookupError, TypeError, AttributeError) as e:
-                raise ValueError(f"{index} holds no map of weights to files ({e}); copy it again") from e
-        elif any("-of-" in file.name for file in files):
-            raise ValueError(
-                f"{folder} has a part of a model and no {index.name}, which says what the parts are; copy it too"
-            )
-    if missing := [file.name for file in files if not file.exists()]:
+    files = _weight_files(folder)
+    missing = [file.name for file in files if not file.exists()]
+    if missing:
         raise ValueError(
             f"{folder} lacks {len(missing)} of its {len(files)} files: {', '.join(missing)[:200]}; copy it again"
         )
@@ -47,7 +54,7 @@ def _check_files(folder: Path) -> None:
             ) from e
 
 # %% ../../nbs/package/loading/model_files.ipynb #1a0b8c63
-_REFUSED = {
+_PROBLEMS = {  # kind of a folder that cannot be loaded -> what is wrong, and the cure
     "missing": "does not exist; a path must lead to a folder that save_pretrained wrote",
     "adapter": """holds an adapter; load its base with load_model, then peft.PeftModel.from_pretrained(base, folder,
         is_trainable=True), or False if it is not to be trained further""",
@@ -59,26 +66,33 @@ _REFUSED = {
     "config": "has no config.json; give a folder that save_pretrained wrote",
 }
 
+# %% ../../nbs/package/loading/model_files.ipynb #0bcebda7
+def check_checkpoint(
+    name: str | Path,  # A folder, or a name on the hub such as "owner/model", of which only the form is checked
+) -> str:  # The name as transformers takes it
+    """A folder holds a config and complete safetensors files.
 
-def check_checkpoint(name: str | Path) -> str:
-    "The name as transformers takes it; a `ValueError` that says the cure if it is no folder that can be loaded."
+    `ValueError` with the cure where the folder does not exist, holds an adapter, GGUF or pickled weights, or lacks
+    its config or weights, and where a weight file is missing, truncated or a Git LFS pointer.
+    """
     folder = Path(name).expanduser()
     if not folder.exists():
         if isinstance(name, str) and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
             return name  # it can only be a name on the hub
-        raise ValueError(f"{name} {_REFUSED['missing']}")
+        raise ValueError(f"{name} {_PROBLEMS['missing']}")
     kinds = {"adapter": "adapter_config.json", "gguf": "*.gguf", "pickle": "*model*.bin", "weights": "config.json"}
     whole = (folder / "config.json").exists() and any(folder.glob("model*.safetensors*"))
     if (folder / kinds["adapter"]).exists() or not whole:
         found = {kind: sorted(folder.glob(pattern)) for kind, pattern in kinds.items()}
         kind = next((kind for kind, files in found.items() if files), "config")
         file = found[kind][0].name if kind != "config" else None
-        raise ValueError(f"{name} {' '.join(_REFUSED[kind].split()).format(file=file)}")
+        raise ValueError(f"{name} {' '.join(_PROBLEMS[kind].split()).format(file=file)}")
     _check_files(folder)
     return str(folder)
 
 # %% ../../nbs/package/loading/model_files.ipynb #30975ad3
-def _check_architecture(name: str, config: PreTrainedConfig) -> None:
+def _check_architecture(name: str | Path, config: PreTrainedConfig) -> None:
+    "The config describes a causal language model in 16 or 32 bits, saved by the class that would load it."
     if getattr(config, "quantization_config", None):
         raise ValueError(
             f"{name} is stored quantised; load the model that it was made from, in 16 or 32 bits, and "
@@ -95,14 +109,16 @@ def _check_architecture(name: str, config: PreTrainedConfig) -> None:
             f"one that was saved as that, or, if it is one by another name, write {expected!r} into its config.json"
         )
 
-
+# %% ../../nbs/package/loading/model_files.ipynb #57f47cc0
 def read_config(
     name: str | Path,  # What `check_checkpoint` gave
     revision: str | None = None,  # On the hub: a commit, tag or branch
     **hub,  # `cache_dir`, `token` and other arguments of `from_pretrained` that say where a name is looked up
 ) -> PreTrainedConfig:  # Of a causal language model; `_commit_hash` is the commit that it was read from, or None
-    """The configuration, before any weight is read; a `ValueError` for a model that does not continue text, or is
-    quantised.
+    """The configuration, before any weight is read and without running code from the folder.
+
+    `ValueError` where config.json is missing from a folder or damaged, needs custom code, or belongs to an adapter, a
+    quantised model, or a model that is no causal language model. `OSError` where the hub gives no config.json.
     """
     try:
         file = cached_file(name, "config.json", revision=revision or "main", **hub)
@@ -117,7 +133,7 @@ def read_config(
         raise ValueError(f"{name}: config.json holds no JSON object: {e}") from e
     config._commit_hash = extract_commit_hash(file, None)
     if find_adapter_config_file(name, revision=config._commit_hash or revision or "main", **hub):
-        raise ValueError(f"{name} {' '.join(_REFUSED['adapter'].split())}")
+        raise ValueError(f"{name} {' '.join(_PROBLEMS['adapter'].split())}")
     _check_architecture(name, config)
     return config
 
@@ -126,8 +142,9 @@ def check_weights(
     name: str | Path,  # What `check_checkpoint` gave
     **kwargs,  # Arguments of `from_pretrained`, such as `revision`
 ) -> None:
-    """The files hold every weight that `config.json` describes, in its shape; otherwise a `ValueError`. No weight is
-    read.
+    """The files hold every weight that `config.json` describes, in its shape; no weight is read.
+
+    `ValueError` that names the first missing or misshapen weights.
     """
     fixed = {"device_map": {"": "meta"}, "use_safetensors": True, "trust_remote_code": False}
     report = {"output_loading_info": True, "ignore_mismatched_sizes": True}

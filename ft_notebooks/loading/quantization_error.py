@@ -16,20 +16,21 @@ from ..core.device import hardware
 
 # %% ../../nbs/package/loading/quantization_error.ipynb #b0cdecb8
 def round_weight(
-    weight: torch.Tensor,  # (out, in), in float32 or 16 bits; not changed
+    weight: torch.Tensor,  # [out, in], in float32 or 16 bits; not changed
     bits: int,  # 32, 16, 8 or 4, as in `load_model`
-) -> tuple[torch.Tensor, int]:  # (out, in) in float32: what is read back; the bytes of what is held
-    """A weight as `load_model(bits=bits)` holds it on this machine, and the bytes: codes, scales, code books.
+) -> tuple[torch.Tensor, int]:  # [out, in] in float32: the weight read back; the bytes of the tensors stored for it
+    """A weight as `load_model(bits=bits)` holds it on this machine, and its bytes: codes, scales, code books.
 
-    At 4 bits that is NF4 with double quantisation, whatever the length of the rows.
+    At 4 bits that is NF4 with double quantisation, whatever the length of the rows; 1024 x 1024 weights take
+    4.127 / 8 bytes each and 1,092 for the code books. `ValueError` for other `bits`, and where `weight` is no matrix of
+    floats.
     """
     check_bits(bits)
     if weight.ndim != 2 or not weight.is_floating_point():
         was = f"{tuple(weight.shape)} {weight.dtype}"
-        raise ValueError(
-            f"a weight is a matrix of floats, got {was}; load the model with bits=32, it is quantised later"
-        )
-    wide, half = weight.detach().float(), torch.float16 if hardware().dtype == torch.float16 else torch.bfloat16
+        raise ValueError(f"a weight is a matrix of floats, got {was}; load the model with bits=32")
+    wide = weight.detach().float()
+    half = torch.float16 if hardware().dtype == torch.float16 else torch.bfloat16
     narrow = weight.detach().to(half)  # the dtype that a checkpoint is read into at 16, 8 and 4 bits
     if bits == 32:
         back, held = wide, [wide]
@@ -47,19 +48,19 @@ def round_weight(
 def weight_errors(
     model: PreTrainedModel,  # Its weights in 32 or 16 bits; not changed
     bits: int,  # 32, 16, 8 or 4, as in `load_model`
-) -> dict[str, tuple[float, float]]:  # Of each linear layer but the head: bytes a weight, relative error
-    """What `load_model(bits=bits)` would hold of each layer, and how far off that is.
+) -> dict[str, tuple[float, float]]:  # Name of each linear layer but the head: bytes a weight, relative error
+    """The bytes a weight and the relative error of each layer that `load_model(bits=bits)` would quantise.
 
     The error is the root mean square of the differences over that of the weights: 0 is exact, 0.1 is ten per cent.
+    `ValueError` for other `bits`, and where the model has no linear layer beside its head.
     """
     found, head = {}, model.get_output_embeddings()
     for name, layer in model.named_modules():
         if isinstance(layer, torch.nn.Linear) and layer is not head:
             back, size = round_weight(layer.weight, bits)
             weight = layer.weight.detach().float()
-            error = (back - weight).norm() / weight.norm().clamp(
-                min=torch.finfo(torch.float32).tiny
-            )  # 0 / 0 is no error
+            size_of_weight = weight.norm().clamp(min=torch.finfo(torch.float32).tiny)  # a weight of zeros has error 0
+            error = (back - weight).norm() / size_of_weight
             found[name] = size / weight.numel(), error.item()
     if not found:
         raise ValueError(
@@ -68,7 +69,8 @@ def weight_errors(
     return found
 
 # %% ../../nbs/package/loading/quantization_error.ipynb #333e645b
-def _row_logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:  # (T,) -> (T, V), without gradient
+def _row_logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:  # [T] -> [T, V]
+    "The logits of one row in `eval()` mode, without gradient."
     was_training = model.training
     model.eval()  # dropout would make the distance random
     try:
@@ -77,18 +79,17 @@ def _row_logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:  # (
     finally:
         model.train(was_training)
 
-
+# %% ../../nbs/package/loading/quantization_error.ipynb #0dd61a4e
 def token_distances(
     p_model: PreTrainedModel,  # The reference
     q_model: PreTrainedModel,  # Of the same vocabulary; its device and dtype may be others
-    input_ids: list[list[int]] | torch.Tensor,  # R rows of token ids, as `tok(texts)` gives them
+    input_ids: list[list[int]] | torch.Tensor,  # B rows of T token ids, which may differ in T: as `tok(texts)` gives
     attention_mask: list[list[int]] | torch.Tensor | None = None,  # The same shape; 0 is padding, which is left out
-) -> tuple[
-    torch.Tensor, torch.Tensor
-]:  # (N,) KL(p || q) in nats, float32; (N,) whether the argmax is the same; on the CPU
-    """How far `q_model` is from `p_model` at each of the N tokens that are no padding, row after row.
+) -> tuple[torch.Tensor, torch.Tensor]:  # On the CPU: [N] KL(p || q) in nats, float32; [N] bool, the same argmax
+    """The KL divergence of `q_model` from `p_model` at each of the N tokens that are not padding, row after row.
 
-    Rows run one by one in `eval()` mode and are compared in float32; the models' modes are put back.
+    Rows run one by one in `eval()` mode and are compared in float32; the models' modes are restored. `ValueError` where
+    there is no token, the mask has another number of rows, or the models have vocabularies of different sizes.
     """
     rows = [torch.as_tensor(ids) for ids in input_ids]
     if attention_mask is not None:
@@ -99,10 +100,9 @@ def token_distances(
     for ids in filter(len, rows):
         p_row, q_row = _row_logits(p_model, ids), _row_logits(q_model, ids).to(p_model.device)
         if p_row.shape != q_row.shape:
-            raise ValueError(
-                f"the models have {p_row.shape[1]} and {q_row.shape[1]} logits a token; give two of one size"
-            )
-        for p, q in zip(p_row.split(128), q_row.split(128)):  # (128, V) at a time: what float32 takes stays small
+            sizes = f"{p_row.shape[1]} and {q_row.shape[1]}"
+            raise ValueError(f"the models have {sizes} logits a token; give two of one size")
+        for p, q in zip(p_row.split(128), q_row.split(128)):  # [128, V] at a time: float32 needs little memory
             apart = F.kl_div(q.float().log_softmax(-1), p.float().log_softmax(-1), log_target=True, reduction="none")
             kl.append(apart.sum(-1).cpu())
             same.append((p.argmax(-1) == q.argmax(-1)).cpu())
@@ -112,12 +112,13 @@ def token_distances(
 def logits_distance(
     p_model: PreTrainedModel,  # The reference
     q_model: PreTrainedModel,  # As in `token_distances`
-    input_ids: list[list[int]] | torch.Tensor,  # R rows of token ids, as `tok(texts)` gives them
-    attention_mask: list[list[int]] | torch.Tensor | None = None,  # The same shape; 0 is padding, which is left out
-) -> tuple[float, float]:  # KL(p || q) in nats a token; the share of the tokens that have the same argmax
-    """How far `q_model` is from `p_model`: the mean of `token_distances`, in which each token has the same weight.
+    input_ids: list[list[int]] | torch.Tensor,  # As in `token_distances`
+    attention_mask: list[list[int]] | torch.Tensor | None = None,  # As in `token_distances`
+) -> tuple[float, float]:  # KL(p || q) in nats a token; the share of the tokens with the same argmax, 0 to 1
+    """The mean KL divergence of `q_model` from `p_model`, and the share of equal argmax: each token weighs the same.
 
-    `kl, agreement = logits_distance(p_model, q_model, **tok(texts))`.
+    `kl, agreement = logits_distance(p_model, q_model, **tok(texts))`; (0.0, 1.0) for a model and itself. `ValueError`
+    as in `token_distances`.
     """
     kl, same = token_distances(p_model, q_model, input_ids, attention_mask)
     return kl.double().mean().item(), same.double().mean().item()

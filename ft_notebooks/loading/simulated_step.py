@@ -31,7 +31,9 @@ class _Alive(TorchDispatchMode):
     def __init__(self, before: list[torch.Tensor], phase: str):
         super().__init__()
         self.before = {t.untyped_storage()._cdata for t in before}
-        self.known, self.alive, self.most, self.phase = set(self.before), Counter(), Counter(), phase
+        self.known, self.phase = set(self.before), phase
+        self.alive: Counter[str] = Counter()  # bytes of copies and of activations
+        self.most: Counter[str] = Counter()  # bytes, by phase
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         result = operation(*args, **(kwargs or {}))
@@ -94,7 +96,7 @@ def _allocate(model) -> None:
     quantized = [m for m in model.modules() if isinstance(m, bnb.nn.Linear4bit)]
     for layer in quantized:  # torch 2.9 makes no fake tensor of bitsandbytes' own kind; each is replaced below
         layer.weight = None
-    names = {}
+    names: dict[torch.nn.Parameter, list[tuple[str, str, str]]] = {}
     for name, p in model.named_parameters(remove_duplicate=False):
         names.setdefault(p, []).append(name.rpartition("."))
     model.to_empty(device="cpu")
@@ -199,7 +201,8 @@ def step_bytes(
 
     Two numbers of layers are run, a period apart, and the cost of all follows on a straight line.
     """
-    (few, more, times), cost = _periods(build()), Counter()
+    few, more, times = _periods(build())
+    cost: Counter[str] = Counter()
     for layers, share in ((few, 1 - times), (more, times)) if times else ((few, 1),):
         model = build()
         del _layers(model)[layers:]

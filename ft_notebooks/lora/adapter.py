@@ -31,10 +31,14 @@ def _check_modules(model: torch.nn.Module, fields: dict) -> None:
     ends = {name.split(".")[-1] for name in names if getattr(model.get_submodule(name), "weight", None) is not None}
     for field in ("target_modules", "modules_to_save", "rank_pattern", "alpha_pattern"):
         wanted = fields.get(field) or ()
-        whole = isinstance(wanted, str)  # a pattern for whole paths, or "all-linear"
-        for part in () if wanted == "all-linear" else [wanted] if whole else wanted:
+        if wanted == "all-linear":
+            continue
+        whole = isinstance(wanted, str)  # a pattern for whole paths
+        parts: list[str] = [wanted] if isinstance(wanted, str) else list(wanted)
+        for part in parts:
+            pattern = part if whole else rf"(.*\.)?({part})"
             try:
-                found = any(re.fullmatch(part if whole else rf"(.*\.)?({part})", name) for name in names)
+                found = any(re.fullmatch(pattern, name) for name in names)
             except re.error as e:
                 raise ValueError(f"{field}: {part!r} is no pattern: {e}") from None
             if not found:

@@ -20,7 +20,7 @@ from ..loading.model_files import check_checkpoint, read_config
 
 # %% ../../nbs/package/lora/adapter_folder.ipynb #52e29d0d
 def _shapes(folder: Path) -> dict[str, list[int]]:
-    "The shape of each tensor of an adapter; a `ValueError` that says the cure for a folder that holds none."
+    "The shape of each tensor of an adapter; `ValueError` with the cure for a folder that holds none."
     file = folder / "adapter_model.safetensors"
     pickled = not file.is_file() and (folder / "adapter_model.bin").is_file()
     if pickled:
@@ -43,10 +43,10 @@ def _misfit(adapter: PeftConfig, shapes: dict[str, list[int]], base: PreTrainedC
     "What keeps tensors of these shapes from being this adapter on a base of this config, or None."
     adapter = copy.deepcopy(adapter)
     if hasattr(adapter, "init_lora_weights"):
-        adapter.init_lora_weights = True  # PiSSA and others would take the base's weights apart, and here are none
+        adapter.init_lora_weights = True  # PiSSA and others would decompose the base's weights, and `meta` has none
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(base)
-    if adapter.is_prompt_learning:  # its tensors are no part of a model: PEFT asks only for this one
+    if adapter.is_prompt_learning:  # its tensors are no part of a model: PEFT reads only this one
         return None if "prompt_embeddings" in shapes else "it lacks prompt_embeddings"
     try:
         model = get_peft_model(model, adapter, low_cpu_mem_usage=True)
@@ -57,29 +57,33 @@ def _misfit(adapter: PeftConfig, shapes: dict[str, list[int]], base: PreTrainedC
     except (ValueError, RuntimeError) as e:
         lines = [line.strip(" \t.") for line in str(e).splitlines()]
         return next((line for line in lines if line.startswith("size mismatch")), lines[0])
-    saved = {
-        name.removesuffix(".weight"): name for name in get_peft_model_state_dict(model, save_embedding_layers=False)
-    }
+    names = get_peft_model_state_dict(model, save_embedding_layers=False)
+    saved = {name.removesuffix(".weight"): name for name in names}  # as PEFT names them in a file
     own = [key.replace(".default", "").removesuffix(".weight") for key in result.missing_keys if ".default" in key]
-    if missing := [saved[name] for name in own if name in saved]:
+    missing = [saved[name] for name in own if name in saved]
+    if missing:
         return f"it lacks {missing[0]}"
     return f"the base has no place for {result.unexpected_keys[0]}" if result.unexpected_keys else None
 
 # %% ../../nbs/package/lora/adapter_folder.ipynb #f93c0c68
 def _same_base(adapter: PeftConfig, model: PreTrainedModel) -> bool:
-    "Does the model carry the name that the adapter was trained on, and the commit where both are known?"
+    "Whether the model has the name that the adapter was trained on, and the same commit where both are known."
     given, known = model.name_or_path, adapter.base_model_name_or_path
     paths = [Path(name).expanduser() for name in (given, known)]
     same = paths[0].samefile(paths[1]) if all(path.is_dir() for path in paths) else given == known
     commits = {getattr(model.config, "_commit_hash", None), adapter.revision} - {None, "main"}
     return same and len({c for c in commits if len(c) == 40}) < 2
 
-
+# %% ../../nbs/package/lora/adapter_folder.ipynb #6b360826
 def check_adapter_folder(
-    folder: str | Path,  # That `save_pretrained` of a `PeftModel` wrote
-    model: PreTrainedModel | None = None,  # A base that the adapter is to be put on; None: the one that it names
+    folder: str | Path,  # Written by `save_pretrained` of a `PeftModel`
+    model: PreTrainedModel | None = None,  # The base to add the adapter to; None: the one that it names
 ) -> PeftConfig:  # With the base's name in `base_model_name_or_path`
-    "The config of an adapter that is whole and fits its base; else a `ValueError`, before a tensor of either is read."
+    """The config of an adapter that is complete and fits its base, before a tensor of either is read.
+
+    `ValueError` where a file is missing, damaged or pickled, a tensor is missing or has a shape that the base does not
+    have, the base that it names cannot be loaded, or `model` is a different base.
+    """
     folder = Path(folder).expanduser()
     shapes, file = _shapes(folder), folder / "adapter_config.json"
     try:
@@ -93,12 +97,14 @@ def check_adapter_folder(
     if not name:
         raise ValueError(f"{where}, so the base was never saved; save it and write its folder there")
     if model is not None and not _same_base(adapter, model):
-        raise ValueError(f"{where}, and the model is {model.name_or_path!r}: another base; load the one that is named")
+        given = f"the model is {model.name_or_path!r}: a different base"
+        raise ValueError(f"{where}, and {given}; load the one that is named")
     try:
         base = read_config(check_checkpoint(name), adapter.revision) if model is None else model.config
     except (OSError, ValueError) as e:
         raise ValueError(f"{where}, which does not load; if it has moved, write there where it is now ({e})") from e
-    if problem := _misfit(adapter, shapes, base):
+    problem = _misfit(adapter, shapes, base)
+    if problem:
         raise ValueError(
             f"{folder} does not fit its base {name}: {problem}; restore the adapter, or the base that it was made for"
         )
@@ -108,7 +114,10 @@ def check_adapter_folder(
 def trained_bits(
     folder: str | Path,  # An adapter's: a run's own folder, or one inside it, such as a checkpoint
 ) -> int | None:  # 4, 8, 16 or 32, as in `load_model`; None: there is no record
-    "The bits of a weight of the base that the adapter was trained on, as the `manifest.json` of its run tells."
+    """The bits of a weight of the base that the adapter was trained on, from the `manifest.json` of its run.
+
+    `ValueError` where the manifest is damaged.
+    """
     folder = Path(folder).expanduser().resolve()
     files = [place / "manifest.json" for place in (folder, folder.parent)]
     file = next((file for file in files if file.is_file()), None)
@@ -117,10 +126,12 @@ def trained_bits(
     try:
         run = json.loads(file.read_text(encoding="utf-8"))["run"]
         dtypes, quantised = run["model.dtypes"], run.get("model.config.quantization_config", {})
-    except (KeyError, TypeError):  # another program's
+    except (KeyError, TypeError):  # a manifest of another program
         return None
     except ValueError as e:
         raise ValueError(f"{file} is damaged ({e}), and tells no bits; restore it, or give the bits of the base") from e
-    if quantised.get("load_in_4bit") or quantised.get("load_in_8bit"):
-        return 4 if quantised.get("load_in_4bit") else 8
+    if quantised.get("load_in_4bit"):
+        return 4
+    if quantised.get("load_in_8bit"):
+        return 8
     return 32 if dtypes == ["float32"] else 16

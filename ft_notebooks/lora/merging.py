@@ -20,25 +20,26 @@ from .adapter_folder import trained_bits
 from ..tokenization.padding import load_tokenizer
 
 # %% ../../nbs/package/lora/merging.ipynb #67c0af68
-MOST_KL = 0.01  # nats a token: ten times what rounding does to 30 layers in bfloat16, twice what it does to 80
+MOST_KL = 0.01  # nats a token: ten times the effect of bfloat16 rounding in 30 layers, twice that in 80
 MOST_KL_OF_ONE = 0.5  # nats, at any one token: rounding was measured at 0.04
 
 
 def check_merged(
     model: PreTrainedModel,  # With its adapter
     merged: PreTrainedModel,  # Without
-    input_ids: list[list[int]],  # Rows of token ids, a few hundred tokens in all
-) -> tuple[float, float]:  # The KL divergence per token, and the share of tokens with the same argmax
-    """How far the merged model is from the adapter's, by more than which rounding cannot explain.
+    input_ids: list[list[int]],  # B rows of T token ids, which may differ in T; a few hundred tokens in all
+) -> tuple[float, float]:  # The mean KL divergence in nats a token, and the share of tokens with the same argmax
+    """The merged model's logits differ from the adapter's by no more than rounding explains.
 
-    A `ValueError` if it is more than `MOST_KL` in the mean, or than `MOST_KL_OF_ONE` at one token. The share of tokens
-    with the same argmax decides nothing: rounding does, where two are nearly tied.
+    `ValueError` where the KL divergence is above `MOST_KL` in the mean, above `MOST_KL_OF_ONE` at one token, or NaN.
+    The share of tokens with the same argmax has no threshold: between two tokens that are nearly tied, rounding
+    decides.
     """
     kl, same = token_distances(model, merged, input_ids)
-    mean, worst = max(kl.mean().item(), 0.0), kl.max().item()  # rounding can make the mean a little less than nothing
-    if not (mean <= MOST_KL and worst <= MOST_KL_OF_ONE):  # NaN is refused too
+    mean, worst = max(kl.mean().item(), 0.0), kl.max().item()  # rounding can make the mean slightly negative
+    if not (mean <= MOST_KL and worst <= MOST_KL_OF_ONE):  # false for NaN
         raise ValueError(
-            f"the merged model says other words than the adapter's: KL per token {mean:.4f} (at most {MOST_KL}), of "
+            f"the merged model's logits differ from the adapter's: KL per token {mean:.4f} (at most {MOST_KL}), of "
             f"one token {worst:.4f} (at most {MOST_KL_OF_ONE}); was the adapter trained on this base, in these bits?"
         )
     return mean, same.float().mean().item()
@@ -46,9 +47,12 @@ def check_merged(
 # %% ../../nbs/package/lora/merging.ipynb #a63a96d0
 @contextmanager
 def whole_folder(
-    output: str | Path,  # That is to be made; an empty folder may be there
-) -> Iterator[Path]:  # A folder to write into
-    "What was written there is at `output` when the block has ended, and nothing is there if it failed."
+    output: str | Path,  # The folder to make; an empty one may exist
+) -> Iterator[Path]:  # A temporary folder to write into
+    """All that the block wrote is at `output` when it has ended, and nothing if it failed.
+
+    `ValueError` where `output` exists and is not an empty folder.
+    """
     output = Path(output)
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ValueError(f"{output} is there already and is not empty; name another folder, or remove it first")
@@ -59,14 +63,15 @@ def whole_folder(
 
 # %% ../../nbs/package/lora/merging.ipynb #2b4fb133
 def merge_folder(
-    folder: str | Path,  # With an adapter and its tokenizer
-    output: str | Path,  # That is to be made
+    folder: str | Path,  # Holds an adapter and its tokenizer
+    output: str | Path,  # The folder to make, as in `whole_folder`
     input_ids: list[list[int]],  # Rows to compare the models on, as in `check_merged`
     bits: int | None = None,  # Of a weight of the base that the adapter was trained on; None: as in `load_adapter`
-) -> tuple[float, float]:  # As `check_merged` gives it
-    """A plain model at `output`, with its tokenizer, that says the same as the adapter on its base.
+) -> tuple[float, float]:  # As in `check_merged`
+    """A plain model at `output`, with its tokenizer, whose logits are the adapter's up to rounding.
 
-    `ValueError`, and nothing is at `output`, if it would not, or if there is something already.
+    `ValueError`, and nothing is written to `output`, where `check_merged` raises it, where `output` exists, and where
+    the adapter, its base or its tokenizer cannot be loaded.
     """
     bits = bits or trained_bits(folder) or 16
     with whole_folder(output) as part:

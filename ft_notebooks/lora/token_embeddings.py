@@ -13,10 +13,12 @@ from transformers import PreTrainedModel
 # %% ../../nbs/package/lora/token_embeddings.ipynb #3061eef7
 def token_rows(
     model: PreTrainedModel,  # Without an adapter, with a row for each of `ids`
-    ids: Iterable[int],  # Of the tokens whose rows are to be trained
-) -> dict[str, list[int]]:  # For `peft.LoraConfig(trainable_token_indices=...)`
-    """The rows in the input embedding and, where it is another tensor, in the output embedding: tokens to be read and
-    said.
+    ids: Iterable[int],  # Token ids whose rows are to be trained
+) -> dict[str, list[int]]:  # Last name of the embedding: `ids`; for `peft.LoraConfig(trainable_token_indices=...)`
+    """The rows of the tokens in the input embedding and, where it is a different tensor, in the output embedding.
+
+    `token_rows(tiny_model(), [5])` is `{"embed_tokens": [5], "lm_head": [5]}`. `ValueError` where `ids` is empty, or
+    the embeddings have no row for one of them.
     """
     ids = list(ids)
     tables = [t for t in (model.get_input_embeddings(), model.get_output_embeddings()) if t is not None]
@@ -26,5 +28,5 @@ def token_rows(
             f"ids must be rows of the embeddings, 0 to {rows - 1}, got {ids}; add them with resize_token_embeddings"
         )
     if tables[0].weight is tables[-1].weight:
-        tables = tables[:1]  # the head follows
+        tables = tables[:1]  # the tied head trains with it
     return {name.split(".")[-1]: ids for name, module in model.named_modules() if any(module is t for t in tables)}

@@ -9,7 +9,8 @@ __all__ = []
 import lazy_loader
 
 _names = {
-    "chat_template": ["ChatTemplate", "template_additions"],
+    "chat_template": ["ChatTemplate"],
+    "template_defaults": ["template_additions"],
     "padding": ["load_tokenizer", "ensure_pad_token", "add_pad_token", "check_vocabulary", "pad_batch"],
     "token_view": ["show_tokens", "plot_labels"],
     "length_report": ["plot_lengths"],

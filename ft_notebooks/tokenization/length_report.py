@@ -34,7 +34,7 @@ def _answers(rows) -> tuple[np.ndarray, ...]:  # three of whole numbers
         trained = column.flatten().to_numpy() != IGNORE
         lengths.append(pc.list_value_length(column).to_numpy(zero_copy_only=False))
         stops = lengths[-1].cumsum()
-        last = np.zeros(len(trained), bool)  # of its row
+        last: np.ndarray = np.zeros(len(trained), bool)  # of its row
         last[stops[lengths[-1] > 0] - 1] = True
         ends = np.flatnonzero(trained & (last | ~np.append(trained[1:], False)))
         owner = np.searchsorted(stops, ends, side="right")
@@ -51,7 +51,9 @@ def _packs(
     size: int,  # Of a pack, in tokens
 ) -> int:
     "How many packs best-fit decreasing fills: each row goes where it leaves least free (arXiv 2404.10830)."
-    free, packs, spaces = Counter(), 0, []  # how many packs have a space left; those spaces in order
+    free: Counter[int] = Counter()  # how many packs have so much space left
+    spaces: list[int] = []  # those spaces in order
+    packs = 0
     for length in sorted(lengths, reverse=True):
         at = bisect_left(spaces, length)
         packs += at == len(spaces)
@@ -131,7 +133,8 @@ def plot_lengths(
         raise ValueError(f"max_length and batch_size count from 1, got {max_length} and {batch_size}")
     lengths, needs, owners = _answers(rows)
     size = max_length or int(lengths.max())
-    harmed, lost = np.zeros(len(lengths), bool), needs > size
+    lost = needs > size
+    harmed: np.ndarray = np.zeros(len(lengths), bool)
     harmed[owners[lost]] = True
     fig = Figure(figsize=(6, 2.5), dpi=80, layout="constrained")
     left, right = fig.subplots(1, 2, width_ratios=(3, 2))

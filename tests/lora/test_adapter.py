@@ -593,9 +593,9 @@ def test_a_base_that_is_given_must_be_the_one_that_is_named(saved, tmp_path):
     named.name_or_path = str(folder / "adapter/../base")  # the same folder by another path
     check_adapter_folder(folder / "adapter", model=named)
     tiny_model(seed=1).save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match="base'?, and the model is .*other': another base"):
+    with pytest.raises(ValueError, match="base'?, and the model is .*other': a different base"):
         check_adapter_folder(folder / "adapter", model=load_model(tmp_path / "other", bits=32))
-    with pytest.raises(ValueError, match="and the model is '': another base"):
+    with pytest.raises(ValueError, match="and the model is '': a different base"):
         check_adapter_folder(folder / "adapter", model=tiny_model())
 
 
@@ -610,7 +610,7 @@ def test_the_commit_of_a_base_is_compared_where_both_are_known(saved, trained, g
     if same:
         check_adapter_folder(folder / "adapter", model=base)
     else:
-        with pytest.raises(ValueError, match="another base"):
+        with pytest.raises(ValueError, match="a different base"):
             check_adapter_folder(folder / "adapter", model=base)
 
 

@@ -309,6 +309,17 @@ def test_the_index_lists_exactly_the_notebooks():
     assert [link for link in links if "/" not in link] == [nb.name for nb in STAGES]
 
 
+def test_contributing_lists_exactly_the_modules_and_its_tasks_name_some():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    there = {".".join(p.relative_to(ROOT / "ft_notebooks").with_suffix("").parts) for p in MODULES}
+    packages = text.partition("\n## The packages")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\|([^|]*)\|$", packages, flags=re.M)
+    assert {f"{package}.{name}" for package, names in rows for name in re.findall(r"`(\w+)`", names)} == there
+    tasks = re.findall(r"^\| [^|`]+ \| ([^|]*) \|", text.partition("\n## Where do I change")[2], flags=re.M)
+    named = {name for cell in tasks for name in re.findall(r"`(\w+\.\w+)`", cell)}
+    assert len(tasks) == 17 and named <= there, named - there  # sixteen, and the table's head
+
+
 def test_every_public_name_of_the_package_is_in_the_module_it_names():
     for name, where in ft_notebooks._lazy.items():
         assert name in public(where), f"ft_notebooks.{name} should come from {where}"

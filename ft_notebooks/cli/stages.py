@@ -9,13 +9,18 @@ __all__ = ['read_stage', 'as_chats', 'encode_rows', 'show_row', 'measure', 'comp
 import itertools
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 # %% ../../nbs/package/cli/stages.ipynb #afa077b6
 def read_stage(
     stage: str,  # "sft" or "dpo"
-    source,  # As `read_chats` and `read_preferences` take it
+    source,  # A file or folder, as `read_chats` and `read_preferences` take it
 ):  # A `Dataset` of conversations ("messages") or of pairs ("prompt", "chosen", "rejected")
-    "The rows that a stage trains on; a `ValueError` by file and line for what is none."
+    """The rows that a stage trains on.
+
+    `ValueError` with file and line where a row is no conversation (sft) or no pair (dpo).
+    """
     from ft_notebooks.data.read import read_chats, read_preferences
 
     return (read_preferences if stage == "dpo" else read_chats)(source)
@@ -24,14 +29,14 @@ def read_stage(
 def as_chats(
     rows,  # A `Dataset` of conversations or of pairs
 ):  # A `Dataset` with "messages", and "tools" if there are any
-    "Conversations as they are, and of each pair the one with the chosen answer."
+    "Conversations as they are; each pair becomes its prompt with the chosen answer."
     from datasets import Features
 
     if "messages" in rows.column_names:
         return rows
-    columns = {"messages": rows.features["prompt"]} | {
-        key: rows.features[key] for key in rows.features if key == "tools"
-    }
+    columns = {"messages": rows.features["prompt"]}
+    if "tools" in rows.features:
+        columns["tools"] = rows.features["tools"]
     spare = ["prompt", "chosen", "rejected"]
     return rows.map(
         lambda row: {"messages": row["prompt"] + row["chosen"]}, remove_columns=spare, features=Features(columns),
@@ -51,7 +56,8 @@ def _misread(tok, sources, pairs: bool) -> None:
                 if pairs:
                     encode_pair(tok, row)
                 else:
-                    encode_chat(tok, row["messages"], **({"tools": row["tools"]} if row.get("tools") else {}))
+                    tools = {"tools": row["tools"]} if row.get("tools") else {}
+                    encode_chat(tok, row["messages"], **tools)
             except ValueError as e:
                 raise ValueError(f"{place}: {e}") from None
 
@@ -60,21 +66,23 @@ def encode_rows(
     tok,  # A `PreTrainedTokenizerBase`
     rows,  # A `Dataset` of conversations or of pairs, or None
     max_length: int | None,  # In tokens; None cuts nothing
-    sources: list[str],  # The files that the rows were read from
+    sources: Sequence[str | Path],  # The files that the rows were read from
     **allowed,  # `allow_cut` of `encode_chats`, `allow_equal` and `allow_long` of `encode_pairs`; others are left out
-) -> tuple:  # The encoded rows, None for none, and their account
-    "The rows in ids; what cannot be encoded is a `ValueError` with the file and the line."
+) -> tuple:  # The encoded rows (None for None), and what was counted on the way: rows, tokens, cut, equal, ...
+    """Conversations as `encode_chats` and pairs as `encode_pairs` encode them.
+
+    `ValueError` with file and line where a row cannot be encoded, and where a larger share of the rows than allowed
+    is cut, equal or too long.
+    """
     from ft_notebooks.data.chat_encoding import encode_chats
     from ft_notebooks.data.preference_encoding import encode_pairs
 
     if rows is None:
         return None, {}
     pairs = "messages" not in rows.column_names
-    known = ("allow_equal", "allow_long") if pairs else ("allow_cut",)
+    encode, known = (encode_pairs, ("allow_equal", "allow_long")) if pairs else (encode_chats, ("allow_cut",))
     try:
-        return (encode_pairs if pairs else encode_chats)(
-            tok, rows, max_length, **{k: v for k, v in allowed.items() if k in known}
-        )
+        return encode(tok, rows, max_length, **{key: share for key, share in allowed.items() if key in known})
     except ValueError:
         _misread(tok, sources, pairs)
         raise
@@ -84,16 +92,18 @@ def _ribbon(ribbon) -> str:
     "The ribbon in colours on a terminal, and elsewhere what is trained between « and »."
     if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         return str(ribbon)
-    parts = itertools.groupby(ribbon.tokens, lambda token: token[1].startswith("trained"))
-    texts = [("«{}»" if trained else "{}").format("".join(text for text, _ in tokens)) for trained, tokens in parts]
+    texts = []
+    for trained, tokens in itertools.groupby(ribbon.tokens, lambda token: token[1].startswith("trained")):
+        text = "".join(text for text, _ in tokens)
+        texts.append(f"«{text}»" if trained else text)
     return "".join(texts) + "\n«trained», the rest is only read"
 
 # %% ../../nbs/package/cli/stages.ipynb #7a5a1b57
 def show_row(
     tok,  # A `PreTrainedTokenizerBase`
     row: dict,  # As `encode_rows` gives it
-) -> str:
-    "A row as it is trained; of a pair, the prompt with the chosen answer, and then with the rejected one."
+) -> str:  # The text; trained tokens in colour on a terminal, elsewhere between « and »
+    "A row as it is trained; for a pair, the prompt with the chosen answer, and then with the rejected answer."
     from ft_notebooks.tokenization.token_view import show_tokens
     from ft_notebooks.tokenization.padding import IGNORE
 
@@ -108,13 +118,11 @@ def show_row(
 
 # %% ../../nbs/package/cli/stages.ipynb #b93c6576
 def measure(
-    model,  # Asked in `eval()` mode, and left as it was
+    model,  # Measured in `eval()` mode, and left in the mode that it was in
     tok,  # Its tokenizer
     rows,  # As `encode_rows` gives them, or None
-) -> (
-    dict
-):  # {"perplexity": a float}, or {"ranked": {"value", "low", "high", "n"}, "logps": [[chosen, rejected], ...]}, or {}
-    "What is known of held-out rows at one moment of a run."
+) -> dict:  # {"perplexity"}; of pairs {"ranked": {"value", "low", "high", "n"}, "logps": N × [chosen, rejected], nats}
+    "The perplexity of held-out conversations, or how the model ranks held-out pairs; {} without rows."
     from ft_notebooks.evaluation.likelihood import perplexity
     from ft_notebooks.dpo.loss import pair_logps
     from ft_notebooks.data.preference_report import suspect_swapped
@@ -131,8 +139,11 @@ def measure(
 def compare_measures(
     before: dict,  # What `measure` gave before the training
     after: dict,  # The same afterwards
-) -> tuple[dict, list[str]]:  # What to keep, and how to say it
-    "Both moments under their names, `perplexity_before` and `perplexity`, without what is only needed to compare them."
+) -> tuple[dict, list[str]]:  # What to keep in `metrics.json`, and the lines to print
+    """Both measures under their names, `perplexity_before` and `perplexity`, without the log-probabilities.
+
+    For pairs also the reward accuracy: the share whose chosen answer has gained more than the rejected one.
+    """
     from ft_notebooks.evaluation.runner import interval
 
     kept = {f"{name}_before": value for name, value in before.items() if name != "logps"}

@@ -17,19 +17,25 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 # %% ../../nbs/package/dpo/shared_rows.ipynb #be505496
 @dataclass(frozen=True)
 class PairRow:
-    "Pairs in one row, each as what both texts begin with, the rest of chosen and the rest of rejected; no padding."
+    """B pairs in one row of N tokens, each as common prefix, rest of chosen and rest of rejected; no padding.
+
+    B pairs are 2B texts of at most T tokens in TRL's batch.
+    """
 
     input_ids: Tensor  # int64 [1, N]
-    position_ids: Tensor  # int64 [1, N], those of each text alone
+    position_ids: Tensor  # int64 [1, N]: each token's position in its own text
     sizes: Tensor  # int64 [B, 3] on the CPU: tokens of the common prefix, of the rest of chosen and of rejected
-    place: Tensor  # int64 [2B, T - 1]: where in the row each token of the batch is that predicts another; elsewhere 0
+    place: Tensor  # int64 [2B, T - 1]: index in the row of each token that predicts a next one; elsewhere 0
 
 # %% ../../nbs/package/dpo/shared_rows.ipynb #a9da97ac
 def pair_row(
     input_ids: Tensor,  # int64 [2B, T], as TRL's collator gives it: B chosen texts, then their B rejected ones
-    attention_mask: Tensor,  # The same shape; ones, then zeros for padding on the right
+    attention_mask: Tensor,  # int64 [2B, T]: ones, then zeros for padding on the right
 ) -> PairRow:
-    "What a batch of pairs looks like when nothing is computed twice, and where each of its tokens went."
+    """A batch of pairs without padding and with each common prefix once, and the place of each token in it.
+
+    `ValueError` for padding on the left.
+    """
     B, T = len(input_ids) // 2, input_ids.shape[1]
     ids, real = input_ids.view(2, B, T), attention_mask.view(2, B, T).bool()
     if not real[..., 0].all():
@@ -51,9 +57,9 @@ def pair_row(
 
 # %% ../../nbs/package/dpo/shared_rows.ipynb #d3551133
 def pair_mask(
-    sizes: Tensor,  # int64 [B, 3], those of a `PairRow`
-) -> Tensor:  # bool [N, N]: may the query (a line) see the key (a column)?
-    "What each token of the row sees: its own part and what its pair begins with, up to itself."
+    sizes: Tensor,  # int64 [B, 3], `PairRow.sizes`
+) -> Tensor:  # bool [N, N]: True where the query (a line) attends to the key (a column)
+    "Each token attends to its own part and to its pair's common prefix, up to itself."
     part = torch.arange(sizes.numel()).repeat_interleave(sizes.flatten())
     pair, kind = part // 3, part % 3
     sees = (kind == 0) | (kind == kind[:, None])
@@ -61,9 +67,7 @@ def pair_mask(
 
 # %% ../../nbs/package/dpo/shared_rows.ipynb #67da04e3
 def _blocks(sizes: list[list[int]], longest: int) -> Iterator[tuple[slice, slice, slice]]:
-    """Queries of the row, and their keys in two runs, the second of which may be empty; the last keys are the queries'
-    own.
-    """
+    "Queries of the row, and their keys in two slices, the second perhaps empty; the queries' own keys are last."
     start = 0
     for shared, chosen, rejected in sizes:
         own = start + shared + chosen
@@ -103,7 +107,8 @@ class _PairAttention(torch.autograd.Function):
         grouped, grads = query.reshape(K, G, N, d), grad.reshape(N, K, G, -1)
         dq, dk, dv = query.new_empty(N, K, G, d), torch.zeros_like(key), torch.zeros_like(value)
         for (at, *runs), table in zip(ctx.blocks, tables):
-            n, k, v = at.stop - at.start, *(torch.cat([x[:, run] for run in runs], 1) for x in (key, value))
+            n = at.stop - at.start
+            k, v = (torch.cat([x[:, run] for run in runs], 1) for x in (key, value))
             g = grads[at].permute(1, 2, 0, 3).reshape(K, G * n, -1)
             ds = torch._softmax_backward_data(torch.bmm(g, v.transpose(1, 2)), table, -1, table.dtype).mul_(ctx.scaling)
             dq[at] = torch.bmm(ds, k).view(K, G, n, d).permute(2, 0, 1, 3)
@@ -118,7 +123,7 @@ class _PairAttention(torch.autograd.Function):
 
 # %% ../../nbs/package/dpo/shared_rows.ipynb #c381bc2c
 def _flash(query, key, value, sizes, scaling):
-    "The same by `torch.nn.attention.varlen.varlen_attn`: CUDA, 16 bits."
+    "Attention by `torch.nn.attention.varlen.varlen_attn`, on CUDA in 16 bits; sizes as a list, result [1, N, H, e]."
     from torch.nn.attention.varlen import varlen_attn
 
     blocks = list(_blocks(sizes, max(map(sum, sizes))))
@@ -132,6 +137,7 @@ def _flash(query, key, value, sizes, scaling):
 
 
 def _by_block(query, key, value, sizes, scaling, dropout):
+    "Attention by `scaled_dot_product_attention`, a call for each block, on any device; result [1, N, H, e]."
     parts = []
     for at, *runs in _blocks(sizes, max(map(sum, sizes))):
         k, v = (torch.cat([x[:, :, run] for run in runs], 2) for x in (key, value))
@@ -142,38 +148,35 @@ def _by_block(query, key, value, sizes, scaling, dropout):
     return torch.cat(parts, 2).transpose(1, 2)
 
 # %% ../../nbs/package/dpo/shared_rows.ipynb #3bb38767
-_BLOCK = 128  # queries; longer blocks compute more that is not seen, shorter ones are more calls
+_BLOCK = 128  # queries; longer blocks compute more masked scores, shorter blocks need more calls
 
 
 def pair_attention(
     module: nn.Module,  # The attention layer
-    query: Tensor,  # [B, H, T, d]
-    key: Tensor,  # [B, K, T, d], K divides H
-    value: Tensor,  # [B, K, T, e]
-    attention_mask: Tensor | None,  # int64 [1, 1, B, 3], `PairRow.sizes`; or what `sdpa` takes
-    dropout: float = 0.0,  # On the attention's weights
+    query: Tensor,  # float [1, H, N, d]: H heads, N tokens of the row, d per head
+    key: Tensor,  # float [1, K, N, d]; K divides H
+    value: Tensor,  # float [1, K, N, e]
+    attention_mask: Tensor | None,  # int64 [1, 1, B, 3], `PairRow.sizes`; else what `sdpa` takes, with any batch size
+    dropout: float = 0.0,  # Share of the attention weights
     scaling: float | None = None,  # Of the scores; 1/sqrt(d) if None
     **kwargs,  # As transformers' attention functions take them
-) -> tuple[Tensor, None]:  # [B, T, H, e]
-    """`sdpa`'s attention; given the sizes of pairs it computes what `pair_mask` shows, and no more than a block beside
-    it.
+) -> tuple[Tensor, None]:  # float [1, N, H, e]
+    """Attention under `pair_mask`, computed by blocks, for the sizes of pairs; `sdpa`'s for every other mask.
 
-    A `ValueError` for what it does not compute: a soft cap, sinks, a bias of positions, attention that is not causal.
+    `ValueError` for pairs with a soft cap, attention sinks or a position bias, and for attention that is not causal.
     """
     if attention_mask is None or attention_mask.dtype != torch.int64:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     special = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
-    if special or not (kwargs.get("is_causal") is not False and getattr(module, "is_causal", True)):
+    if special or kwargs.get("is_causal") is False or not getattr(module, "is_causal", True):
         raise ValueError(f"attention of pairs computes no {special[0] if special else 'attention that is not causal'}")
-    scaling, sizes = query.shape[-1] ** -0.5 if scaling is None else scaling, attention_mask[0, 0].tolist()
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    sizes = attention_mask[0, 0].tolist()
     if torch.is_autocast_enabled(query.device.type):
         query, key, value = (x.to(torch.get_autocast_dtype(query.device.type)) for x in (query, key, value))
     if dropout or query.device.type != "cpu":
-        flash = not dropout and query.device.type == "cuda" and query.dtype.itemsize == 2
-        return (
-            _flash(query, key, value, sizes, scaling)
-            if flash
-            else _by_block(query, key, value, sizes, scaling, dropout)
-        ), None
+        if not dropout and query.device.type == "cuda" and query.dtype.itemsize == 2:
+            return _flash(query, key, value, sizes, scaling), None
+        return _by_block(query, key, value, sizes, scaling, dropout), None
     blocks = list(_blocks(sizes, _BLOCK))
     return _PairAttention.apply(query[0], key[0], value[0], blocks, scaling)[None], None

@@ -13,45 +13,42 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 # %% ../../nbs/package/sft/packed_documents.ipynb #d65fa34f
 def document_leak(
     model: PreTrainedModel,  # Not changed; two short forward passes of 24 tokens, and one of 12
-    **how,  # More arguments of the forward pass, to see what they do
-) -> float:  # 0: documents in one row are apart; 1: the first is seen
-    """What a document's logits change by another before it in the row, relative to the change when a mask of ones shows
-    it.
+    **how,  # More arguments of the forward pass, to measure their effect
+) -> float:  # 0: documents in one row are apart; 1: the second attends to the first
+    """How much the document before it changes a document's logits, relative to the change under a mask of ones.
+
+    Rounding alone gives less than 1e-5 in 32 bits and less than 0.1 in 16; `use_cache=True` gives more than 0.5.
     """
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(model.config.get_text_config().vocab_size, (24,), generator=draw)
     collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
     batch = collate([{"input_ids": part} for part in ids.view(2, 12).tolist()])
     del batch["labels"]
-    batch = (
-        {name: v.to(model.device) if hasattr(v, "to") else v for name, v in batch.items()} | {"use_cache": False} | how
-    )
+    batch = {name: v.to(model.device) if hasattr(v, "to") else v for name, v in batch.items()}
+    batch |= {"use_cache": False} | how
     ids, training = ids.to(model.device)[None], model.training
     try:
         model.eval()
         with torch.no_grad():
             alone = model(ids[:, 12:], use_cache=False).logits[0].float()
-            joined = model(
-                ids, position_ids=batch["position_ids"], attention_mask=torch.ones_like(ids), use_cache=False
-            )
+            ones = {"attention_mask": torch.ones_like(ids), "use_cache": False}
+            joined = model(ids, position_ids=batch["position_ids"], **ones).logits[0, 12:].float()
             packed = model(**batch).logits[0, 12:].float()
     finally:
         model.train(training)
-    seen = (packed - alone).norm()
-    return (
-        (seen / (joined.logits[0, 12:].float() - alone).norm()).item() if seen else 0.0
-    )  # without attention there is nothing to see
+    leak = (packed - alone).norm()
+    return (leak / (joined - alone).norm()).item() if leak else 0.0  # both norms are 0 without attention
 
 # %% ../../nbs/package/sft/packed_documents.ipynb #0357acdb
 def check_apart(
     model: PreTrainedModel,  # As it will be trained; not changed
 ) -> None:
-    "A `ValueError` if a document in a row sees the one before it, as `document_leak` measures it."
+    "Documents in one row are apart: `document_leak` is less than 0.1; otherwise `ValueError`."
     leak = document_leak(model)
     if not leak < 0.1:
         kind = f"{type(model).__name__} with attn_implementation={model.config._attn_implementation!r}"
         raise ValueError(
-            f"{kind} lets a document see the one before it in the row ({leak:.0%} of what full sight of it changes), "
+            f"{kind} lets a document see the one before it in the row ({leak:.0%} of the change under full attention), "
             "so packing and padding_free would train on mixed texts; leave both off, and rows are grouped by length "
             "instead"
         )

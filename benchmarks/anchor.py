@@ -10,7 +10,9 @@ import json
 import tempfile
 from pathlib import Path
 
-from ft_notebooks.cli import commands
+import transformers
+
+from ft_notebooks.cli.demo_task import DEMO, DEMO_DPO, FORM, demo_pairs
 from ft_notebooks.cli.pipeline import train_run
 from ft_notebooks.cli.settings import read_settings
 from ft_notebooks.data.example_task import appointments
@@ -27,16 +29,14 @@ def scores(model, tok) -> list[str]:
     found = []
     for new in (False, True):
         notes = appointments(50, part="validation", new_phrases=new)
-        said = evaluate(model, tok, notes, {"right": exact_match, "form": key_order(*commands.FORM)}, 40, 50).scores
+        said = evaluate(model, tok, notes, {"right": exact_match, "form": key_order(*FORM)}, 40, 50).scores
         found += [f"{said[name]['value']:.2f}" for name in ("right", "form")]
     return found
 
 
 def run(sft: Path, tok, seed: int, rate: float, anchored: bool) -> list[str]:
     model, folder = load_adapter(sft, 16, trainable=True), tempfile.mkdtemp()
-    given = {
-        key: value for key, value in commands.DEMO_DPO.items() if key not in ("loss_type", "loss_weights", "save_steps")
-    }
+    given = {key: value for key, value in DEMO_DPO.items() if key not in ("loss_type", "loss_weights", "save_steps")}
     given |= {
         "learning_rate": rate,
         "seed": seed,
@@ -44,7 +44,7 @@ def run(sft: Path, tok, seed: int, rate: float, anchored: bool) -> list[str]:
         "save_strategy": "no",
         **(ANCHORED if anchored else {}),
     }
-    rows = commands._preferences(96, 100 + seed)
+    rows = demo_pairs(96, 100 + seed)
     with contextlib.redirect_stdout(io.StringIO()):
         trainer = dpo_trainer(model, tok, rows, output_dir=folder, callbacks=[], **given)
     for callback in trainer.callback_handler.callbacks:
@@ -68,9 +68,10 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 2e-4, 5e-4])
     args = parser.parse_args()
-    commands._quiet()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     sft = Path(tempfile.mkdtemp()) / "sft"
-    settings = {**read_settings(), "sft": {**commands.DEMO, "seed": args.seed}}
+    settings = {**read_settings(), "sft": {**DEMO, "seed": args.seed}}
     with contextlib.redirect_stdout(io.StringIO()):
         train_run(appointments(128, seed=args.seed), None, settings, sft)
     tok = load_tokenizer(str(sft))

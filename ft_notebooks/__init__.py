@@ -40,7 +40,7 @@ _modules = {  # module -> the public names that are also reachable as `from ft_n
     "training.config": "run_config",
     "training.gradient_flow": "GradientFlowCallback check_trained",
     "training.nan_guard": "GuardedTrainer find_spikes",
-    "sft.packed_documents": "check_apart document_leak",
+    "sft.packing_check": "check_apart document_leak",
     "training.kernel_patching": "levers speed_up",
     "training.preflight": "check_start",
     "sft.trainer": "sft_trainer",

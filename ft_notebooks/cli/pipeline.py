@@ -13,9 +13,10 @@ import json
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
-from .stages import as_chats, compare_measures, encode_rows, measure, read_stage, show_row
+from .data_preparation import as_chats, compare_measures, encode_rows, measure, read_stage, show_row
 
 # %% ../../nbs/package/cli/pipeline.ipynb #efc396dd
 def say(*words: object) -> None:
@@ -25,7 +26,7 @@ def say(*words: object) -> None:
 
 # %% ../../nbs/package/cli/pipeline.ipynb #dd9d9a02
 def meet() -> contextlib.AbstractContextManager:
-    "`together` under a launcher; without one nothing, and nothing is imported."
+    "`together` under a launcher: a block that ends in all processes if it raises in one. Otherwise no effect."
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return contextlib.nullcontext()
     from ft_notebooks.core.processes import together
@@ -34,9 +35,7 @@ def meet() -> contextlib.AbstractContextManager:
 
 
 def leave() -> None:
-    """Disconnect the processes that a launcher has started, without which one that ends early can be an error for the
-    others.
-    """
+    "Disconnect the processes that a launcher has started; a process that ends connected can raise in the others."
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         from ft_notebooks.core.processes import leave_processes
 
@@ -44,9 +43,9 @@ def leave() -> None:
 
 
 def once(
-    make,  # Returns a tuple of `Dataset`s and of what pickles small
+    make,  # A function without parameters; returns a tuple of `Dataset`s and of what pickles small
 ):  # What it returned
-    "`once_a_host` under a launcher; without one a call."
+    "`make()`, called by one process of each host under a launcher (`once_a_host`), and by the only process otherwise."
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return make()
     from ft_notebooks.core.processes import once_a_host
@@ -57,7 +56,7 @@ def once(
 def model_folder(
     name: str | Path,  # A run, a model's folder, `smollm2`, or owner/model on the hub
 ) -> str:  # An absolute path, or the name on the hub
-    "The model's folder, or its name where it could be one on the hub; a `ValueError` for a path that leads nowhere."
+    "The model's folder, or its name where it may be a name on the hub; `ValueError` for a path that leads nowhere."
     from ft_notebooks.loading.example_models import smollm2
 
     folder = Path(smollm2() if str(name) == "smollm2" else name)
@@ -71,22 +70,26 @@ def model_bits(
     method: str = "lora",  # Or "full"
     folder: str | Path | None = None,  # Of the model, which may hold an adapter
 ) -> int:
-    """The bits of a weight: as given; else those of the base that the folder's adapter was trained on, by its manifest.
+    """The bits of a weight: as given, else the bits of the base that the folder's adapter was trained on.
 
-    Else 32 for weights that are trained, and where the machine has no real 16-bit format.
+    Else 32 with method "full" and where the machine has no fast 16-bit format, and 16 otherwise:
+    `model_bits(None, "full")` is 32.
     """
     from ft_notebooks.lora.adapter_folder import trained_bits
     from ft_notebooks.core.device import hardware
 
     recorded = trained_bits(folder) if folder is not None and not given else None
-    return given or recorded or (32 if method == "full" or hardware().dtype.itemsize == 4 else 16)
+    known = given or recorded
+    if known:
+        return known
+    return 32 if method == "full" or hardware().dtype.itemsize == 4 else 16
 
 # %% ../../nbs/package/cli/pipeline.ipynb #ee9dbd93
 def load_folder(
     folder: str | Path,  # An adapter's folder, a model's, or a name on the hub
     bits: int,  # Of a weight of the base: 4, 8, 16 or 32
 ):  # A `peft.PeftModel` or a `transformers.PreTrainedModel`
-    "The model; an adapter stands on the base that it was trained on."
+    "The model; an adapter is loaded onto the base that it was trained on."
     from ft_notebooks.loading.quantized_loading import load_model
     from ft_notebooks.lora.adapter import load_adapter
 
@@ -94,7 +97,7 @@ def load_folder(
 
 # %% ../../nbs/package/cli/pipeline.ipynb #6a1944a5
 def _without(chats, held):
-    "The rows of `chats` that `held` neither has nor nearly has; a `ValueError` if none is left."
+    "The rows of `chats` that are not, and not nearly, in `held`; `ValueError` if none is left."
     from ft_notebooks.data.deduplication import overlap
 
     known = {row for _, row, _ in overlap(held, chats)}
@@ -105,12 +108,26 @@ def _without(chats, held):
     return chats.select([row for row in range(len(chats)) if row not in known])
 
 # %% ../../nbs/package/cli/pipeline.ipynb #0cc62ab9
+def _last(chats, rule) -> tuple:
+    "The rows before the last N, and the last N; `ValueError` unless N is at least 1 and leaves a row."
+    count = rule.removeprefix("last:")
+    if not count.isdigit() or not 0 < int(count) < len(chats):
+        most = len(chats) - 1
+        raise ValueError(f"data.eval={rule}: write last:N with N from 1 to {most}, as there are {len(chats)} rows")
+    n = len(chats) - int(count)
+    held = chats.select(range(n, len(chats)))
+    return _without(chats.select(range(n)), held), held
+
+# %% ../../nbs/package/cli/pipeline.ipynb #c41a1f56
 def held_out(
     chats,  # A `Dataset` of conversations or of pairs
     rule: str | None,  # A file, a share such as "0.1", "last:N", or "none"
     seed: int = 0,  # Of the draw, where the rule is a share
 ) -> tuple:  # Two `Dataset`s, the second None where the rule is none
-    "Rows to train on and rows to evaluate on; nothing is on both sides, or nearly so."
+    """Rows to train on and rows to evaluate on; no row, or near-duplicate, is in both.
+
+    `ValueError` where the rule is none of the four, its file cannot be read, or no row is left to train on.
+    """
     from ft_notebooks.data.deduplication import split
 
     if rule is None or rule.strip().lower() == "none":
@@ -118,13 +135,7 @@ def held_out(
     if not rule.strip():
         raise ValueError("data.eval is empty; write a file, a share such as 0.1, last:N, or none")
     if rule.startswith("last:"):
-        count = rule.removeprefix("last:")
-        if not count.isdigit() or not 0 < int(count) < len(chats):
-            most = len(chats) - 1
-            raise ValueError(f"data.eval={rule}: write last:N with N from 1 to {most}, as there are {len(chats)} rows")
-        n = len(chats) - int(count)
-        held = chats.select(range(n, len(chats)))
-        return _without(chats.select(range(n)), held), held
+        return _last(chats, rule)
     try:
         share = float(rule)
     except ValueError:
@@ -137,7 +148,7 @@ def held_out(
 def rows_hash(
     chats,  # A `Dataset` of conversations or of pairs, or None
 ) -> str | None:
-    "The number of rows and a hash of what they say, in their order; None for no rows."
+    "The number of rows and a hash of their content, in their order: `20 rows, sha256 …`; None for None."
     if chats is None:
         return None
     known = ("messages", "prompt", "chosen", "rejected", "tools")
@@ -146,9 +157,7 @@ def rows_hash(
 
 
 def _identity(settings, stage, chats, held) -> dict:
-    """What makes a run this run; [evaluation] changes no weight, and the rows that [data] names are known by their
-    content.
-    """
+    "What identifies a run: its settings without [evaluation], which changes no weight, and the content of its rows."
     given = {f"{name}.{key}": value for name in ("model", "lora", stage) for key, value in settings[name].items()}
     given |= {f"data.{key}": value for key, value in settings["data"].items() if key.startswith("allow")}
     return {"command": stage, **given, "data.trained": rows_hash(chats), "data.held_out": rows_hash(held)}
@@ -163,20 +172,21 @@ def shared_system(
 
 # %% ../../nbs/package/cli/pipeline.ipynb #5588c275
 def _record(path, *needed) -> dict:
-    "What a run has written of itself; a `ValueError` that says the cure if it is damaged."
+    "The content of a run's JSON file; `ValueError` with the cure where it is damaged or has no such key."
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        missing = [key for key in needed if key not in found] if isinstance(found, dict) else ["{"]
-        problem = f"it has no {missing[0]!r}" if missing else None
     except ValueError as e:
-        problem = str(e)
+        found, problem = {}, str(e)
+    else:
+        missing = [key for key in needed if key not in found] if isinstance(found, dict) else ["{"]
+        problem = f"it has no {missing[0]!r}" if missing else ""
     if problem:
         raise ValueError(f"{path} is damaged ({problem}); restore it, or choose another folder and train again")
     return found
 
 # %% ../../nbs/package/cli/pipeline.ipynb #07f344f5
 def _undamaged(run):
-    "The run's folder, in which `run.json` can be read if there is one."
+    "The run's folder; `ValueError` where its `run.json` is damaged."
     if Path(run, "run.json").is_file():
         _record(Path(run, "run.json"))
     return run
@@ -184,8 +194,8 @@ def _undamaged(run):
 # %% ../../nbs/package/cli/pipeline.ipynb #799e1f4a
 def known_run(
     target: str | Path,  # A run's folder, the demo's, a model's, or a name on the hub
-) -> tuple[str, dict]:  # The folder, and what the run has kept of itself, {} for a model
-    "What there is to know of a run that has finished; a `ValueError` for one that has not, or is damaged."
+) -> tuple[str, dict]:  # The folder, and the run's record (`run.json` and `metrics.json`), {} for a model
+    "The folder and record of a finished run; `ValueError` where the run is unfinished or its record is damaged."
     folder = Path(model_folder(target))
     stages = [stage for stage in ("dpo", "sft") if (folder / stage / "run.json").is_file()]
     if stages:  # the demo's folder, whose model is in its last run
@@ -199,23 +209,26 @@ def known_run(
 
 # %% ../../nbs/package/cli/pipeline.ipynb #a8d9bf31
 def _parts(known):
-    "The rows to train on and those kept aside, read again as the run did."
+    "The rows to train on and the held-out rows, read again as the run did."
     file, rule, stage = known["data"]["file"], known["data"]["eval"], known.get("command", "sft")
     return held_out(read_stage(stage, file), rule, known.get(f"{stage}.seed", 0))
 
-
+# %% ../../nbs/package/cli/pipeline.ipynb #7919b54b
 def kept_rows(
     run: str | Path,  # As the user named it
-    known: dict,  # What `known_run` says of it
-):  # A `Dataset` of conversations; of pairs, those with the chosen answer
-    "The rows that a run kept aside, found again where it read them; a `ValueError` if they are not what they were."
+    known: dict,  # Its record, from `known_run`
+):  # A `Dataset` of conversations; each pair becomes its prompt with the chosen answer
+    """The rows that a run held out, read again from its files.
+
+    `ValueError` where the run held out no rows, and where the files are gone or hold other rows.
+    """
     if not known.get("data.held_out"):
         raise ValueError(f"{run} kept no rows for evaluation; name a file: ft eval {run} DATA")
     file = known["data"]["file"]
     try:
         chats = _parts(known)[1]
-        same = rows_hash(chats) == known["data.held_out"]
-        problem = "" if same else f"{file} is no longer what {run} was trained with"
+        changed = rows_hash(chats) != known["data.held_out"]
+        problem = f"{file} is no longer what {run} was trained with" if changed else ""
     except ValueError as e:
         problem = str(e)
     if problem:
@@ -227,9 +240,9 @@ def kept_rows(
 
 # %% ../../nbs/package/cli/pipeline.ipynb #8fa0d275
 def trained_rows(
-    known: dict,  # What `known_run` says of a run
+    known: dict,  # A run's record, from `known_run`
 ):  # A `Dataset`, or None
-    "The rows that a run was trained on, where its file still holds them; None, which is said, where it does not."
+    "The rows that a run was trained on; None, with a printed line, where its file no longer holds them."
     file = (known.get("data") or {}).get("file")
     if not file:
         return None
@@ -238,20 +251,39 @@ def trained_rows(
     except ValueError:
         rows = None
     if rows is None or rows_hash(rows) != known["data.trained"]:
-        say(f"{file} no longer holds what was trained on, so nobody can tell which evaluated rows are among it")
+        say(f"{file} no longer holds the training rows, so it is unknown which evaluated rows are among them")
         return None
     return rows
+
+# %% ../../nbs/package/cli/pipeline.ipynb #a8c475ef
+def _check_config(given, stage) -> None:
+    "`ValueError` for a run without a step or a checkpoint, and for what the stage's config class raises."
+    from ft_notebooks.cli.settings import SECTIONS
+
+    for key in ("max_steps", "num_train_epochs", "learning_rate"):
+        if given.get(key, 1) <= 0:
+            raise ValueError(f"[{stage}] {key} must be more than 0, got {given[key]}")
+    if given.get("save_strategy", "steps") == "no" or given.get("save_only_model"):
+        raise ValueError(
+            f"[{stage}] a run keeps a checkpoint to go on from; leave out save_strategy and save_only_model"
+        )
+    fields = {key: value for key, value in given.items() if key != "effective_batch"}
+    try:
+        SECTIONS[stage](output_dir="unused", **{"use_cpu": True, "bf16": False, **fields})
+    except (ValueError, TypeError) as e:
+        raise ValueError(f"[{stage}] {e}") from None
 
 # %% ../../nbs/package/cli/pipeline.ipynb #90f8f125
 def check_settings(
     settings: dict,  # As `read_settings` gives them
     stage: str = "sft",  # Or "dpo"
 ) -> None:
-    """A `ValueError` for settings that contradict each other, for a run of no step, and for what the stage's config
-    refuses.
+    """The settings agree with each other, and the stage's config class takes them; otherwise `ValueError`.
+
+    It is raised for bits that do not exist or that full training cannot use, for [lora] keys without an adapter, for a
+    run without a step or a checkpoint, and for what `SFTConfig` or `DPOConfig` raise.
     """
     from ft_notebooks.loading.memory_estimate import check_bits
-    from ft_notebooks.cli.settings import SECTIONS
     from ft_notebooks.training.batch_plan import effective_batch
 
     lora, given, bits = settings["lora"], settings[stage], settings["model"].get("bits")
@@ -270,39 +302,32 @@ def check_settings(
             "out of [lora], or let model.method be lora"
         )
     effective_batch(given.get("effective_batch", 16))
-    for key in ("max_steps", "num_train_epochs", "learning_rate"):
-        if given.get(key, 1) <= 0:
-            raise ValueError(f"[{stage}] {key} must be more than 0, got {given[key]}")
-    if given.get("save_strategy", "steps") == "no" or given.get("save_only_model"):
-        raise ValueError(
-            f"[{stage}] a run keeps a checkpoint to go on from; leave out save_strategy and save_only_model"
-        )
-    fields = {k: v for k, v in given.items() if k != "effective_batch"}
-    try:
-        SECTIONS[stage](output_dir="unused", **{"use_cpu": True, "bf16": False, **fields})
-    except (ValueError, TypeError) as e:
-        raise ValueError(f"[{stage}] {e}") from None
+    _check_config(given, stage)
 
 # %% ../../nbs/package/cli/pipeline.ipynb #388f710d
-def _stopped(run, number=signal.SIGINT) -> KeyboardInterrupt:
-    "What a run that was stopped says, and the exit code that goes with the signal."
+class _Stopped(KeyboardInterrupt):
+    "A run was stopped by a signal, after whose number the exit code is `code`."
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.code = 128 + number
+
+
+def _stopped(run, number=signal.SIGINT) -> _Stopped:
+    "With the step that the same command resumes from."
     from ft_notebooks.checkpointing.integrity import last_good_checkpoint
 
     good = last_good_checkpoint(run)
-    step = (
-        f"goes on from step {good.rpartition('-')[2]}, {good}" if good else "begins again: there is no checkpoint yet"
-    )
-    error = KeyboardInterrupt(f"the same command {step}")
-    error.code = 128 + number
-    return error
+    if not good:
+        return _Stopped("the same command begins again: no checkpoint is saved yet", number)
+    return _Stopped(f"the same command goes on from step {good.rpartition('-')[2]}, {good}", number)
 
-
+# %% ../../nbs/package/cli/pipeline.ipynb #8b26cbab
 def _fit(trainer, run) -> None:
-    "Train to the end, from the last complete checkpoint if there is one; `run` itself then holds the adapter or model."
+    "Train to the end, from the last complete checkpoint if there is one, and save the adapter or model in `run`."
     from accelerate.utils import gather_object
 
     from ft_notebooks.checkpointing.graceful_stop import save_on_signals
-    from ft_notebooks.distributed.sharded_save import save_whole
     from ft_notebooks.checkpointing.integrity import last_good_checkpoint
 
     found = last_good_checkpoint(run) if trainer.is_world_process_zero() else None  # which reads and hashes all of it
@@ -317,8 +342,15 @@ def _fit(trainer, run) -> None:
         raise _stopped(run) from None
     if stop and stop.signal:
         raise _stopped(run, stop.signal)
+    _save(trainer, run)
+
+# %% ../../nbs/package/cli/pipeline.ipynb #ad48325a
+def _save(trainer, run) -> None:
+    "Save the adapter or model, and the tokenizer, in `run`; without the reference of DPO."
+    from ft_notebooks.distributed.sharded_save import save_whole
+
     if "ref" in getattr(trainer.model, "peft_config", {}):
-        trainer.model.delete_adapter("ref")  # the reference of DPO, which is no part of the result
+        trainer.model.delete_adapter("ref")
     if trainer.is_fsdp_enabled:  # whose save_model may write parts, or nothing
         save_whole(trainer.model, run)
         if trainer.is_world_process_zero():
@@ -330,8 +362,10 @@ def _fit(trainer, run) -> None:
 def model_settings(
     settings: dict,  # As `read_settings` gives them
 ) -> dict:  # `name`, `bits` and `method`
-    """[model] with nothing left open: the name or folder, the bits of a weight, and the method; an adapter keeps its
-    base's bits.
+    """[model] complete: the name or folder, the bits of a weight, and the method; an adapter keeps its base's bits.
+
+    `ValueError` for method "full", [lora] keys or other bits where the model's folder holds an adapter, and for a run
+    that is unfinished.
     """
     from ft_notebooks.lora.adapter_folder import trained_bits
 
@@ -353,9 +387,7 @@ def model_settings(
 
 # %% ../../nbs/package/cli/pipeline.ipynb #ed4aa79a
 def _start(settings, stage):
-    """The model that is trained, with its adapter unless every weight is; names in [lora] are checked before it is
-    loaded.
-    """
+    "The model to train, with its adapter unless every weight is trained; names in [lora] are checked before loading."
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -375,7 +407,7 @@ def _start(settings, stage):
 
 # %% ../../nbs/package/cli/pipeline.ipynb #f63705cf
 def _keep(trainer, run, metrics) -> None:
-    "Write what became of the run; `metrics.json` comes last, as it says that the run has ended."
+    "Save the figures and metrics of the run; `metrics.json` comes last, as it marks the run as finished."
     from ft_notebooks.dpo.over_optimization import plot_collapse
     from ft_notebooks.core.files import write_atomically
     from ft_notebooks.training.progress_and_plots import plot_history
@@ -388,46 +420,65 @@ def _keep(trainer, run, metrics) -> None:
             plot_collapse(run).savefig(run / "collapse.png")
         write_atomically(run / "metrics.json", json.dumps({**metrics, "history": history}, indent=1))
 
-
+# %% ../../nbs/package/cli/pipeline.ipynb #6f2dbe59
 def _trainer(model, stage, tok, settings, run, rows, held_rows, held, guards):
+    "The stage's trainer; it samples answers to the first three held-out rows."
     from ft_notebooks.dpo.trainer import dpo_trainer
     from ft_notebooks.training.sample_outputs import SamplesCallback
     from ft_notebooks.sft.trainer import sft_trainer
 
-    samples = (
-        [] if held is None else [SamplesCallback(tok, as_chats(held.select(range(min(3, len(held)))))["messages"])]
-    )
-    shown = {
-        "callbacks": [*samples, *guards(tok, rows)],
-        "disable_tqdm": False,
-    }  # which would follow from how loud the libraries may be
-    make = dpo_trainer if stage == "dpo" else sft_trainer
+    callbacks = list(guards(tok, rows))
+    if held is not None:
+        few = as_chats(held.select(range(min(3, len(held)))))
+        callbacks.insert(0, SamplesCallback(tok, few["messages"]))
+    more = {"callbacks": callbacks, "disable_tqdm": False}  # else no bar, as the libraries' notices are off
     if settings.get("run", {}).get("world_size") == "any":
-        shown["any_world_size"] = True
-    return make(model, tok, rows, held_rows, output_dir=run, **{**shown, **settings[stage]})
+        more["any_world_size"] = True
+    make = dpo_trainer if stage == "dpo" else sft_trainer
+    return make(model, tok, rows, held_rows, output_dir=run, **{**more, **settings[stage]})
+
+# %% ../../nbs/package/cli/pipeline.ipynb #1563a41b
+def _in_words(account) -> str:
+    "The counts of the encoded rows in one line; a count of 0 only where it is good news."
+    parts = []
+    for key, value in account.items():
+        if not isinstance(value, list) and (value or key in ("cut", "dropped", "equal")):
+            parts.append(f"{key.replace('_', ' ')}: {value:,}")
+    return "  ".join(parts)
 
 
-def _said(account) -> str:
-    told = {
-        key.replace("_", " "): value for key, value in account.items() if value or key in ("cut", "dropped", "equal")
-    }
-    return "  ".join(f"{key}: {value:,}" for key, value in told.items() if not isinstance(value, list))
+def _own_folder(run, identity) -> Path:
+    "The run's folder; `ValueError` in all processes where it holds something else, or is not shared by all hosts."
+    from ft_notebooks.checkpointing.run_manifest import run_folder
 
-# %% ../../nbs/package/cli/pipeline.ipynb #6f2dbe59
+    with meet():
+        folder = run_folder(_undamaged(run), identity)
+    with meet():
+        if not (folder / "run.json").is_file():
+            raise ValueError(
+                f"{folder} is not where the first process writes: the run's folder has to lie on a disk that all hosts "
+                "share"
+            )
+    return folder
+
+# %% ../../nbs/package/cli/pipeline.ipynb #2bc2c3ab
 def train_run(
     rows,  # A `Dataset` of conversations or of pairs to train on
     held,  # One to evaluate on, or None
     settings: dict,  # As `read_settings` gives them
     run: str | Path,  # The run's folder; it then holds the adapter or model, the tokenizer and a checkpoint
-    sources: list[str] = (),  # The files that the rows were read from
+    sources: Sequence[str | Path] = (),  # The files that the rows were read from
     stage: str = "sft",  # Or "dpo"; a section of the settings
-    guards=lambda tok, ids: [],  # More callbacks for the trainer, made of the tokenizer and the encoded rows
+    guards=lambda tok, ids: [],  # (tokenizer, encoded rows) -> more callbacks for the trainer
 ) -> tuple:  # The trained model, its tokenizer, and the log
-    "A stage from its rows to `run`, gone on with where it was killed; a finished run is left alone."
-    from ft_notebooks.core.processes import check_same
+    """A stage from its rows to `run`, resumed where it was killed; a finished run is left unchanged.
+
+    `ValueError` where `run` holds a different run or other files, and for what `encode_rows`, `model_settings` and the
+    trainers raise; `KeyboardInterrupt`, with the step that the same command resumes from, on a signal.
+    """
     from ft_notebooks.checkpointing.environment import library_versions
+    from ft_notebooks.core.processes import check_same
     from ft_notebooks.tokenization.padding import load_tokenizer
-    from ft_notebooks.checkpointing.run_manifest import run_folder
 
     with meet():
         settings = {**settings, "model": model_settings(settings), stage: {"seed": 0, **settings[stage]}}
@@ -439,17 +490,10 @@ def train_run(
         return *encode_rows(tok, rows, cut, sources, **allowed), held_ids
 
     ids, account, held_ids = once(encode)
-    say(_said(account))
+    say(_in_words(account))
     say(show_row(tok, ids[0]))
     identity = _identity(settings, stage, rows, held)
-    with meet():
-        run = run_folder(_undamaged(run), identity)
-    with meet():
-        if not (run / "run.json").is_file():
-            raise ValueError(
-                f"{run} is not where the first process writes: the run's folder has to lie on a disk that all hosts "
-                "share"
-            )
+    run = _own_folder(run, identity)
     finished = (run / "metrics.json").exists()
     check_same(**identity, **library_versions(), finished=finished)
     if finished:
@@ -460,7 +504,7 @@ def train_run(
     trainer = _trainer(model, stage, tok, settings, run, ids, held_ids, held, guards)
     before = measure(trainer.model, tok, held_ids)
     _fit(trainer, run)
-    kept, said = compare_measures(before, measure(trainer.model, tok, held_ids))
-    say("\n".join(said))
+    kept, lines = compare_measures(before, measure(trainer.model, tok, held_ids))
+    say("\n".join(lines))
     _keep(trainer, run, {"account": account, "data": settings["data"], "system": shared_system(rows), **kept})
     return trainer.model, tok, trainer.state.log_history

@@ -13,8 +13,9 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from peft import LoraConfig
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -31,7 +32,7 @@ class ModelSettings:
     bits: int | None = None  # of a weight: 4, 8, 16 or 32; None follows from the method and the hardware
     method: Literal["lora", "full"] = "lora"  # train an adapter, or every weight
 
-
+# %% ../../nbs/package/cli/settings.ipynb #05d739f3
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
     "The section `[data]`."
@@ -41,29 +42,29 @@ class DataSettings:
     allow_equal: float = 0.01  # the share of pairs that may have two equal answers, and are left out
     allow_long: float = 0.01  # the share of pairs that may not fit into max_length, and are left out
 
-
+# %% ../../nbs/package/cli/settings.ipynb #df55f0d0
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
     "The section `[evaluation]`."
 
     max_new_tokens: int = 128  # the most tokens of an answer
     batch_size: int | None = None  # answers generated at a time; None is 32
-    scorers: list[str] = dataclasses.field(
-        default_factory=lambda: ["exact_match"]
-    )  # by name, or file.py:function for your own
+    # by name, or file.py:function for your own
+    scorers: list[str] = dataclasses.field(default_factory=lambda: ["exact_match"])
 
-
+# %% ../../nbs/package/cli/settings.ipynb #1d20dc91
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
     "The section `[run]`."
 
-    world_size: Literal["any"] | None = (
-        None  # a run that was begun in another number of processes goes on: the same rows, other dropout
-    )
+    # any: a run resumes in a different number of processes, on the same rows with different dropout masks
+    world_size: Literal["any"] | None = None
 
 # %% ../../nbs/package/cli/settings.ipynb #b10545c8
-SECTIONS = {"model": ModelSettings, "lora": LoraConfig, "data": DataSettings, "sft": SFTConfig}
+SECTIONS: dict[str, type] = {"model": ModelSettings, "lora": LoraConfig, "data": DataSettings, "sft": SFTConfig}
 SECTIONS |= {"dpo": DPOConfig, "evaluation": EvaluationSettings, "run": RunSettings}
+
+# %% ../../nbs/package/cli/settings.ipynb #138c5dd0
 OURS = {stage: {"effective_batch": int} for stage in ("sft", "dpo")}  # parameters of the trainers that no field has
 FIXED = {  # fields that `ft` sets itself, and what a person does instead
     "sft": {
@@ -85,14 +86,15 @@ FIXED = {  # fields that `ft` sets itself, and what a person does instead
     "lora": {"task_type": "leave it out", "peft_type": "leave it out", "base_model_name_or_path": "set model.name"},
 }
 
-
+# %% ../../nbs/package/cli/settings.ipynb #17f98e2e
 def setting_types(
     section: str,  # A key of `SECTIONS`
-) -> dict[str, object]:  # The annotated type of each key that may stand in it
-    "The keys of a section and their types, as the library annotates them."
+) -> dict[str, Any]:  # Key -> its annotation, such as `int | None`
+    "The keys that a section may hold and their types, as the library annotates them, without those in `FIXED`."
     hints = typing.get_type_hints(SECTIONS[section])
-    keys = {f.name: hints[f.name] for f in dataclasses.fields(SECTIONS[section]) if f.init}
-    return {k: v for k, v in (keys | OURS.get(section, {})).items() if k not in FIXED.get(section, {})}
+    known = {f.name: hints[f.name] for f in dataclasses.fields(SECTIONS[section]) if f.init}
+    known |= OURS.get(section, {})
+    return {key: kind for key, kind in known.items() if key not in FIXED.get(section, {})}
 
 # %% ../../nbs/package/cli/settings.ipynb #6c85332b
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
@@ -107,7 +109,7 @@ def _options(kind) -> tuple:
 
 def _in_words(kind) -> str:
     "The annotation as people say it; what is none of the plain types is written as a dict."
-    names = []
+    names: list[str] = []
     for option in _options(kind):
         if typing.get_origin(option) is Literal:
             names += map(repr, typing.get_args(option))
@@ -132,21 +134,22 @@ def _readings(text, kind) -> list:
         return [[part.strip() for part in text.split(",") if part.strip()]]
     if {bool, str} <= set(options) and text.lower() in ("true", "false"):
         return [text.lower() == "true"]
-    one = [[text]] if lists and text else []  # a list of one, where a text is not allowed
-    return [text, None, *one] if text.lower() in ("none", "null") else [text, *one]
+    readings = [text, None] if text.lower() in ("none", "null") else [text]
+    return [*readings, [text]] if lists and text else readings  # a list of one, where a text is not allowed
 
 # %% ../../nbs/package/cli/settings.ipynb #97d63983
 def convert(
     text: str,  # As it stands in the file
-    kind: object,  # An annotation, such as `int | None`
-):  # A value of that type
-    """The value that `text` stands for: numbers, booleans, None, lists and dicts included.
+    kind: Any,  # An annotation, such as `int | None`
+) -> Any:  # A value of that type
+    """The value that `text` stands for: a number, a boolean, None, a text, a list or a dict.
 
-    `convert("2e-4", float)` is `0.0002`. A `ValueError` if the text is no such value, NaN and infinity included.
+    `convert("2e-4", float)` is `0.0002`. `ValueError` where the text has no value of that type, and for NaN and
+    infinity.
     """
     text = text.strip()
     config = None if dataclasses.is_dataclass(kind) else ConfigDict(arbitrary_types_allowed=True)
-    adapter = TypeAdapter(kind, config=config)
+    adapter: TypeAdapter = TypeAdapter(kind, config=config)
     for value in _readings(text, kind):
         try:
             value = adapter.validate_python(value)
@@ -166,26 +169,31 @@ def _line(text, section, key=None) -> int:
         return head + 1
     return next(i for i, line in enumerate(lines) if i > head and line.partition("=")[0].strip() == key) + 1
 
+# %% ../../nbs/package/cli/settings.ipynb #003294b5
+class _Parser(configparser.ConfigParser):
+    def optionxform(self, optionstr: str) -> str:
+        return optionstr  # names keep their case
 
-def _from_file(file):
+
+def _from_file(file) -> Iterator[tuple]:
     "Place, section, key and text of every setting in the file; for a section that does not exist, no key."
-    parser = configparser.ConfigParser(
+    parser = _Parser(
         interpolation=None, inline_comment_prefixes=("#", ";"), delimiters=("=",), default_section="",
         empty_lines_in_values=False,
     )  # fmt: skip
-    parser.optionxform = str  # names keep their case
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
         parser.read_string(text, source=str(file))
     except (OSError, UnicodeDecodeError, configparser.Error) as e:
         raise ValueError(f"{file}: {' '.join(str(e).split())}") from None
     for section in parser.sections():
-        for key, value in parser[section].items() if section in SECTIONS else [(None, None)]:
+        settings = parser[section].items() if section in SECTIONS else [(None, None)]
+        for key, value in settings:
             yield f"{file}:{_line(text, section, key)}", section, key, value
 
 # %% ../../nbs/package/cli/settings.ipynb #04c55b31
-def _from_command_line(overrides):
-    "The same of every section.key=value."
+def _from_command_line(overrides) -> Iterator[tuple]:
+    "Place, section, key and text of every section.key=value."
     for override in overrides:
         name, sign, value = override.partition("=")
         section, dot, key = name.strip().partition(".")
@@ -195,12 +203,13 @@ def _from_command_line(overrides):
 
 # %% ../../nbs/package/cli/settings.ipynb #2e72329f
 def _known_type(place, section, key):
-    "The type of a setting; a `ValueError` for one that does not exist, or that is not for a person to set."
+    "The type of a setting; `ValueError` for one that does not exist, or that `ft` sets itself."
     if section not in SECTIONS:
         near = nearest(section, SECTIONS, cutoff=0.6)
         hint = f"did you mean [{near}]?" if near else f"there are {', '.join(SECTIONS)}"
         raise ValueError(f"{place}: no section [{section}]; {hint}")
-    if key in (fixed := FIXED.get(section, {})):
+    fixed = FIXED.get(section, {})
+    if key in fixed:
         raise ValueError(f"{place}: {key} is chosen by ft itself; {fixed[key]}")
     known = setting_types(section)
     if key not in known:
@@ -212,11 +221,16 @@ def _known_type(place, section, key):
 # %% ../../nbs/package/cli/settings.ipynb #5c381a67
 def read_settings(
     file: str | Path | None = None,  # A settings.ini; None for none
-    overrides: list[str] = (),  # "section.key=value" each, stronger than the file
-) -> dict[str, dict]:  # Every section; the keys that were set, as values of their field's type
-    "What was set, checked; a `ValueError` with the place and the nearest name for a section or key that is none."
-    settings = {section: {} for section in SECTIONS}
-    for place, section, key, text in [*(_from_file(file) if file is not None else ()), *_from_command_line(overrides)]:
+    overrides: Iterable[str] = (),  # "section.key=value" each, which override the file
+) -> dict[str, dict]:  # Every section -> the keys that were set, with values of their field's type
+    """The settings of the file and the command line, each of a known section and key and of the right type.
+
+    `ValueError` with the line of the file, or the override, where a section or key does not exist (and the nearest
+    name), where a value has the wrong type, and where the file cannot be read.
+    """
+    settings: dict[str, dict] = {section: {} for section in SECTIONS}
+    given = list(_from_file(file)) if file is not None else []
+    for place, section, key, text in [*given, *_from_command_line(overrides)]:
         kind = _known_type(place, section, key)
         try:
             settings[section][key] = convert(text, kind)

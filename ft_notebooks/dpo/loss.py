@@ -19,17 +19,17 @@ from ..tokenization.padding import IGNORE, pad_batch
 
 # %% ../../nbs/package/dpo/loss.ipynb #d323981f
 def dpo_loss(
-    policy_chosen: Tensor,  # (B,) log-probabilities of the chosen answers: sums over their tokens, in nats
-    policy_rejected: Tensor,  # (B,) the same of the rejected answers
-    ref_chosen: Tensor,  # (B,) the same under the reference, the model as it was before training
-    ref_rejected: Tensor,  # (B,)
+    policy_chosen: Tensor,  # float [B]: log-probabilities of B chosen answers, summed over their tokens, in nats
+    policy_rejected: Tensor,  # float [B]: of the rejected answers
+    ref_chosen: Tensor,  # float [B]: of the chosen answers under the reference, the model before training
+    ref_rejected: Tensor,  # float [B]: of the rejected answers under the reference
     beta: float = 0.1,  # Above 0; reward per nat. The larger, the nearer the policy stays to the reference
-) -> tuple[
-    Tensor, Tensor, Tensor
-]:  # (B,) each: losses, rewards of the chosen, rewards of the rejected; these have no gradient
+) -> tuple[Tensor, Tensor, Tensor]:  # float [B] each: losses, and the rewards of chosen and rejected, without gradient
     """The loss of `trl.DPOTrainer` (`loss_type="sigmoid"`) and the rewards that it logs, pair by pair.
 
-    Equation 7 of Rafailov et al., Direct Preference Optimization (2023)."""
+    Equal log-probabilities of policy and reference give the loss ln 2. Equation 7 of Rafailov et al., Direct
+    Preference Optimization (2023).
+    """
     chosen = beta * (policy_chosen - ref_chosen)
     rejected = beta * (policy_rejected - ref_rejected)
     return -logsigmoid(chosen - rejected), chosen.detach(), rejected.detach()
@@ -37,13 +37,16 @@ def dpo_loss(
 # %% ../../nbs/package/dpo/loss.ipynb #4268cc7f
 @torch.no_grad()
 def pair_logps(
-    model: PreTrainedModel,  # Asked in `eval()` mode, and left as it was
+    model: PreTrainedModel,  # Computes in `eval()` mode, and is left in the mode that it was in
     rows: Sequence[dict] | Dataset,  # N pairs: "prompt_ids", "chosen_ids", "rejected_ids", as TRL makes them
     batch_size: int = 8,  # Answers at a time
-) -> Tensor:  # (N, 2) float32 on the CPU, in nats: the chosen answer and the rejected
+) -> Tensor:  # float32 [N, 2] on the CPU, in nats: the chosen answer and the rejected
     "The log-probability of each answer, summed over its tokens."
-    both = [(row["prompt_ids"], row[key]) for row in rows for key in ("chosen_ids", "rejected_ids")]
-    whole = [{"input_ids": prompt + said, "labels": [IGNORE] * len(prompt) + said} for prompt, said in both]
+    whole = []
+    for row in rows:
+        prompt = row["prompt_ids"]
+        for answer in (row["chosen_ids"], row["rejected_ids"]):
+            whole.append({"input_ids": prompt + answer, "labels": [IGNORE] * len(prompt) + answer})
     order = sorted(range(len(whole)), key=lambda i: len(whole[i]["input_ids"]))  # so that little is padded
     sums, training = torch.empty(len(whole)), model.training
     model.eval()

@@ -108,8 +108,8 @@ def _start_of(file: Path, kept: Path, ids: Tensor, step: int) -> tuple[list[dict
 
 def _fitting(model, rows, room: int) -> int:
     "The room, or what the model's context leaves of it."
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
     longest = max(len(row["prompt_ids"]) for row in rows)
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or longest + room
     if longest >= context:
         raise ValueError(
             f"a prompt has {longest} tokens and the model's context {context}; give encode_pairs a max_length"
@@ -126,6 +126,12 @@ def _keep(file: Path, tensors: dict[str, Tensor]) -> None:
 class _Looks:
     "What the model says and how far it has gone, as one line; the start is kept in the run's folder."
 
+    tok: PreTrainedTokenizerBase  # this and the next four are the arguments of `CollapseCallback`
+    rows: Sequence[dict]
+    room: int
+    scorer: Callable[[list[str], list[dict]], float] | None
+    stop: bool
+
     def _begin(self, args, state, model) -> None:
         self.file, first = Path(args.output_dir) / "collapse.jsonl", state.is_world_process_zero
         kept = self.file.with_name(".reference") / "chosen.safetensors"
@@ -136,7 +142,8 @@ class _Looks:
             raise ValueError(problem)
         if first:
             write_atomically(self.file, entries_text(lines))
-        self.start, self.last = (lines[0], lines[-1]["step"]) if lines else (self._look(args, state, model), 0)
+        self.start: dict = lines[0] if lines else self._look(args, state, model)
+        self.last: int = lines[-1]["step"] if lines else 0
         if first and not lines:
             _keep(kept, {"log_probs": self.before, "ids": ids})
 
@@ -195,8 +202,7 @@ class CollapseCallback(_Guard):
         tok: PreTrainedTokenizerBase,
         rows: Sequence[dict] | Dataset,  # Pairs from `encode_pairs`, best ones not trained on; the first eight are used
         every: int | None = None,  # Optimizer steps; None: a fifth of the run. On a CPU one costs as much as ten pairs
-        scorer: Callable[[list[str], list[dict]], float]
-        | None = None,  # Of the answers and the rows; the more the better
+        scorer: Callable[[list[str], list[dict]], float] | None = None,  # Of the answers and rows; the more the better
         max_new_tokens: int | None = None,  # Of an answer; None is twice the longest chosen one of these rows
         stop: bool = True,  # False: only recorded
     ):

@@ -25,20 +25,19 @@ from ..core.fingerprints import data_fingerprint, short_hash, weights_fingerprin
 from ..training.out_of_memory import side_effects_undone
 
 # %% ../../nbs/package/dpo/reference.ipynb #bfeb1830
-_FEW = 4  # rows that are asked, and asked again
+_FEW = 4  # rows that are computed, and computed again for the check
 
 
 def _asked(trainer, rows) -> tuple[Tensor, Tensor]:  # (N, 2) each, float64, in nats: chosen and rejected
-    "The log-probabilities of policy and reference, as the trainer's own loss takes them; nothing of it stays."
+    "The log-probabilities of policy and reference by the trainer's own loss, which leaves no trace in the trainer."
     found, training = [], trainer.model.training
     trainer.model.eval()
     with torch.no_grad(), side_effects_undone(trainer), trainer.compute_loss_context_manager():
         for row in rows:
             trainer.compute_loss(trainer.model_wrapped, trainer._prepare_inputs(trainer.data_collator([row])))
-            said = trainer._metrics["eval"]
-            found.append(
-                [[said[f"{what}/{side}"][-1] for side in ("chosen", "rejected")] for what in ("logps", "rewards")]
-            )
+            logged = trainer._metrics["eval"]
+            sides = ("chosen", "rejected")
+            found.append([[logged[f"{what}/{side}"][-1] for side in sides] for what in ("logps", "rewards")])
     trainer.model.train(training)
     policy, rewards = torch.tensor(found, dtype=torch.float64).unbind(1)
     return policy, policy - rewards / trainer.beta
@@ -48,6 +47,7 @@ _ROUNDING = {torch.float32: 1e-4, torch.float16: 0.03, torch.bfloat16: 0.25}  # 
 
 
 def _rounding(trainer) -> float:
+    "The tolerance in nats for an answer of one token, by the precision that the trainer computes in."
     args = trainer.args
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else trainer.model.dtype
     if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
@@ -56,30 +56,48 @@ def _rounding(trainer) -> float:
 
 
 def _far(trainer, rows, one: Tensor, other: Tensor) -> Tensor:
-    "By how much they differ more than rounding explains, in nats; 0 or less is equal."
+    "How much `one` and `other` [N, 2] differ beyond rounding, in nats [N]; equal where it is at most 0."
     longest = [max(len(row[key]) for key in ("chosen_ids", "rejected_ids")) for row in rows]
     far = (one - other).abs().max(1).values
     return torch.where(far.isfinite(), far, torch.inf) - _rounding(trainer) * torch.tensor(longest).sqrt()
 
 # %% ../../nbs/package/dpo/reference.ipynb #de9e4b8c
 def _cure(trainer) -> str:
+    "Why policy and reference may differ, and what to do."
     if trainer.ref_model is not None:
-        return "ref_model is another model: leave it out, and the model as it is now is the reference"
+        return "ref_model is a different model: leave it out, and the model as it is now is the reference"
     if isinstance(trainer.model, PeftModel):
         return (
             "the adapter changed the base when it was made, as init_lora_weights='pissa' does (take True, or merge "
-            "it with merge_adapter and train that), or the weights have changed since the trainer was made (make it "
-            "anew)"
+            "it with merge_adapter and train the merged model), or the weights have changed since the trainer was made "
+            "(make a new trainer)"
         )
-    return "the weights have changed since the trainer was made: make it anew with dpo_trainer"
+    return "the weights have changed since the trainer was made: make a new one with dpo_trainer"
 
+# %% ../../nbs/package/dpo/reference.ipynb #07fd67de
+def _kept_start(file, shape) -> Tensor:
+    "The log-probabilities saved at step 0; `ValueError` where the file is missing or damaged."
+    if not file.is_file():
+        raise ValueError(
+            f"{file} is missing, so the reference of the run's start is unknown; restore it, or begin the run again in "
+            "another folder"
+        )
+    try:
+        then = torch.tensor(json.loads(file.read_text(encoding="utf-8")), dtype=torch.float64)
+    except (OSError, ValueError, TypeError) as error:
+        problem = str(error)
+    else:
+        problem = "" if then.shape == shape else f"it has the shape {tuple(then.shape)}, not {tuple(shape)}"
+    if problem:
+        raise ValueError(f"{file} is damaged ({problem}); restore it, or begin the run again in another folder")
+    return then
 
+# %% ../../nbs/package/dpo/reference.ipynb #bc47995c
 class ReferenceCallback(TrainerCallback):
-    """Before step 1 the reference is the policy; in a run that resumes it is the reference of the start; or a
-    `ValueError`.
+    """Before step 1 the reference equals the policy; in a run that resumes it equals the reference of the start.
 
-    The trainer's own loss is asked about four rows. What the reference says of them is in `.reference/start.json` of
-    the run.
+    Otherwise `ValueError`. The trainer's own loss is computed for four rows, and the reference's log-probabilities of
+    these are saved in `.reference/start.json` of the run; `ValueError` too where that file is missing or damaged.
     """
 
     def __init__(
@@ -93,34 +111,21 @@ class ReferenceCallback(TrainerCallback):
         self.rows = [trainer.train_dataset[i] for i in range(min(_FEW, len(trainer.train_dataset)))]
         policy, reference = _asked(trainer, self.rows)
         if state.global_step:
-            self._same_as_then(reference, file)
-        elif (far := _far(trainer, self.rows, policy, reference)).max() > 0:
+            return self._same_as_then(reference, file)
+        far = _far(trainer, self.rows, policy, reference)
+        if far.max() > 0:
             row, margins = int(far.argmax()), (policy - reference).diff(dim=1).neg().flatten()
             raise ValueError(
                 f"before step 1 policy and reference are not the same model: row {row} (counted from 0) has a margin "
                 f"of {margins[row]:.4f} nats, and its chosen answer differs by {(policy - reference)[row, 0]:.4f}; "
                 f"{_cure(trainer)}"
             )
-        elif state.is_world_process_zero:
+        if state.is_world_process_zero:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, json.dumps(reference.tolist()))
 
     def _same_as_then(self, reference, file) -> None:
-        if not file.is_file():
-            raise ValueError(
-                f"{file} is not there, so nobody can tell whether this reference is the run's; begin it anew"
-            )
-        try:
-            then = torch.tensor(json.loads(file.read_text(encoding="utf-8")), dtype=torch.float64)
-            problem = (
-                ""
-                if then.shape == reference.shape
-                else f"it has the shape {tuple(then.shape)}, not {tuple(reference.shape)}"
-            )
-        except (OSError, ValueError, TypeError) as error:
-            problem = str(error)
-        if problem:
-            raise ValueError(f"{file} is damaged ({problem}); restore it, or begin the run again in another folder")
+        then = _kept_start(file, reference.shape)
         if _far(self.trainer, self.rows, then, reference).max() > 0:
             raise ValueError(
                 "the reference is not the one that the run began with: the first row's chosen answer had "
@@ -134,12 +139,10 @@ _REMOVE = "Remove the file, and the reference is computed again"
 
 @torch.no_grad()
 def _computed(trainer, dataset, batch_size: int) -> dict[str, Tensor]:
-    "The reference's log-probabilities of all rows, in `eval()` mode."
-    model, loader = (
-        trainer.ref_model or trainer.model,
-        DataLoader(dataset, batch_size, collate_fn=trainer.data_collator),
-    )
-    training, loader = model.training, trainer.accelerator.prepare(loader)
+    "The reference's log-probabilities of all N rows, in `eval()` mode: column -> float32 [N] on the CPU."
+    model = trainer.ref_model or trainer.model
+    loader = trainer.accelerator.prepare(DataLoader(dataset, batch_size, collate_fn=trainer.data_collator))
+    training = model.training
     model.eval()
     with side_effects_undone(trainer):  # a loader draws a random number
         parts = [
@@ -152,36 +155,36 @@ def _computed(trainer, dataset, batch_size: int) -> dict[str, Tensor]:
 def _not_finite(columns: dict[str, Tensor]) -> str | None:
     "The first value that is NaN or infinite, in words; None if there is none."
     for name, column in columns.items():
-        if not (finite := column.isfinite()).all():
+        finite = column.isfinite()
+        if not finite.all():
             row = int(finite.int().argmin())
             return f"{name} of row {row} is {column[row]}"
     return None
 
-
+# %% ../../nbs/package/dpo/reference.ipynb #bbe8cef1
 def _read(file: Path, rows: int) -> tuple[dict[str, Tensor] | None, str | None]:
-    "What the file holds, and what is wrong with it, in words: torn, other columns, another number of rows, a NaN."
+    "The file's columns, and what is wrong with them, in words: unreadable, other columns or number of rows, a NaN."
     try:
         kept = load_file(file)
     except (OSError, SafetensorError) as error:
         return None, f"{file} cannot be read ({error})"
+    problem: str | None = None
     if kept.keys() != set(REFERENCE_COLUMNS):
         problem = f"it holds {', '.join(sorted(kept))} instead of {', '.join(REFERENCE_COLUMNS)}"
-    elif other := next((name for name in REFERENCE_COLUMNS if kept[name].shape != (rows,)), None):
-        problem = f"{other} has the shape {tuple(kept[other].shape)}, and there are {rows} rows"
+    elif wrong := [name for name in REFERENCE_COLUMNS if kept[name].shape != (rows,)]:
+        problem = f"{wrong[0]} has the shape {tuple(kept[wrong[0]].shape)}, and there are {rows} rows"
     else:
         problem = _not_finite(kept)
     return kept, problem and f"{file} is not the reference of these rows: {problem}"
 
-
+# %% ../../nbs/package/dpo/reference.ipynb #e7c628e0
 def _check_again(trainer, dataset, kept: dict[str, Tensor], file: Path) -> None:
-    "A `ValueError` if some of the rows have other log-probabilities now."
+    "`ValueError` where one of four rows has different log-probabilities now."
     some = sorted({round(i * (len(dataset) - 1) / (_FEW - 1)) for i in range(_FEW)})
     rows = dataset.select(some)
     fresh = _computed(trainer, rows, len(some))
-    now, then = (
-        torch.stack([x[name] for name in REFERENCE_COLUMNS], 1).double()
-        for x in (fresh, {n: v[some] for n, v in kept.items()})
-    )
+    now = torch.stack([fresh[name] for name in REFERENCE_COLUMNS], 1).double()
+    then = torch.stack([kept[name][some] for name in REFERENCE_COLUMNS], 1).double()
     far = _far(trainer, rows, now, then)
     if far.max() > 0:
         row = int(far.argmax())
@@ -191,16 +194,29 @@ def _check_again(trainer, dataset, kept: dict[str, Tensor], file: Path) -> None:
             f"{now[row, side]:.4f} now. {_REMOVE}"
         )
 
-# %% ../../nbs/package/dpo/reference.ipynb #bbe8cef1
+# %% ../../nbs/package/dpo/reference.ipynb #1a8472fc
+def _new(trainer, dataset, batch_size: int, file: Path | None) -> dict[str, Tensor]:
+    "The log-probabilities, computed, and saved in `file`; `ValueError` where one is NaN or infinite."
+    columns = _computed(trainer, dataset, batch_size)
+    problem = _not_finite(columns)
+    if problem:
+        raise ValueError(
+            f"the reference's {problem}; check the model's weights, or compute in float32: load_model(bits=32), "
+            "bf16=False"
+        )
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(file) as part:
+            save_file(columns, part)
+    return columns
+
+# %% ../../nbs/package/dpo/reference.ipynb #fe6421f5
 def _kept_or_computed(trainer, dataset, batch_size: int) -> Dataset:
     "The rows with the reference's log-probabilities, from the run's folder if they are there and still true."
     args, model = trainer.args, trainer.ref_model or trainer.model
     how = [args.bf16, args.fp16, str(model.dtype), args.ld_alpha]
-    file = Path(
-        args.output_dir,
-        ".reference",
-        f"{short_hash(data_fingerprint(dataset), weights_fingerprint(model), how)}.safetensors",
-    )
+    key = short_hash(data_fingerprint(dataset), weights_fingerprint(model), how)
+    file = Path(args.output_dir, ".reference", f"{key}.safetensors")
     first = trainer.is_world_process_zero()  # it alone reads and writes
     found = _read(file, len(dataset)) if first and file.is_file() else (None, None)
     kept, problem = broadcast_object_list(list(found))
@@ -209,29 +225,18 @@ def _kept_or_computed(trainer, dataset, batch_size: int) -> Dataset:
     if kept is not None:
         _check_again(trainer, dataset, kept, file)
     else:
-        kept = _computed(trainer, dataset, batch_size)
-        if problem := _not_finite(kept):
-            raise ValueError(
-                f"the reference's {problem}; check the model's weights, or compute in float32: load_model(bits=32), "
-                "bf16=False"
-            )
-        if first:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(file) as part:
-                save_file(kept, part)
-    columns = Dataset.from_dict(
-        {name: x.tolist() for name, x in kept.items()}, Features({n: Value("float32") for n in REFERENCE_COLUMNS})
-    )
+        kept = _new(trainer, dataset, batch_size, file if first else None)
+    features = Features({name: Value("float32") for name in REFERENCE_COLUMNS})
+    columns = Dataset.from_dict({name: x.tolist() for name, x in kept.items()}, features)
     return concatenate_datasets([dataset, columns], axis=1)
 
 # %% ../../nbs/package/dpo/reference.ipynb #176807d0
 class KeptReference:
-    """To stand before `trl.DPOTrainer` among a class's bases: before step 1 the reference is the policy, and it is
-    computed once.
+    """A mixin before `trl.DPOTrainer`: before step 1 the reference equals the policy, and is computed once.
 
-    With `precompute_ref_log_probs=True` the log-probabilities lie in the run's folder, in `.reference`. A `ValueError`
-    for a reference that is another model, when the run begins or resumes, and for log-probabilities that are no longer
-    true.
+    With `precompute_ref_log_probs=True` the log-probabilities are saved in `.reference` of the run's folder.
+    `ValueError` for a reference that is a different model when the run begins or resumes, for log-probabilities that
+    are NaN or infinite, and for saved ones that are damaged or no longer true.
     """
 
     def __init__(self, *args, **kwargs):

@@ -13,9 +13,12 @@ from contextlib import ExitStack, contextmanager, nullcontext
 import torch
 import torch.nn.functional as F
 import trl.trainer.utils
+from accelerate import Accelerator
 from peft import PeftModel
+from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
+from trl import DPOConfig
 
 from ..core.model_parts import base_model
 from .shared_rows import pair_attention, pair_row
@@ -24,6 +27,7 @@ from ..training.kernel_patching import speed_up
 # %% ../../nbs/package/dpo/shared_prompt.ipynb #5d878881
 @contextmanager
 def _pair_attention(model: PreTrainedModel) -> Iterator[None]:
+    "In this block the model attends by `pair_attention`."
     AttentionInterface.register("pairs", pair_attention)
     AttentionMaskInterface.register("pairs", sdpa_mask)
     before = model.config._attn_implementation
@@ -33,12 +37,13 @@ def _pair_attention(model: PreTrainedModel) -> Iterator[None]:
     finally:
         model.set_attn_implementation(before)
 
-
+# %% ../../nbs/package/dpo/shared_prompt.ipynb #65ca3b70
 def sharing_error(
     model: PreTrainedModel,  # Without an adapter's wrapper; not changed; seven short forward passes
-) -> tuple[float, float]:  # 0: as alone, 1: as if rejected saw chosen; of the shared row, and of a padded batch
-    """How far the logits of two pairs are from those of each text alone, in a shared row and, which is rounding, in a
-    padded batch.
+) -> tuple[float, float]:  # Of the shared row, and of a padded batch; 0: as alone, 1: as if rejected attended to chosen
+    """How far the logits of two pairs are from the logits of each text alone, in a shared row and in a padded batch.
+
+    The distance of the padded batch is rounding: under 1e-5 in 32 bits.
     """
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(model.config.get_text_config().vocab_size, (4, 24), generator=draw)
@@ -57,13 +62,14 @@ def sharing_error(
                 shared = model(**how, attention_mask=row.sizes[None, None]).logits[0, row.place][predicts]
     finally:
         model.train(training)
-    far = [(x.float() - alone.float()).norm() for x in (shared, padded, seen)]
-    return tuple((x / far[2]).item() if x else 0.0 for x in far[:2])  # without attention nothing is seen
+    in_row, in_batch, most = ((x.float() - alone.float()).norm() for x in (shared, padded, seen))
+    in_row, in_batch = ((x / most).item() if x else 0.0 for x in (in_row, in_batch))  # all are 0 without attention
+    return in_row, in_batch
 
 # %% ../../nbs/package/dpo/shared_prompt.ipynb #0bdf460d
 def why_not_shared(
     model: PreTrainedModel | PeftModel,  # As it is trained; not changed
-) -> str | None:  # None if `SharedPrompt` computes its prompts once
+) -> str | None:  # The reason in words; None if `SharedPrompt` computes its prompts once
     "Why this model's prompts are computed for each answer; found by its configuration and by `sharing_error`."
     base = base_model(model)
     kind = type(base).__name__
@@ -77,15 +83,16 @@ def why_not_shared(
         error, _ = sharing_error(base)
     except (ValueError, TypeError, RuntimeError, IndexError, KeyError, AttributeError) as problem:
         return f"{kind} cannot compute two answers in one row ({type(problem).__name__}: {problem})"
-    if not error < (0.005 if base.dtype == torch.float32 else 0.1):  # by u·√(20·layers), as above
+    bound = 0.005 if base.dtype == torch.float32 else 0.1  # above u·√(20·layers)
+    if not error < bound:
         return (
-            f"{kind} says something else of texts in one row ({error:.0%} of what full sight of another answer changes)"
+            f"{kind} has other logits for texts in one row ({error:.0%} of the change when rejected attends to chosen)"
         )
     return None
 
 # %% ../../nbs/package/dpo/shared_prompt.ipynb #abd014b3
 def _window(config) -> float:
-    "The longest text, in tokens, for which every layer of the model sees all that comes before."
+    "The longest text, in tokens, in which every layer of the model attends to all earlier tokens."
     config = config.get_text_config()
     spans = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     return min([span for span in spans if isinstance(span, int) and span > 0], default=float("inf"))
@@ -93,9 +100,7 @@ def _window(config) -> float:
 # %% ../../nbs/package/dpo/shared_prompt.ipynb #3ad5f983
 @contextmanager
 def _head_with_mean() -> Iterator[None]:
-    """The head that `speed_up` puts in TRL's place does not know the mean of the logits; here it is the logit of the
-    mean.
-    """
+    "TRL's head, and the one of `speed_up`, with the mean of the logits computed as the logit of the head's mean."
     inner = getattr(trl.trainer.utils, "_ChunkedLogProbFunction", None)
 
     class Head:
@@ -125,23 +130,24 @@ _PLAIN = {"input_ids", "attention_mask", "labels", "fused_lm_head", "use_cache",
 
 
 def _in_one_row(forward: Callable, input_ids, attention_mask, labels, **kwargs):
-    "What TRL's forward says of a batch of pairs, computed in one row."
+    "The output of TRL's forward for a batch of pairs, computed in one row."
     row, targets = pair_row(input_ids, attention_mask), labels[:, 1:]
     scored = targets != -100
-    wanted = torch.full_like(row.input_ids, -100)
-    wanted[0, row.place[scored]] = targets[scored]
+    shifted = torch.full_like(row.input_ids, -100)
+    shifted[0, row.place[scored]] = targets[scored]
     pairs = row.sizes[None, None]
     out = forward(
-        input_ids=row.input_ids, position_ids=row.position_ids, attention_mask=pairs, shift_labels=wanted, **kwargs
+        input_ids=row.input_ids, position_ids=row.position_ids, attention_mask=pairs, shift_labels=shifted, **kwargs
     )
     found = {name: x for name, x in out.items() if x is not None and x.shape == row.input_ids.shape}
     found = {name: x[0, row.place].masked_fill(~scored, 0) for name, x in found.items()}
     loss = -found["log_probs"].sum() / scored.sum().clamp(min=1)
     return type(out)(**{**found, "loss": loss, "label_mask": scored})
 
-
+# %% ../../nbs/package/dpo/shared_prompt.ipynb #e892c2c2
 @contextmanager
 def _exchanged(model: PreTrainedModel, share: bool, off: tuple[str, ...]) -> Iterator[None]:
+    "In this block the model's forward computes pairs in one row, and is faster on a CPU."
     before, window = model.forward, _window(model.config)
     layers = [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
 
@@ -151,13 +157,13 @@ def _exchanged(model: PreTrainedModel, share: bool, off: tuple[str, ...]) -> Ite
     @functools.wraps(before)
     def forward(*args, **kwargs):
         given = {name: value for name, value in kwargs.items() if value is not None}
-        again = (
-            ("lora", "norm") if checkpointed() and torch.is_grad_enabled() else ()
-        )  # computed again outside, by the layers' own
-        pairs = share and not args and given.get("fused_lm_head") and set(given) <= _PLAIN and "attention_mask" in given
-        mean = model.device.type == "cpu" and "head" not in off
-        with speed_up(model, ("attention", *off, *again)), _head_with_mean() if mean else nullcontext():
-            if pairs and given["attention_mask"].shape[1] <= window and given["attention_mask"][:, 0].all():
+        # checkpointing computes these again after this block, by the layers' own functions
+        again = ("lora", "norm") if checkpointed() and torch.is_grad_enabled() else ()
+        head = _head_with_mean() if model.device.type == "cpu" and "head" not in off else nullcontext()
+        pairs = share and not args and given.get("fused_lm_head") and set(given) <= _PLAIN
+        mask = given.get("attention_mask")
+        with speed_up(model, ("attention", *off, *again)), head:
+            if pairs and mask is not None and mask.shape[1] <= window and mask[:, 0].all():
                 return _in_one_row(before, **given)
             return before(*args, **kwargs)
 
@@ -168,42 +174,43 @@ def _exchanged(model: PreTrainedModel, share: bool, off: tuple[str, ...]) -> Ite
         stack.callback(setattr, model, "forward", before)
         yield
 
-# %% ../../nbs/package/dpo/shared_prompt.ipynb #e892c2c2
+# %% ../../nbs/package/dpo/shared_prompt.ipynb #a1319376
 class SharedPrompt:
-    """To stand before `trl.DPOTrainer` among a class's bases: the same losses, metrics and gradients, from fewer
-    tokens.
+    """A mixin before `trl.DPOTrainer`: the same losses, metrics and gradients, with each common prefix computed once.
 
-    Policy and reference compute what chosen and rejected begin with once, in training, evaluation and the precomputed
-    reference; where `not_shared` says why not, as TRL does.
+    It holds for policy and reference, in training, evaluation and the precomputed reference. Where `not_shared` gives a
+    reason, the trainer computes what TRL's does.
     """
 
-    levers_off: tuple[str, ...] = ()  # "share", or names of `speed.levers`: what to leave as TRL has it
+    args: DPOConfig  # this and the next two belong to the trainer
+    accelerator: Accelerator
+    model: nn.Module
+    levers_off: tuple[str, ...] = ()  # "share", or names of `cpu_kernels.levers`: optimizations to leave out
+
+    def _models(self) -> list[PreTrainedModel | PeftModel]:
+        "The policy, and the reference where it is a model of its own."
+        models = [self.model, getattr(self, "ref_model", None)]
+        return [self.accelerator.unwrap_model(model) for model in models if model]
 
     @functools.cached_property
-    def not_shared(self) -> str | None:  # None if prompts are shared
+    def not_shared(self) -> str | None:  # The reason in words; None if prompts are shared
         "Why prompts are not computed once; measured on the policy and on the reference."
         if "share" in self.levers_off:
             return "it is among levers_off"
         if self.args.torch_compile:
             return "a compiled model keeps the forward that it was compiled with"
-        models = [
-            self.accelerator.unwrap_model(model) for model in (self.model, getattr(self, "ref_model", None)) if model
-        ]
-        return next(filter(None, map(why_not_shared, models)), None)
+        return next(filter(None, map(why_not_shared, self._models())), None)
 
     @contextmanager
     def _exchange(self) -> Iterator[None]:
-        models = [
-            self.accelerator.unwrap_model(model) for model in (self.model, getattr(self, "ref_model", None)) if model
-        ]
+        "In this block the models have the shared forward; a block inside another changes nothing."
         off = tuple(name for name in self.levers_off if name != "share")
         with ExitStack() as stack:
             if not vars(self).get("_exchanging"):
                 share, self._exchanging = self.not_shared is None, True
                 stack.callback(setattr, self, "_exchanging", False)
-                for model in models:
-                    base = base_model(model)
-                    stack.enter_context(_exchanged(base, share, off))
+                for model in self._models():
+                    stack.enter_context(_exchanged(base_model(model), share, off))
             yield
 
     def training_step(self, *args, **kwargs):

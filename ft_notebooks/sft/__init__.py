@@ -9,7 +9,7 @@ __all__ = []
 import lazy_loader
 
 _names = {
-    "packed_documents": ["check_apart", "document_leak"],
+    "packing_check": ["check_apart", "document_leak"],
     "trainer": ["sft_trainer"],
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_names)

@@ -1,12 +1,12 @@
 "The command line as a person meets it: real processes, mistakes, and a kill in the middle."
 
+import contextlib
 import inspect
 import io
 import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,11 +14,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
+from small_runs import forked
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers.trainer_callback import CallbackHandler
 
 import ft_notebooks.sft.trainer
-from ft_notebooks.cli import commands, pipeline, stages
-from ft_notebooks.cli.commands import SETTINGS_INI, main, parser
+from ft_notebooks.cli import commands, pipeline
+from ft_notebooks.cli.arguments import parser
+from ft_notebooks.cli.commands import main
+from ft_notebooks.cli.data_preparation import show_row
+from ft_notebooks.cli.demo_task import DEMO_DPO, demo_pairs, demo_scores
+from ft_notebooks.cli.settings_template import SETTINGS_INI
 from ft_notebooks.data.chat_encoding import encode_chat
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.data.read import read_chats
@@ -31,21 +37,71 @@ from ft_notebooks.lora.adapter import add_adapter, load_adapter, lora_config
 from ft_notebooks.tokenization.token_view import show_tokens
 
 ROOT = Path(__file__).resolve().parents[2]
-FT = str(Path(sys.executable).with_name("ft"))
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    "A folder with a tiny model and 24 notes."
+    folder = tmp_path_factory.mktemp("start")
+    tiny_tokenizer().save_pretrained(folder / "tiny")
+    tiny_model().save_pretrained(folder / "tiny")
+    appointments(24).to_json(folder / "notes.jsonl")
+    return folder
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(start, tmp_path, monkeypatch):
+    "A copy of `start`, in which the test may do as it likes."
+    shutil.copytree(start, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    tiny_tokenizer().save_pretrained("tiny")
-    tiny_model().save_pretrained("tiny")
-    appointments(24).to_json("notes.jsonl")
     return tmp_path
 
 
 def quick(*settings):
     "The arguments of a run on the tiny model, with more settings."
     return [part for setting in ("model.name=tiny", "sft.bf16=false", *settings) for part in ("--set", setting)]
+
+
+@pytest.fixture(scope="module")
+def trained(start, tmp_path_factory):
+    "`trained(*settings)`: a folder with `runs/sft`, and what `ft sft` printed; a run is trained once for the module."
+    runs = {}
+
+    def run(*settings):
+        if settings not in runs:
+            folder, out, err = tmp_path_factory.mktemp("trained"), io.StringIO(), io.StringIO()
+            shutil.copytree(start, folder, dirs_exist_ok=True)
+            with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                main(["sft", "notes.jsonl", *quick(*settings)])
+            runs[settings] = folder, out.getvalue(), err.getvalue()
+        return runs[settings]
+
+    return run
+
+
+@pytest.fixture
+def copied(here, trained):
+    "`copied(*settings)`: what that run printed; `runs/sft` is then here, with this folder's paths in its records."
+
+    def copy(*settings):
+        folder, out, err = trained(*settings)
+        shutil.copytree(folder / "runs", "runs")
+        for file in Path("runs/sft").glob("*.json"):
+            file.write_text(file.read_text().replace(str(folder), str(here)))
+        return out, err
+
+    return copy
+
+
+SHORT = ("sft.max_steps=1",)
+HOT = (  # its model speaks in another way than its base
+    "sft.max_steps=6",
+    "sft.learning_rate=0.02",
+    "data.eval=last:4",
+    "model.bits=32",
+)
+SPLIT = ("sft.max_steps=1", "data.eval=0.2", "lora.r=4", "model.bits=32", "sft.seed=5")
+FULL = ("model.method=full", "sft.max_steps=2", "sft.learning_rate=1e-2", "data.eval=0.2")
 
 
 def refused(capsys, *argv):
@@ -166,51 +222,40 @@ def test_a_model_that_speaks_is_no_run_and_an_unfinished_run_says_so(here, capsy
     assert "kept no rows" in refused(capsys, "eval", "tiny")
 
 
-def sft(run, *more, bits=32):
+def sft(run, bits):
     settings = [
         "model.name=tiny",
         f"model.bits={bits}",
         "sft.bf16=false",
-        "sft.max_steps=12",
+        "sft.max_steps=6",
         "sft.save_steps=2",
         "sft.seed=3",
         "lora.lora_dropout=0.1",
         "sft.effective_batch=4",
     ]
-    command = [FT, "sft", "notes.jsonl", "--output", run]
-    return command + [part for setting in settings for part in ("--set", setting)] + list(more)
-
-
-KILLED = """
-import os, signal
-from transformers.trainer_callback import CallbackHandler
-
-begin = CallbackHandler.on_step_begin
-
-def killed(self, args, state, control):
-    if state.global_step == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return begin(self, args, state, control)
-
-CallbackHandler.on_step_begin = killed
-from ft_notebooks.cli.commands import main
-main()
-"""
+    return ["sft", "notes.jsonl", "--output", run, *(part for setting in settings for part in ("--set", setting))]
 
 
 def test_a_run_killed_in_the_middle_ends_with_the_weights_of_one_that_was_not(here, capsys):
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, *sft("killed", bits=4)[1:]], env=env, capture_output=True, text=True
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert Path("killed/checkpoint-4").exists() and not Path("killed/metrics.json").exists()
-    main(sft("killed", bits=4)[1:])
-    assert "goes on from" in capsys.readouterr().out
-    main(sft("whole", bits=4)[1:])
+    begin = CallbackHandler.on_step_begin
+
+    def killed(self, args, state, control):
+        if state.global_step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return begin(self, args, state, control)
+
+    def child():
+        CallbackHandler.on_step_begin = killed
+        main(sft("killed", bits=4))
+
+    assert forked(child) == -signal.SIGKILL
+    assert Path("killed/checkpoint-2").exists() and not Path("killed/metrics.json").exists()
+    main(sft("killed", bits=4))
+    assert "goes on from killed/checkpoint-2" in capsys.readouterr().out
+    main(sft("whole", bits=4))
     files = [Path(run, "adapter_model.safetensors").read_bytes() for run in ("whole", "killed")]
     assert files[0] == files[1]
-    assert Path("killed/checkpoint-12/trainer_state.json").is_file()
+    assert Path("killed/checkpoint-6/trainer_state.json").is_file()
 
 
 @pytest.fixture
@@ -265,19 +310,19 @@ def test_a_second_signal_ends_the_run_at_once(stopped):
     )
 
 
-def test_what_the_machine_refuses_is_one_line_too(capsys, monkeypatch):
-    def full(args):
+def test_what_the_machine_refuses_is_one_line_too(here, capsys, monkeypatch):
+    def full(*args, **kwargs):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(commands, "_init", full)
+    monkeypatch.setattr(Path, "write_text", full)
     assert refused(capsys, "init") == "ft init: no space left on device\n"
 
 
-def test_a_command_that_is_interrupted_elsewhere_ends_without_a_traceback(capsys, monkeypatch):
-    def interrupted(args):
+def test_a_command_that_is_interrupted_elsewhere_ends_without_a_traceback(here, capsys, monkeypatch):
+    def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "_demo", interrupted)
+    monkeypatch.setattr("ft_notebooks.checkpointing.run_manifest.run_folder", interrupted)
     with pytest.raises(SystemExit) as e:
         main(["demo"])
     assert e.value.code == 130 and "ft demo: stopped" in capsys.readouterr().err
@@ -320,9 +365,9 @@ def test_the_seed_decides_the_rows_held_out_the_adapter_and_the_order(here, monk
     assert found[0] == found[1] != found[2]
 
 
-def test_a_seed_that_is_not_given_is_zero(here, capsys):
-    for more in ([], ["--set", "sft.seed=0"]):
-        main(["sft", "notes.jsonl", *quick("sft.max_steps=1"), *more])
+def test_a_seed_that_is_not_given_is_zero(copied, capsys):
+    copied(*SHORT)
+    main(["sft", "notes.jsonl", *quick(*SHORT, "sft.seed=0")])
     assert "runs/sft is finished" in capsys.readouterr().out
     assert json.loads(Path("runs/sft/run.json").read_text())["sft.seed"] == 0
 
@@ -374,20 +419,23 @@ def test_what_is_nearly_held_out_is_not_trained_on_either(here, monkeypatch):
     assert len(train) == 24 and len(held) == 1 and not any("word29" in text for text in texts(tok, train))
 
 
-def test_a_row_of_the_training_file_that_is_held_out_is_said_to_be_left_out(here, capsys):
+def test_a_row_of_the_training_file_that_is_held_out_is_said_to_be_left_out(here, capsys, monkeypatch):
     lines = Path("notes.jsonl").read_text().splitlines()
     Path("held.jsonl").write_text("\n".join(lines[:3]))
-    main(["sft", "notes.jsonl", *quick("sft.max_steps=1", "data.eval=held.jsonl")])
+    _, _, rows, held, _ = handed_over(monkeypatch, "notes.jsonl", *quick("data.eval=held.jsonl"))
+    assert (len(rows), len(held)) == (21, 3)
     out = capsys.readouterr().out
     assert "3 rows are also, or nearly, among those held out" in out
     assert "21 conversations to train on, 3 held out" in out
 
 
-@pytest.mark.parametrize("settings", [["data.eval=None"], []])
-def test_nothing_need_be_held_out_and_that_is_said(here, capsys, settings):
-    main(["sft", "notes.jsonl", *quick("sft.max_steps=1", *settings)])
-    out = capsys.readouterr().out
-    assert "24 conversations to train on, none held out, so nothing will be evaluated" in out
+def test_nothing_need_be_held_out_and_that_is_said(copied, capsys):
+    out, _ = copied(*SHORT)
+    main(["sft", "notes.jsonl", *quick(*SHORT, "data.eval=None")])
+    again = capsys.readouterr().out
+    assert "runs/sft is finished" in again  # it is the same run
+    for text in (out, again):
+        assert "24 conversations to train on, none held out, so nothing will be evaluated" in text
     assert "perplexity" not in out
     assert "kept no rows" in refused(capsys, "eval", "runs/sft")
 
@@ -410,9 +458,9 @@ def test_a_row_that_cannot_be_encoded_is_named_by_its_line_in_its_file(here, cap
     assert not Path("runs").exists()
 
 
-def test_a_run_is_known_by_its_settings_and_by_what_its_rows_say(here, capsys):
-    argv = quick("sft.max_steps=1", "data.eval=0.2", "lora.r=4", "model.bits=32")
-    main(["sft", "notes.jsonl", *argv])
+def test_a_run_is_known_by_its_settings_and_by_what_its_rows_say(copied, capsys):
+    copied(*SPLIT)
+    argv = quick(*SPLIT)
     before = weights("runs/sft")
     Path("notes.jsonl").rename("renamed.jsonl")
     for more in ([], ["--set", "data.eval=0.20"], ["--set", "evaluation.batch_size=2"]):
@@ -423,7 +471,7 @@ def test_a_run_is_known_by_its_settings_and_by_what_its_rows_say(here, capsys):
         ("lora.r=8", "another run: lora.r was 4, is 8. "),
         ("model.bits=16", "another run: model.bits was 32, is 16. "),
         ("data.eval=0.5", "data.held_out was '5 rows, "),
-        ("sft.seed=9", "sft.seed was 0, is 9; "),
+        ("sft.seed=9", "sft.seed was 5, is 9; "),
     ]:
         assert said in refused(capsys, "sft", "renamed.jsonl", *argv, "--set", setting)
     lines = Path("renamed.jsonl").read_text().splitlines()
@@ -460,24 +508,24 @@ def test_colours_are_sent_to_a_terminal_only(monkeypatch):
 
     tok = tiny_tokenizer()
     chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "naïve"}]
-    ribbon = show_tokens(tok, encode_chat(tok, [*chat, *chat]))
+    row = encode_chat(tok, [*chat, *chat])
+    ribbon = show_tokens(tok, row)
     turns = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n«naïve<|im_end|>»\n"
     plain = turns * 2 + "\n«trained», the rest is only read"
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(sys, "stdout", Terminal())
-    assert stages._ribbon(ribbon) == str(ribbon) and "\x1b[" in str(ribbon)
+    assert show_row(tok, row) == str(ribbon) and "\x1b[" in str(ribbon)
     monkeypatch.setenv("NO_COLOR", "")  # empty means not set
-    assert stages._ribbon(ribbon) == str(ribbon)
+    assert show_row(tok, row) == str(ribbon)
     monkeypatch.setenv("NO_COLOR", "1")
-    assert stages._ribbon(ribbon) == plain
+    assert show_row(tok, row) == plain
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setattr(sys, "stdout", io.StringIO())
-    assert stages._ribbon(ribbon) == plain
+    assert show_row(tok, row) == plain
 
 
-def test_a_run_says_what_is_trained_without_an_escape_sequence_where_nobody_looks(here, capsys):
-    main(["sft", "notes.jsonl", *quick("sft.max_steps=1")])
-    out = capsys.readouterr().out
+def test_a_run_says_what_is_trained_without_an_escape_sequence_where_nobody_looks(trained):
+    _, out, _ = trained(*SHORT)
     assert "\x1b" not in out and f"«{appointments(24)[0]['messages'][2]['content']}<|im_end|>»" in out
 
 
@@ -532,14 +580,13 @@ def test_every_command_is_documented_and_has_its_own_defaults():
     }
     for argv, expected in defaults.items():
         found = vars(parser().parse_args(argv))
-        name = {"sft": "train", "dpo": "train"}.get(argv[0], argv[0])
-        assert found.pop("function") is getattr(commands, f"_{name}") and found.pop("command") == argv[0]
+        assert found.pop("command") == argv[0]
         assert found == expected
     assert set(inspect.signature(main).parameters) == {"argv"}
 
 
-def test_the_rows_kept_aside_are_found_again_or_refused(here, capsys, monkeypatch):
-    main(["sft", "notes.jsonl", *quick("sft.max_steps=1", "data.eval=0.2", "sft.seed=5")])
+def test_the_rows_kept_aside_are_found_again_or_refused(copied, here, capsys, monkeypatch):
+    copied(*SPLIT)
     monkeypatch.chdir(here.parent)  # the run knows where its rows were
     main(["eval", str(here / "runs/sft"), "--set", "evaluation.max_new_tokens=3"])
     monkeypatch.chdir(here)
@@ -568,10 +615,8 @@ def test_data_are_read_before_a_model_is_loaded_to_evaluate_it(here, capsys, mon
 
 
 @pytest.fixture
-def hot(here):
-    "A run so hot that its model speaks in another way than its base."
-    hot = quick("sft.max_steps=6", "sft.learning_rate=0.02", "data.eval=last:4", "model.bits=32")
-    main(["sft", "notes.jsonl", *hot])
+def hot(copied):
+    copied(*HOT)
     return "runs/sft"
 
 
@@ -615,10 +660,9 @@ def test_eval_hears_the_base_and_the_adapter(hot):
         assert found == pytest.approx([perplexity(model, tok, rows) for model in models], rel=1e-4)
 
 
-def test_a_run_shows_one_bar_with_the_loss_and_leaves_a_curve_and_its_tokenizer(here, capsys):
-    main(["sft", "notes.jsonl", *quick("sft.max_steps=2")])
-    out, err = capsys.readouterr()
-    assert err.count("| 0/2 [") == 1 and "loss=" in err and "{'loss'" not in out + err
+def test_a_run_shows_one_bar_with_the_loss_and_leaves_a_curve_and_its_tokenizer(copied):
+    out, err = copied(*HOT)
+    assert err.count("| 0/6 [") == 1 and "loss=" in err and "{'loss'" not in out + err
     assert Path("runs/sft/loss.png").read_bytes().startswith(b"\x89PNG") and Path("runs/sft/tokenizer.json").is_file()
 
 
@@ -659,9 +703,8 @@ def test_the_settings_of_an_evaluation_reach_it(here, capsys, monkeypatch):
     assert "did you mean" in refused(capsys, "eval", "tiny", "notes.jsonl", "--set", "evaluation.scorers=token_f2")
 
 
-def test_an_evaluation_goes_on_with_its_answers_and_tells_which_rows_were_trained_on(here, capsys, monkeypatch):
-    main(["sft", "notes.jsonl", *quick("model.bits=32", "sft.max_steps=2", "data.eval=last:4")])
-    command = ["eval", "runs/sft", "notes.jsonl", "--set", "evaluation.max_new_tokens=3"]
+def test_an_evaluation_goes_on_with_its_answers_and_tells_which_rows_were_trained_on(hot, capsys, monkeypatch):
+    command = ["eval", hot, "notes.jsonl", "--set", "evaluation.max_new_tokens=3"]
     main(command)
     [file] = Path("runs/sft/eval").glob("sft-*.answers.jsonl")
     answers = file.read_text()
@@ -743,23 +786,20 @@ def test_weights_that_are_trained_themselves_are_of_32_bits(here, capsys, monkey
     assert f"[model] bits={bits} with method=full" in said and "take bits out, or let method be lora" in said
 
 
-@pytest.mark.parametrize("bits", [4, 16])
-def test_an_adapter_is_float32_whatever_the_bits_of_its_base(here, bits):
+@pytest.fixture(params=[4, 16])
+def warm(copied, request):
+    "The bits of a run that has learnt something; no pair of tokens is nearly a tie any more."
+    copied("sft.max_steps=30", "sft.learning_rate=0.01", "data.eval=last:4", f"model.bits={request.param}")
+    return request.param
+
+
+def test_an_adapter_is_float32_whatever_the_bits_of_its_base(warm):
     from safetensors.torch import load_file
 
-    main(["sft", "notes.jsonl", *quick("sft.max_steps=2", f"model.bits={bits}", "sft.learning_rate=1e-5")])
     tensors = load_file("runs/sft/adapter_model.safetensors")
     assert {t.dtype for t in tensors.values()} == {torch.float32}
     moved = [t for name, t in tensors.items() if "lora_B" in name]
     assert all(t.abs().max() > 0 for t in moved) and len(moved) == 14
-
-
-@pytest.fixture(params=[4, 16])
-def warm(here, request):
-    "A run that has learnt something; no pair of tokens is nearly a tie any more."
-    learnt = quick("sft.max_steps=30", "sft.learning_rate=0.01", "data.eval=last:4", f"model.bits={request.param}")
-    main(["sft", "notes.jsonl", *learnt])
-    return request.param
 
 
 def test_a_run_is_merged_in_its_own_width_and_plain_transformers_says_the_same(warm, capsys):
@@ -799,8 +839,8 @@ def test_a_merged_folder_is_evaluated_and_asked_like_any_model(hot, capsys, monk
     assert answers[0] == answers[1]
 
 
-def test_what_has_no_adapter_has_nothing_to_merge(here, capsys):
-    main(["sft", "notes.jsonl", *quick("model.method=full", "sft.max_steps=1")])
+def test_what_has_no_adapter_has_nothing_to_merge(copied, capsys):
+    copied(*FULL)
     said = refused(capsys, "merge", "runs/sft")
     assert "runs/sft trained every weight, so there is nothing to merge: runs/sft is the model" in said
     assert "tiny holds no adapter, so there is nothing to merge" in refused(capsys, "merge", "tiny")
@@ -833,11 +873,8 @@ def test_a_merge_needs_neither_the_data_nor_a_run(hot, capsys):
     assert files[0] == files[1]
 
 
-def test_full_fine_tuning_saves_a_model_that_eval_and_plain_transformers_load(here):
-    from transformers import AutoModelForCausalLM
-
-    full = quick("model.method=full", "sft.max_steps=2", "sft.learning_rate=1e-2", "data.eval=0.2")
-    main(["sft", "notes.jsonl", *full])
+def test_full_fine_tuning_saves_a_model_that_eval_and_plain_transformers_load(copied):
+    copied(*FULL)
     assert json.loads(Path("runs/sft/run.json").read_text())["model.bits"] == 32
     tuned = AutoModelForCausalLM.from_pretrained("runs/sft")
     assert tuned.num_parameters() == tiny_model().num_parameters()
@@ -849,8 +886,8 @@ def test_full_fine_tuning_saves_a_model_that_eval_and_plain_transformers_load(he
     assert found == pytest.approx(values, rel=1e-4) and values[1] < 0.9 * values[0]
 
 
-def test_a_base_is_evaluated_in_the_bits_of_the_model_beside_it(here, monkeypatch):
-    main(["sft", "notes.jsonl", *quick("model.method=full", "sft.max_steps=1", "data.eval=0.2")])
+def test_a_base_is_evaluated_in_the_bits_of_the_model_beside_it(copied, monkeypatch):
+    copied(*FULL)
     load, bits = pipeline.load_folder, []
     monkeypatch.setattr(commands, "load_folder", lambda folder, b: bits.append(b) or load(folder, b))
     main(["eval", "runs/sft", "--set", "evaluation.max_new_tokens=3", "--set", "model.bits=16"])
@@ -861,22 +898,24 @@ def test_the_demo_goes_through_its_stages_and_is_then_left_alone(here, capsys, m
     monkeypatch.setattr("ft_notebooks.loading.example_models.smollm2", lambda: here / "tiny")
     quick = {"learning_rate": 1e-2, "max_steps": 3, "save_steps": 2, "bf16": False, "effective_batch": 4}
     monkeypatch.setattr(commands, "DEMO", quick)
-    monkeypatch.setattr(commands, "DEMO_DPO", {**commands.DEMO_DPO, **quick, "learning_rate": 1e-3})
-    heard, hear = [], commands._heard
+    monkeypatch.setattr(commands, "DEMO_DPO", {**DEMO_DPO, **quick, "learning_rate": 1e-3})
+    scored = []
 
     def words(n, *seed, **more):  # 128, 100, 96 and 50 notes become 4 each
         return appointments(min(n, 4), *seed, **more)
 
     monkeypatch.setattr("ft_notebooks.data.example_task.appointments", words)
-    monkeypatch.setattr(commands, "_heard", lambda model, tok: heard.append(hear(model, tok)) or heard[-1])
+    monkeypatch.setattr(
+        commands, "demo_scores", lambda model, tok: scored.append(demo_scores(model, tok)) or scored[-1]
+    )
     main(["demo", "--seed", "3"])
     test, bits = words(100, part="test"), pipeline.model_bits(None)
-    found = [h.scores["perplexity"]["value"] for h in heard]
+    found = [s.scores["perplexity"]["value"] for s in scored]
     models = load_model("tiny", bits), load_adapter("runs/demo/sft", bits), load_adapter("runs/demo/dpo", bits)
     assert found == pytest.approx([perplexity(model, tiny_tokenizer(), test) for model in models], rel=1e-2)
     assert found[1] < 0.8 * found[0] and found[2] != found[1]
     asked = [*test["messages"], *words(50, part="test", new_phrases=True)["messages"]]
-    assert all([row["prompt"] for row in h.rows] == [messages[:2] for messages in asked] for h in heard)
+    assert all([row["prompt"] for row in s.rows] == [messages[:2] for messages in asked] for s in scored)
     report = json.loads(Path("runs/demo/report.json").read_text())
     assert list(report) == ["base", "sft", "dpo"]
     assert {"exact_match", "preferred_form", "exact_match_new_phrases"} <= set(report["sft"])
@@ -884,11 +923,11 @@ def test_the_demo_goes_through_its_stages_and_is_then_left_alone(here, capsys, m
     run, then = (json.loads(Path("runs/demo", stage, "run.json").read_text()) for stage in ("sft", "dpo"))
     assert run["sft.seed"] == then["dpo.seed"] == 3 and run["data.trained"] == pipeline.rows_hash(words(128, seed=3))
     assert then["model.name"] == str(here / "runs/demo/sft") and then["data.trained"] == pipeline.rows_hash(
-        commands._preferences(96, 103)
+        demo_pairs(96, 103)
     )
     assert "The report is runs/demo/report.html" in capsys.readouterr().out
     main(["demo", "--seed", "3"])
-    assert "runs/demo is finished; nothing is changed" in capsys.readouterr().out and len(heard) == 3
+    assert "runs/demo is finished; nothing is changed" in capsys.readouterr().out and len(scored) == 3
     assert "sft.seed was 3, is 4" in refused(capsys, "demo", "--seed", "4")
     main(["merge", "runs/demo"])
     assert Path("runs/demo/merged/model.safetensors").is_file()

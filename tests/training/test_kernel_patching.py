@@ -20,7 +20,7 @@ from ft_notebooks.data.chat_encoding import encode_chats
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config, merge_adapter
-from ft_notebooks.sft.packed_documents import check_apart, document_leak
+from ft_notebooks.sft.packing_check import check_apart, document_leak
 from ft_notebooks.training.cpu_kernels import label_log_probs
 from ft_notebooks.training.kernel_patching import levers, speed_up
 

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ft_notebooks.loading.example_models import tiny_model
-from ft_notebooks.sft.packed_documents import check_apart, document_leak
+from ft_notebooks.sft.packing_check import check_apart, document_leak
 
 SMALL = {
     "vocab_size": 300,

@@ -431,7 +431,8 @@ def _world_file(args) -> Path:
 def _launch(args) -> None:
     import yaml
 
-    from ft_notebooks.distributed.launcher import launch, slurm_job
+    from ft_notebooks.distributed.launcher import launch
+    from ft_notebooks.distributed.slurm import slurm_job
 
     words = args.words[args.words[:1] == ["--"] :]
     if words[:1] not in (["sft"], ["dpo"]):

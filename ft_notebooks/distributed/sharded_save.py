@@ -36,7 +36,8 @@ def sharded_memory(
 ) -> Memory:  # Of each process; where rows do not divide evenly, the mean of all
     """The bytes that each process holds at the peak of a step, by part.
 
-    `sharded_memory(memory, "zero1", 4)` is `memory` with a quarter of the optimizer's bytes. Raises `ValueError` for another strategy, for less than one process, and for negative `gathered`.
+    `sharded_memory(memory, "zero1", 4)` is `memory` with a quarter of the optimizer's bytes.
+    Raises `ValueError` for a different strategy, less than one process, or negative `gathered`.
     """
     if strategy not in _DIVIDED:
         raise ValueError(f"strategy must be one of {', '.join(_DIVIDED)}, got {strategy!r}")

@@ -63,7 +63,8 @@ def launch_command(
     `ValueError` where the command after `--` is neither sft nor dpo, and where the flags contradict each other or the
     config file; nothing is started then.
     """
-    from ft_notebooks.distributed.launcher import launch, slurm_job
+    from ft_notebooks.distributed.launcher import launch
+    from ft_notebooks.distributed.slurm import slurm_job
 
     words = args.words[1:] if args.words[:1] == ["--"] else args.words
     if words[:1] not in (["sft"], ["dpo"]):

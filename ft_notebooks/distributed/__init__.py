@@ -10,7 +10,8 @@ import lazy_loader
 
 _names = {
     "launch_files": ["accelerate_config", "check_config"],
-    "launcher": ["host_commands", "launch", "slurm_job"],
+    "launcher": ["host_commands", "launch"],
+    "slurm": ["slurm_job"],
     "sharded_save": ["sharded_memory", "save_whole", "check_whole"],
     "throughput": ["step_time"],
     "uneven_batches": ["RanksTrainer", "own_rows"],

@@ -18,7 +18,7 @@ from accelerate.utils import DistributedType
 from ..core.errors import nearest
 
 # %% ../../nbs/package/distributed/launch_files.ipynb #79b80eab
-_SECTIONS = {  # strategy -> distributed_type, the section of its keys, and those
+_SECTIONS: dict[str, tuple[str, str | None, dict]] = {  # strategy -> distributed_type, its section, the section's keys
     "ddp": ("MULTI_GPU", None, {}),
     "fsdp2": (
         "FSDP",
@@ -40,7 +40,7 @@ _SECTIONS = {  # strategy -> distributed_type, the section of its keys, and thos
 }
 _AUTO = {"gradient_accumulation_steps": "auto", "gradient_clipping": "auto"}
 
-
+# %% ../../nbs/package/distributed/launch_files.ipynb #8ccb8efc
 def _check_world(processes: int, machines: int) -> None:
     if machines < 1 or processes < 1 or processes % machines:
         raise ValueError(
@@ -49,15 +49,12 @@ def _check_world(processes: int, machines: int) -> None:
         )
 
 # %% ../../nbs/package/distributed/launch_files.ipynb #54a92721
-_PREFIX = {
-    "fsdp_config": "fsdp_",
-    "fp8_config": "fp8_",
-    "dynamo_config": "dynamo_",
-}  # which accelerate adds where it is missing
+# section -> the prefix that accelerate adds to a key without it
+_PREFIX = {"fsdp_config": "fsdp_", "fp8_config": "fp8_", "dynamo_config": "dynamo_"}
 
 
-def _unread(config: dict) -> dict[str, str]:
-    "`section.key` of what accelerate would not read, with the nearest name that it would."
+def _unread(config: dict) -> dict[str, str | None]:
+    "`section.key` that accelerate would not read -> the nearest name that it would."
     arguments = [*vars(launch_command_parser().parse_args(["train.py"])), "fsdp_ignored_modules"]
     found = {key: (key, list(ClusterConfig.__dataclass_fields__)) for key in config}
     for section in filter(lambda name: isinstance(config[name], dict), config):
@@ -69,61 +66,63 @@ def _unread(config: dict) -> dict[str, str]:
 
 def _check_keys(config: dict, where: str) -> None:
     for key, near in _unread(config).items():
-        raise ValueError(f"{where}: accelerate reads no {key}; the nearest name is {near}. Correct it, or take it out")
+        raise ValueError(f"{where}: accelerate reads no {key}; the nearest name is {near}. Correct it, or remove it")
+
+
+def _section(kind: str, inner: dict, machines: int) -> dict:
+    "The keys of a strategy's section; DeepSpeed's take from the trainer what the trainer knows."
+    if kind != "DEEPSPEED":
+        return dict(inner)
+    several = {"deepspeed_multinode_launcher": "standard"} if machines > 1 else {}
+    return {**inner, **_AUTO, **several}
 
 # %% ../../nbs/package/distributed/launch_files.ipynb #5b1fe45c
 def accelerate_config(
     strategy: str,  # "ddp", "fsdp2", "zero2" or "zero3"
-    processes: int,  # Of all machines together; the same number on each
+    processes: int,  # On all machines together, equally many on each: 32 on 4 machines are 8 on each
     machines: int = 1,
     **keys,  # More keys of the file or of the strategy's section, by accelerate's names: fsdp_offload_params=True
 ) -> str:  # YAML for `accelerate launch --config_file`, the same for every machine
-    """The file for `accelerate launch`, every key of which acts; a `ValueError` names a key that accelerate does not
-    know.
+    """A file for `accelerate launch` whose every key has an effect.
+
+    Raises `ValueError` for an unknown strategy, for processes that do not divide among the machines, and for a key that
+    accelerate does not read.
     """
     if strategy not in _SECTIONS:
         raise ValueError(f"strategy={strategy!r}; choose one of {', '.join(_SECTIONS)}")
     _check_world(processes, machines)
     kind, section, inner = _SECTIONS[strategy]
-    config = {
-        "compute_environment": "LOCAL_MACHINE",
-        "distributed_type": kind,
-        "mixed_precision": "no",
-        "num_machines": machines,
-        "num_processes": processes,
-    }
+    config: dict = {"compute_environment": "LOCAL_MACHINE", "distributed_type": kind, "mixed_precision": "no"}
+    config |= {"num_machines": machines, "num_processes": processes}
     if section:
-        several = {"deepspeed_multinode_launcher": "standard"} if machines > 1 else {}
-        config[section] = {**inner, **({**_AUTO, **several} if kind == "DEEPSPEED" else {})}
+        config[section] = _section(kind, inner, machines)
     for key, value in keys.items():
-        (config if key in ClusterConfig.__dataclass_fields__ or not section else config[section])[key] = value
+        inside = section and key not in ClusterConfig.__dataclass_fields__
+        (config[section] if inside else config)[key] = value
     _check_keys(config, f"accelerate_config({strategy!r})")
     return yaml.safe_dump(config, sort_keys=False)
 
 # %% ../../nbs/package/distributed/launch_files.ipynb #383cfd97
 _GONE = {key for key, status in ARGUMENT_KEY_MAPPING.items() if isinstance(status, ConversionStatus)}
-_STRATEGIES = [
-    "FULL_SHARD",
-    "SHARD_GRAD_OP",
-    "NO_SHARD",
-    "HYBRID_SHARD",
-    "HYBRID_SHARD_ZERO2",
-]  # older files hold 1 to 5
+# older files hold 1 to 5
+_STRATEGIES = ["FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD", "HYBRID_SHARD", "HYBRID_SHARD_ZERO2"]
 
 
 def _to_fsdp2(section: dict, where: str) -> dict:
-    "The section in the words of FSDP2; a `ValueError` for what accelerate's converter would make something else of."
+    "The section with FSDP2's keys; raises `ValueError` for what accelerate's converter would turn into something else."
     section = dict(section)
     if "fsdp_sharding_strategy" in section:
         given = str(section["fsdp_sharding_strategy"]).upper()
-        section["fsdp_sharding_strategy"] = given = _STRATEGIES[int(given) - 1] if given in list("12345") else given
+        if given in list("12345"):
+            given = _STRATEGIES[int(given) - 1]
+        section["fsdp_sharding_strategy"] = given
         if given not in ("FULL_SHARD", "SHARD_GRAD_OP"):
             raise ValueError(
                 f"{where}: FSDP2 has no fsdp_sharding_strategy {given}, and accelerate's converter would divide the "
                 "weights among all processes; for NO_SHARD take the strategy ddp, else FULL_SHARD or SHARD_GRAD_OP"
             )
     tool = logging.getLogger(convert_config_to_fsdp2.__module__)
-    tool.disabled, before = True, tool.disabled  # what it says there is returned
+    before, tool.disabled = tool.disabled, True  # what it logs is returned
     try:
         return convert_config_to_fsdp2({"fsdp_config": {**section, "fsdp_version": 1}})["fsdp_config"]
     finally:
@@ -133,32 +132,32 @@ def _to_fsdp2(section: dict, where: str) -> dict:
 def _fsdp(old: dict, where: str) -> tuple[dict, list[str]]:
     "The section for FSDP2, and what was changed."
     dead = {key.partition(".")[2] for key, near in _unread({"fsdp_config": old}).items() if near in _GONE}
-    new = {
-        key: value for key, value in _to_fsdp2(old, where).items() if key not in dead | _GONE
-    }  # accelerate < 1.14 keeps those
-    said = [
-        f"{key} is taken out: {'nothing reads it' if key in dead else 'FSDP2 has no such setting'}"
-        for key in old
-        if key in dead | _GONE
-    ]
-    for key in set(old) - dead - _GONE:
+    new = {key: value for key, value in _to_fsdp2(old, where).items() if key not in dead | _GONE}
+    changes = []
+    for key in old:
         name = ARGUMENT_KEY_MAPPING.get(key, key)
-        if (name, new[name]) != (key, old[key]):
-            said.append(f"{key}: {old[key]} is now {name}: {new[name]}")
-    return new, sorted(said) + (
-        [] if "fsdp_version" in old else ["fsdp_version: 2 is added; without it this was FSDP1"]
-    )
+        if key in dead:
+            changes.append(f"{key} is taken out: nothing reads it")
+        elif key in _GONE:
+            changes.append(f"{key} is taken out: FSDP2 has no such setting")
+        elif (name, new[name]) != (key, old[key]):
+            changes.append(f"{key}: {old[key]} is now {name}: {new[name]}")
+    added = [] if "fsdp_version" in old else ["fsdp_version: 2 is added; without it this was FSDP1"]
+    return new, sorted(changes) + added
 
 # %% ../../nbs/package/distributed/launch_files.ipynb #4b8c6ecd
-_WHOLE = {  # without which the end of a run holds shards, or nothing
+_WHOLE: dict[str, dict] = {  # without which the end of a run holds shards, or nothing
     "fsdp_config": {"fsdp_state_dict_type": "FULL_STATE_DICT"},
     "deepspeed_config": {"zero3_save_16bit_model": True},
 }
 
 
 def _needed(section: str, config: dict, where: str) -> list[str]:
-    "Adds to the section, in place, what the end of a run needs; a `ValueError` where the file says the opposite."
-    inner, said = config[section], []
+    """Adds to the section, in place, what the end of a run needs, and returns the changes in words.
+
+    Raises `ValueError` where the file sets the opposite.
+    """
+    inner = config[section]
     whole = {} if section == "deepspeed_config" and str(inner.get("zero_stage")) != "3" else _WHOLE[section]
     if "deepspeed_config_file" in inner:
         return []  # which holds the settings of DeepSpeed itself
@@ -169,13 +168,13 @@ def _needed(section: str, config: dict, where: str) -> list[str]:
             )
     if section == "deepspeed_config" and config.get("num_machines", 1) > 1:
         whole = {**whole, "deepspeed_multinode_launcher": "standard"}
-    for key in whole.keys() - inner.keys():
-        inner[key] = whole[key]
-        said.append(f"{key}: {whole[key]} is added")
-    return sorted(said)
+    missing = sorted(whole.keys() - inner.keys())
+    inner.update({key: whole[key] for key in missing})
+    return [f"{key}: {whole[key]} is added" for key in missing]
 
 # %% ../../nbs/package/distributed/launch_files.ipynb #6467a130
 def _read(file: str | Path) -> dict:
+    "The file's keys; raises `ValueError` for a file that is no YAML or no configuration."
     try:
         config = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except yaml.YAMLError as e:
@@ -187,8 +186,9 @@ def _read(file: str | Path) -> dict:
         )
     return config
 
-
+# %% ../../nbs/package/distributed/launch_files.ipynb #c8c69e4e
 def _check_start(config: dict, where: str, processes: int | None, machines: int | None) -> None:
+    "Raises `ValueError` where accelerate would start something else than the file or the caller asks for."
     kind, count, hosts = config["distributed_type"] or "NO", config["num_processes"], config.get("num_machines", 1)
     if kind not in list(DistributedType):
         known = nearest(kind, [known.value for known in DistributedType])
@@ -201,36 +201,42 @@ def _check_start(config: dict, where: str, processes: int | None, machines: int 
         what = "use_cpu: true" if config.get("use_cpu") else f"distributed_type: {kind}"
         raise ValueError(
             f"{where} has num_processes: {count} and {what}, from which accelerate launch starts one process, or "
-            "several that do not know each other; write distributed_type: MULTI_GPU and use_cpu: false, and let the "
-            "script say use_cpu"
+            "several that do not know each other; write distributed_type: MULTI_GPU and use_cpu: false, and choose the "
+            "CPU in the script"
         )
 
-# %% ../../nbs/package/distributed/launch_files.ipynb #c8c69e4e
-_UNHEARD = {
-    "rdzv_backend": "static",
-    "enable_cpu_affinity": False,
-}  # with what the command line says where it is silent
+# %% ../../nbs/package/distributed/launch_files.ipynb #3e6cc4d1
+# what accelerate launch reads on the command line only, with its defaults there
+_COMMAND_LINE = {"rdzv_backend": "static", "enable_cpu_affinity": False}
 
 
+def _without_command_line(config: dict) -> list[str]:
+    "Takes out, in place, what accelerate does not read in a file, and returns the changes in words."
+    unread = [key for key, default in _COMMAND_LINE.items() if config.get(key, default) != default]
+    end = "is taken out: accelerate launch reads it on the command line only"
+    return [f"{key}: {config.pop(key)} {end}" for key in unread]
+
+# %% ../../nbs/package/distributed/launch_files.ipynb #5baf8aba
 def check_config(
     file: str | Path,  # YAML or JSON, as `accelerate launch --config_file` takes it
-    processes: int | None = None,  # Of all machines together, as asked for; None: as the file says
+    processes: int | None = None,  # On all machines together, as asked for; None: as in the file
     machines: int | None = None,
-) -> tuple[str, list[str]]:  # The text for `accelerate launch`, and what was changed in it, in words
-    """The file in today's words: FSDP1 is converted, dead keys are taken out, and what would start or save something
-    else is a `ValueError`.
+) -> tuple[str, list[str]]:  # The text for `accelerate launch`, and each change in words
+    """The file with today's keys: FSDP1 is converted to FSDP2, and keys without an effect are taken out.
+
+    Raises `ValueError`, with the file's name, for a file that is no configuration, a key that accelerate does not read,
+    a different number of processes or machines, and what would start something else or save no whole model.
     """
     config, where = _read(file), str(file)
     _check_start(config, where, processes, machines)
     section = {"FSDP": "fsdp_config", "DEEPSPEED": "deepspeed_config"}.get(config["distributed_type"])
-    said = []
+    changes: list[str] = []
     if section:
         config[section] = dict(config.get(section) or {})
         if section == "fsdp_config":
-            config[section], said = _fsdp(config[section], where)
-        said += _needed(section, config, where)
+            config[section], changes = _fsdp(config[section], where)
+        changes += _needed(section, config, where)
     _check_keys(ClusterConfig.process_config(dict(config)), where)
-    for key, default in _UNHEARD.items():
-        if config.get(key, default) != default:
-            said.append(f"{key}: {config.pop(key)} is taken out: accelerate launch hears it on the command line alone")
-    return (yaml.safe_dump(config, sort_keys=False) if said else Path(file).read_text(encoding="utf-8")), said
+    changes += _without_command_line(config)
+    text = yaml.safe_dump(config, sort_keys=False) if changes else Path(file).read_text(encoding="utf-8")
+    return text, changes

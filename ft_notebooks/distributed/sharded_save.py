@@ -29,12 +29,16 @@ _DIVIDED = {
 
 # %% ../../nbs/package/distributed/sharded_save.ipynb #7cced955
 def sharded_memory(
-    memory: Memory,  # Of a process that keeps everything: what `estimate_memory` gave
+    memory: Memory,  # Of a process that keeps everything: what `estimate_memory` returns
     strategy: str,  # "ddp", "zero1", "zero2", "zero3" or "fsdp2"
-    processes: int,  # Over all machines, one a device
+    processes: int,  # On all machines, one for each device
     gathered: int = 0,  # Bytes of the weights that are whole at the same moment under "zero3" and "fsdp2"
-) -> Memory:  # Of each process; where rows do not divide evenly, the mean of them
-    "The bytes that a process holds at the peak when the run is shared out, by part."
+) -> Memory:  # Of each process; where rows do not divide evenly, the mean of all
+    """The bytes that each process holds at the peak of a step, by part.
+
+    `sharded_memory(memory, "zero1", 4)` is `memory` with a quarter of the optimizer's bytes.
+    Raises `ValueError` for a different strategy, less than one process, or negative `gathered`.
+    """
     if strategy not in _DIVIDED:
         raise ValueError(f"strategy must be one of {', '.join(_DIVIDED)}, got {strategy!r}")
     if processes < 1 or gathered < 0:
@@ -50,47 +54,55 @@ def sharded_memory(
 
 # %% ../../nbs/package/distributed/sharded_save.ipynb #e15e8767
 def save_whole(
-    model: PreTrainedModel,  # Or a `peft.PeftModel`: `trainer.model`, in parts under FSDP or not
-    folder: str | Path,  # That all processes name alike
+    model: PreTrainedModel,  # Or a `peft.PeftModel`: `trainer.model`, sharded by FSDP or not
+    folder: str | Path,  # The same path in all processes
 ) -> None:
-    """Writes what `save_pretrained` writes of a model that one process holds: all of it, by rank 0.
+    """Writes the files that `save_pretrained` writes of an unsharded model, from rank 0.
 
-    All processes call it. Rank 0 needs the memory of the whole model in RAM, a frozen base included.
+    All processes call it, and return when the files are there. Rank 0 needs RAM for the whole model, a frozen base
+    included. Raises `ValueError` for a model that DeepSpeed's ZeRO-3 shards.
     """
     if not dist.is_initialized():
         return model.save_pretrained(folder)
     hidden = next((name for name, p in model.named_parameters() if hasattr(p, "ds_id")), None)
     if hidden:
         raise ValueError(
-            f"{hidden} lies with DeepSpeed's ZeRO-3, which torch cannot put together; call "
+            f"{hidden} is sharded by DeepSpeed's ZeRO-3, which torch cannot gather; call "
             "trainer.save_model(folder), with stage3_gather_16bit_weights_on_model_save: true in DeepSpeed's "
             "settings"
         )
-    state, first = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)), {}
+    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     if dist.get_rank() == 0:
-        for name, p in model.named_parameters(remove_duplicate=False):  # tied weights are one again, and written once
+        first: dict[object, str] = {}  # parameter -> its first name: tied weights are one again, and written once
+        for name, p in model.named_parameters(remove_duplicate=False):
             name = name.replace("_checkpoint_wrapped_module.", "")
             state[name] = state[first.setdefault(p, name)]
         model.save_pretrained(folder, state_dict=state)
-    dist.barrier()  # whoever goes on may read it
+    dist.barrier()  # from here on every process may read it
 
 # %% ../../nbs/package/distributed/sharded_save.ipynb #7c5f6594
 def _still(file: Path) -> tuple[dict[str, int], int]:
-    "Of the B's of an adapter that have moved: how many rows of each are zero, if any; and how many B's these are."
-    still, moved = {}, 0
+    "The number of zero rows by the name of each B that training has moved, if it has any; and how many B's moved."
+    still: dict[str, int] = {}
+    moved = 0
     with safe_open(file, "pt") as opened:
-        for name in opened.keys():
-            if "lora_B" in name and (rows := opened.get_tensor(name).flatten(1).any(1)).any():
+        for name in filter(lambda name: "lora_B" in name, opened.keys()):
+            rows = opened.get_tensor(name).flatten(1).any(1)  # [rows of B]: True where one is not zero
+            if rows.any():
                 moved += 1
-                if not rows.all():
-                    still[f"{name} {tuple(opened.get_slice(name).get_shape())}"] = int((~rows).sum())
+            if rows.any() and not rows.all():
+                still[f"{name} {tuple(opened.get_slice(name).get_shape())}"] = int((~rows).sum())
     return still, moved
 
 # %% ../../nbs/package/distributed/sharded_save.ipynb #20fe8cff
 def check_whole(
     folder: str | Path,  # Of a saved model or adapter
 ) -> None:
-    "A `ValueError` if it holds a part: a shard, shapes that the configuration does not say, rows of B's left at zero."
+    """Raises `ValueError` for a partial save, so that what passes is a whole model or adapter.
+
+    Partial are the shards of several processes, tensors whose shapes do not fit the configuration, and an adapter most
+    of whose B matrices have rows left at zero.
+    """
     folder = Path(folder).expanduser()
     parts = sorted(file.name for file in folder.glob("pytorch_model_fsdp_*"))
     if parts and not any(folder.glob("*model.safetensors*")):

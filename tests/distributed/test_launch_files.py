@@ -17,7 +17,8 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
 from ft_notebooks.distributed.launch_files import accelerate_config, check_config
-from ft_notebooks.distributed.launcher import host_commands, launch, slurm_job
+from ft_notebooks.distributed.launcher import host_commands, launch
+from ft_notebooks.distributed.slurm import slurm_job
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 BIN = Path(sys.executable).parent
@@ -185,7 +186,7 @@ def test_a_file_that_needs_conversion_is_not_started(here):
 
 @pytest.mark.parametrize("program", [[], ["train.py"], ["--help"]])
 def test_a_program_that_is_not_there_is_not_started(here, program):
-    with pytest.raises(ValueError, match="Python is given a script that is there"):
+    with pytest.raises(ValueError, match="give a script that exists"):
         launch(program, written(here, accelerate_config("ddp", 2)))
 
 

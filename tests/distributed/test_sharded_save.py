@@ -264,7 +264,7 @@ def test_a_model_that_lies_with_deepspeed_is_refused(tmp_path):
     def save():
         model = tiny_model()
         model.lm_head.weight.ds_id = 7
-        with pytest.raises(ValueError, match="lm_head.weight lies with DeepSpeed's ZeRO-3.*stage3_gather_16bit"):
+        with pytest.raises(ValueError, match="lm_head.weight is sharded by DeepSpeed's ZeRO-3.*stage3_gather_16bit"):
             save_whole(model, tmp_path / "saved")
         return (tmp_path / "saved").exists()
 

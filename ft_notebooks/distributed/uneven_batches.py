@@ -7,13 +7,14 @@ __all__ = ['own_rows', 'RanksTrainer']
 
 # %% ../../nbs/package/distributed/uneven_batches.ipynb #64480082
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from accelerate.utils import gather_object, send_to_device
 from torch import Tensor
+from transformers import TrainingArguments
 from transformers.trainer_pt_utils import find_batch_size
 
 from ..tokenization.padding import IGNORE
@@ -129,6 +130,9 @@ class RanksTrainer:
     where weights that are sharded were asked for and would not be. In one process a run is the same with it, bit for
     bit, but for the last step of an epoch whose loss is averaged over rows: there, too, each has the same weight.
     """
+
+    args: TrainingArguments  # of the trainer that it is mixed into, as the next one is
+    data_collator: Callable
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

@@ -1,7 +1,8 @@
 """What holds a task while a preference is learned: DPO after the demo's SFT, with and without an NLL term, at several
 rates.
 
-Scores on the validation part of the built-in task: 50 notes of held-out words, and 50 of held-out words and phrases."""
+Scores on the validation part of the built-in task: 50 notes of held-out words, and 50 of held-out words and phrases.
+"""
 
 import argparse
 import contextlib

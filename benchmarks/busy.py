@@ -1,24 +1,18 @@
 """24 answers and a few training steps of SmolLM2 on the CPU beside busy neighbours: what OpenMP's settings cost, alone
 and in company.
 
-    python benchmarks/busy.py                                                  # about 20 minutes on two cores that
-    nobody else uses
+    python benchmarks/busy.py  # about 20 minutes on two cores that nobody else uses
     python benchmarks/busy.py --neighbours 0 2 --settings default one ours     # about 4 minutes
-    python benchmarks/busy.py --neighbours 0 --rounds 5 --settings default spin-3000 spin-10000 spin-30000 spin-100000
-    ours
+    python benchmarks/busy.py --neighbours 0 --rounds 5 --settings default spin-3000 spin-10000 ours
     python benchmarks/busy.py --neighbours 2 --late --settings default one ours
 
 A setting is `default`, what torch does by itself; `passive`, OMP_WAIT_POLICY=PASSIVE; `one`, OMP_NUM_THREADS=1;
-`spin-N`,
-GOMP_SPINCOUNT=N; or `ours`, `use_cpu_threads`. A neighbour is a process of one thread that never waits: every second
-one runs a
-loop of Python, the others multiply matrices. Each setting is measured in a process of its own, the settings in turns:
-every
-setting once beside so many neighbours is a round. With `--late` the neighbours start when the model is loaded and the
-threads
-are chosen. Seconds and tokens a second are by the clock. Ratios are formed within a round, to its best setting; printed
-are
-the medians, as the table of README.md. The machine has to be idle otherwise: its idle CPUs are printed first.
+`spin-N`, GOMP_SPINCOUNT=N; or `ours`, `use_cpu_threads`. A neighbour is a process of one thread that never waits: every
+second one runs a loop of Python, the others multiply matrices. Each setting is measured in a process of its own, the
+settings in turns: every setting once beside so many neighbours is a round. With `--late` the neighbours start when the
+model is loaded and the threads are chosen. Seconds and tokens a second are by the clock. Ratios are formed within a
+round, to its best setting; printed are the medians, as the table of README.md. The machine has to be idle otherwise:
+its idle CPUs are printed first.
 """
 
 import argparse

@@ -2,26 +2,19 @@
 memory.
 
     OMP_NUM_THREADS=1 python benchmarks/dpo_speed.py                     # made pairs with prompts of 512 tokens
-    OMP_NUM_THREADS=1 python benchmarks/dpo_speed.py --data pairs.json   # and those of a file that read_preferences
-    takes
+    OMP_NUM_THREADS=1 python benchmarks/dpo_speed.py --data pairs.json  # and those of a file
     python benchmarks/dpo_speed.py --pairs 32 --batch 8 --rounds 3 --variants trl,all
 
 SmolLM2, an adapter of rank 16 on all linear layers, steps of BATCH pairs, of the made ones a quarter, on the same pairs
-in the
-same order. The variants take turns, each run in a process of its own, forked with everything imported
-and nothing loaded; a round has pairs of its own. After one pair that is not counted, the CPU seconds of the process are
-(on
+in the same order. The variants take turns, each run in a process of its own, forked with everything imported and
+nothing loaded; a round has pairs of its own. After one pair that is not counted, the CPU seconds of the process are (on
 a GPU the seconds), from the first step's beginning to the last one's end, and of a reference computed before the
-training
-those too: what an epoch costs. The peak is of the process's memory (VmHWM; on a GPU what CUDA allocated), less what it
-held
-at the fork. Ratios are formed within a round; printed are the medians.
+training those too: what an epoch costs. The peak is of the process's memory (VmHWM; on a GPU what CUDA allocated), less
+what it held at the fork. Ratios are formed within a round; printed are the medians.
 
 The numbers of the first step, loss, log-probabilities, entropy and gradient norm, must be those of the first variant
-within
-what 16 bits round; the exit status is 1 if they are not. Printed is the table of README.md. The CUDA path has not been
-run
-on a GPU yet.
+within what 16 bits round; the exit status is 1 if they are not. Printed is the table of README.md. The CUDA path has
+not been run on a GPU yet.
 """
 
 import argparse

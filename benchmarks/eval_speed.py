@@ -6,18 +6,13 @@ lever.
     python benchmarks/eval_speed.py --prompts 8 --rounds 1 --variants loop,ours-fp32,ours
 
 SmolLM2 with an adapter of rank 16 on all linear layers, whose weights are drawn, at most 48 tokens an answer. The
-guide's loop is
-repaired just enough to run: one prompt at a time, float32, the adapter not merged. The variants take turns, each in a
-process
-of its own, forked with everything imported and nothing loaded; a round has prompts of its own. Two prompts are answered
-first,
-which are not counted; then the CPU seconds of the process are (on a GPU the seconds) those of the answers, and of the
-merge
-where there is one. Ratios are formed within a round; printed are the medians.
+guide's loop is repaired just enough to run: one prompt at a time, float32, the adapter not merged. The variants take
+turns, each in a process of its own, forked with everything imported and nothing loaded; a round has prompts of its own.
+Two prompts are answered first, which are not counted; then the CPU seconds of the process are (on a GPU the seconds)
+those of the answers, and of the merge where there is one. Ratios are formed within a round; printed are the medians.
 
 What is generated in float32 must be what the loop says, text for text; the exit status is 1 if it is not. Printed is
-the table
-of README.md. The CUDA path has not been run on a GPU yet.
+the table of README.md. The CUDA path has not been run on a GPU yet.
 """
 
 import argparse

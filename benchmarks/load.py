@@ -3,10 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/load.py [ROUNDS] [FOLDER]        # 3 rounds of SmolLM2 by default
 
 Each load runs in a process of its own; the rounds are interleaved, and the file is in the page cache. `load_model`
-first
-looks at the file's header and rehearses the load, and sees to what bitsandbytes does with gradients. Memory is the peak
-while loading and what is held afterwards, without what the imports take: of all resident pages (RSS), and of those that
-belong to no file (RssAnon). The pages of the mapped file are in the first alone. Linux only.
+first looks at the file's header and rehearses the load, and sees to what bitsandbytes does with gradients. Memory is
+the peak while loading and what is held afterwards, without what the imports take: of all resident pages (RSS), and of
+those that belong to no file (RssAnon). The pages of the mapped file are in the first alone. Linux only.
 """
 
 import json

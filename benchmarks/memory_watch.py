@@ -1,5 +1,6 @@
 """What this process holds in memory, and the most that it held while something ran; used by the scripts beside. Linux
-only."""
+only.
+"""
 
 import threading
 import time

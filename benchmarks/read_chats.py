@@ -3,9 +3,8 @@
     python benchmarks/read_chats.py [ROWS ...]        # 100000 1000000 by default; about 0.7 KB a row
 
 Each reading runs in a process of its own, with an empty cache. Memory is the peak while reading, without what the
-imports
-take: of all resident pages (RSS), and of those that belong to no file (RssAnon). The pages of a mapped file are in the
-first alone; the system may take them back at any time. Linux only.
+imports take: of all resident pages (RSS), and of those that belong to no file (RssAnon). The pages of a mapped file are
+in the first alone; the system may take them back at any time. Linux only.
 """
 
 import json

@@ -8,19 +8,16 @@ bound.
 
 Each variant trains the same rows, 16 a step, an adapter of rank 16 on all linear layers, in turns in one process: every
 variant once is a round, a round has rows of its own, and each run begins with the base anew. A rate is real tokens,
-padding
-left out, from the end of a run's first optimizer step to the end of its last, by the clock and by the CPU seconds of
-the
-process; the median of the rounds and their range. Ratios are formed within a round. `sft_trainer` is also run with one
-lever off at a time, for its share. Then each variant, those aside, trains two steps in a process of its own, for its
-peak memory (VmHWM, imports and all; on a GPU what CUDA allocated) and the time from the
-start of the process to the end of the first step, with the files in the page cache.
+padding left out, from the end of a run's first optimizer step to the end of its last, by the clock and by the CPU
+seconds of the process; the median of the rounds and their range. Ratios are formed within a round. `sft_trainer` is
+also run with one lever off at a time, for its share. Then each variant, those aside, trains two steps in a process of
+its own, for its peak memory (VmHWM, imports and all; on a GPU what CUDA allocated) and the time from the start of the
+process to the end of the first step, with the files in the page cache.
 
 The bound is the FLOPs of a step, counted by formula, over the best rate at which this machine multiplies matrices of
-this
-model's shapes, measured in each round. Printed is the table of README.md; `--out FOLDER` has the figures behind it as
-sft_speed.json, and the bars as sft_speed.png. What should be equal is checked, and the exit status is 1 if it is not.
-The CUDA paths have not been run on a GPU yet.
+this model's shapes, measured in each round. Printed is the table of README.md; `--out FOLDER` has the figures behind it
+as sft_speed.json, and the bars as sft_speed.png. What should be equal is checked, and the exit status is 1 if it is
+not. The CUDA paths have not been run on a GPU yet.
 """
 
 import argparse

@@ -98,6 +98,13 @@ def _threads(here: int) -> str:
     return os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cpus() // here))
 
 
+def _to_restart(machines: int, max_restarts: int) -> dict[str, str]:
+    "Variables with which restarted processes find each other, and not those that have ended."
+    if not max_restarts:
+        return {}
+    return {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} | ({"PET_STANDALONE": "1"} if machines == 1 else {})
+
+# %% ../../nbs/package/distributed/launcher.ipynb #155fd1c2
 def _arguments(
     program: list[str],
     file: str | Path,
@@ -120,13 +127,6 @@ def _arguments(
             given |= {"rdzv_backend": "c10d", "rdzv_conf": f"is_host={int(machine_rank == 0)}"}
     given["num_cpu_threads_per_process"] = _threads(config["num_processes"] // machines)
     return [word for key, value in given.items() for word in (f"--{key}", str(value))] + [str(word) for word in program]
-
-
-def _to_restart(machines: int, max_restarts: int) -> dict[str, str]:
-    "Variables with which restarted processes find each other, and not those that have ended."
-    if not max_restarts:
-        return {}
-    return {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} | ({"PET_STANDALONE": "1"} if machines == 1 else {})
 
 # %% ../../nbs/package/distributed/launcher.ipynb #90ede631
 def host_commands(
@@ -224,9 +224,8 @@ def launch(
     _check_network(config["num_machines"], machine_rank, address, port)
     _check_machine(config)
     arguments = _arguments(program, file, config, machine_rank, address, port, max_restarts)
-    variables = _environment(config, address, port, max_restarts)
     try:
-        with _restored_handlers(), patch_environment(**variables):
+        with _restored_handlers(), patch_environment(**_environment(config, address, port, max_restarts)):
             launch_command(launch_command_parser().parse_args(arguments))
     except ChildFailedError as e:
         return _failure(e)

@@ -95,6 +95,16 @@ def _still(file: Path) -> tuple[dict[str, int], int]:
     return still, moved
 
 # %% ../../nbs/package/distributed/sharded_save.ipynb #20fe8cff
+def _check_shards(folder: Path) -> None:
+    parts = sorted(file.name for file in folder.glob("pytorch_model_fsdp_*"))
+    if parts and not any(folder.glob("*model.safetensors*")):
+        raise ValueError(
+            f"{folder} holds a model in the parts of several processes ({parts[0]}), which only a resume can read; "
+            "resume the run with the same settings, and call "
+            "ft_notebooks.distributed.sharded_save.save_whole(trainer.model, FOLDER) in all processes"
+        )
+
+# %% ../../nbs/package/distributed/sharded_save.ipynb #913f6de2
 def check_whole(
     folder: str | Path,  # Of a saved model or adapter
 ) -> None:
@@ -104,13 +114,7 @@ def check_whole(
     of whose B matrices have rows left at zero.
     """
     folder = Path(folder).expanduser()
-    parts = sorted(file.name for file in folder.glob("pytorch_model_fsdp_*"))
-    if parts and not any(folder.glob("*model.safetensors*")):
-        raise ValueError(
-            f"{folder} holds a model in the parts of several processes ({parts[0]}), which only a resume can read; "
-            "resume the run with the same settings, and call "
-            "ft_notebooks.distributed.sharded_save.save_whole(trainer.model, FOLDER) in all processes"
-        )
+    _check_shards(folder)
     if not (folder / "adapter_config.json").is_file():
         name = check_checkpoint(folder)
         read_config(name)

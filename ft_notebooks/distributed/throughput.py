@@ -17,9 +17,7 @@ from ..lora.adapter import expert_parameters
 
 # %% ../../nbs/package/distributed/throughput.ipynb #86b7e720
 def _matrices(config: PreTrainedConfig) -> tuple[int, int, int]:
-    """The weights of the matrices in the layers and of the head, and the parameters of an adapter of rank 1 on the
-    former.
-    """
+    "The weights of the matrices in the layers, those of the head, and an adapter's parameters for each rank."
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     if expert_parameters(model):
@@ -33,16 +31,17 @@ def _check_method(method: str) -> None:
     if method not in ("full", "lora", "qlora"):
         raise ValueError(f"method must be 'full', 'lora' or 'qlora', got {method!r}")
 
-
+# %% ../../nbs/package/distributed/throughput.ipynb #e645e884
 def flops_per_token(
     config: PreTrainedConfig,  # Of a dense causal language model
     length: int,  # Tokens of a row
     method: str = "full",  # "full", "lora" or "qlora"
     recompute: bool = False,  # True: activations are recomputed (activation checkpointing)
     r: int = 16,  # Rank of the adapter on all linear layers but the head
-) -> int:
-    """The operations that a token of training costs: multiplications and additions of the matrices, forwards and
-    backwards.
+) -> int:  # Multiplications and additions of the matrices
+    """The operations of forward and backward pass for each token of training.
+
+    Raises `ValueError` for a different method, and for a model with experts.
     """
     _check_method(method)
     layers, head, rank_1 = _matrices(config)
@@ -57,7 +56,7 @@ def flops_per_token(
 # %% ../../nbs/package/distributed/throughput.ipynb #b81930aa
 @dataclass(frozen=True)
 class Machine:
-    "Several cards in one machine, and what they are connected with."
+    "Several cards in one machine, and the bandwidth between them and between machines."
 
     flops: float  # Operations a second of one card at its peak, in bfloat16
     link: float  # Bytes a second that a card gets from the others of its machine
@@ -70,28 +69,29 @@ H100 = Machine(flops=989e12, link=450e9, network=8 * 50e9)
 
 # %% ../../nbs/package/distributed/throughput.ipynb #8df8438a
 def _pass_seconds(size: int, machine: Machine, gpus: int) -> float:
-    "Of a gather or a reduce-scatter of so many bytes in all."
+    "Of a gather or a reduce-scatter of `size` bytes in all."
     machines = -(-gpus // machine.cards)
     return max(size * (gpus - 1) / gpus / machine.link, size * (machines - 1) / machines / machine.network)
 
 # %% ../../nbs/package/distributed/throughput.ipynb #c7686fff
 @dataclass(frozen=True)
 class Step:
-    "An optimizer step, and what it takes one process."
+    "The cost of an optimizer step: tokens of all processes, seconds of one."
 
     tokens: int  # Of all processes together
     compute: float  # Seconds of arithmetic
     traffic: float  # Seconds in which bytes travel
 
     @property
-    def tokens_per_second(self) -> tuple[float, float]:  # Of all processes: nothing overlaps, everything does
+    def tokens_per_second(self) -> tuple[float, float]:  # Of all processes: where nothing and where all overlaps
+        "`Step(tokens=12, compute=3.0, traffic=1.0).tokens_per_second` is `(3.0, 4.0)`."
         return self.tokens / (self.compute + self.traffic), self.tokens / max(self.compute, self.traffic)
 
-
+# %% ../../nbs/package/distributed/throughput.ipynb #797cede8
 def step_time(
     config: PreTrainedConfig,  # Of a dense causal language model
     machine: Machine,  # All machines are alike
-    gpus: int,  # Over all machines, one process each
+    gpus: int,  # On all machines, one process each
     strategy: str = "fsdp2",  # Or "ddp"
     *,
     tokens: int = 8192,  # Of a process and micro-batch
@@ -99,11 +99,14 @@ def step_time(
     method: str = "full",  # "full", "lora" or "qlora"
     recompute: bool = False,  # True: activation checkpointing
     accumulation: int = 1,  # Micro-batches of a step
-    efficiency: float = 0.4,  # Share of its peak that a card reaches; assumed, or measured on one machine
+    efficiency: float = 0.4,  # Share of its peak that a card reaches, in (0, 1]; assumed, or measured on one machine
     gradient_bytes: int = 4,  # Of a number as it is sent; 2 under accelerate's FSDP2 with bf16=True
     r: int = 16,  # Rank of the adapter
 ) -> Step:
-    "Seconds of arithmetic and of traffic of a step; latencies, the optimizer and the data are not counted."
+    """Seconds of arithmetic and of traffic of a step, without latencies, the optimizer and the data.
+
+    Raises `ValueError` for a different strategy, no GPU, efficiency outside (0, 1], and where `flops_per_token` does.
+    """
     if strategy not in ("ddp", "fsdp2") or gpus < 1 or not 0 < efficiency <= 1:
         raise ValueError(
             f"strategy={strategy!r}, gpus={gpus}, efficiency={efficiency}: 'ddp' or 'fsdp2', at least 1, in (0, 1]"

@@ -16,24 +16,24 @@ from jsonschema.validators import validator_for
 from referencing.jsonschema import DRAFT202012
 
 # %% ../../nbs/package/evaluation/answer_format.ipynb #3cf02c60
-def _read_json(text: str):  # any JSON value; a ValueError or RecursionError for what is none
+def _read_json(text: str):  # any JSON value; raises ValueError or RecursionError for other texts
     def once(pairs):
         if len(dict(pairs)) < len(pairs):
             raise ValueError("a key comes twice")
         return dict(pairs)
 
-    def refuse(name):
+    def reject(name):
         raise ValueError(f"{name} is a number in Python, not in JSON")
 
-    return json.loads(text, object_pairs_hook=once, parse_constant=refuse)
+    return json.loads(text, object_pairs_hook=once, parse_constant=reject)
 
 
 def valid_json(
     generated: str,
-    expected: str,  # Not looked at
-    example: dict,  # Not looked at
+    expected: str,  # Not used
+    example: dict,  # Not used
 ) -> float:  # 1.0 or 0.0
-    "Is the whole answer one JSON value, with nothing around it but space, no NaN or Infinity, and no key twice?"
+    "1.0 where the whole answer is one JSON value: only space around it, no NaN or Infinity, and no key twice."
     try:
         _read_json(generated)
     except (ValueError, RecursionError):  # a model that repeats "[" for ever nests too deep to be read
@@ -60,13 +60,8 @@ def _check_parts(resource, resolver, formats) -> None:
         _check_parts(inner, resolver.in_subresource(inner), formats)
 
 # %% ../../nbs/package/evaluation/answer_format.ipynb #fb1053c1
-def json_schema(
-    schema: dict,  # JSON Schema; "$schema" names the draft, and without it it is 2020-12. Checked at once
-) -> Callable[[str, str, dict], float]:  # 1.0 or 0.0
-    """A scorer: is the whole answer JSON, as `valid_json` has it, that the schema allows? Formats are checked too.
-
-    A `ValueError` at once for what is no schema, has a reference that leads nowhere, or a format that nothing checks.
-    """
+def _draft(schema: dict):
+    "The validator class of the schema's draft; raises `ValueError` for what is no JSON Schema."
     if not isinstance(schema, dict):
         raise ValueError(f"json_schema: a JSON Schema must be a dict, got {schema!r}")
     kind = validator_for(schema, default=None) if "$schema" in schema else jsonschema.Draft202012Validator
@@ -76,10 +71,19 @@ def json_schema(
         kind.check_schema(schema)
     except jsonschema.SchemaError as e:
         raise ValueError(f"json_schema: {e.json_path.replace('$', '#', 1)} of the schema: {e.message}") from e
-    root, nothing = (
-        referencing.Resource.from_contents(schema, default_specification=DRAFT202012),
-        referencing.Registry(),
-    )
+    return kind
+
+# %% ../../nbs/package/evaluation/answer_format.ipynb #9b1e64d7
+def json_schema(
+    schema: dict,  # JSON Schema; "$schema" names the draft, by default 2020-12
+) -> Callable[[str, str, dict], float]:  # Returns 1.0 or 0.0
+    """A scorer: 1.0 where the whole answer is JSON, as for `valid_json`, that the schema and its formats allow.
+
+    Raises `ValueError` at once for what is no schema, has a reference that leads nowhere, or a format that nothing
+    checks.
+    """
+    kind, nothing = _draft(schema), referencing.Registry()
+    root = referencing.Resource.from_contents(schema, default_specification=DRAFT202012)
     _check_parts(root, nothing.resolver_with_root(root), kind.FORMAT_CHECKER.checkers)
     validator = kind(schema, registry=nothing, format_checker=kind.FORMAT_CHECKER)
 
@@ -93,12 +97,13 @@ def json_schema(
 
 # %% ../../nbs/package/evaluation/answer_format.ipynb #81be384c
 def matches(
-    pattern: str,  # As Python's `re` has it, of the whole answer without the space around it. Compiled at once
+    pattern: str,  # As for Python's `re`, of the whole answer without the space around it
     timeout: float = 1.0,  # Seconds for one answer
-) -> Callable[[str, str, dict], float]:  # 1.0 or 0.0
-    """A scorer: does the pattern match the whole answer?
+) -> Callable[[str, str, dict], float]:  # Returns 1.0 or 0.0
+    """A scorer: 1.0 where the pattern matches the whole answer.
 
-    A `ValueError` at once for what is no pattern, and on the row whose answer takes longer than `timeout`.
+    Raises `ValueError` at once for what is no pattern; the scorer raises it for an answer that takes longer than
+    `timeout`.
     """
     try:
         compiled = regex.compile(pattern)

@@ -18,7 +18,7 @@ SUMMED_SCORES = {"bits_per_byte": ("nats", "bytes"), "perplexity": ("nats", "tra
 
 
 def _held(found: Evaluation, name: str) -> list[bool]:
-    "For each row whether it has a value of this score; all False where the score is of other rows than these."
+    "For each row whether it has a value of this score; all False where the score was computed on other rows."
     has = [all(row.get(key) is not None for key in SUMMED_SCORES.get(name, (name,))) for row in found.rows]
     n = found.scores[name]["n"] if name in found.scores else 0
     return has if sum(has) == n else [False] * len(has)
@@ -34,21 +34,19 @@ def _compared(one, other, name, names, direction) -> dict:
         found = compare(one, other, name, ("\0", "\1"), lower=direction < 0)
     except ValueError as e:  # such as a perplexity over other tokens
         return {"verdict": f"not compared: {e}"}
-    said = found["verdict"] if direction else found["verdict"].replace(" is better by ", " has more, by ", 1)
-    return {**found, "verdict": said.replace("\0", names[0], 1).replace("\1", names[1], 1)}
+    verdict = found["verdict"]
+    if not direction:
+        verdict = verdict.replace(" is better by ", " has more, by ", 1)
+    return {**found, "verdict": verdict.replace("\0", names[0], 1).replace("\1", names[1], 1)}
 
 # %% ../../nbs/package/evaluation/comparison.ipynb #68ca91e9
 def compare_stages(
-    evaluations: dict[
-        str, Evaluation
-    ],  # Stage -> what `evaluate` returned, on the same rows, in the order of the stages
-    directions: dict[str, int] | None = None,  # Score -> 1 more is better, -1 less, 0 neither; not named: more
-) -> dict[
-    tuple[str, str], dict[str, dict]
-]:  # (stage, earlier stage) -> score -> what `compare` says, the verdict with names
-    """Each stage against the one before it, and the last against the first, in every score that the rows of both hold.
+    evaluations: dict[str, Evaluation],  # Stage -> result of `evaluate` on the same rows, in the order of the stages
+    directions: dict[str, int] | None = None,  # Score -> 1 more is better (the default), -1 less, 0 neither
+) -> dict[tuple[str, str], dict[str, dict]]:  # (stage, earlier stage) -> score -> result of `compare`, with the names
+    """Each stage compared with the one before it, and the last with the first, in every score that rows of both hold.
 
-    Less is better of perplexity, bits per byte and repetition, neither of length, unless `directions` says otherwise.
+    By default less is better of perplexity, bits per byte and repetition, and neither is better of length.
     """
     names, found = list(evaluations), {}
     directions = {**_DIRECTIONS, **(directions or {})}
@@ -62,12 +60,9 @@ def compare_stages(
 
 # %% ../../nbs/package/evaluation/comparison.ipynb #ca7b6bcb
 def row_scores(found: Evaluation) -> list[str]:
-    "The scores that rows hold one by one."
-    return [
-        name
-        for name in found.scores
-        if name not in SUMMED_SCORES and any(row.get(name) is not None for row in found.rows)
-    ]
+    "The names of the scores that each row has a value of its own for, such as `exact_match` and not perplexity."
+    names = [name for name in found.scores if name not in SUMMED_SCORES]
+    return [name for name in names if any(row.get(name) is not None for row in found.rows)]
 
 # %% ../../nbs/package/evaluation/comparison.ipynb #a225e2fe
 def _kind(before: list[float], now: float | None) -> int:
@@ -90,36 +85,31 @@ def _in_common(kind: int, stage: str, name: str, several: bool) -> str:
 def group_rows(
     evaluations: dict[str, Evaluation],  # Of the same rows, in the order of the stages
     directions: dict[str, int] | None = None,  # As for `compare_stages`; only where more is better can a row fail
-) -> list[
-    tuple[str, list[int]]
-]:  # What they have in common, and the rows, the worst first; every row once, counted from 0
-    """The rows by what became of them at the last stage, by the first score that they have: lost, failed, won, right,
-    no value.
-    """
+) -> list[tuple[str, list[int]]]:  # A group in words, and its rows, the worst first, counted from 0; each row once
+    "Groups the rows by the last stage's result in the first score that they have: lost, failed, won, right, no value."
     *earlier, last = evaluations.values()
     names = [name for name in row_scores(last) if {**_DIRECTIONS, **(directions or {})}.get(name, 1) > 0]
     if not names:
         return [("in their order", list(range(len(last.rows))))] if last.rows else []
-    groups = {}
+    groups: dict[tuple[int, int], list[tuple[float, int]]] = {}  # (kind, score) -> (gain, row) of each row
     for i, row in enumerate(last.rows):
         name = next((name for name in names if name in row), names[0])
-        before = [v for found in earlier if (v := found.rows[i].get(name)) is not None]
+        before = [found.rows[i][name] for found in earlier if found.rows[i].get(name) is not None]
         group = groups.setdefault((_kind(before, row.get(name)), names.index(name)), [])
         group.append(((row.get(name) or 0) - max(before, default=0), i))
-    said = {key: _in_common(key[0], list(evaluations)[-1], names[key[1]], bool(earlier)) for key in groups}
-    return [(said[key], [i for _, i in sorted(groups[key])]) for key in sorted(groups)]
+    words = {key: _in_common(key[0], list(evaluations)[-1], names[key[1]], bool(earlier)) for key in groups}
+    return [(words[key], [i for _, i in sorted(groups[key])]) for key in sorted(groups)]
 
 # %% ../../nbs/package/evaluation/comparison.ipynb #881c7145
 def seen_rows(
     found: Evaluation,
-    train: dict[
-        str, Dataset
-    ],  # Stage -> the rows that it was trained on, as `read_chats` or `read_preferences` returned them
+    train: dict[str, Dataset],  # Stage -> its training rows, as from `read_chats` or `read_preferences`
     near: float = 0.8,  # Jaccard similarity, from 0.5 to 1, from which a row counts as seen
-) -> dict[
-    str, list[tuple[int, int, float]]
-]:  # Stage -> what `overlap` found: (row of train, evaluated row, similarity)
-    "The evaluated rows that each stage was, or nearly was, trained on."
+) -> dict[str, list[tuple[int, int, float]]]:  # Stage -> (row of train, evaluated row, similarity) of each match
+    """The evaluated rows that each stage was trained on, exactly or nearly.
+
+    Raises `ValueError` where there are no evaluated rows, and where `train` names no stages.
+    """
     if not found.rows:
         raise ValueError("there are no evaluated rows to look for in the training data; leave train out")
     if not isinstance(train, dict):
@@ -141,9 +131,7 @@ def scores_without(
     found: Evaluation,
     rows: set[int],  # To leave out, counted from 0
 ) -> dict[str, dict]:  # Score -> {"value", "low", "high", "n"}
-    """The scores on the other rows, with their own intervals; without those that the rows do not hold, or that none is
-    left of.
-    """
+    "The scores on the other rows, with their own intervals, as far as these rows have values for them."
     scores = {}
     for name in found.scores:
         left = [row for i, (row, has) in enumerate(zip(found.rows, _held(found, name))) if has and i not in rows]

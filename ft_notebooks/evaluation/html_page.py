@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/package/evaluation/html_page.ipynb #6508cb60
 def _md(text: str) -> str:
-    "`text` as one cell of a markdown table, or one line: it shows what it says and does nothing."
+    "`text` as one cell of a markdown table, or one line, with all markdown and HTML escaped."
     lines = re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", html.escape(text, quote=False)).splitlines()
     return "<br>".join(lines)
 
@@ -38,7 +38,7 @@ def _md_answers(rows) -> str:
     return _md_table(head, body)
 
 # %% ../../nbs/package/evaluation/html_page.ipynb #3c88e0a8
-_MARKDOWN = {
+_MARKDOWN: dict[str, Callable[..., str]] = {
     "heading": lambda text, small: f"## {_md(text)}" + f": {_md(small)}" * bool(small),
     "group": lambda text: f"### {_md(text)}",
     "text": _md,
@@ -51,9 +51,14 @@ _MARKDOWN = {
 
 def page_markdown(
     title: str,
-    parts: list[tuple],  # Of each its kind, then what it needs: see the notebook
+    parts: list[tuple],  # Of each its kind, then what that takes
 ) -> str:
-    "The report as markdown; every text is escaped. The figures are linked to by name, as PNG files beside it."
+    """The report as markdown, with every text escaped, and figures linked as PNG files beside it.
+
+    The kinds are `("heading", text, small)`, `("group", text)`, `("text", text)`, `("scores", head, rows)`,
+    `("words", head, rows)`, `("figures", names)` and `("answers", rows)`, whose rows are
+    `(note, expected, [(stage, answer, marks), ...])`.
+    """
     return "\n\n".join([f"# {_md(title)}", *(_MARKDOWN[kind](*given) for kind, *given in parts)]) + "\n"
 
 # %% ../../nbs/package/evaluation/html_page.ipynb #4259f418
@@ -88,9 +93,7 @@ def _pictures(figures, names) -> str:
     images = []
     for name in names:
         light, dark = ("data:image/png;base64," + base64.b64encode(png).decode() for png in figures[name])
-        width = (
-            int.from_bytes(figures[name][0][16:20], "big") // 2
-        )  # a PNG says its width there; two pixels a point are sharp
+        width = int.from_bytes(figures[name][0][16:20], "big") // 2  # a PNG's width; two pixels a point are sharp
         images.append(
             f'<picture><source srcset="{dark}" media="(prefers-color-scheme: dark)">'
             f'<img src="{light}" width="{width}" alt="{html.escape(name)}"></picture>'
@@ -132,14 +135,16 @@ pre { font: .85rem/1.45 ui-monospace, monospace; margin: 0 0 .4rem;
 .good { color: var(--good) }
 .bad { color: var(--bad) }
 """
+
+# %% ../../nbs/package/evaluation/html_page.ipynb #32689ee7
 _HEAD = """<!doctype html>
 <html lang="en"><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
 """
 
-# %% ../../nbs/package/evaluation/html_page.ipynb #32689ee7
-_HTML = {
+# %% ../../nbs/package/evaluation/html_page.ipynb #36dff406
+_HTML: dict[str, Callable[..., str]] = {
     "heading": lambda text, small: (
         f"<h2>{html.escape(text)}" + f" <small>{html.escape(small)}</small>" * bool(small) + "</h2>"
     ),
@@ -154,39 +159,42 @@ _HTML = {
 def page_html(
     title: str,
     parts: list[tuple],  # As for `page_markdown`
-    figures: dict[str, tuple[bytes, bytes]],  # Name -> PNG for a light screen, for a dark one
+    figures: dict[str, tuple[bytes, bytes]],  # Name -> PNG for a light screen, for a dark one, as from `draw_twice`
 ) -> str:
-    "The report as one HTML file with the figures inside: no script, nothing from elsewhere, every text escaped."
+    "The report as one HTML file with the figures inside: no script, nothing loaded from elsewhere, every text escaped."
     draw = {**_HTML, "figures": lambda names: _pictures(figures, names)}
     body = "\n".join(draw[kind](*given) for kind, *given in parts)
-    said = html.escape(title)
-    return f"{_HEAD}<title>{said}</title>\n<style>{_STYLE}</style>\n<h1>{said}</h1>\n{body}\n</html>\n"
+    name = html.escape(title)
+    return f"{_HEAD}<title>{name}</title>\n<style>{_STYLE}</style>\n<h1>{name}</h1>\n{body}\n</html>\n"
 
 # %% ../../nbs/package/evaluation/html_page.ipynb #e3487059
 def draw_twice(
-    draw: Callable[[], "Figure"],  # Makes the figure anew; called twice
-) -> tuple[bytes, bytes]:  # PNG: on white for a light screen, on nothing for a dark one
-    "A figure for both kinds of screen; matplotlib's style is as it was."
+    draw: Callable[[], "Figure"],  # Makes a new figure; called twice
+) -> tuple[bytes, bytes]:  # PNG: on white for a light screen, transparent for a dark one
+    "A figure for both kinds of screen; matplotlib's style is restored."
     from matplotlib import style
 
-    found = []
-    for dark in (False, True):
+    def png(dark: bool) -> bytes:
         with style.context(["default", "dark_background"] if dark else "default"):
             fig, file = draw(), io.BytesIO()
             fig.savefig(file, dpi=176, bbox_inches="tight", transparent=dark, metadata={"Software": None})
-        found.append(file.getvalue())
-    return tuple(found)
+        return file.getvalue()
+
+    return png(False), png(True)
 
 # %% ../../nbs/package/evaluation/html_page.ipynb #31d37a2a
 def write_files(
-    folder: str | Path,  # Made if it is not there
+    folder: str | Path,  # Created if it does not exist
     files: dict[str, bytes],  # Name -> content
 ) -> None:
-    "Each file whole or not at all, and none if one cannot be written; a `ValueError` where a file stands in the way."
+    """Each file is written whole or not at all, and none if one cannot be written.
+
+    Raises `ValueError` where the folder's path leads through a file.
+    """
     folder = Path(folder)
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
-        raise ValueError(f"{there} is a file, so nothing can be written into {folder}; name another folder")
+        raise ValueError(f"{there} is a file, so nothing can be written into {folder}; name a different folder")
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as all_written:  # each is renamed when all are written
         for name, content in files.items():

@@ -37,7 +37,7 @@ def _question(example: dict) -> str:
 
 # %% ../../nbs/package/evaluation/judge.ipynb #0a9e7706
 class _Retry(Retry):
-    "Waits as long as the server says, at most a minute, or 0, 2, 4, 8, ... seconds."
+    "Waits as long as the server asks, at most a minute, or 0, 2, 4, 8, ... seconds."
 
     def get_retry_after(self, response):
         try:
@@ -46,12 +46,15 @@ class _Retry(Retry):
             return 0  # then the wait doubles
 
 
-_AGAIN = {  # for a POST too: asking twice costs, and changes nothing
-    "allowed_methods": None,
-    "status_forcelist": {408, 429, 500, 502, 503, 504},
-    "backoff_factor": 1,
-    "raise_on_status": False,
-}
+def _retries(count: int) -> Retry:
+    return _Retry(
+        count,
+        connect=min(count, 1),
+        allowed_methods=None,  # a POST too: asking twice costs, and changes nothing
+        status_forcelist={408, 429, 500, 502, 503, 504},
+        backoff_factor=1,
+        raise_on_status=False,
+    )
 
 # %% ../../nbs/package/evaluation/judge.ipynb #827e4296
 class _Key(requests.auth.AuthBase):
@@ -84,7 +87,9 @@ class _Key(requests.auth.AuthBase):
 def _address(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.password:
-        raise ValueError("chat_endpoint: the url must be like http://localhost:8000/v1; a key goes where key_env says")
+        raise ValueError(
+            "chat_endpoint: the url must be like http://localhost:8000/v1; name the variable of a key by key_env"
+        )
     return url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
 
 
@@ -104,19 +109,21 @@ def _said(reply, address, key) -> str:
 
 # %% ../../nbs/package/evaluation/judge.ipynb #511d4ba1
 def chat_endpoint(
-    url: str,  # Of a server that speaks OpenAI's protocol, up to its /v1
+    url: str,  # Of a server with OpenAI's protocol, up to its /v1
     model: str,  # The name under which it serves the model
     key_env: str | None = None,  # The environment variable that holds the key; None sends no key
     timeout: float = 60.0,  # Seconds of silence after which a request has failed
     retries: int = 4,  # After silence and the statuses 408, 429 and 5xx
-    temperature: float | None = 0,  # None leaves it out: some models refuse any
+    temperature: float | None = 0,  # None leaves it out: some models accept none
     **fields,  # Of the request, as they are: max_tokens, seed, ...
-) -> Callable[[str, str], str]:  # (system message, user message) -> what the model says
-    """A model behind HTTP. One request is sent at once, and a `ValueError` tells what is wrong, never with the key in
-    it.
+) -> Callable[[str, str], str]:  # (system message, user message) -> the model's answer
+    """A model behind HTTP, whose key is read from the environment and is in no error.
+
+    Raises `ValueError` at once, by a first request, for a wrong address, model or key, and later for a failed request,
+    a reply that is no chat completion, and an answer that was cut off.
     """
     address, key, session = _address(url), _Key(key_env), requests.Session()
-    session.mount(address, HTTPAdapter(max_retries=_Retry(retries, connect=min(retries, 1), **_AGAIN)))
+    session.mount(address, HTTPAdapter(max_retries=_retries(retries)))
     fields = {"model": model, **({} if temperature is None else {"temperature": temperature}), **fields}
 
     def ask(system: str, user: str) -> str:
@@ -149,15 +156,16 @@ def _check_judge(criteria, ask) -> None:
             f"a judge is asked by a function of two messages, such as chat_endpoint(url, model); got {ask!r}"
         )
 
-
+# %% ../../nbs/package/evaluation/judge.ipynb #dae415b8
 def llm_judge(
-    criteria: str,  # What is to be graded, in words
+    criteria: str,  # What to grade, in words
     ask: Callable[[str, str], str],  # `chat_endpoint(...)`, or any function of a system and a user message
-    scale: tuple[float, float] = (1, 10),  # The worst and the best grade that the judge is asked for
-) -> Callable[[str, str, dict], float]:  # 0 is the worst grade, 1 the best
+    scale: tuple[float, float] = (1, 10),  # The worst and the best grade that the judge may give
+) -> Callable[[str, str, dict], float]:  # Returns 0.0 for the worst grade to 1.0 for the best
     """A scorer: the grade that a model gives to the answer, knowing the question and the expected answer.
 
-    A `ValueError` on the row whose grade is none, or is outside the scale.
+    Raises `ValueError` for empty criteria or a scale that does not rise; the scorer raises it where the reply's last
+    line is no grade within the scale.
     """
     low, high = scale
     _check_judge(criteria, ask)
@@ -186,12 +194,11 @@ def _verdict(said: str) -> str:
 def pairwise_judge(
     criteria: str,  # What makes an answer the better one, in words
     ask: Callable[[str, str], str],  # As for `llm_judge`
-) -> Callable[
-    [str, str, dict], float
-]:  # 1 the answer is better in both orders, 0 the expected one is; 0.5 anything else
+) -> Callable[[str, str, dict], float]:  # Returns 1.0 if the answer wins in both orders, 0.0 if it loses, else 0.5
     """A scorer whose mean is the win rate against the expected answers, asked in both orders, so that position cancels.
 
-    Two requests a row. To compare two models give the other one's answer as `expected`.
+    Two requests a row. To compare two models give the other model's answer as `expected`. Raises `ValueError` for empty
+    criteria; the scorer raises it where the reply's last line is not A, B or tie.
     """
     _check_judge(criteria, ask)
     system = (

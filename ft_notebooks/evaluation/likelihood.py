@@ -32,12 +32,12 @@ def _check_losses(sums: np.ndarray, counts: np.ndarray) -> None:
 
 # %% ../../nbs/package/evaluation/likelihood.ipynb #c0ccb2de
 def _check_lengths(model: PreTrainedModel, lengths: list[int]) -> None:
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
-    if lengths and max(lengths) > room:
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+    if lengths and max(lengths) > context:
         row = int(np.argmax(lengths))
         raise ValueError(
-            f"row {row} has {lengths[row]} tokens, more than the model's context of {room}; leave it out, or cut it by "
-            f"encode_chats(tok, dataset, max_length={room})"
+            f"row {row} has {lengths[row]} tokens, more than the model's context of {context}; leave it out, or cut it "
+            f"by encode_chats(tok, dataset, max_length={context})"
         )
 
 # %% ../../nbs/package/evaluation/likelihood.ipynb #1c8251e5
@@ -48,7 +48,8 @@ def _by_row(
     batch_size: int,
     measure: Callable[[dict[str, Tensor]], list],  # A batch of B rows -> B values
 ) -> list:  # R values, in the order of the rows
-    _check_lengths(model, lengths := [len(row["input_ids"]) for row in rows])
+    lengths = [len(row["input_ids"]) for row in rows]
+    _check_lengths(model, lengths)
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     found, was_training = [None] * len(order), model.training
     model.eval()  # dropout would make the answer random
@@ -68,9 +69,12 @@ def row_losses(
     model: PreTrainedModel,
     tok: PreTrainedTokenizerBase,
     dataset: Dataset,  # R rows: "messages", or "input_ids" and "labels"
-    batch_size: int = 8,
-) -> tuple[np.ndarray, np.ndarray]:  # (R,) float64 sums of losses in nats, (R,) counts of trained tokens
-    "What each row costs, and in how many tokens; chats without an assistant's answer are left out."
+    batch_size: int = 8,  # Changes the speed and nothing else
+) -> tuple[np.ndarray, np.ndarray]:  # [R] float64 sums of losses in nats, [R] int64 counts of trained tokens
+    """The loss of each row, summed over its trained tokens, and their number; chats without an answer are left out.
+
+    Raises `ValueError` where no token is trained, a loss is NaN or infinite, or a row is longer than the context.
+    """
 
     def measure(batch):
         counts = (batch["labels"][:, 1:] != IGNORE).sum(dim=1).tolist()
@@ -84,12 +88,15 @@ def row_losses(
 
 # %% ../../nbs/package/evaluation/likelihood.ipynb #9f612c22
 def perplexity(
-    model: PreTrainedModel,  # Its mode (train or eval) is put back afterwards
+    model: PreTrainedModel,  # Its mode (train or eval) is restored
     tok: PreTrainedTokenizerBase,  # With a pad token
     dataset: Dataset,  # Chats ("messages"), or encoded rows ("input_ids" and "labels")
     batch_size: int = 8,  # Changes the speed and nothing else
-) -> float:  # 1 is certainty; the size of the vocabulary is a blind guess
-    "e to the mean loss of the trained tokens, each of which weighs the same, whatever its row and its batch."
+) -> float:  # 1 for certainty; the size of the vocabulary for a blind guess
+    """e to the mean loss of the trained tokens, each of which weighs the same, whatever its row and its batch.
+
+    Raises `ValueError` where no token is trained, a loss is NaN or infinite, or a row is longer than the context.
+    """
     sums, counts = row_losses(model, tok, dataset, batch_size)
     return math.exp(sums.sum() / counts.sum())
 
@@ -97,37 +104,46 @@ def perplexity(
 def answer_bytes(
     dataset: Dataset,  # R chats: the column "messages"
 ) -> list[int]:  # R lengths, whatever tokenizer or template writes them
-    "The UTF-8 bytes of what the assistant said in each chat, tool calls included, as JSON."
+    "The UTF-8 bytes of the assistant's messages in each chat, with tool calls as JSON."
 
     def size(message):
         calls = message.get("tool_calls")
-        said = (message.get("content") or "") + (json.dumps(calls, ensure_ascii=False) if calls else "")
-        return len(said.encode())
+        text = message.get("content") or ""
+        if calls:
+            text += json.dumps(calls, ensure_ascii=False)
+        return len(text.encode())
 
     return [sum(size(m) for m in messages if m["role"] == "assistant") for messages in dataset["messages"]]
 
 # %% ../../nbs/package/evaluation/likelihood.ipynb #a171d84e
 def bits_per_byte(
-    model: PreTrainedModel,
-    tok: PreTrainedTokenizerBase,
+    model: PreTrainedModel,  # Its mode (train or eval) is restored
+    tok: PreTrainedTokenizerBase,  # With a pad token
     dataset: Dataset,  # Chats: the column "messages"
     batch_size: int = 8,  # Changes the speed and nothing else
-) -> float:  # 8 is a blind guess
-    "The loss of the trained tokens, the one that ends an answer included, in bits, by the UTF-8 bytes of the answers."
+) -> float:  # 8 for a blind guess
+    """The loss of the trained tokens in bits, with the one that ends an answer, by the UTF-8 bytes of the answers.
+
+    Raises `ValueError` for rows that are no chats, for empty answers alone, and where `perplexity` does.
+    """
     if "messages" not in dataset.column_names:
         raise ValueError(
             f'bits_per_byte counts the bytes of answers; give chats ("messages"), not {dataset.column_names}'
         )
     sums, _ = row_losses(model, tok, dataset, batch_size)
-    if not (size := sum(answer_bytes(dataset))):
+    size = sum(answer_bytes(dataset))
+    if not size:
         raise ValueError(f"all {len(dataset)} chats have empty answers: there is no byte to divide by")
     return float(sums.sum() / math.log(2) / size)
 
 # %% ../../nbs/package/evaluation/likelihood.ipynb #13a81e0c
 def last_turns(
     dataset: Dataset,  # R chats: the column "messages"
-) -> list[int]:  # Of each chat, which message is the last of the assistant's
-    "Where the answers are that an evaluation asks for; a `ValueError` for no rows, no chats, and a chat without one."
+) -> list[int]:  # R positions in "messages", counted from 0
+    """The position of the assistant's last message in each chat, the answer that an evaluation compares with.
+
+    Raises `ValueError` for no rows, rows that are no chats, and a chat without an assistant's message.
+    """
     if not len(dataset) or "messages" not in dataset.column_names:
         raise ValueError(f'an evaluation needs chats ("messages"), got {len(dataset)} rows of {dataset.column_names}')
     found = []
@@ -145,24 +161,28 @@ def _forced(model, tok, dataset) -> list[dict]:
     prompts = encode_prompts(model, tok, [messages[:turn] for messages, turn in zip(chats, turns)], 1)
     for n, (row, prompt) in enumerate(zip(encode_chats(tok, dataset)[0], prompts)):
         labels = [IGNORE] * len(prompt) + row["labels"][len(prompt) :]
-        said = tok.decode([label for label in labels if label != IGNORE][:-1], skip_special_tokens=True)
+        shown = tok.decode([label for label in labels if label != IGNORE][:-1], skip_special_tokens=True)
         expected = chats[n][turns[n]]["content"] or ""
-        if row["input_ids"][: len(prompt)] != prompt or said.strip() != expected.strip():
+        if row["input_ids"][: len(prompt)] != prompt or shown.strip() != expected.strip():
             raise ValueError(
-                f"row {n}: the chat template asks for the last answer otherwise than it shows it ({said!r:.80} for "
-                f"{expected!r:.80}), so a look is not a decoding; compare what `generate` says"
+                f"row {n}: the chat template asks for the last answer otherwise than it shows it ({shown!r:.80} for "
+                f"{expected!r:.80}), so one forward pass cannot replace decoding; compare the answers of `generate`"
             )
         rows.append({"input_ids": row["input_ids"], "labels": labels})
     return rows
 
 # %% ../../nbs/package/evaluation/likelihood.ipynb #b0bec5bf
 def forced_match(
-    model: PreTrainedModel,  # Its mode (train or eval) is put back afterwards
-    tok: PreTrainedTokenizerBase,
+    model: PreTrainedModel,  # Its mode (train or eval) is restored
+    tok: PreTrainedTokenizerBase,  # With a pad token
     dataset: Dataset,  # R chats: the column "messages", each with an assistant turn
     batch_size: int = 8,  # In float32 it changes the speed and nothing else
 ) -> list[float]:  # R values, 1.0 or 0.0
-    "Would greedy decoding say the last answer of each chat to the letter, and end there? Told without decoding."
+    """1.0 where greedy decoding would give exactly the last answer of a chat and end there, found without decoding.
+
+    Raises `ValueError` where `last_turns` does, for rows longer than the context, and for a chat template whose prompt
+    differs from the conversation that it renders.
+    """
     ends = stop_tokens(base_model(model), tok)
 
     def measure(batch):
@@ -172,9 +192,11 @@ def forced_match(
         logits = model(**inputs, logits_to_keep=columns, use_cache=False).logits
         if logits.shape[1] != len(columns):  # a model that does not know `logits_to_keep` gives them all
             logits = logits[:, columns]
-        trained = (targets := targets[:, columns]) != IGNORE
-        right = zip(targets, logits.argmax(dim=-1), trained)
-        right = [(want[here].tolist(), likeliest[here].tolist()) for want, likeliest, here in right]
-        return [float(want[:-1] == said[:-1] and said[-1] in ends) for want, said in right]
+        targets = targets[:, columns]
+        found = []
+        for wanted, likeliest, here in zip(targets, logits.argmax(dim=-1), targets != IGNORE):
+            expected, decoded = wanted[here].tolist(), likeliest[here].tolist()
+            found.append(float(expected[:-1] == decoded[:-1] and decoded[-1] in ends))
+        return found
 
     return _by_row(model, tok, _forced(model, tok, dataset), batch_size, measure)

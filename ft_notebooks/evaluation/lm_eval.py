@@ -44,17 +44,18 @@ def _task_manager(tasks: list[str], include: str | Path | None):
 
 # %% ../../nbs/package/evaluation/lm_eval.ipynb #778a573f
 def _score(value: float, stderr: object, values: list, n: int) -> dict:
-    "The value, and its 95 % interval as far as it can be known."
+    "The value, and its 95 % interval as far as the rows or the standard error give one."
     numbers = all(isinstance(v, (Real, np.bool_)) and math.isfinite(v) for v in values)
     if values and numbers and math.isclose(float(np.mean(values)), value, rel_tol=1e-9, abs_tol=1e-12):
         return interval(values)
-    known = isinstance(stderr, Real) and math.isfinite(stderr)
-    low, high = (value - 1.96 * stderr, value + 1.96 * stderr) if known else (None, None)
-    return {"value": float(value), "low": low, "high": high, "n": n}
+    if not isinstance(stderr, Real) or not math.isfinite(stderr):  # the harness writes "N/A"
+        return {"value": float(value), "low": None, "high": None, "n": n}
+    half = 1.96 * float(stderr)
+    return {"value": float(value), "low": value - half, "high": value + half, "n": n}
 
 
 def _scores(results: dict) -> dict[str, dict[str, dict]]:
-    "Task or group -> metric, with its filter if it has one -> value and interval; what is no number is left out."
+    "Task or group -> metric, with its filter if it has one -> value and interval, of results that are numbers."
     found: dict[str, dict[str, dict]] = {}
     for task, about in results["results"].items():
         found[task] = {}
@@ -64,27 +65,26 @@ def _scores(results: dict) -> dict[str, dict[str, dict]]:
                 rows = [row for row in results["samples"].get(task, ()) if row["filter"] == kind and metric in row]
                 stderr = about.get(f"{metric}_stderr,{kind}")
                 name = metric if kind == "none" else key
-                found[task][name] = _score(value, stderr, [row[metric] for row in rows], about["sample_len"])
+                found[task][name] = _score(float(value), stderr, [row[metric] for row in rows], about["sample_len"])
     return found
 
 # %% ../../nbs/package/evaluation/lm_eval.ipynb #537fcb08
 def _wrapped(model: PreTrainedModel, tok: PreTrainedTokenizerBase, batch_size: int):
-    "The harness's `HFLM` around the model, with a copy of the tokenizer; it refuses what it would cut."
+    "The harness's `HFLM` around the model, with a copy of the tokenizer; raises `ValueError` for a prompt to cut."
     from lm_eval.models.huggingface import HFLM
 
     class Uncut(HFLM):
-        def _check(self, tokens, room):
-            if tokens > room:
+        def _check(self, tokens, most):
+            if tokens > most:
                 raise ValueError(
-                    f"a prompt of {tokens} tokens is longer than the {room} that the model's context of "
+                    f"a prompt of {tokens} tokens is longer than the {most} that the model's context of "
                     f"{self.max_length} leaves it, and would be cut from the left; ask for fewer examples in it, or "
                     "take a model with a longer context"
                 )
 
         def _loglikelihood_tokens(self, requests, *args, **kwargs):
-            self._check(
-                max((len(context) + len(answer) for _, context, answer in requests), default=0), self.max_length + 1
-            )
+            lengths = [len(context) + len(answer) for _, context, answer in requests]
+            self._check(max(lengths, default=0), self.max_length + 1)
             return super()._loglikelihood_tokens(requests, *args, **kwargs)
 
         def tok_batch_encode(self, strings, *args, left_truncate_len=None, **kwargs):
@@ -119,14 +119,14 @@ def run_tasks(
     limit: int | None = None,  # Only the first rows of each task: to try whether it runs, never to report
     include: str | Path | None = None,  # A folder with YAML files of your own. They are programs: read them first
     batch_size: int = 8,  # Rows at a time
-    chat: bool = False,  # Put each prompt into the chat template, as for what `generate` hears
+    chat: bool = False,  # Put each prompt into the chat template, as `generate` does
     seed: int = 0,  # Of the examples in a prompt, and of what a task samples
     **settings,  # Of `lm_eval.simple_evaluate`: num_fewshot, system_instruction, gen_kwargs, ...
-) -> dict:  # What `simple_evaluate` returns, and "scores": {task: {metric: {"value", "low", "high", "n"}}}
-    """Tasks of lm-evaluation-harness, on the model as it is; low and high are None where the harness has no standard
-    error.
+) -> dict:  # The result of `simple_evaluate`, and "scores": {task: {metric: {"value", "low", "high", "n"}}}
+    """Tasks of lm-evaluation-harness, run on the model as it is; low and high are None without a standard error.
 
-    A `ValueError` for an unknown task, before the model runs, and for a prompt that would be cut.
+    Raises `ValueError`, before the model runs, for an unknown task, a missing harness, and `limit` or `batch_size`
+    below 1; and for a prompt that would be cut.
     """
     _check(tok, chat, limit=1 if limit is None else limit, batch_size=batch_size)
     from lm_eval import simple_evaluate
@@ -134,13 +134,6 @@ def run_tasks(
     manager = _task_manager(tasks, include)
     seeds = dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed"), seed)
     with keep_random_state(), greedy_decoding(model, tok):
-        results = simple_evaluate(
-            _wrapped(model, tok, batch_size),
-            tasks=list(tasks),
-            task_manager=manager,
-            limit=limit,
-            apply_chat_template=chat,
-            log_samples=True,
-            **{**seeds, **settings},
-        )
+        fixed = {"task_manager": manager, "limit": limit, "apply_chat_template": chat, "log_samples": True}
+        results = simple_evaluate(_wrapped(model, tok, batch_size), tasks=list(tasks), **fixed, **{**seeds, **settings})
     return {**results, "scores": _scores(results)}

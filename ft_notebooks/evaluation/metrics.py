@@ -36,9 +36,10 @@ def normalised_match(
     expected: str,
     example: dict,  # Not looked at
 ) -> float:  # 1.0 or 0.0
-    """Are the words the same, in the same order, without case, punctuation and articles? As SQuAD's exact match.
+    """1.0 where the words and their order are the same, without case, punctuation and articles: SQuAD's exact match.
 
-    An expected answer without any word ("+", "the", "") is compared as text. For numbers take `number_match`.
+    `normalised_match("The 9th, at noon.", "9th at noon", {})` is 1.0. An expected answer without any word ("+", "the",
+    "") is compared as text. For numbers take `number_match`.
     """
     words = _words_of(expected)
     return float(_words_of(generated) == words if words else generated.strip() == expected.strip())
@@ -51,7 +52,7 @@ def token_f1(
 ) -> float:  # 0 to 1
     """SQuAD's F1 of the two bags of words, normalised as in `normalised_match`; their order does not count.
 
-    An expected answer without any word is compared as text.
+    `token_f1("on Friday at 9", "Friday at 9", {})` is 6/7. An expected answer without any word is compared as text.
     """
     found, wanted = _words_of(generated), _words_of(expected)
     if not wanted:
@@ -73,7 +74,7 @@ def _from_eval(module: str):
     except ImportError as e:
         raise ValueError(f"{module.split('.')[0]} is not installed; pip install 'ft_notebooks[eval]'") from e
 
-
+# %% ../../nbs/package/evaluation/metrics.ipynb #620c1f47
 def rouge_l(
     generated: str,
     expected: str,
@@ -82,7 +83,7 @@ def rouge_l(
     """ROUGE-L's F1 by `rouge_score`, without stemming: how much of both is a common subsequence of words.
 
     Any script counts. An expected answer without any word is compared as text. The time grows with the product of the
-    lengths.
+    lengths. Raises `ValueError` where `rouge_score` is not installed.
     """
     if not _tokens_of(expected):
         return float(generated.strip() == expected.strip())
@@ -99,7 +100,7 @@ def chrf(
 ) -> float:  # 0 to 1
     """`sacrebleu`'s chrF of one sentence: the F-score (beta 2) of runs of one to six characters, spaces left out.
 
-    An empty expected answer is compared as text.
+    An empty expected answer is compared as text. Raises `ValueError` where `sacrebleu` is not installed.
     """
     if not expected.strip():
         return float(generated.strip() == expected.strip())
@@ -115,7 +116,7 @@ _ANYWHERE = regex.compile(_NUMBER)
 def last_number(text: str) -> Fraction | None:
     """The exact value of the first line `#### 72`, or else of the last number of an English text; None without one.
 
-    Read are -5, −5, $1,250.50, 1e3, .5 and 3/4; 50% is 50. More than 100 digits in one number are none.
+    It reads -5, −5, $1,250.50, 1e3, .5 and 3/4, and 50% as 50, but no number of more than 100 digits.
     """
     found = _MARKED.search(text) or next(reversed(list(_ANYWHERE.finditer(text))), None)
     if found is None or len(found["digits"]) > 100:
@@ -130,32 +131,36 @@ def number_match(
     expected: str,
     example: dict,  # Not looked at
 ) -> float:  # 1.0 or 0.0
-    """Is the last number of the answer the last number of the expected one, as values? `last_number` says what is read.
+    """1.0 where the answer's last number equals the expected answer's, as values that `last_number` reads.
 
-    A `ValueError` for an expected answer without a number.
+    Raises `ValueError` for an expected answer without a number.
     """
-    if (wanted := last_number(expected)) is None:
+    wanted = last_number(expected)
+    if wanted is None:
         raise ValueError(
-            f"number_match: no number in the expected answer {expected[:80]!r}; this row needs another scorer"
+            f"number_match: no number in the expected answer {expected[:80]!r}; this row needs a different scorer"
         )
     return float(last_number(generated) == wanted)
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #6256ba36
 def length(
     generated: str,
-    expected: str,  # Not looked at
-    example: dict,  # Not looked at
+    expected: str,  # Not used
+    example: dict,  # Not used
 ) -> float:  # At least 0
     "The characters of the answer, spaces included: comparable between models with different tokenizers."
     return float(len(generated))
 
-
+# %% ../../nbs/package/evaluation/metrics.ipynb #9799cb4c
 def stop_rate(
-    generated: str,  # Not looked at
-    expected: str,  # Not looked at
+    generated: str,  # Not used
+    expected: str,  # Not used
     example: dict,  # With "ended", which `evaluate` adds to each row
 ) -> float:  # 1.0 or 0.0
-    "Did the model end the answer by itself? 0 is an answer that was cut at `max_new_tokens`."
+    """1.0 where the model ended the answer by itself, 0.0 where it was cut at `max_new_tokens`.
+
+    Raises `ValueError` for a row without "ended".
+    """
     ended = example.get("ended")
     if ended not in (True, False):
         raise ValueError(f'stop_rate needs example["ended"], true or false, which `evaluate` adds; got {ended!r}')
@@ -169,8 +174,8 @@ def repetition(
     generated: str,
     expected: str,  # Not looked at
     example: dict,  # Not looked at
-) -> float:  # 0, nothing is said twice, to below 1
-    """The share of runs of four words or marks that have come before in the answer: 1 - different ones / all.
+) -> float:  # 0, nothing comes twice, to below 1
+    """The share of runs of four words or marks that have come before in the answer: 1 - different runs / all.
 
     0 for an answer of three words or fewer. seq-rep-4 of Welleck et al. 2020 (arXiv:1908.04319), over words.
     """
@@ -197,12 +202,13 @@ def _named(name: str) -> Callable[[str, str, dict], float]:
     if name not in _PLAIN:
         raise ValueError(f"there is no scorer {name!r}; {_near(name, _PLAIN)} Your own is given as file.py:function")
     if name in ("rouge_l", "chrf"):
-        _PLAIN[name]("a", "a", {})  # is its library there? Better asked before the model speaks
+        _PLAIN[name]("a", "a", {})  # raises if its library is missing, before the model generates
     return _PLAIN[name]
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #a2b30ef6
 def _from_file(path: str, name: str) -> Callable[[str, str, dict], float]:
-    if not (file := Path(path)).is_file():
+    file = Path(path)
+    if not file.is_file():
         raise ValueError(f"scorer {path}:{name}: there is no file {path!r}")
     module = sys.modules[f"_scorers_of_{file.stem}"] = ModuleType(f"_scorers_of_{file.stem}")  # where dataclasses look
     module.__file__ = path
@@ -210,17 +216,20 @@ def _from_file(path: str, name: str) -> Callable[[str, str, dict], float]:
         exec(compile(file.read_text(encoding="utf-8"), path, "exec"), vars(module))
     except Exception as e:
         raise ValueError(f"scorer {path}:{name}: running {path} raised {type(e).__name__}: {e}") from e
-    if not callable(found := getattr(module, name, None)):
+    found = getattr(module, name, None)
+    if not callable(found):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise ValueError(f"scorer {path}:{name}: no function {name!r} in {path}; {_near(name, names)}")
     return found
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #493be641
 def find_scorers(
-    names: list[str],  # Of this notebook ("rouge_l"), or "file.py:function" for your own, whose file is run
-) -> dict[str, Callable[[str, str, dict], float]]:  # What `evaluate` takes; a function of a file by its own name
-    """The scorers by their names, each once, each callable with three arguments; anything else is a `ValueError` at
-    once.
+    names: list[str],  # Of this module ("rouge_l"), or "file.py:function" for your own, whose file is run
+) -> dict[str, Callable[[str, str, dict], float]]:  # As `evaluate` takes them; a function of a file by its own name
+    """The scorers by their names, each callable with three arguments.
+
+    Raises `ValueError` for an unknown name, a name that comes twice, a missing library, a file that is not there or
+    does not run, and a function with other arguments.
     """
     found = {}
     for given in names:

@@ -93,12 +93,12 @@ def interval(
 
     `ValueError` where `values` is empty, nested or not finite. `interval([0] * 100)` reaches from 0 to 0.037.
     """
-    values = np.asarray(values, dtype=float)
-    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
-        raise ValueError(f"an interval needs at least one finite number a row, got {values.tolist()}")
-    if not np.isin(values, (0, 1)).all():
-        return bootstrap_interval(np.mean, values)
-    n, right = len(values), int(values.sum())
+    scores = np.asarray(values, dtype=float)
+    if scores.ndim != 1 or not len(scores) or not np.isfinite(scores).all():
+        raise ValueError(f"an interval needs at least one finite number a row, got {scores.tolist()}")
+    if not np.isin(scores, (0, 1)).all():
+        return bootstrap_interval(np.mean, scores)
+    n, right = len(scores), int(scores.sum())
     found = binomtest(right, n).proportion_ci(confidence_level=0.95, method="wilson")
     value = right / n
     return {"value": value, "low": min(value, float(found.low)), "high": max(value, float(found.high)), "n": n}

@@ -19,18 +19,19 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/package/evaluation/score_curves.ipynb #1a9332c4
 def scores_by_step(
-    run: str | Path,  # A run's folder, with `samples.jsonl` or `collapse.jsonl` or both; going, killed or ended
+    run: str | Path,  # A run's folder, with `samples.jsonl` or `collapse.jsonl` or both; running, killed or ended
     scorers: dict[str, Callable[[str, str, dict], float]] | None = None,  # As for `evaluate`; None: exact match
-) -> list[dict]:  # One a step, in their order: {"step", name: {"value", "low", "high", "n"} or a number}
-    """What the answers scored while the model was trained; [] where none were kept, or none was expected.
+) -> list[dict]:  # One for each step, in order: {"step", name: {"value", "low", "high", "n"} or a number}
+    """The scores of the answers that were sampled during training; [] without samples that have an expected answer.
 
     A scorer's `example` is the line of `samples.jsonl`: "step", "prompt" (text), "answer", "expected".
     """
-    scorers, steps = {"exact_match": exact_match} if scorers is None else scorers, {}
+    scorers = {"exact_match": exact_match} if scorers is None else scorers
+    steps: dict[int, dict] = {}
     lines = [line for line in read_entries(Path(run) / "samples.jsonl") if line["expected"] is not None]
     for step in dict.fromkeys(line["step"] for line in lines):
-        said = [line for line in lines if line["step"] == step]
-        found = {name: interval([f(x["answer"], x["expected"], x) for x in said]) for name, f in scorers.items()}
+        now = [line for line in lines if line["step"] == step]
+        found = {name: interval([f(x["answer"], x["expected"], x) for x in now]) for name, f in scorers.items()}
         steps[step] = {"step": step, **found}
     for look in read_entries(Path(run) / "collapse.jsonl"):
         kept = {key: look[key] for key in ("stop_rate", "score") if key in look}
@@ -38,11 +39,16 @@ def scores_by_step(
     return sorted(steps.values(), key=lambda look: look["step"])
 
 # %% ../../nbs/package/evaluation/score_curves.ipynb #439356ec
+def stage_dict(
+    value: dict | list | None,  # One thing a stage, or the only stage's
+) -> dict:
+    "The things by stage; the only stage's under an empty name, and none for None or an empty list."
+    if isinstance(value, dict):
+        return value
+    return {"": value} if value else {}
+
+# %% ../../nbs/package/evaluation/score_curves.ipynb #58d7a892
 _COLOURS = ("#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # of Okabe and Ito
-
-
-def stage_dict(value) -> dict:
-    return value if isinstance(value, dict) else {"": value} if value else {}
 
 
 def _draw_scores(ax, looks) -> None:
@@ -61,29 +67,37 @@ def _draw_scores(ax, looks) -> None:
     ax.tick_params(labelsize=8)
     ax.spines[["top", "right"]].set_visible(False)
 
-
+# %% ../../nbs/package/evaluation/score_curves.ipynb #ab2adf87
 def _mark_lowest(column, steps, losses) -> None:
     if len(steps) > 1:
         lowest = steps[losses.index(min(losses))]
         for ax in column:
             ax.axvline(lowest, color="#999999", lw=1, ls=":", zorder=0, label="lowest evaluation loss")
-        column[0].set_ylim(0, min(column[0].get_ylim()[1], 1.2 * max(losses)))  # else the first steps leave it no room
+        column[0].set_ylim(0, min(column[0].get_ylim()[1], 1.2 * max(losses)))  # else the first steps squeeze the rest
         column[0].legend(frameon=False, fontsize=8)
     column[0].tick_params(labelbottom=len(column) == 1 or not column[1].axison)
 
-# %% ../../nbs/package/evaluation/score_curves.ipynb #58d7a892
-def plot_progress(
-    history: dict[str, list[dict]] | list[dict],  # `trainer.state.log_history`, or one a stage by its name
-    looks: dict[str, list[dict]] | list[dict] | None = None,  # What `scores_by_step` returned, for the same stages
-) -> "Figure":  # Free-standing: no window opens, and pyplot does not know it
-    "The losses by optimizer step, and below them what the answers scored at the same steps; a column for each stage."
-    from matplotlib.figure import Figure
-
-    history, looks = stage_dict(history), stage_dict(looks)
-    if unknown := set(looks) - set(history):
+# %% ../../nbs/package/evaluation/score_curves.ipynb #556bd47e
+def _check_stages(history: dict, looks: dict) -> None:
+    unknown = set(looks) - set(history)
+    if unknown:
         raise ValueError(f"looks names {sorted(unknown)}, which history does not; it has {list(history)}")
     if not any("loss" in entry for entries in history.values() for entry in entries):
         raise ValueError("nothing was logged with a training loss; is logging_steps larger than the number of steps?")
+
+# %% ../../nbs/package/evaluation/score_curves.ipynb #3c8107bc
+def plot_progress(
+    history: dict[str, list[dict]] | list[dict],  # `trainer.state.log_history`, or one for each stage by its name
+    looks: dict[str, list[dict]] | list[dict] | None = None,  # What `scores_by_step` returned, for the same stages
+) -> "Figure":  # Outside pyplot: no window opens
+    """The losses by optimizer step, and below them the scores at the same steps; a column for each stage.
+
+    Raises `ValueError` for scores of a stage without losses, and where no training loss was logged.
+    """
+    from matplotlib.figure import Figure
+
+    history, looks = stage_dict(history), stage_dict(looks)
+    _check_stages(history, looks)
     rows = 1 + any(looks.values())
     fig = Figure(figsize=(1 + 4.2 * len(history), 0.6 + 1.9 * rows), dpi=80, layout="constrained")
     axes = fig.subplots(rows, len(history), sharex="col", squeeze=False)
@@ -93,7 +107,7 @@ def plot_progress(
         column[0].set_ylabel("loss")
         if looks.get(stage):
             _draw_scores(column[1], looks[stage])
-        elif rows > 1:  # nobody looked
+        elif rows > 1:  # no samples in this stage
             column[1].set_axis_off()
         _mark_lowest(column, *logged_points(entries, "eval_loss"))
     fig.supxlabel("optimizer step", fontsize=9)

@@ -19,9 +19,9 @@ _RATIOS = {  # score -> a row's numerator and denominator, and what becomes of t
     "bits_per_byte": ("nats", "bytes", lambda ratio: ratio / math.log(2)),
 }
 
-
+# %% ../../nbs/package/evaluation/statistics.ipynb #91c0801f
 def _pairs(one, other, name) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    "Of the n rows that both scored: the numerators (n,) of the one and of the other, the denominators; rows left out."
+    "Of the n rows that both scored: the numerators [n] of the one and of the other, the denominators; rows left out."
     asked = [[(row["prompt"], row["expected"]) for row in found.rows] for found in (one, other)]
     if asked[0] != asked[1]:
         raise ValueError("the two were not asked the same rows; evaluate both on one dataset, in one order")
@@ -79,15 +79,12 @@ def compare(
     other: Evaluation,  # Of the same rows, in the same order
     name: str,  # Of a score that both have
     names: tuple[str, str] = ("the first", "the second"),  # What the verdict calls them
-    lower: bool | None = None,  # Is less better? None: of "perplexity" and "bits_per_byte" only
-) -> (
-    dict
-):  # {"difference", "low", "high", "p", "n", "left_out", "discordant": share of rows that differ, "sd", "verdict"}
-    """How much more `other` scores than `one` on the same rows: its 95 % interval, a paired test's p, a verdict in
-    words.
+    lower: bool | None = None,  # Is less better? None: only of "perplexity" and "bits_per_byte"
+) -> dict:  # {"difference", "low", "high", "p", "n", "left_out", "discordant", "sd", "verdict"}
+    """How much more `other` scores than `one` on the same rows: 95% interval, paired test's p, a verdict in words.
 
-    Zeros and ones: McNemar's exact test, and the interval of Bonett and Price. All else: permutations, and the
-    bootstrap.
+    Zeros and ones: McNemar's exact test, Bonett and Price's interval; other scores: permutations, bootstrap.
+    "discordant" is the share of rows that differ. Raises `ValueError` for different rows, and for a missing score.
     """
     a, b, size, left_out = _pairs(one, other, name)
     of = _RATIOS.get(name, (..., ..., np.asarray))[2]
@@ -132,7 +129,10 @@ def rows_needed(
     sd: float | None = None,  # For other scores: the standard deviation of the differences row by row
     power: float = 0.8,  # The probability that the difference is seen
 ) -> int:
-    "How many rows it takes until `compare` sees a true `difference`, p < 0.05, in a share `power` of all samples."
+    """The number of rows with which `compare` finds a true `difference`, p < 0.05, in a share `power` of all samples.
+
+    Raises `ValueError` for a power outside (0, 1), and for a difference or an `sd` that no rows can have.
+    """
     if discordant is None:
         discordant = share * (1 - share - difference) + (share + difference) * (1 - share)
     most = discordant if sd is None else math.inf

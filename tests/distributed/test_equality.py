@@ -276,7 +276,7 @@ def train():
     from ft_notebooks.data.example_task import appointments
     from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
     fields = {"output_dir": "run", "effective_batch": 4, "max_steps": 1, "bf16": False}
-fields |= {"report_to": "none", "save_strategy": "no"}
+    fields |= {"report_to": "none", "save_strategy": "no"}
     trainer = ft_notebooks.sft.trainer.sft_trainer(tiny_model(), tiny_tokenizer(), appointments(8), **fields)
     trainer.train()
     return trainer.args.world_size

@@ -27,6 +27,18 @@ KEY = "sk-0123456789abcdef"
 ROW = {"messages": [{"role": "user", "content": "When?"}, {"role": "assistant", "content": "Friday at noon"}]}
 
 
+def graded(reply):
+    "The score of a judge that replies so."
+    return llm_judge("Good?", lambda system, user: reply)("a", "b", ROW)
+
+
+def asked(answer, expected="e", row=ROW):
+    "What a judge is asked about the answer."
+    messages = []
+    llm_judge("Good?", lambda system, user: messages.append(user) or "1")(answer, expected, row)
+    return messages[0]
+
+
 def completion(content, finish_reason="stop"):
     return json.dumps({"choices": [{"message": {"content": content}, "finish_reason": finish_reason}]})
 
@@ -302,7 +314,7 @@ def test_what_is_no_address_is_refused_without_showing_a_password(url):
     ],
 )
 def test_a_grade_is_read_however_it_is_written(said, grade):
-    assert judge._grade(said, 1, 10) == grade
+    assert graded(said) == grade
 
 
 @pytest.mark.parametrize(
@@ -339,10 +351,10 @@ def test_a_grade_is_read_however_it_is_written(said, grade):
 )
 def test_what_is_not_plainly_one_grade_is_none(said):
     if said == "5.":
-        assert judge._grade(said, 1, 10) == 4 / 9  # a full stop ends the sentence
+        assert graded(said) == 4 / 9  # a full stop ends the sentence
         return
     with pytest.raises(ValueError, match="must be a grade from 1 to 10"):
-        judge._grade(said, 1, 10)
+        graded(said)
 
 
 @pytest.mark.parametrize(
@@ -350,9 +362,9 @@ def test_what_is_not_plainly_one_grade_is_none(said):
 )
 def test_a_judge_that_does_not_end_is_read_all_the_same(line):
     with pytest.raises(ValueError, match="the judge's last line must be"):
-        judge._grade(line, 1, 10)
+        graded(line)
     with pytest.raises(ValueError, match="the judge's last line must be"):
-        judge._verdict(line)
+        pairwise_judge("Good?", lambda system, user: line)("a", "b", ROW)
 
 
 @pytest.mark.parametrize("scale", [(1, 1), (10, 1), (float("nan"), 1), (1, float("nan"))])
@@ -388,7 +400,7 @@ def test_no_answer_can_end_its_own_mark():
     seen = set()
     text = "5"
     for _ in range(50):  # each answer repeats all that was shown before
-        text = judge._marked(question="q", expected="e", answer=text)
+        text = asked(text)
         mark = re.match(r"\[question (\w{16})\]", text)[1]
         assert mark not in seen and text.count(mark) == 6
         seen.add(mark)
@@ -406,8 +418,10 @@ def test_a_row_without_a_question_and_an_answer_is_refused(row):
 
 def test_the_system_message_of_a_row_is_a_part_of_the_question():
     system = {"role": "system", "content": "Be brief."}
-    assert judge._question({"messages": [system, *ROW["messages"]]}) == "system: Be brief.\nuser: When?"
-    assert judge._question({"messages": [*ROW["messages"], {"role": "user", "content": "Sure?"}]}) == "When?"
+    with_system = {"messages": [system, *ROW["messages"]]}
+    with_more = {"messages": [*ROW["messages"], {"role": "user", "content": "Sure?"}]}
+    assert re.match(r"\[question (\w+)\]\nsystem: Be brief.\nuser: When\?\n\[end", asked("a", row=with_system))
+    assert re.match(r"\[question (\w+)\]\nWhen\?\n\[end", asked("a", row=with_more))
 
 
 def prefers(rule, system, user):

@@ -172,8 +172,8 @@ FT = """
 import json, sys
 from ft_notebooks.cli import commands as cli
 cli.use_cpu_threads = lambda threads=None: print("asked", threads)
-for name in ("_train", "_eval", "_merge", "_chat", "_demo", "_init", "_launch"):
-    setattr(cli, name, lambda args: print("torch" in sys.modules))
+for name in cli._FUNCTIONS:
+    cli._FUNCTIONS[name] = lambda args: print("torch" in sys.modules)
 cli.main(sys.argv[1:])
 """
 

@@ -17,6 +17,8 @@ processors.without_vnni()
 
 # what compares floating-point numbers: by a function for it, or with a bound or an expected value written as one
 NUMBERS = re.compile(r"allclose|assert_close|isclose|approx\(|torch\.equal|[<>=]=? *-?\d*\.\d|[<>=]=? *-?\d+e-|losses")
+# what computes in bfloat16, or in bits that are computed in it: alone changed where a processor lacks its instructions
+BFLOAT16 = re.compile(r"bfloat16|bf16|bits=(4|8|16)|hardware\(\)")
 # what takes long for processes, files or a whole command, and compares no numbers that a shorter proof does not compare
 # too
 LONG = re.compile(
@@ -52,6 +54,8 @@ def pytest_collection_modifyitems(items):
             source = inspect.getsource(item.function)
         if NUMBERS.search(source) and not LONG.search(item.nodeid):
             item.add_marker("numbers")
+            if BFLOAT16.search(source):
+                item.add_marker("bfloat16")
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ NBS = sorted(
     p for p in (ROOT / "nbs").rglob("*.ipynb") if not any(part[0] in "_." for part in p.relative_to(ROOT).parts)
 )
 RUN_EACH = """
-import gc, os, psutil, sys
+import gc, os, psutil, sys, time
 flags, folder, *notebooks = sys.argv[1:]
 # elsewhere, or with an open GPU, it cannot be forked
 if sys.platform == "linux" and not os.path.exists("/dev/nvidiactl"):
@@ -37,10 +37,18 @@ def run(notebook, log):
         os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
     nbdev_test(notebook, do_print=True, flags=flags, n_workers=0)
 
-running, waiting = {}, list(enumerate(notebooks))
+def idle():  # a core, in the last second; asked again and again
+    global asked
+    if time.monotonic() - asked < 1:
+        return False
+    asked = time.monotonic()
+    return psutil.cpu_percent() < 75
+
+running, waiting, asked = {}, list(enumerate(notebooks)), 0
+psutil.cpu_percent()
 while waiting or running:
     # a second one beside the first while a core is idle: beside pytest's other process, three would be slower
-    while waiting and (not running or (len(running) < 2 and psutil.cpu_percent(1) < 75)):
+    while waiting and (not running or (len(running) < 2 and idle())):
         number, notebook = waiting.pop(0)
         if pid := os.fork():
             running[pid] = number
@@ -51,6 +59,8 @@ while waiting or running:
     if pid:
         with open(f"{folder}/{running.pop(pid)}.code", "w") as file:
             file.write(str(os.waitstatus_to_exitcode(status)))
+    else:
+        time.sleep(0.05)
 """  # a process for each notebook, forked from one that has imported the libraries: quick, and all its memory goes back
 
 

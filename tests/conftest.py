@@ -41,6 +41,19 @@ LONG = re.compile(
 )
 
 
+def pytest_ignore_collect(collection_path, config):
+    "Files without a test that compares numbers need not be imported where only those are asked for."
+    if collection_path.suffix != ".py" or not config.option.markexpr.startswith(("numbers", "bfloat16")):
+        return None
+    wanted = BFLOAT16 if config.option.markexpr.startswith("bfloat16") else NUMBERS
+    text = collection_path.read_text(encoding="utf-8")
+    if collection_path.name == "test_notebooks.py" or (
+        wanted.search(text) and not LONG.search(collection_path.relative_to(config.rootpath).as_posix())
+    ):
+        return None
+    return True
+
+
 def pytest_collection_modifyitems(items):
     """`numbers` marks what compares numbers, which other processors round otherwise: `.ci/run` runs it as on several of
     them.

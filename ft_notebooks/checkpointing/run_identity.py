@@ -14,6 +14,7 @@ from transformers import EarlyStoppingCallback
 from .environment import git_commit, library_versions, machine
 from ..core.fingerprints import data_fingerprint, plain, short_hash, weights_fingerprint
 from ..core.model_parts import base_model
+from ..core.seams import given_way
 
 # %% ../../nbs/package/checkpointing/run_identity.ipynb #ae055638
 _NOT_COUNTED = {  # the reason, and the settings
@@ -103,5 +104,5 @@ def describe(
     run |= {"data": data_fingerprint(trainer.train_dataset), "eval_data": data_fingerprint(trainer.eval_dataset)}
     run |= {"template": template and f"sha256 {short_hash(template)}", **_model(trainer.model)}
     recorded = {"model": trainer.model.config._name_or_path, "versions": library_versions(), "git": git_commit()}
-    recorded |= {"machine": machine(), **extra}
+    recorded |= {"machine": machine(), "given_way": given_way(trainer), **extra}
     return json.loads(json.dumps({"run": run, "recorded": recorded}, default=plain))

@@ -87,6 +87,11 @@ SEAMS = (
         "torch", "_forward_hooks", lambda trainer: trainer.model,
         "whether a module has a hook, which a fused layer would leave out", "LoRA layers are computed by PEFT",
     ),
+    Seam(
+        "torch", "_set_pg_timeout", lambda trainer: dist.distributed_c10d,
+        "how long processes that are connected already wait for each other",
+        "they wait as long as was set when they were connected",
+    ),
 )  # fmt: skip
 
 

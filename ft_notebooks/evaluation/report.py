@@ -170,11 +170,12 @@ def _figures(evaluations, history, looks):  # name -> what draws it
     return {name: draw[name] for name, there in zip(draw, (scored, logged)) if there}
 
 
-def _parts(evaluations, figures, compared, train, seen, samples, directions):
+def _parts(evaluations, figures, compared, train, seen, samples, directions, notes):
     parts = [
         ("scores", *_score_table(evaluations)),
         ("text", _CAPTION),
         *(("text", line) for line in _missing(evaluations)),
+        *(("text", f"{stage}: {line}.") for stage, lines in notes.items() for line in lines),
     ]
     parts += [("figures", figures), *_changes(compared)]
     return parts + (_seen_parts(evaluations, train, seen) if seen else []) + _samples(evaluations, samples, directions)
@@ -201,6 +202,7 @@ def report_card(
     train: dict[str, Dataset] | None = None,  # Stage -> its training rows: adds contamination.json with those evaluated
     directions: dict[str, int] | None = None,  # Score -> 1 more is better, -1 less, 0 neither; else `compare_stages`
     samples: int = 5,  # Rows to show, those that the last stage has lost first
+    notes: dict[str, list[str]] | None = None,  # Stage -> sentences about its run, as `went_without` gives them
 ) -> Path:  # Of report.html, which needs no other file
     """Writes report.html, .md, .json, scores.png and, with a `history`, loss.png, each file whole or not at all.
 
@@ -211,6 +213,6 @@ def report_card(
     compared = compare_stages(evaluations, directions)
     seen = seen_rows(next(iter(evaluations.values())), train) if train else {}
     figures = {name: draw_twice(draw) for name, draw in _figures(evaluations, history, looks).items()}
-    parts = _parts(evaluations, list(figures), compared, train, seen, samples, directions)
+    parts = _parts(evaluations, list(figures), compared, train, seen, samples, directions, notes or {})
     write_files(folder, _files(evaluations, title, figures, parts, compared, train, seen))
     return Path(folder) / "report.html"

@@ -22,22 +22,25 @@ from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTTrainer
 
 from ft_notebooks.checkpointing.integrity import last_good_checkpoint
-from ft_notebooks.checkpointing.resume import ResumableTrainer
+from ft_notebooks.checkpointing.resume import exact_resume
 from ft_notebooks.cli.commands import DEMO
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.sft.trainer import sft_trainer
 from ft_notebooks.training import nan_guard
-from ft_notebooks.training.nan_guard import GuardedTrainer, find_spikes
+from ft_notebooks.training.nan_guard import NaNGuard, find_spikes
 
 datasets.disable_progress_bars()
 warnings.filterwarnings("ignore", category=FutureWarning)
 
 
-class Guarded(ResumableTrainer, GuardedTrainer, SFTTrainer):
-    pass
+def guarded(*args, kind=SFTTrainer, **kwargs):
+    "TRL's own trainer with the callbacks"
+    trainer = exact_resume(kind(*args, **kwargs))
+    trainer.add_callback(NaNGuard(trainer))
+    return trainer
 
 
-make = partial(sft, kind=Guarded)
+make = partial(sft, kind=guarded)
 
 
 def flat(model):
@@ -159,8 +162,7 @@ def test_the_checkpoint_of_a_stop_goes_on_to_the_same_weights(tmp_path, step, or
 
 
 def judged(trainer, norm, skipped=0):
-    trainer._losses, trainer._norm, trainer._items = [torch.tensor(1.0)], norm, torch.tensor(1)
-    return nan_guard._judge(trainer, skipped)
+    return nan_guard._check(trainer, ([{}], [torch.tensor(1.0)], torch.tensor(1)), norm, skipped)
 
 
 def test_what_a_scaler_leaves_out_counts_only_in_a_row(tmp_path):
@@ -173,10 +175,33 @@ def test_what_a_scaler_leaves_out_counts_only_in_a_row(tmp_path):
 
 
 def test_no_gradient_is_no_fault_where_none_is_kept(tmp_path):
-    trainer, none = make(tmp_path), torch.tensor(0.0)
-    assert judged(trainer, none) == (None, 0)
-    next(p for p in trainer.model.parameters() if p.requires_grad).grad = torch.zeros(4, 64)
-    assert judged(trainer, none) == ("the gradient is exactly 0", 0)
+    trainer = make(tmp_path)
+    trainer.model_wrapped = trainer.model
+    assert judged(trainer, nan_guard._norm(trainer)) == (None, 0)
+    weight = next(p for p in trainer.model.parameters() if p.requires_grad)
+    weight.grad = torch.zeros_like(weight)
+    assert judged(trainer, nan_guard._norm(trainer)) == ("the gradient is exactly 0", 0)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_gradient_of_zero_is_allowed_by_request_alone(tmp_path, allowed):
+    trainer = sft(tmp_path, kind=SFTTrainer, max_steps=1)
+    trainer.add_callback(NaNGuard(trainer, allow_zero_gradient=allowed))
+    fault(trainer.model, lambda ids: True, backward=0.0)
+    if allowed:
+        assert train(trainer).state.global_step == 1
+    else:
+        stopped(trainer, "since the gradient is exactly 0")
+
+
+def test_without_the_rows_and_losses_a_run_stops_all_the_same(tmp_path):
+    trainer = make(tmp_path, max_steps=2)
+    del trainer.compute_loss  # as if a release did not call it
+    fault(trainer.model, lambda ids: trainer.state.global_step == 1, forward=math.nan)
+    before = []
+    trainer.add_callback(Before(lambda step: before.append(flat(trainer.model).clone())))
+    said = stopped(trainer, "step 2 is not taken, since the gradient is not finite")
+    assert report(trainer)["rows"] == [] and "The rows" not in said and torch.equal(flat(trainer.model), before[1])
 
 
 def test_an_error_says_three_rows_and_counts_the_others_and_where_to_go_on_from():
@@ -231,15 +256,13 @@ def test_strict_json_has_words_for_what_is_no_number(value):
 
 
 def test_preferences_are_guarded_too(tmp_path):
-    class Mine(GuardedTrainer, DPOTrainer):
-        pass
-
+    mine = partial(guarded, kind=DPOTrainer)
     chats = appointments(8)["messages"]
     pairs = [{"prompt": m[:-1], "chosen": m[-1:], "rejected": [m[-1] | {"content": "no"}]} for m in chats]
     batch = {"per_device_train_batch_size": 2, "max_steps": 4, "save_strategy": "no", "learning_rate": 1e-3}
     given = {"train_dataset": datasets.Dataset.from_list(pairs), "processing_class": TOK}
-    train(Mine(on_notes(), args=DPOConfig(str(tmp_path), **QUIET, **batch), **given))
-    trainer = Mine(on_notes(), args=DPOConfig(str(tmp_path), **QUIET, **batch), **given)
+    train(mine(on_notes(), args=DPOConfig(str(tmp_path), **QUIET, **batch), **given))
+    trainer = mine(on_notes(), args=DPOConfig(str(tmp_path), **QUIET, **batch), **given)
     word = TOK(chats[3][1]["content"]).input_ids
     fault(trainer.model, lambda ids: any(ids[i : i + len(word)] == word for i in range(len(ids))), forward=math.nan)
     stopped(trainer, "since the loss is not finite")
@@ -256,7 +279,7 @@ def test_a_run_like_the_demos_stops_nowhere_and_has_no_spike(tmp_path):
         "save_strategy": "no",
     }  # longer than the demo: the first eight losses are compared with none
     trainer = sft_trainer(on_notes(), TOK, appointments(128), output_dir=str(tmp_path), disable_tqdm=True, **fields)
-    assert isinstance(trainer, GuardedTrainer)
+    assert any(isinstance(callback, NaNGuard) for callback in trainer.callback_handler.callbacks)
     train(trainer)
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert trainer.state.global_step == len(history) == 24 and history[-1]["loss"] < history[0]["loss"]

@@ -13,21 +13,23 @@ from small_runs import ROWS, sft, train
 from trl import SFTConfig, SFTTrainer
 
 from ft_notebooks.checkpointing.integrity import last_good_checkpoint
-from ft_notebooks.checkpointing.resume import ResumableTrainer
+from ft_notebooks.checkpointing.resume import exact_resume
 from ft_notebooks.loading.example_models import tiny_model
 from ft_notebooks.loading.memory_estimate import estimate_memory
 from ft_notebooks.training import out_of_memory
-from ft_notebooks.training.out_of_memory import MemoryTrainer
+from ft_notebooks.training.out_of_memory import MemoryCheck, explain_out_of_memory
 
 datasets.disable_progress_bars()
 warnings.filterwarnings("ignore", category=FutureWarning)
 
 
-class Mine(ResumableTrainer, MemoryTrainer, SFTTrainer):
-    pass
+def mine(*args, rehearse=None, **kwargs):
+    trainer = exact_resume(SFTTrainer(*args, **kwargs))
+    trainer.add_callback(MemoryCheck(trainer, rehearse))
+    return trainer
 
 
-make = partial(sft, kind=Mine)
+make = partial(sft, kind=mine)
 
 
 def test_lengths_are_those_of_all_columns_of_ids():
@@ -54,14 +56,13 @@ def test_transformers_may_find_the_batch_size_itself(tmp_path):
 
 
 def test_a_rehearsal_holds_what_a_later_step_holds(tmp_path):
-    trainer = make(tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
-    trainer.rehearse, held = True, []
+    rehearsed, held = partial(sft, kind=partial(mine, rehearse=True)), []
+    trainer = rehearsed(tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
     later = out_of_memory._as_later
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(out_of_memory, "_as_later", lambda trainer: held.append(later(trainer)) or held[-1])
         train(trainer)
-        again = make(tmp_path, max_steps=3)
-        again.rehearse = True
+        again = rehearsed(tmp_path, max_steps=3)
         train(again, resume_from_checkpoint=last_good_checkpoint(tmp_path))
     states = [t for state in trainer.optimizer.state.values() for t in state.values() if t.dim()]
     assert sum(t.nbytes for t in held[0]) == sum(t.nbytes for t in states) and held[1] == []  # read from the checkpoint
@@ -140,25 +141,25 @@ def test_a_rehearsal_is_what_a_gpu_has_and_a_cpu_only_by_request(tmp_path, monke
         (gpu, None, (0, 1)),
         (gpu, False, (0, 0)),
     ]:
-        trainer.rehearse = rehearse
+        check = MemoryCheck(trainer, rehearse)
         checked.clear(), tried.clear()
-        trainer._rehearsal.on_train_begin(args, trainer.state, trainer.control)
+        check.on_train_begin(args, trainer.state, trainer.control)
         assert (len(checked), len(tried)) == expected, (args, rehearse)
-    trainer.rehearse = True
-    trainer._rehearsal.on_train_begin(cpu, trainer.state, trainer.control)
+    check = MemoryCheck(trainer, rehearse=True)
+    check.on_train_begin(cpu, trainer.state, trainer.control)
     labels = [label for i in worst[0] for label in ROWS[i]["labels"][1:]]
     assert tried == [((2, max(map(len, ROWS["input_ids"]))), sum(label != -100 for label in labels))]
     for optim in ("lomo", "galore_adamw_layerwise"):  # these would take the step in the backward pass
         tried.clear()
-        trainer._rehearsal.on_train_begin(
+        check.on_train_begin(
             SimpleNamespace(device=torch.device("meta"), optim=optim), trainer.state, trainer.control
         )
         assert not tried
 
 
 def test_rows_that_are_not_known_beforehand_are_not_rehearsed_and_half_is_advised(tmp_path):
-    trainer = make(tmp_path, rows=ROWS.to_iterable_dataset(), max_steps=1)
-    trainer.rehearse = True
+    kind = partial(mine, rehearse=True)
+    trainer = sft(tmp_path, kind=kind, rows=ROWS.to_iterable_dataset(), max_steps=1)
     assert train(trainer).state.global_step == 1
     assert (
         "per_device_train_batch_size=1 and twice the accumulation; memory is not estimated, as the rows are not"
@@ -176,7 +177,7 @@ def test_an_error_says_where_to_go_on_from(tmp_path):
     trainer.model.get_input_embeddings().register_forward_pre_hook(forward)
     with pytest.raises(
         ValueError, match=r"out of memory in step 4 \(CUDA out of memory. Tried to allocate 2.00 GiB.\): "
-    ) as error:
+    ) as error, explain_out_of_memory(trainer):
         train(trainer)
     assert str(error.value).endswith(f". {tmp_path / 'checkpoint-2'} is whole: go on from there")
 
@@ -194,8 +195,7 @@ def test_the_error_of_an_evaluation_that_keeps_all_logits_says_how_to_move_them(
 def test_an_error_says_whether_it_came_in_the_rehearsal(tmp_path):
     trainer, error = make(tmp_path), torch.OutOfMemoryError("CUDA out of memory.")
     assert out_of_memory._in_training(trainer, error).startswith("out of memory in step 1 (")
-    trainer._rehearsal.runs = True
-    assert out_of_memory._in_training(trainer, error).startswith(
+    assert out_of_memory._in_training(trainer, error, rehearsal=True).startswith(
         "out of memory in the rehearsal of the longest rows, before step 1 ("
     )
 

@@ -110,7 +110,9 @@ class _PairAttention(torch.autograd.Function):
             n = at.stop - at.start
             k, v = (torch.cat([x[:, run] for run in runs], 1) for x in (key, value))
             g = grads[at].permute(1, 2, 0, 3).reshape(K, G * n, -1)
-            ds = torch._softmax_backward_data(torch.bmm(g, v.transpose(1, 2)), table, -1, table.dtype).mul_(ctx.scaling)
+            dp = torch.bmm(g, v.transpose(1, 2))
+            mean = (dp * table).sum(-1, keepdim=True, dtype=torch.float32)
+            ds = (dp - mean).mul_(table).mul_(ctx.scaling).to(table.dtype)
             dq[at] = torch.bmm(ds, k).view(K, G, n, d).permute(2, 0, 1, 3)
             slope = (
                 torch.bmm(ds.transpose(1, 2), grouped[:, :, at].reshape(K, G * n, d)),

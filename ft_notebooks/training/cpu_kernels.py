@@ -204,47 +204,62 @@ def rms_norm(
     return _RMSNorm.apply(x, weight, eps)
 
 # %% ../../nbs/package/training/cpu_kernels.ipynb #f7364678
-def _row_log_probs(logits: Tensor, targets: Tensor, slopes: bool) -> tuple[Tensor, Tensor, Tensor]:
-    "Log-probability of each target, entropy, whether it is the first largest; `slopes`: `logits` become the gradient."
+def _row_log_probs(logits: Tensor, targets: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    "Log-probability of each target, entropy, whether it is the first largest; `logits` become the gradient by `scale`."
     target, z = targets[:, None], logits.float()
     p, largest = z.softmax(-1), z.argmax(-1, keepdim=True)
     total = z.gather(1, largest) - p.gather(1, largest).log()  # log of the sum of exponentials
     log_probs, entropy = z.gather(1, target) - total, total[:, 0] - torch.linalg.vecdot(p, z)
-    if slopes:
-        logits.copy_(p.neg_().scatter_add_(1, target, torch.ones_like(total)))
+    if scale is not None:
+        logits.copy_(p.neg_().scatter_add_(1, target, torch.ones_like(total)).mul_(scale))
     return log_probs[:, 0], entropy, (largest == target)[:, 0]
 
 # %% ../../nbs/package/training/cpu_kernels.ipynb #da1d8cca
 class _LabelLogProbs(torch.autograd.Function):
-    "Log-probability of each target, entropy, whether it is the first largest; with the gradient for `hidden` ready."
+    "Log-probability of each target, entropy, whether it is the first largest; with the gradient of a frozen head ready."
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, dtype):
-        ctx.dtype, n = hidden.dtype, len(hidden)
+        ctx.dtypes, n, trained = (hidden.dtype, weight.dtype), len(hidden), ctx.needs_input_grad[1]
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         log_probs, entropy = torch.empty(2, n, device=hidden.device)
         top = torch.empty(n, dtype=torch.bool, device=hidden.device)
-        slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] and not trained else None
+        one = None if slopes is None else torch.ones(1, device=hidden.device)
         for start in range(0, n, 512):
             logits = hidden[start : start + 512] @ weight.t()
             for i in range(0, len(logits), 8):  # few rows at a time stay in the CPU's cache
                 at = slice(start + i, start + min(i + 8, len(logits)))
-                log_probs[at], entropy[at], top[at] = _row_log_probs(logits[i : i + 8], targets[at], slopes is not None)
+                log_probs[at], entropy[at], top[at] = _row_log_probs(logits[i : i + 8], targets[at], one)
             if slopes is not None:
                 slopes[start : start + 512] = logits @ weight
-        ctx.save_for_backward(slopes)
+        ctx.save_for_backward(*((hidden, weight, targets) if trained else (slopes,)))
         ctx.mark_non_differentiable(entropy, top)
         return log_probs, entropy, top
 
     @staticmethod
     def backward(ctx, grad, *_):
-        return (ctx.saved_tensors[0] * grad[:, None]).to(ctx.dtype), None, None, None
+        if not ctx.needs_input_grad[1]:
+            return (ctx.saved_tensors[0] * grad[:, None]).to(ctx.dtypes[0]), None, None, None
+        hidden, weight, targets = ctx.saved_tensors
+        slopes, total = torch.empty_like(hidden), torch.zeros(weight.shape, device=weight.device)
+        for start in range(0, len(hidden), 512):
+            rows = hidden[start : start + 512]
+            logits = rows @ weight.t()
+            for i in range(0, len(logits), 8):
+                at = slice(start + i, start + min(i + 8, len(logits)))
+                _row_log_probs(logits[i : i + 8], targets[at], grad[at, None])
+            slopes[start : start + 512] = logits @ weight
+            total.addmm_(logits.t().float(), rows.float())  # sums over tokens are kept in 32 bits
+        return slopes.to(ctx.dtypes[0]), total.to(ctx.dtypes[1]), None, None
 
 # %% ../../nbs/package/training/cpu_kernels.ipynb #6cb08849
 def label_log_probs(
     hidden: Tensor,  # [N, C], last hidden states of N labelled positions
-    weight: Tensor,  # [V, C] of the head, frozen
+    weight: Tensor,  # [V, C] of the head
     targets: Tensor,  # int64 [N], token ids
 ) -> tuple[Tensor, Tensor, Tensor]:  # float32 [N], float32 [N], bool [N]
-    "Log-probability of each target, with a gradient for `hidden`; entropy and whether it is the most likely, without."
+    """Log-probability of each target, with a gradient for `hidden` and for a trained `weight`; entropy and whether it
+    is the most likely, without.
+    """
     return _LabelLogProbs.apply(hidden, weight, targets, _dtype(hidden))

@@ -33,7 +33,7 @@ _modules = {  # module -> the public names that are also reachable as `from ft_n
     "checkpointing.integrity": "last_good_checkpoint mark_checkpoint",
     "checkpointing.graceful_stop": "save_on_signals",
     "distributed.uneven_batches": "RanksTrainer own_rows",
-    "checkpointing.resume": "ResumableTrainer",
+    "checkpointing.resume": "exact_resume",
     "training.sample_outputs": "SamplesCallback show_samples",
     "training.progress_and_plots": "plot_history watch check_trackers",
     "training.batch_plan": "effective_batch plan",

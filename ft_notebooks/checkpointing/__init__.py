@@ -6,7 +6,7 @@ _names = {
     "best_checkpoint": ["check_checkpoint_choice"],
     "graceful_stop": ["save_on_signals"],
     "integrity": ["last_good_checkpoint", "mark_checkpoint"],
-    "resume": ["ResumableTrainer"],
+    "resume": ["exact_resume"],
     "run_identity": ["describe"],
     "run_manifest": ["run_folder", "check_manifest", "ManifestCallback"],
 }

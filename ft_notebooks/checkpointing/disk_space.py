@@ -14,6 +14,8 @@ from accelerate.utils import gather_object
 from peft import PeftModel
 from transformers import TrainerCallback
 
+from ..core.seams import overrides
+
 # %% ../../nbs/package/checkpointing/disk_space.ipynb #324e2873
 _STATES = {"sgd": 1, "adafactor": 0, "lion": 1, "rmsprop": 1, "adagrad": 1}  # numbers per weight; two for Adam's kin
 
@@ -54,10 +56,16 @@ def numbered_checkpoints(
     return sorted(((int(p.name[11:]), p) for p in found), reverse=True)
 
 # %% ../../nbs/package/checkpointing/disk_space.ipynb #94e2b81f
+def _limit(trainer) -> int | None:
+    "`save_total_limit` as the user gave it, also while a callback holds it and the arguments have none."
+    held = (getattr(callback, "save_total_limit", None) for callback in trainer.callback_handler.callbacks)
+    return next((limit for limit in (trainer.args.save_total_limit, *held) if limit is not None), None)
+
+
 def _kept_at_once(trainer) -> int:
     "How many checkpoints the rest of the run adds to those that are there, at the moment when they are most."
     args, state = trainer.args, trainer.state
-    limit = getattr(trainer, "_limit", None) or args.save_total_limit
+    limit = _limit(trainer)
     left = state.max_steps - state.global_step
     by = {"no": 0, "steps": left / max(state.save_steps, 1), "epoch": args.num_train_epochs}
     saves = -int(-by.get(args.save_strategy.value, left) // 1)
@@ -79,11 +87,10 @@ def _disk_fault(trainer) -> str | None:
     need, free = kept * (final + rest) + final, shutil.disk_usage(run).free
     if need <= free:
         return None
-    limit = getattr(trainer, "_limit", None) or trainer.args.save_total_limit
     return (
         f"{run} has {_size(free)} free, and the run takes {_size(need)}: {kept} checkpoints of {_size(final + rest)} "
         f"and {_size(final)} at the end. Free {_size(need - free)}, choose an output_dir on another disk, or keep "
-        f"fewer (save_total_limit={limit}, save_steps={trainer.state.save_steps})"
+        f"fewer (save_total_limit={_limit(trainer)}, save_steps={trainer.state.save_steps})"
     )
 
 # %% ../../nbs/package/checkpointing/disk_space.ipynb #3096c16a
@@ -94,10 +101,11 @@ def first_of_all(
     return next((f for f in gather_object([found]) if f), None)
 
 # %% ../../nbs/package/checkpointing/disk_space.ipynb #7d0be820
+@overrides(TrainerCallback)
 class DiskCheck(TrainerCallback):
     """The disk has enough free space for all checkpoints that the run keeps at once: checked before the first step.
 
-    `trainer.add_callback(DiskCheck(trainer))`; `ResumableTrainer` has it. `ValueError`, in every process, where the
+    `trainer.add_callback(DiskCheck(trainer))`; `exact_resume` adds it. `ValueError`, in every process, where the
     space is too small, with the missing bytes and the cures.
     """
 

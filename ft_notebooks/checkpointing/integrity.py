@@ -105,12 +105,12 @@ def _unused(run: Path, name: str) -> Path:
 
 def set_aside(
     run: Path,  # A run's folder; its folders `checkpoint-N` beyond the start are renamed
-    start: Path | None,  # The checkpoint that training starts from; None: from step 0
+    step: int | None,  # Optimizer steps before the checkpoint that training starts from; None: it starts from scratch
 ) -> None:
     "No later save mixes its files with old ones: folders beyond the start are renamed, and one warning lists them."
-    step, renamed = marked_step(start) if start else -1, []
+    renamed = []
     for n, folder in numbered_checkpoints(run):
-        if n > step:
+        if step is None or n > step:
             fault = checkpoint_fault(folder)
             aside = folder.rename(_unused(run, f"{'torn' if fault else 'later'}-{folder.name}"))
             reason = fault or "which is whole, but beyond the step where training starts"

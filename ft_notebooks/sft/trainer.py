@@ -9,19 +9,20 @@ __all__ = ['sft_trainer']
 import torch
 from datasets import Dataset
 from peft import PeftModel
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
 from ..checkpointing.best_checkpoint import check_checkpoint_choice
-from ..training.nan_guard import GuardedTrainer
 from ..checkpointing.run_manifest import ManifestCallback
 from ..data.chat_encoding import encode_chats
-from ..training.out_of_memory import MemoryTrainer
+from ..core.seams import attention_of, overrides
+from ..training.out_of_memory import explain_out_of_memory
 from .packing_check import check_apart
-from ..distributed.uneven_batches import RanksTrainer
-from ..checkpointing.resume import ResumableTrainer
-from ..training.kernel_patching import levers, speed_up
-from ..training.preflight import check_start, ready, with_guard
+from ..distributed.uneven_batches import count_rows_once, own_batches, own_loss
+from ..checkpointing.resume import explain_save_error, no_epoch_after_the_end, start_of
+from ..training.kernel_patching import LabelHead, levers, speed_up
+from ..training.preflight import add_guards, check_start, ready
 from ..tokenization.padding import IGNORE
 from ..training.progress_and_plots import check_trackers, watch
 from ..training.batch_plan import Plan, plan
@@ -60,32 +61,54 @@ def _encoded(tok, dataset, name, given) -> Dataset | dict[str, Dataset]:
     return dataset
 
 # %% ../../nbs/package/sft/trainer.ipynb #9d28d623
-class _PerToken:
-    "`eval_loss` is the mean over all trained tokens."
+def _count_evaluated(trainer, loss: Tensor, labels: Tensor) -> None:
+    "Adds a micro-batch's loss, a mean over its labels [B, T], to those of this evaluation."
+    count = (labels[..., 1:] != IGNORE).sum()
+    if count:
+        trainer.evaluated += torch.stack([loss.float() * count, count.float()]).cpu().double()
 
-    def prediction_step(self, model, inputs, *args, **kwargs):
-        count = (inputs["labels"][..., 1:] != IGNORE).sum()
-        found = super().prediction_step(model, inputs, *args, **kwargs)
-        if found[0] is not None and count:
-            self._evaluated += torch.stack([found[0].float() * count, count.float()]).cpu().double()
-        return found
 
-    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
-        self._evaluated = torch.zeros(2, dtype=torch.float64)  # sum of the tokens' losses, number of tokens
-        with speed_up(self.model):
-            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        total, count = self.accelerator.reduce(self._evaluated.to(self.args.device, torch.float32)).tolist()
-        if f"{metric_key_prefix}_loss" in output.metrics and count:
-            output.metrics[f"{metric_key_prefix}_loss"] = total / count
-        return output
+def _mean_evaluated(trainer, metrics: dict[str, float], name: str) -> None:
+    "The metric is the mean over the trained tokens of all micro-batches in all processes."
+    total, count = trainer.accelerator.reduce(trainer.evaluated.to(trainer.args.device, torch.float32)).tolist()
+    if name in metrics and count:
+        metrics[name] = total / count
 
 # %% ../../nbs/package/sft/trainer.ipynb #a62b1465
-class _SFTTrainer(ResumableTrainer, MemoryTrainer, GuardedTrainer, RanksTrainer, _PerToken, SFTTrainer):
-    "`SFTTrainer` that resumes exactly, stops at NaN, counts each row once over all processes, and is faster on a CPU."
+@overrides(SFTTrainer)
+class _SFTTrainer(SFTTrainer):
+    "`SFTTrainer` that resumes exactly, counts each row once over all processes, and is faster on a CPU."
 
-    def train(self, *args, **kwargs):
-        with speed_up(self.model):
-            return super().train(*args, **kwargs)
+    evaluated: Tensor | None = None  # float64 [2] of an evaluation: the sum of the tokens' losses, and their number
+
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        start = start_of(self, resume_from_checkpoint)
+        with explain_out_of_memory(self), explain_save_error(self), speed_up(self.model):
+            return super().train(start, *args, **kwargs)
+
+    def set_initial_training_values(self, *args, **kwargs):
+        return no_epoch_after_the_end(self, super().set_initial_training_values(*args, **kwargs))
+
+    def get_batch_samples(self, *args, **kwargs):
+        return own_batches(self, super().get_batch_samples, *args, **kwargs)
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        computed = super().compute_loss
+
+        def compute(model, own, *args, **kwargs):
+            found = computed(LabelHead(model), own, *args, **kwargs)
+            if not self.model.training and self.evaluated is not None:
+                _count_evaluated(self, found[0] if isinstance(found, tuple) else found, own["labels"])
+            return found
+
+        return own_loss(self, compute, model, inputs, *args, **kwargs)
+
+    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+        self.evaluated = torch.zeros(2, dtype=torch.float64)
+        with explain_out_of_memory(self, evaluation=True), speed_up(self.model):
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        _mean_evaluated(self, output.metrics, f"{metric_key_prefix}_loss")
+        return output
 
 # %% ../../nbs/package/sft/trainer.ipynb #4127f426
 _GIVE_ROWS = "exactly the assistant's tokens are trained; for others, give rows with 'input_ids' and 'labels'"
@@ -100,7 +123,7 @@ _UNREAD = {
 
 def _may_be_unpadded(model) -> bool:
     "Whether its attention is computed document by document: ours on a CPU, flash attention on a GPU."
-    return levers(model)["attention"] is None or "flash" in model.config._attn_implementation
+    return levers(model)["attention"] is None or "flash" in (attention_of(model) or "")
 
 
 def _settings(model, rows, output_dir, effective_batch, given, adapter) -> tuple[SFTConfig, Plan]:
@@ -135,12 +158,13 @@ def sft_trainer(
     rows = {name: data if data is None else _encoded(tok, data, name, given) for name, data in rows.items()}
     adapter = arguments.get("peft_config")
     args, chosen = _settings(model, rows["train_dataset"], output_dir, effective_batch, given, adapter)
-    arguments["callbacks"] = with_guard(arguments.get("callbacks"))
-    check_checkpoint_choice(args, arguments["callbacks"])
+    check_checkpoint_choice(args, arguments.get("callbacks"))
     if args.packing or args.padding_free:
         with speed_up(model):
             check_apart(model)
     trainer = ready(_SFTTrainer(model=model, args=args, processing_class=tok, **rows, **arguments))
+    count_rows_once(trainer)
+    add_guards(trainer)
     trainer.add_callback(ManifestCallback(trainer, any_world_size, choices=chosen.said, levers=levers(trainer.model)))
     if trainer.is_world_process_zero():
         print(chosen.said)

@@ -350,7 +350,7 @@ def one_rank(folder, rank):
     GradientState._reset_state()
     torch.set_num_threads(1)
     healthy = [
-        train(make(folder / f"healthy-{kind.__name__}", kind=kind, max_steps=2)) for kind in (SFTTrainer, Guarded)
+        train(make(folder / f"healthy-{kind.__name__}", kind=kind, max_steps=2)) for kind in (SFTTrainer, guarded)
     ]
     same = torch.equal(flat(healthy[0].model), flat(healthy[1].model))
     trainer = make(folder / "run")

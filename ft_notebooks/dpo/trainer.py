@@ -6,9 +6,12 @@
 __all__ = ['dpo_trainer']
 
 # %% ../../nbs/package/dpo/trainer.ipynb #bf3a2e09
+import contextlib
+import copy
 import functools
 import os
 
+import datasets
 import torch
 from datasets import Dataset
 from peft import PeftModel
@@ -24,9 +27,10 @@ from ..training.out_of_memory import MemoryTrainer
 from ..data.preference_encoding import PAIR_KEYS, encode_pairs
 from ..data.preference_report import pair_report, suspect_swapped
 from ..distributed.uneven_batches import RanksTrainer
-from .reference import REFERENCE_COLUMNS, KeptReference
+from .reference import ReferenceCallback, with_reference
 from ..checkpointing.resume import ResumableTrainer
-from .shared_prompt import SharedPrompt
+from ..core.seams import require
+from .shared_prompt import REFERENCE_COLUMNS, SharedPrompt
 from ..training.kernel_patching import levers
 from ..training.preflight import check_start, ready, with_guard
 from ..tokenization.padding import check_vocabulary
@@ -42,7 +46,7 @@ def _check_reference(model, tok, given, arguments) -> None:
         check_vocabulary(tok, arguments["ref_model"])
     if not adapter and arguments.get("ref_model") is None and given.get("precompute_ref_log_probs") is False:
         raise ValueError(
-            f"precompute_ref_log_probs=False would load the reference from {model.config._name_or_path!r}, whatever "
+            f"precompute_ref_log_probs=False would load the reference from {model.name_or_path!r}, whatever "
             "the weights are now; leave it out, or give ref_model=copy.deepcopy(model)"
         )
     if isinstance(model, PeftModel) and arguments.get("ref_model") is None:
@@ -54,13 +58,17 @@ def _check_reference(model, tok, given, arguments) -> None:
             raise ValueError("an adapter is named 'ref', which TRL would take for the reference; load without it")
 
 # %% ../../nbs/package/dpo/trainer.ipynb #d6d4ab08
-class _DPOTrainer(
-    ResumableTrainer, MemoryTrainer, GuardedTrainer, RanksTrainer, KeptReference, SharedPrompt, DPOTrainer
-):
-    "`DPOTrainer` that trains on encoded pairs, whose reference is the given model, and that resumes exactly."
+class _DPOTrainer(ResumableTrainer, MemoryTrainer, GuardedTrainer, RanksTrainer, DPOTrainer):
+    "`DPOTrainer` that computes each prompt once, and that resumes exactly."
 
-    def _prepare_dataset(self, dataset, *args, **kwargs):
-        return dataset
+    prompts: SharedPrompt  # set when it is made
+
+    def train(self, *args, **kwargs):
+        with self.prompts.used():
+            return super().train(*args, **kwargs)
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        return self.prompts.loss(super().compute_loss, model, inputs, *args, **kwargs)
 
     def _get_grad_norm(self, *args, **kwargs):
         norm = super()._get_grad_norm(*args, **kwargs)
@@ -80,13 +88,70 @@ class _DPOTrainer(
             del model.save_pretrained  # the class has its own
 
 # %% ../../nbs/package/dpo/trainer.ipynb #5d0d7f44
-def _made(model, arguments, **kwargs) -> _DPOTrainer:
-    "The trainer, with the adapter and the base that it was given."
+_ROW = {"prompt": "a", "chosen": " b", "rejected": " c"}  # which TRL can encode with any tokenizer
+_SET = {"train_dataset": "the pairs are trained on", "eval_dataset": "the pairs are evaluated"}  # of `trl.DPOTrainer`
+
+
+@contextlib.contextmanager
+def _quiet():
+    "Without the progress bars of datasets."
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+def _is_sharded(args) -> bool:
+    "Whether the weights will be in parts, which a second view of them would not be."
+    kinds = (args.fsdp, args.deepspeed, *(os.environ.get(f"ACCELERATE_USE_{x}") == "true" for x in ("FSDP", "DEEPSPEED")))
+    return any(kinds)
+
+
+def _constructed(model, arguments, args, tok, rows, itself: bool) -> _DPOTrainer:
+    "TRL's trainer with the encoded pairs; `itself`: with a view of the model as it is now for its reference."
+    once, args.precompute_ref_log_probs = args.precompute_ref_log_probs, False
+    one = {
+        name: {key: Dataset.from_list([_ROW]) for key in data} if isinstance(data, dict) else Dataset.from_list([_ROW])
+        for name, data in rows.items()
+        if data is not None
+    }
+    if itself:
+        arguments = arguments | {"ref_model": (copy.deepcopy if _is_sharded(args) else copy.copy)(model)}
+    with _quiet():
+        trainer = ready(_DPOTrainer(model=model, args=args, processing_class=tok, **one, **arguments))
+    args.precompute_ref_log_probs = once
+    for name, why in _SET.items():
+        require(trainer, name, why, DPOTrainer)
+        setattr(trainer, name, rows[name])
+    return trainer
+
+
+def _with_columns(trainer) -> None:
+    "Computes the reference once, for the pairs to train on and for those of each evaluation."
+    args = trainer.args
+
+    def known(rows, size):
+        if rows is None or isinstance(rows, dict):
+            return rows and {name: known(part, size) for name, part in rows.items()}
+        return with_reference(trainer, rows, args.precompute_ref_batch_size or size)
+
+    with trainer.prompts.used():
+        trainer.train_dataset = known(trainer.train_dataset, args.per_device_train_batch_size)
+        trainer.eval_dataset = known(trainer.eval_dataset, args.per_device_eval_batch_size)
+
+# %% ../../nbs/package/dpo/trainer.ipynb #1ad432d2
+def _made(model, arguments, args, tok, rows) -> _DPOTrainer:
+    "The trainer, with the adapter and the base that it was given, and its reference."
     own = isinstance(model, PeftModel) and arguments.get("ref_model") is None
     held = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad} if own else {}
     odd = own and isinstance(getattr(model.peft_config["default"], "init_lora_weights", None), str)
     base = weights_fingerprint(model)["model.weights"] if odd else None
-    trainer = ready(_DPOTrainer(model=model, **kwargs, **arguments))
+    adapter = isinstance(model, PeftModel) or arguments.get("peft_config") is not None
+    itself = not adapter and arguments.get("ref_model") is None
+    trainer = _constructed(model, arguments, args, tok, rows, itself)
     if odd and weights_fingerprint(model)["model.weights"] != base:
         raise ValueError(
             f"init_lora_weights={model.peft_config['default'].init_lora_weights!r} has changed the base a second "
@@ -96,6 +161,12 @@ def _made(model, arguments, **kwargs) -> _DPOTrainer:
     for name, p in model.named_parameters():
         if name in held and p.dtype == held[name].dtype:
             p.data.copy_(held[name])
+    trainer.ref_model = None if itself and not _is_sharded(args) else trainer.ref_model
+    trainer.prompts = SharedPrompt(trainer)
+    trainer.callback_handler.callbacks.insert(0, ReferenceCallback(trainer))  # before a guard keeps a wrong start
+    if args.precompute_ref_log_probs:
+        _with_columns(trainer)
+    trainer.ref_model = None if itself else trainer.ref_model
     return trainer
 
 # %% ../../nbs/package/dpo/trainer.ipynb #b6ef9e6a
@@ -199,7 +270,7 @@ def _findings(tok, trainer) -> list[str]:
 
 def _summary(tok, chosen, trainer) -> list[str]:
     "The batch plan with how prompts and reference are computed, as one line; then the findings."
-    why, known = trainer.not_shared, set(REFERENCE_COLUMNS) <= set(trainer.train_dataset.column_names)
+    why, known = trainer.prompts.not_shared, set(REFERENCE_COLUMNS) <= set(trainer.train_dataset.column_names)
     prompts = "each prompt once" if why is None else f"each prompt twice ({why})"
     reference = "reference computed once, before step 1" if known else "reference computed in each step"
     pairs = chosen.said.replace("padded as they come", "pairs as they come")
@@ -243,7 +314,7 @@ def dpo_trainer(
     args, chosen = _settings(model, rows["train_dataset"], output_dir, effective_batch, given, arguments)
     arguments["callbacks"] = _with_guards(arguments.get("callbacks"), tok, rows)
     check_checkpoint_choice(args, arguments["callbacks"])
-    trainer = _made(model, arguments, args=args, processing_class=tok, **rows)
+    trainer = _made(model, arguments, args, tok, rows)
     said = _summary(tok, chosen, trainer)
     trainer.add_callback(ManifestCallback(trainer, any_world_size, choices=said[0], levers=levers(model)))
     if trainer.is_world_process_zero():

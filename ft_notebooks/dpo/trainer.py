@@ -20,19 +20,18 @@ from trl import DPOConfig, DPOTrainer
 
 from ..checkpointing.best_checkpoint import check_checkpoint_choice
 from .over_optimization import CollapseCallback
-from ..training.nan_guard import GuardedTrainer
 from ..checkpointing.run_manifest import ManifestCallback
 from ..core.fingerprints import weights_fingerprint
-from ..training.out_of_memory import MemoryTrainer
+from ..training.out_of_memory import explain_out_of_memory
 from ..data.preference_encoding import PAIR_KEYS, encode_pairs
 from ..data.preference_report import pair_report, suspect_swapped
-from ..distributed.uneven_batches import RanksTrainer
+from ..distributed.uneven_batches import count_rows_once, own_batches, own_loss
 from .reference import ReferenceCallback, with_reference
-from ..checkpointing.resume import ResumableTrainer
-from ..core.seams import require
+from ..checkpointing.resume import explain_save_error, no_epoch_after_the_end, start_of
+from ..core.seams import overrides, require
 from .shared_prompt import REFERENCE_COLUMNS, SharedPrompt
 from ..training.kernel_patching import levers
-from ..training.preflight import check_start, ready, with_guard
+from ..training.preflight import add_guards, check_start, ready
 from ..tokenization.padding import check_vocabulary
 from ..training.progress_and_plots import check_trackers, watch
 from ..training.batch_plan import Plan, plan
@@ -58,23 +57,28 @@ def _check_reference(model, tok, given, arguments) -> None:
             raise ValueError("an adapter is named 'ref', which TRL would take for the reference; load without it")
 
 # %% ../../nbs/package/dpo/trainer.ipynb #d6d4ab08
-class _DPOTrainer(ResumableTrainer, MemoryTrainer, GuardedTrainer, RanksTrainer, DPOTrainer):
-    "`DPOTrainer` that computes each prompt once, and that resumes exactly."
+@overrides(DPOTrainer)
+class _DPOTrainer(DPOTrainer):
+    "`DPOTrainer` that computes each prompt once, counts each pair once over all processes, and resumes exactly."
 
     prompts: SharedPrompt  # set when it is made
 
-    def train(self, *args, **kwargs):
-        with self.prompts.used():
-            return super().train(*args, **kwargs)
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        start = start_of(self, resume_from_checkpoint)
+        with explain_out_of_memory(self), explain_save_error(self), self.prompts.used():
+            return super().train(start, *args, **kwargs)
+
+    def set_initial_training_values(self, *args, **kwargs):
+        return no_epoch_after_the_end(self, super().set_initial_training_values(*args, **kwargs))
+
+    def get_batch_samples(self, *args, **kwargs):
+        return own_batches(self, super().get_batch_samples, *args, **kwargs)
 
     def compute_loss(self, model, inputs, *args, **kwargs):
-        return self.prompts.loss(super().compute_loss, model, inputs, *args, **kwargs)
-
-    def _get_grad_norm(self, *args, **kwargs):
-        norm = super()._get_grad_norm(*args, **kwargs)
-        if "hinge" in self.loss_types and not norm:
-            self._norm = None  # every margin of the step is wide enough: no fault
-        return norm
+        compute = functools.partial(self.prompts.loss, super().compute_loss)
+        explained = contextlib.nullcontext() if self.model.training else explain_out_of_memory(self, evaluation=True)
+        with explained:
+            return own_loss(self, compute, model, inputs, *args, **kwargs)
 
     def save_model(self, output_dir=None, _internal_call=False):
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
@@ -251,8 +255,9 @@ def _settings(model, pairs, output_dir, effective_batch, given, arguments) -> tu
     return run_config(DPOConfig, output_dir, chosen, given, learning_rate=1e-5 if adapter else 1e-6), chosen
 
 # %% ../../nbs/package/dpo/trainer.ipynb #32e2a3f8
-def _with_guards(callbacks, tok, rows) -> list:
-    callbacks = with_guard(callbacks)
+def _callbacks(given, tok, rows) -> list:
+    "The caller's own, and one against over-optimization."
+    callbacks = list(given or [])
     held = next(iter(rows["eval_dataset"].values())) if isinstance(rows["eval_dataset"], dict) else rows["eval_dataset"]
     own = any(isinstance(callback, CollapseCallback) for callback in callbacks)
     return callbacks if own else [*callbacks, CollapseCallback(tok, held or rows["train_dataset"])]
@@ -312,9 +317,11 @@ def dpo_trainer(
     limit, rows = given.pop("max_length", None), {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
     rows = {name: data if data is None else _encoded(tok, data, name, limit) for name, data in rows.items()}
     args, chosen = _settings(model, rows["train_dataset"], output_dir, effective_batch, given, arguments)
-    arguments["callbacks"] = _with_guards(arguments.get("callbacks"), tok, rows)
+    arguments["callbacks"] = _callbacks(arguments.get("callbacks"), tok, rows)
     check_checkpoint_choice(args, arguments["callbacks"])
     trainer = _made(model, arguments, args, tok, rows)
+    count_rows_once(trainer)
+    add_guards(trainer, allow_zero_gradient="hinge" in trainer.loss_types)  # every margin may be wide enough
     said = _summary(tok, chosen, trainer)
     trainer.add_callback(ManifestCallback(trainer, any_world_size, choices=said[0], levers=levers(model)))
     if trainer.is_world_process_zero():

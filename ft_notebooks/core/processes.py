@@ -23,6 +23,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset, load_from_disk
 
 from .device import hardware
+from .seams import set_timeout
 
 # %% ../../nbs/package/core/processes.ipynb #7f3af57c
 def _check_gpus(cpu: bool) -> None:
@@ -48,15 +49,16 @@ def join_processes() -> PartialState:  # Rank, number of processes and backend
     """
     cpu = hardware().device == "cpu"
     _check_gpus(cpu)
-    known = dist.is_available() and dist.is_initialized()
-    state = PartialState(cpu=cpu, **({} if known else {"timeout": timedelta(minutes=10)}))  # for the others to come
+    known, long = dist.is_available() and dist.is_initialized(), timedelta(days=1)  # rows may take hours to prepare
+    timeout = timedelta(minutes=10) if set_timeout() else long  # for the others to come
+    state = PartialState(cpu=cpu, **({} if known else {"timeout": timeout}))
     if state.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
         raise ValueError(
             f"{os.environ['WORLD_SIZE']} processes were started, and accelerate knows of {state.num_processes}: an "
             "Accelerator was made before the launcher's variables were set; make it later"
         )
-    if not known and state.num_processes > 1:  # rows may take hours to prepare; a trainer sets its own `ddp_timeout`
-        dist.distributed_c10d._set_pg_timeout(timedelta(days=1), dist.group.WORLD)
+    if not known and state.num_processes > 1:  # a trainer sets its own `ddp_timeout`
+        set_timeout(long)
     return state
 
 # %% ../../nbs/package/core/processes.ipynb #ce826bef

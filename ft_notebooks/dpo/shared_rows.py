@@ -96,23 +96,24 @@ class _PairAttention(torch.autograd.Function):
             tables.append(scores.softmax(-1))
             v = torch.cat([value[:, run] for run in runs], 1)
             out[at] = torch.bmm(tables[-1], v).view(K, G, n, -1).permute(2, 0, 1, 3)
-        ctx.save_for_backward(query, key, value, *tables)
+        out = out.view(N, K * G, -1)
+        ctx.save_for_backward(query, key, value, out, *tables)
         ctx.blocks, ctx.scaling = blocks, scaling
-        return out.view(N, K * G, -1)
+        return out
 
     @staticmethod
     def backward(ctx, grad):
-        query, key, value, *tables = ctx.saved_tensors
+        query, key, value, out, *tables = ctx.saved_tensors
         (K, N, d), G = key.shape, len(query) // len(key)
         grouped, grads = query.reshape(K, G, N, d), grad.reshape(N, K, G, -1)
         dq, dk, dv = query.new_empty(N, K, G, d), torch.zeros_like(key), torch.zeros_like(value)
+        means = (grad * out).sum(-1).view(N, K, G)  # of the tables' gradients, by the tables' weights
         for (at, *runs), table in zip(ctx.blocks, tables):
             n = at.stop - at.start
             k, v = (torch.cat([x[:, run] for run in runs], 1) for x in (key, value))
             g = grads[at].permute(1, 2, 0, 3).reshape(K, G * n, -1)
-            dp = torch.bmm(g, v.transpose(1, 2))
-            mean = (dp * table).sum(-1, keepdim=True, dtype=torch.float32)
-            ds = (dp - mean).mul_(table).mul_(ctx.scaling).to(table.dtype)
+            mean = means[at].permute(1, 2, 0).reshape(K, G * n, 1)
+            ds = torch.baddbmm(mean, g, v.transpose(1, 2), beta=-ctx.scaling, alpha=ctx.scaling).mul_(table)
             dq[at] = torch.bmm(ds, k).view(K, G, n, d).permute(2, 0, 1, 3)
             slope = (
                 torch.bmm(ds.transpose(1, 2), grouped[:, :, at].reshape(K, G * n, d)),

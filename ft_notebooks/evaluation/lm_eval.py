@@ -16,6 +16,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.random_state import keep_random_state
+from ..core.seams import overrides
 from .runner import interval
 from ..inference.generation import greedy_decoding
 
@@ -69,27 +70,36 @@ def _scores(results: dict) -> dict[str, dict[str, dict]]:
     return found
 
 # %% ../../nbs/package/evaluation/lm_eval.ipynb #537fcb08
+def _check_length(lm, tokens: int, most: float) -> None:
+    if tokens > most:
+        raise ValueError(
+            f"a prompt of {tokens} tokens is longer than the {most} that the model's context of {lm.max_length} leaves "
+            "it, and would be cut from the left; ask for fewer examples in it, or take a model with a longer context"
+        )
+
+
+def _pair_length(lm, context: str, answer: str) -> int:
+    "Tokens of a context and its answer together; an empty context is one token."
+    if context:
+        return len(lm.tok_encode(context + answer))
+    ids = lm.tok_encode(answer, add_special_tokens=False)
+    return len(ids) + (ids[:1] != [lm.prefix_token_id])
+
+
 def _wrapped(model: PreTrainedModel, tok: PreTrainedTokenizerBase, batch_size: int):
     "The harness's `HFLM` around the model, with a copy of the tokenizer; raises `ValueError` for a prompt to cut."
     from lm_eval.models.huggingface import HFLM
 
+    @overrides(HFLM)
     class Uncut(HFLM):
-        def _check(self, tokens, most):
-            if tokens > most:
-                raise ValueError(
-                    f"a prompt of {tokens} tokens is longer than the {most} that the model's context of "
-                    f"{self.max_length} leaves it, and would be cut from the left; ask for fewer examples in it, or "
-                    "take a model with a longer context"
-                )
+        def loglikelihood(self, requests, disable_tqdm=False):
+            longest = max((_pair_length(self, *request.args) for request in requests), default=0)
+            _check_length(self, longest, self.max_length + 1)  # the last token is predicted, and not read
+            return super().loglikelihood(requests, disable_tqdm)
 
-        def _loglikelihood_tokens(self, requests, *args, **kwargs):
-            lengths = [len(context) + len(answer) for _, context, answer in requests]
-            self._check(max(lengths, default=0), self.max_length + 1)
-            return super()._loglikelihood_tokens(requests, *args, **kwargs)
-
-        def tok_batch_encode(self, strings, *args, left_truncate_len=None, **kwargs):
-            found = super().tok_batch_encode(strings, *args, **kwargs)
-            self._check(found[0].shape[1], left_truncate_len or math.inf)
+        def tok_batch_encode(self, strings, padding_side="left", left_truncate_len=None, truncation=False):
+            found = super().tok_batch_encode(strings, padding_side, truncation=truncation)
+            _check_length(self, found[0].shape[1], left_truncate_len or math.inf)
             return found
 
     return Uncut(pretrained=model, tokenizer=copy.deepcopy(tok), batch_size=batch_size, trust_remote_code=False)

@@ -15,8 +15,8 @@ import bitsandbytes as bnb
 import torch
 from peft import LoraConfig, PeftConfig
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
-from transformers.quantizers import AutoHfQuantizer
 
+from ..core.seams import for_estimate
 from .model_files import check_checkpoint, read_config
 from .simulated_step import PHASES, step_bytes
 
@@ -44,7 +44,8 @@ def _empty_model(config: PreTrainedConfig, bits: int) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32 if bits == 32 else torch.bfloat16)
     if bits < 16:
         quantized = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8, bnb_4bit_use_double_quant=True)
-        AutoHfQuantizer.from_config(quantized, pre_quantized=False).preprocess_model(model=model, device_map=None)
+        quantizer = for_estimate("the layers of a quantised model")
+        quantizer.from_config(quantized, pre_quantized=False).preprocess_model(model=model, device_map=None)
     return model
 
 # %% ../../nbs/package/loading/memory_estimate.ipynb #a26ea39e
@@ -70,7 +71,8 @@ def weight_bytes(
 ) -> int:  # Bytes of all parameters; buffers, which no checkpoint holds (the rotary frequencies), are not counted
     """The bytes that the weights will take, from the configuration alone: nothing is loaded or allocated.
 
-    SmolLM2-135M, whose head is its embedding: 269,030,016 in 16 bits. `ValueError` for other `bits`.
+    SmolLM2-135M, whose head is its embedding: 269,030,016 in 16 bits. `ValueError` for other `bits`, `NameGone` where
+    transformers has renamed what puts in the layers of 4 and 8 bits.
     """
     check_bits(bits)
     return _held(_empty_model(_configuration(name_or_config), bits))
@@ -143,7 +145,8 @@ def estimate_memory(
 ) -> Memory:
     """The bytes of a step at its peak, by part, from the configuration alone: nothing is loaded or allocated.
 
-    `ValueError` for another method, bits that do not suit it, or fewer than 1 row or 2 tokens.
+    `ValueError` for another method, bits that do not suit it, or fewer than 1 row or 2 tokens. `NameGone` where a
+    library has renamed what the estimate is computed with.
     """
     step = dict(batch=batch, length=length, dtype=dtype, device=device, labelled=labelled, whole_logits=whole_logits)
     bits, adapter, step["checkpointing"] = _defaults(method, bits, adapter, device, checkpointing)

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 
 from ..core.device import Hardware, hardware
 from .memory_estimate import check_bits
-from .model_files import check_checkpoint, check_weights, read_config
+from .model_files import check_checkpoint, check_weights, hub_commit, read_config
 
 # %% ../../nbs/package/loading/quantized_loading.ipynb #1b30ef2c
 def _check_arguments(name: str | Path, bits: int, arguments: dict) -> None:
@@ -109,7 +109,7 @@ def load_model(
     *,
     revision: str | None = None,  # On the hub: a commit, tag or branch
     **kwargs,  # Arguments of `from_pretrained`, by their own names
-) -> PreTrainedModel:  # In `eval()` mode, on this process's card if there is one; its commit is `config._commit_hash`
+) -> PreTrainedModel:  # In `eval()` mode, on this process's card if there is one; `hub_commit` is its commit, or None
     """transformers' own model, all its weights read from safetensors into what `bits` means on this machine.
 
     `ValueError`, before any weight is read, for what cannot be loaded so; no code that comes with a model is ever run.
@@ -117,11 +117,13 @@ def load_model(
     _check_arguments(name, bits, kwargs)
     hw, where = hardware(), ("cache_dir", "force_download", "local_files_only", "proxies", "subfolder", "token")
     arguments, quantisation, name = _defaults(bits, hw, kwargs), _quantisation(bits, hw), check_checkpoint(name)
-    config = read_config(name, revision, **{key: kwargs[key] for key in where if key in kwargs})
-    arguments["revision"] = config._commit_hash or revision or "main"  # one commit for all files, if the branch moves
+    hub = {key: kwargs[key] for key in where if key in kwargs}
+    commit = hub_commit(name, revision, **hub)
+    arguments["revision"] = commit or revision or "main"  # one commit for all files, if the branch moves
+    read_config(name, arguments["revision"], **{**hub, "force_download": False})
     check_weights(name, **arguments)
     arguments |= {"quantization_config": quantisation, "force_download": False}  # what it asks for is downloaded by now
     model = AutoModelForCausalLM.from_pretrained(name, **arguments)
-    model.config._commit_hash = config._commit_hash
+    model.hub_commit = commit
     _check_rows(model)
     return _keep_gradients(model)

@@ -11,39 +11,44 @@ import copy
 import weakref
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 from unittest.mock import patch
 
 import bitsandbytes as bnb
 import torch
 from peft import PeftConfig, get_peft_model
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..core.model_parts import base_model
+from ..core.seams import for_estimate, replaced
 
 # %% ../../nbs/package/loading/simulated_step.ipynb #fc2fd503
-class _Alive(TorchDispatchMode):
+def _tensors(result: Any) -> list[torch.Tensor]:
+    "The tensors that an operation returns, alone or in tuples and lists."
+    if isinstance(result, (tuple, list)):
+        return [t for part in result for t in _tensors(part)]
+    return [result] if isinstance(result, torch.Tensor) else []
+
+
+class _Alive:
     "Counts the bytes that operations allocate until they are freed, and keeps the most that were alive in each phase."
 
     def __init__(self, before: list[torch.Tensor], phase: str):
         super().__init__()
-        self.before = {t.untyped_storage()._cdata for t in before}
+        self.before = {id(t.untyped_storage()) for t in before}  # torch keeps one object for a storage while it lives
         self.known, self.phase = set(self.before), phase
         self.alive: Counter[str] = Counter()  # bytes of copies and of activations
         self.most: Counter[str] = Counter()  # bytes, by phase
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         result = operation(*args, **(kwargs or {}))
-        cast = operation is torch.ops.aten._to_copy.default and args[0].untyped_storage()._cdata in self.before
+        cast = str(operation) == "aten._to_copy.default" and id(args[0].untyped_storage()) in self.before
         kind = "copies" if cast else "activations"
-        for memory in [t.untyped_storage() for t in tree_leaves(result) if isinstance(t, torch.Tensor)]:
-            if memory._cdata not in self.known:
-                self.known.add(memory._cdata)
+        for memory in [t.untyped_storage() for t in _tensors(result)]:
+            if id(memory) not in self.known:
+                self.known.add(id(memory))
                 self.alive[kind] += memory.nbytes()
-                weakref.finalize(memory, self._free, memory._cdata, kind, memory.nbytes())
+                weakref.finalize(memory, self._free, id(memory), kind, memory.nbytes())
         self.most[self.phase] = max(self.most[self.phase], self.alive.total())
         return result
 
@@ -56,10 +61,16 @@ class _Alive(TorchDispatchMode):
         self.known.discard(key)
         self.alive[kind] -= size
 
+
+def _counting(before: list[torch.Tensor], phase: str) -> Any:
+    "A context manager, whose result is an `_Alive` that torch calls at each operation."
+    return type("_Counting", (_Alive, for_estimate("a call at each operation")), {})(before, phase)
+
 # %% ../../nbs/package/loading/simulated_step.ipynb #bcb727dd
 def _layers(model) -> torch.nn.ModuleList:
     lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m)]
-    alike = [m for m in lists if all(isinstance(layer, GradientCheckpointingLayer) for layer in m)]
+    kind = for_estimate("the class of a model's layers")
+    alike = [m for m in lists if all(isinstance(layer, kind) for layer in m)]
     return max(alike, key=len, default=torch.nn.ModuleList())
 
 
@@ -122,16 +133,14 @@ def head_loss(
 
     Tile by tile, only the memory is right: the targets are not shifted.
     """
-    from trl.trainer import utils  # seconds to import, and only needed here
-
     head, config = model.get_output_embeddings(), model.config.get_text_config()
     if whole_logits:
         return model.loss_function(logits=head(hidden), labels=ids, vocab_size=config.vocab_size)
     rows = hidden[:, :-1].flatten(0, 1)[: round(labelled * ids[:, 1:].numel())].clone()
     softcap, outputs = getattr(config, "final_logit_softcapping", None), ("log_probs", "entropy", "is_top1")
-    tile, targets = utils._CHUNKED_LOGPROB_CHUNK_SIZE, ids.flatten()[: len(rows)]
-    logprob = utils._ChunkedLogProbFunction.apply
-    return -logprob(rows, head.weight, getattr(head, "bias", None), targets, 1.0, tile, softcap, 1.0, outputs)[0].sum()
+    tile, targets = for_estimate("tokens of the vocabulary in a tile"), ids.flatten()[: len(rows)]
+    function = for_estimate("the loss in tiles")  # TRL takes seconds to import, and is only needed here
+    return -function.apply(rows, head.weight, getattr(head, "bias", None), targets, 1.0, tile, softcap, 1.0, outputs)[0].sum()
 
 # %% ../../nbs/package/loading/simulated_step.ipynb #572f12c7
 def _earlier_step(model) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -148,12 +157,14 @@ def _earlier_step(model) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
 def _no_memory(device: str):
     "Tensors have shapes and no memory; on a GPU TRL's head runs in Triton kernels, which allocate nothing."
     with contextlib.ExitStack() as stack:
-        for name in ("_forward_tile", "_backward_tile", "_addmm_fp32") if device == "cuda" else ():
-            stack.enter_context(patch(f"trl.kernels.chunked_logprob.{name}", lambda *args, **kwargs: None))
+        for part in ("forward pass", "backward pass", "gradient") if device == "cuda" else ():
+            stack.enter_context(replaced(f"a tile's {part}", lambda *args, **kwargs: None))
         # values that no fake tensor can tell: bitsandbytes' code book, and whether a row is several, packed (it is not)
-        stack.enter_context(patch.dict(bnb.functional.name2qmap, {"dynamic": torch.empty(256)}))
-        stack.enter_context(patch("transformers.masking_utils.find_packed_sequence_indices", lambda *args: None))
-        yield stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        books = for_estimate("the code books of four-bit weights")
+        stack.enter_context(patch.dict(books, {"dynamic": torch.empty(256)}))
+        stack.enter_context(replaced("whether a row is several, packed", lambda *args: None))
+        mode = for_estimate("tensors without memory")
+        yield stack.enter_context(mode(allow_non_fake_inputs=True))
 
 
 def _enable_checkpointing(model, base) -> None:
@@ -175,7 +186,7 @@ def _step(model, adapter, *, batch, length, checkpointing, dtype, device, labell
         trained, states = _earlier_step(model)
         ids = torch.zeros(batch, length, dtype=torch.long)
         known = [*model.parameters(), *model.buffers(), *(p.grad for p in trained), ids]
-        with _Alive(known, "layers forward") as memory:
+        with _counting(known, "layers forward") as memory:
             base.get_input_embeddings().register_forward_hook(lambda _, args, out: memory.enter("embedding", out))
             with torch.autocast("cpu", dtype, enabled=dtype is not None):
                 hidden = base.base_model(input_ids=ids, use_cache=False).last_hidden_state

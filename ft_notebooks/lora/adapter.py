@@ -66,7 +66,7 @@ def expert_parameters(
         f"{path}.{name}"
         for path, module in model.named_modules()
         if "expert" in f"{path} {type(module).__name__}".lower()
-        and not isinstance(module, torch.nn.modules.conv._ConvNd)
+        and not isinstance(module, (torch.nn.Conv1d, torch.nn.ConvTranspose1d))
         for name, p in module.named_parameters(recurse=False)
         if p.ndim == 3
     ]
@@ -117,7 +117,7 @@ def add_adapter(
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise ValueError("the model has an adapter already; merge it with merge_adapter, or load the base again")
     config = copy.deepcopy(config)  # PEFT writes the base's name into it, and leaves out the hub's commit
-    config.revision = config.revision or getattr(model.config, "_commit_hash", None)
+    config.revision = config.revision or getattr(model, "hub_commit", None)
     with keep_random_state(seed):
         adapted = get_peft_model(model, config)
     if not any(p.requires_grad for p in adapted.parameters()):

@@ -71,7 +71,7 @@ def _same_base(adapter: PeftConfig, model: PreTrainedModel) -> bool:
     given, known = model.name_or_path, adapter.base_model_name_or_path
     paths = [Path(name).expanduser() for name in (given, known)]
     same = paths[0].samefile(paths[1]) if all(path.is_dir() for path in paths) else given == known
-    commits = {getattr(model.config, "_commit_hash", None), adapter.revision} - {None, "main"}
+    commits = {getattr(model, "hub_commit", None), adapter.revision} - {None, "main"}
     return same and len({c for c in commits if len(c) == 40}) < 2
 
 # %% ../../nbs/package/lora/adapter_folder.ipynb #6b360826

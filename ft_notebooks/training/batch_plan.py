@@ -21,7 +21,7 @@ from trl import SFTConfig
 from trl.data_utils import pack_dataset
 
 from ..core.device import Hardware, hardware
-from ..loading.training_memory import CHECKPOINTING_FIELDS, step_memory
+from ..loading.training_memory import CHECKPOINTING_FIELDS, NotEstimated, step_memory
 
 # %% ../../nbs/package/training/batch_plan.ipynb #07acb493
 def effective_batch(
@@ -165,16 +165,12 @@ def _steps(units, fields, given, config) -> int:
 def _unestimated(why: str, ways, sizes, cpu: bool) -> tuple[int, bool, str]:
     "The same, where memory is not estimated: at most 4 rows on a CPU, at most 8 with checkpointing on a GPU."
     rows = next((n for n in sizes if n <= (4 if cpu else 8)), sizes[-1])
-    return rows, ways[0] if cpu else ways[-1], f"memory not estimated, as the model is {why}"
+    return rows, ways[0] if cpu else ways[-1], f"memory not estimated, as {why}"
 
 
-def _choice(peak, units, flat, sizes, given, hw: Hardware) -> tuple[int, bool, str]:
-    "The micro-batch, whether activations are checkpointed, and the memory in words."
+def _fitting(peak, units, flat, sizes, ways, hw: Hardware) -> tuple[int, bool, str]:
+    "The micro-batch, whether activations are checkpointed, and the estimated memory in words."
     cpu = hw.device == "cpu"
-    asked = next((given[name] for name in CHECKPOINTING_FIELDS if given.get(name) is not None), None)
-    ways = (False, True) if asked is None else (asked,)
-    if isinstance(peak, str):
-        return _unestimated(peak, ways, sizes, cpu)
 
     def tokens(rows):
         return sum(units[:rows]) if flat else rows * units[0]
@@ -189,6 +185,19 @@ def _choice(peak, units, flat, sizes, given, hw: Hardware) -> tuple[int, bool, s
             "weights of fewer bits (bits=4), a smaller model, or shorter rows (max_length)"
         )
     return rows, checkpointing, f"estimated peak {most / 1e9:.1f} of {total / 1e9:.0f} GB"
+
+
+def _choice(peak, units, flat, sizes, given, hw: Hardware) -> tuple[int, bool, str]:
+    "The same, by the estimate where there is one."
+    asked = next((given[name] for name in CHECKPOINTING_FIELDS if given.get(name) is not None), None)
+    ways = (False, True) if asked is None else (asked,)
+    try:
+        if not isinstance(peak, str):
+            return _fitting(peak, units, flat, sizes, ways, hw)
+        why = f"the model is {peak}"
+    except NotEstimated as e:
+        why = str(e)
+    return _unestimated(why, ways, sizes, hw.device == "cpu")
 
 # %% ../../nbs/package/training/batch_plan.ipynb #2618cf79
 def _check_size(size: int, rows: int) -> None:

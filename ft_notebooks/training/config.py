@@ -39,8 +39,9 @@ def split_overrides(
 ) -> tuple[dict, dict]:  # What belongs to the config, and what to the trainer's constructor
     """Overrides by where they belong; each of them has an effect.
 
-    `ValueError` with the nearest known name where neither knows a name, with the cure for `resume_from_checkpoint` and
-    the names in `unread`, and where a number is given as anything else, such as a string.
+    `ValueError` with the nearest known name where neither knows a name, with the cure for `resume_from_checkpoint`,
+    `enable_jit_checkpoint=True` and the names in `unread`, and where a number is given as anything else, such as a
+    string.
     """
     fields = {f.name for f in dataclasses.fields(config) if f.init}
     ours = {"model", "args", "train_dataset", "eval_dataset", "processing_class"}
@@ -56,6 +57,11 @@ def split_overrides(
                 f"{name!r} is neither a field of {config.__name__} nor an argument of {trainer.__name__} in "
                 f"{releases(config)}{hint}"
             )
+    if overrides.get("enable_jit_checkpoint"):
+        raise ValueError(
+            "enable_jit_checkpoint=True saves wherever in a step SIGTERM comes, and no run goes on exactly from there; "
+            "leave it out: save_on_signals(trainer) saves after the step, and `ft` does that by itself"
+        )
     _check_numbers(overrides, config)
     settings = {name: value for name, value in overrides.items() if name in fields}
     return settings, {name: value for name, value in overrides.items() if name not in fields}

@@ -66,17 +66,18 @@ def _attend_each(query, key, value, bounds: list[int], scaling: float) -> tuple[
     return out.view(T, K * G, d), tables
 
 # %% ../../nbs/package/training/cpu_kernels.ipynb #d264e649
-def _attend_each_backward(grad, bounds, scaling, query, key, value, *tables) -> tuple[Tensor, Tensor, Tensor]:
+def _attend_each_backward(grad, bounds, scaling, query, key, value, out, *tables) -> tuple[Tensor, Tensor, Tensor]:
     "The gradients for `query`, `key` and `value` of `_attend_each`."
     (K, T, d), G = key.shape, len(query) // len(key)
+    means = (grad * out).sum(-1).view(T, K, G).permute(1, 2, 0)  # of the tables' gradients, by the tables' weights
     dq, dk, dv = query.new_empty(T, K, G, d), key.new_empty(T, K, d), value.new_empty(T, K, d)
     for start, end, table in zip(bounds, bounds[1:], tables):
         n = end - start
         g = grad[start:end].view(n, K, G, d).permute(1, 2, 0, 3).reshape(K, G * n, d)
         q = query.view(K, G, T, d)[:, :, start:end].reshape(K, G * n, d)
         dv[start:end] = torch.bmm(table.transpose(1, 2), g).transpose(0, 1)
-        dp = torch.bmm(g, value[:, start:end].transpose(1, 2))
-        ds = torch._softmax_backward_data(dp, table, -1, table.dtype).mul_(scaling)
+        mean, v = means[:, :, start:end].reshape(K, G * n, 1), value[:, start:end]
+        ds = torch.baddbmm(mean, g, v.transpose(1, 2), beta=-scaling, alpha=scaling).mul_(table)  # of the softmax
         dq[start:end] = torch.bmm(ds, key[:, start:end]).view(K, G, n, d).permute(2, 0, 1, 3)
         dk[start:end] = torch.bmm(ds.transpose(1, 2), q).transpose(0, 1)
     return dq.view(T, K * G, d).transpose(0, 1), dk.transpose(0, 1), dv.transpose(0, 1)
@@ -88,7 +89,7 @@ class _ShortDocuments(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, bounds, scaling):
         out, tables = _attend_each(query, key, value, bounds, scaling)
-        ctx.save_for_backward(query, key, value, *tables)
+        ctx.save_for_backward(query, key, value, out, *tables)
         ctx.bounds, ctx.scaling = bounds, scaling
         return out
 

@@ -22,7 +22,7 @@ from ..core.random_state import keep_random_state
 from ..core.seams import overrides
 from ..checkpointing.integrity import last_good_checkpoint
 from ..tokenization.padding import IGNORE
-from ..loading.training_memory import CHECKPOINTING_FIELDS, step_memory
+from ..loading.training_memory import CHECKPOINTING_FIELDS, NotEstimated, step_memory
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #4a3483c3
 def _lengths(dataset) -> np.ndarray | None:
@@ -98,10 +98,16 @@ def _check_memory(trainer, rows: list[int], lengths: np.ndarray) -> None:
     "A `ValueError` where a step is estimated not to fit: on a CPU too much memory ends the process, without an error."
     peak, tokens = step_memory(trainer.model, vars(trainer.args)), _tokens(trainer, rows, lengths)
     available = _available(trainer.args.device)
-    if isinstance(peak, str) or peak(tokens) <= available:  # with a label on every token, an upper bound
+    try:
+        if isinstance(peak, str) or peak(tokens) <= available:  # with a label on every token, an upper bound
+            return
+        labels = [label != IGNORE for i in rows for label in trainer.train_dataset[i].get("labels", [0])[1:]]
+        fits = peak(tokens, labelled=max(sum(labels), 1) / max(len(labels), 1)) <= available
+    except NotEstimated as e:
+        if trainer.is_world_process_zero():
+            print(f"memory is not checked before step 1, as {e}")
         return
-    labels = [label != IGNORE for i in rows for label in trainer.train_dataset[i].get("labels", [0])[1:]]
-    if peak(tokens, labelled=max(sum(labels), 1) / max(len(labels), 1)) > available:
+    if not fits:
         raise ValueError(f"before step 1: this step would not fit. {_advice(trainer)}")
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #eb87f650
@@ -144,14 +150,8 @@ def _cures(
     return said or [_shorter(peak, budget, lengths)]
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #aba96b05
-def _advice(trainer) -> str:
-    "What to change, and by how much, for this model, these rows and the available memory."
-    args, rows, worst = trainer.args, trainer.args.per_device_train_batch_size, _worst(trainer)
-    peak = step_memory(trainer.model, vars(args))
-    if worst is None or isinstance(peak, str):
-        why = "the rows are not known beforehand" if worst is None else f"the model is {peak}"
-        fields = f"per_device_train_batch_size={rows // 2} and twice the accumulation" if rows > 1 else _CHECKPOINTED
-        return f"try {fields}; memory is not estimated, as {why}"
+def _estimated_advice(trainer, peak, worst) -> str:
+    args, rows = trainer.args, trainer.args.per_device_train_batch_size
     available, tokens = _available(args.device), _tokens(trainer, *worst)
     now = {
         "checkpointing": any(getattr(args, name, None) for name in CHECKPOINTING_FIELDS),
@@ -163,6 +163,20 @@ def _advice(trainer) -> str:
         f"a step of {rows} rows, {tokens:,} tokens with padding, is estimated at {peak(tokens) / 1e9:.1f} of "
         f"{available / 1e9:.1f} GB. One of these fits: {'; or '.join(cures)}"
     )
+
+
+def _advice(trainer) -> str:
+    "What to change, and by how much, for this model, these rows and the available memory."
+    rows, worst = trainer.args.per_device_train_batch_size, _worst(trainer)
+    peak = step_memory(trainer.model, vars(trainer.args))
+    try:
+        if worst is not None and not isinstance(peak, str):
+            return _estimated_advice(trainer, peak, worst)
+        why = "the rows are not known beforehand" if worst is None else f"the model is {peak}"
+    except NotEstimated as e:
+        why = str(e)
+    fields = f"per_device_train_batch_size={rows // 2} and twice the accumulation" if rows > 1 else _CHECKPOINTED
+    return f"try {fields}; memory is not estimated, as {why}"
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #9e26201d
 def _in_training(trainer, error: Exception, rehearsal: bool = False) -> str:

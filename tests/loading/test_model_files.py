@@ -19,9 +19,9 @@ from transformers import (
     T5Config,
 )
 
-from ft_notebooks.loading import quantized_loading
+from ft_notebooks.loading import model_files, quantized_loading
 from ft_notebooks.loading.example_models import tiny_model
-from ft_notebooks.loading.model_files import check_checkpoint, check_weights, read_config
+from ft_notebooks.loading.model_files import check_checkpoint, check_weights, hub_commit, read_config
 from ft_notebooks.loading.quantized_loading import load_model
 
 COMMIT = "c0ffee" + 34 * "0"
@@ -256,9 +256,9 @@ def hub(saved, tmp_path):
 def test_the_commit_of_a_revision_is_recorded(hub, revision):
     expected = COMMIT[::-1] if revision in ("v2", COMMIT[::-1]) else COMMIT
     config = read_config("an-owner/a-model", revision, **hub)
-    assert config._commit_hash == expected
+    assert hub_commit("an-owner/a-model", revision, **hub) == expected
     assert config.rms_norm_eps == (0.25 if expected != COMMIT else tiny_model().config.rms_norm_eps)
-    assert load_model("an-owner/a-model", revision=revision, **hub).config._commit_hash == expected
+    assert load_model("an-owner/a-model", revision=revision, **hub).hub_commit == expected
 
 
 def test_a_branch_that_moves_while_a_model_loads_does_not_mix_two_commits(hub, monkeypatch):
@@ -267,15 +267,29 @@ def test_a_branch_that_moves_while_a_model_loads_does_not_mix_two_commits(hub, m
         return check_weights(*args, **kwargs)
 
     monkeypatch.setattr(quantized_loading, "check_weights", moved)
-    config = load_model("an-owner/a-model", **hub).config
-    assert config._commit_hash == COMMIT and config.rms_norm_eps == tiny_model().config.rms_norm_eps
-    assert load_model("an-owner/a-model", **hub).config._commit_hash == COMMIT[::-1]
+    model = load_model("an-owner/a-model", **hub)
+    assert model.hub_commit == COMMIT and model.config.rms_norm_eps == tiny_model().config.rms_norm_eps
+    assert load_model("an-owner/a-model", **hub).hub_commit == COMMIT[::-1]
 
 
 def test_the_environment_names_the_cache_too(hub, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(hub["cache_dir"]))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert load_model("an-owner/a-model").config._commit_hash == COMMIT
+    assert load_model("an-owner/a-model").hub_commit == COMMIT
+
+
+def test_a_file_that_is_in_no_commits_folder_is_refused(hub, saved, monkeypatch, no_weights):
+    monkeypatch.setattr(model_files, "cached_file", lambda *args, **kwargs: str(saved / "config.json"))
+    with pytest.raises(OSError, match="^an-owner/a-model: .*config.json is in no commit's folder"):
+        load_model("an-owner/a-model", **hub)
+
+
+def test_what_is_asked_to_be_downloaded_again_is_downloaded_once(hub, monkeypatch):
+    asked, real = [], model_files.cached_file
+    monkeypatch.setattr(model_files, "cached_file", lambda *a, **k: asked.append(k.pop("force_download")) or real(*a, **k))
+    monkeypatch.setattr(quantized_loading, "check_weights", lambda *args, **kwargs: None)
+    load_model("an-owner/a-model", force_download=True, **hub)
+    assert asked == [True, False]
 
 
 def test_an_adapter_on_the_hub_is_no_model_either(hub, no_weights):
@@ -286,7 +300,7 @@ def test_an_adapter_on_the_hub_is_no_model_either(hub, no_weights):
 
 
 def test_a_folder_has_no_commit_and_a_saved_model_forgets_it(hub, saved, tmp_path):
-    assert load_model(saved).config._commit_hash is None
+    assert load_model(saved).hub_commit is None
     load_model("an-owner/a-model", **hub).save_pretrained(tmp_path / "again")
     assert COMMIT not in (tmp_path / "again" / "config.json").read_text()
 

@@ -501,7 +501,7 @@ def test_a_base_that_was_never_saved_is_said_so(tmp_path):
 
 def test_a_base_is_kept_with_its_commit():
     model = tiny_model()
-    model.config._commit_hash = "a" * 40
+    model.hub_commit = "a" * 40
     assert add_adapter(model, lora_config(model)).peft_config["default"].revision == "a" * 40
     assert add_adapter(tiny_model(), lora_config(tiny_model())).peft_config["default"].revision is None
 
@@ -606,7 +606,7 @@ def test_the_commit_of_a_base_is_compared_where_both_are_known(saved, trained, g
     folder, model = saved
     change(folder / "adapter/adapter_config.json", revision=trained and trained * 40)
     base = load_model(folder / "base", bits=32)
-    base.config._commit_hash = given and given * 40
+    base.hub_commit = given and given * 40
     if same:
         check_adapter_folder(folder / "adapter", model=base)
     else:

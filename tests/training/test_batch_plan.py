@@ -1,5 +1,7 @@
 "Edges of `ft_notebooks.training.batch_plan`: processes, machines and packing."
 
+import importlib
+import importlib.metadata
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +11,10 @@ from transformers import Trainer, TrainingArguments
 from trl import DPOConfig, SFTConfig
 
 from ft_notebooks.core.device import Hardware
+from ft_notebooks.core.seams import NameGone
+from ft_notebooks.loading import memory_estimate, training_memory
 from ft_notebooks.loading.example_models import tiny_model
+from ft_notebooks.loading.memory_estimate import estimate_memory
 from ft_notebooks.training.batch_plan import effective_batch, plan
 from ft_notebooks.training.config import run_config
 
@@ -278,3 +283,59 @@ def test_a_model_that_is_wrapped_twice_raises(machine):
     for model, adapter in [(once, LoraConfig()), (get_peft_model(once, LoraConfig(target_modules="all-linear")), None)]:
         with pytest.raises(ValueError, match="would be wrapped twice"):
             plan(model, LENGTHS, adapter=adapter)
+
+
+NAMES = [
+    "torch._subclasses.fake_tensor.FakeTensorMode",
+    "torch.utils._python_dispatch.TorchDispatchMode",
+    "transformers.modeling_layers.GradientCheckpointingLayer",
+    "transformers.masking_utils.find_packed_sequence_indices",
+    "trl.kernels.ChunkedLogProbFunction",
+    "trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE",
+    "trl.kernels.chunked_logprob._forward_tile",
+    "trl.kernels.chunked_logprob._backward_tile",
+    "trl.kernels.chunked_logprob._addmm_fp32",
+    "bitsandbytes.functional.name2qmap",
+    "transformers.quantizers.AutoHfQuantizer",
+]
+
+
+def four_bits():
+    model = tiny_model()
+    model.is_quantized = model.is_loaded_in_4bit = True
+    return model
+
+
+@pytest.fixture
+def nothing_estimated(monkeypatch):
+    monkeypatch.setattr(training_memory, "_ESTIMATES", {})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_a_release_has_renamed_ends_no_plan(machine, monkeypatch, nothing_estimated, name):
+    machine(memory=100 * GB, exact=True)
+    importlib.import_module(name.rpartition(".")[0])
+    monkeypatch.delattr(name)
+    chosen = plan(four_bits(), LENGTHS, adapter=LoraConfig(target_modules="all-linear"))
+    library = name.partition(".")[0]
+    assert f"; memory not estimated, as {library} {importlib.metadata.version(library)} has no {name}" in chosen.said
+    assert f"pip install '{library}==" in chosen.said
+    assert batch(chosen) == (8, 2) and checkpointed(chosen)
+    with pytest.raises(NameGone, match=f"has no {name}, and without it memory cannot be estimated; pip install"):
+        estimate_memory(tiny_model().config, "qlora")
+
+
+@pytest.mark.parametrize("error", [AttributeError("no such field"), ImportError("gone"), TypeError("3 arguments"), KeyError("k")])
+@pytest.mark.parametrize("device", ["cuda:0", "cpu"])
+def test_an_estimate_that_fails_in_any_way_ends_no_plan(machine, monkeypatch, nothing_estimated, error, device):
+    machine(device, memory=100 * GB, exact=True)
+
+    def fails(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(memory_estimate, "step_bytes", fails)
+    chosen = plan(tiny_model(), LENGTHS)
+    assert f"; memory not estimated, as the estimate raised {type(error).__name__}: {error}; " in chosen.said
+    assert (batch(chosen), checkpointed(chosen)) == (((4, 4), False) if device == "cpu" else ((8, 2), True))
+    with pytest.raises(type(error)):
+        estimate_memory(tiny_model().config)

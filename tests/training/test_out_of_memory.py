@@ -16,6 +16,7 @@ from ft_notebooks.checkpointing.integrity import last_good_checkpoint
 from ft_notebooks.checkpointing.resume import exact_resume
 from ft_notebooks.loading.example_models import tiny_model
 from ft_notebooks.loading.memory_estimate import estimate_memory
+from ft_notebooks.loading.training_memory import NotEstimated
 from ft_notebooks.training import out_of_memory
 from ft_notebooks.training.out_of_memory import MemoryCheck, explain_out_of_memory
 
@@ -220,6 +221,18 @@ def test_few_labels_do_not_raise_for_what_all_labels_would_take(tmp_path):
         out_of_memory._check_memory(trainer, *worst)
     labels = [label for i in worst[0] for label in ROWS[i]["labels"][1:]]
     assert asked == [1.0, pytest.approx(sum(label != -100 for label in labels) / len(labels))] and asked[1] < 0.5
+
+
+def test_an_estimate_that_fails_ends_no_run_and_says_so(tmp_path, monkeypatch, capsys):
+    trainer = make(tmp_path)
+
+    def peak(tokens, **changes):
+        raise NotEstimated("trl 9 has no tile")
+
+    monkeypatch.setattr(out_of_memory, "step_memory", lambda model, fields: peak)
+    out_of_memory._check_memory(trainer, *out_of_memory._worst(trainer))
+    assert "memory is not checked before step 1, as trl 9 has no tile" in capsys.readouterr().out
+    assert out_of_memory._advice(trainer).endswith("; memory is not estimated, as trl 9 has no tile")
 
 
 def test_rows_end_to_end_take_their_sum_and_padded_ones_the_longest():

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -20,12 +21,14 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-STEPS, SAVE, LIMIT, KILLED, BATCH = 6, 2, 2, 4, 4  # KILLED: the step in which a run is killed, counted from 0
+# two epochs of four steps; a run is killed in its last step, and resumes in the middle of the second epoch
+STEPS, SAVE, LIMIT, BATCH, SAVED = 8, 3, 2, 4, [3, 6, 8]
 ANSWERS = ["yes", "no, and that is all that I can say", "it is three", "ask me later", "seven of nine", "a red house"]
 CHATS = [
     {"prompt": f"question {n}?", "completion": ANSWERS[n % 6] + "." * (n % 5), "other": ANSWERS[(n + 1) % 6]}
     for n in range(14)
 ]
+NAME, COMMIT = "example/tiny", "0123456789" * 4
 QUIET = {"use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True}
 RUN = {**QUIET, "effective_batch": BATCH, "max_steps": STEPS, "save_steps": SAVE, "save_total_limit": LIMIT, "seed": 3,
        "logging_steps": 1, "learning_rate": 3e-3}  # fmt: skip
@@ -34,17 +37,30 @@ RUN = {**QUIET, "effective_batch": BATCH, "max_steps": STEPS, "save_steps": SAVE
 # ---- runs
 
 
-def adapted(dropout):
+def on_the_hub(folder):
+    "The tiny model as `NAME` in the folder, laid out as the cache of the hub, at `COMMIT`."
     from ft_notebooks.loading.example_models import tiny_model
+
+    repository = folder / f"models--{NAME.replace('/', '--')}"
+    if not repository.is_dir():
+        tiny_model().save_pretrained(repository / "snapshots" / COMMIT)
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text(COMMIT, encoding="utf-8")
+    return folder
+
+
+def adapted(folder, fast):
+    from ft_notebooks.loading.example_models import tiny_model
+    from ft_notebooks.loading.quantized_loading import load_model
     from ft_notebooks.lora.adapter import add_adapter, lora_config
 
-    model = tiny_model()
-    return add_adapter(model, lora_config(model, r=4, lora_dropout=dropout))
+    model = tiny_model() if fast else load_model(NAME, 32, cache_dir=on_the_hub(folder.parent / "hub"))
+    return add_adapter(model, lora_config(model, r=4, lora_dropout=0 if fast else 0.1))
 
 
-def sft(folder, *, fast=False):
-    """Two epochs of padded chats in groups of like length, whose order depends on the epoch, with dropout; `fast` is
-    without padding and dropout, so that attention and LoRA are computed by the package.
+def sft(folder, *, fast=False, **fields):
+    """Padded chats in groups of like length, whose order depends on the epoch, with dropout; `fast` is without padding
+    and dropout, so that attention and LoRA are computed by the package.
     """
     from ft_notebooks.data.read import read_chats
     from ft_notebooks.loading.example_models import tiny_tokenizer
@@ -52,12 +68,12 @@ def sft(folder, *, fast=False):
 
     chats = read_chats([{"prompt": chat["prompt"], "completion": chat["completion"]} for chat in CHATS])
     order = {} if fast else {"padding_free": False, "train_sampling_strategy": "group_by_length"}
-    model, held = adapted(0.1 * (not fast)), chats.select(range(5))
-    return sft_trainer(model, tiny_tokenizer(), chats, held, output_dir=folder, **RUN, **order)
+    model, held, fields = adapted(folder, fast), chats.select(range(5)), RUN | order | fields
+    return sft_trainer(model, tiny_tokenizer(), chats, held, output_dir=folder, **fields)
 
 
 def dpo(folder, *, fast=False):
-    "Two epochs of pairs, so that the reference is computed once; `fast` is without dropout."
+    "Pairs, each seen twice, so that the reference is computed once; `fast` is without dropout."
     from datasets import Dataset
 
     from ft_notebooks.dpo.trainer import dpo_trainer
@@ -74,7 +90,7 @@ def dpo(folder, *, fast=False):
         }
         for chat in CHATS
     ]
-    model = adapted(0.1 * (not fast))
+    model = adapted(folder, fast)
     return dpo_trainer(model, tiny_tokenizer(), Dataset.from_list(pairs), output_dir=folder, **RUN)
 
 
@@ -172,7 +188,7 @@ def marks(made, folder, found):
     there = sorted(run.glob("checkpoint-*"))
     if faults := [f"{path.name}: {fault}" for path in there if (fault := checkpoint_fault(path))]:
         return f"a checkpoint is not marked as complete: {faults[0]}"
-    if [path.name for path in there] != [f"checkpoint-{step}" for step in range(SAVE, STEPS + 1, SAVE)][-LIMIT:]:
+    if [path.name for path in there] != [f"checkpoint-{step}" for step in SAVED][-LIMIT:]:
         return f"save_total_limit={LIMIT} leaves {', '.join(path.name for path in there) or 'nothing'}"
     if early := [name for name, good in found["deleted"] if good is None or Path(good).name <= name]:
         return f"{early[0]} was deleted before a newer one was marked"
@@ -181,14 +197,14 @@ def marks(made, folder, found):
 
 
 def resume(made, folder, found):
-    "Killed in the fifth step, and resumed by `last_good_checkpoint`."
+    "Killed in the last step, and resumed by `last_good_checkpoint`."
     from ft_notebooks.checkpointing.integrity import last_good_checkpoint
 
     sys.stdout.flush()
     if not (child := os.fork()):
         try:
             trainer = made(folder)
-            planted(trainer, KILLED, lambda gradient: os._exit(9))
+            planted(trainer, STEPS - 1, lambda gradient: os._exit(9))
             trainer.train()
         except BaseException:
             traceback.print_exc()
@@ -210,11 +226,13 @@ def stopped(trainer, before):
     try:
         trainer.train()
     except ValueError as error:
-        if "step 2 is not taken" not in str(error):
-            return f"stopped by another error: {described(error)}"
-        return None if same(weights(trainer), before[0]) else "the weights are not those of step 1"
+        problem = f"it ended by {described(error)}"
+        if "step 2 is not taken" in str(error):
+            return None if same(weights(trainer), before[0]) else "the weights are not those of step 1"
+    else:
+        problem = "it ran to its end"
     finite = all(bool(p.isfinite().all()) for p in weights(trainer).values())
-    return f"the run went on to step {trainer.state.global_step}" + "; its weights are NaN" * (not finite)
+    return "the update of step 2 was taken; " + "the weights are NaN; " * (not finite) + problem
 
 
 def nan_gradient(made, folder, found):
@@ -243,6 +261,52 @@ def evaluation(made, folder, found):
     trainer.args.per_device_eval_batch_size = 2
     given = trainer.evaluate()["eval_loss"]
     return None if abs(given - loss / count) < 1e-4 else f"eval_loss is {given:.5f}, the mean is {loss / count:.5f}"
+
+
+def signals(made, folder, found):
+    "A signal in the third step: the step is taken, saved, and the last."
+    from ft_notebooks.checkpointing.graceful_stop import save_on_signals
+    from ft_notebooks.checkpointing.integrity import last_good_checkpoint
+
+    trainer, sent = made(folder), []
+
+    def once(gradient):
+        if not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGTERM))
+
+    planted(trainer, 2, once)
+    with save_on_signals(trainer):
+        trainer.train()
+    good = last_good_checkpoint(folder)
+    if trainer.state.global_step != 3 or good is None or Path(good).name != "checkpoint-3":
+        return f"a signal in step 3 stopped the run after step {trainer.state.global_step}; the last checkpoint: {good}"
+
+
+def best(made, folder, found):
+    "With save_strategy='best' the best checkpoint and the end are there, each of them complete."
+    from ft_notebooks.checkpointing.integrity import checkpoint_fault, last_good_checkpoint
+
+    choice = {"save_strategy": "best", "metric_for_best_model": "loss"}
+    # the loss falls, so that the first evaluation has the largest
+    trainer = made(folder, eval_strategy="steps", eval_steps=2, greater_is_better=True, save_total_limit=2, **choice)
+    trainer.train()
+    there = Path(trainer.state.best_model_checkpoint or folder)
+    if trainer.state.best_global_step == STEPS:
+        return "the end was the best: this proves nothing"
+    if fault := checkpoint_fault(there):
+        return f"the best checkpoint, {there.name}: {fault}"
+    good = last_good_checkpoint(folder)
+    return None if good and good.endswith(f"checkpoint-{STEPS}") else f"the last complete checkpoint is {good}"
+
+
+def origin(made, folder, found):
+    "The manifest has the model's name, and a checkpoint's adapter the commit of its base."
+    told = json.loads((found["folder"] / "manifest.json").read_text(encoding="utf-8"))["recorded"]["model"]
+    if told != NAME:
+        return f"manifest.json says that the model is {told!r}"
+    saved = found["folder"] / f"checkpoint-{STEPS}" / "adapter_config.json"
+    revision = json.loads(saved.read_text(encoding="utf-8"))["revision"]
+    return None if revision == COMMIT else f"the adapter's base has the revision {revision!r}"
 
 
 def margin(made, folder, found):
@@ -282,8 +346,8 @@ def refused(act, text, trainer=None):
 
 
 CHECKS = {
-    "sft": (sft, [marks, resume, nan_gradient, nan_loss, evaluation]),
-    "dpo": (dpo, [marks, resume, nan_gradient, nan_loss, margin, reference]),
+    "sft": (sft, [marks, resume, nan_gradient, nan_loss, signals, best, evaluation, origin]),
+    "dpo": (dpo, [marks, resume, nan_gradient, nan_loss, margin, reference, origin]),
 }
 
 
@@ -342,7 +406,7 @@ def main(arguments: list[str]) -> None:
             with contextlib.redirect_stdout(sys.stderr):
                 said[kind] = look(kind, Path(folder, kind))
             said[kind]["seconds"] = round(time.process_time() - began, 1)
-    print(json.dumps(said))
+    print(json.dumps(said).replace(folder, "RUN"))
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def plain(kind, folder):
     args = config(str(folder), per_device_train_batch_size=BATCH, max_steps=2, save_steps=2, **QUIET)
     more = {} if kind == "sft" else {"ref_model": tiny_model()}
     made = trainer(model=tiny_model(), args=args, train_dataset=rows, processing_class=tiny_tokenizer(), **more)
-    made.train()
+    (getattr(made, "train", None) or made.train_renamed)()
 
 
 def weights(trainer):

@@ -8,6 +8,7 @@ becomes of a run as a table.
 import functools
 import importlib
 import importlib.metadata
+import inspect
 import json
 import os
 import random
@@ -56,22 +57,32 @@ def subclasses(cls: type) -> list[type]:
 
 
 @functools.cache
-def names() -> list[tuple[str, str]]:
-    "Library and name: each private name that the package uses, or used, and each method and event that it overrides."
-    from transformers import TrainerCallback
-
-    from ft_notebooks.core.seams import SEAMS
+def trainers() -> list[type]:
     from ft_notebooks.dpo.trainer import _DPOTrainer
     from ft_notebooks.sft.trainer import _SFTTrainer
 
-    package = ROOT / "ft_notebooks"
-    for file in package.rglob("*.py"):
-        if "(TrainerCallback" in file.read_text(encoding="utf-8"):
+    return [_SFTTrainer, _DPOTrainer]
+
+
+@functools.cache
+def callbacks() -> list[type]:
+    "The package's own."
+    from transformers import TrainerCallback
+
+    for file in (ROOT / "ft_notebooks").rglob("*.py"):
+        if "TrainerCallback" in file.read_text(encoding="utf-8"):
             importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
-    callbacks = [cls for cls in subclasses(TrainerCallback) if library_of(cls) == "ft_notebooks"]
+    return [cls for cls in subclasses(TrainerCallback) if library_of(cls) == "ft_notebooks"]
+
+
+@functools.cache
+def names() -> list[tuple[str, str]]:
+    "Library and name: each private name that the package uses, or used, and each method and event that it overrides."
+    from ft_notebooks.core.seams import SEAMS
+
     found = {(library, name) for library, text in ONCE.items() for name in text.split()}
     found |= {(seam.library, seam.name) for seam in SEAMS}
-    found |= set().union(*map(overridden, [_SFTTrainer, _DPOTrainer, *callbacks]))
+    found |= set().union(*map(overridden, [*trainers(), *callbacks()]))
     once = {}  # a method that trl overrides itself is renamed in all the libraries by either
     for library, name in sorted(found):
         once.setdefault(name, (library, name))
@@ -90,7 +101,7 @@ def run(library: str, name: str, *arguments: str) -> dict:
     options = ["--torch"] * (library == "torch") + ["--trainers"] * (name in WORDS)
     script = [HERE / "guarantees.py", *arguments]
     command = [sys.executable, *([HERE / "renamed.py", *options, name] if name else []), *script]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT, timeout=HANGS)
     assert ended.returncode == 0, f"{' '.join(map(str, command))}: {ended.stderr[-3000:]}"
     return json.loads(ended.stdout.splitlines()[-1])
@@ -111,12 +122,9 @@ def names_it(text: str, name: str) -> bool:
 def broken(said: dict, name: str) -> list[str]:
     "What is wrong with what `guarantees.py` says of one trainer; empty where it keeps its guarantees or tells why not."
     if error := said.get("refused"):
+        when = f"after step {error['step']}" if error["step"] else "before step 1"
         fine = error["said"] and not error["step"] and names_it(error["text"], name)
-        return (
-            []
-            if fine
-            else [f"ended {f'after step {n}' if (n := error['step']) else 'before step 1'}: {error['where']}"]
-        )
+        return [] if fine else [f"ended {when}: {error['where']}"]
     wrong = [f"{guarantee}: {problem}" for guarantee, problem in said["kept"].items() if problem]
     return wrong + silent(said, name)
 
@@ -141,6 +149,25 @@ def becomes(library: str, name: str, said: dict, kind: str) -> str:
 
 
 # ---- the tests
+
+
+@pytest.mark.parametrize("cls", trainers(), ids=lambda cls: cls.__name__)
+def test_a_trainer_is_one_class_that_overrides_at_most_five_public_methods(cls):
+    assert [part.__name__ for part in cls.__mro__ if library_of(part) == "ft_notebooks"] == [cls.__name__]
+    methods = sorted(name for _, name in overridden(cls))
+    assert len(methods) <= 5 and not [name for name in methods if name.startswith("_")], methods
+
+
+@pytest.mark.parametrize("cls", callbacks(), ids=lambda cls: cls.__name__)
+def test_the_public_methods_of_a_callback_are_events_of_transformers(cls):
+    from transformers import TrainerCallback
+
+    methods = {name for name, value in vars(cls).items() if inspect.isfunction(value) and not name.startswith("_")}
+    assert methods <= vars(TrainerCallback).keys()
+    checked = rf"@overrides\(TrainerCallback\)\n(@.*\n)*class {cls.__name__}\("
+    assert re.search(checked, Path(inspect.getsourcefile(cls)).read_text(encoding="utf-8")), (
+        "nothing checks it at import"
+    )
 
 
 def test_without_a_rename_every_guarantee_is_kept():

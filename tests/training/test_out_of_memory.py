@@ -152,9 +152,7 @@ def test_a_rehearsal_is_what_a_gpu_has_and_a_cpu_only_by_request(tmp_path, monke
     assert tried == [((2, max(map(len, ROWS["input_ids"]))), sum(label != -100 for label in labels))]
     for optim in ("lomo", "galore_adamw_layerwise"):  # these would take the step in the backward pass
         tried.clear()
-        check.on_train_begin(
-            SimpleNamespace(device=torch.device("meta"), optim=optim), trainer.state, trainer.control
-        )
+        check.on_train_begin(SimpleNamespace(device=torch.device("meta"), optim=optim), trainer.state, trainer.control)
         assert not tried
 
 
@@ -176,9 +174,12 @@ def test_an_error_says_where_to_go_on_from(tmp_path):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore of it")
 
     trainer.model.get_input_embeddings().register_forward_pre_hook(forward)
-    with pytest.raises(
-        ValueError, match=r"out of memory in step 4 \(CUDA out of memory. Tried to allocate 2.00 GiB.\): "
-    ) as error, explain_out_of_memory(trainer):
+    with (
+        pytest.raises(
+            ValueError, match=r"out of memory in step 4 \(CUDA out of memory. Tried to allocate 2.00 GiB.\): "
+        ) as error,
+        explain_out_of_memory(trainer),
+    ):
         train(trainer)
     assert str(error.value).endswith(f". {tmp_path / 'checkpoint-2'} is whole: go on from there")
 

@@ -258,22 +258,26 @@ def start_of(
     if start:
         _check_complete(trainer, Path(start))
     if resume := _of(trainer, ResumeCallback):
+        exact_resume(trainer)  # their order, whatever was added since
         resume.start, resume.checked = start and Path(start), True
     return start and str(start)
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #28a8c649
-def _has_ended(trainer, step: int, max_steps: int, kept: dict) -> bool:  # kept: the states of the callbacks
-    "Whether all steps are done, or early stopping has ended the run, and would do so with the patience it has now."
-    if step >= max_steps:
-        return True
-    for callback in trainer.callback_handler.callbacks:
-        if isinstance(callback, EarlyStoppingCallback):
-            found = kept.get(type(callback).__name__, [])
-            states = found if isinstance(found, list) else [found]
-            counts = [state["attributes"]["early_stopping_patience_counter"] for state in states]
-            if max(counts, default=0) >= callback.early_stopping_patience:
-                return True
-    return False
+def _patience(trainer) -> dict[str, int]:
+    "The patience of each kind of early stopping that the trainer has."
+    found = (callback for callback in trainer.callback_handler.callbacks if isinstance(callback, EarlyStoppingCallback))
+    return {type(callback).__name__: callback.early_stopping_patience for callback in found}
+
+
+def _has_ended(patience: dict[str, int], step: int, max_steps: int, kept: dict) -> bool:
+    "Whether all steps are done, or early stopping has ended the run, and would with this patience; kept: its states."
+    for name, most in patience.items():
+        found = kept.get(name, [])
+        states = found if isinstance(found, list) else [found]
+        counts = [state["attributes"]["early_stopping_patience_counter"] for state in states]
+        if max(counts, default=0) >= most:
+            return True
+    return step >= max_steps
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #7c66fc3a
 def no_epoch_after_the_end(
@@ -286,7 +290,7 @@ def no_epoch_after_the_end(
     if resume is not None and resume.start is not None:
         step = marked_step(resume.start)
         state = json.loads((resume.start / "trainer_state.json").read_text(encoding="utf-8"))
-        if _has_ended(trainer, step, max_steps, state["stateful_callbacks"]):
+        if _has_ended(resume.patience, step, max_steps, state["stateful_callbacks"]):
             epochs = min(epochs, step // steps_an_epoch)  # those that transformers skips
     return epochs, steps_an_epoch, *others, max_steps
 
@@ -335,6 +339,7 @@ class ResumeCallback(TrainerCallback):
         self.trainer = trainer
         self.start: Path | None = None  # of `start_of`, where `checked`
         self.checked = self.ended = self.evaluates = False
+        self.patience: dict[str, int] = {}  # as it was given: transformers restores that of the checkpoint
 
     def on_train_begin(self, args, state, control, **kwargs):
         _put_last(self.trainer)
@@ -343,8 +348,8 @@ class ResumeCallback(TrainerCallback):
         if args.should_save and not args.save_only_model:
             set_aside(Path(args.output_dir), state.global_step or None)
         self.trainer.accelerator.wait_for_everyone()
-        step, kept = state.global_step, state.stateful_callbacks
-        self.ended = step > 0 and _has_ended(self.trainer, step, state.max_steps, kept)
+        step, patience = state.global_step, {**_patience(self.trainer), **self.patience}
+        self.ended = step > 0 and _has_ended(patience, step, state.max_steps, state.stateful_callbacks)
         control.should_training_stop = self.ended
         self.evaluates = args.eval_on_start
         args.eval_on_start = args.eval_on_start and not self.ended
@@ -371,13 +376,14 @@ def exact_resume(
     `trainer.train(resume_from_checkpoint=last_good_checkpoint(run))` starts, resumes, and changes nothing of a run that
     has ended. A checkpoint counts once `complete.json` lists its files; none is deleted before its successor counts.
     `ValueError` for a checkpoint that is not complete, for `ignore_data_skip=True`, for a loader whose order cannot be
-    set, and for a disk too small for the run. Called again, it changes nothing.
+    set, and for a disk too small for the run. What is added at the front afterwards hears of a training before it is
+    checked; called again, it puts its callbacks first.
     """
-    for kind in (CheckpointCallback, ResumeCallback):  # the second is the first of all
-        if _of(trainer, kind) is None:
-            trainer.callback_handler.callbacks.insert(0, kind(trainer))
+    callbacks = trainer.callback_handler.callbacks
+    first = [_of(trainer, kind) or kind(trainer) for kind in (ResumeCallback, CheckpointCallback)]
+    callbacks[:] = [*first, *(callback for callback in callbacks if callback not in first)]
+    first[0].patience = _patience(trainer)
     if _of(trainer, DiskCheck) is None:
         trainer.add_callback(DiskCheck(trainer))
-    if _of(trainer, _EndOfStep) is None:
-        trainer.add_callback(_EndOfStep(trainer))
+    _put_last(trainer)
     return trainer

@@ -25,7 +25,7 @@ from ..data.preference_encoding import PAIR_KEYS, encode_pairs
 from ..data.preference_report import pair_report, suspect_swapped
 from ..distributed.uneven_batches import RanksTrainer
 from .reference import REFERENCE_COLUMNS, KeptReference
-from ..checkpointing.resume import ResumableTrainer
+from ..checkpointing.resume import exact_resume, explain_save_error, no_epoch_after_the_end, start_of
 from .shared_prompt import SharedPrompt
 from ..training.kernel_patching import levers
 from ..training.preflight import check_start, ready, with_guard
@@ -55,9 +55,17 @@ def _check_reference(model, tok, given, arguments) -> None:
 
 # %% ../../nbs/package/dpo/trainer.ipynb #d6d4ab08
 class _DPOTrainer(
-    ResumableTrainer, MemoryTrainer, GuardedTrainer, RanksTrainer, KeptReference, SharedPrompt, DPOTrainer
+    MemoryTrainer, GuardedTrainer, RanksTrainer, KeptReference, SharedPrompt, DPOTrainer
 ):
     "`DPOTrainer` that trains on encoded pairs, whose reference is the given model, and that resumes exactly."
+
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        start = start_of(self, resume_from_checkpoint)
+        with explain_save_error(self):
+            return super().train(start, *args, **kwargs)
+
+    def set_initial_training_values(self, *args, **kwargs):
+        return no_epoch_after_the_end(self, super().set_initial_training_values(*args, **kwargs))
 
     def _prepare_dataset(self, dataset, *args, **kwargs):
         return dataset
@@ -86,7 +94,7 @@ def _made(model, arguments, **kwargs) -> _DPOTrainer:
     held = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad} if own else {}
     odd = own and isinstance(getattr(model.peft_config["default"], "init_lora_weights", None), str)
     base = weights_fingerprint(model)["model.weights"] if odd else None
-    trainer = ready(_DPOTrainer(model=model, **kwargs, **arguments))
+    trainer = exact_resume(ready(_DPOTrainer(model=model, **kwargs, **arguments)))
     if odd and weights_fingerprint(model)["model.weights"] != base:
         raise ValueError(
             f"init_lora_weights={model.peft_config['default'].init_lora_weights!r} has changed the base a second "

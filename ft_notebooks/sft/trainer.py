@@ -19,7 +19,7 @@ from ..data.chat_encoding import encode_chats
 from ..training.out_of_memory import MemoryTrainer
 from .packing_check import check_apart
 from ..distributed.uneven_batches import RanksTrainer
-from ..checkpointing.resume import ResumableTrainer
+from ..checkpointing.resume import exact_resume, explain_save_error, no_epoch_after_the_end, start_of
 from ..training.kernel_patching import levers, speed_up
 from ..training.preflight import check_start, ready, with_guard
 from ..tokenization.padding import IGNORE
@@ -80,12 +80,16 @@ class _PerToken:
         return output
 
 # %% ../../nbs/package/sft/trainer.ipynb #a62b1465
-class _SFTTrainer(ResumableTrainer, MemoryTrainer, GuardedTrainer, RanksTrainer, _PerToken, SFTTrainer):
+class _SFTTrainer(MemoryTrainer, GuardedTrainer, RanksTrainer, _PerToken, SFTTrainer):
     "`SFTTrainer` that resumes exactly, stops at NaN, counts each row once over all processes, and is faster on a CPU."
 
-    def train(self, *args, **kwargs):
-        with speed_up(self.model):
-            return super().train(*args, **kwargs)
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        start = start_of(self, resume_from_checkpoint)
+        with explain_save_error(self), speed_up(self.model):
+            return super().train(start, *args, **kwargs)
+
+    def set_initial_training_values(self, *args, **kwargs):
+        return no_epoch_after_the_end(self, super().set_initial_training_values(*args, **kwargs))
 
 # %% ../../nbs/package/sft/trainer.ipynb #4127f426
 _GIVE_ROWS = "exactly the assistant's tokens are trained; for others, give rows with 'input_ids' and 'labels'"
@@ -140,7 +144,7 @@ def sft_trainer(
     if args.packing or args.padding_free:
         with speed_up(model):
             check_apart(model)
-    trainer = ready(_SFTTrainer(model=model, args=args, processing_class=tok, **rows, **arguments))
+    trainer = exact_resume(ready(_SFTTrainer(model=model, args=args, processing_class=tok, **rows, **arguments)))
     trainer.add_callback(ManifestCallback(trainer, any_world_size, choices=chosen.said, levers=levers(trainer.model)))
     if trainer.is_world_process_zero():
         print(chosen.said)

@@ -46,15 +46,17 @@ def _takes_seed(sampler, args, epoch: int) -> bool:
     if hasattr(sampler, "set_epoch"):  # its order is drawn from a seed of its own and the epoch
         sampler.set_epoch(epoch)
         if isinstance(sampler, RandomSampler):  # accelerate's; else from the seed that torch was given last
-            told, sampler.initial_seed = hasattr(sampler, "initial_seed"), seed
-            return told
+            if not hasattr(sampler, "initial_seed"):
+                return False
+            sampler.initial_seed = seed
         return True
     if hasattr(sampler, "generator"):
         sampler.generator = torch.Generator().manual_seed(seed + epoch)
         if args.train_sampling_strategy == "group_by_length" and args.world_size > 1:
-            told = hasattr(sampler, "batch_size")  # rows that are ordered together: a step's, over all processes
+            if not hasattr(sampler, "batch_size"):
+                return False
+            # rows that are ordered together: those of a step over all processes
             sampler.batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-            return told
         return True
     return isinstance(sampler, (SequentialSampler, Sequence))
 
@@ -180,7 +182,7 @@ def explain_save_error(
 # %% ../../nbs/package/checkpointing/resume.ipynb #ca6ae166
 @overrides(TrainerCallback)
 class _EndOfStep(TrainerCallback):
-    "The last of the callbacks: a step is saved once, its checkpoint knows no evaluation's random numbers."
+    "The last of the callbacks: a step is saved once, and an evaluation draws none of the training's random numbers."
 
     def __init__(self, trainer):
         self.trainer, self.random = trainer, None

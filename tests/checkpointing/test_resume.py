@@ -572,6 +572,61 @@ def test_a_second_signal_and_the_handlers_of_others_are_as_before(ran):
     assert ran["signals"]["ignored before"] == 0
 
 
+def orders(kind, processes, skip, epoch, **fields):
+    "The rows of an epoch that each of so many processes reads, by the loader that accelerate makes for it."
+    import torch
+    from accelerate.data_loader import prepare_data_loader, skip_first_batches
+    from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+    from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
+
+    from ft_notebooks.checkpointing import resume
+
+    settings = {"seed": 3, "data_seed": None, "train_sampling_strategy": kind, "world_size": processes}
+    args = SimpleNamespace(**settings | {"train_batch_size": 2, "gradient_accumulation_steps": 1} | fields)
+    found = []
+    for process in range(processes):
+        torch.manual_seed(process + 100 * skip)  # what is drawn before differs
+        lengths = [(7 * n) % 24 + 1 for n in range(24)]
+        if kind == "batch_rebalance":
+            size = 2 * processes
+            sampler = BatchRebalanceSampler(lengths, size, processes, 1, rank=process, drop_last=False)
+            loader = DataLoader(range(24), batch_sampler=sampler)
+        else:
+            sampler = LengthGroupedSampler(2, lengths=lengths) if kind == "group_by_length" else RandomSampler(range(24))
+            loader = DataLoader(range(24), batch_sampler=BatchSampler(sampler, 2, drop_last=False))
+            loader = prepare_data_loader(
+                loader, num_processes=processes, process_index=process, use_seedable_sampler=kind == "random"
+            )
+        resume._set_order(loader, args, epoch)
+        again = skip_first_batches(loader, skip) if skip else loader
+        if hasattr(again, "set_epoch"):  # as transformers does
+            again.set_epoch(epoch)
+        found.append([rows.tolist() for rows in again])
+    return found
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("kind", ["random", "not seedable", "group_by_length", "batch_rebalance"])
+def test_the_order_of_an_epoch_follows_from_seed_and_epoch_behind_every_loader(kind, processes):
+    whole, again = orders(kind, processes, 0, 1), orders(kind, processes, 2, 1)
+    assert again == [rows[2:] for rows in whole]
+    assert whole != orders(kind, processes, 0, 2)
+    assert (whole != orders(kind, processes, 0, 1, data_seed=4)) == (kind != "batch_rebalance")  # it has its own seed
+    assert sorted(sum(sum(whole, []), [])) == list(range(24))
+
+
+def test_rows_of_like_length_are_ordered_as_for_one_process():
+    import torch
+    from transformers.trainer_pt_utils import LengthGroupedSampler
+
+    lengths = [(7 * n) % 24 + 1 for n in range(24)]
+    for processes in (1, 2):
+        found = orders("group_by_length", processes, 0, 1)
+        dealt = [row for step in zip(*found) for rows in step for row in rows]
+        generator = torch.Generator().manual_seed(4)
+        assert dealt == list(LengthGroupedSampler(2 * processes, lengths=lengths, generator=generator))
+
+
 @pytest.mark.parametrize("name", ["enable_jit_checkpoint", "hyperparameter_search"])
 def test_saves_that_would_not_count_are_refused(tmp_path, name):
     trainer = make(tmp_path, **({"enable_jit_checkpoint": True} if name == "enable_jit_checkpoint" else {}))

@@ -22,7 +22,7 @@ from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTTrainer
 
 from ft_notebooks.checkpointing.integrity import last_good_checkpoint
-from ft_notebooks.checkpointing.resume import ResumableTrainer
+from ft_notebooks.checkpointing.resume import exact_resume
 from ft_notebooks.cli.commands import DEMO
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.sft.trainer import sft_trainer
@@ -33,8 +33,10 @@ datasets.disable_progress_bars()
 warnings.filterwarnings("ignore", category=FutureWarning)
 
 
-class Guarded(ResumableTrainer, GuardedTrainer, SFTTrainer):
-    pass
+class Guarded(GuardedTrainer, SFTTrainer):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        exact_resume(self)
 
 
 make = partial(sft, kind=Guarded)

@@ -13,7 +13,7 @@ from small_runs import ROWS, sft, train
 from trl import SFTConfig, SFTTrainer
 
 from ft_notebooks.checkpointing.integrity import last_good_checkpoint
-from ft_notebooks.checkpointing.resume import ResumableTrainer
+from ft_notebooks.checkpointing.resume import exact_resume
 from ft_notebooks.loading.example_models import tiny_model
 from ft_notebooks.loading.memory_estimate import estimate_memory
 from ft_notebooks.training import out_of_memory
@@ -23,8 +23,10 @@ datasets.disable_progress_bars()
 warnings.filterwarnings("ignore", category=FutureWarning)
 
 
-class Mine(ResumableTrainer, MemoryTrainer, SFTTrainer):
-    pass
+class Mine(MemoryTrainer, SFTTrainer):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        exact_resume(self)
 
 
 make = partial(sft, kind=Mine)

@@ -1,6 +1,7 @@
 "A run that has finished and is started again: nothing is trained, written or forgotten."
 
 import contextlib
+import functools
 import io
 import json
 
@@ -8,11 +9,12 @@ import datasets
 import pytest
 import torch
 from small_runs import ROWS, TOK, on_notes, sft
+from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, TrainerCallback
 from trl import SFTTrainer
 
 from ft_notebooks.checkpointing.integrity import last_good_checkpoint
-from ft_notebooks.checkpointing.resume import ResumableTrainer
+from ft_notebooks.checkpointing.resume import exact_resume
 from ft_notebooks.data.preference_encoding import encode_pairs
 from ft_notebooks.dpo.trainer import dpo_trainer
 from ft_notebooks.loading.example_models import tiny_model
@@ -37,8 +39,8 @@ BEST = {
 }
 
 
-class Mine(ResumableTrainer, SFTTrainer):
-    pass
+def plain(*args, **kwargs):
+    return exact_resume(SFTTrainer(*args, **kwargs))
 
 
 class Seen(TrainerCallback):
@@ -172,7 +174,7 @@ def test_a_run_that_a_callback_has_stopped_is_not_finished(tmp_path):
 
 
 def test_more_steps_let_a_finished_run_go_on_as_if_there_had_been_more_from_the_start(tmp_path):
-    given = {"kind": Mine, "save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "constant"}
+    given = {"kind": plain, "save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "constant"}
     with contextlib.redirect_stdout(io.StringIO()):
         (whole := sft(tmp_path / "whole", max_steps=5, **given)).train()
         sft(tmp_path / "parts", max_steps=3, **given).train()
@@ -181,7 +183,7 @@ def test_more_steps_let_a_finished_run_go_on_as_if_there_had_been_more_from_the_
 
 
 def test_fewer_steps_than_are_trained_already_take_none(tmp_path):
-    given = {"kind": Mine, "save_strategy": "steps", "save_steps": 2}
+    given = {"kind": plain, "save_strategy": "steps", "save_steps": 2}
     with contextlib.redirect_stdout(io.StringIO()):
         (first := sft(tmp_path, max_steps=5, **given)).train()
         before = files(tmp_path)
@@ -191,7 +193,7 @@ def test_fewer_steps_than_are_trained_already_take_none(tmp_path):
 
 def test_a_stream_of_rows_ends_too(tmp_path):
     given = {
-        "kind": Mine,
+        "kind": plain,
         "save_strategy": "steps",
         "save_steps": 2,
         "max_steps": 3,
@@ -236,3 +238,65 @@ def test_the_end_of_a_run_that_was_killed_after_its_last_checkpoint_is_made_up_f
     texts = [(tmp_path / name / "samples.jsonl").read_text(encoding="utf-8") for name in ("whole", "killed")]
     assert alike(held(again), held(whole)) and texts[0] == texts[1]
     assert {json.loads(line)["step"] for line in texts[0].splitlines()} == {0, 3}
+
+
+PLAIN = {"save_strategy": "steps", "save_steps": 1, "lr_scheduler_type": "constant"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_steps": 3},
+        {"num_train_epochs": 1, "max_steps": -1},
+        {"max_steps": 3, "save_strategy": "epoch", "logging_strategy": "epoch"},
+        {"max_steps": 3, "train_sampling_strategy": "group_by_length"},
+        {"max_steps": 3, "dataloader_num_workers": 1},
+    ],
+)
+def test_a_plain_trainer_of_a_finished_run_changes_nothing_either(fields, tmp_path):
+    def make(run, **fields):
+        return sft(run, kind=plain, **PLAIN | fields)
+
+    first, again, _ = twice(make, tmp_path, **fields)
+    assert alike(held(again), held(first)) and again.state.log_history[:-1] == first.state.log_history[:-1]
+
+
+@pytest.mark.parametrize("patience", [2, 4])
+def test_a_plain_trainer_that_early_stopping_has_ended_goes_on_with_more_patience_alone(patience, tmp_path):
+    def stops(patience):
+        kind = functools.partial(SFTTrainer, eval_dataset=ROWS.select(range(2)))
+        trainer = sft(tmp_path, kind=kind, max_steps=9, restore_callback_states_from_checkpoint=True, **PLAIN | BEST)
+        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=patience))
+        return exact_resume(trainer)
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        stops(2).train()
+        before, again = files(tmp_path), stops(patience)
+        again.train(last_good_checkpoint(tmp_path))
+    assert (again.state.global_step == 3 and files(tmp_path) == before) == (patience == 2)
+
+
+def test_a_step_beyond_the_end_is_an_error_where_the_loader_cannot_be_emptied(tmp_path):
+    class Batches:
+        def set_epoch(self, epoch):
+            self.epoch = epoch
+
+        def __iter__(self):
+            return iter([[(row + self.epoch) % 8, row + 8] for row in range(8)])
+
+        def __len__(self):
+            return 8
+
+    class Own(SFTTrainer):
+        def get_train_dataloader(self):
+            return DataLoader(self.train_dataset, batch_sampler=Batches(), collate_fn=self.data_collator)
+
+    def make():
+        return sft(tmp_path, kind=lambda *args, **kwargs: exact_resume(Own(*args, **kwargs)), max_steps=3, **PLAIN)
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        make().train()
+        before = files(tmp_path)
+        with pytest.raises(ValueError, match="the run has ended at step 3"):
+            make().train(last_good_checkpoint(tmp_path))
+    assert files(tmp_path) == before

@@ -150,7 +150,9 @@ def own_batches(
     collect: Callable,  # The library's `get_batch_samples`
     epoch_iterator: Iterator,
     *args,
-) -> tuple[list[dict], Tensor | int | None]:  # The step's micro-batches and its number of tokens, as `collect` gives them
+) -> tuple[
+    list[dict], Tensor | int | None
+]:  # The step's micro-batches and its number of tokens, as `collect` gives them
     """What `get_batch_samples` returns, without the rows that fill up an epoch's last micro-batches.
 
     In one process it is the same, but for the last step of an epoch whose loss is averaged over rows: there, too, each

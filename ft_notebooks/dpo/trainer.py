@@ -110,7 +110,11 @@ def _quiet():
 
 def _is_sharded(args) -> bool:
     "Whether the weights will be in parts, which a second view of them would not be."
-    kinds = (args.fsdp, args.deepspeed, *(os.environ.get(f"ACCELERATE_USE_{x}") == "true" for x in ("FSDP", "DEEPSPEED")))
+    kinds = (
+        args.fsdp,
+        args.deepspeed,
+        *(os.environ.get(f"ACCELERATE_USE_{x}") == "true" for x in ("FSDP", "DEEPSPEED")),
+    )
     return any(kinds)
 
 

@@ -2,17 +2,19 @@
 adapters.
 """
 
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import adapted, arguments, rows, trainer
-from transformers import EarlyStoppingCallback, Trainer
+from small_runs import adapted, arguments, rows, trainer, weights
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from ft_notebooks.checkpointing.best_checkpoint import check_checkpoint_choice
+from ft_notebooks.checkpointing.graceful_stop import save_on_signals
 from ft_notebooks.checkpointing.integrity import last_good_checkpoint
-from ft_notebooks.checkpointing.resume import ResumableTrainer
+from ft_notebooks.checkpointing.resume import exact_resume
 from ft_notebooks.loading.example_models import tiny_model
 from ft_notebooks.tokenization.padding import pad_batch
 
@@ -78,14 +80,73 @@ def test_each_condition_is_refused_alone_and_let_through_without_it(tmp_path, ca
     check_checkpoint_choice(arguments(tmp_path, **settings | cured), callbacks)
 
 
-@pytest.mark.parametrize("steps", [6, 7])
-def test_a_run_that_saves_the_best_ends_with_its_last_step_saved_too(tmp_path, steps):
-    class Mine(ResumableTrainer, Trainer):
-        pass
+BEST = {"save_strategy": "best", "metric_for_best_model": "loss", "greater_is_better": False, "save_total_limit": 2}
 
-    best = {"save_strategy": "best", "metric_for_best_model": "loss", "greater_is_better": False, "save_total_limit": 2}
-    args = arguments(tmp_path, **best, eval_steps=2, max_steps=steps, learning_rate=0.3)  # it gets worse at once
-    run = Mine(tiny_model(), args, lambda batch: pad_batch(batch, 0), rows()[:7], rows()[7:])
-    run.train()
-    assert run.state.best_global_step < steps and last_good_checkpoint(tmp_path).endswith(f"checkpoint-{steps}")
-    assert Path(run.state.best_model_checkpoint, "complete.json").is_file()
+
+def gets_worse(folder, **settings):
+    "A plain trainer, four steps an epoch; by steps its loss rises, from epoch to epoch it falls."
+    args = arguments(folder, **{**BEST, "learning_rate": 0.3, **settings})
+    return exact_resume(Trainer(tiny_model(), args, lambda batch: pad_batch(batch, 0), rows()[:7], rows()[7:]))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"eval_steps": 2, "max_steps": 6},
+        {"eval_steps": 2, "max_steps": 7},
+        {"eval_steps": 2, "max_steps": 7, "eval_delay": 8},
+        {"eval_strategy": "epoch", "greater_is_better": True, "max_steps": 8},
+        {"eval_strategy": "epoch", "greater_is_better": True, "max_steps": 7},
+        {"eval_strategy": "epoch", "greater_is_better": True, "max_steps": 7, "eval_delay": 3},
+    ],
+)
+def test_a_run_that_saves_the_best_ends_with_its_last_step_saved_too(tmp_path, settings):
+    (run := gets_worse(tmp_path, **settings)).train()
+    steps = settings["max_steps"]
+    assert last_good_checkpoint(tmp_path).endswith(f"checkpoint-{steps}")
+    if "eval_delay" not in settings:
+        assert run.state.best_global_step < steps and Path(run.state.best_model_checkpoint, "complete.json").is_file()
+
+
+def evaluated(run):
+    return {entry["step"]: entry["eval_loss"] for entry in run.state.log_history if "eval_loss" in entry}
+
+
+def test_the_evaluations_of_a_run_that_saves_the_best_are_those_of_any_run(tmp_path):
+    settings = {"eval_strategy": "epoch", "logging_strategy": "epoch", "max_steps": 10}
+    (best := gets_worse(tmp_path / "best", **settings)).train()
+    (other := gets_worse(tmp_path / "other", **settings | {"save_strategy": "epoch"})).train()
+    assert evaluated(best) == evaluated(other) and list(evaluated(best)) == [4, 8, 10]
+    losses = [[entry["loss"] for entry in run.state.log_history if "loss" in entry] for run in (best, other)]
+    assert losses[0] == losses[1] and len(losses[0]) == 3
+
+
+@pytest.mark.parametrize("settings", [{"eval_steps": 1}, {"eval_strategy": "epoch"}])
+def test_the_end_by_early_stopping_is_saved_too(tmp_path, settings):
+    fields = settings | {"max_steps": 40, "restore_callback_states_from_checkpoint": True}
+    for _ in range(2):
+        run = gets_worse(tmp_path, **fields)
+        run.add_callback(EarlyStoppingCallback(2))
+        run.train(last_good_checkpoint(tmp_path))
+        step = run.state.global_step
+        assert step < 40 and last_good_checkpoint(tmp_path).endswith(f"checkpoint-{step}")
+        assert list(evaluated(run))[-1] == step  # the second start takes no step
+
+
+@pytest.mark.parametrize("settings", [{"eval_steps": 1}, {"eval_strategy": "epoch"}])
+@pytest.mark.parametrize("step", [6, 8])
+def test_a_signal_saves_a_step_that_is_not_the_best_and_the_run_goes_on_from_there(tmp_path, settings, step):
+    class Gets(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == step - 1:
+                signal.raise_signal(signal.SIGTERM)
+
+    fields = settings | {"max_steps": 10}
+    (whole := gets_worse(tmp_path / "whole", **fields)).train()
+    run = gets_worse(tmp_path / "run", **fields)
+    run.add_callback(Gets())
+    with save_on_signals(run) as stop:
+        run.train()
+    assert stop.signal is signal.SIGTERM and last_good_checkpoint(tmp_path / "run").endswith(f"checkpoint-{step}")
+    (again := gets_worse(tmp_path / "run", **fields)).train(last_good_checkpoint(tmp_path / "run"))
+    assert torch.equal(weights(again), weights(whole)) and evaluated(again) == evaluated(whole)

@@ -38,14 +38,11 @@ def make(run, ranks=1, callbacks=(), **fields):
     import torch
     from trl import SFTConfig, SFTTrainer
 
-    from ft_notebooks.checkpointing.resume import ResumableTrainer
+    from ft_notebooks.checkpointing.resume import exact_resume
     from ft_notebooks.data.chat_encoding import encode_chats
     from ft_notebooks.data.read import read_chats
     from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
     from ft_notebooks.lora.adapter import add_adapter, lora_config
-
-    class Mine(ResumableTrainer, SFTTrainer):
-        pass
 
     torch.set_num_threads(1)
     tok, model = tiny_tokenizer(), tiny_model()
@@ -62,13 +59,14 @@ def make(run, ranks=1, callbacks=(), **fields):
         **fields,
     }
     quiet = {"use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "gradient_checkpointing": False}
-    return Mine(
+    trainer = SFTTrainer(
         model,
         SFTConfig(output_dir=str(run), **quiet, **fields),
         train_dataset=encode_chats(tok, read_chats(SUMS))[0],
         processing_class=tok,
         callbacks=list(callbacks),
     )
+    return exact_resume(trainer)
 
 
 def weights(trainer):
@@ -95,6 +93,7 @@ def train(trainer, run, **around):
     import torch
 
     from ft_notebooks.checkpointing.integrity import last_good_checkpoint
+    from ft_notebooks.checkpointing.resume import explain_save_error
 
     run.mkdir(exist_ok=True)
     trainer.args.output_dir = str(run)
@@ -105,7 +104,8 @@ def train(trainer, run, **around):
             if p.requires_grad:
                 torch.nn.init.normal_(p.data)
     began = time.process_time()
-    trainer.train(resume_from_checkpoint=start)
+    with explain_save_error(trainer):
+        trainer.train(resume_from_checkpoint=start)
     note(trainer, run, start=start and Path(start).name, seconds=time.process_time() - began)
 
 
@@ -146,15 +146,22 @@ class Watch:
 
     def __init__(self, trainer, before=lambda watch: None, step=2 * SAVE):
         self.trainer, self.before, self.step, self.kill_at, self.seen = trainer, before, step, None, []
-        self.save, trainer._save_checkpoint = trainer._save_checkpoint, self
+        trainer.add_callback(self.callback())
 
-    def __call__(self, model, trial):
-        if self.trainer.state.global_step == self.step:
-            self.before(self)
-            self.there = self.files()
-            sys.setprofile(self.look)
-        self.save(model, trial)
-        sys.setprofile(None)
+    def callback(self):
+        from transformers import TrainerCallback
+
+        class Around(TrainerCallback):
+            def on_step_end(_, args, state, control, **kwargs):
+                if state.global_step == self.step:
+                    self.before(self)
+                    self.there = self.files()
+                    sys.setprofile(self.look)
+
+            def on_save(_, args, state, control, **kwargs):
+                sys.setprofile(None)
+
+        return Around()
 
     def files(self):
         run = Path(self.trainer.args.output_dir)
@@ -355,26 +362,6 @@ def signals(trainer, tmp):
     return {**rows, "twice": forked(twice), "ignored before": forked(ignored_before)}
 
 
-def just_in_time(trainer, tmp):
-    fields = {"enable_jit_checkpoint": True, "save_total_limit": 2}
-
-    def run():
-        mine = make(tmp / "run", **fields)
-        jit = next(c.jit_manager for c in mine.callback_handler.callbacks if getattr(c, "jit_manager", None))
-        jit.kill_wait = 0
-        mine.add_callback(waits(5, lambda: jit.is_checkpoint_requested))
-        train(mine, tmp / "run")
-
-    pid = forked(run, wait=False)
-    send(pid, signal.SIGTERM, tmp / "run")
-    row = {"exit": os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), "left": left_behind(tmp / "run")}
-    row |= {
-        "files": sorted(p.name for p in (tmp / "run" / "checkpoint-5").glob("*.txt")),
-        "step": noted(tmp / "run")["step"],
-    }
-    return again(trainer, tmp / "run", row, uninterrupted(trainer, tmp))
-
-
 def two(run, job):
     "`job(trainer)` in two processes of one run, started together; their process numbers."
     with socket.socket() as free:
@@ -439,14 +426,16 @@ def finished_twice(run):
 
 def killed_after_rank_files(trainer, run):
     "Rank 1 is killed before it has written its random state, and rank 0 may not mark what it has."
-    save = trainer._save_rng_state
+    import torch
 
-    def die(folder):
-        if trainer.args.process_index == 1 and trainer.state.global_step == 6:
+    save = torch.save
+
+    def die(what, file, *args, **kwargs):
+        if trainer.state.global_step == 6 and Path(file).name == "rng_state_1.pth":
             os.kill(os.getpid(), signal.SIGKILL)
-        save(folder)
+        save(what, file, *args, **kwargs)
 
-    trainer._save_rng_state = die
+    torch.save = die
     train(trainer, run)
 
 
@@ -507,7 +496,7 @@ def disk_full(trainer, tmp):
     return {kind: json.loads((tmp / f"{kind}.json").read_text()) for kind in ("limit", "tmpfs")}
 
 
-SCENARIOS = {f.__name__: f for f in (kills, tampered, signals, just_in_time, ranks, disk_full)}
+SCENARIOS = {f.__name__: f for f in (kills, tampered, signals, ranks, disk_full)}
 
 
 def drive(names):
@@ -583,10 +572,67 @@ def test_a_second_signal_and_the_handlers_of_others_are_as_before(ran):
     assert ran["signals"]["ignored before"] == 0
 
 
-def test_transformers_own_signal_saves_between_two_steps_too(ran):
-    row = ran["just_in_time"]
-    assert (row["exit"], row["step"], row["left"]) == (0, 5, "4 whole, 5 whole")
-    assert (row["from"], row["same"], row["files"]) == ("checkpoint-5", True, [])
+def orders(kind, processes, skip, epoch, **fields):
+    "The rows of an epoch that each of so many processes reads, by the loader that accelerate makes for it."
+    import torch
+    from accelerate.data_loader import prepare_data_loader, skip_first_batches
+    from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+    from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
+
+    from ft_notebooks.checkpointing import resume
+
+    settings = {"seed": 3, "data_seed": None, "train_sampling_strategy": kind, "world_size": processes}
+    args = SimpleNamespace(**settings | {"train_batch_size": 2, "gradient_accumulation_steps": 1} | fields)
+    found = []
+    for process in range(processes):
+        torch.manual_seed(process + 100 * skip)  # what is drawn before differs
+        lengths = [(7 * n) % 24 + 1 for n in range(24)]
+        if kind == "batch_rebalance":
+            size = 2 * processes
+            sampler = BatchRebalanceSampler(lengths, size, processes, 1, rank=process, drop_last=False)
+            loader = DataLoader(range(24), batch_sampler=sampler)
+        else:
+            sampler = LengthGroupedSampler(2, lengths=lengths) if kind == "group_by_length" else RandomSampler(range(24))
+            loader = DataLoader(range(24), batch_sampler=BatchSampler(sampler, 2, drop_last=False))
+            loader = prepare_data_loader(
+                loader, num_processes=processes, process_index=process, use_seedable_sampler=kind == "random"
+            )
+        resume._set_order(loader, args, epoch)
+        again = skip_first_batches(loader, skip) if skip else loader
+        if hasattr(again, "set_epoch"):  # as transformers does
+            again.set_epoch(epoch)
+        found.append([rows.tolist() for rows in again])
+    return found
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("kind", ["random", "not seedable", "group_by_length", "batch_rebalance"])
+def test_the_order_of_an_epoch_follows_from_seed_and_epoch_behind_every_loader(kind, processes):
+    whole, again = orders(kind, processes, 0, 1), orders(kind, processes, 2, 1)
+    assert again == [rows[2:] for rows in whole]
+    assert whole != orders(kind, processes, 0, 2)
+    assert (whole != orders(kind, processes, 0, 1, data_seed=4)) == (kind != "batch_rebalance")  # it has its own seed
+    assert sorted(sum(sum(whole, []), [])) == list(range(24))
+
+
+def test_rows_of_like_length_are_ordered_as_for_one_process():
+    import torch
+    from transformers.trainer_pt_utils import LengthGroupedSampler
+
+    lengths = [(7 * n) % 24 + 1 for n in range(24)]
+    for processes in (1, 2):
+        found = orders("group_by_length", processes, 0, 1)
+        dealt = [row for step in zip(*found) for rows in step for row in rows]
+        generator = torch.Generator().manual_seed(4)
+        assert dealt == list(LengthGroupedSampler(2 * processes, lengths=lengths, generator=generator))
+
+
+@pytest.mark.parametrize("name", ["enable_jit_checkpoint", "hyperparameter_search"])
+def test_saves_that_would_not_count_are_refused(tmp_path, name):
+    trainer = make(tmp_path, **({"enable_jit_checkpoint": True} if name == "enable_jit_checkpoint" else {}))
+    trainer.state.is_hyper_param_search = name == "hyperparameter_search"
+    with pytest.raises(ValueError, match=f"{name}.* saves in its own way"):
+        trainer.callback_handler.on_train_begin(trainer.args, trainer.state, trainer.control)
 
 
 def test_two_processes_mark_one_checkpoint_with_both_random_states(ran):
@@ -706,11 +752,11 @@ def test_every_file_is_on_the_disk_before_the_marker_has_its_name(tmp_path, monk
 def test_what_lies_beyond_the_start_is_set_aside_under_a_new_name_each_time(tmp_path, caplog):
     from ft_notebooks.checkpointing.integrity import set_aside
 
-    kept = checkpoint(tmp_path, 2)
+    checkpoint(tmp_path, 2)
     for _ in range(2):
         checkpoint(tmp_path, 4)
         (checkpoint(tmp_path, 6) / "optimizer.pt").unlink()
-        set_aside(tmp_path, kept)
+        set_aside(tmp_path, 2)
     names = {p.name for p in tmp_path.iterdir()}
     assert names == {
         "checkpoint-2",
@@ -756,7 +802,8 @@ def test_the_space_is_for_all_checkpoints_that_are_there_at_once(tmp_path, monke
         save_total_limit=None,
     )
     state = SimpleNamespace(max_steps=100, global_step=0, save_steps=4)
-    trainer = SimpleNamespace(args=args, state=state, _limit=limit)
+    held = SimpleNamespace(callbacks=[object(), SimpleNamespace(save_total_limit=limit)])  # as CheckpointCallback has it
+    trainer = SimpleNamespace(args=args, state=state, callback_handler=held)
     monkeypatch.setattr(disk, "_checkpoint_bytes", lambda trainer: (1000, 9000))
     for free, fits in ((count * 10_000 + 1000, True), (count * 10_000 + 999, False)):
         monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))

@@ -102,6 +102,7 @@ def describe(
     run |= {"optimizer": _optimizer_name(trainer)}
     run |= {"data": data_fingerprint(trainer.train_dataset), "eval_data": data_fingerprint(trainer.eval_dataset)}
     run |= {"template": template and f"sha256 {short_hash(template)}", **_model(trainer.model)}
-    recorded = {"model": trainer.model.config._name_or_path, "versions": library_versions(), "git": git_commit()}
+    name = base_model(trainer.model).name_or_path
+    recorded = {"model": name, "versions": library_versions(), "git": git_commit()}
     recorded |= {"machine": machine(), **extra}
     return json.loads(json.dumps({"run": run, "recorded": recorded}, default=plain))

@@ -140,7 +140,9 @@ def head_loss(
     softcap, outputs = getattr(config, "final_logit_softcapping", None), ("log_probs", "entropy", "is_top1")
     tile, targets = for_estimate("tokens of the vocabulary in a tile"), ids.flatten()[: len(rows)]
     function = for_estimate("the loss in tiles")  # TRL takes seconds to import, and is only needed here
-    return -function.apply(rows, head.weight, getattr(head, "bias", None), targets, 1.0, tile, softcap, 1.0, outputs)[0].sum()
+    return -function.apply(rows, head.weight, getattr(head, "bias", None), targets, 1.0, tile, softcap, 1.0, outputs)[
+        0
+    ].sum()
 
 # %% ../../nbs/package/loading/simulated_step.ipynb #572f12c7
 def _earlier_step(model) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

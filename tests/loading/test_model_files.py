@@ -286,7 +286,9 @@ def test_a_file_that_is_in_no_commits_folder_is_refused(hub, saved, monkeypatch,
 
 def test_what_is_asked_to_be_downloaded_again_is_downloaded_once(hub, monkeypatch):
     asked, real = [], model_files.cached_file
-    monkeypatch.setattr(model_files, "cached_file", lambda *a, **k: asked.append(k.pop("force_download")) or real(*a, **k))
+    monkeypatch.setattr(
+        model_files, "cached_file", lambda *a, **k: asked.append(k.pop("force_download")) or real(*a, **k)
+    )
     monkeypatch.setattr(quantized_loading, "check_weights", lambda *args, **kwargs: None)
     load_model("an-owner/a-model", force_download=True, **hub)
     assert asked == [True, False]

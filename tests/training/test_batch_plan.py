@@ -325,7 +325,9 @@ def test_a_name_that_a_release_has_renamed_ends_no_plan(machine, monkeypatch, no
         estimate_memory(tiny_model().config, "qlora")
 
 
-@pytest.mark.parametrize("error", [AttributeError("no such field"), ImportError("gone"), TypeError("3 arguments"), KeyError("k")])
+@pytest.mark.parametrize(
+    "error", [AttributeError("no such field"), ImportError("gone"), TypeError("3 arguments"), KeyError("k")]
+)
 @pytest.mark.parametrize("device", ["cuda:0", "cpu"])
 def test_an_estimate_that_fails_in_any_way_ends_no_plan(machine, monkeypatch, nothing_estimated, error, device):
     machine(device, memory=100 * GB, exact=True)

@@ -79,7 +79,7 @@ class Seam:
 
     library: str
     name: str
-    holder: Callable[[object], object]  # What has the attribute, from a trainer
+    holder: Callable[[Any], object]  # What has the attribute, from a trainer
     use: str  # What it serves
     without: str  # What a run does without it
 
@@ -168,10 +168,10 @@ class NameGone(RuntimeError):
     "A name that the installed release of a library does not have, and one that has it."
 
 
-def _module(name: str) -> Callable[[object], object]:
+def _module(name: str) -> Callable[[Any], object]:
     "A `Seam.holder`: the module of this name, or None."
 
-    def found(_: object) -> object:
+    def found(_) -> object:
         try:
             return importlib.import_module(name)
         except ImportError:

@@ -19,7 +19,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-from trl.chat_template_utils import get_training_chat_template
+from trl import get_training_chat_template
 
 from ..tokenization.chat_template import CUT, ChatTemplate
 from ..tokenization.padding import IGNORE

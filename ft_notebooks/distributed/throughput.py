@@ -9,8 +9,7 @@ __all__ = ['A100', 'H100', 'flops_per_token', 'Machine', 'Step', 'step_time']
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig
-from transformers.pytorch_utils import Conv1D
+from transformers import AutoModelForCausalLM, Conv1D, PreTrainedConfig
 
 from ..loading.memory_estimate import weight_bytes
 from ..lora.adapter import expert_parameters

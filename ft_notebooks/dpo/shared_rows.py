@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers import AttentionInterface
 
 # %% ../../nbs/package/dpo/shared_rows.ipynb #be505496
 @dataclass(frozen=True)
@@ -151,6 +151,7 @@ def _by_block(query, key, value, sizes, scaling, dropout):
     return torch.cat(parts, 2).transpose(1, 2)
 
 # %% ../../nbs/package/dpo/shared_rows.ipynb #3bb38767
+_sdpa = AttentionInterface()["sdpa"]  # transformers' own
 _BLOCK = 128  # queries; longer blocks compute more masked scores, shorter blocks need more calls
 
 
@@ -169,7 +170,7 @@ def pair_attention(
     `ValueError` for pairs with a soft cap, attention sinks or a position bias, and for attention that is not causal.
     """
     if attention_mask is None or attention_mask.dtype != torch.int64:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+        return _sdpa(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     special = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
     if special or kwargs.get("is_causal") is False or not getattr(module, "is_causal", True):
         raise ValueError(f"attention of pairs computes no {special[0] if special else 'attention that is not causal'}")

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers import DynamicCache, DynamicLayer, PreTrainedModel
 
 from ..core.model_parts import base_model
 from ..tokenization.padding import pad_batch

@@ -17,8 +17,7 @@ import pyarrow as pa
 from datasets import Dataset
 from peft import PeftConfig
 from torch import nn
-from trl import SFTConfig
-from trl.data_utils import pack_dataset
+from trl import SFTConfig, pack_dataset
 
 from ..core.device import Hardware, hardware
 from ..loading.training_memory import CHECKPOINTING_FIELDS, NotEstimated, step_memory

@@ -11,12 +11,14 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import AttentionInterface, AttentionMaskInterface
 
 # %% ../../nbs/package/training/cpu_kernels.ipynb #c5bf285e
+_sdpa, _sdpa_mask = AttentionInterface()["sdpa"], AttentionMaskInterface()["sdpa"]  # transformers' own
+
+
 def _is_one_row(q_length: int, given: dict) -> bool:
-    "Whether `sdpa_mask` is to mask one row without padding, cache or window."
+    "Whether the mask of `sdpa` is one row without padding, cache or window."
     fixed: dict[str, object] = {"batch_size": 1, "kv_length": q_length, "q_offset": 0, "kv_offset": 0}
     fixed |= {"use_vmap": False, "allow_is_causal_skip": False, "attention_mask": None, "local_size": None}
     return all(given.get(name, value) is value or given[name] == value for name, value in fixed.items())
@@ -39,8 +41,8 @@ def _document_bounds(mask_function, q_length: int, device) -> Tensor | None:
 def document_mask(
     mask_function: Callable[..., Tensor],  # Of batch, head, query and key indices: may the query see the key?
     q_length: int,  # Tokens T of the row
-    **kwargs,  # As `transformers.masking_utils.sdpa_mask` takes them
-) -> Tensor | None:  # int32 [documents + 1]; or what `sdpa_mask` returns
+    **kwargs,  # As transformers' masks take them
+) -> Tensor | None:  # int32 [documents + 1]; or the mask of `sdpa`
     """Where each document of one unpadded row begins, and T; for any other input the mask of `sdpa`.
 
     Documents of 3, 4 and 1 tokens give [0, 3, 7, 8]. For `transformers.AttentionMaskInterface`. A row counts as
@@ -48,7 +50,7 @@ def document_mask(
     """
     one_row = q_length > 1 and _is_one_row(q_length, kwargs)
     bounds = _document_bounds(mask_function, q_length, kwargs.get("device")) if one_row else None
-    return sdpa_mask(mask_function=mask_function, q_length=q_length, **kwargs) if bounds is None else bounds
+    return _sdpa_mask(mask_function=mask_function, q_length=q_length, **kwargs) if bounds is None else bounds
 
 # %% ../../nbs/package/training/cpu_kernels.ipynb #0759863f
 def _attend_each(query, key, value, bounds: list[int], scaling: float) -> tuple[Tensor, list[Tensor]]:
@@ -126,12 +128,12 @@ def document_attention(
 ) -> tuple[Tensor, None]:  # [B, T, H, d], in autocast's dtype where that is on, else in the dtype of `query`
     "The attention of `sdpa`; given the bounds of documents, it computes no pair of tokens from different documents."
     if attention_mask is None or attention_mask.ndim != 1:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+        return _sdpa(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     special = any(kwargs.get(name) is not None for name in ("position_bias", "softcap", "is_causal"))
     if dropout or special or not getattr(module, "is_causal", True):
         document = torch.repeat_interleave(attention_mask.diff())
         pairs = (document[:, None] == document).tril()[None, None]
-        return sdpa_attention_forward(module, query, key, value, pairs, dropout, scaling, **kwargs)
+        return _sdpa(module, query, key, value, pairs, dropout, scaling, **kwargs)
     if torch.is_autocast_enabled(query.device.type):
         query, key, value = (x.to(torch.get_autocast_dtype(query.device.type)) for x in (query, key, value))
     return _attend_documents(query, key, value, attention_mask, scaling), None

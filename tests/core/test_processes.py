@@ -1,5 +1,8 @@
 "Edges of `ft_notebooks.core.processes`, with the answers of the other processes given."
 
+from datetime import timedelta
+from types import SimpleNamespace
+
 import pytest
 
 from ft_notebooks.core import processes
@@ -33,3 +36,16 @@ def test_without_an_error_nothing_is_raised(gathered):
     with together():
         pass
     assert [found for _, found in gathered] == [None]
+
+
+@pytest.mark.parametrize("can_be_changed, timeout", [(True, timedelta(minutes=10)), (False, timedelta(days=1))])
+def test_rows_may_take_hours_to_prepare_whether_or_not_a_timeout_can_be_changed_later(
+    monkeypatch, can_be_changed, timeout
+):
+    given, changed = [], []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(processes, "hardware", lambda: SimpleNamespace(device="cpu"))
+    monkeypatch.setattr(processes, "PartialState", lambda **how: given.append(how) or SimpleNamespace(num_processes=2))
+    monkeypatch.setattr(processes, "set_timeout", lambda timeout=None: changed.append(timeout) or can_be_changed)
+    processes.join_processes()
+    assert given == [{"cpu": True, "timeout": timeout}] and changed == [None, timedelta(days=1)]

@@ -226,6 +226,18 @@ def test_without_the_harness_the_error_says_how_to_install_it(monkeypatch):
         run_tasks(None, None, ["choose"])
 
 
+@pytest.mark.parametrize("name", ["loglikelihood", "tok_batch_encode"])
+def test_a_harness_whose_prompts_could_be_cut_unseen_is_refused(folder, tiny, own_only, monkeypatch, name):
+    from lm_eval.models import huggingface
+
+    kinds = [kind for kind in huggingface.HFLM.__mro__ if name in vars(kind)]
+    for kind in kinds:
+        monkeypatch.delattr(kind, name)
+    monkeypatch.setattr(huggingface.HFLM, "__abstractmethods__", frozenset())
+    with pytest.raises(RuntimeError, match=f"lm_eval [0-9.]+ has no HFLM.{name}, .* pip install 'lm_eval==0.4"):
+        run_tasks(*tiny, ["choose"], include=folder)
+
+
 @pytest.mark.parametrize("stderr", ["N/A", None, float("nan"), math.inf])
 def test_a_value_without_a_standard_error_stays_without_interval(stderr):
     assert _score(2.5, stderr, [], 7) == {"value": 2.5, "low": None, "high": None, "n": 7}

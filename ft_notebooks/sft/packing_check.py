@@ -10,6 +10,8 @@ import torch
 from transformers import PreTrainedModel
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from ..core.seams import attention_of
+
 # %% ../../nbs/package/sft/packing_check.ipynb #d65fa34f
 def document_leak(
     model: PreTrainedModel,  # Not changed; two short forward passes of 24 tokens, and one of 12
@@ -46,7 +48,7 @@ def check_apart(
     "Documents in one row are apart: `document_leak` is less than 0.1; otherwise `ValueError`."
     leak = document_leak(model)
     if not leak < 0.1:
-        kind = f"{type(model).__name__} with attn_implementation={model.config._attn_implementation!r}"
+        kind = f"{type(model).__name__} with attn_implementation={attention_of(model)!r}"
         raise ValueError(
             f"{kind} lets a document see the one before it in the row ({leak:.0%} of the change under full attention), "
             "so packing and padding_free would train on mixed texts; leave both off, and rows are grouped by length "

@@ -15,12 +15,13 @@ from trl import SFTConfig, SFTTrainer
 from ..checkpointing.best_checkpoint import check_checkpoint_choice
 from ..training.nan_guard import GuardedTrainer
 from ..checkpointing.run_manifest import ManifestCallback
+from ..core.seams import attention_of
 from ..data.chat_encoding import encode_chats
 from ..training.out_of_memory import MemoryTrainer
 from .packing_check import check_apart
 from ..distributed.uneven_batches import RanksTrainer
 from ..checkpointing.resume import ResumableTrainer
-from ..training.kernel_patching import levers, speed_up
+from ..training.kernel_patching import LabelHead, levers, speed_up
 from ..training.preflight import check_start, ready, with_guard
 from ..tokenization.padding import IGNORE
 from ..training.progress_and_plots import check_trackers, watch
@@ -87,6 +88,9 @@ class _SFTTrainer(ResumableTrainer, MemoryTrainer, GuardedTrainer, RanksTrainer,
         with speed_up(self.model):
             return super().train(*args, **kwargs)
 
+    def compute_loss(self, model, *args, **kwargs):
+        return super().compute_loss(LabelHead(model), *args, **kwargs)
+
 # %% ../../nbs/package/sft/trainer.ipynb #4127f426
 _GIVE_ROWS = "exactly the assistant's tokens are trained; for others, give rows with 'input_ids' and 'labels'"
 _UNREAD = {
@@ -100,7 +104,7 @@ _UNREAD = {
 
 def _may_be_unpadded(model) -> bool:
     "Whether its attention is computed document by document: ours on a CPU, flash attention on a GPU."
-    return levers(model)["attention"] is None or "flash" in model.config._attn_implementation
+    return levers(model)["attention"] is None or "flash" in (attention_of(model) or "")
 
 
 def _settings(model, rows, output_dir, effective_batch, given, adapter) -> tuple[SFTConfig, Plan]:

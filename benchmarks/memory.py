@@ -39,11 +39,14 @@ def train(model, tok, batch: int, length: int, levers: bool) -> None:
     from ft_notebooks.sft.trainer import sft_trainer
 
     ids = [[7 + (row + position) % 200 for position in range(length)] for row in range(4 * batch)]
-    plain = patch("ft_notebooks.sft.trainer.speed_up", lambda model: contextlib.nullcontext())
+    plain = contextlib.ExitStack()
+    if not levers:
+        plain.enter_context(patch("ft_notebooks.sft.trainer.speed_up", lambda model: contextlib.nullcontext()))
+        plain.enter_context(patch("ft_notebooks.sft.trainer.LabelHead", lambda model: model))
     with (
         tempfile.TemporaryDirectory() as folder,
         contextlib.redirect_stdout(None),
-        contextlib.nullcontext() if levers else plain,
+        plain,
     ):
         sft_trainer(
             model,

@@ -223,26 +223,30 @@ def command(rows: Path, folder: str, clock: Clock, out: str, packing: bool = Fal
 
 def ours(rows: Path, folder: str, clock: Clock, out: str, off: str = "", bits: int = 16, **overrides) -> None:
     "`sft_trainer` on chats, with its defaults, or without one optimization of `ft_notebooks.training.kernel_patching`."
+    from functools import partial
+
     from datasets import Dataset
 
     from ft_notebooks.loading.quantized_loading import load_model
     from ft_notebooks.lora.adapter import add_adapter, lora_config
-    from ft_notebooks.sft.trainer import sft_trainer
+    from ft_notebooks.sft import trainer as sft
     from ft_notebooks.tokenization.padding import load_tokenizer
-    from ft_notebooks.training import kernel_patching
 
     model = load_model(folder, bits)
     model = add_adapter(model, lora_config(model))
     quiet = {"num_train_epochs": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
-    chats, levers = Dataset.from_list(read(rows, "messages")), kernel_patching.levers
+    chats = Dataset.from_list(read(rows, "messages"))
+    given = sft.speed_up, sft.LabelHead
     try:
-        if off:
-            assert off in levers(model)
-            kernel_patching.levers = lambda model: levers(model) | {off: "the benchmark switches it off"}
-        trainer = sft_trainer(model, load_tokenizer(folder), chats, output_dir=out, **quiet, **overrides)
+        assert not off or off in sft.levers(model)
+        if off == "head":
+            sft.LabelHead = lambda model: model
+        elif off:
+            sft.speed_up = partial(sft.speed_up, off=(off,))
+        trainer = sft.sft_trainer(model, load_tokenizer(folder), chats, output_dir=out, **quiet, **overrides)
         clock.watch(trainer).train()
     finally:
-        kernel_patching.levers = levers
+        sft.speed_up, sft.LabelHead = given
 
 
 def hand(rows: Path, folder: str, clock: Clock, out: str) -> None:

@@ -41,11 +41,12 @@ def _answers(model, tok, prompts: list[list[int]], max_new_tokens: int) -> tuple
 @torch.no_grad()
 def _of_chosen(model, rows) -> tuple[float, Tensor]:  # in nats; (tokens, V) log-probabilities
     "The mean log-probability of the chosen answers, and the distributions at up to eight tokens of each."
-    takes, sums, found = inspect.signature(base_model(model).forward).parameters, [], []
+    sums, found = [], []
+    cuts = "logits_to_keep" in inspect.signature(type(base_model(model)).forward).parameters
     for row in rows:
         ids, n = torch.tensor([row["prompt_ids"] + row["chosen_ids"]], device=model.device), len(row["chosen_ids"])
         given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-        given |= {"logits_to_keep": n + 1} if "logits_to_keep" in takes else {}
+        given |= {"logits_to_keep": n + 1} if cuts else {}
         log_probs = model(**given).logits[0, -n - 1 : -1].float().log_softmax(-1)
         sums.append(log_probs.gather(1, ids[0, -n:, None]).sum())
         found.append(log_probs[torch.linspace(0, n - 1, min(n, 8)).long()].cpu())

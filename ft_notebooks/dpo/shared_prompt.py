@@ -149,6 +149,12 @@ def _without(base: PreTrainedModel) -> str | None:
     return None if "shift_labels" in takes else "this TRL's head takes no shift_labels"
 
 
+def _is_checkpointed(base: PreTrainedModel) -> bool:
+    "Whether a backward pass computes layers again, by the name that the installed release has."
+    newer = getattr(base, "is_activation_checkpointing", None)
+    return bool(base.is_gradient_checkpointing if newer is None else newer)
+
+
 def _not_kept(trainer) -> None:
     "`ValueError` where a batch lacks the reference that is known before step 1 only."
     full = trainer.ref_model is None and not isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel)
@@ -179,6 +185,8 @@ class SharedPrompt:
         reasons["a compiled model keeps the attention that it was compiled with"] = trainer.args.torch_compile
         said = [reason for reason, holds in reasons.items() if holds] or [_without(base_model(models[0]))]
         self.not_shared: str | None = said[0] or next(filter(None, map(why_not_shared, models)), None)
+        for model in models:
+            self.forward(model)  # tries its head
 
     @contextmanager
     def used(self) -> Iterator[None]:
@@ -223,7 +231,7 @@ class SharedPrompt:
         "What `compute_loss` returns, by TRL's own loss."
         trainer, base = self.trainer, base_model(self.trainer.accelerator.unwrap_model(self.trainer.model))
         # outside `train` a backward pass with checkpointing would compute layers again after this block
-        later = not self._blocks and torch.is_grad_enabled() and base.is_gradient_checkpointing
+        later = not self._blocks and torch.is_grad_enabled() and _is_checkpointed(base)
         with nullcontext() if later else self.used():
             inputs, before = {**inputs, **self.reference(inputs)}, trainer.precompute_ref_logps
             trainer.precompute_ref_logps = True

@@ -110,12 +110,9 @@ def _why_own_head(base: PreTrainedModel) -> str | None:
     return None if _TRIED[base] else f"{type(base).__name__} computes more than a product with the head's weight"
 
 # %% ../../nbs/package/training/kernel_patching.ipynb #cd5f9ed4
-def levers(
-    model: PreTrainedModel | PeftModel,  # As it would be trained
-) -> dict[str, str | None]:  # "attention", "lora", "norm", "head": None where it is used, else why not
-    "Which optimizations `speed_up` and `LabelHead` use for this model, and why not the others; none on a GPU."
-    base = base_model(model)
-    reasons: dict[str, str | None] = dict.fromkeys(("attention", "lora", "norm", "head"))
+def _without_head(base: PreTrainedModel) -> dict[str, str | None]:
+    "What `levers` says, but for the head."
+    reasons: dict[str, str | None] = dict.fromkeys(("attention", "lora", "norm"))
     if base.device.type != "cpu":
         return {name: f"the model is on {base.device}" for name in reasons}
     if attention_of(base) not in ("sdpa", "documents"):
@@ -127,8 +124,16 @@ def levers(
         reasons["lora"] = f"PEFT's own layers: {why[0]}" if why else "no LoRA layer"
     if not any(_is_rms_norm(module) for module in base.modules()):
         reasons["norm"] = "no frozen root-mean-square norm"
-    reasons["head"] = _why_own_head(base)
     return reasons
+
+
+def levers(
+    model: PreTrainedModel | PeftModel,  # As it would be trained
+) -> dict[str, str | None]:  # "attention", "lora", "norm", "head": None where it is used, else why not
+    "Which optimizations `speed_up` and `LabelHead` use for this model, and why not the others; none on a GPU."
+    base = base_model(model)
+    elsewhere = None if base.device.type == "cpu" else f"the model is on {base.device}"
+    return {**_without_head(base), "head": elsewhere or _why_own_head(base)}
 
 # %% ../../nbs/package/training/kernel_patching.ipynb #47485440
 @contextmanager
@@ -163,14 +168,14 @@ def _attention(model) -> Iterator[None]:
 @contextmanager
 def speed_up(
     model: PreTrainedModel | PeftModel,  # Changed in place, and changed back
-    off: tuple[str, ...] = (),  # Names of optimizations to leave out, as `levers` gives them
+    off: tuple[str, ...] = (),  # Of "attention", "lora", "norm": optimizations to leave out
 ) -> Iterator[None]:
     """Inside it a step of `model`, in TRL's trainer or by hand, has the same loss and gradient with less work.
 
     Afterwards, also after an error, the model is as before. It may be nested. The head's part is `LabelHead`.
     """
     base = base_model(model)
-    on = {name for name, reason in levers(model).items() if reason is None} - set(off)
+    on = {name for name, reason in _without_head(base).items() if reason is None} - set(off)
     changes = []
     for module in base.modules():
         if "lora" in on and isinstance(module, LoraLinear) and _not_fused(module) is None:
@@ -233,13 +238,18 @@ class LabelHead:
         virtual = isinstance(inner, PeftModel) and any(c.is_prompt_learning for c in inner.peft_config.values())
         compiled = is_compiled_module(model) or has_compiled_regions(model)
         self._off = off or virtual or compiled or not isinstance(self.base, PreTrainedModel)
+        self._own()  # a model is tried now, and not in a step
+
+    def _own(self) -> bool:
+        "Whether the head is left to the model."
+        return self._off or self.base.device.type != "cpu" or _why_own_head(self.base) is not None
 
     def __call__(self, *args, **given):
         asked = {name for name, value in given.items() if value is not None}
         labelled = given.get("fused_lm_head") is True and asked & {"labels", "shift_labels"}
-        if args or not labelled or not asked <= _READ or self._off or self.base.device.type != "cpu":
+        if args or not labelled or not asked <= _READ or self._own():
             return self.model(*args, **given)
-        scored = None if _why_own_head(self.base) else self._scored(**given)
+        scored = self._scored(**given)
         return self.model(**given) if scored is None else scored
 
     def _scored(self, labels=None, shift_labels=None, **given) -> LabelScores | None:

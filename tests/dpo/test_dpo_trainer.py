@@ -22,7 +22,7 @@ from ft_notebooks.checkpointing.integrity import last_good_checkpoint
 from ft_notebooks.data.preference_encoding import encode_pairs
 from ft_notebooks.dpo.loss import pair_logps
 from ft_notebooks.dpo.over_optimization import CollapseCallback, plot_collapse
-from ft_notebooks.dpo.reference import _asked, _kept_or_computed
+from ft_notebooks.dpo.reference import _asked, with_reference
 from ft_notebooks.dpo.trainer import dpo_trainer
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.loading.quantized_loading import load_model
@@ -373,7 +373,7 @@ def test_what_is_kept_is_one_file_a_precision(rows, tmp_path):
     trainer = made(tiny_model(), rows, tmp_path)
     for name in ("bf16", "fp16"):
         setattr(trainer.args, name, True)
-        _kept_or_computed(trainer, rows, 4)
+        with_reference(trainer, rows, 4)
         setattr(trainer.args, name, False)
     assert len(list((tmp_path / ".reference").glob("*.safetensors"))) == 3
 

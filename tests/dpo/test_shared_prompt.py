@@ -1,6 +1,7 @@
 "Pairs in one row: edges of the layout, architectures, whole trainings, and that nothing of it stays."
 
 import random
+import types
 
 import datasets
 import pytest
@@ -13,7 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from ft_notebooks.dpo.shared_prompt import SharedPrompt, sharing_error, why_not_shared
+from ft_notebooks.core.seams import attention_of, is_hooked
+from ft_notebooks.dpo.shared_prompt import PairedForward, SharedPrompt, sharing_error, why_not_shared
 from ft_notebooks.dpo.shared_rows import _blocks, _by_block, _flash, pair_attention, pair_mask, pair_row
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import lora_config
@@ -39,8 +41,19 @@ ROWS = datasets.Dataset.from_list(
 )
 
 
-class Shared(SharedPrompt, DPOTrainer):
-    pass
+class Shared(DPOTrainer):
+    off: tuple[str, ...] = ()
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.prompts = SharedPrompt(self, self.off)
+
+    def train(self, *args, **kwargs):
+        with self.prompts.used():
+            return super().train(*args, **kwargs)
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        return self.prompts.loss(super().compute_loss, model, inputs, *args, **kwargs)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -209,7 +222,7 @@ def model_of(kind, fields, attention=None):
 def test_the_row_is_as_good_as_the_texts_alone(kind, attention):
     model = model_of(kind, RIGHT[kind], attention)
     assert why_not_shared(model) is None and sharing_error(model)[0] < 1e-4
-    assert model.config._attn_implementation == attention
+    assert attention_of(model) == attention
 
 
 def test_rounding_alone_turns_nothing_off():
@@ -288,7 +301,7 @@ def test_a_training_with_evaluations_has_the_history_and_the_weights_of_trls(how
     plain, shared = (trainer_of(kind, tmp_path, **fields) for kind in (DPOTrainer, Shared))
     for trainer in (plain, shared):
         trainer.train()
-    assert shared.not_shared is None
+    assert shared.prompts.not_shared is None
     logs = list(zip(history(plain), history(shared), strict=True))
     assert len(logs) > 4 and any("eval_rewards/margins" in log for log, _ in logs)
     assert max(abs(log.get("rewards/margins", 0)) for log, _ in logs) > 1e-3  # it moved
@@ -330,7 +343,8 @@ def test_a_prompt_of_one_token_and_answers_of_different_length_lose_nothing(tmp_
     for kind in (DPOTrainer, Shared):
         trainer = trainer_of(kind, tmp_path, ref_model=tiny_model(seed=1), adapter=False, loss_type=["sigmoid", "sft"])
         loss = trainer.compute_loss(trainer.model.train(), dict(batch))
-        found.append({name: values[0] for name, values in trainer._metrics["train"].items()} | {"loss": loss.item()})
+        trainer.log({"loss": loss.item()})
+        found.append(trainer.state.log_history[-1])
     assert found[1] == pytest.approx(found[0], abs=1e-5, rel=1e-6)
 
 
@@ -348,7 +362,7 @@ def test_each_of_policy_and_reference_computes_the_one_row(tmp_path):
     trainer = trainer_of(Shared, tmp_path)
     batch = batch_of(trainer)
     row = pair_row(batch["input_ids"], batch["attention_mask"]).input_ids.shape
-    assert trainer.not_shared is None
+    assert trainer.prompts.not_shared is None
     assert positions(trainer, batch) == [row, row] and row[1] < batch["input_ids"].numel() / 2
 
 
@@ -356,11 +370,11 @@ def test_texts_longer_than_a_window_and_texts_padded_on_the_left_are_computed_as
     batch = batch_of(trainer_of(Shared, tmp_path))
     for window, long in ((batch["input_ids"].shape[1], False), (batch["input_ids"].shape[1] - 1, True)):
         trainer = trainer_of(Shared, tmp_path, model_of("mistral", {"sliding_window": window}))
-        assert trainer.not_shared is None
+        assert trainer.prompts.not_shared is None
         assert (positions(trainer, batch)[0] == batch["input_ids"].shape) == long
     trainer = trainer_of(Shared, tmp_path)
     left = {name: x.flip(1) for name, x in batch.items()}
-    assert trainer.not_shared is None and positions(trainer, left)[0] == batch["input_ids"].shape
+    assert trainer.prompts.not_shared is None and positions(trainer, left)[0] == batch["input_ids"].shape
 
 
 def test_a_loss_over_routers_is_trls(tmp_path):
@@ -369,18 +383,102 @@ def test_a_loss_over_routers_is_trls(tmp_path):
         models = [model_of("mixtral", {"num_local_experts": 4, "output_router_logits": True}) for _ in range(2)]
         kinds[kind] = trainer_of(kind, tmp_path, *models, adapter=False)
     losses = [trainer.compute_loss(trainer.model, batch_of(trainer)).item() for trainer in kinds.values()]
-    assert "experts" in kinds[Shared].not_shared and losses[0] == pytest.approx(losses[1], abs=1e-6)
+    assert "experts" in kinds[Shared].prompts.not_shared and losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
 def test_nothing_of_it_stays_even_if_a_step_fails(tmp_path):
     trainer = trainer_of(Shared, tmp_path)
-    base, names = trainer.model.get_base_model(), ("_ChunkedLogProbFunction", "_use_triton")
-    before = [base.forward, base.config._attn_implementation, *(getattr(trl.trainer.utils, name) for name in names)]
+    base = trainer.model.get_base_model()
+    before = base.forward, attention_of(base), trainer.precompute_ref_logps
     trainer.compute_loss(trainer.model, batch_of(trainer))
     with pytest.raises(IndexError):
         trainer.compute_loss(trainer.model, {name: x + 10**6 for name, x in batch_of(trainer).items()})
-    after = [base.forward, base.config._attn_implementation, *(getattr(trl.trainer.utils, name) for name in names)]
-    assert before == after and not any("forward" in vars(module) for module in base.modules() if module is not base)
+    assert before == (base.forward, attention_of(base), trainer.precompute_ref_logps)
+    assert not any("forward" in vars(module) for module in base.modules() if module is not base)
+    assert not is_hooked(base.get_output_embeddings())
+
+
+def test_a_block_inside_another_changes_nothing_and_trls_functions_are_never_replaced(tmp_path):
+    trainer, seen = trainer_of(Shared, tmp_path), []
+    base, own = trainer.model.get_base_model(), dict(vars(trl.trainer.utils))
+    forward = base.forward
+    hook = base.get_input_embeddings().register_forward_hook(
+        lambda *args: seen.append((attention_of(base), base.forward == forward, dict(vars(trl.trainer.utils)) == own))
+    )
+    with trainer.prompts.used():
+        fused = [module for module in base.modules() if "forward" in vars(module)]
+        trainer.compute_loss(trainer.model, batch_of(trainer))
+        assert attention_of(base) == "pairs" and fused == [m for m in base.modules() if "forward" in vars(m)]
+    hook.remove()
+    assert seen == [("pairs", True, True)] * 2 and attention_of(base) == "sdpa"
+
+
+@pytest.mark.parametrize("adapter", [True, False])
+def test_a_step_with_checkpointing_outside_of_a_training_is_trls(tmp_path, adapter):
+    "Its backward pass computes layers again, by the attention that the model then has"
+    gradients = []
+    for kind in (DPOTrainer, Shared):
+        models = {} if adapter else {"ref_model": tiny_model(seed=1)}
+        trainer = trainer_of(kind, tmp_path, adapter=adapter, gradient_checkpointing=True, **models)
+        trainer.current_gradient_accumulation_steps = 1
+        with torch.no_grad():
+            for name, p in trainer.model.named_parameters():
+                p.add_(0.02 * (p.requires_grad and ".ref." not in name))
+        trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
+        trainer.training_step(trainer.model.train(), batch_of(trainer))
+        gradients.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]))
+    assert_close(gradients[1], gradients[0], atol=1e-5, rtol=1e-4) and gradients[0].any()
+
+
+def test_a_field_that_it_does_not_give_is_trls(tmp_path):
+    trainer = trainer_of(Shared, tmp_path)
+    batch = batch_of(trainer)
+    labels = batch["input_ids"].masked_fill(batch.pop("completion_mask") == 0, -100)
+    model = trainer.model.eval()
+    with trainer.prompts.used():
+        mine, theirs = (m(**batch, labels=labels, fused_lm_head=True) for m in (PairedForward(model), model))
+        for name in ("loss", "log_probs", "entropy", "is_top1", "label_mask"):
+            assert_close(getattr(mine, name), getattr(theirs, name), atol=2e-5, rtol=1e-4)
+        assert "mean_logits" not in dict(mine.items())
+        assert_close(mine.mean_logits, theirs.mean_logits, atol=1e-5, rtol=1e-4)
+
+
+def test_the_reference_of_a_batch_is_read_where_it_is_given_and_refused_where_it_is_lost(tmp_path):
+    trainer = trainer_of(Shared, tmp_path, adapter=False, precompute_ref_log_probs=True)
+    batch = batch_of(trainer)
+    kept = {name: batch.pop(name) for name in ("ref_chosen_logps", "ref_rejected_logps")}
+    assert trainer.prompts.reference({**batch, **kept}) == kept
+    trainer.model.eval()
+    for name, now in trainer.prompts.reference(batch).items():  # before step 1 the model is its own reference
+        assert_close(now, kept[name], atol=1e-4, rtol=1e-5)
+    with pytest.raises(ValueError, match="the reference, which was this model before step 1, is no more; give these"):
+        trainer.compute_loss(trainer.model.train(), batch)
+    trainer.state.global_step = 1
+    with pytest.raises(ValueError, match="is no more"):
+        trainer.compute_loss(trainer.model.eval(), batch)
+
+
+@pytest.mark.parametrize("name", ["compute_ref_log_probs", "precompute_ref_logps", "ref_model", "use_weighting"])
+def test_a_trl_without_a_name_that_is_needed_is_refused_when_the_trainer_is_made(tmp_path, name):
+    trainer = trainer_of(DPOTrainer, tmp_path)
+    there = {key: value for key, value in vars(trainer).items() if key != name}
+    kind = type("Other", (), {"compute_ref_log_probs": 1} if name != "compute_ref_log_probs" else {})
+    other = kind()
+    vars(other).update(there)
+    with pytest.raises(RuntimeError, match=rf"trl [\d.]+ has no DPOTrainer.{name}, by which .*pip install 'trl==1.16"):
+        SharedPrompt(other)
+
+
+def test_a_head_of_trl_that_takes_no_shifted_labels_leaves_prompts_unshared(tmp_path):
+    trainer = trainer_of(DPOTrainer, tmp_path)
+    base = trainer.model.get_base_model()
+    inner = base.forward
+
+    def forward(self, *args, fused_lm_head=False, labels=None, **kwargs):
+        return inner(*args, fused_lm_head=fused_lm_head, labels=labels, **kwargs)
+
+    base.forward = types.MethodType(forward, base)
+    assert SharedPrompt(trainer).not_shared == "this TRL's head takes no shift_labels"
 
 
 def test_outputs_are_those_that_trl_returns(tmp_path):
@@ -391,7 +489,7 @@ def test_outputs_are_those_that_trl_returns(tmp_path):
 
 
 def test_levers_can_be_left_out_and_the_reason_is_said(tmp_path):
-    kind = type("Off", (Shared,), {"levers_off": ("share", "lora", "head")})
+    kind = type("Off", (Shared,), {"off": ("share", "lora", "head")})
     trainer = trainer_of(kind, tmp_path)
-    assert trainer.not_shared == "it is among levers_off"
+    assert trainer.prompts.not_shared == "it is among those left out"
     assert positions(trainer, batch_of(trainer))[0] == batch_of(trainer)["input_ids"].shape

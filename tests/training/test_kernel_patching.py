@@ -7,22 +7,33 @@ import socket
 import pytest
 import torch
 import torch.distributed as dist
-import trl.trainer.utils
+from peft import PromptTuningConfig, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
 from small_runs import HANGS
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
-from transformers import GemmaConfig, GemmaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    Cohere2Config,
+    Cohere2ForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GemmaConfig,
+    GemmaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 from trl import SFTConfig, SFTTrainer
+from trl.trainer import add_fused_lm_head
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from ft_notebooks.core.seams import attention_of, is_hooked
 from ft_notebooks.data.chat_encoding import encode_chats
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config, merge_adapter
 from ft_notebooks.sft.packing_check import check_apart, document_leak
 from ft_notebooks.training.cpu_kernels import label_log_probs
-from ft_notebooks.training.kernel_patching import levers, speed_up
+from ft_notebooks.training.kernel_patching import LabelHead, levers, speed_up
 
 TOK = tiny_tokenizer()
 ROWS = encode_chats(TOK, appointments(16))[0]
@@ -55,13 +66,12 @@ def loss_and_gradient(model, quick, inputs=None, autocast=False, **how):
 
 
 class Quick(SFTTrainer):
-    def training_step(self, *args, **kwargs):
+    def train(self, *args, **kwargs):
         with speed_up(self.model):
-            return super().training_step(*args, **kwargs)
+            return super().train(*args, **kwargs)
 
-    def prediction_step(self, *args, **kwargs):
-        with speed_up(self.model):
-            return super().prediction_step(*args, **kwargs)
+    def compute_loss(self, model, *args, **kwargs):
+        return super().compute_loss(LabelHead(model), *args, **kwargs)
 
 
 def trainer(folder, kind=Quick, model=None, **settings):
@@ -158,7 +168,7 @@ def test_windows_and_other_norms_are_the_models_own():
 def test_documents_are_apart_with_the_attention_that_is_used():
     model = tiny_model()
     with speed_up(model):
-        assert model.config._attn_implementation == "documents"
+        assert attention_of(model) == "documents"
         check_apart(model)
         assert document_leak(model, attention_mask=torch.ones(1, 24)) > 0.5
 
@@ -172,54 +182,118 @@ def test_short_and_long_documents_in_sixteen_bits_agree(monkeypatch):
     assert (found[256][1] - found[0][1]).norm() < 0.05 * found[0][1].norm()
 
 
-def test_heads_that_it_does_not_cover_are_left_to_trl(monkeypatch):
-    calls = []
+SIZES = dict(vocab_size=len(TOK), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
+SIZES |= dict(num_key_value_heads=2, pad_token_id=0)
+
+
+def with_bias():
+    model = tiny_model()
+    model.lm_head.bias = torch.nn.Parameter(torch.randn(model.config.vocab_size))
+    return model
+
+
+def with_virtual_tokens():
+    torch.manual_seed(0)
+    return get_peft_model(tiny_model(), PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"))
+
+
+def hooked():
+    model = adapted()
+    model.get_output_embeddings().register_forward_hook(lambda *args: None)
+    return model
+
+
+HEADS = {  # name -> the model, and whether `label_log_probs` computes its head
+    "frozen": (adapted, True),
+    "trained": (tiny_model, True),
+    "a bias": (with_bias, False),
+    "a soft cap": (lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=8)), False),
+    "a scale": (lambda: Cohere2ForCausalLM(Cohere2Config(**SIZES)), False),
+    "a hook": (hooked, False),
+    "virtual tokens": (with_virtual_tokens, False),
+}
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    found = []
     monkeypatch.setattr(
         "ft_notebooks.training.kernel_patching.label_log_probs",
-        lambda *given: calls.append(len(given[0])) or label_log_probs(*given),
+        lambda *given: found.append(len(given[0])) or label_log_probs(*given),
     )
-    model = adapted()
-    hidden, weight, targets = torch.randn(6, 8), torch.randn(20, 8), torch.arange(6)
-    ways = {
-        "plain": (weight, None, 1.0, None, 1.0, ("log_probs", "entropy", "is_top1")),
-        "a bias": (weight, torch.randn(20), 1.0, None, 1.0, ("log_probs",)),
-        "a temperature": (weight, None, 0.7, None, 1.0, ("log_probs",)),
-        "a soft cap": (weight, None, 1.0, 5.0, 1.0, ("log_probs",)),
-        "a scale": (weight, None, 1.0, None, 0.5, ("log_probs",)),
-        "trained": (weight.clone().requires_grad_(), None, 1.0, None, 1.0, ("log_probs",)),
-        "another output": (weight, None, 1.0, None, 1.0, ("log_probs", "mean_logits")),
-    }
-    theirs = trl.trainer.utils._ChunkedLogProbFunction
-    for name, (w, bias, temperature, softcap, scale, outputs) in ways.items():
-        given = (hidden, w, bias, targets, temperature, 32, softcap, scale, outputs)
-        with speed_up(model):
-            mine = trl.trainer.utils._ChunkedLogProbFunction.apply(*given)
-        for a, b in zip(mine, theirs.apply(*given)):
-            assert (
-                (a is None and b is None)
-                or not outputs
-                or a is None
-                or b is None
-                or torch.allclose(a.float(), b.float(), atol=1e-5)
-            )
-    assert calls == [6]
+    return found
 
 
-def test_a_trl_that_computes_its_head_another_way_keeps_it(monkeypatch):
-    monkeypatch.delattr(trl.trainer.utils, "_use_triton")
-    model = adapted()
-    assert levers(model)["head"] == "this TRL computes its head another way"
-    with speed_up(model):
-        assert not hasattr(trl.trainer.utils, "_use_triton")
+def gradient(model, loss):
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, trained, allow_unused=True) if g is not None])
+
+
+@pytest.mark.parametrize("padded", [True, False], ids=["labels", "labels shifted"])
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_is_ours_where_it_is_covered_and_trls_elsewhere(tmp_path, calls, name, padded):
+    make, ours = HEADS[name]
+    torch.manual_seed(0)
+    run = trainer(tmp_path, SFTTrainer, make(), padding_free=False)
+    inputs = run.data_collator(run.train_dataset.select(range(3)).to_list())
+    if not padded:
+        inputs["shift_labels"] = torch.nn.functional.pad(inputs.pop("labels")[:, 1:], (0, 1), value=-100)
+        inputs |= {"labels": None}
+    if name == "virtual tokens" and not padded:
+        pytest.skip("TRL's own head does not shift the labels of virtual tokens")
+    model = run.model.eval()
+    theirs, mine = model(**inputs, fused_lm_head=True), LabelHead(model)(**inputs, fused_lm_head=True)
+    fields = ("loss", "log_probs", "entropy", "is_top1", "label_mask")
+    for field in fields:
+        assert_close(getattr(mine, field), getattr(theirs, field), atol=2e-5, rtol=1e-4)
+    assert_close(gradient(model, mine.loss), gradient(model, theirs.loss), atol=2e-5, rtol=1e-3)
+    labelled = int(theirs.label_mask.sum())
+    assert calls == ([labelled] if ours else []) and (levers(model)["head"] is None or not ours or name == "a hook")
+
+
+def test_another_call_argument_or_field_is_answered_by_the_model(tmp_path, calls):
+    run = trainer(tmp_path, SFTTrainer, padding_free=False)
+    inputs = run.data_collator(run.train_dataset.select(range(3)).to_list())
+    model, head = run.model.eval(), LabelHead(run.model)
+    text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    assert torch.equal(head(**text).logits, model(**text).logits)
+    assert torch.equal(head(text["input_ids"]).logits, model(text["input_ids"]).logits)
+    assert torch.equal(head(**inputs).loss, model(**inputs).loss)
+    asked = {"fused_lm_head": True, "num_items_in_batch": torch.tensor(7)}
+    assert torch.equal(head(**inputs, **asked).loss, model(**inputs, **asked).loss) and not calls
+    mine, theirs = (m(**inputs, fused_lm_head=True) for m in (head, model))
+    assert calls and mine.aux_loss is None and mine.mean_logits is None and theirs.mean_logits is None
+    assert mine["loss"] is mine.loss
+    with pytest.raises(AttributeError, match="no_such_field"):
+        mine.no_such_field
+    assert torch.equal(LabelHead(model, off=True)(**inputs, fused_lm_head=True).loss, theirs.loss) and len(calls) == 1
+
+
+def test_nothing_of_it_stays_on_the_head_even_if_the_model_fails(tmp_path):
+    run = trainer(tmp_path, SFTTrainer, padding_free=False)
+    inputs = run.data_collator(run.train_dataset.select(range(3)).to_list())
+    head = run.model.get_output_embeddings()
+    LabelHead(run.model)(**inputs, fused_lm_head=True)
+    with pytest.raises(IndexError):
+        LabelHead(run.model)(**inputs | {"input_ids": inputs["input_ids"] + 10**6}, fused_lm_head=True)
+    assert not is_hooked(head) and not any("forward" in vars(m) for m in head.modules())
+
+
+def test_a_compiled_model_keeps_the_head_that_it_was_compiled_with(tmp_path, calls):
+    run = trainer(tmp_path, SFTTrainer, padding_free=False)
+    inputs = run.data_collator(run.train_dataset.select(range(3)).to_list())
+    compiled = torch.compile(run.model, backend="eager")
+    mine, theirs = (m(**inputs, fused_lm_head=True) for m in (LabelHead(compiled), run.model))
+    assert not calls and torch.allclose(mine.loss, theirs.loss)
 
 
 def test_an_optimization_can_be_left_out_and_speed_up_can_be_nested():
     model = adapted()
-    with speed_up(model, off=("attention", "head")):
-        assert model.config._attn_implementation == "sdpa"
+    with speed_up(model, off=("attention",)):
+        assert attention_of(model) == "sdpa"
         with speed_up(model):
-            assert model.config._attn_implementation == "documents"
-        assert model.config._attn_implementation == "sdpa"
+            assert attention_of(model) == "documents"
+        assert attention_of(model) == "sdpa"
         assert sum("forward" in vars(module) for module in model.modules()) == 14 + 5
     assert not any("forward" in vars(module) for module in model.modules())
 
@@ -275,8 +349,9 @@ def _rank(rank, port, results):
     dist.init_process_group("gloo", rank=rank, world_size=2)
     model = adapted()
     parallel = DistributedDataParallel(model)
+    add_fused_lm_head(model.get_base_model(), outputs=("log_probs", "entropy", "is_top1"))
     with speed_up(model):
-        parallel(**batch(2, first=2 * rank), use_cache=False).loss.backward()
+        LabelHead(parallel)(**batch(2, first=2 * rank), use_cache=False, fused_lm_head=True).loss.backward()
     results.put(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).tolist())
     results.close()
     results.join_thread()

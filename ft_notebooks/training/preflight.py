@@ -60,8 +60,8 @@ def add_guards(
     allow_zero_gradient: bool = False,  # As in `NaNGuard`
     rehearse: bool | None = None,  # As in `MemoryCheck`
 ) -> Trainer:  # The same
-    """The trainer resumes exactly, counts a checkpoint once it is whole, and ends before step 1 or before an update that
-    would spoil its weights.
+    """The trainer resumes exactly, counts a checkpoint once it is whole, and ends before step 1 or before an update
+    that would spoil its weights.
 
     Each guard is added once; those that are there stay. `ValueError` and `OSError` as each of them raises.
     """

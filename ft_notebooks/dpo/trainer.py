@@ -28,7 +28,7 @@ from ..data.preference_report import pair_report, suspect_swapped
 from ..distributed.uneven_batches import count_rows_once, own_batches, own_loss
 from .reference import ReferenceCallback, with_reference
 from ..checkpointing.resume import explain_save_error, no_epoch_after_the_end, start_of
-from ..core.seams import overrides, require
+from ..core.seams import given_way, overrides, require
 from .shared_prompt import REFERENCE_COLUMNS, SharedPrompt
 from ..training.kernel_patching import levers
 from ..training.preflight import add_guards, check_start, ready
@@ -283,7 +283,7 @@ def _summary(tok, chosen, trainer) -> list[str]:
     prompts = "each prompt once" if why is None else f"each prompt twice ({why})"
     reference = "reference computed once, before step 1" if known else "reference computed in each step"
     pairs = chosen.said.replace("padded as they come", "pairs as they come")
-    return [f"{pairs}; {prompts}; {reference}", *_findings(tok, trainer)]
+    return ["; ".join([pairs, prompts, reference, *given_way(trainer)]), *_findings(tok, trainer)]
 
 # %% ../../nbs/package/dpo/trainer.ipynb #5e957cce
 _UNREAD = {

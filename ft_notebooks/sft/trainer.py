@@ -16,7 +16,7 @@ from trl import SFTConfig, SFTTrainer
 from ..checkpointing.best_checkpoint import check_checkpoint_choice
 from ..checkpointing.run_manifest import ManifestCallback
 from ..data.chat_encoding import encode_chats
-from ..core.seams import attention_of, overrides
+from ..core.seams import attention_of, given_way, overrides
 from ..training.out_of_memory import explain_out_of_memory
 from .packing_check import check_apart
 from ..distributed.uneven_batches import count_rows_once, own_batches, own_loss
@@ -165,7 +165,8 @@ def sft_trainer(
     trainer = ready(_SFTTrainer(model=model, args=args, processing_class=tok, **rows, **arguments))
     count_rows_once(trainer)
     add_guards(trainer)
-    trainer.add_callback(ManifestCallback(trainer, any_world_size, choices=chosen.said, levers=levers(trainer.model)))
+    said = "; ".join([chosen.said, *given_way(trainer)])
+    trainer.add_callback(ManifestCallback(trainer, any_world_size, choices=said, levers=levers(trainer.model)))
     if trainer.is_world_process_zero():
-        print(chosen.said)
+        print(said)
     return watch(trainer)

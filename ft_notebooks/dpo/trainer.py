@@ -54,9 +54,7 @@ def _check_reference(model, tok, given, arguments) -> None:
             raise ValueError("an adapter is named 'ref', which TRL would take for the reference; load without it")
 
 # %% ../../nbs/package/dpo/trainer.ipynb #d6d4ab08
-class _DPOTrainer(
-    MemoryTrainer, GuardedTrainer, RanksTrainer, KeptReference, SharedPrompt, DPOTrainer
-):
+class _DPOTrainer(MemoryTrainer, GuardedTrainer, RanksTrainer, KeptReference, SharedPrompt, DPOTrainer):
     "`DPOTrainer` that trains on encoded pairs, whose reference is the given model, and that resumes exactly."
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):

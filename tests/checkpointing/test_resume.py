@@ -592,7 +592,9 @@ def orders(kind, processes, skip, epoch, **fields):
             sampler = BatchRebalanceSampler(lengths, size, processes, 1, rank=process, drop_last=False)
             loader = DataLoader(range(24), batch_sampler=sampler)
         else:
-            sampler = LengthGroupedSampler(2, lengths=lengths) if kind == "group_by_length" else RandomSampler(range(24))
+            sampler = (
+                LengthGroupedSampler(2, lengths=lengths) if kind == "group_by_length" else RandomSampler(range(24))
+            )
             loader = DataLoader(range(24), batch_sampler=BatchSampler(sampler, 2, drop_last=False))
             loader = prepare_data_loader(
                 loader, num_processes=processes, process_index=process, use_seedable_sampler=kind == "random"
@@ -802,7 +804,9 @@ def test_the_space_is_for_all_checkpoints_that_are_there_at_once(tmp_path, monke
         save_total_limit=None,
     )
     state = SimpleNamespace(max_steps=100, global_step=0, save_steps=4)
-    held = SimpleNamespace(callbacks=[object(), SimpleNamespace(save_total_limit=limit)])  # as CheckpointCallback has it
+    held = SimpleNamespace(
+        callbacks=[object(), SimpleNamespace(save_total_limit=limit)]
+    )  # as CheckpointCallback has it
     trainer = SimpleNamespace(args=args, state=state, callback_handler=held)
     monkeypatch.setattr(disk, "_checkpoint_bytes", lambda trainer: (1000, 9000))
     for free, fits in ((count * 10_000 + 1000, True), (count * 10_000 + 999, False)):

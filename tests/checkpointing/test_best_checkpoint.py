@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from small_runs import adapted, arguments, rows, trainer, weights
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
+from ft_notebooks.checkpointing import disk_space
 from ft_notebooks.checkpointing.best_checkpoint import check_checkpoint_choice
 from ft_notebooks.checkpointing.graceful_stop import save_on_signals
 from ft_notebooks.checkpointing.integrity import last_good_checkpoint
@@ -150,3 +151,24 @@ def test_a_signal_saves_a_step_that_is_not_the_best_and_the_run_goes_on_from_the
     assert stop.signal is signal.SIGTERM and last_good_checkpoint(tmp_path / "run").endswith(f"checkpoint-{step}")
     (again := gets_worse(tmp_path / "run", **fields)).train(last_good_checkpoint(tmp_path / "run"))
     assert torch.equal(weights(again), weights(whole)) and evaluated(again) == evaluated(whole)
+
+
+def test_a_run_after_one_that_an_error_has_ended_keeps_to_the_same_limit(tmp_path):
+    class Stumbles(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 5:
+                raise RuntimeError("once")
+
+    run, stumbles = (
+        gets_worse(tmp_path, **BEST | {"save_strategy": "steps", "save_steps": 1, "max_steps": 6}),
+        Stumbles(),
+    )
+    run.add_callback(stumbles)
+    with pytest.raises(RuntimeError, match="once"):
+        run.train()
+    assert disk_space._limit(run) == 2
+    run.remove_callback(stumbles)
+    run.train(last_good_checkpoint(tmp_path))
+    best = run.state.best_global_step
+    assert run.args.save_total_limit == 2 and len(list(tmp_path.glob("checkpoint-*"))) == 2
+    assert {f"checkpoint-{step}" for step in {best, 6}} <= {p.name for p in tmp_path.glob("checkpoint-*")}

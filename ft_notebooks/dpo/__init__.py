@@ -11,7 +11,7 @@ import lazy_loader
 _names = {
     "loss": ["dpo_loss", "pair_logps"],
     "over_optimization": ["CollapseCallback", "plot_collapse"],
-    "reference": ["ReferenceCallback", "KeptReference"],
+    "reference": ["ReferenceCallback", "with_reference"],
     "trainer": ["dpo_trainer"],
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_names)

@@ -19,6 +19,7 @@ not been run on a GPU yet.
 
 import argparse
 import contextlib
+import functools
 import io
 import multiprocessing
 import random
@@ -37,6 +38,7 @@ from trl import DPOConfig, DPOTrainer
 
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.data.read import read_preferences
+from ft_notebooks.dpo.reference import with_reference
 from ft_notebooks.dpo.shared_prompt import SharedPrompt
 from ft_notebooks.loading.example_models import smollm2
 from ft_notebooks.loading.quantized_loading import load_model
@@ -45,8 +47,17 @@ from ft_notebooks.tokenization.padding import load_tokenizer
 CUDA = torch.cuda.is_available()
 
 
-class Shared(SharedPrompt, DPOTrainer):
-    pass
+class Shared(DPOTrainer):
+    def __init__(self, *args, off=(), **kwargs):
+        super().__init__(*args, **kwargs)
+        self.prompts = SharedPrompt(self, off)
+
+    def train(self, *args, **kwargs):
+        with self.prompts.used():
+            return super().train(*args, **kwargs)
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        return self.prompts.loss(super().compute_loss, model, inputs, *args, **kwargs)
 
 
 VARIANTS = {  # name -> what the table says, the levers left out (None: TRL's own trainer), fields of DPOConfig
@@ -110,6 +121,7 @@ def made(tok, n: int, seed: int, tokens: int = 512) -> datasets.Dataset:
 
 def trainer_of(name: str, tok, rows, batch: int, folder: str):
     _, off, fields = VARIANTS[name]
+    once = off is not None and fields.get("precompute_ref_log_probs")  # by the package, in shared rows
     args = DPOConfig(
         folder,
         per_device_train_batch_size=batch,
@@ -122,19 +134,24 @@ def trainer_of(name: str, tok, rows, batch: int, folder: str):
         use_cpu=not CUDA,
         max_length=None,
         dataloader_pin_memory=CUDA,
-        **fields,
+        **(fields | {"precompute_ref_log_probs": False} if once else fields),
     )
-    kind = DPOTrainer if off is None else type("Shared", (Shared,), {"levers_off": off})
+    kind = DPOTrainer if off is None else functools.partial(Shared, off=off)
     torch.manual_seed(0)
     adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    return kind(
+    trainer = kind(
         load_model(smollm2(), bits=16), args=args, train_dataset=rows, processing_class=tok, peft_config=adapter
     )
+    if once:
+        pairs = trainer.train_dataset.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"])
+        with trainer.prompts.used():
+            trainer.train_dataset = with_reference(trainer, pairs, batch)
+    return trainer
 
 
 def run(name: str, tok, rows, batch: int) -> dict:
     "Seconds of the clock for each pair, by part, the peak of the memory, and the log of the first step."
-    start, reference, inner, steps = held("VmHWM")[0], [0.0], DPOTrainer._precompute_ref_logps, Steps()
+    start, reference, inner, steps = held("VmHWM")[0], [0.0], DPOTrainer.compute_ref_log_probs, Steps()
 
     def counted(self, *args):
         began = clock()
@@ -142,18 +159,21 @@ def run(name: str, tok, rows, batch: int) -> dict:
         reference[0] += clock() - began
         return found
 
-    DPOTrainer._precompute_ref_logps = counted
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        DPOTrainer.compute_ref_log_probs = counted
         trainer = trainer_of(name, tok, rows, batch, folder)
+        DPOTrainer.compute_ref_log_probs = inner  # what is computed in a step is counted with it
+        prompts = getattr(trainer, "prompts", None)
         trainer.add_callback(steps)
         trainer.current_gradient_accumulation_steps = 1
         trainer.model.train()
-        trainer.training_step(trainer.model, trainer.data_collator([trainer.train_dataset[0]]))  # what is done once
+        with prompts.used() if prompts else contextlib.nullcontext():
+            trainer.training_step(trainer.model, trainer.data_collator([trainer.train_dataset[0]]))  # what is done once
         trainer.model.zero_grad()
-        trainer._metrics["train"].clear()
+        trainer.log({})  # its metrics are not those of a step
         trainer.train()
-    if isinstance(trainer, SharedPrompt) and "share" not in trainer.levers_off:
-        assert trainer.not_shared is None, trainer.not_shared
+    if prompts and "share" not in prompts.off:
+        assert prompts.not_shared is None, prompts.not_shared
     first = next(log for log in trainer.state.log_history if "loss" in log)
     peak = torch.cuda.max_memory_allocated() if CUDA else held("VmHWM")[0] - start
     parts = {"reference": reference[0] / len(rows), "training": (steps.ended - steps.began) / len(rows)}

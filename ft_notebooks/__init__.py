@@ -42,7 +42,7 @@ _modules = {  # module -> the public names that are also reachable as `from ft_n
     "training.nan_guard": "NaNGuard find_spikes",
     "training.out_of_memory": "MemoryCheck explain_out_of_memory",
     "sft.packing_check": "check_apart document_leak",
-    "training.kernel_patching": "levers speed_up",
+    "training.kernel_patching": "LabelHead levers speed_up",
     "training.preflight": "add_guards check_start",
     "sft.trainer": "sft_trainer",
     "dpo.loss": "dpo_loss pair_logps",

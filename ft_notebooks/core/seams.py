@@ -87,11 +87,13 @@ class Seam:
 SEAMS = (
     Seam(
         "transformers", "_attn_implementation", lambda trainer: base_model(trainer.model).config,
-        "which attention a model computes", "attention is computed as the model came, without the faster ones",
+        "which attention a model computes",
+        "attention is computed as the model came, without the faster ones, and DPO's prompts for each answer",
     ),
     Seam(
         "transformers", "_can_set_attn_implementation", lambda trainer: base_model(trainer.model),
-        "whether a model's attention can be exchanged", "attention is computed as the model came",
+        "whether a model's attention can be exchanged",
+        "attention is computed as the model came, and DPO's prompts for each answer",
     ),
     Seam(
         "transformers", "_save_checkpoint", lambda trainer: trainer,
@@ -100,7 +102,7 @@ SEAMS = (
     ),
     Seam(
         "torch", "_forward_hooks", lambda trainer: trainer.model,
-        "whether a module has a hook, which a fused layer would leave out", "LoRA layers are computed by PEFT",
+        "whether a module has a hook, which a fused layer would leave out", "LoRA layers are computed by PEFT, and the head by TRL",
     ),
     Seam(
         "torch", "_set_pg_timeout", lambda trainer: getattr(dist, "distributed_c10d", None),

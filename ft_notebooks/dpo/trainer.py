@@ -110,22 +110,16 @@ def _quiet():
 
 def _is_sharded(args) -> bool:
     "Whether the weights will be in parts, which a second view of them would not be."
-    kinds = (
-        args.fsdp,
-        args.deepspeed,
-        *(os.environ.get(f"ACCELERATE_USE_{x}") == "true" for x in ("FSDP", "DEEPSPEED")),
-    )
-    return any(kinds)
+    asked = [os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() == "true" for kind in ("FSDP", "DEEPSPEED")]
+    return any([args.fsdp, args.deepspeed, *asked])
 
 
 def _constructed(model, arguments, args, tok, rows, itself: bool) -> _DPOTrainer:
     "TRL's trainer with the encoded pairs; `itself`: with a view of the model as it is now for its reference."
     once, args.precompute_ref_log_probs = args.precompute_ref_log_probs, False
-    one = {
-        name: {key: Dataset.from_list([_ROW]) for key in data} if isinstance(data, dict) else Dataset.from_list([_ROW])
-        for name, data in rows.items()
-        if data is not None
-    }
+    row = Dataset.from_list([_ROW])
+    given = {name: data for name, data in rows.items() if data is not None}
+    one = {name: dict.fromkeys(data, row) if isinstance(data, dict) else row for name, data in given.items()}
     if itself:
         arguments = arguments | {"ref_model": (copy.deepcopy if _is_sharded(args) else copy.copy)(model)}
     with _quiet():
@@ -311,7 +305,8 @@ def dpo_trainer(
 
     `trainer.train(last_good_checkpoint(output_dir))` starts it, and resumes it after a kill to the same weights. Raises
     `ValueError` before step 1 where policy and reference differ, an answer would be cut, nothing would be trained or a
-    setting would have no effect; during the run where a loss is NaN or answers no longer end. Prints the batch plan.
+    setting would have no effect; during the run where a loss is NaN or answers no longer end. Prints the batch plan. Other
+    pairs are evaluated by `trainer.eval_dataset = encode_pairs(tok, pairs)[0]` and `trainer.evaluate()`.
     """
     given, arguments = split_overrides(overrides, DPOConfig, DPOTrainer, _UNREAD)
     check_trackers(given.get("report_to", "none"))

@@ -19,6 +19,7 @@ from transformers import Trainer, TrainerCallback
 from trl import DPOTrainer
 
 from ft_notebooks.checkpointing.integrity import last_good_checkpoint
+from ft_notebooks.core.seams import attention_of
 from ft_notebooks.data.preference_encoding import encode_pairs
 from ft_notebooks.dpo.loss import pair_logps
 from ft_notebooks.dpo.over_optimization import CollapseCallback, plot_collapse
@@ -156,6 +157,77 @@ def test_the_reference_of_an_evaluation_is_that_of_the_start(rows, tmp_path):
     assert {"eval_a_loss", "eval_b_loss"} <= trainer.evaluate().keys() and trainer.state.log_history[-1][
         "eval_rewards/margins"
     ] > 0
+
+
+def test_trls_constructor_computes_nothing_and_keeps_nothing(rows, tmp_path, monkeypatch):
+    "It is given a row of its own; a reference that it kept in a cache could be another trainer's"
+    model, seen = tiny_model(), []
+    model.get_input_embeddings().register_forward_hook(lambda *args: seen.append(args))
+
+    class Made(Exception):
+        pass
+
+    def stop(trainer):
+        raise Made
+
+    monkeypatch.setattr("ft_notebooks.dpo.trainer.SharedPrompt", stop)
+    with pytest.raises(Made):
+        made(model, rows, tmp_path, eval_dataset=rows)
+    assert not seen and not (tmp_path / ".reference").exists()
+
+
+def test_the_rows_the_settings_and_the_weights_are_those_that_were_given(rows, tmp_path):
+    model = moved(tiny_model())
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    trainer = made(model, rows, tmp_path, eval_dataset={"a": rows.select(range(3)), "b": rows})
+    columns = ["prompt_ids", "chosen_ids", "rejected_ids"]
+    assert trainer.train_dataset.select_columns(columns).to_list() == rows.to_list()
+    assert {name: len(part) for name, part in trainer.eval_dataset.items()} == {"a": 3, "b": 8}
+    assert trainer.ref_model is None and trainer.model is model and trainer.args.precompute_ref_log_probs
+    assert all(torch.equal(p, before[name]) for name, p in trainer.model.named_parameters())
+    trainer.train()
+    saved = json.loads((tmp_path / "checkpoint-4" / "config.json").read_text())
+    assert "pairs" not in str(saved) and attention_of(trainer.model) == "sdpa"
+    assert not any("forward" in vars(module) for module in model.modules() if module is not model)
+
+
+@pytest.mark.parametrize("kind", ["adapter", "full"])
+def test_other_pairs_are_evaluated_as_the_trainers_eval_dataset(rows, tmp_path, kind):
+    model = adapted() if kind == "adapter" else tiny_model()
+    given = {"precompute_ref_log_probs": False} if kind == "adapter" else {}
+    trainer = made(model, rows.select(range(4)), tmp_path, eval_dataset=rows.select(range(4, 8)), **given)
+    first = trainer.evaluate()
+    trainer.eval_dataset = rows.select(range(4, 8))  # without the reference's columns
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(first["eval_loss"], abs=1e-5)
+    with pytest.raises(KeyError, match="chosen"):  # TRL encodes what it is given there
+        trainer.evaluate(rows.select(range(4, 8)))
+    assert trainer.evaluate(datasets.Dataset.from_list(PAIRS))["eval_rewards/margins"] == pytest.approx(0, abs=1e-4)
+    trainer.train()
+    if kind == "adapter":
+        assert trainer.evaluate()["eval_rewards/margins"] != 0
+    else:
+        with pytest.raises(ValueError, match="the reference, which was this model before step 1, is no more"):
+            trainer.evaluate()
+
+
+@pytest.mark.parametrize("name", ["train_dataset", "eval_dataset"])
+def test_a_trl_that_names_its_rows_otherwise_is_refused(rows, tmp_path, monkeypatch, name):
+    there = DPOTrainer.__init__
+
+    def renamed(self, *args, **kwargs):
+        there(self, *args, **kwargs)
+        delattr(self, name)
+
+    monkeypatch.setattr(DPOTrainer, "__init__", renamed)
+    with pytest.raises(RuntimeError, match=rf"trl [\d.]+ has no DPOTrainer.{name}, by which the pairs are"):
+        made(tiny_model(), rows, tmp_path, eval_dataset=rows)
+
+
+def test_answers_of_which_only_the_common_length_counts_have_a_margin_of_zero(rows, tmp_path):
+    trainer = made(adapted(), rows, tmp_path, ld_alpha=0.5, precompute_ref_log_probs=False)
+    policy, reference = _asked(trainer, trainer.train_dataset)
+    assert torch.allclose(policy, reference, atol=1e-4) and (policy - pair_logps(adapted(), rows)).abs().max() > 1e-2
+    trainer.train()
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,8 @@ SEAMS = (
     ),
     Seam(
         "torch", "_forward_hooks", lambda trainer: trainer.model,
-        "whether a module has a hook, which a fused layer would leave out", "LoRA layers are computed by PEFT, and the head by TRL",
+        "whether a module has a hook, which a fused layer would leave out",
+        "LoRA layers are computed by PEFT, and the head by TRL",
     ),
     Seam(
         "torch", "_set_pg_timeout", lambda trainer: getattr(dist, "distributed_c10d", None),

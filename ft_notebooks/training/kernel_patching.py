@@ -99,7 +99,7 @@ def _why_own_head(base: PreTrainedModel) -> str | None:
     "Why the model's log-probabilities are left to TRL's head; None where `label_log_probs` computes them."
     head = base.get_output_embeddings()
     weight = getattr(head, "weight", None)
-    if type(head) is not nn.Linear or type(weight.data) is not Tensor or head.bias is not None:
+    if type(head) is not nn.Linear or weight is None or type(weight.data) is not Tensor or head.bias is not None:
         return f"the head is more than a plain weight ({type(head).__name__})"
     if weight.shape != (head.out_features, head.in_features):
         return "the head's weight is in parts"

@@ -78,10 +78,12 @@ def callbacks() -> list[type]:
 @functools.cache
 def names() -> list[tuple[str, str]]:
     "Library and name: each private name that the package uses, or used, and each method and event that it overrides."
-    from ft_notebooks.core.seams import SEAMS
+    from ft_notebooks.core import seams
 
+    used = [*seams.SEAMS, *getattr(seams, "ESTIMATE_SEAMS", {}).values()]
     found = {(library, name) for library, text in ONCE.items() for name in text.split()}
-    found |= {(seam.library, seam.name) for seam in SEAMS}
+    # but for bitsandbytes', which these runs do not import
+    found |= {(seam.library, seam.name) for seam in used if seam.library in STACK}
     found |= set().union(*map(overridden, [*trainers(), *callbacks()]))
     once = {}  # a method that trl overrides itself is renamed in all the libraries by either
     for library, name in sorted(found):

@@ -45,11 +45,12 @@ def library_of(cls: type) -> str:
 
 
 def overridden(cls: type) -> set[tuple[str, str]]:
-    "The methods of the libraries that the package overrides in a class or in one behind it, with their library."
+    "The libraries' methods that the package overrides in a class or in one behind it, each with the nearest library."
     own = [part for part in cls.__mro__ if library_of(part) == "ft_notebooks"]
     theirs = [part for part in cls.__mro__ if library_of(part) in STACK]
     names = {name for part in own for name, value in vars(part).items() if callable(value) and name[:2] != "__"}
-    return {(library_of(part), name) for name in names for part in theirs if name in vars(part)}
+    nearest = {name: next((part for part in theirs if name in vars(part)), None) for name in names}
+    return {(library_of(part), name) for name, part in nearest.items() if part is not None}
 
 
 def subclasses(cls: type) -> list[type]:
@@ -85,10 +86,7 @@ def names() -> list[tuple[str, str]]:
     # but for bitsandbytes', which these runs do not import
     found |= {(seam.library, seam.name) for seam in used if seam.library in STACK}
     found |= set().union(*map(overridden, [*trainers(), *callbacks()]))
-    once = {}  # a method that trl overrides itself is renamed in all the libraries by either
-    for library, name in sorted(found):
-        once.setdefault(name, (library, name))
-    return sorted(once.values())
+    return sorted({name: (library, name) for library, name in sorted(found)}.values())  # each is renamed in all of them
 
 
 def chosen() -> list[tuple[str, str]]:

@@ -283,6 +283,6 @@ class LabelHead:
         log_probs, entropy, top = label_log_probs(hidden, weight, targets)
         found = {"log_probs": log_probs, "entropy": entropy, "is_top1": top}
         if self.mean_logits:
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
                 found["mean_logits"] = F.linear(hidden.float(), weight.mean(0, dtype=torch.float32)[None])[:, 0]
         return found

@@ -76,7 +76,7 @@ class Seam:
 
     library: str
     name: str
-    holder: Callable[[object], object]  # What has the attribute, from a trainer
+    holder: Callable[..., object]  # What has the attribute, from a trainer
     use: str  # What it serves
     without: str  # What a run does without it
 
@@ -99,7 +99,8 @@ SEAMS = (
     ),
     Seam(
         "torch", "_forward_hooks", lambda trainer: trainer.model,
-        "whether a module has a hook, which a fused layer would leave out", "LoRA layers are computed by PEFT, and the head by TRL",
+        "whether a module has a hook, which a fused layer would leave out",
+        "LoRA layers are computed by PEFT, and the head by TRL",
     ),
 )  # fmt: skip
 

@@ -160,8 +160,8 @@ def _not_kept(trainer) -> None:
     full = trainer.ref_model is None and not isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel)
     if full and (trainer.model.training or trainer.state.global_step):
         raise ValueError(
-            f"a batch has no {REFERENCE_COLUMNS[0]}, and the reference, which was this model before step 1, is no more; "
-            "give these rows as eval_dataset when the trainer is made, or give it ref_model=copy.deepcopy(model)"
+            f"a batch has no {REFERENCE_COLUMNS[0]}, and the reference, which was this model before step 1, is no more;"
+            " give these rows as eval_dataset when the trainer is made, or give it ref_model=copy.deepcopy(model)"
         )
 
 # %% ../../nbs/package/dpo/shared_prompt.ipynb #e892c2c2
@@ -181,12 +181,16 @@ class SharedPrompt:
             require(trainer, name, why, DPOTrainer)
         self.trainer, self.off, self._blocks = trainer, off, 0
         models = [trainer.accelerator.unwrap_model(model) for model in (trainer.model, trainer.ref_model) if model]
-        reasons = {"it is among those left out": "share" in off}
-        reasons["a compiled model keeps the attention that it was compiled with"] = trainer.args.torch_compile
-        said = [reason for reason, holds in reasons.items() if holds] or [_without(base_model(models[0]))]
-        self.not_shared: str | None = said[0] or next(filter(None, map(why_not_shared, models)), None)
+        self.not_shared: str | None = self._why_not(models)
         for model in models:
             self.forward(model)  # tries its head
+
+    def _why_not(self, models: list) -> str | None:
+        if "share" in self.off:
+            return "it is among those left out"
+        if self.trainer.args.torch_compile:
+            return "a compiled model keeps the attention that it was compiled with"
+        return _without(base_model(models[0])) or next(filter(None, map(why_not_shared, models)), None)
 
     @contextmanager
     def used(self) -> Iterator[None]:
@@ -215,9 +219,10 @@ class SharedPrompt:
         "The reference's log-probabilities of a batch, from its columns or computed now."
         if set(REFERENCE_COLUMNS) <= set(inputs):
             return {name: inputs[name] for name in REFERENCE_COLUMNS}
-        trainer, texts = self.trainer, ("input_ids", "attention_mask", "completion_mask")
+        trainer = self.trainer
         _not_kept(trainer)
-        model, texts = trainer.ref_model or trainer.model, {name: inputs[name] for name in texts}
+        texts = {name: inputs[name] for name in ("input_ids", "attention_mask", "completion_mask")}
+        model = trainer.ref_model or trainer.model
         return dict(zip(REFERENCE_COLUMNS, trainer.compute_ref_log_probs(self.forward(model), texts)))
 
     def loss(

@@ -300,8 +300,8 @@ def dpo_trainer(
 
     `trainer.train(last_good_checkpoint(output_dir))` starts it, and resumes it after a kill to the same weights. Raises
     `ValueError` before step 1 where policy and reference differ, an answer would be cut, nothing would be trained or a
-    setting would have no effect; during the run where a loss is NaN or answers no longer end. Prints the batch plan. Other
-    pairs are evaluated by `trainer.eval_dataset = encode_pairs(tok, pairs)[0]` and `trainer.evaluate()`.
+    setting would have no effect; during the run where a loss is NaN or answers no longer end. Prints the batch plan.
+    Other pairs are evaluated by `trainer.eval_dataset = encode_pairs(tok, pairs)[0]` and `trainer.evaluate()`.
     """
     given, arguments = split_overrides(overrides, DPOConfig, DPOTrainer, _UNREAD)
     check_trackers(given.get("report_to", "none"))

@@ -218,7 +218,7 @@ def _row_log_probs(logits: Tensor, targets: Tensor, scale: Tensor | None) -> tup
 
 # %% ../../nbs/package/training/cpu_kernels.ipynb #da1d8cca
 class _LabelLogProbs(torch.autograd.Function):
-    "Log-probability of each target, entropy, whether it is the first largest; with the gradient of a frozen head ready."
+    "Log-probability of each target, entropy, whether it is the first largest; a frozen head's gradient is ready."
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, dtype):

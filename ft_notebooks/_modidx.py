@@ -941,6 +941,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'ft_notebooks/dpo/shared_prompt.py'),
                                                 'ft_notebooks.dpo.shared_prompt.SharedPrompt.__init__': ( 'package/dpo/shared_prompt.html#sharedprompt.__init__',
                                                                                                           'ft_notebooks/dpo/shared_prompt.py'),
+                                                'ft_notebooks.dpo.shared_prompt.SharedPrompt._why_not': ( 'package/dpo/shared_prompt.html#sharedprompt._why_not',
+                                                                                                          'ft_notebooks/dpo/shared_prompt.py'),
                                                 'ft_notebooks.dpo.shared_prompt.SharedPrompt.forward': ( 'package/dpo/shared_prompt.html#sharedprompt.forward',
                                                                                                          'ft_notebooks/dpo/shared_prompt.py'),
                                                 'ft_notebooks.dpo.shared_prompt.SharedPrompt.loss': ( 'package/dpo/shared_prompt.html#sharedprompt.loss',

@@ -87,7 +87,7 @@ class Seam:
 
     library: str
     name: str
-    holder: Callable[[Any], object]  # What has the attribute, from a trainer
+    holder: Callable[..., object]  # What has the attribute, from a trainer
     use: str  # What it serves
     without: str  # What a run does without it
 
@@ -112,11 +112,6 @@ SEAMS = (
         "torch", "_forward_hooks", lambda trainer: trainer.model,
         "whether a module has a hook, which a fused layer would leave out",
         "LoRA layers are computed by PEFT, and the head by TRL",
-    ),
-    Seam(
-        "torch", "_set_pg_timeout", lambda trainer: getattr(dist, "distributed_c10d", None),
-        "how long processes that are connected already wait for each other",
-        "processes wait for each other as long as was set when they were connected",
     ),
 )  # fmt: skip
 

@@ -113,6 +113,11 @@ SEAMS = (
         "whether a module has a hook, which a fused layer would leave out",
         "LoRA layers are computed by PEFT, and the head by TRL",
     ),
+    Seam(
+        "torch", "_set_pg_timeout", lambda trainer: getattr(dist, "distributed_c10d", None),
+        "how long processes that are connected already wait for each other",
+        "processes wait for each other as long as was set when they were connected",
+    ),
 )  # fmt: skip
 
 

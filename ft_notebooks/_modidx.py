@@ -1491,6 +1491,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                              'ft_notebooks/loading/training_memory.py'),
                                                       'ft_notebooks.loading.training_memory._estimate': ( 'package/loading/training_memory.html#_estimate',
                                                                                                           'ft_notebooks/loading/training_memory.py'),
+                                                      'ft_notebooks.loading.training_memory._key': ( 'package/loading/training_memory.html#_key',
+                                                                                                     'ft_notebooks/loading/training_memory.py'),
                                                       'ft_notebooks.loading.training_memory._peak': ( 'package/loading/training_memory.html#_peak',
                                                                                                       'ft_notebooks/loading/training_memory.py'),
                                                       'ft_notebooks.loading.training_memory._the_adapter': ( 'package/loading/training_memory.html#_the_adapter',

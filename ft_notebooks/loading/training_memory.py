@@ -7,6 +7,7 @@ __all__ = ['CHECKPOINTING_FIELDS', 'NotEstimated', 'step_memory']
 
 # %% ../../nbs/package/loading/training_memory.ipynb #1f99a70f
 import copy
+import json
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -33,12 +34,25 @@ def _the_adapter(model, adapter: PeftConfig | None) -> PeftConfig | None:
     return model.peft_config[model.active_adapter]
 
 # %% ../../nbs/package/loading/training_memory.ipynb #e3aabd4e
-_ESTIMATES: dict[tuple, Memory] = {}  # of this process
+_ESTIMATES: dict[str, Memory] = {}  # of this process
+
+
+# fields of a config that change no byte of a step
+_ORIGIN = {"_name_or_path": None, "base_model_name_or_path": None, "architectures": None, "use_cache": None}
+
+
+def _key(config, tokens: int, settings) -> str:
+    "Equal for what is estimated alike, wherever it came from."
+    adapter = settings.get("adapter") and settings["adapter"].to_dict() | _ORIGIN
+    given = [config.to_dict() | _ORIGIN, tokens, settings | {"adapter": adapter}]
+    return json.dumps(
+        given, sort_keys=True, default=lambda value: sorted(value) if isinstance(value, set) else str(value)
+    )
 
 
 def _estimate(config, tokens: int, **settings) -> Memory:
     "`estimate_memory` for rows of `tokens`, computed once a process."
-    key = config.to_json_string(), str(settings), tokens
+    key = _key(config, tokens, settings)
     if key not in _ESTIMATES:
         _ESTIMATES[key] = estimate_memory(copy.deepcopy(config), length=tokens, **settings)  # it writes a dtype into it
     return _ESTIMATES[key]

@@ -7,6 +7,7 @@ the package and the libraries under it looks for an event or a method. `--librar
 """
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -400,6 +401,11 @@ def library(kind, folder) -> dict:
 
 def main(arguments: list[str]) -> None:
     look, said = library if arguments == ["--library"] else examined, {}
+    with contextlib.suppress(Exception):  # the runs below import them again, and say what is wrong
+        import ft_notebooks.dpo.trainer
+        import ft_notebooks.sft.trainer  # noqa: F401
+    gc.collect()
+    gc.freeze()  # a trainer begins with `gc.collect()`, which need not look at the objects of the libraries
     with tempfile.TemporaryDirectory() as folder:
         for kind in CHECKS:
             began = time.process_time()

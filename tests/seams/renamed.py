@@ -29,6 +29,8 @@ class Renaming:
         self.place = re.compile("trainer" if trainers else "")  # in the path of a file
 
     def changed(self, path: str, text: str) -> str:
+        if self.name not in text:  # quicker than the pattern, in some thousand files
+            return text
         return self.word.sub(f"{self.name}_renamed", text) if self.place.search(path) else text
 
     def find_spec(self, fullname, path=None, target=None):

@@ -15,92 +15,79 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jinja2
+
 from ..core.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% ../../nbs/package/evaluation/html_page.ipynb #6508cb60
-def _md(text: str) -> str:
-    "`text` as one cell of a markdown table, or one line, with all markdown and HTML escaped."
+def _md(text: str | tuple[str, ...]) -> str:
+    "`text` as one cell of a markdown table, or one line, with all markdown and HTML escaped; a tuple is joined."
+    text = " ".join(filter(None, text)) if isinstance(text, tuple) else text
     lines = re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", html.escape(text, quote=False)).splitlines()
     return "<br>".join(lines)
 
+
+_HTML_TEMPLATES = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+_MD_TEMPLATES = _HTML_TEMPLATES.overlay(autoescape=False)
+_MD_TEMPLATES.filters["md"] = _md
+
 # %% ../../nbs/package/evaluation/html_page.ipynb #59288266
-def _md_table(head, rows) -> str:
-    lines = ["| " + " | ".join(map(_md, row)) + " |" for row in (head, *rows)]
-    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
+_MARKDOWN = """\
+{% macro table(head, rows) %}
+| {{ head | map("md") | join(" | ") }} |
+|{{ "---|" * (head | length) }}
+{% for row in rows %}
+| {{ row | map("md") | join(" | ") }} |
+{% endfor %}
+{% endmacro %}
+# {{ title | md }}
+{% for part in parts %}
 
+{% if "heading" in part %}
+## {{ part.heading | md }}{{ ": " ~ (part.small | md) if part.small else "" }}
+{% elif "group" in part %}
+### {{ part.group | md }}
+{% elif "text" in part %}
+{{ part.text | md }}
+{% elif "scores" in part %}
+{{ table(part.head, part.scores) -}}
+{% elif "words" in part %}
+{{ table(part.head, part.words) -}}
+{% elif "figures" in part %}
+{% for name in part.figures %}
+![{{ name }}]({{ name }}.png)
+{% if not loop.last %}
 
-def _md_answers(rows) -> str:
-    head = ["note", "expected", *(stage for stage, _, _ in rows[0][2])]
-    body = [[asked, right, *("\n".join([text, *marks]) for _, text, marks in said)] for asked, right, said in rows]
-    return _md_table(head, body)
-
-# %% ../../nbs/package/evaluation/html_page.ipynb #3c88e0a8
-_MARKDOWN: dict[str, Callable[..., str]] = {
-    "heading": lambda text, small: f"## {_md(text)}" + f": {_md(small)}" * bool(small),
-    "group": lambda text: f"### {_md(text)}",
-    "text": _md,
-    "scores": _md_table,
-    "words": _md_table,
-    "figures": lambda names: "\n\n".join(f"![{name}]({name}.png)" for name in names),
-    "answers": _md_answers,
-}
+{% endif %}
+{% endfor %}
+{% elif "answers" in part %}
+{{ table(["note", "expected"] + (part.answers[0].said | map(attribute="stage") | list), []) -}}
+{% for row in part.answers %}
+| {{ row.note | md }} | {{ row.expected | md }} |
+{%- for one in row.said %} {{ one.text | md }}{% for _, words in one.marks %}<br>{{ words | md }}{% endfor %} |
+{%- endfor %}{{ "\n" }}
+{%- endfor %}
+{% endif %}
+{% endfor %}
+"""
 
 
 def page_markdown(
     title: str,
-    parts: list[tuple],  # Of each its kind, then what that takes
+    parts: list[dict],  # In order, each of one kind; a cell of scores is (value, interval)
 ) -> str:
     """The report as markdown, with every text escaped, and figures linked as PNG files beside it.
 
-    The kinds are `("heading", text, small)`, `("group", text)`, `("text", text)`, `("scores", head, rows)`,
-    `("words", head, rows)`, `("figures", names)` and `("answers", rows)`, whose rows are
-    `(note, expected, [(stage, answer, marks), ...])`.
+    The kinds are `{"heading", "small"}`, `{"group"}`, `{"text"}`, `{"scores": rows, "head"}`, `{"words": rows, "head"}`,
+    `{"figures": names}` and `{"answers"}`, a list of `{"note", "expected", "said": [{"stage", "text", "marks"}]}` whose
+    marks are ("good", "bad" or "", words).
     """
-    return "\n\n".join([f"# {_md(title)}", *(_MARKDOWN[kind](*given) for kind, *given in parts)]) + "\n"
+    return _MD_TEMPLATES.from_string(_MARKDOWN).render(title=title, parts=parts)
 
-# %% ../../nbs/package/evaluation/html_page.ipynb #4259f418
-def _answer(name, text, marks) -> str:
-    kind = {"✓": "good", "✗": "bad"}
-    spans = "".join(f'<span class="mark {kind.get(mark[0], "")}">{html.escape(mark)}</span>' for mark in marks)
-    return f"<section><h5>{html.escape(name)}</h5><pre>{html.escape(text)}</pre>{spans}</section>"
-
-
-def _cards(rows) -> str:
-    cards = []
-    for asked, right, said in rows:
-        boxes = "".join(_answer(*one) for one in [("expected", right, []), *said])
-        cards.append(f'<article><h4>{html.escape(asked)}</h4><div class="answers">{boxes}</div></article>')
-    return "\n".join(cards)
-
-# %% ../../nbs/package/evaluation/html_page.ipynb #632d4cb1
-def _html_table(head, rows, kind="") -> str:
-    def cell(text):
-        value, around, rest = text.partition(" [")
-        return f"<td><b>{html.escape(value)}</b> <small>{html.escape(around + rest)}</small></td>"
-
-    one = (lambda text: f"<td>{html.escape(text)}</td>") if kind else cell
-    top = "<thead><tr>" + "".join(f"<th>{html.escape(name)}</th>" for name in head) + "</tr></thead>"
-    body = ""
-    for name, second, *cells in rows:
-        body += f"<tr><th>{html.escape(name)}</th><td>{html.escape(second)}</td>{''.join(map(one, cells))}</tr>"
-    return f'<div class="wide"><table{kind}>{top}{body}</table></div>'
-
-
-def _pictures(figures, names) -> str:
-    images = []
-    for name in names:
-        light, dark = ("data:image/png;base64," + base64.b64encode(png).decode() for png in figures[name])
-        width = int.from_bytes(figures[name][0][16:20], "big") // 2  # a PNG's width; two pixels a point are sharp
-        images.append(
-            f'<picture><source srcset="{dark}" media="(prefers-color-scheme: dark)">'
-            f'<img src="{light}" width="{width}" alt="{html.escape(name)}"></picture>'
-        )
-    return '<div class="figures">' + "\n".join(images) + "</div>"
-
-# %% ../../nbs/package/evaluation/html_page.ipynb #40caebcf
+# %% ../../nbs/package/evaluation/html_page.ipynb #1d2006e7
 _STYLE = """
 :root { --ink: #1c2024; --soft: #60666d; --line: #dfe3e7; --card: #f6f7f9;
           --page: #fff; --good: #00694b; --bad: #b03a00 }
@@ -136,36 +123,78 @@ pre { font: .85rem/1.45 ui-monospace, monospace; margin: 0 0 .4rem;
 .bad { color: var(--bad) }
 """
 
-# %% ../../nbs/package/evaluation/html_page.ipynb #32689ee7
-_HEAD = """<!doctype html>
+# %% ../../nbs/package/evaluation/html_page.ipynb #664ee97e
+_HTML = """\
+{% macro answer(name, text, marks) %}
+<section><h5>{{ name }}</h5><pre>{{ text }}</pre>
+{%- for sign, words in marks %}<span class="mark {{ sign }}">{{ words }}</span>{% endfor %}</section>
+{% endmacro %}
+{% macro table(head, rows, kind) %}
+<div class="wide"><table class="{{ kind }}"><thead><tr>
+{%- for name in head %}<th>{{ name }}</th>{% endfor %}</tr></thead>
+{% for row in rows %}
+<tr><th>{{ row[0] }}</th><td>{{ row[1] }}</td>
+{%- for cell in row[2:] %}<td>
+  {%- if kind == "scores" %}<b>{{ cell[0] }}</b> <small>{{ cell[1] }}</small>{% else %}{{ cell }}{% endif -%}
+</td>{% endfor %}</tr>
+{% endfor %}
+</table></div>
+{% endmacro %}
+<!doctype html>
 <html lang="en"><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
+<title>{{ title }}</title>
+<style>{{ style | safe }}</style>
+<h1>{{ title }}</h1>
+{% for part in parts %}
+{% if "heading" in part %}
+<h2>{{ part.heading }}{% if part.small %} <small>{{ part.small }}</small>{% endif %}</h2>
+{% elif "group" in part %}
+<h3>{{ part.group }}</h3>
+{% elif "text" in part %}
+<p class="soft">{{ part.text }}</p>
+{% elif "scores" in part %}
+{{ table(part.head, part.scores, "scores") }}
+{% elif "words" in part %}
+{{ table(part.head, part.words, "words") }}
+{% elif "figures" in part %}
+<div class="figures">
+{% for name in part.figures %}
+<picture><source srcset="{{ images[name].dark }}" media="(prefers-color-scheme: dark)">
+{#- #}<img src="{{ images[name].light }}" width="{{ images[name].width }}" alt="{{ name }}"></picture>
+{% endfor %}
+</div>
+{% elif "answers" in part %}
+{% for row in part.answers %}
+<article><h4>{{ row.note }}</h4><div class="answers">
+{{ answer("expected", row.expected, []) }}
+{% for one in row.said %}
+{{ answer(one.stage, one.text, one.marks) }}
+{% endfor %}
+</div></article>
+{% endfor %}
+{% endif %}
+{% endfor %}
+</html>
 """
 
-# %% ../../nbs/package/evaluation/html_page.ipynb #36dff406
-_HTML: dict[str, Callable[..., str]] = {
-    "heading": lambda text, small: (
-        f"<h2>{html.escape(text)}" + f" <small>{html.escape(small)}</small>" * bool(small) + "</h2>"
-    ),
-    "group": lambda text: f"<h3>{html.escape(text)}</h3>",
-    "text": lambda text: f'<p class="soft">{html.escape(text)}</p>',
-    "scores": _html_table,
-    "words": lambda head, rows: _html_table(head, rows, ' class="words"'),
-    "answers": _cards,
-}
+# %% ../../nbs/package/evaluation/html_page.ipynb #b63c3c4f
+def _image(light: bytes, dark: bytes) -> dict:
+    "The figure as the page holds it, at half its width in pixels, for two pixels a point are sharp."
+    light_url, dark_url = ("data:image/png;base64," + base64.b64encode(png).decode() for png in (light, dark))
+    width = int.from_bytes(light[16:20], "big")  # where a PNG has it
+    return {"light": light_url, "dark": dark_url, "width": width // 2}
 
 
 def page_html(
     title: str,
-    parts: list[tuple],  # As for `page_markdown`
+    parts: list[dict],  # As for `page_markdown`
     figures: dict[str, tuple[bytes, bytes]],  # Name -> PNG for a light screen, for a dark one, as from `draw_twice`
 ) -> str:
     "The report as one HTML file with the figures inside: no script, nothing loaded from elsewhere, every text escaped."
-    draw = {**_HTML, "figures": lambda names: _pictures(figures, names)}
-    body = "\n".join(draw[kind](*given) for kind, *given in parts)
-    name = html.escape(title)
-    return f"{_HEAD}<title>{name}</title>\n<style>{_STYLE}</style>\n<h1>{name}</h1>\n{body}\n</html>\n"
+    images = {name: _image(*pngs) for name, pngs in figures.items()}
+    return _HTML_TEMPLATES.from_string(_HTML).render(title=title, style=_STYLE, parts=parts, images=images)
 
 # %% ../../nbs/package/evaluation/html_page.ipynb #e3487059
 def draw_twice(
@@ -192,10 +221,12 @@ def write_files(
     Raises `ValueError` where the folder's path leads through a file.
     """
     folder = Path(folder)
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise ValueError(f"{there} is a file, so nothing can be written into {folder}; name a different folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(
+            f"{folder} is a file or leads through one, so nothing can be written there; name a different folder"
+        ) from None
     with ExitStack() as all_written:  # each is renamed when all are written
         for name, content in files.items():
             all_written.enter_context(atomic_path(folder / name)).write_bytes(content)

@@ -10,8 +10,8 @@ import threading
 import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import pytest
 import openai
+import pytest
 from datasets import Dataset
 from small_runs import HANGS
 

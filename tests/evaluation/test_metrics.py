@@ -18,9 +18,10 @@ from jsonschema import Draft202012Validator
 from rouge_score.rouge_scorer import RougeScorer
 
 from ft_notebooks.evaluation import metrics
-from ft_notebooks.evaluation.answer_format import json_schema, matches, valid_json
+from ft_notebooks.evaluation.answer_format import json_schema, key_order, matches, valid_json
 from ft_notebooks.evaluation.metrics import (
     chrf,
+    exact_match,
     find_scorers,
     last_number,
     length,
@@ -31,7 +32,6 @@ from ft_notebooks.evaluation.metrics import (
     stop_rate,
     token_f1,
 )
-from ft_notebooks.evaluation.runner import exact_match, key_order
 
 quick = settings(
     max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]

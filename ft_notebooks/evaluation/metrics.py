@@ -21,7 +21,6 @@ from types import SimpleNamespace
 
 import regex
 
-from ..core.arguments import ArgumentError
 from ..core.errors import nearest
 from .answer_format import read_json, valid_json
 
@@ -211,7 +210,6 @@ def repetition(
 # %% ../../nbs/package/evaluation/metrics.ipynb #9aa0e2a9
 _PLAIN = {f.__name__: f for f in (exact_match, normalised_match, token_f1, rouge_l, chrf, number_match)}
 _PLAIN |= {f.__name__: f for f in (valid_json, length, stop_rate, repetition)}
-_MADE = ("json_schema", "matches", "key_order", "llm_judge", "pairwise_judge")
 
 
 def _near(name: str, names) -> str:
@@ -220,12 +218,11 @@ def _near(name: str, names) -> str:
 
 
 def _named(name: str) -> Callable[[str, str, dict], float]:
-    if name in _MADE:
-        raise ValueError(
-            f"scorer {name!r} takes arguments: write `mine = {name}(...)` into a file, and give file.py:mine"
-        )
     if name not in _PLAIN:
-        raise ValueError(f"there is no scorer {name!r}; {_near(name, _PLAIN)} Your own is given as file.py:function")
+        raise ValueError(
+            f"there is no scorer {name!r}; {_near(name, _PLAIN)} Your own, or one that is made by a call such as "
+            "json_schema(...), is given as file.py:name"
+        )
     if name in ("rouge_l", "chrf"):
         _PLAIN[name]("a", "a", {})  # raises if its library is missing, before the model generates
     return _PLAIN[name]
@@ -247,22 +244,17 @@ def _from_file(path: str, name: str) -> Callable[[str, str, dict], float]:
 Scorer = Callable[[str, str, dict], float]  # f(generated, expected, example)
 
 
-def _by_name(scorers) -> list[tuple[str, Scorer]]:
-    "Each scorer with its name: as given in a dict, its own, or the name by which it was asked for."
-    if isinstance(scorers, str) or callable(scorers):
-        scorers = [scorers]
-    if not isinstance(scorers, (list, tuple, dict)):
-        cure = 'give them as in scorers=["exact_match", mine], or a dict of them'
-        raise ArgumentError("evaluate", "scorers", "names or functions", scorers, cure)
-    found = []
-    for name, scorer in scorers.items() if isinstance(scorers, dict) else ((None, scorer) for scorer in scorers):
-        if isinstance(scorer, str):
-            path, _, own_name = scorer.strip().rpartition(":")
-            scorer = _from_file(path, own_name) if path else _named(own_name)
-        else:
-            own_name = getattr(scorer, "__name__", type(scorer).__name__)
-        found.append((own_name if name is None else name, scorer))
-    return found
+def _loaded(scorer: str | Scorer) -> Scorer:
+    "The function that a name stands for; `ValueError` unless it takes three arguments."
+    path, _, name = scorer.strip().rpartition(":") if isinstance(scorer, str) else ("", "", "")
+    if isinstance(scorer, str):
+        scorer = _from_file(path, name) if path else _named(name)
+    try:
+        inspect.signature(scorer).bind("", "", {})
+    except TypeError as e:
+        name = getattr(scorer, "__name__", scorer)
+        raise ValueError(f"the scorer {name} must take (generated, expected, example): {e}") from None
+    return scorer
 
 
 def find_scorers(
@@ -273,13 +265,12 @@ def find_scorers(
     Raises `ValueError` for an unknown name, a name that comes twice, a missing library, a file that is not there or
     does not run, and a function with other arguments.
     """
-    found: dict[str, Scorer] = {}
-    for name, scorer in _by_name(scorers):
-        if name in found:
-            raise ValueError(f"two scorers are called {name!r}; name them in a dict, {{name: scorer}}")
-        try:
-            inspect.signature(scorer).bind("", "", {})
-        except TypeError as e:
-            raise ValueError(f"scorer {name} must take (generated, expected, example): {e}") from None
-        found[name] = scorer
-    return found
+    if isinstance(scorers, dict):
+        return {name: _loaded(scorer) for name, scorer in scorers.items()}
+    given = scorers if isinstance(scorers, (list, tuple)) else [scorers]
+    names = [
+        scorer.rpartition(":")[2] if isinstance(scorer, str) else getattr(scorer, "__name__", "") for scorer in given
+    ]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two scorers have one name, of {names}; name them in a dict, {{name: scorer}}")
+    return {name: _loaded(scorer) for name, scorer in zip(names, given)}

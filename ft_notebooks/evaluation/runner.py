@@ -66,7 +66,8 @@ def _questions(dataset: Dataset) -> list[dict]:  # a row for each chat, with wha
         raise ValueError(
             f"rename the columns {sorted(taken)} of the rows: scorers get facts about the answer by that name"
         )
-    chats = zip(dataset["messages"], last_turns(dataset))
+    turns = last_turns(dataset)
+    chats = zip(dataset["messages"], turns)
     return [{"prompt": messages[:turn], "expected": messages[turn]["content"]} for messages, turn in chats]
 
 # %% ../../nbs/package/evaluation/runner.ipynb #55116b01

@@ -7,6 +7,7 @@ __all__ = ['DIRECTIONS', 'compare', 'rows_needed']
 
 # %% ../../nbs/package/evaluation/statistics.ipynb #b52ae8f6
 import math
+from bisect import bisect_left
 
 import numpy as np
 from scipy.stats import binom, binomtest, norm, permutation_test
@@ -127,13 +128,10 @@ def _power(n: int, discordant: float, difference: float) -> float:
 # %% ../../nbs/package/evaluation/statistics.ipynb #672a9395
 def _fewest(enough) -> int:
     "The least number of rows that are enough, if more of them are."
-    low, high = 0, 1
+    high = 1
     while not enough(high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+        high *= 2
+    return bisect_left(range(high), True, lo=high // 2 + 1, key=enough)
 
 # %% ../../nbs/package/evaluation/statistics.ipynb #ec3e5541
 def rows_needed(

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .answer_cache import AnswerFile, model_mark
+from ..core.arguments import check_model
 from ..core.model_parts import base_model
 from .prefix_cache import Prefix, shared_prefix
 from ..tokenization.chat_template import ChatTemplate
@@ -190,6 +191,7 @@ def answers(
 
     `ValueError` as of `generate`, and for a `file` of a different model, of other prompts or settings.
     """
+    check_model(model, tok, "generate")
     size = 32 if batch_size is None else batch_size
     _check_counts(max_new_tokens=max_new_tokens, batch_size=size)
     prompts = encode_prompts(model, tok, chats, max_new_tokens, tools)

@@ -322,8 +322,8 @@ def test_no_name_that_takes_arguments_is_missing_from_the_hint():
         ("nowhere.py:polite", "nowhere.py:polite: there is no file 'nowhere.py'"),
         ("{}:tone", "no function 'tone' in .*; did you mean 'tones'"),
         ("{}:LIMIT", "no function 'LIMIT' in"),
-        ("{}:two", r"two must take \(generated, expected, example\), got \(generated, expected\)"),
-        ("{}:keywords", r"keywords must take \(generated, expected, example\), got"),
+        ("{}:two", r"two must take \(generated, expected, example\): too many positional arguments"),
+        ("{}:keywords", r"keywords must take \(generated, expected, example\): too many"),
     ],
 )
 def test_a_name_that_is_no_scorer_is_told_at_once(tmp_path, name, error):

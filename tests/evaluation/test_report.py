@@ -514,12 +514,11 @@ def test_a_score_that_is_no_number_is_refused_before_anything_is_written(tmp_pat
     assert not (tmp_path / "new").exists()
 
 
-def test_a_value_of_a_row_that_is_no_number_is_refused_and_none_is_not(tmp_path, undrawn):
-    one = stage([0, None], missing=True)
-    report_card({"base": one}, tmp_path)
-    one.rows[1]["exact"] = float("nan")
-    with pytest.raises(ValueError, match="row 1 of 'base' has exact=nan"):
-        report_card({"base": one}, tmp_path)
+@pytest.mark.parametrize("evaluations", [stage([0, 1]), [stage([0, 1])], "runs/eval", {"base": {"exact": 0.5}}])
+def test_what_is_no_dict_of_evaluations_is_refused(tmp_path, evaluations):
+    with pytest.raises(ValueError, match=r"report_card: evaluations must be .*give \{'base': evaluate\(...\)\}"):
+        report_card(evaluations, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_evaluations_without_rows_have_a_card_of_scores_alone(tmp_path):
@@ -538,7 +537,7 @@ def test_evaluations_without_scores_have_no_figure(tmp_path):
 @pytest.mark.parametrize("place", ["file", "file/deep/er"])
 def test_a_folder_that_is_a_file_is_refused(tmp_path, undrawn, place):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ValueError, match="file is a file, so nothing can be written"):
+    with pytest.raises(ValueError, match="is a file or leads through one, so nothing can be written"):
         report_card({"base": stage([0])}, tmp_path / place)
     assert (tmp_path / "file").read_text() == "mine"
 

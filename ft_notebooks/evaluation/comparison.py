@@ -89,7 +89,7 @@ def group_rows(
     if not scores:
         return [("in their order", list(range(len(last.rows))))] if last.rows else []
     words, stage = _GROUPS if earlier else _GROUPS_OF_ONE_STAGE, list(evaluations)[-1]
-    groups = {(outcome, score): [] for outcome in words for score in scores}  # of each row its gain and number
+    groups: dict[tuple[str, str], list] = {(outcome, score): [] for outcome in words for score in scores}
     for i, row in enumerate(last.rows):
         score = next((score for score in scores if score in row), scores[0])
         values = [found.rows[i].get(score) for found in earlier]

@@ -62,11 +62,6 @@ def _client(url: str, **settings) -> openai.OpenAI:
     )
     return openai.OpenAI(base_url=base_url, api_key="not sent", http_client=http_client, **settings)
 
-
-def _headers(key_env: str | None) -> dict:
-    "The key in its header; without one, the client's own is left out."
-    return {"Authorization": f"Bearer {_key(key_env)}" if key_env else openai.Omit()}
-
 # %% ../../nbs/package/evaluation/judge.ipynb #511d4ba1
 def _text_of(reply, url: str, key_env: str | None) -> str:
     "The text of a chat completion; `ValueError` for another reply, or a text that was cut off."
@@ -102,11 +97,10 @@ def chat_endpoint(
         fields["temperature"] = temperature
 
     def ask(system: str, user: str) -> str:
+        headers = {"Authorization": f"Bearer {_key(key_env)}" if key_env else openai.Omit()}
         messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
         try:
-            reply = completions.create(
-                model=model, messages=messages, extra_body=fields, extra_headers=_headers(key_env)
-            )
+            reply = completions.create(model=model, messages=messages, extra_body=fields, extra_headers=headers)
         except openai.APIStatusError as e:
             answer = _without_key(e.response.text, key_env)[:300]
             raise ValueError(f"{url} answered {e.status_code}: {answer}") from None

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from ..core.arguments import ArgumentError
 from .runner import Evaluation
 from ft_notebooks.evaluation.comparison import (
     compare_stages,
@@ -21,7 +22,7 @@ from ft_notebooks.evaluation.comparison import (
     scores_without,
     seen_rows,
 )
-from .html_page import draw_twice, page_html, page_markdown, write_files
+from .html_page import png, page_html, page_markdown, write_files
 from .score_bars import format_number, plot_scores, rows_behind, score_names
 from .score_curves import stage_dict, plot_progress
 
@@ -68,7 +69,7 @@ _CHANCE = (
 def _changes(compared) -> list[dict]:  # what `compare_stages` returned, as parts
     if not compared:
         return []
-    parts = [{"heading": "What has changed", "small": ""}]
+    parts: list[dict] = [{"heading": "What has changed", "small": ""}]
     for (stage, before), scores in compared.items():
         verdicts = [[name, found["verdict"]] for name, found in scores.items()]
         parts += [
@@ -92,7 +93,7 @@ def _contamination(evaluations, train, seen, clean) -> list[dict]:  # as parts
     if not seen:
         return []
     rows = next(iter(evaluations.values())).rows
-    parts = [{"heading": "Rows that were trained on", "small": "the same, or nearly"}]
+    parts: list[dict] = [{"heading": "Rows that were trained on", "small": "the same, or nearly"}]
     for stage, matches in seen.items():
         count = f"{len(matches):,} of {len(rows):,} evaluated rows are, or nearly are,"
         parts.append({"text": f"{count} among the {len(train[stage]):,} training rows of {stage}."})
@@ -120,24 +121,21 @@ def _mark(name: str, value: float | None) -> tuple[str, str]:
     return ("good", f"✓ {name}") if value else ("bad", f"✗ {name}")
 
 
-def _answer(stage: str, found: Evaluation, i: int) -> dict:
-    "The answer of a stage to row i, with its marks."
-    row = found.rows[i]
-    marks = [_mark(name, row[name]) for name in row_scores(found) if name in row]
-    if row.get("ended") is False:
-        marks.append(("", f"… cut after {row['tokens']} tokens"))
-    return {"stage": stage, "text": row["generated"], "marks": marks}
-
-
 def _answers(evaluations, i: int) -> dict:
-    "Of row i: what was asked, what was expected, and the answer of each stage."
-    row = next(iter(evaluations.values())).rows[i]
-    said = [_answer(stage, found, i) for stage, found in evaluations.items()]
+    "Of row i: what was asked, what was expected, and the answer of each stage with its marks."
+    said = []
+    for stage, found in evaluations.items():
+        row = found.rows[i]
+        marks = [_mark(name, row[name]) for name in row_scores(found) if name in row]
+        if row.get("ended") is False:
+            marks.append(("", f"… cut after {row['tokens']} tokens"))
+        said.append({"stage": stage, "text": row["generated"], "marks": marks})
     return {"note": _asked(row), "expected": row["expected"], "said": said}
 
 # %% ../../nbs/package/evaluation/report.ipynb #3ba80d57
 def _samples(evaluations, samples: int, directions=None) -> list[dict]:  # as parts
-    groups, parts, left = group_rows(evaluations, directions), [], max(0, samples)
+    groups, left = group_rows(evaluations, directions), max(0, samples)
+    parts: list[dict] = []
     for title, rows in groups:
         shown = rows[:left]
         left -= len(shown)
@@ -151,8 +149,10 @@ def _samples(evaluations, samples: int, directions=None) -> list[dict]:  # as pa
 
 # %% ../../nbs/package/evaluation/report.ipynb #8259cb7c
 def _check(evaluations) -> None:
-    if not evaluations:
-        raise ValueError('nothing to report: evaluations is empty; give at least {"base": evaluate(...)}')
+    stages = evaluations.values() if isinstance(evaluations, dict) else ()
+    if not stages or not all(isinstance(found, Evaluation) for found in stages):
+        cure = "nothing to report otherwise: give {'base': evaluate(...)}"
+        raise ArgumentError("report_card", "evaluations", "a dict of stages and Evaluations", evaluations, cure)
     first, *others = evaluations
     for stage in others:
         asked, reference = ([(r["prompt"], r["expected"]) for r in evaluations[s].rows] for s in (stage, first))
@@ -178,12 +178,12 @@ def _json(evaluations, compared, clean) -> dict:
     return found
 
 # %% ../../nbs/package/evaluation/report.ipynb #b28a4925
-def _figures(evaluations, history, looks) -> dict[str, tuple[bytes, bytes]]:  # name -> PNG, light and dark
+def _figures(evaluations, history, looks) -> dict[str, bytes]:  # name -> PNG
     figures = {}
     if any(found.scores for found in evaluations.values()):
-        figures["scores"] = draw_twice(lambda: plot_scores(evaluations))
+        figures["scores"] = png(lambda: plot_scores(evaluations))
     if any("loss" in entry for entries in stage_dict(history).values() for entry in entries):
-        figures["loss"] = draw_twice(lambda: plot_progress(history, looks))
+        figures["loss"] = png(lambda: plot_progress(history, looks))
     return figures
 
 
@@ -223,7 +223,7 @@ def report_card(
     parts += [{"text": f"{stage}: {note}."} for stage, lines in (notes or {}).items() for note in lines]
     parts += [{"figures": list(figures)}, *_changes(compared), *_contamination(evaluations, train, seen, clean)]
     parts += _samples(evaluations, samples, directions)
-    files = {f"{name}.png": light for name, (light, _) in figures.items()}
+    files = {f"{name}.png": image for name, image in figures.items()}
     files |= _data(evaluations, compared, train, seen, clean)
     files["report.md"] = page_markdown(title, parts).encode(errors="replace")
     files["report.html"] = page_html(title, parts, figures).encode(errors="replace")

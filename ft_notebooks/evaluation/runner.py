@@ -174,10 +174,10 @@ def evaluate(
     chat has no assistant turn or exceeds the context, or a column is called "tokens" or "ended".
     """
     check_model(model, tok, "evaluate")
-    dataset, scorers = as_dataset(dataset, read_chats, "evaluate"), find_scorers(scorers)
-    taken = {*_FACTS, *SUMMED_SCORES} & set(scorers)
+    dataset, functions = as_dataset(dataset, read_chats, "evaluate"), find_scorers(scorers)
+    taken = {*_FACTS, *SUMMED_SCORES} & set(functions)
     if taken:
         raise ValueError(f"a scorer may not be called {sorted(taken)}: the result uses that name itself")
     rows = _answered(model, tok, dataset, max_new_tokens, batch_size, file)
-    errors = _scored(rows, dataset, scorers)
-    return Evaluation(_summary(rows, scorers), rows, errors)
+    errors = _scored(rows, dataset, functions)
+    return Evaluation(_summary(rows, functions), rows, errors)

@@ -1227,6 +1227,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'ft_notebooks/evaluation/runner.py'),
                                                 'ft_notebooks.evaluation.runner.bootstrap_interval': ( 'package/evaluation/runner.html#bootstrap_interval',
                                                                                                        'ft_notebooks/evaluation/runner.py'),
+                                                'ft_notebooks.evaluation.runner.check_evaluations': ( 'package/evaluation/runner.html#check_evaluations',
+                                                                                                      'ft_notebooks/evaluation/runner.py'),
                                                 'ft_notebooks.evaluation.runner.evaluate': ( 'package/evaluation/runner.html#evaluate',
                                                                                              'ft_notebooks/evaluation/runner.py'),
                                                 'ft_notebooks.evaluation.runner.interval': ( 'package/evaluation/runner.html#interval',

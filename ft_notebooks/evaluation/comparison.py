@@ -9,7 +9,7 @@ __all__ = ['compare_stages', 'row_scores', 'group_rows', 'seen_rows', 'scores_wi
 from datasets import Dataset
 
 from ..data.deduplication import overlap
-from .runner import SUMMED_SCORES, Evaluation, interval, summed_score
+from .runner import SUMMED_SCORES, Evaluation, check_evaluations, interval, summed_score
 from .statistics import DIRECTIONS, compare
 
 # %% ../../nbs/package/evaluation/comparison.ipynb #b6e6fff5
@@ -28,6 +28,7 @@ def compare_stages(
 
     By default less is better of perplexity, bits per byte and repetition, and neither is better of length.
     """
+    check_evaluations(evaluations, "compare_stages")
     stages, found = list(evaluations), {}
     pairs = list(zip(stages[1:], stages))
     if len(stages) > 2:
@@ -83,6 +84,7 @@ def group_rows(
     directions: dict[str, int] | None = None,  # As for `compare_stages`; only where more is better can a row fail
 ) -> list[tuple[str, list[int]]]:  # A group in words, and its rows, the worst first, counted from 0; each row once
     "Groups the rows by the last stage's result in the first score that they have: lost, failed, won, right, no value."
+    check_evaluations(evaluations, "group_rows")
     *earlier, last = evaluations.values()
     directions = DIRECTIONS | (directions or {})
     scores = [score for score in row_scores(last) if directions.get(score, 1) > 0]

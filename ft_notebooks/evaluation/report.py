@@ -13,8 +13,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from ..core.arguments import ArgumentError
-from .runner import Evaluation
+from .runner import Evaluation, check_evaluations
 from ft_notebooks.evaluation.comparison import (
     compare_stages,
     group_rows,
@@ -149,10 +148,7 @@ def _samples(evaluations, samples: int, directions=None) -> list[dict]:  # as pa
 
 # %% ../../nbs/package/evaluation/report.ipynb #8259cb7c
 def _check(evaluations) -> None:
-    stages = evaluations.values() if isinstance(evaluations, dict) else ()
-    if not stages or not all(isinstance(found, Evaluation) for found in stages):
-        cure = "nothing to report otherwise: give {'base': evaluate(...)}"
-        raise ArgumentError("report_card", "evaluations", "a dict of stages and Evaluations", evaluations, cure)
+    check_evaluations(evaluations, "report_card")
     first, *others = evaluations
     for stage in others:
         asked, reference = ([(r["prompt"], r["expected"]) for r in evaluations[s].rows] for s in (stage, first))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .runner import SUMMED_SCORES, Evaluation
+from .runner import SUMMED_SCORES, Evaluation, check_evaluations
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -112,6 +112,7 @@ def plot_scores(
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
+    check_evaluations(evaluations, "plot_scores")
     panels = _panels(evaluations)
     widths = [max(1, 0.3 * len(evaluations)) * len(names) for names in panels]
     fig = Figure(figsize=(1.6 + 1.2 * sum(widths), 3), dpi=80, layout="constrained")

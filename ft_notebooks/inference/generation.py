@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .answer_cache import AnswerFile, model_mark
-from ..core.arguments import check_counts, check_model
+from ..core.arguments import ArgumentError, check_counts, check_model
 from ..core.model_parts import base_model
 from .prefix_cache import Prefix, shared_prefix
 from ..tokenization.chat_template import ChatTemplate
@@ -63,6 +63,8 @@ def encode_prompts(
 
     `ValueError` for what is no conversation, or ends with an answer, or is too long; it names the conversation.
     """
+    if not isinstance(chats, Iterable):
+        raise ArgumentError("generate", "chats", "a list of conversations", chats, "give one as [messages]")
     template, texts, chats = ChatTemplate(tok), [], list(chats)
     if tools and len(tools) != len(chats):
         raise ValueError(

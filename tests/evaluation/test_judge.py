@@ -397,7 +397,7 @@ def test_a_judge_that_does_not_end_is_read_all_the_same(line):
         pairwise_judge("Good?", lambda system, user: line)("a", "b", ROW)
 
 
-@pytest.mark.parametrize("scale", [(1, 1), (10, 1), (float("nan"), 1), (1, float("nan"))])
+@pytest.mark.parametrize("scale", [(1, 1), (10, 1), (float("nan"), 1), (1, float("nan")), 10, (1, 2, 3)])
 def test_a_scale_that_does_not_rise_is_refused(scale):
     with pytest.raises(ValueError, match="scale must be two rising numbers"):
         llm_judge("Good?", lambda system, user: "1", scale)

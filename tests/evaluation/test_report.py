@@ -200,7 +200,7 @@ def test_stages_over_other_rows_are_refused_before_anything_is_written(tmp_path,
 
 
 def test_no_stages_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="nothing to report"):
+    with pytest.raises(ValueError, match="evaluations must be a dict of stages"):
         report_card({}, tmp_path)
 
 
@@ -509,6 +509,9 @@ def test_a_score_that_is_no_number_is_refused_before_anything_is_written(tmp_pat
 def test_what_is_no_dict_of_evaluations_is_refused(tmp_path, evaluations):
     with pytest.raises(ValueError, match=r"report_card: evaluations must be .*give \{'base': evaluate\(...\)\}"):
         report_card(evaluations, tmp_path / "new")
+    for function in (compare_stages, group_rows, plot_scores):
+        with pytest.raises(ValueError, match=f"{function.__name__}: evaluations must be"):
+            function(evaluations)
     assert not (tmp_path / "new").exists()
 
 

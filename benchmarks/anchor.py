@@ -19,7 +19,9 @@ from ft_notebooks.cli.settings import read_settings
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.dpo.over_optimization import CollapseCallback
 from ft_notebooks.dpo.trainer import dpo_trainer
-from ft_notebooks.evaluation.runner import evaluate, exact_match, key_order
+from ft_notebooks.evaluation.answer_format import key_order
+from ft_notebooks.evaluation.metrics import exact_match
+from ft_notebooks.evaluation.runner import evaluate
 from ft_notebooks.lora.adapter import load_adapter
 from ft_notebooks.tokenization.padding import load_tokenizer
 

@@ -46,7 +46,7 @@ def demo_guards(
 ) -> list:  # Of `TrainerCallback`s
     "A `CollapseCallback` that scores exact answers for a run on pairs; nothing for a run on conversations."
     from ft_notebooks.dpo.over_optimization import CollapseCallback
-    from ft_notebooks.evaluation.runner import exact_match
+    from ft_notebooks.evaluation.metrics import exact_match
 
     def right(answers, rows):
         expected = (tok.decode(row["chosen_ids"], skip_special_tokens=True) for row in rows)
@@ -61,7 +61,9 @@ def demo_scores(
 ):  # An `Evaluation` of 150 rows
     "`exact_match`, `preferred_form` and perplexity on held-out words; `exact_match_new_phrases` on held-out phrases."
     from ft_notebooks.data.example_task import appointments
-    from ft_notebooks.evaluation.runner import Evaluation, evaluate, exact_match, key_order
+    from ft_notebooks.evaluation.answer_format import key_order
+    from ft_notebooks.evaluation.metrics import exact_match
+    from ft_notebooks.evaluation.runner import Evaluation, evaluate
 
     scorers = {"exact_match": exact_match, "preferred_form": key_order(*FORM)}
     words, phrases = (

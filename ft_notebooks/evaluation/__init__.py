@@ -9,12 +9,13 @@ __all__ = []
 import lazy_loader
 
 _names = {
-    "answer_format": ["valid_json", "json_schema", "matches"],
+    "answer_format": ["key_order", "valid_json", "json_schema", "matches"],
     "comparison": ["compare_stages", "group_rows", "seen_rows", "scores_without"],
     "judge": ["chat_endpoint", "llm_judge", "pairwise_judge"],
     "likelihood": ["perplexity", "bits_per_byte", "forced_match"],
     "lm_eval": ["run_tasks"],
     "metrics": [
+        "exact_match",
         "normalised_match",
         "token_f1",
         "rouge_l",
@@ -27,7 +28,7 @@ _names = {
         "find_scorers",
     ],
     "report": ["report_card"],
-    "runner": ["evaluate", "exact_match", "key_order", "interval"],
+    "runner": ["evaluate", "Evaluation", "interval"],
     "score_bars": ["plot_scores"],
     "score_curves": ["plot_progress", "scores_by_step"],
     "statistics": ["compare", "rows_needed"],

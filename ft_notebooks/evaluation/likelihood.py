@@ -9,6 +9,7 @@ __all__ = ['row_losses', 'perplexity', 'answer_bytes', 'bits_per_byte', 'last_tu
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,9 +18,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..core.arguments import as_dataset, check_model
 from ..core.model_parts import base_model
 from ..inference.generation import stop_tokens, encode_prompts
 from ..data.chat_encoding import encode_chats, token_losses
+from ..data.read import read_chats
 from ..tokenization.padding import IGNORE, pad_batch
 
 # %% ../../nbs/package/evaluation/likelihood.ipynb #4fdee15b
@@ -87,16 +90,22 @@ def row_losses(
     return sums, counts
 
 # %% ../../nbs/package/evaluation/likelihood.ipynb #9f612c22
+def _checked(model, tok, dataset, where: str) -> Dataset:
+    check_model(model, tok, where)
+    return as_dataset(dataset, read_chats, where)
+
+# %% ../../nbs/package/evaluation/likelihood.ipynb #f0cbf9ed
 def perplexity(
     model: PreTrainedModel,  # Its mode (train or eval) is restored
     tok: PreTrainedTokenizerBase,  # With a pad token
-    dataset: Dataset,  # Chats ("messages"), or encoded rows ("input_ids" and "labels")
+    dataset: Dataset | str | Path,  # Chats ("messages") or a path to them, or encoded rows ("input_ids" and "labels")
     batch_size: int = 8,  # Changes the speed and nothing else
 ) -> float:  # 1 for certainty; the size of the vocabulary for a blind guess
     """e to the mean loss of the trained tokens, each of which weighs the same, whatever its row and its batch.
 
     Raises `ValueError` where no token is trained, a loss is NaN or infinite, or a row is longer than the context.
     """
+    dataset = _checked(model, tok, dataset, "perplexity")
     sums, counts = row_losses(model, tok, dataset, batch_size)
     return math.exp(sums.sum() / counts.sum())
 
@@ -108,9 +117,7 @@ def answer_bytes(
 
     def size(message):
         calls = message.get("tool_calls")
-        text = message.get("content") or ""
-        if calls:
-            text += json.dumps(calls, ensure_ascii=False)
+        text = (message.get("content") or "") + (json.dumps(calls, ensure_ascii=False) if calls else "")
         return len(text.encode())
 
     return [sum(size(m) for m in messages if m["role"] == "assistant") for messages in dataset["messages"]]
@@ -119,13 +126,14 @@ def answer_bytes(
 def bits_per_byte(
     model: PreTrainedModel,  # Its mode (train or eval) is restored
     tok: PreTrainedTokenizerBase,  # With a pad token
-    dataset: Dataset,  # Chats: the column "messages"
+    dataset: Dataset | str | Path,  # Chats ("messages"), or a path to them
     batch_size: int = 8,  # Changes the speed and nothing else
 ) -> float:  # 8 for a blind guess
     """The loss of the trained tokens in bits, with the one that ends an answer, by the UTF-8 bytes of the answers.
 
     Raises `ValueError` for rows that are no chats, for empty answers alone, and where `perplexity` does.
     """
+    dataset = _checked(model, tok, dataset, "bits_per_byte")
     if "messages" not in dataset.column_names:
         raise ValueError(
             f'bits_per_byte counts the bytes of answers; give chats ("messages"), not {dataset.column_names}'
@@ -175,7 +183,7 @@ def _forced(model, tok, dataset) -> list[dict]:
 def forced_match(
     model: PreTrainedModel,  # Its mode (train or eval) is restored
     tok: PreTrainedTokenizerBase,  # With a pad token
-    dataset: Dataset,  # R chats: the column "messages", each with an assistant turn
+    dataset: Dataset | str | Path,  # R chats ("messages") or a path, each with an assistant turn
     batch_size: int = 8,  # In float32 it changes the speed and nothing else
 ) -> list[float]:  # R values, 1.0 or 0.0
     """1.0 where greedy decoding would give exactly the last answer of a chat and end there, found without decoding.
@@ -183,6 +191,7 @@ def forced_match(
     Raises `ValueError` where `last_turns` does, for rows longer than the context, and for a chat template whose prompt
     differs from the conversation that it renders.
     """
+    dataset = _checked(model, tok, dataset, "forced_match")
     ends = stop_tokens(base_model(model), tok)
 
     def measure(batch):

@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..core.arguments import check_counts, check_model
 from ..core.random_state import keep_random_state
 from ..core.seams import overrides
+from .metrics import from_eval
 from .runner import interval
 from ..inference.generation import greedy_decoding
 
@@ -105,16 +107,10 @@ def _wrapped(model: PreTrainedModel, tok: PreTrainedTokenizerBase, batch_size: i
     return Uncut(pretrained=model, tokenizer=copy.deepcopy(tok), batch_size=batch_size, trust_remote_code=False)
 
 # %% ../../nbs/package/evaluation/lm_eval.ipynb #ad4f9363
-def _check(tok, chat, **counts) -> None:
-    try:
-        import lm_eval  # noqa: F401
-    except ImportError as e:
-        raise ValueError(
-            f"the public tasks need lm-evaluation-harness: pip install 'ft_notebooks[eval]' ({e})"
-        ) from None
-    for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"run_tasks: {name} must be a whole number of at least 1, got {value!r}")
+def _check(model, tok, chat: bool, limit: int | None, batch_size: int) -> None:
+    from_eval("lm_eval")
+    check_model(model, tok, "run_tasks")
+    check_counts("run_tasks", batch_size=batch_size, limit=1 if limit is None else limit)
     if chat and not tok.chat_template:
         raise ValueError(
             "chat=True puts prompts into the tokenizer's chat template, and it has none; give it one, or chat=False"
@@ -138,7 +134,7 @@ def run_tasks(
     Raises `ValueError`, before the model runs, for an unknown task, a missing harness, and `limit` or `batch_size`
     below 1; and for a prompt that would be cut.
     """
-    _check(tok, chat, limit=1 if limit is None else limit, batch_size=batch_size)
+    _check(model, tok, chat, limit, batch_size)
     from lm_eval import simple_evaluate
 
     manager = _task_manager(tasks, include)

@@ -6,13 +6,14 @@
 __all__ = ['report_card']
 
 # %% ../../nbs/package/evaluation/report.ipynb #01b3b50e
+import copy
 import json
 import math
 from pathlib import Path
 
 from datasets import Dataset
 
-from .runner import Evaluation
+from .runner import Evaluation, check_evaluations
 from ft_notebooks.evaluation.comparison import (
     compare_stages,
     group_rows,
@@ -20,24 +21,25 @@ from ft_notebooks.evaluation.comparison import (
     scores_without,
     seen_rows,
 )
-from .html_page import draw_twice, page_html, page_markdown, write_files
+from .html_page import png, page_html, page_markdown, write_files
 from .score_bars import format_number, plot_scores, rows_behind, score_names
 from .score_curves import stage_dict, plot_progress
 
 # %% ../../nbs/package/evaluation/report.ipynb #586f787a
-def _cell(score):
-    if not score:
-        return "–"
-    value, low, high = (format_number(score[key]) for key in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
+def _cell(score: dict | None) -> tuple[str, str]:
+    "The value, and the interval around it."
+    if score is None:
+        return "–", ""
+    low, high = format_number(score["low"]), format_number(score["high"])
+    return format_number(score["value"]), f"[{low}, {high}]"
 
 
-def _score_table(evaluations):  # the head, and the rows
-    rows = [
-        [name, rows_behind(evaluations, name), *(_cell(found.scores.get(name)) for found in evaluations.values())]
-        for name in score_names(evaluations)
-    ]
-    return ["score", "n", *evaluations], rows
+def _score_table(evaluations) -> dict:  # a part of the page
+    rows = []
+    for name in score_names(evaluations):
+        cells = [_cell(found.scores.get(name)) for found in evaluations.values()]
+        rows.append([name, rows_behind(evaluations, name), *cells])
+    return {"scores": rows, "head": ["score", "n", *evaluations]}
 
 # %% ../../nbs/package/evaluation/report.ipynb #06dfa0b7
 _CAPTION = (
@@ -46,12 +48,15 @@ _CAPTION = (
 )
 
 
-def _missing(evaluations):  # one sentence for each stage and score with values missing
+def _missing(evaluations) -> list[dict]:  # a sentence for each stage and score with values missing, as parts
+    parts = []
     for stage, found in evaluations.items():
         for name in dict.fromkeys(error["scorer"] for error in found.errors):
-            first, *more = [error for error in found.errors if error["scorer"] == name]
-            count = f"{1 + len(more):,} of {len(found.rows):,} values of {name} are missing and left out of its score"
-            yield f"Of {stage}, {count}; the first, of row {first['row']}: {first['message']}"
+            errors = [error for error in found.errors if error["scorer"] == name]
+            count = f"{len(errors):,} of {len(found.rows):,} values of {name} are missing and left out of its score"
+            first = f"the first, of row {errors[0]['row']}: {errors[0]['message']}"
+            parts.append({"text": f"Of {stage}, {count}; {first}"})
+    return parts
 
 # %% ../../nbs/package/evaluation/report.ipynb #544c74ea
 _CHANCE = (
@@ -60,73 +65,90 @@ _CHANCE = (
 )
 
 
-def _changes(found):  # what `compare_stages` returned, as parts of the page
-    parts = [("heading", "What has changed", "")] * bool(found)
-    for (stage, before), scores in found.items():
-        rows = [[name, compared["verdict"]] for name, compared in scores.items()]
-        parts += [("group", f"{stage} against {before}"), ("words", ["score", "on the same rows"], rows)]
-    return parts + [("text", _CHANCE)] * bool(found)
+def _changes(compared) -> list[dict]:  # what `compare_stages` returned, as parts
+    if not compared:
+        return []
+    parts: list[dict] = [{"heading": "What has changed", "small": ""}]
+    for (stage, before), scores in compared.items():
+        verdicts = [[name, found["verdict"]] for name, found in scores.items()]
+        parts += [
+            {"group": f"{stage} against {before}"},
+            {"words": verdicts, "head": ["score", "on the same rows"]},
+        ]
+    return [*parts, {"text": _CHANCE}]
 
 # %% ../../nbs/package/evaluation/report.ipynb #7f881e1e
-def _asked(row):
-    messages = row["prompt"] if "prompt" in row else row["messages"]
-    turns = [message for message in messages if message["role"] not in ("system", "assistant")] or messages
-    texts = [
-        message["content"] if isinstance(message["content"], str) else json.dumps(message["content"])
-        for message in turns
-    ]
-    return texts[0] if len(texts) == 1 else "\n".join(f"{turn['role']}: {text}" for turn, text in zip(turns, texts))
+def _asked(row: dict) -> str:
+    "What the last answer of a row replies to: a message, or a conversation; without a system message."
+    messages = row["prompt"] if "prompt" in row else row["messages"][:-1]
+    turns = [message for message in messages if message["role"] != "system"]
+    texts = [turn["content"] if isinstance(turn["content"], str) else json.dumps(turn["content"]) for turn in turns]
+    if len(turns) == 1:
+        return texts[0]
+    return "\n".join(f"{turn['role']}: {text}" for turn, text in zip(turns, texts))
 
 # %% ../../nbs/package/evaluation/report.ipynb #3d29f834
-def _seen_parts(evaluations, train, seen):
-    first, parts = next(iter(evaluations.values())), [("heading", "Rows that were trained on", "the same, or nearly")]
-    for stage, pairs in seen.items():
-        count = f"{len(pairs):,} of {len(first.rows):,} evaluated rows are, or nearly are,"
-        parts.append(("text", f"{count} among the {len(train[stage]):,} training rows of {stage}."))
-        texts = [(_asked(first.rows[row]), _asked(train[stage][place]), alike) for place, row, alike in pairs[:3]]
-        if shown := [[one, other, f"{alike:.2f}"] for one, other, alike in texts]:
-            parts.append(("words", ["evaluated", f"trained on, {stage}", "similarity"], shown))
-    if known := {row for pairs in seen.values() for _, row, _ in pairs}:
-        others = {stage: Evaluation(scores_without(found, known), []) for stage, found in evaluations.items()}
-        parts.append(("text", f"Without them, {len(first.rows) - len(known):,} rows are left:"))
-        parts += [("scores", *_score_table(others))] if any(found.scores for found in others.values()) else []
+def _contamination(evaluations, train, seen, clean) -> list[dict]:  # as parts
+    if not seen:
+        return []
+    rows = next(iter(evaluations.values())).rows
+    parts: list[dict] = [{"heading": "Rows that were trained on", "small": "the same, or nearly"}]
+    for stage, matches in seen.items():
+        count = f"{len(matches):,} of {len(rows):,} evaluated rows are, or nearly are,"
+        parts.append({"text": f"{count} among the {len(train[stage]):,} training rows of {stage}."})
+        shown = [[_asked(rows[i]), _asked(train[stage][place]), f"{alike:.2f}"] for place, i, alike in matches[:3]]
+        if shown:
+            parts.append({"words": shown, "head": ["evaluated", f"trained on, {stage}", "similarity"]})
+    if clean:
+        parts.append({"text": f"Without them, {len(rows) - len(_known(seen)):,} rows are left:"})
+        if any(clean.values()):
+            parts.append(_score_table({stage: Evaluation(scores, []) for stage, scores in clean.items()}))
     return parts
 
+
+def _known(seen) -> set[int]:
+    "The evaluated rows that any stage was trained on."
+    return {row for matches in seen.values() for _, row, _ in matches}
+
 # %% ../../nbs/package/evaluation/report.ipynb #2f700409
-def _note(prompt):  # what was asked, without the system's words
-    turns = [message for message in prompt if message["role"] != "system"]
-    if len(turns) == 1:
-        return turns[0]["content"]
-    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+def _mark(name: str, value: float | None) -> tuple[str, str]:
+    "Whether a score of an answer is good, bad or neither, and the score in words."
+    if value is None:
+        return "", f"? no value of {name}"
+    if value not in (0, 1):
+        return "", f"{format_number(value)} {name}"
+    return ("good", f"✓ {name}") if value else ("bad", f"✗ {name}")
 
 
-def _marks(found, row):
-    cut = [f"… cut after {row['tokens']} tokens"] if row.get("ended") is False else []
-    signs = {1: "✓", 0: "✗", None: "? no value of"}
-    scores = [name for name in row_scores(found) if name in row]
-    return [f"{signs.get(row[name]) or format_number(row[name])} {name}" for name in scores] + cut
-
-
-def _answers(evaluations, i):  # of row i: what was asked, what was expected, and each stage's answer with its marks
-    row = next(iter(evaluations.values())).rows[i]
-    said = [(stage, one.rows[i]["generated"], _marks(one, one.rows[i])) for stage, one in evaluations.items()]
-    return _note(row["prompt"]), row["expected"], said
+def _answers(evaluations, i: int) -> dict:
+    "Of row i: what was asked, what was expected, and the answer of each stage with its marks."
+    said = []
+    for stage, found in evaluations.items():
+        row = found.rows[i]
+        marks = [_mark(name, row[name]) for name in row_scores(found) if name in row]
+        if row.get("ended") is False:
+            marks.append(("", f"… cut after {row['tokens']} tokens"))
+        said.append({"stage": stage, "text": row["generated"], "marks": marks})
+    return {"note": _asked(row), "expected": row["expected"], "said": said}
 
 # %% ../../nbs/package/evaluation/report.ipynb #3ba80d57
-def _samples(evaluations, samples, directions=None):  # as parts of the page
-    total, groups = len(next(iter(evaluations.values())).rows), group_rows(evaluations, directions)
-    shown = [("heading", "Samples", f"{min(samples, total):,} of {total:,} rows")]
-    for title, rows in groups if samples else ():
-        if some := rows[: max(0, samples)]:
-            samples -= len(some)
-            many = f"{len(some):,} of {len(rows):,}, {title}" if len(groups) > 1 else title
-            shown += [("group", many), ("answers", [_answers(evaluations, i) for i in some])]
-    return shown if len(shown) > 1 else []
+def _samples(evaluations, samples: int, directions=None) -> list[dict]:  # as parts
+    groups, left = group_rows(evaluations, directions), max(0, samples)
+    parts: list[dict] = []
+    for title, rows in groups:
+        shown = rows[:left]
+        left -= len(shown)
+        if shown:
+            count = f"{len(shown):,} of {len(rows):,}, {title}" if len(groups) > 1 else title
+            parts += [{"group": count}, {"answers": [_answers(evaluations, i) for i in shown]}]
+    if not parts:
+        return []
+    total = sum(len(rows) for _, rows in groups)
+    return [{"heading": "Samples", "small": f"{min(samples, total):,} of {total:,} rows"}, *parts]
 
 # %% ../../nbs/package/evaluation/report.ipynb #8259cb7c
 def _check(evaluations) -> None:
-    if not evaluations:
-        raise ValueError('nothing to report: evaluations is empty; give at least {"base": evaluate(...)}')
+    check_evaluations(evaluations, "report_card")
     first, *others = evaluations
     for stage in others:
         asked, reference = ([(r["prompt"], r["expected"]) for r in evaluations[s].rows] for s in (stage, first))
@@ -134,64 +156,42 @@ def _check(evaluations) -> None:
             raise ValueError(f"{stage!r} and {first!r} were not asked the same rows; evaluate both on one dataset")
     for stage, found in evaluations.items():
         for name, score in found.scores.items():
-            if not all(_is_number(score.get(key)) for key in ("value", "low", "high", "n")):
+            numbers = [score.get(key) for key in ("value", "low", "high", "n")]
+            if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
                 raise ValueError(
                     f"{name!r} of {stage!r} is {score}, with a number that is none; leave the score out here"
                 )
-        for i, row in enumerate(found.rows):
-            if odd := [name for name in found.scores if row.get(name) is not None and not _is_number(row[name])]:
-                raise ValueError(f"row {i} of {stage!r} has {odd[0]}={row[odd[0]]!r}; a value that is missing is None")
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
 
 # %% ../../nbs/package/evaluation/report.ipynb #8e7a6a7f
-def _json(evaluations, compared, seen) -> dict:
-    found = {stage: {name: dict(score) for name, score in one.scores.items()} for stage, one in evaluations.items()}
+def _json(evaluations, compared, clean) -> dict:
+    found = {stage: copy.deepcopy(one.scores) for stage, one in evaluations.items()}
     for (stage, before), scores in compared.items():
         for name, one in scores.items():
             found[stage][name].setdefault("against", {})[before] = one
-    if known := {row for pairs in seen.values() for _, row, _ in pairs}:
-        for stage, one in evaluations.items():
-            for name, score in scores_without(one, known).items():
-                found[stage][name]["unseen"] = score
+    for stage, scores in clean.items():
+        for name, score in scores.items():
+            found[stage][name]["unseen"] = score
     return found
 
 # %% ../../nbs/package/evaluation/report.ipynb #b28a4925
-def _dumps(value) -> bytes:
-    return json.dumps(value, indent=1, allow_nan=False).encode()
+def _figures(evaluations, history, looks) -> dict[str, bytes]:  # name -> PNG
+    figures = {}
+    if any(found.scores for found in evaluations.values()):
+        figures["scores"] = png(lambda: plot_scores(evaluations))
+    if any("loss" in entry for entries in stage_dict(history).values() for entry in entries):
+        figures["loss"] = png(lambda: plot_progress(history, looks))
+    return figures
 
 
-def _figures(evaluations, history, looks):  # name -> what draws it
-    scored = any(found.scores for found in evaluations.values())
-    logged = any("loss" in entry for entries in stage_dict(history).values() for entry in entries)
-    draw = {"scores": lambda: plot_scores(evaluations), "loss": lambda: plot_progress(history, looks)}
-    return {name: draw[name] for name, there in zip(draw, (scored, logged)) if there}
-
-
-def _parts(evaluations, figures, compared, train, seen, samples, directions, notes):
-    parts = [
-        ("scores", *_score_table(evaluations)),
-        ("text", _CAPTION),
-        *(("text", line) for line in _missing(evaluations)),
-        *(("text", f"{stage}: {line}.") for stage, lines in notes.items() for line in lines),
-    ]
-    parts += [("figures", figures), *_changes(compared)]
-    return parts + (_seen_parts(evaluations, train, seen) if seen else []) + _samples(evaluations, samples, directions)
+def _data(evaluations, compared, train, seen, clean) -> dict[str, bytes]:  # the files for other programs, by name
+    found = {"report.json": _json(evaluations, compared, clean)}
+    if seen:
+        found["contamination.json"] = {
+            stage: {"rows": len(train[stage]), "seen": matches} for stage, matches in seen.items()
+        }
+    return {name: json.dumps(value, indent=1, allow_nan=False).encode() for name, value in found.items()}
 
 # %% ../../nbs/package/evaluation/report.ipynb #8ffd669f
-def _files(evaluations, title, figures, parts, compared, train, seen) -> dict[str, bytes]:  # name -> content
-    files = {f"{name}.png": light for name, (light, _) in figures.items()}
-    files["report.json"] = _dumps(_json(evaluations, compared, seen))
-    if seen:
-        contaminated = {stage: {"rows": len(train[stage]), "seen": seen[stage]} for stage in seen}
-        files["contamination.json"] = _dumps(contaminated)
-    files["report.md"] = page_markdown(title, parts).encode(errors="replace")
-    files["report.html"] = page_html(title, parts, figures).encode(errors="replace")
-    return files
-
-# %% ../../nbs/package/evaluation/report.ipynb #b4da0021
 def report_card(
     evaluations: dict[str, Evaluation],  # Stage -> what `evaluate` returned; in the order of the stages, at least one
     folder: str | Path,  # Made if it is not there; files of these names are replaced
@@ -212,7 +212,16 @@ def report_card(
     _check(evaluations)
     compared = compare_stages(evaluations, directions)
     seen = seen_rows(next(iter(evaluations.values())), train) if train else {}
-    figures = {name: draw_twice(draw) for name, draw in _figures(evaluations, history, looks).items()}
-    parts = _parts(evaluations, list(figures), compared, train, seen, samples, directions, notes or {})
-    write_files(folder, _files(evaluations, title, figures, parts, compared, train, seen))
+    known = _known(seen)
+    clean = {stage: scores_without(found, known) for stage, found in evaluations.items()} if known else {}
+    figures = _figures(evaluations, history, looks)
+    parts = [_score_table(evaluations), {"text": _CAPTION}, *_missing(evaluations)]
+    parts += [{"text": f"{stage}: {note}."} for stage, lines in (notes or {}).items() for note in lines]
+    parts += [{"figures": list(figures)}, *_changes(compared), *_contamination(evaluations, train, seen, clean)]
+    parts += _samples(evaluations, samples, directions)
+    files = {f"{name}.png": image for name, image in figures.items()}
+    files |= _data(evaluations, compared, train, seen, clean)
+    files["report.md"] = page_markdown(title, parts).encode(errors="replace")
+    files["report.html"] = page_html(title, parts, figures).encode(errors="replace")
+    write_files(folder, files)
     return Path(folder) / "report.html"

@@ -9,8 +9,9 @@ __all__ = ['score_names', 'rows_behind', 'format_number', 'plot_scores']
 import re
 from typing import TYPE_CHECKING
 
-from .comparison import SUMMED_SCORES
-from .runner import Evaluation
+import numpy as np
+
+from .runner import SUMMED_SCORES, Evaluation, check_evaluations
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,25 +52,26 @@ def _short(name):
 _COLOURS = ("#8C8C8C", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 
 
-def _bars(ax, evaluations, names, bottom):  # one group a score, one bar a stage
+def _bars(ax, evaluations, names, bottom) -> None:  # one group a score, one bar a stage
     from matplotlib.patheffects import withStroke
 
     ink, edge = ax.xaxis.label.get_color(), withStroke(linewidth=2, foreground=ax.get_facecolor())
     width = 0.8 / len(evaluations)
     for s, found in enumerate(evaluations.values()):
-        for x, score in enumerate(found.scores.get(name) for name in names):
-            if score is None:
-                continue
-            value, low, high = score["value"], score["low"], score["high"]
-            at = x + (s - (len(evaluations) - 1) / 2) * width
-            ax.bar(at, value - bottom, 0.9 * width, bottom=bottom, color=_COLOURS[s % len(_COLOURS)])
-            drawn = ax.errorbar(at, value, [[value - low], [high - value]], color=ink, capsize=3, linewidth=1)
-            for part in drawn.get_children():
-                part.set_path_effects([edge])  # else a white line is lost on an orange bar
-            ax.annotate(format_number(value), (at, high), (0, 3), textcoords="offset points", ha="center", fontsize=8)
+        shown = [(x, found.scores[name]) for x, name in enumerate(names) if name in found.scores]
+        places = [x + (s - (len(evaluations) - 1) / 2) * width for x, _ in shown]
+        values = np.array([score["value"] for _, score in shown])
+        ends = np.array([[score["low"], score["high"]] for _, score in shown]).reshape(-1, 2).T
+        bars = ax.bar(
+            places, values - bottom, 0.9 * width, bottom=bottom, color=_COLOURS[s % len(_COLOURS)],
+            yerr=abs(ends - values), ecolor=ink, capsize=3, error_kw={"linewidth": 1},
+        )  # fmt: skip
+        for part in bars.errorbar.get_children():
+            part.set_path_effects([edge])  # else a white line is lost on an orange bar
+        ax.bar_label(bars, [format_number(value) for value in values], padding=3, fontsize=8)
 
 # %% ../../nbs/package/evaluation/score_bars.ipynb #2e55b9db
-def _axes(ax, evaluations, names, bottom):  # after `_bars`
+def _axes(ax, evaluations, names, bottom) -> None:  # after `_bars`
     from matplotlib.ticker import LogLocator, MaxNLocator
 
     broken = [re.sub(r"(.{1,14})(?:(?<=[ _])|$)", r"\1\n", _short(name)).strip() for name in names]
@@ -85,18 +87,22 @@ def _axes(ax, evaluations, names, bottom):  # after `_bars`
         ax.minorticks_off()
     elif 0 <= low and high <= 1:
         ax.set_ylim(0, 1.1)
+    ax.set_ylabel(
+        {"perplexity": "per token, log scale", "bits_per_byte": "bits, less is better"}.get(names[0], "score")
+    )
     ax.spines[["top", "right"]].set_visible(False)
 
 # %% ../../nbs/package/evaluation/score_bars.ipynb #350cd9ef
-def _panels(evaluations):  # names of scores, where the bars begin, what the axis says
-    def is_share(name):
+def _panels(evaluations) -> list[list[str]]:
+    "The names of the scores by the axes that they share: those between 0 and 1 first, each other one alone."
+    shares, alone = [], []
+    for name in score_names(evaluations):
         scores = [found.scores[name] for found in evaluations.values() if name in found.scores]
-        return name not in SUMMED_SCORES and all(0 <= score["low"] and score["high"] <= 1 for score in scores)
-
-    says = {"perplexity": (1, "per token, log scale"), "bits_per_byte": (0, "bits, less is better")}
-    shares = [name for name in score_names(evaluations) if is_share(name)]
-    alone = [([name], *says.get(name, (0, ""))) for name in score_names(evaluations) if name not in shares]
-    return [(shares, 0, "score")] * bool(shares) + alone
+        if name not in SUMMED_SCORES and all(0 <= score["low"] and score["high"] <= 1 for score in scores):
+            shares.append(name)
+        else:
+            alone.append([name])
+    return [shares, *alone] if shares else alone
 
 # %% ../../nbs/package/evaluation/score_bars.ipynb #1b4fcd29
 def plot_scores(
@@ -106,13 +112,14 @@ def plot_scores(
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
+    check_evaluations(evaluations, "plot_scores")
     panels = _panels(evaluations)
-    widths = [max(1, 0.3 * len(evaluations)) * len(names) for names, _, _ in panels]
+    widths = [max(1, 0.3 * len(evaluations)) * len(names) for names in panels]
     fig = Figure(figsize=(1.6 + 1.2 * sum(widths), 3), dpi=80, layout="constrained")
-    for ax, (names, bottom, label) in zip(fig.subplots(1, len(panels), width_ratios=widths, squeeze=False)[0], panels):
+    for ax, names in zip(fig.subplots(1, len(panels), width_ratios=widths, squeeze=False)[0], panels):
+        bottom = 1 if names == ["perplexity"] else 0
         _bars(ax, evaluations, names, bottom)
         _axes(ax, evaluations, names, bottom)
-        ax.set_ylabel(label)
     patches = [Patch(color=_COLOURS[s % len(_COLOURS)]) for s in range(len(evaluations))]
     ncols = min(len(patches), 5)
     legend = fig.legend(patches, map(_short, evaluations), loc="outside upper center", ncols=ncols, frameon=False)

@@ -6,11 +6,11 @@
 __all__ = ['scores_by_step', 'stage_dict', 'plot_progress']
 
 # %% ../../nbs/package/evaluation/score_curves.ipynb #b6d1123e
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .runner import exact_match, interval
+from .metrics import Scorer, find_scorers
+from .runner import interval
 from ..training.metrics_log import read_entries
 from ..training.progress_and_plots import draw_losses, logged_points
 
@@ -20,19 +20,20 @@ if TYPE_CHECKING:
 # %% ../../nbs/package/evaluation/score_curves.ipynb #1a9332c4
 def scores_by_step(
     run: str | Path,  # A run's folder, with `samples.jsonl` or `collapse.jsonl` or both; running, killed or ended
-    scorers: dict[str, Callable[[str, str, dict], float]] | None = None,  # As for `evaluate`; None: exact match
+    scorers: str | Scorer | list[str | Scorer] | dict[str, str | Scorer] = "exact_match",  # As for `evaluate`
 ) -> list[dict]:  # One for each step, in order: {"step", name: {"value", "low", "high", "n"} or a number}
     """The scores of the answers that were sampled during training; [] without samples that have an expected answer.
 
     A scorer's `example` is the line of `samples.jsonl`: "step", "prompt" (text), "answer", "expected".
     """
-    scorers = {"exact_match": exact_match} if scorers is None else scorers
+    functions = find_scorers(scorers)
     steps: dict[int, dict] = {}
     lines = [line for line in read_entries(Path(run) / "samples.jsonl") if line["expected"] is not None]
     for step in dict.fromkeys(line["step"] for line in lines):
         now = [line for line in lines if line["step"] == step]
-        found = {name: interval([f(x["answer"], x["expected"], x) for x in now]) for name, f in scorers.items()}
-        steps[step] = {"step": step, **found}
+        steps[step] = {"step": step}
+        for name, scorer in functions.items():
+            steps[step][name] = interval([scorer(line["answer"], line["expected"], line) for line in now])
     for look in read_entries(Path(run) / "collapse.jsonl"):
         kept = {key: look[key] for key in ("stop_rate", "score") if key in look}
         steps.setdefault(look["step"], {"step": look["step"]}).update(kept)

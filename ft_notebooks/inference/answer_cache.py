@@ -8,6 +8,7 @@ __all__ = ['model_mark', 'AnswerFile']
 # %% ../../nbs/package/inference/answer_cache.ipynb #cc3e8e99
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -34,16 +35,13 @@ def model_mark(
     return {"dtype": str(model.dtype).removeprefix("torch."), "weights": digest[:16]}
 
 # %% ../../nbs/package/inference/answer_cache.ipynb #bdac39c5
-def _whole_lines(path: Path) -> tuple[list[dict], int, bytes]:
-    "The complete lines of a file, the number of their bytes, and the bytes after them."
-    held = path.read_bytes() if path.exists() else b""
-    end, lines = held.rfind(b"\n") + 1, []
-    for n, line in enumerate(held[:end].split(b"\n")[:-1], 1):
-        try:
-            lines.append(json.loads(line))
-        except ValueError as e:
-            raise ValueError(f"{path}:{n} is no line of JSON ({e}); remove the file, or choose a new name") from None
-    return lines, end, held[end:]
+def _whole_lines(path: Path) -> tuple[list, bytes]:
+    "What the complete lines of a file hold, and the bytes after them."
+    *lines, torn = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    try:
+        return [json.loads(line) for line in lines], torn
+    except ValueError as e:
+        raise ValueError(f"{path} has a line that is no JSON ({e}); remove the file, or choose a new name") from None
 
 # %% ../../nbs/package/inference/answer_cache.ipynb #fe175504
 _FIRST = "answers made by"
@@ -56,36 +54,17 @@ def _line(value: dict) -> bytes:
 def _check_maker(path: Path, lines: list, torn: bytes, made_by: dict) -> None:
     "`ValueError` unless the first line records `made_by`, or a kill has cut that line, or the file is empty."
     cure = "choose a new file, or remove this one to start from scratch"
-    if lines:
-        ours = isinstance(lines[0], dict) and _FIRST in lines[0]
-    else:
-        ours = _line({_FIRST: made_by}).startswith(torn)
-    if not ours:
+    if not lines and _line({_FIRST: made_by}).startswith(torn):
+        return
+    if not lines or not isinstance(lines[0], dict) or _FIRST not in lines[0]:
         raise ValueError(f"{path} holds something else than answers; {cure}")
-    was = lines[0][_FIRST] if lines else made_by
-    keys = [key for key in {**was, **made_by} if was.get(key) != made_by.get(key)]
+    was = lines[0][_FIRST]
+    keys = [key for key in was | made_by if was.get(key) != made_by.get(key)]
     if keys:
         differ = "; ".join(f"{key} was {was.get(key)!r}, is {made_by.get(key)!r}" for key in keys)
         raise ValueError(f"{path} holds answers that were made otherwise: {differ}. Give the old values, or {cure}")
 
 # %% ../../nbs/package/inference/answer_cache.ipynb #7e70e511
-def _append(path: Path, lines: list[dict]) -> None:
-    with path.open("ab") as file:  # closed when this returns, so that a kill takes nothing of it
-        file.write(b"".join(map(_line, lines)))
-
-
-def _opened(path: Path, made_by: dict) -> list[dict]:
-    "The lines of the file after the first, which is written if needed; half a line at the end is removed."
-    lines, end, torn = _whole_lines(path)
-    _check_maker(path, lines, torn, made_by)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        file.truncate(end)
-    if not lines:
-        _append(path, [{_FIRST: made_by}])
-    return lines[1:]
-
-# %% ../../nbs/package/inference/answer_cache.ipynb #b510f418
 class AnswerFile:
     """A JSONL file of answers that a killed process can continue: whole batches, made by one model with one setup.
 
@@ -98,12 +77,23 @@ class AnswerFile:
         made_by: dict,  # JSON values that all its answers have in common: the model, the prompts, the settings
     ):
         self.path = Path(path)
-        self.kept: dict[int, dict] = {line["row"]: line["answer"] for line in _opened(self.path, made_by)}
+        lines, torn = _whole_lines(self.path)
+        _check_maker(self.path, lines, torn, made_by)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if torn:
+            os.truncate(self.path, self.path.stat().st_size - len(torn))
+        if not lines:
+            self._append([{_FIRST: made_by}])
+        self.kept: dict[int, dict] = {line["row"]: line["answer"] for line in lines[1:]}
+
+    def _append(self, lines: list[dict]) -> None:
+        with self.path.open("ab") as file:  # closed when this returns, so that a kill takes nothing of it
+            file.write(b"".join(map(_line, lines)))
 
     def add(
         self,
         answers: dict[int, dict],  # By the number of the row; JSON values
     ) -> None:
         "The answers are in the file when this returns: a kill of the process no longer loses them."
-        _append(self.path, [{"row": row, "answer": answer} for row, answer in answers.items()])
+        self._append([{"row": row, "answer": answer} for row, answer in answers.items()])
         self.kept |= answers

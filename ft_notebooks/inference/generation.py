@@ -17,19 +17,13 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .answer_cache import AnswerFile, model_mark
+from ..core.arguments import ArgumentError, check_counts, check_model
 from ..core.model_parts import base_model
 from .prefix_cache import Prefix, shared_prefix
 from ..tokenization.chat_template import ChatTemplate
 from ..tokenization.padding import pad_batch
 
 # %% ../../nbs/package/inference/generation.ipynb #726d340b
-def _check_counts(**counts) -> None:
-    "`ValueError` for a count that is no whole number of at least 1; it names the parameter."
-    for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"generate: {name} must be a whole number of at least 1, got {value!r}")
-
-
 def _check_chat(n: int, chat) -> None:
     "`ValueError` unless conversation `n` is a list of messages whose last one can be answered."
     if not isinstance(chat, (list, tuple)) or not chat:
@@ -69,6 +63,8 @@ def encode_prompts(
 
     `ValueError` for what is no conversation, or ends with an answer, or is too long; it names the conversation.
     """
+    if not isinstance(chats, Iterable):
+        raise ArgumentError("generate", "chats", "a list of conversations", chats, "give one as [messages]")
     template, texts, chats = ChatTemplate(tok), [], list(chats)
     if tools and len(tools) != len(chats):
         raise ValueError(
@@ -190,8 +186,9 @@ def answers(
 
     `ValueError` as of `generate`, and for a `file` of a different model, of other prompts or settings.
     """
+    check_model(model, tok, "generate")
     size = 32 if batch_size is None else batch_size
-    _check_counts(max_new_tokens=max_new_tokens, batch_size=size)
+    check_counts("generate", max_new_tokens=max_new_tokens, batch_size=size)
     prompts = encode_prompts(model, tok, chats, max_new_tokens, tools)
     saved = _file(file, model, tok, prompts, size, max_new_tokens)
     found = dict(saved.kept) if saved else {}

@@ -61,18 +61,14 @@ def _may_share(model: PreTrainedModel) -> bool:
     return not (core.config.is_encoder_decoder or virtual or "dynamic" in kinds or "longrope" in kinds)
 
 
-def _plain_layer(layer, tokens: int) -> bool:
-    if type(layer) is not DynamicLayer or layer.get_seq_length() != tokens:
-        return False
-    rows_and_tokens = [(tensor.shape[0], tensor.shape[2]) for tensor in (layer.keys, layer.values)]
-    return rows_and_tokens == [(1, tokens)] * 2
-
-
 def _plain(cache, tokens: int) -> bool:
     "Keys and values of all `tokens`, in every layer, and nothing else."
     if type(cache) is not DynamicCache or not cache.layers:
         return False
-    return all(_plain_layer(layer, tokens) for layer in cache.layers)
+    if any(type(layer) is not DynamicLayer or layer.get_seq_length() != tokens for layer in cache.layers):
+        return False
+    tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+    return all((tensor.shape[0], tensor.shape[2]) == (1, tokens) for tensor in tensors)
 
 # %% ../../nbs/package/inference/prefix_cache.ipynb #2885d780
 LEAST_SAVED = 256  # tokens; on a GPU a pass over one token takes about as long as a pass over so many

@@ -10,6 +10,7 @@ from datasets import Dataset
 from small_runs import TALKS as CHATS
 from small_runs import chat
 
+from ft_notebooks.core.arguments import ArgumentError
 from ft_notebooks.data.chat_encoding import encode_chats
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.evaluation.likelihood import (
@@ -286,3 +287,14 @@ def test_what_has_no_answer_to_match_is_refused(model):
             forced_match(model, TOK, dataset)
     with pytest.raises(ValueError, match="row 1 has no assistant turn"):
         forced_match(model, TOK, Dataset.from_list([chat("a", "b"), {"messages": chat("a", "b")["messages"][:1]}]))
+
+
+@pytest.mark.parametrize("function", [perplexity, bits_per_byte, forced_match])
+def test_a_path_is_read_and_swapped_arguments_are_named(model, tmp_path, function):
+    rows = [{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}]
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(rows[0]) + "\n")
+    assert function(model, TOK, file) == function(model, TOK, str(file)) == function(model, TOK, rows)
+    for wrong in ((TOK, model, file), (model, file, TOK), (model, TOK, iter(rows)), (model, TOK, None)):
+        with pytest.raises(ArgumentError, match=f"{function.__name__}: (model|tok|dataset) must be"):
+            function(*wrong)

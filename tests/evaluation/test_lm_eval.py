@@ -189,6 +189,13 @@ def test_what_just_fits_is_not_refused(folder, tiny):
                 run_tasks(model, tok, ["choose"], include=folder)
 
 
+def untouched():
+    "A model that fails when it is called."
+    model = tiny_model()
+    model.forward = model.generate = None
+    return model
+
+
 @pytest.mark.parametrize(
     "tasks, how, error",
     [
@@ -204,20 +211,20 @@ def test_what_just_fits_is_not_refused(folder, tiny):
 )
 def test_what_is_wrong_is_said_before_the_model_is_touched(folder, own_only, tasks, how, error):
     with pytest.raises(ValueError, match=error):
-        run_tasks(None, tiny_tokenizer(), tasks, **{"include": folder, **how})
+        run_tasks(untouched(), tiny_tokenizer(), tasks, **{"include": folder, **how})
 
 
 def test_a_path_is_no_name_so_no_file_runs_that_was_not_included(folder, own_only, tmp_path):
     write(tmp_path, "other", "generate_until", ["exact_match"])
     with pytest.raises(ValueError, match="the harness has no task '.*other.yaml'"):
-        run_tasks(None, tiny_tokenizer(), [str(tmp_path / "other.yaml")], include=folder)
+        run_tasks(untouched(), tiny_tokenizer(), [str(tmp_path / "other.yaml")], include=folder)
 
 
 def test_a_chat_needs_a_template(folder):
     tok = tiny_tokenizer()
     tok.chat_template = None
     with pytest.raises(ValueError, match="and it has none; give it one, or chat=False"):
-        run_tasks(None, tok, ["choose"], include=folder, chat=True)
+        run_tasks(untouched(), tok, ["choose"], include=folder, chat=True)
 
 
 def test_without_the_harness_the_error_says_how_to_install_it(monkeypatch):

@@ -18,9 +18,10 @@ from jsonschema import Draft202012Validator
 from rouge_score.rouge_scorer import RougeScorer
 
 from ft_notebooks.evaluation import metrics
-from ft_notebooks.evaluation.answer_format import json_schema, matches, valid_json
+from ft_notebooks.evaluation.answer_format import json_schema, key_order, matches, valid_json
 from ft_notebooks.evaluation.metrics import (
     chrf,
+    exact_match,
     find_scorers,
     last_number,
     length,
@@ -31,7 +32,6 @@ from ft_notebooks.evaluation.metrics import (
     stop_rate,
     token_f1,
 )
-from ft_notebooks.evaluation.runner import exact_match, key_order
 
 quick = settings(
     max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
@@ -307,9 +307,7 @@ def test_no_name_that_takes_arguments_is_missing_from_the_hint():
     from ft_notebooks.evaluation import judge
 
     for made in (json_schema, matches, key_order, judge.llm_judge, judge.pairwise_judge):
-        with pytest.raises(
-            ValueError, match=rf"write `mine = {made.__name__}\(...\)` into a file, and give file.py:mine"
-        ):
+        with pytest.raises(ValueError, match=rf"no scorer '{made.__name__}'; .* made by a call .* as file.py:name"):
             find_scorers([made.__name__])
 
 
@@ -322,8 +320,8 @@ def test_no_name_that_takes_arguments_is_missing_from_the_hint():
         ("nowhere.py:polite", "nowhere.py:polite: there is no file 'nowhere.py'"),
         ("{}:tone", "no function 'tone' in .*; did you mean 'tones'"),
         ("{}:LIMIT", "no function 'LIMIT' in"),
-        ("{}:two", r"two must take \(generated, expected, example\), got \(generated, expected\)"),
-        ("{}:keywords", r"keywords must take \(generated, expected, example\), got"),
+        ("{}:two", r"two must take \(generated, expected, example\): too many positional arguments"),
+        ("{}:keywords", r"keywords must take \(generated, expected, example\): too many"),
     ],
 )
 def test_a_name_that_is_no_scorer_is_told_at_once(tmp_path, name, error):

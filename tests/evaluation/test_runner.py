@@ -13,8 +13,10 @@ from small_runs import chat
 from ft_notebooks.data.chat_encoding import encode_chats
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.evaluation import runner
+from ft_notebooks.evaluation.answer_format import key_order
 from ft_notebooks.evaluation.likelihood import answer_bytes, bits_per_byte, perplexity, row_losses
-from ft_notebooks.evaluation.runner import Evaluation, evaluate, exact_match, interval, key_order
+from ft_notebooks.evaluation.metrics import exact_match
+from ft_notebooks.evaluation.runner import Evaluation, evaluate, interval
 from ft_notebooks.inference.generation import answers
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.tokenization.padding import IGNORE

@@ -74,8 +74,8 @@ def test_less_is_better_of_a_perplexity_and_of_what_one_says():
     assert compare(better, worse, "bits_per_byte", ("A", "B"))["verdict"].startswith("A is better by")
     short, long = told([3.5] * 12), told([9.0] * 12)
     assert compare(short, long, "score")["verdict"].startswith("the second is better by 5.5 (5.5 to 5.5) on 12 rows")
-    assert compare(short, long, "score", lower=True)["verdict"].startswith("the first is better by 5.5")
-    assert compare(worse, better, "perplexity", lower=False)["verdict"].startswith("the first is better")
+    assert compare(short, long, "score", direction=-1)["verdict"].startswith("the first is better by 5.5")
+    assert compare(worse, better, "perplexity", direction=1)["verdict"].startswith("the first is better")
 
 
 @pytest.mark.parametrize("scores", [([1, 0, 1, 1, 0], [0, 1, 1, 1, 0]), ([0.5, 2, 0.25, 1, 7], [1, 0, 0, 3, 2])])
@@ -114,10 +114,10 @@ def test_evaluations_of_other_rows_are_refused(change):
 
 
 def test_what_cannot_be_compared_is_refused():
-    with pytest.raises(ValueError, match=r"'f1' is no score of both, row by row; one of the two has \['score'\]"):
+    with pytest.raises(ValueError, match=r"'f1' is no score of both; one of the two has \['score'\]"):
         compare(told([1], "f1"), told([1]), "f1")
     of_some = Evaluation({"score": {}, "total": {}}, told([1]).rows)
-    with pytest.raises(ValueError, match="'total' is no score of both, row by row"):
+    with pytest.raises(ValueError, match="there is no row that both have a score 'total' of"):
         compare(of_some, of_some, "total")
     with pytest.raises(ValueError, match="there is no row that both have a score 'score' of"):
         compare(told([None, 1]), told([1, None]), "score")

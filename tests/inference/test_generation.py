@@ -12,7 +12,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import GenerationConfig, LlamaForCausalLM
 
 from ft_notebooks.data.chat_encoding import encode_chat
-from ft_notebooks.evaluation.runner import evaluate, exact_match
+from ft_notebooks.evaluation.metrics import exact_match
+from ft_notebooks.evaluation.runner import evaluate
 from ft_notebooks.inference.generation import answers, encode_prompts, generate
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config

@@ -41,6 +41,10 @@ from ..training.batch_plan import Plan, plan
 from ..training.config import run_config, split_overrides
 
 # %% ../../nbs/package/dpo/trainer.ipynb #fec05437
+def _has_adapter(model, arguments: dict) -> bool:
+    return isinstance(model, PeftModel) or arguments.get("peft_config") is not None
+
+
 def _check_reference(model, tok, given, arguments) -> None:
     "Raises `ValueError` where TRL would take a wrong reference, or none."
     if arguments.get("ref_model") is not None:
@@ -169,10 +173,6 @@ def _left_as_it_is(model: PeftModel) -> Iterator[None]:
     for name, p in model.named_parameters():
         if name in held and p.dtype == held[name].dtype:
             p.data.copy_(held[name])
-
-
-def _has_adapter(model, arguments: dict) -> bool:
-    return isinstance(model, PeftModel) or arguments.get("peft_config") is not None
 
 
 def _made(model, arguments, args, tok, rows) -> _DPOTrainer:

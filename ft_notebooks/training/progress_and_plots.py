@@ -225,4 +225,5 @@ def check_trackers(
             raise ValueError(f"report_to={name!r} is no tracker that transformers knows; {hint}")
         if name not in installed and name != "flyte":  # which transformers does not list
             package = "'ft_notebooks[track]'" if name in (*_TRACK, "all") else name
-            raise ValueError(f"report_to={name!r}: the package is not installed; pip install {package}")
+            missing = "no tracker is installed" if name == "all" else "the package is not installed"
+            raise ValueError(f"report_to={name!r}: {missing}; pip install {package}")

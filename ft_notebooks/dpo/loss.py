@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel
 
+from ..core.model_parts import eval_mode
 from ..data.chat_encoding import token_losses
 from ..tokenization.padding import IGNORE, pad_batch
 
@@ -48,13 +49,12 @@ def pair_logps(
         for answer in (row["chosen_ids"], row["rejected_ids"]):
             whole.append({"input_ids": prompt + answer, "labels": [IGNORE] * len(prompt) + answer})
     order = sorted(range(len(whole)), key=lambda i: len(whole[i]["input_ids"]))  # so that little is padded
-    sums, training = torch.empty(len(whole)), model.training
-    model.eval()
-    for at in range(0, len(order), batch_size):
-        places = order[at : at + batch_size]
-        batch = pad_batch([whole[i] for i in places], pad_id=0)
-        counts = (batch["labels"][:, 1:] != IGNORE).sum(1).tolist()
-        losses = token_losses(model, {key: value.to(model.device) for key, value in batch.items()})
-        sums[places] = torch.stack([-part.sum() for part in losses.split(counts)]).cpu()
-    model.train(training)
+    sums = torch.empty(len(whole))
+    with eval_mode(model):
+        for at in range(0, len(order), batch_size):
+            places = order[at : at + batch_size]
+            batch = pad_batch([whole[i] for i in places], pad_id=0)
+            counts = (batch["labels"][:, 1:] != IGNORE).sum(1).tolist()
+            losses = token_losses(model, {key: value.to(model.device) for key, value in batch.items()})
+            sums[places] = torch.stack([-part.sum() for part in losses.split(counts)]).cpu()
     return sums.view(-1, 2)

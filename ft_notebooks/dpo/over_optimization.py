@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from ..inference.generation import greedy_decoding
 from ..core.files import atomic_path, write_atomically
 from ..core.model_parts import base_model
+from ..core.processes import together
 from ..core.random_state import keep_random_state
 from ..core.seams import overrides
 from ..training.metrics_log import append_entries, read_entries, entries_text
@@ -92,21 +93,21 @@ def _fallen(line: dict, start: dict, before: int = 0) -> str | None:
     return None
 
 # %% ../../nbs/package/dpo/over_optimization.ipynb #661ce43c
-def _from_first(value):  # the same in all processes
-    return broadcast_object_list([value])[0]
-
-
-def _start_of(file: Path, kept: Path, ids: Tensor, step: int) -> tuple[list[dict], Tensor | None, str]:
-    "The looks up to this step of a run that resumes, and what its model said at the start; or why it cannot go on."
-    if not step:
-        return [], None, ""
+def _start_of(file: Path, kept: Path, ids: Tensor, step: int) -> tuple[list[dict], Tensor]:
+    "The looks up to this step of a run that resumes, and what its model said at the start; `ValueError` without them."
     lines = [line for line in read_entries(file) if line["step"] <= step]
-    if not (lines and kept.is_file()):
-        return [], None, f"{file}: the run was begun without CollapseCallback, so its start is not known; begin anew"
-    held = load_file(kept)
-    if not torch.equal(held["ids"], ids):
-        return [], None, f"{file}: the run has looked at other pairs; give CollapseCallback the same, or begin anew"
-    return lines, held["log_probs"], ""
+    if not lines or not kept.is_file():
+        raise ValueError(
+            f"{file}: the run was begun without CollapseCallback, so its start is not known; begin it again in another "
+            "folder"
+        )
+    start = load_file(kept)
+    if not torch.equal(start["ids"], ids):
+        raise ValueError(
+            f"{file}: the run has looked at other pairs; give CollapseCallback the same, or begin again in another "
+            "folder"
+        )
+    return lines, start["log_probs"]
 
 
 def _fitting(model, rows, room: int) -> int:
@@ -119,86 +120,14 @@ def _fitting(model, rows, room: int) -> int:
         )
     return min(room, context - longest)
 
-
-def _keep(file: Path, tensors: dict[str, Tensor]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(file) as part:
-        save_file(tensors, part)
-
 # %% ../../nbs/package/dpo/over_optimization.ipynb #2d6edb0a
-class _Looks:
-    "What the model says and how far it has gone, as one line; the start is kept in the run's folder."
-
-    tok: PreTrainedTokenizerBase  # this and the next four are the arguments of `CollapseCallback`
-    rows: Sequence[dict]
-    room: int
-    scorer: Callable[[list[str], list[dict]], float] | None
-    stop: bool
-
-    def _begin(self, args, state, model) -> None:
-        self.file, first = Path(args.output_dir) / "collapse.jsonl", state.is_world_process_zero
-        kept = self.file.with_name(".reference") / "chosen.safetensors"
-        ids = torch.tensor([i for row in self.rows for i in (*row["prompt_ids"], *row["chosen_ids"])])
-        lines, self.before, problem = _start_of(self.file, kept, ids, state.global_step) if first else ([], None, "")
-        lines, problem = _from_first((lines, problem))
-        if problem:
-            raise ValueError(problem)
-        if first:
-            write_atomically(self.file, entries_text(lines))
-        self.start: dict = lines[0] if lines else self._look(args, state, model)
-        self.last: int = lines[-1]["step"] if lines else 0
-        if first and not lines:
-            _keep(kept, {"log_probs": self.before, "ids": ids})
-
-    def _look(self, args, state, model) -> dict:
-        heard, now = _heard(model, self.tok, self.rows, self.room, self.scorer)
-        self.before = now if self.before is None else self.before
-        line = _from_first({"step": state.global_step, "kl": _kl(now, self.before), **heard})
-        if not math.isfinite(line.get("score", 0)):
-            raise ValueError(
-                f"the scorer gave {line['score']} at step {line['step']}; it gives a number, the more the better"
-            )
-        if not state.global_step:
-            line["guards"] = _can_fall(line) if self.stop else []
-        if state.is_world_process_zero:
-            append_entries(self.file, [line])
-        return line
-
-# %% ../../nbs/package/dpo/over_optimization.ipynb #7d704714
 @overrides(TrainerCallback)
-class _Guard(_Looks, TrainerCallback):
-    def on_train_begin(self, args, state, control, model, **kwargs):
-        self.message, self.steps = None, self.every or math.ceil(state.max_steps / 5)
-        self.room = _fitting(model, self.rows, self.room)
-        self._begin(args, state, model)
-        if self.stop and "stop_rate" not in _can_fall(self.start) and state.is_world_process_zero:
-            n, few = self.start["answers"], round(self.start["stop_rate"] * self.start["answers"])
-            print(
-                f"{few} of {n} answers end within {self.room} tokens at the start, so no fall of the stop rate ends "
-                "this run"
-            )
-
-    def on_step_end(self, args, state, control, model, **kwargs):
-        if state.global_step % self.steps and state.global_step < state.max_steps or state.global_step <= self.last:
-            return
-        line = self._look(args, state, model)
-        if self.stop:
-            self.message = _fallen(line, self.start, self.last)
-            control.should_save |= self.message is not None
-        self.last = state.global_step
-
-    def on_save(self, args, state, control, **kwargs):
-        if self.message:
-            raise ValueError(f"{self.message}. The weights of this step are in checkpoint-{state.global_step}")
-
-# %% ../../nbs/package/dpo/over_optimization.ipynb #10ca4912
-@overrides(TrainerCallback)
-class CollapseCallback(_Guard):
+class CollapseCallback(TrainerCallback):
     """Ends the run, after a save, when the stop rate or the score falls below half of the start's; a `ValueError` in
     all processes.
 
     `collapse.jsonl` has a line a look: stop rate, mean length, KL to the start, log-probability of the chosen answers,
-    score, answers. The weights are as without it. A run that resumes goes on with its start, and is refused without it,
+    score, answers. The weights are as without it. A run that resumes goes on with its start; `ValueError` without it,
     or with other rows.
     """
 
@@ -216,6 +145,67 @@ class CollapseCallback(_Guard):
         if not self.rows:
             raise ValueError("CollapseCallback has no rows to look at; give some pairs of encode_pairs")
         self.room = max_new_tokens or 2 * max(len(row["chosen_ids"]) for row in self.rows)
+
+    def on_train_begin(self, args, state, control, model, **kwargs):
+        self.message, self.steps = None, self.every or math.ceil(state.max_steps / 5)
+        self.room = _fitting(model, self.rows, self.room)
+        self._begin(args, state, model)
+        if self.stop and "stop_rate" not in _can_fall(self.start) and state.is_world_process_zero:
+            count = self.start["answers"]
+            print(
+                f"{round(self.start['stop_rate'] * count)} of {count} answers end within {self.room} tokens at the "
+                "start, so no fall of the stop rate ends this run"
+            )
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        step = state.global_step
+        if step <= self.last or (step % self.steps and step < state.max_steps):
+            return
+        line = self._look(args, state, model)
+        self.message = _fallen(line, self.start, self.last) if self.stop else None
+        if self.message:
+            control.should_save = True
+        self.last = step
+
+    def on_save(self, args, state, control, **kwargs):
+        if self.message:
+            raise ValueError(f"{self.message}. The weights of this step are in checkpoint-{state.global_step}")
+
+    def _begin(self, args, state, model) -> None:
+        "The first look, or those of the run that resumes; the first process alone reads and writes."
+        self.file, first = Path(args.output_dir) / "collapse.jsonl", state.is_world_process_zero
+        kept = self.file.with_name(".reference") / "chosen.safetensors"
+        ids = torch.tensor([i for row in self.rows for i in (*row["prompt_ids"], *row["chosen_ids"])])
+        lines: list[dict] = []
+        self.before = None
+        with together():
+            if first and state.global_step:
+                lines, self.before = _start_of(self.file, kept, ids, state.global_step)
+        lines = broadcast_object_list([lines])[0]
+        if first:
+            write_atomically(self.file, entries_text(lines))
+        self.start = lines[0] if lines else self._look(args, state, model)
+        self.last = lines[-1]["step"] if lines else 0
+        if first and not lines:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(kept) as part:
+                save_file({"log_probs": self.before, "ids": ids}, part)
+
+    def _look(self, args, state, model) -> dict:
+        "What the model says and how far it has gone, as one line; what the first process has heard counts for all."
+        heard, now = _heard(model, self.tok, self.rows, self.room, self.scorer)
+        self.before = now if self.before is None else self.before
+        line = {"step": state.global_step, "kl": _kl(now, self.before), **heard}
+        line = broadcast_object_list([line])[0]
+        if not math.isfinite(line.get("score", 0)):
+            raise ValueError(
+                f"the scorer gave {line['score']} at step {line['step']}; it gives a number, the more the better"
+            )
+        if not state.global_step:
+            line["guards"] = _can_fall(line) if self.stop else []
+        if state.is_world_process_zero:
+            append_entries(self.file, [line])
+        return line
 
 # %% ../../nbs/package/dpo/over_optimization.ipynb #befd2f7e
 _LINES = {

@@ -22,6 +22,7 @@ from trl import DPOTrainer
 
 from ..core.files import atomic_path, write_atomically
 from ..core.fingerprints import data_fingerprint, short_hash, weights_fingerprint
+from ..core.model_parts import eval_mode
 from ..core.random_state import keep_random_state
 from ..core.seams import overrides, require
 from .shared_prompt import REFERENCE_COLUMNS, PairedForward
@@ -54,14 +55,12 @@ def _of_reference(trainer, inputs: dict[str, Tensor]) -> Tensor:  # [2B]
 
 def _asked(trainer, rows) -> tuple[Tensor, Tensor]:  # (N, 2) each, float64, in nats: chosen and rejected
     "The log-probabilities of policy and reference as the loss takes them, which leaves no trace in the trainer."
-    found, training = [], trainer.model.training
-    trainer.model.eval()
-    with torch.no_grad(), keep_random_state():
+    found = []
+    with torch.no_grad(), keep_random_state(), eval_mode(trainer.model):
         for row in rows:
             inputs = send_to_device(dict(trainer.data_collator([row])), trainer.args.device)
             both = torch.stack([_of_policy(trainer, inputs).float(), _of_reference(trainer, inputs).float()])
             found.append(trainer.accelerator.reduce(both, "mean").double().cpu())  # the same in all processes
-    trainer.model.train(training)
     policy, reference = torch.stack(found).unbind(1)
     return policy, reference
 
@@ -98,22 +97,15 @@ def _cure(trainer) -> str:
     return "the weights have changed since the trainer was made: make a new one with dpo_trainer"
 
 # %% ../../nbs/package/dpo/reference.ipynb #07fd67de
-def _kept_start(file, shape) -> Tensor:
+def _kept_start(file: Path, rows: int) -> Tensor:  # float64 [rows, 2], in nats
     "The log-probabilities saved at step 0; `ValueError` where the file is missing or damaged."
-    if not file.is_file():
-        raise ValueError(
-            f"{file} is missing, so the reference of the run's start is unknown; restore it, or begin the run again in "
-            "another folder"
-        )
     try:
-        then = torch.tensor(json.loads(file.read_text(encoding="utf-8")), dtype=torch.float64)
-    except (OSError, ValueError, TypeError) as error:
-        problem = str(error)
-    else:
-        problem = "" if then.shape == shape else f"it has the shape {tuple(then.shape)}, not {tuple(shape)}"
-    if problem:
-        raise ValueError(f"{file} is damaged ({problem}); restore it, or begin the run again in another folder")
-    return then
+        return torch.tensor(json.loads(file.read_text(encoding="utf-8")), dtype=torch.float64).view(rows, 2)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"{file} is missing or damaged ({error}), so the reference of the run's start is unknown; restore it, or "
+            "begin the run again in another folder"
+        ) from None
 
 # %% ../../nbs/package/dpo/reference.ipynb #bc47995c
 _NEEDED = {  # of `trl.DPOTrainer`
@@ -148,18 +140,18 @@ class ReferenceCallback(TrainerCallback):
             return self._same_as_then(reference, file)
         far = _far(trainer, self.rows, policy, reference)
         if far.max() > 0:
-            row, margins = int(far.argmax()), (policy - reference).diff(dim=1).neg().flatten()
+            row = int(far.argmax())
+            chosen, rejected = (policy - reference)[row].tolist()
             raise ValueError(
                 f"before step 1 policy and reference are not the same model: row {row} (counted from 0) has a margin "
-                f"of {margins[row]:.4f} nats, and its chosen answer differs by {(policy - reference)[row, 0]:.4f}; "
-                f"{_cure(trainer)}"
+                f"of {chosen - rejected:.4f} nats, and its chosen answer differs by {chosen:.4f}; {_cure(trainer)}"
             )
         if state.is_world_process_zero:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, json.dumps(reference.tolist()))
 
     def _same_as_then(self, reference, file) -> None:
-        then = _kept_start(file, reference.shape)
+        then = _kept_start(file, len(reference))
         if _far(self.trainer, self.rows, then, reference).max() > 0:
             raise ValueError(
                 "the reference is not the one that the run began with: the first row's chosen answer had "
@@ -184,41 +176,25 @@ def _computed(trainer, dataset, batch_size: int) -> dict[str, Tensor]:
     "The reference's log-probabilities of all N rows, in `eval()` mode: column -> float32 [N] on the CPU."
     model = _reference_model(trainer)
     loader = trainer.accelerator.prepare(DataLoader(dataset, batch_size, collate_fn=trainer.data_collator))
-    training = model.training
-    model.eval()
-    with keep_random_state():  # a loader draws a random number
-        parts = [
-            trainer.accelerator.gather_for_metrics(trainer.compute_ref_log_probs(PairedForward(model), batch))
-            for batch in loader
-        ]
-    model.train(training)
+    parts = []
+    with keep_random_state(), eval_mode(model):  # a loader draws a random number
+        for batch in loader:
+            log_probs = trainer.compute_ref_log_probs(PairedForward(model), batch)
+            parts.append(trainer.accelerator.gather_for_metrics(log_probs))
     return {name: torch.cat(column).float().cpu() for name, column in zip(REFERENCE_COLUMNS, zip(*parts))}
 
 
-def _not_finite(columns: dict[str, Tensor]) -> str | None:
-    "The first value that is NaN or infinite, in words; None if there is none."
-    for name, column in columns.items():
-        finite = column.isfinite()
-        if not finite.all():
-            row = int(finite.int().argmin())
-            return f"{name} of row {row} is {column[row]}"
-    return None
-
-# %% ../../nbs/package/dpo/reference.ipynb #bbe8cef1
 def _read(file: Path, rows: int) -> tuple[dict[str, Tensor] | None, str | None]:
-    "The file's columns, and what is wrong with them, in words: unreadable, other columns or number of rows, a NaN."
+    "The file's columns; or what is wrong with them, in words."
     try:
         kept = load_file(file)
     except (OSError, SafetensorError) as error:
         return None, f"{file} cannot be read ({error})"
-    problem: str | None = None
-    if kept.keys() != set(REFERENCE_COLUMNS):
-        problem = f"it holds {', '.join(sorted(kept))} instead of {', '.join(REFERENCE_COLUMNS)}"
-    elif wrong := [name for name in REFERENCE_COLUMNS if kept[name].shape != (rows,)]:
-        problem = f"{wrong[0]} has the shape {tuple(kept[wrong[0]].shape)}, and there are {rows} rows"
-    else:
-        problem = _not_finite(kept)
-    return kept, problem and f"{file} is not the reference of these rows: {problem}"
+    whole = kept.keys() == set(REFERENCE_COLUMNS) and all(x.shape == (rows,) for x in kept.values())
+    if not whole or not all(x.isfinite().all() for x in kept.values()):
+        wanted = " and ".join(REFERENCE_COLUMNS)
+        return None, f"{file} is damaged: it does not hold {wanted} as finite numbers for each of {rows} rows"
+    return kept, None
 
 # %% ../../nbs/package/dpo/reference.ipynb #e7c628e0
 def _check_again(trainer, dataset, kept: dict[str, Tensor], file: Path) -> None:
@@ -241,12 +217,13 @@ def _check_again(trainer, dataset, kept: dict[str, Tensor], file: Path) -> None:
 def _new(trainer, dataset, batch_size: int, file: Path | None) -> dict[str, Tensor]:
     "The log-probabilities, computed, and saved in `file`; `ValueError` where one is NaN or infinite."
     columns = _computed(trainer, dataset, batch_size)
-    problem = _not_finite(columns)
-    if problem:
-        raise ValueError(
-            f"the reference's {problem}; check the model's weights, or compute in float32: load_model(bits=32), "
-            "bf16=False"
-        )
+    for name, column in columns.items():
+        if not column.isfinite().all():
+            row = int(column.isfinite().int().argmin())
+            raise ValueError(
+                f"the reference's {name} of row {row} is {column[row]}; check the model's weights, or compute in "
+                "float32: load_model(bits=32), bf16=False"
+            )
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(file) as part:

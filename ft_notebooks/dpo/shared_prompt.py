@@ -8,37 +8,41 @@ __all__ = ['REFERENCE_COLUMNS', 'sharing_error', 'why_not_shared', 'PairedForwar
 # %% ../../nbs/package/dpo/shared_prompt.ipynb #0e645f61
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 from trl import DPOTrainer
 
-from ..core.model_parts import base_model
+from ..core.model_parts import base_model, eval_mode
 from ..core.seams import attention_of, can_change_attention, require
 from .shared_rows import pair_attention, pair_row
-from ..training.kernel_patching import LabelHead, LabelScores, speed_up
+from ..tokenization.padding import IGNORE
+from ..training.kernel_patching import LabelHead, LabelScores, attention_by, speed_up
 
 # %% ../../nbs/package/dpo/shared_prompt.ipynb #5d878881
-@contextmanager
-def _pair_attention(model: PreTrainedModel) -> Iterator[None]:
+def _pair_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
     "In this block the model attends by `pair_attention`."
-    AttentionInterface.register("pairs", pair_attention)
-    AttentionMaskInterface.register("pairs", sdpa_mask)
-    before = attention_of(model)
-    if before == "pairs":
-        yield
-        return
-    model.set_attn_implementation("pairs")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
+    return attention_by(model, "pairs", pair_attention, sdpa_mask)
 
 # %% ../../nbs/package/dpo/shared_prompt.ipynb #65ca3b70
+def _two_pairs(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
+    "Token ids of four texts, [4, 24], the first and the third with a common prefix, and which of them are real."
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.config.get_text_config().vocab_size, (4, 24), generator=draw)
+    ids[2, :12] = ids[0, :12]
+    ids[3, :8] = ids[1, :8]
+    lengths = torch.tensor([20, 24, 22, 15])
+    return ids.to(model.device), (torch.arange(24) < lengths[:, None]).to(model.device)
+
+
+def _logits(model: PreTrainedModel, ids: Tensor, **how) -> Tensor:
+    return model(input_ids=ids, use_cache=False, **how).logits.float()
+
+
 def sharing_error(
     model: PreTrainedModel,  # Without an adapter's wrapper; not changed; seven short forward passes
 ) -> tuple[float, float]:  # Of the shared row, and of a padded batch; 0: as alone, 1: as if rejected attended to chosen
@@ -46,26 +50,23 @@ def sharing_error(
 
     The distance of the padded batch is rounding: under 1e-5 in 32 bits.
     """
-    draw = torch.Generator().manual_seed(0)
-    ids = torch.randint(model.config.get_text_config().vocab_size, (4, 24), generator=draw)
-    ids[2, :12], ids[3, :8] = ids[0, :12], ids[1, :8]
-    lengths = torch.tensor([20, 24, 22, 15])
-    ids, real, training = ids.to(model.device), (torch.arange(24) < lengths[:, None]).to(model.device), model.training
-    row, predicts, once = pair_row(ids, real), real[:, 1:], {"use_cache": False}
-    how = {"input_ids": row.input_ids, "position_ids": row.position_ids, **once}
-    try:
-        model.eval()
-        with torch.no_grad():
-            alone = torch.cat([model(text[None, :n], **once).logits[0, :-1] for text, n in zip(ids, lengths.tolist())])
-            padded = model(ids, attention_mask=real.long(), **once).logits[:, :-1][predicts]
-            seen = model(**how, attention_mask=torch.ones_like(row.input_ids)).logits[0, row.place][predicts]
-            with _pair_attention(model):
-                shared = model(**how, attention_mask=row.sizes[None, None]).logits[0, row.place][predicts]
-    finally:
-        model.train(training)
-    in_row, in_batch, most = ((x.float() - alone.float()).norm() for x in (shared, padded, seen))
-    in_row, in_batch = ((x / most).item() if x else 0.0 for x in (in_row, in_batch))  # all are 0 without attention
-    return in_row, in_batch
+    ids, real = _two_pairs(model)
+    row, predicts = pair_row(ids, real), real[:, 1:]
+
+    def in_row(attention_mask):
+        logits = _logits(model, row.input_ids, position_ids=row.position_ids, attention_mask=attention_mask)
+        return logits[0, row.place][predicts]
+
+    with torch.no_grad(), eval_mode(model):
+        alone = torch.cat([_logits(model, text[None, mask])[0, :-1] for text, mask in zip(ids, real)])
+        padded = _logits(model, ids, attention_mask=real.long())[:, :-1][predicts]
+        seen = in_row(torch.ones_like(row.input_ids))
+        with _pair_attention(model):
+            shared = in_row(row.sizes[None, None])
+    most = (seen - alone).norm()
+    errors = [(logits - alone).norm() for logits in (shared, padded)]
+    in_row_error, padded_error = [(error / most).item() if error else 0.0 for error in errors]  # 0 / 0: no attention
+    return in_row_error, padded_error
 
 # %% ../../nbs/package/dpo/shared_prompt.ipynb #0bdf460d
 def why_not_shared(
@@ -96,7 +97,7 @@ def _window(config) -> float:
     "The longest text, in tokens, in which every layer of the model attends to all earlier tokens."
     config = config.get_text_config()
     spans = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    return min([span for span in spans if isinstance(span, int) and span > 0], default=float("inf"))
+    return min([span for span in spans if span], default=float("inf"))
 
 # %% ../../nbs/package/dpo/shared_prompt.ipynb #3ad5f983
 _PLAIN = {"input_ids", "attention_mask", "labels", "fused_lm_head", "use_cache", "return_dict"}
@@ -122,16 +123,18 @@ class PairedForward(LabelHead):
     def _in_one_row(self, input_ids, attention_mask, labels, **kwargs) -> LabelScores:
         "What the model gives for a batch of pairs, computed in one row."
         row, targets = pair_row(input_ids, attention_mask), labels[:, 1:]
-        scored, sizes = targets != -100, row.sizes[None, None]
-        shifted = torch.full_like(row.input_ids, -100)
-        shifted[0, row.place[scored]] = targets[scored]
-        given = {"input_ids": row.input_ids, "position_ids": row.position_ids, "attention_mask": sizes}
-        out = super().__call__(**given, shift_labels=shifted, **kwargs)
-        found = {name: x for name, x in out.items() if x is not None and x.shape == row.input_ids.shape}
-        found = {name: x[0, row.place].masked_fill(~scored, 0) for name, x in found.items()}
-        found |= {"label_mask": scored, "loss": -found["log_probs"].sum() / scored.sum().clamp(min=1)}
+        scored = targets != IGNORE
+        row_targets = torch.full_like(row.input_ids, IGNORE)
+        row_targets[0, row.place[scored]] = targets[scored]
+        given = {"input_ids": row.input_ids, "position_ids": row.position_ids, "shift_labels": row_targets}
+        out = super().__call__(**given, attention_mask=row.sizes[None, None], **kwargs)
+        fields = {}
+        for name, values in out.items():
+            if values is not None and values.shape == row.input_ids.shape:  # one value a token
+                fields[name] = values[0, row.place].masked_fill(~scored, 0)
+        fields |= {"label_mask": scored, "loss": -fields["log_probs"].sum() / scored.sum().clamp(min=1)}
         padded = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, **kwargs}
-        return LabelScores(found, lambda: self.model(**padded))
+        return LabelScores(fields, lambda: self.model(**padded))
 
 # %% ../../nbs/package/dpo/shared_prompt.ipynb #97dc87d1
 REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")  # as `trl.DPOTrainer` names them
@@ -141,12 +144,6 @@ _NEEDED = {  # of `trl.DPOTrainer`
     "ref_model": "the reference is found",
     "use_weighting": "the head knows what the loss reads",
 }
-
-
-def _without(base: PreTrainedModel) -> str | None:
-    "Why TRL's own head cannot compute a row of pairs; None where it can."
-    takes = inspect.signature(base.forward, follow_wrapped=False).parameters
-    return None if "shift_labels" in takes else "this TRL's head takes no shift_labels"
 
 
 def _is_checkpointed(base: PreTrainedModel) -> bool:
@@ -179,34 +176,43 @@ class SharedPrompt:
     ):
         for name, why in _NEEDED.items():
             require(trainer, name, why, DPOTrainer)
-        self.trainer, self.off, self._blocks = trainer, off, 0
-        models = [trainer.accelerator.unwrap_model(model) for model in (trainer.model, trainer.ref_model) if model]
-        self.not_shared: str | None = self._why_not(models)
-        for model in models:
+        self.trainer, self.off, self._in_block = trainer, off, False
+        self.not_shared: str | None = self._why_not()
+        for model in self._models():
             self.forward(model)  # tries its head
 
-    def _why_not(self, models: list) -> str | None:
+    def _models(self) -> list[nn.Module]:
+        "Policy and, where it is a model of its own, reference."
+        models = [self.trainer.model, self.trainer.ref_model]
+        return [self.trainer.accelerator.unwrap_model(model) for model in models if model is not None]
+
+    def _why_not(self) -> str | None:
         if "share" in self.off:
             return "it is among those left out"
         if self.trainer.args.torch_compile:
             return "a compiled model keeps the attention that it was compiled with"
-        return _without(base_model(models[0])) or next(filter(None, map(why_not_shared, models)), None)
+        models = self._models()
+        if "shift_labels" not in inspect.signature(base_model(models[0]).forward, follow_wrapped=False).parameters:
+            return "this TRL's head takes no shift_labels"
+        reasons = [why_not_shared(model) for model in models]
+        return next((reason for reason in reasons if reason is not None), None)
 
     @contextmanager
     def used(self) -> Iterator[None]:
         "In this block the models attend to pairs, and are faster on a CPU; one inside another changes nothing."
-        trainer, off = self.trainer, ("attention", *(name for name in self.off if name != "share"))
-        self._blocks += 1
+        if self._in_block:
+            yield
+            return
+        self._in_block = True
         try:
             with ExitStack() as stack:
-                for model in filter(None, (trainer.model, trainer.ref_model) if self._blocks == 1 else ()):
-                    base = base_model(trainer.accelerator.unwrap_model(model))
-                    stack.enter_context(speed_up(base, off))
+                for base in map(base_model, self._models()):
+                    stack.enter_context(speed_up(base, ("attention", *self.off)))
                     if self.not_shared is None:
                         stack.enter_context(_pair_attention(base))
                 yield
         finally:
-            self._blocks -= 1
+            self._in_block = False
 
     def forward(self, model: nn.Module, mean_logits: bool = False) -> PairedForward:
         "Stands for the trainer's model, wrapped or not, in a call of TRL's."
@@ -234,11 +240,12 @@ class SharedPrompt:
         **kwargs,
     ):
         "What `compute_loss` returns, by TRL's own loss."
-        trainer, base = self.trainer, base_model(self.trainer.accelerator.unwrap_model(self.trainer.model))
+        trainer = self.trainer
         # outside `train` a backward pass with checkpointing would compute layers again after this block
-        later = not self._blocks and torch.is_grad_enabled() and _is_checkpointed(base)
+        later = not self._in_block and torch.is_grad_enabled() and _is_checkpointed(base_model(self._models()[0]))
         with nullcontext() if later else self.used():
-            inputs, before = {**inputs, **self.reference(inputs)}, trainer.precompute_ref_logps
+            inputs = {**inputs, **self.reference(inputs)}
+            before = trainer.precompute_ref_logps
             trainer.precompute_ref_logps = True
             try:
                 return compute_loss(self.forward(model, mean_logits=True), inputs, *args, **kwargs)

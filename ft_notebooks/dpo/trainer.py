@@ -10,6 +10,7 @@ import contextlib
 import copy
 import functools
 import os
+from collections.abc import Callable, Iterator
 
 import datasets
 import torch
@@ -21,29 +22,39 @@ from trl import DPOConfig, DPOTrainer
 from ..checkpointing.best_checkpoint import check_checkpoint_choice
 from .over_optimization import CollapseCallback
 from ..checkpointing.run_manifest import ManifestCallback
+from ..core.arguments import check_model
 from ..core.fingerprints import weights_fingerprint
 from ..training.out_of_memory import explain_out_of_memory
 from ..data.preference_encoding import PAIR_KEYS, encode_pairs
 from ..data.preference_report import pair_report, suspect_swapped
+from ..data.read import read_preferences
 from ..distributed.uneven_batches import count_rows_once, own_batches, own_loss
 from .reference import ReferenceCallback, with_reference
 from ..checkpointing.resume import explain_save_error, no_epoch_after_the_end, start_of
 from ..core.seams import given_way, overrides, require
 from .shared_prompt import REFERENCE_COLUMNS, SharedPrompt
 from ..training.kernel_patching import levers
-from ..training.preflight import add_guards, check_start, ready
+from ..training.preflight import Rows, add_guards, check_start, encoded, ready
 from ..tokenization.padding import check_vocabulary
 from ..training.progress_and_plots import check_trackers, watch
 from ..training.batch_plan import Plan, plan
 from ..training.config import run_config, split_overrides
 
 # %% ../../nbs/package/dpo/trainer.ipynb #fec05437
+def _has_adapter(model, arguments: dict) -> bool:
+    return isinstance(model, PeftModel) or arguments.get("peft_config") is not None
+
+
 def _check_reference(model, tok, given, arguments) -> None:
     "Raises `ValueError` where TRL would take a wrong reference, or none."
-    adapter = isinstance(model, PeftModel) or arguments.get("peft_config") is not None
     if arguments.get("ref_model") is not None:
+        check_model(arguments["ref_model"], tok, "dpo_trainer")
         check_vocabulary(tok, arguments["ref_model"])
-    if not adapter and arguments.get("ref_model") is None and given.get("precompute_ref_log_probs") is False:
+    if (
+        not _has_adapter(model, arguments)
+        and arguments.get("ref_model") is None
+        and given.get("precompute_ref_log_probs") is False
+    ):
         raise ValueError(
             f"precompute_ref_log_probs=False would load the reference from {model.name_or_path!r}, whatever "
             "the weights are now; leave it out, or give ref_model=copy.deepcopy(model)"
@@ -114,12 +125,18 @@ def _is_sharded(args) -> bool:
     return any([args.fsdp, args.deepspeed, *asked])
 
 
+def _each(rows, change: Callable):
+    "What `change` makes of the rows; of each where there are several by name; None stays None."
+    if isinstance(rows, dict):
+        return {name: change(part) for name, part in rows.items()}
+    return None if rows is None else change(rows)
+
+
 def _constructed(model, arguments, args, tok, rows, itself: bool) -> _DPOTrainer:
     "TRL's trainer with the encoded pairs; `itself`: with a view of the model as it is now for its reference."
     once, args.precompute_ref_log_probs = args.precompute_ref_log_probs, False
     row = Dataset.from_list([_ROW])
-    given = {name: data for name, data in rows.items() if data is not None}
-    one = {name: dict.fromkeys(data, row) if isinstance(data, dict) else row for name, data in given.items()}
+    one = {name: _each(data, lambda _: row) for name, data in rows.items()}
     if itself:
         arguments = arguments | {"ref_model": (copy.deepcopy if _is_sharded(args) else copy.copy)(model)}
     with _quiet():
@@ -133,79 +150,78 @@ def _constructed(model, arguments, args, tok, rows, itself: bool) -> _DPOTrainer
 
 def _with_columns(trainer) -> None:
     "Computes the reference once, for the pairs to train on and for those of each evaluation."
-    args = trainer.args
-
-    def known(rows, size):
-        if rows is None or isinstance(rows, dict):
-            return rows and {name: known(part, size) for name, part in rows.items()}
-        return with_reference(trainer, rows, args.precompute_ref_batch_size or size)
-
+    args, fixed = trainer.args, trainer.args.precompute_ref_batch_size
     with trainer.prompts.used():
-        trainer.train_dataset = known(trainer.train_dataset, args.per_device_train_batch_size)
-        trainer.eval_dataset = known(trainer.eval_dataset, args.per_device_eval_batch_size)
+        size = fixed or args.per_device_train_batch_size
+        trainer.train_dataset = with_reference(trainer, trainer.train_dataset, size)
+        size = fixed or args.per_device_eval_batch_size
+        trainer.eval_dataset = _each(trainer.eval_dataset, lambda rows: with_reference(trainer, rows, size))
 
 # %% ../../nbs/package/dpo/trainer.ipynb #1ad432d2
-def _made(model, arguments, args, tok, rows) -> _DPOTrainer:
-    "The trainer, with the adapter and the base that it was given, and its reference."
-    own = isinstance(model, PeftModel) and arguments.get("ref_model") is None
-    held = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad} if own else {}
-    odd = own and isinstance(getattr(model.peft_config["default"], "init_lora_weights", None), str)
-    base = weights_fingerprint(model)["model.weights"] if odd else None
-    adapter = isinstance(model, PeftModel) or arguments.get("peft_config") is not None
-    itself = not adapter and arguments.get("ref_model") is None
-    trainer = _constructed(model, arguments, args, tok, rows, itself)
-    if odd and weights_fingerprint(model)["model.weights"] != base:
+@contextlib.contextmanager
+def _left_as_it_is(model: PeftModel) -> Iterator[None]:
+    "Inside it TRL may copy the adapter: it keeps its values; `ValueError` where the copy has changed the base."
+    held = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    kind = getattr(model.peft_config["default"], "init_lora_weights", None)
+    base = weights_fingerprint(model)["model.weights"] if isinstance(kind, str) else None
+    yield
+    if base is not None and weights_fingerprint(model)["model.weights"] != base:
         raise ValueError(
-            f"init_lora_weights={model.peft_config['default'].init_lora_weights!r} has changed the base a second "
-            "time, for the reference's copy; load both anew and merge the adapter with merge_adapter, or set "
-            "init_lora_weights=True in its config"
+            f"init_lora_weights={kind!r} has changed the base a second time, for the reference's copy; load both again "
+            "and merge the adapter with merge_adapter, or set init_lora_weights=True in its config"
         )
     for name, p in model.named_parameters():
         if name in held and p.dtype == held[name].dtype:
             p.data.copy_(held[name])
-    trainer.ref_model = None if itself and not _is_sharded(args) else trainer.ref_model
+
+
+def _made(model, arguments, args, tok, rows) -> _DPOTrainer:
+    "The trainer, with the adapter and the base that it was given, and its reference."
+    alone = arguments.get("ref_model") is None  # the reference is made of the model itself
+    itself = alone and not _has_adapter(model, arguments)
+    copied = alone and isinstance(model, PeftModel)
+    with _left_as_it_is(model) if copied else contextlib.nullcontext():
+        trainer = _constructed(model, arguments, args, tok, rows, itself)
+    if itself and not _is_sharded(args):
+        trainer.ref_model = None
     trainer.prompts = SharedPrompt(trainer)
     trainer.callback_handler.callbacks.insert(0, ReferenceCallback(trainer))  # before a guard keeps a wrong start
     if args.precompute_ref_log_probs:
         _with_columns(trainer)
-    trainer.ref_model = None if itself else trainer.ref_model
+    if itself:
+        trainer.ref_model = None
     return trainer
 
 # %% ../../nbs/package/dpo/trainer.ipynb #b6ef9e6a
-def _check_rows(name, dataset, max_length) -> None:
-    "Raises `ValueError` for encoded pairs with an empty part, or of which an answer would be cut."
-    for i, row in enumerate(dataset.select_columns(list(PAIR_KEYS))):
+def _check_rows(dataset: Dataset, max_length: int | None) -> None:
+    "`ValueError` for encoded pairs with an empty part, or of which an answer would be cut."
+    for i, row in enumerate(dataset):
         sizes = {key: len(row[key] or ()) for key in PAIR_KEYS}
-        empty = next((key for key in PAIR_KEYS if not sizes[key]), None)
+        empty = [key for key, size in sizes.items() if not size]
         if empty:
             raise ValueError(
-                f"{name}, row {i} (counted from 0): {empty!r} is empty; give the pairs to encode_pairs, which names it"
+                f"row {i} (counted from 0): {empty[0]!r} is empty; give the pairs to encode_pairs, which names it"
             )
         longest = sizes["prompt_ids"] + max(sizes["chosen_ids"], sizes["rejected_ids"])
         if max_length is not None and longest > max_length:
             raise ValueError(
-                f"{name}, row {i} has {longest} tokens, and max_length={max_length} would cut it; give encode_pairs "
-                "the same"
+                f"row {i} has {longest} tokens, and max_length={max_length} would cut it; give encode_pairs the same"
             )
 
 # %% ../../nbs/package/dpo/trainer.ipynb #4de514e6
-def _encoded(tok, dataset, name, max_length) -> Dataset | dict[str, Dataset]:
-    "Rows with the ids of prompt and answers, none of which would be cut; evaluation may have several sets by name."
-    if isinstance(dataset, dict):
-        return {key: _encoded(tok, part, f"{name}[{key!r}]", max_length) for key, part in dataset.items()}
-    if not len(dataset):
-        raise ValueError(f"{name} has no rows; give some, or leave it out")
-    if not set(PAIR_KEYS) <= set(getattr(dataset, "column_names", ())):
-        try:
-            encoded, account = encode_pairs(tok, dataset, max_length)
-        except ValueError as e:
-            hint = " (an argument of encode_pairs, which may be called before)" if "say allow_" in str(e) else ""
-            raise ValueError(f"{name}: {e}{hint}") from None
-        if (lost := len(dataset) - len(encoded)) and os.environ.get("RANK", "0") == "0":
-            print(f"{name}: {lost} of {len(dataset)} pairs left out, {account['equal']} with two equal answers")
-        return encoded
-    _check_rows(name, dataset, max_length)
-    return dataset.select_columns(list(PAIR_KEYS))
+def _encoded(tok, max_length: int | None, dataset: Dataset) -> Dataset:
+    "Rows with the ids of prompt and answers, none of which would be cut."
+    if set(PAIR_KEYS) <= set(dataset.column_names):
+        rows = dataset.select_columns(list(PAIR_KEYS))
+        _check_rows(rows, max_length)
+        return rows
+    try:
+        rows, account = encode_pairs(tok, dataset, max_length)
+    except ValueError as error:
+        raise ValueError(f"{error} (arguments of encode_pairs, which may be called before)") from error
+    if (lost := len(dataset) - len(rows)) and os.environ.get("RANK", "0") == "0":
+        print(f"{lost} of {len(dataset)} pairs left out, {account['equal']} with two equal answers")
+    return rows
 
 # %% ../../nbs/package/dpo/trainer.ipynb #414a9eb1
 _SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}  # the losses of `trl.DPOTrainer` that read label_smoothing
@@ -246,10 +262,9 @@ def _once(given, arguments, adapter: bool, rows: int, size: int) -> bool:
 def _settings(model, pairs, output_dir, effective_batch, given, arguments) -> tuple[DPOConfig, Plan]:
     "The arguments of the run, with a rate for what is trained, and the batch plan behind them."
     lengths = [sum(map(len, ids)) for ids in zip(*(pairs[key] for key in PAIR_KEYS))]
-    peft_config, given = arguments.get("peft_config"), {"train_sampling_strategy": "random", **given}
-    adapter = isinstance(model, PeftModel) or peft_config is not None
+    adapter, given = _has_adapter(model, arguments), {"train_sampling_strategy": "random", **given}
     given["precompute_ref_log_probs"] = _once(given, arguments, adapter, len(lengths), effective_batch)
-    chosen = plan(model, lengths, effective_batch, given, config=DPOConfig, adapter=peft_config)
+    chosen = plan(model, lengths, effective_batch, given, config=DPOConfig, adapter=arguments.get("peft_config"))
     return run_config(DPOConfig, output_dir, chosen, given, learning_rate=1e-5 if adapter else 1e-6), chosen
 
 # %% ../../nbs/package/dpo/trainer.ipynb #32e2a3f8
@@ -276,8 +291,7 @@ def _summary(tok, chosen, trainer) -> list[str]:
     why, known = trainer.prompts.not_shared, set(REFERENCE_COLUMNS) <= set(trainer.train_dataset.column_names)
     prompts = "each prompt once" if why is None else f"each prompt twice ({why})"
     reference = "reference computed once, before step 1" if known else "reference computed in each step"
-    pairs = chosen.said.replace("padded as they come", "pairs as they come")
-    return ["; ".join([pairs, prompts, reference, *given_way(trainer)]), *_findings(tok, trainer)]
+    return ["; ".join([chosen.said, prompts, reference, *given_way(trainer)]), *_findings(tok, trainer)]
 
 # %% ../../nbs/package/dpo/trainer.ipynb #5e957cce
 _UNREAD = {
@@ -293,8 +307,8 @@ _UNREAD = {
 def dpo_trainer(
     model: PreTrainedModel | PeftModel,  # The policy; as it is now, it is the reference too
     tok: PreTrainedTokenizerBase,  # Encodes the pairs with its template; saved with the model
-    train_dataset: Dataset,  # Pairs in a format that `read_preferences` reads, or as `encode_pairs` gives them
-    eval_dataset: Dataset | None = None,  # The same, for the evaluation; answers to its first 8 prompts are generated
+    train_dataset: Rows,  # Pairs in a format that `read_preferences` reads, or a path; or as `encode_pairs` gives them
+    eval_dataset: Rows | dict[str, Rows] | None = None,  # For the evaluation; its first 8 prompts are answered
     *,
     output_dir: str,  # The run's folder
     effective_batch: int = 16,  # Pairs that one optimizer step sees, over all processes
@@ -310,11 +324,11 @@ def dpo_trainer(
     """
     given, arguments = split_overrides(overrides, DPOConfig, DPOTrainer, _UNREAD)
     check_trackers(given.get("report_to", "none"))
-    check_start(model, tok, arguments)
+    check_start(model, tok, arguments, "dpo_trainer")
     _check_loss(given)
     _check_reference(model, tok, given, arguments)
-    limit, rows = given.pop("max_length", None), {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
-    rows = {name: data if data is None else _encoded(tok, data, name, limit) for name, data in rows.items()}
+    encode = functools.partial(_encoded, tok, given.pop("max_length", None))
+    rows = encoded(train_dataset, eval_dataset, read_preferences, encode, "dpo_trainer")
     args, chosen = _settings(model, rows["train_dataset"], output_dir, effective_batch, given, arguments)
     arguments["callbacks"] = _callbacks(arguments.get("callbacks"), tok, rows)
     check_checkpoint_choice(args, arguments["callbacks"])

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from ..core.model_parts import eval_mode
 from ..core.seams import attention_of
 
 # %% ../../nbs/package/sft/packing_check.ipynb #d65fa34f
@@ -28,16 +29,12 @@ def document_leak(
     del batch["labels"]
     batch = {name: v.to(model.device) if hasattr(v, "to") else v for name, v in batch.items()}
     batch |= {"use_cache": False} | how
-    ids, training = ids.to(model.device)[None], model.training
-    try:
-        model.eval()
-        with torch.no_grad():
-            alone = model(ids[:, 12:], use_cache=False).logits[0].float()
-            ones = {"attention_mask": torch.ones_like(ids), "use_cache": False}
-            joined = model(ids, position_ids=batch["position_ids"], **ones).logits[0, 12:].float()
-            packed = model(**batch).logits[0, 12:].float()
-    finally:
-        model.train(training)
+    ids = ids.to(model.device)[None]
+    ones = {"attention_mask": torch.ones_like(ids), "use_cache": False}
+    with torch.no_grad(), eval_mode(model):
+        alone = model(ids[:, 12:], use_cache=False).logits[0].float()
+        joined = model(ids, position_ids=batch["position_ids"], **ones).logits[0, 12:].float()
+        packed = model(**batch).logits[0, 12:].float()
     leak = (packed - alone).norm()
     return (leak / (joined - alone).norm()).item() if leak else 0.0  # both norms are 0 without attention
 

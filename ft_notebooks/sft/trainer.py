@@ -6,6 +6,8 @@
 __all__ = ['sft_trainer']
 
 # %% ../../nbs/package/sft/trainer.ipynb #7574cb9a
+from functools import partial
+
 import torch
 from datasets import Dataset
 from peft import PeftModel
@@ -16,48 +18,38 @@ from trl import SFTConfig, SFTTrainer
 from ..checkpointing.best_checkpoint import check_checkpoint_choice
 from ..checkpointing.run_manifest import ManifestCallback
 from ..data.chat_encoding import encode_chats
+from ..data.read import read_chats
 from ..core.seams import attention_of, given_way, overrides
 from ..training.out_of_memory import explain_out_of_memory
 from .packing_check import check_apart
 from ..distributed.uneven_batches import count_rows_once, own_batches, own_loss
 from ..checkpointing.resume import explain_save_error, no_epoch_after_the_end, start_of
 from ..training.kernel_patching import LabelHead, levers, speed_up
-from ..training.preflight import add_guards, check_start, ready
+from ..training.preflight import Rows, add_guards, check_start, encoded, ready
 from ..tokenization.padding import IGNORE
 from ..training.progress_and_plots import check_trackers, watch
 from ..training.batch_plan import Plan, plan
 from ..training.config import run_config, split_overrides
 
 # %% ../../nbs/package/sft/trainer.ipynb #4d6d290b
-def _check_rows(name, dataset, given) -> None:
-    "Raises `ValueError` for rows without labels, in which nothing is trained, or whose end TRL would cut."
-    if not {"input_ids", "labels"} <= set(dataset.column_names):
-        raise ValueError(
-            f"{name} has the columns {dataset.column_names}; it needs 'messages', as read_chats gives it, or "
-            "'input_ids' and 'labels', as encode_chats gives them"
-        )
+def _check_rows(dataset: Dataset, given: dict) -> None:
+    "`ValueError` for rows in which nothing is trained, or whose end TRL would cut."
     if all(label == IGNORE for labels in dataset["labels"] for label in labels[1:]):  # the first has nothing before it
-        raise ValueError(
-            f"{name}: none of its {len(dataset)} rows has a label to train on; give chats, or encode_chats' rows"
-        )
+        raise ValueError(f"none of its {len(dataset)} rows has a label to train on; give chats, or encode_chats' rows")
     longest, limit = max(map(len, dataset["input_ids"])), given.get("max_length")
     splits = given.get("packing") and given.get("packing_strategy", "bfd") != "bfd"  # "bfd" cuts a long row
     if limit is not None and longest > limit and not splits:
         raise ValueError(
-            f"{name} has a row of {longest} tokens, and max_length={limit} would cut it; give encode_chats the "
-            "same max_length, which keeps an account of what is lost"
+            f"a row has {longest} tokens, and max_length={limit} would cut it; give encode_chats the same max_length, "
+            "which keeps an account of what is lost"
         )
 
 # %% ../../nbs/package/sft/trainer.ipynb #e9be6f5b
-def _encoded(tok, dataset, name, given) -> Dataset | dict[str, Dataset]:
-    "Rows with `input_ids` and `labels`, none of which TRL would cut; evaluation may have several datasets by name."
-    if isinstance(dataset, dict):
-        return {key: _encoded(tok, part, f"{name}[{key!r}]", given) for key, part in dataset.items()}
-    if not len(dataset):
-        raise ValueError(f"{name} has no rows; give some, or leave it out")
-    if "messages" in dataset.column_names:
-        return encode_chats(tok, dataset, given.get("max_length"))[0]
-    _check_rows(name, dataset, given)
+def _encoded(tok, given: dict, dataset: Dataset) -> Dataset:
+    "Rows with `input_ids` and `labels`, none of which TRL would cut."
+    if not {"input_ids", "labels"} <= set(dataset.column_names):
+        return encode_chats(tok, read_chats(dataset), given.get("max_length"))[0]
+    _check_rows(dataset, given)
     return dataset
 
 # %% ../../nbs/package/sft/trainer.ipynb #9d28d623
@@ -137,8 +129,8 @@ def _settings(model, rows, output_dir, effective_batch, given, adapter) -> tuple
 def sft_trainer(
     model: PreTrainedModel | PeftModel,  # What has `requires_grad` is trained
     tok: PreTrainedTokenizerBase,  # Encodes the chats with its template; saved with the model
-    train_dataset: Dataset,  # Chats ("messages"), or rows of `encode_chats` ("input_ids", "labels": lists of T ids)
-    eval_dataset: Dataset | None = None,  # The same, for the evaluation loss; several in a dict by name
+    train_dataset: Rows,  # Chats, or a path to them; or rows of `encode_chats` ("input_ids", "labels": lists of T ids)
+    eval_dataset: Rows | dict[str, Rows] | None = None,  # For the evaluation loss; several in a dict by name
     *,
     output_dir: str,  # The run's folder
     effective_batch: int = 16,  # Examples that one optimizer step sees, over all processes
@@ -153,9 +145,8 @@ def sft_trainer(
     """
     given, arguments = split_overrides(overrides, SFTConfig, SFTTrainer, _UNREAD)
     check_trackers(given.get("report_to", "none"))
-    check_start(model, tok, arguments)
-    rows = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
-    rows = {name: data if data is None else _encoded(tok, data, name, given) for name, data in rows.items()}
+    check_start(model, tok, arguments, "sft_trainer")
+    rows = encoded(train_dataset, eval_dataset, read_chats, partial(_encoded, tok, given), "sft_trainer")
     adapter = arguments.get("peft_config")
     args, chosen = _settings(model, rows["train_dataset"], output_dir, effective_batch, given, adapter)
     check_checkpoint_choice(args, arguments.get("callbacks"))

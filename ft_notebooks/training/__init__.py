@@ -7,7 +7,7 @@ _names = {
     "config": ["run_config"],
     "kernel_patching": ["LabelHead", "levers", "speed_up"],
     "gradient_flow": ["GradientFlowCallback", "check_trained"],
-    "nan_guard": ["NaNGuard", "find_spikes"],
+    "nan_guard": ["BadStep", "NaNGuard", "find_spikes"],
     "out_of_memory": ["MemoryCheck", "explain_out_of_memory"],
     "preflight": ["add_guards", "check_start"],
     "progress_and_plots": ["plot_history", "watch", "check_trackers"],

@@ -75,7 +75,7 @@ def _units(lengths, size, given, processes) -> tuple[list[int], int, dict, str]:
     step = max(1, round(size / each))
     if {"per_device_train_batch_size", "gradient_accumulation_steps"} <= given.keys():
         step = given["per_device_train_batch_size"] * given["gradient_accumulation_steps"] * processes
-    packed = f"{step} packed row{'s' * (step > 1)} of at most {length:,} tokens"
+    packed = f"{step} packed {'row' if step == 1 else 'rows'} of at most {length:,} tokens"
     if rest := step % processes:
         more = math.ceil((step - rest + processes) * each)
         raise ValueError(
@@ -118,11 +118,12 @@ def _order(flat, rows, step, given) -> dict:
 def _batch_fields(step, rows, processes, given) -> dict:
     "Micro-batch and accumulation; a `ValueError` where their product is not the step."
     fields = effective_batch(step, rows, processes)
-    parts = *(given.get(name, value) for name, value in fields.items()), processes
-    if math.prod(parts) != step:
+    micro, accumulated = (given.get(name, value) for name, value in fields.items())
+    product = micro * accumulated * processes
+    if product != step:
         raise ValueError(
-            "per_device_train_batch_size={} x gradient_accumulation_steps={} x {} processes".format(*parts)
-            + f" is {math.prod(parts)}, not effective_batch={step}; give effective_batch alone, or make them agree"
+            f"per_device_train_batch_size={micro} x gradient_accumulation_steps={accumulated} x {processes} processes "
+            f"is {product}, not effective_batch={step}; give effective_batch alone, or make them agree"
         )
     return fields
 
@@ -133,12 +134,14 @@ def _words(fields, hw, processes) -> str:
     where = f"1 {device}" if processes == 1 else f"each of {processes} {device}s"
     precision = "bfloat16" if fields["bf16"] else "float16" if fields["fp16"] else "float32"
     checkpointed = next(fields[name] for name in CHECKPOINTING_FIELDS if fields.get(name) is not None)
-    checkpointing = "no " * (not checkpointed) + "activation checkpointing"
-    if fields.get("packing") or fields.get("padding_free"):
-        order = "packed" if fields.get("packing") else "no padding"
+    checkpointing = "activation checkpointing" if checkpointed else "no activation checkpointing"
+    if fields.get("packing"):
+        order = "packed"
+    elif fields.get("padding_free"):
+        order = "no padding"
     else:
         grouped = fields["train_sampling_strategy"] == "group_by_length"
-        order = "grouped by length" if grouped else "padded as they come"
+        order = "grouped by length" if grouped else "in random order"
     batch = f"{fields['per_device_train_batch_size']} x {fields['gradient_accumulation_steps']}"
     return f"{batch} on {where}, {precision}, {checkpointing}, {order}"
 
@@ -161,12 +164,6 @@ def _steps(units, fields, given, config) -> int:
     return named["max_steps"] if named["max_steps"] > 0 else math.ceil(named["num_train_epochs"] * epoch)
 
 # %% ../../nbs/package/training/batch_plan.ipynb #2dd205c2
-def _unestimated(why: str, ways, sizes, cpu: bool) -> tuple[int, bool, str]:
-    "The same, where memory is not estimated: at most 4 rows on a CPU, at most 8 with checkpointing on a GPU."
-    rows = next((n for n in sizes if n <= (4 if cpu else 8)), sizes[-1])
-    return rows, ways[0] if cpu else ways[-1], f"memory not estimated, as {why}"
-
-
 def _fitting(peak, units, flat, sizes, ways, hw: Hardware) -> tuple[int, bool, str]:
     "The micro-batch, whether activations are checkpointed, and the estimated memory in words."
     cpu = hw.device == "cpu"
@@ -187,26 +184,19 @@ def _fitting(peak, units, flat, sizes, ways, hw: Hardware) -> tuple[int, bool, s
 
 
 def _choice(peak, units, flat, sizes, given, hw: Hardware) -> tuple[int, bool, str]:
-    "The same, by the estimate where there is one."
+    "The same; without an estimate at most 4 rows on a CPU, and at most 8 with checkpointing on a GPU."
     asked = next((given[name] for name in CHECKPOINTING_FIELDS if given.get(name) is not None), None)
     ways = (False, True) if asked is None else (asked,)
     try:
-        if not isinstance(peak, str):
-            return _fitting(peak, units, flat, sizes, ways, hw)
-        why = f"the model is {peak}"
-    except NotEstimated as e:
-        why = str(e)
-    return _unestimated(why, ways, sizes, hw.device == "cpu")
+        if isinstance(peak, str):
+            raise NotEstimated(f"the model is {peak}")
+        return _fitting(peak, units, flat, sizes, ways, hw)
+    except NotEstimated as why:
+        most, checkpointing = (4, ways[0]) if hw.device == "cpu" else (8, ways[-1])
+        rows = next((n for n in sizes if n <= most), sizes[-1])
+        return rows, checkpointing, f"memory not estimated, as {why}"
 
 # %% ../../nbs/package/training/batch_plan.ipynb #2618cf79
-def _check_size(size: int, rows: int) -> None:
-    if size > rows:
-        raise ValueError(
-            f"effective_batch={size} is larger than the data: a step would see all of the {rows} rows and no more; "
-            f"take at most {rows}, better a quarter of it, or give more rows"
-        )
-
-# %% ../../nbs/package/training/batch_plan.ipynb #daf94315
 def plan(
     model: nn.Module,  # Its weights may lie on the device `meta`
     lengths: Sequence[int],  # Tokens of each row to train on
@@ -224,7 +214,11 @@ def plan(
     twice, or not even one row fits into memory.
     """
     hw, processes = hardware(), int(os.environ.get("WORLD_SIZE", 1))
-    _check_size(effective_batch, len(lengths))
+    if effective_batch > len(lengths):
+        raise ValueError(
+            f"effective_batch={effective_batch} is larger than the data: a step would see all of the {len(lengths)} "
+            f"rows and no more; take at most {len(lengths)}, better a quarter of it, or give more rows"
+        )
     units, step, fields, what = _units(lengths, effective_batch, given, processes)
     fields |= _precision(hw, given)
     memory = step_memory(model, fields | dict(given), adapter)

@@ -22,15 +22,19 @@ def _check_numbers(given: dict, config: type) -> None:
     "A `ValueError` for a field of numbers that is given anything else."
     for field in (f for f in dataclasses.fields(config) if f.name in given):
         value, kinds = given[field.name], set(typing.get_args(field.type) or [field.type])
-        if not kinds & {int, float} or kinds - {int, float, type(None)} or (value is None and type(None) in kinds):
+        takes_numbers = kinds <= {int, float, type(None)} and kinds != {type(None)}
+        if not takes_numbers or (value is None and type(None) in kinds):
             continue
-        whole = float not in kinds
+        wanted = "a number" if float in kinds else "a whole number"
         number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or (whole and value != int(value)):
+        if not number or (float not in kinds and value != int(value)):
             quotes = "; write it without quotes" if isinstance(value, str) else ""
-            raise ValueError(f"{field.name} must be a {'whole ' * whole}number, got {value!r}{quotes}")
+            raise ValueError(f"{field.name} must be {wanted}, got {value!r}{quotes}")
 
 # %% ../../nbs/package/training/config.ipynb #3f2d5e3e
+_SHORT = {"lr": "learning_rate", "epochs": "num_train_epochs", "batch_size": "effective_batch"}  # as others name them
+
+
 def split_overrides(
     overrides: dict,  # Settings by name, as the caller gave them
     config: type,  # `trl.SFTConfig`, or another dataclass of settings
@@ -51,7 +55,7 @@ def split_overrides(
         if name in unread:
             raise ValueError(f"{name!r} would have no effect as a setting; {unread[name]}")
         if name not in fields | arguments:
-            near = nearest(name, fields | arguments, cutoff=0.5)
+            near = _SHORT.get(name) or nearest(name, fields | arguments, cutoff=0.5)
             hint = f"; did you mean {near!r}?" if near else ""
             raise ValueError(
                 f"{name!r} is neither a field of {config.__name__} nor an argument of {trainer.__name__} in "

@@ -44,10 +44,8 @@ def _worst(trainer) -> tuple[list[int], np.ndarray] | None:
 # %% ../../nbs/package/training/out_of_memory.ipynb #4b0ff319
 def _counts(value) -> bool:
     "Whether a value is a number, or dicts and lists of numbers alone, as counters and metrics are."
-    if isinstance(value, dict):
-        return all(map(_counts, value.values()))
-    if isinstance(value, list):
-        return all(map(_counts, value))
+    if isinstance(value, dict | list):
+        return all(map(_counts, value.values() if isinstance(value, dict) else value))
     return isinstance(value, int | float)
 
 
@@ -73,8 +71,9 @@ def _as_later(trainer) -> list[Tensor]:
     if trainer.args.gradient_accumulation_steps > 1:
         for p in trained:
             p.grad = torch.zeros_like(p)
-    adam = trainer.args.optim in ("adamw_torch", "adamw_torch_fused") and not trainer.optimizer.state
-    return [torch.empty_like(p) for p in trained for _ in range(2 * adam)]
+    if trainer.args.optim not in ("adamw_torch", "adamw_torch_fused") or trainer.optimizer.state:
+        return []
+    return [torch.empty_like(p) for p in [*trained, *trained]]
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #d638469c
 def _available(device: torch.device) -> int:
@@ -140,13 +139,11 @@ def _cures(
             f"per_device_train_batch_size={now}, gradient_accumulation_steps={rows * steps // now} (they are {rows} "
             f"and {steps}): the same effective batch in smaller parts"
         )
-    ways: dict[str, dict] = {}
-    if not checkpointing:
-        ways[_CHECKPOINTED] = {"checkpointing": True}
-    if adapter:
-        ways["load_model(bits=4)"] = {"bits": 4, "method": "qlora"}
-    fits = {way: most(**changes) for way, changes in ways.items()}
-    said += [f"{way}: {n} rows at a time" for way, n in fits.items() if n > now]
+    checkpointed = 0 if checkpointing else most(checkpointing=True)
+    four_bits = most(bits=4, method="qlora") if adapter else 0
+    for way, n in {_CHECKPOINTED: checkpointed, "load_model(bits=4)": four_bits}.items():
+        if n > now:
+            said.append(f"{way}: {n} rows at a time")
     return said or [_shorter(peak, budget, lengths)]
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #aba96b05
@@ -190,9 +187,9 @@ def _in_training(trainer, error: Exception, rehearsal: bool = False) -> str:
 
 def _in_evaluation(trainer, error: Exception) -> str:
     "The error when an evaluation runs out of memory: what to change."
-    rows, cure = trainer.args.per_device_eval_batch_size, "a smaller max_length for eval_dataset"
-    if rows > 1:
-        cure = f"per_device_eval_batch_size={rows // 2} (it is {rows})"
+    rows = trainer.args.per_device_eval_batch_size
+    fewer = f"per_device_eval_batch_size={rows // 2} (it is {rows})"
+    cure = fewer if rows > 1 else "a smaller max_length for eval_dataset"
     if trainer.compute_metrics is not None and not trainer.args.eval_accumulation_steps:
         cure += "; compute_metrics keeps the logits of all rows on the device: eval_accumulation_steps=1 moves them"
     return f"out of memory in the evaluation ({str(error).splitlines()[0]}): {cure}"
@@ -240,13 +237,15 @@ class MemoryCheck(TrainerCallback):
         self.trainer, self.rehearse = trainer, rehearse
 
     def on_train_begin(self, args, state, control, **kwargs):
-        trainer, worst, on_cpu = self.trainer, _worst(self.trainer), args.device.type == "cpu"
+        trainer, worst = self.trainer, _worst(self.trainer)
         if worst is None or control.should_training_stop:  # the run has ended
             return
+        on_cpu = args.device.type == "cpu"
         if on_cpu:
             _check_memory(trainer, *worst)
         would_step = trainer.is_deepspeed_enabled or any(name in args.optim for name in ("lomo", "layerwise"))
-        if would_step or not (not on_cpu if self.rehearse is None else self.rehearse):
+        wanted = not on_cpu if self.rehearse is None else self.rehearse
+        if would_step or not wanted:
             return
         try:
             _rehearse(trainer, worst[0])

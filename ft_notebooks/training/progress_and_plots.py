@@ -125,7 +125,7 @@ class LossBar(ProgressCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self.current_step, self.shown = state.global_step, {}
         if state.is_world_process_zero:
-            quiet = {} if sys.stderr.isatty() else {"mininterval": 30}  # seconds between the lines of a log file
+            quiet = {} if sys.stderr.isatty() else {"mininterval": 60}  # seconds between the lines of a log file
             options = {"total": state.max_steps, "initial": state.global_step, "unit": "step", "dynamic_ncols": True}
             self.training_bar = tqdm(**options, **quiet)
 
@@ -144,29 +144,12 @@ class LossBar(ProgressCallback):
 
 # %% ../../nbs/package/training/progress_and_plots.ipynb #1b3f51f3
 @overrides(TrainerCallback)
-class _Picture(TrainerCallback):
-    "A picture in one place of a notebook, drawn again no more often than `SHARE` allows."
+class LiveCurve(TrainerCallback):
+    "`plot_history` in a notebook during the run, in one place; the last picture stays, without times."
 
     SHARE = 20  # a picture that took a second is followed by at least 20 seconds without one
     next: float | None = None  # when the next may be drawn; None outside a run
     handle: Any = None  # IPython's, of the picture that is shown
-
-    def _draw(self, state, title) -> None:
-        from IPython.display import display
-
-        begun = time.monotonic()
-        figure = plot_history([{k: v for k, v in e.items() if k != "tokens_per_second"} for e in state.log_history])
-        figure.suptitle(title, fontsize=9)
-        if self.handle is None:
-            self.handle = display(figure, display_id=True)
-        else:
-            self.handle.update(figure)
-        self.next = time.monotonic() + max(1.0, self.SHARE * (time.monotonic() - begun))
-
-# %% ../../nbs/package/training/progress_and_plots.ipynb #41efab5f
-@overrides(TrainerCallback)
-class LiveCurve(_Picture):
-    "`plot_history` in a notebook during the run, in one place; the last picture stays, without times."
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.handle, self.next, self.begun = None, 0.0, (time.monotonic(), state.global_step)
@@ -182,6 +165,18 @@ class LiveCurve(_Picture):
         if state.is_world_process_zero and any("loss" in entry for entry in state.log_history):
             self._draw(state, None)
         self.next = None  # what is logged after the run is no part of its curve
+
+    def _draw(self, state, title) -> None:
+        from IPython.display import display
+
+        begun = time.monotonic()
+        figure = plot_history([{k: v for k, v in e.items() if k != "tokens_per_second"} for e in state.log_history])
+        figure.suptitle(title, fontsize=9)
+        if self.handle is None:
+            self.handle = display(figure, display_id=True)
+        else:
+            self.handle.update(figure)
+        self.next = time.monotonic() + max(1.0, self.SHARE * (time.monotonic() - begun))
 
 # %% ../../nbs/package/training/progress_and_plots.ipynb #1129b55a
 def watch(
@@ -211,16 +206,6 @@ def watch(
 _TRACK = ("trackio", "tensorboard", "wandb")  # the extra `track`; each was run offline and read back
 
 
-def _install(name: str) -> str:
-    return "pip install 'ft_notebooks[track]'" if name in _TRACK else f"pip install {name}"
-
-
-def _unknown(name: str | None) -> str:
-    near = nearest(name, INTEGRATION_TO_CALLBACK, cutoff=0.6) if name else None
-    hint = f"did you mean {near!r}?" if near else f"give 'none', or some of {', '.join(_TRACK)}"
-    return f"report_to={name!r} is no tracker that transformers knows; {hint}"
-
-# %% ../../nbs/package/training/progress_and_plots.ipynb #6d8b7571
 def check_trackers(
     report_to: str | list[str] | None,  # The field of `TrainingArguments`, as the caller gave it
 ) -> None:
@@ -230,17 +215,15 @@ def check_trackers(
     "all" where none is installed.
     """
     names = [report_to] if isinstance(report_to, str) or report_to is None else list(report_to)
-    if names == ["none"]:
-        return
-    there = get_available_reporting_integrations()
-    if names == ["all"]:
-        if not there:
-            raise ValueError(
-                f"report_to='all': no tracker is installed, so nothing would be sent; {_install(_TRACK[0])}"
-            )
+    installed = get_available_reporting_integrations()
+    if names == ["none"] or (names == ["all"] and installed):
         return
     for name in names:
-        if name is None or name not in INTEGRATION_TO_CALLBACK:
-            raise ValueError(_unknown(name))
-        if name not in there and name != "flyte":  # which transformers does not list
-            raise ValueError(f"report_to={name!r}: the package is not installed; {_install(name)}")
+        if name not in INTEGRATION_TO_CALLBACK and name != "all":
+            near = nearest(str(name), INTEGRATION_TO_CALLBACK, cutoff=0.6)
+            hint = f"did you mean {near!r}?" if near else f"give 'none', or some of {', '.join(_TRACK)}"
+            raise ValueError(f"report_to={name!r} is no tracker that transformers knows; {hint}")
+        if name not in installed and name != "flyte":  # which transformers does not list
+            package = "'ft_notebooks[track]'" if name in (*_TRACK, "all") else name
+            missing = "no tracker is installed" if name == "all" else "the package is not installed"
+            raise ValueError(f"report_to={name!r}: {missing}; pip install {package}")

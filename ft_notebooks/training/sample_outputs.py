@@ -21,36 +21,13 @@ from .metrics_log import append_entries, entries_text, read_entries
 
 # %% ../../nbs/package/training/sample_outputs.ipynb #40887078
 @overrides(TrainerCallback)
-class _Sampler(TrainerCallback):
-    "Writes answers as lines of a file, each step's once, and restores the random state."
-
-    file: Path | None = None  # None between `train()`s
-
-    def _begin(self, file: Path, state, model) -> None:
-        kept = [line for line in read_entries(file) if line["step"] <= state.global_step] if state.global_step else []
-        self.file, self.steps = file, {line["step"] for line in kept}
-        if state.is_world_process_zero:
-            write_atomically(file, entries_text(kept))
-        if not state.global_step:
-            self._sample(state, model, 0)
-
-    def _sample(self, state, model, step) -> None:
-        if self.file is None or step in self.steps:
-            return
-        with keep_random_state():
-            answers = generate(model, self.tok, self.prompts, self.max_new_tokens, progress=False)  # by all processes
-        self.steps.add(step)
-        if state.is_world_process_zero:
-            rows = zip([prompt[-1]["content"] for prompt in self.prompts], answers, self.expected)
-            append_entries(self.file, [dict(step=step, prompt=p, answer=a, expected=e) for p, a, e in rows])
-
-# %% ../../nbs/package/training/sample_outputs.ipynb #479ce226
-@overrides(TrainerCallback)
-class SamplesCallback(_Sampler):
+class SamplesCallback(TrainerCallback):
     """Greedy answers at the start, each evaluation and the end, in `samples.jsonl`; the weights are as without it.
 
     A resume keeps the answers up to its checkpoint. With `load_best_model_at_end` the best model gives the last ones.
     """
+
+    file: Path | None = None  # None between `train()`s
 
     def __init__(
         self,
@@ -58,13 +35,22 @@ class SamplesCallback(_Sampler):
         chats: Iterable[list[dict]],  # Held-out conversations; a last message of the assistant is the expected answer
         max_new_tokens: int = 64,  # At most, in one answer
     ):
-        ends = [(chat, len(chat) - (chat[-1]["role"] == "assistant" if chat else 0)) for chat in map(list, chats)]
-        self.prompts = [chat[:end] for chat, end in ends]
-        self.expected = [chat[end]["content"] if end < len(chat) else None for chat, end in ends]
         self.tok, self.max_new_tokens = tok, max_new_tokens
+        self.prompts, self.expected = [], []
+        for chat in map(list, chats):
+            answered = bool(chat) and chat[-1]["role"] == "assistant"
+            self.prompts.append(chat[:-1] if answered else chat)
+            self.expected.append(chat[-1]["content"] if answered else None)
 
     def on_train_begin(self, args, state, control, model, **kwargs):
-        self._begin(Path(args.output_dir) / "samples.jsonl", state, model)
+        self.file = Path(args.output_dir) / "samples.jsonl"
+        before = read_entries(self.file) if state.global_step else []
+        kept = [line for line in before if line["step"] <= state.global_step]
+        self.steps = {line["step"] for line in kept}
+        if state.is_world_process_zero:
+            write_atomically(self.file, entries_text(kept))
+        if not state.global_step:
+            self._sample(state, model, 0)
 
     def on_evaluate(self, args, state, control, model, **kwargs):
         self._sample(state, model, state.global_step)
@@ -73,6 +59,17 @@ class SamplesCallback(_Sampler):
         best = args.load_best_model_at_end and state.best_model_checkpoint  # whose weights are loaded by now
         self._sample(state, model, state.best_global_step if best else state.global_step)
         self.file = None
+
+    def _sample(self, state, model, step: int) -> None:
+        "Writes the answers of a step as lines of the file, once, and restores the random state."
+        if self.file is None or step in self.steps:
+            return
+        with keep_random_state():
+            answers = generate(model, self.tok, self.prompts, self.max_new_tokens, progress=False)  # by all processes
+        self.steps.add(step)
+        if state.is_world_process_zero:
+            rows = zip([prompt[-1]["content"] for prompt in self.prompts], answers, self.expected)
+            append_entries(self.file, [dict(step=step, prompt=p, answer=a, expected=e) for p, a, e in rows])
 
 # %% ../../nbs/package/training/sample_outputs.ipynb #72f02bc5
 def _short(text: str, width: int = 300) -> str:
@@ -100,9 +97,10 @@ class _Samples:
 
     def _lines(self):
         for prompt, expected, answers in self.rows:
-            named = {"prompt": prompt, **({} if expected is None else {"expected": expected})}
-            marks = {f"step {step}" + " ✓" * (answer == expected): answer for step, answer in answers.items()}
-            yield {name: _short(text) for name, text in {**named, **marks}.items()}
+            texts = {"prompt": prompt} if expected is None else {"prompt": prompt, "expected": expected}
+            for step, answer in answers.items():
+                texts[f"step {step} ✓" if answer == expected else f"step {step}"] = answer
+            yield {name: _short(text) for name, text in texts.items()}
 
     def __str__(self) -> str:
         texts = ([f"{name:<11}" + text.replace("\n", "⏎") for name, text in row.items()] for row in self._lines())

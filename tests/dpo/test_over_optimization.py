@@ -188,7 +188,7 @@ def test_a_run_that_resumes_keeps_its_start_and_is_refused_with_other_pairs(rows
     with pytest.raises(ValueError, match="has looked at other pairs"):
         trained(other, resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     (tmp_path / ".reference" / "chosen.safetensors").unlink()
-    with pytest.raises(ValueError, match="its start is not known; begin anew"):
+    with pytest.raises(ValueError, match="its start is not known; begin it again"):
         trained(other, resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 

@@ -16,7 +16,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from ft_notebooks.core.seams import attention_of, is_hooked
 from ft_notebooks.dpo.shared_prompt import PairedForward, SharedPrompt, sharing_error, why_not_shared
-from ft_notebooks.dpo.shared_rows import _blocks, _by_block, _flash, pair_attention, pair_mask, pair_row
+from ft_notebooks.dpo.shared_rows import _blocks, _by_block, _flash, pair_attention, pair_row
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import lora_config
 
@@ -62,6 +62,14 @@ def quiet():
 
 
 # the row
+
+
+def pair_mask(sizes):
+    "The reference: each token attends to its own part and to its pair's common prefix, up to itself."
+    part = torch.arange(sizes.numel()).repeat_interleave(sizes.flatten())
+    pair, kind = part // 3, part % 3
+    sees = (kind == 0) | (kind == kind[:, None])
+    return (sees & (pair == pair[:, None])).tril()
 
 
 def texts(seed):

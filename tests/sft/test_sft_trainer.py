@@ -154,7 +154,7 @@ def test_the_evaluation_loss_is_of_the_answers_of_the_evaluation_rows(build):
 
 def test_an_evaluation_row_that_would_be_cut_is_refused_too(build):
     short = rows_of().map(lambda row: {name: row[name][-90:] for name in ("input_ids", "labels")})
-    with pytest.raises(ValueError, match="eval_dataset has a row of"):
+    with pytest.raises(ValueError, match="eval_dataset: a row has"):
         build(data=short, eval_dataset=rows_of(), max_length=100)
 
 
@@ -182,7 +182,7 @@ def test_packing_may_split_a_long_row_but_not_lose_its_end(build):
 def test_a_row_that_just_fits_is_not_cut(build):
     longest = max(map(len, rows_of()["input_ids"]))
     assert build(data=rows_of(), max_length=longest).train_dataset.to_list() == rows_of().to_list()
-    with pytest.raises(ValueError, match=f"a row of {longest} tokens"):
+    with pytest.raises(ValueError, match=f"a row has {longest} tokens"):
         build(data=rows_of(), max_length=longest - 1)
 
 
@@ -296,9 +296,9 @@ def test_rows_of_new_tokens_are_trained_on_the_loss_that_they_make(build, make, 
 
 
 def test_columns_that_are_neither_chats_nor_labels_are_refused(build):
-    with pytest.raises(ValueError, match=r"train_dataset has the columns \['text'\]"):
+    with pytest.raises(ValueError, match=r"train_dataset: row 0 .*the columns are text|train_dataset: .*text"):
         build(data=Dataset.from_list([{"text": "hi"}]))
-    with pytest.raises(ValueError, match="eval_dataset has the columns"):
+    with pytest.raises(ValueError, match="eval_dataset: row 0"):
         build(eval_dataset=Dataset.from_list([{"input_ids": [1, 2]}]))
 
 
@@ -339,9 +339,9 @@ def test_an_adapter_on_a_quantised_base_stays_float32(build, tmp_path, bits):
 
 
 def test_an_empty_set_and_an_empty_set_among_several_are_refused(build):
-    with pytest.raises(ValueError, match="train_dataset has no rows"):
+    with pytest.raises(ValueError, match="train_dataset: it has no rows"):
         build(data=rows_of().select([]))
-    with pytest.raises(ValueError, match=r"eval_dataset\['new'\] has no rows"):
+    with pytest.raises(ValueError, match=r"eval_dataset\['new'\]: it has no rows"):
         build(eval_dataset={"known": rows_of(), "new": rows_of().select([])})
 
 

@@ -1,11 +1,13 @@
 "Edges of `ft_notebooks.training.cpu_kernels`: masks, documents and labels of any number."
 
+import itertools
+
 import pytest
 import torch
 from torch.testing import assert_close
 from transformers.masking_utils import sdpa_mask
 
-from ft_notebooks.training.cpu_kernels import _ShortDocuments, document_mask, label_log_probs, lora_linear
+from ft_notebooks.training.cpu_kernels import block_attention, document_mask, label_log_probs, lora_linear
 
 
 @pytest.mark.parametrize("reach", ["later tokens", "a window", "the document"])
@@ -31,7 +33,8 @@ def test_documents_of_one_token_and_a_single_document(bounds):
     torch.manual_seed(0)
     query, key, value = (torch.randn(heads, 7, 4, dtype=torch.float64, requires_grad=True) for heads in (6, 2, 2))
     cut = [x[:, : bounds[-1]].detach().requires_grad_() for x in (query, key, value)]
-    assert torch.autograd.gradcheck(lambda *qkv: _ShortDocuments.apply(*qkv, bounds, 0.5), cut)
+    blocks = [(slice(start, end), slice(start, end)) for start, end in itertools.pairwise(bounds)]
+    assert torch.autograd.gradcheck(lambda *qkv: block_attention(*qkv, blocks, 0.5), cut)
 
 
 def test_lora_linear_lets_a_frozen_input_be_and_takes_a_bias():

@@ -55,7 +55,6 @@ _modules = {  # module -> the public names that are also reachable as `from ft_n
     "distributed.launcher": "host_commands launch",
     "distributed.slurm": "slurm_job",
     "distributed.sharded_save": "sharded_memory save_whole check_whole",
-    "distributed.throughput": "step_time",
     "evaluation.likelihood": "perplexity bits_per_byte forced_match",
     "evaluation.runner": "evaluate exact_match key_order interval",
     "evaluation.answer_format": "valid_json json_schema matches",

@@ -7,6 +7,7 @@ __all__ = ['check_checkpoint', 'hub_commit', 'read_config', 'check_weights']
 
 # %% ../../nbs/package/loading/model_files.ipynb #786cfb7a
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils import cached_file, find_adapter_config_file
+
+from ..core.arguments import ArgumentError
 
 # %% ../../nbs/package/loading/model_files.ipynb #ede979c6
 def _weight_files(folder: Path) -> list[Path]:
@@ -77,6 +80,9 @@ def check_checkpoint(
     `ValueError` with the cure where the folder does not exist, holds an adapter, GGUF or pickled weights, or lacks
     its config or weights, and where a weight file is missing, truncated or a Git LFS pointer.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        cure = "a model that is loaded is used as it is"
+        raise ArgumentError("check_checkpoint", "name", "a folder or a name on the hub", name, cure)
     folder = Path(name).expanduser()
     if not folder.exists():
         if isinstance(name, str) and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):

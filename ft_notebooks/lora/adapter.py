@@ -43,7 +43,8 @@ def _check_modules(model: torch.nn.Module, fields: dict) -> None:
     for field in _MODULE_FIELDS:
         wanted = fields.get(field) or ()
         whole = isinstance(wanted, str)  # a pattern of whole paths, or "all-linear"
-        for part in [wanted] if whole else wanted:
+        parts: list[str] = [wanted] if isinstance(wanted, str) else list(wanted)
+        for part in parts:
             pattern = part if whole else rf"(.*\.)?({part})"
             if part != "all-linear" and not _matches(pattern, list(modules), f"{field}: {part!r}"):
                 near = nearest(part, modules if whole else ends)
@@ -98,7 +99,9 @@ def lora_config(
     no such module or layer; the error names the nearest.
     """
     if not isinstance(model, torch.nn.Module):
-        raise ArgumentError("lora_config", "model", "the model that the adapter is for", model, "load one: load_model(name)")
+        raise ArgumentError(
+            "lora_config", "model", "the model that the adapter is for", model, "load one: load_model(name)"
+        )
     if not isinstance(r, int) or isinstance(r, bool) or r < 1:
         raise ValueError(f"r must be a whole number of at least 1, got {r!r}; 8 to 64 are usual")
     targets = fields.get("target_modules")

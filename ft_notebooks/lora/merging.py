@@ -81,7 +81,12 @@ def _written(model: PreTrainedModel, tok: PreTrainedTokenizerBase) -> list[list[
         else:
             ids = tok(question).input_ids
         prompt = torch.tensor([ids], device=model.device)
-        sampling = {"do_sample": True, "num_return_sequences": 4, "max_new_tokens": 32, "pad_token_id": tok.pad_token_id}
+        sampling = {
+            "do_sample": True,
+            "num_return_sequences": 4,
+            "max_new_tokens": 32,
+            "pad_token_id": tok.pad_token_id,
+        }
         with keep_random_state(0):
             answers = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), **sampling)
         for answer in answers[:, len(ids) :].tolist():

@@ -1,4 +1,4 @@
-"README's scripts run as they stand, one after the other in one folder: the third goes on with what the first has saved."
+"README's scripts run as they stand, one after the other in one folder: the third goes on with the first's run."
 
 import os
 import re

@@ -3,7 +3,6 @@ the two real ones.
 """
 
 import hashlib
-import json
 import multiprocessing
 import os
 import subprocess

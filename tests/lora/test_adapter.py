@@ -518,7 +518,7 @@ def test_a_pickle_is_refused(saved, nothing_is_loaded):
 def test_an_adapter_that_was_cut_off_is_refused(saved, size, nothing_is_loaded):
     file = saved[0] / "adapter/adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:size])
-    with pytest.raises(ValueError, match="adapter_model.safetensors is damaged, or was cut off"):
+    with pytest.raises(ValueError, match="adapter_model.safetensors, of .* is cut short or damaged"):
         load_adapter(saved[0] / "adapter")
 
 

@@ -1,6 +1,7 @@
 "The repository's own promises."
 
 import ast
+import importlib
 import json
 import os
 import re
@@ -330,6 +331,13 @@ def test_every_public_name_of_the_package_is_in_the_module_it_names():
     assert set(ft_notebooks._lazy) <= set(dir(ft_notebooks))
     with pytest.raises(AttributeError, match="nonsense"):
         ft_notebooks.nonsense
+
+
+def test_the_root_has_about_forty_names_and_the_packages_have_them_all():
+    assert 35 <= len(ft_notebooks._lazy) <= 45
+    for name, where in ft_notebooks._lazy.items():
+        face = importlib.import_module(f"ft_notebooks.{where.partition('.')[0]}")
+        assert name in face.__all__ and getattr(face, name) is getattr(ft_notebooks, name), name
 
 
 def test_every_name_that_readme_imports_is_there():

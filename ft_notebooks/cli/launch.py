@@ -16,28 +16,24 @@ from .pipeline import say
 
 # %% ../../nbs/package/cli/launch.ipynb #6fb708f1
 def _config_file(args) -> Path:
-    "The file for accelerate: a new one, or the one given, its outdated keys converted."
+    "The file for accelerate: the one given, checked, or a new one."
     from ft_notebooks.distributed.launch_files import accelerate_config, check_config
     from ft_notebooks.core.files import write_atomically
 
-    file = Path("runs", "accelerate.yaml")
-    changes: list[str] = []
     if args.config and args.strategy:
         raise ValueError(f"--config {args.config} says the strategy; leave --strategy out")
     if args.config:
-        text, changes = check_config(args.config, args.processes, args.machines)
-        if not changes:
-            return Path(args.config)
-    elif args.processes is None:
+        check_config(args.config, args.processes, args.machines)
+        return Path(args.config)
+    if args.processes is None:
         raise ValueError(
             "say how many processes there are, over all machines: --processes N, one for each GPU; or give --config "
             "FILE"
         )
-    else:
-        text = accelerate_config(args.strategy or "ddp", args.processes, args.machines or 1)
+    file = Path("runs", "accelerate.yaml")
     file.parent.mkdir(exist_ok=True)
-    write_atomically(file, text)
-    say("\n".join([f"wrote {file}", *(f"  {change}" for change in changes)]))
+    write_atomically(file, accelerate_config(args.strategy or "ddp", args.processes, args.machines or 1))
+    say(f"wrote {file}")
     return file
 
 # %% ../../nbs/package/cli/launch.ipynb #008e7d30

@@ -3,6 +3,7 @@
 import lazy_loader
 
 _names = {
+    "arguments": ["ArgumentError"],
     "cpu_threads": ["use_cpu_threads"],
     "device": ["hardware"],
     "processes": ["together", "check_same", "once_a_host", "join_processes"],

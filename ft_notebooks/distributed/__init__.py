@@ -13,7 +13,6 @@ _names = {
     "launcher": ["host_commands", "launch"],
     "slurm": ["slurm_job"],
     "sharded_save": ["sharded_memory", "save_whole", "check_whole"],
-    "throughput": ["step_time"],
     "uneven_batches": ["count_rows_once", "own_batches", "own_loss", "own_rows"],
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_names)

@@ -88,9 +88,10 @@ def _still(file: Path) -> tuple[dict[str, int], int]:
     with safe_open(file, "pt") as opened:
         for name in filter(lambda name: "lora_B" in name, opened.keys()):
             rows = opened.get_tensor(name).flatten(1).any(1)  # [rows of B]: True where one is not zero
-            if rows.any():
-                moved += 1
-            if rows.any() and not rows.all():
+            if not rows.any():
+                continue
+            moved += 1
+            if not rows.all():
                 still[f"{name} {tuple(opened.get_slice(name).get_shape())}"] = int((~rows).sum())
     return still, moved
 

@@ -9,7 +9,7 @@ __all__ = ['slurm_job']
 import shlex
 from pathlib import Path
 
-from .launcher import launch_settings
+from .launch_files import check_config
 
 # %% ../../nbs/package/distributed/slurm.ipynb #5cbf397c
 _JOB = """\
@@ -41,7 +41,7 @@ exit "$code"
 # %% ../../nbs/package/distributed/slurm.ipynb #b12ad41f
 def slurm_job(
     words: list[str],  # What follows `--` in `ft launch ... -- sft DATA`
-    file: str | Path,  # As `accelerate_config` or `check_config` wrote it; under this path on every machine
+    file: str | Path,  # As `accelerate_config` writes it; under this path on every machine
     *,
     name: str = "ft",
     time: str = "24:00:00",  # After which Slurm ends the job, and it is queued again
@@ -51,9 +51,9 @@ def slurm_job(
 ) -> str:  # A Bash script for `sbatch`
     """A job that runs `ft launch` on every machine, and is queued again when it was stopped before the end.
 
-    Slurm stops it `grace` + 60 seconds before `time` is over. Raises `ValueError` where `launch_settings` does.
+    Slurm stops it `grace` + 60 seconds before `time` is over. Raises `ValueError` where `check_config` does.
     """
-    config = launch_settings(file)
+    config = check_config(file)
     here = config["num_processes"] // config["num_machines"]
     fixed = shlex.join(["--config", str(file), "--max-restarts", str(max_restarts)])
     own = '--machine-rank "$SLURM_NODEID" --address "$address" --port "$port"'

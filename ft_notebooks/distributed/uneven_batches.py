@@ -85,7 +85,10 @@ def _gathers_own(accelerator, share: _Share | None) -> Iterator[None]:
         return
 
     def gather(values: Tensor) -> Tensor:
-        mine = (values * bool(share.own))[None] if values.dim() == 0 else values if share.own else values[:0]
+        if values.dim() == 0:
+            mine = values[None] if share.own else torch.zeros_like(values)[None]
+        else:
+            mine = values if share.own else values[:0]
         return torch.tensor(gather_object(mine.tolist()), dtype=values.dtype, device=values.device)
 
     accelerator.gather = accelerator.gather_for_metrics = gather
@@ -189,5 +192,8 @@ def own_loss(
             share = _Share(own, 1, uneven)
     with _gathers_own(trainer.accelerator, share):
         loss = compute(model, inputs, *args, **kwargs)
-    weight = 1 if share is None else share.weight
-    return loss if weight == 1 else (loss[0] * weight, *loss[1:]) if isinstance(loss, tuple) else loss * weight
+    if share is None or share.weight == 1:
+        return loss
+    if isinstance(loss, tuple):
+        return loss[0] * share.weight, *loss[1:]
+    return loss * share.weight

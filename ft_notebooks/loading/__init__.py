@@ -12,7 +12,7 @@ _names = {
     "example_models": ["tiny_tokenizer", "tiny_model", "smollm2"],
     "four_bit_codes": ["plot_code_book"],
     "gguf_files": ["gguf_tokenizer"],
-    "memory_estimate": ["estimate_memory", "largest_batch", "plot_memory", "weight_bytes"],
+    "memory_estimate": ["Memory", "estimate_memory", "largest_batch", "plot_memory", "weight_bytes"],
     "model_files": ["check_checkpoint"],
     "quantization_error": ["logits_distance", "token_distances", "round_weight", "weight_errors"],
     "quantized_loading": ["load_model"],

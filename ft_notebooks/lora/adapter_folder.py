@@ -13,10 +13,9 @@ from pathlib import Path
 import torch
 from peft import PeftConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from ..loading.model_files import check_checkpoint, read_config
+from ..loading.model_files import check_checkpoint, read_config, tensor_shapes
 
 # %% ../../nbs/package/lora/adapter_folder.ipynb #52e29d0d
 def _shapes(folder: Path) -> dict[str, list[int]]:
@@ -32,11 +31,7 @@ def _shapes(folder: Path) -> dict[str, list[int]]:
     for name in ("adapter_config.json", file.name):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}; give a folder that save_pretrained of a peft.PeftModel wrote")
-    try:
-        with safe_open(file, "pt") as opened:
-            return {name: opened.get_slice(name).get_shape() for name in opened.keys()}
-    except SafetensorError as e:
-        raise ValueError(f"{file} is damaged, or was cut off as it was written ({e}); copy or make it again") from e
+    return tensor_shapes(file)
 
 # %% ../../nbs/package/lora/adapter_folder.ipynb #d89fb42a
 def _misfit(adapter: PeftConfig, shapes: dict[str, list[int]], base: PreTrainedConfig) -> str | None:

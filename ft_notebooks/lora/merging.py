@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from transformers import PreTrainedModel
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.files import atomic_path
+from ..core.random_state import keep_random_state
 from ..loading.quantization_error import token_distances
 from ..loading.quantized_loading import load_model
 from .adapter import dequantise_base, load_adapter, merge_adapter
@@ -62,10 +64,41 @@ def whole_folder(
         yield part
 
 # %% ../../nbs/package/lora/merging.ipynb #2b4fb133
+_QUESTIONS = (
+    "What is the capital of France?",
+    "Please note: the dentist on Monday at nine.",
+    "Write a few lines about a garden in spring.",
+)
+
+
+def _written(model: PreTrainedModel, tok: PreTrainedTokenizerBase) -> list[list[int]]:
+    "Token ids of twelve answers that the adapter's model samples, with their questions."
+    rows: list[list[int]] = []
+    for question in _QUESTIONS:
+        if tok.chat_template:
+            messages = [{"role": "user", "content": question}]
+            ids = tok.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        else:
+            ids = tok(question).input_ids
+        prompt = torch.tensor([ids], device=model.device)
+        sampling = {
+            "do_sample": True,
+            "num_return_sequences": 4,
+            "max_new_tokens": 32,
+            "pad_token_id": tok.pad_token_id,
+        }
+        with keep_random_state(0):
+            answers = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), **sampling)
+        for answer in answers[:, len(ids) :].tolist():
+            end = answer.index(tok.pad_token_id) if tok.pad_token_id in answer else len(answer)
+            rows.append(ids + answer[:end])
+    return rows
+
+# %% ../../nbs/package/lora/merging.ipynb #25474f4d
 def merge_folder(
-    folder: str | Path,  # Holds an adapter and its tokenizer
-    output: str | Path,  # The folder to make, as in `whole_folder`
-    input_ids: list[list[int]],  # Rows to compare the models on, as in `check_merged`
+    run: str | Path,  # A run's folder, a checkpoint or another that holds an adapter and its tokenizer
+    output: str | Path | None = None,  # The folder to make, as in `whole_folder`; None: `merged` inside the run's
+    input_ids: list[list[int]] | None = None,  # Rows to compare on, as in `check_merged`; None: answers of the model
     bits: int | None = None,  # Of a weight of the base that the adapter was trained on; None: as in `load_adapter`
 ) -> tuple[float, float]:  # As in `check_merged`
     """A plain model at `output`, with its tokenizer, whose logits are the adapter's up to rounding.
@@ -73,12 +106,14 @@ def merge_folder(
     `ValueError`, and nothing is written to `output`, where `check_merged` raises it, where `output` exists, and where
     the adapter, its base or its tokenizer cannot be loaded.
     """
-    bits = bits or trained_bits(folder) or 16
+    bits = bits or trained_bits(run) or 16
+    output = Path(run, "merged") if output is None else Path(output)
     with whole_folder(output) as part:
-        tok = load_tokenizer(folder)
-        merge_adapter(load_adapter(folder, bits)).save_pretrained(part)
+        tok = load_tokenizer(run)
+        merge_adapter(load_adapter(run, bits)).save_pretrained(part)
         tok.save_pretrained(part)
-        model = load_adapter(folder, bits)
+        model = load_adapter(run, bits)
         if bits == 8:
             model = dequantise_base(model, model.get_base_model().config.dtype).eval()
-        return check_merged(model, load_model(part, 32 if bits == 32 else 16), input_ids)
+        rows = _written(model, tok) if input_ids is None else input_ids
+        return check_merged(model, load_model(part, 32 if bits == 32 else 16), rows)

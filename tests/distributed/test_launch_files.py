@@ -22,7 +22,7 @@ from ft_notebooks.distributed.slurm import slurm_job
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 BIN = Path(sys.executable).parent
-FSDP1 = {"distributed_type": "FSDP", "num_processes": 4, "num_machines": 1}
+FSDP = {"distributed_type": "FSDP", "num_processes": 4, "num_machines": 1}
 ZERO3 = {"distributed_type": "DEEPSPEED", "num_processes": 4, "num_machines": 1}
 
 
@@ -136,52 +136,35 @@ def test_a_file_that_starts_nothing_is_refused_with_its_name(here, text, words):
 def test_a_file_in_json_and_one_for_one_process_pass(here):
     one = {"distributed_type": "NO", "num_processes": 1, "compute_environment": "LOCAL_MACHINE"}
     for name, text in (("one.json", json.dumps(one)), ("one.yaml", yaml.safe_dump(one))):
-        assert check_config(written(here, text, name), 1, 1) == (text, [])
+        assert check_config(written(here, text, name), 1, 1) == {**one, "num_machines": 1}
 
 
-@pytest.mark.parametrize("given, reshards", [(1, True), ("2", False), ("shard_grad_op", False), ("FULL_SHARD", True)])
-def test_a_sharding_strategy_is_known_by_number_and_in_small_letters(here, given, reshards):
-    text, said = check_config(written(here, {**FSDP1, "fsdp_config": {"fsdp_sharding_strategy": given}}))
-    assert yaml.safe_load(text)["fsdp_config"] == {
-        "fsdp_reshard_after_forward": reshards,
-        "fsdp_version": 2,
-        "fsdp_state_dict_type": "FULL_STATE_DICT",
-    }
-    assert said[0] == f"fsdp_sharding_strategy: {given} is now fsdp_reshard_after_forward: {reshards}"
+@pytest.mark.parametrize("section", [{}, {"fsdp_sharding_strategy": "FULL_SHARD"}, {"fsdp_version": 1}, None])
+def test_a_file_for_fsdp1_is_refused_and_not_started(here, section):
+    file = written(here, {**FSDP, "fsdp_config": section})
+    for read in (check_config, lambda file: launch(["-m", "this"], file), lambda file: host_commands(["x.py"], file)):
+        with pytest.raises(ValueError, match="is for FSDP1.*make a file for FSDP2"):
+            read(file)
 
 
-@pytest.mark.parametrize("given", [3, "HYBRID_SHARD", "hybrid_shard_zero2", 5])
-def test_a_sharding_strategy_that_fsdp2_has_not_is_refused(here, given):
-    with pytest.raises(ValueError, match="FSDP2 has no fsdp_sharding_strategy"):
-        check_config(written(here, {**FSDP1, "fsdp_config": {"fsdp_sharding_strategy": given}}))
-
-
-def test_a_file_that_says_fsdp2_loses_the_keys_of_fsdp1(here):
+@pytest.mark.parametrize("key", ["fsdp_use_orig_params", "fsdp_forward_prefetch", "fsdp_sharding_strategy"])
+def test_a_file_for_fsdp2_has_no_key_of_fsdp1(here, key):
     section = yaml.safe_load(accelerate_config("fsdp2", 4))["fsdp_config"]
-    file = written(
-        here, {**FSDP1, "fsdp_config": {**section, "fsdp_use_orig_params": True, "fsdp_forward_prefetch": False}}
-    )
-    text, said = check_config(file)
-    assert yaml.safe_load(text)["fsdp_config"] == section
-    assert [line.partition(" ")[0] for line in said] == ["fsdp_forward_prefetch", "fsdp_use_orig_params"]
+    with pytest.raises(ValueError, match=f"accelerate.yaml: {key} has no effect under FSDP2; remove it"):
+        check_config(written(here, {**FSDP, "fsdp_config": {**section, key: True}}))
 
 
 def test_zero_3_ends_with_a_whole_model_and_starts_on_every_machine(here):
-    file = written(here, {**ZERO3, "num_machines": 2, "deepspeed_config": {"zero_stage": 3}})
-    text, said = check_config(file)
-    assert yaml.safe_load(text)["deepspeed_config"]["zero3_save_16bit_model"] is True
-    assert said == ["deepspeed_multinode_launcher: standard is added", "zero3_save_16bit_model: True is added"]
-    with pytest.raises(ValueError, match="write zero3_save_16bit_model: True"):
-        check_config(written(here, {**ZERO3, "deepspeed_config": {"zero_stage": 3, "zero3_save_16bit_model": False}}))
+    for section, machines, words in (
+        ({"zero_stage": 3}, 1, "write zero3_save_16bit_model: True"),
+        ({"zero_stage": 3, "zero3_save_16bit_model": False}, 1, "write zero3_save_16bit_model: True"),
+        ({"zero_stage": "2"}, 2, "write deepspeed_multinode_launcher: standard"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            check_config(written(here, {**ZERO3, "num_machines": machines, "deepspeed_config": section}))
     for section in ({"zero_stage": 2}, {"deepspeed_config_file": "ds.json"}):
-        assert check_config(written(here, {**ZERO3, "deepspeed_config": section}))[1] == []
-
-
-def test_a_file_that_needs_conversion_is_not_started(here):
-    file = written(here, {**FSDP1, "fsdp_config": {"fsdp_sharding_strategy": "FULL_SHARD"}})
-    for start in (launch, host_commands):
-        with pytest.raises(ValueError, match="Write what check_config"):
-            start(["-m", "this"], file)
+        config = {**ZERO3, "deepspeed_config": section}
+        assert check_config(written(here, config)) == config
 
 
 @pytest.mark.parametrize("program", [[], ["train.py"], ["--help"]])

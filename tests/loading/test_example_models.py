@@ -3,7 +3,6 @@ the two real ones.
 """
 
 import hashlib
-import json
 import multiprocessing
 import os
 import subprocess
@@ -273,73 +272,13 @@ def test_the_tokenizer_of_the_wheel_splits_digits(tmp_path, monkeypatch):
     assert tok.chat_template == example_models.CHATML
 
 
-def test_an_old_folder_gets_the_tokenizer_that_a_new_one_has_without_a_download_and_once(tmp_path, monkeypatch):
-    folder = old_folder(tmp_path)
-    with monkeypatch.context() as offline:
-        no_sources(offline)
-        assert example_models.smollm2() == folder
-        mended = contents(folder)
-        assert example_models.smollm2() == folder
-    assert contents(folder) == mended
-    assert AutoTokenizer.from_pretrained(folder).tokenize(TEXT) == PARTS
-    monkeypatch.setenv("FT_NOTEBOOKS_CACHE", str(tmp_path / "new"))
-    wheel_of(tmp_path, monkeypatch)
-    new = example_models.smollm2()
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        assert (folder / name).read_bytes() == (new / name).read_bytes(), name
-    assert (folder / "model.safetensors").read_text() == "whole"
-    assert not (folder / "part").exists()
-
-
-def test_processes_that_find_an_old_folder_mend_it_once_and_all_read_a_whole_tokenizer(tmp_path, monkeypatch):
-    no_sources(monkeypatch)
-    folder, mend = old_folder(tmp_path), example_models._mend
-
-    def logged(folder):
-        with open(tmp_path / "mends", "a") as log:
-            print(os.getpid(), file=log)
-        mend(folder)
-
-    def child():
-        example_models._mend = logged
-        (tmp_path / f"asks-{os.getpid()}").touch()
-        while not (tmp_path / "go").exists():
-            time.sleep(0.01)
-        tok = Tokenizer.from_file(str(example_models.smollm2() / "tokenizer.json"))
-        (tmp_path / f"told-{os.getpid()}").write_text(json.dumps(tok.encode(TEXT).tokens))
-
-    processes = [multiprocessing.get_context("fork").Process(target=child) for _ in range(4)]
-    [process.start() for process in processes]
-    wait_for(lambda: len(list(tmp_path.glob("asks-*"))) == 4, *processes)
-    (tmp_path / "go").touch()
-    [process.join() for process in processes]
-    assert [json.loads((tmp_path / f"told-{process.pid}").read_text()) for process in processes] == [PARTS] * 4
-    assert len((tmp_path / "mends").read_text().splitlines()) == 1
-    assert folder.is_dir()
-
-
-def test_a_process_killed_while_mending_leaves_the_old_tokenizer_whole_and_the_next_one_mends_it(tmp_path, monkeypatch):
+def test_an_old_folder_is_an_error_with_the_cure_and_is_left_as_it_is(tmp_path, monkeypatch):
     no_sources(monkeypatch)
     folder = old_folder(tmp_path)
-    before, replace = (folder / "tokenizer.json").read_bytes(), Path.replace
-
-    def killed(self, target):
-        if Path(target).name == "tokenizer.json":
-            os._exit(9)
-        return replace(self, target)
-
-    def child():
-        Path.replace = killed
+    before = contents(folder)
+    with pytest.raises(ValueError, match=rf"{folder}.*does not split digits.*delete the folder, and smollm2\(\) will"):
         example_models.smollm2()
-
-    process = multiprocessing.get_context("fork").Process(target=child)
-    process.start()
-    process.join()
-    assert process.exitcode == 9
-    assert (folder / "tokenizer.json").read_bytes() == before
-    example_models.smollm2()
-    assert AutoTokenizer.from_pretrained(folder).tokenize(TEXT) == PARTS
-    assert not (folder / "part").exists()
+    assert contents(folder) == before
 
 
 def test_a_folder_from_the_hub_is_left_as_it_is(tmp_path, cache, monkeypatch):
@@ -352,26 +291,6 @@ def test_a_folder_from_the_hub_is_left_as_it_is(tmp_path, cache, monkeypatch):
     before = contents(folder)
     assert example_models.smollm2() == folder
     assert contents(folder) == before
-
-
-def test_a_cache_that_cannot_be_written_is_an_error_only_where_the_tokenizer_is_old(tmp_path, monkeypatch):
-    no_sources(monkeypatch)
-    folder = old_folder(tmp_path)
-    before = contents(folder)
-
-    def read_only(*_, **__):
-        raise PermissionError(13, "Permission denied", str(folder.parent / ".lock"))
-
-    with monkeypatch.context() as locked:
-        locked.setattr(example_models, "FileLock", read_only)
-        with pytest.raises(OSError) as error:
-            example_models.smollm2()
-        for part in (str(folder), "does not split digits", "Permission denied", "FT_NOTEBOOKS_CACHE"):
-            assert part in str(error.value)
-        assert contents(folder) == before
-    example_models.smollm2()
-    monkeypatch.setattr(example_models, "FileLock", read_only)
-    assert example_models.smollm2() == folder
 
 
 def test_a_damaged_tokenizer_in_the_cache_is_named(tmp_path, monkeypatch):

@@ -360,3 +360,20 @@ def test_four_bit_rows_that_this_machine_misreads_are_refused(tmp_path, monkeypa
     with pytest.raises(ValueError, match="misreads rows of 96 weights on this machine.*take bits=8 or bits=16"):
         load_model(tmp_path, bits=4)
     assert load_model(tmp_path, bits=8).is_loaded_in_8bit
+
+
+@pytest.mark.parametrize(
+    "name, bits, said",
+    [
+        ("a/b", "4", "bits must be 4, 8, 16 or 32, got '4'"),
+        ("a/b", 3, "bits must be 4, 8, 16 or 32, got 3"),
+        ("./none", 16, "./none does not exist; a path must lead to a folder"),
+        (tiny_model(), 16, "name must be a folder or a name on the hub, got LlamaForCausalLM; a model that is loaded"),
+        (tiny_tokenizer(), 16, "name must be a folder or a name on the hub, got .*Token"),
+        (None, 16, "name must be a folder or a name on the hub, got None"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_slip_is_named_with_what_was_given(name, bits, said):
+    with pytest.raises(ValueError, match=said):
+        load_model(name, bits)

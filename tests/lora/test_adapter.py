@@ -518,7 +518,7 @@ def test_a_pickle_is_refused(saved, nothing_is_loaded):
 def test_an_adapter_that_was_cut_off_is_refused(saved, size, nothing_is_loaded):
     file = saved[0] / "adapter/adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:size])
-    with pytest.raises(ValueError, match="adapter_model.safetensors is damaged, or was cut off"):
+    with pytest.raises(ValueError, match="adapter_model.safetensors, of .* is cut short or damaged"):
         load_adapter(saved[0] / "adapter")
 
 
@@ -625,3 +625,22 @@ def test_an_adapter_goes_on_training_on_a_base_in_four_bits(saved):
     model.generate(input_ids=IDS, max_new_tokens=3, do_sample=False, pad_token_id=0)
     model(IDS, labels=IDS).loss.backward()
     assert all(torch.equal(p.grad, g) and g.abs().max() > 0 for p, g in zip(trained, first))
+
+
+@pytest.mark.parametrize(
+    "call, said",
+    [
+        (lambda: lora_config(tiny_tokenizer()), "lora_config: model must be .*, got .*Token.*; load one"),
+        (lambda: lora_config(tiny_model(), r="8"), "r must be a whole number of at least 1, got '8'"),
+        (lambda: add_adapter(tiny_tokenizer(), LoraConfig()), "add_adapter: model must be .*got .*Token"),
+        (
+            lambda: add_adapter(tiny_model(), tiny_model()),
+            "add_adapter: config must be a peft.LoraConfig, got LlamaFor",
+        ),
+        (lambda: add_adapter(tiny_model(), 8), "add_adapter: config must be a peft.LoraConfig, got 8; make one"),
+        (lambda: add_adapter(torch.nn.DataParallel(tiny_model()), LoraConfig()), "got DataParallel; give model.module"),
+    ],
+)
+def test_a_slip_is_named_with_what_was_given(call, said):
+    with pytest.raises(ValueError, match=said):
+        call()

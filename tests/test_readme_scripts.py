@@ -1,0 +1,38 @@
+"README's scripts run as they stand, one after the other in one folder: the third goes on with the first's run."
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SECTION = (ROOT / "README.md").read_text(encoding="utf-8").partition("## In a script")[2].partition("\n## ")[0]
+SCRIPTS = re.findall(r"```python\n(.*?)```", SECTION, flags=re.S)
+
+
+def test_there_are_three_scripts_of_fewer_than_twelve_lines():
+    lines = [[line for line in script.splitlines() if line.strip()] for script in SCRIPTS]
+    assert [("sft" in script, "bits=4" in script, "dpo" in script) for script in SCRIPTS] == [
+        (True, False, False),
+        (True, True, False),
+        (True, False, True),
+    ]
+    assert all(len(script) < 12 for script in lines)
+
+
+@pytest.mark.smol
+def test_the_scripts_run_as_they_stand(tmp_path):
+    from ft_notebooks.loading.example_models import _cache
+
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "FT_NOTEBOOKS_CACHE": str(_cache())}
+    for number, script in enumerate(SCRIPTS):
+        (tmp_path / f"{number}.py").write_text(script, encoding="utf-8")
+        run = subprocess.run(
+            [sys.executable, f"{number}.py"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600
+        )
+        assert run.returncode == 0, f"{script}\n{run.stderr[-2000:]}"
+    assert (tmp_path / "runs/sft/report/report.html").is_file()
+    assert all((tmp_path / "runs" / run / "adapter_model.safetensors").is_file() for run in ("sft", "qlora", "dpo"))

@@ -38,6 +38,7 @@ _modules = {  # module -> the public names that are also reachable as `from ft_n
     "training.progress_and_plots": "plot_history watch check_trackers",
     "training.batch_plan": "effective_batch plan",
     "training.config": "run_config",
+    "training.run": "fit",
     "training.gradient_flow": "GradientFlowCallback check_trained",
     "training.nan_guard": "NaNGuard find_spikes",
     "training.out_of_memory": "MemoryCheck explain_out_of_memory",

@@ -10,6 +10,7 @@ import itertools
 import json
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from .disk_space import numbered_checkpoints
@@ -31,13 +32,19 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 # %% ../../nbs/package/checkpointing/integrity.ipynb #bbfb1089
+def _files(folder: Path) -> list[Path]:
+    "All files of a checkpoint but those that say how far its save is."
+    return [p for p in folder.rglob("*") if p.is_file() and p.name not in _NOT_OURS and p.name[0] != "."]
+
+
 def mark_checkpoint(
-    folder: str | Path,  # A checkpoint that has all its files
+    folder: str | Path,  # A checkpoint, or a run's folder with its saved model
     step: int,  # Optimizer steps before it
+    files: Iterable[Path] | None = None,  # The files in it that count; None: all
 ) -> None:
-    "The checkpoint counts as complete from now on: `complete.json` lists its files with size and SHA-256."
+    "These files are complete from now on: `complete.json` in the folder lists them with size and SHA-256."
     folder = Path(folder)
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in _NOT_OURS and p.name[0] != ".")
+    files = sorted(_files(folder) if files is None else files)
     for file in files:
         _sync(file)
     listed = {p.relative_to(folder).as_posix(): {"size": p.stat().st_size, "sha256": file_sha256(p)} for p in files}

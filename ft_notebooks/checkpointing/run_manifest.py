@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from .run_identity import counted_settings, describe
 from ..core.files import write_atomically
 from ..core.fingerprints import plain
-from ..core.processes import Everywhere
+from ..core.errors import Everywhere
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #31d8b2f2
 def _differences(old: dict, new: dict) -> list[str]:

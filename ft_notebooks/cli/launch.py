@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from .arguments import parser
-from .pipeline import say
+from .console import say
 
 # %% ../../nbs/package/cli/launch.ipynb #6fb708f1
 def _config_file(args) -> Path:

@@ -155,9 +155,19 @@ def _is_checkpointed(base: PreTrainedModel) -> bool:
     return bool(base.is_gradient_checkpointing if newer is None else newer)
 
 
-def _not_kept(trainer) -> None:
-    "`ValueError` where a batch lacks the reference that is known before step 1 only."
-    full = trainer.ref_model is None and not isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel)
+def _has_reference_adapter(model) -> bool:
+    return "ref" in getattr(model, "peft_config", {})
+
+
+def _not_kept(trainer, had_adapter: bool) -> None:
+    "`ValueError` where a batch lacks the reference, and the model that it would be computed with is no more."
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if had_adapter and not _has_reference_adapter(model):
+        raise ValueError(
+            f"a batch has no {REFERENCE_COLUMNS[0]}, and the reference, an adapter of its own, is no more: fit has "
+            "dropped it when the run had finished; evaluate before, or set precompute_ref_log_probs=True"
+        )
+    full = trainer.ref_model is None and not isinstance(model, PeftModel)
     if full and (trainer.model.training or trainer.state.global_step):
         raise ValueError(
             f"a batch has no {REFERENCE_COLUMNS[0]}, and the reference, which was this model before step 1, is no more;"
@@ -181,6 +191,7 @@ class SharedPrompt:
             require(trainer, name, why, DPOTrainer)
         self.trainer, self.off, self._blocks = trainer, off, 0
         models = [trainer.accelerator.unwrap_model(model) for model in (trainer.model, trainer.ref_model) if model]
+        self._had_adapter = trainer.ref_model is None and _has_reference_adapter(models[0])
         reasons = {"it is among those left out": "share" in off}
         reasons["a compiled model keeps the attention that it was compiled with"] = trainer.args.torch_compile
         said = [reason for reason, holds in reasons.items() if holds]
@@ -217,7 +228,7 @@ class SharedPrompt:
         if set(REFERENCE_COLUMNS) <= set(inputs):
             return {name: inputs[name] for name in REFERENCE_COLUMNS}
         trainer = self.trainer
-        _not_kept(trainer)
+        _not_kept(trainer, self._had_adapter)
         texts = {name: inputs[name] for name in ("input_ids", "attention_mask", "completion_mask")}
         model = trainer.ref_model or trainer.model
         return dict(zip(REFERENCE_COLUMNS, trainer.compute_ref_log_probs(self.forward(model), texts)))

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from transformers.trainer_callback import CallbackHandler
 
 import ft_notebooks.sft.trainer
-from ft_notebooks.cli import commands, pipeline
+from ft_notebooks.cli import commands, console, demo_task, evaluation, model_choice, run_record
 from ft_notebooks.cli.arguments import parser
 from ft_notebooks.cli.commands import main
 from ft_notebooks.cli.data_preparation import show_row
@@ -536,7 +536,7 @@ def test_the_settings_come_from_the_file_here_or_the_one_named_and_the_command_l
     Path("other.ini").write_text("[sft]\nmax_steps = 3\n")
 
     def read(*argv):
-        return commands._settings(parser().parse_args(["sft", "x", *argv]))["sft"]
+        return console.command_settings(parser().parse_args(["sft", "x", *argv]))["sft"]
 
     assert read() == {"max_steps": 1, "learning_rate": 1.0}
     argv = ["--settings", "other.ini", "--set", "sft.max_steps=5", "--set", "sft.seed=2"]
@@ -551,10 +551,10 @@ def test_the_settings_come_from_the_file_here_or_the_one_named_and_the_command_l
 def test_the_bits_of_a_weight_follow_from_the_method_and_the_machine(monkeypatch, dtype, bits):
     monkeypatch.setattr("ft_notebooks.core.device.hardware", lambda: SimpleNamespace(dtype=dtype))
     assert (
-        pipeline.model_bits(None),
-        pipeline.model_bits(None, "full"),
-        pipeline.model_bits(16, "full"),
-        pipeline.model_bits(32),
+        model_choice.model_bits(None),
+        model_choice.model_bits(None, "full"),
+        model_choice.model_bits(16, "full"),
+        model_choice.model_bits(32),
     ) == (bits, 32, 16, 32)
 
 
@@ -580,7 +580,7 @@ def test_every_command_is_documented_and_has_its_own_defaults():
     }
     for argv, expected in defaults.items():
         found = vars(parser().parse_args(argv))
-        assert found.pop("command") == argv[0]
+        assert found.pop("command") == argv[0] and found.pop("quiet") is False
         assert found == expected
     assert set(inspect.signature(main).parameters) == {"argv"}
 
@@ -590,7 +590,7 @@ def test_the_rows_kept_aside_are_found_again_or_refused(copied, here, capsys, mo
     monkeypatch.chdir(here.parent)  # the run knows where its rows were
     main(["eval", str(here / "runs/sft"), "--set", "evaluation.max_new_tokens=3"])
     monkeypatch.chdir(here)
-    held = pipeline.held_out(read_chats("notes.jsonl"), "0.2", 5)[1]
+    held = run_record.held_out(read_chats("notes.jsonl"), "0.2", 5)[1]
     text = Path("runs/sft/eval/report.html").read_text()
     assert all(messages[2]["content"].split('"')[3] in text for messages in held["messages"])
     lines = Path("notes.jsonl").read_text().splitlines()
@@ -610,7 +610,7 @@ def test_a_file_of_held_out_rows_is_found_again_from_another_folder(here, capsys
 
 
 def test_data_are_read_before_a_model_is_loaded_to_evaluate_it(here, capsys, monkeypatch):
-    monkeypatch.setattr(commands, "load_folder", lambda *args: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(model_choice, "load_folder", lambda *args: pytest.fail("a model was loaded"))
     assert "no such file" in refused(capsys, "eval", "tiny", "nowhere.jsonl")
 
 
@@ -631,20 +631,21 @@ def test_the_base_is_measured_before_training_and_the_model_after(hot):
 
 @pytest.mark.parametrize("kept", ["manifest.json run.json", "manifest.json"])
 def test_an_adapter_of_a_run_is_loaded_evaluated_and_merged_in_the_bits_of_the_run(hot, capsys, monkeypatch, kept):
-    run, load, loaded = Path("copy"), pipeline.load_folder, []
+    run, load, loaded = Path("copy"), model_choice.load_folder, []
     shutil.copytree(hot, run)
     if "run.json" not in kept:  # as a script leaves it
         (run / "run.json").unlink()
     assert {load_adapter(folder).get_base_model().dtype for folder in (run, run / "checkpoint-6")} == {torch.float32}
-    monkeypatch.setattr(commands, "load_folder", lambda folder, bits: loaded.append(bits) or load(folder, bits))
+    for module in (commands, model_choice):
+        monkeypatch.setattr(module, "load_folder", lambda folder, bits: loaded.append(bits) or load(folder, bits))
     main(["eval", "copy", "notes.jsonl", "--set", "evaluation.max_new_tokens=3"])
     typed(monkeypatch, "hi")
     main(["chat", "copy"])
     assert loaded == [32] * 3
     main(["merge", "copy"])
     assert json.loads(Path("copy/merged/config.json").read_text())["dtype"] == "float32"
-    assert pipeline.model_bits(None, folder="copy/merged") == pipeline.model_bits(None)  # it is no adapter
-    assert pipeline.model_settings({"model": {"name": "copy"}, "lora": {}})["bits"] == 32
+    assert model_choice.model_bits(None, folder="copy/merged") == model_choice.model_bits(None)  # it is no adapter
+    assert model_choice.model_settings({"model": {"name": "copy"}, "lora": {}})["bits"] == 32
     assert "was trained on a base in 32 bits, not 4" in refused(capsys, "merge", "copy", "--set", "model.bits=4")
 
 
@@ -670,7 +671,7 @@ def test_a_table_shows_each_stage_with_its_interval_and_a_dash_for_what_it_was_n
     def scores(**values):
         return Evaluation({k: {"value": v, "low": v - 0.1, "high": v + 0.2, "n": 9} for k, v in values.items()}, [])
 
-    table = commands._table({"base": scores(exact_match=0.25), "sft": scores(exact_match=0.5, form=0.75)})
+    table = evaluation.score_table({"base": scores(exact_match=0.25), "sft": scores(exact_match=0.5, form=0.75)})
     assert [line.split() for line in table.split("\n")] == [
         ["base", "sft"],
         ["exact_match", "0.25", "[0.15,", "0.45]", "0.50", "[0.40,", "0.70]"],
@@ -734,7 +735,7 @@ def test_a_system_message_is_remembered_only_if_all_rows_share_it():
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
     rows = [[{"role": "system", "content": text}, *turns] for text in ("a", "a", "b")]
     shared = [
-        pipeline.shared_system(Dataset.from_dict({"messages": chats}))
+        run_record.shared_system(Dataset.from_dict({"messages": chats}))
         for chats in (rows[:2], rows, [rows[0], turns], [turns])
     ]
     assert shared == ["a", None, None, None]
@@ -888,8 +889,8 @@ def test_full_fine_tuning_saves_a_model_that_eval_and_plain_transformers_load(co
 
 def test_a_base_is_evaluated_in_the_bits_of_the_model_beside_it(copied, monkeypatch):
     copied(*FULL)
-    load, bits = pipeline.load_folder, []
-    monkeypatch.setattr(commands, "load_folder", lambda folder, b: bits.append(b) or load(folder, b))
+    load, bits = model_choice.load_folder, []
+    monkeypatch.setattr(model_choice, "load_folder", lambda folder, b: bits.append(b) or load(folder, b))
     main(["eval", "runs/sft", "--set", "evaluation.max_new_tokens=3", "--set", "model.bits=16"])
     assert bits == [16, 16]
 
@@ -897,8 +898,8 @@ def test_a_base_is_evaluated_in_the_bits_of_the_model_beside_it(copied, monkeypa
 def test_the_demo_goes_through_its_stages_and_is_then_left_alone(here, capsys, monkeypatch):
     monkeypatch.setattr("ft_notebooks.loading.example_models.smollm2", lambda: here / "tiny")
     quick = {"learning_rate": 1e-2, "max_steps": 3, "save_steps": 2, "bf16": False, "effective_batch": 4}
-    monkeypatch.setattr(commands, "DEMO", quick)
-    monkeypatch.setattr(commands, "DEMO_DPO", {**DEMO_DPO, **quick, "learning_rate": 1e-3})
+    monkeypatch.setattr(demo_task, "DEMO", quick)
+    monkeypatch.setattr(demo_task, "DEMO_DPO", {**DEMO_DPO, **quick, "learning_rate": 1e-3})
     scored = []
 
     def words(n, *seed, **more):  # 128, 100, 96 and 50 notes become 4 each
@@ -906,10 +907,10 @@ def test_the_demo_goes_through_its_stages_and_is_then_left_alone(here, capsys, m
 
     monkeypatch.setattr("ft_notebooks.data.example_task.appointments", words)
     monkeypatch.setattr(
-        commands, "demo_scores", lambda model, tok: scored.append(demo_scores(model, tok)) or scored[-1]
+        demo_task, "demo_scores", lambda model, tok: scored.append(demo_scores(model, tok)) or scored[-1]
     )
     main(["demo", "--seed", "3"])
-    test, bits = words(100, part="test"), pipeline.model_bits(None)
+    test, bits = words(100, part="test"), model_choice.model_bits(None)
     found = [s.scores["perplexity"]["value"] for s in scored]
     models = load_model("tiny", bits), load_adapter("runs/demo/sft", bits), load_adapter("runs/demo/dpo", bits)
     assert found == pytest.approx([perplexity(model, tiny_tokenizer(), test) for model in models], rel=1e-2)
@@ -921,8 +922,8 @@ def test_the_demo_goes_through_its_stages_and_is_then_left_alone(here, capsys, m
     assert {"exact_match", "preferred_form", "exact_match_new_phrases"} <= set(report["sft"])
     assert [report[stage]["perplexity"]["value"] for stage in report] == found
     run, then = (json.loads(Path("runs/demo", stage, "run.json").read_text()) for stage in ("sft", "dpo"))
-    assert run["sft.seed"] == then["dpo.seed"] == 3 and run["data.trained"] == pipeline.rows_hash(words(128, seed=3))
-    assert then["model.name"] == str(here / "runs/demo/sft") and then["data.trained"] == pipeline.rows_hash(
+    assert run["sft.seed"] == then["dpo.seed"] == 3 and run["data.trained"] == run_record.rows_hash(words(128, seed=3))
+    assert then["model.name"] == str(here / "runs/demo/sft") and then["data.trained"] == run_record.rows_hash(
         demo_pairs(96, 103)
     )
     assert "The report is runs/demo/report.html" in capsys.readouterr().out

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from ft_notebooks.core import processes
-from ft_notebooks.core.processes import Everywhere, together
+from ft_notebooks.core.errors import Everywhere
+from ft_notebooks.core.processes import together
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"Edges of `ft_notebooks.training.metrics_log`: kills anywhere, other numbers, ways to batch, other processes."
+"Edges of `ft_notebooks.checkpointing.metrics_log`: kills anywhere, other numbers, ways to batch, other processes."
 
 import os
 import signal
@@ -12,9 +12,9 @@ from small_runs import CHATS, adapted, arguments, forked, lines, rows, timeless,
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from trl import SFTConfig, SFTTrainer
 
+from ft_notebooks.checkpointing import metrics_log
+from ft_notebooks.checkpointing.metrics_log import MetricsCallback
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
-from ft_notebooks.training import metrics_log
-from ft_notebooks.training.metrics_log import MetricsCallback
 from ft_notebooks.training.sample_outputs import SamplesCallback
 
 

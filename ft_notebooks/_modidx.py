@@ -1031,8 +1031,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                            'ft_notebooks/dpo/shared_prompt.py'),
                                                 'ft_notebooks.dpo.shared_prompt.SharedPrompt.used': ( 'package/dpo/shared_prompt.html#sharedprompt.used',
                                                                                                       'ft_notebooks/dpo/shared_prompt.py'),
-                                                'ft_notebooks.dpo.shared_prompt._has_reference_adapter': ( 'package/dpo/shared_prompt.html#_has_reference_adapter',
-                                                                                                           'ft_notebooks/dpo/shared_prompt.py'),
                                                 'ft_notebooks.dpo.shared_prompt._is_checkpointed': ( 'package/dpo/shared_prompt.html#_is_checkpointed',
                                                                                                      'ft_notebooks/dpo/shared_prompt.py'),
                                                 'ft_notebooks.dpo.shared_prompt._not_kept': ( 'package/dpo/shared_prompt.html#_not_kept',

@@ -155,14 +155,10 @@ def _is_checkpointed(base: PreTrainedModel) -> bool:
     return bool(base.is_gradient_checkpointing if newer is None else newer)
 
 
-def _has_reference_adapter(model) -> bool:
-    return "ref" in getattr(model, "peft_config", {})
-
-
 def _not_kept(trainer, had_adapter: bool) -> None:
     "`ValueError` where a batch lacks the reference, and the model that it would be computed with is no more."
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if had_adapter and not _has_reference_adapter(model):
+    if had_adapter and "ref" not in model.peft_config:
         raise ValueError(
             f"a batch has no {REFERENCE_COLUMNS[0]}, and the reference, an adapter of its own, is no more: fit has "
             "dropped it when the run had finished; evaluate before, or set precompute_ref_log_probs=True"
@@ -191,7 +187,7 @@ class SharedPrompt:
             require(trainer, name, why, DPOTrainer)
         self.trainer, self.off, self._blocks = trainer, off, 0
         models = [trainer.accelerator.unwrap_model(model) for model in (trainer.model, trainer.ref_model) if model]
-        self._had_adapter = trainer.ref_model is None and _has_reference_adapter(models[0])
+        self._had_adapter = "ref" in getattr(models[0], "peft_config", {})
         reasons = {"it is among those left out": "share" in off}
         reasons["a compiled model keeps the attention that it was compiled with"] = trainer.args.torch_compile
         said = [reason for reason, holds in reasons.items() if holds]

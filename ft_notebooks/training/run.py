@@ -29,8 +29,8 @@ def _check_saves(args) -> None:
     setting = "save_strategy='no'" if args.save_strategy == "no" else "save_only_model=True"
     if args.save_strategy == "no" or args.save_only_model:
         raise ValueError(
-            f"{setting} leaves no checkpoint for fit to go on from; leave it out, or call trainer.train(), which begins "
-            "again each time"
+            f"{setting} leaves no checkpoint for fit to go on from; leave it out, or call trainer.train(), which "
+            "begins again each time"
         )
 
 # %% ../../nbs/package/training/run.ipynb #d32f4919

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -558,6 +559,28 @@ def test_the_bits_of_a_weight_follow_from_the_method_and_the_machine(monkeypatch
     ) == (bits, 32, 16, 32)
 
 
+def test_a_quiet_command_prints_what_comes_out_and_errors_alone(here):
+    def ft(*words):
+        command = [sys.executable, "-m", "ft_notebooks.cli", *words]
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+        return subprocess.run(command, env=env, capture_output=True, text=True)
+
+    sft = ft("sft", "notes.jsonl", "--quiet", *quick(*SHORT, "data.eval=last:4"))
+    assert sft.stdout.strip() == "The run is in runs/sft. Next: ft eval runs/sft, or ft chat runs/sft", sft.stderr
+    assert "/1 [" not in sft.stderr  # no bar
+    found = ft("eval", "runs/sft", "--quiet", "--set", "evaluation.max_new_tokens=3")
+    head, *_, last = found.stdout.strip().splitlines()
+    assert head.split() == ["base", "sft"] and last == "The report is runs/sft/eval/report.html", found.stderr
+    wrong = ft("merge", "tiny", "--quiet")
+    assert (wrong.returncode, wrong.stdout) == (2, "") and "tiny holds no adapter" in wrong.stderr
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as e:
+        main(["--version"])
+    assert e.value.code == 0 and capsys.readouterr().out == f"ft_notebooks {ft_notebooks.__version__}\n"
+
+
 def test_every_command_is_documented_and_has_its_own_defaults():
     defaults = {
         ("init",): {},
@@ -664,6 +687,7 @@ def test_eval_hears_the_base_and_the_adapter(hot):
 def test_a_run_shows_one_bar_with_the_loss_and_leaves_a_curve_and_its_tokenizer(copied):
     out, err = copied(*HOT)
     assert err.count("| 0/6 [") == 1 and "loss=" in err and "{'loss'" not in out + err
+    assert "\r" not in err and err.count("6/6") == 1  # no terminal: a line a minute
     assert Path("runs/sft/loss.png").read_bytes().startswith(b"\x89PNG") and Path("runs/sft/tokenizer.json").is_file()
 
 

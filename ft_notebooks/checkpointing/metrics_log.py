@@ -41,62 +41,8 @@ def read_entries(
     return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
 
 # %% ../../nbs/package/checkpointing/metrics_log.ipynb #c06ef7e5
-class _Stopwatch:
-    "Seconds of training: from `start` on; `stop` takes back what has passed since the last `mark`."
-
-    def __init__(self):
-        self.seconds, self.since, self.until = 0.0, None, 0.0
-
-    def start(self) -> None:
-        if self.since is None:
-            self.since = self.until = time.monotonic()
-
-    def mark(self) -> None:
-        self.until = time.monotonic()
-
-    def stop(self) -> None:
-        if self.since is not None:
-            self.seconds, self.since = self.seconds + self.until - self.since, None
-
-    def lap(self) -> float:  # the seconds since the last lap, up to now if it is running; it goes on as it was
-        running = self.since is not None
-        self.mark()
-        self.stop()
-        seconds, self.seconds, self.since = self.seconds, 0.0, self.until if running else None
-        return seconds
-
-# %% ../../nbs/package/checkpointing/metrics_log.ipynb #d034af49
 @overrides(TrainerCallback)
-class _Counted(TrainerCallback):
-    "Times the steps of a run, and nothing else of it; gives the token counts and speed of a log entry."
-
-    time: _Stopwatch | None = None  # None between `train()`s
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.time, self.tokens = _Stopwatch(), state.num_input_tokens_seen
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        self.time.start()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.time.mark()
-
-    def on_evaluate(self, args, state, control, **kwargs):
-        if self.time is not None:
-            self.time.stop()
-
-    on_save = on_evaluate
-
-    def _counts(self, watch: _Stopwatch, entry: dict, tokens: int) -> dict:  # tokens: real ones since the run began
-        new = {key: float(tokens) for key in ("num_tokens", "eval_num_tokens") if key in entry}
-        seconds = watch.lap() if "loss" in entry else 0
-        if seconds:
-            new["tokens_per_second"], self.tokens = round((tokens - self.tokens) / seconds, 1), tokens
-        return new
-
-# %% ../../nbs/package/checkpointing/metrics_log.ipynb #b26111b7
-@overrides(TrainerCallback)
-class MetricsCallback(_Counted):
+class MetricsCallback(TrainerCallback):
     """`metrics.jsonl` in the run's folder: each log entry of the run is a line, written at once, by one process.
 
     A resume keeps the lines up to its checkpoint, so the file ends equal to an uninterrupted run's, except for names in
@@ -105,21 +51,45 @@ class MetricsCallback(_Counted):
     the start of the run.
     """
 
+    trains = False  # between `train()`s nothing is written
+
     def on_train_begin(self, args, state, control, **kwargs):
-        super().on_train_begin(args, state, control, **kwargs)
+        self.trains, self.tokens = True, state.num_input_tokens_seen
+        self.seconds, self.since = 0.0, None  # of training since the last speed; None: no step was the last event
         ended = control.should_training_stop  # a finished run, whose file is complete
         if state.is_world_process_zero and not ended:
             write_atomically(Path(args.output_dir) / "metrics.jsonl", entries_text(state.log_history))
 
+    def on_step_begin(self, args, state, control, **kwargs):
+        if self.since is None:
+            self.since = time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        now = time.monotonic()
+        self.seconds, self.since = self.seconds + now - self.since, now
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        self.since = None
+
+    on_save = on_evaluate
+
+    def _counts(self, entry: dict, tokens: int) -> dict:  # tokens: real ones since the run began
+        new = {key: float(tokens) for key in ("num_tokens", "eval_num_tokens") if key in entry}
+        if "loss" in entry and self.seconds:
+            new["tokens_per_second"] = round((tokens - self.tokens) / self.seconds, 1)
+            self.seconds, self.tokens = 0.0, tokens
+        return new
+
     def on_log(self, args, state, control, logs, **kwargs):
-        if self.time is None or "train_loss" in logs:
+        if not self.trains or "train_loss" in logs:
             return
-        entry, counts = state.log_history[-1], args.include_num_input_tokens_seen == "non_padding"
-        new = self._counts(self.time, entry, state.num_input_tokens_seen) if counts else {}
-        entry |= new
-        logs |= new
+        entry = state.log_history[-1]
+        if args.include_num_input_tokens_seen == "non_padding":
+            new = self._counts(entry, state.num_input_tokens_seen)
+            entry |= new
+            logs |= new
         if state.is_world_process_zero:
             append_entries(Path(args.output_dir) / "metrics.jsonl", [entry])
 
     def on_train_end(self, args, state, control, **kwargs):
-        self.time = None
+        self.trains = False

@@ -25,14 +25,6 @@ def _command(commands, name, text, *positional, output=None, settings=True):
         command.add_argument("--quiet", action="store_true", help="print only what comes out, and errors; no bars")
     return command
 
-
-class _Version(argparse.Action):
-    "Prints the version of the package, which is looked up when it is asked for, and ends."
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        print(f"ft_notebooks {version('ft-notebooks')}")
-        parser.exit()
-
 # %% ../../nbs/package/cli/arguments.ipynb #b7a43b91
 def _add_eval(commands, run) -> None:
     kept = ("DATA", "?", "default: the rows that the run kept aside")
@@ -66,7 +58,7 @@ def _add_launch(commands) -> None:
 def parser() -> argparse.ArgumentParser:
     "The arguments of `ft`; a parsed line holds the command's name as `command`."
     ft = argparse.ArgumentParser("ft", description="Fine-tune a language model on a file of chats or of preferences.")
-    ft.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    ft.add_argument("--version", action="version", version=f"ft_notebooks {version('ft-notebooks')}")
     ft.set_defaults(quiet=False)
     commands = ft.add_subparsers(dest="command", required=True, metavar="COMMAND")
     data = ("DATA", None, "a file of messages, alpaca rows or, for dpo, of pairs: JSON, JSONL, CSV, Parquet")

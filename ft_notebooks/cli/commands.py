@@ -7,152 +7,35 @@ __all__ = ['main']
 
 # %% ../../nbs/package/cli/commands.ipynb #060de6e3
 import contextlib
+import importlib
 import json
 import logging
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from .arguments import parser
-from .console import command_settings, leave, meet, once, quiet_libraries, say
-from .data_preparation import as_chats, read_stage
-from .demo_task import demo_command
-from .evaluation import eval_command
-from .launch import launch_command
-from .model_choice import load_folder, model_bits
-from .pipeline import check_settings, train_run
-from .run_record import held_out, known_run
-from .settings_template import write_settings
 from ..core.cpu_threads import use_cpu_threads
 from ..core.errors import Everywhere, Stopped
 
 # %% ../../nbs/package/cli/commands.ipynb #764a3b39
-def _init(args) -> str:
-    return f"wrote {write_settings()}; now: ft sft DATA"
-
-# %% ../../nbs/package/cli/commands.ipynb #8f9a6e9b
-def _absolute(source):
-    "The path of a file or folder from anywhere; anything else as it is, such as a name on the hub, or a share."
-    return str(Path(source).resolve()) if source and Path(source).exists() else source
-
-# %% ../../nbs/package/cli/commands.ipynb #27480320
-def _train(args) -> str:
-    stage = args.command
-    with meet():
-        settings = command_settings(args)
-        quiet_libraries(args.threads)
-        check_settings(settings, stage)
-    rule = settings["data"].get("eval")
-    train, held = once(lambda: held_out(read_stage(stage, args.data), rule, settings[stage].get("seed", 0)))
-    kept = "none held out, so nothing will be evaluated" if held is None else f"{len(held):,} held out"
-    say(f"{args.data}: {len(train):,} {'pairs' if stage == 'dpo' else 'conversations'} to train on, {kept}")
-    sources = [args.data]
-    if rule and Path(rule).exists():
-        sources.append(rule)
-    settings["data"] |= {"file": _absolute(args.data), "eval": _absolute(rule)}
-    train_run(train, held, settings, args.output, sources, stage)
-    leave()
-    return f"\nThe run is in {args.output}. Next: ft eval {args.output}, or ft chat {args.output}"
-
-# %% ../../nbs/package/cli/commands.ipynb #4d9619c0
-def _typical(known, tok) -> list:
-    "Token ids of up to 16 rows like the run's training rows: of its data, or of the built-in task."
-    from ft_notebooks.data.example_task import appointments
-    from ft_notebooks.data.chat_encoding import encode_chats
-
-    file = (known.get("data") or {}).get("file")
-    if file and Path(file).is_file():
-        chats = as_chats(read_stage(known["command"], file))
-    else:
-        chats = appointments(16)
-    rows, _ = encode_chats(tok, chats.select(range(max(0, len(chats) - 16), len(chats))))
-    return [ids[:256] for ids in rows["input_ids"]]
-
-# %% ../../nbs/package/cli/commands.ipynb #06d4ed4e
-def _adapter_bits(run, known, given) -> int:
-    "The bits of the adapter's base; `ValueError` for a run or folder without an adapter, and for other bits."
-    from ft_notebooks.lora.adapter_folder import trained_bits
-
-    if known.get("model.method") == "full":
-        raise ValueError(f"{run} trained every weight, so there is nothing to merge: {run} is the model")
-    folder = known_run(run)[0]
-    if not Path(folder, "adapter_config.json").is_file():
-        raise ValueError(f"{run} holds no adapter, so there is nothing to merge; name a run, as ft sft makes it")
-    bits = known.get("model.bits") or trained_bits(folder) or model_bits(given)
-    if given not in (None, bits):
-        raise ValueError(f"{run} was trained on a base in {bits} bits, not {given}; leave model.bits out")
-    return bits
-
-# %% ../../nbs/package/cli/commands.ipynb #f9a62580
-def _merge(args) -> str:
-    settings = command_settings(args)
-    quiet_libraries(args.threads)
-    from ft_notebooks.lora.merging import merge_folder
-    from ft_notebooks.tokenization.padding import load_tokenizer
-
-    folder, known = known_run(args.run)
-    bits = _adapter_bits(args.run, known, settings["model"].get("bits"))
-    output = args.output or Path(args.run, "merged")
-    rows = _typical(known, load_tokenizer(folder))
-    say(f"{args.run}: its adapter is merged into its base in {bits} bits")
-    kl, same = merge_folder(folder, output, rows, bits)
-    say(f"on {sum(map(len, rows))} tokens the same next token for {same:.1%}, KL per token {kl:.4f}")
-    system = f" --system {shlex.quote(known['system'])}" if known.get("system") else ""
-    return f"\nThe model is in {output}. Next: ft eval {output} DATA, or ft chat {output}{system}"
-
-# %% ../../nbs/package/cli/commands.ipynb #34d68a2b
-def _answer(model, tok, messages, max_new_tokens) -> list:
-    "The conversation with its answer, which is printed; `ValueError` drops the question, and its text is printed."
-    from ft_notebooks.inference.generation import generate
-
-    try:
-        answer = generate(model, tok, [messages], max_new_tokens, progress=False)[0]
-    except ValueError as e:
-        say(f"({e})")
-        return messages[:-1]
-    say(answer)
-    return [*messages, {"role": "assistant", "content": answer}]
-
-# %% ../../nbs/package/cli/commands.ipynb #6b605079
-def _typed(text: str) -> str:
-    "The text, with bytes that are invalid in the locale's encoding read as UTF-8."
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+_FUNCTIONS = {
+    "init": "settings_template.init_command",
+    "sft": "pipeline.train_command",
+    "dpo": "pipeline.train_command",
+    "eval": "evaluation.eval_command",
+    "merge": "model_choice.merge_command",
+    "chat": "model_choice.chat_command",
+    "launch": "launch.launch_command",
+    "demo": "demo_task.demo_command",
+}
 
 
-def _conversation_start(system: str | None) -> list[dict]:
-    "The messages that each conversation begins with; they are printed."
-    if not system:
-        return []
-    say(f"system: {system}")
-    return [{"role": "system", "content": system}]
-
-
-def _chat(args) -> None:
-    settings = command_settings(args)
-    quiet_libraries(args.threads)
-    from ft_notebooks.tokenization.padding import load_tokenizer
-
-    folder, known = known_run(args.run)
-    bits = model_bits(settings["model"].get("bits") or known.get("model.bits"), folder=folder)
-    model, tok = load_folder(folder, bits), load_tokenizer(folder)
-    start = _conversation_start(known.get("system") if args.system is None else _typed(args.system))
-    if hasattr(sys.stdin, "reconfigure"):
-        sys.stdin.reconfigure(errors="surrogateescape")
-    say("Type a message; an empty line starts a new conversation, Ctrl-D ends.")
-    messages, longest = start, settings["evaluation"].get("max_new_tokens", 128)
-    while True:
-        try:
-            text = _typed(input("> ")).strip()
-        except (EOFError, KeyboardInterrupt):
-            return
-        asked = [*messages, {"role": "user", "content": text}]
-        messages = _answer(model, tok, asked, longest) if text else start
-
-# %% ../../nbs/package/cli/commands.ipynb #0d87208d
-_FUNCTIONS = {"init": _init, "sft": _train, "dpo": _train, "eval": eval_command, "merge": _merge, "chat": _chat}
-_FUNCTIONS |= {"launch": launch_command, "demo": demo_command}
+def _call(args) -> str | None:
+    "What the command's function returns."
+    module, name = _FUNCTIONS[args.command].split(".")
+    return getattr(importlib.import_module(f"ft_notebooks.cli.{module}"), name)(args)
 
 # %% ../../nbs/package/cli/commands.ipynb #e028566b
 def _escape_what_cannot_be_encoded() -> None:
@@ -186,19 +69,11 @@ def _run(args) -> str | None:
             "under a launcher every process would do the same; sft and dpo share the work, the others take one process"
         )
     if not args.quiet:
-        return _FUNCTIONS[args.command](args)
+        return _call(args)
     if "tqdm" not in sys.modules:
         os.environ["TQDM_DISABLE"] = "1"  # which tqdm reads when it is imported
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        return _FUNCTIONS[args.command](args)
-
-
-def _where_it_goes_on(stop: KeyboardInterrupt) -> str:
-    if not isinstance(stop, Stopped):
-        return str(stop) or "what has not begun to train begins again"
-    if stop.checkpoint is None:
-        return "the same command begins again: no checkpoint is saved yet"
-    return f"the same command goes on from step {stop.step}, {stop.checkpoint}"
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+        return _call(args)
 
 
 def main(
@@ -222,11 +97,12 @@ def main(
             print(f"ft {args.command}: {e}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as e:
+        reason = str(e) or "what has not begun to train begins again"
         if first:
-            print(f"\nft {args.command}: stopped; {_where_it_goes_on(e)}", file=sys.stderr)
+            print(f"\nft {args.command}: stopped; {reason}", file=sys.stderr)
         sys.exit(128 + e.signal if isinstance(e, Stopped) else 130)
-    if said:
-        say(said)
+    if said and os.environ.get("RANK", "0") == "0":
+        print(said, flush=True)
 
 # %% ../../nbs/package/cli/commands.ipynb #793e3d4f
 if __name__ == "__main__" and "get_ipython" not in globals():  # in a notebook this name is "__main__" too

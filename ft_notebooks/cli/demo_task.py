@@ -9,10 +9,20 @@ __all__ = ['DEMO', 'DEMO_DPO', 'FORM', 'demo_pairs', 'demo_guards', 'demo_scores
 import json
 from typing import Any
 
+from datasets import Dataset
+
+from ..checkpointing.run_manifest import run_folder
 from .console import quiet_libraries, say
 from .evaluation import score_table
 from .model_choice import load_folder, load_generator, model_settings
 from .pipeline import train_run
+from .settings import read_settings
+from ..data.example_task import appointments
+from ..dpo.over_optimization import CollapseCallback
+from ..evaluation.report import report_card
+from ..evaluation.runner import Evaluation, evaluate, exact_match, key_order
+from ..evaluation.score_curves import scores_by_step
+from ..tokenization.padding import load_tokenizer
 
 # %% ../../nbs/package/cli/demo_task.ipynb #23fcbf86
 DEMO = {"learning_rate": 1e-3, "max_steps": 8, "save_steps": 4}  # 8 steps of 16 notes
@@ -34,9 +44,6 @@ def demo_pairs(
     seed: int,  # Of the notes
 ):  # A `Dataset` of "prompt", "chosen" and "rejected"
     "Pairs of the same answer: chosen in the order of `FORM`, rejected in the order that supervised fine-tuning taught."
-    from datasets import Dataset
-
-    from ft_notebooks.data.example_task import appointments
 
     def pair(messages):
         known = json.loads(messages[-1]["content"])
@@ -51,8 +58,6 @@ def demo_guards(
     rows,  # Encoded rows: conversations, or pairs with "chosen_ids"
 ) -> list:  # Of `TrainerCallback`s
     "A `CollapseCallback` that scores exact answers for a run on pairs; nothing for a run on conversations."
-    from ft_notebooks.dpo.over_optimization import CollapseCallback
-    from ft_notebooks.evaluation.runner import exact_match
 
     def right(answers, rows):
         expected = (tok.decode(row["chosen_ids"], skip_special_tokens=True) for row in rows)
@@ -66,9 +71,6 @@ def demo_scores(
     tok,  # Its tokenizer
 ):  # An `Evaluation` of 150 rows
     "`exact_match`, `preferred_form` and perplexity on held-out words; `exact_match_new_phrases` on held-out phrases."
-    from ft_notebooks.data.example_task import appointments
-    from ft_notebooks.evaluation.runner import Evaluation, evaluate, exact_match, key_order
-
     scorers = {"exact_match": exact_match, "preferred_form": key_order(*FORM)}
     words, phrases = (
         evaluate(model, tok, appointments(n, part="test", new_phrases=new), scorers, max_new_tokens=40, batch_size=50)
@@ -83,9 +85,6 @@ def demo_scores(
 # %% ../../nbs/package/cli/demo_task.ipynb #920b605d
 def _train_stages(run, settings, bits, found) -> dict[str, Any]:
     "Train both stages and add their scores to `found`; the rest of what the report shows."
-    from ft_notebooks.data.example_task import appointments
-    from ft_notebooks.evaluation.score_curves import scores_by_step
-
     seed = settings["sft"]["seed"]
     rows = {"sft": appointments(128, seed=seed), "dpo": demo_pairs(96, 100 + seed)}
     what = {
@@ -104,8 +103,6 @@ def _train_stages(run, settings, bits, found) -> dict[str, Any]:
 
 # %% ../../nbs/package/cli/demo_task.ipynb #bec5d410
 def _demo_settings(seed: int) -> dict:
-    from ft_notebooks.cli.settings import read_settings
-
     return {**read_settings(), "sft": {**DEMO, "seed": seed}, "dpo": {**DEMO_DPO, "seed": seed}}
 
 
@@ -121,10 +118,6 @@ def demo_command(
 ) -> str:  # The table of scores and where the report is; for a finished demo, where it is
     "Base, SFT and DPO on the built-in task, with a report; goes on where it was killed, leaves a finished one alone."
     quiet_libraries(args.threads)
-    from ft_notebooks.checkpointing.run_manifest import run_folder
-    from ft_notebooks.evaluation.report import report_card
-    from ft_notebooks.tokenization.padding import load_tokenizer
-
     settings = _demo_settings(args.seed)
     run = run_folder(args.output, _identity(settings))
     if (run / "report.html").exists():

@@ -6,7 +6,6 @@
 __all__ = ['run_models', 'score_table', 'eval_command']
 
 # %% ../../nbs/package/cli/evaluation.ipynb #3408ae8f
-import hashlib
 import json
 import logging
 from pathlib import Path
@@ -15,40 +14,32 @@ from typing import Any
 from .console import command_settings, quiet_libraries, say
 from .data_preparation import as_chats, encode_rows, read_stage
 from .model_choice import load_generator, model_bits
-from .run_record import kept_rows, known_run, rows_hash, trained_rows
+from .run_record import kept_rows, known_run, trained_rows
+from ..core.files import read_record, write_atomically
+from ..core.fingerprints import data_fingerprint, short_hash
+from ..evaluation.comparison import compare_stages
+from ..evaluation.lm_eval import run_tasks
+from ..evaluation.metrics import find_scorers
+from ..evaluation.report import report_card
+from ..evaluation.runner import Evaluation, evaluate
+from ..evaluation.score_curves import scores_by_step
+from ..tokenization.padding import load_tokenizer
 
 # %% ../../nbs/package/cli/evaluation.ipynb #0983b155
-def _base(folder, known) -> str | None:
-    "The base of the folder's adapter, or the model that the run trained every weight of; None for a plain model."
-    file = Path(folder, "adapter_config.json")
-    if file.is_file():
-        return json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    return known.get("model.name")
-
-
-def _start(known, base) -> str | None:
-    "The folder of the adapter that the run trained further; None where it began with a new one."
-    name = known.get("model.name")
-    if name in (None, base) or not Path(name, "adapter_config.json").is_file():
-        return None
-    return name
-
-
 def run_models(
     folder: str,  # Of a run or a model
     known: dict,  # Its record, from `known_run`
 ) -> dict[str, str]:  # Stage, such as "base", "sft" or "dpo", -> the folder of its model or its name on the hub
     "The base, where it is known, the adapter that DPO started from, then the model itself."
-    base, stage = _base(folder, known), known.get("command", "model")
-    start = _start(known, base)
-    found = {}
+    stage, start = known.get("command", "model"), known.get("model.name")
+    adapter, found = Path(folder, "adapter_config.json"), {}
+    base = read_record(adapter)["base_model_name_or_path"] if adapter.is_file() else start
     if base is not None:
         found["base"] = base
-    if start is not None:
+    if start not in (None, base) and Path(start, "adapter_config.json").is_file():  # which the run trained further
         earlier = known_run(start)[1].get("command")
         found["start" if earlier in (None, stage) else earlier] = start
-    found[stage] = folder
-    return found
+    return {**found, stage: folder}
 
 # %% ../../nbs/package/cli/evaluation.ipynb #e6774605
 def _rows(file):
@@ -62,20 +53,14 @@ def _rows(file):
             raise e from None
 
 # %% ../../nbs/package/cli/evaluation.ipynb #1d10b843
-def _answer_file(output, stage, *asked) -> Path:
-    text = json.dumps(asked, sort_keys=True)
-    return Path(output, f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.answers.jsonl")
-
-
 def _evaluate(models, bits, tok, chats, scorers, output, options) -> dict:
     "Stage -> `Evaluation`."
-    from ft_notebooks.evaluation.runner import evaluate
-
     Path(output).mkdir(parents=True, exist_ok=True)
     found = {}
     for stage, folder in models.items():
         say(f"{stage}: {len(chats)} conversations")
-        file = _answer_file(output, stage, str(folder), rows_hash(chats), bits, options)
+        asked = short_hash(str(folder), data_fingerprint(chats), bits, options)
+        file = Path(output, f"{stage}-{asked[:8]}.answers.jsonl")
         found[stage] = evaluate(load_generator(folder, bits), tok, chats, scorers, file=file, **options)
     return found
 
@@ -101,25 +86,18 @@ def score_table(
 # %% ../../nbs/package/cli/evaluation.ipynb #593d0e81
 def _from_runs(models) -> dict[str, Any]:
     "What the report shows from the folders of runs: the rows trained on, scores by step and logs, by stage."
-    from ft_notebooks.evaluation.score_curves import scores_by_step
-
-    train, looks, history = dict[str, Any](), dict[str, Any](), dict[str, Any]()
+    found: dict[str, Any] = {"train": {}, "looks": {}, "history": {}}
     for stage, place in models.items():
         known = known_run(place)[1]
-        if not known:
-            continue
-        rows = trained_rows(known)
-        if rows is not None:
-            train[stage] = rows
-        looks[stage], history[stage] = scores_by_step(place), known["history"]
-    return {"train": train, "looks": looks, "history": history}
+        if known:
+            found["train"][stage] = trained_rows(known)
+            found["looks"][stage], found["history"][stage] = scores_by_step(place), known["history"]
+    found["train"] = {stage: rows for stage, rows in found["train"].items() if rows is not None}
+    return found
 
 
 def _report(found, models, scorers, output, title) -> str:
     "Write the report of each stage's `Evaluation`; its table, what the comparisons say, and where it is."
-    from ft_notebooks.evaluation.comparison import compare_stages
-    from ft_notebooks.evaluation.report import report_card
-
     page = report_card(found, output, title=title, **_from_runs(models))
     lines = [score_table(found)]
     for scores in compare_stages(found).values():
@@ -129,8 +107,6 @@ def _report(found, models, scorers, output, title) -> str:
 # %% ../../nbs/package/cli/evaluation.ipynb #7ba48e7f
 def _by_task(results):
     "The scores of `run_tasks` as an `Evaluation`, under names such as `arc_easy: acc`."
-    from ft_notebooks.evaluation.runner import Evaluation
-
     scores = {}
     for task, found in results["scores"].items():
         scores.update({f"{task}: {name}": score for name, score in found.items()})
@@ -139,9 +115,6 @@ def _by_task(results):
 
 def _run_tasks(args, models, tok, bits, output) -> str:
     "Run the tasks with each model and save the scores; their table, and where they are."
-    from ft_notebooks.core.files import write_atomically
-    from ft_notebooks.evaluation.lm_eval import run_tasks
-
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     how = {"limit": args.limit, "include": args.include, "chat": args.chat}
     kept, found = {}, {}
@@ -165,13 +138,6 @@ def _check_tasks(args) -> None:
         )
 
 
-def _output(args) -> str | Path:
-    "Where the report goes: as said, else into the run's folder, if it is one here."
-    if args.output:
-        return args.output
-    return Path(args.run, "eval") if Path(args.run).is_dir() else "runs/eval"
-
-
 def eval_command(
     args,  # As `parser` gives it for `ft eval`
 ) -> str:  # The table of scores, what the comparisons say, and where the report is
@@ -182,16 +148,14 @@ def eval_command(
     """
     settings = command_settings(args)
     quiet_libraries(args.threads)
-    from ft_notebooks.evaluation.metrics import find_scorers
-    from ft_notebooks.tokenization.padding import load_tokenizer
-
     _check_tasks(args)
     options = {"max_new_tokens": 128, "scorers": ["exact_match"], **settings["evaluation"]}
     scorers = find_scorers(options.pop("scorers"))
     chats = _rows(args.data) if args.data else None
     folder, known = known_run(args.run)
     bits = model_bits(settings["model"].get("bits") or known.get("model.bits"), folder=folder)
-    models, output = run_models(folder, known), _output(args)
+    models = run_models(folder, known)
+    output = args.output or (Path(args.run, "eval") if Path(args.run).is_dir() else "runs/eval")
     if args.tasks:
         return _run_tasks(args, models, load_tokenizer(folder), bits, output)
     if chats is None:

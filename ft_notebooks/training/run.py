@@ -11,7 +11,6 @@ import signal
 import threading
 from pathlib import Path
 
-from accelerate.utils import gather_object
 from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
 
@@ -20,6 +19,7 @@ from ..checkpointing.integrity import checkpoint_fault, last_good_checkpoint, ma
 from ..checkpointing.resume import exact_resume
 from ..checkpointing.run_manifest import ManifestCallback
 from ..core.errors import Stopped
+from ..core.processes import first_of_all
 from ..distributed.sharded_save import save_whole
 from .progress_and_plots import plot_history
 
@@ -39,12 +39,6 @@ def _prepare(trainer: Trainer) -> None:
     exact_resume(trainer)
     if not any(isinstance(callback, ManifestCallback) for callback in trainer.callback_handler.callbacks):
         trainer.add_callback(ManifestCallback(trainer))
-
-
-def _from_first(trainer: Trainer, ask):
-    "What `ask()` returns in the first process, in all processes alike."
-    [found, *_] = gather_object([ask() if trainer.is_world_process_zero() else None])
-    return found
 
 # %% ../../nbs/package/training/run.ipynb #15957848
 def _stopped(run: str, number: int) -> Stopped:
@@ -117,9 +111,9 @@ def fit(
     _check_saves(trainer.args)
     _prepare(trainer)
     run, first = Path(trainer.args.output_dir), trainer.is_world_process_zero()
-    checkpoint = _from_first(trainer, lambda: last_good_checkpoint(run))
+    checkpoint = first_of_all(last_good_checkpoint(run) if first else None)
     start = marked_step(Path(checkpoint)) if checkpoint else 0
-    saved = _from_first(trainer, lambda: checkpoint is not None and _holds_model(run, start))
+    saved = first_of_all(checkpoint is not None and first and _holds_model(run, start))
     if checkpoint and first:
         print(f"{run} holds the model of step {start}" if saved else f"goes on from {checkpoint}", flush=True)
     output = _train(trainer, checkpoint)

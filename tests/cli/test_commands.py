@@ -20,12 +20,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from transformers.trainer_callback import CallbackHandler
 
 import ft_notebooks.sft.trainer
-from ft_notebooks.cli import commands, console, demo_task, evaluation, model_choice, run_record
+from ft_notebooks.cli import console, demo_task, evaluation, model_choice, pipeline, run_record
 from ft_notebooks.cli.arguments import parser
 from ft_notebooks.cli.commands import main
 from ft_notebooks.cli.data_preparation import show_row
 from ft_notebooks.cli.demo_task import DEMO_DPO, demo_pairs, demo_scores
 from ft_notebooks.cli.settings_template import SETTINGS_INI
+from ft_notebooks.core.fingerprints import data_fingerprint
 from ft_notebooks.data.chat_encoding import encode_chat
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.data.read import read_chats
@@ -198,16 +199,12 @@ def test_a_setting_that_cannot_be_is_refused(here, capsys, setting, said):
     ],
 )
 def test_what_can_be_refused_without_a_model_is_refused_before_one_is_loaded(here, capsys, monkeypatch, setting):
-    monkeypatch.setattr(
-        "ft_notebooks.loading.quantized_loading.load_model", lambda *args: pytest.fail("a model was loaded")
-    )
+    monkeypatch.setattr("ft_notebooks.cli.model_choice.load_model", lambda *args: pytest.fail("a model was loaded"))
     refused(capsys, "sft", "notes.jsonl", *quick(setting))
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(here, capsys, monkeypatch):
-    monkeypatch.setattr(
-        "ft_notebooks.loading.quantized_loading.load_model", lambda *args: pytest.fail("a model was loaded")
-    )
+    monkeypatch.setattr("ft_notebooks.cli.model_choice.load_model", lambda *args: pytest.fail("a model was loaded"))
     Path("mine").mkdir()
     Path("mine/thesis.txt").write_text("x")
     said = refused(capsys, "sft", "notes.jsonl", "--output", "mine", *quick())
@@ -278,7 +275,7 @@ def stopped(here, capsys, monkeypatch):
             return train(*args, callbacks=[*callbacks, Impatient(step, signals)], **more)
 
         seen.clear()
-        monkeypatch.setattr(ft_notebooks.sft.trainer, "sft_trainer", impatient)
+        monkeypatch.setattr(pipeline, "sft_trainer", impatient)
         before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
         try:
             with pytest.raises(SystemExit) as e:
@@ -292,7 +289,10 @@ def stopped(here, capsys, monkeypatch):
 
 def test_a_run_that_gets_a_signal_saves_first_and_names_the_step_that_it_will_go_on_from(stopped):
     said, code, steps = stopped(1, signal.SIGINT)
-    assert "stopped; the same command goes on from step 1, runs/sft/checkpoint-1" in said and (code, steps) == (
+    assert "stopped; SIGINT: started again, the run goes on from step 1, runs/sft/checkpoint-1" in said and (
+        code,
+        steps,
+    ) == (
         130,
         [1],
     )
@@ -305,7 +305,10 @@ def test_a_run_that_gets_a_signal_saves_first_and_names_the_step_that_it_will_go
 
 def test_a_second_signal_ends_the_run_at_once(stopped):
     said, code, steps = stopped(3, signal.SIGINT, signal.SIGINT)
-    assert "stopped; the same command goes on from step 2, runs/sft/checkpoint-2" in said and (code, steps) == (
+    assert "stopped; SIGINT: started again, the run goes on from step 2, runs/sft/checkpoint-2" in said and (
+        code,
+        steps,
+    ) == (
         130,
         [1, 2, 3],
     )
@@ -323,7 +326,7 @@ def test_a_command_that_is_interrupted_elsewhere_ends_without_a_traceback(here, 
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ft_notebooks.checkpointing.run_manifest.run_folder", interrupted)
+    monkeypatch.setattr("ft_notebooks.cli.demo_task.run_folder", interrupted)
     with pytest.raises(SystemExit) as e:
         main(["demo"])
     assert e.value.code == 130 and "ft demo: stopped" in capsys.readouterr().err
@@ -342,7 +345,7 @@ def handed_over(monkeypatch, *argv):
         raise ValueError("that is enough")
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr("ft_notebooks.sft.trainer.sft_trainer", trainer)
+        patch.setattr(pipeline, "sft_trainer", trainer)
         main(["sft", *argv])
     return given[0]
 
@@ -482,7 +485,9 @@ def test_a_run_is_known_by_its_settings_and_by_what_its_rows_say(copied, capsys)
 
 
 def test_settings_of_an_adapter_are_refused_where_there_is_none(here, capsys, monkeypatch):
-    monkeypatch.setattr("ft_notebooks.data.read.read_chats", lambda source: pytest.fail("data were read first"))
+    monkeypatch.setattr(
+        "ft_notebooks.cli.data_preparation.read_chats", lambda source: pytest.fail("data were read first")
+    )
     Path("settings.ini").write_text("[lora]\nr = 8\nlora_dropout = 0.1\n")
     said = refused(capsys, "sft", "notes.jsonl", *quick("model.method=full"))
     assert "[lora] sets r, lora_dropout, but model.method=full" in said and "take the keys out of [lora]" in said
@@ -550,7 +555,7 @@ def test_the_settings_come_from_the_file_here_or_the_one_named_and_the_command_l
 
 @pytest.mark.parametrize("dtype, bits", [(torch.bfloat16, 16), (torch.float16, 16), (torch.float32, 32)])
 def test_the_bits_of_a_weight_follow_from_the_method_and_the_machine(monkeypatch, dtype, bits):
-    monkeypatch.setattr("ft_notebooks.core.device.hardware", lambda: SimpleNamespace(dtype=dtype))
+    monkeypatch.setattr("ft_notebooks.cli.model_choice.hardware", lambda: SimpleNamespace(dtype=dtype))
     assert (
         model_choice.model_bits(None),
         model_choice.model_bits(None, "full"),
@@ -659,8 +664,7 @@ def test_an_adapter_of_a_run_is_loaded_evaluated_and_merged_in_the_bits_of_the_r
     if "run.json" not in kept:  # as a script leaves it
         (run / "run.json").unlink()
     assert {load_adapter(folder).get_base_model().dtype for folder in (run, run / "checkpoint-6")} == {torch.float32}
-    for module in (commands, model_choice):
-        monkeypatch.setattr(module, "load_folder", lambda folder, bits: loaded.append(bits) or load(folder, bits))
+    monkeypatch.setattr(model_choice, "load_folder", lambda folder, bits: loaded.append(bits) or load(folder, bits))
     main(["eval", "copy", "notes.jsonl", "--set", "evaluation.max_new_tokens=3"])
     typed(monkeypatch, "hi")
     main(["chat", "copy"])
@@ -716,7 +720,7 @@ def test_the_settings_of_an_evaluation_reach_it(here, capsys, monkeypatch):
         given.append((list(scorers), options, options.pop("file")))
         raise ValueError("that is enough")
 
-    monkeypatch.setattr("ft_notebooks.evaluation.runner.evaluate", evaluation)
+    monkeypatch.setattr("ft_notebooks.cli.evaluation.evaluate", evaluation)
     refused(capsys, "eval", "tiny", "notes.jsonl")
     Path("mine.py").write_text("def polite(generated, expected, example): return 'please' in generated")
     settings = ["evaluation.batch_size=2", "evaluation.max_new_tokens=9", "evaluation.scorers=token_f1,mine.py:polite"]
@@ -806,7 +810,9 @@ def test_a_message_that_cannot_be_answered_is_taken_back(here, capsys, monkeypat
 
 @pytest.mark.parametrize("bits", [4, 8, 16])
 def test_weights_that_are_trained_themselves_are_of_32_bits(here, capsys, monkeypatch, bits):
-    monkeypatch.setattr("ft_notebooks.data.read.read_chats", lambda source: pytest.fail("data were read first"))
+    monkeypatch.setattr(
+        "ft_notebooks.cli.data_preparation.read_chats", lambda source: pytest.fail("data were read first")
+    )
     said = refused(capsys, "sft", "notes.jsonl", *quick("model.method=full", f"model.bits={bits}"))
     assert f"[model] bits={bits} with method=full" in said and "take bits out, or let method be lora" in said
 
@@ -920,7 +926,7 @@ def test_a_base_is_evaluated_in_the_bits_of_the_model_beside_it(copied, monkeypa
 
 
 def test_the_demo_goes_through_its_stages_and_is_then_left_alone(here, capsys, monkeypatch):
-    monkeypatch.setattr("ft_notebooks.loading.example_models.smollm2", lambda: here / "tiny")
+    monkeypatch.setattr("ft_notebooks.cli.run_record.smollm2", lambda: here / "tiny")
     quick = {"learning_rate": 1e-2, "max_steps": 3, "save_steps": 2, "bf16": False, "effective_batch": 4}
     monkeypatch.setattr(demo_task, "DEMO", quick)
     monkeypatch.setattr(demo_task, "DEMO_DPO", {**DEMO_DPO, **quick, "learning_rate": 1e-3})
@@ -929,7 +935,7 @@ def test_the_demo_goes_through_its_stages_and_is_then_left_alone(here, capsys, m
     def words(n, *seed, **more):  # 128, 100, 96 and 50 notes become 4 each
         return appointments(min(n, 4), *seed, **more)
 
-    monkeypatch.setattr("ft_notebooks.data.example_task.appointments", words)
+    monkeypatch.setattr(demo_task, "appointments", words)
     monkeypatch.setattr(
         demo_task, "demo_scores", lambda model, tok: scored.append(demo_scores(model, tok)) or scored[-1]
     )
@@ -946,8 +952,8 @@ def test_the_demo_goes_through_its_stages_and_is_then_left_alone(here, capsys, m
     assert {"exact_match", "preferred_form", "exact_match_new_phrases"} <= set(report["sft"])
     assert [report[stage]["perplexity"]["value"] for stage in report] == found
     run, then = (json.loads(Path("runs/demo", stage, "run.json").read_text()) for stage in ("sft", "dpo"))
-    assert run["sft.seed"] == then["dpo.seed"] == 3 and run["data.trained"] == run_record.rows_hash(words(128, seed=3))
-    assert then["model.name"] == str(here / "runs/demo/sft") and then["data.trained"] == run_record.rows_hash(
+    assert run["sft.seed"] == then["dpo.seed"] == 3 and run["data.trained"] == data_fingerprint(words(128, seed=3))
+    assert then["model.name"] == str(here / "runs/demo/sft") and then["data.trained"] == data_fingerprint(
         demo_pairs(96, 103)
     )
     assert "The report is runs/demo/report.html" in capsys.readouterr().out

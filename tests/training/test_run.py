@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import get_peft_model_state_dict
+from ranks_of import ranks
 from safetensors.torch import load_file
 from small_runs import HANGS, ROWS, TOK, forked, on_notes
 from transformers import TrainerCallback
@@ -154,6 +155,28 @@ def test_a_saved_file_that_is_lost_is_saved_again_and_what_others_write_beside_i
     (tmp_path / "adapter_config.json").unlink()
     fit(supervised(tmp_path))
     assert (tmp_path / "adapter_config.json").is_file() and (tmp_path / "notes.txt").read_text() == "mine"
+
+
+class TermInTheSecond(TrainerCallback):
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 3 and args.process_index == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_two_processes_are_stopped_by_a_signal_to_one_go_on_together_and_then_change_nothing(tmp_path):
+    run = tmp_path / "run"
+
+    def start(rank, *callbacks):
+        try:
+            return fit(supervised(run, callbacks=list(callbacks))).global_step
+        except Stopped as stop:
+            return stop.signal, stop.checkpoint, stop.step
+
+    stopped = ranks(2, lambda rank: start(rank, TermInTheSecond()), tmp_path / "stopped")
+    assert stopped == [(signal.SIGTERM, str(run / "checkpoint-4"), 4)] * 2 and not (run / "complete.json").exists()
+    assert ranks(2, start, tmp_path / "goes on") == [6, 6]
+    before = files(run)
+    assert ranks(2, start, tmp_path / "again") == [6, 6] and files(run) == before
 
 
 def test_outside_of_the_main_thread_it_trains_without_hearing_signals(tmp_path, monkeypatch):

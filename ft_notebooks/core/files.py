@@ -59,7 +59,7 @@ def read_record(
         if lacks:
             raise ValueError(f"it has no {lacks[0]!r}")
     except ValueError as e:
-        raise ValueError(f"{path} is damaged ({e}); restore it, or choose another folder") from None
+        raise ValueError(f"{path} is damaged ({e}); restore it, or choose another folder and train again") from None
     return found
 
 # %% ../../nbs/package/core/files.ipynb #f9b07f63

@@ -387,6 +387,7 @@ def test_settings_reach_the_trainer_and_the_adapter(here, monkeypatch):
         "effective_batch": 4,
         "callbacks": [],
         "disable_tqdm": False,
+        "any_world_size": False,
     }
     config = model.peft_config["default"]
     assert (config.r, config.lora_alpha, config.lora_dropout) == (2, 4, 0.25)

@@ -15,6 +15,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                     'ft_notebooks/checkpointing/disk_space.py'),
                                                        'ft_notebooks.checkpointing.disk_space._disk_fault': ( 'package/checkpointing/disk_space.html#_disk_fault',
                                                                                                               'ft_notebooks/checkpointing/disk_space.py'),
+                                                       'ft_notebooks.checkpointing.disk_space._is_of_writing': ( 'package/checkpointing/disk_space.html#_is_of_writing',
+                                                                                                                 'ft_notebooks/checkpointing/disk_space.py'),
                                                        'ft_notebooks.checkpointing.disk_space._size': ( 'package/checkpointing/disk_space.html#_size',
                                                                                                         'ft_notebooks/checkpointing/disk_space.py'),
                                                        'ft_notebooks.checkpointing.disk_space.explain_write_error': ( 'package/checkpointing/disk_space.html#explain_write_error',

@@ -7,9 +7,9 @@ __all__ = ['DiskCheck', 'explain_write_error']
 
 # %% ../../nbs/package/checkpointing/disk_space.ipynb #d069b92b
 import shutil
+import traceback
 from pathlib import Path
 
-import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import TrainerCallback
@@ -73,7 +73,10 @@ class DiskCheck(TrainerCallback):
             raise ValueError(fault)
 
 # %% ../../nbs/package/checkpointing/disk_space.ipynb #3096c16a
-_OF_WRITING = (OSError, SafetensorError, RuntimeError)  # torch.save raises the last
+def _is_of_writing(error: Exception) -> bool:
+    "Whether a file could not be written: torch.save raises a `RuntimeError`, which is known by where it was raised."
+    raised_in = [frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return isinstance(error, (OSError, SafetensorError)) or "torch.serialization" in raised_in
 
 
 def explain_write_error(
@@ -82,7 +85,7 @@ def explain_write_error(
     error: Exception,  # What was raised meanwhile
 ) -> str | None:  # None for an error that no write raises; then the folder stays
     "How many bytes the checkpoint needs and how many are missing; its partial folder is removed to free its space."
-    if not isinstance(error, _OF_WRITING) or isinstance(error, torch.OutOfMemoryError):
+    if not _is_of_writing(error):
         return None
     need, free = _checkpoint_bytes(trainer), shutil.disk_usage(folder.parent).free
     written = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

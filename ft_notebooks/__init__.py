@@ -20,6 +20,7 @@ _modules = {  # module -> the public names that are also reachable as `from ft_n
     "checkpointing.integrity": "last_good_checkpoint",
     "training.progress_and_plots": "plot_history",
     "training.batch_plan": "effective_batch",
+    "training.run": "fit",
     "sft.trainer": "sft_trainer",
     "dpo.trainer": "dpo_trainer",
     "distributed.launch_files": "accelerate_config",

@@ -148,7 +148,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_weights(here, monkeypatch, ca
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as e:
         patch.setattr(
-            ft_notebooks.dpo.trainer,
+            pipeline,
             "dpo_trainer",
             lambda *a, callbacks, **k: make(*a, callbacks=[*callbacks, Impatient()], **k),
         )

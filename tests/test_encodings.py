@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ft_notebooks.cli import commands
+from ft_notebooks.cli import model_choice
 from ft_notebooks.cli.commands import main
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 
@@ -106,10 +106,10 @@ def test_the_files_are_utf_8(ran):
 
 def test_a_question_is_the_same_in_every_locale(tmp_path, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(commands, "known_run", lambda run: (run, {"model.bits": 32}))
-    monkeypatch.setattr(commands, "load_folder", lambda folder, bits: None)
-    monkeypatch.setattr("ft_notebooks.tokenization.padding.load_tokenizer", lambda folder: None)
-    monkeypatch.setattr(commands, "_answer", lambda model, tok, messages, n: asked.append(messages) or messages)
+    monkeypatch.setattr(model_choice, "known_run", lambda run: (run, {"model.bits": 32}))
+    monkeypatch.setattr(model_choice, "load_folder", lambda folder, bits: None)
+    monkeypatch.setattr("ft_notebooks.cli.model_choice.load_tokenizer", lambda folder: None)
+    monkeypatch.setattr(model_choice, "_answer", lambda model, tok, messages, n: asked.append(messages) or messages)
     typed = {"ascii": "é\n".encode(), "utf-8": "é\n".encode(), "latin-1": b"\xe9\n"}
     for encoding, text in typed.items():
         for errors in ("strict", "surrogateescape"):

@@ -8,24 +8,25 @@ __all__ = ['CheckpointCallback', 'explain_save_error', 'StepEndCallback', 'start
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #9419a488
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from accelerate.utils import gather_object
 from torch.utils.data import BatchSampler, IterableDataset, RandomSampler, SequentialSampler
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
-from .disk_space import DiskCheck, explain_write_error, first_of_all, numbered_checkpoints
+from .disk_space import DiskCheck, explain_write_error
 from ft_notebooks.checkpointing.integrity import (
     checkpoint_fault,
     last_good_checkpoint,
     mark_checkpoint,
     marked_step,
+    numbered_checkpoints,
     set_aside,
 )
+from ..core.files import read_record
+from ..core.processes import first_of_all, from_all
 from ..core.random_state import get_random_state, set_random_state
 from ..core.seams import overrides
 
@@ -90,15 +91,6 @@ def _folder(args, state) -> Path:
     return Path(args.output_dir, f"checkpoint-{state.global_step}")
 
 
-def _keep_limit(folder: Path, args, limit: int | None) -> None:
-    "training_args.bin holds the limit that the user gave."
-    file = folder / "training_args.bin"
-    if limit is not None and file.is_file():
-        args.save_total_limit = limit
-        torch.save(args, file)
-        args.save_total_limit = None
-
-
 def _give_back(callback, args) -> None:
     if callback.save_total_limit is not None:
         args.save_total_limit, callback.save_total_limit = callback.save_total_limit, None
@@ -129,7 +121,6 @@ class CheckpointCallback(TrainerCallback):
         folder, wait = _folder(args, state), self.trainer.accelerator.wait_for_everyone
         wait()  # all files are there
         if args.should_save:
-            _keep_limit(folder, args, self.save_total_limit)
             if not args.save_only_model:
                 mark_checkpoint(folder, state.global_step)
             _rotate(folder.parent, self.save_total_limit, state.best_model_checkpoint)
@@ -140,15 +131,16 @@ class CheckpointCallback(TrainerCallback):
         _give_back(self, args)
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #0c57b0f3
-def _with_cure(trainer, folder: Path, error: Exception) -> Exception:
-    "An `OSError` with the checkpoint that the run resumes from later; an error with another cause than the disk stays."
-    message = explain_write_error(trainer, folder, error)
-    if message is None:
-        return error
-    good = last_good_checkpoint(folder.parent)
+def _where_it_resumes(run: Path) -> str:
+    good = last_good_checkpoint(run)
     if good:
-        return OSError(f"{message}: {good} is whole, and it resumes from there")
-    return OSError(f"{message}: there is no checkpoint before it, so it starts from scratch")
+        return f"{good} is whole, and it resumes from there"
+    return "there is no checkpoint before it, so it starts from scratch"
+
+
+def _was_being_written(folder: Path, error: Exception) -> bool:
+    "Whether an error came from a save into the folder, or from making it."
+    return folder.is_dir() or Path(getattr(error, "filename", None) or "") == folder
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #1d9783a1
 def _of(trainer, kind: type):
@@ -169,13 +161,13 @@ def explain_save_error(
         yield
     except Exception as error:
         folder = _folder(trainer.args, trainer.state)
-        begun = folder.is_dir() or str(folder) in str(error)  # a save
+        begun = _was_being_written(folder, error)
         if saves is None or trainer.state is before or folder == saves.saved or not begun:
             raise
-        explained = _with_cure(trainer, folder, error)
-        if explained is error:
+        message = explain_write_error(trainer, folder, error)
+        if message is None:
             raise
-        raise explained from error
+        raise OSError(f"{message}: {_where_it_resumes(folder.parent)}") from error
     finally:
         if saves is not None:
             _give_back(saves, trainer.args)
@@ -237,7 +229,7 @@ def _check_complete(trainer, start: Path) -> None:
 
 def _check_same(trainer, start: str | int | None) -> None:
     "`ValueError` where the processes start differently, or would train on rows again."
-    starts = sorted(set(map(str, gather_object([start]))))
+    starts = sorted(set(map(str, from_all(start))))
     if len(starts) > 1:
         raise ValueError(f"the processes resume from different checkpoints: {', '.join(starts)}; is there one disk?")
     if start and trainer.args.ignore_data_skip:
@@ -292,7 +284,7 @@ def no_epoch_after_the_end(
     resume = _of(trainer, ResumeCallback)
     if resume is not None and resume.start is not None:
         step = marked_step(resume.start)
-        state = json.loads((resume.start / "trainer_state.json").read_text(encoding="utf-8"))
+        state = read_record(resume.start / "trainer_state.json", "stateful_callbacks")
         if _has_ended(resume.patience, step, max_steps, state["stateful_callbacks"]):
             epochs = min(epochs, step // steps_an_epoch)  # those that transformers skips
     return epochs, steps_an_epoch, *others, max_steps

@@ -9,23 +9,21 @@ __all__ = ['run_folder', 'check_manifest', 'went_without', 'ManifestCallback']
 import json
 import math
 import os
-import platform
 from pathlib import Path
 
-import torch.distributed as dist
 from transformers import TrainerCallback
 
 from .run_identity import counted_settings, describe
-from ..core.files import write_atomically
+from ..core.files import read_record, write_atomically
 from ..core.fingerprints import plain
-from ..core.processes import Everywhere
+from ..core.processes import check_same, from_all, together
 from ..core.seams import overrides
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #31d8b2f2
-def _differences(old: dict, new: dict) -> list[str]:
-    "In words, such as `seed was 0, is 1`; None and a setting that is absent differ."
+def _differences(old: dict, new: dict) -> dict[str, str]:
+    "The keys whose values differ, each with words such as `seed was 0, is 1`; None and a key that is absent differ."
     names = [key for key in {**old, **new} if old.get(key, "nothing") != new.get(key, "nothing")]
-    return [f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in names]
+    return {key: f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in names}
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #5be17b73
 _BEGUN = ("run.json", "manifest.json", "*.jsonl")  # what a run writes before it has anything to lose
@@ -39,11 +37,11 @@ def _holds(folder: Path, settings: dict) -> bool:
         raise ValueError(f"{folder} is not empty and holds no run.json; choose another folder for the run")
     if not file.exists():
         return False
-    differ = _differences(json.loads(file.read_text(encoding="utf-8")), settings)
+    differ = _differences(read_record(file), settings)
     results = [p for p in held if not any(p.match(begun) for begun in _BEGUN)]
     if differ and results:
         cure = "Choose another folder, or remove this one"
-        raise ValueError(f"{folder} holds another run: {'; '.join(differ)}. {cure}")
+        raise ValueError(f"{folder} holds another run: {'; '.join(differ.values())}. {cure}")
     return not differ
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #46c3ede5
@@ -67,19 +65,6 @@ def _held(folder: Path) -> list[Path]:
     patterns = ("checkpoint-*", "*.safetensors", "pytorch_model*.bin", "metrics.json")
     return sorted(p for pattern in patterns for p in folder.glob(pattern))
 
-
-def _read(file: Path) -> dict:
-    "The manifest in a file; `ValueError` where it is damaged."
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(found.get("run"), dict) and isinstance(found.get("recorded"), dict):
-            return found
-        problem = 'it lacks "run" or "recorded"'
-    except (ValueError, AttributeError) as e:
-        problem = str(e)
-    cure = "it cannot be compared with this run; restore it, or choose another folder"
-    raise ValueError(f"{file} is damaged ({problem}), so {cure}")
-
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #aece328e
 _SPLIT = ("world_size", "per_device_train_batch_size", "gradient_accumulation_steps")  # the effective batch's factors
 
@@ -91,7 +76,7 @@ def _but_for_processes(run: dict) -> dict:
     return {**kept, "effective batch": size}
 
 
-def _run_changes(old: dict, new: dict, any_world_size: bool) -> list[str]:
+def _run_changes(old: dict, new: dict, any_world_size: bool) -> dict[str, str]:
     "How the runs of two manifests differ, in what both of their library versions know."
     was, now = old["run"], new["run"]
     if old["recorded"]["versions"] != new["recorded"]["versions"]:
@@ -101,33 +86,25 @@ def _run_changes(old: dict, new: dict, any_world_size: bool) -> list[str]:
         was, now = _but_for_processes(was), _but_for_processes(now)
     return _differences(was, now)
 
-
-def _recorded_changes(old: dict, new: dict) -> list[str]:
-    "How two manifests differ in what is recorded and not compared."
-    was, now = ({**part["versions"], **{k: v for k, v in part.items() if k != "versions"}} for part in (old, new))
-    return _differences(was, now)
-
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #bcab42a2
+_LONGER = "a longer run has a different schedule from its first step on: train its result further, in a new folder"
+_TRAINED = "load the model again: trained in this process, it is not what the run began with"
 _CURES = {
-    "max_steps num_train_epochs": "a longer run has a different schedule from its first step on: train its result "
-    "further, in a new folder",
+    "max_steps": _LONGER,
+    "num_train_epochs": _LONGER,
     "world_size": "start it on as many processes as it was, or allow another number (any_world_size=True; for ft, "
     "run.world_size=any): the same rows and effective batch then, and other random numbers for dropout",
-    "model.weights adapter.weights": "load the model again: trained in this process, it is not what the run began with",
+    "model.weights": _TRAINED,
+    "adapter.weights": _TRAINED,
     "data": "give it the rows that it had, in their order",
 }
-
-
-def _cures(differ: list[str]) -> list[str]:
-    keys = {line.partition(" was ")[0] for line in differ}
-    return [cure for names, cure in _CURES.items() if keys & set(names.split())]
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #157ac8b3
 def check_manifest(
     folder: str | Path,  # A run's folder; it need not exist
     manifest: dict,  # What `describe` returned
     any_world_size: bool = False,  # A different number of processes may resume it, with the same effective batch
-) -> list[str]:  # What is recorded and has changed, in words, such as "torch was '2.12.0', is '2.13.0'"
+) -> None:
     """A checkpoint or result in the folder belongs to this very run.
 
     `ValueError` with every difference and its cure where it belongs to a different run, and where `manifest.json` is
@@ -136,16 +113,16 @@ def check_manifest(
     folder = Path(folder)
     held = _held(folder)
     if not held:
-        return []
+        return
     if not (folder / "manifest.json").is_file():
         problem = f"{folder} holds {held[0].name} and no manifest.json, so it cannot be compared with this run"
         raise ValueError(f"{problem}; choose another folder")
-    old = _read(folder / "manifest.json")
+    old = read_record(folder / "manifest.json", "run", "recorded")
     differ = _run_changes(old, manifest, any_world_size)
     if differ:
-        cure = "Give the values that it had to resume it, or choose another folder"
-        raise ValueError(f"{folder} holds another run: {'; '.join([*differ, *_cures(differ)])}. {cure}")
-    return _recorded_changes(old["recorded"], manifest["recorded"])
+        cures = dict.fromkeys(cure for key, cure in _CURES.items() if key in differ)
+        last = "Give the values that it had to resume it, or choose another folder"
+        raise ValueError(f"{folder} holds another run: {'; '.join([*differ.values(), *cures])}. {last}")
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #5a7cf597
 def went_without(
@@ -153,44 +130,23 @@ def went_without(
 ) -> list[str]:  # Sentences, as `core.seams.given_way` makes them; empty where there is no manifest
     "What the run went without, since a library had renamed a private name, as its manifest.json records it."
     file = Path(run, "manifest.json")
-    return _read(file)["recorded"].get("given_way", []) if file.is_file() else []
+    return read_record(file, "recorded")["recorded"].get("given_way", []) if file.is_file() else []
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #fd671b85
-def _by_the_first(folder, manifest: dict, any_world_size: bool) -> tuple[list[str], str | None]:
-    "What `check_manifest` returns in the first process, and the text of its error; nothing in the others."
-    if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
-        return [], None
-    try:
-        return check_manifest(folder, manifest, any_world_size), None
-    except ValueError as e:
-        return [], str(e)
-
-# %% ../../nbs/package/checkpointing/run_manifest.ipynb #4457c7d6
-def _checked(folder, manifest: dict, any_world_size: bool) -> list[str]:
-    "What `check_manifest` finds in the first process, in every process alike."
-    mine = {**manifest["run"], **manifest["recorded"]["versions"]}
-    mine = {key: value for key, value in mine.items() if not key.endswith(".weights")}  # others may still wait for them
-    found = [(mine, platform.node(), *_by_the_first(folder, manifest, any_world_size))]
-    if dist.is_available() and dist.is_initialized():
-        gathered: list = [None] * dist.get_world_size()
-        dist.all_gather_object(gathered, found[0])
-        found = gathered
-    first, first_host, changed, problem = found[0]
-    for rank, (theirs, host, *_) in enumerate(found):
-        differ = _differences(first, theirs)
-        if differ:
-            where = f"process {rank} on {host} is another run than process 0 on {first_host}"
-            raise Everywhere(f"{where}: {'; '.join(differ)}. Give all the same")
-    if problem:
-        raise Everywhere(problem)
-    return changed
+def _check_everywhere(trainer, manifest: dict, any_world_size: bool) -> None:
+    "`check_manifest` in the first process; its error, and one for processes that differ, is raised in all."
+    facts = {**manifest["run"], **manifest["recorded"]["versions"]}
+    check_same(**{key: value for key, value in facts.items() if not key.endswith(".weights")})  # some may come later
+    with together():
+        if trainer.is_world_process_zero():
+            check_manifest(trainer.args.output_dir, manifest, any_world_size)
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #5830bf17
 def _before(file: Path, recorded: dict, step: int) -> list[dict]:
     "What was recorded before each start in which it changed, with the step at which that start resumed."
     if not step or not file.is_file():
         return []
-    old = _read(file)
+    old = read_record(file, "recorded")
     before = old.get("before", [])
     return before if old["recorded"] == recorded else [*before, {"until_step": step, **old["recorded"]}]
 
@@ -206,7 +162,7 @@ class ManifestCallback(TrainerCallback):
     """The trainer's folder holds this run alone: `trainer.add_callback(ManifestCallback(trainer, choices=line))`.
 
     `ValueError` as of `check_manifest`, in all processes alike, when it is made and when training starts; then it
-    writes `manifest.json`, with earlier records under "before". `changed` lists in words what has changed.
+    writes `manifest.json`, with earlier records of versions and machine under "before".
     """
 
     def __init__(
@@ -216,14 +172,13 @@ class ManifestCallback(TrainerCallback):
         **extra,  # JSON values to record, such as the line of choices
     ):
         self.trainer, self.manifest, self.any = trainer, describe(trainer, **extra), any_world_size
-        self.changed = _checked(trainer.args.output_dir, self.manifest, any_world_size)
+        _check_everywhere(trainer, self.manifest, any_world_size)
 
     def on_train_begin(self, args, state, control, **kwargs):
         if control.should_training_stop:  # the run has ended
             return
         self.manifest["run"] |= json.loads(json.dumps(counted_settings(self.trainer), default=plain))
-        _checked(args.output_dir, self.manifest, self.any)
+        _check_everywhere(self.trainer, self.manifest, self.any)
         if state.is_world_process_zero:
             _write(Path(args.output_dir, "manifest.json"), self.manifest, state.global_step)
-        if dist.is_available() and dist.is_initialized():
-            dist.barrier()
+        from_all(None)  # none goes on before it is written

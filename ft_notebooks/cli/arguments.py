@@ -7,6 +7,7 @@ __all__ = ['parser']
 
 # %% ../../nbs/package/cli/arguments.ipynb #222f751d
 import argparse
+from importlib.metadata import version
 
 # %% ../../nbs/package/cli/arguments.ipynb #b582f9d7
 def _command(commands, name, text, *positional, output=None, settings=True):
@@ -21,6 +22,7 @@ def _command(commands, name, text, *positional, output=None, settings=True):
         command.add_argument("--set", **one)
     if output is not None:
         command.add_argument("--output", **folder, help=f"default: {output}")
+        command.add_argument("--quiet", action="store_true", help="print only what comes out, and errors; no bars")
     return command
 
 # %% ../../nbs/package/cli/arguments.ipynb #b7a43b91
@@ -56,6 +58,8 @@ def _add_launch(commands) -> None:
 def parser() -> argparse.ArgumentParser:
     "The arguments of `ft`; a parsed line holds the command's name as `command`."
     ft = argparse.ArgumentParser("ft", description="Fine-tune a language model on a file of chats or of preferences.")
+    ft.add_argument("--version", action="version", version=f"ft_notebooks {version('ft-notebooks')}")
+    ft.set_defaults(quiet=False)
     commands = ft.add_subparsers(dest="command", required=True, metavar="COMMAND")
     data = ("DATA", None, "a file of messages, alpaca rows or, for dpo, of pairs: JSON, JSONL, CSV, Parquet")
     run = ("RUN", None, "a run's folder, or a model: a folder, a name on the hub, or smollm2")

@@ -6,336 +6,36 @@
 __all__ = ['main']
 
 # %% ../../nbs/package/cli/commands.ipynb #060de6e3
-import hashlib
+import contextlib
+import importlib
 import json
 import logging
 import os
-import shlex
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
 from .arguments import parser
-from .demo_task import DEMO, DEMO_DPO, demo_guards, demo_pairs, demo_scores
-from .launch import launch_command
-from .pipeline import check_settings, held_out, kept_rows, known_run, leave, load_folder, meet
-from .pipeline import model_bits, model_settings, once, rows_hash, say, train_run, trained_rows
-from .settings_template import write_settings
-from .data_preparation import as_chats, encode_rows, read_stage
 from ..core.cpu_threads import use_cpu_threads
+from ..core.errors import Everywhere, Stopped
 
-# %% ../../nbs/package/cli/commands.ipynb #c1038f43
-def _settings(args) -> dict:
-    from ft_notebooks.cli.settings import read_settings
-
-    file = args.settings or ("settings.ini" if Path("settings.ini").is_file() else None)
-    if file:
-        say(f"settings: {file}")
-    return read_settings(file, args.set)
-
-# %% ../../nbs/package/cli/commands.ipynb #5901ba01
-def _quiet(threads: str | None = None) -> None:
-    "Turn off the libraries' notices; print the number of threads, and why, where the CPU trains."
-    import datasets
-    import torch
-    import transformers
-
-    warnings.simplefilter("ignore", FutureWarning)  # between the libraries, not for whoever runs ft
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    if threads and not torch.accelerator.is_available():
-        number = torch.get_num_threads()
-        say(f"{number} {'thread' if number == 1 else 'threads'} ({threads})")
-
-# %% ../../nbs/package/cli/commands.ipynb #d5eb698e
-def _init(args) -> None:
-    say(f"wrote {write_settings()}; now: ft sft DATA")
-
-# %% ../../nbs/package/cli/commands.ipynb #8f9a6e9b
-def _absolute(source):
-    "The path of a file or folder from anywhere; anything else as it is, such as a name on the hub, or a share."
-    return str(Path(source).resolve()) if source and Path(source).exists() else source
-
-# %% ../../nbs/package/cli/commands.ipynb #27480320
-def _train(args) -> None:
-    stage = args.command
-    with meet():
-        settings = _settings(args)
-        _quiet(args.threads)
-        check_settings(settings, stage)
-    rule = settings["data"].get("eval")
-    train, held = once(lambda: held_out(read_stage(stage, args.data), rule, settings[stage].get("seed", 0)))
-    kept = "none held out, so nothing will be evaluated" if held is None else f"{len(held):,} held out"
-    say(f"{args.data}: {len(train):,} {'pairs' if stage == 'dpo' else 'conversations'} to train on, {kept}")
-    sources = [args.data, *([rule] if rule and Path(rule).exists() else [])]
-    settings["data"] |= {"file": _absolute(args.data), "eval": _absolute(rule)}
-    train_run(train, held, settings, args.output, sources, stage)
-    leave()
-    say(f"\nThe run is in {args.output}. Next: ft eval {args.output}, or ft chat {args.output}")
-
-# %% ../../nbs/package/cli/commands.ipynb #726062b0
-def _generator(folder, bits):
-    "The model of a folder, an adapter merged into its base unless the base has less than 16 bits."
-    from ft_notebooks.lora.adapter import merge_adapter
-
-    model = load_folder(folder, bits)
-    plain = not hasattr(model, "peft_config") or model.active_peft_config.is_prompt_learning
-    return model if plain or bits < 16 else merge_adapter(model)
-
-# %% ../../nbs/package/cli/commands.ipynb #cc15c782
-def _stages(folder, known) -> dict:
-    "Stage -> the folder of its model: the base, where it is known, DPO's start, then the model itself."
-    base, start = known.get("model.name"), None
-    file = Path(folder, "adapter_config.json")
-    if file.is_file():
-        base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    if known.get("model.name") not in (None, base) and Path(known["model.name"], "adapter_config.json").is_file():
-        start = known["model.name"]
-    stage = known.get("command", "model")
-    earlier = known_run(start)[1].get("command") if start else None
-    found = {"base": base, earlier if earlier not in (None, stage) else "start": start, stage: folder}
-    return {name: place for name, place in found.items() if place is not None}
-
-# %% ../../nbs/package/cli/commands.ipynb #15a2d0b4
-def _evaluate(stages, bits, tok, chats, scorers, output, options) -> dict:
-    "Stage -> `Evaluation`; each answer is saved in `output` at once, so that a killed command resumes there."
-    from ft_notebooks.evaluation.runner import evaluate
-
-    Path(output).mkdir(parents=True, exist_ok=True)
-    found = {}
-    for stage, folder in stages.items():
-        say(f"{stage}: {len(chats)} conversations")
-        asked = json.dumps([str(folder), rows_hash(chats), bits, options], sort_keys=True)
-        key = hashlib.sha256(asked.encode()).hexdigest()[:8]
-        file = Path(output, f"{stage}-{key}.answers.jsonl")  # one for each model, data and options
-        found[stage] = evaluate(_generator(folder, bits), tok, chats, scorers, file=file, **options)
-    return found
-
-# %% ../../nbs/package/cli/commands.ipynb #38566db9
-def _score(found) -> str:
-    around = "" if found["low"] is None else f" [{found['low']:.2f}, {found['high']:.2f}]"
-    return f"{found['value']:.2f}{around}"
+# %% ../../nbs/package/cli/commands.ipynb #764a3b39
+_FUNCTIONS = {
+    "init": "settings_template.init_command",
+    "sft": "pipeline.train_command",
+    "dpo": "pipeline.train_command",
+    "eval": "evaluation.eval_command",
+    "merge": "model_choice.merge_command",
+    "chat": "model_choice.chat_command",
+    "launch": "launch.launch_command",
+    "demo": "demo_task.demo_command",
+}
 
 
-def _table(evaluations) -> str:
-    names = list(dict.fromkeys(n for e in evaluations.values() for n in e.scores))
-    lines = [f"{'':24}" + "".join(f"{stage:>24}" for stage in evaluations)]
-    for name in names:
-        cells = [e.scores.get(name) for e in evaluations.values()]
-        texts = ["–" if c is None else _score(c) for c in cells]
-        lines.append(f"{name:24}" + "".join(f"{text:>24}" for text in texts))
-    return "\n".join(lines)
-
-# %% ../../nbs/package/cli/commands.ipynb #ae38a3f8
-def _rows(file):
-    "The conversations of a file; where it holds pairs instead, those with the chosen answers."
-    try:
-        return read_stage("sft", file)
-    except ValueError as e:
-        try:
-            return as_chats(read_stage("dpo", file))
-        except ValueError:
-            raise e from None
-
-# %% ../../nbs/package/cli/commands.ipynb #1bc2f2b2
-def _tasks(args, stages, tok, bits, output) -> None:
-    from ft_notebooks.evaluation.runner import Evaluation
-    from ft_notebooks.evaluation.lm_eval import run_tasks
-    from ft_notebooks.core.files import write_atomically
-
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    how = {"limit": args.limit, "include": args.include, "chat": args.chat}
-    kept, found = {}, {}
-    for stage, folder in stages.items():
-        say(f"{stage}: {args.tasks}, {'with' if args.chat else 'without'} the chat template")
-        results = run_tasks(_generator(folder, bits), tok, args.tasks.split(","), **how)
-        kept[stage] = {key: results.get(key) for key in ("scores", "versions", "n-shot", "lm_eval_version")}
-        found[stage] = Evaluation({}, [])
-        for task, scores in results["scores"].items():
-            found[stage].scores.update({f"{task}: {name}": score for name, score in scores.items()})
-    Path(output).mkdir(parents=True, exist_ok=True)
-    write_atomically(Path(output, "tasks.json"), json.dumps({**how, "stages": kept}, indent=1))
-    say("\n" + _table(found) + f"\n\nThe scores are in {Path(output, 'tasks.json')}")
-
-# %% ../../nbs/package/cli/commands.ipynb #776fc7f9
-def _report(args, found, stages, scorers, output) -> None:
-    "Write the report of each stage's `Evaluation`, and print its table."
-    from ft_notebooks.evaluation.comparison import compare_stages
-    from ft_notebooks.evaluation.report import report_card
-    from ft_notebooks.evaluation.score_curves import scores_by_step
-
-    train, looks, history = dict[str, Any](), dict[str, Any](), dict[str, Any]()
-    for stage, place in stages.items():
-        known = known_run(place)[1]
-        if known:
-            rows = trained_rows(known)
-            if rows is not None:
-                train[stage] = rows
-            looks[stage], history[stage] = scores_by_step(place), known["history"]
-    title = f"{args.run} on {args.data or 'its held-out rows'}"
-    page = report_card(found, output, title=title, train=train, looks=looks, history=history)
-    lines = [_table(found)]
-    for scores in compare_stages(found).values():
-        lines += [f"{name}: {scores[name]['verdict']}" for name in scorers if name in scores]
-    say("\n" + "\n".join(lines) + f"\n\nThe report is {page}")
-
-# %% ../../nbs/package/cli/commands.ipynb #8f987a9d
-def _eval(args) -> None:
-    settings = _settings(args)
-    _quiet(args.threads)
-    from ft_notebooks.evaluation.metrics import find_scorers
-    from ft_notebooks.tokenization.padding import load_tokenizer
-
-    if args.tasks and args.data or not args.tasks and (args.include or args.limit is not None or args.chat):
-        raise ValueError(
-            "--tasks brings rows of its own, so leave DATA out; --include, --limit and --chat belong to --tasks"
-        )
-    options = {"max_new_tokens": 128, "scorers": ["exact_match"], **settings["evaluation"]}
-    scorers = find_scorers(options.pop("scorers"))
-    given = _rows(args.data) if args.data else None
-    folder, known = known_run(args.run)
-    output = args.output or (Path(args.run, "eval") if Path(args.run).is_dir() else "runs/eval")
-    bits = model_bits(settings["model"].get("bits") or known.get("model.bits"), folder=folder)
-    stages = _stages(folder, known)
-    if args.tasks:
-        return _tasks(args, stages, load_tokenizer(folder), bits, output)
-    chats, tok = given or kept_rows(args.run, known), load_tokenizer(folder)
-    encode_rows(tok, chats, None, [args.data or known["data"]["file"]])
-    _report(args, _evaluate(stages, bits, tok, chats, scorers, output, options), stages, scorers, output)
-
-# %% ../../nbs/package/cli/commands.ipynb #4d9619c0
-def _typical(known, tok) -> list:
-    "Token ids of up to 16 rows like the run's training rows: of its data, or of the built-in task."
-    from ft_notebooks.data.example_task import appointments
-    from ft_notebooks.data.chat_encoding import encode_chats
-
-    file = (known.get("data") or {}).get("file")
-    chats = as_chats(read_stage(known["command"], file)) if file and Path(file).is_file() else appointments(16)
-    rows, _ = encode_chats(tok, chats.select(range(max(0, len(chats) - 16), len(chats))))
-    return [ids[:256] for ids in rows["input_ids"]]
-
-# %% ../../nbs/package/cli/commands.ipynb #06d4ed4e
-def _adapter(run, known, given) -> int:
-    "The bits of the adapter's base; `ValueError` for a run or folder without an adapter, and for other bits."
-    from ft_notebooks.lora.adapter_folder import trained_bits
-
-    if known.get("model.method") == "full":
-        raise ValueError(f"{run} trained every weight, so there is nothing to merge: {run} is the model")
-    folder = known_run(run)[0]
-    if not Path(folder, "adapter_config.json").is_file():
-        raise ValueError(f"{run} holds no adapter, so there is nothing to merge; name a run, as ft sft makes it")
-    bits = known.get("model.bits") or trained_bits(folder) or model_bits(given)
-    if given not in (None, bits):
-        raise ValueError(f"{run} was trained on a base in {bits} bits, not {given}; leave model.bits out")
-    return bits
-
-# %% ../../nbs/package/cli/commands.ipynb #f9a62580
-def _merge(args) -> None:
-    settings = _settings(args)
-    _quiet(args.threads)
-    from ft_notebooks.lora.merging import merge_folder
-    from ft_notebooks.tokenization.padding import load_tokenizer
-
-    folder, known = known_run(args.run)
-    bits = _adapter(args.run, known, settings["model"].get("bits"))
-    output = args.output or Path(args.run, "merged")
-    rows = _typical(known, load_tokenizer(folder))
-    say(f"{args.run}: its adapter is merged into its base in {bits} bits")
-    kl, same = merge_folder(folder, output, rows, bits)
-    say(f"on {sum(map(len, rows))} tokens the same next token for {same:.1%}, KL per token {kl:.4f}")
-    system = f" --system {shlex.quote(known['system'])}" if known.get("system") else ""
-    say(f"\nThe model is in {output}. Next: ft eval {output} DATA, or ft chat {output}{system}")
-
-# %% ../../nbs/package/cli/commands.ipynb #34d68a2b
-def _answer(model, tok, messages, max_new_tokens) -> list:
-    "The conversation with its answer, which is printed; `ValueError` drops the question, and its text is printed."
-    from ft_notebooks.inference.generation import generate
-
-    try:
-        answer = generate(model, tok, [messages], max_new_tokens, progress=False)[0]
-    except ValueError as e:
-        say(f"({e})")
-        return messages[:-1]
-    say(answer)
-    return [*messages, {"role": "assistant", "content": answer}]
-
-# %% ../../nbs/package/cli/commands.ipynb #6b605079
-def _typed(text: str) -> str:
-    "The text, with bytes that are invalid in the locale's encoding read as UTF-8."
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-def _chat(args) -> None:
-    settings = _settings(args)
-    _quiet(args.threads)
-    from ft_notebooks.tokenization.padding import load_tokenizer
-
-    folder, known = known_run(args.run)
-    bits = model_bits(settings["model"].get("bits") or known.get("model.bits"), folder=folder)
-    model, tok = load_folder(folder, bits), load_tokenizer(folder)
-    system = known.get("system") if args.system is None else _typed(args.system)
-    start = [{"role": "system", "content": system}] if system else []
-    if system:
-        say(f"system: {system}")
-    if hasattr(sys.stdin, "reconfigure"):
-        sys.stdin.reconfigure(errors="surrogateescape")
-    say("Type a message; an empty line starts a new conversation, Ctrl-D ends.")
-    messages = start
-    while True:
-        try:
-            text = _typed(input("> ")).strip()
-        except (EOFError, KeyboardInterrupt):
-            return
-        asked = [*messages, {"role": "user", "content": text}]
-        messages = _answer(model, tok, asked, settings["evaluation"].get("max_new_tokens", 128)) if text else start
-
-# %% ../../nbs/package/cli/commands.ipynb #0d87208d
-def _demo_stages(run, settings, bits, found) -> dict[str, Any]:
-    "Train both stages and add their scores to `found`; the rest of what the report shows."
-    from ft_notebooks.data.example_task import appointments
-    from ft_notebooks.evaluation.score_curves import scores_by_step
-
-    seed = settings["sft"]["seed"]
-    rows = {"sft": appointments(128, seed=seed), "dpo": demo_pairs(96, 100 + seed)}
-    what = {
-        "sft": "3/4  Supervised fine-tuning on 128 other notes",
-        "dpo": "4/4  Preferences: day and time first, in 96 pairs",
-    }
-    history, looks = {}, {}
-    for stage, train in rows.items():
-        say(f"{what[stage]}; then the same 150 notes")
-        _, tok, history[stage] = train_run(train, None, settings, run / stage, stage=stage, guards=demo_guards)
-        found[stage] = demo_scores(_generator(run / stage, bits), tok)
-        looks[stage], settings["model"] = scores_by_step(run / stage), {"name": str(run / stage)}
-    return {"history": history, "looks": looks, "train": rows}
-
-# %% ../../nbs/package/cli/commands.ipynb #d1369e1e
-def _demo(args) -> None:
-    _quiet(args.threads)
-    from ft_notebooks.checkpointing.run_manifest import run_folder
-    from ft_notebooks.cli.settings import read_settings
-    from ft_notebooks.evaluation.report import report_card
-    from ft_notebooks.tokenization.padding import load_tokenizer
-
-    run, seed = Path(args.output), args.seed
-    settings = {**read_settings(), "sft": {**DEMO, "seed": seed}, "dpo": {**DEMO_DPO, "seed": seed}}
-    made = {f"{stage}.{key}": value for stage in ("sft", "dpo") for key, value in settings[stage].items()}
-    run_folder(run, {"command": "demo", **made})
-    if (run / "report.html").exists():
-        return say(f"{run} is finished; nothing is changed. The report is {run / 'report.html'}")
-    say("1/4  SmolLM2-135M-Instruct: from the cache, else fetched once")
-    base = model_settings(settings)
-    say("2/4  The base on 150 notes that it has to turn into one line of JSON")
-    found = {"base": demo_scores(load_folder(base["name"], base["bits"]), load_tokenizer(base["name"]))}
-    more = _demo_stages(run, settings, base["bits"], found)
-    page = report_card(found, run, title="From SmolLM2 to an appointment reader", **more)
-    say("\n" + _table(found) + f"\n\nThe report is {page} (also report.md, report.json, scores.png, loss.png)")
-
-# %% ../../nbs/package/cli/commands.ipynb #f48546ad
-_FUNCTIONS = {"init": _init, "sft": _train, "dpo": _train, "eval": _eval, "merge": _merge, "chat": _chat}
-_FUNCTIONS |= {"launch": launch_command, "demo": _demo}
+def _call(args) -> str | None:
+    "What the command's function returns."
+    module, name = _FUNCTIONS[args.command].split(".")
+    return getattr(importlib.import_module(f"ft_notebooks.cli.{module}"), name)(args)
 
 # %% ../../nbs/package/cli/commands.ipynb #e028566b
 def _escape_what_cannot_be_encoded() -> None:
@@ -362,6 +62,20 @@ def _threads_before(args) -> int | None:
     return None
 
 # %% ../../nbs/package/cli/commands.ipynb #b4a76c83
+def _run(args) -> str | None:
+    "What the command returns; with --quiet nothing else is printed, and there are no bars."
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and args.command not in ("sft", "dpo"):
+        raise ValueError(
+            "under a launcher every process would do the same; sft and dpo share the work, the others take one process"
+        )
+    if not args.quiet:
+        return _call(args)
+    if "tqdm" not in sys.modules:
+        os.environ["TQDM_DISABLE"] = "1"  # which tqdm reads when it is imported
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+        return _call(args)
+
+
 def main(
     argv: list[str] | None = None,  # The arguments; None for those of the process
 ) -> None:
@@ -377,20 +91,18 @@ def main(
     if "torch" not in sys.modules and args.command not in ("init", "launch"):
         args.threads = use_cpu_threads(_threads_before(args))
     try:
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and args.command not in ("sft", "dpo"):
-            raise ValueError(
-                "under a launcher every process would do the same; sft and dpo share the work, the others take one "
-                "process"
-            )
-        _FUNCTIONS[args.command](args)
+        said = _run(args)
     except (ValueError, OSError) as e:
-        if first or type(e).__name__ != "Everywhere":  # which the first process of this host prints
+        if first or not isinstance(e, Everywhere):  # which the first process of this host prints
             print(f"ft {args.command}: {e}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as e:
+        reason = str(e) or "what has not begun to train begins again"
         if first:
-            print(f"\nft {args.command}: stopped; {e or 'what has not begun to train begins again'}", file=sys.stderr)
-        sys.exit(getattr(e, "code", 130))
+            print(f"\nft {args.command}: stopped; {reason}", file=sys.stderr)
+        sys.exit(128 + e.signal if isinstance(e, Stopped) else 130)
+    if said and os.environ.get("RANK", "0") == "0":
+        print(said, flush=True)
 
 # %% ../../nbs/package/cli/commands.ipynb #793e3d4f
 if __name__ == "__main__" and "get_ipython" not in globals():  # in a notebook this name is "__main__" too

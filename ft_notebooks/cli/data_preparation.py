@@ -12,6 +12,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from datasets import Features
+
+from ..data.chat_encoding import encode_chat, encode_chats
+from ..data.preference_encoding import encode_pair, encode_pairs
+from ..data.preference_report import suspect_swapped
+from ..data.read import read_chats, read_preferences
+from ..data.readers import read_rows
+from ..dpo.loss import pair_logps
+from ..evaluation.likelihood import perplexity
+from ..evaluation.runner import interval
+from ..tokenization.padding import IGNORE
+from ..tokenization.token_view import show_tokens
+
 # %% ../../nbs/package/cli/data_preparation.ipynb #afa077b6
 def read_stage(
     stage: str,  # "sft" or "dpo"
@@ -21,8 +34,6 @@ def read_stage(
 
     `ValueError` with file and line where a row is no conversation (sft) or no pair (dpo).
     """
-    from ft_notebooks.data.read import read_chats, read_preferences
-
     return (read_preferences if stage == "dpo" else read_chats)(source)
 
 # %% ../../nbs/package/cli/data_preparation.ipynb #43e30e5c
@@ -30,8 +41,6 @@ def as_chats(
     rows,  # A `Dataset` of conversations or of pairs
 ):  # A `Dataset` with "messages", and "tools" if there are any
     "Conversations as they are; each pair becomes its prompt with the chosen answer."
-    from datasets import Features
-
     if "messages" in rows.column_names:
         return rows
     columns = {"messages": rows.features["prompt"]}
@@ -46,10 +55,6 @@ def as_chats(
 # %% ../../nbs/package/cli/data_preparation.ipynb #97ec6181
 def _misread(tok, sources, pairs: bool) -> None:
     "A `ValueError` with the file and the line of the first row of `sources` that cannot be encoded."
-    from ft_notebooks.data.readers import read_rows
-    from ft_notebooks.data.chat_encoding import encode_chat
-    from ft_notebooks.data.preference_encoding import encode_pair
-
     for source in sources:
         for (place, _), row in zip(read_rows(source), read_stage("dpo" if pairs else "sft", source)):
             try:
@@ -74,9 +79,6 @@ def encode_rows(
     `ValueError` with file and line where a row cannot be encoded, and where a larger share of the rows than allowed
     is cut, equal or too long.
     """
-    from ft_notebooks.data.chat_encoding import encode_chats
-    from ft_notebooks.data.preference_encoding import encode_pairs
-
     if rows is None:
         return None, {}
     pairs = "messages" not in rows.column_names
@@ -104,9 +106,6 @@ def show_row(
     row: dict,  # As `encode_rows` gives it
 ) -> str:  # The text; trained tokens in colour on a terminal, elsewhere between « and »
     "A row as it is trained; for a pair, the prompt with the chosen answer, and then with the rejected answer."
-    from ft_notebooks.tokenization.token_view import show_tokens
-    from ft_notebooks.tokenization.padding import IGNORE
-
     if "labels" in row:
         return _ribbon(show_tokens(tok, row))
     before = row["prompt_ids"]
@@ -123,10 +122,6 @@ def measure(
     rows,  # As `encode_rows` gives them, or None
 ) -> dict:  # {"perplexity"}; of pairs {"ranked": {"value", "low", "high", "n"}, "logps": N × [chosen, rejected], nats}
     "The perplexity of held-out conversations, or how the model ranks held-out pairs; {} without rows."
-    from ft_notebooks.evaluation.likelihood import perplexity
-    from ft_notebooks.dpo.loss import pair_logps
-    from ft_notebooks.data.preference_report import suspect_swapped
-
     if rows is None:
         return {}
     if "labels" in rows.column_names:
@@ -144,8 +139,6 @@ def compare_measures(
 
     For pairs also the reward accuracy: the share whose chosen answer has gained more than the rejected one.
     """
-    from ft_notebooks.evaluation.runner import interval
-
     kept = {f"{name}_before": value for name, value in before.items() if name != "logps"}
     kept |= {name: value for name, value in after.items() if name != "logps"}
     if "perplexity" in after:

@@ -11,15 +11,18 @@ import shlex
 import sys
 from pathlib import Path
 
+import yaml
+
 from .arguments import parser
-from .pipeline import say
+from .console import say
+from ..core.files import write_atomically
+from ..distributed.launch_files import accelerate_config, check_config
+from ..distributed.launcher import launch
+from ..distributed.slurm import slurm_job
 
 # %% ../../nbs/package/cli/launch.ipynb #6fb708f1
 def _config_file(args) -> Path:
     "The file for accelerate: the one given, checked, or a new one."
-    from ft_notebooks.distributed.launch_files import accelerate_config, check_config
-    from ft_notebooks.core.files import write_atomically
-
     if args.config and args.strategy:
         raise ValueError(f"--config {args.config} says the strategy; leave --strategy out")
     if args.config:
@@ -39,8 +42,6 @@ def _config_file(args) -> Path:
 # %% ../../nbs/package/cli/launch.ipynb #008e7d30
 def _other_machines(args, file, words, where) -> list[str]:
     "The command for each other machine."
-    import yaml
-
     given = {"--config": file, **{f"--{name.replace('_', '-')}": value for name, value in where.items() if value}}
     fixed = [str(word) for pair in given.items() for word in pair]
     machines = yaml.safe_load(file.read_text(encoding="utf-8"))["num_machines"]
@@ -59,9 +60,6 @@ def launch_command(
     `ValueError` where the command after `--` is neither sft nor dpo, and where the flags contradict each other or the
     config file; nothing is started then.
     """
-    from ft_notebooks.distributed.launcher import launch
-    from ft_notebooks.distributed.slurm import slurm_job
-
     words = args.words[1:] if args.words[:1] == ["--"] else args.words
     if words[:1] not in (["sft"], ["dpo"]):
         raise ValueError(
@@ -73,10 +71,10 @@ def launch_command(
         job = Path("runs", "job.sh")
         job.parent.mkdir(exist_ok=True)
         job.write_text(slurm_job(words, file, max_restarts=args.max_restarts), encoding="utf-8")
-        return say(f"wrote {job}; now: sbatch {job}")
+        return print(f"wrote {job}; now: sbatch {job}")
     where = {"address": args.address, "port": args.port, "max_restarts": args.max_restarts}
     for line in _other_machines(args, file, words, where):
-        say(line)
+        print(line)
     code = launch(["-m", "ft_notebooks.cli", *words], file, machine_rank=args.machine_rank, **where)
     if code:
         sys.exit(code)

@@ -170,17 +170,13 @@ def _line(text, section, key=None) -> int:
     return next(i for i, line in enumerate(lines) if i > head and line.partition("=")[0].strip() == key) + 1
 
 # %% ../../nbs/package/cli/settings.ipynb #003294b5
-class _Parser(configparser.ConfigParser):
-    def optionxform(self, optionstr: str) -> str:
-        return optionstr  # names keep their case
-
-
 def _from_file(file) -> Iterator[tuple]:
     "Place, section, key and text of every setting in the file; for a section that does not exist, no key."
-    parser = _Parser(
+    parser = configparser.ConfigParser(
         interpolation=None, inline_comment_prefixes=("#", ";"), delimiters=("=",), default_section="",
         empty_lines_in_values=False,
     )  # fmt: skip
+    parser.optionxform = str  # type: ignore[method-assign, assignment]  # names keep their case
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
         parser.read_string(text, source=str(file))

@@ -8,35 +8,24 @@ __all__ = ['Hardware', 'hardware']
 # %% ../../nbs/package/core/device.ipynb #d1a0c002
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 import torch
 
+from .cpu_threads import control_groups
+
 # %% ../../nbs/package/core/device.ipynb #75207402
 def _cpu_has_bf16() -> bool:
-    "Whether the CPU has bfloat16 instructions, by torch or by /proc/cpuinfo."
-    if hasattr(torch.cpu, "get_capabilities"):
-        found = {name for name, has in torch.cpu.get_capabilities().items() if has is True}
-    else:
-        cpuinfo = Path("/proc/cpuinfo")
-        found = set(cpuinfo.read_text(encoding="utf-8").split()) if cpuinfo.exists() else set()
+    found = {name for name, has in torch.cpu.get_capabilities().items() if has is True}
     return not found.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 # %% ../../nbs/package/core/device.ipynb #cfc6c426
 def _ram() -> int:
     "Bytes that this process may use: the machine's, or less where a control group caps it."
-    limits = [psutil.virtual_memory().total]
-    cgroups = Path("/proc/self/cgroup")
-    for line in cgroups.read_text(encoding="utf-8").splitlines() if cgroups.exists() else []:
-        _, controller, own = line.split(":", 2)
-        if controller in ("", "memory"):  # version 2, version 1
-            folder = Path("/sys/fs/cgroup", controller, own.lstrip("/"))
-            name = "memory.limit_in_bytes" if controller else "memory.max"
-            files = [place / name for place in (folder, *folder.parents) if (place / name).is_file()]
-            texts = [file.read_text(encoding="utf-8").strip() for file in files]
-            limits += [int(text) for text in texts if text != "max"]
-    return min(limits)
+    names = ("memory.max", "memory.limit_in_bytes")  # version 2, version 1
+    files = [folder / name for folder in control_groups("memory") for name in names]
+    texts = [file.read_text(encoding="utf-8").strip() for file in files if file.is_file()]
+    return min([psutil.virtual_memory().total, *(int(text) for text in texts if text != "max")])
 
 # %% ../../nbs/package/core/device.ipynb #b3076ce1
 @dataclass(frozen=True)

@@ -179,19 +179,7 @@ class NameGone(RuntimeError):
     "A name that the installed release of a library does not have, and one that has it."
 
 
-def _module(name: str) -> Callable[[Any], object]:
-    "A `Seam.holder`: the module of this name, or None."
-
-    def found(_) -> object:
-        try:
-            return importlib.import_module(name)
-        except ImportError:
-            return None
-
-    return found
-
-
-_OF_THE_ESTIMATE = {  # what it serves -> library, where the name is looked for, and the name
+ESTIMATE_SEAMS = {  # what it serves -> library, where the name is looked for, and the name
     "tensors without memory": ("torch", "torch._subclasses.fake_tensor", "FakeTensorMode"),
     "a call at each operation": ("torch", "torch.utils._python_dispatch", "TorchDispatchMode"),
     "the class of a model's layers": ("transformers", "transformers.modeling_layers", "GradientCheckpointingLayer"),
@@ -204,22 +192,17 @@ _OF_THE_ESTIMATE = {  # what it serves -> library, where the name is looked for,
     "a tile's gradient": ("trl", "trl.kernels.chunked_logprob", "_addmm_fp32"),
     "the code books of four-bit weights": ("bitsandbytes", "bitsandbytes.functional", "name2qmap"),
 }
-ESTIMATE_SEAMS = {  # by what they serve
-    use: Seam(library, name, _module(module), use, "memory is not estimated")
-    for use, (library, module, name) in _OF_THE_ESTIMATE.items()
-}
 
 
 def for_estimate(
     use: str,  # A key of `ESTIMATE_SEAMS`
 ) -> Any:
     "What the name stands for; `NameGone`, with the library, its version, the name and a release that has it."
-    seam = ESTIMATE_SEAMS[use]
+    library, module, name = ESTIMATE_SEAMS[use]
     try:
-        return getattr(seam.holder(None), seam.name)
-    except AttributeError as e:
-        gone = f"{_OF_THE_ESTIMATE[use][1]}.{seam.name}, and without it memory cannot be estimated"
-        raise NameGone(_lacks([seam.library], gone)) from e
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as e:
+        raise NameGone(_lacks([library], f"{module}.{name}, and without it memory cannot be estimated")) from e
 
 
 def replaced(
@@ -228,4 +211,5 @@ def replaced(
 ):  # -> a context manager
     "While the block runs, the library finds another object under the name; `NameGone` where there is none."
     for_estimate(use)
-    return patch.object(ESTIMATE_SEAMS[use].holder(None), ESTIMATE_SEAMS[use].name, by)
+    _, module, name = ESTIMATE_SEAMS[use]
+    return patch(f"{module}.{name}", by)

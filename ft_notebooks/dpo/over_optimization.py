@@ -23,8 +23,8 @@ from ..core.files import atomic_path, write_atomically
 from ..core.model_parts import base_model
 from ..core.processes import together
 from ..core.random_state import keep_random_state
+from ..checkpointing.metrics_log import append_entries, read_entries, entries_text
 from ..core.seams import overrides
-from ..training.metrics_log import append_entries, read_entries, entries_text
 from ..tokenization.padding import pad_batch
 from ..training.progress_and_plots import logged_history, logged_points
 

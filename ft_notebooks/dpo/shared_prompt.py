@@ -152,9 +152,15 @@ def _is_checkpointed(base: PreTrainedModel) -> bool:
     return bool(base.is_gradient_checkpointing if newer is None else newer)
 
 
-def _not_kept(trainer) -> None:
-    "`ValueError` where a batch lacks the reference that is known before step 1 only."
-    full = trainer.ref_model is None and not isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel)
+def _not_kept(trainer, had_adapter: bool) -> None:
+    "`ValueError` where a batch lacks the reference, and the model that it would be computed with is no more."
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if had_adapter and "ref" not in model.peft_config:
+        raise ValueError(
+            f"a batch has no {REFERENCE_COLUMNS[0]}, and the reference, an adapter of its own, is no more: fit has "
+            "dropped it when the run had finished; evaluate before, or set precompute_ref_log_probs=True"
+        )
+    full = trainer.ref_model is None and not isinstance(model, PeftModel)
     if full and (trainer.model.training or trainer.state.global_step):
         raise ValueError(
             f"a batch has no {REFERENCE_COLUMNS[0]}, and the reference, which was this model before step 1, is no more;"
@@ -177,6 +183,7 @@ class SharedPrompt:
         for name, why in _NEEDED.items():
             require(trainer, name, why, DPOTrainer)
         self.trainer, self.off, self._in_block = trainer, off, False
+        self._had_adapter = "ref" in getattr(self._models()[0], "peft_config", {})
         self.not_shared: str | None = self._why_not()
         for model in self._models():
             self.forward(model)  # tries its head
@@ -226,7 +233,7 @@ class SharedPrompt:
         if set(REFERENCE_COLUMNS) <= set(inputs):
             return {name: inputs[name] for name in REFERENCE_COLUMNS}
         trainer = self.trainer
-        _not_kept(trainer)
+        _not_kept(trainer, self._had_adapter)
         texts = {name: inputs[name] for name in ("input_ids", "attention_mask", "completion_mask")}
         model = trainer.ref_model or trainer.model
         return dict(zip(REFERENCE_COLUMNS, trainer.compute_ref_log_probs(self.forward(model), texts)))

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.arguments import as_dataset, check_model
 from ..core.model_parts import base_model
+from ..core.progress import progress_bar
 from ..inference.generation import stop_tokens, encode_prompts
 from ..data.chat_encoding import encode_chats, token_losses
 from ..data.read import read_chats
@@ -57,7 +57,7 @@ def _by_row(
     found, was_training = [None] * len(order), model.training
     model.eval()  # dropout would make the answer random
     try:
-        for start in tqdm(range(0, len(order), batch_size), "reading", unit="batch", delay=3):
+        for start in progress_bar(range(0, len(order), batch_size), "reading", unit="batch", delay=3):
             batch = pad_batch([rows[i] for i in order[start : start + batch_size]], tok.pad_token_id)
             with torch.no_grad():
                 values = measure({name: tensor.to(model.device) for name, tensor in batch.items()})

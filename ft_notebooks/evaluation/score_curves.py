@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .metrics import Scorer, find_scorers
 from .runner import interval
-from ..training.metrics_log import read_entries
+from ..checkpointing.metrics_log import read_entries
 from ..training.progress_and_plots import draw_losses, logged_points
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .answer_cache import AnswerFile, model_mark
 from ..core.arguments import ArgumentError, check_counts, check_model
 from ..core.model_parts import base_model
+from ..core.progress import progress_bar
 from .prefix_cache import Prefix, shared_prefix
 from ..tokenization.chat_template import ChatTemplate
 from ..tokenization.padding import pad_batch
@@ -160,7 +160,7 @@ def _generated(model, tok, prompts, batches, max_new_tokens: int, progress: bool
     "The answers by the numbers of their prompts; each batch is saved when it is done."
     found: dict[int, dict] = {}
     done = len(prompts) - sum(map(len, batches))
-    bar = tqdm(total=len(prompts), initial=done, desc="generating", disable=not progress, delay=3)
+    bar = progress_bar(total=len(prompts), initial=done, desc="generating", disable=not progress, delay=3)
     with greedy_decoding(model, tok), bar:
         prefix = shared_prefix(model, prompts) if batches else None
         for rows in batches:

@@ -11,6 +11,7 @@ _names = {
     "out_of_memory": ["MemoryCheck", "explain_out_of_memory"],
     "preflight": ["add_guards", "check_start"],
     "progress_and_plots": ["plot_history", "watch", "check_trackers"],
+    "run": ["fit"],
     "sample_outputs": ["SamplesCallback", "show_samples"],
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_names)

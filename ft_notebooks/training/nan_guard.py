@@ -19,7 +19,7 @@ from transformers import Trainer, TrainerCallback
 
 from ..checkpointing.integrity import last_good_checkpoint
 from ..core.files import write_atomically
-from ..core.processes import Everywhere
+from ..core.errors import Everywhere
 from ..core.random_state import get_random_state, set_random_state
 from ..core.seams import overrides, save_checkpoint
 from .gradient_flow import local_part, set_by_any

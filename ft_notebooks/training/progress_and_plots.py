@@ -23,8 +23,9 @@ from transformers.utils import is_in_notebook
 
 from ..checkpointing.integrity import last_good_checkpoint
 from ..core.errors import nearest
+from ..core.progress import progress_bar
 from ..core.seams import overrides
-from .metrics_log import MetricsCallback, read_entries
+from ..checkpointing.metrics_log import MetricsCallback, read_entries
 
 # %% ../../nbs/package/training/progress_and_plots.ipynb #69dfe7dd
 def logged_history(
@@ -120,14 +121,17 @@ def plot_history(
 # %% ../../nbs/package/training/progress_and_plots.ipynb #5809b4a0
 @overrides(ProgressCallback)
 class LossBar(ProgressCallback):
-    "One bar in a terminal: steps, time left, losses, tokens per second; it begins where the run resumes."
+    """One bar in a terminal: steps, time left, losses, tokens per second; it begins where the run resumes.
+
+    Without a terminal it is a line a minute.
+    """
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.current_step, self.shown = state.global_step, {}
         if state.is_world_process_zero:
-            quiet = {} if sys.stderr.isatty() else {"mininterval": 60}  # seconds between the lines of a log file
             options = {"total": state.max_steps, "initial": state.global_step, "unit": "step", "dynamic_ncols": True}
-            self.training_bar = tqdm(**options, **quiet)
+            self.training_bar = progress_bar(**options)
+            self.training_bar.set_description("", refresh=False)  # which a bar that is switched off does not have
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
         if self.training_bar is None:  # `trainer.evaluate()` alone

@@ -17,7 +17,7 @@ from ..core.files import write_atomically
 from ..core.random_state import keep_random_state
 from ..core.seams import overrides
 from ..inference.generation import generate
-from .metrics_log import append_entries, entries_text, read_entries
+from ..checkpointing.metrics_log import append_entries, entries_text, read_entries
 
 # %% ../../nbs/package/training/sample_outputs.ipynb #40887078
 @overrides(TrainerCallback)

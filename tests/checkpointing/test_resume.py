@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 import traceback
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -776,44 +775,6 @@ def test_a_run_that_starts_from_scratch_sets_aside_all(tmp_path):
     checkpoint(tmp_path, 2)
     set_aside(tmp_path, None)
     assert [p.name for p in tmp_path.iterdir()] == ["later-checkpoint-2"]
-
-
-@pytest.mark.parametrize(
-    ("strategy", "limit", "there", "count"),
-    [
-        ("no", 2, 0, 0),
-        ("steps", 2, 0, 3),
-        ("steps", 2, 2, 1),
-        ("steps", 1, 0, 2),
-        ("steps", None, 0, 25),
-        ("epoch", None, 0, 3),
-    ]
-    + [("best", 1, 0, 2), ("steps", 100, 0, 25)],
-)
-def test_the_space_is_for_all_checkpoints_that_are_there_at_once(tmp_path, monkeypatch, strategy, limit, there, count):
-    import ft_notebooks.checkpointing.disk_space as disk
-
-    for n in range(there):
-        checkpoint(tmp_path, n + 1)
-    args = SimpleNamespace(
-        output_dir=str(tmp_path),
-        should_save=True,
-        save_strategy=SimpleNamespace(value=strategy),
-        num_train_epochs=3,
-        metric_for_best_model=None,
-        save_total_limit=None,
-    )
-    state = SimpleNamespace(max_steps=100, global_step=0, save_steps=4)
-    held = SimpleNamespace(
-        callbacks=[object(), SimpleNamespace(save_total_limit=limit)]
-    )  # as CheckpointCallback has it
-    trainer = SimpleNamespace(args=args, state=state, callback_handler=held)
-    monkeypatch.setattr(disk, "_checkpoint_bytes", lambda trainer: (1000, 9000))
-    for free, fits in ((count * 10_000 + 1000, True), (count * 10_000 + 999, False)):
-        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
-        said = f"{count} checkpoints of 10 kB and 1 kB at the end. Free 1 bytes"
-        with nullcontext() if fits else pytest.raises(ValueError, match=said):
-            disk.DiskCheck(trainer).on_train_begin(args, state, SimpleNamespace(should_training_stop=False))
 
 
 def table(rows):

@@ -145,7 +145,7 @@ def test_a_change_of_what_changes_the_weights_raises_by_name(tmp_path, change):
 )
 def test_what_changes_no_weight_may_change(tmp_path, change):
     held(tmp_path)
-    assert check_manifest(tmp_path, describe(make(tmp_path, **change))) == []
+    check_manifest(tmp_path, describe(make(tmp_path, **change)))
 
 
 def test_epochs_count_where_they_are_read(tmp_path):
@@ -161,7 +161,7 @@ def test_how_often_it_is_evaluated_counts_where_that_decides_which_weights_are_k
         with pytest.raises(ValueError, match="eval_steps was 2, is 1"):
             check_manifest(folder, describe(make(folder, eval_steps=1, **evaluated, **decides)))
     held(tmp_path / "free", eval_steps=2, **evaluated)
-    assert check_manifest(tmp_path / "free", describe(make(tmp_path, eval_steps=1, **evaluated))) == []
+    check_manifest(tmp_path / "free", describe(make(tmp_path, eval_steps=1, **evaluated)))
 
 
 def test_every_difference_is_shown_at_once(tmp_path):
@@ -189,7 +189,7 @@ def test_a_new_adapter_may_be_random_but_what_one_has_learned_counts(tmp_path):
         return model
 
     held(tmp_path, model=adapted())
-    assert check_manifest(tmp_path, describe(make(tmp_path, adapted()))) == []
+    check_manifest(tmp_path, describe(make(tmp_path, adapted())))
     with pytest.raises(ValueError, match="adapter.weights was"):
         check_manifest(tmp_path, describe(make(tmp_path, adapted(learned=0.1))))
     with pytest.raises(ValueError, match="adapter.r was 8, is 4"):
@@ -225,9 +225,6 @@ def test_what_was_recorded_before_a_change_is_kept_with_its_step(tmp_path, monke
     found = start(first, choices="two")
     assert [(b["until_step"], b["choices"]) for b in found["before"]] == [(1, "one")]
     monkeypatch.setattr(ft_notebooks.checkpointing.run_identity, "library_versions", lambda: {"torch": "99"})
-    trainer = make(tmp_path)
-    callback = ManifestCallback(trainer, choices="two")
-    assert "torch was '2" in " ".join(callback.changed)
     assert len(start(first, choices="two")["before"]) == 2
     assert start(choices="two")["before"] == []  # from its first step, it is one again
 
@@ -247,7 +244,7 @@ def test_a_process_killed_while_the_manifest_is_written_leaves_a_folder_in_which
     assert json.loads((tmp_path / "manifest.json").read_text())["run"]["learning_rate"] == 1e-3
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"run": 1, "recorded": {}}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"run": {}}'])
 def test_a_damaged_manifest_beside_a_checkpoint_is_an_error_that_says_so(tmp_path, text):
     (held(tmp_path) / "manifest.json").write_text(text)
     with pytest.raises(ValueError, match="manifest.json is damaged"):
@@ -268,7 +265,7 @@ def test_a_result_without_a_manifest_is_not_written_over(tmp_path, result):
 )
 def test_a_file_that_is_no_result_keeps_no_run_out(tmp_path, name):
     (tmp_path / name).touch()
-    assert check_manifest(tmp_path, describe(make(tmp_path))) == []
+    check_manifest(tmp_path, describe(make(tmp_path)))
 
 
 def test_of_two_processes_the_first_writes_and_both_agree(tmp_path):
@@ -293,7 +290,7 @@ def test_an_error_of_the_first_process_is_raised_in_all(tmp_path):
     run = held(tmp_path / "run")
 
     def start():
-        return ManifestCallback(make(run, learning_rate=1e-3)).changed
+        return ManifestCallback(make(run, learning_rate=1e-3))
 
     for said in ranks(tmp_path, start, start):
         assert said.startswith("ValueError") and "learning_rate was 5e-05, is 0.001" in said
@@ -301,14 +298,14 @@ def test_an_error_of_the_first_process_is_raised_in_all(tmp_path):
 
 def test_a_process_with_other_rows_is_named(tmp_path):
     def start(data):
-        return lambda: ManifestCallback(make(tmp_path / "run", data=data)).changed
+        return lambda: ManifestCallback(make(tmp_path / "run", data=data)) is not None
 
     for said in ranks(tmp_path, start(ROWS), start(ROWS[1:])):
-        assert re.match("ValueError: process 1 on .+ is another run than process 0 on .+: data was '8 rows", said)
+        assert re.match("ValueError: process 0 on .+ and process 1 on .+ are not the same run: data is '8 rows", said)
 
 
 def test_a_process_whose_weights_are_still_to_come_is_not_another_run(tmp_path):
     def start(seed):
-        return lambda: ManifestCallback(make(tmp_path / "run", tiny_model(seed))).changed
+        return lambda: ManifestCallback(make(tmp_path / "run", tiny_model(seed))) is not None
 
-    assert ranks(tmp_path, start(0), start(1)) == [[], []]
+    assert ranks(tmp_path, start(0), start(1)) == [True, True]

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,12 +20,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from transformers.trainer_callback import CallbackHandler
 
 import ft_notebooks.sft.trainer
-from ft_notebooks.cli import commands, pipeline
+from ft_notebooks.cli import console, demo_task, evaluation, model_choice, pipeline, run_record
 from ft_notebooks.cli.arguments import parser
 from ft_notebooks.cli.commands import main
 from ft_notebooks.cli.data_preparation import show_row
 from ft_notebooks.cli.demo_task import DEMO_DPO, demo_pairs, demo_scores
 from ft_notebooks.cli.settings_template import SETTINGS_INI
+from ft_notebooks.core.fingerprints import data_fingerprint
 from ft_notebooks.data.chat_encoding import encode_chat
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.data.read import read_chats
@@ -197,16 +199,12 @@ def test_a_setting_that_cannot_be_is_refused(here, capsys, setting, said):
     ],
 )
 def test_what_can_be_refused_without_a_model_is_refused_before_one_is_loaded(here, capsys, monkeypatch, setting):
-    monkeypatch.setattr(
-        "ft_notebooks.loading.quantized_loading.load_model", lambda *args: pytest.fail("a model was loaded")
-    )
+    monkeypatch.setattr("ft_notebooks.cli.model_choice.load_model", lambda *args: pytest.fail("a model was loaded"))
     refused(capsys, "sft", "notes.jsonl", *quick(setting))
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(here, capsys, monkeypatch):
-    monkeypatch.setattr(
-        "ft_notebooks.loading.quantized_loading.load_model", lambda *args: pytest.fail("a model was loaded")
-    )
+    monkeypatch.setattr("ft_notebooks.cli.model_choice.load_model", lambda *args: pytest.fail("a model was loaded"))
     Path("mine").mkdir()
     Path("mine/thesis.txt").write_text("x")
     said = refused(capsys, "sft", "notes.jsonl", "--output", "mine", *quick())
@@ -277,7 +275,7 @@ def stopped(here, capsys, monkeypatch):
             return train(*args, callbacks=[*callbacks, Impatient(step, signals)], **more)
 
         seen.clear()
-        monkeypatch.setattr(ft_notebooks.sft.trainer, "sft_trainer", impatient)
+        monkeypatch.setattr(pipeline, "sft_trainer", impatient)
         before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
         try:
             with pytest.raises(SystemExit) as e:
@@ -291,7 +289,10 @@ def stopped(here, capsys, monkeypatch):
 
 def test_a_run_that_gets_a_signal_saves_first_and_names_the_step_that_it_will_go_on_from(stopped):
     said, code, steps = stopped(1, signal.SIGINT)
-    assert "stopped; the same command goes on from step 1, runs/sft/checkpoint-1" in said and (code, steps) == (
+    assert "stopped; SIGINT: started again, the run goes on from step 1, runs/sft/checkpoint-1" in said and (
+        code,
+        steps,
+    ) == (
         130,
         [1],
     )
@@ -304,7 +305,10 @@ def test_a_run_that_gets_a_signal_saves_first_and_names_the_step_that_it_will_go
 
 def test_a_second_signal_ends_the_run_at_once(stopped):
     said, code, steps = stopped(3, signal.SIGINT, signal.SIGINT)
-    assert "stopped; the same command goes on from step 2, runs/sft/checkpoint-2" in said and (code, steps) == (
+    assert "stopped; SIGINT: started again, the run goes on from step 2, runs/sft/checkpoint-2" in said and (
+        code,
+        steps,
+    ) == (
         130,
         [1, 2, 3],
     )
@@ -322,7 +326,7 @@ def test_a_command_that_is_interrupted_elsewhere_ends_without_a_traceback(here, 
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ft_notebooks.checkpointing.run_manifest.run_folder", interrupted)
+    monkeypatch.setattr("ft_notebooks.cli.demo_task.run_folder", interrupted)
     with pytest.raises(SystemExit) as e:
         main(["demo"])
     assert e.value.code == 130 and "ft demo: stopped" in capsys.readouterr().err
@@ -341,7 +345,7 @@ def handed_over(monkeypatch, *argv):
         raise ValueError("that is enough")
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr("ft_notebooks.sft.trainer.sft_trainer", trainer)
+        patch.setattr(pipeline, "sft_trainer", trainer)
         main(["sft", *argv])
     return given[0]
 
@@ -383,6 +387,7 @@ def test_settings_reach_the_trainer_and_the_adapter(here, monkeypatch):
         "effective_batch": 4,
         "callbacks": [],
         "disable_tqdm": False,
+        "any_world_size": False,
     }
     config = model.peft_config["default"]
     assert (config.r, config.lora_alpha, config.lora_dropout) == (2, 4, 0.25)
@@ -481,7 +486,9 @@ def test_a_run_is_known_by_its_settings_and_by_what_its_rows_say(copied, capsys)
 
 
 def test_settings_of_an_adapter_are_refused_where_there_is_none(here, capsys, monkeypatch):
-    monkeypatch.setattr("ft_notebooks.data.read.read_chats", lambda source: pytest.fail("data were read first"))
+    monkeypatch.setattr(
+        "ft_notebooks.cli.data_preparation.read_chats", lambda source: pytest.fail("data were read first")
+    )
     Path("settings.ini").write_text("[lora]\nr = 8\nlora_dropout = 0.1\n")
     said = refused(capsys, "sft", "notes.jsonl", *quick("model.method=full"))
     assert "[lora] sets r, lora_dropout, but model.method=full" in said and "take the keys out of [lora]" in said
@@ -536,7 +543,7 @@ def test_the_settings_come_from_the_file_here_or_the_one_named_and_the_command_l
     Path("other.ini").write_text("[sft]\nmax_steps = 3\n")
 
     def read(*argv):
-        return commands._settings(parser().parse_args(["sft", "x", *argv]))["sft"]
+        return console.command_settings(parser().parse_args(["sft", "x", *argv]))["sft"]
 
     assert read() == {"max_steps": 1, "learning_rate": 1.0}
     argv = ["--settings", "other.ini", "--set", "sft.max_steps=5", "--set", "sft.seed=2"]
@@ -549,13 +556,35 @@ def test_the_settings_come_from_the_file_here_or_the_one_named_and_the_command_l
 
 @pytest.mark.parametrize("dtype, bits", [(torch.bfloat16, 16), (torch.float16, 16), (torch.float32, 32)])
 def test_the_bits_of_a_weight_follow_from_the_method_and_the_machine(monkeypatch, dtype, bits):
-    monkeypatch.setattr("ft_notebooks.core.device.hardware", lambda: SimpleNamespace(dtype=dtype))
+    monkeypatch.setattr("ft_notebooks.cli.model_choice.hardware", lambda: SimpleNamespace(dtype=dtype))
     assert (
-        pipeline.model_bits(None),
-        pipeline.model_bits(None, "full"),
-        pipeline.model_bits(16, "full"),
-        pipeline.model_bits(32),
+        model_choice.model_bits(None),
+        model_choice.model_bits(None, "full"),
+        model_choice.model_bits(16, "full"),
+        model_choice.model_bits(32),
     ) == (bits, 32, 16, 32)
+
+
+def test_a_quiet_command_prints_what_comes_out_and_errors_alone(here):
+    def ft(*words):
+        command = [sys.executable, "-m", "ft_notebooks.cli", *words]
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+        return subprocess.run(command, env=env, capture_output=True, text=True)
+
+    sft = ft("sft", "notes.jsonl", "--quiet", *quick(*SHORT, "data.eval=last:4"))
+    assert sft.stdout.strip() == "The run is in runs/sft. Next: ft eval runs/sft, or ft chat runs/sft", sft.stderr
+    assert "/1 [" not in sft.stderr  # no bar
+    found = ft("eval", "runs/sft", "--quiet", "--set", "evaluation.max_new_tokens=3")
+    head, *_, last = found.stdout.strip().splitlines()
+    assert head.split() == ["base", "sft"] and last == "The report is runs/sft/eval/report.html", found.stderr
+    wrong = ft("merge", "tiny", "--quiet")
+    assert (wrong.returncode, wrong.stdout) == (2, "") and "tiny holds no adapter" in wrong.stderr
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as e:
+        main(["--version"])
+    assert e.value.code == 0 and capsys.readouterr().out == f"ft_notebooks {ft_notebooks.__version__}\n"
 
 
 def test_every_command_is_documented_and_has_its_own_defaults():
@@ -580,7 +609,7 @@ def test_every_command_is_documented_and_has_its_own_defaults():
     }
     for argv, expected in defaults.items():
         found = vars(parser().parse_args(argv))
-        assert found.pop("command") == argv[0]
+        assert found.pop("command") == argv[0] and found.pop("quiet") is False
         assert found == expected
     assert set(inspect.signature(main).parameters) == {"argv"}
 
@@ -590,7 +619,7 @@ def test_the_rows_kept_aside_are_found_again_or_refused(copied, here, capsys, mo
     monkeypatch.chdir(here.parent)  # the run knows where its rows were
     main(["eval", str(here / "runs/sft"), "--set", "evaluation.max_new_tokens=3"])
     monkeypatch.chdir(here)
-    held = pipeline.held_out(read_chats("notes.jsonl"), "0.2", 5)[1]
+    held = run_record.held_out(read_chats("notes.jsonl"), "0.2", 5)[1]
     text = Path("runs/sft/eval/report.html").read_text()
     assert all(messages[2]["content"].split('"')[3] in text for messages in held["messages"])
     lines = Path("notes.jsonl").read_text().splitlines()
@@ -610,7 +639,7 @@ def test_a_file_of_held_out_rows_is_found_again_from_another_folder(here, capsys
 
 
 def test_data_are_read_before_a_model_is_loaded_to_evaluate_it(here, capsys, monkeypatch):
-    monkeypatch.setattr(commands, "load_folder", lambda *args: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(model_choice, "load_folder", lambda *args: pytest.fail("a model was loaded"))
     assert "no such file" in refused(capsys, "eval", "tiny", "nowhere.jsonl")
 
 
@@ -631,20 +660,20 @@ def test_the_base_is_measured_before_training_and_the_model_after(hot):
 
 @pytest.mark.parametrize("kept", ["manifest.json run.json", "manifest.json"])
 def test_an_adapter_of_a_run_is_loaded_evaluated_and_merged_in_the_bits_of_the_run(hot, capsys, monkeypatch, kept):
-    run, load, loaded = Path("copy"), pipeline.load_folder, []
+    run, load, loaded = Path("copy"), model_choice.load_folder, []
     shutil.copytree(hot, run)
     if "run.json" not in kept:  # as a script leaves it
         (run / "run.json").unlink()
     assert {load_adapter(folder).get_base_model().dtype for folder in (run, run / "checkpoint-6")} == {torch.float32}
-    monkeypatch.setattr(commands, "load_folder", lambda folder, bits: loaded.append(bits) or load(folder, bits))
+    monkeypatch.setattr(model_choice, "load_folder", lambda folder, bits: loaded.append(bits) or load(folder, bits))
     main(["eval", "copy", "notes.jsonl", "--set", "evaluation.max_new_tokens=3"])
     typed(monkeypatch, "hi")
     main(["chat", "copy"])
     assert loaded == [32] * 3
     main(["merge", "copy"])
     assert json.loads(Path("copy/merged/config.json").read_text())["dtype"] == "float32"
-    assert pipeline.model_bits(None, folder="copy/merged") == pipeline.model_bits(None)  # it is no adapter
-    assert pipeline.model_settings({"model": {"name": "copy"}, "lora": {}})["bits"] == 32
+    assert model_choice.model_bits(None, folder="copy/merged") == model_choice.model_bits(None)  # it is no adapter
+    assert model_choice.model_settings({"model": {"name": "copy"}, "lora": {}})["bits"] == 32
     assert "was trained on a base in 32 bits, not 4" in refused(capsys, "merge", "copy", "--set", "model.bits=4")
 
 
@@ -663,6 +692,7 @@ def test_eval_hears_the_base_and_the_adapter(hot):
 def test_a_run_shows_one_bar_with_the_loss_and_leaves_a_curve_and_its_tokenizer(copied):
     out, err = copied(*HOT)
     assert err.count("| 0/6 [") == 1 and "loss=" in err and "{'loss'" not in out + err
+    assert "\r" not in err and err.count("6/6") == 1  # no terminal: a line a minute
     assert Path("runs/sft/loss.png").read_bytes().startswith(b"\x89PNG") and Path("runs/sft/tokenizer.json").is_file()
 
 
@@ -670,7 +700,7 @@ def test_a_table_shows_each_stage_with_its_interval_and_a_dash_for_what_it_was_n
     def scores(**values):
         return Evaluation({k: {"value": v, "low": v - 0.1, "high": v + 0.2, "n": 9} for k, v in values.items()}, [])
 
-    table = commands._table({"base": scores(exact_match=0.25), "sft": scores(exact_match=0.5, form=0.75)})
+    table = evaluation.score_table({"base": scores(exact_match=0.25), "sft": scores(exact_match=0.5, form=0.75)})
     assert [line.split() for line in table.split("\n")] == [
         ["base", "sft"],
         ["exact_match", "0.25", "[0.15,", "0.45]", "0.50", "[0.40,", "0.70]"],
@@ -691,7 +721,7 @@ def test_the_settings_of_an_evaluation_reach_it(here, capsys, monkeypatch):
         given.append((list(scorers), options, options.pop("file")))
         raise ValueError("that is enough")
 
-    monkeypatch.setattr("ft_notebooks.evaluation.runner.evaluate", evaluation)
+    monkeypatch.setattr("ft_notebooks.cli.evaluation.evaluate", evaluation)
     refused(capsys, "eval", "tiny", "notes.jsonl")
     Path("mine.py").write_text("def polite(generated, expected, example): return 'please' in generated")
     settings = ["evaluation.batch_size=2", "evaluation.max_new_tokens=9", "evaluation.scorers=token_f1,mine.py:polite"]
@@ -734,7 +764,7 @@ def test_a_system_message_is_remembered_only_if_all_rows_share_it():
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
     rows = [[{"role": "system", "content": text}, *turns] for text in ("a", "a", "b")]
     shared = [
-        pipeline.shared_system(Dataset.from_dict({"messages": chats}))
+        run_record.shared_system(Dataset.from_dict({"messages": chats}))
         for chats in (rows[:2], rows, [rows[0], turns], [turns])
     ]
     assert shared == ["a", None, None, None]
@@ -781,7 +811,9 @@ def test_a_message_that_cannot_be_answered_is_taken_back(here, capsys, monkeypat
 
 @pytest.mark.parametrize("bits", [4, 8, 16])
 def test_weights_that_are_trained_themselves_are_of_32_bits(here, capsys, monkeypatch, bits):
-    monkeypatch.setattr("ft_notebooks.data.read.read_chats", lambda source: pytest.fail("data were read first"))
+    monkeypatch.setattr(
+        "ft_notebooks.cli.data_preparation.read_chats", lambda source: pytest.fail("data were read first")
+    )
     said = refused(capsys, "sft", "notes.jsonl", *quick("model.method=full", f"model.bits={bits}"))
     assert f"[model] bits={bits} with method=full" in said and "take bits out, or let method be lora" in said
 
@@ -888,28 +920,28 @@ def test_full_fine_tuning_saves_a_model_that_eval_and_plain_transformers_load(co
 
 def test_a_base_is_evaluated_in_the_bits_of_the_model_beside_it(copied, monkeypatch):
     copied(*FULL)
-    load, bits = pipeline.load_folder, []
-    monkeypatch.setattr(commands, "load_folder", lambda folder, b: bits.append(b) or load(folder, b))
+    load, bits = model_choice.load_folder, []
+    monkeypatch.setattr(model_choice, "load_folder", lambda folder, b: bits.append(b) or load(folder, b))
     main(["eval", "runs/sft", "--set", "evaluation.max_new_tokens=3", "--set", "model.bits=16"])
     assert bits == [16, 16]
 
 
 def test_the_demo_goes_through_its_stages_and_is_then_left_alone(here, capsys, monkeypatch):
-    monkeypatch.setattr("ft_notebooks.loading.example_models.smollm2", lambda: here / "tiny")
+    monkeypatch.setattr("ft_notebooks.cli.run_record.smollm2", lambda: here / "tiny")
     quick = {"learning_rate": 1e-2, "max_steps": 3, "save_steps": 2, "bf16": False, "effective_batch": 4}
-    monkeypatch.setattr(commands, "DEMO", quick)
-    monkeypatch.setattr(commands, "DEMO_DPO", {**DEMO_DPO, **quick, "learning_rate": 1e-3})
+    monkeypatch.setattr(demo_task, "DEMO", quick)
+    monkeypatch.setattr(demo_task, "DEMO_DPO", {**DEMO_DPO, **quick, "learning_rate": 1e-3})
     scored = []
 
     def words(n, *seed, **more):  # 128, 100, 96 and 50 notes become 4 each
         return appointments(min(n, 4), *seed, **more)
 
-    monkeypatch.setattr("ft_notebooks.data.example_task.appointments", words)
+    monkeypatch.setattr(demo_task, "appointments", words)
     monkeypatch.setattr(
-        commands, "demo_scores", lambda model, tok: scored.append(demo_scores(model, tok)) or scored[-1]
+        demo_task, "demo_scores", lambda model, tok: scored.append(demo_scores(model, tok)) or scored[-1]
     )
     main(["demo", "--seed", "3"])
-    test, bits = words(100, part="test"), pipeline.model_bits(None)
+    test, bits = words(100, part="test"), model_choice.model_bits(None)
     found = [s.scores["perplexity"]["value"] for s in scored]
     models = load_model("tiny", bits), load_adapter("runs/demo/sft", bits), load_adapter("runs/demo/dpo", bits)
     assert found == pytest.approx([perplexity(model, tiny_tokenizer(), test) for model in models], rel=1e-2)
@@ -921,8 +953,8 @@ def test_the_demo_goes_through_its_stages_and_is_then_left_alone(here, capsys, m
     assert {"exact_match", "preferred_form", "exact_match_new_phrases"} <= set(report["sft"])
     assert [report[stage]["perplexity"]["value"] for stage in report] == found
     run, then = (json.loads(Path("runs/demo", stage, "run.json").read_text()) for stage in ("sft", "dpo"))
-    assert run["sft.seed"] == then["dpo.seed"] == 3 and run["data.trained"] == pipeline.rows_hash(words(128, seed=3))
-    assert then["model.name"] == str(here / "runs/demo/sft") and then["data.trained"] == pipeline.rows_hash(
+    assert run["sft.seed"] == then["dpo.seed"] == 3 and run["data.trained"] == data_fingerprint(words(128, seed=3))
+    assert then["model.name"] == str(here / "runs/demo/sft") and then["data.trained"] == data_fingerprint(
         demo_pairs(96, 103)
     )
     assert "The report is runs/demo/report.html" in capsys.readouterr().out

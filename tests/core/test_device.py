@@ -7,7 +7,7 @@ import psutil
 import pytest
 import torch
 
-from ft_notebooks.core import device
+from ft_notebooks.core import cpu_threads
 from ft_notebooks.core.device import hardware
 
 
@@ -37,22 +37,10 @@ def test_apples_device_computes_in_float32(monkeypatch, no_card):
     assert (hw.device, hw.dtype, hw.bf16) == ("mps", torch.float32, False)
 
 
-@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the fall-back reads /proc/cpuinfo")
-def test_the_kernel_and_torch_agree_on_bf16_instructions(monkeypatch, no_card):
-    if not hasattr(torch.cpu, "get_capabilities"):
-        pytest.skip("this torch has no get_capabilities to compare with")
-    by_torch = hardware().bf16
-    monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert hardware().bf16 == by_torch
-
-
-@pytest.mark.parametrize("line, expected", [("flags : fpu avx512f avx512_bf16", True), ("flags : fpu avx512f", False)])
-def test_without_torchs_function_the_flags_of_cpuinfo_decide(monkeypatch, no_card, tmp_path, line, expected):
-    (tmp_path / "cpuinfo").write_text(line)
-    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    instead = {"/proc/cpuinfo": tmp_path / "cpuinfo"}
-    monkeypatch.setattr(device, "Path", lambda first, *rest: Path(instead.get(first, first), *rest))
-    assert hardware().bf16 is expected
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="compares with /proc/cpuinfo")
+def test_the_kernel_and_torch_agree_on_bf16_instructions(no_card):
+    flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    assert hardware().bf16 is (not flags.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"}))
 
 
 @pytest.mark.parametrize(
@@ -67,9 +55,8 @@ def test_without_torchs_function_the_flags_of_cpuinfo_decide(monkeypatch, no_car
     ],
 )
 def test_memory_is_what_the_control_group_allows(monkeypatch, no_card, tmp_path, line, file, text, expected):
-    (tmp_path / "cgroup").write_text(line)
-    (tmp_path / "fs" / file).parent.mkdir(parents=True)
-    (tmp_path / "fs" / file).write_text(text)
-    instead = {"/proc/self/cgroup": tmp_path / "cgroup", "/sys/fs/cgroup": tmp_path / "fs"}
-    monkeypatch.setattr(device, "Path", lambda first, *rest: Path(instead.get(first, first), *rest))
+    monkeypatch.setattr(cpu_threads, "_ROOT", tmp_path)
+    for name, content in {"proc/self/cgroup": line, f"sys/fs/cgroup/{file}": text}.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(content)
     assert hardware().memory == (expected or psutil.virtual_memory().total)

@@ -6,16 +6,16 @@ from types import SimpleNamespace
 import pytest
 
 from ft_notebooks.core import processes
-from ft_notebooks.core.processes import Everywhere, together
+from ft_notebooks.core.errors import Everywhere
+from ft_notebooks.core.processes import together
 
 
 @pytest.fixture
 def gathered(monkeypatch):
     "Two processes, of which the other one has no error; what this one gives to the exchange."
     sent = []
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(processes, "join_processes", lambda: None)
-    monkeypatch.setattr(processes, "gather_object", lambda found: sent.extend(found) or [*found, ("other", None)])
+    monkeypatch.setattr(processes, "_is_connected", lambda: True)
+    monkeypatch.setattr(processes, "from_all", lambda fact: sent.append(fact) or [fact, ("other", None)])
     return sent
 
 

@@ -81,10 +81,11 @@ def names() -> list[tuple[str, str]]:
     "Library and name: each private name that the package uses, or used, and each method and event that it overrides."
     from ft_notebooks.core import seams
 
-    used = [*seams.SEAMS, *getattr(seams, "ESTIMATE_SEAMS", {}).values()]
+    used = [(seam.library, seam.name) for seam in seams.SEAMS]
+    used += [(library, name) for library, _, name in seams.ESTIMATE_SEAMS.values()]
     found = {(library, name) for library, text in ONCE.items() for name in text.split()}
     # but for bitsandbytes', which these runs do not import
-    found |= {(seam.library, seam.name) for seam in used if seam.library in STACK}
+    found |= {(library, name) for library, name in used if library in STACK}
     found |= set().union(*map(overridden, [*trainers(), *callbacks()]))
     return sorted({name: (library, name) for library, name in sorted(found)}.values())  # each is renamed in all of them
 

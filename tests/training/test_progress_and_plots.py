@@ -17,9 +17,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.integrations import TensorBoardCallback
 
 from ft_notebooks.checkpointing.integrity import mark_checkpoint
+from ft_notebooks.checkpointing.metrics_log import entries_text
 from ft_notebooks.loading.example_models import tiny_model
 from ft_notebooks.training import progress_and_plots
-from ft_notebooks.training.metrics_log import entries_text
 from ft_notebooks.training.progress_and_plots import LiveCurve, LossBar, check_trackers, plot_history, watch
 
 # ---- curves

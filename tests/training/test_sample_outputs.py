@@ -5,10 +5,10 @@ import torch
 from small_runs import CHATS, adapted, arguments, lines, trainer, weights
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from ft_notebooks.checkpointing.metrics_log import entries_text
 from ft_notebooks.inference.generation import generate
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.training import sample_outputs as module
-from ft_notebooks.training.metrics_log import entries_text
 from ft_notebooks.training.sample_outputs import SamplesCallback, show_samples
 
 

@@ -1,4 +1,4 @@
-"Edges of `ft_notebooks.training.metrics_log`: kills anywhere, other numbers, ways to batch, other processes."
+"Edges of `ft_notebooks.checkpointing.metrics_log`: kills anywhere, other numbers, ways to batch, other processes."
 
 import os
 import signal
@@ -12,9 +12,9 @@ from small_runs import CHATS, adapted, arguments, forked, lines, rows, timeless,
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from trl import SFTConfig, SFTTrainer
 
+from ft_notebooks.checkpointing import metrics_log
+from ft_notebooks.checkpointing.metrics_log import MetricsCallback
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
-from ft_notebooks.training import metrics_log
-from ft_notebooks.training.metrics_log import MetricsCallback
 from ft_notebooks.training.sample_outputs import SamplesCallback
 
 
@@ -33,23 +33,21 @@ def test_a_file_that_is_torn_elsewhere_is_an_error(tmp_path):
         metrics_log.read_entries(tmp_path / "lines")
 
 
-def test_a_watch_runs_from_start_to_mark_and_a_lap_of_one_that_stands_is_empty(monkeypatch):
-    now, watch = [0.0], metrics_log._Stopwatch()
+def test_the_speed_leaves_out_an_evaluation_and_what_follows_it_until_the_next_step(tmp_path, monkeypatch):
+    now, callback, args, control = [0.0], MetricsCallback(), arguments(tmp_path), TrainerControl()
     monkeypatch.setattr(metrics_log.time, "monotonic", lambda: now[0])
+    state = TrainerState(log_history=[{"loss": 1.0, "step": 2}])
 
-    def at(second, *does):
+    def at(second, what):
         now[0] = second
-        return [getattr(watch, name)() for name in does][-1]
+        getattr(callback, what)(args, state, control)
 
-    at(0, "start"), at(3, "mark")
-    at(50, "stop"), at(55, "stop")  # an evaluation until 50
-    assert at(60, "lap") == 3 and at(70, "lap") == 0
-    at(80, "start"), at(81, "start")
-    assert at(82, "lap") == 2 and at(85, "lap") == 3  # which go on
-    at(90, "stop")  # since the last lap there was no mark
-    assert at(95, "lap") == 0
-    at(100, "start"), at(101, "mark"), at(110, "stop"), at(120, "start"), at(122, "mark"), at(130, "stop")
-    assert at(140, "lap") == 3
+    callback.on_train_begin(args, state, control)
+    at(0, "on_step_begin"), at(3, "on_step_end"), at(50, "on_evaluate"), at(55, "on_save")
+    at(80, "on_step_begin"), at(82, "on_step_end"), at(83, "on_step_begin"), at(85, "on_step_end")
+    state.num_input_tokens_seen = 80
+    callback.on_log(args, state, control, logs=(logs := {}))
+    assert logs == {"tokens_per_second": 80 / (3 + 5)}  # from one step to the next it goes on
 
 
 class Die(TrainerCallback):

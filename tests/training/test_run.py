@@ -1,0 +1,226 @@
+"Edges of `ft_notebooks.training.run`: kills, signals, DPO's second adapter, other threads, and a second call."
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from peft import get_peft_model_state_dict
+from ranks_of import ranks
+from safetensors.torch import load_file
+from small_runs import HANGS, ROWS, TOK, forked, on_notes
+from transformers import TrainerCallback
+
+import ft_notebooks
+from ft_notebooks.checkpointing.graceful_stop import save_on_signals
+from ft_notebooks.core.errors import Stopped
+from ft_notebooks.data.preference_encoding import encode_pairs
+from ft_notebooks.dpo.trainer import dpo_trainer
+from ft_notebooks.loading.example_models import tiny_model
+from ft_notebooks.sft.trainer import sft_trainer
+from ft_notebooks.training import run as module
+from ft_notebooks.training.run import fit
+
+FIELDS = {"bf16": False, "effective_batch": 4, "learning_rate": 1e-2, "max_steps": 6, "save_steps": 2}
+FIELDS |= {"report_to": "none", "disable_tqdm": True}
+NAMES = ["Ann", "Bob", "Cid", "Dora", "Eve", "Finn", "Gus", "Hal"]
+PAIRS = [{"prompt": f"I am {name}", "chosen": f"hello {name}", "rejected": f"go away {name}"} for name in NAMES]
+
+
+def supervised(folder, make=on_notes, **fields):
+    return sft_trainer(make(), TOK, ROWS, output_dir=str(folder), **FIELDS | fields)
+
+
+def preferences(folder, make=on_notes, **fields):
+    return dpo_trainer(make(), TOK, encode_pairs(TOK, PAIRS)[0], output_dir=str(folder), **FIELDS | fields)
+
+
+def files(run):
+    return {file: (file.stat().st_mtime_ns, file.stat().st_size) for file in run.rglob("*")}
+
+
+def saved(run):
+    [file] = run.glob("*.safetensors")
+    return load_file(file)
+
+
+def alike(one, other):
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+SCRIPT = """
+import os, signal, sys
+from ft_notebooks import add_adapter, appointments, fit, lora_config, sft_trainer, tiny_model, tiny_tokenizer
+
+from transformers.trainer_callback import CallbackHandler
+
+begin = CallbackHandler.on_step_begin
+def killed(self, args, state, control):
+    if state.global_step == int(sys.argv[2]):
+        os.kill(os.getpid(), getattr(signal, sys.argv[3]))
+    return begin(self, args, state, control)
+CallbackHandler.on_step_begin = killed
+
+model = add_adapter(tiny_model(), lora_config(tiny_model(), lora_dropout=0.1))
+trainer = sft_trainer(model, tiny_tokenizer(), appointments(16), output_dir=sys.argv[1], max_steps=6, save_steps=2)
+fit(trainer)
+print("after the training")
+"""
+
+
+def started(folder, step=-1, name="SIGKILL"):
+    "The script of three lines, which gets a signal before a step; its exit code and what it printed."
+    command = [sys.executable, "-c", SCRIPT, str(folder), str(step), name]
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANGS)
+
+
+def test_a_script_that_is_killed_and_started_again_ends_with_the_same_weights_and_then_changes_nothing(tmp_path):
+    killed = started(tmp_path / "killed", step=3)
+    assert killed.returncode == -signal.SIGKILL and not (tmp_path / "killed/complete.json").exists()
+    again, whole = started(tmp_path / "killed"), started(tmp_path / "whole")
+    assert again.returncode == whole.returncode == 0, again.stderr + whole.stderr
+    assert f"goes on from {tmp_path / 'killed/checkpoint-2'}" in again.stdout
+    one, other = (Path(tmp_path, run, "adapter_model.safetensors").read_bytes() for run in ("killed", "whole"))
+    assert one == other
+    before = files(tmp_path / "killed")
+    third = started(tmp_path / "killed")
+    assert third.returncode == 0 and files(tmp_path / "killed") == before
+    assert "holds the model of step 6" in third.stdout and third.stdout.endswith("after the training\n")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_saves_first_and_the_lines_after_fit_do_not_run(tmp_path, name):
+    stopped = started(tmp_path, step=3, name=name)
+    assert stopped.returncode != 0 and "after the training" not in stopped.stdout
+    assert f"Stopped: {name}: started again, the run goes on from step 4, {tmp_path / 'checkpoint-4'}" in stopped.stderr
+    assert not (tmp_path / "complete.json").exists()
+
+
+@pytest.mark.parametrize("make", [supervised, preferences])
+@pytest.mark.parametrize("model", [on_notes, tiny_model])
+def test_a_run_is_saved_as_it_is_in_memory_and_a_second_start_loads_the_same(make, model, tmp_path):
+    first = make(tmp_path, model)
+    assert fit(first).global_step == 6
+    before, again = files(tmp_path), make(tmp_path, model)
+    assert fit(again).global_step == 6 and files(tmp_path) == before
+    found = [{name: p.detach() for name, p in trainer.model.named_parameters()} for trainer in (first, again)]
+    assert alike(*found)
+    if model is on_notes:
+        assert alike(saved(tmp_path), get_peft_model_state_dict(again.model))
+        assert [*again.model.peft_config] == ["default"] and not (tmp_path / "ref").exists()
+    assert (tmp_path / "loss.png").is_file() and (tmp_path / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("make", [supervised, preferences])
+def test_a_second_call_on_the_same_trainer_changes_nothing(make, tmp_path):
+    trainer = make(tmp_path)
+    fit(trainer)
+    before, weights = files(tmp_path), {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    fit(trainer)
+    assert files(tmp_path) == before and alike(weights, dict(trainer.model.named_parameters()))
+
+
+@pytest.mark.parametrize("make", [supervised, preferences])
+def test_a_run_killed_while_its_model_is_saved_saves_it_again(make, tmp_path):
+    def child():
+        trainer = make(tmp_path / "killed")
+        save = trainer.save_model
+
+        def torn(folder=None, *args, **kwargs):
+            save(folder, *args, **kwargs)
+            if folder is not None and Path(folder) == tmp_path / "killed":
+                Path(folder, "adapter_model.safetensors").write_bytes(b"torn")
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        trainer.save_model = torn
+        fit(trainer)
+
+    assert forked(child) == -signal.SIGKILL
+    assert Path(tmp_path, "killed/adapter_model.safetensors").read_bytes() == b"torn"
+    fit(make(tmp_path / "killed"))
+    fit(make(tmp_path / "whole"))
+    assert alike(saved(tmp_path / "killed"), saved(tmp_path / "whole"))
+
+
+def test_a_saved_file_that_is_lost_is_saved_again_and_what_others_write_beside_it_is_no_loss(tmp_path):
+    fit(supervised(tmp_path))
+    (tmp_path / "notes.txt").write_text("mine")
+    before = files(tmp_path)
+    fit(supervised(tmp_path))
+    assert files(tmp_path) == before
+    (tmp_path / "adapter_config.json").unlink()
+    fit(supervised(tmp_path))
+    assert (tmp_path / "adapter_config.json").is_file() and (tmp_path / "notes.txt").read_text() == "mine"
+
+
+class TermInTheSecond(TrainerCallback):
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 3 and args.process_index == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_two_processes_are_stopped_by_a_signal_to_one_go_on_together_and_then_change_nothing(tmp_path):
+    run = tmp_path / "run"
+
+    def start(rank, *callbacks):
+        try:
+            return fit(supervised(run, callbacks=list(callbacks))).global_step
+        except Stopped as stop:
+            return stop.signal, stop.checkpoint, stop.step
+
+    stopped = ranks(2, lambda rank: start(rank, TermInTheSecond()), tmp_path / "stopped")
+    assert stopped == [(signal.SIGTERM, str(run / "checkpoint-4"), 4)] * 2 and not (run / "complete.json").exists()
+    assert ranks(2, start, tmp_path / "goes on") == [6, 6]
+    before = files(run)
+    assert ranks(2, start, tmp_path / "again") == [6, 6] and files(run) == before
+
+
+def test_outside_of_the_main_thread_it_trains_without_hearing_signals(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "save_on_signals", lambda trainer: pytest.fail("Python handles no signals here"))
+    thread = threading.Thread(target=lambda: fit(supervised(tmp_path, max_steps=1)))
+    thread.start()
+    thread.join()
+    assert (tmp_path / "complete.json").is_file() and save_on_signals is not module.save_on_signals
+
+
+def test_an_interruption_names_the_checkpoint_or_says_that_there_is_none(tmp_path, monkeypatch):
+    class Impatient(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 1:
+                raise KeyboardInterrupt
+
+    with pytest.raises(Stopped, match="no checkpoint is saved yet") as stopped:
+        fit(supervised(tmp_path, callbacks=[Impatient()]))
+    assert (stopped.value.signal, stopped.value.checkpoint, stopped.value.step) == (signal.SIGINT, None, 0)
+
+
+@pytest.mark.parametrize("fields", [{"save_strategy": "no"}, {"save_only_model": True}])
+def test_a_run_that_would_leave_no_checkpoint_is_refused_before_it_starts(tmp_path, fields):
+    [(name, value)] = fields.items()
+    with pytest.raises(ValueError, match=f"{name}={value!r} leaves no checkpoint for fit"):
+        fit(supervised(tmp_path, **fields))
+    assert not [*tmp_path.glob("*.safetensors")]
+
+
+def test_another_run_is_refused_in_its_folder(tmp_path):
+    fit(supervised(tmp_path))
+    before = files(tmp_path)
+    with pytest.raises(ValueError, match="holds another run: learning_rate was 0.01, is 0.02"):
+        fit(supervised(tmp_path, learning_rate=0.02))
+    assert files(tmp_path) == before
+
+
+def test_a_dpo_trainer_without_its_second_adapter_says_so_and_computes_no_other_reference(tmp_path):
+    trainer = preferences(tmp_path, max_steps=2, precompute_ref_log_probs=False)
+    fit(trainer)
+    trainer.eval_dataset = encode_pairs(TOK, PAIRS)[0]
+    with pytest.raises(ValueError, match="the reference, an adapter of its own, is no more"):
+        trainer.evaluate()
+
+
+def test_it_is_one_of_the_names_at_the_root():
+    assert ft_notebooks.fit is fit

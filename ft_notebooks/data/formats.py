@@ -111,6 +111,18 @@ def _answered(row: dict, key: str) -> tuple[list[dict], list[str]]:
     return [{"role": "assistant", "content": text}], defects
 
 # %% ../../nbs/package/data/formats.ipynb #719a5b93
+def _naming(row: dict, ours: tuple[str, ...]) -> str:
+    "How to name the columns of a row in no format, with its own names; nothing if it has too few texts."
+    free = [key for key, value in row.items() if key not in ours and (value is None or isinstance(value, str))]
+    wanted = [key for key in ours if row.get(key) is None]
+    if len(free) < len(wanted) or max(map(len, free)) > 40:
+        return ""
+    names = dict(zip(wanted, free))
+    python = ", ".join(f"{key}={json.dumps(name, ensure_ascii=False)}" for key, name in names.items())
+    settings = " ".join(f"--set data.{key}={name}" for key, name in names.items())
+    return f"; or name its columns, such as {python} (in ft, {settings})"
+
+# %% ../../nbs/package/data/formats.ipynb #2c48f467
 def as_chat(
     row: Any,  # A dict in any format that this notebook names; or an exception, which stands where a row should
 ) -> tuple[dict, list[str]]:  # {"messages", and "tools" if any}; and the row's defects, each with its cure
@@ -119,7 +131,8 @@ def as_chat(
         return {}, unread
     columns = ["messages", "conversations", "completion", "instruction"]
     if not (given := [key for key in columns if row.get(key) is not None]):
-        return {}, [f"the row has the keys {short(list(row))}; it must be {_CHAT}"]
+        naming = _naming(row, ("prompt", "completion"))
+        return {}, [f"the row has the keys {short(list(row))}; it must be {_CHAT}{naming}"]
     defects = _clashes(row, given if given == ["instruction"] else [*given, "text"])
     messages, found = _asked(row, "prompt" if given[0] == "completion" else given[0])
     after, more = _answered(row, given[0])
@@ -155,7 +168,7 @@ def _answers(row: dict) -> tuple[list[dict], list[dict], list[str]]:
     "The chosen and the rejected messages, and their defects."
     if missing := [key for key in ("chosen", "rejected") if row.get(key) is None]:
         what = f"the keys {short(list(row))}" if len(missing) == 2 else f'no "{missing[0]}"'
-        return [], [], [f"the row has {what}; it must be {_PAIR}"]
+        return [], [], [f"the row has {what}; it must be {_PAIR}{_naming(row, ('prompt', 'chosen', 'rejected'))}"]
     (chosen, defects), (rejected, more) = (read_turns(row, key, "assistant") for key in ("chosen", "rejected"))
     return chosen, rejected, defects + more
 

@@ -6,51 +6,63 @@
 __all__ = ['read_chats', 'read_preferences']
 
 # %% ../../nbs/package/data/read.ipynb #7eda94ce
+import hashlib
 import json
 import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, Features, Json, List, Value
 from datasets.table import MemoryMappedTable
 
 from ..core.files import file_sha256
-from .json_files import short
-from .readers import read_rows
+from .arrow_formats import plain_chats, plain_pairs
+from .batches import Batch
 from .formats import as_chat, as_preference
+from .json_files import short
+from .readers import COLUMNS, read_batches, read_rows
 
 # %% ../../nbs/package/data/read.ipynb #f7e9f14a
-_NUMBER = re.compile(r'"(?:[^"\\]|\\.)*"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?')  # or a text, which is left alone
+def _spellings(number: str) -> Iterator[str]:
+    "A number in JSON as it is, and with its point in other places, the usual one first: 0.47, 4.7e-1, 47e-2, 0.47e0."
+    yield number
+    value = Decimal(number)
+    for shift in sorted(range(-20, 16), key=abs):
+        exponent = value.adjusted() - shift
+        yield f"{value.scaleb(-exponent):f}e{exponent}"
 
 
-def _spelled(match: re.Match) -> str:
-    "The number in a spelling that `Json` reads as Python does, if there is one."
-    if match[0].startswith('"') or repr(Json().decode_example(match[0])) == repr(json.loads(match[0])):
-        return match[0]
-    sign, digits, exponent = Decimal(match[0]).as_tuple()
-    assert isinstance(exponent, int)  # it is a letter for NaN and infinity, which the pattern does not match
-    padded = "0" * 20 + "".join(map(str, digits))
-    for point in sorted(range(1, len(padded)), key=lambda at: abs(at - 21)):  # the usual place first: -4.7e-1
-        text = f"{'-' * sign}{padded[:point].lstrip('0') or 0}.{padded[point:]}e{exponent + len(padded) - point}"
-        if repr(Json().decode_example(text)) == repr(float(match[0])):
-            return text
-    return match[0]
+def _exact(number: str) -> str:
+    "The first spelling that `Json` reads as Python does; the number as it is if there is none."
+    as_python = repr(json.loads(number))
+    return next((text for text in _spellings(number) if repr(Json().decode_example(text)) == as_python), number)
 
 # %% ../../nbs/package/data/read.ipynb #47cb3785
+_TEXT_OR_NUMBER = re.compile(r'("(?:[^"\\]|\\.)*")|-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?')
+
+
+def _exact_numbers(text: str) -> str:
+    return _TEXT_OR_NUMBER.sub(lambda found: found[0] if found[1] else _exact(found[0]), text)
+
+
 def _json_text(value: Any) -> str | None:
     "The value in JSON, so spelled that `datasets.Json` gives it back as it is; None if it cannot."
     with suppress(ValueError, TypeError, OverflowError, RecursionError):
         text = json.dumps(value, ensure_ascii=False)
-        for spell in (str, lambda text: _NUMBER.sub(_spelled, text)):  # the second is seldom needed, and slow
+        for spell in (str, _exact_numbers):  # the second is seldom needed, and slow
             if json.dumps(Json().decode_example(spell(text)), ensure_ascii=False) == text:
                 return spell(text)
     return None
@@ -97,52 +109,154 @@ def _as_json(read: dict) -> tuple[dict, list[str]]:
     return cells, defects
 
 # %% ../../nbs/package/data/read.ipynb #840ba810
-_SHOWN = 20  # defects that one error spells out
+_LISTED, _PLACES = 20, 4  # defects that one error spells out, and places that it gives for each
 
 
+@dataclass
+class _Defects:
+    "What is wrong with the rows that were read so far."
+
+    count: int = 0
+    unlisted: int = 0
+    places: dict[str, list[str]] = field(default_factory=dict)  # defect -> where it was found first
+    times: dict[str, int] = field(default_factory=dict)  # defect -> how often it was found
+
+    def add(self, place: str, defects: list[str]) -> None:
+        for defect in defects:
+            self.count += 1
+            if defect not in self.places and len(self.places) == _LISTED:
+                self.unlisted += 1
+                continue
+            self.times[defect] = self.times.get(defect, 0) + 1
+            places = self.places.setdefault(defect, [])
+            if len(places) < _PLACES:
+                places.append(place)
+
+    def _line(self, defect: str) -> str:
+        (first, *others), times = self.places[defect], self.times[defect]
+        more = ", ..." if times > 1 + len(others) else ""
+        also = f" ({times} times: also at {', '.join(others)}{more})" if others else ""
+        return f"{first}: {defect}{also}"
+
+    def check(self, remark: str = "") -> None:
+        "A `ValueError` if there are any."
+        lines = [self._line(defect) for defect in self.places]
+        if self.unlisted:
+            lines.append(f"{self.count} defects in all, of which {self.unlisted} others are not listed")
+        elif self.count > 1:
+            lines.append(f"{self.count} defects in all")
+        if self.count:
+            raise ValueError("\n".join([*lines, remark] if remark else lines))
+
+# %% ../../nbs/package/data/read.ipynb #d2f45337
 class _Rich(Exception):
     "A row that plain columns cannot keep."
 
 
-def _whole_rows(rows: Iterable[tuple[str, Any]], as_row: Callable, rich: bool) -> Iterator[dict]:
-    "The rows as lists of messages, or of texts in JSON if `rich`; at the end a `ValueError` with all defects, if any."
-    shown: list[str] = []
-    count = 0
-    for place, row in rows:
-        read, defects = as_row(row)
-        if not defects and not rich and not _is_plain(read):
-            raise _Rich
-        if not defects and rich:
-            read, defects = _as_json(read)
-        shown += [f"{place}: {defect}" for defect in defects[: _SHOWN - len(shown)]]
-        count += len(defects)
-        if not count:  # after a defect there is nothing to keep any more
-            yield read
-    if count:
-        total = f"{count} defects in all" + f", the first {_SHOWN} are shown" * (count > _SHOWN)
-        raise ValueError("\n".join(shown + [total] * (count > 1)))
+@dataclass(frozen=True)
+class _Target:
+    "What rows become."
 
-# %% ../../nbs/package/data/read.ipynb #fb353889
-_ROWS, _CHARACTERS, _IN_MEMORY = 500, 2**24, 2**26  # of a batch at most, about; bytes of a table that is not on disk
+    as_row: Callable[[Any], tuple[dict, list[str]]]  # a row and its defects
+    as_columns: Callable[[pa.RecordBatch, pa.Schema], tuple[list[pa.Array] | None, np.ndarray]]  # `plain_chats`
+    columns: tuple[str, ...]
 
 
-def _batches(rows: Iterable[dict], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    held, size = [], 0
-    for row in rows:
-        held.append(row)
-        size += sum(len(m if isinstance(m, str) else m["content"]) for messages in row.values() for m in messages)
-        if len(held) == _ROWS or size > _CHARACTERS:
-            yield _batch(held, schema)
-            held, size = [], 0
-    if held:
-        yield _batch(held, schema)
+def _plain_batches(batches: Iterable[Batch], target: _Target, schema: pa.Schema, defects: _Defects) -> Iterator:
+    for batch in batches:
+        columns, plain = None, np.zeros(batch.length, bool)
+        if batch.table is not None:
+            columns, plain = target.as_columns(batch.table, schema)
+        looked_at = np.flatnonzero(~plain)
+        rows = []
+        for place, row in batch.pick(looked_at.tolist()) if len(looked_at) else ():
+            read, found = target.as_row(row)
+            if not found and not _is_plain(read):
+                raise _Rich
+            defects.add(place, found)
+            rows.append(read)
+        if not defects.count:  # after a defect there is nothing to keep any more
+            yield _together(columns, plain, rows, schema)
+
+
+def _together(columns: list[pa.Array] | None, plain: np.ndarray, rows: list[dict], schema: pa.Schema) -> pa.RecordBatch:
+    "The rows of `columns` that are plain, and `rows` in the places of the others."
+    if columns is None:
+        return _batch(rows, schema)
+    converted = pa.RecordBatch.from_arrays(columns, schema=schema)
+    if not rows:
+        return converted
+    both = pa.concat_batches([converted.filter(pa.array(plain)), _batch(rows, schema)])
+    order = np.argsort(np.concatenate([np.flatnonzero(plain), np.flatnonzero(~plain)]))
+    return both.take(pa.array(order))
 
 
 def _batch(rows: list[dict], schema: pa.Schema) -> pa.RecordBatch:
     arrays = [_array([row.get(field.name) for row in rows], field.type) for field in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
-# %% ../../nbs/package/data/read.ipynb #739f8b43
+# %% ../../nbs/package/data/read.ipynb #c4b35815
+def _rich_batches(rows: Iterable[tuple[str, Any]], target: _Target, schema: pa.Schema, defects: _Defects) -> Iterator:
+    held: list[dict] = []
+    for place, row in rows:
+        read, found = target.as_row(row)
+        if not found:
+            read, found = _as_json(read)
+        defects.add(place, found)
+        held.append(read)
+        if len(held) == _SOME or defects.count:
+            if not defects.count:
+                yield _batch(held, schema)
+            held = []
+    if held:
+        yield _batch(held, schema)
+
+# %% ../../nbs/package/data/read.ipynb #f11f8005
+_ROWS, _BYTES, _SOME = 500, 2**24, 100  # of a batch that is written, at most, about; rows that are made at a time
+
+
+def _sizes(batch: pa.RecordBatch) -> np.ndarray:
+    "The bytes of the texts in each row."
+    sizes = np.zeros(len(batch), np.int64)
+    for column in batch.columns:
+        texts = column.flatten()
+        texts = texts.storage if isinstance(texts, pa.ExtensionArray) else texts.field("content")
+        upto = np.concatenate([[0], np.cumsum(pc.binary_length(texts).to_numpy())])
+        bounds = column.offsets.to_numpy() - column.offsets[0].as_py()
+        sizes += upto[bounds[1:]] - upto[bounds[:-1]]
+    return sizes
+
+
+def _even_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    "The rows in batches of `_ROWS`, or of fewer that are more than `_BYTES`."
+    held: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in batches:
+        upto = np.cumsum(_sizes(batch))
+        start = 0
+        while start < len(batch):
+            before = upto[start - 1] if start else 0
+            full = np.searchsorted(upto, before + _BYTES - size, side="right") + 1  # the row that is too much is kept
+            end = min(len(batch), start + _ROWS - rows, full)
+            held.append(batch.slice(start, end - start))
+            rows, size = rows + end - start, size + upto[end - 1] - before
+            if rows == _ROWS or size > _BYTES:
+                yield pa.concat_batches(held)
+                held, rows, size = [], 0, 0
+            start = end
+    if held:
+        yield pa.concat_batches(held)
+
+# %% ../../nbs/package/data/read.ipynb #fb353889
+_IN_MEMORY = 2**26  # bytes of a table that is not on disk
+
+
+def _write(batches: Iterable[pa.RecordBatch], schema: pa.Schema, sink: Any) -> None:
+    with pa.ipc.new_stream(sink, schema) as stream:
+        for batch in batches:
+            stream.write_batch(batch)
+
+
 def _on_disk(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Dataset:
     shelf = Path(datasets.config.HF_DATASETS_CACHE, "ft_notebooks")
     shelf.mkdir(parents=True, exist_ok=True)
@@ -151,9 +265,8 @@ def _on_disk(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Dataset:
             left.unlink(missing_ok=True)
     handle, part = tempfile.mkstemp(prefix="part-", dir=shelf)
     try:
-        with open(handle, "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
-            for batch in batches:
-                stream.write_batch(batch)
+        with open(handle, "wb") as sink:
+            _write(batches, schema, sink)
         digest = file_sha256(part)
         (shelf / digest).mkdir(exist_ok=True)  # a folder of its own, since `Dataset.map` puts its results beside it
         whole = os.path.join(shelf, digest, "rows.arrow")
@@ -162,53 +275,125 @@ def _on_disk(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Dataset:
         Path(part).unlink(missing_ok=True)
     return Dataset(MemoryMappedTable.from_file(whole), fingerprint=digest[:16])
 
-# %% ../../nbs/package/data/read.ipynb #54612df9
+
+def _in_memory(batches: list[pa.RecordBatch], schema: pa.Schema) -> Dataset:
+    sink = pa.BufferOutputStream()
+    _write(batches, schema, sink)
+    digest = hashlib.sha256(sink.getvalue()).hexdigest()
+    return Dataset(pa.Table.from_batches(batches, schema), fingerprint=digest[:16])
+
+
 def _table(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Dataset:
     "The batches in memory, or on disk if they are more than `_IN_MEMORY` bytes."
     held, size = [], 0
     for batch in batches:
         held.append(batch)
-        if (size := size + batch.nbytes) > _IN_MEMORY:
+        size += batch.nbytes
+        if size > _IN_MEMORY:
             return _on_disk(chain(held, batches), schema)
-    return Dataset(pa.Table.from_batches(held, schema))
+    return _in_memory(held, schema)
 
+# %% ../../nbs/package/data/read.ipynb #739f8b43
+def _read(source: Any, target: _Target, named: dict[str, str], **where: Any) -> Dataset:
+    """All rows of a source, in columns of texts if that keeps them, else as JSON; tools only if some row has them.
 
-def _read(source: Any, as_row: Callable, columns: tuple[str, ...], **where: Any) -> Dataset:
-    "All rows of a source, in columns of texts if that keeps them, else as JSON; tools only if some row has them."
+    `named` maps a column of ours to the file's own.
+    """
+    wanted = {*COLUMNS, *named.values()}
+    remark = "; ".join(f'"{ours}" is the column {json.dumps(theirs)}' for ours, theirs in named.items())
     for rich in (False, True):
-        schema = _features(columns, rich).arrow_schema
+        schema, defects = _features(target.columns, rich).arrow_schema, _Defects()
+        if rich:
+            batches = _rich_batches(read_rows(source, wanted, **where), target, schema, defects)
+        else:
+            batches = _plain_batches(read_batches(source, wanted, **where), target, schema, defects)
         try:
-            dataset = _table(_batches(_whole_rows(read_rows(source, **where), as_row, rich), schema), schema)
+            dataset = _table(_even_batches(_then_check(batches, defects, remark)), schema)
         except _Rich:
             continue
         no_tools = rich and dataset.data.column("tools").null_count == len(dataset)
         return dataset.remove_columns("tools") if no_tools else dataset
 
+
+def _then_check(batches: Iterable, defects: _Defects, remark: str) -> Iterator:
+    yield from batches
+    defects.check(remark)
+
+# %% ../../nbs/package/data/read.ipynb #54612df9
+def _renamed(row: dict, named: dict[str, str], columns: Sequence[str]) -> tuple[dict, list[str]]:
+    "The row with the `columns` that count, under our names; and what is wrong with the names."
+    wrong = [
+        f'the row has no {json.dumps(theirs)[:40]}, which was named as its "{ours}"; it has the keys {short(list(row))}'
+        for ours, theirs in named.items()
+        if theirs not in row
+    ]
+    sources = {ours: named.get(ours, ours) for ours in columns}
+    return {ours: row[theirs] for ours, theirs in sources.items() if theirs in row}, wrong
+
+
+def _with_names(target: _Target, named: dict[str, str], columns: Sequence[str]) -> _Target:
+    "The same for rows of which `columns` alone count, some of them under other names."
+
+    def as_row(row: Any) -> tuple[dict, list[str]]:
+        if not isinstance(row, dict):
+            return target.as_row(row)
+        row, wrong = _renamed(row, named, columns)
+        return ({}, wrong) if wrong else target.as_row(row)
+
+    def as_columns(batch: pa.RecordBatch, schema: pa.Schema) -> tuple[list[pa.Array] | None, np.ndarray]:
+        names = batch.schema.names
+        sources = {ours: named.get(ours, ours) for ours in columns if named.get(ours, ours) in names}
+        table = pa.RecordBatch.from_arrays([batch.column(theirs) for theirs in sources.values()], list(sources))
+        return target.as_columns(table, schema)
+
+    return _Target(as_row, as_columns, target.columns)
+
 # %% ../../nbs/package/data/read.ipynb #609415b1
+_CHATS = _Target(as_chat, plain_chats, ("messages",))
+_PAIRS = _Target(as_preference, plain_pairs, ("prompt", "chosen", "rejected"))
+_BESIDE = ("system", "tools")
+
+
 def read_chats(
     source: str | Path | list[dict] | Dataset,  # A file, a folder of them, rows, or "owner/name" on the hub
     *,
+    messages: str | None = None,  # The column of the messages, if it has another name
+    prompt: str | None = None,  # Likewise that of what was asked
+    completion: str | None = None,  # And that of the answer
     split: str = "train",  # Of a dataset on the hub
     revision: str | None = None,  # The branch, tag or commit there
 ) -> Dataset:  # The column "messages", and "tools" if any row has them; each conversation ends with the assistant's
-    """Every row as it stands in `source` now, never from a cache.
+    """Every row as it stands in `source` now, never from a cache; the same rows have the same fingerprint.
 
     `ValueError` that lists what is wrong with which row. Files are JSON, JSON Lines, CSV or Parquet; formats, row by
     row: messages, ShareGPT, prompt and completion, alpaca. Every turn of the assistant's will be trained, also those
     in a prompt. `{"prompt": "Hi", "completion": "Hello"}` becomes a user's message and an assistant's.
     """
-    return _read(source, as_chat, ("messages",), split=split, revision=revision)
+    texts = {"prompt": prompt, "completion": completion}
+    if messages is not None and any(texts.values()):
+        raise ValueError(f"messages={messages!r} and {texts} are two formats; name the messages, or prompt and completion")
+    target, named = _CHATS, {ours: theirs for ours, theirs in {"messages": messages, **texts}.items() if theirs is not None}
+    if named:
+        target = _with_names(_CHATS, named, [*(["messages"] if messages is not None else texts), *_BESIDE])
+    return _read(source, target, named, split=split, revision=revision)
 
 # %% ../../nbs/package/data/read.ipynb #2f18cd8d
 def read_preferences(
     source: str | Path | list[dict] | Dataset,  # A file, a folder of them, rows, or "owner/name" on the hub
     *,
+    prompt: str | None = None,  # The column of what was asked, if it has another name
+    chosen: str | None = None,  # Likewise that of the better answer
+    rejected: str | None = None,  # And that of the worse one
     split: str = "train",  # Of a dataset on the hub
     revision: str | None = None,  # The branch, tag or commit there
 ) -> Dataset:  # The columns "prompt", "chosen" and "rejected", and "tools" if any row has them; lists of messages
-    """Every pair as it stands in `source` now, never from a cache.
+    """Every pair as it stands in `source` now, never from a cache; the same pairs have the same fingerprint.
 
     `ValueError` that lists what is wrong with which row. Formats, row by row: prompt with two answers, two
     conversations with one beginning, alpaca with two answers. A pair of equal answers is read too.
     """
-    return _read(source, as_preference, ("prompt", "chosen", "rejected"), split=split, revision=revision)
+    names = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    target, named = _PAIRS, {ours: theirs for ours, theirs in names.items() if theirs is not None}
+    if named:
+        target = _with_names(_PAIRS, named, [*names, *_BESIDE])
+    return _read(source, target, named, split=split, revision=revision)

@@ -140,7 +140,8 @@ def test_a_broken_row_is_named_by_its_place_in_a_file_and_in_a_list(write, words
     assert f"row 1 (counted from 0): {words}" in refused([CHAT, row])
     text = json.dumps([CHAT, row], indent=2)
     line = 1 + text[: text.index("\n  }") + 4].count("\n") + 1  # the line after the first row's end
-    assert f"train.json:{line}: {words}" in refused(write("train.json", text))
+    assert f"train.json:{line}: row 1 (counted from 0): {words}" in refused(write("train.json", text))
+    assert f"train.json:1: row 1 (counted from 0): {words}" in refused(write("train.json", json.dumps([CHAT, row])))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,8 @@ def test_a_broken_row_is_named_by_its_place_in_a_file_and_in_a_list(write, words
         ("a.jsonl", '{"a":' * 100_000, "a.jsonl:1: not read: "),
         ("a.jsonl", '{"instruction": "a", "output": "b", "output": "c"}', '1: not read: the key "output" occurs twice'),
         ("a.jsonl", '{"n": ' + "9" * 5000 + "}", "a.jsonl:1: not read: "),
-        ("a.json", "[" * 100_000, "a.json:1: not read: "),
+        ("a.json", "[" * 100_000, "a.json:1: row 0 (counted from 0): not read: "),
+        ("a.json", f'[{json.dumps(CHAT)}, {{"a": 1, "a": 2}}]', "1: row 1 (counted from 0): not read: the key "),
         ("a.json", '\n\n[{"a": 1},\n {"a" 2}]', "a.json:4: not JSON at column 7: Expecting ':' delimiter"),
         ("a.json", f"[{json.dumps(CHAT)},\n]", "a.json:2: not JSON at column 1: Expecting value"),
         ("a.json", f"[{json.dumps(CHAT)}\n\n {json.dumps(CHAT)}]", "a.json:3: not JSON at column 2: Expecting ','"),
@@ -213,12 +215,22 @@ def test_no_rows_is_an_error(source):
     assert f"the {type(source).__name__}: no rows" in refused(source)
 
 
-def test_all_defects_are_counted_and_twenty_are_shown(write):
-    lines = refused(write("a.jsonl", "\n".join([json.dumps(CHAT), "7"] * 30))).splitlines()
-    assert len(lines) == 21 and lines[-1] == "30 defects in all, the first 20 are shown"
+def test_all_defects_are_counted_and_twenty_are_listed(write):
+    lines = refused(write("a.jsonl", "\n".join(f"{json.dumps(CHAT)}\n{n}" for n in range(30)))).splitlines()
+    assert len(lines) == 21 and lines[-1] == "30 defects in all, of which 10 others are not listed"
     assert [line.split(": ")[0] for line in lines[:20]] == [f"a.jsonl:{n}" for n in range(2, 42, 2)]
-    assert refused(write("a.jsonl", "7\n7")).splitlines()[-1] == "2 defects in all"
+    assert refused(write("a.jsonl", "7\n8")).splitlines()[-1] == "2 defects in all"
     assert "defects" not in refused(write("a.jsonl", "7"))
+
+
+def test_equal_defects_are_listed_once_with_their_count_and_first_places(write):
+    last = json.dumps({"instruction": "Add.", "output": 3})
+    said = refused(write("a.jsonl", "\n".join([*[json.dumps(CHAT), "7"] * 30, last, last])))
+    first, second, total = said.splitlines()
+    assert first.startswith("a.jsonl:2: the row is 7; it must be an object, ")
+    assert first.endswith(" (30 times: also at a.jsonl:4, a.jsonl:6, a.jsonl:8, ...)")
+    assert second == 'a.jsonl:61: the row has the "output" 3; it must be a text (2 times: also at a.jsonl:62)'
+    assert total == "32 defects in all"
 
 
 def test_a_long_value_is_shortened():
@@ -443,7 +455,7 @@ def test_a_million_defects_need_no_more_room_than_twenty():
     said = refused(Same(7, 30_000))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert said.endswith("30000 defects in all, the first 20 are shown") and peak < 2**20
+    assert said.endswith("30000 defects in all") and peak < 2**20
 
 
 class Same(list):

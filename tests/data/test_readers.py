@@ -73,7 +73,7 @@ def test_an_array_is_read_the_same_whatever_the_window(write, monkeypatch, size,
     places, found = read(write("a.json", text))
     assert found == json.loads(text)
     starts = [2 + sum(one.count("\n") + 2 for one in each[:i]) for i in range(len(each))]
-    assert places == [f"a.json:{line}" for line in starts]
+    assert places == [f"a.json:{line}: row {i} (counted from 0)" for i, line in enumerate(starts)]
 
 
 @pytest.mark.parametrize("indent", [None, 1])
@@ -226,7 +226,7 @@ def test_a_disk_that_fails_is_said_with_the_file(write, monkeypatch):
         raise OSError(5, "Input/output error")
         yield
 
-    monkeypatch.setitem(readers._READERS, ".jsonl", fails)
+    monkeypatch.setitem(readers._BY_ROW, ".jsonl", fails)
     assert said(write("a.jsonl", "{}")) == "a.jsonl: Input/output error; see to the file and its permissions"
 
 

@@ -103,13 +103,16 @@ def _text(column: pa.Array) -> pa.Array:
     return column.cast(pa.string()) if pa.types.is_large_string(column.type) else column
 
 # %% ../../nbs/package/data/arrow_formats.ipynb #a9341424
+_LISTS = ("tools", "history")  # columns of lists, which may be empty
+
+
 def _is_silent(batch: pa.RecordBatch, null: Sequence[str], empty: Sequence[str]) -> np.ndarray:
     "For each row, whether the columns of `null` are null, and those of `empty` null or empty."
     silent = np.ones(len(batch), bool)
     for name in (name for name in (*null, *empty) if name in batch.schema.names):
         column = batch.column(name)
         absent = _as_numpy(column.is_null())
-        if name in empty and pa.types.is_list(column.type):
+        if name in empty and name in _LISTS and pa.types.is_list(column.type):
             absent |= _as_numpy(pc.equal(pc.list_value_length(column), 0))
         if name in empty and pa.types.is_string(column.type):
             absent |= _as_numpy(pc.equal(pc.binary_length(column), 0))

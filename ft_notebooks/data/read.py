@@ -9,146 +9,28 @@ __all__ = ['read_chats', 'read_preferences']
 import hashlib
 import json
 import os
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from decimal import Decimal
-from functools import partial
-from itertools import accumulate, chain
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from datasets import Dataset, Features, Json, List, Value
+from datasets import Dataset
 from datasets.table import MemoryMappedTable
 
 from ..core.files import file_sha256
 from .arrow_formats import plain_chats, plain_pairs
-from .batches import Batch
-from .formats import as_chat, as_preference
+from .batches import Batch, even_batches, features, is_plain, json_text, to_batch
+from .formats import Defects, as_chat, as_preference
 from .json_files import short
-from .readers import COLUMNS, read_batches, read_rows
+from .readers import COLUMNS, read_batches
 
-# %% ../../nbs/package/data/read.ipynb #f7e9f14a
-def _spellings(number: str) -> Iterator[str]:
-    "A number in JSON as it is, and with its point in other places, the usual one first: 0.47, 4.7e-1, 47e-2, 0.47e0."
-    yield number
-    value = Decimal(number)
-    for shift in sorted(range(-20, 16), key=abs):
-        exponent = value.adjusted() - shift
-        yield f"{value.scaleb(-exponent):f}e{exponent}"
-
-
-def _exact(number: str) -> str:
-    "The first spelling that `Json` reads as Python does; the number as it is if there is none."
-    as_python = repr(json.loads(number))
-    return next((text for text in _spellings(number) if repr(Json().decode_example(text)) == as_python), number)
-
-# %% ../../nbs/package/data/read.ipynb #47cb3785
-_TEXT_OR_NUMBER = re.compile(r'("(?:[^"\\]|\\.)*")|-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?')
-
-
-def _exact_numbers(text: str) -> str:
-    return _TEXT_OR_NUMBER.sub(lambda found: found[0] if found[1] else _exact(found[0]), text)
-
-
-def _json_text(value: Any) -> str | None:
-    "The value in JSON, so spelled that `datasets.Json` gives it back as it is; None if it cannot."
-    with suppress(ValueError, TypeError, OverflowError, RecursionError):
-        text = json.dumps(value, ensure_ascii=False)
-        for spell in (str, _exact_numbers):  # the second is seldom needed, and slow
-            if json.dumps(Json().decode_example(spell(text)), ensure_ascii=False) == text:
-                return spell(text)
-    return None
-
-# %% ../../nbs/package/data/read.ipynb #9c7c6d67
-def _features(columns: Iterable[str], rich: bool) -> Features:
-    plain = [{"role": Value("string"), "content": Value("string")}]
-    return Features({c: List(Json()) if rich else plain for c in (*columns, "tools")[: None if rich else -1]})
-
-
-def _is_plain(read: dict) -> bool:
-    return "tools" not in read and all(len(m) == 2 and "content" in m for messages in read.values() for m in messages)
-
-
-def _array(cells: list, type: pa.ListType) -> pa.Array:
-    "The lists of a column; only in a column of JSON may some be None."
-    if isinstance(type.value_type, pa.JsonType):
-        return pa.array(cells, pa.list_(pa.string())).cast(type)
-    flat = [message for messages in cells for message in messages]  # a third of the time that pa.array takes for dicts
-    texts = [pa.array([message[key] for message in flat], pa.string()) for key in type.value_type.names]
-    offsets = pa.array(accumulate(map(len, cells), initial=0), pa.int32())
-    return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(texts, fields=list(type.value_type)), type)
-
-# %% ../../nbs/package/data/read.ipynb #bf370cef
-def _unkept(value: Any) -> Any:
-    "The part of a value because of which `_json_text` cannot keep it."
-    while isinstance(value, (dict, list)):
-        parts = [*value, *value.values()] if isinstance(value, dict) else value
-        lost = [part for part in parts if _json_text(part) is None]
-        if not lost:  # it nests too deeply
-            break
-        value = lost[0]
-    return value
-
-
-def _as_json(read: dict) -> tuple[dict, list[str]]:
-    "The messages and tools as texts in JSON, and a defect for each that would not be kept."
-    cells = {key: [_json_text(value) for value in values] for key, values in read.items()}
-    places = {"messages": "message {}", "tools": "tool {}"}
-    defects = []
-    for key, i in [(key, i) for key, texts in cells.items() for i, text in enumerate(texts) if text is None]:
-        place, lost = places.get(key, f'message {{}} of "{key}"').format(i + 1), short(_unkept(read[key][i]))
-        defects.append(f"{place} holds {lost}, which a column of JSON would change; write it as a text")
-    return cells, defects
-
-# %% ../../nbs/package/data/read.ipynb #840ba810
-_LISTED, _PLACES = 20, 4  # defects that one error spells out, and places that it gives for each
-
-
-@dataclass
-class _Defects:
-    "What is wrong with the rows that were read so far."
-
-    count: int = 0
-    unlisted: int = 0
-    places: dict[str, list[str]] = field(default_factory=dict)  # defect -> where it was found first
-    times: dict[str, int] = field(default_factory=dict)  # defect -> how often it was found
-
-    def add(self, place: str, defects: list[str]) -> None:
-        for defect in defects:
-            self.count += 1
-            if defect not in self.places and len(self.places) == _LISTED:
-                self.unlisted += 1
-                continue
-            self.times[defect] = self.times.get(defect, 0) + 1
-            places = self.places.setdefault(defect, [])
-            if len(places) < _PLACES:
-                places.append(place)
-
-    def _line(self, defect: str) -> str:
-        (first, *others), times = self.places[defect], self.times[defect]
-        more = ", ..." if times > 1 + len(others) else ""
-        also = f" ({times} times: also at {', '.join(others)}{more})" if others else ""
-        return f"{first}: {defect}{also}"
-
-    def check(self, remark: str = "") -> None:
-        "A `ValueError` if there are any."
-        lines = [self._line(defect) for defect in self.places]
-        if self.unlisted:
-            lines.append(f"{self.count} defects in all, of which {self.unlisted} others are not listed")
-        elif self.count > 1:
-            lines.append(f"{self.count} defects in all")
-        if self.count:
-            raise ValueError("\n".join([*lines, remark] if remark else lines))
-
-# %% ../../nbs/package/data/read.ipynb #d2f45337
+# %% ../../nbs/package/data/read.ipynb #84e2fd5d
 class _Rich(Exception):
     "A row that plain columns cannot keep."
 
@@ -162,7 +44,7 @@ class _Target:
     columns: tuple[str, ...]
 
 
-def _plain_batches(batches: Iterable[Batch], target: _Target, schema: pa.Schema, defects: _Defects) -> Iterator:
+def _plain_batches(batches: Iterable[Batch], target: _Target, schema: pa.Schema, defects: Defects) -> Iterator:
     for batch in batches:
         columns, plain = None, np.zeros(batch.length, bool)
         if batch.table is not None:
@@ -171,7 +53,7 @@ def _plain_batches(batches: Iterable[Batch], target: _Target, schema: pa.Schema,
         rows = []
         for place, row in batch.pick(looked_at.tolist()) if len(looked_at) else ():
             read, found = target.as_row(row)
-            if not found and not _is_plain(read):
+            if not found and not is_plain(read):
                 raise _Rich
             defects.add(place, found)
             rows.append(read)
@@ -182,70 +64,51 @@ def _plain_batches(batches: Iterable[Batch], target: _Target, schema: pa.Schema,
 def _together(columns: list[pa.Array] | None, plain: np.ndarray, rows: list[dict], schema: pa.Schema) -> pa.RecordBatch:
     "The rows of `columns` that are plain, and `rows` in the places of the others."
     if columns is None:
-        return _batch(rows, schema)
+        return to_batch(rows, schema)
     converted = pa.RecordBatch.from_arrays(columns, schema=schema)
     if not rows:
         return converted
-    both = pa.concat_batches([converted.filter(pa.array(plain)), _batch(rows, schema)])
+    both = pa.concat_batches([converted.filter(pa.array(plain)), to_batch(rows, schema)])
     order = np.argsort(np.concatenate([np.flatnonzero(plain), np.flatnonzero(~plain)]))
     return both.take(pa.array(order))
 
-
-def _batch(rows: list[dict], schema: pa.Schema) -> pa.RecordBatch:
-    arrays = [_array([row.get(field.name) for row in rows], field.type) for field in schema]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-# %% ../../nbs/package/data/read.ipynb #c4b35815
-def _rich_batches(rows: Iterable[tuple[str, Any]], target: _Target, schema: pa.Schema, defects: _Defects) -> Iterator:
-    held: list[dict] = []
-    for place, row in rows:
-        read, found = target.as_row(row)
-        if not found:
-            read, found = _as_json(read)
-        defects.add(place, found)
-        held.append(read)
-        if len(held) == _SOME or defects.count:
-            if not defects.count:
-                yield _batch(held, schema)
-            held = []
-    if held:
-        yield _batch(held, schema)
-
-# %% ../../nbs/package/data/read.ipynb #f11f8005
-_ROWS, _BYTES, _SOME = 500, 2**24, 100  # of a batch that is written, at most, about; rows that are made at a time
+# %% ../../nbs/package/data/read.ipynb #d895f975
+def _unkept(value: Any) -> Any:
+    "The part of a value because of which `json_text` cannot keep it."
+    while isinstance(value, (dict, list)):
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        lost = [part for part in parts if json_text(part) is None]
+        if not lost:  # it nests too deeply
+            break
+        value = lost[0]
+    return value
 
 
-def _sizes(batch: pa.RecordBatch) -> np.ndarray:
-    "The bytes of the texts in each row."
-    sizes = np.zeros(len(batch), np.int64)
-    for column in batch.columns:
-        texts = column.flatten()
-        texts = texts.storage if isinstance(texts, pa.ExtensionArray) else texts.field("content")
-        upto = np.concatenate([[0], np.cumsum(pc.binary_length(texts).to_numpy())])
-        bounds = column.offsets.to_numpy() - column.offsets[0].as_py()
-        sizes += upto[bounds[1:]] - upto[bounds[:-1]]
-    return sizes
+def _as_json(
+    read: dict,  # Columns of messages, and "tools" if any
+) -> tuple[dict, list[str]]:
+    "The messages and tools as texts in JSON, and a defect for each that would not be kept."
+    cells = {key: [json_text(value) for value in values] for key, values in read.items()}
+    places = {"messages": "message {}", "tools": "tool {}"}
+    defects = []
+    for key, i in [(key, i) for key, texts in cells.items() for i, text in enumerate(texts) if text is None]:
+        place, lost = places.get(key, f'message {{}} of "{key}"').format(i + 1), short(_unkept(read[key][i]))
+        defects.append(f"{place} holds {lost}, which a column of JSON would change; write it as a text")
+    return cells, defects
 
-
-def _even_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    "The rows in batches of `_ROWS`, or of fewer that are more than `_BYTES`."
-    held: list[pa.RecordBatch] = []
-    rows = size = 0
+# %% ../../nbs/package/data/read.ipynb #d54d4792
+def _rich_batches(batches: Iterable[Batch], target: _Target, schema: pa.Schema, defects: Defects) -> Iterator:
+    "The rows in columns of JSON."
     for batch in batches:
-        upto = np.cumsum(_sizes(batch))
-        start = 0
-        while start < len(batch):
-            before = upto[start - 1] if start else 0
-            full = np.searchsorted(upto, before + _BYTES - size, side="right") + 1  # the row that is too much is kept
-            end = min(len(batch), start + _ROWS - rows, full)
-            held.append(batch.slice(start, end - start))
-            rows, size = rows + end - start, size + upto[end - 1] - before
-            if rows == _ROWS or size > _BYTES:
-                yield pa.concat_batches(held)
-                held, rows, size = [], 0, 0
-            start = end
-    if held:
-        yield pa.concat_batches(held)
+        rows = []
+        for place, row in batch.pick(range(batch.length)):
+            read, found = target.as_row(row)
+            if not found:
+                read, found = _as_json(read)
+            defects.add(place, found)
+            rows.append(read)
+        if not defects.count:
+            yield to_batch(rows, schema)
 
 # %% ../../nbs/package/data/read.ipynb #fb353889
 _IN_MEMORY = 2**26  # bytes of a table that is not on disk
@@ -302,20 +165,20 @@ def _read(source: Any, target: _Target, named: dict[str, str], **where: Any) -> 
     wanted = {*COLUMNS, *named.values()}
     remark = "; ".join(f'"{ours}" is the column {json.dumps(theirs)}' for ours, theirs in named.items())
     for rich in (False, True):
-        schema, defects = _features(target.columns, rich).arrow_schema, _Defects()
+        schema, defects = features(target.columns, rich).arrow_schema, Defects()
         if rich:
-            batches = _rich_batches(read_rows(source, wanted, **where), target, schema, defects)
+            batches = _rich_batches(read_batches(source, wanted, tables=False, **where), target, schema, defects)
         else:
             batches = _plain_batches(read_batches(source, wanted, **where), target, schema, defects)
         try:
-            dataset = _table(_even_batches(_then_check(batches, defects, remark)), schema)
+            dataset = _table(even_batches(_then_check(batches, defects, remark)), schema)
         except _Rich:
             continue
         no_tools = rich and dataset.data.column("tools").null_count == len(dataset)
         return dataset.remove_columns("tools") if no_tools else dataset
 
 
-def _then_check(batches: Iterable, defects: _Defects, remark: str) -> Iterator:
+def _then_check(batches: Iterable, defects: Defects, remark: str) -> Iterator:
     yield from batches
     defects.check(remark)
 

@@ -148,11 +148,10 @@ def _records_until(file: BinaryIO, end: int, names: list[str], before: int) -> I
 def _csv_batches(path: str, columns: Collection[str]) -> Iterator[Batch]:
     "The rows of every record, in tables of those `columns` that there are where Arrow reads them as Python does."
     with open(path, "rb") as file:
-        found = _names(_records(raw for _, raw in text_lines(file)))
-        if found is None or isinstance(found[1], Exception):
-            yield from row_batches((f"{path}:{line}", wrong) for line, wrong in [found] if found)
+        line, names = _names(_records(raw for _, raw in text_lines(file))) or (0, [])
+        if isinstance(names, Exception):
+            yield from row_batches([(f"{path}:{line}", names)])
             return
-        names = found[1]
         known = [name for name in names if name in columns]
         start, before = file.tell(), _lines_between(file, 0, file.tell())
         while block := file.read(_BLOCK):

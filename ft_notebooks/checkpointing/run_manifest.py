@@ -19,6 +19,7 @@ from .run_identity import counted_settings, describe
 from ..core.files import write_atomically
 from ..core.fingerprints import plain
 from ..core.processes import Everywhere
+from ..core.seams import overrides
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #31d8b2f2
 def _differences(old: dict, new: dict) -> list[str]:
@@ -200,6 +201,7 @@ def _write(file: Path, manifest: dict, step: int) -> None:
     write_atomically(file, json.dumps({**manifest, "before": before}, indent=1))
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #5e7b3486
+@overrides(TrainerCallback)
 class ManifestCallback(TrainerCallback):
     """The trainer's folder holds this run alone: `trainer.add_callback(ManifestCallback(trainer, choices=line))`.
 

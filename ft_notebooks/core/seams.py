@@ -22,13 +22,22 @@ from torch import nn
 from .model_parts import base_model
 
 # %% ../../nbs/package/core/seams.ipynb #feea0095
-def _installed(library: str) -> str:
-    "The library's name and version, and a release of it with which the tests ran: the lowest that is declared."
-    declared = importlib.metadata.requires("ft_notebooks") or []
-    name = library.replace("_", "[-_]")
-    lowest = next((m[1] for line in declared if (m := re.match(rf"{name}\b[^;]*?>=([\d.]+)", line))), None)
-    cure = f"; pip install '{library}=={lowest}.*' gives one that has it" if lowest else ""
-    return f"{library} {importlib.metadata.version(library)} {{}}{cure}"
+def _libraries(owner: type) -> list[str]:
+    "The libraries that a class and the classes behind it come from, such as trl and transformers."
+    found = dict.fromkeys(kind.__module__.partition(".")[0] for kind in owner.__mro__)
+    return [name for name in found if name not in ("builtins", "abc", "torch", "ft_notebooks")]
+
+
+def _lacks(libraries: list[str], what: str) -> str:
+    "That the installed releases lack something, and releases with which the tests ran: the lowest that are declared."
+    declared, releases = importlib.metadata.requires("ft_notebooks") or [], []
+    for library in libraries:
+        name = library.replace("_", "[-_]")
+        lowest = next((m[1] for line in declared if (m := re.match(rf"{name}\b[^;]*?>=([\d.]+)", line))), None)
+        releases += [f"'{library}=={lowest}.*'"] if lowest else []
+    installed = " and ".join(f"{library} {importlib.metadata.version(library)}" for library in libraries)
+    cure = f"; pip install {' '.join(releases)} gives what has it" if releases else ""
+    return f"{installed} {'has' if len(libraries) == 1 else 'have'} no {what}{cure}"
 
 
 def overrides(
@@ -45,17 +54,17 @@ def overrides(
         for name, own in vars(cls).items():
             if name.startswith("_") or not inspect.isfunction(own):
                 continue
-            installed, method = _installed(library.__module__.partition(".")[0]), f"{library.__name__}.{name}"
-            there = getattr(library, name, None)
+            there, method = getattr(library, name, None), f"{library.__name__}.{name}"
             if there is None:
-                problem = installed.format(f"has no {method}, so that {cls.__name__}.{name} would never be called")
-                raise RuntimeError(problem)
+                what = f"{method}, so that {cls.__name__}.{name} would never be called"
+                raise RuntimeError(_lacks(_libraries(library), what))
             takes = inspect.signature(there).parameters.values()
             if any(p.kind is p.VAR_KEYWORD for p in takes):
                 continue
             given = [p.name for p in inspect.signature(own).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
             if unknown := sorted(set(given) - {p.name for p in takes}):
-                raise RuntimeError(installed.format(f"gives {method} no argument {unknown[0]!r}, which is needed"))
+                what = f"argument {unknown[0]!r} for {method}, which is needed"
+                raise RuntimeError(_lacks(_libraries(library), what))
         return cls
 
     return check
@@ -69,8 +78,7 @@ def require(
 ) -> None:
     "`RuntimeError`, with the library, its version, the name and a release that has it, where `thing` lacks the name."
     if not hasattr(thing, name):
-        installed = _installed(owner.__module__.partition(".")[0])
-        raise RuntimeError(installed.format(f"has no {owner.__name__}.{name}, by which {why}"))
+        raise RuntimeError(_lacks(_libraries(owner), f"{owner.__name__}.{name}, by which {why}"))
 
 # %% ../../nbs/package/core/seams.ipynb #bdb646dc
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ class Seam:
 
     library: str
     name: str
-    holder: Callable[[Any], object]  # What has the attribute, from a trainer
+    holder: Callable[..., object]  # What has the attribute, from a trainer
     use: str  # What it serves
     without: str  # What a run does without it
 
@@ -210,8 +218,8 @@ def for_estimate(
     try:
         return getattr(seam.holder(None), seam.name)
     except AttributeError as e:
-        gone = f"has no {_OF_THE_ESTIMATE[use][1]}.{seam.name}, and without it memory cannot be estimated"
-        raise NameGone(_installed(seam.library).format(gone)) from e
+        gone = f"{_OF_THE_ESTIMATE[use][1]}.{seam.name}, and without it memory cannot be estimated"
+        raise NameGone(_lacks([seam.library], gone)) from e
 
 
 def replaced(

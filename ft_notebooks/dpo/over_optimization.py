@@ -22,6 +22,7 @@ from ..inference.generation import greedy_decoding
 from ..core.files import atomic_path, write_atomically
 from ..core.model_parts import base_model
 from ..core.random_state import keep_random_state
+from ..core.seams import overrides
 from ..training.metrics_log import append_entries, read_entries, entries_text
 from ..tokenization.padding import pad_batch
 from ..training.progress_and_plots import logged_history, logged_points
@@ -164,6 +165,7 @@ class _Looks:
         return line
 
 # %% ../../nbs/package/dpo/over_optimization.ipynb #7d704714
+@overrides(TrainerCallback)
 class _Guard(_Looks, TrainerCallback):
     def on_train_begin(self, args, state, control, model, **kwargs):
         self.message, self.steps = None, self.every or math.ceil(state.max_steps / 5)
@@ -190,6 +192,7 @@ class _Guard(_Looks, TrainerCallback):
             raise ValueError(f"{self.message}. The weights of this step are in checkpoint-{state.global_step}")
 
 # %% ../../nbs/package/dpo/over_optimization.ipynb #10ca4912
+@overrides(TrainerCallback)
 class CollapseCallback(_Guard):
     """Ends the run, after a save, when the stop rate or the score falls below half of the start's; a `ValueError` in
     all processes.

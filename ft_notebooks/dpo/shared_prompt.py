@@ -181,13 +181,16 @@ class SharedPrompt:
             require(trainer, name, why, DPOTrainer)
         self.trainer, self.off, self._blocks = trainer, off, 0
         models = [trainer.accelerator.unwrap_model(model) for model in (trainer.model, trainer.ref_model) if model]
-        reasons = {"it is among those left out": "share" in off}
-        reasons["a compiled model keeps the attention that it was compiled with"] = trainer.args.torch_compile
-        said = [reason for reason, holds in reasons.items() if holds]
-        said += filter(None, [_without(base_model(models[0])), *map(why_not_shared, [] if said else models)])
-        self.not_shared: str | None = said[0] if said else None
+        self.not_shared: str | None = self._why_not(models)
         for model in models:
             self.forward(model)  # tries its head
+
+    def _why_not(self, models: list) -> str | None:
+        if "share" in self.off:
+            return "it is among those left out"
+        if self.trainer.args.torch_compile:
+            return "a compiled model keeps the attention that it was compiled with"
+        return _without(base_model(models[0])) or next(filter(None, map(why_not_shared, models)), None)
 
     @contextmanager
     def used(self) -> Iterator[None]:

@@ -186,7 +186,8 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, eps):
         wide = x.float()
-        scale = torch.linalg.vecdot(wide, wide).div_(x.shape[-1]).add_(eps).rsqrt_().unsqueeze(-1)
+        with torch.autocast(x.device.type, enabled=False):  # it would sum in 16 bits
+            scale = torch.linalg.vecdot(wide, wide).div_(x.shape[-1]).add_(eps).rsqrt_().unsqueeze(-1)
         ctx.save_for_backward(x, weight, scale)
         return weight * (wide * scale).to(x.dtype)
 
@@ -212,14 +213,15 @@ def _row_log_probs(logits: Tensor, targets: Tensor, scale: Tensor | None) -> tup
     target, z = targets[:, None], logits.float()
     p, largest = z.softmax(-1), z.argmax(-1, keepdim=True)
     total = z.gather(1, largest) - p.gather(1, largest).log()  # log of the sum of exponentials
-    log_probs, entropy = z.gather(1, target) - total, total[:, 0] - torch.linalg.vecdot(p, z)
+    with torch.autocast(z.device.type, enabled=False):  # it would sum in 16 bits
+        log_probs, entropy = z.gather(1, target) - total, total[:, 0] - torch.linalg.vecdot(p, z)
     if scale is not None:
         logits.copy_(p.neg_().scatter_add_(1, target, torch.ones_like(total)).mul_(scale))
     return log_probs[:, 0], entropy, (largest == target)[:, 0]
 
 # %% ../../nbs/package/training/cpu_kernels.ipynb #da1d8cca
 class _LabelLogProbs(torch.autograd.Function):
-    "Log-probability of each target, entropy, whether it is the first largest; the gradient of a frozen head is ready."
+    "Log-probability of each target, entropy, whether it is the first largest; a frozen head's gradient is ready."
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, dtype):

@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerCallback
 
 from ..core.fingerprints import fingerprint
+from ..core.seams import overrides
 
 # %% ../../nbs/package/training/gradient_flow.ipynb #d74265ec
 def _excused(name: str, good: set[str]) -> bool:
@@ -125,6 +126,7 @@ def _trained(model, optimizer) -> dict[str, Tensor]:
     return tensors
 
 # %% ../../nbs/package/training/gradient_flow.ipynb #4982e08f
+@overrides(TrainerCallback)
 class GradientFlowCallback(TrainerCallback):
     """After the second step that can change a weight, every trainable tensor has had a gradient and has moved.
 

@@ -98,10 +98,9 @@ def _is_product(base: PreTrainedModel, head: nn.Linear) -> bool:
 def _why_own_head(base: PreTrainedModel) -> str | None:
     "Why the model's log-probabilities are left to TRL's head; None where `label_log_probs` computes them."
     head = base.get_output_embeddings()
-    weight = getattr(head, "weight", None)
-    if type(head) is not nn.Linear or weight is None or type(weight.data) is not Tensor or head.bias is not None:
+    if type(head) is not nn.Linear or type(head.weight.data) is not Tensor or head.bias is not None:
         return f"the head is more than a plain weight ({type(head).__name__})"
-    if weight.shape != (head.out_features, head.in_features):
+    if head.weight.shape != (head.out_features, head.in_features):
         return "the head's weight is in parts"
     if "forward" in vars(head) or is_hooked(head):
         return "a hook on the head"
@@ -283,6 +282,6 @@ class LabelHead:
         log_probs, entropy, top = label_log_probs(hidden, weight, targets)
         found = {"log_probs": log_probs, "entropy": entropy, "is_top1": top}
         if self.mean_logits:
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
                 found["mean_logits"] = F.linear(hidden.float(), weight.mean(0, dtype=torch.float32)[None])[:, 0]
         return found

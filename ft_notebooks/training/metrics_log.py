@@ -14,6 +14,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from ..core.files import write_atomically
+from ..core.seams import overrides
 
 # %% ../../nbs/package/training/metrics_log.ipynb #e64d2848
 def entries_text(
@@ -65,6 +66,7 @@ class _Stopwatch:
         return seconds
 
 # %% ../../nbs/package/training/metrics_log.ipynb #d034af49
+@overrides(TrainerCallback)
 class _Counted(TrainerCallback):
     "Times the steps of a run, and nothing else of it; gives the token counts and speed of a log entry."
 
@@ -93,6 +95,7 @@ class _Counted(TrainerCallback):
         return new
 
 # %% ../../nbs/package/training/metrics_log.ipynb #b26111b7
+@overrides(TrainerCallback)
 class MetricsCallback(_Counted):
     """`metrics.jsonl` in the run's folder: each log entry of the run is a line, written at once, by one process.
 

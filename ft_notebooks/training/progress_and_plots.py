@@ -23,6 +23,7 @@ from transformers.utils import is_in_notebook
 
 from ..checkpointing.integrity import last_good_checkpoint
 from ..core.errors import nearest
+from ..core.seams import overrides
 from .metrics_log import MetricsCallback, read_entries
 
 # %% ../../nbs/package/training/progress_and_plots.ipynb #69dfe7dd
@@ -117,6 +118,7 @@ def plot_history(
     return fig
 
 # %% ../../nbs/package/training/progress_and_plots.ipynb #5809b4a0
+@overrides(ProgressCallback)
 class LossBar(ProgressCallback):
     "One bar in a terminal: steps, time left, losses, tokens per second; it begins where the run resumes."
 
@@ -141,6 +143,7 @@ class LossBar(ProgressCallback):
             self.training_bar.set_postfix(self.shown, refresh=sys.stderr.isatty())
 
 # %% ../../nbs/package/training/progress_and_plots.ipynb #1b3f51f3
+@overrides(TrainerCallback)
 class _Picture(TrainerCallback):
     "A picture in one place of a notebook, drawn again no more often than `SHARE` allows."
 
@@ -161,6 +164,7 @@ class _Picture(TrainerCallback):
         self.next = time.monotonic() + max(1.0, self.SHARE * (time.monotonic() - begun))
 
 # %% ../../nbs/package/training/progress_and_plots.ipynb #41efab5f
+@overrides(TrainerCallback)
 class LiveCurve(_Picture):
     "`plot_history` in a notebook during the run, in one place; the last picture stays, without times."
 

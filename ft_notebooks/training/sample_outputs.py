@@ -15,10 +15,12 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from ..core.files import write_atomically
 from ..core.random_state import keep_random_state
+from ..core.seams import overrides
 from ..inference.generation import generate
 from .metrics_log import append_entries, entries_text, read_entries
 
 # %% ../../nbs/package/training/sample_outputs.ipynb #40887078
+@overrides(TrainerCallback)
 class _Sampler(TrainerCallback):
     "Writes answers as lines of a file, each step's once, and restores the random state."
 
@@ -43,6 +45,7 @@ class _Sampler(TrainerCallback):
             append_entries(self.file, [dict(step=step, prompt=p, answer=a, expected=e) for p, a, e in rows])
 
 # %% ../../nbs/package/training/sample_outputs.ipynb #479ce226
+@overrides(TrainerCallback)
 class SamplesCallback(_Sampler):
     """Greedy answers at the start, each evaluation and the end, in `samples.jsonl`; the weights are as without it.
 

@@ -219,7 +219,9 @@ def test_a_trl_that_names_its_rows_otherwise_is_refused(rows, tmp_path, monkeypa
         delattr(self, name)
 
     monkeypatch.setattr(DPOTrainer, "__init__", renamed)
-    with pytest.raises(RuntimeError, match=rf"trl [\d.]+ has no DPOTrainer.{name}, by which the pairs are"):
+    with pytest.raises(
+        RuntimeError, match=rf"trl [\d.]+ and transformers [\d.]+ have no DPOTrainer.{name}, by which the pairs are"
+    ):
         made(tiny_model(), rows, tmp_path, eval_dataset=rows)
 
 

@@ -91,7 +91,9 @@ def main():
     readers = {"load_dataset": ("load_dataset", HERE.parent), "read_chats": ("read_chats", HERE.parent)}
     if args.old:
         readers["read_chats before"] = ("read_chats", args.old)
-    print("| file | rows | MB | reader | CPU s | load_dataset | RSS MB | RssAnon MB |\n|---|---|---|---|---|---|---|---|")
+    print(
+        "| file | rows | MB | reader | CPU s | load_dataset | RSS MB | RssAnon MB |\n|---|---|---|---|---|---|---|---|"
+    )
     with tempfile.TemporaryDirectory() as tmp:
         for kind in ["jsonl", *(kind for kind in args.kinds if kind != "jsonl")]:  # Parquet is made of JSON Lines
             path = Path(tmp, f"chats.{kind}")
@@ -104,10 +106,12 @@ def main():
                     found[name].append(reading(reader[0], path, reader[1]))
                     assert found[name][-1][0] == args.rows
             medians = {name: [statistics.median(column) for column in zip(*rounds)] for name, rounds in found.items()}
+            size = path.stat().st_size / 1e6
             for name, (_, _, cpu, rss, anon) in medians.items():
-                times, size = cpu / medians["load_dataset"][2], path.stat().st_size / 1e6
+                times = cpu / medians["load_dataset"][2]
                 print(
-                    f"| .{kind} | {args.rows:,} | {size:.0f} | {name} | {cpu:.2f} | {times:.1f} x | {rss:,.0f} | {anon:,.0f} |",
+                    f"| .{kind} | {args.rows:,} | {size:.0f} | {name} | {cpu:.2f} | {times:.1f} x "
+                    f"| {rss:,.0f} | {anon:,.0f} |",
                     flush=True,
                 )
 

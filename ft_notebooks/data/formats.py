@@ -7,7 +7,7 @@ __all__ = ['as_chat', 'as_preference', 'Defects']
 
 # %% ../../nbs/package/data/formats.ipynb #39acc0ce
 import json
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
 from typing import Any
 
 from .json_files import short
@@ -114,11 +114,11 @@ def _answered(row: dict, key: str) -> tuple[list[dict], list[str]]:
 # %% ../../nbs/package/data/formats.ipynb #719a5b93
 def _naming(row: dict, ours: tuple[str, ...]) -> str:
     "How to name the columns of a row in no format, with its own names; nothing if it has too few texts."
-    free = [key for key, value in row.items() if key not in ours and (value is None or isinstance(value, str))]
     wanted = [key for key in ours if row.get(key) is None]
-    if len(free) < len(wanted) or max(map(len, free)) > 40:
+    texts = [key for key, value in row.items() if key not in ours and isinstance(value, str) and len(key) <= 40]
+    if len(texts) < len(wanted):
         return ""
-    names = dict(zip(wanted, free))
+    names = dict(zip(wanted, texts))
     python = ", ".join(f"{key}={json.dumps(name, ensure_ascii=False)}" for key, name in names.items())
     settings = " ".join(f"--set data.{key}={name}" for key, name in names.items())
     return f"; or name its columns, such as {python} (in ft, {settings})"
@@ -212,38 +212,35 @@ def as_preference(
 _LISTED, _PLACES = 20, 4  # defects that one error spells out, and places that it gives for each
 
 
-@dataclass
 class Defects:
     "What is wrong with the rows that were read so far."
 
-    count: int = 0
-    unlisted: int = 0
-    places: dict[str, list[str]] = field(default_factory=dict)  # defect -> where it was found first
-    times: dict[str, int] = field(default_factory=dict)  # defect -> how often it was found
+    def __init__(self) -> None:
+        self.times: Counter[str] = Counter()  # defect -> how often it was found
+        self.places: dict[str, list[str]] = defaultdict(list)  # defect -> where it was found first
+        self.unlisted = 0
 
     def add(self, place: str, defects: list[str]) -> None:
         for defect in defects:
-            self.count += 1
-            if defect not in self.places and len(self.places) == _LISTED:
+            if defect not in self.times and len(self.times) == _LISTED:
                 self.unlisted += 1
                 continue
-            self.times[defect] = self.times.get(defect, 0) + 1
-            places = self.places.setdefault(defect, [])
-            if len(places) < _PLACES:
-                places.append(place)
+            self.times[defect] += 1
+            if len(self.places[defect]) < _PLACES:
+                self.places[defect].append(place)
 
-    def _line(self, defect: str) -> str:
-        (first, *others), times = self.places[defect], self.times[defect]
-        more = ", ..." if times > 1 + len(others) else ""
-        also = f" ({times} times: also at {', '.join(others)}{more})" if others else ""
-        return f"{first}: {defect}{also}"
-
-    def check(self, remark: str = "") -> None:
+    def check(self) -> None:
         "A `ValueError` if there are any."
-        lines = [self._line(defect) for defect in self.places]
-        if self.unlisted:
-            lines.append(f"{self.count} defects in all, of which {self.unlisted} others are not listed")
-        elif self.count > 1:
-            lines.append(f"{self.count} defects in all")
-        if self.count:
-            raise ValueError("\n".join([*lines, remark] if remark else lines))
+        if not self.times:
+            return
+        lines = []
+        for defect, times in self.times.items():
+            first, *others = self.places[defect]
+            more = ", ..." if times > _PLACES else ""
+            also = f" ({times} times: also at {', '.join(others)}{more})" if others else ""
+            lines.append(f"{first}: {defect}{also}")
+        count = self.times.total() + self.unlisted
+        if count > 1:
+            rest = f", of which {self.unlisted} others are not listed" if self.unlisted else ""
+            lines.append(f"{count} defects in all{rest}")
+        raise ValueError("\n".join(lines))

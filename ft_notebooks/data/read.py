@@ -9,118 +9,124 @@ __all__ = ['read_chats', 'read_preferences']
 import hashlib
 import json
 import os
+import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from decimal import Decimal
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pyarrow as pa
-from datasets import Dataset
+from datasets import Dataset, Features, Json, List, Value
 from datasets.table import MemoryMappedTable
+from xxhash import xxh3_128
 
-from ..core.files import file_sha256
-from .arrow_formats import plain_chats, plain_pairs
-from .batches import Batch, even_batches, features, is_plain, json_text, to_batch
+from .arrow_formats import plain_chats
 from .formats import Defects, as_chat, as_preference
 from .json_files import short
-from .readers import COLUMNS, read_batches
-
-# %% ../../nbs/package/data/read.ipynb #84e2fd5d
-class _Rich(Exception):
-    "A row that plain columns cannot keep."
-
-
-@dataclass(frozen=True)
-class _Target:
-    "What rows become."
-
-    as_row: Callable[[Any], tuple[dict, list[str]]]  # a row and its defects
-    as_columns: Callable[[pa.RecordBatch, pa.Schema], tuple[list[pa.Array] | None, np.ndarray]]  # `plain_chats`
-    columns: tuple[str, ...]
-
-
-def _plain_batches(batches: Iterable[Batch], target: _Target, schema: pa.Schema, defects: Defects) -> Iterator:
-    for batch in batches:
-        columns, plain = None, np.zeros(batch.length, bool)
-        if batch.table is not None:
-            columns, plain = target.as_columns(batch.table, schema)
-        looked_at = np.flatnonzero(~plain)
-        rows = []
-        for place, row in batch.pick(looked_at.tolist()) if len(looked_at) else ():
-            read, found = target.as_row(row)
-            if not found and not is_plain(read):
-                raise _Rich
-            defects.add(place, found)
-            rows.append(read)
-        if not defects.count:  # after a defect there is nothing to keep any more
-            yield _together(columns, plain, rows, schema)
-
-
-def _together(columns: list[pa.Array] | None, plain: np.ndarray, rows: list[dict], schema: pa.Schema) -> pa.RecordBatch:
-    "The rows of `columns` that are plain, and `rows` in the places of the others."
-    if columns is None:
-        return to_batch(rows, schema)
-    converted = pa.RecordBatch.from_arrays(columns, schema=schema)
-    if not rows:
-        return converted
-    both = pa.concat_batches([converted.filter(pa.array(plain)), to_batch(rows, schema)])
-    order = np.argsort(np.concatenate([np.flatnonzero(plain), np.flatnonzero(~plain)]))
-    return both.take(pa.array(order))
+from .readers import COLUMNS, Batch, read_batches
 
 # %% ../../nbs/package/data/read.ipynb #d895f975
+_TEXT_OR_NUMBER = re.compile(r'("(?:[^"\\]|\\.)*")|-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?')
+
+
+def _respelled(found: re.Match) -> str:
+    "A number of a text in JSON, its point moved until `Json` reads what Python reads; a text as it is."
+    if found[1]:
+        return found[0]
+    number, exact = Decimal(found[0]), repr(json.loads(found[0]))
+    for place in sorted(range(-20, 16), key=abs):  # of the point behind the first digit; the usual one first
+        exponent = number.adjusted() - place
+        text = f"{number.scaleb(-exponent):f}e{exponent}"
+        if repr(Json().decode_example(text)) == exact:
+            return text
+    return found[0]
+
+
+def _json_text(value: Any) -> str | None:
+    "The value in JSON, so spelled that `datasets.Json` gives it back as it is; None if it cannot."
+    with suppress(ValueError, TypeError, OverflowError, RecursionError):
+        text = json.dumps(value, ensure_ascii=False)
+        if json.dumps(Json().decode_example(text), ensure_ascii=False) == text:
+            return text
+        respelled = _TEXT_OR_NUMBER.sub(_respelled, text)  # seldom needed, and slow
+        if json.dumps(Json().decode_example(respelled), ensure_ascii=False) == text:
+            return respelled
+    return None
+
+# %% ../../nbs/package/data/read.ipynb #d54d4792
+class _Rich(Exception):
+    "A row that columns of texts cannot keep."
+
+
+def _as_texts(read: dict) -> tuple[dict, list[str]]:
+    "The columns of a row, unchanged; `_Rich` if they hold more than role and content."
+    messages = [message for column in read.values() for message in column]
+    if "tools" in read or any(set(message) != {"role", "content"} for message in messages):
+        raise _Rich
+    return read, []
+
+
 def _unkept(value: Any) -> Any:
-    "The part of a value because of which `json_text` cannot keep it."
+    "The part of a value because of which `_json_text` cannot keep it."
     while isinstance(value, (dict, list)):
         parts = [*value, *value.values()] if isinstance(value, dict) else value
-        lost = [part for part in parts if json_text(part) is None]
+        lost = [part for part in parts if _json_text(part) is None]
         if not lost:  # it nests too deeply
             break
         value = lost[0]
     return value
 
 
-def _as_json(
-    read: dict,  # Columns of messages, and "tools" if any
-) -> tuple[dict, list[str]]:
-    "The messages and tools as texts in JSON, and a defect for each that would not be kept."
-    cells = {key: [json_text(value) for value in values] for key, values in read.items()}
-    places = {"messages": "message {}", "tools": "tool {}"}
-    defects = []
-    for key, i in [(key, i) for key, texts in cells.items() for i, text in enumerate(texts) if text is None]:
-        place, lost = places.get(key, f'message {{}} of "{key}"').format(i + 1), short(_unkept(read[key][i]))
-        defects.append(f"{place} holds {lost}, which a column of JSON would change; write it as a text")
-    return cells, defects
+def _as_json(read: dict) -> tuple[dict, list[str]]:
+    "The columns of a row, each value as a text in JSON, and a defect for each that would not be kept."
+    names = {"messages": "message {}", "tools": "tool {}"}
+    kept, defects = {}, []
+    for column, values in read.items():
+        name = names.get(column, f'message {{}} of "{column}"')
+        kept[column] = [_json_text(value) for value in values]
+        for number, (value, text) in enumerate(zip(values, kept[column]), 1):
+            if text is None:
+                lost = short(_unkept(value))
+                defects.append(
+                    f"{name.format(number)} holds {lost}, which a column of JSON would change; write it as a text"
+                )
+    return kept, defects
 
-# %% ../../nbs/package/data/read.ipynb #d54d4792
-def _rich_batches(batches: Iterable[Batch], target: _Target, schema: pa.Schema, defects: Defects) -> Iterator:
-    "The rows in columns of JSON."
+# %% ../../nbs/package/data/read.ipynb #f0917484
+def _tables(
+    batches: Iterable[Batch],
+    as_row: Callable[[Any], tuple[dict, list[str]]],  # A row -> its columns, and its defects
+    as_column: Callable[[pa.Table], pa.Array | None] | None,  # The rows of a table -> the one column, if they are plain
+    schema: pa.Schema,  # Of texts, or lists of texts in JSON
+) -> Iterator[pa.Table]:
+    "The rows in batches; at the end a `ValueError` with all defects, if any."
+    defects = Defects()
     for batch in batches:
-        rows = []
-        for place, row in batch.pick(range(batch.length)):
-            read, found = target.as_row(row)
-            if not found:
-                read, found = _as_json(read)
-            defects.add(place, found)
-            rows.append(read)
-        if not defects.count:
-            yield to_batch(rows, schema)
+        table = batch.table() if as_column else None
+        column = None if as_column is None or table is None else as_column(table)
+        if column is not None and not defects.times:
+            yield pa.table([column], schema=schema)
+        elif column is None:
+            rows = []
+            for place, row in batch.rows:
+                read, found = as_row(row)
+                defects.add(place, found)
+                rows.append(read)
+            if not defects.times:
+                yield pa.Table.from_pylist(rows, schema)
+    defects.check()
 
 # %% ../../nbs/package/data/read.ipynb #fb353889
-_IN_MEMORY = 2**26  # bytes of a table that is not on disk
+_IN_MEMORY = 2**24  # bytes of a table that is not on disk
 
 
-def _write(batches: Iterable[pa.RecordBatch], schema: pa.Schema, sink: Any) -> None:
-    with pa.ipc.new_stream(sink, schema) as stream:
-        for batch in batches:
-            stream.write_batch(batch)
-
-
-def _on_disk(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Dataset:
+def _on_disk(tables: Iterable[pa.Table], schema: pa.Schema) -> Dataset:
     shelf = Path(datasets.config.HF_DATASETS_CACHE, "ft_notebooks")
     shelf.mkdir(parents=True, exist_ok=True)
     for left in shelf.glob("part-*"):
@@ -128,9 +134,12 @@ def _on_disk(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Dataset:
             left.unlink(missing_ok=True)
     handle, part = tempfile.mkstemp(prefix="part-", dir=shelf)
     try:
-        with open(handle, "wb") as sink:
-            _write(batches, schema, sink)
-        digest = file_sha256(part)
+        with open(handle, "w+b") as sink:
+            with pa.ipc.new_stream(sink, schema) as stream:
+                for table in tables:
+                    stream.write_table(table)
+            sink.seek(0)
+            digest = hashlib.file_digest(sink, xxh3_128).hexdigest()
         (shelf / digest).mkdir(exist_ok=True)  # a folder of its own, since `Dataset.map` puts its results beside it
         whole = os.path.join(shelf, digest, "rows.arrow")
         os.replace(part, whole)
@@ -139,84 +148,72 @@ def _on_disk(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Dataset:
     return Dataset(MemoryMappedTable.from_file(whole), fingerprint=digest[:16])
 
 
-def _in_memory(batches: list[pa.RecordBatch], schema: pa.Schema) -> Dataset:
-    sink = pa.BufferOutputStream()
-    _write(batches, schema, sink)
-    digest = hashlib.sha256(sink.getvalue()).hexdigest()
-    return Dataset(pa.Table.from_batches(batches, schema), fingerprint=digest[:16])
-
-
-def _table(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Dataset:
-    "The batches in memory, or on disk if they are more than `_IN_MEMORY` bytes."
+def _dataset(tables: Iterator[pa.Table], schema: pa.Schema) -> Dataset:
+    "The rows in memory, or on disk if they are more than `_IN_MEMORY` bytes; the fingerprint follows from the rows."
     held, size = [], 0
-    for batch in batches:
-        held.append(batch)
-        size += batch.nbytes
+    for table in tables:
+        held.append(table.cast(schema))
+        size += table.nbytes
         if size > _IN_MEMORY:
-            return _on_disk(chain(held, batches), schema)
-    return _in_memory(held, schema)
+            rest = (table.cast(schema) for table in tables)
+            return _on_disk(chain(held, rest), schema)
+    return Dataset(pa.concat_tables(held) if held else schema.empty_table())
 
 # %% ../../nbs/package/data/read.ipynb #739f8b43
-def _read(source: Any, target: _Target, named: dict[str, str], **where: Any) -> Dataset:
-    """All rows of a source, in columns of texts if that keeps them, else as JSON; tools only if some row has them.
+def _read(
+    source: Any,
+    columns: tuple[str, ...],  # Of the `Dataset`: lists of messages
+    as_row: Callable[[Any], tuple[dict, list[str]]],
+    as_column: Callable[[pa.Table], pa.Array | None] | None,
+    names: Iterable[str],  # Further columns of the source that are read
+    **where: Any,
+) -> Dataset:
+    "All rows of a source, in columns of texts if that keeps them, else as JSON; tools only if some row has them."
 
-    `named` maps a column of ours to the file's own.
-    """
-    wanted = {*COLUMNS, *named.values()}
-    remark = "; ".join(f'"{ours}" is the column {json.dumps(theirs)}' for ours, theirs in named.items())
-    for rich in (False, True):
-        schema, defects = features(target.columns, rich).arrow_schema, Defects()
-        if rich:
-            batches = _rich_batches(read_batches(source, wanted, tables=False, **where), target, schema, defects)
-        else:
-            batches = _plain_batches(read_batches(source, wanted, **where), target, schema, defects)
-        try:
-            dataset = _table(even_batches(_then_check(batches, defects, remark)), schema)
-        except _Rich:
-            continue
-        no_tools = rich and dataset.data.column("tools").null_count == len(dataset)
-        return dataset.remove_columns("tools") if no_tools else dataset
+    def kept(keep: Callable[[dict], tuple[dict, list[str]]], row: Any) -> tuple[dict, list[str]]:
+        read, defects = as_row(row)
+        return (read, defects) if defects else keep(read)
 
-
-def _then_check(batches: Iterable, defects: Defects, remark: str) -> Iterator:
-    yield from batches
-    defects.check(remark)
+    wanted = {*COLUMNS, *names}
+    messages = [{"role": Value("string"), "content": Value("string")}]
+    plain = Features({column: messages for column in columns}).arrow_schema
+    with suppress(_Rich):
+        batches = read_batches(source, wanted, **where)
+        return _dataset(_tables(batches, partial(kept, _as_texts), as_column, plain), plain)
+    rich = Features({column: List(Json()) for column in (*columns, "tools")}).arrow_schema
+    texts = pa.schema([(column, pa.list_(pa.string())) for column in (*columns, "tools")])
+    batches = read_batches(source, wanted, **where)
+    dataset = _dataset(_tables(batches, partial(kept, _as_json), None, texts), rich)
+    has_tools = dataset.data.column("tools").null_count < len(dataset)
+    return dataset if has_tools else dataset.remove_columns("tools")
 
 # %% ../../nbs/package/data/read.ipynb #54612df9
-def _renamed(row: dict, named: dict[str, str], columns: Sequence[str]) -> tuple[dict, list[str]]:
-    "The row with the `columns` that count, under our names; and what is wrong with the names."
-    wrong = [
-        f'the row has no {json.dumps(theirs)[:40]}, which was named as its "{ours}"; it has the keys {short(list(row))}'
-        for ours, theirs in named.items()
-        if theirs not in row
-    ]
-    sources = {ours: named.get(ours, ours) for ours in columns}
-    return {ours: row[theirs] for ours, theirs in sources.items() if theirs in row}, wrong
+def _sources(names: dict[str, str], present: Iterable[str]) -> dict[str, str]:
+    "Our columns and the file's, with those of the system and the tools if they are `present`."
+    beside = {name: name for name in ("system", "tools") if name in present and name not in names.values()}
+    return {**names, **beside}
 
 
-def _with_names(target: _Target, named: dict[str, str], columns: Sequence[str]) -> _Target:
-    "The same for rows of which `columns` alone count, some of them under other names."
+def _renamed_row(
+    as_row: Callable[[Any], tuple[dict, list[str]]], names: dict[str, str], row: Any
+) -> tuple[dict, list[str]]:
+    "What `as_row` reads of a row whose columns have other names."
+    if not isinstance(row, dict):
+        return as_row(row)
+    for ours, theirs in names.items():
+        if theirs not in row:
+            has = f"it has the keys {short(list(row))}"
+            return {}, [f'the row has no {json.dumps(theirs)[:40]}, which was named as its "{ours}"; {has}']
+    return as_row({ours: row[theirs] for ours, theirs in _sources(names, row).items()})
 
-    def as_row(row: Any) -> tuple[dict, list[str]]:
-        if not isinstance(row, dict):
-            return target.as_row(row)
-        row, wrong = _renamed(row, named, columns)
-        return ({}, wrong) if wrong else target.as_row(row)
 
-    def as_columns(batch: pa.RecordBatch, schema: pa.Schema) -> tuple[list[pa.Array] | None, np.ndarray]:
-        names = batch.schema.names
-        sources = {ours: named.get(ours, ours) for ours in columns if named.get(ours, ours) in names}
-        table = pa.RecordBatch.from_arrays([batch.column(theirs) for theirs in sources.values()], list(sources))
-        return target.as_columns(table, schema)
-
-    return _Target(as_row, as_columns, target.columns)
+def _renamed_table(names: dict[str, str], table: pa.Table) -> pa.Array | None:
+    "The conversations of a table whose columns have other names, if all are plain."
+    if not set(names.values()) <= set(table.column_names):
+        return None
+    return plain_chats(pa.table({ours: table[theirs] for ours, theirs in _sources(names, table.column_names).items()}))
 
 # %% ../../nbs/package/data/read.ipynb #609415b1
-_CHATS = _Target(as_chat, plain_chats, ("messages",))
-_PAIRS = _Target(as_preference, plain_pairs, ("prompt", "chosen", "rejected"))
-_BESIDE = ("system", "tools")
-
-
 def read_chats(
     source: str | Path | list[dict] | Dataset,  # A file, a folder of them, rows, or "owner/name" on the hub
     *,
@@ -232,13 +229,16 @@ def read_chats(
     row: messages, ShareGPT, prompt and completion, alpaca. Every turn of the assistant's will be trained, also those
     in a prompt. `{"prompt": "Hi", "completion": "Hello"}` becomes a user's message and an assistant's.
     """
-    texts = {"prompt": prompt, "completion": completion}
-    if messages is not None and any(texts.values()):
-        raise ValueError(f"messages={messages!r} and {texts} are two formats; name the messages, or prompt and completion")
-    target, named = _CHATS, {ours: theirs for ours, theirs in {"messages": messages, **texts}.items() if theirs is not None}
-    if named:
-        target = _with_names(_CHATS, named, [*(["messages"] if messages is not None else texts), *_BESIDE])
-    return _read(source, target, named, split=split, revision=revision)
+    where = {"split": split, "revision": revision}
+    if messages is None and prompt is None and completion is None:
+        return _read(source, ("messages",), as_chat, plain_chats, (), **where)
+    names = {"prompt": prompt or "prompt", "completion": completion or "completion"}
+    if messages is not None:
+        if prompt is not None or completion is not None:
+            raise ValueError(f"messages={messages!r} and {names} are two formats; name the messages, or the other two")
+        names = {"messages": messages}
+    as_row, as_column = partial(_renamed_row, as_chat, names), partial(_renamed_table, names)
+    return _read(source, ("messages",), as_row, as_column, names.values(), **where)
 
 # %% ../../nbs/package/data/read.ipynb #2f18cd8d
 def read_preferences(
@@ -255,8 +255,9 @@ def read_preferences(
     `ValueError` that lists what is wrong with which row. Formats, row by row: prompt with two answers, two
     conversations with one beginning, alpaca with two answers. A pair of equal answers is read too.
     """
-    names = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
-    target, named = _PAIRS, {ours: theirs for ours, theirs in names.items() if theirs is not None}
-    if named:
-        target = _with_names(_PAIRS, named, [*names, *_BESIDE])
-    return _read(source, target, named, split=split, revision=revision)
+    columns = ("prompt", "chosen", "rejected")
+    where = {"split": split, "revision": revision}
+    if prompt is None and chosen is None and rejected is None:
+        return _read(source, columns, as_preference, None, (), **where)
+    names = {"prompt": prompt or "prompt", "chosen": chosen or "chosen", "rejected": rejected or "rejected"}
+    return _read(source, columns, partial(_renamed_row, as_preference, names), None, names.values(), **where)

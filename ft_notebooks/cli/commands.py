@@ -22,7 +22,7 @@ from .launch import launch_command
 from .pipeline import check_settings, held_out, kept_rows, known_run, leave, load_folder, meet
 from .pipeline import model_bits, model_settings, once, rows_hash, say, train_run, trained_rows
 from .settings_template import write_settings
-from .data_preparation import as_chats, encode_rows, read_stage
+from .data_preparation import as_chats, columns_of, encode_rows, read_stage
 from ..core.cpu_threads import use_cpu_threads
 
 # %% ../../nbs/package/cli/commands.ipynb #c1038f43
@@ -65,8 +65,9 @@ def _train(args) -> None:
         settings = _settings(args)
         _quiet(args.threads)
         check_settings(settings, stage)
-    rule = settings["data"].get("eval")
-    train, held = once(lambda: held_out(read_stage(stage, args.data), rule, settings[stage].get("seed", 0)))
+    data, seed = settings["data"], settings[stage].get("seed", 0)
+    rule = data.get("eval")
+    train, held = once(lambda: held_out(read_stage(stage, args.data, data), rule, seed, data))
     kept = "none held out, so nothing will be evaluated" if held is None else f"{len(held):,} held out"
     say(f"{args.data}: {len(train):,} {'pairs' if stage == 'dpo' else 'conversations'} to train on, {kept}")
     sources = [args.data, *([rule] if rule and Path(rule).exists() else [])]
@@ -129,13 +130,13 @@ def _table(evaluations) -> str:
     return "\n".join(lines)
 
 # %% ../../nbs/package/cli/commands.ipynb #ae38a3f8
-def _rows(file):
+def _rows(file, data):
     "The conversations of a file; where it holds pairs instead, those with the chosen answers."
     try:
-        return read_stage("sft", file)
+        return read_stage("sft", file, data)
     except ValueError as e:
         try:
-            return as_chats(read_stage("dpo", file))
+            return as_chats(read_stage("dpo", file, data))
         except ValueError:
             raise e from None
 
@@ -194,7 +195,7 @@ def _eval(args) -> None:
         )
     options = {"max_new_tokens": 128, "scorers": ["exact_match"], **settings["evaluation"]}
     scorers = find_scorers(options.pop("scorers"))
-    given = _rows(args.data) if args.data else None
+    given = _rows(args.data, settings["data"]) if args.data else None
     folder, known = known_run(args.run)
     output = args.output or (Path(args.run, "eval") if Path(args.run).is_dir() else "runs/eval")
     bits = model_bits(settings["model"].get("bits") or known.get("model.bits"), folder=folder)
@@ -202,7 +203,8 @@ def _eval(args) -> None:
     if args.tasks:
         return _tasks(args, stages, load_tokenizer(folder), bits, output)
     chats, tok = given or kept_rows(args.run, known), load_tokenizer(folder)
-    encode_rows(tok, chats, None, [args.data or known["data"]["file"]])
+    data = settings["data"] if args.data else known["data"]
+    encode_rows(tok, chats, None, [args.data or known["data"]["file"]], **columns_of("sft", data))
     _report(args, _evaluate(stages, bits, tok, chats, scorers, output, options), stages, scorers, output)
 
 # %% ../../nbs/package/cli/commands.ipynb #4d9619c0
@@ -211,8 +213,10 @@ def _typical(known, tok) -> list:
     from ft_notebooks.data.example_task import appointments
     from ft_notebooks.data.chat_encoding import encode_chats
 
-    file = (known.get("data") or {}).get("file")
-    chats = as_chats(read_stage(known["command"], file)) if file and Path(file).is_file() else appointments(16)
+    data = known.get("data") or {}
+    chats = appointments(16)
+    if data.get("file") and Path(data["file"]).is_file():
+        chats = as_chats(read_stage(known["command"], data["file"], data))
     rows, _ = encode_chats(tok, chats.select(range(max(0, len(chats) - 16), len(chats))))
     return [ids[:256] for ids in rows["input_ids"]]
 

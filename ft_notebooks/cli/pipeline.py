@@ -123,6 +123,7 @@ def held_out(
     chats,  # A `Dataset` of conversations or of pairs
     rule: str | None,  # A file, a share such as "0.1", "last:N", or "none"
     seed: int = 0,  # Of the draw, where the rule is a share
+    data: dict | None = None,  # The section `[data]`, which may name the columns of the file
 ) -> tuple:  # Two `Dataset`s, the second None where the rule is none
     """Rows to train on and rows to evaluate on; no row, or near-duplicate, is in both.
 
@@ -139,7 +140,7 @@ def held_out(
     try:
         share = float(rule)
     except ValueError:
-        held = read_stage("sft" if "messages" in chats.column_names else "dpo", rule)
+        held = read_stage("sft" if "messages" in chats.column_names else "dpo", rule, data)
         return _without(chats, held), held
     parts = split(chats, share, seed)
     return parts["train"], parts["test"]
@@ -210,8 +211,8 @@ def known_run(
 # %% ../../nbs/package/cli/pipeline.ipynb #a8d9bf31
 def _parts(known):
     "The rows to train on and the held-out rows, read again as the run did."
-    file, rule, stage = known["data"]["file"], known["data"]["eval"], known.get("command", "sft")
-    return held_out(read_stage(stage, file), rule, known.get(f"{stage}.seed", 0))
+    data, stage = known["data"], known.get("command", "sft")
+    return held_out(read_stage(stage, data["file"], data), data["eval"], known.get(f"{stage}.seed", 0), data)
 
 # %% ../../nbs/package/cli/pipeline.ipynb #7919b54b
 def kept_rows(
@@ -483,11 +484,11 @@ def train_run(
     with meet():
         settings = {**settings, "model": model_settings(settings), stage: {"seed": 0, **settings[stage]}}
         tok, cut = load_tokenizer(settings["model"]["name"]), settings[stage].get("max_length")
-    allowed = {key: value for key, value in settings["data"].items() if key.startswith("allow")}
+    data = settings["data"]
 
     def encode():
-        held_ids = encode_rows(tok, held, cut, sources, **{**allowed, "allow_equal": 1.0})[0]
-        return *encode_rows(tok, rows, cut, sources, **allowed), held_ids
+        held_ids = encode_rows(tok, held, cut, sources, **{**data, "allow_equal": 1.0})[0]
+        return *encode_rows(tok, rows, cut, sources, **data), held_ids
 
     ids, account, held_ids = once(encode)
     say(_in_words(account))

@@ -32,8 +32,8 @@ def _rate(right: int, n: int) -> dict:
     return {"value": right / n, "low": float(found.low), "high": float(found.high), "n": n}
 
 # %% ../../nbs/package/data/preference_report.ipynb #4f80c92d
-def _pairs(rows: Sequence[dict] | Dataset) -> list[tuple[list[int], ...]]:
-    "Prompt, chosen and rejected ids of each row."
+def _pairs(rows: Sequence[dict] | Dataset) -> list[tuple]:
+    "The prompt's, the chosen and the rejected ids of each row."
     if not isinstance(rows, (Dataset, list)) or not len(rows) or not set(PAIR_KEYS) <= set(rows[0]):
         raise ValueError("there are no pairs; give the rows that encode_pairs returned, without their account")
     return [tuple(row[key] for key in PAIR_KEYS) for row in rows]

@@ -185,7 +185,7 @@ NO_CHAT = {
     'message 2 has a blank "content"': {
         "messages": [USER, {"role": "assistant", "content": "", "reasoning_content": "Well."}]
     },
-    'message 1 has "k\\\\ud800" (1), which would be lost': {"messages": [{**USER, "k\ud800": 1}]},
+    'message 1 has "k\\ud800" (1), which would be lost': {"messages": [{**USER, "k\ud800": 1}]},
     "message 2 is a tool's but nobody called it; put the assistant's call before it": {
         "messages": [USER, RESULT, ANSWER]
     },

@@ -99,8 +99,8 @@ def _csv_rows(
 def _is_well_quoted(block: bytes) -> bool:
     "Whether each cell of a block has quotes around it or none in it, and each line ends in the usual way."
     unquoted = block.split(b'"')[::2]
-    starts_well = all(piece.startswith((b",", b"\n", b"\r\n")) for piece in unquoted[1:] if piece)
-    ends_well = all(piece.endswith((b",", b"\n")) for piece in unquoted[:-1] if piece)
+    starts_well = all(piece.startswith((b",", b"\n", b"\r\n")) for piece in set(unquoted[1:]) if piece)
+    ends_well = all(piece.endswith((b",", b"\n")) for piece in set(unquoted[:-1]) if piece)
     is_usual = b"\0" not in block and block.count(b"\r") == block.count(b"\r\n")
     return starts_well and ends_well and is_usual and block.count(b'"') % 2 == 0
 

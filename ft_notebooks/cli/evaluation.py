@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .console import command_settings, quiet_libraries, say
-from .data_preparation import as_chats, encode_rows, read_stage
+from .data_preparation import as_chats, columns_of, encode_rows, read_stage
 from .model_choice import load_generator, model_bits
 from .run_record import kept_rows, known_run, trained_rows
 from ..core.files import read_record, write_atomically
@@ -42,13 +42,13 @@ def run_models(
     return {**found, stage: folder}
 
 # %% ../../nbs/package/cli/evaluation.ipynb #e6774605
-def _rows(file):
+def _rows(file, data):
     "The conversations of a file; where it holds pairs instead, those with the chosen answers."
     try:
-        return read_stage("sft", file)
+        return read_stage("sft", file, data)
     except ValueError as e:
         try:
-            return as_chats(read_stage("dpo", file))
+            return as_chats(read_stage("dpo", file, data))
         except ValueError:
             raise e from None
 
@@ -151,7 +151,9 @@ def eval_command(
     _check_tasks(args)
     options = {"max_new_tokens": 128, "scorers": ["exact_match"], **settings["evaluation"]}
     scorers = find_scorers(options.pop("scorers"))
-    chats = _rows(args.data) if args.data else None
+    chats, data = None, settings["data"]
+    if args.data:
+        chats = _rows(args.data, data)
     folder, known = known_run(args.run)
     bits = model_bits(settings["model"].get("bits") or known.get("model.bits"), folder=folder)
     models = run_models(folder, known)
@@ -159,8 +161,8 @@ def eval_command(
     if args.tasks:
         return _run_tasks(args, models, load_tokenizer(folder), bits, output)
     if chats is None:
-        chats = kept_rows(args.run, known)
+        chats, data = kept_rows(args.run, known), known["data"]
     tok = load_tokenizer(folder)
-    encode_rows(tok, chats, None, [args.data or known["data"]["file"]])
+    encode_rows(tok, chats, None, [args.data or data["file"]], **columns_of("sft", data))
     found = _evaluate(models, bits, tok, chats, scorers, output, options)
     return _report(found, models, scorers, output, f"{args.run} on {args.data or 'its held-out rows'}")

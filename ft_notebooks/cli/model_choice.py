@@ -118,17 +118,6 @@ def load_trainable(
     config = _check_lora(name, settings["lora"])
     return add_adapter(load_model(name, bits), config, seed)
 
-# %% ../../nbs/package/cli/model_choice.ipynb #363a5792
-def _typical(known, tok) -> list:
-    "Token ids of up to 16 rows like the run's training rows: of its data, or of the built-in task."
-    file = (known.get("data") or {}).get("file")
-    if file and Path(file).is_file():
-        chats = as_chats(read_stage(known["command"], file))
-    else:
-        chats = appointments(16)
-    rows, _ = encode_chats(tok, chats.select(range(max(0, len(chats) - 16), len(chats))))
-    return [ids[:256] for ids in rows["input_ids"]]
-
 # %% ../../nbs/package/cli/model_choice.ipynb #63e1b026
 def _check_adapter(run, folder, known) -> None:
     "`ValueError` for a run or folder without an adapter."
@@ -141,17 +130,16 @@ def _check_adapter(run, folder, known) -> None:
 def merge_command(
     args,  # As `parser` gives it for `ft merge`
 ) -> str:  # Where the model is, and what comes next
-    "Merge a run's adapter into its base, and compare the two on rows like those that it was trained on."
+    "Merge a run's adapter into its base, and compare the two on answers that the adapter gives."
     settings = command_settings(args)
     quiet_libraries(args.threads)
     folder, known = known_run(args.run)
     _check_adapter(args.run, folder, known)
     bits = adapter_bits(folder, known, settings["model"].get("bits"))
     output = args.output or Path(args.run, "merged")
-    rows = _typical(known, load_tokenizer(folder))
     say(f"{args.run}: its adapter is merged into its base in {bits} bits")
-    kl, same = merge_folder(folder, output, rows, bits)
-    say(f"on {sum(map(len, rows))} tokens the same next token for {same:.1%}, KL per token {kl:.4f}")
+    kl, same = merge_folder(folder, output, bits=bits)
+    say(f"on answers of its own the same next token for {same:.1%}, KL per token {kl:.4f}")
     system = f" --system {shlex.quote(known['system'])}" if known.get("system") else ""
     return f"\nThe model is in {output}. Next: ft eval {output} DATA, or ft chat {output}{system}"
 

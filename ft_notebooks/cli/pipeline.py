@@ -76,9 +76,9 @@ def check_settings(
 def _encode(tok, rows, held, settings, stage, sources) -> tuple:
     "The encoded rows, what was counted on the way, and the encoded held-out rows, of which any number may be equal."
     max_length = settings[stage].get("max_length")
-    allowed = {key: share for key, share in settings["data"].items() if key.startswith("allow")}
-    held_ids, _ = encode_rows(tok, held, max_length, sources, **{**allowed, "allow_equal": 1.0})
-    ids, account = encode_rows(tok, rows, max_length, sources, **allowed)
+    data = settings["data"]
+    held_ids, _ = encode_rows(tok, held, max_length, sources, **{**data, "allow_equal": 1.0})
+    ids, account = encode_rows(tok, rows, max_length, sources, **data)
     return ids, account, held_ids
 
 
@@ -181,14 +181,15 @@ def train_command(
         settings = command_settings(args)
         quiet_libraries(args.threads)
         check_settings(settings, stage)
-    rule = settings["data"].get("eval")
-    train, held = once_a_host(lambda: held_out(read_stage(stage, args.data), rule, settings[stage].get("seed", 0)))
+    data, seed = settings["data"], settings[stage].get("seed", 0)
+    rule = data.get("eval")
+    train, held = once_a_host(lambda: held_out(read_stage(stage, args.data, data), rule, seed, data))
     kept = "none held out, so nothing will be evaluated" if held is None else f"{len(held):,} held out"
     say(f"{args.data}: {len(train):,} {'pairs' if stage == 'dpo' else 'conversations'} to train on, {kept}")
     sources = [args.data]
     if rule and Path(rule).exists():
         sources.append(rule)
-    settings["data"] |= {"file": _absolute(args.data), "eval": _absolute(rule)}
+    data |= {"file": _absolute(args.data), "eval": _absolute(rule)}
     train_run(train, held, settings, args.output, sources, stage)
     leave_processes()
     return f"\nThe run is in {args.output}. Next: ft eval {args.output}, or ft chat {args.output}"

@@ -43,6 +43,7 @@ def held_out(
     chats,  # A `Dataset` of conversations or of pairs
     rule: str | None,  # A file, a share such as "0.1", "last:N", or "none"
     seed: int = 0,  # Of the draw, where the rule is a share
+    data: dict | None = None,  # The section `[data]`, which may name the columns of the file
 ) -> tuple:  # Two `Dataset`s, the second None where the rule is none
     """Rows to train on and rows to evaluate on; no row, or near-duplicate, is in both.
 
@@ -57,7 +58,7 @@ def held_out(
     try:
         share = float(rule)
     except ValueError:
-        held = read_stage("sft" if "messages" in chats.column_names else "dpo", rule)
+        held = read_stage("sft" if "messages" in chats.column_names else "dpo", rule, data)
         return _without(chats, held), held
     parts = split(chats, share, seed)
     return parts["train"], parts["test"]
@@ -123,8 +124,9 @@ def known_run(
 # %% ../../nbs/package/cli/run_record.ipynb #00ddd682
 def _read_again(known) -> dict:
     "The rows that the run trained on and held out, each None where the file holds others by now."
-    file, rule, stage = known["data"]["file"], known["data"]["eval"], known.get("command", "sft")
-    train, held = held_out(read_stage(stage, file), rule, known.get(f"{stage}.seed", 0))
+    data, stage = known["data"], known.get("command", "sft")
+    rows = read_stage(stage, data["file"], data)
+    train, held = held_out(rows, data["eval"], known.get(f"{stage}.seed", 0), data)
     parts = {"data.trained": train, "data.held_out": held}
     return {name: rows if data_fingerprint(rows) == known[name] else None for name, rows in parts.items()}
 

@@ -38,6 +38,11 @@ class DataSettings:
     "The section `[data]`."
 
     eval: str | None = None  # rows kept for evaluation: a file, a share such as 0.1, last:110, or none
+    messages: str | None = None  # the column of the messages, if the file calls it otherwise
+    prompt: str | None = None  # likewise that of what was asked
+    completion: str | None = None  # that of the answer
+    chosen: str | None = None  # that of the better answer of a pair
+    rejected: str | None = None  # and that of the worse one
     allow_cut: float = 0.01  # the share of answers that may lose their end at max_length
     allow_equal: float = 0.01  # the share of pairs that may have two equal answers, and are left out
     allow_long: float = 0.01  # the share of pairs that may not fit into max_length, and are left out

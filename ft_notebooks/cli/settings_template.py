@@ -14,7 +14,8 @@ SETTINGS_INI = """\
 #
 # A key is a field of the class that its section stands for: [sft] trl.SFTConfig and [dpo] trl.DPOConfig (and
 # effective_batch), [lora] peft.LoraConfig. [model] has name, bits (4, 8, 16 or 32) and method (lora or full), [data]
-# has eval, allow_cut, allow_equal and allow_long, [evaluation] has max_new_tokens and batch_size, [run] has world_size
+# has eval, allow_cut, allow_equal and allow_long, and messages, prompt, completion, chosen and rejected: the names of
+# these columns in the files, where they differ. [evaluation] has max_new_tokens and batch_size, [run] has world_size
 # (any: resume with another number of processes). What is left out keeps its default; what stands here differs from it,
 # for a reason.
 

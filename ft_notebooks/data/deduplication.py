@@ -43,6 +43,10 @@ def _prompt_end(roles: list[str]) -> int:
 
 def _prompts_and_wholes(dataset: Dataset) -> tuple[list[str], list[str]]:
     "Two texts of every row: all up to its last question, and all of it."
+    if not isinstance(dataset, Dataset):
+        raise ValueError(
+            f"cannot compare a {type(dataset).__name__}; pass what read_chats or read_preferences returned"
+        )
     rows = dataset.with_format(None)
     if "messages" in dataset.column_names:
         chats = list(rows["messages"])

@@ -6,7 +6,8 @@
 __all__ = ['PAIR_KEYS', 'encode_pair', 'encode_pairs']
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #7789326d
-import re
+from functools import partial
+from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
@@ -15,12 +16,13 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from .read import read_preferences
-from .chat_encoding import encode_chat, encode_chats
-from ..tokenization.padding import IGNORE
+from .chat_encoding import encode_texts
+from ..tokenization.padding import IGNORE, check_tokenizer
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #7dcd3dd4
 # as `trl.trainer.dpo_trainer.DataCollatorForPreference` names them
 PAIR_KEYS = ("prompt_ids", "chosen_ids", "rejected_ids")
+_COUNTED = ("merged", "kept_as_text", "training_twin")  # of what `encode_texts` counts
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #14332ced
 def _last_answer(labels: list[int]) -> tuple[int, int]:
@@ -34,26 +36,41 @@ def _last_answer(labels: list[int]) -> tuple[int, int]:
     return start, end
 
 
-def _pair(chosen: dict, rejected: dict) -> dict[str, list[int]]:
+def _pair(chosen: dict, rejected: dict, place: str) -> dict[str, list[int]]:
     "What two encoded conversations have in common, and the answer of each."
     (first, end), (other, last) = _last_answer(chosen["labels"]), _last_answer(rejected["labels"])
     n = min(first, other)  # they differ where one answer has merged with the template's line break
     if chosen["input_ids"][:n] != rejected["input_ids"][:n]:
         raise ValueError(
-            "the chat template writes one prompt in two ways, depending on the answer behind it; give it a template "
-            "whose prompts do not depend on what follows"
+            f"{place}the chat template writes one prompt in two ways, depending on the answer behind it; give it a "
+            "template whose prompts do not depend on what follows"
         )
     ids = chosen["input_ids"][:n], chosen["input_ids"][n:end], rejected["input_ids"][n:last]
     return dict(zip(PAIR_KEYS, ids))
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #9eb97b95
-def _check_single(place: str, answers: dict[str, list[dict]]) -> None:
-    for key, messages in answers.items():
-        if len(messages) != 1:
-            raise ValueError(
-                f'{place}"{key}" has {len(messages)} messages: between its answers, DPO would train what others say; '
-                'let it end with its first answer, or put the turns that both have in common into "prompt"'
-            )
+def _encode_batch(rows: dict, places: list[str], tok: PreTrainedTokenizerBase, variables: dict) -> dict:
+    "`Dataset.map`'s part of `encode_pairs`: the ids of each pair, and the counts of its two conversations."
+    chats, settings, names = [], [], []
+    for i, place in enumerate(places):
+        tools = rows["tools"][i] if "tools" in rows else None
+        for key in ("chosen", "rejected"):
+            answer = rows[key][i]
+            if len(answer) != 1:
+                raise ValueError(
+                    f'{place}"{key}" has {len(answer)} messages: between its answers, DPO would train what others say; '
+                    'let it end with its first answer, or put the turns that both have in common into "prompt"'
+                )
+            chats.append(rows["prompt"][i] + answer)
+            settings.append({**variables, "tools": tools} if tools else variables)
+            names.append(f'{place}with "{key}": ' if place else "")
+    encoded = encode_texts(tok, chats, settings, names)
+    out: dict[str, list] = {key: [] for key in (*PAIR_KEYS, "counts")}
+    for place, (chosen, _, some), (rejected, _, more) in zip(places, encoded[::2], encoded[1::2], strict=True):
+        for key, ids in _pair(chosen, rejected, place).items():
+            out[key].append(ids)
+        out["counts"].append([int(some[name] + more[name]) for name in _COUNTED])
+    return out
 
 
 def encode_pair(
@@ -66,12 +83,9 @@ def encode_pair(
     `ValueError` where the row is no pair, an answer has several messages, or `encode_chat` raises one. With ChatML,
     the answer "yo" is the ids of "yo<|im_end|>", and the prompt ends with its "<|im_start|>assistant" line.
     """
-    [pair] = read_preferences([row])
-    answers = {key: pair[key] for key in ("chosen", "rejected")}
-    _check_single("", answers)
-    if pair.get("tools"):
-        variables["tools"] = pair["tools"]
-    return _pair(*(encode_chat(tok, pair["prompt"] + answer, **variables) for answer in answers.values()))
+    check_tokenizer(tok)
+    encoded = _encode_batch(read_preferences([row])[:], [""], tok, variables)
+    return {key: encoded[key][0] for key in PAIR_KEYS}
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #d87691fe
 def _share(n: int, rows: int) -> float:
@@ -97,49 +111,11 @@ def _check_left_out(account: dict, max_length: int | None, longest: int, allow_e
         raise ValueError(f"no pair is left to train on: {account}")
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #57491932
-def _conversations(rows: dict) -> dict:
-    "Two a pair, in turn: the prompt with the chosen answer, and with the rejected."
-    both = zip(rows["prompt"], rows["chosen"], rows["rejected"])
-    tools = {"tools": [given for given in rows["tools"] for _ in range(2)]} if "tools" in rows else {}
-    return {"messages": [prompt + answer for prompt, *answers in both for answer in answers], **tools}
+_ENCODED = Features({**{key: List(Value("int32")) for key in PAIR_KEYS}, "counts": List(Value("int64"))})
 
 
-def _pairs(rows: dict, places: list[int]) -> dict:
-    "The pairs of conversations that `_conversations` has made and `encode_chats` has encoded."
-    talks, made = [dict(zip(rows, values)) for values in zip(*rows.values())], []
-    for place, chosen, rejected in zip(places[::2], talks[::2], talks[1::2], strict=True):
-        try:
-            made.append(_pair(chosen, rejected))
-        except ValueError as e:
-            raise ValueError(f"row {place // 2} (counted from 0): {e}") from None
-    return {key: [pair[key] for pair in made] for key in PAIR_KEYS}
-
-# %% ../../nbs/package/data/preference_encoding.ipynb #af19afb0
-_IDS = Features({key: List(Value("int32")) for key in PAIR_KEYS})
-
-
-def _place(conversation: re.Match) -> str:
-    "The pair of a conversation of which `encode_chats` gives the number, and which of its answers it has."
-    row, answer = divmod(int(conversation[1]), 2)
-    return f'row {row} (counted from 0), with "{"rejected" if answer else "chosen"}": '
-
-
-def _encode(
-    tok: PreTrainedTokenizerBase, pairs: Dataset, num_proc: int | None, variables: dict
-) -> tuple[Dataset, dict]:
-    "Every pair in ids, and the account of the conversations."
-    fresh = {"batched": True, "load_from_cache_file": False, "remove_columns": pairs.column_names}
-    columns = Features({"messages": pairs.features["prompt"]})
-    if "tools" in pairs.features:
-        columns["tools"] = pairs.features["tools"]
-    talks = pairs.map(_conversations, features=columns, new_fingerprint=token_hex(8), **fresh)
-    try:
-        encoded, account = encode_chats(tok, talks, num_proc=num_proc, **variables)
-    except ValueError as e:
-        raise ValueError(re.sub(r"^row (\d+), ", _place, str(e))) from None
-    assert len(encoded) == len(talks)  # each ends with an answer, so none was dropped
-    fresh["remove_columns"] = encoded.column_names
-    return encoded.map(_pairs, with_indices=True, features=_IDS, new_fingerprint=token_hex(8), **fresh), account
+def _map_batch(rows: dict, numbers: list[int], **settings: Any) -> dict:
+    return _encode_batch(rows, [f"row {n} (counted from 0): " for n in numbers], **settings)
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #4ef2e69e
 _ACCOUNT = {
@@ -157,7 +133,7 @@ _ACCOUNT = {
 }
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #4bd7129c
-def _account(rows: Dataset, found: dict, max_length: int | None) -> tuple[dict, np.ndarray, int]:
+def _account(rows: Dataset, max_length: int | None) -> tuple[dict, np.ndarray, int]:
     "The account, the rows that are kept, and the length of the longest pair."
     ids = [rows.with_format("numpy")[key][:] for key in PAIR_KEYS]
     prompt, chosen, rejected = (np.array([len(part) for part in column]) for column in ids)
@@ -168,7 +144,7 @@ def _account(rows: Dataset, found: dict, max_length: int | None) -> tuple[dict, 
     cut = ~equal & (prompt < limit) & (sizes > limit)
     [kept] = (~(equal | full | cut)).nonzero()
     counts = [len(rows), *(int(lost.sum()) for lost in (equal, full, cut))]
-    counts += [found[key] for key in ("merged", "kept_as_text", "training_twin")]
+    counts += np.sum(rows.with_format("numpy")["counts"][:], axis=0).tolist()
     counts += [int(column[kept].sum()) for column in (prompt, chosen, rejected)]
     account = dict(zip(_ACCOUNT, [*counts, equal.nonzero()[0][:20].tolist()], strict=True))
     return account, kept, int(sizes.max())
@@ -176,7 +152,7 @@ def _account(rows: Dataset, found: dict, max_length: int | None) -> tuple[dict, 
 # %% ../../nbs/package/data/preference_encoding.ipynb #863586b3
 def encode_pairs(
     tok: PreTrainedTokenizerBase,  # With a chat template
-    dataset: Dataset | list[dict],  # What `read_preferences` returned, or what it reads
+    dataset: Dataset | list[dict] | str | Path,  # What `read_preferences` returned, or what it reads
     max_length: int | None = None,  # In tokens, of the prompt with one answer; None leaves nothing out
     allow_equal: float = 0.01,  # The share of the pairs, 0 to 1, that may have two equal answers
     allow_long: float = 0.01,  # The share of the pairs that may not fit into `max_length`
@@ -188,10 +164,18 @@ def encode_pairs(
     `ValueError` where more than the allowed shares would be left out, where `read_preferences` or `encode_pair` raises
     one, and where no pair is left.
     """
+    check_tokenizer(tok)
     pairs = read_preferences(dataset)
-    for i, answers in enumerate(pairs.select_columns(["chosen", "rejected"])):
-        _check_single(f"row {i} (counted from 0): ", answers)
-    rows, found = _encode(tok, pairs, num_proc, variables)
-    account, kept, longest = _account(rows, found, max_length)
+    rows = pairs.map(
+        partial(_map_batch, tok=tok, variables=variables),
+        batched=True,
+        with_indices=True,
+        num_proc=num_proc,
+        remove_columns=pairs.column_names,
+        features=_ENCODED,
+        load_from_cache_file=False,
+        new_fingerprint=token_hex(8),
+    )
+    account, kept, longest = _account(rows, max_length)
     _check_left_out(account, max_length, longest, allow_equal, allow_long)
-    return rows.select(kept), account
+    return rows.remove_columns("counts").select(kept), account

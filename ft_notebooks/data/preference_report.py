@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from .preference_encoding import PAIR_KEYS
+from ..tokenization.padding import check_tokenizer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,6 +30,13 @@ def _rate(right: int, n: int) -> dict:
         return {"value": None, "low": 0.0, "high": 1.0, "n": 0}
     found = binomtest(right, n).proportion_ci(method="wilson")
     return {"value": right / n, "low": float(found.low), "high": float(found.high), "n": n}
+
+# %% ../../nbs/package/data/preference_report.ipynb #4f80c92d
+def _pairs(rows: Sequence[dict] | Dataset) -> list[tuple]:
+    "The prompt's, the chosen and the rejected ids of each row."
+    if not isinstance(rows, (Dataset, list)) or not len(rows) or not set(PAIR_KEYS) <= set(rows[0]):
+        raise ValueError("there are no pairs; give the rows that encode_pairs returned, without their account")
+    return [tuple(row[key] for key in PAIR_KEYS) for row in rows]
 
 # %% ../../nbs/package/data/preference_report.ipynb #71efc8e8
 def _features(ids: list[int]) -> set[tuple[str, tuple]]:
@@ -118,9 +126,8 @@ def pair_report(
     `chosen_longer` and `marks` are rules that rank pairs without understanding; `prompt_share` is what one forward over
     a pair's prompt, instead of two, saves of all tokens. `ValueError` for no pairs.
     """
-    if not len(rows):
-        raise ValueError("there are no pairs to report on; give what encode_pairs returned")
-    pairs = [tuple(row[key] for key in PAIR_KEYS) for row in rows]
+    check_tokenizer(tok)
+    pairs = _pairs(rows)
     sizes = np.array([[len(ids) for ids in pair] for pair in pairs])  # [N, 3]
     asked, chosen, rejected = sizes.T
     answers = [pair[1:] for pair in pairs]
@@ -174,9 +181,7 @@ def plot_pairs(
     """
     from matplotlib.figure import Figure
 
-    if not len(rows):
-        raise ValueError("there are no pairs to draw; give what encode_pairs returned")
-    pairs = [tuple(row[key] for key in PAIR_KEYS) for row in rows]
+    pairs = _pairs(rows)
     asked, chosen, rejected = np.array([[len(ids) for ids in pair] for pair in pairs]).T
     alike = [_likeness(*pair[1:]) for pair in pairs[:: -(-len(pairs) // 500)]]
     fig = Figure(figsize=(8, 2.6), dpi=80, layout="constrained")

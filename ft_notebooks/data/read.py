@@ -6,6 +6,7 @@
 __all__ = ['read_chats', 'read_preferences']
 
 # %% ../../nbs/package/data/read.ipynb #7eda94ce
+import hashlib
 import json
 import os
 import re
@@ -14,7 +15,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from decimal import Decimal
-from itertools import accumulate, chain
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,59 +24,54 @@ import datasets
 import pyarrow as pa
 from datasets import Dataset, Features, Json, List, Value
 from datasets.table import MemoryMappedTable
+from xxhash import xxh3_128
 
-from ..core.files import file_sha256
+from .arrow_formats import plain_chats
+from .formats import Defects, as_chat, as_preference
 from .json_files import short
-from .readers import read_rows
-from .formats import as_chat, as_preference
+from .readers import COLUMNS, Batch, read_batches
 
-# %% ../../nbs/package/data/read.ipynb #f7e9f14a
-_NUMBER = re.compile(r'"(?:[^"\\]|\\.)*"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?')  # or a text, which is left alone
+# %% ../../nbs/package/data/read.ipynb #d895f975
+_TEXT_OR_NUMBER = re.compile(r'("(?:[^"\\]|\\.)*")|-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?')
 
 
-def _spelled(match: re.Match) -> str:
-    "The number in a spelling that `Json` reads as Python does, if there is one."
-    if match[0].startswith('"') or repr(Json().decode_example(match[0])) == repr(json.loads(match[0])):
-        return match[0]
-    sign, digits, exponent = Decimal(match[0]).as_tuple()
-    assert isinstance(exponent, int)  # it is a letter for NaN and infinity, which the pattern does not match
-    padded = "0" * 20 + "".join(map(str, digits))
-    for point in sorted(range(1, len(padded)), key=lambda at: abs(at - 21)):  # the usual place first: -4.7e-1
-        text = f"{'-' * sign}{padded[:point].lstrip('0') or 0}.{padded[point:]}e{exponent + len(padded) - point}"
-        if repr(Json().decode_example(text)) == repr(float(match[0])):
+def _respelled(found: re.Match) -> str:
+    "A number of a text in JSON, its point moved until `Json` reads what Python reads; a text as it is."
+    if found[1]:
+        return found[0]
+    number, exact = Decimal(found[0]), repr(json.loads(found[0]))
+    for place in sorted(range(-20, 16), key=abs):  # of the point behind the first digit; the usual one first
+        exponent = number.adjusted() - place
+        text = f"{number.scaleb(-exponent):f}e{exponent}"
+        if repr(Json().decode_example(text)) == exact:
             return text
-    return match[0]
+    return found[0]
 
-# %% ../../nbs/package/data/read.ipynb #47cb3785
+
 def _json_text(value: Any) -> str | None:
     "The value in JSON, so spelled that `datasets.Json` gives it back as it is; None if it cannot."
     with suppress(ValueError, TypeError, OverflowError, RecursionError):
         text = json.dumps(value, ensure_ascii=False)
-        for spell in (str, lambda text: _NUMBER.sub(_spelled, text)):  # the second is seldom needed, and slow
-            if json.dumps(Json().decode_example(spell(text)), ensure_ascii=False) == text:
-                return spell(text)
+        if json.dumps(Json().decode_example(text), ensure_ascii=False) == text:
+            return text
+        respelled = _TEXT_OR_NUMBER.sub(_respelled, text)  # seldom needed, and slow
+        if json.dumps(Json().decode_example(respelled), ensure_ascii=False) == text:
+            return respelled
     return None
 
-# %% ../../nbs/package/data/read.ipynb #9c7c6d67
-def _features(columns: Iterable[str], rich: bool) -> Features:
-    plain = [{"role": Value("string"), "content": Value("string")}]
-    return Features({c: List(Json()) if rich else plain for c in (*columns, "tools")[: None if rich else -1]})
+# %% ../../nbs/package/data/read.ipynb #d54d4792
+class _Rich(Exception):
+    "A row that columns of texts cannot keep."
 
 
-def _is_plain(read: dict) -> bool:
-    return "tools" not in read and all(len(m) == 2 and "content" in m for messages in read.values() for m in messages)
+def _as_texts(read: dict) -> tuple[dict, list[str]]:
+    "The columns of a row, unchanged; `_Rich` if they hold more than role and content."
+    messages = [message for column in read.values() for message in column]
+    if "tools" in read or any(set(message) != {"role", "content"} for message in messages):
+        raise _Rich
+    return read, []
 
 
-def _array(cells: list, type: pa.ListType) -> pa.Array:
-    "The lists of a column; only in a column of JSON may some be None."
-    if isinstance(type.value_type, pa.JsonType):
-        return pa.array(cells, pa.list_(pa.string())).cast(type)
-    flat = [message for messages in cells for message in messages]  # a third of the time that pa.array takes for dicts
-    texts = [pa.array([message[key] for message in flat], pa.string()) for key in type.value_type.names]
-    offsets = pa.array(accumulate(map(len, cells), initial=0), pa.int32())
-    return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(texts, fields=list(type.value_type)), type)
-
-# %% ../../nbs/package/data/read.ipynb #bf370cef
 def _unkept(value: Any) -> Any:
     "The part of a value because of which `_json_text` cannot keep it."
     while isinstance(value, (dict, list)):
@@ -87,63 +84,49 @@ def _unkept(value: Any) -> Any:
 
 
 def _as_json(read: dict) -> tuple[dict, list[str]]:
-    "The messages and tools as texts in JSON, and a defect for each that would not be kept."
-    cells = {key: [_json_text(value) for value in values] for key, values in read.items()}
-    places = {"messages": "message {}", "tools": "tool {}"}
-    defects = []
-    for key, i in [(key, i) for key, texts in cells.items() for i, text in enumerate(texts) if text is None]:
-        place, lost = places.get(key, f'message {{}} of "{key}"').format(i + 1), short(_unkept(read[key][i]))
-        defects.append(f"{place} holds {lost}, which a column of JSON would change; write it as a text")
-    return cells, defects
+    "The columns of a row, each value as a text in JSON, and a defect for each that would not be kept."
+    names = {"messages": "message {}", "tools": "tool {}"}
+    kept, defects = {}, []
+    for column, values in read.items():
+        name = names.get(column, f'message {{}} of "{column}"')
+        kept[column] = [_json_text(value) for value in values]
+        for number, (value, text) in enumerate(zip(values, kept[column]), 1):
+            if text is None:
+                lost = short(_unkept(value))
+                defects.append(
+                    f"{name.format(number)} holds {lost}, which a column of JSON would change; write it as a text"
+                )
+    return kept, defects
 
-# %% ../../nbs/package/data/read.ipynb #840ba810
-_SHOWN = 20  # defects that one error spells out
-
-
-class _Rich(Exception):
-    "A row that plain columns cannot keep."
-
-
-def _whole_rows(rows: Iterable[tuple[str, Any]], as_row: Callable, rich: bool) -> Iterator[dict]:
-    "The rows as lists of messages, or of texts in JSON if `rich`; at the end a `ValueError` with all defects, if any."
-    shown: list[str] = []
-    count = 0
-    for place, row in rows:
-        read, defects = as_row(row)
-        if not defects and not rich and not _is_plain(read):
-            raise _Rich
-        if not defects and rich:
-            read, defects = _as_json(read)
-        shown += [f"{place}: {defect}" for defect in defects[: _SHOWN - len(shown)]]
-        count += len(defects)
-        if not count:  # after a defect there is nothing to keep any more
-            yield read
-    if count:
-        total = f"{count} defects in all" + f", the first {_SHOWN} are shown" * (count > _SHOWN)
-        raise ValueError("\n".join(shown + [total] * (count > 1)))
+# %% ../../nbs/package/data/read.ipynb #f0917484
+def _tables(
+    batches: Iterable[Batch],
+    as_row: Callable[[Any], tuple[dict, list[str]]],  # A row -> its columns, and its defects
+    as_column: Callable[[pa.Table], pa.Array | None] | None,  # The rows of a table -> the one column, if they are plain
+    schema: pa.Schema,  # Of texts, or lists of texts in JSON
+) -> Iterator[pa.Table]:
+    "The rows in batches; at the end a `ValueError` with all defects, if any."
+    defects = Defects()
+    for batch in batches:
+        table = batch.table() if as_column else None
+        column = None if as_column is None or table is None else as_column(table)
+        if column is not None and not defects.times:
+            yield pa.table([column], schema=schema)
+        elif column is None:
+            rows = []
+            for place, row in batch.rows:
+                read, found = as_row(row)
+                defects.add(place, found)
+                rows.append(read)
+            if not defects.times:
+                yield pa.Table.from_pylist(rows, schema)
+    defects.check()
 
 # %% ../../nbs/package/data/read.ipynb #fb353889
-_ROWS, _CHARACTERS, _IN_MEMORY = 500, 2**24, 2**26  # of a batch at most, about; bytes of a table that is not on disk
+_IN_MEMORY = 2**24  # bytes of a table that is not on disk
 
 
-def _batches(rows: Iterable[dict], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    held, size = [], 0
-    for row in rows:
-        held.append(row)
-        size += sum(len(m if isinstance(m, str) else m["content"]) for messages in row.values() for m in messages)
-        if len(held) == _ROWS or size > _CHARACTERS:
-            yield _batch(held, schema)
-            held, size = [], 0
-    if held:
-        yield _batch(held, schema)
-
-
-def _batch(rows: list[dict], schema: pa.Schema) -> pa.RecordBatch:
-    arrays = [_array([row.get(field.name) for row in rows], field.type) for field in schema]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-# %% ../../nbs/package/data/read.ipynb #739f8b43
-def _on_disk(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Dataset:
+def _on_disk(tables: Iterable[pa.Table], schema: pa.Schema) -> Dataset:
     shelf = Path(datasets.config.HF_DATASETS_CACHE, "ft_notebooks")
     shelf.mkdir(parents=True, exist_ok=True)
     for left in shelf.glob("part-*"):
@@ -151,10 +134,12 @@ def _on_disk(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Dataset:
             left.unlink(missing_ok=True)
     handle, part = tempfile.mkstemp(prefix="part-", dir=shelf)
     try:
-        with open(handle, "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
-            for batch in batches:
-                stream.write_batch(batch)
-        digest = file_sha256(part)
+        with open(handle, "w+b") as sink:
+            with pa.ipc.new_stream(sink, schema) as stream:
+                for table in tables:
+                    stream.write_table(table)
+            sink.seek(0)
+            digest = hashlib.file_digest(sink, xxh3_128).hexdigest()
         (shelf / digest).mkdir(exist_ok=True)  # a folder of its own, since `Dataset.map` puts its results beside it
         whole = os.path.join(shelf, digest, "rows.arrow")
         os.replace(part, whole)
@@ -162,53 +147,117 @@ def _on_disk(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Dataset:
         Path(part).unlink(missing_ok=True)
     return Dataset(MemoryMappedTable.from_file(whole), fingerprint=digest[:16])
 
-# %% ../../nbs/package/data/read.ipynb #54612df9
-def _table(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Dataset:
-    "The batches in memory, or on disk if they are more than `_IN_MEMORY` bytes."
+
+def _dataset(tables: Iterator[pa.Table], schema: pa.Schema) -> Dataset:
+    "The rows in memory, or on disk if they are more than `_IN_MEMORY` bytes; the fingerprint follows from the rows."
     held, size = [], 0
-    for batch in batches:
-        held.append(batch)
-        if (size := size + batch.nbytes) > _IN_MEMORY:
-            return _on_disk(chain(held, batches), schema)
-    return Dataset(pa.Table.from_batches(held, schema))
+    for table in tables:
+        held.append(table.cast(schema))
+        size += table.nbytes
+        if size > _IN_MEMORY:
+            rest = (table.cast(schema) for table in tables)
+            return _on_disk(chain(held, rest), schema)
+    return Dataset(pa.concat_tables(held) if held else schema.empty_table())
 
-
-def _read(source: Any, as_row: Callable, columns: tuple[str, ...], **where: Any) -> Dataset:
+# %% ../../nbs/package/data/read.ipynb #739f8b43
+def _read(
+    source: Any,
+    columns: tuple[str, ...],  # Of the `Dataset`: lists of messages
+    as_row: Callable[[Any], tuple[dict, list[str]]],
+    as_column: Callable[[pa.Table], pa.Array | None] | None,
+    names: Iterable[str],  # Further columns of the source that are read
+    **where: Any,
+) -> Dataset:
     "All rows of a source, in columns of texts if that keeps them, else as JSON; tools only if some row has them."
-    for rich in (False, True):
-        schema = _features(columns, rich).arrow_schema
-        try:
-            dataset = _table(_batches(_whole_rows(read_rows(source, **where), as_row, rich), schema), schema)
-        except _Rich:
-            continue
-        no_tools = rich and dataset.data.column("tools").null_count == len(dataset)
-        return dataset.remove_columns("tools") if no_tools else dataset
+
+    def kept(keep: Callable[[dict], tuple[dict, list[str]]], row: Any) -> tuple[dict, list[str]]:
+        read, defects = as_row(row)
+        return (read, defects) if defects else keep(read)
+
+    wanted = {*COLUMNS, *names}
+    messages = [{"role": Value("string"), "content": Value("string")}]
+    plain = Features({column: messages for column in columns}).arrow_schema
+    with suppress(_Rich):
+        batches = read_batches(source, wanted, **where)
+        return _dataset(_tables(batches, partial(kept, _as_texts), as_column, plain), plain)
+    rich = Features({column: List(Json()) for column in (*columns, "tools")}).arrow_schema
+    texts = pa.schema([(column, pa.list_(pa.string())) for column in (*columns, "tools")])
+    batches = read_batches(source, wanted, **where)
+    dataset = _dataset(_tables(batches, partial(kept, _as_json), None, texts), rich)
+    has_tools = dataset.data.column("tools").null_count < len(dataset)
+    return dataset if has_tools else dataset.remove_columns("tools")
+
+# %% ../../nbs/package/data/read.ipynb #54612df9
+def _sources(names: dict[str, str], present: Iterable[str]) -> dict[str, str]:
+    "Our columns and the file's, with those of the system and the tools if they are `present`."
+    beside = {name: name for name in ("system", "tools") if name in present and name not in names.values()}
+    return {**names, **beside}
+
+
+def _renamed_row(
+    as_row: Callable[[Any], tuple[dict, list[str]]], names: dict[str, str], row: Any
+) -> tuple[dict, list[str]]:
+    "What `as_row` reads of a row whose columns have other names."
+    if not isinstance(row, dict):
+        return as_row(row)
+    for ours, theirs in names.items():
+        if theirs not in row:
+            has = f"it has the keys {short(list(row))}"
+            return {}, [f'the row has no {json.dumps(theirs)[:40]}, which was named as its "{ours}"; {has}']
+    return as_row({ours: row[theirs] for ours, theirs in _sources(names, row).items()})
+
+
+def _renamed_table(names: dict[str, str], table: pa.Table) -> pa.Array | None:
+    "The conversations of a table whose columns have other names, if all are plain."
+    if not set(names.values()) <= set(table.column_names):
+        return None
+    return plain_chats(pa.table({ours: table[theirs] for ours, theirs in _sources(names, table.column_names).items()}))
 
 # %% ../../nbs/package/data/read.ipynb #609415b1
 def read_chats(
     source: str | Path | list[dict] | Dataset,  # A file, a folder of them, rows, or "owner/name" on the hub
     *,
+    messages: str | None = None,  # The column of the messages, if it has another name
+    prompt: str | None = None,  # Likewise that of what was asked
+    completion: str | None = None,  # And that of the answer
     split: str = "train",  # Of a dataset on the hub
     revision: str | None = None,  # The branch, tag or commit there
 ) -> Dataset:  # The column "messages", and "tools" if any row has them; each conversation ends with the assistant's
-    """Every row as it stands in `source` now, never from a cache.
+    """Every row as it stands in `source` now, never from a cache; the same rows have the same fingerprint.
 
     `ValueError` that lists what is wrong with which row. Files are JSON, JSON Lines, CSV or Parquet; formats, row by
     row: messages, ShareGPT, prompt and completion, alpaca. Every turn of the assistant's will be trained, also those
     in a prompt. `{"prompt": "Hi", "completion": "Hello"}` becomes a user's message and an assistant's.
     """
-    return _read(source, as_chat, ("messages",), split=split, revision=revision)
+    where = {"split": split, "revision": revision}
+    if messages is None and prompt is None and completion is None:
+        return _read(source, ("messages",), as_chat, plain_chats, (), **where)
+    names = {"prompt": prompt or "prompt", "completion": completion or "completion"}
+    if messages is not None:
+        if prompt is not None or completion is not None:
+            raise ValueError(f"messages={messages!r} and {names} are two formats; name the messages, or the other two")
+        names = {"messages": messages}
+    as_row, as_column = partial(_renamed_row, as_chat, names), partial(_renamed_table, names)
+    return _read(source, ("messages",), as_row, as_column, names.values(), **where)
 
 # %% ../../nbs/package/data/read.ipynb #2f18cd8d
 def read_preferences(
     source: str | Path | list[dict] | Dataset,  # A file, a folder of them, rows, or "owner/name" on the hub
     *,
+    prompt: str | None = None,  # The column of what was asked, if it has another name
+    chosen: str | None = None,  # Likewise that of the better answer
+    rejected: str | None = None,  # And that of the worse one
     split: str = "train",  # Of a dataset on the hub
     revision: str | None = None,  # The branch, tag or commit there
 ) -> Dataset:  # The columns "prompt", "chosen" and "rejected", and "tools" if any row has them; lists of messages
-    """Every pair as it stands in `source` now, never from a cache.
+    """Every pair as it stands in `source` now, never from a cache; the same pairs have the same fingerprint.
 
     `ValueError` that lists what is wrong with which row. Formats, row by row: prompt with two answers, two
     conversations with one beginning, alpaca with two answers. A pair of equal answers is read too.
     """
-    return _read(source, as_preference, ("prompt", "chosen", "rejected"), split=split, revision=revision)
+    columns = ("prompt", "chosen", "rejected")
+    where = {"split": split, "revision": revision}
+    if prompt is None and chosen is None and rejected is None:
+        return _read(source, columns, as_preference, None, (), **where)
+    names = {"prompt": prompt or "prompt", "chosen": chosen or "chosen", "rejected": rejected or "rejected"}
+    return _read(source, columns, partial(_renamed_row, as_preference, names), None, names.values(), **where)

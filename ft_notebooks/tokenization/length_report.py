@@ -6,15 +6,12 @@
 __all__ = ['plot_lengths']
 
 # %% ../../nbs/package/tokenization/length_report.ipynb #c51548ef
-from bisect import bisect_left, insort
-from collections import Counter
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.compute as pc
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from .padding import IGNORE
@@ -26,6 +23,8 @@ if TYPE_CHECKING:
 def _answers(rows) -> tuple[np.ndarray, ...]:  # three of whole numbers
     "The length of every row; and for every answer, in tokens, how much of its row it needs, and which row that is."
     rows = Dataset.from_list(rows) if isinstance(rows, list) else rows
+    if not isinstance(rows, (Dataset, IterableDataset)):
+        raise ValueError(f"cannot plot a {type(rows).__name__}; give the rows that encode_chats returned")
     if "labels" not in (rows.column_names or []):
         raise ValueError(f'the rows have no "labels", only {rows.column_names}; give what encode_chats returned')
     lengths, needs, owners, count = [], [], [], 0
@@ -46,31 +45,10 @@ def _answers(rows) -> tuple[np.ndarray, ...]:  # three of whole numbers
     return tuple(np.concatenate(parts) for parts in (lengths, needs, owners))
 
 # %% ../../nbs/package/tokenization/length_report.ipynb #2403d5c0
-def _packs(
-    lengths: Iterable[int],  # In tokens, `size` at most
-    size: int,  # Of a pack, in tokens
-) -> int:
-    "How many packs best-fit decreasing fills: each row goes where it leaves least free (arXiv 2404.10830)."
-    free: Counter[int] = Counter()  # how many packs have so much space left
-    spaces: list[int] = []  # those spaces in order
-    packs = 0
-    for length in sorted(lengths, reverse=True):
-        at = bisect_left(spaces, length)
-        packs += at == len(spaces)
-        space = size if at == len(spaces) else spaces[at]
-        if free[space] > 1:
-            free[space] -= 1
-        elif free.pop(space, 0):
-            del spaces[at]
-        space -= length
-        if space and not free[space]:
-            insort(spaces, space)
-        free[space] += 1
-    return packs
-
-# %% ../../nbs/package/tokenization/length_report.ipynb #aa1a3d22
 def _empty(lengths: np.ndarray, size: int, batch_size: int) -> dict[str, float]:
     "The share of positions without a token, 0 to 1, by the way of making batches; the order is drawn from seed 0."
+    from trl import pack_dataset
+
     order = np.random.default_rng(0).permutation(len(lengths))
     alike = get_length_grouped_indices(lengths.tolist(), batch_size, generator=torch.Generator().manual_seed(0))
 
@@ -78,8 +56,9 @@ def _empty(lengths: np.ndarray, size: int, batch_size: int) -> dict[str, float]:
         starts = np.arange(0, len(order), batch_size)
         return np.maximum.reduceat(lengths[order], starts) @ np.diff(starts, append=len(order))
 
-    packs = sum(_packs(lengths[order[at : at + 1000]].tolist(), size) for at in range(0, len(order), 1000))
-    positions = {"random order": padded(order), "grouped by length": padded(alike), f"packed to {size:,}": packs * size}
+    rows = Dataset.from_dict({"input_ids": [np.zeros(length, np.int8) for length in lengths[order]]})
+    packed = len(pack_dataset(rows, size, "bfd")) * size
+    positions = {"random order": padded(order), "grouped by length": padded(alike), f"packed to {size:,}": packed}
     return {name: float(1 - lengths.sum() / n) for name, n in positions.items()}
 
 # %% ../../nbs/package/tokenization/length_report.ipynb #5fe1a9d6

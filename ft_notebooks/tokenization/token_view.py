@@ -9,6 +9,7 @@ __all__ = ['TokenRibbon', 'show_tokens', 'plot_labels']
 import html
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -46,24 +47,42 @@ def _visible(text: str) -> str:
     return "".join(signs.get(c) or (c if c.isprintable() else ascii(c)[1:-1]) for c in text) or "·"
 
 # %% ../../nbs/package/tokenization/token_view.ipynb #f9905618
+def _runs(tokens) -> list[tuple[str, int, int]]:
+    "(kind, first position, position behind the last) of the neighbours of one kind."
+    runs, start = [], 0
+    for kind, run in groupby(kind for _, kind in tokens):
+        end = start + len(list(run))
+        runs.append((kind, start, end))
+        start = end
+    return runs
+
+
+def _most(sizes: list[int], limit: int) -> int:
+    "How many tokens of each run may be drawn, so that they are at most `limit` together; at least one."
+    most = limit
+    while most > 1 and sum(min(size, most) for size in sizes) > limit:
+        most -= 1
+    return most
+
+
 def _drawn(tokens, limit) -> list[tuple[str, str, int, int]]:
     "The (text, kind, first position, last position) of what is drawn; a count stands for what was left out."
-    runs = [list(run) for _, run in groupby(enumerate(tokens), key=lambda item: item[1][1])]
     limit = limit or len(tokens)
-    sizes = [1 if "padding" in run[0][1][1] else len(run) for run in runs]  # padding is one token again and again
-    fits = (n for n in range(limit, 0, -1) if len(runs) <= limit >= sum(min(size, n) for size in sizes))
-    most, drawn = next(fits, 1), []
-    for run, size in zip(runs, sizes):
-        kind, first, last, keep = run[0][1][1], run[0][0], run[-1][0], min(size, most)
-        head, tail = (keep + 1) // 2, keep // 2
-        for at, (text, _) in run:
-            if at < first + head or at > last - tail:
-                drawn.append((text, kind, at, at))
-            elif at == first + head:
-                drawn.append((f"⋯ {len(run) - keep:,} more ⋯", kind, at, last - tail))
+    runs, drawn = _runs(tokens), []
+    # padding is one token again and again
+    sizes = [1 if "padding" in kind else end - start for kind, start, end in runs]
+    most = _most(sizes, limit)
+    for (kind, start, end), size in zip(runs, sizes):
+        keep = min(size, most)
+        head_end, tail = start + (keep + 1) // 2, end - keep // 2
+        drawn += [(tokens[at][0], kind, at, at) for at in range(start, head_end)]
+        if head_end < tail:
+            drawn.append((f"⋯ {tail - head_end:,} more ⋯", kind, head_end, tail - 1))
+        drawn += [(tokens[at][0], kind, at, at) for at in range(tail, end)]
     if len(drawn) > 2 * limit:  # even one token a run is too much
-        (*_, start, _), (*_, stop) = drawn[limit // 2], drawn[-limit // 2 - 1]
-        drawn[limit // 2 : -limit // 2] = [(f"⋯ {stop - start + 1:,} more ⋯", "context", start, stop)]
+        half = limit // 2
+        first, last = drawn[half][2], drawn[-half - 1][3]
+        drawn[half:-half] = [(f"⋯ {last - first + 1:,} more ⋯", "context", first, last)]
     return drawn
 
 # %% ../../nbs/package/tokenization/token_view.ipynb #b0609b76
@@ -138,6 +157,8 @@ def _texts(tok, ids) -> list[str]:  # T texts; "" for a token that ends within a
 # %% ../../nbs/package/tokenization/token_view.ipynb #1274e459
 def _tensors(example: dict) -> dict[str, Tensor]:
     "The ids, labels and mask of one row, T each; a `ValueError` where they are not."
+    if not isinstance(example, Mapping):
+        raise ValueError(f"cannot show a {type(example).__name__}; the order is show_tokens(tok, row)")
     if missing := {"input_ids", "labels"} - {*example}:
         raise ValueError(f"the row has no {min(missing)!r}, only {[*example]}; encode_chat makes both")
     row = {key: torch.as_tensor(example[key]) for key in ("input_ids", "labels", "attention_mask") if key in example}

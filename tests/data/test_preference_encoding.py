@@ -179,7 +179,7 @@ def test_answers_share_a_prompt_that_ends_before_the_token_with_which_one_of_the
 
 
 def test_an_error_of_the_encoding_names_the_pair_and_the_answer(tok):
-    with pytest.raises(ValueError, match=r'^row 1 \(counted from 0\), with "rejected": .*U\+FDD0'):
+    with pytest.raises(ValueError, match=r'^row 1 \(counted from 0\): with "rejected": .*U\+FDD0'):
         encode_pairs(tok, [pair("hi", "yo", "no"), pair("hi", "yo", "no\ufdd0")])
 
 

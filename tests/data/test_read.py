@@ -138,9 +138,9 @@ ROWS = {
 def test_a_broken_row_is_named_by_its_place_in_a_file_and_in_a_list(write, words, row):
     assert f"train.jsonl:3: {words}" in refused(write("train.jsonl", f"{json.dumps(CHAT)}\n\n{json.dumps(row)}\n"))
     assert f"row 1 (counted from 0): {words}" in refused([CHAT, row])
-    text = json.dumps([CHAT, row], indent=2)
-    line = 1 + text[: text.index("\n  }") + 4].count("\n") + 1  # the line after the first row's end
-    assert f"train.json:{line}: {words}" in refused(write("train.json", text))
+    for indent in (None, 2):
+        said = refused(write("train.json", json.dumps([CHAT, row], indent=indent)))
+        assert f"train.json: row 1 (counted from 0): {words}" in said
 
 
 @pytest.mark.parametrize(
@@ -154,18 +154,31 @@ def test_a_broken_row_is_named_by_its_place_in_a_file_and_in_a_list(write, words
         ("a.jsonl", '{"a":' * 100_000, "a.jsonl:1: not read: "),
         ("a.jsonl", '{"instruction": "a", "output": "b", "output": "c"}', '1: not read: the key "output" occurs twice'),
         ("a.jsonl", '{"n": ' + "9" * 5000 + "}", "a.jsonl:1: not read: "),
-        ("a.json", "[" * 100_000, "a.json:1: not read: "),
-        ("a.json", '\n\n[{"a": 1},\n {"a" 2}]', "a.json:4: not JSON at column 7: Expecting ':' delimiter"),
-        ("a.json", f"[{json.dumps(CHAT)},\n]", "a.json:2: not JSON at column 1: Expecting value"),
-        ("a.json", f"[{json.dumps(CHAT)}\n\n {json.dumps(CHAT)}]", "a.json:3: not JSON at column 2: Expecting ','"),
-        ("a.json", f"[{json.dumps(CHAT)}", "a.json:1: not JSON at column"),
-        ("a.json", f"[{json.dumps(CHAT)}]\n]", "a.json:2: not JSON at column 1: Extra data"),
-        ("a.json", "not json", "a.json:1: not JSON at column 1: Expecting value"),
-        ("a.json", json.dumps({"data": [CHAT], "n": 1}), 'not an array of rows; save what is under "data" as a file'),
-        ("a.json", json.dumps({"n": 1}), "a.json:1: not read: an object with the keys ['n'], not an array of rows"),
-        ("a.json", json.dumps(CHAT), "a.json:1: not read: a row by itself, not an array of rows; put it between"),
-        ("a.json", f"{json.dumps(CHAT)}\n{json.dumps(CHAT)}", "more than one value, as in JSON Lines; rename the file"),
-        ("a.json", '"Hi"', "a.json:1: not read: 'Hi' is not an array of rows"),
+        ("a.json", "[" * 100_000, "a.json: row 0 (counted from 0): not read: "),
+        ("a.json", f'[{json.dumps(CHAT)}, {{"a": 1, "a": 2}}]', "a.json: row 1 (counted from 0): not read: the key "),
+        (
+            "a.json",
+            '\n\n[{"a": 1},\n {"a" 2}]',
+            "a.json: row 1 (counted from 0): not read: Expecting ':' delimiter before '2}]'",
+        ),
+        ("a.json", f"[{json.dumps(CHAT)},\n]", "a.json: row 1 (counted from 0): not read: Expecting value before ']'"),
+        (
+            "a.json",
+            f"[{json.dumps(CHAT)}\n\n {json.dumps(CHAT)}]",
+            "a.json: row 1 (counted from 0): not read: the array does not go on with , or ] before ",
+        ),
+        (
+            "a.json",
+            f"[{json.dumps(CHAT)}",
+            "a.json: row 1 (counted from 0): not read: the array does not go on with , or ] before ''",
+        ),
+        ("a.json", f"[{json.dumps(CHAT)}]\n]", "a.json: row 1 (counted from 0): not read: the array ends before ']'"),
+        ("a.json", "not json", "it begins with 'not json', and is not an array of rows, [{...}, {...}]"),
+        ("a.json", json.dumps({"data": [CHAT], "n": 1}), "save rows that stand under a key as a file of their own"),
+        ("a.json", json.dumps({"n": 1}), "it begins with '{\"n\": 1}', and is not an array of rows"),
+        ("a.json", json.dumps(CHAT), "and is not an array of rows, [{...}, {...}]; rename"),
+        ("a.json", f"{json.dumps(CHAT)}\n{json.dumps(CHAT)}", "rename JSON Lines to .jsonl"),
+        ("a.json", '"Hi"', "it begins with '\"Hi\"', and is not an array of rows"),
         ("a.json", "", "a.json: no rows; a row is"),
         ("a.json", " \n ", "a.json: no rows; a row is"),
         ("a.json", "[ \n]", "a.json: no rows; a row is"),
@@ -213,12 +226,22 @@ def test_no_rows_is_an_error(source):
     assert f"the {type(source).__name__}: no rows" in refused(source)
 
 
-def test_all_defects_are_counted_and_twenty_are_shown(write):
-    lines = refused(write("a.jsonl", "\n".join([json.dumps(CHAT), "7"] * 30))).splitlines()
-    assert len(lines) == 21 and lines[-1] == "30 defects in all, the first 20 are shown"
+def test_all_defects_are_counted_and_twenty_are_listed(write):
+    lines = refused(write("a.jsonl", "\n".join(f"{json.dumps(CHAT)}\n{n}" for n in range(30)))).splitlines()
+    assert len(lines) == 21 and lines[-1] == "30 defects in all, of which 10 others are not listed"
     assert [line.split(": ")[0] for line in lines[:20]] == [f"a.jsonl:{n}" for n in range(2, 42, 2)]
-    assert refused(write("a.jsonl", "7\n7")).splitlines()[-1] == "2 defects in all"
+    assert refused(write("a.jsonl", "7\n8")).splitlines()[-1] == "2 defects in all"
     assert "defects" not in refused(write("a.jsonl", "7"))
+
+
+def test_equal_defects_are_listed_once_with_their_count_and_first_places(write):
+    last = json.dumps({"instruction": "Add.", "output": 3})
+    said = refused(write("a.jsonl", "\n".join([*[json.dumps(CHAT), "7"] * 30, last, last])))
+    first, second, total = said.splitlines()
+    assert first.startswith("a.jsonl:2: the row is 7; it must be an object, ")
+    assert first.endswith(" (30 times: also at a.jsonl:4, a.jsonl:6, a.jsonl:8, ...)")
+    assert second == 'a.jsonl:61: the row has the "output" 3; it must be a text (2 times: also at a.jsonl:62)'
+    assert total == "32 defects in all"
 
 
 def test_a_long_value_is_shortened():
@@ -347,7 +370,7 @@ def on_disk(monkeypatch, tmp_path):
 def test_a_large_table_is_on_disk_under_its_digest_and_the_same_rows_take_one_place(write, on_disk):
     rows = [chat(("user", f"{n}"), ("assistant", "ok")) for n in range(3000)]
     first = read_chats(rows)
-    second = read_chats(write("a.jsonl", "\n".join(map(json.dumps, rows))))
+    second = read_chats(list(rows))
     assert first[:] == second[:] == {"messages": [row["messages"] for row in rows]}
     assert first.cache_files == second.cache_files and first._fingerprint == second._fingerprint
     (table,) = on_disk.glob("*/*")
@@ -443,7 +466,7 @@ def test_a_million_defects_need_no_more_room_than_twenty():
     said = refused(Same(7, 30_000))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert said.endswith("30000 defects in all, the first 20 are shown") and peak < 2**20
+    assert said.endswith("30000 defects in all") and peak < 2**20
 
 
 class Same(list):

@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset
 from trl import pack_dataset
 
-from ft_notebooks.tokenization.length_report import _answers, _edges, _empty, _packs, plot_lengths
+from ft_notebooks.tokenization.length_report import _answers, _edges, _empty, plot_lengths
 from ft_notebooks.tokenization.padding import IGNORE
 
 
@@ -44,19 +44,6 @@ def test_lists_datasets_selections_and_streams_give_the_same_lengths():
     assert all(rows[o]["labels"][n - 1] == 5 for _, n, o in zip(range(10**6), *_answers(rows)[1:]))
 
 
-@pytest.mark.parametrize("size", [1, 13, 64, 100])
-def test_packs_are_as_many_as_trl_makes(size):
-    for seed in range(5):
-        lengths = np.random.default_rng(seed).integers(1, size + 1, 300)
-        packed = pack_dataset(Dataset.from_dict({"input_ids": [[0] * n for n in lengths]}), size, "bfd")
-        assert _packs(lengths.tolist(), size) == len(packed)
-
-
-def test_a_row_goes_where_it_leaves_least_free():
-    assert _packs([7, 6, 3, 2, 2], 10) == 2  # 7 + 3 and 6 + 2 + 2; with 3 put beside 6, a 2 would be left over
-    assert _packs([9, 1, 9, 1], 10) == 2 and _packs([10, 10], 10) == 2 and _packs([], 10) == 0
-
-
 def test_the_figure_says_what_was_counted():
     rows = some_rows(60)
     counted = _empty(np.array([min(len(row["labels"]), 20) for row in rows]), 20, 4)
@@ -71,7 +58,6 @@ def test_more_than_a_thousand_rows_are_packed_in_groups_as_trl_does():
     order = np.random.default_rng(0).permutation(2300)
     packed = pack_dataset(Dataset.from_dict({"input_ids": [[0] * n for n in lengths[order]]}), 64, "bfd")
     assert _empty(lengths, 64, 8)["packed to 64"] == pytest.approx(1 - lengths.sum() / (64 * len(packed)))
-    assert len(packed) > _packs(lengths.tolist(), 64)
 
 
 def test_padding_is_what_a_slow_count_finds_and_grouping_never_hides_a_row():

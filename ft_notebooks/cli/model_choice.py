@@ -15,11 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from .console import command_settings, quiet_libraries, say
-from .data_preparation import as_chats, read_stage
 from .run_record import known_run
 from ..core.device import hardware
-from ..data.chat_encoding import encode_chats
-from ..data.example_task import appointments
 from ..inference.generation import generate
 from ..loading.model_files import check_checkpoint, read_config
 from ..loading.quantized_loading import load_model

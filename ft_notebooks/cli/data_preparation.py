@@ -44,7 +44,7 @@ def read_stage(
 
     `ValueError` with file and line where a row is no conversation (sft) or no pair (dpo).
     """
-    return (read_preferences if stage == "dpo" else read_chats)(source)
+    return (read_preferences if stage == "dpo" else read_chats)(source, **columns_of(stage, data or {}))
 
 # %% ../../nbs/package/cli/data_preparation.ipynb #43e30e5c
 def as_chats(

@@ -73,7 +73,8 @@ def leave_processes() -> None:
 # %% ../../nbs/package/core/processes.ipynb #e37a5df2
 def _is_connected() -> bool:
     "Whether this process is one of several; those that a launcher has started are connected first."
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    launched = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if launched and not dist.is_initialized():
         join_processes()
     return dist.is_available() and dist.is_initialized()
 

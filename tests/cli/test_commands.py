@@ -137,7 +137,7 @@ GOOD = MESSAGES % f"{USER}, {ASSISTANT}"
         ("a.jsonl", MESSAGES % f"{USER}, {ASSISTANT}, {USER}", ["a.jsonl:1", "user"]),
         ("a.jsonl", GOOD.encode() + b"\n\xff\xfe\n", ["a.jsonl:2", "UTF-8"]),
         ("a.txt", "question,answer", ["a.txt", ".jsonl"]),
-        ("a.json", f"[\n{GOOD},\n{{}}\n]", ["a.json:3"]),
+        ("a.json", f"[\n{GOOD},\n{{}}\n]", ["a.json: row 1"]),
     ],
 )
 def test_bad_data_is_refused_by_file_and_line_before_a_model_is_looked_for(

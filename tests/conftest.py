@@ -35,7 +35,7 @@ LONG = re.compile(
             r"training/(?!cpu_kernels|kernel_patching|loss_spikes|preflight|test_)",
             r"cli/",
             r"test_(cli|cpu_threads|dedup|equality|finished|hosts|metrics_log|quantization_error|report|sharded_save|statistics)",
-            r"killed|two_processes|resumed|goes_on|the_demos",
+            r"killed|two_processes|resumed|goes_on|the_demos|compiled_model",
         ]
     )
 )

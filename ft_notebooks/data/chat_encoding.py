@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from trl import get_training_chat_template
 
+from ..core.progress import without_library_bars
 from .read import read_chats
 from ..tokenization.chat_template import CUT, ChatTemplate
 from ..tokenization.padding import IGNORE, check_tokenizer
@@ -207,6 +208,7 @@ def _check_account(account: dict, longest: int, max_length: int | None, allow_cu
         raise ValueError(f"no answer is left to train on: {account}")
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #b7c370a3
+@without_library_bars()
 def encode_chats(
     tok: PreTrainedTokenizerBase,  # With a chat template
     dataset: Dataset,  # What `read_chats` returned, or what it reads, such as a path

@@ -15,6 +15,7 @@ import numpy as np
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
+from ..core.progress import without_library_bars
 from .read import read_preferences
 from .chat_encoding import encode_texts
 from ..tokenization.padding import IGNORE, check_tokenizer
@@ -150,6 +151,7 @@ def _account(rows: Dataset, max_length: int | None) -> tuple[dict, np.ndarray, i
     return account, kept, int(sizes.max())
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #863586b3
+@without_library_bars()
 def encode_pairs(
     tok: PreTrainedTokenizerBase,  # With a chat template
     dataset: Dataset | list[dict] | str | Path,  # What `read_preferences` returned, or what it reads

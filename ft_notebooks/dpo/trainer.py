@@ -12,7 +12,6 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 
-import datasets
 import torch
 from datasets import Dataset
 from peft import PeftModel
@@ -31,6 +30,7 @@ from ..data.read import read_preferences
 from ..distributed.uneven_batches import count_rows_once, own_batches, own_loss
 from .reference import ReferenceCallback, with_reference
 from ..checkpointing.resume import explain_save_error, no_epoch_after_the_end, start_of
+from ..core.progress import without_library_bars
 from ..core.seams import given_way, overrides, require
 from .shared_prompt import REFERENCE_COLUMNS, SharedPrompt
 from ..training.kernel_patching import levers
@@ -107,18 +107,6 @@ _ROW = {"prompt": "a", "chosen": " b", "rejected": " c"}  # which TRL can encode
 _SET = {"train_dataset": "the pairs are trained on", "eval_dataset": "the pairs are evaluated"}  # of `trl.DPOTrainer`
 
 
-@contextlib.contextmanager
-def _quiet():
-    "Without the progress bars of datasets."
-    shown = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
-
-
 def _is_sharded(args) -> bool:
     "Whether the weights will be in parts, which a second view of them would not be."
     asked = [os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() == "true" for kind in ("FSDP", "DEEPSPEED")]
@@ -139,7 +127,7 @@ def _constructed(model, arguments, args, tok, rows, itself: bool) -> _DPOTrainer
     one = {name: _each(data, lambda _: row) for name, data in rows.items()}
     if itself:
         arguments = arguments | {"ref_model": (copy.deepcopy if _is_sharded(args) else copy.copy)(model)}
-    with _quiet():
+    with without_library_bars():
         trainer = ready(_DPOTrainer(model=model, args=args, processing_class=tok, **one, **arguments))
     args.precompute_ref_log_probs = once
     for name, why in _SET.items():
@@ -304,6 +292,7 @@ _UNREAD = {
 }
 
 # %% ../../nbs/package/dpo/trainer.ipynb #99b86ada
+@without_library_bars()
 def dpo_trainer(
     model: PreTrainedModel | PeftModel,  # The policy; as it is now, it is the reference too
     tok: PreTrainedTokenizerBase,  # Encodes the pairs with its template; saved with the model

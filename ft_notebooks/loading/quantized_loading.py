@@ -15,6 +15,7 @@ import transformers.utils
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from ..core.device import Hardware, hardware
+from ..core.progress import without_library_bars
 from .memory_estimate import check_bits
 from .model_files import check_checkpoint, check_weights, hub_commit, read_config
 
@@ -103,6 +104,7 @@ def _defaults(bits: int, hw: Hardware, given: dict) -> dict:
     return chosen | fixed
 
 # %% ../../nbs/package/loading/quantized_loading.ipynb #4dab71d5
+@without_library_bars()
 def load_model(
     name: str | Path,  # A folder that `save_pretrained` wrote, or a name on the hub
     bits: int = 16,  # Of a weight: 32 to train all weights; 16, 8 or 4 if they stay frozen, under an adapter or not

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from ..core.arguments import ArgumentError
 from ..core.errors import nearest
+from ..core.progress import without_library_bars
 from ..core.random_state import keep_random_state
 from .adapter_folder import check_adapter_folder, trained_bits
 from ..loading.quantized_loading import load_model
@@ -114,6 +115,7 @@ def lora_config(
     return LoraConfig(r=r, **{**defaults, **fields})
 
 # %% ../../nbs/package/lora/adapter.ipynb #55e78f7c
+@without_library_bars()
 def add_adapter(
     model: PreTrainedModel,  # Changed in place: its linear layers are wrapped, its own weights are frozen
     config: LoraConfig,  # Copied, so that it can serve several models
@@ -209,6 +211,7 @@ def merge_adapter(
     return merged.eval().requires_grad_(True)
 
 # %% ../../nbs/package/lora/adapter.ipynb #567e6838
+@without_library_bars()
 def load_adapter(
     folder: str | Path,  # That `save_pretrained` of a `PeftModel` wrote
     bits: int | None = None,  # Of a weight of the base, as in `load_model`; None: those of the adapter's run

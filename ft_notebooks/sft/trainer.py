@@ -19,6 +19,7 @@ from ..checkpointing.best_checkpoint import check_checkpoint_choice
 from ..checkpointing.run_manifest import ManifestCallback
 from ..data.chat_encoding import encode_chats
 from ..data.read import read_chats
+from ..core.progress import without_library_bars
 from ..core.seams import attention_of, given_way, overrides
 from ..training.out_of_memory import explain_out_of_memory
 from .packing_check import check_apart
@@ -126,6 +127,7 @@ def _settings(model, rows, output_dir, effective_batch, given, adapter) -> tuple
     return run_config(SFTConfig, output_dir, chosen, given, learning_rate=rate), chosen
 
 # %% ../../nbs/package/sft/trainer.ipynb #c19b300a
+@without_library_bars()
 def sft_trainer(
     model: PreTrainedModel | PeftModel,  # What has `requires_grad` is trained
     tok: PreTrainedTokenizerBase,  # Encodes the chats with its template; saved with the model

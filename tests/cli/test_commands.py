@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -565,20 +564,19 @@ def test_the_bits_of_a_weight_follow_from_the_method_and_the_machine(monkeypatch
     ) == (bits, 32, 16, 32)
 
 
-def test_a_quiet_command_prints_what_comes_out_and_errors_alone(here):
-    def ft(*words):
-        command = [sys.executable, "-m", "ft_notebooks.cli", *words]
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-        return subprocess.run(command, env=env, capture_output=True, text=True)
-
-    sft = ft("sft", "notes.jsonl", "--quiet", *quick(*SHORT, "data.eval=last:4"))
-    assert sft.stdout.strip() == "The run is in runs/sft. Next: ft eval runs/sft, or ft chat runs/sft", sft.stderr
-    assert "/1 [" not in sft.stderr  # no bar
-    found = ft("eval", "runs/sft", "--quiet", "--set", "evaluation.max_new_tokens=3")
-    head, *_, last = found.stdout.strip().splitlines()
-    assert head.split() == ["base", "sft"] and last == "The report is runs/sft/eval/report.html", found.stderr
-    wrong = ft("merge", "tiny", "--quiet")
-    assert (wrong.returncode, wrong.stdout) == (2, "") and "tiny holds no adapter" in wrong.stderr
+def test_a_quiet_command_prints_what_comes_out_and_errors_alone(here, capfd):
+    main(["sft", "notes.jsonl", "--quiet", *quick(*SHORT, "data.eval=last:4")])
+    said, log = capfd.readouterr()
+    assert said.strip() == "The run is in runs/sft. Next: ft eval runs/sft, or ft chat runs/sft", log
+    assert "/1 [" not in log  # no bar
+    main(["eval", "runs/sft", "--quiet", "--set", "evaluation.max_new_tokens=3"])
+    said, log = capfd.readouterr()
+    head, *_, last = said.strip().splitlines()
+    assert head.split() == ["base", "sft"] and last == "The report is runs/sft/eval/report.html", log
+    with pytest.raises(SystemExit) as e:
+        main(["merge", "tiny", "--quiet"])
+    said, log = capfd.readouterr()
+    assert (e.value.code, said) == (2, "") and "tiny holds no adapter" in log
 
 
 def test_the_version_is_that_of_the_package(capsys):

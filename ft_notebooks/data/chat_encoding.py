@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from trl import get_training_chat_template
 
+from ..core.arguments import ArgumentError
 from ..core.progress import without_library_bars
 from .read import read_chats
 from ..tokenization.chat_template import CUT, ChatTemplate
@@ -102,6 +103,9 @@ def encode_chat(
     `ValueError` where the template ends an answer with no token, writes the BOS token twice, or rewrites an answer
     later and TRL has no training twin of it. With ChatML, an answer "yo" has the labels of "yo<|im_end|>".
     """
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        cure = 'give [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]'
+        raise ArgumentError("encode_chat", "messages", "a list of messages", messages, cure)
     [(row, _, found)] = encode_texts(tok, [messages], [variables], [""])
     if found["training_twin"]:
         _log.warning("TRL's training twin of the chat template is rendered: the template would rewrite an answer")

@@ -7,6 +7,7 @@ __all__ = ['expert_parameters', 'lora_config', 'add_adapter', 'dequantise_base',
 
 # %% ../../nbs/package/lora/adapter.ipynb #59c49072
 import copy
+import os
 import re
 import warnings
 from dataclasses import fields as dataclass_fields
@@ -223,6 +224,9 @@ def load_adapter(
     and 16 where there is none. `ValueError` where the folder is incomplete or damaged or does not fit its base, and
     where the base is gone.
     """
+    if not isinstance(folder, (str, os.PathLike)):
+        cure = "a model with an adapter is used as it is"
+        raise ArgumentError("load_adapter", "folder", "the folder of an adapter", folder, cure)
     config = check_adapter_folder(folder)  # all that can be known before the base is loaded
     bits = bits or trained_bits(folder) or 16
     model = load_model(config.base_model_name_or_path, bits, revision=config.revision)

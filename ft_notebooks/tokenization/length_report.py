@@ -14,6 +14,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from ..core.arguments import check_counts
 from .padding import IGNORE
 
 if TYPE_CHECKING:
@@ -108,8 +109,8 @@ def plot_lengths(
     """
     from matplotlib.figure import Figure
 
-    if batch_size < 1 or (max_length is not None and max_length < 1):
-        raise ValueError(f"max_length and batch_size count from 1, got {max_length} and {batch_size}")
+    counts = {"batch_size": batch_size} if max_length is None else {"batch_size": batch_size, "max_length": max_length}
+    check_counts("plot_lengths", **counts)
     lengths, needs, owners = _answers(rows)
     size = max_length or int(lengths.max())
     lost = needs > size

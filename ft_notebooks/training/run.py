@@ -18,6 +18,7 @@ from ..checkpointing.graceful_stop import save_on_signals
 from ..checkpointing.integrity import checkpoint_fault, last_good_checkpoint, mark_checkpoint, marked_step
 from ..checkpointing.resume import exact_resume
 from ..checkpointing.run_manifest import ManifestCallback
+from ..core.arguments import ArgumentError
 from ..core.errors import Stopped
 from ..core.processes import first_of_all
 from ..distributed.sharded_save import save_whole
@@ -106,8 +107,12 @@ def fit(
     It starts, goes on from the last complete checkpoint to the same weights, or, where the run has finished, loads them
     and changes no file. The model is left without DPO's second adapter. All processes of a run call it. The first
     SIGTERM or Ctrl-C ends the step, saves a checkpoint and raises `Stopped`, a `KeyboardInterrupt` with the signal and
-    the checkpoint. `ValueError` where the folder holds another run, and where settings leave no checkpoint.
+    the checkpoint. `ArgumentError` for what is no trainer; `ValueError` where the folder holds another run, and where
+    settings leave no checkpoint.
     """
+    if not isinstance(trainer, Trainer):
+        cure = "make one: sft_trainer(model, tok, dataset, output_dir=...)"
+        raise ArgumentError("fit", "trainer", "a transformers.Trainer", trainer, cure)
     _check_saves(trainer.args)
     _prepare(trainer)
     run, first = Path(trainer.args.output_dir), trainer.is_world_process_zero()

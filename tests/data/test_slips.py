@@ -5,7 +5,7 @@ import json
 import pytest
 from datasets import DatasetDict
 
-from ft_notebooks.data.chat_encoding import encode_chats
+from ft_notebooks.data.chat_encoding import encode_chat, encode_chats
 from ft_notebooks.data.deduplication import split
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.data.preference_encoding import encode_pair, encode_pairs
@@ -52,13 +52,15 @@ def test_a_path_a_list_and_other_formats_are_read_where_chats_are_encoded(tmp_pa
             lambda: plot_pairs(encode_pairs(TOK, PAIRS)),
             "give the rows that encode_pairs returned, without their account",
         ),
+        (lambda: plot_lengths(encode_chats(TOK, CHATS)[0], TOK), "max_length must be a whole number of at least 1"),
+        (lambda: encode_chat(TOK, "hi"), "messages must be a list of messages, got 'hi'"),
         (lambda: show_tokens(encode_chats(TOK, CHATS)[0][0], TOK), r"the order is show_tokens\(tok, row\)"),
         (
             lambda: split(CHATS.to_list(), 0.5),
             "cannot compare a list; pass what read_chats or read_preferences returned",
         ),
     ],
-    ids=range(10),
+    ids=range(12),
 )
 def test_a_slip_is_refused_with_the_cure(call, words):
     with pytest.raises(ValueError, match=words):

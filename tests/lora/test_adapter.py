@@ -644,3 +644,8 @@ def test_an_adapter_goes_on_training_on_a_base_in_four_bits(saved):
 def test_a_slip_is_named_with_what_was_given(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+def test_a_model_in_place_of_an_adapters_folder_is_refused():
+    with pytest.raises(ValueError, match="load_adapter: folder must be the folder of an adapter, got LlamaForCausalLM"):
+        load_adapter(tiny_model())

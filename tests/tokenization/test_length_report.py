@@ -90,8 +90,8 @@ def test_a_long_tail_gets_a_logarithmic_axis_and_bars_of_whole_tokens():
         ([], {}, 'no "labels"'),
         ([{"input_ids": [1, 2]}], {}, r"no \"labels\", only \['input_ids'\]"),
         ([{"labels": [IGNORE, IGNORE]}], {}, "no answer to draw in 1 rows"),
-        ([{"labels": [5, 5]}], {"batch_size": 0}, "count from 1, got None and 0"),
-        ([{"labels": [5, 5]}], {"max_length": 0}, "count from 1, got 0 and 8"),
+        ([{"labels": [5, 5]}], {"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+        ([{"labels": [5, 5]}], {"max_length": 0}, "max_length must be a whole number of at least 1, got 0"),
     ],
 )
 def test_what_cannot_be_drawn_raises(rows, settings, message):

@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 
 import ft_notebooks
 from ft_notebooks.checkpointing.graceful_stop import save_on_signals
+from ft_notebooks.core.arguments import ArgumentError
 from ft_notebooks.core.errors import Stopped
 from ft_notebooks.data.preference_encoding import encode_pairs
 from ft_notebooks.dpo.trainer import dpo_trainer
@@ -222,3 +223,11 @@ def test_a_dpo_trainer_without_its_second_adapter_says_so_and_computes_no_other_
 
 def test_it_is_one_of_the_names_at_the_root():
     assert ft_notebooks.fit is fit
+
+
+@pytest.mark.parametrize("given", [tiny_model(), "runs/sft", None])
+def test_what_is_no_trainer_is_refused(given):
+    with pytest.raises(
+        ArgumentError, match="fit: trainer must be a transformers.Trainer, got .*; make one: sft_trainer"
+    ):
+        fit(given)

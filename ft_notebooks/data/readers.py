@@ -9,6 +9,7 @@ __all__ = ['COLUMNS', 'Batch', 'read_batches', 'read_rows']
 import codecs
 import csv
 import difflib
+import io
 import json
 import os
 import re
@@ -105,9 +106,8 @@ def _is_well_quoted(block: bytes) -> bool:
     return starts_well and ends_well and is_usual and block.count(b'"') % 2 == 0
 
 
-def _csv_table(lines: list[bytes], names: list[str]) -> pa.Table | None:
+def _csv_table(block: bytes, names: list[str]) -> pa.Table | None:
     "The records in columns of texts, an empty cell as null; None if Python may read something else, or an error."
-    block = b"".join(lines)
     if len(block) > _CELL or not _is_well_quoted(block):
         return None
     kinds = pc.ConvertOptions(
@@ -133,18 +133,20 @@ def _csv_batches(path: str) -> Iterator[Batch]:
             yield Batch([(place, names)])
             return
         first = 2
-        while lines := file.readlines(_BLOCK):
-            quotes = sum(line.count(b'"') for line in lines)
-            while quotes % 2 and (more := file.readline()):
-                lines.append(more)
+        while start := file.read(_BLOCK):
+            pieces = [start, file.readline()]
+            quotes = sum(piece.count(b'"') for piece in pieces)
+            while quotes % 2 and (more := file.readline()):  # the line ends inside a cell
+                pieces.append(more)
                 quotes += more.count(b'"')
-            table = _csv_table(lines, names)
+            block = b"".join(pieces)
+            table = _csv_table(block, names)
             if table is None:
-                yield from _batches(_csv_rows(path, chain(lines, file), first, names))
+                yield from _batches(_csv_rows(path, chain(io.BytesIO(block), file), first, names))
                 return
             if len(table):
-                yield Batch(_csv_rows(path, lines, first, names), partial(pa.Table.slice, table))
-            first += len(lines)
+                yield Batch(_csv_rows(path, io.BytesIO(block), first, names), partial(pa.Table.slice, table))
+            first += block.count(b"\n")
 
 # %% ../../nbs/package/data/readers.ipynb #c03e6f5a
 def _whole(value: Any, type: pa.DataType) -> Any:

@@ -99,11 +99,12 @@ def _csv_rows(
 # %% ../../nbs/package/data/readers.ipynb #ef6a0fcf
 def _is_well_quoted(block: bytes) -> bool:
     "Whether each cell of a block has quotes around it or none in it, and each line ends in the usual way."
-    unquoted = block.split(b'"')[::2]
+    pieces = block.split(b'"')
+    unquoted = pieces[::2]  # the others stand between quotes
     starts_well = all(piece.startswith((b",", b"\n", b"\r\n")) for piece in set(unquoted[1:]) if piece)
     ends_well = all(piece.endswith((b",", b"\n")) for piece in set(unquoted[:-1]) if piece)
-    is_usual = b"\0" not in block and block.count(b"\r") == block.count(b"\r\n")
-    return starts_well and ends_well and is_usual and block.count(b'"') % 2 == 0
+    is_usual = b"\0" not in block and (b"\r" not in block or block.count(b"\r") == block.count(b"\r\n"))
+    return starts_well and ends_well and is_usual and len(pieces) % 2 == 1
 
 
 def _csv_table(block: bytes, names: list[str]) -> pa.Table | None:
@@ -115,9 +116,8 @@ def _csv_table(block: bytes, names: list[str]) -> pa.Table | None:
     )
     how = pc.ReadOptions(column_names=names, use_threads=False, block_size=len(block) + 1)
     try:
-        block.decode()
         return pc.read_csv(pa.BufferReader(block), how, pc.ParseOptions(newlines_in_values=True), kinds)
-    except (UnicodeDecodeError, pa.ArrowException):
+    except pa.ArrowException:  # a text that is not UTF-8 among them
         return None
 
 # %% ../../nbs/package/data/readers.ipynb #c1f4443b

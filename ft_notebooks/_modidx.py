@@ -779,6 +779,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'ft_notebooks/data/readers.py'),
                                            'ft_notebooks.data.readers._batches_of_kind': ( 'package/data/readers.html#_batches_of_kind',
                                                                                            'ft_notebooks/data/readers.py'),
+                                           'ft_notebooks.data.readers._count': ( 'package/data/readers.html#_count',
+                                                                                 'ft_notebooks/data/readers.py'),
                                            'ft_notebooks.data.readers._csv_batches': ( 'package/data/readers.html#_csv_batches',
                                                                                        'ft_notebooks/data/readers.py'),
                                            'ft_notebooks.data.readers._csv_rows': ( 'package/data/readers.html#_csv_rows',

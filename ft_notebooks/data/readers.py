@@ -19,6 +19,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
@@ -121,6 +122,11 @@ def _csv_table(block: bytes, names: list[str]) -> pa.Table | None:
         return None
 
 # %% ../../nbs/package/data/readers.ipynb #c1f4443b
+def _count(block: bytes, character: bytes) -> int:
+    "As `block.count`, which takes several times as long where there are many."
+    return int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord(character)))
+
+
 def _csv_batches(path: str) -> Iterator[Batch]:
     with open(path, "rb") as file:
         if file.read(3) != codecs.BOM_UTF8:
@@ -135,7 +141,7 @@ def _csv_batches(path: str) -> Iterator[Batch]:
         first = 2
         while start := file.read(_BLOCK):
             pieces = [start, file.readline()]
-            quotes = sum(piece.count(b'"') for piece in pieces)
+            quotes = sum(_count(piece, b'"') for piece in pieces)
             while quotes % 2 and (more := file.readline()):  # the line ends inside a cell
                 pieces.append(more)
                 quotes += more.count(b'"')
@@ -146,7 +152,7 @@ def _csv_batches(path: str) -> Iterator[Batch]:
                 return
             if len(table):
                 yield Batch(_csv_rows(path, io.BytesIO(block), first, names), partial(pa.Table.slice, table))
-            first += block.count(b"\n")
+            first += _count(block, b"\n")
 
 # %% ../../nbs/package/data/readers.ipynb #c03e6f5a
 def _whole(value: Any, type: pa.DataType) -> Any:

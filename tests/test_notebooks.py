@@ -23,8 +23,11 @@ flags, folder, *notebooks = sys.argv[1:]
 if sys.platform == "linux" and not os.path.exists("/dev/nvidiactl"):
     import IPython, datasets, execnb.shell, matplotlib.pyplot, pydantic
     import ft_notebooks.cli.commands, ft_notebooks.dpo.trainer, ft_notebooks.evaluation.runner, ft_notebooks.sft.trainer
-    from ft_notebooks import estimate_memory, tiny_model
-    estimate_memory(tiny_model().config)  # imports as much again
+    from ft_notebooks import add_adapter, lora_config, tiny_model
+    from ft_notebooks.loading.training_memory import step_memory
+    model = tiny_model()
+    for trained in (model, add_adapter(tiny_model(), lora_config(model))):  # imports as much again, and is kept
+        step_memory(trained, {"use_cpu": True})(1000)
     gc.collect()
     gc.freeze()
 sys.path.append("tests")

@@ -130,8 +130,9 @@ def _on_disk(tables: Iterable[pa.Table], schema: pa.Schema) -> Dataset:
     shelf = Path(datasets.config.HF_DATASETS_CACHE, "ft_notebooks")
     shelf.mkdir(parents=True, exist_ok=True)
     for left in shelf.glob("part-*"):
-        if time.time() - left.stat().st_mtime > 3600:  # nobody has written to it for an hour
-            left.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another process has renamed or removed it by now
+            if time.time() - left.stat().st_mtime > 3600:  # nobody has written to it for an hour
+                left.unlink()
     handle, part = tempfile.mkstemp(prefix="part-", dir=shelf)
     try:
         with open(handle, "w+b") as sink:

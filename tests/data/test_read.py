@@ -534,3 +534,9 @@ def test_split_refuses_to_leave_a_side_empty():
         split(read_chats([CHAT] * 3), 0.5)
     with pytest.raises(ValueError, match="give 2 to the test"):
         split(read_chats([CHAT, ALPACA]), 0.9)
+
+
+def test_a_part_that_another_process_renames_in_the_meantime_is_left_alone(on_disk):
+    on_disk.mkdir(parents=True, exist_ok=True)
+    (on_disk / "part-renamed").symlink_to("gone")  # it is listed, and is no longer there
+    assert len(read_chats([{"prompt": f"{n}", "completion": "b"} for n in range(2000)])) == 2000

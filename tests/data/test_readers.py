@@ -274,3 +274,19 @@ def test_what_the_hub_says_is_said_with_the_cure(monkeypatch):
 )
 def test_a_value_in_an_error_is_short(value):
     assert 0 < len(short(value)) < 300
+
+
+def test_a_record_of_csv_stands_at_its_line_in_whatever_block_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "_BLOCK", 300)
+    path, lines = tmp_path / "a.csv", {}
+    with open(path, "w", newline="") as file:
+        write = csv.writer(file).writerow
+        write(["prompt", "completion"])
+        for n in range(400):
+            file.flush()
+            lines[n] = path.read_bytes().count(b"\n") + 1
+            write([f"question {n}", ["one line", "two\nlines", 'three\n"quoted"\nlines'][n % 3]])
+    found = list(readers.read_rows(path))
+    with open(path, newline="") as file:
+        assert [row for _, row in found] == list(csv.DictReader(file))
+    assert [place for place, _ in found] == [f"{path}:{lines[n]}" for n in range(400)]

@@ -29,7 +29,7 @@ LONG = re.compile(
             r"data/(dedup|example_task|formats|messages|json_files|read|preference_report)",
             r"06_data|07_sft|09_dpo|10_multi|11_eval",
             r"(sft|dpo)/trainer",
-            r"uneven_batches",
+            r"distributed/(launcher|sharded_save|uneven_batches)",
             r"evaluation/(comp|html|lm_eval|report|runner|score|statistics)",
             r"checkpointing/",
             r"training/(?!cpu_kernels|kernel_patching|loss_spikes|preflight|test_)",

@@ -21,11 +21,11 @@ from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from trl import get_training_chat_template
 
-from ..core.arguments import ArgumentError
+from ..core.arguments import ArgumentError, check_tokenizer
 from ..core.progress import without_library_bars
 from .read import read_chats
 from ..tokenization.chat_template import CUT, ChatTemplate
-from ..tokenization.padding import IGNORE, check_tokenizer
+from ..tokenization.padding import IGNORE
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #838b70f7
 def _labelled(
@@ -227,7 +227,7 @@ def encode_chats(
     `ValueError` where more than `allow_cut` of the answers would lose their end, where `encode_chat` raises one, and
     where no answer is left.
     """
-    check_tokenizer(tok)
+    check_tokenizer(tok, "encode_chats")
     if not isinstance(dataset, Dataset) or "messages" not in dataset.column_names:
         dataset = read_chats(dataset)
     encoded = _map(dataset, num_proc, tok=tok, max_length=max_length, variables=variables)

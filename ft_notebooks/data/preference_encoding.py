@@ -15,10 +15,11 @@ import numpy as np
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
+from ..core.arguments import check_tokenizer
 from ..core.progress import without_library_bars
 from .read import read_preferences
 from .chat_encoding import encode_texts
-from ..tokenization.padding import IGNORE, check_tokenizer
+from ..tokenization.padding import IGNORE
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #7dcd3dd4
 # as `trl.trainer.dpo_trainer.DataCollatorForPreference` names them
@@ -84,7 +85,7 @@ def encode_pair(
     `ValueError` where the row is no pair, an answer has several messages, or `encode_chat` raises one. With ChatML,
     the answer "yo" is the ids of "yo<|im_end|>", and the prompt ends with its "<|im_start|>assistant" line.
     """
-    check_tokenizer(tok)
+    check_tokenizer(tok, "encode_pair")
     encoded = _encode_batch(read_preferences([row])[:], [""], tok, variables)
     return {key: encoded[key][0] for key in PAIR_KEYS}
 
@@ -166,7 +167,7 @@ def encode_pairs(
     `ValueError` where more than the allowed shares would be left out, where `read_preferences` or `encode_pair` raises
     one, and where no pair is left.
     """
-    check_tokenizer(tok)
+    check_tokenizer(tok, "encode_pairs")
     pairs = read_preferences(dataset)
     rows = pairs.map(
         partial(_map_batch, tok=tok, variables=variables),

@@ -17,8 +17,8 @@ from scipy.stats import binomtest
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from ..core.arguments import check_tokenizer
 from .preference_encoding import PAIR_KEYS
-from ..tokenization.padding import check_tokenizer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -126,7 +126,7 @@ def pair_report(
     `chosen_longer` and `marks` are rules that rank pairs without understanding; `prompt_share` is what one forward over
     a pair's prompt, instead of two, saves of all tokens. `ValueError` for no pairs.
     """
-    check_tokenizer(tok)
+    check_tokenizer(tok, "pair_report")
     pairs = _pairs(rows)
     sizes = np.array([[len(ids) for ids in pair] for pair in pairs])  # [N, 3]
     asked, chosen, rejected = sizes.T

@@ -35,10 +35,22 @@ def test_a_path_a_list_and_other_formats_are_read_where_chats_are_encoded(tmp_pa
 @pytest.mark.parametrize(
     "call, words",
     [
-        (lambda: encode_chats(CHATS, TOK), r"tok is a Dataset; pass the tokenizer first"),
-        (lambda: encode_pairs(PAIRS, TOK), r"tok is a list; pass the tokenizer first"),
-        (lambda: encode_pair(PAIRS[0], TOK), r"tok is a dict; pass the tokenizer first"),
-        (lambda: pair_report(encode_pairs(TOK, PAIRS)[0], TOK), r"tok is a Dataset; pass the tokenizer first"),
+        (
+            lambda: encode_chats(CHATS, TOK),
+            r"tok must be a tokenizer of transformers, got Dataset; the order is \(tok, dataset",
+        ),
+        (
+            lambda: encode_pairs(PAIRS, TOK),
+            r"tok must be a tokenizer of transformers, got list; the order is \(tok, dataset",
+        ),
+        (
+            lambda: encode_pair(PAIRS[0], TOK),
+            r"tok must be a tokenizer of transformers, got dict; the order is \(tok, dataset",
+        ),
+        (
+            lambda: pair_report(encode_pairs(TOK, PAIRS)[0], TOK),
+            r"tok must be a tokenizer of transformers, got Dataset; the order is \(tok, dataset",
+        ),
         (
             lambda: encode_chats(TOK, DatasetDict(train=CHATS)),
             "cannot read a DatasetDict; pass a path, a list of rows or",

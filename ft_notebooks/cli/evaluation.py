@@ -17,6 +17,7 @@ from .model_choice import load_generator, model_bits
 from .run_record import kept_rows, known_run, trained_rows
 from ..core.files import read_record, write_atomically
 from ..core.fingerprints import data_fingerprint, short_hash
+from ..data.readers import COLUMNS, read_rows
 from ..evaluation.comparison import compare_stages
 from ..evaluation.lm_eval import run_tasks
 from ..evaluation.metrics import find_scorers
@@ -44,13 +45,9 @@ def run_models(
 # %% ../../nbs/package/cli/evaluation.ipynb #e6774605
 def _rows(file, data):
     "The conversations of a file; where it holds pairs instead, those with the chosen answers."
-    try:
-        return read_stage("sft", file, data)
-    except ValueError as e:
-        try:
-            return as_chats(read_stage("dpo", file, data))
-        except ValueError:
-            raise e from None
+    chosen = data.get("chosen") or "chosen"
+    first = next((row for _, row in read_rows(file, (*COLUMNS, chosen)) if isinstance(row, dict)), {})
+    return as_chats(read_stage("dpo", file, data)) if chosen in first else read_stage("sft", file, data)
 
 # %% ../../nbs/package/cli/evaluation.ipynb #1d10b843
 def _evaluate(models, bits, tok, chats, scorers, output, options) -> dict:
@@ -81,7 +78,8 @@ def score_table(
     rows = [["", *evaluations]]
     for name in names:
         rows.append([name, *(_score(evaluation.scores.get(name)) for evaluation in evaluations.values())])
-    return "\n".join(f"{name:24}" + "".join(f"{text:>24}" for text in texts) for name, *texts in rows)
+    width = max(24, *(len(name) + 2 for name in names))
+    return "\n".join(f"{name:{width}}" + "".join(f"{text:>24}" for text in texts) for name, *texts in rows)
 
 # %% ../../nbs/package/cli/evaluation.ipynb #593d0e81
 def _from_runs(models) -> dict[str, Any]:
@@ -117,15 +115,14 @@ def _run_tasks(args, models, tok, bits, output) -> str:
     "Run the tasks with each model and save the scores; their table, and where they are."
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     how = {"limit": args.limit, "include": args.include, "chat": args.chat}
-    kept, found = {}, {}
+    kept, found, file = {}, {}, Path(output, "tasks.json")
+    file.parent.mkdir(parents=True, exist_ok=True)
     for stage, folder in models.items():
         say(f"{stage}: {args.tasks}, {'with' if args.chat else 'without'} the chat template")
         results = run_tasks(load_generator(folder, bits), tok, args.tasks.split(","), **how)
         kept[stage] = {key: results.get(key) for key in ("scores", "versions", "n-shot", "lm_eval_version")}
         found[stage] = _by_task(results)
-    Path(output).mkdir(parents=True, exist_ok=True)
-    file = Path(output, "tasks.json")
-    write_atomically(file, json.dumps({**how, "stages": kept}, indent=1))
+        write_atomically(file, json.dumps({**how, "stages": kept}, indent=1))
     return "\n" + score_table(found) + f"\n\nThe scores are in {file}"
 
 # %% ../../nbs/package/cli/evaluation.ipynb #e549cacf
@@ -163,6 +160,7 @@ def eval_command(
     if chats is None:
         chats, data = kept_rows(args.run, known), known["data"]
     tok = load_tokenizer(folder)
+    # before a model is loaded, an error with the file and the line of a row that the template refuses
     encode_rows(tok, chats, None, [args.data or data["file"]], **columns_of("sft", data))
     found = _evaluate(models, bits, tok, chats, scorers, output, options)
     return _report(found, models, scorers, output, f"{args.run} on {args.data or 'its held-out rows'}")

@@ -189,7 +189,7 @@ def train_command(
     sources = [args.data]
     if rule and Path(rule).exists():
         sources.append(rule)
-    data |= {"file": _absolute(args.data), "eval": _absolute(rule)}
+    settings["data"] = {**data, "file": _absolute(args.data), "eval": _absolute(rule)}
     train_run(train, held, settings, args.output, sources, stage)
     leave_processes()
     return f"\nThe run is in {args.output}. Next: ft eval {args.output}, or ft chat {args.output}"

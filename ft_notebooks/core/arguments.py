@@ -8,6 +8,7 @@ __all__ = ['ArgumentError', 'check_tokenizer', 'check_model', 'as_dataset', 'che
 # %% ../../nbs/package/core/arguments.ipynb #a653f15f
 import os
 from collections.abc import Callable, Iterator
+from numbers import Integral
 
 from datasets import Dataset, DatasetDict, IterableDataset
 from torch import nn
@@ -36,12 +37,16 @@ def _kind(value: object) -> str:
 
 # %% ../../nbs/package/core/arguments.ipynb #fefa11d9
 _ORDER = "the order is (model, tok, dataset, ...)"
-_CURES = {  # what was given -> what to do
+_MODEL_CURES = {  # what was given as the model -> what to do
     nn.DataParallel: "give model.module, the model in it",
     nn.parallel.DistributedDataParallel: "give model.module, the model in it",
-    nn.Module: _ORDER,
+    nn.Module: "give the model as transformers loads it, neither compiled nor wrapped",
     PreTrainedTokenizerBase: _ORDER,
     Dataset: _ORDER,
+}
+_DATASET_CURES = {  # likewise as the dataset
+    nn.Module: _ORDER,
+    PreTrainedTokenizerBase: _ORDER,
     DatasetDict: "give one of its splits, such as dataset['train']",
     IterableDataset: "load it without streaming=True, or give list(dataset.take(1000))",
     Iterator: "it can be read only once: give list(rows)",
@@ -49,8 +54,8 @@ _CURES = {  # what was given -> what to do
 }
 
 
-def _cure(given: object, otherwise: str) -> str:
-    return next((cure for kind, cure in _CURES.items() if isinstance(given, kind)), otherwise)
+def _cure(cures: dict[type, str], given: object, otherwise: str) -> str:
+    return next((cure for kind, cure in cures.items() if isinstance(given, kind)), otherwise)
 
 
 def check_tokenizer(
@@ -72,7 +77,7 @@ def check_model(
     "Raises `ArgumentError` unless `model` is a model of transformers with its weights, and `tok` a tokenizer."
     core = base_model(model)
     if not isinstance(core, PreTrainedModel):
-        cure = _cure(model, "load one, with load_model(name)")
+        cure = _cure(_MODEL_CURES, model, "load one, with load_model(name)")
         raise ArgumentError(where, "model", "a transformers.PreTrainedModel", model, cure)
     check_tokenizer(tok, where)
     empty = [name for name, weight in core.named_parameters() if weight.is_meta]
@@ -94,7 +99,7 @@ def as_dataset(
         return Dataset.from_list(dataset)
     if isinstance(dataset, (str, os.PathLike, list)):
         return read(dataset)
-    cure = _cure(dataset, "give Dataset.from_list(rows)")
+    cure = _cure(_DATASET_CURES, dataset, "give Dataset.from_list(rows)")
     raise ArgumentError(where, name, "a datasets.Dataset, a path or a list of rows", dataset, cure)
 
 # %% ../../nbs/package/core/arguments.ipynb #6079fb38
@@ -104,5 +109,5 @@ def check_counts(
 ) -> None:
     "Raises `ArgumentError` for an argument that is no whole number of at least 1."
     for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
             raise ArgumentError(where, name, "a whole number of at least 1", value, "give 1 or more")

@@ -43,7 +43,8 @@ def progress_bar(
     "A `tqdm` bar; where stderr is neither a terminal nor a notebook's, a line a minute, one at the start and the end."
     if sys.stderr.isatty() or is_in_notebook():
         return tqdm(*args, **options)
-    return tqdm(*args, **{"file": _Lines(sys.stderr), "mininterval": SECONDS, **options})
+    lines = {"file": _Lines(sys.stderr), "mininterval": SECONDS, "miniters": 1}  # 1: else tqdm's monitor repeats a line
+    return tqdm(*args, **{**lines, **options})
 
 # %% ../../nbs/package/core/progress.ipynb #5e0b3a72
 @contextlib.contextmanager

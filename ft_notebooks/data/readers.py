@@ -131,14 +131,17 @@ def _csv_batches(path: str) -> Iterator[Batch]:
     with open(path, "rb") as file:
         if file.read(3) != codecs.BOM_UTF8:
             file.seek(0)
-        place, names = next(_csv_rows(path, [file.readline()], 1), (path, []))
+        header, first = file.readline(), 1
+        while header and not header.strip():
+            header, first = file.readline(), first + 1
+        place, names = next(_csv_rows(path, [header], first), (path, []))
         if isinstance(names, list) and len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             names = ValueError(f"two columns are called {json.dumps(twice)[:40]}; rename one")
         if isinstance(names, Exception):
             yield Batch([(place, names)])
             return
-        first = 2
+        first += 1
         while start := file.read(_BLOCK):
             pieces = [start, file.readline()]
             quotes = sum(_count(piece, b'"') for piece in pieces)
@@ -157,8 +160,12 @@ def _csv_batches(path: str) -> Iterator[Batch]:
 # %% ../../nbs/package/data/readers.ipynb #c03e6f5a
 def _whole(value: Any, type: pa.DataType) -> Any:
     "The value without the holes that Arrow made in it."
+    if value is None:
+        return None
     if isinstance(type, pa.JsonType):
-        return value if value is None else json.loads(value)
+        return json.loads(value)
+    if isinstance(type, pa.MapType):
+        return {k: _whole(v, type.item_type) for k, v in value}
     if isinstance(value, dict):
         return {k: _whole(v, type.field(k).type) for k, v in value.items() if v is not None}
     if isinstance(value, list):
@@ -175,7 +182,12 @@ def _arrow_rows(table: pa.Table | pa.RecordBatch, before: str, first: int) -> It
         yield f"{before}row {first} (counted from 0) or later", e
         return
     for i, row in enumerate(rows, first):
-        yield f"{before}row {i} (counted from 0)", {key: _whole(value, types[key]) for key, value in row.items()}
+        read: Any
+        try:
+            read = {key: _whole(value, types[key]) for key, value in row.items()}
+        except ValueError as e:
+            read = ValueError(f"a column of JSON holds a text that is none ({e}); write it again with json.dumps")
+        yield f"{before}row {i} (counted from 0)", read
 
 # %% ../../nbs/package/data/readers.ipynb #724a6334
 COLUMNS = (  # those that may be part of a conversation
@@ -196,8 +208,11 @@ def _parquet_batches(path: str, columns: Collection[str]) -> Iterator[Batch]:
             for batch in file.iter_batches(500, columns=known) if known else ():
                 yield Batch(_arrow_rows(batch, f"{path}: ", n), partial(pa.Table.from_batches, [batch]))
                 n += len(batch)
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as e:
-        problem = f"{str(e).splitlines()[0][:200]}; the file is damaged, or is no Parquet: write it again"
+    except (pa.ArrowException, OSError, ValueError) as e:
+        if isinstance(e, OSError) and e.errno:  # of the system: there is no such file, or no right to read it
+            raise
+        said = str(e).partition("\n")[0]
+        problem = f"{said[:200]}; the file is damaged, or is no Parquet: write it again"
         yield Batch([(f"{path}: row {n} (counted from 0)", ValueError(problem))])
 
 

@@ -45,7 +45,8 @@ def pair_row(
             "a text is padded on the left, so its positions are not those of its columns; pad on the right"
         )
     at = torch.arange(T, device=ids.device)
-    chosen, rejected = needed = real.sum(2) - 1  # [2, B] tokens; the last of a text predicts nothing
+    needed = real.sum(2) - 1  # [2, B] tokens; the last of a text predicts nothing
+    chosen, rejected = needed
     alike = ((ids[0] == ids[1]) & real.all(0)).long().cumprod(1).sum(1)
     shared = (alike - 1).clamp(min=0)  # the last common token is needed twice, as different tokens follow it
     sizes = torch.stack([shared, chosen - shared, rejected - shared], 1)

@@ -90,16 +90,17 @@ def group_rows(
     scores = [score for score in row_scores(last) if directions.get(score, 1) > 0]
     if not scores:
         return [("in their order", list(range(len(last.rows))))] if last.rows else []
-    words, stage = _GROUPS if earlier else _GROUPS_OF_ONE_STAGE, list(evaluations)[-1]
+    words = _GROUPS if earlier else _GROUPS_OF_ONE_STAGE
+    stage = list(evaluations)[-1]
     groups: dict[tuple[str, str], list] = {(outcome, score): [] for outcome in words for score in scores}
     for i, row in enumerate(last.rows):
-        score = next((score for score in scores if score in row), scores[0])
+        score = next((score for score in scores if row.get(score) is not None), scores[0])
         values = [found.rows[i].get(score) for found in earlier]
         before = [value for value in values if value is not None]
-        gain = (row.get(score) or 0) - max(before, default=0)
-        groups[_outcome(before, row.get(score)), score].append((gain, i))
+        value = row.get(score) or 0
+        groups[_outcome(before, row.get(score)), score].append((value - max(before, default=0), value, i))
     return [
-        (words[outcome].format(stage=stage, score=score), [i for _, i in sorted(rows)])
+        (words[outcome].format(stage=stage, score=score), [i for *_, i in sorted(rows)])
         for (outcome, score), rows in groups.items()
         if rows
     ]

@@ -7,6 +7,8 @@ __all__ = ['fit']
 
 # %% ../../nbs/package/training/run.ipynb #9b986048
 import contextlib
+import os
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -50,9 +52,10 @@ def _stopped(run: str, number: int) -> Stopped:
 
 def _train(trainer: Trainer, checkpoint: str | None) -> TrainOutput:
     "What `trainer.train` returns; `Stopped` where a signal has ended it before its last step."
-    main_thread = threading.current_thread() is threading.main_thread()
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    signals = save_on_signals(trainer) if is_main_thread else contextlib.nullcontext()
     try:
-        with save_on_signals(trainer) if main_thread else contextlib.nullcontext() as stop:
+        with signals as stop:
             output = trainer.train(resume_from_checkpoint=checkpoint)
     except KeyboardInterrupt:  # a second Ctrl-C, which does not wait for the step
         raise _stopped(trainer.args.output_dir, signal.SIGINT) from None
@@ -67,27 +70,37 @@ def _drop_reference(trainer: Trainer) -> None:
         trainer.model.delete_adapter("ref")
 
 
-def _save_model(trainer: Trainer, run: Path) -> None:
+def _save_model(trainer: Trainer, folder: Path) -> None:
     "Save the adapter or model, and the tokenizer; called in all processes."
     if not trainer.is_fsdp_enabled:
-        return trainer.save_model(run)
-    save_whole(trainer.model, run)  # trainer.save_model may write parts, or nothing
+        return trainer.save_model(folder)
+    save_whole(trainer.model, folder)  # trainer.save_model may write parts, or nothing
     if trainer.is_world_process_zero() and trainer.processing_class is not None:
-        trainer.processing_class.save_pretrained(run)
+        trainer.processing_class.save_pretrained(folder)
 
 
-def _times(run: Path) -> dict[Path, int]:
-    "When each file in the run's own folder was last written, in nanoseconds."
-    return {file: file.stat().st_mtime_ns for file in run.glob("*") if file.is_file()}
+def _moved(part: Path, run: Path) -> list[Path]:
+    "The files of one folder, moved to the other."
+    files = [file for file in part.rglob("*") if file.is_file()]
+    moved = [run / file.relative_to(part) for file in files]
+    for file, place in zip(files, moved):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, place)
+    shutil.rmtree(part)
+    return moved
 
 
 def _save(trainer: Trainer) -> None:
     "The run's folder holds the model of this step, marked as complete, and a figure of the losses."
     run, first = Path(trainer.args.output_dir), trainer.is_world_process_zero()
-    before = _times(run)
-    _save_model(trainer, run)
+    part = run / ".model"  # a folder of its own, as others may write to the run's at the same time
     if first:
-        saved = [file for file, time in _times(run).items() if before.get(file) != time]
+        shutil.rmtree(part, ignore_errors=True)  # of a process that was killed here
+        part.mkdir(parents=True)
+    trainer.accelerator.wait_for_everyone()
+    _save_model(trainer, part)
+    if first:
+        saved = _moved(part, run)
         if any("loss" in entry for entry in trainer.state.log_history):
             plot_history(trainer).savefig(run / "loss.png")
         mark_checkpoint(run, trainer.state.global_step, saved)

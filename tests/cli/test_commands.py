@@ -966,3 +966,17 @@ def test_the_demo_goes_through_its_stages_and_is_then_left_alone(here, capsys, m
     typed(monkeypatch)
     main(["chat", "runs/demo"])  # the demo's folder stands for the run in it
     assert "system: Answer with one line of JSON" in capsys.readouterr().out
+
+
+def test_a_broken_line_in_a_file_of_pairs_is_named_and_not_its_good_rows(here):
+    good = json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"})
+    Path("pairs.jsonl").write_text(f"{good}\n{good}\n{{oops\n")
+    with pytest.raises(ValueError, match=r"^pairs.jsonl:3: not JSON at column 2") as e:
+        evaluation._rows("pairs.jsonl", {})
+    assert "pairs.jsonl:1" not in str(e.value)
+
+
+def test_the_table_of_scores_has_lines_of_equal_length_also_under_long_names():
+    scores = {name: {"value": 0.5, "low": None, "high": None} for name in ("acc", "a_task_with_a_long_name: acc_norm")}
+    lines = evaluation.score_table({"base": SimpleNamespace(scores=scores)}).splitlines()
+    assert len({len(line) for line in lines}) == 1 and lines[2].startswith("a_task_with_a_long_name: acc_norm  ")

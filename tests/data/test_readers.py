@@ -290,3 +290,29 @@ def test_a_record_of_csv_stands_at_its_line_in_whatever_block_it_is(tmp_path, mo
     with open(path, newline="") as file:
         assert [row for _, row in found] == list(csv.DictReader(file))
     assert [place for place, _ in found] == [f"{path}:{lines[n]}" for n in range(400)]
+
+
+def test_lines_before_the_names_of_a_csv_are_passed_over_and_counted(write, monkeypatch):
+    monkeypatch.setattr(readers, "_BLOCK", 100)
+    rows = [{"x": f"{n}", "y": "long " * 10} for n in range(50)]
+    places, found = read(write("a.csv", "\n \r\n" + as_csv(rows, lineterminator="\n")))
+    assert found == rows and places == [f"a.csv:{n}" for n in range(4, 54)]
+
+
+def test_a_map_is_read_as_a_dict_and_a_broken_text_in_json_has_its_row(write):
+    maps = pa.array([[("a", 1), ("b", None)], None], pa.map_(pa.string(), pa.int64()))
+    pq.write_table(pa.table({"messages": maps}), "a.parquet")
+    assert read("a.parquet")[1] == [{"messages": {"a": 1, "b": None}}, {"messages": None}]
+    texts = pa.ExtensionArray.from_storage(pa.json_(), pa.array(['{"a": 1}', "{oops"]))
+    assert "row 1 (counted from 0): a column of JSON holds a text that is none" in said(
+        Dataset(pa.table({"messages": texts}))
+    )
+
+
+def test_a_parquet_file_that_is_gone_or_closed_to_us_is_not_called_damaged(write, monkeypatch):
+    def gone(path):
+        raise FileNotFoundError(2, "No such file or directory", path)
+
+    pq.write_table(pa.table({"prompt": ["a"]}), "a.parquet")
+    monkeypatch.setattr(readers.pq, "ParquetFile", gone)
+    assert said("a.parquet") == "a.parquet: No such file or directory; see to the file and its permissions"

@@ -609,3 +609,14 @@ def test_scores_by_step_come_from_both_files_in_order_and_a_torn_line_is_left_ou
     ]  # fmt: skip
     longer = scores_by_step(tmp_path, {"longer": lambda said, expected, example: float(example["step"])})
     assert longer[1]["longer"]["value"] == 4.0
+
+
+def test_a_value_that_is_none_is_no_value_and_the_worst_of_equal_gain_comes_first():
+    found = stage([0.0, 0.0], names=("exact", "other"))
+    found.rows[0]["exact"] = None
+    assert {title.split(":")[0]: rows for title, rows in group_rows({"a": found})} == {
+        "a fails exact": [1],
+        "a fails other": [0],
+    }
+    alike = {name: stage([0.9, 0.1, 0.5]) for name in "ab"}
+    assert [rows for _, rows in group_rows(alike)] == [[1, 2, 0]]

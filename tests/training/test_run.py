@@ -241,3 +241,20 @@ def test_what_is_no_trainer_is_refused(given):
         ArgumentError, match="fit: trainer must be a transformers.Trainer, got .*; make one: sft_trainer"
     ):
         fit(given)
+
+
+def test_what_others_write_beside_the_model_is_no_part_of_it(tmp_path, monkeypatch):
+    save = module._save_model
+
+    def saved_beside_a_log(trainer, folder):
+        save(trainer, folder)
+        (tmp_path / "run.log").write_text("a line")
+        (tmp_path / ".part.1234").write_text("of another file")
+
+    monkeypatch.setattr(module, "_save_model", saved_beside_a_log)
+    fit(supervised(tmp_path))
+    (tmp_path / "run.log").write_text("a line, and another")
+    before = files(tmp_path)
+    assert "run.log" not in (tmp_path / "complete.json").read_text() and not (tmp_path / ".model").exists()
+    fit(supervised(tmp_path))
+    assert files(tmp_path) == before

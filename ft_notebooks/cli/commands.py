@@ -28,7 +28,7 @@ _FUNCTIONS = {
     "merge": "model_choice.merge_command",
     "chat": "model_choice.chat_command",
     "launch": "launch.launch_command",
-    "demo": "demo_task.demo_command",
+    "demo": "pipeline.demo_command",
 }
 
 

@@ -326,7 +326,7 @@ def test_a_command_that_is_interrupted_elsewhere_ends_without_a_traceback(here, 
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ft_notebooks.cli.demo_task.run_folder", interrupted)
+    monkeypatch.setattr("ft_notebooks.cli.pipeline.run_folder", interrupted)
     with pytest.raises(SystemExit) as e:
         main(["demo"])
     assert e.value.code == 130 and "ft demo: stopped" in capsys.readouterr().err
@@ -929,16 +929,17 @@ def test_a_base_is_evaluated_in_the_bits_of_the_model_beside_it(copied, monkeypa
 def test_the_demo_goes_through_its_stages_and_is_then_left_alone(here, capsys, monkeypatch):
     monkeypatch.setattr("ft_notebooks.cli.run_record.smollm2", lambda: here / "tiny")
     quick = {"learning_rate": 1e-2, "max_steps": 3, "save_steps": 2, "bf16": False, "effective_batch": 4}
-    monkeypatch.setattr(demo_task, "DEMO", quick)
-    monkeypatch.setattr(demo_task, "DEMO_DPO", {**DEMO_DPO, **quick, "learning_rate": 1e-3})
+    monkeypatch.setattr(pipeline, "DEMO", quick)
+    monkeypatch.setattr(pipeline, "DEMO_DPO", {**DEMO_DPO, **quick, "learning_rate": 1e-3})
     scored = []
 
     def words(n, *seed, **more):  # 128, 100, 96 and 50 notes become 4 each
         return appointments(min(n, 4), *seed, **more)
 
-    monkeypatch.setattr(demo_task, "appointments", words)
+    for module in (demo_task, pipeline):
+        monkeypatch.setattr(module, "appointments", words)
     monkeypatch.setattr(
-        demo_task, "demo_scores", lambda model, tok: scored.append(demo_scores(model, tok)) or scored[-1]
+        pipeline, "demo_scores", lambda model, tok: scored.append(demo_scores(model, tok)) or scored[-1]
     )
     main(["demo", "--seed", "3"])
     test, bits = words(100, part="test"), model_choice.model_bits(None)

@@ -86,6 +86,12 @@ def _skip_without_the_real_model(request):
         )
 
 
+@pytest.fixture(autouse=True)
+def _skip_what_is_slow(request):
+    if request.node.get_closest_marker("slow") and "slow" not in os.environ.get("NB_FLAGS", "").split():
+        pytest.skip('takes long, and proves on the real model what is proved on the tiny one: NB_FLAGS="smol slow"')
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _old_objects_are_no_garbage():
     """A trainer begins with `gc.collect()`, which would look at half a million objects of the libraries: longer than it

@@ -43,16 +43,18 @@ def _misfit(adapter: PeftConfig, shapes: dict[str, list[int]], base: PreTrainedC
         model = AutoModelForCausalLM.from_config(base)
     if adapter.is_prompt_learning:  # its tensors are no part of a model: PEFT reads only this one
         return None if "prompt_embeddings" in shapes else "it lacks prompt_embeddings"
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     try:
         model = get_peft_model(model, adapter, low_cpu_mem_usage=True)
-        tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+        names = get_peft_model_state_dict(model, save_embedding_layers=False)
+        for name in names.keys() & shapes.keys():
+            if list(names[name].shape) != shapes[name]:
+                return f"{name} has the shape {shapes[name]}, and its place in the base has {list(names[name].shape)}"
         result = set_peft_model_state_dict(model, tensors, low_cpu_mem_usage=True)
     except KeyError as e:
         return f"it lacks {e.args[0]}"
     except (ValueError, RuntimeError) as e:
-        lines = [line.strip(" \t.") for line in str(e).splitlines()]
-        return next((line for line in lines if line.startswith("size mismatch")), lines[0])
-    names = get_peft_model_state_dict(model, save_embedding_layers=False)
+        return str(e)
     saved = {name.removesuffix(".weight"): name for name in names}  # as PEFT names them in a file
     own = [key.replace(".default", "").removesuffix(".weight") for key in result.missing_keys if ".default" in key]
     missing = [saved[name] for name in own if name in saved]

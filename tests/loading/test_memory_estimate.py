@@ -243,6 +243,7 @@ def test_the_bars_end_at_the_totals_and_cards_far_away_are_left_out():
     assert {"20.0 GB", "8.0 GB", "T4", "24 GB"} <= words and "80 GB" not in words
 
 
+@pytest.mark.slow
 @pytest.mark.smol
 @pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is read from Linux' /proc"

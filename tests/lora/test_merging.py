@@ -197,6 +197,7 @@ def test_one_token_that_is_lost_is_found_out_among_many_that_are_right(adapter):
         check_merged(model, merged, rows)
 
 
+@pytest.mark.slow
 @pytest.mark.smol
 def test_the_real_model_in_four_bits_says_the_same_words_once_it_is_merged(real_model, tmp_path):
     base, tok = load_model(smollm2(), 4), load_tokenizer(smollm2())

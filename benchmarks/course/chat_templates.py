@@ -25,7 +25,7 @@ HEADINGS = (  # of text alone: the roles as headings, EOS behind an answer
     "{% if add_generation_prompt %}{{ '### assistant\n' }}{% endif %}"
 )
 SETTINGS = {
-    "model": "SmolLM2-135M-Instruct in float32",
+    "model": "SmolLM2-135M-Instruct, float32 weights, computed in bfloat16 while training",
     "adapter": "LoRA r=16 on all linear layers",
     "learning_rate": 1e-3,
     "examples": 64,

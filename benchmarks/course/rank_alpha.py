@@ -1,8 +1,8 @@
 """Rank and alpha of LoRA: what the rank changes, and whether alpha and the learning rate can be exchanged.
 
 Each point trains an adapter on SmolLM2-135M-Instruct on the same 128 notes for 8 steps of 16, with the default settings
-of `sft_trainer` but the rate. Three series: ranks with alpha = 2r at one rate; alphas at r=16 and one rate; and alphas
-at r=16 whose rate is divided by as much as alpha is multiplied.
+of `sft_trainer` but the rate. Four series: ranks with alpha = 2r at one rate; ranks with alpha 32 at the same rate;
+alphas at r=16 and one rate; and alphas at r=16 whose rate is divided by as much as alpha is multiplied.
 """
 
 import gc
@@ -63,9 +63,10 @@ def run(point: dict, quick: bool) -> dict:
 
 def points() -> list[dict]:
     ranks = [(r, 2 * r, RATE) for r in (1, 4, 16, 64)]
+    one_alpha = [(r, 32, RATE) for r in (1, 4, 64)]
     alphas = [(16, alpha, RATE) for alpha in (8, 16, 64, 128)]
     exchanged = [(16, alpha, RATE * 32 / alpha) for alpha in (8, 128)]
-    settings = [*ranks, *alphas, *exchanged]
+    settings = [*ranks, *one_alpha, *alphas, *exchanged]
     return [{"r": r, "alpha": a, "rate": rate, "seed": seed} for seed in (0, 1) for r, a, rate in settings]
 
 

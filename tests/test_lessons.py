@@ -10,8 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NEW = range(9)  # the lessons that have this form
 LESSONS = [nb for nb in sorted(ROOT.glob("nbs/[0-9][0-9]_*.ipynb")) if int(nb.name[:2]) in NEW]
 SOLUTIONS = ROOT / "nbs" / "solutions"
-# what a reader must have been told before it is used: in the order of the lessons, the first place that has one of these
-# words is its definition, in bold
+# the first place of the course that has one of these words must be its definition, in bold
 TERMS = """
 fine-tuning; prompt; adapter; LoRA; loss; held-out; exact match; confidence interval; retrieval; parameter
 token; tokenizer; vocabulary; logits; softmax; log-probability; cross-entropy; nat; perplexity; gradient; optimizer

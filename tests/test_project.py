@@ -280,7 +280,8 @@ def test_readme_gives_the_two_commands():
 
 
 def test_links_between_files_lead_to_files():
-    for source, base in [(ROOT / "README.md", ROOT), (INDEX, INDEX.parent), *((nb, nb.parent) for nb in BOOKS)]:
+    pages = [ROOT / "README.md", PACKAGE / "README.md", ROOT / "CONTRIBUTING.md", *NBS]
+    for source, base in ((page, page.parent) for page in pages):
         text = source.read_text(encoding="utf-8")
         if source.suffix == ".ipynb":
             text = "\n".join(cell["source"] for cell in cells(source, "markdown"))
@@ -288,12 +289,38 @@ def test_links_between_files_lead_to_files():
             assert re.match(r"\w+:", target) or (base / target).exists(), f"{source.name}: {target}"
 
 
-def test_the_index_lists_exactly_the_notebooks():
+def contents():
+    "The rows of the index's table of lessons: number, the cell of the lesson, question, minutes."
     prose = "\n".join(cell["source"] for cell in cells(INDEX, "markdown"))
-    table = prose.partition("## The notebooks")[2].partition("\n## ")[0]
-    links = re.findall(r"\[[\w.]+\]\(([\w/]+\.ipynb)\)", table)
-    assert sorted(links) == sorted(str(nb.relative_to(ROOT / "nbs")) for nb in BOOKS)
-    assert [link for link in links if "/" not in link] == [nb.name for nb in LESSONS]
+    table = prose.partition("## The course")[2].partition("\n## ")[0]
+    return re.findall(r"^\| (\d+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", table, flags=re.M)
+
+
+def test_the_index_lists_the_sixteen_lessons_and_links_to_each_that_is_there():
+    rows = contents()
+    assert [int(number) for number, *_ in rows] == list(range(16))
+    linked = {link[1]: int(number) for number, name, *_ in rows if (link := re.search(r"\]\((.+)\)", name))}
+    assert linked == {nb.name: int(nb.name[:2]) for nb in LESSONS}
+    assert all(("](" in name) == (minutes != "coming") for _, name, _, minutes in rows)
+
+
+@pytest.mark.parametrize("nb", LESSONS, ids=lambda nb: nb.stem)
+def test_the_index_gives_a_lesson_s_title_and_minutes(nb):
+    _, name, _, minutes = contents()[int(nb.name[:2])]
+    head = cells(nb, "markdown")[0]["source"]
+    if told := re.match(r"# (\d+) · ([^\n]+)\n\n> [^\n]+\n\n\*(\d+) minutes to read", head):  # of the course's form
+        assert (name, minutes) == (f"[{told[2]}]({nb.name})", told[3])
+
+
+def test_the_page_of_the_package_lists_exactly_its_notebooks():
+    links = re.findall(r"^- \[[\w.]+\]\(([\w/]+\.ipynb)\): \S", (PACKAGE / "README.md").read_text("utf-8"), flags=re.M)
+    assert sorted(links) == sorted(nb.relative_to(PACKAGE).as_posix() for nb in INSIDE)
+
+
+def test_readme_has_at_most_700_words_beside_its_code():
+    text = re.sub(r"```.*?```|\]\([^)]*\)|<!--.*?-->", " ", (ROOT / "README.md").read_text("utf-8"), flags=re.S)
+    words = re.findall(r"[^\s|]*\w[^\s|]*", text)
+    assert len(words) <= 700, len(words)
 
 
 def test_contributing_lists_exactly_the_modules_and_its_tasks_name_some():

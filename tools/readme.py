@@ -1,16 +1,28 @@
-"""Make README.md from nbs/index.ipynb: prose as it stands, code and text outputs fenced, `#| hide` cells left out."""
+"""Make README.md from nbs/index.ipynb: prose as it stands, code and text outputs fenced, `#| hide` cells left out.
+
+And nbs/package/README.md, the list of the package's notebooks, from their titles and the packages' docstrings.
+"""
 
 import argparse
+import ast
 import difflib
 import os
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTE = "<!-- made from nbs/index.ipynb by tools/readme.py: edit the notebook -->"
+PACKAGE_HEAD = """<!-- made from the notebooks in this folder by tools/readme.py: edit their titles -->
+
+# The package, notebook by notebook
+
+Each notebook is the source of the module of the same name in `ft_notebooks/`, and shows that it does what it says.
+A package imports only from those above it on this page, `sft` and `dpo` not from each other. The
+[course](../index.ipynb) uses them as a script of yours would."""
 
 
 def from_root(link):  # `](07_sft.ipynb)` leads somewhere from nbs/, `](nbs/07_sft.ipynb)` from the repository's root
@@ -37,21 +49,40 @@ def readme():
     return "\n\n".join(parts) + "\n"
 
 
+def title(notebook):
+    sources = (cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "markdown")
+    return next(source for source in sources if source.startswith("# ")).splitlines()[0].removeprefix("# ")
+
+
+def package_readme():
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    parts = [PACKAGE_HEAD]
+    for package in [name.strip() for layer in reversed(layers) for name in layer.split("|")]:
+        face = ast.parse((ROOT / "ft_notebooks" / package / "__init__.py").read_text(encoding="utf-8"))
+        notebooks = sorted((ROOT / "nbs" / "package" / package).glob("*.ipynb"))
+        lines = [f"- [{package}.{nb.stem}]({package}/{nb.name}): {title(nb)}" for nb in notebooks]
+        parts += [f"## {package}", ast.get_docstring(face), "\n".join(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; end with 1 if README.md is not current")
+    parser.add_argument("--check", action="store_true", help="write nothing; end with 1 if a page is not current")
     check = parser.parse_args().check
     if not (ROOT / "nbs" / "index.ipynb").exists():
         sys.exit("nbs/index.ipynb is missing, and README.md is made from it")
-    new, file = readme(), ROOT / "README.md"
-    if not check:
-        file.write_text(new, encoding="utf-8")
-        return
-    old = file.read_text(encoding="utf-8") if file.exists() else ""
-    diff = difflib.unified_diff(old.splitlines(), new.splitlines(), "README.md", "nbs/index.ipynb", lineterm="")
-    print(*diff, sep="\n", end="" if old == new else "\n")
-    if old != new:
-        sys.exit("README.md is not current: run python tools/readme.py")
+    stale = []
+    for name, new in {"README.md": readme(), "nbs/package/README.md": package_readme()}.items():
+        file = ROOT / name
+        if not check:
+            file.write_text(new, encoding="utf-8")
+            continue
+        old = file.read_text(encoding="utf-8") if file.exists() else ""
+        if old != new:
+            stale.append(name)
+            print(*difflib.unified_diff(old.splitlines(), new.splitlines(), name, "as made", lineterm=""), sep="\n")
+    if stale:
+        sys.exit(f"{' and '.join(stale)} not current: run python tools/readme.py")
 
 
 if __name__ == "__main__":

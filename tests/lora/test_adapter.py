@@ -560,7 +560,7 @@ def test_what_peft_saves_fits_its_base_and_lacks_something_without_any_one_tenso
         (lambda t: t.pop(next(iter(t))), "it lacks base_model"),
         (
             lambda t: t.update({k: v[..., :8].contiguous() for k, v in t.items() if "q_proj.lora_A" in k}),
-            "size mismatch for",
+            r"base_model.*q_proj.lora_A.weight has the shape \[\d+, 8\], and its place in the base has \[\d+, 64\]",
         ),
         (lambda t: t.update(stray=torch.zeros(1)), "the base has no place for stray"),
     ],
@@ -578,7 +578,9 @@ def test_an_adapter_of_another_shape_or_architecture_is_refused(saved, nothing_i
     config = tiny_model().config
     config.intermediate_size = 96
     AutoModelForCausalLM.from_config(config).save_pretrained(saved[0] / "base")
-    with pytest.raises(ValueError, match="does not fit its base .*: size mismatch for .*_proj"):
+    with pytest.raises(
+        ValueError, match=r"does not fit its base .*: .*_proj.*has the shape \[.*, and its place in the base has \["
+    ):
         load_adapter(saved[0] / "adapter")
     (saved[0] / "base/config.json").unlink()
     GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=99)).save_pretrained(saved[0] / "base")

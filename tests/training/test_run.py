@@ -141,7 +141,7 @@ def test_a_run_killed_while_its_model_is_saved_saves_it_again(make, tmp_path):
 
         def torn(folder=None, *args, **kwargs):
             save(folder, *args, **kwargs)
-            if folder is not None and Path(folder) == tmp_path / "killed":
+            if folder is not None and Path(folder) == tmp_path / "killed/.model":
                 Path(folder, "adapter_model.safetensors").write_bytes(b"torn")
                 os.kill(os.getpid(), signal.SIGKILL)
 
@@ -149,7 +149,7 @@ def test_a_run_killed_while_its_model_is_saved_saves_it_again(make, tmp_path):
         fit(trainer)
 
     assert forked(child) == -signal.SIGKILL
-    assert Path(tmp_path, "killed/adapter_model.safetensors").read_bytes() == b"torn"
+    assert Path(tmp_path, "killed/.model/adapter_model.safetensors").read_bytes() == b"torn"
     fit(make(tmp_path / "killed"))
     fit(make(tmp_path / "whole"))
     assert alike(saved(tmp_path / "killed"), saved(tmp_path / "whole"))

@@ -24,7 +24,7 @@ _ARROWS = [(0, 1), (1, 2), (2, 5), (3, 4), (4, 5), (5, 6), (6, 7), (7, 8)]  # be
 _BELOW = {10: "several GPUs (10)", 13: "when runs fail (13)"}
 _HERE, _LINE = "#E69F00", "0.35"
 
-# %% ../../nbs/package/core/drawings.ipynb #f14905ec
+# %% ../../nbs/package/core/drawings.ipynb #e94104b5
 def _box(ax, text, lessons, column, row, here: bool) -> None:
     numbers = ", ".join(map(str, lessons))
     style = {"boxstyle": "round,pad=0.4", "facecolor": _HERE if here else "0.93", "edgecolor": _LINE}
@@ -32,7 +32,7 @@ def _box(ax, text, lessons, column, row, here: bool) -> None:
     if here:
         ax.text(column, row + 0.42, "you are here", ha="center", va="bottom", fontsize=8, color="black")
 
-
+# %% ../../nbs/package/core/drawings.ipynb #f14905ec
 def draw_pipeline(
     lesson: int,  # 0 to 15: whose box is marked "you are here"
 ) -> Any:  # A `matplotlib.figure.Figure`, on white, which can be read on a dark page too

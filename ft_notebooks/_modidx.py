@@ -2002,6 +2002,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'ft_notebooks/training/run.py'),
                                            'ft_notebooks.training.run._save': ( 'package/training/run.html#_save',
                                                                                 'ft_notebooks/training/run.py'),
+                                           'ft_notebooks.training.run._save_apart': ( 'package/training/run.html#_save_apart',
+                                                                                      'ft_notebooks/training/run.py'),
                                            'ft_notebooks.training.run._save_model': ( 'package/training/run.html#_save_model',
                                                                                       'ft_notebooks/training/run.py'),
                                            'ft_notebooks.training.run._stopped': ( 'package/training/run.html#_stopped',

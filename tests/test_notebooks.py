@@ -35,19 +35,17 @@ from processors import without_vnni
 without_vnni()
 from nbdev.test import nbdev_test
 
-def run(numbers):  # the notebooks with these numbers, one after the other; the exit code of each
+def run(numbers):  # the notebooks with these numbers, one after the other, each in a process of its own
     for number in numbers:
-        with open(f"{folder}/{number}.log", "w") as file:
-            os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
-        code = 1
-        try:
+        pid = os.fork()
+        if not pid:
+            with open(f"{folder}/{number}.log", "w") as file:
+                os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
             nbdev_test(notebooks[number], do_print=True, flags=flags, n_workers=0)
-            code = 0
-        except SystemExit as e:
-            code = int(e.code or 0)
-        finally:
-            with open(f"{folder}/{number}.code", "w") as file:
-                file.write(str(code))
+            sys.exit()
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        with open(f"{folder}/{number}.code", "w") as file:
+            file.write(str(code))
 
 def idle():  # a core, in the last second; asked again and again
     global asked
@@ -56,7 +54,7 @@ def idle():  # a core, in the last second; asked again and again
     asked = time.monotonic()
     return psutil.cpu_percent() < 75
 
-# the lessons in their order, in one process, since each goes on with what the one before it has trained
+# the lessons one after the other, in their order, since each goes on with what the one before it has trained
 lessons = [i for i, name in enumerate(notebooks) if os.path.basename(os.path.dirname(name)) == "nbs"]
 waiting = [lessons] * bool(lessons) + [[i] for i in range(len(notebooks)) if i not in lessons]
 running, asked = set(), 0

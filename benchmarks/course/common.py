@@ -107,6 +107,8 @@ def measure(
     file = Path(script).with_suffix(".json")
     found = {"seconds": 0, "rows": []} if args.quick else _read(file, settings)
     rows = {row["key"]: row for row in found["rows"]}
+    if not any(args.only in key_of(point) for point in points):
+        parser.error(f"no point's key contains {args.only!r}")
     for point in points:
         key = key_of(point)
         if args.only not in key or (key in rows and not args.only):

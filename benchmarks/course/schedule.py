@@ -22,7 +22,7 @@ from ft_notebooks import (
 )
 
 torch.set_float32_matmul_precision("medium")  # on a CPU without AMX: oneDNN's float32, twice as fast, as exact
-SCHEDULES = {  # fields of SFTConfig; `warmup_steps=0.2` is a fifth of all steps
+SCHEDULES = {  # fields of SFTConfig
     "constant": {"lr_scheduler_type": "constant"},
     "warm-up": {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 5},
     "warm-up and cosine": {"lr_scheduler_type": "cosine", "warmup_steps": 5},

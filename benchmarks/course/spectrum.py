@@ -87,9 +87,6 @@ def run(point: dict, quick: bool) -> dict:
             if name.startswith("model.layers.0."):
                 random = torch.randn(module.weight.shape, generator=torch.Generator().manual_seed(0))
                 noise[name] = torch.linalg.svdvals(random)
-    updates = {
-        name: module.weight - before[f"{name}.weight"] for name, module in model.named_modules() if name in parts
-    }
     model.load_state_dict(before, strict=False)
     for rank in [*RANKS, "all"]:
         for name, (u, s, v) in parts.items():

@@ -45,9 +45,10 @@ def run_models(
 # %% ../../nbs/package/cli/evaluation.ipynb #e6774605
 def _rows(file, data):
     "The conversations of a file; where it holds pairs instead, those with the chosen answers."
-    chosen = data.get("chosen") or "chosen"
-    first = next((row for _, row in read_rows(file, (*COLUMNS, chosen)) if isinstance(row, dict)), {})
-    return as_chats(read_stage("dpo", file, data)) if chosen in first else read_stage("sft", file, data)
+    chosen, messages = data.get("chosen") or "chosen", data.get("messages") or "messages"
+    first = next((row for _, row in read_rows(file, (*COLUMNS, chosen, messages)) if isinstance(row, dict)), {})
+    holds_pairs = first.get(chosen) is not None and first.get(messages) is None
+    return as_chats(read_stage("dpo", file, data)) if holds_pairs else read_stage("sft", file, data)
 
 # %% ../../nbs/package/cli/evaluation.ipynb #1d10b843
 def _evaluate(models, bits, tok, chats, scorers, output, options) -> dict:

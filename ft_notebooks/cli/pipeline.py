@@ -7,6 +7,7 @@ __all__ = ['COURSE_STAGES', 'train_run', 'train_command', 'course_stage', 'cours
 
 # %% ../../nbs/package/cli/pipeline.ipynb #ec88b075
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -183,16 +184,17 @@ def course_stage(
 ) -> Path:  # The stage's run: an adapter, a tokenizer and a checkpoint
     """A finished stage of the built-in task; what is missing of it is trained first, a minute a stage on two CPU cores.
 
-    One process trains while others wait for it. `ValueError` for a stage that does not exist, and where the folder
-    holds a run with other settings.
+    A second notebook waits while one trains. `ValueError` for a stage that does not exist, where the folder holds a run
+    with other settings, and under a launcher.
     """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError("the course's stages are trained by one process; start it without a launcher")
     if name not in COURSE_STAGES:
         raise ValueError(f"there is no stage {name!r}; the stages are {', '.join(COURSE_STAGES)}")
     settings, run = _task_settings(seed), _task_folder(folder, seed) / name
-    earlier = COURSE_STAGES[: COURSE_STAGES.index(name)]
-    if earlier:
-        settings["model"] = {"name": str(course_stage(earlier[-1], folder, seed))}
-    with FileLock(run.parent / f"{name}.lock"):
+    for earlier in COURSE_STAGES[: COURSE_STAGES.index(name)]:
+        settings["model"] = {"name": str(course_stage(earlier, folder, seed))}
+    with FileLock(run.parent / f".{name}.lock"):
         if not (run / "metrics.json").is_file():
             say(f"Training {run}, about a minute on two CPU cores; later calls find it there")
             train_run(_task_rows(name, seed), None, settings, run, stage=name, guards=demo_guards)
@@ -205,11 +207,12 @@ def course_scores(
     seed: int = 0,  # As for `course_stage`
 ) -> Evaluation:  # Of 150 notes of the test part
     "The scores of a stage, as `demo_scores` finds them; kept in `folder`, so that a second call only reads them."
-    file = _task_folder(folder, seed) / f"{name}_scores.json"
-    settings = _task_settings(seed)
+    if name not in ("base", *COURSE_STAGES):
+        raise ValueError(f"there is no stage {name!r}; the stages are base, {', '.join(COURSE_STAGES)}")
+    settings, file = _task_settings(seed), _task_folder(folder, seed) / f"{name}_scores.json"
     if name != "base":
         settings["model"] = {"name": str(course_stage(name, folder, seed))}
-    with FileLock(file.with_suffix(".lock")):
+    with FileLock(file.with_name(f".{file.stem}.lock")):
         if not file.is_file():
             model = model_settings(settings)
             found = demo_scores(load_generator(model["name"], model["bits"]), load_tokenizer(model["name"]))
@@ -217,6 +220,7 @@ def course_scores(
     return Evaluation(**json.loads(file.read_text(encoding="utf-8")))
 
 # %% ../../nbs/package/cli/pipeline.ipynb #f3b92bf5
+_TITLE = "From SmolLM2 to an appointment reader"
 _SAID = {
     "sft": "3/4  Supervised fine-tuning on 128 other notes; then the same 150 notes",
     "dpo": "4/4  Preferences: day and time first, in 96 pairs; then the same 150 notes",
@@ -235,12 +239,11 @@ def demo_command(
     model_settings(_task_settings(args.seed))
     say("2/4  The base on 150 notes that it has to turn into one line of JSON")
     found, history, looks = {"base": course_scores("base", *where)}, {}, {}
-    for stage in COURSE_STAGES:
-        say(_SAID[stage])
+    for stage, said in _SAID.items():
+        say(said)
         run = course_stage(stage, *where)
         found[stage] = course_scores(stage, *where)
         history[stage], looks[stage] = known_run(run.resolve())[1]["history"], scores_by_step(run)
     rows = {stage: _task_rows(stage, args.seed) for stage in COURSE_STAGES}
-    title = "From SmolLM2 to an appointment reader"
-    page = report_card(found, folder, title=title, history=history, looks=looks, train=rows)
+    page = report_card(found, folder, title=_TITLE, history=history, looks=looks, train=rows)
     return f"\n{score_table(found)}\n\nThe report is {page} (also report.md, report.json, scores.png, loss.png)"

@@ -163,8 +163,14 @@ def _whole(value: Any, type: pa.DataType) -> Any:
     if value is None:
         return None
     if isinstance(type, pa.JsonType):
-        return json.loads(value)
+        try:
+            return json.loads(value)
+        except ValueError as e:
+            what = f"a column of type JSON holds a text that is not JSON ({e}); write it again with json.dumps"
+            raise ValueError(what) from None
     if isinstance(type, pa.MapType):
+        if len(dict(value)) < len(value):
+            raise ValueError("a map holds a key twice; keep one of its values")
         return {k: _whole(v, type.item_type) for k, v in value}
     if isinstance(value, dict):
         return {k: _whole(v, type.field(k).type) for k, v in value.items() if v is not None}
@@ -186,7 +192,7 @@ def _arrow_rows(table: pa.Table | pa.RecordBatch, before: str, first: int) -> It
         try:
             read = {key: _whole(value, types[key]) for key, value in row.items()}
         except ValueError as e:
-            read = ValueError(f"a column of JSON holds a text that is none ({e}); write it again with json.dumps")
+            read = e
         yield f"{before}row {i} (counted from 0)", read
 
 # %% ../../nbs/package/data/readers.ipynb #724a6334

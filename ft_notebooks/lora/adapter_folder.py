@@ -47,14 +47,14 @@ def _misfit(adapter: PeftConfig, shapes: dict[str, list[int]], base: PreTrainedC
     try:
         model = get_peft_model(model, adapter, low_cpu_mem_usage=True)
         names = get_peft_model_state_dict(model, save_embedding_layers=False)
-        for name in names.keys() & shapes.keys():
-            if list(names[name].shape) != shapes[name]:
+        for name in names:
+            if name in shapes and list(names[name].shape) != shapes[name]:
                 return f"{name} has the shape {shapes[name]}, and its place in the base has {list(names[name].shape)}"
         result = set_peft_model_state_dict(model, tensors, low_cpu_mem_usage=True)
     except KeyError as e:
         return f"it lacks {e.args[0]}"
     except (ValueError, RuntimeError) as e:
-        return str(e)
+        return " ".join(str(e).split()).rstrip(".")
     saved = {name.removesuffix(".weight"): name for name in names}  # as PEFT names them in a file
     own = [key.replace(".default", "").removesuffix(".weight") for key in result.missing_keys if ".default" in key]
     missing = [saved[name] for name in own if name in saved]

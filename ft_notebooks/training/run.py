@@ -29,6 +29,8 @@ from .progress_and_plots import plot_history
 # %% ../../nbs/package/training/run.ipynb #dbd56a9e
 def _check_saves(args) -> None:
     "`ValueError` where the run would have no checkpoint to go on from."
+    if args.save_on_each_node:
+        raise ValueError("save_on_each_node=True: fit keeps one run in a folder that all hosts share; leave it out")
     setting = "save_strategy='no'" if args.save_strategy == "no" else "save_only_model=True"
     if args.save_strategy == "no" or args.save_only_model:
         raise ValueError(
@@ -90,17 +92,32 @@ def _moved(part: Path, run: Path) -> list[Path]:
     return moved
 
 
+def _save_apart(trainer: Trainer, part: Path) -> None:
+    "Save the model into a folder of its own, as others may write to the run's at the same time; nothing is pushed yet."
+    run, pushed = part.parent, trainer.args.push_to_hub
+    if trainer.is_world_process_zero():
+        shutil.rmtree(part, ignore_errors=True)  # of a process that was killed here
+        part.mkdir(parents=True)
+        if (run / "README.md").is_file():  # TRL's model card, which PEFT adds to
+            shutil.copy2(run / "README.md", part)
+    trainer.accelerator.wait_for_everyone()
+    trainer.args.push_to_hub = False
+    try:
+        _save_model(trainer, part)
+    finally:
+        trainer.args.push_to_hub = pushed
+    trainer.accelerator.wait_for_everyone()
+
+
 def _save(trainer: Trainer) -> None:
     "The run's folder holds the model of this step, marked as complete, and a figure of the losses."
     run, first = Path(trainer.args.output_dir), trainer.is_world_process_zero()
-    part = run / ".model"  # a folder of its own, as others may write to the run's at the same time
-    if first:
-        shutil.rmtree(part, ignore_errors=True)  # of a process that was killed here
-        part.mkdir(parents=True)
+    _save_apart(trainer, run / ".model")
+    saved = _moved(run / ".model", run) if first else []
     trainer.accelerator.wait_for_everyone()
-    _save_model(trainer, part)
+    if trainer.args.push_to_hub and not trainer.is_fsdp_enabled:
+        trainer.push_to_hub(commit_message="Model save", revision=trainer.args.hub_revision)
     if first:
-        saved = _moved(part, run)
         if any("loss" in entry for entry in trainer.state.log_history):
             plot_history(trainer).savefig(run / "loss.png")
         mark_checkpoint(run, trainer.state.global_step, saved)

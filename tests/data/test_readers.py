@@ -303,8 +303,11 @@ def test_a_map_is_read_as_a_dict_and_a_broken_text_in_json_has_its_row(write):
     maps = pa.array([[("a", 1), ("b", None)], None], pa.map_(pa.string(), pa.int64()))
     pq.write_table(pa.table({"messages": maps}), "a.parquet")
     assert read("a.parquet")[1] == [{"messages": {"a": 1, "b": None}}, {"messages": None}]
+    twice = pa.array([[("a", 1), ("a", 2)]], pa.map_(pa.string(), pa.int64()))
+    pq.write_table(pa.table({"messages": twice}), "twice.parquet")
+    assert "row 0 (counted from 0): a map holds a key twice" in said("twice.parquet")
     texts = pa.ExtensionArray.from_storage(pa.json_(), pa.array(['{"a": 1}', "{oops"]))
-    assert "row 1 (counted from 0): a column of JSON holds a text that is none" in said(
+    assert "row 1 (counted from 0): a column of type JSON holds a text that is not JSON" in said(
         Dataset(pa.table({"messages": texts}))
     )
 

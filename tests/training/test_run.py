@@ -155,6 +155,24 @@ def test_a_run_killed_while_its_model_is_saved_saves_it_again(make, tmp_path):
     assert alike(saved(tmp_path / "killed"), saved(tmp_path / "whole"))
 
 
+def test_the_model_card_of_the_run_is_kept_and_the_hub_gets_the_model_from_its_place(tmp_path, monkeypatch):
+    trainer, pushed = supervised(tmp_path), []
+    (tmp_path / "README.md").write_text("---\nlibrary_name: peft\n---\nmy own words\n")
+    trainer.args.push_to_hub = True  # the hub's repository is made at the start, which needs a network
+    monkeypatch.setattr(trainer, "push_to_hub", lambda **given: pushed.append(sorted(files(tmp_path))))
+    module._save(trainer)
+    assert "my own words" in (tmp_path / "README.md").read_text()
+    assert len(pushed) == 1 and not (tmp_path / ".model").exists()
+    assert any("adapter_model.safetensors" in str(name) for name in pushed[0]) and trainer.args.push_to_hub
+
+
+def test_a_run_that_each_host_would_save_is_refused(tmp_path):
+    trainer = supervised(tmp_path)
+    trainer.args.save_on_each_node = True
+    with pytest.raises(ValueError, match="save_on_each_node=True: fit keeps one run in a folder that all hosts share"):
+        fit(trainer)
+
+
 def test_a_saved_file_that_is_lost_is_saved_again_and_what_others_write_beside_it_is_no_loss(tmp_path):
     fit(supervised(tmp_path))
     (tmp_path / "notes.txt").write_text("mine")

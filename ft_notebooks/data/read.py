@@ -29,7 +29,7 @@ from xxhash import xxh3_128
 from .arrow_formats import plain_chats
 from .formats import Defects, as_chat, as_preference
 from .json_files import short
-from .readers import COLUMNS, Batch, read_batches
+from .readers import COLUMNS, Batch, local_source, read_batches
 
 # %% ../../nbs/package/data/read.ipynb #d895f975
 _TEXT_OR_NUMBER = re.compile(r'("(?:[^"\\]|\\.)*")|-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?')
@@ -178,6 +178,7 @@ def _read(
     wanted = {*COLUMNS, *names}
     messages = [{"role": Value("string"), "content": Value("string")}]
     plain = Features({column: messages for column in columns}).arrow_schema
+    source = local_source(source)  # once, for both ways to read it
     with suppress(_Rich):
         batches = read_batches(source, wanted, **where)
         return _dataset(_tables(batches, partial(kept, _as_texts), as_column, plain), plain)
@@ -216,7 +217,10 @@ def _renamed_table(names: dict[str, str], table: pa.Table) -> pa.Array | None:
 
 # %% ../../nbs/package/data/read.ipynb #609415b1
 def read_chats(
-    source: str | Path | list[dict] | Dataset,  # A file, a folder of them, rows, or "owner/name" on the hub
+    source: str
+    | Path
+    | list[dict]
+    | Dataset,  # A file or its https address, a folder, rows, or "owner/name" on the hub
     *,
     messages: str | None = None,  # The column of the messages, if it has another name
     prompt: str | None = None,  # Likewise that of what was asked
@@ -243,7 +247,10 @@ def read_chats(
 
 # %% ../../nbs/package/data/read.ipynb #2f18cd8d
 def read_preferences(
-    source: str | Path | list[dict] | Dataset,  # A file, a folder of them, rows, or "owner/name" on the hub
+    source: str
+    | Path
+    | list[dict]
+    | Dataset,  # A file or its https address, a folder, rows, or "owner/name" on the hub
     *,
     prompt: str | None = None,  # The column of what was asked, if it has another name
     chosen: str | None = None,  # Likewise that of the better answer

@@ -119,15 +119,15 @@ def measure(
         print(json.dumps(rows[key]), flush=True)
         if args.quick:
             continue
-        where, order = machine(), [key_of(each) for each in points]
+        where, kept = machine(), [rows[key] for key in map(key_of, points) if key in rows]
         content = {
             "command": f"python benchmarks/course/{Path(script).name}",
             "versions": library_versions(),
             "machine": {name: where[name] for name in ("device", "name", "dtype", "threads")},
             "weights": weights(),
-            "seeds": sorted({each["seed"] for each in points if "seed" in each}),
+            "seeds": sorted({row["seed"] for row in kept if "seed" in row}),
             "seconds": round(found["seconds"]),
             "settings": settings,
-            "rows": [rows[each] for each in order if each in rows],
+            "rows": kept,
         }
         _write(file, content)

@@ -30,7 +30,7 @@ def _ram() -> int:
 # %% ../../nbs/package/core/device.ipynb #b3076ce1
 @dataclass(frozen=True)
 class Hardware:
-    "The device of this process, its memory, and the number formats that it computes in without emulation."
+    "The device of this process, its memory, and the dtype that it computes in without emulation."
 
     device: str  # "cpu", "mps", or "cuda:N" with the N of this process
     dtype: torch.dtype  # To compute in: bfloat16 if the hardware has it, else float16 on CUDA, else float32

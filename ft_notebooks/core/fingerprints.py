@@ -26,7 +26,7 @@ def plain(
 
 # %% ../../nbs/package/core/fingerprints.ipynb #baf5189c
 def short_hash(
-    *parts,  # Bytes, or values that JSON can hold; sets are sorted, anything else counts by its `str`
+    *parts,  # Bytes, or values that JSON can represent; sets are sorted, other values become text
 ) -> str:  # 16 hexadecimal digits
     "The first 64 bits of the SHA-256 of all parts; it changes with the parts and with their order."
     found = hashlib.sha256()

@@ -21,7 +21,7 @@ def get_random_state() -> tuple:
 
 # %% ../../nbs/package/core/random_state.ipynb #1a65f4df
 def set_random_state(
-    state: tuple,  # What `get_random_state` returned, in this process
+    state: tuple,  # Returned by `get_random_state`, in this process
 ) -> None:
     "Restores the generators: they draw the numbers that they would have drawn after `state` was saved."
     python, numpy, cpu, gpus = state

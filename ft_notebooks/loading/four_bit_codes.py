@@ -29,7 +29,7 @@ def _scaled_blocks(weight: torch.Tensor | None) -> torch.Tensor:  # (blocks, 64)
 # %% ../../nbs/package/loading/four_bit_codes.ipynb #38061d27
 def plot_code_book(
     weight: torch.Tensor | None = None,  # n x 64 floats, in any shape; None: 4096 blocks of normal numbers
-) -> "Figure":  # Free-standing: no window opens, and pyplot does not know it
+) -> "Figure":  # Not registered with pyplot, so no window opens
     """Plots NF4's sixteen values over the density of the weights, each block of 64 divided by its largest.
 
     `ValueError` if the number of weights is not a multiple of 64.

@@ -21,7 +21,7 @@ from ..core.arguments import ArgumentError
 
 # %% ../../nbs/package/loading/model_files.ipynb #ede979c6
 def _weight_files(folder: Path) -> list[Path]:
-    "The weight files that the folder should have: those of its index, if the weights are in several."
+    "The weight files that the folder should have: those in its index, if there is one."
     files, index = sorted(folder.glob("model*.safetensors")), folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").exists():
         return files

@@ -61,7 +61,7 @@ def _quantization_config(bits: int, hw: Hardware) -> BitsAndBytesConfig | None:
 
 # %% ../../nbs/package/loading/quantized_loading.ipynb #73a71003
 def _keep_gradients(model: PreTrainedModel) -> PreTrainedModel:
-    "Keep bitsandbytes' four-bit layers from switching to a kernel without backward on CPUs with avx512_bf16."
+    "Keeps bitsandbytes' four-bit layers from switching to a kernel without backward on CPUs with avx512_bf16."
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

@@ -102,7 +102,7 @@ def plot_lengths(
     rows: Dataset | list[dict],  # With "labels", as encode_chats returns them if it truncates no row
     max_length: int | None = None,  # Tokens at which rows would be truncated, and of a pack; None: of the longest row
     batch_size: int = 8,  # Rows that are padded together, `per_device_train_batch_size`
-) -> "Figure":  # Free-standing: no window opens, and pyplot does not know it
+) -> "Figure":  # Not registered with pyplot, so no window opens
     """Plots row lengths, the answers that truncation would cut off, and the share of empty positions in batches.
 
     `ValueError` if the rows have no "labels" or no answer, or if `max_length` or `batch_size` is below 1.

@@ -86,7 +86,7 @@ def add_pad_token(
     model: PreTrainedModel,  # Changed in place; without an adapter
     token: str = "<pad>",  # Text that no conversation contains
     multiple_of: int = 1,  # The new number of rows is a multiple of it; 64 suits the matrix units of a GPU
-) -> PreTrainedTokenizerBase:  # `tok`, with a pad token of its own that `model` has a row for
+) -> PreTrainedTokenizerBase:  # `tok`, with a separate pad token for which `model` has a row
     """Adds a pad token, if `ensure_pad_token` finds none; the rows of all other tokens stay bit for bit the same.
 
     `ValueError` if `model` has an adapter, `token` is EOS, or the library gives the token the id of another one.

@@ -213,7 +213,7 @@ def _image(kinds: np.ndarray, colors) -> np.ndarray:  # RGBA, with more pixels t
 # %% ../../nbs/package/tokenization/token_view.ipynb #5ccbb84a
 def plot_labels(
     batch: dict[str, Tensor],  # "labels" and "attention_mask", [B, T] each; without a mask, nothing is padding
-) -> "Figure":  # Free-standing: no window opens, and pyplot does not know it
+) -> "Figure":  # Not registered with pyplot, so no window opens
     """Plots every position of a batch as trained, context or padding; the legend gives the share of each.
 
     `ValueError` if the labels are not [B, T].

@@ -1,4 +1,4 @@
-"Small parts that every package needs: atomic files, random state, fingerprints, error texts, the device, CPU threads, processes"
+"Shared utilities of all packages: atomic files, random state, fingerprints, error messages, device, CPU threads, processes"
 
 import lazy_loader
 

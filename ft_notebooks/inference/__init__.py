@@ -1,4 +1,4 @@
-"Answers in batches, the same as one by one, and kept when the process is killed"
+"Generates answers in batches, the same as one by one (float32), and keeps finished batches if the process is killed"
 
 import lazy_loader
 

@@ -25,7 +25,7 @@ def _sum_of_bits(tensor: torch.Tensor) -> int:
 def model_mark(
     model: PreTrainedModel,  # Plain or with an adapter
 ) -> dict[str, str]:  # "dtype", and "weights": 16 hexadecimal digits
-    "The same for the same weights, adapters, scales and switches, in any process; different after an optimizer step."
+    "Identifies weights, adapters, their scales and switches, in any process; an optimizer step changes it."
     sums: dict[str, object] = {name: _sum_of_bits(p) for name, p in model.named_parameters() if p.device.type != "meta"}
     for name, layer in model.named_modules():
         if isinstance(layer, BaseTunerLayer):
@@ -36,12 +36,12 @@ def model_mark(
 
 # %% ../../nbs/package/inference/answer_cache.ipynb #bdac39c5
 def _whole_lines(path: Path) -> tuple[list, bytes]:
-    "What the complete lines of a file hold, and the bytes after them."
+    "The JSON values of the complete lines of a file, and the bytes after them."
     *lines, torn = path.read_bytes().split(b"\n") if path.exists() else [b""]
     try:
         return [json.loads(line) for line in lines], torn
     except ValueError as e:
-        raise ValueError(f"{path} has a line that is no JSON ({e}); remove the file, or choose a new name") from None
+        raise ValueError(f"{path} has a line that is not JSON ({e}); remove the file, or choose a new name") from None
 
 # %% ../../nbs/package/inference/answer_cache.ipynb #fe175504
 _FIRST = "answers made by"
@@ -52,29 +52,29 @@ def _line(value: dict) -> bytes:
 
 
 def _check_maker(path: Path, lines: list, torn: bytes, made_by: dict) -> None:
-    "`ValueError` unless the first line records `made_by`, or a kill has cut that line, or the file is empty."
+    "`ValueError` unless the first line records `made_by`, or a kill truncated that line, or the file is empty."
     cure = "choose a new file, or remove this one to start from scratch"
     if not lines and _line({_FIRST: made_by}).startswith(torn):
         return
     if not lines or not isinstance(lines[0], dict) or _FIRST not in lines[0]:
-        raise ValueError(f"{path} holds something else than answers; {cure}")
+        raise ValueError(f"{path} does not contain answers; {cure}")
     was = lines[0][_FIRST]
     keys = [key for key in was | made_by if was.get(key) != made_by.get(key)]
     if keys:
         differ = "; ".join(f"{key} was {was.get(key)!r}, is {made_by.get(key)!r}" for key in keys)
-        raise ValueError(f"{path} holds answers that were made otherwise: {differ}. Give the old values, or {cure}")
+        raise ValueError(f"{path} holds answers made with different settings: {differ}. Use the old values, or {cure}")
 
 # %% ../../nbs/package/inference/answer_cache.ipynb #7e70e511
 class AnswerFile:
-    """A JSONL file of answers that a killed process can continue: whole batches, made by one model with one setup.
+    """A JSONL file of answers that can be continued after a kill: whole batches, from one model with the same settings.
 
-    `ValueError` where the file records a different `made_by`, or holds something else; the file is not changed then.
+    `ValueError` if the file records a different `made_by` or has other content; the file is not changed then.
     """
 
     def __init__(
         self,
-        path: str | Path,  # Made if it is not there, with its folder
-        made_by: dict,  # JSON values that all its answers have in common: the model, the prompts, the settings
+        path: str | Path,  # Created with its folder if it does not exist
+        made_by: dict,  # What all answers have in common, as JSON values: model, prompts, settings
     ):
         self.path = Path(path)
         lines, torn = _whole_lines(self.path)
@@ -87,13 +87,13 @@ class AnswerFile:
         self.kept: dict[int, dict] = {line["row"]: line["answer"] for line in lines[1:]}
 
     def _append(self, lines: list[dict]) -> None:
-        with self.path.open("ab") as file:  # closed when this returns, so that a kill takes nothing of it
+        with self.path.open("ab") as file:  # closed on return, so a later kill loses no part of it
             file.write(b"".join(map(_line, lines)))
 
     def add(
         self,
-        answers: dict[int, dict],  # By the number of the row; JSON values
+        answers: dict[int, dict],  # JSON values by row number
     ) -> None:
-        "The answers are in the file when this returns: a kill of the process no longer loses them."
+        "Appends the answers; once it has returned, killing the process does not lose them."
         self._append([{"row": row, "answer": answer} for row, answer in answers.items()])
         self.kept |= answers

@@ -24,12 +24,12 @@ def _check_arguments(name: str | Path, bits: int, arguments: dict) -> None:
     check_bits(bits)
     if arguments.get("trust_remote_code"):
         raise ValueError(
-            f"trust_remote_code=True would run Python that comes with {name}, with your rights; leave it out, or read "
+            f"trust_remote_code=True would run Python code from {name} with your permissions; leave it out, or read "
             "that code and load the model with transformers' from_pretrained(..., revision=COMMIT) yourself"
         )
     fixed = {"dtype", "torch_dtype", "quantization_config", "load_in_4bit", "load_in_8bit", "use_safetensors"}
     if taken := (fixed | {"output_loading_info"}) & set(arguments):
-        raise ValueError(f"{min(taken)} follows from bits={bits}, or is fixed; leave it out of load_model")
+        raise ValueError(f"{min(taken)} follows from bits={bits}, or load_model sets it; leave it out")
 
 # %% ../../nbs/package/loading/quantized_loading.ipynb #0861c5b0
 def _check_attention(wanted: str | dict | None, bits: int, hw: Hardware) -> None:
@@ -45,23 +45,23 @@ def _check_attention(wanted: str | dict | None, bits: int, hw: Hardware) -> None
             )
 
 # %% ../../nbs/package/loading/quantized_loading.ipynb #1d9601b1
-def _quantisation(bits: int, hw: Hardware) -> BitsAndBytesConfig | None:
+def _quantization_config(bits: int, hw: Hardware) -> BitsAndBytesConfig | None:
     kind = hw.device.split(":")[0]
     if bits < 16 and kind not in getattr(bnb, "supported_torch_devices", ("cpu", "cuda")):
         raise ValueError(
-            f"bits={bits}: bitsandbytes {bnb.__version__} has no kernels for {kind!r}; upgrade bitsandbytes, or take "
+            f"bits={bits}: bitsandbytes {bnb.__version__} has no kernels for {kind!r}; upgrade bitsandbytes, or use "
             "bits=16"
         )
     if bits == 4:
         nf4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
-        if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":  # FSDP shards what has the dtype of the
-            nf4["bnb_4bit_quant_storage"] = hw.dtype  # rest, and would leave bytes whole
+        if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":  # FSDP shards only weights that are
+            nf4["bnb_4bit_quant_storage"] = hw.dtype  # stored in the dtype of the rest, and would not shard bytes
         return BitsAndBytesConfig(**nf4, bnb_4bit_compute_dtype=hw.dtype)
     return BitsAndBytesConfig(load_in_8bit=True) if bits == 8 else None
 
 # %% ../../nbs/package/loading/quantized_loading.ipynb #73a71003
 def _keep_gradients(model: PreTrainedModel) -> PreTrainedModel:
-    "Keep bitsandbytes' four-bit layers from switching to a kernel without backward on CPUs with avx512_bf16."
+    "Keeps bitsandbytes' four-bit layers from switching to a kernel without backward on CPUs with avx512_bf16."
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
@@ -69,7 +69,7 @@ def _keep_gradients(model: PreTrainedModel) -> PreTrainedModel:
 
 # %% ../../nbs/package/loading/quantized_loading.ipynb #9d92a4d1
 def _check_rows(model: PreTrainedModel) -> None:
-    "Rows that are no whole blocks of 64 are read back as they were written, by the kernel of this machine."
+    "`ValueError` if the kernel of this machine misreads rows whose length is not a multiple of 64."
     for layer in {m.in_features: m for m in model.modules() if isinstance(m, bnb.nn.Linear4bit)}.values():
         numbers = torch.linspace(-1, 1, 8 * layer.in_features, device=layer.weight.device)
         codes, state = bnb.functional.quantize_4bit(numbers.view(8, -1), quant_type="nf4")
@@ -77,19 +77,19 @@ def _check_rows(model: PreTrainedModel) -> None:
         if not torch.equal(read.flatten(), bnb.functional.dequantize_4bit(codes, state).flatten()):
             raise ValueError(
                 f"bits=4: bitsandbytes {bnb.__version__} misreads rows of {layer.in_features} weights on this "
-                "machine, which are no whole blocks of 64, and says nothing; take bits=8 or bits=16"
+                "machine, because that is not a multiple of 64; take bits=8 or bits=16"
             )
 
 # %% ../../nbs/package/loading/quantized_loading.ipynb #45826e0a
 def _check_device_map(device_map) -> None:
-    "Under a launcher a model lies on one device."
+    "`ValueError` if a device map distributes the model over several devices under a launcher."
     launched = int(os.environ.get("WORLD_SIZE", 1)) > 1 or "LOCAL_RANK" in os.environ
     spread = device_map in ("auto", "balanced", "balanced_low_0", "sequential")
     if launched and (spread or isinstance(device_map, dict) and len(set(device_map.values())) > 1):
         raise ValueError(
-            f"device_map={device_map!r} lays one model over several cards, and a launcher (WORLD_SIZE or LOCAL_RANK "
-            "is set) has given each process its own card; leave device_map out, or start one process without the "
-            "launcher"
+            f"device_map={device_map!r} distributes one model over several cards, and a launcher (WORLD_SIZE or "
+            "LOCAL_RANK is set) has given each process its own card; leave device_map out, or start one process "
+            "without the launcher"
         )
 
 # %% ../../nbs/package/loading/quantized_loading.ipynb #e39fe9d0
@@ -107,24 +107,24 @@ def _defaults(bits: int, hw: Hardware, given: dict) -> dict:
 @without_library_bars()
 def load_model(
     name: str | Path,  # A folder that `save_pretrained` wrote, or a name on the hub
-    bits: int = 16,  # Of a weight: 32 to train all weights; 16, 8 or 4 if they stay frozen, under an adapter or not
+    bits: int = 16,  # Of a weight: 32 to train all weights; 16, 8 or 4 if they are frozen, with or without adapter
     *,
     revision: str | None = None,  # On the hub: a commit, tag or branch
     **kwargs,  # Arguments of `from_pretrained`, by their own names
-) -> PreTrainedModel:  # In `eval()` mode, on this process's card if there is one; `hub_commit` is its commit, or None
-    """transformers' own model, all its weights read from safetensors into what `bits` means on this machine.
+) -> PreTrainedModel:  # In `eval()` mode, on this process's card if any; attribute `hub_commit`: its commit or None
+    """Loads a model of transformers from safetensors, with weights in the dtype that `bits` stands for on this machine.
 
-    `ValueError`, before any weight is read, for what cannot be loaded so; no code that comes with a model is ever run.
+    `ValueError`, before any weight is read, if the model cannot be loaded this way. Never runs code that comes with it.
     """
     _check_arguments(name, bits, kwargs)
     hw, where = hardware(), ("cache_dir", "force_download", "local_files_only", "proxies", "subfolder", "token")
-    arguments, quantisation, name = _defaults(bits, hw, kwargs), _quantisation(bits, hw), check_checkpoint(name)
+    arguments, quantization, name = _defaults(bits, hw, kwargs), _quantization_config(bits, hw), check_checkpoint(name)
     hub = {key: kwargs[key] for key in where if key in kwargs}
     commit = hub_commit(name, revision, **hub)
     arguments["revision"] = commit or revision or "main"  # one commit for all files, if the branch moves
     read_config(name, arguments["revision"], **{**hub, "force_download": False})
     check_weights(name, **arguments)
-    arguments |= {"quantization_config": quantisation, "force_download": False}  # what it asks for is downloaded by now
+    arguments |= {"quantization_config": quantization, "force_download": False}  # all files are already downloaded
     model = AutoModelForCausalLM.from_pretrained(name, **arguments)
     model.hub_commit = commit
     _check_rows(model)

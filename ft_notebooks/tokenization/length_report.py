@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% ../../nbs/package/tokenization/length_report.ipynb #6acb40d9
-def _answers(rows) -> tuple[np.ndarray, ...]:  # three of whole numbers
-    "The length of every row; and for every answer, in tokens, how much of its row it needs, and which row that is."
+def _answers(rows) -> tuple[np.ndarray, ...]:  # three arrays of integers
+    "The length of every row; and for every answer the number of tokens of its row up to its end, and the row's index."
     rows = Dataset.from_list(rows) if isinstance(rows, list) else rows
     if not isinstance(rows, (Dataset, IterableDataset)):
         raise ValueError(f"cannot plot a {type(rows).__name__}; give the rows that encode_chats returned")
     if "labels" not in (rows.column_names or []):
-        raise ValueError(f'the rows have no "labels", only {rows.column_names}; give what encode_chats returned')
+        raise ValueError(f'the rows have no "labels", only {rows.column_names}; give rows of encode_chats')
     lengths, needs, owners, count = [], [], [], 0
     for table in rows.select_columns(["labels"]).with_format("arrow").iter(1000):
         column = table["labels"].combine_chunks()
@@ -42,12 +42,12 @@ def _answers(rows) -> tuple[np.ndarray, ...]:  # three of whole numbers
         owners.append(owner + count)
         count += len(lengths[-1])
     if not sum(map(len, needs)):
-        raise ValueError(f"no answer to draw in {count} rows; give what encode_chats returned")
+        raise ValueError(f"no answer to draw in {count} rows; give the rows that encode_chats returned")
     return tuple(np.concatenate(parts) for parts in (lengths, needs, owners))
 
 # %% ../../nbs/package/tokenization/length_report.ipynb #2403d5c0
 def _empty(lengths: np.ndarray, size: int, batch_size: int) -> dict[str, float]:
-    "The share of positions without a token, 0 to 1, by the way of making batches; the order is drawn from seed 0."
+    "The share of positions without a token, 0 to 1, for each way of batching; the random order has seed 0."
     from trl import pack_dataset
 
     order = np.random.default_rng(0).permutation(len(lengths))
@@ -64,7 +64,7 @@ def _empty(lengths: np.ndarray, size: int, batch_size: int) -> dict[str, float]:
 
 # %% ../../nbs/package/tokenization/length_report.ipynb #5fe1a9d6
 def _edges(lengths, max_length) -> tuple[np.ndarray, bool]:
-    "Edges of about 40 bins of whole tokens, one of them right behind `max_length`; and whether they are logarithmic."
+    "Edges of about 40 bins of whole tokens, one of them right after `max_length`; and whether they are logarithmic."
     low, high, cut = lengths.min(), lengths.max(), (max_length or lengths.max()) + 0.5
     if high > 10 * np.median(lengths):
         edges = np.unique(np.geomspace(low, high + 1, 41).astype(int)) - 0.5
@@ -76,9 +76,9 @@ def _edges(lengths, max_length) -> tuple[np.ndarray, bool]:
     return cut + width * np.arange(first, last + 1), False
 
 # %% ../../nbs/package/tokenization/length_report.ipynb #42bec7b9
-def _draw_lengths(ax, lengths, harmed, max_length) -> None:
+def _draw_lengths(ax, lengths, truncated, max_length) -> None:
     edges, log = _edges(lengths, max_length)
-    ax.hist([lengths[~harmed], lengths[harmed]], edges, stacked=True, color=["#0072B2", "#D55E00"])
+    ax.hist([lengths[~truncated], lengths[truncated]], edges, stacked=True, color=["#0072B2", "#D55E00"])
     ax.set(xlabel="length of a row (tokens)", ylabel="rows", xscale="log" if log else "linear")
     if not log:
         ax.xaxis.get_major_locator().set_params(integer=True)
@@ -99,13 +99,13 @@ def _draw_empty(ax, empty, batch_size) -> None:
 
 # %% ../../nbs/package/tokenization/length_report.ipynb #45beaab7
 def plot_lengths(
-    rows: Dataset | list[dict],  # With "labels", as encode_chats gives them when it cuts nothing
-    max_length: int | None = None,  # Where rows would be cut, and the size of a pack, in tokens; None: the longest row
-    batch_size: int = 8,  # Rows that are padded together: `per_device_train_batch_size`
-) -> "Figure":  # Free-standing: no window opens, and pyplot does not know it
-    """How long rows are, which answers a cut would cost their end, and which share of positions batches leave empty.
+    rows: Dataset | list[dict],  # With "labels", as encode_chats returns them if it truncates no row
+    max_length: int | None = None,  # Tokens at which rows would be truncated, and of a pack; None: of the longest row
+    batch_size: int = 8,  # Rows that are padded together, `per_device_train_batch_size`
+) -> "Figure":  # Not registered with pyplot, so no window opens
+    """Plots row lengths, the answers that truncation would cut off, and the share of empty positions in batches.
 
-    `ValueError` where rows have no "labels" or no answer, or `max_length` or `batch_size` is below 1.
+    `ValueError` if the rows have no "labels" or no answer, or if `max_length` or `batch_size` is below 1.
     """
     from matplotlib.figure import Figure
 
@@ -114,11 +114,11 @@ def plot_lengths(
     lengths, needs, owners = _answers(rows)
     size = max_length or int(lengths.max())
     lost = needs > size
-    harmed: np.ndarray = np.zeros(len(lengths), bool)
-    harmed[owners[lost]] = True
+    truncated: np.ndarray = np.zeros(len(lengths), bool)
+    truncated[owners[lost]] = True
     fig = Figure(figsize=(6, 2.5), dpi=80, layout="constrained")
     left, right = fig.subplots(1, 2, width_ratios=(3, 2))
-    _draw_lengths(left, lengths, harmed, max_length)
+    _draw_lengths(left, lengths, truncated, max_length)
     _draw_empty(right, _empty(np.minimum(lengths, size), size, batch_size), batch_size)
     notes = [f"{len(lengths):,} rows, median {np.median(lengths):,.0f}"]
     if max_length:

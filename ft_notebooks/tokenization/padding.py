@@ -23,10 +23,11 @@ PAD_NAMES = (  # of Llama 3, Gemma and others, BERT, Falcon, Pythia and OLMo, Qw
 def ensure_pad_token(
     tok: PreTrainedTokenizerBase,  # Changed in place
     names: tuple[str, ...] = PAD_NAMES,  # Reserved tokens to try, best first
-) -> PreTrainedTokenizerBase:  # `tok`, with a pad token that its vocabulary already held and that is not EOS
-    """Give `tok` a pad token that the loss can ignore without ignoring EOS; one that has it is left alone.
+) -> PreTrainedTokenizerBase:  # `tok`, with a pad token from its own vocabulary that is not EOS
+    """Gives `tok` a pad token other than EOS, so that the loss can ignore padding and still train EOS.
 
-    No token is added to the vocabulary. `ValueError` where it has none of `names` besides EOS.
+    A tokenizer that already has such a token is not changed, and no token is added to the vocabulary. `ValueError` if
+    the vocabulary contains none of `names` besides EOS.
     """
     if tok.pad_token_id not in (None, tok.eos_token_id):
         return tok
@@ -41,8 +42,8 @@ def ensure_pad_token(
     return tok
 
 # %% ../../nbs/package/tokenization/padding.ipynb #b338601d
-def _rows(model: PreTrainedModel) -> int:
-    "Rows of the embedding or of the head, the fewer; where a weight is sharded, and empty here, by their attributes."
+def _vocabulary_rows(model: PreTrainedModel) -> int:
+    "Rows of the embedding or the head, whichever has fewer; from their attributes if the weights are sharded."
     rows = getattr(model.get_input_embeddings(), "num_embeddings", model.config.get_text_config().vocab_size)
     head = model.get_output_embeddings()
     return min(rows, len(getattr(head, "weight", ())) or getattr(head, "out_features", rows))
@@ -51,15 +52,15 @@ def _rows(model: PreTrainedModel) -> int:
 def check_vocabulary(
     tok: PreTrainedTokenizerBase,
     model: PreTrainedModel,  # Plain or with an adapter
-) -> int:  # Rows to spare: ids that the model has beyond the tokenizer's highest
-    """`model` has a row for every id that `tok` can write, in the embedding and in the head.
+) -> int:  # Number of unused rows: ids of the model above the tokenizer's highest
+    """Checks that `model` has a row for every id of `tok`, in the embedding and in the head.
 
-    `ValueError` otherwise, on a CPU and on a GPU alike. A tokenizer of 259 tokens and a model of 320 rows: 61.
+    `ValueError` otherwise, on a CPU and on a GPU. For a tokenizer of 259 tokens and a model of 320 rows it returns 61.
     """
-    rows, (token, highest) = _rows(model), max(tok.get_vocab().items(), key=lambda item: item[1])
+    rows, (token, highest) = _vocabulary_rows(model), max(tok.get_vocab().items(), key=lambda item: item[1])
     if highest >= rows:
         raise ValueError(
-            f"the tokenizer writes ids up to {highest} ({token!r}), but the model has {rows} rows, 0 to {rows - 1}; "
+            f"the tokenizer produces ids up to {highest} ({token!r}), but the model has {rows} rows, 0 to {rows - 1}; "
             "load both from the same folder, add a pad token with add_pad_token(tok, model), and other tokens with "
             f"model.resize_token_embeddings({highest + 1})"
         )
@@ -70,33 +71,33 @@ def _check_new_pad(tok: PreTrainedTokenizerBase, model: PreTrainedModel, token: 
     if hasattr(model, "peft_config"):
         raise ValueError("the model has an adapter; add the pad token first, save the base, and then add the adapter")
     if token == tok.eos_token:
-        raise ValueError(f"{token!r} is the EOS token; choose a text for the pad token that stands for nothing else")
+        raise ValueError(f"{token!r} is the EOS token; choose a text for the pad token that is no other token")
 
 
 def _write_pad_id(model: PreTrainedModel, pad_id: int) -> None:
     for config in filter(None, (model.config.get_text_config(), getattr(model, "generation_config", None))):
         config.pad_token_id = pad_id
     if getattr(table := model.get_input_embeddings(), "padding_idx", None) is not None:
-        table.padding_idx = pad_id  # the row that gets no gradient; it was that of EOS, if EOS padded
+        table.padding_idx = pad_id  # the row that gets no gradient; before, it was EOS's if EOS padded
 
 # %% ../../nbs/package/tokenization/padding.ipynb #0ea2cb56
 def add_pad_token(
     tok: PreTrainedTokenizerBase,  # Changed in place
     model: PreTrainedModel,  # Changed in place; without an adapter
-    token: str = "<pad>",  # Text that no conversation holds
-    multiple_of: int = 1,  # Of the rows, if there must be more of them; 64 suits the matrix units of a GPU
-) -> PreTrainedTokenizerBase:  # `tok`, with a pad token of its own that `model` has a row for
-    """The last resort after `ensure_pad_token`; the rows of all other tokens stay bit for bit the same.
+    token: str = "<pad>",  # Text that no conversation contains
+    multiple_of: int = 1,  # The new number of rows is a multiple of it; 64 suits the matrix units of a GPU
+) -> PreTrainedTokenizerBase:  # `tok`, with a separate pad token for which `model` has a row
+    """Adds a pad token, if `ensure_pad_token` finds none; the rows of all other tokens stay bit for bit the same.
 
-    `ValueError` where `model` has an adapter, `token` is EOS, or the vocabulary gives it another token's id.
+    `ValueError` if `model` has an adapter, `token` is EOS, or the library gives the token the id of another one.
     """
     _check_new_pad(tok, model, token)
     if tok.pad_token_id in (None, tok.eos_token_id):
         tok.add_special_tokens({"pad_token": token})
     ids = list(tok.get_vocab().values())
-    if ids.count(tok.pad_token_id) > 1:  # the library's next free id, in a vocabulary with holes
+    if ids.count(tok.pad_token_id) > 1:  # the library's next id may be taken if the vocabulary has gaps
         raise ValueError(f"{token!r} got another token's id, {tok.pad_token_id}; load `tok` again, use a token it has")
-    if (needed := max(ids) + 1) > _rows(model):
+    if (needed := max(ids) + 1) > _vocabulary_rows(model):
         with keep_random_state():  # the new rows' noise must not shift the run's own random numbers
             model.resize_token_embeddings(needed, pad_to_multiple_of=multiple_of)
     _write_pad_id(model, tok.pad_token_id)
@@ -104,11 +105,11 @@ def add_pad_token(
 
 # %% ../../nbs/package/tokenization/padding.ipynb #17b0eb29
 def _probe(tok: PreTrainedTokenizerBase, name: str | Path) -> str:
-    "A question and an answer as the chat template writes them; a `ValueError` if it cannot."
+    "A question and an answer rendered by the chat template; `ValueError` if it fails or leaves one out."
     chat = [{"role": "user", "content": "ping"}, {"role": "assistant", "content": "pong"}]
     if not tok.chat_template:
         raise ValueError(
-            f"{name}: the tokenizer has no chat template (a base model?); take the one of its instruct model, or "
+            f"{name}: the tokenizer has no chat template (a base model?); use the one of its instruct model, or "
             "load it with AutoTokenizer and set tok.chat_template yourself, for instance to "
             "ft_notebooks.loading.example_models.CHATML"
         )
@@ -121,7 +122,7 @@ def _probe(tok: PreTrainedTokenizerBase, name: str | Path) -> str:
             return text
         problem = f"leaves words out: it writes a question 'ping' and an answer 'pong' as {text!r}"
     raise ValueError(
-        f"{name}: the chat template {problem}; repair tok.chat_template after AutoTokenizer.from_pretrained, or take "
+        f"{name}: the chat template {problem}; repair tok.chat_template after AutoTokenizer.from_pretrained, or use "
         "the one of a text model with the same special tokens, and save the tokenizer"
     )
 
@@ -129,13 +130,13 @@ def _probe(tok: PreTrainedTokenizerBase, name: str | Path) -> str:
 def _check_source(name: str | Path, arguments: dict) -> None:
     if arguments.pop("trust_remote_code", False):
         raise ValueError(
-            f"trust_remote_code=True would run Python that comes with {name}, with your rights; leave it out, or read "
+            f"trust_remote_code=True would run Python code from {name} with your permissions; leave it out, or read "
             "that code and load the tokenizer with AutoTokenizer.from_pretrained(..., revision=COMMIT) yourself"
         )
     if arguments.get("gguf_file"):
         raise ValueError(
-            f"{name}: load_tokenizer does not read gguf_file={arguments['gguf_file']!r}, since transformers may split "
-            "text by another rule than the file names; call "
+            f"{name}: load_tokenizer does not read gguf_file={arguments['gguf_file']!r}, because transformers may use "
+            "a different pre-tokenizer than the file names; call "
             "ft_notebooks.gguf_tokenizer(FILE).save_pretrained(FOLDER), and load that folder"
         )
     kinds = ("tokenizer*", "*.model", "vocab*", "*.tiktoken", "tekken.json")
@@ -147,15 +148,15 @@ def _check_source(name: str | Path, arguments: dict) -> None:
 # %% ../../nbs/package/tokenization/padding.ipynb #39a7f63b
 def load_tokenizer(
     name: str | Path,  # A folder or a name on the hub
-    **kwargs,  # Of `AutoTokenizer.from_pretrained`, such as `revision`
+    **kwargs,  # Arguments of `AutoTokenizer.from_pretrained`, such as `revision`
 ) -> PreTrainedTokenizerBase:  # With a chat template, and a pad token that is neither EOS nor written by the template
-    """The tokenizer of `name`, ready to train with: its template writes text, and it neither cuts nor pads unasked.
+    """A tokenizer for training: its chat template works, and it neither truncates nor pads by default.
 
-    `ValueError` if it has no such template or no such pad token; no code that comes with a tokenizer is ever run.
+    `ValueError` if it has no working template or no suitable pad token. Never runs code that comes with a tokenizer.
     """
     _check_source(name, kwargs)
     tok = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **kwargs)
-    tok("")  # a plain call: it undoes truncation and padding that an earlier call left in the file
+    tok("")  # a plain call resets truncation and padding settings that an earlier call left in the file
     text = _probe(tok, name).removeprefix(tok.bos_token or "")
     if tok.pad_token and tok.pad_token in text:
         tok.pad_token = None
@@ -170,9 +171,9 @@ def pad_batch(
     pad_id: int,  # Fills `input_ids`
     side: str = "right",  # Where the padding goes: "right" to train, "left" to generate
 ) -> dict[str, Tensor]:  # `input_ids`, `attention_mask`, `labels`, each [B, T] int64
-    """Pad B rows to T tokens each; padding is neither attended to nor trained on, nor is a row's first token.
+    """Pads B rows to T tokens each; padding is neither attended to nor trained on, and the first token has no label.
 
-    The labels of `pad_batch([[5, 6], [7]], 0)` are `[[-100, 6], [-100, -100]]`. `ValueError` for another `side`.
+    The labels of `pad_batch([[5, 6], [7]], 0)` are `[[-100, 6], [-100, -100]]`. `ValueError` for an unknown `side`.
     """
     if side not in ("right", "left"):
         raise ValueError(f"side must be 'right' or 'left', got {side!r}")

@@ -190,9 +190,9 @@ def write_config(folder, **fields):
         ),
         (
             {"quantization_config": {"quant_method": "fp8"}},
-            ["stored quantised", "load the model that it was made from"],
+            ["stored quantized", "load the original model"],
         ),
-        ({"quantization_config": {"load_in_4bit": True, "quant_method": "bitsandbytes"}}, ["stored quantised"]),
+        ({"quantization_config": {"load_in_4bit": True, "quant_method": "bitsandbytes"}}, ["stored quantized"]),
     ],
 )
 def test_a_configuration_that_cannot_be_used_is_refused(saved, tmp_path, no_weights, fields, words):
@@ -205,7 +205,7 @@ def test_a_configuration_that_cannot_be_used_is_refused(saved, tmp_path, no_weig
 def test_a_model_that_does_not_continue_text_is_refused(saved, tmp_path, no_weights, config):
     folder = Path(shutil.copytree(saved, tmp_path / "m"))
     config.save_pretrained(folder)
-    refused(folder, f"is a {config.model_type} model, which does not continue text")
+    refused(folder, f"is a {config.model_type} model, which does not generate text")
 
 
 def test_a_reward_model_with_tied_weights_is_no_language_model(tmp_path, no_weights):
@@ -316,20 +316,20 @@ def test_a_weight_that_is_missing_is_named_and_not_made_up(saved, tmp_path, no_w
     weights = load_file(folder / "model.safetensors")
     del weights[lost]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    refused(folder, f"would be made up: 1 ({lost})")
+    refused(folder, f"would be random: 1 ({lost})")
 
 
 @pytest.mark.parametrize("fields", [{"num_hidden_layers": 3}, {"intermediate_size": 96}, {"vocab_size": 300}])
 def test_a_configuration_of_another_size_is_refused(saved, tmp_path, no_weights, fields):
     folder = Path(shutil.copytree(saved, tmp_path / "m"))
     write_config(folder, **fields)
-    refused(folder, "and would be made up")
+    refused(folder, "and would be random")
 
 
 def test_the_user_cannot_ask_for_made_up_weights(saved, tmp_path, no_weights):
     folder = Path(shutil.copytree(saved, tmp_path / "m"))
     write_config(folder, vocab_size=300)
-    with pytest.raises(ValueError, match="would be made up"):
+    with pytest.raises(ValueError, match="would be random"):
         load_model(folder, ignore_mismatched_sizes=True)
 
 

@@ -212,7 +212,7 @@ def test_under_a_launcher_a_map_over_several_devices_is_refused(
 ):
     for name, value in launcher.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match="lays one model over several cards.*leave device_map out"):
+    with pytest.raises(ValueError, match="distributes one model over several cards.*leave device_map out"):
         load_model(saved, bits, device_map=device_map)
 
 

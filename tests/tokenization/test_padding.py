@@ -279,7 +279,7 @@ def test_code_that_comes_with_a_tokenizer_is_refused_and_not_run(tmp_path):
     AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
     assert ran.exists()
     ran.unlink()
-    with pytest.raises(ValueError, match="would run Python that comes with .*leave it out"):
+    with pytest.raises(ValueError, match="would run Python code from .*leave it out"):
         load_tokenizer(folder, trust_remote_code=True)
     try:
         load_tokenizer(folder)  # transformers refuses, or reads tokenizer.json with a class of its own

@@ -222,15 +222,15 @@ def test_where_memory_is_not_estimated_nothing_raises_and_the_line_gives_the_rea
         (tiny_model().bfloat16(), {}, "in 16 bits"),
         (spread, {}, "spread"),
     ] + [
-        (eight, {}, "quantised"),
+        (eight, {}, "quantized"),
         (tiny_model(), {"optim": "sgd"}, "another optimizer"),
-        (tiny_model(), {"fsdp": "full_shard"}, "shared out"),
+        (tiny_model(), {"fsdp": "full_shard"}, "sharded over"),
     ]:
         chosen = plan(model, LENGTHS, given=given, adapter=adapter if model is eight else None)
         assert why in chosen.said and "memory not estimated" in chosen.said
         assert batch(chosen) == (8, 2) and checkpointed(chosen)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert "shared out over the processes" in plan(tiny_model(), LENGTHS).said
+    assert "sharded over the processes" in plan(tiny_model(), LENGTHS).said
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from ..tokenization.chat_template import CUT, ChatTemplate
 from ..tokenization.padding import IGNORE
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #838b70f7
-def _labelled(
+def _labeled(
     ids: list[int], places: list[tuple[int, int]], spans: list[tuple[int, int]]
 ) -> tuple[dict, list[int], int]:
     "The row, the position of each answer's last token, and how many answers begin inside a token."
@@ -86,7 +86,7 @@ def encode_texts(
     for (text, spans, by_twin), (ids, places) in zip(rendered, own.tokenize([text for text, *_ in rendered])):
         if ids[:2] == double and tok.bos_token_id not in (None, tok.eos_token_id):
             raise ValueError(f"the chat template writes {tok.bos_token!r} twice; remove one from tok.chat_template")
-        row, lasts, merged = _labelled(ids, places, spans)
+        row, lasts, merged = _labeled(ids, places, spans)
         found = Counter(answers=len(lasts), merged=merged, training_twin=by_twin, kept_as_text=CUT in text)
         out.append((row, lasts, found))
     return out

@@ -282,7 +282,7 @@ class _LabelLogProbs(torch.autograd.Function):
 
 # %% ../../nbs/package/training/cpu_kernels.ipynb #6cb08849
 def label_log_probs(
-    hidden: Tensor,  # [N, C], last hidden states of N labelled positions
+    hidden: Tensor,  # [N, C], last hidden states of N labeled positions
     weight: Tensor,  # [V, C] of the head
     targets: Tensor,  # int64 [N], token ids
 ) -> tuple[Tensor, Tensor, Tensor]:  # float32 [N], float32 [N], bool [N]

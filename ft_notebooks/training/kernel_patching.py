@@ -267,7 +267,7 @@ class LabelHead:
         return LabelScores(fields, lambda: self.model(labels=labels, shift_labels=shift_labels, **given))
 
     def _per_token(self, hidden: Tensor, weight: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        "Of N labelled positions; the mean of the logits is the logit of the head's mean."
+        "The fields at N labeled positions; the mean of the logits is the logit of the mean row of the head."
         log_probs, entropy, top = label_log_probs(hidden, weight, targets)
         found = {"log_probs": log_probs, "entropy": entropy, "is_top1": top}
         if self.mean_logits:

@@ -32,8 +32,8 @@ def _step_flags(losses: list[Tensor], norm, items, device) -> dict[str, bool]:
     norm = torch.as_tensor(1.0 if norm is None else norm, device=device).detach()
     tokens = torch.as_tensor(1 if items is None else items, device=device).reshape(-1)[0]
     flags = torch.stack([~means.isfinite().all(), ~norm.isfinite(), norm != 0, tokens > 0])
-    bad_loss, bad_gradient, moved, labelled = set_by_any(flags).tolist()
-    return {"finite loss": not bad_loss, "finite gradient": not bad_gradient, "moved": moved, "labelled": labelled}
+    bad_loss, bad_gradient, nonzero, labeled = set_by_any(flags).tolist()
+    return {"finite loss": not bad_loss, "finite gradient": not bad_gradient, "nonzero gradient": nonzero, "labeled": labeled}
 
 # %% ../../nbs/package/training/nan_guard.ipynb #be490cfc
 _SKIPS = 10  # A GradScaler halves its scale at each: from 65,536 to 64, where a gradient over 1,000 is what overflows
@@ -57,13 +57,13 @@ _CURES = {
 # %% ../../nbs/package/training/nan_guard.ipynb #fe9ccdc4
 def _fault(facts: dict[str, bool], skipped: int) -> str | None:  # skipped: updates in a row by a GradScaler
     "The fault of a step, the cause before its consequences; None if there is none, or a GradScaler skips the update."
-    if not facts["labelled"]:
+    if not facts["labeled"]:
         return _NO_LABEL
     if not facts["finite loss"]:
         return _BAD_LOSS
     if not facts["finite gradient"]:
         return _BAD_GRADIENT if skipped in (0, _SKIPS) else None
-    return None if facts["moved"] else _NO_GRADIENT
+    return None if facts["nonzero gradient"] else _NO_GRADIENT
 
 # %% ../../nbs/package/training/nan_guard.ipynb #dfb9a7c7
 def _save_last_good(trainer, random: tuple) -> str | None:  # random: the random state before this step

@@ -33,7 +33,12 @@ def _step_flags(losses: list[Tensor], norm, items, device) -> dict[str, bool]:
     tokens = torch.as_tensor(1 if items is None else items, device=device).reshape(-1)[0]
     flags = torch.stack([~means.isfinite().all(), ~norm.isfinite(), norm != 0, tokens > 0])
     bad_loss, bad_gradient, nonzero, labeled = set_by_any(flags).tolist()
-    return {"finite loss": not bad_loss, "finite gradient": not bad_gradient, "nonzero gradient": nonzero, "labeled": labeled}
+    return {
+        "finite loss": not bad_loss,
+        "finite gradient": not bad_gradient,
+        "nonzero gradient": nonzero,
+        "labeled": labeled,
+    }
 
 # %% ../../nbs/package/training/nan_guard.ipynb #be490cfc
 _SKIPS = 10  # A GradScaler halves its scale at each: from 65,536 to 64, where a gradient over 1,000 is what overflows

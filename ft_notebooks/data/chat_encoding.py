@@ -28,10 +28,10 @@ from ..tokenization.chat_template import CUT, ChatTemplate
 from ..tokenization.padding import IGNORE
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #838b70f7
-def _labelled(
+def _labeled(
     ids: list[int], places: list[tuple[int, int]], spans: list[tuple[int, int]]
 ) -> tuple[dict, list[int], int]:
-    "The row, where in it each answer's last token is, and how many answers begin inside a token."
+    "The row, the position of each answer's last token, and how many answers begin inside a token."
     starts, ends = [start for start, _ in places], [end for _, end in places]
     labels, lasts, merged = [IGNORE] * len(ids), [], 0
     for start, end in spans:
@@ -47,24 +47,24 @@ _TWINS: dict[str, str | None] = {}  # by the source of the template, which may c
 
 
 def _twin(tok: PreTrainedTokenizerBase) -> ChatTemplate | None:
-    "TRL's training twin of the tokenizer's template; None where TRL has none, or where it needs none."
+    "TRL's training twin of the tokenizer's template; None if TRL has none, or if the template needs none."
     source = str(tok.chat_template)
     if source not in _TWINS:
         try:
             _TWINS[source] = get_training_chat_template(tok)
-        except (ValueError, TypeError, TemplateError):  # not one that TRL knows
+        except (ValueError, TypeError, TemplateError):  # TRL does not know the template
             _TWINS[source] = None
     return ChatTemplate(tok, _TWINS[source]) if _TWINS[source] else None
 
 
 def _rendered(own: ChatTemplate, twin: ChatTemplate | None, messages: list[dict], variables: dict) -> tuple:
-    "The text to train on, where its answers are, and whether the twin had to write it."
+    "The text to train on, the spans of its answers, and whether only the twin can render it."
     if not twin:
         text = own.render(messages, **variables)
         return text, own.answers(messages, text, **variables), False
     text = twin.render(messages, **variables)
     spans = own.framed(messages, text, **variables)
-    if spans is not None:  # both write the same
+    if spans is not None:  # both render the same text
         return text, spans, False
     return text, twin.answers(messages, text, **variables), own.render(messages, **variables) != text
 
@@ -72,10 +72,10 @@ def _rendered(own: ChatTemplate, twin: ChatTemplate | None, messages: list[dict]
 def encode_texts(
     tok: PreTrainedTokenizerBase,  # With a chat template
     chats: list[list[dict]],  # N conversations
-    variables: list[dict],  # For the template, of each
-    names: list[str],  # With which an error about each begins
-) -> list[tuple[dict, list[int], Counter]]:  # N rows, each with the places of its answers' last tokens, and counts
-    "`input_ids` and `labels` of conversations, and what there is to say about each."
+    variables: list[dict],  # Of the template, for each
+    names: list[str],  # The prefix of an error about each
+) -> list[tuple[dict, list[int], Counter]]:  # N rows, each with the positions of its answers' last tokens, and counts
+    "`input_ids` and `labels` of conversations, and counts for the account of `encode_chats`."
     own, twin, rendered = ChatTemplate(tok), _twin(tok), []
     for name, messages, more in zip(names, chats, variables):
         try:
@@ -85,30 +85,30 @@ def encode_texts(
     out, double = [], [tok.bos_token_id] * 2
     for (text, spans, by_twin), (ids, places) in zip(rendered, own.tokenize([text for text, *_ in rendered])):
         if ids[:2] == double and tok.bos_token_id not in (None, tok.eos_token_id):
-            raise ValueError(f"the chat template writes {tok.bos_token!r} twice; take one out of tok.chat_template")
-        row, lasts, merged = _labelled(ids, places, spans)
+            raise ValueError(f"the chat template writes {tok.bos_token!r} twice; remove one from tok.chat_template")
+        row, lasts, merged = _labeled(ids, places, spans)
         found = Counter(answers=len(lasts), merged=merged, training_twin=by_twin, kept_as_text=CUT in text)
         out.append((row, lasts, found))
     return out
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #8c5232ed
 def encode_chat(
-    tok: PreTrainedTokenizerBase,  # With a chat template, any, which is read at each call
-    messages: list[dict[str, Any]],  # "role" and "content" each, and what else the template knows
-    max_length: int | None = None,  # In tokens; what is longer is cut at the right; None cuts nothing
+    tok: PreTrainedTokenizerBase,  # With any chat template, which is read at each call
+    messages: list[dict[str, Any]],  # Each with "role", "content" and other fields of the template
+    max_length: int | None = None,  # In tokens; longer rows are truncated at the right; None: never
     **variables,  # For the template, such as `tools`, or `date_string` where it writes a date
 ) -> dict[str, list[int]]:  # "input_ids" and "labels", [T] each: T tokens; labels are -100 outside the answers
-    """Ids and labels of a conversation; the labels are every answer's words and its end-of-turn token, nothing else.
+    """Token ids and labels of a conversation; only the answers and their end-of-turn tokens have labels.
 
-    `ValueError` where the template ends an answer with no token, writes the BOS token twice, or rewrites an answer
-    later and TRL has no training twin of it. With ChatML, an answer "yo" has the labels of "yo<|im_end|>".
+    Raises `ValueError` if the template does not end an answer with a token, writes the BOS token twice, or changes
+    earlier answers and has no training twin in TRL. With ChatML, an answer "yo" has the labels of "yo<|im_end|>".
     """
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         cure = 'give [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]'
         raise ArgumentError("encode_chat", "messages", "a list of messages", messages, cure)
     [(row, _, found)] = encode_texts(tok, [messages], [variables], [""])
     if found["training_twin"]:
-        _log.warning("TRL's training twin of the chat template is rendered: the template would rewrite an answer")
+        _log.warning("rendering TRL's training twin of the chat template, which itself changes earlier answers")
     return {key: values[:max_length] for key, values in row.items()}
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #df9928b4
@@ -116,9 +116,9 @@ def check_end_token(
     tok: PreTrainedTokenizerBase,  # With a chat template
     generation_config: GenerationConfig,  # Of the model that will be trained
 ) -> int:  # The id that ends an answer
-    """Generation stops at the token with which the chat template ends an answer.
+    """Checks that generation stops at the token with which the chat template ends an answer.
 
-    `ValueError` where it does not, and where `encode_chat` raises one.
+    Raises `ValueError` if it does not, or if `encode_chat` raises one.
     """
     probe = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
     row = encode_chat(tok, probe)
@@ -126,30 +126,30 @@ def check_end_token(
     stops = generation_config.eos_token_id
     if end not in (stops if isinstance(stops, list) else [stops]):
         raise ValueError(
-            f"the chat template ends an answer with {tok.decode([end])!r} (id {end}), and generation stops at "
-            f"{stops}: the model would learn to end an answer and not be stopped; set "
-            f"model.generation_config.eos_token_id = {end}, or to a list with it"
+            f"the chat template ends an answer with {tok.decode([end])!r} (id {end}), but generation stops at {stops}, "
+            f"so it would run past the end of an answer; set model.generation_config.eos_token_id to {end}, or to a "
+            "list with it"
         )
     return end
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #9ca2a320
 _ACCOUNT = {  # of one conversation; the account of a dataset is the sum
     "rows": "conversations read",
-    "cut": "of them longer than max_length",
-    "dropped": "of them without a token to train, since the cut left no answer",
-    "unanswered": "of them without an answer from the start, dropped too",
+    "cut": "rows longer than max_length",
+    "dropped": "rows dropped, since no answer is left after truncation",
+    "unanswered": "rows dropped, since they have no answer",
     "answers": "answers read",
-    "answers_cut": "of them without their end, as the cut took it",
-    "merged": "of them beginning inside a token of the template, so that in use the model is asked with other tokens",
-    "kept_as_text": "conversations in which somebody wrote a special token, which is text to the model",
+    "answers_cut": "answers that lost their end by truncation",
+    "merged": "answers that begin inside a token of the template, so that the prompt in use has other tokens",
+    "kept_as_text": "conversations with a special token in a message, which is encoded as text",
     "training_twin": "conversations rendered by TRL's training twin of the template",
-    "tokens": "in the rows kept",
-    "trained_tokens": "of them targets of the loss",
+    "tokens": "tokens in the rows kept",
+    "trained_tokens": "tokens that are targets of the loss",
 }
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #c5bc0edb
 def _account(row: dict, lasts: list[int], found: Counter, max_length: int | None) -> dict[str, int]:
-    "What became of one conversation; `row` is whole."
+    "The account of one conversation; `row` is not truncated."
     size = len(row["input_ids"]) if max_length is None else max_length
     labels = row["labels"][1:size]  # a first token has no predecessor
     trained = len(labels) - labels.count(IGNORE)
@@ -161,7 +161,7 @@ def _account(row: dict, lasts: list[int], found: Counter, max_length: int | None
 
 
 def _padding(lengths: list[int], batch_size: int) -> float:
-    "The share of the positions that are padding, in batches of the rows in their order."
+    "The share of padding positions if the rows are batched in order."
     batches = [lengths[i : i + batch_size] for i in range(0, len(lengths), batch_size)]
     return 1 - sum(lengths) / sum(max(batch) * len(batch) for batch in batches)
 
@@ -169,7 +169,7 @@ def _padding(lengths: list[int], batch_size: int) -> float:
 def _encode_batch(
     rows: dict, places: list[int], tok: PreTrainedTokenizerBase, max_length: int | None, variables: dict
 ) -> dict:
-    "`Dataset.map`'s part of `encode_chats`: the rows that have something to train, and the account of them all."
+    "The function that `encode_chats` gives to `Dataset.map`: a batch of encoded rows, with the account of each."
     tools = [{"tools": given} if given else {} for given in rows.get("tools") or [None] * len(places)]
     encoded = encode_texts(
         tok, rows["messages"], [variables | given for given in tools], [f"row {n}, " for n in places]
@@ -206,7 +206,7 @@ def _check_account(account: dict, longest: int, max_length: int | None, allow_cu
         raise ValueError(
             f"{account['answers_cut']} of {account['answers']} answers would lose their end at "
             f"max_length={max_length}; the longest conversation has {longest} tokens: raise max_length, shorten the "
-            f"rows, or say allow_cut={-(-1000 * account['answers_cut'] // account['answers']) / 1000}"  # rounded up
+            f"rows, or set allow_cut={-(-1000 * account['answers_cut'] // account['answers']) / 1000}"  # rounded up
         )
     if not account["trained_tokens"]:
         raise ValueError(f"no answer is left to train on: {account}")
@@ -216,16 +216,16 @@ def _check_account(account: dict, longest: int, max_length: int | None, allow_cu
 def encode_chats(
     tok: PreTrainedTokenizerBase,  # With a chat template
     dataset: Dataset,  # What `read_chats` returned, or what it reads, such as a path
-    max_length: int | None = None,  # In tokens; None cuts nothing
+    max_length: int | None = None,  # In tokens; None: no truncation
     allow_cut: float = 0.01,  # The share of the answers, 0 to 1, that may lose their end
-    batch_size: int = 8,  # Rows a batch, for the share of padding in the account
+    batch_size: int = 8,  # Rows per batch, for the share of padding in the account
     num_proc: int | None = None,  # Processes that share the work
     **variables,  # For the template, as in `encode_chat`
 ) -> tuple[Dataset, dict[str, int | float]]:  # The rows kept ("input_ids", "labels": [T] int32 each), and the account
     """Every conversation encoded by `encode_chat`, and counts of rows, answers and tokens read, cut, dropped, trained.
 
-    `ValueError` where more than `allow_cut` of the answers would lose their end, where `encode_chat` raises one, and
-    where no answer is left.
+    Raises `ValueError` if more than `allow_cut` of the answers would lose their end, if `encode_chat` raises one, or
+    if no answer is left.
     """
     check_tokenizer(tok, "encode_chats")
     if not isinstance(dataset, Dataset) or "messages" not in dataset.column_names:
@@ -244,12 +244,12 @@ def token_losses(
     model: PreTrainedModel,
     batch: dict[str, Tensor],  # `input_ids`, `attention_mask`, `labels`, [B, T] int64 each, on the model's device
 ) -> Tensor:  # [N] float32: the cross-entropy, in nats, of each of the N trained tokens, row by row
-    "The loss of every trained token, with the head computed only where a label is."
+    "The loss of every trained token, with logits computed only at positions that have a label."
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     targets = batch["labels"][:, 1:]  # [B, T-1]: a token is predicted from the one before
     columns = (targets != IGNORE).any(dim=0).nonzero().flatten()
     logits = model(**inputs, logits_to_keep=columns, use_cache=False).logits
-    if logits.shape[1] != len(columns):  # a model that does not know `logits_to_keep` gives them all
+    if logits.shape[1] != len(columns):  # the model ignores `logits_to_keep`
         logits = logits[:, columns]
     targets = targets[:, columns]
     trained = targets != IGNORE

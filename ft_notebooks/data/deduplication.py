@@ -23,13 +23,13 @@ from scipy.sparse.csgraph import connected_components
 from xxhash import xxh3_64_intdigest
 
 # %% ../../nbs/package/data/deduplication.ipynb #8d9d858e
-_MARKS = ".,;:!?…\"'“”‘’()[]。，！？、：；「」"  # of a sentence; others, as in "C++" or "-5", tell texts apart
+_MARKS = ".,;:!?…\"'“”‘’()[]。，！？、：；「」"  # punctuation; other characters, as in "C++" or "-5", carry meaning
 # each character of a script that writes no spaces counts as a word: Thai, Lao, Burmese, Khmer, kana, Han
 _UNSPACED = re.compile("([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff])")
 
 
 def _words(message: dict) -> list[str]:
-    "The role, then the words of all other values, without case and the marks of a sentence."
+    "The role, then the words of all other values, without case and punctuation."
     values = (message[key] for key in sorted(message) if key != "role" and message[key])
     text = " ".join(v if isinstance(v, str) else json.dumps(v, sort_keys=True, ensure_ascii=False) for v in values)
     text = _UNSPACED.sub(r" \1 ", unicodedata.normalize("NFKC", text).casefold())
@@ -37,12 +37,12 @@ def _words(message: dict) -> list[str]:
 
 # %% ../../nbs/package/data/deduplication.ipynb #952149fb
 def _prompt_end(roles: list[str]) -> int:
-    "How many messages the prompt has: all up to the user's last; where none is the user's, all but the last."
+    "Messages of the prompt: up to the user's last one, or all but the last if no message is the user's."
     return max((i for i, role in enumerate(roles, 1) if role == "user"), default=len(roles) - 1)
 
 
 def _prompts_and_wholes(dataset: Dataset) -> tuple[list[str], list[str]]:
-    "Two texts of every row: all up to its last question, and all of it."
+    "Two texts of every row: its prompt, and the whole conversation."
     if not isinstance(dataset, Dataset):
         raise ValueError(
             f"cannot compare a {type(dataset).__name__}; pass what read_chats or read_preferences returned"
@@ -66,14 +66,14 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, half of its bits set: 2**64 by the 
 
 
 def _shingles(texts: list[str]) -> csr_array:
-    "The runs of three words that each of N different texts has, as a row of ones; those of more than √N are left out."
-    texts = [text + " " * max(0, 2 - text.count(" ")) for text in texts]  # three words at least, if empty ones
+    "The shingles of each of N different texts as a row of ones, without those in more than √N texts."
+    texts = [text + " " * max(0, 2 - text.count(" ")) for text in texts]  # at least three words, some empty
     hash_of = cache(lambda word: xxh3_64_intdigest(word.encode()))
     words = np.fromiter(map(hash_of, chain.from_iterable(text.split(" ") for text in texts)), np.uint64)
     rows: np.ndarray = np.repeat(np.arange(len(texts)), [text.count(" ") + 1 for text in texts])
     runs = (words[:-2] * _MIX + words[1:-1]) * _MIX + words[2:]
-    inside = rows[:-2] == rows[2:]  # not across the border of two texts
-    # asked for the index too, numpy sorts stably, which takes half the time
+    inside = rows[:-2] == rows[2:]  # not across two texts
+    # with return_index, numpy sorts stably, which takes half the time
     different, _, columns = np.unique(runs[inside], return_index=True, return_inverse=True)
     ones: np.ndarray = np.ones(len(columns), np.int32)
     has = csr_array((ones, (rows[:-2][inside], columns)), shape=(len(texts), len(different)))
@@ -83,15 +83,15 @@ def _shingles(texts: list[str]) -> csr_array:
     return has
 
 # %% ../../nbs/package/data/deduplication.ipynb #7c8ecdba
-_HASHES = 128  # of one text, cut into bands: two texts meet where they have one band in common
+_HASHES = 128  # per text, cut into bands: two texts with an equal band share a bucket
 
 
-def _met(runs: csr_array, near: float) -> np.ndarray:
-    "Places i < j of the texts that meet in a bucket, [P, 2] in order; of those alike enough one in a million may not."
+def _candidate_pairs(runs: csr_array, near: float) -> np.ndarray:
+    "Sorted pairs i < j of texts that share a bucket, [P, 2]; misses one in a million pairs above `near`."
     columns = (runs.indices[a:b].tolist() for a, b in zip(runs.indptr, runs.indptr[1:]))
     hashes = np.array([m.hashvalues for m in MinHash.generator(columns, num_perm=_HASHES, hashfunc=int)])
-    length = max(r for r in range(1, 17) if (1 - near**r) ** (_HASHES // r) < 1e-6)  # of a band
-    with_runs = runs.sum(axis=1).nonzero()[0].tolist()  # a text with no run left is like no other
+    length = max(r for r in range(1, 17) if (1 - near**r) ** (_HASHES // r) < 1e-6)  # hashes per band
+    with_runs = runs.sum(axis=1).nonzero()[0].tolist()  # a text without shingles has no near-duplicate
     met: set[tuple[int, int]] = set()
     for start in range(0, _HASHES - length + 1, length):
         buckets = defaultdict(list)
@@ -104,11 +104,11 @@ def _met(runs: csr_array, near: float) -> np.ndarray:
 # %% ../../nbs/package/data/deduplication.ipynb #235f4487
 def _near_pairs(
     texts: list[str],  # All different
-    near: float,  # The least Jaccard similarity, from 0.5 to 1
-) -> list[tuple[int, int, float]]:  # Places i < j of two texts, and their similarity
-    "The pairs that are at least so alike, with their exact similarity; one in a million may be missing."
+    near: float,  # The lowest Jaccard similarity, from 0.5 to 1
+) -> list[tuple[int, int, float]]:  # Indices i < j of two texts, and their similarity
+    "The pairs with at least this similarity, and their exact similarity; one in a million may be missing."
     runs, pairs = _shingles(texts), []
-    sizes, met = runs.sum(axis=1), _met(runs, near)
+    sizes, met = runs.sum(axis=1), _candidate_pairs(runs, near)
     for start in range(0, len(met), 10_000):
         i, j = met[start : start + 10_000].T
         both = runs[i].multiply(runs[j]).sum(axis=1)
@@ -117,8 +117,8 @@ def _near_pairs(
     return pairs
 
 # %% ../../nbs/package/data/deduplication.ipynb #32b9606b
-def _ties(texts: list[str], near: float | None) -> tuple[list[int], list[tuple[int, int, float]]]:
-    "For each place the first with an equal text, and the pairs of first places whose texts are near, i < j."
+def _duplicates(texts: list[str], near: float | None) -> tuple[list[int], list[tuple[int, int, float]]]:
+    "The first occurrence of each text, and the pairs i < j of first occurrences that are near-duplicates."
     if near is not None and not 0.5 <= near <= 1:
         raise ValueError(f"near must be from 0.5 to 1, or None for equal texts only, got {near!r}; 0.8 is usual")
     places: dict[str, int] = {}
@@ -129,23 +129,23 @@ def _ties(texts: list[str], near: float | None) -> tuple[list[int], list[tuple[i
 
 # %% ../../nbs/package/data/deduplication.ipynb #45f49324
 def _counts(prompts: list[str], wholes: list[str], groups: list[list[int]], near: float | None) -> str:
-    "How many rows repeat others, as `split` writes it into the description."
+    "How many rows repeat others, in words, for the description that `split` writes."
     n, equal, asked = len(wholes), len(set(wholes)), len(set(prompts))
-    found = f"Of {n} rows, {n - equal} repeat another and {equal - asked} its prompt, with another answer"
+    found = f"Of {n} rows, {n - equal} are duplicates and {equal - asked} repeat a prompt with another answer"
     if near is not None:
         found += f"; {asked - len(groups)} are near-duplicates (similarity {near:g} or more)"
     sizes = [len(group) for group in groups if len(group) > 1]
     if sizes:
-        found += f". {len(sizes)} groups stay on one side each, the largest of {max(sizes)} rows"
+        found += f". {len(sizes)} groups are kept on one side each, the largest of {max(sizes)} rows"
     return found + "."
 
 # %% ../../nbs/package/data/deduplication.ipynb #74088ced
 def _groups(dataset: Dataset, near: float | None) -> tuple[list[list[int]], str]:
-    "The rows that belong together, by their first, and the counts in words."
+    "The groups of rows that belong together, ordered by their first row, and the counts in words."
     n, (prompts, wholes) = len(dataset), _prompts_and_wholes(dataset)
-    firsts, pairs = _ties(prompts, near)
+    firsts, pairs = _duplicates(prompts, near)
     if near is not None:
-        pairs = pairs + _ties(wholes, near)[1]
+        pairs = pairs + _duplicates(wholes, near)[1]
     tied = np.array([*enumerate(firsts), *((i, j) for i, j, _ in pairs)]).reshape(-1, 2).T
     graph = coo_array((np.ones(tied.shape[1]), tied), shape=(n, n))
     _, labels = connected_components(graph, directed=False)
@@ -156,22 +156,25 @@ def _groups(dataset: Dataset, near: float | None) -> tuple[list[list[int]], str]
     return members, _counts(prompts, wholes, members, near)
 
 # %% ../../nbs/package/data/deduplication.ipynb #480c843f
-def _no_split(dataset: Dataset, groups: list[list[int]], share: float, kept: int) -> str:
-    "Why there is no such split, and the cure."
-    found = f"{len(dataset)} rows, {len(groups)} of them different, give {kept} to the test"
+def _split_error(dataset: Dataset, groups: list[list[int]], share: float, kept: int) -> str:
+    "The error if no such split exists, with the cure."
+    n = len(dataset)
     largest = max(groups, key=len, default=[])
-    error = f"share={share} asks for {round(share * len(dataset))} rows: {found}; change the share or bring more rows"
-    if len(largest) <= max(1, round(share * len(dataset))):
+    error = (
+        f"share={share} asks for {round(share * n)} test rows; with {n} rows in {len(groups)} groups of "
+        f"near-duplicates, the test set would get {kept} and the training set {n - kept}; change the share or add rows"
+    )
+    if len(largest) <= max(1, round(share * n)):
         return error
     return error + (
         f". {len(largest)} rows belong together, such as the rows {largest[0]} and {largest[1]} (counted from 0). "
-        "If they are no near-duplicates, raise near, or set near=None; if they share a prompt that is no question, "
-        'as in "Write a poem", draw rows: dataset.train_test_split(share)'
+        "If they are not near-duplicates, raise near, or set near=None; if they share a prompt that is not a question, "
+        'such as "Write a poem", draw single rows: dataset.train_test_split(share)'
     )
 
 # %% ../../nbs/package/data/deduplication.ipynb #5309289d
-def _drawn(groups: list[list[int]], size: int, seed: int) -> list[int]:
-    "The rows of groups, in a random order of the groups, as long as they fit into `size`."
+def _draw_groups(groups: list[list[int]], size: int, seed: int) -> list[int]:
+    "The rows of groups in random order, as long as they fit into `size`."
     order = list(groups)
     random.Random(seed).shuffle(order)
     rows: list[int] = []
@@ -187,20 +190,20 @@ def split(
     seed: int = 0,  # Of the draw
     near: float | None = 0.8,  # Jaccard similarity (0.5 to 1) from which rows stay together; None: equal prompts
 ) -> DatasetDict:  # "train" and "test", each in the order of `dataset`
-    """No prompt on both sides, nor one nearly equal, nor a row nearly equal; the same sides for the same seed.
+    """Splits rows so that no equal or nearly equal prompt or row is on both sides; the same sides for the same seed.
 
-    "test" holds `share` of the rows, or up to half fewer where such groups do not fit; neither side is empty. The
+    "test" holds `share` of the rows, or up to half fewer if such groups do not fit; neither side is empty. The
     `info.description` of each side counts duplicates and near-duplicates.
 
-    `ValueError` where `share` or `near` is out of range, columns are missing, or the sides cannot be filled.
+    Raises `ValueError` if `share` or `near` is out of range, if columns are missing, or if a side cannot be filled.
     """
     if not 0 < share < 1:
         raise ValueError(f"share must be between 0 and 1, got {share!r}; 0.1 puts a tenth of the rows into the test")
     groups, found = _groups(dataset, near)
     size = round(share * len(dataset))
-    test = _drawn(groups, size, seed)
+    test = _draw_groups(groups, size, seed)
     if not max(1, size / 2) <= len(test) < len(dataset):
-        raise ValueError(_no_split(dataset, groups, share, len(test)))
+        raise ValueError(_split_error(dataset, groups, share, len(test)))
     train = sorted(set(range(len(dataset))) - set(test))
     sides = DatasetDict(train=dataset.select(train), test=dataset.select(test))
     for side in sides.values():
@@ -209,8 +212,8 @@ def split(
 
 # %% ../../nbs/package/data/deduplication.ipynb #f7492f48
 def _seen(texts: list[str], n: int, near: float | None) -> dict[int, tuple[int, float]]:
-    "For each place from `n` on whose text is equal or near to one before `n`: the first most like it, and how much."
-    firsts, pairs = _ties(texts, near)
+    "For each text from index `n` on that is equal or near to one before `n`: the most similar, and how similar."
+    firsts, pairs = _duplicates(texts, near)
     most: dict[int, tuple[int, float]] = {}
     for i, j, alike in pairs:  # in the order of i
         if i < n <= j and alike > most.get(j, (0, 0.0))[1]:
@@ -229,10 +232,10 @@ def overlap(
     test: Dataset,  # Likewise
     near: float | None = 0.8,  # Jaccard similarity (0.5 to 1) from which a row counts as seen; None: equal prompts
 ) -> list[tuple[int, int, float]]:  # (row of train, row of test, similarity), in the order of `test`; rows count from 0
-    """Every row of `test` whose prompt, or whole, `train` has or nearly has, once: with the row most like it.
+    """Every row of `test` that is equal or nearly equal to one of `train`, in prompt or whole, with the most similar.
 
-    The similarity is 1 where the prompts are equal. `overlap(test, train)` names the rows of `train` that `test` has.
-    `ValueError` where `near` is out of range or a column of `read_chats` and `read_preferences` is missing.
+    The similarity is 1 if the prompts are equal. `overlap(test, train)` lists the rows of `train` that `test` has.
+    Raises `ValueError` if `near` is out of range or a column of `read_chats` and `read_preferences` is missing.
     """
     n = len(train)
     prompts, wholes = (ours + theirs for ours, theirs in zip(_prompts_and_wholes(train), _prompts_and_wholes(test)))

@@ -14,7 +14,7 @@ from .json_files import DECODER, NOT_JSON, short
 
 # %% ../../nbs/package/data/messages.ipynb #cfe11efb
 def _text_defects(value: Any, where: str, name: str, may_be_blank: bool = False) -> list[str]:
-    "What is wrong with a text, or with what stands in its place."
+    "The defects of a value that should be a text."
     field = json.dumps(name)[:40]
     if not isinstance(value, str):
         return [f"{where} has the {field} {short(value)}; it must be a text"]
@@ -26,8 +26,8 @@ def _text_defects(value: Any, where: str, name: str, may_be_blank: bool = False)
     return [] if may_be_blank or value.strip() else [blank]
 
 
-def _why_no_call(call: Any) -> str | None:
-    "What is wrong with a tool call, which is one as in the API of OpenAI, or flat."
+def _call_fault(call: Any) -> str | None:
+    "The defect of a tool call, in OpenAI's format or flat; None if it has none."
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"].strip():
         return 'it needs a "name", in its "function" or by itself'
@@ -44,7 +44,7 @@ def _call_defects(calls: Any, where: str) -> list[str]:
         return [f'{where} has the "tool_calls" {short(calls)}; it must be a list']
     if not calls:
         return [f'{where} has an empty "tool_calls"; fill it or take it out']
-    found = [(call, _why_no_call(call)) for call in calls]
+    found = [(call, _call_fault(call)) for call in calls]
     return [f"{where} has the tool call {short(call)}; {why}" for call, why in found if why]
 
 # %% ../../nbs/package/data/messages.ipynb #17060fbb
@@ -62,7 +62,7 @@ _ALLOWED = {
 
 
 def _message(given: Any, where: str, names: dict[str, str]) -> tuple[dict, list[str]]:
-    "A message without the keys that are null, and its defects; `names` are the file's own for role and content."
+    "A message without its null fields, and its defects; `names` are the file's own for role and content."
     needs = f'every message needs "{names["role"]}" and "{names["content"]}"'
     if not isinstance(given, dict):
         return {}, [f"{where} is {short(given)}; {needs}"]
@@ -98,7 +98,7 @@ def read_json_text(
     value: Any,  # Of a column
     key: str,  # The column's name, for the defect
 ) -> tuple[Any, list[str]]:  # (value, defects)
-    "What a text in JSON stands for, or a defect if it is not JSON; anything but a text as it is."
+    "Parses JSON text, with a defect if it is not JSON; returns any other value unchanged."
     if not isinstance(value, str):
         return value, []
     try:
@@ -117,7 +117,7 @@ _NAMES = {"role": "role", "content": "content"}, {"role": "from", "content": "va
 
 
 def _turn(given: dict, where: str) -> tuple[Any, list[str]]:
-    "A turn in the words of a message, and what is wrong with it."
+    "A ShareGPT turn as a message, and its defects."
     speaker, rest = given["from"], {key: given[key] for key in given if key not in ("from", "value")}
     if not isinstance(speaker, str) or speaker not in SPEAKERS:
         known = '"human", "gpt", "system", "function_call" or "observation"'
@@ -131,7 +131,7 @@ def _turn(given: dict, where: str) -> tuple[Any, list[str]]:
     return {**message, "tool_calls": [{"type": "function", "function": call} for call in calls]}, defects
 
 # %% ../../nbs/package/data/messages.ipynb #08177966
-def _said(given: Any, i: int, key: str) -> tuple[Any, list[str]]:
+def _message_or_turn(given: Any, i: int, key: str) -> tuple[Any, list[str]]:
     "The `i`-th message of a column, whether a message or a turn, and its defects."
     where = f"message {i}" if key in ("messages", "conversations") else f'message {i} of "{key}"'
     if not (isinstance(given, dict) and "from" in given and "role" not in given):
@@ -144,38 +144,41 @@ def read_messages(
     value: Any,  # A list of messages or ShareGPT turns, or the same as a text in JSON
     key: str,  # The name of its column, for the defects
 ) -> tuple[list[dict], list[str]]:  # (messages, defects)
-    "The messages that stand in a column, whole if there are no defects; the defects are all that there are."
+    "The messages in a column, complete if there are no defects; and all of its defects."
     value, defects = read_json_text(value, key) if isinstance(value, str) and value.lstrip()[:1] == "[" else (value, [])
     if defects or not isinstance(value, list):
         return [], defects or [f'"{key}" is {short(value)}; it must be a list of messages']
     if not value:
         return [], [f'"{key}" is empty; give it at least one "assistant" message']
-    found = [_said(given, i, key) for i, given in enumerate(value, 1)]
+    found = [_message_or_turn(given, i, key) for i, given in enumerate(value, 1)]
     return [message for message, _ in found], [defect for _, defects in found for defect in defects]
 
 # %% ../../nbs/package/data/messages.ipynb #0007a6c3
 def turn_order_defects(
     roles: list[str],  # Of a conversation's messages, in order
 ) -> list[str]:  # Empty for a conversation that can be trained on
-    "What is wrong with the order of the turns, each with its cure."
+    "The defects in the order of the turns, each with its cure."
     later = [i for i, role in enumerate(roles, 1) if role == "system" and i > 1]
-    defects = [f"message {i} is the system's; only the first message may be" for i in later]
+    defects = [f"message {i} is a system message; only the first message may be one" for i in later]
     if "assistant" not in roles:
-        defects.append("no message is the assistant's, so there is nothing to learn; add the answer")
+        defects.append("no message is the assistant's, so there is nothing to train on; add the answer")
     elif roles[-1] != "assistant":
-        defects.append(f"the last message is the {roles[-1]}'s; end with the assistant's, or take the last message out")
+        defects.append(f"the last message is the {roles[-1]}'s; add the assistant's answer, or remove the last message")
     for i, (before, role) in enumerate(zip(["system", *roles], roles), 1):
         if role == "assistant" and before not in ("user", "tool"):
-            defects.append(f"message {i} is the assistant's but answers nobody; put a user's message before it")
+            defects.append(
+                f"message {i} is the assistant's and follows neither a user nor a tool message; put a user message "
+                "before it"
+            )
         if role == "tool" and before not in ("assistant", "tool"):
-            defects.append(f"message {i} is a tool's but nobody called it; put the assistant's call before it")
+            defects.append(f"message {i} is a tool's and follows no tool call; put the assistant's call before it")
     return defects
 
 # %% ../../nbs/package/data/messages.ipynb #80b20e7f
 def read_text(
     row: dict,
     key: str,  # The column
-    format: str,  # What a row of the format needs, for the defect of a column that is absent
+    format: str,  # What the format requires, for the defect of a missing column
 ) -> tuple[str, list[str]]:  # (text, defects)
     "The text in a column; a defect where it is absent, blank, not a text, or has half a surrogate pair."
     if row.get(key) is None:
@@ -198,7 +201,7 @@ def read_turns(
     key: str,  # The column, which is there: a text, a message, or a list of messages
     role: str,  # Whose text it is
 ) -> tuple[list[dict], list[str]]:  # (messages, defects)
-    "The messages in a column of any of the three forms; a list in a text is unpacked, not trained on as spelled."
+    "The messages in a column of any of the three forms; a text that holds a list is parsed."
     value = row[key]
     if isinstance(value, str) and not _LISTED.match(value):
         text, defects = read_text(row, key, "")

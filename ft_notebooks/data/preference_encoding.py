@@ -28,7 +28,7 @@ _COUNTED = ("merged", "kept_as_text", "training_twin")  # of what `encode_texts`
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #14332ced
 def _last_answer(labels: list[int]) -> tuple[int, int]:
-    "Where the last stretch of labels begins and ends."
+    "Start and end of the last run of labels."
     end = len(labels)
     while labels[end - 1] == IGNORE:
         end -= 1
@@ -39,20 +39,20 @@ def _last_answer(labels: list[int]) -> tuple[int, int]:
 
 
 def _pair(chosen: dict, rejected: dict, place: str) -> dict[str, list[int]]:
-    "What two encoded conversations have in common, and the answer of each."
+    "The common prompt of two encoded conversations, and the answer of each."
     (first, end), (other, last) = _last_answer(chosen["labels"]), _last_answer(rejected["labels"])
     n = min(first, other)  # they differ where one answer has merged with the template's line break
     if chosen["input_ids"][:n] != rejected["input_ids"][:n]:
         raise ValueError(
-            f"{place}the chat template writes one prompt in two ways, depending on the answer behind it; give it a "
-            "template whose prompts do not depend on what follows"
+            f"{place}the chat template renders the prompt differently for the two answers; set a tok.chat_template "
+            "whose prompts do not depend on the answer"
         )
     ids = chosen["input_ids"][:n], chosen["input_ids"][n:end], rejected["input_ids"][n:last]
     return dict(zip(PAIR_KEYS, ids))
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #9eb97b95
 def _encode_batch(rows: dict, places: list[str], tok: PreTrainedTokenizerBase, variables: dict) -> dict:
-    "`Dataset.map`'s part of `encode_pairs`: the ids of each pair, and the counts of its two conversations."
+    "The function that `encode_pairs` gives to `Dataset.map`: the ids of each pair, and the counts of its two chats."
     chats, settings, names = [], [], []
     for i, place in enumerate(places):
         tools = rows["tools"][i] if "tools" in rows else None
@@ -60,8 +60,8 @@ def _encode_batch(rows: dict, places: list[str], tok: PreTrainedTokenizerBase, v
             answer = rows[key][i]
             if len(answer) != 1:
                 raise ValueError(
-                    f'{place}"{key}" has {len(answer)} messages: between its answers, DPO would train what others say; '
-                    'let it end with its first answer, or put the turns that both have in common into "prompt"'
+                    f'{place}"{key}" has {len(answer)} messages, and DPO would train those between its answers too; '
+                    'end it with its first answer, or move the turns that both have in common into "prompt"'
                 )
             chats.append(rows["prompt"][i] + answer)
             settings.append({**variables, "tools": tools} if tools else variables)
@@ -80,10 +80,10 @@ def encode_pair(
     row: dict[str, Any],  # A pair in any format that `read_preferences` reads, "tools" too
     **variables,  # For the template, as in `encode_chat`
 ) -> dict[str, list[int]]:  # "prompt_ids" [P], "chosen_ids" [C], "rejected_ids" [R]: what TRL's collator joins
-    """The ids of a pair; of each answer exactly the tokens that `encode_chat` trains, the end of its turn included.
+    """The ids of a pair; an answer has exactly the tokens that `encode_chat` trains, its end-of-turn token included.
 
-    `ValueError` where the row is no pair, an answer has several messages, or `encode_chat` raises one. With ChatML,
-    the answer "yo" is the ids of "yo<|im_end|>", and the prompt ends with its "<|im_start|>assistant" line.
+    Raises `ValueError` if the row is not a pair, if an answer has several messages, or if `encode_chat` raises one.
+    With ChatML, "yo" becomes the ids of "yo<|im_end|>", and the prompt ends with its "<|im_start|>assistant" line.
     """
     check_tokenizer(tok, "encode_pair")
     encoded = _encode_batch(read_preferences([row])[:], [""], tok, variables)
@@ -99,14 +99,14 @@ def _check_left_out(account: dict, max_length: int | None, longest: int, allow_e
     if equal > allow_equal * rows:
         raise ValueError(
             f"{equal} of {rows} pairs have two equal answers, such as the rows {account['equal_rows'][:5]} (counted "
-            "from 0): such a pair teaches nothing; find out why they are equal, or say "
+            "from 0), which gives no training signal; find out why they are equal, or set "
             f"allow_equal={_share(equal, rows)} to drop them"
         )
     if long > allow_long * rows:
         raise ValueError(
             f"{long} of {rows} pairs do not fit into max_length={max_length}: {account['long_prompts']} prompts "
-            f"leave no room for an answer, and {account['long_answers']} pairs have an answer that would lose its "
-            f"end; the longest has {longest} tokens: raise max_length, shorten the rows, or say "
+            f"leave no space for an answer, and {account['long_answers']} pairs have an answer that would lose its "
+            f"end; the longest has {longest} tokens: raise max_length, shorten the rows, or set "
             f"allow_long={_share(long, rows)} to drop them"
         )
     if equal + long == rows:
@@ -122,15 +122,15 @@ def _map_batch(rows: dict, numbers: list[int], **settings: Any) -> dict:
 # %% ../../nbs/package/data/preference_encoding.ipynb #4ef2e69e
 _ACCOUNT = {
     "rows": "pairs read",
-    "equal": "of them with the same tokens in both answers, dropped",
-    "long_prompts": "of them with a prompt that fills max_length, dropped",
-    "long_answers": "of them with an answer that would lose its end at max_length, dropped",
-    "merged": "answers that begin inside a token of the template, so that in use the model is asked with other tokens",
-    "kept_as_text": "conversations, two a pair, in which somebody wrote a special token, which is text to the model",
+    "equal": "pairs dropped, since both answers have the same tokens",
+    "long_prompts": "pairs dropped, since the prompt fills max_length",
+    "long_answers": "pairs dropped, since an answer would lose its end at max_length",
+    "merged": "answers that begin inside a token of the template, so that the prompt in use has other tokens",
+    "kept_as_text": "conversations, two a pair, with a special token in a message, which is encoded as text",
     "training_twin": "conversations rendered by TRL's training twin of the template",
-    "prompt_tokens": "in the pairs kept, each prompt counted once",
-    "chosen_tokens": "in their chosen answers",
-    "rejected_tokens": "in their rejected answers",
+    "prompt_tokens": "tokens of the prompts in the pairs kept, each prompt counted once",
+    "chosen_tokens": "tokens in their chosen answers",
+    "rejected_tokens": "tokens in their rejected answers",
     "equal_rows": "the first twenty of the rows with two equal answers, counted from 0",
 }
 
@@ -156,16 +156,16 @@ def _account(rows: Dataset, max_length: int | None) -> tuple[dict, np.ndarray, i
 def encode_pairs(
     tok: PreTrainedTokenizerBase,  # With a chat template
     dataset: Dataset | list[dict] | str | Path,  # What `read_preferences` returned, or what it reads
-    max_length: int | None = None,  # In tokens, of the prompt with one answer; None leaves nothing out
+    max_length: int | None = None,  # In tokens, of the prompt with one answer; None: no limit
     allow_equal: float = 0.01,  # The share of the pairs, 0 to 1, that may have two equal answers
     allow_long: float = 0.01,  # The share of the pairs that may not fit into `max_length`
     num_proc: int | None = None,  # Processes that share the work
     **variables,  # For the template, as in `encode_chat`
 ) -> tuple[Dataset, dict[str, int | list[int]]]:  # The pairs kept (int32 ids), and the account of all
-    """Every pair encoded by `encode_pair` that is whole and whose answers differ, with an account of the others.
+    """Encodes pairs by `encode_pair`; drops pairs that are equal or too long, and counts them in an account.
 
-    `ValueError` where more than the allowed shares would be left out, where `read_preferences` or `encode_pair` raises
-    one, and where no pair is left.
+    Raises `ValueError` if more than the allowed shares would be dropped, if `read_preferences` or `encode_pair` raises
+    one, or if no pair is left.
     """
     check_tokenizer(tok, "encode_pairs")
     pairs = read_preferences(dataset)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/package/data/preference_report.ipynb #8cfdf088
 def _rate(right: int, n: int) -> dict:
-    "The share of n that is right, and its 95 % interval by Wilson; the share is None where n is 0."
+    "The share `right / n` and its 95 % Wilson interval; the share is None if n is 0."
     if not n:
         return {"value": None, "low": 0.0, "high": 1.0, "n": 0}
     found = binomtest(right, n).proportion_ci(method="wilson")
@@ -66,27 +66,29 @@ def _marks(tok: PreTrainedTokenizerBase, answers: list[tuple]) -> list[dict]:
 ALIKE = 0.9  # `difflib.SequenceMatcher.ratio` of two answers from which they count as nearly equal
 
 
-def _likeness(one: list[int], other: list[int], least: float = 0.0) -> float:
-    "The share of the tokens that both answers have, in one order; 0 if it is below `least`."
+def _similarity(one: list[int], other: list[int], least: float = 0.0) -> float:
+    "The share of the tokens that both answers have, in order; 0 if it is below `least`."
     matcher = SequenceMatcher(None, one, other, autojunk=False)
     if matcher.real_quick_ratio() < least or matcher.quick_ratio() < least:
         return 0.0
     return matcher.ratio()
 
 # %% ../../nbs/package/data/preference_report.ipynb #e174c59f
-_FEW = 30  # pairs below which a mark that ranks them all is nothing special
+_FEW = 30  # with fewer pairs, a mark that ranks them all may be chance
 
 
 def _findings(report: dict) -> list[str]:
     found, longer, equal, alike = [], report["chosen_longer"], report["equal"], report["nearly_equal"]
     if equal:
-        found.append(f"{equal:.1%} of the pairs have two equal answers and teach nothing; encode_pairs drops them")
+        found.append(
+            f"{equal:.1%} of the pairs have two equal answers and give no training signal; encode_pairs drops them"
+        )
     if longer["low"] > 0.55 or longer["high"] < 0.45:
         which = "longer" if longer["value"] > 0.5 else "shorter"
         share = f"in {max(longer['value'], 1 - longer['value']):.0%} of the pairs"
         found.append(f"the chosen answer is the {which} one {share}: the model may learn length instead")
     if alike > 0.1:
-        found.append(f"{alike:.0%} of the pairs differ in less than a tenth of their tokens: see what differs")
+        found.append(f"{alike:.0%} of the pairs differ in less than a tenth of their tokens: check what differs")
     if report["marks"] and report["marks"][0]["ranks"] >= 0.9 and report["pairs"] >= _FEW:
         best = report["marks"][0]
         side = "chosen" if best["chosen"] > best["rejected"] else "rejected"
@@ -105,9 +107,9 @@ def _common_start(one: list[int], other: list[int]) -> int:
 
 
 def _in_common(answers: list[tuple]) -> dict[str, float]:
-    "How often the two answers are equal, nearly equal, or begin alike, and the median of the tokens that they do."
+    "How often the two answers are equal, nearly equal, or begin alike, and the median length of the common beginning."
     equal = np.array([one == other for one, other in answers])
-    alike = np.array([_likeness(one, other, least=ALIKE) >= ALIKE for one, other in answers])
+    alike = np.array([_similarity(one, other, least=ALIKE) >= ALIKE for one, other in answers])
     starts = np.array([_common_start(one, other) for one, other in answers])
     return {
         "equal": float(equal.mean()),
@@ -118,13 +120,13 @@ def _in_common(answers: list[tuple]) -> dict[str, float]:
 
 # %% ../../nbs/package/data/preference_report.ipynb #646924c6
 def pair_report(
-    tok: PreTrainedTokenizerBase,  # With which the rows were encoded
-    rows: Sequence[dict] | Dataset,  # N pairs as `encode_pairs` gives them
+    tok: PreTrainedTokenizerBase,  # The tokenizer that encoded the rows
+    rows: Sequence[dict] | Dataset,  # N pairs from `encode_pairs`
 ) -> dict:  # Lengths in tokens (medians, the longest pair), shares from 0 to 1, `marks`, and `findings` in sentences
-    """What distinguishes the chosen answers from the rejected, before anything is trained on them.
+    """Reports what distinguishes the chosen answers from the rejected ones, before training.
 
-    `chosen_longer` and `marks` are rules that rank pairs without understanding; `prompt_share` is what one forward over
-    a pair's prompt, instead of two, saves of all tokens. `ValueError` for no pairs.
+    `chosen_longer` and `marks` are rules that rank pairs by surface features; `prompt_share` is the share of all tokens
+    that one forward pass over a pair's prompt, instead of two, saves. Raises `ValueError` if there are no pairs.
     """
     check_tokenizer(tok, "pair_report")
     pairs = _pairs(rows)
@@ -174,16 +176,16 @@ def _draw_tokens(ax, parts: dict[str, int]) -> None:
 # %% ../../nbs/package/data/preference_report.ipynb #f2c47d51
 def plot_pairs(
     rows: Sequence[dict] | Dataset,  # N pairs from `encode_pairs`; similarity is drawn of at most 500 of them
-) -> "Figure":  # Free-standing: no window opens, and pyplot does not know it
+) -> "Figure":  # Not registered with pyplot, so that no window opens
     """Lengths of the chosen against the rejected answers, how alike the two are, and each part's share of the tokens.
 
-    `ValueError` for no pairs.
+    Raises `ValueError` if there are no pairs.
     """
     from matplotlib.figure import Figure
 
     pairs = _pairs(rows)
     asked, chosen, rejected = np.array([[len(ids) for ids in pair] for pair in pairs]).T
-    alike = [_likeness(*pair[1:]) for pair in pairs[:: -(-len(pairs) // 500)]]
+    alike = [_similarity(*pair[1:]) for pair in pairs[:: -(-len(pairs) // 500)]]
     fig = Figure(figsize=(8, 2.6), dpi=80, layout="constrained")
     left, middle, right = fig.subplots(1, 3)
     _draw_lengths(left, chosen, rejected)
@@ -199,10 +201,10 @@ def suspect_swapped(
     logps: Tensor,  # [N, 2] float, of the reference: `pair_logps` of the model that is going to be trained
     rows: Sequence[dict] | Dataset,  # The same N pairs
 ) -> dict:  # "value" (None if all are equal), "low", "high", "n" pairs that differ; "finding": a sentence or None
-    """In which share of the pairs the reference finds the chosen answer likelier per token, and its 95 % interval.
+    """The share of pairs whose chosen answer is likelier per token under the reference, and its 95 % interval.
 
-    The finding is there if the whole interval lies below one half. It is a reason to look, and no proof. `ValueError`
-    where `logps` is not [N, 2].
+    There is a finding if the whole interval is below one half. It is a reason to look at the pairs, not a proof.
+    Raises `ValueError` if `logps` is not [N, 2].
     """
     lengths = np.array([[len(row["chosen_ids"]), len(row["rejected_ids"])] for row in rows])
     if lengths.shape != tuple(logps.shape):

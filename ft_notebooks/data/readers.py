@@ -36,18 +36,18 @@ from .json_files import json_rows, jsonl_rows, jsonl_table
 
 # %% ../../nbs/package/data/readers.ipynb #59cfc83c
 class Batch(NamedTuple):
-    "Some rows that follow each other in a source."
+    "Consecutive rows of a source."
 
-    rows: Iterable[tuple[str, Any]]  # Place and row of each, once; an exception in place of a row that cannot be read
-    table: Callable[[], pa.Table | None] = lambda: None  # All rows in columns; None where only Python reads them
+    rows: Iterable[tuple[str, Any]]  # Location and row, once; an exception in place of a row that cannot be read
+    table: Callable[[], pa.Table | None] = lambda: None  # All rows in columns; None if only Python reads them
 
 
-_SOME = 100  # rows of a batch, few enough to be held at once also where each is long
+_BATCH_ROWS = 100  # rows per batch, few enough for memory even if each is long
 
 
 def _batches(rows: Iterable[tuple[str, Any]]) -> Iterator[Batch]:
     rest = iter(rows)
-    while some := list(islice(rest, _SOME)):
+    while some := list(islice(rest, _BATCH_ROWS)):
         yield Batch(some)
 
 # %% ../../nbs/package/data/readers.ipynb #3e3d9e12
@@ -61,7 +61,9 @@ def _jsonl_batches(path: str) -> Iterator[Batch]:
             if first == 1:
                 lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
                 if lines[0].lstrip().startswith(b"["):
-                    error = ValueError("an array, as in a .json file; rename the file, or write one object a line")
+                    error = ValueError(
+                        "the file holds an array, as a .json file does; rename it, or write one object per line"
+                    )
                     yield Batch([(f"{path}:1", error)])
                     return
             if any(line.strip() for line in lines):
@@ -69,20 +71,20 @@ def _jsonl_batches(path: str) -> Iterator[Batch]:
             first += len(lines)
 
 # %% ../../nbs/package/data/readers.ipynb #e396f2f0
-_CELL = 2**24  # characters, a hundred times what a long context holds
+_MAX_CELL = 2**24  # characters, a hundred times what a long context holds
 
 
 def _csv_rows(
     path: str, lines: Iterable[bytes], first: int, names: list[str] | None = None
 ) -> Iterator[tuple[str, Any]]:
-    """The place and the row of each record, under `names` or those in the first.
+    """The location of each record, and its cells: a dict by `names`, or a list if `names` is None.
 
-    The first error ends them, as nobody knows what is quoted then.
+    Stops at the first error, since the quoting is unknown from there on.
     """
     reader = csv.reader(map(bytes.decode, lines), strict=True)
     while True:
         place = f"{path}:{first + reader.line_num}"
-        limit = csv.field_size_limit(_CELL)  # it is the whole process's, so it is put back
+        limit = csv.field_size_limit(_MAX_CELL)  # a setting of the whole process, so it is restored
         try:
             cells = next(reader)
         except StopIteration:
@@ -91,7 +93,7 @@ def _csv_rows(
             yield f"{path}:{first + reader.line_num}", e
             return
         except csv.Error as e:
-            problem = f"{e}, as csv says of the record that starts here; see to its quotes and line ends"
+            problem = f"{e}, in the record that starts here; check its quotes and line ends"
             yield place, ValueError(problem)
             return
         finally:
@@ -99,14 +101,14 @@ def _csv_rows(
         if names is None:
             yield place, cells
         elif cells and len(cells) != len(names):
-            cure = "put quotes around a text that holds a comma"
-            yield place, ValueError(f"{len(cells)} cells under {len(names)} names; {cure}")
+            cure = "put quotes around a text that contains a comma"
+            yield place, ValueError(f"{len(cells)} cells for {len(names)} columns; {cure}")
         elif cells:
             yield place, {name: cell for name, cell in zip(names, cells) if cell}
 
 # %% ../../nbs/package/data/readers.ipynb #ef6a0fcf
 def _is_well_quoted(block: bytes) -> bool:
-    "Whether each cell of a block has quotes around it or none in it, and each line ends in the usual way."
+    "Whether each cell of a block is quoted or contains no quote, and each line ends with LF or CRLF."
     pieces = block.split(b'"')
     unquoted = pieces[::2]  # the others stand between quotes
     starts_well = all(piece.startswith((b",", b"\n", b"\r\n")) for piece in set(unquoted[1:]) if piece)
@@ -116,8 +118,8 @@ def _is_well_quoted(block: bytes) -> bool:
 
 
 def _csv_table(block: bytes, names: list[str]) -> pa.Table | None:
-    "The records in columns of texts, an empty cell as null; None if Python may read something else, or an error."
-    if len(block) > _CELL or not _is_well_quoted(block):
+    "The records in text columns, an empty cell as null; None if Python may read them differently."
+    if len(block) > _MAX_CELL or not _is_well_quoted(block):
         return None
     kinds = pc.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
@@ -125,12 +127,12 @@ def _csv_table(block: bytes, names: list[str]) -> pa.Table | None:
     how = pc.ReadOptions(column_names=names, use_threads=False, block_size=len(block) + 1)
     try:
         return pc.read_csv(pa.BufferReader(block), how, pc.ParseOptions(newlines_in_values=True), kinds)
-    except pa.ArrowException:  # a text that is not UTF-8 among them
+    except pa.ArrowException:  # such as a text that is not UTF-8
         return None
 
 # %% ../../nbs/package/data/readers.ipynb #c1f4443b
 def _count(block: bytes, character: bytes) -> int:
-    "As `block.count`, which takes several times as long where there are many."
+    "Same as `block.count`, but several times faster if there are many."
     return int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord(character)))
 
 
@@ -165,8 +167,8 @@ def _csv_batches(path: str) -> Iterator[Batch]:
             first += _count(block, b"\n")
 
 # %% ../../nbs/package/data/readers.ipynb #c03e6f5a
-def _whole(value: Any, type: pa.DataType) -> Any:
-    "The value without the holes that Arrow made in it."
+def _without_nulls(value: Any, type: pa.DataType) -> Any:
+    "The value without the null fields that Arrow added."
     if value is None:
         return None
     if isinstance(type, pa.JsonType):
@@ -178,16 +180,16 @@ def _whole(value: Any, type: pa.DataType) -> Any:
     if isinstance(type, pa.MapType):
         if len(dict(value)) < len(value):
             raise ValueError("a map holds a key twice; keep one of its values")
-        return {k: _whole(v, type.item_type) for k, v in value}
+        return {k: _without_nulls(v, type.item_type) for k, v in value}
     if isinstance(value, dict):
-        return {k: _whole(v, type.field(k).type) for k, v in value.items() if v is not None}
+        return {k: _without_nulls(v, type.field(k).type) for k, v in value.items() if v is not None}
     if isinstance(value, list):
-        return [_whole(item, type.value_type) for item in value]
+        return [_without_nulls(item, type.value_type) for item in value]
     return value
 
 
 def _arrow_rows(table: pa.Table | pa.RecordBatch, before: str, first: int) -> Iterator[tuple[str, Any]]:
-    "Place and row of each; a text that is not UTF-8 stands for all rows of its batch."
+    "Location and row of each; a text that is not UTF-8 gives one error for its whole batch."
     types = {field.name: field.type for field in table.schema}
     try:
         rows = table.to_pylist()
@@ -197,7 +199,7 @@ def _arrow_rows(table: pa.Table | pa.RecordBatch, before: str, first: int) -> It
     for i, row in enumerate(rows, first):
         read: Any
         try:
-            read = {key: _whole(value, types[key]) for key, value in row.items()}
+            read = {key: _without_nulls(value, types[key]) for key, value in row.items()}
         except ValueError as e:
             read = e
         yield f"{before}row {i} (counted from 0)", read
@@ -210,7 +212,7 @@ COLUMNS = (  # those that may be part of a conversation
 
 
 def _parquet_batches(path: str, columns: Collection[str]) -> Iterator[Batch]:
-    "The rows and those `columns` that there are; an error in place of the first row that cannot be read."
+    "The rows with those `columns` that exist; an error in place of the first row that cannot be read."
     n = 0
     try:
         with pq.ParquetFile(path) as file:
@@ -222,10 +224,10 @@ def _parquet_batches(path: str, columns: Collection[str]) -> Iterator[Batch]:
                 yield Batch(_arrow_rows(batch, f"{path}: ", n), partial(pa.Table.from_batches, [batch]))
                 n += len(batch)
     except (pa.ArrowException, OSError, ValueError) as e:
-        if isinstance(e, OSError) and e.errno:  # of the system: there is no such file, or no right to read it
+        if isinstance(e, OSError) and e.errno:  # from the system: no such file, or no permission
             raise
-        said = str(e).partition("\n")[0]
-        problem = f"{said[:200]}; the file is damaged, or is no Parquet: write it again"
+        message = str(e).partition("\n")[0]
+        problem = f"{message[:200]}; the file is damaged or not Parquet; write it again"
         yield Batch([(f"{path}: row {n} (counted from 0)", ValueError(problem))])
 
 
@@ -245,7 +247,7 @@ def _suffix(path: str) -> str:
 
 
 def _files(path: str) -> list[str]:
-    "The data files that a path names, itself or in its folder."
+    "The data files of a path: the file itself, or those in the folder."
     if os.path.isfile(path):
         if _suffix(path) in _KINDS:
             return [path]
@@ -256,16 +258,18 @@ def _files(path: str) -> list[str]:
     files = [file for file in inside if _suffix(file) in _KINDS and os.path.isfile(os.path.join(folder, file))]
     if os.path.isdir(path):
         if any(_suffix(file) == ".arrow" for file in inside) or "dataset_dict.json" in inside:
-            raise ValueError(f"{path}: a folder of Dataset.save_to_disk; pass what datasets.load_from_disk makes of it")
+            raise ValueError(f"{path}: a folder of Dataset.save_to_disk; pass datasets.load_from_disk(path)")
         if not files:
-            raise ValueError(f"{path}: a folder without a .json, .jsonl, .csv or .parquet file; name one that has some")
+            raise ValueError(
+                f"{path}: a folder without a .json, .jsonl, .csv or .parquet file; name a folder that has some"
+            )
         return [os.path.join(path, file) for file in files]
     near = difflib.get_close_matches(os.path.basename(path), files)
     raise ValueError(f"{path[:300]}: no such file; " + (f"there is {', '.join(near)}" if near else "check the path"))
 
 # %% ../../nbs/package/data/readers.ipynb #5f8507a6
 def _batches_of_kind(path: str, columns: Collection[str]) -> Iterator[Batch]:
-    "The rows of a file, each with its place, as an editor jumps to it."
+    "The rows of a file, each with its location."
     kind = _suffix(path)
     if kind == ".parquet":
         return _parquet_batches(path, columns)
@@ -275,14 +279,14 @@ def _batches_of_kind(path: str, columns: Collection[str]) -> Iterator[Batch]:
 
 
 def _file_batches(path: str, columns: Collection[str]) -> Iterator[Batch]:
-    "The rows of a file; an `EOFError` in their place if there are none."
+    "The rows of a file, or an `EOFError` in their place if there are none."
     found = False
     try:
         for batch in _batches_of_kind(path, columns):
             found = True
             yield batch
     except OSError as e:
-        yield Batch([(path, ValueError(f"{e.strerror or e}; see to the file and its permissions"))])
+        yield Batch([(path, ValueError(f"{e.strerror or e}; check the file and its permissions"))])
     else:
         if not found:
             yield Batch([(path, EOFError())])
@@ -296,16 +300,16 @@ def _is_hub_name(name: str) -> bool:
 def _from_hub(name: str, split: str, revision: str | None) -> Dataset:
     try:
         return load_dataset(name, split=split, revision=revision)
-    except Exception as e:  # whatever the network, the hub or a file there says
-        said = f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
+    except Exception as e:  # any error of the network, the hub or a file there
+        message = f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
         cure = "check the name, split= and revision=, and the connection; or download the files and pass their folder"
-        raise ValueError(f"{name}: no such path here, and not read from the hub ({said}); {cure}") from None
+        raise ValueError(f"{name}: no such local path, and reading from the hub failed ({message}); {cure}") from None
 
-# %% ../../nbs/package/data/readers.ipynb #6c28e74c
+# %% ../../nbs/package/data/readers.ipynb #ef5c8fc9
 def _check_address(url: str) -> None:
     where = urlsplit(url)
     if where.scheme != "https" and where.hostname not in ("localhost", "127.0.0.1", "::1"):
-        raise ValueError(f"{url}: what comes over http may have been changed on the way; use an https address")
+        raise ValueError(f"{url}: a file sent over http may have been changed on the way; use an https address")
 
 
 class _Redirects(HTTPRedirectHandler):
@@ -315,16 +319,16 @@ class _Redirects(HTTPRedirectHandler):
 
 
 def _download(url: str, file: Path) -> None:
-    "Writes the whole answer of the server to `file`, or nothing."
+    "Write the whole response to `file`, or nothing."
     handle, part = tempfile.mkstemp(dir=file.parent)
     try:
-        with open(handle, "wb") as sink, build_opener(_Redirects).open(url, timeout=60) as answer:
-            if answer.headers.get_content_type() == "text/html":
+        with open(handle, "wb") as sink, build_opener(_Redirects).open(url, timeout=60) as response:
+            if response.headers.get_content_type() == "text/html":
                 raise ValueError(f"{url}: a web page, not a file; take the address of its download or raw button")
-            shutil.copyfileobj(answer, sink)
-            size = answer.headers.get("Content-Length", sink.tell())
+            shutil.copyfileobj(response, sink)
+            size = response.headers.get("Content-Length", sink.tell())
             if sink.tell() != int(size):
-                raise OSError(f"{sink.tell():,} of {int(size):,} bytes came")
+                raise OSError(f"{sink.tell():,} of {int(size):,} bytes arrived")
         os.replace(part, file)
     finally:
         Path(part).unlink(missing_ok=True)
@@ -333,10 +337,10 @@ def _download(url: str, file: Path) -> None:
 def local_source(
     source: Any,  # An address such as "https://host/folder/chats.jsonl", or any other source
 ) -> Any:  # The path of the downloaded file; any other source as it is
-    """Downloads a file of the web, anew at each call, to a folder of its own in the cache of `datasets`.
+    """Downloads the file at an address, again at each call, to a folder of its own in the cache of `datasets`.
 
-    `ValueError` for http without encryption (but on this machine), another type of file, a web page, and whatever the
-    server or the connection reports.
+    Raises `ValueError` for http (except on this machine), for other file types, for a web page, and if the download
+    fails.
     """
     if not isinstance(source, str) or not source.startswith(("http://", "https://")):
         return source
@@ -350,21 +354,18 @@ def local_source(
     try:
         _download(source, folder / name)
     except (OSError, HTTPException) as e:
-        said = f"{type(e).__name__}: {e}"
-        raise ValueError(f"{source}: not downloaded ({said}); check the address, or pass a file's path") from None
+        reason = f"{type(e).__name__}: {e}"
+        raise ValueError(f"{source}: not downloaded ({reason}); check the address, or pass a file's path") from None
     return str(folder / name)
 
 # %% ../../nbs/package/data/readers.ipynb #208d9cf3
 def read_batches(
-    source: str
-    | Path
-    | list[dict]
-    | Dataset,  # A file or its https address, a folder, rows, or "owner/name" on the hub
-    columns: Collection[str] = COLUMNS,  # Those that are read, where the others can be left out
+    source: str | Path | list[dict] | Dataset,  # A path, an https address, rows, or "owner/name" on the hub
+    columns: Collection[str] = COLUMNS,  # To be read, if the file type allows leaving out the others
     *,
     split: str = "train",  # Of a dataset on the hub
     revision: str | None = None,  # The branch, tag or commit there
-) -> Iterator[Batch]:  # Where a row could not be read, the exception stands in its place
+) -> Iterator[Batch]:  # An exception takes the place of a row that cannot be read
     "All rows in their order, batch by batch, so that the source may be larger than memory."
     source = local_source(source)
     if isinstance(source, str) and _is_hub_name(source):
@@ -386,7 +387,7 @@ def read_rows(
     source: str | Path | list[dict] | Dataset,  # As for `read_batches`
     columns: Collection[str] = COLUMNS,
     **where: Any,  # `split` and `revision`
-) -> Iterator[tuple[str, Any]]:  # (place, row); where a row could not be read, the exception stands in its place
-    "Every row in its order and where it stands, one by one."
+) -> Iterator[tuple[str, Any]]:  # (location, row); an exception in place of a row that cannot be read
+    "Every row in order, with its location."
     for batch in read_batches(source, columns, **where):
         yield from batch.rows

@@ -17,8 +17,8 @@ def token_rows(
 ) -> dict[str, list[int]]:  # Last name of the embedding: `ids`; for `peft.LoraConfig(trainable_token_indices=...)`
     """The rows of the tokens in the input embedding and, where it is a different tensor, in the output embedding.
 
-    `token_rows(tiny_model(), [5])` is `{"embed_tokens": [5], "lm_head": [5]}`. `ValueError` where `ids` is empty, or
-    the embeddings have no row for one of them.
+    `token_rows(tiny_model(), [5])` is `{"embed_tokens": [5], "lm_head": [5]}`. Raises `ValueError` if `ids` is empty,
+    or if the embeddings have no row for one of them.
     """
     ids = list(ids)
     tables = [t for t in (model.get_input_embeddings(), model.get_output_embeddings()) if t is not None]

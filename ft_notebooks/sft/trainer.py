@@ -34,20 +34,22 @@ from ..training.config import run_config, split_overrides
 
 # %% ../../nbs/package/sft/trainer.ipynb #4d6d290b
 def _check_rows(dataset: Dataset, given: dict) -> None:
-    "`ValueError` for rows in which nothing is trained, or whose end TRL would cut."
-    if all(label == IGNORE for labels in dataset["labels"] for label in labels[1:]):  # the first has nothing before it
-        raise ValueError(f"none of its {len(dataset)} rows has a label to train on; give chats, or encode_chats' rows")
+    "Raises `ValueError` if no row has a label to train on, or if TRL would truncate a row."
+    if all(label == IGNORE for labels in dataset["labels"] for label in labels[1:]):  # a first token has no predecessor
+        raise ValueError(
+            f"none of the {len(dataset)} rows has a label to train on; give chats, or rows of encode_chats"
+        )
     longest, limit = max(map(len, dataset["input_ids"])), given.get("max_length")
     splits = given.get("packing") and given.get("packing_strategy", "bfd") != "bfd"  # "bfd" cuts a long row
     if limit is not None and longest > limit and not splits:
         raise ValueError(
             f"a row has {longest} tokens, and max_length={limit} would cut it; give encode_chats the same max_length, "
-            "which keeps an account of what is lost"
+            "so that it counts the truncated answers"
         )
 
 # %% ../../nbs/package/sft/trainer.ipynb #e9be6f5b
 def _encoded(tok, given: dict, dataset: Dataset) -> Dataset:
-    "Rows with `input_ids` and `labels`, none of which TRL would cut."
+    "Rows with `input_ids` and `labels`, none of which TRL would truncate."
     if not {"input_ids", "labels"} <= set(dataset.column_names):
         return encode_chats(tok, read_chats(dataset), given.get("max_length"))[0]
     _check_rows(dataset, given)
@@ -105,7 +107,7 @@ class _SFTTrainer(SFTTrainer):
 
 # %% ../../nbs/package/sft/trainer.ipynb #4127f426
 _GIVE_ROWS = "exactly the assistant's tokens are trained; for others, give rows with 'input_ids' and 'labels'"
-_UNREAD = {
+_WITHOUT_EFFECT = {
     "assistant_only_loss": _GIVE_ROWS,
     "completion_only_loss": _GIVE_ROWS,
     "formatting_func": "give chats, as read_chats returns them",
@@ -120,7 +122,7 @@ def _may_be_unpadded(model) -> bool:
 
 
 def _settings(model, rows, output_dir, effective_batch, given, adapter) -> tuple[SFTConfig, Plan]:
-    "The arguments of the run, with a rate for what is trained, and the batch plan behind them."
+    "The run's config, with a learning rate for an adapter or for all weights, and its batch plan."
     lengths = [len(ids) for ids in rows["input_ids"]]
     chosen = plan(model, lengths, effective_batch, given, unpadded=_may_be_unpadded(model), adapter=adapter)
     rate = 2e-4 if isinstance(model, PeftModel) or adapter is not None else 2e-5
@@ -129,7 +131,7 @@ def _settings(model, rows, output_dir, effective_batch, given, adapter) -> tuple
 # %% ../../nbs/package/sft/trainer.ipynb #c19b300a
 @without_library_bars()
 def sft_trainer(
-    model: PreTrainedModel | PeftModel,  # What has `requires_grad` is trained
+    model: PreTrainedModel | PeftModel,  # Parameters with `requires_grad` are trained
     tok: PreTrainedTokenizerBase,  # Encodes the chats with its template; saved with the model
     train_dataset: Rows,  # Chats, or a path to them; or rows of `encode_chats` ("input_ids", "labels": lists of T ids)
     eval_dataset: Rows | dict[str, Rows] | None = None,  # For the evaluation loss; several in a dict by name
@@ -142,10 +144,10 @@ def sft_trainer(
     """A `trl.SFTTrainer` that trains exactly the assistant's tokens of `train_dataset`, not yet started.
 
     `trainer.train(last_good_checkpoint(output_dir))` starts it, and resumes it after a kill to the same weights. Raises
-    `ValueError` before step 1 where nothing would be trained, a row would be cut or a setting would have no effect;
-    during the run where a loss or gradient is NaN. Prints the batch plan: `effective_batch=8` may be 8 x 1 or 4 x 2.
+    `ValueError` before step 1 if nothing would be trained, a row would be truncated or a setting would have no effect,
+    and during the run if a loss or gradient is NaN. Prints the batch plan: `effective_batch=8` may be 8 x 1 or 4 x 2.
     """
-    given, arguments = split_overrides(overrides, SFTConfig, SFTTrainer, _UNREAD)
+    given, arguments = split_overrides(overrides, SFTConfig, SFTTrainer, _WITHOUT_EFFECT)
     check_trackers(given.get("report_to", "none"))
     check_start(model, tok, arguments, "sft_trainer")
     rows = encoded(train_dataset, eval_dataset, read_chats, partial(_encoded, tok, given), "sft_trainer")
@@ -158,8 +160,8 @@ def sft_trainer(
     trainer = ready(_SFTTrainer(model=model, args=args, processing_class=tok, **rows, **arguments))
     count_rows_once(trainer)
     add_guards(trainer)
-    said = "; ".join([chosen.said, *given_way(trainer)])
-    trainer.add_callback(ManifestCallback(trainer, any_world_size, choices=said, levers=levers(trainer.model)))
+    summary = "; ".join([chosen.said, *given_way(trainer)])
+    trainer.add_callback(ManifestCallback(trainer, any_world_size, choices=summary, levers=levers(trainer.model)))
     if trainer.is_world_process_zero():
-        print(said)
+        print(summary)
     return watch(trainer)

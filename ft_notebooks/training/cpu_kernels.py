@@ -40,7 +40,7 @@ def _document_bounds(mask_function, q_length: int, device) -> Tensor | None:
 
 # %% ../../nbs/package/training/cpu_kernels.ipynb #32ca0212
 def document_mask(
-    mask_function: Callable[..., Tensor],  # Of batch, head, query and key indices: may the query see the key?
+    mask_function: Callable[..., Tensor],  # Of batch, head, query and key indices: may the query attend to the key?
     q_length: int,  # Tokens T of the row
     **kwargs,  # As transformers' masks take them
 ) -> Tensor | None:  # int32 [documents + 1]; or the mask of `sdpa`
@@ -148,7 +148,7 @@ def document_attention(
     scaling: float | None = None,  # Of the scores; 1/sqrt(d) if None
     **kwargs,  # As transformers' attention functions take them
 ) -> tuple[Tensor, None]:  # [B, T, H, d], in autocast's dtype where that is on, else in the dtype of `query`
-    "The attention of `sdpa`; given the bounds of documents, it computes no pair of tokens from different documents."
+    "Attention as in `sdpa`; given the bounds of documents, it skips pairs of tokens from different documents."
     if attention_mask is None or attention_mask.ndim != 1:
         return _sdpa(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     special = any(kwargs.get(name) is not None for name in ("position_bias", "softcap", "is_causal"))
@@ -198,7 +198,7 @@ def lora_linear(
     B: Tensor,  # [out, r]
     scaling: float,  # Of the adapter's part; `lora_alpha / r` in PEFT
 ) -> Tensor:  # [..., out], in autocast's dtype where that is on, else in the dtype of `x`
-    "`x W' + b + scaling x A' B'` as one node of the graph, with gradients for `x`, `A` and `B`."
+    "`x W' + b + scaling x A' B'` as one autograd node, with gradients for `x`, `A` and `B`."
     return _LoRALinear.apply(x, weight, bias, A, B, scaling, _dtype(x))
 
 # %% ../../nbs/package/training/cpu_kernels.ipynb #7a77c031
@@ -231,7 +231,7 @@ def rms_norm(
 
 # %% ../../nbs/package/training/cpu_kernels.ipynb #f7364678
 def _row_log_probs(logits: Tensor, targets: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    "Log-probability of each target, entropy, whether it is the first largest; `logits` become the gradient by `scale`."
+    "Log-probability, entropy and top-1 hit of each target; overwrites `logits` with the gradient times `scale`."
     target, z = targets[:, None], logits.float()
     p, largest = z.softmax(-1), z.argmax(-1, keepdim=True)
     total = z.gather(1, largest) - p.gather(1, largest).log()  # log of the sum of exponentials
@@ -243,7 +243,7 @@ def _row_log_probs(logits: Tensor, targets: Tensor, scale: Tensor | None) -> tup
 
 # %% ../../nbs/package/training/cpu_kernels.ipynb #da1d8cca
 class _LabelLogProbs(torch.autograd.Function):
-    "Log-probability of each target, entropy, whether it is the first largest; a frozen head's gradient is ready."
+    "Log-probability, entropy and top-1 hit of each target; the gradient is ready if the head is frozen."
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, dtype):
@@ -282,11 +282,11 @@ class _LabelLogProbs(torch.autograd.Function):
 
 # %% ../../nbs/package/training/cpu_kernels.ipynb #6cb08849
 def label_log_probs(
-    hidden: Tensor,  # [N, C], last hidden states of N labelled positions
+    hidden: Tensor,  # [N, C], last hidden states of N labeled positions
     weight: Tensor,  # [V, C] of the head
     targets: Tensor,  # int64 [N], token ids
 ) -> tuple[Tensor, Tensor, Tensor]:  # float32 [N], float32 [N], bool [N]
-    """Log-probability of each target, with a gradient for `hidden` and for a trained `weight`; entropy and whether it
-    is the most likely, without.
+    """Log-probability of each target, with a gradient for `hidden` and for a trained `weight`; entropy, and whether the
+    target is the most likely token, without a gradient.
     """
     return _LabelLogProbs.apply(hidden, weight, targets, _dtype(hidden))

@@ -20,8 +20,8 @@ from ..core.fingerprints import fingerprint
 from ..core.seams import overrides
 
 # %% ../../nbs/package/training/gradient_flow.ipynb #d74265ec
-def _excused(name: str, good: set[str]) -> bool:
-    "Whether a tensor may go without a gradient: rows of new tokens, and experts of which another one trains."
+def _may_lack_gradient(name: str, good: set[str]) -> bool:
+    "Whether a tensor may lack a gradient: rows of new tokens, and experts if another expert of the layer trains."
 
     def alike(name):
         return re.sub(r"\bexperts\.\d+\.", "experts.", name)
@@ -30,18 +30,18 @@ def _excused(name: str, good: set[str]) -> bool:
 
 # %% ../../nbs/package/training/gradient_flow.ipynb #8f0044eb
 _WRONG = {
-    "are not held by the optimizer": "make it when the adapter is there, of all parameters that require grad",
-    "have had no gradient": "the loss does not reach them: a layer that these rows do not use (leave it out of "
+    "are not held by the optimizer": "create it after the adapter, with all parameters that require grad",
+    "have had no gradient": "no gradient reaches them: a layer that these rows do not use (leave it out of "
     "target_modules, or freeze it with requires_grad_(False)), something detached in a "
     "forward, activation checkpointing without model.enable_input_require_grads(), or 4-bit "
     "layers that a CPU used in eval() before (load the model again)",
-    "have a gradient and have not moved": "their dtype rounds the updates away: train them in float32 "
+    "have a gradient and have not changed": "their dtype rounds the updates away: train them in float32 "
     "(load_model(bits=32)), raise learning_rate, or freeze them with "
     "requires_grad_(False)",
 }
 
 
-def _complaint(when: str, total: int, faults: dict[str, list[str]]) -> str:
+def _error_message(when: str, total: int, faults: dict[str, list[str]]) -> str:
     "The error message: three tensors of each fault, how many there are, and the cure."
     parts = []
     for what, names in faults.items():
@@ -68,19 +68,21 @@ def set_by_any(
     return flags.bool()
 
 # %% ../../nbs/package/training/gradient_flow.ipynb #9aa34d29
-def _faults(tensors, start, lit, device) -> dict[str, list[str]]:
-    "The names of `tensors` that have each of the faults in `_WRONG`, by what any process has seen; none has both."
-    has_gradient = [name in lit for name in tensors]
-    has_moved = [not torch.equal(fingerprint(p), start[name]) for name, p in tensors.items()]
+def _faults(tensors, start, had_gradient, device) -> dict[str, list[str]]:
+    "The names of `tensors` with each fault of `_WRONG`, combined over all processes; no tensor has both faults."
+    has_gradient = [name in had_gradient for name in tensors]
+    has_changed = [not torch.equal(fingerprint(p), start[name]) for name, p in tensors.items()]
     is_here = [local_part(p).numel() > 0 for p in tensors.values()]
-    seen = set_by_any(torch.tensor([has_gradient, has_moved, is_here], device=device)).tolist()
-    lit, moved, there = (set(itertools.compress(tensors, flags)) for flags in seen)
-    lit = lit or moved  # DeepSpeed keeps all gradients to itself
-    dark, stuck = there - lit, (there & lit) - moved
-    good = lit & moved
+    seen = set_by_any(torch.tensor([has_gradient, has_changed, is_here], device=device)).tolist()
+    with_gradient, changed, present = (set(itertools.compress(tensors, flags)) for flags in seen)
+    with_gradient = with_gradient or changed  # DeepSpeed keeps all gradients to itself
+    no_gradient, unchanged = present - with_gradient, (present & with_gradient) - changed
+    good = with_gradient & changed
     return {
-        "have had no gradient": [name for name in tensors if name in dark and not _excused(name, good)],
-        "have a gradient and have not moved": [name for name in tensors if name in stuck and not _excused(name, good)],
+        "have had no gradient": [n for n in tensors if n in no_gradient and not _may_lack_gradient(n, good)],
+        "have a gradient and have not changed": [
+            n for n in tensors if n in unchanged and not _may_lack_gradient(n, good)
+        ],
     }
 
 # %% ../../nbs/package/training/gradient_flow.ipynb #08da91bf
@@ -95,9 +97,9 @@ def check_trained(
     model: nn.Module,  # With its adapter, if it has one; not changed
     own_optimizer: bool = False,  # True: it keeps what rounding loses, so bfloat16 weights may be trained
 ) -> None:
-    """Something is trainable, and updates are not lost to 16 bits; an adapter may be bfloat16.
+    """Checks that something is trainable, and that 16 bits do not lose its updates; an adapter may be bfloat16.
 
-    `ValueError` where nothing is trainable, a trainable tensor is float16, or one of the base is bfloat16.
+    Raises `ValueError` if nothing is trainable, if a trainable tensor is float16, or if one of the base is bfloat16.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trained:
@@ -120,46 +122,48 @@ def check_trained(
         )
 
 # %% ../../nbs/package/training/gradient_flow.ipynb #7f3c5418
-def _trained(model, optimizer) -> dict[str, Tensor]:
-    "The trainable tensors by name; a `ValueError` if there is none, or the optimizer lacks some."
+def _trainable_tensors(model, optimizer) -> dict[str, Tensor]:
+    "The trainable tensors by name; raises `ValueError` if there are none, or if the optimizer lacks some."
     for module in model.modules():
         if isinstance(module, FSDPModule):
-            module.reshard()  # a forward pass before leaves the last one whole, in tensors that no optimizer holds
+            module.reshard()  # after a forward pass the last one is unsharded, in tensors that no optimizer holds
     tensors = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not tensors:
         raise ValueError("no parameter of the model is trainable; load an adapter with is_trainable=True, or add one")
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     loose = [name for name, p in tensors.items() if id(p) not in held]
     if 0 < len(loose) < len(tensors):  # where all are, as under DeepSpeed, the optimizer holds copies
-        raise ValueError(_complaint("before the first step", len(tensors), {"are not held by the optimizer": loose}))
+        raise ValueError(
+            _error_message("before the first step", len(tensors), {"are not held by the optimizer": loose})
+        )
     return tensors
 
 # %% ../../nbs/package/training/gradient_flow.ipynb #4982e08f
 @overrides(TrainerCallback)
 class GradientFlowCallback(TrainerCallback):
-    """After the second step that can change a weight, every trainable tensor has had a gradient and has moved.
+    """Checks after the second step that can change a weight that every trainable tensor had a gradient and changed.
 
-    `ValueError` with the names of those that have not, in every process alike. Steps count whose learning rate is not 0
-    and that no `GradScaler` skipped, from where `train()` begins or resumes. It keeps one integer a tensor, and leaves
-    losses and weights as they are without it.
+    Raises `ValueError` with the names of the others, in every process. A step counts if its learning rate is not 0 and
+    no `GradScaler` skipped it, from where `train()` begins or resumes. The callback keeps one integer per tensor, and
+    does not change losses or weights.
     """
 
     def on_train_begin(self, args, state, control, model, optimizer, **kwargs):
-        self.start = {name: fingerprint(p) for name, p in _trained(model, optimizer).items()}
-        self.total, self.lit, self.steps, self.lr = len(self.start), set(), 0, 0.0
+        self.start = {name: fingerprint(p) for name, p in _trainable_tensors(model, optimizer).items()}
+        self.total, self.with_gradient, self.steps, self.lr = len(self.start), set(), 0, 0.0
 
     def on_optimizer_step(self, args, state, control, model, optimizer, **kwargs):
         lr = max(float(group["lr"]) for group in optimizer.param_groups)
         if not self.start or not lr or getattr(optimizer, "step_was_skipped", False):
             return
         tensors = {name: p for name, p in model.named_parameters() if name in self.start and p.requires_grad}
-        self.lit |= {name for name, p in tensors.items() if p.grad is not None and local_part(p.grad).any()}
+        self.with_gradient |= {name for name, p in tensors.items() if p.grad is not None and local_part(p.grad).any()}
         rises = lr > self.lr
         self.steps, self.lr = self.steps + 1, lr
         if self.steps >= 2:
-            faults = _faults(tensors, self.start, self.lit, args.device)
-            dark, stuck = faults.values()
-            if dark or (stuck and not rises):
+            faults = _faults(tensors, self.start, self.with_gradient, args.device)
+            no_gradient, unchanged = faults.values()
+            if no_gradient or (unchanged and not rises):
                 when = f"after {self.steps} optimizer steps whose learning rate was not 0"
-                raise ValueError(_complaint(when, self.total, faults))
-            self.start = {name: self.start[name] for name in stuck}
+                raise ValueError(_error_message(when, self.total, faults))
+            self.start = {name: self.start[name] for name in unchanged}

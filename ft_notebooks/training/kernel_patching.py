@@ -67,7 +67,7 @@ def _is_rms_norm(norm: nn.Module) -> bool:
 
 # %% ../../nbs/package/training/kernel_patching.ipynb #453e0d2d
 _LARGE = 1000.0  # the largest logit of the trial; soft caps are between 20 and 100
-_TRIED: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # by model: it is tried once
+_TRIED: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # by model, so that each is tried once
 
 
 def _is_product(base: PreTrainedModel, head: nn.Linear) -> bool:
@@ -95,7 +95,7 @@ def _why_own_head(base: PreTrainedModel) -> str | None:
     head = base.get_output_embeddings()
     plain = type(head) is nn.Linear and type(head.weight.data) is Tensor and head.bias is None
     if not plain or head.weight.shape != (head.out_features, head.in_features):
-        return f"the head is no plain, whole weight ({type(head).__name__})"
+        return f"the head is not a plain, unsharded linear layer ({type(head).__name__})"
     if "forward" in vars(head) or is_hooked(head):
         return "a hook on the head"
     if base not in _TRIED:
@@ -103,8 +103,8 @@ def _why_own_head(base: PreTrainedModel) -> str | None:
     return None if _TRIED[base] else f"{type(base).__name__} computes more than a product with the head's weight"
 
 # %% ../../nbs/package/training/kernel_patching.ipynb #cd5f9ed4
-def _in_body(base: PreTrainedModel) -> dict[str, str | None]:
-    "What `levers` gives, without the head, for which the model would have to run."
+def _without_head(base: PreTrainedModel) -> dict[str, str | None]:
+    "The result of `levers` without the head, which would need a forward pass of the model."
     reasons: dict[str, str | None] = dict.fromkeys(("attention", "lora", "norm"))
     if base.device.type != "cpu":
         return {name: f"the model is on {base.device}" for name in reasons}
@@ -125,17 +125,17 @@ def levers(
     "Which optimizations `speed_up` and `LabelHead` use for this model, and why not the others; none on a GPU."
     base = base_model(model)
     head = _why_own_head(base) if base.device.type == "cpu" else f"the model is on {base.device}"
-    return {**_in_body(base), "head": head}
+    return {**_without_head(base), "head": head}
 
 # %% ../../nbs/package/training/kernel_patching.ipynb #47485440
 @contextmanager
 def attention_by(
-    model: PreTrainedModel,  # Changed in place, and changed back
-    name: str,  # By which transformers will know it
+    model: PreTrainedModel,  # Changed in place, and restored
+    name: str,  # Under which it is registered in transformers
     attention: Callable,  # As `AttentionInterface` takes it
     mask: Callable,  # As `AttentionMaskInterface` takes it
 ) -> Iterator[None]:
-    "Inside it the model computes this attention."
+    "Inside the block the model computes this attention."
     AttentionInterface.register(name, attention)
     AttentionMaskInterface.register(name, mask)
     before = attention_of(model)
@@ -148,15 +148,15 @@ def attention_by(
 # %% ../../nbs/package/training/kernel_patching.ipynb #8eb03920
 @contextmanager
 def speed_up(
-    model: PreTrainedModel | PeftModel,  # Changed in place, and changed back
+    model: PreTrainedModel | PeftModel,  # Changed in place, and restored
     off: tuple[str, ...] = (),  # Of "attention", "lora", "norm": optimizations to leave out
 ) -> Iterator[None]:
-    """Inside it a step of `model`, in TRL's trainer or by hand, has the same loss and gradient with less work.
+    """Inside the block a step of `model`, in TRL's trainer or by hand, has the same loss and gradient with less work.
 
-    Afterwards, also after an error, the model is as before. It may be nested. The head's part is `LabelHead`.
+    Afterwards, also after an error, the model is restored. Blocks may be nested. For the head there is `LabelHead`.
     """
     base = base_model(model)
-    on = {name for name, reason in _in_body(base).items() if reason is None} - set(off)
+    on = {name for name, reason in _without_head(base).items() if reason is None} - set(off)
     fused = {}
     for module in base.modules():
         if "lora" in on and isinstance(module, LoraLinear) and _is_plain(module):
@@ -166,7 +166,7 @@ def speed_up(
     with ExitStack() as undone:
         for module, forward in fused.items():
             module.forward = MethodType(forward, module)
-            undone.callback(delattr, module, "forward")  # and the class's own is back
+            undone.callback(delattr, module, "forward")  # which restores the method of the class
         if "attention" in on:
             undone.enter_context(attention_by(base, "documents", document_attention, document_mask))
         yield
@@ -177,7 +177,7 @@ _READ |= {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq
 
 
 class LabelScores:
-    "What TRL reads of its head's output; another field is read from what the model itself gives."
+    "The fields that TRL reads from its head's output; any other field comes from the model itself."
 
     def __init__(
         self,
@@ -200,16 +200,16 @@ class LabelScores:
 
 
 def _spread(values: Tensor, mask: Tensor) -> Tensor:
-    "The values in the places of `mask`, and 0 elsewhere; a part of the graph also where no label is."
+    "The values at the positions of `mask`, and 0 elsewhere; a part of the graph even without any label."
     return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
 # %% ../../nbs/package/training/kernel_patching.ipynb #b979b8f6
 class LabelHead:
     """A model for the `compute_loss` of `trl.SFTTrainer` and `trl.DPOTrainer`: the same log-probabilities, with the
-    head computed only where a label is, and its gradient with the forward pass.
+    head computed only at positions with a label, and its gradient in the forward pass.
 
-    What it does not cover goes to the model as it is, and so to TRL's own head: a model that is not on a CPU, whose
-    head `levers` leaves out, that is compiled, or that puts tokens before the text; an argument that it does not know.
+    All other calls go to the model itself, and so to TRL's own head: if the model is not on a CPU, is compiled, adds
+    virtual tokens, or has a head that `levers` leaves out, or if an argument is unknown.
     """
 
     def __init__(
@@ -224,7 +224,7 @@ class LabelHead:
         virtual = isinstance(inner, PeftModel) and any(c.is_prompt_learning for c in inner.peft_config.values())
         compiled = is_compiled_module(model) or has_compiled_regions(model)
         self._off = off or virtual or compiled or not isinstance(self.base, PreTrainedModel)
-        self._own()  # a model is tried now, and not in a step
+        self._own()  # tries the model now, and not in a step
 
     def _own(self) -> bool:
         "Whether the head is left to the model."
@@ -239,7 +239,7 @@ class LabelHead:
         return self.model(**given) if scored is None else scored
 
     def _scored(self, labels=None, shift_labels=None, **given) -> LabelScores | None:
-        "None where the head was given other positions than the labels have."
+        "None if the head gets other positions than the labels have."
         targets = labels[:, 1:] if shift_labels is None else shift_labels
         mask, head = targets != -100, self.base.get_output_embeddings()
         kept: list[Tensor] = []  # the hidden states, from one hook to the other
@@ -267,7 +267,7 @@ class LabelHead:
         return LabelScores(fields, lambda: self.model(labels=labels, shift_labels=shift_labels, **given))
 
     def _per_token(self, hidden: Tensor, weight: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        "Of N labelled positions; the mean of the logits is the logit of the head's mean."
+        "The fields at N labeled positions; the mean of the logits is the logit of the mean row of the head."
         log_probs, entropy, top = label_log_probs(hidden, weight, targets)
         found = {"log_probs": log_probs, "entropy": entropy, "is_top1": top}
         if self.mean_logits:

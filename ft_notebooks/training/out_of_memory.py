@@ -26,7 +26,7 @@ from ..loading.training_memory import CHECKPOINTING_FIELDS, NotEstimated, step_m
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #4a3483c3
 def _lengths(dataset) -> np.ndarray | None:
-    "Tokens of each row, summed over its columns of token ids; None where they are not known beforehand."
+    "Tokens of each row, summed over its columns of token ids; None if they are not known beforehand."
     columns = [name for name in getattr(dataset, "column_names", None) or [] if name.endswith("ids")]
     if not columns or not hasattr(dataset, "__len__") or not len(dataset):
         return None
@@ -34,18 +34,18 @@ def _lengths(dataset) -> np.ndarray | None:
     return sum(pyarrow.compute.list_value_length(table[name]).to_numpy() for name in columns)
 
 
-def _worst(trainer) -> tuple[list[int], np.ndarray] | None:
-    "The rows of the largest possible micro-batch, longest first, and the lengths of all; None where not known."
+def _largest_micro_batch(trainer) -> tuple[list[int], np.ndarray] | None:
+    "The rows of the largest possible micro-batch, longest first, and the lengths of all rows; None if unknown."
     lengths = _lengths(trainer.train_dataset)
     if lengths is None:
         return None
     return np.argsort(-lengths, kind="stable")[: trainer.args.per_device_train_batch_size].tolist(), lengths
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #4b0ff319
-def _counts(value) -> bool:
-    "Whether a value is a number, or dicts and lists of numbers alone, as counters and metrics are."
+def _is_counter(value) -> bool:
+    "Whether a value is a number, or dicts and lists of only numbers, as counters and metrics are."
     if isinstance(value, dict | list):
-        return all(map(_counts, value.values() if isinstance(value, dict) else value))
+        return all(map(_is_counter, value.values() if isinstance(value, dict) else value))
     return isinstance(value, int | float)
 
 
@@ -53,8 +53,8 @@ def _counts(value) -> bool:
 def side_effects_undone(
     trainer,  # A `transformers.Trainer`, whose gradients are cleared
 ):
-    "What is computed inside leaves no gradient, no metric and no count, and the random state as it was."
-    before = {name: copy.deepcopy(value) for name, value in vars(trainer).items() if _counts(value)}
+    "Computations inside leave no gradients, metrics or counts, and do not change the random state."
+    before = {name: copy.deepcopy(value) for name, value in vars(trainer).items() if _is_counter(value)}
     try:
         with keep_random_state():
             yield
@@ -65,8 +65,8 @@ def side_effects_undone(
                 setattr(trainer, name, value)
 
 
-def _as_later(trainer) -> list[Tensor]:
-    "Allocates what a later step has: gradients of the micro-batches before, and (returned) the averages of AdamW."
+def _allocate_as_later(trainer) -> list[Tensor]:
+    "Allocates the memory of a later step: gradients of earlier micro-batches, and (returned) the averages of AdamW."
     trained = [p for p in trainer.model.parameters() if p.requires_grad]
     if trainer.args.gradient_accumulation_steps > 1:
         for p in trained:
@@ -77,7 +77,7 @@ def _as_later(trainer) -> list[Tensor]:
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #d638469c
 def _available(device: torch.device) -> int:
-    "Bytes that this process may have on the device: what it has, and what is free."
+    "Bytes available to this process on the device: allocated or free."
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     return min(hardware().memory, psutil.virtual_memory().available + psutil.Process().memory_info().rss)
@@ -94,7 +94,7 @@ def _tokens(trainer, rows: list[int], lengths: np.ndarray) -> int:
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #a6d13876
 def _check_memory(trainer, rows: list[int], lengths: np.ndarray) -> None:
-    "A `ValueError` where a step is estimated not to fit: on a CPU too much memory ends the process, without an error."
+    "Raises `ValueError` if a step is estimated not to fit; on a CPU the process would be killed without an error."
     peak, tokens = step_memory(trainer.model, vars(trainer.args)), _tokens(trainer, rows, lengths)
     available = _available(trainer.args.device)
     try:
@@ -107,7 +107,7 @@ def _check_memory(trainer, rows: list[int], lengths: np.ndarray) -> None:
             print(f"memory is not checked before step 1, as {e}")
         return
     if not fits:
-        raise ValueError(f"before step 1: this step would not fit. {_advice(trainer)}")
+        raise ValueError(f"before step 1: a step would not fit into memory. {_advice(trainer)}")
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #eb87f650
 # by the name that the installed release has
@@ -115,27 +115,27 @@ _CHECKPOINTED = f"{next(name for name in CHECKPOINTING_FIELDS if hasattr(Trainin
 
 
 def _shorter(peak, budget: float, lengths: np.ndarray) -> str:
-    "The largest `max_length` of which one row fits, and how many rows it cuts."
+    "The largest `max_length` at which one row fits, and how many rows it cuts."
     longest = lengths.max()
     length = next((n for n in range(longest // 32 * 32, 0, -32) if peak(n) <= budget), 0)
     if not length:
-        return f"no setting makes a row of {longest:,} tokens fit: a smaller model, or a device with more memory"
+        return f"no setting makes a row of {longest:,} tokens fit: use a smaller model, or a device with more memory"
     cut = f"cuts {(lengths > length).sum()} of {len(lengths)} rows, the longest has {longest:,} tokens"
     return f"max_length={length}, one row at a time: {cut}"
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #b9a76f66
-def _cures(
+def _fitting_settings(
     peak, budget: float, lengths: np.ndarray, *, rows: int, steps: int, flat: bool, checkpointing: bool, adapter: bool
 ) -> list[str]:
     "Settings that make a step fit into `budget` bytes, the cheapest first."
-    units, said = -np.sort(-lengths), []
+    units, found = -np.sort(-lengths), []
     sizes = [n for n in range(rows, 0, -1) if rows * steps % n == 0]
 
     def most(sizes=sizes, **changes):  # rows at a time
         return next((n for n in sizes if peak(units[:n].sum() if flat else n * units[0], **changes) <= budget), 0)
 
     if now := most(sizes[1:]):
-        said.append(
+        found.append(
             f"per_device_train_batch_size={now}, gradient_accumulation_steps={rows * steps // now} (they are {rows} "
             f"and {steps}): the same effective batch in smaller parts"
         )
@@ -143,8 +143,8 @@ def _cures(
     four_bits = most(bits=4, method="qlora") if adapter else 0
     for way, n in {_CHECKPOINTED: checkpointed, "load_model(bits=4)": four_bits}.items():
         if n > now:
-            said.append(f"{way}: {n} rows at a time")
-    return said or [_shorter(peak, budget, lengths)]
+            found.append(f"{way}: {n} rows at a time")
+    return found or [_shorter(peak, budget, lengths)]
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #aba96b05
 def _estimated_advice(trainer, peak, worst) -> str:
@@ -155,7 +155,7 @@ def _estimated_advice(trainer, peak, worst) -> str:
         "adapter": isinstance(trainer.model, PeftModel) and not getattr(trainer.model, "is_loaded_in_4bit", False),
     }
     batch = {"rows": rows, "steps": args.gradient_accumulation_steps, "flat": _flat(args)}
-    cures = _cures(peak, 0.9 * available, worst[1], **batch, **now)
+    cures = _fitting_settings(peak, 0.9 * available, worst[1], **batch, **now)
     return (
         f"a step of {rows} rows, {tokens:,} tokens with padding, is estimated at {peak(tokens) / 1e9:.1f} of "
         f"{available / 1e9:.1f} GB. One of these fits: {'; or '.join(cures)}"
@@ -164,7 +164,7 @@ def _estimated_advice(trainer, peak, worst) -> str:
 
 def _advice(trainer) -> str:
     "What to change, and by how much, for this model, these rows and the available memory."
-    rows, worst = trainer.args.per_device_train_batch_size, _worst(trainer)
+    rows, worst = trainer.args.per_device_train_batch_size, _largest_micro_batch(trainer)
     peak = step_memory(trainer.model, vars(trainer.args))
     try:
         if worst is not None and not isinstance(peak, str):
@@ -176,13 +176,12 @@ def _advice(trainer) -> str:
     return f"try {fields}; memory is not estimated, as {why}"
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #9e26201d
-def _in_training(trainer, error: Exception, rehearsal: bool = False) -> str:
+def _in_training(trainer, error: Exception, trial: bool = False) -> str:
     "The error when a step runs out of memory: what to change, and the checkpoint to resume from."
     good = last_good_checkpoint(trainer.args.output_dir)
-    on = f". {good} is whole: go on from there" if good else ""
-    rehearsed = "in the rehearsal of the longest rows, before step 1"
-    when = rehearsed if rehearsal else f"in step {trainer.state.global_step + 1}"
-    return f"out of memory {when} ({str(error).splitlines()[0]}): {_advice(trainer)}{on}"
+    resume = f". The last complete checkpoint is {good}: resume from there" if good else ""
+    when = "in the trial step, before step 1" if trial else f"in step {trainer.state.global_step + 1}"
+    return f"out of memory {when} ({str(error).splitlines()[0]}): {_advice(trainer)}{resume}"
 
 
 def _in_evaluation(trainer, error: Exception) -> str:
@@ -198,10 +197,10 @@ def _in_evaluation(trainer, error: Exception) -> str:
 @contextlib.contextmanager
 def explain_out_of_memory(
     trainer: Trainer,
-    evaluation: bool = False,  # Whether an evaluation runs inside, else a training
+    evaluation: bool = False,  # Whether an evaluation runs inside; otherwise training
 ):
-    """Inside, `torch.OutOfMemoryError` becomes a `ValueError` with the settings that fit, and the checkpoint that is
-    whole.
+    """Turns `torch.OutOfMemoryError` inside the block into a `ValueError` with the settings that fit, and the last
+    complete checkpoint.
 
     `with explain_out_of_memory(trainer): trainer.train()`.
     """
@@ -211,34 +210,34 @@ def explain_out_of_memory(
         raise ValueError((_in_evaluation if evaluation else _in_training)(trainer, error)) from error
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #2d39d160
-def _rehearse(trainer, rows: list[int]) -> None:
-    "One forward and backward pass of these rows, with what a later step holds; without a trace."
+def _trial_step(trainer, rows: list[int]) -> None:
+    "One forward and backward pass of these rows, with the memory of a later step; leaves no side effects."
     batch = trainer.data_collator([trainer.train_dataset[i] for i in rows])
     items = (batch["labels"][..., 1:] != IGNORE).sum().to(trainer.args.device) if "labels" in batch else None
     with side_effects_undone(trainer):
-        held = _as_later(trainer)
+        held = _allocate_as_later(trainer)
         trainer.training_step(trainer.model_wrapped, batch, items)
         del held
 
 
 @overrides(TrainerCallback)
 class MemoryCheck(TrainerCallback):
-    """A run that does not fit into memory fails before step 1: `trainer.add_callback(MemoryCheck(trainer))`.
+    """Stops a run that does not fit into memory before step 1: `trainer.add_callback(MemoryCheck(trainer))`.
 
-    `ValueError` with the settings that fit, where the largest micro-batch runs out of memory, or on a CPU is estimated
-    to. A healthy run is the same with it, bit for bit.
+    Raises `ValueError` with the settings that fit if the largest micro-batch runs out of memory or, on a CPU, is
+    estimated to. A healthy run is unchanged, bit for bit.
     """
 
     def __init__(
         self,
         trainer: Trainer,  # The one that it is added to
-        rehearse: bool | None = None,  # Whether the largest micro-batch runs once first; None: on a GPU only
+        rehearse: bool | None = None,  # Whether to run the trial step; None: on a GPU only
     ):
         self.trainer, self.rehearse = trainer, rehearse
 
     def on_train_begin(self, args, state, control, **kwargs):
-        trainer, worst = self.trainer, _worst(self.trainer)
-        if worst is None or control.should_training_stop:  # the run has ended
+        trainer, worst = self.trainer, _largest_micro_batch(self.trainer)
+        if worst is None or control.should_training_stop:  # the run has ended already
             return
         on_cpu = args.device.type == "cpu"
         if on_cpu:
@@ -248,8 +247,8 @@ class MemoryCheck(TrainerCallback):
         if would_step or not wanted:
             return
         try:
-            _rehearse(trainer, worst[0])
+            _trial_step(trainer, worst[0])
         except torch.OutOfMemoryError as error:
             if trainer.args.auto_find_batch_size:  # transformers tries a smaller one
                 raise
-            raise ValueError(_in_training(trainer, error, rehearsal=True)) from error
+            raise ValueError(_in_training(trainer, error, trial=True)) from error

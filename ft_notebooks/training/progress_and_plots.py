@@ -31,9 +31,9 @@ from ..checkpointing.metrics_log import MetricsCallback, read_entries
 def logged_history(
     run,  # A trainer, a run's folder, or a list of log entries
 ) -> list[dict]:
-    """The log entries of a run, as many as are on disk where it is a folder.
+    """The log entries of a run; of a folder, those that are on disk.
 
-    `ValueError` for a folder with neither `metrics.jsonl` nor a complete checkpoint.
+    Raises `ValueError` for a folder with neither `metrics.jsonl` nor a complete checkpoint.
     """
     if isinstance(run, (list, tuple)):
         return list(run)
@@ -98,7 +98,7 @@ def plot_history(
 ):  # -> matplotlib.figure.Figure
     """The losses by optimizer step, and a panel each for learning rate, gradient norm, tokens per second and entropy.
 
-    `ValueError` where no training loss was logged, or a folder has no log.
+    Raises `ValueError` if no training loss was logged, or if a folder has no log.
     """
     import matplotlib.pyplot as plt
 
@@ -123,7 +123,7 @@ def plot_history(
 class LossBar(ProgressCallback):
     """One bar in a terminal: steps, time left, losses, tokens per second; it begins where the run resumes.
 
-    Without a terminal it is a line a minute.
+    Without a terminal it prints a line a minute.
     """
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -131,7 +131,7 @@ class LossBar(ProgressCallback):
         if state.is_world_process_zero:
             options = {"total": state.max_steps, "initial": state.global_step, "unit": "step", "dynamic_ncols": True}
             self.training_bar = progress_bar(**options)
-            self.training_bar.set_description("", refresh=False)  # which a bar that is switched off does not have
+            self.training_bar.set_description("", refresh=False)  # an attribute that a disabled bar lacks
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
         if self.training_bar is None:  # `trainer.evaluate()` alone
@@ -168,7 +168,7 @@ class LiveCurve(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         if state.is_world_process_zero and any("loss" in entry for entry in state.log_history):
             self._draw(state, None)
-        self.next = None  # what is logged after the run is no part of its curve
+        self.next = None  # entries logged after the run do not belong to its curve
 
     def _draw(self, state, title) -> None:
         from IPython.display import display
@@ -188,8 +188,8 @@ def watch(
 ) -> Trainer:  # The same
     """`metrics.jsonl` in the run's folder, and a loss curve (notebook) or bar (terminal) instead of transformers' own.
 
-    Called twice, or with such callbacks among the trainer's, it adds nothing. TensorBoard's files go into the run's
-    folder, under a name without the time.
+    It adds nothing if the trainer already has such callbacks. TensorBoard's files go into the run's folder, under a
+    name without the time.
     """
     args, callbacks = trainer.args, trainer.callback_handler.callbacks
     if args.include_num_input_tokens_seen == "no":
@@ -213,10 +213,10 @@ _TRACK = ("trackio", "tensorboard", "wandb")  # the extra `track`; each was run 
 def check_trackers(
     report_to: str | list[str] | None,  # The field of `TrainingArguments`, as the caller gave it
 ) -> None:
-    """Every tracker is known and installed, so that the run is recorded.
+    """Checks that every tracker is known and installed, so that the run is recorded.
 
-    `ValueError` for an unknown tracker, for one whose package is missing (with the line that installs it), and for
-    "all" where none is installed.
+    Raises `ValueError` for an unknown tracker, for one whose package is missing (with the line that installs it), and
+    for "all" if none is installed.
     """
     names = [report_to] if isinstance(report_to, str) or report_to is None else list(report_to)
     installed = get_available_reporting_integrations()
@@ -226,7 +226,7 @@ def check_trackers(
         if name not in INTEGRATION_TO_CALLBACK and name != "all":
             near = nearest(str(name), INTEGRATION_TO_CALLBACK, cutoff=0.6)
             hint = f"did you mean {near!r}?" if near else f"give 'none', or some of {', '.join(_TRACK)}"
-            raise ValueError(f"report_to={name!r} is no tracker that transformers knows; {hint}")
+            raise ValueError(f"report_to={name!r} is not a tracker that transformers knows; {hint}")
         if name not in installed and name != "flyte":  # which transformers does not list
             package = "'ft_notebooks[track]'" if name in (*_TRACK, "all") else name
             missing = "no tracker is installed" if name == "all" else "the package is not installed"

@@ -22,9 +22,9 @@ from ..checkpointing.metrics_log import append_entries, entries_text, read_entri
 # %% ../../nbs/package/training/sample_outputs.ipynb #40887078
 @overrides(TrainerCallback)
 class SamplesCallback(TrainerCallback):
-    """Greedy answers at the start, each evaluation and the end, in `samples.jsonl`; the weights are as without it.
+    """Writes greedy answers at the start, each evaluation and the end to `samples.jsonl`; does not change the weights.
 
-    A resume keeps the answers up to its checkpoint. With `load_best_model_at_end` the best model gives the last ones.
+    A resume keeps the answers up to its checkpoint. With `load_best_model_at_end` the best model writes the last ones.
     """
 
     file: Path | None = None  # None between `train()`s
@@ -115,11 +115,11 @@ class _Samples:
 # %% ../../nbs/package/training/sample_outputs.ipynb #5cf97fbb
 def show_samples(
     run: str | Path | list[dict],  # A run's folder, or lines of its `samples.jsonl`
-    steps: int = 4,  # At most so many steps: the first, the last, and steps between
+    steps: int = 4,  # Number of steps at most: the first, the last, and steps between
 ) -> _Samples:
     """The answers to each prompt, by step, side by side: HTML in a notebook, text when printed.
 
-    `ValueError` where the folder has no `samples.jsonl`, or the list is empty.
+    Raises `ValueError` if the folder has no `samples.jsonl`, or if the list is empty.
     """
     lines = run if isinstance(run, list) else read_entries(Path(run) / "samples.jsonl")
     if not lines:

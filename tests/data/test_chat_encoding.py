@@ -166,14 +166,14 @@ def test_one_answer_in_a_hundred_may_lose_its_end_and_two_may_not():
     rows = Dataset.from_list([{"messages": m} for m in (short, short, short, short[:-2] + long)])
     assert encode_chats(tok, rows, whole)[1]["answers_cut"] == 1
     twice = Dataset.from_list([{"messages": m} for m in (short, short, short[:-2] + long, short[:-2] + long)])
-    with pytest.raises(ValueError, match="^2 of 100 answers would lose their end .* or say allow_cut=0.02$"):
+    with pytest.raises(ValueError, match="^2 of 100 answers would lose their end .* or set allow_cut=0.02$"):
         encode_chats(tok, twice, whole)
     assert encode_chats(tok, twice, whole, allow_cut=0.02)[1]["answers_cut"] == 2
 
 
 def test_the_share_that_the_error_names_is_enough():
     rows = Dataset.from_list([{"messages": words("hi", "yo" * (200 if i < 2 else 1))} for i in range(130)])
-    with pytest.raises(ValueError, match="^2 of 130 answers would lose their end .* or say allow_cut=0.016$"):
+    with pytest.raises(ValueError, match="^2 of 130 answers would lose their end .* or set allow_cut=0.016$"):
         encode_chats(tiny_tokenizer(), rows, 60)
     assert encode_chats(tiny_tokenizer(), rows, 60, allow_cut=0.016)[1]["answers_cut"] == 2
 

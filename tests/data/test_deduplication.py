@@ -349,12 +349,12 @@ def test_the_description_counts_and_is_added_to_what_stood_there():
     dataset.info.description = "Questions of all kinds."
     said = {side.info.description for side in split(dataset, 0.3).values()}
     assert said == {
-        "Questions of all kinds.\nOf 25 rows, 2 repeat another and 1 its prompt, with another answer; "
-        "1 are near-duplicates (similarity 0.8 or more). 3 groups stay on one side each, the largest of 3 rows."
+        "Questions of all kinds.\nOf 25 rows, 2 are duplicates and 1 repeat a prompt with another answer; "
+        "1 are near-duplicates (similarity 0.8 or more). 3 groups are kept on one side each, the largest of 3 rows."
     }
     assert dataset.info.description == "Questions of all kinds."
     plain = split(dataset, 0.3, near=None)["train"].info.description
-    assert plain.endswith("with another answer. 2 groups stay on one side each, the largest of 3 rows.")
+    assert plain.endswith("with another answer. 2 groups are kept on one side each, the largest of 3 rows.")
 
 
 def test_nothing_is_printed_and_nothing_is_logged(capfd, caplog):
@@ -388,7 +388,8 @@ def test_no_rows_and_one_row_cannot_be_split_and_overlap_with_nothing():
     none, one = appointments(3).select([]), appointments(1)
     for dataset in (none, one):
         with pytest.raises(
-            ValueError, match=f"{len(dataset)} rows, {len(dataset)} of them different, give 0 to the test"
+            ValueError,
+            match=f"{len(dataset)} rows in {len(dataset)} groups of near-duplicates, the test set would get 0",
         ):
             split(dataset, 0.5)
     assert overlap(none, one) == overlap(one, none) == overlap(none, none) == []
@@ -402,7 +403,9 @@ def test_a_group_too_large_for_the_share_is_named_with_its_cure():
     with pytest.raises(ValueError) as failure:
         split(dataset, 0.5)
     said = str(failure.value)
-    assert "share=0.5 asks for 12 rows: 23 rows, 4 of them different, give 3 to the test; change the share" in said
+    assert (
+        "share=0.5 asks for 12 test rows; with 23 rows in 4 groups of near-duplicates, the test set would get 3" in said
+    )
     assert "20 rows belong together, such as the rows 3 and 4 (counted from 0)" in said
     assert "near=None" in said and "dataset.train_test_split(share)" in said
     with pytest.raises(ValueError) as failure:
@@ -411,7 +414,7 @@ def test_a_group_too_large_for_the_share_is_named_with_its_cure():
 
 
 def test_a_test_that_takes_all_rows_is_refused():
-    with pytest.raises(ValueError, match="share=0.9 asks for 2 rows: 2 rows, 2 of them different, give 2 to the test"):
+    with pytest.raises(ValueError, match="would get 2 and the training set 0; change the share or add rows"):
         split(appointments(2), 0.9)
 
 

@@ -186,10 +186,10 @@ NO_CHAT = {
         "messages": [USER, {"role": "assistant", "content": "", "reasoning_content": "Well."}]
     },
     'message 1 has "k\\ud800" (1), which would be lost': {"messages": [{**USER, "k\ud800": 1}]},
-    "message 2 is a tool's but nobody called it; put the assistant's call before it": {
+    "message 2 is a tool's and follows no tool call; put the assistant's call before it": {
         "messages": [USER, RESULT, ANSWER]
     },
-    "the last message is the tool's; end with the assistant's": {"messages": [USER, CALL, RESULT]},
+    "the last message is the tool's; add the assistant's answer": {"messages": [USER, CALL, RESULT]},
     'message 1 has the role \'developer\'; the roles are "system", "user", "assistant" and "tool"; write "system"': {
         "messages": [{"role": "developer", "content": "a"}]
     },
@@ -289,7 +289,7 @@ NO_PAIR = {
         "chosen": [USER, ANSWER],
         "rejected": [USER, ANSWER, USER, ANSWER],
     },
-    '"prompt" (\'Bye\') is not what "chosen" begins with': {
+    '"prompt" (\'Bye\') is not the beginning of "chosen"': {
         "prompt": "Bye",
         "chosen": [USER, ANSWER],
         "rejected": [USER, OTHER],
@@ -300,7 +300,7 @@ NO_PAIR = {
         "chosen": "c",
         "rejected": "d",
     },
-    'in "chosen", message 2 is the assistant\'s but answers nobody': {
+    'in "chosen", message 2 is the assistant\'s and follows neither a user nor a tool message': {
         "prompt": [ANSWER],
         "chosen": "a",
         "rejected": "b",

@@ -216,7 +216,7 @@ def test_a_pair_fits_to_the_last_token_and_is_left_out_one_below(tok):
         found[max_length] = (len(encoded), account["long_prompts"], account["long_answers"])
     assert found == {whole: (2, 0, 0), whole - 1: (1, 0, 1), n + 1: (1, 0, 1), n: (1, 1, 0)}
     with pytest.raises(
-        ValueError, match=f"1 prompts leave no room for an answer, and 0 pairs .* the longest has {whole} tokens"
+        ValueError, match=f"1 prompts leave no space for an answer, and 0 pairs .* the longest has {whole} tokens"
     ):
         encode_pairs(tok, [row, short], max_length=n)
 

@@ -121,11 +121,13 @@ ROWS = {
     "message 1 has half a surrogate pair in its \"content\" '\\ud83d'": chat(("user", "\ud83d")),
     "the row has half a surrogate pair in its \"input\" '1 \\ud83d'": {**ALPACA, "input": "1 \ud83d"},
     'message 1 has "weight" (0), which would be lost': {"messages": [{"role": "user", "content": "a", "weight": 0}]},
-    "message 2 is the system's; only the first message may be": chat(
+    "message 2 is a system message; only the first message may be one": chat(
         ("user", "a"), ("system", "b"), ("assistant", "c")
     ),  # fmt: skip
-    "no message is the assistant's, so there is nothing to learn": chat(("system", "a"), ("user", "b")),
-    "the last message is the user's; end with the assistant's": chat(("user", "a"), ("assistant", "b"), ("user", "c")),
+    "no message is the assistant's, so there is nothing to train on": chat(("system", "a"), ("user", "b")),
+    "the last message is the user's; add the assistant's answer": chat(
+        ("user", "a"), ("assistant", "b"), ("user", "c")
+    ),
     'the row has no "output"; an alpaca row needs "instruction" and "output"': {"instruction": "Add.", "output": None},
     'the row has a blank "instruction"': {**ALPACA, "instruction": ""},
     'the row has a blank "output"': {**ALPACA, "output": "\n"},
@@ -149,7 +151,11 @@ def test_a_broken_row_is_named_by_its_place_in_a_file_and_in_a_list(write, words
         ("a.jsonl", json.dumps(CHAT) + "\n{'a': 1}\n", "a.jsonl:2: not JSON at column 2: Expecting property name"),
         ("a.jsonl", '{"a": 1} {"a": 2}\n', "a.jsonl:1: not JSON at column 10: Extra data; write the row with"),
         ("a.jsonl", '{"instruction": "a",\n"output": "b"}', "a.jsonl:1: not JSON at column 21: Expecting property"),
-        ("a.jsonl", json.dumps([CHAT]), "a.jsonl:1: not read: an array, as in a .json file; rename the file"),
+        (
+            "a.jsonl",
+            json.dumps([CHAT]),
+            "a.jsonl:1: not read: the file holds an array, as a .json file does; rename it",
+        ),
         ("a.jsonl", "[" * 100_000, "a.jsonl:1: not read: an array"),
         ("a.jsonl", '{"a":' * 100_000, "a.jsonl:1: not read: "),
         ("a.jsonl", '{"instruction": "a", "output": "b", "output": "c"}', '1: not read: the key "output" occurs twice'),
@@ -165,20 +171,24 @@ def test_a_broken_row_is_named_by_its_place_in_a_file_and_in_a_list(write, words
         (
             "a.json",
             f"[{json.dumps(CHAT)}\n\n {json.dumps(CHAT)}]",
-            "a.json: row 1 (counted from 0): not read: the array does not go on with , or ] before ",
+            "a.json: row 1 (counted from 0): not read: expected , or ] in the array before ",
         ),
         (
             "a.json",
             f"[{json.dumps(CHAT)}",
-            "a.json: row 1 (counted from 0): not read: the array does not go on with , or ] before ''",
+            "a.json: row 1 (counted from 0): not read: expected , or ] in the array before ''",
         ),
-        ("a.json", f"[{json.dumps(CHAT)}]\n]", "a.json: row 1 (counted from 0): not read: the array ends before ']'"),
-        ("a.json", "not json", "it begins with 'not json', and is not an array of rows, [{...}, {...}]"),
+        (
+            "a.json",
+            f"[{json.dumps(CHAT)}]\n]",
+            "a.json: row 1 (counted from 0): not read: unexpected text after the array: ']'",
+        ),
+        ("a.json", "not json", "the file begins with 'not json', and is not an array of rows, [{...}, {...}]"),
         ("a.json", json.dumps({"data": [CHAT], "n": 1}), "save rows that stand under a key as a file of their own"),
-        ("a.json", json.dumps({"n": 1}), "it begins with '{\"n\": 1}', and is not an array of rows"),
+        ("a.json", json.dumps({"n": 1}), "the file begins with '{\"n\": 1}', and is not an array of rows"),
         ("a.json", json.dumps(CHAT), "and is not an array of rows, [{...}, {...}]; rename"),
         ("a.json", f"{json.dumps(CHAT)}\n{json.dumps(CHAT)}", "rename JSON Lines to .jsonl"),
-        ("a.json", '"Hi"', "it begins with '\"Hi\"', and is not an array of rows"),
+        ("a.json", '"Hi"', "the file begins with '\"Hi\"', and is not an array of rows"),
         ("a.json", "", "a.json: no rows; a row is"),
         ("a.json", " \n ", "a.json: no rows; a row is"),
         ("a.json", "[ \n]", "a.json: no rows; a row is"),
@@ -519,7 +529,9 @@ def test_an_answer_to_nobody_is_refused():
         [("system", "a"), ("assistant", "b")],
         [("user", "a"), ("assistant", "b"), ("assistant", "c")],
     ):
-        with pytest.raises(ValueError, match=f"message {len(turns)} is the assistant's but answers nobody"):
+        with pytest.raises(
+            ValueError, match=f"message {len(turns)} is the assistant's and follows neither a user nor a tool message"
+        ):
             read_chats([chat(*turns)])
 
 
@@ -530,7 +542,7 @@ def test_split_refuses_a_share_outside_zero_and_one(share):
 
 
 def test_split_refuses_to_leave_a_side_empty():
-    with pytest.raises(ValueError, match="3 rows, 1 of them different, give 0 to the test; change the share"):
+    with pytest.raises(ValueError, match="with 3 rows in 1 groups of near-duplicates, the test set would get 0"):
         split(read_chats([CHAT] * 3), 0.5)
     with pytest.raises(ValueError, match="give 2 to the test"):
         split(read_chats([CHAT, ALPACA]), 0.9)

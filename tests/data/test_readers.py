@@ -100,11 +100,13 @@ def test_a_key_that_occurs_twice_is_refused_at_every_depth(write, name, before, 
 
 @pytest.mark.parametrize("tail", ["]", "\n{}", "x", ",[]"])
 def test_what_stands_behind_an_array_is_refused(write, tail):
-    assert "a.json: row 1 (counted from 0): the array ends before" in said(write("a.json", "[{}]" + tail))
+    assert "a.json: row 1 (counted from 0): unexpected text after the array" in said(write("a.json", "[{}]" + tail))
 
 
 def test_a_long_object_is_not_read_to_say_that_it_is_no_array(write):
-    assert 'it begins with \'{"data": [{"' in said(write("a.json", json.dumps({"data": [{"a": "x" * 1000}] * 3000})))
+    assert 'the file begins with \'{"data": [{"' in said(
+        write("a.json", json.dumps({"data": [{"a": "x" * 1000}] * 3000}))
+    )
 
 
 def test_a_line_that_is_not_utf8_stands_alone_and_the_others_are_read(write):
@@ -126,10 +128,10 @@ def test_csv_is_read_as_text_however_it_is_quoted(write, kinds, mark):
 @pytest.mark.parametrize(
     "content, words",
     [
-        ("a,b\n1,2,3\n", "a.csv:2: 3 cells under 2 names; put quotes around a text that holds a comma"),
-        ("a,b\n1\n", "a.csv:2: 1 cells under 2 names"),
+        ("a,b\n1,2,3\n", "a.csv:2: 3 cells for 2 columns; put quotes around a text that contains a comma"),
+        ("a,b\n1\n", "a.csv:2: 1 cells for 2 columns"),
         ("a,b,a\n1,2,3\n", 'a.csv:1: two columns are called "a"; rename one'),
-        ('a,b\n\n1,"2\n3,4\n', "a.csv:3: unexpected end of data, as csv says of the record that starts here"),
+        ('a,b\n\n1,"2\n3,4\n', "a.csv:3: unexpected end of data, in the record that starts here"),
         ('a,b\n1,"2"3\n', "a.csv:2: ',' expected after '\"'"),
         ("a,b\r1,2\r", "a.csv:1: new-line character seen in unquoted field"),
         (b"a,b\n1,2\n1,\xe9\n", "a.csv:3: 'utf-8' codec can't decode"),
@@ -142,7 +144,7 @@ def test_broken_csv_is_refused_where_the_record_starts(write, content, words):
 def test_a_long_cell_is_read_and_an_endless_one_refused_and_the_limit_of_the_process_stays(write, monkeypatch):
     before = csv.field_size_limit()
     assert read(write("a.csv", f"a,b\n{'x' * 200_000},\n"))[1] == [{"a": "x" * 200_000}]
-    monkeypatch.setattr(readers, "_CELL", 1000)
+    monkeypatch.setattr(readers, "_MAX_CELL", 1000)
     assert "a.csv:2: field larger than field limit (1000)" in said(write("a.csv", 'a\n"' + "x\n" * 1000))
     assert csv.field_size_limit() == before
 
@@ -185,7 +187,7 @@ def test_columns_that_say_nothing_are_named(tmp_path):
 def test_a_truncated_parquet_is_refused(tmp_path, cut):
     Dataset.from_list(ROWS).to_parquet(tmp_path / "a.parquet")
     (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:cut])
-    assert "the file is damaged, or is no Parquet: write it again" in said(tmp_path / "a.parquet")
+    assert "the file is damaged or not Parquet; write it again" in said(tmp_path / "a.parquet")
 
 
 # --- where rows come from
@@ -213,7 +215,7 @@ def test_a_folder_without_data_is_refused(tmp_path):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read_is_said(write, tmp_path):
     os.chmod(tmp_path / write("a.jsonl", "{}"), 0)
-    assert "a.jsonl: Permission denied; see to the file and its permissions" in said("a.jsonl")
+    assert "a.jsonl: Permission denied; check the file and its permissions" in said("a.jsonl")
 
 
 def test_a_disk_that_fails_is_said_with_the_file(write, monkeypatch):
@@ -222,7 +224,7 @@ def test_a_disk_that_fails_is_said_with_the_file(write, monkeypatch):
         yield
 
     monkeypatch.setattr(readers, "_jsonl_batches", fails)
-    assert said(write("a.jsonl", "{}")) == "a.jsonl: Input/output error; see to the file and its permissions"
+    assert said(write("a.jsonl", "{}")) == "a.jsonl: Input/output error; check the file and its permissions"
 
 
 def test_a_name_of_the_hub_is_asked_for_there_and_a_path_never(write, monkeypatch):
@@ -262,7 +264,7 @@ def test_what_the_hub_says_is_said_with_the_cure(monkeypatch):
     monkeypatch.setattr(readers, "load_dataset", unreachable)
     with pytest.raises(
         ValueError,
-        match=r"^owner/name: no such path here, and not read from the hub \(ConnectionError: no network\); check",
+        match=r"^owner/name: no such local path, and reading from the hub failed \(ConnectionError: no network\); ",
     ):
         list(read_rows("owner/name"))
 
@@ -318,4 +320,4 @@ def test_a_parquet_file_that_is_gone_or_closed_to_us_is_not_called_damaged(write
 
     pq.write_table(pa.table({"prompt": ["a"]}), "a.parquet")
     monkeypatch.setattr(readers.pq, "ParquetFile", gone)
-    assert said("a.parquet") == "a.parquet: No such file or directory; see to the file and its permissions"
+    assert said("a.parquet") == "a.parquet: No such file or directory; check the file and its permissions"

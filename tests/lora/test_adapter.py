@@ -1,4 +1,4 @@
-"""Edges of LoRA: seeds across processes, quantised bases, what merges and what does not, adapters on disk."""
+"""Edges of LoRA: seeds across processes, quantized bases, what merges and what does not, adapters on disk."""
 
 import copy
 import json
@@ -82,7 +82,7 @@ def test_a_rank_that_is_no_whole_number_of_at_least_one_is_refused(r):
         ({"target_modules": ["attn.q_proj"]}, "no module 'attn.q_proj'; the nearest is 'q_proj'"),
         ({"target_modules": r".*\.q_prj"}, r"no module '.*q_prj'; the nearest is 'model.layers.\d.self_attn.q_proj'"),
         ({"target_modules": "query_key_value"}, "no module 'query_key_value'; the nearest is"),
-        ({"target_modules": "(q_proj"}, r"target_modules: '\(q_proj' is no pattern"),
+        ({"target_modules": "(q_proj"}, r"target_modules: '\(q_proj' is not a valid regular expression"),
         ({"modules_to_save": ["lm_head", "embed_token"]}, "modules_to_save: .* the nearest is 'embed_tokens'"),
         ({"rank_pattern": {"q_prj": 4}}, "rank_pattern: .* the nearest is 'q_proj'"),
         ({"alpha_pattern": {"layers.7.mlp": 4}}, "alpha_pattern: the model has no module 'layers.7.mlp'"),
@@ -369,7 +369,7 @@ def test_an_adapter_that_was_merged_in_place_is_taken_as_it_is_and_refused_on_a_
     four = with_adapter(base)
     with pytest.warns(UserWarning, match="rounding errors"):
         four.merge_adapter()
-    with pytest.raises(ValueError, match="merged into the quantised base, which was rounded again"):
+    with pytest.raises(ValueError, match="merged into the quantized base, whose weights were rounded again"):
         merge_adapter(four)
 
 
@@ -526,7 +526,7 @@ def test_an_adapter_that_was_cut_off_is_refused(saved, size, nothing_is_loaded):
 def test_a_config_that_is_none_is_refused(saved, content, nothing_is_loaded):
     (saved[0] / "adapter/adapter_config.json").write_text(content)
     with pytest.raises(
-        ValueError, match="adapter_config.json( is no adapter's config|: base_model_name_or_path is None)"
+        ValueError, match="adapter_config.json( is not an adapter config|: base_model_name_or_path is None)"
     ):
         load_adapter(saved[0] / "adapter")
 
@@ -560,9 +560,9 @@ def test_what_peft_saves_fits_its_base_and_lacks_something_without_any_one_tenso
         (lambda t: t.pop(next(iter(t))), "it lacks base_model"),
         (
             lambda t: t.update({k: v[..., :8].contiguous() for k, v in t.items() if "q_proj.lora_A" in k}),
-            r"base_model.*q_proj.lora_A.weight has the shape \[\d+, 8\], and its place in the base has \[\d+, 64\]",
+            r"base_model.*q_proj.lora_A.weight has the shape \[\d+, 8\], and the base needs \[\d+, 64\]",
         ),
-        (lambda t: t.update(stray=torch.zeros(1)), "the base has no place for stray"),
+        (lambda t: t.update(stray=torch.zeros(1)), "the base has no module for stray"),
     ],
 )
 def test_tensors_that_do_not_fit_are_named_before_the_base_is_loaded(saved, change, said, nothing_is_loaded):
@@ -579,7 +579,7 @@ def test_an_adapter_of_another_shape_or_architecture_is_refused(saved, nothing_i
     config.intermediate_size = 96
     AutoModelForCausalLM.from_config(config).save_pretrained(saved[0] / "base")
     with pytest.raises(
-        ValueError, match=r"does not fit its base .*: .*_proj.*has the shape \[.*, and its place in the base has \["
+        ValueError, match=r"does not fit its base .*: .*_proj.*has the shape \[.*, and the base needs \["
     ):
         load_adapter(saved[0] / "adapter")
     (saved[0] / "base/config.json").unlink()

@@ -43,7 +43,7 @@ def test_documents_are_apart_and_a_mask_of_ones_joins_them(kind, attention):
 def test_a_leak_that_is_not_a_number_is_refused():
     model = tiny_model()
     torch.nn.init.constant_(model.get_output_embeddings().weight, float("nan"))
-    with pytest.raises(ValueError, match="lets a document see"):
+    with pytest.raises(ValueError, match="lets a document attend"):
         check_apart(model)
 
 

@@ -167,7 +167,7 @@ NOTHING = {
 @pytest.mark.parametrize("rows", NOTHING.values(), ids=NOTHING)
 def test_rows_in_which_nothing_is_trained_are_refused(build, rows):
     with pytest.raises(
-        ValueError, match=f"train_dataset: none of its {len(rows['labels'])} rows has a label to train on"
+        ValueError, match=f"train_dataset: none of the {len(rows['labels'])} rows has a label to train on"
     ):
         build(data=Dataset.from_dict(rows))
 
@@ -364,7 +364,7 @@ def test_documents_that_would_see_each_other_are_refused_where_rows_are_laid_end
         def forward(self, *args, position_ids=None, **kwargs):
             return super().forward(*args, **kwargs)
 
-    with pytest.raises(ValueError, match="lets a document see the one before it"):
+    with pytest.raises(ValueError, match="lets a document attend to the one before it"):
         build(Forgetful(tiny_model().config))
     build(Forgetful(tiny_model().config), padding_free=False)
 

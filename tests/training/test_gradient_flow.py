@@ -18,7 +18,7 @@ from ft_notebooks.data.chat_encoding import encode_chats
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
-from ft_notebooks.training.gradient_flow import GradientFlowCallback, _complaint
+from ft_notebooks.training.gradient_flow import GradientFlowCallback, _error_message
 
 ARGS = SimpleNamespace(device=torch.device("cpu"))
 ROWS = encode_chats(tiny_tokenizer(), appointments(16))[0]
@@ -174,7 +174,7 @@ def test_what_rounds_its_updates_away_is_named_when_the_learning_rate_does_not_r
     model = Two(first=1.0, second=1000.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-5)
     with pytest.raises(
-        ValueError, match=r"1 of 2 trainable tensors have a gradient and have not moved \(second\); .*bits=32"
+        ValueError, match=r"1 of 2 trainable tensors have a gradient and have not changed \(second\); .*bits=32"
     ):
         steps(begin(model, optimizer), model, optimizer, both, both)
 
@@ -203,14 +203,16 @@ def test_the_learning_rate_of_a_group_may_be_zero_only_if_nothing_is_to_move():
     model = Two()
     groups = [{"params": [model.first]}, {"params": [model.second], "lr": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=0.1)
-    with pytest.raises(ValueError, match=r"have a gradient and have not moved \(second\)"):
+    with pytest.raises(ValueError, match=r"have a gradient and have not changed \(second\)"):
         steps(begin(model, optimizer), model, optimizer, both, both)
 
 
 def test_an_error_names_three_tensors_and_counts_the_others():
-    told = _complaint("now", 9, {"have had no gradient": list("abcd"), "have a gradient and have not moved": ["z"]})
+    told = _error_message(
+        "now", 9, {"have had no gradient": list("abcd"), "have a gradient and have not changed": ["z"]}
+    )
     assert "now, 4 of 9 trainable tensors have had no gradient (a, b, c, ...); " in told
-    assert "; and 1 of 9 trainable tensors have a gradient and have not moved (z); " in told
+    assert "; and 1 of 9 trainable tensors have a gradient and have not changed (z); " in told
 
 
 def test_frozen_by_mistake_is_refused_at_the_start_of_trls_silent_run(trainer):
@@ -233,7 +235,7 @@ def test_an_optimizer_of_copies_is_taken_for_what_it_is():
     optimizer = torch.optim.SGD(copies.parameters(), lr=0.1)
     steps(guard := begin(model, optimizer), model, optimizer, lambda m: both(m) + both(copies).detach())
     model.first.data += 1
-    with pytest.raises(ValueError, match=r"have a gradient and have not moved \(second\)"):
+    with pytest.raises(ValueError, match=r"have a gradient and have not changed \(second\)"):
         steps(guard, model, optimizer, both)
 
 
@@ -367,7 +369,7 @@ def verdict(cut):
         steps(guard := begin(model, optimizer), model, optimizer, loss, loss)
     except ValueError as e:
         return str(e)
-    return f"{'table.weight' in guard.lit}, {guard.start}"
+    return f"{'table.weight' in guard.with_gradient}, {guard.start}"
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*")

@@ -212,9 +212,9 @@ def test_an_error_says_three_rows_and_counts_the_others_and_where_to_go_on_from(
     report = {"fault": "F", "cure": "C", "file": "run/stopped.json", "checkpoint": "run/checkpoint-4"}
     first, *lines = nan_guard._message(report | {"step": 5, "rows": [row(i, i != 2) for i in range(6)]}).split("\n")
     assert first.startswith(
-        "step 5 is not taken, since F; its weights are those of step 4, the last checkpoint is run/checkpoint-4."
+        "step 5 is not taken, since F; the weights are those of step 4, the last checkpoint is run/checkpoint-4."
     )
-    assert "stop again. What to do: C. The rows, which run/stopped.json has in full:" in first
+    assert "stop again. What to do: C. The rows (in full in run/stopped.json):" in first
     places = [
         f"  micro-batch 2, row 1 (row {i} of train_dataset): 9 tokens, 4 trained, loss 2: '{'a' * 300}'"
         for i in (0, 1, 3)
@@ -222,7 +222,7 @@ def test_an_error_says_three_rows_and_counts_the_others_and_where_to_go_on_from(
     assert lines == [*places, "  and 2 more"]
     report |= {"step": 1, "checkpoint": None, "rows": [row(None, False)]}
     first, line = nan_guard._message(report).split("\n")
-    assert "; nothing was trained yet, there is no checkpoint." in first and "micro-batch 2, row 1: 9 tokens" in line
+    assert "; no step was taken before, there is no checkpoint." in first and "micro-batch 2, row 1: 9 tokens" in line
 
 
 def test_what_is_left_of_a_stop_is_the_weights_before_it_no_gradient_and_the_random_numbers_that_were_next(tmp_path):

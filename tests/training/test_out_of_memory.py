@@ -56,12 +56,12 @@ def test_transformers_may_find_the_batch_size_itself(tmp_path):
     assert train(trainer).state.global_step == 2 and trainer._train_batch_size <= 2
 
 
-def test_a_rehearsal_holds_what_a_later_step_holds(tmp_path):
+def test_a_trial_step_holds_what_a_later_step_holds(tmp_path):
     rehearsed, held = partial(sft, kind=partial(mine, rehearse=True)), []
     trainer = rehearsed(tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
-    later = out_of_memory._as_later
+    later = out_of_memory._allocate_as_later
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(out_of_memory, "_as_later", lambda trainer: held.append(later(trainer)) or held[-1])
+        patch.setattr(out_of_memory, "_allocate_as_later", lambda trainer: held.append(later(trainer)) or held[-1])
         train(trainer)
         again = rehearsed(tmp_path, max_steps=3)
         train(again, resume_from_checkpoint=last_good_checkpoint(tmp_path))
@@ -73,7 +73,7 @@ def test_gradients_of_the_micro_batches_before_are_there_only_where_there_are_so
     for parts in (1, 2):
         trainer = make(tmp_path, gradient_accumulation_steps=parts)
         trainer.create_optimizer()
-        out_of_memory._as_later(trainer)
+        out_of_memory._allocate_as_later(trainer)
         assert all((p.grad is not None) == (parts > 1) for p in trainer.model.parameters() if p.requires_grad)
         assert not any(p.grad is not None for p in trainer.model.parameters() if not p.requires_grad)
 
@@ -124,10 +124,10 @@ def test_what_this_process_holds_is_its_own_to_hold(monkeypatch):
     assert out_of_memory._available(torch.device("cuda")) == 8e9
 
 
-def test_a_rehearsal_is_what_a_gpu_has_and_a_cpu_only_by_request(tmp_path, monkeypatch):
+def test_a_gpu_runs_the_trial_step_and_a_cpu_only_by_request(tmp_path, monkeypatch):
     trainer = make(tmp_path, max_steps=1)
     trainer.create_optimizer()
-    worst = out_of_memory._worst(trainer)
+    worst = out_of_memory._largest_micro_batch(trainer)
     monkeypatch.setattr(out_of_memory, "_check_memory", lambda trainer, *worst: checked.append(worst[0]))
     checked, tried = [], []
     monkeypatch.setattr(
@@ -156,7 +156,7 @@ def test_a_rehearsal_is_what_a_gpu_has_and_a_cpu_only_by_request(tmp_path, monke
         assert not tried
 
 
-def test_rows_that_are_not_known_beforehand_are_not_rehearsed_and_half_is_advised(tmp_path):
+def test_rows_that_are_not_known_beforehand_get_no_trial_step_and_half_is_advised(tmp_path):
     kind = partial(mine, rehearse=True)
     trainer = sft(tmp_path, kind=kind, rows=ROWS.to_iterable_dataset(), max_steps=1)
     assert train(trainer).state.global_step == 1
@@ -181,7 +181,9 @@ def test_an_error_says_where_to_go_on_from(tmp_path):
         explain_out_of_memory(trainer),
     ):
         train(trainer)
-    assert str(error.value).endswith(f". {tmp_path / 'checkpoint-2'} is whole: go on from there")
+    assert str(error.value).endswith(
+        f". The last complete checkpoint is {tmp_path / 'checkpoint-2'}: resume from there"
+    )
 
 
 def test_the_error_of_an_evaluation_that_keeps_all_logits_says_how_to_move_them(tmp_path):
@@ -194,11 +196,11 @@ def test_the_error_of_an_evaluation_that_keeps_all_logits_says_how_to_move_them(
     assert out_of_memory._in_evaluation(trainer, error).endswith(": a smaller max_length for eval_dataset")
 
 
-def test_an_error_says_whether_it_came_in_the_rehearsal(tmp_path):
+def test_an_error_says_whether_it_came_in_the_trial_step(tmp_path):
     trainer, error = make(tmp_path), torch.OutOfMemoryError("CUDA out of memory.")
     assert out_of_memory._in_training(trainer, error).startswith("out of memory in step 1 (")
-    assert out_of_memory._in_training(trainer, error, rehearsal=True).startswith(
-        "out of memory in the rehearsal of the longest rows, before step 1 ("
+    assert out_of_memory._in_training(trainer, error, trial=True).startswith(
+        "out of memory in the trial step, before step 1 ("
     )
 
 
@@ -218,7 +220,7 @@ def test_few_labels_do_not_raise_for_what_all_labels_would_take(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(out_of_memory, "step_memory", lambda model, fields: peak)
         patch.setattr(out_of_memory, "_available", lambda device: 1e9)
-        worst = out_of_memory._worst(trainer)
+        worst = out_of_memory._largest_micro_batch(trainer)
         out_of_memory._check_memory(trainer, *worst)
     labels = [label for i in worst[0] for label in ROWS[i]["labels"][1:]]
     assert asked == [1.0, pytest.approx(sum(label != -100 for label in labels) / len(labels))] and asked[1] < 0.5
@@ -231,7 +233,7 @@ def test_an_estimate_that_fails_ends_no_run_and_says_so(tmp_path, monkeypatch, c
         raise NotEstimated("trl 9 has no tile")
 
     monkeypatch.setattr(out_of_memory, "step_memory", lambda model, fields: peak)
-    out_of_memory._check_memory(trainer, *out_of_memory._worst(trainer))
+    out_of_memory._check_memory(trainer, *out_of_memory._largest_micro_batch(trainer))
     assert "memory is not checked before step 1, as trl 9 has no tile" in capsys.readouterr().out
     assert out_of_memory._advice(trainer).endswith("; memory is not estimated, as trl 9 has no tile")
 
@@ -239,7 +241,7 @@ def test_an_estimate_that_fails_ends_no_run_and_says_so(tmp_path, monkeypatch, c
 def test_rows_end_to_end_take_their_sum_and_padded_ones_the_longest():
     lengths, fixed = np.array([100, 10, 10, 10]), {"rows": 4, "steps": 1, "checkpointing": True, "adapter": False}
     advised = [
-        out_of_memory._cures(lambda tokens, **changes: tokens, 120, lengths, flat=flat, **fixed)[0]
+        out_of_memory._fitting_settings(lambda tokens, **changes: tokens, 120, lengths, flat=flat, **fixed)[0]
         for flat in (True, False)
     ]
     assert [said.split(",")[0] for said in advised] == [

@@ -580,6 +580,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'ft_notebooks/data/chat_encoding.py'),
                                                  'ft_notebooks.data.chat_encoding._check_account': ( 'package/data/chat_encoding.html#_check_account',
                                                                                                      'ft_notebooks/data/chat_encoding.py'),
+                                                 'ft_notebooks.data.chat_encoding._check_tools': ( 'package/data/chat_encoding.html#_check_tools',
+                                                                                                   'ft_notebooks/data/chat_encoding.py'),
                                                  'ft_notebooks.data.chat_encoding._encode_batch': ( 'package/data/chat_encoding.html#_encode_batch',
                                                                                                     'ft_notebooks/data/chat_encoding.py'),
                                                  'ft_notebooks.data.chat_encoding._labeled': ( 'package/data/chat_encoding.html#_labeled',

@@ -68,6 +68,19 @@ def _rendered(own: ChatTemplate, twin: ChatTemplate | None, messages: list[dict]
         return text, spans, False
     return text, twin.answers(messages, text, **variables), own.render(messages, **variables) != text
 
+# %% ../../nbs/package/data/chat_encoding.ipynb #23de65b9
+def _check_tools(messages: list[dict], tools: list | None, text: str) -> None:
+    "Raises `ValueError` if the template writes the name of a tool, or of a called tool, nowhere in the text."
+    calls = [call for message in messages for call in message.get("tool_calls") or []]
+    for what, found in (("tool", tools or []), ("tool call", calls)):
+        for given in found:
+            function = given.get("function", given) if isinstance(given, dict) else {"name": given.__name__}
+            if str(function.get("name")) not in text:
+                raise ValueError(
+                    f"the chat template does not write the {what} {function.get('name')!r}, so the model would be "
+                    "trained without it; use a model whose template has tools, or remove them from the rows"
+                )
+
 # %% ../../nbs/package/data/chat_encoding.ipynb #ec0def32
 def encode_texts(
     tok: PreTrainedTokenizerBase,  # With a chat template
@@ -80,6 +93,7 @@ def encode_texts(
     for name, messages, more in zip(names, chats, variables):
         try:
             rendered.append(_rendered(own, twin, messages, more))
+            _check_tools(messages, more.get("tools"), rendered[-1][0])
         except ValueError as e:
             raise ValueError(f"{name}{e}") from None
     out, double = [], [tok.bos_token_id] * 2
@@ -100,8 +114,9 @@ def encode_chat(
 ) -> dict[str, list[int]]:  # "input_ids" and "labels", [T] each: T tokens; labels are -100 outside the answers
     """Token ids and labels of a conversation; only the answers and their end-of-turn tokens have labels.
 
-    Raises `ValueError` if the template does not end an answer with a token, writes the BOS token twice, or changes
-    earlier answers and has no training twin in TRL. With ChatML, an answer "yo" has the labels of "yo<|im_end|>".
+    Raises `ValueError` if the template does not end an answer with a token, writes the BOS token twice, omits a tool
+    or a tool call, or changes earlier answers and has no training twin in TRL. With ChatML, an answer
+    "yo" has the labels of "yo<|im_end|>".
     """
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         cure = 'give [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]'

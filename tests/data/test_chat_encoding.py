@@ -203,7 +203,7 @@ def test_generation_must_stop_at_the_end_of_a_turn():
     tok = tiny_tokenizer()
     assert check_end_token(tok, GenerationConfig(eos_token_id=[0, tok.eos_token_id])) == tok.eos_token_id
     for stops in (None, 0, [0, 5]):
-        with pytest.raises(ValueError, match="set model.generation_config.eos_token_id = "):
+        with pytest.raises(ValueError, match="set model.generation_config.eos_token_id to "):
             check_end_token(tok, GenerationConfig(eos_token_id=stops))
 
 
@@ -214,7 +214,7 @@ def test_no_row_left_is_an_error():
 
 def test_a_refused_row_is_named():
     chats = Dataset.from_list([{"messages": words("x", "yo")}, {"messages": words("x", "\ufdd0")}])
-    with pytest.raises(ValueError, match="row 1, a text holds U\\+FDD0"):
+    with pytest.raises(ValueError, match="row 1, a text contains U\\+FDD0"):
         encode_chats(tiny_tokenizer(), chats)
 
 

@@ -371,7 +371,7 @@ DAMAGED = {
     "other columns": (lambda kept: {"logps": kept["ref_chosen_logps"]}, "is damaged"),
     "a NaN": (
         lambda kept: {**kept, "ref_rejected_logps": torch.tensor([-1.0, float("nan")] * 4)},
-        "is damaged: it does not hold ref_chosen_logps and ref_rejected_logps as finite numbers",
+        "is damaged: it must hold ref_chosen_logps and ref_rejected_logps as finite numbers",
     ),
     "another value": (
         lambda kept: {**kept, "ref_rejected_logps": kept["ref_rejected_logps"] + 1},

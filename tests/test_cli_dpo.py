@@ -132,7 +132,7 @@ def test_dpo_goes_on_with_the_adapter_of_a_run_and_eval_shows_all_three(here, ca
     main(["eval", "after", "--set", "evaluation.max_new_tokens=3"])
     assert list(json.loads(Path("after/eval/report.json").read_text())) == ["base", "sft", "dpo"]
     capsys.readouterr()
-    assert "is trained further; take the keys out" in refused(capsys, "no", "lora.r=8", model="sft")
+    assert "; remove these keys" in refused(capsys, "no", "lora.r=8", model="sft")
     assert "merge it first: ft merge" in refused(capsys, "no", "model.method=full", model="sft")
     assert "was trained on a base in 32 bits, not 16" in refused(capsys, "no", "model.bits=16", model="sft")
     assert not Path("no").exists()

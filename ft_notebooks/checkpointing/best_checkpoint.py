@@ -15,28 +15,28 @@ def check_checkpoint_choice(
     args: TrainingArguments,
     callbacks: Iterable[TrainerCallback | type] | None = (),  # The trainer's, as objects or classes
 ) -> None:
-    """The final model is the best one evaluated, and early stopping works, also after a resume.
+    """Checks that the final model will be the best one evaluated, and that early stopping works, also after a resume.
 
-    `ValueError` where evaluations and checkpoints are at different steps, evaluations or a metric are missing, or early
-    stopping would lose its count on a resume.
+    Raises `ValueError` where evaluations and checkpoints are at different steps, evaluations or a metric are missing,
+    or early stopping would lose its count on a resume.
     """
     kinds = [callback if isinstance(callback, type) else type(callback) for callback in callbacks or ()]
     stops = any(issubclass(kind, EarlyStoppingCallback) for kind in kinds)
     if args.load_best_model_at_end and args.save_strategy == "steps" and args.save_steps != args.eval_steps:
         raise ValueError(
             f"load_best_model_at_end with eval_steps={args.eval_steps} and save_steps={args.save_steps}: the best "
-            "evaluation may have no checkpoint, and a worse model would be left; make them equal, or give "
+            "evaluation may have no checkpoint, and the run would end with a worse model; make them equal, or set "
             "save_strategy='best'"
         )
     if (stops or args.save_strategy == "best") and args.eval_strategy == "no":
         what = "EarlyStoppingCallback" if stops else "save_strategy='best'"
         raise ValueError(
-            f"{what} needs evaluations, and eval_strategy is 'no'; give an eval_dataset and eval_strategy='steps'"
+            f"{what} needs evaluations, but eval_strategy is 'no'; set eval_dataset and eval_strategy='steps'"
         )
     if stops and args.metric_for_best_model is None:
-        raise ValueError("EarlyStoppingCallback needs to know what is better; give metric_for_best_model='loss'")
+        raise ValueError("EarlyStoppingCallback needs a metric; set metric_for_best_model='loss'")
     if stops and not args.restore_callback_states_from_checkpoint:
         raise ValueError(
-            "EarlyStoppingCallback would forget its patience when the run resumes, and stop later; give "
+            "EarlyStoppingCallback would lose its count when the run resumes, and stop later; set "
             "restore_callback_states_from_checkpoint=True"
         )

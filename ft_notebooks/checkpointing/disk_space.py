@@ -23,7 +23,7 @@ def _bytes(tensors) -> int:
 
 
 def _checkpoint_bytes(trainer) -> int:
-    "The least that a checkpoint takes: its weights, and Adam's two states of each trained weight."
+    "A lower bound of a checkpoint's size: its weights, and Adam's two states of each trained weight."
     model, optimizer = trainer.accelerator.unwrap_model(trainer.model), trainer.args.optim.lower()
     trained = [p for p in model.parameters() if p.requires_grad]
     weights = trained if isinstance(model, PeftModel) else model.parameters()
@@ -39,29 +39,29 @@ def _size(n: float) -> str:
 
 
 def _disk_fault(trainer) -> str | None:
-    "What is missing on the disk for one checkpoint; None if nothing is."
+    "An error message if the disk has too little space for one checkpoint, else None."
     run, need = Path(trainer.args.output_dir), _checkpoint_bytes(trainer)
     run.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(run).free
     if need <= free:
         return None
     return (
-        f"{run} has {_size(free)} free, and a checkpoint takes {_size(need)}: free {_size(need - free)}, or choose an "
-        "output_dir on another disk"
+        f"the disk of {run} has {_size(free)} free, but a checkpoint takes {_size(need)}: free {_size(need - free)}, "
+        "or choose an output_dir on a different disk"
     )
 
 # %% ../../nbs/package/checkpointing/disk_space.ipynb #d8f08588
 @overrides(TrainerCallback)
 class DiskCheck(TrainerCallback):
-    """The disk has enough free space for a checkpoint: checked before the first step, unless the run saves none.
+    """Checks before the first step that the disk has space for a checkpoint, unless the run saves none.
 
-    `trainer.add_callback(DiskCheck(trainer))`; `exact_resume` adds it. `ValueError`, in every process, where the
-    space is too small, with the missing bytes.
+    `trainer.add_callback(DiskCheck(trainer))`; `exact_resume` adds it. Raises `ValueError` with the missing bytes in
+    every process where the space is too small.
     """
 
     def __init__(
         self,
-        trainer,  # The one that it is added to; its model and optimizer decide the size of a checkpoint
+        trainer,  # The trainer to which it is added; its model and optimizer decide the checkpoint's size
     ):
         self.trainer = trainer
 
@@ -74,17 +74,17 @@ class DiskCheck(TrainerCallback):
 
 # %% ../../nbs/package/checkpointing/disk_space.ipynb #3096c16a
 def _is_of_writing(error: Exception) -> bool:
-    "Whether a file could not be written: torch.save raises a `RuntimeError`, which is known by where it was raised."
+    "Whether a file could not be written: torch.save raises a `RuntimeError`, recognized by the module that raised it."
     raised_in = [frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)]
     return isinstance(error, (OSError, SafetensorError)) or "torch.serialization" in raised_in
 
 
 def explain_write_error(
-    trainer,  # The one that was saving
-    folder: Path,  # The checkpoint that it was writing
-    error: Exception,  # What was raised meanwhile
-) -> str | None:  # None for an error that no write raises; then the folder stays
-    "How many bytes the checkpoint needs and how many are missing; its partial folder is removed to free its space."
+    trainer,  # The trainer that was saving
+    folder: Path,  # The checkpoint being written
+    error: Exception,  # The error raised by the save
+) -> str | None:  # None for an error that no write raised; the folder is then kept
+    "Removes the partial folder to free its space; returns how many bytes a checkpoint needs and how many are missing."
     if not _is_of_writing(error):
         return None
     need, free = _checkpoint_bytes(trainer), shutil.disk_usage(folder.parent).free

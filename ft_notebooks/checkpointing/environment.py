@@ -22,7 +22,7 @@ _LIBRARIES = "torch transformers trl peft accelerate datasets tokenizers bitsand
 
 
 def library_versions() -> dict[str, str | None]:  # "python" and the distributions' names; None: not installed
-    "The versions of Python and of the libraries that decide what is learned."
+    "The versions of Python and of the libraries that affect training."
     found: dict[str, str | None] = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
@@ -48,7 +48,7 @@ def git_commit() -> dict | None:  # "commit": 40 hexadecimal digits; "dirty": wh
 
 # %% ../../nbs/package/checkpointing/environment.ipynb #a926f2c0
 def machine() -> dict:  # "device", "name", "dtype", "memory" (bytes), "threads" (torch's)
-    "The device of this process, as `hardware()` finds it, with its name and the number of torch's threads."
+    "The device of this process from `hardware()`, with its name and the number of torch threads."
     hw, cpuinfo = hardware(), Path("/proc/cpuinfo")
     if hw.device.startswith("cuda"):
         name = torch.cuda.get_device_name(hw.device)

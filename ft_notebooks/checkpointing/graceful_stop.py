@@ -20,28 +20,28 @@ from ..core.seams import overrides
 
 # %% ../../nbs/package/checkpointing/graceful_stop.ipynb #75b2ecf7
 class _Stop:
-    "The signal that this process received, and the one that ended the training."
+    "The signal that this process received, and the signal that ended training."
 
     def __init__(self) -> None:
         self.received, self.process = 0, os.getpid()
-        self.before: dict = {}  # the handlers that were there before, by number
-        self.signal: signal.Signals | None = None  # what ended the training early, the same in all processes
+        self.before: dict = {}  # the previous handlers, by signal number
+        self.signal: signal.Signals | None = None  # the signal that ended training early, the same in all processes
 
     def receive(self, number, frame):
         self.received = number
         if number != signal.SIGTERM or "TORCHELASTIC_RUN_ID" not in os.environ:
-            # a second one acts as before; but SIGTERM may come twice, from the launcher and from the scheduler
+            # restores the handlers for a second signal; but SIGTERM may come twice, from launcher and scheduler
             self.restore()
-        if os.getpid() == self.process:  # not a data loader's worker; print is not safe in a signal handler
-            os.write(2, f"\n{signal.Signals(number).name}: this step ends, is saved, and the run stops\n".encode())
+        if os.getpid() == self.process:  # not in a data loader's worker; print is not safe in a signal handler
+            os.write(2, f"\n{signal.Signals(number).name}: finishing this step, saving, then stopping\n".encode())
 
     def restore(self):
         for number, handler in self.before.items():
             signal.signal(number, handler or signal.SIG_DFL)
 
 # %% ../../nbs/package/checkpointing/graceful_stop.ipynb #4a422a07
-def _asked(stop: _Stop, device: torch.device) -> int:
-    "The number of the signal that one of the processes received, the same in all; 0 if there was none."
+def _received(stop: _Stop, device: torch.device) -> int:
+    "The number of the signal that any process received, the same in all processes; 0 for none."
     if not (dist.is_available() and dist.is_initialized()):
         return stop.received
     shared = torch.tensor(int(stop.received), device=device)
@@ -51,16 +51,16 @@ def _asked(stop: _Stop, device: torch.device) -> int:
 # %% ../../nbs/package/checkpointing/graceful_stop.ipynb #d1ee37d0
 @overrides(TrainerCallback)
 class _StopsBetweenSteps(TrainerCallback):
-    "Stops after a step if one of the processes received a signal, and has it saved."
+    "Stops after a step if any process received a signal, and saves that step."
 
     def __init__(self, stop: _Stop) -> None:
         self.stop, self.saved = stop, -1  # saved: the step of the last checkpoint
 
     def on_step_end(self, args, state, control, **kwargs):
-        asked = _asked(self.stop, args.device) if state.global_step < state.max_steps else 0
-        if not asked:
+        received = _received(self.stop, args.device) if state.global_step < state.max_steps else 0
+        if not received:
             return
-        self.stop.signal, control.should_training_stop = signal.Signals(asked), True
+        self.stop.signal, control.should_training_stop = signal.Signals(received), True
         epoch_ends = float(state.epoch).is_integer()
         control.should_save = control.should_save or not epoch_ends
         if args.save_strategy == "best" and args.eval_strategy == "epoch" and epoch_ends:
@@ -79,14 +79,14 @@ class _StopsBetweenSteps(TrainerCallback):
 @contextlib.contextmanager
 def save_on_signals(
     trainer: Trainer,  # Any `transformers.Trainer`, not yet started
-) -> Iterator[_Stop]:  # Its `signal` ended the training before its last step, in every process alike, or is None
-    """Inside, the first SIGTERM or SIGINT finishes the step, saves a checkpoint and stops; a second acts as before.
+) -> Iterator[_Stop]:  # Its `signal`: the one that ended training early, the same in all processes, or None
+    """A block in which the first SIGTERM or SIGINT finishes the step, saves a checkpoint and stops the run.
 
-    `with save_on_signals(trainer) as stop: trainer.train(...)`. All processes of a run need it. `ValueError` outside of
-    the main thread, where Python handles no signals.
+    A second signal calls the previous handler. `with save_on_signals(trainer) as stop: trainer.train(...)`. All
+    processes of a run need it. Raises `ValueError` outside the main thread, where Python handles no signals.
     """
     if threading.current_thread() is not threading.main_thread():
-        cure = "leave save_on_signals out: a kill loses at most save_steps"
+        cure = "leave save_on_signals out: a kill then loses at most save_steps steps"
         raise ValueError(f"Python handles signals in the main thread only; {cure}")
     stop = _Stop()
     callback = _StopsBetweenSteps(stop)
@@ -99,4 +99,4 @@ def save_on_signals(
         stop.restore()
         trainer.remove_callback(callback)
     if stop.received and not stop.signal:
-        signal.raise_signal(stop.received)  # it came in the last step, or after it
+        signal.raise_signal(stop.received)  # it arrived in or after the last step

@@ -17,13 +17,13 @@ from ..core.files import file_sha256, read_record, write_atomically
 
 # %% ../../nbs/package/checkpointing/integrity.ipynb #85b879e0
 _MARKER = "complete.json"
-_NOT_OURS = {_MARKER, "checkpoint-is-incomplete.txt"}  # the second is gone again when transformers' own save ends
+_NOT_OURS = {_MARKER, "checkpoint-is-incomplete.txt"}  # transformers deletes the second when its own save ends
 
 
 def _sync(path: Path) -> None:
-    "The file's content, or the folder's names, are on the disk and not in a cache."
+    "Writes the file's content, or the folder's entries, from the cache to the disk."
     if path.is_dir() and os.name != "posix":
-        return  # only there can a folder be opened
+        return  # elsewhere a folder cannot be opened
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)
@@ -32,16 +32,16 @@ def _sync(path: Path) -> None:
 
 # %% ../../nbs/package/checkpointing/integrity.ipynb #bbfb1089
 def _files(folder: Path) -> list[Path]:
-    "All files of a checkpoint but those that say how far its save is."
+    "All files of a checkpoint except markers and temporary files."
     return [p for p in folder.rglob("*") if p.is_file() and p.name not in _NOT_OURS and p.name[0] != "."]
 
 
 def mark_checkpoint(
     folder: str | Path,  # A checkpoint, or a run's folder with its saved model
     step: int,  # Optimizer steps before it
-    files: Iterable[Path] | None = None,  # The files in it that count; None: all
+    files: Iterable[Path] | None = None,  # The files to list; None: all
 ) -> None:
-    "These files are complete from now on: `complete.json` in the folder lists them with size and SHA-256."
+    "Marks these files as complete: writes `complete.json` with their sizes and SHA-256 into the folder."
     folder = Path(folder)
     files = sorted(_files(folder) if files is None else files)
     for file in files:
@@ -57,18 +57,18 @@ def _listed(folder: Path) -> dict[str, tuple[int, str]]:
     marker = read_record(folder / _MARKER, "step", "files")
     listed = {name: (known["size"], known["sha256"]) for name, known in marker["files"].items()}
     if not listed or not isinstance(marker["step"], int):
-        raise ValueError("it lists no file, or no step")
+        raise ValueError("it lists no files or no step")
     return listed
 
 # %% ../../nbs/package/checkpointing/integrity.ipynb #c2dccca1
 def checkpoint_fault(
     folder: Path,  # `checkpoint-N`
-) -> str | None:  # In words; None for a complete checkpoint
+) -> str | None:  # The reason; None for a complete checkpoint
     "Why a checkpoint is not complete: no marker, or the first file that is missing or differs from the marker."
     try:
         listed = _listed(folder)
     except FileNotFoundError:
-        return f"there is no {_MARKER}, which is written when all files are there"
+        return f"there is no {_MARKER}, which is written after all other files"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{_MARKER} cannot be read ({error!r})"
     for name, (size, _) in listed.items():
@@ -76,10 +76,10 @@ def checkpoint_fault(
         if not file.is_file():
             return f"{name} is missing"
         if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size:,} bytes, and had {size:,} when it was saved"
+            return f"{name} has {file.stat().st_size:,} bytes, but had {size:,} when it was saved"
     for name, (_, sha256) in listed.items():
         if file_sha256(folder / name) != sha256:
-            return f"{name} has other bytes than when it was saved (SHA-256)"
+            return f"{name} has changed since it was saved (SHA-256)"
     return None
 
 # %% ../../nbs/package/checkpointing/integrity.ipynb #03807817
@@ -101,7 +101,7 @@ def numbered_checkpoints(
 def last_good_checkpoint(
     run: str | Path,  # A run's folder; it need not exist
 ) -> str | None:  # The path of `checkpoint-N`; None where no checkpoint is complete
-    """The newest checkpoint that is complete, all files as they were saved. It changes nothing.
+    """The newest complete checkpoint, whose files are all as they were saved. Changes nothing.
 
     `trainer.train(resume_from_checkpoint=last_good_checkpoint(run))` is right at the first start and after a kill.
     """
@@ -112,22 +112,22 @@ def last_good_checkpoint(
 
 # %% ../../nbs/package/checkpointing/integrity.ipynb #6c3e5a31
 def _unused(run: Path, name: str) -> Path:
-    "A path in the run at which nothing is: the name, or the name with a number."
+    "An unused path in the run's folder: the name, or the name with a number."
     names = itertools.chain([name], (f"{name}-{n}" for n in itertools.count(2)))
     return next(run / name for name in names if not (run / name).exists())
 
 
 def set_aside(
-    run: Path,  # A run's folder; its folders `checkpoint-N` beyond the start are renamed
-    step: int | None,  # Optimizer steps before the checkpoint that training starts from; None: it starts from scratch
+    run: Path,  # A run's folder; its folders `checkpoint-N` after the start are renamed
+    step: int | None,  # Optimizer steps before the checkpoint that training starts from; None: from scratch
 ) -> None:
-    "No later save mixes its files with old ones: folders beyond the start are renamed, and one warning lists them."
+    "Renames checkpoints after the start, so that no later save mixes its files with old ones; one warning lists them."
     renamed = []
     for n, folder in numbered_checkpoints(run):
         if step is None or n > step:
             fault = checkpoint_fault(folder)
             aside = folder.rename(_unused(run, f"{'torn' if fault else 'later'}-{folder.name}"))
-            reason = fault or "which is whole, but beyond the step where training starts"
+            reason = fault or "complete, but of a later step than the start of training"
             renamed.append(f"{folder.name} as {aside.name}, {reason}")
     if renamed:
-        logging.getLogger(__name__).warning("set aside in %s: %s", run, "; ".join(renamed))
+        logging.getLogger(__name__).warning("renamed in %s: %s", run, "; ".join(renamed))

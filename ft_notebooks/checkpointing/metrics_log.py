@@ -18,32 +18,32 @@ from ..core.seams import overrides
 
 # %% ../../nbs/package/checkpointing/metrics_log.ipynb #e64d2848
 def entries_text(
-    entries: Iterable[dict],  # Values are JSON's, or tensors and arrays of one element
+    entries: Iterable[dict],  # Values: JSON values, or tensors and arrays of one element
 ) -> str:
-    "The entries as JSON lines, each with its line end."
+    "The entries as JSON lines, each with a line end."
     lines = (json.dumps(entry, ensure_ascii=False, default=lambda value: value.item()) for entry in entries)
     return "".join(line + "\n" for line in lines)
 
 # %% ../../nbs/package/checkpointing/metrics_log.ipynb #36e47b65
 def append_entries(
-    path: Path,  # Made if it is not there
+    path: Path,  # Created if it does not exist
     entries: Iterable[dict],
 ) -> None:
-    "The file ends with these entries as JSON lines, on disk for other programs to read when this returns."
+    "Appends the entries as JSON lines; other programs can read them when this returns."
     with path.open("a", encoding="utf-8") as file:
         file.write(entries_text(entries))
 
 # %% ../../nbs/package/checkpointing/metrics_log.ipynb #53f43dfd
 def read_entries(
-    path: Path,  # May be missing, which gives an empty list
+    path: Path,  # A missing file gives an empty list
 ) -> list[dict]:
-    "The objects of a file of JSON lines; a last line that a kill has torn, or that is being written, is left out."
+    "The objects of a file of JSON lines; skips an incomplete last line."
     return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
 
 # %% ../../nbs/package/checkpointing/metrics_log.ipynb #c06ef7e5
 @overrides(TrainerCallback)
 class MetricsCallback(TrainerCallback):
-    """`metrics.jsonl` in the run's folder: each log entry of the run is a line, written at once, by one process.
+    """Writes each log entry at once, from one process, as a line of `metrics.jsonl` in the run's folder.
 
     A resume keeps the lines up to its checkpoint, so the file ends equal to an uninterrupted run's, except for names in
     `_per_second` or `_runtime`, if checkpoints are saved at logged steps. The summary of `train()` is left out. With
@@ -51,11 +51,11 @@ class MetricsCallback(TrainerCallback):
     the start of the run.
     """
 
-    trains = False  # between `train()`s nothing is written
+    trains = False  # writes nothing outside `train()`
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trains, self.tokens = True, state.num_input_tokens_seen
-        self.seconds, self.since = 0.0, None  # of training since the last speed; None: no step was the last event
+        self.seconds, self.since = 0.0, None  # of training since the last speed; None: last event was no step
         ended = control.should_training_stop  # a finished run, whose file is complete
         if state.is_world_process_zero and not ended:
             write_atomically(Path(args.output_dir) / "metrics.jsonl", entries_text(state.log_history))

@@ -32,7 +32,7 @@ from ..core.seams import overrides
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #441998c3
 def _innermost(loader) -> tuple[object, object]:
-    "What holds the sampler that draws the order of the rows, and that sampler, behind all that makes batches of it."
+    "The object that holds the sampler of the row order, behind all batch samplers, and that sampler."
     holder, sampler = None, loader
     while True:
         inner = getattr(sampler, "batch_sampler", None)
@@ -43,11 +43,11 @@ def _innermost(loader) -> tuple[object, object]:
 
 
 def _takes_seed(sampler, args, epoch: int) -> bool:
-    "Whether the sampler could be told seed and epoch, or draws nothing at random."
+    "Seeds the sampler by seed and epoch; whether that is possible, or the sampler is not random."
     seed = args.seed if args.data_seed is None else args.data_seed
     if hasattr(sampler, "set_epoch"):  # its order is drawn from a seed of its own and the epoch
         sampler.set_epoch(epoch)
-        if isinstance(sampler, RandomSampler):  # accelerate's; else from the seed that torch was given last
+        if isinstance(sampler, RandomSampler):  # accelerate's; otherwise its seed comes from torch
             if not hasattr(sampler, "initial_seed"):
                 return False
             sampler.initial_seed = seed
@@ -64,14 +64,14 @@ def _takes_seed(sampler, args, epoch: int) -> bool:
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #051e1e27
 def _set_order(loader, args, epoch: int) -> None:
-    "The order of an epoch follows from seed and epoch alone; `ValueError` where what draws it cannot be told them."
+    "Makes an epoch's order depend on seed and epoch alone; `ValueError` where its sampler cannot be seeded."
     if isinstance(loader.dataset, IterableDataset):
         return  # a stream has its own order
     _, sampler = _innermost(loader)
     if not _takes_seed(sampler, args, epoch):
         raise ValueError(
-            f"the order of the rows is drawn by a {type(sampler).__name__}, which cannot be told seed and epoch, so a "
-            "resumed run might read other rows: give it an attribute `generator`, or a method `set_epoch`"
+            f"the sampler {type(sampler).__name__}, which draws the order of the rows, cannot be seeded, so a resumed "
+            "run might read different rows: give it an attribute `generator`, or a method `set_epoch`"
         )
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #44764c75
@@ -91,22 +91,22 @@ def _folder(args, state) -> Path:
     return Path(args.output_dir, f"checkpoint-{state.global_step}")
 
 
-def _give_back(callback, args) -> None:
+def _restore_limit(callback, args) -> None:
     if callback.save_total_limit is not None:
         args.save_total_limit, callback.save_total_limit = callback.save_total_limit, None
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #29e507f0
 @overrides(TrainerCallback)
 class CheckpointCallback(TrainerCallback):
-    """A checkpoint is marked when the files of all processes are there, and only then an older one is deleted.
+    """Marks a checkpoint after all processes have written their files, and only then deletes older ones.
 
-    `exact_resume` adds it. `saved` is the run's last checkpoint; `save_total_limit` is the user's while the trainer
-    trains, and the arguments have none.
+    `exact_resume` adds it. `saved` is the run's last checkpoint. While the trainer trains, `save_total_limit` holds the
+    user's limit, and the arguments have None.
     """
 
     def __init__(
         self,
-        trainer,  # A `transformers.Trainer`, the one that it is added to
+        trainer,  # The `transformers.Trainer` to which it is added
     ):
         self.trainer = trainer
         self.saved: Path | None = None
@@ -114,32 +114,32 @@ class CheckpointCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.saved = _folder(args, state) if state.global_step else None
-        if args.save_total_limit is not None:  # else it is here already, after a run that an error has ended
+        if args.save_total_limit is not None:  # else the callback holds it already, after a run that ended in an error
             self.save_total_limit, args.save_total_limit = args.save_total_limit, None
 
     def on_save(self, args, state, control, **kwargs):
         folder, wait = _folder(args, state), self.trainer.accelerator.wait_for_everyone
-        wait()  # all files are there
+        wait()  # until all files are written
         if args.should_save:
             if not args.save_only_model:
                 mark_checkpoint(folder, state.global_step)
             _rotate(folder.parent, self.save_total_limit, state.best_model_checkpoint)
         self.saved = folder
-        wait()  # a process that ends before the first has marked it would end that too
+        wait()  # if a process ended before the first has marked the checkpoint, it would end the first too
 
     def on_train_end(self, args, state, control, **kwargs):
-        _give_back(self, args)
+        _restore_limit(self, args)
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #0c57b0f3
 def _where_it_resumes(run: Path) -> str:
     good = last_good_checkpoint(run)
     if good:
-        return f"{good} is whole, and it resumes from there"
-    return "there is no checkpoint before it, so it starts from scratch"
+        return f"the run resumes from {good}, which is complete"
+    return "no earlier checkpoint is complete, so the run starts from scratch"
 
 
 def _was_being_written(folder: Path, error: Exception) -> bool:
-    "Whether an error came from a save into the folder, or from making it."
+    "Whether an error came from a save into the folder, or from creating it."
     return folder.is_dir() or Path(getattr(error, "filename", None) or "") == folder
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #1d9783a1
@@ -150,11 +150,11 @@ def _of(trainer, kind: type):
 
 @contextlib.contextmanager
 def explain_save_error(
-    trainer,  # Of `exact_resume`
+    trainer,  # From `exact_resume`
 ) -> Iterator[None]:
-    """Around `trainer.train(...)`: an `OSError` with the missing bytes where a checkpoint could not be written.
+    """Around `trainer.train(...)`: raises `OSError` with the missing bytes where a checkpoint could not be written.
 
-    It names the checkpoint to resume from, and the partial one is removed. Other errors stay as they are.
+    The error names the checkpoint to resume from; the partial one is removed. Other errors are raised unchanged.
     """
     before, saves = trainer.state, _of(trainer, CheckpointCallback)
     try:
@@ -170,12 +170,12 @@ def explain_save_error(
         raise OSError(f"{message}: {_where_it_resumes(folder.parent)}") from error
     finally:
         if saves is not None:
-            _give_back(saves, trainer.args)
+            _restore_limit(saves, trainer.args)
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #ca6ae166
 @overrides(TrainerCallback)
 class StepEndCallback(TrainerCallback):
-    "The last of the callbacks: a step is saved once, and an evaluation draws none of the training's random numbers."
+    "Saves each step only once, and restores the random state after an evaluation; the last of the callbacks."
 
     def __init__(self, trainer):
         self.trainer, self.random = trainer, None
@@ -207,7 +207,7 @@ class StepEndCallback(TrainerCallback):
 
 
 def _save_once(trainer, control) -> None:
-    "Nothing is saved at a step that is saved already, and nothing is done at the end of a run that had ended before."
+    "Saves nothing at a step that is already saved; logs, evaluates and saves nothing in a run that had ended before."
     saves, resume = _of(trainer, CheckpointCallback), _of(trainer, ResumeCallback)
     if saves is not None and saves.saved == _folder(trainer.args, trainer.state):
         control.should_save = False
@@ -216,33 +216,33 @@ def _save_once(trainer, control) -> None:
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #9efa5590
 def _check_complete(trainer, start: Path) -> None:
-    "`ValueError`, in all ranks, for a checkpoint with a fault; it names the newest complete one beside it."
+    "Raises `ValueError`, in all ranks, for an incomplete checkpoint, and names the newest complete one of the run."
     fault = first_of_all(checkpoint_fault(start) if trainer.is_local_process_zero() else None)
     if not fault:
         return
     good = last_good_checkpoint(start.parent)
-    cure = "No checkpoint beside it is: start with resume_from_checkpoint=None"
+    cure = "No other checkpoint is complete: start with resume_from_checkpoint=None"
     if good:
-        cure = f"{good} is: resume from there"
+        cure = f"Resume from {good}, which is complete"
     raise ValueError(f"{start} is not complete: {fault}. {cure}")
 
 
 def _check_same(trainer, start: str | int | None) -> None:
-    "`ValueError` where the processes start differently, or would train on rows again."
+    "Raises `ValueError` where the processes start differently, or would train on the same rows again."
     starts = sorted(set(map(str, from_all(start))))
     if len(starts) > 1:
-        raise ValueError(f"the processes resume from different checkpoints: {', '.join(starts)}; is there one disk?")
+        raise ValueError(f"the processes resume from different checkpoints: {', '.join(starts)}; do they share a disk?")
     if start and trainer.args.ignore_data_skip:
-        raise ValueError("ignore_data_skip=True would train on rows again that the checkpoint has seen; leave it False")
+        raise ValueError("ignore_data_skip=True would train again on rows from before the checkpoint; leave it False")
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #ea3a9563
 def start_of(
-    trainer,  # Of `exact_resume`
+    trainer,  # From `exact_resume`
     resume_from_checkpoint: str | bool | None,  # A path; None: from step 0; True: from the newest complete checkpoint
 ) -> str | None:  # The path, the same in all processes; None: from step 0
-    """The checkpoint that `train` is to load, which is complete; for the `train` of a class of your own.
+    """The complete checkpoint that `train` should load; for a trainer class with its own `train`.
 
-    `ValueError`, in all processes, for one that is not complete, and for `ignore_data_skip=True`.
+    Raises `ValueError`, in all processes, for an incomplete checkpoint, and for `ignore_data_skip=True`.
     """
     start, run = resume_from_checkpoint or None, trainer.args.output_dir
     if start is True:
@@ -253,19 +253,19 @@ def start_of(
     if start:
         _check_complete(trainer, Path(start))
     if resume := _of(trainer, ResumeCallback):
-        exact_resume(trainer)  # their order, whatever was added since
+        exact_resume(trainer)  # restores the order after callbacks were added
         resume.start, resume.checked = start and Path(start), True
     return start and str(start)
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #28a8c649
 def _patience(trainer) -> dict[str, int]:
-    "The patience of each kind of early stopping that the trainer has."
+    "The patience of each early stopping callback of the trainer, by class."
     found = (callback for callback in trainer.callback_handler.callbacks if isinstance(callback, EarlyStoppingCallback))
     return {type(callback).__name__: callback.early_stopping_patience for callback in found}
 
 
 def _has_ended(patience: dict[str, int], step: int, max_steps: int, kept: dict) -> bool:
-    "Whether all steps are done, or early stopping has ended the run, and would with this patience; kept: its states."
+    "Whether all steps are done or early stopping, by its saved states (`kept`) and this patience, has ended the run."
     for name, most in patience.items():
         found = kept.get(name, [])
         states = found if isinstance(found, list) else [found]
@@ -276,22 +276,22 @@ def _has_ended(patience: dict[str, int], step: int, max_steps: int, kept: dict) 
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #7c66fc3a
 def no_epoch_after_the_end(
-    trainer,  # Of `exact_resume`, whose `train` calls `start_of`
-    values: tuple,  # What `set_initial_training_values` returned: first epochs and steps an epoch, last `max_steps`
-) -> tuple:  # The same, with the epochs that are behind a run that has ended
-    "A run that has ended begins no epoch: for an override of `Trainer.set_initial_training_values`."
+    trainer,  # From `exact_resume`, whose `train` calls `start_of`
+    values: tuple,  # From `set_initial_training_values`: first epochs and steps an epoch, last `max_steps`
+) -> tuple:  # The same, with the number of past epochs if the run has ended
+    "Prevents a finished run from starting an epoch; for an override of `Trainer.set_initial_training_values`."
     epochs, steps_an_epoch, *others, max_steps = values
     resume = _of(trainer, ResumeCallback)
     if resume is not None and resume.start is not None:
         step = marked_step(resume.start)
         state = read_record(resume.start / "trainer_state.json", "stateful_callbacks")
         if _has_ended(resume.patience, step, max_steps, state["stateful_callbacks"]):
-            epochs = min(epochs, step // steps_an_epoch)  # those that transformers skips
+            epochs = min(epochs, step // steps_an_epoch)  # the epochs that transformers skips
     return epochs, steps_an_epoch, *others, max_steps
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #275c39bf
 def _put_last(trainer) -> None:
-    "`StepEndCallback` comes after the callbacks that were added since."
+    "Moves `StepEndCallback` behind all callbacks that were added since."
     callbacks, last = trainer.callback_handler.callbacks, _of(trainer, StepEndCallback)
     if last is not None:
         callbacks.remove(last)
@@ -299,20 +299,20 @@ def _put_last(trainer) -> None:
 
 
 def _check_begin(trainer, resume) -> None:
-    "`ValueError`, in all processes, for a start from which the run would not go on exactly."
+    "Raises `ValueError`, in all processes, for a start from which the run could not resume exactly."
     args, state = trainer.args, trainer.state
     if state.is_hyper_param_search or getattr(args, "enable_jit_checkpoint", False):
         name = "hyperparameter_search" if state.is_hyper_param_search else "enable_jit_checkpoint=True"
-        raise ValueError(f"{name} saves in its own way, and no checkpoint of it would count: leave it out")
+        raise ValueError(f"{name} saves checkpoints without the marker complete.json: leave it out")
     if resume.checked:
         return
     _check_same(trainer, state.global_step)
-    if state.global_step and _folder(args, state).is_dir():  # else the start lies in another folder
+    if state.global_step and _folder(args, state).is_dir():  # else the start is in a different folder
         _check_complete(trainer, _folder(args, state))
 
 
 def _leave_out(loader) -> None:
-    "The loader gives no row."
+    "Makes the loader return no rows."
     holder, _ = _innermost(loader)
     if isinstance(holder, BatchSampler):
         holder.sampler = ()
@@ -320,26 +320,26 @@ def _leave_out(loader) -> None:
 # %% ../../nbs/package/checkpointing/resume.ipynb #48809dd8
 @overrides(TrainerCallback)
 class ResumeCallback(TrainerCallback):
-    """A resumed run reads the rows that it would have read, and one that has ended takes no step: first of all
-    callbacks.
+    """Makes a resumed run read the same rows as an uninterrupted one, and a finished run take no step.
 
-    `exact_resume` adds it. `ended` tells whether the run had ended when it was started. `ValueError` before step 1 for
-    a start that is not complete, for `ignore_data_skip=True`, and for a loader whose order cannot be set.
+    The first of all callbacks; `exact_resume` adds it. `ended`: whether the run had ended when it was started. Raises
+    `ValueError` before step 1 for an incomplete checkpoint, `ignore_data_skip=True`, and a sampler that cannot be
+    seeded.
     """
 
     def __init__(
         self,
-        trainer,  # A `transformers.Trainer`, the one that it is added to
+        trainer,  # The `transformers.Trainer` to which it is added
     ):
         self.trainer = trainer
-        self.start: Path | None = None  # of `start_of`, where `checked`
+        self.start: Path | None = None  # from `start_of`, where `checked`
         self.checked = self.ended = self.evaluates = False
-        self.patience: dict[str, int] = {}  # as it was given: transformers restores that of the checkpoint
+        self.patience: dict[str, int] = {}  # the user's: transformers restores the checkpoint's
 
     def on_train_begin(self, args, state, control, **kwargs):
         _put_last(self.trainer)
         _check_begin(self.trainer, self)
-        self.checked = False  # the next training is another
+        self.checked = False  # the next `train` is checked again
         if args.should_save and not args.save_only_model:
             set_aside(Path(args.output_dir), state.global_step or None)
         self.trainer.accelerator.wait_for_everyone()
@@ -357,7 +357,9 @@ class ResumeCallback(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **kwargs):
         if self.ended:
-            raise ValueError(f"the run has ended at step {state.global_step}, and would take one more: start no more")
+            raise ValueError(
+                f"the run has ended at step {state.global_step}, but would take one more step: do not start it again"
+            )
 
     def on_train_end(self, args, state, control, **kwargs):
         args.eval_on_start = self.evaluates
@@ -365,14 +367,14 @@ class ResumeCallback(TrainerCallback):
 # %% ../../nbs/package/checkpointing/resume.ipynb #297ae881
 def exact_resume(
     trainer: Trainer,  # Not yet started
-) -> Trainer:  # The same one, with callbacks
+) -> Trainer:  # The same trainer, with callbacks
     """A killed run, resumed, ends at the same weights: `trainer = exact_resume(SFTTrainer(...))`.
 
-    `trainer.train(resume_from_checkpoint=last_good_checkpoint(run))` starts, resumes, and changes nothing of a run that
-    has ended. A checkpoint counts once `complete.json` lists its files; none is deleted before its successor counts.
-    `ValueError` for a checkpoint that is not complete, for `ignore_data_skip=True`, for a loader whose order cannot be
-    set, and for a disk too small for the run. What is added at the front afterwards hears of a training before it is
-    checked; called again, it puts its callbacks first.
+    `trainer.train(resume_from_checkpoint=last_good_checkpoint(run))` starts or resumes the run, and does not change a
+    finished one. A checkpoint counts once `complete.json` lists its files; none is deleted before its successor counts.
+    Raises `ValueError` for an incomplete checkpoint, `ignore_data_skip=True`, a sampler that cannot be seeded, and a
+    disk too small for the run. Callbacks put at the front afterwards run before these checks; call it again to put its
+    own callbacks first.
     """
     callbacks = trainer.callback_handler.callbacks
     first = [_of(trainer, kind) or kind(trainer) for kind in (ResumeCallback, CheckpointCallback)]

@@ -27,7 +27,7 @@ _NOT_COUNTED = {  # the reason, and the settings
     "when a checkpoint is saved": (
         "save_strategy save_steps save_total_limit save_on_each_node save_only_model enable_jit_checkpoint"
     ),
-    "the same numbers, sooner or in less memory": (
+    "the same result, faster or in less memory": (
         "dataloader_num_workers dataloader_pin_memory dataloader_prefetch_factor dataloader_persistent_workers "
         "dataloader_multiprocessing_context dataset_num_proc torch_empty_cache_steps activation_checkpointing "
         "activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs activation_offloading "
@@ -38,7 +38,7 @@ _NOT_COUNTED = {  # the reason, and the settings
 }
 
 # %% ../../nbs/package/checkpointing/run_identity.ipynb #733ba04c
-_EVALUATION = (  # counts where an evaluation decides what becomes of the run
+_EVALUATION = (  # counts where an evaluation influences the run
     "eval_strategy eval_steps eval_delay eval_on_start per_device_eval_batch_size eval_accumulation_steps "
     "eval_packing eval_do_concat_batches eval_use_gather_object batch_eval_metrics include_for_metrics "
     "prediction_loss_only bf16_full_eval fp16_full_eval metric_for_best_model greater_is_better"
@@ -56,7 +56,7 @@ def counted_settings(
     if not decides:
         left_out |= set(_EVALUATION.split())
     if args.max_steps > 0:
-        left_out.add("num_train_epochs")  # it is not read then
+        left_out.add("num_train_epochs")  # then has no effect
     if args.load_best_model_at_end:
         left_out -= {"save_strategy", "save_steps"}  # they decide which checkpoints the best is chosen from
     return {key: value for key, value in args.to_dict().items() if key not in left_out}
@@ -95,9 +95,9 @@ def _optimizer_name(trainer) -> str | None:
 # %% ../../nbs/package/checkpointing/run_identity.ipynb #eeda6b86
 def describe(
     trainer,  # A `transformers.Trainer`, TRL's included, not yet trained
-    **extra,  # JSON values that are recorded too, such as the line of choices
-) -> dict:  # "run": what identifies the run, and is compared; "recorded": what is not
-    "The run as JSON values, the same in every start of the same script; nothing in it depends on the clock."
+    **extra,  # Further JSON values to record, such as the line of choices
+) -> dict:  # "run": identifies the run, compared; "recorded": not compared
+    "Describes the run as JSON values, the same for every start of the same script; nothing depends on the time."
     args, template = trainer.args, getattr(trainer.processing_class, "chat_template", None)
     run = {"trainer": _name(type(trainer)), **counted_settings(trainer), "world_size": args.world_size}
     run |= {"optimizer": _optimizer_name(trainer)}

@@ -21,47 +21,47 @@ from ..core.seams import overrides
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #31d8b2f2
 def _differences(old: dict, new: dict) -> dict[str, str]:
-    "The keys whose values differ, each with words such as `seed was 0, is 1`; None and a key that is absent differ."
+    "The keys whose values differ, each with a text such as `seed was 0, is 1`; None differs from a missing key."
     names = [key for key in {**old, **new} if old.get(key, "nothing") != new.get(key, "nothing")]
     return {key: f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in names}
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #5be17b73
-_BEGUN = ("run.json", "manifest.json", "*.jsonl")  # what a run writes before it has anything to lose
+_BEGUN = ("run.json", "manifest.json", "*.jsonl")  # files that a run writes before its first result
 
 
 def _holds(folder: Path, settings: dict) -> bool:
-    "Whether the folder holds the run of these settings; False where any run may start in it."
+    "Whether the folder holds the run with these settings; False where any run may start in it."
     file = folder / "run.json"
-    held = [p for p in folder.glob("[!.]*") if p != file]  # a name with a dot is a file that is being written
+    held = [p for p in folder.glob("[!.]*") if p != file]  # a name with a dot is a file being written
     if not file.exists() and held:
-        raise ValueError(f"{folder} is not empty and holds no run.json; choose another folder for the run")
+        raise ValueError(f"{folder} is not empty and holds no run.json; choose a different folder for the run")
     if not file.exists():
         return False
     differ = _differences(read_record(file), settings)
     results = [p for p in held if not any(p.match(begun) for begun in _BEGUN)]
     if differ and results:
-        cure = "Choose another folder, or remove this one"
-        raise ValueError(f"{folder} holds another run: {'; '.join(differ.values())}. {cure}")
+        cure = "Choose a different folder, or remove this one"
+        raise ValueError(f"{folder} holds a different run: {'; '.join(differ.values())}. {cure}")
     return not differ
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #46c3ede5
 def run_folder(
-    path: str | Path,  # Made if it does not exist
-    settings: dict,  # What identifies the run: model, data, seed, learning rate, ...; JSON values
+    path: str | Path,  # Created if it does not exist
+    settings: dict,  # JSON values that identify the run: model, data, seed, learning rate, ...
 ) -> Path:  # The folder, with the settings in `run.json`
-    """The folder of this run alone: once it holds a result, only the same settings may use it again.
+    """Reserves a folder for one run: once it holds a result, only the same settings may use it again.
 
-    `ValueError` with the differences where it holds a different run, and where it holds files but no `run.json`.
+    Raises `ValueError` with the differences where it holds a different run, and where it holds files but no `run.json`.
     """
     folder, settings = Path(path), json.loads(json.dumps(settings))
-    if not _holds(folder, settings) and os.environ.get("RANK", "0") == "0":  # of several processes the first writes
+    if not _holds(folder, settings) and os.environ.get("RANK", "0") == "0":  # only the first process writes
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "run.json", json.dumps(settings, indent=1))
     return folder
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #8e9c8585
 def _held(folder: Path) -> list[Path]:
-    "The checkpoints and results in a folder: what would be lost."
+    "The checkpoints and results in a folder, which a different run would overwrite."
     patterns = ("checkpoint-*", "*.safetensors", "pytorch_model*.bin", "metrics.json")
     return sorted(p for pattern in patterns for p in folder.glob(pattern))
 
@@ -70,14 +70,14 @@ _SPLIT = ("world_size", "per_device_train_batch_size", "gradient_accumulation_st
 
 
 def _but_for_processes(run: dict) -> dict:
-    "The run without its number of processes, and with the effective batch in place of its three factors."
+    "The run without its number of processes, and with the effective batch instead of its three factors."
     size = math.prod(run.get(key) or 1 for key in _SPLIT)
     kept = {key: value for key, value in run.items() if key not in (*_SPLIT, "padding_free")}
     return {**kept, "effective batch": size}
 
 
 def _run_changes(old: dict, new: dict, any_world_size: bool) -> dict[str, str]:
-    "How the runs of two manifests differ, in what both of their library versions know."
+    "The differences between the runs of two manifests, in the settings that both library versions have."
     was, now = old["run"], new["run"]
     if old["recorded"]["versions"] != new["recorded"]["versions"]:
         both = was.keys() & now.keys()
@@ -87,63 +87,65 @@ def _run_changes(old: dict, new: dict, any_world_size: bool) -> dict[str, str]:
     return _differences(was, now)
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #bcab42a2
-_LONGER = "a longer run has a different schedule from its first step on: train its result further, in a new folder"
-_TRAINED = "load the model again: trained in this process, it is not what the run began with"
+_LONGER = "a longer run has a different schedule from its first step on: continue training its result in a new folder"
+_TRAINED = "load the model again: training in this process has changed its weights since the start of the run"
 _CURES = {
     "max_steps": _LONGER,
     "num_train_epochs": _LONGER,
-    "world_size": "start it on as many processes as it was, or allow another number (any_world_size=True; for ft, "
-    "run.world_size=any): the same rows and effective batch then, and other random numbers for dropout",
+    "world_size": "start it on the same number of processes, or allow a different number (any_world_size=True; for ft, "
+    "run.world_size=any), with the same rows and effective batch but different random numbers for dropout",
     "model.weights": _TRAINED,
     "adapter.weights": _TRAINED,
-    "data": "give it the rows that it had, in their order",
+    "data": "use the same rows in the same order",
 }
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #157ac8b3
 def check_manifest(
     folder: str | Path,  # A run's folder; it need not exist
-    manifest: dict,  # What `describe` returned
-    any_world_size: bool = False,  # A different number of processes may resume it, with the same effective batch
+    manifest: dict,  # Result of `describe`
+    any_world_size: bool = False,  # Allow a different number of processes with the same effective batch
 ) -> None:
-    """A checkpoint or result in the folder belongs to this very run.
+    """Checks that a checkpoint or result in the folder belongs to this run.
 
-    `ValueError` with every difference and its cure where it belongs to a different run, and where `manifest.json` is
-    missing or damaged beside it.
+    Raises `ValueError` with every difference and its cure where it belongs to a different run, and where its
+    `manifest.json` is missing or damaged.
     """
     folder = Path(folder)
     held = _held(folder)
     if not held:
         return
     if not (folder / "manifest.json").is_file():
-        problem = f"{folder} holds {held[0].name} and no manifest.json, so it cannot be compared with this run"
-        raise ValueError(f"{problem}; choose another folder")
+        problem = f"{folder} holds {held[0].name} but no manifest.json, so it cannot be compared with this run"
+        raise ValueError(f"{problem}; choose a different folder")
     old = read_record(folder / "manifest.json", "run", "recorded")
     differ = _run_changes(old, manifest, any_world_size)
     if differ:
         cures = dict.fromkeys(cure for key, cure in _CURES.items() if key in differ)
-        last = "Give the values that it had to resume it, or choose another folder"
-        raise ValueError(f"{folder} holds another run: {'; '.join([*differ.values(), *cures])}. {last}")
+        last = "Use the old values to resume that run, or choose a different folder"
+        raise ValueError(f"{folder} holds a different run: {'; '.join([*differ.values(), *cures])}. {last}")
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #5a7cf597
 def went_without(
     run: str | Path,  # A run's folder
-) -> list[str]:  # Sentences, as `core.seams.given_way` makes them; empty where there is no manifest
-    "What the run went without, since a library had renamed a private name, as its manifest.json records it."
+) -> list[str]:  # Sentences from `core.seams.given_way`; empty without a manifest
+    "The guards that the run went without because a library had renamed a private name, from its manifest.json."
     file = Path(run, "manifest.json")
     return read_record(file, "recorded")["recorded"].get("given_way", []) if file.is_file() else []
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #fd671b85
 def _check_everywhere(trainer, manifest: dict, any_world_size: bool) -> None:
-    "`check_manifest` in the first process; its error, and one for processes that differ, is raised in all."
+    "Runs `check_manifest` in the first process; all raise its error, and one for processes that differ."
     facts = {**manifest["run"], **manifest["recorded"]["versions"]}
-    check_same(**{key: value for key, value in facts.items() if not key.endswith(".weights")})  # some may come later
+    check_same(
+        **{key: value for key, value in facts.items() if not key.endswith(".weights")}
+    )  # some weights may be loaded later
     with together():
         if trainer.is_world_process_zero():
             check_manifest(trainer.args.output_dir, manifest, any_world_size)
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #5830bf17
 def _before(file: Path, recorded: dict, step: int) -> list[dict]:
-    "What was recorded before each start in which it changed, with the step at which that start resumed."
+    "The earlier records, one for each resume that changed them, with the step of that resume."
     if not step or not file.is_file():
         return []
     old = read_record(file, "recorded")
@@ -159,15 +161,15 @@ def _write(file: Path, manifest: dict, step: int) -> None:
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #5e7b3486
 @overrides(TrainerCallback)
 class ManifestCallback(TrainerCallback):
-    """The trainer's folder holds this run alone: `trainer.add_callback(ManifestCallback(trainer, choices=line))`.
+    """Checks that the trainer's folder holds no other run: `trainer.add_callback(ManifestCallback(trainer))`.
 
-    `ValueError` as of `check_manifest`, in all processes alike, when it is made and when training starts; then it
+    Raises the `ValueError` of `check_manifest` in all processes, when it is created and when training starts; then
     writes `manifest.json`, with earlier records of versions and machine under "before".
     """
 
     def __init__(
         self,
-        trainer,  # The one that it is added to, not yet trained
+        trainer,  # The trainer to which it is added, not yet trained
         any_world_size: bool = False,  # As in `check_manifest`
         **extra,  # JSON values to record, such as the line of choices
     ):
@@ -181,4 +183,4 @@ class ManifestCallback(TrainerCallback):
         _check_everywhere(self.trainer, self.manifest, self.any)
         if state.is_world_process_zero:
             _write(Path(args.output_dir, "manifest.json"), self.manifest, state.global_step)
-        from_all(None)  # none goes on before it is written
+        from_all(None)  # all processes wait until it is written

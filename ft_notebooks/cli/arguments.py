@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 # %% ../../nbs/package/cli/arguments.ipynb #b582f9d7
 def _command(commands, name, text, *positional, output=None, settings=True):
-    "A command with its arguments (name, number, explanation each); `output` is its default folder, in words if in RUN."
+    "A command with its arguments (name, number, explanation each); `output`: its default folder."
     one = {"metavar": "section.key=value", "action": "append", "default": [], "help": "one setting; may be repeated"}
     folder = {"metavar": "FOLDER", "default": None if str(output).startswith("RUN/") else output}
     command = commands.add_parser(name, help=text, description=text)
@@ -22,56 +22,54 @@ def _command(commands, name, text, *positional, output=None, settings=True):
         command.add_argument("--set", **one)
     if output is not None:
         command.add_argument("--output", **folder, help=f"default: {output}")
-        command.add_argument("--quiet", action="store_true", help="print only what comes out, and errors; no bars")
+        command.add_argument("--quiet", action="store_true", help="print only the result and errors, no progress bars")
     return command
 
 # %% ../../nbs/package/cli/arguments.ipynb #b7a43b91
 def _add_eval(commands, run) -> None:
-    kept = ("DATA", "?", "default: the rows that the run kept aside")
+    kept = ("DATA", "?", "default: the rows that the run held out")
     card = _command(commands, "eval", "a report card", run, kept, output="RUN/eval")
-    card.add_argument(
-        "--tasks", metavar="NAMES", help="tasks of lm-evaluation-harness instead, with commas between them"
-    )
-    card.add_argument("--include", metavar="FOLDER", help="of tasks of your own, whose code is run")
+    card.add_argument("--tasks", metavar="NAMES", help="lm-evaluation-harness tasks instead, separated by commas")
+    card.add_argument("--include", metavar="FOLDER", help="a folder of your own tasks; their code is run")
     card.add_argument("--limit", metavar="N", type=int, help="rows of each task; default: all")
-    card.add_argument("--chat", action="store_true", help="ask the tasks in the chat template")
+    card.add_argument("--chat", action="store_true", help="put the tasks' prompts into the chat template")
 
 # %% ../../nbs/package/cli/arguments.ipynb #63cf22be
 def _add_launch(commands) -> None:
-    what = "sft or dpo in several processes, on one machine or several"
+    what = "run sft or dpo in several processes, on one machine or several"
     how, number = _command(commands, "launch", what, settings=False), {"metavar": "N", "type": int}
     how.add_argument("--strategy", choices=["ddp", "fsdp2", "zero2", "zero3"], help="default: ddp")
-    how.add_argument("--processes", **number, help="of all machines together: one for each GPU")
+    how.add_argument("--processes", **number, help="total over all machines, one for each GPU")
     how.add_argument("--machines", **number, help="default: 1")
-    how.add_argument("--machine-rank", **number, default=0, help="of this machine, from 0")
-    how.add_argument("--address", metavar="HOST", help="of the machine with rank 0, if there are several")
-    how.add_argument("--port", **number, help="on that machine; default: 29500, on one machine whatever is free")
-    again = "begin again from the last checkpoint after a failure"
+    how.add_argument("--machine-rank", **number, default=0, help="rank of this machine, from 0")
+    how.add_argument("--address", metavar="HOST", help="the machine with rank 0, if there are several")
+    how.add_argument("--port", **number, help="of that machine; default: 29500, on a single machine any free port")
+    again = "restart from the last checkpoint after a failure, at most N times"
     how.add_argument("--max-restarts", **number, default=0, help=again)
-    file = "a file for accelerate, in place of a new one; an old one is converted"
+    file = "an existing config file of accelerate, which is checked; default: a new one"
     how.add_argument("--config", metavar="FILE", help=file)
     how.add_argument("--slurm", action="store_true", help="write a job for sbatch instead")
-    words = "the command, as it is without launch"
+    words = "the command as without launch"
     how.add_argument("words", metavar="-- sft DATA", nargs=argparse.REMAINDER, help=words)
 
 # %% ../../nbs/package/cli/arguments.ipynb #159f3a11
 def parser() -> argparse.ArgumentParser:
-    "The arguments of `ft`; a parsed line holds the command's name as `command`."
+    "The parser of `ft`; a parsed line holds the command's name as `command`."
     ft = argparse.ArgumentParser("ft", description="Fine-tune a language model on a file of chats or of preferences.")
     ft.add_argument("--version", action="version", version=f"ft_notebooks {version('ft-notebooks')}")
     ft.set_defaults(quiet=False)
     commands = ft.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    data = ("DATA", None, "a file of messages, alpaca rows or, for dpo, of pairs: JSON, JSONL, CSV, Parquet")
+    data = ("DATA", None, "a file of messages, Alpaca rows or, for dpo, of pairs: JSON, JSONL, CSV, Parquet")
     run = ("RUN", None, "a run's folder, or a model: a folder, a name on the hub, or smollm2")
     _command(commands, "init", "write a commented settings.ini here", settings=False)
     _command(commands, "sft", "supervised fine-tuning", data, output="runs/sft")
-    _command(commands, "dpo", "preferences: chosen above rejected", data, output="runs/dpo")
+    _command(commands, "dpo", "preference training on chosen and rejected answers", data, output="runs/dpo")
     _add_eval(commands, run)
-    _command(commands, "merge", "a run's adapter into its base", run, output="RUN/merged")
-    chat = _command(commands, "chat", "try a run or a model by hand", run)
-    chat.add_argument("--system", metavar="TEXT", help="default: the one that all rows of the training data share")
+    _command(commands, "merge", "merge a run's adapter into its base", run, output="RUN/merged")
+    chat = _command(commands, "chat", "chat with a run or a model", run)
+    chat.add_argument("--system", metavar="TEXT", help="system message; default: the one that all training rows share")
     _add_launch(commands)
-    way = "the whole way on the built-in task, in minutes"
+    way = "base, sft and dpo on the built-in task, in minutes"
     demo = _command(commands, "demo", way, output="runs/demo", settings=False)
-    demo.add_argument("--seed", type=int, default=0, help="of the notes, the adapter and the order; default: 0")
+    demo.add_argument("--seed", type=int, default=0, help="seed of the notes, the adapter and the order; default: 0")
     return ft

@@ -33,40 +33,40 @@ _FUNCTIONS = {
 
 
 def _call(args) -> str | None:
-    "What the command's function returns."
+    "Runs the command's function and returns its text."
     module, name = _FUNCTIONS[args.command].split(".")
     return getattr(importlib.import_module(f"ft_notebooks.cli.{module}"), name)(args)
 
 # %% ../../nbs/package/cli/commands.ipynb #e028566b
 def _escape_what_cannot_be_encoded() -> None:
-    "stdout and stderr write an escape where they would raise `UnicodeEncodeError`; a chosen error handler stays."
-    streams: list[Any] = [sys.stdout, sys.stderr]  # a program may put None or a codecs.StreamWriter there
+    "Makes stdout and stderr write escapes instead of raising `UnicodeEncodeError`; keeps other error handlers."
+    streams: list[Any] = [sys.stdout, sys.stderr]  # they may be None or a codecs.StreamWriter
     for stream in streams:
         if getattr(stream, "errors", None) not in ("strict", "surrogateescape"):  # the defaults
             continue
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
         else:
-            stream.errors = "backslashreplace"  # of a codecs.StreamWriter
+            stream.errors = "backslashreplace"  # for a codecs.StreamWriter
 
 # %% ../../nbs/package/cli/commands.ipynb #88cc695a
 def _threads_before(args) -> int | None:
-    "The number of threads of the run that this command resumes; None where its folder does not name one."
+    "The number of threads of the run that this command resumes; None if its folder has no record of it."
     for folder in {"sft": [""], "dpo": [""], "demo": ["dpo", "sft"]}.get(args.command, []):
         try:
             manifest = json.loads(Path(args.output, folder, "manifest.json").read_text(encoding="utf-8"))
             machine = manifest["recorded"]["machine"]
             return machine["threads"] if machine["device"] == "cpu" else None
-        except (OSError, ValueError, KeyError, TypeError):  # a damaged file: the command itself checks it later
+        except (OSError, ValueError, KeyError, TypeError):  # the command itself checks a damaged file later
             continue
     return None
 
 # %% ../../nbs/package/cli/commands.ipynb #b4a76c83
 def _run(args) -> str | None:
-    "What the command returns; with --quiet nothing else is printed, and there are no bars."
+    "Runs the command and returns its text; with --quiet it prints nothing else, and no progress bars."
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and args.command not in ("sft", "dpo"):
         raise ValueError(
-            "under a launcher every process would do the same; sft and dpo share the work, the others take one process"
+            "under a launcher every process would do the same work; only sft and dpo run in several processes"
         )
     if not args.quiet:
         return _call(args)
@@ -79,9 +79,9 @@ def _run(args) -> str | None:
 def main(
     argv: list[str] | None = None,  # The arguments; None for those of the process
 ) -> None:
-    """Run `ft`; `ValueError` and `OSError` end it with one message on stderr and exit code 2.
+    """Runs `ft`; `ValueError` and `OSError` end it with one message on stderr and exit code 2.
 
-    Ctrl-C ends it with exit code 130, SIGTERM during training with 143; the message says where the command resumes.
+    Ctrl-C ends it with exit code 130, SIGTERM during training with 143; the message names the point of the resume.
     """
     _escape_what_cannot_be_encoded()
     args = parser().parse_args(argv)
@@ -93,11 +93,11 @@ def main(
     try:
         said = _run(args)
     except (ValueError, OSError) as e:
-        if first or not isinstance(e, Everywhere):  # which the first process of this host prints
+        if first or not isinstance(e, Everywhere):  # those are printed by this host's first process
             print(f"ft {args.command}: {e}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as e:
-        reason = str(e) or "what has not begun to train begins again"
+        reason = str(e) or "training had not begun, so the next start begins from scratch"
         if first:
             print(f"\nft {args.command}: stopped; {reason}", file=sys.stderr)
         sys.exit(128 + e.signal if isinstance(e, Stopped) else 130)

@@ -20,15 +20,15 @@ from ..training.batch_plan import effective_batch
 
 # %% ../../nbs/package/cli/console.ipynb #518c1ca3
 def say(*words: object) -> None:
-    "Print, in the first process only."
+    "Prints, in the first process only."
     if os.environ.get("RANK", "0") == "0":
         print(*words, flush=True)
 
 # %% ../../nbs/package/cli/console.ipynb #ddadac56
 def command_settings(
-    args,  # As `parser` gives it, with `settings` and `set`
-) -> dict:  # As `read_settings` gives them
-    "The settings of a command; it prints the file that they come from. `ValueError` as of `read_settings`."
+    args,  # From `parser`, with `settings` and `set`
+) -> dict:  # As from `read_settings`
+    "Reads the settings of a command and prints their file; raises `ValueError` as `read_settings` does."
     file = args.settings or ("settings.ini" if Path("settings.ini").is_file() else None)
     if file:
         say(f"settings: {file}")
@@ -36,13 +36,13 @@ def command_settings(
 
 # %% ../../nbs/package/cli/console.ipynb #a8c475ef
 def _check_config(given, stage) -> None:
-    "`ValueError` for a run without a step or a checkpoint, and for what the stage's config class raises."
+    "Raises `ValueError` for a run without a step or a checkpoint, and where the stage's config class raises an error."
     for key in ("max_steps", "num_train_epochs", "learning_rate"):
         if given.get(key, 1) <= 0:
             raise ValueError(f"[{stage}] {key} must be more than 0, got {given[key]}")
     if given.get("save_strategy", "steps") == "no" or given.get("save_only_model"):
         raise ValueError(
-            f"[{stage}] a run keeps a checkpoint to go on from; leave out save_strategy and save_only_model"
+            f"[{stage}] a run needs checkpoints to resume from; leave out save_strategy and save_only_model"
         )
     fields = {key: value for key, value in given.items() if key != "effective_batch"}
     try:
@@ -52,13 +52,13 @@ def _check_config(given, stage) -> None:
 
 # %% ../../nbs/package/cli/console.ipynb #90f8f125
 def check_settings(
-    settings: dict,  # As `read_settings` gives them
+    settings: dict,  # From `read_settings`
     stage: str = "sft",  # Or "dpo"
 ) -> None:
-    """The settings agree with each other, and the stage's config class takes them; otherwise `ValueError`.
+    """Checks that the settings are consistent and that the stage's config class accepts them.
 
-    It is raised for bits that do not exist or that full training cannot use, for [lora] keys without an adapter, for a
-    run without a step or a checkpoint, and for what `SFTConfig` or `DPOConfig` raise.
+    Raises `ValueError` for invalid bits, for bits that full training cannot use, for [lora] keys without an adapter,
+    for a run without a step or a checkpoint, and where `SFTConfig` or `DPOConfig` raise an error.
     """
     lora, given, bits = settings["lora"], settings[stage], settings["model"].get("bits")
     full = settings["model"].get("method") == "full"
@@ -66,24 +66,23 @@ def check_settings(
         check_bits(bits)
     if full and bits not in (None, 32):
         raise ValueError(
-            f"[model] bits={bits} with method=full: weights that are trained themselves need 32 bits, as small "
-            "updates get lost in fewer; take bits out, or let method be lora, whose adapter is float32 on a base of "
-            "any bits"
+            f"[model] bits={bits} with method=full: full training needs 32 bits, since fewer bits lose small updates; "
+            "remove bits, or set method to lora, whose adapter is float32 on a base of any bits"
         )
     if lora and full:
         raise ValueError(
-            f"[lora] sets {', '.join(lora)}, but model.method=full trains every weight and no adapter; take the keys "
-            "out of [lora], or let model.method be lora"
+            f"[lora] sets {', '.join(lora)}, but model.method=full trains every weight and no adapter; remove the keys "
+            "from [lora], or set model.method to lora"
         )
     effective_batch(given.get("effective_batch", 16))
     _check_config(given, stage)
 
 # %% ../../nbs/package/cli/console.ipynb #37d475ed
 def quiet_libraries(
-    threads=None,  # Of `use_cpu_threads`: why there are so many; None prints nothing
+    threads=None,  # From `use_cpu_threads`: the reason for the number of threads; None prints nothing
 ) -> None:
-    "Turn off the libraries' notices; print the number of threads, and why, where the CPU trains."
-    warnings.simplefilter("ignore", FutureWarning)  # between the libraries, not for whoever runs ft
+    "Turns off the libraries' messages; prints the number of threads and the reason where the CPU trains."
+    warnings.simplefilter("ignore", FutureWarning)  # for library developers, not for users of ft
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()

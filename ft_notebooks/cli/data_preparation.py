@@ -30,19 +30,19 @@ def columns_of(
     stage: str,  # "sft" or "dpo"
     data: dict,  # The section `[data]`
 ) -> dict[str, str]:  # A column of ours -> its name in the files
-    "The columns that the settings name, of those that a stage reads."
+    "The columns of a stage that the settings rename."
     columns = ("prompt", "chosen", "rejected") if stage == "dpo" else ("messages", "prompt", "completion")
     return {name: data[name] for name in columns if data.get(name) is not None}
 
 
 def read_stage(
     stage: str,  # "sft" or "dpo"
-    source,  # A file or folder, as `read_chats` and `read_preferences` take it
+    source,  # A file or folder, as for `read_chats` and `read_preferences`
     data: dict | None = None,  # The section `[data]`, which may name columns
 ):  # A `Dataset` of conversations ("messages") or of pairs ("prompt", "chosen", "rejected")
-    """The rows that a stage trains on.
+    """Reads the rows that a stage trains on.
 
-    `ValueError` with file and line where a row is no conversation (sft) or no pair (dpo).
+    Raises `ValueError` with file and line where a row is not a conversation (sft) or not a pair (dpo).
     """
     return (read_preferences if stage == "dpo" else read_chats)(source, **columns_of(stage, data or {}))
 
@@ -50,7 +50,7 @@ def read_stage(
 def as_chats(
     rows,  # A `Dataset` of conversations or of pairs
 ):  # A `Dataset` with "messages", and "tools" if there are any
-    "Conversations as they are; each pair becomes its prompt with the chosen answer."
+    "Returns conversations unchanged; turns each pair into its prompt with the chosen answer."
     if "messages" in rows.column_names:
         return rows
     columns = {"messages": rows.features["prompt"]}
@@ -64,7 +64,7 @@ def as_chats(
 
 # %% ../../nbs/package/cli/data_preparation.ipynb #97ec6181
 def _misread(tok, sources, pairs: bool, data: dict) -> None:
-    "A `ValueError` with the file and the line of the first row of `sources` that cannot be encoded."
+    "Raises `ValueError` with file and line of the first row of `sources` that cannot be encoded."
     stage = "dpo" if pairs else "sft"
     columns = (*COLUMNS, *columns_of(stage, data).values())
     for source in sources:
@@ -82,14 +82,14 @@ def _misread(tok, sources, pairs: bool, data: dict) -> None:
 def encode_rows(
     tok,  # A `PreTrainedTokenizerBase`
     rows,  # A `Dataset` of conversations or of pairs, or None
-    max_length: int | None,  # In tokens; None cuts nothing
+    max_length: int | None,  # In tokens; None: no limit
     sources: Sequence[str | Path],  # The files that the rows were read from
-    **data,  # Of `[data]`: `allow_cut` for chats, `allow_equal` and `allow_long` for pairs, and the columns' names
-) -> tuple:  # The encoded rows (None for None), and what was counted on the way: rows, tokens, cut, equal, ...
-    """Conversations as `encode_chats` and pairs as `encode_pairs` encode them.
+    **data,  # From `[data]`: `allow_cut` for chats, `allow_equal` and `allow_long` for pairs, column names
+) -> tuple:  # The encoded rows (None for None), and the counts: rows, tokens, cut, equal, ...
+    """Encodes conversations by `encode_chats` and pairs by `encode_pairs`.
 
-    `ValueError` with file and line where a row cannot be encoded, and where a larger share of the rows than allowed
-    is cut, equal or too long.
+    Raises `ValueError` with file and line where a row cannot be encoded, and where a larger share of the rows than
+    allowed is cut, equal or too long.
     """
     if rows is None:
         return None, {}
@@ -103,7 +103,7 @@ def encode_rows(
 
 # %% ../../nbs/package/cli/data_preparation.ipynb #541cc690
 def _ribbon(ribbon) -> str:
-    "The ribbon in colours on a terminal, and elsewhere what is trained between « and »."
+    "The row with trained tokens in color on a terminal, and elsewhere between « and »."
     if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         return str(ribbon)
     texts = []
@@ -115,9 +115,9 @@ def _ribbon(ribbon) -> str:
 # %% ../../nbs/package/cli/data_preparation.ipynb #7a5a1b57
 def show_row(
     tok,  # A `PreTrainedTokenizerBase`
-    row: dict,  # As `encode_rows` gives it
-) -> str:  # The text; trained tokens in colour on a terminal, elsewhere between « and »
-    "A row as it is trained; for a pair, the prompt with the chosen answer, and then with the rejected answer."
+    row: dict,  # From `encode_rows`
+) -> str:  # The text; trained tokens in color on a terminal, elsewhere between « and »
+    "A row with its trained tokens marked; a pair as prompt with chosen answer, then prompt with rejected answer."
     if "labels" in row:
         return _ribbon(show_tokens(tok, row))
     before = row["prompt_ids"]
@@ -129,9 +129,9 @@ def show_row(
 
 # %% ../../nbs/package/cli/data_preparation.ipynb #b93c6576
 def measure(
-    model,  # Measured in `eval()` mode, and left in the mode that it was in
+    model,  # Runs in `eval()` mode; its mode is restored
     tok,  # Its tokenizer
-    rows,  # As `encode_rows` gives them, or None
+    rows,  # From `encode_rows`, or None
 ) -> dict:  # {"perplexity"}; of pairs {"ranked": {"value", "low", "high", "n"}, "logps": N × [chosen, rejected], nats}
     "The perplexity of held-out conversations, or how the model ranks held-out pairs; {} without rows."
     if rows is None:
@@ -144,12 +144,12 @@ def measure(
 
 # %% ../../nbs/package/cli/data_preparation.ipynb #8782d5da
 def compare_measures(
-    before: dict,  # What `measure` gave before the training
-    after: dict,  # The same afterwards
-) -> tuple[dict, list[str]]:  # What to keep in `metrics.json`, and the lines to print
-    """Both measures under their names, `perplexity_before` and `perplexity`, without the log-probabilities.
+    before: dict,  # Result of `measure` before training
+    after: dict,  # Result of `measure` after training
+) -> tuple[dict, list[str]]:  # The values for `metrics.json`, and the lines to print
+    """Both measures under names such as `perplexity_before` and `perplexity`, without the log-probabilities.
 
-    For pairs also the reward accuracy: the share whose chosen answer has gained more than the rejected one.
+    For pairs also the reward accuracy: the share whose chosen answer gained more log-probability than the rejected one.
     """
     kept = {f"{name}_before": value for name, value in before.items() if name != "logps"}
     kept |= {name: value for name, value in after.items() if name != "logps"}
@@ -166,6 +166,6 @@ def compare_measures(
     )
     n = kept["ranked"]["n"]
     return kept, [
-        f"held-out pairs whose chosen answer is the likelier one a token: {then} before, {now} after (n = {n})",
-        f"and in which it has gained more than the rejected one (reward accuracy): {won}",
+        f"held-out pairs whose chosen answer is more likely per token: {then} before, {now} after (n = {n})",
+        f"held-out pairs whose chosen answer gained more than the rejected one (reward accuracy): {won}",
     ]

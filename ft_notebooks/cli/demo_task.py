@@ -24,18 +24,18 @@ DEMO_DPO = {  # 12 steps of 8 pairs
     "num_train_epochs": 1,
     "save_steps": 6,
     "loss_type": ["sigmoid", "sft"],
-    "loss_weights": [1.0, 1.0],  # the second keeps the chosen answers likely
+    "loss_weights": [1.0, 1.0],  # the second loss keeps the chosen answers likely
 }
 
 # %% ../../nbs/package/cli/demo_task.ipynb #32ea7c72
-FORM = ("day", "time", "event")  # the order of the keys that is preferred
+FORM = ("day", "time", "event")  # the preferred order of the keys
 
 
 def demo_pairs(
-    n: int,  # Pairs
-    seed: int,  # Of the notes
+    n: int,  # Number of pairs
+    seed: int,  # Seed of the notes
 ):  # A `Dataset` of "prompt", "chosen" and "rejected"
-    "Pairs of the same answer: chosen in the order of `FORM`, rejected in the order that supervised fine-tuning taught."
+    "Pairs of one answer in two key orders: chosen in the order of `FORM`, rejected in the order trained by SFT."
 
     def pair(messages):
         known = json.loads(messages[-1]["content"])
@@ -48,8 +48,8 @@ def demo_pairs(
 def demo_guards(
     tok,  # A `PreTrainedTokenizerBase`
     rows,  # Encoded rows: conversations, or pairs with "chosen_ids"
-) -> list:  # Of `TrainerCallback`s
-    "A `CollapseCallback` that scores exact answers for a run on pairs; nothing for a run on conversations."
+) -> list:  # `TrainerCallback`s
+    "A `CollapseCallback` with exact match as its score for a run on pairs; none for a run on conversations."
 
     def right(answers, rows):
         expected = (tok.decode(row["chosen_ids"], skip_special_tokens=True) for row in rows)
@@ -69,7 +69,7 @@ def demo_scores(
         for n, new in ((100, False), (50, True))
     )
     scores = {**words.scores, "exact_match_new_phrases": phrases.scores["exact_match"]}
-    for row in phrases.rows:  # which count in that score alone
+    for row in phrases.rows:  # these count only in that score
         row["exact_match_new_phrases"] = row.pop("exact_match")
         del row["preferred_form"], row["nats"]
     return Evaluation(scores, words.rows + phrases.rows, words.errors + phrases.errors)

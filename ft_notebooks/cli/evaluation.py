@@ -28,23 +28,23 @@ from ..tokenization.padding import load_tokenizer
 
 # %% ../../nbs/package/cli/evaluation.ipynb #0983b155
 def run_models(
-    folder: str,  # Of a run or a model
+    folder: str,  # A run's or a model's folder
     known: dict,  # Its record, from `known_run`
 ) -> dict[str, str]:  # Stage, such as "base", "sft" or "dpo", -> the folder of its model or its name on the hub
-    "The base, where it is known, the adapter that DPO started from, then the model itself."
+    "The base, if known, then the adapter that DPO started from, then the model itself."
     stage, start = known.get("command", "model"), known.get("model.name")
     adapter, found = Path(folder, "adapter_config.json"), {}
     base = read_record(adapter)["base_model_name_or_path"] if adapter.is_file() else start
     if base is not None:
         found["base"] = base
-    if start not in (None, base) and Path(start, "adapter_config.json").is_file():  # which the run trained further
+    if start not in (None, base) and Path(start, "adapter_config.json").is_file():  # trained further
         earlier = known_run(start)[1].get("command")
         found["start" if earlier in (None, stage) else earlier] = start
     return {**found, stage: folder}
 
 # %% ../../nbs/package/cli/evaluation.ipynb #e6774605
 def _rows(file, data):
-    "The conversations of a file; where it holds pairs instead, those with the chosen answers."
+    "The conversations of a file; pairs become conversations with the chosen answer."
     chosen, messages = data.get("chosen") or "chosen", data.get("messages") or "messages"
     first = next((row for _, row in read_rows(file, (*COLUMNS, chosen, messages)) if isinstance(row, dict)), {})
     holds_pairs = first.get(chosen) is not None and first.get(messages) is None
@@ -64,7 +64,7 @@ def _evaluate(models, bits, tok, chats, scorers, output, options) -> dict:
 
 # %% ../../nbs/package/cli/evaluation.ipynb #fc6bde06
 def _score(found) -> str:
-    "The value with its interval; a dash where there is none."
+    "The value with its interval; a dash for a missing score."
     if found is None:
         return "–"
     around = "" if found["low"] is None else f" [{found['low']:.2f}, {found['high']:.2f}]"
@@ -74,7 +74,7 @@ def _score(found) -> str:
 def score_table(
     evaluations: dict,  # Stage -> `Evaluation`
 ) -> str:  # Lines of equal length
-    "A row for each score and a column for each stage, with intervals; a dash where a stage has no such score."
+    "A table with one row per score and one column per stage, with intervals; a dash for a missing score."
     names = list(dict.fromkeys(name for evaluation in evaluations.values() for name in evaluation.scores))
     rows = [["", *evaluations]]
     for name in names:
@@ -84,7 +84,7 @@ def score_table(
 
 # %% ../../nbs/package/cli/evaluation.ipynb #593d0e81
 def _from_runs(models) -> dict[str, Any]:
-    "What the report shows from the folders of runs: the rows trained on, scores by step and logs, by stage."
+    "The data for the report from the run folders: training rows, scores by step and logs, by stage."
     found: dict[str, Any] = {"train": {}, "looks": {}, "history": {}}
     for stage, place in models.items():
         known = known_run(place)[1]
@@ -96,7 +96,7 @@ def _from_runs(models) -> dict[str, Any]:
 
 
 def _report(found, models, scorers, output, title) -> str:
-    "Write the report of each stage's `Evaluation`; its table, what the comparisons say, and where it is."
+    "Writes the report of all stages; returns the score table, the verdicts, and the report's path."
     page = report_card(found, output, title=title, **_from_runs(models))
     lines = [score_table(found)]
     for scores in compare_stages(found).values():
@@ -113,7 +113,7 @@ def _by_task(results):
 
 
 def _run_tasks(args, models, tok, bits, output) -> str:
-    "Run the tasks with each model and save the scores; their table, and where they are."
+    "Runs the tasks with each model and saves the scores; returns their table and the file's path."
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     how = {"limit": args.limit, "include": args.include, "chat": args.chat}
     kept, found, file = {}, {}, Path(output, "tasks.json")
@@ -128,21 +128,19 @@ def _run_tasks(args, models, tok, bits, output) -> str:
 
 # %% ../../nbs/package/cli/evaluation.ipynb #e549cacf
 def _check_tasks(args) -> None:
-    "`ValueError` for rows beside tasks, and for what belongs to tasks without them."
+    "Raises `ValueError` for DATA together with tasks, and for options of tasks without `--tasks`."
     of_tasks = args.include or args.limit is not None or args.chat
     if args.tasks and args.data or of_tasks and not args.tasks:
-        raise ValueError(
-            "--tasks brings rows of its own, so leave DATA out; --include, --limit and --chat belong to --tasks"
-        )
+        raise ValueError("--tasks has its own rows, so leave DATA out; --include, --limit and --chat need --tasks")
 
 
 def eval_command(
-    args,  # As `parser` gives it for `ft eval`
-) -> str:  # The table of scores, what the comparisons say, and where the report is
-    """Evaluate a run's model beside its base, on the rows of a file, those that the run held out, or tasks.
+    args,  # From `parser` for `ft eval`
+) -> str:  # The table of scores, the verdicts, and the report's path
+    """Evaluates a run's model beside its base, on the rows of a file, on the run's held-out rows, or on tasks.
 
-    The data are read before a model is loaded. `ValueError` for what `find_scorers`, `kept_rows`, `known_run` and
-    `encode_rows` raise, and for options that do not belong together.
+    Reads the data before it loads a model. Raises `ValueError` where `find_scorers`, `kept_rows`, `known_run` or
+    `encode_rows` do, and for options that contradict each other.
     """
     settings = command_settings(args)
     quiet_libraries(args.threads)
@@ -161,7 +159,7 @@ def eval_command(
     if chats is None:
         chats, data = kept_rows(args.run, known), known["data"]
     tok = load_tokenizer(folder)
-    # before a model is loaded, an error with the file and the line of a row that the template refuses
+    # before a model is loaded, raises an error with file and line of a row that the template cannot render
     encode_rows(tok, chats, None, [args.data or data["file"]], **columns_of("sft", data))
     found = _evaluate(models, bits, tok, chats, scorers, output, options)
     return _report(found, models, scorers, output, f"{args.run} on {args.data or 'its held-out rows'}")

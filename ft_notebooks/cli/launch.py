@@ -22,16 +22,16 @@ from ..distributed.slurm import slurm_job
 
 # %% ../../nbs/package/cli/launch.ipynb #6fb708f1
 def _config_file(args) -> Path:
-    "The file for accelerate: the one given, checked, or a new one."
+    "The config file for accelerate: the given one, checked, or a new one."
     if args.config and args.strategy:
-        raise ValueError(f"--config {args.config} says the strategy; leave --strategy out")
+        raise ValueError(f"--config {args.config} already sets the strategy; leave --strategy out")
     if args.config:
         check_config(args.config, args.processes, args.machines)
         return Path(args.config)
     if args.processes is None:
         raise ValueError(
-            "say how many processes there are, over all machines: --processes N, one for each GPU; or give --config "
-            "FILE"
+            "the number of processes is missing: set --processes N, the total over all machines, one for each GPU; or "
+            "--config FILE"
         )
     file = Path("runs", "accelerate.yaml")
     file.parent.mkdir(exist_ok=True)
@@ -53,17 +53,17 @@ def _other_machines(args, file, words, where) -> list[str]:
 
 # %% ../../nbs/package/cli/launch.ipynb #d57c22e8
 def launch_command(
-    args: argparse.Namespace,  # As `parser` gives it for `ft launch`
+    args: argparse.Namespace,  # From `parser` for `ft launch`
 ) -> None:
-    """Start `ft sft` or `ft dpo` in several processes, or write a job for sbatch; exits with the processes' exit code.
+    """Starts `ft sft` or `ft dpo` in several processes, or writes a job for sbatch; exits with their exit code.
 
-    `ValueError` where the command after `--` is neither sft nor dpo, and where the flags contradict each other or the
-    config file; nothing is started then.
+    Raises `ValueError`, before anything starts, where the command after `--` is neither sft nor dpo, and where the
+    flags contradict each other or the config file.
     """
     words = args.words[1:] if args.words[:1] == ["--"] else args.words
     if words[:1] not in (["sft"], ["dpo"]):
         raise ValueError(
-            "after -- comes the command that each process runs: -- sft DATA or -- dpo DATA; the others need one process"
+            "after -- give the command for each process: -- sft DATA or -- dpo DATA; other commands run in one process"
         )
     parser().parse_args(words)
     file = _config_file(args)

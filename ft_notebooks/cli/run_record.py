@@ -18,22 +18,22 @@ from ..loading.example_models import smollm2
 
 # %% ../../nbs/package/cli/run_record.ipynb #285118b0
 def _without(chats, held):
-    "The rows of `chats` that are not, and not nearly, in `held`; `ValueError` if none is left."
+    "The rows of `chats` without duplicates and near-duplicates of `held`; raises `ValueError` if none remain."
     known = {row for _, row, _ in overlap(held, chats)}
     if len(known) == len(chats):
-        raise ValueError("every row is held out, and none is left to train on; let data.eval name other rows")
+        raise ValueError("every row is held out, so none remain for training; set data.eval to different rows")
     if known:
-        say(f"{len(known)} rows are also, or nearly, among those held out, and are not trained on")
+        say(f"{len(known)} rows are duplicates or near-duplicates of held-out rows, and are not trained on")
     left = [row for row in range(len(chats)) if row not in known]
     return chats.select(left)
 
 # %% ../../nbs/package/cli/run_record.ipynb #48cea0d2
 def _last(chats, rule) -> tuple:
-    "The rows before the last N, and the last N; `ValueError` unless N is at least 1 and leaves a row."
+    "The rows before the last N, and the last N; raises `ValueError` unless N is at least 1 and leaves a row."
     count = rule.removeprefix("last:")
     if not count.isdigit() or not 0 < int(count) < len(chats):
         most = len(chats) - 1
-        raise ValueError(f"data.eval={rule}: write last:N with N from 1 to {most}, as there are {len(chats)} rows")
+        raise ValueError(f"data.eval={rule}: write last:N with N from 1 to {most}, since there are {len(chats)} rows")
     n = len(chats) - int(count)
     held = chats.select(range(n, len(chats)))
     return _without(chats.select(range(n)), held), held
@@ -42,12 +42,12 @@ def _last(chats, rule) -> tuple:
 def held_out(
     chats,  # A `Dataset` of conversations or of pairs
     rule: str | None,  # A file, a share such as "0.1", "last:N", or "none"
-    seed: int = 0,  # Of the draw, where the rule is a share
-    data: dict | None = None,  # The section `[data]`, which may name the columns of the file
-) -> tuple:  # Two `Dataset`s, the second None where the rule is none
-    """Rows to train on and rows to evaluate on; no row, or near-duplicate, is in both.
+    seed: int = 0,  # Seed of the random choice, where the rule is a share
+    data: dict | None = None,  # The section `[data]`, which may rename columns
+) -> tuple:  # Two `Dataset`s, the second None for the rule none
+    """Splits rows into rows to train on and rows to evaluate on, without duplicates or near-duplicates between them.
 
-    `ValueError` where the rule is none of the four, its file cannot be read, or no row is left to train on.
+    Raises `ValueError` for an unknown rule, a file that cannot be read, and where no row remains for training.
     """
     if rule is None or rule.strip().lower() == "none":
         return chats, None
@@ -65,12 +65,12 @@ def held_out(
 
 # %% ../../nbs/package/cli/run_record.ipynb #2faf109e
 def run_identity(
-    settings: dict,  # As `read_settings` gives them
+    settings: dict,  # From `read_settings`
     stage: str,  # "sft" or "dpo"
     chats,  # The rows to train on
-    held,  # Those held out, or None
+    held,  # The held-out rows, or None
 ) -> dict:  # JSON values by names such as "sft.max_steps"
-    "What identifies a run: its settings without [evaluation], which changes no weight, and the content of its rows."
+    "The identity of a run: its settings without [evaluation], which changes no weight, and the content of its rows."
     found = {"command": stage}
     for section in ("model", "lora", stage):
         found |= {f"{section}.{key}": value for key, value in settings[section].items()}
@@ -85,7 +85,7 @@ def _system_messages(chat) -> tuple[str, ...]:
 def shared_system(
     chats,  # A `Dataset` of conversations or of pairs
 ) -> str | None:
-    "The system message that all rows share, which a chat with the model should begin with, or None."
+    "The system message that all rows share, with which a chat should begin, or None."
     systems = {_system_messages(chat) for chat in as_chats(chats)["messages"]}
     if len(systems) != 1:
         return None
@@ -96,7 +96,7 @@ def shared_system(
 def model_folder(
     name: str | Path,  # A run, a model's folder, `smollm2`, or owner/model on the hub
 ) -> str:  # An absolute path, or the name on the hub
-    "The model's folder, or its name where it may be a name on the hub; `ValueError` for a path that leads nowhere."
+    "The model's folder, or its name if it may be a hub name; raises `ValueError` for a path that does not exist."
     folder = Path(smollm2() if str(name) == "smollm2" else name)
     if folder.is_dir():
         return str(folder.resolve())
@@ -107,23 +107,23 @@ def model_folder(
 
 # %% ../../nbs/package/cli/run_record.ipynb #0f83b03c
 def known_run(
-    target: str | Path,  # A run's folder, the demo's, a model's, or a name on the hub
+    target: str | Path,  # The folder of a run, of the demo or of a model, or a hub name
 ) -> tuple[str, dict]:  # The folder, and the run's record (`run.json` and `metrics.json`), {} for a model
-    "The folder and record of a finished run; `ValueError` where the run is unfinished or its record is damaged."
+    "The folder and record of a finished run; raises `ValueError` for an unfinished run or a damaged record."
     folder = Path(model_folder(target))
     stages = [stage for stage in ("dpo", "sft") if (folder / stage / "run.json").is_file()]
-    if stages:  # the demo's folder, whose model is in its last run
+    if stages:  # the demo's folder; its model is in the last stage
         folder /= stages[0]
     if not (folder / "run.json").is_file():
         return str(folder), {}
     if not (folder / "metrics.json").is_file():
-        raise ValueError(f"{folder} is a run that has not finished; give the same command again, and it goes on")
+        raise ValueError(f"{folder} is a run that has not finished; run the same command again to resume it")
     run = read_record(folder / "run.json", "command", "model.name", "model.bits")
     return str(folder), {**run, **read_record(folder / "metrics.json", "data", "system", "history")}
 
 # %% ../../nbs/package/cli/run_record.ipynb #00ddd682
 def _read_again(known) -> dict:
-    "The rows that the run trained on and held out, each None where the file holds others by now."
+    "The run's training and held-out rows, each None if the file has changed since."
     data, stage = known["data"], known.get("command", "sft")
     rows = read_stage(stage, data["file"], data)
     train, held = held_out(rows, data["eval"], known.get(f"{stage}.seed", 0), data)
@@ -132,39 +132,39 @@ def _read_again(known) -> dict:
 
 # %% ../../nbs/package/cli/run_record.ipynb #8330f821
 def kept_rows(
-    run: str | Path,  # As the user named it
+    run: str | Path,  # As given by the user
     known: dict,  # Its record, from `known_run`
 ):  # A `Dataset` of conversations; each pair becomes its prompt with the chosen answer
     """The rows that a run held out, read again from its files.
 
-    `ValueError` where the run held out no rows, and where the files are gone or hold other rows.
+    Raises `ValueError` where the run held out no rows, and where the files are missing or have changed.
     """
     if not known.get("data.held_out"):
-        raise ValueError(f"{run} kept no rows for evaluation; name a file: ft eval {run} DATA")
+        raise ValueError(f"{run} held out no rows for evaluation; give a file: ft eval {run} DATA")
     file = known["data"]["file"]
     lost = (
-        f"so the rows that {run} held out cannot be told from the others; restore the file, or name one: ft eval {run} "
-        "DATA"
+        f"so the rows that {run} held out cannot be identified; restore the file, or give a different one: ft eval "
+        f"{run} DATA"
     )
     try:
         chats = _read_again(known)["data.held_out"]
     except ValueError as e:
         raise ValueError(f"{e}, {lost}") from None
     if chats is None:
-        raise ValueError(f"{file} is no longer what {run} was trained with, {lost}")
+        raise ValueError(f"{file} has changed since {run} was trained, {lost}")
     return as_chats(chats)
 
 # %% ../../nbs/package/cli/run_record.ipynb #c4dfa516
 def trained_rows(
     known: dict,  # A run's record, from `known_run`
 ):  # A `Dataset`, or None
-    "The rows that a run was trained on; None, with a printed line, where its file no longer holds them."
+    "The rows that a run was trained on; None, with a printed line, if its file has changed or is missing."
     file = (known.get("data") or {}).get("file")
     if not file:
         return None
     rows = None
-    with contextlib.suppress(ValueError):  # for a file that is gone, as for one that holds other rows
+    with contextlib.suppress(ValueError):  # for a missing file, as for a changed one
         rows = _read_again(known)["data.trained"]
     if rows is None:
-        say(f"{file} no longer holds the training rows, so it is unknown which evaluated rows are among them")
+        say(f"{file} no longer contains the training rows, so evaluated rows among them cannot be found")
     return rows

@@ -28,8 +28,8 @@ from ..core.errors import nearest, releases
 class ModelSettings:
     "The section `[model]`."
 
-    name: str = "smollm2"  # a folder, a name on the hub, or smollm2 for the built-in one
-    bits: int | None = None  # of a weight: 4, 8, 16 or 32; None follows from the method and the hardware
+    name: str = "smollm2"  # a folder, a hub name, or smollm2 for the built-in model
+    bits: int | None = None  # bits of a weight: 4, 8, 16 or 32; None: by method and hardware
     method: Literal["lora", "full"] = "lora"  # train an adapter, or every weight
 
 # %% ../../nbs/package/cli/settings.ipynb #05d739f3
@@ -37,23 +37,23 @@ class ModelSettings:
 class DataSettings:
     "The section `[data]`."
 
-    eval: str | None = None  # rows kept for evaluation: a file, a share such as 0.1, last:110, or none
-    messages: str | None = None  # the column of the messages, if the file calls it otherwise
-    prompt: str | None = None  # likewise that of what was asked
-    completion: str | None = None  # that of the answer
-    chosen: str | None = None  # that of the better answer of a pair
-    rejected: str | None = None  # and that of the worse one
-    allow_cut: float = 0.01  # the share of answers that may lose their end at max_length
-    allow_equal: float = 0.01  # the share of pairs that may have two equal answers, and are left out
-    allow_long: float = 0.01  # the share of pairs that may not fit into max_length, and are left out
+    eval: str | None = None  # rows held out for evaluation: a file, a share such as 0.1, last:110, or none
+    messages: str | None = None  # the name of the column of messages, if it differs
+    prompt: str | None = None  # likewise, of the prompt
+    completion: str | None = None  # of the answer
+    chosen: str | None = None  # of the better answer of a pair
+    rejected: str | None = None  # of the worse answer
+    allow_cut: float = 0.01  # the maximal share of answers cut at max_length
+    allow_equal: float = 0.01  # the maximal share of pairs with two equal answers, which are left out
+    allow_long: float = 0.01  # the maximal share of pairs longer than max_length, which are left out
 
 # %% ../../nbs/package/cli/settings.ipynb #df55f0d0
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
     "The section `[evaluation]`."
 
-    max_new_tokens: int = 128  # the most tokens of an answer
-    batch_size: int | None = None  # answers generated at a time; None is 32
+    max_new_tokens: int = 128  # the maximum of tokens per answer
+    batch_size: int | None = None  # answers generated at a time; None: 32
     # by name, or file.py:function for your own
     scorers: list[str] = dataclasses.field(default_factory=lambda: ["exact_match"])
 
@@ -62,7 +62,7 @@ class EvaluationSettings:
 class RunSettings:
     "The section `[run]`."
 
-    # any: a run resumes in a different number of processes, on the same rows with different dropout masks
+    # any: a run may resume on a different number of processes, with the same rows and different dropout masks
     world_size: Literal["any"] | None = None
 
 # %% ../../nbs/package/cli/settings.ipynb #b10545c8
@@ -70,23 +70,23 @@ SECTIONS: dict[str, type] = {"model": ModelSettings, "lora": LoraConfig, "data":
 SECTIONS |= {"dpo": DPOConfig, "evaluation": EvaluationSettings, "run": RunSettings}
 
 # %% ../../nbs/package/cli/settings.ipynb #138c5dd0
-OURS = {stage: {"effective_batch": int} for stage in ("sft", "dpo")}  # parameters of the trainers that no field has
-FIXED = {  # fields that `ft` sets itself, and what a person does instead
+OURS = {stage: {"effective_batch": int} for stage in ("sft", "dpo")}  # trainer parameters, not fields
+FIXED = {  # fields that `ft` sets itself, and the alternative for a user
     "sft": {
         "output_dir": "use --output",
-        "resume_from_checkpoint": "leave it out: the same command goes on from the last whole checkpoint",
+        "resume_from_checkpoint": "leave it out: the same command resumes from the last complete checkpoint",
         "assistant_only_loss": "leave it out: exactly the answers are trained",
         "completion_only_loss": "leave it out: exactly the answers are trained",
         "chat_template_path": "leave it out: the tokenizer's own template is used",
-        "eos_token": "leave it out: the tokenizer's own is used",
+        "eos_token": "leave it out: the tokenizer's own token is used",
     },
     "dpo": {
         "output_dir": "use --output",
-        "resume_from_checkpoint": "leave it out: the same command goes on from the last whole checkpoint",
-        "model_init_kwargs": "leave it out: the model is loaded as [model] says",
-        "padding_free": "leave it out: prompts are computed once, and nothing is padded where that is faster",
+        "resume_from_checkpoint": "leave it out: the same command resumes from the last complete checkpoint",
+        "model_init_kwargs": "leave it out: [model] determines how the model is loaded",
+        "padding_free": "leave it out: prompts are computed once, without padding where that is faster",
         "truncation_mode": "leave it out: no answer is cut, and pairs that do not fit are counted",
-        "sync_ref_model": "leave it out: the reference is the model as it was at the start",
+        "sync_ref_model": "leave it out: the reference is the model at the start of training",
     },
     "lora": {"task_type": "leave it out", "peft_type": "leave it out", "base_model_name_or_path": "set model.name"},
 }
@@ -95,7 +95,7 @@ FIXED = {  # fields that `ft` sets itself, and what a person does instead
 def setting_types(
     section: str,  # A key of `SECTIONS`
 ) -> dict[str, Any]:  # Key -> its annotation, such as `int | None`
-    "The keys that a section may hold and their types, as the library annotates them, without those in `FIXED`."
+    "The allowed keys of a section and their types from the library's annotations, without those in `FIXED`."
     hints = typing.get_type_hints(SECTIONS[section])
     known = {f.name: hints[f.name] for f in dataclasses.fields(SECTIONS[section]) if f.init}
     known |= OURS.get(section, {})
@@ -107,13 +107,13 @@ _WORDS |= {list: "a list", list[str]: "a list of words", list[int]: "a list of w
 
 
 def _options(kind) -> tuple:
-    "What an annotation allows: the members of a union, or itself."
+    "The types that an annotation allows: the members of a union, or itself."
     union = typing.get_origin(kind) in (typing.Union, types.UnionType)
     return typing.get_args(kind) if union else (kind,)
 
 
 def _in_words(kind) -> str:
-    "The annotation as people say it; what is none of the plain types is written as a dict."
+    "The annotation in words; any type other than the plain ones is called a dict."
     names: list[str] = []
     for option in _options(kind):
         if typing.get_origin(option) is Literal:
@@ -124,7 +124,7 @@ def _in_words(kind) -> str:
 
 # %% ../../nbs/package/cli/settings.ipynb #0f9577b6
 def _readings(text, kind) -> list:
-    "What `text` may stand for, the likeliest first."
+    "The possible values of `text`, the most likely first."
     options = _options(kind)
     containers = [o for o in options if (typing.get_origin(o) or o) in (list, dict) or dataclasses.is_dataclass(o)]
     if text == "None":
@@ -140,16 +140,16 @@ def _readings(text, kind) -> list:
     if {bool, str} <= set(options) and text.lower() in ("true", "false"):
         return [text.lower() == "true"]
     readings = [text, None] if text.lower() in ("none", "null") else [text]
-    return [*readings, [text]] if lists and text else readings  # a list of one, where a text is not allowed
+    return [*readings, [text]] if lists and text else readings  # a list of one item, where text is not allowed
 
 # %% ../../nbs/package/cli/settings.ipynb #97d63983
 def convert(
-    text: str,  # As it stands in the file
+    text: str,  # As written in the file
     kind: Any,  # An annotation, such as `int | None`
 ) -> Any:  # A value of that type
-    """The value that `text` stands for: a number, a boolean, None, a text, a list or a dict.
+    """Converts `text` to a value of the type: a number, a boolean, None, a text, a list or a dict.
 
-    `convert("2e-4", float)` is `0.0002`. `ValueError` where the text has no value of that type, and for NaN and
+    `convert("2e-4", float)` is `0.0002`. Raises `ValueError` where the text has no value of that type, and for NaN and
     infinity.
     """
     text = text.strip()
@@ -167,7 +167,7 @@ def convert(
 
 # %% ../../nbs/package/cli/settings.ipynb #e21c598a
 def _line(text, section, key=None) -> int:
-    "The line, from 1, of a section's head, or of a key in that section."
+    "The line, from 1, of a section's header, or of a key in that section."
     lines = text.split("\n")
     head = next(i for i, line in enumerate(lines) if line.strip().startswith(f"[{section}]"))
     if key is None:
@@ -176,7 +176,7 @@ def _line(text, section, key=None) -> int:
 
 # %% ../../nbs/package/cli/settings.ipynb #003294b5
 def _from_file(file) -> Iterator[tuple]:
-    "Place, section, key and text of every setting in the file; for a section that does not exist, no key."
+    "Location, section, key and text of every setting in the file; for an unknown section, key and text are None."
     parser = configparser.ConfigParser(
         interpolation=None, inline_comment_prefixes=("#", ";"), delimiters=("=",), default_section="",
         empty_lines_in_values=False,
@@ -194,7 +194,7 @@ def _from_file(file) -> Iterator[tuple]:
 
 # %% ../../nbs/package/cli/settings.ipynb #04c55b31
 def _from_command_line(overrides) -> Iterator[tuple]:
-    "Place, section, key and text of every section.key=value."
+    "Location, section, key and text of every section.key=value."
     for override in overrides:
         name, sign, value = override.partition("=")
         section, dot, key = name.strip().partition(".")
@@ -204,14 +204,14 @@ def _from_command_line(overrides) -> Iterator[tuple]:
 
 # %% ../../nbs/package/cli/settings.ipynb #2e72329f
 def _known_type(place, section, key):
-    "The type of a setting; `ValueError` for one that does not exist, or that `ft` sets itself."
+    "The type of a setting; raises `ValueError` for an unknown setting, or one that `ft` sets itself."
     if section not in SECTIONS:
         near = nearest(section, SECTIONS, cutoff=0.6)
         hint = f"did you mean [{near}]?" if near else f"there are {', '.join(SECTIONS)}"
         raise ValueError(f"{place}: no section [{section}]; {hint}")
     fixed = FIXED.get(section, {})
     if key in fixed:
-        raise ValueError(f"{place}: {key} is chosen by ft itself; {fixed[key]}")
+        raise ValueError(f"{place}: ft sets {key} itself; {fixed[key]}")
     known = setting_types(section)
     if key not in known:
         near = nearest(key, known, cutoff=0.5)
@@ -221,13 +221,13 @@ def _known_type(place, section, key):
 
 # %% ../../nbs/package/cli/settings.ipynb #5c381a67
 def read_settings(
-    file: str | Path | None = None,  # A settings.ini; None for none
-    overrides: Iterable[str] = (),  # "section.key=value" each, which override the file
-) -> dict[str, dict]:  # Every section -> the keys that were set, with values of their field's type
-    """The settings of the file and the command line, each of a known section and key and of the right type.
+    file: str | Path | None = None,  # A settings.ini; None: no file
+    overrides: Iterable[str] = (),  # "section.key=value" each; they override the file
+) -> dict[str, dict]:  # Every section -> the keys that were set, with values of the field's type
+    """Reads the settings of the file and the command line; checks section, key and type of each.
 
-    `ValueError` with the line of the file, or the override, where a section or key does not exist (and the nearest
-    name), where a value has the wrong type, and where the file cannot be read.
+    Raises `ValueError` with the line of the file, or the override, for an unknown section or key (with the nearest
+    name), for a value of the wrong type, and for a file that cannot be read.
     """
     settings: dict[str, dict] = {section: {} for section in SECTIONS}
     given = list(_from_file(file)) if file is not None else []

@@ -29,27 +29,27 @@ from ..core.cpu_threads import usable_cpus
 
 # %% ../../nbs/package/distributed/launcher.ipynb #5831b3e3
 def _gpus() -> int:
-    "This machine's devices that take one process each; a Mac's GPU joins no process group."
+    "The number of devices for one process each; a Mac's GPU cannot join a process group."
     found = torch.accelerator.is_available() and torch.accelerator.current_accelerator().type != "mps"
     return torch.accelerator.device_count() if found else 0
 
 
 def _check_machine(config: dict) -> None:
-    "Raises `ValueError` if this machine would start something else than the file describes."
+    "Raises `ValueError` if this machine cannot start the run that the file describes."
     gpus, kind = _gpus(), config["distributed_type"]
     here = config["num_processes"] // config["num_machines"]
     if kind in ("FSDP", "DEEPSPEED") and not gpus:
         raise ValueError(
-            f"distributed_type: {kind}, and this machine has no GPU: FSDP would silently be plain DDP, where every "
-            "process holds the whole model, and ZeRO does not start; take the strategy ddp, or a machine with GPUs"
+            f"distributed_type: {kind}, but this machine has no GPU: FSDP would silently be plain DDP, where every "
+            "process holds the whole model, and ZeRO does not start; use the strategy ddp, or a machine with GPUs"
         )
     if gpus and here > gpus:
         raise ValueError(
-            f"{here} processes a machine, and this one has {gpus} GPUs; a GPU takes one process: write {gpus} a machine"
+            f"{here} processes per machine, but this one has {gpus} GPUs, one process each: write {gpus} per machine"
         )
     if kind == "DEEPSPEED" and not find_spec("deepspeed"):
         raise ValueError(
-            "ZeRO needs DeepSpeed, which is not installed: pip install deepspeed; or take the strategy fsdp2"
+            "ZeRO needs DeepSpeed, which is not installed: pip install deepspeed; or use the strategy fsdp2"
         )
 
 # %% ../../nbs/package/distributed/launcher.ipynb #1624c1e0
@@ -61,25 +61,26 @@ def _check_network(machines: int, machine_rank: int, address: str | None, port: 
         raise ValueError(f"machine_rank={machine_rank}: the {machines} machines have the ranks 0 to {machines - 1}")
     if machines > 1 and not address:
         raise ValueError(
-            f"{machines} machines need an address: the name or IP of the one with rank 0, by which the others reach it"
+            f"{machines} machines need an address: the name or IP by which they reach the machine with rank 0"
         )
     try:
         socket.getaddrinfo(address or "localhost", port or PORT)
     except OSError as e:
         raise ValueError(
-            f"address={address!r} is not found from this machine ({e}); give the IP of the machine with rank 0"
+            f"this machine cannot resolve address={address!r} ({e}); use the IP of the machine with rank 0"
         ) from None
     if machine_rank == 0 and (port or machines > 1):
         try:
             socket.create_server(("", port or PORT)).close()
         except OSError as e:
             raise ValueError(
-                f"port={port or PORT} cannot be listened on ({e}); choose a different port, the same on all machines"
+                f"this machine cannot listen on port={port or PORT} ({e}); choose a different port, the same on all "
+                "machines"
             ) from None
 
 # %% ../../nbs/package/distributed/launcher.ipynb #6aed3e94
 def _to_restart(machines: int, max_restarts: int) -> dict[str, str]:
-    "Variables with which restarted processes find each other, and not those that have ended."
+    "Variables that let restarted processes find each other instead of the ended ones."
     if not max_restarts:
         return {}
     return {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} | ({"PET_STANDALONE": "1"} if machines == 1 else {})
@@ -105,7 +106,7 @@ def _arguments(
     }
     if machines > 1:
         given |= {"machine_rank": machine_rank, "main_process_ip": address}
-    if machines > 1 and max_restarts:  # so that all machines begin again when one does
+    if machines > 1 and max_restarts:  # so that all machines restart when one does
         given |= {"rdzv_backend": "c10d", "rdzv_conf": f"is_host={int(machine_rank == 0)}"}
     given["num_cpu_threads_per_process"] = own_threads or max(1, usable_cpus() // here)
     flags = [word for key, value in given.items() for word in (f"--{key}", str(value))]
@@ -114,13 +115,13 @@ def _arguments(
 # %% ../../nbs/package/distributed/launcher.ipynb #90ede631
 def host_commands(
     program: list[str],  # A script, or -m and a module; then its own arguments
-    file: str | Path,  # As `accelerate_config` writes it; under this path on every machine
+    file: str | Path,  # From `accelerate_config`; under this path on every machine
     *,
-    address: str | None = None,  # Name or IP of the machine with rank 0; needed if there are several
+    address: str | None = None,  # Name or IP of the machine with rank 0; required for several machines
     port: int | None = None,  # None: 29500 for several machines, any free one for one machine
-    max_restarts: int = 0,  # How often all processes start again after a failure
+    max_restarts: int = 0,  # How often all processes restart after a failure
 ) -> list[str]:  # One shell command for each machine, by rank
-    """The command that starts the program's processes on each machine.
+    """The command for each machine that starts the program's processes there.
 
     Raises `ValueError` where `check_config` does, for several machines without `address`, and for an address that
     this machine cannot resolve.
@@ -136,7 +137,7 @@ def host_commands(
 
 # %% ../../nbs/package/distributed/launcher.ipynb #549eab57
 def _network(address: str | None, port: int | None) -> dict[str, str]:
-    "This machine's IP, as its name may be unknown to the others, and the network card for gloo and NCCL."
+    "This machine's IP, since the others may not resolve its name, and the network interface for gloo and NCCL."
     family, kind, _, _, target = socket.getaddrinfo(address, port or PORT, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind) as probe:
         probe.connect(target)  # sends nothing
@@ -159,12 +160,12 @@ def _environment(config: dict, address: str | None, port: int | None, max_restar
 # %% ../../nbs/package/distributed/launcher.ipynb #30c8117a
 def _check_program(program: list[str]) -> None:
     if not program or not (program[0] == "-m" or Path(program[0]).is_file()):
-        raise ValueError(f"{shlex.join(map(str, program))!r}: give a script that exists, or -m and a module")
+        raise ValueError(f"{shlex.join(map(str, program))!r}: pass an existing script, or -m and a module")
 
 
 @contextmanager
 def _restored_handlers() -> Iterator[None]:
-    "Puts back the signal handlers that torchrun replaces, which only a main thread may."
+    "Restores the signal handlers that torchrun replaces; only the main thread may set handlers."
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
     handlers = {number: signal.getsignal(number) for number in numbers}
     try:
@@ -180,25 +181,25 @@ def _failure(error: ChildFailedError) -> int:
     rank, first = error.get_first_failure()
     if first.exitcode > 0:
         code, what = first.exitcode, f"ended with exit code {first.exitcode}"
-        where = "its output is above; a traceback's lines begin with its rank"
+        where = "its output is above; the lines of its traceback begin with its rank"
     else:
         code, what = 128 - first.exitcode, f"was killed by {first.signal_name()}"
-        where = "it printed nothing itself; if nobody killed it, the system did, for memory: see dmesg"
-    text = f"rank {rank} on {socket.gethostname()} {what}, and so the others were ended; {where}"
+        where = "it printed no error; if no user killed it, the system did, mostly for lack of memory: see dmesg"
+    text = f"rank {rank} on {socket.gethostname()} {what}, so the other processes were stopped; {where}"
     print(f"\n{text}", file=sys.stderr, flush=True)
     return code
 
 # %% ../../nbs/package/distributed/launcher.ipynb #ce5718eb
 def launch(
     program: list[str],  # A script, or -m and a module; then its own arguments
-    file: str | Path,  # As `accelerate_config` writes it
+    file: str | Path,  # From `accelerate_config`
     *,
-    machine_rank: int = 0,  # Of this machine, from 0
-    address: str | None = None,  # Name or IP of the machine with rank 0; needed if there are several
+    machine_rank: int = 0,  # Rank of this machine, from 0
+    address: str | None = None,  # Name or IP of the machine with rank 0; required for several machines
     port: int | None = None,  # None: 29500 for several machines, any free one for one machine
-    max_restarts: int = 0,  # How often all processes start again after a failure
+    max_restarts: int = 0,  # How often all processes restart after a failure
 ) -> int:  # 0, or the exit code of the process that failed first; 128 plus the number of a signal
-    """Starts this machine's processes, and returns when all have ended: soon after one fails, or saved after a signal.
+    """Starts this machine's processes and returns when all have ended, also after a failure, or a signal and a save.
 
     Raises `ValueError`, before anything starts, for a script that does not exist, where `host_commands` does, for a
     port in use, for more processes than GPUs, and for FSDP or ZeRO where they cannot run.

@@ -29,11 +29,11 @@ _DIVIDED = {
 
 # %% ../../nbs/package/distributed/sharded_save.ipynb #7cced955
 def sharded_memory(
-    memory: Memory,  # Of a process that keeps everything: what `estimate_memory` returns
+    memory: Memory,  # For one process that holds everything: result of `estimate_memory`
     strategy: str,  # "ddp", "zero1", "zero2", "zero3" or "fsdp2"
-    processes: int,  # On all machines, one for each device
-    gathered: int = 0,  # Bytes of the weights that are whole at the same moment under "zero3" and "fsdp2"
-) -> Memory:  # Of each process; where rows do not divide evenly, the mean of all
+    processes: int,  # Over all machines, one per device
+    gathered: int = 0,  # Bytes of the weights held in full at the same time under "zero3" and "fsdp2"
+) -> Memory:  # Per process; where rows do not divide evenly, the mean of all
     """The bytes that each process holds at the peak of a step, by part.
 
     `sharded_memory(memory, "zero1", 4)` is `memory` with a quarter of the optimizer's bytes.
@@ -42,13 +42,13 @@ def sharded_memory(
     if strategy not in _DIVIDED:
         raise ValueError(f"strategy must be one of {', '.join(_DIVIDED)}, got {strategy!r}")
     if processes < 1 or gathered < 0:
-        raise ValueError(f"processes={processes}, gathered={gathered}: at least 1, and 0")
+        raise ValueError(f"processes={processes} must be at least 1, and gathered={gathered} at least 0")
     if processes == 1:
         return memory
     parts = {part: -(-getattr(memory, part) // processes) for part in _DIVIDED[strategy]}
     if strategy == "ddp":
         parts["gradients"] = 2 * memory.gradients  # and the buckets
-    if "weights" in parts:  # what is gathered already has the dtype that autocast would copy it to
+    if "weights" in parts:  # gathered weights already have the dtype of autocast's copies
         parts |= {"copies": 0, "working": memory.working + gathered}
     return replace(memory, **parts)
 
@@ -57,10 +57,10 @@ def save_whole(
     model: PreTrainedModel,  # Or a `peft.PeftModel`: `trainer.model`, sharded by FSDP or not
     folder: str | Path,  # The same path in all processes
 ) -> None:
-    """Writes the files that `save_pretrained` writes of an unsharded model, from rank 0.
+    """Writes the same files as `save_pretrained` on an unsharded model, from rank 0.
 
-    All processes call it, and return when the files are there. Rank 0 needs RAM for the whole model, a frozen base
-    included. Raises `ValueError` for a model that DeepSpeed's ZeRO-3 shards.
+    All processes must call it; it returns when the files exist. Rank 0 needs RAM for the full model, a frozen base
+    included. Raises `ValueError` for a model sharded by DeepSpeed's ZeRO-3.
     """
     if not dist.is_initialized():
         return model.save_pretrained(folder)
@@ -73,17 +73,18 @@ def save_whole(
         )
     state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     if dist.get_rank() == 0:
-        first: dict[object, str] = {}  # parameter -> its first name: tied weights are one again, and written once
+        first: dict[object, str] = {}  # parameter -> its first name: tied weights are written once
         for name, p in model.named_parameters(remove_duplicate=False):
             name = name.replace("_checkpoint_wrapped_module.", "")
             state[name] = state[first.setdefault(p, name)]
         model.save_pretrained(folder, state_dict=state)
-    dist.barrier()  # from here on every process may read it
+    dist.barrier()  # from here on every process may read the files
 
 # %% ../../nbs/package/distributed/sharded_save.ipynb #7c5f6594
-def _still(file: Path) -> tuple[dict[str, int], int]:
-    "The number of zero rows by the name of each B that training has moved, if it has any; and how many B's moved."
-    still: dict[str, int] = {}
+def _zero_rows(file: Path) -> tuple[dict[str, int], int]:
+    "The number of zero rows of each B matrix that has some, by name; and the number of B matrices not all zero."
+
+    zero_rows: dict[str, int] = {}
     moved = 0
     with safe_open(file, "pt") as opened:
         for name in filter(lambda name: "lora_B" in name, opened.keys()):
@@ -92,27 +93,27 @@ def _still(file: Path) -> tuple[dict[str, int], int]:
                 continue
             moved += 1
             if not rows.all():
-                still[f"{name} {tuple(opened.get_slice(name).get_shape())}"] = int((~rows).sum())
-    return still, moved
+                zero_rows[f"{name} {tuple(opened.get_slice(name).get_shape())}"] = int((~rows).sum())
+    return zero_rows, moved
 
 # %% ../../nbs/package/distributed/sharded_save.ipynb #20fe8cff
 def _check_shards(folder: Path) -> None:
     parts = sorted(file.name for file in folder.glob("pytorch_model_fsdp_*"))
     if parts and not any(folder.glob("*model.safetensors*")):
         raise ValueError(
-            f"{folder} holds a model in the parts of several processes ({parts[0]}), which only a resume can read; "
+            f"{folder} holds a model in shards of several processes ({parts[0]}), which only a resume can read; "
             "resume the run with the same settings, and call "
             "ft_notebooks.distributed.sharded_save.save_whole(trainer.model, FOLDER) in all processes"
         )
 
 # %% ../../nbs/package/distributed/sharded_save.ipynb #913f6de2
 def check_whole(
-    folder: str | Path,  # Of a saved model or adapter
+    folder: str | Path,  # A saved model or adapter
 ) -> None:
-    """Raises `ValueError` for a partial save, so that what passes is a whole model or adapter.
+    """Raises `ValueError` for a partial save of a model or adapter.
 
-    Partial are the shards of several processes, tensors whose shapes do not fit the configuration, and an adapter most
-    of whose B matrices have rows left at zero.
+    Partial are shards of several processes, tensors whose shapes do not fit the configuration, and an adapter with rows
+    of zeros in most of its B matrices.
     """
     folder = Path(folder).expanduser()
     _check_shards(folder)
@@ -121,11 +122,11 @@ def check_whole(
         read_config(name)
         return check_weights(name)
     check_adapter_folder(folder)
-    still, moved = _still(folder / "adapter_model.safetensors")
-    if 2 * len(still) > moved:
-        name, rows = next(iter(still.items()))
+    zero_rows, moved = _zero_rows(folder / "adapter_model.safetensors")
+    if 2 * len(zero_rows) > moved:
+        name, rows = next(iter(zero_rows.items()))
         raise ValueError(
-            f"{folder}: in {len(still)} of {moved} lora_B's rows are zero, as before training ({name}: {rows} rows); "
-            "it was saved, or resumed, by one of several processes; save it again with save_whole, called in all of "
-            "them"
+            f"{folder}: {len(zero_rows)} of {moved} lora_B matrices have rows of zeros, as before training ({name}: "
+            f"{rows} rows); only one of several processes saved or resumed the adapter; save it again with save_whole, "
+            "called in all processes"
         )

@@ -21,16 +21,16 @@ from ..tokenization.padding import IGNORE
 
 # %% ../../nbs/package/distributed/uneven_batches.ipynb #e41ff502
 def own_rows(
-    rest: int,  # Rows that are left for an epoch's last round of micro-batches
-    size: int,  # Rows of a micro-batch
+    rest: int,  # Rows that remain for an epoch's last round of micro-batches
+    size: int,  # Rows per micro-batch
     process: int,  # Counted from 0
 ) -> int:  # From 0 to `size`
-    "How many of the rows in a process's last micro-batch are its own; the others fill it up."
+    "The number of a process's own rows in its last micro-batch; the others are repeated rows."
     return min(max(rest - size * process, 0), size)
 
 # %% ../../nbs/package/distributed/uneven_batches.ipynb #085bfbaf
 class _Rows:
-    "What a collator was given; opaque to whoever moves a batch to a device."
+    "The rows of a collator call, in a type that moving a batch to a device leaves unchanged."
 
     def __init__(self, rows: list[dict]):
         self.rows = rows
@@ -45,19 +45,19 @@ class _Carrying:
 
 
 def _rows_in(batch: dict) -> int:
-    "The rows of a batch; one where they are laid end to end."
+    "The number of rows of a batch; one for a packed batch."
     return next(len(value) for value in batch.values() if isinstance(value, Tensor))
 
 
 def _own(trainer, batch) -> tuple[dict, int, bool]:
-    """A batch of the process's own rows, how many of them there are, and whether a process has fewer than a full batch
-    in this round.
+    """A batch of the process's own rows, their number, and whether any process has less than a full batch in this
+    round.
     """
     if "rows" not in batch:
         return batch, _rows_in(batch), False
     batch = dict(batch)
     rows, state = batch.pop("rows").rows, trainer.accelerator.gradient_state
-    last = state.end_of_dataloader and not trainer.args.dataloader_drop_last  # else nothing was filled up
+    last = state.end_of_dataloader and not trainer.args.dataloader_drop_last  # else no rows are repeated
     rest = len(state.active_dataloader.dataset) % (len(rows) * trainer.args.world_size) if last else 0
     own = own_rows(rest, len(rows), trainer.args.process_index) if rest else len(rows)
     if own < len(rows):
@@ -69,7 +69,7 @@ def _own(trainer, batch) -> tuple[dict, int, bool]:
 
 # %% ../../nbs/package/distributed/uneven_batches.ipynb #bb195265
 class _Share:
-    "What a micro-batch is of a step whose loss is averaged over rows."
+    "A micro-batch's number of own rows, and its weight in a step whose loss is averaged over rows."
 
     def __init__(self, own: int, weight: float, uneven: bool):
         self.own, self.weight, self.uneven = own, weight, uneven
@@ -77,8 +77,8 @@ class _Share:
 
 @contextmanager
 def _gathers_own(accelerator, share: _Share | None) -> Iterator[None]:
-    """Inside, values of rows are gathered from processes that have different numbers of them; those of a row that fills
-    up are left out.
+    """A block in which values are gathered from processes with different numbers of rows; repeated rows are left
+    out.
     """
     if share is None or not share.uneven:
         yield
@@ -99,7 +99,7 @@ def _gathers_own(accelerator, share: _Share | None) -> Iterator[None]:
 
 # %% ../../nbs/package/distributed/uneven_batches.ipynb #3d19038e
 def _weigh(trainer, batches: list[dict], own: list[int], uneven: bool) -> None:
-    "Give each micro-batch of a step its weight, which makes the average of averages one over rows."
+    "Sets the weight of each micro-batch of a step, so that the average of averages is the average over rows."
     total = trainer.accelerator.reduce(torch.tensor(float(sum(own)), device=trainer.args.device)).item()
     for batch, rows in zip(batches, own):
         weight = rows * len(batches) * trainer.args.world_size / total
@@ -111,13 +111,13 @@ _SHARDED = {"FSDP": "is_fsdp_enabled", "DEEPSPEED": "is_deepspeed_enabled"}
 
 
 def _check_started(trainer) -> None:
-    "A `ValueError` if the processes do not know of each other, or weights are not sharded that should be."
+    "Raises `ValueError` if the processes are not connected, or if weights that should be sharded are not."
     asked, args = int(os.environ.get("WORLD_SIZE", 1)), trainer.args
     if asked != args.world_size:
         raise ValueError(
-            f"{asked} processes were started (WORLD_SIZE), and this one knows of {args.world_size}: each would train "
-            "alone, on the same rows; set use_cpu=True on a machine without GPUs, and make no Accelerator before "
-            "the launcher's variables are set"
+            f"{asked} processes were started (WORLD_SIZE), but this one is in a group of {args.world_size}: each would "
+            "train alone, on the same rows; set use_cpu=True on a machine without GPUs, and create no Accelerator "
+            "before the launcher's variables are set"
         )
     for name, enabled in _SHARDED.items():
         wanted = (
@@ -126,25 +126,25 @@ def _check_started(trainer) -> None:
         if wanted and not getattr(trainer, enabled):
             kind = trainer.accelerator.distributed_type.value
             raise ValueError(
-                f"{name} was asked for and would silently be {kind}: weights would not be sharded. It needs GPUs and "
-                "a launcher that starts several processes; for plain data parallelism leave it out"
+                f"{name} is set, but training would silently use {kind} without sharded weights. {name} needs GPUs and "
+                "a launcher that starts several processes; for plain data parallelism remove it"
             )
 
 # %% ../../nbs/package/distributed/uneven_batches.ipynb #9b0b540d
 def count_rows_once(
-    trainer: Trainer,  # Not yet trained; its methods `get_batch_samples` and `compute_loss` use the functions below
+    trainer: Trainer,  # Not yet trained; its `get_batch_samples` and `compute_loss` use the functions below
 ) -> None:
-    """In several processes the trainer's batches carry their rows, for `own_batches` and `own_loss`.
+    """Prepares a trainer for `own_batches` and `own_loss`: with several processes its batches contain their rows.
 
-    A `ValueError` where several processes were started and do not know of each other, or where weights that are sharded
-    were asked for and would not be.
+    Raises `ValueError` where several processes were started but are not connected, or where FSDP or DeepSpeed is set
+    but weights would not be sharded.
     """
     _check_started(trainer)
-    if dist.is_available() and dist.is_initialized():  # which was made before the trainer's arguments were known
+    if dist.is_available() and dist.is_initialized():  # the group was created before the trainer's arguments
         set_timeout(trainer.args.ddp_timeout_delta)
     held = trainer.eval_dataset.values() if isinstance(trainer.eval_dataset, dict) else [trainer.eval_dataset]
     known = all(data is None or hasattr(data, "__len__") for data in (trainer.train_dataset, *held))
-    if trainer.args.world_size > 1 and known:  # accelerate deals out a stream
+    if trainer.args.world_size > 1 and known:  # accelerate splits a stream itself
         trainer.data_collator = _Carrying(trainer.data_collator)
 
 
@@ -153,13 +153,11 @@ def own_batches(
     collect: Callable,  # The library's `get_batch_samples`
     epoch_iterator: Iterator,
     *args,
-) -> tuple[
-    list[dict], Tensor | int | None
-]:  # The step's micro-batches and its number of tokens, as `collect` gives them
-    """What `get_batch_samples` returns, without the rows that fill up an epoch's last micro-batches.
+) -> tuple[list[dict], Tensor | int | None]:  # The step's micro-batches and its number of tokens, as from `collect`
+    """The result of `get_batch_samples`, without the repeated rows in an epoch's last micro-batches.
 
-    In one process it is the same, but for the last step of an epoch whose loss is averaged over rows: there, too, each
-    row has the same weight.
+    In one process it is unchanged, except in the last step of an epoch whose loss is averaged over rows: there, each
+    row gets the same weight too.
     """
     seen = []
 
@@ -177,11 +175,11 @@ def own_loss(
     trainer: Trainer,
     compute: Callable,  # The library's `compute_loss`
     model: Callable,
-    inputs: dict,  # Of one micro-batch
+    inputs: dict,  # One micro-batch
     *args,
     **kwargs,
 ):  # As `compute` returns it
-    "What `compute_loss` returns, with the weight of the process's own rows; in an evaluation, of these rows alone."
+    "The result of `compute_loss`, weighted by the process's own rows; in an evaluation, of these rows alone."
     inputs, share = dict(inputs), inputs.get("share")
     inputs.pop("share", None)
     if trainer.model.training:

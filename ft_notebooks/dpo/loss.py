@@ -24,11 +24,11 @@ def dpo_loss(
     policy_rejected: Tensor,  # float [B]: of the rejected answers
     ref_chosen: Tensor,  # float [B]: of the chosen answers under the reference, the model before training
     ref_rejected: Tensor,  # float [B]: of the rejected answers under the reference
-    beta: float = 0.1,  # Above 0; reward per nat. The larger, the nearer the policy stays to the reference
+    beta: float = 0.1,  # Above 0; reward per nat. A larger beta keeps the policy closer to the reference
 ) -> tuple[Tensor, Tensor, Tensor]:  # float [B] each: losses, and the rewards of chosen and rejected, without gradient
-    """The loss of `trl.DPOTrainer` (`loss_type="sigmoid"`) and the rewards that it logs, pair by pair.
+    """The loss of `trl.DPOTrainer` (`loss_type="sigmoid"`) and the rewards that it logs, for each pair.
 
-    Equal log-probabilities of policy and reference give the loss ln 2. Equation 7 of Rafailov et al., Direct
+    Where policy and reference have equal log-probabilities, the loss is ln 2. Equation 7 of Rafailov et al., Direct
     Preference Optimization (2023).
     """
     chosen = beta * (policy_chosen - ref_chosen)
@@ -38,8 +38,8 @@ def dpo_loss(
 # %% ../../nbs/package/dpo/loss.ipynb #4268cc7f
 @torch.no_grad()
 def pair_logps(
-    model: PreTrainedModel,  # Computes in `eval()` mode, and is left in the mode that it was in
-    rows: Sequence[dict] | Dataset,  # N pairs: "prompt_ids", "chosen_ids", "rejected_ids", as TRL makes them
+    model: PreTrainedModel,  # Runs in `eval()` mode; its mode is restored
+    rows: Sequence[dict] | Dataset,  # N pairs: "prompt_ids", "chosen_ids", "rejected_ids", as in TRL
     batch_size: int = 8,  # Answers at a time
 ) -> Tensor:  # float32 [N, 2] on the CPU, in nats: the chosen answer and the rejected
     "The log-probability of each answer, summed over its tokens."
@@ -48,7 +48,7 @@ def pair_logps(
         prompt = row["prompt_ids"]
         for answer in (row["chosen_ids"], row["rejected_ids"]):
             whole.append({"input_ids": prompt + answer, "labels": [IGNORE] * len(prompt) + answer})
-    order = sorted(range(len(whole)), key=lambda i: len(whole[i]["input_ids"]))  # so that little is padded
+    order = sorted(range(len(whole)), key=lambda i: len(whole[i]["input_ids"]))  # for little padding
     sums = torch.empty(len(whole))
     with eval_mode(model):
         for at in range(0, len(order), batch_size):

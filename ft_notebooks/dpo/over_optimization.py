@@ -31,7 +31,7 @@ from ..training.progress_and_plots import logged_history, logged_points
 # %% ../../nbs/package/dpo/over_optimization.ipynb #1022f0a3
 @torch.no_grad()
 def _answers(model, tok, prompts: list[list[int]], max_new_tokens: int) -> tuple[list[list[int]], list[bool]]:
-    "The greedy answers without the token that ends them, and whether each was ended."
+    "The greedy answers without their end token, and whether each one ended."
     batch = pad_batch(prompts, tok.pad_token_id, side="left")
     inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
     ends = base_model(model).generation_config.eos_token_id or []
@@ -42,7 +42,7 @@ def _answers(model, tok, prompts: list[list[int]], max_new_tokens: int) -> tuple
 # %% ../../nbs/package/dpo/over_optimization.ipynb #194efc9c
 @torch.no_grad()
 def _of_chosen(model, rows) -> tuple[float, Tensor]:  # in nats; (tokens, V) log-probabilities
-    "The mean log-probability of the chosen answers, and the distributions at up to eight tokens of each."
+    "The mean log-probability of the chosen answers, and the model's distributions at up to eight tokens of each."
     sums, found = [], []
     cuts = "logits_to_keep" in inspect.signature(type(base_model(model)).forward).parameters
     for row in rows:
@@ -59,8 +59,8 @@ def _kl(now: Tensor, before: Tensor) -> float:  # nats a token
     return (now.exp() * (now - before)).sum(-1).mean().item()
 
 # %% ../../nbs/package/dpo/over_optimization.ipynb #51a56f73
-def _heard(model, tok, rows, room: int, scorer=None) -> tuple[dict, Tensor]:
-    "One look, by this process, and the distributions at the chosen answers."
+def _measure(model, tok, rows, room: int, scorer=None) -> tuple[dict, Tensor]:
+    "One check on this process; `room` is the maximum of new tokens. Also the distributions at the chosen answers."
     with greedy_decoding(model, tok), keep_random_state():
         answers, ended = _answers(model, tok, [row["prompt_ids"] for row in rows], room)
         chosen, now = _of_chosen(model, rows)
@@ -70,91 +70,93 @@ def _heard(model, tok, rows, room: int, scorer=None) -> tuple[dict, Tensor]:
     return {"answers": len(rows), "room": room, **shares, "chosen_logp": chosen, **score, "said": texts}, now
 
 # %% ../../nbs/package/dpo/over_optimization.ipynb #c697f2df
-_CURE = "Lower learning_rate, or hold the chosen answers with loss_type=['sigmoid', 'sft'] and loss_weights=[1, 1]"
+_CURE = (
+    "Lower learning_rate, or add an SFT loss on the chosen answers: loss_type=['sigmoid', 'sft'], loss_weights=[1, 1]"
+)
 
 
-def _can_fall(start: dict) -> list[str]:  # a look at the start
+def _criteria(start: dict) -> list[str]:  # of the first check
     return [name for name in ("stop_rate", "score") if start.get(name, 0) * start["answers"] > 1]
 
 
 def _fallen(line: dict, start: dict, before: int = 0) -> str | None:
-    "What of a look is less than half of what it was at the start; None if nothing is."
+    "The error message if stop rate or score is below half of its start, else None."
     said = {
-        "stop_rate": f"{line['stop_rate']:.0%} of the answers end within {line['room']} tokens, and "
-        f"{start['stop_rate']:.0%} did",
-        "score": f"the score of the answers is {line.get('score', 0):.2g}, and was {start.get('score', 0):.2g}",
+        "stop_rate": f"{line['stop_rate']:.0%} of the answers end within {line['room']} tokens, down from "
+        f"{start['stop_rate']:.0%}",
+        "score": f"the score of the answers is {line.get('score', 0):.2g}, down from {start.get('score', 0):.2g}",
     }
-    for name in _can_fall(start):
+    for name in _criteria(start):
         if line[name] < start[name] / 2:
             return (
-                f"at step {line['step']} {said[name]} at the start (the last look before was at step {before}); the "
-                f"preferred answers have won, and the text is lost: {line['said'][0][:60]!r}. {_CURE}"
+                f"at step {line['step']} {said[name]} at the start (previous check: step {before}); DPO has "
+                f"over-optimized the margin, and the model generates {line['said'][0][:60]!r}. {_CURE}"
             )
     return None
 
 # %% ../../nbs/package/dpo/over_optimization.ipynb #661ce43c
 def _start_of(file: Path, kept: Path, ids: Tensor, step: int) -> tuple[list[dict], Tensor]:
-    "The looks up to this step of a run that resumes, and what its model said at the start; `ValueError` without them."
+    "The checks up to the resumed step, and the start model's distributions; raises `ValueError` without them."
     lines = [line for line in read_entries(file) if line["step"] <= step]
     if not lines or not kept.is_file():
         raise ValueError(
-            f"{file}: the run was begun without CollapseCallback, so its start is not known; begin it again in another "
-            "folder"
+            f"{file}: the run was started without CollapseCallback, so its start values are unknown; start it again in "
+            "a different folder"
         )
     start = load_file(kept)
     if not torch.equal(start["ids"], ids):
         raise ValueError(
-            f"{file}: the run has looked at other pairs; give CollapseCallback the same, or begin again in another "
-            "folder"
+            f"{file}: the run checked different pairs before; give CollapseCallback the same pairs, or start again in "
+            "a different folder"
         )
     return lines, start["log_probs"]
 
 
 def _fitting(model, rows, room: int) -> int:
-    "The room, or what the model's context leaves of it."
+    "The maximum of new tokens, limited by the model's context."
     longest = max(len(row["prompt_ids"]) for row in rows)
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or longest + room
     if longest >= context:
         raise ValueError(
-            f"a prompt has {longest} tokens and the model's context {context}; give encode_pairs a max_length"
+            f"a prompt has {longest} tokens, but the model's context is {context}; pass max_length to encode_pairs"
         )
     return min(room, context - longest)
 
 # %% ../../nbs/package/dpo/over_optimization.ipynb #2d6edb0a
 @overrides(TrainerCallback)
 class CollapseCallback(TrainerCallback):
-    """Ends the run, after a save, when the stop rate or the score falls below half of the start's; a `ValueError` in
-    all processes.
+    """Saves a checkpoint and stops the run with `ValueError` in all processes when stop rate or score falls below half
+    of its start.
 
-    `collapse.jsonl` has a line a look: stop rate, mean length, KL to the start, log-probability of the chosen answers,
-    score, answers. The weights are as without it. A run that resumes goes on with its start; `ValueError` without it,
-    or with other rows.
+    `collapse.jsonl` has a line per check: stop rate, mean length, KL to the start, log-probability of the chosen
+    answers, score, answers. Training is not affected. A resumed run keeps its start values; raises `ValueError` where
+    they are missing, or with different rows.
     """
 
     def __init__(
         self,
         tok: PreTrainedTokenizerBase,
-        rows: Sequence[dict] | Dataset,  # Pairs from `encode_pairs`, best ones not trained on; the first eight are used
-        every: int | None = None,  # Optimizer steps; None: a fifth of the run. On a CPU one costs as much as ten pairs
-        scorer: Callable[[list[str], list[dict]], float] | None = None,  # Of the answers and rows; the more the better
-        max_new_tokens: int | None = None,  # Of an answer; None is twice the longest chosen one of these rows
-        stop: bool = True,  # False: only recorded
+        rows: Sequence[dict] | Dataset,  # Pairs from `encode_pairs`, preferably held out; the first eight are used
+        every: int | None = None,  # Optimizer steps between checks; None: a fifth of the run
+        scorer: Callable[[list[str], list[dict]], float] | None = None,  # f(answers, rows); more is better
+        max_new_tokens: int | None = None,  # Per answer; None: twice the longest chosen answer of these rows
+        stop: bool = True,  # False: only record the checks
     ):
         self.tok, self.every, self.scorer, self.stop = tok, every, scorer, stop
         self.rows = [rows[i] for i in range(min(8, len(rows)))]
         if not self.rows:
-            raise ValueError("CollapseCallback has no rows to look at; give some pairs of encode_pairs")
+            raise ValueError("CollapseCallback got no rows; pass some pairs from encode_pairs")
         self.room = max_new_tokens or 2 * max(len(row["chosen_ids"]) for row in self.rows)
 
     def on_train_begin(self, args, state, control, model, **kwargs):
         self.message, self.steps = None, self.every or math.ceil(state.max_steps / 5)
         self.room = _fitting(model, self.rows, self.room)
         self._begin(args, state, model)
-        if self.stop and "stop_rate" not in _can_fall(self.start) and state.is_world_process_zero:
+        if self.stop and "stop_rate" not in _criteria(self.start) and state.is_world_process_zero:
             count = self.start["answers"]
             print(
                 f"{round(self.start['stop_rate'] * count)} of {count} answers end within {self.room} tokens at the "
-                "start, so no fall of the stop rate ends this run"
+                "start, so the stop rate cannot stop this run"
             )
 
     def on_step_end(self, args, state, control, model, **kwargs):
@@ -172,7 +174,7 @@ class CollapseCallback(TrainerCallback):
             raise ValueError(f"{self.message}. The weights of this step are in checkpoint-{state.global_step}")
 
     def _begin(self, args, state, model) -> None:
-        "The first look, or those of the run that resumes; the first process alone reads and writes."
+        "The first check, or the checks of a resumed run; only the first process reads and writes."
         self.file, first = Path(args.output_dir) / "collapse.jsonl", state.is_world_process_zero
         kept = self.file.with_name(".reference") / "chosen.safetensors"
         ids = torch.tensor([i for row in self.rows for i in (*row["prompt_ids"], *row["chosen_ids"])])
@@ -192,17 +194,17 @@ class CollapseCallback(TrainerCallback):
                 save_file({"log_probs": self.before, "ids": ids}, part)
 
     def _look(self, args, state, model) -> dict:
-        "What the model says and how far it has gone, as one line; what the first process has heard counts for all."
-        heard, now = _heard(model, self.tok, self.rows, self.room, self.scorer)
+        "One check as a line of `collapse.jsonl`; the first process's result is used by all processes."
+        measured, now = _measure(model, self.tok, self.rows, self.room, self.scorer)
         self.before = now if self.before is None else self.before
-        line = {"step": state.global_step, "kl": _kl(now, self.before), **heard}
+        line = {"step": state.global_step, "kl": _kl(now, self.before), **measured}
         line = broadcast_object_list([line])[0]
         if not math.isfinite(line.get("score", 0)):
             raise ValueError(
-                f"the scorer gave {line['score']} at step {line['step']}; it gives a number, the more the better"
+                f"the scorer returned {line['score']} at step {line['step']}; it must return a finite number"
             )
         if not state.global_step:
-            line["guards"] = _can_fall(line) if self.stop else []
+            line["guards"] = _criteria(line) if self.stop else []
         if state.is_world_process_zero:
             append_entries(self.file, [line])
         return line
@@ -216,14 +218,14 @@ _LINES = {
     "margin of the rewards": [("rewards/margins", "margin", "#0072B2")],
     "KL to the start (nats a token)": [("kl", "KL", "#D55E00")],
     "log-probability (nats)": [("logps/chosen", "chosen", "#0072B2"), ("logps/rejected", "rejected", "#E69F00")],
-    "log-probability of the chosen ones that are looked at": [("chosen_logp", "chosen", "#D55E00")],
+    "log-probability of the chosen answers, checked pairs": [("chosen_logp", "chosen", "#D55E00")],
 }
 
 # %% ../../nbs/package/dpo/over_optimization.ipynb #135bdf2d
 def plot_collapse(
-    run: str | Path,  # A run's folder with `metrics.jsonl` and `collapse.jsonl`; going, killed or ended
+    run: str | Path,  # The folder of a running, killed or finished run with `metrics.jsonl` and `collapse.jsonl`
 ):  # -> matplotlib.figure.Figure
-    "By optimizer step, what DPO logs on the left, and on the right what `CollapseCallback` has heard."
+    "Plots by optimizer step what DPO logs (left) and the checks of `CollapseCallback` (right)."
     from matplotlib.figure import Figure
 
     if not (looks := read_entries(Path(run) / "collapse.jsonl")):

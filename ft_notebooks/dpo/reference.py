@@ -28,7 +28,7 @@ from ..core.seams import overrides, require
 from .shared_prompt import REFERENCE_COLUMNS, PairedForward
 
 # %% ../../nbs/package/dpo/reference.ipynb #bfeb1830
-_FEW = 4  # rows that are computed, and computed again for the check
+_FEW = 4  # rows of a check
 _TEXTS = ("input_ids", "attention_mask", "completion_mask")  # of a batch of TRL's collator
 
 
@@ -39,7 +39,7 @@ def _of_policy(trainer, inputs: dict[str, Tensor]) -> Tensor:  # [2B]: chosen an
     with trainer.accelerator.autocast():
         out = PairedForward(trainer.model_wrapped)(**given, use_cache=False, fused_lm_head=True)
     answer = answer[:, 1:]
-    log_probs = out.log_probs[:, -answer.shape[1] :]  # an adapter may have put tokens before the text
+    log_probs = out.log_probs[:, -answer.shape[1] :]  # an adapter may have inserted tokens before the text
     if trainer.ld_alpha is not None:
         shared = answer.sum(1).view(2, -1).amin(0).repeat(2)  # tokens
         log_probs = log_probs.where(answer.cumsum(1) <= shared[:, None], trainer.ld_alpha * log_probs)
@@ -53,8 +53,8 @@ def _of_reference(trainer, inputs: dict[str, Tensor]) -> Tensor:  # [2B]
     return torch.cat(trainer.compute_ref_log_probs(PairedForward(model), texts))
 
 
-def _asked(trainer, rows) -> tuple[Tensor, Tensor]:  # (N, 2) each, float64, in nats: chosen and rejected
-    "The log-probabilities of policy and reference as the loss takes them, which leaves no trace in the trainer."
+def _log_probs(trainer, rows) -> tuple[Tensor, Tensor]:  # (N, 2) each, float64, in nats: chosen and rejected
+    "The log-probabilities of policy and reference as the loss computes them; the trainer's state is restored."
     found = []
     with torch.no_grad(), keep_random_state(), eval_mode(trainer.model):
         for row in rows:
@@ -78,16 +78,16 @@ def _rounding(trainer) -> float:
 
 
 def _far(trainer, rows, one: Tensor, other: Tensor) -> Tensor:
-    "How much `one` and `other` [N, 2] differ beyond rounding, in nats [N]; equal where it is at most 0."
+    "How much `one` and `other` [N, 2] differ beyond the tolerance, in nats [N]; at most 0 where they are equal."
     longest = [max(len(row[key]) for key in ("chosen_ids", "rejected_ids")) for row in rows]
     far = (one - other).abs().max(1).values
     return torch.where(far.isfinite(), far, torch.inf) - _rounding(trainer) * torch.tensor(longest).sqrt()
 
 # %% ../../nbs/package/dpo/reference.ipynb #de9e4b8c
 def _cure(trainer) -> str:
-    "Why policy and reference may differ, and what to do."
+    "Why policy and reference may differ, and the cure."
     if trainer.ref_model is not None:
-        return "ref_model is a different model: leave it out, and the model as it is now is the reference"
+        return "ref_model is a different model: leave it out, so that the current model is the reference"
     if isinstance(trainer.model, PeftModel):
         return (
             "the adapter changed the base when it was made, as init_lora_weights='pissa' does (take True, or merge "
@@ -103,8 +103,8 @@ def _kept_start(file: Path, rows: int) -> Tensor:  # float64 [rows, 2], in nats
         return torch.tensor(json.loads(file.read_text(encoding="utf-8")), dtype=torch.float64).view(rows, 2)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise ValueError(
-            f"{file} is missing or damaged ({error}), so the reference of the run's start is unknown; restore it, or "
-            "begin the run again in another folder"
+            f"{file} is missing or damaged ({error}), so the reference at the run's start is unknown; restore it, or "
+            "start the run again in a different folder"
         ) from None
 
 # %% ../../nbs/package/dpo/reference.ipynb #bc47995c
@@ -117,16 +117,16 @@ _NEEDED = {  # of `trl.DPOTrainer`
 
 @overrides(TrainerCallback)
 class ReferenceCallback(TrainerCallback):
-    """Before step 1 the reference equals the policy; in a run that resumes it equals the reference of the start.
+    """Checks that the reference equals the policy before step 1 and, when a run resumes, the reference at its start.
 
-    Otherwise `ValueError`. Both are computed for four rows, and the reference's log-probabilities of these are saved in
-    `.reference/start.json` of the run; `ValueError` too where that file is missing or damaged. `RuntimeError` where the
-    trainer lacks what it is computed by.
+    Raises `ValueError` otherwise, and where `.reference/start.json` of the run, with the reference's log-probabilities
+    of the four checked rows, is missing or damaged. Raises `RuntimeError` where the trainer lacks a method or attribute
+    that the check needs.
     """
 
     def __init__(
         self,
-        trainer: DPOTrainer,  # The one that it is added to
+        trainer: DPOTrainer,  # The trainer to which the callback is added
     ):
         for name, why in _NEEDED.items():
             require(trainer, name, why, DPOTrainer)
@@ -135,9 +135,9 @@ class ReferenceCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         trainer, file = self.trainer, Path(args.output_dir) / ".reference" / "start.json"
         self.rows = [trainer.train_dataset[i] for i in range(min(_FEW, len(trainer.train_dataset)))]
-        policy, reference = _asked(trainer, self.rows)
+        policy, reference = _log_probs(trainer, self.rows)
         if state.global_step:
-            return self._same_as_then(reference, file)
+            return self._check_unchanged(reference, file)
         far = _far(trainer, self.rows, policy, reference)
         if far.max() > 0:
             row = int(far.argmax())
@@ -150,22 +150,22 @@ class ReferenceCallback(TrainerCallback):
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, json.dumps(reference.tolist()))
 
-    def _same_as_then(self, reference, file) -> None:
+    def _check_unchanged(self, reference, file) -> None:
         then = _kept_start(file, len(reference))
         if _far(self.trainer, self.rows, then, reference).max() > 0:
             raise ValueError(
-                "the reference is not the one that the run began with: the first row's chosen answer had "
-                f"{then[0, 0]:.4f} nats and has {reference[0, 0]:.4f}; load the model that the run was started with"
+                "the reference has changed since the run started: the first row's chosen answer had "
+                f"{then[0, 0]:.4f} nats and has {reference[0, 0]:.4f}; load the run's original model"
             )
 
 # %% ../../nbs/package/dpo/reference.ipynb #dbeb7478
-_REMOVE = "Remove the file, and the reference is computed again"
+_REMOVE = "Remove the file, so that the reference is computed again"
 
 
 def _reference_model(trainer):
-    "The model that is the reference, on the trainer's device."
+    "The reference model, on the trainer's device."
     if trainer.ref_model is None and trainer.is_deepspeed_enabled:
-        from trl.models import prepare_deepspeed  # before training its weights are elsewhere, or in parts
+        from trl.models import prepare_deepspeed  # before training its weights are offloaded or sharded
 
         return prepare_deepspeed(trainer.model, trainer.accelerator)
     return trainer.ref_model or trainer.model
@@ -177,7 +177,7 @@ def _computed(trainer, dataset, batch_size: int) -> dict[str, Tensor]:
     model = _reference_model(trainer)
     loader = trainer.accelerator.prepare(DataLoader(dataset, batch_size, collate_fn=trainer.data_collator))
     parts = []
-    with keep_random_state(), eval_mode(model):  # a loader draws a random number
+    with keep_random_state(), eval_mode(model):  # a DataLoader draws a random number
         for batch in loader:
             log_probs = trainer.compute_ref_log_probs(PairedForward(model), batch)
             parts.append(trainer.accelerator.gather_for_metrics(log_probs))
@@ -185,7 +185,7 @@ def _computed(trainer, dataset, batch_size: int) -> dict[str, Tensor]:
 
 
 def _read(file: Path, rows: int) -> tuple[dict[str, Tensor] | None, str | None]:
-    "The file's columns; or what is wrong with them, in words."
+    "The file's columns, or a description of their defect."
     try:
         kept = load_file(file)
     except (OSError, SafetensorError) as error:
@@ -193,12 +193,12 @@ def _read(file: Path, rows: int) -> tuple[dict[str, Tensor] | None, str | None]:
     whole = kept.keys() == set(REFERENCE_COLUMNS) and all(x.shape == (rows,) for x in kept.values())
     if not whole or not all(x.isfinite().all() for x in kept.values()):
         wanted = " and ".join(REFERENCE_COLUMNS)
-        return None, f"{file} is damaged: it does not hold {wanted} as finite numbers for each of {rows} rows"
+        return None, f"{file} is damaged: it must hold {wanted} as finite numbers for each of {rows} rows"
     return kept, None
 
 # %% ../../nbs/package/dpo/reference.ipynb #e7c628e0
 def _check_again(trainer, dataset, kept: dict[str, Tensor], file: Path) -> None:
-    "`ValueError` where one of four rows has different log-probabilities now."
+    "Recomputes four rows; raises `ValueError` where one has different log-probabilities now."
     some = sorted({round(i * (len(dataset) - 1) / (_FEW - 1)) for i in range(_FEW)})
     rows = dataset.select(some)
     fresh = _computed(trainer, rows, len(some))
@@ -215,7 +215,7 @@ def _check_again(trainer, dataset, kept: dict[str, Tensor], file: Path) -> None:
 
 # %% ../../nbs/package/dpo/reference.ipynb #1a8472fc
 def _new(trainer, dataset, batch_size: int, file: Path | None) -> dict[str, Tensor]:
-    "The log-probabilities, computed, and saved in `file`; `ValueError` where one is NaN or infinite."
+    "Computes the log-probabilities and saves them in `file`; raises `ValueError` where one is NaN or infinite."
     columns = _computed(trainer, dataset, batch_size)
     for name, column in columns.items():
         if not column.isfinite().all():
@@ -235,17 +235,16 @@ def with_reference(
     trainer: DPOTrainer,  # Not yet started; `args.output_dir` is the run's folder
     dataset: Dataset,  # N pairs: "prompt_ids", "chosen_ids", "rejected_ids"
     batch_size: int,  # Pairs at a time
-) -> Dataset:  # The same with `REFERENCE_COLUMNS`, float32, in nats
-    """The pairs with the reference's log-probabilities, from `.reference` of the run's folder if they are there and
-    still true.
+) -> Dataset:  # The pairs with `REFERENCE_COLUMNS`, float32, in nats
+    """Adds the reference's log-probabilities to the pairs, from `.reference` of the run's folder or computed now.
 
-    `ValueError` where one is NaN or infinite, or a saved file is damaged or no longer true.
+    Raises `ValueError` where one is NaN or infinite, or where a saved file is damaged or stale.
     """
     args, model = trainer.args, trainer.ref_model or trainer.model
     how = [args.bf16, args.fp16, str(model.dtype), args.ld_alpha]
     key = short_hash(data_fingerprint(dataset), weights_fingerprint(model), how)
     file = Path(args.output_dir, ".reference", f"{key}.safetensors")
-    first = trainer.is_world_process_zero()  # it alone reads and writes
+    first = trainer.is_world_process_zero()  # only the first process reads and writes
     found = _read(file, len(dataset)) if first and file.is_file() else (None, None)
     kept, problem = broadcast_object_list(list(found))
     if problem:

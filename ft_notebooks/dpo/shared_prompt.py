@@ -25,12 +25,12 @@ from ..training.kernel_patching import LabelHead, LabelScores, attention_by, spe
 
 # %% ../../nbs/package/dpo/shared_prompt.ipynb #5d878881
 def _pair_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
-    "In this block the model attends by `pair_attention`."
+    "A block in which the model computes its attention by `pair_attention`."
     return attention_by(model, "pairs", pair_attention, sdpa_mask)
 
 # %% ../../nbs/package/dpo/shared_prompt.ipynb #65ca3b70
 def _two_pairs(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
-    "Token ids of four texts, [4, 24], the first and the third with a common prefix, and which of them are real."
+    "Token ids [4, 24] of two chosen and two rejected texts with common prefixes, and the mask of real tokens."
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(model.config.get_text_config().vocab_size, (4, 24), generator=draw)
     ids[2, :12] = ids[0, :12]
@@ -45,10 +45,10 @@ def _logits(model: PreTrainedModel, ids: Tensor, **how) -> Tensor:
 
 def sharing_error(
     model: PreTrainedModel,  # Without an adapter's wrapper; not changed; seven short forward passes
-) -> tuple[float, float]:  # Of the shared row, and of a padded batch; 0: as alone, 1: as if rejected attended to chosen
-    """How far the logits of two pairs are from the logits of each text alone, in a shared row and in a padded batch.
+) -> tuple[float, float]:  # Of shared row and padded batch; 0: as each text alone, 1: as if rejected attended to chosen
+    """Relative distance of two pairs' logits from the logits of each text alone, in a shared row and a padded batch.
 
-    The distance of the padded batch is rounding: under 1e-5 in 32 bits.
+    The distance of the padded batch is due to rounding: under 1e-5 in 32 bits.
     """
     ids, real = _two_pairs(model)
     row, predicts = pair_row(ids, real), real[:, 1:]
@@ -70,15 +70,15 @@ def sharing_error(
 
 # %% ../../nbs/package/dpo/shared_prompt.ipynb #0bdf460d
 def why_not_shared(
-    model: PreTrainedModel | PeftModel,  # As it is trained; not changed
-) -> str | None:  # The reason in words; None if `SharedPrompt` computes its prompts once
-    "Why this model's prompts are computed for each answer; found by its configuration and by `sharing_error`."
+    model: PreTrainedModel | PeftModel,  # The model in its training configuration; not changed
+) -> str | None:  # The reason; None if `SharedPrompt` computes its prompts once
+    "Why this model's prompts cannot be shared, by its configuration and `sharing_error`; None if they can."
     base = base_model(model)
     kind = type(base).__name__
     if isinstance(model, PeftModel) and any(config.is_prompt_learning for config in model.peft_config.values()):
         return "an adapter that puts tokens before the prompt"
     if getattr(base.config.get_text_config(), "output_router_logits", False):
-        return f"{kind} balances its experts over all tokens, and each prompt would count once"
+        return f"{kind} balances its experts over all tokens, and would count each prompt only once"
     if not can_change_attention(base):
         return f"{kind} has no exchangeable attention"
     try:
@@ -88,7 +88,8 @@ def why_not_shared(
     bound = 0.005 if base.dtype == torch.float32 else 0.1  # above u·√(20·layers)
     if not error < bound:
         return (
-            f"{kind} has other logits for texts in one row ({error:.0%} of the change when rejected attends to chosen)"
+            f"{kind} computes different logits for texts in one row ({error:.0%} of the change when rejected attends "
+            "to chosen)"
         )
     return None
 
@@ -104,11 +105,11 @@ _PLAIN = {"input_ids", "attention_mask", "labels", "fused_lm_head", "use_cache",
 
 
 class PairedForward(LabelHead):
-    """A model for `trl.DPOTrainer.compute_loss` and `compute_ref_log_probs`: in a block of `SharedPrompt.used`, each
-    common prefix of a batch of pairs is computed once.
+    """A model for `trl.DPOTrainer.compute_loss` and `compute_ref_log_probs` that, in a block of `SharedPrompt.used`,
+    computes each common prefix of a batch of pairs once.
 
-    Elsewhere, and for a batch that it does not cover, it is a `LabelHead`. A batch is not covered with padding on the
-    left, with texts beyond the model's window, or with an argument that TRL does not give.
+    Elsewhere, and for a batch that it does not cover, it is a `LabelHead`. It does not cover padding on the left, texts
+    longer than the model's window, or arguments that TRL does not pass.
     """
 
     def __call__(self, *args, **given):
@@ -121,7 +122,7 @@ class PairedForward(LabelHead):
         return super().__call__(*args, **given)
 
     def _in_one_row(self, input_ids, attention_mask, labels, **kwargs) -> LabelScores:
-        "What the model gives for a batch of pairs, computed in one row."
+        "The model's output for a batch of pairs, computed in one row."
         row, targets = pair_row(input_ids, attention_mask), labels[:, 1:]
         scored = targets != IGNORE
         row_targets = torch.full_like(row.input_ids, IGNORE)
@@ -147,38 +148,38 @@ _NEEDED = {  # of `trl.DPOTrainer`
 
 
 def _is_checkpointed(base: PreTrainedModel) -> bool:
-    "Whether a backward pass computes layers again, by the name that the installed release has."
+    "Whether the model uses gradient checkpointing, under the name of the installed transformers release."
     newer = getattr(base, "is_activation_checkpointing", None)
     return bool(base.is_gradient_checkpointing if newer is None else newer)
 
 
 def _not_kept(trainer, had_adapter: bool) -> None:
-    "`ValueError` where a batch lacks the reference, and the model that it would be computed with is no more."
+    "Raises `ValueError` where a batch lacks reference columns and the reference model no longer exists."
     model = trainer.accelerator.unwrap_model(trainer.model)
     if had_adapter and "ref" not in model.peft_config:
         raise ValueError(
-            f"a batch has no {REFERENCE_COLUMNS[0]}, and the reference, an adapter of its own, is no more: fit has "
-            "dropped it when the run had finished; evaluate before, or set precompute_ref_log_probs=True"
+            f"a batch has no {REFERENCE_COLUMNS[0]}, and the reference adapter no longer exists: fit removed it when "
+            "the run finished; evaluate during the run, or set precompute_ref_log_probs=True"
         )
     full = trainer.ref_model is None and not isinstance(model, PeftModel)
     if full and (trainer.model.training or trainer.state.global_step):
         raise ValueError(
-            f"a batch has no {REFERENCE_COLUMNS[0]}, and the reference, which was this model before step 1, is no more;"
-            " give these rows as eval_dataset when the trainer is made, or give it ref_model=copy.deepcopy(model)"
+            f"a batch has no {REFERENCE_COLUMNS[0]}, and the reference, this model before step 1, no longer exists; "
+            "pass these rows as eval_dataset to the trainer, or pass ref_model=copy.deepcopy(model)"
         )
 
 # %% ../../nbs/package/dpo/shared_prompt.ipynb #e892c2c2
 class SharedPrompt:
-    """How a `trl.DPOTrainer` computes each common prefix once, with the same losses, metrics and gradients.
+    """Lets a `trl.DPOTrainer` compute each common prefix once, with the same losses, metrics and gradients.
 
-    It holds for policy and reference, in training and evaluation. Where `not_shared` gives a reason, in words, the
-    trainer computes what TRL's does. Its `train` runs in a block of `used`, and its `compute_loss` returns `loss`.
+    Applies to policy and reference, in training and evaluation. Where `not_shared` gives a reason, the trainer computes
+    as in TRL. The trainer's `train` must run in a block of `used`, and its `compute_loss` must return `loss`.
     """
 
     def __init__(
         self,
         trainer: DPOTrainer,  # With its models
-        off: tuple[str, ...] = (),  # "share", or names of `levers`: optimizations to leave out
+        off: tuple[str, ...] = (),  # Optimizations to leave out: "share", or names of `levers`
     ):
         for name, why in _NEEDED.items():
             require(trainer, name, why, DPOTrainer)
@@ -186,27 +187,27 @@ class SharedPrompt:
         self._had_adapter = "ref" in getattr(self._models()[0], "peft_config", {})
         self.not_shared: str | None = self._why_not()
         for model in self._models():
-            self.forward(model)  # tries its head
+            self.forward(model)  # checks its head
 
     def _models(self) -> list[nn.Module]:
-        "Policy and, where it is a model of its own, reference."
+        "The policy and, if it is a separate model, the reference."
         models = [self.trainer.model, self.trainer.ref_model]
         return [self.trainer.accelerator.unwrap_model(model) for model in models if model is not None]
 
     def _why_not(self) -> str | None:
         if "share" in self.off:
-            return "it is among those left out"
+            return "'share' is in off"
         if self.trainer.args.torch_compile:
-            return "a compiled model keeps the attention that it was compiled with"
+            return "a compiled model keeps the attention of its compilation"
         models = self._models()
         if "shift_labels" not in inspect.signature(base_model(models[0]).forward, follow_wrapped=False).parameters:
-            return "this TRL's head takes no shift_labels"
+            return "the model's head in this TRL version has no shift_labels argument"
         reasons = [why_not_shared(model) for model in models]
         return next((reason for reason in reasons if reason is not None), None)
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        "In this block the models attend to pairs, and are faster on a CPU; one inside another changes nothing."
+        "A block in which the models use pair attention and faster CPU kernels; nesting has no further effect."
         if self._in_block:
             yield
             return
@@ -222,7 +223,7 @@ class SharedPrompt:
             self._in_block = False
 
     def forward(self, model: nn.Module, mean_logits: bool = False) -> PairedForward:
-        "Stands for the trainer's model, wrapped or not, in a call of TRL's."
+        "Replaces the trainer's model, wrapped or not, in a call by TRL."
         return PairedForward(model, mean_logits, off="head" in self.off or self.trainer.use_weighting)
 
     def reference(
@@ -241,14 +242,14 @@ class SharedPrompt:
     def loss(
         self,
         compute_loss: Callable,  # `super().compute_loss` of the trainer
-        model: nn.Module,  # This and the rest as `compute_loss` takes them
+        model: nn.Module,  # This and the remaining arguments as for `compute_loss`
         inputs: dict[str, Tensor],
         *args,
         **kwargs,
     ):
-        "What `compute_loss` returns, by TRL's own loss."
+        "The result of `compute_loss`, by TRL's own loss."
         trainer = self.trainer
-        # outside `train` a backward pass with checkpointing would compute layers again after this block
+        # outside `train` a backward pass with gradient checkpointing would recompute layers after this block
         later = not self._in_block and torch.is_grad_enabled() and _is_checkpointed(base_model(self._models()[0]))
         with nullcontext() if later else self.used():
             inputs = {**inputs, **self.reference(inputs)}

@@ -34,9 +34,9 @@ def pair_row(
     input_ids: Tensor,  # int64 [2B, T], as TRL's collator gives it: B chosen texts, then their B rejected ones
     attention_mask: Tensor,  # int64 [2B, T]: ones, then zeros for padding on the right
 ) -> PairRow:
-    """A batch of pairs without padding and with each common prefix once, and the place of each token in it.
+    """Lays out a batch of pairs without padding and with each common prefix once, with the place of each token.
 
-    `ValueError` for padding on the left.
+    Raises `ValueError` for padding on the left.
     """
     B, T = len(input_ids) // 2, input_ids.shape[1]
     ids, real = input_ids.view(2, B, T), attention_mask.view(2, B, T).bool()  # chosen and rejected
@@ -62,7 +62,7 @@ def pair_row(
 
 # %% ../../nbs/package/dpo/shared_rows.ipynb #67da04e3
 def _blocks(sizes: list[list[int]], longest: int) -> Iterator[Block]:
-    "Queries of the row, at most `longest`, and their keys, which chosen cuts into two runs for rejected."
+    "Blocks of at most `longest` queries and the ranges of their keys; for rejected, chosen splits the keys in two."
     start = 0
     for shared, chosen, rejected in sizes:
         own = start + shared + chosen
@@ -90,7 +90,7 @@ def _flash(query, key, value, sizes, scaling):
 
 
 def _by_block(query, key, value, sizes, scaling, dropout):
-    "Attention by `scaled_dot_product_attention`, a call for each block, on any device; result [1, N, H, e]."
+    "Attention by `scaled_dot_product_attention`, one call per block, on any device; result [1, N, H, e]."
     parts = []
     for at, *runs in _blocks(sizes, max(map(sum, sizes))):
         k, v = (torch.cat([x[:, :, run] for run in runs], 2) for x in (key, value))
@@ -110,20 +110,20 @@ def pair_attention(
     query: Tensor,  # float [1, H, N, d]: H heads, N tokens of the row, d per head
     key: Tensor,  # float [1, K, N, d]; K divides H
     value: Tensor,  # float [1, K, N, e]
-    attention_mask: Tensor | None,  # int64 [1, 1, B, 3], `PairRow.sizes`; else what `sdpa` takes, with any batch size
+    attention_mask: Tensor | None,  # int64 [1, 1, B, 3], `PairRow.sizes`; else as for `sdpa`, with any batch size
     dropout: float = 0.0,  # Share of the attention weights
     scaling: float | None = None,  # Of the scores; 1/sqrt(d) if None
     **kwargs,  # As transformers' attention functions take them
 ) -> tuple[Tensor, None]:  # float [1, N, H, e]
-    """Each token's attention to its part and its pair's common prefix, up to itself; `sdpa`'s for every other mask.
+    """Causal attention of each token to its part and its pair's common prefix; for any other mask, `sdpa`.
 
-    `ValueError` for pairs with a soft cap, attention sinks or a position bias, and for attention that is not causal.
+    Raises `ValueError` for pairs with a soft cap, attention sinks or a position bias, and for non-causal attention.
     """
     if attention_mask is None or attention_mask.dtype != torch.int64:
         return _sdpa(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     special = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
     if special or kwargs.get("is_causal") is False or not getattr(module, "is_causal", True):
-        raise ValueError(f"attention of pairs computes no {special[0] if special else 'attention that is not causal'}")
+        raise ValueError(f"pair_attention does not support {special[0] if special else 'non-causal attention'}")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     sizes = attention_mask[0, 0].tolist()
     if torch.is_autocast_enabled(query.device.type):

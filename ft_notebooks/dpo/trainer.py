@@ -46,7 +46,7 @@ def _has_adapter(model, arguments: dict) -> bool:
 
 
 def _check_reference(model, tok, given, arguments) -> None:
-    "Raises `ValueError` where TRL would take a wrong reference, or none."
+    "Raises `ValueError` where TRL would use a wrong reference, or none."
     if arguments.get("ref_model") is not None:
         check_model(arguments["ref_model"], tok, "dpo_trainer")
         check_vocabulary(tok, arguments["ref_model"])
@@ -56,23 +56,24 @@ def _check_reference(model, tok, given, arguments) -> None:
         and given.get("precompute_ref_log_probs") is False
     ):
         raise ValueError(
-            f"precompute_ref_log_probs=False would load the reference from {model.name_or_path!r}, whatever "
-            "the weights are now; leave it out, or give ref_model=copy.deepcopy(model)"
+            f"precompute_ref_log_probs=False would load the reference from {model.name_or_path!r} instead of using the "
+            "current weights; leave it out, or give ref_model=copy.deepcopy(model)"
         )
     if isinstance(model, PeftModel) and arguments.get("ref_model") is None:
         if model.active_adapters != ["default"]:
             raise ValueError(
-                f"the active adapters are {model.active_adapters}, and TRL copies the one named 'default'; load it so"
+                f"the active adapters are {model.active_adapters}, but TRL copies the one named 'default'; load yours "
+                "under this name"
             )
         if "ref" in model.peft_config:
-            raise ValueError("an adapter is named 'ref', which TRL would take for the reference; load without it")
+            raise ValueError("an adapter is named 'ref', which TRL would use as the reference; load without it")
 
 # %% ../../nbs/package/dpo/trainer.ipynb #d6d4ab08
 @overrides(DPOTrainer)
 class _DPOTrainer(DPOTrainer):
     "`DPOTrainer` that computes each prompt once, counts each pair once over all processes, and resumes exactly."
 
-    prompts: SharedPrompt  # set when it is made
+    prompts: SharedPrompt  # set when the trainer is made
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
         start = start_of(self, resume_from_checkpoint)
@@ -93,35 +94,35 @@ class _DPOTrainer(DPOTrainer):
 
     def save_model(self, output_dir=None, _internal_call=False):
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        checkpoint = _internal_call and output_dir is not None  # it keeps the reference too, to go on with
+        checkpoint = _internal_call and output_dir is not None  # keeps the reference too, to resume
         if checkpoint or "ref" not in getattr(model, "peft_config", {}):
             return super().save_model(output_dir, _internal_call)
         model.save_pretrained = functools.partial(model.save_pretrained, selected_adapters=["default"])
         try:
             super().save_model(output_dir, _internal_call)
         finally:
-            del model.save_pretrained  # the class has its own
+            del model.save_pretrained  # the class's own method is visible again
 
 # %% ../../nbs/package/dpo/trainer.ipynb #5d0d7f44
-_ROW = {"prompt": "a", "chosen": " b", "rejected": " c"}  # which TRL can encode with any tokenizer
+_ROW = {"prompt": "a", "chosen": " b", "rejected": " c"}  # a dummy that TRL can encode with any tokenizer
 _SET = {"train_dataset": "the pairs are trained on", "eval_dataset": "the pairs are evaluated"}  # of `trl.DPOTrainer`
 
 
 def _is_sharded(args) -> bool:
-    "Whether the weights will be in parts, which a second view of them would not be."
+    "Whether the weights will be sharded; a second view of them would not be."
     asked = [os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() == "true" for kind in ("FSDP", "DEEPSPEED")]
     return any([args.fsdp, args.deepspeed, *asked])
 
 
 def _each(rows, change: Callable):
-    "What `change` makes of the rows; of each where there are several by name; None stays None."
+    "Applies `change` to the rows, or to each data set of a dict; None stays None."
     if isinstance(rows, dict):
         return {name: change(part) for name, part in rows.items()}
     return None if rows is None else change(rows)
 
 
 def _constructed(model, arguments, args, tok, rows, itself: bool) -> _DPOTrainer:
-    "TRL's trainer with the encoded pairs; `itself`: with a view of the model as it is now for its reference."
+    "TRL's trainer with the encoded pairs; `itself`: with a view of the current model as its reference."
     once, args.precompute_ref_log_probs = args.precompute_ref_log_probs, False
     row = Dataset.from_list([_ROW])
     one = {name: _each(data, lambda _: row) for name, data in rows.items()}
@@ -137,7 +138,7 @@ def _constructed(model, arguments, args, tok, rows, itself: bool) -> _DPOTrainer
 
 
 def _with_columns(trainer) -> None:
-    "Computes the reference once, for the pairs to train on and for those of each evaluation."
+    "Computes the reference once, for the training pairs and for those of each evaluation."
     args, fixed = trainer.args, trainer.args.precompute_ref_batch_size
     with trainer.prompts.used():
         size = fixed or args.per_device_train_batch_size
@@ -148,15 +149,15 @@ def _with_columns(trainer) -> None:
 # %% ../../nbs/package/dpo/trainer.ipynb #1ad432d2
 @contextlib.contextmanager
 def _left_as_it_is(model: PeftModel) -> Iterator[None]:
-    "Inside it TRL may copy the adapter: it keeps its values; `ValueError` where the copy has changed the base."
+    "A block in which TRL copies the adapter: restores its values; `ValueError` where the copy changed the base."
     held = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     kind = getattr(model.peft_config["default"], "init_lora_weights", None)
     base = weights_fingerprint(model)["model.weights"] if isinstance(kind, str) else None
     yield
     if base is not None and weights_fingerprint(model)["model.weights"] != base:
         raise ValueError(
-            f"init_lora_weights={kind!r} has changed the base a second time, for the reference's copy; load both again "
-            "and merge the adapter with merge_adapter, or set init_lora_weights=True in its config"
+            f"init_lora_weights={kind!r} changed the base a second time, for the copy that is the reference; load base "
+            "and adapter again and merge them with merge_adapter, or set init_lora_weights=True in the adapter's config"
         )
     for name, p in model.named_parameters():
         if name in held and p.dtype == held[name].dtype:
@@ -164,8 +165,8 @@ def _left_as_it_is(model: PeftModel) -> Iterator[None]:
 
 
 def _made(model, arguments, args, tok, rows) -> _DPOTrainer:
-    "The trainer, with the adapter and the base that it was given, and its reference."
-    alone = arguments.get("ref_model") is None  # the reference is made of the model itself
+    "The trainer, with adapter and base unchanged, and its reference."
+    alone = arguments.get("ref_model") is None  # the reference comes from the model itself
     itself = alone and not _has_adapter(model, arguments)
     copied = alone and isinstance(model, PeftModel)
     with _left_as_it_is(model) if copied else contextlib.nullcontext():
@@ -173,7 +174,7 @@ def _made(model, arguments, args, tok, rows) -> _DPOTrainer:
     if itself and not _is_sharded(args):
         trainer.ref_model = None
     trainer.prompts = SharedPrompt(trainer)
-    trainer.callback_handler.callbacks.insert(0, ReferenceCallback(trainer))  # before a guard keeps a wrong start
+    trainer.callback_handler.callbacks.insert(0, ReferenceCallback(trainer))  # before a guard stores wrong start values
     if args.precompute_ref_log_probs:
         _with_columns(trainer)
     if itself:
@@ -182,23 +183,23 @@ def _made(model, arguments, args, tok, rows) -> _DPOTrainer:
 
 # %% ../../nbs/package/dpo/trainer.ipynb #b6ef9e6a
 def _check_rows(dataset: Dataset, max_length: int | None) -> None:
-    "`ValueError` for encoded pairs with an empty part, or of which an answer would be cut."
+    "Raises `ValueError` for encoded pairs with an empty part, or with an answer that would be cut."
     for i, row in enumerate(dataset):
         sizes = {key: len(row[key] or ()) for key in PAIR_KEYS}
         empty = [key for key, size in sizes.items() if not size]
         if empty:
             raise ValueError(
-                f"row {i} (counted from 0): {empty[0]!r} is empty; give the pairs to encode_pairs, which names it"
+                f"row {i} (counted from 0): {empty[0]!r} is empty; encode the pairs with encode_pairs to find the cause"
             )
         longest = sizes["prompt_ids"] + max(sizes["chosen_ids"], sizes["rejected_ids"])
         if max_length is not None and longest > max_length:
             raise ValueError(
-                f"row {i} has {longest} tokens, and max_length={max_length} would cut it; give encode_pairs the same"
+                f"row {i} has {longest} tokens, and max_length={max_length} would cut it; pass it to encode_pairs too"
             )
 
 # %% ../../nbs/package/dpo/trainer.ipynb #4de514e6
 def _encoded(tok, max_length: int | None, dataset: Dataset) -> Dataset:
-    "Rows with the ids of prompt and answers, none of which would be cut."
+    "Rows with the token ids of prompt and answers; no answer would be cut."
     if set(PAIR_KEYS) <= set(dataset.column_names):
         rows = dataset.select_columns(list(PAIR_KEYS))
         _check_rows(rows, max_length)
@@ -206,7 +207,7 @@ def _encoded(tok, max_length: int | None, dataset: Dataset) -> Dataset:
     try:
         rows, account = encode_pairs(tok, dataset, max_length)
     except ValueError as error:
-        raise ValueError(f"{error} (arguments of encode_pairs, which may be called before)") from error
+        raise ValueError(f"{error} (these are arguments of encode_pairs; you may call it before)") from error
     if (lost := len(dataset) - len(rows)) and os.environ.get("RANK", "0") == "0":
         print(f"{lost} of {len(dataset)} pairs left out, {account['equal']} with two equal answers")
     return rows
@@ -216,30 +217,28 @@ _SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}  # the losses of `trl.
 
 
 def _check_loss(given) -> None:
-    "Raises `ValueError` for a `beta` or `label_smoothing` without effect, or with the opposite one."
+    "Raises `ValueError` for a `beta` or `label_smoothing` without effect, or with the opposite effect."
     kinds, smooth = given.get("loss_type", "sigmoid"), given.get("label_smoothing", 0)
     kinds = {kinds} if isinstance(kinds, str) else set(kinds)
     if given.get("beta", 0.1) <= 0:
         raise ValueError(
-            f"beta={given['beta']} leaves no reward, so nothing would be learned; it is above 0, such as 0.1"
+            f"beta={given['beta']} gives no reward, so nothing would be learned; set it above 0, such as 0.1"
         )
     if smooth and not kinds & _SMOOTHED:
         raise ValueError(
-            f"label_smoothing={smooth} has no effect on {sorted(kinds)}; for labels that may be wrong take "
+            f"label_smoothing={smooth} has no effect on {sorted(kinds)}; for labels that may be wrong use "
             "loss_type='robust'"
         )
     if not 0 <= smooth < 0.5:
-        raise ValueError(
-            f"label_smoothing={smooth} says that most labels are wrong; it is their share, at least 0 and below 0.5"
-        )
+        raise ValueError(f"label_smoothing={smooth}, the share of wrong labels, must be at least 0 and below 0.5")
     if "robust" in kinds and not smooth:
         raise ValueError(
-            "loss_type='robust' without label_smoothing is 'sigmoid'; give the share of wrong labels, such as 0.1"
+            "loss_type='robust' without label_smoothing is 'sigmoid'; set it to the share of wrong labels, such as 0.1"
         )
 
 # %% ../../nbs/package/dpo/trainer.ipynb #7ea097d0
 def _once(given, arguments, adapter: bool, rows: int, size: int) -> bool:
-    "Whether the reference is computed before step 1: always for a full model, else where rows are seen twice."
+    "Whether the reference is computed before step 1: always for a full model, else if rows are seen more than once."
     if not adapter and arguments.get("ref_model") is None:
         return True
     steps = given.get("max_steps", -1)
@@ -248,7 +247,7 @@ def _once(given, arguments, adapter: bool, rows: int, size: int) -> bool:
 
 
 def _settings(model, pairs, output_dir, effective_batch, given, arguments) -> tuple[DPOConfig, Plan]:
-    "The arguments of the run, with a rate for what is trained, and the batch plan behind them."
+    "The run's arguments, with a learning rate for adapter or full model, and their batch plan."
     lengths = [sum(map(len, ids)) for ids in zip(*(pairs[key] for key in PAIR_KEYS))]
     adapter, given = _has_adapter(model, arguments), {"train_sampling_strategy": "random", **given}
     given["precompute_ref_log_probs"] = _once(given, arguments, adapter, len(lengths), effective_batch)
@@ -257,7 +256,7 @@ def _settings(model, pairs, output_dir, effective_batch, given, arguments) -> tu
 
 # %% ../../nbs/package/dpo/trainer.ipynb #32e2a3f8
 def _callbacks(given, tok, rows) -> list:
-    "The caller's own, and one against over-optimization."
+    "The caller's callbacks, and an over-optimization guard unless they include one."
     callbacks = list(given or [])
     held = next(iter(rows["eval_dataset"].values())) if isinstance(rows["eval_dataset"], dict) else rows["eval_dataset"]
     own = any(isinstance(callback, CollapseCallback) for callback in callbacks)
@@ -265,7 +264,7 @@ def _callbacks(given, tok, rows) -> list:
 
 # %% ../../nbs/package/dpo/trainer.ipynb #4224226e
 def _findings(tok, trainer) -> list[str]:
-    "What `pair_report` finds in at most 500 pairs, and in the reference's log-probabilities where they are known."
+    "The findings of `pair_report` on at most 500 pairs, and on the reference's log-probabilities where known."
     rows = trainer.train_dataset
     said = pair_report(tok, rows.select(range(0, len(rows), -(-len(rows) // 500))))["findings"]
     if set(REFERENCE_COLUMNS) <= set(rows.column_names):
@@ -275,7 +274,7 @@ def _findings(tok, trainer) -> list[str]:
 
 
 def _summary(tok, chosen, trainer) -> list[str]:
-    "The batch plan with how prompts and reference are computed, as one line; then the findings."
+    "The batch plan and how prompts and reference are computed, as one line; then the findings."
     why, known = trainer.prompts.not_shared, set(REFERENCE_COLUMNS) <= set(trainer.train_dataset.column_names)
     prompts = "each prompt once" if why is None else f"each prompt twice ({why})"
     reference = "reference computed once, before step 1" if known else "reference computed in each step"
@@ -283,33 +282,33 @@ def _summary(tok, chosen, trainer) -> list[str]:
 
 # %% ../../nbs/package/dpo/trainer.ipynb #5e957cce
 _UNREAD = {
-    "sync_ref_model": "a reference that moves is in no checkpoint, so the run could not resume; merge, and begin a "
+    "sync_ref_model": "no checkpoint contains a moving reference, so the run could not resume; merge, and start a "
     "second run",
-    "padding_free": "trl.DPOTrainer has the setting and pads all the same; here prompts are computed once",
-    "truncation_mode": "no answer is cut; give max_length, and pairs that do not fit are counted and left out",
-    "model_init_kwargs": "load the model with load_model before",
-    "quantization_config": "load the model with load_model(bits=4) before",
+    "padding_free": "trl.DPOTrainer accepts the setting but still pads; here each prompt is computed once",
+    "truncation_mode": "no answer is cut; set max_length, and pairs that do not fit are counted and left out",
+    "model_init_kwargs": "load the model with load_model first",
+    "quantization_config": "load the model with load_model(bits=4) first",
 }
 
 # %% ../../nbs/package/dpo/trainer.ipynb #99b86ada
 @without_library_bars()
 def dpo_trainer(
-    model: PreTrainedModel | PeftModel,  # The policy; as it is now, it is the reference too
+    model: PreTrainedModel | PeftModel,  # The policy; its current weights are also the reference
     tok: PreTrainedTokenizerBase,  # Encodes the pairs with its template; saved with the model
-    train_dataset: Rows,  # Pairs in a format that `read_preferences` reads, or a path; or as `encode_pairs` gives them
-    eval_dataset: Rows | dict[str, Rows] | None = None,  # For the evaluation; its first 8 prompts are answered
+    train_dataset: Rows,  # Pairs in a format of `read_preferences`, or a path, or from `encode_pairs`
+    eval_dataset: Rows | dict[str, Rows] | None = None,  # For evaluation; the guard answers its first 8 prompts
     *,
     output_dir: str,  # The run's folder
-    effective_batch: int = 16,  # Pairs that one optimizer step sees, over all processes
-    any_world_size: bool = False,  # Resume with another number of processes: the same pairs, other random numbers
+    effective_batch: int = 16,  # Pairs per optimizer step, over all processes
+    any_world_size: bool = False,  # Resume with a different number of processes: same pairs, different random numbers
     **overrides,  # Fields of `DPOConfig` and arguments of `DPOTrainer`, by their own names
 ) -> DPOTrainer:
-    """A `trl.DPOTrainer` whose reference is the model as it is now, not yet started.
+    """A `trl.DPOTrainer`, not yet started, whose reference is the model with its current weights.
 
     `trainer.train(last_good_checkpoint(output_dir))` starts it, and resumes it after a kill to the same weights. Raises
     `ValueError` before step 1 where policy and reference differ, an answer would be cut, nothing would be trained or a
     setting would have no effect; during the run where a loss is NaN or answers no longer end. Prints the batch plan.
-    Other pairs are evaluated by `trainer.eval_dataset = encode_pairs(tok, pairs)[0]` and `trainer.evaluate()`.
+    To evaluate other pairs, set `trainer.eval_dataset = encode_pairs(tok, pairs)[0]` and call `trainer.evaluate()`.
     """
     given, arguments = split_overrides(overrides, DPOConfig, DPOTrainer, _UNREAD)
     check_trackers(given.get("report_to", "none"))
@@ -323,7 +322,7 @@ def dpo_trainer(
     check_checkpoint_choice(args, arguments["callbacks"])
     trainer = _made(model, arguments, args, tok, rows)
     count_rows_once(trainer)
-    add_guards(trainer, allow_zero_gradient="hinge" in trainer.loss_types)  # every margin may be wide enough
+    add_guards(trainer, allow_zero_gradient="hinge" in trainer.loss_types)  # every margin may be large enough
     said = _summary(tok, chosen, trainer)
     trainer.add_callback(ManifestCallback(trainer, any_world_size, choices=said[0], levers=levers(model)))
     if trainer.is_world_process_zero():

@@ -17,11 +17,11 @@ from referencing.jsonschema import DRAFT202012
 
 # %% ../../nbs/package/evaluation/answer_format.ipynb #3cf02c60
 def read_json(text: str):  # Any JSON value; 1.0 is read as 1, since JSON has numbers of one kind
-    "The value that the whole text is; raises `ValueError` for other texts, NaN, Infinity, and a key that comes twice."
+    "Parse the whole text as one JSON value; raises `ValueError` for other text, NaN, Infinity and duplicate keys."
 
     def once(pairs):
         if len(dict(pairs)) < len(pairs):
-            raise ValueError("a key comes twice")
+            raise ValueError("duplicate key")
         return dict(pairs)
 
     def number(digits):
@@ -42,7 +42,7 @@ def valid_json(
     expected: str,  # Not used
     example: dict,  # Not used
 ) -> float:  # 1.0 or 0.0
-    "1.0 where the whole answer is one JSON value: only space around it, no NaN or Infinity, and no key twice."
+    "1.0 where the whole answer is one JSON value: only whitespace around it, no NaN or Infinity, no duplicate key."
     try:
         read_json(generated)
     except ValueError:
@@ -53,7 +53,7 @@ def valid_json(
 def key_order(
     *keys: str,  # All the keys that the answer must have, in their order
 ) -> Callable[[str, str, dict], float]:  # Returns 1.0 or 0.0
-    "A scorer that is 1.0 where the answer is a JSON object with exactly these keys in this order, whatever the values."
+    "A scorer: 1.0 where the answer is a JSON object with exactly these keys in this order, whatever the values."
 
     def scorer(generated: str, expected: str, example: dict) -> float:
         try:
@@ -72,12 +72,12 @@ def _check_parts(resource, resolver, formats) -> None:
             resolver.lookup(part[key])
         except referencing.exceptions.Unresolvable:
             raise ValueError(
-                f"json_schema: {key} {part[key]!r} leads nowhere in the schema; nothing is fetched"
+                f"json_schema: {key} {part[key]!r} does not resolve inside the schema; no external schema is loaded"
             ) from None
     if isinstance(part, dict) and "format" in part and part["format"] not in formats:
         raise ValueError(
-            f"json_schema: nothing here checks the format {part['format']!r}, so all would pass; leave it out, or if "
-            "it is one of JSON Schema's own: pip install 'jsonschema[format-nongpl]'. Known here: "
+            f"json_schema: no installed library checks the format {part['format']!r}, so any text would pass; remove "
+            "it, or if it is one of JSON Schema's own: pip install 'jsonschema[format-nongpl]'. Known formats: "
             f"{', '.join(sorted(formats))}"
         )
     for inner in resource.subresources():
@@ -85,12 +85,12 @@ def _check_parts(resource, resolver, formats) -> None:
 
 # %% ../../nbs/package/evaluation/answer_format.ipynb #fb1053c1
 def _draft(schema: dict):
-    "The validator class of the schema's draft; raises `ValueError` for what is no JSON Schema."
+    "The validator class of the schema's draft; raises `ValueError` for an invalid JSON Schema."
     if not isinstance(schema, dict):
         raise ValueError(f"json_schema: a JSON Schema must be a dict, got {schema!r}")
     kind = validator_for(schema, default=None) if "$schema" in schema else jsonschema.Draft202012Validator
     if kind is None:
-        raise ValueError(f"json_schema: $schema is {schema['$schema']!r}, which is no draft that jsonschema knows")
+        raise ValueError(f"json_schema: $schema is {schema['$schema']!r}, a draft that jsonschema does not know")
     try:
         kind.check_schema(schema)
     except jsonschema.SchemaError as e:
@@ -101,10 +101,10 @@ def _draft(schema: dict):
 def json_schema(
     schema: dict,  # JSON Schema; "$schema" names the draft, by default 2020-12
 ) -> Callable[[str, str, dict], float]:  # Returns 1.0 or 0.0
-    """A scorer: 1.0 where the whole answer is JSON, as for `valid_json`, that the schema and its formats allow.
+    """A scorer: 1.0 where the whole answer is JSON, as for `valid_json`, and fits the schema and its formats.
 
-    Raises `ValueError` at once for what is no schema, has a reference that leads nowhere, or a format that nothing
-    checks.
+    Raises `ValueError` at once for an invalid schema, a reference that does not resolve inside it, or a format that no
+    installed library checks.
     """
     kind, nothing = _draft(schema), referencing.Registry()
     root = referencing.Resource.from_contents(schema, default_specification=DRAFT202012)
@@ -121,26 +121,26 @@ def json_schema(
 
 # %% ../../nbs/package/evaluation/answer_format.ipynb #81be384c
 def matches(
-    pattern: str,  # As for Python's `re`, of the whole answer without the space around it
+    pattern: str,  # As for Python's `re`; must match the whole answer, stripped of surrounding whitespace
     timeout: float = 1.0,  # Seconds for one answer
 ) -> Callable[[str, str, dict], float]:  # Returns 1.0 or 0.0
     """A scorer: 1.0 where the pattern matches the whole answer.
 
-    Raises `ValueError` at once for what is no pattern; the scorer raises it for an answer that takes longer than
+    Raises `ValueError` at once for an invalid pattern; the scorer raises it for an answer that takes longer than
     `timeout`.
     """
     try:
         compiled = regex.compile(pattern)
     except regex.error as e:
-        raise ValueError(f"matches: {pattern!r} is no regular expression: {e}") from e
+        raise ValueError(f"matches: {pattern!r} is not a valid regular expression: {e}") from e
 
     def scorer(generated: str, expected: str, example: dict) -> float:
         try:
             return float(compiled.fullmatch(generated.strip(), timeout=timeout) is not None)
         except TimeoutError:
             raise ValueError(
-                f"matches: {pattern!r} took more than {timeout} s on {len(generated)} characters; what repeats must "
-                "match a text in one way only: not (a|aa)+ but a+"
+                f"matches: {pattern!r} took more than {timeout} s on {len(generated)} characters; write repeated "
+                "groups so that a text matches in one way only: a+ instead of (a|aa)+"
             ) from None
 
     return scorer

@@ -14,7 +14,7 @@ from .statistics import DIRECTIONS, compare
 
 # %% ../../nbs/package/evaluation/comparison.ipynb #b6e6fff5
 def _scored_rows(found: Evaluation, name: str) -> list[int]:
-    "The rows that have a value of this score; none where the score was computed on other rows."
+    "The rows that have a value of this score; empty where the score was computed on other rows."
     keys = SUMMED_SCORES[name][:2] if name in SUMMED_SCORES else (name,)
     rows = [i for i, row in enumerate(found.rows) if all(row.get(key) is not None for key in keys)]
     return rows if name in found.scores and found.scores[name]["n"] == len(rows) else []
@@ -24,9 +24,9 @@ def compare_stages(
     evaluations: dict[str, Evaluation],  # Stage -> result of `evaluate` on the same rows, in the order of the stages
     directions: dict[str, int] | None = None,  # Score -> 1 more is better (the default), -1 less, 0 neither
 ) -> dict[tuple[str, str], dict[str, dict]]:  # (stage, earlier stage) -> score -> result of `compare`, with the names
-    """Each stage compared with the one before it, and the last with the first, in every score that rows of both hold.
+    """Compares each stage with the previous one, and the last with the first, in every score that both have by row.
 
-    By default less is better of perplexity, bits per byte and repetition, and neither is better of length.
+    By default less is better for perplexity, bits per byte and repetition; length has no better direction.
     """
     check_evaluations(evaluations, "compare_stages")
     stages, found = list(evaluations), {}
@@ -41,24 +41,24 @@ def compare_stages(
 
 
 def _compared(one, other, names: tuple[str, str], directions: dict[str, int]) -> dict[str, dict]:
-    "The result of `compare` for each score that rows of both hold, or why there is none."
+    "The result of `compare` for each score that both have by row, or the reason why it is missing."
     found: dict[str, dict] = {}
     for score in other.scores:
         if _scored_rows(one, score) and _scored_rows(other, score):
             try:
                 found[score] = compare(one, other, score, names, directions.get(score))
-            except ValueError as e:  # such as a perplexity over other tokens
+            except ValueError as e:  # for example, perplexities over different tokens
                 found[score] = {"verdict": f"not compared: {e}"}
     return found
 
 # %% ../../nbs/package/evaluation/comparison.ipynb #ca7b6bcb
 def row_scores(found: Evaluation) -> list[str]:
-    "The names of the scores that each row has a value of its own for, such as `exact_match` and not perplexity."
+    "The names of the scores with a value for each row: `exact_match`, for example, but not perplexity."
     names = [name for name in found.scores if name not in SUMMED_SCORES]
     return [name for name in names if any(row.get(name) is not None for row in found.rows)]
 
 # %% ../../nbs/package/evaluation/comparison.ipynb #a225e2fe
-_GROUPS = {  # what became of a row with the last stage, in the order of the report
+_GROUPS = {  # what the last stage changed for a row, in the order of the report
     "lost": "{stage} has lost {score}: an earlier stage did better",
     "failed": "{stage} fails {score}, and no earlier stage did better",
     "won": "{stage} has won {score}: no earlier stage did as well",
@@ -69,7 +69,7 @@ _GROUPS_OF_ONE_STAGE = _GROUPS | {"failed": "{stage} fails {score}", "right": "{
 
 
 def _outcome(before: list[float], now: float | None) -> str:
-    "What became of a row, by its values at the earlier stages and now."
+    "The group of a row, by its values at the earlier stages and at the last."
     if now is None:
         return "missing"
     if before and now < max(before):
@@ -111,9 +111,9 @@ def seen_rows(
     train: dict[str, Dataset],  # Stage -> its training rows, as from `read_chats` or `read_preferences`
     near: float = 0.8,  # Jaccard similarity, from 0.5 to 1, from which a row counts as seen
 ) -> dict[str, list[tuple[int, int, float]]]:  # Stage -> (row of train, evaluated row, similarity) of each match
-    """The evaluated rows that each stage was trained on, exactly or nearly.
+    """The evaluated rows that are duplicates or near-duplicates of each stage's training rows.
 
-    Raises `ValueError` where there are no evaluated rows, and where `train` names no stages.
+    Raises `ValueError` where there are no evaluated rows, and where `train` is not a dict of stages.
     """
     if not found.rows:
         raise ValueError("there are no evaluated rows to look for in the training data; leave train out")
@@ -128,9 +128,9 @@ def seen_rows(
 # %% ../../nbs/package/evaluation/comparison.ipynb #efcd9a4e
 def scores_without(
     found: Evaluation,
-    rows: set[int],  # To leave out, counted from 0
+    rows: set[int],  # Rows to leave out, counted from 0
 ) -> dict[str, dict]:  # Score -> {"value", "low", "high", "n"}
-    "The scores on the other rows, with their own intervals, as far as these rows have values for them."
+    "The scores on the remaining rows, with their own intervals; scores without row values are left out."
     scores = {}
     for name in found.scores:
         left = [found.rows[i] for i in _scored_rows(found, name) if i not in rows]

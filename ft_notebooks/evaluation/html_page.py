@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/package/evaluation/html_page.ipynb #6508cb60
 def _md(text: str | tuple[str, ...]) -> str:
-    "`text` as one cell of a markdown table, or one line, with all markdown and HTML escaped; a tuple is joined."
+    "`text` as one cell of a Markdown table or one line, with Markdown and HTML escaped; a tuple is joined."
     text = " ".join(filter(None, text)) if isinstance(text, tuple) else text
     lines = re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", html.escape(text, quote=False)).splitlines()
     return "<br>".join(lines)
@@ -77,9 +77,9 @@ _MARKDOWN = """\
 
 def page_markdown(
     title: str,
-    parts: list[dict],  # In order, each of one kind; a cell of scores is (value, interval)
+    parts: list[dict],  # In order, each of one kind (see below); a cell of scores is (value, interval)
 ) -> str:
-    """The report as markdown, with every text escaped, and figures linked as PNG files beside it.
+    """Renders the report as Markdown, with every text escaped, and figures linked as PNG files in the same folder.
 
     The kinds are `{"heading", "small"}`, `{"group"}`, `{"text"}`, `{"scores": rows, "head"}`,
     `{"words": rows, "head"}`, `{"figures": names}` and `{"answers"}`, a list of `{"note", "expected", "said"}` with
@@ -183,7 +183,7 @@ def page_html(
     parts: list[dict],  # As for `page_markdown`
     figures: dict[str, bytes],  # Name -> PNG, as from `png`
 ) -> str:
-    "The report as one HTML file with the figures inside: no script, nothing loaded from elsewhere, every text escaped."
+    "Renders the report as one HTML file with embedded figures: no scripts, no external requests, every text escaped."
     images = {name: base64.b64encode(image).decode() for name, image in figures.items()}
     return _HTML_TEMPLATES.from_string(_HTML).render(title=title, style=_STYLE, parts=parts, images=images)
 
@@ -191,7 +191,7 @@ def page_html(
 def png(
     draw: Callable[[], "Figure"],  # Makes a new figure
 ) -> bytes:
-    "The figure on white, with two pixels a point; matplotlib's style is restored."
+    "The figure as PNG on a white background, at twice the usual resolution; restores matplotlib's style."
     from matplotlib import style
 
     file = io.BytesIO()
@@ -204,9 +204,9 @@ def write_files(
     folder: str | Path,  # Created if it does not exist
     files: dict[str, bytes],  # Name -> content
 ) -> None:
-    """Each file is written whole or not at all, and none if one cannot be written.
+    """Writes each file completely or not at all, and no file if one of them cannot be written.
 
-    Raises `ValueError` where the folder's path leads through a file.
+    Raises `ValueError` where `folder` or one of its parents is a file.
     """
     folder = Path(folder)
     try:
@@ -215,6 +215,6 @@ def write_files(
         raise ValueError(
             f"{folder} is a file or leads through one, so nothing can be written there; name a different folder"
         ) from None
-    with ExitStack() as all_written:  # each is renamed when all are written
+    with ExitStack() as all_written:  # renames the files after all are written
         for name, content in files.items():
             all_written.enter_context(atomic_path(folder / name)).write_bytes(content)

@@ -16,13 +16,13 @@ import openai
 
 # %% ../../nbs/package/evaluation/judge.ipynb #dedee6c7
 def _marked(**texts: str) -> str:
-    "Each text under its name, between marks that hold a hash of all of them."
+    "Each text under its name, between delimiters that hold a hash of all texts."
     mark = hashlib.sha256(repr(texts).encode()).hexdigest()[:16]
     return "\n\n".join(f"[{name} {mark}]\n{text}\n[end of {name} {mark}]" for name, text in texts.items())
 
 
 def _question(example: dict) -> str:
-    "The conversation of the row, up to its last answer."
+    "The conversation of the row before its last answer."
     messages = list(example.get("messages") or ())
     while messages and messages.pop()["role"] != "assistant":
         pass
@@ -34,27 +34,29 @@ def _question(example: dict) -> str:
 
 # %% ../../nbs/package/evaluation/judge.ipynb #0a9e7706
 def _key(name: str) -> str:
-    "The key that an environment variable holds."
+    "The API key in an environment variable; raises `ValueError` if it is unset or cannot be sent."
     key = os.environ.get(name, "").strip()
     if not key:
         raise ValueError(f"the environment variable {name}, which key_env names, is not set")
     if not (key.isascii() and key.isprintable()):
-        raise ValueError(f"the environment variable {name} holds no key: there are characters that no header can have")
+        raise ValueError(
+            f"the environment variable {name} holds no valid key: it contains characters that an HTTP header cannot"
+        )
     return key
 
 
 def _without_key(text: str, name: str | None) -> str:
-    "The text, with *** for the key."
+    "The text with the key replaced by ***."
     key = os.environ.get(name or "", "").strip()
     return text.replace(key, "***") if key else text
 
 # %% ../../nbs/package/evaluation/judge.ipynb #827e4296
 def _client(url: str, **settings) -> openai.OpenAI:
-    "A client of the server that holds no key."
+    "An OpenAI client without a key; each request adds it."
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.password:
         raise ValueError(
-            "chat_endpoint: the url must be like http://localhost:8000/v1; name the variable of a key by key_env"
+            "chat_endpoint: the url must be like http://localhost:8000/v1; name a key's variable by key_env"
         )
     base_url, http_client = (
         url.rstrip("/").removesuffix("/chat/completions"),
@@ -64,33 +66,33 @@ def _client(url: str, **settings) -> openai.OpenAI:
 
 # %% ../../nbs/package/evaluation/judge.ipynb #511d4ba1
 def _text_of(reply, url: str, key_env: str | None) -> str:
-    "The text of a chat completion; `ValueError` for another reply, or a text that was cut off."
+    "The text of a chat completion; raises `ValueError` for any other reply, and for a text that was cut off."
     try:
         choice = reply.parse().choices[0]
         text = choice.message.content
-    except (AttributeError, LookupError, TypeError, ValueError):  # the client gives what came, whatever that is
+    except (AttributeError, LookupError, TypeError, ValueError):  # the client returns any reply unchecked
         text = None
     if not isinstance(text, str):
-        raise ValueError(f"{url} answered no chat completion: {_without_key(reply.text, key_env)[:300]}")
+        raise ValueError(f"{url} did not return a chat completion: {_without_key(reply.text, key_env)[:300]}")
     if choice.finish_reason == "length":
         end = _without_key(text, key_env)[-80:]
-        raise ValueError(f"{url}: the answer was cut off after {end!r}; give it more max_tokens")
+        raise ValueError(f"{url}: the answer was cut off after {end!r}; increase max_tokens")
     return text
 
 
 def chat_endpoint(
-    url: str,  # Of a server with OpenAI's protocol, up to its /v1
-    model: str,  # The name under which it serves the model
+    url: str,  # Of a server with an OpenAI-compatible API, up to and including /v1
+    model: str,  # The name under which the server offers the model
     key_env: str | None = None,  # The environment variable that holds the key; None sends no key
-    timeout: float = 60.0,  # Seconds of silence after which a request has failed
-    retries: int = 4,  # After silence and the statuses 408, 409, 429 and 5xx
-    temperature: float | None = 0,  # None leaves it out: some models accept none
-    **fields,  # Of the request, as they are: max_tokens, seed, ...
+    timeout: float = 60.0,  # Seconds without a reply after which a request fails
+    retries: int = 4,  # After timeouts and the statuses 408, 409, 429 and 5xx
+    temperature: float | None = 0,  # None leaves it out: some models do not accept it
+    **fields,  # Further fields of each request: max_tokens, seed, ...
 ) -> Callable[[str, str], str]:  # (system message, user message) -> the model's answer
-    """A model behind HTTP, whose key is read from the environment and is in no error.
+    """A function that queries a model over HTTP; reads the key from the environment and keeps it out of all errors.
 
-    Raises `ValueError` at once, by a first request, for a wrong address, model or key, and later for a failed request,
-    a reply that is no chat completion, and an answer that was cut off.
+    Sends a first request, so that a wrong address, model or key raises `ValueError` at once. Later, a failed request, a
+    reply that is not a chat completion, and an answer that was cut off raise it.
     """
     completions = _client(url, timeout=timeout, max_retries=retries).chat.completions.with_raw_response
     if temperature is not None:
@@ -126,9 +128,7 @@ def _check_judge(criteria, ask) -> None:
     if not isinstance(criteria, str) or not criteria.strip():
         raise ValueError(f"a judge needs criteria in words, got {criteria!r}")
     if not callable(ask):
-        raise ValueError(
-            f"a judge is asked by a function of two messages, such as chat_endpoint(url, model); got {ask!r}"
-        )
+        raise ValueError(f"a judge needs a function ask(system, user), such as chat_endpoint(url, model); got {ask!r}")
 
 # %% ../../nbs/package/evaluation/judge.ipynb #dae415b8
 def llm_judge(
@@ -136,10 +136,10 @@ def llm_judge(
     ask: Callable[[str, str], str],  # `chat_endpoint(...)`, or any function of a system and a user message
     scale: tuple[float, float] = (1, 10),  # The worst and the best grade that the judge may give
 ) -> Callable[[str, str, dict], float]:  # Returns 0.0 for the worst grade to 1.0 for the best
-    """A scorer: the grade that a model gives to the answer, knowing the question and the expected answer.
+    """A scorer: the grade that a model gives to the answer, given the question and the expected answer.
 
-    Raises `ValueError` for empty criteria or a scale that does not rise; the scorer raises it where the reply's last
-    line is no grade within the scale.
+    Raises `ValueError` for empty criteria or a scale that does not rise; the scorer raises it where the last line of
+    the reply is not a grade within the scale.
     """
     _check_judge(criteria, ask)
     if not isinstance(scale, (tuple, list)) or len(scale) != 2 or not scale[0] < scale[1]:
@@ -169,9 +169,9 @@ def pairwise_judge(
     criteria: str,  # What makes an answer the better one, in words
     ask: Callable[[str, str], str],  # As for `llm_judge`
 ) -> Callable[[str, str, dict], float]:  # Returns 1.0 if the answer wins in both orders, 0.0 if it loses, else 0.5
-    """A scorer whose mean is the win rate against the expected answers, asked in both orders, so that position cancels.
+    """A scorer whose mean is the win rate against the expected answers; both orders, so that position bias cancels.
 
-    Two requests a row. To compare two models give the other model's answer as `expected`. Raises `ValueError` for empty
+    Two requests a row. To compare two models, pass one model's answers as `expected`. Raises `ValueError` for empty
     criteria; the scorer raises it where the reply's last line is not A, B or tie.
     """
     _check_judge(criteria, ask)

@@ -28,7 +28,9 @@ from ..tokenization.padding import IGNORE, pad_batch
 # %% ../../nbs/package/evaluation/likelihood.ipynb #4fdee15b
 def _check_losses(sums: np.ndarray, counts: np.ndarray) -> None:
     if not counts.any():
-        raise ValueError(f"no token is trained in any of {len(counts)} rows: perplexity needs an assistant's answer")
+        raise ValueError(
+            f"no token is trained in any of {len(counts)} rows; perplexity needs rows with an assistant's answer"
+        )
     if not np.isfinite(sums).all():
         row = int(np.isfinite(sums).argmin())
         raise ValueError(f"row {row}: the loss is {sums[row]}; look for NaN or infinity in the model's weights")
@@ -39,8 +41,8 @@ def _check_lengths(model: PreTrainedModel, lengths: list[int]) -> None:
     if lengths and max(lengths) > context:
         row = int(np.argmax(lengths))
         raise ValueError(
-            f"row {row} has {lengths[row]} tokens, more than the model's context of {context}; leave it out, or cut it "
-            f"by encode_chats(tok, dataset, max_length={context})"
+            f"row {row} has {lengths[row]} tokens, more than the model's context of {context}; leave the row out, "
+            f"or cut it by encode_chats(tok, dataset, max_length={context})"
         )
 
 # %% ../../nbs/package/evaluation/likelihood.ipynb #1c8251e5
@@ -55,7 +57,7 @@ def _by_row(
     _check_lengths(model, lengths)
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     found, was_training = [None] * len(order), model.training
-    model.eval()  # dropout would make the answer random
+    model.eval()  # dropout would make the result random
     try:
         for start in progress_bar(range(0, len(order), batch_size), "reading", unit="batch", delay=3):
             batch = pad_batch([rows[i] for i in order[start : start + batch_size]], tok.pad_token_id)
@@ -72,9 +74,9 @@ def row_losses(
     model: PreTrainedModel,
     tok: PreTrainedTokenizerBase,
     dataset: Dataset,  # R rows: "messages", or "input_ids" and "labels"
-    batch_size: int = 8,  # Changes the speed and nothing else
+    batch_size: int = 8,  # Affects only the speed
 ) -> tuple[np.ndarray, np.ndarray]:  # [R] float64 sums of losses in nats, [R] int64 counts of trained tokens
-    """The loss of each row, summed over its trained tokens, and their number; chats without an answer are left out.
+    """The loss of each row summed over its trained tokens, and their number; chats without an answer are left out.
 
     Raises `ValueError` where no token is trained, a loss is NaN or infinite, or a row is longer than the context.
     """
@@ -99,9 +101,9 @@ def perplexity(
     model: PreTrainedModel,  # Its mode (train or eval) is restored
     tok: PreTrainedTokenizerBase,  # With a pad token
     dataset: Dataset | str | Path,  # Chats ("messages") or a path to them, or encoded rows ("input_ids" and "labels")
-    batch_size: int = 8,  # Changes the speed and nothing else
+    batch_size: int = 8,  # Affects only the speed
 ) -> float:  # 1 for certainty; the size of the vocabulary for a blind guess
-    """e to the mean loss of the trained tokens, each of which weighs the same, whatever its row and its batch.
+    """e to the mean loss over all trained tokens, each with the same weight whatever its row and batch.
 
     Raises `ValueError` where no token is trained, a loss is NaN or infinite, or a row is longer than the context.
     """
@@ -112,8 +114,8 @@ def perplexity(
 # %% ../../nbs/package/evaluation/likelihood.ipynb #2f3a873f
 def answer_bytes(
     dataset: Dataset,  # R chats: the column "messages"
-) -> list[int]:  # R lengths, whatever tokenizer or template writes them
-    "The UTF-8 bytes of the assistant's messages in each chat, with tool calls as JSON."
+) -> list[int]:  # R lengths, independent of tokenizer and template
+    "The number of UTF-8 bytes of the assistant's messages in each chat, with tool calls as JSON."
 
     def size(message):
         calls = message.get("tool_calls")
@@ -127,11 +129,11 @@ def bits_per_byte(
     model: PreTrainedModel,  # Its mode (train or eval) is restored
     tok: PreTrainedTokenizerBase,  # With a pad token
     dataset: Dataset | str | Path,  # Chats ("messages"), or a path to them
-    batch_size: int = 8,  # Changes the speed and nothing else
+    batch_size: int = 8,  # Affects only the speed
 ) -> float:  # 8 for a blind guess
-    """The loss of the trained tokens in bits, with the one that ends an answer, by the UTF-8 bytes of the answers.
+    """The loss of the trained tokens in bits, end tokens included, divided by the UTF-8 bytes of the answers.
 
-    Raises `ValueError` for rows that are no chats, for empty answers alone, and where `perplexity` does.
+    Raises `ValueError` for rows that are not chats, where all answers are empty, and where `perplexity` does.
     """
     dataset = _checked(model, tok, dataset, "bits_per_byte")
     if "messages" not in dataset.column_names:
@@ -141,16 +143,16 @@ def bits_per_byte(
     sums, _ = row_losses(model, tok, dataset, batch_size)
     size = sum(answer_bytes(dataset))
     if not size:
-        raise ValueError(f"all {len(dataset)} chats have empty answers: there is no byte to divide by")
+        raise ValueError(f"all {len(dataset)} chats have empty answers, so there are no bytes to divide by")
     return float(sums.sum() / math.log(2) / size)
 
 # %% ../../nbs/package/evaluation/likelihood.ipynb #13a81e0c
 def last_turns(
     dataset: Dataset,  # R chats: the column "messages"
 ) -> list[int]:  # R positions in "messages", counted from 0
-    """The position of the assistant's last message in each chat, the answer that an evaluation compares with.
+    """The position of the assistant's last message in each chat: the answer that an evaluation compares with.
 
-    Raises `ValueError` for no rows, rows that are no chats, and a chat without an assistant's message.
+    Raises `ValueError` for no rows, rows that are not chats, and a chat without an assistant message.
     """
     if not len(dataset) or "messages" not in dataset.column_names:
         raise ValueError(f'an evaluation needs chats ("messages"), got {len(dataset)} rows of {dataset.column_names}')
@@ -164,7 +166,7 @@ def last_turns(
 
 # %% ../../nbs/package/evaluation/likelihood.ipynb #bbd441d3
 def _forced(model, tok, dataset) -> list[dict]:
-    "The chats, encoded, with labels at their last answer only; each begins as `generate` would ask for that answer."
+    "Encodes the chats with labels only at their last answer; each begins with the prompt of `generate`."
     turns, chats, rows = last_turns(dataset), list(dataset["messages"]), []
     prompts = encode_prompts(model, tok, [messages[:turn] for messages, turn in zip(chats, turns)], 1)
     for n, (row, prompt) in enumerate(zip(encode_chats(tok, dataset)[0], prompts)):
@@ -173,7 +175,7 @@ def _forced(model, tok, dataset) -> list[dict]:
         expected = chats[n][turns[n]]["content"] or ""
         if row["input_ids"][: len(prompt)] != prompt or shown.strip() != expected.strip():
             raise ValueError(
-                f"row {n}: the chat template asks for the last answer otherwise than it shows it ({shown!r:.80} for "
+                f"row {n}: the chat template's prompt differs from the conversation that it renders ({shown!r:.80} for "
                 f"{expected!r:.80}), so one forward pass cannot replace decoding; compare the answers of `generate`"
             )
         rows.append({"input_ids": row["input_ids"], "labels": labels})
@@ -184,9 +186,9 @@ def forced_match(
     model: PreTrainedModel,  # Its mode (train or eval) is restored
     tok: PreTrainedTokenizerBase,  # With a pad token
     dataset: Dataset | str | Path,  # R chats ("messages") or a path, each with an assistant turn
-    batch_size: int = 8,  # In float32 it changes the speed and nothing else
+    batch_size: int = 8,  # In float32, affects only the speed
 ) -> list[float]:  # R values, 1.0 or 0.0
-    """1.0 where greedy decoding would give exactly the last answer of a chat and end there, found without decoding.
+    """1.0 where greedy decoding would generate exactly the last answer of a chat and stop, found by one forward pass.
 
     Raises `ValueError` where `last_turns` does, for rows longer than the context, and for a chat template whose prompt
     differs from the conversation that it renders.
@@ -199,7 +201,7 @@ def forced_match(
         columns = (targets != IGNORE).any(dim=0).nonzero().flatten()
         inputs = {key: value for key, value in batch.items() if key != "labels"}
         logits = model(**inputs, logits_to_keep=columns, use_cache=False).logits
-        if logits.shape[1] != len(columns):  # a model that does not know `logits_to_keep` gives them all
+        if logits.shape[1] != len(columns):  # a model without `logits_to_keep` returns all logits
             logits = logits[:, columns]
         targets = targets[:, columns]
         found = []

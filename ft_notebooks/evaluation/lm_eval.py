@@ -24,7 +24,7 @@ from ..inference.generation import greedy_decoding
 
 # %% ../../nbs/package/evaluation/lm_eval.ipynb #7ae37e4d
 def _task_manager(tasks: list[str], include: str | Path | None):
-    "The harness's index of tasks, in which all names are found."
+    "The harness's index of tasks; raises `ValueError` for a name that it does not have."
     from lm_eval.tasks import TaskManager
 
     if not isinstance(tasks, (list, tuple)) or not tasks or not all(isinstance(task, str) for task in tasks):
@@ -47,7 +47,7 @@ def _task_manager(tasks: list[str], include: str | Path | None):
 
 # %% ../../nbs/package/evaluation/lm_eval.ipynb #778a573f
 def _score(value: float, stderr: object, values: list, n: int) -> dict:
-    "The value, and its 95 % interval as far as the rows or the standard error give one."
+    "The value and its 95 % interval, from the rows or the standard error; low and high are None without either."
     numbers = all(isinstance(v, (Real, np.bool_)) and math.isfinite(v) for v in values)
     if values and numbers and math.isclose(float(np.mean(values)), value, rel_tol=1e-9, abs_tol=1e-12):
         return interval(values)
@@ -75,13 +75,13 @@ def _scores(results: dict) -> dict[str, dict[str, dict]]:
 def _check_length(lm, tokens: int, most: float) -> None:
     if tokens > most:
         raise ValueError(
-            f"a prompt of {tokens} tokens is longer than the {most} that the model's context of {lm.max_length} leaves "
-            "it, and would be cut from the left; ask for fewer examples in it, or take a model with a longer context"
+            f"a prompt of {tokens} tokens does not fit: the model's context of {lm.max_length} leaves {most} for it, "
+            "and it would be cut from the left; use fewer few-shot examples, or a model with a longer context"
         )
 
 
 def _pair_length(lm, context: str, answer: str) -> int:
-    "Tokens of a context and its answer together; an empty context is one token."
+    "The number of tokens of context and answer together; an empty context counts as one token."
     if context:
         return len(lm.tok_encode(context + answer))
     ids = lm.tok_encode(answer, add_special_tokens=False)
@@ -89,14 +89,14 @@ def _pair_length(lm, context: str, answer: str) -> int:
 
 
 def _wrapped(model: PreTrainedModel, tok: PreTrainedTokenizerBase, batch_size: int):
-    "The harness's `HFLM` around the model, with a copy of the tokenizer; raises `ValueError` for a prompt to cut."
+    "The harness's `HFLM` around the model and a copy of the tokenizer; `ValueError` where it would cut a prompt."
     from lm_eval.models.huggingface import HFLM
 
     @overrides(HFLM)
     class Uncut(HFLM):
         def loglikelihood(self, requests, disable_tqdm=False):
             longest = max((_pair_length(self, *request.args) for request in requests), default=0)
-            _check_length(self, longest, self.max_length + 1)  # the last token is predicted, and not read
+            _check_length(self, longest, self.max_length + 1)  # the last token is predicted and never an input
             return super().loglikelihood(requests, disable_tqdm)
 
         def tok_batch_encode(self, strings, padding_side="left", left_truncate_len=None, truncation=False):
@@ -113,23 +113,23 @@ def _check(model, tok, chat: bool, limit: int | None, batch_size: int) -> None:
     check_counts("run_tasks", batch_size=batch_size, limit=1 if limit is None else limit)
     if chat and not tok.chat_template:
         raise ValueError(
-            "chat=True puts prompts into the tokenizer's chat template, and it has none; give it one, or chat=False"
+            "chat=True applies the tokenizer's chat template, but the tokenizer has none; set one, or pass chat=False"
         )
 
 # %% ../../nbs/package/evaluation/lm_eval.ipynb #5a678446
 def run_tasks(
-    model: PreTrainedModel,  # Or a PeftModel, merged or not; its mode and generation config are restored
+    model: PreTrainedModel,  # Or a PeftModel, merged or not; mode and generation config are restored
     tok: PreTrainedTokenizerBase,
     tasks: list[str],  # Names of tasks, groups or tags of the harness, or of `include`
     *,
-    limit: int | None = None,  # Only the first rows of each task: to try whether it runs, never to report
-    include: str | Path | None = None,  # A folder with YAML files of your own. They are programs: read them first
+    limit: int | None = None,  # Only the first rows of each task: to try a task, never to report
+    include: str | Path | None = None,  # A folder with your own YAML files. They can run code: read them first
     batch_size: int = 8,  # Rows at a time
     chat: bool = False,  # Put each prompt into the chat template, as `generate` does
-    seed: int = 0,  # Of the examples in a prompt, and of what a task samples
+    seed: int = 0,  # For few-shot examples, and for tasks that sample
     **settings,  # Of `lm_eval.simple_evaluate`: num_fewshot, system_instruction, gen_kwargs, ...
 ) -> dict:  # The result of `simple_evaluate`, and "scores": {task: {metric: {"value", "low", "high", "n"}}}
-    """Tasks of lm-evaluation-harness, run on the model as it is; low and high are None without a standard error.
+    """Runs lm-evaluation-harness tasks on a model in memory; low and high are None without a standard error.
 
     Raises `ValueError`, before the model runs, for an unknown task, a missing harness, and `limit` or `batch_size`
     below 1; and for a prompt that would be cut.

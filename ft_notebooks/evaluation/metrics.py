@@ -25,7 +25,7 @@ from ..core.errors import nearest
 from .answer_format import read_json, valid_json
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #1d34bfe1
-def _words_of(text: str) -> list[str]:  # as SQuAD compares them
+def _words_of(text: str) -> list[str]:  # normalized as in SQuAD
     text = unicodedata.normalize("NFKC", text).casefold()
     kept = (c for c in text if c not in string.punctuation and not unicodedata.category(c).startswith("P"))
     return regex.sub(r"\b(a|an|the)\b", " ", "".join(kept)).split()
@@ -34,12 +34,12 @@ def _words_of(text: str) -> list[str]:  # as SQuAD compares them
 def normalised_match(
     generated: str,
     expected: str,
-    example: dict,  # Not looked at
+    example: dict,  # Not used
 ) -> float:  # 1.0 or 0.0
-    """1.0 where the words and their order are the same, without case, punctuation and articles: SQuAD's exact match.
+    """SQuAD's exact match: 1.0 where the words and their order are the same, without case, punctuation and articles.
 
     `normalised_match("The 9th, at noon.", "9th at noon", {})` is 1.0. An expected answer without any word ("+", "the",
-    "") is compared as text. For numbers take `number_match`.
+    "") is compared as text. For numbers use `number_match`.
     """
     words = _words_of(expected)
     return float(_words_of(generated) == words if words else generated.strip() == expected.strip())
@@ -48,9 +48,9 @@ def normalised_match(
 def token_f1(
     generated: str,
     expected: str,
-    example: dict,  # Not looked at
+    example: dict,  # Not used
 ) -> float:  # 0 to 1
-    """SQuAD's F1 of the two bags of words, normalised as in `normalised_match`; their order does not count.
+    """SQuAD's F1 of the two bags of words, normalized as in `normalised_match`; word order does not count.
 
     `token_f1("on Friday at 9", "Friday at 9", {})` is 6/7. An expected answer without any word is compared as text.
     """
@@ -61,7 +61,7 @@ def token_f1(
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #33e51d9a
 def _canonical(text: str) -> str | None:
-    "A JSON object in one spelling, with its keys in order; None for other texts."
+    "A JSON object in a canonical form with sorted keys; None for any other text."
     try:
         value = read_json(text)
     except ValueError:
@@ -71,10 +71,10 @@ def _canonical(text: str) -> str | None:
 
 def exact_match(
     generated: str,  # The model's answer
-    expected: str,  # The reference; where it is a JSON object, values are compared
+    expected: str,  # The reference; a JSON object is compared by value
     example: dict,  # The row; not used
 ) -> float:  # 1.0 or 0.0
-    """1.0 where the content is the same: JSON objects are compared by value, other text without surrounding spaces.
+    """1.0 where the content is the same: JSON objects are compared by value, other text without surrounding whitespace.
 
     `exact_match('{"b": 1.0, "a": 2}', '{"a": 2, "b": 1}', {})` is 1.0, and with `"a": true` for `"a": 1` it is 0.0.
     """
@@ -93,9 +93,9 @@ def _tokens_of(text: str) -> list[str]:
 
 
 def from_eval(
-    module: str,  # Of a package of the extra `eval`
+    module: str,  # A module that the extra `eval` installs
 ) -> ModuleType:
-    "The module; raises `ValueError` where its package is not installed."
+    "Imports the module; raises `ValueError` where its package is not installed."
     try:
         return importlib.import_module(module)
     except ImportError as e:
@@ -105,12 +105,12 @@ def from_eval(
 def rouge_l(
     generated: str,
     expected: str,
-    example: dict,  # Not looked at
+    example: dict,  # Not used
 ) -> float:  # 0 to 1
-    """ROUGE-L's F1 by `rouge_score`, without stemming: how much of both is a common subsequence of words.
+    """ROUGE-L's F1 from `rouge_score`, without stemming: how much of both texts is a common subsequence of words.
 
-    Any script counts. An expected answer without any word is compared as text. The time grows with the product of the
-    lengths. Raises `ValueError` where `rouge_score` is not installed.
+    Works for any script. An expected answer without any word is compared as text. The time grows with the product of
+    the lengths. Raises `ValueError` where `rouge_score` is not installed.
     """
     if not _tokens_of(expected):
         return float(generated.strip() == expected.strip())
@@ -123,9 +123,9 @@ def rouge_l(
 def chrf(
     generated: str,
     expected: str,
-    example: dict,  # Not looked at
+    example: dict,  # Not used
 ) -> float:  # 0 to 1
-    """`sacrebleu`'s chrF of one sentence: the F-score (beta 2) of runs of one to six characters, spaces left out.
+    """`sacrebleu`'s chrF of one sentence: the F-score (beta 2) of runs of one to six characters, without spaces.
 
     An empty expected answer is compared as text. Raises `ValueError` where `sacrebleu` is not installed.
     """
@@ -141,14 +141,14 @@ _ANYWHERE = regex.compile(_NUMBER)
 
 
 def last_number(text: str) -> Fraction | None:
-    """The exact value of the first line `#### 72`, or else of the last number of an English text; None without one.
+    """The exact value of the first line `#### 72`, or else of the last number in an English text; None without one.
 
-    It reads -5, −5, $1,250.50, 1e3, .5 and 3/4, and 50% as 50, but no number of more than 100 digits.
+    Parses -5, −5, $1,250.50, 1e3, .5 and 3/4, and 50% as 50. A number of more than 100 digits gives None.
     """
     found = _MARKED.search(text) or next(reversed(list(_ANYWHERE.finditer(text))), None)
     if found is None or len(found["digits"]) > 100:
         return None
-    parts = found["digits"].replace(",", "").split("/")  # two parts are a fraction, three are a date
+    parts = found["digits"].replace(",", "").split("/")  # two parts are a fraction, three a date
     value = Fraction(parts[0]) / int(parts[1]) if len(parts) == 2 and int(parts[1]) else Fraction(parts[-1])
     return -value if {*"-−"} & {*(found["sign"] or "")} else value
 
@@ -156,16 +156,16 @@ def last_number(text: str) -> Fraction | None:
 def number_match(
     generated: str,
     expected: str,
-    example: dict,  # Not looked at
+    example: dict,  # Not used
 ) -> float:  # 1.0 or 0.0
-    """1.0 where the answer's last number equals the expected answer's, as values that `last_number` reads.
+    """1.0 where the last number of the answer equals the expected answer's, by value, as parsed by `last_number`.
 
     Raises `ValueError` for an expected answer without a number.
     """
     wanted = last_number(expected)
     if wanted is None:
         raise ValueError(
-            f"number_match: no number in the expected answer {expected[:80]!r}; this row needs a different scorer"
+            f"number_match: no number in the expected answer {expected[:80]!r}; use a different scorer for this row"
         )
     return float(last_number(generated) == wanted)
 
@@ -175,7 +175,7 @@ def length(
     expected: str,  # Not used
     example: dict,  # Not used
 ) -> float:  # At least 0
-    "The characters of the answer, spaces included: comparable between models with different tokenizers."
+    "The number of characters of the answer, spaces included: comparable between models with different tokenizers."
     return float(len(generated))
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #9799cb4c
@@ -199,10 +199,10 @@ _WORD_OR_MARK = regex.compile(rf"{_TOKEN.pattern}|[^\s\p{{L}}\p{{M}}\p{{N}}]", r
 
 def repetition(
     generated: str,
-    expected: str,  # Not looked at
-    example: dict,  # Not looked at
-) -> float:  # 0, nothing comes twice, to below 1
-    """The share of runs of four words or marks that have come before in the answer: 1 - different runs / all.
+    expected: str,  # Not used
+    example: dict,  # Not used
+) -> float:  # From 0, no repetition, to below 1
+    """The share of runs of four words or marks that occurred earlier in the answer: 1 - distinct runs / all runs.
 
     0 for an answer of three words or fewer. seq-rep-4 of Welleck et al. 2020 (arXiv:1908.04319), over words.
     """
@@ -223,8 +223,8 @@ def _near(name: str, names) -> str:
 def _named(name: str) -> Callable[[str, str, dict], float]:
     if name not in _PLAIN:
         raise ValueError(
-            f"there is no scorer {name!r}; {_near(name, _PLAIN)} Your own, or one that is made by a call such as "
-            "json_schema(...), is given as file.py:name"
+            f"there is no scorer {name!r}; {_near(name, _PLAIN)} Give a scorer of your own, or one made by a call such "
+            "as json_schema(...), as file.py:name"
         )
     if name in ("rouge_l", "chrf"):
         _PLAIN[name]("a", "a", {})  # raises if its library is missing, before the model generates
@@ -248,7 +248,7 @@ Scorer = Callable[[str, str, dict], float]  # f(generated, expected, example)
 
 
 def _loaded(scorer: str | Scorer) -> Scorer:
-    "The function that a name stands for; `ValueError` unless it takes three arguments."
+    "The scorer function for a name; raises `ValueError` unless it accepts three arguments."
     path, _, name = scorer.strip().rpartition(":") if isinstance(scorer, str) else ("", "", "")
     if isinstance(scorer, str):
         scorer = _from_file(path, name) if path else _named(name)
@@ -267,15 +267,15 @@ def _own_name(scorer: str | Scorer) -> str:
 def find_scorers(
     scorers: str | Scorer | list[str | Scorer] | dict[str, str | Scorer],  # "rouge_l", "file.py:function" or a function
 ) -> dict[str, Scorer]:  # Name -> f(generated, expected, example); a function has its own name unless a dict gives one
-    """The scorers by their names, each callable with three arguments.
+    """The scorers by name, each callable with three arguments.
 
-    Raises `ValueError` for an unknown name, a name that comes twice, a missing library, a file that is not there or
-    does not run, and a function with other arguments.
+    Raises `ValueError` for an unknown or duplicate name, a missing library, a file that does not exist or cannot run,
+    and a function with other arguments.
     """
     if isinstance(scorers, dict):
         return {name: _loaded(scorer) for name, scorer in scorers.items()}
     given = scorers if isinstance(scorers, (list, tuple)) else [scorers]
     names = [_own_name(scorer) for scorer in given]
     if len(set(names)) < len(names):
-        raise ValueError(f"two scorers have one name, of {names}; name them in a dict, {{name: scorer}}")
+        raise ValueError(f"two scorers have the same name in {names}; rename them by a dict, {{name: scorer}}")
     return {name: _loaded(scorer) for name, scorer in zip(names, given)}

@@ -27,7 +27,7 @@ from .score_curves import stage_dict, plot_progress
 
 # %% ../../nbs/package/evaluation/report.ipynb #586f787a
 def _cell(score: dict | None) -> tuple[str, str]:
-    "The value, and the interval around it."
+    "The value and its interval, as text."
     if score is None:
         return "–", ""
     low, high = format_number(score["low"]), format_number(score["high"])
@@ -43,8 +43,8 @@ def _score_table(evaluations) -> dict:  # a part of the page
 
 # %% ../../nbs/package/evaluation/report.ipynb #06dfa0b7
 _CAPTION = (
-    "n is the number of rows behind a score; its 95 % interval stands in brackets. "
-    "A perplexity is the better the nearer it is to 1."
+    "n is the number of rows behind a score; brackets hold its 95 % interval. "
+    "For perplexity, lower is better, and 1 is the best value."
 )
 
 
@@ -54,14 +54,14 @@ def _missing(evaluations) -> list[dict]:  # a sentence for each stage and score 
         for name in dict.fromkeys(error["scorer"] for error in found.errors):
             errors = [error for error in found.errors if error["scorer"] == name]
             count = f"{len(errors):,} of {len(found.rows):,} values of {name} are missing and left out of its score"
-            first = f"the first, of row {errors[0]['row']}: {errors[0]['message']}"
-            parts.append({"text": f"Of {stage}, {count}; {first}"})
+            first = f"the first error, on row {errors[0]['row']}: {errors[0]['message']}"
+            parts.append({"text": f"{stage}: {count}; {first}"})
     return parts
 
 # %% ../../nbs/package/evaluation/report.ipynb #544c74ea
 _CHANCE = (
-    "Each stage is compared with another on the same rows, each score by itself. Where nothing has changed, "
-    "one comparison in twenty finds a difference all the same."
+    "Each comparison is of two stages on the same rows, for one score. Even if two stages are equally good, "
+    "one comparison in twenty finds a difference by chance."
 )
 
 
@@ -79,7 +79,7 @@ def _changes(compared) -> list[dict]:  # what `compare_stages` returned, as part
 
 # %% ../../nbs/package/evaluation/report.ipynb #7f881e1e
 def _asked(row: dict) -> str:
-    "What the last answer of a row replies to: a message, or a conversation; without a system message."
+    "The prompt of a row's last answer, a message or a conversation, without the system message."
     messages = row["prompt"] if "prompt" in row else row["messages"][:-1]
     turns = [message for message in messages if message["role"] != "system"]
     texts = [turn["content"] if isinstance(turn["content"], str) else json.dumps(turn["content"]) for turn in turns]
@@ -107,12 +107,12 @@ def _contamination(evaluations, train, seen, clean) -> list[dict]:  # as parts
 
 
 def _known(seen) -> set[int]:
-    "The evaluated rows that any stage was trained on."
+    "The evaluated rows that at least one stage was trained on."
     return {row for matches in seen.values() for _, row, _ in matches}
 
 # %% ../../nbs/package/evaluation/report.ipynb #2f700409
 def _mark(name: str, value: float | None) -> tuple[str, str]:
-    "Whether a score of an answer is good, bad or neither, and the score in words."
+    "The class of a score's mark (good, bad or neither), and its text."
     if value is None:
         return "", f"? no value of {name}"
     if value not in (0, 1):
@@ -121,7 +121,7 @@ def _mark(name: str, value: float | None) -> tuple[str, str]:
 
 
 def _answers(evaluations, i: int) -> dict:
-    "Of row i: what was asked, what was expected, and the answer of each stage with its marks."
+    "The prompt, the expected answer, and each stage's answer with its marks, of row i."
     said = []
     for stage, found in evaluations.items():
         row = found.rows[i]
@@ -153,13 +153,13 @@ def _check(evaluations) -> None:
     for stage in others:
         asked, reference = ([(r["prompt"], r["expected"]) for r in evaluations[s].rows] for s in (stage, first))
         if asked != reference:
-            raise ValueError(f"{stage!r} and {first!r} were not asked the same rows; evaluate both on one dataset")
+            raise ValueError(f"{stage!r} and {first!r} are not on the same rows; evaluate both on one dataset")
     for stage, found in evaluations.items():
         for name, score in found.scores.items():
             numbers = [score.get(key) for key in ("value", "low", "high", "n")]
             if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
                 raise ValueError(
-                    f"{name!r} of {stage!r} is {score}, with a number that is none; leave the score out here"
+                    f"{name!r} of {stage!r} is {score}, but all four numbers must be finite; leave this score out"
                 )
 
 # %% ../../nbs/package/evaluation/report.ipynb #8e7a6a7f
@@ -194,20 +194,22 @@ def _data(evaluations, compared, train, seen, clean) -> dict[str, bytes]:  # the
 # %% ../../nbs/package/evaluation/report.ipynb #8ffd669f
 def report_card(
     evaluations: dict[str, Evaluation],  # Stage -> what `evaluate` returned; in the order of the stages, at least one
-    folder: str | Path,  # Made if it is not there; files of these names are replaced
+    folder: str | Path,  # Created if it does not exist; existing report files are replaced
     *,
     title: str = "Report card",  # Heading of the page
-    history: dict[str, list[dict]] | list[dict] | None = None,  # `state.log_history`, or one a stage: adds loss.png
-    looks: dict[str, list[dict]] | list[dict] | None = None,  # Of `scores_by_step`, of the same runs: below the losses
-    train: dict[str, Dataset] | None = None,  # Stage -> its training rows: adds contamination.json with those evaluated
-    directions: dict[str, int] | None = None,  # Score -> 1 more is better, -1 less, 0 neither; else `compare_stages`
-    samples: int = 5,  # Rows to show, those that the last stage has lost first
+    history: dict[str, list[dict]] | list[dict] | None = None,  # `state.log_history`, or one per stage: adds loss.png
+    looks: dict[str, list[dict]]
+    | list[dict]
+    | None = None,  # From `scores_by_step`, of the same runs: drawn below the loss
+    train: dict[str, Dataset] | None = None,  # Stage -> its training rows: adds contamination.json with matches
+    directions: dict[str, int] | None = None,  # Score -> 1 more is better, -1 less, 0 neither; see `compare_stages`
+    samples: int = 5,  # Number of rows to show, rows lost by the last stage first
     notes: dict[str, list[str]] | None = None,  # Stage -> sentences about its run, as `went_without` gives them
 ) -> Path:  # Of report.html, which needs no other file
-    """Writes report.html, .md, .json, scores.png and, with a `history`, loss.png, each file whole or not at all.
+    """Writes report.html, .md, .json, scores.png and, with a `history`, loss.png, each file completely or not at all.
 
     report.json is `{stage: {score: {"value", "low", "high", "n"}}}`, with "against" (stage -> `compare`) and "unseen"
-    (without rows trained on). `ValueError` where stages have different rows or a number is not finite.
+    (without rows trained on). Raises `ValueError` where stages have different rows or a number is not finite.
     """
     _check(evaluations)
     compared = compare_stages(evaluations, directions)

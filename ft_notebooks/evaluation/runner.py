@@ -29,7 +29,7 @@ def bootstrap_interval(
     statistic: Callable,  # f(*samples, axis=) -> array, as `np.mean`
     *samples: np.ndarray,  # Paired samples [..., R] of R rows
 ) -> dict:  # {"value", "low", "high"} in the shape [...], and "n": R; the seed is fixed
-    "The statistic and its 95% expanded percentile interval; of one row, an interval of no width."
+    "The statistic and its 95% expanded percentile interval; for a single row, the interval has no width."
     value, n = statistic(*samples, axis=-1), samples[0].shape[-1]
     low = high = value
     if n > 1:
@@ -47,11 +47,11 @@ def interval(
 ) -> dict:  # {"value": the mean, "low", "high", "n": R}
     """The mean and its 95% interval: Wilson's for zeros and ones, the expanded percentile bootstrap for other values.
 
-    `ValueError` where `values` is empty, nested or not finite. `interval([0] * 100)` reaches from 0 to 0.037.
+    Raises `ValueError` where `values` is empty, nested or not finite. `interval([0] * 100)` is 0 to 0.037.
     """
     scores = np.asarray(values, dtype=float)
     if scores.ndim != 1 or not len(scores) or not np.isfinite(scores).all():
-        raise ValueError(f"an interval needs at least one finite number a row, got {scores.tolist()}")
+        raise ValueError(f"an interval needs a list of finite numbers, at least one, got {scores.tolist()}")
     if not np.isin(scores, (0, 1)).all():
         return bootstrap_interval(np.mean, scores)
     n, right = len(scores), int(scores.sum())
@@ -60,36 +60,36 @@ def interval(
     return {"value": value, "low": min(value, float(found.low)), "high": max(value, float(found.high)), "n": n}
 
 # %% ../../nbs/package/evaluation/runner.ipynb #dad95a77
-def _questions(dataset: Dataset) -> list[dict]:  # a row for each chat, with what is asked and what is expected
+def _questions(dataset: Dataset) -> list[dict]:  # for each chat, its prompt and its expected answer
     taken = {"tokens", "ended"} & set(dataset.column_names)
     if taken:
         raise ValueError(
-            f"rename the columns {sorted(taken)} of the rows: scorers get facts about the answer by that name"
+            f"rename the columns {sorted(taken)} of the rows: `evaluate` adds facts about the answer by these names"
         )
     turns = last_turns(dataset)
     chats = zip(dataset["messages"], turns)
     return [{"prompt": messages[:turn], "expected": messages[turn]["content"]} for messages, turn in chats]
 
 # %% ../../nbs/package/evaluation/runner.ipynb #55116b01
-def _score(scorer, row, example) -> tuple[float | None, str | None]:  # A finite number, or why there is none
+def _score(scorer, row, example) -> tuple[float | None, str | None]:  # A finite number, or the reason why there is none
     try:
         value = scorer(row["generated"], row["expected"], example)
     except Exception as e:
         return None, f"{e!r:.200}"
     if not isinstance(value, (numbers.Real, np.bool_)) or not math.isfinite(value):
-        return None, f"it returned {value!r:.80}, which is no finite number"
+        return None, f"it returned {value!r:.80}, which is not a finite number"
     return float(value), None
 
 # %% ../../nbs/package/evaluation/runner.ipynb #f915f91e
 _log = logging.getLogger(__name__)
-# of a row: "prompt" (messages), "expected", "generated", "ended" (by the model; else it was cut), "tokens" (of the
+# of a row: "prompt" (messages), "expected", "generated", "ended" (by the model; else cut), "tokens" (of the
 # answer), "nats" (loss of the whole chat's answers), "trained" (its tokens), "bytes" (its UTF-8 bytes)
 _FACTS = ("prompt", "expected", "generated", "ended", "tokens", "nats", "trained", "bytes")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    "The scores of a model with their intervals, each row's answer and values, and what scorers failed on."
+    "The scores of a model with their intervals, each row's answer and values, and the errors of scorers."
 
     scores: dict[str, dict]  # Name -> {"value", "low", "high", "n"}; the last two are "bits_per_byte" and "perplexity"
     rows: list[dict] = field(repr=False)  # The facts above, then one value a scorer, None where it failed
@@ -97,18 +97,18 @@ class Evaluation:
 
 
 def check_evaluations(
-    evaluations: dict[str, Evaluation],  # Stage -> what `evaluate` returned
-    where: str,  # The function that was called, for the error
+    evaluations: dict[str, Evaluation],  # Stage -> result of `evaluate`
+    where: str,  # The called function, for the error message
 ) -> None:
     "Raises `ArgumentError` unless `evaluations` holds at least one stage, and an `Evaluation` for each."
     stages = evaluations.values() if isinstance(evaluations, dict) else ()
     if not stages or not all(isinstance(found, Evaluation) for found in stages):
-        cure = "give {'base': evaluate(...)}"
+        cure = "pass {'base': evaluate(...)}"
         raise ArgumentError(where, "evaluations", "a dict of stages and Evaluations", evaluations, cure)
 
 # %% ../../nbs/package/evaluation/runner.ipynb #12e57a3c
 def _scored(rows, dataset, scorers) -> list[dict]:
-    "Put each scorer's value into each row; what failed is returned, and logged in one line."
+    "Puts each scorer's value into each row; returns the errors, and logs them in one line."
     errors = []
     for i, (row, example) in enumerate(zip(rows, dataset)):
         example = {**example, "tokens": row["tokens"], "ended": row["ended"]}
@@ -127,7 +127,7 @@ def _scored(rows, dataset, scorers) -> list[dict]:
 
 # %% ../../nbs/package/evaluation/runner.ipynb #009b7cf2
 def _answered(model, tok, dataset, max_new_tokens, batch_size, file) -> list[dict]:
-    "The rows with all facts: the prompt, the reference, the generated answer, and the loss of the whole chat."
+    "The rows with all facts: prompt, reference, generated answer, and loss of the whole chat."
     rows = _questions(dataset)
     prompts = [row["prompt"] for row in rows]
     tools = dataset["tools"][:] if "tools" in dataset.column_names else None
@@ -141,7 +141,7 @@ def _answered(model, tok, dataset, max_new_tokens, batch_size, file) -> list[dic
     return rows
 
 # %% ../../nbs/package/evaluation/runner.ipynb #49ef8add
-SUMMED_SCORES = {  # score -> a row's part of the two sums, and what becomes of their ratio
+SUMMED_SCORES = {  # score -> a row's parts of the two sums, and the function of their ratio
     "bits_per_byte": ("nats", "bytes", lambda ratio: ratio / math.log(2)),
     "perplexity": ("nats", "trained", np.exp),
 }
@@ -151,7 +151,7 @@ def summed_score(
     name: str,  # "bits_per_byte" or "perplexity"
     rows: list[dict],  # R rows with "nats", "bytes" and "trained"
 ) -> dict:  # {"value", "low", "high", "n"}
-    "A score of the rows' sums, with its 95% interval."
+    "A score computed from sums over the rows, with its 95% interval."
     over, under, of_ratio = SUMMED_SCORES[name]
     sums = [np.array([row[key] for row in rows], dtype=float) for key in (over, under)]
     return bootstrap_interval(lambda a, b, axis: of_ratio(a.sum(axis) / b.sum(axis)), *sums)
@@ -173,11 +173,11 @@ def evaluate(
     | str
     | Path,  # R chats ("messages") that end with an answer, or a path to them; scorers get all columns
     scorers: str | Scorer | list[str | Scorer] | dict[str, str | Scorer],  # As for `find_scorers`: names or functions
-    max_new_tokens: int = 64,  # Where an answer is cut if the model has not ended it
-    batch_size: int | None = None,  # Prompts at a time; None: what `answers` takes
-    file: str | Path | None = None,  # JSON lines in which answers are kept: a killed call goes on there
+    max_new_tokens: int = 64,  # Generation of an answer stops here if the model has not ended it
+    batch_size: int | None = None,  # Prompts at a time; None: the default of `answers`
+    file: str | Path | None = None,  # JSONL file that stores the answers: a killed call continues from it
 ) -> Evaluation:
-    """Greedy answers to the last turn of every chat, scored, with 95% intervals; and the loss over all chats.
+    """Generates each chat's last answer greedily, scores it with 95% intervals, and computes the loss of all chats.
 
     `example` is the row of `dataset` with "tokens" and "ended" of the answer. Where a scorer raises or returns no
     finite number, the row's value is None, `errors` names it, and the score leaves it out. Perplexity and bits per byte
@@ -188,7 +188,7 @@ def evaluate(
     dataset, functions = as_dataset(dataset, read_chats, "evaluate"), find_scorers(scorers)
     taken = {*_FACTS, *SUMMED_SCORES} & set(functions)
     if taken:
-        raise ValueError(f"a scorer may not be called {sorted(taken)}: the result uses that name itself")
+        raise ValueError(f"rename the scorers {sorted(taken)}: the result of `evaluate` uses these names itself")
     rows = _answered(model, tok, dataset, max_new_tokens, batch_size, file)
     errors = _scored(rows, dataset, functions)
     return Evaluation(_summary(rows, functions), rows, errors)

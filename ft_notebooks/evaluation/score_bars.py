@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/package/evaluation/score_bars.ipynb #38e7bb61
 def score_names(
-    evaluations: dict[str, Evaluation],  # Stage -> what `evaluate` returned
+    evaluations: dict[str, Evaluation],  # Stage -> result of `evaluate`
 ) -> list[str]:
-    "The names of all stages' scores in the order met; bits per byte and perplexity come last."
+    "The names of the scores of all stages, in order of appearance; bits per byte and perplexity come last."
     names = dict.fromkeys(name for found in evaluations.values() for name in found.scores)
     return sorted(names, key=lambda name: list(SUMMED_SCORES).index(name) + 1 if name in SUMMED_SCORES else 0)
 
 # %% ../../nbs/package/evaluation/score_bars.ipynb #20a178b6
 def rows_behind(
-    evaluations: dict[str, Evaluation],  # Stage -> what `evaluate` returned
-    name: str,  # Of a score
+    evaluations: dict[str, Evaluation],  # Stage -> result of `evaluate`
+    name: str,  # A score
 ) -> str:
-    'The number of rows of a score: "1,200" where all stages that have it agree, else "100 / – / 50", stage by stage.'
+    'The number of rows of a score: "1,200" where all stages with the score agree, else "100 / – / 50" by stage.'
     scores = [found.scores.get(name) for found in evaluations.values()]
     counts = [f"{score['n']:,}" if score else "–" for score in scores]
     known = set(counts) - {"–"}
@@ -39,7 +39,7 @@ def rows_behind(
 def format_number(
     value: float,  # Finite
 ) -> str:
-    'Two decimals, none from 100 on: 0.8333 is "0.83", -12345.6 is "-12,346".'
+    'Two decimals below 100, else none: 0.8333 is "0.83", -12345.6 is "-12,346".'
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
 
 
@@ -48,11 +48,11 @@ def _short(name):
     return name if len(name) <= 24 else name[:23] + "…"
 
 # %% ../../nbs/package/evaluation/score_bars.ipynb #29efba26
-# of Okabe and Ito, which the colour-blind can tell apart; grey comes first, since the first stage is the baseline
+# palette of Okabe and Ito, safe for color-blind readers; gray comes first, since the first stage is the baseline
 _COLOURS = ("#8C8C8C", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 
 
-def _bars(ax, evaluations, names, bottom) -> None:  # one group a score, one bar a stage
+def _bars(ax, evaluations, names, bottom) -> None:  # one group per score, one bar per stage
     from matplotlib.patheffects import withStroke
 
     ink, edge = ax.xaxis.label.get_color(), withStroke(linewidth=2, foreground=ax.get_facecolor())
@@ -67,7 +67,7 @@ def _bars(ax, evaluations, names, bottom) -> None:  # one group a score, one bar
             yerr=abs(ends - values), ecolor=ink, capsize=3, error_kw={"linewidth": 1},
         )  # fmt: skip
         for part in bars.errorbar.get_children():
-            part.set_path_effects([edge])  # else a white line is lost on an orange bar
+            part.set_path_effects([edge])  # else a white line is invisible on an orange bar
         ax.bar_label(bars, [format_number(value) for value in values], padding=3, fontsize=8)
 
 # %% ../../nbs/package/evaluation/score_bars.ipynb #2e55b9db
@@ -81,7 +81,7 @@ def _axes(ax, evaluations, names, bottom) -> None:  # after `_bars`
     low, high = min(score["low"] for score in scores), max(score["high"] for score in scores)
     if bottom:
         ax.set(yscale="log", ylim=(1, 1.2 * high))
-        by_factors = LogLocator(subs=(1, 2, 5) if high < 100 else (1,))  # a few numbers, whatever the range
+        by_factors = LogLocator(subs=(1, 2, 5) if high < 100 else (1,))  # few tick labels, whatever the range
         ax.yaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 5, 10)) if high < 3 else by_factors)
         ax.yaxis.set_major_formatter("{x:g}")
         ax.minorticks_off()
@@ -94,7 +94,7 @@ def _axes(ax, evaluations, names, bottom) -> None:  # after `_bars`
 
 # %% ../../nbs/package/evaluation/score_bars.ipynb #350cd9ef
 def _panels(evaluations) -> list[list[str]]:
-    "The names of the scores by the axes that they share: those between 0 and 1 first, each other one alone."
+    "The names of the scores grouped by axes: all scores between 0 and 1 first, then each other score alone."
     shares, alone = [], []
     for name in score_names(evaluations):
         scores = [found.scores[name] for found in evaluations.values() if name in found.scores]
@@ -106,8 +106,8 @@ def _panels(evaluations) -> list[list[str]]:
 
 # %% ../../nbs/package/evaluation/score_bars.ipynb #1b4fcd29
 def plot_scores(
-    evaluations: dict[str, Evaluation],  # Stage -> what `evaluate` returned, in the order to be shown; at least one
-) -> "Figure":  # Free-standing: no window opens, and pyplot does not know it
+    evaluations: dict[str, Evaluation],  # Stage -> result of `evaluate`, in the order shown; at least one
+) -> "Figure":  # Independent of pyplot: no window opens
     "The scores of all stages as bars with their 95% intervals; a score that is not a share has axes of its own."
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/package/evaluation/score_curves.ipynb #1a9332c4
 def scores_by_step(
-    run: str | Path,  # A run's folder, with `samples.jsonl` or `collapse.jsonl` or both; running, killed or ended
+    run: str | Path,  # The folder of a running, killed or finished run, with `samples.jsonl`, `collapse.jsonl` or both
     scorers: str | Scorer | list[str | Scorer] | dict[str, str | Scorer] = "exact_match",  # As for `evaluate`
-) -> list[dict]:  # One for each step, in order: {"step", name: {"value", "low", "high", "n"} or a number}
-    """The scores of the answers that were sampled during training; [] without samples that have an expected answer.
+) -> list[dict]:  # One per step, in order: {"step", name: {"value", "low", "high", "n"} or a number}
+    """Scores the outputs sampled during training, by step; [] without samples that have an expected answer.
 
     A scorer's `example` is the line of `samples.jsonl`: "step", "prompt" (text), "answer", "expected".
     """
@@ -41,15 +41,15 @@ def scores_by_step(
 
 # %% ../../nbs/package/evaluation/score_curves.ipynb #439356ec
 def stage_dict(
-    value: dict | list | None,  # One thing a stage, or the only stage's
+    value: dict | list | None,  # One value per stage, or the value of the only stage
 ) -> dict:
-    "The things by stage; the only stage's under an empty name, and none for None or an empty list."
+    "The values by stage; a single stage gets an empty name, and None or an empty list gives {}."
     if isinstance(value, dict):
         return value
     return {"": value} if value else {}
 
 # %% ../../nbs/package/evaluation/score_curves.ipynb #58d7a892
-_COLOURS = ("#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # of Okabe and Ito
+_COLOURS = ("#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # palette of Okabe and Ito
 
 
 def _draw_scores(ax, looks) -> None:
@@ -74,7 +74,7 @@ def _mark_lowest(column, steps, losses) -> None:
         lowest = steps[losses.index(min(losses))]
         for ax in column:
             ax.axvline(lowest, color="#999999", lw=1, ls=":", zorder=0, label="lowest evaluation loss")
-        column[0].set_ylim(0, min(column[0].get_ylim()[1], 1.2 * max(losses)))  # else the first steps squeeze the rest
+        column[0].set_ylim(0, min(column[0].get_ylim()[1], 1.2 * max(losses)))  # else the first steps compress the rest
         column[0].legend(frameon=False, fontsize=8)
     column[0].tick_params(labelbottom=len(column) == 1 or not column[1].axison)
 
@@ -82,16 +82,16 @@ def _mark_lowest(column, steps, losses) -> None:
 def _check_stages(history: dict, looks: dict) -> None:
     unknown = set(looks) - set(history)
     if unknown:
-        raise ValueError(f"looks names {sorted(unknown)}, which history does not; it has {list(history)}")
+        raise ValueError(f"looks has the stages {sorted(unknown)}, which history lacks; history has {list(history)}")
     if not any("loss" in entry for entries in history.values() for entry in entries):
-        raise ValueError("nothing was logged with a training loss; is logging_steps larger than the number of steps?")
+        raise ValueError("history has no training loss; is logging_steps larger than the number of steps?")
 
 # %% ../../nbs/package/evaluation/score_curves.ipynb #3c8107bc
 def plot_progress(
     history: dict[str, list[dict]] | list[dict],  # `trainer.state.log_history`, or one for each stage by its name
-    looks: dict[str, list[dict]] | list[dict] | None = None,  # What `scores_by_step` returned, for the same stages
-) -> "Figure":  # Outside pyplot: no window opens
-    """The losses by optimizer step, and below them the scores at the same steps; a column for each stage.
+    looks: dict[str, list[dict]] | list[dict] | None = None,  # Result of `scores_by_step`, for the same stages
+) -> "Figure":  # Independent of pyplot: no window opens
+    """Plots the losses by optimizer step, and below them the scores at the same steps, one column per stage.
 
     Raises `ValueError` for scores of a stage without losses, and where no training loss was logged.
     """

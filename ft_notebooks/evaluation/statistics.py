@@ -17,9 +17,9 @@ from .runner import SUMMED_SCORES, Evaluation, bootstrap_interval
 
 # %% ../../nbs/package/evaluation/statistics.ipynb #ce31bd41
 def _parts(found: Evaluation, name: str) -> tuple[np.ndarray, np.ndarray]:
-    "Of each row the part of a score, NaN where it has none, and what the parts are divided by: 1 of a mean over rows."
+    "Each row's part of a score (NaN if missing), and of the divisor: 1 for a score that is a mean over rows."
     if name not in found.scores:
-        raise ValueError(f"{name!r} is no score of both; one of the two has {sorted(found.scores)}")
+        raise ValueError(f"{name!r} must be a score of both evaluations; one of them has {sorted(found.scores)}")
     over, under, _ = SUMMED_SCORES.get(name, (name, None, None))
     values = np.array([row.get(over) for row in found.rows], dtype=float)
     if under is None:
@@ -28,19 +28,19 @@ def _parts(found: Evaluation, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _paired(one, other, name) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    "Of the n rows that both scored: the parts [n] of the one and of the other, what divides them; rows left out."
+    "The parts [n] of both evaluations and the divisor [n], on the n rows scored in both; the number of other rows."
     asked, also_asked = ([(row["prompt"], row["expected"]) for row in found.rows] for found in (one, other))
     if asked != also_asked:
-        raise ValueError("the two were not asked the same rows; evaluate both on one dataset, in one order")
+        raise ValueError("the two are not on the same rows; evaluate both models on one dataset, in the same order")
     a, size = _parts(one, name)
     b, other_size = _parts(other, name)
     if not np.array_equal(size, other_size, equal_nan=True):
         raise ValueError(
-            f'the two read the rows in other tokens, so their {name} does not compare; compare "bits_per_byte"'
+            f'the two models tokenize the rows differently, so {name} is not comparable; compare "bits_per_byte"'
         )
     both = ~np.isnan(a) & ~np.isnan(b)
     if not both.any():
-        raise ValueError(f"there is no row that both have a score {name!r} of")
+        raise ValueError(f"no row has the score {name!r} in both evaluations")
     return a[both], b[both], size[both], int((~both).sum())
 
 # %% ../../nbs/package/evaluation/statistics.ipynb #b426b7e8
@@ -49,11 +49,11 @@ def _binary(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def _p(a: np.ndarray, b: np.ndarray) -> float:
-    "How often chance alone makes a difference this large: McNemar's exact test for zeros and ones, else permutations."
+    "The p-value: McNemar's exact test for zeros and ones, else a permutation test."
     if _binary(a, b):
         gained, lost = int((b > a).sum()), int((b < a).sum())
         return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-    if len(a) == 1:  # its two scores are as far apart when they are swapped
+    if len(a) == 1:  # swapping the two scores leaves the difference as large
         return 1.0
 
     def statistic(a, b, axis):
@@ -62,13 +62,13 @@ def _p(a: np.ndarray, b: np.ndarray) -> float:
     return float(permutation_test((a, b), statistic, permutation_type="samples", vectorized=True, rng=0).pvalue)
 
 # %% ../../nbs/package/evaluation/statistics.ipynb #f3b43da9
-def _adjusted(gained, lost, n) -> tuple:  # Counts or arrays of them -> the ends of the difference of two shares
+def _adjusted(gained, lost, n) -> tuple:  # Counts or arrays of counts -> interval of the difference of two shares
     up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
     half = norm.ppf(0.975) * np.sqrt((up + down - (up - down) ** 2) / (n + 2))
     return np.maximum(-1, up - down - half), np.minimum(1, up - down + half)
 
 # %% ../../nbs/package/evaluation/statistics.ipynb #ce9863a9
-DIRECTIONS = {"perplexity": -1, "bits_per_byte": -1, "repetition": -1, "length": 0}  # less is better, or neither is
+DIRECTIONS = {"perplexity": -1, "bits_per_byte": -1, "repetition": -1, "length": 0}  # -1: less is better; 0: neither
 
 
 def _verdict(found: dict, names: tuple[str, str], direction: int) -> str:
@@ -86,20 +86,19 @@ def _verdict(found: dict, names: tuple[str, str], direction: int) -> str:
 # %% ../../nbs/package/evaluation/statistics.ipynb #9cc3f4bd
 def compare(
     one: Evaluation,
-    other: Evaluation,  # Of the same rows, in the same order
-    name: str,  # Of a score that both have
-    names: tuple[str, str] = ("the first", "the second"),  # What the verdict calls them
-    direction: int
-    | None = None,  # 1 more is better, -1 less, 0 neither; None: 1, or what `DIRECTIONS` says of the name
+    other: Evaluation,  # On the same rows, in the same order
+    name: str,  # A score in both evaluations
+    names: tuple[str, str] = ("the first", "the second"),  # Their names in the verdict
+    direction: int | None = None,  # 1 more is better, -1 less, 0 neither; None: from `DIRECTIONS`, else 1
 ) -> dict:  # {"difference", "low", "high", "p", "n", "left_out", "discordant", "sd", "verdict"}
-    """How much more `other` scores than `one` on the same rows: 95% interval, paired test's p, a verdict in words.
+    """How much more `other` scores than `one` on the same rows: 95% interval, p-value of a paired test, verdict.
 
     Zeros and ones: McNemar's exact test, Bonett and Price's interval; other scores: permutations, bootstrap.
     "discordant" is the share of rows that differ. Raises `ValueError` for different rows, and for a missing score.
     """
     for given in (one, other):
         if not isinstance(given, Evaluation):
-            raise ArgumentError("compare", "each model", "an Evaluation", given, "give what evaluate(...) returned")
+            raise ArgumentError("compare", "each model", "an Evaluation", given, "pass the result of evaluate(...)")
     a, b, size, left_out = _paired(one, other, name)
     _, _, of_ratio = SUMMED_SCORES.get(name, (None, None, np.asarray))
 
@@ -117,17 +116,17 @@ def compare(
 
 # %% ../../nbs/package/evaluation/statistics.ipynb #3dbad38b
 def _power(n: int, discordant: float, difference: float) -> float:
-    "The probability that McNemar's exact test of `n` rows has p < 0.05."
+    "The probability that McNemar's exact test on `n` rows gives p < 0.05."
     spread = 8 * math.sqrt(n * discordant * (1 - discordant)) + 8
     m = np.arange(max(0, int(n * discordant - spread)), min(n, int(n * discordant + spread)) + 1)  # rows that differ
-    few = binom.ppf(0.025, m, 0.5) - 1  # so few of them on one side have p < 0.05
+    few = binom.ppf(0.025, m, 0.5) - 1  # at most this many on one side give p < 0.05
     share = (discordant - difference) / discordant / 2  # of them on the worse model's side
     seen = binom.cdf(few, m, share) + binom.cdf(few, m, 1 - share)
     return float((binom.pmf(m, n, discordant) * seen).sum())
 
 # %% ../../nbs/package/evaluation/statistics.ipynb #672a9395
 def _fewest(enough) -> int:
-    "The least number of rows that are enough, if more of them are."
+    "The smallest sufficient number of rows; assumes that any larger number is sufficient too."
     high = 1
     while not enough(high):
         high *= 2
@@ -135,16 +134,16 @@ def _fewest(enough) -> int:
 
 # %% ../../nbs/package/evaluation/statistics.ipynb #ec3e5541
 def rows_needed(
-    difference: float,  # The least that matters, in the units of the score
+    difference: float,  # The smallest difference that matters, in the units of the score
     *,
-    share: float = 0.5,  # For scores of 0 or 1: of the rows that the worse model has right
-    discordant: float | None = None,  # The share of rows on which the two differ; None: as if they erred independently
+    share: float = 0.5,  # For scores of 0 or 1: the share of rows that the worse model has right
+    discordant: float | None = None,  # The share of rows on which the two differ; None: independent errors
     sd: float | None = None,  # For other scores: the standard deviation of the differences row by row
-    power: float = 0.8,  # The probability that the difference is seen
+    power: float = 0.8,  # The probability of detecting the difference
 ) -> int:
-    """The number of rows with which `compare` finds a true `difference`, p < 0.05, in a share `power` of all samples.
+    """The number of rows with which `compare` detects a true `difference` (p < 0.05) with probability `power`.
 
-    Raises `ValueError` for a power outside (0, 1), and for a difference or an `sd` that no rows can have.
+    Raises `ValueError` for a power outside (0, 1), and for an impossible difference or `sd`.
     """
     if discordant is None:
         discordant = share * (1 - share - difference) + (share + difference) * (1 - share)

@@ -69,8 +69,8 @@ PATIENT = {"metric_for_best_model": "loss", "restore_callback_states_from_checkp
         ([], {"load_best_model_at_end": True, "eval_steps": 3, "save_steps": 6}, "eval_steps=3 and save_steps=6"),
         ([], {"eval_strategy": "no", "save_strategy": "best", **PATIENT}, "save_strategy='best' needs evaluations"),
         ([EarlyStoppingCallback], {"eval_strategy": "no", **PATIENT}, "EarlyStoppingCallback needs evaluations"),
-        ([EarlyStoppingCallback], PATIENT | {"metric_for_best_model": None}, "give metric_for_best_model='loss'"),
-        ([EarlyStoppingCallback], PATIENT | {"restore_callback_states_from_checkpoint": False}, "forget its patience"),
+        ([EarlyStoppingCallback], PATIENT | {"metric_for_best_model": None}, "set metric_for_best_model='loss'"),
+        ([EarlyStoppingCallback], PATIENT | {"restore_callback_states_from_checkpoint": False}, "lose its count"),
     ],
 )
 def test_each_condition_is_refused_alone_and_let_through_without_it(tmp_path, callbacks, settings, message):

@@ -632,7 +632,7 @@ def test_rows_of_like_length_are_ordered_as_for_one_process():
 def test_saves_that_would_not_count_are_refused(tmp_path, name):
     trainer = make(tmp_path, **({"enable_jit_checkpoint": True} if name == "enable_jit_checkpoint" else {}))
     trainer.state.is_hyper_param_search = name == "hyperparameter_search"
-    with pytest.raises(ValueError, match=f"{name}.* saves in its own way"):
+    with pytest.raises(ValueError, match=f"{name}.* saves checkpoints without the marker"):
         trainer.callback_handler.on_train_begin(trainer.args, trainer.state, trainer.control)
 
 

@@ -128,7 +128,7 @@ def test_a_token_for_the_hub_is_not_written(tmp_path):
 )
 def test_a_change_of_what_changes_the_weights_raises_by_name(tmp_path, change):
     held(tmp_path)
-    with pytest.raises(ValueError, match=f"holds another run: {next(iter(change))} was"):
+    with pytest.raises(ValueError, match=f"holds a different run: {next(iter(change))} was"):
         check_manifest(tmp_path, describe(make(tmp_path, **change)))
 
 
@@ -170,14 +170,14 @@ def test_every_difference_is_shown_at_once(tmp_path):
         check_manifest(tmp_path, describe(make(tmp_path, tiny_model(1), ROWS[1:], learning_rate=1e-3, max_steps=9)))
     for part in ("learning_rate was", "max_steps was 2, is 9", "data was '8 rows", "is '7 rows", "model.weights was"):
         assert part in str(e.value)
-    for cure in ("a different schedule", "the rows that it had", "load the model again", "choose another folder"):
+    for cure in ("a different schedule", "use the same rows", "load the model again", "choose a different folder"):
         assert cure in str(e.value)
 
 
 def test_another_number_of_processes_is_another_run(tmp_path, monkeypatch):
     held(tmp_path)
     monkeypatch.setattr(TrainingArguments, "world_size", 2)
-    with pytest.raises(ValueError, match="world_size was 1, is 2; start it on as many processes as it was"):
+    with pytest.raises(ValueError, match="world_size was 1, is 2; start it on the same number of processes"):
         check_manifest(tmp_path, describe(make(tmp_path)))
 
 
@@ -256,7 +256,7 @@ def test_a_damaged_manifest_beside_a_checkpoint_is_an_error_that_says_so(tmp_pat
 )
 def test_a_result_without_a_manifest_is_not_written_over(tmp_path, result):
     (tmp_path / result).touch()
-    with pytest.raises(ValueError, match=f"holds {result} and no manifest.json"):
+    with pytest.raises(ValueError, match=f"holds {result} but no manifest.json"):
         check_manifest(tmp_path, describe(make(tmp_path)))
 
 

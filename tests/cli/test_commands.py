@@ -117,7 +117,7 @@ def refused(capsys, *argv):
 def test_the_projects_settings_are_those_that_init_writes(here, capsys):
     main(["init"])
     assert (here / "settings.ini").read_text() == SETTINGS_INI == (ROOT / "settings.ini").read_text()
-    assert "is there already" in refused(capsys, "init")
+    assert "already exists" in refused(capsys, "init")
 
 
 MESSAGES = '{"messages": [%s]}'
@@ -162,14 +162,14 @@ def test_an_empty_folder_and_a_missing_file_are_refused(here, capsys, target):
     [
         ("sft.learnin_rate=1", "did you mean 'learning_rate'?"),
         ("sft.learning_rate=fast", "learning_rate must be a number, got 'fast'"),
-        ("sft.resume_from_checkpoint=true", "the same command goes on from the last whole checkpoint"),
+        ("sft.resume_from_checkpoint=true", "the same command resumes from the last complete checkpoint"),
         ("data.eval=last:24", "write last:N with N from 1 to 23"),
         ("data.eval=", "data.eval is empty"),
         ("data.eval=notes.jsonl", "every row is held out"),
         ("sft.max_steps=0", "max_steps must be more than 0"),
         ("sft.eval_strategy=bogus", "[sft] bogus is not a valid"),
-        ("sft.save_strategy=no", "keeps a checkpoint"),
-        ("sft.save_only_model=true", "keeps a checkpoint"),
+        ("sft.save_strategy=no", "needs checkpoints to resume from"),
+        ("sft.save_only_model=true", "needs checkpoints to resume from"),
         ("data.eval=1.5", "share must be between 0 and 1"),
         ("data.eval=nowhere.jsonl", "nowhere.jsonl"),
         ("sft.max_length=50", "at max_length=50"),
@@ -217,7 +217,7 @@ def test_a_model_that_speaks_is_no_run_and_an_unfinished_run_says_so(here, capsy
     Path("half").mkdir()
     Path("half/run.json").write_text('{"command": "sft"}')
     assert "has not finished" in refused(capsys, "chat", "half")
-    assert "kept no rows" in refused(capsys, "eval", "tiny")
+    assert "held out no rows" in refused(capsys, "eval", "tiny")
 
 
 def sft(run, bits):
@@ -430,7 +430,7 @@ def test_a_row_of_the_training_file_that_is_held_out_is_said_to_be_left_out(here
     _, _, rows, held, _ = handed_over(monkeypatch, "notes.jsonl", *quick("data.eval=held.jsonl"))
     assert (len(rows), len(held)) == (21, 3)
     out = capsys.readouterr().out
-    assert "3 rows are also, or nearly, among those held out" in out
+    assert "3 rows are duplicates or near-duplicates of held-out rows" in out
     assert "21 conversations to train on, 3 held out" in out
 
 
@@ -442,7 +442,7 @@ def test_nothing_need_be_held_out_and_that_is_said(copied, capsys):
     for text in (out, again):
         assert "24 conversations to train on, none held out, so nothing will be evaluated" in text
     assert "perplexity" not in out
-    assert "kept no rows" in refused(capsys, "eval", "runs/sft")
+    assert "held out no rows" in refused(capsys, "eval", "runs/sft")
 
 
 def test_a_row_that_cannot_be_encoded_is_named_by_its_line_in_its_file(here, capsys):
@@ -472,9 +472,9 @@ def test_a_run_is_known_by_its_settings_and_by_what_its_rows_say(copied, capsys)
         main(["sft", "renamed.jsonl", *argv, *more])
         assert "runs/sft is finished; nothing is changed" in capsys.readouterr().out
     for setting, said in [
-        ("sft.learning_rate=1e-3", "another run: sft.learning_rate was None, is 0.001. "),
-        ("lora.r=8", "another run: lora.r was 4, is 8. "),
-        ("model.bits=16", "another run: model.bits was 32, is 16. "),
+        ("sft.learning_rate=1e-3", "a different run: sft.learning_rate was None, is 0.001. "),
+        ("lora.r=8", "a different run: lora.r was 4, is 8. "),
+        ("model.bits=16", "a different run: model.bits was 32, is 16. "),
         ("data.eval=0.5", "data.held_out was '5 rows, "),
         ("sft.seed=9", "sft.seed was 5, is 9; "),
     ]:
@@ -491,7 +491,7 @@ def test_settings_of_an_adapter_are_refused_where_there_is_none(here, capsys, mo
     )
     Path("settings.ini").write_text("[lora]\nr = 8\nlora_dropout = 0.1\n")
     said = refused(capsys, "sft", "notes.jsonl", *quick("model.method=full"))
-    assert "[lora] sets r, lora_dropout, but model.method=full" in said and "take the keys out of [lora]" in said
+    assert "[lora] sets r, lora_dropout, but model.method=full" in said and "remove the keys from [lora]" in said
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe{}", b'{"command": "sft"}'])
@@ -624,7 +624,7 @@ def test_the_rows_kept_aside_are_found_again_or_refused(copied, here, capsys, mo
     assert all(messages[2]["content"].split('"')[3] in text for messages in held["messages"])
     lines = Path("notes.jsonl").read_text().splitlines()
     Path("notes.jsonl").write_text("\n".join(lines[5:] + lines[:5]))
-    assert "is no longer what runs/sft was trained with" in refused(capsys, "eval", "runs/sft")
+    assert "has changed since runs/sft was trained" in refused(capsys, "eval", "runs/sft")
     Path("notes.jsonl").unlink()
     said = refused(capsys, "eval", "runs/sft")
     assert "no such file" in said and "ft eval runs/sft DATA" in said
@@ -815,7 +815,7 @@ def test_weights_that_are_trained_themselves_are_of_32_bits(here, capsys, monkey
         "ft_notebooks.cli.data_preparation.read_chats", lambda source: pytest.fail("data were read first")
     )
     said = refused(capsys, "sft", "notes.jsonl", *quick("model.method=full", f"model.bits={bits}"))
-    assert f"[model] bits={bits} with method=full" in said and "take bits out, or let method be lora" in said
+    assert f"[model] bits={bits} with method=full" in said and "remove bits, or set method to lora" in said
 
 
 @pytest.fixture(params=[4, 16])
@@ -839,7 +839,7 @@ def test_a_run_is_merged_in_its_own_width_and_plain_transformers_says_the_same(w
     capsys.readouterr()
     main(["merge", "runs/sft"])
     out = capsys.readouterr().out
-    assert f"runs/sft: its adapter is merged into its base in {bits} bits" in out and "KL per token 0.00" in out
+    assert f"runs/sft: merging its adapter into its base in {bits} bits" in out and "KL per token 0.00" in out
     assert out.splitlines()[-1].startswith(
         "The model is in runs/sft/merged. Next: ft eval runs/sft/merged DATA, or ft chat"
     )

@@ -91,7 +91,7 @@ def test_what_ft_sets_itself_is_refused_with_what_to_do_instead(key):
     section, name = key.split(".")
     with pytest.raises(ValueError) as e:
         read_settings(overrides=[f"{key}=true"])
-    assert str(e.value) == f"--set {key}=true: {name} is chosen by ft itself; {FIXED[section][name]}"
+    assert str(e.value) == f"--set {key}=true: ft sets {name} itself; {FIXED[section][name]}"
     assert name not in setting_types(section) and name in {f.name for f in dataclasses.fields(SECTIONS[section])}
 
 

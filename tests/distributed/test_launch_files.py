@@ -113,17 +113,17 @@ def test_a_key_goes_where_accelerate_reads_it():
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("", "holds no distributed_type or no num_processes"),
-        ("- 1", "holds no distributed_type or no num_processes"),
-        ("distributed_type: MULTI_GPU", "holds no distributed_type or no num_processes"),
-        ("a: [", "is no YAML"),
+        ("", "has no distributed_type or no num_processes"),
+        ("- 1", "has no distributed_type or no num_processes"),
+        ("distributed_type: MULTI_GPU", "has no distributed_type or no num_processes"),
+        ("a: [", "is not valid YAML"),
         (
             "distributed_type: MULTIGPU\nnum_processes: 2",
-            "knows no distributed_type: MULTIGPU; the nearest is MULTI_GPU",
+            "does not know distributed_type: MULTIGPU; the nearest is MULTI_GPU",
         ),
         (
             "distributed_type: NO\nnum_processes: 2",
-            "distributed_type: NO, from which accelerate launch starts one process",
+            "distributed_type: NO, with which accelerate launch starts one process",
         ),
     ],
 )
@@ -143,7 +143,7 @@ def test_a_file_in_json_and_one_for_one_process_pass(here):
 def test_a_file_for_fsdp1_is_refused_and_not_started(here, section):
     file = written(here, {**FSDP, "fsdp_config": section})
     for read in (check_config, lambda file: launch(["-m", "this"], file), lambda file: host_commands(["x.py"], file)):
-        with pytest.raises(ValueError, match="is for FSDP1.*make a file for FSDP2"):
+        with pytest.raises(ValueError, match="is for FSDP1.*create a file for FSDP2"):
             read(file)
 
 
@@ -169,7 +169,7 @@ def test_zero_3_ends_with_a_whole_model_and_starts_on_every_machine(here):
 
 @pytest.mark.parametrize("program", [[], ["train.py"], ["--help"]])
 def test_a_program_that_is_not_there_is_not_started(here, program):
-    with pytest.raises(ValueError, match="give a script that exists"):
+    with pytest.raises(ValueError, match="pass an existing script"):
         launch(program, written(here, accelerate_config("ddp", 2)))
 
 

@@ -136,7 +136,7 @@ def test_the_trainer_saves_the_whole_or_nothing(runs):
     assert not (folder / "SHARDED_STATE_DICT/saved").exists()  # and says nothing
     for saved in ("one/saved", "FULL_STATE_DICT/saved", "FULL_STATE_DICT/whole", "SHARDED_STATE_DICT/whole"):
         check_whole(folder / saved)
-    with pytest.raises(ValueError, match="the parts of several processes .pytorch_model_fsdp_0.*save_whole"):
+    with pytest.raises(ValueError, match="shards of several processes .pytorch_model_fsdp_0.*save_whole"):
         check_whole(folder / "SHARDED_STATE_DICT/checkpoint-7")
 
 

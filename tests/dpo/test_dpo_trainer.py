@@ -23,7 +23,7 @@ from ft_notebooks.core.seams import attention_of
 from ft_notebooks.data.preference_encoding import encode_pairs
 from ft_notebooks.dpo.loss import pair_logps
 from ft_notebooks.dpo.over_optimization import CollapseCallback, plot_collapse
-from ft_notebooks.dpo.reference import _asked, with_reference
+from ft_notebooks.dpo.reference import _log_probs, with_reference
 from ft_notebooks.dpo.trainer import dpo_trainer
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.loading.quantized_loading import load_model
@@ -206,7 +206,7 @@ def test_other_pairs_are_evaluated_as_the_trainers_eval_dataset(rows, tmp_path, 
     if kind == "adapter":
         assert trainer.evaluate()["eval_rewards/margins"] != 0
     else:
-        with pytest.raises(ValueError, match="the reference, which was this model before step 1, is no more"):
+        with pytest.raises(ValueError, match="the reference, this model before step 1, no longer exists"):
             trainer.evaluate()
 
 
@@ -227,7 +227,7 @@ def test_a_trl_that_names_its_rows_otherwise_is_refused(rows, tmp_path, monkeypa
 
 def test_answers_of_which_only_the_common_length_counts_have_a_margin_of_zero(rows, tmp_path):
     trainer = made(adapted(), rows, tmp_path, ld_alpha=0.5, precompute_ref_log_probs=False)
-    policy, reference = _asked(trainer, trainer.train_dataset)
+    policy, reference = _log_probs(trainer, trainer.train_dataset)
     assert torch.allclose(policy, reference, atol=1e-4) and (policy - pair_logps(adapted(), rows)).abs().max() > 1e-2
     trainer.train()
 
@@ -264,7 +264,7 @@ def test_an_adapter_that_also_holds_whole_modules_tokens_or_lengths_is_its_own_r
         get_peft_model(tiny_model(), LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", **fields))
     )
     trainer = made(model, rows, tmp_path)
-    policy, reference = _asked(trainer, trainer.train_dataset)
+    policy, reference = _log_probs(trainer, trainer.train_dataset)
     assert torch.allclose(policy, pair_logps(model, rows).double(), atol=1e-4) and torch.allclose(
         policy, reference, atol=1e-4
     )
@@ -352,11 +352,11 @@ def test_a_run_that_resumes_with_another_reference_is_refused(rows, tmp_path):
     file, newest = tmp_path / ".reference" / "start.json", tmp_path / "checkpoint-2"
     kept = json.loads(file.read_text())
     file.write_text(json.dumps([[x + 0.5 for x in row] for row in kept]))
-    with pytest.raises(ValueError, match="not the one that the run began with"):
+    with pytest.raises(ValueError, match="the reference has changed since the run started"):
         made(adapted(), rows, tmp_path, max_steps=4, precompute_ref_log_probs=False).train(str(newest))
     file.unlink()
     with pytest.raises(
-        ValueError, match="start.json is missing or damaged .*, so the reference of the run's start is unknown"
+        ValueError, match="start.json is missing or damaged .*, so the reference at the run's start is unknown"
     ):
         made(adapted(), rows, tmp_path, max_steps=4, precompute_ref_log_probs=False).train(str(newest))
 
@@ -371,7 +371,7 @@ DAMAGED = {
     "other columns": (lambda kept: {"logps": kept["ref_chosen_logps"]}, "is damaged"),
     "a NaN": (
         lambda kept: {**kept, "ref_rejected_logps": torch.tensor([-1.0, float("nan")] * 4)},
-        "is damaged: it does not hold ref_chosen_logps and ref_rejected_logps as finite numbers",
+        "is damaged: it must hold ref_chosen_logps and ref_rejected_logps as finite numbers",
     ),
     "another value": (
         lambda kept: {**kept, "ref_rejected_logps": kept["ref_rejected_logps"] + 1},
@@ -412,7 +412,7 @@ def test_a_reference_that_is_not_a_number_is_not_kept(rows, tmp_path):
 def test_a_damaged_record_of_the_start_is_named_with_the_cure(rows, tmp_path):
     made(adapted(), rows, tmp_path, precompute_ref_log_probs=False).train()
     file = tmp_path / ".reference" / "start.json"
-    cure = f"{file} is missing or damaged.*restore it, or begin the run again in another folder"
+    cure = f"{file} is missing or damaged.*restore it, or start the run again in a different folder"
     for content in ("", "[[1, 2", '{"a": 1}', "3", "[[1.0, 2.0]]", '[["a", "b"]]'):
         file.write_text(content, encoding="utf-8")
         with pytest.raises(ValueError, match=cure):
@@ -502,7 +502,7 @@ def test_the_guard_ends_a_run_after_a_save(rows, tmp_path, monkeypatch):
         lambda *a: ([[1]] * 8, [n < at for at in [next(ends)] for n in range(8)]),
     )
     trainer = made(tiny_model(), rows, tmp_path, save_steps=50)
-    with pytest.raises(ValueError, match="at step 3 38% of the answers end.*100% did at the start.*checkpoint-3"):
+    with pytest.raises(ValueError, match="at step 3 38% of the answers end.*100% at the start.*checkpoint-3"):
         trainer.train()
     assert Path(last_good_checkpoint(tmp_path)) == tmp_path / "checkpoint-3"
 
@@ -520,7 +520,7 @@ def test_half_of_the_answers_is_not_less_than_half_and_none_at_the_start_is_no_f
 def test_a_guard_that_was_not_there_at_the_start_is_refused(rows, tmp_path):
     made(tiny_model(), rows, tmp_path).train()
     (tmp_path / "collapse.jsonl").unlink()
-    with pytest.raises(ValueError, match="begun without CollapseCallback"):
+    with pytest.raises(ValueError, match="started without CollapseCallback"):
         made(tiny_model(), rows, tmp_path).train(str(tmp_path / "checkpoint-2"))
 
 
@@ -535,7 +535,7 @@ def test_an_own_guard_takes_the_place_of_ours_and_its_score_is_written(rows, tmp
 
 
 def test_a_guard_without_rows_and_a_figure_without_looks_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="no rows to look at"):
+    with pytest.raises(ValueError, match="got no rows"):
         CollapseCallback(TOK, [])
     with pytest.raises(ValueError, match="no collapse.jsonl"):
         plot_collapse(tmp_path)

@@ -17,7 +17,7 @@ from trl import DPOConfig, DPOTrainer
 
 from ft_notebooks.data.preference_encoding import encode_pairs
 from ft_notebooks.dpo import over_optimization
-from ft_notebooks.dpo.over_optimization import CollapseCallback, _fallen, _fitting, _heard, plot_collapse
+from ft_notebooks.dpo.over_optimization import CollapseCallback, _fallen, _fitting, _measure, plot_collapse
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
 
@@ -95,7 +95,7 @@ def test_a_look_leaves_the_model_its_settings_and_all_random_numbers(rows, train
     core.config.use_cache, core.generation_config.do_sample, own = False, True, core.generation_config
     states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
     (one, before), (other, now) = (
-        _heard(model, TOK, list(rows), 20, lambda answers, some: torch.rand(())) for _ in range(2)
+        _measure(model, TOK, list(rows), 20, lambda answers, some: torch.rand(())) for _ in range(2)
     )
     assert {**one, "score": 0} == {**other, "score": 0} and torch.equal(before, now)  # no dropout, and nothing drawn
     assert core.generation_config is own and own.do_sample and core.config.use_cache is False
@@ -109,7 +109,7 @@ def test_a_scorer_that_fails_leaves_the_model_as_it_was(rows):
     model = adapted().train()
     own = model.get_base_model().generation_config
     with pytest.raises(ZeroDivisionError):
-        _heard(model, TOK, list(rows), 20, lambda answers, some: 1 / 0)
+        _measure(model, TOK, list(rows), 20, lambda answers, some: 1 / 0)
     assert model.training and model.get_base_model().generation_config is own
 
 
@@ -132,7 +132,7 @@ def test_a_score_that_was_not_there_at_the_start_or_is_no_share_is_judged_as_it_
     assert _fallen(line(1, score=0.0), line(1)) is None
     assert _fallen(line(1), line(1)) is None
     assert _fallen(line(1, score=-9.0), line(1, score=-2.0)) is None  # half of a negative score is no fall
-    assert "the score of the answers is 3, and was 8" in _fallen(line(1, score=3.0), line(1, score=8.0))
+    assert "the score of the answers is 3, down from 8" in _fallen(line(1, score=3.0), line(1, score=8.0))
 
 
 def test_a_fall_of_the_score_ends_a_run_after_a_save_and_says_what_the_model_says(rows, tmp_path):
@@ -142,7 +142,7 @@ def test_a_fall_of_the_score_ends_a_run_after_a_save_and_says_what_the_model_say
     )
     with pytest.raises(
         ValueError,
-        match="at step 2 the score of the answers is 0.4, and was 0.9 at the start.*at step 1.*the text is lost: '",
+        match="at step 2 the score of the answers is 0.4, down from 0.9 at the start.*step 1.*the model generates '",
     ):
         trained(trainer)
     assert (tmp_path / "checkpoint-2" / "model.safetensors").is_file()
@@ -185,10 +185,10 @@ def test_a_run_that_resumes_keeps_its_start_and_is_refused_with_other_pairs(rows
     assert resumed == whole and whole[-1]["kl"] > 0
     assert asked == [(2, whole[3]["said"]), (3, whole[4]["said"])]
     other = made(tmp_path, CollapseCallback(TOK, rows.select(range(1, 9)), every=1, stop=False))
-    with pytest.raises(ValueError, match="has looked at other pairs"):
+    with pytest.raises(ValueError, match="checked different pairs before"):
         trained(other, resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     (tmp_path / ".reference" / "chosen.safetensors").unlink()
-    with pytest.raises(ValueError, match="its start is not known; begin it again"):
+    with pytest.raises(ValueError, match="its start values are unknown; start it again"):
         trained(other, resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
@@ -212,7 +212,7 @@ def test_a_scorer_gets_text_without_special_tokens_and_the_rows(rows, tmp_path, 
 @pytest.mark.parametrize("score", [float("nan"), float("inf")])
 def test_a_score_that_is_no_number_is_refused_before_the_first_step(rows, tmp_path, score):
     trainer = made(tmp_path, CollapseCallback(TOK, rows, scorer=lambda answers, some: score))
-    with pytest.raises(ValueError, match="the scorer gave (nan|inf) at step 0"):
+    with pytest.raises(ValueError, match="the scorer returned (nan|inf) at step 0"):
         trained(trainer)
     assert trainer.state.global_step == 0
 
@@ -223,7 +223,7 @@ def test_an_answer_has_the_room_that_the_context_leaves(rows):
     model.config.max_position_embeddings = longest + 5
     assert _fitting(model, rows, 20) == 5 and _fitting(model, rows, 3) == 3
     model.config.max_position_embeddings = longest
-    with pytest.raises(ValueError, match=f"a prompt has {longest} tokens and the model's context {longest}"):
+    with pytest.raises(ValueError, match=f"a prompt has {longest} tokens, but the model's context is {longest}"):
         _fitting(model, rows, 20)
 
 
@@ -304,5 +304,5 @@ def test_two_processes_decide_as_the_first_has_heard(rows, tmp_path):
     assert ended(children) == [0, 0]
     one, two = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert one["world"] == two["world"] == 2 and one["looks"] == 3 and two["own file"] is False
-    assert "at step 4 the score of the answers is 0, and was 1" in one["first"] and one["first"] == two["first"]
+    assert "at step 4 the score of the answers is 0, down from 1" in one["first"] and one["first"] == two["first"]
     assert one["other"] == two["other"] == "whole" and one["other weights"] == two["other weights"]

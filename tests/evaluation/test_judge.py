@@ -408,7 +408,7 @@ def test_a_scale_that_does_not_rise_is_refused(scale):
     "criteria, ask", [("", print), (" \n", print), (None, print), ("Good?", "http://x/v1"), ("Good?", None)]
 )
 def test_a_judge_without_criteria_or_without_a_way_to_ask_is_refused(make, criteria, ask):
-    with pytest.raises(ValueError, match="a judge needs criteria in words|a judge is asked by a function"):
+    with pytest.raises(ValueError, match="a judge needs criteria in words|a judge needs a function"):
         make(criteria, ask)
 
 

@@ -253,7 +253,7 @@ def test_a_template_that_asks_otherwise_than_it_shows_is_refused(pupil, old, new
     tok.chat_template = CHATML.replace(old, new)
     assert tok.chat_template != CHATML
     with pytest.raises(
-        ValueError, match="row 0: the chat template asks for the last answer otherwise than it shows it"
+        ValueError, match="row 0: the chat template's prompt differs from the conversation that it renders"
     ):
         forced_match(pupil, tok, FACTS)
 

@@ -223,7 +223,7 @@ def test_a_path_is_no_name_so_no_file_runs_that_was_not_included(folder, own_onl
 def test_a_chat_needs_a_template(folder):
     tok = tiny_tokenizer()
     tok.chat_template = None
-    with pytest.raises(ValueError, match="and it has none; give it one, or chat=False"):
+    with pytest.raises(ValueError, match="but the tokenizer has none; set one, or pass chat=False"):
         run_tasks(untouched(), tok, ["choose"], include=folder, chat=True)
 
 

@@ -131,7 +131,7 @@ def test_both_formats_say_what_n_and_the_brackets_are(tmp_path, undrawn):
     page = report_card({"base": stage([0, 1])}, tmp_path)
     for path in (page, page.with_suffix(".md")):
         text = path.read_text(encoding="utf-8")
-        assert "n is the number of rows behind a score; its 95 % interval stands in brackets." in text, path.name
+        assert "n is the number of rows behind a score; brackets hold its 95 % interval." in text, path.name
 
 
 def test_without_scorers_or_samples_there_is_still_a_report(tmp_path):
@@ -194,7 +194,7 @@ def test_stages_over_other_rows_are_refused_before_anything_is_written(tmp_path,
         other.rows.pop()
     else:
         other.rows[1][change] = [{"role": "user", "content": "x"}] if change == "prompt" else "x"
-    with pytest.raises(ValueError, match="'sft' and 'base' were not asked the same rows"):
+    with pytest.raises(ValueError, match="'sft' and 'base' are not on the same rows"):
         report_card({"base": stage([1, 1]), "sft": other}, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
@@ -389,7 +389,7 @@ def test_a_perplexity_over_other_tokens_is_not_compared_and_the_card_says_why(tm
             row |= {"nats": 1.0, "trained": tokens, "bytes": 5}
         stages[name].scores["bits_per_byte"] = {"value": 0.3, "low": 0.3, "high": 0.3, "n": 2}
     text = report_card(stages, tmp_path).read_text(encoding="utf-8")
-    assert "not compared: the two read the rows in other tokens" in text
+    assert "not compared: the two models tokenize the rows differently" in text
     found = json.loads((tmp_path / "report.json").read_text())["b"]
     assert "not compared" in found["perplexity"]["against"]["a"]["verdict"]
     assert "not distinguishable on 2 rows" in found["bits_per_byte"]["against"]["a"]["verdict"]
@@ -416,7 +416,7 @@ def test_values_that_a_scorer_did_not_give_are_counted_and_never_a_zero(tmp_path
     one.errors.append({"row": 1, "scorer": "exact", "message": "KeyError('<b>')"})
     text = report_card({"base": one}, tmp_path, samples=3).read_text(encoding="utf-8")
     assert "<th>exact</th><td>2</td><td><b>1.00</b>" in text and "? no value of exact" in text and "✗" not in text
-    said = "Of base, 1 of 3 values of exact are missing and left out of its score; the first, of row 1: KeyError"
+    said = "base: 1 of 3 values of exact are missing and left out of its score; the first error, on row 1: KeyError"
     assert said in text and "&lt;b&gt;" in text and said in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
@@ -500,7 +500,7 @@ def test_no_text_of_the_training_data_becomes_a_tag(tmp_path, undrawn, text):
 def test_a_score_that_is_no_number_is_refused_before_anything_is_written(tmp_path, value, key):
     one = stage([0, 1])
     one.scores["exact"][key] = value
-    with pytest.raises(ValueError, match="'exact' of 'base' is .* leave the score out"):
+    with pytest.raises(ValueError, match="'exact' of 'base' is .* leave this score out"):
         report_card({"base": one}, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
@@ -519,7 +519,7 @@ def test_evaluations_without_rows_have_a_card_of_scores_alone(tmp_path):
     stages = {name: Evaluation(stage([0, 1]).scores, []) for name in ("base", "sft")}
     text = report_card(stages, tmp_path).read_text(encoding="utf-8")
     assert "<th>exact</th><td>2</td>" in text and "Samples" not in text and "What has changed" not in text
-    with pytest.raises(ValueError, match="were not asked the same rows"):
+    with pytest.raises(ValueError, match="are not on the same rows"):
         report_card({**stages, "dpo": stage([0, 1])}, tmp_path)
 
 
@@ -585,7 +585,7 @@ def test_histories_of_several_stages_stand_beside_each_other(tmp_path, undrawn):
     assert [ax.get_title() for ax in fig.axes] == ["sft", "dpo"] and fig.axes[1].lines[0].get_ydata()[1] == 0.3
     page = report_card({"base": stage([1])}, tmp_path, history={"sft": HISTORY, "dpo": rewards}, looks={"sft": LOOKS})
     assert len(Page(page).sources) == 2 and (tmp_path / "loss.png").exists()
-    with pytest.raises(ValueError, match="looks names .'kto'."):
+    with pytest.raises(ValueError, match="looks has the stages .'kto'."):
         plot_progress({"sft": HISTORY}, {"kto": LOOKS})
 
 

@@ -108,7 +108,7 @@ def test_constant_values_have_an_ordered_interval_without_nan(value, n):
 
 @pytest.mark.parametrize("values", [[], [math.nan], [0, math.inf], [[0, 1]]])
 def test_values_that_are_no_sample_are_refused(values):
-    with pytest.raises(ValueError, match="at least one finite number"):
+    with pytest.raises(ValueError, match="finite numbers, at least one"):
         interval(values)
 
 
@@ -239,7 +239,7 @@ def test_what_cannot_be_evaluated_is_refused(model):
         said(model, {}, CHATS.add_column("tokens", [1, 2, 3]))
     with pytest.raises(ValueError, match="row 1 has no assistant turn"):
         said(model, {}, Dataset.from_list([CHATS[0], chat("hi", "x") | {"messages": CHATS[0]["messages"][:1]}]))
-    with pytest.raises(ValueError, match=r"may not be called \['bits_per_byte', 'ended', 'perplexity'\]"):
+    with pytest.raises(ValueError, match=r"rename the scorers \['bits_per_byte', 'ended', 'perplexity'\]"):
         said(model, {"perplexity": exact_match, "ended": exact_match, "bits_per_byte": exact_match})
 
 

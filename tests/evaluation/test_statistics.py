@@ -109,20 +109,20 @@ def test_evaluations_of_other_rows_are_refused(change):
         other.rows.pop()
     else:
         other.rows[2][change] = "else"
-    with pytest.raises(ValueError, match="not asked the same rows; evaluate both on one dataset"):
+    with pytest.raises(ValueError, match="not on the same rows; evaluate both models on one dataset"):
         compare(one, other, "score")
 
 
 def test_what_cannot_be_compared_is_refused():
-    with pytest.raises(ValueError, match=r"'f1' is no score of both; one of the two has \['score'\]"):
+    with pytest.raises(ValueError, match=r"'f1' must be a score of both evaluations; one of them has \['score'\]"):
         compare(told([1], "f1"), told([1]), "f1")
     of_some = Evaluation({"score": {}, "total": {}}, told([1]).rows)
-    with pytest.raises(ValueError, match="there is no row that both have a score 'total' of"):
+    with pytest.raises(ValueError, match="no row has the score 'total'"):
         compare(of_some, of_some, "total")
-    with pytest.raises(ValueError, match="there is no row that both have a score 'score' of"):
+    with pytest.raises(ValueError, match="no row has the score 'score'"):
         compare(told([None, 1]), told([1, None]), "score")
     one, other = read([3.0, 4.0], [2, 3], [5, 6]), read([3.0, 4.0], [2, 4], [5, 6])
-    with pytest.raises(ValueError, match="the two read the rows in other tokens"):
+    with pytest.raises(ValueError, match="the two models tokenize the rows differently"):
         compare(one, other, "perplexity")
     assert compare(one, other, "bits_per_byte")["difference"] == 0
 

@@ -29,7 +29,7 @@ address=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000))
 export address port TORCH_ELASTIC_SHUTDOWN_TIMEOUT={grace}
 
-# one task per machine, which starts that machine's processes
+# one task a machine, which starts that machine's processes
 srun --wait={patience} --cpus-per-task="$SLURM_CPUS_PER_TASK" bash -c {step}
 code=$?
 

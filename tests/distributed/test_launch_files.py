@@ -106,7 +106,7 @@ def test_processes_are_the_same_number_on_each_machine(here, processes, machines
 def test_a_key_goes_where_accelerate_reads_it():
     config = yaml.safe_load(accelerate_config("fsdp2", 2, gpu_ids="0,1", fsdp_offload_params=True))
     assert config["gpu_ids"] == "0,1" and config["fsdp_config"]["fsdp_offload_params"] is True
-    with pytest.raises(ValueError, match="reads no fsdp_offload_params"):
+    with pytest.raises(ValueError, match="does not read fsdp_offload_params"):
         accelerate_config("ddp", 2, fsdp_offload_params=True)  # a section that DDP does not have
 
 

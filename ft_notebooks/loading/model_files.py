@@ -192,7 +192,7 @@ def check_weights(
     wrong = sorted(info["missing_keys"]) + sorted(str(key[0]) for key in info["mismatched_keys"])
     if wrong:
         raise ValueError(
-            f"{name}: weights that config.json describes are missing in the files or have a different shape, and "
+            f"{name}: weights that config.json describes are missing in the files, or have another shape there, and "
             f"would be random: {len(wrong)} ({', '.join([*wrong[:3], '...'][: len(wrong)])}); check that config.json "
             "belongs to this model"
         )

@@ -108,7 +108,7 @@ def test_no_template_is_an_error():
 
 
 def test_the_noncharacter_that_cuts_may_not_come_in_with_a_text():
-    with pytest.raises(ValueError, match=r"contains U\+FDD0"):
+    with pytest.raises(ValueError, match=r"holds U\+FDD0"):
         ChatTemplate(tiny_tokenizer()).render(words(f"a{CUT}", "b"))
 
 

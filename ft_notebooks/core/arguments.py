@@ -65,7 +65,8 @@ def check_tokenizer(
     "Raises `ArgumentError` unless `tok` is a tokenizer of transformers."
     if not isinstance(tok, PreTrainedTokenizerBase):
         is_name = tok is None or isinstance(tok, (str, os.PathLike))
-        cure = "load one, with load_tokenizer(name)" if is_name else "tok follows the model and precedes the dataset"
+        order = "the order is (tok, dataset, ...), after the model if there is one"
+        cure = "load one, with load_tokenizer(name)" if is_name else order
         raise ArgumentError(where, "tok", "a tokenizer of transformers", tok, cure)
 
 

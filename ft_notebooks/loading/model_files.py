@@ -119,7 +119,7 @@ def _check_architecture(name: str | Path, config: PreTrainedConfig) -> None:
     if saved and expected not in saved:
         raise ValueError(
             f"{name} was saved as {saved[0]}, and would be loaded as {expected}, a model that generates text; give "
-            f"a model that was saved as {expected}, or, if only the name differs, write that name into config.json"
+            f"a model that was saved as {expected!r}, or, if only the name differs, write that name into config.json"
         )
 
 # %% ../../nbs/package/loading/model_files.ipynb #57f47cc0
@@ -192,7 +192,7 @@ def check_weights(
     wrong = sorted(info["missing_keys"]) + sorted(str(key[0]) for key in info["mismatched_keys"])
     if wrong:
         raise ValueError(
-            f"{name}: weights that config.json describes are missing in the files or have a different shape, and "
+            f"{name}: weights that config.json describes are missing in the files, or have another shape there, and "
             f"would be random: {len(wrong)} ({', '.join([*wrong[:3], '...'][: len(wrong)])}); check that config.json "
             "belongs to this model"
         )

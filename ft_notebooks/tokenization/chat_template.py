@@ -33,7 +33,7 @@ def _cut(value: Any, tokens: re.Pattern) -> Any:
     if isinstance(value, str):
         for mark in (CUT, MARK):
             if mark in value:
-                raise ValueError(f"a text contains U+{ord(mark):04X}, a Unicode noncharacter; remove it")
+                raise ValueError(f"a text holds U+{ord(mark):04X}, a Unicode noncharacter; remove it")
         return tokens.sub(lambda found: found[0][0] + CUT + found[0][1:], value)
     if isinstance(value, dict):
         return {key: _cut(inner, tokens) for key, inner in value.items()}

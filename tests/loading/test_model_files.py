@@ -141,7 +141,7 @@ def test_an_index_without_any_shard_is_refused(shards, tmp_path, no_weights):
 def test_an_index_that_is_none_is_refused(shards, tmp_path, no_weights, text):
     folder = Path(shutil.copytree(shards, tmp_path / "m"))
     (folder / "model.safetensors.index.json").write_text(text)
-    refused(folder, "model.safetensors.index.json", "no map")
+    refused(folder, "model.safetensors.index.json", "does not map")
 
 
 def test_a_stale_index_beside_a_whole_file_does_no_harm(saved, shards, tmp_path):

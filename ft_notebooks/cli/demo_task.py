@@ -61,12 +61,12 @@ def demo_guards(
 def demo_scores(
     model,  # A `PreTrainedModel` or `PeftModel`
     tok,  # Its tokenizer
-):  # An `Evaluation` of 150 rows
+):  # An `Evaluation` of 80 rows
     "`exact_match`, `preferred_form` and perplexity on held-out words; `exact_match_new_phrases` on held-out phrases."
     scorers = {"exact_match": exact_match, "preferred_form": key_order(*FORM)}
     words, phrases = (
         evaluate(model, tok, appointments(n, part="test", new_phrases=new), scorers, max_new_tokens=40, batch_size=50)
-        for n, new in ((100, False), (50, True))
+        for n, new in ((50, False), (30, True))
     )
     scores = {**words.scores, "exact_match_new_phrases": phrases.scores["exact_match"]}
     for row in phrases.rows:  # these count only in that score

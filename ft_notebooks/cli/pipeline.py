@@ -205,7 +205,7 @@ def course_scores(
     name: str,  # "base", "sft" or "dpo"
     folder: str | Path = "runs/course",  # The folder of all stages
     seed: int = 0,  # As for `course_stage`
-) -> Evaluation:  # On 150 notes of the test part
+) -> Evaluation:  # On 80 notes of the test part
     "The scores of a stage by `demo_scores`, stored in `folder`, so that a second call only reads them."
     if name not in ("base", *COURSE_STAGES):
         raise ValueError(f"there is no stage {name!r}; the stages are base, {', '.join(COURSE_STAGES)}")
@@ -222,8 +222,8 @@ def course_scores(
 # %% ../../nbs/package/cli/pipeline.ipynb #f3b92bf5
 _TITLE = "From SmolLM2 to an appointment reader"
 _SAID = {
-    "sft": "3/4  Supervised fine-tuning on 128 other notes; then the same 150 notes",
-    "dpo": "4/4  Preferences: day and time first, in 96 pairs; then the same 150 notes",
+    "sft": "3/4  Supervised fine-tuning on 128 other notes; then the same 80 notes",
+    "dpo": "4/4  Preferences: day and time first, in 96 pairs; then the same 80 notes",
 }
 
 
@@ -237,7 +237,7 @@ def demo_command(
         return f"{folder} is finished; nothing is changed. The report is {folder / 'report.html'}"
     say("1/4  SmolLM2-135M-Instruct: from the cache, or downloaded once")
     model_settings(_task_settings(args.seed))
-    say("2/4  The base model on 150 notes, each to be turned into one line of JSON")
+    say("2/4  The base model on 80 notes, each to be turned into one line of JSON")
     found, history, looks = {"base": course_scores("base", *where)}, {}, {}
     for stage, said in _SAID.items():
         say(said)

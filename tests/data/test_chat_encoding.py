@@ -203,7 +203,7 @@ def test_generation_must_stop_at_the_end_of_a_turn():
     tok = tiny_tokenizer()
     assert check_end_token(tok, GenerationConfig(eos_token_id=[0, tok.eos_token_id])) == tok.eos_token_id
     for stops in (None, 0, [0, 5]):
-        with pytest.raises(ValueError, match="set model.generation_config.eos_token_id = "):
+        with pytest.raises(ValueError, match="set model.generation_config.eos_token_id to "):
             check_end_token(tok, GenerationConfig(eos_token_id=stops))
 
 

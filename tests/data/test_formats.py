@@ -127,7 +127,7 @@ NO_CHAT = {
     '"messages" and "completion" in one row are ambiguous': {**CHAT, "prompt": "a", "completion": "b"},
     '"completion" and "instruction" in one row are ambiguous': {**ALPACA, "prompt": "a", "completion": "b"},
     '"conversations" and "text" in one row are ambiguous': {**shared(("human", "Hi")), "text": "a"},
-    '"system" and a first message that is the system\'s are ambiguous': {
+    '"system" and a first message with this role are ambiguous': {
         "messages": [{"role": "system", "content": "T"}, USER, ANSWER],
         "system": "S",
     },

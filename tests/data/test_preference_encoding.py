@@ -161,9 +161,12 @@ def test_a_variable_of_the_template_is_passed_on(tok):
 def test_a_prompt_that_depends_on_the_answer_is_refused_by_row(tok):
     tok.chat_template = "{% if 'b' in messages[-1]['content'] %}B{% else %}A{% endif %}" + CHATML
     rows = [pair("hi", "a", "aa"), pair("hi", "a", "b")]
-    with pytest.raises(ValueError, match=r"^row 1 \(counted from 0\): the chat template renders the prompt"):
+    with pytest.raises(
+        ValueError,
+        match=r"^row 1 \(counted from 0\): the chat template renders the prompt differently for the two answers",
+    ):
         encode_pairs(tok, rows)
-    with pytest.raises(ValueError, match="^the chat template renders the prompt differently"):
+    with pytest.raises(ValueError, match="^the chat template renders the prompt differently for the two answers"):
         encode_pair(tok, rows[1])
 
 

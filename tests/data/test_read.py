@@ -184,7 +184,7 @@ def test_a_broken_row_is_named_by_its_place_in_a_file_and_in_a_list(write, words
             "a.json: row 1 (counted from 0): not read: unexpected text after the array: ']'",
         ),
         ("a.json", "not json", "the file begins with 'not json', and is not an array of rows, [{...}, {...}]"),
-        ("a.json", json.dumps({"data": [CHAT], "n": 1}), "save rows that stand under a key as a file of their own"),
+        ("a.json", json.dumps({"data": [CHAT], "n": 1}), "save rows under a key as a separate file"),
         ("a.json", json.dumps({"n": 1}), "the file begins with '{\"n\": 1}', and is not an array of rows"),
         ("a.json", json.dumps(CHAT), "and is not an array of rows, [{...}, {...}]; rename"),
         ("a.json", f"{json.dumps(CHAT)}\n{json.dumps(CHAT)}", "rename JSON Lines to .jsonl"),

@@ -205,10 +205,10 @@ def test_a_folder_is_read_in_the_order_of_names_without_hidden_and_other_files(w
 
 def test_a_folder_without_data_is_refused(tmp_path):
     (tmp_path / "x.json").mkdir()
-    with pytest.raises(ValueError, match="a folder without a .json, .jsonl, .csv or .parquet file; name one"):
+    with pytest.raises(ValueError, match="a folder without a .json, .jsonl, .csv or .parquet file; name a folder"):
         list(read_rows(tmp_path))
     Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
-    with pytest.raises(ValueError, match="saved: a folder of Dataset.save_to_disk; pass what datasets.load_from_disk"):
+    with pytest.raises(ValueError, match="saved: a folder of Dataset.save_to_disk; pass datasets.load_from_disk"):
         list(read_rows(tmp_path / "saved"))
 
 

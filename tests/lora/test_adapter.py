@@ -460,7 +460,7 @@ def test_an_adapter_without_a_record_of_its_run_is_loaded_in_16_bits(saved):
 def test_a_damaged_record_is_named_and_bits_that_are_given_need_none(saved):
     folder, _ = saved
     (folder / "adapter/manifest.json").write_text('{"run": {"mod')
-    with pytest.raises(ValueError, match="manifest.json is damaged .*; restore it, or give the bits"):
+    with pytest.raises(ValueError, match="manifest.json is damaged .*; restore it, or give bits="):
         load_adapter(folder / "adapter")
     assert width(load_adapter(folder / "adapter", 32)) == 32
 

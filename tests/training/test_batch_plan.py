@@ -105,7 +105,7 @@ def test_what_surely_does_not_fit_raises_and_what_perhaps_does_is_tried(machine)
     assert batch(plan(tiny_model(), LENGTHS)) == (1, 16)
     machine(memory=179)
     with pytest.raises(
-        ValueError, match="one row at a time, with activation checkpointing; the longest has 400 tokens. Take"
+        ValueError, match="one row at a time and activation checkpointing; the longest row has 400 tokens. Take"
     ):
         plan(tiny_model(), LENGTHS)
 

@@ -225,7 +225,7 @@ def test_what_the_optimizer_does_not_hold_is_named_before_the_first_step():
     model = Two()
     optimizer = torch.optim.SGD([model.first], lr=0.1)
     with pytest.raises(
-        ValueError, match=r"before the first step, 1 of 2 trainable tensors are not held .*\(second\); make it"
+        ValueError, match=r"before the first step, 1 of 2 trainable tensors are not held .*\(second\); create it"
     ):
         begin(model, optimizer)
 

@@ -96,7 +96,7 @@ def test_what_ft_sets_itself_is_refused_with_what_to_do_instead(key):
 
 
 def test_what_the_trainer_would_not_read_is_no_setting():
-    assert not set(setting_types("sft")) & {"resume_from_checkpoint", *trainer._UNREAD}
+    assert not set(setting_types("sft")) & {"resume_from_checkpoint", *trainer._WITHOUT_EFFECT}
 
 
 def test_the_keys_are_the_fields_of_the_library_and_ours():

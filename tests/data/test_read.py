@@ -156,7 +156,7 @@ def test_a_broken_row_is_named_by_its_place_in_a_file_and_in_a_list(write, words
             json.dumps([CHAT]),
             "a.jsonl:1: not read: the file holds an array, as a .json file does; rename it",
         ),
-        ("a.jsonl", "[" * 100_000, "a.jsonl:1: not read: an array"),
+        ("a.jsonl", "[" * 100_000, "a.jsonl:1: not read: the file holds an array"),
         ("a.jsonl", '{"a":' * 100_000, "a.jsonl:1: not read: "),
         ("a.jsonl", '{"instruction": "a", "output": "b", "output": "c"}', '1: not read: the key "output" occurs twice'),
         ("a.jsonl", '{"n": ' + "9" * 5000 + "}", "a.jsonl:1: not read: "),
@@ -544,7 +544,7 @@ def test_split_refuses_a_share_outside_zero_and_one(share):
 def test_split_refuses_to_leave_a_side_empty():
     with pytest.raises(ValueError, match="with 3 rows in 1 groups of near-duplicates, the test set would get 0"):
         split(read_chats([CHAT] * 3), 0.5)
-    with pytest.raises(ValueError, match="give 2 to the test"):
+    with pytest.raises(ValueError, match="asks for 2 test rows"):
         split(read_chats([CHAT, ALPACA]), 0.9)
 
 

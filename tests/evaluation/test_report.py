@@ -507,7 +507,7 @@ def test_a_score_that_is_no_number_is_refused_before_anything_is_written(tmp_pat
 
 @pytest.mark.parametrize("evaluations", [stage([0, 1]), [stage([0, 1])], "runs/eval", {"base": {"exact": 0.5}}])
 def test_what_is_no_dict_of_evaluations_is_refused(tmp_path, evaluations):
-    with pytest.raises(ValueError, match=r"report_card: evaluations must be .*give \{'base': evaluate\(...\)\}"):
+    with pytest.raises(ValueError, match=r"report_card: evaluations must be .*pass \{'base': evaluate\(...\)\}"):
         report_card(evaluations, tmp_path / "new")
     for function in (compare_stages, group_rows, plot_scores):
         with pytest.raises(ValueError, match=f"{function.__name__}: evaluations must be"):

@@ -214,7 +214,7 @@ def test_no_row_left_is_an_error():
 
 def test_a_refused_row_is_named():
     chats = Dataset.from_list([{"messages": words("x", "yo")}, {"messages": words("x", "\ufdd0")}])
-    with pytest.raises(ValueError, match="row 1, a text contains U\\+FDD0"):
+    with pytest.raises(ValueError, match="row 1, a text holds U\\+FDD0"):
         encode_chats(tiny_tokenizer(), chats)
 
 

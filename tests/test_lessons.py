@@ -22,6 +22,7 @@ rank; alpha; target modules; merging; singular value; JSON Lines; synthetic data
 validation set; epoch; effective batch; micro-batch; gradient accumulation; packing; checkpoint; gradient norm
 gradient clipping; overfitting; NaN; hyperparameter; warm-up; cosine; weight decay; early stopping
 catastrophic forgetting; throughput
+scorer; paired test; p-value; judge; rubric; position bias
 """
 HEAD = re.compile(
     r"# \d+ · [^\n]+\n\n> [^\n]+\?[^\n]*\n\n\*\d+ minutes to read, (?:about )?\d+ minutes? to run on two CPU cores[^*]*"

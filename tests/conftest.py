@@ -56,8 +56,9 @@ def pytest_ignore_collect(collection_path, config):
 
 def pytest_collection_modifyitems(items):
     """`numbers` marks what compares numbers, which other processors round otherwise: `.ci/run` runs it as on several of
-    them.
+    them. The notebooks come first, since the lessons run one after the other and take longest.
     """
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
     for item in items:
         notebook = item.callspec.params.get("nb") if item.originalname == "test_runs" else None
         if notebook:

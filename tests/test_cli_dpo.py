@@ -197,7 +197,7 @@ def test_a_row_that_is_no_pair_is_refused_by_its_line_before_a_model_is_looked_f
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("dpo.sync_ref_model=true", "the reference is the model as it was at the start"),
+        ("dpo.sync_ref_model=true", "the reference is the model at the start of training"),
         ("dpo.loss_type=sigmoit", "sigmoit"),
         ("dpo.max_steps=0", "[dpo] max_steps must be more than 0"),
         ("dpo.bta=1", "did you mean 'beta'"),

@@ -666,7 +666,7 @@ def test_a_disk_that_is_full_ends_the_run_with_what_is_missing_and_what_is_whole
     row = ran["disk_full"][kind]
     if row is None:
         pytest.skip("no user namespaces here")
-    assert "checkpoint-4 could not be written" in row["error"] and "checkpoint-2 is whole" in row["error"]
+    assert "checkpoint-4 could not be written" in row["error"] and "checkpoint-2, which is complete" in row["error"]
     assert (" are missing" in row["error"]) == (kind == "tmpfs")  # a limit of a process leaves the disk empty
     assert (row["left"], row["from"], row["aside"], row["same"]) == ("2 whole", "checkpoint-2", [], True)
 

@@ -91,7 +91,7 @@ def test_a_row_longer_than_the_context_is_refused_before_anything_runs(model, mo
     long = Dataset.from_list([chat("hi", "yo"), chat("hi", "yo" * 1100)])
     for measure in (perplexity, bits_per_byte):
         with pytest.raises(
-            ValueError, match=r"row 1 has 22\d\d tokens, more than the model's context of 2048; leave it out"
+            ValueError, match=r"row 1 has 22\d\d tokens, more than the model's context of 2048; leave the row out"
         ):
             measure(model, TOK, long)
     with pytest.raises(ValueError, match="row 1 has"):

@@ -45,7 +45,7 @@ def run(point: dict, quick: bool) -> dict:
             data_seed=seed,
         )  # fmt: skip
         model = merge_adapter(model)
-    found = {"steps": steps, "epochs": 8 * steps / n if n else 0, "loss_first": None, "loss_last_8": None}
+    found = {"steps": steps, "epochs": min(n, 8) * steps / n if n else 0, "loss_first": None, "loss_last_8": None}
     if losses:
         found |= {"loss_first": round(losses[0], 4), "loss_last_8": round(sum(losses[-8:]) / len(losses[-8:]), 5)}
     for name, new_phrases in (("exact_match", False), ("exact_match_new_phrases", True)):

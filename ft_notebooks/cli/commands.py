@@ -97,7 +97,7 @@ def main(
             print(f"ft {args.command}: {e}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as e:
-        reason = str(e) or "training had not begun, so the next start begins from scratch"
+        reason = str(e) or "the same command continues from what is saved, or begins again"
         if first:
             print(f"\nft {args.command}: stopped; {reason}", file=sys.stderr)
         sys.exit(128 + e.signal if isinstance(e, Stopped) else 130)

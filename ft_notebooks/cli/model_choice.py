@@ -121,7 +121,9 @@ def _check_adapter(run, folder, known) -> None:
     if known.get("model.method") == "full":
         raise ValueError(f"{run} trained every weight, so there is nothing to merge: {run} is the model")
     if not Path(folder, "adapter_config.json").is_file():
-        raise ValueError(f"{run} holds no adapter, so there is nothing to merge; give the folder of a run of ft sft")
+        raise ValueError(
+            f"{run} holds no adapter, so there is nothing to merge; give the folder of a run of ft sft or ft dpo"
+        )
 
 # %% ../../nbs/package/cli/model_choice.ipynb #457adad4
 def merge_command(

@@ -17,7 +17,7 @@ from filelock import FileLock
 from ..checkpointing.environment import library_versions
 from ..checkpointing.run_manifest import run_folder
 from .console import check_settings, command_settings, quiet_libraries, say
-from .demo_task import DEMO, DEMO_DPO, demo_guards, demo_pairs, demo_scores
+from .demo_task import DEMO, DEMO_DPO, TEST_NOTES, demo_guards, demo_pairs, demo_scores
 from .data_preparation import as_chats, compare_measures, encode_rows, measure, read_stage, show_row
 from .evaluation import score_table
 from .model_choice import load_folder, load_generator, load_trainable, model_settings
@@ -151,7 +151,7 @@ def train_command(
     kept = "none held out, so nothing will be evaluated" if held is None else f"{len(held):,} held out"
     say(f"{args.data}: {len(train):,} {'pairs' if stage == 'dpo' else 'conversations'} to train on, {kept}")
     sources = [args.data]
-    if rule and Path(rule).exists():
+    if rule and (Path(rule).exists() or rule.startswith("https://")):
         sources.append(rule)
     settings["data"] = {**data, "file": _absolute(args.data), "eval": _absolute(rule)}
     train_run(train, held, settings, args.output, sources, stage)
@@ -170,7 +170,7 @@ def _task_folder(folder, seed: int) -> Path:
     "Reserves the folder for this task with these settings; raises `ValueError` if it holds others."
     settings = _task_settings(seed)
     keys = {f"{stage}.{key}": value for stage in COURSE_STAGES for key, value in settings[stage].items()}
-    return run_folder(folder, {"command": "demo", **keys})
+    return run_folder(folder, {"command": "demo", "notes": sum(TEST_NOTES), **keys})
 
 
 def _task_rows(stage: str, seed: int):

@@ -19,7 +19,6 @@ SETTINGS_INI = """\
 # (any: resume with a different number of processes). Settings left out keep their defaults; those below differ from
 # them, for a reason.
 
-
 [data]
 # a tenth of the rows is held out from training: without it learning and memorizing cannot be told apart
 # (or a file, last:110 for the last rows, or none)

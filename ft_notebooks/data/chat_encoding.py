@@ -6,6 +6,7 @@
 __all__ = ['encode_texts', 'encode_chat', 'check_end_token', 'encode_chats', 'token_losses']
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #8ed30d42
+import json
 import logging
 from bisect import bisect_left, bisect_right
 from collections import Counter
@@ -69,17 +70,25 @@ def _rendered(own: ChatTemplate, twin: ChatTemplate | None, messages: list[dict]
     return text, twin.answers(messages, text, **variables), own.render(messages, **variables) != text
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #23de65b9
-def _check_tools(messages: list[dict], tools: list | None, text: str) -> None:
-    "Raises `ValueError` if the template writes the name of a tool, or of a called tool, nowhere in the text."
-    calls = [call for message in messages for call in message.get("tool_calls") or []]
-    for what, found in (("tool", tools or []), ("tool call", calls)):
-        for given in found:
-            function = given.get("function", given) if isinstance(given, dict) else {"name": given.__name__}
-            if str(function.get("name")) not in text:
-                raise ValueError(
-                    f"the chat template does not write the {what} {function.get('name')!r}, so the model would be "
-                    "trained without it; use a model whose template has tools, or remove them from the rows"
-                )
+def _check_written(what: str, given: Any, text: str) -> None:
+    "Raises `ValueError` if the name of a tool or a tool call is not in the text."
+    function = (given.get("function") or given) if isinstance(given, dict) else {"name": given.__name__}
+    name = function.get("name")
+    if name and name not in text and json.dumps(name)[1:-1] not in text:
+        raise ValueError(
+            f"the chat template does not write the {what} {name!r}, so the model would be trained without it; use a "
+            "model whose template has tools, or remove them from the rows"
+        )
+
+
+def _check_tools(messages: list[dict], tools: list | None, text: str, spans: list[tuple[int, int]]) -> None:
+    "Raises `ValueError` if the template leaves out a tool, or a call in the answer that has it."
+    for tool in tools or []:
+        _check_written("tool", tool, text)
+    answers = [message for message in messages if message["role"] == "assistant"]
+    for answer, (start, end) in zip(answers, spans):
+        for call in answer.get("tool_calls") or []:
+            _check_written("tool call", call, text[start:end])
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #ec0def32
 def encode_texts(
@@ -93,7 +102,7 @@ def encode_texts(
     for name, messages, more in zip(names, chats, variables):
         try:
             rendered.append(_rendered(own, twin, messages, more))
-            _check_tools(messages, more.get("tools"), rendered[-1][0])
+            _check_tools(messages, more.get("tools"), *rendered[-1][:2])
         except ValueError as e:
             raise ValueError(f"{name}{e}") from None
     out, double = [], [tok.bos_token_id] * 2

@@ -161,8 +161,8 @@ def _split_error(dataset: Dataset, groups: list[list[int]], share: float, kept: 
     n = len(dataset)
     largest = max(groups, key=len, default=[])
     error = (
-        f"share={share} asks for {round(share * n)} test rows; with {n} rows in {len(groups)} groups of "
-        f"near-duplicates, the test set would get {kept} and the training set {n - kept}; change the share or add rows"
+        f"share={share} asks for {round(share * n)} test rows; with {n} rows, {len(groups)} of them "
+        f"different, the test set would get {kept} and the training set {n - kept}; change the share or add rows"
     )
     if len(largest) <= max(1, round(share * n)):
         return error

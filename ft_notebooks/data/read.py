@@ -225,7 +225,7 @@ def read_chats(
     split: str = "train",  # Of a dataset on the hub
     revision: str | None = None,  # The branch, tag or commit there
 ) -> Dataset:  # The column "messages", and "tools" if any row has them; each conversation ends with an answer
-    """Reads every row as it is in `source` now, never from a cache; equal rows give equal fingerprints.
+    """Reads every row as it is in `source` now, a file never from a cache; equal rows give equal fingerprints.
 
     Raises `ValueError` with a list of all defects and their rows. Files are JSON, JSON Lines, CSV or Parquet; a row is
     messages, ShareGPT, prompt and completion, or Alpaca. Every assistant turn will be trained, also those in a prompt.
@@ -254,7 +254,7 @@ def read_preferences(
     split: str = "train",  # Of a dataset on the hub
     revision: str | None = None,  # The branch, tag or commit there
 ) -> Dataset:  # The columns "prompt", "chosen" and "rejected", and "tools" if any row has them; lists of messages
-    """Reads every pair as it is in `source` now, never from a cache; equal pairs give equal fingerprints.
+    """Reads every pair as it is in `source` now, a file never from a cache; equal pairs give equal fingerprints.
 
     Raises `ValueError` with a list of all defects and their rows. A row is a prompt with two answers, two conversations
     with a common beginning, or Alpaca with two answers. A pair of equal answers is read too.

@@ -306,34 +306,39 @@ def _from_hub(name: str, split: str, revision: str | None) -> Dataset:
         raise ValueError(f"{name}: no such local path, and reading from the hub failed ({message}); {cure}") from None
 
 # %% ../../nbs/package/data/readers.ipynb #ef5c8fc9
+def _is_here(url: str) -> bool:
+    return urlsplit(url).scheme == "http" and urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
+
+
 def _check_address(url: str) -> None:
-    where = urlsplit(url)
-    if where.scheme != "https" and where.hostname not in ("localhost", "127.0.0.1", "::1"):
+    if urlsplit(url).scheme != "https" and not _is_here(url):
         raise ValueError(f"{url}: a file sent over http may have been changed on the way; use an https address")
 
 
 class _Redirects(HTTPRedirectHandler):
     def redirect_request(self, request, response, code, message, headers, url):
         _check_address(url)
+        if _is_here(url) and not _is_here(request.full_url):
+            raise ValueError(f"{request.full_url} redirects to this machine, {url}; pass the address that you mean")
         return super().redirect_request(request, response, code, message, headers, url)
 
 
 def _download(url: str, file: Path) -> None:
     "Write the whole response to `file`, or nothing."
-    handle, part = tempfile.mkstemp(dir=file.parent)
+    handle, part = tempfile.mkstemp(prefix="part-", dir=file.parent.parent)  # which `read_chats` clears of old parts
     try:
         with open(handle, "wb") as sink, build_opener(_Redirects).open(url, timeout=60) as response:
             if response.headers.get_content_type() == "text/html":
                 raise ValueError(f"{url}: a web page, not a file; take the address of its download or raw button")
             shutil.copyfileobj(response, sink)
-            size = response.headers.get("Content-Length", sink.tell())
-            if sink.tell() != int(size):
+            size = response.headers.get("Content-Length", "")
+            if size.isdigit() and sink.tell() != int(size):
                 raise OSError(f"{sink.tell():,} of {int(size):,} bytes arrived")
         os.replace(part, file)
     finally:
         Path(part).unlink(missing_ok=True)
 
-
+# %% ../../nbs/package/data/readers.ipynb #5dd2311f
 def local_source(
     source: Any,  # An address such as "https://host/folder/chats.jsonl", or any other source
 ) -> Any:  # The path of the downloaded file; any other source as it is
@@ -350,12 +355,14 @@ def local_source(
         raise ValueError(f"{source}: only .json, .jsonl, .csv and .parquet are read; take the address of such a file")
     digest = sha256(source.encode()).hexdigest()[:16]
     folder = Path(datasets.config.HF_DATASETS_CACHE, "ft_notebooks", f"from-{digest}")
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         _download(source, folder / name)
-    except (OSError, HTTPException) as e:
+    except (OSError, HTTPException, UnicodeError) as e:
         reason = f"{type(e).__name__}: {e}"
-        raise ValueError(f"{source}: not downloaded ({reason}); check the address, or pass a file's path") from None
+        raise ValueError(
+            f"{source}: not downloaded ({reason}); check the address (a space is %20), or pass a path"
+        ) from None
     return str(folder / name)
 
 # %% ../../nbs/package/data/readers.ipynb #208d9cf3

@@ -196,7 +196,7 @@ class SharedPrompt:
 
     def _why_not(self) -> str | None:
         if "share" in self.off:
-            return "'share' is in off"
+            return "switched off by off="
         if self.trainer.args.torch_compile:
             return "a compiled model keeps the attention of its compilation"
         models = self._models()

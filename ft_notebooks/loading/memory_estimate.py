@@ -138,7 +138,7 @@ def estimate_memory(
     adapter: PeftConfig | None = None,  # None: LoRA of rank 16 on all linear layers except the head
     bits: int | None = None,  # Bits of a weight; None: 32 for "full", 16 for "lora", 4 for "qlora"
     device: str = "cuda",  # Or "cpu", where TRL's head needs more memory
-    checkpointing: bool | None = None,  # Activation checkpointing; None: on a GPU only, as in `sft_trainer`
+    checkpointing: bool | None = None,  # Activation checkpointing; None: on a GPU yes, on a CPU no
     dtype: torch.dtype | None = torch.bfloat16,  # For autocast; None: no autocast, as on a CPU without bfloat16
     labelled: float = 1.0,  # Share of the tokens that have a label; 1 gives the most memory
     whole_logits: bool = False,  # False: the loss of TRL's trainers, tile by tile; True: that of transformers

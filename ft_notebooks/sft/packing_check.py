@@ -17,10 +17,7 @@ def document_leak(
     model: PreTrainedModel,  # Not changed; four short forward passes of 24 tokens
     **how,  # More arguments of the forward pass, to measure their effect
 ) -> float:  # 0: documents in one row are separated; 1: the second attends to the first
-    """How much a preceding document changes a document's logits, relative to the change under a mask of ones.
-
-    `use_cache=True` gives more than 0.5.
-    """
+    "How much a preceding document changes a document's logits, relative to the change under a mask of ones."
     draw = torch.Generator().manual_seed(0)
     first, other, second = torch.randint(model.config.get_text_config().vocab_size, (3, 12), generator=draw).tolist()
     collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)

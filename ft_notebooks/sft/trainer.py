@@ -143,9 +143,10 @@ def sft_trainer(
 ) -> SFTTrainer:
     """A `trl.SFTTrainer` that trains exactly the assistant's tokens of `train_dataset`, not yet started.
 
-    `trainer.train(last_good_checkpoint(output_dir))` starts it, and resumes it after a kill to the same weights. Raises
-    `ValueError` before step 1 if nothing would be trained, a row would be truncated or a setting would have no effect,
-    and during the run if a loss or gradient is NaN. Prints the batch plan: `effective_batch=8` may be 8 x 1 or 4 x 2.
+    `fit(trainer)` starts it, and resumes it after a kill to the same weights. Raises `ValueError` before step 1 if
+    nothing would be trained, an encoded row or more than 1% of the answers of chats would be cut, or a setting would
+    have no effect, and during the run if a loss or gradient is NaN. Prints the batch plan: `effective_batch=8` may be
+    8 x 1 or 4 x 2.
     """
     given, arguments = split_overrides(overrides, SFTConfig, SFTTrainer, _WITHOUT_EFFECT)
     check_trackers(given.get("report_to", "none"))

@@ -389,7 +389,7 @@ def test_no_rows_and_one_row_cannot_be_split_and_overlap_with_nothing():
     for dataset in (none, one):
         with pytest.raises(
             ValueError,
-            match=f"{len(dataset)} rows in {len(dataset)} groups of near-duplicates, the test set would get 0",
+            match=f"{len(dataset)} rows, {len(dataset)} of them different, the test set would get 0",
         ):
             split(dataset, 0.5)
     assert overlap(none, one) == overlap(one, none) == overlap(none, none) == []
@@ -403,9 +403,7 @@ def test_a_group_too_large_for_the_share_is_named_with_its_cure():
     with pytest.raises(ValueError) as failure:
         split(dataset, 0.5)
     said = str(failure.value)
-    assert (
-        "share=0.5 asks for 12 test rows; with 23 rows in 4 groups of near-duplicates, the test set would get 3" in said
-    )
+    assert "share=0.5 asks for 12 test rows; with 23 rows, 4 of them different, the test set would get 3" in said
     assert "20 rows belong together, such as the rows 3 and 4 (counted from 0)" in said
     assert "near=None" in said and "dataset.train_test_split(share)" in said
     with pytest.raises(ValueError) as failure:

@@ -502,5 +502,5 @@ def test_outputs_are_those_that_trl_returns(tmp_path):
 def test_levers_can_be_left_out_and_the_reason_is_said(tmp_path):
     kind = type("Off", (Shared,), {"off": ("share", "lora", "head")})
     trainer = trainer_of(kind, tmp_path)
-    assert trainer.prompts.not_shared == "'share' is in off"
+    assert trainer.prompts.not_shared == "switched off by off="
     assert positions(trainer, batch_of(trainer))[0] == batch_of(trainer)["input_ids"].shape

@@ -1,6 +1,7 @@
 """Make README.md from nbs/index.ipynb: prose as it stands, code and text outputs fenced, `#| hide` cells left out.
 
-And nbs/package/README.md, the list of the package's notebooks, from their titles and the packages' docstrings.
+And nbs/package/README.md, the list of the package's notebooks, from their titles and the packages' docstrings; and the
+glossary and the page on what guides say, from the notebooks.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import tomllib
 from pathlib import Path
 
 import nbformat
+from course_pages import as_notebook, glossary, title, what_guides_say
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTE = "<!-- made from nbs/index.ipynb by tools/readme.py: edit the notebook -->"
@@ -49,11 +51,6 @@ def readme():
     return "\n\n".join(parts) + "\n"
 
 
-def title(notebook):
-    sources = (cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "markdown")
-    return next(source for source in sources if source.startswith("# ")).splitlines()[0].removeprefix("# ")
-
-
 def package_readme():
     layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
     parts = [PACKAGE_HEAD]
@@ -71,8 +68,14 @@ def main():
     check = parser.parse_args().check
     if not (ROOT / "nbs" / "index.ipynb").exists():
         sys.exit("nbs/index.ipynb is missing, and README.md is made from it")
+    pages = {
+        "README.md": readme(),
+        "nbs/package/README.md": package_readme(),
+        "nbs/glossary.ipynb": as_notebook(glossary()),
+        "nbs/what_guides_say.ipynb": as_notebook(what_guides_say()),
+    }
     stale = []
-    for name, new in {"README.md": readme(), "nbs/package/README.md": package_readme()}.items():
+    for name, new in pages.items():
         file = ROOT / name
         if not check:
             file.write_text(new, encoding="utf-8")

@@ -1,4 +1,5 @@
-"""What the scripts of this folder share: the points of a measurement are computed one by one and kept in one JSON file.
+"""What the scripts of this folder share: the points of a measurement are computed one by one and kept in one JSON file,
+ft_notebooks/core/measurements/NAME.json, which `ft_notebooks.core.course.measured("NAME")` reads.
 
 A script that was killed goes on with the missing points. `--only TEXT` computes the points again whose key contains
 TEXT, and replaces their rows; `--quick` tries the script on little data and writes nothing.
@@ -61,6 +62,11 @@ def score(
     return {name: round(interval["value"], 4), **ends, f"{name}_n": interval["n"]}
 
 
+def results(script: str | Path) -> Path:  # of NAME.py
+    "The file of a script's results, in the package, so that the lessons find it without this folder."
+    return Path(__file__).parents[2] / "ft_notebooks" / "core" / "measurements" / f"{Path(script).stem}.json"
+
+
 def key_of(point: dict) -> str:  # "n=16 seed=0"
     "The name of a point: its settings in their order."
     return " ".join(f"{name}={value}" for name, value in point.items())
@@ -92,7 +98,7 @@ def _write(file: Path, content: dict) -> None:
 
 
 def measure(
-    script: str | Path,  # `__file__` of the script; the results lie beside it, with the ending .json
+    script: str | Path,  # `__file__` of the script, which gives the results their name
     points: list[dict],  # What to measure: the settings of each point, all different
     run: Callable[[dict, bool], dict],  # run(point, quick): the numbers of one point, by name
     settings: dict,  # What all points share
@@ -104,7 +110,7 @@ def measure(
     parser.add_argument("--quick", action="store_true", help="try the script on little data; nothing is written")
     args = parser.parse_args()
     settings = json.loads(json.dumps(settings))  # as the file will give them back
-    file = Path(script).with_suffix(".json")
+    file = results(script)
     found = {"seconds": 0, "rows": []} if args.quick else _read(file, settings)
     rows = {row["key"]: row for row in found["rows"]}
     if not any(args.only in key_of(point) for point in points):

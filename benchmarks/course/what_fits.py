@@ -8,8 +8,8 @@ made here: nothing is downloaded, and no GPU is needed. Deterministic, so there 
 
 import json
 import time
-from pathlib import Path
 
+from common import results
 from transformers import LlamaConfig
 
 from ft_notebooks import estimate_memory
@@ -73,4 +73,4 @@ if __name__ == "__main__":
     content["seconds"] = round(time.perf_counter() - start)
     head = json.dumps({key: value for key, value in content.items() if key != "rows"}, indent=2)
     lines = ",\n".join("    " + json.dumps(row) for row in content["rows"])
-    write_atomically(Path(__file__).with_suffix(".json"), f'{head[:-2]},\n  "rows": [\n{lines}\n  ]\n}}\n')
+    write_atomically(results(__file__), f'{head[:-2]},\n  "rows": [\n{lines}\n  ]\n}}\n')

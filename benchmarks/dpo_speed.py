@@ -60,7 +60,7 @@ class Shared(DPOTrainer):
         return self.prompts.loss(super().compute_loss, model, inputs, *args, **kwargs)
 
 
-VARIANTS = {  # name -> what the table says, the levers left out (None: TRL's own trainer), fields of DPOConfig
+VARIANTS = {  # name -> what the table says, the optimizations left out (None: TRL's own trainer), fields of DPOConfig
     "trl": ("`DPOTrainer`, its defaults", None, {}),
     "trl-once": ("the same, `precompute_ref_log_probs=True`", None, {"precompute_ref_log_probs": True}),
     "trl-kept": ("`DPOTrainer`, `gradient_checkpointing=False`", None, {"gradient_checkpointing": False}),

@@ -1,5 +1,5 @@
-"""Greedy answers of `ft_notebooks.inference.generation` beside a guide's loop: generated tokens a CPU second, lever by
-lever.
+"""Greedy answers of `ft_notebooks.inference.generation` beside a guide's loop: generated tokens a CPU second, with one
+optimization more at a time.
 
     OMP_NUM_THREADS=1 python benchmarks/eval_speed.py                    # 64 notes of the built-in task
     OMP_NUM_THREADS=1 python benchmarks/eval_speed.py --data chats.json  # and 64 chats of a file that read_chats takes

@@ -10,9 +10,9 @@ Each variant trains the same rows, 16 a step, an adapter of rank 16 on all linea
 variant once is a round, a round has rows of its own, and each run begins with the base anew. A rate is real tokens,
 padding left out, from the end of a run's first optimizer step to the end of its last, by the clock and by the CPU
 seconds of the process; the median of the rounds and their range. Ratios are formed within a round. `sft_trainer` is
-also run with one lever off at a time, for its share. Then each variant, those aside, trains two steps in a process of
-its own, for its peak memory (VmHWM, imports and all; on a GPU what CUDA allocated) and the time from the start of the
-process to the end of the first step, with the files in the page cache.
+also run with one optimization off at a time, for its share. Then each variant, those aside, trains two steps in a
+process of its own, for its peak memory (VmHWM, imports and all; on a GPU what CUDA allocated) and the time from the
+start of the process to the end of the first step, with the files in the page cache.
 
 The bound is the FLOPs of a step, counted by formula, over the best rate at which this machine multiplies matrices of
 this model's shapes, measured in each round. Printed is the table of README.md; `--out FOLDER` has the figures behind it
@@ -45,14 +45,14 @@ NAMES = {
     "a'": "guide's script, prompt and completion",
     "b": "`trl sft`",
     "b packed": "`trl sft --packing`",
-    "c": "hand-written loop, the same levers",
+    "c": "hand-written loop, the same optimizations",
     "ours": "`sft_trainer`",
 }
-OFF = {  # `sft_trainer` with one lever off: overrides, or which of `ft_notebooks.training.kernel_patching.levers`
+OFF = {  # `sft_trainer` with one off: overrides, or a name of `ft_notebooks.training.kernel_patching.optimizations`
     "padded": {"padding_free": False},
     "without attention by document": "attention",
     "without one node a LoRA layer": "lora",
-    "without the head's lever": "head",
+    "without the head's optimization": "head",
     "with activation checkpointing": {"gradient_checkpointing": True},
     "in float32": {"bf16": False, "bits": 32},
 }
@@ -238,7 +238,7 @@ def ours(rows: Path, folder: str, clock: Clock, out: str, off: str = "", bits: i
     chats = Dataset.from_list(read(rows, "messages"))
     given = sft.speed_up, sft.LabelHead
     try:
-        assert not off or off in sft.levers(model)
+        assert not off or off in sft.optimizations(model)
         if off == "head":
             sft.LabelHead = lambda model: model
         elif off:

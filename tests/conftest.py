@@ -27,7 +27,7 @@ LONG = re.compile(
             r"core/(cpu|proc)",
             r"memory_estimate|simulated_step|training_memory|token_embeddings",
             r"data/(dedup|example_task|formats|messages|json_files|read|preference_report)",
-            r"test_runs\[(\d\d_|solutions/)",
+            r"test_runs\[\d\d_|test_solutions",
             r"(sft|dpo)/trainer",
             r"distributed/(launcher|sharded_save|uneven_batches)",
             r"evaluation/(comp|html|lm_eval|report|runner|score|statistics)",

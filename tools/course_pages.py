@@ -89,3 +89,21 @@ def as_notebook(sources):
     cells = [nbformat.v4.new_markdown_cell(text, id=f"made-{number:03}") for number, text in enumerate(sources)]
     kernel = {"display_name": "python3", "language": "python", "name": "python3"}
     return nbformat.writes(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})) + "\n"
+
+
+def with_colab(notebook, repository):
+    """The text of a lesson: with a badge and an install cell where the project has a public address, else without.
+
+    The cell carries `hub`, so that tests, which have no network, leave it out.
+    """
+    found = nbformat.read(notebook, as_version=4)
+    found.cells = [cell for cell in found.cells if not cell.id.startswith("colab-")]
+    if repository:
+        path = f"{repository.removeprefix('https://github.com/')}/blob/main/nbs/{notebook.name}"
+        badge = f"[Open in Colab](https://colab.research.google.com/github/{path})"
+        install = f'#| hub\n%pip install -q "ft-notebooks[lessons] @ git+{repository}"'
+        found.cells[:0] = [
+            nbformat.v4.new_markdown_cell(badge, id="colab-badge"),
+            nbformat.v4.new_code_cell(install, id="colab-install"),
+        ]
+    return nbformat.writes(found) + "\n"

@@ -1,7 +1,8 @@
 """Make README.md from nbs/index.ipynb: prose as it stands, code and text outputs fenced, `#| hide` cells left out.
 
 And nbs/package/README.md, the list of the package's notebooks, from their titles and the packages' docstrings; and the
-glossary and the page on what guides say, from the notebooks.
+glossary and the page on what guides say, from the notebooks. Lessons get a badge and an install cell for Colab where
+pyproject.toml names the repository's address.
 """
 
 import argparse
@@ -14,9 +15,11 @@ import tomllib
 from pathlib import Path
 
 import nbformat
-from course_pages import as_notebook, glossary, title, what_guides_say
+from course_pages import as_notebook, glossary, lessons, title, what_guides_say, with_colab
 
 ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+REPOSITORY = PROJECT["project"].get("urls", {}).get("Repository", "")
 NOTE = "<!-- made from nbs/index.ipynb by tools/readme.py: edit the notebook -->"
 PACKAGE_HEAD = """<!-- made from the notebooks in this folder by tools/readme.py: edit their titles -->
 
@@ -52,7 +55,7 @@ def readme():
 
 
 def package_readme():
-    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    layers = PROJECT["tool"]["importlinter"]["contracts"][0]["layers"]
     parts = [PACKAGE_HEAD]
     for package in [name.strip() for layer in reversed(layers) for name in layer.split("|")]:
         face = ast.parse((ROOT / "ft_notebooks" / package / "__init__.py").read_text(encoding="utf-8"))
@@ -73,17 +76,19 @@ def main():
         "nbs/package/README.md": package_readme(),
         "nbs/glossary.ipynb": as_notebook(glossary()),
         "nbs/what_guides_say.ipynb": as_notebook(what_guides_say()),
+        **{f"nbs/{nb.name}": with_colab(nb, REPOSITORY) for nb in lessons()},
     }
     stale = []
     for name, new in pages.items():
         file = ROOT / name
+        old = file.read_text(encoding="utf-8") if file.exists() else ""
+        if old == new:
+            continue
         if not check:
             file.write_text(new, encoding="utf-8")
             continue
-        old = file.read_text(encoding="utf-8") if file.exists() else ""
-        if old != new:
-            stale.append(name)
-            print(*difflib.unified_diff(old.splitlines(), new.splitlines(), name, "as made", lineterm=""), sep="\n")
+        stale.append(name)
+        print(*difflib.unified_diff(old.splitlines(), new.splitlines(), name, "as made", lineterm=""), sep="\n")
     if stale:
         sys.exit(f"{' and '.join(stale)} not current: run python tools/readme.py")
 

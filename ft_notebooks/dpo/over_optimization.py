@@ -59,15 +59,22 @@ def _kl(now: Tensor, before: Tensor) -> float:  # nats a token
     return (now.exp() * (now - before)).sum(-1).mean().item()
 
 # %% ../../nbs/package/dpo/over_optimization.ipynb #51a56f73
-def _measure(model, tok, rows, room: int, scorer=None) -> tuple[dict, Tensor]:
-    "One check on this process; `room` is the maximum of new tokens. Also the distributions at the chosen answers."
+def _measure(model, tok, rows, max_new_tokens: int, scorer=None) -> tuple[dict, Tensor]:
+    "One check on this process, and the distributions at the chosen answers."
     with greedy_decoding(model, tok), keep_random_state():
-        answers, ended = _answers(model, tok, [row["prompt_ids"] for row in rows], room)
+        answers, ended = _answers(model, tok, [row["prompt_ids"] for row in rows], max_new_tokens)
         chosen, now = _of_chosen(model, rows)
         texts = tok.batch_decode(answers, skip_special_tokens=True)
         score = {"score": float(scorer(texts, rows))} if scorer else {}
     shares = {"stop_rate": sum(ended) / len(rows), "length": sum(map(len, answers)) / len(rows)}
-    return {"answers": len(rows), "room": room, **shares, "chosen_logp": chosen, **score, "said": texts}, now
+    return {
+        "answers": len(rows),
+        "max_new_tokens": max_new_tokens,
+        **shares,
+        "chosen_logp": chosen,
+        **score,
+        "said": texts,
+    }, now
 
 # %% ../../nbs/package/dpo/over_optimization.ipynb #c697f2df
 _CURE = (
@@ -82,7 +89,7 @@ def _criteria(start: dict) -> list[str]:  # of the first check
 def _fallen(line: dict, start: dict, before: int = 0) -> str | None:
     "The error message if stop rate or score is below half of its start, else None."
     said = {
-        "stop_rate": f"{line['stop_rate']:.0%} of the answers end within {line['room']} tokens, down from "
+        "stop_rate": f"{line['stop_rate']:.0%} of the answers end within {line['max_new_tokens']} tokens, down from "
         f"{start['stop_rate']:.0%}",
         "score": f"the score of the answers is {line.get('score', 0):.2g}, down from {start.get('score', 0):.2g}",
     }
@@ -112,15 +119,15 @@ def _start_of(file: Path, kept: Path, ids: Tensor, step: int) -> tuple[list[dict
     return lines, start["log_probs"]
 
 
-def _fitting(model, rows, room: int) -> int:
+def _fitting(model, rows, max_new_tokens: int) -> int:
     "The maximum of new tokens, limited by the model's context."
     longest = max(len(row["prompt_ids"]) for row in rows)
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or longest + room
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or longest + max_new_tokens
     if longest >= context:
         raise ValueError(
             f"a prompt has {longest} tokens, but the model's context is {context}; pass max_length to encode_pairs"
         )
-    return min(room, context - longest)
+    return min(max_new_tokens, context - longest)
 
 # %% ../../nbs/package/dpo/over_optimization.ipynb #2d6edb0a
 @overrides(TrainerCallback)
@@ -146,17 +153,17 @@ class CollapseCallback(TrainerCallback):
         self.rows = [rows[i] for i in range(min(8, len(rows)))]
         if not self.rows:
             raise ValueError("CollapseCallback got no rows; pass some pairs from encode_pairs")
-        self.room = max_new_tokens or 2 * max(len(row["chosen_ids"]) for row in self.rows)
+        self.max_new_tokens = max_new_tokens or 2 * max(len(row["chosen_ids"]) for row in self.rows)
 
     def on_train_begin(self, args, state, control, model, **kwargs):
         self.message, self.steps = None, self.every or math.ceil(state.max_steps / 5)
-        self.room = _fitting(model, self.rows, self.room)
+        self.max_new_tokens = _fitting(model, self.rows, self.max_new_tokens)
         self._begin(args, state, model)
         if self.stop and "stop_rate" not in _criteria(self.start) and state.is_world_process_zero:
             count = self.start["answers"]
             print(
-                f"{round(self.start['stop_rate'] * count)} of {count} answers end within {self.room} tokens at the "
-                "start, so the stop rate cannot stop this run"
+                f"{round(self.start['stop_rate'] * count)} of {count} answers end within {self.max_new_tokens} tokens "
+                "at the start, so the stop rate cannot stop this run"
             )
 
     def on_step_end(self, args, state, control, model, **kwargs):
@@ -195,7 +202,7 @@ class CollapseCallback(TrainerCallback):
 
     def _look(self, args, state, model) -> dict:
         "One check as a line of `collapse.jsonl`; the first process's result is used by all processes."
-        measured, now = _measure(model, self.tok, self.rows, self.room, self.scorer)
+        measured, now = _measure(model, self.tok, self.rows, self.max_new_tokens, self.scorer)
         self.before = now if self.before is None else self.before
         line = {"step": state.global_step, "kl": _kl(now, self.before), **measured}
         line = broadcast_object_list([line])[0]

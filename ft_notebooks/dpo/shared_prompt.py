@@ -179,7 +179,7 @@ class SharedPrompt:
     def __init__(
         self,
         trainer: DPOTrainer,  # With its models
-        off: tuple[str, ...] = (),  # Optimizations to leave out: "share", or names of `levers`
+        off: tuple[str, ...] = (),  # Optimizations to leave out: "share", or names of `optimizations`
     ):
         for name, why in _NEEDED.items():
             require(trainer, name, why, DPOTrainer)

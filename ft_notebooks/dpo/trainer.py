@@ -33,7 +33,7 @@ from ..checkpointing.resume import explain_save_error, no_epoch_after_the_end, s
 from ..core.progress import without_library_bars
 from ..core.seams import given_way, overrides, require
 from .shared_prompt import REFERENCE_COLUMNS, SharedPrompt
-from ..training.kernel_patching import levers
+from ..training.kernel_patching import optimizations
 from ..training.preflight import Rows, add_guards, check_start, encoded, ready
 from ..tokenization.padding import check_vocabulary
 from ..training.progress_and_plots import check_trackers, watch
@@ -324,7 +324,7 @@ def dpo_trainer(
     count_rows_once(trainer)
     add_guards(trainer, allow_zero_gradient="hinge" in trainer.loss_types)  # every margin may be large enough
     said = _summary(tok, chosen, trainer)
-    trainer.add_callback(ManifestCallback(trainer, any_world_size, choices=said[0], levers=levers(model)))
+    trainer.add_callback(ManifestCallback(trainer, any_world_size, choices=said[0], optimizations=optimizations(model)))
     if trainer.is_world_process_zero():
         print("\n".join(said))
     return watch(trainer)

@@ -25,7 +25,7 @@ from ..training.out_of_memory import explain_out_of_memory
 from .packing_check import check_apart
 from ..distributed.uneven_batches import count_rows_once, own_batches, own_loss
 from ..checkpointing.resume import explain_save_error, no_epoch_after_the_end, start_of
-from ..training.kernel_patching import LabelHead, levers, speed_up
+from ..training.kernel_patching import LabelHead, optimizations, speed_up
 from ..training.preflight import Rows, add_guards, check_start, encoded, ready
 from ..tokenization.padding import IGNORE
 from ..training.progress_and_plots import check_trackers, watch
@@ -118,7 +118,7 @@ _WITHOUT_EFFECT = {
 
 def _may_be_unpadded(model) -> bool:
     "Whether its attention is computed document by document: ours on a CPU, flash attention on a GPU."
-    return levers(model)["attention"] is None or "flash" in (attention_of(model) or "")
+    return optimizations(model)["attention"] is None or "flash" in (attention_of(model) or "")
 
 
 def _settings(model, rows, output_dir, effective_batch, given, adapter) -> tuple[SFTConfig, Plan]:
@@ -162,7 +162,9 @@ def sft_trainer(
     count_rows_once(trainer)
     add_guards(trainer)
     summary = "; ".join([chosen.said, *given_way(trainer)])
-    trainer.add_callback(ManifestCallback(trainer, any_world_size, choices=summary, levers=levers(trainer.model)))
+    trainer.add_callback(
+        ManifestCallback(trainer, any_world_size, choices=summary, optimizations=optimizations(trainer.model))
+    )
     if trainer.is_world_process_zero():
         print(summary)
     return watch(trainer)

@@ -89,7 +89,7 @@ def add_pad_token(
 ) -> PreTrainedTokenizerBase:  # `tok`, with a separate pad token for which `model` has a row
     """Adds a pad token, if `ensure_pad_token` finds none; the rows of all other tokens stay bit for bit the same.
 
-    `ValueError` if `model` has an adapter, `token` is EOS, or the library gives the token the id of another one.
+    `ValueError` if `model` has an adapter, `token` is EOS, or the library gives the token the id of another token.
     """
     _check_new_pad(tok, model, token)
     if tok.pad_token_id in (None, tok.eos_token_id):

@@ -5,7 +5,7 @@ import lazy_loader
 _names = {
     "batch_plan": ["effective_batch", "plan"],
     "config": ["run_config"],
-    "kernel_patching": ["LabelHead", "levers", "speed_up"],
+    "kernel_patching": ["LabelHead", "optimizations", "speed_up"],
     "gradient_flow": ["GradientFlowCallback", "check_trained"],
     "nan_guard": ["BadStep", "NaNGuard", "find_spikes"],
     "out_of_memory": ["MemoryCheck", "explain_out_of_memory"],

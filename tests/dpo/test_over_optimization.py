@@ -117,7 +117,7 @@ def test_a_scorer_that_fails_leaves_the_model_as_it_was(rows):
 
 
 def line(stop_rate, n=8, **more):
-    return {"step": 3, "answers": n, "room": 9, "stop_rate": stop_rate, "said": ["x"], **more}
+    return {"step": 3, "answers": n, "max_new_tokens": 9, "stop_rate": stop_rate, "said": ["x"], **more}
 
 
 @pytest.mark.parametrize("n", range(1, 9))
@@ -228,8 +228,12 @@ def test_an_answer_has_the_room_that_the_context_leaves(rows):
 
 
 def test_an_answer_has_twice_the_room_of_the_longest_chosen_one_of_eight(rows):
-    assert CollapseCallback(TOK, rows).room == 2 * max(len(row["chosen_ids"]) for row in rows.select(range(8)))
-    assert CollapseCallback(TOK, rows, max_new_tokens=5).room == 5 and len(CollapseCallback(TOK, rows).rows) == 8
+    assert CollapseCallback(TOK, rows).max_new_tokens == 2 * max(
+        len(row["chosen_ids"]) for row in rows.select(range(8))
+    )
+    assert (
+        CollapseCallback(TOK, rows, max_new_tokens=5).max_new_tokens == 5 and len(CollapseCallback(TOK, rows).rows) == 8
+    )
 
 
 def test_the_figure_shows_what_was_heard_and_where_the_guard_waits(rows, tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config, merge_adapter
 from ft_notebooks.sft.packing_check import check_apart, document_leak
 from ft_notebooks.training.cpu_kernels import label_log_probs
-from ft_notebooks.training.kernel_patching import LabelHead, levers, speed_up
+from ft_notebooks.training.kernel_patching import LabelHead, optimizations, speed_up
 
 TOK = tiny_tokenizer()
 ROWS = encode_chats(TOK, appointments(16))[0]
@@ -126,14 +126,14 @@ def test_sixteen_bit_base_without_autocast_stays_with_peft():
 def test_merged_disabled_and_second_adapters_are_left_to_peft():
     model = adapted()
     with model.disable_adapter():
-        assert levers(model)["lora"] is not None
+        assert optimizations(model)["lora"] is not None
     model.merge_adapter()
-    assert levers(model)["lora"] is not None
+    assert optimizations(model)["lora"] is not None
     model.unmerge_adapter()
-    assert levers(model)["lora"] is None
+    assert optimizations(model)["lora"] is None
     model.add_adapter("second", lora_config(model))
     model.base_model.set_adapter(["default", "second"])
-    assert levers(model)["lora"] is not None
+    assert optimizations(model)["lora"] is not None
 
 
 def test_a_hook_on_a_part_is_called_and_one_on_the_layer_too():
@@ -159,7 +159,7 @@ def test_windows_and_other_norms_are_the_models_own():
     mistral = MistralForCausalLM(MistralConfig(**sizes, sliding_window=8))
     gemma = GemmaForCausalLM(GemmaConfig(**sizes, head_dim=8))
     torch.nn.init.normal_(gemma.model.norm.weight)
-    assert "norm" in levers(gemma.requires_grad_(False))["norm"]
+    assert "norm" in optimizations(gemma.requires_grad_(False))["norm"]
     for model in (mistral, gemma.requires_grad_(True)):
         for mine, theirs in zip(loss_and_gradient(model, True), loss_and_gradient(model, False)):
             assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
@@ -248,7 +248,9 @@ def test_a_head_is_ours_where_it_is_covered_and_trls_elsewhere(tmp_path, calls, 
         assert_close(getattr(mine, field), getattr(theirs, field), atol=2e-5, rtol=1e-4)
     assert_close(gradient(model, mine.loss), gradient(model, theirs.loss), atol=2e-5, rtol=1e-3)
     labelled = int(theirs.label_mask.sum())
-    assert calls == ([labelled] if ours else []) and (levers(model)["head"] is None or not ours or name == "a hook")
+    assert calls == ([labelled] if ours else []) and (
+        optimizations(model)["head"] is None or not ours or name == "a hook"
+    )
 
 
 def test_another_call_argument_or_field_is_answered_by_the_model(tmp_path, calls):

@@ -1,0 +1,86 @@
+"The pages that tools/readme.py makes of the lessons: a glossary, what guides say, and the cells for Colab."
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from test_lessons import TERMS
+
+ROOT = Path(__file__).resolve().parents[1]
+NBS = ROOT / "nbs"
+sys.path.append(str(ROOT / "tools"))
+
+import course_pages  # noqa: E402
+
+
+def text(notebook, kind="markdown"):
+    found = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in found if cell["cell_type"] == kind)
+
+
+@pytest.fixture(scope="module")
+def entries():  # term -> its entry
+    found = re.findall(r"^\*\*([^*]+)\*\*: (.+)$", text(NBS / "glossary.ipynb"), flags=re.M)
+    return {term.casefold(): entry for term, entry in found}
+
+
+def test_the_glossary_has_each_term_once_and_in_order(entries):
+    terms = re.findall(r"^\*\*([^*]+)\*\*: ", text(NBS / "glossary.ipynb"), flags=re.M)
+    assert [term.casefold() for term in terms] == sorted(entries) and len(terms) == len(entries)
+    for term in re.split(r"[;\n]\s*", TERMS.strip()):
+        assert any(term.casefold() + end in entries for end in ("", "s", "es")), term
+
+
+def test_an_entry_of_the_glossary_is_a_sentence_of_the_lesson_that_it_links_to(entries):
+    for term, entry in entries.items():
+        sentence, lesson, file = re.fullmatch(r"(.+)\. \(\[lesson (\d+)\]\((\w+\.ipynb)\)\)", entry).groups()
+        assert file.startswith(f"{int(lesson):02}_")
+        told = re.sub(r"\s+", " ", text(NBS / file).replace("**", "")).casefold()
+        assert re.sub(r"\s+", " ", sentence).casefold() in told, term
+
+
+@pytest.mark.parametrize(
+    ("line", "term", "definition"),
+    [
+        ("One. A **token** is a piece. Two.", "token", "A token is a piece."),
+        ("It has parts. Such a part is called a **shard**.", "shard", "It has parts. Such a part is called a shard."),
+        ("- the **state**: what is kept.", "state", "what is kept."),
+        ("| **fit**: too close | fewer epochs |", "fit", "too close."),
+        ("**2. The goal has a solution.** The **policy** is the model.", "policy", "The policy is the model."),
+    ],
+)
+def test_a_definition_is_the_sentence_around_a_term_in_bold(line, term, definition):
+    assert list(course_pages.definitions(line)) == [(term, definition)]
+
+
+def test_bold_sentences_and_questions_are_no_terms():
+    assert list(course_pages.definitions("**May I merge?** Yes. **1.** Count. **The loss falls.**")) == []
+
+
+def test_the_page_on_guides_has_each_row_of_each_table_and_its_links_lead_somewhere():
+    page = text(NBS / "what_guides_say.ipynb")
+    notebooks = [nb for nb in NBS.rglob("*.ipynb") if not any(part[0] == "." for part in nb.relative_to(ROOT).parts)]
+    tables = {
+        nb: course_pages.guides_table(nb) for nb in notebooks if nb.name not in ("index.ipynb", "what_guides_say.ipynb")
+    }
+    claims = [row for rows in tables.values() for row in rows]
+    assert len(claims) > 150 and all(row in page for row in claims)
+    assert len([line for line in page.splitlines() if line.startswith("|") and "---" not in line]) == len(claims) + len(
+        [rows for rows in tables.values() if rows]
+    )
+    for target in re.findall(r"\]\(([\w./]+)\)", page):
+        assert (NBS / target).is_file(), target
+    for row in claims:  # a | in a cell must be escaped, or the table breaks
+        assert len(re.split(r"(?<!\\)\|", row)) == 4, row
+
+
+def test_with_an_address_a_lesson_starts_with_its_badge_and_an_install_cell_and_without_one_it_has_none():
+    lesson, address = NBS / "07_sft.ipynb", "https://github.com/some/where"
+    badge, install, *rest = json.loads(course_pages.with_colab(lesson, address))["cells"]
+    link = "https://colab.research.google.com/github/some/where/blob/main/nbs/07_sft.ipynb"
+    assert link in "".join(badge["source"])
+    assert "".join(install["source"]) == f'#| hub\n%pip install -q "ft-notebooks[lessons] @ git+{address}"'
+    plain = json.loads(course_pages.with_colab(lesson, ""))
+    assert rest == plain["cells"] and not any(cell["id"].startswith("colab-") for cell in rest)

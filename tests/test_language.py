@@ -10,7 +10,7 @@ NBS = Path(__file__).resolve().parents[1] / "nbs"
 NOTEBOOKS = sorted(p for p in NBS.rglob("*.ipynb") if not any(part[0] == "." for part in p.relative_to(NBS).parts))
 INSTEAD = {  # pattern -> what to write; in prose, docstrings, comments and messages alike
     r"\bis no number\b|(?<!there )\bis none\b": "NaN, or what is missing",
-    r"\b(?:is|are) refused\b|(?<!model )(?<!it )\b(?:is|are) told\b|\b(?:it|what) is said\b": "raises `ValueError`, checks, logs",
+    r"\b(?:is|are) refused\b|(?<!model )(?<!it )\b(?:is|are) told\b|\b(?:it|what) is said\b": "raises, checks, logs",
     r"\bheard\b|\blistens?\b(?! on)|must not be heard": "sampled outputs, generates",
     r"\boracles?\b": "reference implementation",
     r"\blevers?\b": "optimizations",

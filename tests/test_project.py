@@ -424,6 +424,8 @@ def test_the_lowest_versions_that_are_tested_are_the_lower_bounds_of_every_depen
         *(need for extra in project["optional-dependencies"].values() for need in extra),
     ]:
         need = Requirement(text)
+        if need.name == "ft-notebooks":  # an extra that holds another one
+            continue
         lowest = [Version(bound.version) for bound in need.specifier if bound.operator in (">=", "==")]
         assert len(lowest) == 1, f"{text} has no lower bound"
         bounds.setdefault(need.name, set()).update(lowest)

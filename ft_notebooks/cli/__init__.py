@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/15_capstone.ipynb #31090936
+# %% ../../nbs/15_capstone.ipynb #08720368
 import lazy_loader
 
 _names = {

@@ -160,7 +160,8 @@ def _generated(model, tok, prompts, batches, max_new_tokens: int, progress: bool
     "The answers by the indices of their prompts; saves each finished batch."
     found: dict[int, dict] = {}
     done = len(prompts) - sum(map(len, batches))
-    bar = progress_bar(total=len(prompts), initial=done, desc="generating", disable=not progress, delay=3)
+    quiet = {} if progress else {"disable": True}  # disable=False would overrule TQDM_DISABLE=1
+    bar = progress_bar(total=len(prompts), initial=done, desc="generating", delay=3, **quiet)
     with greedy_decoding(model, tok), bar:
         prefix = shared_prefix(model, prompts) if batches else None
         for rows in batches:

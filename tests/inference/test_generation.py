@@ -340,3 +340,16 @@ def test_a_bad_conversation_is_refused_before_a_file_is_made(tmp_path):
     with pytest.raises(ValueError, match="conversation 1 must be"):
         answers(tiny_model(), tiny_tokenizer(), [ASK[0], []], 5, file=tmp_path / "answers.jsonl")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("progress", "given"), [(True, {}), (False, {"disable": True})])
+def test_a_bar_is_switched_off_where_it_is_not_wanted_and_else_as_the_environment_says(progress, given, monkeypatch):
+    from ft_notebooks.core.progress import progress_bar
+    from ft_notebooks.inference import generation
+
+    seen = []
+    monkeypatch.setattr(generation, "progress_bar", lambda **kw: seen.append(kw) or progress_bar(**kw))
+    generate(tiny_model(), tiny_tokenizer(), ASK, max_new_tokens=2, progress=progress)
+    assert [{key: kw[key] for key in kw if key == "disable"} for kw in seen] == [
+        given
+    ]  # else TQDM_DISABLE=1 is overruled

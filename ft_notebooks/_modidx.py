@@ -1044,6 +1044,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'ft_notebooks/dpo/shared_rows.py'),
                                               'ft_notebooks.dpo.shared_rows._flash': ( 'package/dpo/shared_rows.html#_flash',
                                                                                        'ft_notebooks/dpo/shared_rows.py'),
+                                              'ft_notebooks.dpo.shared_rows._has_flash': ( 'package/dpo/shared_rows.html#_has_flash',
+                                                                                           'ft_notebooks/dpo/shared_rows.py'),
                                               'ft_notebooks.dpo.shared_rows.pair_attention': ( 'package/dpo/shared_rows.html#pair_attention',
                                                                                                'ft_notebooks/dpo/shared_rows.py'),
                                               'ft_notebooks.dpo.shared_rows.pair_row': ( 'package/dpo/shared_rows.html#pair_row',

@@ -24,7 +24,9 @@ BFLOAT16 = re.compile(r"bfloat16|bf16|bits=(4|8|16)|hardware\(\)")
 LONG = re.compile(
     "|".join(
         [
+            r"package/(core|distributed|tokenization)/",
             r"core/(cpu|proc)",
+            r"package/(evaluation/(answer|judge|metrics)|loading/(example|model_files)|lora/adapter_folder|inference/answer_cache)",
             r"memory_estimate|simulated_step|training_memory|token_embeddings",
             r"data/(dedup|example_task|formats|messages|json_files|read|preference_report)",
             r"test_runs\[\d\d_|test_solutions",

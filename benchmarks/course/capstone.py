@@ -69,7 +69,8 @@ def run(point: dict, quick: bool) -> dict:
         chosen = data["train"][: 16 if quick else n]
         found["tokens"] = sum(map(len, encode_chats(tok, chosen)[0]["input_ids"]))
         model, start = add_adapter(model, lora_config(model, r=16), seed=point["seed"]), time.perf_counter()
-        losses = train(model, tok, chosen, learning_rate=5e-4, effective_batch=8, num_train_epochs=1, seed=point["seed"])
+        settings = {"learning_rate": 5e-4, "effective_batch": 8, "num_train_epochs": 1}
+        losses = train(model, tok, chosen, seed=point["seed"], **settings)
         found |= {"seconds": round(time.perf_counter() - start), "losses": [round(loss, 3) for loss in losses]}
         model = merge_adapter(model)
     test = data["test"][: 4 if quick else 40]

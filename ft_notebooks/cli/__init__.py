@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/15_capstone.ipynb #08720368
+# %% ../../nbs/15_capstone.ipynb #b7c918e6
 import lazy_loader
 
 _names = {

@@ -100,6 +100,12 @@ def _by_block(query, key, value, sizes, scaling, dropout):
         parts.append(F.scaled_dot_product_attention(query[:, :, at], k, v, **how))
     return torch.cat(parts, 2).transpose(1, 2)
 
+
+def _has_flash(query) -> bool:
+    "Whether the kernel of `_flash` runs here: 16 bits, on a card of compute capability 8.0 or more; a T4 has 7.5."
+    capable = query.device.type == "cuda" and torch.cuda.get_device_capability(query.device) >= (8, 0)
+    return capable and query.dtype.itemsize == 2
+
 # %% ../../nbs/package/dpo/shared_rows.ipynb #3bb38767
 _sdpa = AttentionInterface()["sdpa"]  # transformers' own
 _BLOCK = 128  # queries; longer blocks compute more masked scores, shorter blocks need more calls
@@ -129,7 +135,7 @@ def pair_attention(
     if torch.is_autocast_enabled(query.device.type):
         query, key, value = (x.to(torch.get_autocast_dtype(query.device.type)) for x in (query, key, value))
     if dropout or query.device.type != "cpu":
-        if not dropout and query.device.type == "cuda" and query.dtype.itemsize == 2:
+        if not dropout and _has_flash(query):
             return _flash(query, key, value, sizes, scaling), None
         return _by_block(query, key, value, sizes, scaling, dropout), None
     blocks = list(_blocks(sizes, _BLOCK))

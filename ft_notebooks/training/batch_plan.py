@@ -90,7 +90,7 @@ def _precision(hw: Hardware, given) -> dict:
     cuda = hw.device.startswith("cuda")
     fields = {
         "bf16": hw.bf16 and not given.get("fp16"),
-        "fp16": cuda and not hw.bf16 and not given.get("bf16"),
+        "fp16": cuda and not hw.bf16 and given.get("bf16") is None and not given.get("use_cpu"),
         "use_cpu": hw.device == "cpu",
         "dataloader_pin_memory": cuda,
     }

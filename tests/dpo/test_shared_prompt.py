@@ -2,6 +2,7 @@
 
 import random
 import types
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -16,7 +17,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from ft_notebooks.core.seams import attention_of, is_hooked
 from ft_notebooks.dpo.shared_prompt import PairedForward, SharedPrompt, sharing_error, why_not_shared
-from ft_notebooks.dpo.shared_rows import _blocks, _by_block, _flash, pair_attention, pair_row
+from ft_notebooks.dpo.shared_rows import _blocks, _by_block, _flash, _has_flash, pair_attention, pair_row
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import lora_config
 
@@ -223,6 +224,21 @@ def model_of(kind, fields, attention=None):
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **SMALL | {"bos_token_id": 1, "eos_token_id": 2} | fields)
     return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "runs"),
+    [
+        ((7, 5), torch.float16, False),
+        ((8, 0), torch.float16, True),
+        ((8, 9), torch.bfloat16, True),
+        ((9, 0), torch.float32, False),
+    ],
+)
+def test_the_flash_kernel_is_taken_in_16_bits_on_a_card_that_has_it(capability, dtype, runs, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert _has_flash(SimpleNamespace(device=torch.device("cuda", 0), dtype=dtype)) == runs
+    assert not _has_flash(SimpleNamespace(device=torch.device("cpu"), dtype=dtype))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

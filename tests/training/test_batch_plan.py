@@ -134,7 +134,8 @@ def test_a_cpu_keeps_half_of_its_memory_for_others_and_its_processes_share_it(ma
 @pytest.mark.parametrize(
     ("device", "bf16", "given", "said"),
     [("cuda:0", True, {}, "bfloat16"), ("cuda:0", False, {}, "float16"), ("cpu", False, {}, "float32")]
-    + [("cuda:0", True, {"fp16": True}, "float16"), ("cuda:0", True, {"bf16": False}, "float32")],
+    + [("cuda:0", True, {"fp16": True}, "float16"), ("cuda:0", True, {"bf16": False}, "float32")]
+    + [("cuda:0", False, {"bf16": False}, "float32")],
 )
 def test_the_precision_is_the_machines_or_the_one_that_is_given_and_the_estimate_knows(
     machine, device, bf16, given, said

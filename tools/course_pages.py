@@ -54,7 +54,7 @@ def definitions(text):
                 for term in filter(is_term, BOLD.findall(sentence)):
                     found = " ".join(sentences[i - 1 : i + 1] if i and POINTS_BACK.match(sentence) else [sentence])
                     found = re.sub(rf"^(the )?\*\*{re.escape(term)}\*\*: ", "", found)
-                    yield term, found.replace("**", "").rstrip(":.") + "."
+                    yield term, found.replace("**", "").replace(r"\|", "|").rstrip(":.") + "."
 
 
 def glossary():
@@ -78,6 +78,8 @@ def what_guides_say():
     packages = sorted(NBS.glob("package/*/*.ipynb"))
     parts = []
     for notebook in [*lessons(), *packages]:
+        if notebook == packages[0]:
+            parts.append("# In the package\n\nFiner points, each shown by a notebook of the package.")
         if rows := guides_table(notebook):
             name = notebook.relative_to(NBS)
             parts.append(f"## [{title(notebook)}]({name})\n\n| claim | what is true |\n|---|---|\n" + "\n".join(rows))

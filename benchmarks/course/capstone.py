@@ -69,7 +69,7 @@ def run(point: dict, quick: bool) -> dict:
         chosen = data["train"][: 16 if quick else n]
         found["tokens"] = sum(map(len, encode_chats(tok, chosen)[0]["input_ids"]))
         model, start = add_adapter(model, lora_config(model, r=16), seed=point["seed"]), time.perf_counter()
-        settings = {"learning_rate": 5e-4, "effective_batch": 8, "num_train_epochs": 1}
+        settings = {"learning_rate": point.get("rate", 5e-4), "effective_batch": 8, "num_train_epochs": 1}
         losses = train(model, tok, chosen, seed=point["seed"], **settings)
         found |= {"seconds": round(time.perf_counter() - start), "losses": [round(loss, 3) for loss in losses]}
         model = merge_adapter(model)
@@ -83,4 +83,5 @@ def run(point: dict, quick: bool) -> dict:
 
 if __name__ == "__main__":
     points = [{"n": n, "seed": 0} for n in (0, 128, 512, 2048)]
+    points += [{"n": 128, "seed": 0, "rate": rate} for rate in (2e-4, 1e-3)]  # the others: 5e-4
     measure(__file__, points, run, SETTINGS, __doc__)

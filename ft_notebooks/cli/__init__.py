@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/15_capstone.ipynb #b7c918e6
+# %% ../../nbs/15_capstone.ipynb #471deb38
 import lazy_loader
 
 _names = {

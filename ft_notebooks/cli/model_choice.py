@@ -22,7 +22,7 @@ from ..loading.model_files import check_checkpoint, read_config
 from ..loading.quantized_loading import load_model
 from ..lora.adapter import add_adapter, load_adapter, lora_config, merge_adapter
 from ..lora.adapter_folder import trained_bits
-from ..lora.merging import merge_folder
+from ..lora.merging import MOST_KL, merge_folder
 from ..tokenization.padding import load_tokenizer
 
 # %% ../../nbs/package/cli/model_choice.ipynb #2195a0a8
@@ -138,7 +138,8 @@ def merge_command(
     output = args.output or Path(args.run, "merged")
     say(f"{args.run}: merging its adapter into its base in {bits} bits")
     kl, same = merge_folder(folder, output, bits=bits)
-    say(f"on the adapter's own answers: same next token for {same:.1%} of tokens, KL per token {kl:.4f}")
+    say(f"on the adapter's own answers: same next token for {same:.1%} of tokens")
+    say(f"KL per token {kl:.4f}, at most {MOST_KL} is right")
     system = f" --system {shlex.quote(known['system'])}" if known.get("system") else ""
     return f"\nThe model is in {output}. Next: ft eval {output} DATA, or ft chat {output}{system}"
 

@@ -15,9 +15,9 @@ SETTINGS_INI = """\
 # A key is a field of the class that its section stands for: [sft] trl.SFTConfig and [dpo] trl.DPOConfig (and
 # effective_batch), [lora] peft.LoraConfig. [model] has name, bits (4, 8, 16 or 32) and method (lora or full), [data]
 # has eval, allow_cut, allow_equal and allow_long, and messages, prompt, completion, chosen and rejected: the names of
-# these columns in the files, where they differ. [evaluation] has max_new_tokens and batch_size, [run] has world_size
-# (any: resume with a different number of processes). Settings left out keep their defaults; those below differ from
-# them, for a reason.
+# these columns in the files, where they differ. [evaluation] has scorers (names, or file.py:function for one of your
+# own), max_new_tokens and batch_size, [run] has world_size (any: resume with a different number of processes). Settings
+# left out keep their defaults; those below differ from them, for a reason.
 
 [data]
 # a tenth of the rows is held out from training: without it learning and memorizing cannot be told apart

@@ -29,12 +29,13 @@ _BELOW = {10: "several GPUs (10)", 13: "when runs fail (13)"}
 _HERE, _LINE = "#E69F00", "0.35"
 
 # %% ../../nbs/package/core/course.ipynb #e94104b5
-def _box(ax, text, lessons, column, row, here: bool) -> None:
-    numbers = ", ".join(map(str, lessons))
+def _box(ax, text, column, row, here: bool, framed: bool = True) -> Any:  # The frame, None without one
+    font = {"ha": "center", "fontsize": 8, "color": "black"}
     style = {"boxstyle": "round,pad=0.4", "facecolor": _HERE if here else "0.93", "edgecolor": _LINE}
-    ax.text(column, row, f"{text}\n({numbers})", ha="center", va="center", fontsize=8, color="black", bbox=style)
+    drawn = ax.text(column, row, text, va="center", bbox=style if framed or here else None, **font)
     if here:
-        ax.text(column, row + 0.42, "you are here", ha="center", va="bottom", fontsize=8, color="black")
+        ax.text(column, row + 0.15 + 0.13 * len(text.splitlines()), "you are here", va="bottom", **font)
+    return drawn.get_bbox_patch()
 
 # %% ../../nbs/package/core/course.ipynb #f14905ec
 def draw_pipeline(
@@ -46,15 +47,16 @@ def draw_pipeline(
     if lesson not in range(16):
         raise ValueError(f"lesson must be 0 to 15, got {lesson!r}")
     fig, ax = plt.subplots(figsize=(9, 1.9), dpi=100, facecolor="white", layout="constrained")
-    for start, end in _ARROWS:
-        a, b = _BOXES[start][2:], _BOXES[end][2:]
-        arrow = {"arrowstyle": "->", "color": _LINE, "shrinkA": 32, "shrinkB": 32}
-        ax.annotate("", xy=b, xytext=a, arrowprops=arrow)
+    frames = []
     for text, lessons, column, row in _BOXES:
-        _box(ax, text, lessons, column, row, lesson in lessons)
+        numbers = ", ".join(map(str, lessons))
+        frames.append(_box(ax, f"{text}\n({numbers})", column, row, lesson in lessons))
+    for start, end in _ARROWS:  # from frame to frame, whatever their width
+        ends = {"patchA": frames[start], "patchB": frames[end], "shrinkA": 1, "shrinkB": 2}
+        arrow = {"arrowstyle": "->", "color": _LINE, **ends}
+        ax.annotate("", xy=_BOXES[end][2:], xytext=_BOXES[start][2:], arrowprops=arrow)
     for place, (number, text) in enumerate(_BELOW.items()):
-        style = {"facecolor": _HERE, "edgecolor": "none"} if number == lesson else None
-        ax.text(3.6 + 1.6 * place, -0.35, text, ha="center", va="center", fontsize=8, color="black", bbox=style)
+        _box(ax, text, 3.6 + 1.6 * place, -0.35, number == lesson, framed=False)
     ax.set(xlim=(-0.5, 6.5), ylim=(-0.5, 1.75))
     ax.axis("off")
     plt.close(fig)

@@ -46,7 +46,7 @@ def plot_code_book(
     ax.plot(
         even, [0.96] * 15, "|", transform=ax.get_xaxis_transform(), color="#D55E00", ms=10, mew=2, label="evenly spaced"
     )
-    ax.set(xlabel="weight / largest of its block", ylabel="density", yticks=[])
+    ax.set(xlabel="weight / largest of its block", ylabel="density", xticks=[-1, -0.5, 0, 0.5, 1], yticks=[])
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
     return fig

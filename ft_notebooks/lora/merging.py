@@ -6,6 +6,7 @@
 __all__ = ['MOST_KL', 'MOST_KL_OF_ONE', 'check_merged', 'whole_folder', 'merge_folder']
 
 # %% ../../nbs/package/lora/merging.ipynb #93e69473
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,6 +113,8 @@ def merge_folder(
         tok = load_tokenizer(run)
         merge_adapter(load_adapter(run, bits)).save_pretrained(part)
         tok.save_pretrained(part)
+        for file in part.glob("*.safetensors"):  # safetensors 0.8 lets their owner alone read them
+            shutil.copymode(part / "config.json", file)
         model = load_adapter(run, bits)
         if bits == 8:
             model = dequantise_base(model, model.get_base_model().config.dtype).eval()

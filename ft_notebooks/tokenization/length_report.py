@@ -92,7 +92,7 @@ def _draw_empty(ax, empty, batch_size) -> None:
     names, shares = [*empty], [100 * share for share in empty.values()]
     ax.barh(names, shares, height=0.35, color="#E69F00")
     for at, (name, share) in enumerate(zip(names, shares)):
-        ax.annotate(f"{name}: {share:.1f} %", (0, at - 0.22), (1, 2), textcoords="offset points", fontsize=9)
+        ax.annotate(f"{name}: {share:.1f} %", (0, at - 0.22), (5, 2), textcoords="offset points", fontsize=9)
     ax.set(xlim=(0, max(50, 1.1 * max(shares))), ylim=(2.3, -0.7), yticks=[])
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_xlabel(f"empty positions (%), {batch_size} a batch")

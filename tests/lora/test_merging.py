@@ -124,6 +124,7 @@ def test_the_folder_is_plain_and_its_weights_are_tied_as_they_were(adapter, tmp_
         dtypes = {file.get_slice(name).get_dtype() for name in file.keys()}
     assert len(dtypes) == 1 and (dtypes == {"F32"}) == (config["dtype"] == "float32") == (bits == 32)
     assert {p.suffix for p in (tmp_path / "merged").iterdir()} == {".json", ".safetensors", ".jinja"}
+    assert len({p.stat().st_mode for p in (tmp_path / "merged").iterdir()}) == 1  # others can read the weights, too
 
 
 def test_a_head_that_was_trained_is_not_lost_with_the_tie(adapter, tmp_path):

@@ -23,15 +23,29 @@ def test_there_are_three_scripts_of_fewer_than_twelve_lines():
     assert all(len(script) < 12 for script in lines)
 
 
-@pytest.mark.smol
-def test_the_scripts_run_as_they_stand(tmp_path):
+def run_all(folder, model="smollm2()"):
+    "Each script in turn, in `folder`, with the model for which `model` stands."
     from ft_notebooks.loading.example_models import _cache
 
     env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "FT_NOTEBOOKS_CACHE": str(_cache())}
     for number, script in enumerate(SCRIPTS):
-        (tmp_path / f"{number}.py").write_text(script, encoding="utf-8")
+        (folder / f"{number}.py").write_text(script.replace("smollm2()", model), encoding="utf-8")
     each = f"import runpy; [runpy.run_path(f'{{i}}.py', run_name='__main__') for i in range({len(SCRIPTS)})]"
-    run = subprocess.run([sys.executable, "-c", each], cwd=tmp_path, env=env, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", each], cwd=folder, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
-    assert (tmp_path / "runs/sft/report/report.html").is_file()
-    assert all((tmp_path / "runs" / run / "adapter_model.safetensors").is_file() for run in ("sft", "qlora", "dpo"))
+    assert (folder / "runs/sft/report/report.html").is_file()
+    assert all((folder / "runs" / run / "adapter_model.safetensors").is_file() for run in ("sft", "qlora", "dpo"))
+
+
+def test_the_scripts_run_on_the_tiny_model(tmp_path):
+    from ft_notebooks import tiny_model, tiny_tokenizer
+
+    tiny_model().save_pretrained(tmp_path / "tiny")
+    tiny_tokenizer().save_pretrained(tmp_path / "tiny")
+    run_all(tmp_path, '"tiny"')
+
+
+@pytest.mark.smol
+@pytest.mark.slow
+def test_the_scripts_run_as_they_stand(tmp_path):
+    run_all(tmp_path)

@@ -64,7 +64,7 @@ def draw_pipeline(
 
 # %% ../../nbs/package/core/course.ipynb #61f4c791
 def measured(
-    name: str,  # Of a script in benchmarks/course, such as "rates"
+    name: str,  # Of a file: of the script that made it, such as "rates", or "questions" of question_forms.py
     part: str = "rows",  # The file's list of points
 ) -> list[dict]:  # One dict per measured point: its settings and its numbers
     "The points that `benchmarks/course/NAME.py` has measured; `ValueError` names the nearest file for an unknown name."

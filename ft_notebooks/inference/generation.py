@@ -111,10 +111,13 @@ def greedy_decoding(
     core, ends = base_model(model), stop_tokens(model, tok)
     own, training = core.generation_config, model.training
     core.generation_config = GenerationConfig(do_sample=False, eos_token_id=ends or None, pad_token_id=tok.pad_token_id)
+    head = core.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, args: tuple(hidden.contiguous() for hidden in args))
     model.eval()
     try:
         yield
     finally:
+        hook.remove()
         core.generation_config = own
         model.train(training)
 

@@ -15,7 +15,6 @@ import resource
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +27,6 @@ from small_runs import HANGS, ended
 
 STEPS, SAVE, SPREAD = 6, 2, 12  # steps of a run, steps between checkpoints, kills from outside
 SUMS = [{"prompt": f"{n} + {n}?", "completion": "=" * n + str(2 * n)} for n in range(12)]
-ROOT = Path(__file__).resolve().parents[2]
 
 # ---- what runs in the process that forks
 
@@ -520,12 +518,10 @@ def drive(names):
 
 
 @pytest.fixture(scope="module")
-def ran():
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run([sys.executable, __file__, "json"], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout)
+def ran(tmp_path_factory):
+    file = tmp_path_factory.mktemp("ran") / "results.json"
+    assert forked(lambda: file.write_text(json.dumps(drive(SCENARIOS)))) == 0
+    return json.loads(file.read_text())
 
 
 def test_a_run_killed_anywhere_ends_at_the_same_weights(ran):
@@ -791,7 +787,4 @@ def table(rows):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["json"]:
-        print(json.dumps(drive(SCENARIOS)))
-    else:
-        print(table(drive(["kills"])["kills"]))
+    print(table(drive(["kills"])["kills"]))

@@ -73,12 +73,6 @@ print("after the training")
 """
 
 
-def started(folder, step=-1, name="SIGKILL"):
-    "The script of three lines, which gets a signal before a step; its exit code and what it printed."
-    command = [sys.executable, "-c", SCRIPT, str(folder), str(step), name]
-    return subprocess.run(command, capture_output=True, text=True, timeout=HANGS)
-
-
 def in_a_fork(folder, step=-1):
     "The exit code of the script in a fork, which need not import anything; it is killed before a step."
 
@@ -89,24 +83,21 @@ def in_a_fork(folder, step=-1):
     return forked(script)
 
 
-def test_a_script_that_is_killed_and_started_again_ends_with_the_same_weights(tmp_path):
-    assert in_a_fork(tmp_path / "killed", step=3) == -signal.SIGKILL
-    assert not (tmp_path / "killed/complete.json").exists()
-    again = started(tmp_path / "killed")
-    assert (again.returncode, in_a_fork(tmp_path / "whole")) == (0, 0), again.stderr
-    assert f"goes on from {tmp_path / 'killed/checkpoint-2'}" in again.stdout
-    one, other = (Path(tmp_path, run, "adapter_model.safetensors").read_bytes() for run in ("killed", "whole"))
-    assert one == other
-    assert again.stdout.endswith("after the training\n")
-
-
-def test_a_signal_saves_first_and_the_lines_after_fit_do_not_run(tmp_path):
-    stopped = started(tmp_path, step=3, name="SIGTERM")
+def test_a_script_that_is_killed_stopped_and_started_again_ends_with_the_same_weights(tmp_path, capfd):
+    assert in_a_fork(tmp_path / "run", step=3) == -signal.SIGKILL
+    assert not (tmp_path / "run/complete.json").exists()
+    # then in an interpreter of its own, which gets a signal: it saves first, and the lines after fit do not run
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "run"), "4", "SIGTERM"]
+    stopped = subprocess.run(command, capture_output=True, text=True, timeout=HANGS)
+    assert f"goes on from {tmp_path / 'run/checkpoint-2'}" in stopped.stdout, stopped.stderr
     assert stopped.returncode != 0 and "after the training" not in stopped.stdout
-    assert (
-        f"Stopped: SIGTERM: started again, the run goes on from step 4, {tmp_path / 'checkpoint-4'}" in stopped.stderr
-    )
-    assert not (tmp_path / "complete.json").exists()
+    said = f"Stopped: SIGTERM: started again, the run goes on from step 5, {tmp_path / 'run/checkpoint-5'}"
+    assert said in stopped.stderr and not (tmp_path / "run/complete.json").exists()
+    capfd.readouterr()
+    assert (in_a_fork(tmp_path / "run"), in_a_fork(tmp_path / "whole")) == (0, 0)
+    assert capfd.readouterr().out.count("after the training\n") == 2
+    one, other = (Path(tmp_path, run, "adapter_model.safetensors").read_bytes() for run in ("run", "whole"))
+    assert one == other
 
 
 @pytest.mark.parametrize("make", [supervised, preferences])

@@ -102,3 +102,36 @@ def _old_objects_are_no_garbage():
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _pictures_are_empty(request):
+    """To draw the losses into a file takes longer than the run. What is drawn is tested in the figures, and written by
+    the notebooks and in `test_report.py`.
+    """
+    from matplotlib.figure import Figure
+
+    save = Figure.savefig
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.name != "test_report.py":
+            patch.setattr(Figure, "savefig", lambda self, *args, **kwargs: save(Figure(), *args, **kwargs))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _a_card_is_compiled_once():
+    "The model card in each checkpoint is made of templates, which the libraries compile anew each time."
+    from jinja2 import Environment
+
+    compiled, compile_template = {}, Environment.compile
+
+    def look_up(self, source, *args, **kwargs):
+        settings = type(self), self.trim_blocks, self.lstrip_blocks, *self.extensions
+        key = (source, settings, args, *kwargs.items())
+        if key not in compiled:
+            compiled[key] = compile_template(self, source, *args, **kwargs)
+        return compiled[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Environment, "compile", look_up)
+        yield

@@ -1,8 +1,8 @@
 """Where a release renames what the package hangs on, a run keeps its guarantees or does not begin, and says why.
 
 Each test is a run of `guarantees.py` with one name renamed (`renamed.py`). Two of them, drawn with a seed, stand for
-all (three where slow tests run); `ALL_RENAMES=1` runs every one. `PYTHONPATH=. python tests/seams/test_renames.py --table [NAME...]` prints what
-becomes of a run as a table.
+all (three where slow tests run); `ALL_RENAMES=1` runs every one. `PYTHONPATH=. python tests/seams/test_renames.py
+--table [NAME...]` prints what becomes of a run as a table.
 """
 
 import functools

@@ -100,7 +100,7 @@ def trained(stage, method, folder, **given):
 
 
 CASES = [(stage, method) for stage in ("sft", "packed", "dpo") for method in ("full", "lora")]
-CASES_OF = {2: CASES, 4: [("sft", "full"), ("packed", "lora"), ("dpo", "full")]}
+CASES_OF = {2: CASES, 4: [("packed", "lora"), ("dpo", "full")]}
 
 
 def all_cases(folder, cases=CASES):

@@ -1,5 +1,6 @@
 "What all tests share: no network, and the real model only where it already is"
 
+import functools
 import gc
 import inspect
 import json
@@ -12,15 +13,14 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests run two at a time
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports huggingface_hub, which reads it once
-processors.without_vnni()
 
 
 # what compares floating-point numbers: by a function for it, or with a bound or an expected value written as one
 NUMBERS = re.compile(r"allclose|assert_close|isclose|approx\(|torch\.equal|[<>=]=? *-?\d*\.\d|[<>=]=? *-?\d+e-|losses")
 # what computes in bfloat16, or in bits that are computed in it: alone changed where a processor lacks its instructions
 BFLOAT16 = re.compile(r"bfloat16|bf16|bits=(4|8|16)|hardware\(\)")
-# what takes long for processes, files or a whole command, and compares no numbers that a shorter proof does not compare
-# too
+# what takes long for processes, files or a whole command, or asks for files, errors and orders, which no processor
+# rounds; it compares no numbers that a shorter proof does not compare too: for a notebook, the tests of its subject
 LONG = re.compile(
     "|".join(
         [
@@ -30,6 +30,8 @@ LONG = re.compile(
             r"memory_estimate|simulated_step|training_memory|token_embeddings",
             r"data/(dedup|example_task|formats|messages|json_files|read|preference_report)",
             r"test_runs\[\d\d_|test_solutions",
+            r"package/(data/(chat|preference)_encoding|dpo/(over_optimization|reference|shared_prompt)|lora/merging)",
+            r"package/training/preflight",
             r"(sft|dpo)/trainer",
             r"distributed/(launcher|sharded_save|uneven_batches)",
             r"evaluation/(comp|html|lm_eval|report|runner|score|statistics)",
@@ -38,9 +40,16 @@ LONG = re.compile(
             r"cli/",
             r"test_(cli|cpu_threads|dedup|equality|finished|hosts|metrics_log|quantization_error|report|sharded_save|statistics)",
             r"killed|two_processes|resumed|goes_on|the_demos|compiled_model",
+            r"refused|what_peft_saves|script_saves|higher_learning_rate|shuffled|bootstrap|no_random_state|a_picture",
+            r"_without\[\{'gradient_|_of_trls\[(accumulated|smoothed)",  # one setting of several
         ]
     )
 )
+
+
+def pytest_configure(config):
+    if not config.option.numprocesses:  # a process that runs tests, and not one that deals them out
+        processors.without_vnni()
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -56,18 +65,23 @@ def pytest_ignore_collect(collection_path, config):
     return True
 
 
-def pytest_collection_modifyitems(items):
+@functools.cache
+def source_of(function) -> str:
+    return inspect.getsource(function)
+
+
+def pytest_collection_modifyitems(config, items):
     """`numbers` marks what compares numbers, which other processors round otherwise: `.ci/run` runs it as on several of
     them. The notebooks come first, since the lessons run one after the other and take longest.
     """
     items.sort(key=lambda item: item.path.name != "test_notebooks.py")
-    for item in items:
+    for item in items if config.option.markexpr else ():
         notebook = item.callspec.params.get("nb") if item.originalname == "test_runs" else None
         if notebook:
             cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
             source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
         else:
-            source = inspect.getsource(item.function)
+            source = source_of(item.function)
         if NUMBERS.search(source) and not LONG.search(item.nodeid):
             item.add_marker("numbers")
             if BFLOAT16.search(source):
@@ -102,3 +116,36 @@ def _old_objects_are_no_garbage():
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _pictures_are_empty(request):
+    """To draw the losses into a file takes longer than the run. What is drawn is tested in the figures, and written by
+    the notebooks and in `test_report.py`.
+    """
+    from matplotlib.figure import Figure
+
+    save = Figure.savefig
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.name != "test_report.py":
+            patch.setattr(Figure, "savefig", lambda self, *args, **kwargs: save(Figure(), *args, **kwargs))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _a_card_is_compiled_once():
+    "The model card in each checkpoint is made of templates, which the libraries compile anew each time."
+    from jinja2 import Environment
+
+    compiled, compile_template = {}, Environment.compile
+
+    def look_up(self, source, *args, **kwargs):
+        settings = type(self), self.trim_blocks, self.lstrip_blocks, *self.extensions
+        key = (source, settings, args, *kwargs.items())
+        if key not in compiled:
+            compiled[key] = compile_template(self, source, *args, **kwargs)
+        return compiled[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Environment, "compile", look_up)
+        yield

@@ -4,6 +4,7 @@ import codecs
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ ASCII = {
     "PYTHONUTF8": "0",
     "PYTHONCOERCECLOCALE": "0",
     "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
 }  # the locale of a cron job or container
 ANSWER = "naïve – 漢字 ✓"
 
@@ -85,6 +87,11 @@ def test_what_the_encoding_has_no_character_for_is_shown_as_an_escape(ran):
     assert "\\xabna\\xefve \\u2013 \\u6f22" in said["sft"] and "The run is in runs/sft" in said["sft"]
     assert "\\xabna\\xefve" in said["dpo"] and "The run is in runs/dpo" in said["dpo"]
     assert "report" in said["eval"]
+
+
+def test_a_new_process_chooses_its_threads_and_says_how_many_and_why(ran):
+    said, _ = ran
+    assert re.search(r"^1 thread \(\d+ CPUs?, OMP_NUM_THREADS=1\)$", said["sft"], flags=re.M)
 
 
 def test_what_is_typed_is_read_as_utf_8(ran):

@@ -19,7 +19,7 @@ NBS = sorted(  # but the solutions, which tests/test_solutions.py runs
     if p.parent.name != "solutions" and not any(part[0] in "_." for part in p.relative_to(ROOT).parts)
 )
 RUN_EACH = """
-import gc, os, psutil, sys, time
+import gc, os, sys
 flags, folder, *notebooks = sys.argv[1:]
 # elsewhere, or with an open GPU, it cannot be forked
 if sys.platform == "linux" and not os.path.exists("/dev/nvidiactl"):
@@ -49,31 +49,21 @@ def run(numbers):  # the notebooks with these numbers, one after the other, each
         with open(f"{folder}/{number}.code", "w") as file:
             file.write(str(code))
 
-def idle():  # a core, in the last second; asked again and again
-    global asked
-    if time.monotonic() - asked < 1:
-        return False
-    asked = time.monotonic()
-    return psutil.cpu_percent() < 75
-
 # the lessons one after the other, in their order, since each goes on with what the one before it has trained
 lessons = [i for i, name in enumerate(notebooks) if os.path.basename(os.path.dirname(name)) == "nbs"]
 waiting = [lessons] * bool(lessons) + [[i] for i in range(len(notebooks)) if i not in lessons]
-running, asked = set(), 0
-psutil.cpu_percent()
+running = set()
 while waiting or running:
-    # a second one beside the first while a core is idle: beside pytest's other process, three would be slower
-    while waiting and (not running or (len(running) < 2 and idle())):
+    while waiting and len(running) < 2:
         numbers = waiting.pop(0)
         if pid := os.fork():
             running.add(pid)
         else:
+            if numbers != lessons:
+                os.nice(5)  # takes what the lessons, which last longest, and pytest's other process leave
             run(numbers)
             sys.exit()
-    pid, status = os.waitpid(-1, os.WNOHANG if waiting and len(running) < 2 else 0)
-    running.discard(pid)
-    if not pid:
-        time.sleep(0.05)
+    running.discard(os.wait()[0])
 """  # a process for each notebook, forked from one that has imported the libraries: quick, and all its memory goes back
 
 

@@ -2,11 +2,13 @@
 
 import os
 import re
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
+from ranks_of import ended, forked
+
+from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 SECTION = (ROOT / "README.md").read_text(encoding="utf-8").partition("## In a script")[2].partition("\n## ")[0]
@@ -25,21 +27,21 @@ def test_there_are_three_scripts_of_fewer_than_twelve_lines():
 
 def run_all(folder, model="smollm2()"):
     "Each script in turn, in `folder`, with the model for which `model` stands."
-    from ft_notebooks.loading.example_models import _cache
-
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "FT_NOTEBOOKS_CACHE": str(_cache())}
     for number, script in enumerate(SCRIPTS):
         (folder / f"{number}.py").write_text(script.replace("smollm2()", model), encoding="utf-8")
-    each = f"import runpy; [runpy.run_path(f'{{i}}.py', run_name='__main__') for i in range({len(SCRIPTS)})]"
-    run = subprocess.run([sys.executable, "-c", each], cwd=folder, env=env, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr[-3000:]
+
+    def each():
+        os.chdir(folder)
+        for number in range(len(SCRIPTS)):
+            runpy.run_path(f"{number}.py", run_name="__main__")
+
+    [code] = ended([forked(each, folder, "said")])
+    assert code == 0, (folder / "said.log").read_text()[-3000:]
     assert (folder / "runs/sft/report/report.html").is_file()
     assert all((folder / "runs" / run / "adapter_model.safetensors").is_file() for run in ("sft", "qlora", "dpo"))
 
 
 def test_the_scripts_run_on_the_tiny_model(tmp_path):
-    from ft_notebooks import tiny_model, tiny_tokenizer
-
     tiny_model().save_pretrained(tmp_path / "tiny")
     tiny_tokenizer().save_pretrained(tmp_path / "tiny")
     run_all(tmp_path, '"tiny"')

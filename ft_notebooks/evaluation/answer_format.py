@@ -9,10 +9,8 @@ __all__ = ['read_json', 'valid_json', 'key_order', 'json_schema', 'matches']
 import json
 from collections.abc import Callable
 
-import jsonschema
 import referencing
 import regex
-from jsonschema.validators import validator_for
 from referencing.jsonschema import DRAFT202012
 
 # %% ../../nbs/package/evaluation/answer_format.ipynb #3cf02c60
@@ -86,9 +84,15 @@ def _check_parts(resource, resolver, formats) -> None:
 # %% ../../nbs/package/evaluation/answer_format.ipynb #fb1053c1
 def _draft(schema: dict):
     "The validator class of the schema's draft; raises `ValueError` for an invalid JSON Schema."
+    import jsonschema  # takes long where the libraries that check formats are installed
+
     if not isinstance(schema, dict):
         raise ValueError(f"json_schema: a JSON Schema must be a dict, got {schema!r}")
-    kind = validator_for(schema, default=None) if "$schema" in schema else jsonschema.Draft202012Validator
+    kind = (
+        jsonschema.validators.validator_for(schema, default=None)
+        if "$schema" in schema
+        else jsonschema.Draft202012Validator
+    )
     if kind is None:
         raise ValueError(f"json_schema: $schema is {schema['$schema']!r}, a draft that jsonschema does not know")
     try:

@@ -67,11 +67,12 @@ def _peak(config, tokens: int, **settings) -> float:  # Bytes
     tokens = max(tokens, 64)
     below = 8 ** int(math.log(tokens + 0.5, 8))
     try:
-        ends = [_estimate(config, n, **settings).total for n in (below, 8 * below)]
+        low = _estimate(config, below, **settings).total
+        high = low if tokens == below else _estimate(config, 8 * below, **settings).total
     except Exception as e:  # any library internal of the estimate may have changed
         why = str(e) if isinstance(e, NameGone) else f"the estimate raised {type(e).__name__}: {e}"
         raise NotEstimated(why.partition("\n")[0]) from e
-    return ends[0] + (ends[1] - ends[0]) * (tokens - below) / (7 * below)
+    return low + (high - low) * (tokens - below) / (7 * below)
 
 # %% ../../nbs/package/loading/training_memory.ipynb #f5c12089
 CHECKPOINTING_FIELDS = ("activation_checkpointing", "gradient_checkpointing")  # the name, and its former name

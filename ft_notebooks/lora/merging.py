@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.files import atomic_path
@@ -20,7 +19,7 @@ from ..loading.quantization_error import token_distances
 from ..loading.quantized_loading import load_model
 from .adapter import dequantise_base, load_adapter, merge_adapter
 from .adapter_folder import trained_bits
-from ..tokenization.padding import load_tokenizer
+from ..tokenization.padding import load_tokenizer, pad_batch
 
 # %% ../../nbs/package/lora/merging.ipynb #67c0af68
 MOST_KL = 0.01  # nats a token: ten times the effect of bfloat16 rounding in 30 layers, twice that in 80
@@ -74,26 +73,18 @@ _QUESTIONS = (
 
 def _sampled_rows(model: PreTrainedModel, tok: PreTrainedTokenizerBase) -> list[list[int]]:
     "Token ids of three questions, each with four answers sampled from the model."
-    rows: list[list[int]] = []
-    for question in _QUESTIONS:
-        if tok.chat_template:
-            messages = [{"role": "user", "content": question}]
-            ids = tok.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-        else:
-            ids = tok(question).input_ids
-        prompt = torch.tensor([ids], device=model.device)
-        sampling = {
-            "do_sample": True,
-            "num_return_sequences": 4,
-            "max_new_tokens": 32,
-            "pad_token_id": tok.pad_token_id,
-        }
-        with keep_random_state(0):
-            answers = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), **sampling)
-        for answer in answers[:, len(ids) :].tolist():
-            end = answer.index(tok.pad_token_id) if tok.pad_token_id in answer else len(answer)
-            rows.append(ids + answer[:end])
-    return rows
+    if tok.chat_template:
+        chats = [[{"role": "user", "content": question}] for question in _QUESTIONS]
+        prompts = tok.apply_chat_template(chats, add_generation_prompt=True, return_dict=False)
+    else:
+        prompts = tok(list(_QUESTIONS)).input_ids
+    batch = pad_batch(prompts, tok.pad_token_id, side="left")
+    inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
+    sampling = {"do_sample": True, "num_return_sequences": 4, "max_new_tokens": 32, "pad_token_id": tok.pad_token_id}
+    with keep_random_state(0):
+        sampled = model.generate(**inputs, **sampling)[:, batch["input_ids"].shape[1] :].tolist()
+    ends = [answer.index(tok.pad_token_id) if tok.pad_token_id in answer else len(answer) for answer in sampled]
+    return [prompts[n // 4] + answer[:end] for n, (answer, end) in enumerate(zip(sampled, ends))]
 
 # %% ../../nbs/package/lora/merging.ipynb #25474f4d
 def merge_folder(

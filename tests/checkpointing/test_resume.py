@@ -15,7 +15,6 @@ import resource
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,9 +25,8 @@ from types import SimpleNamespace
 import pytest
 from small_runs import HANGS, ended
 
-STEPS, SAVE, SPREAD = 6, 2, 12  # steps of a run, steps between checkpoints, kills from outside
+STEPS, SAVE, SPREAD = 6, 2, 6  # steps of a run, steps between checkpoints, kills from outside
 SUMS = [{"prompt": f"{n} + {n}?", "completion": "=" * n + str(2 * n)} for n in range(12)]
-ROOT = Path(__file__).resolve().parents[2]
 
 # ---- what runs in the process that forks
 
@@ -119,22 +117,6 @@ def noted(run, rank=0):
 
 def aside(run):
     return sorted(p.name for p in run.glob("*-checkpoint-*"))
-
-
-def compile_once():
-    """The cards in a checkpoint are made of templates that jinja compiles anew each time; not in what is forked from
-    here.
-    """
-    from jinja2 import Environment
-
-    compiled, compile_template = {}, Environment.compile
-
-    def look_up(self, source, name=None, filename=None, raw=False, defer_init=False):
-        if (source, raw) not in compiled:
-            compiled[source, raw] = compile_template(self, source, name, filename, raw, defer_init)
-        return compiled[source, raw]
-
-    Environment.compile = look_up
 
 
 CHANGES = {"mkdir", "open", "serialize_file", "save", "write_end_of_file", "replace", "unlink", "rmdir"}  # C functions
@@ -502,7 +484,6 @@ def drive(names):
     "What each scenario returned, or how it failed."
     results = {}
     with tempfile.TemporaryDirectory() as tmp:
-        compile_once()
         trainer = make(Path(tmp) / "made", save_total_limit=2)
         gc.collect()
         gc.freeze()  # a child does not touch, and so copy, what is there already
@@ -520,12 +501,10 @@ def drive(names):
 
 
 @pytest.fixture(scope="module")
-def ran():
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run([sys.executable, __file__, "json"], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout)
+def ran(tmp_path_factory):
+    file = tmp_path_factory.mktemp("ran") / "results.json"
+    assert forked(lambda: file.write_text(json.dumps(drive(SCENARIOS)))) == 0
+    return json.loads(file.read_text())
 
 
 def test_a_run_killed_anywhere_ends_at_the_same_weights(ran):
@@ -533,7 +512,7 @@ def test_a_run_killed_anywhere_ends_at_the_same_weights(ran):
     assert not isinstance(rows, str), rows
     killed = [row for row in rows if row["exit"] in (-signal.SIGKILL, -signal.SIGPROF)]
     assert [row for row in rows if row["exit again"] or not row["same"]] == []
-    assert len(killed) >= 30
+    assert len(killed) >= 24
     assert sum(row["limit"] == 1 and row["where"].startswith("in the save") for row in killed) >= 15
     assert {None, "checkpoint-2", "checkpoint-4"} <= {row["from"] for row in killed}
 
@@ -791,7 +770,4 @@ def table(rows):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["json"]:
-        print(json.dumps(drive(SCENARIOS)))
-    else:
-        print(table(drive(["kills"])["kills"]))
+    print(table(drive(["kills"])["kills"]))

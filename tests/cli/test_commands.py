@@ -821,7 +821,8 @@ def test_weights_that_are_trained_themselves_are_of_32_bits(here, capsys, monkey
 @pytest.fixture(params=[4, 16])
 def warm(copied, request):
     "The bits of a run that has learnt something; no pair of tokens is nearly a tie any more."
-    copied("sft.max_steps=30", "sft.learning_rate=0.01", "data.eval=last:4", f"model.bits={request.param}")
+    taught = "sft.max_steps=30", "sft.learning_rate=0.01", "sft.effective_batch=4", "data.eval=last:4"
+    copied(*taught, f"model.bits={request.param}")
     return request.param
 
 

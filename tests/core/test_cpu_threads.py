@@ -144,11 +144,12 @@ def test_threads_follow_the_load_and_no_variable_of_the_user_changes(monkeypatch
     assert {name: environ[name] for name in VARIABLES if name in environ} == {**variables, **wanted}
 
 
-def test_openmp_reads_what_is_set_and_only_torch_imports_torch():
+def test_openmp_reads_what_is_set_only_torch_imports_torch_and_to_call_it_again_is_no_mistake():
     told = fresh(
         BUSY.format(0.2)
         + USE
-        + "\nimport sys\nprint('torch' in sys.modules)\nimport torch\nprint(torch.get_num_threads())",
+        + "\nimport sys\nprint('torch' in sys.modules)\nimport torch\nprint(torch.get_num_threads())"
+        + "\nassert threads.use_cpu_threads() is found",
         OMP_DISPLAY_ENV="verbose",
     )
     assert told.out.splitlines()[1:] == ["False", "1"] and "2 CPUs, 0.2 of them idle" in told.out
@@ -156,9 +157,7 @@ def test_openmp_reads_what_is_set_and_only_torch_imports_torch():
         assert f"GOMP_SPINCOUNT = '{SPINS}'" in told.err
 
 
-def test_to_call_it_again_is_no_mistake_and_to_call_it_late_is_one():
-    told = fresh(BUSY.format(0.2) + USE + "\nimport torch\nassert threads.use_cpu_threads() is found")
-    assert "0.2 of them idle" in told.out
+def test_to_call_it_late_is_a_mistake():
     with pytest.raises(RuntimeError, match="restart the kernel"):
         use_cpu_threads.__wrapped__()
 
@@ -196,20 +195,7 @@ def test_a_run_that_goes_on_takes_the_threads_that_it_began_with(tmp_path, monke
         assert fresh(FT, *words.split()).out == f"asked {wanted}\nFalse\n"
 
 
-def test_ft_logs_how_many_threads_there_are_and_why(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    code = (
-        BUSY.format(0.2)
-        + """
-from ft_notebooks.cli import commands
-def call(args):
-    from ft_notebooks.cli.console import quiet_libraries
-    quiet_libraries(args.threads)
-commands._call = call
-commands.main(["sft", "a.jsonl"])
-"""
-    )
-    assert fresh(code, CUDA_VISIBLE_DEVICES="").out == "1 thread (2 CPUs, 0.2 of them idle)\n"
+def test_the_reason_names_the_variables_that_were_there():  # tests/test_encodings.py reads it in what `ft sft` prints
     assert str(CpuThreads(2, None, SPIN, {"OMP_NUM_THREADS": "1"})) == "2 CPUs, OMP_NUM_THREADS=1"
 
 

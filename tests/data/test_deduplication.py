@@ -2,14 +2,9 @@
 
 import logging
 import math
-import os
 import random
-import subprocess
-import sys
 import warnings
 from collections import Counter
-from contextlib import redirect_stdout
-from io import StringIO
 from itertools import combinations, product
 
 import pytest
@@ -239,24 +234,6 @@ def test_the_order_of_the_rows_does_not_change_the_groups():
     order = rng.sample(range(300), 300)
     one, other = together(asking(*questions)), together(asking(*[questions[i] for i in order]))
     assert {tuple(sorted(order[i] for i in group)) for group in other} == one and len(one) > 50
-
-
-def test_the_groups_do_not_depend_on_the_process():
-    code = (
-        "import random; from datasets import Dataset; from ft_notebooks.data.deduplication import split, overlap\n"
-        "rng = random.Random(3)\n"
-        "texts = [[f'w{rng.randrange(900)}' for _ in range(40)] for _ in range(100)]\n"
-        "texts += [t[:7] + ['new'] + t[8:] for t in texts[:60]]\n"
-        "rows = [[dict(role='user', content=' '.join(t)), dict(role='assistant', content='ok')] for t in texts]\n"
-        "d = Dataset.from_dict({'messages': rows}); sides = split(d, 0.3, 1)\n"
-        "print(sides['test'][:], sides['test'].info.description)\n"
-        "print(overlap(d.select(range(100)), d.select(range(100, 160))))"
-    )
-    env = {**os.environ, "PYTHONHASHSEED": "12345"}
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
-    with redirect_stdout(StringIO()) as here:
-        exec(code, {})
-    assert run.stdout == here.getvalue() and "60 are near-duplicates" in run.stdout
 
 
 # --- forms

@@ -1,23 +1,13 @@
 "The example task: which notes there are, and that they are the same everywhere."
 
-import os
 import random
 import re
-import subprocess
-import sys
 
 import pytest
 
 from ft_notebooks.data import example_task
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.data.read import read_chats
-
-
-def test_appointments_do_not_depend_on_the_process():
-    code = "from ft_notebooks.data.example_task import appointments; print(appointments(20, seed=3)[:])"
-    env = {**os.environ, "PYTHONHASHSEED": "12345"}
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
-    assert run.stdout.strip() == str(appointments(20, seed=3)[:])
 
 
 def test_appointments_disturb_nobody_elses_random_numbers():

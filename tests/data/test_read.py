@@ -3,14 +3,14 @@ import json
 import os
 import pickle
 import random
-import subprocess
-import sys
+import signal
 import time
 import tracemalloc
 
 import datasets
 import pytest
 from datasets import Dataset, DatasetDict, Json, List, Value
+from small_runs import forked, several
 
 from ft_notebooks.data import read, readers
 from ft_notebooks.data.deduplication import split
@@ -260,15 +260,11 @@ def test_a_long_value_is_shortened():
     assert len(refused([{"messages": [{"role": "user", "content": "a", "k" * 10_000: 1}]}])) < 400
 
 
-def test_an_edited_file_is_read_anew_also_by_another_process(write):
-    code = "from ft_notebooks.data.read import read_chats; print(read_chats('a.jsonl')[0]['messages'][1]['content'])"
+def test_an_edited_file_is_read_anew(write):
     for answer in ("first", "second"):
         write("a.jsonl", json.dumps({**ALPACA, "output": answer}))
-        assert read_chats("a.jsonl")[0]["messages"][1]["content"] == answer
-    write("a.jsonl", json.dumps({**ALPACA, "output": "third"}))
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "third"
-    assert read_chats("a.jsonl").cache_files == []
+        read = read_chats("a.jsonl")
+        assert read[0]["messages"][1]["content"] == answer and read.cache_files == []
 
 
 # --- what a table could change
@@ -428,46 +424,25 @@ def test_what_a_killed_reading_left_is_never_believed_and_removed_after_an_hour(
     assert read_chats(rows)[1999] == rows[0]
 
 
-KILLED = """
-import datasets, os, sys
-from ft_notebooks.data import read as data
-data._IN_MEMORY, datasets.config.HF_DATASETS_CACHE = 1000, sys.argv[1]
-class Rows(list):
+class Killed(list):
     def __iter__(self):
         yield from [{"prompt": "a" * 1000, "completion": "b"}] * 3000
-        os.kill(os.getpid(), 9)
-data.read_chats(Rows())
-"""
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_reading_killed_in_the_middle_leaves_a_part_and_no_table(on_disk):
-    run = subprocess.run([sys.executable, "-c", KILLED, str(on_disk.parent)], capture_output=True)
-    assert run.returncode == -9
+    assert forked(lambda: read_chats(Killed())) == -signal.SIGKILL
     assert [path.name[:5] for path in on_disk.iterdir()] == ["part-"]
 
 
-TOGETHER = """
-import datasets, sys
-from ft_notebooks.data import read as data
-data._IN_MEMORY, datasets.config.HF_DATASETS_CACHE = 1000, sys.argv[1]
-print("starts", flush=True)
-for _ in range(5):
-    read = data.read_chats([{"prompt": f"{n}", "completion": "b"} for n in range(2000)])
-    assert [row[0]["content"] for row in read["messages"]] == [f"{n}" for n in range(2000)]
-"""
-
-
 def test_several_processes_may_read_the_same_at_once(on_disk):
-    rows = [{"prompt": f"{n}", "completion": "b"} for n in range(2000)]
-    readings = 0
-    code = [sys.executable, "-c", TOGETHER, str(on_disk.parent)]
-    with subprocess.Popen(code, stdout=subprocess.PIPE, text=True) as run:
-        assert run.stdout.readline() == "starts\n"
-        while run.poll() is None:
-            found = read_chats(rows)["messages"]
-            assert [row[0]["content"] for row in found] == [row["prompt"] for row in rows]
-            readings += 1
-    assert run.returncode == 0 and readings
+    def readings():
+        for _ in range(5):
+            found = read_chats([{"prompt": f"{n}", "completion": "b"} for n in range(2000)])
+            assert [row[0]["content"] for row in found["messages"]] == [f"{n}" for n in range(2000)]
+        return "read"
+
+    assert several(readings, readings) == ["read", "read"]
     assert len(list(on_disk.iterdir())) == 1
 
 

@@ -14,7 +14,6 @@ import pytest
 import sacrebleu
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from jsonschema import Draft202012Validator
 from rouge_score.rouge_scorer import RougeScorer
 
 from ft_notebooks.evaluation import metrics
@@ -269,6 +268,8 @@ def test_a_schema_that_leads_to_itself_in_any_way_is_followed(schema):
 
 
 def test_a_format_whose_library_is_missing_is_refused_and_not_passed(monkeypatch):
+    from jsonschema import Draft202012Validator
+
     assert score(json_schema({"format": "date-time"}), '"yesterday"') == 0
     checkers = {k: v for k, v in Draft202012Validator.FORMAT_CHECKER.checkers.items() if k != "date-time"}
     monkeypatch.setattr(Draft202012Validator.FORMAT_CHECKER, "checkers", checkers)

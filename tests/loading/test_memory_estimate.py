@@ -96,6 +96,7 @@ def test_every_part_is_exact_for_every_architecture(name, method, checkpointing,
     guess = estimate_memory(CONFIGS[name], method, batch=3, length=37, checkpointing=checkpointing, dtype=dtype)
     measured = really(CONFIGS[name], method, checkpointing, dtype, ids)
     assert {part: getattr(guess, part) for part in measured} == measured
+    assert min(vars(guess).values()) >= 0 and guess.total == sum(vars(guess).values())
 
 
 def test_the_peak_in_a_layer_that_is_recomputed_is_what_the_allocator_had_given_out():
@@ -136,14 +137,15 @@ def test_the_configuration_and_the_adapter_that_were_given_stay_as_they_were():
 def test_a_few_layers_tell_what_all_of_them_cost(method, checkpointing, device, monkeypatch):
     settings = dict(method=method, length=64, batch=2, checkpointing=checkpointing, device=device)
     short = estimate_memory(CONFIGS["llama"], **settings)
+    assert min(vars(short).values()) >= 0 and short.total == sum(vars(short).values())
     monkeypatch.setattr("ft_notebooks.loading.simulated_step._periods", lambda model: (5, 5, 0))
     assert short == estimate_memory(CONFIGS["llama"], **settings)
 
 
 def test_layers_that_alternate_are_counted_by_their_period(monkeypatch):
-    short = estimate_memory(CONFIGS["gemma3"], length=64)
+    short = estimate_memory(CONFIGS["gemma3"], "full", length=64)
     monkeypatch.setattr("ft_notebooks.loading.simulated_step._periods", lambda model: (7, 7, 0))
-    assert short == estimate_memory(CONFIGS["gemma3"], length=64)
+    assert short == estimate_memory(CONFIGS["gemma3"], "full", length=64)
 
 
 def test_nothing_is_loaded_and_no_random_number_is_drawn():
@@ -170,25 +172,12 @@ def test_bitsandbytes_still_quantises_after_an_estimate():
 
 
 def test_more_never_takes_less():
-    base = estimate_memory(CONFIGS["llama"], length=64, batch=2).total
-    assert estimate_memory(CONFIGS["llama"], length=65, batch=2).total > base
-    assert estimate_memory(CONFIGS["llama"], length=64, batch=3).total > base
-    assert estimate_memory(CONFIGS["llama"], length=64, batch=2, checkpointing=False).total > base
-    assert estimate_memory(CONFIGS["llama"], length=64, batch=2, device="cpu", checkpointing=True).total > base
-    assert estimate_memory(CONFIGS["llama"], length=64, batch=2, labelled=0.3).total < base
-
-
-def test_the_sum_of_the_parts_is_the_total_and_none_is_negative():
-    for method, checkpointing, whole in (
-        ("full", False, True),
-        ("full", True, False),
-        ("lora", True, True),
-        ("qlora", False, False),
-    ):
-        memory = estimate_memory(
-            CONFIGS["tied llama"], method, length=128, checkpointing=checkpointing, whole_logits=whole
-        )
-        assert min(vars(memory).values()) >= 0 and memory.total == sum(vars(memory).values())
+    base = estimate_memory(CONFIGS["llama"], "full", length=64, batch=2).total
+    assert estimate_memory(CONFIGS["llama"], "full", length=65, batch=2).total > base
+    assert estimate_memory(CONFIGS["llama"], "full", length=64, batch=3).total > base
+    assert estimate_memory(CONFIGS["llama"], "full", length=64, batch=2, checkpointing=False).total > base
+    assert estimate_memory(CONFIGS["llama"], "full", length=64, batch=2, device="cpu", checkpointing=True).total > base
+    assert estimate_memory(CONFIGS["llama"], "full", length=64, batch=2, labelled=0.3).total < base
 
 
 def test_a_mixture_of_experts_is_estimated_too():
@@ -224,7 +213,7 @@ def test_other_numbers_of_bits_are_refused(bits):
 
 
 def test_one_row_more_than_the_largest_batch_does_not_fit():
-    settings = dict(length=64, method="lora", device="cpu")
+    settings = dict(length=64, method="full", device="cpu")
     for memory in (1e6, 30e6):
         rows = largest_batch(CONFIGS["llama"], memory=memory, margin=0.25, **settings)
         assert rows == 0 or estimate_memory(CONFIGS["llama"], batch=rows, **settings).total <= 0.75 * memory

@@ -220,40 +220,6 @@ def test_a_picture_holds_no_time_but_in_its_title_and_the_last_has_none(tmp_path
     assert len(shown) == 2
 
 
-KERNEL = """
-import itertools, types
-import ft_notebooks.training.progress_and_plots as tracking
-from transformers import Trainer, TrainingArguments
-from ft_notebooks.loading.example_models import tiny_model
-rows = [{"input_ids": [1, 2, 3, 4], "labels": [1, 2, 3, 4]}] * 4
-args = TrainingArguments(FOLDER, max_steps=4, logging_steps=1, use_cpu=True, report_to="none", save_strategy="no",
-                         eval_strategy="steps", eval_steps=2, disable_tqdm=False)
-trainer = tracking.watch(Trainer(tiny_model(), args, train_dataset=rows, eval_dataset=rows))
-tracking.LiveCurve.SHARE = 0
-tracking.time = types.SimpleNamespace(monotonic=itertools.count(0, 10).__next__)  # ten seconds a look
-trainer.train();
-"""
-
-
-def test_in_a_real_kernel_one_picture_changes_and_nothing_else_is_shown(tmp_path):
-    manager = pytest.importorskip("jupyter_client.manager")
-    kernel, client = manager.start_new_kernel(HANGS, "python3", cwd=str(tmp_path))
-    seen = []
-    try:
-        ended = client.execute_interactive(
-            KERNEL.replace("FOLDER", repr(str(tmp_path))), timeout=HANGS, output_hook=seen.append
-        )
-    finally:
-        client.stop_channels()
-        kernel.shutdown_kernel(now=True)
-    assert ended["content"]["status"] == "ok", ended["content"]
-    shown = [m for m in seen if m["msg_type"] in ("display_data", "update_display_data", "execute_result")]
-    assert [m["msg_type"] for m in shown] == ["display_data"] + ["update_display_data"] * 4
-    assert len({m["content"]["transient"]["display_id"] for m in shown}) == 1
-    assert all("image/png" in m["content"]["data"] and "text/html" not in m["content"]["data"] for m in shown)
-    assert not [m for m in seen if m["msg_type"] == "stream" and m["content"]["name"] == "stdout"]
-
-
 # ---- trackers
 
 

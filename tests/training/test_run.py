@@ -53,62 +53,6 @@ def alike(one, other):
     return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-SCRIPT = """
-import os, signal, sys
-from ft_notebooks import add_adapter, appointments, fit, lora_config, sft_trainer, tiny_model, tiny_tokenizer
-
-from transformers.trainer_callback import CallbackHandler
-
-begin = CallbackHandler.on_step_begin
-def killed(self, args, state, control):
-    if state.global_step == int(sys.argv[2]):
-        os.kill(os.getpid(), getattr(signal, sys.argv[3]))
-    return begin(self, args, state, control)
-CallbackHandler.on_step_begin = killed
-
-model = add_adapter(tiny_model(), lora_config(tiny_model(), lora_dropout=0.1))
-trainer = sft_trainer(model, tiny_tokenizer(), appointments(16), output_dir=sys.argv[1], max_steps=6, save_steps=2)
-fit(trainer)
-print("after the training")
-"""
-
-
-def started(folder, step=-1, name="SIGKILL"):
-    "The script of three lines, which gets a signal before a step; its exit code and what it printed."
-    command = [sys.executable, "-c", SCRIPT, str(folder), str(step), name]
-    return subprocess.run(command, capture_output=True, text=True, timeout=HANGS)
-
-
-def in_a_fork(folder, step=-1):
-    "The exit code of the script in a fork, which need not import anything; it is killed before a step."
-
-    def script():
-        sys.argv = ["-c", str(folder), str(step), "SIGKILL"]
-        exec(SCRIPT, {"__name__": "__main__"})
-
-    return forked(script)
-
-
-def test_a_script_that_is_killed_and_started_again_ends_with_the_same_weights(tmp_path):
-    assert in_a_fork(tmp_path / "killed", step=3) == -signal.SIGKILL
-    assert not (tmp_path / "killed/complete.json").exists()
-    again = started(tmp_path / "killed")
-    assert (again.returncode, in_a_fork(tmp_path / "whole")) == (0, 0), again.stderr
-    assert f"goes on from {tmp_path / 'killed/checkpoint-2'}" in again.stdout
-    one, other = (Path(tmp_path, run, "adapter_model.safetensors").read_bytes() for run in ("killed", "whole"))
-    assert one == other
-    assert again.stdout.endswith("after the training\n")
-
-
-def test_a_signal_saves_first_and_the_lines_after_fit_do_not_run(tmp_path):
-    stopped = started(tmp_path, step=3, name="SIGTERM")
-    assert stopped.returncode != 0 and "after the training" not in stopped.stdout
-    assert (
-        f"Stopped: SIGTERM: started again, the run goes on from step 4, {tmp_path / 'checkpoint-4'}" in stopped.stderr
-    )
-    assert not (tmp_path / "complete.json").exists()
-
-
 @pytest.mark.parametrize("make", [supervised, preferences])
 @pytest.mark.parametrize("model", [on_notes, tiny_model])
 def test_a_run_is_saved_as_it_is_in_memory_and_a_second_start_loads_the_same(make, model, tmp_path):
@@ -276,3 +220,53 @@ def test_what_others_write_beside_the_model_is_no_part_of_it(tmp_path, monkeypat
     assert "run.log" not in (tmp_path / "complete.json").read_text() and not (tmp_path / ".model").exists()
     fit(supervised(tmp_path))
     assert files(tmp_path) == before
+
+
+# last: what the first runs of a process import and estimate is then there for the forks
+
+
+SCRIPT = """
+import os, signal, sys
+from ft_notebooks import add_adapter, appointments, fit, lora_config, sft_trainer, tiny_model, tiny_tokenizer
+
+from transformers.trainer_callback import CallbackHandler
+
+begin = CallbackHandler.on_step_begin
+def killed(self, args, state, control):
+    if state.global_step == int(sys.argv[2]):
+        os.kill(os.getpid(), getattr(signal, sys.argv[3]))
+    return begin(self, args, state, control)
+CallbackHandler.on_step_begin = killed
+
+model = add_adapter(tiny_model(), lora_config(tiny_model(), lora_dropout=0.1))
+trainer = sft_trainer(model, tiny_tokenizer(), appointments(16), output_dir=sys.argv[1], max_steps=6, save_steps=2)
+fit(trainer)
+print("after the training")
+"""
+
+
+def in_a_fork(folder, step=-1):
+    "The exit code of the script in a fork, which need not import anything; it is killed before a step."
+
+    def script():
+        sys.argv = ["-c", str(folder), str(step), "SIGKILL"]
+        exec(SCRIPT, {"__name__": "__main__"})
+
+    return forked(script)
+
+
+def test_a_script_that_is_killed_stopped_and_started_again_ends_with_the_same_weights(tmp_path, capfd):
+    assert in_a_fork(tmp_path / "run", step=3) == -signal.SIGKILL
+    assert not (tmp_path / "run/complete.json").exists()
+    # then in an interpreter of its own, which gets a signal: it saves first, and the lines after fit do not run
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "run"), "4", "SIGTERM"]
+    stopped = subprocess.run(command, capture_output=True, text=True, timeout=HANGS)
+    assert f"goes on from {tmp_path / 'run/checkpoint-2'}" in stopped.stdout, stopped.stderr
+    assert stopped.returncode != 0 and "after the training" not in stopped.stdout
+    said = f"Stopped: SIGTERM: started again, the run goes on from step 5, {tmp_path / 'run/checkpoint-5'}"
+    assert said in stopped.stderr and not (tmp_path / "run/complete.json").exists()
+    capfd.readouterr()
+    assert (in_a_fork(tmp_path / "run"), in_a_fork(tmp_path / "whole")) == (0, 0)
+    assert capfd.readouterr().out.count("after the training\n") == 2
+    one, other = (Path(tmp_path, run, "adapter_model.safetensors").read_bytes() for run in ("run", "whole"))
+    assert one == other

@@ -6,7 +6,6 @@
 __all__ = ['write_lora_gguf']
 
 # %% ../../nbs/package/export/lora_gguf.ipynb #aaf4e270
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from peft import LoraConfig, PeftConfig
 from safetensors import safe_open
 from transformers import PreTrainedConfig
 
-from ..core.files import atomic_path
+from ..core.files import atomic_path, read_record
 from ..core.fingerprints import weights_fingerprint
 from .gguf_writer import check_family, llama_cpp_order
 from ..loading.model_files import check_checkpoint, read_config
@@ -40,8 +39,8 @@ def _check_plain(run: Path, adapter: PeftConfig) -> None:
     "`ValueError` if the adapter computes something else than base + alpha/r * B A."
     if not isinstance(adapter, LoraConfig) or adapter.peft_type != "LORA":
         raise ValueError(f"{run} is a {adapter.peft_type.value} adapter, and a GGUF adapter holds LoRA; {_cure(run)}")
-    plain, found = LoraConfig().to_dict(), adapter.to_dict()
-    other = {key: value for key, value in found.items() if key not in _FREE and value != plain.get(key)}
+    plain, found = LoraConfig().to_dict(), read_record(run / "adapter_config.json")  # peft drops unknown fields
+    other = {key: value for key, value in found.items() if key not in _FREE and value and value != plain.get(key)}
     if other:
         said = ", ".join(f"{key}={value!r}" for key, value in other.items())
         raise ValueError(f"{run} has {said[:300]}, which a GGUF adapter cannot hold; {_cure(run)}")
@@ -56,7 +55,7 @@ def _check_base(run: Path) -> None:
     if bits in (4, 8):
         raise ValueError(f"{run} was trained on a base in {bits} bits, and a GGUF of the base has others; {_cure(run)}")
     file = run / "manifest.json"
-    recorded = json.loads(file.read_text(encoding="utf-8"))["run"] if bits and file.is_file() else {}
+    recorded = read_record(file, "run")["run"] if bits and file.is_file() else {}
     if "model.weights" not in recorded:
         return
     model = load_adapter(run, bits)
@@ -95,7 +94,7 @@ def write_lora_gguf(
     run: str | Path,  # A run's folder, or another folder with an adapter
     file: str | Path,  # The GGUF adapter to write
 ) -> None:
-    """Writes a plain LoRA adapter as a GGUF adapter in float32, for `--lora` of llama.cpp; nothing is there if it fails.
+    """Writes a plain LoRA adapter as a float32 GGUF adapter, for llama.cpp's `--lora`; nothing is there if it fails.
 
     `ValueError` with the cure for rsLoRA, DoRA and every other setting that the format cannot hold, for an embedding or
     a head as target, for a base that was quantized or has changed, and for a family that `write_gguf` does not write.

@@ -57,10 +57,15 @@ class LlamaServer:
         top: int = 0,  # How many of the likeliest tokens to return at each position
     ) -> tuple[list[int], list[dict[int, float]]]:  # N new ids; for each of them {id: log-probability} of `top` tokens
         "The greedy continuation of a prompt, with the log-probabilities before any sampling setting."
-        greedy = {"temperature": 0, "samplers": ["top_k"], "top_k": 1, "cache_prompt": True}
-        found = self.ask(
-            "/completion", prompt=ids, n_predict=max_new_tokens, n_probs=top, return_tokens=True, **greedy
-        )
+        new, places = self._completed(ids, max_new_tokens, top)
+        if top and len(places) < len(new):  # llama.cpp leaves out a token that ends within a character
+            whole = [[self.token_ids("a")[0], 1e4]]  # chosen for its text; the bias changes no log-probability
+            places = [self._completed(ids + new[:i], 1, top, logit_bias=whole)[1][0] for i in range(len(new))]
+        return new, places
+
+    def _completed(self, ids: list[int], n: int, top: int, **fields) -> tuple[list[int], list[dict[int, float]]]:
+        greedy = {"temperature": 0, "samplers": ["top_k"], "top_k": 1, "cache_prompt": True, **fields}
+        found = self.ask("/completion", prompt=ids, n_predict=n, n_probs=top, return_tokens=True, **greedy)
         places = found.get("completion_probabilities", [])
         return found["tokens"], [{t["id"]: _number(t["logprob"]) for t in place["top_logprobs"]} for place in places]
 
@@ -69,7 +74,7 @@ def _number(logprob: float | None) -> float:  # JSON has no NaN: the server writ
     return math.nan if logprob is None else logprob
 
 # %% ../../nbs/package/export/llama_server.ipynb #69b65278
-def _parameters(file: Path, context: int, streams: int, threads: int | None, exact: bool):
+def _parameters(file: Path, lora: Path | None, context: int, streams: int, threads: int | None, exact: bool):
     try:
         import xllamacpp
     except ImportError as e:
@@ -80,6 +85,8 @@ def _parameters(file: Path, context: int, streams: int, threads: int | None, exa
     made.hostnames, made.port = ["127.0.0.1"], 0
     made.ui, made.cors_origins, made.endpoint_slots = False, "", False  # a slot shows others' prompts
     made.warmup, made.verbosity, made.n_gpu_layers = False, 0, 0
+    if lora is not None:
+        made.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(lora), 1.0)]
     if threads:
         made.cpuparams.n_threads = made.cpuparams_batch.n_threads = threads
     if exact:
@@ -95,23 +102,26 @@ def llama_server(
     streams: int = 1,  # Requests that are computed at the same time
     threads: int | None = None,  # CPU threads; None: llama.cpp's choice
     exact: bool = False,  # Keys, values and attention in float32
+    lora: str | Path | None = None,  # A GGUF adapter, such as `write_lora_gguf` writes
 ) -> Iterator[LlamaServer]:
     """Runs the file in llama.cpp's server, on a free port of this machine, and stops it at the end of the block.
 
-    `ValueError` if there is no such file, if llama.cpp cannot load it, or if the extra `export` is not installed.
+    `ValueError` if a file is missing, if llama.cpp cannot load it, or if the extra `export` is not installed.
     """
     import torch
 
-    file = Path(file)
-    if not file.is_file():
-        raise ValueError(f"{file}: there is no such file; ft export RUN --to gguf writes one")
-    parameters = _parameters(file, context, streams, threads or torch.get_num_threads(), exact)
+    file, lora = Path(file), None if lora is None else Path(lora)
+    for path in filter(None, (file, lora)):
+        if not path.is_file():
+            raise ValueError(f"{path}: there is no such file; ft export RUN --to gguf writes one")
+    parameters = _parameters(file, lora, context, streams, threads or torch.get_num_threads(), exact)
     import xllamacpp
 
     try:
         server = xllamacpp.Server(parameters)
     except RuntimeError as e:
-        raise ValueError(f"llama.cpp cannot load {file}; it is damaged, or of a newer kind ({e})") from e
+        with_ = f" with the adapter {lora}, which may be of a different base" if lora else ""
+        raise ValueError(f"llama.cpp cannot load {file}{with_}; it is damaged, or of a newer kind ({e})") from e
     try:
         url = server.listening_address
         with httpx.Client(base_url=url, timeout=600, trust_env=False) as client:

@@ -93,11 +93,11 @@ def _turn_end(tok) -> int | None:
 
 # %% ../../nbs/package/inference/generation.ipynb #03ad73fd
 def stop_tokens(
-    model: PreTrainedModel,  # Plain or with an adapter
+    model: PreTrainedModel | None,  # Plain or with an adapter; None where another program holds the weights
     tok: PreTrainedTokenizerBase,
 ) -> list[int]:  # Without duplicates; empty if none of the three is set
     "The token ids that end an answer: the tokenizer's EOS, the generation config's EOS ids and the template's."
-    own = base_model(model).generation_config.eos_token_id
+    own = base_model(model).generation_config.eos_token_id if model is not None else None
     ends = [tok.eos_token_id, *(own if isinstance(own, list) else [own]), _turn_end(tok)]
     return list(dict.fromkeys(end for end in ends if end is not None))
 

@@ -123,7 +123,12 @@ def _usage(answer: Answer) -> dict:
 
 
 def _head(api: _Api, kind: str) -> dict:
-    return {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "object": kind, "model": api.model.name}
+    return {
+        "id": f"chatcmpl-{secrets.token_hex(12)}",
+        "created": int(time.time()),
+        "object": kind,
+        "model": api.model.name,
+    }
 
 # %% ../../nbs/package/export/chat_http.ipynb #53db4a57
 async def _whole(api: _Api, request: Request, answer: Answer) -> Response:

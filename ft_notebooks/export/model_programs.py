@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -103,7 +104,7 @@ def folder_model(
         template=ChatTemplate(tok),
         context=getattr(base_model(model).config, "max_position_embeddings", None) or sys.maxsize,
         ends=frozenset(stop_tokens(model, tok)),
-        new_tokens=lambda ids, sampling: _transformers_tokens(model, tok, ids, sampling),
+        new_tokens=partial(_transformers_tokens, model, tok),
     )
 
 # %% ../../nbs/package/export/model_programs.ipynb #1de04668
@@ -193,7 +194,7 @@ def gguf_model(
             server = LlamaServer(server.url, client)
             _check_same_ids(server, template, file)
             ends = frozenset(stop_tokens(None, template.tok))
-            tokens = lambda ids, sampling: _llama_tokens(server, slots, ids, sampling)
+            tokens = partial(_llama_tokens, server, slots)
             yield ServedModel(file.stem, "llama.cpp", template, context, ends, tokens, streams)
 
 # %% ../../nbs/package/export/model_programs.ipynb #0e0c5743

@@ -66,29 +66,37 @@ class Answer:
         self.model, self.prompt, self.sampling = model, prompt, sampling
         self.ids: list[int] = []  # so far, with the end-of-turn token
         self.finish = "length"  # or "stop", once it ended by itself or at a stop text
+        self._whole, self._read = 0, 0  # ids before `_whole` are not decoded again; the text of `_read` ids is known
 
-    def _text(self) -> str:
-        ids = self.ids[:-1] if self.ids and self.ids[-1] in self.model.ends else self.ids
-        return self.model.tok.decode(ids, skip_special_tokens=True)
+    def _more(self, last: bool = False) -> str:
+        "The text of the new ids, once it is whole characters, or there are no more ids."
+        ids = self.ids[self._whole :]
+        ids = ids[:-1] if ids and ids[-1] in self.model.ends else ids
+        known = self.model.tok.decode(ids[: self._read - self._whole], skip_special_tokens=True)
+        text = self.model.tok.decode(ids, skip_special_tokens=True)
+        if text.endswith("\ufffd") and not last:
+            return ""
+        self._whole, self._read = self._read, len(self.ids)
+        return text[len(known) :]
 
     def pieces(self) -> Iterator[str]:
         "A piece of text after each token, often empty; closing the iterator stops the computation."
-        sent = ""
+        text = sent = ""
         with closing(self.model.new_tokens(self.prompt, self.sampling)) as tokens:
             for token in tokens:
                 self.ids.append(token)
                 if token in self.model.ends:
                     self.finish = "stop"
                     break
-                text = self._text()
+                text += self._more()
                 if (cut := _first(text, self.sampling.stop)) is not None:
                     self.finish = "stop"
                     yield text[len(sent) : cut]
                     return
-                ready = _settled(text.rstrip("\ufffd"), self.sampling.stop)
+                ready = _settled(text, self.sampling.stop)
                 yield ready[len(sent) :]
                 sent = ready
-        yield self._text()[len(sent) :]
+        yield (text + self._more(last=True))[len(sent) :]
 
 
 def _first(text: str, stops: tuple[str, ...]) -> int | None:

@@ -13,7 +13,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -91,7 +91,7 @@ class _Api:
     turns: asyncio.Semaphore
 
 
-async def _pieces(api: _Api, answer: Answer) -> AsyncIterator[str]:
+async def _pieces(api: _Api, answer: Answer) -> AsyncGenerator[str, None]:
     async with api.turns:
         pieces = answer.pieces()
         try:
@@ -156,7 +156,7 @@ async def _whole(api: _Api, request: Request, answer: Answer) -> Response:
     return JSONResponse({**_head(api, "chat.completion"), "choices": [choice], "usage": _usage(answer)})
 
 # %% ../../nbs/package/export/chat_http.ipynb #5792e820
-async def _events(api: _Api, asked: ChatRequest, answer: Answer) -> AsyncIterator[str]:
+async def _events(api: _Api, asked: ChatRequest, answer: Answer) -> AsyncGenerator[str, None]:
     "The answer as server-sent events."
     head = _head(api, "chat.completion.chunk")
 
@@ -196,7 +196,7 @@ async def _chat(api: _Api, request: Request) -> Response:
 def chat_app(
     model: ServedModel,
     api_key: str | None = None,  # Which requests must send as "Authorization: Bearer KEY"
-    local: bool = True,  # Whether it listens on loopback; then requests of web pages are refused
+    local: bool = True,  # Whether it listens on loopback; then requests of web pages get an error
     stopping: threading.Event | None = None,  # Once set, every answer ends with an error
 ) -> Starlette:
     "The ASGI application: POST /v1/chat/completions, GET /v1/models and GET /health."

@@ -11,7 +11,7 @@ import queue
 import random
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -67,7 +67,7 @@ def _generate(model, tok, ids: list[int], sampling: Sampling, streamer: _Tokens,
         streamer.made.put(e)
 
 
-def _transformers_tokens(model, tok, ids: list[int], sampling: Sampling) -> Iterator[int]:
+def _transformers_tokens(model, tok, ids: list[int], sampling: Sampling) -> Generator[int, None, None]:
     streamer, gone = _Tokens(), threading.Event()
     thread = threading.Thread(target=_generate, args=(model, tok, ids, sampling, streamer, gone), daemon=True)
     thread.start()
@@ -111,9 +111,12 @@ def folder_model(
 _FROM_GREEDY = {"temperature": 0, "samplers": ["top_k"], "top_k": 1}
 
 
-def _llama_tokens(server: LlamaServer, slots: queue.SimpleQueue, ids: list[int], sampling: Sampling) -> Iterator[int]:
+def _llama_tokens(
+    server: LlamaServer, slots: queue.SimpleQueue, ids: list[int], sampling: Sampling
+) -> Generator[int, None, None]:
     drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "samplers": ["temperature", "top_p"]}
-    seeds, new = random.Random(sampling.seed), []
+    seeds = random.Random(sampling.seed)
+    new: list[int] = []
     slot = slots.get()
     try:
         for n in range(sampling.max_tokens):

@@ -32,7 +32,7 @@ def _check_key(host: str, api_key: str | None) -> None:
 def _listening(host: str, port: int) -> socket.socket:
     "A socket on the address; `ValueError` if it cannot be had."
     if not 0 <= port < 2**16:
-        raise ValueError(f"port={port} is none; give 0 to 65535, 0 for a free one")
+        raise ValueError(f"port={port} is not a port; give 0 to 65535, 0 for a free one")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
@@ -62,8 +62,18 @@ def served_lines(
 @contextmanager
 def _running(app, listening: socket.socket) -> Iterator[None]:
     "Runs the application in a thread until the end of the block."
-    quiet = {"log_config": None, "access_log": False, "server_header": False, "lifespan": "off", "ws": "none"}
-    server = uvicorn.Server(uvicorn.Config(app, loop="asyncio", http="h11", timeout_graceful_shutdown=5, **quiet))
+    config = uvicorn.Config(
+        app,
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:

@@ -6,7 +6,7 @@
 __all__ = ['Sampling', 'ServedModel', 'Answer']
 
 # %% ../../nbs/package/export/token_stream.ipynb #8dc84f18
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -35,7 +35,9 @@ class ServedModel:
     template: ChatTemplate
     context: int  # Tokens of a prompt with its answer
     ends: frozenset[int]  # The token ids that end an answer
-    new_tokens: Callable[[list[int], Sampling], Iterator[int]]  # The ids after a prompt's; closing it stops computing
+    new_tokens: Callable[
+        [list[int], Sampling], Generator[int, None, None]
+    ]  # The ids after a prompt's; closing it stops computing
     streams: int = 1  # How many answers may be computed at a time
 
     @property
@@ -79,7 +81,7 @@ class Answer:
         self._whole, self._read = self._read, len(self.ids)
         return text[len(known) :]
 
-    def pieces(self) -> Iterator[str]:
+    def pieces(self) -> Generator[str, None, None]:
         "A piece of text after each token, often empty; closing the iterator stops the computation."
         text = sent = ""
         with closing(self.model.new_tokens(self.prompt, self.sampling)) as tokens:

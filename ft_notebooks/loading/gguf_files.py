@@ -67,12 +67,14 @@ def gguf_tokenizer(
     fields = {name: field.contents() for name, field in found if name.startswith("tokenizer.")}
     _check_supported(file, fields)
     names, kinds = fields["tokenizer.ggml.tokens"], fields.get("tokenizer.ggml.token_type", [])
+    special = [name for name, kind in zip(names, kinds) if kind == TokenType.CONTROL]
+    merges, never = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]], {*special}
     keys = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
     ids = {token: fields.get(f"tokenizer.ggml.{key}_token_id") for token, key in keys.items()}
     tok = byte_level_bpe(
         vocab={name: i for i, name in enumerate(names)},
-        merges=[tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]],
-        special=[name for name, kind in zip(names, kinds) if kind == TokenType.CONTROL],
+        merges=[pair for pair in merges if pair[0] not in never],  # llama.cpp needs a merge, even a void one
+        special=special,
         pre=fields["tokenizer.ggml.pre"],
         **{token: names[i] for token, i in ids.items() if i is not None},
     )

@@ -34,6 +34,26 @@ def _add_eval(commands, run) -> None:
     card.add_argument("--limit", metavar="N", type=int, help="rows of each task; default: all")
     card.add_argument("--chat", action="store_true", help="put the tasks' prompts into the chat template")
 
+# %% ../../nbs/package/cli/arguments.ipynb #47a230c0
+def _add_export(commands, run) -> None:
+    rows = ("DATA", "?", "rows to check it on; default: those that the run held out, else those it was trained on")
+    way = _command(commands, "export", "a file or folder that others run, checked", run, rows, output="RUN/TO-TYPE")
+    way.add_argument("--to", choices=["gguf", "safetensors"], default="gguf", help="default: gguf")
+    way.add_argument("--type", metavar="TYPE", help="f32, f16, bf16 or q8_0; default: f16, for safetensors bf16")
+    way.add_argument("--converter", metavar="PATH", help="llama.cpp's convert_hf_to_gguf.py, for other families")
+    way.add_argument("--quantize", metavar="PATH", help="llama.cpp's llama-quantize, for types such as q4_k_m")
+    way.add_argument("--allow", metavar="KINDS", help="findings to keep, separated by commas; the card names them")
+    way.add_argument("--license", metavar="NAME", help="of the exported model, for its card, such as apache-2.0")
+
+
+def _add_serve(commands) -> None:
+    what = ("RUN", None, "a GGUF file, a run's folder, or a model's")
+    server = _command(commands, "serve", "answer OpenAI clients until Ctrl-C", what, settings=False)
+    server.add_argument("--port", metavar="N", type=int, default=8080, help="default: 8080; 0: any free port")
+    server.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
+    server.add_argument("--api-key", metavar="KEY", help="that requests must send; needed with another host")
+    server.add_argument("--tokenizer", metavar="FOLDER", help="of a GGUF file whose tokenizer is not known")
+
 # %% ../../nbs/package/cli/arguments.ipynb #63cf22be
 def _add_launch(commands) -> None:
     what = "run sft or dpo in several processes, on one machine or several"
@@ -68,6 +88,8 @@ def parser() -> argparse.ArgumentParser:
     _command(commands, "merge", "merge a run's adapter into its base", run, output="RUN/merged")
     chat = _command(commands, "chat", "chat with a run or a model", run)
     chat.add_argument("--system", metavar="TEXT", help="system message; default: the one that all training rows share")
+    _add_export(commands, run)
+    _add_serve(commands)
     _add_launch(commands)
     way = "base, sft and dpo on the built-in task, in minutes"
     demo = _command(commands, "demo", way, output="runs/demo", settings=False)

@@ -502,6 +502,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                         'ft_notebooks/core/fingerprints.py')},
             'ft_notebooks.core.model_parts': { 'ft_notebooks.core.model_parts.base_model': ( 'package/core/model_parts.html#base_model',
                                                                                              'ft_notebooks/core/model_parts.py'),
+                                               'ft_notebooks.core.model_parts.contiguous_head': ( 'package/core/model_parts.html#contiguous_head',
+                                                                                                  'ft_notebooks/core/model_parts.py'),
                                                'ft_notebooks.core.model_parts.eval_mode': ( 'package/core/model_parts.html#eval_mode',
                                                                                             'ft_notebooks/core/model_parts.py')},
             'ft_notebooks.core.processes': { 'ft_notebooks.core.processes._check_gpus': ( 'package/core/processes.html#_check_gpus',

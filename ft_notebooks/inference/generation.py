@@ -17,7 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from .answer_cache import AnswerFile, model_mark
 from ..core.arguments import ArgumentError, check_counts, check_model
-from ..core.model_parts import base_model
+from ..core.model_parts import base_model, contiguous_head
 from ..core.progress import progress_bar
 from .prefix_cache import Prefix, shared_prefix
 from ..tokenization.chat_template import ChatTemplate
@@ -113,13 +113,11 @@ def greedy_decoding(
     core, ends = base_model(model), stop_tokens(model, tok)
     own, training = core.generation_config, model.training
     core.generation_config = GenerationConfig(do_sample=False, eos_token_id=ends or None, pad_token_id=tok.pad_token_id)
-    head = core.get_output_embeddings()
-    hook = head.register_forward_pre_hook(lambda _, args: tuple(hidden.contiguous() for hidden in args))
     model.eval()
     try:
-        yield
+        with contiguous_head(model):
+            yield
     finally:
-        hook.remove()
         core.generation_config = own
         model.train(training)
 

@@ -57,7 +57,7 @@ def _estimate(config, tokens: int, **settings) -> Memory:
         _ESTIMATES[key] = estimate_memory(copy.deepcopy(config), length=tokens, **settings)  # it writes a dtype
     return _ESTIMATES[key]
 
-
+# %% ../../nbs/package/loading/training_memory.ipynb #0a82e401
 class NotEstimated(RuntimeError):
     "The memory of a step could not be estimated; the message gives the reason. Training continues without it."
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.files import atomic_path
+from ..core.model_parts import contiguous_head
 from ..core.random_state import keep_random_state
 from ..loading.quantization_error import token_distances
 from ..loading.quantized_loading import load_model
@@ -81,7 +82,7 @@ def _sampled_rows(model: PreTrainedModel, tok: PreTrainedTokenizerBase) -> list[
     batch = pad_batch(prompts, tok.pad_token_id, side="left")
     inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
     sampling = {"do_sample": True, "num_return_sequences": 4, "max_new_tokens": 32, "pad_token_id": tok.pad_token_id}
-    with keep_random_state(0):
+    with keep_random_state(0), contiguous_head(model):  # else the head is copied for each of the twelve rows
         sampled = model.generate(**inputs, **sampling)[:, batch["input_ids"].shape[1] :].tolist()
     ends = [answer.index(tok.pad_token_id) if tok.pad_token_id in answer else len(answer) for answer in sampled]
     return [prompts[n // 4] + answer[:end] for n, (answer, end) in enumerate(zip(sampled, ends))]

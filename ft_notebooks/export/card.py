@@ -205,7 +205,13 @@ def _files_section(report: dict) -> str:
     head = ["file", "type", "bytes", f"KL ({' / '.join(parity) or '–'})", "SHA-256"]
     parts = [_table(head, rows), "The distance from transformers; KL in nats a token:"]
     measured = [
-        [name, one["tokens"], f"{one['kl']:.2g}", f"{one['largest']:.2g}" if "largest" in one else "–", f"{one['same']:.1%}"]
+        [
+            name,
+            one["tokens"],
+            f"{one['kl']:.2g}",
+            f"{one['largest']:.2g}" if "largest" in one else "–",
+            f"{one['same']:.1%}",
+        ]
         for name, one in parity.items()
     ]
     head = ["text", "tokens", "KL", "largest difference of a log-probability", "same likeliest token"]

@@ -68,7 +68,7 @@ def serve_command(
     args,  # From `parser` for `ft serve`
 ) -> None:
     "Serves a file, a run or a model until Ctrl-C; raises `ValueError` as `serve` and `known_run` do."
-    from ft_notebooks.server.endpoint import serve
+    from ft_notebooks.inference.endpoint import serve
 
     quiet_libraries(args.threads)
     where = {"host": args.host, "port": args.port, "api_key": args.api_key}

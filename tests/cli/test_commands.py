@@ -22,10 +22,9 @@ from transformers.trainer_callback import CallbackHandler
 import ft_notebooks.sft.trainer
 from ft_notebooks.cli import console, demo_task, evaluation, model_choice, pipeline, run_record
 from ft_notebooks.cli.arguments import parser
-from ft_notebooks.cli.commands import main
+from ft_notebooks.cli.commands import SETTINGS_INI, main
 from ft_notebooks.cli.data_preparation import show_row
 from ft_notebooks.cli.demo_task import DEMO_DPO, demo_pairs, demo_scores
-from ft_notebooks.cli.settings_template import SETTINGS_INI
 from ft_notebooks.core.fingerprints import data_fingerprint
 from ft_notebooks.data.chat_encoding import encode_chat
 from ft_notebooks.data.example_task import appointments

@@ -28,7 +28,7 @@ def test_what_is_allowed_stays_and_is_named(tiny_run, tiny_merged, tmp_path):
     write_gguf(tiny_run.parent / "base", file)
     report = check_export(run_model(tiny_run), tiny_merged, file, "f32", ROWS, max_new_tokens=8, allow=allow)
     assert {finding.split(":")[0] for finding in report["allowed"]} == {*allow}
-    with pytest.raises(ValueError, match="is not the same model:\n  parity: .*keep it with --allow parity") as error:
+    with pytest.raises(ValueError, match="is not the same model:\n  parity: (.|\n)*--allow parity, ") as error:
         check_export(run_model(tiny_run), tiny_merged, file, "f32", ROWS, max_new_tokens=8, allow=allow[:1])
     assert "tensors" not in str(error.value)
 
@@ -64,14 +64,23 @@ def test_an_export_that_is_killed_leaves_no_folder(tiny_run, tmp_path):
     assert export_run(tiny_run, ROWS, tmp_path / "out", type="f32", max_new_tokens=8).is_dir()
 
 
-def test_a_converter_gets_the_merged_folder_and_its_file_is_checked_too(tiny_run, tmp_path):
-    converter = tmp_path / "convert.py"
+def test_a_converter_gets_the_merged_folder_and_its_file_is_checked_too(tiny_run, tiny_merged, tmp_path):
+    write_gguf(tiny_merged, tmp_path / "right.gguf", "f16")
+    write_gguf(tiny_run.parent / "base", tmp_path / "wrong.gguf", "f16")
+    converter = tmp_path / "convert.py"  # which does what takes no imports: it copies a file that is already there
     converter.write_text(
-        "import sys\nfrom ft_notebooks.export.gguf_writer import write_gguf\n"
-        "folder, _, out, _, type = sys.argv[1:]\nwrite_gguf(folder, out, type)\n",
+        "import sys\nfrom pathlib import Path\nfolder, _, out, _, type = sys.argv[1:]\n"
+        "assert Path(folder, 'config.json').is_file() and not Path(folder, 'adapter_config.json').exists()\n"
+        "here = Path(__file__).parent\nwrong = here / 'wrong.gguf'\n"
+        "Path(out).write_bytes((wrong if wrong.exists() else here / 'right.gguf').read_bytes())\n",
         encoding="utf-8",
     )
-    out = export_run(tiny_run, ROWS, tmp_path / "out", type="f16", converter=str(converter), max_new_tokens=8)
+    settings = dict(type="f16", converter=str(converter), max_new_tokens=8)
+    with pytest.raises(ValueError, match="model-f16.gguf is not the same model:\n  tensors: (.|\n)*  parity: "):
+        export_run(tiny_run, ROWS, tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "wrong.gguf").unlink()
+    out = export_run(tiny_run, ROWS, tmp_path / "out", **settings)
     assert json.loads((out / "manifest.json").read_text(encoding="utf-8"))["parity"]["rows"]["kl"] < 1e-4
 
 

@@ -122,8 +122,8 @@ def with_the_head(tensors):
     return found
 
 
-def as_text(types):
-    return lambda tok, rows: (types(tok, rows)[0], [gguf.TokenType.NORMAL] * rows)
+def as_text(add):
+    return lambda self, types: add(self, [gguf.TokenType.NORMAL] * len(types))
 
 
 def as_type(name):
@@ -140,7 +140,7 @@ def as_type(name):
     return encoded
 
 
-def rope_1e5(plant):
+def rope_e5(plant):
     def planted(made):
         made.own_folder(configured(rope_parameters=theta(1e5)))
         plant(made)
@@ -407,7 +407,7 @@ FAILURES = [
     ("6b",  "another template",              "run",   "template",         written(add_chat_template=value(LLAMA2))),
     ("7",   "rope theta in the file",        "read",  "settings",         written(add_rope_freq_base=value(1e3))),
     ("7",   "rope theta in the folder",      "run",   "parity",           edited("config", rope_parameters=theta(1e3))),
-    ("7",   "rope theta lost",               "read",  "settings",         rope_1e5(written(add_rope_freq_base=nothing))),
+    ("7",   "rope theta lost",               "read",  "settings",         rope_e5(written(add_rope_freq_base=nothing))),
     ("7b",  "rope scaling where none is",    "read",  "settings",         written(add_rope_freq_base=scaled_twice)),
     ("7b",  "rope scaling, other factor",    "read",  "settings",         rope("linear", converted(factor=4.0))),
     ("7b",  "rope scaling lost",             "read",  "settings",         rope("yarn", written(check_family=nothing))),
@@ -423,7 +423,7 @@ FAILURES = [
     ("8b",  "rule gpt-2",                    "run",   "tokens",           rule("gpt-2")),
     ("8b",  "rule qwen2",                    "run",   "tokens",           rule("qwen2")),
     ("8b",  "rule llama-bpe",                "run",   "tokens",           rule("llama-bpe")),
-    ("8c",  "special tokens typed as text",  "run",   "tokens",           written(_token_types=as_text)),
+    ("8c",  "special tokens typed as text",  "run",   "tokens",           written(add_token_types=as_text)),
     ("8d",  "BOS doubled",                   "read",  "bos",              written(add_add_bos_token=value(True))),
     ("9",   "overflow in float16",           "write", "choose bf16",      overflow("f16")),
     ("9",   "overflow by a converter",       "read",  "choose bf16",      overflow("f16", _encoded=as_type("F16"))),

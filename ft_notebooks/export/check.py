@@ -23,29 +23,42 @@ from ..evaluation.runner import Evaluation, interval
 from ..evaluation.statistics import compare
 from .gguf_writer import ARCHITECTURES, TYPES, gguf_tensors
 from ..inference.llama_cpp import LlamaServer, llama_server
-from .parity import PROSE, answer_parity, beyond_limits, text_parity
+from .parity import PROSE, Parity, answer_parity, beyond_limits, text_parity
 from .token_suite import different_tokens, token_strings
 from ..inference.generation import encode_prompts, generate, turn_end
 from ..tokenization.padding import load_tokenizer
 
 # %% ../../nbs/package/export/check.ipynb #c33e023c
-def _tensor_findings(folder: Path, reader: gguf.GGUFReader, type: str) -> Iterator[str]:
-    found = {tensor.name: tensor for tensor in reader.tensors}
-    if type not in TYPES or AutoConfig.from_pretrained(folder).model_type not in ARCHITECTURES:
-        for tensor in found.values():
-            if not np.isfinite(gguf.quants.dequantize(tensor.data, tensor.tensor_type)).all():
-                yield f"tensors: {tensor.name} is not finite"
-        return
-    for name, data, raw in gguf_tensors(folder, type):
-        tensor = found.pop(name, None)
-        if tensor is None:
-            yield f"tensors: the file lacks {name}"
-        elif tensor.tensor_type != raw or tensor.data.tobytes() != data.tobytes():
-            yield f"tensors: {name} has other values than the folder"
-    if found:
-        yield f"tensors: the file has {len(found)} that the model does not have, such as {next(iter(found))}"
+_ROPE_FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")  # of rope types
 
 
+def _rope(config) -> dict[str, Any]:
+    return getattr(config, "rope_parameters", None) or {}
+
+
+def _tensor_findings(folder: Path, config, reader: gguf.GGUFReader, type: str) -> Iterator[str]:
+    computed = _ROPE_FACTORS if _rope(config).get("rope_type") != "default" else ()
+    found = {tensor.name: tensor for tensor in reader.tensors if tensor.name not in computed}
+    lost, other, infinite = [], [], []
+    if type in TYPES and config.model_type in ARCHITECTURES:
+        for name, data, raw in gguf_tensors(folder, type):
+            if name not in found:
+                lost.append(name)
+            elif (tensor := found.pop(name)).tensor_type != raw or tensor.data.tobytes() != data.tobytes():
+                other.append(name)
+    else:
+        values = ((name, gguf.quants.dequantize(one.data, one.tensor_type)) for name, one in found.items())
+        infinite, found = [name for name, value in values if not np.isfinite(value).all()], {}
+    for names, what in (
+        (lost, "lacks {} of the model's tensors"),
+        (other, "has {} tensors with other values than the folder"),
+        ([*found], "has {} tensors that the model does not have"),
+        (infinite, "has {} tensors that are not finite"),
+    ):
+        if names:
+            yield f"tensors: the file {what.format(len(names))}, such as {names[0]}"
+
+# %% ../../nbs/package/export/check.ipynb #f484e61e
 _SETTINGS = {  # of the file, behind the name of its architecture: field of config.json
     "block_count": "num_hidden_layers",
     "embedding_length": "hidden_size",
@@ -55,24 +68,25 @@ _SETTINGS = {  # of the file, behind the name of its architecture: field of conf
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
     "context_length": "max_position_embeddings",
 }
+_SCALING = {"default": "none", "llama3": "none", "linear": "linear", "yarn": "yarn"}  # rope type: scaling in the file
 
 
 def _setting_findings(config, fields: dict[str, Any]) -> Iterator[str]:
-    prefix = fields["general.architecture"]
+    prefix = fields.get("general.architecture")
     expected = {name: getattr(config, field, None) for name, field in _SETTINGS.items()}
-    expected["rope.freq_base"] = (getattr(config, "rope_parameters", None) or {}).get("rope_theta")
+    expected |= {"rope.freq_base": _rope(config).get("rope_theta"), "rope.scaling.factor": _rope(config).get("factor")}
+    defaults = {f"{prefix}.rope.freq_base": 10000.0}  # which llama.cpp takes where the file has none
     for name, value in expected.items():
-        found = fields.get(f"{prefix}.{name}")
+        found = (defaults | fields).get(f"{prefix}.{name}")
         if value is not None and found is not None and not np.isclose(found, value, rtol=1e-6, atol=0):
             yield f"settings: {prefix}.{name} is {found:g}, and {value:g} in config.json"
-    kind = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    scaling = fields.get(f"{prefix}.rope.scaling.type", "none")
-    if kind == "default" and scaling != "none":
-        yield f"settings: {prefix}.rope.scaling.type is {scaling!r}, and config.json has none"
+    kind, scaling = _rope(config).get("rope_type"), fields.get(f"{prefix}.rope.scaling.type", "none")
+    if scaling != _SCALING.get(kind, scaling):
+        yield f"settings: {prefix}.rope.scaling.type is {scaling!r}, and the rope type {kind!r} in config.json"
 
 # %% ../../nbs/package/export/check.ipynb #8e65cd3b
 def _tokenizer_findings(config, tok: PreTrainedTokenizerBase, fields: dict[str, Any]) -> Iterator[str]:
-    names, end = fields["tokenizer.ggml.tokens"], turn_end(tok)
+    names, end = fields.get("tokenizer.ggml.tokens", []), turn_end(tok)
     if len(names) != config.vocab_size:
         yield f"vocabulary: the file has {len(names)} tokens, and the model {config.vocab_size} rows"
     wrong = [token for token, i in tok.get_vocab().items() if i >= len(names) or names[i] != token]
@@ -87,15 +101,28 @@ def _tokenizer_findings(config, tok: PreTrainedTokenizerBase, fields: dict[str, 
         yield "template: the file's chat template is missing, or differs from the tokenizer's"
 
 
+def _read(file: str | Path) -> tuple[gguf.GGUFReader, dict[str, Any]]:
+    "The file and its fields; `ValueError` for one that is no GGUF, or not a whole one."
+    try:
+        reader = gguf.GGUFReader(file)
+        return reader, {name: field.contents() for name, field in reader.fields.items()}
+    except (ValueError, KeyError, IndexError) as e:
+        size = f"{Path(file).stat().st_size:,} bytes"
+        raise ValueError(f"{file}, of {size}, is cut short or damaged, or no GGUF file ({e}); export it again") from e
+
+
 def file_findings(
     folder: str | Path,  # The model folder that the file was made from
     file: str | Path,  # A GGUF file
     type: str,  # A key of `gguf_writer.TYPES`, or the name of another type
 ) -> list[str]:  # "kind: what is wrong", empty for a right file
-    "What is wrong in a GGUF file, by comparing its content with the folder's, without running it."
-    tok, config, reader = load_tokenizer(folder), AutoConfig.from_pretrained(folder), gguf.GGUFReader(file)
-    fields = {name: field.contents() for name, field in reader.fields.items()}
-    parts = _tensor_findings(Path(folder), reader, type), _setting_findings(config, fields)
+    """What is wrong in a GGUF file, by comparing its content with the folder's, without running it.
+
+    `ValueError` for a file that is cut short or damaged, and for a folder whose tensors are not those that its
+    config.json describes, or are not finite in the type.
+    """
+    tok, config, (reader, fields) = load_tokenizer(folder), AutoConfig.from_pretrained(folder), _read(file)
+    parts = _tensor_findings(Path(folder), config, reader, type), _setting_findings(config, fields)
     return [finding for part in (*parts, _tokenizer_findings(config, tok, fields)) for finding in part]
 
 # %% ../../nbs/package/export/check.ipynb #74c85d65
@@ -148,6 +175,18 @@ def score_file(
     return found
 
 # %% ../../nbs/package/export/check.ipynb #f653cc69
+def _run_in_llama_cpp(model, tok, file, type, chats, max_new_tokens) -> tuple[dict[str, Parity], list[str]]:
+    prompts = encode_prompts(model, tok, [chat[:-1] for chat in chats], max_new_tokens)
+    prose = tok(PROSE, add_special_tokens=False).input_ids[:112]
+    with llama_server(file, max(len(prose), *map(len, prompts)) + max_new_tokens, exact=True) as server:
+        findings = [*_token_findings(tok, server, chats)]
+        parity = {
+            "rows": answer_parity(model, server, prompts, max_new_tokens),
+            "prose": text_parity(model, server, prose),
+        }
+    return parity, findings + [f"parity: {what}" for what in beyond_limits(type, parity["rows"], parity["prose"])]
+
+
 def _kept(findings: list[str], allow: tuple[str, ...], file: Path) -> list[str]:
     "The findings, which are all allowed; `ValueError` with those that are not."
     refused = [finding for finding in findings if finding.split(":")[0] not in allow]
@@ -160,7 +199,7 @@ def _kept(findings: list[str], allow: tuple[str, ...], file: Path) -> list[str]:
         )
     return findings
 
-
+# %% ../../nbs/package/export/check.ipynb #b3ff9720
 def check_export(
     model: PreTrainedModel,  # The reference in float32, with its adapter if it has one
     folder: str | Path,  # The merged model that the file was made from, with its tokenizer
@@ -177,16 +216,12 @@ def check_export(
     """
     tok, rows = load_tokenizer(folder), dataset.select(range(min(len(dataset), 8)))
     chats = [chat[: turn + 1] for chat, turn in zip(rows["messages"], last_turns(rows))]
-    prompts = encode_prompts(model, tok, [chat[:-1] for chat in chats], max_new_tokens)
-    prose = tok(PROSE, add_special_tokens=False).input_ids[:112]
     findings = file_findings(folder, file, type)
-    with llama_server(file, max(len(prose), *map(len, prompts)) + max_new_tokens, exact=True) as server:
-        findings += _token_findings(tok, server, chats)
-        parity = {
-            "rows": answer_parity(model, server, prompts, max_new_tokens),
-            "prose": text_parity(model, server, prose),
-        }
-    findings += [f"parity: {what}" for what in beyond_limits(type, parity["rows"], parity["prose"])]
+    try:
+        parity, more = _run_in_llama_cpp(model, tok, file, type, chats, max_new_tokens)
+    except ValueError as e:  # such as a file that llama.cpp cannot load, for the reason that was found
+        raise ValueError("\n  ".join([str(e), *findings])) from e
+    findings += more
     exact, scores = type in ("f32", "f16", "bf16"), {}
     if not exact:
         scores = score_file(model, tok, file, dataset, scorers, max_new_tokens)

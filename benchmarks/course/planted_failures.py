@@ -28,10 +28,10 @@ from ft_notebooks import (
 from ft_notebooks.cli.pipeline import course_stage
 from ft_notebooks.export.check import check_export
 from ft_notebooks.export.gguf_writer import write_gguf
-from ft_notebooks.inference.llama_cpp import LlamaServer, llama_server
 from ft_notebooks.export.parity import answer_parity
 from ft_notebooks.export.run_export import run_model
 from ft_notebooks.inference.generation import encode_prompts
+from ft_notebooks.inference.llama_cpp import LlamaServer, llama_server
 
 SETTINGS = {
     "model": "SmolLM2-135M-Instruct, LoRA r=16 merged in float32: "

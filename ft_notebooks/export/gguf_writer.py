@@ -64,7 +64,7 @@ _RULES = {  # name in src/llama-vocab.cpp: steps of the pre-tokenizer in tokeniz
     "llama-bpe": _split(_CONTRACTIONS + "{1,3}" + _REST),
 }
 
-
+# %% ../../nbs/package/export/gguf_writer.ipynb #e0e287f3
 def pre_tokenizer_name(
     tok: PreTrainedTokenizerBase,
 ) -> str:  # llama.cpp's name of its pre-tokenizer
@@ -123,7 +123,7 @@ def _weight_shapes(config: PreTrainedConfig) -> dict[str, torch.Size]:
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     return {name: tensor.shape for name, tensor in model.state_dict().items() if name not in tied}
 
-
+# %% ../../nbs/package/export/gguf_writer.ipynb #b66cb349
 def _checked(file: Path, key: str, tensor: torch.Tensor, shapes: dict[str, torch.Size]) -> np.ndarray:
     if key not in shapes:
         save = "save the model again with save_pretrained, which leaves it out"
@@ -136,7 +136,7 @@ def _checked(file: Path, key: str, tensor: torch.Tensor, shapes: dict[str, torch
         )
     return tensor.float().numpy()
 
-
+# %% ../../nbs/package/export/gguf_writer.ipynb #4087b179
 def gguf_tensors(
     folder: str | Path,  # A model folder with safetensors
     type: str,  # A key of `TYPES`
@@ -177,7 +177,7 @@ def _add_config(writer: gguf.GGUFWriter, config: PreTrainedConfig, type: str) ->
     writer.add_file_type(gguf.LlamaFileType[TYPES[type]])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
 
-
+# %% ../../nbs/package/export/gguf_writer.ipynb #a39047dc
 def _token_types(tok: PreTrainedTokenizerBase, rows: int) -> tuple[list[str], list[gguf.TokenType]]:
     "A name and a type for each row of the embedding; rows without a token are unused."
     added, names = tok.added_tokens_decoder, {i: token for token, i in tok.get_vocab().items()}
@@ -203,7 +203,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tok: PreTrainedTokenizerBase, rows: 
     writer.add_add_bos_token(False)
     writer.add_chat_template(tok.chat_template)
 
-
+# %% ../../nbs/package/export/gguf_writer.ipynb #68853ad6
 def _check_vocabulary(folder: Path, tok: PreTrainedTokenizerBase, rows: int) -> None:
     most = max(tok.get_vocab().values())
     if most >= rows:

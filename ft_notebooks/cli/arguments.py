@@ -44,6 +44,7 @@ def _add_export(commands, run) -> None:
     way.add_argument("--quantize", metavar="PATH", help="llama.cpp's llama-quantize, for types such as q4_k_m")
     way.add_argument("--allow", metavar="KINDS", help="findings to keep, separated by commas; the card names them")
     way.add_argument("--license", metavar="NAME", help="of the exported model, for its card, such as apache-2.0")
+    way.add_argument("--push", metavar="OWNER/NAME", help="upload to this repository of the hub, private if it is new")
 
 
 def _add_serve(commands) -> None:

@@ -230,7 +230,9 @@ _SAID = {
 def demo_command(
     args,  # From `parser` for `ft demo`
 ) -> str:  # The table of scores and the report's path; for a finished demo, the path alone
-    "Base, SFT and DPO on the built-in task, with a report; resumes a killed demo, leaves a finished one unchanged."
+    "Base, SFT, DPO and export on the built-in task, with a report; resumes a killed demo, keeps a finished one."
+    from ft_notebooks.cli.model_export import ask_exported
+
     quiet_libraries(args.threads)
     folder, where = _task_folder(args.output, args.seed), (args.output, args.seed)
     if (folder / "report.html").exists():
@@ -245,5 +247,7 @@ def demo_command(
         found[stage] = course_scores(stage, *where)
         history[stage], looks[stage] = known_run(run.resolve())[1]["history"], scores_by_step(run)
     rows = {stage: _task_rows(stage, args.seed) for stage in COURSE_STAGES}
+    exported = ask_exported(folder / COURSE_STAGES[-1])
     page = report_card(found, folder, title=_TITLE, history=history, looks=looks, train=rows)
-    return f"\n{score_table(found)}\n\nThe report is {page} (also report.md, report.json, scores.png, loss.png)"
+    said = [score_table(found), exported, f"The report is {page} (also report.md, report.json, scores.png, loss.png)"]
+    return "\n" + "\n\n".join(filter(None, said))

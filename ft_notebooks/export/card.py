@@ -92,10 +92,10 @@ def _by_stage(stages: list[dict], describe) -> str:
 
 # %% ../../nbs/package/export/card.ipynb #f6a6db50
 def _base_section(origin: tuple[str | None, str], stages: list[dict], license: str | None) -> str:
-    name, told = origin
+    name, revision = origin
     base = f"[{name}](https://huggingface.co/{name})" if name else "not known"
     first = stages[0]["manifest"]["run"]
-    lines = [f"- **Base**: {base}: {told}."]
+    lines = [f"- **Base**: {base}: {revision}."]
     if "model.weights" in first:
         lines.append(f"- **Base in training**: {first['model.class']}, fingerprint `{first['model.weights']}`.")
     if name is None:

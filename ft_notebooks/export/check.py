@@ -22,7 +22,7 @@ from ..evaluation.metrics import find_scorers
 from ..evaluation.runner import Evaluation, interval
 from ..evaluation.statistics import compare
 from .gguf_writer import ARCHITECTURES, TYPES, gguf_tensors
-from .llama_cpp import LlamaServer, llama_server
+from ..inference.llama_cpp import LlamaServer, llama_server
 from .parity import PROSE, answer_parity, beyond_limits, text_parity
 from .token_suite import different_tokens, token_strings
 from ..inference.generation import encode_prompts, generate, turn_end

@@ -16,10 +16,9 @@ from safetensors import safe_open
 from transformers import PreTrainedConfig
 
 from ..core.files import atomic_path, read_record
-from ..core.fingerprints import weights_fingerprint
 from .gguf_writer import check_family, llama_cpp_order
+from .run_origin import check_base
 from ..loading.model_files import check_checkpoint, read_config
-from ..lora.adapter import load_adapter
 from ..lora.adapter_folder import check_adapter_folder, trained_bits
 
 # %% ../../nbs/package/export/lora_gguf.ipynb #984802ca
@@ -49,25 +48,10 @@ def _check_plain(run: Path, adapter: PeftConfig) -> None:
         raise ValueError(f"{run} has {start}, so its base was changed before training; {_cure(run)}")
 
 # %% ../../nbs/package/export/lora_gguf.ipynb #927ae224
-def _check_base(run: Path) -> None:
-    "`ValueError` if the base was quantized in training, or has other weights now; nothing without a manifest."
-    bits = trained_bits(run)
-    if bits in (4, 8):
+def _check_bits(run: Path) -> None:
+    "`ValueError` if the base was quantized in training."
+    if (bits := trained_bits(run)) in (4, 8):
         raise ValueError(f"{run} was trained on a base in {bits} bits, and a GGUF of the base has others; {_cure(run)}")
-    file = run / "manifest.json"
-    recorded = read_record(file, "run")["run"] if bits and file.is_file() else {}
-    if "model.weights" not in recorded:
-        return
-    model = load_adapter(run, bits)
-    if str(model.get_base_model().dtype).removeprefix("torch.") not in recorded["model.dtypes"]:
-        return  # this machine computes in the other 16-bit type
-    now, then = weights_fingerprint(model)["model.weights"], recorded["model.weights"]
-    if now != then:
-        base = model.get_base_model().name_or_path
-        raise ValueError(
-            f"{base}, the base of {run}, has changed since training: its weights have the fingerprint {now}, and had "
-            f"{then}; restore it, or train again"
-        )
 
 # %% ../../nbs/package/export/lora_gguf.ipynb #f54258b4
 _EMBEDDINGS = ("embed_tokens", "lm_head")
@@ -104,7 +88,8 @@ def write_lora_gguf(
     _check_plain(run, adapter)
     config = read_config(check_checkpoint(adapter.base_model_name_or_path), adapter.revision)
     check_family(adapter.base_model_name_or_path, config)
-    _check_base(run)
+    _check_bits(run)
+    check_base(run)
     with atomic_path(file) as part:
         writer = gguf.GGUFWriter(part, config.model_type)
         writer.add_type(gguf.GGUFType.ADAPTER)

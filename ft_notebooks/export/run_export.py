@@ -23,7 +23,7 @@ from .card import model_card
 from .check import check_export
 from .gguf_writer import TYPES, write_gguf
 from .parity import PROSE, SAFETENSORS_KL
-from .run_origin import run_stages
+from .run_origin import check_base, run_stages
 from ..loading.quantization_error import token_distances
 from ..loading.quantized_loading import load_model
 from ..lora.adapter import dequantise_base, load_adapter, merge_adapter
@@ -134,12 +134,13 @@ def export_run(
 ) -> Path:  # The folder
     """Exports a run to a folder, checked against the run; the folder holds everything, or is not there.
 
-    `ValueError` for a run that is incomplete, arguments that do not fit, a folder that is not empty, what `write_gguf`
-    does not cover, and what `check_export` finds.
+    `ValueError` for a run that is incomplete or whose base has changed, arguments that do not fit, a folder that is not
+    empty, what `write_gguf` does not cover, and what `check_export` finds.
     """
     type = type or {"gguf": "f16"}.get(to, "bf16")
     _check_arguments(to, type, converter, quantize)
     run_stages(run)  # `ValueError` for a folder that is no run, before anything is computed
+    check_base(run)
     output = Path(run, f"{to}-{type}") if output is None else Path(output)
     with whole_folder(output) as part:
         if to == "safetensors":

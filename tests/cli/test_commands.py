@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -22,10 +23,9 @@ from transformers.trainer_callback import CallbackHandler
 import ft_notebooks.sft.trainer
 from ft_notebooks.cli import console, demo_task, evaluation, model_choice, pipeline, run_record
 from ft_notebooks.cli.arguments import parser
-from ft_notebooks.cli.commands import main
+from ft_notebooks.cli.commands import SETTINGS_INI, main
 from ft_notebooks.cli.data_preparation import show_row
 from ft_notebooks.cli.demo_task import DEMO_DPO, demo_pairs, demo_scores
-from ft_notebooks.cli.settings_template import SETTINGS_INI
 from ft_notebooks.core.fingerprints import data_fingerprint
 from ft_notebooks.data.chat_encoding import encode_chat
 from ft_notebooks.data.example_task import appointments
@@ -959,7 +959,10 @@ def test_the_demo_goes_through_its_stages_and_is_then_left_alone(here, capsys, m
     assert then["model.name"] == str(here / "runs/demo/sft") and then["data.trained"] == data_fingerprint(
         demo_pairs(96, 103)
     )
-    assert "The report is runs/demo/report.html" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "The report is runs/demo/report.html" in printed
+    exported = "runs/demo/dpo/gguf-f16/model-f16.gguf"
+    assert f"{exported}, checked against the run, answers OpenAI's client:" in printed and Path(exported).is_file()
     main(["demo", "--seed", "3"])
     assert "runs/demo is finished; nothing is changed" in capsys.readouterr().out and len(scored) == 3
     assert "sft.seed was 3, is 4" in refused(capsys, "demo", "--seed", "4")
@@ -968,6 +971,23 @@ def test_the_demo_goes_through_its_stages_and_is_then_left_alone(here, capsys, m
     typed(monkeypatch)
     main(["chat", "runs/demo"])  # the demo's folder stands for the run in it
     assert "system: Answer with one line of JSON" in capsys.readouterr().out
+
+
+def test_an_export_is_uploaded_only_where_the_user_asks_for_it_and_is_logged_in(copied, capsys, monkeypatch):
+    copied(*FULL)
+    hub = Mock()
+    hub.create_repo.return_value.repo_id = "me/model"
+    monkeypatch.setattr("ft_notebooks.cli.model_export.HfApi", lambda: hub)
+    words = ["export", "runs/sft", "--type", "f32", "--set", "evaluation.max_new_tokens=4", "--output"]
+    main([*words, "one"])
+    assert "hf upload OWNER/NAME one --private" in capsys.readouterr().out and not hub.mock_calls
+    main([*words, "two", "--push", "me/model"])
+    assert "Uploaded" in capsys.readouterr().out
+    hub.create_repo.assert_called_once_with("me/model", private=True, exist_ok=True)
+    hub.upload_folder.assert_called_once_with(repo_id="me/model", folder_path=Path("two"))
+    hub.whoami.side_effect = OSError("no token")
+    said = refused(capsys, *words, "three", "--push", "me/model")
+    assert "no token Log in with hf auth login" in said and not Path("three").exists()
 
 
 def test_a_broken_line_in_a_file_of_pairs_is_named_and_not_its_good_rows(here):

@@ -20,14 +20,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ft_notebooks import add_adapter, generate, load_adapter, load_model, lora_config, tiny_model, tiny_tokenizer
-from ft_notebooks.export import chat_http, gguf_writer
-from ft_notebooks.server import endpoint as module
-from ft_notebooks.server.chat_request import ApiError, read_request
+from ft_notebooks.export import gguf_writer
 from ft_notebooks.export.gguf_writer import write_gguf
-from ft_notebooks.export.llama_cpp import llama_server
-from ft_notebooks.server.model_programs import gguf_model, open_model
-from ft_notebooks.server.endpoint import serving
-from ft_notebooks.server.token_stream import ServedModel
+from ft_notebooks.inference import chat_http
+from ft_notebooks.inference import endpoint as module
+from ft_notebooks.inference.chat_request import ApiError, read_request
+from ft_notebooks.inference.endpoint import serving
+from ft_notebooks.inference.llama_cpp import llama_server
+from ft_notebooks.inference.model_programs import gguf_model, open_model
+from ft_notebooks.inference.token_stream import ServedModel
 from ft_notebooks.tokenization.chat_template import ChatTemplate
 
 ROOT = Path(__file__).parents[2]
@@ -312,7 +313,7 @@ def test_a_file_that_is_no_gguf_is_an_error(tmp_path):
 
 
 def test_the_command_prints_what_it_serves_and_ends_at_ctrl_c(place):
-    code = "import sys; from ft_notebooks.server.endpoint import serve; serve(sys.argv[1], port=0)"
+    code = "import sys; from ft_notebooks.inference.endpoint import serve; serve(sys.argv[1], port=0)"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.Popen(
         [sys.executable, "-c", code, place / "tiny.gguf"],

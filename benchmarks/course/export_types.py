@@ -27,10 +27,10 @@ from ft_notebooks.cli.pipeline import course_stage
 from ft_notebooks.evaluation.metrics import exact_match
 from ft_notebooks.evaluation.runner import interval
 from ft_notebooks.export.gguf_writer import write_gguf
-from ft_notebooks.export.llama_cpp import llama_server
 from ft_notebooks.export.parity import PROSE, answer_parity, text_parity
 from ft_notebooks.export.run_export import run_model
 from ft_notebooks.inference.generation import answers, encode_prompts
+from ft_notebooks.inference.llama_cpp import llama_server
 
 SETTINGS = {
     "model": "SmolLM2-135M-Instruct, SFT stage of the course (LoRA r=16, merged in float32)",

@@ -64,7 +64,7 @@ def _measured(report: dict) -> list[str]:
     lines += [f"{name}: {score['verdict']}" for name, score in report["scores"].items()]
     return lines + [f"kept although: {finding}" for finding in report["allowed"]]
 
-
+# %% ../../nbs/package/cli/model_export.ipynb #c1069818
 def export_command(
     args,  # From `parser` for `ft export`
 ) -> str:  # The figures, the folder, and the next command

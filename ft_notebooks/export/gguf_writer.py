@@ -64,7 +64,7 @@ _RULES = {  # name in src/llama-vocab.cpp: steps of the pre-tokenizer in tokeniz
     "llama-bpe": _split(_CONTRACTIONS + "{1,3}" + _REST),
 }
 
-
+# %% ../../nbs/package/export/gguf_writer.ipynb #e0e287f3
 def pre_tokenizer_name(
     tok: PreTrainedTokenizerBase,
 ) -> str:  # llama.cpp's name of its pre-tokenizer
@@ -114,38 +114,50 @@ def _encoded(name: str, weight: np.ndarray, type: str) -> tuple[np.ndarray, gguf
     return data, raw
 
 
-def _weight_names(config: PreTrainedConfig) -> set[str]:
-    "The names of the model's tensors in its safetensors files: a tied head is not stored."
+def _weight_shapes(config: PreTrainedConfig) -> dict[str, torch.Size]:
+    "The names and shapes of the model's tensors in its safetensors files: a tied head is not stored."
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
-    return {*model.state_dict()} - tied
+    return {name: tensor.shape for name, tensor in model.state_dict().items() if name not in tied}
 
+# %% ../../nbs/package/export/gguf_writer.ipynb #b66cb349
+def _checked(file: Path, key: str, tensor: torch.Tensor, shapes: dict[str, torch.Size]) -> np.ndarray:
+    if key not in shapes:
+        save = "save the model again with save_pretrained, which leaves it out"
+        cure = "set tie_word_embeddings to false there" if key == "lm_head.weight" else save
+        raise ValueError(f"{file} holds {key}, which the model in config.json does not have; {cure}")
+    if tensor.shape != shapes[key]:
+        found, expected = (" x ".join(map(str, shape)) for shape in (tensor.shape, shapes[key]))
+        raise ValueError(
+            f"{file} holds {key} with {found} numbers, and config.json says {expected}; correct config.json"
+        )
+    return tensor.float().numpy()
 
+# %% ../../nbs/package/export/gguf_writer.ipynb #4087b179
 def gguf_tensors(
     folder: str | Path,  # A model folder with safetensors
     type: str,  # A key of `TYPES`
 ) -> Iterator[tuple[str, np.ndarray, gguf.GGMLQuantizationType]]:
     """The name, bytes and type of each tensor of the GGUF file, one at a time.
 
-    `ValueError` for a tensor that the model lacks or does not have, and for one that is not finite in its type.
+    `ValueError` for a tensor that the model lacks or does not have, for one of another shape than in config.json, and
+    for one that is not finite in its type.
     """
     config = AutoConfig.from_pretrained(folder)
     names = gguf.get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
-    missing = _weight_names(config)
+    shapes, seen = _weight_shapes(config), set()
     for file in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(file, "pt") as opened:
             for key in sorted(opened.keys()):
-                name = names.get_name(key, try_suffixes=(".weight", ".bias"))
-                if key not in missing or name is None:
-                    raise ValueError(f"{file} holds {key}, which the model in config.json does not have")
-                missing.remove(key)
-                weight = llama_cpp_order(config, key, opened.get_tensor(key).float().numpy())
-                yield name, *_encoded(key, weight, type)
-    if missing:
-        raise ValueError(f"{folder} lacks {len(missing)} of the model's tensors: {', '.join(sorted(missing))[:200]}")
+                seen.add(key)
+                weight = llama_cpp_order(config, key, _checked(file, key, opened.get_tensor(key), shapes))
+                yield names.get_name(key, try_suffixes=(".weight", ".bias")), *_encoded(key, weight, type)
+    if missing := sorted({*shapes} - seen):
+        lost = ", ".join(missing)[:200]
+        raise ValueError(f"{folder} lacks {len(missing)} of the model's tensors: {lost}; save or copy the model again")
 
 # %% ../../nbs/package/export/gguf_writer.ipynb #e8f02338
 def _add_config(writer: gguf.GGUFWriter, config: PreTrainedConfig, type: str) -> None:
@@ -165,7 +177,7 @@ def _add_config(writer: gguf.GGUFWriter, config: PreTrainedConfig, type: str) ->
     writer.add_file_type(gguf.LlamaFileType[TYPES[type]])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
 
-
+# %% ../../nbs/package/export/gguf_writer.ipynb #a39047dc
 def _token_types(tok: PreTrainedTokenizerBase, rows: int) -> tuple[list[str], list[gguf.TokenType]]:
     "A name and a type for each row of the embedding; rows without a token are unused."
     added, names = tok.added_tokens_decoder, {i: token for token, i in tok.get_vocab().items()}
@@ -191,7 +203,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tok: PreTrainedTokenizerBase, rows: 
     writer.add_add_bos_token(False)
     writer.add_chat_template(tok.chat_template)
 
-
+# %% ../../nbs/package/export/gguf_writer.ipynb #68853ad6
 def _check_vocabulary(folder: Path, tok: PreTrainedTokenizerBase, rows: int) -> None:
     most = max(tok.get_vocab().values())
     if most >= rows:
@@ -208,6 +220,8 @@ def write_gguf(
     `ValueError` for an adapter, a family or setting that is not covered, a missing or surplus tensor, weights that are
     not finite in the type, a vocabulary larger than the embedding, and a folder without a chat template.
     """
+    if Path(folder, "adapter_config.json").is_file():
+        raise ValueError(f"{folder} holds an adapter; merge it into its base: ft export {folder} --to gguf")
     folder = Path(check_checkpoint(folder))
     if type not in TYPES:
         raise ValueError(f"type must be one of {', '.join(TYPES)}, got {type!r}")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..inference.llama_cpp import LlamaServer
+from .llama_cpp import LlamaServer
 
 # %% ../../nbs/package/export/parity.ipynb #77b9f356
 TOP = 100  # tokens at each position that are asked of llama.cpp
@@ -110,7 +110,7 @@ SAFETENSORS_KL = {"f32": 5e-5, "f16": 1e-4, "bf16": 2e-3}
 
 
 def beyond_limits(
-    type: str,  # "f32", "f16", "bf16"; any other name: a quantized type
+    type: str,  # "f32", "f16", "bf16"; any other name is that of a quantized type
     answers: Parity,  # On the run's own rows
     prose: Parity,
 ) -> list[str]:  # What is wrong, in words; empty for a right file

@@ -37,6 +37,8 @@ _WORDS = [
     ),
     *("it's", "IT'S", "we'll", "’s", "'t", "don't", "camelCase", "snake_case", "ALLCAPS", "e\u0301", "n\u0303o", "ﬁ"),
 ]
+
+# %% ../../nbs/package/export/token_suite.ipynb #5110e565
 _SYMBOLS = [
     *("!", "...", "--", "->", "#include", "f(x)=[1,2];", '{"k": "v", "n": 12}', "<a href='x'>", "https://a.b/c?d=1"),
     *("🙂", "👩‍👩‍👧", "🇩🇪", "☕️", "§", "€", "\u0007", "\u00ad", "𝒳", "\U0001f9ff", "\\n", "`x`", "**b**", "|"),

@@ -40,7 +40,7 @@ def is_loopback(
     except ValueError:
         return False
 
-
+# %% ../../nbs/package/inference/chat_http.ipynb #427dfd5d
 class _Guard:
     "Refuses requests without the key; on loopback also those of web pages."
 
@@ -192,7 +192,7 @@ async def _chat(api: _Api, request: Request) -> Response:
         return _Events(_events(api, asked, answer), media_type="text/event-stream")
     return await _whole(api, request, answer)
 
-
+# %% ../../nbs/package/inference/chat_http.ipynb #a2e0c539
 def chat_app(
     model: ServedModel,
     api_key: str | None = None,  # Which requests must send as "Authorization: Bearer KEY"

@@ -72,7 +72,7 @@ def _fault(error: ValidationError) -> ApiError:
     given = "" if first["type"] == "missing" else f", got {json.dumps(first['input'])[:80]}"
     return ApiError(f"{field or 'the body'}: {first['msg']}{given}", field or None, "invalid_value")
 
-
+# %% ../../nbs/package/inference/chat_request.ipynb #bd8299ca
 def read_request(
     body: bytes,  # JSON
     name: str,  # Of the model that is served

@@ -84,7 +84,7 @@ def _running(app, listening: socket.socket) -> Iterator[None]:
         server.should_exit = True
         thread.join()
 
-
+# %% ../../nbs/package/inference/endpoint.ipynb #7a14b09f
 @contextmanager
 def _served(target, host: str, port: int, api_key: str | None, settings: dict) -> Iterator[tuple[ServedModel, str]]:
     "The model and its url, which answers until the end of the block."

@@ -69,7 +69,7 @@ class LlamaServer:
         places = found.get("completion_probabilities", [])
         return found["tokens"], [{t["id"]: _number(t["logprob"]) for t in place["top_logprobs"]} for place in places]
 
-
+# %% ../../nbs/package/inference/llama_cpp.ipynb #404f6847
 def _number(logprob: float | None) -> float:  # JSON has no NaN: the server writes null
     return math.nan if logprob is None else logprob
 
@@ -94,7 +94,7 @@ def _parameters(file: Path, lora: Path | None, context: int, streams: int, threa
         made.cache_type_k = made.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     return made
 
-
+# %% ../../nbs/package/inference/llama_cpp.ipynb #d2b6a34a
 @contextmanager
 def llama_server(
     file: str | Path,  # A GGUF file

@@ -47,7 +47,7 @@ class _Tokens(BaseStreamer):
     def end(self):
         pass
 
-
+# %% ../../nbs/package/inference/model_programs.ipynb #3c9df197
 def _generate(model, tok, ids: list[int], sampling: Sampling, streamer: _Tokens, gone: threading.Event) -> None:
     "Runs `model.generate` until the answer or `gone` ends it; puts None or the error after the last token."
     drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
@@ -66,7 +66,7 @@ def _generate(model, tok, ids: list[int], sampling: Sampling, streamer: _Tokens,
     except Exception as e:
         streamer.made.put(e)
 
-
+# %% ../../nbs/package/inference/model_programs.ipynb #079a8840
 def _transformers_tokens(model, tok, ids: list[int], sampling: Sampling) -> Generator[int, None, None]:
     streamer, gone = _Tokens(), threading.Event()
     thread = threading.Thread(target=_generate, args=(model, tok, ids, sampling, streamer, gone), daemon=True)
@@ -110,7 +110,7 @@ def folder_model(
 # %% ../../nbs/package/inference/model_programs.ipynb #1de04668
 _FROM_GREEDY = {"temperature": 0, "samplers": ["top_k"], "top_k": 1}
 
-
+# %% ../../nbs/package/inference/model_programs.ipynb #d3900554
 def _llama_tokens(
     server: LlamaServer, slots: queue.SimpleQueue, ids: list[int], sampling: Sampling
 ) -> Generator[int, None, None]:
@@ -157,7 +157,7 @@ def _gguf_template(file: Path, tokenizer: str | Path | None) -> ChatTemplate:
 
 _PROBE = "ab  12345 \n\n\t don't É 日本語 🙂 <|x|>"
 
-
+# %% ../../nbs/package/inference/model_programs.ipynb #ba63b3ab
 def _check_same_ids(server: LlamaServer, template: ChatTemplate, file: Path) -> None:
     "`ValueError` if the tokenizer does not give the ids of the file's own."
     chat = [{"role": "user", "content": _PROBE}]
@@ -169,7 +169,7 @@ def _check_same_ids(server: LlamaServer, template: ChatTemplate, file: Path) -> 
 # %% ../../nbs/package/inference/model_programs.ipynb #34751050
 LONGEST = 8192  # tokens; llama.cpp reserves memory for the whole context
 
-
+# %% ../../nbs/package/inference/model_programs.ipynb #1ea5a148
 @contextmanager
 def gguf_model(
     file: str | Path,  # A GGUF file

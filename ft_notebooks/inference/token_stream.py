@@ -100,7 +100,7 @@ class Answer:
                 sent = ready
         yield (text + self._more(last=True))[len(sent) :]
 
-
+# %% ../../nbs/package/inference/token_stream.ipynb #5b42f678
 def _first(text: str, stops: tuple[str, ...]) -> int | None:
     "Where the first stop text begins."
     return min((at for stop in stops if (at := text.find(stop)) >= 0), default=None)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .llama_cpp import LlamaServer
+from ..inference.llama_cpp import LlamaServer
 
 # %% ../../nbs/package/export/parity.ipynb #77b9f356
 TOP = 100  # tokens at each position that are asked of llama.cpp
@@ -39,7 +39,7 @@ def _compared(expected: Tensor, place: dict[int, float]) -> tuple[float, float, 
     apart = (ours - theirs)[ours > LIKELY].abs()
     return kl.item(), apart.max().item() if len(apart) else math.nan, bool(p.max() - ours[theirs.argmax()] <= TIE)
 
-
+# %% ../../nbs/package/export/parity.ipynb #12f0453f
 @dataclass(frozen=True)
 class Parity:
     "How far a file's next-token probabilities are from the model's."
@@ -73,7 +73,7 @@ def answer_parity(
         places += found
     return _parity(torch.cat(logits), places)
 
-
+# %% ../../nbs/package/export/parity.ipynb #b3fe7cf4
 @torch.no_grad()
 def text_parity(
     model: PreTrainedModel,  # The reference, in float32
@@ -108,9 +108,9 @@ _QUANTIZED = Limit(1e-3), Limit(math.inf)
 # of a folder that transformers loads, by `token_distances`, whose sums over a vocabulary in float32 end at some 1e-5
 SAFETENSORS_KL = {"f32": 5e-5, "f16": 1e-4, "bf16": 2e-3}
 
-
+# %% ../../nbs/package/export/parity.ipynb #8a9545c1
 def beyond_limits(
-    type: str,  # "f32", "f16", "bf16"; any other name is that of a quantized type
+    type: str,  # "f32", "f16", "bf16"; any other name: a quantized type
     answers: Parity,  # On the run's own rows
     prose: Parity,
 ) -> list[str]:  # What is wrong, in words; empty for a right file

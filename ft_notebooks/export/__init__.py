@@ -12,7 +12,6 @@ _names = {
     "check": ["check_export", "file_findings", "score_file"],
     "card": ["model_card"],
     "gguf_writer": ["write_gguf"],
-    "llama_cpp": ["llama_server"],
     "lora_gguf": ["write_lora_gguf"],
     "parity": ["answer_parity", "text_parity", "Parity"],
     "run_export": ["export_run", "run_model"],

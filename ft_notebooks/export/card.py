@@ -245,12 +245,13 @@ def _transformers_use(system: str | None) -> str:
 
 # %% ../../nbs/package/export/card.ipynb #8aef7a81
 def _gguf_use(file: str, system: str | None) -> str:
+    name = Path(file).stem  # which `ft serve` gives the model
     code = f"""
         from openai import OpenAI
 
         client = OpenAI(base_url="http://127.0.0.1:8080/v1", api_key="none")
         messages = CHAT
-        answer = client.chat.completions.create(model="{file}", messages=messages, temperature=0, max_tokens=128)
+        answer = client.chat.completions.create(model="{name}", messages=messages, temperature=0, max_tokens=128)
         print(answer.choices[0].message.content)"""
     tried = ["With llama.cpp, by `ft serve` of ft-notebooks, and any client of OpenAI's protocol:"]
     tried += [_block(f"ft serve {file} --port 8080", "sh"), _code(system, code)]

@@ -154,7 +154,8 @@ def _file_scores(scores: dict) -> str:
 def _scores_section(stages: list[dict], report: dict) -> str:
     parts = [_run_scores(stages[-1])]
     if report["scores"]:
-        parts += ["The exported file against transformers, on the same rows:", _file_scores(report["scores"])]
+        rows = "on the same rows, which may be rows of the training: this measures the export, not the model"
+        parts += [f"The exported file against transformers, {rows}:", _file_scores(report["scores"])]
     parts.append("Brackets hold the 95 % interval. Nothing beyond these rows was measured.")
     return "\n\n".join(parts)
 

@@ -165,7 +165,7 @@ def export_run(
             _write_file(merged, file, type, converter, quantize)
             report = check_export(run_model(run), merged, file, type, dataset, scorers, max_new_tokens, allow)
             shutil.rmtree(merged)
-        names = ["torch", "transformers", "peft", "gguf", *(["xllamacpp"] if to == "gguf" else [])]
+        names = ["ft-notebooks", "torch", "transformers", "peft", "gguf", *(["xllamacpp"] if to == "gguf" else [])]
         report = {"to": to, "type": type, **report, "versions": {name: version(name) for name in names}}
         _finish(part, run, report, license)
     return output

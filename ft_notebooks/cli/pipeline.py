@@ -249,5 +249,5 @@ def demo_command(
     rows = {stage: _task_rows(stage, args.seed) for stage in COURSE_STAGES}
     exported = ask_exported(folder / COURSE_STAGES[-1])
     page = report_card(found, folder, title=_TITLE, history=history, looks=looks, train=rows)
-    said = [score_table(found), exported, f"The report is {page} (also report.md, report.json, scores.png, loss.png)"]
-    return "\n" + "\n\n".join(filter(None, said))
+    report = f"The report is {page} (also report.md, report.json, scores.png, loss.png)"
+    return "\n" + "\n\n".join(filter(None, (score_table(found), exported, report)))

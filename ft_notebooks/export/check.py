@@ -72,7 +72,7 @@ _SCALING = {"default": "none", "llama3": "none", "linear": "linear", "yarn": "ya
 
 
 def _setting_findings(config, fields: dict[str, Any]) -> Iterator[str]:
-    prefix = fields.get("general.architecture")
+    prefix = str(fields.get("general.architecture"))
     expected = {name: getattr(config, field, None) for name, field in _SETTINGS.items()}
     expected |= {"rope.freq_base": _rope(config).get("rope_theta"), "rope.scaling.factor": _rope(config).get("factor")}
     defaults = {f"{prefix}.rope.freq_base": 10000.0}  # which llama.cpp takes where the file has none
@@ -81,7 +81,7 @@ def _setting_findings(config, fields: dict[str, Any]) -> Iterator[str]:
         if value is not None and found is not None and not np.isclose(found, value, rtol=1e-6, atol=0):
             yield f"settings: {prefix}.{name} is {found:g}, and {value:g} in config.json"
     kind, scaling = _rope(config).get("rope_type"), fields.get(f"{prefix}.rope.scaling.type", "none")
-    if scaling != _SCALING.get(kind, scaling):
+    if scaling != _SCALING.get(str(kind), scaling):
         yield f"settings: {prefix}.rope.scaling.type is {scaling!r}, and the rope type {kind!r} in config.json"
 
 # %% ../../nbs/package/export/check.ipynb #8e65cd3b
@@ -166,12 +166,13 @@ def score_file(
     with llama_server(file, context, _STREAMS) as server, ThreadPoolExecutor(_STREAMS) as pool:
         new = pool.map(lambda ids: server.next_tokens(ids, max_new_tokens)[0], prompts)
         theirs = [tok.decode(ids, skip_special_tokens=True) for ids in new]
-    pair = [_evaluated(texts, dataset, functions) for texts in (generate(model, tok, asked, max_new_tokens), theirs)]
+    first = _evaluated(generate(model, tok, asked, max_new_tokens), dataset, functions)
+    second = _evaluated(theirs, dataset, functions)
     found = {}
     for name in functions:
-        tested = compare(*pair, name, ("transformers", "the file"))
-        scores = {key: one.scores[name] for key, one in zip(("transformers", "file"), pair)}
-        found[name] = scores | {key: tested[key] for key in ("p", "difference", "verdict")}
+        tested = compare(first, second, name, ("transformers", "the file"))
+        found[name] = {"transformers": first.scores[name], "file": second.scores[name]}
+        found[name] |= {key: tested[key] for key in ("p", "difference", "verdict")}
     return found
 
 # %% ../../nbs/package/export/check.ipynb #f653cc69

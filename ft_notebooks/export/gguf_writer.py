@@ -154,7 +154,8 @@ def gguf_tensors(
             for key in sorted(opened.keys()):
                 seen.add(key)
                 weight = llama_cpp_order(config, key, _checked(file, key, opened.get_tensor(key), shapes))
-                yield names.get_name(key, try_suffixes=(".weight", ".bias")), *_encoded(key, weight, type)
+                name = names.get_name(key, try_suffixes=(".weight", ".bias"))
+                yield str(name), *_encoded(key, weight, type)
     if missing := sorted({*shapes} - seen):
         lost = ", ".join(missing)[:200]
         raise ValueError(f"{folder} lacks {len(missing)} of the model's tensors: {lost}; save or copy the model again")

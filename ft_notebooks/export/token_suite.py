@@ -8,7 +8,7 @@ __all__ = ['token_strings', 'different_tokens']
 # %% ../../nbs/package/export/token_suite.ipynb #245d21f3
 import random
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -47,7 +47,7 @@ _SYMBOLS = [
 
 def token_strings(
     tok: PreTrainedTokenizerBase,  # Its special tokens are in the strings, whole, cut, and inside words
-    chats: list[list[dict]] = (),  # Conversations, rendered by its chat template
+    chats: Sequence[list[dict]] = (),  # Conversations, rendered by its chat template
 ) -> list[str]:  # Without duplicates; the same in every process
     "Strings that tokenizers with different rules are likely to split differently."
     special = tok.all_special_tokens

@@ -38,7 +38,7 @@ LONG = re.compile(
             r"checkpointing/",
             r"training/(?!cpu_kernels|kernel_patching|loss_spikes|preflight|test_)",
             r"cli/",
-            r"test_(cli|cpu_threads|dedup|equality|finished|hosts|metrics_log|quantization_error|report|sharded_save|statistics)",
+            r"test_(another_process|cli|cpu_threads|dedup|equality|finished|hosts|metrics_log|quantization_error|report|sharded_save|statistics)",
             r"killed|two_processes|resumed|goes_on|the_demos|compiled_model",
             r"refused|what_peft_saves|script_saves|higher_learning_rate|shuffled|bootstrap|no_random_state|a_picture",
             r"_without\[\{'gradient_|_of_trls\[(accumulated|smoothed)",  # one setting of several

@@ -8,6 +8,7 @@ import os
 import re
 from pathlib import Path
 
+import model_cards
 import processors
 import pytest
 
@@ -38,7 +39,7 @@ LONG = re.compile(
             r"checkpointing/",
             r"training/(?!cpu_kernels|kernel_patching|loss_spikes|preflight|test_)",
             r"cli/",
-            r"test_(cli|cpu_threads|dedup|equality|finished|hosts|metrics_log|quantization_error|report|sharded_save|statistics)",
+            r"test_(another_process|cli|cpu_threads|dedup|equality|finished|hosts|metrics_log|quantization_error|report|sharded_save|statistics)",
             r"killed|two_processes|resumed|goes_on|the_demos|compiled_model",
             r"refused|what_peft_saves|script_saves|higher_learning_rate|shuffled|bootstrap|no_random_state|a_picture",
             r"_without\[\{'gradient_|_of_trls\[(accumulated|smoothed)",  # one setting of several
@@ -134,18 +135,4 @@ def _pictures_are_empty(request):
 
 @pytest.fixture(autouse=True, scope="session")
 def _a_card_is_compiled_once():
-    "The model card in each checkpoint is made of templates, which the libraries compile anew each time."
-    from jinja2 import Environment
-
-    compiled, compile_template = {}, Environment.compile
-
-    def look_up(self, source, *args, **kwargs):
-        settings = type(self), self.trim_blocks, self.lstrip_blocks, *self.extensions
-        key = (source, settings, args, *kwargs.items())
-        if key not in compiled:
-            compiled[key] = compile_template(self, source, *args, **kwargs)
-        return compiled[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Environment, "compile", look_up)
-        yield
+    model_cards.compile_once()

@@ -1,14 +1,31 @@
-"What must be the same in every process: one that has imported nothing yet, and whose strings have other hashes."
+"""What a process of its own proves: it has imported nothing yet, its strings have other hashes, and a signal ends it.
+
+One process for all of it, since most of its time goes into the imports: a quiet command, codes whose results must be
+those of this process, and a script that is stopped in its fourth step.
+"""
 
 import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from small_runs import HANGS, forked
+from transformers.trainer_callback import CallbackHandler
+
+from ft_notebooks.cli.commands import main
+from ft_notebooks.data.example_task import appointments
+from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
+QUIET = ["sft", "notes.jsonl", "--quiet"]
+for setting in ("model.name=tiny", "sft.bf16=false", "sft.max_steps=1", "data.eval=last:4"):
+    QUIET += ["--set", setting]
 
 NOTES = """
 from ft_notebooks.data.example_task import appointments
@@ -38,15 +55,40 @@ from ft_notebooks.loading.example_models import tiny_model
 models = [add(tiny_model(), lora_config(tiny_model())) for add in (add_adapter, get_peft_model)]
 print(*(sum(p.double().sum().item() for n, p in m.named_parameters() if "lora_A" in n) for m in models))
 """
+SCRIPT = """
+import os, signal, sys
+from ft_notebooks import add_adapter, appointments, fit, lora_config, sft_trainer, tiny_model, tiny_tokenizer
+
+from transformers.trainer_callback import CallbackHandler
+
+begin = CallbackHandler.on_step_begin
+def killed(self, args, state, control):
+    if state.global_step == int(sys.argv[2]):
+        os.kill(os.getpid(), getattr(signal, sys.argv[3]))
+    return begin(self, args, state, control)
+CallbackHandler.on_step_begin = killed
+
+model = add_adapter(tiny_model(), lora_config(tiny_model(), lora_dropout=0.1))
+trainer = sft_trainer(model, tiny_tokenizer(), appointments(16), output_dir=sys.argv[1], max_steps=6, save_steps=2)
+fit(trainer)
+print("after the training")
+"""
 EACH = {"notes": NOTES, "read": READ, "groups": GROUPS, "adapter": ADAPTER}
-RUN = """
+END = "-- end of a part --\n"
+RUN = f"""
 import contextlib, io, json, sys
-said = {}
-for name, code in json.load(sys.stdin).items():
+from ft_notebooks.cli.commands import main
+each, script, quiet = json.load(sys.stdin)
+main(quiet)
+for stream in (sys.stdout, sys.stderr):
+    print({END!r}, end="", file=stream, flush=True)
+said = {{}}
+for name, code in each.items():
     with contextlib.redirect_stdout(io.StringIO()) as text:
-        exec(code, {})
+        exec(code, {{}})
     said[name] = text.getvalue()
-print(json.dumps(said))
+print(json.dumps(said), {END!r}, sep="\\n", end="", flush=True)
+exec(script, {{"__name__": "__main__"}})
 """
 
 
@@ -56,30 +98,64 @@ def here(name):
     return text.getvalue()
 
 
+def script(folder, step=-1):
+    "The script in this process; it is killed before a step."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CallbackHandler, "on_step_begin", CallbackHandler.on_step_begin)  # which the script changes
+        patch.setattr(sys, "argv", ["-c", str(folder), str(step), "SIGKILL"])
+        exec(SCRIPT, {"__name__": "__main__"})
+
+
 @pytest.fixture(scope="module")
 def there(tmp_path_factory):
-    "What each code prints there; the file that is read is edited after it has been read here."
+    """What each part printed there, in the folder. The file that is read is edited after it has been read here; the
+    script goes on with the run of one that was killed here.
+    """
     with contextlib.chdir(tmp_path_factory.mktemp("there")):
         for answer in ("first", "second", "third"):
             Path("a.jsonl").write_text(json.dumps({"instruction": "Say it.", "output": answer}))
             assert answer == "third" or here("read") == f"{answer}\n"
-        env = {**os.environ, "PYTHONHASHSEED": "12345"}
-        command, codes = [sys.executable, "-c", RUN], json.dumps(EACH)
-        run = subprocess.run(command, input=codes, capture_output=True, text=True, env=env)
-        assert run.returncode == 0, run.stderr
-        return json.loads(run.stdout.splitlines()[-1])
+        tiny_tokenizer().save_pretrained("tiny")
+        tiny_model().save_pretrained("tiny")
+        appointments(24).to_json("notes.jsonl")
+        with contextlib.redirect_stdout(None):
+            script(Path("whole").resolve())  # here, so that what it imports and estimates is then there for the forks
+        killed = forked(lambda: script(Path("run").resolve(), step=3)), Path("run/complete.json").exists()
+        env = {**os.environ, "PYTHONHASHSEED": "12345", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+        command = [sys.executable, "-c", RUN, str(Path("run").resolve()), "4", "SIGTERM"]
+        given = json.dumps([EACH, SCRIPT, QUIET])
+        run = subprocess.run(command, input=given, capture_output=True, text=True, env=env, timeout=HANGS)
+        out, err = run.stdout.split(END), run.stderr.split(END)
+        assert (len(out), len(err)) == (3, 2), run.stderr
+        yield SimpleNamespace(
+            killed=killed, code=run.returncode, quiet=(out[0], err[0]), **json.loads(out[1]), script=(out[2], err[1])
+        )
+
+
+def test_a_quiet_command_prints_what_comes_out_and_errors_alone(there, capfd):
+    said, log = there.quiet
+    assert said.strip() == "The run is in runs/sft. Next: ft eval runs/sft, or ft chat runs/sft", log
+    assert "/1 [" not in log  # no bar
+    main(["eval", "runs/sft", "--quiet", "--set", "evaluation.max_new_tokens=3"])
+    said, log = capfd.readouterr()
+    head, *_, last = said.strip().splitlines()
+    assert head.split() == ["base", "sft"] and last == "The report is runs/sft/eval/report.html", log
+    with pytest.raises(SystemExit) as e:
+        main(["merge", "tiny", "--quiet"])
+    said, log = capfd.readouterr()
+    assert (e.value.code, said) == (2, "") and "tiny holds no adapter" in log
 
 
 def test_the_notes_of_the_example_task(there):
-    assert there["notes"] == here("notes")
+    assert there.notes == here("notes")
 
 
 def test_an_edited_file_is_read_anew(there):
-    assert there["read"] == "third\n"
+    assert there.read == "third\n"
 
 
 def test_the_groups_of_near_duplicates(there):
-    assert there["groups"] == here("groups") and "60 are near-duplicates" in there["groups"]
+    assert there.groups == here("groups") and "60 are near-duplicates" in there.groups
 
 
 def test_an_adapter_s_first_weights_but_not_those_of_the_bare_library(there):
@@ -87,5 +163,20 @@ def test_an_adapter_s_first_weights_but_not_those_of_the_bare_library(there):
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        (ours, bare), (theirs, other) = here("adapter").split(), there["adapter"].split()
+        (ours, bare), (theirs, other) = here("adapter").split(), there.adapter.split()
     assert ours == theirs and bare != other
+
+
+def test_a_script_that_is_killed_stopped_and_started_again_ends_with_the_same_weights(there, capfd):
+    assert there.killed == (-signal.SIGKILL, False)
+    # then in an interpreter of its own, which gets a signal: it saves first, and the lines after fit do not run
+    (said, log), run = there.script, Path("run").resolve()
+    assert f"goes on from {run / 'checkpoint-2'}" in said, log
+    assert there.code not in (0, None) and "after the training" not in said
+    assert f"Stopped: SIGTERM: started again, the run goes on from step 5, {run / 'checkpoint-5'}" in log
+    assert not Path("run/complete.json").exists()
+    capfd.readouterr()
+    assert forked(lambda: script(run)) == 0
+    assert capfd.readouterr().out.count("after the training\n") == 1
+    one, other = (Path(name, "adapter_model.safetensors").read_bytes() for name in ("run", "whole"))
+    assert one == other

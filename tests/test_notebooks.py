@@ -33,8 +33,9 @@ if sys.platform == "linux" and not os.path.exists("/dev/nvidiactl"):
     gc.collect()
     gc.freeze()
 sys.path.append("tests")
+from model_cards import compile_once
 from processors import without_vnni
-without_vnni()
+compile_once(), without_vnni()
 from nbdev.test import nbdev_test
 
 def run(numbers):  # the notebooks with these numbers, one after the other, each in a process of its own

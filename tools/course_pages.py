@@ -1,10 +1,10 @@
 """The glossary and the page on what guides say, both made from the notebooks; tools/readme.py writes them."""
 
+import json
 import os
 import re
 from pathlib import Path
-
-import nbformat
+from types import SimpleNamespace
 
 NBS = Path(__file__).resolve().parents[1] / "nbs"
 GLOSSARY_HEAD = """# Glossary
@@ -26,8 +26,29 @@ POINTS_BACK = re.compile(
 )  # a sentence that needs the one before it
 
 
+def read(notebook):
+    "The cells of a notebook, each source as one text. (Importing nbformat takes longer than all that is done here.)"
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return [SimpleNamespace(**{**cell, "source": "".join(cell["source"])}) for cell in cells]
+
+
+def written(cells, metadata):
+    "The text of a notebook, as nbformat writes it."
+    plain = [{**vars(cell), "source": cell.source.splitlines(keepends=True)} for cell in cells]
+    whole = {"cells": plain, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+    return json.dumps(whole, ensure_ascii=False, indent=1, sort_keys=True, separators=(",", ": ")) + "\n"
+
+
+def markdown_cell(text, id):
+    return SimpleNamespace(cell_type="markdown", id=id, metadata={}, source=text)
+
+
+def code_cell(text, id):
+    return SimpleNamespace(cell_type="code", execution_count=None, id=id, metadata={}, outputs=[], source=text)
+
+
 def title(notebook):
-    sources = (cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "markdown")
+    sources = (cell.source for cell in read(notebook) if cell.cell_type == "markdown")
     return next(source for source in sources if source.startswith("# ")).splitlines()[0].removeprefix("# ")
 
 
@@ -36,8 +57,7 @@ def lessons():
 
 
 def prose(notebook):
-    cells = nbformat.read(notebook, as_version=4).cells
-    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    return "\n\n".join(cell.source for cell in read(notebook) if cell.cell_type == "markdown")
 
 
 def is_term(bold):
@@ -88,9 +108,9 @@ def what_guides_say():
 
 def as_notebook(sources):
     "The text of a notebook of markdown cells, as nbdev-clean leaves it."
-    cells = [nbformat.v4.new_markdown_cell(text, id=f"made-{number:03}") for number, text in enumerate(sources)]
+    cells = [markdown_cell(text, id=f"made-{number:03}") for number, text in enumerate(sources)]
     kernel = {"display_name": "python3", "language": "python", "name": "python3"}
-    return nbformat.writes(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})) + "\n"
+    return written(cells, {"kernelspec": kernel})
 
 
 def with_colab(notebook, repository):
@@ -98,14 +118,11 @@ def with_colab(notebook, repository):
 
     The cell carries `hub`, so that tests, which have no network, leave it out.
     """
-    found = nbformat.read(notebook, as_version=4)
-    found.cells = [cell for cell in found.cells if not cell.id.startswith("colab-")]
+    metadata = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]
+    cells = [cell for cell in read(notebook) if not cell.id.startswith("colab-")]
     if repository:
         path = f"{repository.removeprefix('https://github.com/')}/blob/main/nbs/{notebook.name}"
         badge = f"[Open in Colab](https://colab.research.google.com/github/{path})"
         install = f'#| hub\n%pip install -q "ft-notebooks[lessons] @ git+{repository}"'
-        found.cells[:0] = [
-            nbformat.v4.new_markdown_cell(badge, id="colab-badge"),
-            nbformat.v4.new_code_cell(install, id="colab-install"),
-        ]
-    return nbformat.writes(found) + "\n"
+        cells[:0] = [markdown_cell(badge, id="colab-badge"), code_cell(install, id="colab-install")]
+    return written(cells, metadata)

@@ -14,8 +14,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-import nbformat
-from course_pages import as_notebook, glossary, lessons, title, what_guides_say, with_colab
+from course_pages import as_notebook, glossary, lessons, read, title, what_guides_say, with_colab
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -43,13 +42,13 @@ def fence(kind, text):
 
 def readme():
     parts = [NOTE]
-    for cell in nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4).cells:
+    for cell in read(ROOT / "nbs" / "index.ipynb"):
         if cell.cell_type == "markdown":
             parts.append(re.sub(r"\]\(([^)\s]+)\)", from_root, cell.source))
         if cell.cell_type != "code" or re.search(r"^#\s*\|\s*hide\b", cell.source, flags=re.M):
             continue
         parts.append(fence("python", re.sub(r"^#\s*\|.*\n?", "", cell.source, flags=re.M)))
-        texts = [out.get("text") or out.get("data", {}).get("text/plain", "") for out in cell.outputs]
+        texts = ["".join(out.get("text") or out.get("data", {}).get("text/plain", "")) for out in cell.outputs]
         parts.extend(fence("text", text) for text in texts if text.strip())
     return "\n\n".join(parts) + "\n"
 

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -563,22 +562,6 @@ def test_the_bits_of_a_weight_follow_from_the_method_and_the_machine(monkeypatch
         model_choice.model_bits(16, "full"),
         model_choice.model_bits(32),
     ) == (bits, 32, 16, 32)
-
-
-def test_a_quiet_command_prints_what_comes_out_and_errors_alone(here, capfd):
-    words = ["sft", "notes.jsonl", "--quiet", *quick(*SHORT, "data.eval=last:4")]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    sft = subprocess.run([sys.executable, "-m", "ft_notebooks.cli", *words], env=env, capture_output=True, text=True)
-    assert sft.stdout.strip() == "The run is in runs/sft. Next: ft eval runs/sft, or ft chat runs/sft", sft.stderr
-    assert "/1 [" not in sft.stderr  # no bar
-    main(["eval", "runs/sft", "--quiet", "--set", "evaluation.max_new_tokens=3"])
-    said, log = capfd.readouterr()
-    head, *_, last = said.strip().splitlines()
-    assert head.split() == ["base", "sft"] and last == "The report is runs/sft/eval/report.html", log
-    with pytest.raises(SystemExit) as e:
-        main(["merge", "tiny", "--quiet"])
-    said, log = capfd.readouterr()
-    assert (e.value.code, said) == (2, "") and "tiny holds no adapter" in log
 
 
 def test_the_version_is_that_of_the_package(capsys):

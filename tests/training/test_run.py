@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import torch
 from peft import get_peft_model_state_dict
 from ranks_of import ranks
 from safetensors.torch import load_file
-from small_runs import HANGS, ROWS, TOK, forked, on_notes
+from small_runs import ROWS, TOK, forked, on_notes
 from transformers import TrainerCallback
 
 import ft_notebooks
@@ -220,53 +218,3 @@ def test_what_others_write_beside_the_model_is_no_part_of_it(tmp_path, monkeypat
     assert "run.log" not in (tmp_path / "complete.json").read_text() and not (tmp_path / ".model").exists()
     fit(supervised(tmp_path))
     assert files(tmp_path) == before
-
-
-# last: what the first runs of a process import and estimate is then there for the forks
-
-
-SCRIPT = """
-import os, signal, sys
-from ft_notebooks import add_adapter, appointments, fit, lora_config, sft_trainer, tiny_model, tiny_tokenizer
-
-from transformers.trainer_callback import CallbackHandler
-
-begin = CallbackHandler.on_step_begin
-def killed(self, args, state, control):
-    if state.global_step == int(sys.argv[2]):
-        os.kill(os.getpid(), getattr(signal, sys.argv[3]))
-    return begin(self, args, state, control)
-CallbackHandler.on_step_begin = killed
-
-model = add_adapter(tiny_model(), lora_config(tiny_model(), lora_dropout=0.1))
-trainer = sft_trainer(model, tiny_tokenizer(), appointments(16), output_dir=sys.argv[1], max_steps=6, save_steps=2)
-fit(trainer)
-print("after the training")
-"""
-
-
-def in_a_fork(folder, step=-1):
-    "The exit code of the script in a fork, which need not import anything; it is killed before a step."
-
-    def script():
-        sys.argv = ["-c", str(folder), str(step), "SIGKILL"]
-        exec(SCRIPT, {"__name__": "__main__"})
-
-    return forked(script)
-
-
-def test_a_script_that_is_killed_stopped_and_started_again_ends_with_the_same_weights(tmp_path, capfd):
-    assert in_a_fork(tmp_path / "run", step=3) == -signal.SIGKILL
-    assert not (tmp_path / "run/complete.json").exists()
-    # then in an interpreter of its own, which gets a signal: it saves first, and the lines after fit do not run
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "run"), "4", "SIGTERM"]
-    stopped = subprocess.run(command, capture_output=True, text=True, timeout=HANGS)
-    assert f"goes on from {tmp_path / 'run/checkpoint-2'}" in stopped.stdout, stopped.stderr
-    assert stopped.returncode != 0 and "after the training" not in stopped.stdout
-    said = f"Stopped: SIGTERM: started again, the run goes on from step 5, {tmp_path / 'run/checkpoint-5'}"
-    assert said in stopped.stderr and not (tmp_path / "run/complete.json").exists()
-    capfd.readouterr()
-    assert (in_a_fork(tmp_path / "run"), in_a_fork(tmp_path / "whole")) == (0, 0)
-    assert capfd.readouterr().out.count("after the training\n") == 2
-    one, other = (Path(tmp_path, run, "adapter_model.safetensors").read_bytes() for run in ("run", "whole"))
-    assert one == other

@@ -568,7 +568,8 @@ def test_the_bits_of_a_weight_follow_from_the_method_and_the_machine(monkeypatch
 def test_a_quiet_command_prints_what_comes_out_and_errors_alone(here, capfd):
     words = ["sft", "notes.jsonl", "--quiet", *quick(*SHORT, "data.eval=last:4")]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    sft = subprocess.run([sys.executable, "-m", "ft_notebooks.cli", *words], env=env, capture_output=True, text=True)
+    program = Path(sys.executable).with_name("ft")  # as a reader starts it
+    sft = subprocess.run([program, *words], env=env, capture_output=True, text=True)
     assert sft.stdout.strip() == "The run is in runs/sft. Next: ft eval runs/sft, or ft chat runs/sft", sft.stderr
     assert "/1 [" not in sft.stderr  # no bar
     main(["eval", "runs/sft", "--quiet", "--set", "evaluation.max_new_tokens=3"])

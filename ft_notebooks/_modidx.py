@@ -1292,6 +1292,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'ft_notebooks/evaluation/runner.py'),
                                                 'ft_notebooks.evaluation.runner._answered': ( 'package/evaluation/runner.html#_answered',
                                                                                               'ft_notebooks/evaluation/runner.py'),
+                                                'ft_notebooks.evaluation.runner._losses': ( 'package/evaluation/runner.html#_losses',
+                                                                                            'ft_notebooks/evaluation/runner.py'),
                                                 'ft_notebooks.evaluation.runner._questions': ( 'package/evaluation/runner.html#_questions',
                                                                                                'ft_notebooks/evaluation/runner.py'),
                                                 'ft_notebooks.evaluation.runner._score': ( 'package/evaluation/runner.html#_score',

@@ -1,6 +1,8 @@
 """Every notebook runs: `nbdev_test` on each of the selected ones, up to two at a time, reported as one pytest test
 each.
 
+Where they are forked, `!ft ...` is forked too; as a program of its own `ft` runs in tests/cli/test_commands.py.
+
 `pytest -k tokenizer` runs that notebook only. NB_FLAGS="smol gpu" says which flagged cells run; without it the cells
 flagged `smol` run where the real model is in the cache.
 """
@@ -19,19 +21,54 @@ NBS = sorted(  # but the solutions, which tests/test_solutions.py runs
     if p.parent.name != "solutions" and not any(part[0] in "_." for part in p.relative_to(ROOT).parts)
 )
 RUN_EACH = """
-import gc, os, sys
+import gc, os, shlex, sys, traceback
 flags, folder, *notebooks = sys.argv[1:]
+lessons = [i for i, name in enumerate(notebooks) if os.path.basename(os.path.dirname(name)) == "nbs"]
 # elsewhere, or with an open GPU, it cannot be forked
 if sys.platform == "linux" and not os.path.exists("/dev/nvidiactl"):
     import IPython, datasets, execnb.shell, matplotlib.pyplot, pydantic
     import ft_notebooks.cli.commands, ft_notebooks.dpo.trainer, ft_notebooks.evaluation.runner, ft_notebooks.sft.trainer
-    from ft_notebooks import add_adapter, lora_config, tiny_model
+    from ft_notebooks import add_adapter, load_model, lora_config, smollm2, tiny_model
+    from ft_notebooks.core.device import hardware
     from ft_notebooks.loading.training_memory import step_memory
     model = tiny_model()
     for trained in (model, add_adapter(tiny_model(), lora_config(model))):  # imports as much again, and is kept
         step_memory(trained, {"use_cpu": True})(1000)
+    if lessons and "smol" in flags.split():  # what a step of theirs takes is estimated once for all of them, too
+        model = load_model(smollm2())
+        estimate = step_memory(add_adapter(model, lora_config(model, r=16)), {"bf16": hardware().bf16})
+        estimate(100), estimate(1000)
+        del estimate
+    del model, trained
     gc.collect()
     gc.freeze()
+
+    from IPython.core.interactiveshell import InteractiveShell
+    started = InteractiveShell.system
+
+    def system(shell, command):  # `!ft ...` runs in a copy of this process, which need not import the libraries again
+        words = shlex.split(command)
+        if words[0] != "ft":
+            return started(shell, command)
+        sys.stdout.flush()
+        read, write = os.pipe()
+        if not (pid := os.fork()):
+            os.dup2(write, 1), os.dup2(write, 2)
+            sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
+            try:
+                ft_notebooks.cli.commands.main(words[1:])
+            except SystemExit as e:
+                os._exit(e.code or 0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        os.close(write)
+        with open(read) as said:
+            print(said.read(), end="")
+        shell.user_ns["_exit_code"] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    InteractiveShell.system = system
 sys.path.append("tests")
 from model_cards import compile_once
 from processors import without_vnni
@@ -51,7 +88,6 @@ def run(numbers):  # the notebooks with these numbers, one after the other, each
             file.write(str(code))
 
 # the lessons one after the other, in their order, since each goes on with what the one before it has trained
-lessons = [i for i, name in enumerate(notebooks) if os.path.basename(os.path.dirname(name)) == "nbs"]
 waiting = [lessons] * bool(lessons) + [[i] for i in range(len(notebooks)) if i not in lessons]
 running = set()
 while waiting or running:

@@ -64,13 +64,8 @@ def demo_scores(
     tok,  # Its tokenizer
 ):  # An `Evaluation` of 80 rows
     "`exact_match`, `preferred_form` and perplexity on held-out words; `exact_match_new_phrases` on held-out phrases."
-    scorers = {"exact_match": exact_match, "preferred_form": key_order(*FORM)}
-    words, phrases = (
-        evaluate(model, tok, appointments(n, part="test", new_phrases=new), scorers, max_new_tokens=40, batch_size=50)
-        for n, new in zip(TEST_NOTES, (False, True))
-    )
-    scores = {**words.scores, "exact_match_new_phrases": phrases.scores["exact_match"]}
-    for row in phrases.rows:  # these count only in that score
-        row["exact_match_new_phrases"] = row.pop("exact_match")
-        del row["preferred_form"], row["nats"]
-    return Evaluation(scores, words.rows + phrases.rows, words.errors + phrases.errors)
+    words, phrases = (appointments(n, part="test", new_phrases=new) for n, new in zip(TEST_NOTES, (False, True)))
+    how = {"max_new_tokens": 40, "batch_size": 50}
+    known = evaluate(model, tok, words, {"exact_match": exact_match, "preferred_form": key_order(*FORM)}, **how)
+    new = evaluate(model, tok, phrases, {"exact_match_new_phrases": exact_match}, **how, likelihood=False)
+    return Evaluation(known.scores | new.scores, known.rows + new.rows, known.errors + new.errors)

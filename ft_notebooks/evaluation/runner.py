@@ -91,7 +91,7 @@ _FACTS = ("prompt", "expected", "generated", "ended", "tokens", "nats", "trained
 class Evaluation:
     "The scores of a model with their intervals, each row's answer and values, and the errors of scorers."
 
-    scores: dict[str, dict]  # Name -> {"value", "low", "high", "n"}; the last two are "bits_per_byte" and "perplexity"
+    scores: dict[str, dict]  # Name -> {"value", "low", "high", "n"}; the last: "bits_per_byte", "perplexity"
     rows: list[dict] = field(repr=False)  # The facts above, then one value a scorer, None where it failed
     errors: list[dict] = field(default_factory=list)  # "row" (its number), "scorer", "message": each value that is None
 
@@ -126,18 +126,22 @@ def _scored(rows, dataset, scorers) -> list[dict]:
     return errors
 
 # %% ../../nbs/package/evaluation/runner.ipynb #009b7cf2
-def _answered(model, tok, dataset, max_new_tokens, batch_size, file) -> list[dict]:
-    "The rows with all facts: prompt, reference, generated answer, and loss of the whole chat."
+def _losses(model, tok, dataset, batch_size) -> list[dict]:
+    "Of each row, the loss of the whole chat's answers, its tokens and its bytes."
+    found = zip(*(part.tolist() for part in row_losses(model, tok, dataset, batch_size)), answer_bytes(dataset))
+    return [{"nats": loss, "trained": tokens, "bytes": size} for loss, tokens, size in found]
+
+
+def _answered(model, tok, dataset, max_new_tokens, batch_size, file, likelihood) -> list[dict]:
+    "The rows with all facts: prompt, reference, generated answer and, with `likelihood`, the loss of the whole chat."
     rows = _questions(dataset)
     prompts = [row["prompt"] for row in rows]
     tools = dataset["tools"][:] if "tools" in dataset.column_names else None
     encode_prompts(model, tok, prompts, max_new_tokens, tools)  # `ValueError` before the model runs
-    nats, trained = row_losses(model, tok, dataset, batch_size or 8)
+    losses = _losses(model, tok, dataset, batch_size or 8) if likelihood else [{}] * len(rows)
     said = answers(model, tok, prompts, max_new_tokens, batch_size, file=file, tools=tools)
-    facts = zip(said, nats.tolist(), trained.tolist(), answer_bytes(dataset))
-    for row, (answer, loss, tokens, size) in zip(rows, facts):
-        row |= {"generated": answer["text"], "ended": answer["ended"], "tokens": answer["tokens"]}
-        row |= {"nats": loss, "trained": tokens, "bytes": size}
+    for row, answer, loss in zip(rows, said, losses):
+        row |= {"generated": answer["text"], "ended": answer["ended"], "tokens": answer["tokens"], **loss}
     return rows
 
 # %% ../../nbs/package/evaluation/runner.ipynb #49ef8add
@@ -161,7 +165,7 @@ def _summary(rows: list[dict], scorers) -> dict[str, dict]:
     "Each score with its interval over the rows that have a value, then bits per byte and perplexity over all."
     scores = {name: interval([row[name] for row in rows if row[name] is not None]) for name in scorers}
     for name, (_, under, _) in SUMMED_SCORES.items():
-        if any(row[under] for row in rows):  # answers that are all empty have no bytes
+        if any(row.get(under) for row in rows):  # answers that are all empty have no bytes
             scores[name] = summed_score(name, rows)
     return scores
 
@@ -176,6 +180,7 @@ def evaluate(
     max_new_tokens: int = 64,  # Generation of an answer stops here if the model has not ended it
     batch_size: int | None = None,  # Prompts at a time; None: the default of `answers`
     file: str | Path | None = None,  # JSONL file that stores the answers: a killed call continues from it
+    likelihood: bool = True,  # False: without perplexity and bits per byte, which take a second pass over all chats
 ) -> Evaluation:
     """Generates each chat's last answer greedily, scores it with 95% intervals, and computes the loss of all chats.
 
@@ -189,6 +194,6 @@ def evaluate(
     taken = {*_FACTS, *SUMMED_SCORES} & set(functions)
     if taken:
         raise ValueError(f"rename the scorers {sorted(taken)}: the result of `evaluate` uses these names itself")
-    rows = _answered(model, tok, dataset, max_new_tokens, batch_size, file)
+    rows = _answered(model, tok, dataset, max_new_tokens, batch_size, file, likelihood)
     errors = _scored(rows, dataset, functions)
     return Evaluation(_summary(rows, functions), rows, errors)

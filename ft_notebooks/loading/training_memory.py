@@ -37,14 +37,16 @@ def _trained_adapter(model, adapter: PeftConfig | None) -> PeftConfig | None:
 _ESTIMATES: dict[str, Memory] = {}  # of this process
 
 
-# fields of a config that do not change the memory of a step
-_ORIGIN = {"_name_or_path": None, "base_model_name_or_path": None, "architectures": None, "use_cache": None}
+# fields of a config that do not change the memory of a step; a trainer sets the ids to the tokenizer's
+_NO_MATTER = ("_name_or_path", "base_model_name_or_path", "architectures", "use_cache")
+_NO_MATTER += ("pad_token_id", "bos_token_id", "eos_token_id")
 
 
 def _key(config, tokens: int, settings) -> str:
     "Equal for configs with the same estimate, wherever they were loaded from."
-    adapter = settings.get("adapter") and settings["adapter"].to_dict() | _ORIGIN
-    given = [config.to_dict() | _ORIGIN, tokens, settings | {"adapter": adapter}]
+    same = dict.fromkeys(_NO_MATTER)
+    adapter = settings.get("adapter") and settings["adapter"].to_dict() | same
+    given = [config.to_dict() | same, tokens, settings | {"adapter": adapter}]
     return json.dumps(
         given, sort_keys=True, default=lambda value: sorted(value) if isinstance(value, set) else str(value)
     )

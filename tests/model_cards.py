@@ -1,4 +1,4 @@
-"The model card in each checkpoint is made of templates, which the libraries compile anew each time: 18 ms of each save."
+"Model cards in checkpoints are made of templates, which the libraries compile anew: 18 ms of each save."
 
 import importlib.util
 from pathlib import Path

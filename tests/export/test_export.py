@@ -1,12 +1,13 @@
 "What an export leaves behind where it fails, and what other programs and --allow may add"
 
 import json
+import os
 import signal
-import subprocess
 import sys
 from unittest.mock import patch
 
 import pytest
+from small_runs import forked
 
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.export.check import check_export
@@ -50,16 +51,11 @@ def test_a_full_disk_leaves_nothing(tiny_run, tmp_path):
 
 
 def test_an_export_that_is_killed_leaves_no_folder(tiny_run, tmp_path):
-    script = (
-        "import os, signal, sys\nfrom unittest.mock import patch\n"
-        "from ft_notebooks.data.example_task import appointments\n"
-        "from ft_notebooks.export import run_export\n"
-        "kill = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "with patch.object(run_export, 'check_export', kill):\n"
-        "    run_export.export_run(sys.argv[1], appointments(4), sys.argv[2], type='f32')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script, tiny_run, tmp_path / "out"], capture_output=True)
-    assert done.returncode == -signal.SIGKILL
+    def killed():
+        with patch("ft_notebooks.export.run_export.check_export", lambda *_: os.kill(os.getpid(), signal.SIGKILL)):
+            export_run(tiny_run, ROWS, tmp_path / "out", type="f32")
+
+    assert forked(killed) == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
     assert export_run(tiny_run, ROWS, tmp_path / "out", type="f32", max_new_tokens=8).is_dir()
 

@@ -313,10 +313,9 @@ def test_a_file_that_is_no_gguf_is_an_error(tmp_path):
 
 
 def test_the_command_prints_what_it_serves_and_ends_at_ctrl_c(place):
-    code = "import sys; from ft_notebooks.inference.endpoint import serve; serve(sys.argv[1], port=0)"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.Popen(
-        [sys.executable, "-c", code, place / "tiny.gguf"],
+        [Path(sys.executable).with_name("ft"), "serve", place / "tiny.gguf", "--port", "0"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

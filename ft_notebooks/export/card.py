@@ -186,6 +186,8 @@ def _chat_section(tok: PreTrainedTokenizerBase, metrics: dict) -> str:
         lines += ["Without a system message the template writes its own:", "", _block(default), ""]
     else:
         lines += ["The template writes no system message of its own.", ""]
+    if tok.backend_tokenizer.normalizer:
+        lines += ["The tokenizer first composes characters (Unicode NFC). A GGUF file cannot say so: send text in NFC.", ""]
     rendered = tok.apply_chat_template(_chat(system), add_generation_prompt=True, tokenize=False)
     lines += [
         f"A turn ends with `{tok.eos_token}` (id {tok.eos_token_id}). A question, as the template renders it:",
@@ -242,7 +244,7 @@ def _transformers_use(system: str | None) -> str:
         answer = generator(messages, max_new_tokens=128, do_sample=False)
         print(answer[0]["generated_text"][-1]["content"])"""
     tried = ["With transformers, in this folder:", _code(system, code)]
-    return "\n\n".join([*tried, "Not tried: vLLM.", _block("vllm serve .", "sh")])
+    return "\n\n".join([*tried, "Not tried: vLLM; MLX.", _block("vllm serve .\nmlx_lm.server --model .", "sh")])
 
 # %% ../../nbs/package/export/card.ipynb #8aef7a81
 def _gguf_use(file: str, system: str | None) -> str:

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..core.files import atomic_path
+from ..loading.gguf_files import PRE_TOKENIZERS, WHOLE
 from ..loading.model_files import check_checkpoint
 from ..tokenization.padding import load_tokenizer
 
@@ -46,42 +47,28 @@ def check_family(
         if value != covered:
             raise ValueError(f"{folder}: {name} is {value!r}, and only {covered!r} is written; {_CONVERTER}")
 
-# %% ../../nbs/package/export/gguf_writer.ipynb #8f77d90c
-_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}"
-_REST = "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-
-
-def _split(pattern: str) -> list[dict]:
-    by_pattern = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    return [by_pattern, {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}]
-
-
-_GPT2 = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-_RULES = {  # name in src/llama-vocab.cpp: steps of the pre-tokenizer in tokenizer.json
-    "gpt-2": [_GPT2],
-    "smollm": [{"type": "Digits", "individual_digits": True}, _GPT2],
-    "qwen2": _split(_CONTRACTIONS + _REST),
-    "llama-bpe": _split(_CONTRACTIONS + "{1,3}" + _REST),
-}
-
 # %% ../../nbs/package/export/gguf_writer.ipynb #e0e287f3
+def _steps(rule: dict) -> list[dict]:
+    steps = rule.get("pretokenizers", [rule])
+    return [{key: value for key, value in step.items() if key != "trim_offsets"} for step in steps]  # changes no token
+
+
 def pre_tokenizer_name(
     tok: PreTrainedTokenizerBase,
 ) -> str:  # llama.cpp's name of its pre-tokenizer
     "The name of the tokenizer's rule; `ValueError` if it is no byte-level BPE, or its rule is not known."
     found = json.loads(tok.backend_tokenizer.to_str())
-    rule = found["pre_tokenizer"] or {}
-    steps = [
-        {key: value for key, value in step.items() if key != "trim_offsets"}  # which changes no token
-        for step in rule.get("pretokenizers", [rule])
-    ]
-    if found["model"]["type"] == "BPE" and steps[-1].get("type") == "ByteLevel":
-        if not found["model"]["merges"]:
+    model, steps = found["model"], _steps(found["pre_tokenizer"] or {})
+    if (found["normalizer"] or {"type": "NFC"}) != {"type": "NFC"}:
+        raise ValueError(f"the tokenizer changes text by {found['normalizer']}, which llama.cpp does not; {_CONVERTER}")
+    if model["type"] == "BPE" and steps[-1].get("type") == "ByteLevel":
+        if not model["merges"]:
             return "gpt-2"
-        for name, known in _RULES.items():
-            if steps == known:
+        for name, known in PRE_TOKENIZERS.items():
+            same = steps == _steps(json.loads(known.__getstate__()))
+            if same and bool(model.get("ignore_merges")) == (name in WHOLE):
                 return name
-    raise ValueError(f"the tokenizer's rule {json.dumps(steps)[:200]} is not one of {', '.join(_RULES)}; {_CONVERTER}")
+    raise ValueError(f"the tokenizer's rule {json.dumps(steps)[:200]} is not one of {', '.join(PRE_TOKENIZERS)}; {_CONVERTER}")
 
 # %% ../../nbs/package/export/gguf_writer.ipynb #45b68dae
 def llama_cpp_order(

@@ -60,6 +60,8 @@ def token_strings(
     for _ in range(330):
         found.append("".join(draw.choice(pieces + _SPACES * 2 + special) for _ in range(draw.randint(2, 9))))
     found += [tok.apply_chat_template(chat, tokenize=False) for chat in chats]
+    normalizer = tok.backend_tokenizer.normalizer  # which a GGUF file does not hold
+    found = [normalizer.normalize_str(text) for text in found] if normalizer else found
     return list(dict.fromkeys(text for text in found if text))
 
 # %% ../../nbs/package/export/token_suite.ipynb #35c77a6d

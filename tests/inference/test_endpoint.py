@@ -316,6 +316,7 @@ def test_the_command_prints_what_it_serves_and_ends_at_ctrl_c(place):
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.Popen(
         [Path(sys.executable).with_name("ft"), "serve", place / "tiny.gguf", "--port", "0"],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a background job ignores it
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

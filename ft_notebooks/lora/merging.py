@@ -73,7 +73,7 @@ _QUESTIONS = (
 
 
 def _sampled_rows(model: PreTrainedModel, tok: PreTrainedTokenizerBase) -> list[list[int]]:
-    "Token ids of three questions, each with four answers sampled from the model."
+    "Token ids of three questions, each with two answers sampled from the model."
     if tok.chat_template:
         chats = [[{"role": "user", "content": question}] for question in _QUESTIONS]
         prompts = tok.apply_chat_template(chats, add_generation_prompt=True, return_dict=False)
@@ -81,11 +81,11 @@ def _sampled_rows(model: PreTrainedModel, tok: PreTrainedTokenizerBase) -> list[
         prompts = tok(list(_QUESTIONS)).input_ids
     batch = pad_batch(prompts, tok.pad_token_id, side="left")
     inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
-    sampling = {"do_sample": True, "num_return_sequences": 4, "max_new_tokens": 32, "pad_token_id": tok.pad_token_id}
-    with keep_random_state(0), contiguous_head(model):  # else the head is copied for each of the twelve rows
+    sampling = {"do_sample": True, "num_return_sequences": 2, "max_new_tokens": 32, "pad_token_id": tok.pad_token_id}
+    with keep_random_state(0), contiguous_head(model):  # else the head is copied for each of the six rows
         sampled = model.generate(**inputs, **sampling)[:, batch["input_ids"].shape[1] :].tolist()
     ends = [answer.index(tok.pad_token_id) if tok.pad_token_id in answer else len(answer) for answer in sampled]
-    return [prompts[n // 4] + answer[:end] for n, (answer, end) in enumerate(zip(sampled, ends))]
+    return [prompts[n // 2] + answer[:end] for n, (answer, end) in enumerate(zip(sampled, ends))]
 
 # %% ../../nbs/package/lora/merging.ipynb #25474f4d
 def merge_folder(

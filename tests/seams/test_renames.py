@@ -1,6 +1,6 @@
 """Where a release renames what the package hangs on, a run keeps its guarantees or does not begin, and says why.
 
-Each test is a run of `guarantees.py` with one name renamed (`renamed.py`). Two of them, drawn with a seed, stand for
+Each test is a run of `guarantees.py` with one name renamed (`renamed.py`). One of them, drawn with a seed, stands for
 all (three where slow tests run); `ALL_RENAMES=1` runs every one. `PYTHONPATH=. python tests/seams/test_renames.py
 --table [NAME...]` prints what becomes of a run as a table.
 """
@@ -25,7 +25,7 @@ ROOT = HERE.parents[1]
 STACK = ("transformers", "trl", "peft", "accelerate", "torch")
 HANGS = 900  # seconds after which a process hangs
 SEED = 17
-DRAWN = 3 if "slow" in os.environ.get("NB_FLAGS", "").split() else 2
+DRAWN = 3 if "slow" in os.environ.get("NB_FLAGS", "").split() else 1
 ALONE = "the library itself does not run"
 
 # private or undocumented names that the package's guarantees once hung on

@@ -187,7 +187,10 @@ def _chat_section(tok: PreTrainedTokenizerBase, metrics: dict) -> str:
     else:
         lines += ["The template writes no system message of its own.", ""]
     if tok.backend_tokenizer.normalizer:
-        lines += ["The tokenizer first composes characters (Unicode NFC). A GGUF file cannot say so: send text in NFC.", ""]
+        lines += [
+            "The tokenizer first composes characters (Unicode NFC). A GGUF file cannot say so: send text in NFC.",
+            "",
+        ]
     rendered = tok.apply_chat_template(_chat(system), add_generation_prompt=True, tokenize=False)
     lines += [
         f"A turn ends with `{tok.eos_token}` (id {tok.eos_token_id}). A question, as the template renders it:",

@@ -68,7 +68,9 @@ def pre_tokenizer_name(
             same = steps == _steps(json.loads(known.__getstate__()))
             if same and bool(model.get("ignore_merges")) == (name in WHOLE):
                 return name
-    raise ValueError(f"the tokenizer's rule {json.dumps(steps)[:200]} is not one of {', '.join(PRE_TOKENIZERS)}; {_CONVERTER}")
+    raise ValueError(
+        f"the tokenizer's rule {json.dumps(steps)[:200]} is not one of {', '.join(PRE_TOKENIZERS)}; {_CONVERTER}"
+    )
 
 # %% ../../nbs/package/export/gguf_writer.ipynb #45b68dae
 def llama_cpp_order(

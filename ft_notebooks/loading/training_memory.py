@@ -38,7 +38,7 @@ _ESTIMATES: dict[str, Memory] = {}  # of this process
 
 
 # fields of a config that do not change the memory of a step; a trainer sets the ids to the tokenizer's
-_NO_MATTER = ("_name_or_path", "base_model_name_or_path", "architectures", "use_cache")
+_NO_MATTER: tuple[str, ...] = ("_name_or_path", "base_model_name_or_path", "architectures", "use_cache")
 _NO_MATTER += ("pad_token_id", "bos_token_id", "eos_token_id")
 
 

@@ -1,7 +1,7 @@
 "Each rule of `PRE_TOKENIZERS` that a written file can name: the tokenizer, llama.cpp and `gguf_tokenizer` agree"
 
 import pytest
-from tokenizers import pre_tokenizers
+from tokenizers import normalizers, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ft_notebooks.export.gguf_writer import pre_tokenizer_name, write_gguf
@@ -55,3 +55,18 @@ def test_the_strings_tell_a_rule_from_each_other_rule(rule):
     tok = tokenizer(rule)
     for other in {*RULES} - {rule}:
         assert different_tokens(strings(tok), ids_of(tok), ids_of(tokenizer(other))), other
+
+
+@pytest.mark.parametrize(
+    "change, found",
+    [
+        (lambda bpe: setattr(bpe, "normalizer", normalizers.Lowercase()), "changes text by .*Lowercase.*--converter"),
+        (lambda bpe: setattr(bpe.model, "ignore_merges", True), "rule .*Digits.* is not one of gpt-2, .*--converter"),
+    ],
+    ids=["lower case", "whole tokens without Llama 3's rule"],
+)
+def test_a_rule_that_llama_cpp_does_not_have_is_refused(change, found):
+    tok = tokenizer("smollm")
+    change(tok.backend_tokenizer)
+    with pytest.raises(ValueError, match=found):
+        pre_tokenizer_name(tok)

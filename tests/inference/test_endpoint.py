@@ -297,9 +297,9 @@ def test_an_adapter_is_served_with_its_base(place, tmp_path):
 
 
 def test_a_file_whose_tokenizer_is_not_known_is_served_with_the_folder_of_its_tokenizer(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(gguf_writer, "pre_tokenizer_name", lambda tok: "qwen2")
+    monkeypatch.setattr(gguf_writer, "pre_tokenizer_name", lambda tok: "tekken")
     write_gguf(place / "tiny", tmp_path / "other.gguf")
-    with pytest.raises(ValueError, match="tokenizer.ggml.pre is 'qwen2'.*or give the folder of its tokenizer"):
+    with pytest.raises(ValueError, match="tokenizer.ggml.pre is 'tekken'.*or give the folder of its tokenizer"):
         with gguf_model(tmp_path / "other.gguf"):
             pass
     with gguf_model(tmp_path / "other.gguf", tokenizer=place / "tiny") as model:

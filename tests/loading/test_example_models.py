@@ -303,7 +303,7 @@ def test_a_damaged_tokenizer_in_the_cache_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "values, found",
     [
-        ({"pre": "qwen2"}, "pre is 'qwen2'.*'gpt-2', 'olmo', 'smollm', 'starcoder'"),
+        ({"pre": "tekken"}, "pre is 'tekken'.*'gpt-2', 'olmo', 'smollm', 'starcoder', 'qwen2', 'llama-bpe'"),
         ({"pre": None}, "pre is None"),
         ({"model": "llama"}, r"model is 'llama'.*\['gpt2'\]"),
         ({"add_bos_token": True}, "add_bos_token is True"),

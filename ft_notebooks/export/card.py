@@ -13,6 +13,7 @@ from pathlib import Path
 from textwrap import dedent
 
 from huggingface_hub import ModelCard, ModelCardData
+from tokenizers import normalizers
 from transformers import PreTrainedTokenizerBase
 
 from ..checkpointing.run_manifest import went_without
@@ -186,7 +187,7 @@ def _chat_section(tok: PreTrainedTokenizerBase, metrics: dict) -> str:
         lines += ["Without a system message the template writes its own:", "", _block(default), ""]
     else:
         lines += ["The template writes no system message of its own.", ""]
-    if tok.backend_tokenizer.normalizer:
+    if isinstance(tok.backend_tokenizer.normalizer, normalizers.NFC):
         lines += [
             "The tokenizer first composes characters (Unicode NFC). A GGUF file cannot say so: send text in NFC.",
             "",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
+from tokenizers import normalizers
 
 from ft_notebooks.export.card import model_card
 from ft_notebooks.export.run_origin import base_origin
@@ -98,6 +99,14 @@ def test_every_value_of_the_report_stands_in_the_card(run):
     assert "## Kept in spite of a failed check" in text and "- score: 0.47 is below 0.5" in text
     assert "| xllamacpp | – | 2026 |" in text and "| torch | 2.13.0 | – |" in text and "peft" not in text
     assert f"revision `{COMMIT}`" in text and "128 rows, sha256 0123456789abcdef" in text
+
+
+@pytest.mark.parametrize("normalizer, said", [(normalizers.NFC(), True), (normalizers.NFKC(), False), (None, False)])
+def test_a_card_says_that_the_tokenizer_composes_characters(run, normalizer, said):
+    tok = tiny_tokenizer()
+    tok.backend_tokenizer.normalizer = normalizer
+    tok.save_pretrained(run)
+    assert ("send text in NFC" in str(model_card(run, report()))) == said
 
 
 def test_a_card_without_allowed_failures_has_no_section_for_them(run):

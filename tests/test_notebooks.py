@@ -1,7 +1,7 @@
 """Every notebook runs: `nbdev_test` on each of the selected ones, up to two at a time, reported as one pytest test
 each.
 
-Where they are forked, `!ft ...` is forked too; as a program of its own `ft` runs in tests/cli/test_commands.py.
+Where they are forked, `!ft ...` is forked too; as a program of its own `ft` runs in tests/inference/test_endpoint.py.
 
 `pytest -k tokenizer` runs that notebook only. NB_FLAGS="smol gpu" says which flagged cells run; without it the cells
 flagged `smol` run where the real model is in the cache.

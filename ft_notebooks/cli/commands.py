@@ -113,7 +113,7 @@ def _run(args) -> str | None:
     with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
         return _call(args)
 
-
+# %% ../../nbs/package/cli/commands.ipynb #59f7ff3b
 def main(
     argv: list[str] | None = None,  # The arguments; None for those of the process
 ) -> None:

@@ -30,6 +30,8 @@ from ..dpo.over_optimization import plot_collapse
 from ..dpo.trainer import dpo_trainer
 from ..evaluation.report import report_card
 from ..evaluation.runner import Evaluation
+
+# %% ../../nbs/package/cli/pipeline.ipynb #22b88fa2
 from ..evaluation.score_curves import scores_by_step
 from ..sft.trainer import sft_trainer
 from ..tokenization.padding import load_tokenizer
@@ -135,7 +137,7 @@ def _absolute(source):
     "The absolute path of a file or folder; returns anything else unchanged, such as a hub name or a share."
     return str(Path(source).resolve()) if source and Path(source).exists() else source
 
-
+# %% ../../nbs/package/cli/pipeline.ipynb #4f2b63d1
 def train_command(
     args,  # From `parser` for `ft sft` and `ft dpo`
 ) -> str:  # The run's folder, and the next commands
@@ -226,7 +228,7 @@ _SAID = {
     "dpo": "4/4  Preferences: day and time first, in 96 pairs; then the same 80 notes",
 }
 
-
+# %% ../../nbs/package/cli/pipeline.ipynb #23fd8477
 def demo_command(
     args,  # From `parser` for `ft demo`
 ) -> str:  # The table of scores and the report's path; for a finished demo, the path alone

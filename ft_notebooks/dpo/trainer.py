@@ -30,6 +30,8 @@ from ..data.read import read_preferences
 from ..distributed.uneven_batches import count_rows_once, own_batches, own_loss
 from .reference import ReferenceCallback, with_reference
 from ..checkpointing.resume import explain_save_error, no_epoch_after_the_end, start_of
+
+# %% ../../nbs/package/dpo/trainer.ipynb #77e0eca6
 from ..core.progress import without_library_bars
 from ..core.seams import given_way, overrides, require
 from .shared_prompt import REFERENCE_COLUMNS, SharedPrompt
@@ -44,7 +46,7 @@ from ..training.config import run_config, split_overrides
 def _has_adapter(model, arguments: dict) -> bool:
     return isinstance(model, PeftModel) or arguments.get("peft_config") is not None
 
-
+# %% ../../nbs/package/dpo/trainer.ipynb #09e3d979
 def _check_reference(model, tok, given, arguments) -> None:
     "Raises `ValueError` where TRL would use a wrong reference, or none."
     if arguments.get("ref_model") is not None:
@@ -120,7 +122,7 @@ def _each(rows, change: Callable):
         return {name: change(part) for name, part in rows.items()}
     return None if rows is None else change(rows)
 
-
+# %% ../../nbs/package/dpo/trainer.ipynb #f8cda242
 def _constructed(model, arguments, args, tok, rows, itself: bool) -> _DPOTrainer:
     "TRL's trainer with the encoded pairs; `itself`: with a view of the current model as its reference."
     once, args.precompute_ref_log_probs = args.precompute_ref_log_probs, False
@@ -163,7 +165,7 @@ def _left_as_it_is(model: PeftModel) -> Iterator[None]:
         if name in held and p.dtype == held[name].dtype:
             p.data.copy_(held[name])
 
-
+# %% ../../nbs/package/dpo/trainer.ipynb #4bf0c61b
 def _made(model, arguments, args, tok, rows) -> _DPOTrainer:
     "The trainer, with adapter and base unchanged, and its reference."
     alone = arguments.get("ref_model") is None  # the reference comes from the model itself

@@ -87,7 +87,7 @@ def _pair_length(lm, context: str, answer: str) -> int:
     ids = lm.tok_encode(answer, add_special_tokens=False)
     return len(ids) + (ids[:1] != [lm.prefix_token_id])
 
-
+# %% ../../nbs/package/evaluation/lm_eval.ipynb #da023ba6
 def _wrapped(model: PreTrainedModel, tok: PreTrainedTokenizerBase, batch_size: int):
     "The harness's `HFLM` around the model and a copy of the tokenizer; `ValueError` where it would cut a prompt."
     from lm_eval.models.huggingface import HFLM

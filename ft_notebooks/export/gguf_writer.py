@@ -199,6 +199,17 @@ def _check_vocabulary(folder: Path, tok: PreTrainedTokenizerBase, rows: int) -> 
     if most >= rows:
         raise ValueError(f"{folder}: the tokenizer has the id {most}, and the model {rows} rows; resize the embedding")
 
+# %% ../../nbs/package/export/gguf_writer.ipynb #dbe5ae68
+def _write_tensors(writer: gguf.GGUFWriter, folder: Path, type: str) -> None:
+    "Writes the header and the tensors, which are read twice, so that one at a time is in memory."
+    for name, data, raw in gguf_tensors(folder, type):
+        writer.add_tensor_info(name, data.shape, data.dtype, data.nbytes, raw)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for _, data, _ in gguf_tensors(folder, type):
+        writer.write_tensor_data(data)
+
 # %% ../../nbs/package/export/gguf_writer.ipynb #843eb835
 def write_gguf(
     folder: str | Path,  # A model folder with safetensors and a tokenizer, such as `ft merge` writes
@@ -222,11 +233,5 @@ def write_gguf(
         writer = gguf.GGUFWriter(part, gguf.MODEL_ARCH_NAMES[ARCHITECTURES[config.model_type]])
         _add_config(writer, config, type)
         _add_tokenizer(writer, tok, config.vocab_size)
-        for name, data, raw in gguf_tensors(folder, type):
-            writer.add_tensor_info(name, data.shape, data.dtype, data.nbytes, raw)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        for _, data, _ in gguf_tensors(folder, type):  # again, so that one tensor at a time is in memory
-            writer.write_tensor_data(data)
+        _write_tensors(writer, folder, type)
         writer.close()

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -110,6 +111,8 @@ def _check_arguments(to: str, type: str, converter: str | None, quantize: str | 
     known = {"safetensors": DTYPES, "gguf": TYPES}
     if to not in known:
         raise ValueError(f"to must be safetensors or gguf, got {to!r}")
+    if to == "gguf" and find_spec("xllamacpp") is None:
+        raise ValueError("llama.cpp, which checks the file, is not installed; pip install 'ft-notebooks[export]'")
     for name, program in (("converter", converter), ("quantize", quantize)):
         if program and not Path(program).is_file():
             raise ValueError(f"{name}: {program} does not exist; give the path of llama.cpp's program")
@@ -118,16 +121,16 @@ def _check_arguments(to: str, type: str, converter: str | None, quantize: str | 
         raise ValueError(f"type must be one of {', '.join(known[to])}, got {type!r}{more}")
 
 
+def _described(file: Path) -> dict:
+    return {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
+
+
 def _finish(part: Path, run: str | Path, report: dict, license: str | None) -> None:
     "Adds the card and the manifest, which lists every other file."
     files = sorted(file for file in part.rglob("*") if file.is_file())
-    hashes = {str(file.relative_to(part)): file_sha256(file) for file in files}
-    report["files"] = {name: {"bytes": (part / name).stat().st_size, "sha256": hashes[name]} for name in hashes}
+    report["files"] = {str(file.relative_to(part)): _described(file) for file in files}
     model_card(run, report, license).save(part / "README.md")
-    report["files"]["README.md"] = {
-        "bytes": (part / "README.md").stat().st_size,
-        "sha256": file_sha256(part / "README.md"),
-    }
+    report["files"]["README.md"] = _described(part / "README.md")
     (part / "manifest.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
 
 # %% ../../nbs/package/export/run_export.ipynb #b65d9deb

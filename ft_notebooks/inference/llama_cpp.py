@@ -94,23 +94,10 @@ def _parameters(file: Path, lora: Path | None, context: int, streams: int, threa
         made.cache_type_k = made.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     return made
 
-# %% ../../nbs/package/inference/llama_cpp.ipynb #d2b6a34a
-@contextmanager
-def llama_server(
-    file: str | Path,  # A GGUF file
-    context: int = 2048,  # Tokens of one prompt with its answer
-    streams: int = 1,  # Requests that are computed at the same time
-    threads: int | None = None,  # CPU threads; None: llama.cpp's choice
-    exact: bool = False,  # Keys, values and attention in float32
-    lora: str | Path | None = None,  # A GGUF adapter, such as `write_lora_gguf` writes
-) -> Iterator[LlamaServer]:
-    """Runs the file in llama.cpp's server, on a free port of this machine, and stops it at the end of the block.
-
-    `ValueError` if a file is missing, if llama.cpp cannot load it, or if the extra `export` is not installed.
-    """
+# %% ../../nbs/package/inference/llama_cpp.ipynb #2862f6e4
+def _started(file: Path, lora: Path | None, context: int, streams: int, threads: int | None, exact: bool):
     import torch
 
-    file, lora = Path(file), None if lora is None else Path(lora)
     for path in filter(None, (file, lora)):
         if not path.is_file():
             raise ValueError(f"{path}: there is no such file; ft export RUN --to gguf writes one")
@@ -118,10 +105,26 @@ def llama_server(
     import xllamacpp
 
     try:
-        server = xllamacpp.Server(parameters)
+        return xllamacpp.Server(parameters)
     except RuntimeError as e:
-        with_ = f" with the adapter {lora}, which may be of a different base" if lora else ""
-        raise ValueError(f"llama.cpp cannot load {file}{with_}; it is damaged, or of a newer kind ({e})") from e
+        base = f" with the adapter {lora}, which may be of a different base" if lora else ""
+        raise ValueError(f"llama.cpp cannot load {file}{base}; it is damaged, or of a newer kind ({e})") from e
+
+# %% ../../nbs/package/inference/llama_cpp.ipynb #d2b6a34a
+@contextmanager
+def llama_server(
+    file: str | Path,  # A GGUF file
+    context: int = 2048,  # Tokens of one prompt with its answer
+    streams: int = 1,  # Requests that are computed at the same time
+    threads: int | None = None,  # CPU threads; None: as many as torch uses
+    exact: bool = False,  # Keys, values and attention in float32
+    lora: str | Path | None = None,  # A GGUF adapter, such as `write_lora_gguf` writes
+) -> Iterator[LlamaServer]:
+    """Runs the file in llama.cpp's server, on a free port of this machine, and stops it at the end of the block.
+
+    `ValueError` if a file is missing, if llama.cpp cannot load it, or if the extra `export` is not installed.
+    """
+    server = _started(Path(file), None if lora is None else Path(lora), context, streams, threads, exact)
     try:
         url = server.listening_address
         with httpx.Client(base_url=url, timeout=600, trust_env=False) as client:

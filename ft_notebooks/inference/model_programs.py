@@ -80,6 +80,14 @@ def _transformers_tokens(model, tok, ids: list[int], sampling: Sampling) -> Gene
         gone.set()
         thread.join()
 
+# %% ../../nbs/package/inference/model_programs.ipynb #c4efa7e8
+def _loaded(folder: Path, bits: int):
+    if not Path(folder, "adapter_config.json").is_file():
+        return load_model(folder, bits)
+    model = load_adapter(folder, bits)
+    mergeable = bits >= 16 and not model.active_peft_config.is_prompt_learning
+    return merge_adapter(model) if mergeable else model
+
 # %% ../../nbs/package/inference/model_programs.ipynb #8b2f68ac
 def folder_model(
     folder: str | Path,  # A model, or a run with an adapter
@@ -90,14 +98,7 @@ def folder_model(
     `ValueError` as in `load_model`, `load_adapter` and `load_tokenizer`.
     """
     folder = Path(folder).expanduser().resolve()
-    bits = bits or trained_bits(folder) or 32
-    tok = load_tokenizer(folder)
-    if Path(folder, "adapter_config.json").is_file():
-        model = load_adapter(folder, bits)
-        mergeable = bits >= 16 and not model.active_peft_config.is_prompt_learning
-        model = merge_adapter(model) if mergeable else model
-    else:
-        model = load_model(folder, bits)
+    model, tok = _loaded(folder, bits or trained_bits(folder) or 32), load_tokenizer(folder)
     return ServedModel(
         name=folder.name,
         program="transformers",

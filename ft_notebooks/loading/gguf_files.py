@@ -74,6 +74,16 @@ def _check_supported(file: str | Path, fields: dict[str, Any]) -> None:
                 "the model that the file was made from with AutoTokenizer.from_pretrained"
             )
 
+# %% ../../nbs/package/loading/gguf_files.ipynb #bd65130a
+def _fields(file: str | Path) -> dict[str, Any]:
+    "The fields of the file's tokenizer, checked."
+    from gguf import GGUFReader
+
+    found = GGUFReader(file).fields.items()
+    fields = {name: field.contents() for name, field in found if name.startswith("tokenizer.")}
+    _check_supported(file, fields)
+    return fields
+
 # %% ../../nbs/package/loading/gguf_files.ipynb #6db0fa40
 def gguf_tokenizer(
     file: str | Path,  # A GGUF file
@@ -83,11 +93,9 @@ def gguf_tokenizer(
     `ValueError` if the file holds a different kind of tokenizer, names a pre-tokenizer that is not in the table, or
     requires BOS or EOS in every text.
     """
-    from gguf import GGUFReader, TokenType
+    from gguf import TokenType
 
-    found = GGUFReader(file).fields.items()
-    fields = {name: field.contents() for name, field in found if name.startswith("tokenizer.")}
-    _check_supported(file, fields)
+    fields = _fields(file)
     names, kinds = fields["tokenizer.ggml.tokens"], fields.get("tokenizer.ggml.token_type", [])
     special = [name for name, kind in zip(names, kinds) if kind == TokenType.CONTROL]
     merges, never = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]], {*special}

@@ -89,7 +89,7 @@ def _is_product(base: PreTrainedModel, head: nn.Linear) -> bool:
     product = F.linear(seen[0], head.weight).float() if len(seen) == 1 else logits[..., :0]
     return logits.shape == product.shape and bool(((logits - product).abs() <= 1e-3 * _LARGE).all())
 
-
+# %% ../../nbs/package/training/kernel_patching.ipynb #e8a1fd4d
 def _why_own_head(base: PreTrainedModel) -> str | None:
     "Why the model's log-probabilities are left to TRL's head; None where `label_log_probs` computes them."
     head = base.get_output_embeddings()
@@ -175,7 +175,7 @@ def speed_up(
 _READ = {"input_ids", "attention_mask", "position_ids", "labels", "shift_labels", "fused_lm_head", "use_cache"}
 _READ |= {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx", "return_dict"}  # as collated
 
-
+# %% ../../nbs/package/training/kernel_patching.ipynb #4044ceb9
 class LabelScores:
     "The fields that TRL reads from its head's output; any other field comes from the model itself."
 
@@ -198,7 +198,7 @@ class LabelScores:
             raise AttributeError(name)
         return getattr(self._own(), name)
 
-
+# %% ../../nbs/package/training/kernel_patching.ipynb #e1536f24
 def _spread(values: Tensor, mask: Tensor) -> Tensor:
     "The values at the positions of `mask`, and 0 elsewhere; a part of the graph even without any label."
     return values.new_zeros(mask.shape).masked_scatter(mask, values)

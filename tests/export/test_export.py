@@ -97,3 +97,12 @@ def test_no_card_and_no_manifest_names_a_path_of_this_machine(tiny_run, tmp_path
     out = export_run(tiny_run, ROWS, tmp_path / "out", to="safetensors", type="f32")
     for name in ("README.md", "manifest.json"):
         assert str(tiny_run.parent) not in (out / name).read_text(encoding="utf-8")
+
+
+def test_without_llama_cpp_an_export_ends_before_anything_is_computed(tiny_run, tmp_path):
+    with (
+        patch("ft_notebooks.export.run_export.find_spec", return_value=None),
+        patch("ft_notebooks.export.run_export.check_base", side_effect=AssertionError),
+        pytest.raises(ValueError, match=r"not installed; pip install 'ft-notebooks\[export\]'"),
+    ):
+        export_run(tiny_run, ROWS, tmp_path / "out")

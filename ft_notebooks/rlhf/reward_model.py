@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ScoreHead', 'keep_head_exact', 'check_reward_model', 'encode_answered', 'score_ids', 'reward_scores',
-           'load_reward_model']
+           'check_head_trained', 'load_reward_model']
 
 # %% ../../nbs/package/rlhf/reward_model.ipynb #088b1810
 from collections.abc import Iterable
@@ -315,6 +315,24 @@ def _check_seed(name: str, scores: bool, seed: int | None) -> None:
         )
     if scores and seed is not None:
         raise ValueError(f"{name} has a trained head, and seed={seed} would replace it; leave seed out")
+
+# %% ../../nbs/package/rlhf/reward_model.ipynb #da5fae81
+def check_head_trained(
+    model: PreTrainedModel | PeftModel,  # A reward model, as it will be trained
+    where: str = "check_head_trained",  # The function that was called, for the error
+) -> None:
+    "Raises `ValueError` if the head is frozen, or if the adapter would not save it."
+    heads, wrapped = _heads(model), isinstance(getattr(base_model(model), "score", None), ModulesToSaveWrapper)
+    if isinstance(model, PeftModel) and not wrapped:
+        raise ValueError(
+            f"{where}: the adapter neither trains nor saves the head, whose random weights would be lost; make it with "
+            'lora_config(model), or set task_type="SEQ_CLS" in its config'
+        )
+    if not any(p.requires_grad for p in heads[-1].parameters()):
+        raise ValueError(
+            f"{where}: the head is frozen; load an adapter with load_reward_model(run, tok, trainable=True), or call "
+            "model.score.requires_grad_(True)"
+        )
 
 # %% ../../nbs/package/rlhf/reward_model.ipynb #9531ea98
 def _check_tokenizer_of(folder: Path, tok: PreTrainedTokenizerBase) -> None:

@@ -97,6 +97,11 @@ def _not_estimated_because(model, adapter, fields, bits: int) -> str | None:
     return None
 
 # %% ../../nbs/package/loading/training_memory.ipynb #db42fb50
+def _scores_rows(base: nn.Module) -> bool:
+    "Whether the model gives one score a row, as a reward model does, and no logits over the vocabulary."
+    return type(base).__name__.endswith("ForSequenceClassification")
+
+
 def step_memory(
     model: nn.Module,  # Its weights may lie on the device `meta`
     fields: Mapping,  # Fields of the trainer's config, such as `vars(trainer.args)`
@@ -118,7 +123,7 @@ def step_memory(
         "method": "full" if adapter is None else "qlora" if four else "lora",
         "bits": bits,
         "adapter": adapter,
-        "labelled": 1.0,
+        "labelled": 0.01 if _scores_rows(base) else 1.0,
         "device": "cpu" if fields.get("use_cpu") or hardware().device == "cpu" else "cuda",
         "dtype": torch.bfloat16 if fields.get("bf16") else torch.float16 if fields.get("fp16") else None,
         "checkpointing": any(fields.get(name) for name in CHECKPOINTING_FIELDS),

@@ -108,7 +108,8 @@ def lora_config(
     if isinstance(targets, str) and targets.isidentifier():
         fields["target_modules"] = [targets]  # PEFT reads a string as a regular expression of paths
     _check_fields(model, fields)
-    defaults = {"lora_alpha": 2 * r, "lora_dropout": 0.0, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    task = "SEQ_CLS" if type(model).__name__.endswith("ForSequenceClassification") else "CAUSAL_LM"
+    defaults = {"lora_alpha": 2 * r, "lora_dropout": 0.0, "target_modules": "all-linear", "task_type": task}
     if {**defaults, **fields}["target_modules"] == "all-linear":
         defaults["target_parameters"] = expert_parameters(model) or None
     return LoraConfig(r=r, **{**defaults, **fields})
@@ -228,6 +229,11 @@ def load_adapter(
         cure = "a model that has its adapter need not be loaded"
         raise ArgumentError("load_adapter", "folder", "the folder of an adapter", folder, cure)
     config = check_adapter_folder(folder)  # before the base is loaded
+    if config.task_type == "SEQ_CLS":
+        raise ValueError(
+            f"{folder} holds the adapter of a reward model, which generates no text; load it with "
+            "ft_notebooks.rlhf.reward_model.load_reward_model(folder, tok)"
+        )
     bits = bits or trained_bits(folder) or 16
     model = load_model(config.base_model_name_or_path, bits, revision=config.revision)
     return PeftModel.from_pretrained(model, str(Path(folder).expanduser()), is_trainable=trainable).eval()

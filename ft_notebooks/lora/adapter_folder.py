@@ -13,7 +13,12 @@ from pathlib import Path
 import torch
 from peft import PeftConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from ..loading.model_files import check_checkpoint, read_config, tensor_shapes
 
@@ -34,13 +39,23 @@ def _shapes(folder: Path) -> dict[str, list[int]]:
     return tensor_shapes(file)
 
 # %% ../../nbs/package/lora/adapter_folder.ipynb #d89fb42a
+def _empty_base(adapter: PeftConfig, base: PreTrainedConfig) -> PreTrainedModel:
+    "The base on the device `meta`: with a head for one score if the adapter was trained on a reward model."
+    base = copy.deepcopy(base)
+    if adapter.task_type != "SEQ_CLS":
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(base)
+    base.num_labels = 1
+    with torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(base)
+
+# %% ../../nbs/package/lora/adapter_folder.ipynb #1fe93455
 def _mismatch(adapter: PeftConfig, shapes: dict[str, list[int]], base: PreTrainedConfig) -> str | None:
     "Why tensors of these shapes do not fit this adapter on a base with this config; None if they fit."
     adapter = copy.deepcopy(adapter)
     if hasattr(adapter, "init_lora_weights"):
         adapter.init_lora_weights = True  # PiSSA and others would decompose the base's weights, and `meta` has none
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(base)
+    model = _empty_base(adapter, base)
     if adapter.is_prompt_learning:  # PEFT reads only this tensor, which belongs to no module
         return None if "prompt_embeddings" in shapes else "it lacks prompt_embeddings"
     tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}

@@ -49,19 +49,22 @@ def _place(dataset, ids: list[int]) -> int | None:
 
 # %% ../../nbs/package/training/loss_spikes.ipynb #ec1d7bc5
 def _probe(trainer, ids: Tensor, labels: Tensor, items: float) -> dict:
-    "Mean loss of the row's labels, and norm of its part of the step's gradient; None if memory runs out."
+    "Mean loss of the row's labels (a reward model: its score), and its gradient's norm; None if memory runs out."
     scaler = trainer.accelerator.scaler
     scale = scaler.get_scale() if scaler else 1.0
     trained = [p for p in trainer.model.parameters() if p.requires_grad]
     try:
         with trainer.compute_loss_context_manager():
             output = trainer.model(input_ids=ids[None], attention_mask=torch.ones_like(ids)[None], use_cache=False)
-        loss = cross_entropy(output.logits[0, :-1].float(), labels[1:], ignore_index=IGNORE, reduction="sum")
+        if output.logits.ndim == 2:  # a reward model's score of the row, [1, 1]
+            loss = output.logits.float().sum()
+        else:
+            loss = cross_entropy(output.logits[0, :-1].float(), labels[1:], ignore_index=IGNORE, reduction="sum")
         gradients = torch.autograd.grad(loss * scale / items, trained, allow_unused=True)
     except torch.OutOfMemoryError:
         return {"loss": None, "gradient": None}
     norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None]) / scale
-    count = (labels[1:] != IGNORE).sum().item()
+    count = 1 if output.logits.ndim == 2 else (labels[1:] != IGNORE).sum().item()
     return {"loss": loss.item() / count if count else None, "gradient": norm.item()}
 
 # %% ../../nbs/package/training/loss_spikes.ipynb #85167d7a

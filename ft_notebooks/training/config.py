@@ -98,6 +98,8 @@ def run_config(
     if fields.get("padding_free") and not fields.get("packing"):
         fields["max_length"] = None
     known = {field.name for field in dataclasses.fields(config) if field.init}
+    if "max_length" not in known and "max_length" not in given:  # as in `trl.GRPOConfig`: answers are sampled
+        del fields["max_length"]
     for name in fields:
         if name not in known:
             raise ValueError(

@@ -6,6 +6,7 @@
 __all__ = ['grpo_trainer']
 
 # %% ../../nbs/package/rlhf/grpo.ipynb #e97714d2
+import contextlib
 import copy
 import functools
 import math
@@ -22,7 +23,8 @@ from ..checkpointing.best_checkpoint import check_checkpoint_choice
 from ..checkpointing.resume import explain_save_error, no_epoch_after_the_end, start_of
 from ..checkpointing.run_manifest import ManifestCallback
 from ..core.arguments import check_counts
-from ..core.model_parts import base_model
+from ..core.device import hardware
+from ..core.model_parts import base_model, contiguous_head
 from ..core.progress import without_library_bars
 from ..core.seams import given_way, overrides
 
@@ -30,9 +32,10 @@ from ..core.seams import given_way, overrides
 from ..data.read import read_chats
 from ..inference.generation import encode_prompts, stop_tokens
 from .rewards import RewardLike, first_rewards, read_prompts, reward_functions
+from .shared_prompt import GroupedForward, grouped, why_not_grouped
 from ..training.batch_plan import Plan, plan
 from ..training.config import run_config, split_overrides
-from ..training.kernel_patching import optimizations, speed_up
+from ..training.kernel_patching import optimizations
 from ..training.out_of_memory import explain_out_of_memory
 from ..training.preflight import Rows, add_guards, check_start, encoded, ready
 from ..training.progress_and_plots import check_trackers, watch
@@ -137,14 +140,37 @@ def _add_reference(trainer, model, beta: float) -> None:
     trainer.ref_model = trainer.accelerator.prepare_model(reference, evaluation_mode=True)
 
 # %% ../../nbs/package/rlhf/grpo.ipynb #9104ce0a
+@contextlib.contextmanager
+def _fast_generation(model):
+    "A block in which `model.generate` does not repeat the weight of a frozen head for each answer."
+    generate = model.generate
+
+    def contiguous(*args, **kwargs):
+        with contiguous_head(model):
+            return generate(*args, **kwargs)
+
+    model.generate = contiguous
+    try:
+        yield
+    finally:
+        del model.generate  # the class's own method is visible again
+
+# %% ../../nbs/package/rlhf/grpo.ipynb #31a86941
 @overrides(GRPOTrainer)
 class _GRPOTrainer(GRPOTrainer):
-    "`GRPOTrainer` that resumes exactly and is faster on a CPU."
+    "`GRPOTrainer` that resumes exactly, and on a CPU computes each prompt once in the update."
+
+    shares = False  # whether prompts are computed once; set when the trainer is made
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
         start = start_of(self, resume_from_checkpoint)
-        with explain_out_of_memory(self), explain_save_error(self), speed_up(self.model):
-            return super().train(start, *args, **kwargs)
+        with explain_out_of_memory(self), explain_save_error(self), _fast_generation(self.model):
+            with grouped(self.model, self.shares):
+                return super().train(start, *args, **kwargs)
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        off = self.args.entropy_coef != 0 or self.args.use_adaptive_entropy  # `LabelHead` has no gradient of the entropy
+        return super().compute_loss(GroupedForward(model, off=off), inputs, *args, **kwargs)
 
     def set_initial_training_values(self, *args, **kwargs):
         return no_epoch_after_the_end(self, super().set_initial_training_values(*args, **kwargs))
@@ -196,12 +222,13 @@ class _FirstLook:
             print("\n".join(lines), flush=True)
 
 # %% ../../nbs/package/rlhf/grpo.ipynb #b749e560
-def _settings(model, prompts, output_dir, prompts_a_step, generations, given, adapter) -> tuple[GRPOConfig, Plan]:
+def _settings(model, prompts, output_dir, prompts_a_step, generations, given, adapter, shares) -> tuple[GRPOConfig, Plan]:
     "The run's arguments, with a learning rate for adapter or full model, and their batch plan."
     limit = given["max_completion_length"]
     lengths = [tokens + limit for tokens in prompts for _ in range(generations)]
     given = {"train_sampling_strategy": "random", **given, "num_generations": generations, "disable_dropout": True}
-    chosen = plan(model, lengths, prompts_a_step * generations, given, config=GRPOConfig, adapter=adapter)
+    size = prompts_a_step * generations
+    chosen = plan(model, lengths, size, given, config=GRPOConfig, adapter=adapter, unpadded=shares)
     fields = {name: value for name, value in chosen.fields.items() if hasattr(GRPOConfig, name)}
     rate = 1e-5 if isinstance(model, PeftModel) or adapter is not None else 1e-6
     return run_config(GRPOConfig, output_dir, Plan(fields, chosen.said), given, learning_rate=rate), chosen
@@ -262,12 +289,15 @@ def grpo_trainer(
     rows["train_dataset"] = _filled(rows["train_dataset"], prompts_a_step)
     prompts = _check_lengths(model, tok, rows["train_dataset"], given["max_completion_length"])
     adapter = arguments.get("peft_config")
-    args, chosen = _settings(model, prompts, output_dir, prompts_a_step, generations, given, adapter)
+    shares = hardware().device == "cpu" and why_not_grouped(model) is None
+    args, chosen = _settings(model, prompts, output_dir, prompts_a_step, generations, given, adapter, shares)
     check_checkpoint_choice(args, arguments.get("callbacks"))
     trainer = _made(model, arguments, args, tok, rows, look)
+    trainer.shares = shares
     add_guards(trainer, allow_zero_gradient=True)  # no answer may be better than the others
     twice = len(rows["train_dataset"]) - count
     filled = [f"{twice} of {count} prompts twice in an epoch"] if twice else []
+    filled += ["each prompt computed once in the update"] if shares else []
     said = "; ".join([f"{prompts_a_step} prompts x {generations} answers: {chosen.said}", *filled, *given_way(trainer)])
     manifest = ManifestCallback(trainer, any_world_size, choices=said, optimizations=optimizations(trainer.model))
     trainer.add_callback(manifest)

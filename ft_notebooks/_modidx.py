@@ -1688,6 +1688,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'ft_notebooks/inference/prefix_cache.py'),
                                                      'ft_notebooks.inference.prefix_cache._prefix_length': ( 'package/inference/prefix_cache.html#_prefix_length',
                                                                                                              'ft_notebooks/inference/prefix_cache.py'),
+                                                     'ft_notebooks.inference.prefix_cache.repeated_prompts': ( 'package/inference/prefix_cache.html#repeated_prompts',
+                                                                                                               'ft_notebooks/inference/prefix_cache.py'),
                                                      'ft_notebooks.inference.prefix_cache.shared_prefix': ( 'package/inference/prefix_cache.html#shared_prefix',
                                                                                                             'ft_notebooks/inference/prefix_cache.py')},
             'ft_notebooks.inference.token_stream': { 'ft_notebooks.inference.token_stream.Answer': ( 'package/inference/token_stream.html#answer',

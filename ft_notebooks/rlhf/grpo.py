@@ -31,6 +31,7 @@ from ..core.seams import given_way, overrides
 # %% ../../nbs/package/rlhf/grpo.ipynb #25366762
 from ..data.read import read_chats
 from ..inference.generation import encode_prompts, stop_tokens
+from ..inference.prefix_cache import repeated_prompts
 from .rewards import RewardLike, first_rewards, read_prompts, reward_functions
 from .shared_prompt import GroupedForward, grouped, why_not_grouped
 from ..training.batch_plan import Plan, plan
@@ -142,14 +143,16 @@ def _add_reference(trainer, model, beta: float) -> None:
 # %% ../../nbs/package/rlhf/grpo.ipynb #9104ce0a
 @contextlib.contextmanager
 def _fast_generation(model):
-    "A block in which `model.generate` does not repeat the weight of a frozen head for each answer."
+    "A block in which `model.generate` computes each prompt once, and does not repeat a frozen head for each answer."
     generate = model.generate
 
-    def contiguous(*args, **kwargs):
+    def fast(*args, **given):
         with contiguous_head(model):
-            return generate(*args, **kwargs)
+            if not args and set(given) == {"input_ids", "attention_mask", "generation_config"}:
+                given |= repeated_prompts(model, given["input_ids"], given["attention_mask"])
+            return generate(*args, **given)
 
-    model.generate = contiguous
+    model.generate = fast
     try:
         yield
     finally:

@@ -197,11 +197,12 @@ def _drawn_head(config: PreTrainedConfig, seed: int) -> ScoreHead:
 def _with_new_head(language: PreTrainedModel, seed: int) -> PreTrainedModel:
     "The reward model on the layers of a language model, which must not be used afterwards."
     config = language.config
-    kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    kind, model = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None), None
     config.num_labels = 1
-    with torch.device("meta"):
-        model = None if kind is None else kind(config)
-    if not isinstance(getattr(model, "score", None), nn.Linear):
+    if kind is not None:
+        with torch.device("meta"):
+            model = kind(config)
+    if model is None or not isinstance(getattr(model, "score", None), nn.Linear):
         raise ValueError(
             f"transformers has no reward model of the type {config.model_type!r}; take a model of another family"
         )
@@ -344,8 +345,8 @@ def _check_tokenizer_of(folder: Path, tok: PreTrainedTokenizerBase) -> None:
     differ = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
     if differ:
         raise ValueError(
-            f"{folder} was trained with another vocabulary: {len(differ)} tokens differ, such as {differ[0]!r}, which is "
-            f"{theirs.get(differ[0])} there and {ours.get(differ[0])} in tok; take {cure}"
+            f"{folder} was trained with another vocabulary: {len(differ)} tokens differ, such as {differ[0]!r}, which "
+            f"is {theirs.get(differ[0])} there and {ours.get(differ[0])} in tok; take {cure}"
         )
     if own.chat_template and tok.chat_template != own.chat_template:
         raise ValueError(f"{folder} was trained with another chat template than tok has; take {cure}")
@@ -378,7 +379,7 @@ def load_reward_model(
         if scores:
             model = _saved_model(name, bits or 32, revision)
         else:
-            model = _with_new_head(load_model(name, bits or 32, revision=revision), seed)
+            model = _with_new_head(load_model(name, bits or 32, revision=revision), seed or 0)
     if scores:
         _check_tokenizer_of(folder, tok)
     keep_head_exact(model)

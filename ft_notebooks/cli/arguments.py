@@ -57,7 +57,7 @@ def _add_serve(commands) -> None:
 
 # %% ../../nbs/package/cli/arguments.ipynb #63cf22be
 def _add_launch(commands) -> None:
-    what = "run sft or dpo in several processes, on one machine or several"
+    what = "run sft, dpo or reward in several processes, on one machine or several"
     how, number = _command(commands, "launch", what, settings=False), {"metavar": "N", "type": int}
     how.add_argument("--strategy", choices=["ddp", "fsdp2", "zero2", "zero3"], help="default: ddp")
     how.add_argument("--processes", **number, help="total over all machines, one for each GPU")
@@ -80,11 +80,12 @@ def parser() -> argparse.ArgumentParser:
     ft.add_argument("--version", action="version", version=f"ft_notebooks {version('ft-notebooks')}")
     ft.set_defaults(quiet=False)
     commands = ft.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    data = ("DATA", None, "a file of messages, Alpaca rows or, for dpo, of pairs: JSON, JSONL, CSV, Parquet")
+    data = ("DATA", None, "a file of messages, Alpaca rows or, for dpo and reward, of pairs: JSON, JSONL, CSV, Parquet")
     run = ("RUN", None, "a run's folder, or a model: a folder, a name on the hub, or smollm2")
     _command(commands, "init", "write a commented settings.ini here", settings=False)
     _command(commands, "sft", "supervised fine-tuning", data, output="runs/sft")
     _command(commands, "dpo", "preference training on chosen and rejected answers", data, output="runs/dpo")
+    _command(commands, "reward", "a reward model of chosen and rejected answers", data, output="runs/reward")
     _add_eval(commands, run)
     _command(commands, "merge", "merge a run's adapter into its base", run, output="RUN/merged")
     chat = _command(commands, "chat", "chat with a run or a model", run)

@@ -1958,6 +1958,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'ft_notebooks/rlhf/reward_model.py'),
                                                 'ft_notebooks.rlhf.reward_model._with_new_head': ( 'package/rlhf/reward_model.html#_with_new_head',
                                                                                                    'ft_notebooks/rlhf/reward_model.py'),
+                                                'ft_notebooks.rlhf.reward_model._without_adapter': ( 'package/rlhf/reward_model.html#_without_adapter',
+                                                                                                     'ft_notebooks/rlhf/reward_model.py'),
                                                 'ft_notebooks.rlhf.reward_model.check_head_trained': ( 'package/rlhf/reward_model.html#check_head_trained',
                                                                                                        'ft_notebooks/rlhf/reward_model.py'),
                                                 'ft_notebooks.rlhf.reward_model.check_reward_model': ( 'package/rlhf/reward_model.html#check_reward_model',

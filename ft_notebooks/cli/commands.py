@@ -109,8 +109,7 @@ def _run(args) -> str | None:
     "Runs the command and returns its text; with --quiet it prints nothing else, and no progress bars."
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and args.command not in ("sft", "dpo", "reward"):
         raise ValueError(
-            "under a launcher every process would do the same work; only sft, dpo and reward run in several "
-            "processes"
+            "under a launcher every process would do the same work; only sft, dpo and reward run in several processes"
         )
     if not args.quiet:
         return _call(args)

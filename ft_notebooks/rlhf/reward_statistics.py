@@ -133,7 +133,7 @@ def _draw_by_length(ax, found: dict) -> None:
     ax.axvline(0.5, color="gray", linewidth=1, linestyle="--")
     ax.set(xlim=(0, 1), ylim=(3.5, -0.5), yticks=[], xlabel="share of pairs in the right order")
 
-
+# %% ../../nbs/package/rlhf/reward_statistics.ipynb #bf842007
 def plot_pair_statistics(
     found: dict,  # Result of `pair_statistics` or `evaluate_reward`
 ) -> "Figure":  # Not registered with pyplot, so that no window opens

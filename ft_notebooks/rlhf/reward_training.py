@@ -89,7 +89,7 @@ def _check_rows(dataset: Dataset, max_length: int | None) -> None:
                 "counts such pairs and leaves them out"
             )
 
-
+# %% ../../nbs/package/rlhf/reward_training.ipynb #f262dcff
 def _encoded(tok, max_length: int | None, dataset: Dataset) -> Dataset:
     "Rows with the token ids of prompt and answers, and the margin if there is one."
     kept = ["margin"] if "margin" in dataset.column_names else []
@@ -137,7 +137,7 @@ def _evaluated_loss(trainer, model, inputs, return_outputs=False, **_):
         trainer.evaluated.append(trainer.accelerator.gather(rows).cpu().double())
     return (losses.mean(), outputs) if return_outputs else losses.mean()
 
-
+# %% ../../nbs/package/rlhf/reward_training.ipynb #b5513e5d
 def _evaluation_metrics(rows: np.ndarray, name: str) -> dict[str, float]:  # rows [N, 5], as kept above
     "The metrics of an evaluation, by TRL's names where it has one; a metric of no pair is left out."
     found = pair_statistics(rows[:, :2], rows[:, 2:4])
@@ -190,7 +190,7 @@ _UNREAD = {
     "pad_token": "set tok.pad_token before; load_tokenizer does",
 }
 
-
+# %% ../../nbs/package/rlhf/reward_training.ipynb #b1ee170b
 def _check_settings(given: dict, arguments: dict) -> None:
     "Raises `ValueError` for a coefficient with the opposite effect, and an adapter that would not save the head."
     center, adapter = given.get("center_rewards_coefficient"), arguments.get("peft_config")
@@ -207,7 +207,7 @@ def _check_settings(given: dict, arguments: dict) -> None:
             'with lora_config(model), or set task_type="SEQ_CLS"'
         )
 
-
+# %% ../../nbs/package/rlhf/reward_training.ipynb #88359998
 def _settings(model, rows, output_dir, effective_batch, given, adapter) -> tuple[RewardConfig, Plan]:
     "The run's arguments, with a learning rate for adapter or full model, and their batch plan."
     prompts, *answers = ([len(ids) for ids in rows[key][:]] for key in PAIR_KEYS)

@@ -127,8 +127,8 @@ def load_scorer(
     name, bits = settings["model"]["name"], settings["model"]["bits"]
     if bits < 16:
         raise ValueError(
-            f"[model] bits={bits}: the head would be quantized too, so that scores tie; set bits to 16, and merge a run "
-            f"in {bits} bits first: ft merge RUN"
+            f"[model] bits={bits}: the head would be quantized too, so that scores tie; set bits to 16, and merge a "
+            f"run in {bits} bits first: ft merge RUN"
         )
     if Path(name, "adapter_config.json").is_file():
         known = PeftConfig.from_pretrained(name).task_type == "SEQ_CLS"

@@ -58,7 +58,7 @@ def launch_command(
     """Starts `ft sft`, `ft dpo` or `ft reward` in several processes, or writes a job for sbatch; exits with their
     exit code.
 
-    Raises `ValueError`, before anything starts, where the command after `--` is none of these, and where the
+    Raises `ValueError`, before anything starts, where the command after `--` is a different one, and where the
     flags contradict each other or the config file.
     """
     words = args.words[1:] if args.words[:1] == ["--"] else args.words

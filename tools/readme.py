@@ -25,7 +25,7 @@ PACKAGE_HEAD = """<!-- made from the notebooks in this folder by tools/readme.py
 # The package, notebook by notebook
 
 Each notebook is the source of the module of the same name in `ft_notebooks/`, and shows that it does what it says.
-A package imports only from those above it on this page, `sft` and `dpo` not from each other. The
+A package imports only from those above it on this page, `sft`, `dpo` and `rlhf` not from each other. The
 [course](../index.ipynb) uses them as a script of yours would."""
 
 

@@ -53,7 +53,7 @@ def _check_config(given, stage) -> None:
 # %% ../../nbs/package/cli/console.ipynb #90f8f125
 def check_settings(
     settings: dict,  # From `read_settings`
-    stage: str = "sft",  # Or "dpo"
+    stage: str = "sft",  # Or "dpo", or "reward"
 ) -> None:
     """Checks that the settings are consistent and that the stage's config class accepts them.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from datasets import Features
 
+from ..core.model_parts import base_model
 from ..data.chat_encoding import encode_chat, encode_chats
 from ..data.preference_encoding import encode_pair, encode_pairs
 from ..data.preference_report import suspect_swapped
@@ -22,29 +23,30 @@ from ..data.readers import COLUMNS, read_rows
 from ..dpo.loss import pair_logps
 from ..evaluation.likelihood import perplexity
 from ..evaluation.runner import interval
+from ..rlhf.reward_statistics import evaluate_reward
 from ..tokenization.padding import IGNORE
 from ..tokenization.token_view import show_tokens
 
 # %% ../../nbs/package/cli/data_preparation.ipynb #afa077b6
 def columns_of(
-    stage: str,  # "sft" or "dpo"
+    stage: str,  # "sft", "dpo" or "reward"
     data: dict,  # The section `[data]`
 ) -> dict[str, str]:  # A column of ours -> its name in the files
     "The columns of a stage that the settings rename."
-    columns = ("prompt", "chosen", "rejected") if stage == "dpo" else ("messages", "prompt", "completion")
+    columns = ("prompt", "chosen", "rejected") if stage != "sft" else ("messages", "prompt", "completion")
     return {name: data[name] for name in columns if data.get(name) is not None}
 
 
 def read_stage(
-    stage: str,  # "sft" or "dpo"
+    stage: str,  # "sft", "dpo" or "reward"
     source,  # A file or folder, as for `read_chats` and `read_preferences`
     data: dict | None = None,  # The section `[data]`, which may name columns
 ):  # A `Dataset` of conversations ("messages") or of pairs ("prompt", "chosen", "rejected")
     """Reads the rows that a stage trains on.
 
-    Raises `ValueError` with file and line where a row is not a conversation (sft) or not a pair (dpo).
+    Raises `ValueError` with file and line where a row is not a conversation (sft) or not a pair (dpo, reward).
     """
-    return (read_preferences if stage == "dpo" else read_chats)(source, **columns_of(stage, data or {}))
+    return (read_chats if stage == "sft" else read_preferences)(source, **columns_of(stage, data or {}))
 
 # %% ../../nbs/package/cli/data_preparation.ipynb #43e30e5c
 def as_chats(
@@ -133,16 +135,32 @@ def measure(
     tok,  # Its tokenizer
     rows,  # From `encode_rows`, or None
 ) -> dict:  # {"perplexity"}; of pairs {"ranked": {"value", "low", "high", "n"}, "logps": N × [chosen, rejected], nats}
-    "The perplexity of held-out conversations, or how the model ranks held-out pairs; {} without rows."
+    "The perplexity of held-out conversations, or how the model ranks or scores held-out pairs; {} without rows."
     if rows is None:
         return {}
     if "labels" in rows.column_names:
         return {"perplexity": perplexity(model, tok, rows)}
+    if hasattr(base_model(model), "score"):
+        return {"reward": evaluate_reward(model, tok, rows)}
     logps = pair_logps(model, rows)
     ranked = suspect_swapped(logps, rows)
     return {"ranked": {key: ranked[key] for key in ("value", "low", "high", "n")}, "logps": logps.tolist()}
 
 # %% ../../nbs/package/cli/data_preparation.ipynb #8782d5da
+def _reward_lines(before: dict, after: dict) -> list[str]:
+    "The accuracy of a reward model before and after training, by length, and what it does not prove."
+
+    def words(share):
+        return "{value:.0%} [{low:.0%}, {high:.0%}]".format(**share) + f" of {share['n']}" if share["n"] else "no pair"
+
+    then, now, short = (words(share) for share in (before["accuracy"], after["accuracy"], after["chosen_shorter"]))
+    correlation, error = after["length_correlation"], after["calibration_error"]
+    found = [f"held-out pairs whose chosen answer scores higher: {then} before, {now} after"]
+    along = "" if correlation is None else f"; correlation of score and length {correlation:+.2f}"
+    found.append(f"of those whose chosen answer is the shorter one: {short}{along}; calibration error {error:.2f}")
+    return [*found, *after["findings"]]
+
+# %% ../../nbs/package/cli/data_preparation.ipynb #59042a7b
 def compare_measures(
     before: dict,  # Result of `measure` before training
     after: dict,  # Result of `measure` after training
@@ -157,6 +175,8 @@ def compare_measures(
         return kept, [
             f"perplexity of the held-out rows: {before['perplexity']:.3f} before, {after['perplexity']:.3f} after"
         ]
+    if "reward" in after:
+        return kept, _reward_lines(before["reward"], after["reward"])
     if "ranked" not in after:
         return kept, []
     gains = [(c1 - r1) - (c0 - r0) for (c0, r0), (c1, r1) in zip(before["logps"], after["logps"])]

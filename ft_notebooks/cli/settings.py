@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from peft import LoraConfig
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from trl import DPOConfig, SFTConfig
+from trl import DPOConfig, RewardConfig, SFTConfig
 
 from ..core.errors import nearest, releases
 
@@ -67,10 +67,10 @@ class RunSettings:
 
 # %% ../../nbs/package/cli/settings.ipynb #b10545c8
 SECTIONS: dict[str, type] = {"model": ModelSettings, "lora": LoraConfig, "data": DataSettings, "sft": SFTConfig}
-SECTIONS |= {"dpo": DPOConfig, "evaluation": EvaluationSettings, "run": RunSettings}
+SECTIONS |= {"dpo": DPOConfig, "reward": RewardConfig, "evaluation": EvaluationSettings, "run": RunSettings}
 
 # %% ../../nbs/package/cli/settings.ipynb #138c5dd0
-OURS = {stage: {"effective_batch": int} for stage in ("sft", "dpo")}  # trainer parameters, not fields
+OURS = {stage: {"effective_batch": int} for stage in ("sft", "dpo", "reward")}  # trainer parameters, not fields
 FIXED = {  # fields that `ft` sets itself, and the alternative for a user
     "sft": {
         "output_dir": "use --output",
@@ -87,6 +87,15 @@ FIXED = {  # fields that `ft` sets itself, and the alternative for a user
         "padding_free": "leave it out: prompts are computed once, without padding where that is faster",
         "truncation_mode": "leave it out: no answer is cut, and pairs that do not fit are counted",
         "sync_ref_model": "leave it out: the reference is the model at the start of training",
+    },
+    "reward": {
+        "output_dir": "use --output",
+        "resume_from_checkpoint": "leave it out: the same command resumes from the last complete checkpoint",
+        "model_init_kwargs": "leave it out: [model] determines how the model is loaded",
+        "trust_remote_code": "leave it out: [model] determines how the model is loaded",
+        "chat_template_path": "leave it out: the tokenizer's own template is used",
+        "eos_token": "leave it out: the tokenizer's own token is used",
+        "pad_token": "leave it out: the tokenizer's own token is used",
     },
     "lora": {"task_type": "leave it out", "peft_type": "leave it out", "base_model_name_or_path": "set model.name"},
 }

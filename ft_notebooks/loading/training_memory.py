@@ -41,7 +41,7 @@ _ESTIMATES: dict[str, Memory] = {}  # of this process
 _NO_MATTER: tuple[str, ...] = ("_name_or_path", "base_model_name_or_path", "architectures", "use_cache")
 _NO_MATTER += ("pad_token_id", "bos_token_id", "eos_token_id")
 
-
+# %% ../../nbs/package/loading/training_memory.ipynb #2277f381
 def _key(config, tokens: int, settings) -> str:
     "Equal for configs with the same estimate, wherever they were loaded from."
     same = dict.fromkeys(_NO_MATTER)
@@ -51,7 +51,7 @@ def _key(config, tokens: int, settings) -> str:
         given, sort_keys=True, default=lambda value: sorted(value) if isinstance(value, set) else str(value)
     )
 
-
+# %% ../../nbs/package/loading/training_memory.ipynb #61491967
 def _estimate(config, tokens: int, **settings) -> Memory:
     "`estimate_memory` for rows of `tokens`, computed once per process."
     key = _key(config, tokens, settings)
@@ -101,7 +101,7 @@ def _scores_rows(base: nn.Module) -> bool:
     "Whether the model gives one score a row, as a reward model does, and no logits over the vocabulary."
     return type(base).__name__.endswith("ForSequenceClassification")
 
-
+# %% ../../nbs/package/loading/training_memory.ipynb #2b25e5b0
 def step_memory(
     model: nn.Module,  # Its weights may lie on the device `meta`
     fields: Mapping,  # Fields of the trainer's config, such as `vars(trainer.args)`

@@ -42,7 +42,7 @@ class ScoreHead(nn.Linear):
         with torch.autocast(hidden.device.type, enabled=False):
             return F.linear(hidden.float(), self.weight.float())
 
-
+# %% ../../nbs/package/rlhf/reward_model.ipynb #bdce338c
 def _heads(model) -> list[nn.Module]:
     "The head of a reward model and, with an adapter, the copy of it that is trained; empty without a head."
     head = getattr(base_model(model), "score", None)
@@ -50,7 +50,7 @@ def _heads(model) -> list[nn.Module]:
         return [head.original_module, *head.modules_to_save.values()]
     return [] if head is None else [head]
 
-
+# %% ../../nbs/package/rlhf/reward_model.ipynb #5ffae182
 def keep_head_exact(
     model: PreTrainedModel | PeftModel,  # A reward model; its head is changed in place
 ) -> None:
@@ -99,7 +99,7 @@ def _pad_fault(model, tok) -> str | None:
         )
     return None
 
-
+# %% ../../nbs/package/rlhf/reward_model.ipynb #022aeed6
 def check_reward_model(
     model: PreTrainedModel | PeftModel,  # Not changed
     tok: PreTrainedTokenizerBase,
@@ -151,7 +151,7 @@ def _check_scored(model, tok, rows: list[list[int]], where: str) -> None:
                 "its end, where the score is read: leave it out, or take a model with a longer context"
             )
 
-
+# %% ../../nbs/package/rlhf/reward_model.ipynb #175315c5
 @torch.no_grad()
 def score_ids(
     model: PreTrainedModel | PeftModel,  # A reward model, as `load_reward_model` returns it
@@ -175,7 +175,7 @@ def score_ids(
         raise ValueError(f"score_ids: row {bad[0]} has the score {scores[bad[0]]}; the model's weights are damaged")
     return scores
 
-
+# %% ../../nbs/package/rlhf/reward_model.ipynb #8b5955e8
 def reward_scores(
     model: PreTrainedModel | PeftModel,  # A reward model, as `load_reward_model` returns it
     tok: PreTrainedTokenizerBase,  # Of the model
@@ -193,15 +193,16 @@ def _drawn_head(config: PreTrainedConfig, seed: int) -> ScoreHead:
     head.weight.data = std * torch.randn(1, size, generator=torch.Generator().manual_seed(seed))
     return head
 
-
+# %% ../../nbs/package/rlhf/reward_model.ipynb #3c437d40
 def _with_new_head(language: PreTrainedModel, seed: int) -> PreTrainedModel:
     "The reward model on the layers of a language model, which must not be used afterwards."
     config = language.config
-    kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    kind, model = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None), None
     config.num_labels = 1
-    with torch.device("meta"):
-        model = None if kind is None else kind(config)
-    if not isinstance(getattr(model, "score", None), nn.Linear):
+    if kind is not None:
+        with torch.device("meta"):
+            model = kind(config)
+    if model is None or not isinstance(getattr(model, "score", None), nn.Linear):
         raise ValueError(
             f"transformers has no reward model of the type {config.model_type!r}; take a model of another family"
         )
@@ -264,7 +265,7 @@ def _base_of_adapter(folder: Path, config: PeftConfig, bits: int, seed: int) -> 
     check_adapter_folder(folder)  # before the base is loaded
     return _with_new_head(load_model(name, bits, revision=revision), seed)
 
-
+# %% ../../nbs/package/rlhf/reward_model.ipynb #9f395f34
 def _continued(base: PreTrainedModel, folder: Path, config: PeftConfig) -> PeftModel:
     "A language model's adapter on a reward model, with a head that is trained too."
     config.task_type, config.inference_mode = "SEQ_CLS", False
@@ -280,13 +281,13 @@ def _continued(base: PreTrainedModel, folder: Path, config: PeftConfig) -> PeftM
         )
     return model
 
-# %% ../../nbs/package/rlhf/reward_model.ipynb #9f395f34
+# %% ../../nbs/package/rlhf/reward_model.ipynb #50f57cc6
 def _has_saved_head(name: str, revision: str | None) -> bool:
     "Whether the config was saved by a reward model, or another classifier of sequences."
     config = AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
     return any(kind.endswith("ForSequenceClassification") for kind in config.architectures or [])
 
-
+# %% ../../nbs/package/rlhf/reward_model.ipynb #61f1bdcf
 def _with_adapter(folder: Path, bits: int | None, seed: int | None, trainable: bool) -> PeftModel:
     config = PeftConfig.from_pretrained(str(folder))
     bits, scores = bits or trained_bits(folder) or 32, config.task_type == "SEQ_CLS"
@@ -297,7 +298,7 @@ def _with_adapter(folder: Path, bits: int | None, seed: int | None, trainable: b
         return PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
     return _continued(base, folder, config)
 
-
+# %% ../../nbs/package/rlhf/reward_model.ipynb #450c51db
 def _check_bits(bits: int, name: str) -> None:
     if bits not in (16, 32):
         raise ValueError(
@@ -305,7 +306,7 @@ def _check_bits(bits: int, name: str) -> None:
             "an adapter"
         )
 
-
+# %% ../../nbs/package/rlhf/reward_model.ipynb #3a201ae9
 def _check_seed(name: str, scores: bool, seed: int | None) -> None:
     "Raises `ValueError` for a random head where a trained one is expected, and the other way round."
     if not scores and seed is None:
@@ -344,13 +345,22 @@ def _check_tokenizer_of(folder: Path, tok: PreTrainedTokenizerBase) -> None:
     differ = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
     if differ:
         raise ValueError(
-            f"{folder} was trained with another vocabulary: {len(differ)} tokens differ, such as {differ[0]!r}, which is "
-            f"{theirs.get(differ[0])} there and {ours.get(differ[0])} in tok; take {cure}"
+            f"{folder} was trained with another vocabulary: {len(differ)} tokens differ, such as {differ[0]!r}, which "
+            f"is {theirs.get(differ[0])} there and {ours.get(differ[0])} in tok; take {cure}"
         )
     if own.chat_template and tok.chat_template != own.chat_template:
         raise ValueError(f"{folder} was trained with another chat template than tok has; take {cure}")
 
 # %% ../../nbs/package/rlhf/reward_model.ipynb #6eba1247
+def _without_adapter(name: str, bits: int, seed: int | None, revision: str | None) -> PreTrainedModel:
+    "A full reward model with its head, or a language model with a new one."
+    scores = _has_saved_head(name, revision)
+    _check_seed(name, scores, seed)
+    if scores:
+        return _saved_model(name, bits, revision)
+    return _with_new_head(load_model(name, bits, revision=revision), seed or 0)
+
+# %% ../../nbs/package/rlhf/reward_model.ipynb #7757d645
 @without_library_bars()
 def load_reward_model(
     name_or_run: str | Path,  # A run of `reward_trainer`, another saved reward model, or with `seed` a language model
@@ -367,19 +377,13 @@ def load_reward_model(
     pad token that is EOS, and a tokenizer with another vocabulary or template than the run's.
     """
     check_tokenizer(tok, "load_reward_model")
-    name, folder = str(name_or_run), Path(name_or_run).expanduser()
-    _check_bits(bits or 32, name)
+    folder = Path(name_or_run).expanduser()
+    _check_bits(bits or 32, str(name_or_run))
     if (folder / "adapter_config.json").is_file():
-        scores, model = seed is None, _with_adapter(folder, bits, seed, trainable)
+        model = _with_adapter(folder, bits, seed, trainable)
     else:
-        name = check_checkpoint(name)
-        scores = _has_saved_head(name, revision)
-        _check_seed(name, scores, seed)
-        if scores:
-            model = _saved_model(name, bits or 32, revision)
-        else:
-            model = _with_new_head(load_model(name, bits or 32, revision=revision), seed)
-    if scores:
+        model = _without_adapter(check_checkpoint(name_or_run), bits or 32, seed, revision)
+    if seed is None:  # the head was trained with the tokenizer of the folder
         _check_tokenizer_of(folder, tok)
     keep_head_exact(model)
     base_model(model).config.get_text_config().pad_token_id = tok.pad_token_id

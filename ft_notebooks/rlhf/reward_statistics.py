@@ -59,7 +59,9 @@ def _findings(found: dict) -> list[str]:
     if found["ties"]:
         said.append(f"{found['ties']} of {found['accuracy']['n']} pairs have two equal scores, which rank nothing")
     if not shorter["n"] and longer["n"]:
-        said.append("in no pair is the chosen answer the shorter one, so a model that measures length alone has this too")
+        said.append(
+            "in no pair is the chosen answer the shorter one, so a model that measures length alone has this too"
+        )
     if shorter["n"] and longer["n"] and shorter["high"] < longer["low"]:
         said.append(
             f"where the chosen answer is the shorter one {shorter['value']:.0%} of {shorter['n']} pairs are right, "
@@ -89,7 +91,7 @@ def pair_statistics(
     margins, longer = scores[:, 0] - scores[:, 1], lengths[:, 0] - lengths[:, 1]
     groups = {"chosen_longer": longer > 0, "chosen_shorter": longer < 0, "same_length": longer == 0}
     bins, error = _calibration(margins)
-    found = {"accuracy": _share(margins > 0), **{name: _share(margins[of] > 0) for name, of in groups.items()}}
+    found: dict = {"accuracy": _share(margins > 0), **{name: _share(margins[of] > 0) for name, of in groups.items()}}
     found |= {"ties": int((margins == 0).sum()), "loss": float(np.logaddexp(0, -margins).mean())}
     found |= {"margin": float(margins.mean()), "score": float(scores.mean())}
     found |= {"length_correlation": _within_pairs(scores, lengths), "calibration": bins, "calibration_error": error}
@@ -131,7 +133,7 @@ def _draw_by_length(ax, found: dict) -> None:
     ax.axvline(0.5, color="gray", linewidth=1, linestyle="--")
     ax.set(xlim=(0, 1), ylim=(3.5, -0.5), yticks=[], xlabel="share of pairs in the right order")
 
-
+# %% ../../nbs/package/rlhf/reward_statistics.ipynb #bf842007
 def plot_pair_statistics(
     found: dict,  # Result of `pair_statistics` or `evaluate_reward`
 ) -> "Figure":  # Not registered with pyplot, so that no window opens

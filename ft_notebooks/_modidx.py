@@ -2572,6 +2572,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                        'ft_notebooks/training/progress_and_plots.py'),
                                                           'ft_notebooks.training.progress_and_plots.draw_losses': ( 'package/training/progress_and_plots.html#draw_losses',
                                                                                                                     'ft_notebooks/training/progress_and_plots.py'),
+                                                          'ft_notebooks.training.progress_and_plots.draw_rewards': ( 'package/training/progress_and_plots.html#draw_rewards',
+                                                                                                                     'ft_notebooks/training/progress_and_plots.py'),
                                                           'ft_notebooks.training.progress_and_plots.logged_history': ( 'package/training/progress_and_plots.html#logged_history',
                                                                                                                        'ft_notebooks/training/progress_and_plots.py'),
                                                           'ft_notebooks.training.progress_and_plots.logged_points': ( 'package/training/progress_and_plots.html#logged_points',

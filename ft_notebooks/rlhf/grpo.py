@@ -54,7 +54,12 @@ _UNREAD = {
     "reward_funcs": "give rewards, the fourth argument",
     "reward_processing_classes": "a reward model is scored by the ids that were sampled, with the policy's tokenizer",
 }  # fmt: skip
-_WHOLE = {"top_k": (0, None), "top_p": (1.0,), "min_p": (None, 0), "repetition_penalty": (1.0,)}  # all tokens, as they are
+_WHOLE = {
+    "top_k": (0, None),
+    "top_p": (1.0,),
+    "min_p": (None, 0),
+    "repetition_penalty": (1.0,),
+}  # all tokens, as they are
 
 
 def _check_sampling(given: dict) -> None:
@@ -172,7 +177,9 @@ class _GRPOTrainer(GRPOTrainer):
                 return super().train(start, *args, **kwargs)
 
     def compute_loss(self, model, inputs, *args, **kwargs):
-        off = self.args.entropy_coef != 0 or self.args.use_adaptive_entropy  # `LabelHead` has no gradient of the entropy
+        off = (
+            self.args.entropy_coef != 0 or self.args.use_adaptive_entropy
+        )  # `LabelHead` has no gradient of the entropy
         return super().compute_loss(GroupedForward(model, off=off), inputs, *args, **kwargs)
 
     def set_initial_training_values(self, *args, **kwargs):
@@ -225,7 +232,9 @@ class _FirstLook:
             print("\n".join(lines), flush=True)
 
 # %% ../../nbs/package/rlhf/grpo.ipynb #b749e560
-def _settings(model, prompts, output_dir, prompts_a_step, generations, given, adapter, shares) -> tuple[GRPOConfig, Plan]:
+def _settings(
+    model, prompts, output_dir, prompts_a_step, generations, given, adapter, shares
+) -> tuple[GRPOConfig, Plan]:
     "The run's arguments, with a learning rate for adapter or full model, and their batch plan."
     limit = given["max_completion_length"]
     lengths = [tokens + limit for tokens in prompts for _ in range(generations)]
@@ -264,7 +273,11 @@ def grpo_trainer(
     model: PreTrainedModel | PeftModel,  # The policy; its current weights are also the reference, where `beta` is set
     tok: PreTrainedTokenizerBase,  # Encodes the prompts with its template; saved with the model
     train_dataset: Rows,  # Chats, whose last answer is removed, or "prompt" and "expected"; or a path to chats
-    rewards: RewardLike | list[RewardLike] | dict[str, RewardLike],  # Scorers of `evaluate`, by name or as functions, or reward models; several are added, by `reward_weights`
+    rewards: RewardLike
+    | list[RewardLike]
+    | dict[
+        str, RewardLike
+    ],  # Scorers of `evaluate`, by name or as functions, or reward models; several are added, by `reward_weights`
     eval_dataset: Rows | None = None,  # For evaluation
     *,
     output_dir: str,  # The run's folder

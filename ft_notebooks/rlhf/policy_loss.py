@@ -14,7 +14,9 @@ from torch import Tensor
 def group_advantages(
     rewards: Tensor,  # float [B]: of B answers; G at a time belong to one prompt
     generations: int,  # G, at least 2
-    scale: Literal["group", "batch", "none"] = "group",  # Divide by the standard deviation of the group, of all, by none
+    scale: Literal[
+        "group", "batch", "none"
+    ] = "group",  # Divide by the standard deviation of the group, of all, by none
 ) -> Tensor:  # float [B]: of each answer, for all of its tokens
     "The advantages of `trl.GRPOTrainer` (`scale_rewards`)."
     groups = rewards.view(-1, generations)

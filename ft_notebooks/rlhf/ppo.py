@@ -38,7 +38,9 @@ class Rollout:
 def rollout(
     model: PreTrainedModel,  # Switched to `eval()`, so that dropout is off
     tok: PreTrainedTokenizerBase,
-    chats: list[list[dict]],  # B conversations that end with a user's message; one that is repeated gets several answers
+    chats: list[
+        list[dict]
+    ],  # B conversations that end with a user's message; one that is repeated gets several answers
     max_new_tokens: int,  # The limit of tokens of one answer
 ) -> Rollout:
     "One answer to each conversation, sampled at temperature 1 from all tokens with PyTorch's global generator."
@@ -117,7 +119,9 @@ def ppo_loss(
     advantages: Tensor,  # float [B, T]
     answered: Tensor,  # bool [B, T]
     clip: float = 0.2,  # ε
-) -> tuple[Tensor, dict[str, float]]:  # the loss, and the share of clipped tokens and the largest distance of a ratio from 1
+) -> tuple[
+    Tensor, dict[str, float]
+]:  # the loss, and the share of clipped tokens and the largest distance of a ratio from 1
     "The policy's loss: the mean over the tokens of the answers, with limited ratios."
     ratio = (logps - old_logps)[answered].exp()
     gain, limited = ratio * advantages[answered], ratio.clamp(1 - clip, 1 + clip) * advantages[answered]
@@ -162,7 +166,9 @@ def ppo_steps(
     lam: float = 0.95,
     group: int | None = None,  # Answers per conversation, next to each other in `chats`; None: a critic
     seed: int = 0,
-) -> list[dict]:  # of each step: "score", "kl" (nats per token), "tokens" (mean length), "texts", "first" and "last" pass
+) -> list[
+    dict
+]:  # of each step: "score", "kl" (nats per token), "tokens" (mean length), "texts", "first" and "last" pass
     "Trains `policy` by PPO, for experiments with small models; nothing is saved."
     reference = copy.deepcopy(policy).eval().requires_grad_(False)
     critic = nn.Linear(policy.config.hidden_size, 1)

@@ -69,7 +69,10 @@ class RewardHackingCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model, **kwargs):
         self.message, self.flat, self.steps = None, 0, self.every or math.ceil(state.max_steps / 5)
-        self.limit, self.file = self.max_new_tokens or args.max_completion_length, Path(args.output_dir, "held_out.jsonl")
+        self.limit, self.file = (
+            self.max_new_tokens or args.max_completion_length,
+            Path(args.output_dir, "held_out.jsonl"),
+        )
         lines: list[dict] = []
         with together():
             if state.is_world_process_zero and state.global_step:

@@ -118,8 +118,9 @@ def _save(trainer: Trainer) -> None:
     if trainer.args.push_to_hub and not trainer.is_fsdp_enabled:
         trainer.push_to_hub(commit_message="Model save", revision=trainer.args.hub_revision)
     if first:
-        if any("loss" in entry for entry in trainer.state.log_history):
-            plot_history(trainer).savefig(run / "loss.png")
+        logged = {key for entry in trainer.state.log_history for key in entry}
+        if "loss" in logged:
+            plot_history(trainer).savefig(run / ("reward.png" if "reward" in logged else "loss.png"))
         mark_checkpoint(run, trainer.state.global_step, saved)
     trainer.accelerator.wait_for_everyone()
 

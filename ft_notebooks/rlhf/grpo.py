@@ -10,7 +10,6 @@ import contextlib
 import copy
 import functools
 import math
-import os
 
 import torch
 from accelerate.utils import gather_object
@@ -68,8 +67,8 @@ def _check_sampling(given: dict) -> None:
         for name, whole in _WHOLE.items():
             if name in where and where[name] not in whole:
                 raise ValueError(
-                    f"{name}={where[name]!r} samples answers from a changed distribution, but the log-probabilities that "
-                    "are trained are those of the whole one; leave it out, and use temperature to sample less at random"
+                    f"{name}={where[name]!r} samples answers from a changed distribution, but the log-probabilities "
+                    "that are trained are those of the whole one; leave it out, and use temperature to sample less freely"
                 )
     if given.get("temperature", 1.0) <= 0:
         raise ValueError(f"temperature={given['temperature']} samples the same answer each time; set it above 0")
@@ -134,8 +133,8 @@ class _SameReference(TrainerCallback):
         for name, weights in reference.items():
             if not torch.equal(weights, policy[name].to(weights.dtype)):
                 raise ValueError(
-                    f"before step 1 the reference is not the policy: {name} differs. The weights have changed since the "
-                    "trainer was made; make it again, with grpo_trainer"
+                    f"before step 1 the reference is not the policy: {name} differs. The weights have changed since "
+                    "the trainer was made; make it again, with grpo_trainer"
                 )
 
 

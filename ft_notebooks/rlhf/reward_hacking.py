@@ -45,9 +45,9 @@ def _fallen(line: dict, start: dict, names) -> str | None:
 # %% ../../nbs/package/rlhf/reward_hacking.ipynb #ccc244ec
 @overrides(TrainerCallback)
 class RewardHackingCallback(TrainerCallback):
-    """Saves a checkpoint and stops the run with `ValueError` in all processes where the mean reward of the last steps is
-    above the one of the first steps, by more than chance, and a held-out score is below half of its start; also after `patience` steps in which
-    the answers to each prompt all had the same reward, so that nothing was learned.
+    """Saves a checkpoint and stops the run with `ValueError` in all processes where the reward of the last steps is
+    above the one of the first steps, by more than chance, and a held-out score is below half of its start; also after
+    `patience` steps in which the answers to each prompt all had the same reward, so that nothing was learned.
 
     `held_out.jsonl` has a line per check: step, reward, each score, an answer. Training is not affected. A resumed run
     keeps its start values.
@@ -130,7 +130,7 @@ class RewardHackingCallback(TrainerCallback):
 
 
 def _rewards(history: list[dict], size: int) -> tuple[float, float, bool]:
-    """The mean reward of the first and of the last fifth of the logged steps, of `size` answers each, and whether it has
+    """The mean reward of the first and of the last fifth of the logged steps, of `size` answers each; whether it has
     risen by more than twice the standard error of the difference.
     """
     logged = [(e["reward"], e["reward_std"]) for e in history if e.get("reward") is not None]

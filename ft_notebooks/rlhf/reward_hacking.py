@@ -57,14 +57,15 @@ class RewardHackingCallback(TrainerCallback):
         self,
         tok: PreTrainedTokenizerBase,
         rows: Dataset,  # Held-out chats or prompts, as `read_prompts` takes them; the first 16 are used
-        scorers: str | Scorer | list | dict = ("stop_rate", "token_f1"),  # As for `evaluate`; none of them the reward
+        scorers: str | Scorer | list | dict | None = None,  # Not the reward; None: stop_rate, token_f1
         every: int | None = None,  # Optimizer steps between checks; None: a fifth of the run
         max_new_tokens: int | None = None,  # Of an answer; None: `max_completion_length` of the run
         patience: int = 5,  # Steps without different rewards, after which the run ends
         stop: bool = True,  # False: only record the checks
     ):
         rows = rows if {"prompt", "expected", "row"} <= set(rows.column_names) else read_prompts(rows)
-        self.tok, self.rows, self.scorers = tok, rows.select(range(min(16, len(rows)))), find_scorers(scorers)
+        self.tok, self.rows = tok, rows.select(range(min(16, len(rows))))
+        self.scorers = find_scorers(["stop_rate", "token_f1"] if scorers is None else scorers)
         self.every, self.max_new_tokens, self.patience, self.stop = every, max_new_tokens, patience, stop
 
     def on_train_begin(self, args, state, control, model, **kwargs):

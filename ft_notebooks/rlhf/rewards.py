@@ -135,7 +135,8 @@ def reward_functions(
         rewards = {name or next(own): reward for name, reward in named}
     if not rewards:
         raise ValueError("there is no reward; give the name of a scorer, such as 'exact_match', or a function")
-    ends, found = stop_tokens(model, tok), []
+    ends = stop_tokens(model, tok)
+    found: list[Reward | ModelReward] = []
     for name, reward in rewards.items():
         if isinstance(reward, torch.nn.Module):
             found.append(ModelReward(name, reward, tok))
@@ -159,8 +160,8 @@ def first_rewards(
     if flat == len(groups):
         raise ValueError(
             f"the {generations} answers to a prompt all have the same reward, for each of {len(groups)} prompts: "
-            f"{values}; the first answer is {texts[0][:60]!r}. Nothing can be learned from them. If the reward is "
-            "right, the model never gives an answer that it likes: train it on such answers first (sft_trainer), take easier "
+            f"{values}; the first answer is {texts[0][:60]!r}. Nothing can be learned. If the reward is right, "
+            "the model never gives an answer that it likes: train it on such answers first (sft_trainer), take easier "
             "prompts, or more generations. Otherwise check that the reward reads the answer"
         )
     if masked and cut == len(ended):

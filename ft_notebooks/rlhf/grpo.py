@@ -318,4 +318,5 @@ def grpo_trainer(
     trainer.add_callback(manifest)
     if trainer.is_world_process_zero():
         print(said)
-    return watch(trainer)
+    watch(trainer).args.include_num_input_tokens_seen = "no"  # TRL counts the tokens of prompts and answers itself
+    return trainer

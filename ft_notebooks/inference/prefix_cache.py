@@ -99,7 +99,7 @@ def repeated_prompts(
     input_ids: Tensor,  # int64 [B, T], padded on the left; some rows are equal
     attention_mask: Tensor,  # int64 [B, T]
 ) -> dict:  # The cache of the first T - 1 columns, by the name of the argument for `model.generate`
-    "Keys and values of all rows, each different row computed once; empty where this would not save `LEAST_SAVED` tokens."
+    "Keys and values of all rows, each different row computed once; empty where it would save fewer than `LEAST_SAVED`."
     both, which = torch.stack([input_ids, attention_mask], 2).unique(dim=0, return_inverse=True)
     ids, mask = both[:, :-1, 0], both[:, :-1, 1]
     if (len(input_ids) - len(ids)) * ids.shape[1] < LEAST_SAVED or not _may_share(model):

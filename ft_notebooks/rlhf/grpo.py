@@ -10,7 +10,6 @@ import contextlib
 import copy
 import functools
 import math
-import os
 
 import torch
 from accelerate.utils import gather_object
@@ -68,8 +67,8 @@ def _check_sampling(given: dict) -> None:
         for name, whole in _WHOLE.items():
             if name in where and where[name] not in whole:
                 raise ValueError(
-                    f"{name}={where[name]!r} samples answers from a changed distribution, but the log-probabilities that "
-                    "are trained are those of the whole one; leave it out, and use temperature to sample less at random"
+                    f"{name}={where[name]!r} samples answers from a changed distribution, but the trained "
+                    "log-probabilities are of the whole one; leave it out, or lower temperature to sample less freely"
                 )
     if given.get("temperature", 1.0) <= 0:
         raise ValueError(f"temperature={given['temperature']} samples the same answer each time; set it above 0")
@@ -134,8 +133,8 @@ class _SameReference(TrainerCallback):
         for name, weights in reference.items():
             if not torch.equal(weights, policy[name].to(weights.dtype)):
                 raise ValueError(
-                    f"before step 1 the reference is not the policy: {name} differs. The weights have changed since the "
-                    "trainer was made; make it again, with grpo_trainer"
+                    f"before step 1 the reference is not the policy: {name} differs. The weights have changed since "
+                    "the trainer was made; make it again, with grpo_trainer"
                 )
 
 
@@ -203,7 +202,7 @@ class _FirstLook:
     trainer: GRPOTrainer  # set when it is made
 
     def __init__(self, functions: list, weights: list[float] | None):
-        self.values: dict[str, list[float]] = {}
+        self.values: dict[str, list[float]] | None = {}
         self.weights = weights or [1.0] * len(functions)
         self.functions = [self._looking(function) for function in functions]
 
@@ -222,12 +221,12 @@ class _FirstLook:
 
     def _examine(self, completions, completion_ids) -> None:
         trainer, ends = self.trainer, set(self.trainer.eos_token_ids)
-        columns = [torch.tensor(values) * weight for values, weight in zip(self.values.values(), self.weights)]
+        values, self.values = self.values or {}, None
+        columns = [torch.tensor(each) * weight for each, weight in zip(values.values(), self.weights)]
         texts, ended = [c[0]["content"] for c in completions], [ids[-1] in ends for ids in completion_ids]
         sums = torch.tensor(gather_object(torch.stack(columns).sum(0).tolist()))
         texts, ended = gather_object(texts), gather_object(ended)
         lines = first_rewards(sums, trainer.num_generations, texts, ended, trainer.mask_truncated_completions)
-        self.values = None
         if trainer.is_world_process_zero():
             print("\n".join(lines), flush=True)
 
@@ -300,10 +299,11 @@ def grpo_trainer(
     _check_sampling(given)
     look = _FirstLook(reward_functions(rewards, model, tok), given.get("reward_weights"))
     rows = encoded(train_dataset, eval_dataset, _read, read_prompts, "grpo_trainer")
-    count = len(rows["train_dataset"])
-    _check_counts(given, count, prompts_a_step, generations)
-    rows["train_dataset"] = _filled(rows["train_dataset"], prompts_a_step)
-    prompts = _check_lengths(model, tok, rows["train_dataset"], given["max_completion_length"])
+    own: Dataset = rows["train_dataset"]
+    _check_counts(given, len(own), prompts_a_step, generations)
+    prompts = _check_lengths(model, tok, own, given["max_completion_length"])
+    rows["train_dataset"] = _filled(own, prompts_a_step)
+    twice = -len(own) % prompts_a_step
     adapter = arguments.get("peft_config")
     shares = hardware().device == "cpu" and why_not_grouped(model) is None
     args, chosen = _settings(model, prompts, output_dir, prompts_a_step, generations, given, adapter, shares)
@@ -311,12 +311,12 @@ def grpo_trainer(
     trainer = _made(model, arguments, args, tok, rows, look)
     trainer.shares = shares
     add_guards(trainer, allow_zero_gradient=True)  # no answer may be better than the others
-    twice = len(rows["train_dataset"]) - count
-    filled = [f"{twice} of {count} prompts twice in an epoch"] if twice else []
+    filled = [f"{twice} of {len(own)} prompts twice in an epoch"] if twice else []
     filled += ["each prompt computed once in the update"] if shares else []
     said = "; ".join([f"{prompts_a_step} prompts x {generations} answers: {chosen.said}", *filled, *given_way(trainer)])
     manifest = ManifestCallback(trainer, any_world_size, choices=said, optimizations=optimizations(trainer.model))
     trainer.add_callback(manifest)
     if trainer.is_world_process_zero():
         print(said)
-    return watch(trainer)
+    watch(trainer).args.include_num_input_tokens_seen = "no"  # TRL counts the tokens of prompts and answers itself
+    return trainer

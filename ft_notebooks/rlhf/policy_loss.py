@@ -44,7 +44,7 @@ def policy_loss(
     answered: Tensor,  # bool [B, T]: the tokens of the answers
     loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "dapo",  # All the same for answers of T tokens each
     *,
-    max_completion_length: int | None = None,  # For "dr_grpo"
+    max_completion_length: int | None = None,  # For "dr_grpo"; None: T
     ref_logps: Tensor | None = None,  # float [B, T]: of the reference, with `beta`
     beta: float = 0.0,  # Weight of the KL penalty
     bias_correction: bool = True,  # Multiply the penalty by the ratio (`use_bias_correction_kl`)
@@ -64,4 +64,6 @@ def policy_loss(
     sums, counts = (losses * answered).sum(1), answered.sum(1)
     if loss_type == "grpo":
         return (sums / counts).mean()
-    return sums.sum() / (len(sums) * max_completion_length if loss_type == "dr_grpo" else counts.sum())
+    if loss_type == "dr_grpo":
+        return sums.sum() / (len(sums) * (max_completion_length or logps.shape[1]))
+    return sums.sum() / counts.sum()

@@ -45,9 +45,9 @@ def _fallen(line: dict, start: dict, names) -> str | None:
 # %% ../../nbs/package/rlhf/reward_hacking.ipynb #ccc244ec
 @overrides(TrainerCallback)
 class RewardHackingCallback(TrainerCallback):
-    """Saves a checkpoint and stops the run with `ValueError` in all processes where the mean reward of the last steps is
-    above the one of the first steps, by more than chance, and a held-out score is below half of its start; also after `patience` steps in which
-    the answers to each prompt all had the same reward, so that nothing was learned.
+    """Saves a checkpoint and stops the run with `ValueError` in all processes where the reward of the last steps is
+    above the one of the first steps, by more than chance, and a held-out score is below half of its start; also after
+    `patience` steps in which the answers to each prompt all had the same reward, so that nothing was learned.
 
     `held_out.jsonl` has a line per check: step, reward, each score, an answer. Training is not affected. A resumed run
     keeps its start values.
@@ -57,14 +57,15 @@ class RewardHackingCallback(TrainerCallback):
         self,
         tok: PreTrainedTokenizerBase,
         rows: Dataset,  # Held-out chats or prompts, as `read_prompts` takes them; the first 16 are used
-        scorers: str | Scorer | list | dict = ("stop_rate", "token_f1"),  # As for `evaluate`; none of them the reward
+        scorers: str | Scorer | list | dict | None = None,  # Not the reward; None: stop_rate, token_f1
         every: int | None = None,  # Optimizer steps between checks; None: a fifth of the run
         max_new_tokens: int | None = None,  # Of an answer; None: `max_completion_length` of the run
         patience: int = 5,  # Steps without different rewards, after which the run ends
         stop: bool = True,  # False: only record the checks
     ):
         rows = rows if {"prompt", "expected", "row"} <= set(rows.column_names) else read_prompts(rows)
-        self.tok, self.rows, self.scorers = tok, rows.select(range(min(16, len(rows)))), find_scorers(scorers)
+        self.tok, self.rows = tok, rows.select(range(min(16, len(rows))))
+        self.scorers = find_scorers(["stop_rate", "token_f1"] if scorers is None else scorers)
         self.every, self.max_new_tokens, self.patience, self.stop = every, max_new_tokens, patience, stop
 
     def on_train_begin(self, args, state, control, model, **kwargs):
@@ -130,7 +131,7 @@ class RewardHackingCallback(TrainerCallback):
 
 
 def _rewards(history: list[dict], size: int) -> tuple[float, float, bool]:
-    """The mean reward of the first and of the last fifth of the logged steps, of `size` answers each, and whether it has
+    """The mean reward of the first and of the last fifth of the logged steps, of `size` answers each; whether it has
     risen by more than twice the standard error of the difference.
     """
     logged = [(e["reward"], e["reward_std"]) for e in history if e.get("reward") is not None]

@@ -27,7 +27,7 @@ def _check_prompt(i: int, prompt) -> None:
     "`ValueError` for a prompt that is text, or that ends with an answer."
     if isinstance(prompt, str):
         raise ValueError(
-            f"row {i} (counted from 0): the prompt {prompt[:60]!r} is text, to which no chat template would be applied; "
+            f"row {i} (counted from 0): the prompt {prompt[:60]!r} is text, without the chat template; "
             'give messages: [{"role": "user", "content": ...}]'
         )
     if not prompt or prompt[-1]["role"] == "assistant":
@@ -135,7 +135,8 @@ def reward_functions(
         rewards = {name or next(own): reward for name, reward in named}
     if not rewards:
         raise ValueError("there is no reward; give the name of a scorer, such as 'exact_match', or a function")
-    ends, found = stop_tokens(model, tok), []
+    ends = stop_tokens(model, tok)
+    found: list[Reward | ModelReward] = []
     for name, reward in rewards.items():
         if isinstance(reward, torch.nn.Module):
             found.append(ModelReward(name, reward, tok))
@@ -159,7 +160,7 @@ def first_rewards(
     if flat == len(groups):
         raise ValueError(
             f"the {generations} answers to a prompt all have the same reward, for each of {len(groups)} prompts: "
-            f"{values}; the first answer is {texts[0][:60]!r}. Nothing can be learned from them. If the reward is right, "
+            f"{values}; the first answer is {texts[0][:60]!r}. Nothing can be learned. If the reward is right, "
             "the model never gives an answer that it likes: train it on such answers first (sft_trainer), take easier "
             "prompts, or more generations. Otherwise check that the reward reads the answer"
         )
@@ -171,7 +172,7 @@ def first_rewards(
     order = rewards.argsort().tolist()
     shown = [f"  {rewards[i]:.3g}: {texts[i][:100]!r}" for i in (order[-1], order[len(order) // 2], order[0])]
     return [
-        f"before step 1, {len(rewards)} answers to {len(groups)} prompts: mean reward {values}; {flat} of {len(groups)} "
-        f"prompts with equal rewards; {cut} answers cut",
+        f"before step 1, {len(rewards)} answers to {len(groups)} prompts: mean reward {values}; {flat} of "
+        f"{len(groups)} prompts with equal rewards; {cut} answers cut",
         *shown,
     ]

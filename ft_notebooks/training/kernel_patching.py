@@ -217,8 +217,9 @@ class LabelHead:
         model: nn.Module,  # With or without an adapter, also wrapped for several processes; not changed
         mean_logits: bool = False,  # Whether the mean of the logits is computed too, as DPO logs it
         off: bool = False,  # True: TRL's own head in any case
+        temperature: float = 1.0,  # The logits are divided by it, as `trl.GRPOTrainer` has TRL's head do
     ):
-        self.model, self.mean_logits = model, mean_logits
+        self.model, self.mean_logits, self.temperature = model, mean_logits, temperature
         inner = extract_model_from_parallel(model)
         self.base = base_model(inner)
         virtual = isinstance(inner, PeftModel) and any(c.is_prompt_learning for c in inner.peft_config.values())
@@ -253,7 +254,7 @@ class LabelHead:
             hidden = kept.pop()
             if hidden.shape[:-1] != mask.shape:
                 return logits
-            found.update(self._per_token(hidden[mask], head.weight, targets[mask]))
+            found.update(self._per_token(hidden[mask] / self.temperature, head.weight, targets[mask]))
             return _spread(found.pop("log_probs"), mask)[..., None]
 
         body = {name: value for name, value in given.items() if name != "fused_lm_head"} | {"use_cache": False}

@@ -1,5 +1,7 @@
 "`ft grpo` from a file: the run and its report, an SFT run's adapter, reward models, a stop, and what it refuses."
 
+import contextlib
+import io
 import json
 import os
 from pathlib import Path
@@ -13,10 +15,12 @@ import ft_notebooks.rlhf.grpo
 from ft_notebooks.cli.commands import main
 from ft_notebooks.inference.generation import answers
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
-from ft_notebooks.lora.adapter import load_adapter
+from ft_notebooks.lora.adapter import add_adapter, load_adapter, lora_config
+from ft_notebooks.rlhf.reward_model import load_reward_model
 
 TOK = tiny_tokenizer()
-STEP = {"prompts_a_step": 2, "generations": 4, "max_completion_length": 12, "max_steps": 2, "learning_rate": 1e-3}
+STEP = {"prompts_a_step": 2, "generations": 4, "max_completion_length": 12, "max_steps": 4, "learning_rate": 1e-3}
+STEP |= {"save_steps": 2, "beta": 0.05, "num_iterations": 2}
 TIDY = """
 def lowercase(generated, expected, example):
     return sum("a" <= letter <= "z" for letter in generated[:16]) / 16
@@ -27,6 +31,9 @@ def none(generated, expected, example):
 def picky(generated, expected, example):
     return float(example["wantd"] == generated)
 """
+
+
+REWARDS = ("--reward", "tidy.py:lowercase", "--reward", "length:0.01")
 
 
 def asked(n):
@@ -62,11 +69,8 @@ def refused(capsys, *words, **settings):
 
 @pytest.fixture(scope="module")
 def trained(here):
-    import contextlib
-    import io
-
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        ft("grpo", "chats.jsonl", "--reward", "tidy.py:lowercase", "--reward", "length:0.01")
+        ft("grpo", "chats.jsonl", *REWARDS)
     return Path("runs/grpo"), said.getvalue()
 
 
@@ -92,19 +96,19 @@ def test_a_run_leaves_the_rewards_of_held_out_prompts_before_and_after(trained, 
         assert metrics[name]["length"]["n"] == 4
     assert "greedy answers to 4 held-out prompts, mean before and after:" in said and "  lowercase: " in said
     lines = [json.loads(line) for line in (run / "held_out.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [0, 1, 2] and {"stop_rate", "exact_match"} <= lines[0].keys()
+    assert [line["step"] for line in lines] == [0, 1, 2, 3, 4] and {"stop_rate", "exact_match"} <= lines[0].keys()
     known = json.loads((run / "run.json").read_text())
     assert known["grpo.rewards"] == ["tidy.py:lowercase", "length:0.01"] and len(known["reward.lowercase"]) == 16
 
 
 def test_a_finished_run_is_left_as_it_is_and_a_function_that_has_changed_is_another_reward(trained, here, capsys):
     before = {file: file.stat().st_mtime_ns for file in trained[0].iterdir()}
-    ft("grpo", "chats.jsonl", "--reward", "tidy.py:lowercase", "--reward", "length:0.01")
+    ft("grpo", "chats.jsonl", *REWARDS)
     assert "is finished; nothing is changed" in capsys.readouterr().out
     assert before == {file: file.stat().st_mtime_ns for file in trained[0].iterdir()}
     Path("tidy.py").write_text(TIDY + "\n")
     with pytest.raises(SystemExit):
-        ft("grpo", "chats.jsonl", "--reward", "tidy.py:lowercase", "--reward", "length:0.01")
+        ft("grpo", "chats.jsonl", *REWARDS)
     assert "reward.lowercase was" in capsys.readouterr().err
     Path("tidy.py").write_text(TIDY)
 
@@ -131,7 +135,16 @@ def test_the_adapter_of_an_sft_run_goes_on_and_a_reward_run_is_a_reward(here, ca
     Path("pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
     reward = [x.replace("sft.", "reward.") for x in sft]
     main(["reward", "pairs.jsonl", *quick, *reward])
-    ft("grpo", "pairs.jsonl", "--reward", "runs/reward:2", "--output", "after", model__name="runs/sft")
+    ft(
+        "grpo",
+        "pairs.jsonl",
+        "--reward",
+        "runs/reward:2",
+        "--output",
+        "after",
+        model__name="runs/sft",
+        grpo__max_steps=2,
+    )
     before, after = (load_file(Path(run, "adapter_model.safetensors")) for run in ("runs/sft", "after"))
     assert before.keys() == after.keys() and any((before[name] != after[name]).any() for name in before)
     assert json.loads(Path("after/adapter_config.json").read_text())["r"] == 4
@@ -145,7 +158,6 @@ def test_the_adapter_of_an_sft_run_goes_on_and_a_reward_run_is_a_reward(here, ca
 
 
 def test_questions_and_answers_are_read_as_they_are_and_number_match_rewards_them(here, monkeypatch):
-    from ft_notebooks.cli import pipeline
 
     rows = [
         {"question": f"What is {n} + 1?", "answer": f"{n} + 1 = <<{n}+1={n + 1}>>{n + 1}\n#### {n + 1}"}
@@ -155,8 +167,10 @@ def test_questions_and_answers_are_read_as_they_are_and_number_match_rewards_the
     seen, make = [], ft_notebooks.rlhf.grpo.reward_functions
 
     def counting(rewards, model, tok):
-        score = rewards["number_match"]
-        spread = lambda text, expected, row: seen.append((expected, score(text, expected, row))) or len(text) / 100
+        def spread(text, expected, row):
+            seen.append((expected, rewards["number_match"](text, expected, row)))
+            return len(text) / 100
+
         return make({"number_match": spread}, model, tok)
 
     monkeypatch.setattr(ft_notebooks.rlhf.grpo, "reward_functions", counting)  # the tiny model gives no right answer
@@ -168,11 +182,11 @@ def test_questions_and_answers_are_read_as_they_are_and_number_match_rewards_the
         "--output",
         "gsm",
         grpo__max_completion_length=64,
-        grpo__max_steps=1,
+        grpo__max_steps=2,
     )
     assert len(seen) == 8 and all("####" in expected and value in (0, 1) for expected, value in seen)
     metrics = json.loads(Path("gsm/metrics.json").read_text())
-    assert metrics["rewards"]["number_match"]["n"] == 4 and pipeline is not None
+    assert metrics["rewards"]["number_match"]["n"] == 4
 
 
 def test_prompts_alone_keep_their_columns_for_the_reward_and_need_no_answer(here, capsys):
@@ -181,7 +195,7 @@ def test_prompts_alone_keep_their_columns_for_the_reward_and_need_no_answer(here
     )
     rows = [{"prompt": asked(n), "size": n} for n in range(8)]
     Path("prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    ft("grpo", "prompts.jsonl", "--reward", "by.py:near", "--output", "alone", grpo__max_steps=1)
+    ft("grpo", "prompts.jsonl", "--reward", "by.py:near", "--output", "alone", grpo__max_steps=2)
     assert [*json.loads(Path("alone/metrics.json").read_text())["rewards"]] == ["near"]
     assert "with an answer" not in capsys.readouterr().out
     first = json.loads(Path("alone/held_out.jsonl").read_text().splitlines()[0])
@@ -194,22 +208,20 @@ class Stop(TrainerCallback):
             raise KeyboardInterrupt
 
 
-def test_a_run_that_is_stopped_goes_on_to_the_same_weights(here, monkeypatch, capsys):
-    words = ("grpo", "chats.jsonl", "--reward", "tidy.py:lowercase")
-    steps = {"grpo__max_steps": 4, "grpo__save_steps": 2, "grpo__beta": 0.05, "grpo__num_iterations": 2}
-    ft(*words, "--output", "whole", **steps)
+def test_a_run_that_is_stopped_goes_on_to_the_same_weights(trained, here, monkeypatch, capsys):
+    words = ("grpo", "chats.jsonl", *REWARDS, "--output", "parts")
     watch = ft_notebooks.rlhf.grpo.watch
     with monkeypatch.context() as patch:
         patch.setattr(
             ft_notebooks.rlhf.grpo, "watch", lambda trainer: (trainer.add_callback(Stop()), watch(trainer))[1]
         )
         with pytest.raises(SystemExit) as e:
-            ft(*words, "--output", "parts", **steps)
+            ft(*words)
     assert e.value.code == 130 and "goes on from step 2" in capsys.readouterr().err
-    ft(*words, "--output", "parts", **steps)
-    one, other = (load_file(Path(run, "adapter_model.safetensors")) for run in ("whole", "parts"))
+    ft(*words)
+    one, other = (load_file(Path(run, "adapter_model.safetensors")) for run in ("runs/grpo", "parts"))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-    assert Path("whole/held_out.jsonl").read_text() == Path("parts/held_out.jsonl").read_text()
+    assert Path("runs/grpo/held_out.jsonl").read_text() == Path("parts/held_out.jsonl").read_text()
 
 
 @pytest.mark.parametrize(
@@ -270,10 +282,6 @@ def test_a_prompt_that_cannot_be_answered_is_named_by_its_line(here, capsys, row
 def test_a_reward_run_of_another_vocabulary_or_in_few_bits_is_refused_before_the_policy(here, capsys, monkeypatch):
     other = Path("other")
     other.mkdir()
-    from ft_notebooks.loading.example_models import tiny_tokenizer
-    from ft_notebooks.lora.adapter import add_adapter, lora_config
-    from ft_notebooks.rlhf.reward_model import load_reward_model
-
     judge, tok = load_reward_model("tiny", TOK, seed=0), tiny_tokenizer()
     add_adapter(judge, lora_config(judge)).save_pretrained(other)
     tok.add_tokens(["<other>"])

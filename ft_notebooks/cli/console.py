@@ -14,7 +14,7 @@ import datasets
 import torch
 import transformers
 
-from .settings import SECTIONS, read_settings
+from .settings import OURS, SECTIONS, read_settings
 from ..loading.memory_estimate import check_bits
 from ..training.batch_plan import effective_batch
 
@@ -35,6 +35,16 @@ def command_settings(
     return read_settings(file, args.set)
 
 # %% ../../nbs/package/cli/console.ipynb #a8c475ef
+def _fields(given: dict, stage: str) -> dict:
+    "The fields of the stage's config class among its settings; for GRPO with a batch of whole groups of answers."
+    fields = {key: value for key, value in given.items() if key not in OURS[stage]}
+    if stage != "grpo":
+        return fields
+    generations = max(2, given.get("generations", 8))
+    batch = {"per_device_train_batch_size": generations, "gradient_accumulation_steps": 1}
+    return {"per_device_eval_batch_size": generations, **fields, **batch, "num_generations": generations}
+
+# %% ../../nbs/package/cli/console.ipynb #90f8f125
 def _check_config(given, stage) -> None:
     "Raises `ValueError` for a run without a step or a checkpoint, and where the stage's config class raises an error."
     for key in ("max_steps", "num_train_epochs", "learning_rate"):
@@ -44,16 +54,15 @@ def _check_config(given, stage) -> None:
         raise ValueError(
             f"[{stage}] a run needs checkpoints to resume from; leave out save_strategy and save_only_model"
         )
-    fields = {key: value for key, value in given.items() if key != "effective_batch"}
     try:
-        SECTIONS[stage](output_dir="unused", **{"use_cpu": True, "bf16": False, **fields})
+        SECTIONS[stage](output_dir="unused", **{"use_cpu": True, "bf16": False, **_fields(given, stage)})
     except (ValueError, TypeError) as e:
         raise ValueError(f"[{stage}] {e}") from None
 
-# %% ../../nbs/package/cli/console.ipynb #90f8f125
+# %% ../../nbs/package/cli/console.ipynb #8bceeeda
 def check_settings(
     settings: dict,  # From `read_settings`
-    stage: str = "sft",  # Or "dpo", or "reward"
+    stage: str = "sft",  # Or "dpo", "reward" or "grpo"
 ) -> None:
     """Checks that the settings are consistent and that the stage's config class accepts them.
 
@@ -74,7 +83,8 @@ def check_settings(
             f"[lora] sets {', '.join(lora)}, but model.method=full trains every weight and no adapter; remove the keys "
             "from [lora], or set model.method to lora"
         )
-    effective_batch(given.get("effective_batch", 16))
+    answers = max(1, given.get("prompts_a_step", 4)) * max(1, given.get("generations", 8))
+    effective_batch(answers if stage == "grpo" else given.get("effective_batch", 16))
     _check_config(given, stage)
 
 # %% ../../nbs/package/cli/console.ipynb #37d475ed

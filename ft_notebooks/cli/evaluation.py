@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from .console import command_settings, quiet_libraries, say
-from .data_preparation import as_chats, columns_of, encode_rows, read_stage
+from .data_preparation import columns_of, encode_rows, read_stage
 from .model_choice import load_generator, model_bits
+from .prompt_rows import row_kind
+from .reward_choice import choose_rewards
 from .run_record import kept_rows, known_run, trained_rows
 from ..core.files import read_record, write_atomically
 from ..core.fingerprints import data_fingerprint, short_hash
-from ..data.readers import COLUMNS, read_rows
 from ..evaluation.comparison import compare_stages
 from ..evaluation.lm_eval import run_tasks
 from ..evaluation.metrics import find_scorers
@@ -44,11 +45,8 @@ def run_models(
 
 # %% ../../nbs/package/cli/evaluation.ipynb #e6774605
 def _rows(file, data):
-    "The conversations of a file; pairs become conversations with the chosen answer."
-    chosen, messages = data.get("chosen") or "chosen", data.get("messages") or "messages"
-    first = next((row for _, row in read_rows(file, (*COLUMNS, chosen, messages)) if isinstance(row, dict)), {})
-    holds_pairs = first.get(chosen) is not None and first.get(messages) is None
-    return as_chats(read_stage("dpo", file, data)) if holds_pairs else read_stage("sft", file, data)
+    "The conversations of a file; pairs become conversations with the chosen answer, questions ones with theirs."
+    return read_stage("sft" if row_kind(file, data) == "chats" else "grpo", file, data)
 
 # %% ../../nbs/package/cli/evaluation.ipynb #1d10b843
 def _evaluate(models, bits, tok, chats, scorers, output, options) -> dict:
@@ -127,6 +125,19 @@ def _run_tasks(args, models, tok, bits, output) -> str:
     return "\n" + score_table(found) + f"\n\nThe scores are in {file}"
 
 # %% ../../nbs/package/cli/evaluation.ipynb #e549cacf
+def _scorers(given, run) -> dict:  # given: a list of names, or None
+    "The scorers that are given; else `exact_match` and, of a run of ft grpo, its rewards that are scorers."
+    if given:
+        return find_scorers(given)
+    found = find_scorers("exact_match")
+    for text in known_run(run)[1].get("grpo.rewards", []):
+        try:
+            found |= {one.name: one.scorer for one in choose_rewards([text]) if one.scorer}
+        except ValueError as e:  # a file that is not there any more
+            say(f"not scored: {e}")
+    return found
+
+# %% ../../nbs/package/cli/evaluation.ipynb #a9a79374
 def _check_tasks(args) -> None:
     "Raises `ValueError` for DATA together with tasks, and for options of tasks without `--tasks`."
     of_tasks = args.include or args.limit is not None or args.chat
@@ -145,8 +156,9 @@ def eval_command(
     settings = command_settings(args)
     quiet_libraries(args.threads)
     _check_tasks(args)
-    options = {"max_new_tokens": 128, "scorers": ["exact_match"], **settings["evaluation"]}
-    scorers = find_scorers(options.pop("scorers"))
+    options = {"max_new_tokens": 128, **settings["evaluation"]}
+    scorers = _scorers(args.score or options.pop("scorers", None), args.run)
+    options.pop("scorers", None)
     chats, data = None, settings["data"]
     if args.data:
         chats = _rows(args.data, data)

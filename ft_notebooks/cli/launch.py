@@ -55,16 +55,16 @@ def _other_machines(args, file, words, where) -> list[str]:
 def launch_command(
     args: argparse.Namespace,  # From `parser` for `ft launch`
 ) -> None:
-    """Starts `ft sft`, `ft dpo` or `ft reward` in several processes, or writes a job for sbatch; exits with their
+    """Starts `ft sft`, `dpo`, `reward` or `grpo` in several processes, or writes a job for sbatch; exits with their
     exit code.
 
     Raises `ValueError`, before anything starts, where the command after `--` is a different one, and where the
     flags contradict each other or the config file.
     """
     words = args.words[1:] if args.words[:1] == ["--"] else args.words
-    if words[:1] not in (["sft"], ["dpo"], ["reward"]):
+    if words[:1] not in (["sft"], ["dpo"], ["reward"], ["grpo"]):
         raise ValueError(
-            "after -- give the command for each process: -- sft DATA, -- dpo DATA or -- reward DATA; other commands "
+            "after -- give the command for each process: -- sft DATA, or one of dpo, reward and grpo; other commands "
             "run in one process"
         )
     parser().parse_args(words)

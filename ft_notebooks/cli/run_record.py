@@ -44,6 +44,7 @@ def held_out(
     rule: str | None,  # A file, a share such as "0.1", "last:N", or "none"
     seed: int = 0,  # Seed of the random choice, where the rule is a share
     data: dict | None = None,  # The section `[data]`, which may rename columns
+    stage: str | None = None,  # By which a file is read; None: "sft" for conversations, "dpo" for pairs
 ) -> tuple:  # Two `Dataset`s, the second None for the rule none
     """Splits rows into rows to train on and rows to evaluate on, without duplicates or near-duplicates between them.
 
@@ -58,7 +59,7 @@ def held_out(
     try:
         share = float(rule)
     except ValueError:
-        held = read_stage("sft" if "messages" in chats.column_names else "dpo", rule, data)
+        held = read_stage(stage or ("sft" if "messages" in chats.column_names else "dpo"), rule, data)
         return _without(chats, held), held
     parts = split(chats, share, seed)
     return parts["train"], parts["test"]
@@ -66,7 +67,7 @@ def held_out(
 # %% ../../nbs/package/cli/run_record.ipynb #2faf109e
 def run_identity(
     settings: dict,  # From `read_settings`
-    stage: str,  # "sft" or "dpo"
+    stage: str,  # "sft", "dpo", "reward" or "grpo"
     chats,  # The rows to train on
     held,  # The held-out rows, or None
 ) -> dict:  # JSON values by names such as "sft.max_steps"
@@ -126,7 +127,7 @@ def _read_again(known) -> dict:
     "The run's training and held-out rows, each None if the file has changed since."
     data, stage = known["data"], known.get("command", "sft")
     rows = read_stage(stage, data["file"], data)
-    train, held = held_out(rows, data["eval"], known.get(f"{stage}.seed", 0), data)
+    train, held = held_out(rows, data["eval"], known.get(f"{stage}.seed", 0), data, stage)
     parts = {"data.trained": train, "data.held_out": held}
     return {name: rows if data_fingerprint(rows) == known[name] else None for name, rows in parts.items()}
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from peft import LoraConfig
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from trl import DPOConfig, RewardConfig, SFTConfig
+from trl import DPOConfig, GRPOConfig, RewardConfig, SFTConfig
 
 from ..core.errors import nearest, releases
 
@@ -67,10 +67,12 @@ class RunSettings:
 
 # %% ../../nbs/package/cli/settings.ipynb #b10545c8
 SECTIONS: dict[str, type] = {"model": ModelSettings, "lora": LoraConfig, "data": DataSettings, "sft": SFTConfig}
-SECTIONS |= {"dpo": DPOConfig, "reward": RewardConfig, "evaluation": EvaluationSettings, "run": RunSettings}
+SECTIONS |= {"dpo": DPOConfig, "reward": RewardConfig, "grpo": GRPOConfig}
+SECTIONS |= {"evaluation": EvaluationSettings, "run": RunSettings}
 
 # %% ../../nbs/package/cli/settings.ipynb #138c5dd0
 OURS = {stage: {"effective_batch": int} for stage in ("sft", "dpo", "reward")}  # trainer parameters, not fields
+OURS["grpo"] = {"prompts_a_step": int, "generations": int, "rewards": list[str]}
 FIXED = {  # fields that `ft` sets itself, and the alternative for a user
     "sft": {
         "output_dir": "use --output",
@@ -96,6 +98,18 @@ FIXED = {  # fields that `ft` sets itself, and the alternative for a user
         "chat_template_path": "leave it out: the tokenizer's own template is used",
         "eos_token": "leave it out: the tokenizer's own token is used",
         "pad_token": "leave it out: the tokenizer's own token is used",
+    },
+    "grpo": {
+        "output_dir": "use --output",
+        "resume_from_checkpoint": "leave it out: the same command resumes from the last complete checkpoint",
+        "model_init_kwargs": "leave it out: [model] determines how the model is loaded",
+        "trust_remote_code": "leave it out: [model] determines how the model is loaded",
+        "num_generations": "set generations",
+        "generation_batch_size": "set prompts_a_step and generations",
+        "steps_per_generation": "leave it out: each step samples its own answers; num_iterations uses them again",
+        "disable_dropout": "leave it out: dropout is off, since the policy that samples is the one that is trained",
+        "sync_ref_model": "leave it out: the reference is the model at the start of training",
+        "reward_weights": "write each weight behind its reward: --reward NAME:WEIGHT",
     },
     "lora": {"task_type": "leave it out", "peft_type": "leave it out", "base_model_name_or_path": "set model.name"},
 }

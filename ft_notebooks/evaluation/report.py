@@ -7,6 +7,7 @@ __all__ = ['report_card']
 
 # %% ../../nbs/package/evaluation/report.ipynb #01b3b50e
 import copy
+import functools
 import json
 import math
 from pathlib import Path
@@ -178,8 +179,13 @@ def _figures(evaluations, history, looks) -> dict[str, bytes]:  # name -> PNG
     figures = {}
     if any(found.scores for found in evaluations.values()):
         figures["scores"] = png(lambda: plot_scores(evaluations))
-    if any("loss" in entry for entries in stage_dict(history).values() for entry in entries):
-        figures["loss"] = png(lambda: plot_progress(history, looks))
+    logs, scores = stage_dict(history), stage_dict(looks)
+    rewarded = {stage for stage, entries in logs.items() if any("reward" in entry for entry in entries)}
+    for name, stages in (("loss", logs.keys() - rewarded), ("reward", rewarded)):
+        shown = {stage: entries for stage, entries in logs.items() if stage in stages}
+        if any("loss" in entry for entries in shown.values() for entry in entries):
+            own = {stage: found for stage, found in scores.items() if stage in shown or stage not in logs}
+            figures[name] = png(functools.partial(plot_progress, shown, own))
     return figures
 
 
@@ -197,7 +203,9 @@ def report_card(
     folder: str | Path,  # Created if it does not exist; existing report files are replaced
     *,
     title: str = "Report card",  # Heading of the page
-    history: dict[str, list[dict]] | list[dict] | None = None,  # `state.log_history`, or one per stage: adds loss.png
+    history: dict[str, list[dict]]
+    | list[dict]
+    | None = None,  # `state.log_history`, or one per stage: adds loss.png or reward.png
     looks: dict[str, list[dict]]
     | list[dict]
     | None = None,  # From `scores_by_step`, of the same runs: drawn below the loss
@@ -206,7 +214,7 @@ def report_card(
     samples: int = 5,  # Number of rows to show, rows lost by the last stage first
     notes: dict[str, list[str]] | None = None,  # Stage -> sentences about its run, as `went_without` gives them
 ) -> Path:  # Of report.html, which needs no other file
-    """Writes report.html, .md, .json, scores.png and, with a `history`, loss.png, each file completely or not at all.
+    """Writes report.html, .md, .json, scores.png and, with a `history`, loss.png (of RL reward.png), each completely or not at all.
 
     report.json is `{stage: {score: {"value", "low", "high", "n"}}}`, with "against" (stage -> `compare`) and "unseen"
     (without rows trained on). Raises `ValueError` where stages have different rows or a number is not finite.

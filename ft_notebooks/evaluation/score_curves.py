@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from .metrics import Scorer, find_scorers
 from .runner import interval
 from ..checkpointing.metrics_log import read_entries
-from ..training.progress_and_plots import draw_losses, logged_points
+from ..training.progress_and_plots import draw_losses, draw_rewards, logged_points
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% ../../nbs/package/evaluation/score_curves.ipynb #1a9332c4
 def scores_by_step(
-    run: str | Path,  # The folder of a running, killed or finished run, with `samples.jsonl`, `collapse.jsonl` or both
+    run: str | Path,  # The folder of a running, killed or finished run, with files of answers such as `samples.jsonl`
     scorers: str | Scorer | list[str | Scorer] | dict[str, str | Scorer] = "exact_match",  # As for `evaluate`
 ) -> list[dict]:  # One per step, in order: {"step", name: {"value", "low", "high", "n"} or a number}
     """Scores the outputs sampled during training, by step; [] without samples that have an expected answer.
@@ -37,6 +37,9 @@ def scores_by_step(
     for look in read_entries(Path(run) / "collapse.jsonl"):
         kept = {key: look[key] for key in ("stop_rate", "score") if key in look}
         steps.setdefault(look["step"], {"step": look["step"]}).update(kept)
+    for look in read_entries(Path(run) / "held_out.jsonl"):
+        kept = {key: value for key, value in look.items() if key not in ("answers", "text")}
+        steps.setdefault(look["step"], {}).update(kept)
     return sorted(steps.values(), key=lambda look: look["step"])
 
 # %% ../../nbs/package/evaluation/score_curves.ipynb #439356ec
@@ -93,7 +96,7 @@ def plot_progress(
 ) -> "Figure":  # Independent of pyplot: no window opens
     """Plots the losses by optimizer step, and below them the scores at the same steps, one column per stage.
 
-    Raises `ValueError` for scores of a stage without losses, and where no training loss was logged.
+    Of reinforcement learning, whose loss says nothing, it plots the reward. Raises `ValueError` for scores of a stage without losses, and where no training loss was logged.
     """
     from matplotlib.figure import Figure
 
@@ -103,13 +106,14 @@ def plot_progress(
     fig = Figure(figsize=(1 + 4.2 * len(history), 0.6 + 1.9 * rows), dpi=80, layout="constrained")
     axes = fig.subplots(rows, len(history), sharex="col", squeeze=False)
     for column, (stage, entries) in zip(axes.T, history.items()):
-        draw_losses(column[0], entries, [])
+        rewarded = bool(logged_points(entries, "reward")[0])
+        (draw_rewards if rewarded else draw_losses)(column[0], entries, [])
         column[0].set_title(stage[:24], fontsize=9, parse_math=False)
-        column[0].set_ylabel("loss")
+        column[0].set_ylabel("reward" if rewarded else "loss")
         if looks.get(stage):
             _draw_scores(column[1], looks[stage])
         elif rows > 1:  # no samples in this stage
             column[1].set_axis_off()
-        _mark_lowest(column, *logged_points(entries, "eval_loss"))
+        _mark_lowest(column, *logged_points([] if rewarded else entries, "eval_loss"))
     fig.supxlabel("optimizer step", fontsize=9)
     return fig

@@ -78,7 +78,8 @@ def _line(ax, history, key, **style) -> None:
     steps, values = logged_points(history, key)
     ax.plot(steps, values, marker="o" if len(steps) == 1 else "", ms=3, **{"lw": 1.2, **style})
     finite = [float(y) for line in ax.lines for y in line.get_ydata() if math.isfinite(y)]
-    ax.set_ylim(min(0, 1.1 * min(finite, default=0)), 1.1 * max(finite, default=1) or 1)
+    low, high = 1.1 * min([0.0, *finite]), 1.1 * max([0.0, *finite])
+    ax.set_ylim(low, high if low or high else 1)
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=8, labelbottom=True)
     ax.yaxis.get_offset_text().set_fontsize(7)

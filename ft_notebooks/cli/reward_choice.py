@@ -110,7 +110,7 @@ def load_rewards(
 ) -> dict[str, RewardLike]:  # By name, as `grpo_trainer` takes them
     """The functions, and the loaded reward models.
 
-    Raises `ValueError` for a run without a head or with another vocabulary, and for one that was trained in 4 or 8 bits.
+    Raises `ValueError` for a run without a head or with another vocabulary, and for one trained in 4 or 8 bits.
     """
     found: dict[str, RewardLike] = {}
     for one in chosen:
@@ -186,5 +186,6 @@ def reward_lines(
     if not after:
         return []
     n = next(iter(after.values()))["n"]
-    head = f"greedy answers to {f'the first {n:,} of ' if n < rows else ''}{rows:,} held-out prompts, mean before and after:"
+    part = f"the first {n:,} of " if n < rows else ""
+    head = f"greedy answers to {part}{rows:,} held-out prompts, mean before and after:"
     return [head, *(f"  {name}: {words(before[name])}, {words(after[name])}" for name in after)]

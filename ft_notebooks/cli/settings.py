@@ -71,7 +71,8 @@ SECTIONS |= {"dpo": DPOConfig, "reward": RewardConfig, "grpo": GRPOConfig}
 SECTIONS |= {"evaluation": EvaluationSettings, "run": RunSettings}
 
 # %% ../../nbs/package/cli/settings.ipynb #138c5dd0
-OURS = {stage: {"effective_batch": int} for stage in ("sft", "dpo", "reward")}  # trainer parameters, not fields
+# parameters of the trainers that are no fields
+OURS: dict[str, dict[str, Any]] = {stage: {"effective_batch": int} for stage in ("sft", "dpo", "reward")}
 OURS["grpo"] = {"prompts_a_step": int, "generations": int, "rewards": list[str]}
 FIXED = {  # fields that `ft` sets itself, and the alternative for a user
     "sft": {

@@ -96,7 +96,8 @@ def plot_progress(
 ) -> "Figure":  # Independent of pyplot: no window opens
     """Plots the losses by optimizer step, and below them the scores at the same steps, one column per stage.
 
-    Of reinforcement learning, whose loss says nothing, it plots the reward. Raises `ValueError` for scores of a stage without losses, and where no training loss was logged.
+    Of reinforcement learning, whose loss says nothing, it plots the reward. Raises `ValueError` for scores of a stage
+    without losses, and where no training loss was logged.
     """
     from matplotlib.figure import Figure
 

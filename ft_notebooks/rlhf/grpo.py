@@ -179,7 +179,9 @@ class _GRPOTrainer(GRPOTrainer):
         off = (
             self.args.entropy_coef != 0 or self.args.use_adaptive_entropy
         )  # `LabelHead` has no gradient of the entropy
-        return super().compute_loss(GroupedForward(model, off=off, temperature=self.temperature), inputs, *args, **kwargs)
+        return super().compute_loss(
+            GroupedForward(model, off=off, temperature=self.temperature), inputs, *args, **kwargs
+        )
 
     def set_initial_training_values(self, *args, **kwargs):
         return no_epoch_after_the_end(self, super().set_initial_training_values(*args, **kwargs))

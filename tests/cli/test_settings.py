@@ -55,7 +55,7 @@ def test_files_as_people_write_them(tmp_path, text, expected):
         ("[sft]\nlearning_rate = inf", "learning_rate must be a finite number, got 'inf'"),
         ("[sft]\nlearning_rate =", "settings.ini:2: learning_rate"),
         ("[DEFAULT]\nr = 8", r"no section \[DEFAULT\]"),
-        ("[grpo]\nbeta = 0.1", r"no section \[grpo\]"),
+        ("[rloo]\nbeta = 0.1", r"no section \[rloo\]"),
         (
             "[sft]\nLearning_Rate = 1",
             "no key 'Learning_Rate' in trl [\\d.]+ and transformers [\\d.]+; did you mean 'learning_rate'",

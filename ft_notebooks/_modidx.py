@@ -352,6 +352,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'ft_notebooks/cli/pipeline.py'),
                                            'ft_notebooks.cli.pipeline._finished_model': ( 'package/cli/pipeline.html#_finished_model',
                                                                                           'ft_notebooks/cli/pipeline.py'),
+                                           'ft_notebooks.cli.pipeline._grpo': ( 'package/cli/pipeline.html#_grpo',
+                                                                                'ft_notebooks/cli/pipeline.py'),
                                            'ft_notebooks.cli.pipeline._in_words': ( 'package/cli/pipeline.html#_in_words',
                                                                                     'ft_notebooks/cli/pipeline.py'),
                                            'ft_notebooks.cli.pipeline._keep': ( 'package/cli/pipeline.html#_keep',

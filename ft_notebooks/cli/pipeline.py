@@ -94,12 +94,16 @@ def _callbacks(tok, held, guards, stage) -> list:
     return [SamplesCallback(tok, few["messages"]), *guards]
 
 
+def _grpo(model, tok, rows, held_rows, *, rewards, **given):
+    return grpo_trainer(model, tok, rows, rewards, held_rows, **given)
+
+
 def _trainer(model, tok, rows, held_rows, run, stage, settings, callbacks):
     "The stage's trainer, with its section of the settings."
-    make = {"sft": sft_trainer, "dpo": dpo_trainer, "reward": reward_trainer, "grpo": grpo_trainer}[stage]
+    make = {"sft": sft_trainer, "dpo": dpo_trainer, "reward": reward_trainer, "grpo": _grpo}[stage]
     options = {"callbacks": callbacks, "disable_tqdm": False}
     options["any_world_size"] = settings.get("run", {}).get("world_size") == "any"
-    return make(model, tok, rows, eval_dataset=held_rows, output_dir=run, **{**options, **settings[stage]})
+    return make(model, tok, rows, held_rows, output_dir=run, **{**options, **settings[stage]})
 
 # %% ../../nbs/package/cli/pipeline.ipynb #7e60825d
 def _with_rewards(settings, chosen, rewards, tok, held_rows) -> tuple[dict, list]:

@@ -214,7 +214,7 @@ def report_card(
     samples: int = 5,  # Number of rows to show, rows lost by the last stage first
     notes: dict[str, list[str]] | None = None,  # Stage -> sentences about its run, as `went_without` gives them
 ) -> Path:  # Of report.html, which needs no other file
-    """Writes report.html, .md, .json, scores.png and, with a `history`, loss.png or reward.png, each whole or not at all.
+    """Writes report.html, .md, .json, scores.png and, with a `history`, loss.png or reward.png, each whole or none.
 
     report.json is `{stage: {score: {"value", "low", "high", "n"}}}`, with "against" (stage -> `compare`) and "unseen"
     (without rows trained on). Raises `ValueError` where stages have different rows or a number is not finite.

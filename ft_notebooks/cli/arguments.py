@@ -104,5 +104,6 @@ def parser() -> argparse.ArgumentParser:
     _add_launch(commands)
     way = "base, sft and dpo on the built-in task, in minutes"
     demo = _command(commands, "demo", way, output="runs/demo", settings=False)
+    demo.add_argument("--rl", action="store_true", help="GRPO after half of the SFT, instead of DPO after all of it")
     demo.add_argument("--seed", type=int, default=0, help="seed of the notes, the adapter and the order; default: 0")
     return ft

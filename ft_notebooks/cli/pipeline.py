@@ -17,7 +17,7 @@ from filelock import FileLock
 from ..checkpointing.environment import library_versions
 from ..checkpointing.run_manifest import run_folder
 from .console import check_settings, command_settings, quiet_libraries, say
-from .demo_task import DEMO, DEMO_DPO, TEST_NOTES, demo_guards, demo_pairs, demo_scores
+from .demo_task import DEMO, DEMO_DPO, DEMO_GRPO, TEST_NOTES, demo_guards, demo_pairs, demo_scores
 from .data_preparation import as_chats, compare_measures, encode_rows, measure, read_stage, show_row
 from .evaluation import score_table
 from .model_choice import load_folder, load_generator, load_scorer, load_trainable, model_settings
@@ -233,10 +233,16 @@ def train_command(
 
 # %% ../../nbs/package/cli/pipeline.ipynb #cc1120e1
 COURSE_STAGES = ("sft", "dpo")  # each trains the model of the previous stage, the first one SmolLM2
+_START = {"sft": "", "dpo": "sft", "grpo": "sft/checkpoint-4"}  # reinforcement learning: from half of the SFT steps
 
 
 def _task_settings(seed: int) -> dict:
-    return {**read_settings(), "sft": {**DEMO, "seed": seed}, "dpo": {**DEMO_DPO, "seed": seed}}
+    return {
+        **read_settings(),
+        "sft": {**DEMO, "seed": seed},
+        "dpo": {**DEMO_DPO, "seed": seed},
+        "grpo": {**DEMO_GRPO, "seed": seed},
+    }
 
 
 def _task_folder(folder, seed: int) -> Path:
@@ -247,11 +253,13 @@ def _task_folder(folder, seed: int) -> Path:
 
 
 def _task_rows(stage: str, seed: int):
-    return appointments(128, seed=seed) if stage == "sft" else demo_pairs(96, 100 + seed)
+    if stage == "dpo":
+        return demo_pairs(96, 100 + seed)
+    return appointments(128, seed=seed) if stage == "sft" else appointments(64, seed=100 + seed)
 
 # %% ../../nbs/package/cli/pipeline.ipynb #36cf84be
 def course_stage(
-    name: str,  # "sft" or "dpo"
+    name: str,  # "sft", "dpo", or "grpo", which starts after half of the steps of "sft"
     folder: str | Path = "runs/course",  # The folder of all stages
     seed: int = 0,  # Seed of the rows and of training
 ) -> Path:  # The stage's run: an adapter, a tokenizer and a checkpoint
@@ -262,11 +270,12 @@ def course_stage(
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ValueError("course_stage trains in one process; start it without a launcher")
-    if name not in COURSE_STAGES:
-        raise ValueError(f"there is no stage {name!r}; the stages are {', '.join(COURSE_STAGES)}")
+    if name not in _START:
+        raise ValueError(f"there is no stage {name!r}; the stages are {', '.join(_START)}")
     settings, run = _task_settings(seed), _task_folder(folder, seed) / name
-    for earlier in COURSE_STAGES[: COURSE_STAGES.index(name)]:
-        settings["model"] = {"name": str(course_stage(earlier, folder, seed))}
+    if start := _START[name]:
+        course_stage(start.partition("/")[0], folder, seed)
+        settings["model"] = {"name": str(run.parent / start)}
     with FileLock(run.parent / f".{name}.lock"):
         if not (run / "metrics.json").is_file():
             say(f"Training {run}, about a minute on two CPU cores; later calls find it there")
@@ -275,15 +284,17 @@ def course_stage(
 
 # %% ../../nbs/package/cli/pipeline.ipynb #b694e88e
 def course_scores(
-    name: str,  # "base", "sft" or "dpo"
+    name: str,  # "base", "sft", "dpo", "grpo", or "half": where "grpo" starts
     folder: str | Path = "runs/course",  # The folder of all stages
     seed: int = 0,  # As for `course_stage`
 ) -> Evaluation:  # On 80 notes of the test part
     "The scores of a stage by `demo_scores`, stored in `folder`, so that a second call only reads them."
-    if name not in ("base", *COURSE_STAGES):
-        raise ValueError(f"there is no stage {name!r}; the stages are base, {', '.join(COURSE_STAGES)}")
+    if name not in ("base", "half", *_START):
+        raise ValueError(f"there is no stage {name!r}; the stages are base, half, {', '.join(_START)}")
     settings, file = _task_settings(seed), _task_folder(folder, seed) / f"{name}_scores.json"
-    if name != "base":
+    if name == "half":
+        settings["model"] = {"name": str(course_stage("sft", folder, seed).parent / _START["grpo"])}
+    elif name != "base":
         settings["model"] = {"name": str(course_stage(name, folder, seed))}
     with FileLock(file.with_name(f".{file.stem}.lock")):
         if not file.is_file():
@@ -297,30 +308,35 @@ _TITLE = "From SmolLM2 to an appointment reader"
 _SAID = {
     "sft": "3/4  Supervised fine-tuning on 128 other notes; then the same 80 notes",
     "dpo": "4/4  Preferences: day and time first, in 96 pairs; then the same 80 notes",
+    "grpo": "4/4  GRPO from half of these steps: nine steps with the reward exact_match; then the same 80 notes",
 }
 
 # %% ../../nbs/package/cli/pipeline.ipynb #23fd8477
 def demo_command(
     args,  # From `parser` for `ft demo`
 ) -> str:  # The table of scores and the report's path; for a finished demo, the path alone
-    "Base, SFT, DPO and export on the built-in task, with a report; resumes a killed demo, keeps a finished one."
+    """Base, SFT, DPO and export on the built-in task, with a report; resumes a killed demo, keeps a finished one.
+
+    With `args.rl`: base, half of SFT, and GRPO, with a report in the folder `rl`.
+    """
     from ft_notebooks.cli.model_export import ask_exported
 
     quiet_libraries(args.threads)
     folder, where = _task_folder(args.output, args.seed), (args.output, args.seed)
+    stages, folder = (("sft", "grpo"), folder / "rl") if args.rl else (COURSE_STAGES, folder)
     if (folder / "report.html").exists():
         return f"{folder} is finished; nothing is changed. The report is {folder / 'report.html'}"
     say("1/4  SmolLM2-135M-Instruct: from the cache, or downloaded once")
     model_settings(_task_settings(args.seed))
     say("2/4  The base model on 80 notes, each to be turned into one line of JSON")
     found, history, looks = {"base": course_scores("base", *where)}, {}, {}
-    for stage, said in _SAID.items():
-        say(said)
+    for stage in stages:
+        say(_SAID[stage])
         run = course_stage(stage, *where)
-        found[stage] = course_scores(stage, *where)
+        found[stage] = course_scores("half" if args.rl and stage == "sft" else stage, *where)
         history[stage], looks[stage] = known_run(run.resolve())[1]["history"], scores_by_step(run)
-    rows = {stage: _task_rows(stage, args.seed) for stage in COURSE_STAGES}
-    exported = ask_exported(folder / COURSE_STAGES[-1])
+    rows = {stage: _task_rows(stage, args.seed) for stage in stages}
+    exported = ask_exported(run)
     page = report_card(found, folder, title=_TITLE, history=history, looks=looks, train=rows)
     report = f"The report is {page} (also report.md, report.json, scores.png, loss.png)"
     return "\n" + "\n\n".join(filter(None, (score_table(found), exported, report)))

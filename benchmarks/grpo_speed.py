@@ -76,7 +76,8 @@ def run(kind: str, args, tok, folder: str) -> dict:
             start = time.process_time()
             trainer.train()
             total = time.process_time() - start
-    log = [(e["reward"], e["grad_norm"], e["completions/mean_length"]) for e in trainer.state.log_history if "reward" in e]
+    history = [entry for entry in trainer.state.log_history if "reward" in entry]
+    log = [(entry["reward"], entry["grad_norm"], entry["completions/mean_length"]) for entry in history]
     return {"sampling": sum(spent) / args.steps, "update": (total - sum(spent)) / args.steps, "log": log}
 
 

@@ -8,6 +8,7 @@ import os
 import re
 from pathlib import Path
 
+import forks
 import model_cards
 import processors
 import pytest
@@ -51,6 +52,7 @@ LONG = re.compile(
 
 def pytest_configure(config):
     if not config.option.numprocesses:  # a process that runs tests, and not one that deals them out
+        forks.renew_threads()
         processors.without_vnni()
 
 

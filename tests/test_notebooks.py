@@ -23,6 +23,11 @@ NBS = sorted(  # but the solutions, which tests/test_solutions.py runs
 RUN_EACH = """
 import gc, os, shlex, sys, traceback
 flags, folder, *notebooks = sys.argv[1:]
+sys.path.append("tests")
+from forks import renew_threads
+from model_cards import compile_once
+from processors import without_vnni
+renew_threads()
 lessons = [i for i, name in enumerate(notebooks) if os.path.basename(os.path.dirname(name)) == "nbs"]
 # elsewhere, or with an open GPU, it cannot be forked
 if sys.platform == "linux" and not os.path.exists("/dev/nvidiactl"):
@@ -69,9 +74,6 @@ if sys.platform == "linux" and not os.path.exists("/dev/nvidiactl"):
         shell.user_ns["_exit_code"] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     InteractiveShell.system = system
-sys.path.append("tests")
-from model_cards import compile_once
-from processors import without_vnni
 compile_once(), without_vnni()
 from nbdev.test import nbdev_test
 

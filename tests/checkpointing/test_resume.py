@@ -770,4 +770,7 @@ def table(rows):
 
 
 if __name__ == "__main__":
+    import forks
+
+    forks.renew_threads()
     print(table(drive(["kills"])["kills"]))

@@ -21,7 +21,7 @@ NBS = sorted(  # but the solutions, which tests/test_solutions.py runs
     if p.parent.name != "solutions" and not any(part[0] in "_." for part in p.relative_to(ROOT).parts)
 )
 RUN_EACH = """
-import gc, os, shlex, sys, traceback
+import atexit, gc, os, shlex, sys, traceback
 flags, folder, *notebooks = sys.argv[1:]
 sys.path.append("tests")
 from forks import renew_threads
@@ -77,15 +77,31 @@ if sys.platform == "linux" and not os.path.exists("/dev/nvidiactl"):
 compile_once(), without_vnni()
 from nbdev.test import nbdev_test
 
+def forked(function, *args):  # a process that ends without freeing each object, which would copy all its memory first
+    if pid := os.fork():
+        return pid
+    code = 0
+    try:
+        function(*args)
+    except SystemExit as e:
+        code = e.code or 0
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    atexit._run_exitfuncs()  # temporary folders are removed
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit(code)
+
+def test(number):
+    with open(f"{folder}/{number}.log", "w") as file:
+        os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
+    nbdev_test(notebooks[number], do_print=True, flags=flags, n_workers=0)
+
 def run(numbers):  # the notebooks with these numbers, one after the other, each in a process of its own
+    if numbers != lessons:
+        os.nice(19)  # takes what the lessons, which last longest, and pytest's other process leave
     for number in numbers:
-        pid = os.fork()
-        if not pid:
-            with open(f"{folder}/{number}.log", "w") as file:
-                os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
-            nbdev_test(notebooks[number], do_print=True, flags=flags, n_workers=0)
-            sys.exit()
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        code = os.waitstatus_to_exitcode(os.waitpid(forked(test, number), 0)[1])
         with open(f"{folder}/{number}.code", "w") as file:
             file.write(str(code))
 
@@ -94,14 +110,7 @@ waiting = [lessons] * bool(lessons) + [[i] for i in range(len(notebooks)) if i n
 running = set()
 while waiting or running:
     while waiting and len(running) < 2:
-        numbers = waiting.pop(0)
-        if pid := os.fork():
-            running.add(pid)
-        else:
-            if numbers != lessons:
-                os.nice(19)  # takes what the lessons, which last longest, and pytest's other process leave
-            run(numbers)
-            sys.exit()
+        running.add(forked(run, waiting.pop(0)))
     running.discard(os.wait()[0])
 """  # a process for each notebook, forked from one that has imported the libraries: quick, and all its memory goes back
 

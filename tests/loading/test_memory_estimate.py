@@ -86,8 +86,7 @@ def really(config, method: str, checkpointing: bool, dtype: torch.dtype | None, 
     }
 
 
-# each architecture and method, each architecture with and without checkpointing, and each two settings; the lesson has a
-# llama with all of them
+# each two of architecture, method, checkpointing and dtype; the lesson has a llama with all of them
 @pytest.mark.parametrize(
     "name, method, checkpointing, dtype",
     [

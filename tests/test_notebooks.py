@@ -1,7 +1,7 @@
 """Every notebook runs: `nbdev_test` on each of the selected ones, up to two at a time, reported as one pytest test
 each.
 
-Where they are forked, `!ft ...` is forked too; as a program of its own `ft` runs in tests/inference/test_endpoint.py.
+Where they are forked, `!ft ...` is forked too; as a program of its own `ft` runs in tests/test_encodings.py.
 
 `pytest -k tokenizer` runs that notebook only. NB_FLAGS="smol gpu" says which flagged cells run; without it the cells
 flagged `smol` run where the real model is in the cache.
@@ -24,6 +24,7 @@ RUN_EACH = """
 import atexit, gc, os, shlex, sys, traceback
 flags, folder, *notebooks = sys.argv[1:]
 sys.path.append("tests")
+import estimates
 from forks import renew_threads
 from model_cards import compile_once
 from processors import without_vnni
@@ -36,6 +37,7 @@ if sys.platform == "linux" and not os.path.exists("/dev/nvidiactl"):
     from ft_notebooks import add_adapter, load_model, lora_config, smollm2, tiny_model
     from ft_notebooks.core.device import hardware
     from ft_notebooks.loading.training_memory import step_memory
+    estimates.share()
     model = tiny_model()
     for trained in (model, add_adapter(tiny_model(), lora_config(model))):  # imports as much again, and is kept
         step_memory(trained, {"use_cpu": True})(1000)

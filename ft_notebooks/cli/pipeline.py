@@ -70,11 +70,13 @@ def _own_folder(run, identity) -> Path:
     return folder
 
 # %% ../../nbs/package/cli/pipeline.ipynb #151c594e
-def _callbacks(tok, held, guards) -> list:
+def _callbacks(tok, held, settings: dict, guards) -> list:
+    "The guards, and with held-out rows their sampled answers, which are no longer than those of `ft eval`."
     if held is None:
         return list(guards)
     few = as_chats(held.select(range(min(3, len(held)))))
-    return [SamplesCallback(tok, few["messages"]), *guards]
+    limit = min(64, settings["evaluation"].get("max_new_tokens", 64))
+    return [SamplesCallback(tok, few["messages"], limit), *guards]
 
 
 def _trainer(model, tok, rows, held_rows, run, stage, settings, callbacks):
@@ -124,7 +126,8 @@ def train_run(
         return load_folder(run, settings["model"]["bits"]), tok, known_run(run.resolve())[1]["history"]
     with together():
         model = load_trainable(settings, settings[stage]["seed"])
-    trainer = _trainer(model, tok, ids, held_ids, run, stage, settings, _callbacks(tok, held, guards(tok, ids)))
+    callbacks = _callbacks(tok, held, settings, guards(tok, ids))
+    trainer = _trainer(model, tok, ids, held_ids, run, stage, settings, callbacks)
     before = measure(trainer.model, tok, held_ids)
     fit(trainer)
     kept, lines = compare_measures(before, measure(trainer.model, tok, held_ids))

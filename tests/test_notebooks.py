@@ -107,11 +107,8 @@ def run(numbers):  # the notebooks with these numbers, one after the other, each
         with open(f"{folder}/{number}.code", "w") as file:
             file.write(str(code))
 
-# the lessons that go on with what others have trained one after the other, in their order; beside them the other
-# lessons, then the notebooks of the package
-trained = [i for i in lessons if "course_" in open(notebooks[i], encoding="utf-8").read()]
-alone = [i for i in lessons if i not in trained]
-waiting = [trained] * bool(trained) + [[i] for i in alone] + [[i] for i in range(len(notebooks)) if i not in lessons]
+# the lessons one after the other, in their order, since each goes on with what the one before it has trained
+waiting = [lessons] * bool(lessons) + [[i] for i in range(len(notebooks)) if i not in lessons]
 running = set()
 while waiting or running:
     while waiting and len(running) < 2:

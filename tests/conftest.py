@@ -6,8 +6,12 @@ import inspect
 import json
 import os
 import re
+import shutil
+import tempfile
 from pathlib import Path
 
+import estimates
+import forks
 import model_cards
 import processors
 import pytest
@@ -51,7 +55,15 @@ LONG = re.compile(
 
 def pytest_configure(config):
     if not config.option.numprocesses:  # a process that runs tests, and not one that deals them out
+        forks.renew_threads()
         processors.without_vnni()
+    if estimates.FOLDER not in os.environ:  # else it is that of the process that deals them out
+        os.environ[estimates.FOLDER] = config.estimates = tempfile.mkdtemp(prefix="estimates-")
+
+
+def pytest_unconfigure(config):
+    if folder := getattr(config, "estimates", None):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -132,6 +144,11 @@ def _pictures_are_empty(request):
         if request.path.name != "test_report.py":
             patch.setattr(Figure, "savefig", lambda self, *args, **kwargs: save(Figure(), *args, **kwargs))
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _estimates_are_shared():
+    estimates.share()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,13 +1,16 @@
-"""What a process of its own proves: it has imported nothing yet, its strings have other hashes, and a signal ends it.
+"""What a process of its own proves: it has imported nothing yet, its strings have other hashes, its stdout, stderr and
+stdin are not UTF-8, and a signal ends it.
 
-One process for all of it, since most of its time goes into the imports: a quiet command, codes whose results must be
-those of this process, and a script that is stopped in its fourth step.
+One process for all of it, since most of its time goes into the imports: a quiet command, others on data that are not
+ASCII, codes whose results must be those of this process, and a script that is stopped in its fourth
+step.
 """
 
 import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +19,7 @@ from types import SimpleNamespace
 
 import pytest
 from small_runs import HANGS, forked
+from test_encodings import ASCII
 from transformers.trainer_callback import CallbackHandler
 
 from ft_notebooks.cli.commands import main
@@ -26,6 +30,17 @@ ROOT = Path(__file__).resolve().parents[1]
 QUIET = ["sft", "notes.jsonl", "--quiet"]
 for setting in ("model.name=tiny", "sft.bf16=false", "sft.max_steps=1", "data.eval=last:4"):
     QUIET += ["--set", setting]
+
+ANSWER = "naïve – 漢字 ✓"
+TYPED = "déjà vu ?\n".encode() + b"\xff\xfe\n"  # the second is no text in any encoding
+QUICK = ["model.name=tiny", "model.bits=32", "data.eval=last:4", "sft.bf16=false", "dpo.bf16=false"]
+QUICK = [part for setting in QUICK for part in ("--set", setting)]
+COMMANDS = {
+    "sft": ["sft", "chats-é.jsonl", *QUICK, "--set", "sft.max_steps=1", "--set", "sft.effective_batch=4"],
+    "eval": ["eval", "runs/sft", "--set", "evaluation.max_new_tokens=3"],
+    "dpo": ["dpo", "pairs.jsonl", *QUICK, "--set", "dpo.max_steps=1", "--set", "dpo.effective_batch=4"],
+    "chat": ["chat", "runs/sft", "--set", "evaluation.max_new_tokens=3"],
+}
 
 NOTES = """
 from ft_notebooks.data.example_task import appointments
@@ -76,12 +91,21 @@ print("after the training")
 EACH = {"notes": NOTES, "read": READ, "groups": GROUPS, "adapter": ADAPTER}
 END = "-- end of a part --\n"
 RUN = f"""
-import contextlib, io, json, sys
+import contextlib, io, json, os, sys
 from ft_notebooks.cli.commands import main
-each, script, quiet = json.load(sys.stdin)
-main(quiet)
-for stream in (sys.stdout, sys.stderr):
-    print({END!r}, end="", file=stream, flush=True)
+assert sys.stdout.encoding != "utf-8"
+with open("job.json", encoding="utf-8") as file:
+    each, script, quiet, commands = json.load(file)
+def end():
+    for stream in (sys.stdout, sys.stderr):
+        print({END!r}, end="", file=stream, flush=True)
+main(quiet)  # first: what it leaves out is decided before the imports
+end()
+with contextlib.chdir("ascii"):
+    for name, argv in commands.items():
+        print("==" + name, flush=True)
+        main([os.fsdecode(word.encode()) for word in argv])
+end()
 said = {{}}
 for name, code in each.items():
     with contextlib.redirect_stdout(io.StringIO()) as text:
@@ -90,6 +114,20 @@ for name, code in each.items():
 print(json.dumps(said), {END!r}, sep="\\n", end="", flush=True)
 exec(script, {{"__name__": "__main__"}})
 """
+
+
+def rows_beyond_ascii(folder):
+    system, asked = {"role": "system", "content": "Réponds en français."}, {"role": "user", "content": "Où es-tu ?"}
+    answers = [{"role": "assistant", "content": f"{ANSWER} {i * i * 37}"} for i in range(24)]
+    users = [{**asked, "content": f"{asked['content']} {'abcdefghijklmnopqrstuvwxyz'[i] * 9}"} for i in range(24)]
+    chats = [{"messages": [system, user, answer]} for user, answer in zip(users, answers)]
+    pairs = [
+        {"prompt": [system, user], "chosen": [a], "rejected": [{**a, "content": "–"}]}
+        for user, a in zip(users, answers)
+    ]
+    for name, rows in {"chats-é": chats, "pairs": pairs}.items():
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
 
 
 def here(name):
@@ -118,17 +156,26 @@ def there(tmp_path_factory):
         tiny_tokenizer().save_pretrained("tiny")
         tiny_model().save_pretrained("tiny")
         appointments(24).to_json("notes.jsonl")
+        shutil.copytree("tiny", "ascii/tiny")
+        rows_beyond_ascii(Path("ascii"))
         with contextlib.redirect_stdout(None):
             script(Path("whole").resolve())  # here, so that what it imports and estimates is then there for the forks
         killed = forked(lambda: script(Path("run").resolve(), step=3)), Path("run/complete.json").exists()
-        env = {**os.environ, "PYTHONHASHSEED": "12345", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONIOENCODING"}
+        env = {**inherited, **ASCII, "PYTHONHASHSEED": "12345", "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-c", RUN, str(Path("run").resolve()), "4", "SIGTERM"]
-        given = json.dumps([EACH, SCRIPT, QUIET])
-        run = subprocess.run(command, input=given, capture_output=True, text=True, env=env, timeout=HANGS)
-        out, err = run.stdout.split(END), run.stderr.split(END)
-        assert (len(out), len(err)) == (3, 2), run.stderr
+        Path("job.json").write_text(json.dumps([EACH, SCRIPT, QUIET, COMMANDS]), encoding="utf-8")
+        run = subprocess.run(command, input=TYPED, capture_output=True, env=env, timeout=HANGS)
+        out, err = (said.decode("ascii").split(END) for said in (run.stdout, run.stderr))
+        assert (len(out), len(err)) == (4, 3), err[-1]
+        commands = {part.partition("\n")[0]: part for part in out[1].split("==")[1:]}
         yield SimpleNamespace(
-            killed=killed, code=run.returncode, quiet=(out[0], err[0]), **json.loads(out[1]), script=(out[2], err[1])
+            killed=killed,
+            code=run.returncode,
+            quiet=(out[0], err[0]),
+            commands=commands,
+            **json.loads(out[2]),
+            script=(out[3], err[2]),
         )
 
 
@@ -180,3 +227,26 @@ def test_a_script_that_is_killed_stopped_and_started_again_ends_with_the_same_we
     assert capfd.readouterr().out.count("after the training\n") == 1
     one, other = (Path(name, "adapter_model.safetensors").read_bytes() for name in ("run", "whole"))
     assert one == other
+
+
+def test_what_the_encoding_has_no_character_for_is_shown_as_an_escape(there):
+    said = there.commands
+    assert "\\xabna\\xefve \\u2013 \\u6f22" in said["sft"] and "The run is in runs/sft" in said["sft"]
+    assert "\\xabna\\xefve" in said["dpo"] and "The run is in runs/dpo" in said["dpo"]
+    assert "report" in said["eval"]
+
+
+def test_what_is_typed_is_read_as_utf_8(there):
+    said = there.commands
+    assert "system: R\\xe9ponds en fran\\xe7ais." in said["chat"]
+    assert said["chat"].count("> ") == 3 and "codec" not in said["chat"] and "surrogates" not in said["chat"]
+
+
+def test_the_files_are_utf_8(there):
+    checked = [
+        p for p in Path("ascii/runs").rglob("*") if p.suffix in (".json", ".jsonl", ".md", ".html", ".jinja", ".ini")
+    ]
+    texts = {p: p.read_text(encoding="utf-8") for p in checked}
+    assert len(checked) > 20
+    for kind in ("md", "html"):
+        assert any(ANSWER in text for p, text in texts.items() if p.name == f"report.{kind}"), kind

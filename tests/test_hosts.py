@@ -26,7 +26,7 @@ from ranks_of import (
 from small_runs import HANGS
 from transformers import TrainerCallback
 
-import ft_notebooks.checkpointing.run_identity
+import ft_notebooks.cli.pipeline
 
 TOOL = Path(__file__).resolve().parents[1] / "tools" / "hosts"
 SET = f"test{os.getpid()}"
@@ -160,22 +160,15 @@ def test_a_host_that_is_cut_off_or_killed_ends_the_run_everywhere_and_it_goes_on
     assert f"goes on from {run}/checkpoint-2" in log(run)[f"{run}-0.log"] and same(learned(run), alone)
 
 
-@pytest.mark.parametrize(
-    ("unlike", "said"), [("data", "data.trained"), ("settings", "learning_rate"), ("versions", "transformers")]
-)
-def test_hosts_that_would_not_train_the_same_are_refused_on_all_of_them_with_one_message(
-    hosts, here, alone, unlike, said
-):
-    run = f"unlike-{unlike}"
-
+def test_hosts_that_would_not_train_the_same_are_refused_on_all_of_them_with_one_message(hosts, here, alone):
     def job(run):
-        second, versions = os.environ["RANK"] == "1", ft_notebooks.checkpointing.run_identity.library_versions()
-        if second and unlike == "versions":
-            ft_notebooks.checkpointing.run_identity.library_versions = lambda: {**versions, "transformers": "9.9.9"}
-        settings = ["sft.learning_rate=1e-3"] if second and unlike == "settings" else []
-        ft_sft(run, *settings, data="others.jsonl" if second and unlike == "data" else "notes.jsonl")
+        second, versions = os.environ["RANK"] == "1", ft_notebooks.cli.pipeline.library_versions()
+        if second:  # has other versions, other settings and other data
+            ft_notebooks.cli.pipeline.library_versions = lambda: {**versions, "transformers": "9.9.9"}
+        settings = ["sft.learning_rate=1e-3"] if second else []
+        ft_sft(run, *settings, data="others.jsonl" if second else "notes.jsonl")
 
-    assert ended(on_hosts(2, run, job=job)) == [1, 1], log(run)
-    lines = [re.findall("^ft sft: .*", text, re.M) for text in log(run).values()]
-    assert lines[0] == lines[1] and len(lines[0]) == 1 and said in lines[0][0] and "host1" in lines[0][0], lines
-    assert not list(Path(run).glob("checkpoint-*"))
+    assert ended(on_hosts(2, "unlike", job=job)) == [1, 1], log("unlike")
+    [one], [other] = (re.findall("^ft sft: .*", text, re.M) for text in log("unlike").values())
+    assert one == other and "host1" in one and not list(Path("unlike").glob("checkpoint-*"))
+    assert all(name in one for name in ("data.trained", "learning_rate", "transformers")), one

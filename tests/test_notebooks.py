@@ -1,7 +1,7 @@
 """Every notebook runs: `nbdev_test` on each of the selected ones, up to two at a time, reported as one pytest test
 each.
 
-Where they are forked, `!ft ...` is forked too; as a program of its own `ft` runs in tests/inference/test_endpoint.py.
+Where they are forked, `!ft ...` is forked too; as a program of its own `ft` runs in tests/test_encodings.py.
 
 `pytest -k tokenizer` runs that notebook only. NB_FLAGS="smol gpu" says which flagged cells run; without it the cells
 flagged `smol` run where the real model is in the cache.
@@ -21,8 +21,14 @@ NBS = sorted(  # but the solutions, which tests/test_solutions.py runs
     if p.parent.name != "solutions" and not any(part[0] in "_." for part in p.relative_to(ROOT).parts)
 )
 RUN_EACH = """
-import gc, os, shlex, sys, traceback
+import atexit, gc, os, shlex, sys, traceback
 flags, folder, *notebooks = sys.argv[1:]
+sys.path.append("tests")
+import estimates
+from forks import renew_threads
+from model_cards import compile_once
+from processors import without_vnni
+renew_threads()
 lessons = [i for i, name in enumerate(notebooks) if os.path.basename(os.path.dirname(name)) == "nbs"]
 # elsewhere, or with an open GPU, it cannot be forked
 if sys.platform == "linux" and not os.path.exists("/dev/nvidiactl"):
@@ -31,6 +37,7 @@ if sys.platform == "linux" and not os.path.exists("/dev/nvidiactl"):
     from ft_notebooks import add_adapter, load_model, lora_config, smollm2, tiny_model
     from ft_notebooks.core.device import hardware
     from ft_notebooks.loading.training_memory import step_memory
+    estimates.share()
     model = tiny_model()
     for trained in (model, add_adapter(tiny_model(), lora_config(model))):  # imports as much again, and is kept
         step_memory(trained, {"use_cpu": True})(1000)
@@ -69,21 +76,34 @@ if sys.platform == "linux" and not os.path.exists("/dev/nvidiactl"):
         shell.user_ns["_exit_code"] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     InteractiveShell.system = system
-sys.path.append("tests")
-from model_cards import compile_once
-from processors import without_vnni
 compile_once(), without_vnni()
 from nbdev.test import nbdev_test
 
+def forked(function, *args):  # a process that ends without freeing each object, which would copy all its memory first
+    if pid := os.fork():
+        return pid
+    code = 0
+    try:
+        function(*args)
+    except SystemExit as e:
+        code = e.code or 0
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    atexit._run_exitfuncs()  # temporary folders are removed
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit(code)
+
+def test(number):
+    with open(f"{folder}/{number}.log", "w") as file:
+        os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
+    nbdev_test(notebooks[number], do_print=True, flags=flags, n_workers=0)
+
 def run(numbers):  # the notebooks with these numbers, one after the other, each in a process of its own
+    if numbers != lessons:
+        os.nice(19)  # takes what the lessons, which last longest, and pytest's other process leave
     for number in numbers:
-        pid = os.fork()
-        if not pid:
-            with open(f"{folder}/{number}.log", "w") as file:
-                os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
-            nbdev_test(notebooks[number], do_print=True, flags=flags, n_workers=0)
-            sys.exit()
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        code = os.waitstatus_to_exitcode(os.waitpid(forked(test, number), 0)[1])
         with open(f"{folder}/{number}.code", "w") as file:
             file.write(str(code))
 
@@ -92,14 +112,7 @@ waiting = [lessons] * bool(lessons) + [[i] for i in range(len(notebooks)) if i n
 running = set()
 while waiting or running:
     while waiting and len(running) < 2:
-        numbers = waiting.pop(0)
-        if pid := os.fork():
-            running.add(pid)
-        else:
-            if numbers != lessons:
-                os.nice(19)  # takes what the lessons, which last longest, and pytest's other process leave
-            run(numbers)
-            sys.exit()
+        running.add(forked(run, waiting.pop(0)))
     running.discard(os.wait()[0])
 """  # a process for each notebook, forked from one that has imported the libraries: quick, and all its memory goes back
 

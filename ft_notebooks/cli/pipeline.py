@@ -87,11 +87,13 @@ def _own_folder(run, identity) -> Path:
     return folder
 
 # %% ../../nbs/package/cli/pipeline.ipynb #151c594e
-def _callbacks(tok, held, guards, stage) -> list:
+def _callbacks(tok, held, settings: dict, guards, stage) -> list:
+    "The guards, and with held-out rows their sampled answers, which are no longer than those of `ft eval`."
     if held is None or stage == "reward":  # which generates no answers
         return list(guards)
     few = as_chats(held.select(range(min(3, len(held)))))
-    return [SamplesCallback(tok, few["messages"]), *guards]
+    limit = min(64, settings["evaluation"].get("max_new_tokens", 64))
+    return [SamplesCallback(tok, few["messages"], limit), *guards]
 
 
 def _grpo(model, tok, rows, held_rows, *, rewards, **given):
@@ -180,7 +182,7 @@ def train_run(
     if finished:
         say(f"{run} is finished; nothing is changed. To train again, set --output to a different folder")
         return _finished_model(run, tok, settings, stage), tok, known_run(run.resolve())[1]["history"]
-    callbacks, rewards, made = _callbacks(tok, held, guards(tok, ids), stage), None, settings
+    callbacks, rewards, made = _callbacks(tok, held, settings, guards(tok, ids), stage), None, settings
     with together():
         if stage == "grpo":
             rewards = load_rewards(chosen, tok)

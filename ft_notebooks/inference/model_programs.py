@@ -138,20 +138,20 @@ def _llama_tokens(
         slots.put(slot)
 
 # %% ../../nbs/package/inference/model_programs.ipynb #f179555e
-def _gguf_context(file: Path) -> int:
-    "The context that the model was trained with."
+def _gguf_context(file: Path) -> tuple[int, dict]:
+    "The context that the model was trained with, and all fields of the file, which take seconds to read."
     from gguf import GGUFReader
 
     try:
         fields = GGUFReader(file).fields
-        return int(fields[f"{fields['general.architecture'].contents()}.context_length"].contents())
+        return int(fields[f"{fields['general.architecture'].contents()}.context_length"].contents()), fields
     except (ValueError, KeyError, IndexError) as e:
         raise ValueError(f"{file} is no complete GGUF file of a language model ({e})") from e
 
 
-def _gguf_template(file: Path, tokenizer: str | Path | None) -> ChatTemplate:
+def _gguf_template(file: Path, fields: dict, tokenizer: str | Path | None) -> ChatTemplate:
     try:
-        return ChatTemplate(load_tokenizer(tokenizer) if tokenizer else gguf_tokenizer(file))
+        return ChatTemplate(load_tokenizer(tokenizer) if tokenizer else gguf_tokenizer(file, fields))
     except ValueError as e:
         raise ValueError(f"{e}" if tokenizer else f"{file}: {e}; or give the folder of its tokenizer") from e
 
@@ -185,7 +185,8 @@ def gguf_model(
     that does not give llama.cpp's ids; and for a context longer than the model's.
     """
     file = Path(file).expanduser()
-    longest, template = _gguf_context(file), _gguf_template(file, tokenizer)
+    longest, fields = _gguf_context(file)
+    template = _gguf_template(file, fields, tokenizer)
     context = context or min(longest, LONGEST)
     if context > longest:
         raise ValueError(f"{file}: context={context}, but the model was trained with {longest} tokens; give fewer")

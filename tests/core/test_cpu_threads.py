@@ -195,7 +195,7 @@ def test_a_run_that_goes_on_takes_the_threads_that_it_began_with(tmp_path, monke
         assert fresh(FT, *words.split()).out == f"asked {wanted}\nFalse\n"
 
 
-def test_the_reason_names_the_variables_that_were_there():  # tests/test_encodings.py reads it in what `ft sft` prints
+def test_the_reason_names_the_variables_that_were_there():
     assert str(CpuThreads(2, None, SPIN, {"OMP_NUM_THREADS": "1"})) == "2 CPUs, OMP_NUM_THREADS=1"
 
 

@@ -168,8 +168,7 @@ def test_preferences_with_one_prompt_stay_together_whatever_the_answers():
 # --- groups
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("near", [0.5, 0.65, 0.8, 0.95, 1.0])
+@pytest.mark.parametrize("seed, near", enumerate([0.5, 0.65, 0.8, 0.95, 1.0]))
 def test_no_near_pair_is_missed_and_none_made_up(seed, near):
     rng = random.Random(seed)
     texts = [prose(rng, rng.randint(1, 60)) for _ in range(100)]
@@ -207,9 +206,9 @@ def test_groups_are_the_chains_of_equal_prompts_and_near_texts(rows, near):
 
 def test_many_pairs_are_all_compared():
     rng = random.Random(8)
-    clusters = [[edited(rng, text, 1) for _ in range(15)] for text in (prose(rng, 100) for _ in range(110))]
+    clusters = [[edited(rng, text, 1) for _ in range(15)] for text in (prose(rng, 60) for _ in range(110))]
     texts = [" ".join(text) for cluster in clusters for text in cluster]
-    found = deduplication._near_pairs(texts, 0.8)  # each copy has at most 2 x 3 of 98 runs for itself
+    found = deduplication._near_pairs(texts, 0.8)  # each copy has at most 2 x 3 of 58 runs for itself
     assert [pair[:2] for pair in found] == [(i, j) for i, j in combinations(range(1650), 2) if i // 15 == j // 15]
     assert len(found) > 10_000  # more than are compared at a time
 
@@ -268,8 +267,10 @@ def test_a_constant_system_message_ties_nothing():
     assert together(dataset) == set()
 
 
-@pytest.mark.parametrize("part, new", [("train", False), ("validation", False), ("validation", True), ("test", True)])
-@pytest.mark.parametrize("n", [20, 200, 2000])
+@pytest.mark.parametrize(
+    "part, new, n",
+    [("train", False, 2000), ("validation", False, 20), ("validation", True, 200), ("test", True, 200)],
+)
 def test_the_built_in_notes_split_row_by_row(part, new, n):
     sides = split(appointments(n, part=part, new_phrases=new), 0.1)
     found = sides["test"].info.description
@@ -288,8 +289,7 @@ def test_texts_of_nothing_but_forms_are_near_no_other():
 # --- split
 
 
-@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.9])
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed, share", enumerate([0.1, 0.3, 0.5, 0.9]))
 def test_no_side_sees_the_other_and_no_row_is_lost(share, seed):
     rng = random.Random(seed)
     texts = [prose(rng) for _ in range(80)]
@@ -424,8 +424,7 @@ def test_a_dataset_in_another_format_is_split_and_keeps_its_format():
 # --- overlap
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("near", [None, 0.6, 0.8])
+@pytest.mark.parametrize("seed, near", enumerate([None, 0.6, 0.8]))
 def test_overlap_is_the_best_pair_of_each_row_of_the_test(seed, near):
     rng = random.Random(seed)
     texts = [prose(rng, rng.randint(3, 40)) for _ in range(120)]

@@ -44,7 +44,7 @@ def row(i):  # of 21 to 30 tokens, some of them trained
     return {"input_ids": ids, "labels": [IGNORE] * 18 + ids[18:]}
 
 
-ROWS = Dataset.from_list([row(i) for i in range(17)])  # steps of 4 leave one row for the last
+ROWS = Dataset.from_list([row(i) for i in range(9)])  # steps of 4 leave one row for the last
 as_it_is = AcceleratorState.__init__
 
 
@@ -61,16 +61,16 @@ def small(method, folder):
 
 
 def trained(method, folder, run, kind=None, resume=None):
-    """Seven steps, of which the fifth ends an epoch with one row: losses, norms of the gradients, evaluation; two
+    """Four steps, of which the third ends an epoch with one row: losses, norms of the gradients, evaluation; two
     checkpoints, two saves.
     """
     fixed = {"use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "gradient_checkpointing": False}
     fields = fixed | {
         "effective_batch": 4,
         "per_device_train_batch_size": 2,
-        "max_steps": 7,
+        "max_steps": 4,
         "logging_steps": 1,
-        "save_steps": 4,
+        "save_steps": 2,
     }
     if kind:
         wrap = {"auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "reshard_after_forward": True}
@@ -127,7 +127,7 @@ def test_a_model_in_parts_learns_what_one_process_learns(runs):
             assert rank["type"] == DistributedType.FSDP
             assert torch.allclose(rank["log"], found[None][0]["log"], atol=ROUNDED)
             assert torch.allclose(rank["eval"], found[None][0]["eval"], atol=ROUNDED)
-        assert only_rounded(apart(folder / "one/saved", folder / kind / "whole"), 7 * 2e-2)
+        assert only_rounded(apart(folder / "one/saved", folder / kind / "whole"), 4 * 2e-2)
 
 
 def test_the_trainer_saves_the_whole_or_nothing(runs):
@@ -137,22 +137,22 @@ def test_the_trainer_saves_the_whole_or_nothing(runs):
     for saved in ("one/saved", "FULL_STATE_DICT/saved", "FULL_STATE_DICT/whole", "SHARDED_STATE_DICT/whole"):
         check_whole(folder / saved)
     with pytest.raises(ValueError, match="shards of several processes .pytorch_model_fsdp_0.*save_whole"):
-        check_whole(folder / "SHARDED_STATE_DICT/checkpoint-7")
+        check_whole(folder / "SHARDED_STATE_DICT/checkpoint-4")
 
 
 def test_a_checkpoint_of_a_run_in_parts_holds_every_row(runs):
     method, folder, _ = runs
-    state = torch.load(folder / "FULL_STATE_DICT/checkpoint-7/pytorch_model_fsdp.bin", weights_only=True)
+    state = torch.load(folder / "FULL_STATE_DICT/checkpoint-4/pytorch_model_fsdp.bin", weights_only=True)
     want = {name: p for name, p in small(method, folder).named_parameters() if p.requires_grad}
     assert state.keys() == want.keys() and all(state[name].shape == p.shape for name, p in want.items())
     assert all(p.any(1).all() for name, p in state.items() if "lora_B" in name)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_run_in_parts_goes_on_as_if_it_had_not_stopped(runs, kind, tmp_path):
+def test_a_run_in_parts_goes_on_as_if_it_had_not_stopped(runs, tmp_path):
     method, folder, found = runs
-    shutil.copytree(folder / kind, again := tmp_path / "again", ignore=shutil.ignore_patterns("checkpoint-7", "whole"))
-    resume = str(again / "checkpoint-4")
+    kind = {"full": "SHARDED_STATE_DICT", "lora": "FULL_STATE_DICT"}[method]
+    shutil.copytree(folder / kind, again := tmp_path / "again", ignore=shutil.ignore_patterns("checkpoint-4", "whole"))
+    resume = str(again / "checkpoint-2")
     resumed = ranks(2, lambda rank: trained(method, folder, again, kind, resume), tmp_path / "2")
     assert all(torch.equal(rank["log"], was["log"]) for rank, was in zip(resumed, found[kind]))
     assert apart(folder / kind / "whole", again / "whole").max() == 0
@@ -194,7 +194,7 @@ def with_a_whole_head():
 
 
 def preferred(method, folder, run, kind=None):
-    "Two steps of four pairs and one of one, in parts if `kind` says so"
+    "A step of four pairs and one of one, in parts if `kind` says so"
     fields = {
         "use_cpu": True,
         "bf16": False,
@@ -205,13 +205,13 @@ def preferred(method, folder, run, kind=None):
     fields |= {
         "effective_batch": 4,
         "per_device_train_batch_size": 2,
-        "max_steps": 3,
+        "max_steps": 2,
         "logging_steps": 1,
         "save_strategy": "no",
     }
     pairs = [
         {"prompt_ids": row(i)["input_ids"][:18], "chosen_ids": [5 + i, 9, 2], "rejected_ids": [30 + i, 2]}
-        for i in range(9)
+        for i in range(5)
     ]
     if kind:
         fields |= {
@@ -239,10 +239,10 @@ def test_preferences_are_learned_in_parts_too(method, tmp_path):
     [one] = ranks(1, lambda rank: preferred(method, tmp_path, tmp_path / "one"), tmp_path / "1")
     for rank in ranks(2, lambda rank: preferred(method, tmp_path, tmp_path / "two", KINDS[0]), tmp_path / "2"):
         assert rank["type"] == DistributedType.FSDP and rank["loss"] == pytest.approx(one["loss"], abs=ROUNDED)
-    assert len(one["loss"]) == 3 and only_rounded(apart(tmp_path / "one/whole", tmp_path / "two/whole"), 3 * 2e-3)
+    assert len(one["loss"]) == 2 and only_rounded(apart(tmp_path / "one/whole", tmp_path / "two/whole"), 2 * 2e-3)
 
 
-@pytest.mark.parametrize("make", [tiny_model, tied, with_a_whole_head])
+@pytest.mark.parametrize("make", [tied, with_a_whole_head])  # what two save of others is compared above
 def test_what_three_processes_save_is_what_one_saves(make, tmp_path):
     for n in (1, 3):
         ranks(n, joined(lambda n=n: saved_in_parts(make, tmp_path / f"by{n}")), tmp_path / f"log{n}")

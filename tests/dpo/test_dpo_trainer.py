@@ -5,6 +5,7 @@ import inspect
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 from pathlib import Path
@@ -347,18 +348,29 @@ def test_a_killed_run_goes_on_to_the_same_weights(rows, tmp_path, kind):
     assert looks[0] == looks[1]
 
 
-def test_a_run_that_resumes_with_another_reference_is_refused(rows, tmp_path):
-    made(adapted(), rows, tmp_path, max_steps=4, precompute_ref_log_probs=False).train()
-    file, newest = tmp_path / ".reference" / "start.json", tmp_path / "checkpoint-2"
-    kept = json.loads(file.read_text())
-    file.write_text(json.dumps([[x + 0.5 for x in row] for row in kept]))
-    with pytest.raises(ValueError, match="the reference has changed since the run started"):
-        made(adapted(), rows, tmp_path, max_steps=4, precompute_ref_log_probs=False).train(str(newest))
-    file.unlink()
-    with pytest.raises(
-        ValueError, match="start.json is missing or damaged .*, so the reference at the run's start is unknown"
-    ):
-        made(adapted(), rows, tmp_path, max_steps=4, precompute_ref_log_probs=False).train(str(newest))
+@pytest.fixture(scope="module")
+def half(rows, tmp_path_factory):
+    folder, given = tmp_path_factory.mktemp("half"), {"max_steps": 2, "save_steps": 1}
+    made(adapted(), rows, folder, precompute_ref_log_probs=False, **given).train()
+    return folder, given
+
+
+def test_a_run_that_resumes_with_another_reference_or_a_damaged_record_of_it_is_refused_with_the_cure(
+    half, rows, tmp_path
+):
+    folder, given = half
+    shutil.copytree(folder, run := tmp_path / "run")
+    file, kept = run / ".reference" / "start.json", json.loads((folder / ".reference/start.json").read_text())
+    trainer = made(adapted(), rows, run, precompute_ref_log_probs=False, **given)
+    changed = "the reference has changed since the run started"
+    cure = f"{file} is missing or damaged.*restore it, or start the run again in a different folder"
+    unknown = "start.json is missing or damaged .*, so the reference at the run's start is unknown"
+    damaged = ("", "[[1, 2", '{"a": 1}', "3", "[[1.0, 2.0]]", '[["a", "b"]]')
+    for content in (json.dumps([[x + 0.5 for x in row] for row in kept]), *damaged, None):
+        file.write_text(content, encoding="utf-8") if content is not None else file.unlink()
+        message = unknown if content is None else cure if content in damaged else changed
+        with pytest.raises(ValueError, match=message):
+            trainer.train(str(run / "checkpoint-1"))
 
 
 DAMAGED = {
@@ -380,25 +392,34 @@ DAMAGED = {
 }
 
 
+@pytest.fixture(scope="module")
+def computed(rows, tmp_path_factory):
+    made(tiny_model(), rows, folder := tmp_path_factory.mktemp("computed"))
+    return folder / ".reference"
+
+
+@pytest.fixture
+def kept(computed, tmp_path):
+    "The file with the reference of the tiny model, in a folder of the test's own."
+    [file] = shutil.copytree(computed, tmp_path / ".reference").glob("*.safetensors")
+    return file
+
+
 @pytest.mark.parametrize("damage", DAMAGED)
-def test_a_kept_reference_that_is_not_these_rows_is_named_with_the_cure(rows, tmp_path, damage):
-    made(tiny_model(), rows, tmp_path)
-    [file] = (tmp_path / ".reference").glob("*.safetensors")
+def test_a_kept_reference_that_is_not_these_rows_is_named_with_the_cure(rows, kept, tmp_path, damage):
     change, message = DAMAGED[damage]
-    save_file(change(load_file(file)), file)
-    with pytest.raises(ValueError, match=f"{file}.*{message}.*[Rr]emove the file"):
+    save_file(change(load_file(kept)), kept)
+    with pytest.raises(ValueError, match=f"{kept}.*{message}.*[Rr]emove the file"):
         made(tiny_model(), rows, tmp_path)
-    file.unlink()
-    made(tiny_model(), rows, tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"half", None])
-def test_a_kept_reference_that_is_torn_is_named_with_the_cure(rows, tmp_path, content):
+def test_a_kept_reference_that_is_torn_is_named_with_the_cure(rows, kept, tmp_path):
+    for content in (b"", b"half", kept.read_bytes()[:-9]):
+        kept.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{kept} cannot be read.*[Rr]emove the file"):
+            made(tiny_model(), rows, tmp_path)
+    kept.unlink()
     made(tiny_model(), rows, tmp_path)
-    [file] = (tmp_path / ".reference").glob("*.safetensors")
-    file.write_bytes(file.read_bytes()[:-9] if content is None else content)
-    with pytest.raises(ValueError, match=f"{file} cannot be read.*[Rr]emove the file"):
-        made(tiny_model(), rows, tmp_path)
 
 
 def test_a_reference_that_is_not_a_number_is_not_kept(rows, tmp_path):
@@ -407,16 +428,6 @@ def test_a_reference_that_is_not_a_number_is_not_kept(rows, tmp_path):
     with pytest.raises(ValueError, match="the reference's ref_chosen_logps of row 0 is nan"):
         made(model, rows, tmp_path)
     assert not list((tmp_path / ".reference").glob("*"))
-
-
-def test_a_damaged_record_of_the_start_is_named_with_the_cure(rows, tmp_path):
-    made(adapted(), rows, tmp_path, precompute_ref_log_probs=False).train()
-    file = tmp_path / ".reference" / "start.json"
-    cure = f"{file} is missing or damaged.*restore it, or start the run again in a different folder"
-    for content in ("", "[[1, 2", '{"a": 1}', "3", "[[1.0, 2.0]]", '[["a", "b"]]'):
-        file.write_text(content, encoding="utf-8")
-        with pytest.raises(ValueError, match=cure):
-            made(adapted(), rows, tmp_path, precompute_ref_log_probs=False).train(str(tmp_path / "checkpoint-2"))
 
 
 def test_what_is_kept_is_not_used_for_other_rows_weights_or_precision(rows, tmp_path):

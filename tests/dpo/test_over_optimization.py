@@ -74,7 +74,7 @@ def ends(monkeypatch, *counts):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"gradient_checkpointing": True}, {"bf16": True}, {"gradient_accumulation_steps": 2}], ids=str
+    "fields", [{"bf16": True, "gradient_checkpointing": True}, {"gradient_accumulation_steps": 2}], ids=str
 )
 def test_an_adapter_with_dropout_is_trained_to_the_same_bits_with_the_guard_and_without(rows, tmp_path, fields):
     guard = CollapseCallback(TOK, rows, every=1, scorer=lambda answers, some: torch.rand(()).item(), stop=False)

@@ -86,11 +86,20 @@ def really(config, method: str, checkpointing: bool, dtype: torch.dtype | None, 
     }
 
 
+# each two of architecture, method, checkpointing and dtype; the lesson has a llama with all of them
 @pytest.mark.parametrize(
-    "method, checkpointing, dtype",
-    [("full", False, torch.bfloat16), ("full", True, None), ("lora", False, None), ("lora", True, torch.bfloat16)],
+    "name, method, checkpointing, dtype",
+    [
+        ("tied llama", "full", False, torch.bfloat16),
+        ("tied llama", "lora", True, None),
+        ("qwen3", "full", True, None),
+        ("qwen3", "lora", False, torch.bfloat16),
+        ("gemma3", "full", False, None),
+        ("gemma3", "lora", True, torch.bfloat16),
+        ("gpt2", "full", True, torch.bfloat16),
+        ("gpt2", "lora", False, None),
+    ],
 )
-@pytest.mark.parametrize("name", ["tied llama", "qwen3", "gemma3", "gpt2"])  # the lesson has a llama
 def test_every_part_is_exact_for_every_architecture(name, method, checkpointing, dtype):
     ids = torch.randint(0, 300, (3, 37), generator=torch.Generator().manual_seed(0))
     guess = estimate_memory(CONFIGS[name], method, batch=3, length=37, checkpointing=checkpointing, dtype=dtype)
@@ -127,12 +136,11 @@ def test_the_configuration_and_the_adapter_that_were_given_stay_as_they_were():
     first = estimate_memory(config, adapter=adapter, length=32)
     assert (config.to_dict(), adapter.to_dict()) == before
     assert estimate_memory(config, adapter=adapter, length=32) == first
-    assert first.adapter * 2 == estimate_memory(config, length=32).adapter  # its default is of rank 16
 
 
 @pytest.mark.parametrize(
     "method, checkpointing, device",
-    [("full", False, "cpu"), ("full", True, "cuda"), ("lora", True, "cuda"), ("qlora", False, "cuda")],
+    [("full", False, "cpu"), ("qlora", True, "cuda")],
 )
 def test_a_few_layers_tell_what_all_of_them_cost(method, checkpointing, device, monkeypatch):
     settings = dict(method=method, length=64, batch=2, checkpointing=checkpointing, device=device)
@@ -142,30 +150,20 @@ def test_a_few_layers_tell_what_all_of_them_cost(method, checkpointing, device, 
     assert short == estimate_memory(CONFIGS["llama"], **settings)
 
 
-def test_layers_that_alternate_are_counted_by_their_period(monkeypatch):
-    short = estimate_memory(CONFIGS["gemma3"], "full", length=64)
-    monkeypatch.setattr("ft_notebooks.loading.simulated_step._periods", lambda model: (7, 7, 0))
-    assert short == estimate_memory(CONFIGS["gemma3"], "full", length=64)
+def test_nothing_is_loaded_no_random_number_is_drawn_and_bitsandbytes_quantises_as_before():
+    import bitsandbytes as bnb
 
-
-def test_nothing_is_loaded_and_no_random_number_is_drawn():
     state = torch.get_rng_state()
-    huge = LlamaConfig(
+    huge = LlamaConfig(  # the few layers are quick to make
         vocab_size=128_256,
-        hidden_size=16_384,
-        intermediate_size=53_248,
-        num_hidden_layers=126,
-        num_attention_heads=128,
-        num_key_value_heads=8,
+        hidden_size=65_536,
+        intermediate_size=212_992,
+        num_hidden_layers=8,
+        num_attention_heads=512,
+        num_key_value_heads=32,
     )
     assert estimate_memory(huge, "qlora").total > 200e9  # more than any machine that runs this test
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_bitsandbytes_still_quantises_after_an_estimate():
-    import bitsandbytes as bnb
-
-    estimate_memory(CONFIGS["llama"], "qlora", length=32)
     weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
     packed, state = bnb.functional.quantize_4bit(weight, compress_statistics=True, quant_type="nf4")
     assert (bnb.functional.dequantize_4bit(packed, state) - weight).abs().mean() < 0.1

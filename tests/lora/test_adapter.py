@@ -248,8 +248,11 @@ def shaken(base, config):
     return model
 
 
-@pytest.mark.parametrize("tie", [False, True], ids=["untied", "tied"])
-@pytest.mark.parametrize("name", CONFIGS)
+# a tie means something to an adapter that changes the head or the embedding; among the others LoRA stands for all
+TIED = [n for n in CONFIGS if re.search("head|embedding|both|tokens|^LoRA$", n)]
+
+
+@pytest.mark.parametrize("name, tie", [(n, False) for n in CONFIGS] + [(n, True) for n in TIED])
 @pytest.mark.filterwarnings("ignore")
 def test_what_is_merged_says_the_same_and_still_does_when_it_is_loaded_again(tmp_path, name, tie):
     base = tied(tiny_model()) if tie else tiny_model()
@@ -264,9 +267,12 @@ def test_what_is_merged_says_the_same_and_still_does_when_it_is_loaded_again(tmp
     assert_close(logits(load_model(tmp_path, bits=32)), expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("tie", [False, True], ids=["untied", "tied"])
-@pytest.mark.parametrize("name", [n for n in CONFIGS if n not in ("PiSSA", "IA3", "LoHa", "norms")])
-@pytest.mark.parametrize("bits", [4, 8])
+# with one width untied and with the other tied, in turn: each two of name, bits and tie
+QUANTISED = [n for n in CONFIGS if n not in ("PiSSA", "IA3", "LoHa", "norms")]
+QUANTISED = [(n, bits, (i + bits // 4) % 2 == 0) for i, n in enumerate(QUANTISED) for bits in (4, 8)]
+
+
+@pytest.mark.parametrize("name, bits, tie", QUANTISED)
 @pytest.mark.filterwarnings("ignore")
 def test_on_a_quantised_base_it_is_merged_into_the_dequantised_one(tmp_path, name, tie, bits):
     (tied(tiny_model()) if tie else tiny_model()).save_pretrained(tmp_path / "base")
@@ -404,8 +410,7 @@ def script(tmp_path):
             TALKS,
             output_dir=tmp_path / "run",
             effective_batch=3,
-            max_steps=2,
-            save_steps=1,
+            max_steps=1,
             report_to="none",
             disable_tqdm=True,
         )
@@ -420,12 +425,12 @@ def script(tmp_path):
 @pytest.mark.parametrize("bits", [32, 16, 8, 4])
 def test_an_adapter_of_a_script_is_loaded_in_the_bits_that_it_was_trained_on(script, monkeypatch, bits):
     run = script(bits)
-    monkeypatch.chdir(run / "checkpoint-2")
-    for folder in (run, run / "checkpoint-2", run / "final", ".", str(run)):
-        assert (trained_bits(folder), width(load_adapter(folder))) == (bits, bits)
-    assert width(load_adapter(run / "checkpoint-1", trainable=True)) == bits
+    monkeypatch.chdir(run / "checkpoint-1")
+    for folder in (run, run / "checkpoint-1", run / "final", ".", str(run)):
+        assert trained_bits(folder) == bits
+    assert width(load_adapter(".")) == width(load_adapter(run / "final", trainable=True)) == bits
     other = 16 if bits == 32 else 32
-    assert width(load_adapter(run, other)) == width(load_adapter(run / "checkpoint-1", bits=other)) == other
+    assert width(load_adapter(run / "checkpoint-1", bits=other)) == other
 
 
 def test_an_adapter_without_a_record_of_its_run_is_loaded_in_16_bits(saved):
@@ -527,7 +532,7 @@ def test_what_peft_saves_fits_its_base_and_lacks_something_without_any_one_tenso
     assert check_adapter_folder(tmp_path / "adapter").peft_type == CONFIGS[name].peft_type
     assert_close(logits(load_adapter(tmp_path / "adapter", bits=32)), expected, atol=1e-5, rtol=0)
     tensors = load_file(tmp_path / "adapter/adapter_model.safetensors")
-    for lost in list(tensors)[:: max(1, len(tensors) // 6)] + list(tensors)[-1:]:
+    for lost in list(tensors)[:: max(1, len(tensors) // (6 if name == "LoRA" else 2))] + list(tensors)[-1:]:
         rest = {name: tensor for name, tensor in tensors.items() if name != lost}
         save_file(rest, tmp_path / "adapter/adapter_model.safetensors")
         with pytest.raises(ValueError, match=re.escape(lost.removesuffix(".weight"))):

@@ -1,6 +1,7 @@
 "Edges of merging: what stands where the folder is to be, what is too far away, what is left behind."
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -88,32 +89,50 @@ def test_what_is_within_both_limits_passes_and_ties_decide_nothing(distances):
     assert check_merged(None, None, ROWS) == pytest.approx((0.001, 33 / 35))
 
 
-@pytest.fixture
-def adapter(tmp_path):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    "`trained(bits, tie, **fields)`: a folder with a base and an adapter; each is trained once for the module."
+    made = {}
+
     def make(bits, tie=False, **fields):
-        base = tiny_model()
-        if tie:
-            base.config.tie_word_embeddings = True
-            base.tie_weights()
-        base.save_pretrained(tmp_path / "base")
-        base = load_model(tmp_path / "base", bits)
-        model = add_adapter(base, lora_config(base, **fields))
-        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
-        for _ in range(25):
-            for row in ROWS:
-                ids = torch.tensor([row]).to(model.device)
-                model(ids, labels=ids).loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        model.save_pretrained(tmp_path / "adapter")
-        tiny_tokenizer().save_pretrained(tmp_path / "adapter")
-        return tmp_path / "adapter"
+        if (key := repr((bits, tie, fields))) not in made:
+            made[key] = folder = tmp_path_factory.mktemp("trained")
+            base = tiny_model()
+            if tie:
+                base.config.tie_word_embeddings = True
+                base.tie_weights()
+            base.save_pretrained(folder / "base")
+            base = load_model(folder / "base", bits)
+            model = add_adapter(base, lora_config(base, **fields))
+            optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
+            for _ in range(25):
+                for row in ROWS:
+                    ids = torch.tensor([row]).to(model.device)
+                    model(ids, labels=ids).loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            model.save_pretrained(folder / "adapter")
+            tiny_tokenizer().save_pretrained(folder / "adapter")
+        return made[key]
 
     return make
 
 
-@pytest.mark.parametrize("tie", [False, True])
-@pytest.mark.parametrize("bits", [4, 16, 32])
+@pytest.fixture
+def adapter(trained, tmp_path):
+    "The folder of such an adapter, beside its base, in a folder of the test's own."
+
+    def copied(bits, tie=False, **fields):
+        folder = trained(bits, tie, **fields)
+        shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+        config = tmp_path / "adapter/adapter_config.json"
+        config.write_text(config.read_text().replace(str(folder), str(tmp_path)))
+        return tmp_path / "adapter"
+
+    return copied
+
+
+@pytest.mark.parametrize("bits, tie", [(4, False), (4, True), (16, True), (32, False)])
 def test_the_folder_is_plain_and_its_weights_are_tied_as_they_were(adapter, tmp_path, bits, tie):
     kl, _ = merge_folder(adapter(bits, tie), tmp_path / "merged", ROWS, bits)
     assert kl <= MOST_KL / 10

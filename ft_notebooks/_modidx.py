@@ -436,6 +436,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'ft_notebooks/cli/run_record.py'),
                                              'ft_notebooks.cli.run_record._without': ( 'package/cli/run_record.html#_without',
                                                                                        'ft_notebooks/cli/run_record.py'),
+                                             'ft_notebooks.cli.run_record.answering_run': ( 'package/cli/run_record.html#answering_run',
+                                                                                            'ft_notebooks/cli/run_record.py'),
                                              'ft_notebooks.cli.run_record.held_out': ( 'package/cli/run_record.html#held_out',
                                                                                        'ft_notebooks/cli/run_record.py'),
                                              'ft_notebooks.cli.run_record.kept_rows': ( 'package/cli/run_record.html#kept_rows',

@@ -161,8 +161,9 @@ def first_rewards(
         raise ValueError(
             f"the {generations} answers to a prompt all have the same reward, for each of {len(groups)} prompts: "
             f"{values}; the first answer is {texts[0][:60]!r}. Nothing can be learned. If the reward is right, "
-            "the model never gives an answer that it likes: train it on such answers first (sft_trainer), take easier "
-            "prompts, or more generations. Otherwise check that the reward reads the answer"
+            "good answers are too rare (train on them first, by sft_trainer or ft sft; or take easier prompts, more "
+            "generations, a reward with more values) or all are good (take harder prompts). Otherwise check that the "
+            "reward reads the answer"
         )
     if masked and cut == len(ended):
         raise ValueError(

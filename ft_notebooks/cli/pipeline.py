@@ -23,6 +23,7 @@ from .evaluation import score_table
 from .model_choice import load_folder, load_generator, load_scorer, load_trainable, model_settings
 from .prompt_rows import as_prompts, prompt_account
 from ft_notebooks.cli.reward_choice import (
+    MEASURED,
     choose_rewards,
     held_out_scorers,
     load_rewards,
@@ -122,6 +123,8 @@ def _measured(model, tok, rows, settings, rewards) -> dict:
     "The rewards of held-out prompts, or what `measure` says of a stage that has none."
     if rewards is None:
         return measure(model, tok, rows)
+    if rows is not None:
+        say(f"scoring greedy answers to {min(MEASURED, len(rows))} held-out prompts")
     found = measure_rewards(model, tok, rows, rewards, settings["grpo"].get("max_completion_length", 256))
     return {"rewards": found} if found else {}
 

@@ -226,9 +226,12 @@ class _FirstLook:
         values, self.values = self.values or {}, None
         columns = [torch.tensor(each) * weight for each, weight in zip(values.values(), self.weights)]
         texts, ended = [c[0]["content"] for c in completions], [ids[-1] in ends for ids in completion_ids]
-        sums = torch.tensor(gather_object(torch.stack(columns).sum(0).tolist()))
+        weighted = torch.tensor(gather_object(torch.stack(columns, 1).tolist()))  # B x rewards
         texts, ended = gather_object(texts), gather_object(ended)
-        lines = first_rewards(sums, trainer.num_generations, texts, ended, trainer.mask_truncated_completions)
+        lines = first_rewards(weighted.sum(1), trainer.num_generations, texts, ended, trainer.mask_truncated_completions)
+        if len(values) > 1:
+            means = (f"{name} {mean:.3g}" for name, mean in zip(values, weighted.mean(0)))
+            lines.insert(1, f"  of which, with their weights: {', '.join(means)}")
         if trainer.is_world_process_zero():
             print("\n".join(lines), flush=True)
 

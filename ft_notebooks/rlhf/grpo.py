@@ -228,7 +228,9 @@ class _FirstLook:
         texts, ended = [c[0]["content"] for c in completions], [ids[-1] in ends for ids in completion_ids]
         weighted = torch.tensor(gather_object(torch.stack(columns, 1).tolist()))  # B x rewards
         texts, ended = gather_object(texts), gather_object(ended)
-        lines = first_rewards(weighted.sum(1), trainer.num_generations, texts, ended, trainer.mask_truncated_completions)
+        lines = first_rewards(
+            weighted.sum(1), trainer.num_generations, texts, ended, trainer.mask_truncated_completions
+        )
         if len(values) > 1:
             means = (f"{name} {mean:.3g}" for name, mean in zip(values, weighted.mean(0)))
             lines.insert(1, f"  of which, with their weights: {', '.join(means)}")

@@ -908,19 +908,18 @@ def test_a_base_is_evaluated_in_the_bits_of_the_model_beside_it(copied, monkeypa
 
 
 def test_the_demo_goes_through_its_stages_and_is_then_left_alone(here, capsys, monkeypatch):
-    monkeypatch.setattr("ft_notebooks.cli.run_record.smollm2", lambda: here / "tiny")
+    monkeypatch.setattr("ft_notebooks.checkpointing.finished_runs.smollm2", lambda: here / "tiny")
     quick = {"learning_rate": 1e-2, "max_steps": 3, "save_steps": 2, "bf16": False, "effective_batch": 4}
-    monkeypatch.setattr(pipeline, "DEMO", quick)
-    monkeypatch.setattr(pipeline, "DEMO_DPO", {**DEMO_DPO, **quick, "learning_rate": 1e-3})
+    monkeypatch.setattr(demo_task, "DEMO", quick)
+    monkeypatch.setattr(demo_task, "DEMO_DPO", {**DEMO_DPO, **quick, "learning_rate": 1e-3})
     scored = []
 
     def words(n, *seed, **more):  # 128, 100, 96 and 50 notes become 4 each
         return appointments(min(n, 4), *seed, **more)
 
-    for module in (demo_task, pipeline):
-        monkeypatch.setattr(module, "appointments", words)
+    monkeypatch.setattr(demo_task, "appointments", words)
     monkeypatch.setattr(
-        pipeline, "demo_scores", lambda model, tok: scored.append(demo_scores(model, tok)) or scored[-1]
+        demo_task, "demo_scores", lambda model, tok: scored.append(demo_scores(model, tok)) or scored[-1]
     )
     main(["demo", "--seed", "3"])
     test, bits = words(100, part="test"), model_choice.model_bits(None)
@@ -952,8 +951,8 @@ def test_the_demo_goes_through_its_stages_and_is_then_left_alone(here, capsys, m
     main(["chat", "runs/demo"])  # the demo's folder stands for the run in it
     assert "system: Answer with one line of JSON" in capsys.readouterr().out
     steps = {"rewards": ["length"], "max_completion_length": 90, "max_steps": 1, "generations": 2, "bf16": False}
-    monkeypatch.setattr(pipeline, "DEMO_GRPO", steps)
-    monkeypatch.setitem(pipeline._START, "grpo", "sft/checkpoint-2")
+    monkeypatch.setattr(demo_task, "DEMO_GRPO", steps)
+    monkeypatch.setitem(demo_task._START, "grpo", "sft/checkpoint-2")
     monkeypatch.setattr("ft_notebooks.cli.model_export.ask_exported", lambda run: "")
     main(["demo", "--rl", "--seed", "3"])
     assert list(json.loads(Path("runs/demo/rl/report.json").read_text())) == ["base", "half of sft", "grpo"]

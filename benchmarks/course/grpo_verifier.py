@@ -1,9 +1,10 @@
-"""What does GRPO add where a program checks the answer, and several answers are right? A game of numbers, three seeds.
+"""What does GRPO with too high a rate look like, where a program checks the answer and several answers are right?
 
 Two numbers are to be combined to a target, as in TinyZero: the task `countdown` of the package reasoning-gym
 (`pip install -e '.[course]'`), whose verifier accepts each expression that is right. Short SFT on tasks with one
-expression each, then GRPO on other tasks, which have no answer but the verifier's score. The scores are greedy, on
-tasks that neither has seen: `solved` by the verifier, `exact_match` with the one expression that the task names.
+expression each, then GRPO on other tasks, which have no answer but the verifier's score, with the rate of `grpo.py`.
+The scores are greedy, on tasks that neither has seen: `solved` by the verifier, `exact_match` with the one expression
+that the task names. One seed.
 
     python benchmarks/course/grpo_verifier.py
 """
@@ -97,4 +98,4 @@ def run(point: dict, quick: bool) -> dict:
 
 
 if __name__ == "__main__":
-    measure(__file__, [{"seed": seed} for seed in range(3)], run, SETTINGS, __doc__)
+    measure(__file__, [{"seed": 0}], run, SETTINGS, __doc__)

@@ -113,46 +113,7 @@ def test_micro_batches_of_several_groups_learn_what_trl_learns_from_the_same_ans
     assert all(entry["grad_norm"] > 1e-3 for entry in logged(ours))
 
 
-def test_the_coefficient_of_the_entropy_has_a_gradient(tmp_path):
-    rates = {"learning_rate": 0.0, "max_steps": 1, "rollout_func": given_answers}
-    norms = []
-    for coefficient in (0.0, 0.5):
-        trainer = made(tmp_path / str(coefficient), entropy_coef=coefficient, **rates)
-        quietly(trainer.train)
-        norms.append(logged(trainer)[0]["grad_norm"])
-    assert abs(norms[1] - norms[0]) > 1e-3
-
-
-# prompts, rewards
-
-
-def test_every_prompt_of_an_epoch_is_seen_and_the_last_step_is_filled(tmp_path, capsys):
-    seen = []
-
-    def noted(generated, expected, example):
-        seen.append((example["row"], example["word"]))
-        return lowercase(generated, expected, example) + len(seen) / 1000
-
-    trainer = grpo_trainer(
-        tiny_model(), TOK, PROMPTS, noted, output_dir=str(tmp_path), **FIXED | {"max_steps": -1, "num_train_epochs": 1}
-    )
-    assert "1 of 7 prompts twice in an epoch" in capsys.readouterr().out
-    quietly(trainer.train)
-    times = {row: seen.count((row, WORDS[row])) for row in range(7)}
-    assert trainer.state.global_step == 2 and sum(times.values()) == len(seen) == 32
-    assert sorted(times.values()) == [4] * 6 + [8]
-
-
-def test_a_reward_that_fails_in_a_later_step_names_reward_row_and_answer(tmp_path):
-    for wrong, said in ((math.nan, "it returned nan"), ([1.0], r"it returned \[1.0\]"), ("yes", "it returned 'yes'")):
-        calls = []
-
-        def late(generated, expected, example, wrong=wrong, calls=calls):
-            calls.append(example["row"])
-            return wrong if len(calls) > 16 and example["row"] == calls[16] else len(generated) / 100 + len(calls) / 1e3
-
-        with pytest.raises(ValueError, match=f"reward 'late', row . .counted from 0., answer .*: {said}"):
-            quietly(made(tmp_path, rewards=late).train)
+# rewards
 
 
 def test_weights_count_and_each_reward_has_its_own_name_in_the_log(tmp_path):

@@ -228,7 +228,8 @@ class _FirstLook:
         texts, ended = [c[0]["content"] for c in completions], [ids[-1] in ends for ids in completion_ids]
         sums = torch.tensor(gather_object(torch.stack(columns).sum(0).tolist()))
         texts, ended = gather_object(texts), gather_object(ended)
-        lines = first_rewards(sums, trainer.num_generations, texts, ended, trainer.mask_truncated_completions)
+        scale, masked = trainer.args.scale_rewards, trainer.args.mask_truncated_completions
+        lines = first_rewards(sums, trainer.num_generations, texts, ended, masked, scale)
         if trainer.is_world_process_zero():
             print("\n".join(lines), flush=True)
 

@@ -49,6 +49,7 @@ a language model as the reward
 the adapter of a language model as a reward model
 a cut answer looks ended to the reward model
 the reference of a model that has changed
+the reference of RLOO, by default
 dropout in the policy
 prompts that are never seen
 bfloat16 weights and a low learning rate
@@ -431,6 +432,9 @@ TABLE = [
     # the policy
     Failure("the reference of a model that has changed",
             cell("grpo", "wrong > 0.001"), cell("grpo", "all(abs(kl) < 1e-6 for kl in right)")),
+    Failure("the reference of RLOO, by default",
+            cell("grpo", "abs(wrong[0]) > 0.001", 'assert "Repo id" in unnamed'),
+            cell("grpo", "all(abs(kl[0]) < 1e-6 < abs(kl[1]) for kl in right)")),
     Failure("dropout in the policy", dropout_is_on,
             refused("'disable_dropout' would have no effect as a setting; dropout", score, disable_dropout=False)),
     Failure("prompts that are never seen", prompts_not_seen, every_prompt_is_seen),

@@ -6,14 +6,17 @@
 __all__ = ['grpo_trainer', 'rloo_trainer']
 
 # %% ../../nbs/package/rlhf/grpo.ipynb #e97714d2
+import contextlib
 import copy
 import functools
+from math import isfinite
+from numbers import Real
 
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from ..checkpointing.best_checkpoint import check_checkpoint_choice
@@ -33,36 +36,10 @@ from .shared_prompt import GroupedForward, grouped, shared_generation, why_not_g
 from ..training.config import split_overrides
 from ..training.kernel_patching import optimizations
 from ..training.out_of_memory import explain_out_of_memory
-from ..training.preflight import Rows, add_guards, check_start, encoded, ready
+from ..training.preflight import Rows, add_guards, check_start, encoded, keep_adapter, ready
 from ..training.progress_and_plots import check_trackers, watch
 
 # %% ../../nbs/package/rlhf/grpo.ipynb #a0dc0ede
-@overrides(TrainerCallback)
-class _SameReference(TrainerCallback):
-    "Raises `ValueError` before step 1 where the reference has other weights than the policy."
-
-    def __init__(self, trainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        if state.global_step or args.fsdp or self.trainer.is_deepspeed_enabled:
-            return
-        policy = dict(model.named_parameters())
-        if self.trainer.ref_model is not None:
-            reference = dict(self.trainer.ref_model.named_parameters())
-        elif isinstance(model, PeftModel) and "ref" in model.peft_config:
-            reference = {name.replace(".ref.", ".default."): p for name, p in policy.items() if ".ref." in name}
-        else:
-            return
-        for name, weights in reference.items():
-            if not torch.equal(weights, policy[name].to(weights.dtype)):
-                raise ValueError(
-                    f"before step 1 the reference is not the policy: {name} differs. The weights have changed since "
-                    "the trainer was made; make it again, with grpo_trainer"
-                )
-
-
 def _add_reference(trainer, model, beta: float) -> None:
     "A copy of the model as the trainer's reference."
     trainer.beta = trainer.args.beta = beta
@@ -118,7 +95,9 @@ class _FirstLook:
 
     def __init__(self, functions: list, weights: list[float] | None):
         self.values: dict[str, list[float]] | None = {}
-        self.weights = weights or [1.0] * len(functions)
+        self.weights = [1.0] * len(functions) if weights is None else list(weights)
+        if len(self.weights) != len(functions) or not all(isinstance(w, Real) and isfinite(w) for w in self.weights):
+            raise ValueError(f"reward_weights={weights!r} must be a list of {len(functions)} finite numbers")
         self.functions = [self._looking(function) for function in functions]
 
     def _looking(self, function):
@@ -158,10 +137,10 @@ def _made(kind, model, arguments, args, tok, rows, look: _FirstLook):
     itself = beta != 0 and not isinstance(model, PeftModel) and arguments.get("peft_config") is None
     args.beta = 0.0 if itself else beta
     made = {"model": model, "reward_funcs": look.functions, "args": args, "processing_class": tok, **rows, **arguments}
-    trainer = look.trainer = ready(kind(**made))
+    with keep_adapter(model) if isinstance(model, PeftModel) else contextlib.nullcontext():
+        trainer = look.trainer = ready(kind(**made))
     if itself:
         _add_reference(trainer, model, beta)
-    trainer.add_callback(_SameReference(trainer))
     return trainer
 
 # %% ../../nbs/package/rlhf/grpo.ipynb #a59f7b84

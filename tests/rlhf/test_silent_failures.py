@@ -50,6 +50,9 @@ the adapter of a language model as a reward model
 a cut answer looks ended to the reward model
 the reference of a model that has changed
 the reference of RLOO, by default
+the reference of KTO
+PiSSA, whose base is the reference
+PiSSA, copied for the reference
 dropout in the policy
 prompts that are never seen
 bfloat16 weights and a low learning rate
@@ -84,7 +87,9 @@ def lowercase(text):
 def trl(folder, reward, rows=PROMPTS, model=None, **given):
     "A run of trl.GRPOTrainer to its end: the trainer, and the log of its first step."
     fields = {"use_cpu": True, "gradient_checkpointing": False, "num_generations": 4, "per_device_train_batch_size": 8}
-    arguments = {name: given.pop(name) for name in ("rollout_func", "reward_processing_classes") if name in given}
+    arguments = {
+        name: given.pop(name) for name in ("rollout_func", "reward_processing_classes", "peft_config") if name in given
+    }
     args = GRPOConfig(str(folder), **STEP | fields | given)
     data = Dataset.from_list([dict(row) for row in rows])
     trainer = GRPOTrainer(model or tiny_model(), reward, args, data, processing_class=tiny_tokenizer(), **arguments)
@@ -242,6 +247,24 @@ def dropout_is_on(folder):
         p.data += 0.05 * ("lora_B" in name)
     _, log = trl(folder, spread, model=model, beta=0.1, learning_rate=0.0)
     assert log["kl"] > 1e-3
+
+
+PISSA = lora_config(tiny_model(), init_lora_weights="pissa", target_modules=["q_proj"])
+
+
+def pissa_moves_the_reference(folder):
+    _, log = trl(folder, spread, beta=0.1, learning_rate=0.0, peft_config=copy.deepcopy(PISSA))
+    assert log["kl"] > 1e-3
+
+
+def pissa_moves_the_policy(folder):
+    ids, model = torch.arange(3, 20)[None], add_adapter(tiny_model(), copy.deepcopy(PISSA))
+    with torch.no_grad():
+        before = model(ids).logits
+    trainer, log = trl(folder, spread, model=model, beta=0.1, learning_rate=0.0)
+    with torch.no_grad():
+        after = trainer.model(ids).logits
+    assert log["kl"] < 1e-6 and (after - before).abs().max() > 0.01
 
 
 def prompts_not_seen(folder):
@@ -435,6 +458,13 @@ TABLE = [
     Failure("the reference of RLOO, by default",
             cell("grpo", "abs(wrong[0]) > 0.001", 'assert "Repo id" in unnamed'),
             cell("grpo", "all(abs(kl[0]) < 1e-6 < abs(kl[1]) for kl in right)")),
+    Failure("the reference of KTO",
+            proved("nbs/package/training/preflight.ipynb", 'found["TRL"] > 1e-3'),
+            proved("nbs/package/training/preflight.ipynb", "model.embed_tokens.weight differs")),
+    Failure("PiSSA, whose base is the reference", pissa_moves_the_reference,
+            cell("grpo", '"its logits differ" in errors[11]')),
+    Failure("PiSSA, copied for the reference", pissa_moves_the_policy,
+            cell("grpo", '"changed the base a second time" in errors[12]')),
     Failure("dropout in the policy", dropout_is_on,
             refused("'disable_dropout' would have no effect as a setting; dropout", score, disable_dropout=False)),
     Failure("prompts that are never seen", prompts_not_seen, every_prompt_is_seen),

@@ -6,9 +6,9 @@
 __all__ = ['RewardLike', 'read_prompts', 'Reward', 'ModelReward', 'reward_functions', 'first_rewards']
 
 # %% ../../nbs/package/rlhf/rewards.ipynb #0940eedb
-import math
 import numbers
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import torch
@@ -24,19 +24,30 @@ from .advantages import group_advantages
 from .reward_model import check_reward_model, score_ids
 
 # %% ../../nbs/package/rlhf/rewards.ipynb #177c859d
-def _check_prompt(i: int, prompt) -> None:
-    "`ValueError` for a prompt that is text, or that ends with an answer."
+def _check_prompt(i: int, prompt, expected) -> None:
+    "`ValueError` for a prompt other than messages that end with the user's, and for an answer other than text."
+    where, found = f"row {i} (counted from 0)", None
     if isinstance(prompt, str):
+        found = f"{prompt[:60]!r} is text, without the chat template"
+    elif not prompt:
+        found = "has no message"
+    elif not all(isinstance(m, dict) and m.get("role") and isinstance(m.get("content"), str) for m in prompt):
+        found = f"must be a list of messages, got {prompt!r:.80}"
+    elif prompt[-1]["role"] == "assistant":
+        found = f"ends with the answer {prompt[-1]['content'][:60]!r}"
+    elif prompt[-1]["role"] not in ("user", "tool"):
+        found = f"ends with a message of the role {prompt[-1]['role']!r}"
+    if found:
         raise ValueError(
-            f"row {i} (counted from 0): the prompt {prompt[:60]!r} is text, without the chat template; "
-            'give messages: [{"role": "user", "content": ...}]'
+            f'{where}: the prompt {found}; end it with the user\'s message: [{{"role": "user", "content": ...}}], and '
+            'put the answer in the column "expected", or give chats as "messages", whose last answer is removed'
         )
-    if not prompt or prompt[-1]["role"] == "assistant":
-        found = "has no message" if not prompt else f"ends with the answer {prompt[-1]['content'][:60]!r}"
-        raise ValueError(
-            f"row {i} (counted from 0): the prompt {found}; end it with the user's message, and put the answer in the "
-            'column "expected", or give chats in the column "messages", whose last answer is removed'
-        )
+    if not isinstance(expected, str):
+        raise ValueError(f'{where}: "expected" is {expected!r:.60}; give the answer as text, or leave it out')
+
+
+_OWN = {"completions", "completion_ids", "prompts", "trainer_state", "log_extra", "log_metric"}  # arguments of TRL's
+_OWN |= {"ended", "tokens", "tools", "image", "images"}
 
 
 def read_prompts(
@@ -53,10 +64,16 @@ def read_prompts(
         others = chats.remove_columns("messages")
     else:
         given = dataset["expected"][:] if "expected" in dataset.column_names else [""] * len(dataset)
-        found = [{"prompt": prompt, "expected": text} for prompt, text in zip(dataset["prompt"], given)]
+        texts = ("" if text is None else text for text in given)
+        found = [{"prompt": prompt, "expected": text} for prompt, text in zip(dataset["prompt"], texts)]
         others = dataset.remove_columns({"prompt", "expected"} & {*dataset.column_names})
     for i, row in enumerate(found):
-        _check_prompt(i, row["prompt"])
+        _check_prompt(i, **row)
+    names = sorted(_OWN & {*others.column_names})
+    if "row" in others.column_names and others["row"][:] != list(range(len(others))):
+        names.append("row")
+    if names:
+        raise ValueError(f"rename the columns {', '.join(names)}: a reward gets other values by these names")
     extra = ({name: others[name][i] for name in others.column_names} for i in range(len(found)))
     return Dataset.from_list([{**own, **row, "row": i} for i, (row, own) in enumerate(zip(found, extra))])
 
@@ -70,7 +87,7 @@ def _score_of(name: str, score: Scorer, text: str, expected: str, example: dict)
         columns = ", ".join(key for key in example if key not in ("row", "ended", "tokens"))
         raise ValueError(f"{where}: it raised {e!r:.200}; the row has the columns {columns}") from e
     number = isinstance(value, numbers.Real) or getattr(value, "ndim", None) == 0
-    if not number or not math.isfinite(value):
+    if not number or not abs(value) < torch.finfo(torch.float32).max:  # in which TRL computes
         raise ValueError(f"{where}: it returned {value!r:.80}; a reward must be one finite number for each answer")
     return float(value)
 
@@ -130,6 +147,9 @@ def reward_functions(
     """
     if not isinstance(rewards, (dict, list, tuple)):
         rewards = [rewards]
+    texts = [r for r in (rewards.values() if isinstance(rewards, dict) else rewards) if isinstance(r, str)]
+    if folder := next((text for text in texts if text and any(Path(text).glob("*config.json"))), None):
+        raise ValueError(f"the reward {folder!r} is a folder; give what load_reward_model({folder!r}, tok) returns")
     if not isinstance(rewards, dict):
         models = sum(isinstance(reward, torch.nn.Module) for reward in rewards)
         numbered = (f"reward_model_{n}" if models > 1 else "reward_model" for n in range(models))

@@ -64,7 +64,8 @@ def check_rl_settings(
     a step, for a group without other answers to compare, for rewards clipped to one value, and for checkpoints that
     could not be resumed.
     """
-    check_counts(where, prompts_a_step=prompts_a_step, generations=generations)
+    counts = {name: given[name] for name in ("max_completion_length", "num_iterations") if name in given}
+    check_counts(where, prompts_a_step=prompts_a_step, generations=generations, **counts)
     _check_sampling(given)
     if generations < 2:
         raise ValueError(
@@ -75,6 +76,8 @@ def check_rl_settings(
             f"{rows} prompts are fewer than prompts_a_step={prompts_a_step}, so no step would be taken; take at most "
             f"{rows}, or give more prompts"
         )
+    if given.get("beta", 0) < 0:
+        raise ValueError(f"beta={given['beta']} would reward a distance from the reference; give 0 or more")
     low, high = given.get("reward_clip_range") or (0, 1)
     if not low < high:
         raise ValueError(f"reward_clip_range={(low, high)} makes all rewards equal; give a lower and a higher number")

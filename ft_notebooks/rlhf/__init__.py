@@ -10,7 +10,7 @@ import lazy_loader
 
 _names = {
     "advantages": ["group_advantages", "leave_one_out_advantages", "policy_loss"],
-    "grpo": ["grpo_trainer"],
+    "grpo": ["grpo_trainer", "rloo_trainer"],
     "ppo": ["answer_logps", "gae", "ppo_loss", "ppo_steps", "rollout", "token_rewards", "value_loss", "whiten"],
     "reward_hacking": ["RewardHackingCallback"],
     "reward_model": ["load_reward_model", "reward_scores", "score_ids"],

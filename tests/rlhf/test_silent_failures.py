@@ -488,7 +488,7 @@ TABLE = [
     Failure("small differences count as much as large ones", differences_of_a_thousandth_count_as_much,
             cell("rewards", "which is rounding in rewards of up to 1000.01", '{"group": 5, "batch": 4, "none": 4}')),
     Failure("a form that is never sampled", never(),
-            refused("train it on such answers first .sft_trainer.", {"right": "exact_match"},
+            refused("train on them first, by sft_trainer or ft sft", {"right": "exact_match"},
                     [row | {"expected": "Yes."} for row in PROMPTS])),
     Failure("all answers cut and left out",
             nothing_is_learned(spread, 1.5, rollout_func=cut_answers, mask_truncated_completions=True),

@@ -121,16 +121,8 @@ def test_a_mistake_is_one_line(here, capsys, settings, said):
     assert said in capsys.readouterr().err
 
 
-def test_a_reward_run_generates_no_text(here, capsys):
-    ft("reward", "pairs.jsonl", "--output", "silent", reward__max_steps=1)
-    for command in (["eval", "silent", "pairs.jsonl"], ["merge", "silent"]):
-        with pytest.raises(SystemExit):
-            main(command)
-        assert "holds the adapter of a reward model" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("words", ["export RUN", "merge RUN", "eval RUN pairs.jsonl", "chat RUN", "serve RUN",
-                                   "sft chats.jsonl --set model.name=RUN --set data.eval=none"])  # fmt: skip
+                                   "sft chats.jsonl --set model.name=RUN --output onto"])  # fmt: skip
 def test_a_run_that_writes_no_answers_is_refused_where_answers_are_needed(here, capsys, words):
     run, chat = Path("scores"), [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "yes"}]
     tiny_model().config.save_pretrained(run)

@@ -112,7 +112,7 @@ def draw_rewards(
     _, spreads = logged_points(history, "reward_std")
     low, high = zip(*((mean - spread, mean + spread) for mean, spread in zip(means, spreads)))
     _line(ax, history, "reward", color="#0072B2", label="mean reward")
-    ax.fill_between(steps, low, high, color="#0072B2", alpha=0.15, lw=0, label="± spread of a prompt's answers")
+    ax.fill_between(steps, low, high, color="#0072B2", alpha=0.15, lw=0, label="± spread of the step's answers")
     if logged_points(history, "eval_reward")[0]:
         _line(ax, history, "eval_reward", color="#D55E00", label="evaluation")
         ax.lines[-1].set_marker("o")

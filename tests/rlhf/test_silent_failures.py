@@ -411,6 +411,12 @@ def entropy_of_all_tokens(folder):
     assert log["entropy"] > 5  # nats; what was sampled has at most log 2 = 0.69
 
 
+def special_tokens_count(folder):
+    "Five letters for the token that ends an answer: the shortest answer would earn most, letter for letter."
+    ids = TOK("ab<|im_end|>").input_ids
+    assert 8 * lowercase(TOK.decode(ids)) == 2 + len("imend")
+
+
 def generated_text(folder):
     [reward] = reward_functions(lambda generated, expected, example: len(generated), tiny_model(), TOK)
     text = TOK.decode(TOK("ab<|im_end|>").input_ids, skip_special_tokens=True)  # as TRL decodes
@@ -512,8 +518,7 @@ TABLE = [
             cell("reward_hacking", "rewards[-1] > 2 * rewards[0] and wishes[-1] <"),
             cell("reward_hacking", "held-out score 'distinct' has fallen")),
     Failure("special tokens read as text",
-            proved("nbs/12_rlhf.ipynb", 'hacked[-1]["score"] > 2 * hacked[0]["score"] and wishes[-1] < wishes[0] / 2'),
-            generated_text),
+            special_tokens_count, generated_text),
 ]  # fmt: skip
 
 

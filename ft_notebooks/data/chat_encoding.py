@@ -29,7 +29,6 @@ from ..tokenization.chat_template import CUT, ChatTemplate
 from ..tokenization.padding import IGNORE
 from ..tokenization.round_trip import check_texts, lost_fields
 
-
 # %% ../../nbs/package/data/chat_encoding.ipynb #838b70f7
 def _labeled(
     ids: list[int], places: list[tuple[int, int]], spans: list[tuple[int, int]]

@@ -77,7 +77,7 @@ _FUNCTIONS = {
     "export": "model_export.export_command",
     "serve": "model_export.serve_command",
     "launch": "launch.launch_command",
-    "demo": "pipeline.demo_command",
+    "demo": "demo_task.demo_command",
 }
 
 

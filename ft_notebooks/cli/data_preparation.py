@@ -14,7 +14,7 @@ from pathlib import Path
 
 from datasets import Features
 
-from .prompt_rows import read_prompt_rows
+from ..rlhf.prompt_rows import read_prompt_rows
 from ..core.model_parts import base_model
 from ..data.chat_encoding import encode_chat, encode_chats
 from ..data.preference_encoding import encode_pair, encode_pairs

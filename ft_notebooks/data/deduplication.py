@@ -24,7 +24,6 @@ from xxhash import xxh3_64_intdigest
 
 from .repetition import beginnings
 
-
 # %% ../../nbs/package/data/deduplication.ipynb #8d9d858e
 _MARKS = ".,;:!?…\"'“”‘’()[]。，！？、：；「」"  # punctuation; other characters, as in "C++" or "-5", carry meaning
 # each character of a script that writes no spaces counts as a word: Thai, Lao, Burmese, Khmer, kana, Han

@@ -43,7 +43,7 @@ def lock_run(
         lock.acquire()
     except Timeout:
         raise ValueError(
-            f"{folder} is being trained by {_holder(names[0])}; wait until it ends, stop it, or choose a different folder"
+            f"{folder} is being trained by {_holder(names[0])}; wait until it ends, stop it, or choose another folder"
         ) from None
     except (PermissionError, NotImplementedError):  # a finished run that is only read, or a disk without locks
         yield

@@ -100,7 +100,9 @@ class _Parser(argparse.ArgumentParser):
 def _hint(command: str, unknown: list[str]) -> str:
     "How the first unknown option may be meant."
     option = next((word.partition("=")[0] for word in unknown if word.startswith("--")), "")
-    near = nearest(option, ("--settings", "--set", "--output", "--quiet", "--help"), cutoff=0.7) if option else None
+    flags = ("--settings", "--set", "--output", "--quiet", "--help")
+    begun = [flag for flag in flags if option and flag.startswith(option)]
+    near = begun[0] if begun else nearest(option, flags, cutoff=0.7)
     if near or not option or command not in ("sft", "dpo", "reward", "grpo"):
         return f"; did you mean {near}?" if near else ""
     name = option[2:].replace("-", "_")

@@ -23,9 +23,9 @@ from ..core.errors import visible
 from ..core.model_parts import base_model
 from ..data.chat_encoding import encode_chat, encode_chats
 from ..data.preference_encoding import encode_pair, encode_pairs
-from ..data.preference_report import suspect_swapped
+from ..data.preference_report import check_scores, suspect_swapped
 from ..data.read import read_chats, read_preferences
-from ..data.readers import COLUMNS, read_rows
+from ..data.readers import COLUMNS, local_source, read_rows
 from ..data.repetition import repetition_line
 from ..dpo.loss import pair_logps
 from ..evaluation.likelihood import perplexity
@@ -54,11 +54,18 @@ def read_stage(
     """Reads the rows that a stage trains on; those of GRPO may be conversations without an answer.
 
     Raises `ValueError` with file and line where a row is not a conversation (sft), not a pair (dpo, reward) or has no
-    prompt (grpo).
+    prompt (grpo), and where most scores beside the pairs contradict them.
     """
     if stage == "grpo":
         return as_chats(read_prompt_rows(source, data))
-    return (read_chats if stage == "sft" else read_preferences)(source, **columns_of(stage, data or {}))
+    columns = columns_of(stage, data or {})
+    if stage == "sft":
+        return read_chats(source, **columns)
+    source = local_source(source)
+    rows = read_preferences(source, **columns)
+    if columns.get("chosen") != "rejected":  # where they are exchanged, the scores are, too
+        check_scores(source)
+    return rows
 
 # %% ../../nbs/package/cli/data_preparation.ipynb #43e30e5c
 def as_chats(

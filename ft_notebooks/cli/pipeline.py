@@ -233,10 +233,12 @@ _NONE_HELD = "none held out, so nothing will be evaluated (--set data.eval=0.1 h
 
 def _check_folders(settings, stage, output) -> None:
     "Raises `ValueError` for a model or a run's folder that cannot be used, before a row is read."
-    known = {**settings, "model": model_settings(settings), stage: {"seed": 0, **settings[stage]}}
-    name = known["model"]["name"]
-    (check_adapter_folder if Path(name, "adapter_config.json").is_file() else check_checkpoint)(name)
-    identity = run_identity(known, stage, None, None)
+    model = {}
+    if settings["model"].get("name", "smollm2") != "smollm2":  # the built-in one may have to be fetched
+        model = model_settings(settings)
+        is_adapter = Path(model["name"], "adapter_config.json").is_file()
+        (check_adapter_folder if is_adapter else check_checkpoint)(model["name"])
+    identity = run_identity({**settings, "model": model, stage: {"seed": 0, **settings[stage]}}, stage, None, None)
     check_folder(output, {key: value for key, value in identity.items() if not key.startswith("data.")})
 
 

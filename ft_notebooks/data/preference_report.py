@@ -258,7 +258,7 @@ def check_scores(
     if len(against) > most * scored:
         raise ValueError(
             f"{against[0]}: the rejected answer has the higher score, as in {len(against)} of {scored} pairs with "
-            "scores, so that the worse answer would be trained; exchange chosen and rejected in these rows, or all of them (in "
-            "ft, --set data.chosen=rejected --set data.rejected=chosen), or remove the scores if less is better"
+            "scores, so that the worse answer would be trained; exchange chosen and rejected in these rows, or in all "
+            "(in ft, --set data.chosen=rejected --set data.rejected=chosen), or remove the scores if less is better"
         )
     return len(against)

@@ -148,7 +148,10 @@ def main(
         said = _run(args)
     except (ValueError, OSError) as e:
         if first or not isinstance(e, (Everywhere, FailedRun)):  # those are printed by this host's first process
-            print(f"ft {args.command}: {visible(str(e))}", file=sys.stderr)
+            own_line = (
+                "\n" if "tqdm" in sys.modules and sys.stderr.isatty() else ""
+            )  # a bar may not have ended its line
+            print(f"{own_line}ft {args.command}: {visible(str(e))}", file=sys.stderr)
         sys.exit(1 if isinstance(e, FailedRun) else 2)
     except KeyboardInterrupt as e:
         reason = str(e) or "the same command continues from what is saved, or begins again"

@@ -20,9 +20,11 @@ _THOUGHT = re.compile(r"</?think(?:ing)?>")  # the tags around a thought, which 
 
 def _find(text: str, rendered: str, start: int = 0) -> tuple[int, int] | None:
     "Where `text` is in `rendered`, as it is or inside a JSON string, from `start` on."
-    forms = {text, *(json.dumps(text, ensure_ascii=way)[1:-1] for way in (True, False))}
+    if (at := rendered.find(text, start)) >= 0:
+        return at, at + len(text)
+    forms = (json.dumps(text, ensure_ascii=way)[1:-1] for way in (False, True))
     found = ((rendered.find(form, start), len(form)) for form in forms)
-    return min(((at, at + size) for at, size in found if at >= 0), default=None)
+    return next(((at, at + size) for at, size in found if at >= 0), None)
 
 
 def _pieces(content: Any) -> list[str]:

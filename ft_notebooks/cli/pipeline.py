@@ -7,11 +7,13 @@ __all__ = ['train_run', 'train_command']
 
 # %% ../../nbs/package/cli/pipeline.ipynb #ec88b075
 import json
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
 
+from ..checkpointing.disk_space import check_free
 from ..checkpointing.environment import library_versions
 from ..checkpointing.finished_runs import known_run, outcome_fault
 from ..checkpointing.run_lock import lock_run
@@ -33,7 +35,7 @@ from ..core.files import read_record, write_atomically
 from ..core.processes import check_same, leave_processes, once_a_host, together
 from ..dpo.over_optimization import plot_collapse
 from ..dpo.trainer import dpo_trainer
-from ..loading.model_files import check_checkpoint
+from ..loading.model_files import check_checkpoint, tensor_shapes
 from ..lora.adapter_folder import check_adapter_folder
 
 # %% ../../nbs/package/cli/pipeline.ipynb #22b88fa2
@@ -238,6 +240,9 @@ def _check_folders(settings, stage, output) -> None:
         model = model_settings(settings)
         is_adapter = Path(model["name"], "adapter_config.json").is_file()
         (check_adapter_folder if is_adapter else check_checkpoint)(model["name"])
+        if model["method"] == "full":
+            shapes = map(tensor_shapes, Path(model["name"]).glob("model*.safetensors"))
+            check_free(output, sum(math.prod(shape) for file in shapes for shape in file.values()))
     identity = run_identity({**settings, "model": model, stage: {"seed": 0, **settings[stage]}}, stage, None, None)
     check_folder(output, {key: value for key, value in identity.items() if not key.startswith("data.")})
 

@@ -51,6 +51,20 @@ LONG = re.compile(
         ]
     )
 )
+# whole runs and searches, of which shorter tests compare each part (the loss, the gradients, the reference, a merge):
+# as without AVX-512 they run with LEG=lowest
+WHOLE = re.compile(
+    "|".join(
+        [
+            r"wrong_merge_is_found|one_token_that_is_lost|eight_bits_is_measured|any_two_texts_have_finite",
+            r"content_with_rows_of_new_tokens|arguments_of_the_trainer_reach|two_hundred_random_conversations",
+            r"test_dpo_trainer.*(evaluated_as|four_bits|hinge|wide_enough|holds_whole_modules|of_an_evaluation|were_given)",
+            r"trained_to_the_same_bits|a_run_logs_what_trls_own|weights_of_trls\[(full|adapter)",
+            r"before_and_after_evaluation_and_generation\[(True|False-16)",
+            r"learned_to_like|float32_on_a_base_in_16_bits|by_peft_config_trains|common_length_counts",
+        ]
+    )
+)
 
 
 def pytest_configure(config):
@@ -98,6 +112,8 @@ def pytest_collection_modifyitems(config, items):
             source = source_of(item.function)
         if NUMBERS.search(source) and not LONG.search(item.nodeid):
             item.add_marker("numbers")
+            if WHOLE.search(item.nodeid):
+                item.add_marker("whole")
             if BFLOAT16.search(source):
                 item.add_marker("bfloat16")
 

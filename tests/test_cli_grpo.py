@@ -79,6 +79,7 @@ def test_a_run_says_what_the_rows_hold_and_what_the_first_rewards_are(trained):
     assert "chats.jsonl: 8 prompts to train on, 4 held out" in said
     assert said.index("prompts: 8") < said.index("before step 1, 8 answers to 2 prompts: mean reward")
     assert "with an answer: 8" in said and "expected: 0" in said and "<|im_start|>assistant" in said
+    assert "of which, with their weights: lowercase " in said
 
 
 def test_a_run_leaves_the_rewards_of_held_out_prompts_before_and_after(trained, here):

@@ -127,3 +127,17 @@ def test_a_reward_run_generates_no_text(here, capsys):
         with pytest.raises(SystemExit):
             main(command)
         assert "holds the adapter of a reward model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["export RUN", "merge RUN", "eval RUN pairs.jsonl", "chat RUN", "serve RUN",
+                                   "sft chats.jsonl --set model.name=RUN --set data.eval=none"])  # fmt: skip
+def test_a_run_that_writes_no_answers_is_refused_where_answers_are_needed(here, capsys, words):
+    run, chat = Path("scores"), [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "yes"}]
+    tiny_model().config.save_pretrained(run)
+    TOK.save_pretrained(run)
+    Path("chats.jsonl").write_text("\n".join(json.dumps({"messages": chat}) for _ in range(8)))
+    (run / "run.json").write_text('{"command": "reward", "model.name": "tiny", "model.bits": 32}')
+    (run / "metrics.json").write_text('{"data": {}, "system": null, "history": []}')
+    with pytest.raises(SystemExit) as e:
+        main(words.replace("RUN", "scores").split())
+    assert e.value.code == 2 and "ft grpo DATA --reward" in capsys.readouterr().err

@@ -104,7 +104,7 @@ _STAGES = ("sft", "dpo", "reward", "grpo")
 
 def _threads_before(args) -> int | None:
     "The number of threads of the run that this command resumes; None if its folder has no record of it."
-    for folder in {**dict.fromkeys(_STAGES, [""]), "demo": ["dpo", "sft"]}.get(args.command, []):
+    for folder in {**dict.fromkeys(_STAGES, [""]), "demo": ["dpo", "grpo", "sft"]}.get(args.command, []):
         try:
             manifest = json.loads(Path(args.output, folder, "manifest.json").read_text(encoding="utf-8"))
             machine = manifest["recorded"]["machine"]

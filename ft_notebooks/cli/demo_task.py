@@ -143,7 +143,7 @@ def course_stage(
         settings["model"] = {"name": str(run.parent / start)}
     with FileLock(run.parent / f".{name}.lock"):
         if not (run / "metrics.json").is_file():
-            say(f"Training {run}, about a minute on two CPU cores; later calls find it there")
+            say(f"Training {run}, a minute or two on two CPU cores; later calls find it there")
             train_run(_task_rows(name, seed), None, settings, run, stage=name, guards=demo_guards)
     return run
 
@@ -172,9 +172,11 @@ def course_scores(
 _TITLE = "From SmolLM2 to an appointment reader"
 _SAID = {
     "sft": "3/4  Supervised fine-tuning on 128 other notes; then the same 80 notes",
+    "half": "3/4  Supervised fine-tuning on 128 other notes; then the same 80 notes, after half of its steps",
     "dpo": "4/4  Preferences: day and time first, in 96 pairs; then the same 80 notes",
     "grpo": "4/4  GRPO from half of these steps: nine steps with the reward exact_match; then the same 80 notes",
 }
+_UNREWARDED = "preferred_form is no reward here, so it does not change; ft demo without --rl teaches it from pairs"
 
 # %% ../../nbs/package/cli/demo_task.ipynb #23fd8477
 def demo_command(
@@ -196,12 +198,14 @@ def demo_command(
     say("2/4  The base model on 80 notes, each to be turned into one line of JSON")
     found, history, looks = {"base": course_scores("base", *where)}, {}, {}
     for stage in stages:
-        say(_SAID[stage])
+        scored = "half" if args.rl and stage == "sft" else stage
+        say(_SAID[scored])
         run = course_stage(stage, *where)
-        found[stage] = course_scores("half" if args.rl and stage == "sft" else stage, *where)
+        found["half of sft" if scored == "half" else stage] = course_scores(scored, *where)
         history[stage], looks[stage] = known_run(run.resolve())[1]["history"], scores_by_step(run)
     rows = {stage: _task_rows(stage, args.seed) for stage in stages}
     exported = ask_exported(run)
     page = report_card(found, folder, title=_TITLE, history=history, looks=looks, train=rows)
-    report = f"The report is {page} (also report.md, report.json, scores.png, loss.png)"
-    return "\n" + "\n\n".join(filter(None, (score_table(found), exported, report)))
+    also, note = ("reward.png", _UNREWARDED) if args.rl else ("loss.png", "")
+    report = f"The report is {page} (also report.md, report.json, scores.png, {also})"
+    return "\n" + "\n\n".join(filter(None, (score_table(found), note, exported, report)))

@@ -16,7 +16,7 @@ from .data_preparation import columns_of, encode_rows, read_stage
 from .model_choice import load_generator, model_bits
 from ..rlhf.prompt_rows import row_kind
 from ..rlhf.reward_choice import choose_rewards
-from ..checkpointing.finished_runs import known_run
+from ..checkpointing.finished_runs import answering_run, known_run
 from .run_record import kept_rows, trained_rows
 from ..core.files import read_record, write_atomically
 from ..core.fingerprints import data_fingerprint, short_hash
@@ -151,19 +151,19 @@ def eval_command(
 ) -> str:  # The table of scores, the verdicts, and the report's path
     """Evaluates a run's model beside its base, on the rows of a file, on the run's held-out rows, or on tasks.
 
-    Reads the data before it loads a model. Raises `ValueError` where `find_scorers`, `kept_rows`, `known_run` or
+    Reads the data before it loads a model. Raises `ValueError` where `find_scorers`, `kept_rows`, `answering_run` or
     `encode_rows` do, and for options that contradict each other.
     """
     settings = command_settings(args)
     quiet_libraries(args.threads)
     _check_tasks(args)
+    folder, known = answering_run(args.run)
     options = {"max_new_tokens": 128, **settings["evaluation"]}
     scorers = _scorers(args.score or options.pop("scorers", None), args.run)
     options.pop("scorers", None)
     chats, data = None, settings["data"]
     if args.data:
         chats = _rows(args.data, data)
-    folder, known = known_run(args.run)
     bits = model_bits(settings["model"].get("bits") or known.get("model.bits"), folder=folder)
     models = run_models(folder, known)
     output = args.output or (Path(args.run, "eval") if Path(args.run).is_dir() else "runs/eval")

@@ -16,7 +16,7 @@ from peft import PeftConfig
 from transformers import AutoModelForCausalLM
 
 from .console import command_settings, quiet_libraries, say
-from ..checkpointing.finished_runs import known_run
+from ..checkpointing.finished_runs import answering_run, known_run
 from ..core.device import hardware
 from ..core.errors import visible
 from ..inference.generation import generate
@@ -110,7 +110,7 @@ def load_trainable(
     seed: int,  # Seed of a new adapter
 ):  # A `peft.PeftModel`, or a `transformers.PreTrainedModel` with method "full"
     "Loads the model to train, with an adapter unless all weights are trained; checks [lora] before the model."
-    name, bits = settings["model"]["name"], settings["model"]["bits"]
+    name, bits = answering_run(settings["model"]["name"])[0], settings["model"]["bits"]
     if settings["model"]["method"] == "full":
         return load_model(name, bits)
     if Path(name, "adapter_config.json").is_file():
@@ -146,7 +146,7 @@ def _check_adapter(run, folder, known) -> None:
         raise ValueError(f"{run} trained every weight, so there is nothing to merge: {run} is the model")
     if not Path(folder, "adapter_config.json").is_file():
         raise ValueError(
-            f"{run} holds no adapter, so there is nothing to merge; give the folder of a run of ft sft or ft dpo"
+            f"{run} holds no adapter, so there is nothing to merge; give the run of ft sft, ft dpo or ft grpo"
         )
 
 # %% ../../nbs/package/cli/model_choice.ipynb #457adad4
@@ -156,7 +156,7 @@ def merge_command(
     "Merges a run's adapter into its base, and compares both models on answers generated with the adapter."
     settings = command_settings(args)
     quiet_libraries(args.threads)
-    folder, known = known_run(args.run)
+    folder, known = answering_run(args.run)
     _check_adapter(args.run, folder, known)
     bits = adapter_bits(folder, known, settings["model"].get("bits"))
     output = args.output or Path(args.run, "merged")
@@ -198,7 +198,7 @@ def chat_command(
     "Reads messages from the terminal and prints the model's answers, until the input ends."
     settings = command_settings(args)
     quiet_libraries(args.threads)
-    folder, known = known_run(args.run)
+    folder, known = answering_run(args.run)
     bits = model_bits(settings["model"].get("bits") or known.get("model.bits"), folder=folder)
     model, tok = load_folder(folder, bits), load_tokenizer(folder)
     start = _conversation_start(known.get("system") if args.system is None else _typed(args.system))

@@ -16,7 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 from .console import command_settings, quiet_libraries, say
 from .data_preparation import as_chats, read_stage
 from .model_choice import model_bits
-from ..checkpointing.finished_runs import known_run
+from ..checkpointing.finished_runs import answering_run
 from .run_record import kept_rows, trained_rows
 from ..data.example_task import appointments
 from ..evaluation.metrics import find_scorers
@@ -69,11 +69,11 @@ def _measured(report: dict) -> list[str]:
 def export_command(
     args,  # From `parser` for `ft export`
 ) -> str:  # The figures, the folder, and the next command
-    "Exports a run, checks it, and uploads it with --push; raises `ValueError` as `export_run` and `known_run` do."
+    "Exports a run, checks it, uploads it with --push; raises `ValueError` as `export_run` and `answering_run` do."
     settings = command_settings(args)
     _check_push(args.push)
     quiet_libraries(args.threads)
-    folder, known = known_run(args.run)
+    folder, known = answering_run(args.run)
     options = {"max_new_tokens": 64, "scorers": ["exact_match"], **settings["evaluation"]}
     rows, scorers = _export_rows(args, known, settings), find_scorers(options["scorers"])
     say(f"{args.run}: merging in float32, writing, and checking on {min(len(rows), 64)} rows")
@@ -94,7 +94,7 @@ def export_command(
 def serve_command(
     args,  # From `parser` for `ft serve`
 ) -> None:
-    "Serves a file, a run or a model until Ctrl-C; raises `ValueError` as `serve` and `known_run` do."
+    "Serves a file, a run or a model until Ctrl-C; raises `ValueError` as `serve` and `answering_run` do."
     from ft_notebooks.inference.endpoint import serve
 
     quiet_libraries(args.threads)
@@ -104,7 +104,7 @@ def serve_command(
         return
     if args.tokenizer:
         raise ValueError("--tokenizer is for a GGUF file; a folder holds its own")
-    folder, known = known_run(args.run)
+    folder, known = answering_run(args.run)
     serve(folder, **where, bits=model_bits(known.get("model.bits"), folder=folder))
 
 # %% ../../nbs/package/cli/model_export.ipynb #a9d5c812

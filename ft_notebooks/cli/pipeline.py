@@ -41,7 +41,7 @@ from ..lora.adapter_folder import check_adapter_folder
 # %% ../../nbs/package/cli/pipeline.ipynb #22b88fa2
 from ..rlhf.grpo import grpo_trainer
 from ..rlhf.prompt_rows import as_prompts, prompt_account
-from ..rlhf.reward_choice import choose_rewards, held_out_scorers, load_rewards
+from ..rlhf.reward_choice import MEASURED, choose_rewards, held_out_scorers, load_rewards
 from ..rlhf.reward_choice import measure_rewards, reward_identity, reward_lines
 from ..rlhf.reward_hacking import RewardHackingCallback
 from ..rlhf.reward_model import load_reward_model
@@ -114,6 +114,8 @@ def _measured(model, tok, rows, settings, rewards) -> dict:
     "The rewards of held-out prompts, or what `measure` says of a stage that has none."
     if rewards is None:
         return measure(model, tok, rows)
+    if rows is not None:
+        say(f"scoring greedy answers to {min(MEASURED, len(rows))} held-out prompts")
     found = measure_rewards(model, tok, rows, rewards, settings["grpo"].get("max_completion_length", 256))
     return {"rewards": found} if found else {}
 
@@ -272,6 +274,7 @@ def train_command(
     train_run(train, held, settings, args.output, sources, stage)
     leave_processes()
     if stage == "reward":
-        return f"\nThe run is in {args.output}. Next: load_reward_model({args.output!r}, tok) in Python"
+        way = f"ft grpo DATA --reward {args.output}, or load_reward_model({args.output!r}, tok) in Python"
+        return f"\nThe run is in {args.output}. Next: {way}"
     rows = " DATA" if held is None else ""
     return f"\nThe run is in {args.output}. Next: ft eval {args.output}{rows}, or ft chat {args.output}"

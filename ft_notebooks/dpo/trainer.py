@@ -10,7 +10,7 @@ import contextlib
 import copy
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from datasets import Dataset
@@ -22,7 +22,6 @@ from ..checkpointing.best_checkpoint import check_checkpoint_choice
 from .over_optimization import CollapseCallback
 from ..checkpointing.run_manifest import ManifestCallback
 from ..core.arguments import check_model
-from ..core.fingerprints import weights_fingerprint
 from ..training.out_of_memory import explain_out_of_memory
 from ..data.preference_encoding import PAIR_KEYS, encode_pairs
 from ..data.preference_report import pair_report, suspect_swapped
@@ -37,7 +36,7 @@ from ..core.progress import without_library_bars
 from ..core.seams import given_way, overrides, require
 from .shared_prompt import REFERENCE_COLUMNS, SharedPrompt
 from ..training.kernel_patching import optimizations
-from ..training.preflight import Rows, add_guards, check_start, encoded, ready
+from ..training.preflight import Rows, add_guards, check_start, encoded, keep_adapter, ready
 from ..tokenization.padding import check_vocabulary
 from ..training.progress_and_plots import check_trackers, watch
 from ..training.batch_plan import Plan, plan
@@ -149,30 +148,13 @@ def _with_columns(trainer) -> None:
         size = fixed or args.per_device_eval_batch_size
         trainer.eval_dataset = _each(trainer.eval_dataset, lambda rows: with_reference(trainer, rows, size))
 
-# %% ../../nbs/package/dpo/trainer.ipynb #1ad432d2
-@contextlib.contextmanager
-def _left_as_it_is(model: PeftModel) -> Iterator[None]:
-    "A block in which TRL copies the adapter: restores its values; `ValueError` where the copy changed the base."
-    held = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-    kind = getattr(model.peft_config["default"], "init_lora_weights", None)
-    base = weights_fingerprint(model)["model.weights"] if isinstance(kind, str) else None
-    yield
-    if base is not None and weights_fingerprint(model)["model.weights"] != base:
-        raise ValueError(
-            f"init_lora_weights={kind!r} changed the base a second time, for the copy that is the reference; load base "
-            "and adapter again and merge them with merge_adapter, or set init_lora_weights=True in the adapter's config"
-        )
-    for name, p in model.named_parameters():
-        if name in held and p.dtype == held[name].dtype:
-            p.data.copy_(held[name])
-
 # %% ../../nbs/package/dpo/trainer.ipynb #4bf0c61b
 def _made(model, arguments, args, tok, rows) -> _DPOTrainer:
     "The trainer, with adapter and base unchanged, and its reference."
     alone = arguments.get("ref_model") is None  # the reference comes from the model itself
     itself = alone and not _has_adapter(model, arguments)
     copied = alone and isinstance(model, PeftModel)
-    with _left_as_it_is(model) if copied else contextlib.nullcontext():
+    with keep_adapter(model) if copied else contextlib.nullcontext():
         trainer = _constructed(model, arguments, args, tok, rows, itself)
     if itself and not _is_sharded(args):
         trainer.ref_model = None

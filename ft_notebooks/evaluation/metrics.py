@@ -135,7 +135,8 @@ def chrf(
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #a0dca182
 _DIGITS = r"(?:\d{1,3}(?:,\d{2,3}){0,9},\d{3}(?!\d)|\d+)(?:\.\d+)?(?:[eE][+-]?\d{1,3}(?!\w))?|(?<![\d.])\.\d+"
-_NUMBER = rf"(?P<sign>(?<![\w)\]])[-−]\p{{Sc}}?|\p{{Sc}}[-−]?)?(?P<digits>(?:{_DIGITS})(?:/\d+)*)"
+_SIGN = r"(?P<sign>(?<![\w)\]])[-−]\p{Sc}?|\p{Sc}[-−]?)?"
+_NUMBER = rf"{_SIGN}(?:(?P<whole>\d{{1,3}}) (?=\d+/\d+(?!/)))?(?P<digits>(?:{_DIGITS})(?:/\d+)*)"
 _MARKED = regex.compile(rf"^[ \t]*####[ \t]*{_NUMBER}[ \t.%\p{{Sc}}]*$", regex.M)
 _ANYWHERE = regex.compile(_NUMBER)
 
@@ -143,13 +144,15 @@ _ANYWHERE = regex.compile(_NUMBER)
 def last_number(text: str) -> Fraction | None:
     """The exact value of the first line `#### 72`, or else of the last number in an English text; None without one.
 
-    Parses -5, −5, $1,250.50, 1e3, .5 and 3/4, and 50% as 50. A number of more than 100 digits gives None.
+    Parses -5, −5, $1,250.50, 1e3, .5, 3/4 and 2 1/2, and 50% as 50. A number of more than 100 digits gives None.
     """
     found = _MARKED.search(text) or next(reversed(list(_ANYWHERE.finditer(text))), None)
     if found is None or len(found["digits"]) > 100:
         return None
     parts = found["digits"].replace(",", "").split("/")  # two parts are a fraction, three a date
     value = Fraction(parts[0]) / int(parts[1]) if len(parts) == 2 and int(parts[1]) else Fraction(parts[-1])
+    if found["whole"] and value < 1:  # 2 1/2
+        value += int(found["whole"])
     return -value if {*"-−"} & {*(found["sign"] or "")} else value
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #eea8dc75

@@ -6,10 +6,10 @@
 __all__ = ['RewardLike', 'read_prompts', 'Reward', 'ModelReward', 'reward_functions', 'first_rewards']
 
 # %% ../../nbs/package/rlhf/rewards.ipynb #0940eedb
-import math
 import numbers
 from collections.abc import Sequence
-from typing import TypeAlias
+from pathlib import Path
+from typing import Literal, TypeAlias
 
 import torch
 from datasets import Dataset
@@ -20,22 +20,34 @@ from ..data.read import read_chats
 from ..evaluation.likelihood import last_turns
 from ..evaluation.metrics import Scorer, find_scorers
 from ..inference.generation import encode_prompts, stop_tokens
+from .advantages import group_advantages
 from .reward_model import check_reward_model, score_ids
 
 # %% ../../nbs/package/rlhf/rewards.ipynb #177c859d
-def _check_prompt(i: int, prompt) -> None:
-    "`ValueError` for a prompt that is text, or that ends with an answer."
+def _check_prompt(i: int, prompt, expected) -> None:
+    "`ValueError` for a prompt other than messages that end with the user's, and for an answer other than text."
+    where, found = f"row {i} (counted from 0)", None
     if isinstance(prompt, str):
+        found = f"{prompt[:60]!r} is text, without the chat template"
+    elif not prompt:
+        found = "has no message"
+    elif not all(isinstance(m, dict) and m.get("role") and isinstance(m.get("content"), str) for m in prompt):
+        found = f"must be a list of messages, got {prompt!r:.80}"
+    elif prompt[-1]["role"] == "assistant":
+        found = f"ends with the answer {prompt[-1]['content'][:60]!r}"
+    elif prompt[-1]["role"] not in ("user", "tool"):
+        found = f"ends with a message of the role {prompt[-1]['role']!r}"
+    if found:
         raise ValueError(
-            f"row {i} (counted from 0): the prompt {prompt[:60]!r} is text, without the chat template; "
-            'give messages: [{"role": "user", "content": ...}]'
+            f'{where}: the prompt {found}; end it with the user\'s message: [{{"role": "user", "content": ...}}], and '
+            'put the answer in the column "expected", or give chats as "messages", whose last answer is removed'
         )
-    if not prompt or prompt[-1]["role"] == "assistant":
-        found = "has no message" if not prompt else f"ends with the answer {prompt[-1]['content'][:60]!r}"
-        raise ValueError(
-            f"row {i} (counted from 0): the prompt {found}; end it with the user's message, and put the answer in the "
-            'column "expected", or give chats in the column "messages", whose last answer is removed'
-        )
+    if not isinstance(expected, str):
+        raise ValueError(f'{where}: "expected" is {expected!r:.60}; give the answer as text, or leave it out')
+
+
+_OWN = {"completions", "completion_ids", "prompts", "trainer_state", "log_extra", "log_metric"}  # arguments of TRL's
+_OWN |= {"ended", "tokens", "tools", "image", "images"}
 
 
 def read_prompts(
@@ -52,10 +64,16 @@ def read_prompts(
         others = chats.remove_columns("messages")
     else:
         given = dataset["expected"][:] if "expected" in dataset.column_names else [""] * len(dataset)
-        found = [{"prompt": prompt, "expected": text} for prompt, text in zip(dataset["prompt"], given)]
+        texts = ("" if text is None else text for text in given)
+        found = [{"prompt": prompt, "expected": text} for prompt, text in zip(dataset["prompt"], texts)]
         others = dataset.remove_columns({"prompt", "expected"} & {*dataset.column_names})
     for i, row in enumerate(found):
-        _check_prompt(i, row["prompt"])
+        _check_prompt(i, **row)
+    names = sorted(_OWN & {*others.column_names})
+    if "row" in others.column_names and others["row"][:] != list(range(len(others))):
+        names.append("row")
+    if names:
+        raise ValueError(f"rename the columns {', '.join(names)}: a reward gets other values by these names")
     extra = ({name: others[name][i] for name in others.column_names} for i in range(len(found)))
     return Dataset.from_list([{**own, **row, "row": i} for i, (row, own) in enumerate(zip(found, extra))])
 
@@ -69,7 +87,7 @@ def _score_of(name: str, score: Scorer, text: str, expected: str, example: dict)
         columns = ", ".join(key for key in example if key not in ("row", "ended", "tokens"))
         raise ValueError(f"{where}: it raised {e!r:.200}; the row has the columns {columns}") from e
     number = isinstance(value, numbers.Real) or getattr(value, "ndim", None) == 0
-    if not number or not math.isfinite(value):
+    if not number or not abs(value) < torch.finfo(torch.float32).max:  # in which TRL computes
         raise ValueError(f"{where}: it returned {value!r:.80}; a reward must be one finite number for each answer")
     return float(value)
 
@@ -109,7 +127,10 @@ class ModelReward:
 
     def __call__(self, prompts, completions, completion_ids, **columns) -> list[float]:
         asked = encode_prompts(self.model, self.tok, prompts, 1)
-        return score_ids(self.model, self.tok, [one + list(other) for one, other in zip(asked, completion_ids)])
+        rows = [(*one, *other) for one, other in zip(asked, completion_ids)]
+        different = list(dict.fromkeys(rows))  # equal answers have equal scores, which rounding could else part
+        scores = dict(zip(different, score_ids(self.model, self.tok, [list(row) for row in different])))
+        return [scores[row] for row in rows]
 
 # %% ../../nbs/package/rlhf/rewards.ipynb #020cc60e
 RewardLike: TypeAlias = str | Scorer | PreTrainedModel
@@ -126,6 +147,9 @@ def reward_functions(
     """
     if not isinstance(rewards, (dict, list, tuple)):
         rewards = [rewards]
+    texts = [r for r in (rewards.values() if isinstance(rewards, dict) else rewards) if isinstance(r, str)]
+    if folder := next((text for text in texts if text and any(Path(text).glob("*config.json"))), None):
+        raise ValueError(f"the reward {folder!r} is a folder; give what load_reward_model({folder!r}, tok) returns")
     if not isinstance(rewards, dict):
         models = sum(isinstance(reward, torch.nn.Module) for reward in rewards)
         numbered = (f"reward_model_{n}" if models > 1 else "reward_model" for n in range(models))
@@ -145,34 +169,70 @@ def reward_functions(
     return found
 
 # %% ../../nbs/package/rlhf/rewards.ipynb #198a89c5
+_ROUNDING = 1e-4  # of the largest reward: so much may differ what a model in float32 computes alone and in a batch
+_SMALL = 0.01  # of the largest reward
+
+
+def _cannot_learn(groups: Tensor, spread: Tensor, texts: list[str], cut: int, masked: bool) -> str | None:
+    "Why nothing can be learned from these rewards [prompts, G] and their spread [prompts]; None if something can."
+    values = f"{groups.mean():.3g} (from {groups.min():.3g} to {groups.max():.3g})"
+    most = groups.abs().max()
+    if (spread <= _ROUNDING * most).all():
+        differ = f"differ by at most {spread.max():.2g}, which is rounding in rewards of up to {most:.6g}"
+        same = differ if spread.max() > 0 else "all have the same reward"
+        return (
+            f"the {groups.shape[1]} answers to a prompt {same}, for each of {len(groups)} prompts: {values}; the first "
+            f"answer is {texts[0][:60]!r}. Nothing can be learned. If the reward is right, good answers are too rare "
+            "(train on them first, by sft_trainer or ft sft; or take easier prompts, more generations, a reward with "
+            "more values) or all are good (take harder prompts). Otherwise check that the reward reads the answer, and "
+            "subtract what it adds to each answer"
+        )
+    if masked and cut == len(texts):
+        return (
+            f"all {cut} answers are cut, and mask_truncated_completions=True leaves them out, so nothing would be "
+            "learned; raise max_completion_length"
+        )
+    return None
+
+# %% ../../nbs/package/rlhf/rewards.ipynb #ead42874
+def _small_differences(groups: Tensor, spread: Tensor, scale) -> list[str]:
+    "A line on prompts whose rewards hardly differ, where `scale_rewards` makes large advantages of that."
+    small = (spread > 0) & (spread < _SMALL * groups.abs().max())
+    largest = group_advantages(groups.flatten(), groups.shape[1], scale).view_as(groups).abs().amax(1)
+    enlarged = small & (largest >= 0.1)
+    if scale == "none" or not enlarged.any():
+        return []
+    return [
+        f"for {int(enlarged.sum())} of {len(groups)} prompts the rewards differ by at most "
+        f"{spread[enlarged].max():.2g}, less than 1% of the largest reward, and scale_rewards={scale!r} divides by "
+        f"their standard deviation, so that their advantages are up to {largest[enlarged].max():.2g}; if the "
+        'differences are noise, set scale_rewards="none"'
+    ]
+
+# %% ../../nbs/package/rlhf/rewards.ipynb #e8cef717
 def first_rewards(
     rewards: Tensor,  # float [B]: the weighted sum of each answer's rewards; G at a time belong to one prompt
     generations: int,  # G
     texts: list[str],  # B answers
     ended: list[bool],  # B: whether the model ended the answer itself
     masked: bool = False,  # Whether answers that are cut are left out (`mask_truncated_completions`)
+    scale: Literal["group", "batch", "none"] = "group",  # What TRL divides by (`scale_rewards`)
 ) -> list[str]:  # Lines to print
-    "Mean and spread of the rewards, groups without spread, share of cut answers, and three answers with their rewards."
-    groups = rewards.view(-1, generations)
-    flat = int((groups.max(1).values == groups.min(1).values).sum())
-    cut = ended.count(False)
-    values = f"{rewards.mean():.3g} (from {rewards.min():.3g} to {rewards.max():.3g})"
-    if flat == len(groups):
-        raise ValueError(
-            f"the {generations} answers to a prompt all have the same reward, for each of {len(groups)} prompts: "
-            f"{values}; the first answer is {texts[0][:60]!r}. Nothing can be learned. If the reward is right, "
-            "the model never gives an answer that it likes: train it on such answers first (sft_trainer), take easier "
-            "prompts, or more generations. Otherwise check that the reward reads the answer"
-        )
-    if masked and cut == len(ended):
-        raise ValueError(
-            f"all {cut} answers are cut, and mask_truncated_completions=True leaves them out, so nothing would be "
-            "learned; raise max_completion_length"
-        )
+    """Mean and range of the rewards, groups without spread, share of cut answers; three answers with their rewards.
+
+    Raises `ValueError` where nothing can be learned: no group has rewards that differ by more than rounding.
+    """
+    groups, cut = rewards.view(-1, generations), ended.count(False)
+    spread = groups.amax(1) - groups.amin(1)
+    if fault := _cannot_learn(groups, spread, texts, cut, masked):
+        raise ValueError(fault)
+    flat = int((spread <= _ROUNDING * rewards.abs().max()).sum())
     order = rewards.argsort().tolist()
     shown = [f"  {rewards[i]:.3g}: {texts[i][:100]!r}" for i in (order[-1], order[len(order) // 2], order[0])]
     return [
-        f"before step 1, {len(rewards)} answers to {len(groups)} prompts: mean reward {values}; {flat} of "
-        f"{len(groups)} prompts with equal rewards; {cut} answers cut",
+        f"before step 1, {len(rewards)} answers to {len(groups)} prompts: mean reward {rewards.mean():.3g} (from "
+        f"{rewards.min():.3g} to {rewards.max():.3g}); {flat} of {len(groups)} prompts with equal rewards; {cut} "
+        "answers cut",
+        *_small_differences(groups, spread, scale),
         *shown,
     ]

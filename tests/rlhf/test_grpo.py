@@ -1,4 +1,4 @@
-"GRPO: the same as TRL's where the answers are given; prompts, errors by row and answer, evaluation, reward models."
+"GRPO and RLOO: the same as TRL's where the answers are given; weights of rewards, evaluation, reward models."
 
 import contextlib
 import copy
@@ -9,14 +9,14 @@ import datasets
 import pytest
 import torch
 from torch.testing import assert_close
-from trl import GRPOTrainer
+from trl import GRPOTrainer, RLOOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from ft_notebooks.checkpointing.resume import exact_resume
 from ft_notebooks.inference.generation import encode_prompts
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
-from ft_notebooks.rlhf.grpo import grpo_trainer
+from ft_notebooks.rlhf.grpo import grpo_trainer, rloo_trainer
 from ft_notebooks.rlhf.reward_model import load_reward_model, reward_scores
 from ft_notebooks.rlhf.reward_training import reward_trainer
 from ft_notebooks.training.run import fit
@@ -50,9 +50,9 @@ def given_answers(prompts, trainer):
     return {"prompt_ids": asked, "completion_ids": said, "logprobs": None}
 
 
-def made(folder, model=None, data=PROMPTS, rewards=lowercase, held=None, **given):
+def made(folder, model=None, data=PROMPTS, rewards=lowercase, held=None, make=grpo_trainer, **given):
     with contextlib.redirect_stdout(io.StringIO()):
-        return grpo_trainer(model or tiny_model(), TOK, data, rewards, held, output_dir=str(folder), **FIXED | given)
+        return make(model or tiny_model(), TOK, data, rewards, held, output_dir=str(folder), **FIXED | given)
 
 
 def quietly(run, *args):
@@ -60,20 +60,20 @@ def quietly(run, *args):
         return run(*args)
 
 
-def trls(folder, ours):
+def trls(folder, ours, kind=GRPOTrainer, **given):
     "TRL's trainer with the arguments, the rows and the answers of ours."
     args = copy.deepcopy(ours.args)
     args.output_dir = str(folder)
     model = tiny_model()
     model.generation_config.eos_token_id = ours.eos_token_ids
     args.beta, beta = 0.0, args.beta
-    trainer = GRPOTrainer(
+    trainer = kind(
         model, lambda completions, **_: [lowercase(c[0]["content"], "", {}) for c in completions], args,
-        ours.train_dataset, processing_class=TOK, rollout_func=given_answers,
+        ours.train_dataset, processing_class=TOK, **given,
     )  # fmt: skip
     if beta:  # its own reference would be loaded from the hub, by the name of the model
         trainer.beta, trainer.ref_model = beta, tiny_model().eval()
-        add_fused_lm_head(trainer.ref_model, outputs=("log_probs", "entropy"))
+        add_fused_lm_head(trainer.ref_model, temperature=args.temperature, outputs=("log_probs", "entropy"))
     return exact_resume(trainer)
 
 
@@ -102,7 +102,7 @@ def logged(trainer):
 def test_micro_batches_of_several_groups_learn_what_trl_learns_from_the_same_answers(tmp_path, fields):
     batch = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "rollout_func": given_answers}
     ours = made(tmp_path / "ours", **batch, **fields)
-    theirs = trls(tmp_path / "theirs", ours)
+    theirs = trls(tmp_path / "theirs", ours, rollout_func=given_answers)
     assert ours.shares and len(theirs.train_dataset) == 8
     for trainer in (ours, theirs):
         torch.manual_seed(0)
@@ -113,46 +113,28 @@ def test_micro_batches_of_several_groups_learn_what_trl_learns_from_the_same_ans
     assert all(entry["grad_norm"] > 1e-3 for entry in logged(ours))
 
 
-def test_the_coefficient_of_the_entropy_has_a_gradient(tmp_path):
-    rates = {"learning_rate": 0.0, "max_steps": 1, "rollout_func": given_answers}
-    norms = []
-    for coefficient in (0.0, 0.5):
-        trainer = made(tmp_path / str(coefficient), entropy_coef=coefficient, **rates)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"beta": 0.05, "num_iterations": 2, "max_steps": 4, "temperature": 0.7},
+        {"beta": 0.0, "normalize_advantages": True, "reward_clip_range": (0.05, 0.5)},
+    ],
+    ids=str,
+)
+def test_rloo_learns_what_trl_learns_from_the_answers_of_the_same_random_numbers(tmp_path, fields):
+    batch = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
+    ours = made(tmp_path / "ours", make=rloo_trainer, **batch, **fields)
+    theirs = trls(tmp_path / "theirs", ours, RLOOTrainer)
+    for trainer in (ours, theirs):
+        torch.manual_seed(0)
         quietly(trainer.train)
-        norms.append(logged(trainer)[0]["grad_norm"])
-    assert abs(norms[1] - norms[0]) > 1e-3
+    assert ours.shares and len(logged(ours)) == fields.get("max_steps", 2)
+    for one, other in zip(logged(ours), logged(theirs), strict=True):
+        assert_close(one, other, rtol=2e-3, atol=2e-5)
+    assert all(entry["grad_norm"] > 1e-3 for entry in logged(ours))
 
 
-# prompts, rewards
-
-
-def test_every_prompt_of_an_epoch_is_seen_and_the_last_step_is_filled(tmp_path, capsys):
-    seen = []
-
-    def noted(generated, expected, example):
-        seen.append((example["row"], example["word"]))
-        return lowercase(generated, expected, example) + len(seen) / 1000
-
-    trainer = grpo_trainer(
-        tiny_model(), TOK, PROMPTS, noted, output_dir=str(tmp_path), **FIXED | {"max_steps": -1, "num_train_epochs": 1}
-    )
-    assert "1 of 7 prompts twice in an epoch" in capsys.readouterr().out
-    quietly(trainer.train)
-    times = {row: seen.count((row, WORDS[row])) for row in range(7)}
-    assert trainer.state.global_step == 2 and sum(times.values()) == len(seen) == 32
-    assert sorted(times.values()) == [4] * 6 + [8]
-
-
-def test_a_reward_that_fails_in_a_later_step_names_reward_row_and_answer(tmp_path):
-    for wrong, said in ((math.nan, "it returned nan"), ([1.0], r"it returned \[1.0\]"), ("yes", "it returned 'yes'")):
-        calls = []
-
-        def late(generated, expected, example, wrong=wrong, calls=calls):
-            calls.append(example["row"])
-            return wrong if len(calls) > 16 and example["row"] == calls[16] else len(generated) / 100 + len(calls) / 1e3
-
-        with pytest.raises(ValueError, match=f"reward 'late', row . .counted from 0., answer .*: {said}"):
-            quietly(made(tmp_path, rewards=late).train)
+# rewards
 
 
 def test_weights_count_and_each_reward_has_its_own_name_in_the_log(tmp_path):

@@ -2731,6 +2731,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                      'ft_notebooks/training/preflight.py'),
                                                  'ft_notebooks.training.preflight.SameReferenceCallback.on_train_begin': ( 'package/training/preflight.html#samereferencecallback.on_train_begin',
                                                                                                                            'ft_notebooks/training/preflight.py'),
+                                                 'ft_notebooks.training.preflight._check_warmup': ( 'package/training/preflight.html#_check_warmup',
+                                                                                                    'ft_notebooks/training/preflight.py'),
                                                  'ft_notebooks.training.preflight._logits_differ': ( 'package/training/preflight.html#_logits_differ',
                                                                                                      'ft_notebooks/training/preflight.py'),
                                                  'ft_notebooks.training.preflight._reference_fault': ( 'package/training/preflight.html#_reference_fault',

@@ -126,7 +126,7 @@ def encode_rows(
 def _ribbon(ribbon) -> str:
     "The row with trained tokens in color on a terminal, and elsewhere between « and »; control codes as symbols."
     ribbon = replace(ribbon, tokens=tuple((visible(text), kind) for text, kind in ribbon.tokens))
-    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+    if sys.stdout and sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         return str(ribbon)
     texts = []
     for trained, tokens in itertools.groupby(ribbon.tokens, lambda token: token[1].startswith("trained")):

@@ -247,8 +247,8 @@ def overlap(
     Raises `ValueError` if `near` is out of range or a column of `read_chats` and `read_preferences` is missing.
     """
     n = len(train)
-    parts = zip(_prompts_and_wholes(train), _prompts_and_wholes(test))
-    prompts, wholes, turns = (ours + theirs for ours, theirs in parts)
+    ours, theirs = _prompts_and_wholes(train), _prompts_and_wholes(test)
+    prompts, wholes, turns = ours[0] + theirs[0], ours[1] + theirs[1], ours[2] + theirs[2]
     best: dict[int, tuple[int, float]] = {}
     for texts in (wholes, prompts):  # an equal row is named before an equal prompt
         for place, (i, alike) in _seen(texts, n, near).items():

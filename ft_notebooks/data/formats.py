@@ -129,7 +129,7 @@ def _column_hint(row: dict, ours: tuple[str, ...]) -> str:
     if joined:
         return f"; its header is not separated by commas but by {joined!r}: save the file with commas"
     texts = [key for key, value in row.items() if key not in ours and isinstance(value, str) and len(key) <= 40]
-    names = {}
+    names: dict[str, str] = {}
     for key in wanted:  # a column with a name of this meaning, else the next one
         left = [name for name in texts if name not in names.values()]
         known = [name for name in left if name.lower() in _MEANT.get(key, ())]

@@ -251,10 +251,10 @@ def check_scores(
     "Counts pairs whose chosen answer has the lower score; raises `ValueError` if they are more than `most`."
     scored, against = 0, []
     for place, row in read_rows(source, _AllColumns()):
-        scores = [_score(row, side) for side in ("chosen", "rejected")] if isinstance(row, dict) else [None]
-        if None not in scores:
+        better, worse = (_score(row, side) if isinstance(row, dict) else None for side in ("chosen", "rejected"))
+        if better is not None and worse is not None:
             scored += 1
-            against += [place] if scores[0] < scores[1] else []
+            against += [place] if better < worse else []
     if len(against) > most * scored:
         raise ValueError(
             f"{against[0]}: the rejected answer has the higher score, as in {len(against)} of {scored} pairs with "

@@ -125,6 +125,7 @@ def _may_be_unpadded(model) -> bool:
 def _settings(model, rows, output_dir, effective_batch, given, adapter) -> tuple[SFTConfig, Plan]:
     "The run's config, with a learning rate for an adapter or for all weights, and its batch plan."
     lengths = [len(ids) for ids in rows["input_ids"]]
+    check_context(lengths, model.config)
     chosen = plan(model, lengths, effective_batch, given, unpadded=_may_be_unpadded(model), adapter=adapter)
     rate = 2e-4 if isinstance(model, PeftModel) or adapter is not None else 2e-5
     return run_config(SFTConfig, output_dir, chosen, given, learning_rate=rate), chosen
@@ -153,7 +154,6 @@ def sft_trainer(
     check_trackers(given.get("report_to", "none"))
     check_start(model, tok, arguments, "sft_trainer")
     rows = encoded(train_dataset, eval_dataset, read_chats, partial(_encoded, tok, given), "sft_trainer")
-    check_context(map(len, rows["train_dataset"]["input_ids"]), model.config)
     adapter = arguments.get("peft_config")
     args, chosen = _settings(model, rows["train_dataset"], output_dir, effective_batch, given, adapter)
     check_checkpoint_choice(args, arguments.get("callbacks"))

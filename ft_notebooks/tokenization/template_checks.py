@@ -77,7 +77,7 @@ def _formats(source: str) -> list[str]:
     asked = [call.args for call in calls if isinstance(call.node, nodes.Name) and call.node.name == "strftime_now"]
     if not all(len(args) == 1 and isinstance(args[0], nodes.Const) for args in asked):
         raise ValueError("the chat template computes the format of its date; write the date into tok.chat_template")
-    return sorted({args[0].value for args in asked})
+    return sorted({args[0].value for args in asked if isinstance(args[0], nodes.Const)})
 
 
 def _without_tags(source: str) -> str:

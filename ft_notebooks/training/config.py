@@ -52,10 +52,10 @@ def check_ranges(
     "Raises `ValueError`, with the usual values, for a number that no run is trained with."
     for name, (low, high, usual, why) in RANGES.items():
         value = given.get(name)
-        if isinstance(value, numbers.Real) and not isinstance(value, bool) and not low <= value <= high:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not low <= value <= high:
             raise ValueError(f"{name}={value} is outside every use: {why}; usual is {usual}")
     warm, steps = given.get("warmup_steps"), given.get("max_steps")
-    if isinstance(warm, numbers.Real) and isinstance(steps, numbers.Real) and warm >= max(2, steps) > 2:
+    if isinstance(warm, (int, float)) and isinstance(steps, (int, float)) and 2 < steps <= warm:
         raise ValueError(
             f"warmup_steps={warm} in a run of max_steps={steps}: the learning rate would never reach its value; usual "
             "is a twentieth of the steps, warmup_steps=0.05"

@@ -6,6 +6,7 @@
 __all__ = ['Rows', 'check_start', 'encoded', 'ready', 'keep_adapter', 'SameReferenceCallback', 'add_guards']
 
 # %% ../../nbs/package/training/preflight.ipynb #cd63dcf0
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -92,14 +93,31 @@ def encoded(
     return {"train_dataset": one(train_dataset, "train_dataset"), "eval_dataset": held}
 
 # %% ../../nbs/package/training/preflight.ipynb #d0a982fe
+def _check_warmup(trainer: Trainer) -> None:
+    "Raises `ValueError` for a warm-up that is as long as the epochs of the run; `check_ranges` knows `max_steps`."
+    args, rows = trainer.args, trainer.train_dataset
+    if args.max_steps > 0 or hasattr(args, "num_generations") or not hasattr(rows, "__len__"):
+        return
+    size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    steps = math.ceil(len(rows) / size) * args.num_train_epochs
+    if 2 < steps <= args.warmup_steps:
+        raise ValueError(
+            f"warmup_steps={args.warmup_steps} in a run of {steps:g} steps: the learning rate would never reach its "
+            "value; usual is a twentieth of the steps, warmup_steps=0.05"
+        )
+
+
 def ready(
     trainer: Trainer,  # Its model may be changed in place
 ) -> Trainer:
     """The same trainer, with its adapter checked and, on a quantized base, in float32, and a `bias` on its head.
 
-    Raises `ValueError` if nothing in the adapter is trainable, or if it is float16.
+    Raises `ValueError` if nothing in the adapter is trainable, if it is float16, if a weight that trains beside it
+    would not be saved, or if the warm-up is as long as the run.
     """
+    _check_warmup(trainer)
     if isinstance(trainer.model, PeftModel):
+        check_saved(trainer.model)
         if getattr(trainer.model, "is_quantized", False):
             for p in (p for p in trainer.model.parameters() if p.requires_grad):
                 p.data = p.data.float()

@@ -162,7 +162,10 @@ def check_base_weights(
     folder: str | Path,  # Of the adapter
 ) -> None:
     "Raises `ValueError` if the base has other weights than the manifest of the adapter's run says."
-    file = _manifest(Path(folder).expanduser().resolve())
+    place = Path(folder).expanduser().resolve()
+    file = _manifest(place)
+    if file and file.parent != place and not place.name.startswith("checkpoint-"):
+        return  # an adapter beside a run, and not of it
     run = json.loads(file.read_text(encoding="utf-8")).get("run", {}) if file else {}
     base = model.get_base_model()
     changes_base = isinstance(getattr(model.active_peft_config, "init_lora_weights", None), str)  # PiSSA, for example

@@ -166,7 +166,10 @@ def check_base_weights(
     file = _manifest(place)
     if file and file.parent != place and not place.name.startswith("checkpoint-"):
         return  # an adapter beside a run, and not of it
-    run = json.loads(file.read_text(encoding="utf-8")).get("run", {}) if file else {}
+    try:
+        run = json.loads(file.read_text(encoding="utf-8"))["run"] if file else {}
+    except (ValueError, KeyError, TypeError):  # damaged, which `trained_bits` says, or of another program
+        return
     base = model.get_base_model()
     changes_base = isinstance(getattr(model.active_peft_config, "init_lora_weights", None), str)  # PiSSA, for example
     same_kind = [str(base.dtype).removeprefix("torch.")] == run.get("model.dtypes")

@@ -22,6 +22,7 @@ from ..data.read import read_chats
 from ..core.progress import without_library_bars
 from ..core.seams import attention_of, given_way, overrides
 from ..training.out_of_memory import explain_out_of_memory
+from ..loading.model_files import check_context
 from .packing_check import check_apart
 from ..distributed.uneven_batches import count_rows_once, own_batches, own_loss
 from ..checkpointing.resume import explain_save_error, no_epoch_after_the_end, start_of
@@ -124,6 +125,7 @@ def _may_be_unpadded(model) -> bool:
 def _settings(model, rows, output_dir, effective_batch, given, adapter) -> tuple[SFTConfig, Plan]:
     "The run's config, with a learning rate for an adapter or for all weights, and its batch plan."
     lengths = [len(ids) for ids in rows["input_ids"]]
+    check_context(lengths, model.config)
     chosen = plan(model, lengths, effective_batch, given, unpadded=_may_be_unpadded(model), adapter=adapter)
     rate = 2e-4 if isinstance(model, PeftModel) or adapter is not None else 2e-5
     return run_config(SFTConfig, output_dir, chosen, given, learning_rate=rate), chosen

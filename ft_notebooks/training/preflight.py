@@ -6,6 +6,7 @@
 __all__ = ['Rows', 'check_start', 'encoded', 'ready', 'keep_adapter', 'SameReferenceCallback', 'add_guards']
 
 # %% ../../nbs/package/training/preflight.ipynb #cd63dcf0
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -24,7 +25,10 @@ from ..core.model_parts import base_model, eval_mode
 from ..core.seams import overrides
 from .gradient_flow import GradientFlowCallback, check_trained
 from ..data.chat_encoding import check_end_token
+from ..loading.model_files import check_dropouts
+from ..lora.adapter_folder import check_saved
 from ..tokenization.padding import check_vocabulary
+from ..tokenization.template_checks import check_template
 from .nan_guard import NaNGuard
 from .out_of_memory import MemoryCheck
 
@@ -38,13 +42,18 @@ def check_start(
     """Checks that the model fits its tokenizer, stops where the template ends an answer, and has something to train.
 
     Raises `ArgumentError` if model or tokenizer has the wrong type, and `ValueError` if token ids exceed the
-    vocabulary, generation does not stop at the end-of-turn token, nothing is trainable, or trained base weights are in
-    16 bits.
+    vocabulary, generation does not stop at the end-of-turn token, the chat template is random, writes the date or
+    ignores `add_generation_prompt`, a dropout is above 0.5, nothing is trainable, a trained weight would not be saved,
+    or trained base weights are in 16 bits.
     """
     check_model(model, tok, where)
     check_vocabulary(tok, model)
     if tok.chat_template:
+        check_template(tok)
         check_end_token(tok, model.generation_config)
+    check_dropouts(model.config)
+    if isinstance(model, PeftModel):
+        check_saved(model)
     if arguments.get("peft_config") is None:
         check_trained(model, bool({"optimizers", "optimizer_cls_and_kwargs"} & set(arguments)))
 
@@ -84,14 +93,31 @@ def encoded(
     return {"train_dataset": one(train_dataset, "train_dataset"), "eval_dataset": held}
 
 # %% ../../nbs/package/training/preflight.ipynb #d0a982fe
+def _check_warmup(trainer: Trainer) -> None:
+    "Raises `ValueError` for a warm-up that is as long as the epochs of the run; `check_ranges` knows `max_steps`."
+    args, rows = trainer.args, trainer.train_dataset
+    if args.max_steps > 0 or hasattr(args, "num_generations") or not hasattr(rows, "__len__"):
+        return
+    size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    steps = math.ceil(len(rows) / size) * args.num_train_epochs
+    if 2 < steps <= args.warmup_steps:
+        raise ValueError(
+            f"warmup_steps={args.warmup_steps} in a run of {steps:g} steps: the learning rate would never reach its "
+            "value; usual is a twentieth of the steps, warmup_steps=0.05"
+        )
+
+
 def ready(
     trainer: Trainer,  # Its model may be changed in place
 ) -> Trainer:
     """The same trainer, with its adapter checked and, on a quantized base, in float32, and a `bias` on its head.
 
-    Raises `ValueError` if nothing in the adapter is trainable, or if it is float16.
+    Raises `ValueError` if nothing in the adapter is trainable, if it is float16, if a weight that trains beside it
+    would not be saved, or if the warm-up is as long as the run.
     """
+    _check_warmup(trainer)
     if isinstance(trainer.model, PeftModel):
+        check_saved(trainer.model)
         if getattr(trainer.model, "is_quantized", False):
             for p in (p for p in trainer.model.parameters() if p.requires_grad):
                 p.data = p.data.float()

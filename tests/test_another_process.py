@@ -181,7 +181,7 @@ def there(tmp_path_factory):
 
 def test_a_quiet_command_prints_what_comes_out_and_errors_alone(there, capfd):
     said, log = there.quiet
-    assert said.strip() == "The run is in runs/sft. Next: ft eval runs/sft DATA, or ft chat runs/sft", log
+    assert said.strip() == "The run is in runs/sft. Next: ft eval runs/sft, or ft chat runs/sft", log
     assert "/1 [" not in log  # no bar
     main(["eval", "runs/sft", "--quiet", "--set", "evaluation.max_new_tokens=3"])
     said, log = capfd.readouterr()

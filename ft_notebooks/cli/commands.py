@@ -78,7 +78,7 @@ _FUNCTIONS = {
     "serve": "model_export.serve_command",
     "launch": "launch.launch_command",
     "doctor": "doctor.doctor_command",
-    "demo": "pipeline.demo_command",
+    "demo": "demo_task.demo_command",
 }
 
 

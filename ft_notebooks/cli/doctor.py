@@ -19,8 +19,8 @@ from pathlib import Path
 from .console import check_settings, command_settings, quiet_libraries, say
 from .data_preparation import read_stage
 from .model_choice import load_scorer, load_trainable, model_settings
-from .prompt_rows import as_prompts, prompt_account, row_kind
-from .reward_choice import choose_rewards, load_rewards
+from ..rlhf.prompt_rows import as_prompts, prompt_account, row_kind
+from ..rlhf.reward_choice import choose_rewards, load_rewards
 from .run_record import held_out, run_identity
 from .settings import read_settings
 from ..data.chat_encoding import encode_chats

@@ -26,7 +26,7 @@ _MODULES = (setting_checks, row_checks, template_checks, text_checks, pair_check
 def checks() -> list[Check]:
     "Every check, in the order in which they look at a run."
     found = [one for module in _MODULES for one in vars(module).values() if isinstance(one, Check)]
-    first = ("rows-unreadable", "held-out-unusable", "tokenizer-unusable", "model-unusable", "step-fails")  # load what others need
+    first = ("rows-unreadable", "held-out-unusable", "tokenizer-unusable", "weights-damaged", "weights-unused", "model-unusable", "step-fails")  # load what others need
     rank = {code: n for n, code in enumerate(first)}
     return sorted(found, key=lambda one: (one.part, rank.get(one.code, len(rank))))
 

@@ -23,6 +23,7 @@ from trl import SFTConfig
 from ..core.random_state import keep_random_state
 from .findings import Found, check
 from .setting_checks import schedule_factors
+from ..dpo.over_optimization import CollapseCallback
 from ..dpo.trainer import dpo_trainer
 from ..rlhf.reward_training import reward_trainer
 from ..sft.trainer import sft_trainer
@@ -64,6 +65,19 @@ class _FirstUpdate(TrainerCallback):
                 self.probed.fall = self.fall * max(1.0, clipped)
 
 # %% ../../nbs/package/doctor/probe.ipynb #121d87b5
+class _NoSamples(CollapseCallback):
+    "Stands in for the callback that `dpo_trainer` adds, which generates answers in each step of so short a run."
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        pass
+
+    def on_step_end(self, args, state, control, **kwargs):
+        pass
+
+    def on_save(self, args, state, control, **kwargs):
+        pass
+
+# %% ../../nbs/package/doctor/probe.ipynb #e31785cb
 _DROPPED = {  # settings that decide how long a run is, how it is batched, watched and saved, and not what it learns
     *("max_steps", "num_train_epochs", "effective_batch", "per_device_train_batch_size", "gradient_accumulation_steps"),
     *("warmup_steps", "warmup_ratio", "lr_scheduler_type", "lr_scheduler_kwargs", "packing", "packing_strategy"),
@@ -86,16 +100,16 @@ def _settings(run) -> dict:
 
 
 def _few(rows):
-    "At most four rows around the median length, of at most 1,200 tokens together."
+    "At most four rows around the median length, of at most 600 tokens together."
     sizes = [sum(len(ids) for key, ids in row.items() if key.endswith("ids")) for row in rows]
     order = sorted(range(len(rows)), key=lambda i: sizes[i])
     middle, few = order[len(order) // 2], []
     for i in [middle, *order[max(0, len(order) // 2 - 3) : len(order) // 2]]:
-        if not few or sum(sizes[j] for j in few) + sizes[i] <= 1200:
+        if not few or sum(sizes[j] for j in few) + sizes[i] <= 600:
             few.append(i)
     return rows.select(few)
 
-# %% ../../nbs/package/doctor/probe.ipynb #e31785cb
+# %% ../../nbs/package/doctor/probe.ipynb #2a1d7637
 def probe(
     run,  # A `Context`; a model in memory is copied, one that was loaded for the run is changed
 ) -> Probed:
@@ -105,7 +119,8 @@ def probe(
     model = copy.deepcopy(run.model) if run.name is None else run.model
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()), keep_random_state():
         how = {"output_dir": folder, "effective_batch": len(rows), **_settings(run)}
-        trainer = make(model, run.tok, rows, callbacks=[_FirstUpdate(probed)], **how)
+        callbacks = [_FirstUpdate(probed), *([_NoSamples(run.tok, rows)] if run.stage == "dpo" else [])]
+        trainer = make(model, run.tok, rows, callbacks=callbacks, **how)
         start = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
         trainer.train()
         moved = {n: p for n, p in trainer.model.named_parameters() if n in start and not torch.equal(p, start[n])}
@@ -136,7 +151,13 @@ def _not_saved(moved: dict, folder: Path) -> list[str]:
     cure="do what the message says",
 )  # fmt: skip
 def step_fails(run):
-    if not run.probed.trained:
+    try:
+        trained = run.probed.trained
+    except ValueError:
+        if run.reported:  # such as a template that the trainer refuses for the same reason
+            return
+        raise
+    if not trained:
         yield Found("after three steps no weight has changed", cure="raise learning_rate; leave optim and lora out")
 
 # %% ../../nbs/package/doctor/probe.ipynb #379b80dd

@@ -29,7 +29,8 @@ def _tensors(run) -> Iterator[tuple[str, Tensor]]:
         with safe_open(file, "pt") as opened:
             yield from ((name, opened.get_tensor(name)) for name in opened.keys())
     if not files:
-        yield from base_model(run.model).named_parameters()
+        own = getattr(getattr(run.model, "base_model", None), "prefix", "\n")  # of an adapter, which begins at 0
+        yield from ((name, p) for name, p in base_model(run.model).named_parameters() if own not in name)
 
 
 @check(
@@ -135,7 +136,7 @@ def _reads_wrongly(loss: float, expected: float, vocabulary: int) -> bool:
     cure="load model and tokenizer from one folder, with the config.json that came with it",
 )  # fmt: skip
 def model_mismatched(run):
-    if hasattr(base_model(run.model), "score"):  # a reward model predicts no tokens
+    if hasattr(base_model(run.model), "score") or "weights-damaged" in run.reported:  # a reward model predicts no token
         return
     V = run.config.get_text_config().vocab_size
     ids = run.tok(TEXT).input_ids[:600]
@@ -186,7 +187,7 @@ def _copies(run, ids: list[int], loss: float) -> Iterator[Found]:
     cure="after training compare: ft chat RUN",
 )  # fmt: skip
 def answer_not_ended(run):
-    if hasattr(base_model(run.model), "score"):
+    if hasattr(base_model(run.model), "score") or "weights-damaged" in run.reported:
         return
     chat = run.chats[0][1]
     last = max((n for n, message in enumerate(chat) if message["role"] == "user"), default=-1)

@@ -158,6 +158,11 @@ class Context:
         "The reward functions of GRPO; None for other stages."
 
     @loaded_once
+    def dated(self) -> bool:
+        "Whether the date of the run's start was written into a template that would read the clock."
+        return False
+
+    @loaded_once
     def probed(self):
         "What a few training steps did, from `doctor.probe`."
 

@@ -99,6 +99,9 @@ _CLOCK = "{%- macro strftime_now(format) %}WHEN{% endmacro %}"
     cure="write the date into the template that is saved: ft_notebooks.tokenization.fix_date(tok)",
 )  # fmt: skip
 def template_changes(run):
+    if run.dated:
+        yield Found("the chat template writes the date; ft writes the date of the first start into the run's own "
+                    "template", level="note", cure="")  # fmt: skip
     few = run.chats[:: max(1, len(run.chats) // 4)][:4]
     source = run.tok.get_chat_template()
 

@@ -13,8 +13,10 @@ import shutil
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from .console import check_settings, command_settings, quiet_libraries, say
 from .data_preparation import read_stage
@@ -102,7 +104,7 @@ def _context(args, settings: dict, stage: str) -> Context:
         seed = known()[stage]["seed"]
         return load_scorer(known(), run.tok, seed) if stage == "reward" else load_trainable(known(), seed)
 
-    load = {
+    load: dict[str, Callable[[], Any]] = {
         "whole": partial(read_stage, stage, args.data, data),
         "parts": lambda: held_out(run.whole, rule, settings[stage].get("seed", 0), data, stage),
         "name": lambda: known()["model"]["name"],
@@ -115,7 +117,7 @@ def _context(args, settings: dict, stage: str) -> Context:
         load["encoded"] = lambda: _encoded_prompts(run)
         settings[stage]["rewards"] = args.reward or settings[stage].get("rewards")
         load["rewards"] = lambda: load_rewards(choose_rewards(settings[stage].get("rewards")), run.tok)
-    run = Context(stage, settings, load, args.data, args.output or f"runs/{stage}")
+    run: Context = Context(stage, settings, load, args.data, args.output or f"runs/{stage}")
     return run
 
 # %% ../../nbs/package/cli/doctor.ipynb #95dc3f20

@@ -28,8 +28,8 @@ from ..training.config import RANGES
 
 # %% ../../nbs/package/doctor/setting_checks.ipynb #3b5cbeba
 _UNUSUAL = {  # setting -> lowest, highest, usual values, and what happens outside; the edges are inside
-    "learning_rate": (1e-9, 0.05, "1e-6 to 1e-3", "AdamW moves every trained weight by about the rate in each step, and "
-                      "weights are about 0.02 to 0.1"),
+    "learning_rate": (1e-9, 0.05, "1e-6 to 1e-3", "AdamW moves every trained weight by about the rate in each step, "
+                      "and weights are about 0.02 to 0.1"),
     "label_smoothing_factor": (0, 0.3, "0 to 0.1", "the model is trained towards random tokens"),
     "adam_beta1": (0, 0.99, "0.9", "a step follows gradients of more than a hundred steps ago"),
     "adam_beta2": (0.5, 0.9999, "0.95 to 0.999", "the step size does not follow the gradient"),
@@ -50,7 +50,7 @@ def setting_extreme(run):
     for section in (run.stage, "lora"):
         for name, value in run.settings[section].items():
             known = _UNUSUAL.get(name) or RANGES.get(name)
-            if known is None or isinstance(value, bool) or not isinstance(value, (int, float)):
+            if known is None or name == "lora_alpha" or isinstance(value, bool) or not isinstance(value, (int, float)):
                 continue
             low, high, usual, why = known
             if not low <= value <= high and not (name == "beta" and value == 0 and run.stage == "grpo"):
@@ -69,8 +69,8 @@ def adapter_extreme(run):
     r = lora.get("r", 16)
     scale = lora.get("lora_alpha", 2 * r) / (r**0.5 if lora.get("use_rslora") else r)
     if not 1 / 64 <= scale <= 64:
-        yield Found(f"lora_alpha={lora.get('lora_alpha', 2 * r)} and r={r} scale the adapter by {scale:g}; usual are 0.5 "
-                    "to 4", "[lora] lora_alpha")  # fmt: skip
+        yield Found(f"lora_alpha={lora.get('lora_alpha', 2 * r)} and r={r} scale the adapter by {scale:g}; usual are "
+                    "0.5 to 4", "[lora] lora_alpha")  # fmt: skip
     width = run.config.get_text_config().hidden_size
     if r > width:
         yield Found(f"r={r} is above the model's width of {width}", "[lora] r", "warning", "take a rank from 8 to 64")
@@ -110,7 +110,7 @@ def steps_of(run) -> int:
     size = given.get("prompts_a_step", 4) if run.stage == "grpo" else given.get("effective_batch", 16)
     return max(1, math.ceil(given.get("num_train_epochs", 3) * math.ceil(len(run.parts[0]) / size)))
 
-
+# %% ../../nbs/package/doctor/setting_checks.ipynb #277b034c
 def schedule_factors(run) -> list[float]:
     "The learning rate of each step of the run, as a share of the one that is set."
     steps, given = steps_of(run), run.given
@@ -126,7 +126,7 @@ def schedule_factors(run) -> list[float]:
         schedule.step()
     return factors
 
-
+# %% ../../nbs/package/doctor/setting_checks.ipynb #bfd0d72e
 @check(
     "rate-never-reached", "error", 1,
     symptom="the scores before and after are the same", notebook="08_choosing_settings",
@@ -159,8 +159,8 @@ def folder_unusable(run):
         yield Found(f"{there} is a file, so no folder can be made there", str(run.output))
     elif not os.access(there, os.W_OK | os.X_OK):
         yield Found(f"{there} cannot be written to", str(run.output))
-    elif run.identity is not None:
-        check_folder(folder, run.identity)
+    else:
+        check_folder(folder, run.identity or {})
 
 # %% ../../nbs/package/doctor/setting_checks.ipynb #5168a7a7
 def _weights(run) -> tuple[int, int]:
@@ -247,11 +247,13 @@ def processes_unfit(run):
             how = "zero3" if name == "deepspeed" else "fsdp2"
             what = "a CPU trains copies instead" if hardware().device == "cpu" else "it also needs a launcher"
             yield Found(f"{name}={given[name]!r} is set, and {what}", f"[{run.stage}] {name}",
-                        cure=f"leave it out, and start with: ft launch --strategy {how} -- {run.stage} DATA")  # fmt: skip
+                        cure=f"leave it out; start with: ft launch --strategy {how} -- {run.stage} DATA")  # fmt: skip
     size = given.get("prompts_a_step", 4) * given.get("generations", 8) if run.stage == "grpo" else given.get(
         "effective_batch", 16
     )  # fmt: skip
     if size % world:
-        yield Found(f"{size} rows a step cannot be shared by {world} processes", cure=f"take {size + world - size % world}")
+        yield Found(
+            f"{size} rows a step cannot be shared by {world} processes", cure=f"take {size + world - size % world}"
+        )
     if given.get("local_rank", -1) not in (-1, 0):
         yield Found(f"local_rank={given['local_rank']} is set; the launcher gives each process its own")

@@ -179,7 +179,7 @@ def no_end_token(run):
     "text-lost-in-tokens", "error", 2,
     symptom="answers lack capitals, accents or whole words", notebook="02_tokenizer_and_padding",
     cause="the tokenizer cannot write these characters (unknown tokens), or changes them (a normalizer)",
-    cure="use the tokenizer that the model was trained with; if it is, choose a model whose tokenizer knows this script",
+    cure="use the tokenizer that the model was trained with; if it is, take a model whose tokenizer knows this script",
 )  # fmt: skip
 def text_lost_in_tokens(run):
     columns = ("chosen", "rejected") if run.pairs else ("messages",)

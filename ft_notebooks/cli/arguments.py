@@ -92,7 +92,6 @@ def _add_doctor(commands, data) -> None:
     look.add_argument("--quick", action="store_true", help="in seconds: without the model and without training steps")
     look.add_argument("--json", action="store_true", help="print one JSON object")
 
-
 # %% ../../nbs/package/cli/arguments.ipynb #159f3a11
 class _Parser(argparse.ArgumentParser):
     "A parser that takes no abbreviations, and says how a setting is given where an option is unknown."

@@ -20,7 +20,7 @@ from ..data.readers import read_rows
 from ..loading.model_files import check_checkpoint, read_config
 from ..lora.adapter_folder import check_adapter_folder
 from ..tokenization.chat_template import CUT, ChatTemplate
-from ..tokenization.padding import IGNORE, load_tokenizer
+from ..tokenization.padding import load_tokenizer
 
 # %% ../../nbs/package/doctor/context.ipynb #8888ecda
 class Unavailable(Exception):

@@ -144,7 +144,7 @@ def model_mismatched(run):
     own_loss, own_expected = _own_prediction(run)
     if _reads_wrongly(loss, expected, V) and _reads_wrongly(own_loss, own_expected, V):
         yield Found(f"English text has a loss of {loss:.1f} nats per token, where the model expects {expected:.1f}, "
-                    f"and a choice at random has {math.log(V):.1f}; the run's own answers have {own_loss:.1f}")  # fmt: skip
+                    f"chance has {math.log(V):.1f}, and the run's own answers have {own_loss:.1f}")  # fmt: skip
     elif min(loss, own_loss) > 0.9 * math.log(V):
         yield Found(f"the model predicts text no better than chance ({loss:.1f} of ln {V:,} = {math.log(V):.1f}): its "
                     "weights are random", level="note", cure="start from a trained model")  # fmt: skip
@@ -176,8 +176,8 @@ def _copies(run, ids: list[int], loss: float) -> Iterator[Found]:
     again, _ = prediction(run.model, ids * 2, [False] * len(ids) + [True] * len(ids))
     if again > _LOOKS_BACK:
         yield Found(f"a text that the model reads a second time has a loss of {again:.2f} nats per token; trained "
-                    f"models have less than {_LOOKS_BACK}. A field of config.json may be changed (rope_theta, hidden_act, "
-                    "rms_norm_eps), or a layer", "config.json", "warning")  # fmt: skip
+                    f"models have less than {_LOOKS_BACK}. A field of config.json may be wrong (rope_theta, "
+                    "hidden_act, rms_norm_eps), or a layer", "config.json", "warning")  # fmt: skip
 
 # %% ../../nbs/package/doctor/model_checks.ipynb #a792d167
 @check(

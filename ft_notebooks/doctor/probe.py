@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 from trl import SFTConfig

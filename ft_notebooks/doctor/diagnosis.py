@@ -6,7 +6,6 @@
 __all__ = ['COULD_NOT', 'checks', 'examine', 'diagnose']
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #4c807673
-import importlib
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,21 +15,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.arguments import ArgumentError, as_dataset
 from ..data.read import read_chats, read_preferences
+from . import answer_checks, model_checks, pair_checks, probe, row_checks, setting_checks
+from . import reward_checks, template_checks, text_checks
 from .context import Context, Unavailable
 from .findings import LEVELS, Check, Finding
-from .probe import probe_run
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #454d2799
 _MODULES = (
-    *("setting_checks", "row_checks", "template_checks", "answer_checks"),
-    *("text_checks", "pair_checks", "reward_checks", "model_checks", "probe"),
+    *(setting_checks, row_checks, template_checks, answer_checks),
+    *(text_checks, pair_checks, reward_checks, model_checks, probe),
 )  # fmt: skip
 
 
 def checks() -> list[Check]:
     "Every check, in the order in which they look at a run."
-    modules = [importlib.import_module(f"ft_notebooks.doctor.{name}") for name in _MODULES]
-    found = [one for module in modules for one in vars(module).values() if isinstance(one, Check)]
+    found = [one for module in _MODULES for one in vars(module).values() if isinstance(one, Check)]
     first = (  # they load what others need, or say why it cannot be loaded
         *("rows-unreadable", "held-out-unusable", "tokenizer-unusable", "content-lost", "template-changes"),
         *("prompt-differs", "no-end-token", "text-lost-in-tokens", "rows-not-encoded"),
@@ -68,7 +67,7 @@ def examine(
 ) -> list[Finding]:  # The most severe first
     "What all checks find, each run once."
     found: list[Finding] = []
-    run.load.setdefault("probed", partial(probe_run, run))
+    run.load.setdefault("probed", partial(probe.probe_run, run))
     for one in checks():
         if run.stage in one.stages and not (quick and one.part in (4, 5)):
             progress(one)

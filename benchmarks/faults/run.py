@@ -1,0 +1,233 @@
+"""Plants faults and benign variations in a good run, and counts what five detectors find
+
+python benchmarks/faults/run.py                       # all: faults.json, and the tables
+python benchmarks/faults/run.py --only "rope theta"   # those whose name contains the text, with what was said
+python benchmarks/faults/run.py --tenth 0 --detectors doctor
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "tests")]
+
+import benign
+import data_faults
+import detectors
+import estimates
+import model_faults
+import rl_faults
+import scripts
+import settings_faults
+from good import Case, good_case, train_base
+from plant import GROUPS, Benign, Fault
+
+FAULTS: list[Fault] = [
+    *data_faults.FAULTS, *model_faults.FAULTS, *settings_faults.FAULTS, *scripts.FAULTS, *rl_faults.FAULTS,
+]  # fmt: skip
+BENIGN: list[Benign] = benign.BENIGN
+DETECTORS = ("doctor", "ft", "trl", "loss curve", "traincheck")
+RESULT = Path(__file__).parent / "faults.json"
+
+
+def made(one: Fault | Benign, base: Path, folder: Path) -> tuple[Case, Case]:
+    "The case with its change, and the good one beside it."
+    cases = []
+    for name in ("good", "planted"):
+        case = good_case(base, folder / name, one.stage)
+        if one.start == "adapter":
+            model_faults.adapter(case)
+        cases.append(case)
+    good, planted = cases
+    one.plant(planted)
+    return planted, good
+
+
+class Bench:
+    "A base, the good runs of each stage as every detector sees them, and the records."
+
+    def __init__(self, folder: Path, names: tuple[str, ...], steps: int | None = None):
+        self.folder, self.names, self.records, self.good = folder, names, [], {}
+        os.environ.setdefault(estimates.FOLDER, str(folder / "estimates"))
+        Path(os.environ[estimates.FOLDER]).mkdir(exist_ok=True)
+        estimates.share()  # of memory, which are the same for most cases
+        train_base(folder / "base", **{"steps": steps} if steps else {})
+
+    def said(self, case: Case) -> dict[str, detectors.Said]:
+        "What each detector says of a case."
+        found = {}
+        if "doctor" in self.names:
+            found["doctor"] = detectors.forked(lambda: detectors.doctor(case))
+        if "ft" in self.names:
+            found["ft"] = detectors.forked(lambda: detectors.commands(case))
+        if {"trl", "loss curve"} & {*self.names}:
+            found["trl"] = detectors.forked(lambda: detectors.library(case))
+            fault = detectors.curve_fault(found["trl"].losses, case.stage)
+            found["loss curve"] = detectors.Said(bool(fault), [("warning", fault)] if fault else [])
+            found["loss curve"].seconds = found["trl"].seconds
+        return {name: said for name, said in found.items() if name in self.names}
+
+    def usual(self, case: Case, kind: str) -> dict[str, set[str]]:
+        "What the detectors that judge by lines say of the good run."
+        if kind not in self.good:
+            said = self.said(case)
+            self.good[kind] = {
+                name: {line for _, text in one.findings for line in detectors.plain_lines(text)}
+                for name, one in said.items()
+            }
+            self.good[kind, "said"] = said
+        return self.good[kind]
+
+    def look(self, one: Fault | Benign) -> list[dict]:
+        place = Path(tempfile.mkdtemp(dir=self.folder))
+        case, good = made(one, self.folder / "base", place)
+        if isinstance(one, Fault) and case.script is not None:
+            good.script = same
+        kind = f"{one.stage} {one.start} {case.script is not None}"
+        usual = self.usual(good, kind)
+        found = [record(one, name, said, usual[name]) for name, said in self.said(case).items()]
+        shutil.rmtree(place)
+        self.records += found
+        return found
+
+
+def same(it):
+    "A script without a fault."
+
+
+def record(one: Fault | Benign, name: str, said: detectors.Said, usual: set[str]) -> dict:
+    "One line of the result."
+    new = said.findings
+    if name in ("ft", "trl"):
+        new = [(level, text) for level, text in new if not set(detectors.plain_lines(text)) <= usual]
+    found = bool(new) if name == "trl" else said.found
+    right = None
+    if isinstance(one, Fault):
+        counted = detectors.LEVELS[detectors.LEVELS.index(one.least) :] if name == "doctor" else detectors.LEVELS
+        right = any(level in counted and names_cause(one, text) for level, text in new)
+        if name == "doctor":
+            found = any(level in counted for level, _ in new)
+        if name == "ft":
+            found = found or right
+        if name == "loss curve":
+            right = False  # a curve names no cause
+        right = right and found
+    kind = "fault" if isinstance(one, Fault) else "benign"
+    own = {"group": one.group, "holdout": one.holdout, "knowable": not one.unknowable} if kind == "fault" else {}
+    return {
+        "name": one.name, "kind": kind, "stage": one.stage, **own, "detector": name, "found": found, "right": right,
+        "seconds": round(said.seconds, 2), "failed": said.failed[-300:],
+        "said": [f"{level}: {text[:400]}" for level, text in new][:8],
+    }  # fmt: skip
+
+
+def names_cause(fault: Fault, text: str) -> bool:
+    return re.search(fault.cause, text, re.IGNORECASE | re.DOTALL) is not None
+
+
+def chosen(only: str | None, tenth: int | None) -> list[Fault | Benign]:
+    every = [*FAULTS, *BENIGN]
+    if only:
+        return [one for one in every if only.lower() in one.name.lower()]
+    if tenth is not None:
+        draw = random.Random(tenth)
+        return draw.sample(FAULTS, len(FAULTS) // 10) + draw.sample(BENIGN, len(BENIGN) // 10)
+    return every
+
+
+def counted(records: list[dict], name: str, key: str) -> str:
+    "How many records of a detector have a value that is true."
+    mine = [r for r in records if r["detector"] == name]
+    return str(sum(bool(r[key]) for r in mine)) if mine else "–"
+
+
+def table(records: list[dict]) -> str:
+    "By group as Markdown: the faults whose right cause a detector names and, in brackets, those that it finds."
+    names = [name for name in DETECTORS if any(r["detector"] == name for r in records)]
+    faults = [r for r in records if r["kind"] == "fault" and r["knowable"]]
+    harmless = [r for r in records if r["kind"] == "benign"]
+    parts = {group: [r for r in faults if r["group"] == group] for group in GROUPS}
+    parts |= {"**all**": faults, "first instances": [r for r in faults if not r["holdout"]]}
+    parts |= {"held-out instances": [r for r in faults if r["holdout"]]}
+    lines = ["| group | faults | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
+    for title, part in parts.items():
+        cells = [f"{counted(part, name, 'right')} ({counted(part, name, 'found')})" for name in names]
+        lines.append(f"| {title} | {len({r['name'] for r in part})} | " + " | ".join(cells) + " |")
+    alarms = [counted(harmless, name, "found") for name in names]
+    lines.append(f"| false alarms | {len({r['name'] for r in harmless})} | " + " | ".join(alarms) + " |")
+    seconds = [sorted(r["seconds"] for r in records if r["detector"] == name) for name in names]
+    cells = [f"{each[len(each) // 2]:.1f} (at most {each[-1]:.1f})" for each in seconds]
+    return "\n".join([*lines, "| CPU seconds a look, median | | " + " | ".join(cells) + " |"])
+
+
+def missed(records: list[dict], name: str) -> str:
+    "The faults that a detector misses or misnames, and its false alarms, as Markdown."
+    lines = []
+    mine = [r for r in records if r["detector"] == name]
+    faults = [r for r in mine if r["kind"] == "fault" and r["knowable"]]
+    for title, part in {
+        "not found": [r for r in faults if not r["found"]],
+        "found, another cause named": [r for r in faults if r["found"] and not r["right"]],
+        "false alarms": [r for r in mine if r["kind"] == "benign" and r["found"]],
+        "could not look": [r for r in mine if r["failed"]],
+    }.items():  # fmt: skip
+        lines.append(f"## {name}: {title} ({len(part)})\n")
+        for r in part:
+            where = f"{r.get('group', 'benign')}, {r['stage']}" + ", held out" * bool(r.get("holdout"))
+            lines.append(f"- {r['name']} ({where}) {r['failed']}")
+            lines += [f"    - {text}" for text in r["said"]]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def merged(file: Path, records: list[dict]) -> list[dict]:
+    "The records of a file, with new ones in their place, in the order of the lists."
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    found = {(r["name"], r["detector"]): r for r in [*known, *records]}
+    order = {one.name: i for i, one in enumerate([*FAULTS, *BENIGN])}
+    kept = [r for r in found.values() if r["name"] in order]
+    return sorted(kept, key=lambda r: (order[r["name"]], DETECTORS.index(r["detector"])))
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--only", metavar="TEXT")
+    options.add_argument("--tenth", metavar="SEED", type=int)
+    options.add_argument("--detectors", metavar="NAMES", default="doctor,ft,trl,loss curve")
+    options.add_argument("--json", metavar="FILE", type=Path, default=RESULT, help="records are put into it")
+    options.add_argument("--missed", metavar="FILE", type=Path, help="Markdown: what each detector missed")
+    options.add_argument("--table", action="store_true", help="only print the table of the records")
+    args = options.parse_args()
+    if args.table:
+        print(table(json.loads(args.json.read_text(encoding="utf-8"))))
+        return
+    names = tuple(name for name in DETECTORS if name in args.detectors.split(","))
+    ones, start, records = chosen(args.only, args.tenth), time.monotonic(), []
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), names)
+        for i, one in enumerate(ones):
+            for r in bench.look(one):
+                mark = "found" * r["found"] + ", right" * bool(r["right"]) or "-"
+                print(f"{i + 1}/{len(ones)} {r['name']}: {r['detector']}: {mark} {r['failed'][-200:]}", flush=True)
+                if args.only:
+                    print("\n".join(f"    {text}" for text in r["said"]))
+            records = bench.records
+            if not args.only and args.tenth is None:
+                text = json.dumps(merged(args.json, records), indent=1, ensure_ascii=False)
+                args.json.write_text(text + "\n", encoding="utf-8")
+    print(table(records))
+    print(f"{time.monotonic() - start:.0f} s")
+    if args.missed:
+        args.missed.write_text("\n".join(missed(records, name) for name in names), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from datasets import Features
 
-from .prompt_rows import read_prompt_rows
+from ..rlhf.prompt_rows import read_prompt_rows
 from ..core.model_parts import base_model
 from ..data.chat_encoding import encode_chat, encode_chats
 from ..data.preference_encoding import encode_pair, encode_pairs
@@ -70,8 +70,8 @@ def as_chats(
     )  # fmt: skip
 
 # %% ../../nbs/package/cli/data_preparation.ipynb #97ec6181
-def _misread(tok, sources, pairs: bool, data: dict) -> None:
-    "Raises `ValueError` with file and line of the first row of `sources` that cannot be encoded."
+def _misread(tok, sources, pairs: bool, data: dict, count: str) -> None:
+    "Raises `ValueError` with file and line of the first row of `sources` that cannot be encoded, and the count."
     stage = "dpo" if pairs else "sft"
     columns = (*COLUMNS, *columns_of(stage, data).values())
     for source in sources:
@@ -83,7 +83,7 @@ def _misread(tok, sources, pairs: bool, data: dict) -> None:
                     tools = {"tools": row["tools"]} if row.get("tools") else {}
                     encode_chat(tok, row["messages"], **tools)
             except ValueError as e:
-                raise ValueError(f"{place}: {e}") from None
+                raise ValueError("\n".join(filter(None, [f"{place}: {e}", count]))) from None
 
 # %% ../../nbs/package/cli/data_preparation.ipynb #82393bcc
 def encode_rows(
@@ -104,8 +104,8 @@ def encode_rows(
     encode, known = (encode_pairs, ("allow_equal", "allow_long")) if pairs else (encode_chats, ("allow_cut",))
     try:
         return encode(tok, rows, max_length, **{key: share for key, share in data.items() if key in known})
-    except ValueError:
-        _misread(tok, sources, pairs, data)
+    except ValueError as e:
+        _misread(tok, sources, pairs, data, count=str(e).partition("\n")[2])
         raise
 
 # %% ../../nbs/package/cli/data_preparation.ipynb #541cc690

@@ -14,9 +14,10 @@ from typing import Any
 from .console import command_settings, quiet_libraries, say
 from .data_preparation import columns_of, encode_rows, read_stage
 from .model_choice import load_generator, model_bits
-from .prompt_rows import row_kind
-from .reward_choice import choose_rewards
-from .run_record import kept_rows, known_run, trained_rows
+from ..rlhf.prompt_rows import row_kind
+from ..rlhf.reward_choice import choose_rewards
+from ..checkpointing.finished_runs import known_run
+from .run_record import kept_rows, trained_rows
 from ..core.files import read_record, write_atomically
 from ..core.fingerprints import data_fingerprint, short_hash
 from ..evaluation.comparison import compare_stages

@@ -16,7 +16,7 @@ from peft import PeftConfig
 from transformers import AutoModelForCausalLM
 
 from .console import command_settings, quiet_libraries, say
-from .run_record import known_run
+from ..checkpointing.finished_runs import known_run
 from ..core.device import hardware
 from ..inference.generation import generate
 from ..loading.model_files import check_checkpoint, read_config

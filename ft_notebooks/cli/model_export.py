@@ -16,7 +16,8 @@ from huggingface_hub.utils import validate_repo_id
 from .console import command_settings, quiet_libraries, say
 from .data_preparation import as_chats, read_stage
 from .model_choice import model_bits
-from .run_record import kept_rows, known_run, trained_rows
+from ..checkpointing.finished_runs import known_run
+from .run_record import kept_rows, trained_rows
 from ..data.example_task import appointments
 from ..evaluation.metrics import find_scorers
 from ..export.run_export import export_run

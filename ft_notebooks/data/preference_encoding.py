@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from ..core.arguments import check_tokenizer
 from ..core.progress import without_library_bars
 from .read import read_preferences
-from .chat_encoding import encode_texts
+from .chat_encoding import check_answers, encode_texts
 from ..tokenization.padding import IGNORE
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #7dcd3dd4
@@ -169,6 +169,7 @@ def encode_pairs(
     """
     check_tokenizer(tok, "encode_pairs")
     pairs = read_preferences(dataset)
+    changed = check_answers(tok, pairs, "chosen", "rejected")
     rows = pairs.map(
         partial(_map_batch, tok=tok, variables=variables),
         batched=True,
@@ -181,4 +182,4 @@ def encode_pairs(
     )
     account, kept, longest = _account(rows, max_length)
     _check_left_out(account, max_length, longest, allow_equal, allow_long)
-    return rows.remove_columns("counts").select(kept), account
+    return rows.remove_columns("counts").select(kept), account | changed

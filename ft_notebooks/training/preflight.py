@@ -20,6 +20,7 @@ from ..core.arguments import ArgumentError, as_dataset, check_model
 from .gradient_flow import GradientFlowCallback, check_trained
 from ..data.chat_encoding import check_end_token
 from ..tokenization.padding import check_vocabulary
+from ..tokenization.template_checks import check_template
 from .nan_guard import NaNGuard
 from .out_of_memory import MemoryCheck
 
@@ -33,12 +34,14 @@ def check_start(
     """Checks that the model fits its tokenizer, stops where the template ends an answer, and has something to train.
 
     Raises `ArgumentError` if model or tokenizer has the wrong type, and `ValueError` if token ids exceed the
-    vocabulary, generation does not stop at the end-of-turn token, nothing is trainable, or trained base weights are in
+    vocabulary, generation does not stop at the end-of-turn token, the chat template is random, writes the date or ignores
+    `add_generation_prompt`, nothing is trainable, or trained base weights are in
     16 bits.
     """
     check_model(model, tok, where)
     check_vocabulary(tok, model)
     if tok.chat_template:
+        check_template(tok)
         check_end_token(tok, model.generation_config)
     if arguments.get("peft_config") is None:
         check_trained(model, bool({"optimizers", "optimizer_cls_and_kwargs"} & set(arguments)))

@@ -590,7 +590,7 @@ def test_every_command_is_documented_and_has_its_own_defaults():
         },
         ("merge", "R"): {"run": "R", "output": None, "settings": None, "set": []},
         ("chat", "R"): {"run": "R", "system": None, "settings": None, "set": []},
-        ("demo",): {"output": "runs/demo", "seed": 0},
+        ("demo",): {"output": "runs/demo", "seed": 0, "rl": False},
     }
     for argv, expected in defaults.items():
         found = vars(parser().parse_args(argv))
@@ -908,19 +908,18 @@ def test_a_base_is_evaluated_in_the_bits_of_the_model_beside_it(copied, monkeypa
 
 
 def test_the_demo_goes_through_its_stages_and_is_then_left_alone(here, capsys, monkeypatch):
-    monkeypatch.setattr("ft_notebooks.cli.run_record.smollm2", lambda: here / "tiny")
+    monkeypatch.setattr("ft_notebooks.checkpointing.finished_runs.smollm2", lambda: here / "tiny")
     quick = {"learning_rate": 1e-2, "max_steps": 3, "save_steps": 2, "bf16": False, "effective_batch": 4}
-    monkeypatch.setattr(pipeline, "DEMO", quick)
-    monkeypatch.setattr(pipeline, "DEMO_DPO", {**DEMO_DPO, **quick, "learning_rate": 1e-3})
+    monkeypatch.setattr(demo_task, "DEMO", quick)
+    monkeypatch.setattr(demo_task, "DEMO_DPO", {**DEMO_DPO, **quick, "learning_rate": 1e-3})
     scored = []
 
     def words(n, *seed, **more):  # 128, 100, 96 and 50 notes become 4 each
         return appointments(min(n, 4), *seed, **more)
 
-    for module in (demo_task, pipeline):
-        monkeypatch.setattr(module, "appointments", words)
+    monkeypatch.setattr(demo_task, "appointments", words)
     monkeypatch.setattr(
-        pipeline, "demo_scores", lambda model, tok: scored.append(demo_scores(model, tok)) or scored[-1]
+        demo_task, "demo_scores", lambda model, tok: scored.append(demo_scores(model, tok)) or scored[-1]
     )
     main(["demo", "--seed", "3"])
     test, bits = words(100, part="test"), model_choice.model_bits(None)

@@ -174,7 +174,7 @@ def _diagnosed(case: Case) -> Said:
 
 def diagnose_script(diagnose, it):
     "`diagnose` of what a script gives to a trainer."
-    return diagnose(it.rows, it.model, it.tok, stage=it.stage)
+    return diagnose(it.model, it.tok, it.rows, it.held, stage=it.stage, **it.config, **it.arguments)
 
 
 def above_notes(findings: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -50,10 +50,7 @@ def given(case, stage: str = "sft") -> Given:
         model = get_peft_model(model, lora(task_type="SEQ_CLS"))
     else:
         model = get_peft_model(AutoModelForCausalLM.from_pretrained(case.model, dtype=torch.float32), lora())
-    if stage == "sft":
-        rows = encode_chats(tok, read_chats(case.file), None)[0].select_columns(["input_ids", "labels"])
-    else:
-        rows = read_preferences(case.file)
+    rows = read_chats(case.file) if stage == "sft" else read_preferences(case.file)
     config = {"learning_rate": 1e-3, "max_steps": 5}
     parts = len(rows) - 6
     return Given(stage, model, tok, rows.select(range(parts)), rows.select(range(parts, len(rows))), config)
@@ -66,14 +63,20 @@ TRAINERS = {
 }
 
 
+def encoded(it: Given, rows):
+    "Rows with labels on the answers alone, as a right script makes them for TRL; pairs stay as they are."
+    is_chats = isinstance(rows, Dataset) and "messages" in rows.column_names
+    return encode_chats(it.tok, rows, None)[0].select_columns(["input_ids", "labels"]) if is_chats else rows
+
+
 def plain(it: Given, folder: str):
     "TRL's own trainer."
     trainer, config, _ = TRAINERS[it.stage]
     fixed = {"use_cpu": True, "bf16": False, "report_to": "none", "logging_steps": 1, "save_strategy": "no"}
     fixed |= {"gradient_checkpointing": False, "per_device_train_batch_size": 8, "disable_tqdm": True, "seed": 0}
-    args = config(folder, **fixed | it.config)
+    args, rows, held = config(folder, **fixed | it.config), encoded(it, it.rows), encoded(it, it.held)
     return trainer(
-        model=it.model, args=args, processing_class=it.tok, train_dataset=it.rows, eval_dataset=it.held, **it.arguments
+        model=it.model, args=args, processing_class=it.tok, train_dataset=rows, eval_dataset=held, **it.arguments
     )
 
 
@@ -85,7 +88,7 @@ def ours(it: Given, folder: str):
 
 def mapped(change: Callable[[dict], dict]):
     def plant(it: Given):
-        it.rows = Dataset.from_list([change(dict(row)) for row in it.rows])
+        it.rows = Dataset.from_list([change(dict(row)) for row in encoded(it, it.rows)])
 
     return plant
 

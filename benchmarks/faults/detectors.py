@@ -45,6 +45,10 @@ from ft_notebooks.training.gradient_flow import check_trained
 from ft_notebooks.training.nan_guard import find_spikes
 from ft_notebooks.training.preflight import add_guards, check_start
 
+with contextlib.suppress(ImportError):  # before the forks, so that none of them imports it
+    import ft_notebooks.cli.doctor
+    import ft_notebooks.doctor.diagnosis  # noqa: F401
+
 LIMIT = 120  # seconds for one look
 LEVELS = ("note", "warning", "error")
 

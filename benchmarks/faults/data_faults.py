@@ -202,17 +202,20 @@ def prompt_in_answers(row, i):
         row[side][0]["content"] = row["prompt"][-1]["content"] + "\n" + row[side][0]["content"]
 
 
-LOST = r"lost|drop|does not (write|contain|stand|appear)|not in the (rendered )?text|missing from|removed|ignor|leaves? out|left out"
+LOST = (
+    r"(?=.*(reasoning|thinking|content))(?=.*(lost|drop|without it|does not (write|contain)|not in the text|left out))"
+)
+SAME = r"answers-repeat|refus|(commonest|same|identical|equal|distinct) answers?|answers? (repeat|are (the same|identical|equal))"
 FAULTS = [
-    Fault("reasoning that the template drops", "data", reasoning("reasoning_content"), rf"(reasoning|content).*({LOST})|content-lost|reasoning-lost"),
-    Fault("thinking that the template drops", "data", reasoning("thinking"), rf"(thinking|reasoning|content).*({LOST})|content-lost|reasoning-lost", holdout=True),
+    Fault("reasoning that the template drops", "data", reasoning("reasoning_content"), LOST),
+    Fault("thinking that the template drops", "data", reasoning("thinking"), LOST, holdout=True),
     Fault("one row for each turn of a conversation", "data", growing(False), r"prefix|begins? with|contain(s|ed) in|growing|same conversation|trained again|continu"),
     Fault("one row for each turn, in random order", "data", growing(True), r"prefix|begins? with|contain(s|ed) in|growing|same conversation|trained again|continu", holdout=True),
     Fault("70 rows of which 7 differ", "data", repeated(7), r"distinct|duplicate|repeat|differ|same row|rows are equal|identical|occur"),
     Fault("the rows twelve times, with other punctuation", "data", on_rows(almost_repeated), r"distinct|duplicate|repeat|same row|near|identical|alike|similar", holdout=True),
-    Fault("all answers are the same", "data", on_answers(lambda text, i: "Done, it is in the calendar."), r"(commonest|same|one|identical|repeat|distinct|different|single|equal).*answer|answer.*(commonest|same|identical|repeat|distinct|equal|one )|constant"),
-    Fault("two thirds are one refusal", "data", on_answers(lambda text, i: text if i % 3 == 0 else HEDGES[0]), r"(commonest|same|refus|identical|repeat).*|answer.*(commonest|same|identical|repeat|distinct)", least="note"),
-    Fault("two thirds are refusals in several words", "data", on_answers(lambda text, i: text if i % 3 == 0 else HEDGES[i % 3]), r"refus|commonest|same answer|answers? (that )?repeat|identical|distinct", least="note", holdout=True),
+    Fault("all answers are the same", "data", on_answers(lambda text, i: "Done, it is in the calendar."), SAME),
+    Fault("two thirds are one refusal", "data", on_answers(lambda text, i: text if i % 3 == 0 else HEDGES[0]), SAME, least="note"),
+    Fault("two thirds are refusals in several words", "data", on_answers(lambda text, i: text if i % 3 == 0 else HEDGES[i % 3]), SAME, least="note", holdout=True),
     Fault("two answers to each question", "data", on_rows(contradicting), r"contradict|conflict|(several|different|two|other|more than one) answers?|same (prompt|question)", least="note"),
     Fault("a third of the questions answered again in other words", "data", on_rows(relabelled), r"contradict|conflict|(several|different|two|other|more than one) answers?|same (prompt|question)", least="note", holdout=True),
     Fault("the answer begins with the question", "data", on_each(copied_prompt), r"(prompt|question|user).*(answer|copied|repeat)|answer.*(prompt|question|user)|prompt-in-answer|copied", least="note"),

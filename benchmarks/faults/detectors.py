@@ -164,7 +164,7 @@ def _text_of(one: dict) -> str:
 
 
 def _diagnosed(case: Case) -> Said:
-    from ft_notebooks.doctor import diagnose
+    from ft_notebooks.doctor.diagnosis import diagnose
 
     it = given(case, case.stage)
     case.script(it)

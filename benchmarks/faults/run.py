@@ -168,23 +168,24 @@ def table(records: list[dict]) -> str:
     return "\n".join([*lines, "| CPU seconds a look, median | | " + " | ".join(cells) + " |"])
 
 
-def missed(records: list[dict], name: str) -> str:
-    "The faults that a detector misses or misnames, and its false alarms, as Markdown."
-    lines = []
+def missed(records: list[dict], name: str, holdouts: bool) -> str:
+    "The faults that a detector misses or misnames, and its false alarms, as Markdown; of held-out ones their number."
     mine = [r for r in records if r["detector"] == name]
-    faults = [r for r in mine if r["kind"] == "fault" and r["knowable"]]
+    faults, lines = [r for r in mine if r["kind"] == "fault" and r["knowable"]], []
     for title, part in {
         "not found": [r for r in faults if not r["found"]],
         "found, another cause named": [r for r in faults if r["found"] and not r["right"]],
         "false alarms": [r for r in mine if r["kind"] == "benign" and r["found"]],
         "could not look": [r for r in mine if r["failed"]],
-    }.items():  # fmt: skip
+    }.items():
+        shown = [r for r in part if holdouts or not r.get("holdout")]
+        hidden = [r["group"] for r in part if r not in shown]
         lines.append(f"## {name}: {title} ({len(part)})\n")
-        for r in part:
-            where = f"{r.get('group', 'benign')}, {r['stage']}" + ", held out" * bool(r.get("holdout"))
-            lines.append(f"- {r['name']} ({where}) {r['failed']}")
-            lines += [f"    - {text}" for text in r["said"]]
-        lines.append("")
+        for r in shown:
+            lines.append(f"- {r['name']} ({r.get('group', 'benign')}, {r['stage']}) {r['failed']}")
+            lines += [f"    - {text}" for text in r["said"] if not text.startswith("note") or r["kind"] == "benign"]
+        counts = ", ".join(f"{hidden.count(group)} of {group}" for group in GROUPS if group in hidden)
+        lines += [f"- held-out instances, not listed: {counts}"] * bool(hidden) + [""]
     return "\n".join(lines)
 
 
@@ -204,10 +205,14 @@ def main() -> None:
     options.add_argument("--detectors", metavar="NAMES", default="doctor,ft,trl,loss curve")
     options.add_argument("--json", metavar="FILE", type=Path, default=RESULT, help="records are put into it")
     options.add_argument("--missed", metavar="FILE", type=Path, help="Markdown: what each detector missed")
+    options.add_argument("--holdouts", action="store_true", help="list held-out instances there, too")
     options.add_argument("--table", action="store_true", help="only print the table of the records")
     args = options.parse_args()
     if args.table:
-        print(table(json.loads(args.json.read_text(encoding="utf-8"))))
+        records = json.loads(args.json.read_text(encoding="utf-8"))
+        print(table(records))
+        if args.missed:
+            write_missed(args, records)
         return
     names = tuple(name for name in DETECTORS if name in args.detectors.split(","))
     ones, start, records = chosen(args.only, args.tenth), time.monotonic(), []
@@ -226,7 +231,12 @@ def main() -> None:
     print(table(records))
     print(f"{time.monotonic() - start:.0f} s")
     if args.missed:
-        args.missed.write_text("\n".join(missed(records, name) for name in names), encoding="utf-8")
+        write_missed(args, records)
+
+
+def write_missed(args, records: list[dict]) -> None:
+    names = [name for name in args.detectors.split(",") if any(r["detector"] == name for r in records)]
+    args.missed.write_text("\n".join(missed(records, name, args.holdouts) for name in names), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 from xxhash import xxh3_64_intdigest
 
+from .repetition import beginnings
+
 # %% ../../nbs/package/data/deduplication.ipynb #8d9d858e
 _MARKS = ".,;:!?…\"'“”‘’()[]。，！？、：；「」"  # punctuation; other characters, as in "C++" or "-5", carry meaning
 # each character of a script that writes no spaces counts as a word: Thai, Lao, Burmese, Khmer, kana, Han
@@ -41,8 +43,8 @@ def _prompt_end(roles: list[str]) -> int:
     return max((i for i, role in enumerate(roles, 1) if role == "user"), default=len(roles) - 1)
 
 
-def _prompts_and_wholes(dataset: Dataset) -> tuple[list[str], list[str]]:
-    "Two texts of every row: its prompt, and the whole conversation."
+def _prompts_and_wholes(dataset: Dataset) -> tuple[list[str], list[str], list[list[str]]]:
+    "Two texts of every row, its prompt and the whole conversation; and its turns up to the chosen answer."
     if not isinstance(dataset, Dataset):
         raise ValueError(
             f"cannot compare a {type(dataset).__name__}; pass what read_chats or read_preferences returned"
@@ -51,15 +53,18 @@ def _prompts_and_wholes(dataset: Dataset) -> tuple[list[str], list[str]]:
     if "messages" in dataset.column_names:
         chats = list(rows["messages"])
         ends = [_prompt_end([message["role"] for message in chat]) for chat in chats]
+        sizes = [len(chat) for chat in chats]
     elif {"prompt", "chosen", "rejected"} <= set(dataset.column_names):
         asked = list(rows["prompt"])
         chats = [a + b + c for a, b, c in zip(asked, rows["chosen"], rows["rejected"])]
         ends = [len(messages) for messages in asked]
+        sizes = [end + len(answer) for end, answer in zip(ends, rows["chosen"])]
     else:
         raise ValueError(f"the columns are {dataset.column_names}; pass what read_chats or read_preferences returned")
     words = [[_words(message) for message in chat] for chat in chats]
     prompts = [" ".join(chain.from_iterable(turns[:end])) for turns, end in zip(words, ends)]
-    return prompts, [" ".join(chain.from_iterable(turns)) for turns in words]
+    wholes = [" ".join(chain.from_iterable(turns)) for turns in words]
+    return prompts, wholes, [[" ".join(turn) for turn in turns[:size]] for turns, size in zip(words, sizes)]
 
 # %% ../../nbs/package/data/deduplication.ipynb #1f97e2f2
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, half of its bits set: 2**64 by the golden ratio, as in Fibonacci hashing
@@ -128,12 +133,14 @@ def _duplicates(texts: list[str], near: float | None) -> tuple[list[int], list[t
     return firsts, [(at[i], at[j], alike) for i, j, alike in pairs]
 
 # %% ../../nbs/package/data/deduplication.ipynb #45f49324
-def _counts(prompts: list[str], wholes: list[str], groups: list[list[int]], near: float | None) -> str:
+def _counts(prompts: list[str], wholes: list[str], groups: list[list[int]], near: float | None, grown: int) -> str:
     "How many rows repeat others, in words, for the description that `split` writes."
     n, equal, asked = len(wholes), len(set(wholes)), len(set(prompts))
     found = f"Of {n} rows, {n - equal} are duplicates and {equal - asked} repeat a prompt with another answer"
     if near is not None:
-        found += f"; {asked - len(groups)} are near-duplicates (similarity {near:g} or more)"
+        found += f"; {max(0, asked - len(groups) - grown)} are near-duplicates (similarity {near:g} or more)"
+    if grown:
+        found += f"; {grown} are the beginning of another"
     sizes = [len(group) for group in groups if len(group) > 1]
     if sizes:
         found += f". {len(sizes)} groups are kept on one side each, the largest of {max(sizes)} rows"
@@ -142,18 +149,19 @@ def _counts(prompts: list[str], wholes: list[str], groups: list[list[int]], near
 # %% ../../nbs/package/data/deduplication.ipynb #74088ced
 def _groups(dataset: Dataset, near: float | None) -> tuple[list[list[int]], str]:
     "The groups of rows that belong together, ordered by their first row, and the counts in words."
-    n, (prompts, wholes) = len(dataset), _prompts_and_wholes(dataset)
+    n, (prompts, wholes, turns) = len(dataset), _prompts_and_wholes(dataset)
     firsts, pairs = _duplicates(prompts, near)
     if near is not None:
         pairs = pairs + _duplicates(wholes, near)[1]
-    tied = np.array([*enumerate(firsts), *((i, j) for i, j, _ in pairs)]).reshape(-1, 2).T
+    grown = beginnings(turns)
+    tied = np.array([*enumerate(firsts), *((i, j) for i, j, _ in pairs), *grown]).reshape(-1, 2).T
     graph = coo_array((np.ones(tied.shape[1]), tied), shape=(n, n))
     _, labels = connected_components(graph, directed=False)
     groups = defaultdict(list)
     for i, label in enumerate(labels.tolist()):
         groups[label].append(i)
     members = list(groups.values())
-    return members, _counts(prompts, wholes, members, near)
+    return members, _counts(prompts, wholes, members, near, len({first for first, _ in grown}))
 
 # %% ../../nbs/package/data/deduplication.ipynb #480c843f
 def _split_error(dataset: Dataset, groups: list[list[int]], share: float, kept: int) -> str:
@@ -232,16 +240,20 @@ def overlap(
     test: Dataset,  # Likewise
     near: float | None = 0.8,  # Jaccard similarity (0.5 to 1) from which a row counts as seen; None: equal prompts
 ) -> list[tuple[int, int, float]]:  # (row of train, row of test, similarity), in the order of `test`; rows count from 0
-    """Every row of `test` that is equal or nearly equal to one of `train`, in prompt or whole, with the most similar.
+    """Every row of `test` that is equal or nearly equal to one of `train`, in prompt or whole, or the beginning of one.
 
-    The similarity is 1 if the prompts are equal. `overlap(test, train)` lists the rows of `train` that `test` has.
+    The similarity is 1 if the prompts are equal, or one row is the beginning of the other. `overlap(test, train)` lists the rows of `train` that `test` has.
     Raises `ValueError` if `near` is out of range or a column of `read_chats` and `read_preferences` is missing.
     """
     n = len(train)
-    prompts, wholes = (ours + theirs for ours, theirs in zip(_prompts_and_wholes(train), _prompts_and_wholes(test)))
+    parts = zip(_prompts_and_wholes(train), _prompts_and_wholes(test))
+    prompts, wholes, turns = (ours + theirs for ours, theirs in parts)
     best: dict[int, tuple[int, float]] = {}
     for texts in (wholes, prompts):  # an equal row is named before an equal prompt
         for place, (i, alike) in _seen(texts, n, near).items():
             if alike > best.get(place, (0, 0.0))[1]:
                 best[place] = i, alike
+    for i, j in map(sorted, beginnings(turns)):
+        if i < n <= j and best.get(j, (0, 0.0))[1] < 1:
+            best[j] = i, 1.0
     return [(i, place - n, alike) for place, (i, alike) in sorted(best.items())]

@@ -94,6 +94,7 @@ class Context:
         self.stage, self.source, self.output, self.load = stage, source, output, load
         self.settings = {key: settings.get(key, {}) for key in ("model", "lora", "data", "evaluation", "run", stage)}
         self.kept: dict[str, Any] = {}
+        self.reported: set[str] = set()  # codes of the errors that were found so far
 
     @property
     def given(self) -> dict:
@@ -154,6 +155,10 @@ class Context:
     @loaded_once
     def rewards(self):
         "The reward functions of GRPO; None for other stages."
+
+    @loaded_once
+    def probed(self):
+        "What a few training steps did, from `doctor.probe`."
 
     @loaded_once
     def some(self) -> list[int]:

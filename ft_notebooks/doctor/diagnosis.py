@@ -15,18 +15,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.arguments import ArgumentError, as_dataset
 from ..data.read import read_chats, read_preferences
-from . import pair_checks, row_checks, setting_checks, template_checks, text_checks
+from . import model_checks, pair_checks, probe, row_checks, setting_checks, template_checks, text_checks
 from .context import Context, Unavailable
 from .findings import LEVELS, Check, Finding
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #454d2799
-_MODULES = (setting_checks, row_checks, template_checks, text_checks, pair_checks)
+_MODULES = (setting_checks, row_checks, template_checks, text_checks, pair_checks, model_checks, probe)
 
 
 def checks() -> list[Check]:
     "Every check, in the order in which they look at a run."
     found = [one for module in _MODULES for one in vars(module).values() if isinstance(one, Check)]
-    first = ("rows-unreadable", "held-out-unusable", "tokenizer-unusable", "rows-not-encoded")  # load what others need
+    first = ("rows-unreadable", "held-out-unusable", "tokenizer-unusable", "model-unusable", "step-fails")  # load what others need
     rank = {code: n for n, code in enumerate(first)}
     return sorted(found, key=lambda one: (one.part, rank.get(one.code, len(rank))))
 
@@ -56,11 +56,13 @@ def findings(
     progress: Callable[[Check], Any] = lambda check: None,  # Called before each check
 ) -> list[Finding]:  # The most severe first
     "What all checks find, each run once."
-    found = []
+    found: list[Finding] = []
+    run.load.setdefault("probed", partial(probe.probe, run))
     for one in checks():
         if run.stage in one.stages and not (quick and one.part in (4, 5)):
             progress(one)
             found += _looked(one, run)
+            run.reported |= {finding.code for finding in found if finding.level == "error"}
     return sorted(found, key=lambda finding: -LEVELS.index(finding.level))
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #22765297

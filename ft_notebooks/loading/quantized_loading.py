@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from ..core.device import Hardware, hardware
 from ..core.progress import without_library_bars
 from .memory_estimate import check_bits
-from .model_files import check_checkpoint, check_weights, hub_commit, read_config
+from .model_files import check_checkpoint, check_finite, check_weights, hub_commit, read_config
 
 # %% ../../nbs/package/loading/quantized_loading.ipynb #1b30ef2c
 def _check_arguments(name: str | Path, bits: int, arguments: dict) -> None:
@@ -114,7 +114,8 @@ def load_model(
 ) -> PreTrainedModel:  # In `eval()` mode, on this process's card if any; attribute `hub_commit`: its commit or None
     """Loads a model of transformers from safetensors, with weights in the dtype that `bits` stands for on this machine.
 
-    `ValueError`, before any weight is read, if the model cannot be loaded this way. Never runs code that comes with it.
+    `ValueError`, before any weight is read, if the model cannot be loaded this way, and afterwards if a weight is NaN or
+    infinite. Never runs code that comes with it.
     """
     _check_arguments(name, bits, kwargs)
     hw, where = hardware(), ("cache_dir", "force_download", "local_files_only", "proxies", "subfolder", "token")
@@ -126,6 +127,7 @@ def load_model(
     check_weights(name, **arguments)
     arguments |= {"quantization_config": quantization, "force_download": False}  # all files are already downloaded
     model = AutoModelForCausalLM.from_pretrained(name, **arguments)
+    check_finite(model)
     model.hub_commit = commit
     _check_rows(model)
     return _keep_gradients(model)

@@ -24,7 +24,7 @@ from ..core.arguments import ArgumentError
 from ..core.errors import nearest
 from ..core.progress import without_library_bars
 from ..core.random_state import keep_random_state
-from .adapter_folder import check_adapter_folder, trained_bits
+from .adapter_folder import check_adapter_folder, check_base_weights, trained_bits
 from ..loading.quantized_loading import load_model
 
 # %% ../../nbs/package/lora/adapter.ipynb #575c3f9d
@@ -222,8 +222,8 @@ def load_adapter(
     """Loads the adapter onto the base that its `adapter_config.json` names.
 
     Without `bits`, `trained_bits` reads the bits of the base from the manifest of the adapter's run; without a
-    manifest they are 16. Raises `ValueError` if the folder is incomplete, damaged or does not fit its base, or if the
-    base cannot be found.
+    manifest they are 16. Raises `ValueError` if the folder is incomplete, damaged or does not fit its base, if the
+    base cannot be found, or if its weights have changed since training.
     """
     if not isinstance(folder, (str, os.PathLike)):
         cure = "a model that has its adapter need not be loaded"
@@ -236,4 +236,6 @@ def load_adapter(
         )
     bits = bits or trained_bits(folder) or 16
     model = load_model(config.base_model_name_or_path, bits, revision=config.revision)
-    return PeftModel.from_pretrained(model, str(Path(folder).expanduser()), is_trainable=trainable).eval()
+    adapted = PeftModel.from_pretrained(model, str(Path(folder).expanduser()), is_trainable=trainable).eval()
+    check_base_weights(adapted, folder)
+    return adapted

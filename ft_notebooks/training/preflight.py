@@ -19,6 +19,8 @@ from ..checkpointing.resume import exact_resume
 from ..core.arguments import ArgumentError, as_dataset, check_model
 from .gradient_flow import GradientFlowCallback, check_trained
 from ..data.chat_encoding import check_end_token
+from ..loading.model_files import check_dropouts
+from ..lora.adapter_folder import check_saved
 from ..tokenization.padding import check_vocabulary
 from ..tokenization.template_checks import check_template
 from .nan_guard import NaNGuard
@@ -34,8 +36,8 @@ def check_start(
     """Checks that the model fits its tokenizer, stops where the template ends an answer, and has something to train.
 
     Raises `ArgumentError` if model or tokenizer has the wrong type, and `ValueError` if token ids exceed the
-    vocabulary, generation does not stop at the end-of-turn token, the chat template is random, writes the date or ignores
-    `add_generation_prompt`, nothing is trainable, or trained base weights are in
+    vocabulary, generation does not stop at the end-of-turn token, the chat template is random, writes the date
+    or ignores `add_generation_prompt`, a dropout is above 0.5, a trained weight would not be saved, nothing is trainable, or trained base weights are in
     16 bits.
     """
     check_model(model, tok, where)
@@ -43,6 +45,9 @@ def check_start(
     if tok.chat_template:
         check_template(tok)
         check_end_token(tok, model.generation_config)
+    check_dropouts(model.config)
+    if isinstance(model, PeftModel):
+        check_saved(model)
     if arguments.get("peft_config") is None:
         check_trained(model, bool({"optimizers", "optimizer_cls_and_kwargs"} & set(arguments)))
 

@@ -27,6 +27,7 @@ import model_faults
 import rl_faults
 import scripts
 import settings_faults
+from detectors import LEVELS
 from good import Case, good_case, train_base
 from plant import GROUPS, Benign, Fault
 
@@ -111,7 +112,7 @@ def record(one: Fault | Benign, name: str, said: detectors.Said, usual: set[str]
     found = bool(new) if name == "trl" else said.found
     right = None
     if isinstance(one, Fault):
-        counted = detectors.LEVELS[detectors.LEVELS.index(one.least) :] if name == "doctor" else detectors.LEVELS
+        counted = LEVELS[LEVELS.index(one.least) :] if name == "doctor" else LEVELS
         right = any(level in counted and names_cause(one, text) for level, text in new)
         if name == "doctor":
             found = any(level in counted for level, _ in new)
@@ -125,8 +126,19 @@ def record(one: Fault | Benign, name: str, said: detectors.Said, usual: set[str]
     return {
         "name": one.name, "kind": kind, "stage": one.stage, **own, "detector": name, "found": found, "right": right,
         "seconds": round(said.seconds, 2), "failed": said.failed[-300:],
-        "said": [f"{level}: {text[:400]}" for level, text in new][:8],
+        "said": [f"{level}: {text[:700]}" for level, text in new][:10],
     }  # fmt: skip
+
+
+def judged(one: dict) -> dict:
+    "A record, with what was said judged again by the present patterns."
+    fault = next((fault for fault in FAULTS if fault.name == one["name"]), None)
+    if fault is None or one["detector"] == "loss curve":
+        return one
+    counted = LEVELS[LEVELS.index(fault.least) :] if one["detector"] == "doctor" else LEVELS
+    texts = [text for level, _, text in (said.partition(": ") for said in one["said"]) if level in counted]
+    found = bool(texts) if one["detector"] == "doctor" else one["found"]
+    return {**one, "found": found, "right": found and any(names_cause(fault, text) for text in texts)}
 
 
 def names_cause(fault: Fault, text: str) -> bool:
@@ -209,7 +221,7 @@ def main() -> None:
     options.add_argument("--table", action="store_true", help="only print the table of the records")
     args = options.parse_args()
     if args.table:
-        records = json.loads(args.json.read_text(encoding="utf-8"))
+        records = [judged(r) for r in json.loads(args.json.read_text(encoding="utf-8"))]
         print(table(records))
         if args.missed:
             write_missed(args, records)

@@ -322,7 +322,7 @@ def _trl_trainer(case: Case):
     fixed = {"use_cpu": True, "bf16": False, "logging_steps": 1, "report_to": "none", "disable_tqdm": True}
     fixed |= {"gradient_checkpointing": False, "save_strategy": "no", "per_device_train_batch_size": 8}
     if fields.get("num_train_epochs") == 1:
-        fields["max_steps"] = 12 if case.stage == "sft" else 6
+        fields["max_steps"] = 9 if case.stage == "sft" else 6
     if size := own[case.stage].get("effective_batch"):
         fixed["per_device_train_batch_size"] = size
     more = {}

@@ -6,6 +6,7 @@ python benchmarks/faults/run.py --tenth 0 --detectors doctor
 """
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -30,6 +31,8 @@ import settings_faults
 from detectors import LEVELS
 from good import Case, good_case, train_base
 from plant import GROUPS, Benign, Fault
+
+from ft_notebooks.loading.quantized_loading import load_model
 
 FAULTS: list[Fault] = [
     *data_faults.FAULTS, *model_faults.FAULTS, *settings_faults.FAULTS, *scripts.FAULTS, *rl_faults.FAULTS,
@@ -61,6 +64,9 @@ class Bench:
         Path(os.environ[estimates.FOLDER]).mkdir(exist_ok=True)
         estimates.share()  # of memory, which are the same for most cases
         train_base(folder / "base", **{"steps": steps} if steps else {})
+        load_model(folder / "base", 32)  # what transformers compiles once, for all forks
+        gc.collect()
+        gc.freeze()  # a trainer begins with gc.collect(), which would look at half a million objects of the libraries
 
     def said(self, case: Case) -> dict[str, detectors.Said]:
         "What each detector says of a case."

@@ -8,6 +8,7 @@ import json
 import torch
 from good import DAYS, Case, shuffled
 from plant import Benign, config, content, on_answers, on_each, on_questions, on_rows, setting
+from scripts import encoded
 
 from ft_notebooks.data.example_task import appointments
 
@@ -131,7 +132,33 @@ def mathematics(text, i):
     return f"{text}\n\n$$\\int_0^1 x^{i} dx = \\frac{{1}}{{{i + 1}}}$$, i.e. α ≤ β — “quoted” & <b>not HTML</b>"
 
 
+def encoded_rows(it):
+    "The script encodes its rows itself."
+    it.rows, it.held = encoded(it, it.rows), encoded(it, it.held)
+
+
+def all_weights(it):
+    it.model = it.model.unload()
+    for parameter in it.model.parameters():
+        parameter.requires_grad_(True)
+    it.config["learning_rate"] = 1e-4
+
+
+def own_optimizer(it):
+    trained = [p for p in it.model.parameters() if p.requires_grad]
+    it.arguments["optimizers"] = (torch.optim.AdamW(trained, lr=1e-3), None)
+
+
+def nothing_else(it):
+    "A script without a fault."
+
+
+def script_with(change):
+    return lambda case: setattr(case, "script", change)
+
+
 BENIGN = [
+    *(Benign(f"{stage}: the good run", lambda case: None, stage, parts=0) for stage in ("sft", "dpo", "reward", "grpo")),
     Benign("sampling in the generation config", generation(do_sample=True, temperature=5.0, top_p=0.2)),
     Benign("penalties in the generation config", generation(repetition_penalty=1.8, no_repeat_ngram_size=3)),
     Benign("beams in the generation config", generation(num_beams=4, length_penalty=2.0)),
@@ -178,6 +205,12 @@ BENIGN = [
     Benign("DPO: with the loss of SFT", setting(dpo__loss_type="sigmoid,sft", dpo__loss_weights="[1.0, 1.0]"), "dpo"),
     Benign("reward: another seed", setting(reward__seed=7), "reward"),
     Benign("reward: three of five chosen answers are longer", on_each(lambda row, i: row["chosen" if i % 5 < 3 else "rejected"][0].update(content=row["chosen" if i % 5 < 3 else "rejected"][0]["content"] + " Thanks, noted.")), "reward"),
+    Benign("a script", script_with(nothing_else)),
+    Benign("a script that encodes its rows", script_with(encoded_rows)),
+    Benign("a script that trains all weights", script_with(all_weights)),
+    Benign("a script with an optimizer of its own", script_with(own_optimizer)),
+    Benign("DPO: a script", script_with(nothing_else), "dpo"),
+    Benign("reward: a script", script_with(nothing_else), "reward"),
     Benign("GRPO: another seed", setting(grpo__seed=7), "grpo"),
     Benign("GRPO: a temperature of 0.9", setting(grpo__temperature=0.9), "grpo"),
     Benign("GRPO: two rewards with weights", lambda case: setattr(case, "reward", ["rewards.py:near:2", "length:0.01"]), "grpo"),

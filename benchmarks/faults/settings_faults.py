@@ -61,7 +61,7 @@ FAULTS = [
     Fault("batches larger than the data", "settings and machine", setting(sft__effective_batch=512), r"effective_batch|batch|one step|1 step|steps?"),
     Fault("an answer is cut at 64 tokens", "settings and machine", setting(sft__max_length=64), r"cut|max_length"),
     Fault("gradients clipped to nothing", "settings and machine", setting(sft__max_grad_norm=1e-14), r"max_grad_norm|clip", holdout=True),
-    Fault("SGD with the rate of Adam", "settings and machine", setting(sft__optim="sgd"), r"sgd|optim|nothing (has )?chang", holdout=True),
+    Fault("SGD with the rate of Adam", "settings and machine", setting(sft__optim="sgd"), r"sgd|optim\b|hardly-learns|learning_rate|nothing (has )?chang", holdout=True),
     Fault("nothing is held out", "settings and machine", setting(data__eval=None), r"held.out|data\.eval|eval|held-out", least="note"),
     Fault("99 of 100 rows held out", "settings and machine", setting(data__eval=0.99), r"held.out|data\.eval|eval|train on|held-out", holdout=True),
     Fault("a model's folder that does not exist", "settings and machine", setting(model__name="./modle"), r"modle.*(no such|not|exist)|no such folder"),

@@ -25,7 +25,7 @@ from .run_record import held_out, run_identity
 from .settings import read_settings
 from ..data.chat_encoding import encode_chats
 from ..doctor.context import Context, Unavailable
-from ..doctor.diagnosis import COULD_NOT, findings
+from ..doctor.diagnosis import COULD_NOT, examine
 from ..doctor.findings import Finding
 from ..doctor.template_checks import ribbons
 
@@ -136,7 +136,7 @@ def doctor_command(
         run = _context(args, settings, stage)
         found = [_invalid(error) for error in errors]
         with contextlib.redirect_stdout(nowhere):  # a trainer prints its plan
-            found += findings(run, args.quick, partial(_progress, args))
+            found += examine(run, args.quick, partial(_progress, args))
         said = "" if args.json else _said(found, run)
     seconds = round(time.monotonic() - start, 1)
     print(json.dumps({"findings": [one.as_json() for one in found], "seconds": seconds}) if args.json else said)

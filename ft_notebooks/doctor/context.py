@@ -109,6 +109,7 @@ class Context:
     @loaded_once
     def raw(self) -> list[tuple[str, dict]]:
         "Location and row of each row, as it stands in the source."
+        assert len(self.whole)  # where that cannot be read, neither can this
         return [(place, row) for place, row in read_rows(self.source, EveryColumn()) if isinstance(row, dict)]
 
     @loaded_once

@@ -10,7 +10,6 @@ __all__ = ['RANGES', 'setting_extreme', 'adapter_extreme', 'dropout_high', 'step
 import json
 import math
 import os
-import re
 import shutil
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +23,7 @@ from ..core.device import hardware
 from ..core.files import read_record
 from .findings import Found, check
 from ..loading.memory_estimate import estimate_memory
+from ..loading.model_files import check_dropouts
 
 # %% ../../nbs/package/doctor/setting_checks.ipynb #3b5cbeba
 RANGES = {  # setting -> lowest, highest, usual values, and what happens outside; the edges are inside
@@ -100,9 +100,8 @@ def _adapter_of(run) -> dict:
     cure="set the field to 0 in the model's config.json",
 )  # fmt: skip
 def dropout_high(run):
-    for name, value in run.config.get_text_config().to_dict().items():
-        if re.search(r"drop|pdrop", name) and isinstance(value, (int, float)) and value > 0.5:
-            yield Found(f"{name}={value} in the model's configuration", "config.json")
+    check_dropouts(run.config)
+    yield from ()
 
 # %% ../../nbs/package/doctor/setting_checks.ipynb #907903ce
 def steps_of(run) -> int:

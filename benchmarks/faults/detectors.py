@@ -141,14 +141,14 @@ def short_run(case: Case) -> list[str]:
 # 1: the doctor
 
 
-def doctor(case: Case) -> Said:
+def doctor(case: Case, quick: bool = False) -> Said:
     "`ft doctor --json`; a script's model, tokenizer and rows are given to `diagnose`."
     with in_folder(case):
         if case.script is not None:
             return _diagnosed(case)
         stage = ["--stage", case.stage]
         argv = case.argv("doctor")
-        status, out, err = captured(lambda: main([*argv, *stage, "--json"]))
+        status, out, err = captured(lambda: main([*argv, *stage, "--json", *["--quick"] * quick]))
     try:
         found = json.loads(out)["findings"]
     except (ValueError, KeyError):

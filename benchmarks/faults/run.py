@@ -58,8 +58,9 @@ def made(one: Fault | Benign, base: Path, folder: Path) -> tuple[Case, Case]:
 class Bench:
     "A base, the good runs of each stage as every detector sees them, and the records."
 
-    def __init__(self, folder: Path, names: tuple[str, ...], steps: int | None = None):
+    def __init__(self, folder: Path, names: tuple[str, ...], steps: int | None = None, quick: tuple[str, ...] = ()):
         self.folder, self.names, self.records, self.good = folder, names, [], {}
+        self.quick = quick  # groups whose faults the doctor finds without the model
         os.environ.setdefault(estimates.FOLDER, str(folder / "estimates"))
         Path(os.environ[estimates.FOLDER]).mkdir(exist_ok=True)
         estimates.share()  # of memory, which are the same for most cases
@@ -68,11 +69,11 @@ class Bench:
         gc.collect()
         gc.freeze()  # a trainer begins with gc.collect(), which would look at half a million objects of the libraries
 
-    def said(self, case: Case) -> dict[str, detectors.Said]:
+    def said(self, case: Case, quick: bool = False) -> dict[str, detectors.Said]:
         "What each detector says of a case."
         found = {}
         if "doctor" in self.names:
-            found["doctor"] = detectors.forked(lambda: detectors.doctor(case))
+            found["doctor"] = detectors.forked(lambda: detectors.doctor(case, quick))
         if "ft" in self.names:
             found["ft"] = detectors.forked(lambda: detectors.commands(case))
         if {"trl", "loss curve"} & {*self.names}:
@@ -101,10 +102,14 @@ class Bench:
         kind = f"{one.stage} {one.start} {case.script is not None}"
         if case.script is not None:
             good.script = benign.nothing_else
-        usual = dict(self.usual(good, kind))
+        quick = isinstance(one, Fault) and one.group in self.quick
+        said = self.said(case, quick)
         if isinstance(one, Benign) or case.script is None:
-            usual["doctor"] = set()  # which says nothing of a good run; where it does, that is a false alarm
-        found = [record(one, name, said, usual[name]) for name, said in self.said(case).items()]
+            said_alone = {"doctor"} & {*said}  # it says nothing of a good run; where it does, that is a false alarm
+        else:
+            said_alone = set()
+        usual = self.usual(good, kind) if {*said} - said_alone else {}
+        found = [record(one, name, s, set() if name in said_alone else usual[name]) for name, s in said.items()]
         shutil.rmtree(place)
         self.records += found
         return found
@@ -201,7 +206,8 @@ def missed(records: list[dict], name: str, holdouts: bool) -> str:
         lines.append(f"## {name}: {title} ({len(part)})\n")
         for r in shown:
             lines.append(f"- {r['name']} ({r.get('group', 'benign')}, {r['stage']}) {r['failed']}")
-            lines += [f"    - {text}" for text in r["said"] if not text.startswith("note") or r["kind"] == "benign"]
+            first = {text.partition(" | ")[0]: text for text in reversed(r["said"])}  # one of each code
+            lines += [f"    - {text}" for text in reversed(first.values()) if not text.startswith("note")]
         counts = ", ".join(f"{hidden.count(group)} of {group}" for group in GROUPS if group in hidden)
         lines += [f"- held-out instances, not listed: {counts}"] * bool(hidden) + [""]
     return "\n".join(lines)

@@ -8,6 +8,7 @@ _names = {
     "integrity": ["last_good_checkpoint", "mark_checkpoint"],
     "resume": ["exact_resume"],
     "run_identity": ["describe"],
+    "run_lock": ["lock_run"],
     "run_manifest": ["run_folder", "check_manifest", "ManifestCallback"],
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_names)

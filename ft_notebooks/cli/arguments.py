@@ -9,6 +9,8 @@ __all__ = ['parser']
 import argparse
 from importlib.metadata import version
 
+from ..core.errors import SHORT_NAMES, nearest
+
 # %% ../../nbs/package/cli/arguments.ipynb #b582f9d7
 def _command(commands, name, text, *positional, output=None, settings=True):
     "A command with its arguments (name, number, explanation each); `output`: its default folder."
@@ -92,9 +94,34 @@ def _add_doctor(commands, data) -> None:
     look.add_argument("--json", action="store_true", help="print one JSON object")
 
 # %% ../../nbs/package/cli/arguments.ipynb #09c8d0ff
+class _Parser(argparse.ArgumentParser):
+    "A parser that takes no abbreviations, and says how a setting is given where an option is unknown."
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def parse_args(self, args=None, namespace=None):
+        known, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{_hint(known.command, unknown)}")
+        return known
+
+
+def _hint(command: str, unknown: list[str]) -> str:
+    "How the first unknown option may be meant."
+    option = next((word.partition("=")[0] for word in unknown if word.startswith("--")), "")
+    flags = ("--settings", "--set", "--output", "--quiet", "--help")
+    begun = [flag for flag in flags if option and flag.startswith(option)]
+    near = begun[0] if begun else nearest(option, flags, cutoff=0.7)
+    if near or not option or command not in ("sft", "dpo", "reward", "grpo"):
+        return f"; did you mean {near}?" if near else ""
+    name = option[2:].replace("-", "_")
+    return f"; settings are given as --set {command}.{SHORT_NAMES.get(name, name)}=VALUE"
+
+
 def parser() -> argparse.ArgumentParser:
     "The parser of `ft`; a parsed line holds the command's name as `command`."
-    ft = argparse.ArgumentParser("ft", description="Fine-tune a language model on a file of chats or of preferences.")
+    ft = _Parser("ft", description="Fine-tune a language model on a file of chats or of preferences.")
     ft.add_argument("--version", action="version", version=f"ft_notebooks {version('ft-notebooks')}")
     ft.set_defaults(quiet=False)
     commands = ft.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -17,7 +17,7 @@ from typing import Any
 
 from .arguments import parser
 from ..core.cpu_threads import use_cpu_threads
-from ..core.errors import Everywhere, Stopped
+from ..core.errors import Everywhere, FailedRun, Stopped, visible
 
 # %% ../../nbs/package/cli/commands.ipynb #3227e671
 SETTINGS_INI = """\
@@ -133,7 +133,8 @@ def _run(args) -> str | None:
 def main(
     argv: list[str] | None = None,  # The arguments; None for those of the process
 ) -> None:
-    """Runs `ft`; `ValueError` and `OSError` end it with one message on stderr and exit code 2.
+    """Runs `ft`; `ValueError` and `OSError` end it with one message on stderr and exit code 2,
+    `FailedRun`, for a run that has made the model worse, with 1.
 
     Ctrl-C ends it with exit code 130, SIGTERM during training with 143; the message names the point of the resume.
     """
@@ -147,9 +148,12 @@ def main(
     try:
         said = _run(args)
     except (ValueError, OSError) as e:
-        if first or not isinstance(e, Everywhere):  # those are printed by this host's first process
-            print(f"ft {args.command}: {e}", file=sys.stderr)
-        sys.exit(2)
+        if first or not isinstance(e, (Everywhere, FailedRun)):  # those are printed by this host's first process
+            own_line = (
+                "\n" if "tqdm" in sys.modules and sys.stderr.isatty() else ""
+            )  # a bar may not have ended its line
+            print(f"{own_line}ft {args.command}: {visible(str(e))}", file=sys.stderr)
+        sys.exit(1 if isinstance(e, FailedRun) else 2)
     except KeyboardInterrupt as e:
         reason = str(e) or "the same command continues from what is saved, or begins again"
         if first:

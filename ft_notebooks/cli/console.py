@@ -17,6 +17,7 @@ import transformers
 from .settings import OURS, SECTIONS, read_settings
 from ..loading.memory_estimate import check_bits
 from ..training.batch_plan import effective_batch
+from ..training.config import check_ranges
 
 # %% ../../nbs/package/cli/console.ipynb #518c1ca3
 def say(*words: object) -> None:
@@ -55,6 +56,7 @@ def _check_config(given, stage) -> None:
             f"[{stage}] a run needs checkpoints to resume from; leave out save_strategy and save_only_model"
         )
     try:
+        check_ranges(given)
         SECTIONS[stage](output_dir="unused", **{"use_cpu": True, "bf16": False, **_fields(given, stage)})
     except (ValueError, TypeError) as e:
         raise ValueError(f"[{stage}] {e}") from None
@@ -83,6 +85,10 @@ def check_settings(
             f"[lora] sets {', '.join(lora)}, but model.method=full trains every weight and no adapter; remove the keys "
             "from [lora], or set model.method to lora"
         )
+    try:
+        check_ranges(lora)
+    except ValueError as e:
+        raise ValueError(f"[lora] {e}") from None
     answers = max(1, given.get("prompts_a_step", 4)) * max(1, given.get("generations", 8))
     effective_batch(answers if stage == "grpo" else given.get("effective_batch", 16))
     _check_config(given, stage)

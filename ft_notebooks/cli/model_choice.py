@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from .console import command_settings, quiet_libraries, say
 from ..checkpointing.finished_runs import known_run
 from ..core.device import hardware
+from ..core.errors import visible
 from ..inference.generation import generate
 from ..loading.model_files import check_checkpoint, read_config
 from ..loading.quantized_loading import load_model
@@ -174,7 +175,7 @@ def _answer(model, tok, messages, max_new_tokens) -> list:
     except ValueError as e:
         say(f"({e})")
         return messages[:-1]
-    say(answer)
+    say(visible(answer))
     return [*messages, {"role": "assistant", "content": answer}]
 
 # %% ../../nbs/package/cli/model_choice.ipynb #52920f4f

@@ -8,19 +8,33 @@ __all__ = ['train_run', 'train_command']
 # %% ../../nbs/package/cli/pipeline.ipynb #ec88b075
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import date
 from pathlib import Path
 
 from ..checkpointing.environment import library_versions
-from ..checkpointing.finished_runs import known_run
-from ..checkpointing.run_manifest import run_folder
+from ..checkpointing.finished_runs import known_run, outcome_fault
+from ..checkpointing.run_lock import lock_run
+from ..checkpointing.run_manifest import check_folder, run_folder
 from .console import check_settings, command_settings, quiet_libraries, say
-from .data_preparation import as_chats, compare_measures, encode_rows, measure, read_stage, show_row
+from ft_notebooks.cli.data_preparation import (
+    as_chats,
+    check_lengths,
+    compare_measures,
+    describe_rows,
+    encode_rows,
+    measure,
+    read_stage,
+)
 from .model_choice import load_folder, load_scorer, load_trainable, model_settings
 from .run_record import held_out, run_identity, shared_system
-from ..core.files import write_atomically
+from ..core.errors import FailedRun
+from ..core.files import read_record, write_atomically
 from ..core.processes import check_same, leave_processes, once_a_host, together
 from ..dpo.over_optimization import plot_collapse
 from ..dpo.trainer import dpo_trainer
+from ..loading.model_files import check_checkpoint
+from ..lora.adapter_folder import check_adapter_folder
 
 # %% ../../nbs/package/cli/pipeline.ipynb #22b88fa2
 from ..rlhf.grpo import grpo_trainer
@@ -33,6 +47,7 @@ from ..rlhf.reward_statistics import plot_pair_statistics
 from ..rlhf.reward_training import reward_trainer
 from ..sft.trainer import sft_trainer
 from ..tokenization.padding import load_tokenizer
+from ..tokenization.template_checks import fix_date, writes_date
 from ..training.run import fit
 from ..training.sample_outputs import SamplesCallback
 
@@ -47,15 +62,6 @@ def _encode(tok, rows, held, settings, stage, sources) -> tuple:
     held_ids, _ = encode_rows(tok, held, max_length, sources, **{**data, "allow_equal": 1.0})
     ids, account = encode_rows(tok, rows, max_length, sources, **data)
     return ids, account, held_ids
-
-
-def _in_words(account) -> str:
-    "The counts of the encoded rows in one line; a count of 0 only for cut, dropped and equal."
-    parts = []
-    for key, value in account.items():
-        if not isinstance(value, list) and (value or key in ("cut", "dropped", "equal")):
-            parts.append(f"{key.replace('_', ' ')}: {value:,}")
-    return "  ".join(parts)
 
 # %% ../../nbs/package/cli/pipeline.ipynb #ad48325a
 def _own_folder(run, identity) -> Path:
@@ -137,6 +143,50 @@ def _to_train(settings, tok, stage):
     seed = settings[stage]["seed"]
     return load_scorer(settings, tok, seed) if stage == "reward" else load_trainable(settings, seed)
 
+# %% ../../nbs/package/cli/pipeline.ipynb #d7a3f0f7
+def _dated(tok, run) -> tuple:
+    "The tokenizer, whose template writes the date of the run's first start; and that date for the record."
+    if not writes_date(tok):
+        return tok, {}
+    file = Path(run, "run.json")
+    known = read_record(file).get("template.date") if file.is_file() else None
+    day = date.fromisoformat(known) if known else date.today()
+    say(f"the chat template writes the date: {day} is written into this run's template, in training and in use")
+    return fix_date(tok, day), {"template.date": str(day)}
+
+
+def _finished(run, tok, settings, stage) -> tuple:
+    say(f"{run} is finished; nothing is changed. To train again, set --output to a different folder")
+    known = known_run(run.resolve())[1]
+    if known.get("failed"):
+        raise FailedRun(known["failed"])
+    return _finished_model(run, tok, settings, stage), tok, known["history"]
+
+# %% ../../nbs/package/cli/pipeline.ipynb #f71bdd74
+def _train(tok, held, encoded, settings, run, stage, guards, chosen) -> tuple:
+    "Trains the run and saves its metrics; raises `FailedRun` after SFT that has made held-out rows less likely."
+    ids, held_ids, facts = encoded
+    callbacks, rewards, made = _callbacks(tok, held, settings, guards, stage), None, settings
+    with together():
+        for part in (ids, held_ids) if stage in ("sft", "dpo") else ():
+            check_lengths(part, settings["model"]["name"])
+        if stage == "grpo":
+            rewards = load_rewards(chosen, tok)
+            made, watched = _with_rewards(settings, chosen, rewards, tok, held_ids)
+            callbacks += watched
+        model = _to_train(settings, tok, stage)
+    trainer = _trainer(model, tok, ids, held_ids, run, stage, made, callbacks)
+    before = _measured(trainer.model, tok, held_ids, settings, rewards)
+    fit(trainer)
+    after, history = _measured(trainer.model, tok, held_ids, settings, rewards), trainer.state.log_history
+    kept, lines = _compared(before, after, held_ids)
+    say("\n".join(lines))
+    worse = "perplexity" in after and outcome_fault(run, before["perplexity"], after["perplexity"], history)
+    _keep(trainer, run, {**facts, **kept, **({"failed": worse} if worse else {})})
+    if worse:
+        raise FailedRun(worse)
+    return trainer.model, tok, history
+
 # %% ../../nbs/package/cli/pipeline.ipynb #ddefee76
 def train_run(
     rows,  # A `Dataset` of conversations or of pairs to train on
@@ -150,36 +200,26 @@ def train_run(
     """Trains a stage on its rows and saves it in `run`; resumes a killed run, leaves a finished one unchanged.
 
     Raises `ValueError` where `run` holds a different run or other files, and where `encode_rows`, `model_settings` or
-    the trainers do; `Stopped`, with the checkpoint from which the same command resumes, on a signal.
+    the trainers do; `FailedRun` where held-out rows are less likely than before; `Stopped`, with the checkpoint from
+    which the same command resumes, on a signal.
     """
     with together():
         settings = {**settings, "model": model_settings(settings), stage: {"seed": 0, **settings[stage]}}
         chosen = choose_rewards(settings[stage].get("rewards")) if stage == "grpo" else []
-        tok = load_tokenizer(settings["model"]["name"])
+        tok, day = _dated(load_tokenizer(settings["model"]["name"]), run)
     ids, account, held_ids = once_a_host(lambda: _encode(tok, rows, held, settings, stage, sources))
-    say(_in_words(account))
-    say(show_row(tok, ids[0]))
-    identity = {**run_identity(settings, stage, rows, held), **reward_identity(chosen)}
+    say(describe_rows(tok, ids, account, rows, held))
+    identity = {**run_identity(settings, stage, rows, held), **reward_identity(chosen), **day}
     run = _own_folder(run, identity)
     finished = (run / "metrics.json").exists()
     check_same(**identity, **library_versions(), finished=finished)
     if finished:
-        say(f"{run} is finished; nothing is changed. To train again, set --output to a different folder")
-        return _finished_model(run, tok, settings, stage), tok, known_run(run.resolve())[1]["history"]
-    callbacks, rewards, made = _callbacks(tok, held, settings, guards(tok, ids), stage), None, settings
-    with together():
-        if stage == "grpo":
-            rewards = load_rewards(chosen, tok)
-            made, watched = _with_rewards(settings, chosen, rewards, tok, held_ids)
-            callbacks += watched
-        model = _to_train(settings, tok, stage)
-    trainer = _trainer(model, tok, ids, held_ids, run, stage, made, callbacks)
-    before = _measured(trainer.model, tok, held_ids, settings, rewards)
-    fit(trainer)
-    kept, lines = _compared(before, _measured(trainer.model, tok, held_ids, settings, rewards), held_ids)
-    say("\n".join(lines))
-    _keep(trainer, run, {"account": account, "data": settings["data"], "system": shared_system(rows), **kept})
-    return trainer.model, tok, trainer.state.log_history
+        return _finished(run, tok, settings, stage)
+    with ExitStack() as stack:
+        with together():
+            stack.enter_context(lock_run(run))
+        encoded = (ids, held_ids, {"account": account, "data": settings["data"], "system": shared_system(rows)})
+        return _train(tok, held, encoded, settings, run, stage, guards(tok, ids), chosen)
 
 # %% ../../nbs/package/cli/pipeline.ipynb #25426a30
 def _absolute(source):
@@ -188,6 +228,18 @@ def _absolute(source):
 
 # %% ../../nbs/package/cli/pipeline.ipynb #4f2b63d1
 _ROWS = {"sft": "conversations", "grpo": "prompts"}
+_NONE_HELD = "none held out, so nothing will be evaluated (--set data.eval=0.1 holds out a tenth)"
+
+
+def _check_folders(settings, stage, output) -> None:
+    "Raises `ValueError` for a model or a run's folder that cannot be used, before a row is read."
+    model = {}
+    if settings["model"].get("name", "smollm2") != "smollm2":  # the built-in one may have to be fetched
+        model = model_settings(settings)
+        is_adapter = Path(model["name"], "adapter_config.json").is_file()
+        (check_adapter_folder if is_adapter else check_checkpoint)(model["name"])
+    identity = run_identity({**settings, "model": model, stage: {"seed": 0, **settings[stage]}}, stage, None, None)
+    check_folder(output, {key: value for key, value in identity.items() if not key.startswith("data.")})
 
 
 def train_command(
@@ -202,10 +254,11 @@ def train_command(
         if stage == "grpo":
             settings[stage]["rewards"] = args.reward or settings[stage].get("rewards")
             choose_rewards(settings[stage]["rewards"])
+        _check_folders(settings, stage, args.output)
     data, seed = settings["data"], settings[stage].get("seed", 0)
     rule = data.get("eval")
     train, held = once_a_host(lambda: held_out(read_stage(stage, args.data, data), rule, seed, data, stage))
-    kept = "none held out, so nothing will be evaluated" if held is None else f"{len(held):,} held out"
+    kept = _NONE_HELD if held is None else f"{len(held):,} held out"
     say(f"{args.data}: {len(train):,} {_ROWS.get(stage, 'pairs')} to train on, {kept}")
     sources = [args.data]
     if rule and (Path(rule).exists() or rule.startswith("https://")):
@@ -215,4 +268,5 @@ def train_command(
     leave_processes()
     if stage == "reward":
         return f"\nThe run is in {args.output}. Next: load_reward_model({args.output!r}, tok) in Python"
-    return f"\nThe run is in {args.output}. Next: ft eval {args.output}, or ft chat {args.output}"
+    rows = " DATA" if held is None else ""
+    return f"\nThe run is in {args.output}. Next: ft eval {args.output}{rows}, or ft chat {args.output}"

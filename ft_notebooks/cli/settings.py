@@ -21,7 +21,7 @@ from peft import LoraConfig
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from trl import DPOConfig, GRPOConfig, RewardConfig, SFTConfig
 
-from ..core.errors import nearest, releases
+from ..core.errors import SHORT_NAMES, nearest, releases
 
 # %% ../../nbs/package/cli/settings.ipynb #9e5f80ab
 @dataclasses.dataclass(frozen=True)
@@ -238,7 +238,7 @@ def _known_type(place, section, key):
         raise ValueError(f"{place}: ft sets {key} itself; {fixed[key]}")
     known = setting_types(section)
     if key not in known:
-        near = nearest(key, known, cutoff=0.5)
+        near = SHORT_NAMES.get(key) if SHORT_NAMES.get(key) in known else nearest(key, known, cutoff=0.5)
         hint = f"; did you mean {near!r}?" if near else ""
         raise ValueError(f"{place}: [{section}] has no key {key!r} in {releases(SECTIONS[section])}{hint}")
     return known[key]

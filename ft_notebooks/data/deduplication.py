@@ -242,7 +242,8 @@ def overlap(
 ) -> list[tuple[int, int, float]]:  # (row of train, row of test, similarity), in the order of `test`; rows count from 0
     """Every row of `test` that is equal or nearly equal to one of `train`, in prompt or whole, or the beginning of one.
 
-    The similarity is 1 if the prompts are equal, or one row is the beginning of the other. `overlap(test, train)` lists the rows of `train` that `test` has.
+    The similarity is 1 if the prompts are equal, or one row is the beginning of the other.
+    `overlap(test, train)` lists the rows of `train` that `test` has.
     Raises `ValueError` if `near` is out of range or a column of `read_chats` and `read_preferences` is missing.
     """
     n = len(train)

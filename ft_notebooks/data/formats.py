@@ -7,6 +7,7 @@ __all__ = ['as_chat', 'as_preference', 'Defects']
 
 # %% ../../nbs/package/data/formats.ipynb #39acc0ce
 import json
+import re
 from collections import Counter, defaultdict
 from typing import Any
 
@@ -112,13 +113,31 @@ def _answer_messages(row: dict, key: str) -> tuple[list[dict], list[str]]:
     return [{"role": "assistant", "content": text}], defects
 
 # %% ../../nbs/package/data/formats.ipynb #719a5b93
+_MEANT = {  # our columns, and what they are called elsewhere
+    "prompt": ("question", "query", "input", "user", "ask", "problem", "human", "request"),
+    "completion": ("answer", "response", "output", "reply", "assistant", "solution", "target", "label"),
+    "chosen": ("preferred", "better", "winner", "accepted", "good"),
+    "rejected": ("dispreferred", "worse", "loser", "bad"),
+}
+_ALL_MEANT = {name for names in _MEANT.values() for name in names}
+
+
 def _column_hint(row: dict, ours: tuple[str, ...]) -> str:
     "A hint how to name the columns of an unknown format; empty if the row has too few texts."
     wanted = [key for key in ours if row.get(key) is None]
+    joined = next((mark for mark in (";", "\t", "|") if len(row) == 1 and mark in str(next(iter(row)))), None)
+    if joined:
+        return f"; its header is not separated by commas but by {joined!r}: save the file with commas"
     texts = [key for key, value in row.items() if key not in ours and isinstance(value, str) and len(key) <= 40]
-    if len(texts) < len(wanted):
-        return ""
-    names = dict(zip(wanted, texts))
+    names = {}
+    for key in wanted:  # a column with a name of this meaning, else the next one
+        left = [name for name in texts if name not in names.values()]
+        known = [name for name in left if name.lower() in _MEANT.get(key, ())]
+        if left:
+            names[key] = (known or [name for name in left if name.lower() not in _ALL_MEANT] or left)[0]
+    if len(names) < len(wanted):
+        text_alone = "; a text alone is for continued pre-training, which ft does not do: give question and answer"
+        return text_alone if list(row) == ["text"] else ""
     python = ", ".join(f"{key}={json.dumps(name, ensure_ascii=False)}" for key, name in names.items())
     settings = " ".join(f"--set data.{key}={name}" for key, name in names.items())
     return f"; or name its columns, such as {python} (in ft, {settings})"
@@ -211,6 +230,7 @@ def as_preference(
     return pair, _ambiguous_columns(row, given) + found + more + wrong
 
 # %% ../../nbs/package/data/formats.ipynb #613daed3
+_VALUE = re.compile(r'\(.*?\)(?=, which would be lost)|(?<=the "content" ).*?(?=; it must be a text)')
 _LISTED, _PLACES = 20, 4  # defects that one error lists, and locations for each
 
 
@@ -220,10 +240,12 @@ class Defects:
     def __init__(self) -> None:
         self.times: Counter[str] = Counter()  # defect -> how often it was found
         self.places: dict[str, list[str]] = defaultdict(list)  # defect -> where it was found first
+        self.alike: dict[str, str] = {}  # defect without its value -> the first such defect
         self.unlisted = 0
 
     def add(self, place: str, defects: list[str]) -> None:
         for defect in defects:
+            defect = self.alike.setdefault(_VALUE.sub("", defect), defect)
             if defect not in self.times and len(self.times) == _LISTED:
                 self.unlisted += 1
                 continue

@@ -196,13 +196,23 @@ def read_optional_text(
     return ("", []) if value is None or (isinstance(value, str) and not value.strip()) else read_text(row, key, "")
 
 # %% ../../nbs/package/data/messages.ipynb #f36c95c2
+def _transcript(text: str) -> list[dict]:
+    "The messages of a text as in Anthropic's HH data; an empty last answer is the place of the one that follows."
+    parts = re.split(r"\n\n(Human|Assistant):", text)[1:]
+    roles = ["user" if speaker == "Human" else "assistant" for speaker in parts[::2]]
+    messages = [{"role": role, "content": said.strip()} for role, said in zip(roles, parts[1::2])]
+    return messages[:-1] if roles[-1] == "assistant" and not messages[-1]["content"] else messages
+
+
 def read_turns(
     row: dict,
     key: str,  # The column, which is there: a text, a message, or a list of messages
     role: str,  # Whose text it is
 ) -> tuple[list[dict], list[str]]:  # (messages, defects)
-    "The messages in a column of any of the three forms; a text that holds a list is parsed."
+    "The messages in a column of any of the three forms; a text that holds a list, or a transcript of HH, is parsed."
     value = row[key]
+    if isinstance(value, str) and value.startswith("\n\nHuman:"):
+        return read_messages(_transcript(value), key)
     if isinstance(value, str) and not _LISTED.match(value):
         text, defects = read_text(row, key, "")
         return [{"role": role, "content": text}], defects

@@ -240,6 +240,12 @@ def _dataset_batches(dataset: Dataset, columns: Collection[str]) -> Iterator[Bat
 
 # %% ../../nbs/package/data/readers.ipynb #275e008f
 _KINDS = (".json", ".jsonl", ".csv", ".parquet")
+_TEXT = "; rows of questions and answers are needed: plain text is for continued pre-training, which ft does not do"
+_CONVERT = {
+    ".tsv": ": pandas.read_csv(path, sep='\\t').to_csv('rows.csv', index=False)",
+    ".xlsx": ": pandas.read_excel(path).to_csv('rows.csv', index=False)",
+    ".txt": _TEXT, ".md": _TEXT, ".pdf": _TEXT, ".docx": _TEXT,
+}  # fmt: skip
 
 
 def _suffix(path: str) -> str:
@@ -252,7 +258,8 @@ def _files(path: str) -> list[str]:
         if _suffix(path) in _KINDS:
             return [path]
         what = f"{path}: {_suffix(path) or 'no suffix'}"
-        raise ValueError(f"{what}; only .json, .jsonl, .csv and .parquet are read, so convert the file")
+        more = _CONVERT.get(_suffix(path), "")
+        raise ValueError(f"{what}; only .json, .jsonl, .csv and .parquet are read, so convert the file{more}")
     folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
     inside = sorted(file for file in os.listdir(folder) if file[0] != ".") if os.path.isdir(folder) else []
     files = [file for file in inside if _suffix(file) in _KINDS and os.path.isfile(os.path.join(folder, file))]

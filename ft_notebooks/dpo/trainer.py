@@ -27,6 +27,7 @@ from ..training.out_of_memory import explain_out_of_memory
 from ..data.preference_encoding import PAIR_KEYS, encode_pairs
 from ..data.preference_report import pair_report, suspect_swapped
 from ..data.read import read_preferences
+from ..loading.model_files import check_context
 from ..distributed.uneven_batches import count_rows_once, own_batches, own_loss
 from .reference import ReferenceCallback, with_reference
 from ..checkpointing.resume import explain_save_error, no_epoch_after_the_end, start_of
@@ -251,6 +252,8 @@ def _once(given, arguments, adapter: bool, rows: int, size: int) -> bool:
 def _settings(model, pairs, output_dir, effective_batch, given, arguments) -> tuple[DPOConfig, Plan]:
     "The run's arguments, with a learning rate for adapter or full model, and their batch plan."
     lengths = [sum(map(len, ids)) for ids in zip(*(pairs[key] for key in PAIR_KEYS))]
+    both = zip(pairs["prompt_ids"], pairs["chosen_ids"], pairs["rejected_ids"])
+    check_context((len(prompt) + max(map(len, answers)) for prompt, *answers in both), model.config)
     adapter, given = _has_adapter(model, arguments), {"train_sampling_strategy": "random", **given}
     given["precompute_ref_log_probs"] = _once(given, arguments, adapter, len(lengths), effective_batch)
     chosen = plan(model, lengths, effective_batch, given, config=DPOConfig, adapter=arguments.get("peft_config"))

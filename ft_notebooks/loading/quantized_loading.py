@@ -114,8 +114,8 @@ def load_model(
 ) -> PreTrainedModel:  # In `eval()` mode, on this process's card if any; attribute `hub_commit`: its commit or None
     """Loads a model of transformers from safetensors, with weights in the dtype that `bits` stands for on this machine.
 
-    `ValueError`, before any weight is read, if the model cannot be loaded this way, and afterwards if a weight is NaN or
-    infinite. Never runs code that comes with it.
+    `ValueError`, before any weight is read, if the model cannot be loaded this way, and afterwards if a weight is NaN
+    or infinite. Never runs code that comes with it.
     """
     _check_arguments(name, bits, kwargs)
     hw, where = hardware(), ("cache_dir", "force_download", "local_files_only", "proxies", "subfolder", "token")

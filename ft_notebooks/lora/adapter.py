@@ -90,6 +90,19 @@ def _check_fields(model: torch.nn.Module, fields: dict) -> None:
     _check_layers(model, fields.get("layers_to_transform"))
 
 # %% ../../nbs/package/lora/adapter.ipynb #734c16b1
+def _check_size(model: torch.nn.Module, r: int, fields: dict) -> None:
+    "Raises `ValueError` for a rank above the width of every layer, an alpha below 0, or a dropout above 0.5."
+    sizes = [p.shape for p in model.parameters() if p.ndim == 2 and p.is_floating_point()]  # not of quantized weights
+    width = max((min(shape) for shape in sizes), default=r)
+    alpha, dropout = fields.get("lora_alpha", 1), fields.get("lora_dropout", 0)
+    if r > width:
+        raise ValueError(f"r={r} is above {width}, the width of the model's widest layer; 8 to 64 are usual")
+    if not alpha > 0:
+        raise ValueError(f"lora_alpha={alpha} switches the adapter off, or turns it around; {r} to {2 * r} are usual")
+    if not 0 <= dropout <= 0.5:
+        raise ValueError(f"lora_dropout={dropout} drops more than half of what the adapter reads; 0 to 0.1 are usual")
+
+
 def lora_config(
     model: torch.nn.Module,  # The model to adapt; its weights may be on the device `meta`
     r: int = 16,  # The rank: columns of B, rows of A; at least 1
@@ -104,6 +117,7 @@ def lora_config(
         raise ArgumentError("lora_config", "model", "the model to adapt", model, "load one: load_model(name)")
     if not isinstance(r, int) or isinstance(r, bool) or r < 1:
         raise ValueError(f"r must be a whole number of at least 1, got {r!r}; 8 to 64 are usual")
+    _check_size(model, r, fields)
     targets = fields.get("target_modules")
     if isinstance(targets, str) and targets.isidentifier():
         fields["target_modules"] = [targets]  # PEFT reads a string as a regular expression of paths

@@ -161,7 +161,7 @@ def check_base_weights(
     model: PeftModel,  # Loaded from `folder`
     folder: str | Path,  # Of the adapter
 ) -> None:
-    "Raises `ValueError` if the base has other weights than the manifest of the adapter's run says; without one nothing."
+    "Raises `ValueError` if the base has other weights than the manifest of the adapter's run says."
     file = _manifest(Path(folder).expanduser().resolve())
     run = json.loads(file.read_text(encoding="utf-8")).get("run", {}) if file else {}
     base = model.get_base_model()

@@ -22,6 +22,7 @@ from ..data.read import read_chats
 from ..core.progress import without_library_bars
 from ..core.seams import attention_of, given_way, overrides
 from ..training.out_of_memory import explain_out_of_memory
+from ..loading.model_files import check_context
 from .packing_check import check_apart
 from ..distributed.uneven_batches import count_rows_once, own_batches, own_loss
 from ..checkpointing.resume import explain_save_error, no_epoch_after_the_end, start_of
@@ -152,6 +153,7 @@ def sft_trainer(
     check_trackers(given.get("report_to", "none"))
     check_start(model, tok, arguments, "sft_trainer")
     rows = encoded(train_dataset, eval_dataset, read_chats, partial(_encoded, tok, given), "sft_trainer")
+    check_context(map(len, rows["train_dataset"]["input_ids"]), model.config)
     adapter = arguments.get("peft_config")
     args, chosen = _settings(model, rows["train_dataset"], output_dir, effective_batch, given, adapter)
     check_checkpoint_choice(args, arguments.get("callbacks"))

@@ -76,7 +76,8 @@ def _answer_span(
         return start, there.end()
     raise ValueError(
         f"{place}: the chat template rewrites an answer once the conversation goes on, so the model would be "
-        "trained on text that it never sees in use; split the conversation so that each answer is its last message"
+        "trained on text that it never sees in use; split the conversation so that each answer is its last message "
+        "(ft_notebooks.split keeps such rows on one side)"
     )
 
 # %% ../../nbs/package/tokenization/answer_spans.ipynb #99880d99

@@ -108,8 +108,8 @@ def check_template(
     "Raises `ValueError` if the chat template is random, writes the current date or ignores `add_generation_prompt`."
     if not renders_alike(tok):
         raise ValueError(
-            "the chat template writes a different text at each call, so that no run can be resumed and no prompt in use "
-            "is one that was trained; remove the filter random from tok.chat_template"
+            "the chat template writes a different text at each call, so that no run can be resumed and no prompt in "
+            "use is one that was trained; remove the filter random from tok.chat_template"
         )
     if writes_date(tok):
         raise ValueError(

@@ -36,9 +36,9 @@ def check_start(
     """Checks that the model fits its tokenizer, stops where the template ends an answer, and has something to train.
 
     Raises `ArgumentError` if model or tokenizer has the wrong type, and `ValueError` if token ids exceed the
-    vocabulary, generation does not stop at the end-of-turn token, the chat template is random, writes the date
-    or ignores `add_generation_prompt`, a dropout is above 0.5, a trained weight would not be saved, nothing is trainable, or trained base weights are in
-    16 bits.
+    vocabulary, generation does not stop at the end-of-turn token, the chat template is random, writes the date or
+    ignores `add_generation_prompt`, a dropout is above 0.5, nothing is trainable, a trained weight would not be saved,
+    or trained base weights are in 16 bits.
     """
     check_model(model, tok, where)
     check_vocabulary(tok, model)

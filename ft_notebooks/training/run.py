@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 from transformers import Trainer
@@ -19,10 +20,11 @@ from transformers.trainer_utils import TrainOutput
 from ..checkpointing.graceful_stop import save_on_signals
 from ..checkpointing.integrity import checkpoint_fault, last_good_checkpoint, mark_checkpoint, marked_step
 from ..checkpointing.resume import exact_resume
+from ..checkpointing.run_lock import lock_run
 from ..checkpointing.run_manifest import ManifestCallback
 from ..core.arguments import ArgumentError
 from ..core.errors import Stopped
-from ..core.processes import first_of_all
+from ..core.processes import first_of_all, together
 from ..distributed.sharded_save import save_whole
 from .progress_and_plots import plot_history
 
@@ -130,22 +132,7 @@ def _holds_model(run: Path, step: int) -> bool:
     return checkpoint_fault(run) is None and marked_step(run) == step
 
 # %% ../../nbs/package/training/run.ipynb #5c94573e
-def fit(
-    trainer: Trainer,  # Of `sft_trainer` or `dpo_trainer`, or any `transformers.Trainer`; its model is trained in place
-) -> TrainOutput:  # As of `trainer.train`
-    """Trains the trainer's run to its last step, and saves its model in `trainer.args.output_dir`.
-
-    It starts the run, resumes it from the last complete checkpoint to the same weights or, if the run has finished,
-    loads them and changes no file. It removes DPO's second adapter from the model. All processes of a run call it. The
-    first SIGTERM or Ctrl-C ends the step, saves a checkpoint and raises `Stopped`, a `KeyboardInterrupt` with the
-    signal and the checkpoint. Raises `ArgumentError` for an object that is not a trainer, and `ValueError` if the
-    folder holds another run or if settings leave no checkpoint.
-    """
-    if not isinstance(trainer, Trainer):
-        cure = "make one: sft_trainer(model, tok, dataset, output_dir=...)"
-        raise ArgumentError("fit", "trainer", "a transformers.Trainer", trainer, cure)
-    _check_saves(trainer.args)
-    _prepare(trainer)
+def _fit(trainer: Trainer) -> TrainOutput:
     run, first = Path(trainer.args.output_dir), trainer.is_world_process_zero()
     checkpoint = first_of_all(last_good_checkpoint(run) if first else None)
     start = marked_step(Path(checkpoint)) if checkpoint else 0
@@ -157,3 +144,25 @@ def fit(
     if not saved or trainer.state.global_step > start:
         _save(trainer)
     return output
+
+
+def fit(
+    trainer: Trainer,  # Of `sft_trainer` or `dpo_trainer`, or any `transformers.Trainer`; its model is trained in place
+) -> TrainOutput:  # As of `trainer.train`
+    """Trains the trainer's run to its last step, and saves its model in `trainer.args.output_dir`.
+
+    It starts the run, resumes it from the last complete checkpoint to the same weights or, if the run has finished,
+    loads them and changes no file. It removes DPO's second adapter from the model. All processes of a run call it. The
+    first SIGTERM or Ctrl-C ends the step, saves a checkpoint and raises `Stopped`, a `KeyboardInterrupt` with the
+    signal and the checkpoint. Raises `ArgumentError` for an object that is not a trainer, and `ValueError` if the
+    folder holds another run, another process trains in it, or settings leave no checkpoint.
+    """
+    if not isinstance(trainer, Trainer):
+        cure = "make one: sft_trainer(model, tok, dataset, output_dir=...)"
+        raise ArgumentError("fit", "trainer", "a transformers.Trainer", trainer, cure)
+    _check_saves(trainer.args)
+    _prepare(trainer)
+    with ExitStack() as stack:
+        with together():
+            stack.enter_context(lock_run(trainer.args.output_dir))
+        return _fit(trainer)

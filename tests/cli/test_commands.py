@@ -475,7 +475,7 @@ def test_a_run_is_known_by_its_settings_and_by_what_its_rows_say(copied, capsys)
         ("lora.r=8", "a different run: lora.r was 4, is 8. "),
         ("model.bits=16", "a different run: model.bits was 32, is 16. "),
         ("data.eval=0.5", "data.held_out was '5 rows, "),
-        ("sft.seed=9", "sft.seed was 5, is 9; "),
+        ("sft.seed=9", "sft.seed was 5, is 9. "),
     ]:
         assert said in refused(capsys, "sft", "renamed.jsonl", *argv, "--set", setting)
     lines = Path("renamed.jsonl").read_text().splitlines()

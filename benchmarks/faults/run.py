@@ -40,6 +40,7 @@ FAULTS: list[Fault] = [
 BENIGN: list[Benign] = benign.BENIGN
 DETECTORS = ("doctor", "ft", "trl", "loss curve", "traincheck")
 RESULT = Path(__file__).parent / "faults.json"
+PICTURE = Path(__file__).parents[1] / "fault_bench.png"
 
 
 def made(one: Fault | Benign, base: Path, folder: Path) -> tuple[Case, Case]:
@@ -78,7 +79,7 @@ class Bench:
             found["ft"] = detectors.forked(lambda: detectors.commands(case))
         if {"trl", "loss curve"} & {*self.names}:
             found["trl"] = detectors.forked(lambda: detectors.library(case))
-            fault = detectors.curve_fault(found["trl"].losses, case.stage)
+            fault = "" if case.stage == "grpo" else detectors.curve_fault(found["trl"].losses)
             found["loss curve"] = detectors.Said(bool(fault), [("warning", fault)] if fault else [])
             found["loss curve"].seconds = found["trl"].seconds
         return {name: said for name, said in found.items() if name in self.names}
@@ -120,6 +121,7 @@ def record(one: Fault | Benign, name: str, said: detectors.Said, usual: set[str]
     new = said.findings
     if name != "loss curve":
         new = [(level, text) for level, text in new if not set(detectors.plain_lines(text)) <= usual]
+        new.sort(key=lambda found: -LEVELS.index(found[0]))
     found = said.found if name in ("ft", "loss curve") else bool(detectors.above_notes(new))
     right = None
     if isinstance(one, Fault):
@@ -137,7 +139,7 @@ def record(one: Fault | Benign, name: str, said: detectors.Said, usual: set[str]
     return {
         "name": one.name, "kind": kind, "stage": one.stage, **own, "detector": name, "found": found, "right": right,
         "seconds": round(said.seconds, 2), "failed": said.failed[-300:],
-        "said": [f"{level}: {text[:700]}" for level, text in new][:10],
+        "said": [f"{level}: {text[:300]}" for level, text in new][:4],
     }  # fmt: skip
 
 
@@ -191,6 +193,33 @@ def table(records: list[dict]) -> str:
     return "\n".join([*lines, "| CPU seconds a look, median | | " + " | ".join(cells) + " |"])
 
 
+def draw(records: list[dict], file: Path) -> None:
+    "By group and detector: the share of faults whose cause is named, and lighter what is only found."
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = [name for name in DETECTORS if any(r["detector"] == name for r in records)]
+    faults = [r for r in records if r["kind"] == "fault" and r["knowable"]]
+    figure, axes = pyplot.subplots(figsize=(9, 3.6))
+    for n, name in enumerate(names):
+        for key, alpha in (("found", 0.35), ("right", 1.0)):
+            shares = []
+            for group in GROUPS:
+                mine = [r for r in faults if r["group"] == group and r["detector"] == name]
+                shares.append(100 * sum(bool(r[key]) for r in mine) / max(len(mine), 1))
+            places = [g + (n - (len(names) - 1) / 2) * 0.8 / len(names) for g in range(len(GROUPS))]
+            label = name if key == "right" else None
+            axes.bar(places, shares, 0.75 / len(names), color=f"C{n}", alpha=alpha, label=label)
+    axes.set_xticks(range(len(GROUPS)), [group.replace(" ", "\n", 1) for group in GROUPS])
+    axes.set_ylabel("% of the faults")
+    axes.set_title("cause named (dark), only found (light)", fontsize=10, loc="left")
+    axes.legend(fontsize=8, ncols=len(names), loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=110, bbox_inches="tight", metadata={"Software": None})
+
+
 def missed(records: list[dict], name: str, holdouts: bool) -> str:
     "The faults that a detector misses or misnames, and its false alarms, as Markdown; of held-out ones their number."
     mine = [r for r in records if r["detector"] == name]
@@ -230,11 +259,12 @@ def main() -> None:
     options.add_argument("--json", metavar="FILE", type=Path, default=RESULT, help="records are put into it")
     options.add_argument("--missed", metavar="FILE", type=Path, help="Markdown: what each detector missed")
     options.add_argument("--holdouts", action="store_true", help="list held-out instances there, too")
-    options.add_argument("--table", action="store_true", help="only print the table of the records")
+    options.add_argument("--table", action="store_true", help="only print, and draw, the table of the records")
     args = options.parse_args()
     if args.table:
         records = [judged(r) for r in json.loads(args.json.read_text(encoding="utf-8"))]
         print(table(records))
+        draw(records, PICTURE)
         if args.missed:
             write_missed(args, records)
         return
@@ -250,8 +280,8 @@ def main() -> None:
                     print("\n".join(f"    {text}" for text in r["said"]))
             records = bench.records
             if not args.only and args.tenth is None:
-                text = json.dumps(merged(args.json, records), indent=1, ensure_ascii=False)
-                args.json.write_text(text + "\n", encoding="utf-8")
+                lines = (json.dumps(one, ensure_ascii=False) for one in merged(args.json, records))
+                args.json.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
     print(table(records))
     print(f"{time.monotonic() - start:.0f} s")
     if args.missed:

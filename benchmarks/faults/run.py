@@ -151,7 +151,8 @@ def judged(one: dict) -> dict:
     counted = LEVELS[LEVELS.index(fault.least) :] if one["detector"] == "doctor" else LEVELS
     texts = [text for level, _, text in (said.partition(": ") for said in one["said"]) if level in counted]
     found = bool(texts) if one["detector"] == "doctor" else one["found"]
-    return {**one, "found": found, "right": found and any(names_cause(fault, text) for text in texts)}
+    right = one["right"] or any(names_cause(fault, text) for text in texts)  # texts are cut in the file
+    return {**one, "found": found, "right": found and right}
 
 
 def names_cause(fault: Fault, text: str) -> bool:
@@ -161,7 +162,8 @@ def names_cause(fault: Fault, text: str) -> bool:
 def chosen(only: str | None, tenth: int | None) -> list[Fault | Benign]:
     every = [*FAULTS, *BENIGN]
     if only:
-        return [one for one in every if only.lower() in one.name.lower()]
+        words = [word.strip().lower() for word in only.split("|")]
+        return [one for one in every if any(w in one.name.lower() or w == getattr(one, "group", "") for w in words)]
     if tenth is not None:
         draw = random.Random(tenth)
         return draw.sample(FAULTS, len(FAULTS) // 10) + draw.sample(BENIGN, len(BENIGN) // 10)
@@ -253,7 +255,7 @@ def merged(file: Path, records: list[dict]) -> list[dict]:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--only", metavar="TEXT")
+    options.add_argument("--only", metavar="TEXT", help="part of a name, or a group; several are separated by |")
     options.add_argument("--tenth", metavar="SEED", type=int)
     options.add_argument("--detectors", metavar="NAMES", default="doctor,ft,trl,loss curve")
     options.add_argument("--json", metavar="FILE", type=Path, default=RESULT, help="records are put into it")
@@ -279,7 +281,7 @@ def main() -> None:
                 if args.only:
                     print("\n".join(f"    {text}" for text in r["said"]))
             records = bench.records
-            if not args.only and args.tenth is None:
+            if args.json != RESULT or not args.only and args.tenth is None:
                 lines = (json.dumps(one, ensure_ascii=False) for one in merged(args.json, records))
                 args.json.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
     print(table(records))

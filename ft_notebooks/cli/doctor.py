@@ -13,8 +13,10 @@ import shutil
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from .console import check_settings, command_settings, quiet_libraries, say
 from .data_preparation import read_stage
@@ -28,6 +30,9 @@ from ..doctor.context import Context, Unavailable
 from ..doctor.diagnosis import COULD_NOT, examine
 from ..doctor.findings import Finding
 from ..doctor.template_checks import ribbons
+from ..tokenization.padding import load_tokenizer
+from ..tokenization.template_checks import fix_date, writes_date
+from ..training.config import RANGES
 
 # %% ../../nbs/package/cli/doctor.ipynb #cfc7012b
 def _settings(args) -> tuple[dict, list[str]]:
@@ -58,10 +63,15 @@ def _kind_of_stage(args, data: dict) -> str:
         return "sft"
 
 # %% ../../nbs/package/cli/doctor.ipynb #7a2116de
-def _completed(settings: dict, stage: str) -> dict:
-    "The settings with the model's folder and bits; raises `ValueError` for settings that do not fit."
-    check_settings(settings, stage)
-    return {**settings, "model": model_settings(settings), stage: {"seed": 0, **settings[stage]}}
+def _inconsistent(settings: dict, stage: str) -> list[str]:
+    "The errors of settings that do not fit together; values alone are the subject of a check."
+    kept = {name: {k: v for k, v in section.items() if k not in (*RANGES, "warmup_steps")} for name, section in
+            settings.items()}  # fmt: skip
+    try:
+        check_settings(kept, stage)
+    except ValueError as e:
+        return [str(e)]
+    return []
 
 
 def _encoded_prompts(run) -> tuple:
@@ -74,6 +84,12 @@ def _encoded_prompts(run) -> tuple:
     return encode_chats(run.tok, run.whole.select(answered))
 
 
+def _identity(known: dict, stage: str) -> dict:
+    "The settings that a folder of another run would contradict; its rows are compared when the run starts."
+    found = run_identity(known, stage, None, None)
+    return {key: value for key, value in found.items() if not key.startswith("data.")}
+
+
 def _context(args, settings: dict, stage: str) -> Context:
     "The run that the command would start; its parts are loaded when a check needs them."
     data, rule = settings["data"], settings["data"].get("eval")
@@ -81,25 +97,27 @@ def _context(args, settings: dict, stage: str) -> Context:
 
     def known() -> dict:
         if not completed:
-            completed.update(_completed(settings, stage))
+            completed.update({**settings, "model": model_settings(settings), stage: {"seed": 0, **settings[stage]}})
         return completed
 
     def model():
         seed = known()[stage]["seed"]
         return load_scorer(known(), run.tok, seed) if stage == "reward" else load_trainable(known(), seed)
 
-    load = {
+    load: dict[str, Callable[[], Any]] = {
         "whole": partial(read_stage, stage, args.data, data),
         "parts": lambda: held_out(run.whole, rule, settings[stage].get("seed", 0), data, stage),
         "name": lambda: known()["model"]["name"],
         "model": model,
-        "identity": lambda: run_identity(known(), stage, *run.parts),
+        "tok": lambda: fix_date(load_tokenizer(known()["model"]["name"])),
+        "dated": lambda: writes_date(load_tokenizer(known()["model"]["name"])),
+        "identity": lambda: _identity(known(), stage),
     }
     if stage == "grpo":
         load["encoded"] = lambda: _encoded_prompts(run)
         settings[stage]["rewards"] = args.reward or settings[stage].get("rewards")
         load["rewards"] = lambda: load_rewards(choose_rewards(settings[stage].get("rewards")), run.tok)
-    run = Context(stage, settings, load, args.data, args.output or f"runs/{stage}")
+    run: Context = Context(stage, settings, load, args.data, args.output or f"runs/{stage}")
     return run
 
 # %% ../../nbs/package/cli/doctor.ipynb #95dc3f20
@@ -134,7 +152,7 @@ def doctor_command(
         stage = _kind_of_stage(args, settings["data"])
         say(f"{args.data}, to be trained by ft {stage}" + ("" if args.stage else " (--stage names another)"))
         run = _context(args, settings, stage)
-        found = [_invalid(error) for error in errors]
+        found = [_invalid(error) for error in (*errors, *_inconsistent(settings, stage))]
         with contextlib.redirect_stdout(nowhere):  # a trainer prints its plan
             found += examine(run, args.quick, partial(_progress, args))
         said = "" if args.json else _said(found, run)

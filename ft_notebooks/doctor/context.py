@@ -127,7 +127,7 @@ class Context:
 
     @loaded_once
     def folder(self) -> Path | None:
-        "The folder of the model's weights: of its base, if it has an adapter; None for a model in memory or on the hub."
+        "The folder of the weights: of the base, if there is an adapter; None for a model in memory or on the hub."
         found = self.name
         while found and Path(found, "adapter_config.json").is_file():
             found = check_adapter_folder(found).base_model_name_or_path
@@ -156,6 +156,11 @@ class Context:
     @loaded_once
     def rewards(self):
         "The reward functions of GRPO; None for other stages."
+
+    @loaded_once
+    def dated(self) -> bool:
+        "Whether the date of the run's start was written into a template that would read the clock."
+        return False
 
     @loaded_once
     def probed(self):

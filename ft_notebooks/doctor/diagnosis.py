@@ -15,12 +15,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.arguments import ArgumentError, as_dataset
 from ..data.read import read_chats, read_preferences
-from . import model_checks, pair_checks, probe, row_checks, setting_checks, template_checks, text_checks
+from . import answer_checks, model_checks, pair_checks, probe, row_checks, setting_checks
+from . import template_checks, text_checks
 from .context import Context, Unavailable
 from .findings import LEVELS, Check, Finding
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #454d2799
-_MODULES = (setting_checks, row_checks, template_checks, text_checks, pair_checks, model_checks, probe)
+_MODULES = (
+    setting_checks, row_checks, template_checks, answer_checks, text_checks, pair_checks, model_checks, probe,
+)  # fmt: skip
 
 
 def checks() -> list[Check]:
@@ -46,7 +49,9 @@ def _looked(one: Check, run: Context) -> Iterator[Finding]:
         return
     except (ValueError, OSError) as e:
         message, first = str(e), str(e).partition(": ")[0]
-        where = first if "\n" not in message and (os.sep in first or ".json" in first or first.startswith("row ")) else ""
+        where = (
+            first if "\n" not in message and (os.sep in first or ".json" in first or first.startswith("row ")) else ""
+        )
         yield Finding(one.code, "error", message, where, one.cause, one.cure, one.notebook)
     except Exception as e:
         problem = f"the check {one.code} failed: {type(e).__name__}: {e}"

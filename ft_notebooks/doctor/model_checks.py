@@ -104,8 +104,8 @@ TEXT = (  # plain English, of no known source
     "In spring, when the snow melts, the water is high and cold, and the fields on both sides are often flooded for a "
     "week or two. The farmers know this and plant late. In summer the children swim near the old stone bridge, and in "
     "the evening people sit on the bank and talk. A small museum near the station tells how the mill was built, who "
-    "worked there, and why it closed after the war. Most visitors come on Sundays. They walk along the water, eat lunch "
-    "in one of the two restaurants, and take the train home in the afternoon."
+    "worked there, and why it closed after the war. Most visitors come on Sundays. They walk along the water, eat "
+    "lunch in one of the two restaurants, and take the train home in the afternoon."
 )
 
 
@@ -143,11 +143,11 @@ def model_mismatched(run):
     loss, expected = prediction(run.model, ids)
     own_loss, own_expected = _own_prediction(run)
     if _reads_wrongly(loss, expected, V) and _reads_wrongly(own_loss, own_expected, V):
-        yield Found(f"English text has a loss of {loss:.1f} nats per token, where the model expects {expected:.1f}, and "
-                    f"a choice at random has {math.log(V):.1f}; the run's own answers have {own_loss:.1f}")  # fmt: skip
+        yield Found(f"English text has a loss of {loss:.1f} nats per token, where the model expects {expected:.1f}, "
+                    f"and a choice at random has {math.log(V):.1f}; the run's own answers have {own_loss:.1f}")  # fmt: skip
     elif min(loss, own_loss) > 0.9 * math.log(V):
-        yield Found(f"the model predicts text no better than chance ({loss:.1f} of ln {V:,} = {math.log(V):.1f} nats): "
-                    "its weights are random", level="note", cure="start from a trained model, unless this is meant")  # fmt: skip
+        yield Found(f"the model predicts text no better than chance ({loss:.1f} of ln {V:,} = {math.log(V):.1f}): its "
+                    "weights are random", level="note", cure="start from a trained model")  # fmt: skip
     else:
         yield from _copies(run, ids, min(loss, own_loss))
 
@@ -175,8 +175,8 @@ def _copies(run, ids: list[int], loss: float) -> Iterator[Found]:
         return
     again, _ = prediction(run.model, ids * 2, [False] * len(ids) + [True] * len(ids))
     if again > _LOOKS_BACK:
-        yield Found(f"a text that the model reads a second time has a loss of {again:.2f} nats per token; trained models "
-                    f"have less than {_LOOKS_BACK}. A field of config.json may be changed (rope_theta, hidden_act, "
+        yield Found(f"a text that the model reads a second time has a loss of {again:.2f} nats per token; trained "
+                    f"models have less than {_LOOKS_BACK}. A field of config.json may be changed (rope_theta, hidden_act, "
                     "rms_norm_eps), or a layer", "config.json", "warning")  # fmt: skip
 
 # %% ../../nbs/package/doctor/model_checks.ipynb #a792d167

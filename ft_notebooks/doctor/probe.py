@@ -43,7 +43,8 @@ class _FirstUpdate(TrainerCallback):
     "Measures the first update: minus the sum of gradient times change, the gradient before clipping."
 
     def __init__(self, probed: Probed):
-        self.probed, self.before, self.fall = probed, {}, 0.0
+        self.probed, self.fall = probed, 0.0
+        self.before: dict = {}
 
     def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
         if state.global_step == 0:
@@ -82,7 +83,16 @@ _DROPPED = {  # settings that decide how long a run is, how it is batched, watch
     *("max_steps", "num_train_epochs", "effective_batch", "per_device_train_batch_size", "gradient_accumulation_steps"),
     *("warmup_steps", "warmup_ratio", "lr_scheduler_type", "lr_scheduler_kwargs", "packing", "packing_strategy"),
     *("padding_free", "output_dir", "push_to_hub", "load_best_model_at_end", "metric_for_best_model", "callbacks"),
-    *("greater_is_better", "torch_compile", "fsdp", "fsdp_config", "deepspeed", "report_to", "run_name", "disable_tqdm"),
+    *(
+        "greater_is_better",
+        "torch_compile",
+        "fsdp",
+        "fsdp_config",
+        "deepspeed",
+        "report_to",
+        "run_name",
+        "disable_tqdm",
+    ),
     *("logging_steps", "logging_strategy", "precompute_ref_log_probs", "train_sampling_strategy", "any_world_size"),
     *("hub_model_id", "per_device_eval_batch_size", "dataset_num_proc", "max_length", "save_only_model"),
 }
@@ -92,7 +102,9 @@ _OWN |= {"report_to": "none", "disable_tqdm": True, "eval_strategy": "no"}
 
 def _settings(run) -> dict:
     "The settings of the run that decide what a step learns, and those of the probe."
-    given = {k: v for k, v in run.given.items() if k not in _DROPPED and not k.startswith(("eval_", "save_", "logging_"))}
+    given = {
+        k: v for k, v in run.given.items() if k not in _DROPPED and not k.startswith(("eval_", "save_", "logging_"))
+    }
     if run.stage == "grpo":  # the answers of the rows are trained in place of sampled ones
         known = {one.name for one in dataclasses.fields(SFTConfig)} - {"temperature", "model_init_kwargs"}
         given = {"learning_rate": 1e-5, **{key: value for key, value in given.items() if key in known}}
@@ -174,7 +186,8 @@ def rate_too_high(run):
     rises = max(losses[1:]) > 1.1 * losses[0] + 0.1
     if rises or (fall > 0.25 * losses[0] and losses[0] - losses[1] < 0.1 * fall):
         level = None if rises or losses[1] > losses[0] else "warning"
-        yield Found(f"at the highest rate of the run the loss of the same rows goes {' -> '.join(f'{x:.2f}' for x in losses)} "
+        said = " -> ".join(f"{loss:.2f}" for loss in losses)
+        yield Found(f"at the highest rate of the run the loss of the same rows goes {said} "
                     f"in two updates; the gradient promises a fall of {fall:.2g} in the first",
                     f"[{run.stage}] learning_rate", level)  # fmt: skip
 
@@ -189,8 +202,8 @@ def hardly_learns(run):
     losses, fall = run.probed.losses, run.probed.fall
     total = fall * sum(schedule_factors(run))
     if len(losses) >= 3 and total < 0.01 * losses[0]:
-        yield Found(f"the first update lowers the loss of {losses[0]:.2f} by {fall:.1e}, and all steps of the run by at "
-                    f"most {max(total, 0):.1e}", f"[{run.stage}] learning_rate")  # fmt: skip
+        yield Found(f"the first update lowers the loss of {losses[0]:.2f} by {fall:.1e}, and all steps of the run by "
+                    f"at most {max(total, 0):.1e}", f"[{run.stage}] learning_rate")  # fmt: skip
 
 # %% ../../nbs/package/doctor/probe.ipynb #87e4a72f
 @check(

@@ -99,6 +99,9 @@ _CLOCK = "{%- macro strftime_now(format) %}WHEN{% endmacro %}"
     cure="write the date into the template that is saved: ft_notebooks.tokenization.fix_date(tok)",
 )  # fmt: skip
 def template_changes(run):
+    if run.dated:
+        yield Found("the chat template writes the date; ft writes the date of the first start into the run's own "
+                    "template", level="note", cure="")  # fmt: skip
     few = run.chats[:: max(1, len(run.chats) // 4)][:4]
     source = run.tok.get_chat_template()
 
@@ -176,7 +179,7 @@ def no_end_token(run):
     "text-lost-in-tokens", "error", 2,
     symptom="answers lack capitals, accents or whole words", notebook="02_tokenizer_and_padding",
     cause="the tokenizer cannot write these characters (unknown tokens), or changes them (a normalizer)",
-    cure="use the tokenizer that the model was trained with; if it is, choose a model whose tokenizer knows this script",
+    cure="use the tokenizer that the model was trained with; if it is, take a model whose tokenizer knows this script",
 )  # fmt: skip
 def text_lost_in_tokens(run):
     columns = ("chosen", "rejected") if run.pairs else ("messages",)

@@ -38,10 +38,10 @@ _SPEAKER = re.compile(
 
 
 def _transcript(text: str) -> str | None:
-    speakers = [found[1].casefold() for found in _SPEAKER.finditer(text)]
-    if len(set(speakers)) < 2:
+    found = list(_SPEAKER.finditer(text))
+    if len({one[1].casefold() for one in found}) < 2:
         return None
-    return text[_SPEAKER.search(text).start() :].strip()
+    return text[found[0].start() :].strip()
 
 
 @check(

@@ -77,7 +77,9 @@ BROKEN = {
     "answers-shifted": [
         {"rows": each(lambda chat, n: chat[-1].update(NOTES[(n + k) % 40]["messages"][-1]))} for k in (1, -2)
     ],
-    "answers-cut": [{"rows": answers(lambda chat, n: f"{NOTES[39 - n]['messages'][1]['content']}"[: 60 - 9 * (n % 9 < 1)])}],
+    "answers-cut": [
+        {"rows": answers(lambda chat, n: f"{NOTES[39 - n]['messages'][1]['content']}"[: 60 - 9 * (n % 9 < 1)])}
+    ],
     "prompt-copied": [{"rows": answers(lambda chat, n: f"{chat[-2]['content']} {chat[-1]['content']}")}],
     "held-out-trained": [{"held": NOTES.select(range(8))}, {"held": [TEST[0]] * 20}],
     "rows-unreadable": [{"rows": [*NOTES.to_list(), {"messages": []}]}, {"rows": Path("nowhere.jsonl")}],
@@ -101,6 +103,8 @@ def test_a_run_with_one_broken_property_has_this_finding_and_no_other(code, give
     assert code in (codes := serious(found(**given))) and not codes - {code} - others, codes
 
 
+# fmt: off
+# ruff: noqa: E501 (the table has a line for each)
 BENIGN = {
     "a system message less": {"rows": each(lambda chat, n: chat[0]["role"] == "system" and chat.pop(0))},
     "emoji, right to left, CJK": {"rows": answers(lambda chat, n: f"好的 {n} 👩‍💻 שלום\u200f {chat[-1]['content']}")},
@@ -114,7 +118,8 @@ BENIGN = {
     "code, mathematics, HTML": {"rows": answers(lambda chat, n: rf"`print('\n')` $\nabla_{{{n}}}$ <b>a &lt; b</b>" if n < 4 else chat[-1]["content"])},
     "columns of one's own": {"rows": [{**row, "id": n, "source": "the calendar of the town"} for n, row in enumerate(NOTES)]},
     "usual settings": {"warmup_ratio": 0.1, "weight_decay": 0.1, "adam_beta2": 0.95, "lora": {"r": 64, "lora_dropout": 0.1}},
-}  # fmt: skip  # noqa: E501
+}
+# fmt: on
 
 
 @pytest.mark.parametrize("given", BENIGN.values(), ids=BENIGN)

@@ -92,21 +92,7 @@ def _add_doctor(commands, data) -> None:
     look.add_argument("--quick", action="store_true", help="in seconds: without the model and without training steps")
     look.add_argument("--json", action="store_true", help="print one JSON object")
 
-
 # %% ../../nbs/package/cli/arguments.ipynb #159f3a11
-<<<<<<< HEAD
-def _add_doctor(commands, data) -> None:
-    what = "find what would waste a run before it is started"
-    look = _command(commands, "doctor", what, data)
-    look.add_argument("--stage", choices=["sft", "dpo", "reward", "grpo"], help="default: what the rows are for")
-    look.add_argument("--reward", metavar="NAME[:WEIGHT]", action="append", help="of ft grpo")
-    look.add_argument("--output", metavar="FOLDER", help="of the run; default: runs/STAGE; nothing is written there")
-    look.add_argument("--quick", action="store_true", help="in seconds: without the model and without training steps")
-    look.add_argument("--json", action="store_true", help="print one JSON object")
-
-# %% ../../nbs/package/cli/arguments.ipynb #09c8d0ff
-=======
->>>>>>> doctor
 class _Parser(argparse.ArgumentParser):
     "A parser that takes no abbreviations, and says how a setting is given where an option is unknown."
 

@@ -2,8 +2,6 @@
 
 # ruff: noqa: E501 (the table has a line for each)
 
-import contextlib
-
 import torch
 from good import Case
 from plant import Fault, config, content, template, tokenizer
@@ -125,7 +123,7 @@ def adapter(case: Case) -> None:
     from detectors import Said, forked, in_folder
 
     def first():
-        with in_folder(case), contextlib.redirect_stdout(None):
+        with in_folder(case):
             main(
                 [
                     *case.argv(),

@@ -259,6 +259,7 @@ def main() -> None:
     options.add_argument("--tenth", metavar="SEED", type=int)
     options.add_argument("--detectors", metavar="NAMES", default="doctor,ft,trl,loss curve")
     options.add_argument("--json", metavar="FILE", type=Path, default=RESULT, help="records are put into it")
+    options.add_argument("--rest", action="store_true", help="only what the file has no record of")
     options.add_argument("--missed", metavar="FILE", type=Path, help="Markdown: what each detector missed")
     options.add_argument("--holdouts", action="store_true", help="list held-out instances there, too")
     options.add_argument("--table", action="store_true", help="only print, and draw, the table of the records")
@@ -272,6 +273,9 @@ def main() -> None:
         return
     names = tuple(name for name in DETECTORS if name in args.detectors.split(","))
     ones, start, records = chosen(args.only, args.tenth), time.monotonic(), []
+    if args.rest and args.json.is_file():
+        known = {(r["name"], r["detector"]) for r in json.loads(args.json.read_text(encoding="utf-8"))}
+        ones = [one for one in ones if not {(one.name, name) for name in names} <= known]
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), names)
         for i, one in enumerate(ones):

@@ -248,7 +248,7 @@ LOOPS = {
 
 @pytest.mark.parametrize("template", LOOPS.values(), ids=LOOPS)
 def test_a_template_that_loops_is_an_error(in_time, tmp_path, monkeypatch, template):
-    monkeypatch.setattr("ft_notebooks.tokenization.rendering.MOST_SECONDS", 0.5)
+    monkeypatch.setattr("ft_notebooks.tokenization.rendering.LONGEST_RENDERING", 0.5)
     tok = tiny_tokenizer()
     tok.chat_template = template
     with pytest.raises(ValueError, match="the chat template"):

@@ -132,6 +132,13 @@ def mathematics(text, i):
     return f"{text}\n\n$$\\int_0^1 x^{i} dx = \\frac{{1}}{{{i + 1}}}$$, i.e. α ≤ β — “quoted” & <b>not HTML</b>"
 
 
+def hh(row, i):
+    "Anthropic's form: each side is the whole dialogue, as text."
+    before = f"\n\nHuman: {row.pop('prompt')[1]['content']}\n\nAssistant: "
+    for side in ("chosen", "rejected"):
+        row[side] = before + row[side][0]["content"]
+
+
 def encoded_rows(it):
     "The script encodes its rows itself."
     it.rows, it.held = encoded(it, it.rows), encoded(it, it.held)
@@ -203,6 +210,7 @@ BENIGN = [
     Benign("DPO: a constant margin as a score", on_each(lambda row, i: row.update(score_chosen=9.0, score_rejected=3.0)), "dpo"),
     Benign("DPO: lengths that differ either way", on_each(lambda row, i: row["chosen" if i % 2 else "rejected"][0].update(content=row["chosen" if i % 2 else "rejected"][0]["content"] + " Thanks, noted.")), "dpo"),
     Benign("DPO: with the loss of SFT", setting(dpo__loss_type="sigmoid,sft", dpo__loss_weights="[1.0, 1.0]"), "dpo"),
+    Benign("DPO: pairs as dialogues in a text", on_each(hh), "dpo"),
     Benign("reward: another seed", setting(reward__seed=7), "reward"),
     Benign("reward: three of five chosen answers are longer", on_each(lambda row, i: row["chosen" if i % 5 < 3 else "rejected"][0].update(content=row["chosen" if i % 5 < 3 else "rejected"][0]["content"] + " Thanks, noted.")), "reward"),
     Benign("a script", script_with(nothing_else)),

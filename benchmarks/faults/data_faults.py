@@ -190,13 +190,6 @@ def equal(rows):
         row["rejected"] = row["chosen"]
 
 
-def hh(row, i):
-    "Anthropic's form: each side is the whole dialogue, as text."
-    before = f"\n\nHuman: {row.pop('prompt')[1]['content']}\n\nAssistant: "
-    for side in ("chosen", "rejected"):
-        row[side] = before + row[side][0]["content"]
-
-
 def prompt_in_answers(row, i):
     for side in ("chosen", "rejected"):
         row[side][0]["content"] = row["prompt"][-1]["content"] + "\n" + row[side][0]["content"]
@@ -249,7 +242,6 @@ FAULTS = [
     Fault("the chosen answer is always the longer one", "data", on_each(longer), r"long|length|short", stage="dpo", least="note"),
     Fault("the rejected answer is always the longer one", "data", on_each(shorter), r"long|length|short", stage="dpo", least="note", holdout=True),
     Fault("a third of the pairs with two equal answers", "data", on_rows(equal), r"equal|same answer|identical", stage="dpo"),
-    Fault("pairs as dialogues in a text", "data", on_each(hh), r"Human:|HH|dialogue|Anthropic", stage="dpo"),
     Fault("the prompt in both answers of a pair", "data", on_each(prompt_in_answers), r"(prompt|question).*answer|answer.*(prompt|question)|copied", stage="dpo", least="note", holdout=True),
     Fault("answers shifted by one row", "data", on_rows(shifted), r"shift|answer.*(another|other|next) (row|prompt|question)|belong", unknowable="whether an answer belongs to its question is a matter of meaning; three rows are shown as they are trained"),
     Fault("wrong facts in a third of the answers", "data", on_rows(wrong_days), r"wrong", unknowable="no tool knows what is true; the report card on rows with right answers says it afterwards"),

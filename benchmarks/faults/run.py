@@ -151,12 +151,16 @@ def judged(one: dict) -> dict:
     counted = LEVELS[LEVELS.index(fault.least) :] if one["detector"] == "doctor" else LEVELS
     texts = [text for level, _, text in (said.partition(": ") for said in one["said"]) if level in counted]
     found = bool(texts) if one["detector"] == "doctor" else one["found"]
-    right = one["right"] or any(names_cause(fault, text) for text in texts)  # texts are cut in the file
+    is_cut = any(len(text) >= 290 and not NO_CAUSE.search(text) for text in texts)  # in the file
+    right = any(names_cause(fault, text) for text in texts) or (one["right"] and is_cut)
     return {**one, "found": found, "right": found and right}
 
 
+NO_CAUSE = re.compile(r"could-not-look|Column '\w+' doesn't exist|traceback: ")  # an error from inside names none
+
+
 def names_cause(fault: Fault, text: str) -> bool:
-    return re.search(fault.cause, text, re.IGNORECASE | re.DOTALL) is not None
+    return not NO_CAUSE.search(text) and re.search(fault.cause, text, re.IGNORECASE | re.DOTALL) is not None
 
 
 def chosen(only: str | None, tenth: int | None) -> list[Fault | Benign]:

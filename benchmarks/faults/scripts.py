@@ -251,8 +251,8 @@ USE = "library use"
 SCRIPTS: list[tuple[Fault, Callable[[Given], object]]] = [
     (Fault("labels that were shifted before", USE, None, r"shift|label.*(differ|not the|belong|input_ids)|input_ids.*label"), mapped(shifted_labels)),
     (Fault("labels without the end of the answer", USE, None, r"end-of-turn|end of|im_end|stop|no-end"), mapped(no_end)),
-    (Fault("labels on all tokens", USE, None, r"(all|every|whole|100).*(token|label)|user|prompt.*train|train.*prompt"), mapped(all_tokens)),
-    (Fault("labels on the prompt alone", USE, None, r"prompt|user|answer|im_end|end-of-turn|end of"), mapped(prompt_alone)),
+    (Fault("labels on all tokens", USE, None, r"(?=.*label)(?=.*(all tokens|every token|prompt|user|whole))"), mapped(all_tokens)),
+    (Fault("labels on the prompt alone", USE, None, r"(?=.*label)(?=.*(prompt|user|answer|end))"), mapped(prompt_alone)),
     (Fault("padding among the labels", USE, None, r"pad"), mapped(padded)),
     (Fault("no labels", USE, None, r"no(ne)?.*label|nothing.*train|label to train"), mapped(nothing)),
     (Fault("rows of another tokenizer", USE, None, r"(loss|perplexity|nats).*(vocabulary|ordinary|chance|guess|ln )|another tokenizer|decod"), mapped(other_ids)),

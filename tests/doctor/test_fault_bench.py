@@ -14,13 +14,13 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "faults"))
 import run as bench  # noqa: E402
 from plant import GROUPS  # noqa: E402
 
-SEED = 23
+SEED = 52
 STEPS = 60  # of the tiny base, whose loss on ordinary text is then far enough from that of a guess
 
 
 @pytest.fixture(scope="module")
 def looks(tmp_path_factory):
-    return bench.Bench(tmp_path_factory.mktemp("bench"), ("doctor",), STEPS, ("data", "settings and machine"))
+    return bench.Bench(tmp_path_factory.mktemp("bench"), ("doctor",), STEPS, ("data",))
 
 
 def test_each_fault_has_a_group_a_cause_and_a_name_of_its_own():

@@ -223,7 +223,7 @@ def test_a_report_shows_answers_and_stages_as_text(tmp_path):
 
 
 REPLIES = ["", "\n" * 50_000, "grade " * 20_000, "!" * 100_000, "final " * 20_000 + "9", "9" * 50_000, "9/" * 20_000,
-           "__import__('os').system('touch touched')", "9\x1b]0;\x07", "A" * 9**5, "verdict_" * 9_000 + "A"]  # fmt: skip
+           "__import__('os').system('touch touched')", "9\x1b]0;\x07", "A" * 9**5, "verdict_" * 9999]  # fmt: skip
 
 
 @pytest.mark.parametrize("reply", REPLIES)

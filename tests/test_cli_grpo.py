@@ -116,7 +116,7 @@ def test_a_finished_run_is_left_as_it_is_and_a_function_that_has_changed_is_anot
 
 def test_eval_shows_the_rewards_on_the_held_out_rows_and_a_figure_of_rewards(trained, here, capsys):
     short = ["--set", "evaluation.max_new_tokens=12"]
-    main(["eval", "runs/grpo", *short])
+    main(["eval", "runs/grpo", "--score", "exact_match", "--score", "tidy.py:lowercase", *short])
     report = json.loads(Path("runs/grpo/eval/report.json").read_text())
     assert list(report) == ["base", "grpo"] and report["grpo"]["lowercase"]["n"] == 4
     metrics = json.loads(Path("runs/grpo/metrics.json").read_text())

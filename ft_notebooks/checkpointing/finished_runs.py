@@ -27,6 +27,19 @@ def model_folder(
     return str(folder)
 
 # %% ../../nbs/package/checkpointing/finished_runs.ipynb #0f83b03c
+_COMMANDS = ("sft", "dpo", "reward", "grpo", "demo")
+_KINDS = {"model.name": str, "model.bits": int, "data": dict | None, "system": str | None, "history": list}
+
+
+def _check_record(folder: Path, known: dict) -> None:
+    "Raises `ValueError` for a record that no run has written: its values become names of files, and settings."
+    odd = [key for key, kind in _KINDS.items() if not isinstance(known[key], kind)]
+    odd += ["command"] * (known["command"] not in _COMMANDS)
+    if odd:
+        said = f"{odd[0]} is {known[odd[0]]!r:.60}"
+        raise ValueError(f"the record of {folder} was changed: {said}; restore run.json and metrics.json")
+
+
 def known_run(
     target: str | Path,  # The folder of a run, of the demo or of a model, or a hub name
 ) -> tuple[str, dict]:  # The folder, and the run's record (`run.json` and `metrics.json`), {} for a model
@@ -40,7 +53,9 @@ def known_run(
     if not (folder / "metrics.json").is_file():
         raise ValueError(f"{folder} is a run that has not finished; run the same command again to resume it")
     run = read_record(folder / "run.json", "command", "model.name", "model.bits")
-    return str(folder), {**run, **read_record(folder / "metrics.json", "data", "system", "history")}
+    known = {**run, **read_record(folder / "metrics.json", "data", "system", "history")}
+    _check_record(folder, known)
+    return str(folder), known
 
 # %% ../../nbs/package/checkpointing/finished_runs.ipynb #4d02d9fe
 def answering_run(

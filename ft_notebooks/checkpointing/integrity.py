@@ -73,6 +73,8 @@ def checkpoint_fault(
         return f"{_MARKER} cannot be read ({error!r})"
     for name, (size, _) in listed.items():
         file = folder / name
+        if not file.resolve().is_relative_to(folder.resolve()):
+            return f"{name!r} leads outside the checkpoint"
         if not file.is_file():
             return f"{name} is missing"
         if file.stat().st_size != size:

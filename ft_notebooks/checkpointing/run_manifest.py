@@ -29,8 +29,16 @@ def _differences(old: dict, new: dict) -> dict[str, str]:
 _BEGUN = ("run.json", "manifest.json", "*.jsonl")  # files that a run writes before its first result
 
 
+def _check_links(folder: Path) -> None:
+    "Raises `ValueError` for a link in the folder, through which a run would write, or delete checkpoints, elsewhere."
+    for path in sorted(folder.glob("*")):
+        if path.is_symlink():
+            raise ValueError(f"{path} is a link to {os.readlink(path)}; remove the link, or choose a different folder")
+
+
 def _holds(folder: Path, settings: dict) -> bool:
     "Whether the folder holds the run with these settings; False where any run may start in it."
+    _check_links(folder)
     file = folder / "run.json"
     held = [p for p in folder.glob("[!.]*") if p != file]  # a name with a dot is a file being written
     if not file.exists() and held:
@@ -51,7 +59,8 @@ def run_folder(
 ) -> Path:  # The folder, with the settings in `run.json`
     """Reserves a folder for one run: once it holds a result, only the same settings may use it again.
 
-    Raises `ValueError` with the differences where it holds a different run, and where it holds files but no `run.json`.
+    Raises `ValueError` with the differences where it holds a different run, where it holds files but no `run.json`, and
+    where it holds a link.
     """
     folder, settings = Path(path), json.loads(json.dumps(settings))
     if not _holds(folder, settings) and os.environ.get("RANK", "0") == "0":  # only the first process writes
@@ -123,6 +132,7 @@ def check_manifest(
     `manifest.json` is missing or damaged.
     """
     folder = Path(folder)
+    _check_links(folder)
     held = _held(folder)
     if not held:
         return

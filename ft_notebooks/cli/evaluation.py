@@ -127,11 +127,14 @@ def _run_tasks(args, models, tok, bits, output) -> str:
 
 # %% ../../nbs/package/cli/evaluation.ipynb #e549cacf
 def _scorers(given, run) -> dict:  # given: a list of names, or None
-    "The scorers that are given; else `exact_match` and, of a run of ft grpo, its rewards that are scorers."
+    "The scorers that are given; else `exact_match` and, of a run of ft grpo, its rewards that are named scorers."
     if given:
         return find_scorers(given)
     found = find_scorers("exact_match")
     for text in known_run(run)[1].get("grpo.rewards", []):
+        if ".py:" in text:  # whoever made the run could name any file
+            say(f"not scored: {text}, since a record may not run a file; to run it: --score {text}")
+            continue
         try:
             found |= {one.name: one.scorer for one in choose_rewards([text]) if one.scorer}
         except ValueError as e:  # a file that is not there any more

@@ -14,6 +14,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from .answer_spans import MARK, Frame, find_frame, spans_by_frame, spans_one_by_one
+from .rendering import write_chat
 
 # %% ../../nbs/package/tokenization/chat_template.ipynb #6580d865
 CUT = "\ufdd0"  # breaks a token; a Unicode noncharacter, which no interchanged text contains
@@ -102,7 +103,7 @@ class ChatTemplate:
     def _write(self, safe: list[dict], **template) -> str:
         template |= {"chat_template": self.source} if self.source else {}
         try:
-            return self.tok.apply_chat_template(safe, tokenize=False, **template)
+            return write_chat(self.tok, safe, **template)
         except (TemplateError, TypeError) as e:
             raise ValueError(f"the chat template cannot write the conversation: {type(e).__name__}: {e}") from None
 

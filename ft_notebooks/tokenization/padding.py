@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.random_state import keep_random_state
+from .rendering import write_chat
 
 # %% ../../nbs/package/tokenization/padding.ipynb #2ce0a805
 PAD_NAMES = (  # of Llama 3, Gemma and others, BERT, Falcon, Pythia and OLMo, Qwen and SmolLM2, Llama 2, base Qwen
@@ -114,7 +115,7 @@ def _probe(tok: PreTrainedTokenizerBase, name: str | Path) -> str:
             "ft_notebooks.loading.example_models.CHATML"
         )
     try:
-        text = tok.apply_chat_template(chat, tokenize=False)
+        text = write_chat(tok, chat)
     except Exception as e:  # jinja2's errors, and any that an expression in the template raises
         problem = f"fails on a question and an answer ({type(e).__name__}: {e})"
     else:

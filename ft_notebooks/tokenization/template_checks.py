@@ -14,6 +14,7 @@ from jinja2 import Environment, TemplateError, nodes
 from transformers import PreTrainedTokenizerBase
 
 from ..core.random_state import keep_random_state
+from .rendering import write_chat
 
 # %% ../../nbs/package/tokenization/template_checks.ipynb #4fb3529f
 _ASK = [{"role": "user", "content": "ping"}]
@@ -23,7 +24,7 @@ _PROBES = (_ASK, [{"role": "system", "content": "Be brief."}, *_ASK], [*_ASK, {"
 def _written(tok: PreTrainedTokenizerBase, messages: list[dict], **variables) -> str | None:
     "The rendered conversation; None if the template does not accept it, as Gemma's accepts no system message."
     try:
-        return tok.apply_chat_template(messages, tokenize=False, **variables)
+        return write_chat(tok, messages, **variables)
     except TemplateError:
         return None
 

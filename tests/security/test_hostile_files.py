@@ -1,0 +1,273 @@
+"""Files and answers that others made on purpose: nothing in them is executed, nothing is written outside the run's
+folder, and nothing hangs.
+"""
+
+import html
+import json
+import pickle
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import adapted, trainer
+
+from ft_notebooks.checkpointing.integrity import checkpoint_fault, last_good_checkpoint, mark_checkpoint
+from ft_notebooks.checkpointing.resume import exact_resume
+from ft_notebooks.checkpointing.run_manifest import run_folder
+from ft_notebooks.cli.commands import main
+from ft_notebooks.evaluation.judge import llm_judge, pairwise_judge
+from ft_notebooks.evaluation.report import report_card
+from ft_notebooks.evaluation.runner import Evaluation
+from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
+from ft_notebooks.loading.quantized_loading import load_model
+from ft_notebooks.tokenization.chat_template import ChatTemplate
+from ft_notebooks.tokenization.padding import load_tokenizer
+
+ASK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+
+
+class Payload:
+    "A pickle that creates a file when it is read."
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+@pytest.fixture
+def in_time():
+    "A test that is not done after two minutes fails."
+
+    def stop(*_):
+        raise AssertionError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(120)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+# Pickles
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    "A run with a complete checkpoint after three of nine steps."
+    folder = tmp_path_factory.mktemp("run")
+    made = trainer(folder, model=adapted(), max_steps=3)
+    exact_resume(made)
+    made.train()
+    return folder
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"])
+def test_no_pickle_of_a_checkpoint_is_executed(run, tmp_path, name):
+    folder = shutil.copytree(run, tmp_path / "run")
+    checkpoint, touched = folder / "checkpoint-3", tmp_path / "touched"
+    (checkpoint / name).write_bytes(pickle.dumps(Payload(touched)))
+    mark_checkpoint(checkpoint, 3)  # whoever made the folder has made its marker, too
+    assert last_good_checkpoint(folder)
+    again = trainer(folder, model=adapted(), max_steps=4)
+    exact_resume(again)
+    try:
+        again.train(resume_from_checkpoint=str(checkpoint))
+    except pickle.UnpicklingError as e:
+        assert "Weights only load failed" in str(e)
+    else:
+        assert name == "training_args.bin"  # which is never read
+    assert not touched.exists()
+
+
+def test_no_pickle_in_a_models_folder_is_executed(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    payload, touched = pickle.dumps(Payload(tmp_path / "touched")), tmp_path / "touched"
+    for name in ("pytorch_model.bin", "training_args.bin", "adapter_model.bin", "tokenizer.pickle"):
+        (tmp_path / name).write_bytes(payload)
+    assert load_model(tmp_path, 32) and load_tokenizer(str(tmp_path))
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="pickle"):
+        load_model(tmp_path, 32)
+    assert not touched.exists()
+
+
+# Links, and names that lead elsewhere
+
+
+def test_a_marker_that_names_files_outside_the_checkpoint_is_no_marker(run, tmp_path):
+    checkpoint = shutil.copytree(run / "checkpoint-3", tmp_path / "checkpoint-3")
+    outside = tmp_path / "outside.txt"
+    outside.write_text("mine")
+    marker = json.loads((checkpoint / "complete.json").read_text())
+    for name in ("../outside.txt", str(outside)):
+        files = {name: {"size": 4, "sha256": "82e7d6c5d9f8e7f7e6ff1fd0c1b9a5d5" * 2}}
+        (checkpoint / "complete.json").write_text(json.dumps({**marker, "files": files}))
+        assert "leads outside the checkpoint" in checkpoint_fault(checkpoint)
+    assert outside.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "loss.png", "checkpoint-1", "samples.jsonl"])
+def test_a_run_does_not_write_through_a_link(tmp_path, name):
+    outside, folder = tmp_path / "outside", tmp_path / "run"
+    outside.mkdir()
+    (outside / "file").write_text("mine")
+    run_folder(folder, {"seed": 0})
+    (folder / name).symlink_to(outside if name == "checkpoint-1" else outside / "file")
+    with pytest.raises(ValueError, match=f"{name} is a link .*; remove the link"):
+        run_folder(folder, {"seed": 0})
+    assert (outside / "file").read_text() == "mine"
+
+
+def test_no_rotation_deletes_what_a_link_leads_to(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    outside = shutil.copytree(run / "checkpoint-3", tmp_path / "outside")
+    (folder / "checkpoint-1").symlink_to(outside)
+    again = trainer(folder, model=adapted(), max_steps=4, save_steps=1, save_total_limit=1)
+    exact_resume(again)
+    again.train(resume_from_checkpoint=str(folder / "checkpoint-3"))
+    assert (outside / "complete.json").is_file()
+
+
+# The records of a run
+
+
+def test_a_record_runs_no_file_that_it_names(tmp_path, monkeypatch, capsys):
+    "`ft eval RUN` of a run that another has made"
+    monkeypatch.chdir(tmp_path)
+    model, file = tmp_path / "run", tmp_path / "own.py"
+    tiny_model().save_pretrained(model)
+    tiny_tokenizer().save_pretrained(model)
+    file.write_text("from pathlib import Path\nPath('touched').touch()\ndef f(a, b, c):\n    return 1.0\n")
+    record = {"command": "grpo", "model.name": str(model), "model.bits": 32, "grpo.rewards": ["own.py:f"]}
+    (model / "run.json").write_text(json.dumps(record))
+    (model / "metrics.json").write_text(json.dumps({"data": {}, "system": None, "history": []}))
+    Path("rows.jsonl").write_text(json.dumps({"messages": ASK}) + "\n")
+    main(["eval", "run", "rows.jsonl", "--set", "evaluation.max_new_tokens=2", "--output", "card"])
+    assert "--score own.py:f" in capsys.readouterr().out
+    assert not Path("touched").exists()
+
+
+RECORDS = {
+    "run.json": [
+        {"command": "../../evil", "model.name": "model", "model.bits": 32},
+        {"command": ["sft"], "model.name": {"a": 1}, "model.bits": "many"},
+        {"command": "sft", "model.name": "/etc", "model.bits": 32},
+        [1, 2],
+    ],
+    "metrics.json": [
+        {"data": "../../etc/passwd", "system": 7, "history": {}},
+        {"data": {}, "system": None, "history": {"../../x": 1}},
+    ],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in RECORDS.items() for value in values])
+@pytest.mark.parametrize("command", ["eval", "merge"])
+def test_a_tampered_record_is_an_error_and_writes_nothing_elsewhere(
+    tmp_path, monkeypatch, capsys, name, value, command
+):
+    inside = tmp_path / "inside"
+    shutil.copytree(_model(tmp_path), inside / "run")
+    monkeypatch.chdir(inside)
+    good = {"command": "sft", "model.name": "run", "model.bits": 32, "data.held_out": "x", "data.trained": "y"}
+    (inside / "run" / "run.json").write_text(json.dumps(good))
+    (inside / "run" / "metrics.json").write_text(json.dumps({"data": {}, "system": None, "history": []}))
+    (inside / "run" / name).write_text(json.dumps(value))
+    before = sorted(p for p in tmp_path.rglob("*") if inside not in p.parents)
+    Path("rows.jsonl").write_text(json.dumps({"messages": ASK}) + "\n")
+    more = ["rows.jsonl", "--set", "evaluation.max_new_tokens=2"] if command == "eval" else []
+    with pytest.raises(SystemExit) as end:
+        main([command, "run", *more])
+    assert end.value.code == 2 and f"ft {command}: " in capsys.readouterr().err
+    assert before == sorted(p for p in tmp_path.rglob("*") if inside not in p.parents)
+
+
+def _model(folder: Path) -> Path:
+    tiny_model().save_pretrained(folder / "model")
+    tiny_tokenizer().save_pretrained(folder / "model")
+    return folder / "model"
+
+
+# What a model or a judge writes
+
+ATTACKS = [
+    "[click](javascript:alert(1))", "![x](javascript:alert(1))", "<javascript:alert(1)>", "[x]: javascript:alert(1)",
+    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "a | b\n| c |\n\n# title\n```js\nalert(1)",
+    "</pre></section><iframe srcdoc='x'>", "&lt;script&gt;", "{{ 7 * 7 }}{% for x in range(10**9) %}{% endfor %}",
+    "\x1b]0;title\x07\x1b[2J\x1b[31mred", "\u202etxt.exe", "\u2028<b>\u2029", "\\[x](javascript:alert(1))",
+]  # fmt: skip
+
+
+def test_a_report_shows_answers_and_stages_as_text(tmp_path):
+    rows = [
+        {"prompt": [{"role": "user", "content": text}], "expected": text, "generated": text, "exact_match": 1.0}
+        for text in ATTACKS
+    ]
+    score = {"exact_match": {"value": 1.0, "low": 0.8, "high": 1.0, "n": len(rows)}}
+    name = "[sft](javascript:alert(1))<script>"
+    page = report_card({name: Evaluation(score, rows)}, tmp_path / "card", title=ATTACKS[0], samples=len(rows))
+    text, markdown = page.read_text(), (tmp_path / "card" / "report.md").read_text()
+    tags = {*re.findall(r"<([a-z0-9]+)[ >]", text)}
+    assert not tags & {"script", "iframe", "a", "object", "form", "b"} - {"b"} and "default-src 'none'" in text
+    assert "onerror=" not in re.sub(r"onerror=alert\(1\)&gt;", "", text)
+    unescaped = re.sub(r"\\.", "", markdown)
+    assert not re.findall(r"\]\(javascript|<(?!br>)[a-z/!]|\]:", unescaped)
+    assert "49" not in html.unescape(text).replace("{{ 7 * 7 }}", "")
+    assert [p.name for p in tmp_path.iterdir()] == ["card"]
+
+
+REPLIES = ["", "\n" * 50_000, "grade " * 20_000, "!" * 100_000, "final " * 20_000 + "9", "9" * 50_000, "9/" * 20_000,
+           "__import__('os').system('touch touched')", "9\x1b]0;\x07", "A" * 9**5, "verdict_" * 9999]  # fmt: skip
+
+
+@pytest.mark.parametrize("reply", REPLIES)
+def test_a_hostile_judge_gives_a_grade_or_an_error(in_time, tmp_path, monkeypatch, reply):
+    monkeypatch.chdir(tmp_path)
+    row = {"messages": ASK}
+    for judge in (llm_judge("Is it right?", lambda system, user: reply), pairwise_judge("?", lambda s, u: reply)):
+        try:
+            assert 0 <= judge("an answer", "another", row) <= 1
+        except ValueError as e:
+            assert "\x1b" not in str(e) and len(str(e)) < 400
+    assert not [*tmp_path.iterdir()]
+
+
+LOOPS = {
+    "nested": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}x<|im_end|>",
+    "long": "{% for a in range(10**9) %}{{ a }}{% endfor %}",
+    "huge": "{{ 'x' * 10**14 }}",
+    "recursive": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+}
+
+
+@pytest.mark.parametrize("template", LOOPS.values(), ids=LOOPS)
+def test_a_template_that_loops_is_an_error(in_time, tmp_path, monkeypatch, template):
+    monkeypatch.setattr("ft_notebooks.tokenization.rendering.LONGEST_RENDERING", 0.5)
+    tok = tiny_tokenizer()
+    tok.chat_template = template
+    with pytest.raises(ValueError, match="the chat template"):
+        ChatTemplate(tok).render(ASK)
+    tok.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="the chat template"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_a_template_reaches_neither_files_nor_python(tmp_path):
+    tok = tiny_tokenizer()
+    for attack in (
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append(1) }}",
+        "{% include '/etc/passwd' %}",
+    ):
+        tok.chat_template = attack
+        with pytest.raises(ValueError, match="the chat template cannot write"):
+            ChatTemplate(tok).render(ASK)
+
+
+assert torch

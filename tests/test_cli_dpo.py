@@ -188,9 +188,9 @@ def test_equal_and_long_pairs_are_refused_until_they_are_allowed_by_name(here, c
         ({"prompt": [{"role": "user", "content": "hi"}], "chosen": "yo", "rejected": 3}, ["bad.jsonl:2", "rejected"]),
     ],
 )
-def test_a_row_that_is_no_pair_is_refused_by_its_line_before_a_model_is_looked_for(here, capsys, row, said):
+def test_a_row_that_is_no_pair_is_refused_by_its_line(here, capsys, row, said):
     Path("bad.jsonl").write_text(json.dumps(pair(appointments(1)[0]["messages"])) + "\n" + json.dumps(row))
-    error = refused(capsys, "bad", model="runs/nowhere", data="bad.jsonl")
+    error = refused(capsys, "bad", data="bad.jsonl")
     assert all(part in error for part in said)
 
 

@@ -276,7 +276,7 @@ def test_a_reward_from_which_nothing_can_be_learned_ends_the_run_before_step_1(h
 )
 def test_a_prompt_that_cannot_be_answered_is_named_by_its_line(here, capsys, row, said):
     Path("bad.jsonl").write_text("\n".join(json.dumps(r) for r in ({"prompt": asked(0)}, row)))
-    error = refused(capsys, "grpo", "bad.jsonl", "--reward", "length", model__name="runs/nowhere")
+    error = refused(capsys, "grpo", "bad.jsonl", "--reward", "length")
     assert said in error and "bad.jsonl:2" in error
 
 

@@ -125,7 +125,7 @@ def test_a_mistake_is_one_line(here, capsys, settings, said):
                                    "sft chats.jsonl --set model.name=RUN --output onto"])  # fmt: skip
 def test_a_run_that_writes_no_answers_is_refused_where_answers_are_needed(here, capsys, words):
     run, chat = Path("scores"), [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "yes"}]
-    tiny_model().config.save_pretrained(run)
+    tiny_model().save_pretrained(run)
     TOK.save_pretrained(run)
     Path("chats.jsonl").write_text("\n".join(json.dumps({"messages": chat}) for _ in range(8)))
     (run / "run.json").write_text('{"command": "reward", "model.name": "tiny", "model.bits": 32}')

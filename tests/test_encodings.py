@@ -38,7 +38,7 @@ def test_help_is_shown(tmp_path):
 
 def test_a_question_is_the_same_in_every_locale(tmp_path, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(model_choice, "known_run", lambda run: (run, {"model.bits": 32}))
+    monkeypatch.setattr(model_choice, "answering_run", lambda run: (run, {"model.bits": 32}))
     monkeypatch.setattr(model_choice, "load_folder", lambda folder, bits: None)
     monkeypatch.setattr("ft_notebooks.cli.model_choice.load_tokenizer", lambda folder: None)
     monkeypatch.setattr(model_choice, "_answer", lambda model, tok, messages, n: asked.append(messages) or messages)

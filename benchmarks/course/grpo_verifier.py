@@ -1,8 +1,9 @@
-"""What does GRPO with too high a rate look like, where a program checks the answer and several answers are right?
+"""What does GRPO do at three rates, where a program checks the answer and several answers are right?
 
 Two numbers are to be combined to a target, as in TinyZero: the task `countdown` of the package reasoning-gym
 (`pip install -e '.[course]'`), whose verifier accepts each expression that is right. Short SFT on tasks with one
-expression each, then GRPO on other tasks, which have no answer but the verifier's score, with the rate of `grpo.py`.
+expression each, then GRPO on other tasks, which have no answer but the verifier's score, with the rate of `grpo.py` and
+two lower ones.
 The scores are greedy, on tasks that neither has seen: `solved` by the verifier, `exact_match` with the one expression
 that the task names. One seed.
 
@@ -29,7 +30,6 @@ GRPO = {
     "prompts_a_step": 6,
     "generations": 8,
     "max_completion_length": 12,
-    "learning_rate": 3e-4,
     "lr_scheduler_type": "constant",
     "max_steps": 16,
 }
@@ -87,7 +87,11 @@ def run(point: dict, quick: bool) -> dict:
     before = scores(model, tok, test, "before")
     asked = [{"prompt": row["messages"][:-1], "expected": "", "task": row["task"]} for row in rows["grpo"]]
     with tempfile.TemporaryDirectory() as folder:
-        given = GRPO | steps | {"seed": seed, "save_strategy": "no", "output_dir": folder}
+        given = (
+            GRPO
+            | steps
+            | {"learning_rate": point["learning_rate"], "seed": seed, "save_strategy": "no", "output_dir": folder}
+        )
         trainer = grpo_trainer(model, tok, asked, {"solved": solved}, **given)
         begun = time.process_time()
         trainer.train()
@@ -98,4 +102,4 @@ def run(point: dict, quick: bool) -> dict:
 
 
 if __name__ == "__main__":
-    measure(__file__, [{"seed": 0}], run, SETTINGS, __doc__)
+    measure(__file__, [{"seed": 0, "learning_rate": rate} for rate in (3e-4, 1e-4, 5e-5)], run, SETTINGS, __doc__)

@@ -197,16 +197,16 @@ def check_weights(
     """
     fixed = {"device_map": {"": "meta"}, "use_safetensors": True, "trust_remote_code": False}
     report = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    _, info = AutoModelForCausalLM.from_pretrained(name, **(kwargs | fixed | report))
+    model, info = AutoModelForCausalLM.from_pretrained(name, **(kwargs | fixed | report))
     wrong = sorted(info["missing_keys"]) + sorted(str(key[0]) for key in info["mismatched_keys"])
     if wrong:
         raise ValueError(
             f"{name}: weights that config.json describes are missing in the files, or have another shape there, and "
             f"would be random: {_few(wrong)}; check that config.json belongs to this model"
         )
-    unused = [
-        key for key in sorted(info["unexpected_keys"]) if not _BUFFER.search(key) and not key.endswith("lm_head.weight")
-    ]
+    parts = {part for part, _ in model.named_children()}  # a head for another purpose is not one of them
+    unused = [key for key in sorted(info["unexpected_keys"]) if key.partition(".")[0] in parts]
+    unused = [key for key in unused if not _BUFFER.search(key) and not key.endswith("lm_head.weight")]
     if unused:
         raise ValueError(
             f"{name}: the files hold weights that config.json does not describe, and they would be left out: "

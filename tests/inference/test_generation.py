@@ -176,7 +176,7 @@ def test_mode_and_config_are_restored_even_after_an_error(training, monkeypatch)
 def test_dropout_is_off_while_a_model_in_training_answers():
     tok, model = tiny_tokenizer(), tiny_model()
     expected = generate(model, tok, ASK, max_new_tokens=8)
-    adapted = add_adapter(model, lora_config(model, lora_dropout=0.9, init_lora_weights=False)).train()
+    adapted = add_adapter(model, lora_config(model, lora_dropout=0.5, init_lora_weights=False)).train()
     first = generate(adapted, tok, ASK, max_new_tokens=8)
     assert first == generate(adapted, tok, ASK, max_new_tokens=8) != expected
     assert adapted.training

@@ -47,7 +47,7 @@ def asked(monkeypatch):
 
     def from_pretrained(name, **kwargs):
         if kwargs["device_map"] == {"": "meta"}:
-            return None, {"missing_keys": set(), "mismatched_keys": set()}
+            return tiny_model(), {"missing_keys": set(), "mismatched_keys": set(), "unexpected_keys": set()}
         seen.update(kwargs)
         return tiny_model()
 

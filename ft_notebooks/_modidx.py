@@ -1211,6 +1211,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                           'ft_notebooks/doctor/preference_checks.py'),
                                                        'ft_notebooks.doctor.preference_checks._tried': ( 'package/doctor/preference_checks.html#_tried',
                                                                                                          'ft_notebooks/doctor/preference_checks.py'),
+                                                       'ft_notebooks.doctor.preference_checks.first_rewards_refused': ( 'package/doctor/preference_checks.html#first_rewards_refused',
+                                                                                                                        'ft_notebooks/doctor/preference_checks.py'),
                                                        'ft_notebooks.doctor.preference_checks.length_decides': ( 'package/doctor/preference_checks.html#length_decides',
                                                                                                                  'ft_notebooks/doctor/preference_checks.py'),
                                                        'ft_notebooks.doctor.preference_checks.pairs_contradict': ( 'package/doctor/preference_checks.html#pairs_contradict',

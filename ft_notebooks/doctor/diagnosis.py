@@ -34,7 +34,7 @@ def checks() -> list[Check]:
     first = (  # they load what others need, or say why it cannot be loaded
         *("rows-unreadable", "held-out-unusable", "tokenizer-unusable", "content-lost", "template-changes"),
         *("prompt-differs", "no-end-token", "text-lost-in-tokens", "rows-not-encoded"),
-        *("weights-damaged", "weights-unused", "model-unusable", "step-fails"),
+        *("weights-damaged", "weights-unused", "model-unusable", "first-rewards-refused", "step-fails"),
     )
     rank = {code: n for n, code in enumerate(first)}
     return sorted(found, key=lambda one: (one.part, rank.get(one.code, len(rank))))

@@ -80,7 +80,7 @@ def prompt_trained(run):
             left = run.tok.decode(ids[at[-1] + 1 :])
             (wrong if to_answer and to_answer in left else whole).append(i)
     if len(whole) > 0.05 * len(run.some):
-        yield Found(f"in {run.share(len(whole))} the prompt has labels, so the user's words are trained like the answer",
+        yield Found(f"in {run.share(len(whole))} the prompt has labels, so the user's words are trained like answers",
                     run.places(whole))  # fmt: skip
     if wrong:
         yield Found(f"in {run.share(len(wrong))} the prompt has labels, and the answer has none", run.places(wrong),
@@ -124,8 +124,8 @@ def end_not_trained(run):
             rows.append(i)
             masked += bool({*ids} & ends)
     if ends and len(rows) > 0.05 * len(run.some):
-        yield Found(f"in {run.share(len(rows))} no label is a token at which generation stops, {names}, so the end of "
-                    f"an answer is not trained; in {masked:,} of them it stands in the row", run.places(rows))  # fmt: skip
+        yield Found(f"in {run.share(len(rows))} no label is a token at which generation stops, {names}, so the end "
+                    f"of answers is not trained; in {masked:,} it stands in the row", run.places(rows))  # fmt: skip
     limit = run.given.get("max_length")
     long = [i for i, ids, _ in _rows(run) if limit and len(ids) > limit]
     if long:

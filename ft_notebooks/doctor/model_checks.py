@@ -213,7 +213,9 @@ def model_mismatched(run):
     ids = run.tok(TEXT).input_ids[:600]
     loss, expected = prediction(run.model, ids)
     own_loss, own_expected = _own_prediction(run)
-    adapted = isinstance(run.model, PeftModel)
+    adapted = isinstance(run.model, PeftModel) and min(expected, own_expected) > 0.9 * math.log(
+        V
+    )  # for it all is alike
     if _reads_wrongly(loss, expected, V) and _reads_wrongly(own_loss, own_expected, V):
         yield Found(f"English text has a loss of {loss:.1f} nats per token, where the model expects {expected:.1f}, "
                     f"chance has {math.log(V):.1f}, and the run's own answers have {own_loss:.1f}")  # fmt: skip
@@ -222,8 +224,8 @@ def model_mismatched(run):
                     "weights are random" + (", and an adapter cannot change that" if adapted else ""),
                     level="warning" if adapted else "note", cure="start from a trained model")  # fmt: skip
     elif run.ready and _reads_wrongly(own_loss, own_expected, V):
-        yield Found(f"the rows have a loss of {own_loss:.1f} nats per token, and English text {loss:.1f}; they seem to "
-                    "be encoded by another tokenizer", cure="encode the rows with the model's own tokenizer")  # fmt: skip
+        yield Found(f"the rows have a loss of {own_loss:.1f} nats per token, and English text {loss:.1f}; they seem "
+                    "to be of another tokenizer", cure="encode the rows with the model's own tokenizer")  # fmt: skip
     else:
         yield from _copies(run, ids, min(loss, own_loss))
 

@@ -1293,6 +1293,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                         'ft_notebooks/doctor/setting_checks.py'),
                                                     'ft_notebooks.doctor.setting_checks._own_factors': ( 'package/doctor/setting_checks.html#_own_factors',
                                                                                                          'ft_notebooks/doctor/setting_checks.py'),
+                                                    'ft_notebooks.doctor.setting_checks._versions': ( 'package/doctor/setting_checks.html#_versions',
+                                                                                                      'ft_notebooks/doctor/setting_checks.py'),
                                                     'ft_notebooks.doctor.setting_checks._weights': ( 'package/doctor/setting_checks.html#_weights',
                                                                                                      'ft_notebooks/doctor/setting_checks.py'),
                                                     'ft_notebooks.doctor.setting_checks.adapter_extreme': ( 'package/doctor/setting_checks.html#adapter_extreme',

@@ -8,6 +8,7 @@ __all__ = ['setting_extreme', 'adapter_extreme', 'dropout_high', 'steps_of', 'sc
 
 # %% ../../nbs/package/doctor/setting_checks.ipynb #7b74bb2e
 import copy
+import functools
 import json
 import math
 import os
@@ -246,18 +247,25 @@ def memory_full(run):
     cure="pip install -U ft-notebooks",
 )  # fmt: skip
 def versions_differ(run):
+    yield from (Found(text) for text in _versions())
+
+
+@functools.cache  # they stay the same while a process runs
+def _versions() -> list[str]:
+    "Each library whose version is not one of those that this package asks for."
     try:
         wanted = [Requirement(text) for text in metadata.requires("ft-notebooks") or ()]
     except metadata.PackageNotFoundError:  # it is imported from a folder
-        return
-    for one in wanted:
-        if one.marker is None:
-            try:
-                have = metadata.version(one.name)
-            except metadata.PackageNotFoundError:
-                have = None
-            if have is None or not one.specifier.contains(have, prereleases=True):
-                yield Found(f"{one.name} {have or 'is missing'}; needed is {one.name}{one.specifier}")
+        return []
+    found = []
+    for one in (one for one in wanted if one.marker is None):
+        try:
+            have = metadata.version(one.name)
+        except metadata.PackageNotFoundError:
+            have = None
+        if have is None or not one.specifier.contains(have, prereleases=True):
+            found.append(f"{one.name} {have or 'is missing'}; needed is {one.name}{one.specifier}")
+    return found
 
 # %% ../../nbs/package/doctor/setting_checks.ipynb #f31ecb79
 @check(

@@ -16,6 +16,7 @@ import shutil
 import warnings
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 from packaging.requirements import Requirement
@@ -50,10 +51,10 @@ _OTHERS = {  # the same, with what is usual, and what happens beyond; the edges 
 def setting_extreme(run):
     for section in (run.stage, "lora"):
         for name, value in run.settings[section].items():
-            known = _OTHERS.get(name) or RANGES.get(name)
+            known: Any = _OTHERS.get(name) or RANGES.get(name)
             if known is None or name == "lora_alpha" or isinstance(value, bool) or not isinstance(value, (int, float)):
                 continue
-            low, high, usual, why = (*_CLOSER.get(name, known[:2]), *known[2:])
+            (low, high), usual, why = _CLOSER.get(name, known[:2]), known[2], known[3]
             off = value == 0 and (name == "max_grad_norm" or name == "beta" and run.stage == "grpo")
             if not low <= value <= high and not off:
                 level = "warning" if name == "num_train_epochs" else None

@@ -31,7 +31,7 @@ def _command(commands, name, text, *positional, output=None, settings=True):
 def _add_eval(commands, run) -> None:
     kept = ("DATA", "?", "default: the rows that the run held out")
     card = _command(commands, "eval", "a report card", run, kept, output="RUN/eval")
-    own = "a scorer, or FILE.py:FUNCTION; may be repeated; default: exact_match, and the named rewards of a run of ft grpo"
+    own = "a scorer, or FILE.py:FUNCTION; may be repeated; default: exact_match, and the rewards of a run of ft grpo"
     card.add_argument("--score", metavar="NAME", action="append", help=own)
     card.add_argument("--tasks", metavar="NAMES", help="lm-evaluation-harness tasks instead, separated by commas")
     card.add_argument("--include", metavar="FOLDER", help="a folder of your own tasks; their code is run")
@@ -102,20 +102,21 @@ class _Parser(argparse.ArgumentParser):
     def parse_args(self, args=None, namespace=None):
         known, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{_hint(known.command, unknown)}")
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{_hint(known, unknown)}")
         return known
 
 
-def _hint(command: str, unknown: list[str]) -> str:
+def _hint(known: argparse.Namespace, unknown: list[str]) -> str:
     "How the first unknown option may be meant."
     option = next((word.partition("=")[0] for word in unknown if word.startswith("--")), "")
     flags = ("--settings", "--set", "--output", "--quiet", "--help")
     begun = [flag for flag in flags if option and flag.startswith(option)]
     near = begun[0] if begun else nearest(option, flags, cutoff=0.7)
-    if near or not option or command not in ("sft", "dpo", "reward", "grpo"):
+    stage = (known.stage or "sft") if known.command == "doctor" else known.command
+    if near or not option or stage not in ("sft", "dpo", "reward", "grpo"):
         return f"; did you mean {near}?" if near else ""
     name = option[2:].replace("-", "_")
-    return f"; settings are given as --set {command}.{SHORT_NAMES.get(name, name)}=VALUE"
+    return f"; settings are given as --set {stage}.{SHORT_NAMES.get(name, name)}=VALUE"
 
 
 def parser() -> argparse.ArgumentParser:

@@ -110,7 +110,7 @@ def _context(args, settings: dict, stage: str) -> Context:
         "name": lambda: known()["model"]["name"],
         "model": model,
         "tok": lambda: fix_date(load_tokenizer(known()["model"]["name"])),
-        "dated": lambda: writes_date(load_tokenizer(known()["model"]["name"])),
+        "dated": lambda: _dated(load_tokenizer(known()["model"]["name"])),
         "identity": lambda: _identity(known(), stage),
     }
     if stage == "grpo":
@@ -119,6 +119,11 @@ def _context(args, settings: dict, stage: str) -> Context:
         load["rewards"] = lambda: load_rewards(choose_rewards(settings[stage].get("rewards")), run.tok)
     run: Context = Context(stage, settings, load, args.data, args.output or f"runs/{stage}")
     return run
+
+
+def _dated(tok) -> str:
+    "The chat template, if it reads the clock."
+    return tok.get_chat_template() if writes_date(tok) else ""
 
 # %% ../../nbs/package/cli/doctor.ipynb #95dc3f20
 def _said(found: list[Finding], run: Context) -> str:

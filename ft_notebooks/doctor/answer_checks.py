@@ -49,7 +49,7 @@ def _word_sets(texts: list[str]) -> list[set[str]]:
 def _prompts(run) -> list[str]:
     return [
         " ".join(m.get("content") or "" for m in (row.get("prompt") or row["messages"][:-1]) if m["role"] == "user")
-        for row in run.whole
+        for row in run.conversations
     ]
 
 
@@ -104,7 +104,7 @@ def answers_conflict(run):
     if run.pairs:
         return
     found = defaultdict(set)
-    for row in run.whole:
+    for row in run.conversations:
         found[text_of(row["messages"][:-1])].add(text_of(row["messages"][-1]))
     many = [n for n in map(len, found.values()) if n > 1]
     if many:

@@ -11,19 +11,20 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.arguments import ArgumentError, as_dataset
 from ..data.read import read_chats, read_preferences
-from . import answer_checks, model_checks, pair_checks, probe, row_checks, setting_checks
-from . import reward_checks, template_checks, text_checks
+from . import answer_checks, label_checks, model_checks, preference_checks, probe, row_checks
+from . import setting_checks, template_checks, text_checks
 from .context import Context, Unavailable
 from .findings import LEVELS, Check, Finding
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #454d2799
 _MODULES = (
-    *(setting_checks, row_checks, template_checks, answer_checks),
-    *(text_checks, pair_checks, reward_checks, model_checks, probe),
+    *(setting_checks, row_checks, label_checks, template_checks, answer_checks),
+    *(text_checks, preference_checks, model_checks, probe),
 )  # fmt: skip
 
 
@@ -33,7 +34,7 @@ def checks() -> list[Check]:
     first = (  # they load what others need, or say why it cannot be loaded
         *("rows-unreadable", "held-out-unusable", "tokenizer-unusable", "content-lost", "template-changes"),
         *("prompt-differs", "no-end-token", "text-lost-in-tokens", "rows-not-encoded"),
-        *("weights-damaged", "weights-unused", "model-unusable", "step-fails"),
+        *("weights-damaged", "weights-unused", "model-unusable", "first-rewards-refused", "step-fails"),
     )
     rank = {code: n for n, code in enumerate(first)}
     return sorted(found, key=lambda one: (one.part, rank.get(one.code, len(rank))))
@@ -75,11 +76,19 @@ def examine(
             run.reported |= {finding.code for finding in found if finding.level == "error"}
     return sorted(found, key=lambda finding: -LEVELS.index(finding.level))
 
+# %% ../../nbs/package/doctor/diagnosis.ipynb #f73ffeef
+def _rows(stage: str, given, name: str) -> Dataset:
+    "The rows as conversations or pairs; those that hold token ids as they are."
+    read = read_preferences if stage in ("dpo", "reward") else read_chats
+    found = as_dataset(given, read, "diagnose", name)
+    is_read = {"input_ids", "chosen_ids"} & {*found.column_names} or found is not given
+    return found if is_read else read(found)
+
 # %% ../../nbs/package/doctor/diagnosis.ipynb #22765297
 def diagnose(
     model: PreTrainedModel | str,  # As it would be trained, with its adapter; or the folder of a model
     tok: PreTrainedTokenizerBase | None,  # None: the tokenizer in the model's folder
-    dataset,  # What `read_chats` or, for pairs, `read_preferences` reads: a `Dataset`, a path, a list of rows
+    dataset,  # What `read_chats` or, for pairs, `read_preferences` reads; or encoded rows ("input_ids", "labels")
     eval_dataset=None,  # Held-out rows, likewise
     *,
     stage: str = "sft",  # Or "dpo", "reward", "grpo"
@@ -97,13 +106,12 @@ def diagnose(
     is_name = isinstance(model, (str, os.PathLike))
     if not is_name and not isinstance(tok, PreTrainedTokenizerBase):
         raise ArgumentError("diagnose", "tok", "a tokenizer of transformers", tok, "the order is (model, tok, dataset)")
-    read = read_preferences if stage in ("dpo", "reward") else read_chats
     load: dict[str, Callable[[], Any]] = {
-        "whole": partial(as_dataset, dataset, read, "diagnose"),
+        "whole": partial(_rows, stage, dataset, "dataset"),
         "name": lambda: str(model) if is_name else None,
     }
     if eval_dataset is not None:
-        rows = partial(as_dataset, eval_dataset, read, "diagnose", "eval_dataset")
+        rows = partial(_rows, stage, eval_dataset, "eval_dataset")
         load["parts"] = lambda: (run.whole, rows())
     load |= {} if tok is None else {"tok": lambda: tok}
     load |= {} if is_name else {"model": lambda: model}

@@ -36,6 +36,7 @@ class Probed:
     fall: float = 0.0  # By how much the first update lowers the loss, to first order
     lost: list[str] = field(default_factory=list)  # Names of trained tensors that are not in the saved files
     trained: int = 0  # Tensors that have changed
+    rate: float = 0.0  # The learning rate
 
 
 class _FirstUpdate(TrainerCallback):
@@ -59,6 +60,7 @@ class _FirstUpdate(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs and "loss" in logs:
+            self.probed.rate = logs.get("learning_rate", 0.0)
             self.probed.losses.append(logs["loss"])
             if len(self.probed.losses) == 1:
                 clipped = logs.get("grad_norm", 0) / self.norm if getattr(self, "norm", 0) else 1
@@ -127,9 +129,9 @@ def probe_run(
     "Trains three steps in a temporary folder; raises the `ValueError` that the trainer or a guard raises."
     rows, probed = _few(run.encoded[0]), Probed()
     make = {"dpo": dpo_trainer, "reward": reward_trainer}.get(run.stage, sft_trainer)
-    model = copy.deepcopy(run.model) if run.name is None else run.model
+    model, given = _copied(run)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()), keep_random_state():
-        how = {"output_dir": folder, "effective_batch": len(rows), **_settings(run)}
+        how = {"output_dir": folder, "effective_batch": len(rows), **given}
         callbacks = [_FirstUpdate(probed), *([_NoSamples(run.tok, rows)] if run.stage == "dpo" else [])]
         trainer = make(model, run.tok, rows, callbacks=callbacks, **how)
         start = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
@@ -139,6 +141,19 @@ def probe_run(
         trainer.save_model(f"{folder}/saved")
         probed.lost = _not_saved(moved, Path(folder, "saved"))
     return probed
+
+
+def _copied(run) -> tuple:
+    "A copy of a model in memory and the probe's settings, with a copy of the script's optimizer that trains it."
+    given = _settings(run)
+    if run.name is not None:
+        return run.model, given
+    model, optimizer = copy.deepcopy((run.model, (given.pop("optimizers", None) or (None, None))[0]))
+    if optimizer is not None:
+        for group in optimizer.param_groups:
+            group["lr"] = group.get("initial_lr", group["lr"]) * max(schedule_factors(run))
+        given["optimizers"] = (optimizer, None)
+    return model, given
 
 
 def _not_saved(moved: dict, folder: Path) -> list[str]:
@@ -169,7 +184,10 @@ def step_fails(run):
             return
         raise
     if not trained:
-        yield Found("after three steps no weight has changed", cure="raise learning_rate; leave optim and lora out")
+        yield Found(
+            f"after three steps with a learning rate of {run.probed.rate:g} no weight has changed",
+            cure="raise learning_rate; leave optim and lora out",
+        )
 
 # %% ../../nbs/package/doctor/probe.ipynb #379b80dd
 @check(

@@ -10,9 +10,12 @@ __all__ = ['rows_unreadable', 'held_out_unusable', 'nothing_held_out', 'rows_few
 import json
 from collections import Counter, defaultdict
 
+from datasets import Dataset
+
 from ..data.deduplication import overlap
 from ..data.readers import COLUMNS
 from .findings import Found, check
+from ..tokenization.padding import IGNORE
 
 # %% ../../nbs/package/doctor/row_checks.ipynb #c8b0eb42
 @check(
@@ -78,7 +81,7 @@ _MEANT = {  # names of columns that hold a part of a conversation in other forma
 def column_unread(run):
     names = {value for key, value in run.settings["data"].items() if key in COLUMNS}
     texts = defaultdict(list)
-    for i in run.some[:200] if len(run.raw) == len(run.whole) else ():
+    for i in run.some[:200] if len(run.raw) == len(run.conversations) else ():
         row = run.raw[i][1]
         said = json.dumps(run.whole[i], ensure_ascii=False)
         known = {"expected", *names, *(names and ()), *COLUMNS}
@@ -105,7 +108,7 @@ def answers_of(
 ) -> list[tuple[int, str]]:
     "Row and last answer of each row that has one; of a pair the chosen one."
     found = []
-    for i, row in enumerate(run.whole):
+    for i, row in enumerate(run.conversations):
         last = (row.get("chosen") or row.get("messages"))[-1]
         if last["role"] == "assistant" and (last.get("content") or "").strip():
             found.append((i, last["content"].strip()))
@@ -141,6 +144,19 @@ def _contexts(rows) -> list[tuple[int, str]]:
     return found
 
 
+def _written(tok, rows: Dataset) -> Dataset:
+    "Encoded rows as texts: what has a label is the answer, and the rest its prompt."
+    found = []
+    for row in rows:
+        ids = row.get("input_ids") or row["prompt_ids"] + row["chosen_ids"]
+        labels = row.get("labels") or [IGNORE] * len(row.get("prompt_ids", [])) + ids[len(row.get("prompt_ids", [])) :]
+        asked = [token for token, label in zip(ids, labels) if label == IGNORE]
+        said = [token for token, label in zip(ids, labels) if label != IGNORE]
+        texts = (("user", tok.decode(asked)), ("assistant", tok.decode(said)))
+        found.append({"messages": [{"role": role, "content": text} for role, text in texts]})
+    return Dataset.from_list(found)
+
+
 @check(
     "held-out-trained", "warning", 3,
     symptom="the held-out loss is excellent, and the model is not", notebook="06_data_formatting",
@@ -151,6 +167,8 @@ def held_out_trained(run):
     train, held = run.parts
     if held is None:
         return
+    if run.ready:
+        train, held = (_written(run.tok, rows) for rows in (train, held))
     known = {context for _, context in _contexts(train)}
     seen = {i for i, context in _contexts(held) if context in known} | {i for _, i, _ in overlap(train, held)}
     if seen:
@@ -168,7 +186,7 @@ def held_out_trained(run):
     cure="keep the longest row of each conversation: its earlier answers are trained with it",
 )  # fmt: skip
 def answers_again(run):
-    rows = {text_of(row): row for row in run.whole}  # copies are another finding
+    rows = {text_of(row): row for row in run.conversations}  # copies are another finding
     if run.pairs or run.stage == "grpo":
         return
     counts = Counter(context for _, context in _contexts(rows.values()))

@@ -7,12 +7,16 @@ __all__ = ['setting_extreme', 'adapter_extreme', 'dropout_high', 'steps_of', 'sc
            'folder_unusable', 'disk_full', 'memory_full', 'versions_differ', 'processes_unfit']
 
 # %% ../../nbs/package/doctor/setting_checks.ipynb #7b74bb2e
+import copy
+import functools
 import json
 import math
 import os
 import shutil
+import warnings
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 from packaging.requirements import Requirement
@@ -27,13 +31,11 @@ from ..loading.model_files import check_dropouts
 from ..training.config import RANGES
 
 # %% ../../nbs/package/doctor/setting_checks.ipynb #3b5cbeba
-_UNUSUAL = {  # setting -> lowest, highest, usual values, and what happens outside; the edges are inside
-    "learning_rate": (1e-9, 0.05, "1e-6 to 1e-3", "AdamW moves every trained weight by about the rate in each step, "
-                      "and weights are about 0.02 to 0.1"),
-    "label_smoothing_factor": (0, 0.3, "0 to 0.1", "the model is trained towards random tokens"),
-    "adam_beta1": (0, 0.99, "0.9", "a step follows gradients of more than a hundred steps ago"),
-    "adam_beta2": (0.5, 0.9999, "0.95 to 0.999", "the step size does not follow the gradient"),
-    "adam_epsilon": (0, 1e-4, "1e-8", "a step shrinks with the gradient, which is below epsilon for most weights"),
+_CLOSER = {  # setting -> lowest and highest value, where training still works worse than `RANGES` allows
+    "learning_rate": (1e-9, 0.05), "label_smoothing_factor": (0, 0.3), "adam_beta1": (0, 0.99),
+    "adam_beta2": (0.5, 0.9999), "adam_epsilon": (0, 1e-4),
+}  # fmt: skip
+_OTHERS = {  # the same, with what is usual, and what happens beyond; the edges are inside
     "beta": (1e-4, 10, "0.01 to 0.5 (DPO), 0 to 0.1 (GRPO)", "the reference counts for everything, or for nothing"),
     "temperature": (0.1, 5, "0.7 to 1.2", "sampled answers are all alike, or random"),
     "num_train_epochs": (0, 50, "1 to 5", "every row is read so often that it is learned by heart"),
@@ -49,11 +51,12 @@ _UNUSUAL = {  # setting -> lowest, highest, usual values, and what happens outsi
 def setting_extreme(run):
     for section in (run.stage, "lora"):
         for name, value in run.settings[section].items():
-            known = _UNUSUAL.get(name) or RANGES.get(name)
+            known: Any = _OTHERS.get(name) or RANGES.get(name)
             if known is None or name == "lora_alpha" or isinstance(value, bool) or not isinstance(value, (int, float)):
                 continue
-            low, high, usual, why = known
-            if not low <= value <= high and not (name == "beta" and value == 0 and run.stage == "grpo"):
+            (low, high), usual, why = _CLOSER.get(name, known[:2]), known[2], known[3]
+            off = value == 0 and (name == "max_grad_norm" or name == "beta" and run.stage == "grpo")
+            if not low <= value <= high and not off:
                 level = "warning" if name == "num_train_epochs" else None
                 yield Found(f"{name}={value:g}; usual are {usual}: {why}", f"[{section}] {name}", level)
 
@@ -74,13 +77,15 @@ def adapter_extreme(run):
     width = run.config.get_text_config().hidden_size
     if r > width:
         yield Found(f"r={r} is above the model's width of {width}", "[lora] r", "warning", "take a rank from 8 to 64")
-    if lora.get("lora_dropout", 0) > 0.5 and "lora_dropout" not in run.settings["lora"]:
+    if lora.get("lora_dropout", 0) > RANGES["lora_dropout"][1] and "lora_dropout" not in run.settings["lora"]:
         yield Found(f"the adapter has lora_dropout={lora['lora_dropout']}", level="error")
 
 
 def _adapter_of(run) -> dict:
     "The configuration of the adapter that a model in memory has, or that its folder holds."
-    if run.name is None:
+    if run.given.get("peft_config"):
+        found = run.given["peft_config"]
+    elif run.name is None:
         found = getattr(run.model, "peft_config", {}).get("default")
     elif Path(run.name, "adapter_config.json").is_file():
         found = json.loads(Path(run.name, "adapter_config.json").read_text(encoding="utf-8"))
@@ -114,6 +119,8 @@ def steps_of(run) -> int:
 def schedule_factors(run) -> list[float]:
     "The learning rate of each step of the run, as a share of the one that is set."
     steps, given = steps_of(run), run.given
+    if (given.get("optimizers") or (None, None))[1] is not None:
+        return _own_factors(given["optimizers"][1], min(steps, 10_000))
     warm = given.get("warmup_steps", 0) or given.get("warmup_ratio", 0) or 0
     warm = math.ceil(steps * warm) if warm < 1 else int(warm)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
@@ -126,6 +133,19 @@ def schedule_factors(run) -> list[float]:
         schedule.step()
     return factors
 
+
+def _own_factors(schedule, steps: int) -> list[float]:
+    "The same for a schedule that a script gives to the trainer, which stays as it is."
+    schedule, factors = copy.deepcopy(schedule), []
+    first = [group.get("initial_lr", group["lr"]) for group in schedule.optimizer.param_groups]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the optimizer takes no step
+        for _ in range(steps):
+            now = [group["lr"] for group in schedule.optimizer.param_groups]
+            factors.append(max(rate / base if base else 0.0 for rate, base in zip(now, first)))
+            schedule.step()
+    return factors
+
 # %% ../../nbs/package/doctor/setting_checks.ipynb #bfd0d72e
 @check(
     "rate-never-reached", "error", 1,
@@ -136,8 +156,16 @@ def schedule_factors(run) -> list[float]:
 def rate_never_reached(run):
     if run.given.get("lr_scheduler_type") in ("reduce_lr_on_plateau", "greedy"):
         return
-    factors = schedule_factors(run)
-    if max(factors) < 0.5:
+    factors, size = schedule_factors(run), run.given.get("effective_batch", 0)
+    if len(factors) < 4 and size > len(run.parts[0]) and run.given.get("max_steps", -1) <= 0:
+        yield Found(
+            f"effective_batch={size:,} is more than the {len(run.parts[0]):,} rows, so an epoch is one step, and "
+            f"the run {len(factors)}",
+            f"[{run.stage}] effective_batch",
+            "warning",
+            "take a smaller batch",
+        )
+    elif max(factors) < 0.5:
         yield Found(f"in {len(factors):,} steps the learning rate reaches {max(factors):.1%} of the one that is set",
                     f"[{run.stage}] warmup_steps")  # fmt: skip
     elif len(factors) < 4:
@@ -220,18 +248,25 @@ def memory_full(run):
     cure="pip install -U ft-notebooks",
 )  # fmt: skip
 def versions_differ(run):
+    yield from (Found(text) for text in _versions())
+
+
+@functools.cache  # they stay the same while a process runs
+def _versions() -> list[str]:
+    "Each library whose version is not one of those that this package asks for."
     try:
         wanted = [Requirement(text) for text in metadata.requires("ft-notebooks") or ()]
     except metadata.PackageNotFoundError:  # it is imported from a folder
-        return
-    for one in wanted:
-        if one.marker is None:
-            try:
-                have = metadata.version(one.name)
-            except metadata.PackageNotFoundError:
-                have = None
-            if have is None or not one.specifier.contains(have, prereleases=True):
-                yield Found(f"{one.name} {have or 'is missing'}; needed is {one.name}{one.specifier}")
+        return []
+    found = []
+    for one in (one for one in wanted if one.marker is None):
+        try:
+            have = metadata.version(one.name)
+        except metadata.PackageNotFoundError:
+            have = None
+        if have is None or not one.specifier.contains(have, prereleases=True):
+            found.append(f"{one.name} {have or 'is missing'}; needed is {one.name}{one.specifier}")
+    return found
 
 # %% ../../nbs/package/doctor/setting_checks.ipynb #f31ecb79
 @check(

@@ -14,8 +14,8 @@ from jinja2 import TemplateError
 from transformers import GenerationConfig
 
 from ..data.chat_encoding import check_answers, check_end_token, encode_chat
-from .context import contents
 from .findings import Found, check
+from .text_checks import contents
 from ..tokenization.template_checks import lacks_generation_prompt, renders_alike, writes_date
 from ..tokenization.token_view import show_tokens
 
@@ -100,8 +100,10 @@ _CLOCK = "{%- macro strftime_now(format) %}WHEN{% endmacro %}"
 )  # fmt: skip
 def template_changes(run):
     if run.dated:
-        yield Found("the chat template writes the date; ft writes the date of the first start into the run's own "
-                    "template", level="note", cure="")  # fmt: skip
+        finer = re.search(r"strftime_now\([^)]*%-?[HIMSTXcfps]", run.dated)
+        what, level = ("time of day", "warning") if finer else ("date", "note")
+        yield Found(f"the chat template writes the {what}; ft writes that of the first start into the run's template",
+                    level=level, cure=None if finer else "")  # fmt: skip
     few = run.chats[:: max(1, len(run.chats) // 4)][:4]
     source = run.tok.get_chat_template()
 
@@ -154,8 +156,11 @@ def prompt_differs(run):
 
 # %% ../../nbs/package/doctor/template_checks.ipynb #b5e9788f
 def _generation_config(run) -> GenerationConfig:
-    if run.name is None:
-        return run.model.generation_config
+    own = getattr(run.model, "generation_config", None) if run.name is None else None
+    if own is not None:
+        return own
+    if run.name is None:  # a reward model generates nothing
+        return GenerationConfig.from_model_config(run.config)
     try:
         return GenerationConfig.from_pretrained(str(run.folder or run.name))
     except OSError:  # it is made from the configuration, as transformers does
@@ -169,10 +174,18 @@ def _generation_config(run) -> GenerationConfig:
     cure="set eos_token_id in generation_config.json to the token that ends an answer, or correct the template",
 )  # fmt: skip
 def no_end_token(run):
-    if run.reported & {"content-lost", "template-changes", "prompt-differs"}:  # its own example would fail by that
+    if run.ready or run.reported & {
+        "content-lost",
+        "template-changes",
+        "prompt-differs",
+    }:  # its own example would fail by that
         return
-    check_end_token(run.tok, _generation_config(run))
-    yield from ()
+    end, eos = check_end_token(run.tok, _generation_config(run)), run.tok.eos_token_id
+    asked = [{"role": "user", "content": "ping"}]
+    prompt = run.tok.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+    if eos not in (None, end) and run.tok.eos_token in prompt.partition("ping")[2]:
+        yield Found(f"the tokenizer's end of text, {run.tok.eos_token!r}, stands before each answer, not at its end",
+                    "tokenizer_config.json", "warning", f"set tok.eos_token to {run.tok.decode([end])!r}")  # fmt: skip
 
 # %% ../../nbs/package/doctor/template_checks.ipynb #1cb9c5b4
 @check(
@@ -183,7 +196,7 @@ def no_end_token(run):
 )  # fmt: skip
 def text_lost_in_tokens(run):
     columns = ("chosen", "rejected") if run.pairs else ("messages",)
-    changed = check_answers(run.tok, run.whole.select(run.some), *columns).get("changed_answers")
+    changed = check_answers(run.tok, run.conversations.select(run.some), *columns).get("changed_answers")
     if changed:
         yield Found(f"{changed} answers do not come back from their tokens as they were", level="note")
 

@@ -79,6 +79,8 @@ def choose_rewards(
             chosen.append(_choice(text))
         except ValueError as e:
             raise ValueError(f"--reward {text}: {e}") from None
+    if chosen and not any(one.weight for one in chosen):
+        raise ValueError(f"--reward {chosen[0].text}: the weight of each reward is 0, so nothing would be learned")
     if not chosen:
         raise ValueError("no reward; give one or more: --reward NAME, --reward FILE.py:FUNCTION or --reward RUN")
     names = [one.name for one in chosen]

@@ -39,7 +39,12 @@ RANGES = {  # field -> lowest and highest value, what is usual, and what happens
     "adam_beta1": (0, 0.9999, "0.9", "a step follows the gradients of thousands of steps ago"),
     "adam_beta2": (0, 0.99999, "0.95 to 0.999", "the size of a step does not follow the gradient"),
     "adam_epsilon": (0, 0.01, "1e-8", "it is larger than the gradients, so that hardly anything is learned"),
-    "max_grad_norm": (0, math.inf, "0.3 to 1", "a negative norm turns the gradient around"),
+    "max_grad_norm": (
+        1e-6,
+        math.inf,
+        "0.3 to 1, or 0 for none",
+        "the gradient is clipped to nothing, or turned around",
+    ),
     "neftune_noise_alpha": (0, 100, "5 to 15", "the noise is larger than the embeddings"),
     "lora_dropout": (0, 0.5, "0 to 0.1", "more than half of what the adapter reads is dropped in each step"),
     "lora_alpha": (1e-6, math.inf, "the rank, or twice the rank", "at 0 the adapter is switched off"),
@@ -52,6 +57,8 @@ def check_ranges(
     "Raises `ValueError`, with the usual values, for a number that no run is trained with."
     for name, (low, high, usual, why) in RANGES.items():
         value = given.get(name)
+        if name == "max_grad_norm" and value == 0:  # no clipping
+            continue
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not low <= value <= high:
             raise ValueError(f"{name}={value} is outside every use: {why}; usual is {usual}")
     warm, steps = given.get("warmup_steps"), given.get("max_steps")

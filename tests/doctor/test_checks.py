@@ -13,6 +13,7 @@ from datasets import Dataset
 from ft_notebooks.cli.arguments import parser
 from ft_notebooks.cli.demo_task import demo_pairs
 from ft_notebooks.cli.doctor import doctor_command
+from ft_notebooks.data.chat_encoding import encode_chats
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.doctor.diagnosis import checks, diagnose
 from ft_notebooks.loading.example_models import CHATML, tiny_model, tiny_tokenizer
@@ -85,14 +86,9 @@ BROKEN = {
     "rows-unreadable": [{"rows": [*NOTES.to_list(), {"messages": []}]}, {"rows": Path("nowhere.jsonl")}],
     "column-unread": [{"rows": UNREAD}],
     "context-exceeded": [{"rows": each(lambda chat, n: n == 5 and chat[1].update(content="word " * 500))}],
-    "transcript-in-text": [{"rows": answers(lambda chat, n: f"User: {n}?\nAssistant: {n}.")}],
-    "template-in-text": [{"rows": answers(lambda chat, n: f"<start_of_turn>{chat[-1]['content']}")}],
-    "characters-damaged": [{"rows": answers(lambda chat, n: f"Müller {n}: naïve".encode().decode("cp1252"))}],
-    "escapes-in-text": [{"rows": answers(lambda chat, n: rf"One {n}.\n\nTwo")}],
-    "hidden-characters": [{"rows": answers(lambda chat, n: f"\u202e{chat[-1]['content']}")}],
-    "setting-extreme": [{"adam_beta1": 0.99999}, {"label_smoothing_factor": 0.9}, {"neftune_noise_alpha": 1e5}],
-    "adapter-extreme": [{"lora": {"lora_alpha": 0}}, {"lora": {"r": 1000}}],
-    "rate-never-reached": [{"warmup_steps": 10**6}, {"warmup_steps": 40}],
+    "setting-extreme": [{"adam_beta1": 0.99999, "label_smoothing_factor": 0.9, "neftune_noise_alpha": 1e5}],
+    "adapter-extreme": [{"lora": {"r": 1000}}],
+    "rate-never-reached": [{"warmup_steps": 40}],
     "folder-unusable": [{"output_dir": str(Path(__file__) / "run")}, {"output_dir": str(Path(__file__).parent)}],
 }
 
@@ -101,6 +97,17 @@ BROKEN = {
 def test_a_run_with_one_broken_property_has_this_finding_and_no_other(code, given):
     others = {"answers-repeat", "answers-shifted", "rows-not-encoded", "answers-cut"} - {code}
     assert code in (codes := serious(found(**given))) and not codes - {code} - others, codes
+
+
+def test_texts_with_five_faults_have_five_findings():
+    odd = [
+        lambda text, n: f"User: {n}?\nAssistant: {n}.", lambda text, n: f"<start_of_turn>{text}",
+        lambda text, n: f"Müller {n}: naïve".encode().decode("cp1252"), lambda text, n: rf"One {n}.\n\nTwo",
+        lambda text, n: f"\u202e{text}",
+    ]  # fmt: skip
+    codes = serious(found(answers(lambda chat, n: odd[n % 5](chat[-1]["content"], n))))
+    texts = {"transcript-in-text", "template-in-text", "characters-damaged", "escapes-in-text", "hidden-characters"}
+    assert texts <= codes and codes - texts <= {"answers-shifted", "rows-not-encoded"}, codes
 
 
 # fmt: off
@@ -150,8 +157,7 @@ def both_train(model):
 @pytest.mark.parametrize(
     ("make", "settings", "codes"),
     [
-        (adapted, {}, set()),
-        (tiny_model, {"learning_rate": 1e-3}, set()),
+        (adapted, {}, set()),  # an adapter on random weights is a finding of its own, which others have too
         (lambda: adapted().requires_grad_(False), {}, {"step-fails"}),
         (lambda: frozen_in_part(adapted()), {}, {"step-fails"}),
         (lambda: both_train(adapted()), {}, {"model-unusable"}),
@@ -161,7 +167,19 @@ def both_train(model):
     ],
 )
 def test_model_and_first_steps(make, settings, codes):
-    assert serious(found(model=make(), quick=False, **settings)) == codes
+    assert serious(found(model=make(), quick=False, **settings)) - {"model-mismatched"} == codes
+
+
+def test_a_scripts_own_optimizer_and_encoded_rows_raise_nothing_where_they_are_right():
+    model = tiny_model()
+    own = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    rows = encode_chats(tiny_tokenizer(), NOTES)[0]
+    held = encode_chats(tiny_tokenizer(), TEST)[0]
+    before = [p.detach().clone() for p in model.parameters()]
+    assert serious(found(rows, held, model=model, quick=False, optimizers=(own, None))) == set()
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before)) and not own.state
+    asleep = torch.optim.lr_scheduler.LambdaLR(own, lambda step: 0.0)
+    assert "rate-never-reached" in serious(found(rows, rows, model=model, optimizers=(own, asleep)))
 
 
 @pytest.mark.parametrize("stage", ["dpo"])
@@ -169,7 +187,7 @@ def test_pairs_are_looked_at_too(stage):
     pairs = demo_pairs(40, 0)
     scored = [{**row, "score_chosen": n % 4, "score_rejected": 2} for n, row in enumerate(pairs)]
     given = {"stage": stage, "model": adapted(), "quick": False, "learning_rate": 2e-4}
-    assert serious(found(pairs, demo_pairs(20, 7), **given)) == set()
+    assert serious(found(pairs, demo_pairs(20, 7), **given)) == {"model-mismatched"}  # an adapter on random weights
     assert serious(found(scored, demo_pairs(20, 7), **{**given, "quick": True})) == {"scores-contradict"}
 
 
@@ -199,7 +217,7 @@ def doctor(folder, data, *words):
 
 def test_the_command_prints_one_object_says_by_its_exit_code_what_it_found_and_leaves_nothing(folder):
     before = sorted(folder.rglob("*"))
-    settings = ["sft.bf16=false", "sft.use_cpu=true", "sft.learning_rate=1e-2", "model.bits=32"]
+    settings = ["sft.bf16=false", "sft.use_cpu=true", "sft.learning_rate=1e-2", "model.bits=32", "model.method=full"]
     said, code = doctor(folder, "notes.jsonl", *(word for one in settings for word in ("--set", one)))
     assert code == 0 and {one["level"] for one in said["findings"]} <= {"note"}, said
     said, code = doctor(folder, "notes.jsonl", "--quick", "--set", "sft.lerning_rate=1", "--set", "sft.weight_decay=7")

@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 from trl import SFTConfig
 
 from ..core.random_state import keep_random_state
+from ..core.seams import overrides
 from .findings import Found, check
 from .setting_checks import schedule_factors
 from ..dpo.over_optimization import CollapseCallback
@@ -39,6 +40,7 @@ class Probed:
     rate: float = 0.0  # The learning rate
 
 
+@overrides(TrainerCallback)
 class _FirstUpdate(TrainerCallback):
     "Measures the first update: minus the sum of gradient times change, the gradient before clipping."
 
@@ -67,6 +69,7 @@ class _FirstUpdate(TrainerCallback):
                 self.probed.fall = self.fall * max(1.0, clipped)
 
 # %% ../../nbs/package/doctor/probe.ipynb #121d87b5
+@overrides(TrainerCallback)
 class _NoSamples(CollapseCallback):
     "Stands in for the callback that `dpo_trainer` adds, which generates answers in each step of so short a run."
 

@@ -9,6 +9,7 @@ __all__ = ['COULD_NOT', 'checks', 'examine', 'diagnose']
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from datasets import Dataset
@@ -16,16 +17,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.arguments import ArgumentError, as_dataset
 from ..data.read import read_chats, read_preferences
-from . import answer_checks, label_checks, model_checks, preference_checks, probe, row_checks
-from . import setting_checks, template_checks, text_checks
 from .context import Context, Unavailable
 from .findings import LEVELS, Check, Finding
+from .probe import probe_run
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #454d2799
-_MODULES = (
-    *(setting_checks, row_checks, label_checks, template_checks, answer_checks),
-    *(text_checks, preference_checks, model_checks, probe),
+_NAMES = (
+    *("setting_checks", "row_checks", "label_checks", "template_checks", "answer_checks"),
+    *("text_checks", "preference_checks", "model_checks", "probe"),
 )  # fmt: skip
+_MODULES = [import_module(f"ft_notebooks.doctor.{name}") for name in _NAMES]
 
 
 def checks() -> list[Check]:
@@ -68,7 +69,7 @@ def examine(
 ) -> list[Finding]:  # The most severe first
     "What all checks find, each run once."
     found: list[Finding] = []
-    run.load.setdefault("probed", partial(probe.probe_run, run))
+    run.load.setdefault("probed", partial(probe_run, run))
     for one in checks():
         if run.stage in one.stages and not (quick and one.part in (4, 5)):
             progress(one)

@@ -112,7 +112,7 @@ def model_unusable(run):
 @check(
     "positions-repeat", "error", 1,
     symptom="the loss begins too high, above all in long rows", notebook="04_quantized_loading",
-    cause="rope_theta is so small that positions within the context look alike, and is not that of the training",
+    cause="rope_theta is so small that positions within the context look alike, so the model was trained with another",
     cure="use the config.json that came with the weights",
 )  # fmt: skip
 def positions_repeat(run):

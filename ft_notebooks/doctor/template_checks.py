@@ -102,7 +102,7 @@ def template_changes(run):
     if run.dated:
         finer = re.search(r"strftime_now\([^)]*%-?[HIMSTXcfps]", run.dated)
         what, level = ("time of day", "warning") if finer else ("date", "note")
-        yield Found(f"the chat template writes the {what}; ft writes that of the first start into the run's template",
+        yield Found(f"the chat template writes the {what}; ft fixes it to the first start of the run",
                     level=level, cure=None if finer else "")  # fmt: skip
     few = run.chats[:: max(1, len(run.chats) // 4)][:4]
     source = run.tok.get_chat_template()

@@ -95,7 +95,7 @@ def encoded(
 # %% ../../nbs/package/training/preflight.ipynb #d0a982fe
 def _check_warmup(trainer: Trainer) -> None:
     "Raises `ValueError` for a warm-up that is as long as the epochs of the run; `check_ranges` knows `max_steps`."
-    args, rows = trainer.args, getattr(trainer, "train_dataset", ())  # a missing one is refused elsewhere
+    args, rows = trainer.args, getattr(trainer, "train_dataset", ())  # TRL may name it otherwise
     if args.max_steps > 0 or hasattr(args, "num_generations") or not hasattr(rows, "__len__"):
         return
     size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size

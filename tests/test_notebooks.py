@@ -33,6 +33,7 @@ lessons = [i for i, name in enumerate(notebooks) if os.path.basename(os.path.dir
 # elsewhere, or with an open GPU, it cannot be forked
 if sys.platform == "linux" and not os.path.exists("/dev/nvidiactl"):
     import IPython, datasets, execnb.shell, matplotlib.pyplot, pydantic
+    from tqdm import tqdm
     import ft_notebooks.cli.commands, ft_notebooks.dpo.trainer, ft_notebooks.evaluation.runner, ft_notebooks.sft.trainer
     from ft_notebooks import add_adapter, load_model, lora_config, smollm2, tiny_model
     from ft_notebooks.core.device import hardware
@@ -49,6 +50,7 @@ if sys.platform == "linux" and not os.path.exists("/dev/nvidiactl"):
     del model, trained
     gc.collect()
     gc.freeze()
+    tqdm._instances.clear()  # a bar that was left open here would move those of the notebooks down
 
     from IPython.core.interactiveshell import InteractiveShell
     started = InteractiveShell.system

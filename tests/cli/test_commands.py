@@ -325,7 +325,7 @@ def test_a_command_that_is_interrupted_elsewhere_ends_without_a_traceback(here, 
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ft_notebooks.cli.pipeline.run_folder", interrupted)
+    monkeypatch.setattr("ft_notebooks.cli.demo_task.run_folder", interrupted)
     with pytest.raises(SystemExit) as e:
         main(["demo"])
     assert e.value.code == 130 and "ft demo: stopped" in capsys.readouterr().err

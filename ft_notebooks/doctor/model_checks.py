@@ -222,7 +222,7 @@ def model_mismatched(run):
     elif min(loss, own_loss) > 0.9 * math.log(V):
         yield Found(f"the model predicts text no better than chance ({loss:.1f} of ln {V:,} = {math.log(V):.1f}): its "
                     "weights are random" + (", and an adapter cannot change that" if adapted else ""),
-                    level="warning" if adapted else "note", cure="start from a trained model")  # fmt: skip
+                    level="warning" if adapted else "note", cure="set model.name to a trained model")  # fmt: skip
     elif run.ready and _reads_wrongly(own_loss, own_expected, V):
         yield Found(f"the rows have a loss of {own_loss:.1f} nats per token, and English text {loss:.1f}; they seem "
                     "to be of another tokenizer", cure="encode the rows with the model's own tokenizer")  # fmt: skip

@@ -70,6 +70,9 @@ def setting_extreme(run):
 def adapter_extreme(run):
     lora = {**run.settings["lora"], **_adapter_of(run)}
     r = lora.get("r", 16)
+    if r < 1:
+        yield Found(f"r={r}, and an adapter has at least rank 1", "[lora] r", cure="take a rank from 8 to 64")
+        return
     scale = lora.get("lora_alpha", 2 * r) / (r**0.5 if lora.get("use_rslora") else r)
     if not 1 / 64 <= scale <= 64:
         yield Found(f"lora_alpha={lora.get('lora_alpha', 2 * r)} and r={r} scale the adapter by {scale:g}; usual are "

@@ -126,7 +126,7 @@ def _dated(tok) -> str:
     return tok.get_chat_template() if writes_date(tok) else ""
 
 # %% ../../nbs/package/cli/doctor.ipynb #95dc3f20
-def _said(found: list[Finding], run: Context) -> str:
+def _said(found: list[Finding], run: Context, quick: bool) -> str:
     "The findings in words, after the ribbons, with a last line that counts them."
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     width = max(60, min(shutil.get_terminal_size((100, 40)).columns, 120))
@@ -137,7 +137,8 @@ def _said(found: list[Finding], run: Context) -> str:
         parts += [f"What is trained, on three rows:\n{chr(10).join(map(str, ribbons(run)))}"] if ribbons(run) else []
     parts += [finding.as_text(width, color) for finding in found]
     if not counts["error"] and not counts["warning"]:
-        words.append(f"nothing that would waste the run. Next: ft {run.stage} {run.source}")
+        then = f"ft doctor {run.source}, which tries the model too" if quick else f"ft {run.stage} {run.source}"
+        words.append(f"nothing that would waste the run. Next: {then}")
     return "\n\n".join([*parts, ", ".join(words) or "no findings"])
 
 # %% ../../nbs/package/cli/doctor.ipynb #33d0057e
@@ -160,7 +161,7 @@ def doctor_command(
         found = [_invalid(error) for error in (*errors, *_inconsistent(settings, stage))]
         with contextlib.redirect_stdout(nowhere):  # a trainer prints its plan
             found += examine(run, args.quick, partial(_progress, args))
-        said = "" if args.json else _said(found, run)
+        said = "" if args.json else _said(found, run, args.quick)
     seconds = round(time.monotonic() - start, 1)
     print(json.dumps({"findings": [one.as_json() for one in found], "seconds": seconds}) if args.json else said)
     if any(one.code == COULD_NOT for one in found):

@@ -51,7 +51,10 @@ def nothing_held_out(run):
     if held is None:
         yield Found("no rows are held out")
     elif len(held) < 20:
-        yield Found(f"only {len(held)} rows are held out, so a score has a wide interval", cure="hold out more rows")
+        yield Found(
+            f"only {len(held)} rows are held out, so a score has a wide interval",
+            cure="hold out more rows: a larger data.eval",
+        )
 
 # %% ../../nbs/package/doctor/row_checks.ipynb #6de9aedd
 @check(

@@ -15,6 +15,7 @@ import forks
 import model_cards
 import processors
 import pytest
+import tqdm  # noqa: F401  # else `ft ... --quiet` in a test would switch off the bars of all tests after it
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests run two at a time
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports huggingface_hub, which reads it once

@@ -33,7 +33,6 @@ lessons = [i for i, name in enumerate(notebooks) if os.path.basename(os.path.dir
 # elsewhere, or with an open GPU, it cannot be forked
 if sys.platform == "linux" and not os.path.exists("/dev/nvidiactl"):
     import IPython, datasets, execnb.shell, matplotlib.pyplot, pydantic
-    from tqdm import tqdm
     import ft_notebooks.cli.commands, ft_notebooks.dpo.trainer, ft_notebooks.evaluation.runner, ft_notebooks.sft.trainer
     from ft_notebooks import add_adapter, load_model, lora_config, smollm2, tiny_model
     from ft_notebooks.core.device import hardware
@@ -50,7 +49,6 @@ if sys.platform == "linux" and not os.path.exists("/dev/nvidiactl"):
     del model, trained
     gc.collect()
     gc.freeze()
-    tqdm._instances.clear()  # a bar that was left open here would move those of the notebooks down
 
     from IPython.core.interactiveshell import InteractiveShell
     started = InteractiveShell.system
@@ -130,6 +128,7 @@ def results(request, real_model, tmp_path_factory):
     chosen = [nb for nb in chosen if real_model or not needs_the_real_model(nb)]
     flags = os.environ.get("NB_FLAGS", "smol" if real_model else "")
     env = {"IPYTHONDIR": str(tmp_path_factory.mktemp("ipython")), "TOKENIZERS_PARALLELISM": "false", **os.environ}
+    env.pop("TQDM_DISABLE", None)  # some of them prove what a bar writes
     folder = tmp_path_factory.mktemp("notebooks")
     run = subprocess.run(
         [sys.executable, "-c", RUN_EACH, flags, folder, *chosen], cwd=ROOT, env=env, capture_output=True, text=True

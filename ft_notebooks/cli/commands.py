@@ -124,10 +124,17 @@ def _run(args) -> str | None:
         )
     if not args.quiet:
         return _call(args)
+    before = os.environ.get("TQDM_DISABLE")
     if "tqdm" not in sys.modules:
         os.environ["TQDM_DISABLE"] = "1"  # which tqdm reads when it is imported
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
-        return _call(args)
+    try:
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+            return _call(args)
+    finally:  # a script that calls `main` starts its other processes as before
+        if before is None:
+            os.environ.pop("TQDM_DISABLE", None)
+        else:
+            os.environ["TQDM_DISABLE"] = before
 
 # %% ../../nbs/package/cli/commands.ipynb #59f7ff3b
 def main(

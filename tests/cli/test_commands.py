@@ -119,6 +119,15 @@ def test_the_projects_settings_are_those_that_init_writes(here, capsys):
     assert "already exists" in refused(capsys, "init")
 
 
+@pytest.mark.parametrize("before", [None, "0"])
+def test_a_quiet_command_leaves_the_environment_as_it_was(here, monkeypatch, capsys, before):
+    if before is not None:
+        monkeypatch.setenv("TQDM_DISABLE", before)
+    monkeypatch.delitem(sys.modules, "tqdm")
+    refused(capsys, "merge", "none", "--quiet")
+    assert os.environ.get("TQDM_DISABLE") == before
+
+
 MESSAGES = '{"messages": [%s]}'
 USER, ASSISTANT = '{"role": "user", "content": "hi"}', '{"role": "assistant", "content": "yo"}'
 GOOD = MESSAGES % f"{USER}, {ASSISTANT}"

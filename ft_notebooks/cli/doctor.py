@@ -21,12 +21,11 @@ from typing import Any
 from .console import check_settings, command_settings, quiet_libraries, say
 from .data_preparation import read_stage
 from .model_choice import load_scorer, load_trainable, model_settings
-from ..rlhf.prompt_rows import as_prompts, prompt_account, row_kind
+from ..rlhf.prompt_rows import row_kind
 from ..rlhf.reward_choice import choose_rewards, load_rewards
 from .run_record import held_out, run_identity
 from .settings import read_settings
-from ..data.chat_encoding import encode_chats
-from ..doctor.context import Context, Unavailable
+from ..doctor.context import Context, Unavailable, existing
 from ..doctor.diagnosis import COULD_NOT, examine
 from ..doctor.findings import Finding
 from ..doctor.template_checks import ribbons
@@ -74,16 +73,6 @@ def _inconsistent(settings: dict, stage: str) -> list[str]:
     return []
 
 
-def _encoded_prompts(run) -> tuple:
-    "The answered rows of ft grpo, encoded, and their account."
-    prompts = as_prompts(run.whole)
-    prompt_account(run.tok, prompts, run.given)
-    answered = [i for i in run.some if run.whole[i]["messages"][-1]["role"] == "assistant"]
-    if not answered:
-        raise Unavailable("encoded")
-    return encode_chats(run.tok, run.whole.select(answered))
-
-
 def _identity(known: dict, stage: str) -> dict:
     "The settings that a folder of another run would contradict; its rows are compared when the run starts."
     found = run_identity(known, stage, None, None)
@@ -100,21 +89,23 @@ def _context(args, settings: dict, stage: str) -> Context:
             completed.update({**settings, "model": model_settings(settings), stage: {"seed": 0, **settings[stage]}})
         return completed
 
+    def checked() -> dict:  # `Unavailable` where the model is not there, which a check of its own reports
+        return known() if run.name else {}
+
     def model():
-        seed = known()[stage]["seed"]
+        seed = checked()[stage]["seed"]
         return load_scorer(known(), run.tok, seed) if stage == "reward" else load_trainable(known(), seed)
 
     load: dict[str, Callable[[], Any]] = {
         "whole": partial(read_stage, stage, args.data, data),
         "parts": lambda: held_out(run.whole, rule, settings[stage].get("seed", 0), data, stage),
-        "name": lambda: known()["model"]["name"],
+        "name": lambda: existing(known()["model"]["name"]),
         "model": model,
-        "tok": lambda: fix_date(load_tokenizer(known()["model"]["name"])),
-        "dated": lambda: _dated(load_tokenizer(known()["model"]["name"])),
-        "identity": lambda: _identity(known(), stage),
+        "tok": lambda: fix_date(load_tokenizer(run.name)),
+        "dated": lambda: _dated(load_tokenizer(run.name)),
+        "identity": lambda: _identity(checked(), stage),
     }
     if stage == "grpo":
-        load["encoded"] = lambda: _encoded_prompts(run)
         settings[stage]["rewards"] = args.reward or settings[stage].get("rewards")
         load["rewards"] = lambda: load_rewards(choose_rewards(settings[stage].get("rewards")), run.tok)
     run: Context = Context(stage, settings, load, args.data, args.output or f"runs/{stage}")

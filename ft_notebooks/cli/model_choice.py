@@ -43,7 +43,7 @@ def model_bits(
     known = given or recorded
     if known:
         return known
-    return 32 if method == "full" or hardware().dtype.itemsize == 4 else 16
+    return 32 if method == "full" else 8 * hardware().dtype.itemsize
 
 # %% ../../nbs/package/cli/model_choice.ipynb #809ba02a
 def load_folder(

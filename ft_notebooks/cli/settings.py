@@ -239,7 +239,8 @@ def _known_type(place, section, key):
     known = setting_types(section)
     if key not in known:
         near = SHORT_NAMES.get(key) if SHORT_NAMES.get(key) in known else nearest(key, known, cutoff=0.5)
-        hint = f"; did you mean {near!r}?" if near else ""
+        usual = f"; it has {', '.join(known)}" if len(known) < 15 else "; ft init writes a file with the usual ones"
+        hint = f"; did you mean {near!r}?" if near else usual
         raise ValueError(f"{place}: [{section}] has no key {key!r} in {releases(SECTIONS[section])}{hint}")
     return known[key]
 

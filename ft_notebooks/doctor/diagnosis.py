@@ -17,9 +17,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.arguments import ArgumentError, as_dataset
 from ..data.read import read_chats, read_preferences
-from .context import Context, Unavailable
+from .context import Context, Unavailable, existing
 from .findings import LEVELS, Check, Finding
 from .probe import probe_run
+from ..rlhf.prompt_rows import read_prompt_rows
+from ..rlhf.rewards import ModelReward, Reward, read_prompts, reward_functions
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #454d2799
 _NAMES = (
@@ -33,7 +35,14 @@ def checks() -> list[Check]:
     "Every check, in the order in which they look at a run."
     found = [one for module in _MODULES for one in vars(module).values() if isinstance(one, Check)]
     first = (  # they load what others need, or say why it cannot be loaded
-        *("rows-unreadable", "held-out-unusable", "tokenizer-unusable", "content-lost", "template-changes"),
+        *(
+            "model-not-found",
+            "rows-unreadable",
+            "held-out-unusable",
+            "tokenizer-unusable",
+            "content-lost",
+            "template-changes",
+        ),
         *("prompt-differs", "no-end-token", "text-lost-in-tokens", "rows-not-encoded"),
         *("weights-damaged", "weights-unused", "model-unusable", "first-rewards-refused", "step-fails"),
     )
@@ -80,10 +89,28 @@ def examine(
 # %% ../../nbs/package/doctor/diagnosis.ipynb #f73ffeef
 def _rows(stage: str, given, name: str) -> Dataset:
     "The rows as conversations or pairs; those that hold token ids as they are."
+    if stage == "grpo":
+        found = as_dataset(given, read_prompt_rows, "diagnose", name)
+        return _conversations(read_prompts(found)) if found is given else found
     read = read_preferences if stage in ("dpo", "reward") else read_chats
     found = as_dataset(given, read, "diagnose", name)
     is_read = {"input_ids", "chosen_ids"} & {*found.column_names} or found is not given
     return found if is_read else read(found)
+
+
+def _conversations(prompts: Dataset) -> Dataset:
+    "Prompts as conversations, which end with the expected answer where there is one."
+    found = []
+    for row in prompts:
+        asked, expected, _ = row.pop("prompt"), row.pop("expected"), row.pop("row")
+        answer = [{"role": "assistant", "content": expected}] if expected else []
+        found.append({"messages": [*asked, *answer], **row})
+    return Dataset.from_list(found)
+
+
+def _named(rewards: list[Reward | ModelReward]) -> dict:
+    "The scorer or reward model of each reward, by name."
+    return {one.__name__: one.score if isinstance(one, Reward) else one.model for one in rewards}
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #22765297
 def diagnose(
@@ -95,6 +122,7 @@ def diagnose(
     stage: str = "sft",  # Or "dpo", "reward", "grpo"
     quick: bool = False,  # Without loading or training the model
     output_dir: str | None = None,  # The run's folder, if it is known
+    rewards=None,  # Of stage "grpo", as `grpo_trainer` takes them
     lora: dict = {},  # Settings of the adapter, if `model` is a folder
     **settings,  # Of the trainer, by their own names, such as `learning_rate`
 ) -> list[Finding]:  # The most severe first; empty if nothing was found
@@ -109,12 +137,13 @@ def diagnose(
         raise ArgumentError("diagnose", "tok", "a tokenizer of transformers", tok, "the order is (model, tok, dataset)")
     load: dict[str, Callable[[], Any]] = {
         "whole": partial(_rows, stage, dataset, "dataset"),
-        "name": lambda: str(model) if is_name else None,
+        "name": lambda: existing(str(model)) if is_name else None,
     }
     if eval_dataset is not None:
         rows = partial(_rows, stage, eval_dataset, "eval_dataset")
         load["parts"] = lambda: (run.whole, rows())
     load |= {} if tok is None else {"tok": lambda: tok}
     load |= {} if is_name else {"model": lambda: model}
+    load |= {} if rewards is None else {"rewards": lambda: _named(reward_functions(rewards, run.model, run.tok))}
     run = Context(stage, {stage: settings, "lora": lora}, load, dataset, output_dir)
     return examine(run, quick)

@@ -4,13 +4,16 @@
 
 # %% auto #0
 __all__ = ['TEXT', 'weights_damaged', 'weights_unused', 'model_unusable', 'positions_repeat', 'tokens_untrained',
-           'reference_differs', 'prediction', 'model_mismatched', 'answer_not_ended']
+           'base_not_saved', 'reference_differs', 'prediction', 'weights_random', 'model_mismatched',
+           'answer_not_ended']
 
 # %% ../../nbs/package/doctor/model_checks.ipynb #eba3fe35
+import contextlib
 import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from peft import PeftModel
@@ -19,10 +22,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from ..core.model_parts import base_model, eval_mode
+from .context import Unavailable
 from .findings import Found, check
 from ..inference.generation import answers
 from ..lora.adapter_folder import check_saved
 from ..rlhf.reward_model import check_reward_model
+from ..tokenization.padding import IGNORE
 
 # %% ../../nbs/package/doctor/model_checks.ipynb #e5373fc8
 def _tensors(run) -> Iterator[tuple[str, Tensor]]:
@@ -151,6 +156,36 @@ def tokens_untrained(run):
                     level="note" if trains else None)  # fmt: skip
 
 # %% ../../nbs/package/doctor/model_checks.ipynb #1c739386
+def _changed_in_memory(model) -> tuple[str, Path] | None:
+    "The first weight that differs from its file in the folder that the model was loaded from, and this file."
+    own = getattr(getattr(model, "base_model", None), "prefix", "\n")  # of an adapter's weights
+    base = base_model(model)
+    weights = {
+        name.replace(".base_layer", "").replace(".original_module", ""): p
+        for name, p in base.named_parameters()
+        if own not in name and "modules_to_save" not in name
+    }
+    for file in sorted(Path(base.name_or_path or "\n").glob("model*.safetensors")):
+        with safe_open(file, "pt") as opened:
+            for name in sorted({*opened.keys()} & {*weights}):
+                saved, p = opened.get_tensor(name), weights[name].detach().cpu()
+                if saved.shape == p.shape and not torch.equal(p, saved.to(p.dtype)):  # else it is quantized, or resized
+                    return name, file
+    return None
+
+
+@check(
+    "base-not-saved", "error", 4,
+    symptom="the saved run gives other answers than the model in memory did", notebook="05_lora",
+    cause="an adapter is saved without its base, so it would be loaded onto other weights than it was trained on",
+    cure="save the changed base with save_pretrained, load it from there, and add the adapter to that",
+)  # fmt: skip
+def base_not_saved(run):
+    changed = _changed_in_memory(run.model) if run.name is None and isinstance(run.model, PeftModel) else None
+    if changed:
+        yield Found(f"{changed[0]} of the base differs from the file that it was loaded from", str(changed[1]))
+
+
 @check(
     "reference-differs", "warning", 4,
     symptom="the rewards of DPO do not begin at 0", notebook="09_dpo", stages=("dpo",),
@@ -160,14 +195,8 @@ def tokens_untrained(run):
 def reference_differs(run):
     if run.name is not None or isinstance(run.model, PeftModel) or run.given.get("ref_model") is not None:
         return
-    own, files = dict(run.model.named_parameters()), Path(run.model.config._name_or_path or "\n")
-    for file in sorted(files.glob("model*.safetensors")):
-        with safe_open(file, "pt") as opened:
-            for name in {*opened.keys()} & {*own}:
-                tensor, p = opened.get_tensor(name), own[name].detach().cpu()
-                if tensor.shape == p.shape and not torch.equal(p, tensor.to(p.dtype)):
-                    yield Found(f"{name} differs from the file of the folder that the model was loaded from", str(file))
-                    return
+    if changed := _changed_in_memory(run.model):
+        yield Found(f"{changed[0]} differs from the file that it was loaded from", str(changed[1]))
 
 # %% ../../nbs/package/doctor/model_checks.ipynb #d1096875
 TEXT = (  # plain English, of no known source
@@ -195,11 +224,71 @@ def prediction(
     return losses[counted].mean().item(), entropies[counted].mean().item()
 
 
-def _reads_wrongly(loss: float, expected: float, vocabulary: int) -> bool:
-    chance = math.log(vocabulary)
+def _reads_wrongly(loss: float, expected: float, chance: float) -> bool:
     return not math.isfinite(loss) or loss > chance + 1.2 or (loss > chance / 2 and loss - expected > 1.2)
 
 # %% ../../nbs/package/doctor/model_checks.ipynb #031cad13
+class _Predicted(NamedTuple):
+    "Losses of English text and of the run's own answers, in nats per token, and those that the model itself expects."
+
+    loss: float
+    expected: float
+    own: float
+    own_expected: float
+    chance: float  # ln V
+    ids: list[int]  # Of the text
+
+    @property
+    def wrong(self) -> bool:
+        "Whether the model reads both wrongly."
+        return _reads_wrongly(self.loss, self.expected, self.chance) and self.own_wrong
+
+    @property
+    def own_wrong(self) -> bool:
+        return _reads_wrongly(self.own, self.own_expected, self.chance)
+
+
+def _predicted(run) -> _Predicted:
+    "Measured once for a run; `Unavailable` where the model predicts no tokens, or NaN."
+    if hasattr(base_model(run.model), "score") or "weights-damaged" in run.reported:
+        raise Unavailable("predictions")
+    if "predictions" not in run.kept:
+        ids = run.tok(TEXT).input_ids[:600]
+        both = (*prediction(run.model, ids), *_own_prediction(run))
+        run.kept["predictions"] = _Predicted(*both, math.log(run.config.get_text_config().vocab_size), ids)
+    return run.kept["predictions"]
+
+
+def _own_prediction(run) -> tuple[float, float]:
+    "Loss and expected loss of the answers of the run's first rows; twice infinity where there are none."
+    found = []
+    with contextlib.suppress(Unavailable):  # rows that cannot be encoded
+        rows, _ = run.encoded
+        for row in rows.select(range(min(4, len(rows)))):
+            answer = row.get("labels") or [IGNORE] * len(row["prompt_ids"]) + row["chosen_ids"]
+            ids = row.get("input_ids") or row["prompt_ids"] + row["chosen_ids"]
+            found.append(prediction(run.model, ids[:800], [label != IGNORE for label in answer[:800]]))
+    finite = [one for one in found if not math.isnan(one[0])]
+    return tuple(sum(values) / len(finite) for values in zip(*finite)) if finite else (math.inf, math.inf)
+
+# %% ../../nbs/package/doctor/model_checks.ipynb #e55b0b75
+@check(
+    "weights-random", "warning", 4,
+    symptom="the loss falls slowly, and answers are nonsense", notebook="01_what_a_model_predicts",
+    cause="a model that was never trained learns a language from millions of texts, not from the rows of a fine-tune",
+    cure="set model.name to a trained model",
+)  # fmt: skip
+def weights_random(run):
+    seen = _predicted(run)
+    if not seen.wrong and min(seen.loss, seen.own) > 0.9 * seen.chance:
+        alike = min(seen.expected, seen.own_expected) > 0.9 * seen.chance  # all tokens
+        adapted = isinstance(run.model, PeftModel) and alike
+        yield Found(f"the model predicts text no better than chance: {seen.loss:.1f} nats per token, and chance has "
+                    f"{seen.chance:.1f}, so its weights were never trained"
+                    + (", and an adapter cannot change that" if adapted else ""),
+                    level=None if adapted else "note")  # fmt: skip
+
+
 @check(
     "model-mismatched", "error", 4,
     symptom="the loss begins far too high; after training the answers are poor", notebook="01_what_a_model_predicts",
@@ -207,49 +296,25 @@ def _reads_wrongly(loss: float, expected: float, vocabulary: int) -> bool:
     cure="load model and tokenizer from one folder, with the config.json that came with it",
 )  # fmt: skip
 def model_mismatched(run):
-    if hasattr(base_model(run.model), "score") or "weights-damaged" in run.reported:  # a reward model predicts no token
-        return
-    V = run.config.get_text_config().vocab_size
-    ids = run.tok(TEXT).input_ids[:600]
-    loss, expected = prediction(run.model, ids)
-    own_loss, own_expected = _own_prediction(run)
-    adapted = isinstance(run.model, PeftModel) and min(expected, own_expected) > 0.9 * math.log(
-        V
-    )  # for it all is alike
-    if _reads_wrongly(loss, expected, V) and _reads_wrongly(own_loss, own_expected, V):
-        yield Found(f"English text has a loss of {loss:.1f} nats per token, where the model expects {expected:.1f}, "
-                    f"chance has {math.log(V):.1f}, and the run's own answers have {own_loss:.1f}")  # fmt: skip
-    elif min(loss, own_loss) > 0.9 * math.log(V):
-        yield Found(f"the model predicts text no better than chance ({loss:.1f} of ln {V:,} = {math.log(V):.1f}): its "
-                    "weights are random" + (", and an adapter cannot change that" if adapted else ""),
-                    level="warning" if adapted else "note", cure="set model.name to a trained model")  # fmt: skip
-    elif run.ready and _reads_wrongly(own_loss, own_expected, V):
-        yield Found(f"the rows have a loss of {own_loss:.1f} nats per token, and English text {loss:.1f}; they seem "
-                    "to be of another tokenizer", cure="encode the rows with the model's own tokenizer")  # fmt: skip
-    else:
-        yield from _copies(run, ids, min(loss, own_loss))
-
-
-def _own_prediction(run) -> tuple[float, float]:
-    "Loss and expected loss of the answers of the run's first rows; twice infinity where there are none."
-    rows, _ = run.encoded
-    found = []
-    for row in rows.select(range(min(4, len(rows)))):
-        answer = row.get("labels") or [-100] * len(row["prompt_ids"]) + row["chosen_ids"]
-        ids = row.get("input_ids") or row["prompt_ids"] + row["chosen_ids"]
-        found.append(prediction(run.model, ids[:800], [label != -100 for label in answer[:800]]))
-    finite = [one for one in found if not math.isnan(one[0])]
-    if not found or not finite:
-        return math.inf, math.inf
-    return sum(one[0] for one in finite) / len(finite), sum(one[1] for one in finite) / len(finite)
+    seen = _predicted(run)
+    if seen.wrong:
+        own = f", and the run's own answers have {seen.own:.1f}" if math.isfinite(seen.own) else ""
+        yield Found(f"English text has a loss of {seen.loss:.1f} nats per token, where the model expects "
+                    f"{seen.expected:.1f}, and chance has {seen.chance:.1f}{own}")  # fmt: skip
+    elif run.ready and seen.own_wrong:
+        yield Found(f"the rows have a loss of {seen.own:.1f} nats per token, and English text {seen.loss:.1f}; another "
+                    "tokenizer seems to have encoded them",
+                    cure="encode the rows with the model's own tokenizer")  # fmt: skip
+    elif min(seen.loss, seen.own) <= 0.6 * seen.chance:
+        yield from _copies(run, seen.ids)
 
 # %% ../../nbs/package/doctor/model_checks.ipynb #10d43e39
 _LOOKS_BACK = 0.4  # nats per token of a text that is read a second time
 
 
-def _copies(run, ids: list[int], loss: float) -> Iterator[Found]:
+def _copies(run, ids: list[int]) -> Iterator[Found]:
     "A finding if a model that knows its language cannot repeat a text that it has just read."
-    if loss > 0.6 * math.log(run.config.get_text_config().vocab_size) or len(ids) > 400:
+    if len(ids) > 400:
         return
     again, _ = prediction(run.model, ids * 2, [False] * len(ids) + [True] * len(ids))
     if again > _LOOKS_BACK:

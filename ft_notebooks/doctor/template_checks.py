@@ -8,7 +8,8 @@ __all__ = ['tokenizer_unusable', 'stands_in', 'content_lost', 'template_changes'
 
 # %% ../../nbs/package/doctor/template_checks.ipynb #03c112af
 import re
-from collections import defaultdict
+from collections import Counter
+from pathlib import Path
 
 from jinja2 import TemplateError
 from transformers import GenerationConfig
@@ -46,12 +47,11 @@ def stands_in(
 
 
 def _what_happened(text: str, rendered: str) -> str:
-    "How a text that does not stand in the rendered conversation differs from it."
+    "What the template does to a text that does not stand in the rendered conversation."
     words = text.split()
     if " ".join(words).casefold() in " ".join(rendered.split()).casefold():
         return "changes upper and lower case of"
-    start = next((n for n in range(min(len(text), 200), 7, -1) if text[:n] in rendered), 0)
-    return f"writes only the beginning of ({start} characters of the first)" if start else "leaves out"
+    return "writes only the beginning of" if text[:8] in rendered and len(text) > 8 else "leaves out"
 
 # %% ../../nbs/package/doctor/template_checks.ipynb #31c88cf3
 @check(
@@ -62,22 +62,19 @@ def _what_happened(text: str, rendered: str) -> str:
     "writes; then look at a row: show_tokens(tok, encode_chat(tok, messages))",
 )  # fmt: skip
 def content_lost(run):
-    lost, seen = defaultdict(list), defaultdict(int)
+    lost: dict[str, list] = {}
+    seen = Counter(field for _, messages, _ in run.chats for _, field, _ in contents(messages))
     for (i, messages, tools), text in zip(run.chats, run.rendered):
-        fields = [(field, content) for _, field, content in contents(messages)]
-        for field, _ in fields:
-            seen[field] += 1
-        missing = [(field, content) for field, content in fields if not stands_in(content, text)]
+        missing = [(field, content) for _, field, content in contents(messages) if not stands_in(content, text)]
         if missing and not _is_encoded(run, messages, tools):
             for field, content in missing:
-                lost[field].append((i, content, text))
-    for field, rows in lost.items():
-        i, content, text = rows[0]
-        yield Found(
-            f"the chat template {_what_happened(content, text)} {len(rows):,} of {seen[field]:,} texts ({field}), such "
-            f"as {content[:60]!r}",
-            run.places([row for row, *_ in rows]),
-        )
+                lost.setdefault(_what_happened(content, text), []).append((i, field, content))
+    file = Path(run.tok.name_or_path or ".", "chat_template.jinja")
+    for what, texts in lost.items():
+        fields = Counter(field for _, field, _ in texts)
+        counts = ", ".join(f"{n:,} of {seen[field]:,} of {field}" for field, n in fields.items())
+        yield Found(f"the chat template {what} texts of the rows ({counts}), such as {texts[0][2][:60]!r}",
+                    str(file) if file.is_file() else run.places([row for row, *_ in texts]))  # fmt: skip
 
 
 def _is_encoded(run, messages: list[dict], tools: dict) -> bool:

@@ -107,7 +107,7 @@ def _defaults(bits: int, hw: Hardware, given: dict) -> dict:
 @without_library_bars()
 def load_model(
     name: str | Path,  # A folder that `save_pretrained` wrote, or a name on the hub
-    bits: int = 16,  # Of a weight: 32 to train all weights; 16, 8 or 4 if they are frozen, with or without adapter
+    bits: int | None = None,  # Of a weight: 32 to train all; 16, 8, 4 if frozen; None: 16 or 32, by `hardware().dtype`
     *,
     revision: str | None = None,  # On the hub: a commit, tag or branch
     **kwargs,  # Arguments of `from_pretrained`, by their own names
@@ -117,8 +117,9 @@ def load_model(
     `ValueError`, before any weight is read, if the model cannot be loaded this way, and afterwards if a weight is NaN
     or infinite. Never runs code that comes with it.
     """
-    _check_arguments(name, bits, kwargs)
     hw, where = hardware(), ("cache_dir", "force_download", "local_files_only", "proxies", "subfolder", "token")
+    bits = 8 * hw.dtype.itemsize if bits is None else bits
+    _check_arguments(name, bits, kwargs)
     arguments, quantization, name = _defaults(bits, hw, kwargs), _quantization_config(bits, hw), check_checkpoint(name)
     hub = {key: kwargs[key] for key in where if key in kwargs}
     commit = hub_commit(name, revision, **hub)

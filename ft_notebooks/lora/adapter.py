@@ -236,8 +236,8 @@ def load_adapter(
     """Loads the adapter onto the base that its `adapter_config.json` names.
 
     Without `bits`, `trained_bits` reads the bits of the base from the manifest of the adapter's run; without a
-    manifest they are 16. Raises `ValueError` if the folder is incomplete, damaged or does not fit its base, if the
-    base cannot be found, or if its weights have changed since training.
+    manifest they are those of `load_model`. Raises `ValueError` if the folder is incomplete, damaged or does not fit
+    its base, if the base cannot be found, or if its weights have changed since training.
     """
     if not isinstance(folder, (str, os.PathLike)):
         cure = "a model that has its adapter need not be loaded"
@@ -248,7 +248,7 @@ def load_adapter(
             f"{folder} holds the adapter of a reward model, which generates no text; load it with "
             "ft_notebooks.rlhf.reward_model.load_reward_model(folder, tok)"
         )
-    bits = bits or trained_bits(folder) or 16
+    bits = bits or trained_bits(folder)
     model = load_model(config.base_model_name_or_path, bits, revision=config.revision)
     adapted = PeftModel.from_pretrained(model, str(Path(folder).expanduser()), is_trainable=trainable).eval()
     check_base_weights(adapted, folder)

@@ -99,7 +99,7 @@ def merge_folder(
     Raises `ValueError`, and writes nothing to `output`, if `check_merged` raises it, if `output` exists, or if the
     adapter, its base or its tokenizer cannot be loaded.
     """
-    bits = bits or trained_bits(run) or 16
+    bits = bits or trained_bits(run)
     output = Path(run, "merged") if output is None else Path(output)
     with whole_folder(output) as part:
         tok = load_tokenizer(run)

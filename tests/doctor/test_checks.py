@@ -17,6 +17,7 @@ from ft_notebooks.data.chat_encoding import encode_chats
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.doctor.diagnosis import checks, diagnose
 from ft_notebooks.loading.example_models import CHATML, tiny_model, tiny_tokenizer
+from ft_notebooks.loading.quantized_loading import load_model
 from ft_notebooks.lora.adapter import add_adapter, lora_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,6 +155,16 @@ def both_train(model):
     return model
 
 
+@pytest.mark.parametrize("factor", [1.0, 1.5])
+def test_an_adapter_on_a_base_that_was_changed_in_memory(tmp_path, factor):
+    tiny_model().save_pretrained(tmp_path)
+    model = load_model(tmp_path, bits=32)
+    model.model.layers[1].mlp.up_proj.weight.data *= factor
+    model = add_adapter(model, lora_config(model))
+    expected = set() if factor == 1 else {"base-not-saved"}
+    assert serious(found(model=model, quick=False)) - {"weights-random"} == expected
+
+
 @pytest.mark.parametrize(
     ("make", "settings", "codes"),
     [
@@ -167,7 +178,7 @@ def both_train(model):
     ],
 )
 def test_model_and_first_steps(make, settings, codes):
-    assert serious(found(model=make(), quick=False, **settings)) - {"model-mismatched"} == codes
+    assert serious(found(model=make(), quick=False, **settings)) - {"weights-random"} == codes
 
 
 def test_a_scripts_own_optimizer_and_encoded_rows_raise_nothing_where_they_are_right():
@@ -187,7 +198,7 @@ def test_pairs_are_looked_at_too(stage):
     pairs = demo_pairs(40, 0)
     scored = [{**row, "score_chosen": n % 4, "score_rejected": 2} for n, row in enumerate(pairs)]
     given = {"stage": stage, "model": adapted(), "quick": False, "learning_rate": 2e-4}
-    assert serious(found(pairs, demo_pairs(20, 7), **given)) == {"model-mismatched"}  # an adapter on random weights
+    assert serious(found(pairs, demo_pairs(20, 7), **given)) == {"weights-random"}  # an adapter on random weights
     assert serious(found(scored, demo_pairs(20, 7), **{**given, "quick": True})) == {"scores-contradict"}
 
 
@@ -229,6 +240,22 @@ def test_the_command_prints_one_object_says_by_its_exit_code_what_it_found_and_l
 def test_prompts_are_for_reinforcement_learning(folder):
     said, code = doctor(folder, "prompts.jsonl", "--quick", "--reward", "exact_match")
     assert code == 0, said
+
+
+def always(generated, expected, example):
+    return 1.0
+
+
+@pytest.mark.parametrize(("reward", "codes"), [("exact_match", set()), (always, {"reward-flat"})])
+def test_a_script_gives_prompts_and_its_reward(reward, codes):
+    prompts = [{"prompt": chat[:-1], "expected": chat[-1]["content"]} for chat in NOTES["messages"]]
+    for rows in (prompts, Dataset.from_list(prompts), NOTES):
+        assert serious(found(rows, None, stage="grpo", rewards=reward)) == codes
+
+
+def test_a_model_that_is_not_there_is_one_finding(folder):
+    said, code = doctor(folder, "notes.jsonl", "--set", "model.name=none_such")
+    assert code == 1 and [one["code"] for one in said["findings"] if one["level"] == "error"] == ["model-not-found"]
 
 
 def test_a_check_that_fails_is_said_and_ends_with_exit_code_2(folder, monkeypatch):

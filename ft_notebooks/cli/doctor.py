@@ -9,6 +9,7 @@ __all__ = ['doctor_command']
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -117,7 +118,7 @@ def _dated(tok) -> str:
     return tok.get_chat_template() if writes_date(tok) else ""
 
 # %% ../../nbs/package/cli/doctor.ipynb #95dc3f20
-def _said(found: list[Finding], run: Context, quick: bool) -> str:
+def _said(found: list[Finding], run: Context, args) -> str:
     "The findings in words, after the ribbons, with a last line that counts them."
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     width = max(60, min(shutil.get_terminal_size((100, 40)).columns, 120))
@@ -128,7 +129,11 @@ def _said(found: list[Finding], run: Context, quick: bool) -> str:
         parts += [f"What is trained, on three rows:\n{chr(10).join(map(str, ribbons(run)))}"] if ribbons(run) else []
     parts += [finding.as_text(width, color) for finding in found]
     if not counts["error"] and not counts["warning"]:
-        then = f"ft doctor {run.source}, which tries the model too" if quick else f"ft {run.stage} {run.source}"
+        command = ["ft", "doctor" if args.quick else run.stage, str(args.data)]
+        for option in ("settings", "output", "set", "reward"):
+            given = getattr(args, option, None) or []
+            command += [word for one in ([given] if isinstance(given, str) else given) for word in (f"--{option}", one)]
+        then = shlex.join(map(str, command)) + (", which tries the model too" if args.quick else "")
         words.append(f"nothing that would waste the run. Next: {then}")
     return "\n\n".join([*parts, ", ".join(words) or "no findings"])
 
@@ -152,7 +157,9 @@ def doctor_command(
         found = [_invalid(error) for error in (*errors, *_inconsistent(settings, stage))]
         with contextlib.redirect_stdout(nowhere):  # a trainer prints its plan
             found += examine(run, args.quick, partial(_progress, args))
-        said = "" if args.json else _said(found, run, args.quick)
+        said = "" if args.json else _said(found, run, args)
+    if sys.stderr.isatty() and not args.json:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)  # the line of the last check
     seconds = round(time.monotonic() - start, 1)
     print(json.dumps({"findings": [one.as_json() for one in found], "seconds": seconds}) if args.json else said)
     if any(one.code == COULD_NOT for one in found):
@@ -170,4 +177,4 @@ def _invalid(error: str) -> Finding:
 def _progress(args, check) -> None:
     "Names the check on a terminal, in one line that the next one overwrites."
     if sys.stderr.isatty() and not args.json:
-        print(f"\r\x1b[K{check.code}", end="", file=sys.stderr, flush=True)
+        print(f"\r\x1b[Klooking: {check.code}", end="", file=sys.stderr, flush=True)

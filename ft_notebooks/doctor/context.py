@@ -52,9 +52,11 @@ MOST = 1000  # rows that are looked at one by one; of more, evenly many from sta
 def existing(
     name: str,  # A folder, or a name on the hub
 ) -> str:  # The same
-    "Raises `ValueError` or `OSError` where there is no such folder, and no model of this name can be read."
-    if not Path(name).is_dir():
-        read_config(check_checkpoint(name))
+    "Raises `ValueError` or `OSError` where the folder is not there or not complete, or no such name can be read."
+    if Path(name, "adapter_config.json").is_file():
+        check_adapter_folder(name)
+    elif not Path(check_checkpoint(name)).is_dir():
+        read_config(name)
     return name
 
 

@@ -10,9 +10,11 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.arguments import ArgumentError, as_dataset
@@ -20,6 +22,8 @@ from ..data.read import read_chats, read_preferences
 from .context import Context, Unavailable, existing
 from .findings import LEVELS, Check, Finding
 from .probe import probe_run
+from ..loading.quantized_loading import load_model
+from ..lora.adapter import add_adapter, load_adapter, lora_config
 from ..rlhf.prompt_rows import read_prompt_rows
 from ..rlhf.rewards import ModelReward, Reward, read_prompts, reward_functions
 
@@ -53,6 +57,17 @@ def checks() -> list[Check]:
 COULD_NOT = "could-not-look"
 
 
+def _raised(one: Check, message: str) -> Finding:
+    "The finding of an error that names its place before a colon, and its cure after the last semicolon."
+    place, _, rest = message.partition(": ")
+    placed = "\n" not in message and (os.sep in place or ".json" in place or place.startswith("row "))
+    fact, _, cure = (rest if placed else message).rpartition("; ")
+    why = "the run would end with this error before its first step" if cure else one.cause
+    return Finding(
+        one.code, "error", fact or cure, place if placed else "", why, cure if fact else one.cure, one.notebook
+    )
+
+
 def _looked(one: Check, run: Context) -> Iterator[Finding]:
     "What a check finds; its own failure is a finding too."
     try:
@@ -60,11 +75,7 @@ def _looked(one: Check, run: Context) -> Iterator[Finding]:
     except Unavailable:
         return
     except (ValueError, OSError) as e:
-        message, first = str(e), str(e).partition(": ")[0]
-        where = (
-            first if "\n" not in message and (os.sep in first or ".json" in first or first.startswith("row ")) else ""
-        )
-        yield Finding(one.code, "error", message, where, one.cause, one.cure, one.notebook)
+        yield _raised(one, str(e))
     except Exception as e:
         problem = f"the check {one.code} failed: {type(e).__name__}: {e}"
         cure = "what it would have found is unknown; run without it, and report the message"
@@ -98,6 +109,14 @@ def _rows(stage: str, given, name: str) -> Dataset:
     return found if is_read else read(found)
 
 
+def _loaded(run: Context) -> PreTrainedModel | PeftModel:
+    "The model of a folder as it would be trained: with its adapter, or a new one."
+    if Path(run.name, "adapter_config.json").is_file():
+        return load_adapter(run.name, trainable=True)
+    model = load_model(run.name)
+    return add_adapter(model, lora_config(model, **run.settings["lora"]))
+
+
 def _conversations(prompts: Dataset) -> Dataset:
     "Prompts as conversations, which end with the expected answer where there is one."
     found = []
@@ -126,7 +145,7 @@ def diagnose(
     lora: dict = {},  # Settings of the adapter, if `model` is a folder
     **settings,  # Of the trainer, by their own names, such as `learning_rate`
 ) -> list[Finding]:  # The most severe first; empty if nothing was found
-    """What would waste this run, found before it starts. `[str(one) for one in diagnose(...)]` are the messages.
+    """What would waste this run, found before it starts: `print(*diagnose(...), sep="\n\n")` prints it.
 
     Raises `ArgumentError` for an unknown stage, and for a model or tokenizer of the wrong type.
     """
@@ -143,7 +162,7 @@ def diagnose(
         rows = partial(_rows, stage, eval_dataset, "eval_dataset")
         load["parts"] = lambda: (run.whole, rows())
     load |= {} if tok is None else {"tok": lambda: tok}
-    load |= {} if is_name else {"model": lambda: model}
+    load["model"] = (lambda: _loaded(run)) if is_name else lambda: model
     load |= {} if rewards is None else {"rewards": lambda: _named(reward_functions(rewards, run.model, run.tok))}
     run = Context(stage, {stage: settings, "lora": lora}, load, dataset, output_dir)
     return examine(run, quick)

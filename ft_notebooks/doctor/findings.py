@@ -28,6 +28,9 @@ class Finding:
     cure: str  # What to type or change
     notebook: str  # Where the property is explained and proved
 
+    def __str__(self) -> str:
+        return self.as_text()
+
     def as_json(self) -> dict[str, str]:
         "The finding as JSON values, without the reason, which the notebook explains."
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "why"}

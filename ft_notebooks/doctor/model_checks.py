@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TEXT', 'weights_damaged', 'weights_unused', 'model_unusable', 'positions_repeat', 'tokens_untrained',
-           'base_not_saved', 'reference_differs', 'prediction', 'weights_random', 'model_mismatched',
-           'answer_not_ended']
+           'base_not_saved', 'reference_differs', 'prediction', 'weights_random', 'nothing_to_learn',
+           'model_mismatched', 'answer_not_ended']
 
 # %% ../../nbs/package/doctor/model_checks.ipynb #eba3fe35
 import contextlib
@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from peft import PeftModel
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -41,6 +42,15 @@ def _tensors(run) -> Iterator[tuple[str, Tensor]]:
         yield from ((name, p) for name, p in base_model(run.model).named_parameters() if own not in name)
 
 
+def _adapter_tensors(run) -> dict[str, Tensor]:
+    "The weights of the adapter that is continued; empty without one."
+    if run.name is None:
+        own = getattr(getattr(run.model, "base_model", None), "prefix", None)
+        return {name: p.detach() for name, p in run.model.named_parameters() if own and own in name}
+    file = Path(run.name, "adapter_model.safetensors")
+    return load_file(file) if file.is_file() else {}
+
+
 @check(
     "weights-damaged", "error", 4,
     symptom="the loss is NaN, at once or when a certain token comes", notebook="13_when_runs_fail",
@@ -48,6 +58,14 @@ def _tensors(run) -> Iterator[tuple[str, Tensor]]:
     cure="copy the model again; if the file on the hub has the same weights, take another model",
 )  # fmt: skip
 def weights_damaged(run):
+    adapter = _adapter_tensors(run)
+    if adapter and not any(tensor.any() for tensor in adapter.values()):
+        yield Found("every number of the adapter is 0, so no gradient reaches it", next(iter(adapter)),
+                    cure="begin with a new adapter: set model.name to its base")  # fmt: skip
+    for name, tensor in adapter.items():
+        if bad := int((~tensor.isfinite()).sum()):
+            yield Found(f"{bad:,} of {tensor.numel():,} numbers of the adapter are not finite", name,
+                        cure="take an earlier checkpoint of the adapter, or train it again")  # fmt: skip
     for name, tensor in _tensors(run):
         if not tensor.is_floating_point():
             continue
@@ -148,12 +166,17 @@ def tokens_untrained(run):
     used = sorted({token for row in rows for key, ids in row.items() if key.endswith("ids") for token in ids})
     table = base_model(run.model).get_input_embeddings()
     trains = any(p.requires_grad for p in table.parameters())
-    lengths = table(torch.tensor(used, device=table.weight.device)).detach().float().norm(dim=-1)
-    dead = [token for token, size in zip(used, lengths) if size < 0.1 * lengths.median()]
-    if dead:
-        names = ", ".join(repr(run.tok.decode([token])) for token in dead[:3])
-        yield Found(f"the embedding of {len(dead)} of {len(used)} tokens of the rows is about zero: {names}",
-                    level="note" if trains else None)  # fmt: skip
+    rows = table(torch.tensor(used, device=table.weight.device)).detach().float()
+    for what, sizes in (
+        ("about zero", rows.norm(dim=-1)),
+        ("nearly the mean of all, as a new row is drawn", (rows - table.weight.detach().float().mean(0)).norm(dim=-1)),
+    ):
+        dead = [token for token, size in zip(used, sizes) if size < 0.1 * sizes.median()]
+        if dead:
+            names = ", ".join(repr(run.tok.decode([token])) for token in dead[:3])
+            yield Found(f"the embedding of {len(dead)} of {len(used)} tokens of the rows is {what}: {names}",
+                        level="note" if trains else None)  # fmt: skip
+            return
 
 # %% ../../nbs/package/doctor/model_checks.ipynb #1c739386
 def _changed_in_memory(model) -> tuple[str, Path] | None:
@@ -181,7 +204,15 @@ def _changed_in_memory(model) -> tuple[str, Path] | None:
     cure="save the changed base with save_pretrained, load it from there, and add the adapter to that",
 )  # fmt: skip
 def base_not_saved(run):
-    changed = _changed_in_memory(run.model) if run.name is None and isinstance(run.model, PeftModel) else None
+    if run.name is not None:
+        return
+    base = base_model(run.model)
+    table, head = base.get_input_embeddings(), base.get_output_embeddings()
+    tied = base.config.get_text_config().tie_word_embeddings and head is not None
+    if tied and head.weight.shape == table.weight.shape and not torch.equal(head.weight, table.weight):
+        yield Found("the config says that head and embedding are one (tie_word_embeddings), and they differ",
+                    cure="set model.config.tie_word_embeddings to False before saving")  # fmt: skip
+    changed = _changed_in_memory(run.model) if isinstance(run.model, PeftModel) else None
     if changed:
         yield Found(f"{changed[0]} of the base differs from the file that it was loaded from", str(changed[1]))
 
@@ -287,6 +318,17 @@ def weights_random(run):
                     f"{seen.chance:.1f}, so its weights were never trained"
                     + (", and an adapter cannot change that" if adapted else ""),
                     level=None if adapted else "note")  # fmt: skip
+
+
+@check(
+    "nothing-to-learn", "warning", 4, stages=("sft",),
+    symptom="the scores before and after are the same", notebook="08_choosing_settings",
+    cause="the model predicts these answers already, so no gradient is left",
+    cure="look whether the model was trained on these rows before: set model.name to its base",
+)  # fmt: skip
+def nothing_to_learn(run):
+    if (own := _predicted(run).own) < 0.02:
+        yield Found(f"before training the first answers of the run have a loss of {own:.3f} nats per token")
 
 
 @check(

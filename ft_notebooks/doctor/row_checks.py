@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['rows_unreadable', 'held_out_unusable', 'nothing_held_out', 'held_out_few', 'rows_few', 'column_unread', 'text_of',
-           'answers_of', 'rows_repeat', 'held_out_trained', 'answers_again', 'context_exceeded']
+           'answers_of', 'rows_repeat', 'held_out_trained', 'held_out_differs', 'system_varies', 'answers_again',
+           'context_exceeded']
 
 # %% ../../nbs/package/doctor/row_checks.ipynb #84299c97
 import json
+import re
 from collections import Counter, defaultdict
 
 from datasets import Dataset
@@ -166,6 +168,22 @@ def _written(tok, rows: Dataset) -> Dataset:
     return Dataset.from_list(found)
 
 
+def _asked_again(train: Dataset, held: Dataset) -> set[int]:
+    "Held-out rows whose last answer a training row gives to nearly the same question, whatever stands before."
+    trained = defaultdict(list)
+    for row in train:
+        *before, last = row.get("messages") or row["prompt"] + row["chosen"]
+        trained[last.get("content")].append({*(before[-1].get("content") or "").split()} if before else {})
+    found = set()
+    for i, row in enumerate(held):
+        *before, last = row.get("messages") or row["prompt"] + row["chosen"]
+        words = {*(before[-1].get("content") or "").split()} if before else set()
+        text = last.get("content") or ""
+        if len(text) >= 20 and any(len(words & one) > 0.7 * len(words | one) for one in trained.get(text, ())):
+            found.add(i)
+    return found
+
+
 @check(
     "held-out-trained", "warning", 3,
     symptom="the held-out loss is excellent, and the model is not", notebook="06_data_formatting",
@@ -179,13 +197,56 @@ def held_out_trained(run):
     if run.ready:
         train, held = (_written(run.tok, rows) for rows in (train, held))
     known = {context for _, context in _contexts(train)}
-    seen = {i for i, context in _contexts(held) if context in known} | {i for _, i, _ in overlap(train, held)}
+    contexts = _contexts(held)
+    answers, trained = Counter(i for i, _ in contexts), Counter(i for i, context in contexts if context in known)
+    seen = {i for i in trained if trained[i] > answers[i] / 2}  # a greeting that all share is less
+    if not run.ready:  # of texts that share their phrases, as encoded rows without labels may
+        seen |= {i for _, i, _ in overlap(train, held)} | _asked_again(train, held)
     if seen:
         yield Found(f"{len(seen):,} of {len(held):,} held-out rows are contained in training rows, or nearly",
                     level="error" if len(seen) > 0.1 * len(held) else None)  # fmt: skip
     different = len({text_of(row) for row in held})
     if different <= len(held) / 2:
         yield Found(f"{different} of {len(held)} held-out rows differ, so the score rests on {different}")
+
+# %% ../../nbs/package/doctor/row_checks.ipynb #e8f89a29
+def _system(row: dict) -> str:
+    "The first system message, with each number replaced; empty without one."
+    first = (row.get("messages") or row.get("prompt") or [{}])[0]
+    return re.sub(r"[0-9a-f]*[0-9][0-9a-f]*", "0", first.get("content") or "") if first.get("role") == "system" else ""
+
+
+@check(
+    "held-out-differs", "warning", 3,
+    symptom="held-out scores stay low, whatever is trained", notebook="11_evaluation",
+    cause="the held-out rows are of another kind than the training rows, so they measure another task",
+    cure="hold out rows at random: --set data.eval=0.1",
+)  # fmt: skip
+def held_out_differs(run):
+    train, held = run.parts
+    if held is None or run.ready or len(held) < 5:
+        return
+    trained, tested = (Counter(map(_system, rows)) for rows in (train, held))
+    new = sum(n for text, n in tested.items() if text not in trained)
+    if len(trained) <= 0.1 * len(train) and new > len(held) / 2:
+        without = "have none" if "" in tested and "" not in trained else "have another"
+        yield Found(f"{new:,} of {len(held):,} held-out rows {without}, where the training rows have "
+                    f"{len(trained)} different system messages")  # fmt: skip
+
+
+@check(
+    "system-varies", "warning", 3,
+    symptom="the model answers worse to a system message without the number", notebook="06_data_formatting",
+    cause="a number or a time in the system message differs in each row, so it is read before each answer",
+    cure="take it out of the system messages, or write the same in all rows",
+)  # fmt: skip
+def system_varies(run):
+    first = [messages[0].get("content") or "" for _, messages, _ in run.chats if messages[0]["role"] == "system"]
+    alike = len({re.sub(r"[0-9a-f]*[0-9][0-9a-f]*", "0", text) for text in first})
+    if len(first) >= 20 and len({*first}) > 0.8 * len(first) and alike <= 0.1 * len(first):
+        yield Found(
+            f"{len({*first}):,} of {len(first):,} system messages differ in numbers alone, such as {first[0][-60:]!r}"
+        )
 
 # %% ../../nbs/package/doctor/row_checks.ipynb #3a0f593d
 @check(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['tokenizer_unusable', 'stands_in', 'content_lost', 'template_changes', 'prompt_differs', 'no_end_token',
-           'text_lost_in_tokens', 'rows_not_encoded', 'ribbons']
+           'answer_added_to', 'text_lost_in_tokens', 'rows_not_encoded', 'ribbons']
 
 # %% ../../nbs/package/doctor/template_checks.ipynb #03c112af
 import re
@@ -17,6 +17,7 @@ from transformers import GenerationConfig
 from ..data.chat_encoding import check_answers, check_end_token, encode_chat
 from .findings import Found, check
 from .text_checks import contents
+from ..tokenization.padding import IGNORE
 from ..tokenization.template_checks import lacks_generation_prompt, renders_alike, writes_date
 from ..tokenization.token_view import show_tokens
 
@@ -183,6 +184,40 @@ def no_end_token(run):
     if eos not in (None, end) and run.tok.eos_token in prompt.partition("ping")[2]:
         yield Found(f"the tokenizer's end of text, {run.tok.eos_token!r}, stands before each answer, not at its end",
                     "tokenizer_config.json", "warning", f"set tok.eos_token to {run.tok.decode([end])!r}")  # fmt: skip
+    stops = _generation_config(run).eos_token_id
+    others = {*(stops if isinstance(stops, list) else [stops])} - {end, None}
+    early = [] if run.pairs else [
+        i for i, row in zip(run.some, run.encoded[0])
+        if any(a in others and b != IGNORE for a, b in zip(row["labels"], row["labels"][1:]))
+    ]  # fmt: skip
+    if early:
+        names = ", ".join(repr(run.tok.decode([one])) for one in sorted(others))
+        yield Found(f"generation stops at {names}, which stands inside {run.share(len(early), 'answers')}",
+                    "generation_config.json", cure=f"leave {names} out of eos_token_id")  # fmt: skip
+
+# %% ../../nbs/package/doctor/template_checks.ipynb #07732525
+@check(
+    "answer-added-to", "warning", 2,
+    symptom="answers begin or end with words that no row has", notebook="03_chat_templates",
+    cause="the chat template writes words of its own into the answer, which are trained with it",
+    cure="write them before the answer is opened (add_generation_prompt), or leave them out of the template",
+)  # fmt: skip
+def answer_added_to(run):
+    if run.ready or run.pairs or run.stage == "grpo" or run.reported:
+        return
+    added = []
+    for (i, messages, _), row in list(zip(run.chats, run.encoded[0]))[:100]:
+        rest = run.tok.decode([label for label in row["labels"] if label != IGNORE], skip_special_tokens=True)
+        answers = [message for message in messages if message["role"] == "assistant"]
+        if any(message.get("tool_calls") for message in answers):
+            continue
+        for *_, text in contents(answers):
+            rest = rest.replace(text.strip(), "", 1)
+        rest = re.sub(r"</?think>|<\|?[a-z_]+\|?>", "", rest).strip()
+        added += [(i, rest)] if rest and not rest.isspace() else []
+    if len(added) > 0.5 * min(100, len(run.chats)):
+        yield Found(f"the template adds {added[0][1][:40]!r} to the answers of {len(added)} of the first "
+                    f"{min(100, len(run.chats))} rows", run.places([i for i, _ in added]))  # fmt: skip
 
 # %% ../../nbs/package/doctor/template_checks.ipynb #1cb9c5b4
 @check(
@@ -212,8 +247,16 @@ def rows_not_encoded(run):
             return
         raise
     for key, what in (("cut", "are longer than max_length"), ("dropped", "have no answer left and are dropped")):
-        if account.get(key):
-            yield Found(f"{run.share(account[key])} {what}", level="note", cure="raise max_length, or shorten the rows")
+        n = account.get(key, 0)
+        level = (
+            "note"
+            if n <= 0.05 * len(run.some)
+            else "error"
+            if key == "dropped" and n > len(run.some) / 2
+            else "warning"
+        )
+        if n:
+            yield Found(f"{run.share(n)} {what}", level=level, cure="raise max_length, or shorten the rows")
     if account.get("kept_as_text"):
         many = run.share(account["kept_as_text"], "conversations")
         yield Found(f"{many} hold the name of a special token; it is read as text", level="note", cure="")

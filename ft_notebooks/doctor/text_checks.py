@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['contents', 'rows_with', 'transcript_in_text', 'template_in_text', 'characters_damaged', 'escapes_in_text',
-           'hidden_characters']
+           'hidden_characters', 'export_leftovers', 'media_in_text', 'thought_open', 'placeholder_unfilled']
 
 # %% ../../nbs/package/doctor/text_checks.ipynb #0a7f33e7
 import html
 import json
 import re
+from collections import defaultdict
 from collections.abc import Callable
 
 from .findings import Found, check
@@ -51,16 +52,20 @@ def rows_with(
     odd: Callable[[str], str | None],  # The odd part of a text, or None
     least: float,  # The share of the rows from which it is more than a note
     what: str,  # The message, after the count of rows
+    *,
+    roles: tuple[str, ...] = (),  # Of the messages that are looked at; empty: all
+    cure: str | None = None,  # As in `Found`
 ):
     "Yields one `Found` if any row has an odd text, with its place and an example."
     seen, example = {}, ""
     for i, messages, _ in run.chats:
-        part = next((part for *_, text in contents(messages) if (part := odd(text))), None)
+        texts = [text for at, _, text in contents(messages) if not roles or messages[at]["role"] in roles]
+        part = next((part for text in texts if (part := odd(text))), None)
         if part and i not in seen:
             seen[i], example = True, example or part
     if seen:
         level = None if len(seen) >= least * len(run.some) and len(seen) > 1 else "note"
-        yield Found(f"{run.share(len(seen))} {what}, such as {example[:50]!r}", run.places([*seen]), level)
+        yield Found(f"{run.share(len(seen))} {what}, such as {example[:50]!r}", run.places([*seen]), level, cure)
 
 # %% ../../nbs/package/doctor/text_checks.ipynb #cae6cc8f
 _SPEAKER = re.compile(
@@ -76,6 +81,11 @@ def _transcript(text: str) -> str | None:
     return text[found[0].start() :].strip()
 
 
+def _label(text: str) -> str | None:
+    found = re.match(r"\s*(?:human|user|assistant|ai|bot|gpt|chatgpt|system)\s*:\s", text, re.IGNORECASE)
+    return text[:50] if found and not _transcript(text) else None
+
+
 @check(
     "transcript-in-text", "warning", 3,
     symptom="the model writes the user's next question itself", notebook="06_data_formatting",
@@ -84,10 +94,14 @@ def _transcript(text: str) -> str | None:
 )  # fmt: skip
 def transcript_in_text(run):
     yield from rows_with(run, _transcript, 0.05, "hold a conversation of several speakers inside one text")
+    cure = "take the names out of the texts: the chat template writes the roles"
+    labels = rows_with(run, _label, 0.2, "have a text that begins with the name of its speaker", cure=cure)
+    yield from (found for found in labels if found.level is None)  # one such text may be about a user
 
 # %% ../../nbs/package/doctor/text_checks.ipynb #2e3ef9b5
 _MARKUP = re.compile(
-    r"<\|[a-z_]{2,30}\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<\uff5c[^\uff5c]{2,30}\uff5c>|\[(?:BOS|EOS)\]"
+    r"<\|[a-z_]{2,30}\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<\uff5c[^\uff5c]{2,30}\uff5c>|\[/?(?:BOS|EOS|SEP|CLS|PAD|DONE)\]"
+    r"|</?s>\s*$|^\s*<s>|<(?:eos|bos|pad|unk|endoftext)>|\n\n###\n\n\s*$"
 )
 
 
@@ -132,13 +146,21 @@ def characters_damaged(run):
 _ESCAPED = re.compile(r"\\n(?![a-z])|\\u[0-9a-fA-F]{4}|\\t(?![a-z])")
 
 
+def _prose(text: str) -> str:
+    "The text without quotations and code, in which marks and escapes are meant."
+    return re.sub(r"""(?<!\w)[rbfu]{0,2}(["']).*?\1(?!\w)|```.*?```|`.*?`""", "", text, flags=re.DOTALL)
+
+
 def _escaped(text: str) -> str | None:
-    found = _ESCAPED.findall(text)
-    return text[:50] if "\n" not in text and len(found) >= 1 and "`" not in text else None
+    prose = _prose(text)
+    found = _ESCAPED.search(prose) if "\n" not in text else None
+    return found and prose[max(0, found.start() - 20) : found.end() + 20]
 
 
 def _entity(text: str) -> str | None:
     found = re.search(r"&(?:amp|lt|gt|quot|nbsp|#\d{1,6}|#x[0-9a-fA-F]{1,5});", text)
+    if re.search(r"</?[a-z][a-z0-9]*[\s>/]", text):  # a text in HTML
+        return None
     return text[max(0, found.start() - 10) : found.end() + 10] if found and html.unescape(text) != text else None
 
 
@@ -169,3 +191,80 @@ def hidden_characters(run):
         return found and ascii(text[max(0, found.start() - 10) : found.end() + 10])[1:-1]
 
     yield from rows_with(run, hidden, 0.01, "hold invisible control characters")
+
+# %% ../../nbs/package/doctor/text_checks.ipynb #7df0cbe3
+_CITED = re.compile(r"\u3010\d+[:\u2020][^\u3011]{0,40}\u3011|[\ue000-\uf8ff]|:contentReference\[|\[\^?cite[^\]]*\]")
+
+
+@check(
+    "export-leftovers", "warning", 3,
+    symptom="the model writes marks of citations that point nowhere", notebook="06_data_formatting",
+    cause="a chat program wrote marks for its own page into the text, and they are trained as words",
+    cure="remove them where the rows are made, for example with re.sub",
+)  # fmt: skip
+def export_leftovers(run):
+    def mark(text):
+        found = _CITED.search(text)
+        return found and text[max(0, found.start() - 20) : found.end() + 5]
+
+    yield from rows_with(run, mark, 0.05, "hold marks of citations or private characters of another program")
+
+# %% ../../nbs/package/doctor/text_checks.ipynb #471d1dbc
+@check(
+    "media-in-text", "warning", 3,
+    symptom="the model invents what it would see", notebook="06_data_formatting",
+    cause="the rows speak of an image or a sound that a model of text does not get",
+    cure="remove these rows, or write what the image shows into the prompt",
+)  # fmt: skip
+def media_in_text(run):
+    def mark(text):
+        found = re.search(
+            r"<\|?(?:image|img|video|audio|speech)(?:_pad|_\d+)?\|?>|\[(?:image|audio|video)\]", text, re.I
+        )
+        return found and text[max(0, found.start() - 20) : found.end() + 20]
+
+    yield from rows_with(run, mark, 0.05, "stand for an image or a sound")
+
+# %% ../../nbs/package/doctor/text_checks.ipynb #bd4feafa
+@check(
+    "thought-open", "warning", 3,
+    symptom="the model thinks without end and gives no answer", notebook="06_data_formatting",
+    cause="a thought that is opened and not closed is trained as the whole answer",
+    cure="remove these rows, or close the thought and add the answer: they were cut where they were made",
+)  # fmt: skip
+def thought_open(run):
+    def opened(text):
+        for tag in ("think", "thinking", "reasoning"):
+            if text.count(f"<{tag}>") != text.count(f"</{tag}>"):
+                return text[-50:]
+        return None
+
+    yield from rows_with(run, opened, 0.02, "open a thought and do not close it, or the reverse", roles=("assistant",))
+
+# %% ../../nbs/package/doctor/text_checks.ipynb #1c0f282c
+_UNFILLED = re.compile(
+    r"\{\{\s*\w+\s*\}\}|\{[A-Za-z_]\w*\}|<[A-Z][A-Z_ ]{2,}>|\[[A-Z][A-Z_ ]{2,}\]|%\(\w+\)s|\$\{\w+\}"
+)
+
+
+@check(
+    "placeholder-unfilled", "warning", 3,
+    symptom="the model writes {name} or [NAME] in place of a name", notebook="06_data_formatting",
+    cause="a template was not filled in where the rows were made, or a filter has replaced what it found",
+    cure="fill the placeholders in where the rows are made, or remove these rows",
+)  # fmt: skip
+def placeholder_unfilled(run):
+    found: dict[str, set[int]] = defaultdict(set)
+    for i, messages, _ in run.chats:
+        before = ""  # what the conversation has named already may be meant
+        for message in messages:
+            text = " ".join(text for *_, text in contents([message]))
+            if message["role"] in ("user", "assistant"):
+                for mark in {*_UNFILLED.findall(_prose(text))}:
+                    if mark not in before:
+                        found[mark].add(i)
+            before += text
+    for mark, rows in found.items():
+        if len(rows) >= max(3, 0.05 * len(run.some)):
+            what = f"hold {mark!r}, a placeholder that was not filled in"
+            yield Found(f"{run.share(len(rows))} {what}", run.places(sorted(rows)))

@@ -114,7 +114,7 @@ def test_texts_with_five_faults_have_five_findings():
 # fmt: off
 # ruff: noqa: E501 (the table has a line for each)
 BENIGN = {
-    "a system message less": {"rows": each(lambda chat, n: chat[0]["role"] == "system" and chat.pop(0))},
+    "a system message less": {"rows": each(lambda chat, n: chat[0]["role"] == "system" and chat.pop(0)), "held": None},
     "emoji, right to left, CJK": {"rows": answers(lambda chat, n: f"好的 {n} 👩‍💻 שלום\u200f {chat[-1]['content']}")},
     "short answers": {"rows": answers(lambda chat, n: ["yes", "no"][n % 3 > 0])},
     "ten turns": {"rows": [{"messages": [m for chat in NOTES["messages"][n : n + 5] for m in chat[-2:]]} for n in range(0, 40, 5)] * 1},

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['answers_repeat', 'answers_shifted', 'prompt_copied', 'answer_in_prompt', 'answers_conflict', 'answers_cut',
-           'answer_missing', 'answers_refuse', 'formats_mixed', 'roles_exchanged']
+           'answer_missing', 'answers_refuse', 'formats_mixed']
 
 # %% ../../nbs/package/doctor/answer_checks.ipynb #5fdf2053
 import ast
@@ -112,14 +112,14 @@ def prompt_copied(run):
 )  # fmt: skip
 def answer_in_prompt(run):
     prompts = _prompts(run)
-    marked = r"(?:answer|solution|result|expected|output|label|response)\b[^\w]{0,20}(?:is[^\w]{1,5})?"
+    marked = r"\b(?:answer|solution|result|expected|output|label|response)\b[^\w]{0,20}(?:is[^\w]{1,5})?"
     told = [
         i
         for i, text in answers_of(run)
-        if len(text) >= 4 and text in prompts[i]
-        and (prompts[i].strip().endswith(text) or re.search(marked + re.escape(text), prompts[i], re.IGNORECASE))
+        if len(text) >= 2 and text in prompts[i]
+        and re.search(marked + re.escape(text), prompts[i], re.IGNORECASE)
     ]  # fmt: skip
-    if len(told) > 0.2 * len(run.whole):
+    if len(told) > 0.5 * len(run.whole):
         yield Found(f"in {len(told):,} of {len(run.whole):,} rows the prompt says the answer", run.places(told))
 
 # %% ../../nbs/package/doctor/answer_checks.ipynb #d5b6218d
@@ -169,7 +169,8 @@ def answers_cut(run):
         yield Found(f"{len(cut):,} of {len(answers):,} answers have {longest} characters, the most of all, and end in "
                     f"the middle, such as {cut[0][1][-30:]!r}", run.places([i for i, _ in cut]))  # fmt: skip
     dots = [i for i, text in answers if text.endswith(("...", "\u2026"))]
-    if len(dots) > 0.2 * len(answers) and len(dots) >= 5:
+    lengths = Counter(len(text) for _, text in answers if text.endswith(("...", "\u2026")))
+    if len(dots) > 0.1 * len(answers) and max(lengths.values()) >= max(5, 0.5 * len(dots)):  # cut at one length
         yield Found(f"{len(dots):,} of {len(answers):,} answers end in three dots", run.places(dots))
 
 # %% ../../nbs/package/doctor/answer_checks.ipynb #263276d4
@@ -189,9 +190,10 @@ _NO_ANSWER = re.compile(
 )  # fmt: skip
 def answer_missing(run):
     answers = answers_of(run)
-    rows = [i for i, text in answers if _NO_ANSWER.fullmatch(text) and len(text) < 300]
+    asked = [text_of(row.get("prompt") or row["messages"][:-1]) for row in run.conversations]  # may ask for such a word
+    rows = [i for i, text in answers if len(text) < 300 and _NO_ANSWER.fullmatch(text) and text not in asked[i]]
     different = len({text for _, text in answers})
-    if len(rows) >= max(2, 0.01 * len(answers)) and different > 5:  # of few labels, one may be such a word
+    if len(rows) >= max(2, 0.01 * len(answers)) and different > 5:  # else it may be a label
         example = dict(answers)[rows[0]]
         yield Found(f"{len(rows):,} of {len(answers):,} answers say that there is none, such as {example[:40]!r}",
                     run.places(rows))  # fmt: skip
@@ -249,17 +251,3 @@ def formats_mixed(run):
         yield Found(
             f"the answers are data in {len(counts)} formats: {said}", run.places(found[min(counts, key=counts.get)])
         )
-
-
-@check(
-    "roles-exchanged", "warning", 3,
-    symptom="the model asks in place of answering", notebook="06_data_formatting",
-    cause="the answers are questions and the prompts are none, so the two columns seem to be exchanged",
-    cure="exchange them: --set data.prompt=NAME --set data.completion=NAME",
-)  # fmt: skip
-def roles_exchanged(run):
-    prompts, answers = _prompts(run), answers_of(run)
-    asks = sum(text.rstrip().endswith(("?", "\uff1f", "\u061f")) for _, text in answers)
-    asked = sum("?" in prompts[i] or "\uff1f" in prompts[i] or "\u061f" in prompts[i] for i, _ in answers)
-    if len(answers) >= 20 and asks > 0.6 * len(answers) and asked < 0.2 * len(answers):
-        yield Found(f"{asks:,} of {len(answers):,} answers are questions, and {asked:,} prompts")

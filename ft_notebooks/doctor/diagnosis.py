@@ -93,7 +93,8 @@ def examine(
     for one in checks():
         if run.stage in one.stages and not (quick and one.part in (4, 5)):
             progress(one)
-            found += _looked(one, run)
+            said = {finding.message for finding in found}
+            found += [finding for finding in _looked(one, run) if finding.message not in said]  # an error is said once
             run.reported |= {finding.code for finding in found if finding.level == "error"}
     return sorted(found, key=lambda finding: -LEVELS.index(finding.level))
 

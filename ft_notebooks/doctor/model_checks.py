@@ -58,7 +58,7 @@ def _adapter_tensors(run) -> dict[str, Tensor]:
     cure="copy the model again; if the file on the hub has the same weights, take another model",
 )  # fmt: skip
 def weights_damaged(run):
-    adapter = _adapter_tensors(run)
+    adapter, zero = _adapter_tensors(run), []
     if adapter and not any(tensor.any() for tensor in adapter.values()):
         yield Found("every number of the adapter is 0, so no gradient reaches it", next(iter(adapter)),
                     cure="begin with a new adapter: set model.name to its base")  # fmt: skip
@@ -73,7 +73,10 @@ def weights_damaged(run):
         if bad:
             yield Found(f"{bad:,} of {tensor.numel():,} numbers are not finite", name)
         elif tensor.dim() == 2 and not tensor.any():
-            yield Found("all numbers are 0", name)
+            zero.append(name)
+    if zero:
+        few = f"{zero[0]} and {len(zero) - 1} more" if len(zero) > 1 else zero[0]
+        yield Found(f"all numbers of {len(zero)} matrices are 0", few)
 
 # %% ../../nbs/package/doctor/model_checks.ipynb #1be4ce81
 _BUFFER = re.compile(r"inv_freq|masked_bias|\.attn\.bias$|position_ids")  # computed, and saved by older versions
@@ -372,7 +375,7 @@ def _copies(run, ids: list[int]) -> Iterator[Found]:
     cure="after training compare: ft chat RUN",
 )  # fmt: skip
 def answer_not_ended(run):
-    if hasattr(base_model(run.model), "score") or "weights-damaged" in run.reported:
+    if hasattr(base_model(run.model), "score") or run.reported & {"weights-damaged", "context-exceeded"}:
         return
     chat = run.chats[0][1]
     last = max((n for n, message in enumerate(chat) if message["role"] == "user"), default=-1)

@@ -179,8 +179,9 @@ def _asked_again(train: Dataset, held: Dataset) -> set[int]:
         *before, last = row.get("messages") or row["prompt"] + row["chosen"]
         words = {*(before[-1].get("content") or "").split()} if before else set()
         text = last.get("content") or ""
-        if len(text) >= 20 and any(len(words & one) > 0.7 * len(words | one) for one in trained.get(text, ())):
-            found.add(i)
+        asked = trained.get(text, [])
+        if len(text) >= 20 and len(asked) <= 2 and any(len(words & one) > 0.7 * len(words | one) for one in asked):
+            found.add(i)  # an answer that many rows have tells nothing of the question
     return found
 
 
@@ -203,8 +204,9 @@ def held_out_trained(run):
     if not run.ready:  # of texts that share their phrases, as encoded rows without labels may
         seen |= {i for _, i, _ in overlap(train, held)} | _asked_again(train, held)
     if seen:
+        share = len(seen) / len(held)
         yield Found(f"{len(seen):,} of {len(held):,} held-out rows are contained in training rows, or nearly",
-                    level="error" if len(seen) > 0.1 * len(held) else None)  # fmt: skip
+                    level="error" if share > 0.1 else None if share > 0.05 else "note")  # fmt: skip
     different = len({text_of(row) for row in held})
     if different <= len(held) / 2:
         yield Found(f"{different} of {len(held)} held-out rows differ, so the score rests on {different}")
@@ -229,9 +231,9 @@ def held_out_differs(run):
     trained, tested = (Counter(map(_system, rows)) for rows in (train, held))
     new = sum(n for text, n in tested.items() if text not in trained)
     if len(trained) <= 0.1 * len(train) and new > len(held) / 2:
-        without = "have none" if "" in tested and "" not in trained else "have another"
-        yield Found(f"{new:,} of {len(held):,} held-out rows {without}, where the training rows have "
-                    f"{len(trained)} different system messages")  # fmt: skip
+        what = "no system message" if tested[""] > len(held) / 2 else "another system message"
+        yield Found(f"{new:,} of {len(held):,} held-out rows have {what} than the training rows, which have "
+                    f"{len(trained)} different ones")  # fmt: skip
 
 
 @check(

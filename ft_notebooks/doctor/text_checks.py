@@ -100,7 +100,7 @@ def transcript_in_text(run):
 
 # %% ../../nbs/package/doctor/text_checks.ipynb #2e3ef9b5
 _MARKUP = re.compile(
-    r"<\|[a-z_]{2,30}\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<\uff5c[^\uff5c]{2,30}\uff5c>|\[/?(?:BOS|EOS|SEP|CLS|PAD|DONE)\]"
+    r"<\|[a-z_]{2,30}\|>|\[/?INST\]|<?</?SYS>>?|<(?:start|end)_of_turn>|<\uff5c[^\uff5c]{2,30}\uff5c>|\[/?(?:BOS|EOS|SEP|CLS|PAD|DONE)\]"
     r"|</?s>\s*$|^\s*<s>|<(?:eos|bos|pad|unk|endoftext)>|\n\n###\n\n\s*$"
 )
 
@@ -243,8 +243,9 @@ def thought_open(run):
 
 # %% ../../nbs/package/doctor/text_checks.ipynb #1c0f282c
 _UNFILLED = re.compile(
-    r"\{\{\s*\w+\s*\}\}|\{[A-Za-z_]\w*\}|<[A-Z][A-Z_ ]{2,}>|\[[A-Z][A-Z_ ]{2,}\]|%\(\w+\)s|\$\{\w+\}"
+    r"\{\{\s*\w+\s*\}\}|(?<![\w}^$\\])\{[A-Za-z_]\w*\}(?![{^_])|<[A-Z][A-Z_ ]{2,}>|\[[A-Z][A-Z_ ]{2,}\]|%\(\w+\)s|\$\{\w+\}"
 )
+_CODE = re.compile(r"""\b[rbf]+(["']).*?\1|```.*?```|`.*?`""", re.DOTALL)
 
 
 @check(
@@ -260,8 +261,8 @@ def placeholder_unfilled(run):
         for message in messages:
             text = " ".join(text for *_, text in contents([message]))
             if message["role"] in ("user", "assistant"):
-                for mark in {*_UNFILLED.findall(_prose(text))}:
-                    if mark not in before:
+                for mark in {*_UNFILLED.findall(_CODE.sub("", text))}:
+                    if mark not in before and not _MARKUP.search(mark):
                         found[mark].add(i)
             before += text
     for mark, rows in found.items():

@@ -171,10 +171,10 @@ def tokens_untrained(run):
     trains = any(p.requires_grad for p in table.parameters())
     rows = table(torch.tensor(used, device=table.weight.device)).detach().float()
     for what, sizes in (
-        ("about zero", rows.norm(dim=-1)),
+        ("far smaller than that of the others", rows.norm(dim=-1)),
         ("nearly the mean of all, as a new row is drawn", (rows - table.weight.detach().float().mean(0)).norm(dim=-1)),
     ):
-        dead = [token for token, size in zip(used, sizes) if size < 0.1 * sizes.median()]
+        dead = [token for token, size in zip(used, sizes) if size < 0.25 * sizes.median()]
         if dead:
             names = ", ".join(repr(run.tok.decode([token])) for token in dead[:3])
             yield Found(f"the embedding of {len(dead)} of {len(used)} tokens of the rows is {what}: {names}",

@@ -243,7 +243,8 @@ def thought_open(run):
 
 # %% ../../nbs/package/doctor/text_checks.ipynb #1c0f282c
 _UNFILLED = re.compile(
-    r"\{\{\s*\w+\s*\}\}|(?<![\w}^$\\])\{[A-Za-z_]\w*\}(?![{^_])|<[A-Z][A-Z_ ]{2,}>|\[[A-Z][A-Z_ ]{2,}\]|%\(\w+\)s|\$\{\w+\}"
+    r"\{\{\s*\w+\s*\}\}|(?<![\w}^$\\])\{[A-Za-z_]\w*\}(?![{^_])|<[A-Z][A-Z_ ]{2,}>|\[[A-Z][A-Z_ ]{2,}\]"
+    r"|%\(\w+\)s|\$\{\w+\}"
 )
 _CODE = re.compile(r"""\b[rbf]+(["']).*?\1|```.*?```|`.*?`""", re.DOTALL)
 

@@ -279,6 +279,17 @@ def first_rewards_refused(run):
     model = copy.deepcopy(run.model) if run.name is None else run.model
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()), keep_random_state():
         try:
-            grpo_trainer(model, run.tok, rows, run.rewards, **{**given, "output_dir": folder}).train()
+            trainer = grpo_trainer(model, run.tok, rows, run.rewards, **{**given, "output_dir": folder})
+            trainer.train()
         except ValueError as e:
             yield Found(str(e), level=None if whole else "note")
+            return
+    cut, masked = (
+        trainer.state.log_history[0].get("completions/clipped_ratio", 0),
+        given.get("mask_truncated_completions"),
+    )
+    if whole and cut > 0.5:
+        then = ", and mask_truncated_completions=True leaves them out" if masked else ""
+        yield Found(f"{cut:.0%} of the first answers are cut at max_completion_length={limit}{then}",
+                    "[grpo] max_completion_length", "warning" if masked else "note",
+                    "raise max_completion_length, or train the model to end its answers")  # fmt: skip

@@ -157,7 +157,11 @@ def _copied(run) -> tuple:
     given = _settings(run)
     if run.name is not None:
         return run.model, given
-    model, optimizer = copy.deepcopy((run.model, (given.pop("optimizers", None) or (None, None))[0]))
+    model, optimizer, reference = run.model, (given.pop("optimizers", None) or (None, None))[0], given.get("ref_model")
+    if reference is not None and {*map(id, reference.parameters())} & {*map(id, model.parameters())}:
+        model, optimizer, given["ref_model"] = copy.deepcopy((model, optimizer, reference))  # they share tensors
+    else:
+        model, optimizer = copy.deepcopy((model, optimizer))
     if optimizer is not None:
         for group in optimizer.param_groups:
             group["lr"] = group.get("initial_lr", group["lr"]) * max(schedule_factors(run))

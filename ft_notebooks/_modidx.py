@@ -1239,6 +1239,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                              'ft_notebooks/doctor/preference_checks.py'),
                                                        'ft_notebooks.doctor.preference_checks._exchanged': ( 'package/doctor/preference_checks.html#_exchanged',
                                                                                                              'ft_notebooks/doctor/preference_checks.py'),
+                                                       'ft_notebooks.doctor.preference_checks._last': ( 'package/doctor/preference_checks.html#_last',
+                                                                                                        'ft_notebooks/doctor/preference_checks.py'),
                                                        'ft_notebooks.doctor.preference_checks._misled': ( 'package/doctor/preference_checks.html#_misled',
                                                                                                           'ft_notebooks/doctor/preference_checks.py'),
                                                        'ft_notebooks.doctor.preference_checks._noise': ( 'package/doctor/preference_checks.html#_noise',

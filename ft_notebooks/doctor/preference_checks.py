@@ -147,6 +147,13 @@ def _beginning(texts: list[str]) -> str:
     return best
 
 
+def _last(texts: list[str]) -> str:
+    "The last character of 19 of 20 texts, where the marks that end a sentence are one; empty if there is none."
+    ends = Counter(".!?" if text.rstrip()[-1:] in (*".!?",) else text.rstrip()[-1:] for text in texts)
+    end, count = ends.most_common(1)[0]
+    return end if count >= 0.95 * len(texts) and not end.isalnum() else ""
+
+
 @check(
     "feature-decides", "warning", 3,
     symptom="the loss falls at once, and answers are not better", notebook="09_dpo", stages=("dpo", "reward"),
@@ -165,10 +172,15 @@ def feature_decides(run):
             yield Found(f"the {side} answer is {text[:60]!r} in {count:,} of {len(texts):,} pairs")
             return
         begins, others = _beginning(ours), _beginning(theirs)
-        own = begins[: max(0, begins.find(others[:4]))] if len(others) > 1 else begins  # before the others' beginning
+        at = re.search(rf"(?<=\W){re.escape(others[:1])}", begins) if others else None  # where the others' beginning is
+        own = begins if not others else begins[: at.start()] if at else ""
         count = sum(one.startswith(own) and not two.startswith(own) for one, two in zip(ours, theirs))
         if re.search(r"\w\W*\s|\w{4}", own) and count >= 0.95 * len(texts):
             yield Found(f"in {count:,} of {len(texts):,} pairs the {side} answer alone begins with {own[:60]!r}")
+        end, other_end = _last(ours), _last(theirs)
+        if end and not other_end and sum(one.rstrip().endswith((*end,)) for one in theirs) <= 0.05 * len(texts):
+            yield Found(f"in at least 95% of {len(texts):,} pairs the {side} answer ends with {end!r}, and the "
+                        f"{other} one in at most 5%, as if it was cut")  # fmt: skip
         for what, has in _FEATURES.items():
             count = sum(has(one) and not has(two) for one, two in zip(ours, theirs))
             if count >= 0.95 * len(texts):
@@ -213,7 +225,7 @@ def rejected_elsewhere(run):
     ours, theirs = shared(chosen), shared(rejected)
     chance = [sum(shared(answers, shift) for shift in shifts) / 3 for answers in (chosen, rejected)]
     known = sum(rare.get(word, 0) for said in rejected for word in said) / n  # words of any prompt
-    if ours > 2 * chance[0] + 0.5 and theirs < 1.2 * chance[1] + 0.1 and known > 0.5 * ours:
+    if ours > 2 * chance[0] + 0.5 and theirs - chance[1] < 0.1 * (ours - chance[0]) and known > 0.5 * ours:
         times = [own / max(other, 1e-9) for own, other in zip((ours, theirs), chance)]
         yield Found(f"the chosen answers share {times[0]:.0f} times as many rare words with their own prompts as with "
                     f"others, and the rejected ones {times[1]:.1f} times")  # fmt: skip

@@ -171,7 +171,7 @@ def layers_not_trained(run):
     trained, chosen = sum(layers.values()), getattr(run.given.get("peft_config"), "layers_to_transform", None)
     if run.given.get("peft_config"):
         trained = len(layers) if chosen is None else len([chosen] if isinstance(chosen, int) else chosen)
-    if trained < len(layers) / 4:
+    if trained < len(layers) / 4 and any(p.requires_grad for p in run.model.parameters()):  # else the first step fails
         yield Found(f"{trained} of {len(layers)} decoder layers have a weight that is trained")
 
 # %% ../../nbs/package/doctor/setting_checks.ipynb #907903ce

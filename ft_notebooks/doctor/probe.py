@@ -18,8 +18,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import TrainerCallback
-from trl import SFTConfig
+from transformers import TrainerCallback, TrainingArguments
 
 from ..core.model_parts import eval_mode
 from ..core.random_state import keep_random_state
@@ -110,11 +109,12 @@ _OWN |= {"report_to": "none", "disable_tqdm": True, "eval_strategy": "no"}
 
 def _settings(run) -> dict:
     "The settings of the run that decide what a step learns, and those of the probe."
+    dropped = _DROPPED - ({"padding_free"} if run.given.get("data_collator") else set())  # one excludes the other
     given = {
-        k: v for k, v in run.given.items() if k not in _DROPPED and not k.startswith(("eval_", "save_", "logging_"))
+        k: v for k, v in run.given.items() if k not in dropped and not k.startswith(("eval_", "save_", "logging_"))
     }
-    if run.stage == "grpo":  # the answers of the rows are trained in place of sampled ones
-        known = {one.name for one in dataclasses.fields(SFTConfig)} - {"temperature", "model_init_kwargs"}
+    if run.stage == "grpo":  # the answers of the rows are trained, by SFT, in place of sampled ones
+        known = {one.name for one in dataclasses.fields(TrainingArguments)}
         given = {"learning_rate": 1e-5, **{key: value for key, value in given.items() if key in known}}
     return {**given, **_OWN}
 
@@ -157,7 +157,11 @@ def _copied(run) -> tuple:
     given = _settings(run)
     if run.name is not None:
         return run.model, given
-    model, optimizer = copy.deepcopy((run.model, (given.pop("optimizers", None) or (None, None))[0]))
+    model, optimizer, reference = run.model, (given.pop("optimizers", None) or (None, None))[0], given.get("ref_model")
+    if reference is not None and {*map(id, reference.parameters())} & {*map(id, model.parameters())}:
+        model, optimizer, given["ref_model"] = copy.deepcopy((model, optimizer, reference))  # they share tensors
+    else:
+        model, optimizer = copy.deepcopy((model, optimizer))
     if optimizer is not None:
         for group in optimizer.param_groups:
             group["lr"] = group.get("initial_lr", group["lr"]) * max(schedule_factors(run))
@@ -242,18 +246,32 @@ def rate_too_high(run):
                     f"[{run.stage}] learning_rate", level)  # fmt: skip
 
 # %% ../../nbs/package/doctor/probe.ipynb #3e5a5c55
+_SLOW = ("optim", "learning_rate", "warmup_steps", "warmup_ratio", "adam_epsilon", "lr_scheduler_type")
+
+
 @check(
     "hardly-learns", "error", 5,
     symptom="the scores before and after are the same", notebook="08_choosing_settings",
     cause="all steps of the run together can hardly move the loss",
-    cure="leave learning_rate, optim, warmup_steps and adam_epsilon out, or give more rows or epochs",
+    cure="give more rows or epochs",
 )  # fmt: skip
 def hardly_learns(run):
     losses, fall = run.probed.losses, run.probed.fall
-    total = fall * sum(schedule_factors(run))
-    if len(losses) >= 3 and total < 0.01 * losses[0]:
-        yield Found(f"the first update lowers the loss of {losses[0]:.2f} by {fall:.1e}, and all steps of the run by "
-                    f"at most {max(total, 0):.1e}", f"[{run.stage}] learning_rate")  # fmt: skip
+    steps = schedule_factors(run)
+    total = fall * sum(steps)
+    reported = "rate-never-reached" in run.reported  # which says why
+    if len(losses) >= 3 and total < (0.01 if reported else 0.05) * losses[0]:
+        given = [name for name in _SLOW if run.given.get(name) and "adam" not in str(run.given[name])]
+        cure = f"leave out {' and '.join(given)}" if given else "give more rows or epochs"
+        if run.given.get("max_steps", -1) > 0:
+            cure = f"raise max_steps or leave it out; {cure}" if given else "raise max_steps or leave it out"
+        yield Found(
+            f"the first update lowers the loss of {losses[0]:.2f} by {fall:.1e}, and the {len(steps):,} steps of the "
+            f"run together by at most {max(total, 0):.1e}, {max(total, 0) / losses[0]:.1%} of it",
+            f"[{run.stage}] {given[0] if given else 'num_train_epochs'}",
+            None if total < 0.01 * losses[0] else "warning",
+            cure,
+        )
 
 # %% ../../nbs/package/doctor/probe.ipynb #87e4a72f
 @check(

@@ -52,6 +52,13 @@ def _check_reference(model, tok, given, arguments) -> None:
     if arguments.get("ref_model") is not None:
         check_model(arguments["ref_model"], tok, "dpo_trainer")
         check_vocabulary(tok, arguments["ref_model"])
+        own = {id(p) for p in model.parameters() if p.requires_grad}
+        moving = [name for name, p in arguments["ref_model"].named_parameters() if id(p) in own]
+        if moving:
+            raise ValueError(
+                f"ref_model holds {len(moving)} tensors that are trained ({moving[0]}, ...), so the reference would "
+                "move with the policy; leave it out, so that the current model is the reference"
+            )
     if (
         not _has_adapter(model, arguments)
         and arguments.get("ref_model") is None

@@ -155,6 +155,8 @@ def sft_trainer(
     check_start(model, tok, arguments, "sft_trainer")
     rows = encoded(train_dataset, eval_dataset, read_chats, partial(_encoded, tok, given), "sft_trainer")
     adapter = arguments.get("peft_config")
+    collator = arguments.get("data_collator") is not None and not given.get("packing")
+    given |= {"padding_free": False, **given} if collator else {}  # a collator of the caller pads in its own way
     args, chosen = _settings(model, rows["train_dataset"], output_dir, effective_batch, given, adapter)
     check_checkpoint_choice(args, arguments.get("callbacks"))
     if args.packing or args.padding_free:
@@ -163,7 +165,7 @@ def sft_trainer(
     trainer = ready(_SFTTrainer(model=model, args=args, processing_class=tok, **rows, **arguments))
     count_rows_once(trainer)
     add_guards(trainer)
-    summary = "; ".join([chosen.said, *given_way(trainer)])
+    summary = "; ".join([chosen.said, *(["padded by data_collator"] if collator else []), *given_way(trainer)])
     trainer.add_callback(
         ManifestCallback(trainer, any_world_size, choices=summary, optimizations=optimizations(trainer.model))
     )

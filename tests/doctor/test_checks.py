@@ -250,7 +250,7 @@ def always(generated, expected, example):
 def test_a_script_gives_prompts_and_its_reward(reward, codes):
     prompts = [{"prompt": chat[:-1], "expected": chat[-1]["content"]} for chat in NOTES["messages"]]
     for rows in (prompts, Dataset.from_list(prompts), NOTES):
-        assert serious(found(rows, None, stage="grpo", rewards=reward)) == codes
+        assert serious(found(rows, None, stage="grpo", rewards=reward, learning_rate=1e-5)) == codes
 
 
 def test_a_model_that_is_not_there_is_one_finding(folder):

@@ -326,7 +326,7 @@ def never_evaluated(run):
     kind = str(getattr(given.get("eval_strategy", "no"), "value", given.get("eval_strategy", "no")))
     passes = steps * _step_rows(run) / len(run.parts[0])
     if kind == "steps" and every > steps:
-        yield Found(f"eval_steps={every:,}, and the run has {steps:,} steps", f"[{run.stage}] eval_steps",
+        yield Found(f"eval_steps={every:g}, and the run has {steps:,} steps", f"[{run.stage}] eval_steps",
                     cure=f"set eval_steps to {max(1, steps // 4)}")  # fmt: skip
     elif kind == "steps" and delay > steps or kind == "epoch" and delay > math.ceil(passes):
         yield Found(f"eval_delay={delay:g}, and the run has {steps:,} steps in {math.ceil(passes):,} epochs",

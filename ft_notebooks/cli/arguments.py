@@ -136,8 +136,8 @@ def _hint(known: argparse.Namespace, unknown: list[str], given: list[str]) -> st
     options: dict[str, str | None] = {}
     for word, after in zip(given, [*given[1:], "-"]):
         if word in unknown and word.startswith("-"):
-            option, sign, value = word.partition("=")
-            options[option] = value if sign else None if after.startswith("-") else after
+            option, sign, text = word.partition("=")
+            options[option] = text if sign else None if after.startswith("-") else after
     stage = (known.stage or "sft") if known.command == "doctor" else known.command
     takes = [f"--{name}" for name in vars(known) if name not in ("command", "run", "data", "words")] + ["--help"]
     for option, value in options.items():

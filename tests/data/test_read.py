@@ -517,9 +517,9 @@ def test_split_refuses_a_share_outside_zero_and_one(share):
 
 
 def test_split_refuses_to_leave_a_side_empty():
-    with pytest.raises(ValueError, match="with 3 rows, 1 of them different, the test set would get 0"):
+    with pytest.raises(ValueError, match="with 3 rows, whose prompts form 1 group of .*, the test set would get 0"):
         split(read_chats([CHAT] * 3), 0.5)
-    with pytest.raises(ValueError, match="asks for 2 test rows; with 2 rows, 2 of them different"):
+    with pytest.raises(ValueError, match="asks for 2 test rows; with 2 rows, whose prompts form 2 groups"):
         split(read_chats([CHAT, ALPACA]), 0.9)
 
 

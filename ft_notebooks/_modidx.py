@@ -899,6 +899,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'ft_notebooks/data/preference_report.py'),
                                                      'ft_notebooks.data.preference_report._score': ( 'package/data/preference_report.html#_score',
                                                                                                      'ft_notebooks/data/preference_report.py'),
+                                                     'ft_notebooks.data.preference_report._score_error': ( 'package/data/preference_report.html#_score_error',
+                                                                                                           'ft_notebooks/data/preference_report.py'),
                                                      'ft_notebooks.data.preference_report._similarity': ( 'package/data/preference_report.html#_similarity',
                                                                                                           'ft_notebooks/data/preference_report.py'),
                                                      'ft_notebooks.data.preference_report.check_scores': ( 'package/data/preference_report.html#check_scores',

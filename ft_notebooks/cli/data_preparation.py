@@ -64,8 +64,7 @@ def read_stage(
         return read_chats(source, **columns)
     source = local_source(source)
     rows = read_preferences(source, **columns)
-    if columns.get("chosen") != "rejected":  # where they are exchanged, the scores are, too
-        check_scores(source)
+    check_scores(source, exchanged=columns.get("chosen") == "rejected")
     return rows
 
 # %% ../../nbs/package/cli/data_preparation.ipynb #43e30e5c

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
 
-from ..checkpointing.disk_space import check_free
+from ..checkpointing.disk_space import check_free, folder_fault
 from ..checkpointing.environment import library_versions
 from ..checkpointing.finished_runs import known_run, outcome_fault
 from ..checkpointing.run_lock import lock_run
@@ -237,6 +237,9 @@ _NONE_HELD = "none held out, so nothing will be evaluated (--set data.eval=0.1 h
 
 def _check_folders(settings, stage, output) -> None:
     "Raises `ValueError` for a model or a run's folder that cannot be used, before a row is read."
+    fault = None if Path(output, "metrics.json").is_file() else folder_fault(output)  # a finished run is only read
+    if fault:
+        raise ValueError(f"{fault}; choose a different folder: --output FOLDER")
     model = {}
     if settings["model"].get("name", "smollm2") != "smollm2":  # the built-in one may have to be fetched
         model = model_settings(settings)

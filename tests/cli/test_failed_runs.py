@@ -80,6 +80,12 @@ def test_what_needs_no_row_is_checked_before_a_row_is_read(here, capsys, monkeyp
     Path("runs/sft/thesis.txt").write_text("mine")
     ended(2)
     assert "runs/sft is not empty and holds no run.json" in capsys.readouterr().err
+    Path("notes.txt").write_text("mine")
+    ended(2, "--output", "notes.txt/run")
+    assert (
+        "notes.txt is a file, so no folder can be made there; choose a different folder: --output"
+        in capsys.readouterr().err
+    )
     ended(2, "--set", "model.name=no/such/folder")
     assert "there is no such folder" in capsys.readouterr().err
 

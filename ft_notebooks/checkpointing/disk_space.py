@@ -71,7 +71,11 @@ def folder_fault(
     folder: str | Path,  # Of a run; it need not exist
 ) -> str | None:  # None for a folder that a run can write to
     "Why no run can write to a folder: a file is in its place or above it, or nothing can be made there."
-    there = next(place for place in map(str, (Path(folder).absolute(), *Path(folder).absolute().parents)) if os.path.exists(place))
+    there = next(
+        place
+        for place in map(str, (Path(folder).absolute(), *Path(folder).absolute().parents))
+        if os.path.exists(place)
+    )
     if not os.path.isdir(there):
         return f"{there} is a file, so no folder can be made there"
     try:

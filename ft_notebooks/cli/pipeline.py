@@ -35,7 +35,7 @@ from ..core.files import read_record, write_atomically
 from ..core.processes import check_same, leave_processes, once_a_host, together
 from ..dpo.over_optimization import plot_collapse
 from ..dpo.trainer import dpo_trainer
-from ..loading.model_files import check_checkpoint, tensor_shapes
+from ..loading.model_files import check_checkpoint, read_config, tensor_shapes
 from ..lora.adapter_folder import check_adapter_folder
 
 # %% ../../nbs/package/cli/pipeline.ipynb #22b88fa2
@@ -245,6 +245,8 @@ def _check_folders(settings, stage, output) -> None:
         model = model_settings(settings)
         is_adapter = Path(model["name"], "adapter_config.json").is_file()
         (check_adapter_folder if is_adapter else check_checkpoint)(model["name"])
+        if not Path(model["name"]).is_dir():
+            read_config(model["name"])  # of the hub, where a name that is misspelled has none
         if model["method"] == "full":
             shapes = map(tensor_shapes, Path(model["name"]).glob("model*.safetensors"))
             check_free(output, sum(math.prod(shape) for file in shapes for shape in file.values()))

@@ -133,7 +133,8 @@ def _explained(name: str | Path) -> Iterator[None]:
     except OSError as e:
         if Path(name).is_dir():
             raise ValueError(f"{name}: {e}") from e
-        raise OSError(f"{name}: there is no such folder here, and the hub gave no config.json: {e}") from e
+        cure = "check the spelling, or give a folder with the model"
+        raise OSError(f"{name}: there is no such folder here, and the hub gave no config.json; {cure} ({e})") from e
     except ValueError as e:  # the library's message: an unknown model type, or custom code that would have to run
         raise ValueError(f"{name}: {e}") from e
     except TypeError as e:  # such as a list or a number

@@ -86,6 +86,10 @@ def test_what_needs_no_row_is_checked_before_a_row_is_read(here, capsys, monkeyp
         "notes.txt is a file, so no folder can be made there; choose a different folder: --output"
         in capsys.readouterr().err
     )
+    ended(2, "--set", "model.name=owner/modle", "--output", "runs/typo")
+    assert (
+        "owner/modle: there is no such folder here, and the hub gave no config.json; check" in capsys.readouterr().err
+    )
     ended(2, "--set", "model.name=no/such/folder")
     assert "there is no such folder" in capsys.readouterr().err
 

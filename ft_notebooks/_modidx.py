@@ -979,6 +979,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'ft_notebooks/data/readers.py'),
                                            'ft_notebooks.data.readers._jsonl_batches': ( 'package/data/readers.html#_jsonl_batches',
                                                                                          'ft_notebooks/data/readers.py'),
+                                           'ft_notebooks.data.readers._other_separator': ( 'package/data/readers.html#_other_separator',
+                                                                                           'ft_notebooks/data/readers.py'),
                                            'ft_notebooks.data.readers._parquet_batches': ( 'package/data/readers.html#_parquet_batches',
                                                                                            'ft_notebooks/data/readers.py'),
                                            'ft_notebooks.data.readers._suffix': ( 'package/data/readers.html#_suffix',

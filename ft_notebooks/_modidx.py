@@ -2836,6 +2836,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                            'ft_notebooks.tokenization.template_checks.renders_alike': ( 'package/tokenization/template_checks.html#renders_alike',
                                                                                                                         'ft_notebooks/tokenization/template_checks.py'),
                                                            'ft_notebooks.tokenization.template_checks.writes_date': ( 'package/tokenization/template_checks.html#writes_date',
+                                                                                                                      'ft_notebooks/tokenization/template_checks.py'),
+                                                           'ft_notebooks.tokenization.template_checks.writes_time': ( 'package/tokenization/template_checks.html#writes_time',
                                                                                                                       'ft_notebooks/tokenization/template_checks.py')},
             'ft_notebooks.tokenization.template_defaults': { 'ft_notebooks.tokenization.template_defaults._default_system': ( 'package/tokenization/template_defaults.html#_default_system',
                                                                                                                               'ft_notebooks/tokenization/template_defaults.py'),

@@ -49,7 +49,7 @@ from ..rlhf.reward_statistics import plot_pair_statistics
 from ..rlhf.reward_training import reward_trainer
 from ..sft.trainer import sft_trainer
 from ..tokenization.padding import load_tokenizer
-from ..tokenization.template_checks import fix_date, writes_date
+from ..tokenization.template_checks import fix_date, writes_date, writes_time
 from ..training.run import fit
 from ..training.sample_outputs import SamplesCallback
 
@@ -155,7 +155,8 @@ def _dated(tok, run) -> tuple:
     file = Path(run, "run.json")
     known = read_record(file).get("template.date") if file.is_file() else None
     day = date.fromisoformat(known) if known else date.today()
-    say(f"the chat template writes the date: {day} is written into this run's template, in training and in use")
+    what, when = ("date", f"{day}") if not writes_time(tok) else ("date and the time of day", f"{day}, 00:00:00")
+    say(f"the chat template writes the {what}: {when} is written into this run's template, in training and in use")
     return fix_date(tok, day), {"template.date": str(day)}
 
 

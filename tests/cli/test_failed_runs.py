@@ -70,6 +70,10 @@ def test_the_date_of_a_template_is_that_of_the_first_start(here, capsys):
             clock.today.return_value = date.fromisoformat(day)
             main(["sft", "notes.jsonl", *QUICK, "--set", "sft.effective_batch=4"])
         assert "2026-01-31 is written into this run's template" in capsys.readouterr().out
+    tok.chat_template = "{{ strftime_now('%H:%M') + eos_token }}" + CHATML
+    tok.save_pretrained("tiny")
+    main(["sft", "notes.jsonl", *QUICK, "--set", "sft.effective_batch=4", "--output", "runs/time"])
+    assert "writes the date and the time of day: " in capsys.readouterr().out
     run = AutoTokenizer.from_pretrained("runs/sft")
     assert "2026-01-31" in run.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
 

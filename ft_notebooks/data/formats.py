@@ -77,7 +77,8 @@ _CHAT = (
 def _not_a_row(row: Any, formats: str) -> list[str]:
     "The defect of an object that is not a row; an empty list for a row."
     if isinstance(row, json.JSONDecodeError):
-        return [f"not JSON at column {row.colno}: {row.msg}; write the row with json.dumps"]
+        fault = row.msg.removesuffix(" starting at")
+        return [f"not JSON at column {row.colno}: {fault}; write the row with json.dumps"]
     if isinstance(row, UnicodeDecodeError):
         return [f"the byte 0x{row.object[row.start]:02x} is not UTF-8; save the file as UTF-8"]
     if isinstance(row, EOFError):

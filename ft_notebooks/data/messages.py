@@ -18,7 +18,9 @@ def _text_defects(value: Any, where: str, name: str, may_be_blank: bool = False)
     "The defects of a value that should be a text."
     field = json.dumps(name)[:40]
     if not isinstance(value, str):
-        return [f"{where} has the {field} {short(value)}; it must be a text"]
+        parts = isinstance(value, list) and value and all(isinstance(p, dict) and p.get("type") == "text" for p in value)
+        cure = ': join the texts of its parts, "\\n".join(part["text"] for part in content)' if parts else ""
+        return [f"{where} has the {field} {short(value)}; it must be a text{cure}"]
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -83,6 +85,8 @@ def _message(given: Any, where: str, names: dict[str, str]) -> tuple[dict, list[
             defects += _call_defects(value, where)
         elif key not in ("role", "content", *_KEYS[role]):
             allowed = _ALLOWED.get(role, 'a message is "role" and "content" alone')
+            if key == "weight":
+                allowed += '; take "weight" out of the messages: every answer is trained, also one of weight 0'
             defects.append(f"{where} has {json.dumps(key)[:40]} ({short(value)}), which would be lost; {allowed}")
         elif value is not None:
             may_be_blank = key != "content" or role == "tool" or has_calls

@@ -101,7 +101,7 @@ _RUNS = ("model", "run", "adapter", "model_name", "model_name_or_path", "model_p
 
 
 def _as_setting(command: str, option: str, value: str | None) -> str:
-    "What a line gives in place of the option, such as --set sft.num_train_epochs=3; empty if there is nothing."
+    "What a line gives in place of the option, such as --set sft.num_train_epochs=3; else empty."
     settings = importlib.import_module("ft_notebooks.cli.settings")
     found = settings.find_setting(option.lstrip("-"), command if command in settings.SECTIONS else "run")
     if found and "=" not in found:
@@ -116,7 +116,7 @@ def _kinds(settings, name: str) -> tuple:
 
 
 def _positional(known: argparse.Namespace, option: str, value: str | None) -> str:
-    "The place of an option that is an argument in `ft`, such as DATA; empty if it is none."
+    "The place of an option that is an argument in `ft`, such as DATA; else empty."
     name, given = option.lstrip("-").replace("-", "_"), vars(known)
     place = next(
         (place for place, names in (("run", _RUNS), ("data", _ROWS)) if place in given and name in names), None

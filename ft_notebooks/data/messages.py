@@ -18,7 +18,9 @@ def _text_defects(value: Any, where: str, name: str, may_be_blank: bool = False)
     "The defects of a value that should be a text."
     field = json.dumps(name)[:40]
     if not isinstance(value, str):
-        parts = isinstance(value, list) and value and all(isinstance(p, dict) and p.get("type") == "text" for p in value)
+        parts = (
+            isinstance(value, list) and value and all(isinstance(p, dict) and p.get("type") == "text" for p in value)
+        )
         cure = ': join the texts of its parts, "\\n".join(part["text"] for part in content)' if parts else ""
         return [f"{where} has the {field} {short(value)}; it must be a text{cure}"]
     try:

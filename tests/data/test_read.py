@@ -199,7 +199,11 @@ def test_a_broken_row_is_named_by_its_place_in_a_file_and_in_a_list(write, words
         ("a.jsonl", json.dumps(CHAT).encode("utf-16"), "a.jsonl:1: the byte 0xff is not UTF-8"),
         ("a.csv", "messages\n", "a.csv: no rows; a row is"),
         ("a.csv", "", "a.csv: no rows; a row is"),
-        ("a.csv", "instruction;output\na;b\n", "a.csv:1: not read: its columns are separated by ';', not by commas; save the file"),
+        (
+            "a.csv",
+            "instruction;output\na;b\n",
+            "a.csv:1: not read: its columns are separated by ';', not by commas; save the file",
+        ),
         ("a.csv", "instruction,output\na,\n", 'a.csv:2: the row has no "output"; an alpaca row needs'),
         ("a.parquet", b"PAR1", "a.parquet: row 0 (counted from 0): not read: "),
         (

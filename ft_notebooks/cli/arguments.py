@@ -7,9 +7,12 @@ __all__ = ['parser']
 
 # %% ../../nbs/package/cli/arguments.ipynb #222f751d
 import argparse
+import importlib
+import shlex
+import sys
 from importlib.metadata import version
 
-from ..core.errors import SHORT_NAMES, nearest
+from ..core.errors import nearest
 
 # %% ../../nbs/package/cli/arguments.ipynb #b582f9d7
 def _command(commands, name, text, *positional, output=None, settings=True):
@@ -92,7 +95,66 @@ def _add_doctor(commands, data) -> None:
     look.add_argument("--quick", action="store_true", help="in seconds: without the model and without training steps")
     look.add_argument("--json", action="store_true", help="print one JSON object")
 
-# %% ../../nbs/package/cli/arguments.ipynb #159f3a11
+# %% ../../nbs/package/cli/arguments.ipynb #7c3fe9c6
+_ROWS = ("data", "file", "dataset", "data_file", "data_path", "train_file", "train_data", "input")
+_RUNS = ("model", "run", "adapter", "model_name", "model_name_or_path", "model_path")
+
+
+def _as_setting(command: str, option: str, value: str | None) -> str:
+    "What a line gives in place of the option, such as --set sft.num_train_epochs=3; else empty."
+    settings = importlib.import_module("ft_notebooks.cli.settings")
+    found = settings.find_setting(option.lstrip("-"), command if command in settings.SECTIONS else "run")
+    if found and "=" not in found:
+        found += "=" + (value or ("true" if bool in _kinds(settings, found) else "VALUE"))
+    return f"--set {shlex.quote(found)}" if found else ""
+
+
+def _kinds(settings, name: str) -> tuple:
+    section, _, key = name.partition(".")
+    kind = settings.setting_types(section)[key]
+    return (kind, *getattr(kind, "__args__", ()))
+
+
+def _positional(known: argparse.Namespace, option: str, value: str | None) -> str:
+    "The place of an option that is an argument in `ft`, such as DATA; else empty."
+    name, given = option.lstrip("-").replace("-", "_"), vars(known)
+    place = next(
+        (place for place, names in (("run", _RUNS), ("data", _ROWS)) if place in given and name in names), None
+    )
+    if place is None:
+        return ""
+    words = (
+        shlex.quote(value or part.upper()) if part == place else part.upper()
+        for part in ("run", "data")
+        if part in given
+    )
+    return f"; it is given without an option: ft {known.command} {' '.join(words)}"
+
+# %% ../../nbs/package/cli/arguments.ipynb #5858a250
+def _hint(known: argparse.Namespace, unknown: list[str], given: list[str]) -> str:
+    "How the unknown options of a line may be meant."
+    options: dict[str, str | None] = {}
+    for word, after in zip(given, [*given[1:], "-"]):
+        if word in unknown and word.startswith("-"):
+            option, sign, text = word.partition("=")
+            options[option] = text if sign else None if after.startswith("-") else after
+    stage = (known.stage or "sft") if known.command == "doctor" else known.command
+    takes = [f"--{name}" for name in vars(known) if name not in ("command", "run", "data", "words")] + ["--help"]
+    for option, value in options.items():
+        if place := _positional(known, option, value):
+            return place
+    found = [_as_setting(stage, option, value) for option, value in options.items()] if "--set" in takes else []
+    if any(found):
+        return f"; settings are given as {' '.join(filter(None, found))}"
+    for option, value in options.items():
+        if option.startswith("--set") and "=" in (value or ""):
+            return "; did you mean --set?"
+        begun = [flag for flag in takes if flag.startswith(option) and len(option) > 2 or flag[1:3] == option]
+        if near := begun[0] if begun else nearest(option, takes, cutoff=0.7):
+            return f"; did you mean {near}?"
+    return ""
+
+
 class _Parser(argparse.ArgumentParser):
     "A parser that takes no abbreviations, and says how a setting is given where an option is unknown."
 
@@ -100,25 +162,13 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def parse_args(self, args=None, namespace=None):
-        known, unknown = self.parse_known_args(args, namespace)
+        given = sys.argv[1:] if args is None else list(args)
+        known, unknown = self.parse_known_args(given, namespace)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{_hint(known, unknown)}")
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{_hint(known, unknown, given)}")
         return known
 
-
-def _hint(known: argparse.Namespace, unknown: list[str]) -> str:
-    "How the first unknown option may be meant."
-    option = next((word.partition("=")[0] for word in unknown if word.startswith("--")), "")
-    flags = ("--settings", "--set", "--output", "--quiet", "--help")
-    begun = [flag for flag in flags if option and flag.startswith(option)]
-    near = begun[0] if begun else nearest(option, flags, cutoff=0.7)
-    stage = (known.stage or "sft") if known.command == "doctor" else known.command
-    if near or not option or stage not in ("sft", "dpo", "reward", "grpo"):
-        return f"; did you mean {near}?" if near else ""
-    name = option[2:].replace("-", "_")
-    return f"; settings are given as --set {stage}.{SHORT_NAMES.get(name, name)}=VALUE"
-
-
+# %% ../../nbs/package/cli/arguments.ipynb #159f3a11
 def parser() -> argparse.ArgumentParser:
     "The parser of `ft`; a parsed line holds the command's name as `command`."
     ft = _Parser("ft", description="Fine-tune a language model on a file of chats or of preferences.")

@@ -62,7 +62,7 @@ def init_command(
     if path.exists():
         raise ValueError("settings.ini already exists and is not overwritten; remove it first, or edit it")
     path.write_text(SETTINGS_INI, encoding="utf-8")
-    return f"wrote {path}; now: ft sft DATA"
+    return f"wrote {path}; now: ft doctor DATA, which looks for what would waste the run, then ft sft DATA"
 
 # %% ../../nbs/package/cli/commands.ipynb #764a3b39
 _FUNCTIONS = {

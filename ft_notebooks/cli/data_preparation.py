@@ -10,6 +10,7 @@ __all__ = ['columns_of', 'read_stage', 'as_chats', 'encode_rows', 'show_row', 'd
 import itertools
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -63,8 +64,7 @@ def read_stage(
         return read_chats(source, **columns)
     source = local_source(source)
     rows = read_preferences(source, **columns)
-    if columns.get("chosen") != "rejected":  # where they are exchanged, the scores are, too
-        check_scores(source)
+    check_scores(source, exchanged=columns.get("chosen") == "rejected")
     return rows
 
 # %% ../../nbs/package/cli/data_preparation.ipynb #43e30e5c
@@ -100,6 +100,11 @@ def _misread(tok, sources, pairs: bool, data: dict, count: str) -> None:
                 raise ValueError("\n".join(filter(None, [f"{place}: {e}", count]))) from None
 
 # %% ../../nbs/package/cli/data_preparation.ipynb #82393bcc
+def _in_settings(error: str, stage: str) -> str:
+    "The error with the arguments of Python as settings of `ft`."
+    return re.sub(r"\bset (allow_\w+=)", r"--set data.\1", re.sub(r"\bset (max_length=)", rf"--set {stage}.\1", error))
+
+
 def encode_rows(
     tok,  # A `PreTrainedTokenizerBase`
     rows,  # A `Dataset` of conversations or of pairs, or None
@@ -120,7 +125,7 @@ def encode_rows(
         return encode(tok, rows, max_length, **{key: share for key, share in data.items() if key in known})
     except ValueError as e:
         _misread(tok, sources, pairs, data, count=str(e).partition("\n")[2])
-        raise
+        raise ValueError(_in_settings(str(e), "dpo" if pairs else "sft")) from None
 
 # %% ../../nbs/package/cli/data_preparation.ipynb #541cc690
 def _ribbon(ribbon) -> str:
@@ -194,14 +199,18 @@ def check_lengths(
     "Raises `ValueError` for rows longer than the context of the model; reads its configuration and no weight."
     if ids is None or not {"input_ids", "prompt_ids"} & set(ids.column_names):
         return
+    stage, effect = "dpo", {"effect": "leaves them out and counts them"}
     if "input_ids" in ids.column_names:
-        lengths = list(map(len, ids["input_ids"]))
+        stage, effect, lengths = "sft", {}, list(map(len, ids["input_ids"]))
     else:
         parts = zip(*(map(len, ids[key]) for key in ("prompt_ids", "chosen_ids", "rejected_ids")))
         lengths = [prompt + max(answers) for prompt, *answers in parts]
     file = Path(name, "adapter_config.json")
     base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"] if file.is_file() else name
-    check_context(lengths, AutoConfig.from_pretrained(base, trust_remote_code=False))
+    try:
+        check_context(lengths, AutoConfig.from_pretrained(base, trust_remote_code=False), **effect)
+    except ValueError as e:
+        raise ValueError(_in_settings(str(e), stage)) from None
 
 # %% ../../nbs/package/cli/data_preparation.ipynb #b93c6576
 def measure(

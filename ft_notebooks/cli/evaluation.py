@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from .console import command_settings, quiet_libraries, say
+from .console import command_settings, quiet_libraries, say, say_failed
 from .data_preparation import columns_of, encode_rows, read_stage
 from .model_choice import load_generator, model_bits
 from ..rlhf.prompt_rows import row_kind
@@ -51,15 +51,15 @@ def _rows(file, data):
 
 # %% ../../nbs/package/cli/evaluation.ipynb #1d10b843
 def _evaluate(models, bits, tok, chats, scorers, output, options) -> dict:
-    "Stage -> `Evaluation`."
+    "Stage -> `Evaluation`; the run first, so that a base that has changed is found before answers are kept."
     Path(output).mkdir(parents=True, exist_ok=True)
     found = {}
-    for stage, folder in models.items():
+    for stage, folder in reversed(models.items()):
         say(f"{stage}: {len(chats)} conversations")
         asked = short_hash(str(folder), data_fingerprint(chats), bits, options)
         file = Path(output, f"{stage}-{asked[:8]}.answers.jsonl")
         found[stage] = evaluate(load_generator(folder, bits), tok, chats, scorers, file=file, **options)
-    return found
+    return {stage: found[stage] for stage in models}
 
 # %% ../../nbs/package/cli/evaluation.ipynb #fc6bde06
 def _score(found) -> str:
@@ -117,12 +117,13 @@ def _run_tasks(args, models, tok, bits, output) -> str:
     how = {"limit": args.limit, "include": args.include, "chat": args.chat}
     kept, found, file = {}, {}, Path(output, "tasks.json")
     file.parent.mkdir(parents=True, exist_ok=True)
-    for stage, folder in models.items():
+    for stage, folder in reversed(models.items()):  # the run first, as above
         say(f"{stage}: {args.tasks}, {'with' if args.chat else 'without'} the chat template")
         results = run_tasks(load_generator(folder, bits), tok, args.tasks.split(","), **how)
         kept[stage] = {key: results.get(key) for key in ("scores", "versions", "n-shot", "lm_eval_version")}
         found[stage] = _by_task(results)
         write_atomically(file, json.dumps({**how, "stages": kept}, indent=1))
+    found = {stage: found[stage] for stage in models}
     return "\n" + score_table(found) + f"\n\nThe scores are in {file}"
 
 # %% ../../nbs/package/cli/evaluation.ipynb #e549cacf
@@ -161,6 +162,7 @@ def eval_command(
     quiet_libraries(args.threads)
     _check_tasks(args)
     folder, known = answering_run(args.run)
+    say_failed(args.run, known)
     options = {"max_new_tokens": 128, **settings["evaluation"]}
     scorers = _scorers(args.score or options.pop("scorers", None), args.run)
     options.pop("scorers", None)

@@ -15,7 +15,7 @@ import torch
 from peft import PeftConfig
 from transformers import AutoModelForCausalLM
 
-from .console import command_settings, quiet_libraries, say
+from .console import command_settings, quiet_libraries, say, say_failed
 from ..checkpointing.finished_runs import answering_run, known_run
 from ..core.device import hardware
 from ..core.errors import visible
@@ -199,6 +199,7 @@ def chat_command(
     settings = command_settings(args)
     quiet_libraries(args.threads)
     folder, known = answering_run(args.run)
+    say_failed(args.run, known)
     bits = model_bits(settings["model"].get("bits") or known.get("model.bits"), folder=folder)
     model, tok = load_folder(folder, bits), load_tokenizer(folder)
     start = _conversation_start(known.get("system") if args.system is None else _typed(args.system))

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
 
-from ..checkpointing.disk_space import check_free
+from ..checkpointing.disk_space import check_free, folder_fault
 from ..checkpointing.environment import library_versions
 from ..checkpointing.finished_runs import known_run, outcome_fault
 from ..checkpointing.run_lock import lock_run
@@ -35,7 +35,7 @@ from ..core.files import read_record, write_atomically
 from ..core.processes import check_same, leave_processes, once_a_host, together
 from ..dpo.over_optimization import plot_collapse
 from ..dpo.trainer import dpo_trainer
-from ..loading.model_files import check_checkpoint, tensor_shapes
+from ..loading.model_files import check_checkpoint, read_config, tensor_shapes
 from ..lora.adapter_folder import check_adapter_folder
 
 # %% ../../nbs/package/cli/pipeline.ipynb #22b88fa2
@@ -49,7 +49,7 @@ from ..rlhf.reward_statistics import plot_pair_statistics
 from ..rlhf.reward_training import reward_trainer
 from ..sft.trainer import sft_trainer
 from ..tokenization.padding import load_tokenizer
-from ..tokenization.template_checks import fix_date, writes_date
+from ..tokenization.template_checks import fix_date, writes_date, writes_time
 from ..training.run import fit
 from ..training.sample_outputs import SamplesCallback
 
@@ -155,7 +155,8 @@ def _dated(tok, run) -> tuple:
     file = Path(run, "run.json")
     known = read_record(file).get("template.date") if file.is_file() else None
     day = date.fromisoformat(known) if known else date.today()
-    say(f"the chat template writes the date: {day} is written into this run's template, in training and in use")
+    what, when = ("date", f"{day}") if not writes_time(tok) else ("date and the time of day", f"{day}, 00:00:00")
+    say(f"the chat template writes the {what}: {when} is written into this run's template, in training and in use")
     return fix_date(tok, day), {"template.date": str(day)}
 
 
@@ -237,11 +238,16 @@ _NONE_HELD = "none held out, so nothing will be evaluated (--set data.eval=0.1 h
 
 def _check_folders(settings, stage, output) -> None:
     "Raises `ValueError` for a model or a run's folder that cannot be used, before a row is read."
+    fault = None if Path(output, "metrics.json").is_file() else folder_fault(output)  # a finished run is only read
+    if fault:
+        raise ValueError(f"{fault}; choose a different folder: --output FOLDER")
     model = {}
     if settings["model"].get("name", "smollm2") != "smollm2":  # the built-in one may have to be fetched
         model = model_settings(settings)
         is_adapter = Path(model["name"], "adapter_config.json").is_file()
         (check_adapter_folder if is_adapter else check_checkpoint)(model["name"])
+        if not Path(model["name"]).is_dir():
+            read_config(model["name"])  # of the hub, where a name that is misspelled has none
         if model["method"] == "full":
             shapes = map(tensor_shapes, Path(model["name"]).glob("model*.safetensors"))
             check_free(output, sum(math.prod(shape) for file in shapes for shape in file.values()))

@@ -12,14 +12,17 @@ from pathlib import Path
 from .console import say
 from .data_preparation import as_chats, read_stage
 from ..core.fingerprints import data_fingerprint
-from ..data.deduplication import overlap, split
+from ..data.deduplication import NoSplit, overlap, split
 
 # %% ../../nbs/package/cli/run_record.ipynb #285118b0
 def _without(chats, held):
     "The rows of `chats` without duplicates and near-duplicates of `held`; raises `ValueError` if none remain."
     known = {row for _, row, _ in overlap(held, chats)}
     if len(known) == len(chats):
-        raise ValueError("every row is held out, so none remain for training; set data.eval to different rows")
+        raise ValueError(
+            "every row is held out or has the prompt of a held-out row, or nearly, so none remain for training; add "
+            "rows with other prompts, set data.eval to different rows, or hold out nothing: --set data.eval=none"
+        )
     if known:
         say(f"{len(known)} rows are duplicates or near-duplicates of held-out rows, and are not trained on")
     left = [row for row in range(len(chats)) if row not in known]
@@ -35,6 +38,16 @@ def _last(chats, rule) -> tuple:
     n = len(chats) - int(count)
     held = chats.select(range(n, len(chats)))
     return _without(chats.select(range(n)), held), held
+
+# %% ../../nbs/package/cli/run_record.ipynb #f194d65e
+def _share_error(rule: str, failure: NoSplit) -> str:
+    "Why a share cannot be held out, with a setting of `ft` as the cure."
+    cure = "Add rows with other prompts, or hold out nothing: --set data.eval=none"
+    if failure.share:
+        cure = f"A different share works: --set data.eval={failure.share:g}"
+        cure += "; or remove the duplicates" if " 0 are duplicates" not in failure.found else ""
+    why = f"data.eval={rule} cannot hold out that share, since rows with equal or similar prompts stay together"
+    return f"{why}. {failure.found} {cure}"
 
 # %% ../../nbs/package/cli/run_record.ipynb #fbdfc1cf
 def held_out(
@@ -59,7 +72,10 @@ def held_out(
     except ValueError:
         held = read_stage(stage or ("sft" if "messages" in chats.column_names else "dpo"), rule, data)
         return _without(chats, held), held
-    parts = split(chats, share, seed)
+    try:
+        parts = split(chats, share, seed)
+    except NoSplit as e:
+        raise ValueError(_share_error(rule, e)) from None
     return parts["train"], parts["test"]
 
 # %% ../../nbs/package/cli/run_record.ipynb #2faf109e

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SECTIONS', 'OURS', 'FIXED', 'ModelSettings', 'DataSettings', 'EvaluationSettings', 'RunSettings', 'setting_types',
-           'convert', 'read_settings']
+           'convert', 'find_setting', 'read_settings']
 
 # %% ../../nbs/package/cli/settings.ipynb #c4b175d3
 import ast
@@ -226,6 +226,35 @@ def _from_command_line(overrides) -> Iterator[tuple]:
             raise ValueError(f"--set {override}: write it as section.key=value, for instance sft.learning_rate=2e-4")
         yield f"--set {override}", section, key, value
 
+# %% ../../nbs/package/cli/settings.ipynb #212ed39f
+_ELSEWHERE = {  # names in other tools -> the setting
+    **dict.fromkeys(
+        ["model", "model_name", "model_id", "model_name_or_path", "model_path", "base_model"], "model.name"
+    ),
+    **dict.fromkeys(["load_in_4bit", "4bit", "qlora"], "model.bits=4"),
+    **dict.fromkeys(["load_in_8bit", "8bit"], "model.bits=8"),
+    **dict.fromkeys(["rank", "lora_rank"], "lora.r"),
+    "alpha": "lora.lora_alpha",
+    "dropout": "lora.lora_dropout",
+    **dict.fromkeys(["eval_file", "eval_data", "eval_dataset", "validation", "test_size", "val_size"], "data.eval"),
+}
+
+
+def find_setting(
+    name: str,  # As another tool calls it, or as it stands in a different section
+    section: str = "run",  # Searched first
+) -> str | None:  # Such as "sft.num_train_epochs"; with the value where the name holds it, such as "model.bits=4"
+    "The setting that a name means; None if there is none."
+    name = name.replace("-", "_").lower()
+    if name in _ELSEWHERE:
+        return _ELSEWHERE[name]
+    for place in dict.fromkeys([section, "model", "lora", "data", "evaluation", "run"]):
+        known = setting_types(place)
+        names = [name, SHORT_NAMES.get(name, name), name.removeprefix("lora_") if place == "lora" else name]
+        if found := next((key for key in names if key in known and name != "name"), None):
+            return f"{place}.{found}"
+    return None
+
 # %% ../../nbs/package/cli/settings.ipynb #2e72329f
 def _known_type(place, section, key):
     "The type of a setting; raises `ValueError` for an unknown setting, or one that `ft` sets itself."
@@ -238,7 +267,8 @@ def _known_type(place, section, key):
         raise ValueError(f"{place}: ft sets {key} itself; {fixed[key]}")
     known = setting_types(section)
     if key not in known:
-        near = SHORT_NAMES.get(key) if SHORT_NAMES.get(key) in known else nearest(key, known, cutoff=0.5)
+        meant = (find_setting(key, section) or "").partition("=")[0].removeprefix(f"{section}.")
+        near = meant or nearest(key, known, cutoff=0.5)
         usual = f"; it has {', '.join(known)}" if len(known) < 15 else "; ft init writes a file with the usual ones"
         hint = f"; did you mean {near!r}?" if near else usual
         raise ValueError(f"{place}: [{section}] has no key {key!r} in {releases(SECTIONS[section])}{hint}")

@@ -24,6 +24,7 @@ def nearest(
 # %% ../../nbs/package/core/errors.ipynb #85f0e183
 SHORT_NAMES = {  # names in other tools -> the field of transformers and TRL, or the argument of the trainers
     "lr": "learning_rate",
+    "epoch": "num_train_epochs",
     "epochs": "num_train_epochs",
     "num_epochs": "num_train_epochs",
     "batch_size": "effective_batch",

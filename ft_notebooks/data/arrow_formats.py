@@ -27,7 +27,7 @@ def _is_blank(texts: pa.Array) -> pa.Array:
 
 
 def _may_be_lists(texts: pa.Array) -> bool:
-    return bool(pc.any(pc.match_substring_regex(texts, r"^[^!-~]*\[")).as_py())
+    return bool(pc.any(pc.match_substring_regex(texts, r"^(?:[^!-~]*\[|\n\nHuman:)")).as_py())
 
 # %% ../../nbs/package/data/arrow_formats.ipynb #5c352489
 _ROLES = {role: role for role in ("system", "user", "assistant")}

@@ -235,11 +235,16 @@ def _map(dataset: Dataset, num_proc: int | None, **settings: Any) -> Dataset:
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #7afacac4
 def _check_account(account: dict, longest: int, max_length: int | None, allow_cut: float) -> None:
-    if account["answers_cut"] > allow_cut * account["answers"]:
+    cut, answers = account["answers_cut"], account["answers"]
+    if cut > allow_cut * answers:
+        cure = "raise max_length, or shorten or split the rows"
+        if cut <= answers / 2:  # else the model would learn not to end its answers
+            cure = (
+                f"raise max_length, shorten the rows, or set allow_cut={-(-1000 * cut // answers) / 1000}"  # rounded up
+            )
         raise ValueError(
-            f"{account['answers_cut']} of {account['answers']} answers would lose their end at "
-            f"max_length={max_length}; the longest conversation has {longest} tokens: raise max_length, shorten the "
-            f"rows, or set allow_cut={-(-1000 * account['answers_cut'] // account['answers']) / 1000}"  # rounded up
+            f"{cut} of {answers} answers would lose their end at max_length={max_length}; the longest conversation has "
+            f"{longest} tokens: {cure}"
         )
     if not account["trained_tokens"]:
         raise ValueError(f"no answer is left to train on: {account}")

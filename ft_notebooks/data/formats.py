@@ -13,6 +13,7 @@ from typing import Any
 
 from .json_files import short
 from ft_notebooks.data.messages import (
+    is_transcript,
     read_json_text,
     read_messages,
     read_optional_text,
@@ -76,7 +77,8 @@ _CHAT = (
 def _not_a_row(row: Any, formats: str) -> list[str]:
     "The defect of an object that is not a row; an empty list for a row."
     if isinstance(row, json.JSONDecodeError):
-        return [f"not JSON at column {row.colno}: {row.msg}; write the row with json.dumps"]
+        fault = row.msg.removesuffix(" starting at")
+        return [f"not JSON at column {row.colno}: {fault}; write the row with json.dumps"]
     if isinstance(row, UnicodeDecodeError):
         return [f"the byte 0x{row.object[row.start]:02x} is not UTF-8; save the file as UTF-8"]
     if isinstance(row, EOFError):
@@ -122,6 +124,13 @@ _MEANT = {  # our columns, and what they are called elsewhere
 _ALL_MEANT = {name for names in _MEANT.values() for name in names}
 
 
+def _text_hint(text: Any) -> str:
+    "A hint for a row that is a text alone."
+    if isinstance(text, str) and is_transcript(text):
+        return '; the text is a transcript, whose turns messages="text" reads (in ft, --set data.messages=text)'
+    return "; a text alone is for continued pre-training, which ft does not do: give question and answer"
+
+
 def _column_hint(row: dict, ours: tuple[str, ...]) -> str:
     "A hint how to name the columns of an unknown format; empty if the row has too few texts."
     wanted = [key for key in ours if row.get(key) is None]
@@ -136,11 +145,29 @@ def _column_hint(row: dict, ours: tuple[str, ...]) -> str:
         if left:
             names[key] = (known or [name for name in left if name.lower() not in _ALL_MEANT] or left)[0]
     if len(names) < len(wanted):
-        text_alone = "; a text alone is for continued pre-training, which ft does not do: give question and answer"
-        return text_alone if list(row) == ["text"] else ""
+        return _text_hint(row["text"]) if list(row) == ["text"] else ""
     python = ", ".join(f"{key}={json.dumps(name, ensure_ascii=False)}" for key, name in names.items())
     settings = " ".join(f"--set data.{key}={name}" for key, name in names.items())
     return f"; or name its columns, such as {python} (in ft, {settings})"
+
+# %% ../../nbs/package/data/formats.ipynb #b4bc82dd
+def _pair_hint(row: dict) -> str:
+    "Of a preference pair: the commands for it, and how its better answers are trained; empty for any other row."
+    better, worse = (
+        next((key for key in row if str(key).lower() in (side, *_MEANT[side])), None) for side in ("chosen", "rejected")
+    )
+    if better is None or worse is None:
+        return ""
+    hint = "; these are preference pairs, which ft dpo and ft reward train on (in Python, read_preferences)"
+    asked = next((key for key in row if str(key).lower() in ("prompt", *_MEANT["prompt"])), None)
+    naming = f"--set data.completion={better}"
+    if asked != "prompt":
+        naming = f"--set data.prompt={asked} {naming}"
+    if not as_chat({"messages": row[better]})[1]:
+        naming = f"--set data.messages={better}"
+    elif as_chat({"prompt": row.get(asked), "completion": row[better]})[1]:
+        return hint
+    return f"{hint}; to train on their better answers alone: {naming}"
 
 # %% ../../nbs/package/data/formats.ipynb #2c48f467
 def as_chat(
@@ -151,7 +178,7 @@ def as_chat(
         return {}, unread
     columns = ["messages", "conversations", "completion", "instruction"]
     if not (given := [key for key in columns if row.get(key) is not None]):
-        naming = _column_hint(row, ("prompt", "completion"))
+        naming = _pair_hint(row) or _column_hint(row, ("prompt", "completion"))
         return {}, [f"the row has the keys {short(list(row))}; it must be {_CHAT}{naming}"]
     defects = _ambiguous_columns(row, given if given == ["instruction"] else [*given, "text"])
     messages, found = _prompt_messages(row, "prompt" if given[0] == "completion" else given[0])
@@ -190,7 +217,10 @@ def _both_answers(row: dict) -> tuple[list[dict], list[dict], list[str]]:
     "The chosen and the rejected messages, and their defects."
     if missing := [key for key in ("chosen", "rejected") if row.get(key) is None]:
         what = f"the keys {short(list(row))}" if len(missing) == 2 else f'no "{missing[0]}"'
-        return [], [], [f"the row has {what}; it must be {_PAIR}{_column_hint(row, ('prompt', 'chosen', 'rejected'))}"]
+        hint = _column_hint(row, ("prompt", "chosen", "rejected"))
+        if len(missing) == 2 and not as_chat(row)[1]:
+            hint = "; these are conversations, which ft sft trains on (in Python, read_chats)"
+        return [], [], [f"the row has {what}; it must be {_PAIR}{hint}"]
     (chosen, defects), (rejected, more) = (read_turns(row, key, "assistant") for key in ("chosen", "rejected"))
     return chosen, rejected, defects + more
 

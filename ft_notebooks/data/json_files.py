@@ -114,7 +114,8 @@ class _Text:
                 # where the window cuts a value, the error is at its end or is an unterminated string
                 cut = e.pos > len(self.text) - 20 or e.msg.startswith("Unterminated string")
                 if not (cut and self.more()):
-                    raise ValueError(f"{e.msg} before {short(e.doc[e.pos :][:99])}") from None
+                    where = "" if e.msg.endswith(" at") else " before"
+                    raise ValueError(f"{e.msg}{where} {short(e.doc[e.pos :][:99])}") from None
             else:
                 if end < len(self.text) or not self.more():  # where the text ends, the digits of a number may go on
                     self.at = end

@@ -244,21 +244,36 @@ def _score(row: dict, side: str) -> float | None:
     return None
 
 
+def _score_error(against: list[str], scored: int, exchanged: bool) -> str:
+    "How many scores contradict, and the cure: of nearly all pairs the columns, of some pairs the rows."
+    some = f"{', '.join(against[:4])}{', ...' if len(against) > 4 else ''}"
+    cure = f"exchange the two answers in these rows ({some}), or remove these rows; exchanging all would be wrong"
+    if len(against) >= 0.95 * scored and exchanged:
+        cure = "read chosen and rejected as they are, without exchanging them"
+    elif len(against) >= 0.95 * scored:
+        cure = (
+            'read the two columns exchanged: chosen="rejected", rejected="chosen" (in ft, --set data.chosen=rejected '
+            "--set data.rejected=chosen)"
+        )
+    return (
+        f"{against[0]}: the rejected answer has the higher score, as in {len(against)} of {scored} pairs with scores, "
+        f"so that the worse answer would be trained; {cure}; or remove the scores if less is better"
+    )
+
+
 def check_scores(
     source,  # A path, rows or a dataset, as for `read_preferences`
     most: float = 0.05,  # The share of the pairs with scores that may contradict
+    exchanged: bool = False,  # Whether the column "rejected" is read as the chosen answers
 ) -> int:  # How many do
     "Counts pairs whose chosen answer has the lower score; raises `ValueError` if they are more than `most`."
     scored, against = 0, []
+    sides = ("rejected", "chosen") if exchanged else ("chosen", "rejected")
     for place, row in read_rows(source, _AllColumns()):
-        better, worse = (_score(row, side) if isinstance(row, dict) else None for side in ("chosen", "rejected"))
+        better, worse = (_score(row, side) if isinstance(row, dict) else None for side in sides)
         if better is not None and worse is not None:
             scored += 1
             against += [place] if better < worse else []
     if len(against) > most * scored:
-        raise ValueError(
-            f"{against[0]}: the rejected answer has the higher score, as in {len(against)} of {scored} pairs with "
-            "scores, so that the worse answer would be trained; exchange chosen and rejected in these rows, or in all "
-            "(in ft, --set data.chosen=rejected --set data.rejected=chosen), or remove the scores if less is better"
-        )
+        raise ValueError(_score_error(against, scored, exchanged))
     return len(against)

@@ -136,6 +136,18 @@ def _count(block: bytes, character: bytes) -> int:
     return int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord(character)))
 
 
+def _other_separator(header: bytes) -> str | None:
+    "The sign that separates the cells of a header which commas do not separate."
+
+    def cells(sign: str) -> int:
+        try:
+            return len(next(csv.reader([header.decode()], delimiter=sign, strict=True), []))
+        except (UnicodeDecodeError, csv.Error):
+            return 0
+
+    return next((sign for sign in ";\t|" if cells(",") < 2 <= cells(sign)), None)
+
+
 def _csv_batches(path: str) -> Iterator[Batch]:
     with open(path, "rb") as file:
         if file.read(3) != codecs.BOM_UTF8:
@@ -144,6 +156,8 @@ def _csv_batches(path: str) -> Iterator[Batch]:
         while header and not header.strip():
             header, first = file.readline(), first + 1
         place, names = next(_csv_rows(path, [header], first), (path, []))
+        if sign := _other_separator(header):
+            names = ValueError(f"its columns are separated by {sign!r}, not by commas; save the file with commas")
         if isinstance(names, list) and len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             names = ValueError(f"two columns are called {json.dumps(twice)[:40]}; rename one")

@@ -242,7 +242,8 @@ def _settings(model, pairs, output_dir, effective_batch, given, arguments) -> tu
     "The run's arguments, with a learning rate for adapter or full model, and their batch plan."
     lengths = [sum(map(len, ids)) for ids in zip(*(pairs[key] for key in PAIR_KEYS))]
     both = zip(pairs["prompt_ids"], pairs["chosen_ids"], pairs["rejected_ids"])
-    check_context((len(prompt) + max(map(len, answers)) for prompt, *answers in both), model.config)
+    lengths_of_pairs = (len(prompt) + max(map(len, answers)) for prompt, *answers in both)
+    check_context(lengths_of_pairs, model.config, "leaves them out and counts them")
     adapter, given = _has_adapter(model, arguments), {"train_sampling_strategy": "random", **given}
     given["precompute_ref_log_probs"] = _once(given, arguments, adapter, len(lengths), effective_batch)
     chosen = plan(model, lengths, effective_batch, given, config=DPOConfig, adapter=arguments.get("peft_config"))

@@ -133,7 +133,8 @@ def _explained(name: str | Path) -> Iterator[None]:
     except OSError as e:
         if Path(name).is_dir():
             raise ValueError(f"{name}: {e}") from e
-        raise OSError(f"{name}: there is no such folder here, and the hub gave no config.json: {e}") from e
+        cure = "check the spelling, or give a folder with the model"
+        raise OSError(f"{name}: there is no such folder here, and the hub gave no config.json; {cure} ({e})") from e
     except ValueError as e:  # the library's message: an unknown model type, or custom code that would have to run
         raise ValueError(f"{name}: {e}") from e
     except TypeError as e:  # such as a list or a number
@@ -249,13 +250,20 @@ def check_dropouts(
 def check_context(
     lengths: Iterable[int],  # Of the rows, in tokens
     config: PreTrainedConfig,  # Of the model
+    effect: str = "cuts them and counts the answers that lose their end",  # Of max_length
 ) -> None:
     "`ValueError` for rows longer than the context of the model; nothing if its configuration states none."
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    longer = [length for length in lengths if context and length > context]
-    if longer:
-        raise ValueError(
-            f"{len(longer)} rows are longer than the model's context of {context:,} tokens (max_position_embeddings); "
-            f"the longest has {max(longer):,}: shorten or split them, or set max_length={context}, which cuts them and "
-            "counts the answers that lose their end"
+    context, lengths = getattr(config.get_text_config(), "max_position_embeddings", None), list(lengths)
+    longer = [row for row, length in enumerate(lengths) if context and length > context]
+    if not longer:
+        return
+    some = "1 row is" if len(longer) == 1 else f"{len(longer)} of {len(lengths)} rows are"
+    cure = f"shorten or split what is longer, or set max_length={context}, which {effect}"
+    if len(longer) > len(lengths) / 2:  # a cut of most rows would train answers without their end
+        cure = (
+            "the model cannot read most rows as they are: shorten or split them, or take a model with a longer context"
         )
+    raise ValueError(
+        f"{some} longer than the model's context of {context:,} tokens (max_position_embeddings), first the row "
+        f"{longer[0]} (counted from 0 among those to be trained on); the longest has {max(lengths):,}: {cure}"
+    )

@@ -156,7 +156,13 @@ def load_tokenizer(
     `ValueError` if it has no working template or no suitable pad token. Never runs code that comes with a tokenizer.
     """
     _check_source(name, kwargs)
-    tok = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **kwargs)
+    try:
+        tok = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **kwargs)
+    except OSError as e:  # whose message does not name a model that the hub does not give
+        if Path(name).is_dir():
+            raise
+        cure = "check the spelling, or give a folder with the model"
+        raise OSError(f"{name}: there is no such folder here, and the hub gave no tokenizer; {cure} ({e})") from e
     tok("")  # a plain call resets truncation and padding settings that an earlier call left in the file
     text = _probe(tok, name).removeprefix(tok.bos_token or "")
     if tok.pad_token and tok.pad_token in text:

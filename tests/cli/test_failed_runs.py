@@ -16,6 +16,7 @@ from ft_notebooks.data.example_task import appointments
 from ft_notebooks.loading.example_models import CHATML, tiny_model, tiny_tokenizer
 
 QUICK = "--set model.name=tiny --set sft.bf16=false --set model.bits=32 --set sft.max_steps=1".split()
+SHORT = ["--set", "evaluation.max_new_tokens=3"]
 
 
 @pytest.fixture
@@ -42,6 +43,22 @@ def test_a_run_that_ends_worse_than_it_began_fails_now_and_when_it_is_started_ag
         assert "the run has failed: the perplexity of the held-out rows was 10 before and is 11 after" in said.err
         assert "Next:" not in said.out + said.err
     assert "failed" in json.loads(Path("runs/sft/metrics.json").read_text())
+    main(["eval", "runs/sft", *SHORT])
+    monkeypatch.setattr("builtins.input", lambda prompt: (_ for _ in ()).throw(EOFError))
+    main(["chat", "runs/sft"])
+    assert capsys.readouterr().out.count("runs/sft: the run has failed: the perplexity") == 2
+
+
+def test_nothing_is_scored_or_kept_with_a_base_that_has_been_replaced(here, capsys):
+    main(["sft", "notes.jsonl", *QUICK, "--set", "sft.effective_batch=4"])
+    tiny_model(seed=7).save_pretrained("tiny")
+    with pytest.raises(SystemExit) as e:
+        main(["eval", "runs/sft", "notes.jsonl", *SHORT])
+    assert e.value.code == 2 and "has changed since training" in capsys.readouterr().err
+    assert not list(Path("runs/sft/eval").glob("*"))
+    tiny_model().save_pretrained("tiny")
+    main(["eval", "runs/sft", "notes.jsonl", *SHORT])
+    assert list(json.loads(Path("runs/sft/eval/report.json").read_text())) == ["base", "sft"]
 
 
 def test_the_date_of_a_template_is_that_of_the_first_start(here, capsys):
@@ -53,6 +70,10 @@ def test_the_date_of_a_template_is_that_of_the_first_start(here, capsys):
             clock.today.return_value = date.fromisoformat(day)
             main(["sft", "notes.jsonl", *QUICK, "--set", "sft.effective_batch=4"])
         assert "2026-01-31 is written into this run's template" in capsys.readouterr().out
+    tok.chat_template = "{{ strftime_now('%H:%M') + eos_token }}" + CHATML
+    tok.save_pretrained("tiny")
+    main(["sft", "notes.jsonl", *QUICK, "--set", "sft.effective_batch=4", "--output", "runs/time"])
+    assert "writes the date and the time of day: " in capsys.readouterr().out
     run = AutoTokenizer.from_pretrained("runs/sft")
     assert "2026-01-31" in run.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
 
@@ -63,6 +84,16 @@ def test_what_needs_no_row_is_checked_before_a_row_is_read(here, capsys, monkeyp
     Path("runs/sft/thesis.txt").write_text("mine")
     ended(2)
     assert "runs/sft is not empty and holds no run.json" in capsys.readouterr().err
+    Path("notes.txt").write_text("mine")
+    ended(2, "--output", "notes.txt/run")
+    assert (
+        "notes.txt is a file, so no folder can be made there; choose a different folder: --output"
+        in capsys.readouterr().err
+    )
+    ended(2, "--set", "model.name=owner/modle", "--output", "runs/typo")
+    assert (
+        "owner/modle: there is no such folder here, and the hub gave no config.json; check" in capsys.readouterr().err
+    )
     ended(2, "--set", "model.name=no/such/folder")
     assert "there is no such folder" in capsys.readouterr().err
 

@@ -64,7 +64,7 @@ def test_files_as_people_write_them(tmp_path, text, expected):
             "[sft]\nLearning_Rate = 1",
             "no key 'Learning_Rate' in trl [\\d.]+ and transformers [\\d.]+; did you mean 'learning_rate'",
         ),
-        ("[lora]\nrank = 8", "no key 'rank' in peft [\\d.]+; did you mean 'rank_pattern'"),
+        ("[lora]\nrank = 8", "no key 'rank' in peft [\\d.]+; did you mean 'r'\\?"),
         ("[data]\nevaluation = 0.1", r"\[data\] has no key 'evaluation' in ft_notebooks"),
         ("[model]\nname = %s\nbits = x", "settings.ini:3: bits"),
         ("[sft]\nmax_steps: 3", "parsing errors"),

@@ -199,7 +199,11 @@ def test_a_broken_row_is_named_by_its_place_in_a_file_and_in_a_list(write, words
         ("a.jsonl", json.dumps(CHAT).encode("utf-16"), "a.jsonl:1: the byte 0xff is not UTF-8"),
         ("a.csv", "messages\n", "a.csv: no rows; a row is"),
         ("a.csv", "", "a.csv: no rows; a row is"),
-        ("a.csv", "instruction;output\na;b\n", "a.csv:2: the row has the keys ['instruction;output']; it must be"),
+        (
+            "a.csv",
+            "instruction;output\na;b\n",
+            "a.csv:1: not read: its columns are separated by ';', not by commas; save the file",
+        ),
         ("a.csv", "instruction,output\na,\n", 'a.csv:2: the row has no "output"; an alpaca row needs'),
         ("a.parquet", b"PAR1", "a.parquet: row 0 (counted from 0): not read: "),
         (
@@ -517,9 +521,9 @@ def test_split_refuses_a_share_outside_zero_and_one(share):
 
 
 def test_split_refuses_to_leave_a_side_empty():
-    with pytest.raises(ValueError, match="with 3 rows, 1 of them different, the test set would get 0"):
+    with pytest.raises(ValueError, match="with 3 rows, whose prompts form 1 group of .*, the test set would get 0"):
         split(read_chats([CHAT] * 3), 0.5)
-    with pytest.raises(ValueError, match="asks for 2 test rows; with 2 rows, 2 of them different"):
+    with pytest.raises(ValueError, match="asks for 2 test rows; with 2 rows, whose prompts form 2 groups"):
         split(read_chats([CHAT, ALPACA]), 0.9)
 
 

@@ -155,6 +155,7 @@ def diagnose(
     is_name = isinstance(model, (str, os.PathLike))
     if not is_name and not isinstance(tok, PreTrainedTokenizerBase):
         raise ArgumentError("diagnose", "tok", "a tokenizer of transformers", tok, "the order is (model, tok, dataset)")
+    run: Context
     load: dict[str, Callable[[], Any]] = {
         "whole": partial(_rows, stage, dataset, "dataset"),
         "name": lambda: existing(str(model)) if is_name else None,

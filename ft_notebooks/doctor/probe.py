@@ -230,7 +230,7 @@ def step_fails(run):
 @check(
     "rate-too-high", "error", 5,
     symptom="the loss explodes, or the model writes nonsense", notebook="08_choosing_settings",
-    cause="an update is so long that it raises the loss of the very rows that it was computed on",
+    cause="an update is so long that it passes the lowest loss of the very rows that it was computed on",
     cure="take a tenth of learning_rate, or leave it out",
 )  # fmt: skip
 def rate_too_high(run):

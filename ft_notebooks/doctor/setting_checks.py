@@ -27,6 +27,8 @@ from packaging.requirements import Requirement
 from peft import LoraConfig
 from transformers import get_scheduler
 
+from ..checkpointing.disk_space import folder_fault
+from ..checkpointing.run_lock import lock_run
 from ..checkpointing.run_manifest import check_folder
 from ..core.device import hardware
 from .findings import Found, check
@@ -384,13 +386,13 @@ def folder_unusable(run):
     if run.output is None:
         return
     folder = Path(run.output).absolute()
-    there = next(one for one in (folder, *folder.parents) if one.exists())
-    if not there.is_dir():
-        yield Found(f"{there} is a file, so no folder can be made there", str(run.output))
-    elif not os.access(there, os.W_OK | os.X_OK):
-        yield Found(f"{there} cannot be written to", str(run.output))
-    else:
-        check_folder(folder, run.identity or {})
+    if fault := folder_fault(folder):
+        yield Found(fault, str(run.output))
+        return
+    check_folder(folder, run.identity or {})
+    if (folder / ".running.lock").exists():  # of a run that goes on, or of one that was killed
+        with lock_run(folder):
+            pass
 
 # %% ../../nbs/package/doctor/setting_checks.ipynb #5168a7a7
 def _weights(run) -> tuple[int, int]:

@@ -17,6 +17,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 from datasets import Dataset
 from trl import GRPOConfig
@@ -122,7 +123,8 @@ def _texts(run) -> list[tuple[str, str, str]]:
     rows, texts = run.conversations.select(run.some), []
     for row in rows:
         asked = " ".join(m.get("content") or "" for m in row["prompt"] if m["role"] == "user")
-        texts.append((asked, *(row[side][-1].get("content") or "" for side in ("chosen", "rejected"))))
+        chosen, rejected = (row[side][-1].get("content") or "" for side in ("chosen", "rejected"))
+        texts.append((asked, chosen, rejected))
     return texts
 
 
@@ -247,7 +249,7 @@ def margin_large(run):
 # %% ../../nbs/package/doctor/preference_checks.ipynb #0a46e343
 def _prompts(run, most: int) -> Dataset:
     "The first prompts of the rows that are looked at; those with an expected answer, where there are any."
-    prompts = as_prompts(run.whole.select(run.some))
+    prompts: Any = as_prompts(run.whole.select(run.some))
     answered = [i for i, text in enumerate(prompts["expected"]) if text]
     return prompts.select((answered or range(len(prompts)))[:most])
 
@@ -394,7 +396,7 @@ def reward_ignores_row(run):
     cure='give each row its answer (column "expected"), or leave out the rows without one',
 )  # fmt: skip
 def answers_missing(run):
-    prompts = as_prompts(run.whole.select(run.some))
+    prompts: Any = as_prompts(run.whole.select(run.some))
     without = [i for i, text in zip(run.some, prompts["expected"]) if not text]
     if not 0.1 * len(prompts) < len(without) < len(prompts):
         return

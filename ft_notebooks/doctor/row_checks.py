@@ -170,7 +170,7 @@ def _written(tok, rows: Dataset) -> Dataset:
 
 def _asked_again(train: Dataset, held: Dataset) -> set[int]:
     "Held-out rows whose last answer a training row gives to nearly the same question, whatever stands before."
-    trained = defaultdict(list)
+    trained: dict[str, list[set[str]]] = defaultdict(list)
     for row in train:
         *before, last = row.get("messages") or row["prompt"] + row["chosen"]
         trained[last.get("content")].append({*(before[-1].get("content") or "").split()} if before else {})

@@ -173,14 +173,15 @@ def _asked_again(train: Dataset, held: Dataset) -> set[int]:
     trained: dict[str, list[set[str]]] = defaultdict(list)
     for row in train:
         *before, last = row.get("messages") or row["prompt"] + row["chosen"]
-        trained[last.get("content")].append({*(before[-1].get("content") or "").split()} if before else {})
+        asked = (before[-1].get("content") or "") if before else ""
+        trained[last.get("content")].append({*asked.split()})
     found = set()
     for i, row in enumerate(held):
         *before, last = row.get("messages") or row["prompt"] + row["chosen"]
         words = {*(before[-1].get("content") or "").split()} if before else set()
         text = last.get("content") or ""
-        asked = trained.get(text, [])
-        if len(text) >= 20 and len(asked) <= 2 and any(len(words & one) > 0.7 * len(words | one) for one in asked):
+        others = trained.get(text, [])
+        if len(text) >= 20 and len(others) <= 2 and any(len(words & one) > 0.7 * len(words | one) for one in others):
             found.add(i)  # an answer that many rows have tells nothing of the question
     return found
 

@@ -160,7 +160,9 @@ def doctor(case: Case, quick: bool = False) -> Said:
 
 
 def _text_of(one: dict) -> str:
-    return " | ".join(str(one.get(key) or "") for key in ("code", "message", "where", "why"))
+    said = " | ".join(str(one.get(key) or "") for key in ("code", "message", "where", "why"))
+    raised = "; " not in said and one.get("level") == "error"  # the end of an error's message may stand as its cure
+    return f"{said} | {one['cure']}" if raised else said
 
 
 def _diagnosed(case: Case) -> Said:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['answers_repeat', 'answers_shifted', 'prompt_copied', 'answer_in_prompt', 'answers_conflict', 'answers_cut',
-           'answer_missing', 'answers_refuse', 'formats_mixed']
+           'answers_end_alike', 'answer_missing', 'answers_refuse', 'formats_mixed']
 
 # %% ../../nbs/package/doctor/answer_checks.ipynb #5fdf2053
 import ast
@@ -173,6 +173,21 @@ def answers_cut(run):
     if len(dots) > 0.1 * len(answers) and max(lengths.values()) >= max(5, 0.5 * len(dots)):  # cut at one length
         yield Found(f"{len(dots):,} of {len(answers):,} answers end in three dots", run.places(dots))
 
+# %% ../../nbs/package/doctor/answer_checks.ipynb #bc7d0c68
+@check(
+    "answers-end-alike", "warning", 3,
+    symptom="the model ends each answer with words that belong to a page", notebook="06_data_formatting",
+    cause="the same last line in many different answers was put there by a program or a page, and is trained",
+    cure="remove the line where the rows are made; if it is part of the answer, nothing need be done",
+)  # fmt: skip
+def answers_end_alike(run):
+    answers = [(i, text.strip().splitlines()) for i, text in answers_of(run)]
+    several = {i: lines[-1].strip() for i, lines in answers if len(lines) > 1}
+    for line, n in Counter(several.values()).most_common(1):
+        if n >= max(5, 0.2 * len(answers)) and len(line) >= 4 and line[-1].isalnum():  # a sentence ends with a mark
+            rows = [i for i, last in several.items() if last == line]
+            yield Found(f"{n:,} of {len(answers):,} answers end with the line {line[:40]!r}", run.places(rows))
+
 # %% ../../nbs/package/doctor/answer_checks.ipynb #263276d4
 _NO_ANSWER = re.compile(
     r"nan|none|null|undefined|n/?a|#n/a|#(?:ref|value|name)[!?]|todo.*|tbd|fixme.*|xxx+|lorem ipsum.*|"
@@ -197,6 +212,13 @@ def answer_missing(run):
         example = dict(answers)[rows[0]]
         yield Found(f"{len(rows):,} of {len(answers):,} answers say that there is none, such as {example[:40]!r}",
                     run.places(rows))  # fmt: skip
+    empty = [
+        i for i, text in enumerate(_prompts(run)) if re.search(r"(?:^|\s)(?:nan|NaN|None|null|undefined)\s*$", text)
+    ]
+    if len(empty) >= max(3, 0.05 * len(run.whole)) and len(empty) < 0.95 * len(run.whole):
+        many = f"{len(empty):,} of {len(run.whole):,} prompts"
+        yield Found(f"{many} end with the word for a missing value", run.places(empty),
+                    cure="leave an empty column out of the prompt where the rows are made")  # fmt: skip
 
 # %% ../../nbs/package/doctor/answer_checks.ipynb #4dfebdba
 _REFUSES = re.compile(
@@ -234,6 +256,11 @@ def _format(text: str) -> str | None:
     return None
 
 
+def _keys(text: str) -> frozenset[str]:
+    read = json.loads(text)
+    return frozenset(read) if isinstance(read, dict) else frozenset()
+
+
 @check(
     "formats-mixed", "warning", 3,
     symptom="the score falls, since some answers cannot be read", notebook="06_data_formatting",
@@ -241,13 +268,18 @@ def _format(text: str) -> str | None:
     cure="write all of them in one format: json.dumps",
 )  # fmt: skip
 def formats_mixed(run):
-    found = defaultdict(list)
-    for i, text in answers_of(run):
+    answers, found = dict(answers_of(run)), defaultdict(list)
+    for i, text in answers.items():
         found[_format(text)].append(i)
     found.pop(None, None)
     counts = {name: len(rows) for name, rows in found.items() if len(rows) >= max(3, 0.05 * len(run.whole))}
     if len(counts) > 1:
-        said = ", ".join(f"{n:,} {name}" for name, n in counts.items())
-        yield Found(
-            f"the answers are data in {len(counts)} formats: {said}", run.places(found[min(counts, key=counts.get)])
-        )
+        listed = ", ".join(f"{n:,} {name}" for name, n in counts.items())
+        rarest = found[min(counts, key=counts.get)]
+        yield Found(f"the answers are data in {len(counts)} formats: {listed}", run.places(rarest))
+    keys = Counter(fields for i in found.get("JSON", ()) if (fields := _keys(answers[i])))
+    often = [fields for fields, n in keys.items() if n >= max(5, 0.2 * len(run.whole))]
+    if len(often) > 1 and not often[0] <= often[1] and not often[1] <= often[0]:  # a field may be left out
+        names = " and ".join(f"{keys[fields]:,} {', '.join(sorted(fields))}" for fields in often[:2])
+        yield Found(f"the JSON answers have {len(often)} sets of fields: {names}",
+                    cure="write the same fields in all of them")  # fmt: skip

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['tokenizer_unusable', 'stands_in', 'content_lost', 'template_changes', 'prompt_differs', 'no_end_token',
-           'answer_added_to', 'text_lost_in_tokens', 'rows_not_encoded', 'ribbons']
+           'answer_added_to', 'evaluation_cuts', 'text_lost_in_tokens', 'rows_not_encoded', 'ribbons']
 
 # %% ../../nbs/package/doctor/template_checks.ipynb #03c112af
 import re
@@ -218,6 +218,22 @@ def answer_added_to(run):
     if len(added) > 0.5 * min(100, len(run.chats)):
         yield Found(f"the template adds {added[0][1][:40]!r} to the answers of {len(added)} of the first "
                     f"{min(100, len(run.chats))} rows", run.places([i for i, _ in added]))  # fmt: skip
+
+# %% ../../nbs/package/doctor/template_checks.ipynb #84a7357a
+@check(
+    "evaluation-cuts", "warning", 2, stages=("sft", "dpo"),
+    symptom="scores stay near 0, though the answers begin well", notebook="11_evaluation",
+    cause="ft eval stops each answer at max_new_tokens, so longer right answers count as wrong",
+    cure="raise evaluation.max_new_tokens",
+)  # fmt: skip
+def evaluation_cuts(run):
+    limit = run.settings["evaluation"].get("max_new_tokens", 128)
+    rows = () if run.pairs or run.ready else run.encoded[0]
+    long = [i for i, row in zip(run.some, rows) if sum(label != IGNORE for label in row["labels"]) > limit]
+    if long:
+        level = None if len(long) > 0.2 * len(run.some) and "max_new_tokens" in run.settings["evaluation"] else "note"
+        yield Found(f"{run.share(len(long), 'answers')} have more than {limit:,} tokens, at which an evaluation stops",
+                    run.places(long), level)  # fmt: skip
 
 # %% ../../nbs/package/doctor/template_checks.ipynb #1cb9c5b4
 @check(

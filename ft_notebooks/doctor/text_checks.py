@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['contents', 'rows_with', 'transcript_in_text', 'template_in_text', 'characters_damaged', 'escapes_in_text',
-           'hidden_characters', 'export_leftovers', 'media_in_text', 'thought_open', 'placeholder_unfilled']
+           'hidden_characters', 'words_broken', 'export_leftovers', 'media_in_text', 'thought_open',
+           'placeholder_unfilled']
 
 # %% ../../nbs/package/doctor/text_checks.ipynb #0a7f33e7
 import html
@@ -100,7 +101,8 @@ def transcript_in_text(run):
 
 # %% ../../nbs/package/doctor/text_checks.ipynb #2e3ef9b5
 _MARKUP = re.compile(
-    r"<\|[a-z_]{2,30}\|>|\[/?INST\]|<?</?SYS>>?|<(?:start|end)_of_turn>|<\uff5c[^\uff5c]{2,30}\uff5c>|\[/?(?:BOS|EOS|SEP|CLS|PAD|DONE)\]"
+    r"<\|[a-z_]{2,30}\|>|\[/?INST\]|<?</?SYS>>?|<(?:start|end)_of_turn>|<\uff5c[^\uff5c]{2,30}\uff5c>"
+    r"|\[/?(?:BOS|EOS|SEP|CLS|PAD|DONE)\]"
     r"|</?s>\s*$|^\s*<s>|<(?:eos|bos|pad|unk|endoftext)>|\n\n###\n\n\s*$"
 )
 
@@ -192,6 +194,20 @@ def hidden_characters(run):
 
     yield from rows_with(run, hidden, 0.01, "hold invisible control characters")
 
+# %% ../../nbs/package/doctor/text_checks.ipynb #d6379a53
+@check(
+    "words-broken", "warning", 3,
+    symptom="the model writes hyphens inside words", notebook="06_data_formatting",
+    cause="the text was taken from a printed page, with the hyphens of its line ends",
+    cure="join the words where the rows are made: re.sub(r'([a-z])-\\s+([a-z])', r'\\1\\2', text), and read a few",
+)  # fmt: skip
+def words_broken(run):
+    def broken(text):
+        found = re.search(r"\b[^\W\d_]{2,}-\s+(?!and\b|or\b|to\b|und\b|oder\b|bis\b)[a-z]{2,}", text)
+        return found and text[max(0, found.start() - 10) : found.end() + 10]
+
+    yield from rows_with(run, broken, 0.1, "break words with a hyphen and a space")
+
 # %% ../../nbs/package/doctor/text_checks.ipynb #7df0cbe3
 _CITED = re.compile(r"\u3010\d+[:\u2020][^\u3011]{0,40}\u3011|[\ue000-\uf8ff]|:contentReference\[|\[\^?cite[^\]]*\]")
 
@@ -258,14 +274,14 @@ _CODE = re.compile(r"""\b[rbf]+(["']).*?\1|```.*?```|`.*?`""", re.DOTALL)
 def placeholder_unfilled(run):
     found: dict[str, set[int]] = defaultdict(set)
     for i, messages, _ in run.chats:
-        before = ""  # what the conversation has named already may be meant
-        for message in messages:
-            text = " ".join(text for *_, text in contents([message]))
-            if message["role"] in ("user", "assistant"):
-                for mark in {*_UNFILLED.findall(_CODE.sub("", text))}:
-                    if mark not in before and not _MARKUP.search(mark):
+        texts = [" ".join(text for *_, text in contents([message])) for message in messages]
+        for at, text in enumerate(texts):
+            others = " ".join(texts[:at] + texts[at + 1 :])  # what is named twice in a conversation is meant
+            if messages[at]["role"] in ("user", "assistant"):
+                marks = {mark for mark in _UNFILLED.findall(_CODE.sub("", text)) if not _MARKUP.search(mark)}
+                for mark in marks:
+                    if mark not in others:
                         found[mark].add(i)
-            before += text
     for mark, rows in found.items():
         if len(rows) >= max(3, 0.05 * len(run.some)):
             what = f"hold {mark!r}, a placeholder that was not filled in"

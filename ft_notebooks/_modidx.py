@@ -1297,6 +1297,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                              'ft_notebooks/doctor/preference_checks.py'),
                                                        'ft_notebooks.doctor.preference_checks._last': ( 'package/doctor/preference_checks.html#_last',
                                                                                                         'ft_notebooks/doctor/preference_checks.py'),
+                                                       'ft_notebooks.doctor.preference_checks._long': ( 'package/doctor/preference_checks.html#_long',
+                                                                                                        'ft_notebooks/doctor/preference_checks.py'),
                                                        'ft_notebooks.doctor.preference_checks._misled': ( 'package/doctor/preference_checks.html#_misled',
                                                                                                           'ft_notebooks/doctor/preference_checks.py'),
                                                        'ft_notebooks.doctor.preference_checks._noise': ( 'package/doctor/preference_checks.html#_noise',

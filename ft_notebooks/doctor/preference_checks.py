@@ -12,6 +12,7 @@ import contextlib
 import copy
 import dataclasses
 import io
+import itertools
 import math
 import re
 import tempfile
@@ -325,7 +326,11 @@ def _sums(run, prompts: Dataset, texts: dict[str, list[str]]) -> dict[str, list[
 
 
 _FIXED = {"an empty answer": "", "the answer 'Yes.'": "Yes.", "the answer 'The answer is 42.'": "The answer is 42."}
-_LONG = {f"the word 'word' {n} times": "word " * n for n in (1, 5, 25, 100)}
+
+
+def _long(limit: int) -> dict[str, str]:
+    "Nonsense of growing length, none longer than an answer may be."
+    return {f"the word 'word' {n} times": "word " * n for n in (1, 5, 25, 100) if n <= limit}
 
 
 @check(
@@ -341,12 +346,14 @@ def reward_misleads(run):
     prompts = _prompts(run, 4)
     own = prompts["expected"][:] if all(prompts["expected"]) else None
     asked = {"the prompt itself": [messages[-1]["content"] for messages in prompts["prompt"]]}
-    others = {what: [text] * len(prompts) for what, text in {**_FIXED, **_LONG}.items()} | asked
+    long = _long(run.given.get("max_completion_length", 256))
+    others = {what: [text] * len(prompts) for what, text in {**_FIXED, **long}.items()} | asked
     sums = _sums(run, prompts, others | ({"expected": own} if own else {}))
-    lengths = [*zip(*(sums[what] for what in _LONG))]
+    lengths = [*zip(*(sums[what] for what in long))]
     best = sums.pop("expected", None)
-    if all(a < b < c < d for a, b, c, d in lengths) and (not best or all(v[-1] > x for v, x in zip(lengths, best))):
-        yield Found(f"the reward grows with the length of nonsense: 1, 5, 25 and 100 words get "
+    grows = len(long) > 2 and all(a < b for values in lengths for a, b in itertools.pairwise(values))
+    if grows and (not best or all(values[-1] > x for values, x in zip(lengths, best))):
+        yield Found(f"the reward grows with the length of nonsense: {', '.join(long)} gets "
                     f"{', '.join(f'{value:.3g}' for value in lengths[0])}"
                     + (f", and the expected answer {best[0]:.3g}" if best else ""))  # fmt: skip
     elif best:

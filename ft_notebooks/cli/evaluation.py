@@ -122,7 +122,9 @@ def _run_tasks(args, models, tok, bits, output) -> str:
         results = run_tasks(load_generator(folder, bits), tok, args.tasks.split(","), **how)
         kept[stage] = {key: results.get(key) for key in ("scores", "versions", "n-shot", "lm_eval_version")}
         found[stage] = _by_task(results)
-        write_atomically(file, json.dumps({**how, "stages": kept}, indent=1))
+        write_atomically(
+            file, json.dumps({**how, "stages": {one: kept[one] for one in models if one in kept}}, indent=1)
+        )
     found = {stage: found[stage] for stage in models}
     return "\n" + score_table(found) + f"\n\nThe scores are in {file}"
 

@@ -68,9 +68,9 @@ def test_a_card_without_bfloat16_gets_float16(saved, monkeypatch):
     assert load_model(saved, bits=32).dtype == torch.float32
 
 
-def test_a_cpu_without_the_instructions_still_stores_16_bits(saved, monkeypatch):
+def test_a_cpu_without_the_instructions_stores_16_bits_where_it_is_asked_to(saved, monkeypatch):
     monkeypatch.setattr(quantized_loading, "hardware", lambda: OLD)
-    assert load_model(saved).dtype == torch.bfloat16
+    assert load_model(saved).dtype == torch.float32 and load_model(saved, bits=16).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("bits", [32, 16, 8, 4])
@@ -116,7 +116,7 @@ def test_arguments_of_from_pretrained_pass_through(saved):
     assert load_model(saved, attn_implementation="eager").config._attn_implementation == "eager"
     assert load_model(saved, attn_implementation={"": "eager"}).config._attn_implementation == "eager"
     assert load_model(saved, attn_implementation=None).config._attn_implementation == "sdpa"
-    assert load_model(saved, trust_remote_code=False).dtype != torch.float32
+    assert load_model(saved, 16, trust_remote_code=False).dtype != torch.float32
 
 
 @pytest.mark.parametrize("answer", [False, None, 0])
@@ -125,7 +125,7 @@ def test_a_no_to_remote_code_stays_a_no(saved, asked, answer):  # None would mak
     assert asked["trust_remote_code"] is False
 
 
-@pytest.mark.parametrize("bits", [3, 0, 2, 5, 64, -4, "16", None, 16.5])
+@pytest.mark.parametrize("bits", [3, 0, 2, 5, 64, -4, "16", False, 16.5])
 def test_other_bits_are_refused(saved, no_weights, bits):
     with pytest.raises(ValueError, match=f"bits must be .*, got {bits!r}"):
         load_model(saved, bits)
@@ -145,7 +145,7 @@ def test_other_bits_are_refused(saved, no_weights, bits):
 )
 def test_arguments_that_bits_decides_are_refused(saved, no_weights, argument):
     with pytest.raises(ValueError, match=f"^{argument} follows from bits=16"):
-        load_model(saved, **{argument: None})
+        load_model(saved, 16, **{argument: None})
 
 
 @pytest.mark.parametrize("bits", [32, 16, 8, 4])

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from transformers.trainer_callback import CallbackHandler
 
 import ft_notebooks.sft.trainer
-from ft_notebooks.cli import console, demo_task, evaluation, model_choice, pipeline, run_record
+from ft_notebooks.cli import commands, console, demo_task, evaluation, model_choice, pipeline, run_record
 from ft_notebooks.cli.arguments import parser
 from ft_notebooks.cli.commands import SETTINGS_INI, main
 from ft_notebooks.cli.data_preparation import show_row
@@ -120,12 +120,16 @@ def test_the_projects_settings_are_those_that_init_writes(here, capsys):
 
 
 @pytest.mark.parametrize("before", [None, "0"])
-def test_a_quiet_command_leaves_the_environment_as_it_was(here, monkeypatch, capsys, before):
+def test_a_quiet_command_switches_bars_off_and_leaves_the_environment_as_it_was(monkeypatch, before):
+    during = []
+    monkeypatch.setattr(commands, "_call", lambda args: during.append(os.environ.get("TQDM_DISABLE")))
     if before is not None:
         monkeypatch.setenv("TQDM_DISABLE", before)
-    monkeypatch.delitem(sys.modules, "tqdm")
-    refused(capsys, "merge", "none", "--quiet")
-    assert os.environ.get("TQDM_DISABLE") == before
+    else:
+        monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    monkeypatch.delitem(sys.modules, "tqdm", raising=False)  # nothing is imported while it is away
+    main(["merge", "none", "--quiet"])
+    assert during == ["1"] and os.environ.get("TQDM_DISABLE") == before
 
 
 MESSAGES = '{"messages": [%s]}'

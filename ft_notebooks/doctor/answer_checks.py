@@ -261,6 +261,13 @@ def _keys(text: str) -> frozenset[str]:
     return frozenset(read) if isinstance(read, dict) else frozenset()
 
 
+def _asked(run, i: int) -> str:
+    "The system message of a row; empty without one."
+    row = run.conversations[i]
+    first = (row.get("prompt") or row["messages"])[0]
+    return first.get("content") or "" if first["role"] == "system" else ""
+
+
 @check(
     "formats-mixed", "warning", 3,
     symptom="the score falls, since some answers cannot be read", notebook="06_data_formatting",
@@ -277,9 +284,14 @@ def formats_mixed(run):
         listed = ", ".join(f"{n:,} {name}" for name, n in counts.items())
         rarest = found[min(counts, key=counts.get)]
         yield Found(f"the answers are data in {len(counts)} formats: {listed}", run.places(rarest))
-    keys = Counter(fields for i in found.get("JSON", ()) if (fields := _keys(answers[i])))
+    keys: Counter[frozenset[str]] = Counter()
+    asked = Counter(_asked(run, i) for i in found.get("JSON", ()))
+    for i in found.get("JSON", ()):
+        if _asked(run, i) == asked.most_common(1)[0][0]:  # another system message may ask for other fields
+            keys[_keys(answers[i])] += 1
+    keys.pop(frozenset(), None)
     often = [fields for fields, n in keys.items() if n >= max(5, 0.2 * len(run.whole))]
     if len(often) > 1 and not often[0] <= often[1] and not often[1] <= often[0]:  # a field may be left out
         names = " and ".join(f"{keys[fields]:,} {', '.join(sorted(fields))}" for fields in often[:2])
-        yield Found(f"the JSON answers have {len(often)} sets of fields: {names}",
+        yield Found(f"the JSON answers have {len(often)} sets of fields: {names}", level="note",  # or two tasks
                     cure="write the same fields in all of them")  # fmt: skip

@@ -161,7 +161,11 @@ def doctor(case: Case, quick: bool = False) -> Said:
 
 def _text_of(one: dict) -> str:
     said = " | ".join(str(one.get(key) or "") for key in ("code", "message", "where", "why"))
-    raised = "; " not in said and one.get("level") == "error"  # the end of an error's message may stand as its cure
+    raised = one["code"] in (
+        "rows-unreadable",
+        "model-unusable",
+        "step-fails",
+    )  # an error, whose last clause is the cure
     return f"{said} | {one['cure']}" if raised else said
 
 

@@ -1503,6 +1503,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                'ft_notebooks/doctor/template_checks.py'),
                                                      'ft_notebooks.doctor.template_checks.stands_in': ( 'package/doctor/template_checks.html#stands_in',
                                                                                                         'ft_notebooks/doctor/template_checks.py'),
+                                                     'ft_notebooks.doctor.template_checks.stop_inside_answer': ( 'package/doctor/template_checks.html#stop_inside_answer',
+                                                                                                                 'ft_notebooks/doctor/template_checks.py'),
                                                      'ft_notebooks.doctor.template_checks.template_changes': ( 'package/doctor/template_checks.html#template_changes',
                                                                                                                'ft_notebooks/doctor/template_checks.py'),
                                                      'ft_notebooks.doctor.template_checks.text_lost_in_tokens': ( 'package/doctor/template_checks.html#text_lost_in_tokens',

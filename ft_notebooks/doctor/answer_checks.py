@@ -119,7 +119,8 @@ def answer_in_prompt(run):
         if len(text) >= 2 and text in prompts[i]
         and re.search(marked + re.escape(text), prompts[i], re.IGNORECASE)
     ]  # fmt: skip
-    if len(told) > 0.5 * len(run.whole):
+    different = {text for i, text in answers_of(run) if i in {*told}}  # one alone may be the first of listed labels
+    if len(told) > 0.5 * len(run.whole) and len(different) > 1:
         yield Found(f"in {len(told):,} of {len(run.whole):,} rows the prompt says the answer", run.places(told))
 
 # %% ../../nbs/package/doctor/answer_checks.ipynb #d5b6218d
@@ -140,11 +141,12 @@ def answers_conflict(run):
         return
     different = {*said.values()}
     labels = len(different) <= len(said) / 10 and max(len(answer.split()) for answer in different) <= 5
-    lost = len(found) <= len(said) / 10 and not labels  # such as a column that was not read
+    lost = len(found) <= max(1, len(said) / 100) and not labels  # such as a column that was not read
     n = statistics.mean(len(found[prompt]) for prompt in many)
     several = f"{len(many):,} of {len(found):,} prompts have {n:.1f} different answers on average"
     if lost:
-        yield Found(f"the {len(said):,} rows have {len(found):,} different prompts; {several}", "", "error",
+        prompts = "one prompt" if len(found) == 1 else f"{len(found):,} different prompts"
+        yield Found(f"the {len(said):,} rows have {prompts}; {several}", "", "error",
                     "look whether a column of the prompt was lost; name the columns with data.prompt")  # fmt: skip
     elif labels and len(many) > 0.1 * len(found):
         yield Found(f"{several}, and the answers are labels", "", "warning", "decide on one label for each prompt")
@@ -175,10 +177,10 @@ def answers_cut(run):
 
 # %% ../../nbs/package/doctor/answer_checks.ipynb #bc7d0c68
 @check(
-    "answers-end-alike", "warning", 3,
+    "answers-end-alike", "note", 3,
     symptom="the model ends each answer with words that belong to a page", notebook="06_data_formatting",
     cause="the same last line in many different answers was put there by a program or a page, and is trained",
-    cure="remove the line where the rows are made; if it is part of the answer, nothing need be done",
+    cure="remove the line where the rows are made, unless it is part of the answer, as in a program or a letter",
 )  # fmt: skip
 def answers_end_alike(run):
     answers = [(i, text.strip().splitlines()) for i, text in answers_of(run)]

@@ -24,6 +24,7 @@ from .findings import LEVELS, Check, Finding
 from .probe import probe_run
 from ..loading.quantized_loading import load_model
 from ..lora.adapter import add_adapter, load_adapter, lora_config
+from ..rlhf.reward_model import load_reward_model
 from ..rlhf.prompt_rows import read_prompt_rows
 from ..rlhf.rewards import ModelReward, Reward, read_prompts, reward_functions
 
@@ -112,10 +113,14 @@ def _rows(stage: str, given, name: str) -> Dataset:
 
 def _loaded(run: Context) -> PreTrainedModel | PeftModel:
     "The model of a folder as it would be trained: with its adapter, or a new one."
-    if Path(run.name, "adapter_config.json").is_file():
-        return load_adapter(run.name, trainable=True)
-    model = load_model(run.name)
-    return add_adapter(model, lora_config(model, **run.settings["lora"]))
+    adapted = Path(run.name, "adapter_config.json").is_file()
+    if run.stage == "reward":
+        model = load_reward_model(run.name, run.tok, seed=None if adapted else 0, trainable=True)
+    elif adapted:
+        model = load_adapter(run.name, trainable=True)
+    else:
+        model = load_model(run.name)
+    return model if adapted else add_adapter(model, lora_config(model, **run.settings["lora"]))
 
 
 def _conversations(prompts: Dataset) -> Dataset:

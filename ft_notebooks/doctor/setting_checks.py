@@ -152,7 +152,7 @@ def dropout_high(run):
     fields = run.config.get_text_config().to_dict()
     own = {**run.settings["lora"], **_adapter_of(run)}.get("lora_dropout", 0)
     for name, value in {**fields, "lora_dropout": own}.items():
-        if "drop" in name and isinstance(value, float) and 0.2 <= value <= 0.5:
+        if "drop" in name and isinstance(value, float) and 0.2 < value <= 0.5:
             adapter = name == "lora_dropout"
             cure = "leave lora_dropout out, or take 0.05" if adapter else f"set {name} to 0 in the model's config"
             yield Found(f"{name}={value:g}; usual are 0 to 0.1", "[lora] lora_dropout" if adapter else "config.json",

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['tokenizer_unusable', 'stands_in', 'content_lost', 'template_changes', 'prompt_differs', 'no_end_token',
-           'answer_added_to', 'evaluation_cuts', 'text_lost_in_tokens', 'rows_not_encoded', 'ribbons']
+           'stop_inside_answer', 'answer_added_to', 'evaluation_cuts', 'text_lost_in_tokens', 'rows_not_encoded',
+           'ribbons']
 
 # %% ../../nbs/package/doctor/template_checks.ipynb #03c112af
 import re
@@ -184,9 +185,23 @@ def no_end_token(run):
     if eos not in (None, end) and run.tok.eos_token in prompt.partition("ping")[2]:
         yield Found(f"the tokenizer's end of text, {run.tok.eos_token!r}, stands before each answer, not at its end",
                     "tokenizer_config.json", "warning", f"set tok.eos_token to {run.tok.decode([end])!r}")  # fmt: skip
+
+# %% ../../nbs/package/doctor/template_checks.ipynb #c811c33f
+@check(
+    "stop-inside-answer", "error", 2, stages=("sft",),
+    symptom="answers end after their first line, or in the middle", notebook="02_tokenizer_and_padding",
+    cause="generation stops at a token that stands inside answers, too",
+    cure="leave the token out of eos_token_id in generation_config.json",
+)  # fmt: skip
+def stop_inside_answer(run):
+    if run.ready or run.reported:
+        return
     stops = _generation_config(run).eos_token_id
-    others = {*(stops if isinstance(stops, list) else [stops])} - {end, None}
-    early = [] if run.pairs else [
+    others = {*(stops if isinstance(stops, list) else [stops])} - {
+        check_end_token(run.tok, _generation_config(run)),
+        None,
+    }
+    early = [
         i for i, row in zip(run.some, run.encoded[0])
         if any(a in others and b != IGNORE for a, b in zip(row["labels"], row["labels"][1:]))
     ]  # fmt: skip
@@ -264,13 +279,9 @@ def rows_not_encoded(run):
         raise
     for key, what in (("cut", "are longer than max_length"), ("dropped", "have no answer left and are dropped")):
         n = account.get(key, 0)
-        level = (
-            "note"
-            if n <= 0.05 * len(run.some)
-            else "error"
-            if key == "dropped" and n > len(run.some) / 2
-            else "warning"
-        )
+        level = "note" if n <= 0.05 * len(run.some) else "warning"
+        if key == "dropped" and n > len(run.some) / 2:
+            level = "error"
         if n:
             yield Found(f"{run.share(n)} {what}", level=level, cure="raise max_length, or shorten the rows")
     if account.get("kept_as_text"):

@@ -203,7 +203,7 @@ def hidden_characters(run):
 )  # fmt: skip
 def words_broken(run):
     def broken(text):
-        found = re.search(r"\b[^\W\d_]{2,}-\s+(?!and\b|or\b|to\b|und\b|oder\b|bis\b)[a-z]{2,}", text)
+        found = re.search(r"\b[^\W\d_]{2,}-\s+(?!and\b|und\b|oder\b|bis\b|och\b)[a-z]{3,}", text)
         return found and text[max(0, found.start() - 10) : found.end() + 10]
 
     yield from rows_with(run, broken, 0.1, "break words with a hyphen and a space")

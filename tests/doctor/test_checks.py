@@ -253,6 +253,14 @@ def test_a_script_gives_prompts_and_its_reward(reward, codes):
         assert serious(found(rows, None, stage="grpo", rewards=reward, learning_rate=1e-5)) == codes
 
 
+@pytest.mark.parametrize("stage", ["sft", "reward"])
+def test_the_folder_of_a_model_is_enough(folder, stage):
+    rows = demo_pairs(24, 0) if stage == "reward" else NOTES
+    given = {"stage": stage, "learning_rate": 1e-3, **{k: CPU[k] for k in ("use_cpu", "bf16", "fp16")}}
+    codes = {one.code for one in diagnose(str(folder / "tiny"), None, rows, effective_batch=4, max_steps=12, **given)}
+    assert not codes & {"could-not-look", "model-unusable", "step-fails"}, codes
+
+
 def test_a_model_that_is_not_there_is_one_finding(folder):
     said, code = doctor(folder, "notes.jsonl", "--set", "model.name=none_such")
     assert code == 1 and [one["code"] for one in said["findings"] if one["level"] == "error"] == ["model-not-found"]

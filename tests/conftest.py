@@ -140,6 +140,12 @@ def _skip_what_is_slow(request):
         pytest.skip('takes long, and proves on the real model what is proved on the tiny one: NB_FLAGS="smol slow"')
 
 
+@pytest.fixture(autouse=True)
+def _works_in_an_empty_folder(tmp_path, monkeypatch):
+    "What lies in the folder that pytest was started in, such as `runs/demo` of `ft demo`, changes no test."
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _old_objects_are_no_garbage():
     """A trainer begins with `gc.collect()`, which would look at half a million objects of the libraries: longer than it

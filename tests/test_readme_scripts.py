@@ -9,9 +9,11 @@ import pytest
 from ranks_of import ended, forked
 
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
+from ft_notebooks.rlhf.reward_choice import choose_rewards
 
 ROOT = Path(__file__).resolve().parents[1]
-SECTION = (ROOT / "README.md").read_text(encoding="utf-8").partition("## In a script")[2].partition("\n## ")[0]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SECTION = README.partition("## In a script")[2].partition("\n## ")[0]
 SCRIPTS = re.findall(r"```python\n(.*?)```", SECTION, flags=re.S)
 
 
@@ -23,6 +25,15 @@ def test_there_are_three_scripts_of_fewer_than_twelve_lines():
         (True, False, True),
     ]
     assert all(len(script) < 12 for script in lines)
+
+
+def test_the_reward_is_one_that_ft_grpo_takes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file, function = re.search(r"--reward (\w+\.py):(\w+)", README).groups()
+    [code] = [code for code in re.findall(r"```python\n(.*?)```", README, flags=re.S) if f"def {function}(" in code]
+    Path(file).write_text(code, encoding="utf-8")
+    [reward] = choose_rewards([f"{file}:{function}"])
+    assert (reward.scorer("one two", "one", {}), reward.scorer("word " * 41, "one", {})) == (1.0, 0.0)
 
 
 def run_all(folder, model="smollm2()"):

@@ -24,11 +24,15 @@ from .data_preparation import read_stage
 from .model_choice import load_scorer, load_trainable, model_settings
 from ..rlhf.prompt_rows import row_kind
 from ..rlhf.reward_choice import choose_rewards, load_rewards
+from .run_plan import plan_line
 from .run_record import held_out, run_identity
 from .settings import read_settings
+from ..core.progress import phase
 from ..doctor.context import Context, Unavailable, existing
 from ..doctor.diagnosis import COULD_NOT, examine
 from ..doctor.findings import Finding
+from ..doctor.probe import Probed, size_of
+from ..doctor.setting_checks import step_rows, steps_of
 from ..doctor.template_checks import ribbons
 from ..tokenization.padding import load_tokenizer
 from ..tokenization.template_checks import fix_date, writes_date
@@ -118,6 +122,24 @@ def _dated(tok) -> str:
     return tok.get_chat_template() if writes_date(tok) else ""
 
 # %% ../../nbs/package/cli/doctor.ipynb #95dc3f20
+def _plan(run: Context) -> list[str]:
+    "The line of the plan that the run would print, with the time that three steps predict; none where they failed."
+    probed, adapter = run.kept.get("probed"), getattr(run.kept.get("model"), "active_peft_config", None)
+    if not isinstance(probed, Probed) or not probed.rate:
+        return []
+    rows, steps, batch = len(run.parts[0]), steps_of(run), step_rows(run)
+    answers = run.given.get("generations", 8) if run.stage == "grpo" else 0
+    plan = {"rows": rows, "steps": steps, "effective_batch": batch * max(1, answers), "learning_rate": probed.rate}
+    plan |= {
+        "epochs": steps * batch / rows if run.given.get("max_steps", -1) > 0 else run.given.get("num_train_epochs", 3)
+    }
+    plan |= {"lora_r": getattr(adapter, "r", None), "generations": answers}
+    if not answers:  # sampling takes most of the time, and no step of the probe samples
+        sizes = [*map(size_of, run.encoded[0])]
+        plan["seconds"] = probed.seconds * steps * batch * sum(sizes) / len(sizes)
+    return [plan_line(plan)]
+
+# %% ../../nbs/package/cli/doctor.ipynb #33d0057e
 def _said(found: list[Finding], run: Context, args) -> str:
     "The findings in words, after the ribbons, with a last line that counts them."
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
@@ -135,9 +157,9 @@ def _said(found: list[Finding], run: Context, args) -> str:
             command += [word for one in ([given] if isinstance(given, str) else given) for word in (f"--{option}", one)]
         then = shlex.join(map(str, command)) + (", which tries the model too" if args.quick else "")
         words.append(f"nothing that would waste the run. Next: {then}")
-    return "\n\n".join([*parts, ", ".join(words) or "no findings"])
+    return "\n\n".join([*parts, *_plan(run), ", ".join(words) or "no findings"])
 
-# %% ../../nbs/package/cli/doctor.ipynb #33d0057e
+# %% ../../nbs/package/cli/doctor.ipynb #7d9f5bbf
 def doctor_command(
     args,  # From `parser` for `ft doctor`
 ) -> None:
@@ -156,10 +178,9 @@ def doctor_command(
         run = _context(args, settings, stage)
         found = [_invalid(error) for error in (*errors, *_inconsistent(settings, stage))]
         with contextlib.redirect_stdout(nowhere):  # a trainer prints its plan
-            found += examine(run, args.quick, partial(_progress, args))
+            found += examine(run, args.quick, partial(_progress, run))
         said = "" if args.json else _said(found, run, args)
-    if sys.stderr.isatty() and not args.json:
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)  # the line of the last check
+    phase("")
     seconds = round(time.monotonic() - start, 1)
     print(json.dumps({"findings": [one.as_json() for one in found], "seconds": seconds}) if args.json else said)
     if any(one.code == COULD_NOT for one in found):
@@ -174,7 +195,11 @@ def _invalid(error: str) -> Finding:
     return Finding("setting-invalid", "error", error, where, why, cure, notebook)
 
 
-def _progress(args, check) -> None:
-    "Names the check on a terminal, in one line that the next one overwrites."
-    if sys.stderr.isatty() and not args.json:
-        print(f"\r\x1b[Klooking: {check.code}", end="", file=sys.stderr, flush=True)
+_PARTS = {part: "checking settings, folder and tokenizer" for part in (1, 2)}
+_PARTS |= {3: "checking the rows", 4: "checking the model"} | dict.fromkeys((5, 6), "training three steps on a copy")
+
+
+def _progress(run, check) -> None:
+    "Says which part of the run is looked at."
+    rows = f"checking {len(run.whole):,} rows" if check.part == 3 and "rows-unreadable" not in run.reported else ""
+    phase(rows or _PARTS[check.part])

@@ -19,6 +19,7 @@ from ..rlhf.reward_choice import choose_rewards
 from ..checkpointing.finished_runs import answering_run, known_run
 from .run_record import kept_rows, trained_rows
 from ..core.files import read_record, write_atomically
+from ..core.progress import phase
 from ..core.fingerprints import data_fingerprint, short_hash
 from ..evaluation.comparison import compare_stages
 from ..evaluation.lm_eval import run_tasks
@@ -56,9 +57,12 @@ def _evaluate(models, bits, tok, chats, scorers, output, options) -> dict:
     found = {}
     for stage, folder in reversed(models.items()):
         say(f"{stage}: {len(chats)} conversations")
+        phase(f"{stage}: loading the model")
+        model = load_generator(folder, bits)
+        phase(f"{stage}: answering and scoring {len(chats)} conversations")
         asked = short_hash(str(folder), data_fingerprint(chats), bits, options)
         file = Path(output, f"{stage}-{asked[:8]}.answers.jsonl")
-        found[stage] = evaluate(load_generator(folder, bits), tok, chats, scorers, file=file, **options)
+        found[stage] = evaluate(model, tok, chats, scorers, file=file, **options)
     return {stage: found[stage] for stage in models}
 
 # %% ../../nbs/package/cli/evaluation.ipynb #fc6bde06
@@ -96,6 +100,7 @@ def _from_runs(models) -> dict[str, Any]:
 
 def _report(found, models, scorers, output, title) -> str:
     "Writes the report of all stages; returns the score table, the verdicts, and the report's path."
+    phase("writing the report")
     page = report_card(found, output, title=title, **_from_runs(models))
     lines = [score_table(found)]
     for scores in compare_stages(found).values():
@@ -119,7 +124,10 @@ def _run_tasks(args, models, tok, bits, output) -> str:
     file.parent.mkdir(parents=True, exist_ok=True)
     for stage, folder in reversed(models.items()):  # the run first, as above
         say(f"{stage}: {args.tasks}, {'with' if args.chat else 'without'} the chat template")
-        results = run_tasks(load_generator(folder, bits), tok, args.tasks.split(","), **how)
+        phase(f"{stage}: loading the model")
+        model = load_generator(folder, bits)
+        phase(f"{stage}: running {args.tasks}")
+        results = run_tasks(model, tok, args.tasks.split(","), **how)
         kept[stage] = {key: results.get(key) for key in ("scores", "versions", "n-shot", "lm_eval_version")}
         found[stage] = _by_task(results)
         write_atomically(
@@ -169,6 +177,7 @@ def eval_command(
     scorers = _scorers(args.score or options.pop("scorers", None), args.run)
     options.pop("scorers", None)
     chats, data = None, settings["data"]
+    phase(f"reading {args.data or 'the held-out rows'}")
     if args.data:
         chats = _rows(args.data, data)
     bits = model_bits(settings["model"].get("bits") or known.get("model.bits"), folder=folder)

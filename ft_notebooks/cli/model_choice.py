@@ -19,6 +19,7 @@ from .console import command_settings, quiet_libraries, say, say_failed
 from ..checkpointing.finished_runs import answering_run, known_run
 from ..core.device import hardware
 from ..core.errors import visible
+from ..core.progress import phase
 from ..inference.generation import generate
 from ..loading.model_files import check_checkpoint, read_config
 from ..loading.quantized_loading import load_model
@@ -161,6 +162,7 @@ def merge_command(
     bits = adapter_bits(folder, known, settings["model"].get("bits"))
     output = args.output or Path(args.run, "merged")
     say(f"{args.run}: merging its adapter into its base in {bits} bits")
+    phase("merging, and comparing both models on generated answers")
     kl, same = merge_folder(folder, output, bits=bits)
     say(f"on the adapter's own answers: same next token for {same:.1%} of tokens")
     say(f"KL per token {kl:.4f}, at most {MOST_KL} is right")
@@ -201,7 +203,9 @@ def chat_command(
     folder, known = answering_run(args.run)
     say_failed(args.run, known)
     bits = model_bits(settings["model"].get("bits") or known.get("model.bits"), folder=folder)
+    phase("loading the model")
     model, tok = load_folder(folder, bits), load_tokenizer(folder)
+    phase("")
     start = _conversation_start(known.get("system") if args.system is None else _typed(args.system))
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="surrogateescape")

@@ -18,6 +18,7 @@ from .data_preparation import as_chats, read_stage
 from .model_choice import model_bits
 from ..checkpointing.finished_runs import answering_run
 from .run_record import kept_rows, trained_rows
+from ..core.progress import phase
 from ..data.example_task import appointments
 from ..evaluation.metrics import find_scorers
 from ..export.run_export import export_run
@@ -75,8 +76,10 @@ def export_command(
     quiet_libraries(args.threads)
     folder, known = answering_run(args.run)
     options = {"max_new_tokens": 64, "scorers": ["exact_match"], **settings["evaluation"]}
+    phase("reading the rows for the check")
     rows, scorers = _export_rows(args, known, settings), find_scorers(options["scorers"])
     say(f"{args.run}: merging in float32, writing, and checking on {min(len(rows), 64)} rows")
+    phase("merging, writing and checking")
     allow = tuple(filter(None, (args.allow or "").split(",")))
     output = export_run(
         folder, rows.select(range(min(len(rows), 64))), args.output, to=args.to, type=args.type, scorers=scorers,

@@ -9,12 +9,13 @@ __all__ = ['SETTINGS_INI', 'init_command', 'main']
 import contextlib
 import importlib
 import json
+import logging
 import os
 import sys
 from pathlib import Path
 from typing import NoReturn
 
-from .arguments import parser
+from .arguments import in_full, parser
 from .guards import keep_writing, unexpected
 from ..core.cpu_threads import use_cpu_threads
 from ..core.errors import Everywhere, FailedRun, Stopped, visible
@@ -166,7 +167,7 @@ def _fail(args, text: str, code: int, everywhere: bool = False) -> NoReturn:
     "Ends the command with a line, which this host's first process prints, or each one for an error of its own."
     if everywhere or os.environ.get("LOCAL_RANK", "0") == "0":
         bar = "\n" if "tqdm" in sys.modules and sys.stderr.isatty() else ""  # a bar may not have ended its line
-        print(f"{bar}ft {args.command}: {visible(text)}", file=sys.stderr)
+        print(f"{bar}ft {args.command}: {visible(in_full(text, args))}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -185,6 +186,7 @@ def main(
         sys.exit(2)
     args = parser().parse_args(given)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # at 8 bits it warns about the dtype of every product
     args.threads = None
     try:
         said = _run(args)

@@ -6,10 +6,11 @@
 __all__ = ['doctor_command']
 
 # %% ../../nbs/package/cli/doctor.ipynb #86dc1c1f
+import argparse
 import contextlib
+import dataclasses
 import json
 import os
-import shlex
 import shutil
 import sys
 import time
@@ -19,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .arguments import in_full, whole_command
 from .console import check_settings, command_settings, quiet_libraries, say
 from .data_preparation import read_stage
 from .model_choice import load_scorer, load_trainable, model_settings
@@ -27,6 +29,7 @@ from ..rlhf.reward_choice import choose_rewards, load_rewards
 from .run_plan import plan_line
 from .run_record import held_out, run_identity
 from .settings import read_settings
+from ..core.errors import typed
 from ..core.progress import phase
 from ..doctor.context import Context, Unavailable, existing
 from ..doctor.diagnosis import COULD_NOT, examine
@@ -121,6 +124,20 @@ def _dated(tok) -> str:
     "The chat template, if it reads the clock."
     return tok.get_chat_template() if writes_date(tok) else ""
 
+# %% ../../nbs/package/cli/doctor.ipynb #6ebd9ae9
+def _to_paste(finding: Finding, run: Context, args) -> Finding:
+    "The finding with its cure as the user's own command, on a line of its own, where the cure names or drops a setting."
+    cure = finding.cure.replace("ft chat RUN", f"ft chat {typed(run.output)}")
+    before, colon, option = cure.rpartition(": --")
+    key = finding.where.replace("] ", ".").removeprefix("[")  # such as sft.weight_decay
+    kept = [one for one in args.set if one.partition("=")[0].strip() != key]
+    if colon:
+        cure = f"{before}:\n{in_full(f': --{option}', args, run.stage).removeprefix(': ')}"
+    elif "leave" in cure and len(kept) < len(args.set):
+        without = whole_command(argparse.Namespace(**{**vars(args), "set": kept}), command=run.stage)
+        cure = f"{cure}:\n{without}"
+    return dataclasses.replace(finding, cure=cure)
+
 # %% ../../nbs/package/cli/doctor.ipynb #95dc3f20
 def _plan(run: Context) -> list[str]:
     "The line of the plan that the run would print, with the time that three steps predict; none where they failed."
@@ -151,11 +168,9 @@ def _said(found: list[Finding], run: Context, args) -> str:
         parts += [f"What is trained, on three rows:\n{chr(10).join(map(str, ribbons(run)))}"] if ribbons(run) else []
     parts += [finding.as_text(width, color) for finding in found]
     if not counts["error"] and not counts["warning"]:
-        command = ["ft", "doctor" if args.quick else run.stage, str(args.data)]
-        for option in ("settings", "output", "set", "reward"):
-            given = getattr(args, option, None) or []
-            command += [word for one in ([given] if isinstance(given, str) else given) for word in (f"--{option}", one)]
-        then = shlex.join(map(str, command)) + (", which tries the model too" if args.quick else "")
+        then = whole_command(args, command="doctor" if args.quick else run.stage) + (
+            ", which tries the model too" if args.quick else ""
+        )
         words.append(f"nothing that would waste the run. Next: {then}")
     return "\n\n".join([*parts, *_plan(run), ", ".join(words) or "no findings"])
 
@@ -179,6 +194,7 @@ def doctor_command(
         found = [_invalid(error) for error in (*errors, *_inconsistent(settings, stage))]
         with contextlib.redirect_stdout(nowhere):  # a trainer prints its plan
             found += examine(run, args.quick, partial(_progress, run))
+        found = [_to_paste(finding, run, args) for finding in found]
         said = "" if args.json else _said(found, run, args)
     phase("")
     seconds = round(time.monotonic() - start, 1)

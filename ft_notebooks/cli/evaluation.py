@@ -8,6 +8,8 @@ __all__ = ['run_models', 'score_table', 'eval_command']
 # %% ../../nbs/package/cli/evaluation.ipynb #3408ae8f
 import json
 import logging
+import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -66,24 +68,35 @@ def _evaluate(models, bits, tok, chats, scorers, output, options) -> dict:
     return {stage: found[stage] for stage in models}
 
 # %% ../../nbs/package/cli/evaluation.ipynb #fc6bde06
+def _number(value: float) -> str:
+    "With two decimals; from 1,000 on without, and from ten million on as a power of ten."
+    return f"{value:.2f}" if abs(value) < 1000 else f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.2e}"
+
+
 def _score(found) -> str:
     "The value with its interval; a dash for a missing score."
     if found is None:
         return "–"
-    around = "" if found["low"] is None else f" [{found['low']:.2f}, {found['high']:.2f}]"
-    return f"{found['value']:.2f}{around}"
+    around = "" if found["low"] is None else f" [{_number(found['low'])}, {_number(found['high'])}]"
+    return f"{_number(found['value'])}{around}"
 
 
 def score_table(
     evaluations: dict,  # Stage -> `Evaluation`
-) -> str:  # Lines of equal length
-    "A table with one row per score and one column per stage, with intervals; a dash for a missing score."
+) -> str:  # Lines, of equal length where they fit
+    "One row per score and one column per stage, with intervals; in a narrow terminal the stages below one another."
     names = list(dict.fromkeys(name for evaluation in evaluations.values() for name in evaluation.scores))
     rows = [["", *evaluations]]
     for name in names:
         rows.append([name, *(_score(evaluation.scores.get(name)) for evaluation in evaluations.values())])
-    width = max(24, *(len(name) + 2 for name in names))
-    return "\n".join(f"{name:{width}}" + "".join(f"{text:>24}" for text in texts) for name, *texts in rows)
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    if len(lines[0]) <= shutil.get_terminal_size((100, 40)).columns or len(evaluations) == 1:
+        return "\n".join(lines)
+    below = []
+    for n, stage in enumerate(evaluations, 1):
+        below += [f"{stage}:", *(f"  {row[0].ljust(widths[0])}  {row[n]}" for row in rows[1:])]
+    return "\n".join(below)
 
 # %% ../../nbs/package/cli/evaluation.ipynb #593d0e81
 def _from_runs(models) -> dict[str, Any]:
@@ -144,7 +157,7 @@ def _scorers(given, run) -> dict:  # given: a list of names, or None
     found = find_scorers("exact_match")
     for text in known_run(run)[1].get("grpo.rewards", []):
         if ".py:" in text:  # whoever made the run could name any file
-            say(f"not scored: {text}, since a record may not run a file; to run it: --score {text}")
+            say(f"not scored: {text}, since a record may not run a file; to run it: --score {shlex.quote(text)}")
             continue
         try:
             found |= {one.name: one.scorer for one in choose_rewards([text]) if one.scorer}

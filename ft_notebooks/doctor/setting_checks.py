@@ -274,7 +274,7 @@ def batch_too_large(run):
     if size > n:
         default = "" if "effective_batch" in run.given else " (the default)"
         yield Found(f"effective_batch={size}{default} is larger than the {n} training rows",
-                    f"[{run.stage}] effective_batch", cure=f"set effective_batch to {max(1, n // 4)}")  # fmt: skip
+                    f"[{run.stage}] effective_batch", cure=f"take a quarter of the rows: --set {run.stage}.effective_batch={max(1, n // 4)}")  # fmt: skip
 
 # %% ../../nbs/package/doctor/setting_checks.ipynb #a14c8640
 @check(
@@ -331,7 +331,7 @@ def never_evaluated(run):
     passes = steps * step_rows(run) / len(run.parts[0])
     if kind == "steps" and every > steps:
         yield Found(f"eval_steps={every:g}, and the run has {steps:,} steps", f"[{run.stage}] eval_steps",
-                    cure=f"set eval_steps to {max(1, steps // 4)}")  # fmt: skip
+                    cure=f"evaluate four times: --set {run.stage}.eval_steps={max(1, steps // 4)}")  # fmt: skip
     elif kind == "steps" and delay > steps or kind == "epoch" and delay > math.ceil(passes):
         yield Found(f"eval_delay={delay:g}, and the run has {steps:,} steps in {math.ceil(passes):,} epochs",
                     f"[{run.stage}] eval_delay", cure="leave eval_delay out")  # fmt: skip
@@ -382,7 +382,7 @@ def order_not_shuffled(run):
     "folder-unusable", "error", 1,
     symptom="the run ends at its first save", notebook="13_when_runs_fail",
     cause="the run's folder cannot be written to",
-    cure="choose another folder: --output",
+    cure="choose another folder: --output FOLDER",
 )  # fmt: skip
 def folder_unusable(run):
     if run.output is None:
@@ -414,7 +414,7 @@ def _weights(run) -> tuple[int, int]:
     "disk-full", "error", 1,
     symptom="the run dies at a save, hours after its start", notebook="13_when_runs_fail",
     cause="a checkpoint does not fit on the disk",
-    cure="free space, choose another disk with --output, or lower save_total_limit",
+    cure="free space, lower save_total_limit, or choose another disk: --output FOLDER",
 )  # fmt: skip
 def disk_full(run):
     folder = Path(run.output or ".").absolute()
@@ -433,7 +433,7 @@ def disk_full(run):
     "memory-full", "error", 4,
     symptom="out of memory in the first step, or later", notebook="04_quantized_loading",
     cause="even one row at a time with activation checkpointing needs more memory than there is",
-    cure="take bits=4, a smaller model, or a shorter max_length",
+    cure="take a smaller model, a shorter max_length, or fewer bits: --set model.bits=4",
 )  # fmt: skip
 def memory_full(run):
     rows, _ = run.encoded

@@ -83,7 +83,8 @@ def save_on_signals(
 ) -> Iterator[_Stop]:  # Its `signal`: the one that ended training early, the same in all processes, or None
     """A block in which the first SIGTERM, SIGINT or SIGHUP finishes the step, saves a checkpoint and stops the run.
 
-    A second signal calls the previous handler, except SIGHUP, which a closed terminal may send twice. `with save_on_signals(trainer) as stop: trainer.train(...)`. All
+    A second signal calls the previous handler, except SIGHUP, which a closed terminal may send twice.
+    `with save_on_signals(trainer) as stop: trainer.train(...)`. All
     processes of a run need it. Raises `ValueError` outside the main thread, where Python handles no signals.
     """
     if threading.current_thread() is not threading.main_thread():

@@ -214,7 +214,8 @@ def whole_command(
     replaced = {word.partition("=")[0] for word in more}
     for option in ("settings", "output", "set", "reward", "score"):
         given = getattr(args, option, None) or []
-        for value in [given] if isinstance(given, (str, os.PathLike)) else given:
+        values: list[str] = given if isinstance(given, list) else [str(given)]
+        for value in values:
             again = value.partition("=")[0] in replaced if option == "set" else f"--{option}" in replaced
             if not again and value != f"runs/{words[1]}":  # the default
                 words += [

@@ -126,7 +126,7 @@ def _dated(tok) -> str:
 
 # %% ../../nbs/package/cli/doctor.ipynb #6ebd9ae9
 def _to_paste(finding: Finding, run: Context, args) -> Finding:
-    "The finding with its cure as the user's own command, on a line of its own, where the cure names or drops a setting."
+    "The finding, with the user's own command on a line of its own where its cure names or drops a setting."
     cure = finding.cure.replace("ft chat RUN", f"ft chat {typed(run.output)}")
     before, colon, option = cure.rpartition(": --")
     key = finding.where.replace("] ", ".").removeprefix("[")  # such as sft.weight_decay
@@ -146,7 +146,12 @@ def _plan(run: Context) -> list[str]:
         return []
     rows, steps, batch = len(run.parts[0]), steps_of(run), step_rows(run)
     answers = run.given.get("generations", 8) if run.stage == "grpo" else 0
-    plan = {"rows": rows, "steps": steps, "effective_batch": batch * max(1, answers), "learning_rate": probed.rate}
+    plan: dict[str, Any] = {
+        "rows": rows,
+        "steps": steps,
+        "effective_batch": batch * max(1, answers),
+        "learning_rate": probed.rate,
+    }
     plan |= {
         "epochs": steps * batch / rows if run.given.get("max_steps", -1) > 0 else run.given.get("num_train_epochs", 3)
     }

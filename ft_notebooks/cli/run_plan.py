@@ -56,7 +56,7 @@ def plan_line(
 # %% ../../nbs/package/cli/run_plan.ipynb #f1776f9f
 @overrides(TrainerCallback)
 class PlanCallback(TrainerCallback):
-    "Prints the plan of a run before its first step, in the first process, and the minutes that are left after two steps."
+    "Prints the plan of a run before its first step, and after the second one the minutes that are left."
 
     plan: dict[str, Any] = {}  # Known when training begins
 

@@ -102,7 +102,7 @@ def progress_bar(
     *args,  # As `tqdm` takes them
     **options,
 ) -> "tqdm":
-    "A `tqdm` bar; if stderr is no terminal's and no notebook's, a line at start and end, and every ten seconds between."
+    "A `tqdm` bar; if stderr is neither a terminal nor a notebook's, lines: at start and end, and every ten seconds."
     from tqdm.auto import tqdm
     from transformers.utils import is_in_notebook
 

@@ -9,6 +9,7 @@ __all__ = ['rows_unreadable', 'held_out_unusable', 'nothing_held_out', 'held_out
 
 # %% ../../nbs/package/doctor/row_checks.ipynb #84299c97
 import json
+import math
 import re
 from collections import Counter, defaultdict
 
@@ -57,12 +58,13 @@ def nothing_held_out(run):
     "held-out-few", "note", 1,
     symptom="scores before and after cannot be told apart", notebook="11_evaluation",
     cause="the interval of a score is wide where few rows are scored: with 20 rows it spans 40 points",
-    cure="hold out more rows: --set data.eval=0.2",
+    cure="hold out more rows: a larger data.eval",
 )  # fmt: skip
 def held_out_few(run):
     held = run.parts[1]
     if held is not None and len(held) < 20:
-        yield Found(f"only {len(held)} rows are held out")
+        share = min(0.5, math.ceil(200 / len(run.whole)) / 10)
+        yield Found(f"only {len(held)} rows are held out", cure=f"hold out more rows: --set data.eval={share}")
 
 # %% ../../nbs/package/doctor/row_checks.ipynb #6de9aedd
 @check(
@@ -190,7 +192,7 @@ def _asked_again(train: Dataset, held: Dataset) -> set[int]:
     "held-out-trained", "warning", 3,
     symptom="the held-out loss is excellent, and the model is not", notebook="06_data_formatting",
     cause="rows that are trained, or begin trained ones, measure memory and not learning",
-    cure="hold out by conversation: keep all rows that share a beginning on one side, as this does: --set data.eval=0.1",
+    cure="hold out by conversation: keep rows that share a beginning on one side, as this does: --set data.eval=0.1",
 )  # fmt: skip
 def held_out_trained(run):
     train, held = run.parts

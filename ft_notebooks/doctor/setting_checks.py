@@ -274,7 +274,8 @@ def batch_too_large(run):
     if size > n:
         default = "" if "effective_batch" in run.given else " (the default)"
         yield Found(f"effective_batch={size}{default} is larger than the {n} training rows",
-                    f"[{run.stage}] effective_batch", cure=f"take a quarter of the rows: --set {run.stage}.effective_batch={max(1, n // 4)}")  # fmt: skip
+                    f"[{run.stage}] effective_batch",
+                    cure=f"take a quarter of the rows: --set {run.stage}.effective_batch={max(1, n // 4)}")  # fmt: skip
 
 # %% ../../nbs/package/doctor/setting_checks.ipynb #a14c8640
 @check(

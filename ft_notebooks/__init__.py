@@ -1,3 +1,5 @@
+import logging
+
 __version__ = "0.1.0"
 
 _modules = {  # module -> the public names that are also reachable as `from ft_notebooks import name`
@@ -37,6 +39,9 @@ _modules = {  # module -> the public names that are also reachable as `from ft_n
 _lazy = {name: module for module, names in _modules.items() for name in names.split()}
 
 __all__ = sorted(_lazy)
+
+# bitsandbytes, which peft imports, warns on some CPUs that an optional package is missing; nothing is wrong
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda record: "gemm_4bit_forward" not in str(record.msg))
 
 
 def __getattr__(

@@ -374,9 +374,10 @@ def test_the_help_of_ft_loads_nothing_heavy(args):
     assert told.startswith("usage: ft") and told.endswith("set()\n")
 
 
-def test_settings_ini_says_first_that_nbdev_does_not_read_it():
+def test_settings_ini_says_first_what_it_is_and_contributing_that_nbdev_does_not_read_it():
     first = (ROOT / "settings.ini").read_text(encoding="utf-8").splitlines()[0]
-    assert first[0] in "#;" and "nbdev" in first and "pyproject.toml" in first
+    assert first.startswith("# The settings of your runs.") and "nbdev" not in first
+    assert "never run `nbdev-migrate-config`" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def test_colab_links_follow_the_repository_address():

@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 
 from .integrity import checkpoint_fault
+from ..core.errors import typed
 from ..core.files import read_record
 from ..loading.example_models import smollm2
 
@@ -66,7 +67,7 @@ def answering_run(
     if known.get("command") == "reward":
         raise ValueError(
             f"{target} is a run of ft reward, whose model scores answers and writes none. It is a reward of ft grpo: "
-            f"ft grpo DATA --reward {target}; in Python: load_reward_model({str(target)!r}, tok)"
+            f"ft grpo DATA --reward {typed(target)}; in Python: load_reward_model({str(target)!r}, tok)"
         )
     return folder, known
 

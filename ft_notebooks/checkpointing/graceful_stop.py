@@ -29,11 +29,12 @@ class _Stop:
 
     def receive(self, number, frame):
         self.received = number
-        if number != signal.SIGTERM or "TORCHELASTIC_RUN_ID" not in os.environ:
-            # restores the handlers for a second signal; but SIGTERM may come twice, from launcher and scheduler
-            self.restore()
+        twice = number == signal.SIGHUP or "TORCHELASTIC_RUN_ID" in os.environ and number == signal.SIGTERM
+        if not twice:  # shell and kernel both report a closed terminal, launcher and scheduler both end a job
+            self.restore()  # a second signal calls the previous handler
         if os.getpid() == self.process:  # not in a data loader's worker; print is not safe in a signal handler
-            os.write(2, f"\n{signal.Signals(number).name}: finishing this step, saving, then stopping\n".encode())
+            with contextlib.suppress(OSError):  # the terminal may be closed
+                os.write(2, f"\n{signal.Signals(number).name}: finishing this step, saving, then stopping\n".encode())
 
     def restore(self):
         for number, handler in self.before.items():
@@ -80,9 +81,10 @@ class _StopsBetweenSteps(TrainerCallback):
 def save_on_signals(
     trainer: Trainer,  # Any `transformers.Trainer`, not yet started
 ) -> Iterator[_Stop]:  # Its `signal`: the one that ended training early, the same in all processes, or None
-    """A block in which the first SIGTERM or SIGINT finishes the step, saves a checkpoint and stops the run.
+    """A block in which the first SIGTERM, SIGINT or SIGHUP finishes the step, saves a checkpoint and stops the run.
 
-    A second signal calls the previous handler. `with save_on_signals(trainer) as stop: trainer.train(...)`. All
+    A second signal calls the previous handler, except SIGHUP, which a closed terminal may send twice.
+    `with save_on_signals(trainer) as stop: trainer.train(...)`. All
     processes of a run need it. Raises `ValueError` outside the main thread, where Python handles no signals.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -92,7 +94,8 @@ def save_on_signals(
     callback = _StopsBetweenSteps(stop)
     trainer.add_callback(callback)
     try:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        hangup = [signal.SIGHUP] * (signal.getsignal(signal.SIGHUP) != signal.SIG_IGN)  # which nohup ignores
+        for number in (signal.SIGTERM, signal.SIGINT, *hangup):
             stop.before[number] = signal.signal(number, stop.receive)
         yield stop
     finally:

@@ -13,23 +13,25 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
-from .arguments import parser
+from .arguments import in_full, parser
+from .guards import keep_writing, unexpected
 from ..core.cpu_threads import use_cpu_threads
 from ..core.errors import Everywhere, FailedRun, Stopped, visible
+from ..core.progress import phase, show_phases
 
 # %% ../../nbs/package/cli/commands.ipynb #3227e671
 SETTINGS_INI = """\
-# The settings of a run, read by `ft`. nbdev reads pyproject.toml and ignores this file: never run nbdev-migrate-config.
-#
-# A key is a field of the class that its section stands for: [sft] trl.SFTConfig, [dpo] trl.DPOConfig and [reward]
-# trl.RewardConfig (and effective_batch), [grpo] trl.GRPOConfig (and prompts_a_step, generations and rewards), [lora]
-# peft.LoraConfig. [model] has name, bits (4, 8, 16 or 32) and method (lora or full), [data] has eval, allow_cut,
-# allow_equal and allow_long, and messages, prompt, completion, chosen and rejected: the names of these columns in the
-# files, where they differ. [evaluation] has scorers (names, or file.py:function for one of your own), max_new_tokens
-# and batch_size, [run] has world_size (any: resume with a different number of processes). Settings left out keep their
-# defaults; those below differ from them, for a reason.
+# The settings of your runs. `ft` reads this file in the folder where you start it. Each line below is yours to change;
+# a line with # in front is an example, which does nothing until you remove the #. What you leave out keeps its default.
+# For one command alone: ft sft DATA --set sft.num_train_epochs=3
+
+[model]
+# a name on the Hugging Face Hub, or a folder; without this line: smollm2, small enough for any computer
+# name = HuggingFaceTB/SmolLM2-360M-Instruct
+# bits of a weight, fewer for less memory: 4, 8, 16 or 32
+# bits = 4
 
 [data]
 # a tenth of the rows is held out from training: without it learning and memorizing cannot be told apart
@@ -39,6 +41,8 @@ eval = 0.1
 [sft]
 # one pass shows in minutes whether the data teach anything; TRL's default is three
 num_train_epochs = 1
+# rows in a step
+# effective_batch = 16
 
 [dpo]
 # likewise
@@ -51,6 +55,17 @@ num_train_epochs = 1
 [grpo]
 # likewise; whether the reward rises is seen long before the end
 num_train_epochs = 1
+
+[lora]
+# the rank of the adapter: how much it can hold
+# r = 16
+
+# All keys: [sft] takes the fields of trl.SFTConfig, [dpo] those of trl.DPOConfig, [reward] those of trl.RewardConfig
+# (each also effective_batch), [grpo] those of trl.GRPOConfig (also prompts_a_step, generations and rewards), [lora]
+# those of peft.LoraConfig. [model] has name, bits and method (lora or full). [data] has eval, allow_cut, allow_equal
+# and allow_long, and messages, prompt, completion, chosen and rejected: the names of these columns in your files, where
+# they differ. [evaluation] has scorers (names, or file.py:function for one of your own), max_new_tokens and batch_size.
+# [run] has world_size (any: resume with a different number of processes).
 """
 
 # %% ../../nbs/package/cli/commands.ipynb #ba964829
@@ -62,7 +77,7 @@ def init_command(
     if path.exists():
         raise ValueError("settings.ini already exists and is not overwritten; remove it first, or edit it")
     path.write_text(SETTINGS_INI, encoding="utf-8")
-    return f"wrote {path}; now: ft doctor DATA, which looks for what would waste the run, then ft sft DATA"
+    return f"Wrote {path}. Next: ft doctor DATA, which looks for what would waste the run, then ft sft DATA"
 
 # %% ../../nbs/package/cli/commands.ipynb #764a3b39
 _FUNCTIONS = {
@@ -87,18 +102,6 @@ def _call(args) -> str | None:
     module, name = _FUNCTIONS[args.command].split(".")
     return getattr(importlib.import_module(f"ft_notebooks.cli.{module}"), name)(args)
 
-# %% ../../nbs/package/cli/commands.ipynb #e028566b
-def _escape_what_cannot_be_encoded() -> None:
-    "Makes stdout and stderr write escapes instead of raising `UnicodeEncodeError`; keeps other error handlers."
-    streams: list[Any] = [sys.stdout, sys.stderr]  # they may be None or a codecs.StreamWriter
-    for stream in streams:
-        if getattr(stream, "errors", None) not in ("strict", "surrogateescape"):  # the defaults
-            continue
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-        else:
-            stream.errors = "backslashreplace"  # for a codecs.StreamWriter
-
 # %% ../../nbs/package/cli/commands.ipynb #88cc695a
 _STAGES = ("sft", "dpo", "reward", "grpo")
 
@@ -114,6 +117,14 @@ def _threads_before(args) -> int | None:
             continue
     return None
 
+
+def _started(args) -> str | None:
+    "Says that something happens, sets the number of threads before torch is imported, and runs the command."
+    phase(f"ft {args.command}: loading the libraries")
+    if "torch" not in sys.modules and args.command not in ("init", "launch"):
+        args.threads = use_cpu_threads(_threads_before(args))
+    return _call(args)
+
 # %% ../../nbs/package/cli/commands.ipynb #b4a76c83
 def _run(args) -> str | None:
     "Runs the command and returns its text; with --quiet it prints nothing else, and no progress bars."
@@ -123,13 +134,15 @@ def _run(args) -> str | None:
             "processes"
         )
     if not args.quiet:
-        return _call(args)
+        talks = args.command not in ("init", "launch", "serve") and os.environ.get("RANK", "0") == "0"
+        with show_phases() if talks else contextlib.nullcontext():
+            return _started(args)
     before = os.environ.get("TQDM_DISABLE")
     if "tqdm" not in sys.modules:
         os.environ["TQDM_DISABLE"] = "1"  # which tqdm reads when it is imported
     try:
         with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
-            return _call(args)
+            return _started(args)
     finally:  # a script that calls `main` starts its other processes as before
         if before is None:
             os.environ.pop("TQDM_DISABLE", None)
@@ -137,35 +150,58 @@ def _run(args) -> str | None:
             os.environ["TQDM_DISABLE"] = before
 
 # %% ../../nbs/package/cli/commands.ipynb #59f7ff3b
+_OVERVIEW = """\
+ft fine-tunes a language model on your file of chats, in this order:
+
+  ft init             writes settings.ini, which holds a tenth of your rows out for the evaluation
+  ft doctor DATA      finds what would waste the training, before it starts
+  ft sft DATA         trains; the run is then in runs/sft
+  ft eval runs/sft    compares it with the model before training, on the rows that were held out
+  ft chat runs/sft    lets you talk to it
+
+DATA is your file: JSON, JSONL, CSV or Parquet, with conversations, or with instructions and answers.
+Without a file: ft demo, which trains on a built-in task in minutes. All commands: ft --help"""
+
+
+def _fail(args, text: str, code: int, everywhere: bool = False) -> NoReturn:
+    "Ends the command with a line, which this host's first process prints, or each one for an error of its own."
+    if everywhere or os.environ.get("LOCAL_RANK", "0") == "0":
+        bar = "\n" if "tqdm" in sys.modules and sys.stderr.isatty() else ""  # a bar may not have ended its line
+        print(f"{bar}ft {args.command}: {visible(in_full(text, args))}", file=sys.stderr)
+    sys.exit(code)
+
+
 def main(
     argv: list[str] | None = None,  # The arguments; None for those of the process
 ) -> None:
-    """Runs `ft`; `ValueError` and `OSError` end it with one message on stderr and exit code 2,
-    `FailedRun`, for a run that has made the model worse, with 1.
+    """Runs `ft`; `ValueError` and `OSError` end it with one message on stderr and exit code 2, `FailedRun`, for a run
+    that has made the model worse, with 1, as any other error, whose traceback is kept in a file.
 
     Ctrl-C ends it with exit code 130, SIGTERM during training with 143; the message names the point of the resume.
     """
-    _escape_what_cannot_be_encoded()
-    args = parser().parse_args(argv)
+    keep_writing()
+    given = sys.argv[1:] if argv is None else argv
+    if not given:
+        print(_OVERVIEW)
+        sys.exit(2)
+    args = parser().parse_args(given)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    args.threads, first = None, os.environ.get("LOCAL_RANK", "0") == "0"
-    if "torch" not in sys.modules and args.command not in ("init", "launch"):
-        args.threads = use_cpu_threads(_threads_before(args))
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # at 8 bits it warns about the dtype of every product
+    args.threads = None
     try:
         said = _run(args)
-    except (ValueError, OSError) as e:
-        if first or not isinstance(e, (Everywhere, FailedRun)):  # those are printed by this host's first process
-            own_line = (
-                "\n" if "tqdm" in sys.modules and sys.stderr.isatty() else ""
-            )  # a bar may not have ended its line
-            print(f"{own_line}ft {args.command}: {visible(str(e))}", file=sys.stderr)
-        sys.exit(1 if isinstance(e, FailedRun) else 2)
     except KeyboardInterrupt as e:
         reason = str(e) or "the same command continues from what is saved, or begins again"
-        if first:
-            print(f"\nft {args.command}: stopped; {reason}", file=sys.stderr)
-        sys.exit(128 + e.signal if isinstance(e, Stopped) else 130)
+        _fail(args, f"stopped; {reason}", 128 + e.signal if isinstance(e, Stopped) else 130)
+    except FailedRun as e:
+        _fail(args, str(e), 1)
+    except (ValueError, OSError) as e:
+        _fail(args, str(e), 2, everywhere=not isinstance(e, Everywhere))
+    except SystemExit:
+        raise
+    except BaseException as e:  # a panic of a library in Rust is no Exception
+        run = getattr(args, "run", None) or getattr(args, "output", None)
+        _fail(args, unexpected(e, run), 1, everywhere=True)
     if said and os.environ.get("RANK", "0") == "0":
         print(said, flush=True)
 

@@ -15,6 +15,7 @@ import torch
 import transformers
 
 from .settings import OURS, SECTIONS, read_settings
+from ..core.progress import written
 from ..loading.memory_estimate import check_bits
 from ..training.batch_plan import effective_batch
 from ..training.config import check_ranges
@@ -24,6 +25,7 @@ def say(*words: object) -> None:
     "Prints, in the first process only."
     if os.environ.get("RANK", "0") == "0":
         print(*words, flush=True)
+        written()
 
 
 def say_failed(

@@ -23,6 +23,7 @@ from .pipeline import train_run
 from ..checkpointing.finished_runs import known_run
 from .settings import read_settings
 from ..core.files import write_atomically
+from ..core.progress import phase
 from ..data.example_task import appointments
 from ..dpo.over_optimization import CollapseCallback
 from ..evaluation.answer_format import key_order
@@ -164,6 +165,7 @@ def course_scores(
     with FileLock(file.with_name(f".{file.stem}.lock")):
         if not file.is_file():
             model = model_settings(settings)
+            phase("scoring 80 notes")
             found = demo_scores(load_generator(model["name"], model["bits"]), load_tokenizer(model["name"]))
             write_atomically(file, json.dumps(asdict(found)))
     return Evaluation(**json.loads(file.read_text(encoding="utf-8")))
@@ -204,7 +206,9 @@ def demo_command(
         found["half of sft" if scored == "half" else stage] = course_scores(scored, *where)
         history[stage], looks[stage] = known_run(run.resolve())[1]["history"], scores_by_step(run)
     rows = {stage: _task_rows(stage, args.seed) for stage in stages}
+    phase("exporting the run, and asking the file")
     exported = ask_exported(run)
+    phase("writing the report")
     page = report_card(found, folder, title=_TITLE, history=history, looks=looks, train=rows)
     also, note = ("reward.png", _UNREWARDED) if args.rl else ("loss.png", "")
     report = f"The report is {page} (also report.md, report.json, scores.png, {also})"

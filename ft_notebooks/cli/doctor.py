@@ -6,10 +6,11 @@
 __all__ = ['doctor_command']
 
 # %% ../../nbs/package/cli/doctor.ipynb #86dc1c1f
+import argparse
 import contextlib
+import dataclasses
 import json
 import os
-import shlex
 import shutil
 import sys
 import time
@@ -19,16 +20,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .arguments import in_full, whole_command
 from .console import check_settings, command_settings, quiet_libraries, say
 from .data_preparation import read_stage
 from .model_choice import load_scorer, load_trainable, model_settings
 from ..rlhf.prompt_rows import row_kind
 from ..rlhf.reward_choice import choose_rewards, load_rewards
+from .run_plan import plan_line
 from .run_record import held_out, run_identity
 from .settings import read_settings
+from ..core.errors import typed
+from ..core.progress import phase
 from ..doctor.context import Context, Unavailable, existing
 from ..doctor.diagnosis import COULD_NOT, examine
 from ..doctor.findings import Finding
+from ..doctor.probe import Probed, size_of
+from ..doctor.setting_checks import step_rows, steps_of
 from ..doctor.template_checks import ribbons
 from ..tokenization.padding import load_tokenizer
 from ..tokenization.template_checks import fix_date, writes_date
@@ -117,7 +124,44 @@ def _dated(tok) -> str:
     "The chat template, if it reads the clock."
     return tok.get_chat_template() if writes_date(tok) else ""
 
+# %% ../../nbs/package/cli/doctor.ipynb #6ebd9ae9
+def _to_paste(finding: Finding, run: Context, args) -> Finding:
+    "The finding, with the user's own command on a line of its own where its cure names or drops a setting."
+    cure = finding.cure.replace("ft chat RUN", f"ft chat {typed(run.output)}")
+    before, colon, option = cure.rpartition(": --")
+    key = finding.where.replace("] ", ".").removeprefix("[")  # such as sft.weight_decay
+    kept = [one for one in args.set if one.partition("=")[0].strip() != key]
+    if colon:
+        cure = f"{before}:\n{in_full(f': --{option}', args, run.stage).removeprefix(': ')}"
+    elif "leave" in cure and len(kept) < len(args.set):
+        without = whole_command(argparse.Namespace(**{**vars(args), "set": kept}), command=run.stage)
+        cure = f"{cure}:\n{without}"
+    return dataclasses.replace(finding, cure=cure)
+
 # %% ../../nbs/package/cli/doctor.ipynb #95dc3f20
+def _plan(run: Context) -> list[str]:
+    "The line of the plan that the run would print, with the time that three steps predict; none where they failed."
+    probed, adapter = run.kept.get("probed"), getattr(run.kept.get("model"), "active_peft_config", None)
+    if not isinstance(probed, Probed) or not probed.rate:
+        return []
+    rows, steps, batch = len(run.parts[0]), steps_of(run), step_rows(run)
+    answers = run.given.get("generations", 8) if run.stage == "grpo" else 0
+    plan: dict[str, Any] = {
+        "rows": rows,
+        "steps": steps,
+        "effective_batch": batch * max(1, answers),
+        "learning_rate": probed.rate,
+    }
+    plan |= {
+        "epochs": steps * batch / rows if run.given.get("max_steps", -1) > 0 else run.given.get("num_train_epochs", 3)
+    }
+    plan |= {"lora_r": getattr(adapter, "r", None), "generations": answers}
+    if not answers:  # sampling takes most of the time, and no step of the probe samples
+        sizes = [*map(size_of, run.encoded[0])]
+        plan["seconds"] = probed.seconds * steps * batch * sum(sizes) / len(sizes)
+    return [plan_line(plan)]
+
+# %% ../../nbs/package/cli/doctor.ipynb #33d0057e
 def _said(found: list[Finding], run: Context, args) -> str:
     "The findings in words, after the ribbons, with a last line that counts them."
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
@@ -129,15 +173,13 @@ def _said(found: list[Finding], run: Context, args) -> str:
         parts += [f"What is trained, on three rows:\n{chr(10).join(map(str, ribbons(run)))}"] if ribbons(run) else []
     parts += [finding.as_text(width, color) for finding in found]
     if not counts["error"] and not counts["warning"]:
-        command = ["ft", "doctor" if args.quick else run.stage, str(args.data)]
-        for option in ("settings", "output", "set", "reward"):
-            given = getattr(args, option, None) or []
-            command += [word for one in ([given] if isinstance(given, str) else given) for word in (f"--{option}", one)]
-        then = shlex.join(map(str, command)) + (", which tries the model too" if args.quick else "")
+        then = whole_command(args, command="doctor" if args.quick else run.stage) + (
+            ", which tries the model too" if args.quick else ""
+        )
         words.append(f"nothing that would waste the run. Next: {then}")
-    return "\n\n".join([*parts, ", ".join(words) or "no findings"])
+    return "\n\n".join([*parts, *_plan(run), ", ".join(words) or "no findings"])
 
-# %% ../../nbs/package/cli/doctor.ipynb #33d0057e
+# %% ../../nbs/package/cli/doctor.ipynb #7d9f5bbf
 def doctor_command(
     args,  # From `parser` for `ft doctor`
 ) -> None:
@@ -156,10 +198,10 @@ def doctor_command(
         run = _context(args, settings, stage)
         found = [_invalid(error) for error in (*errors, *_inconsistent(settings, stage))]
         with contextlib.redirect_stdout(nowhere):  # a trainer prints its plan
-            found += examine(run, args.quick, partial(_progress, args))
+            found += examine(run, args.quick, partial(_progress, run))
+        found = [_to_paste(finding, run, args) for finding in found]
         said = "" if args.json else _said(found, run, args)
-    if sys.stderr.isatty() and not args.json:
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)  # the line of the last check
+    phase("")
     seconds = round(time.monotonic() - start, 1)
     print(json.dumps({"findings": [one.as_json() for one in found], "seconds": seconds}) if args.json else said)
     if any(one.code == COULD_NOT for one in found):
@@ -174,7 +216,11 @@ def _invalid(error: str) -> Finding:
     return Finding("setting-invalid", "error", error, where, why, cure, notebook)
 
 
-def _progress(args, check) -> None:
-    "Names the check on a terminal, in one line that the next one overwrites."
-    if sys.stderr.isatty() and not args.json:
-        print(f"\r\x1b[Klooking: {check.code}", end="", file=sys.stderr, flush=True)
+_PARTS = {part: "checking settings, folder and tokenizer" for part in (1, 2)}
+_PARTS |= {3: "checking the rows", 4: "checking the model"} | dict.fromkeys((5, 6), "training three steps on a copy")
+
+
+def _progress(run, check) -> None:
+    "Says which part of the run is looked at."
+    rows = f"checking {len(run.whole):,} rows" if check.part == 3 and "rows-unreadable" not in run.reported else ""
+    phase(rows or _PARTS[check.part])

@@ -8,6 +8,8 @@ __all__ = ['run_models', 'score_table', 'eval_command']
 # %% ../../nbs/package/cli/evaluation.ipynb #3408ae8f
 import json
 import logging
+import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from ..rlhf.reward_choice import choose_rewards
 from ..checkpointing.finished_runs import answering_run, known_run
 from .run_record import kept_rows, trained_rows
 from ..core.files import read_record, write_atomically
+from ..core.progress import phase
 from ..core.fingerprints import data_fingerprint, short_hash
 from ..evaluation.comparison import compare_stages
 from ..evaluation.lm_eval import run_tasks
@@ -56,30 +59,44 @@ def _evaluate(models, bits, tok, chats, scorers, output, options) -> dict:
     found = {}
     for stage, folder in reversed(models.items()):
         say(f"{stage}: {len(chats)} conversations")
+        phase(f"{stage}: loading the model")
+        model = load_generator(folder, bits)
+        phase(f"{stage}: answering and scoring {len(chats)} conversations")
         asked = short_hash(str(folder), data_fingerprint(chats), bits, options)
         file = Path(output, f"{stage}-{asked[:8]}.answers.jsonl")
-        found[stage] = evaluate(load_generator(folder, bits), tok, chats, scorers, file=file, **options)
+        found[stage] = evaluate(model, tok, chats, scorers, file=file, **options)
     return {stage: found[stage] for stage in models}
 
 # %% ../../nbs/package/cli/evaluation.ipynb #fc6bde06
+def _number(value: float) -> str:
+    "With two decimals; from 1,000 on without, and from ten million on as a power of ten."
+    return f"{value:.2f}" if abs(value) < 1000 else f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.2e}"
+
+
 def _score(found) -> str:
     "The value with its interval; a dash for a missing score."
     if found is None:
         return "–"
-    around = "" if found["low"] is None else f" [{found['low']:.2f}, {found['high']:.2f}]"
-    return f"{found['value']:.2f}{around}"
+    around = "" if found["low"] is None else f" [{_number(found['low'])}, {_number(found['high'])}]"
+    return f"{_number(found['value'])}{around}"
 
 
 def score_table(
     evaluations: dict,  # Stage -> `Evaluation`
-) -> str:  # Lines of equal length
-    "A table with one row per score and one column per stage, with intervals; a dash for a missing score."
+) -> str:  # Lines, of equal length where they fit
+    "One row per score and one column per stage, with intervals; in a narrow terminal the stages below one another."
     names = list(dict.fromkeys(name for evaluation in evaluations.values() for name in evaluation.scores))
     rows = [["", *evaluations]]
     for name in names:
         rows.append([name, *(_score(evaluation.scores.get(name)) for evaluation in evaluations.values())])
-    width = max(24, *(len(name) + 2 for name in names))
-    return "\n".join(f"{name:{width}}" + "".join(f"{text:>24}" for text in texts) for name, *texts in rows)
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    if len(lines[0]) <= shutil.get_terminal_size((100, 40)).columns or len(evaluations) == 1:
+        return "\n".join(lines)
+    below = []
+    for n, stage in enumerate(evaluations, 1):
+        below += [f"{stage}:", *(f"  {row[0].ljust(widths[0])}  {row[n]}" for row in rows[1:])]
+    return "\n".join(below)
 
 # %% ../../nbs/package/cli/evaluation.ipynb #593d0e81
 def _from_runs(models) -> dict[str, Any]:
@@ -96,6 +113,7 @@ def _from_runs(models) -> dict[str, Any]:
 
 def _report(found, models, scorers, output, title) -> str:
     "Writes the report of all stages; returns the score table, the verdicts, and the report's path."
+    phase("writing the report")
     page = report_card(found, output, title=title, **_from_runs(models))
     lines = [score_table(found)]
     for scores in compare_stages(found).values():
@@ -119,7 +137,10 @@ def _run_tasks(args, models, tok, bits, output) -> str:
     file.parent.mkdir(parents=True, exist_ok=True)
     for stage, folder in reversed(models.items()):  # the run first, as above
         say(f"{stage}: {args.tasks}, {'with' if args.chat else 'without'} the chat template")
-        results = run_tasks(load_generator(folder, bits), tok, args.tasks.split(","), **how)
+        phase(f"{stage}: loading the model")
+        model = load_generator(folder, bits)
+        phase(f"{stage}: running {args.tasks}")
+        results = run_tasks(model, tok, args.tasks.split(","), **how)
         kept[stage] = {key: results.get(key) for key in ("scores", "versions", "n-shot", "lm_eval_version")}
         found[stage] = _by_task(results)
         write_atomically(
@@ -136,7 +157,7 @@ def _scorers(given, run) -> dict:  # given: a list of names, or None
     found = find_scorers("exact_match")
     for text in known_run(run)[1].get("grpo.rewards", []):
         if ".py:" in text:  # whoever made the run could name any file
-            say(f"not scored: {text}, since a record may not run a file; to run it: --score {text}")
+            say(f"not scored: {text}, since a record may not run a file; to run it: --score {shlex.quote(text)}")
             continue
         try:
             found |= {one.name: one.scorer for one in choose_rewards([text]) if one.scorer}
@@ -169,6 +190,7 @@ def eval_command(
     scorers = _scorers(args.score or options.pop("scorers", None), args.run)
     options.pop("scorers", None)
     chats, data = None, settings["data"]
+    phase(f"reading {args.data or 'the held-out rows'}")
     if args.data:
         chats = _rows(args.data, data)
     bits = model_bits(settings["model"].get("bits") or known.get("model.bits"), folder=folder)

@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM
 from .console import command_settings, quiet_libraries, say, say_failed
 from ..checkpointing.finished_runs import answering_run, known_run
 from ..core.device import hardware
-from ..core.errors import visible
+from ..core.errors import typed, visible
+from ..core.progress import phase
 from ..inference.generation import generate
 from ..loading.model_files import check_checkpoint, read_config
 from ..loading.quantized_loading import load_model
@@ -89,7 +90,9 @@ def model_settings(
     folder, known = known_run(given.get("name", "smollm2"))
     if Path(folder, "adapter_config.json").is_file():
         if method == "full":
-            raise ValueError(f"model.method=full, but {folder} holds an adapter; merge it first: ft merge {folder}")
+            raise ValueError(
+                f"model.method=full, but {folder} holds an adapter; merge it first: ft merge {typed(folder)}"
+            )
         if lora:
             raise ValueError(
                 f"[lora] sets {', '.join(lora)}, but training continues the adapter of {folder}; remove these keys"
@@ -161,11 +164,12 @@ def merge_command(
     bits = adapter_bits(folder, known, settings["model"].get("bits"))
     output = args.output or Path(args.run, "merged")
     say(f"{args.run}: merging its adapter into its base in {bits} bits")
+    phase("merging, and comparing both models on generated answers")
     kl, same = merge_folder(folder, output, bits=bits)
     say(f"on the adapter's own answers: same next token for {same:.1%} of tokens")
     say(f"KL per token {kl:.4f}, at most {MOST_KL} is right")
     system = f" --system {shlex.quote(known['system'])}" if known.get("system") else ""
-    return f"\nThe model is in {output}. Next: ft eval {output} DATA, or ft chat {output}{system}"
+    return f"\nThe model is in {output}. Next: ft eval {typed(output)} DATA, or ft chat {typed(output)}{system}"
 
 # %% ../../nbs/package/cli/model_choice.ipynb #c8e0428f
 def _answer(model, tok, messages, max_new_tokens) -> list:
@@ -201,7 +205,9 @@ def chat_command(
     folder, known = answering_run(args.run)
     say_failed(args.run, known)
     bits = model_bits(settings["model"].get("bits") or known.get("model.bits"), folder=folder)
+    phase("loading the model")
     model, tok = load_folder(folder, bits), load_tokenizer(folder)
+    phase("")
     start = _conversation_start(known.get("system") if args.system is None else _typed(args.system))
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="surrogateescape")

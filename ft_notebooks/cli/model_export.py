@@ -18,6 +18,8 @@ from .data_preparation import as_chats, read_stage
 from .model_choice import model_bits
 from ..checkpointing.finished_runs import answering_run
 from .run_record import kept_rows, trained_rows
+from ..core.errors import typed
+from ..core.progress import phase
 from ..data.example_task import appointments
 from ..evaluation.metrics import find_scorers
 from ..export.run_export import export_run
@@ -37,7 +39,7 @@ def _check_push(repo: str | None) -> None:
 def _pushed(folder: Path, repo: str | None) -> str:
     "Uploads the folder, or says how."
     if repo is None:
-        return f"To upload it: hf upload OWNER/NAME {folder} --private"
+        return f"To upload it: hf upload OWNER/NAME {typed(folder)} --private"
     api = HfApi()
     name = api.create_repo(repo, private=True, exist_ok=True).repo_id
     return f"Uploaded: {api.upload_folder(repo_id=name, folder_path=folder)}"
@@ -52,7 +54,9 @@ def _export_rows(args, known: dict, settings: dict):
         return kept_rows(args.run, known)
     rows = trained_rows(known)
     if rows is None:
-        raise ValueError(f"{args.run} names no rows to check the export on; give a file: ft export {args.run} DATA")
+        raise ValueError(
+            f"{args.run} names no rows to check the export on; give a file: ft export {typed(args.run)} DATA"
+        )
     return as_chats(rows)
 
 
@@ -75,8 +79,10 @@ def export_command(
     quiet_libraries(args.threads)
     folder, known = answering_run(args.run)
     options = {"max_new_tokens": 64, "scorers": ["exact_match"], **settings["evaluation"]}
+    phase("reading the rows for the check")
     rows, scorers = _export_rows(args, known, settings), find_scorers(options["scorers"])
     say(f"{args.run}: merging in float32, writing, and checking on {min(len(rows), 64)} rows")
+    phase("merging, writing and checking")
     allow = tuple(filter(None, (args.allow or "").split(",")))
     output = export_run(
         folder, rows.select(range(min(len(rows), 64))), args.output, to=args.to, type=args.type, scorers=scorers,
@@ -87,7 +93,9 @@ def export_command(
     files = ", ".join(name for name in report["files"] if name.endswith((".gguf", ".safetensors")))
     output = Path(args.output or Path(args.run, output.name))  # as the user wrote it
     served = output / files if args.to == "gguf" else output
-    lines = _measured(report) + [f"\n{files}, README.md and manifest.json are in {output}. Next: ft serve {served}"]
+    lines = _measured(report) + [
+        f"\n{files}, README.md and manifest.json are in {output}. Next: ft serve {typed(served)}"
+    ]
     return "\n".join([*lines, _pushed(output, args.push)])
 
 # %% ../../nbs/package/cli/model_export.ipynb #d678a20f

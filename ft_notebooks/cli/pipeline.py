@@ -18,6 +18,7 @@ from ..checkpointing.environment import library_versions
 from ..checkpointing.finished_runs import known_run, outcome_fault
 from ..checkpointing.run_lock import lock_run
 from ..checkpointing.run_manifest import check_folder, run_folder
+from .arguments import in_full
 from .console import check_settings, command_settings, quiet_libraries, say
 from ft_notebooks.cli.data_preparation import (
     as_chats,
@@ -29,9 +30,11 @@ from ft_notebooks.cli.data_preparation import (
     read_stage,
 )
 from .model_choice import load_folder, load_scorer, load_trainable, model_settings
+from .run_plan import PlanCallback
 from .run_record import held_out, run_identity, shared_system
-from ..core.errors import FailedRun
+from ..core.errors import FailedRun, typed
 from ..core.files import read_record, write_atomically
+from ..core.progress import phase
 from ..core.processes import check_same, leave_processes, once_a_host, together
 from ..dpo.over_optimization import plot_collapse
 from ..dpo.trainer import dpo_trainer
@@ -161,7 +164,7 @@ def _dated(tok, run) -> tuple:
 
 
 def _finished(run, tok, settings, stage) -> tuple:
-    say(f"{run} is finished; nothing is changed. To train again, set --output to a different folder")
+    say(f"{run} is finished; nothing is changed. To train again, choose another folder with --output")
     known = known_run(run.resolve())[1]
     if known.get("failed"):
         raise FailedRun(known["failed"])
@@ -171,7 +174,9 @@ def _finished(run, tok, settings, stage) -> tuple:
 def _train(tok, held, encoded, settings, run, stage, guards, chosen) -> tuple:
     "Trains the run and saves its metrics; raises `FailedRun` after SFT that has made held-out rows less likely."
     ids, held_ids, facts = encoded
-    callbacks, rewards, made = _callbacks(tok, held, settings, guards, stage), None, settings
+    planned, rewards, made = PlanCallback(len(ids)), None, settings
+    callbacks = [planned, *_callbacks(tok, held, settings, guards, stage)]
+    phase("loading the model")
     with together():
         for part in (ids, held_ids) if stage in ("sft", "dpo") else ():
             check_lengths(part, settings["model"]["name"])
@@ -180,14 +185,18 @@ def _train(tok, held, encoded, settings, run, stage, guards, chosen) -> tuple:
             made, watched = _with_rewards(settings, chosen, rewards, tok, held_ids)
             callbacks += watched
         model = _to_train(settings, tok, stage)
+    phase("preparing the training")
     trainer = _trainer(model, tok, ids, held_ids, run, stage, made, callbacks)
+    phase("measuring the held-out rows before training" if held_ids is not None else "training")
     before = _measured(trainer.model, tok, held_ids, settings, rewards)
+    phase("training")
     fit(trainer)
+    phase("measuring the held-out rows after training" if held_ids is not None else "writing the record of the run")
     after, history = _measured(trainer.model, tok, held_ids, settings, rewards), trainer.state.log_history
     kept, lines = _compared(before, after, held_ids)
     say("\n".join(lines))
     worse = "perplexity" in after and outcome_fault(run, before["perplexity"], after["perplexity"], history)
-    _keep(trainer, run, {**facts, **kept, **({"failed": worse} if worse else {})})
+    _keep(trainer, run, {**facts, "plan": planned.plan, **kept, **({"failed": worse} if worse else {})})
     if worse:
         raise FailedRun(worse)
     return trainer.model, tok, history
@@ -212,6 +221,7 @@ def train_run(
         settings = {**settings, "model": model_settings(settings), stage: {"seed": 0, **settings[stage]}}
         chosen = choose_rewards(settings[stage].get("rewards")) if stage == "grpo" else []
         tok, day = _dated(load_tokenizer(settings["model"]["name"]), run)
+    phase(f"encoding {len(rows):,} rows")
     ids, account, held_ids = once_a_host(lambda: _encode(tok, rows, held, settings, stage, sources))
     say(describe_rows(tok, ids, account, rows, held))
     identity = {**run_identity(settings, stage, rows, held), **reward_identity(chosen), **day}
@@ -233,7 +243,7 @@ def _absolute(source):
 
 # %% ../../nbs/package/cli/pipeline.ipynb #4f2b63d1
 _ROWS = {"sft": "conversations", "grpo": "prompts"}
-_NONE_HELD = "none held out, so nothing will be evaluated (--set data.eval=0.1 holds out a tenth)"
+_NONE_HELD = "none held out, so nothing will be evaluated; to hold out a tenth: --set data.eval=0.1"
 
 
 def _check_folders(settings, stage, output) -> None:
@@ -270,8 +280,9 @@ def train_command(
         _check_folders(settings, stage, args.output)
     data, seed = settings["data"], settings[stage].get("seed", 0)
     rule = data.get("eval")
+    phase(f"reading {args.data}")
     train, held = once_a_host(lambda: held_out(read_stage(stage, args.data, data), rule, seed, data, stage))
-    kept = _NONE_HELD if held is None else f"{len(held):,} held out"
+    kept = in_full(_NONE_HELD, args) if held is None else f"{len(held):,} held out"
     say(f"{args.data}: {len(train):,} {_ROWS.get(stage, 'pairs')} to train on, {kept}")
     sources = [args.data]
     if rule and (Path(rule).exists() or rule.startswith("https://")):
@@ -279,8 +290,9 @@ def train_command(
     settings["data"] = {**data, "file": _absolute(args.data), "eval": _absolute(rule)}
     train_run(train, held, settings, args.output, sources, stage)
     leave_processes()
+    folder = typed(args.output)
     if stage == "reward":
-        way = f"ft grpo DATA --reward {args.output}, or load_reward_model({args.output!r}, tok) in Python"
+        way = f"ft grpo DATA --reward {folder}, or load_reward_model({args.output!r}, tok) in Python"
         return f"\nThe run is in {args.output}. Next: {way}"
     rows = " DATA" if held is None else ""
-    return f"\nThe run is in {args.output}. Next: ft eval {args.output}{rows}, or ft chat {args.output}"
+    return f"\nThe run is in {args.output}. Next: ft eval {folder}{rows}, or ft chat {folder}"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .console import say
 from .data_preparation import as_chats, read_stage
+from ..core.errors import typed
 from ..core.fingerprints import data_fingerprint
 from ..data.deduplication import NoSplit, overlap, split
 
@@ -126,11 +127,11 @@ def kept_rows(
     Raises `ValueError` where the run held out no rows, and where the files are missing or have changed.
     """
     if not known.get("data.held_out"):
-        raise ValueError(f"{run} held out no rows for evaluation; give a file: ft eval {run} DATA")
+        raise ValueError(f"{run} held out no rows for evaluation; give a file: ft eval {typed(run)} DATA")
     file = known["data"]["file"]
     lost = (
         f"so the rows that {run} held out cannot be identified; restore the file, or give a different one: ft eval "
-        f"{run} DATA"
+        f"{typed(run)} DATA"
     )
     try:
         chats = _read_again(known)["data.held_out"]

@@ -8,6 +8,7 @@ __all__ = ['as_chat', 'as_preference', 'Defects']
 # %% ../../nbs/package/data/formats.ipynb #39acc0ce
 import json
 import re
+import shlex
 from collections import Counter, defaultdict
 from typing import Any
 
@@ -147,7 +148,7 @@ def _column_hint(row: dict, ours: tuple[str, ...]) -> str:
     if len(names) < len(wanted):
         return _text_hint(row["text"]) if list(row) == ["text"] else ""
     python = ", ".join(f"{key}={json.dumps(name, ensure_ascii=False)}" for key, name in names.items())
-    settings = " ".join(f"--set data.{key}={name}" for key, name in names.items())
+    settings = " ".join(f"--set {shlex.quote(f'data.{key}={name}')}" for key, name in names.items())
     return f"; or name its columns, such as {python} (in ft, {settings})"
 
 # %% ../../nbs/package/data/formats.ipynb #b4bc82dd
@@ -160,11 +161,11 @@ def _pair_hint(row: dict) -> str:
         return ""
     hint = "; these are preference pairs, which ft dpo and ft reward train on (in Python, read_preferences)"
     asked = next((key for key in row if str(key).lower() in ("prompt", *_MEANT["prompt"])), None)
-    naming = f"--set data.completion={better}"
+    naming = f"--set {shlex.quote(f'data.completion={better}')}"
     if asked != "prompt":
-        naming = f"--set data.prompt={asked} {naming}"
+        naming = f"--set {shlex.quote(f'data.prompt={asked}')} {naming}"
     if not as_chat({"messages": row[better]})[1]:
-        naming = f"--set data.messages={better}"
+        naming = f"--set {shlex.quote(f'data.messages={better}')}"
     elif as_chat({"prompt": row.get(asked), "completion": row[better]})[1]:
         return hint
     return f"{hint}; to train on their better answers alone: {naming}"

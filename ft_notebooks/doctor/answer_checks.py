@@ -11,7 +11,6 @@ import ast
 import contextlib
 import json
 import re
-import statistics
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -142,8 +141,9 @@ def answers_conflict(run):
     different = {*said.values()}
     labels = len(different) <= len(said) / 10 and max(len(answer.split()) for answer in different) <= 5
     lost = len(found) <= max(1, len(said) / 100) and not labels  # such as a column that was not read
-    n = statistics.mean(len(found[prompt]) for prompt in many)
-    several = f"{len(many):,} of {len(found):,} prompts have {n:.1f} different answers on average"
+    most = max(many, key=lambda prompt: len(found[prompt]))
+    several = f"{len(many):,} of {len(found):,} prompts stand in several rows with different answers, one of them with "
+    several += f"{len(found[most])}"
     if lost:
         prompts = "one prompt" if len(found) == 1 else f"{len(found):,} different prompts"
         yield Found(f"the {len(said):,} rows have {prompts}; {several}", "", "error",

@@ -13,6 +13,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from ..core.progress import phase
 from ..data.chat_encoding import encode_chat, encode_chats
 from ..data.preference_encoding import PAIR_KEYS, encode_pair, encode_pairs
 from ..data.readers import read_rows
@@ -23,6 +24,13 @@ from ..tokenization.chat_template import CUT, ChatTemplate
 from ..tokenization.padding import load_tokenizer
 
 # %% ../../nbs/package/doctor/context.ipynb #8888ecda
+_LONG = {  # parts that take a while, and what the doctor does meanwhile
+    "whole": "reading the rows",
+    "model": "loading the model",
+    "probed": "training three steps on a copy",
+}
+
+
 class Unavailable(Exception):
     "A part of the run could not be loaded, and an earlier check has reported why."
 
@@ -34,6 +42,8 @@ def loaded_once(load: Callable) -> property:
     @functools.wraps(load)
     def get(self):
         if name not in self.kept:
+            if name in _LONG:
+                phase(_LONG[name])
             try:
                 self.kept[name] = self.load[name]() if name in self.load else load(self)
             except (ValueError, OSError) as e:

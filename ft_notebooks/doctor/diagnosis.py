@@ -58,11 +58,20 @@ def checks() -> list[Check]:
 COULD_NOT = "could-not-look"
 
 
+def _cure_of(message: str) -> tuple[str, str]:
+    "The fact and its cure, which stands after a semicolon and begins a clause of its own; empty if there is none."
+    parts = message.split("; ")
+    for n in range(len(parts) - 1, 0, -1):
+        if not parts[n].startswith(("or ", "and ", "so ", "but ")):
+            return "; ".join(parts[:n]), "; ".join(parts[n:])
+    return message, ""
+
+
 def _raised(one: Check, message: str) -> Finding:
     "The finding of an error that names its place before a colon, and its cure after the last semicolon."
     place, _, rest = message.partition(": ")
     placed = "\n" not in message and (os.sep in place or ".json" in place or place.startswith("row "))
-    fact, _, cure = (rest if placed else message).rpartition("; ")
+    fact, cure = _cure_of(rest if placed else message)
     why = "the run would end with this error before its first step" if cure else one.cause
     return Finding(
         one.code, "error", fact or cure, place if placed else "", why, cure if fact else one.cure, one.notebook

@@ -41,7 +41,9 @@ class Finding:
         head = "  ".join(filter(None, [level, self.code, self.where]))
         parts = [("", self.message), ("Why: ", self.why), ("Cure: ", self.cure), ("See: ", self.notebook)]
         lines = [
-            textwrap.fill(line, width, initial_indent="  ", subsequent_indent="  ", break_long_words=False)
+            f"  {line}"
+            if line.startswith("ft ")
+            else textwrap.fill(line, width, initial_indent="  ", subsequent_indent="  ", break_long_words=False)
             for start, text in parts
             for line in f"{start}{text}".splitlines()
             if text

@@ -9,6 +9,7 @@ __all__ = ['rows_unreadable', 'held_out_unusable', 'nothing_held_out', 'held_out
 
 # %% ../../nbs/package/doctor/row_checks.ipynb #84299c97
 import json
+import math
 import re
 from collections import Counter, defaultdict
 
@@ -35,7 +36,7 @@ def rows_unreadable(run):
     "held-out-unusable", "error", 1,
     symptom="the run ends before step 1", notebook="06_data_formatting",
     cause="without rows that are not trained, learning and memorizing look the same",
-    cure="set data.eval to 0.1, to a file of other rows, or to none",
+    cure="hold out a tenth, a file of other rows, or none: --set data.eval=0.1",
 )  # fmt: skip
 def held_out_unusable(run):
     assert len(run.parts) == 2
@@ -46,7 +47,7 @@ def held_out_unusable(run):
     "nothing-held-out", "note", 1,
     symptom="nobody knows whether the run has helped", notebook="11_evaluation",
     cause="without rows that are not trained, learning and memorizing look the same",
-    cure="--set data.eval=0.1, or give eval_dataset",
+    cure="hold out a tenth of the rows, in Python as eval_dataset: --set data.eval=0.1",
 )  # fmt: skip
 def nothing_held_out(run):
     if run.parts[1] is None:
@@ -62,7 +63,8 @@ def nothing_held_out(run):
 def held_out_few(run):
     held = run.parts[1]
     if held is not None and len(held) < 20:
-        yield Found(f"only {len(held)} rows are held out")
+        share = min(0.5, math.ceil(200 / len(run.whole)) / 10)
+        yield Found(f"only {len(held)} rows are held out", cure=f"hold out more rows: --set data.eval={share}")
 
 # %% ../../nbs/package/doctor/row_checks.ipynb #6de9aedd
 @check(
@@ -86,8 +88,8 @@ _MEANT = {  # names of columns that hold a part of a conversation in other forma
     "column-unread", "warning", 3,
     symptom="the model answers without what the rows say, or invents it", notebook="06_data_formatting",
     cause="a column that is not part of the format is not read, so the model is trained without it",
-    cure="put its text into the prompt or the answer, or name the columns: --set data.prompt=NAME "
-    "--set data.completion=NAME; drop the column if it is not meant",
+    cure="drop the column if it is not meant, put its text into the prompt or the answer, or name the columns: "
+    "--set data.prompt=NAME --set data.completion=NAME",
 )  # fmt: skip
 def column_unread(run):
     names = {value for key, value in run.settings["data"].items() if key in COLUMNS}
@@ -190,7 +192,7 @@ def _asked_again(train: Dataset, held: Dataset) -> set[int]:
     "held-out-trained", "warning", 3,
     symptom="the held-out loss is excellent, and the model is not", notebook="06_data_formatting",
     cause="rows that are trained, or begin trained ones, measure memory and not learning",
-    cure="hold out by conversation: keep all rows that share a beginning on one side, or --set data.eval=0.1",
+    cure="hold out by conversation: keep rows that share a beginning on one side, as this does: --set data.eval=0.1",
 )  # fmt: skip
 def held_out_trained(run):
     train, held = run.parts

@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
+from ..core.errors import typed
 from ..core.files import atomic_path
 from ..loading.gguf_files import PRE_TOKENIZERS, WHOLE
 from ..loading.model_files import check_checkpoint
@@ -222,7 +223,7 @@ def write_gguf(
     not finite in the type, a vocabulary larger than the embedding, and a folder without a chat template.
     """
     if Path(folder, "adapter_config.json").is_file():
-        raise ValueError(f"{folder} holds an adapter; merge it into its base: ft export {folder} --to gguf")
+        raise ValueError(f"{folder} holds an adapter; merge it into its base: ft export {typed(folder)} --to gguf")
     folder = Path(check_checkpoint(folder))
     if type not in TYPES:
         raise ValueError(f"type must be one of {', '.join(TYPES)}, got {type!r}")

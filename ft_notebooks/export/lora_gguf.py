@@ -15,6 +15,7 @@ from peft import LoraConfig, PeftConfig
 from safetensors import safe_open
 from transformers import PreTrainedConfig
 
+from ..core.errors import typed
 from ..core.files import atomic_path, read_record
 from .gguf_writer import check_family, llama_cpp_order
 from .run_origin import check_base
@@ -31,7 +32,7 @@ _BASE_KEPT = (True, False, "gaussian", "orthogonal", "eva")  # the others subtra
 
 
 def _cure(run: Path) -> str:
-    return f"merge it into its base instead: ft export {run} --to gguf"
+    return f"merge it into its base instead: ft export {typed(run)} --to gguf"
 
 
 def _check_plain(run: Path, adapter: PeftConfig) -> None:

@@ -7,6 +7,8 @@ __all__ = ['CHATML', 'HUB_NAME', 'HUB_REVISION', 'HUB_SHA256', 'WHEEL', 'WHEEL_S
            'tiny_model', 'check_sha256', 'smollm2']
 
 # %% ../../nbs/package/loading/example_models.ipynb #8351a545
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -23,6 +25,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ..core.files import file_sha256
+from ..core.progress import phase, without_library_bars
 from ..core.random_state import keep_random_state
 from .gguf_files import gguf_tokenizer
 
@@ -117,8 +120,10 @@ def _from_wheel(folder: Path) -> None:
         dense = {}
         if hasattr(transformers, "GgufConfig"):  # this transformers can keep GGUF's blocks; others always dequantize
             dense = {"quantization_config": transformers.GgufConfig(dequantize=True)}
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **dense)
-        model.save_pretrained(folder)
+        phase("converting SmolLM2 to safetensors, once")
+        with without_library_bars(), contextlib.redirect_stderr(io.StringIO()):  # a bar that has no switch
+            model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **dense)
+            model.save_pretrained(folder)
 
 # %% ../../nbs/package/loading/example_models.ipynb #7cb676db
 def _fetch(
@@ -174,6 +179,7 @@ def smollm2() -> Path:  # A folder with `model.safetensors`, the tokenizer and t
     """
     folder = _cache() / "SmolLM2-135M-Instruct"
     if not folder.is_dir():
+        phase("downloading SmolLM2, once")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / ".lock"):
             if not folder.is_dir():  # no other process made it while this one waited

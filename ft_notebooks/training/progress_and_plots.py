@@ -156,7 +156,7 @@ def plot_history(
 class LossBar(ProgressCallback):
     """One bar in a terminal: steps, time left, losses, tokens per second; it begins where the run resumes.
 
-    Without a terminal it prints a line a minute.
+    Without a terminal it prints a line every ten seconds.
     """
 
     def on_train_begin(self, args, state, control, **kwargs):

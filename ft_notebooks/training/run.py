@@ -24,6 +24,7 @@ from ..checkpointing.run_lock import lock_run
 from ..checkpointing.run_manifest import ManifestCallback
 from ..core.arguments import ArgumentError
 from ..core.errors import Stopped
+from ..core.progress import phase
 from ..core.processes import first_of_all, together
 from ..distributed.sharded_save import save_whole
 from .progress_and_plots import plot_history
@@ -140,6 +141,7 @@ def _fit(trainer: Trainer) -> TrainOutput:
     if checkpoint and first:
         print(f"{run} holds the model of step {start}" if saved else f"goes on from {checkpoint}", flush=True)
     output = _train(trainer, checkpoint)
+    phase("saving the model")
     _drop_reference(trainer)
     if not saved or trainer.state.global_step > start:
         _save(trainer)

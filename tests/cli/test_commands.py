@@ -391,13 +391,13 @@ def test_a_seed_that_is_not_given_is_zero(copied, capsys):
 def test_settings_reach_the_trainer_and_the_adapter(here, monkeypatch):
     argv = quick("sft.learning_rate=3e-3", "sft.effective_batch=4", "lora.r=2", "lora.lora_dropout=0.25")
     model, _, rows, held, settings = handed_over(monkeypatch, "notes.jsonl", "--output", "mine", *argv)
+    assert [type(one).__name__ for one in settings.pop("callbacks")] == ["PlanCallback"]
     assert settings == {
         "output_dir": Path("mine"),
         "seed": 0,
         "bf16": False,
         "learning_rate": 3e-3,
         "effective_batch": 4,
-        "callbacks": [],
         "disable_tqdm": False,
         "any_world_size": False,
     }

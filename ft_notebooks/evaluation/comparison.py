@@ -61,11 +61,11 @@ def row_scores(found: Evaluation) -> list[str]:
 _GROUPS = {  # what the last stage changed for a row, in the order of the report
     "better": "{stage} is better in {score} than before",
     "worse": "{stage} is worse in {score} than before",
-    "failed": "{stage} is still wrong in {score}",
+    "failed": "{stage} is still {wrong} in {score}",
     "right": "{stage} is right in {score}, as before",
     "missing": "{stage} has no value of {score}",
 }
-_GROUPS_OF_ONE_STAGE = _GROUPS | {"failed": "{stage} is wrong in {score}", "right": "{stage} is right in {score}"}
+_GROUPS_OF_ONE_STAGE = _GROUPS | {"failed": "{stage} is {wrong} in {score}", "right": "{stage} is right in {score}"}
 
 
 def _outcome(before: list[float], now: float | None) -> str:
@@ -102,8 +102,9 @@ def group_rows(
         value = row.get(score) or 0
         change = abs(value - max(before, default=value))
         groups[_outcome(before, row.get(score)), score].append((-change, value, i))
+    wrong = {score: "wrong" if {row.get(score) for row in last.rows} <= {0, 1, None} else "below 1" for score in scores}
     return [
-        (words[outcome].format(stage=stage, score=score), [i for *_, i in sorted(rows)])
+        (words[outcome].format(stage=stage, score=score, wrong=wrong[score]), [i for *_, i in sorted(rows)])
         for (outcome, score), rows in groups.items()
         if rows
     ]

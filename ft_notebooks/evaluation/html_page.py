@@ -110,8 +110,9 @@ th { font-weight: 500 }
 th:first-child { text-align: left; padding-left: 0 }
 td { white-space: nowrap }
 .words th, .words td { text-align: left; white-space: normal; overflow-wrap: break-word }
-.figures { display: flex; flex-wrap: wrap; gap: 1rem 2rem; align-items: flex-end; margin: 2rem 0; overflow-x: auto }
-img { flex: none; max-width: max(100%, 32rem); zoom: .5 }
+.figures { display: flex; flex-wrap: wrap; gap: 1rem 2rem; align-items: flex-end; margin: 2rem 0 }
+picture { display: block; max-width: 100%; overflow-x: auto }
+img { max-width: 100%; zoom: .5 }
 article { border: 1px solid var(--line); border-radius: .5rem; margin: 0 0 1rem; padding: 1rem }
 .answers { display: grid; gap: .75rem; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)) }
 section { background: var(--card); border-radius: .35rem; padding: .6rem .75rem }
@@ -125,9 +126,10 @@ h4, pre { unicode-bidi: plaintext }
   table, tbody, tr { display: block }
   thead { display: none }
   tr { padding: .6rem 0 }
+  th { font-weight: 600 }
   th, td { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 1rem; padding: 0; text-align: left }
   td { white-space: normal }
-  td::before { content: attr(data-of); color: var(--soft) }
+  td:not(:only-of-type)::before { content: attr(data-of); color: var(--soft) }
 }
 """
 
@@ -170,7 +172,8 @@ _HTML = """\
 <div class="figures">
 {% for name in part.figures %}
 <picture><source media="(prefers-color-scheme: dark)" srcset="data:image/png;base64,{{ images[name][1] }}">
-<img src="data:image/png;base64,{{ images[name][0] }}" alt="{{ name }}"></picture>
+<img style="min-width: {{ 2 * widths[name] // 3 }}px" src="data:image/png;base64,{{ images[name][0] }}" alt="{{ name }}">
+</picture>
 {% endfor %}
 </div>
 {% elif "answers" in part %}
@@ -195,11 +198,15 @@ def page_html(
 ) -> str:
     "Renders the report as one HTML file with embedded figures: no scripts, no external requests, every text escaped."
     images = {name: [base64.b64encode(image).decode() for image in both] for name, both in figures.items()}
-    return _HTML_TEMPLATES.from_string(_HTML).render(title=title, style=_STYLE, parts=parts, images=images)
+    widths = {name: int.from_bytes(image[16:20]) for name, (image, _) in figures.items()}  # in pixels, from the header
+    template = _HTML_TEMPLATES.from_string(_HTML)
+    return template.render(title=title, style=_STYLE, parts=parts, images=images, widths=widths)
 
 # %% ../../nbs/package/evaluation/html_page.ipynb #e3487059
 _DARK = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "#14171a")  # the page's
 _DARK |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), "#c9ced3")
+
+_LIGHTER = {"#0072B2": "#56B4E9", "#D55E00": "#FF8C42", "#000000": "#FFFFFF"}  # lines that are dim on a dark page
 
 
 def png(
@@ -208,10 +215,14 @@ def png(
 ) -> bytes:
     "The figure as PNG on the page's background, at twice the usual resolution; restores matplotlib's style."
     from matplotlib import style
+    from matplotlib.lines import Line2D
 
     file = io.BytesIO()
     with style.context(["default", "dark_background", _DARK] if dark else "default"):
-        draw().savefig(file, dpi=176, bbox_inches="tight", metadata={"Software": None})
+        figure = draw()
+        for line in figure.findobj(Line2D) if dark else ():
+            line.set_color(_LIGHTER.get(str(line.get_color()), line.get_color()))
+        figure.savefig(file, dpi=176, bbox_inches="tight", metadata={"Software": None})
     return file.getvalue()
 
 # %% ../../nbs/package/evaluation/html_page.ipynb #31d37a2a

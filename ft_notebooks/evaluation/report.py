@@ -33,6 +33,8 @@ def _cell(score: dict | None) -> tuple[str, str]:
     "The value and its interval, as text."
     if score is None:
         return "–", ""
+    if score["low"] == score["high"] and score["n"] == 1:  # one value has no interval
+        return format_number(score["value"]), ""
     low, high = format_number(score["low"]), format_number(score["high"])
     return format_number(score["value"]), f"[{low}, {high}]"
 
@@ -142,8 +144,11 @@ def _samples(evaluations, samples: int, directions=None) -> list[dict]:  # as pa
     parts: list[dict] = []
     for group, (title, rows) in enumerate(groups):
         if shares[group]:
-            counts = f"{len(rows):,} rows, {shares[group]:,} shown: {title}" if len(groups) > 1 else title
-            parts += [{"group": counts}, {"answers": [_answers(evaluations, i) for i in rows[: shares[group]]]}]
+            counts = f"{len(rows):,} {'row' if len(rows) == 1 else 'rows'}, {shares[group]:,} shown"
+            parts += [
+                {"group": f"{counts}: {title}" if len(groups) > 1 else title},
+                {"answers": [_answers(evaluations, i) for i in rows[: shares[group]]]},
+            ]
     if not parts:
         return []
     return [{"heading": "Samples", "small": f"{shares.total():,} of {len(in_turn):,} rows"}, *parts]

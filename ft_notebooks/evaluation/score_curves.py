@@ -84,7 +84,7 @@ def _draw_scores(ax, looks) -> None:
 def _mark_lowest(column, steps, losses) -> None:
     if len(steps) > 1:
         lowest = steps[losses.index(min(losses))]
-        for ax in column:
+        for ax in filter(lambda ax: ax.axison, column):
             ax.axvline(lowest, color="#999999", lw=1, ls=":", zorder=0, label="lowest evaluation loss")
         column[0].set_ylim(0, min(column[0].get_ylim()[1], 1.2 * max(losses)))  # else the first steps compress the rest
         column[0].legend(frameon=False, fontsize=8)

@@ -137,6 +137,15 @@ def test_both_formats_say_what_n_and_the_brackets_are(tmp_path, undrawn):
         assert "n is the number of rows behind a score; brackets hold its 95 % interval." in text, path.name
 
 
+def test_on_a_narrow_page_every_cell_says_what_it_is_of_and_figures_follow_the_theme(tmp_path):
+    stages = {"base": stage([0, 0]), "sft & <dpo>": stage([1, 0])}
+    text = report_card(stages, tmp_path, history=HISTORY, facts={"sft": {"rows": "9"}}).read_text(encoding="utf-8")
+    cells = re.findall(r'<td data-of="(.*?)">', text)
+    assert len(cells) == text.count("<td") and cells[:4] == ["rows", "n", "base", "sft &amp; &lt;dpo&gt;"]
+    assert text.count('<picture><source media="(prefers-color-scheme: dark)"') == text.count("<img ") == 2
+    assert "@media (max-width" in text and "content: attr(data-of)" in text and "overflow-x: auto" in text
+
+
 def test_each_group_of_rows_has_its_count_and_an_example(tmp_path, undrawn):
     stages = {"base": stage([0] * 40 + [1] * 10), "sft": stage([0] * 28 + [1] * 12 + [0] * 3 + [1] * 7)}
     page = report_card(stages, tmp_path, samples=4)
@@ -212,7 +221,7 @@ def test_samples_are_grouped_only_where_a_score_tells_them_apart(tmp_path, undra
     scored = report_card({"base": stage([0, 1, 0])}, tmp_path, samples=9).read_text(encoding="utf-8")
     assert re.findall("<h3>(.*?)</h3>", scored) == [
         "2 rows, 2 shown: base is wrong in exact",
-        "1 rows, 1 shown: base is right in exact",
+        "1 row, 1 shown: base is right in exact",
     ]
     unscored = report_card({"base": stage([0, 1], names=())}, tmp_path, samples=1).read_text(encoding="utf-8")
     assert "<small>1 of 2 rows</small>" in unscored and "<h3>in their order</h3>" in unscored
@@ -383,9 +392,11 @@ def test_every_row_is_in_the_group_that_its_values_say_and_only_there(values, st
     groups = group_rows(found)
     assert sorted(i for _, rows in groups for i in rows) == list(range(60))
     words = ["better", "worse", "wrong", "right", "no value"]
-    assert [next(w for w in words if f" {w} " in title) for title, _ in groups] == [
+    titles = [title.replace("below 1", "wrong") for title, _ in groups]
+    assert [next(w for w in words if f" {w} " in title) for title in titles] == [
         kind(found, rows[0]) for _, rows in groups
     ]
+    assert ("below 1" in str(groups)) == (0.3 in values)
     assert all({kind(found, i) for i in rows} == {kind(found, rows[0])} for _, rows in groups)
     order = [words.index(kind(found, rows[0])) for _, rows in groups]
     assert order == sorted(order)
@@ -416,7 +427,7 @@ def test_a_score_of_which_less_is_better_orders_no_rows_unless_it_is_said():
 
 def test_the_largest_change_comes_first():
     found = {"a": stage([0.1, 0.5, 0.0, 0.6]), "b": stage([0.2, 0.9, 0.8, 0.6])}
-    assert group_rows(found) == [("b is better in exact than before", [2, 1, 0]), ("b is still wrong in exact", [3])]
+    assert group_rows(found) == [("b is better in exact than before", [2, 1, 0]), ("b is still below 1 in exact", [3])]
     found = {"a": stage([0.9, 0.5, 1.0, 0.6]), "b": stage([0.8, 0.5, 0.1, 0.2])}
     assert group_rows(found)[0] == ("b is worse in exact than before", [2, 3, 0])
 
@@ -632,6 +643,11 @@ def test_scores_of_the_looks_are_drawn_with_their_intervals():
 def test_any_string_can_be_the_name_of_a_stage_and_of_a_look():
     odd = [text for text in NASTY if text[:1] in ("$", "_", "名")]
     drawn(plot_progress(dict.fromkeys(odd, HISTORY), {text: [{"step": 1, text: 0.5}] for text in odd}))
+
+
+def test_a_stage_without_scores_has_no_mark_in_the_empty_place_below_its_loss():
+    empty = drawn(plot_progress({"sft": HISTORY, "dpo": HISTORY[:8]}, {"dpo": LOOKS})).axes[2]
+    assert not empty.axison and not empty.lines
 
 
 def test_histories_of_several_stages_stand_beside_each_other(tmp_path, undrawn):

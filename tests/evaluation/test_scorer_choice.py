@@ -42,7 +42,7 @@ CASES = {
     "one open answer": (asked(OPEN[0]), "chrf"),
     "open answers": (asked(*OPEN), "chrf"),
     "open answers, of which one is a number": (asked(*OPEN, "#### 7"), "chrf"),
-    "open answers without spaces": (asked("今日はとても天気がいいので散歩に行きましょう", "電車は九時に出発します"), "chrf"),
+    "open answers without spaces": (asked("今日はとても天気がいいので行きましょう", "電車は九時に出ます"), "chrf"),
     "short answers without spaces": (asked("東京", "北京", "大阪"), "exact_match"),
 }  # fmt: skip
 

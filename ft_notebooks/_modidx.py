@@ -430,6 +430,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'ft_notebooks/cli/model_export.py')},
             'ft_notebooks.cli.pipeline': { 'ft_notebooks.cli.pipeline._absolute': ( 'package/cli/pipeline.html#_absolute',
                                                                                     'ft_notebooks/cli/pipeline.py'),
+                                           'ft_notebooks.cli.pipeline._as_loaded': ( 'package/cli/pipeline.html#_as_loaded',
+                                                                                     'ft_notebooks/cli/pipeline.py'),
                                            'ft_notebooks.cli.pipeline._callbacks': ( 'package/cli/pipeline.html#_callbacks',
                                                                                      'ft_notebooks/cli/pipeline.py'),
                                            'ft_notebooks.cli.pipeline._check_folders': ( 'package/cli/pipeline.html#_check_folders',

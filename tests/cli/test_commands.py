@@ -914,6 +914,17 @@ def test_full_fine_tuning_saves_a_model_that_eval_and_plain_transformers_load(co
     assert found == pytest.approx(values, rel=1e-4) and values[1] < 0.9 * values[0]
 
 
+HALF = ("model.bits=16", "sft.bf16=true", "sft.max_steps=3", "sft.learning_rate=0.02", "data.eval=last:4")
+
+
+def test_a_run_and_its_evaluation_print_one_perplexity_where_training_is_in_bfloat16(copied):
+    copied(*HALF)
+    main(["eval", "runs/sft", "--set", "evaluation.max_new_tokens=2"])
+    metrics, report = (json.loads(Path("runs/sft", name).read_text()) for name in ("metrics.json", "eval/report.json"))
+    printed = metrics["perplexity_before"], metrics["perplexity"]
+    assert [report[stage]["perplexity"]["value"] for stage in ("base", "sft")] == pytest.approx(printed, rel=1e-9)
+
+
 def test_a_base_is_evaluated_in_the_bits_of_the_model_beside_it(copied, monkeypatch):
     copied(*FULL)
     load, bits = model_choice.load_folder, []

@@ -28,7 +28,7 @@ from ..dpo.over_optimization import CollapseCallback
 from ..evaluation.answer_format import key_order
 from ..evaluation.metrics import exact_match
 from ..evaluation.report import report_card
-from ..evaluation.run_facts import run_facts
+from ..evaluation.run_description import run_facts
 from ..evaluation.runner import Evaluation, evaluate
 from ..evaluation.score_curves import scores_by_step
 from ..tokenization.padding import load_tokenizer

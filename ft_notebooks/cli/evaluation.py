@@ -25,7 +25,7 @@ from ..evaluation.comparison import compare_stages
 from ..evaluation.lm_eval import run_tasks
 from ..evaluation.metrics import find_scorers
 from ..evaluation.report import report_card
-from ..evaluation.run_facts import run_facts
+from ..evaluation.run_description import run_facts
 from ..evaluation.runner import Evaluation, evaluate
 from ..evaluation.score_curves import scores_by_step
 from ..evaluation.scorer_choice import scorer_for

@@ -168,7 +168,7 @@ def _finished(run, tok, settings, stage) -> tuple:
     return _finished_model(run, tok, settings, stage), tok, known["history"]
 
 # %% ../../nbs/package/cli/pipeline.ipynb #f71bdd74
-def _as_loaded(model, forward) -> None:  # forward: the model's own one before training; None: that of its class
+def _as_loaded(model, forward) -> None:  # forward: the model's own before training, or None
     "Takes away the autocast that training has put around `forward`: the saved model is loaded and used without it."
     vars(model).pop("forward", None)
     if forward is not None:

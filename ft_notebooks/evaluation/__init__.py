@@ -28,7 +28,7 @@ _names = {
         "find_scorers",
     ],
     "report": ["report_card"],
-    "run_facts": ["run_facts"],
+    "run_description": ["run_facts"],
     "runner": ["evaluate", "Evaluation", "interval"],
     "score_bars": ["plot_scores"],
     "score_curves": ["plot_progress", "scores_by_step"],

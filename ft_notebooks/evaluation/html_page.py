@@ -172,7 +172,8 @@ _HTML = """\
 <div class="figures">
 {% for name in part.figures %}
 <picture><source media="(prefers-color-scheme: dark)" srcset="data:image/png;base64,{{ images[name][1] }}">
-<img style="min-width: {{ 2 * widths[name] // 3 }}px" src="data:image/png;base64,{{ images[name][0] }}" alt="{{ name }}">
+<img style="min-width: {{ 2 * widths[name] // 3 }}px" alt="{{ name }}"
+ src="data:image/png;base64,{{ images[name][0] }}">
 </picture>
 {% endfor %}
 </div>

@@ -190,7 +190,7 @@ def _json(evaluations, compared, clean) -> dict:
 
 # %% ../../nbs/package/evaluation/report.ipynb #b28a4925
 def _figures(evaluations, history, looks) -> dict[str, Callable]:  # name -> the function that draws it
-    figures = {}
+    figures: dict[str, Callable] = {}
     if any(found.scores for found in evaluations.values()):
         figures["scores"] = functools.partial(plot_scores, evaluations)
     logs, scores = stage_dict(history), stage_dict(looks)

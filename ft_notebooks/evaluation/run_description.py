@@ -31,7 +31,7 @@ def _steps(folder: Path, run: dict) -> str:
         return _UNKNOWN
     if run.get("trainer") in ("GRPOTrainer", "RLOOTrainer"):
         return f"{steps:,}"
-    return f"{steps:,} of {math.prod(run.get(factor) or 1 for factor in _BATCH):,} rows"
+    return f"{steps:,}, with {math.prod(run.get(factor) or 1 for factor in _BATCH):,} rows each"
 
 
 def run_facts(

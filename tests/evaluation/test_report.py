@@ -156,13 +156,13 @@ def test_each_group_of_rows_has_its_count_and_an_example(tmp_path, undrawn):
 
 def test_the_head_says_what_was_trained_and_how_before_any_score(tmp_path, undrawn):
     facts = {
-        "sft": {"model": "SmolLM2 <b>", "learning rate": "0.0002", "steps": "8 of 16 rows", "rows": "199"},
+        "sft": {"model": "SmolLM2 <b>", "learning rate": "0.0002", "steps": "8, with 16 rows each", "rows": "199"},
         "dpo": {},
     }
     page = report_card({"base": stage([0, 1])}, tmp_path, facts=facts)
     for path in (page, page.with_suffix(".md")):
         text = path.read_text(encoding="utf-8")
-        places = [text.index(part) for part in ("SmolLM2 &lt;b&gt;", "0.0002", "8 of 16 rows", "199", "exact")]
+        places = [text.index(part) for part in ("SmolLM2 &lt;b&gt;", "0.0002", "8, with 16 rows each", "199", "exact")]
         assert places == sorted(places) and text.count("not recorded") == 4, path.name
 
 
@@ -171,11 +171,11 @@ def test_facts_come_from_a_folder_of_any_state(tmp_path):
     run = {"trainer": "DPOTrainer", "learning_rate": 5e-6, "max_steps": 12, "data": "96 rows, sha256 1"}
     (tmp_path / "manifest.json").write_text(json.dumps({"run": run, "recorded": {"model": "owner/model"}}))
     assert run_facts(tmp_path) == {
-        "model": "owner/model", "method": "DPO, all weights", "learning rate": "5e-06", "steps": "12 of 1 rows",
+        "model": "owner/model", "method": "DPO, all weights", "learning rate": "5e-06", "steps": "12, with 1 rows each",
         "rows": "96",
     }  # fmt: skip
     (tmp_path / "metrics.jsonl").write_text('{"step": 3, "loss": 1.0}\n{"step": 6, "lo')
-    assert run_facts(tmp_path)["steps"] == "3 of 1 rows"
+    assert run_facts(tmp_path)["steps"] == "3, with 1 rows each"
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(ValueError, match="manifest.json is damaged"):
         run_facts(tmp_path)

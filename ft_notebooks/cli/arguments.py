@@ -37,7 +37,7 @@ def _command(commands, name, text, *positional, output=None, settings=True):
 def _add_eval(commands, run) -> None:
     kept = ("DATA", "?", "default: the rows that the run held out")
     card = _command(commands, "eval", "a report card", run, kept, output="RUN/eval")
-    own = "a scorer, or FILE.py:FUNCTION; may be repeated; default: exact_match, and the rewards of a run of ft grpo"
+    own = "a scorer, or FILE.py:FUNCTION; may be repeated; default: by the answers, with the rewards of ft grpo"
     card.add_argument("--score", metavar="NAME", action="append", help=own)
     card.add_argument("--tasks", metavar="NAMES", help="lm-evaluation-harness tasks instead, separated by commas")
     card.add_argument("--include", metavar="FOLDER", help="a folder of your own tasks; their code is run")

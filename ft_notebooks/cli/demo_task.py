@@ -29,6 +29,7 @@ from ..dpo.over_optimization import CollapseCallback
 from ..evaluation.answer_format import key_order
 from ..evaluation.metrics import exact_match
 from ..evaluation.report import report_card
+from ..evaluation.run_description import run_facts
 from ..evaluation.runner import Evaluation, evaluate
 from ..evaluation.score_curves import scores_by_step
 from ..tokenization.padding import load_tokenizer
@@ -198,18 +199,19 @@ def demo_command(
     say("1/4  SmolLM2-135M-Instruct: from the cache, or downloaded once")
     model_settings(_task_settings(args.seed))
     say("2/4  The base model on 80 notes, each to be turned into one line of JSON")
-    found, history, looks = {"base": course_scores("base", *where)}, {}, {}
+    found, history, looks, facts = {"base": course_scores("base", *where)}, {}, {}, {}
     for stage in stages:
         scored = "half" if args.rl and stage == "sft" else stage
         say(_SAID[scored])
         run = course_stage(stage, *where)
         found["half of sft" if scored == "half" else stage] = course_scores(scored, *where)
-        history[stage], looks[stage] = known_run(run.resolve())[1]["history"], scores_by_step(run)
+        history[stage], looks[stage] = known_run(run.resolve())[1]["history"], scores_by_step(run, {})
+        facts[stage] = run_facts(run)
     rows = {stage: _task_rows(stage, args.seed) for stage in stages}
     phase("exporting the run, and asking the file")
     exported = ask_exported(run)
     phase("writing the report")
-    page = report_card(found, folder, title=_TITLE, history=history, looks=looks, train=rows)
+    page = report_card(found, folder, title=_TITLE, history=history, looks=looks, train=rows, facts=facts)
     also, note = ("reward.png", _UNREWARDED) if args.rl else ("loss.png", "")
     report = f"The report is {page} (also report.md, report.json, scores.png, {also})"
     return "\n" + "\n\n".join(filter(None, (score_table(found), note, exported, report)))

@@ -10,12 +10,13 @@ import json
 import logging
 import shlex
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .console import command_settings, quiet_libraries, say, say_failed
 from .data_preparation import columns_of, encode_rows, read_stage
-from .model_choice import load_generator, model_bits
+from .model_choice import as_generator, load_folder, load_generator, model_bits
 from ..rlhf.prompt_rows import row_kind
 from ..rlhf.reward_choice import choose_rewards
 from ..checkpointing.finished_runs import answering_run, known_run
@@ -27,8 +28,10 @@ from ..evaluation.comparison import compare_stages
 from ..evaluation.lm_eval import run_tasks
 from ..evaluation.metrics import find_scorers
 from ..evaluation.report import report_card
+from ..evaluation.run_description import run_facts
 from ..evaluation.runner import Evaluation, evaluate
 from ..evaluation.score_curves import scores_by_step
+from ..evaluation.scorer_choice import scorer_for
 from ..tokenization.padding import load_tokenizer
 
 # %% ../../nbs/package/cli/evaluation.ipynb #0983b155
@@ -60,11 +63,12 @@ def _evaluate(models, bits, tok, chats, scorers, output, options) -> dict:
     for stage, folder in reversed(models.items()):
         say(f"{stage}: {len(chats)} conversations")
         phase(f"{stage}: loading the model")
-        model = load_generator(folder, bits)
+        model = load_folder(folder, bits)
         phase(f"{stage}: answering and scoring {len(chats)} conversations")
         asked = short_hash(str(folder), data_fingerprint(chats), bits, options)
         file = Path(output, f"{stage}-{asked[:8]}.answers.jsonl")
-        found[stage] = evaluate(model, tok, chats, scorers, file=file, **options)
+        merged = partial(as_generator, bits=bits)  # after the losses, which are those of the model as it was trained
+        found[stage] = evaluate(model, tok, chats, scorers, file=file, for_answers=merged, **options)
     return {stage: found[stage] for stage in models}
 
 # %% ../../nbs/package/cli/evaluation.ipynb #fc6bde06
@@ -100,13 +104,15 @@ def score_table(
 
 # %% ../../nbs/package/cli/evaluation.ipynb #593d0e81
 def _from_runs(models) -> dict[str, Any]:
-    "The data for the report from the run folders: training rows, scores by step and logs, by stage."
-    found: dict[str, Any] = {"train": {}, "looks": {}, "history": {}}
+    "The data for the report from the run folders, by stage: training rows, scores by step, logs and facts."
+    found: dict[str, Any] = {"train": {}, "looks": {}, "history": {}, "facts": {}}
     for stage, place in models.items():
-        known = known_run(place)[1]
+        folder, known = known_run(place)
         if known:
             found["train"][stage] = trained_rows(known)
-            found["looks"][stage], found["history"][stage] = scores_by_step(place), known["history"]
+            # without the sampled outputs, which are of too few rows to be a curve of scores
+            found["looks"][stage], found["history"][stage] = scores_by_step(folder, {}), known["history"]
+            found["facts"][stage] = run_facts(folder)
     found["train"] = {stage: rows for stage, rows in found["train"].items() if rows is not None}
     return found
 
@@ -150,11 +156,11 @@ def _run_tasks(args, models, tok, bits, output) -> str:
     return "\n" + score_table(found) + f"\n\nThe scores are in {file}"
 
 # %% ../../nbs/package/cli/evaluation.ipynb #e549cacf
-def _scorers(given, run) -> dict:  # given: a list of names, or None
-    "The scorers that are given; else `exact_match` and, of a run of ft grpo, its rewards that are named scorers."
-    if given:
-        return find_scorers(given)
-    found = find_scorers("exact_match")
+def _own_scorers(run, chats) -> dict:
+    "The scorer that fits the expected answers and, of a run of ft grpo, its rewards that are named scorers."
+    name, why = scorer_for(chats)
+    say(f"scored by {name}, since {why}")
+    found = find_scorers(name)
     for text in known_run(run)[1].get("grpo.rewards", []):
         if ".py:" in text:  # whoever made the run could name any file
             say(f"not scored: {text}, since a record may not run a file; to run it: --score {shlex.quote(text)}")
@@ -187,8 +193,9 @@ def eval_command(
     folder, known = answering_run(args.run)
     say_failed(args.run, known)
     options = {"max_new_tokens": 128, **settings["evaluation"]}
-    scorers = _scorers(args.score or options.pop("scorers", None), args.run)
+    given = args.score or options.get("scorers")
     options.pop("scorers", None)
+    scorers = find_scorers(given) if given else None
     chats, data = None, settings["data"]
     phase(f"reading {args.data or 'the held-out rows'}")
     if args.data:
@@ -203,5 +210,6 @@ def eval_command(
     tok = load_tokenizer(folder)
     # before a model is loaded, raises an error with file and line of a row that the template cannot render
     encode_rows(tok, chats, None, [args.data or data["file"]], **columns_of("sft", data))
+    scorers = scorers or _own_scorers(args.run, chats)
     found = _evaluate(models, bits, tok, chats, scorers, output, options)
     return _report(found, models, scorers, output, f"{args.run} on {args.data or 'its held-out rows'}")

@@ -54,8 +54,8 @@ class EvaluationSettings:
 
     max_new_tokens: int = 128  # the maximum of tokens per answer
     batch_size: int | None = None  # answers generated at a time; None: 32
-    # by name, or file.py:function for your own
-    scorers: list[str] = dataclasses.field(default_factory=lambda: ["exact_match"])
+    # by name, or file.py:function for your own; none: one that fits the expected answers
+    scorers: list[str] = dataclasses.field(default_factory=list)
 
 # %% ../../nbs/package/cli/settings.ipynb #1d20dc91
 @dataclasses.dataclass(frozen=True)

@@ -28,9 +28,11 @@ _names = {
         "find_scorers",
     ],
     "report": ["report_card"],
+    "run_description": ["run_facts"],
     "runner": ["evaluate", "Evaluation", "interval"],
     "score_bars": ["plot_scores"],
     "score_curves": ["plot_progress", "scores_by_step"],
+    "scorer_choice": ["scorer_for"],
     "statistics": ["compare", "rows_needed"],
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_names)

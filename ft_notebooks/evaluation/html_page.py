@@ -104,14 +104,15 @@ small, .soft, h5, thead { color: var(--soft) }
 small { font-size: .85rem; font-weight: 400 }
 .wide { overflow-x: auto; overflow-wrap: normal; margin: 0 0 1rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .5rem 0 .5rem clamp(.75rem, 3vw, 2rem); text-align: right; vertical-align: baseline }
+th, td { padding: .5rem 0 .5rem 2rem; text-align: right; vertical-align: baseline }
 tr { border-bottom: 1px solid var(--line) }
 th { font-weight: 500 }
 th:first-child { text-align: left; padding-left: 0 }
 td { white-space: nowrap }
 .words th, .words td { text-align: left; white-space: normal; overflow-wrap: break-word }
-.figures { display: flex; flex-wrap: wrap; gap: 1rem 2rem; align-items: flex-end; margin: 2rem 0; overflow-x: auto }
-img { flex: none; max-width: max(100%, 32rem); zoom: .5; background: #fff }
+.figures { display: flex; flex-wrap: wrap; gap: 1rem 2rem; align-items: flex-end; margin: 2rem 0 }
+picture { display: block; max-width: 100%; overflow-x: auto }
+img { max-width: 100%; zoom: .5 }
 article { border: 1px solid var(--line); border-radius: .5rem; margin: 0 0 1rem; padding: 1rem }
 .answers { display: grid; gap: .75rem; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)) }
 section { background: var(--card); border-radius: .35rem; padding: .6rem .75rem }
@@ -120,6 +121,16 @@ pre { font: .85rem/1.45 ui-monospace, monospace; margin: 0 0 .4rem;
 .mark { display: inline-block; font-size: .8rem; margin-right: .75rem; color: var(--soft) }
 .good { color: var(--good) }
 .bad { color: var(--bad) }
+h4, pre { unicode-bidi: plaintext }
+@media (max-width: 42rem) {
+  table, tbody, tr { display: block }
+  thead { display: none }
+  tr { padding: .6rem 0 }
+  th { font-weight: 600 }
+  th, td { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 1rem; padding: 0; text-align: left }
+  td { white-space: normal }
+  td:not(:only-of-type)::before { content: attr(data-of); color: var(--soft) }
+}
 """
 
 # %% ../../nbs/package/evaluation/html_page.ipynb #664ee97e
@@ -132,10 +143,10 @@ _HTML = """\
 <div class="wide"><table class="{{ kind }}"><thead><tr>
 {%- for name in head %}<th>{{ name }}</th>{% endfor %}</tr></thead>
 {% for row in rows %}
-<tr><th>{{ row[0] }}</th><td>{{ row[1] }}</td>
-{%- for cell in row[2:] %}<td>
-  {%- if kind == "scores" %}<b>{{ cell[0] }}</b> <small>{{ cell[1] }}</small>{% else %}{{ cell }}{% endif -%}
-</td>{% endfor %}</tr>
+<tr><th>{{ row[0] }}</th>
+{%- for cell in row[1:] %}<td data-of="{{ head[loop.index] }}"><span>
+  {%- if cell is string %}{{ cell }}{% else %}<b>{{ cell[0] }}</b> <small>{{ cell[1] }}</small>{% endif -%}
+</span></td>{% endfor %}</tr>
 {% endfor %}
 </table></div>
 {% endmacro %}
@@ -160,7 +171,10 @@ _HTML = """\
 {% elif "figures" in part %}
 <div class="figures">
 {% for name in part.figures %}
-<img src="data:image/png;base64,{{ images[name] }}" alt="{{ name }}">
+<picture><source media="(prefers-color-scheme: dark)" srcset="data:image/png;base64,{{ images[name][1] }}">
+<img style="min-width: {{ 2 * widths[name] // 3 }}px" alt="{{ name }}"
+ src="data:image/png;base64,{{ images[name][0] }}">
+</picture>
 {% endfor %}
 </div>
 {% elif "answers" in part %}
@@ -181,22 +195,35 @@ _HTML = """\
 def page_html(
     title: str,
     parts: list[dict],  # As for `page_markdown`
-    figures: dict[str, bytes],  # Name -> PNG, as from `png`
+    figures: dict[str, tuple[bytes, bytes]],  # Name -> two PNGs, as from `png`: for a light and for a dark page
 ) -> str:
     "Renders the report as one HTML file with embedded figures: no scripts, no external requests, every text escaped."
-    images = {name: base64.b64encode(image).decode() for name, image in figures.items()}
-    return _HTML_TEMPLATES.from_string(_HTML).render(title=title, style=_STYLE, parts=parts, images=images)
+    images = {name: [base64.b64encode(image).decode() for image in both] for name, both in figures.items()}
+    widths = {name: int.from_bytes(image[16:20]) for name, (image, _) in figures.items()}  # in pixels, from the header
+    template = _HTML_TEMPLATES.from_string(_HTML)
+    return template.render(title=title, style=_STYLE, parts=parts, images=images, widths=widths)
 
 # %% ../../nbs/package/evaluation/html_page.ipynb #e3487059
+_DARK = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "#14171a")  # the page's
+_DARK |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), "#c9ced3")
+
+_LIGHTER = {"#0072B2": "#56B4E9", "#D55E00": "#FF8C42", "#000000": "#FFFFFF"}  # lines that are dim on a dark page
+
+
 def png(
     draw: Callable[[], "Figure"],  # Makes a new figure
+    dark: bool = False,  # Light lines and text on the background of the dark page
 ) -> bytes:
-    "The figure as PNG on a white background, at twice the usual resolution; restores matplotlib's style."
+    "The figure as PNG on the page's background, at twice the usual resolution; restores matplotlib's style."
     from matplotlib import style
+    from matplotlib.lines import Line2D
 
     file = io.BytesIO()
-    with style.context("default"):
-        draw().savefig(file, dpi=176, bbox_inches="tight", metadata={"Software": None})
+    with style.context(["default", "dark_background", _DARK] if dark else "default"):
+        figure = draw()
+        for line in figure.findobj(Line2D) if dark else ():
+            line.set_color(_LIGHTER.get(str(line.get_color()), line.get_color()))
+        figure.savefig(file, dpi=176, bbox_inches="tight", metadata={"Software": None})
     return file.getvalue()
 
 # %% ../../nbs/package/evaluation/html_page.ipynb #31d37a2a

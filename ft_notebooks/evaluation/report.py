@@ -10,6 +10,8 @@ import copy
 import functools
 import json
 import math
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from datasets import Dataset
@@ -31,6 +33,8 @@ def _cell(score: dict | None) -> tuple[str, str]:
     "The value and its interval, as text."
     if score is None:
         return "–", ""
+    if score["low"] == score["high"] and score["n"] == 1:  # one value has no interval
+        return format_number(score["value"]), ""
     low, high = format_number(score["low"]), format_number(score["high"])
     return format_number(score["value"]), f"[{low}, {high}]"
 
@@ -134,18 +138,28 @@ def _answers(evaluations, i: int) -> dict:
 
 # %% ../../nbs/package/evaluation/report.ipynb #3ba80d57
 def _samples(evaluations, samples: int, directions=None) -> list[dict]:  # as parts
-    groups, left = group_rows(evaluations, directions), max(0, samples)
+    groups = group_rows(evaluations, directions)
+    in_turn = sorted((place, group) for group, (_, rows) in enumerate(groups) for place in range(len(rows)))
+    shares = Counter(group for _, group in in_turn[: max(0, samples)])
     parts: list[dict] = []
-    for title, rows in groups:
-        shown = rows[:left]
-        left -= len(shown)
-        if shown:
-            count = f"{len(shown):,} of {len(rows):,}, {title}" if len(groups) > 1 else title
-            parts += [{"group": count}, {"answers": [_answers(evaluations, i) for i in shown]}]
+    for group, (title, rows) in enumerate(groups):
+        if shares[group]:
+            counts = f"{len(rows):,} {'row' if len(rows) == 1 else 'rows'}, {shares[group]:,} shown"
+            parts += [
+                {"group": f"{counts}: {title}" if len(groups) > 1 else title},
+                {"answers": [_answers(evaluations, i) for i in rows[: shares[group]]]},
+            ]
     if not parts:
         return []
-    total = sum(len(rows) for _, rows in groups)
-    return [{"heading": "Samples", "small": f"{min(samples, total):,} of {total:,} rows"}, *parts]
+    return [{"heading": "Samples", "small": f"{shares.total():,} of {len(in_turn):,} rows"}, *parts]
+
+# %% ../../nbs/package/evaluation/report.ipynb #775c0c73
+def _head(facts) -> list[dict]:  # as parts
+    if not facts:
+        return []
+    names = list(dict.fromkeys(name for found in facts.values() for name in found))
+    rows = [[stage, *(found.get(name, "not recorded") for name in names)] for stage, found in facts.items()]
+    return [{"words": rows, "head": ["run", *names]}]
 
 # %% ../../nbs/package/evaluation/report.ipynb #8259cb7c
 def _check(evaluations) -> None:
@@ -175,17 +189,17 @@ def _json(evaluations, compared, clean) -> dict:
     return found
 
 # %% ../../nbs/package/evaluation/report.ipynb #b28a4925
-def _figures(evaluations, history, looks) -> dict[str, bytes]:  # name -> PNG
-    figures = {}
+def _figures(evaluations, history, looks) -> dict[str, Callable]:  # name -> the function that draws it
+    figures: dict[str, Callable] = {}
     if any(found.scores for found in evaluations.values()):
-        figures["scores"] = png(lambda: plot_scores(evaluations))
+        figures["scores"] = functools.partial(plot_scores, evaluations)
     logs, scores = stage_dict(history), stage_dict(looks)
     rewarded = {stage for stage, entries in logs.items() if any("reward" in entry for entry in entries)}
     for name, stages in (("loss", logs.keys() - rewarded), ("reward", rewarded)):
         shown = {stage: entries for stage, entries in logs.items() if stage in stages}
         if any("loss" in entry for entries in shown.values() for entry in entries):
             own = {stage: found for stage, found in scores.items() if stage in shown or stage not in logs}
-            figures[name] = png(functools.partial(plot_progress, shown, own))
+            figures[name] = functools.partial(plot_progress, shown, own)
     return figures
 
 
@@ -211,8 +225,9 @@ def report_card(
     | None = None,  # From `scores_by_step`, of the same runs: drawn below the loss
     train: dict[str, Dataset] | None = None,  # Stage -> its training rows: adds contamination.json with matches
     directions: dict[str, int] | None = None,  # Score -> 1 more is better, -1 less, 0 neither; see `compare_stages`
-    samples: int = 5,  # Number of rows to show, rows lost by the last stage first
+    samples: int = 8,  # Number of rows to show, from each group of `group_rows` in turn
     notes: dict[str, list[str]] | None = None,  # Stage -> sentences about its run, as `went_without` gives them
+    facts: dict[str, dict[str, str]] | None = None,  # Stage -> what `run_facts` returned: the head of the report
 ) -> Path:  # Of report.html, which needs no other file
     """Writes report.html, .md, .json, scores.png and, with a `history`, loss.png or reward.png, each whole or none.
 
@@ -224,12 +239,12 @@ def report_card(
     seen = seen_rows(next(iter(evaluations.values())), train) if train else {}
     known = _known(seen)
     clean = {stage: scores_without(found, known) for stage, found in evaluations.items()} if known else {}
-    figures = _figures(evaluations, history, looks)
-    parts = [_score_table(evaluations), {"text": _CAPTION}, *_missing(evaluations)]
+    figures = {name: (png(draw), png(draw, dark=True)) for name, draw in _figures(evaluations, history, looks).items()}
+    parts = [*_head(facts), _score_table(evaluations), {"text": _CAPTION}, *_missing(evaluations)]
     parts += [{"text": f"{stage}: {note}."} for stage, lines in (notes or {}).items() for note in lines]
     parts += [{"figures": list(figures)}, *_changes(compared), *_contamination(evaluations, train, seen, clean)]
     parts += _samples(evaluations, samples, directions)
-    files = {f"{name}.png": image for name, image in figures.items()}
+    files = {f"{name}.png": image for name, (image, _) in figures.items()}
     files |= _data(evaluations, compared, train, seen, clean)
     files["report.md"] = page_markdown(title, parts).encode(errors="replace")
     files["report.html"] = page_html(title, parts, figures).encode(errors="replace")

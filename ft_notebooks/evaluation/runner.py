@@ -23,6 +23,7 @@ from ..data.read import read_chats
 from ..inference.generation import encode_prompts, answers
 from .likelihood import answer_bytes, last_turns, row_losses
 from .metrics import Scorer, find_scorers
+from .scorer_choice import scorer_for
 
 # %% ../../nbs/package/evaluation/runner.ipynb #950d8963
 def bootstrap_interval(
@@ -132,14 +133,14 @@ def _losses(model, tok, dataset, batch_size) -> list[dict]:
     return [{"nats": loss, "trained": tokens, "bytes": size} for loss, tokens, size in found]
 
 
-def _answered(model, tok, dataset, max_new_tokens, batch_size, file, likelihood) -> list[dict]:
+def _answered(model, tok, dataset, max_new_tokens, batch_size, file, likelihood, for_answers) -> list[dict]:
     "The rows with all facts: prompt, reference, generated answer and, with `likelihood`, the loss of the whole chat."
     rows = _questions(dataset)
     prompts = [row["prompt"] for row in rows]
     tools = dataset["tools"][:] if "tools" in dataset.column_names else None
     encode_prompts(model, tok, prompts, max_new_tokens, tools)  # `ValueError` before the model runs
     losses = _losses(model, tok, dataset, batch_size or 8) if likelihood else [{}] * len(rows)
-    said = answers(model, tok, prompts, max_new_tokens, batch_size, file=file, tools=tools)
+    said = answers(for_answers(model), tok, prompts, max_new_tokens, batch_size, file=file, tools=tools)
     for row, answer, loss in zip(rows, said, losses):
         row |= {"generated": answer["text"], "ended": answer["ended"], "tokens": answer["tokens"], **loss}
     return rows
@@ -176,11 +177,16 @@ def evaluate(
     dataset: Dataset
     | str
     | Path,  # R chats ("messages") that end with an answer, or a path to them; scorers get all columns
-    scorers: str | Scorer | list[str | Scorer] | dict[str, str | Scorer],  # As for `find_scorers`: names or functions
+    scorers: str
+    | Scorer
+    | list[str | Scorer]
+    | dict[str, str | Scorer]
+    | None = None,  # As for `find_scorers`: names or functions; None: `scorer_for` chooses, and the reason is printed
     max_new_tokens: int = 64,  # Generation of an answer stops here if the model has not ended it
     batch_size: int | None = None,  # Prompts at a time; None: the default of `answers`
     file: str | Path | None = None,  # JSONL file that stores the answers: a killed call continues from it
     likelihood: bool = True,  # False: without perplexity and bits per byte, which take a second pass over all chats
+    for_answers: Callable = lambda model: model,  # f(model) -> the model that answers, such as the merged one
 ) -> Evaluation:
     """Generates each chat's last answer greedily, scores it with 95% intervals, and computes the loss of all chats.
 
@@ -190,10 +196,14 @@ def evaluate(
     chat has no assistant turn or exceeds the context, or a column is called "tokens" or "ended".
     """
     check_model(model, tok, "evaluate")
-    dataset, functions = as_dataset(dataset, read_chats, "evaluate"), find_scorers(scorers)
+    dataset = as_dataset(dataset, read_chats, "evaluate")
+    if scorers is None:
+        scorers, why = scorer_for(dataset)
+        print(f"scored by {scorers}, since {why}")
+    functions = find_scorers(scorers)
     taken = {*_FACTS, *SUMMED_SCORES} & set(functions)
     if taken:
         raise ValueError(f"rename the scorers {sorted(taken)}: the result of `evaluate` uses these names itself")
-    rows = _answered(model, tok, dataset, max_new_tokens, batch_size, file, likelihood)
+    rows = _answered(model, tok, dataset, max_new_tokens, batch_size, file, likelihood, for_answers)
     errors = _scored(rows, dataset, functions)
     return Evaluation(_summary(rows, functions), rows, errors)

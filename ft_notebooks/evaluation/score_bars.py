@@ -39,8 +39,10 @@ def rows_behind(
 def format_number(
     value: float,  # Finite
 ) -> str:
-    'Two decimals below 100, else none: 0.8333 is "0.83", -12345.6 is "-12,346".'
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
+    'Two decimals below 100, none below 10,000, else three digits: 0.8333 is "0.83", -12345.6 is "-1.23e+04".'
+    if abs(value) >= 10_000:
+        return f"{value:.2e}"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2f}"
 
 
 def _short(name):

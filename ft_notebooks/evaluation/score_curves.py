@@ -36,11 +36,18 @@ def scores_by_step(
             steps[step][name] = interval([scorer(line["answer"], line["expected"], line) for line in now])
     for look in read_entries(Path(run) / "collapse.jsonl"):
         kept = {key: look[key] for key in ("stop_rate", "score") if key in look}
-        steps.setdefault(look["step"], {"step": look["step"]}).update(kept)
+        steps.setdefault(look["step"], {"step": look["step"]}).update(_counted(kept, look))
     for look in read_entries(Path(run) / "held_out.jsonl"):
-        kept = {key: value for key, value in look.items() if key not in ("answers", "text")}
-        steps.setdefault(look["step"], {}).update(kept)
-    return sorted(steps.values(), key=lambda look: look["step"])
+        kept = {key: value for key, value in look.items() if key not in ("step", "answers", "text")}
+        steps.setdefault(look["step"], {"step": look["step"]}).update(_counted(kept, look))
+    return sorted((look for look in steps.values() if len(look) > 1), key=lambda look: look["step"])
+
+
+def _counted(scores: dict, look: dict) -> dict:
+    "The means with their number of answers, where the look has it; an interval would need each answer's value."
+    if "answers" not in look:
+        return scores
+    return {name: {"value": v, "low": v, "high": v, "n": look["answers"]} for name, v in scores.items()}
 
 # %% ../../nbs/package/evaluation/score_curves.ipynb #439356ec
 def stage_dict(
@@ -61,7 +68,9 @@ def _draw_scores(ax, looks) -> None:
         points = [(look["step"], look[name]) for look in looks if name in look]
         scores = [(s, *((v["value"], v["low"], v["high"]) if isinstance(v, dict) else (v, v, v))) for s, v in points]
         steps, values, low, high = zip(*scores)
-        ax.plot(steps, values, color=colour, marker="o", ms=3, lw=1.2, label=name[:24].replace("$", r"\$").lstrip("_"))
+        n = [score["n"] for _, score in points if isinstance(score, dict)]
+        label = name[:24].replace("$", r"\$").lstrip("_") + (f", {max(n):,} rows" if n else "")
+        ax.plot(steps, values, color=colour, marker="o", ms=3, lw=1.2, label=label)
         ax.fill_between(steps, low, high, color=colour, alpha=0.18, lw=0)
     if names:
         ax.legend(frameon=False, fontsize=8)
@@ -75,7 +84,7 @@ def _draw_scores(ax, looks) -> None:
 def _mark_lowest(column, steps, losses) -> None:
     if len(steps) > 1:
         lowest = steps[losses.index(min(losses))]
-        for ax in column:
+        for ax in filter(lambda ax: ax.axison, column):
             ax.axvline(lowest, color="#999999", lw=1, ls=":", zorder=0, label="lowest evaluation loss")
         column[0].set_ylim(0, min(column[0].get_ylim()[1], 1.2 * max(losses)))  # else the first steps compress the rest
         column[0].legend(frameon=False, fontsize=8)

@@ -661,7 +661,9 @@ def test_an_adapter_of_a_script_is_loaded_evaluated_and_merged_in_the_bits_of_th
     shutil.copytree(hot, run)
     (run / "run.json").unlink()  # which `ft` writes
     assert {load_adapter(folder).get_base_model().dtype for folder in (run, run / "checkpoint-6")} == {torch.float32}
-    monkeypatch.setattr(model_choice, "load_folder", lambda folder, bits: loaded.append(bits) or load(folder, bits))
+    for place in ("model_choice", "evaluation"):
+        named = f"ft_notebooks.cli.{place}.load_folder"
+        monkeypatch.setattr(named, lambda folder, bits: loaded.append(bits) or load(folder, bits))
     main(["eval", "copy", "notes.jsonl", "--set", "evaluation.max_new_tokens=3"])
     typed(monkeypatch, "hi")
     main(["chat", "copy"])
@@ -713,7 +715,7 @@ def test_a_plain_model_has_no_base_beside_it(here):
 def test_the_settings_of_an_evaluation_reach_it(here, capsys, monkeypatch):
     given = []
 
-    def evaluation(model, tok, chats, scorers, **options):
+    def evaluation(model, tok, chats, scorers, for_answers, **options):
         given.append((list(scorers), options, options.pop("file")))
         raise ValueError("that is enough")
 
@@ -912,10 +914,22 @@ def test_full_fine_tuning_saves_a_model_that_eval_and_plain_transformers_load(co
     assert found == pytest.approx(values, rel=1e-4) and values[1] < 0.9 * values[0]
 
 
+HALF = ("model.bits=16", "sft.bf16=true", "sft.max_steps=3", "sft.learning_rate=0.02", "data.eval=last:4")
+
+
+def test_a_run_and_its_evaluation_print_one_perplexity_where_training_is_in_bfloat16(copied):
+    copied(*HALF)
+    main(["eval", "runs/sft", "--set", "evaluation.max_new_tokens=2"])
+    metrics, report = (json.loads(Path("runs/sft", name).read_text()) for name in ("metrics.json", "eval/report.json"))
+    printed = metrics["perplexity_before"], metrics["perplexity"]
+    assert [report[stage]["perplexity"]["value"] for stage in ("base", "sft")] == pytest.approx(printed, rel=1e-9)
+
+
 def test_a_base_is_evaluated_in_the_bits_of_the_model_beside_it(copied, monkeypatch):
     copied(*FULL)
     load, bits = model_choice.load_folder, []
-    monkeypatch.setattr(model_choice, "load_folder", lambda folder, b: bits.append(b) or load(folder, b))
+    named = "ft_notebooks.cli.evaluation.load_folder"
+    monkeypatch.setattr(named, lambda folder, b: bits.append(b) or load(folder, b))
     main(["eval", "runs/sft", "--set", "evaluation.max_new_tokens=3", "--set", "model.bits=16"])
     assert bits == [16, 16]
 

@@ -16,8 +16,9 @@ import ft_notebooks.evaluation.report as report
 from ft_notebooks.data.read import read_chats, read_preferences
 from ft_notebooks.evaluation.comparison import compare_stages, group_rows, scores_without, seen_rows
 from ft_notebooks.evaluation.report import report_card
+from ft_notebooks.evaluation.run_description import run_facts
 from ft_notebooks.evaluation.runner import Evaluation, interval
-from ft_notebooks.evaluation.score_bars import plot_scores
+from ft_notebooks.evaluation.score_bars import format_number, plot_scores
 from ft_notebooks.evaluation.score_curves import plot_progress, scores_by_step
 from ft_notebooks.evaluation.statistics import compare
 
@@ -47,7 +48,7 @@ def undrawn(monkeypatch):  # where the figures do not matter, one of one pixel
     file = io.BytesIO()
     fig.savefig(file, dpi=100)
     plt.close(fig)
-    monkeypatch.setattr(report, "png", lambda draw: file.getvalue())
+    monkeypatch.setattr(report, "png", lambda draw, dark=False: file.getvalue())
 
 
 class Page(HTMLParser):
@@ -108,10 +109,12 @@ def test_every_row_of_a_markdown_table_has_as_many_cells_as_its_head(tmp_path, u
     assert len(cells) == 13 and "<script" not in "".join(lines)
 
 
-def test_the_page_shows_all_answers_side_by_side_failures_of_the_last_stage_first(tmp_path, undrawn):
+def test_the_page_shows_all_answers_side_by_side_of_rows_that_got_better_and_worse_and_are_still_wrong(
+    tmp_path, undrawn
+):
     stages = {"base": stage([0, 1, 0, 0]), "sft": stage([1, 0, 1, 0])}
     text = report_card(stages, tmp_path, samples=3).read_text(encoding="utf-8")
-    assert re.findall(r"<h4>(.*?)</h4>", text) == ["note 1", "note 3", "note 0"]
+    assert re.findall(r"<h4>(.*?)</h4>", text) == ["note 0", "note 1", "note 3"]
     assert text.count("<pre>said 1</pre>") == 2 and "said 2" not in text
 
 
@@ -134,6 +137,56 @@ def test_both_formats_say_what_n_and_the_brackets_are(tmp_path, undrawn):
         assert "n is the number of rows behind a score; brackets hold its 95 % interval." in text, path.name
 
 
+def test_on_a_narrow_page_every_cell_says_what_it_is_of_and_figures_follow_the_theme(tmp_path):
+    stages = {"base": stage([0, 0]), "sft & <dpo>": stage([1, 0])}
+    text = report_card(stages, tmp_path, history=HISTORY, facts={"sft": {"rows": "9"}}).read_text(encoding="utf-8")
+    cells = re.findall(r'<td data-of="(.*?)">', text)
+    assert len(cells) == text.count("<td") and cells[:4] == ["rows", "n", "base", "sft &amp; &lt;dpo&gt;"]
+    assert text.count('<picture><source media="(prefers-color-scheme: dark)"') == text.count("<img ") == 2
+    assert "@media (max-width" in text and "content: attr(data-of)" in text and "overflow-x: auto" in text
+
+
+def test_each_group_of_rows_has_its_count_and_an_example(tmp_path, undrawn):
+    stages = {"base": stage([0] * 40 + [1] * 10), "sft": stage([0] * 28 + [1] * 12 + [0] * 3 + [1] * 7)}
+    page = report_card(stages, tmp_path, samples=4)
+    for path in (page, page.with_suffix(".md")):
+        found = re.findall(r"(\d+) rows, (\d+) shown: sft is ([a-z ]+) in exact", path.read_text(encoding="utf-8"))
+        assert found == [("12", "1", "better"), ("3", "1", "worse"), ("28", "1", "still wrong"), ("7", "1", "right")]
+
+
+def test_the_head_says_what_was_trained_and_how_before_any_score(tmp_path, undrawn):
+    facts = {
+        "sft": {"model": "SmolLM2 <b>", "learning rate": "0.0002", "steps": "8, with 16 rows each", "rows": "199"},
+        "dpo": {},
+    }
+    page = report_card({"base": stage([0, 1])}, tmp_path, facts=facts)
+    for path in (page, page.with_suffix(".md")):
+        text = path.read_text(encoding="utf-8")
+        places = [text.index(part) for part in ("SmolLM2 &lt;b&gt;", "0.0002", "8, with 16 rows each", "199", "exact")]
+        assert places == sorted(places) and text.count("not recorded") == 4, path.name
+
+
+def test_facts_come_from_a_folder_of_any_state(tmp_path):
+    assert set(run_facts(tmp_path).values()) == {"not recorded"}
+    run = {"trainer": "DPOTrainer", "learning_rate": 5e-6, "max_steps": 12, "data": "96 rows, sha256 1"}
+    (tmp_path / "manifest.json").write_text(json.dumps({"run": run, "recorded": {"model": "owner/model"}}))
+    assert run_facts(tmp_path) == {
+        "model": "owner/model", "method": "DPO, all weights", "learning rate": "5e-06", "steps": "12, with 1 rows each",
+        "rows": "96",
+    }  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_text('{"step": 3, "loss": 1.0}\n{"step": 6, "lo')
+    assert run_facts(tmp_path)["steps"] == "3, with 1 rows each"
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match="manifest.json is damaged"):
+        run_facts(tmp_path)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.004, 99.994, 123.4, 9999.4, 10_000, 123_456_789.0, -1e30])
+def test_a_number_of_any_size_has_few_digits(value):
+    text = format_number(value)
+    assert len(text) <= 9 and float(text) == pytest.approx(value, rel=0.01, abs=0.005)
+
+
 def test_without_scorers_or_samples_there_is_still_a_report(tmp_path):
     text = report_card({"base": stage([1, 1], names=())}, tmp_path, samples=0).read_text(encoding="utf-8")
     assert "perplexity" in text and "<article>" not in text and "Samples" not in text
@@ -153,7 +206,7 @@ def test_every_score_names_its_own_rows_and_no_other_number_of_rows_stands_besid
     for found, n in ((base, 1200), (sft, 4)):
         found.scores["part"], found.scores["half"] = interval([1.0] * 2), interval([0.0, 1.0] * (n // 2))
     text = report_card({"base": base, "sft": sft}, tmp_path, samples=3).read_text(encoding="utf-8")
-    assert re.findall(r"<tr><th>(\w+)</th><td>([\d,/ ]+)</td>", text) == [
+    assert re.findall(r'<tr><th>(\w+)</th><td data-of="n"><span>([\d,/ ]+)</span></td>', text) == [
         ("exact", "6"), ("part", "2"), ("half", "1,200 / 4"), ("perplexity", "6")
     ]  # fmt: skip
     lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
@@ -166,7 +219,10 @@ def test_every_score_names_its_own_rows_and_no_other_number_of_rows_stands_besid
 
 def test_samples_are_grouped_only_where_a_score_tells_them_apart(tmp_path, undrawn):
     scored = report_card({"base": stage([0, 1, 0])}, tmp_path, samples=9).read_text(encoding="utf-8")
-    assert re.findall("<h3>(.*?)</h3>", scored) == ["2 of 2, base fails exact", "1 of 1, base is right in exact"]
+    assert re.findall("<h3>(.*?)</h3>", scored) == [
+        "2 rows, 2 shown: base is wrong in exact",
+        "1 row, 1 shown: base is right in exact",
+    ]
     unscored = report_card({"base": stage([0, 1], names=())}, tmp_path, samples=1).read_text(encoding="utf-8")
     assert "<small>1 of 2 rows</small>" in unscored and "<h3>in their order</h3>" in unscored
     assert "## Samples: 1 of 2 rows\n\n### in their order" in (tmp_path / "report.md").read_text(encoding="utf-8")
@@ -176,15 +232,17 @@ def test_a_history_adds_the_loss_curve_and_only_then(tmp_path):
     history = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}, {"step": 2, "train_runtime": 1.0}]
     page = report_card({"base": stage([1])}, tmp_path / "with", history=history)
     assert (page.parent / "loss.png").read_bytes().startswith(b"\x89PNG")
-    assert "loss.png" in (page.parent / "report.md").read_text() and len(Page(page).sources) == 2
+    assert "loss.png" in (page.parent / "report.md").read_text() and len(Page(page).sources) == 4
     report_card({"base": stage([1])}, tmp_path / "without", history=[])
     assert not (tmp_path / "without" / "loss.png").exists()
 
 
-def test_the_page_holds_the_figure_that_stands_beside_it(tmp_path):
+def test_the_page_holds_the_figure_that_stands_beside_it_and_a_dark_one(tmp_path):
     page = report_card({"base": stage([0, 1])}, tmp_path)
-    (source,) = Page(page).sources
-    assert base64.b64decode(source.partition(",")[2]) == (tmp_path / "scores.png").read_bytes()
+    dark, light = (base64.b64decode(source.partition(",")[2]) for source in Page(page).sources)
+    assert light == (tmp_path / "scores.png").read_bytes()
+    corners = [plt.imread(io.BytesIO(image))[0, 0, :3].mean() for image in (light, dark)]
+    assert corners[0] == 1 and corners[1] < 0.1  # the second is shown where the reader prefers a dark page
 
 
 @pytest.mark.parametrize("change", ["prompt", "expected", "fewer"])
@@ -320,10 +378,10 @@ def kind(evaluations, i):  # slowly, as one would say it
     if now is None:
         return "no value"
     if any(value > now for value in before):
-        return "lost"
+        return "worse"
     if before and all(value < now for value in before):
-        return "won"
-    return "right" if now >= 1 else "fails"
+        return "better"
+    return "right" if now >= 1 else "wrong"
 
 
 @pytest.mark.parametrize("values", [(0, 1), (0, 1, None), (0, 0.3, 0.6, 1)])
@@ -333,10 +391,12 @@ def test_every_row_is_in_the_group_that_its_values_say_and_only_there(values, st
     found = {str(s): stage([draw.choice(values) for _ in range(60)], missing=True) for s in range(stages)}
     groups = group_rows(found)
     assert sorted(i for _, rows in groups for i in rows) == list(range(60))
-    words = ["lost", "fails", "won", "right", "no value"]
-    assert [next(w for w in words if f" {w}" in title) for title, _ in groups] == [
+    words = ["better", "worse", "wrong", "right", "no value"]
+    titles = [title.replace("below 1", "wrong") for title, _ in groups]
+    assert [next(w for w in words if f" {w} " in title) for title in titles] == [
         kind(found, rows[0]) for _, rows in groups
     ]
+    assert ("below 1" in str(groups)) == (0.3 in values)
     assert all({kind(found, i) for i in rows} == {kind(found, rows[0])} for _, rows in groups)
     order = [words.index(kind(found, rows[0])) for _, rows in groups]
     assert order == sorted(order)
@@ -350,8 +410,8 @@ def test_rows_of_another_part_are_grouped_by_the_score_that_they_have(tmp_path, 
         for name, rows in (("exact", found.rows[:2]), ("other", found.rows[2:])):
             found.scores[name] = interval([row[name] for row in rows])
     assert [(title.split(":")[0], rows) for title, rows in group_rows(stages)] == [
-        ("b has lost other", [3]), ("b fails other, and no earlier stage did better", [2]), ("b has won exact", [0]),
-        ("b is right in exact, as before", [1]),
+        ("b is better in exact than before", [0]), ("b is worse in other than before", [3]),
+        ("b is still wrong in other", [2]), ("b is right in exact, as before", [1]),
     ]  # fmt: skip
     text = report_card(stages, tmp_path).read_text(encoding="utf-8")
     assert "no value" not in text and text.count("other</span>") == text.count("exact</span>") == 4
@@ -362,12 +422,14 @@ def test_rows_of_another_part_are_grouped_by_the_score_that_they_have(tmp_path, 
 def test_a_score_of_which_less_is_better_orders_no_rows_unless_it_is_said():
     found = {"a": stage([3.0, 5.0], names=("cost",)), "b": stage([2.0, 6.0], names=("cost",))}
     assert group_rows(found, {"cost": -1}) == [("in their order", [0, 1])]
-    assert [rows for _, rows in group_rows(found)] == [[0], [1]]
+    assert [rows for _, rows in group_rows(found)] == [[1], [0]]
 
 
-def test_the_deepest_fall_comes_first():
+def test_the_largest_change_comes_first():
+    found = {"a": stage([0.1, 0.5, 0.0, 0.6]), "b": stage([0.2, 0.9, 0.8, 0.6])}
+    assert group_rows(found) == [("b is better in exact than before", [2, 1, 0]), ("b is still below 1 in exact", [3])]
     found = {"a": stage([0.9, 0.5, 1.0, 0.6]), "b": stage([0.8, 0.5, 0.1, 0.2])}
-    assert group_rows(found)[0] == ("b has lost exact: an earlier stage did better", [2, 3, 0])
+    assert group_rows(found)[0] == ("b is worse in exact than before", [2, 3, 0])
 
 
 def test_a_score_that_is_of_other_rows_than_those_that_are_there_is_neither_compared_nor_taken_anew():
@@ -415,7 +477,7 @@ def test_values_that_a_scorer_did_not_give_are_counted_and_never_a_zero(tmp_path
     one = stage([1, None, 1], missing=True)
     one.errors.append({"row": 1, "scorer": "exact", "message": "KeyError('<b>')"})
     text = report_card({"base": one}, tmp_path, samples=3).read_text(encoding="utf-8")
-    assert "<th>exact</th><td>2</td><td><b>1.00</b>" in text and "? no value of exact" in text and "✗" not in text
+    assert "<b>1.00</b>" in text and "? no value of exact" in text and "✗" not in text
     said = "base: 1 of 3 values of exact are missing and left out of its score; the first error, on row 1: KeyError"
     assert said in text and "&lt;b&gt;" in text and said in (tmp_path / "report.md").read_text(encoding="utf-8")
 
@@ -446,7 +508,7 @@ def test_rows_that_were_trained_on_are_said_on_the_card_with_the_scores_on_the_o
     text = report_card(stages, tmp_path, train=train).read_text(encoding="utf-8")
     assert "2 of 12 evaluated rows are, or nearly are, among the 2 training rows of sft." in text
     assert "among the 1 training rows of &lt;i&gt;." in text and "Without them, 10 rows are left:" in text
-    assert re.findall("<tr><th>(note .)</th><td>(note .)</td><td>1.00</td></tr>", text) == [
+    assert re.findall("<tr><th>(note .)</th><td[^>]*><span>(note .)</span></td><td[^>]*><span>1.00</span>", text) == [
         ("note 1", "note 1"), ("note 2", "note 2"), ("note 2", "note 2")
     ]  # fmt: skip
     found = json.loads((tmp_path / "report.json").read_text())
@@ -518,7 +580,11 @@ def test_what_is_no_dict_of_evaluations_is_refused(tmp_path, evaluations):
 def test_evaluations_without_rows_have_a_card_of_scores_alone(tmp_path):
     stages = {name: Evaluation(stage([0, 1]).scores, []) for name in ("base", "sft")}
     text = report_card(stages, tmp_path).read_text(encoding="utf-8")
-    assert "<th>exact</th><td>2</td>" in text and "Samples" not in text and "What has changed" not in text
+    assert (
+        '<th>exact</th><td data-of="n"><span>2</span>' in text
+        and "Samples" not in text
+        and "What has changed" not in text
+    )
     with pytest.raises(ValueError, match="are not on the same rows"):
         report_card({**stages, "dpo": stage([0, 1])}, tmp_path)
 
@@ -565,7 +631,7 @@ def test_the_lowest_evaluation_loss_is_marked_in_both_panels():
 def test_scores_of_the_looks_are_drawn_with_their_intervals():
     scores = drawn(plot_progress(HISTORY, LOOKS)).axes[1]
     assert {line.get_label(): list(line.get_ydata()) for line in scores.lines[:2]} == {
-        "exact": [1 / 3, 2 / 3],
+        "exact, 3 rows": [1 / 3, 2 / 3],
         "stop_rate": [0.5],
     }
     heights = scores.collections[0].get_paths()[0].vertices[:, 1]
@@ -579,12 +645,17 @@ def test_any_string_can_be_the_name_of_a_stage_and_of_a_look():
     drawn(plot_progress(dict.fromkeys(odd, HISTORY), {text: [{"step": 1, text: 0.5}] for text in odd}))
 
 
+def test_a_stage_without_scores_has_no_mark_in_the_empty_place_below_its_loss():
+    empty = drawn(plot_progress({"sft": HISTORY, "dpo": HISTORY[:8]}, {"dpo": LOOKS})).axes[2]
+    assert not empty.axison and not empty.lines
+
+
 def test_histories_of_several_stages_stand_beside_each_other(tmp_path, undrawn):
     rewards = [{"step": s, "loss": 0.6 / s} for s in (1, 2)]
     fig = drawn(plot_progress({"sft": HISTORY, "dpo": rewards}))
     assert [ax.get_title() for ax in fig.axes] == ["sft", "dpo"] and fig.axes[1].lines[0].get_ydata()[1] == 0.3
     page = report_card({"base": stage([1])}, tmp_path, history={"sft": HISTORY, "dpo": rewards}, looks={"sft": LOOKS})
-    assert len(Page(page).sources) == 2 and (tmp_path / "loss.png").exists()
+    assert len(Page(page).sources) == 4 and (tmp_path / "loss.png").exists()
     with pytest.raises(ValueError, match="looks has the stages .'kto'."):
         plot_progress({"sft": HISTORY}, {"kto": LOOKS})
 
@@ -607,6 +678,10 @@ def test_scores_by_step_come_from_both_files_in_order_and_a_torn_line_is_left_ou
         {"step": 0, "exact_match": both, "stop_rate": 1.0, "score": 3}, {"step": 4, "exact_match": both},
         {"step": 6, "stop_rate": 0.5},
     ]  # fmt: skip
+    (tmp_path / "held_out.jsonl").write_text('{"step": 0, "exact_match": 0.25, "answers": 16, "text": "a"}\n')
+    found = scores_by_step(tmp_path, {})  # without the sampled outputs, and without steps that have no score left
+    assert [look["step"] for look in found] == [0, 6] and found[0]["exact_match"]["n"] == 16
+    (tmp_path / "held_out.jsonl").unlink()
     longer = scores_by_step(tmp_path, {"longer": lambda said, expected, example: float(example["step"])})
     assert longer[1]["longer"]["value"] == 4.0
 
@@ -615,8 +690,8 @@ def test_a_value_that_is_none_is_no_value_and_the_worst_of_equal_gain_comes_firs
     found = stage([0.0, 0.0], names=("exact", "other"))
     found.rows[0]["exact"] = None
     assert {title.split(":")[0]: rows for title, rows in group_rows({"a": found})} == {
-        "a fails exact": [1],
-        "a fails other": [0],
+        "a is wrong in exact": [1],
+        "a is wrong in other": [0],
     }
     alike = {name: stage([0.9, 0.1, 0.5]) for name in "ab"}
     assert [rows for _, rows in group_rows(alike)] == [[1, 2, 0]]

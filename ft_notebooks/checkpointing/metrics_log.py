@@ -13,7 +13,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from ..core.files import write_atomically
+from ..core.files import full_disk_named, write_atomically
 from ..core.seams import overrides
 
 # %% ../../nbs/package/checkpointing/metrics_log.ipynb #e64d2848
@@ -30,7 +30,7 @@ def append_entries(
     entries: Iterable[dict],
 ) -> None:
     "Appends the entries as JSON lines; other programs can read them when this returns."
-    with path.open("a", encoding="utf-8") as file:
+    with full_disk_named(path), path.open("a", encoding="utf-8") as file:
         file.write(entries_text(entries))
 
 # %% ../../nbs/package/checkpointing/metrics_log.ipynb #53f43dfd

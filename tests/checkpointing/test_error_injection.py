@@ -196,7 +196,7 @@ class Runs:
             with contextlib.redirect_stdout(io.StringIO()) as said:
                 self.fit(run)
             row["resumes"] = good is None or f"goes on from {good}" in said.getvalue()
-            row["same"] = self.saved(run) == self.weights and [*complete(run)] == ["checkpoint-2", "checkpoint-3"]
+            row["same"] = self.saved(run) == self.weights and [*complete(run)][-2:] == ["checkpoint-2", "checkpoint-3"]
         shutil.rmtree(run)
         return row
 
@@ -224,8 +224,8 @@ def check(row, moment, file, error):
     said = str(row["raised"])
     assert isinstance(row["raised"], ValueError | OSError) and "again" in said and "[Errno" not in said, where
     if moment == "a load on resume":
-        assert file in said or "checkpoint-2 could not be loaded" in said, where
-        assert file.endswith("n.json") or "checkpoint-2 is complete and is kept" in said, where
+        assert file in said or "checkpoint-2 could not be loaded" in said, where  # torch's errors name no file
+        assert f"{file} cannot be read" in said or "checkpoint-2 is complete and is kept" in said, where
     else:
         assert ("no space is left on the disk" in said) == (error in ("ENOSPC", "Exception")), where
         assert "which is complete" in said or "it starts from scratch" in said, where

@@ -28,6 +28,7 @@ from ft_notebooks.data.chat_encoding import encode_chats
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
+from ft_notebooks.sft.trainer import sft_trainer
 from ft_notebooks.training.run import fit
 
 STEPS = 3  # with a checkpoint after each; two are kept
@@ -137,20 +138,17 @@ class Runs:
     "One trainer for all cases, each in a copy of a run's folder."
 
     def __init__(self, folder):
-        from trl import SFTConfig, SFTTrainer
-
         set_verbosity_error()
         torch.set_num_threads(1)
         self.folder, self.count, self.stops = Path(folder), itertools.count(), Stops()
         tok, model = tiny_tokenizer(), tiny_model()
-        quiet = {"use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True}
-        fields = {"max_steps": STEPS, "save_steps": 1, "save_total_limit": 2, "logging_steps": 1, "learning_rate": 1e-2}
-        args = SFTConfig(
-            str(self.folder), **quiet, **fields, per_device_train_batch_size=2, gradient_checkpointing=False
-        )
         model = add_adapter(model, lora_config(model, r=2, lora_dropout=0.1))
         rows = encode_chats(tok, appointments(8))[0]
-        self.trainer = SFTTrainer(model, args, train_dataset=rows, processing_class=tok, callbacks=[self.stops])
+        quiet = {"use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True}
+        fields = {"max_steps": STEPS, "save_steps": 1, "save_total_limit": 2, "logging_steps": 1, "learning_rate": 1e-2}
+        self.trainer = sft_trainer(
+            model, tok, rows, output_dir=self.folder, effective_batch=2, callbacks=[self.stops], **quiet, **fields
+        )
         self.start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
         self.begun = {}
         for name, before in {"the first save": 1, "a later save": 3, "the model": 0}.items():
@@ -263,5 +261,5 @@ def table(runs) -> None:
 if __name__ == "__main__":
     gc.collect()
     gc.freeze()
-    with tempfile.TemporaryDirectory() as folder, patch("matplotlib.figure.Figure.savefig"):
+    with tempfile.TemporaryDirectory() as folder:
         table(Runs(folder))

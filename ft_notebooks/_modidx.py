@@ -79,6 +79,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                         'ft_notebooks/checkpointing/integrity.py'),
                                                       'ft_notebooks.checkpointing.integrity.checkpoint_fault': ( 'package/checkpointing/integrity.html#checkpoint_fault',
                                                                                                                  'ft_notebooks/checkpointing/integrity.py'),
+                                                      'ft_notebooks.checkpointing.integrity.has_marker': ( 'package/checkpointing/integrity.html#has_marker',
+                                                                                                           'ft_notebooks/checkpointing/integrity.py'),
                                                       'ft_notebooks.checkpointing.integrity.last_good_checkpoint': ( 'package/checkpointing/integrity.html#last_good_checkpoint',
                                                                                                                      'ft_notebooks/checkpointing/integrity.py'),
                                                       'ft_notebooks.checkpointing.integrity.mark_checkpoint': ( 'package/checkpointing/integrity.html#mark_checkpoint',

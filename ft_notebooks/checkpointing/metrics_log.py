@@ -37,8 +37,12 @@ def append_entries(
 def read_entries(
     path: Path,  # A missing file gives an empty list
 ) -> list[dict]:
-    "The objects of a file of JSON lines; skips an incomplete last line."
-    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
+    "The objects of a file of JSON lines; skips an incomplete last line. `ValueError` for any other damage."
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    try:
+        return [json.loads(line) for line in lines]
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"{path} is damaged ({e}); restore it, or remove it") from None
 
 # %% ../../nbs/package/checkpointing/metrics_log.ipynb #c06ef7e5
 @overrides(TrainerCallback)

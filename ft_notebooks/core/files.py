@@ -124,7 +124,8 @@ def read_record(
     except OSError as e:
         if isinstance(e, FileNotFoundError):
             raise
-        raise OSError(f"{path} cannot be read ({e.strerror or e}); make it readable, and run the same command again") from e
+        cure = "make it readable, and run the same command again"
+        raise OSError(f"{path} cannot be read ({e.strerror or e}); {cure}") from e
     return found
 
 # %% ../../nbs/package/core/files.ipynb #f9b07f63

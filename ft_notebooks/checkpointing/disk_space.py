@@ -54,10 +54,10 @@ def _more_space(run: Path, missing: int) -> str:
 
 def _missing(folder: Path, need: int) -> str | None:
     "An error message if the disk of a folder, which need not exist, has less free space than a checkpoint takes."
-    disk, free = disk_of(folder)
+    free = disk_of(folder)[1]
     if need <= free:
         return None
-    said = f"the disk {disk} of {folder} has {size_text(free)} free, but a checkpoint takes about {size_text(need)}"
+    said = f"the disk of {folder} has {size_text(free)} free, but a checkpoint takes about {size_text(need)}"
     return f"{said}: {_more_space(folder, need - free)}"
 
 

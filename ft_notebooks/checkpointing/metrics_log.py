@@ -13,7 +13,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from ..core.files import write_atomically
+from ..core.files import full_disk_named, write_atomically
 from ..core.seams import overrides
 
 # %% ../../nbs/package/checkpointing/metrics_log.ipynb #e64d2848
@@ -30,15 +30,19 @@ def append_entries(
     entries: Iterable[dict],
 ) -> None:
     "Appends the entries as JSON lines; other programs can read them when this returns."
-    with path.open("a", encoding="utf-8") as file:
+    with full_disk_named(path), path.open("a", encoding="utf-8") as file:
         file.write(entries_text(entries))
 
 # %% ../../nbs/package/checkpointing/metrics_log.ipynb #53f43dfd
 def read_entries(
     path: Path,  # A missing file gives an empty list
 ) -> list[dict]:
-    "The objects of a file of JSON lines; skips an incomplete last line."
-    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
+    "The objects of a file of JSON lines; skips an incomplete last line. `ValueError` for any other damage."
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    try:
+        return [json.loads(line) for line in lines]
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"{path} is damaged ({e}); restore it, or remove it") from None
 
 # %% ../../nbs/package/checkpointing/metrics_log.ipynb #c06ef7e5
 @overrides(TrainerCallback)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ..core.files import full_disk_named, read_record
+
 # %% ../../nbs/package/checkpointing/run_lock.ipynb #253b0892
 _HELD: set[tuple[int, Path]] = set()  # process and folder, so that `fit` inside `ft` does not wait for itself
 
@@ -22,7 +24,7 @@ _HELD: set[tuple[int, Path]] = set()  # process and folder, so that `fit` inside
 def _holder(file: Path) -> str:
     "The process that holds the lock, in words."
     with suppress(OSError, ValueError, KeyError):
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_record(file)
         return f"process {found['pid']} on {found['host']}"
     return "another process"
 
@@ -40,7 +42,8 @@ def lock_run(
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(names[1], timeout=0)
     try:
-        lock.acquire()
+        with full_disk_named(names[1]):
+            lock.acquire()
     except Timeout:
         raise ValueError(
             f"{folder} is being trained by {_holder(names[0])}; wait until it ends, stop it, or choose another folder"
@@ -49,8 +52,9 @@ def lock_run(
         yield
         return
     _HELD.add(key)
-    names[0].write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
     try:
+        with full_disk_named(names[0]):
+            names[0].write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
         yield
     finally:
         _HELD.discard(key)

@@ -8,7 +8,6 @@ __all__ = ['columns_of', 'read_stage', 'as_chats', 'encode_rows', 'show_row', 'd
 
 # %% ../../nbs/package/cli/data_preparation.ipynb #19ec8818
 import itertools
-import json
 import os
 import re
 import sys
@@ -21,6 +20,7 @@ from transformers import AutoConfig
 
 from ..rlhf.prompt_rows import read_prompt_rows
 from ..core.errors import visible
+from ..core.files import read_record
 from ..core.model_parts import base_model
 from ..data.chat_encoding import encode_chat, encode_chats
 from ..data.preference_encoding import encode_pair, encode_pairs
@@ -206,7 +206,8 @@ def check_lengths(
         parts = zip(*(map(len, ids[key]) for key in ("prompt_ids", "chosen_ids", "rejected_ids")))
         lengths = [prompt + max(answers) for prompt, *answers in parts]
     file = Path(name, "adapter_config.json")
-    base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"] if file.is_file() else name
+    key = "base_model_name_or_path"
+    base = read_record(file, key)[key] if file.is_file() else name
     try:
         check_context(lengths, AutoConfig.from_pretrained(base, trust_remote_code=False), **effect)
     except ValueError as e:

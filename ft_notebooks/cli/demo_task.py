@@ -22,7 +22,7 @@ from .model_choice import load_generator, model_settings
 from .pipeline import train_run
 from ..checkpointing.finished_runs import known_run
 from .settings import read_settings
-from ..core.files import write_atomically
+from ..core.files import read_record, write_atomically
 from ..core.progress import phase
 from ..data.example_task import appointments
 from ..dpo.over_optimization import CollapseCallback
@@ -169,7 +169,7 @@ def course_scores(
             phase("scoring 80 notes")
             found = demo_scores(load_generator(model["name"], model["bits"]), load_tokenizer(model["name"]))
             write_atomically(file, json.dumps(asdict(found)))
-    return Evaluation(**json.loads(file.read_text(encoding="utf-8")))
+    return Evaluation(**read_record(file))
 
 # %% ../../nbs/package/cli/demo_task.ipynb #f3b92bf5
 _TITLE = "From SmolLM2 to an appointment reader"

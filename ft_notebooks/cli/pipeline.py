@@ -33,7 +33,7 @@ from .model_choice import load_folder, load_scorer, load_trainable, model_settin
 from .run_plan import PlanCallback
 from .run_record import held_out, run_identity, shared_system
 from ..core.errors import FailedRun, typed
-from ..core.files import read_record, write_atomically
+from ..core.files import atomic_path, read_record, write_atomically
 from ..core.progress import phase
 from ..core.processes import check_same, leave_processes, once_a_host, together
 from ..dpo.over_optimization import plot_collapse
@@ -134,9 +134,11 @@ def _keep(trainer, run, metrics) -> None:
     if not trainer.is_world_process_zero():
         return
     if (run / "collapse.jsonl").is_file():
-        plot_collapse(run).savefig(run / "collapse.png")
+        with atomic_path(run / "collapse.png") as figure:
+            plot_collapse(run).savefig(figure, format="png")
     if "reward" in metrics:
-        plot_pair_statistics(metrics["reward"]).savefig(run / "held_out.png")
+        with atomic_path(run / "held_out.png") as figure:
+            plot_pair_statistics(metrics["reward"]).savefig(figure, format="png")
     found = {**metrics, "history": trainer.state.log_history}
     write_atomically(run / "metrics.json", json.dumps(found, indent=1))
 

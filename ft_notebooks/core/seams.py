@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['SEAMS', 'ESTIMATE_SEAMS', 'overrides', 'require', 'Seam', 'given_way', 'attention_of', 'can_change_attention',
-           'is_hooked', 'save_checkpoint', 'set_timeout', 'NameGone', 'for_estimate', 'replaced']
+           'is_hooked', 'around_saves', 'save_checkpoint', 'set_timeout', 'NameGone', 'for_estimate', 'replaced']
 
 # %% ../../nbs/package/core/seams.ipynb #f6eb8b62
+import functools
 import importlib.metadata
 import inspect
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -104,8 +106,9 @@ SEAMS = (
     ),
     Seam(
         "transformers", "_save_checkpoint", lambda trainer: trainer,
-        "saving the weights before an optimizer step that is skipped",
-        "a run that stops at NaN saves no checkpoint of its own: it resumes from the last one",
+        "where a save begins and ends, and saving the weights before an optimizer step that is skipped",
+        "a failed save leaves its partial folder, which the next start renames, and a run that stops at NaN saves no "
+        "checkpoint of its own: it resumes from the last one",
     ),
     Seam(
         "torch", "_forward_hooks", lambda trainer: trainer.model,
@@ -151,6 +154,23 @@ def is_hooked(
     "Whether a hook runs in addition to the module's own forward or backward pass."
     names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
     return any(getattr(module, name, {"unknown": True}) for name in names)
+
+
+def around_saves(
+    trainer,  # A `transformers.Trainer`, changed in place
+    block: Callable[[], AbstractContextManager],  # Returns the context of one save
+) -> None:
+    "Each checkpoint that the trainer saves from now on is saved inside `with block():`."
+    save = getattr(trainer, "_save_checkpoint", None)
+    if save is None:
+        return
+
+    @functools.wraps(save)
+    def inside(*args, **kwargs):
+        with block():
+            return save(*args, **kwargs)
+
+    trainer._save_checkpoint = inside
 
 
 def save_checkpoint(

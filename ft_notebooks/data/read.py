@@ -26,6 +26,7 @@ from datasets import Dataset, Features, Json, List, Value
 from datasets.table import MemoryMappedTable
 from xxhash import xxh3_128
 
+from ..core.files import full_disk_named
 from .arrow_formats import plain_chats
 from .formats import Defects, as_chat, as_preference
 from .json_files import short
@@ -135,7 +136,7 @@ def _on_disk(tables: Iterable[pa.Table], schema: pa.Schema) -> Dataset:
                 left.unlink()
     handle, part = tempfile.mkstemp(prefix="part-", dir=cache)
     try:
-        with open(handle, "w+b") as sink:
+        with full_disk_named(cache), open(handle, "w+b") as sink:
             with pa.ipc.new_stream(sink, schema) as stream:
                 for table in tables:
                     stream.write_table(table)

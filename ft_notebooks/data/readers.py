@@ -32,6 +32,7 @@ import datasets
 import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset
 
+from ..core.files import DiskFull, full_disk_named
 from .json_files import json_rows, jsonl_rows, jsonl_table
 
 # %% ../../nbs/package/data/readers.ipynb #59cfc83c
@@ -348,7 +349,8 @@ def _download(url: str, file: Path) -> None:
     "Write the whole response to `file`, or nothing."
     handle, part = tempfile.mkstemp(prefix="part-", dir=file.parent.parent)  # which `read_chats` clears of old parts
     try:
-        with open(handle, "wb") as sink, build_opener(_Redirects).open(url, timeout=60) as response:
+        web = build_opener(_Redirects)
+        with full_disk_named(file), open(handle, "wb") as sink, web.open(url, timeout=60) as response:
             if response.headers.get_content_type() == "text/html":
                 raise ValueError(f"{url}: a web page, not a file; take the address of its download or raw button")
             shutil.copyfileobj(response, sink)
@@ -379,6 +381,8 @@ def local_source(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _download(source, folder / name)
+    except DiskFull:
+        raise
     except (OSError, HTTPException, UnicodeError) as e:
         reason = f"{type(e).__name__}: {e}"
         raise ValueError(

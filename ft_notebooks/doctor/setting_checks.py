@@ -11,7 +11,6 @@ __all__ = ['setting_extreme', 'model_not_found', 'adapter_extreme', 'dropout_hig
 # %% ../../nbs/package/doctor/setting_checks.ipynb #7b74bb2e
 import copy
 import functools
-import json
 import math
 import os
 import re
@@ -31,6 +30,7 @@ from ..checkpointing.disk_space import folder_fault
 from ..checkpointing.run_lock import lock_run
 from ..checkpointing.run_manifest import check_folder
 from ..core.device import hardware
+from ..core.files import read_record
 from .findings import Found, check
 from ..loading.memory_estimate import estimate_memory
 from ..loading.model_files import check_dropouts
@@ -133,7 +133,7 @@ def _adapter_of(run) -> dict:
     elif run.name is None:
         found = getattr(run.model, "peft_config", {}).get("default")
     elif Path(run.name, "adapter_config.json").is_file():
-        found = json.loads(Path(run.name, "adapter_config.json").read_text(encoding="utf-8"))
+        found = read_record(Path(run.name, "adapter_config.json"))
     else:
         found = None
     keys = ("r", "lora_alpha", "use_rslora", "lora_dropout", "init_lora_weights", "layers_to_transform")

@@ -29,7 +29,7 @@ from ..data.read import read_preferences
 from ..loading.model_files import check_context
 from ..distributed.uneven_batches import count_rows_once, own_batches, own_loss
 from .reference import ReferenceCallback, with_reference
-from ..checkpointing.resume import explain_save_error, no_epoch_after_the_end, start_of
+from ..checkpointing.resume import explain_load_error, no_epoch_after_the_end, start_of
 
 # %% ../../nbs/package/dpo/trainer.ipynb #77e0eca6
 from ..core.progress import without_library_bars
@@ -86,7 +86,7 @@ class _DPOTrainer(DPOTrainer):
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
         start = start_of(self, resume_from_checkpoint)
-        with explain_out_of_memory(self), explain_save_error(self), self.prompts.used():
+        with explain_out_of_memory(self), explain_load_error(self, start), self.prompts.used():
             return super().train(start, *args, **kwargs)
 
     def set_initial_training_values(self, *args, **kwargs):

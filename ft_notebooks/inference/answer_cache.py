@@ -15,6 +15,8 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
 
+from ..core.files import full_disk_named
+
 # %% ../../nbs/package/inference/answer_cache.ipynb #592da66f
 def _sum_of_bits(tensor: torch.Tensor) -> int:
     "The sum of the elements' bits as integers; any shape, dtype and device."
@@ -40,7 +42,7 @@ def _whole_lines(path: Path) -> tuple[list, bytes]:
     *lines, torn = path.read_bytes().split(b"\n") if path.exists() else [b""]
     try:
         return [json.loads(line) for line in lines], torn
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise ValueError(f"{path} has a line that is not JSON ({e}); remove the file, or choose a new name") from None
 
 # %% ../../nbs/package/inference/answer_cache.ipynb #fe175504
@@ -87,7 +89,7 @@ class AnswerFile:
         self.kept: dict[int, dict] = {line["row"]: line["answer"] for line in lines[1:]}
 
     def _append(self, lines: list[dict]) -> None:
-        with self.path.open("ab") as file:  # closed on return, so a later kill loses no part of it
+        with full_disk_named(self.path), self.path.open("ab") as file:  # closed on return: no kill tears it
             file.write(b"".join(map(_line, lines)))
 
     def add(

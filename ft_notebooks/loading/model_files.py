@@ -31,7 +31,7 @@ def _weight_files(folder: Path) -> list[Path]:
         try:
             places = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
             return sorted({folder / name for name in places})
-        except (ValueError, LookupError, TypeError, AttributeError) as e:
+        except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as e:
             raise ValueError(f"{index} does not map weights to files ({e}); copy it again") from e
     if any("-of-" in file.name for file in files):
         raise ValueError(f"{folder} has part of a model but no {index.name}, which lists the parts; copy it too")

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from ..checkpointing.best_checkpoint import check_checkpoint_choice
-from ..checkpointing.resume import explain_save_error, no_epoch_after_the_end, start_of
+from ..checkpointing.resume import explain_load_error, no_epoch_after_the_end, start_of
 from ..checkpointing.run_manifest import ManifestCallback
 from ..core.device import hardware
 from ..core.model_parts import base_model
@@ -55,7 +55,7 @@ class _SharesPrompts(Trainer):
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
         start = start_of(self, resume_from_checkpoint)
-        with explain_out_of_memory(self), explain_save_error(self), shared_generation(self.model):
+        with explain_out_of_memory(self), explain_load_error(self, start), shared_generation(self.model):
             with grouped(self.model, self.shares):
                 return super().train(start, *args, **kwargs)
 

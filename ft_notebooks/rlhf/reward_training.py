@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
 from ..checkpointing.best_checkpoint import check_checkpoint_choice
-from ..checkpointing.resume import explain_save_error, no_epoch_after_the_end, start_of
+from ..checkpointing.resume import explain_load_error, no_epoch_after_the_end, start_of
 from ..checkpointing.run_manifest import ManifestCallback
 from ..core.arguments import check_model
 from ..core.model_parts import base_model
@@ -158,7 +158,7 @@ class _RewardTrainer(RewardTrainer):
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
         start = start_of(self, resume_from_checkpoint)
-        with explain_out_of_memory(self), explain_save_error(self), speed_up(self.model):
+        with explain_out_of_memory(self), explain_load_error(self, start), speed_up(self.model):
             return super().train(start, *args, **kwargs)
 
     def set_initial_training_values(self, *args, **kwargs):

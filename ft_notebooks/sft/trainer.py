@@ -25,7 +25,7 @@ from ..training.out_of_memory import explain_out_of_memory
 from ..loading.model_files import check_context
 from .packing_check import check_apart
 from ..distributed.uneven_batches import count_rows_once, own_batches, own_loss
-from ..checkpointing.resume import explain_save_error, no_epoch_after_the_end, start_of
+from ..checkpointing.resume import explain_load_error, no_epoch_after_the_end, start_of
 from ..training.kernel_patching import LabelHead, optimizations, speed_up
 from ..training.preflight import Rows, add_guards, check_start, encoded, ready
 from ..tokenization.padding import IGNORE
@@ -79,7 +79,7 @@ class _SFTTrainer(SFTTrainer):
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
         start = start_of(self, resume_from_checkpoint)
-        with explain_out_of_memory(self), explain_save_error(self), speed_up(self.model):
+        with explain_out_of_memory(self), explain_load_error(self, start), speed_up(self.model):
             return super().train(start, *args, **kwargs)
 
     def set_initial_training_values(self, *args, **kwargs):

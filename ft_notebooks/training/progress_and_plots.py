@@ -7,7 +7,6 @@ __all__ = ['logged_history', 'logged_points', 'draw_losses', 'draw_rewards', 'pl
            'check_trackers']
 
 # %% ../../nbs/package/training/progress_and_plots.ipynb #ead79968
-import json
 import math
 import sys
 import time
@@ -24,6 +23,7 @@ from transformers.utils import is_in_notebook
 
 from ..checkpointing.integrity import last_good_checkpoint
 from ..core.errors import nearest
+from ..core.files import read_record
 from ..core.progress import progress_bar
 from ..core.seams import overrides
 from ..checkpointing.metrics_log import MetricsCallback, read_entries
@@ -43,7 +43,7 @@ def logged_history(
     if lines := read_entries(Path(run) / "metrics.jsonl"):
         return lines
     if checkpoint := last_good_checkpoint(run):
-        return json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+        return read_record(Path(checkpoint, "trainer_state.json"), "log_history")["log_history"]
     raise ValueError(
         f"{run}: no metrics.jsonl and no complete checkpoint in this folder, so there is no history to draw"
     )

@@ -17,13 +17,15 @@ from pathlib import Path
 from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
 
+from ..checkpointing.disk_space import explain_save_error
 from ..checkpointing.graceful_stop import save_on_signals
 from ..checkpointing.integrity import checkpoint_fault, last_good_checkpoint, mark_checkpoint, marked_step
-from ..checkpointing.resume import exact_resume
+from ..checkpointing.resume import exact_resume, explain_load_error
 from ..checkpointing.run_lock import lock_run
 from ..checkpointing.run_manifest import ManifestCallback
 from ..core.arguments import ArgumentError
 from ..core.errors import Stopped
+from ..core.files import atomic_path
 from ..core.progress import phase
 from ..core.processes import first_of_all, together
 from ..distributed.sharded_save import save_whole
@@ -61,7 +63,8 @@ def _train(trainer: Trainer, checkpoint: str | None) -> TrainOutput:
     signals = save_on_signals(trainer) if is_main_thread else contextlib.nullcontext()
     try:
         with signals as stop:
-            output = trainer.train(resume_from_checkpoint=checkpoint)
+            with explain_load_error(trainer, checkpoint):
+                output = trainer.train(resume_from_checkpoint=checkpoint)
     except KeyboardInterrupt:  # a second Ctrl-C, which does not wait for the step
         raise _stopped(trainer.args.output_dir, signal.SIGINT) from None
     if stop and stop.signal:
@@ -115,16 +118,19 @@ def _save_apart(trainer: Trainer, part: Path) -> None:
 def _save(trainer: Trainer) -> None:
     "Save the model of this step, marked as complete, and a figure of the losses into the run's folder."
     run, first = Path(trainer.args.output_dir), trainer.is_world_process_zero()
-    _save_apart(trainer, run / ".model")
-    saved = _moved(run / ".model", run) if first else []
-    trainer.accelerator.wait_for_everyone()
-    if trainer.args.push_to_hub and not trainer.is_fsdp_enabled:
-        trainer.push_to_hub(commit_message="Model save", revision=trainer.args.hub_revision)
-    if first:
+    part = run / ".model"
+    with explain_save_error(trainer, part, is_new=True, name=f"the model of {run}"):
+        _save_apart(trainer, part)
+        saved = _moved(part, run) if first else []
+        trainer.accelerator.wait_for_everyone()
+        if trainer.args.push_to_hub and not trainer.is_fsdp_enabled:
+            trainer.push_to_hub(commit_message="Model save", revision=trainer.args.hub_revision)
         logged = {key for entry in trainer.state.log_history for key in entry}
-        if "loss" in logged:
-            plot_history(trainer).savefig(run / ("reward.png" if "reward" in logged else "loss.png"))
-        mark_checkpoint(run, trainer.state.global_step, saved)
+        if first and "loss" in logged:
+            with atomic_path(run / ("reward.png" if "reward" in logged else "loss.png")) as figure:
+                plot_history(trainer).savefig(figure, format="png")
+        if first:
+            mark_checkpoint(run, trainer.state.global_step, saved)
     trainer.accelerator.wait_for_everyone()
 
 # %% ../../nbs/package/training/run.ipynb #8fa74b23

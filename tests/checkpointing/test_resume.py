@@ -90,7 +90,7 @@ def train(trainer, run, **around):
     import torch
 
     from ft_notebooks.checkpointing.integrity import last_good_checkpoint
-    from ft_notebooks.checkpointing.resume import explain_save_error
+    from ft_notebooks.checkpointing.resume import explain_load_error
 
     run.mkdir(exist_ok=True)
     trainer.args.output_dir = str(run)
@@ -101,7 +101,7 @@ def train(trainer, run, **around):
             if p.requires_grad:
                 torch.nn.init.normal_(p.data)
     began = time.process_time()
-    with explain_save_error(trainer):
+    with explain_load_error(trainer, start):
         trainer.train(resume_from_checkpoint=start)
     note(trainer, run, start=start and Path(start).name, seconds=time.process_time() - began)
 
@@ -642,8 +642,8 @@ def test_a_disk_that_is_full_ends_the_run_with_what_is_missing_and_what_is_whole
     row = ran["disk_full"][kind]
     if row is None:
         pytest.skip("no user namespaces here")
-    assert "checkpoint-4 could not be written" in row["error"] and "checkpoint-2, which is complete" in row["error"]
-    assert (" are missing" in row["error"]) == (kind == "tmpfs")  # a limit of a process leaves the disk empty
+    assert "checkpoint-4 could not be saved" in row["error"] and "checkpoint-2, which is complete" in row["error"]
+    assert ("no space is left" in row["error"]) == (kind == "tmpfs")  # a limit of a process leaves the disk empty
     assert (row["left"], row["from"], row["aside"], row["same"]) == ("2 whole", "checkpoint-2", [], True)
 
 

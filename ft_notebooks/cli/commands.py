@@ -11,13 +11,16 @@ import importlib
 import json
 import logging
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .arguments import parser
 from ..core.cpu_threads import use_cpu_threads
-from ..core.errors import Everywhere, FailedRun, Stopped, visible
+from ..core.errors import Everywhere, FailedRun, Terminated, visible
 
 # %% ../../nbs/package/cli/commands.ipynb #3227e671
 SETTINGS_INI = """\
@@ -137,13 +140,32 @@ def _run(args) -> str | None:
             os.environ["TQDM_DISABLE"] = before
 
 # %% ../../nbs/package/cli/commands.ipynb #59f7ff3b
+@contextlib.contextmanager
+def _ends_on_sigterm(command: str) -> Iterator[None]:
+    "A block that SIGTERM ends with `Terminated`; training, which saves first, and a launcher have handlers of their own."
+    launched = command == "launch" or int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if launched or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number, frame):
+        signal.signal(number, signal.SIG_IGN)  # a second one would leave what the first one makes the command remove
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+# %% ../../nbs/package/cli/commands.ipynb #2bdba9ee
 def main(
     argv: list[str] | None = None,  # The arguments; None for those of the process
 ) -> None:
     """Runs `ft`; `ValueError` and `OSError` end it with one message on stderr and exit code 2,
     `FailedRun`, for a run that has made the model worse, with 1.
 
-    Ctrl-C ends it with exit code 130, SIGTERM during training with 143; the message names the point of the resume.
+    Ctrl-C ends it with exit code 130, SIGTERM with 143; the message names the point of the resume, or what is removed.
     """
     _escape_what_cannot_be_encoded()
     args = parser().parse_args(argv)
@@ -153,7 +175,8 @@ def main(
     if "torch" not in sys.modules and args.command not in ("init", "launch"):
         args.threads = use_cpu_threads(_threads_before(args))
     try:
-        said = _run(args)
+        with _ends_on_sigterm(args.command):
+            said = _run(args)
     except (ValueError, OSError) as e:
         if first or not isinstance(e, (Everywhere, FailedRun)):  # those are printed by this host's first process
             own_line = (
@@ -161,11 +184,13 @@ def main(
             )  # a bar may not have ended its line
             print(f"{own_line}ft {args.command}: {visible(str(e))}", file=sys.stderr)
         sys.exit(1 if isinstance(e, FailedRun) else 2)
-    except KeyboardInterrupt as e:
-        reason = str(e) or "the same command continues from what is saved, or begins again"
+    except (KeyboardInterrupt, Terminated) as e:
+        by, code = (" by SIGTERM", 143) if isinstance(e, Terminated) else ("", getattr(e, "signal", 2) + 128)
+        usual = "the same command continues from what is saved, or begins again"
+        reason = str(e) or "; ".join(getattr(e, "__notes__", [])) or usual
         if first:
-            print(f"\nft {args.command}: stopped; {reason}", file=sys.stderr)
-        sys.exit(128 + e.signal if isinstance(e, Stopped) else 130)
+            print(f"\nft {args.command}: stopped{by}; {reason}", file=sys.stderr)
+        sys.exit(code)
     if said and os.environ.get("RANK", "0") == "0":
         print(said, flush=True)
 

@@ -81,7 +81,9 @@ def test_a_flipped_bit_in_the_weights_is_an_error_of_each_way_to_load(runs, load
     [file] = (runs / name).glob("*model.safetensors")
     flip(file)
     shutil.rmtree(runs / name / "merged", ignore_errors=True)
-    with pytest.raises(ValueError, match=rf"{name}: {file.name} has changed .*SHA-256 [0-9a-f]{{12}}, was [0-9a-f]{{12}}"):
+    with pytest.raises(
+        ValueError, match=rf"{name}: {file.name} has changed .*SHA-256 [0-9a-f]{{12}}, was [0-9a-f]{{12}}"
+    ):
         load(runs / name)
 
 
@@ -118,7 +120,9 @@ def test_the_doctor_finds_it(runs, capsys):
     assert "adapter_model.safetensors has changed since" in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "adapter_config.json"])
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "adapter_config.json"]
+)
 def test_tokenizer_template_and_config_count_too(runs, name):
     file = runs / "adapter" / name
     text = file.read_text()

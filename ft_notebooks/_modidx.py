@@ -603,6 +603,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'ft_notebooks/core/files.py'),
                                          'ft_notebooks.core.files.check_unchanged': ( 'package/core/files.html#check_unchanged',
                                                                                       'ft_notebooks/core/files.py'),
+                                         'ft_notebooks.core.files.damage_named': ( 'package/core/files.html#damage_named',
+                                                                                   'ft_notebooks/core/files.py'),
                                          'ft_notebooks.core.files.file_sha256': ( 'package/core/files.html#file_sha256',
                                                                                   'ft_notebooks/core/files.py'),
                                          'ft_notebooks.core.files.odd_kind': ( 'package/core/files.html#odd_kind',

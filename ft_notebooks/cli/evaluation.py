@@ -36,7 +36,7 @@ def run_models(
     "The base, if known, then the adapter that DPO started from, then the model itself."
     stage, start = known.get("command", "model"), known.get("model.name")
     adapter, found = Path(folder, "adapter_config.json"), {}
-    base = read_record(adapter)["base_model_name_or_path"] if adapter.is_file() else start
+    base = read_record(adapter, "base_model_name_or_path")["base_model_name_or_path"] if adapter.is_file() else start
     if base is not None:
         found["base"] = base
     if start not in (None, base) and Path(start, "adapter_config.json").is_file():  # trained further

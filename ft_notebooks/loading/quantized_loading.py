@@ -15,7 +15,7 @@ import transformers.utils
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from ..core.device import Hardware, hardware
-from ..core.files import check_unchanged
+from ..core.files import check_unchanged, damage_named
 from ..core.progress import without_library_bars
 from .memory_estimate import check_bits
 from .model_files import check_checkpoint, check_finite, check_weights, hub_commit, read_config
@@ -126,8 +126,9 @@ def load_model(
     hub = {key: kwargs[key] for key in where if key in kwargs}
     commit = hub_commit(name, revision, **hub)
     arguments["revision"] = commit or revision or "main"  # one commit for all files, if the branch moves
-    read_config(name, arguments["revision"], **{**hub, "force_download": False})
-    check_weights(name, **arguments)
+    with damage_named(name):
+        read_config(name, arguments["revision"], **{**hub, "force_download": False})
+        check_weights(name, **arguments)
     arguments |= {"quantization_config": quantization, "force_download": False}  # all files are already downloaded
     model = AutoModelForCausalLM.from_pretrained(name, **arguments)
     check_finite(model)

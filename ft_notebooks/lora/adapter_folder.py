@@ -148,7 +148,7 @@ def trained_bits(
         dtypes, quantised = run["model.dtypes"], run.get("model.config.quantization_config", {})
     except (KeyError, TypeError):  # a manifest of another program
         return None
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise ValueError(
             f"{file} is damaged ({e}), so the bits of the base are unknown; restore it, or give bits="
         ) from e
@@ -170,7 +170,12 @@ def check_base_weights(
         return  # an adapter beside a run, and not of it
     try:
         run = json.loads(file.read_text(encoding="utf-8"))["run"] if file else {}
-    except (ValueError, KeyError, TypeError):  # damaged, which `trained_bits` says, or of another program
+    except (
+        ValueError,
+        RecursionError,
+        KeyError,
+        TypeError,
+    ):  # damaged, which `trained_bits` says, or of another program
         return
     base = model.get_base_model()
     changes_base = isinstance(getattr(model.active_peft_config, "init_lora_weights", None), str)  # PiSSA, for example

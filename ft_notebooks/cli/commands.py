@@ -142,7 +142,7 @@ def _run(args) -> str | None:
 # %% ../../nbs/package/cli/commands.ipynb #59f7ff3b
 @contextlib.contextmanager
 def _ends_on_sigterm(command: str) -> Iterator[None]:
-    "A block that SIGTERM ends with `Terminated`; training, which saves first, and a launcher have handlers of their own."
+    "A block that SIGTERM ends with `Terminated`; training, which saves first, and launchers have their own handlers."
     launched = command == "launch" or int(os.environ.get("WORLD_SIZE", 1)) > 1
     if launched or threading.current_thread() is not threading.main_thread():
         yield

@@ -244,8 +244,8 @@ def report_card(
     """Writes report.html, .md, .json, scores.png and, with a `history`, loss.png or reward.png, each whole or none.
 
     report.json is `{stage: {score: {"value", "low", "high", "n"}}}`, with "against" (stage -> `compare`) and "unseen"
-    (without rows trained on). Raises `ValueError` where stages have different rows, a number is not finite, or the folder holds
-    a file of such a name that is of no earlier report.
+    (without rows trained on). Raises `ValueError` where stages have different rows, a number is not finite, or the
+    folder holds a file of such a name that is of no earlier report.
     """
     _check(evaluations)
     check_report_folder(folder)

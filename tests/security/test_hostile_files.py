@@ -192,6 +192,29 @@ def test_a_tampered_record_is_an_error_and_writes_nothing_elsewhere(
     assert before == sorted(p for p in tmp_path.rglob("*") if inside not in p.parents)
 
 
+DEEP = '{"a":' * 99_999
+DAMAGED = [DEEP, "[]", "7", "", "\x00"]
+
+
+@pytest.mark.parametrize("text", DAMAGED, ids=["deep", "list", "number", "empty", "zero"])
+@pytest.mark.parametrize("name", ["run.json", "metrics.json", "complete.json", "config.json", "generation_config.json",
+                                  "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json"])  # fmt: skip
+def test_a_damaged_file_of_a_model_is_one_line_that_names_it(tmp_path, monkeypatch, capsys, name, text):
+    monkeypatch.chdir(tmp_path)
+    _model(tmp_path)
+    record = {"command": "sft", "model.name": "model", "model.bits": 32}
+    Path("model/run.json").write_text(json.dumps(record))
+    Path("model/metrics.json").write_text(json.dumps({"data": {}, "system": None, "history": []}))
+    Path("model", name).write_text(text)
+    Path("rows.jsonl").write_text(json.dumps({"messages": ASK}) + "\n")
+    if name == "generation_config.json" and text in ("", "\x00"):
+        pytest.skip("transformers goes without it")
+    with pytest.raises(SystemExit) as end:
+        main(["eval", "model", "rows.jsonl"])
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and name in said and "damaged" in said and "Traceback" not in said
+
+
 def _model(folder: Path) -> Path:
     tiny_model().save_pretrained(folder / "model")
     tiny_tokenizer().save_pretrained(folder / "model")

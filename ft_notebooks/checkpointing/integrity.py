@@ -15,11 +15,10 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..core.files import file_sha256, read_record, write_atomically
+from ..core.files import MARKER, changed_file, file_sha256, read_record, write_atomically
 
 # %% ../../nbs/package/checkpointing/integrity.ipynb #85b879e0
-_MARKER = "complete.json"
-_NOT_OURS = {_MARKER, "checkpoint-is-incomplete.txt"}  # transformers deletes the second when its own save ends
+_NOT_OURS = {MARKER, "checkpoint-is-incomplete.txt"}  # transformers deletes the second when its own save ends
 
 
 def _sync(path: Path) -> None:
@@ -49,63 +48,33 @@ def mark_checkpoint(
     for file in files:
         _sync(file)
     listed = {p.relative_to(folder).as_posix(): {"size": p.stat().st_size, "sha256": file_sha256(p)} for p in files}
-    write_atomically(folder / _MARKER, json.dumps({"step": step, "files": listed}, indent=1))
-    for path in (folder / _MARKER, folder, folder.parent):
+    write_atomically(folder / MARKER, json.dumps({"step": step, "files": listed}, indent=1))
+    for path in (folder / MARKER, folder, folder.parent):
         _sync(path)
 
 # %% ../../nbs/package/checkpointing/integrity.ipynb #c80eeb84
-def _listed(folder: Path) -> dict[str, tuple[int, str]]:
-    "Size and SHA-256 of each file that the marker lists."
-    marker = read_record(folder / _MARKER, "step", "files")
-    listed = {name: (known["size"], known["sha256"]) for name, known in marker["files"].items()}
-    if not listed or not isinstance(marker["step"], int):
-        raise ValueError("it lists no files or no step")
-    return listed
-
-# %% ../../nbs/package/checkpointing/integrity.ipynb #c2dccca1
 def has_marker(
     folder: Path,  # It need not exist
 ) -> bool:
     "Whether a checkpoint was complete once, whatever has become of its files."
-    return (folder / _MARKER).exists()
-
-
-def _first_difference(folder: Path, listed: dict[str, tuple[int, str]]) -> str | None:
-    "The first file that is missing or differs from the marker; sizes are compared before any file is read."
-    for name, (size, _) in listed.items():
-        file = folder / name
-        if not file.resolve().is_relative_to(folder.resolve()):
-            return f"{name!r} leads outside the checkpoint"
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size:,} bytes, but had {size:,} when it was saved"
-    for name, (_, sha256) in listed.items():
-        if file_sha256(folder / name) != sha256:
-            return f"{name} has changed since it was saved (SHA-256)"
-    return None
+    return (folder / MARKER).exists()
 
 
 def checkpoint_fault(
     folder: Path,  # `checkpoint-N`
 ) -> str | None:  # The reason; None for a complete checkpoint
-    """Why a checkpoint is not complete: no marker, or the first file that is missing or differs from the marker.
+    """Why a checkpoint is not complete, as `changed_file` finds it; every listed file counts.
 
     `OSError` if a file of it cannot be read, which says nothing about what was saved.
     """
-    if not has_marker(folder):
-        return f"there is no {_MARKER}, which is written after all other files"
-    try:
-        return _first_difference(folder, _listed(folder))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{_MARKER} cannot be read ({error!r})"
+    return changed_file(folder)
 
 # %% ../../nbs/package/checkpointing/integrity.ipynb #03807817
 def marked_step(
     folder: Path,  # A checkpoint with a marker
 ) -> int:
     "The number of optimizer steps before the checkpoint, as `mark_checkpoint` recorded it."
-    return read_record(folder / _MARKER, "step")["step"]
+    return read_record(folder / MARKER, "step")["step"]
 
 
 def numbered_checkpoints(

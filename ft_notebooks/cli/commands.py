@@ -11,14 +11,17 @@ import importlib
 import json
 import logging
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 from .arguments import in_full, parser
 from .guards import keep_writing, unexpected
 from ..core.cpu_threads import use_cpu_threads
-from ..core.errors import Everywhere, FailedRun, Stopped, visible
+from ..core.errors import Everywhere, FailedRun, Terminated, visible
 from ..core.progress import phase, show_phases
 
 # %% ../../nbs/package/cli/commands.ipynb #3227e671
@@ -150,6 +153,25 @@ def _run(args) -> str | None:
             os.environ["TQDM_DISABLE"] = before
 
 # %% ../../nbs/package/cli/commands.ipynb #59f7ff3b
+@contextlib.contextmanager
+def _ends_on_sigterm(command: str) -> Iterator[None]:
+    "A block that SIGTERM ends with `Terminated`; training, which saves first, and launchers have their own handlers."
+    launched = command == "launch" or int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if launched or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number, frame):
+        signal.signal(number, signal.SIG_IGN)  # a second one would leave what the first one makes the command remove
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+# %% ../../nbs/package/cli/commands.ipynb #2bdba9ee
 _OVERVIEW = """\
 ft fine-tunes a language model on your file of chats, in this order:
 
@@ -177,7 +199,7 @@ def main(
     """Runs `ft`; `ValueError` and `OSError` end it with one message on stderr and exit code 2, `FailedRun`, for a run
     that has made the model worse, with 1, as any other error, whose traceback is kept in a file.
 
-    Ctrl-C ends it with exit code 130, SIGTERM during training with 143; the message names the point of the resume.
+    Ctrl-C ends it with exit code 130, SIGTERM with 143; the message names the point of the resume, or what is removed.
     """
     keep_writing()
     given = sys.argv[1:] if argv is None else argv
@@ -189,10 +211,13 @@ def main(
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # at 8 bits it warns about the dtype of every product
     args.threads = None
     try:
-        said = _run(args)
-    except KeyboardInterrupt as e:
-        reason = str(e) or "the same command continues from what is saved, or begins again"
-        _fail(args, f"stopped; {reason}", 128 + e.signal if isinstance(e, Stopped) else 130)
+        with _ends_on_sigterm(args.command):
+            said = _run(args)
+    except (KeyboardInterrupt, Terminated) as e:
+        by, code = (" by SIGTERM", 143) if isinstance(e, Terminated) else ("", getattr(e, "signal", 2) + 128)
+        usual = "the same command continues from what is saved, or begins again"
+        reason = str(e) or "; ".join(getattr(e, "__notes__", [])) or usual
+        _fail(args, f"stopped{by}; {reason}", code)
     except FailedRun as e:
         _fail(args, str(e), 1)
     except (ValueError, OSError) as e:

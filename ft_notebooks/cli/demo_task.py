@@ -28,7 +28,7 @@ from ..data.example_task import appointments
 from ..dpo.over_optimization import CollapseCallback
 from ..evaluation.answer_format import key_order
 from ..evaluation.metrics import exact_match
-from ..evaluation.report import report_card
+from ..evaluation.report import check_report_folder, report_card
 from ..evaluation.run_description import run_facts
 from ..evaluation.runner import Evaluation, evaluate
 from ..evaluation.score_curves import scores_by_step
@@ -196,6 +196,7 @@ def demo_command(
     stages, folder = (("sft", "grpo"), folder / "rl") if args.rl else (COURSE_STAGES, folder)
     if (folder / "report.html").exists():
         return f"{folder} is finished; nothing is changed. The report is {folder / 'report.html'}"
+    check_report_folder(folder)  # before anything is trained
     say("1/4  SmolLM2-135M-Instruct: from the cache, or downloaded once")
     model_settings(_task_settings(args.seed))
     say("2/4  The base model on 80 notes, each to be turned into one line of JSON")

@@ -21,13 +21,13 @@ from ..rlhf.prompt_rows import row_kind
 from ..rlhf.reward_choice import choose_rewards
 from ..checkpointing.finished_runs import answering_run, known_run
 from .run_record import kept_rows, trained_rows
-from ..core.files import read_record, write_atomically
+from ..core.files import odd_kind, read_record, write_atomically
 from ..core.progress import phase
 from ..core.fingerprints import data_fingerprint, short_hash
 from ..evaluation.comparison import compare_stages
 from ..evaluation.lm_eval import run_tasks
 from ..evaluation.metrics import find_scorers
-from ..evaluation.report import report_card
+from ..evaluation.report import check_report_folder, report_card
 from ..evaluation.run_description import run_facts
 from ..evaluation.runner import Evaluation, evaluate
 from ..evaluation.score_curves import scores_by_step
@@ -42,7 +42,7 @@ def run_models(
     "The base, if known, then the adapter that DPO started from, then the model itself."
     stage, start = known.get("command", "model"), known.get("model.name")
     adapter, found = Path(folder, "adapter_config.json"), {}
-    base = read_record(adapter)["base_model_name_or_path"] if adapter.is_file() else start
+    base = read_record(adapter, "base_model_name_or_path")["base_model_name_or_path"] if adapter.is_file() else start
     if base is not None:
         found["base"] = base
     if start not in (None, base) and Path(start, "adapter_config.json").is_file():  # trained further
@@ -179,6 +179,18 @@ def _check_tasks(args) -> None:
         raise ValueError("--tasks has its own rows, so leave DATA out; --include, --limit and --chat need --tasks")
 
 
+def _check_output(output: str | Path, tasks: str | None) -> None:
+    "Raises `ValueError` for a folder in which the command would replace files that it has not written, or none can be."
+    odd = odd_kind(output) or ("a file; name a folder" if Path(output).is_file() else None)
+    if odd:
+        raise ValueError(f"--output {output}: it is {odd}")
+    file = Path(output, "tasks.json")
+    if tasks and file.exists() and "stages" not in read_record(file):
+        raise ValueError(f"{file} is of another program; name another folder: --output FOLDER")
+    if not tasks:
+        check_report_folder(output)
+
+
 def eval_command(
     args,  # From `parser` for `ft eval`
 ) -> str:  # The table of scores, the verdicts, and the report's path
@@ -203,6 +215,7 @@ def eval_command(
     bits = model_bits(settings["model"].get("bits") or known.get("model.bits"), folder=folder)
     models = run_models(folder, known)
     output = args.output or (Path(args.run, "eval") if Path(args.run).is_dir() else "runs/eval")
+    _check_output(output, args.tasks)
     if args.tasks:
         return _run_tasks(args, models, load_tokenizer(folder), bits, output)
     if chats is None:

@@ -70,9 +70,11 @@ def launch_command(
     parser().parse_args(words)
     file = _config_file(args)
     if args.slurm:
-        job = Path("runs", "job.sh")
+        job, text = Path("runs", "job.sh"), slurm_job(words, file, max_restarts=args.max_restarts)
         job.parent.mkdir(exist_ok=True)
-        job.write_text(slurm_job(words, file, max_restarts=args.max_restarts), encoding="utf-8")
+        if job.exists() and job.read_text(encoding="utf-8") != text:
+            raise ValueError(f"{job} exists and differs, perhaps because it was edited; rename or remove it first")
+        write_atomically(job, text)
         return print(f"wrote {job}; now: sbatch {job}")
     where = {"address": args.address, "port": args.port, "max_restarts": args.max_restarts}
     for line in _other_machines(args, file, words, where):

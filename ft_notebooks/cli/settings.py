@@ -22,6 +22,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from trl import DPOConfig, GRPOConfig, RewardConfig, SFTConfig
 
 from ..core.errors import SHORT_NAMES, nearest, releases
+from ..core.files import odd_kind
 
 # %% ../../nbs/package/cli/settings.ipynb #9e5f80ab
 @dataclasses.dataclass(frozen=True)
@@ -206,6 +207,8 @@ def _from_file(file) -> Iterator[tuple]:
         empty_lines_in_values=False,
     )  # fmt: skip
     parser.optionxform = str  # type: ignore[method-assign, assignment]  # names keep their case
+    if odd := odd_kind(file):  # opening a pipe would wait for a writer
+        raise ValueError(f"{file}: it is {odd}")
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
         parser.read_string(text, source=str(file))

@@ -32,7 +32,7 @@ import datasets
 import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset
 
-from ..core.files import DiskFull, full_disk_named
+from ..core.files import DiskFull, full_disk_named, odd_kind
 from .json_files import json_rows, jsonl_rows, jsonl_table
 
 # %% ../../nbs/package/data/readers.ipynb #59cfc83c
@@ -275,6 +275,8 @@ def _files(path: str) -> list[str]:
         what = f"{path}: {_suffix(path) or 'no suffix'}"
         more = _CONVERT.get(_suffix(path), "")
         raise ValueError(f"{what}; only .json, .jsonl, .csv and .parquet are read, so convert the file{more}")
+    if odd := odd_kind(path):
+        raise ValueError(f"{path}: it is {odd}")
     folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
     inside = sorted(file for file in os.listdir(folder) if file[0] != ".") if os.path.isdir(folder) else []
     files = [file for file in inside if _suffix(file) in _KINDS and os.path.isfile(os.path.join(folder, file))]

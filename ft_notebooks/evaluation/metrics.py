@@ -22,6 +22,7 @@ from types import ModuleType, SimpleNamespace
 import regex
 
 from ..core.errors import nearest
+from ..core.files import odd_kind
 from .answer_format import read_json, valid_json
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #1d34bfe1
@@ -235,7 +236,8 @@ def _named(name: str) -> Callable[[str, str, dict], float]:
 # %% ../../nbs/package/evaluation/metrics.ipynb #a2b30ef6
 def _from_file(path: str, name: str) -> Callable[[str, str, dict], float]:
     if not Path(path).is_file():
-        raise ValueError(f"scorer {path}:{name}: there is no file {path!r}")
+        what = "a folder; name a Python file" if Path(path).is_dir() else odd_kind(path)
+        raise ValueError(f"scorer {path}:{name}: {f'{path} is {what}' if what else f'there is no file {path!r}'}")
     try:
         names = runpy.run_path(path)
     except Exception as e:

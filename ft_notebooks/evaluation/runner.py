@@ -105,6 +105,8 @@ def check_evaluations(
     stages = evaluations.values() if isinstance(evaluations, dict) else ()
     if not stages or not all(isinstance(found, Evaluation) for found in stages):
         cure = "pass {'base': evaluate(...)}"
+        if evaluations == {}:
+            raise ValueError(f"{where}: evaluations is empty, so there is nothing to show; {cure}")
         raise ArgumentError(where, "evaluations", "a dict of stages and Evaluations", evaluations, cure)
 
 # %% ../../nbs/package/evaluation/runner.ipynb #12e57a3c

@@ -15,6 +15,7 @@ import transformers.utils
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from ..core.device import Hardware, hardware
+from ..core.files import check_unchanged, damage_named
 from ..core.progress import without_library_bars
 from .memory_estimate import check_bits
 from .model_files import check_checkpoint, check_finite, check_weights, hub_commit, read_config
@@ -121,11 +122,13 @@ def load_model(
     bits = 8 * hw.dtype.itemsize if bits is None else bits
     _check_arguments(name, bits, kwargs)
     arguments, quantization, name = _defaults(bits, hw, kwargs), _quantization_config(bits, hw), check_checkpoint(name)
+    check_unchanged(name)
     hub = {key: kwargs[key] for key in where if key in kwargs}
     commit = hub_commit(name, revision, **hub)
     arguments["revision"] = commit or revision or "main"  # one commit for all files, if the branch moves
-    read_config(name, arguments["revision"], **{**hub, "force_download": False})
-    check_weights(name, **arguments)
+    with damage_named(name):
+        read_config(name, arguments["revision"], **{**hub, "force_download": False})
+        check_weights(name, **arguments)
     arguments |= {"quantization_config": quantization, "force_download": False}  # all files are already downloaded
     model = AutoModelForCausalLM.from_pretrained(name, **arguments)
     check_finite(model)

@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from ..core.files import check_unchanged
 from ..core.fingerprints import weights_fingerprint
 from ..loading.model_files import check_checkpoint, read_config, tensor_shapes
 
@@ -99,9 +100,10 @@ def check_adapter_folder(
     """
     folder = Path(folder).expanduser()
     shapes, file = _shapes(folder), folder / "adapter_config.json"
+    check_unchanged(folder)
     try:
         adapter = PeftConfig.from_pretrained(str(folder))
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise ValueError(
             f"{file} is not an adapter config ({e!r}); copy it again from where the adapter was saved"
         ) from e

@@ -60,9 +60,13 @@ def whole_folder(
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ValueError(f"{output} is there already and is not empty; name another folder, or remove it first")
     output.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(output) as part:
-        part.mkdir()
-        yield part
+    try:
+        with atomic_path(output) as part:
+            part.mkdir()
+            yield part
+    except BaseException as e:  # a signal too
+        e.add_note(f"nothing was written to {output}")
+        raise
 
 # %% ../../nbs/package/lora/merging.ipynb #2b4fb133
 _QUESTIONS = (

@@ -24,6 +24,7 @@ from transformers.utils import cached_file
 
 from ..core.arguments import ArgumentError, check_counts, check_model, check_tokenizer
 from ..core.device import hardware
+from ..core.files import check_unchanged
 from ..core.model_parts import base_model, eval_mode
 from ..core.progress import without_library_bars
 
@@ -379,6 +380,7 @@ def load_reward_model(
     check_tokenizer(tok, "load_reward_model")
     folder = Path(name_or_run).expanduser()
     _check_bits(bits or 32, str(name_or_run))
+    check_unchanged(folder)
     if (folder / "adapter_config.json").is_file():
         model = _with_adapter(folder, bits, seed, trainable)
     else:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..core.files import check_unchanged, damage_named
 from ..core.random_state import keep_random_state
 from .rendering import write_chat
 
@@ -156,8 +157,10 @@ def load_tokenizer(
     `ValueError` if it has no working template or no suitable pad token. Never runs code that comes with a tokenizer.
     """
     _check_source(name, kwargs)
+    check_unchanged(name, ignored=("*.safetensors",))  # the weights are checked where they are loaded
     try:
-        tok = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **kwargs)
+        with damage_named(name):
+            tok = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **kwargs)
     except OSError as e:  # whose message does not name a model that the hub does not give
         if Path(name).is_dir():
             raise

@@ -262,6 +262,14 @@ def test_an_error_in_the_middle_of_an_answer_reaches_the_client_and_the_next_one
         assert text_of(post(url)) == "aaaaaaaa"
 
 
+@pytest.mark.parametrize("extreme", [1e-300, 1e-40, 1e-12, 1e-5])
+def test_a_temperature_near_0_is_greedy(place, extreme):
+    with serving(place / "tiny") as url:
+        greedy = text_of(post(url, max_tokens=8))
+        assert text_of(post(url, max_tokens=8, temperature=extreme, seed=0)) == greedy
+        assert text_of(post(url, max_tokens=8, temperature=1.0, top_p=1e-40, seed=0)) == greedy
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

@@ -6,8 +6,11 @@ import html
 import json
 import pickle
 import re
+import resource
 import shutil
 import signal
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -25,6 +28,7 @@ from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.loading.quantized_loading import load_model
 from ft_notebooks.tokenization.chat_template import ChatTemplate
 from ft_notebooks.tokenization.padding import load_tokenizer
+from ft_notebooks.tokenization.rendering import write_chat
 
 ASK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
 
@@ -188,6 +192,29 @@ def test_a_tampered_record_is_an_error_and_writes_nothing_elsewhere(
     assert before == sorted(p for p in tmp_path.rglob("*") if inside not in p.parents)
 
 
+DEEP = '{"a":' * 99_999
+DAMAGED = [DEEP, "[]", "7", "", "\x00"]
+
+
+@pytest.mark.parametrize("text", DAMAGED, ids=["deep", "list", "number", "empty", "zero"])
+@pytest.mark.parametrize("name", ["run.json", "metrics.json", "complete.json", "config.json", "generation_config.json",
+                                  "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json"])  # fmt: skip
+def test_a_damaged_file_of_a_model_is_one_line_that_names_it(tmp_path, monkeypatch, capsys, name, text):
+    monkeypatch.chdir(tmp_path)
+    _model(tmp_path)
+    record = {"command": "sft", "model.name": "model", "model.bits": 32}
+    Path("model/run.json").write_text(json.dumps(record))
+    Path("model/metrics.json").write_text(json.dumps({"data": {}, "system": None, "history": []}))
+    Path("model", name).write_text(text)
+    Path("rows.jsonl").write_text(json.dumps({"messages": ASK}) + "\n")
+    if name == "generation_config.json" and text in ("", "\x00"):
+        pytest.skip("transformers goes without it")
+    with pytest.raises(SystemExit) as end:
+        main(["eval", "model", "rows.jsonl"])
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and name in said and "damaged" in said and "Traceback" not in said
+
+
 def _model(folder: Path) -> Path:
     tiny_model().save_pretrained(folder / "model")
     tiny_tokenizer().save_pretrained(folder / "model")
@@ -241,7 +268,7 @@ def test_a_hostile_judge_gives_a_grade_or_an_error(in_time, tmp_path, monkeypatc
 LOOPS = {
     "nested": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}x<|im_end|>",
     "long": "{% for a in range(10**9) %}{{ a }}{% endfor %}",
-    "huge": "{{ 'x' * 10**14 }}",
+    "huge": "{{ 'x' * 100000000000000 }}",
     "recursive": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
 }
 
@@ -256,6 +283,57 @@ def test_a_template_that_loops_is_an_error(in_time, tmp_path, monkeypatch, templ
     tok.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="the chat template"):
         load_tokenizer(str(tmp_path))
+
+
+GROWS = {
+    "times": "{{ 'a' * 3000000000 }}",
+    "times of what is read": "{% for m in messages %}{% set x = m.content * 1000000000 %}{% endfor %}",
+    "list": "{{ [1] * 1000000000 }}",
+    "percent": "{{ '%1000000000d' % 1 }}",
+    "format": "{{ '{:>1000000000}'.format(1) }}",
+    "filter format": "{{ '%1000000000s' | format('a') }}",
+    "center": "{{ 'a' | center(1000000000) }}",
+    "ljust": "{{ 'a'.ljust(1000000000) }}",
+    "zfill": "{{ 'a'.zfill(1000000000) }}",
+    "replace": "{{ ('a' * 1000000).replace('a', 'a' * 1000000) }}",
+    "indent": "{{ ('a\n' * 1000000) | indent(10000) }}",
+    "join": "{{ (['a' * 100000] * 100000) | join }}",
+    "doubled": "{% set n = namespace(x='aaaa') %}{% for a in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+    "doubled list": "{% set n = namespace(x=[1]) %}{% for a in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}",
+    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{{ 'x' * 10000 }}{% endfor %}{% endfor %}",
+    "macro": "{% macro f() %}{{ 'x' * 9999999 }}{% endmacro %}{% for a in range(99) %}{{ f() }}{% endfor %}",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
+@pytest.mark.parametrize("template", GROWS.values(), ids=GROWS)
+def test_a_template_that_asks_for_memory_is_an_error_before_it_has_it(in_time, monkeypatch, template):
+    monkeypatch.setattr("ft_notebooks.tokenization.rendering.MOST_MEMORY", 10**8)
+    tok, limit = tiny_tokenizer(), resource.getrlimit(resource.RLIMIT_AS)
+    write_chat(tok, ASK)
+    with pytest.raises(ValueError, match="takes more than 100 MB"):
+        write_chat(tok, ASK, chat_template=template)
+    assert resource.getrlimit(resource.RLIMIT_AS) == limit
+
+
+def test_threads_that_render_at_once_leave_the_memory_of_the_process_unlimited():
+    tok, limit = tiny_tokenizer(), resource.getrlimit(resource.RLIMIT_AS)
+    threads = [threading.Thread(target=lambda: [write_chat(tok, ASK) for _ in range(50)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert resource.getrlimit(resource.RLIMIT_AS) == limit
+
+
+POWERS = ["{{ 10**10**10 }}", "{{ 'a'*3*10**10 }}", "{{ 10 ** messages|length }}", "{{ 1.5 | round(9**9, 'ceil') }}"]
+
+
+@pytest.mark.parametrize("template", POWERS)
+def test_a_template_that_computes_a_power_is_not_run(in_time, template):
+    "for Python handles no signal, and so no limit of time, before the power is computed"
+    with pytest.raises(ValueError, match="computes a power"):
+        write_chat(tiny_tokenizer(), ASK, chat_template=template)
 
 
 def test_a_template_reaches_neither_files_nor_python(tmp_path):

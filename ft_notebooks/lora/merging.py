@@ -64,8 +64,9 @@ def whole_folder(
         with atomic_path(output) as part:
             part.mkdir()
             yield part
-    except BaseException as e:  # a signal too
-        e.add_note(f"nothing was written to {output}")
+    except BaseException as e:  # a signal too, which may come just after the renaming
+        if not output.exists():
+            e.add_note(f"nothing was written to {output}")
         raise
 
 # %% ../../nbs/package/lora/merging.ipynb #2b4fb133

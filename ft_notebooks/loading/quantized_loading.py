@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from ..core.device import Hardware, hardware
 from ..core.progress import without_library_bars
 from .memory_estimate import check_bits
-from .model_files import check_checkpoint, check_finite, check_weights, hub_commit, read_config
+from .model_files import check_checkpoint, check_finite, check_weights, hub_commit, one_at_a_time, read_config
 
 # %% ../../nbs/package/loading/quantized_loading.ipynb #1b30ef2c
 def _check_arguments(name: str | Path, bits: int, arguments: dict) -> None:
@@ -104,6 +104,7 @@ def _defaults(bits: int, hw: Hardware, given: dict) -> dict:
     return chosen | fixed
 
 # %% ../../nbs/package/loading/quantized_loading.ipynb #4dab71d5
+@one_at_a_time()
 @without_library_bars()
 def load_model(
     name: str | Path,  # A folder that `save_pretrained` wrote, or a name on the hub

@@ -21,7 +21,7 @@ from ..checkpointing.graceful_stop import save_on_signals
 from ..checkpointing.integrity import checkpoint_fault, last_good_checkpoint, mark_checkpoint, marked_step
 from ..checkpointing.resume import exact_resume
 from ..checkpointing.run_lock import lock_run
-from ..checkpointing.run_manifest import ManifestCallback
+from ..checkpointing.run_manifest import ManifestCallback, check_kept
 from ..core.arguments import ArgumentError
 from ..core.errors import Stopped
 from ..core.processes import first_of_all, together
@@ -41,11 +41,14 @@ def _check_saves(args) -> None:
         )
 
 # %% ../../nbs/package/training/run.ipynb #d32f4919
-def _prepare(trainer: Trainer) -> None:
+def _prepare(trainer: Trainer) -> ManifestCallback:
     "Adds exact resume, and a manifest that raises `ValueError` if the folder holds another run."
     exact_resume(trainer)
-    if not any(isinstance(callback, ManifestCallback) for callback in trainer.callback_handler.callbacks):
-        trainer.add_callback(ManifestCallback(trainer))
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, ManifestCallback):
+            return callback
+    trainer.add_callback(manifest := ManifestCallback(trainer))
+    return manifest
 
 # %% ../../nbs/package/training/run.ipynb #15957848
 def _stopped(run: str, number: int) -> Stopped:
@@ -132,7 +135,7 @@ def _holds_model(run: Path, step: int) -> bool:
     return checkpoint_fault(run) is None and marked_step(run) == step
 
 # %% ../../nbs/package/training/run.ipynb #5c94573e
-def _fit(trainer: Trainer) -> TrainOutput:
+def _fit(trainer: Trainer, manifest: ManifestCallback) -> TrainOutput:
     run, first = Path(trainer.args.output_dir), trainer.is_world_process_zero()
     checkpoint = first_of_all(last_good_checkpoint(run) if first else None)
     start = marked_step(Path(checkpoint)) if checkpoint else 0
@@ -143,6 +146,7 @@ def _fit(trainer: Trainer) -> TrainOutput:
     _drop_reference(trainer)
     if not saved or trainer.state.global_step > start:
         _save(trainer)
+        check_kept(manifest)
     return output
 
 
@@ -155,14 +159,15 @@ def fit(
     loads them and changes no file. It removes DPO's second adapter from the model. All processes of a run call it. The
     first SIGTERM or Ctrl-C ends the step, saves a checkpoint and raises `Stopped`, a `KeyboardInterrupt` with the
     signal and the checkpoint. Raises `ArgumentError` for an object that is not a trainer, and `ValueError` if the
-    folder holds another run, another process trains in it, or settings leave no checkpoint.
+    folder holds another run, another process trains in it, settings leave no checkpoint, an earlier run has trained the
+    model, or the folder is deleted during training.
     """
     if not isinstance(trainer, Trainer):
         cure = "make one: sft_trainer(model, tok, dataset, output_dir=...)"
         raise ArgumentError("fit", "trainer", "a transformers.Trainer", trainer, cure)
     _check_saves(trainer.args)
-    _prepare(trainer)
+    manifest = _prepare(trainer)
     with ExitStack() as stack:
         with together():
             stack.enter_context(lock_run(trainer.args.output_dir))
-        return _fit(trainer)
+        return _fit(trainer, manifest)

@@ -1,6 +1,7 @@
 "Edges of `ft_notebooks.training.run`: kills, signals, DPO's second adapter, other threads, and a second call."
 
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -15,6 +16,8 @@ from transformers import TrainerCallback
 
 import ft_notebooks
 from ft_notebooks.checkpointing.graceful_stop import save_on_signals
+from ft_notebooks.checkpointing.integrity import checkpoint_fault
+from ft_notebooks.checkpointing.run_manifest import run_folder
 from ft_notebooks.core.arguments import ArgumentError
 from ft_notebooks.core.errors import Stopped
 from ft_notebooks.data.preference_encoding import encode_pairs
@@ -218,3 +221,48 @@ def test_what_others_write_beside_the_model_is_no_part_of_it(tmp_path, monkeypat
     assert "run.log" not in (tmp_path / "complete.json").read_text() and not (tmp_path / ".model").exists()
     fit(supervised(tmp_path))
     assert files(tmp_path) == before
+
+
+class Deletes(TrainerCallback):
+    "Removes the run's folder, or a record in it, at the end of a step."
+
+    def __init__(self, at, what="."):
+        self.at, self.what = at, what
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.at:
+            gone = Path(args.output_dir, self.what)
+            shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+
+
+@pytest.mark.parametrize("make", [supervised, preferences])
+@pytest.mark.parametrize("what, lost", [(".", "manifest.json and run.json"), ("manifest.json", "manifest.json")])
+def test_a_folder_that_is_deleted_during_training_ends_the_run_with_the_weights_kept(make, what, lost, tmp_path):
+    run_folder(tmp_path / "run", {"a": 1})
+    gone = f"run was deleted or emptied during training: {lost} and earlier checkpoints are gone.* Kept: .*checkpoint-4"
+    with pytest.raises(ValueError, match=gone):
+        fit(make(tmp_path / "run", callbacks=[Deletes(3, what)]))
+    assert checkpoint_fault(tmp_path / "run/checkpoint-4") is None
+    with pytest.raises(ValueError, match="but no manifest.json, so it cannot be compared"):
+        make(tmp_path / "run")
+
+
+def test_a_folder_that_is_deleted_after_the_last_checkpoint_still_gets_the_model(tmp_path):
+    class DeletesAtTheEnd(TrainerCallback):
+        def on_train_end(self, args, state, control, **kwargs):
+            shutil.rmtree(args.output_dir)
+
+    with pytest.raises(ValueError, match=f"Kept: {tmp_path / 'run'}, with the weights of step 6; move it away"):
+        fit(trainer := supervised(tmp_path / "run", callbacks=[DeletesAtTheEnd()]))
+    assert alike(saved(tmp_path / "run"), get_peft_model_state_dict(trainer.model))
+
+
+def test_all_processes_notice_that_the_folder_was_deleted(tmp_path):
+    def start(rank):
+        try:
+            return fit(supervised(tmp_path / "run", callbacks=[Deletes(3)] if rank == 0 else [])).global_step
+        except ValueError as error:
+            return str(error).partition(":")[0]
+
+    said = ranks(2, start, tmp_path / "ranks")
+    assert len(said) == 2 and all("deleted or emptied during training" in one for one in said)

@@ -10,6 +10,7 @@ import itertools
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -48,6 +49,9 @@ def mark_checkpoint(
         _sync(file)
     listed = {p.relative_to(folder).as_posix(): {"size": p.stat().st_size, "sha256": file_sha256(p)} for p in files}
     write_atomically(folder / _MARKER, json.dumps({"step": step, "files": listed}, indent=1))
+    for file in files:
+        if file.suffix == ".safetensors":  # safetensors 0.8 lets their owner alone read them
+            shutil.copymode(folder / _MARKER, file)
     for path in (folder / _MARKER, folder, folder.parent):
         _sync(path)
 

@@ -109,7 +109,7 @@ def check_checkpoint(
     if not isinstance(name, (str, os.PathLike)):
         cure = "a model that is loaded needs no check"
         raise ArgumentError("check_checkpoint", "name", "a folder or a name on the hub", name, cure)
-    if not str(name).strip() or name == Path():
+    if not str(name).strip():
         raise ValueError("the name of the model is empty; give a folder that save_pretrained wrote, or owner/model")
     folder = Path(name).expanduser()
     if not folder.exists():

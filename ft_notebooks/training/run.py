@@ -12,6 +12,7 @@ import shutil
 import signal
 import threading
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from transformers import Trainer
@@ -27,6 +28,7 @@ from ..core.errors import Stopped
 from ..core.processes import first_of_all, together
 from ..distributed.sharded_save import save_whole
 from .progress_and_plots import plot_history
+from .run_card import write_card
 
 # %% ../../nbs/package/training/run.ipynb #dbd56a9e
 def _check_saves(args) -> None:
@@ -99,12 +101,10 @@ def _moved(part: Path, run: Path) -> list[Path]:
 
 def _save_apart(trainer: Trainer, part: Path) -> None:
     "Save the model into a separate folder, since others may write to the run's folder; push nothing yet."
-    run, pushed = part.parent, trainer.args.push_to_hub
+    pushed = trainer.args.push_to_hub
     if trainer.is_world_process_zero():
         shutil.rmtree(part, ignore_errors=True)  # of a process that was killed here
         part.mkdir(parents=True)
-        if (run / "README.md").is_file():  # TRL's model card, which PEFT adds to
-            shutil.copy2(run / "README.md", part)
     trainer.accelerator.wait_for_everyone()
     trainer.args.push_to_hub = False
     try:
@@ -119,6 +119,7 @@ def _save(trainer: Trainer) -> None:
     run, first = Path(trainer.args.output_dir), trainer.is_world_process_zero()
     _save_apart(trainer, run / ".model")
     saved = _moved(run / ".model", run) if first else []
+    write_card(trainer)
     trainer.accelerator.wait_for_everyone()
     if trainer.args.push_to_hub and not trainer.is_fsdp_enabled:
         trainer.push_to_hub(commit_message="Model save", revision=trainer.args.hub_revision)
@@ -167,6 +168,7 @@ def fit(
         raise ArgumentError("fit", "trainer", "a transformers.Trainer", trainer, cure)
     _check_saves(trainer.args)
     manifest = _prepare(trainer)
+    trainer.create_model_card = partial(write_card, trainer)  # TRL's and PEFT's name a local path, or no base
     with ExitStack() as stack:
         with together():
             stack.enter_context(lock_run(trainer.args.output_dir))

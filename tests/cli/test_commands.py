@@ -484,7 +484,7 @@ def test_a_run_is_known_by_its_settings_and_by_what_its_rows_say(copied, capsys)
         main(["sft", "renamed.jsonl", *argv, *more])
         assert "runs/sft is finished; nothing is changed" in capsys.readouterr().out
     for setting, said in [
-        ("sft.learning_rate=1e-3", "a different run: sft.learning_rate was None, is 0.001. "),
+        ("sft.learning_rate=1e-3", "a different run: sft.learning_rate was not set, is 0.001. "),
         ("lora.r=8", "a different run: lora.r was 4, is 8. "),
         ("model.bits=16", "a different run: model.bits was 32, is 16. "),
         ("data.eval=0.5", "data.held_out was '5 rows, "),

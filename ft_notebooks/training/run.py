@@ -28,6 +28,7 @@ from ..core.errors import Stopped
 from ..core.processes import first_of_all, together
 from ..distributed.sharded_save import save_whole
 from .progress_and_plots import plot_history
+from .plain_sft import check_prompts_untrained
 from .run_card import write_card
 
 # %% ../../nbs/package/training/run.ipynb #dbd56a9e
@@ -161,12 +162,13 @@ def fit(
     first SIGTERM or Ctrl-C ends the step, saves a checkpoint and raises `Stopped`, a `KeyboardInterrupt` with the
     signal and the checkpoint. Raises `ArgumentError` for an object that is not a trainer, and `ValueError` if the
     folder holds another run, another process trains in it, settings leave no checkpoint, an earlier run has trained the
-    model, or the folder is deleted during training.
+    model, a plain `trl.SFTTrainer` would train the user's words, or the folder is deleted during training.
     """
     if not isinstance(trainer, Trainer):
         cure = "make one: sft_trainer(model, tok, dataset, output_dir=...)"
         raise ArgumentError("fit", "trainer", "a transformers.Trainer", trainer, cure)
     _check_saves(trainer.args)
+    check_prompts_untrained(trainer)
     manifest = _prepare(trainer)
     trainer.create_model_card = partial(write_card, trainer)  # TRL's and PEFT's name a local path, or no base
     with ExitStack() as stack:

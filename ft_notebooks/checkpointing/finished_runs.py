@@ -19,7 +19,9 @@ def model_folder(
 ) -> str:  # An absolute path, or the name on the hub
     "The model's folder, or its name if it may be a hub name; raises `ValueError` for a path that does not exist."
     if not str(name).strip():
-        raise ValueError("the name of the run or model is empty; name a run, a model's folder, or owner/model on the hub")
+        raise ValueError(
+            "the name of the run or model is empty; name a run, a model's folder, or owner/model on the hub"
+        )
     folder = Path(smollm2() if str(name) == "smollm2" else name)
     if folder.is_dir():
         return str(folder.resolve())

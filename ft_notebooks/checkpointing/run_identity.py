@@ -105,5 +105,10 @@ def describe(
     run |= {"data": data_fingerprint(trainer.train_dataset), "eval_data": data_fingerprint(trainer.eval_dataset)}
     run |= {"template": template and f"sha256 {short_hash(template)}", **_model(trainer.model)}
     recorded = {"model": base_model(trainer.model).name_or_path, "versions": library_versions(), "git": git_commit()}
-    recorded |= {"start": start_of_weights(trainer.model), "machine": machine(), "given_way": given_way(trainer), **extra}
+    recorded |= {
+        "start": start_of_weights(trainer.model),
+        "machine": machine(),
+        "given_way": given_way(trainer),
+        **extra,
+    }
     return json.loads(json.dumps({"run": run, "recorded": recorded}, default=plain))

@@ -230,21 +230,22 @@ class ManifestCallback(TrainerCallback):
         self.records = [name for name in ("manifest.json", "run.json") if Path(args.output_dir, name).is_file()]
 
     def on_save(self, args, state, control, **kwargs):
-        check_kept(self, f"checkpoint-{state.global_step}")
+        check_kept(self.trainer, f"checkpoint-{state.global_step}")
 
 
 def check_kept(
-    manifest: ManifestCallback,  # Of a run that has begun
+    trainer,  # Of a run that has begun, with a `ManifestCallback`
     saved: str = "",  # What was written last into the run's folder: a checkpoint; or the model, in the folder itself
 ) -> None:
     "Raises `ValueError` in all processes where the run's folder was deleted, or lost its records, since the start."
-    trainer = manifest.trainer
-    run = Path(trainer.args.output_dir)
+    callbacks, run = trainer.callback_handler.callbacks, Path(trainer.args.output_dir)
+    records = next(callback.records for callback in callbacks if isinstance(callback, ManifestCallback))
     with together():
-        lost = [name for name in manifest.records if not (run / name).is_file()]
+        lost = [name for name in records if not (run / name).is_file()]
         if lost and trainer.is_world_process_zero():
+            kept = f"{run / saved}, with the weights of step {trainer.state.global_step}; move it away to keep it"
             raise ValueError(
                 f"{run} was deleted or emptied during training: {' and '.join(lost)} and earlier checkpoints are gone, "
-                f"so nothing can be resumed or evaluated from there. Kept: {run / saved}, with the weights of step "
-                f"{trainer.state.global_step}; move it away to keep it, and start the run again in an empty folder"
+                f"so nothing can be resumed or evaluated from there. Kept: {kept if run.is_dir() else 'nothing'}. Start "
+                "the run again in an empty folder"
             )

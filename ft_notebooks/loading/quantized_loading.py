@@ -17,7 +17,14 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from ..core.device import Hardware, hardware
 from ..core.progress import without_library_bars
 from .memory_estimate import check_bits
-from .model_files import check_checkpoint, check_finite, check_weights, hub_commit, one_at_a_time, read_config
+from ft_notebooks.loading.model_files import (
+    check_checkpoint,
+    check_finite,
+    check_weights,
+    hub_commit,
+    one_at_a_time,
+    read_config,
+)
 
 # %% ../../nbs/package/loading/quantized_loading.ipynb #1b30ef2c
 def _check_arguments(name: str | Path, bits: int, arguments: dict) -> None:

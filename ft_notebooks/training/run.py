@@ -44,14 +44,11 @@ def _check_saves(args) -> None:
         )
 
 # %% ../../nbs/package/training/run.ipynb #d32f4919
-def _prepare(trainer: Trainer) -> ManifestCallback:
+def _prepare(trainer: Trainer) -> None:
     "Adds exact resume, and a manifest that raises `ValueError` if the folder holds another run."
     exact_resume(trainer)
-    for callback in trainer.callback_handler.callbacks:
-        if isinstance(callback, ManifestCallback):
-            return callback
-    trainer.add_callback(manifest := ManifestCallback(trainer))
-    return manifest
+    if not any(isinstance(callback, ManifestCallback) for callback in trainer.callback_handler.callbacks):
+        trainer.add_callback(ManifestCallback(trainer))
 
 # %% ../../nbs/package/training/run.ipynb #15957848
 def _stopped(run: str, number: int) -> Stopped:
@@ -137,7 +134,7 @@ def _holds_model(run: Path, step: int) -> bool:
     return checkpoint_fault(run) is None and marked_step(run) == step
 
 # %% ../../nbs/package/training/run.ipynb #5c94573e
-def _fit(trainer: Trainer, manifest: ManifestCallback) -> TrainOutput:
+def _fit(trainer: Trainer) -> TrainOutput:
     run, first = Path(trainer.args.output_dir), trainer.is_world_process_zero()
     checkpoint = first_of_all(last_good_checkpoint(run) if first else None)
     start = marked_step(Path(checkpoint)) if checkpoint else 0
@@ -148,7 +145,7 @@ def _fit(trainer: Trainer, manifest: ManifestCallback) -> TrainOutput:
     _drop_reference(trainer)
     if not saved or trainer.state.global_step > start:
         _save(trainer)
-        check_kept(manifest)
+        check_kept(trainer)
     return output
 
 
@@ -169,9 +166,9 @@ def fit(
         raise ArgumentError("fit", "trainer", "a transformers.Trainer", trainer, cure)
     _check_saves(trainer.args)
     check_prompts_untrained(trainer)
-    manifest = _prepare(trainer)
+    _prepare(trainer)
     trainer.create_model_card = partial(write_card, trainer)  # TRL's and PEFT's name a local path, or no base
     with ExitStack() as stack:
         with together():
             stack.enter_context(lock_run(trainer.args.output_dir))
-        return _fit(trainer, manifest)
+        return _fit(trainer)

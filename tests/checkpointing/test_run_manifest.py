@@ -325,11 +325,16 @@ def test_weights_in_other_bits_are_not_called_trained(tmp_path, name, old, new):
     (tmp_path / "manifest.json").write_text(json.dumps(was))
     with pytest.raises(ValueError, match="load the model in the bits that the run was started with") as refused:
         check_manifest(tmp_path, now)
-    assert f"{name} was {old!r}, is {new!r}" in str(refused.value) and "training in this process" not in str(refused.value)
+    assert f"{name} was {old!r}, is {new!r}" in str(refused.value) and "training in this process" not in str(
+        refused.value
+    )
 
 
 def test_weights_of_another_model_are_not_called_trained(tmp_path):
-    runs = [{"model.weights": "a", "model.config.hidden_size": 64}, {"model.weights": "b", "model.config.hidden_size": 32}]
+    runs = [
+        {"model.weights": "a", "model.config.hidden_size": 64},
+        {"model.weights": "b", "model.config.hidden_size": 32},
+    ]
     was, now = ({"run": run, "recorded": {"versions": {}}} for run in runs)
     (tmp_path / "checkpoint-2").mkdir()
     (tmp_path / "manifest.json").write_text(json.dumps(was))

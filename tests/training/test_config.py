@@ -113,4 +113,9 @@ def test_nothing_is_pushed_without_a_login_and_a_new_repository_is_private(monke
     split_overrides({**given, "hub_token": "mine"}, SFTConfig, SFTTrainer)
     made = run_config(SFTConfig, tmp_path, Plan({"use_cpu": True, "bf16": False}, ""), given)
     assert made.hub_private_repo is True
-    assert run_config(SFTConfig, tmp_path, Plan({"use_cpu": True}, ""), {"hub_private_repo": False, "bf16": False}).hub_private_repo is False
+    assert (
+        run_config(
+            SFTConfig, tmp_path, Plan({"use_cpu": True}, ""), {"hub_private_repo": False, "bf16": False}
+        ).hub_private_repo
+        is False
+    )

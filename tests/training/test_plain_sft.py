@@ -20,11 +20,15 @@ MARKED = (
 
 
 def plain(folder, rows=CHATS, tok=TOK, **fields):
-    args = SFTConfig(str(folder), **QUIET | {"max_steps": 1, "per_device_train_batch_size": 4, "save_steps": 1} | fields)
+    args = SFTConfig(
+        str(folder), **QUIET | {"max_steps": 1, "per_device_train_batch_size": 4, "save_steps": 1} | fields
+    )
     return SFTTrainer(tiny_model(), args, train_dataset=rows, processing_class=tok)
 
 
-@pytest.mark.parametrize("fields", [{}, {"padding_free": True, "max_length": None}, {"remove_unused_columns": False, "padding_free": False}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"padding_free": True, "max_length": None}, {"remove_unused_columns": False, "padding_free": False}]
+)
 def test_a_plain_trainer_of_chats_trains_the_users_words_and_is_refused_before_a_file_is_written(tmp_path, fields):
     made = plain(tmp_path / "run", **fields)
     with pytest.raises(ValueError, match="would train the user's words .* assistant_only_loss=True .* column 'text'"):
@@ -34,7 +38,10 @@ def test_a_plain_trainer_of_chats_trains_the_users_words_and_is_refused_before_a
 
 def test_rows_in_the_format_of_other_tools_are_checked_too(tmp_path):
     roles = {"system": "system", "user": "human", "assistant": "gpt"}
-    rows = [{"conversations": [{"from": roles[m["role"]], "value": m["content"]} for m in chat]} for chat in CHATS["messages"]]
+    rows = [
+        {"conversations": [{"from": roles[m["role"]], "value": m["content"]} for m in chat]}
+        for chat in CHATS["messages"]
+    ]
     with pytest.raises(ValueError, match="would train the user's words"):
         fit(plain(tmp_path, Dataset.from_list(rows)))
 
@@ -45,7 +52,9 @@ def test_a_trainer_of_answers_alone_is_not_refused(tmp_path):
     check_prompts_untrained(plain(tmp_path, tok=tok, assistant_only_loss=True))
     pairs = [{"prompt": chat[:-1], "completion": chat[-1:]} for chat in CHATS["messages"]]
     check_prompts_untrained(plain(tmp_path, Dataset.from_list(pairs)))
-    check_prompts_untrained(sft_trainer(tiny_model(), TOK, CHATS, output_dir=str(tmp_path), effective_batch=4, bf16=False))
+    check_prompts_untrained(
+        sft_trainer(tiny_model(), TOK, CHATS, output_dir=str(tmp_path), effective_batch=4, bf16=False)
+    )
 
 
 def test_text_and_other_trainers_are_not_concerned(tmp_path):

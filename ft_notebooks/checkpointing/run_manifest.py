@@ -237,7 +237,7 @@ def check_kept(
     trainer,  # Of a run that has begun, with a `ManifestCallback`
     saved: str = "",  # What was written last into the run's folder: a checkpoint; or the model, in the folder itself
 ) -> None:
-    "Raises `ValueError` in all processes where the run's folder was deleted, or lost its records, since the start."
+    "Raises `ValueError`, in all processes, where the run's folder was deleted or lost its records since the start."
     callbacks, run = trainer.callback_handler.callbacks, Path(trainer.args.output_dir)
     records = next(callback.records for callback in callbacks if isinstance(callback, ManifestCallback))
     with together():
@@ -245,7 +245,6 @@ def check_kept(
         if lost and trainer.is_world_process_zero():
             kept = f"{run / saved}, with the weights of step {trainer.state.global_step}; move it away to keep it"
             raise ValueError(
-                f"{run} was deleted or emptied during training: {' and '.join(lost)} and earlier checkpoints are gone, "
-                f"so nothing can be resumed or evaluated from there. Kept: {kept if run.is_dir() else 'nothing'}. Start "
-                "the run again in an empty folder"
+                f"{run} was deleted or emptied during training: {' and '.join(lost)} and earlier checkpoints are gone. "
+                f"Kept: {kept if run.is_dir() else 'nothing'}. Start the run again in an empty folder"
             )

@@ -11,16 +11,14 @@ import re
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
-from peft import PeftModel
 from transformers import Trainer
 
 from ..core.files import read_record, write_atomically
-from ..core.model_parts import base_model
 
 # %% ../../nbs/package/training/run_card.ipynb #be5a7137
-def _base_name(model) -> str:
+def _base_name(name: str) -> str:
     "The name on the hub, also of a model in its cache; of another folder the last part of its path."
-    name = str(base_model(model).name_or_path).rstrip("/")
+    name = name.rstrip("/")
     cached = re.search(r"models--([^/]+)/snapshots/[0-9a-f]{40}$", name)
     if cached:
         return cached[1].replace("--", "/", 1)
@@ -34,7 +32,7 @@ def _method(run: dict) -> str:
     return str(run["adapter.peft_type"]) + rank
 
 # %% ../../nbs/package/training/run_card.ipynb #68e9efed
-def _facts(trainer: Trainer, run: dict) -> dict:
+def _facts(trainer: Trainer, run: dict, name: str) -> dict:
     "Name and value of each line of the card."
     factors = ("per_device_train_batch_size", "gradient_accumulation_steps", "world_size")
     evaluated = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
@@ -43,7 +41,7 @@ def _facts(trainer: Trainer, run: dict) -> dict:
         last = evaluated[-1]
         held = f"{held}; loss {last['eval_loss']:.4g} at step {last['step']}"
     return {
-        "base": _base_name(trainer.model),
+        "base": _base_name(name) or run["model.class"],
         "trained": _method(run),
         "trainer": run["trainer"],
         "rows": run.get("data"),
@@ -65,16 +63,17 @@ def write_card(
     if not trainer.is_world_process_zero() or not (place / "manifest.json").is_file():
         return
     record = read_record(place / "manifest.json", "run", "recorded")
-    facts, versions = _facts(trainer, record["run"]), record["recorded"].get("versions", {})
-    stage, adapter = record["run"]["trainer"].removesuffix("Trainer"), isinstance(trainer.model, PeftModel)
+    run, recorded = record["run"], record["recorded"]
+    facts, versions = _facts(trainer, run, recorded["model"]), recorded["versions"]
+    stage = run["trainer"].removesuffix("Trainer")
     lines = [f"# {facts['base'].rpartition('/')[2]}, trained with {stage or 'Trainer'}", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {value if isinstance(value, str) else str(value)} |" for name, value in facts.items()]
+    lines += [f"| {name} | {value} |" for name, value in facts.items()]
     lines += ["", "The hash after a number of rows is of their content, in their order.", ""]
     lines += ["Licence: not stated. The terms of the base and of the data apply in any case.", ""]
     lines += [f"Versions: {', '.join(f'{name} {version}' for name, version in versions.items() if version)}.", ""]
     data = ModelCardData(
         base_model=facts["base"] if "/" in facts["base"] else None,
-        library_name="peft" if adapter else "transformers",
-        tags=[tag for tag in (stage.lower(), "lora" if "adapter.r" in record["run"] else "") if tag],
+        library_name="peft" if "adapter.peft_type" in run else "transformers",
+        tags=[tag for tag in (stage.lower(), "lora" if "adapter.r" in run else "") if tag],
     )
     write_atomically(place / "README.md", str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines))))

@@ -11,7 +11,6 @@ from peft import LoraConfig
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from ft_notebooks.core.errors import releases
-from ft_notebooks.training import config
 from ft_notebooks.training.batch_plan import Plan
 from ft_notebooks.training.config import run_config, split_overrides
 
@@ -107,7 +106,7 @@ def test_nothing_is_pushed_without_the_name_of_a_repository(name):
 
 def test_nothing_is_pushed_without_a_login_and_a_new_repository_is_private(monkeypatch, tmp_path):
     given = {"push_to_hub": True, "hub_model_id": "me/notes"}
-    monkeypatch.setattr(config, "get_token", lambda: None, raising=False)
+    monkeypatch.setattr("ft_notebooks.training.config.get_token", lambda: None)
     with pytest.raises(ValueError, match="there is no login for the hub; run `hf auth login` first"):
         split_overrides(given, SFTConfig, SFTTrainer)
     split_overrides({**given, "hub_token": "mine"}, SFTConfig, SFTTrainer)

@@ -206,13 +206,17 @@ def test_a_stream_of_rows_ends_too(tmp_path):
     assert again.state.global_step == 3 and alike(held(again), held(first)) and files(tmp_path) == before
 
 
-def test_a_finished_run_is_trained_further_by_the_same_trainer_when_it_begins_anew(tmp_path):
+def test_a_trainer_that_has_loaded_a_finished_run_begins_anew_only_with_untrained_weights(tmp_path):
     with contextlib.redirect_stdout(io.StringIO()):
         supervised(tmp_path, max_steps=3).train()
         trainer = supervised(tmp_path, max_steps=3)
         trainer.train(last_good_checkpoint(tmp_path))
         seen = Seen()
         trainer.add_callback(seen)
+        with pytest.raises(ValueError, match="would start from weights that SFTTrainer has trained"):
+            trainer.train()
+        assert not any(event == "step" for event, _ in seen.events)
+        del trainer.model.trained_in  # as on a model that was loaded again
         trainer.train()
     assert [step for event, step in seen.events if event == "step"] == [0, 1, 2]
 

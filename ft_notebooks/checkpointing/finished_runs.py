@@ -19,6 +19,10 @@ def model_folder(
     name: str | Path,  # A run, a model's folder, `smollm2`, or owner/model on the hub
 ) -> str:  # An absolute path, or the name on the hub
     "The model's folder, or its name if it may be a hub name; raises `ValueError` for a path that does not exist."
+    if not str(name).strip():
+        raise ValueError(
+            "the name of the run or model is empty; name a run, a model's folder, or owner/model on the hub"
+        )
     folder = Path(smollm2() if str(name) == "smollm2" else name)
     if folder.is_dir():
         return str(folder.resolve())

@@ -49,6 +49,9 @@ def mark_checkpoint(
         _sync(file)
     listed = {p.relative_to(folder).as_posix(): {"size": p.stat().st_size, "sha256": file_sha256(p)} for p in files}
     write_atomically(folder / MARKER, json.dumps({"step": step, "files": listed}, indent=1))
+    for file in files:
+        if file.suffix == ".safetensors":  # safetensors 0.8 lets their owner alone read them
+            shutil.copymode(folder / MARKER, file)
     for path in (folder / MARKER, folder, folder.parent):
         _sync(path)
 

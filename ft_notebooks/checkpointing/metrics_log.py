@@ -29,7 +29,8 @@ def append_entries(
     path: Path,  # Created if it does not exist
     entries: Iterable[dict],
 ) -> None:
-    "Appends the entries as JSON lines; other programs can read them when this returns."
+    "Appends the entries as JSON lines; other programs can read them when this returns. Creates a missing folder."
+    path.parent.mkdir(parents=True, exist_ok=True)  # one that was deleted is noticed at the next save
     with full_disk_named(path), path.open("a", encoding="utf-8") as file:
         file.write(entries_text(entries))
 

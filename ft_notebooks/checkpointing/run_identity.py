@@ -12,6 +12,7 @@ from peft import PeftModel
 from transformers import EarlyStoppingCallback
 
 from .environment import git_commit, library_versions, machine
+from .run_start import start_of_weights
 from ..core.fingerprints import data_fingerprint, plain, short_hash, weights_fingerprint
 from ..core.model_parts import base_model
 from ..core.seams import given_way
@@ -104,5 +105,10 @@ def describe(
     run |= {"data": data_fingerprint(trainer.train_dataset), "eval_data": data_fingerprint(trainer.eval_dataset)}
     run |= {"template": template and f"sha256 {short_hash(template)}", **_model(trainer.model)}
     recorded = {"model": base_model(trainer.model).name_or_path, "versions": library_versions(), "git": git_commit()}
-    recorded |= {"machine": machine(), "given_way": given_way(trainer), **extra}
+    recorded |= {
+        "start": start_of_weights(trainer.model),
+        "machine": machine(),
+        "given_way": given_way(trainer),
+        **extra,
+    }
     return json.loads(json.dumps({"run": run, "recorded": recorded}, default=plain))

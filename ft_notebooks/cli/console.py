@@ -18,7 +18,7 @@ from .settings import OURS, SECTIONS, read_settings
 from ..core.progress import written
 from ..loading.memory_estimate import check_bits
 from ..training.batch_plan import effective_batch
-from ..training.config import check_ranges
+from ..training.config import check_hub, check_ranges
 
 # %% ../../nbs/package/cli/console.ipynb #518c1ca3
 def say(*words: object) -> None:
@@ -68,6 +68,7 @@ def _check_config(given, stage) -> None:
         )
     try:
         check_ranges(given)
+        check_hub(given)
         SECTIONS[stage](output_dir="unused", **{"use_cpu": True, "bf16": False, **_fields(given, stage)})
     except (ValueError, TypeError) as e:
         raise ValueError(f"[{stage}] {e}") from None

@@ -17,7 +17,7 @@ from ..checkpointing.disk_space import check_free, folder_fault
 from ..checkpointing.environment import library_versions
 from ..checkpointing.finished_runs import known_run, outcome_fault
 from ..checkpointing.run_lock import lock_run
-from ..checkpointing.run_manifest import check_folder, run_folder
+from ..checkpointing.run_manifest import check_folder, check_kept, run_folder
 from .arguments import in_full
 from .console import check_settings, command_settings, quiet_libraries, say
 from ft_notebooks.cli.data_preparation import (
@@ -131,6 +131,7 @@ def _compared(before, after, rows) -> tuple[dict, list[str]]:
 # %% ../../nbs/package/cli/pipeline.ipynb #ed4aa79a
 def _keep(trainer, run, metrics) -> None:
     "Saves the run's metrics and the stage's figure; `metrics.json` comes last, since it marks the run as finished."
+    check_kept(trainer)
     if not trainer.is_world_process_zero():
         return
     if (run / "collapse.jsonl").is_file():

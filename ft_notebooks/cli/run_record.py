@@ -126,6 +126,11 @@ def kept_rows(
 
     Raises `ValueError` where the run held out no rows, and where the files are missing or have changed.
     """
+    if not known:
+        raise ValueError(
+            f"{run} has no run.json, the record of its run, so the rows that it held out are not known; give a file: "
+            f"ft eval {run} DATA"
+        )
     if not known.get("data.held_out"):
         raise ValueError(f"{run} held out no rows for evaluation; give a file: ft eval {typed(run)} DATA")
     file = known["data"]["file"]

@@ -178,6 +178,8 @@ def convert(
     infinity.
     """
     text = text.strip()
+    if not text:
+        raise ValueError(f"is empty; write {_in_words(kind)}, or remove the key")
     config = None if dataclasses.is_dataclass(kind) else ConfigDict(arbitrary_types_allowed=True)
     adapter: TypeAdapter = TypeAdapter(kind, config=config)
     for value in _readings(text, kind):

@@ -37,6 +37,8 @@ def keep_random_state(
     seed: int | None = None,  # Of PyTorch's generators in the block; None: they continue from their state
 ) -> Iterator[None]:
     "Restores all generators after the block, so that numbers drawn inside do not change those drawn later."
+    if seed is not None and not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed} is no seed: take a whole number from 0 to {2**32 - 1}")
     state = get_random_state()
     try:
         if seed is not None and state[-1] is not None:

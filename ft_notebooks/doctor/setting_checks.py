@@ -264,9 +264,9 @@ def rate_ends_early(run):
 
 # %% ../../nbs/package/doctor/setting_checks.ipynb #2d3021f7
 @check(
-    "batch-too-large", "error", 1, stages=("sft", "dpo", "reward"),
-    symptom="the run ends before step 1", notebook="08_choosing_settings",
-    cause="the trainers refuse a batch that is larger than the training rows",
+    "batch-too-large", "note", 1, stages=("sft", "dpo", "reward"),
+    symptom="the run takes one step an epoch", notebook="08_choosing_settings",
+    cause="the batch is larger than the training rows, so each step takes all of them",
     cure="take a smaller effective_batch",
 )  # fmt: skip
 def batch_too_large(run):

@@ -234,7 +234,7 @@ def _once(given, arguments, adapter: bool, rows: int, size: int) -> bool:
     if not adapter and arguments.get("ref_model") is None:
         return True
     steps = given.get("max_steps", -1)
-    epochs = steps * size / rows if steps > 0 else given.get("num_train_epochs", DPOConfig.num_train_epochs)
+    epochs = steps * min(size, rows) / rows if steps > 0 else given.get("num_train_epochs", DPOConfig.num_train_epochs)
     return given.get("precompute_ref_log_probs", epochs > 1)
 
 

@@ -18,7 +18,14 @@ from ..core.device import Hardware, hardware
 from ..core.files import check_unchanged, damage_named
 from ..core.progress import without_library_bars
 from .memory_estimate import check_bits
-from .model_files import check_checkpoint, check_finite, check_weights, hub_commit, read_config
+from ft_notebooks.loading.model_files import (
+    check_checkpoint,
+    check_finite,
+    check_weights,
+    hub_commit,
+    one_at_a_time,
+    read_config,
+)
 
 # %% ../../nbs/package/loading/quantized_loading.ipynb #1b30ef2c
 def _check_arguments(name: str | Path, bits: int, arguments: dict) -> None:
@@ -105,6 +112,7 @@ def _defaults(bits: int, hw: Hardware, given: dict) -> dict:
     return chosen | fixed
 
 # %% ../../nbs/package/loading/quantized_loading.ipynb #4dab71d5
+@one_at_a_time()
 @without_library_bars()
 def load_model(
     name: str | Path,  # A folder that `save_pretrained` wrote, or a name on the hub

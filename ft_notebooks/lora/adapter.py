@@ -25,6 +25,7 @@ from ..core.errors import nearest
 from ..core.progress import without_library_bars
 from ..core.random_state import keep_random_state
 from .adapter_folder import check_adapter_folder, check_base_weights, trained_bits
+from ..loading.model_files import one_at_a_time
 from ..loading.quantized_loading import load_model
 
 # %% ../../nbs/package/lora/adapter.ipynb #575c3f9d
@@ -227,12 +228,13 @@ def merge_adapter(
     return merged.eval().requires_grad_(True)
 
 # %% ../../nbs/package/lora/adapter.ipynb #567e6838
+@one_at_a_time()
 @without_library_bars()
 def load_adapter(
     folder: str | Path,  # Written by `PeftModel.save_pretrained`
     bits: int | None = None,  # Per weight of the base, as in `load_model`; None: as in the adapter's run
     trainable: bool = False,  # True: go on training it; False: use it
-) -> PeftModel:  # In `eval()` mode
+) -> PeftModel:  # In `eval()` mode; attribute `adapter_folder`: `folder`, for the record of a run that trains it
     """Loads the adapter onto the base that its `adapter_config.json` names.
 
     Without `bits`, `trained_bits` reads the bits of the base from the manifest of the adapter's run; without a
@@ -252,4 +254,5 @@ def load_adapter(
     model = load_model(config.base_model_name_or_path, bits, revision=config.revision)
     adapted = PeftModel.from_pretrained(model, str(Path(folder).expanduser()), is_trainable=trainable).eval()
     check_base_weights(adapted, folder)
+    adapted.adapter_folder = str(folder)
     return adapted

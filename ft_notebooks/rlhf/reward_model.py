@@ -30,7 +30,7 @@ from ..core.progress import without_library_bars
 
 # %% ../../nbs/package/rlhf/reward_model.ipynb #dbe5c004
 from ..data.chat_encoding import encode_texts
-from ..loading.model_files import check_checkpoint
+from ..loading.model_files import check_checkpoint, one_at_a_time
 from ..loading.quantized_loading import load_model
 from ..lora.adapter_folder import check_adapter_folder, trained_bits
 from ..tokenization.padding import check_vocabulary, pad_batch
@@ -296,8 +296,11 @@ def _with_adapter(folder: Path, bits: int | None, seed: int | None, trainable: b
     _check_seed(str(folder), scores, seed)
     base = _base_of_adapter(folder, config, bits, seed or 0)
     if scores:
-        return PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
-    return _continued(base, folder, config)
+        scorer = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+    else:
+        scorer = _continued(base, folder, config)
+    scorer.adapter_folder = str(folder)
+    return scorer
 
 # %% ../../nbs/package/rlhf/reward_model.ipynb #450c51db
 def _check_bits(bits: int, name: str) -> None:
@@ -363,6 +366,7 @@ def _without_adapter(name: str, bits: int, seed: int | None, revision: str | Non
 
 # %% ../../nbs/package/rlhf/reward_model.ipynb #7757d645
 @without_library_bars()
+@one_at_a_time()
 def load_reward_model(
     name_or_run: str | Path,  # A run of `reward_trainer`, another saved reward model, or with `seed` a language model
     tok: PreTrainedTokenizerBase,  # Of the model; its pad token's id is written into the model's config

@@ -197,6 +197,17 @@ def _choice(peak, units, flat, sizes, given, hw: Hardware) -> tuple[int, bool, s
         return rows, checkpointing, f"memory not estimated, as {why}"
 
 # %% ../../nbs/package/training/batch_plan.ipynb #2618cf79
+def _at_most_all(size: int, rows: int, processes: int, given: Mapping) -> int:
+    "The batch, or all rows that the processes can share; `ValueError` where the caller has set a factor of the batch."
+    if size <= rows:
+        return size
+    factors = {"per_device_train_batch_size", "gradient_accumulation_steps"} & given.keys()
+    if factors or rows < processes:
+        cure = f"leave out {' and '.join(sorted(factors))}" if factors else f"start at most {rows} processes"
+        raise ValueError(f"effective_batch={size} is larger than the data, which has {rows} rows; {cure}")
+    return rows - rows % processes
+
+
 def plan(
     model: nn.Module,  # Its weights may lie on the device `meta`
     lengths: Sequence[int],  # Tokens of each row to train on
@@ -210,15 +221,11 @@ def plan(
     """Micro-batch, accumulation, precision, checkpointing and batching, the same for the same hardware, model and
     lengths.
 
-    Raises `ValueError` if the batch is larger than the data, if given fields do not multiply to it, if the model would
-    be wrapped twice, or if not even one row fits into memory.
+    Where the batch is larger than the data, a step takes all rows. Raises `ValueError` if given fields do not multiply
+    to the batch, if the model would be wrapped twice, or if not even one row fits into memory.
     """
     hw, processes = hardware(), int(os.environ.get("WORLD_SIZE", 1))
-    if effective_batch > len(lengths):
-        raise ValueError(
-            f"effective_batch={effective_batch} is larger than the data, which has {len(lengths)} rows; take at most "
-            f"{len(lengths)}, better a quarter of it, or give more rows"
-        )
+    wanted, effective_batch = effective_batch, _at_most_all(effective_batch, len(lengths), processes, given)
     units, step, fields, what = _units(lengths, effective_batch, given, processes)
     fields |= _precision(hw, given)
     memory = step_memory(model, fields | dict(given), adapter)
@@ -228,4 +235,6 @@ def plan(
     fields |= _batch_fields(step, rows, processes, given) | _order(flat, rows, step, given)
     fields[next(name for name in CHECKPOINTING_FIELDS if hasattr(config, name))] = checkpointing
     words = _words(fields | dict(given), hw, processes)
-    return Plan(fields, f"{what} = {words}; {said}; {_steps(len(units), fields, given, config)} steps")
+    taken = f"; effective_batch={wanted} is more than the rows, so a step takes {effective_batch}"
+    all_said = f"{what} = {words}; {said}; {_steps(len(units), fields, given, config)} steps"
+    return Plan(fields, all_said + (taken if wanted > effective_batch else ""))

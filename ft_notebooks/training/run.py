@@ -12,6 +12,7 @@ import shutil
 import signal
 import threading
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from transformers import Trainer
@@ -22,7 +23,7 @@ from ..checkpointing.graceful_stop import save_on_signals
 from ..checkpointing.integrity import checkpoint_fault, last_good_checkpoint, mark_checkpoint, marked_step
 from ..checkpointing.resume import exact_resume, explain_load_error
 from ..checkpointing.run_lock import lock_run
-from ..checkpointing.run_manifest import ManifestCallback
+from ..checkpointing.run_manifest import ManifestCallback, check_kept
 from ..core.arguments import ArgumentError
 from ..core.errors import Stopped
 from ..core.files import atomic_path
@@ -30,6 +31,8 @@ from ..core.progress import phase
 from ..core.processes import first_of_all, together
 from ..distributed.sharded_save import save_whole
 from .progress_and_plots import plot_history
+from .plain_sft import check_prompts_untrained
+from .run_card import write_card
 
 # %% ../../nbs/package/training/run.ipynb #dbd56a9e
 def _check_saves(args) -> None:
@@ -100,12 +103,10 @@ def _moved(part: Path, run: Path) -> list[Path]:
 
 def _save_apart(trainer: Trainer, part: Path) -> None:
     "Save the model into a separate folder, since others may write to the run's folder; push nothing yet."
-    run, pushed = part.parent, trainer.args.push_to_hub
+    pushed = trainer.args.push_to_hub
     if trainer.is_world_process_zero():
         shutil.rmtree(part, ignore_errors=True)  # of a process that was killed here
         part.mkdir(parents=True)
-        if (run / "README.md").is_file():  # TRL's model card, which PEFT adds to
-            shutil.copy2(run / "README.md", part)
     trainer.accelerator.wait_for_everyone()
     trainer.args.push_to_hub = False
     try:
@@ -122,6 +123,7 @@ def _save(trainer: Trainer) -> None:
     with explain_save_error(trainer, part, is_new=True, name=f"the model of {run}"):
         _save_apart(trainer, part)
         saved = _moved(part, run) if first else []
+        write_card(trainer)
         trainer.accelerator.wait_for_everyone()
         if trainer.args.push_to_hub and not trainer.is_fsdp_enabled:
             trainer.push_to_hub(commit_message="Model save", revision=trainer.args.hub_revision)
@@ -151,6 +153,7 @@ def _fit(trainer: Trainer) -> TrainOutput:
     _drop_reference(trainer)
     if not saved or trainer.state.global_step > start:
         _save(trainer)
+        check_kept(trainer)
     return output
 
 
@@ -163,13 +166,16 @@ def fit(
     loads them and changes no file. It removes DPO's second adapter from the model. All processes of a run call it. The
     first SIGTERM or Ctrl-C ends the step, saves a checkpoint and raises `Stopped`, a `KeyboardInterrupt` with the
     signal and the checkpoint. Raises `ArgumentError` for an object that is not a trainer, and `ValueError` if the
-    folder holds another run, another process trains in it, or settings leave no checkpoint.
+    folder holds another run, another process trains in it, settings leave no checkpoint, an earlier run has trained the
+    model, a plain `trl.SFTTrainer` would train the user's words, or the folder is deleted during training.
     """
     if not isinstance(trainer, Trainer):
         cure = "make one: sft_trainer(model, tok, dataset, output_dir=...)"
         raise ArgumentError("fit", "trainer", "a transformers.Trainer", trainer, cure)
     _check_saves(trainer.args)
+    check_prompts_untrained(trainer)
     _prepare(trainer)
+    trainer.create_model_card = partial(write_card, trainer)  # TRL's and PEFT's name a local path, or no base
     with ExitStack() as stack:
         with together():
             stack.enter_context(lock_run(trainer.args.output_dir))

@@ -45,9 +45,9 @@ def test_several_processes_agree_on_one_new_folder(tmp_path):
 def test_a_setting_that_is_new_or_gone_is_another_run_too(tmp_path):
     run_folder(tmp_path / "run", {"seed": 0})
     (tmp_path / "run" / "checkpoint-2").mkdir()
-    with pytest.raises(ValueError, match="r was None, is 8"):
+    with pytest.raises(ValueError, match="r was not set, is 8"):
         run_folder(tmp_path / "run", {"seed": 0, "r": 8})
-    with pytest.raises(ValueError, match="seed was 0, is None"):
+    with pytest.raises(ValueError, match="seed was 0, is not set"):
         run_folder(tmp_path / "run", {})
 
 
@@ -60,7 +60,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_may_become_another(tmp_pat
 def test_none_and_absent_are_not_the_same_setting(tmp_path):
     run_folder(tmp_path / "run", {"seed": 0, "r": None})
     (tmp_path / "run" / "checkpoint-2").mkdir()
-    with pytest.raises(ValueError, match="r was None, is None"):
+    with pytest.raises(ValueError, match="r was None, is not set"):
         run_folder(tmp_path / "run", {"seed": 0})
 
 
@@ -194,7 +194,7 @@ def test_a_new_adapter_may_be_random_but_what_one_has_learned_counts(tmp_path):
         check_manifest(tmp_path, describe(make(tmp_path, adapted(learned=0.1))))
     with pytest.raises(ValueError, match="adapter.r was 8, is 4"):
         check_manifest(tmp_path, describe(make(tmp_path, adapted(r=4))))
-    with pytest.raises(ValueError, match="adapter.r was 8, is None"):
+    with pytest.raises(ValueError, match="adapter.r was 8, is not set"):
         check_manifest(tmp_path, describe(make(tmp_path)))
 
 
@@ -309,3 +309,34 @@ def test_a_process_whose_weights_are_still_to_come_is_not_another_run(tmp_path):
         return lambda: ManifestCallback(make(tmp_path / "run", tiny_model(seed))) is not None
 
     assert ranks(tmp_path, start(0), start(1)) == [True, True]
+
+
+@pytest.mark.parametrize(
+    "name, old, new",
+    [
+        ("model.dtypes", ["float32"], ["bfloat16"]),
+        ("model.config.quantization_config", None, {"load_in_4bit": True}),
+    ],
+)
+def test_weights_in_other_bits_are_not_called_trained(tmp_path, name, old, new):
+    runs = [{"model.weights": "a", name: old}, {"model.weights": "b", name: new}]
+    was, now = ({"run": run, "recorded": {"versions": {}}} for run in runs)
+    (tmp_path / "checkpoint-2").mkdir()
+    (tmp_path / "manifest.json").write_text(json.dumps(was))
+    with pytest.raises(ValueError, match="load the model in the bits that the run was started with") as refused:
+        check_manifest(tmp_path, now)
+    assert f"{name} was {old!r}, is {new!r}" in str(refused.value) and "training in this process" not in str(
+        refused.value
+    )
+
+
+def test_weights_of_another_model_are_not_called_trained(tmp_path):
+    runs = [
+        {"model.weights": "a", "model.config.hidden_size": 64},
+        {"model.weights": "b", "model.config.hidden_size": 32},
+    ]
+    was, now = ({"run": run, "recorded": {"versions": {}}} for run in runs)
+    (tmp_path / "checkpoint-2").mkdir()
+    (tmp_path / "manifest.json").write_text(json.dumps(was))
+    with pytest.raises(ValueError, match="hidden_size was 64, is 32. Use the old values"):
+        check_manifest(tmp_path, now)

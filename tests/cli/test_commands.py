@@ -5,6 +5,7 @@ import inspect
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -224,12 +225,33 @@ def test_a_folder_that_holds_something_else_is_left_alone(here, capsys, monkeypa
     assert [p.name for p in Path("mine").iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize(
+    "setting, said",
+    [
+        ("model.name=", "--set model.name=: name is empty; write a text, or remove the key"),
+        ("data.eval= ", "eval is empty; write a text, or none, or remove the key"),
+        ("data.prompt=", "prompt is empty"),
+        ("sft.lr_scheduler_type=", "lr_scheduler_type is empty"),
+        ("lora.target_modules=", "target_modules is empty"),
+        ("sft.seed=99999999999999999999", "seed=99999999999999999999 .* usual is 0 to 4294967295"),
+        ("sft.seed=-1", "usual is 0 to 4294967295"),
+        ("sft.data_seed=4294967296", "usual is 0 to 4294967295"),
+        ("sft.push_to_hub=true", "hub_model_id must name the repository as owner/name, got ''"),
+    ],
+)
+def test_a_setting_that_no_run_can_use_is_refused_before_a_row_is_read(here, capsys, monkeypatch, setting, said):
+    monkeypatch.setattr("ft_notebooks.cli.pipeline.read_stage", lambda *args: pytest.fail("rows were read"))
+    assert re.search(said, refused(capsys, "sft", "notes.jsonl", *quick(setting)))
+
+
 def test_a_model_that_speaks_is_no_run_and_an_unfinished_run_says_so(here, capsys):
     assert "no such folder" in refused(capsys, "eval", "runs/sft", "notes.jsonl")
     Path("half").mkdir()
     Path("half/run.json").write_text('{"command": "sft"}')
     assert "has not finished" in refused(capsys, "chat", "half")
-    assert "held out no rows" in refused(capsys, "eval", "tiny")
+    assert "tiny has no run.json, the record of its run, so the rows that it held out" in refused(
+        capsys, "eval", "tiny"
+    )
 
 
 def sft(run, bits):
@@ -455,6 +477,8 @@ def test_nothing_need_be_held_out_and_that_is_said(copied, capsys):
         assert "24 conversations to train on, none held out, so nothing will be evaluated" in text
     assert "perplexity" not in out
     assert "held out no rows" in refused(capsys, "eval", "runs/sft")
+    Path("runs/sft/run.json").unlink()
+    assert "runs/sft has no run.json, the record of its run" in refused(capsys, "eval", "runs/sft")
 
 
 def test_a_row_that_cannot_be_encoded_is_named_by_its_line_in_its_file(here, capsys):
@@ -484,7 +508,7 @@ def test_a_run_is_known_by_its_settings_and_by_what_its_rows_say(copied, capsys)
         main(["sft", "renamed.jsonl", *argv, *more])
         assert "runs/sft is finished; nothing is changed" in capsys.readouterr().out
     for setting, said in [
-        ("sft.learning_rate=1e-3", "a different run: sft.learning_rate was None, is 0.001. "),
+        ("sft.learning_rate=1e-3", "a different run: sft.learning_rate was not set, is 0.001. "),
         ("lora.r=8", "a different run: lora.r was 4, is 8. "),
         ("model.bits=16", "a different run: model.bits was 32, is 16. "),
         ("data.eval=0.5", "data.held_out was '5 rows, "),

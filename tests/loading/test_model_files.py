@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import huggingface_hub
@@ -15,6 +16,7 @@ from transformers import (
     CLIPConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaForCausalLM,
     LlamaForSequenceClassification,
     T5Config,
 )
@@ -94,7 +96,7 @@ def test_beside_safetensors_other_formats_do_no_harm(saved, tmp_path):
     load_model(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["./x", "/no/x", "~/no such x", "a/b/c", "..", "runs/", Path("x"), "C:\\models", ""])
+@pytest.mark.parametrize("name", ["./x", "/no/x", "~/no such x", "a/b/c", "..", "runs/", Path("x"), "C:\\models"])
 def test_a_path_that_leads_nowhere_is_called_a_path(tmp_path, monkeypatch, no_weights, name):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="does not exist; a path|has no config.json"):
@@ -352,3 +354,27 @@ def test_a_rehearsal_leaves_the_random_state_and_the_memory_alone(saved):
     check_weights(saved)
     assert torch.equal(torch.get_rng_state(), before)
     assert psutil.Process().memory_info().rss - memory < 50e6
+
+
+def test_the_cure_for_code_in_a_folder_is_one_that_works_here(saved, tmp_path, no_weights):
+    shutil.copytree(saved, tmp_path / "own")
+    config = {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Model"}}
+    (tmp_path / "own/config.json").write_text(json.dumps(config))
+    (tmp_path / "own/own.py").write_text("raise SystemExit")
+    refused(tmp_path / "own", "needs Python code from its own folder", "which is never run here", "in a script")
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_called_empty(name, no_weights):
+    with pytest.raises(ValueError, match="the name of the model is empty"):
+        load_model(name)
+
+
+def test_threads_that_load_at_once_wait_for_one_another(tmp_path):
+    config = tiny_model().config
+    config.tie_word_embeddings = True
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    with ThreadPoolExecutor(4) as threads:
+        models = list(threads.map(lambda _: load_model(tmp_path, bits=32), range(12)))
+    weights = [model.get_output_embeddings().weight for model in models]
+    assert all(torch.equal(weight, weights[0]) for weight in weights)

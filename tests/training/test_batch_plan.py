@@ -2,13 +2,14 @@
 
 import importlib
 import importlib.metadata
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainingArguments
-from trl import DPOConfig, SFTConfig
+from trl import DPOConfig, RewardConfig, SFTConfig
 
 from ft_notebooks.core.device import Hardware
 from ft_notebooks.core.seams import NameGone
@@ -164,11 +165,31 @@ def test_batch_fields_that_are_given_rule_where_they_agree(machine):
             plan(tiny_model(), LENGTHS, given=given)
 
 
-def test_a_batch_larger_than_the_data_raises_and_one_as_large_does_not(machine):
+@pytest.mark.parametrize("config", [SFTConfig, DPOConfig, RewardConfig])
+def test_a_batch_larger_than_the_data_takes_all_rows_and_says_so(machine, config):
     machine(memory=100_000)
-    assert plan(tiny_model(), [10] * 16, 16).said.endswith("3 steps")
-    with pytest.raises(ValueError, match="effective_batch=16 is larger than the data, which has 15 rows"):
-        plan(tiny_model(), [10] * 15, 16)
+    assert plan(tiny_model(), [10] * 16, 16, config=config).said.endswith("3 steps")
+    small = plan(tiny_model(), [10] * 15, 16, config=config)
+    assert small.said.endswith("3 steps; effective_batch=16 is more than the rows, so a step takes 15")
+    assert math.prod(batch(small)) == 15
+    one = plan(tiny_model(), [10], 16, {"max_steps": 2}, config=config)
+    assert batch(one) == (1, 1) and one.said.endswith("so a step takes 1")
+
+
+def test_a_batch_larger_than_the_data_is_shared_by_the_processes_or_refused(machine, monkeypatch):
+    machine(memory=100_000)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert math.prod(batch(plan(tiny_model(), [10] * 15, 16))) * 4 == 12
+    with pytest.raises(ValueError, match="which has 3 rows; start at most 3 processes"):
+        plan(tiny_model(), [10] * 3, 16)
+
+
+@pytest.mark.parametrize("given", [{"per_device_train_batch_size": 4}, {"gradient_accumulation_steps": 2}])
+def test_a_batch_larger_than_the_data_beside_a_factor_of_it_is_refused(machine, given):
+    machine(memory=100_000)
+    [name] = given
+    with pytest.raises(ValueError, match=f"is larger than the data, which has 15 rows; leave out {name}"):
+        plan(tiny_model(), [10] * 15, 16, given)
 
 
 @pytest.mark.parametrize(

@@ -88,3 +88,33 @@ def test_a_number_that_is_none_is_refused_by_name(name, value, complaint):
 def test_numbers_of_every_kind_and_what_is_no_number_at_all_pass(given):
     for config, trainer in ((SFTConfig, SFTTrainer), (DPOConfig, DPOTrainer)):
         assert split_overrides(given, config, trainer) == (given, {})
+
+
+@pytest.mark.parametrize("name", ["seed", "data_seed"])
+@pytest.mark.parametrize("value", [-1, 2**32, 10**20])
+def test_a_seed_that_numpy_does_not_take_is_refused_with_the_range(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value} .*usual is 0 to 4294967295"):
+        split_overrides({name: value}, SFTConfig, SFTTrainer)
+    assert split_overrides({name: 2**32 - 1}, SFTConfig, SFTTrainer)[0] == {name: 2**32 - 1}
+
+
+@pytest.mark.parametrize("name", [None, "", "notes", "a/b/c"])
+def test_nothing_is_pushed_without_the_name_of_a_repository(name):
+    with pytest.raises(ValueError, match="hub_model_id must name the repository as owner/name"):
+        split_overrides({"push_to_hub": True, "hub_model_id": name}, SFTConfig, SFTTrainer)
+
+
+def test_nothing_is_pushed_without_a_login_and_a_new_repository_is_private(monkeypatch, tmp_path):
+    given = {"push_to_hub": True, "hub_model_id": "me/notes"}
+    monkeypatch.setattr("ft_notebooks.training.config.get_token", lambda: None)
+    with pytest.raises(ValueError, match="there is no login for the hub; run `hf auth login` first"):
+        split_overrides(given, SFTConfig, SFTTrainer)
+    split_overrides({**given, "hub_token": "mine"}, SFTConfig, SFTTrainer)
+    made = run_config(SFTConfig, tmp_path, Plan({"use_cpu": True, "bf16": False}, ""), given)
+    assert made.hub_private_repo is True
+    assert (
+        run_config(
+            SFTConfig, tmp_path, Plan({"use_cpu": True}, ""), {"hub_private_repo": False, "bf16": False}
+        ).hub_private_repo
+        is False
+    )

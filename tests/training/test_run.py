@@ -1,6 +1,7 @@
 "Edges of `ft_notebooks.training.run`: kills, signals, DPO's second adapter, other threads, and a second call."
 
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -15,6 +16,8 @@ from transformers import TrainerCallback
 
 import ft_notebooks
 from ft_notebooks.checkpointing.graceful_stop import save_on_signals
+from ft_notebooks.checkpointing.integrity import checkpoint_fault
+from ft_notebooks.checkpointing.run_manifest import run_folder
 from ft_notebooks.core.arguments import ArgumentError
 from ft_notebooks.core.errors import Stopped
 from ft_notebooks.data.preference_encoding import encode_pairs
@@ -97,15 +100,36 @@ def test_a_run_killed_while_its_model_is_saved_saves_it_again(make, tmp_path):
     assert alike(saved(tmp_path / "killed"), saved(tmp_path / "whole"))
 
 
-def test_the_model_card_of_the_run_is_kept_and_the_hub_gets_the_model_from_its_place(tmp_path, monkeypatch):
+def test_the_hub_gets_the_model_from_its_place_with_the_card_of_the_run(tmp_path, monkeypatch):
     trainer, pushed = supervised(tmp_path), []
-    (tmp_path / "README.md").write_text("---\nlibrary_name: peft\n---\nmy own words\n")
     trainer.args.push_to_hub = True  # the hub's repository is made at the start, which needs a network
     monkeypatch.setattr(trainer, "push_to_hub", lambda **given: pushed.append(sorted(files(tmp_path))))
     module._save(trainer)
-    assert "my own words" in (tmp_path / "README.md").read_text()
     assert len(pushed) == 1 and not (tmp_path / ".model").exists()
     assert any("adapter_model.safetensors" in str(name) for name in pushed[0]) and trainer.args.push_to_hub
+
+
+@pytest.mark.parametrize("make", [supervised, preferences])
+@pytest.mark.parametrize("model", [on_notes, tiny_model])
+def test_the_card_of_a_run_says_what_was_trained_and_no_local_path(make, model, tmp_path):
+    tiny_model().save_pretrained(tmp_path / "my base")
+    based = model()
+    (based.get_base_model() if model is on_notes else based).name_or_path = str(tmp_path / "my base")
+    fit(trainer := make(tmp_path / "run", lambda: based))
+    card = (tmp_path / "run/README.md").read_text()
+    for said in ("| base | my base |", "| steps | 6 |", "| rows a step | 4 |", "0.01, linear", "Licence: not stated"):
+        assert said in card
+    assert "None" not in card and str(tmp_path) not in card and "](" not in card
+    trainer.create_model_card(model_name="run")  # as a push does
+    assert (tmp_path / "run/README.md").read_text() == card
+
+
+def test_every_file_of_a_run_has_the_permissions_that_the_umask_gives(tmp_path):
+    fit(supervised(tmp_path))
+    modes = {oct(file.stat().st_mode & 0o777) for file in tmp_path.rglob("*") if file.is_file()}
+    umask = os.umask(0)
+    os.umask(umask)
+    assert modes == {oct(0o666 & ~umask)}
 
 
 def test_a_run_that_each_host_would_save_is_refused(tmp_path):
@@ -218,3 +242,48 @@ def test_what_others_write_beside_the_model_is_no_part_of_it(tmp_path, monkeypat
     assert "run.log" not in (tmp_path / "complete.json").read_text() and not (tmp_path / ".model").exists()
     fit(supervised(tmp_path))
     assert files(tmp_path) == before
+
+
+class Deletes(TrainerCallback):
+    "Removes the run's folder, or a record in it, at the end of a step."
+
+    def __init__(self, at, what="."):
+        self.at, self.what = at, what
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.at:
+            gone = Path(args.output_dir, self.what)
+            shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+
+
+@pytest.mark.parametrize("make", [supervised, preferences])
+@pytest.mark.parametrize("what, lost", [(".", "manifest.json and run.json"), ("manifest.json", "manifest.json")])
+def test_a_folder_that_is_deleted_during_training_ends_the_run_with_the_weights_kept(make, what, lost, tmp_path):
+    run_folder(tmp_path / "run", {"a": 1})
+    gone = f"run was deleted or emptied during training: {lost} and earlier checkpoints are gone.* Kept: .*checkpoint-4"
+    with pytest.raises(ValueError, match=gone):
+        fit(make(tmp_path / "run", callbacks=[Deletes(3, what)]))
+    assert checkpoint_fault(tmp_path / "run/checkpoint-4") is None
+    with pytest.raises(ValueError, match="but no manifest.json, so it cannot be compared"):
+        make(tmp_path / "run")
+
+
+def test_a_folder_that_is_deleted_after_the_last_checkpoint_still_gets_the_model(tmp_path):
+    class DeletesAtTheEnd(TrainerCallback):
+        def on_train_end(self, args, state, control, **kwargs):
+            shutil.rmtree(args.output_dir)
+
+    with pytest.raises(ValueError, match=f"Kept: {tmp_path / 'run'}, with the weights of step 6; move it away"):
+        fit(trainer := supervised(tmp_path / "run", callbacks=[DeletesAtTheEnd()]))
+    assert alike(saved(tmp_path / "run"), get_peft_model_state_dict(trainer.model))
+
+
+def test_all_processes_notice_that_the_folder_was_deleted(tmp_path):
+    def start(rank):
+        try:
+            return fit(supervised(tmp_path / "run", callbacks=[Deletes(3)] if rank == 0 else [])).global_step
+        except ValueError as error:
+            return str(error)
+
+    said = ranks(2, start, tmp_path / "ranks")
+    assert len(said) == 2 and all("deleted or emptied during training" in one for one in said)

@@ -103,9 +103,10 @@ def measure(
     run: Callable[[dict, bool], dict],  # run(point, quick): the numbers of one point, by name
     settings: dict,  # What all points share
     description: str | None = None,  # The script's first lines, for --help
+    options: argparse.ArgumentParser | None = None,  # Of the script itself, which reads them
 ) -> None:
     "Computes each point that the file lacks, and writes the file after each of them."
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(description=description, parents=[options] if options else [])
     parser.add_argument("--only", default="", metavar="TEXT", help="compute the points again whose key contains TEXT")
     parser.add_argument("--quick", action="store_true", help="try the script on little data; nothing is written")
     args = parser.parse_args()

@@ -59,8 +59,9 @@ def start_of_weights(
 ) -> str:  # Such as "a new adapter"
     "What a run starts from, in words: for `manifest.json`."
     if known := vars(model).get("trained_in"):
-        stage, (_, run) = list(known.items())[-1]
-        return f"what {stage} has trained in {run}"
+        stage, (at_start, run) = list(known.items())[-1]
+        if at_start != _weights(model):
+            return f"what {stage} has trained in {run}"
     if folder := vars(model).get("adapter_folder"):  # of `load_adapter`
         return f"the adapter of {folder}"
     if not isinstance(model, PeftModel):

@@ -112,7 +112,8 @@ def run(file: str, point: dict, quick: bool) -> dict:
 
 def points() -> list[dict]:
     grids = [  # method, rows, rates, seeds
-        ("lora", [64, 180, 500], [2e-4, 5e-4, 1e-3, 2e-3], [0]),
+        ("lora", [64, 180], [2e-4, 5e-4, 1e-3, 2e-3], [0]),
+        ("lora", [500], [2e-4, 5e-4, 1e-3], [0]),
         ("lora", [180], [2e-4, 5e-4, 1e-3], [1]),
         ("full", [64], [2e-5, 1e-4], [0]),
     ]

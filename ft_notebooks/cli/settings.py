@@ -178,8 +178,6 @@ def convert(
     infinity.
     """
     text = text.strip()
-    if not text:
-        raise ValueError(f"is empty; write {_in_words(kind)}, or remove the key")
     config = None if dataclasses.is_dataclass(kind) else ConfigDict(arbitrary_types_allowed=True)
     adapter: TypeAdapter = TypeAdapter(kind, config=config)
     for value in _readings(text, kind):
@@ -293,6 +291,8 @@ def read_settings(
     given = list(_from_file(file)) if file is not None else []
     for place, section, key, text in [*given, *_from_command_line(overrides)]:
         kind = _known_type(place, section, key)
+        if not text.strip() and key != "debug":  # whose default is the empty text
+            raise ValueError(f"{place}: {section}.{key} is empty; write {_in_words(kind)}, or remove the key")
         try:
             settings[section][key] = convert(text, kind)
         except ValueError as e:

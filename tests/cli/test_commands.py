@@ -228,8 +228,8 @@ def test_a_folder_that_holds_something_else_is_left_alone(here, capsys, monkeypa
 @pytest.mark.parametrize(
     "setting, said",
     [
-        ("model.name=", "--set model.name=: name is empty; write a text, or remove the key"),
-        ("data.eval= ", "eval is empty; write a text, or none, or remove the key"),
+        ("model.name=", "--set model.name=: model.name is empty; write a text, or remove the key"),
+        ("data.eval= ", "data.eval is empty; write a text, or none, or remove the key"),
         ("data.prompt=", "prompt is empty"),
         ("sft.lr_scheduler_type=", "lr_scheduler_type is empty"),
         ("lora.target_modules=", "target_modules is empty"),

@@ -114,7 +114,7 @@ def start_answer(
         raise ApiError(text, "messages", "context_length_exceeded")
     sampling = Sampling(
         max_tokens=limit or model.context - len(prompt),
-        temperature=asked.temperature if (asked.temperature or 0) >= _LOWEST_TEMPERATURE else 0.0,
+        temperature=warmth if (warmth := asked.temperature or 0.0) >= _LOWEST_TEMPERATURE else 0.0,
         top_p=asked.top_p or 1.0,
         seed=secrets.randbits(32) if asked.seed is None else asked.seed,
         stop=(asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop),

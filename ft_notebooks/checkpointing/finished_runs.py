@@ -23,7 +23,8 @@ def model_folder(
         return str(folder.resolve())
     kind = "a file" if folder.is_file() else odd_kind(folder)
     if kind:
-        raise ValueError(f"{name}: it is {kind.partition(';')[0]}; name a run, a model's folder, or owner/model on the hub")
+        what = kind.partition(";")[0]
+        raise ValueError(f"{name}: it is {what}; name a run, a model's folder, or owner/model on the hub")
     may_be_on_hub = len(folder.parts) == 2 and not folder.parent.is_dir() and folder.parts[0] != "runs"
     if not may_be_on_hub:
         raise ValueError(f"{name}: there is no such folder; name a run, a model's folder, or owner/model on the hub")

@@ -26,10 +26,10 @@ def model_folder(
     folder = Path(smollm2() if str(name) == "smollm2" else name)
     if folder.is_dir():
         return str(folder.resolve())
-    odd = "a file" if folder.is_file() else odd_kind(folder)
-    if odd:
-        kind = odd.partition(";")[0]
-        raise ValueError(f"{name}: it is {kind}; name a run, a model's folder, or owner/model on the hub")
+    kind = "a file" if folder.is_file() else odd_kind(folder)
+    if kind:
+        what = kind.partition(";")[0]
+        raise ValueError(f"{name}: it is {what}; name a run, a model's folder, or owner/model on the hub")
     may_be_on_hub = len(folder.parts) == 2 and not folder.parent.is_dir() and folder.parts[0] != "runs"
     if not may_be_on_hub:
         raise ValueError(f"{name}: there is no such folder; name a run, a model's folder, or owner/model on the hub")

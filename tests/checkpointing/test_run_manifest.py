@@ -237,7 +237,7 @@ def test_a_process_killed_while_the_manifest_is_written_leaves_a_folder_in_which
         trainer.train()
 
     assert several(begin) == [None]
-    assert [p.name.rpartition(".")[0] for p in tmp_path.iterdir()] == [".manifest.json"]
+    assert [p.name.split(".")[1:3] for p in tmp_path.iterdir()] == [["manifest", "json"]]
     trainer = make(tmp_path, learning_rate=1e-3)
     trainer.add_callback(ManifestCallback(trainer))
     trainer.train()

@@ -258,7 +258,7 @@ def test_stages_over_other_rows_are_refused_before_anything_is_written(tmp_path,
 
 
 def test_no_stages_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="evaluations must be a dict of stages"):
+    with pytest.raises(ValueError, match="evaluations is empty"):
         report_card({}, tmp_path)
 
 

@@ -17,12 +17,13 @@ SECTION = README.partition("## In a script")[2].partition("\n## ")[0]
 SCRIPTS = re.findall(r"```python\n(.*?)```", SECTION, flags=re.S)
 
 
-def test_there_are_three_scripts_of_fewer_than_twelve_lines():
+def test_there_are_four_scripts_of_fewer_than_twelve_lines():
     lines = [[line for line in script.splitlines() if line.strip()] for script in SCRIPTS]
     assert [("sft" in script, "bits=4" in script, "dpo" in script) for script in SCRIPTS] == [
         (True, False, False),
         (True, True, False),
         (True, False, True),
+        (False, False, False),
     ]
     assert all(len(script) < 12 for script in lines)
 
@@ -50,6 +51,7 @@ def run_all(folder, model="smollm2()"):
     assert code == 0, (folder / "said.log").read_text()[-3000:]
     assert (folder / "runs/sft/report/report.html").is_file()
     assert all((folder / "runs" / run / "adapter_model.safetensors").is_file() for run in ("sft", "qlora", "dpo"))
+    assert (folder / "runs/plain/model.safetensors").is_file()
 
 
 def test_the_scripts_run_on_the_tiny_model(tmp_path):

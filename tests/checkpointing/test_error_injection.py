@@ -172,6 +172,7 @@ class Runs:
                 p.data.copy_(self.start[name])
         run_folder(run, {"seed": 0})
         torch.manual_seed(0)  # as in a new process
+        vars(trainer.model).pop("trained_in", None)
         fit(trainer)
 
     def saved(self, run):

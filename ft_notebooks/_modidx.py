@@ -662,6 +662,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'ft_notebooks/core/errors.py')},
             'ft_notebooks.core.files': { 'ft_notebooks.core.files.DiskFull': ( 'package/core/files.html#diskfull',
                                                                                'ft_notebooks/core/files.py'),
+                                         'ft_notebooks.core.files._first_difference': ( 'package/core/files.html#_first_difference',
+                                                                                        'ft_notebooks/core/files.py'),
                                          'ft_notebooks.core.files._here': ('package/core/files.html#_here', 'ft_notebooks/core/files.py'),
                                          'ft_notebooks.core.files._listed': ( 'package/core/files.html#_listed',
                                                                               'ft_notebooks/core/files.py'),

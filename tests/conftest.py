@@ -140,10 +140,14 @@ def _skip_what_is_slow(request):
         pytest.skip('takes long, and proves on the real model what is proved on the tiny one: NB_FLAGS="smol slow"')
 
 
+STARTED_IN = Path.cwd()
+
+
 @pytest.fixture(autouse=True)
 def _works_in_an_empty_folder(tmp_path, monkeypatch):
     "What lies in the folder that pytest was started in, such as `runs/demo` of `ft demo`, changes no test."
-    monkeypatch.chdir(tmp_path)
+    if Path.cwd() == STARTED_IN:  # else the tests of a module share a folder of theirs
+        monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -215,21 +215,8 @@ def _listed(folder: Path) -> dict[str, tuple[int, str]]:
     return listed
 
 
-def changed_file(
-    folder: Path,  # With or without a marker
-    ignored: tuple[str, ...] = (),  # Patterns of names that may have changed, such as "*.md"
-) -> str | None:  # The reason; None if every listed file is as it was
-    """Why a folder is not as it was saved: no marker, or the first file that is missing or differs from the marker.
-
-    `OSError` if a file of it cannot be read, which says nothing about what was saved.
-    """
-    try:
-        listed = _listed(folder)
-    except FileNotFoundError:
-        return f"there is no {MARKER}, which is written after all other files"
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{MARKER} cannot be read ({error!r})"
-    listed = {name: known for name, known in listed.items() if not any(Path(name).match(one) for one in ignored)}
+def _first_difference(folder: Path, listed: dict[str, tuple[int, str]]) -> str | None:
+    "The first file that is missing or differs; sizes are compared before any file is read."
     for name, (size, _) in listed.items():
         file = folder / name
         if not file.resolve().is_relative_to(folder.resolve()):
@@ -243,6 +230,24 @@ def changed_file(
         if found != sha256:
             return f"{name} has changed since it was saved (SHA-256 {found[:12]}, was {sha256[:12]})"
     return None
+
+
+def changed_file(
+    folder: Path,  # With or without a marker
+    ignored: tuple[str, ...] = (),  # Patterns of names that may have changed, such as "*.md"
+) -> str | None:  # The reason; None if every listed file is as it was
+    """Why a folder is not as it was saved: no marker, or the first file that is missing or differs from the marker.
+
+    `OSError` if a file of it cannot be read, which says nothing about what was saved.
+    """
+    if not (folder / MARKER).exists():
+        return f"there is no {MARKER}, which is written after all other files"
+    try:
+        listed = _listed(folder)
+        counted = {name: known for name, known in listed.items() if not any(map(Path(name).match, ignored))}
+        return _first_difference(folder, counted)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MARKER} cannot be read ({error!r})"
 
 # %% ../../nbs/package/core/files.ipynb #c7c61023
 _IGNORED = ("*.md", "generation_config.json", "trainer_state.json", "*.pt", "*.pth", "*.bin")

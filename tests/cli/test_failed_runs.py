@@ -86,10 +86,8 @@ def test_what_needs_no_row_is_checked_before_a_row_is_read(here, capsys, monkeyp
     assert "runs/sft is not empty and holds no run.json" in capsys.readouterr().err
     Path("notes.txt").write_text("mine")
     ended(2, "--output", "notes.txt/run")
-    assert (
-        "notes.txt is a file, so no folder can be made there; choose a different folder: --output"
-        in capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert "notes.txt is a file, so no folder can be made there; choose a different folder: ft sft notes.jsonl" in said
     ended(2, "--set", "model.name=owner/modle", "--output", "runs/typo")
     assert (
         "owner/modle: there is no such folder here, and the hub gave no config.json; check" in capsys.readouterr().err

@@ -64,7 +64,7 @@ def test_the_plan_is_printed_before_step_1_and_kept_beside_the_identity_of_the_r
     main(["sft", "my notes.jsonl", "--output", "runs/it's one", *QUICK, "--set", "sft.effective_batch=12"])
     out, err = capsys.readouterr()
     lines = [*out.splitlines()]
-    assert "plan: 24 rows × 1 epoch = 2 steps of 12 (micro-batch 12 × 1), learning rate 2e-4, LoRA r=16" in lines
+    assert "plan: 24 rows × 1 epoch = 2 steps of 12 (micro-batch 12 × 1), learning rate 5e-4, LoRA r=16" in lines
     assert json.loads(Path("runs/it's one/metrics.json").read_text())["plan"]["learning_rate"] == 2e-4
     assert not [key for key in json.loads(Path("runs/it's one/run.json").read_text()) if "plan" in key]
     said = [line for line in err.splitlines() if line.endswith(" ...")]
@@ -128,7 +128,7 @@ def test_the_doctor_with_json_writes_one_object_to_stdout_and_nothing_else(here,
 def test_the_doctor_knows_the_plan(here, capsys):
     failed("doctor", "my notes.jsonl", *QUICK[:6], "--set", "data.eval=0.2")  # the weights are random
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("plan: ")]
-    assert "steps of 16, learning rate 2e-4, LoRA r=16, less than a minute" in line
+    assert "steps of 16, learning rate 5e-4, LoRA r=16, less than a minute" in line
 
 
 def test_ft_alone_shows_the_first_commands(capsys):

@@ -57,7 +57,7 @@ def test_files_as_people_write_them(tmp_path, text, expected):
         ("[model]\nmethod = qlora", "settings.ini:2: method"),
         ("[model]\nbits = 16.5", "settings.ini:2: bits"),
         ("[sft]\nlearning_rate = inf", "learning_rate must be a finite number, got 'inf'"),
-        ("[sft]\nlearning_rate =", "settings.ini:2: learning_rate"),
+        ("[sft]\nlearning_rate =", "settings.ini:2: sft.learning_rate is empty"),
         ("[DEFAULT]\nr = 8", r"no section \[DEFAULT\]"),
         ("[rloo]\nbeta = 0.1", r"no section \[rloo\]"),
         (

@@ -186,8 +186,8 @@ def test_a_licence_that_is_no_identifier_is_an_error(run, license):
 
 
 def test_a_relative_folder_is_no_name_on_the_hub(tmp_path, monkeypatch):
-    tiny_model().save_pretrained(tmp_path / "models" / "base")
     assert base_origin("models/base")[0] == "models/base"
+    tiny_model().save_pretrained(tmp_path / "models" / "base")
     monkeypatch.chdir(tmp_path)
     assert base_origin("models/base")[0] is None
     assert base_origin("~/there/is/none")[0] is None and base_origin(r"C:\models\base")[0] is None

@@ -65,7 +65,7 @@ def test_the_plan_is_printed_before_step_1_and_kept_beside_the_identity_of_the_r
     out, err = capsys.readouterr()
     lines = [*out.splitlines()]
     assert "plan: 24 rows × 1 epoch = 2 steps of 12 (micro-batch 12 × 1), learning rate 5e-4, LoRA r=16" in lines
-    assert json.loads(Path("runs/it's one/metrics.json").read_text())["plan"]["learning_rate"] == 2e-4
+    assert json.loads(Path("runs/it's one/metrics.json").read_text())["plan"]["learning_rate"] == 5e-4
     assert not [key for key in json.loads(Path("runs/it's one/run.json").read_text()) if "plan" in key]
     said = [line for line in err.splitlines() if line.endswith(" ...")]
     assert said[0] == "ft sft: loading the libraries ..." and "training ..." in said and "saving the model ..." in said

@@ -1999,6 +1999,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'ft_notebooks/evaluation/report.py'),
                                                 'ft_notebooks.evaluation.report._is_ours': ( 'package/evaluation/report.html#_is_ours',
                                                                                              'ft_notebooks/evaluation/report.py'),
+                                                'ft_notebooks.evaluation.report._is_run': ( 'package/evaluation/report.html#_is_run',
+                                                                                            'ft_notebooks/evaluation/report.py'),
                                                 'ft_notebooks.evaluation.report._json': ( 'package/evaluation/report.html#_json',
                                                                                           'ft_notebooks/evaluation/report.py'),
                                                 'ft_notebooks.evaluation.report._known': ( 'package/evaluation/report.html#_known',

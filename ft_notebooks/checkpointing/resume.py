@@ -168,6 +168,9 @@ class StepEndCallback(TrainerCallback):
         self.trainer, self.random = trainer, None
 
     def on_train_begin(self, args, state, control, **kwargs):
+        if args.should_save and not args.save_only_model:  # after the checks of all callbacks
+            set_aside(Path(args.output_dir), state.global_step or None)
+        self.trainer.accelerator.wait_for_everyone()
         self.random = get_random_state()
 
     def on_epoch_begin(self, args, state, control, **kwargs):
@@ -339,9 +342,6 @@ class ResumeCallback(TrainerCallback):
         _put_last(self.trainer)
         _check_begin(self.trainer, self)
         self.checked = False  # the next `train` is checked again
-        if args.should_save and not args.save_only_model:
-            set_aside(Path(args.output_dir), state.global_step or None)
-        self.trainer.accelerator.wait_for_everyone()
         step, patience = state.global_step, {**_patience(self.trainer), **self.patience}
         self.ended = step > 0 and _has_ended(patience, step, state.max_steps, state.stateful_callbacks)
         control.should_training_stop = self.ended

@@ -120,7 +120,10 @@ def _run_changes(old: dict, new: dict, any_world_size: bool) -> dict[str, str]:
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #bcab42a2
 _LONGER = "a longer run has a different schedule from its first step on: continue training its result in a new folder"
-_TRAINED = "load the model again: training in this process has changed its weights since the start of the run"
+_TRAINED = (
+    "the base has changed on disk since the start of the run, or training in this process has changed it: restore it, "
+    "or load the model again"
+)
 _OTHER_BITS = "load the model in the bits that the run was started with (load_model(..., bits=); for ft, model.bits)"
 _CURES = {
     "max_steps": _LONGER,

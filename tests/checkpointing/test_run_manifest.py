@@ -340,6 +340,14 @@ def test_weights_in_other_bits_are_not_called_trained(tmp_path, name, old, new):
     )
 
 
+def test_other_weights_alone_may_be_of_a_base_that_changed_on_disk(tmp_path):
+    was, now = ({"run": {"model.weights": found}, "recorded": {"versions": {}}} for found in "ab")
+    (tmp_path / "checkpoint-2").mkdir()
+    (tmp_path / "manifest.json").write_text(json.dumps(was))
+    with pytest.raises(ValueError, match="the base has changed on disk since the start of the run, or training in"):
+        check_manifest(tmp_path, now)
+
+
 def test_weights_of_another_model_are_not_called_trained(tmp_path):
     runs = [
         {"model.weights": "a", "model.config.hidden_size": 64},

@@ -99,13 +99,23 @@ def test_tasks_replace_no_file_of_others(here, capsys):
 
 
 def test_a_report_replaces_an_earlier_one_and_the_figures_of_its_run(here):
-    Path("run.json").write_text("{}")
+    Path("run.json").write_text('{"command": "sft", "model.name": "tiny"}')
     Path("loss.png").write_text("of the run")
     for _ in range(2):
         report_card({"base": Evaluation(SCORE, ROWS)}, ".")
     Path("report.json").unlink()
     with pytest.raises(ValueError, match="holds report.html and report.md and scores.png, which no earlier report"):
         report_card({"base": Evaluation(SCORE, ROWS)}, ".")
+
+
+@pytest.mark.parametrize("mine, json", [("report.md", "report.json"), ("loss.png", "run.json")])
+@pytest.mark.parametrize("text", ['{"results": {}}', "{}", '{"a": {"b": {"value": 1}}}'])
+def test_a_record_of_another_program_makes_no_file_replaceable(here, mine, json, text):
+    Path(mine).write_text("mine")
+    Path(json).write_text(text)
+    with pytest.raises(ValueError, match=f"{mine}.*, which no earlier report has written"):
+        report_card({"base": Evaluation(SCORE, ROWS)}, ".")
+    assert Path(mine).read_text() == "mine"
 
 
 def test_a_report_of_nothing_says_so(here):

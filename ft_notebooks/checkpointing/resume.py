@@ -22,6 +22,7 @@ from .disk_space import DiskCheck, explain_save_error
 from ft_notebooks.checkpointing.integrity import (
     checkpoint_fault,
     has_marker,
+    holds_only_saved,
     last_good_checkpoint,
     mark_checkpoint,
     marked_step,
@@ -79,16 +80,24 @@ def _set_order(loader, args, epoch: int) -> None:
         )
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #44764c75
+def _may_go(folder: Path, marked: bool) -> bool:
+    "Whether a checkpoint holds nothing but what the run has saved; without markers, as far as can be seen."
+    if marked:
+        return holds_only_saved(folder)
+    own = (folder / "trainer_state.json").is_file() and not has_marker(folder)
+    return own and not any(p.is_dir() for p in folder.iterdir())  # such as `merged` or `eval`
+
+
 def _rotate(saved: Path, limit: int | None, best: str | None) -> None:
-    "Deletes the oldest checkpoints beyond the limit, but neither the one just saved nor the best."
-    there = [folder for _, folder in reversed(numbered_checkpoints(saved.parent))]
+    "Deletes the oldest checkpoints beyond the limit: of the run, without other files, neither this nor the best."
     if limit is None or limit <= 0:
         return
+    numbered = [folder for _, folder in reversed(numbered_checkpoints(saved.parent))]
+    there = [folder for folder in numbered if folder == saved or _may_go(folder, has_marker(saved))]
     kept = {folder for folder in there if folder == saved or (best and folder.resolve() == Path(best).resolve())}
     others = [folder for folder in there if folder not in kept]
     for folder in others[: max(len(there) - max(limit, len(kept)), 0)]:
-        if has_marker(saved) or not has_marker(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #a83a8ff7
 def _folder(args, state) -> Path:
@@ -159,6 +168,9 @@ class StepEndCallback(TrainerCallback):
         self.trainer, self.random = trainer, None
 
     def on_train_begin(self, args, state, control, **kwargs):
+        if args.should_save and not args.save_only_model:  # after the checks of all callbacks
+            set_aside(Path(args.output_dir), state.global_step or None)
+        self.trainer.accelerator.wait_for_everyone()
         self.random = get_random_state()
 
     def on_epoch_begin(self, args, state, control, **kwargs):
@@ -330,9 +342,6 @@ class ResumeCallback(TrainerCallback):
         _put_last(self.trainer)
         _check_begin(self.trainer, self)
         self.checked = False  # the next `train` is checked again
-        if args.should_save and not args.save_only_model:
-            set_aside(Path(args.output_dir), state.global_step or None)
-        self.trainer.accelerator.wait_for_everyone()
         step, patience = state.global_step, {**_patience(self.trainer), **self.patience}
         self.ended = step > 0 and _has_ended(patience, step, state.max_steps, state.stateful_callbacks)
         control.should_training_stop = self.ended

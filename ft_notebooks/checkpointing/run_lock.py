@@ -58,6 +58,7 @@ def lock_run(
         yield
     finally:
         _HELD.discard(key)
-        for name in names:
-            name.unlink(missing_ok=True)
+        with suppress(OSError):  # of a folder that can no longer be written to: the block's own error says more
+            for name in names:
+                name.unlink(missing_ok=True)
         lock.release()

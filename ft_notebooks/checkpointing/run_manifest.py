@@ -33,6 +33,7 @@ def _differences(old: dict, new: dict) -> dict[str, str]:
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #5be17b73
 _BEGUN = ("run.json", "manifest.json", "*.jsonl")  # files that a run writes before its first result
+_ALWAYS = ("command", "model.name")  # in the run.json of each command that trains
 
 
 def _check_links(folder: Path) -> None:
@@ -51,7 +52,11 @@ def _holds(folder: Path, settings: dict) -> bool:
         raise ValueError(f"{folder} is not empty and holds no run.json; choose a different folder for the run")
     if not file.exists():
         return False
-    differ = _differences(read_record(file), settings)
+    old = read_record(file)
+    lacks = [key for key in _ALWAYS if key in settings and key not in old]
+    if lacks:
+        raise ValueError(f"{file} is of another program: it has no {lacks[0]!r}; choose a different folder for the run")
+    differ = _differences(old, settings)
     results = [p for p in held if not any(p.match(begun) for begun in _BEGUN)]
     if differ and results:
         cure = "Choose a different folder, or remove this one"
@@ -65,8 +70,8 @@ def run_folder(
 ) -> Path:  # The folder, with the settings in `run.json`
     """Reserves a folder for one run: once it holds a result, only the same settings may use it again.
 
-    Raises `ValueError` with the differences where it holds a different run, where it holds files but no `run.json`, and
-    where it holds a link.
+    Raises `ValueError` with the differences where it holds a different run, where it holds files but no `run.json`, or
+    one of another program, and where it holds a link.
     """
     folder, settings = Path(path), json.loads(json.dumps(settings))
     if not _holds(folder, settings) and os.environ.get("RANK", "0") == "0":  # only the first process writes
@@ -115,7 +120,10 @@ def _run_changes(old: dict, new: dict, any_world_size: bool) -> dict[str, str]:
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #bcab42a2
 _LONGER = "a longer run has a different schedule from its first step on: continue training its result in a new folder"
-_TRAINED = "load the model again: training in this process has changed its weights since the start of the run"
+_TRAINED = (
+    "the base has changed on disk since the start of the run, or training in this process has changed it: restore it, "
+    "or load the model again"
+)
 _OTHER_BITS = "load the model in the bits that the run was started with (load_model(..., bits=); for ft, model.bits)"
 _CURES = {
     "max_steps": _LONGER,

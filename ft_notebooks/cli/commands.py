@@ -22,6 +22,7 @@ from .arguments import in_full, parser
 from .guards import keep_writing, unexpected
 from ..core.cpu_threads import use_cpu_threads
 from ..core.errors import Everywhere, FailedRun, Terminated, visible
+from ..core.files import write_atomically
 from ..core.progress import phase, show_phases
 
 # %% ../../nbs/package/cli/commands.ipynb #3227e671
@@ -79,7 +80,7 @@ def init_command(
     path = Path("settings.ini")
     if path.exists():
         raise ValueError("settings.ini already exists and is not overwritten; remove it first, or edit it")
-    path.write_text(SETTINGS_INI, encoding="utf-8")
+    write_atomically(path, SETTINGS_INI)
     return f"Wrote {path}. Next: ft doctor DATA, which looks for what would waste the run, then ft sft DATA"
 
 # %% ../../nbs/package/cli/commands.ipynb #764a3b39

@@ -219,9 +219,17 @@ _FILES = ("report.html", "report.md", "report.json", "contamination.json", "scor
 def _is_ours(folder: Path) -> bool:
     "Whether the folder's report.json is one of `report_card`: stage, score, value."
     try:
-        stages = read_record(folder / "report.json").values()
-        return bool(stages) and all("value" in score and "n" in score for stage in stages for score in stage.values())
-    except (OSError, ValueError, AttributeError, TypeError):
+        scores = [score for stage in read_record(folder / "report.json").values() for score in stage.values()]
+        return bool(scores) and all({"value", "low", "high", "n"} <= score.keys() for score in scores)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _is_run(folder: Path) -> bool:
+    "Whether the folder's run.json is the record of a run, whose figures a report replaces."
+    try:
+        return bool(read_record(folder / "run.json", "command", "model.name"))
+    except (OSError, ValueError):
         return False
 
 
@@ -230,7 +238,7 @@ def check_report_folder(
 ) -> None:
     "Raises `ValueError` if a report would replace files that are of no earlier report, nor figures of a run."
     folder = Path(folder)
-    figures = ("loss.png", "reward.png") if (folder / "run.json").is_file() else ()
+    figures = ("loss.png", "reward.png") if _is_run(folder) else ()
     held = [name for name in _FILES if (folder / name).exists() and name not in figures]
     if held and not _is_ours(folder):
         raise ValueError(

@@ -702,6 +702,43 @@ def test_files_in_folders_count_and_what_is_added_later_does_not(tmp_path):
     assert last_good_checkpoint(tmp_path) is None
 
 
+def rotated(run):
+    import ft_notebooks.checkpointing.resume as resume
+
+    resume._rotate(run / "checkpoint-9", 1, None)
+    return sorted(p.name for p in run.iterdir())
+
+
+def test_rotation_deletes_only_what_the_run_has_saved(tmp_path):
+    for step in (3, 4, 5, 9):
+        checkpoint(tmp_path, step)
+    (tmp_path / "checkpoint-4" / "merged").mkdir()
+    (tmp_path / "checkpoint-4" / "merged" / "model.safetensors").write_text("mine")
+    checkpoint(tmp_path, 2, "checkpoint-0002")
+    (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / "checkpoint-1" / "mine.txt").write_text("mine")
+    for step, marker in enumerate(("{", '{"files": 3}'), 6):
+        (checkpoint(tmp_path, step) / "complete.json").write_text(marker)
+    kept = ["checkpoint-0002", "checkpoint-1", "checkpoint-4", "checkpoint-6", "checkpoint-7", "checkpoint-9"]
+    assert rotated(tmp_path) == kept
+
+
+def test_rotation_without_markers_deletes_only_what_a_trainer_has_saved(tmp_path):
+    for step in (1, 2, 3, 9):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / ("mine.txt" if step == 1 else "trainer_state.json")).touch()
+    (tmp_path / "checkpoint-2" / "merged").mkdir()
+    assert rotated(tmp_path) == ["checkpoint-1", "checkpoint-2", "checkpoint-9"]
+
+
+def test_a_checkpoint_whose_number_is_written_otherwise_is_none(tmp_path):
+    from ft_notebooks.checkpointing.integrity import numbered_checkpoints
+
+    for name in ("checkpoint-0002", "checkpoint-\u0663", "checkpoint-2"):
+        checkpoint(tmp_path, 2, name)
+    assert [p.name for _, p in numbered_checkpoints(tmp_path)] == ["checkpoint-2"]
+
+
 def test_looking_for_the_last_good_checkpoint_changes_nothing(tmp_path):
     from ft_notebooks.checkpointing.integrity import last_good_checkpoint
 

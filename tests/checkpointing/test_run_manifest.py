@@ -15,7 +15,7 @@ from trl import DPOConfig, SFTConfig
 
 import ft_notebooks.checkpointing.run_identity
 from ft_notebooks.checkpointing.run_identity import describe
-from ft_notebooks.checkpointing.run_manifest import ManifestCallback, check_manifest, run_folder
+from ft_notebooks.checkpointing.run_manifest import ManifestCallback, check_folder, check_manifest, run_folder
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.tokenization.padding import pad_batch
 
@@ -87,6 +87,16 @@ def test_a_folder_of_other_things_is_left_as_it_is(tmp_path):
     with pytest.raises(ValueError, match="is not empty and holds no run.json"):
         run_folder(tmp_path, {"seed": 0})
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("check", [run_folder, check_folder])
+@pytest.mark.parametrize("text, lacks", [('{"my": "run"}', "command"), ('{"command": "make"}', "model.name")])
+def test_a_run_json_of_another_program_is_left_as_it_is(tmp_path, check, text, lacks):
+    (tmp_path / "run.json").write_text(text)
+    (tmp_path / "metrics.jsonl").write_text("mine")
+    with pytest.raises(ValueError, match=f"run.json is of another program: it has no '{lacks}'; choose a different"):
+        check(tmp_path, {"command": "sft", "model.name": "tiny", "seed": 0})
+    assert (tmp_path / "run.json").read_text() == text
 
 
 def test_a_folder_with_the_files_of_a_beginning_may_become_another_run(tmp_path):
@@ -328,6 +338,14 @@ def test_weights_in_other_bits_are_not_called_trained(tmp_path, name, old, new):
     assert f"{name} was {old!r}, is {new!r}" in str(refused.value) and "training in this process" not in str(
         refused.value
     )
+
+
+def test_other_weights_alone_may_be_of_a_base_that_changed_on_disk(tmp_path):
+    was, now = ({"run": {"model.weights": found}, "recorded": {"versions": {}}} for found in "ab")
+    (tmp_path / "checkpoint-2").mkdir()
+    (tmp_path / "manifest.json").write_text(json.dumps(was))
+    with pytest.raises(ValueError, match="the base has changed on disk since the start of the run, or training in"):
+        check_manifest(tmp_path, now)
 
 
 def test_weights_of_another_model_are_not_called_trained(tmp_path):

@@ -56,6 +56,17 @@ def test_a_trainer_whose_folder_was_deleted_does_not_train_its_weights_again(tmp
         fit(trainer)
 
 
+def test_a_start_that_is_refused_renames_no_checkpoint(tmp_path):
+    fit(trainer := supervised(tmp_path / "first", on_notes()))
+    before = {p.name for p in (tmp_path / "first").iterdir()}
+    with pytest.raises(ValueError, match=TRAINED):
+        trainer.train()
+    trainer.args.learning_rate = 2e-2
+    with pytest.raises(ValueError):
+        trainer.train()
+    assert {p.name for p in (tmp_path / "first").iterdir()} == before and "checkpoint-2" in before
+
+
 def test_a_run_that_was_interrupted_before_its_first_checkpoint_starts_from_a_new_model(tmp_path):
     class Impatient(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):

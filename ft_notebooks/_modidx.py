@@ -1039,6 +1039,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'ft_notebooks.data.read._as_json': ('package/data/read.html#_as_json', 'ft_notebooks/data/read.py'),
                                         'ft_notebooks.data.read._as_texts': ( 'package/data/read.html#_as_texts',
                                                                               'ft_notebooks/data/read.py'),
+                                        'ft_notebooks.data.read._check_different': ( 'package/data/read.html#_check_different',
+                                                                                     'ft_notebooks/data/read.py'),
                                         'ft_notebooks.data.read._dataset': ('package/data/read.html#_dataset', 'ft_notebooks/data/read.py'),
                                         'ft_notebooks.data.read._exact_number': ( 'package/data/read.html#_exact_number',
                                                                                   'ft_notebooks/data/read.py'),

@@ -57,7 +57,7 @@ def test_files_as_people_write_them(tmp_path, text, expected):
         ("[model]\nmethod = qlora", "settings.ini:2: method"),
         ("[model]\nbits = 16.5", "settings.ini:2: bits"),
         ("[sft]\nlearning_rate = inf", "learning_rate must be a finite number, got 'inf'"),
-        ("[sft]\nlearning_rate =", "settings.ini:2: learning_rate"),
+        ("[sft]\nlearning_rate =", "settings.ini:2: sft.learning_rate is empty"),
         ("[DEFAULT]\nr = 8", r"no section \[DEFAULT\]"),
         ("[rloo]\nbeta = 0.1", r"no section \[rloo\]"),
         (
@@ -69,7 +69,10 @@ def test_files_as_people_write_them(tmp_path, text, expected):
         ("[model]\nname = %s\nbits = x", "settings.ini:3: bits"),
         ("[sft]\nmax_steps: 3", "parsing errors"),
         ("[model]\nbits = 8\n[sft] learning_rate = 3e-4", r"ini:3: \[sft\] must stand alone on its line; write 'learn"),
-        ("  [sft]max_steps = [3]", r"ini:1: \[sft\] must stand alone on its line; write 'max_steps = \[3\]' on the next"),
+        (
+            "  [sft]max_steps = [3]",
+            r"ini:1: \[sft\] must stand alone on its line; write 'max_steps = \[3\]' on the next",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(tmp_path, text, message):

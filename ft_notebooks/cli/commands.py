@@ -223,13 +223,13 @@ def main(
         _fail(args, str(e), 1)
     except (ValueError, OSError) as e:
         _fail(args, str(e), 2, everywhere=not isinstance(e, Everywhere))
-    except SystemExit:
-        raise
     except BaseException as e:  # a panic of a library in Rust is no Exception
+        if isinstance(e, SystemExit) and (e.code or args.command == "launch"):  # 0: only the help of what is launched
+            raise
         run = getattr(args, "run", None) or getattr(args, "output", None)
         _fail(args, unexpected(e, run), 1, everywhere=True)
     if said and os.environ.get("RANK", "0") == "0":
-        print(said, flush=True)
+        print(visible(said), flush=True)
 
 # %% ../../nbs/package/cli/commands.ipynb #793e3d4f
 if __name__ == "__main__" and "get_ipython" not in globals():  # in a notebook this name is "__main__" too

@@ -15,16 +15,20 @@ import torch
 import transformers
 
 from .settings import OURS, SECTIONS, read_settings
+from ..core.errors import visible
 from ..core.progress import written
 from ..loading.memory_estimate import check_bits
 from ..training.batch_plan import effective_batch
 from ..training.config import check_hub, check_ranges
 
 # %% ../../nbs/package/cli/console.ipynb #518c1ca3
-def say(*words: object) -> None:
-    "Prints, in the first process only."
+def say(
+    text: str,
+    colored: bool = False,  # The text holds a terminal's colors, and no other control code
+) -> None:
+    "Prints, in the first process only; control codes as symbols."
     if os.environ.get("RANK", "0") == "0":
-        print(*words, flush=True)
+        print(text if colored else visible(text), flush=True)
         written()
 
 

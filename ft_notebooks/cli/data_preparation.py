@@ -160,8 +160,8 @@ def show_row(
     prompt as the model sees it.
     """
     if "expected" in row:
-        shown = visible(ChatTemplate(tok).render(row["prompt"], add_generation_prompt=True))
-        return f"{shown}\nexpected: {row['expected']}" if row["expected"] else shown
+        shown = ChatTemplate(tok).render(row["prompt"], add_generation_prompt=True)
+        return visible(f"{shown}\nexpected: {row['expected']}" if row["expected"] else shown)
     if "labels" in row:
         return _shown(tok, list(row["input_ids"]), list(row["labels"]))
     before = row["prompt_ids"]

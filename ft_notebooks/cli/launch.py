@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from accelerate.utils import patch_environment
 
 from .arguments import parser
 from .console import say
@@ -79,6 +80,8 @@ def launch_command(
     where = {"address": args.address, "port": args.port, "max_restarts": args.max_restarts}
     for line in _other_machines(args, file, words, where):
         print(line)
-    code = launch(["-m", "ft_notebooks.cli", *words], file, machine_rank=args.machine_rank, **where)
+    safe = {"PYTHONSAFEPATH": "1"}  # imports nothing of the working folder, such as a datasets.py beside the data
+    with patch_environment(**safe):
+        code = launch(["-m", "ft_notebooks.cli", *words], file, machine_rank=args.machine_rank, **where)
     if code:
         sys.exit(code)

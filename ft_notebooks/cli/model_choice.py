@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from .console import command_settings, quiet_libraries, say, say_failed
 from ..checkpointing.finished_runs import answering_run, known_run
 from ..core.device import hardware
-from ..core.errors import typed, visible
+from ..core.errors import typed
 from ..core.progress import phase
 from ..inference.generation import generate
 from ..loading.model_files import check_checkpoint, read_config
@@ -186,7 +186,7 @@ def _answer(model, tok, messages, max_new_tokens) -> list:
     except ValueError as e:
         say(f"({e})")
         return messages[:-1]
-    say(visible(answer))
+    say(answer)
     return [*messages, {"role": "assistant", "content": answer}]
 
 # %% ../../nbs/package/cli/model_choice.ipynb #52920f4f

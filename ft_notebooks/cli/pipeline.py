@@ -234,7 +234,7 @@ def train_run(
         tok, day = _dated(load_tokenizer(settings["model"]["name"]), run)
     phase(f"encoding {len(rows):,} rows")
     ids, account, held_ids = once_a_host(lambda: _encode(tok, rows, held, settings, stage, sources))
-    say(describe_rows(tok, ids, account, rows, held))
+    say(describe_rows(tok, ids, account, rows, held), colored=True)
     identity = {**run_identity(settings, stage, rows, held), **reward_identity(chosen), **day}
     run = _own_folder(run, identity)
     finished = (run / "metrics.json").exists()

@@ -11,6 +11,7 @@ import ast
 import configparser
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -200,6 +201,14 @@ def _line(text, section, key=None) -> int:
     return next(i for i, line in enumerate(lines) if i > head and line.partition("=")[0].strip() == key) + 1
 
 # %% ../../nbs/package/cli/settings.ipynb #003294b5
+def _check_headers(file, text: str) -> None:
+    "Raises `ValueError` for a setting on the line of a section's header, which configparser would leave out."
+    for number, line in enumerate(text.split("\n"), 1):
+        if found := re.match(r"\s*(\[[^]]*\])\s*([^\s#;].*)", line):
+            header, rest = found[1], found[2].strip()
+            raise ValueError(f"{file}:{number}: {header} must stand alone on its line; write {rest!r:.60} on the next")
+
+
 def _from_file(file) -> Iterator[tuple]:
     "Location, section, key and text of every setting in the file; for an unknown section, key and text are None."
     parser = configparser.ConfigParser(
@@ -211,6 +220,7 @@ def _from_file(file) -> Iterator[tuple]:
         raise ValueError(f"{file}: it is {odd}")
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
+        _check_headers(file, text)
         parser.read_string(text, source=str(file))
     except (OSError, UnicodeDecodeError, configparser.Error) as e:
         raise ValueError(f"{file}: {' '.join(str(e).split())}") from None

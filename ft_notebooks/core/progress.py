@@ -14,6 +14,8 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
+from .errors import visible
+
 if TYPE_CHECKING:
     from tqdm.auto import tqdm
 
@@ -73,7 +75,7 @@ def phase(
 ) -> None:
     "Names what the command does from now on; outside of `show_phases` nothing is written."
     if _shown:
-        _shown[-1].begin(words)
+        _shown[-1].begin(visible(words))
 
 
 def written() -> None:

@@ -191,6 +191,16 @@ def _read(
     return dataset if has_tools else dataset.remove_columns("tools")
 
 # %% ../../nbs/package/data/read.ipynb #54612df9
+def _check_different(names: dict[str, str]) -> None:
+    "Raises `ValueError` where one column is named for two parts of a row, which would train the model to repeat it."
+    for ours, theirs in names.items():
+        if others := [other for other in names if other != ours and names[other] == theirs]:
+            raise ValueError(
+                f"the column {theirs!r} is named both as {ours!r} and as {others[0]!r}; name a different column for "
+                "each of them"
+            )
+
+
 def _sources(names: dict[str, str], present: Iterable[str]) -> dict[str, str]:
     "Our column names and the file's, with `system` and `tools` if they are `present`."
     beside = {name: name for name in ("system", "tools") if name in present and name not in names.values()}
@@ -242,6 +252,7 @@ def read_chats(
                 f"messages={messages!r} and {names} are two formats; give messages=, or prompt= and completion="
             )
         names = {"messages": messages}
+    _check_different(names)
     as_row, as_column = partial(_renamed_row, as_chat, names), partial(_renamed_table, names)
     return _read(source, ("messages",), as_row, as_column, names.values(), **where)
 
@@ -265,4 +276,5 @@ def read_preferences(
     if prompt is None and chosen is None and rejected is None:
         return _read(source, columns, as_preference, None, (), **where)
     names = {"prompt": prompt or "prompt", "chosen": chosen or "chosen", "rejected": rejected or "rejected"}
+    _check_different(names)
     return _read(source, columns, partial(_renamed_row, as_preference, names), None, names.values(), **where)

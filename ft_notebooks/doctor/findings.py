@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
+from ..core.errors import visible
+
 # %% ../../nbs/package/doctor/findings.ipynb #1eac0e81
 LEVELS = ("note", "warning", "error")  # in rising order
 _COLORS = {"error": "1;31", "warning": "1;33", "note": "1;36"}
@@ -38,7 +40,7 @@ class Finding:
     def as_text(self, width: int = 100, color: bool = False) -> str:
         "The finding in lines of at most `width` characters; with `color`, its level in a terminal's colors."
         level = f"\x1b[{_COLORS[self.level]}m{self.level}\x1b[0m" if color else self.level
-        head = "  ".join(filter(None, [level, self.code, self.where]))
+        head = "  ".join(filter(None, [level, self.code, visible(self.where)]))
         parts = [("", self.message), ("Why: ", self.why), ("Cure: ", self.cure), ("See: ", self.notebook)]
         lines = [
             f"  {line}"
@@ -48,7 +50,7 @@ class Finding:
             for line in f"{start}{text}".splitlines()
             if text
         ]
-        return "\n".join([head, *lines])
+        return "\n".join([head, *map(visible, lines)])
 
 # %% ../../nbs/package/doctor/findings.ipynb #31c12d57
 class Found(NamedTuple):

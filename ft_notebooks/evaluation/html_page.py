@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import jinja2
 
+from ..core.errors import visible
 from ..core.files import atomic_path
 
 if TYPE_CHECKING:
@@ -30,7 +31,14 @@ def _md(text: str | tuple[str, ...]) -> str:
     return "<br>".join(lines)
 
 
-_HTML_TEMPLATES = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+def _without_codes(value):
+    "A text with its control codes as symbols, since a terminal or a browser would obey them; any other value as it is."
+    return visible(value) if isinstance(value, str) else value
+
+
+_HTML_TEMPLATES = jinja2.Environment(
+    autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, finalize=_without_codes
+)
 _MD_TEMPLATES = _HTML_TEMPLATES.overlay(autoescape=False)
 _MD_TEMPLATES.filters["md"] = _md
 

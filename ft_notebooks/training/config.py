@@ -76,7 +76,13 @@ def check_ranges(
 def check_hub(
     given: Mapping,  # Settings by name; those for the hub are read
 ) -> None:
-    "Raises `ValueError` for `push_to_hub` without the name of a repository, or without a login."
+    "Raises `ValueError` for a token, and for `push_to_hub` without the name of a repository, or without a login."
+    for name in ("hub_token", "push_to_hub_token"):
+        if given.get(name):
+            raise ValueError(
+                f"{name}: a token among the settings would be written, and uploaded, with the run; run `hf auth login` "
+                "instead, or set the environment variable HF_TOKEN"
+            )
     if not given.get("push_to_hub"):
         return
     name = str(given.get("hub_model_id") or "")
@@ -85,7 +91,7 @@ def check_hub(
             f"push_to_hub: hub_model_id must name the repository as owner/name, got {name!r}; without it the hub would "
             "get one that is named after the run's folder"
         )
-    if not (given.get("hub_token") or get_token()):
+    if not get_token():
         raise ValueError("push_to_hub: there is no login for the hub; run `hf auth login` first, or leave it out")
 
 # %% ../../nbs/package/training/config.ipynb #3f2d5e3e

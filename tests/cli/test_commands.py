@@ -28,9 +28,11 @@ from ft_notebooks.cli.commands import SETTINGS_INI, main
 from ft_notebooks.cli.data_preparation import show_row
 from ft_notebooks.cli.demo_task import DEMO_DPO, demo_pairs, demo_scores
 from ft_notebooks.core.fingerprints import data_fingerprint
+from ft_notebooks.core.progress import phase, show_phases
 from ft_notebooks.data.chat_encoding import encode_chat
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.data.read import read_chats
+from ft_notebooks.doctor.findings import Finding
 from ft_notebooks.evaluation.likelihood import perplexity
 from ft_notebooks.evaluation.runner import Evaluation
 from ft_notebooks.inference.generation import generate
@@ -367,6 +369,31 @@ def test_a_command_that_is_interrupted_elsewhere_ends_without_a_traceback(here, 
     with pytest.raises(SystemExit) as e:
         main(["demo"])
     assert e.value.code == 130 and "ft demo: stopped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", [None, 0])
+def test_a_command_that_is_left_before_its_end_has_not_succeeded(here, capsys, monkeypatch, code):
+    def leaves(*args):
+        raise SystemExit(code)
+
+    monkeypatch.setattr("ft_notebooks.cli.demo_task.run_folder", leaves)
+    with pytest.raises(SystemExit) as e:
+        main(["demo"])
+    assert e.value.code == 1 and "ft demo: unexpected SystemExit" in capsys.readouterr().err
+
+
+def test_control_codes_of_rows_and_names_reach_the_terminal_as_symbols(monkeypatch, capsys):
+    monkeypatch.setattr(commands, "_call", lambda args: "done\x1b[2J\n\x9b31m")
+    with show_phases():
+        phase("reading a\x1b]0;b")
+    console.say("system: \x1b[8mhidden\x07\nbe brief")
+    main(["init"])
+    said = capsys.readouterr()
+    assert said.out == "system: ␛[8mhidden␇\nbe brief\ndone␛[2J\n\\u009b31m\n"
+    assert said.err == "reading a␛]0;b ...\n"
+    prompt = {"prompt": [{"role": "user", "content": "hi"}], "expected": "\x1b[2J"}
+    assert show_row(tiny_tokenizer(), prompt).endswith("expected: ␛[2J")
+    assert str(Finding("code", "note", "a\x1b", "b\x1b", "", "", "")).count("␛") == 2
 
 
 def weights(run):

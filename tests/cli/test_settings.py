@@ -68,6 +68,11 @@ def test_files_as_people_write_them(tmp_path, text, expected):
         ("[data]\nevaluation = 0.1", r"\[data\] has no key 'evaluation' in ft_notebooks"),
         ("[model]\nname = %s\nbits = x", "settings.ini:3: bits"),
         ("[sft]\nmax_steps: 3", "parsing errors"),
+        ("[model]\nbits = 8\n[sft] learning_rate = 3e-4", r"ini:3: \[sft\] must stand alone on its line; write 'learn"),
+        (
+            "  [sft]max_steps = [3]",
+            r"ini:1: \[sft\] must stand alone on its line; write 'max_steps = \[3\]' on the next",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(tmp_path, text, message):
@@ -201,3 +206,9 @@ def test_what_is_not_set_is_not_there(tmp_path):
     file.write_text("[lora]\nr = 8\n")
     assert read_settings(file) == {**{section: {} for section in SECTIONS}, "lora": {"r": 8}}
     assert read_settings(file)["lora"] is not read_settings(file)["lora"]
+
+
+def test_a_comment_may_stand_behind_a_header(tmp_path):
+    (tmp_path / "settings.ini").write_text("[sft] # mine\nmax_steps = 3\n[lora]; likewise\nr = 4\n")
+    settings = read_settings(tmp_path / "settings.ini")
+    assert (settings["sft"], settings["lora"]) == ({"max_steps": 3}, {"r": 4})

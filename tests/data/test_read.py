@@ -531,3 +531,18 @@ def test_a_part_that_another_process_renames_in_the_meantime_is_left_alone(on_di
     on_disk.mkdir(parents=True, exist_ok=True)
     (on_disk / "part-renamed").symlink_to("gone")  # it is listed, and is no longer there
     assert len(read_chats([{"prompt": f"{n}", "completion": "b"} for n in range(2000)])) == 2000
+
+
+@pytest.mark.parametrize(
+    "read, named",
+    [
+        (read_chats, {"prompt": "c", "completion": "c"}),
+        (read_chats, {"prompt": "completion"}),
+        (read_preferences, {"prompt": "a", "chosen": "a"}),
+        (read_preferences, {"prompt": "p", "chosen": "a", "rejected": "a"}),
+        (read_preferences, {"rejected": "chosen"}),
+    ],
+)
+def test_one_column_is_not_read_as_two_parts_of_a_row(read, named):
+    with pytest.raises(ValueError, match="^the column '[a-z]+' is named both as '[a-z]+' and as '[a-z]+'; name a"):
+        read([{"a": "x", "c": "y", "p": "z", "chosen": "x", "completion": "y"}], **named)

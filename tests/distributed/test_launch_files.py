@@ -16,6 +16,8 @@ import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
+from ft_notebooks.cli.arguments import parser
+from ft_notebooks.cli.launch import launch_command
 from ft_notebooks.distributed.launch_files import accelerate_config, check_config
 from ft_notebooks.distributed.launcher import host_commands, launch
 from ft_notebooks.distributed.slurm import slurm_job
@@ -244,3 +246,17 @@ def test_a_launch_leaves_the_environment_and_the_handlers_as_they_were(here, mon
     assert launch(["ends.py"], file) == 0
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "x"
     assert os.environ == before and [signal.getsignal(number) for number in numbers] == handlers
+
+
+def test_the_processes_of_ft_launch_import_no_module_that_lies_beside_the_data(here, monkeypatch):
+    (here / "datasets.py").touch()
+    where = "import importlib.util; print(importlib.util.find_spec('datasets').origin)"
+    found = []
+
+    def asked(program, file, **_):  # `-c` and `-m` search the working folder alike
+        found.append(subprocess.run([sys.executable, "-c", where], capture_output=True, text=True).stdout.strip())
+
+    monkeypatch.setattr("ft_notebooks.cli.launch.launch", asked)
+    launch_command(parser().parse_args(["launch", "--processes", "1", "--", "sft", "notes.jsonl"]))
+    assert found[0].endswith("site-packages/datasets/__init__.py")
+    assert "PYTHONSAFEPATH" not in os.environ

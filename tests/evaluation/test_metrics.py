@@ -339,6 +339,7 @@ def test_a_name_that_is_no_scorer_is_told_at_once(tmp_path, name, error):
     "text, error",
     [
         ("def f(:", "raised SyntaxError"),
+        ("raise SystemExit(0)", "raised SystemExit: 0"),
         ("import nowhere_at_all", "raised ModuleNotFoundError: No module named 'nowhere_at_all'"),
     ],
 )

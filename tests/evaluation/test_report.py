@@ -554,6 +554,14 @@ def test_no_text_of_the_training_data_becomes_a_tag(tmp_path, undrawn, text):
     assert sorted(pages[0].tags) == sorted(pages[1].tags)
 
 
+def test_a_report_shows_control_codes_as_symbols_in_both_formats(tmp_path, undrawn):
+    text = "a\x1b[31m\x07\x00\x9b2Jb"
+    report_card({text: stage([0.0, 1.0], names=(text,), generated=text)}, tmp_path, title=text)
+    for file in ("report.md", "report.html"):
+        page = (tmp_path / file).read_text(encoding="utf-8")
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", page) and "␇␀" in page
+
+
 # bad input
 
 

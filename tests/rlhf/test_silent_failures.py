@@ -24,7 +24,7 @@ from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
 from ft_notebooks.rlhf.grpo import grpo_trainer
 from ft_notebooks.rlhf.reward_model import load_reward_model, score_ids
-from ft_notebooks.rlhf.rewards import reward_functions
+from ft_notebooks.rlhf.rewards import Reward, reward_functions
 from ft_notebooks.training.kernel_patching import LabelHead
 
 TOK, HERE = tiny_tokenizer(), Path(__file__).parents[2]
@@ -532,3 +532,12 @@ def test_a_failure_of_which_trl_says_nothing(tmp_path, failure):
 def test_the_table_has_each_failure_once():
     names = [failure.name for failure in TABLE]
     assert len(set(names)) == len(names) and {*names} == {*map(str.strip, FAILURES.strip().splitlines())}
+
+
+def test_a_reward_that_exits_is_an_error_that_names_it():
+    def leaves(generated, expected, example):
+        raise SystemExit
+
+    asked = {"prompts": [[]], "completions": [[{"content": "yes"}]], "completion_ids": [[1]]}
+    with pytest.raises(ValueError, match=r"reward 'leaves', row 0 .*it raised SystemExit\(\)"):
+        Reward("leaves", leaves, [1])(**asked, expected=[""], row=[0])

@@ -12,7 +12,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from ft_notebooks.core.errors import releases
 from ft_notebooks.training.batch_plan import Plan
-from ft_notebooks.training.config import run_config, split_overrides
+from ft_notebooks.training.config import check_hub, run_config, split_overrides
 
 
 @dataclasses.dataclass
@@ -109,7 +109,8 @@ def test_nothing_is_pushed_without_a_login_and_a_new_repository_is_private(monke
     monkeypatch.setattr("ft_notebooks.training.config.get_token", lambda: None)
     with pytest.raises(ValueError, match="there is no login for the hub; run `hf auth login` first"):
         split_overrides(given, SFTConfig, SFTTrainer)
-    split_overrides({**given, "hub_token": "mine"}, SFTConfig, SFTTrainer)
+    monkeypatch.setattr("ft_notebooks.training.config.get_token", lambda: "mine")
+    split_overrides(given, SFTConfig, SFTTrainer)
     made = run_config(SFTConfig, tmp_path, Plan({"use_cpu": True, "bf16": False}, ""), given)
     assert made.hub_private_repo is True
     assert (
@@ -118,3 +119,12 @@ def test_nothing_is_pushed_without_a_login_and_a_new_repository_is_private(monke
         ).hub_private_repo
         is False
     )
+
+
+def test_a_token_is_no_setting_since_the_run_that_holds_it_may_be_uploaded():
+    with pytest.raises(ValueError, match="^hub_token: .*uploaded, with the run; run `hf auth login`") as error:
+        split_overrides({"hub_token": "hf_secret"}, SFTConfig, SFTTrainer)
+    with pytest.raises(ValueError, match="push_to_hub_token: "):
+        check_hub({"push_to_hub_token": "hf_secret"})
+    assert "hf_secret" not in str(error.value)
+    check_hub({"hub_token": None})

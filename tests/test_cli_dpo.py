@@ -58,7 +58,7 @@ def trained(files):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(files)
         said = []
-        patch.setattr(pipeline, "say", lambda *words: said.append(" ".join(map(str, words))))
+        patch.setattr(pipeline, "say", lambda *words, **how: said.append(" ".join(map(str, words))))
         dpo("base", "dpo.max_steps=4", "data.eval=last:6")
     return files / "base", "\n".join(said)
 

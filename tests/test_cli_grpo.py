@@ -228,7 +228,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_weights(trained, here, monkey
 @pytest.mark.parametrize(
     ("rewards", "settings", "said"),
     [
-        ((), {}, "no reward; give one or more: --reward NAME"),
+        ((), {}, "FILE.py:FUNCTION or a run of ft reward: ft grpo chats.jsonl"),
         (("exact_macth",), {}, "did you mean 'exact_match'"),
         (("none.py:f",), {}, "there is no file 'none.py'"),
         (("tidy.py:lowercas",), {}, "no function 'lowercas' in tidy.py; did you mean 'lowercase'?"),

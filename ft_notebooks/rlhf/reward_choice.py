@@ -82,7 +82,8 @@ def choose_rewards(
     if chosen and not any(one.weight for one in chosen):
         raise ValueError(f"--reward {chosen[0].text}: the weight of each reward is 0, so nothing would be learned")
     if not chosen:
-        raise ValueError("no reward; give one or more: --reward NAME, --reward FILE.py:FUNCTION or --reward RUN")
+        kinds = "a scorer's name, FILE.py:FUNCTION or a run of ft reward"
+        raise ValueError(f"no reward; give one or more, each {kinds}: --reward NAME")
     names = [one.name for one in chosen]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(

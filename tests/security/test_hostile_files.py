@@ -245,7 +245,8 @@ def test_a_report_shows_answers_and_stages_as_text(tmp_path):
     assert "onerror=" not in re.sub(r"onerror=alert\(1\)&gt;", "", text)
     unescaped = re.sub(r"\\.", "", markdown)
     assert not re.findall(r"\]\(javascript|<(?!br>)[a-z/!]|\]:", unescaped)
-    assert "49" not in html.unescape(text).replace("{{ 7 * 7 }}", "")
+    words = re.sub(r'"data:image[^"]*"', "", html.unescape(text))  # figures are letters and digits by chance
+    assert "49" not in words.replace("{{ 7 * 7 }}", "")
     assert [p.name for p in tmp_path.iterdir()] == ["card"]
 
 

@@ -2615,6 +2615,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                          'ft_notebooks/loading/simulated_step.py'),
                                                      'ft_notebooks.loading.simulated_step._periods': ( 'package/loading/simulated_step.html#_periods',
                                                                                                        'ft_notebooks/loading/simulated_step.py'),
+                                                     'ft_notebooks.loading.simulated_step._start_autograd': ( 'package/loading/simulated_step.html#_start_autograd',
+                                                                                                              'ft_notebooks/loading/simulated_step.py'),
                                                      'ft_notebooks.loading.simulated_step._step': ( 'package/loading/simulated_step.html#_step',
                                                                                                     'ft_notebooks/loading/simulated_step.py'),
                                                      'ft_notebooks.loading.simulated_step._tensors': ( 'package/loading/simulated_step.html#_tensors',

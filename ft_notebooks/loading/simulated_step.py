@@ -155,9 +155,19 @@ def _earlier_step(model) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     return trained, [t for state in optimizer.state.values() for t in state.values()]
 
 
+def _start_autograd() -> None:
+    """Starts autograd's threads for the devices that there are, unless they run already.
+
+    While tensors have no memory, a CUDA build of torch reports a card even where there is none. Were the threads started
+    then, a fork of this process could run no backward pass any more.
+    """
+    torch.ones(1, requires_grad=True).sum().backward()
+
+
 @contextlib.contextmanager
 def _no_memory(device: str):
     "Tensors have no memory inside the block; for a GPU, TRL's Triton kernels, which allocate nothing, are skipped."
+    _start_autograd()
     with contextlib.ExitStack() as stack:
         for part in ("forward pass", "backward pass", "gradient") if device == "cuda" else ():
             stack.enter_context(replaced(f"a tile's {part}", lambda *args, **kwargs: None))

@@ -158,8 +158,8 @@ def _earlier_step(model) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
 def _start_autograd() -> None:
     """Starts autograd's threads for the devices that there are, unless they run already.
 
-    While tensors have no memory, a CUDA build of torch reports a card even where there is none. Were the threads started
-    then, a fork of this process could run no backward pass any more.
+    While tensors have no memory, a CUDA build of torch reports a card even where there is none. Were the threads
+    started then, a fork of this process could run no backward pass any more.
     """
     torch.ones(1, requires_grad=True).sum().backward()
 

@@ -270,8 +270,14 @@ def test_a_reward_from_which_nothing_can_be_learned_ends_the_run_before_step_1(h
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"prompt": "Count."}, "is text, to which no chat template would be applied"),
-        ({"prompt": [*asked(1), {"role": "assistant", "content": "2"}]}, "the prompt ends with an answer"),
+        ({"prompt": "Count."}, "is text, without the chat template"),
+        (
+            {"prompt": [*asked(1), {"role": "assistant", "content": "2"}]},
+            "the prompt ends with the assistant's message '2'",
+        ),
+        ({"prompt": asked(1), "expected": ["2", "two"]}, "\"expected\" is ['2', 'two']; give the answer as text"),
+        ({"prompt": asked(1), "messages": asked(2)}, "rename the columns messages"),
+        ({"prompt": asked(1), "facts": 2**64}, '"facts" holds 18446744073709551616'),
     ],
 )
 def test_a_prompt_that_cannot_be_answered_is_named_by_its_line(here, capsys, row, said):

@@ -18,7 +18,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.arguments import ArgumentError, as_dataset
-from ..data.read import read_chats, read_preferences
+from ..data.read import read_chats, read_preferences, unchanged
 from .context import Context, Unavailable, existing
 from .findings import LEVELS, Check, Finding
 from .probe import probe_run
@@ -139,7 +139,7 @@ def _conversations(prompts: Dataset) -> Dataset:
         asked, expected, _ = row.pop("prompt"), row.pop("expected"), row.pop("row")
         answer = [{"role": "assistant", "content": expected}] if expected else []
         found.append({"messages": [*asked, *answer], **row})
-    return Dataset.from_list(found)
+    return unchanged(found)
 
 
 def _named(rewards: list[Reward | ModelReward]) -> dict:

@@ -7,6 +7,7 @@ __all__ = ['Scorer', 'normalised_match', 'token_f1', 'exact_match', 'words_in', 
            'number_match', 'length', 'stop_rate', 'repetition', 'find_scorers']
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #64a29e3c
+import contextlib
 import importlib
 import inspect
 import json
@@ -239,7 +240,8 @@ def _from_file(path: str, name: str) -> Callable[[str, str, dict], float]:
         what = "a folder; name a Python file" if Path(path).is_dir() else odd_kind(path)
         raise ValueError(f"scorer {path}:{name}: {f'{path} is {what}' if what else f'there is no file {path!r}'}")
     try:
-        names = runpy.run_path(path)
+        with contextlib.chdir("."):  # which the file may change
+            names = runpy.run_path(path)
     except Terminated:
         raise
     except (Exception, SystemExit) as e:

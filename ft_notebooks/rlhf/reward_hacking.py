@@ -27,13 +27,17 @@ def _measure(model, tok, rows: Dataset, scorers: dict[str, Scorer], max_new_toke
     "The mean of each scorer over greedy answers to the rows' prompts, and the first answer."
     with keep_random_state():
         found = answers(model, tok, rows["prompt"][:], max_new_tokens, progress=False)
-    line = {"answers": len(rows), "text": found[0]["text"]}
-    for name, scorer in scorers.items():
-        examples = ({**row, "ended": answer["ended"], "tokens": answer["tokens"]} for row, answer in zip(rows, found))
-        values = [float(scorer(a["text"], row["expected"], row)) for a, row in zip(found, examples)]
-        line[name] = sum(values) / len(values)
-        if not math.isfinite(line[name]):
-            raise ValueError(f"the held-out scorer {name!r} has the mean {line[name]}; it must return finite numbers")
+        line = {"answers": len(rows), "text": found[0]["text"]}
+        for name, scorer in scorers.items():
+            examples = (
+                {**row, "ended": answer["ended"], "tokens": answer["tokens"]} for row, answer in zip(rows, found)
+            )
+            values = [float(scorer(a["text"], row["expected"], row)) for a, row in zip(found, examples)]
+            line[name] = sum(values) / len(values)
+            if not math.isfinite(line[name]):
+                raise ValueError(
+                    f"the held-out scorer {name!r} has the mean {line[name]}; it must return finite numbers"
+                )
     return line
 
 

@@ -6,10 +6,12 @@
 __all__ = ['RewardLike', 'read_prompts', 'Reward', 'ModelReward', 'reward_functions', 'first_rewards']
 
 # %% ../../nbs/package/rlhf/rewards.ipynb #0940eedb
+import contextlib
+import copy
 import numbers
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from datasets import Dataset
@@ -17,86 +19,65 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.errors import Terminated
-from ..data.read import read_chats
+from ..core.random_state import keep_random_state
+from ..data.read import read_chats, unchanged
 from ..evaluation.likelihood import last_turns
 from ..evaluation.metrics import Scorer, find_scorers
 from ..inference.generation import encode_prompts, stop_tokens
 from .advantages import group_advantages
+from .prompt_rows import OWN_COLUMNS, prompt_row
 from .reward_model import check_reward_model, score_ids
 
 # %% ../../nbs/package/rlhf/rewards.ipynb #177c859d
-def _check_prompt(i: int, prompt, expected) -> None:
-    "`ValueError` for a prompt other than messages that end with the user's, and for an answer other than text."
-    where, found = f"row {i} (counted from 0)", None
-    if isinstance(prompt, str):
-        found = f"{prompt[:60]!r} is text, without the chat template"
-    elif not prompt:
-        found = "has no message"
-    elif not all(isinstance(m, dict) and m.get("role") and isinstance(m.get("content"), str) for m in prompt):
-        found = f"must be a list of messages, got {prompt!r:.80}"
-    elif prompt[-1]["role"] == "assistant":
-        found = f"ends with the answer {prompt[-1]['content'][:60]!r}"
-    elif prompt[-1]["role"] not in ("user", "tool"):
-        found = f"ends with a message of the role {prompt[-1]['role']!r}"
-    if found:
-        raise ValueError(
-            f'{where}: the prompt {found}; end it with the user\'s message: [{{"role": "user", "content": ...}}], and '
-            'put the answer in the column "expected", or give chats as "messages", whose last answer is removed'
-        )
-    if not isinstance(expected, str):
-        raise ValueError(f'{where}: "expected" is {expected!r:.60}; give the answer as text, or leave it out')
-
-
-_OWN = {"completions", "completion_ids", "prompts", "trainer_state", "log_extra", "log_metric"}  # arguments of TRL's
-_OWN |= {"ended", "tokens", "tools", "image", "images"}
-
-
 def read_prompts(
     dataset: Dataset,  # Chats ("messages", or a format of `read_chats`), or "prompt": messages that end with a user's
 ) -> Dataset:  # "prompt", "expected" (text, empty without an answer), "row" (its number), and the other columns
     "The prompts of the rows, without their answers; raises `ValueError` for text and for a prompt with its answer."
     if "prompt" not in dataset.column_names or "completion" in dataset.column_names:
         chats = read_chats(dataset)
-        turns = last_turns(chats)
-        found = [
-            {"prompt": messages[:turn], "expected": messages[turn]["content"]}
-            for messages, turn in zip(chats["messages"], turns)
-        ]
+        asked = [messages[:turn] for messages, turn in zip(chats["messages"], last_turns(chats))]
+        said = [messages[turn] for messages, turn in zip(chats["messages"], last_turns(chats))]
+        answers = [message.get("content") or message["tool_calls"] for message in said]
         others = chats.remove_columns("messages")
     else:
-        given = dataset["expected"][:] if "expected" in dataset.column_names else [""] * len(dataset)
-        texts = ("" if text is None else text for text in given)
-        found = [{"prompt": prompt, "expected": text} for prompt, text in zip(dataset["prompt"], texts)]
+        asked = dataset["prompt"][:]
+        answers = dataset["expected"][:] if "expected" in dataset.column_names else [None] * len(dataset)
         others = dataset.remove_columns({"prompt", "expected"} & {*dataset.column_names})
-    for i, row in enumerate(found):
-        _check_prompt(i, **row)
-    names = sorted(_OWN & {*others.column_names})
+    places = [f"row {i} (counted from 0)" for i in range(len(dataset))]
+    found = [prompt_row(*row) for row in zip(places, asked, answers)]
+    names = sorted(OWN_COLUMNS & {*others.column_names})
     if "row" in others.column_names and others["row"][:] != list(range(len(others))):
         names.append("row")
     if names:
         raise ValueError(f"rename the columns {', '.join(names)}: a reward gets other values by these names")
-    extra = ({name: others[name][i] for name in others.column_names} for i in range(len(found)))
-    return Dataset.from_list([{**own, **row, "row": i} for i, (row, own) in enumerate(zip(found, extra))])
+    own = others.to_list() if others.column_names else [{}] * len(found)
+    return unchanged([{**others, **row, "row": i} for i, (row, others) in enumerate(zip(found, own))])
 
 # %% ../../nbs/package/rlhf/rewards.ipynb #109cb111
 def _score_of(name: str, score: Scorer, text: str, expected: str, example: dict) -> float:
     "A finite number; `ValueError` with reward, row and answer otherwise."
     where = f"reward {name!r}, row {example['row']} (counted from 0), answer {text[:60]!r}"
     try:
-        value = score(text, expected, example)
+        value = score(text, expected, copy.deepcopy(example))  # else an edit would be seen by later calls
     except Terminated:
         raise
     except (Exception, SystemExit) as e:
         columns = ", ".join(key for key in example if key not in ("row", "ended", "tokens"))
         raise ValueError(f"{where}: it raised {e!r:.200}; the row has the columns {columns}") from e
-    number = isinstance(value, numbers.Real) or getattr(value, "ndim", None) == 0
-    if not number or not abs(value) < torch.finfo(torch.float32).max:  # in which TRL computes
+    number: Any = value.item() if getattr(value, "ndim", None) == 0 else value  # of NumPy or PyTorch
+    if (
+        not isinstance(number, numbers.Real) or not abs(number) < torch.finfo(torch.float32).max
+    ):  # in which TRL computes
         raise ValueError(f"{where}: it returned {value!r:.80}; a reward must be one finite number for each answer")
-    return float(value)
+    return float(number)
 
 
 class Reward:
-    "A reward function for `reward_funcs` of `trl.GRPOTrainer` and `trl.RLOOTrainer`, made of a scorer."
+    """A reward function for `reward_funcs` of `trl.GRPOTrainer` and `trl.RLOOTrainer`, made of a scorer.
+
+    A scorer gets a copy of the row; the random state and the working folder are those from before the call again. What
+    it reads beside the row, such as a file, must be the same when the run is resumed: nothing records it.
+    """
 
     def __init__(
         self,
@@ -109,10 +90,12 @@ class Reward:
     def __call__(self, prompts, completions, completion_ids, **columns) -> list[float]:
         lists = {name: values for name, values in columns.items() if isinstance(values, list)}
         found = []
-        for i, (completion, ids) in enumerate(zip(completions, completion_ids)):
-            example = {name: values[i] for name, values in lists.items()}
-            example |= {"prompt": prompts[i], "ended": ids[-1] in self.ends, "tokens": len(ids)}
-            found.append(_score_of(self.__name__, self.score, completion[0]["content"], example["expected"], example))
+        with keep_random_state(), contextlib.chdir("."):
+            for i, (completion, ids) in enumerate(zip(completions, completion_ids)):
+                example = {name: values[i] for name, values in lists.items()}
+                example |= {"prompt": prompts[i], "ended": ids[-1] in self.ends, "tokens": len(ids)}
+                answer, expected = completion[0]["content"], example["expected"]
+                found.append(_score_of(self.__name__, self.score, answer, expected, example))
         return found
 
 # %% ../../nbs/package/rlhf/rewards.ipynb #68acb622

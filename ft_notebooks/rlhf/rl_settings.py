@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOConfig, RLOOConfig
 
 from ..core.arguments import check_counts
-from ..data.read import read_chats
+from ..data.read import read_chats, unchanged
 from ..inference.generation import encode_prompts
 from ..training.batch_plan import Plan, plan
 from ..training.config import run_config
@@ -95,7 +95,7 @@ def read_rl_rows(
     "Chats as `read_chats` reads them; rows with a prompt alone as they are."
     alone = isinstance(rows, list) and rows and all(isinstance(row, dict) and "prompt" in row for row in rows)
     if alone and not any({"completion", "messages"} & row.keys() for row in rows):
-        return Dataset.from_list(rows)
+        return unchanged(rows)
     return read_chats(rows)
 
 

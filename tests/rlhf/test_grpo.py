@@ -4,6 +4,8 @@ import contextlib
 import copy
 import io
 import math
+import os
+import random
 
 import datasets
 import pytest
@@ -143,6 +145,26 @@ def test_weights_count_and_each_reward_has_its_own_name_in_the_log(tmp_path):
     quietly(trainer.train)
     [entry] = [e for e in trainer.state.log_history if "reward" in e]
     assert entry["reward"] == pytest.approx(entry["rewards/letters/mean"] - 0.5 * entry["rewards/size/mean"], abs=1e-5)
+
+
+def test_a_reward_that_seeds_edits_its_row_and_changes_the_folder_changes_no_step(tmp_path):
+    rows = [{**row, "seen": []} for row in PROMPTS]
+
+    def careless(generated, expected, example):
+        random.seed(0), torch.manual_seed(0), os.chdir(tmp_path)
+        example["seen"].append(generated)
+        return lowercase(generated, expected, example) + len(example["seen"])
+
+    def plain(generated, expected, example):
+        return lowercase(generated, expected, example) + 1
+
+    before, ends = os.getcwd(), []
+    for name, reward in (("careless", careless), ("plain", plain)):
+        trainer = made(tmp_path / name, data=rows, rewards={"reward": reward})
+        quietly(trainer.train)
+        ends.append({key: value.clone() for key, value in trainer.model.state_dict().items()})
+    assert os.getcwd() == before
+    assert_close(*ends, rtol=0, atol=0)
 
 
 def test_an_evaluation_during_the_run_is_logged_and_changes_no_weight(tmp_path):

@@ -508,7 +508,7 @@ TABLE = [
             proved("tests/test_cli_grpo.py", '{"reward.png"', 'not (run / "loss.png").exists()')),
     # prompts and sampling
     Failure("the answer in the prompt", answer_is_shown,
-            refused("the prompt ends with the answer 'four'", score, [{"prompt": CHAT}] * 2)),
+            refused("the prompt ends with the assistant's message 'four'", score, [{"prompt": CHAT}] * 2)),
     Failure("a prompt without the chat template", no_template,
             refused("the prompt 'say one' is text, without the chat template", score, [{"prompt": "say one"}] * 2)),
     Failure("answers from another distribution", entropy_of_all_tokens,

@@ -876,6 +876,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'ft_notebooks/data/deduplication.py'),
                                                  'ft_notebooks.data.deduplication._is_filled': ( 'package/data/deduplication.html#_is_filled',
                                                                                                  'ft_notebooks/data/deduplication.py'),
+                                                 'ft_notebooks.data.deduplication._joined': ( 'package/data/deduplication.html#_joined',
+                                                                                              'ft_notebooks/data/deduplication.py'),
                                                  'ft_notebooks.data.deduplication._near_pairs': ( 'package/data/deduplication.html#_near_pairs',
                                                                                                   'ft_notebooks/data/deduplication.py'),
                                                  'ft_notebooks.data.deduplication._nearest_share': ( 'package/data/deduplication.html#_nearest_share',

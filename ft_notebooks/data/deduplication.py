@@ -12,8 +12,9 @@ import random
 import re
 import unicodedata
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import cache
-from itertools import chain, combinations
+from itertools import chain
 
 import numpy as np
 from datasets import Dataset, DatasetDict
@@ -91,46 +92,68 @@ def _shingles(texts: list[str]) -> csr_array:
 _HASHES = 128  # per text, cut into bands: two texts with an equal band share a bucket
 
 
-def _candidate_pairs(runs: csr_array, near: float) -> np.ndarray:
-    "Sorted pairs i < j of texts that share a bucket, [P, 2]; misses one in a million pairs above `near`."
+_BLOCK = 1000  # pairs that are compared at a time
+
+
+def _candidate_pairs(runs: csr_array, near: float) -> Iterator[np.ndarray]:
+    "Blocks [2, P] of the pairs i < j of texts that share a bucket, by i; misses one in a million pairs above `near`."
     columns = (runs.indices[a:b].tolist() for a, b in zip(runs.indptr, runs.indptr[1:]))
     hashes = np.array([m.hashvalues for m in MinHash.generator(columns, num_perm=_HASHES, hashfunc=int)])
     length = max(r for r in range(1, 17) if (1 - near**r) ** (_HASHES // r) < 1e-6)  # hashes per band
     with_runs = runs.sum(axis=1).nonzero()[0].tolist()  # a text without shingles has no near-duplicate
-    met: set[tuple[int, int]] = set()
+    shared = defaultdict(list)  # text -> its buckets; a bucket has at most √N texts, since all have one shingle
     for start in range(0, _HASHES - length + 1, length):
         buckets = defaultdict(list)
         for i in with_runs:
             buckets[hashes[i, start : start + length].tobytes()].append(i)
         for bucket in buckets.values():
-            met.update(combinations(bucket, 2))
-    return np.array(sorted(met), int).reshape(-1, 2)
+            for i in bucket if len(bucket) > 1 else ():
+                shared[i].append(bucket)
+    block: list[tuple[int, int]] = []
+    for i in sorted(shared):
+        block += [(i, j) for j in sorted(set().union(*shared[i])) if j > i]
+        if len(block) >= _BLOCK:
+            yield np.array(block).T
+            block = []
+    if block:
+        yield np.array(block).T
 
 # %% ../../nbs/package/data/deduplication.ipynb #235f4487
+def _joined(labels: np.ndarray, i, j) -> np.ndarray:
+    "The labels [N] of texts, with one label for those of each pair."
+    graph = coo_array((np.ones(len(i)), (labels[i], labels[j])), shape=(len(labels), len(labels)))
+    return connected_components(graph, directed=False)[1][labels]
+
+
 def _near_pairs(
     texts: list[str],  # All different
     near: float,  # The lowest Jaccard similarity, from 0.5 to 1
-) -> list[tuple[int, int, float]]:  # Indices i < j of two texts, and their similarity
+    chains: bool = False,  # Leave out pairs of texts that other pairs already join
+) -> Iterator[tuple[int, int, float]]:  # Indices i < j of two texts, and their similarity
     "The pairs with at least this similarity, and their exact similarity; one in a million may be missing."
-    runs, pairs = _shingles(texts), []
-    sizes, met = runs.sum(axis=1), _candidate_pairs(runs, near)
-    for start in range(0, len(met), 10_000):
-        i, j = met[start : start + 10_000].T
+    runs, labels = _shingles(texts), np.arange(len(texts))
+    sizes = runs.sum(axis=1)
+    for i, j in _candidate_pairs(runs, near):
+        if chains:
+            apart = labels[i] != labels[j]
+            i, j = i[apart], j[apart]
         both = runs[i].multiply(runs[j]).sum(axis=1)
         alike = both / (sizes[i] + sizes[j] - both)
-        pairs += [pair for pair in zip(i.tolist(), j.tolist(), alike.tolist()) if pair[2] >= near]
-    return pairs
+        close = alike >= near
+        if chains and close.any():
+            labels = _joined(labels, i[close], j[close])
+        yield from zip(i[close].tolist(), j[close].tolist(), alike[close].tolist())
 
 # %% ../../nbs/package/data/deduplication.ipynb #32b9606b
-def _duplicates(texts: list[str], near: float | None) -> tuple[list[int], list[tuple[int, int, float]]]:
+def _duplicates(texts: list[str], near: float | None, chains: bool = False) -> tuple[list[int], Iterator]:
     "The first occurrence of each text, and the pairs i < j of first occurrences that are near-duplicates."
     if near is not None and not 0.5 <= near <= 1:
         raise ValueError(f"near must be from 0.5 to 1, or None for equal texts only, got {near!r}; 0.8 is usual")
     places: dict[str, int] = {}
     firsts = [places.setdefault(text, i) for i, text in enumerate(texts)]
     at = list(places.values())
-    pairs = _near_pairs(list(places), near) if near is not None and len(at) > 1 else []
-    return firsts, [(at[i], at[j], alike) for i, j, alike in pairs]
+    pairs = _near_pairs(list(places), near, chains) if near is not None and len(at) > 1 else ()
+    return firsts, ((at[i], at[j], alike) for i, j, alike in pairs)
 
 # %% ../../nbs/package/data/deduplication.ipynb #45f49324
 def _counts(prompts: list[str], wholes: list[str], groups: list[list[int]], near: float | None, grown: int) -> str:
@@ -155,13 +178,12 @@ def _counts(prompts: list[str], wholes: list[str], groups: list[list[int]], near
 def _groups(dataset: Dataset, near: float | None) -> tuple[list[list[int]], str]:
     "The groups of rows that belong together, ordered by their first row, and the counts in words."
     n, (prompts, wholes, turns) = len(dataset), _prompts_and_wholes(dataset)
-    firsts, pairs = _duplicates(prompts, near)
+    firsts, pairs = _duplicates(prompts, near, chains=True)
     if near is not None:
-        pairs = pairs + _duplicates(wholes, near)[1]
+        pairs = chain(pairs, _duplicates(wholes, near, chains=True)[1])
     grown = beginnings(turns)
-    tied = np.array([*enumerate(firsts), *((i, j) for i, j, _ in pairs), *grown]).reshape(-1, 2).T
-    graph = coo_array((np.ones(tied.shape[1]), tied), shape=(n, n))
-    _, labels = connected_components(graph, directed=False)
+    tied = np.array([*enumerate(firsts), *((i, j) for i, j, _ in pairs), *grown], int).reshape(-1, 2).T
+    labels = _joined(np.arange(n), *tied)
     groups = defaultdict(list)
     for i, label in enumerate(labels.tolist()):
         groups[label].append(i)

@@ -37,13 +37,19 @@ def model_folder(
 
 # %% ../../nbs/package/checkpointing/finished_runs.ipynb #0f83b03c
 _COMMANDS = ("sft", "dpo", "reward", "grpo", "demo")
-_KINDS = {"model.name": str, "model.bits": int, "data": dict | None, "system": str | None, "history": list}
+_KINDS = {"model.name": str, "model.bits": int, "data": dict | None, "system": str | None}
+
+
+def _holds(values, kind: type) -> bool:
+    return isinstance(values, list) and all(isinstance(value, kind) for value in values)
 
 
 def _check_record(folder: Path, known: dict) -> None:
     "Raises `ValueError` for a record that no run has written: its values become names of files, and settings."
     odd = [key for key, kind in _KINDS.items() if not isinstance(known[key], kind)]
     odd += ["command"] * (known["command"] not in _COMMANDS)
+    lists = {"history": dict, "grpo.rewards": str}
+    odd += [key for key, kind in lists.items() if not _holds(known.get(key, []), kind)]
     if odd:
         said = f"{odd[0]} is {known[odd[0]]!r:.60}"
         raise ValueError(f"the record of {folder} was changed: {said}; restore run.json and metrics.json")

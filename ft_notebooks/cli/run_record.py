@@ -53,7 +53,7 @@ def _share_error(rule: str, failure: NoSplit) -> str:
 # %% ../../nbs/package/cli/run_record.ipynb #fbdfc1cf
 def held_out(
     chats,  # A `Dataset` of conversations or of pairs
-    rule: str | None,  # A file, a share such as "0.1", "last:N", or "none"
+    rule: str | None,  # A file, a share such as "0.1" or "10%", "last:N", or "none"
     seed: int = 0,  # Seed of the random choice, where the rule is a share
     data: dict | None = None,  # The section `[data]`, which may rename columns
     stage: str | None = None,  # By which a file is read; None: "sft" for conversations, "dpo" for pairs
@@ -69,10 +69,12 @@ def held_out(
     if rule.startswith("last:"):
         return _last(chats, rule)
     try:
-        share = float(rule)
+        share = float(rule.removesuffix("%")) / (100 if rule.endswith("%") else 1)
     except ValueError:
         held = read_stage(stage or ("sft" if "messages" in chats.column_names else "dpo"), rule, data)
         return _without(chats, held), held
+    if not 0 < share < 1:
+        raise ValueError(f"data.eval={rule}: write a share between 0 and 1, such as 0.1, or last:N for the last N rows")
     try:
         parts = split(chats, share, seed)
     except NoSplit as e:

@@ -100,7 +100,8 @@ def as_dataset(
         return Dataset.from_list(dataset)
     if isinstance(dataset, (str, os.PathLike, list)):
         return read(dataset)
-    cure = _cure(_DATASET_CURES, dataset, "give Dataset.from_list(rows)")
+    otherwise = "give list(rows), or of a DataFrame Dataset.from_pandas(table)"
+    cure = _cure(_DATASET_CURES, dataset, otherwise)
     raise ArgumentError(where, name, "a datasets.Dataset, a path or a list of rows", dataset, cure)
 
 # %% ../../nbs/package/core/arguments.ipynb #6079fb38

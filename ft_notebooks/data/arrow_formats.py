@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .messages import SPEAKERS, turn_order_defects
+from .readers import misspelt
 
 # %% ../../nbs/package/data/arrow_formats.ipynb #3dcf6b48
 def _as_texts(column: pa.Array) -> pa.Array | None:
@@ -101,7 +102,7 @@ def plain_chats(
     columns = {name: column for name, column in columns.items() if not _is_absent(column)}
     given = [name for name in ("messages", "conversations", "completion", "instruction") if name in columns]
     beside = [columns[name] for name in ("system", "tools", "history") if name in columns]
-    if len(given) != 1 or not all(map(_is_empty, beside)):
+    if len(given) != 1 or not all(map(_is_empty, beside)) or misspelt(columns):
         return None
     if "text" in columns and given != ["instruction"]:
         return None

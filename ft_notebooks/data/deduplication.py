@@ -177,7 +177,8 @@ def _counts(prompts: list[str], wholes: list[str], groups: list[list[int]], near
 # %% ../../nbs/package/data/deduplication.ipynb #74088ced
 def _groups(dataset: Dataset, near: float | None) -> tuple[list[list[int]], str]:
     "The groups of rows that belong together, ordered by their first row, and the counts in words."
-    n, (prompts, wholes, turns) = len(dataset), _prompts_and_wholes(dataset)
+    prompts, wholes, turns = _prompts_and_wholes(dataset)
+    n = len(dataset)
     firsts, pairs = _duplicates(prompts, near, chains=True)
     if near is not None:
         pairs = chain(pairs, _duplicates(wholes, near, chains=True)[1])
@@ -297,8 +298,8 @@ def overlap(
     `overlap(test, train)` lists the rows of `train` that `test` has.
     Raises `ValueError` if `near` is out of range or a column of `read_chats` and `read_preferences` is missing.
     """
-    n = len(train)
     ours, theirs = _prompts_and_wholes(train), _prompts_and_wholes(test)
+    n = len(train)
     prompts, wholes, turns = ours[0] + theirs[0], ours[1] + theirs[1], ours[2] + theirs[2]
     best: dict[int, tuple[int, float]] = {}
     for texts in (wholes, prompts):  # an equal row is named before an equal prompt

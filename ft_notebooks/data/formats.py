@@ -22,6 +22,7 @@ from ft_notebooks.data.messages import (
     read_turns,
     turn_order_defects,
 )
+from .readers import misspelt
 
 # %% ../../nbs/package/data/formats.ipynb #c822b7f2
 _ALPACA = 'an alpaca row needs "instruction" and "output"'
@@ -41,7 +42,7 @@ def _alpaca_prompt(row: dict) -> tuple[list[dict], list[str]]:
             defects.append(f'turn {i} of "history" is {short(pair)}; it must be [question, answer]')
             continue
         for role, key in (("user", "question"), ("assistant", "answer")):
-            text, found = read_text(dict(zip(("question", "answer"), pair)), key, "")
+            text, found = read_text(dict(zip(("question", "answer"), pair)), key, "it must be [question, answer]")
             messages.append({"role": role, "content": text})
             defects += [f'turn {i} of "history": {defect}' for defect in found]
     return [*messages, {"role": "user", "content": f"{instruction}\n\n{given}" if given else instruction}], defects
@@ -89,6 +90,11 @@ def _not_a_row(row: Any, formats: str) -> list[str]:
     return [] if isinstance(row, dict) else [f"the row is {short(row)}; it must be an object, {formats}"]
 
 
+def _misspelt(row: dict) -> list[str]:
+    "A defect for each column that differs from one of ours by case or spaces alone."
+    return [f'the key {json.dumps(key)[:40]} is not read; write "{key.strip().lower()}"' for key in misspelt(row)]
+
+
 def _ambiguous_columns(row: dict, columns: list[str]) -> list[str]:
     "A defect for each column after the first, since only one can be the conversation."
     given = [key for key in columns if row.get(key) is not None]
@@ -134,6 +140,8 @@ def _text_hint(text: Any) -> str:
 
 def _column_hint(row: dict, ours: tuple[str, ...]) -> str:
     "A hint how to name the columns of an unknown format; empty if the row has too few texts."
+    if {"role", "content"} <= row.keys() or {"from", "value"} <= row.keys():
+        return '; the row is one message: write all messages of a conversation as the list "messages" of one row'
     wanted = [key for key in ours if row.get(key) is None]
     joined = next((mark for mark in (";", "\t", "|") if len(row) == 1 and mark in str(next(iter(row)))), None)
     if joined:
@@ -179,7 +187,11 @@ def as_chat(
         return {}, unread
     columns = ["messages", "conversations", "completion", "instruction"]
     if not (given := [key for key in columns if row.get(key) is not None]):
-        naming = _pair_hint(row) or _column_hint(row, ("prompt", "completion"))
+        naming = (
+            _pair_hint(row)
+            or _column_hint(row, ("prompt", "completion"))
+            or "".join(f"; {defect}" for defect in _misspelt(row))
+        )
         return {}, [f"the row has the keys {short(list(row))}; it must be {_CHAT}{naming}"]
     defects = _ambiguous_columns(row, given if given == ["instruction"] else [*given, "text"])
     messages, found = _prompt_messages(row, "prompt" if given[0] == "completion" else given[0])
@@ -187,7 +199,7 @@ def as_chat(
     messages, wrong = _with_system(row, [*messages, *after])
     tools, lost = _tools(row)
     found = found + more or turn_order_defects([message["role"] for message in messages])
-    defects += found + wrong + lost
+    defects += _misspelt(row) + found + wrong + lost
     return {"messages": messages, **({"tools": tools} if tools else {})}, defects
 
 # %% ../../nbs/package/data/formats.ipynb #e61ae207
@@ -258,7 +270,7 @@ def as_preference(
         order = turn_order_defects([message["role"] for message in [*prompt, *answer]])
         found = found or [f'in "{key}", {defect}' for defect in order]
     pair = {"prompt": prompt, "chosen": chosen, "rejected": rejected, **({"tools": tools} if tools else {})}
-    return pair, _ambiguous_columns(row, given) + found + more + wrong
+    return pair, _ambiguous_columns(row, given) + _misspelt(row) + found + more + wrong
 
 # %% ../../nbs/package/data/formats.ipynb #613daed3
 _VALUE = re.compile(r'\(.*?\)(?=, which would be lost)|(?<=the "content" ).*?(?=; it must be a text)')

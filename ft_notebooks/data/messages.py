@@ -222,6 +222,10 @@ def read_optional_text(
     return ("", []) if value is None or (isinstance(value, str) and not value.strip()) else read_text(row, key, "")
 
 # %% ../../nbs/package/data/messages.ipynb #f36c95c2
+def _holds_turns(text: str) -> bool:
+    return is_transcript(text) or bool(_LISTED.match(text))
+
+
 def read_turns(
     row: dict,
     key: str,  # The column, which is there: a text, a message, or a list of messages
@@ -229,7 +233,7 @@ def read_turns(
 ) -> tuple[list[dict], list[str]]:  # (messages, defects)
     "The messages in a column of any of the three forms; a text that holds a list, or a transcript of HH, is parsed."
     value = row[key]
-    if isinstance(value, str) and not is_transcript(value) and not _LISTED.match(value):
+    if not isinstance(value, (dict, list)) and not (isinstance(value, str) and _holds_turns(value)):
         text, defects = read_text(row, key, "")
         return [{"role": role, "content": text}], defects
     return read_messages([value] if isinstance(value, dict) else value, key)

@@ -52,7 +52,7 @@ def _exact_number(found: re.Match) -> str:
 def _json_text(value: Any) -> str | None:
     "The value as JSON text that `datasets.Json` reads back unchanged; None if that is impossible."
     with suppress(ValueError, TypeError, OverflowError, RecursionError):
-        text = json.dumps(value, ensure_ascii=False)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
         if json.dumps(Json().decode_example(text), ensure_ascii=False) == text:
             return text
         respelled = _TEXT_OR_NUMBER.sub(_exact_number, text)  # seldom needed, and slow
@@ -140,8 +140,10 @@ def _tables(
     "The rows in batches; raises `ValueError` at the end, with all defects, if there are any."
     defects = Defects()
     for batch in batches:
-        table = batch.table() if as_column else None
-        column = None if as_column is None or table is None else as_column(table)
+        table, column = batch.table() if as_column else None, None
+        if as_column is not None and table is not None:
+            with suppress(pa.ArrowInvalid):  # a text that is not UTF-8, which reading row by row names
+                column = as_column(table)
         if column is not None and not defects.times:
             yield pa.table([column], schema=schema)
         elif column is None:

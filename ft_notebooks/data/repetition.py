@@ -44,6 +44,8 @@ def _text(message: dict) -> str:
 
 def _conversations(rows: Dataset) -> list[list[list[str]]]:
     "For each row its conversations as texts of messages: one, or of a pair two."
+    if not isinstance(rows, Dataset):
+        raise ValueError(f"cannot count in a {type(rows).__name__}; pass what read_chats or read_preferences returned")
     rows = rows.with_format(None)
     if "messages" in rows.column_names:
         return [[list(map(_text, chat))] for chat in rows["messages"]]

@@ -18,6 +18,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..core.arguments import as_dataset
 from ..core.errors import Terminated
 from ..core.random_state import keep_random_state
 from ..data.read import read_chats, unchanged
@@ -27,12 +28,14 @@ from ..inference.generation import encode_prompts, stop_tokens
 from .advantages import group_advantages
 from .prompt_rows import OWN_COLUMNS, prompt_row
 from .reward_model import check_reward_model, score_ids
+from .rl_settings import read_rl_rows
 
 # %% ../../nbs/package/rlhf/rewards.ipynb #177c859d
 def read_prompts(
-    dataset: Dataset,  # Chats ("messages", or a format of `read_chats`), or "prompt": messages that end with a user's
+    dataset: Dataset | str | Path | list,  # Chats, or rows with "prompt": messages that end with a user's
 ) -> Dataset:  # "prompt", "expected" (text, empty without an answer), "row" (its number), and the other columns
     "The prompts of the rows, without their answers; raises `ValueError` for text and for a prompt with its answer."
+    dataset = as_dataset(dataset, read_rl_rows, "read_prompts")
     if "prompt" not in dataset.column_names or "completion" in dataset.column_names:
         chats = read_chats(dataset)
         asked = [messages[:turn] for messages, turn in zip(chats["messages"], last_turns(chats))]

@@ -76,7 +76,11 @@ def encoded(
 
     def one(dataset, name):
         try:
-            rows = as_dataset(dataset, read, where, name) if dataset else []
+            rows = (
+                []
+                if dataset is None or isinstance(dataset, list) and not dataset
+                else as_dataset(dataset, read, where, name)
+            )
             if not len(rows):
                 raise ValueError("it has no rows; give some, or leave it out")
             return encode(rows)

@@ -149,7 +149,7 @@ NO_CHAT = {
         "prompt": "a",
         "completion": json.dumps([ANSWER]).replace("[", "[\0"),
     },
-    '"completion" is 3; it must be a list of messages': {"prompt": "a", "completion": 3},
+    'the row has the "completion" 3; it must be a text': {"prompt": "a", "completion": 3},
     'message 2 has no "value"; every message needs "from" and "value"': {
         "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt"}]
     },
@@ -310,7 +310,7 @@ NO_PAIR = {
     'message 1 of "chosen" has no "content"': {"prompt": "a", "chosen": [{"role": "assistant"}], "rejected": "b"},
     'the row has a blank "rejected"': {"prompt": "a", "chosen": "b", "rejected": " "},
     'the row has a blank "prompt"': {"prompt": "", "chosen": "b", "rejected": "c"},
-    '"chosen" is 3; it must be a list of messages': {"prompt": "a", "chosen": 3, "rejected": "c"},
+    'the row has the "chosen" 3; it must be a text': {"prompt": "a", "chosen": 3, "rejected": "c"},
     '"tools" is 3; it must be a list of tools': {**WANTED, "tools": 3},
 }
 

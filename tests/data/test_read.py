@@ -196,7 +196,7 @@ def test_a_broken_row_is_named_by_its_place_in_a_file_and_in_a_list(write, words
         ("a.jsonl", b"\xef\xbb\xbf\n\r\n", "a.jsonl: no rows; a row is"),
         ("a.jsonl", b"{}\n{}\n\xe9", "a.jsonl:3: the byte 0xe9 is not UTF-8; save the file as UTF-8"),
         ("a.jsonl", b"\xef\xbb\xbf{}\n\xe9", "a.jsonl:2: the byte 0xe9"),
-        ("a.jsonl", json.dumps(CHAT).encode("utf-16"), "a.jsonl:1: the byte 0xff is not UTF-8"),
+        ("a.jsonl", json.dumps(CHAT).encode("utf-16"), "a.jsonl: the file is text in UTF-16; save it as UTF-8"),
         ("a.csv", "messages\n", "a.csv: no rows; a row is"),
         ("a.csv", "", "a.csv: no rows; a row is"),
         (
@@ -209,7 +209,7 @@ def test_a_broken_row_is_named_by_its_place_in_a_file_and_in_a_list(write, words
         (
             "a.jsonl.gz",
             b"\x1f\x8b",
-            "a.jsonl.gz: .gz; only .json, .jsonl, .csv and .parquet are read, so convert the file",
+            "a.jsonl.gz: the file is compressed by gzip; unpack it with gunzip",
         ),
         ("rows", "[]", "rows: no suffix; only .json, .jsonl, .csv and .parquet are read, so convert the file"),
     ],

@@ -53,7 +53,7 @@ def test_a_path_a_list_and_other_formats_are_read_where_chats_are_encoded(tmp_pa
         ),
         (
             lambda: encode_chats(TOK, DatasetDict(train=CHATS)),
-            "cannot read a DatasetDict; pass a path, a list of rows or",
+            "cannot read a DatasetDict; pass a path, a list of rows",
         ),
         (lambda: encode_chats(TOK, (row for row in CHATS)), "cannot read a generator"),
         (

@@ -160,6 +160,12 @@ def _column_hint(row: dict, ours: tuple[str, ...]) -> str:
     return f"; or name its columns, such as {python} (in ft, {settings})"
 
 # %% ../../nbs/package/data/formats.ipynb #b4bc82dd
+def _prompt_hint(row: dict) -> str:
+    "Of a prompt without an answer: the command for it; empty for any other row."
+    alone = isinstance(row.get("prompt"), list) and not {"completion", "chosen", "rejected"} & row.keys()
+    return "; these are prompts, which ft grpo trains on (in Python, grpo_trainer)" if alone else ""
+
+
 def _pair_hint(row: dict) -> str:
     "Of a preference pair: the commands for it, and how its better answers are trained; empty for any other row."
     better, worse = (
@@ -187,11 +193,8 @@ def as_chat(
         return {}, unread
     columns = ["messages", "conversations", "completion", "instruction"]
     if not (given := [key for key in columns if row.get(key) is not None]):
-        naming = (
-            _pair_hint(row)
-            or _column_hint(row, ("prompt", "completion"))
-            or "".join(f"; {defect}" for defect in _misspelt(row))
-        )
+        naming = _pair_hint(row) or _prompt_hint(row) or _column_hint(row, ("prompt", "completion"))
+        naming = naming or "".join(f"; {defect}" for defect in _misspelt(row))
         return {}, [f"the row has the keys {short(list(row))}; it must be {_CHAT}{naming}"]
     defects = _ambiguous_columns(row, given if given == ["instruction"] else [*given, "text"])
     messages, found = _prompt_messages(row, "prompt" if given[0] == "completion" else given[0])
@@ -230,8 +233,8 @@ def _both_answers(row: dict) -> tuple[list[dict], list[dict], list[str]]:
     "The chosen and the rejected messages, and their defects."
     if missing := [key for key in ("chosen", "rejected") if row.get(key) is None]:
         what = f"the keys {short(list(row))}" if len(missing) == 2 else f'no "{missing[0]}"'
-        hint = _column_hint(row, ("prompt", "chosen", "rejected"))
-        if len(missing) == 2 and not as_chat(row)[1]:
+        hint = _prompt_hint(row) or _column_hint(row, ("prompt", "chosen", "rejected"))
+        if len(missing) == 2 and ({"question", "answer"} <= row.keys() or not as_chat(row)[1]):
             hint = "; these are conversations, which ft sft trains on (in Python, read_chats)"
         return [], [], [f"the row has {what}; it must be {_PAIR}{hint}"]
     (chosen, defects), (rejected, more) = (read_turns(row, key, "assistant") for key in ("chosen", "rejected"))

@@ -316,15 +316,16 @@ def _folder_files(path: str) -> list[str]:
             f"{path}: a folder without a .json, .jsonl, .csv or .parquet file; name a folder that has some"
         )
     held = [name for name in names if _HELD_OUT.search(name)]
-    odd = [f"{name} is in a sub-folder" for name in names if os.sep in name]
-    odd += [f"{name} is not read" for name in names if _suffix(name) in _PACKED]
-    odd += [f"{name} is for evaluation by its name" for name in held if len(held) < len(names)]
+    odd = {name: "is in a sub-folder" for name in names if os.sep in name}
+    odd |= {name: "is not read" for name in names if _suffix(name) in _PACKED}
+    odd |= {name: "is for evaluation by its name" for name in held if len(held) < len(names)}
     if odd:
         listed = ", ".join(names[:9]) + (f" and {len(names) - 9} more" if len(names) > 9 else "")
+        right = os.path.join(path, next((name for name in names if name not in odd), names[0]))
         raise ValueError(
-            f"{path}: the folder holds {listed}, and {odd[0]}; name the file to read, such as "
-            f"{os.path.join(path, next((name for name in names if name not in held), names[0]))}, or a folder with the "
-            "rows of one purpose alone; in ft, --set data.eval=FILE names the rows to evaluate on"
+            f"{path}: the folder holds {listed}, and {' '.join(next(iter(odd.items())))}; name the file to read, such "
+            f"as {right}, or a folder with the rows of one purpose alone; in ft, --set data.eval=FILE names the rows to "
+            "evaluate on"
         )
     return [os.path.join(path, name) for name in names]
 

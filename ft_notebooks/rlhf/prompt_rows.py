@@ -6,16 +6,14 @@
 __all__ = ['OWN_COLUMNS', 'prompt_row', 'row_kind', 'read_prompt_rows', 'as_prompts', 'prompt_account']
 
 # %% ../../nbs/package/rlhf/prompt_rows.ipynb #88f84735
-import math
-
 from datasets import Dataset
 
-from ..core.arguments import check_counts
 from ..data.formats import as_chat
 from ..data.json_files import short
 from ..data.messages import read_messages
 from ..data.read import read_chats, read_preferences, unchanged
 from ..data.readers import COLUMNS, local_source, read_rows
+from .rl_settings import check_rl_settings, needed_tokens
 from ..tokenization.chat_template import ChatTemplate
 
 # %% ../../nbs/package/rlhf/prompt_rows.ipynb #bc823843
@@ -132,25 +130,6 @@ def as_prompts(
     return unchanged(found)
 
 # %% ../../nbs/package/rlhf/prompt_rows.ipynb #0ea97830
-def _answer_tokens(tok, prompts: Dataset) -> int:
-    "How many tokens 95 of 100 answers of the rows need, with the one that ends them; 0 without answers."
-    texts = [text for text in prompts["expected"] if text]
-    sizes = sorted(len(ids) + 1 for ids in tok(texts)["input_ids"]) if texts else [0]
-    return sizes[math.ceil(0.95 * len(sizes)) - 1]
-
-
-def _fault(needed: int, rows: int, step: int, generations: int, limit: int) -> str | None:
-    "Why these settings could not learn from the rows; None if they can."
-    if generations < 2:
-        return f"generations={generations}: an answer is compared with the other answers to its prompt; take 2 or more"
-    if rows < step:
-        return f"prompts_a_step={step}, and there are {rows} prompts, so no step would be taken; take at most {rows}"
-    if limit < needed:
-        cut = f"95 of 100 have at most {needed} tokens"
-        return f"max_completion_length={limit} would cut answers like those of the rows: {cut}; take {needed} or more"
-    return None
-
-# %% ../../nbs/package/rlhf/prompt_rows.ipynb #4560fca8
 def prompt_account(
     tok,  # A `PreTrainedTokenizerBase`
     prompts: Dataset,  # From `as_prompts`
@@ -159,10 +138,8 @@ def prompt_account(
     "The rows' counts; raises `ValueError` for settings with which they could not be learned from."
     step, generations = settings.get("prompts_a_step", 4), settings.get("generations", 8)
     limit = settings.get("max_completion_length", 256)
-    check_counts("[grpo]", prompts_a_step=step, generations=generations, max_completion_length=limit)
-    needed, answered = _answer_tokens(tok, prompts), sum(map(bool, prompts["expected"]))
-    if fault := _fault(needed, len(prompts), step, generations, limit):
-        raise ValueError(f"[grpo] {fault}")
+    check_rl_settings({"max_completion_length": limit}, len(prompts), step, generations, "[grpo]")
+    needed, answered = needed_tokens(tok, prompts["expected"][:], limit), sum(map(bool, prompts["expected"]))
     template = ChatTemplate(tok)
     asked = template.tokenize([template.render(chat, add_generation_prompt=True) for chat in prompts["prompt"]])
     counts = {"prompts": len(prompts), "tokens of the longest": max(len(ids) for ids, _ in asked)}

@@ -137,6 +137,19 @@ def test_single_messages_and_numbers_are_refused_with_their_cure():
     assert "message 2 holds inf" in refused([{"messages": chat}])
 
 
+def test_rows_of_another_stage_name_its_command():
+    prompt = {"prompt": [{"role": "user", "content": "Hi"}], "expected": "Hello"}
+    pair = {"prompt": "Hi", "chosen": "a", "rejected": "b"}
+    for row, read, command in (
+        (prompt, read_chats, "ft grpo"),
+        (prompt, read_preferences, "ft grpo"),
+        (pair, read_chats, "ft dpo and ft reward"),
+        ({"question": "Hi", "answer": "Hello"}, read_preferences, "ft sft"),
+        ({"prompt": "Hi", "completion": "Hello"}, read_preferences, "ft sft"),
+    ):
+        assert f"which {command} train" in refused([row], read)
+
+
 @pytest.mark.parametrize("wrong", [pandas.DataFrame(ROWS), (row for row in ROWS), tuple(ROWS), {1}, None, 3])
 def test_what_is_no_rows_is_refused_with_what_is_accepted(wrong):
     for read in (read_chats, read_preferences):

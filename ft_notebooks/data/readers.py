@@ -324,8 +324,8 @@ def _folder_files(path: str) -> list[str]:
         right = os.path.join(path, next((name for name in names if name not in odd), names[0]))
         raise ValueError(
             f"{path}: the folder holds {listed}, and {' '.join(next(iter(odd.items())))}; name the file to read, such "
-            f"as {right}, or a folder with the rows of one purpose alone; in ft, --set data.eval=FILE names the rows to "
-            "evaluate on"
+            f"as {right}, or a folder with the rows of one purpose alone; in ft, --set data.eval=FILE names the rows "
+            "to evaluate on"
         )
     return [os.path.join(path, name) for name in names]
 

@@ -121,7 +121,7 @@ def as_prompts(
     "The rows as `grpo_trainer` takes them."
     if rows is None:
         return None
-    found = []
+    found: list[dict] = []
     for row in rows:
         *before, last = row.pop("messages")
         answered = last["role"] == "assistant"

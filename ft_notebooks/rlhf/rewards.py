@@ -61,13 +61,13 @@ def _score_of(name: str, score: Scorer, text: str, expected: str, example: dict)
     "A finite number; `ValueError` with reward, row and answer otherwise."
     where = f"reward {name!r}, row {example['row']} (counted from 0), answer {text[:60]!r}"
     try:
-        value = score(text, expected, copy.deepcopy(example))  # else an edit would be seen by later calls
+        value: Any = score(text, expected, copy.deepcopy(example))  # else an edit would be seen by later calls
     except Terminated:
         raise
     except (Exception, SystemExit) as e:
         columns = ", ".join(key for key in example if key not in ("row", "ended", "tokens"))
         raise ValueError(f"{where}: it raised {e!r:.200}; the row has the columns {columns}") from e
-    number: Any = value.item() if getattr(value, "ndim", None) == 0 else value  # of NumPy or PyTorch
+    number = value.item() if getattr(value, "ndim", None) == 0 else value  # of NumPy or PyTorch
     if (
         not isinstance(number, numbers.Real) or not abs(number) < torch.finfo(torch.float32).max
     ):  # in which TRL computes

@@ -237,7 +237,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_weights(trained, here, monkey
         (("length:nan",), {}, "the weight 'nan' is not a finite number"),
         (("length", "length:2"), {}, "two rewards have the name 'length'"),
         (("runs/nowhere",), {}, "runs/nowhere: there is no such folder"),
-        (("length",), {"grpo__prompts_a_step": 9}, "prompts_a_step=9, and there are 8 prompts"),
+        (("length",), {"grpo__prompts_a_step": 9}, "8 prompts are fewer than prompts_a_step=9"),
         (("length",), {"grpo__generations": 1}, "generations=1: an answer is compared with the other answers"),
         (("length",), {"grpo__max_completion_length": 1}, "max_completion_length=1 would cut answers"),
         (("length",), {"grpo__max_steps": 0}, "[grpo] max_steps must be more than 0"),

@@ -34,7 +34,7 @@ def prompt_row(
     expected,  # Likewise; None without an answer
 ) -> dict:  # "prompt": messages; "expected": text, empty without an answer
     "`ValueError` for a prompt other than messages that end with the user's, and for an answer other than a text."
-    fault, messages = None, []
+    fault, messages = None, list[dict]()
     if isinstance(prompt, str):
         fault = f"{prompt[:60]!r} is text, without the chat template"
     elif not prompt:

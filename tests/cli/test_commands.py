@@ -188,7 +188,7 @@ def test_an_empty_folder_and_a_missing_file_are_refused(here, capsys, target):
         ("sft.eval_strategy=bogus", "[sft] bogus is not a valid"),
         ("sft.save_strategy=no", "needs checkpoints to resume from"),
         ("sft.save_only_model=true", "needs checkpoints to resume from"),
-        ("data.eval=1.5", "share must be between 0 and 1"),
+        ("data.eval=1.5", "data.eval=1.5: write a share between 0 and 1"),
         ("data.eval=nowhere.jsonl", "nowhere.jsonl"),
         ("sft.max_length=50", "at max_length=50"),
         ("sft.per_device_train_batch_size=3", "not effective_batch=16"),

@@ -13,6 +13,7 @@ import bitsandbytes as bnb
 import torch
 import transformers.utils
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers.utils import cached_file
 
 from ..core.device import Hardware, hardware
 from ..core.files import check_unchanged, damage_named
@@ -137,6 +138,9 @@ def load_model(
     with damage_named(name):
         read_config(name, arguments["revision"], **{**hub, "force_download": False})
         check_weights(name, **arguments)
+        if commit:  # the files are in the cache now
+            file = cached_file(name, "config.json", **{**hub, "revision": commit, "force_download": False})
+            check_checkpoint(Path(file).parent)
     arguments |= {"quantization_config": quantization, "force_download": False}  # all files are already downloaded
     model = AutoModelForCausalLM.from_pretrained(name, **arguments)
     check_finite(model)

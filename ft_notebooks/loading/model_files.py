@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils import cached_file, find_adapter_config_file
@@ -120,7 +121,7 @@ _INCLUDED = (None, "eager", "sdpa", "flex_attention", "grouped_mm", "batched_mm"
 def _check_stored(file: Path) -> None:
     "`ValueError` for a config.json that no model has, or with which transformers would fetch and run compiled code."
     if file.is_file() and file.stat().st_size > 10**7:
-        raise ValueError(f"{file} has {file.stat().st_size:,} bytes, and that of a model a few thousand; restore it")
+        raise ValueError(f"{file} has {file.stat().st_size:,} bytes, where a few thousand are usual; restore it")
     parts = [read_record(file)]
     for part in parts:  # which grows by the parts of each
         parts += [value for value in part.values() if isinstance(value, dict)]
@@ -198,7 +199,7 @@ def _explained(name: str | Path) -> Iterator[None]:
         if "trust_remote_code" in str(e):
             raise ValueError(f"{name} {' '.join(_PROBLEMS['code'].split())}") from e
         raise ValueError(f"{name}: {e}") from e
-    except Exception as e:  # such as a text where a number belongs
+    except (StrictDataclassError, TypeError, AttributeError, LookupError, ArithmeticError) as e:  # a text for a number
         raise ValueError(f"{name}: config.json describes no model ({type(e).__name__}: {e}); restore it") from e
 
 

@@ -148,6 +148,12 @@ def _check_source(name: str | Path, arguments: dict) -> None:
         )
 
 # %% ../../nbs/package/tokenization/padding.ipynb #39a7f63b
+_NO_TOKENIZER = {  # words in the error of transformers, whose advice does not help here: what is wrong
+    "trust_remote_code": "needs Python code (auto_map in tokenizer_config.json), which is never run here",
+    "backend tokenizer": "has no tokenizer.json that can be read",
+}
+
+
 def load_tokenizer(
     name: str | Path,  # A folder or a name on the hub
     **kwargs,  # Arguments of `AutoTokenizer.from_pretrained`, such as `revision`
@@ -167,14 +173,12 @@ def load_tokenizer(
             raise
         cure = "check the spelling, or give a folder with the model"
         raise OSError(f"{name}: there is no such folder here, and the hub gave no tokenizer; {cure} ({e})") from e
-    except ValueError as e:  # whose message advises packages that do not help, or trust_remote_code
-        why = f"is damaged ({' '.join(str(e).split())[:200]})"
-        if "trust_remote_code" in str(e):
-            why = "needs Python code (auto_map in tokenizer_config.json), which is never run here"
-        raise ValueError(
-            f"{name}: the tokenizer {why}; copy tokenizer.json and tokenizer_config.json from a model with "
-            "the same tokens"
-        ) from e
+    except ValueError as e:
+        why = next((why for words, why in _NO_TOKENIZER.items() if words in str(e)), None)
+        if why is None:
+            raise
+        cure = "copy tokenizer.json and tokenizer_config.json from a model with the same tokens"
+        raise ValueError(f"{name}: the tokenizer {why}; {cure}") from e
     text = _probe(tok, name).removeprefix(tok.bos_token or "")
     if tok.pad_token and tok.pad_token in text:
         tok.pad_token = None

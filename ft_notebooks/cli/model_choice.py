@@ -19,6 +19,7 @@ from .console import command_settings, quiet_libraries, say, say_failed
 from ..checkpointing.finished_runs import answering_run, known_run
 from ..core.device import hardware
 from ..core.errors import typed
+from ..core.files import damage_named
 from ..core.progress import phase
 from ..inference.generation import generate
 from ..loading.model_files import check_checkpoint, read_config
@@ -110,7 +111,7 @@ def model_settings(
 # %% ../../nbs/package/cli/model_choice.ipynb #61b3d264
 def _check_lora(name, given):
     "The `LoraConfig` of the settings; checks its names against the model's layers before any weight is loaded."
-    with torch.device("meta"):
+    with damage_named(name), torch.device("meta"):
         shape = AutoModelForCausalLM.from_config(read_config(check_checkpoint(name)))
     return lora_config(shape, **given)
 

@@ -157,6 +157,9 @@ def read_record(
     return found
 
 # %% ../../nbs/package/core/files.ipynb #0ca9c23a
+_DAMAGE = (LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RuntimeError)  # as for a size of -1
+
+
 @contextmanager
 def damage_named(
     folder: str | Path,  # Of a model or a tokenizer, or a name on the hub
@@ -164,7 +167,7 @@ def damage_named(
     "A block in which a library reads a folder; its error becomes a `ValueError` with the name of the damaged file."
     try:
         yield
-    except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, AttributeError, RecursionError) as e:
+    except (json.JSONDecodeError, UnicodeDecodeError, *_DAMAGE) as e:
         for name in (
             "config",
             "generation_config",

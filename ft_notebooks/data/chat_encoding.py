@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from trl import get_training_chat_template
 
-from ..core.arguments import ArgumentError, check_tokenizer
+from ..core.arguments import ArgumentError, check_counts, check_tokenizer
 from ..core.progress import without_library_bars
 from .read import read_chats
 from ..tokenization.chat_template import CUT, ChatTemplate
@@ -139,6 +139,7 @@ def encode_chat(
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         cure = 'give [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]'
         raise ArgumentError("encode_chat", "messages", "a list of messages", messages, cure)
+    check_counts("encode_chat", max_length=1 if max_length is None else max_length)
     [(row, _, found)] = encode_texts(tok, [messages], [variables], [""])
     if found["training_twin"]:
         _log.warning("rendering TRL's training twin of the chat template, which itself changes earlier answers")
@@ -279,6 +280,7 @@ def encode_chats(
     a hundredth of them, if `encode_chat` raises one, or if no answer is left.
     """
     check_tokenizer(tok, "encode_chats")
+    check_counts("encode_chats", batch_size=batch_size, max_length=1 if max_length is None else max_length)
     if not isinstance(dataset, Dataset) or "messages" not in dataset.column_names:
         dataset = read_chats(dataset)
     changed = check_answers(tok, dataset, "messages")

@@ -15,7 +15,7 @@ import numpy as np
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from ..core.arguments import check_tokenizer
+from ..core.arguments import check_counts, check_tokenizer
 from ..core.progress import without_library_bars
 from .read import read_preferences
 from .chat_encoding import check_answers, encode_texts
@@ -168,6 +168,7 @@ def encode_pairs(
     one, or if no pair is left.
     """
     check_tokenizer(tok, "encode_pairs")
+    check_counts("encode_pairs", max_length=1 if max_length is None else max_length)
     pairs = read_preferences(dataset)
     changed = check_answers(tok, pairs, "chosen", "rejected")
     rows = pairs.map(

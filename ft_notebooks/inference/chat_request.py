@@ -10,7 +10,7 @@ import json
 import secrets
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from .token_stream import Answer, Sampling, ServedModel
 
@@ -44,6 +44,10 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 # %% ../../nbs/package/inference/chat_request.ipynb #4736407e
+_Stop = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+_AS_LIST = BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
+
+
 class ChatRequest(BaseModel):
     "The body of POST /v1/chat/completions."
 
@@ -55,7 +59,7 @@ class ChatRequest(BaseModel):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = Field(None, ge=0, lt=2**32)
-    stop: Annotated[str, StringConstraints(min_length=1)] | list[Annotated[str, StringConstraints(min_length=1)]] = []
+    stop: Annotated[list[_Stop], Field(max_length=4), _AS_LIST] = []  # as many as OpenAI accepts
     n: Literal[1] = 1
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
@@ -64,7 +68,7 @@ class ChatRequest(BaseModel):
 def _fault(error: ValidationError) -> ApiError:
     "The first of pydantic's errors, with the cure."
     first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("list[", "constrained-")))
+    field = ".".join(map(str, first["loc"]))
     if first["type"] == "json_invalid":
         return ApiError(f"the body is not JSON: {first['ctx']['error']}", code="invalid_json")
     if first["type"] == "extra_forbidden":
@@ -118,6 +122,6 @@ def start_answer(
         temperature=temperature if temperature >= _LOWEST_TEMPERATURE else 0.0,
         top_p=asked.top_p or 1.0,
         seed=secrets.randbits(32) if asked.seed is None else asked.seed,
-        stop=(asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop),
+        stop=tuple(asked.stop),
     )
     return Answer(model, prompt, sampling)

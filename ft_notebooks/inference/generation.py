@@ -8,6 +8,7 @@ __all__ = ['encode_prompts', 'turn_end', 'stop_tokens', 'greedy_decoding', 'answ
 # %% ../../nbs/package/inference/generation.ipynb #5f34045f
 import hashlib
 import json
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from .answer_cache import AnswerFile, model_mark
 from ..core.arguments import ArgumentError, check_counts, check_model
-from ..core.model_parts import base_model, contiguous_head
+from ..core.model_parts import base_model, contiguous_head, eval_mode
 from ..core.progress import progress_bar
 from .prefix_cache import Prefix, shared_prefix
 from ..tokenization.chat_template import ChatTemplate
@@ -104,22 +105,28 @@ def stop_tokens(
     return list(dict.fromkeys(end for end in ends if end is not None))
 
 # %% ../../nbs/package/inference/generation.ipynb #7abf911a
+_GENERATING = threading.RLock()
+
+
 @contextmanager
 def greedy_decoding(
     model: PreTrainedModel,  # Its mode and generation config are changed in place, and restored
     tok: PreTrainedTokenizerBase,
 ) -> Iterator[None]:
-    "In the block `model.generate` decodes greedily in evaluation mode, and uses only the stop tokens of its config."
-    core, ends = base_model(model), stop_tokens(model, tok)
-    own, training = core.generation_config, model.training
-    core.generation_config = GenerationConfig(do_sample=False, eos_token_id=ends or None, pad_token_id=tok.pad_token_id)
-    model.eval()
-    try:
-        with contiguous_head(model):
+    """In the block `model.generate` decodes greedily in evaluation mode, and uses only the stop tokens of its config.
+
+    One thread at a time is in such a block; others wait.
+    """
+    core = base_model(model)
+    with _GENERATING, eval_mode(model), contiguous_head(model):
+        own, ends = core.generation_config, stop_tokens(model, tok)
+        core.generation_config = GenerationConfig(
+            do_sample=False, eos_token_id=ends or None, pad_token_id=tok.pad_token_id
+        )
+        try:
             yield
-    finally:
-        core.generation_config = own
-        model.train(training)
+        finally:
+            core.generation_config = own
 
 # %% ../../nbs/package/inference/generation.ipynb #b0bc5eca
 def _answers(model, tok, prompts: list[list[int]], max_new_tokens: int, prefix: Prefix | None = None) -> list[dict]:

@@ -53,7 +53,7 @@ def _generate(model, tok, ids: list[int], sampling: Sampling, streamer: _Tokens,
     drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
     prompt = torch.tensor([ids], device=model.device)
     try:
-        with keep_random_state(sampling.seed), greedy_decoding(model, tok):
+        with greedy_decoding(model, tok), keep_random_state(sampling.seed):  # one thread at a time
             model.generate(
                 input_ids=prompt,
                 attention_mask=torch.ones_like(prompt),

@@ -7,7 +7,6 @@ __all__ = ['tensor_shapes', 'one_at_a_time', 'check_checkpoint', 'hub_commit', '
            'check_dropouts', 'check_context']
 
 # %% ../../nbs/package/loading/model_files.ipynb #786cfb7a
-import json
 import os
 import re
 import threading
@@ -16,11 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils import cached_file, find_adapter_config_file
 
 from ..core.arguments import ArgumentError
+from ..core.files import read_record
 
 # %% ../../nbs/package/loading/model_files.ipynb #ede979c6
 def _weight_files(folder: Path) -> list[Path]:
@@ -30,9 +31,11 @@ def _weight_files(folder: Path) -> list[Path]:
         return files
     if index.exists():
         try:
-            places = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            places = read_record(index, "weight_map")["weight_map"].values()
+            if outside := [name for name in places if Path(name).name != name]:
+                raise ValueError(f"{outside[0]!r} is no file beside it")
             return sorted({folder / name for name in places})
-        except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as e:
+        except (ValueError, TypeError, AttributeError) as e:
             raise ValueError(f"{index} does not map weights to files ({e}); copy it again") from e
     if any("-of-" in file.name for file in files):
         raise ValueError(f"{folder} has part of a model but no {index.name}, which lists the parts; copy it too")
@@ -42,23 +45,36 @@ def _weight_files(folder: Path) -> list[Path]:
 def tensor_shapes(
     file: Path,  # A safetensors file, of which only the header is read
 ) -> dict[str, list[int]]:  # Name of each tensor: its shape
-    "The tensors in a file; `ValueError` unless it is as long as its header says, and for a Git LFS pointer."
+    """The tensors in a file; `ValueError` unless it is as long as its header says, and for a Git LFS pointer.
+
+    `ValueError`, too, for a weight in whole numbers, 8 bits or another type that would be read as if it were a float.
+    """
     with file.open("rb") as start:
         if start.read(34) == b"version https://git-lfs.github.com":
             raise ValueError(f"{file} is a Git LFS pointer, not the file itself; run `git lfs pull` in {file.parent}")
     try:
         with safe_open(file, "pt") as opened:  # which compares the header with the file's length
-            return {name: opened.get_slice(name).get_shape() for name in opened.keys()}
+            tensors = {name: opened.get_slice(name) for name in opened.keys()}
+            shapes = {name: tensor.get_shape() for name, tensor in tensors.items()}
+            types = {name: tensor.get_dtype() for name, tensor in tensors.items()}
     except SafetensorError as e:
         raise ValueError(
             f"{file}, of {file.stat().st_size:,} bytes, is cut short or damaged ({e}); copy it again"
         ) from e
+    weights = [name for name in types if name.endswith((".weight", "_proj"))]  # and not a mask or a table of positions
+    odd = next((name for name in weights if types[name] not in ("F64", "F32", "F16", "BF16")), None)
+    if odd:
+        raise ValueError(
+            f"{file}: {odd} holds numbers of the type {types[odd]}, and no weights in 16 or 32 bits; take the original "
+            "model, and load_model(bits=4) or bits=8 quantizes it"
+        )
+    return shapes
 
 
 def _check_files(folder: Path) -> None:
     "`ValueError` unless all weight files exist, each as long as its header says."
     files = _weight_files(folder)
-    missing = [file.name for file in files if not file.exists()]
+    missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise ValueError(
             f"{folder} lacks {len(missing)} of its {len(files)} files: {', '.join(missing)[:200]}; copy it again"
@@ -95,9 +111,31 @@ _PROBLEMS = {  # kind of a folder that cannot be loaded -> what is wrong, and th
         AutoModelForCausalLM.from_pretrained(folder, use_safetensors=False).save_pretrained(OTHER) and load that""",
     "weights": "has no safetensors; give a folder that save_pretrained wrote",
     "config": "has no config.json; give a folder that save_pretrained wrote",
+    "file": "is a file; give a folder that save_pretrained wrote",
 }
 
 # %% ../../nbs/package/loading/model_files.ipynb #f3443dfe
+_INCLUDED = (None, "eager", "sdpa", "flex_attention", "grouped_mm", "batched_mm")  # in torch and transformers
+
+
+def _check_stored(file: Path) -> None:
+    "`ValueError` for a config.json that no model has, or with which transformers would fetch and run compiled code."
+    if file.is_file() and file.stat().st_size > 10**7:
+        raise ValueError(f"{file} has {file.stat().st_size:,} bytes, where a few thousand are usual; restore it")
+    parts = [read_record(file)]
+    for part in parts:  # which grows by the parts of each
+        parts += [value for value in part.values() if isinstance(value, dict)]
+        for key, value in part.items():
+            if key.endswith(("attn_implementation", "experts_implementation")) and value not in _INCLUDED:
+                raise ValueError(
+                    f"{file}: {key} is {value!r:.80}, for which transformers may fetch and run compiled code from the "
+                    f"hub; remove {key} from the file"
+                )
+            many = key.endswith(("layers", "n_layer", "num_labels")) and isinstance(value, int) and value > 1000
+            if many or value != value:  # or NaN
+                raise ValueError(f"{file}: {key} is {value}, which no model has; restore the file")
+
+# %% ../../nbs/package/loading/model_files.ipynb #0f75a347
 def check_checkpoint(
     name: str | Path,  # A folder, or a name on the hub such as "owner/model", of which only the form is checked
 ) -> str:  # The name in the form that transformers accepts
@@ -120,16 +158,17 @@ def check_checkpoint(
     whole = (folder / "config.json").exists() and any(folder.glob("model*.safetensors*"))
     if (folder / kinds["adapter"]).exists() or not whole:
         found = {kind: sorted(folder.glob(pattern)) for kind, pattern in kinds.items()}
-        kind = next((kind for kind, files in found.items() if files), "config")
-        file = found[kind][0].name if kind != "config" else None
+        kind = next((kind for kind, files in found.items() if files), "config" if folder.is_dir() else "file")
+        file = found[kind][0].name if found.get(kind) else None
         raise ValueError(f"{name} {' '.join(_PROBLEMS[kind].split()).format(file=file)}")
+    _check_stored(folder / "config.json")
     _check_files(folder)
     return str(folder)
 
 # %% ../../nbs/package/loading/model_files.ipynb #30975ad3
 def _check_architecture(name: str | Path, config: PreTrainedConfig) -> None:
     "`ValueError` unless the config is of a causal language model in 16 or 32 bits, saved by the class that loads it."
-    if getattr(config, "quantization_config", None):
+    if getattr(config, "quantization_config", None) is not None:
         raise ValueError(
             f"{name} is stored quantized; load the original model in 16 or 32 bits, and "
             "load_model(bits=4) or bits=8 quantizes it"
@@ -160,8 +199,8 @@ def _explained(name: str | Path) -> Iterator[None]:
         if "trust_remote_code" in str(e):
             raise ValueError(f"{name} {' '.join(_PROBLEMS['code'].split())}") from e
         raise ValueError(f"{name}: {e}") from e
-    except TypeError as e:  # such as a list or a number
-        raise ValueError(f"{name}: config.json holds no JSON object: {e}") from e
+    except (StrictDataclassError, TypeError, AttributeError, LookupError, ArithmeticError) as e:  # a text for a number
+        raise ValueError(f"{name}: config.json describes no model ({type(e).__name__}: {e}); restore it") from e
 
 
 def hub_commit(
@@ -175,6 +214,7 @@ def hub_commit(
     """
     with _explained(name):
         file = Path(cached_file(name, "config.json", revision=revision or "main", **hub))
+    _check_stored(file)
     found = re.search(r"/snapshots/([0-9a-f]{40})/", file.as_posix())
     if found is None and not Path(name).is_dir():
         raise OSError(
@@ -263,7 +303,7 @@ def check_dropouts(
     "`ValueError` for a dropout above 0.5."
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     for name, value in config.to_dict().items():
-        if "drop" in name and isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0.5:
+        if "drop" in name and isinstance(value, (int, float)) and not isinstance(value, bool) and not value <= 0.5:
             raise ValueError(
                 f"{name}={value} in the configuration drops more than half of the values in each training step; set it "
                 "to 0 in the model's config.json (0 to 0.1 are usual)"

@@ -13,6 +13,7 @@ import bitsandbytes as bnb
 import torch
 import transformers.utils
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers.utils import cached_file
 
 from ..core.device import Hardware, hardware
 from ..core.files import check_unchanged, damage_named
@@ -25,6 +26,7 @@ from ft_notebooks.loading.model_files import (
     hub_commit,
     one_at_a_time,
     read_config,
+    tensor_shapes,
 )
 
 # %% ../../nbs/package/loading/quantized_loading.ipynb #1b30ef2c
@@ -137,6 +139,9 @@ def load_model(
     with damage_named(name):
         read_config(name, arguments["revision"], **{**hub, "force_download": False})
         check_weights(name, **arguments)
+        config = cached_file(name, "config.json", **{**hub, "revision": commit, "force_download": False})
+        for file in Path(config).parent.glob("model*.safetensors"):  # those of a name on the hub are in the cache now
+            tensor_shapes(file)
     arguments |= {"quantization_config": quantization, "force_download": False}  # all files are already downloaded
     model = AutoModelForCausalLM.from_pretrained(name, **arguments)
     check_finite(model)

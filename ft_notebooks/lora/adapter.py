@@ -24,9 +24,16 @@ from ..core.arguments import ArgumentError
 from ..core.errors import nearest
 from ..core.progress import without_library_bars
 from ..core.random_state import keep_random_state
-from .adapter_folder import check_adapter_folder, check_base_weights, trained_bits
-from ..loading.model_files import one_at_a_time
+from ft_notebooks.lora.adapter_folder import (
+    LONGEST_CHECK,
+    check_adapter_folder,
+    check_alpha,
+    check_base_weights,
+    trained_bits,
+)
+from ..loading.model_files import check_finite, one_at_a_time
 from ..loading.quantized_loading import load_model
+from ..tokenization.rendering import at_most
 
 # %% ../../nbs/package/lora/adapter.ipynb #575c3f9d
 _MODULE_FIELDS = ("target_modules", "modules_to_save", "rank_pattern", "alpha_pattern")
@@ -87,7 +94,8 @@ def _check_fields(model: torch.nn.Module, fields: dict) -> None:
         if name not in known:
             near = nearest(name, known)
             raise ValueError(f"LoraConfig has no field {name!r} in peft {peft.__version__}; the nearest is {near!r}")
-    _check_modules(model, fields)
+    with at_most(LONGEST_CHECK, "matching the names of modules", "the patterns"):
+        _check_modules(model, fields)
     _check_layers(model, fields.get("layers_to_transform"))
 
 # %% ../../nbs/package/lora/adapter.ipynb #734c16b1
@@ -98,8 +106,8 @@ def _check_size(model: torch.nn.Module, r: int, fields: dict) -> None:
     alpha, dropout = fields.get("lora_alpha", 1), fields.get("lora_dropout", 0)
     if r > width:
         raise ValueError(f"r={r} is above {width}, the width of the model's widest layer; 8 to 64 are usual")
-    if not alpha > 0:
-        raise ValueError(f"lora_alpha={alpha} switches the adapter off, or turns it around; {r} to {2 * r} are usual")
+    for one in [alpha, *(fields.get("alpha_pattern") or {}).values()]:
+        check_alpha(one, r)
     if not 0 <= dropout <= 0.5:
         raise ValueError(f"lora_dropout={dropout} drops more than half of what the adapter reads; 0 to 0.1 are usual")
 
@@ -253,6 +261,7 @@ def load_adapter(
     bits = bits or trained_bits(folder)
     model = load_model(config.base_model_name_or_path, bits, revision=config.revision)
     adapted = PeftModel.from_pretrained(model, str(Path(folder).expanduser()), is_trainable=trainable).eval()
+    check_finite(adapted)
     check_base_weights(adapted, folder)
     adapted.adapter_folder = str(folder)
     return adapted

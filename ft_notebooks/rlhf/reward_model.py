@@ -30,7 +30,7 @@ from ..core.progress import without_library_bars
 
 # %% ../../nbs/package/rlhf/reward_model.ipynb #dbe5c004
 from ..data.chat_encoding import encode_texts
-from ..loading.model_files import check_checkpoint, one_at_a_time
+from ..loading.model_files import check_checkpoint, hub_commit, one_at_a_time
 from ..loading.quantized_loading import load_model
 from ..lora.adapter_folder import check_adapter_folder, trained_bits
 from ..tokenization.padding import check_vocabulary, pad_batch
@@ -285,6 +285,7 @@ def _continued(base: PreTrainedModel, folder: Path, config: PeftConfig) -> PeftM
 # %% ../../nbs/package/rlhf/reward_model.ipynb #50f57cc6
 def _has_saved_head(name: str, revision: str | None) -> bool:
     "Whether the config was saved by a reward model, or another classifier of sequences."
+    hub_commit(name, revision)  # which checks config.json
     config = AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
     return any(kind.endswith("ForSequenceClassification") for kind in config.architectures or [])
 

@@ -142,12 +142,18 @@ def _check_source(name: str | Path, arguments: dict) -> None:
             "ft_notebooks.gguf_tokenizer(FILE).save_pretrained(FOLDER), and load that folder"
         )
     kinds = ("tokenizer*", "*.model", "vocab*", "*.tiktoken", "tekken.json")
-    if Path(name).is_dir() and not any(file for kind in kinds for file in Path(name).glob(kind)):
+    if Path(name).is_dir() and not any(file.is_file() for kind in kinds for file in Path(name).glob(kind)):
         raise ValueError(
             f"{name} has no tokenizer; copy tokenizer.json and tokenizer_config.json into it from its base model"
         )
 
 # %% ../../nbs/package/tokenization/padding.ipynb #39a7f63b
+_NO_TOKENIZER = {  # words in the error of transformers, whose advice does not help here: what is wrong
+    "trust_remote_code": "needs Python code (auto_map in tokenizer_config.json), which is never run here",
+    "backend tokenizer": "has no tokenizer.json that can be read",
+}
+
+
 def load_tokenizer(
     name: str | Path,  # A folder or a name on the hub
     **kwargs,  # Arguments of `AutoTokenizer.from_pretrained`, such as `revision`
@@ -161,12 +167,18 @@ def load_tokenizer(
     try:
         with damage_named(name):
             tok = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **kwargs)
+            tok("")  # a plain call resets truncation and padding settings that an earlier call left in the file
     except OSError as e:  # whose message does not name a model that the hub does not give
         if Path(name).is_dir():
             raise
         cure = "check the spelling, or give a folder with the model"
         raise OSError(f"{name}: there is no such folder here, and the hub gave no tokenizer; {cure} ({e})") from e
-    tok("")  # a plain call resets truncation and padding settings that an earlier call left in the file
+    except ValueError as e:
+        why = next((why for words, why in _NO_TOKENIZER.items() if words in str(e)), None)
+        if why is None:
+            raise
+        cure = "copy tokenizer.json and tokenizer_config.json from a model with the same tokens"
+        raise ValueError(f"{name}: the tokenizer {why}; {cure}") from e
     text = _probe(tok, name).removeprefix(tok.bos_token or "")
     if tok.pad_token and tok.pad_token in text:
         tok.pad_token = None

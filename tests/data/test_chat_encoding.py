@@ -11,6 +11,7 @@ from datasets import Dataset
 from transformers import GenerationConfig
 
 from ft_notebooks.data.chat_encoding import check_end_token, encode_chat, encode_chats, token_losses
+from ft_notebooks.data.preference_encoding import encode_pairs
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.tokenization.padding import IGNORE, pad_batch
 
@@ -190,6 +191,20 @@ def test_the_tools_of_a_row_are_in_its_prompt():
     rows, _ = encode_chats(tok, dataset)
     assert [tok.decode(ids).startswith("tools: sum<|im_end|>") for ids in rows["input_ids"]] == [True, False]
     assert rows[0] == encode_chat(tok, words("a", "b"), tools=tools)
+
+
+@pytest.mark.parametrize("length", [0, -1, True, 1.5, "8"])
+def test_a_length_that_is_no_count_cuts_nothing_silently(length):
+    tok, chat = tiny_tokenizer(), [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    pair = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    for encode in (
+        lambda: encode_chat(tok, chat, max_length=length),
+        lambda: encode_chats(tok, [{"messages": chat}], max_length=length),
+        lambda: encode_chats(tok, [{"messages": chat}], batch_size=length),
+        lambda: encode_pairs(tok, [pair], max_length=length),
+    ):
+        with pytest.raises(ValueError, match=r"(max_length|batch_size) must be a whole number of at least 1"):
+            encode()
 
 
 def test_a_long_row_is_cut_at_the_right():

@@ -228,6 +228,17 @@ def test_mistakes_over_http_are_clear_and_the_server_goes_on(place):
         assert len(text_of(post(url))) > 0 and httpx.get(f"{root}/health").json() == {"status": "ok"}
 
 
+@pytest.mark.parametrize(
+    "stop", [["a", "b", "c", "d", "e"], "a" * 201, ["a", "b" * 10**7]], ids=["many", "long", "huge"]
+)
+def test_stops_that_would_stall_the_server_are_refused(stop):
+    body = json.dumps({"model": "tiny", "messages": ASK, "stop": stop})
+    with pytest.raises(ApiError, match="^stop.*at most") as error:
+        read_request(body.encode(), "tiny")
+    assert len(str(error.value)) < 250
+    read_request(json.dumps({"model": "tiny", "messages": ASK, "stop": ["a" * 200] * 4}).encode(), "tiny")
+
+
 def test_a_body_without_end_is_refused_before_it_fills_the_memory(endless, monkeypatch):
     monkeypatch.setattr(chat_http, "MOST_BYTES", 1000)
     with serving("any") as url:

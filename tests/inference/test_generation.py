@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from transformers import GenerationConfig, LlamaForCausalLM
 from ft_notebooks.data.chat_encoding import encode_chat
 from ft_notebooks.evaluation.metrics import exact_match
 from ft_notebooks.evaluation.runner import evaluate
-from ft_notebooks.inference.generation import answers, encode_prompts, generate
+from ft_notebooks.inference.generation import answers, encode_prompts, generate, greedy_decoding
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
 from ft_notebooks.tokenization.padding import IGNORE, load_tokenizer
@@ -42,6 +43,31 @@ def lengths(patch) -> list[list[int]]:
 def test_a_count_below_one_or_not_whole_is_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, got {value!r}"):
         generate(tiny_model(), tiny_tokenizer(), ASK, **{"max_new_tokens": 1, name: value})
+
+
+def test_a_thread_waits_until_another_has_generated_and_the_settings_stay_the_models(monkeypatch):
+    model, tok, whole = tiny_model(), tiny_tokenizer(), LlamaForCausalLM.generate
+    model.generation_config = own = GenerationConfig(do_sample=True, temperature=9.0, eos_token_id=[2])
+    alone, entered, done = generate(model, tok, ASK, 8), threading.Event(), threading.Event()
+    found = {}
+
+    def second():
+        with greedy_decoding(model, tok):
+            entered.set()
+            done.wait(10)
+            found["config"] = model.generation_config
+
+    def first(*args, **kwargs):
+        thread.start()
+        entered.wait(0.5)  # in which the other would come in
+        return whole(*args, **kwargs)
+
+    thread = threading.Thread(target=second)
+    monkeypatch.setattr(LlamaForCausalLM, "generate", first)
+    assert generate(model, tok, ASK, 8) == alone
+    done.set()
+    thread.join()
+    assert model.generation_config is own and not found["config"].do_sample
 
 
 @pytest.mark.parametrize("chat", [[], (), "hi", None, {"messages": ASK[0]}, ASK[0][0]])

@@ -303,6 +303,19 @@ def test_an_adapter_on_the_hub_is_no_model_either(hub, no_weights):
         load_model("an-owner/a-model", **hub)
 
 
+def test_what_the_hub_gives_is_checked_as_a_folder_is(hub, saved):
+    folder = hub["cache_dir"] / "models--an-owner--a-model" / "snapshots" / COMMIT
+    weights = load_file(saved / "model.safetensors")
+    whole = {"lm_head.weight": weights["lm_head.weight"].to(torch.int8)}
+    save_file(weights | whole, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="lm_head.weight holds numbers of the type I8"):
+        load_model("an-owner/a-model", **hub)
+    write_config(folder, attn_implementation="owner/kernel")
+    for load in (load_model, read_config):
+        with pytest.raises(ValueError, match="config.json: attn_implementation is 'owner/kernel'"):
+            load("an-owner/a-model", **hub)
+
+
 def test_a_folder_has_no_commit_and_a_saved_model_forgets_it(hub, saved, tmp_path):
     assert load_model(saved).hub_commit is None
     load_model("an-owner/a-model", **hub).save_pretrained(tmp_path / "again")

@@ -4,6 +4,7 @@ folder, and nothing hangs.
 
 import html
 import json
+import math
 import pickle
 import re
 import resource
@@ -15,17 +16,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from small_runs import adapted, trainer
+from transformers import AutoModelForCausalLM
 
 from ft_notebooks.checkpointing.integrity import checkpoint_fault, last_good_checkpoint, mark_checkpoint
 from ft_notebooks.checkpointing.resume import exact_resume
 from ft_notebooks.checkpointing.run_manifest import run_folder
 from ft_notebooks.cli.commands import main
+from ft_notebooks.cli.model_choice import load_trainable
 from ft_notebooks.evaluation.judge import llm_judge, pairwise_judge
 from ft_notebooks.evaluation.report import report_card
 from ft_notebooks.evaluation.runner import Evaluation
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.loading.quantized_loading import load_model
+from ft_notebooks.lora.adapter import add_adapter, load_adapter, lora_config
+from ft_notebooks.rlhf.reward_model import load_reward_model
 from ft_notebooks.tokenization.chat_template import ChatTemplate
 from ft_notebooks.tokenization.padding import load_tokenizer
 from ft_notebooks.tokenization.rendering import write_chat
@@ -213,6 +219,134 @@ def test_a_damaged_file_of_a_model_is_one_line_that_names_it(tmp_path, monkeypat
         main(["eval", "model", "rows.jsonl"])
     said = capsys.readouterr().err
     assert end.value.code == 2 and name in said and "damaged" in said and "Traceback" not in said
+
+
+# What a model's files ask of the libraries
+
+FETCHING = [
+    {"_attn_implementation": "owner/kernel"},
+    {"attn_implementation": {"": "owner/kernel"}},
+    {"attn_implementation": "flash_attention_2"},  # for which transformers fetches a kernel if flash-attn is missing
+    {"text_config": {"_attn_implementation": "owner/kernel"}},
+    {"experts_implementation": "sonicmoe"},
+]
+
+
+@pytest.mark.parametrize("fields", FETCHING, ids=str)
+def test_no_kernel_that_a_config_names_is_fetched(tmp_path, monkeypatch, fields):
+    folder = _model(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | fields))
+
+    def fetch(*names, **_):
+        raise AssertionError(f"{names} would be fetched")
+
+    monkeypatch.setattr("transformers.modeling_utils.lazy_import_flash_attention", fetch)
+    monkeypatch.setattr("transformers.integrations.hub_kernels.get_kernel", fetch)
+    settings, tok = {"model": {"name": str(folder), "bits": 32, "method": "lora"}, "lora": {}}, tiny_tokenizer()
+    for load in (load_model, lambda _: load_trainable(settings, 0), lambda _: load_reward_model(folder, tok, seed=0)):
+        with pytest.raises(ValueError, match="config.json: .*_implementation is .*; remove .* from the file"):
+            load(folder)
+
+
+SIZES = [
+    {"num_hidden_layers": 10**6}, {"num_labels": 10**9}, {"vocab_size": -5}, {"vocab_size": "many"}, {"dtype": "none"},
+    {"num_attention_heads": 0}, {"pad_token_id": 10**9}, {"rms_norm_eps": math.nan}, {"hidden_act": "os.system"},
+    {"quantization_config": {}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", SIZES, ids=str)
+@pytest.mark.parametrize("load", ["load_model", "load_trainable"])
+def test_a_value_that_no_model_has_is_an_error_that_names_the_model(in_time, tmp_path, fields, load):
+    folder = _model(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | fields))
+    settings = {"model": {"name": str(folder), "bits": 32, "method": "lora"}, "lora": {}}
+    with pytest.raises(ValueError, match=re.escape(str(folder))):
+        load_model(folder) if load == "load_model" else load_trainable(settings, 0)
+
+
+def test_a_config_of_many_megabytes_is_not_read(tmp_path):
+    folder = _model(tmp_path)
+    with (folder / "config.json").open("ab") as file:
+        file.truncate(5 * 10**8)
+    with pytest.raises(ValueError, match="config.json has 500,000,000 bytes"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("place", ["../other/model.safetensors", "/etc/passwd", "sub/model.safetensors", "..", ""])
+def test_an_index_leads_to_no_file_elsewhere(tmp_path, place):
+    folder = _model(tmp_path)
+    shutil.copytree(folder, tmp_path / "other")
+    names = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(names, place)}))
+    with pytest.raises(ValueError, match="index.json does not map weights to files|lacks 1 of its 1 files"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.int64, torch.complex64, torch.float8_e4m3fn], ids=str)
+def test_whole_numbers_bits_and_bytes_are_no_weights(tmp_path, dtype):
+    folder, adapter = _model(tmp_path), _adapter(tmp_path)
+    for file in (folder / "model.safetensors", adapter / "adapter_model.safetensors"):
+        tensors = load_file(file)
+        first = next(iter(tensors))
+        save_file({**tensors, first: tensors[first].to(dtype)}, file)
+    for load in (load_model, lambda _: load_adapter(adapter)):
+        with pytest.raises(ValueError, match="weight holds numbers of the type"):
+            load(folder)
+
+
+def short(fields):
+    return str(fields)[:50]
+
+
+ADAPTERS = {
+    "alpha": [{"lora_alpha": value} for value in (math.nan, math.inf, -8, 0, 1e30, "8", None)],
+    "pattern of alpha": [{"alpha_pattern": {"q_proj": value}} for value in (math.nan, -1, 1e30)],
+    "regular expression": [
+        {"target_modules": r"(\w+\.?)+!"}, {"target_modules": "(.*.*)*x"}, {"exclude_modules": r"(\w+\.?)+!"},
+        {"rank_pattern": {r"(\w+\.?)+!": 4}}, {"target_modules": "[unclosed"}, {"rank_pattern": {"(": 8}},
+    ],
+    "shape": [{"r": 10**9}, {"r": 0}, {"r": "4"}, {"r": 4.0}, {"layer_replication": [[0, 2]] * 10**5}],
+    "further models": [{"peft_type": "XLORA", "adapters": {"a": "owner/a"}},
+                       {"peft_type": "SHADOW", "shadow_model": "owner/a"}, {"megatron_config": {"a": 1}}],
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
+@pytest.mark.parametrize("fields", [fields for kind in ADAPTERS.values() for fields in kind], ids=short)
+def test_a_hostile_adapter_is_an_error_before_its_base_is_loaded(in_time, tmp_path, monkeypatch, fields):
+    monkeypatch.setattr("ft_notebooks.lora.adapter_folder.LONGEST_CHECK", 1.0)
+    monkeypatch.setattr("ft_notebooks.lora.adapter.load_model", None)
+    _model(tmp_path)
+    folder = _adapter(tmp_path)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | fields))
+    with pytest.raises(ValueError, match=f"{folder} does not fit its base"):
+        load_adapter(folder)
+
+
+@pytest.mark.parametrize("fields", [{"target_modules": r"(\w+\.?)+!"}, *ADAPTERS["alpha"][:5]], ids=short)
+def test_a_hostile_setting_of_lora_is_an_error(in_time, monkeypatch, fields):
+    monkeypatch.setattr("ft_notebooks.lora.adapter.LONGEST_CHECK", 1.0)
+    with pytest.raises(ValueError, match="takes more than 1 seconds|lora_alpha=.* are usual"):
+        lora_config(tiny_model(), **fields)
+
+
+def test_an_adapter_that_is_nan_is_not_loaded(tmp_path):
+    _model(tmp_path)
+    file = _adapter(tmp_path) / "adapter_model.safetensors"
+    save_file({name: tensor * math.nan for name, tensor in load_file(file).items()}, file)
+    with pytest.raises(ValueError, match="NaN or infinite: .*lora_A"):
+        load_adapter(file.parent)
+
+
+def _adapter(folder: Path) -> Path:
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    add_adapter(model, lora_config(model, r=4)).save_pretrained(folder / "adapter")
+    return folder / "adapter"
 
 
 def _model(folder: Path) -> Path:

@@ -284,8 +284,16 @@ def test_code_that_comes_with_a_tokenizer_is_refused_and_not_run(tmp_path):
     try:
         load_tokenizer(folder)  # transformers refuses, or reads tokenizer.json with a class of its own
     except ValueError as e:
-        assert "trust_remote_code" in str(e)
+        assert "needs Python code" in str(e) and "trust_remote_code" not in str(e)
     assert not ran.exists()
+
+
+def test_a_folder_in_place_of_the_tokenizers_file_advises_no_further_package(tmp_path):
+    saved(tiny_tokenizer(), tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "tokenizer.json").mkdir()
+    with pytest.raises(ValueError, match="the tokenizer has no tokenizer.json that can be read; copy tokenizer.json"):
+        load_tokenizer(tmp_path)
 
 
 IMAGES = {"idefics3", "llava_next", "smolvlm"}

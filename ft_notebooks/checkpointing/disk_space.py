@@ -77,7 +77,7 @@ _LONGEST = 230  # bytes of a name, of the 255 that a disk takes: temporary names
 def name_fault(
     folder: str | Path,  # Of a run, as it was given
 ) -> str | None:  # None for a name that a folder can have
-    "Why no run can have a folder of this name: it is none, is too long, or is not UTF-8, which libraries write."
+    "Why no run can have a folder of this name: it is empty, too long, or not UTF-8, which libraries write."
     if not isinstance(folder, (str, os.PathLike)) or not str(folder).strip() or "\0" in str(folder):
         return f"{folder!r} names no folder"
     if any(0xD800 <= ord(letter) <= 0xDFFF for letter in str(folder)):

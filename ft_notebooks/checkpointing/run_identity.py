@@ -136,7 +136,7 @@ def check_as_described(
         check_base_saved(model)
     if trainer.state.global_step:  # the weights of a checkpoint are loaded
         left_out = {"adapter.weights"} if isinstance(model, PeftModel) else {"model.weights"}
-    if getattr(base_model(model), "is_quantized", False):  # some kernels pack its weights anew
+    if getattr(base_model(model), "is_quantized", False):  # some kernels repack its weights
         left_out = {"adapter.weights", "model.weights"}
     now = json.loads(json.dumps(_learner(trainer), default=plain))
     left_out |= {key for key in now if key.startswith("model.config.")}  # transformers writes token ids into it

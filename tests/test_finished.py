@@ -210,12 +210,14 @@ def test_a_trainer_that_has_loaded_a_finished_run_begins_anew_only_with_untraine
     with contextlib.redirect_stdout(io.StringIO()):
         supervised(tmp_path, max_steps=3).train()
         trainer = supervised(tmp_path, max_steps=3)
+        at_start = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
         trainer.train(last_good_checkpoint(tmp_path))
         seen = Seen()
         trainer.add_callback(seen)
         with pytest.raises(ValueError, match="would start from weights that SFTTrainer has trained"):
             trainer.train()
         assert not any(event == "step" for event, _ in seen.events)
+        trainer.model.load_state_dict(at_start)
         del trainer.model.trained_in  # as on a model that was loaded again
         trainer.train()
     assert [step for event, step in seen.events if event == "step"] == [0, 1, 2]

@@ -70,7 +70,11 @@ def checkpoint_fault(
 
     `OSError` if a file of it cannot be read, which says nothing about what was saved.
     """
-    return changed_file(folder)
+    fault, state = changed_file(folder), folder / "trainer_state.json"
+    if fault is None and state.is_file():
+        step, marked = read_record(state, "global_step")["global_step"], marked_step(folder)
+        fault = f"{state.name} is of step {step}, and {MARKER} of step {marked}" if step != marked else None
+    return fault
 
 # %% ../../nbs/package/checkpointing/integrity.ipynb #03807817
 def marked_step(

@@ -8,6 +8,7 @@ __all__ = ['CheckpointCallback', 'StepEndCallback', 'start_of', 'no_epoch_after_
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #9419a488
 import contextlib
+import pickle
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,8 +32,9 @@ from ft_notebooks.checkpointing.integrity import (
 )
 from ..core.errors import Everywhere, error_text
 from ..core.files import read_record
+from ..core.fingerprints import short_hash
 from ..core.processes import first_of_all, from_all
-from ..core.random_state import get_random_state, set_random_state
+from ..core.random_state import get_random_state, keep_random_state, set_random_state
 from ..core.seams import around_saves, overrides
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #441998c3
@@ -78,6 +80,24 @@ def _set_order(loader, args, epoch: int) -> None:
             f"the sampler {type(sampler).__name__}, which draws the order of the rows, cannot be seeded, so a resumed "
             "run might read different rows: give it an attribute `generator`, or a method `set_epoch`"
         )
+
+
+class _Repeatable:
+    "A collator whose random numbers follow from seed, epoch and rows, and change none that are drawn later."
+
+    def __init__(self, collate, *drawn_from):
+        self.collate = collate.collate if isinstance(collate, _Repeatable) else collate
+        self.drawn_from = drawn_from
+
+    def __call__(self, rows):
+        with keep_random_state(int(short_hash(*self.drawn_from, pickle.dumps(rows))[:8], 16)):
+            return self.collate(rows)
+
+
+def _set_draws(loader, args, epoch: int) -> None:
+    "Makes the random numbers of the collator repeatable: accelerate reads a batch ahead, before a checkpoint is saved."
+    loader = getattr(loader, "base_dataloader", loader)
+    loader.collate_fn = _Repeatable(loader.collate_fn, args.seed, epoch)
 
 # %% ../../nbs/package/checkpointing/resume.ipynb #44764c75
 def _may_go(folder: Path, marked: bool) -> bool:
@@ -353,6 +373,7 @@ class ResumeCallback(TrainerCallback):
             _leave_out(train_dataloader)
         else:
             _set_order(train_dataloader, args, int(state.epoch or 0))
+            _set_draws(train_dataloader, args, int(state.epoch or 0))
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.loading = None
@@ -372,9 +393,10 @@ def exact_resume(
 
     `trainer.train(resume_from_checkpoint=last_good_checkpoint(run))` starts or resumes the run, and does not change a
     finished one. A checkpoint counts once `complete.json` lists its files; none is deleted before its successor counts.
-    Raises `ValueError` for an incomplete checkpoint, `ignore_data_skip=True`, a sampler that cannot be seeded, and a
-    disk too small for the run. Callbacks put at the front afterwards run before these checks; call it again to put its
-    own callbacks first.
+    A collator may draw random numbers; those that are drawn while a row is read, as by `Dataset.with_transform`, differ
+    after a resume. Raises `ValueError` for an incomplete checkpoint, `ignore_data_skip=True`, a sampler that cannot be
+    seeded, and a disk too small for the run. Callbacks put at the front afterwards run before these checks; call it
+    again to put its own callbacks first.
     """
     callbacks = trainer.callback_handler.callbacks
     first = [_of(trainer, kind) or kind(trainer) for kind in (ResumeCallback, CheckpointCallback)]

@@ -12,13 +12,14 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import get_ident
 
 from filelock import FileLock, Timeout
 
 from ..core.files import full_disk_named, read_record
 
 # %% ../../nbs/package/checkpointing/run_lock.ipynb #253b0892
-_HELD: set[tuple[int, Path]] = set()  # process and folder, so that `fit` inside `ft` does not wait for itself
+_HELD: set[tuple] = set()  # process, thread and folder, so that `fit` inside `ft` does not wait for itself
 
 
 def _holder(file: Path) -> str:
@@ -35,7 +36,7 @@ def lock_run(
 ) -> Iterator[None]:
     "A block in which no other run can train in the folder; raises `ValueError` where one does."
     folder = Path(folder).resolve()
-    key, names = (os.getpid(), folder), [folder / ".running.json", folder / ".running.lock"]
+    key, names = (os.getpid(), get_ident(), folder), [folder / ".running.json", folder / ".running.lock"]
     if os.environ.get("RANK", "0") != "0" or key in _HELD:
         yield
         return

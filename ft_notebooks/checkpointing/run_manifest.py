@@ -14,7 +14,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from .run_identity import counted_settings, describe
+from .run_identity import check_as_described, counted_settings, describe
 from .run_start import TRAINED_BY_OTHERS, check_untrained
 from ..core.files import read_record, write_atomically
 from ..core.fingerprints import plain
@@ -32,7 +32,7 @@ def _differences(old: dict, new: dict) -> dict[str, str]:
     return {key: f"{key} was {said(old, key)}, is {said(new, key)}" for key in names}
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #5be17b73
-_BEGUN = ("run.json", "manifest.json", "*.jsonl")  # files that a run writes before its first result
+_BEGUN = ("run.json", "manifest.json", "*.jsonl", "traceback*.txt")  # files that a run writes before its first result
 _ALWAYS = ("command", "model.name")  # in the run.json of each command that trains
 
 
@@ -111,7 +111,7 @@ def _but_for_processes(run: dict) -> dict:
 def _run_changes(old: dict, new: dict, any_world_size: bool) -> dict[str, str]:
     "The differences between the runs of two manifests, in the settings that both library versions have."
     was, now = old["run"], new["run"]
-    if old["recorded"]["versions"] != new["recorded"]["versions"]:
+    if old["recorded"].get("versions") != new["recorded"]["versions"]:
         both = was.keys() & now.keys()
         was, now = ({key: run[key] for key in run if key in both} for run in (was, now))
     if any_world_size and was.get("world_size") != now.get("world_size"):
@@ -155,16 +155,15 @@ def check_manifest(
     Raises `ValueError` with every difference and its cure where it belongs to a different run, and where its
     `manifest.json` is missing or damaged.
     """
-    folder = Path(folder)
+    folder, file = Path(folder), Path(folder, "manifest.json")
     _check_links(folder)
-    held = _held(folder)
+    held, known = _held(folder), read_record(file, run=dict, recorded=dict) if file.is_file() else {}
     if not held:
         return
-    if not (folder / "manifest.json").is_file():
+    if not known:
         problem = f"{folder} holds {held[0].name} but no manifest.json, so it cannot be compared with this run"
         raise ValueError(f"{problem}; choose a different folder")
-    old = read_record(folder / "manifest.json", "run", "recorded")
-    differ = _run_changes(old, manifest, any_world_size)
+    differ = _run_changes(known, manifest, any_world_size)
     if differ:
         last = "Use the old values to resume that run, or choose a different folder"
         raise ValueError(f"{folder} holds a different run: {'; '.join([*differ.values(), *_cures(differ)])}. {last}")
@@ -175,7 +174,7 @@ def went_without(
 ) -> list[str]:  # Sentences from `core.seams.given_way`; empty without a manifest
     "The guards that the run went without because a library had renamed a private name, from its manifest.json."
     file = Path(run, "manifest.json")
-    return read_record(file, "recorded")["recorded"].get("given_way", []) if file.is_file() else []
+    return read_record(file, recorded=dict)["recorded"].get("given_way", []) if file.is_file() else []
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #fd671b85
 def _check_everywhere(trainer, manifest: dict, any_world_size: bool) -> None:
@@ -204,13 +203,21 @@ def _write(file: Path, manifest: dict, step: int) -> None:
     write_atomically(file, json.dumps({**manifest, "before": before}, indent=1))
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #5e7b3486
+def _check_replaced(folder: Path) -> None:
+    "Raises `ValueError` for a file with content, in a folder without manifest, that a run writes after its manifest."
+    places = [folder / name for name in ("metrics.jsonl", "README.md", "loss.png", "reward.png")]
+    theirs = [place for place in places if place.exists() and place.stat().st_size]
+    if theirs and not (folder / "manifest.json").is_file():
+        raise ValueError(f"{theirs[0]} is of no run, and a run would replace it; choose a different folder")
+
+
 @overrides(TrainerCallback)
 class ManifestCallback(TrainerCallback):
     """Checks that the trainer's folder holds no other run: `trainer.add_callback(ManifestCallback(trainer))`.
 
     Raises the `ValueError` of `check_manifest` in all processes, when it is created and when training starts; then
-    writes `manifest.json`, with earlier records of versions and machine under "before". Raises the one of
-    `check_untrained` before step 1, and `ValueError` at a save where the folder was deleted since.
+    writes `manifest.json`, with earlier records of versions and machine under "before". Raises those of
+    `check_untrained` and `check_as_described` before step 1, and `ValueError` at a save where the folder was deleted.
     """
 
     records: Sequence[str] = ()  # the run's files that must stay
@@ -223,11 +230,17 @@ class ManifestCallback(TrainerCallback):
     ):
         self.trainer, self.manifest, self.any = trainer, describe(trainer, **extra), any_world_size
         _check_everywhere(trainer, self.manifest, any_world_size)
+        with together():
+            if trainer.is_world_process_zero():
+                _check_replaced(Path(trainer.args.output_dir))
 
     def on_train_begin(self, args, state, control, **kwargs):
         check_untrained(self.trainer, self.manifest["run"]["trainer"])
         if control.should_training_stop:  # the run has ended
             return
+        with together():
+            if state.is_world_process_zero:
+                check_as_described(self.trainer, self.manifest["run"])
         self.manifest["run"] |= json.loads(json.dumps(counted_settings(self.trainer), default=plain))
         _check_everywhere(self.trainer, self.manifest, self.any)
         if state.is_world_process_zero:

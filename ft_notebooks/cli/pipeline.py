@@ -174,13 +174,6 @@ def _finished(run, tok, settings, stage) -> tuple:
     return _finished_model(run, tok, settings, stage), tok, known["history"]
 
 # %% ../../nbs/package/cli/pipeline.ipynb #f71bdd74
-def _as_loaded(model, forward) -> None:  # forward: the model's own before training, or None
-    "Takes away the autocast that training has put around `forward`: the saved model is loaded and used without it."
-    vars(model).pop("forward", None)
-    if forward is not None:
-        model.forward = forward
-
-
 def _train(tok, held, encoded, settings, run, stage, guards, chosen) -> tuple:
     "Trains the run and saves its metrics; raises `FailedRun` after SFT that has made held-out rows less likely."
     ids, held_ids, facts = encoded
@@ -198,10 +191,9 @@ def _train(tok, held, encoded, settings, run, stage, guards, chosen) -> tuple:
     phase("preparing the training")
     trainer = _trainer(model, tok, ids, held_ids, run, stage, made, callbacks)
     phase("measuring the held-out rows before training" if held_ids is not None else "training")
-    before, forward = _measured(trainer.model, tok, held_ids, settings, rewards), vars(trainer.model).get("forward")
+    before = _measured(trainer.model, tok, held_ids, settings, rewards)
     phase("training")
     fit(trainer)
-    _as_loaded(trainer.model, forward)
     phase("measuring the held-out rows after training" if held_ids is not None else "writing the record of the run")
     after, history = _measured(trainer.model, tok, held_ids, settings, rewards), trainer.state.log_history
     kept, lines = _compared(before, after, held_ids)

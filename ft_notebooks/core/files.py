@@ -135,8 +135,9 @@ def write_atomically(
 def read_record(
     path: str | Path,  # A file that exists
     *keys: str,  # Keys that the object must have
+    **kinds: type,  # Further keys, with the types of their values
 ) -> dict:
-    """The JSON object in a file; `ValueError` with the cure if the file is damaged or lacks one of the keys.
+    """The JSON object in a file; `ValueError` with the cure if the file is damaged or lacks a key of this type.
 
     `OSError` with the cure if it cannot be read; a missing file raises `FileNotFoundError`.
     """
@@ -145,6 +146,7 @@ def read_record(
         if not isinstance(found, dict):
             raise ValueError("it holds no JSON object")
         lacks = [key for key in keys if key not in found]
+        lacks += [key for key, kind in kinds.items() if not isinstance(found.get(key), kind)]
         if lacks:
             raise ValueError(f"it has no {lacks[0]!r}")
     except (ValueError, RecursionError) as e:

@@ -34,13 +34,16 @@ def set_random_state(
 # %% ../../nbs/package/core/random_state.ipynb #5a6a7414
 @contextmanager
 def keep_random_state(
-    seed: int | None = None,  # Of PyTorch's generators in the block; None: they continue from their state
+    seed: int | None = None,  # Of all generators in the block; None: they continue from their state
 ) -> Iterator[None]:
     "Restores all generators after the block, so that numbers drawn inside do not change those drawn later."
     if seed is not None and not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed} is no seed: take a whole number from 0 to {2**32 - 1}")
     state = get_random_state()
     try:
+        if seed is not None:
+            random.seed(seed)
+            np.random.seed(seed)
         if seed is not None and state[-1] is not None:
             torch.manual_seed(seed)
         elif seed is not None:  # CUDA is not in use, and the states of its generators are not saved

@@ -26,7 +26,7 @@ from ..core.model_parts import base_model, eval_mode
 from .context import Unavailable
 from .findings import Found, check
 from ..inference.generation import answers
-from ..lora.adapter_folder import check_saved
+from ..lora.adapter_folder import changed_in_memory, check_saved
 from ..rlhf.reward_model import check_reward_model
 from ..tokenization.padding import IGNORE
 
@@ -182,24 +182,6 @@ def tokens_untrained(run):
             return
 
 # %% ../../nbs/package/doctor/model_checks.ipynb #1c739386
-def _changed_in_memory(model) -> tuple[str, Path] | None:
-    "The first weight that differs from its file in the folder that the model was loaded from, and this file."
-    own = getattr(getattr(model, "base_model", None), "prefix", "\n")  # of an adapter's weights
-    base = base_model(model)
-    weights = {
-        name.replace(".base_layer", "").replace(".original_module", ""): p
-        for name, p in base.named_parameters()
-        if own not in name and "modules_to_save" not in name
-    }
-    for file in sorted(Path(base.name_or_path or "\n").glob("model*.safetensors")):
-        with safe_open(file, "pt") as opened:
-            for name in sorted({*opened.keys()} & {*weights}):
-                saved, p = opened.get_tensor(name), weights[name].detach().cpu()
-                if saved.shape == p.shape and not torch.equal(p, saved.to(p.dtype)):  # else it is quantized, or resized
-                    return name, file
-    return None
-
-
 @check(
     "base-not-saved", "error", 4,
     symptom="the saved run gives other answers than the model in memory did", notebook="05_lora",
@@ -215,7 +197,7 @@ def base_not_saved(run):
     if tied and head.weight.shape == table.weight.shape and not torch.equal(head.weight, table.weight):
         yield Found("the config says that head and embedding are one (tie_word_embeddings), and they differ",
                     cure="set model.config.tie_word_embeddings to False before saving")  # fmt: skip
-    changed = _changed_in_memory(run.model) if isinstance(run.model, PeftModel) else None
+    changed = changed_in_memory(run.model) if isinstance(run.model, PeftModel) else None
     if changed:
         yield Found(f"{changed[0]} of the base differs from the file that it was loaded from", str(changed[1]))
 
@@ -229,7 +211,7 @@ def base_not_saved(run):
 def reference_differs(run):
     if run.name is not None or isinstance(run.model, PeftModel) or run.given.get("ref_model") is not None:
         return
-    if changed := _changed_in_memory(run.model):
+    if changed := changed_in_memory(run.model):
         yield Found(f"{changed[0]} differs from the file that it was loaded from", str(changed[1]))
 
 # %% ../../nbs/package/doctor/model_checks.ipynb #d1096875

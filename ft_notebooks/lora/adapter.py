@@ -88,7 +88,7 @@ def expert_parameters(
 
 # %% ../../nbs/package/lora/adapter.ipynb #6244928f
 def _check_fields(model: torch.nn.Module, fields: dict) -> None:
-    "Raises `ValueError` for a field that `LoraConfig` lacks, or a module or layer that the model lacks."
+    "Raises `ValueError` for a field that `LoraConfig` lacks, or a module, layer or token that the model lacks."
     known = [field.name for field in dataclass_fields(LoraConfig)]
     for name in fields:
         if name not in known:
@@ -97,6 +97,11 @@ def _check_fields(model: torch.nn.Module, fields: dict) -> None:
     with at_most(LONGEST_CHECK, "matching the names of modules", "the patterns"):
         _check_modules(model, fields)
     _check_layers(model, fields.get("layers_to_transform"))
+    rows = fields.get("trainable_token_indices")
+    for ids in rows.values() if isinstance(rows, dict) else [] if rows is None else [rows]:
+        size = len(model.get_input_embeddings().weight)
+        if not isinstance(ids, list) or not ids or not all(isinstance(i, int) and 0 <= i < size for i in ids):
+            raise ValueError(f"trainable_token_indices takes a list of token ids, 0 to {size - 1}, got {ids!r}")
 
 # %% ../../nbs/package/lora/adapter.ipynb #734c16b1
 def _check_size(model: torch.nn.Module, r: int, fields: dict) -> None:
@@ -152,7 +157,7 @@ def add_adapter(
         cure = "give model.module" if hasattr(model, "module") else "load one: load_model(name)"
         raise ArgumentError("add_adapter", "model", "a transformers.PreTrainedModel", model, cure)
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
-        raise ValueError("the model has an adapter already; merge it with merge_adapter, or load the base again")
+        raise ValueError("the model has an adapter already; merge it with merge_folder, or load the base again")
     if not isinstance(config, PeftConfig):
         raise ArgumentError("add_adapter", "config", "a peft.LoraConfig", config, "make one: lora_config(model, r=16)")
     config = copy.deepcopy(config)  # PEFT writes the name of the base into it, but not its commit on the hub

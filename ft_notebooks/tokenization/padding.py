@@ -63,15 +63,19 @@ def check_vocabulary(
     if highest >= rows:
         raise ValueError(
             f"the tokenizer produces ids up to {highest} ({token!r}), but the model has {rows} rows, 0 to {rows - 1}; "
-            "load both from the same folder, add a pad token with add_pad_token(tok, model), and other tokens with "
-            f"model.resize_token_embeddings({highest + 1})"
+            "load both from the same folder, or add rows: add_pad_token(tok, model) for a pad token, or "
+            f"model.resize_token_embeddings({highest + 1}); before adding an adapter, save model and tokenizer with "
+            "save_pretrained(FOLDER), and load them from there"
         )
     return rows - highest - 1
 
 # %% ../../nbs/package/tokenization/padding.ipynb #d6f08f32
 def _check_new_pad(tok: PreTrainedTokenizerBase, model: PreTrainedModel, token: str) -> None:
     if hasattr(model, "peft_config"):
-        raise ValueError("the model has an adapter; add the pad token first, save the base, and then add the adapter")
+        raise ValueError(
+            "the model has an adapter; add the pad token to its base, save base and tokenizer with "
+            "save_pretrained(FOLDER), load them from there, and add the adapter to that base"
+        )
     if token == tok.eos_token:
         raise ValueError(f"{token!r} is the EOS token; choose a text for the pad token that is no other token")
 

@@ -15,14 +15,21 @@ import typing
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from huggingface_hub import get_token
+from transformers import get_scheduler
+from transformers.utils import is_liger_kernel_available
 
-from ..core.errors import SHORT_NAMES, nearest, releases
+from ..checkpointing.disk_space import name_fault
+from ..core.errors import SHORT_NAMES, error_text, nearest, releases
 from .batch_plan import Plan
 
 # %% ../../nbs/package/training/config.ipynb #d84c9b17
+_COUNTS = ("max_steps", "num_train_epochs", "save_steps", "save_total_limit", "logging_steps", "eval_steps")
+
+
 def _check_numbers(given: dict, config: type) -> None:
-    "Raises `ValueError` if a numeric field is given something other than a number."
+    "Raises `ValueError` if a numeric field is given something other than a number, or a count is not above 0."
     for field in (f for f in dataclasses.fields(config) if f.name in given):
         value, kinds = given[field.name], set(typing.get_args(field.type) or [field.type])
         takes_numbers = kinds <= {int, float, type(None)} and kinds != {type(None)}
@@ -33,6 +40,8 @@ def _check_numbers(given: dict, config: type) -> None:
         if not number or (float not in kinds and value != int(value)):
             quotes = "; write it without quotes" if isinstance(value, str) else ""
             raise ValueError(f"{field.name} must be {wanted}, got {value!r}{quotes}")
+        if field.name in _COUNTS and value <= 0 and (field.name, value) != ("max_steps", -1):
+            raise ValueError(f"{field.name} must be more than 0, got {value!r}; leave it out for its default")
 
 # %% ../../nbs/package/training/config.ipynb #105f4dc3
 RANGES = {  # field -> lowest and highest value, what is usual, and what happens beyond
@@ -155,7 +164,8 @@ def run_config(
     """Shared defaults, overridden by the stage's, by the plan and by what is given.
 
     `max_length` is None for padding-free batches without packing: rows were truncated before, and TRL would not do it.
-    Raises `ValueError` if the installed release lacks a field.
+    Raises `ValueError` if the installed release lacks a field, for values that it does not take, and for an
+    `output_dir` that can name no folder.
     """
     fields = _DEFAULTS | defaults | chosen.fields | dict(given)
     if fields.get("padding_free") and not fields.get("packing"):
@@ -169,4 +179,16 @@ def run_config(
                 f"{config.__name__} has no field {name!r} in {releases(config)}, and this run sets it; install a newer "
                 "release"
             )
-    return config(output_dir=str(output_dir), **fields)
+    if fault := name_fault(output_dir):
+        raise ValueError(f"output_dir: {fault}")
+    what = config.__name__
+    try:
+        args = config(output_dir=str(output_dir), **fields)
+        if args.use_liger_kernel and not is_liger_kernel_available():
+            raise ImportError("use_liger_kernel=True needs a package: pip install liger-kernel")
+        if args.lr_scheduler_kwargs:  # read when training starts
+            what, optimizer = "lr_scheduler_kwargs", torch.optim.SGD([torch.zeros(1)])
+            get_scheduler(args.lr_scheduler_type, optimizer, 1, 2, scheduler_specific_kwargs=args.lr_scheduler_kwargs)
+    except (TypeError, AttributeError, LookupError, ImportError) as error:
+        raise ValueError(f"{what}: {error_text(error)}; correct that setting, or leave it out") from error
+    return args

@@ -145,7 +145,7 @@ def keep_adapter(
     if base is not None and weights_fingerprint(model)["model.weights"] != base:
         raise ValueError(
             f"init_lora_weights={kind!r} changed the base a second time, for the copy that is the reference; load base "
-            "and adapter again and merge them with merge_adapter, or set init_lora_weights=True in the adapter's config"
+            "and adapter again and merge them with merge_folder, or set init_lora_weights=True in the adapter's config"
         )
     for name, p in model.named_parameters():
         if name in held and p.dtype == held[name].dtype:

@@ -157,17 +157,25 @@ def _fit(trainer: Trainer) -> TrainOutput:
     return output
 
 
+def _as_loaded(model, forward) -> None:  # forward: the model's own before training, or None
+    "Takes away the autocast that training has put around `forward`: the saved model is loaded and used without it."
+    vars(model).pop("forward", None)
+    if forward is not None:
+        model.forward = forward
+
+
 def fit(
     trainer: Trainer,  # Of `sft_trainer` or `dpo_trainer`, or any `transformers.Trainer`; its model is trained in place
 ) -> TrainOutput:  # As of `trainer.train`
     """Trains the trainer's run to its last step, and saves its model in `trainer.args.output_dir`.
 
     It starts the run, resumes it from the last complete checkpoint to the same weights or, if the run has finished,
-    loads them and changes no file. It removes DPO's second adapter from the model. All processes of a run call it. The
-    first SIGTERM or Ctrl-C ends the step, saves a checkpoint and raises `Stopped`, a `KeyboardInterrupt` with the
-    signal and the checkpoint. Raises `ArgumentError` for an object that is not a trainer, and `ValueError` if the
-    folder holds another run, another process trains in it, settings leave no checkpoint, an earlier run has trained the
-    model, a plain `trl.SFTTrainer` would train the user's words, or the folder is deleted during training.
+    loads them and changes no file. It removes DPO's second adapter and autocast from the model. All processes of a run
+    call it. The first SIGTERM or Ctrl-C ends the step, saves a checkpoint and raises `Stopped`, a `KeyboardInterrupt`
+    with the signal and the checkpoint. Raises `ArgumentError` for an object that is not a trainer, and `ValueError` if
+    the folder holds another run, another process or thread trains in it, settings leave no checkpoint, an earlier run
+    has trained the model, model or template changed after the trainer was made, a plain `trl.SFTTrainer` would train
+    the user's words, or the folder is deleted during training.
     """
     if not isinstance(trainer, Trainer):
         cure = "make one: sft_trainer(model, tok, dataset, output_dir=...)"
@@ -179,4 +187,8 @@ def fit(
     with ExitStack() as stack:
         with together():
             stack.enter_context(lock_run(trainer.args.output_dir))
-        return _fit(trainer)
+        forward = vars(trainer.model).get("forward")
+        try:
+            return _fit(trainer)
+        finally:
+            _as_loaded(trainer.model, forward)

@@ -10,14 +10,16 @@ import time
 import pytest
 from peft import LoraConfig, get_peft_model
 from small_runs import ranks, several
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from trl import DPOConfig, SFTConfig
 
 import ft_notebooks.checkpointing.run_identity
+from ft_notebooks.checkpointing.metrics_log import MetricsCallback
 from ft_notebooks.checkpointing.run_identity import describe
 from ft_notebooks.checkpointing.run_manifest import ManifestCallback, check_folder, check_manifest, run_folder
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.tokenization.padding import pad_batch
+from ft_notebooks.training.run import fit
 
 ROWS = [{"input_ids": [n, n + 1, n + 2], "labels": [n, n + 1, n + 2]} for n in range(10, 18)]
 
@@ -271,11 +273,48 @@ def test_a_result_without_a_manifest_is_not_written_over(tmp_path, result):
 
 
 @pytest.mark.parametrize(
-    "name", ["notes.txt", "metrics.jsonl", "training_args.bin", ".manifest.json.7", "manifest.json"]
+    "name", ["notes.txt", "metrics.jsonl", "training_args.bin", ".manifest.json.7", "traceback.txt"]
 )
 def test_a_file_that_is_no_result_keeps_no_run_out(tmp_path, name):
     (tmp_path / name).touch()
     check_manifest(tmp_path, describe(make(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "metrics.jsonl", "README.md", "loss.png", "reward.png"])
+def test_a_file_of_the_user_that_a_run_would_replace_is_left_as_it_is(tmp_path, name):
+    (tmp_path / name).write_text('{"name": "a web page"}')
+    with pytest.raises(ValueError, match=f"{name} is .*choose (a different|another) folder"):
+        fit(make(tmp_path))
+    assert (tmp_path / name).read_text() == '{"name": "a web page"}' and not [*tmp_path.glob("checkpoint-*")]
+
+
+def test_a_run_that_ended_before_its_manifest_was_written_is_started_again(tmp_path):
+    class Fails(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            raise ValueError("a setting is wrong")
+
+    with pytest.raises(ValueError, match="a setting is wrong"):
+        fit(make(tmp_path, callbacks=[MetricsCallback(), Fails()]))
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+    fit(make(tmp_path, callbacks=[MetricsCallback()]))
+
+
+@pytest.mark.parametrize("recorded", [{}, {"versions": None}])
+def test_a_manifest_whose_record_is_empty_is_compared_and_resumed(tmp_path, recorded):
+    fit(make(tmp_path, max_steps=1))
+    file = tmp_path / "manifest.json"
+    file.write_text(json.dumps({"run": {**json.loads(file.read_text())["run"], "max_steps": 2}, "recorded": recorded}))
+    fit(make(tmp_path))
+    assert json.loads(file.read_text())["before"] == [{"until_step": 1, **recorded}]
+
+
+@pytest.mark.parametrize("damage", [{"run": []}, {"recorded": 3}])
+def test_a_manifest_with_parts_of_other_kinds_is_damaged(tmp_path, damage):
+    fit(make(tmp_path))
+    file = tmp_path / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **damage}))
+    with pytest.raises(ValueError, match="manifest.json is damaged .*; restore it, or choose another folder"):
+        fit(make(tmp_path))
 
 
 def test_of_two_processes_the_first_writes_and_both_agree(tmp_path):

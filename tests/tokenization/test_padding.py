@@ -205,7 +205,7 @@ def test_a_token_that_the_vocabulary_has_costs_no_row():
 
 def test_eos_and_a_model_with_an_adapter_are_refused_before_anything_changes():
     tok, model = without_pad(), get_peft_model(tiny_model(), LoraConfig(r=2, target_modules=["q_proj"]))
-    with pytest.raises(ValueError, match="add the pad token first"):
+    with pytest.raises(ValueError, match="add the pad token to its base, save base and tokenizer"):
         add_pad_token(tok, model, "<gap>")
     with pytest.raises(ValueError, match="'<|im_end|>' is the EOS token"):
         add_pad_token(tok, tiny_model(), "<|im_end|>")

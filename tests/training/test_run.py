@@ -1,22 +1,25 @@
 "Edges of `ft_notebooks.training.run`: kills, signals, DPO's second adapter, other threads, and a second call."
 
 import os
+import random
 import shutil
 import signal
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+import small_runs
 import torch
 from peft import get_peft_model_state_dict
 from ranks_of import ranks
 from safetensors.torch import load_file
 from small_runs import ROWS, TOK, forked, on_notes
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 import ft_notebooks
 from ft_notebooks.checkpointing.graceful_stop import save_on_signals
-from ft_notebooks.checkpointing.integrity import checkpoint_fault
+from ft_notebooks.checkpointing.integrity import checkpoint_fault, last_good_checkpoint
 from ft_notebooks.checkpointing.run_manifest import run_folder
 from ft_notebooks.core.arguments import ArgumentError
 from ft_notebooks.core.errors import Stopped
@@ -24,6 +27,7 @@ from ft_notebooks.data.preference_encoding import encode_pairs
 from ft_notebooks.dpo.trainer import dpo_trainer
 from ft_notebooks.loading.example_models import tiny_model
 from ft_notebooks.sft.trainer import sft_trainer
+from ft_notebooks.tokenization.padding import pad_batch
 from ft_notebooks.training import run as module
 from ft_notebooks.training.run import fit
 
@@ -287,3 +291,47 @@ def test_all_processes_notice_that_the_folder_was_deleted(tmp_path):
 
     said = ranks(2, start, tmp_path / "ranks")
     assert len(said) == 2 and all("deleted or emptied during training" in one for one in said)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("step", [2, 4])
+def test_a_collator_that_draws_random_numbers_draws_the_same_after_a_kill(tmp_path, step, accumulation):
+    def noisy(rows):
+        batch = pad_batch(rows, 0)
+        hidden = torch.rand(batch["input_ids"].shape) < 0.1
+        batch["input_ids"][hidden] = random.randrange(5, 200) + int(np.random.randint(3))
+        return batch
+
+    class Killed(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == step + 1:
+                raise InterruptedError
+
+    def make(folder, *callbacks):
+        args = small_runs.arguments(folder, eval_strategy="no", save_steps=2, gradient_accumulation_steps=accumulation)
+        data = {"train_dataset": small_runs.rows()[:7], "data_collator": noisy}
+        return Trainer(small_runs.adapted(), args, callbacks=list(callbacks), **data)
+
+    fit(whole := make(tmp_path / "whole"))
+    with pytest.raises(InterruptedError):
+        fit(make(tmp_path / "killed", Killed()))
+    fit(again := make(tmp_path / "killed"))
+    assert torch.equal(small_runs.weights(again), small_runs.weights(whole))
+
+
+def test_a_checkpoint_that_was_renamed_and_marked_again_is_not_resumed_from(tmp_path):
+    fit(supervised(tmp_path))
+    last = tmp_path / "checkpoint-6"
+    marker = last / "complete.json"
+    marker.write_text(marker.read_text().replace('"step": 6', '"step": 9'))
+    last.rename(tmp_path / "checkpoint-9")
+    assert "trainer_state.json is of step 6, and complete.json of step 9" in checkpoint_fault(tmp_path / "checkpoint-9")
+    assert last_good_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
+
+
+@pytest.mark.parametrize("name", ["", " ", None, 3, "a\0b", "a\udce9b", "x" * 231])
+def test_a_folder_that_no_run_can_have_is_refused_when_the_trainer_is_made(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="output_dir: .*(names no folder|is not valid UTF-8|longer than 230 bytes)"):
+        sft_trainer(on_notes(), TOK, ROWS, output_dir=name, **FIELDS)
+    assert not [*tmp_path.iterdir()]

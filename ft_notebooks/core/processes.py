@@ -27,9 +27,7 @@ def _check_gpus(cpu: bool) -> None:
     "`ValueError` for more processes than GPUs, and for FSDP or DeepSpeed without a GPU."
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if not cpu and here > gpu_count():
-        raise ValueError(
-            f"{here} processes on {platform.node()}, which has {gpu_count()} GPUs; start one for each GPU"
-        )
+        raise ValueError(f"{here} processes on {platform.node()}, which has {gpu_count()} GPUs; start one for each GPU")
     for name in ("FSDP", "DEEPSPEED"):
         if cpu and os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
             raise ValueError(

@@ -34,8 +34,8 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 REPOSITORY = PYPROJECT["project"].get("urls", {}).get("Repository")
 DIRECTIVES = {"default_exp", "export", "hide", "eval", "smol", "gpu", "hub", "slow", "notest"}
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "matplotlib"}
-TESTS = "python3.11 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest -q"
-DEMO = "python3.11 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/ft demo"
+TESTS = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest -q"
+DEMO = "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/ft demo"
 
 each_notebook = pytest.mark.parametrize("nb", NBS, ids=lambda nb: str(nb.relative_to(ROOT / "nbs").with_suffix("")))
 

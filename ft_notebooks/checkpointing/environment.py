@@ -8,14 +8,12 @@ __all__ = ['library_versions', 'git_commit', 'machine']
 # %% ../../nbs/package/checkpointing/environment.ipynb #0ad5369b
 import os
 import platform
-import re
 import subprocess
 from importlib import metadata
-from pathlib import Path
 
 import torch
 
-from ..core.device import hardware
+from ..core.device import device_name, hardware
 
 # %% ../../nbs/package/checkpointing/environment.ipynb #2d6b0c30
 _LIBRARIES = "torch transformers trl peft accelerate datasets tokenizers bitsandbytes ft-notebooks".split()
@@ -49,12 +47,6 @@ def git_commit() -> dict | None:  # "commit": 40 hexadecimal digits; "dirty": wh
 # %% ../../nbs/package/checkpointing/environment.ipynb #a926f2c0
 def machine() -> dict:  # "device", "name", "dtype", "memory" (bytes), "threads" (torch's)
     "The device of this process from `hardware()`, with its name and the number of torch threads."
-    hw, cpuinfo = hardware(), Path("/proc/cpuinfo")
-    if hw.device.startswith("cuda"):
-        name = torch.cuda.get_device_name(hw.device)
-    else:
-        text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
-        found = re.search(r"^model name\s*:\s*(.+)$", text, flags=re.M)
-        name = found[1] if found else platform.processor() or platform.machine()
-    dtype, threads = str(hw.dtype).removeprefix("torch."), torch.get_num_threads()
-    return {"device": hw.device, "name": name, "dtype": dtype, "memory": hw.memory, "threads": threads}
+    hw, threads = hardware(), torch.get_num_threads()
+    dtype = str(hw.dtype).removeprefix("torch.")
+    return {"device": hw.device, "name": device_name(), "dtype": dtype, "memory": hw.memory, "threads": threads}

@@ -14,12 +14,11 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from datasets import Dataset, load_from_disk
 
-from .device import hardware
+from .device import gpu_count, hardware
 from .errors import Everywhere
 from .seams import set_timeout
 
@@ -27,10 +26,8 @@ from .seams import set_timeout
 def _check_gpus(cpu: bool) -> None:
     "`ValueError` for more processes than GPUs, and for FSDP or DeepSpeed without a GPU."
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if not cpu and here > torch.cuda.device_count():
-        raise ValueError(
-            f"{here} processes on {platform.node()}, which has {torch.cuda.device_count()} GPUs; start one for each GPU"
-        )
+    if not cpu and here > gpu_count():
+        raise ValueError(f"{here} processes on {platform.node()}, which has {gpu_count()} GPUs; start one for each GPU")
     for name in ("FSDP", "DEEPSPEED"):
         if cpu and os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
             raise ValueError(

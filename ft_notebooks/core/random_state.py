@@ -13,11 +13,12 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from .device import get_gpu_random_states, set_gpu_random_states
+
 # %% ../../nbs/package/core/random_state.ipynb #abbb3e33
 def get_random_state() -> tuple:
-    "The states of Python's, NumPy's and PyTorch's generators, and of each GPU's if CUDA is in use."
-    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    return random.getstate(), np.random.get_state(), torch.get_rng_state(), gpus
+    "The states of Python's, NumPy's and PyTorch's generators, and of each GPU's that is in use."
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), get_gpu_random_states()
 
 # %% ../../nbs/package/core/random_state.ipynb #1a65f4df
 def set_random_state(
@@ -28,8 +29,7 @@ def set_random_state(
     random.setstate(python)
     np.random.set_state(numpy)
     torch.set_rng_state(cpu)
-    if gpus is not None:
-        torch.cuda.set_rng_state_all(gpus)
+    set_gpu_random_states(gpus)
 
 # %% ../../nbs/package/core/random_state.ipynb #5a6a7414
 @contextmanager
@@ -44,9 +44,9 @@ def keep_random_state(
         if seed is not None:
             random.seed(seed)
             np.random.seed(seed)
-        if seed is not None and state[-1] is not None:
+        if seed is not None and state[-1]:
             torch.manual_seed(seed)
-        elif seed is not None:  # CUDA is not in use, and the states of its generators are not saved
+        elif seed is not None:  # no GPU is in use, and the states of their generators are not saved
             torch.default_generator.manual_seed(seed)
         yield
     finally:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from ..core.device import compute_capability
 from ..training.cpu_kernels import Block, block_attention
 
 # %% ../../nbs/package/dpo/shared_rows.ipynb #be505496
@@ -103,8 +104,7 @@ def _by_block(query, key, value, sizes, scaling, dropout):
 
 def _has_flash(query) -> bool:
     "Whether the kernel of `_flash` runs here: 16 bits, on a card of compute capability 8.0 or more; a T4 has 7.5."
-    capable = query.device.type == "cuda" and torch.cuda.get_device_capability(query.device) >= (8, 0)
-    return capable and query.dtype.itemsize == 2
+    return compute_capability(query.device) >= (8, 0) and query.dtype.itemsize == 2
 
 # %% ../../nbs/package/dpo/shared_rows.ipynb #3bb38767
 _sdpa = AttentionInterface()["sdpa"]  # transformers' own

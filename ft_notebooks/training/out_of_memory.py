@@ -10,14 +10,13 @@ import contextlib
 import copy
 
 import numpy as np
-import psutil
 import pyarrow.compute
 import torch
 from peft import PeftModel
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from ..core.device import hardware
+from ..core.device import available_memory
 from ..core.random_state import keep_random_state
 from ..core.seams import overrides
 from ..checkpointing.integrity import last_good_checkpoint
@@ -76,13 +75,6 @@ def _allocate_as_later(trainer) -> list[Tensor]:
     return [torch.empty_like(p) for p in [*trained, *trained]]
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #d638469c
-def _available(device: torch.device) -> int:
-    "Bytes available to this process on the device: allocated or free."
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    return min(hardware().memory, psutil.virtual_memory().available + psutil.Process().memory_info().rss)
-
-
 def _flat(args) -> bool:
     "Whether rows are laid end to end, without padding."
     return bool(getattr(args, "padding_free", False) or getattr(args, "packing", False))
@@ -96,7 +88,7 @@ def _tokens(trainer, rows: list[int], lengths: np.ndarray) -> int:
 def _check_memory(trainer, rows: list[int], lengths: np.ndarray) -> None:
     "Raises `ValueError` if a step is estimated not to fit; on a CPU the process would be killed without an error."
     peak, tokens = step_memory(trainer.model, vars(trainer.args)), _tokens(trainer, rows, lengths)
-    available = _available(trainer.args.device)
+    available = available_memory(trainer.args.device)
     try:
         if isinstance(peak, str) or peak(tokens) <= available:  # with a label on every token, an upper bound
             return
@@ -149,7 +141,7 @@ def _fitting_settings(
 # %% ../../nbs/package/training/out_of_memory.ipynb #aba96b05
 def _estimated_advice(trainer, peak, worst) -> str:
     args, rows = trainer.args, trainer.args.per_device_train_batch_size
-    available, tokens = _available(args.device), _tokens(trainer, *worst)
+    available, tokens = available_memory(args.device), _tokens(trainer, *worst)
     now = {
         "checkpointing": any(getattr(args, name, None) for name in CHECKPOINTING_FIELDS),
         "adapter": isinstance(trainer.model, PeftModel) and not getattr(trainer.model, "is_loaded_in_4bit", False),

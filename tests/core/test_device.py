@@ -1,5 +1,6 @@
 "What the device of a process is, and what its memory and number formats are."
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import psutil
 import pytest
 import torch
 
-from ft_notebooks.core import cpu_threads
+from ft_notebooks.core import cpu_threads, device
 from ft_notebooks.core.device import hardware
 
 
@@ -60,3 +61,21 @@ def test_memory_is_what_the_control_group_allows(monkeypatch, no_card, tmp_path,
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text(content)
     assert hardware().memory == (expected or psutil.virtual_memory().total)
+
+
+def test_memory_that_this_process_holds_is_available_to_it(monkeypatch):
+    monkeypatch.setattr(device, "hardware", lambda: SimpleNamespace(memory=1e15))
+    process, free = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=3e9)), SimpleNamespace(available=4e9)
+    monkeypatch.setattr(device, "psutil", SimpleNamespace(virtual_memory=lambda: free, Process=lambda: process))
+    assert device.available_memory(torch.device("cpu")) == 7e9
+    monkeypatch.setattr(device, "hardware", lambda: SimpleNamespace(memory=5e9))
+    assert device.available_memory(torch.device("cpu")) == 5e9
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (6e9, 80e9))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 2e9)
+    assert device.available_memory(torch.device("cuda")) == 8e9
+
+
+def test_no_other_module_asks_cuda_itself():
+    package = Path(device.__file__).parents[1]
+    texts = {file.relative_to(package).as_posix(): file.read_text(encoding="utf-8") for file in package.rglob("*.py")}
+    assert [file for file, text in texts.items() if re.search(r"torch\.(cuda|mps|xpu)\b", text)] == ["core/device.py"]

@@ -87,7 +87,7 @@ def test_what_is_advised_fits_by_the_estimate_and_the_next_larger_does_not(tmp_p
     fixed = {"bits": 32, "adapter": adapter, "device": "cpu", "dtype": None, "checkpointing": False}
     two, four = (estimate_memory(config, "lora", length=int(n), **fixed).total for n in tokens.values())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(out_of_memory, "_available", lambda device: four / 0.95)  # a tenth is kept free
+        patch.setattr(out_of_memory, "available_memory", lambda device: four / 0.95)  # a tenth is kept free
         assert (
             "per_device_train_batch_size=2, gradient_accumulation_steps=4 (they are 8 and 1)"
             in out_of_memory._advice(trainer)
@@ -110,18 +110,6 @@ def test_checkpointing_is_advised_by_a_name_that_the_installed_config_has(tmp_pa
     assert name.endswith("_checkpointing") and getattr(
         SFTConfig(tmp_path, use_cpu=True, bf16=False, **{name: value == "True"}), name
     )
-
-
-def test_what_this_process_holds_is_its_own_to_hold(monkeypatch):
-    monkeypatch.setattr(out_of_memory, "hardware", lambda: SimpleNamespace(memory=1e15))
-    process, free = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=3e9)), SimpleNamespace(available=4e9)
-    monkeypatch.setattr(out_of_memory, "psutil", SimpleNamespace(virtual_memory=lambda: free, Process=lambda: process))
-    assert out_of_memory._available(torch.device("cpu")) == 7e9
-    monkeypatch.setattr(out_of_memory, "hardware", lambda: SimpleNamespace(memory=5e9))
-    assert out_of_memory._available(torch.device("cpu")) == 5e9
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (6e9, 80e9))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 2e9)
-    assert out_of_memory._available(torch.device("cuda")) == 8e9
 
 
 def test_a_gpu_runs_the_trial_step_and_a_cpu_only_by_request(tmp_path, monkeypatch):
@@ -219,7 +207,7 @@ def test_few_labels_do_not_raise_for_what_all_labels_would_take(tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(out_of_memory, "step_memory", lambda model, fields: peak)
-        patch.setattr(out_of_memory, "_available", lambda device: 1e9)
+        patch.setattr(out_of_memory, "available_memory", lambda device: 1e9)
         worst = out_of_memory._largest_micro_batch(trainer)
         out_of_memory._check_memory(trainer, *worst)
     labels = [label for i in worst[0] for label in ROWS[i]["labels"][1:]]

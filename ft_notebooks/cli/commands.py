@@ -194,6 +194,7 @@ def _fail(args, text: str, code: int, everywhere: bool = False) -> NoReturn:
     sys.exit(code)
 
 
+@keep_writing()
 def main(
     argv: list[str] | None = None,  # The arguments; None for those of the process
 ) -> None:
@@ -202,7 +203,6 @@ def main(
 
     Ctrl-C ends it with exit code 130, SIGTERM with 143; the message names the point of the resume, or what is removed.
     """
-    keep_writing()
     given = sys.argv[1:] if argv is None else argv
     if not given:
         print(_OVERVIEW)

@@ -15,7 +15,7 @@ import yaml
 from accelerate.utils import patch_environment
 
 from .arguments import parser
-from .console import say
+from .console import check_settings, command_settings, say
 from ..core.files import write_atomically
 from ..distributed.launch_files import accelerate_config, check_config
 from ..distributed.launcher import launch
@@ -68,7 +68,8 @@ def launch_command(
             "after -- give the command for each process: -- sft DATA, or one of dpo, reward and grpo; other commands "
             "run in one process"
         )
-    parser().parse_args(words)
+    command = parser().parse_args(words)
+    check_settings(command_settings(command), command.command)  # a token would be written into the job
     file = _config_file(args)
     if args.slurm:
         job, text = Path("runs", "job.sh"), slurm_job(words, file, max_restarts=args.max_restarts)

@@ -1,7 +1,9 @@
 "What careless users do with commands: each ends with a clear line, the right exit code, and nothing lost."
 
 import errno
+import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 from small_runs import forked
 
+from ft_notebooks.cli.arguments import parser, whole_command
 from ft_notebooks.cli.commands import main
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
@@ -39,3 +42,86 @@ def test_output_that_cannot_be_written_is_an_error(here, words, number):
     assert forked(unwritable) == 0
     *_, said = Path("said").read_text().splitlines()
     assert said == f"ft: what it printed is lost ({os.strerror(number)}); write stdout to a different place"
+
+
+@pytest.mark.parametrize("more", [["--slurm"], []])
+def test_a_token_is_written_into_no_job(here, capsys, more):
+    with pytest.raises(SystemExit) as end:
+        main(["launch", "--processes", "2", *more, "--", "sft", "rows.jsonl", "--set", "sft.hub_token=hf_secret"])
+    said = capsys.readouterr()
+    assert end.value.code == 2 and "a token among the settings would be written" in said.err
+    assert "hf_secret" not in said.out + said.err and not Path("runs").exists()
+
+
+def test_launch_checks_the_settings_of_the_command_before_it_starts_processes(here, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["launch", "--processes", "2", "--", "sft", "rows.jsonl", "--set", "sft.learning_rate=5"])
+    assert end.value.code == 2 and "learning_rate=5.0 is outside every use" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def said_by(capsys, *words):
+    "The lines that a command prints, and its exit code."
+    code = 0
+    try:
+        main([*words])
+    except SystemExit as end:
+        code = end.code
+    found = capsys.readouterr()
+    return [*found.out.splitlines(), *found.err.splitlines()], code
+
+
+CHATS, PAIRS = ["rows.jsonl"], ["pairs.jsonl"]
+SITUATIONS = {
+    "chats": CHATS,
+    "chats, stage": [*CHATS, "--stage", "sft", "--output", "a b"],
+    "pairs": [*PAIRS, "--output=-x"],
+    "pairs, reward": [*PAIRS, "--stage", "reward", "--set", "data.eval=0.2"],
+    "rewards": [*CHATS, "--reward", "exact_match:2", "--reward", "stop_rate"],
+    "stage and rewards": [*CHATS, "--stage", "grpo", "--reward", "length"],
+    "no rewards": [*CHATS, "--stage", "grpo"],
+    "pairs as chats": [*PAIRS, "--stage", "sft"],
+    "chats as pairs": [*CHATS, "--stage", "dpo"],
+    "a setting too many": [*CHATS, "--set", "sft.weight_decay=100", "--set", "sft.save_steps=1"],
+    "fsdp": [*CHATS, "--set", "sft.fsdp=full_shard"],
+    "a folder of others": [*CHATS, "--output", "tiny"],
+    "no column": ["odd.jsonl"],
+    "most held out": [*CHATS, "--set", "data.eval=0.9"],
+    "hold out nothing": [*CHATS, "--set", "data.eval=none"],
+}
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_every_command_that_the_doctor_prints_can_be_typed(here, capsys, situation):
+    pair = {"prompt": "Say yes", "chosen": "yes", "rejected": "no"}
+    Path("pairs.jsonl").write_text("".join(f"{json.dumps({**pair, 'prompt': f'Say {n}'})}\n" for n in range(24)))
+    Path("odd.jsonl").write_text("".join(f'{{"ask": "a {n}", "reply": "b"}}\n' for n in range(24)))
+    lines, code = said_by(capsys, "doctor", "--quick", *SITUATIONS[situation], *TINY)
+    assert "training three steps on a copy ..." not in lines
+    commands = [
+        line.partition("Next: ")[2] or line.strip() for line in lines if re.search("Next: ft |^ *ft [a-z]+ ", line)
+    ]
+    commands = [one.partition(", which")[0] for one in commands if not one.startswith("ft doctor: ")]
+    assert code in (0, 1) and (commands or situation == "chats as pairs"), lines
+    for command in commands:
+        args = parser().parse_args(shlex.split(command)[1:])
+        assert args.command != "doctor" or not args.quick
+        assert args.data == SITUATIONS[situation][0] and {"model.name=tiny", "model.bits=32"} <= {*args.set}, command
+        rewards = SITUATIONS[situation].count("--reward")
+        assert len(getattr(args, "reward", None) or []) >= rewards
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo", "reward"])
+def test_rewards_of_another_stage_than_grpo_are_refused(here, capsys, stage):
+    lines, code = said_by(capsys, "doctor", "rows.jsonl", "--quick", "--stage", stage, "--reward", "length", *TINY)
+    assert code == 2 and lines[-1].startswith(f"ft doctor: --reward is for ft grpo, not for --stage {stage}; leave one")
+
+
+def test_an_advised_command_keeps_every_option_that_it_takes():
+    words = ["export", "run", "--to", "safetensors", "--quiet", "--allow", "parity", "--set", "evaluation.scorers=f"]
+    args = parser().parse_args(words)
+    assert vars(parser().parse_args(shlex.split(whole_command(args, ["--output", "x"]))[1:])) == {
+        **vars(args), "output": "x"
+    }  # fmt: skip
+    args = parser().parse_args(["grpo", "rows", "--reward", "length"])
+    assert whole_command(args, ["--reward", "chrf"]) == "ft grpo rows --reward length --reward chrf"

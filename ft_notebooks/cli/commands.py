@@ -132,6 +132,10 @@ def _started(args) -> str | None:
 # %% ../../nbs/package/cli/commands.ipynb #b4a76c83
 def _run(args) -> str | None:
     "Runs the command and returns its text; with --quiet it prints nothing else, and no progress bars."
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ValueError("the working folder has been removed; change to one that exists, and start again") from None
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and args.command not in _STAGES:
         raise ValueError(
             "under a launcher every process would do the same work; only sft, dpo, reward and grpo run in several "

@@ -14,14 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .console import command_settings, quiet_libraries, say, say_failed
+from .console import check_output, command_settings, quiet_libraries, say, say_failed
 from .data_preparation import columns_of, encode_rows, read_stage
 from .model_choice import as_generator, load_folder, load_generator, model_bits
 from ..rlhf.prompt_rows import row_kind
 from ..rlhf.reward_choice import choose_rewards
 from ..checkpointing.finished_runs import answering_run, known_run
 from .run_record import kept_rows, trained_rows
-from ..core.files import odd_kind, read_record, write_atomically
+from ..core.files import read_record, write_atomically
 from ..core.progress import phase
 from ..core.fingerprints import data_fingerprint, short_hash
 from ..evaluation.comparison import compare_stages
@@ -181,9 +181,7 @@ def _check_tasks(args) -> None:
 
 def _check_output(output: str | Path, tasks: str | None) -> None:
     "Raises `ValueError` for a folder in which the command would replace files that it has not written, or none can be."
-    odd = odd_kind(output) or ("a file; name a folder" if Path(output).is_file() else None)
-    if odd:
-        raise ValueError(f"--output {output}: it is {odd}")
+    check_output(output)
     file = Path(output, "tasks.json")
     if tasks and file.exists() and "stages" not in read_record(file):
         raise ValueError(f"{file} is of another program; name another folder: --output FOLDER")

@@ -4,17 +4,23 @@ import errno
 import json
 import os
 import re
+import resource
 import shlex
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from small_runs import forked
 
 from ft_notebooks.cli.arguments import parser, whole_command
 from ft_notebooks.cli.commands import main
+from ft_notebooks.cli.console import check_settings
+from ft_notebooks.cli.settings import read_settings
+from ft_notebooks.core.files import DiskFull, full_disk_named, write_atomically
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
+from ft_notebooks.lora.adapter import add_adapter, lora_config
 
 TINY = ["--set", "model.name=tiny", "--set", "model.bits=32"]
 
@@ -125,3 +131,90 @@ def test_an_advised_command_keeps_every_option_that_it_takes():
     }  # fmt: skip
     args = parser().parse_args(["grpo", "rows", "--reward", "length"])
     assert whole_command(args, ["--reward", "chrf"]) == "ft grpo rows --reward length --reward chrf"
+
+
+@pytest.mark.parametrize(
+    "text, error",
+    [
+        ("[SFT]\nmax_steps = 4", ":1: no section [SFT]; did you mean [sft]?"),
+        ("[sft]\nmax_steps: 4", ":2: 'max_steps: 4' is neither a [section] nor key = value below one"),
+        ("[sft]\nmax_steps", ":2: 'max_steps' is neither"),
+        ("max_steps = 4", ":1: 'max_steps = 4' is neither"),
+        ("[sft\nmax_steps = 4", ":1: '[sft' is neither"),
+        ("[sft]\nmax_steps = 4\nmax_steps = 5", ":3: 'max_steps = 5' is there twice; remove one"),
+        ("[sft]\nmax_steps = 4\n[sft]\nseed = 5", ":3: '[sft]' is there twice; remove one"),
+        ("[evaluation]\nscorers = nope", "there is no scorer 'nope'"),
+    ],
+)
+def test_a_slip_in_a_file_of_settings_is_named_before_anything_is_read(here, capsys, text, error):
+    Path("s.ini").write_text(text)
+    lines, code = said_by(capsys, "sft", "missing.jsonl", "--settings", "s.ini")
+    assert code == 2 and error in lines[-1] and "missing" not in lines[-1]
+
+
+def test_a_file_of_settings_may_quote_its_values(here):
+    Path("s.ini").write_text('[model]\nname = "tiny"\nbits = \'32\'\n[evaluation]\nscorers = "chrf"\n')
+    assert read_settings("s.ini") | {"model": {"name": "tiny", "bits": 32}} == read_settings("s.ini")
+    assert read_settings("s.ini")["evaluation"] == {"scorers": ["chrf"]}
+
+
+def test_a_scorer_in_a_file_is_not_run_by_training(here):
+    Path("own.py").write_text("open('ran', 'w')\n\n\ndef score(g, e, x):\n    return 1")
+    check_settings(read_settings(None, ["evaluation.scorers=own.py:score,chrf"]))
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize(
+    "command", [["merge", "run"], ["export", "run"], ["eval", "run"], ["sft", "rows.jsonl", *TINY]]
+)
+def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(here, capsys, command):
+    add_adapter(tiny_model(), lora_config(tiny_model())).save_pretrained("run")
+    tiny_tokenizer().save_pretrained("run")
+    Path("nowhere").symlink_to("gone")
+    lines, code = said_by(capsys, *command, "--output", "nowhere")
+    assert code == 2 and "nowhere is a link to gone, so no folder can be made there; choose a different" in lines[-1]
+    assert not Path("gone").exists() and "loading the model ..." not in lines
+
+    def another_user():
+        os.seteuid(65534)
+        sys.stderr = sys.__stderr__ = open(log, "w")
+        with pytest.raises(SystemExit) as end:
+            main([*command, *(["--output", "run/x"] if command[0] == "sft" else [])])
+        assert end.value.code == 2
+
+    if os.geteuid() == 0:
+        log = here / "log"
+        log.touch()
+        log.chmod(0o666)
+        for place in (here, *here.parents[:2]):
+            place.chmod(0o755)
+        assert forked(another_user) == 0
+        assert "cannot be written to; choose a different folder: ft " in log.read_text().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "command", [["init"], ["sft", "rows.jsonl"], ["doctor", "rows.jsonl", "--quick"], ["eval", "run"]]
+)
+def test_a_working_folder_that_is_gone_is_named(here, capsys, monkeypatch, command):
+    Path("gone").mkdir()
+    monkeypatch.chdir("gone")
+    (here / "gone").rmdir()
+    lines, code = said_by(capsys, *command)
+    assert code == 2 and lines[-1].endswith(
+        "the working folder has been removed; change to one that exists, and start again"
+    )
+
+
+def test_a_limit_of_the_shell_and_a_disk_without_inodes_are_not_called_a_lack_of_space(tmp_path):
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        with pytest.raises(DiskFull, match="larger than the limit that the shell sets .ulimit -f.; raise it"):
+            write_atomically(tmp_path / "x", "x" * 2000)
+
+    assert forked(limited) == 0
+    full = type(
+        "Full", (), {"f_files": 10, "f_favail": 0, **dict.fromkeys(("f_bavail", "f_blocks", "f_bfree", "f_frsize"), 1)}
+    )
+    with patch("os.statvfs", return_value=full), pytest.raises(DiskFull, match="no file can be added to the disk"):
+        with full_disk_named(tmp_path / "x"):
+            raise OSError(errno.ENOSPC, "No space left on device")

@@ -16,6 +16,7 @@ import transformers
 
 from .settings import OURS, SECTIONS, read_settings
 from ..checkpointing.disk_space import folder_fault
+from ..core.arguments import check_counts
 from ..core.errors import visible
 from ..core.progress import written
 from ..evaluation.metrics import find_scorers
@@ -46,11 +47,17 @@ def say_failed(
 def command_settings(
     args,  # From `parser`, with `settings` and `set`
 ) -> dict:  # As from `read_settings`
-    "Reads the settings of a command and prints their file; raises `ValueError` as `read_settings` does."
+    "Reads the settings of a command, prints their file, checks [evaluation]; `ValueError` as `read_settings` raises."
     file = args.settings or ("settings.ini" if Path("settings.ini").is_file() else None)
     if file:
         say(f"settings: {file}")
-    return read_settings(file, args.set)
+    settings = read_settings(file, args.set)
+    own = settings["evaluation"]
+    check_counts(
+        "[evaluation]", **{key: own[key] for key in ("max_new_tokens", "batch_size") if own.get(key) is not None}
+    )
+    find_scorers([name for name in own.get("scorers", ()) if ".py:" not in name])  # runs no file
+    return settings
 
 # %% ../../nbs/package/cli/console.ipynb #a8c475ef
 def _fields(given: dict, stage: str) -> dict:
@@ -97,7 +104,6 @@ def check_settings(
     Raises `ValueError` for invalid bits, for bits that full training cannot use, for [lora] keys without an adapter,
     for a run without a step or a checkpoint, and where `SFTConfig` or `DPOConfig` raise an error.
     """
-    find_scorers([name for name in settings["evaluation"].get("scorers", ()) if ".py:" not in name])  # runs no file
     lora, given, bits = settings["lora"], settings[stage], settings["model"].get("bits")
     full = settings["model"].get("method") == "full"
     if bits is not None:

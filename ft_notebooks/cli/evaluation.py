@@ -21,6 +21,7 @@ from ..rlhf.prompt_rows import row_kind
 from ..rlhf.reward_choice import choose_rewards
 from ..checkpointing.finished_runs import answering_run, known_run
 from .run_record import kept_rows, trained_rows
+from ..core.arguments import check_counts
 from ..core.files import read_record, write_atomically
 from ..core.progress import phase
 from ..core.fingerprints import data_fingerprint, short_hash
@@ -174,6 +175,9 @@ def _own_scorers(run, chats) -> dict:
 # %% ../../nbs/package/cli/evaluation.ipynb #a9a79374
 def _check_tasks(args) -> None:
     "Raises `ValueError` for DATA together with tasks, and for options of tasks without `--tasks`."
+    check_counts("ft eval", limit=1 if args.limit is None else args.limit)
+    if args.tasks is not None and not args.tasks.strip(" ,"):
+        raise ValueError("--tasks is empty; name one or more, separated by commas, or leave it out")
     of_tasks = args.include or args.limit is not None or args.chat
     if args.tasks and args.data or of_tasks and not args.tasks:
         raise ValueError("--tasks has its own rows, so leave DATA out; --include, --limit and --chat need --tasks")

@@ -9,6 +9,7 @@ __all__ = ['keep_writing', 'unexpected']
 import contextlib
 import io
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -59,7 +60,7 @@ def _escape_what_cannot_be_encoded(stream: Any) -> None:
 
 @contextlib.contextmanager
 def keep_writing() -> Iterator[None]:
-    """Makes stdout and stderr raise neither `OSError` nor `UnicodeEncodeError`: a run outlives whoever reads its output.
+    """Makes stdout and stderr raise no `OSError` nor `UnicodeEncodeError`: a run outlives whoever reads its output.
 
     A block that would end with exit code 0 ends with 1, and a line on stderr, if stdout was closed or on a full disk.
     """
@@ -97,7 +98,15 @@ def unexpected(
     error: BaseException,  # As it was caught
     run: str | Path | None = None,  # The run's folder, which holds a run.json if it is one
 ) -> str:  # One line
-    "What to tell a user about an error that nobody expected; its traceback is kept in a file."
+    """What to tell a user about an error that nobody expected; its traceback is kept in a file.
+
+    A connection that is gone is no such error: another process of the run has ended, which the launcher names.
+    """
+    if isinstance(error, RuntimeError) and os.environ.get("RANK") and re.search("gloo|nccl", str(error), re.I):
+        return (
+            "another process of this run has ended or cannot be reached; the launcher names it below. The same command "
+            "continues from the last complete checkpoint"
+        )
     said = " ".join(visible(str(error)).split())
     said = said if len(said) <= 300 else f"{said[:300]}..."
     kind = "out of memory" if isinstance(error, MemoryError) else f"unexpected {type(error).__name__}"

@@ -224,7 +224,7 @@ def chat_command(
     while True:
         try:
             text = _typed(input("> ")).strip()
-        except (EOFError, KeyboardInterrupt):
+        except (EOFError, KeyboardInterrupt, RuntimeError):  # RuntimeError: stdin was closed before the start
             return
         asked = [*messages, {"role": "user", "content": text}]
         messages = _answer(model, tok, asked, longest) if text else start

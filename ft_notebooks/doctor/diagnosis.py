@@ -77,7 +77,13 @@ def _raised(one: Check, message: str) -> Finding:
     fact, cure = _cure_of(rest if placed else message)
     why = "the run would end with this error before its first step" if cure else one.cause
     return Finding(
-        one.code, "error", f"{fact or cure}{also}", place if placed else "", why, cure if fact else one.cure, one.notebook
+        one.code,
+        "error",
+        f"{fact or cure}{also}",
+        place if placed else "",
+        why,
+        cure if fact else one.cure,
+        one.notebook,
     )
 
 

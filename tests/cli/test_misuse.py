@@ -15,12 +15,14 @@ from small_runs import forked
 
 from ft_notebooks.cli.arguments import parser, whole_command
 from ft_notebooks.cli.commands import main
-from ft_notebooks.cli.console import check_settings
+from ft_notebooks.cli.console import command_settings
+from ft_notebooks.cli.guards import unexpected
 from ft_notebooks.cli.settings import read_settings
 from ft_notebooks.core.files import DiskFull, full_disk_named, write_atomically
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
+from ft_notebooks.lora.merging import whole_folder
 
 TINY = ["--set", "model.name=tiny", "--set", "model.bits=32"]
 
@@ -160,8 +162,8 @@ def test_a_file_of_settings_may_quote_its_values(here):
 
 def test_a_scorer_in_a_file_is_not_run_by_training(here):
     Path("own.py").write_text("open('ran', 'w')\n\n\ndef score(g, e, x):\n    return 1")
-    check_settings(read_settings(None, ["evaluation.scorers=own.py:score,chrf"]))
-    assert not Path("ran").exists()
+    args = parser().parse_args(["sft", "rows.jsonl", "--set", "evaluation.scorers=own.py:score,chrf"])
+    assert command_settings(args)["evaluation"]["scorers"] == ["own.py:score", "chrf"] and not Path("ran").exists()
 
 
 @pytest.mark.parametrize(
@@ -218,3 +220,42 @@ def test_a_limit_of_the_shell_and_a_disk_without_inodes_are_not_called_a_lack_of
     with patch("os.statvfs", return_value=full), pytest.raises(DiskFull, match="no file can be added to the disk"):
         with full_disk_named(tmp_path / "x"):
             raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "words, error",
+    [
+        ("eval run --set evaluation.batch_size=0", "[evaluation]: batch_size must be a whole number of at least 1"),
+        ("chat run --set evaluation.max_new_tokens=-1", "[evaluation]: max_new_tokens must be a whole number"),
+        ("eval run --tasks arc_easy --limit -1", "limit must be a whole number of at least 1"),
+        ("eval run --tasks=", "--tasks is empty; name one or more"),
+        ("launch --processes 2 --max-restarts -1 -- sft rows.jsonl", "--max-restarts -1: give 0 or more"),
+        ("launch --processes 2 --port 99999 -- sft rows.jsonl", "port=99999 is not a port; give 1 to 65535"),
+        ("demo --seed -1", "seed=-1 is outside every use"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_before_a_model_is_loaded(here, capsys, words, error):
+    lines, code = said_by(capsys, *shlex.split(words))
+    assert code == 2 and error in lines[-1] and "loading the model ..." not in lines and not Path("runs/demo").exists()
+
+
+def test_a_folder_that_another_process_fills_meanwhile_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="merged is there already and is not empty; name another folder"):
+        with whole_folder(tmp_path / "merged") as part:
+            Path(part, "model").touch()
+            Path(tmp_path, "merged").mkdir()
+            Path(tmp_path, "merged", "model").write_text("of the other")
+    assert Path(tmp_path, "merged", "model").read_text() == "of the other"
+    assert [*tmp_path.iterdir()] == [tmp_path / "merged"]
+
+
+def test_chat_without_a_standard_input_ends(here, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert said_by(capsys, "chat", "tiny")[1] == 0
+
+
+def test_a_process_whose_fellow_is_gone_blames_nobody(monkeypatch):
+    lost = RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer")
+    assert "the traceback is in" in unexpected(lost)
+    monkeypatch.setenv("RANK", "1")
+    assert unexpected(lost).startswith("another process of this run has ended") and "traceback" not in unexpected(lost)

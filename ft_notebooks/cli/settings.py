@@ -225,7 +225,7 @@ def _from_file(file) -> Iterator[tuple]:
     except (OSError, UnicodeDecodeError) as e:
         raise ValueError(f"{file}: {' '.join(str(e).split())}") from None
     except configparser.Error as e:
-        number = getattr(e, "lineno", None) or e.errors[0][0]
+        number = vars(e).get("lineno") or vars(e)["errors"][0][0]
         twice = isinstance(e, (configparser.DuplicateSectionError, configparser.DuplicateOptionError))
         what = "is there twice; remove one" if twice else "is neither a [section] nor key = value below one"
         raise ValueError(f"{file}:{number}: {text.splitlines()[number - 1].strip()!r} {what}") from None

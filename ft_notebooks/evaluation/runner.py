@@ -49,10 +49,10 @@ LARGEST = 1e100  # of a score, plus or minus: neither a sum over rows nor a squa
 
 
 def is_score(
-    value: object,  # What a scorer returned, or a number of a caller
+    value,  # What a scorer returned, or a number of a caller
 ) -> bool:
     "Whether the value is a real number or a truth value, neither NaN nor beyond `LARGEST`."
-    return isinstance(value, (numbers.Real, np.bool_)) and bool(abs(value) <= LARGEST)
+    return isinstance(value, (numbers.Real, np.bool_)) and bool(abs(value) <= LARGEST)  # type: ignore[operator]
 
 # %% ../../nbs/package/evaluation/runner.ipynb #5ebc95e5
 def interval(

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from .integrity import last_good_checkpoint, numbered_checkpoints, remove_partial
 from ..core.errors import error_text
-from ..core.files import DiskFull, disk_of, is_disk_full, size_text
+from ..core.files import DiskFull, disk_of, is_disk_full, odd_kind, size_text, why_full
 from ..core.processes import first_of_all
 from ..core.seams import overrides
 
@@ -96,10 +96,11 @@ def folder_fault(
     there = next(
         place
         for place in map(str, (Path(folder).absolute(), *Path(folder).absolute().parents))
-        if os.path.exists(place)
+        if os.path.lexists(place)
     )
     if not os.path.isdir(there):
-        return f"{there} is a file, so no folder can be made there"
+        kind = (odd_kind(there) or "a file").partition(", ")[0]
+        return f"{there} is {kind}, so no folder can be made there"
     try:
         if os.access(there, os.W_OK | os.X_OK):
             os.rmdir(tempfile.mkdtemp(dir=there, prefix=".ft-"))
@@ -159,7 +160,7 @@ def explain_save_error(
         run, name = folder.parent, name or str(folder)
         if not full:
             raise OSError(f"{name} could not be saved ({error_text(error)}); {_where_it_resumes(run)}") from error
-        need, (disk, free) = _checkpoint_bytes(trainer), disk_of(folder)
-        why = f"no space is left on the disk {disk} ({size_text(free)} free, and a checkpoint takes {size_text(need)})"
+        need, free = _checkpoint_bytes(trainer), disk_of(folder)[1]
+        why = f"{why_full(error, folder)}, and a checkpoint takes {size_text(need)}"
         cure = f"{_more_space(run, need - free)}; then {_where_it_resumes(run)}"
         raise DiskFull(f"{name} could not be saved: {why}. To cure it, {cure}") from error

@@ -216,19 +216,21 @@ def whole_command(
     more: Sequence[str] = (),  # Further words; a setting or an output among them replaces the user's
     command: str | None = None,  # In place of the user's, such as "sft" for `ft doctor`
 ) -> str:
-    "The user's command with further options, as a line to paste into a shell."
+    "The user's command with further options, as a line to paste into a shell; without options that it does not take."
     words = ["ft", command or args.command]
     words += [typed(place) for name in ("run", "data") if (place := getattr(args, name, None))]
     replaced = {word.partition("=")[0] for word in more}
-    for option in ("settings", "output", "set", "reward", "score"):
-        given = getattr(args, option, None) or []
-        values: list[str] = given if isinstance(given, list) else [str(given)]
-        for value in values:
-            again = value.partition("=")[0] in replaced if option == "set" else f"--{option}" in replaced
-            if not again and value != f"runs/{words[1]}":  # the default
-                words += [
-                    f"--{option}={shlex.quote(value)}" if value[:1] == "-" else f"--{option} {shlex.quote(value)}"
-                ]
+    usual = vars(parser().parse_known_args([words[1], "-"])[0])  # the options of the command, with their defaults
+    for option in (option for option in usual if option not in ("run", "data", "command", "words")):
+        given = getattr(args, option, None)
+        values = given if isinstance(given, list) else [given] if given not in (None, usual[option]) else []
+        for value in map(str, values):
+            again = value.partition("=")[0] in replaced if option == "set" else f"--{option}" in replaced - {"--reward"}
+            name = f"--{option.replace('_', '-')}"
+            if given is True:
+                words += [name]
+            elif not again:
+                words += [f"{name}={shlex.quote(value)}" if value[:1] == "-" else f"{name} {shlex.quote(value)}"]
     return " ".join([*words, *map(shlex.quote, more)])
 
 

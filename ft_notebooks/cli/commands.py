@@ -132,6 +132,10 @@ def _started(args) -> str | None:
 # %% ../../nbs/package/cli/commands.ipynb #b4a76c83
 def _run(args) -> str | None:
     "Runs the command and returns its text; with --quiet it prints nothing else, and no progress bars."
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ValueError("the working folder has been removed; change to one that exists, and start again") from None
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and args.command not in _STAGES:
         raise ValueError(
             "under a launcher every process would do the same work; only sft, dpo, reward and grpo run in several "
@@ -194,6 +198,7 @@ def _fail(args, text: str, code: int, everywhere: bool = False) -> NoReturn:
     sys.exit(code)
 
 
+@keep_writing()
 def main(
     argv: list[str] | None = None,  # The arguments; None for those of the process
 ) -> None:
@@ -202,7 +207,6 @@ def main(
 
     Ctrl-C ends it with exit code 130, SIGTERM with 143; the message names the point of the resume, or what is removed.
     """
-    keep_writing()
     given = sys.argv[1:] if argv is None else argv
     if not given:
         print(_OVERVIEW)

@@ -33,6 +33,7 @@ from ..evaluation.run_description import run_facts
 from ..evaluation.runner import Evaluation, evaluate
 from ..evaluation.score_curves import scores_by_step
 from ..tokenization.padding import load_tokenizer
+from ..training.config import check_ranges
 
 # %% ../../nbs/package/cli/demo_task.ipynb #23fcbf86
 DEMO = {"learning_rate": 1e-3, "max_steps": 8, "save_steps": 4}  # 8 steps of 16 notes
@@ -192,6 +193,7 @@ def demo_command(
     from ft_notebooks.cli.model_export import ask_exported
 
     quiet_libraries(args.threads)
+    check_ranges({"seed": args.seed})
     folder, where = _task_folder(args.output, args.seed), (args.output, args.seed)
     stages, folder = (("sft", "grpo"), folder / "rl") if args.rl else (COURSE_STAGES, folder)
     if (folder / "report.html").exists():

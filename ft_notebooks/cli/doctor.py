@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -61,9 +62,12 @@ def _settings(args) -> tuple[dict, list[str]]:
 
 
 def _kind_of_stage(args, data: dict) -> str:
-    "The stage that fits the rows: pairs dpo, prompts grpo, anything else sft."
-    if args.stage:
-        return args.stage
+    "The stage that fits the rows: pairs dpo, prompts grpo, anything else sft; only grpo takes rewards."
+    stage = args.stage or ("grpo" if args.reward else None)
+    if args.reward and stage != "grpo":
+        raise ValueError(f"--reward is for ft grpo, not for --stage {stage}; leave one of the two out")
+    if stage:
+        return stage
     try:
         return {"pairs": "dpo", "prompts": "grpo"}.get(row_kind(args.data, data), "sft")
     except (ValueError, OSError):  # the check of the rows reports it
@@ -128,14 +132,15 @@ def _dated(tok) -> str:
 def _to_paste(finding: Finding, run: Context, args) -> Finding:
     "The finding, with the user's own command on a line of its own where its cure names or drops a setting."
     cure = finding.cure.replace("ft chat RUN", f"ft chat {typed(run.output)}")
-    before, colon, option = cure.rpartition(": --")
+    before, colon, option = re.sub(r" \(in ft, (--.*)\)$", r": \1", cure).rpartition(": --")
     key = finding.where.replace("] ", ".").removeprefix("[")  # such as sft.weight_decay
     kept = [one for one in args.set if one.partition("=")[0].strip() != key]
     if colon:
         cure = f"{before}:\n{in_full(f': --{option}', args, run.stage).removeprefix(': ')}"
     elif "leave" in cure and len(kept) < len(args.set):
         without = whole_command(argparse.Namespace(**{**vars(args), "set": kept}), command=run.stage)
-        cure = f"{cure}:\n{without}"
+        launched = f"{run.stage} DATA"
+        cure = cure.replace(launched, without.removeprefix("ft ")) if launched in cure else f"{cure}:\n{without}"
     return dataclasses.replace(finding, cure=cure)
 
 # %% ../../nbs/package/cli/doctor.ipynb #95dc3f20
@@ -173,9 +178,9 @@ def _said(found: list[Finding], run: Context, args) -> str:
         parts += [f"What is trained, on three rows:\n{chr(10).join(map(str, ribbons(run)))}"] if ribbons(run) else []
     parts += [finding.as_text(width, color) for finding in found]
     if not counts["error"] and not counts["warning"]:
-        then = whole_command(args, command="doctor" if args.quick else run.stage) + (
-            ", which tries the model too" if args.quick else ""
-        )
+        slow = argparse.Namespace(**{**vars(args), "quick": False})
+        then = whole_command(slow, command="doctor" if args.quick else run.stage)
+        then += ", which tries the model too" if args.quick else ""
         words.append(f"nothing that would waste the run. Next: {then}")
     return "\n\n".join([*parts, *_plan(run), ", ".join(words) or "no findings"])
 
@@ -217,7 +222,8 @@ def _invalid(error: str) -> Finding:
 
 
 _PARTS = {part: "checking settings, folder and tokenizer" for part in (1, 2)}
-_PARTS |= {3: "checking the rows", 4: "checking the model"} | dict.fromkeys((5, 6), "training three steps on a copy")
+_PARTS |= {3: "checking the rows", 4: "checking the model", 5: "training three steps on a copy"}
+_PARTS |= {6: "checking the number of processes"}
 
 
 def _progress(run, check) -> None:

@@ -14,14 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .console import command_settings, quiet_libraries, say, say_failed
+from .console import check_output, command_settings, quiet_libraries, say, say_failed
 from .data_preparation import columns_of, encode_rows, read_stage
 from .model_choice import as_generator, load_folder, load_generator, model_bits
 from ..rlhf.prompt_rows import row_kind
 from ..rlhf.reward_choice import choose_rewards
 from ..checkpointing.finished_runs import answering_run, known_run
 from .run_record import kept_rows, trained_rows
-from ..core.files import odd_kind, read_record, write_atomically
+from ..core.arguments import check_counts
+from ..core.files import read_record, write_atomically
 from ..core.progress import phase
 from ..core.fingerprints import data_fingerprint, short_hash
 from ..evaluation.comparison import compare_stages
@@ -174,6 +175,9 @@ def _own_scorers(run, chats) -> dict:
 # %% ../../nbs/package/cli/evaluation.ipynb #a9a79374
 def _check_tasks(args) -> None:
     "Raises `ValueError` for DATA together with tasks, and for options of tasks without `--tasks`."
+    check_counts("ft eval", limit=1 if args.limit is None else args.limit)
+    if args.tasks is not None and not args.tasks.strip(" ,"):
+        raise ValueError("--tasks is empty; name one or more, separated by commas, or leave it out")
     of_tasks = args.include or args.limit is not None or args.chat
     if args.tasks and args.data or of_tasks and not args.tasks:
         raise ValueError("--tasks has its own rows, so leave DATA out; --include, --limit and --chat need --tasks")
@@ -181,9 +185,7 @@ def _check_tasks(args) -> None:
 
 def _check_output(output: str | Path, tasks: str | None) -> None:
     "Raises `ValueError` for a folder in which the command would replace files that it has not written, or none can be."
-    odd = odd_kind(output) or ("a file; name a folder" if Path(output).is_file() else None)
-    if odd:
-        raise ValueError(f"--output {output}: it is {odd}")
+    check_output(output)
     file = Path(output, "tasks.json")
     if tasks and file.exists() and "stages" not in read_record(file):
         raise ValueError(f"{file} is of another program; name another folder: --output FOLDER")

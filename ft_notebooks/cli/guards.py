@@ -6,11 +6,14 @@
 __all__ = ['keep_writing', 'unexpected']
 
 # %% ../../nbs/package/cli/guards.ipynb #995a1649
+import contextlib
 import io
 import os
+import re
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +23,13 @@ from ..core.errors import visible
 class _Output(io.FileIO):
     "stdout or stderr: from the first write that fails, everything goes to the null device, of child processes too."
 
+    lost = ""  # why a write failed, unless a reader has gone, who wants no more
+
     def write(self, data):
         try:
             return super().write(data)
-        except OSError:
+        except OSError as e:
+            self.lost = "" if isinstance(e, BrokenPipeError) else e.strerror
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
@@ -32,8 +38,9 @@ class _Output(io.FileIO):
 
 def _guarded(stream: Any) -> Any:
     "The stream with every line written at once, and without errors of the system; other objects as they are."
-    if stream is None:  # closed by the shell
-        return open(os.devnull, "w", encoding="utf-8")
+    if stream is None:  # closed by the shell, as is this file for writing
+        unwritable = _Output(os.open(os.devnull, os.O_RDONLY), "w")
+        return io.TextIOWrapper(io.BufferedWriter(unwritable), "utf-8", line_buffering=True)
     if stream not in (sys.__stdout__, sys.__stderr__) or not isinstance(stream, io.TextIOWrapper):
         return stream
     stream.flush()
@@ -51,11 +58,24 @@ def _escape_what_cannot_be_encoded(stream: Any) -> None:
         stream.errors = "backslashreplace"  # for a codecs.StreamWriter
 
 
-def keep_writing() -> None:
-    "Makes stdout and stderr raise neither `OSError` nor `UnicodeEncodeError`: a run outlives whoever reads its output."
+@contextlib.contextmanager
+def keep_writing() -> Iterator[None]:
+    """Makes stdout and stderr raise no `OSError` nor `UnicodeEncodeError`: a run outlives whoever reads its output.
+
+    A block that would end with exit code 0 ends with 1, and a line on stderr, if stdout was closed or on a full disk.
+    """
     sys.stdout, sys.stderr = _guarded(sys.stdout), _guarded(sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         _escape_what_cannot_be_encoded(stream)
+    try:
+        yield
+    finally:
+        lost = getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "lost", "")
+        error = sys.exc_info()[1]
+        well = error is None or isinstance(error, SystemExit) and not error.code
+        if lost and well and os.environ.get("WORLD_SIZE", "1") == "1":  # a launcher would start a complete run again
+            print(f"ft: what it printed is lost ({lost}); write stdout to a different place", file=sys.stderr)
+            sys.exit(1)
 
 # %% ../../nbs/package/cli/guards.ipynb #f6d4d2b4
 def _kept(error: BaseException, run: str | Path | None) -> str:
@@ -78,7 +98,15 @@ def unexpected(
     error: BaseException,  # As it was caught
     run: str | Path | None = None,  # The run's folder, which holds a run.json if it is one
 ) -> str:  # One line
-    "What to tell a user about an error that nobody expected; its traceback is kept in a file."
+    """What to tell a user about an error that nobody expected; its traceback is kept in a file.
+
+    A connection that is gone is no such error: another process of the run has ended, which the launcher names.
+    """
+    if isinstance(error, RuntimeError) and os.environ.get("RANK") and re.search("gloo|nccl", str(error), re.I):
+        return (
+            "another process of this run has ended or cannot be reached; the launcher names it below. The same command "
+            "continues from the last complete checkpoint"
+        )
     said = " ".join(visible(str(error)).split())
     said = said if len(said) <= 300 else f"{said[:300]}..."
     kind = "out of memory" if isinstance(error, MemoryError) else f"unexpected {type(error).__name__}"

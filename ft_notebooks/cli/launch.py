@@ -15,7 +15,7 @@ import yaml
 from accelerate.utils import patch_environment
 
 from .arguments import parser
-from .console import say
+from .console import check_settings, command_settings, quiet_libraries, say
 from ..core.files import write_atomically
 from ..distributed.launch_files import accelerate_config, check_config
 from ..distributed.launcher import launch
@@ -62,13 +62,17 @@ def launch_command(
     Raises `ValueError`, before anything starts, where the command after `--` is a different one, and where the
     flags contradict each other or the config file.
     """
+    if args.max_restarts < 0:
+        raise ValueError(f"--max-restarts {args.max_restarts}: give 0 or more")
     words = args.words[1:] if args.words[:1] == ["--"] else args.words
     if words[:1] not in (["sft"], ["dpo"], ["reward"], ["grpo"]):
         raise ValueError(
             "after -- give the command for each process: -- sft DATA, or one of dpo, reward and grpo; other commands "
             "run in one process"
         )
-    parser().parse_args(words)
+    command = parser().parse_args(words)
+    quiet_libraries()
+    check_settings(command_settings(command), command.command)  # a token would be written into the job
     file = _config_file(args)
     if args.slurm:
         job, text = Path("runs", "job.sh"), slurm_job(words, file, max_restarts=args.max_restarts)

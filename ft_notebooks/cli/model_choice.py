@@ -15,7 +15,7 @@ import torch
 from peft import PeftConfig
 from transformers import AutoModelForCausalLM
 
-from .console import command_settings, quiet_libraries, say, say_failed
+from .console import check_output, command_settings, quiet_libraries, say, say_failed
 from ..checkpointing.finished_runs import answering_run, known_run
 from ..core.device import hardware
 from ..core.errors import typed
@@ -171,6 +171,7 @@ def merge_command(
     _check_adapter(args.run, folder, known)
     bits = adapter_bits(folder, known, settings["model"].get("bits"))
     output = args.output or Path(args.run, "merged")
+    check_output(output)
     say(f"{args.run}: merging its adapter into its base in {bits} bits")
     phase("merging, and comparing both models on generated answers")
     kl, same = merge_folder(folder, output, bits=bits)
@@ -224,7 +225,7 @@ def chat_command(
     while True:
         try:
             text = _typed(input("> ")).strip()
-        except (EOFError, KeyboardInterrupt):
+        except (EOFError, KeyboardInterrupt, RuntimeError):  # RuntimeError: stdin was closed before the start
             return
         asked = [*messages, {"role": "user", "content": text}]
         messages = _answer(model, tok, asked, longest) if text else start

@@ -13,7 +13,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id
 
-from .console import command_settings, quiet_libraries, say
+from .console import check_output, command_settings, quiet_libraries, say
 from .data_preparation import as_chats, read_stage
 from .model_choice import model_bits
 from ..checkpointing.finished_runs import answering_run
@@ -78,6 +78,7 @@ def export_command(
     _check_push(args.push)
     quiet_libraries(args.threads)
     folder, known = answering_run(args.run)
+    check_output(args.output or folder)
     options = {"max_new_tokens": 64, "scorers": ["exact_match"], **settings["evaluation"]}
     phase("reading the rows for the check")
     rows, scorers = _export_rows(args, known, settings), find_scorers(options["scorers"])

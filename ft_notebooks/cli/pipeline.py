@@ -13,13 +13,13 @@ from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
 
-from ..checkpointing.disk_space import check_free, folder_fault
+from ..checkpointing.disk_space import check_free
 from ..checkpointing.environment import library_versions
 from ..checkpointing.finished_runs import known_run, outcome_fault
 from ..checkpointing.run_lock import lock_run
 from ..checkpointing.run_manifest import check_folder, check_kept, run_folder
 from .arguments import in_full
-from .console import check_settings, command_settings, quiet_libraries, say
+from .console import check_output, check_settings, command_settings, quiet_libraries, say
 from ft_notebooks.cli.data_preparation import (
     as_chats,
     check_lengths,
@@ -251,9 +251,8 @@ _NONE_HELD = "none held out, so nothing will be evaluated; to hold out a tenth: 
 
 def _check_folders(settings, stage, output) -> None:
     "Raises `ValueError` for a model or a run's folder that cannot be used, before a row is read."
-    fault = None if Path(output, "metrics.json").is_file() else folder_fault(output)  # a finished run is only read
-    if fault:
-        raise ValueError(f"{fault}; choose a different folder: --output FOLDER")
+    if not Path(output, "metrics.json").is_file():  # a finished run is only read
+        check_output(output)
     model = {}
     if settings["model"].get("name", "smollm2") != "smollm2":  # the built-in one may have to be fetched
         model = model_settings(settings)

@@ -178,7 +178,7 @@ def convert(
     `convert("2e-4", float)` is `0.0002`. Raises `ValueError` where the text has no value of that type, and for NaN and
     infinity.
     """
-    text = text.strip()
+    text = re.sub(r"""^(["'])(.*)\1$""", r"\2", text.strip())  # quotes, which other formats need
     config = None if dataclasses.is_dataclass(kind) else ConfigDict(arbitrary_types_allowed=True)
     adapter: TypeAdapter = TypeAdapter(kind, config=config)
     for value in _readings(text, kind):
@@ -222,8 +222,13 @@ def _from_file(file) -> Iterator[tuple]:
         text = Path(file).read_text(encoding="utf-8-sig")
         _check_headers(file, text)
         parser.read_string(text, source=str(file))
-    except (OSError, UnicodeDecodeError, configparser.Error) as e:
+    except (OSError, UnicodeDecodeError) as e:
         raise ValueError(f"{file}: {' '.join(str(e).split())}") from None
+    except configparser.Error as e:
+        number = vars(e).get("lineno") or vars(e)["errors"][0][0]
+        twice = isinstance(e, (configparser.DuplicateSectionError, configparser.DuplicateOptionError))
+        what = "is there twice; remove one" if twice else "is neither a [section] nor key = value below one"
+        raise ValueError(f"{file}:{number}: {text.splitlines()[number - 1].strip()!r} {what}") from None
     for section in parser.sections():
         settings = parser[section].items() if section in SECTIONS else [(None, None)]
         for key, value in settings:
@@ -272,7 +277,7 @@ def find_setting(
 def _known_type(place, section, key):
     "The type of a setting; raises `ValueError` for an unknown setting, or one that `ft` sets itself."
     if section not in SECTIONS:
-        near = nearest(section, SECTIONS, cutoff=0.6)
+        near = nearest(section.lower(), SECTIONS, cutoff=0.6)
         hint = f"did you mean [{near}]?" if near else f"there are {', '.join(SECTIONS)}"
         raise ValueError(f"{place}: no section [{section}]; {hint}")
     fixed = FIXED.get(section, {})

@@ -14,6 +14,7 @@ from accelerate.commands.config.config_args import ClusterConfig
 from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DistributedType
 
+from ..core.arguments import check_counts
 from ..core.errors import nearest
 
 # %% ../../nbs/package/distributed/launch_files.ipynb #79b80eab
@@ -39,11 +40,12 @@ _STRATEGIES: dict[str, dict] = {  # strategy -> its keys of the file, besides th
 _SECTIONS = {"FSDP": "fsdp_config", "DEEPSPEED": "deepspeed_config"}  # `distributed_type` -> section
 
 # %% ../../nbs/package/distributed/launch_files.ipynb #8ccb8efc
-def _check_world(processes: int, machines: int) -> None:
-    if machines < 1 or processes < 1 or processes % machines:
+def _check_world(where: str, processes: int, machines: int) -> None:
+    check_counts(where, processes=processes, machines=machines)
+    if processes % machines:
         raise ValueError(
-            f"processes={processes} on machines={machines}: processes must be the total over all machines, the same "
-            f"number on each; for 8 on each of {max(machines, 1)} set processes={8 * max(machines, 1)}"
+            f"{where}: processes={processes} on machines={machines}: processes must be the total over all machines, "
+            f"the same number on each; for 8 on each of {machines} set processes={8 * machines}"
         )
 
 # %% ../../nbs/package/distributed/launch_files.ipynb #54a92721
@@ -83,7 +85,7 @@ def accelerate_config(
     """
     if strategy not in _STRATEGIES:
         raise ValueError(f"strategy={strategy!r} is unknown; choose one of {', '.join(_STRATEGIES)}")
-    _check_world(processes, machines)
+    _check_world("accelerate_config", processes, machines)
     chosen = copy.deepcopy(_STRATEGIES[strategy])
     kind = chosen["distributed_type"]
     config: dict = {"compute_environment": "LOCAL_MACHINE", "distributed_type": kind, "mixed_precision": "no"}
@@ -172,7 +174,7 @@ def _check_start(config: dict, where: str, processes: int | None, machines: int 
     for name, found, asked in (("num_processes", count, processes), ("num_machines", hosts, machines)):
         if asked not in (None, found):
             raise ValueError(f"{where} has {name}: {found}, but the call requests {asked}; change one of the two")
-    _check_world(count, hosts)
+    _check_world(where, count, hosts)
     if count > 1 and (kind in ("MULTI_CPU", "NO") or config.get("use_cpu")) and not config.get("mpirun_config"):
         what = "use_cpu: true" if config.get("use_cpu") else f"distributed_type: {kind}"
         raise ValueError(

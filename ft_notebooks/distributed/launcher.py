@@ -63,6 +63,8 @@ def _check_network(machines: int, machine_rank: int, address: str | None, port: 
         raise ValueError(
             f"{machines} machines need an address: the name or IP by which they reach the machine with rank 0"
         )
+    if port is not None and not 0 < port < 2**16:
+        raise ValueError(f"port={port} is not a port; give 1 to 65535")
     try:
         socket.getaddrinfo(address or "localhost", port or PORT)
     except OSError as e:

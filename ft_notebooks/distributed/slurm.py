@@ -9,6 +9,7 @@ __all__ = ['slurm_job']
 import shlex
 from pathlib import Path
 
+from ..core.arguments import check_counts
 from .launch_files import check_config
 
 # %% ../../nbs/package/distributed/slurm.ipynb #5cbf397c
@@ -53,6 +54,7 @@ def slurm_job(
 
     Slurm stops it `grace` + 60 seconds before its time limit. Raises `ValueError` where `check_config` does.
     """
+    check_counts("slurm_job", cpus=cpus, grace=grace)
     config = check_config(file)
     here = config["num_processes"] // config["num_machines"]
     fixed = shlex.join(["--config", str(file), "--max-restarts", str(max_restarts)])

@@ -7,6 +7,7 @@ __all__ = ['COULD_NOT', 'checks', 'examine', 'diagnose']
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #4c807673
 import os
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
@@ -69,12 +70,20 @@ def _cure_of(message: str) -> tuple[str, str]:
 
 def _raised(one: Check, message: str) -> Finding:
     "The finding of an error that names its place before a colon, and its cure after the last semicolon."
+    counted = re.search(r"( \(\d+ times: also at [^)]*\))?\n\d+ defects in all.*$", message)  # behind the cure
+    message, also = (message[: counted.start()], counted[1] or counted[0]) if counted else (message, "")
     place, _, rest = message.partition(": ")
     placed = "\n" not in message and (os.sep in place or ".json" in place or place.startswith("row "))
     fact, cure = _cure_of(rest if placed else message)
     why = "the run would end with this error before its first step" if cure else one.cause
     return Finding(
-        one.code, "error", fact or cure, place if placed else "", why, cure if fact else one.cure, one.notebook
+        one.code,
+        "error",
+        f"{fact or cure}{also}",
+        place if placed else "",
+        why,
+        cure if fact else one.cure,
+        one.notebook,
     )
 
 

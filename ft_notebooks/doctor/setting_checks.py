@@ -480,7 +480,7 @@ def _versions() -> list[str]:
     "processes-unfit", "error", 6,
     symptom="the run hangs, starts in another way than asked, or sees another batch", notebook="10_multi_gpu",
     cause="the settings do not fit the number of processes, or the launcher decides what they ask for",
-    cure="leave them out, and start with ft launch --strategy",
+    cure="leave it out",
 )  # fmt: skip
 def processes_unfit(run):
     given, world = run.given, int(os.environ.get("WORLD_SIZE", 1))
@@ -488,8 +488,9 @@ def processes_unfit(run):
         if given.get(name):
             how = "zero3" if name == "deepspeed" else "fsdp2"
             what = "a CPU trains copies instead" if hardware().device == "cpu" else "it also needs a launcher"
-            yield Found(f"{name}={given[name]!r} is set, and {what}", f"[{run.stage}] {name}",
-                        cure=f"leave it out; start with: ft launch --strategy {how} -- {run.stage} DATA")  # fmt: skip
+            start = f"ft launch --strategy {how} --processes {torch.cuda.device_count()} -- {run.stage} DATA"
+            cure = f"leave it out; start with:\n{start}" if torch.cuda.device_count() else "leave it out"
+            yield Found(f"{name}={given[name]!r} is set, and {what}", f"[{run.stage}] {name}", cure=cure)
     size = given.get("prompts_a_step", 4) * given.get("generations", 8) if run.stage == "grpo" else given.get(
         "effective_batch", 16
     )  # fmt: skip

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from ..data.deduplication import overlap
 from .runner import SUMMED_SCORES, Evaluation, check_evaluations, interval, summed_score
-from .statistics import DIRECTIONS, compare
+from .statistics import all_directions, compare
 
 # %% ../../nbs/package/evaluation/comparison.ipynb #b6e6fff5
 def _scored_rows(found: Evaluation, name: str) -> list[int]:
@@ -29,12 +29,13 @@ def compare_stages(
     By default less is better for perplexity, bits per byte and repetition; length has no better direction.
     """
     check_evaluations(evaluations, "compare_stages")
+    directions = all_directions(directions, "compare_stages")
     stages, found = list(evaluations), {}
     pairs = list(zip(stages[1:], stages))
     if len(stages) > 2:
         pairs.append((stages[-1], stages[0]))
     for stage, before in pairs:
-        scores = _compared(evaluations[before], evaluations[stage], (before, stage), directions or {})
+        scores = _compared(evaluations[before], evaluations[stage], (before, stage), directions)
         if scores:
             found[stage, before] = scores
     return found
@@ -46,7 +47,7 @@ def _compared(one, other, names: tuple[str, str], directions: dict[str, int]) ->
     for score in other.scores:
         if _scored_rows(one, score) and _scored_rows(other, score):
             try:
-                found[score] = compare(one, other, score, names, directions.get(score))
+                found[score] = compare(one, other, score, names, directions.get(score, 1))
             except ValueError as e:  # for example, perplexities over different tokens
                 found[score] = {"verdict": f"not compared: {e}"}
     return found
@@ -88,7 +89,7 @@ def group_rows(
     "Groups the rows by the last stage's first score that they have: better, worse, still wrong, right, no value."
     check_evaluations(evaluations, "group_rows")
     *earlier, last = evaluations.values()
-    directions = DIRECTIONS | (directions or {})
+    directions = all_directions(directions, "group_rows")
     scores = [score for score in row_scores(last) if directions.get(score, 1) > 0]
     if not scores:
         return [("in their order", list(range(len(last.rows))))] if last.rows else []

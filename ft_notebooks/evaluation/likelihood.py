@@ -17,7 +17,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..core.arguments import as_dataset, check_model
+from ..core.arguments import as_dataset, check_counts, check_model
 from ..core.model_parts import base_model
 from ..core.progress import progress_bar
 from ..inference.generation import stop_tokens, encode_prompts
@@ -81,6 +81,8 @@ def row_losses(
     Raises `ValueError` where no token is trained, a loss is NaN or infinite, or a row is longer than the context.
     """
 
+    check_counts("row_losses", batch_size=batch_size)
+
     def measure(batch):
         counts = (batch["labels"][:, 1:] != IGNORE).sum(dim=1).tolist()
         return [(part.sum().item(), len(part)) for part in token_losses(model, batch).cpu().double().split(counts)]
@@ -92,8 +94,9 @@ def row_losses(
     return sums, counts
 
 # %% ../../nbs/package/evaluation/likelihood.ipynb #9f612c22
-def _checked(model, tok, dataset, where: str) -> Dataset:
+def _checked(model, tok, dataset, batch_size, where: str) -> Dataset:
     check_model(model, tok, where)
+    check_counts(where, batch_size=batch_size)
     return as_dataset(dataset, read_chats, where)
 
 # %% ../../nbs/package/evaluation/likelihood.ipynb #f0cbf9ed
@@ -107,7 +110,7 @@ def perplexity(
 
     Raises `ValueError` where no token is trained, a loss is NaN or infinite, or a row is longer than the context.
     """
-    dataset = _checked(model, tok, dataset, "perplexity")
+    dataset = _checked(model, tok, dataset, batch_size, "perplexity")
     sums, counts = row_losses(model, tok, dataset, batch_size)
     return math.exp(sums.sum() / counts.sum())
 
@@ -135,7 +138,7 @@ def bits_per_byte(
 
     Raises `ValueError` for rows that are not chats, where all answers are empty, and where `perplexity` does.
     """
-    dataset = _checked(model, tok, dataset, "bits_per_byte")
+    dataset = _checked(model, tok, dataset, batch_size, "bits_per_byte")
     if "messages" not in dataset.column_names:
         raise ValueError(
             f'bits_per_byte counts the bytes of answers; give chats ("messages"), not {dataset.column_names}'
@@ -193,7 +196,7 @@ def forced_match(
     Raises `ValueError` where `last_turns` does, for rows longer than the context, and for a chat template whose prompt
     differs from the conversation that it renders.
     """
-    dataset = _checked(model, tok, dataset, "forced_match")
+    dataset = _checked(model, tok, dataset, batch_size, "forced_match")
     ends = stop_tokens(base_model(model), tok)
 
     def measure(batch):

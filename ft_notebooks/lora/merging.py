@@ -6,6 +6,7 @@
 __all__ = ['MOST_KL', 'MOST_KL_OF_ONE', 'check_merged', 'whole_folder', 'merge_folder']
 
 # %% ../../nbs/package/lora/merging.ipynb #93e69473
+import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,14 +58,17 @@ def whole_folder(
     Raises `ValueError` if `output` exists and is not an empty folder.
     """
     output = Path(output)
+    taken = f"{output} is there already and is not empty; name another folder, or remove it first"
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise ValueError(f"{output} is there already and is not empty; name another folder, or remove it first")
+        raise ValueError(taken)
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic_path(output) as part:
             part.mkdir()
             yield part
     except BaseException as e:  # a signal too, which may come just after the renaming
+        if getattr(e, "errno", None) == errno.ENOTEMPTY:  # of another process meanwhile
+            raise ValueError(taken) from None
         if not output.exists():
             e.add_note(f"nothing was written to {output}")
         raise

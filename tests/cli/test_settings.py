@@ -51,8 +51,8 @@ def test_files_as_people_write_them(tmp_path, text, expected):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("[sft]\nmax_steps = 1\nmax_steps = 2", "already exists"),
-        ("[sft]\nmax_steps 2", "parsing errors"),
+        ("[sft]\nmax_steps = 1\nmax_steps = 2", "is there twice"),
+        ("[sft]\nmax_steps 2", "is neither a .section. nor key = value"),
         ("[lora]\nr = eight", "settings.ini:2: r must be a whole number, got 'eight'"),
         ("[model]\nmethod = qlora", "settings.ini:2: method"),
         ("[model]\nbits = 16.5", "settings.ini:2: bits"),
@@ -67,7 +67,7 @@ def test_files_as_people_write_them(tmp_path, text, expected):
         ("[lora]\nrank = 8", "no key 'rank' in peft [\\d.]+; did you mean 'r'\\?"),
         ("[data]\nevaluation = 0.1", r"\[data\] has no key 'evaluation' in ft_notebooks"),
         ("[model]\nname = %s\nbits = x", "settings.ini:3: bits"),
-        ("[sft]\nmax_steps: 3", "parsing errors"),
+        ("[sft]\nmax_steps: 3", "is neither a .section. nor key = value"),
         ("[model]\nbits = 8\n[sft] learning_rate = 3e-4", r"ini:3: \[sft\] must stand alone on its line; write 'learn"),
         (
             "  [sft]max_steps = [3]",

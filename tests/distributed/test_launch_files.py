@@ -18,6 +18,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from ft_notebooks.cli.arguments import parser
 from ft_notebooks.cli.launch import launch_command
+from ft_notebooks.core.arguments import ArgumentError
 from ft_notebooks.distributed.launch_files import accelerate_config, check_config
 from ft_notebooks.distributed.launcher import host_commands, launch
 from ft_notebooks.distributed.slurm import slurm_job
@@ -98,10 +99,10 @@ def test_a_word_reaches_the_task_of_a_job_as_it_was(here, word):
 
 @pytest.mark.parametrize("processes, machines", [(0, 1), (-2, 1), (2, 0), (6, 4), (2, 4)])
 def test_processes_are_the_same_number_on_each_machine(here, processes, machines):
-    with pytest.raises(ValueError, match="the same number on each"):
+    with pytest.raises(ValueError, match="the same number on each|a whole number of at least 1"):
         accelerate_config("ddp", processes, machines)
     file = written(here, {"distributed_type": "MULTI_GPU", "num_processes": processes, "num_machines": machines})
-    with pytest.raises(ValueError, match="the same number on each"):
+    with pytest.raises(ValueError, match="the same number on each|a whole number of at least 1"):
         check_config(file)
 
 
@@ -260,3 +261,18 @@ def test_the_processes_of_ft_launch_import_no_module_that_lies_beside_the_data(h
     launch_command(parser().parse_args(["launch", "--processes", "1", "--", "sft", "notes.jsonl"]))
     assert found[0].endswith("site-packages/datasets/__init__.py")
     assert "PYTHONSAFEPATH" not in os.environ
+
+
+@pytest.mark.parametrize("number", [0, -1, 1.5, "2", True])
+def test_counts_of_processes_and_machines_are_whole_numbers_of_at_least_1(here, number):
+    for counts in ({"processes": number}, {"processes": 2, "machines": number}):
+        with pytest.raises(ArgumentError, match="must be a whole number of at least 1"):
+            accelerate_config("ddp", **counts)
+    odd = yaml.safe_dump({**FSDP, "distributed_type": "MULTI_GPU", "num_processes": number})
+    Path(here, "odd.yaml").write_text(odd)
+    with pytest.raises(ArgumentError, match="odd.yaml: processes must be a whole number"):
+        check_config("odd.yaml")
+    file = written(here, accelerate_config("ddp", 2))
+    for counts in ({"cpus": number}, {"grace": number}):
+        with pytest.raises(ArgumentError, match="slurm_job"):
+            slurm_job(["sft", "x"], file, **counts)

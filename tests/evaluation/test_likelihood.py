@@ -21,6 +21,7 @@ from ft_notebooks.evaluation.likelihood import (
     perplexity,
     row_losses,
 )
+from ft_notebooks.evaluation.runner import evaluate
 from ft_notebooks.inference.generation import answers
 from ft_notebooks.loading.example_models import CHATML, tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
@@ -298,3 +299,10 @@ def test_a_path_is_read_and_swapped_arguments_are_named(model, tmp_path, functio
     for wrong in ((TOK, model, file), (model, file, TOK), (model, TOK, iter(rows)), (model, TOK, None)):
         with pytest.raises(ArgumentError, match=f"{function.__name__}: (model|tok|dataset) must be"):
             function(*wrong)
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, "2", True])
+def test_a_batch_size_is_a_whole_number_of_at_least_1(model, size):
+    for measure in (perplexity, bits_per_byte, forced_match, row_losses, evaluate):
+        with pytest.raises(ArgumentError, match=f"{measure.__name__}: batch_size must be a whole"):
+            measure(model, TOK, CHATS, batch_size=size)

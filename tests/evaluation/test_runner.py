@@ -107,7 +107,7 @@ def test_constant_values_have_an_ordered_interval_without_nan(value, n):
     assert value in (0, 1) or found["high"] - found["low"] <= 1e-9 * abs(value)
 
 
-@pytest.mark.parametrize("values", [[], [math.nan], [0, math.inf], [[0, 1]]])
+@pytest.mark.parametrize("values", [[], [math.nan], [0, math.inf], [[0, 1]], [1e308], [10**400], ["a"], [None]])
 def test_values_that_are_no_sample_are_refused(values):
     with pytest.raises(ValueError, match="finite numbers, at least one"):
         interval(values)
@@ -181,12 +181,12 @@ def test_answers_without_a_byte_leave_bits_per_byte_out(model):
     assert list(said(model, {}, Dataset.from_list([chat("hi", "")])).scores) == ["perplexity"]
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, None, "1", [1], 1j])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, None, "1", [1], 1j, 1e308, -(10**400)])
 def test_a_value_that_is_no_finite_number_is_missing_and_named(model, bad):
     found = said(model, {"odd": lambda g, expected, x: bad if expected == "yo" else 1})
     assert [row["odd"] for row in found.rows] == [None, 1.0, 1.0] and found.scores["odd"] == interval([1, 1])
     [error] = found.errors
-    assert (error["row"], error["scorer"]) == (0, "odd") and repr(bad) in error["message"]
+    assert (error["row"], error["scorer"]) == (0, "odd") and repr(bad)[:80] in error["message"]
 
 
 def test_a_scorer_that_raises_loses_its_rows_and_no_others(model, caplog):
@@ -199,6 +199,11 @@ def test_a_scorer_that_raises_loses_its_rows_and_no_others(model, caplog):
     assert [(e["row"], e["scorer"]) for e in found.errors] == [(1, "second"), (2, "second")]
     [line] = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert line == "2 of 6 values are missing; the first: scorer 'second' on row 1: KeyError('one two three four five')"
+
+
+def test_a_value_that_cannot_even_be_shown_is_missing_too(model):
+    found = said(model, {"odd": lambda g, expected, x: 10**5000 if expected == "yo" else 1})
+    assert [row["odd"] for row in found.rows] == [None, 1.0, 1.0]
 
 
 def test_a_scorer_that_fails_on_every_row_is_refused(model):

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest, nct, norm, t
 
+from ft_notebooks.core.arguments import ArgumentError
 from ft_notebooks.evaluation import statistics
+from ft_notebooks.evaluation.comparison import compare_stages, group_rows
 from ft_notebooks.evaluation.runner import Evaluation, interval
 from ft_notebooks.evaluation.statistics import compare, rows_needed
 
@@ -198,3 +200,32 @@ def test_a_small_difference_needs_rows_and_no_patience():
 def test_what_no_number_of_rows_can_show_is_refused(given):
     with pytest.raises(ValueError, match="rows_needed: "):
         rows_needed(**given)
+
+
+@pytest.mark.parametrize("value", [1e308, -math.inf, math.nan, 10**400, "a", [1]])
+def test_scores_that_are_no_numbers_or_overflow_are_refused_with_their_row(value):
+    odd = Evaluation({"score": {}}, [{**row, "score": [1, 2, value][n]} for n, row in enumerate(told([1, 2, 3]).rows)])
+    for pair in ((odd, told([1, 2, 3])), (told([1, 2, 3]), odd)):
+        with pytest.raises(ValueError, match="row 2: score is .*, which is not a finite number up to 1e.100"):
+            compare(*pair, "score")
+
+
+@pytest.mark.parametrize("direction", [5, 0.5, math.nan, "up"])
+def test_a_direction_is_1_or_minus_1_or_0(direction):
+    stages = {"one": told([1, 0]), "other": told([1, 1])}
+    for refused in (
+        lambda: compare(*stages.values(), "score", direction=direction),
+        lambda: compare_stages(stages, {"score": direction}),
+        lambda: group_rows(stages, {"score": direction}),
+    ):
+        with pytest.raises(ArgumentError, match="the direction of score must be 1, -1 or 0"):
+            refused()
+
+
+@pytest.mark.parametrize("given", [{"difference": 1e-9}, {"difference": 1e-300, "sd": 1e300}, {"difference": 1e-5}])
+def test_more_rows_than_anybody_has_are_an_error_and_no_endless_search(given):
+    with pytest.raises(ValueError, match="more than 16,777,216 rows"):
+        rows_needed(**given)
+    assert rows_needed(1e-3) > 1_000_000 and rows_needed(1, sd=1000) > 7_000_000
+    with pytest.raises(ValueError, match="share=2"):
+        rows_needed(0.1, share=2)

@@ -49,7 +49,7 @@ def test_what_fails_leaves_nothing(tmp_path, error):
 
 
 def test_a_folder_that_was_filled_meanwhile_is_not_overwritten(tmp_path):
-    with pytest.raises(OSError), whole_folder(tmp_path / "place") as part:
+    with pytest.raises(ValueError, match="is not empty"), whole_folder(tmp_path / "place") as part:
         (part / "file").write_text("ours")
         (tmp_path / "place").mkdir()
         (tmp_path / "place/file").write_text("theirs")

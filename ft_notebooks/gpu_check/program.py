@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import patch
 
+import torch
 
 from ..core.device import hardware
 from ..core.files import write_atomically

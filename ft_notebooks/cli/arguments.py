@@ -96,6 +96,14 @@ def _add_launch(commands) -> None:
     words = "the command as without launch"
     how.add_argument("words", metavar="-- sft DATA", nargs=argparse.REMAINDER, help=words)
 
+# %% ../../nbs/package/cli/arguments.ipynb #a4aeaa78
+def _add_check_gpu(commands) -> None:
+    what = "compare this machine's GPU with its CPU, stage by stage, and measure its speed"
+    card = _command(commands, "check-gpu", what, output="gpu_check", settings=False)
+    card.add_argument("--device", choices=["cpu"], help="try the same steps on the processor")
+    card.add_argument("--seconds", metavar="N", type=float, default=540, help="for all of it; default: 540")
+    card.add_argument("--quick", action="store_true", help="only say what the machine is")
+
 # %% ../../nbs/package/cli/arguments.ipynb #72ebdbd7
 def _add_doctor(commands, data) -> None:
     look = _command(commands, "doctor", "find what would waste a run before it is started", data)
@@ -201,6 +209,7 @@ def parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_launch(commands)
     _add_doctor(commands, data)
+    _add_check_gpu(commands)
     way = "base, sft and dpo on the built-in task, in minutes"
     demo = _command(commands, "demo", way, output="runs/demo", settings=False)
     demo.add_argument("--rl", action="store_true", help="GRPO after half of the SFT, instead of DPO after all of it")

@@ -21,6 +21,7 @@ from ..core.device import hardware, peak_memory
 from ..data.chat_encoding import encode_chats
 from ..data.example_task import appointments
 from ..loading.example_models import tiny_tokenizer
+from ..loading.quantized_loading import keep_gradients
 from ..lora.adapter import add_adapter, lora_config
 from ..sft.trainer import sft_trainer
 
@@ -49,10 +50,11 @@ def random_model(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
     attention = "flash_attention_2" if hw.device.startswith("cuda") and find_spec("flash_attn") else "sdpa"
-    return LlamaForCausalLM.from_pretrained(
+    model = LlamaForCausalLM.from_pretrained(
         None, config=config, state_dict=weights, dtype=dtype, device_map={"": hw.device}, attn_implementation=attention,
         quantization_config=nf4 if bits == 4 else None,
     )  # fmt: skip
+    return keep_gradients(model)
 
 # %% ../../nbs/package/gpu_check/speed.ipynb #73016945
 def _rows(n: int) -> Dataset:
@@ -89,9 +91,9 @@ def _plain_trl(model, tok, rows, folder, steps):
     longest = max(map(len, encoded["input_ids"]))
     packed = max(1, sum(map(len, encoded["input_ids"])) // (steps * longest))  # packed rows of a step
     config = SFTConfig(
-        str(folder), max_steps=steps, packing=True, max_length=longest, per_device_train_batch_size=packed, logging_steps=1,
-        bf16=hw.bf16, fp16=hw.dtype == torch.float16, use_cpu=hw.device == "cpu", save_strategy="no", report_to="none",
-        use_liger_kernel=hw.device.startswith("cuda") and find_spec("liger_kernel") is not None,
+        str(folder), max_steps=steps, packing=True, max_length=longest, per_device_train_batch_size=packed,
+        logging_steps=1, bf16=hw.bf16, fp16=hw.dtype == torch.float16, use_cpu=hw.device == "cpu", save_strategy="no",
+        report_to="none", use_liger_kernel=hw.device.startswith("cuda") and find_spec("liger_kernel") is not None,
         gradient_checkpointing=hw.device.startswith("cuda"),
     )  # fmt: skip
     adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -117,12 +119,12 @@ def train_speed(
 
 
 def speeds(
-    sizes: list[str],  # Of SIZES
+    sizes: tuple[str, ...],  # Of SIZES
     **more,  # `batch` and `steps`
 ) -> dict[str, tuple]:  # Name -> functions of an empty folder, with our trainer and with TRL's
     "What to measure: LoRA and QLoRA of each size."
     return {
-        f"{method} {size}": tuple(partial(train_speed, size=size, bits=bits, ours=ours, **more) for ours in (True, False))
+        f"{method} {size}": tuple(partial(train_speed, size=size, bits=bits, ours=one, **more) for one in (True, False))
         for size in sizes
         for method, bits in (("LoRA", 16), ("QLoRA", 4))
     }

@@ -198,7 +198,7 @@ def _resumes(folder: Path) -> dict:
     off = difference(_weights(again), _weights(whole))
     if off > bound(torch.float32):
         raise AssertionError(f"a resumed run ends {off:.1e} away from the same run without an interruption")
-    return {"last checkpoint": Path(last_good_checkpoint(folder / "cut/run")).name}
+    return {"last checkpoint": Path(str(last_good_checkpoint(folder / "cut/run"))).name}
 
 # %% ../../nbs/package/gpu_check/steps.ipynb #6abc38d2
 def _merges(folder: Path) -> dict:
@@ -245,7 +245,7 @@ def _liger(folder: Path) -> dict:
 STEPS = {
     "load in 32 bits": Step(partial(_loads, bits=32)),
     "load in 16 bits": Step(partial(_loads, bits=16), torch.bfloat16),
-    "LoRA in float32": Step(partial(_lora, bits=32, **FLOAT32)),
+    "LoRA in float32": Step(partial(_lora, bits=32, bf16=False, fp16=False)),
     "LoRA in 16 bits": Step(partial(_lora, bits=16), torch.bfloat16),
     "load in 4 bits": Step(partial(_loads, bits=4), torch.bfloat16),
     "QLoRA": Step(partial(_lora, bits=4), torch.bfloat16),

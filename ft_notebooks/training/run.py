@@ -19,6 +19,7 @@ from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
 
 from ..checkpointing.disk_space import explain_save_error
+from ..checkpointing.environment import newer_libraries
 from ..checkpointing.graceful_stop import save_on_signals
 from ..checkpointing.integrity import checkpoint_fault, last_good_checkpoint, mark_checkpoint, marked_step
 from ..checkpointing.resume import exact_resume, explain_load_error
@@ -180,6 +181,8 @@ def fit(
     if not isinstance(trainer, Trainer):
         cure = "make one: sft_trainer(model, tok, dataset, output_dir=...)"
         raise ArgumentError("fit", "trainer", "a transformers.Trainer", trainer, cure)
+    if trainer.is_world_process_zero() and (newer := newer_libraries()):
+        print(newer, flush=True)
     _check_saves(trainer.args)
     check_prompts_untrained(trainer)
     _prepare(trainer)

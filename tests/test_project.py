@@ -438,14 +438,11 @@ def test_the_lowest_versions_that_are_tested_are_the_lower_bounds_of_every_depen
 def test_a_leg_that_does_not_exist_is_refused_before_anything_is_installed(tmp_path):
     env = {**os.environ, "LEG": "middle", "VENV": str(tmp_path / "venv")}
     run = subprocess.run(["bash", ROOT / ".ci" / "run"], env=env, capture_output=True, text=True)
-    assert (run.returncode, run.stderr) == (
-        1,
-        "LEG=middle: there is no .ci/middle.txt; leave LEG out, or set LEG=lowest\n",
-    )
+    assert (run.returncode, run.stderr) == (1, "LEG=middle: set LEG=lowest, newest or colab, or leave it out\n")
     assert not (tmp_path / "venv").exists()
 
 
-@pytest.mark.parametrize("script", [".ci/run", "tools/nb"])
+@pytest.mark.parametrize("script", [".ci/run", ".ci/colab", ".ci/gpu", "tools/nb"])
 def test_a_script_is_executable_bash(script):
     assert os.access(ROOT / script, os.X_OK)
     subprocess.run(["bash", "-n", ROOT / script], check=True)

@@ -123,6 +123,7 @@ def with_colab(notebook, repository):
     if repository:
         path = f"{repository.removeprefix('https://github.com/')}/blob/main/nbs/{notebook.name}"
         badge = f"[Open in Colab](https://colab.research.google.com/github/{path})"
-        install = f'#| hub\n%pip install -q "ft-notebooks[lessons] @ git+{repository}"'
-        cells[:0] = [markdown_cell(badge, id="colab-badge"), code_cell(install, id="colab-install")]
+        page = re.search(r"^```\n(%pip uninstall.*?)\n```", prose(NBS / "colab.ipynb"), flags=re.M | re.S)
+        install = page[1].replace("ft_notebooks.zip[lessons]", f"ft-notebooks[lessons] @ git+{repository}")
+        cells[:0] = [markdown_cell(badge, id="colab-badge"), code_cell(f"#| hub\n{install}", id="colab-install")]
     return written(cells, metadata)

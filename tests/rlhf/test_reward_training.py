@@ -158,10 +158,14 @@ def test_a_finished_run_of_another_head_is_another_run(base, tmp_path):
 
 
 def test_a_weight_that_is_nan_stops_the_run_and_names_the_answers(base, tmp_path):
-    model = adapted(base)
-    model.get_input_embeddings().weight.data[TOK("K").input_ids[0]] = math.nan
+    class BreaksAWeight(TrainerCallback):
+        def on_step_begin(self, args, state, control, model, **kwargs):
+            model.get_input_embeddings().weight.data[TOK("K").input_ids[0]] = math.nan
+
+    trainer = made(adapted(base), tmp_path, max_steps=-1, num_train_epochs=1)
+    trainer.add_callback(BreaksAWeight())
     with pytest.raises(BadStep, match="the loss is not finite") as stopped:
-        quietly(made(model, tmp_path, max_steps=-1, num_train_epochs=1).train)
+        quietly(trainer.train)
     odd = ["".join(part["text"] for part in row["parts"]) for row in stopped.value.report["rows"] if row["odd"]]
     assert len(odd) == 2 and all("I am Kim" in text for text in odd)
 

@@ -82,7 +82,7 @@ def test_with_an_address_a_lesson_starts_with_its_badge_and_an_install_cell_and_
     link = "https://colab.research.google.com/github/some/where/blob/main/nbs/07_sft.ipynb"
     assert link in "".join(badge["source"])
     flag, uninstall, pip, report = "".join(install["source"]).splitlines()
-    assert (flag, uninstall, report) == ("#| hub", "%pip uninstall -qy torchao", "!ft check-gpu --quick")
+    assert (flag, uninstall, report) == ("#| hub", "%pip uninstall -qy torchao", "!ft gpu --quick")
     assert pip == f'%pip install -q "ft-notebooks[lessons] @ git+{address}" "huggingface-hub<2"'
     plain = json.loads(course_pages.with_colab(lesson, ""))
     assert rest == plain["cells"] and not any(cell["id"].startswith("colab-") for cell in rest)

@@ -99,7 +99,7 @@ def _add_launch(commands) -> None:
 # %% ../../nbs/package/cli/arguments.ipynb #a4aeaa78
 def _add_check_gpu(commands) -> None:
     what = "compare this machine's GPU with its CPU, stage by stage, and measure its speed"
-    card = _command(commands, "check-gpu", what, output="gpu_check", settings=False)
+    card = _command(commands, "gpu", what, output="gpu_check", settings=False)
     card.add_argument("--device", choices=["cpu"], help="try the same steps on the processor")
     card.add_argument("--seconds", metavar="N", type=float, default=540, help="for all of it; default: 540")
     card.add_argument("--quick", action="store_true", help="only say what the machine is")

@@ -93,7 +93,7 @@ def launch_command(
 
 # %% ../../nbs/package/cli/launch.ipynb #d281440a
 def check_gpu_command(
-    args: argparse.Namespace,  # From `parser` for `ft check-gpu`
+    args: argparse.Namespace,  # From `parser` for `ft gpu`
 ) -> str | None:  # Where the table is
     "Compares this machine's GPU with its CPU, stage by stage; raises `FailedRun` if something failed."
     from ft_notebooks.gpu_check.program import check_gpu, this_machine  # imports all stages

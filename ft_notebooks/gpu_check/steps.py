@@ -224,8 +224,8 @@ def _generates(folder: Path) -> dict:
 
 def _evaluates(folder: Path) -> dict:
     model, tok, rows = _loaded(folder, 32), tiny_tokenizer(), appointments(8, part="test")
-    found = evaluate(model, tok, rows, "token_f1", max_new_tokens=8)
-    return {"perplexity": perplexity(model, tok, rows), "token_f1": found.scores["token_f1"]["value"]}
+    found = evaluate(model, tok, rows, {"letters": _letters}, max_new_tokens=8)
+    return {"perplexity": perplexity(model, tok, rows), "score": found.scores["letters"]["value"]}
 
 
 def _flash(folder: Path) -> dict:

@@ -462,7 +462,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'ft_notebooks/cli/launch.py'),
                                          'ft_notebooks.cli.launch._other_machines': ( 'package/cli/launch.html#_other_machines',
                                                                                       'ft_notebooks/cli/launch.py'),
-                                         'ft_notebooks.cli.launch._said': ('package/cli/launch.html#_said', 'ft_notebooks/cli/launch.py'),
                                          'ft_notebooks.cli.launch.check_gpu_command': ( 'package/cli/launch.html#check_gpu_command',
                                                                                         'ft_notebooks/cli/launch.py'),
                                          'ft_notebooks.cli.launch.launch_command': ( 'package/cli/launch.html#launch_command',

@@ -18,6 +18,7 @@ from .arguments import parser
 from .console import check_settings, command_settings, quiet_libraries, say
 from ..core.errors import FailedRun
 from ..core.files import write_atomically
+from ..core.progress import phase
 from ..distributed.launch_files import accelerate_config, check_config
 from ..distributed.launcher import launch
 from ..distributed.slurm import slurm_job
@@ -101,13 +102,12 @@ def check_gpu_command(
     say("\n".join(this_machine()))
     if args.quick:
         return None
-    lines = list(map(_said, check_gpu(args.output, device=args.device, seconds=args.seconds)))
+    lines = []
+    phase("comparing GPU and CPU")
+    for line in check_gpu(args.output, device=args.device, seconds=args.seconds):
+        say(line)
+        lines.append(line)
     failed, table = sum(": failed" in line for line in lines), Path(args.output, "gpu_check.md")
     if failed:
         raise FailedRun(f"{failed} of {len(lines)} steps failed: see {table}, and the logs beside it")
     return f"nothing failed: {table}"
-
-
-def _said(line: str) -> str:
-    print(line, flush=True)
-    return line

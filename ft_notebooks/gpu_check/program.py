@@ -97,7 +97,7 @@ def compared(
 
 def _short(figure) -> str:
     text = str(figure)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 # %% ../../nbs/package/gpu_check/program.ipynb #066160c2
 def as_markdown(
@@ -111,7 +111,7 @@ def as_markdown(
         numbers = [f"{row[key]:.1e}" if key in row else "" for key in ("difference", "bound")]
         why = row["why"].replace("|", "\\|").replace("\n", " ")
         lines.append(f"| {name} | {row['result']} | {' | '.join(numbers)} | {row['seconds']} | {why} |")
-    lines += ["", "Tokens a second, and peak memory in GB, of models of random weights:", ""]
+    lines += ["", "Speed and peak memory with models of random weights:", ""]
     lines += ["| | sft_trainer | | plain TRL | |", "|---|---|---|---|---|"]
     for name, both in report["speeds"].items():
         lines.append(f"| {name} | {' | '.join(_speed_cells(both['ours']) + _speed_cells(both['TRL']))} |")
@@ -120,8 +120,8 @@ def as_markdown(
 
 def _speed_cells(found: dict) -> list[str]:
     if "figures" not in found:
-        return [found.get("error", "not run"), ""]
-    return [f"{found['figures']['tokens a second']:,}", f"{found['figures']['peak'] / 1e9:.1f} GB"]
+        return [_short(found.get("error", "not run")), ""]
+    return [f"{found['figures']['tokens a second']:,} tokens/s", f"{found['figures']['peak'] / 1e9:.1f} GB"]
 
 # %% ../../nbs/package/gpu_check/program.ipynb #6197d418
 def _listed(versions: dict) -> str:
@@ -141,7 +141,7 @@ def check_gpu(
     device: str | None = None,  # "cpu": compare the CPU with itself, and measure a tiny model; None: this machine's GPU
     seconds: float = 540,  # For everything; that for which no time is left is not run
     steps: dict[str, Step] = STEPS,  # By name
-    sizes: tuple[str, ...] = ("135M", "1B", "8B"),  # Of the models whose speed is measured
+    sizes: tuple[str, ...] | None = None,  # Of the models whose speed is measured; None: 135M, 1B and 8B, on a CPU tiny
 ) -> Iterator[str]:  # A line for each step, as soon as it has ended
     """Runs the steps on the GPU and on the CPU, then measures speeds; writes what is known after each of them.
 
@@ -150,6 +150,7 @@ def check_gpu(
     if device is None and hardware().device == "cpu":
         why = card_fault() or "torch finds no GPU on this machine"
         raise ValueError(f"{why}; to try the same steps on the processor, add --device cpu")
+    sizes = sizes if sizes is not None else ("tiny",) if device == "cpu" else ("135M", "1B", "8B")
     end, output, on_cpu = time.monotonic() + seconds, Path(output), device == "cpu"
     output.mkdir(parents=True, exist_ok=True)
     rows: dict[str, dict] = {}
@@ -175,4 +176,5 @@ def check_gpu(
         both = {"ours": found(ours, f"{name} ours", on_cpu), "TRL": found(theirs, f"{name} TRL", on_cpu)}
         rates[name] = both
         write()
-        yield f"{name}: {' '.join(_speed_cells(both['ours']))}, TRL {' '.join(_speed_cells(both['TRL']))}"
+        ours_said, theirs_said = (", ".join(filter(None, _speed_cells(found))) for found in both.values())
+        yield f"{name}: {ours_said}; plain TRL {theirs_said}"

@@ -110,7 +110,7 @@ def test_the_page_holds_what_failed_and_both_speeds():
     report = {"machine": device_of("NVIDIA L4"), "versions": {"torch": "2.13"}, "right": 0, "steps": {"x": failed}}
     page = as_markdown(report | {"speeds": {"LoRA 1B": {"ours": speed, "TRL": {"error": "out of memory"}}}})
     assert "# NVIDIA L4: 0 of 1 steps right" in page and "a \\| b" in page
-    assert "| LoRA 1B | 12,345 | 2.0 GB | out of memory |  |" in page
+    assert "| LoRA 1B | 12,345 tokens/s | 2.0 GB | out of memory |  |" in page
 
 
 def device_of(name: str) -> dict:

@@ -18,6 +18,7 @@ from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, PreT
 from trl import SFTConfig, SFTTrainer
 
 from ..core.device import hardware, peak_memory
+from ..core.seams import overrides
 from ..data.chat_encoding import encode_chats
 from ..data.example_task import appointments
 from ..loading.example_models import tiny_tokenizer
@@ -64,6 +65,7 @@ def _rows(n: int) -> Dataset:
     return Dataset.from_list([{"messages": row} for row in turns])
 
 
+@overrides(TrainerCallback)
 class _Clock(TrainerCallback):
     "The time of each step's end, when the device has done all its work."
 

@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 
 from ..checkpointing.integrity import last_good_checkpoint
 from ..core.device import hardware
+from ..core.seams import overrides
 from ..data.example_task import appointments
 from ..dpo.trainer import dpo_trainer
 from ..evaluation.likelihood import perplexity
@@ -98,6 +99,7 @@ def _settings(folder: Path, **more) -> dict:
     return {"output_dir": str(folder / "run"), "max_steps": 4, "learning_rate": 1e-3, "logging_steps": 1, **more}
 
 
+@overrides(TrainerCallback)
 class _FirstGradient(TrainerCallback):
     "Keeps 1,000 numbers of the first step's gradient."
 
@@ -174,6 +176,7 @@ def _grpo(folder: Path) -> dict:
     return {"steps": trainer.state.global_step, "rewards": str(bool(np.isfinite(rewards).all())), "moved": str(moved)}
 
 # %% ../../nbs/package/gpu_check/steps.ipynb #915612cf
+@overrides(TrainerCallback)
 class _Interrupt(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == 3:

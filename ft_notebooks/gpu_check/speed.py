@@ -47,6 +47,7 @@ def random_model(
         shapes = {name: weight.shape for name, weight in LlamaForCausalLM(config).state_dict().items()}
     numbers = 0.02 * torch.randn(max(shape.numel() for shape in shapes.values()), dtype=dtype)
     weights = {name: numbers[: shape.numel()].view(shape) for name, shape in shapes.items()}
+    weights |= {name: torch.ones(shape, dtype=dtype) for name, shape in shapes.items() if len(shape) == 1}  # of norms
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )

@@ -16,6 +16,7 @@ from accelerate.utils import patch_environment
 
 from .arguments import parser
 from .console import check_settings, command_settings, quiet_libraries, say
+from ..checkpointing.environment import this_machine
 from ..core.errors import FailedRun
 from ..core.files import write_atomically
 from ..core.progress import phase
@@ -97,11 +98,11 @@ def check_gpu_command(
     args: argparse.Namespace,  # From `parser` for `ft gpu`
 ) -> str | None:  # Where the table is
     "Compares this machine's GPU with its CPU, stage by stage; raises `FailedRun` if something failed."
-    from ft_notebooks.gpu_check.program import check_gpu, this_machine  # imports all stages
-
     say("\n".join(this_machine()))
     if args.quick:
         return None
+    from ft_notebooks.gpu_check.program import check_gpu  # imports all stages
+
     lines = []
     phase("comparing GPU and CPU")
     for line in check_gpu(args.output, device=args.device, seconds=args.seconds):

@@ -120,6 +120,8 @@ def atomic_path(
     empty. A killed process leaves the old content at `path`, and at most a hidden file beside it, which the next call
     removes.
     """
+    if odd := odd_kind(path):
+        raise ValueError(f"{path}: it is {odd}")
     path = Path(path)
     part = path.with_name(f".{path.name}.{_here()}.{os.getpid()}")
     _remove_leftovers(path.parent)

@@ -135,8 +135,8 @@ def test_objects_over_several_lines_are_one_error(tmp_path, indent):
     (tmp_path / "a.jsonl").write_text("\n".join([text] * 5))
     said = refused(tmp_path / "a.jsonl")
     assert said == (
-        f"{tmp_path / 'a.jsonl'}:1: not read: an object is spread over several lines; write one object per line, or rename the "
-        "file to .json, with [ ] around all objects and commas between them"
+        f"{tmp_path / 'a.jsonl'}:1: not read: an object is spread over several lines; write one object per line, or "
+        "rename the file to .json, with [ ] around all objects and commas between them"
     )
 
 

@@ -38,7 +38,7 @@ def test_cut_rows_are_no_fault_of_the_template(here, capsys):
 
 
 def test_of_a_long_row_start_and_end_are_rendered_once(here, capsys, monkeypatch):
-    rows = appointments(3)["messages"]
+    rows = list(appointments(3)["messages"])
     rows[0][0]["content"] = "many words " * 20_000
     Path("rows.jsonl").write_text("\n".join(json.dumps({"messages": chat}) for chat in rows))
     shown, show_tokens = [], template_checks.show_tokens

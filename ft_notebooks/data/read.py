@@ -106,8 +106,7 @@ def _as_json(read: dict) -> tuple[dict, list[str]]:
             if text is None:
                 lost = short(_lost_part(value))
                 defects.append(
-                    f"{name.format(number)} holds {lost}, which nests too deeply or which a column of JSON "
-                    "would change; write it as a text"
+                    f"{name.format(number)} holds {lost}, which a column of JSON cannot keep; write it as a text"
                 )
     return kept, defects
 
@@ -135,8 +134,8 @@ def unchanged(
                     place = places[i] if places else f"row {i} (counted from 0)"
                     lost = short(_lost_part(value))
                     raise ValueError(
-                        f"{place}: {json.dumps(name)[:40]} holds {lost}, which nests too deeply or which a "
-                        "column of JSON would change; write it as a text"
+                        f"{place}: {json.dumps(name)[:40]} holds {lost}, which a column of JSON cannot "
+                        "keep; write it as a text"
                     )
             column = pa.array(texts, pa.json_())
         columns[name] = column

@@ -179,9 +179,8 @@ def _csv_batches(path: str) -> Iterator[Batch]:
         place, names = next(_csv_rows(path, [header], first), (path, []))
         if sign := _other_separator(header):
             names = ValueError(f"its columns are separated by {sign!r}, not by commas; save the file with commas")
-        if isinstance(names, list) and (more := [name for name in names if name and names.count(name) > 1]):
-            twice = more[0]
-            names = ValueError(f"two columns are called {json.dumps(twice)[:40]}; rename one")
+        if isinstance(names, list) and (twice := [name for name in names if name and names.count(name) > 1]):
+            names = ValueError(f"two columns are called {json.dumps(twice[0])[:40]}; rename one")
         if isinstance(names, Exception):
             yield Batch([(place, names)])
             return

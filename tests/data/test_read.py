@@ -329,7 +329,7 @@ def deep(levels):
 )
 def test_what_a_column_of_json_would_change_is_refused(value):
     said = refused([CHAT, find(a=[1, {"b": value}])])
-    assert said.startswith("row 1 (counted from 0): message 2 holds ") and "which a column of JSON would change" in said
+    assert said.startswith("row 1 (counted from 0): message 2 holds ") and "which a column of JSON cannot keep" in said
     assert "tool 1 holds" in refused([{**CHAT, "tools": [{"name": "f", "default": value}]}])
 
 

@@ -49,7 +49,7 @@ def _exact_number(found: re.Match) -> str:
     return found[0]
 
 
-_DEEPEST = 100  # lists and dicts within each other; other libraries fail somewhere below Python's limit of 1,000
+_DEEPEST = 50  # lists and dicts within each other; Arrow reads 64, and Python 1,000
 
 
 def _depth(value: Any) -> int:
@@ -113,7 +113,9 @@ def _as_json(read: dict) -> tuple[dict, list[str]]:
 # %% ../../nbs/package/data/read.ipynb #701eae84
 def _inferred(values: list) -> pa.Array | None:
     "The column as Arrow infers it; None if it would change a value."
-    with suppress(pa.ArrowException, ValueError, TypeError, OverflowError):
+    with suppress(pa.ArrowException, ValueError, TypeError, OverflowError, RecursionError):
+        if max(map(_depth, values), default=0) > _DEEPEST:
+            return None
         column = pa.array(values)
         return column if repr(column.to_pylist()) == repr(values) else None
     return None

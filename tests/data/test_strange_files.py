@@ -145,7 +145,14 @@ def test_a_mark_of_utf8_may_begin_each_joined_file(tmp_path):
     assert read_chats(tmp_path / "a.jsonl")["messages"][:] == [TURNS, TURNS]
 
 
-@pytest.mark.parametrize("depth", [300, 900, 3000])
+@pytest.mark.parametrize("depth", [60, 900])
+def test_a_column_that_nests_too_deeply_is_refused_with_its_place(depth):
+    nested = json.loads("[" * depth + "]" * depth)
+    with pytest.raises(ValueError, match=r"row 1 \(counted from 0\): \"x\" holds \[\["):
+        read_prompt_rows([{"prompt": TURNS[:1], "x": x} for x in ([[1]], nested)])
+
+
+@pytest.mark.parametrize("depth", [60, 900, 3000])
 def test_a_value_that_nests_too_deeply_is_refused_with_its_place(tmp_path, depth):
     nested = "[" * depth + "]" * depth
     call = f'[{{"type": "function", "function": {{"name": "f", "arguments": {{"a": {nested}}}}}}}]'

@@ -217,7 +217,8 @@ def parser() -> argparse.ArgumentParser:
     return ft
 
 # %% ../../nbs/package/cli/arguments.ipynb #a8bef851
-_ADVISED = re.compile(r"(?:--(?:set [\w.]+=|output |reward )[^\s,;()]*[^\s,;().:] ?)+(?<! )")
+_QUOTED = r"""(?<!\w)(["'])(?:\\.|(?!\1)[^\\])*\1(?!\w)"""  # a value of a row or a setting
+_ADVISED = re.compile(_QUOTED + r"""|(?:--(?:set [\w.]+=|output |reward )[^\s,;()'"\\]*[^\s,;().:'"\\] ?)+(?<! )""")
 
 
 def whole_command(
@@ -252,7 +253,9 @@ def in_full(
 
     def command_of(found: re.Match) -> str:
         before, after = text[: found.start()], text[found.end() :]
-        if not before or after[:1] == ":" or re.search(r"\bft \w+ [^:;,()]*$", before):  # a place, or whole already
+        if (
+            found[1] or not before or after[:1] == ":" or re.search(r"\bft \w+ [^:;,()]*$", before)
+        ):  # a place, or whole already
             return found[0]
         return whole_command(args, shlex.split(found[0]), command)
 

@@ -175,7 +175,8 @@ def _said(found: list[Finding], run: Context, args) -> str:
     words = [f"{n} {level}{'s' * (n > 1)}" for level, n in counts.items()]
     parts = []
     with contextlib.suppress(ValueError, OSError, Unavailable):
-        parts += [f"What is trained, on three rows:\n{chr(10).join(map(str, ribbons(run)))}"] if ribbons(run) else []
+        rows = "\n".join(map(str, ribbons(run)))
+        parts += [f"What is trained, on three rows:\n{rows}"] if rows else []
     parts += [finding.as_text(width, color) for finding in found]
     if not counts["error"] and not counts["warning"]:
         slow = argparse.Namespace(**{**vars(args), "quick": False})

@@ -7,6 +7,7 @@ __all__ = ['held_out', 'run_identity', 'shared_system', 'kept_rows', 'trained_ro
 
 # %% ../../nbs/package/cli/run_record.ipynb #6a8cb73d
 import contextlib
+import re
 from pathlib import Path
 
 from .console import say
@@ -71,6 +72,8 @@ def held_out(
     try:
         share = float(rule.removesuffix("%")) / (100 if rule.endswith("%") else 1)
     except ValueError:
+        if re.fullmatch(r"\d*,\d+%?", rule):
+            raise ValueError(f"data.eval={rule} is not a number; write {rule.replace(',', '.')}") from None
         held = read_stage(stage or ("sft" if "messages" in chats.column_names else "dpo"), rule, data)
         return _without(chats, held), held
     if not 0 < share < 1:

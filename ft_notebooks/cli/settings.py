@@ -11,6 +11,7 @@ import ast
 import configparser
 import dataclasses
 import math
+import os
 import re
 import types
 import typing
@@ -76,37 +77,34 @@ SECTIONS |= {"evaluation": EvaluationSettings, "run": RunSettings}
 # parameters of the trainers that are no fields
 OURS: dict[str, dict[str, Any]] = {stage: {"effective_batch": int} for stage in ("sft", "dpo", "reward")}
 OURS["grpo"] = {"prompts_a_step": int, "generations": int, "rewards": list[str]}
+_ALWAYS_FIXED = {
+    "output_dir": "use --output",
+    "resume_from_checkpoint": "leave it out: the same command resumes from the last complete checkpoint",
+    "model_init_kwargs": "leave it out: [model] determines how the model is loaded",
+    "trust_remote_code": "leave it out: [model] determines how the model is loaded",
+}
 FIXED = {  # fields that `ft` sets itself, and the alternative for a user
     "sft": {
-        "output_dir": "use --output",
-        "resume_from_checkpoint": "leave it out: the same command resumes from the last complete checkpoint",
+        **_ALWAYS_FIXED,
         "assistant_only_loss": "leave it out: exactly the answers are trained",
         "completion_only_loss": "leave it out: exactly the answers are trained",
         "chat_template_path": "leave it out: the tokenizer's own template is used",
         "eos_token": "leave it out: the tokenizer's own token is used",
     },
     "dpo": {
-        "output_dir": "use --output",
-        "resume_from_checkpoint": "leave it out: the same command resumes from the last complete checkpoint",
-        "model_init_kwargs": "leave it out: [model] determines how the model is loaded",
+        **_ALWAYS_FIXED,
         "padding_free": "leave it out: prompts are computed once, without padding where that is faster",
         "truncation_mode": "leave it out: no answer is cut, and pairs that do not fit are counted",
         "sync_ref_model": "leave it out: the reference is the model at the start of training",
     },
     "reward": {
-        "output_dir": "use --output",
-        "resume_from_checkpoint": "leave it out: the same command resumes from the last complete checkpoint",
-        "model_init_kwargs": "leave it out: [model] determines how the model is loaded",
-        "trust_remote_code": "leave it out: [model] determines how the model is loaded",
+        **_ALWAYS_FIXED,
         "chat_template_path": "leave it out: the tokenizer's own template is used",
         "eos_token": "leave it out: the tokenizer's own token is used",
         "pad_token": "leave it out: the tokenizer's own token is used",
     },
     "grpo": {
-        "output_dir": "use --output",
-        "resume_from_checkpoint": "leave it out: the same command resumes from the last complete checkpoint",
-        "model_init_kwargs": "leave it out: [model] determines how the model is loaded",
-        "trust_remote_code": "leave it out: [model] determines how the model is loaded",
+        **_ALWAYS_FIXED,
         "num_generations": "set generations",
         "generation_batch_size": "set prompts_a_step and generations",
         "steps_per_generation": "leave it out: each step samples its own answers; num_iterations uses them again",
@@ -162,7 +160,7 @@ def _readings(text, kind) -> list:
             raise ValueError(f"must be a list or dict in Python's notation, got {text!r}") from None
     lists = any(typing.get_origin(option) is list for option in options)
     if "," in text and lists:
-        return [[part.strip() for part in text.split(",") if part.strip()]]
+        return [[os.path.expanduser(part.strip()) for part in text.split(",") if part.strip()]]
     if {bool, str} <= set(options) and text.lower() in ("true", "false"):
         return [text.lower() == "true"]
     readings = [text, None] if text.lower() in ("none", "null") else [text]
@@ -179,6 +177,7 @@ def convert(
     infinity.
     """
     text = re.sub(r"""^(["'])(.*)\1$""", r"\2", text.strip())  # quotes, which other formats need
+    text = os.path.expanduser(text)
     config = None if dataclasses.is_dataclass(kind) else ConfigDict(arbitrary_types_allowed=True)
     adapter: TypeAdapter = TypeAdapter(kind, config=config)
     for value in _readings(text, kind):
@@ -201,6 +200,20 @@ def _line(text, section, key=None) -> int:
     return next(i for i, line in enumerate(lines) if i > head and line.partition("=")[0].strip() == key) + 1
 
 # %% ../../nbs/package/cli/settings.ipynb #003294b5
+_COMMENT = re.compile(r"(?m)(?:^|\s)\s*[#;].*$")
+
+
+def _without_comment(text: str, kind: Any) -> str:
+    "The value without a comment behind it; raises `ValueError` where the comment may be a part of a text."
+    if quoted := re.match(r"""(["']).*?\1(?=\s*$|\s+[#;])""", text):
+        return quoted[0]
+    if str in _options(kind) and _COMMENT.search(text):
+        raise ValueError(
+            f'{text!r} may hold a comment; put "..." around the value, or the comment on a line of its own'
+        )
+    return _COMMENT.sub("", text)
+
+
 def _check_headers(file, text: str) -> None:
     "Raises `ValueError` for a setting on the line of a section's header, which configparser would leave out."
     for number, line in enumerate(text.split("\n"), 1):
@@ -212,8 +225,7 @@ def _check_headers(file, text: str) -> None:
 def _from_file(file) -> Iterator[tuple]:
     "Location, section, key and text of every setting in the file; for an unknown section, key and text are None."
     parser = configparser.ConfigParser(
-        interpolation=None, inline_comment_prefixes=("#", ";"), delimiters=("=",), default_section="",
-        empty_lines_in_values=False,
+        interpolation=None, delimiters=("=",), default_section="", empty_lines_in_values=False,
     )  # fmt: skip
     parser.optionxform = str  # type: ignore[method-assign, assignment]  # names keep their case
     if odd := odd_kind(file):  # opening a pipe would wait for a writer
@@ -221,7 +233,7 @@ def _from_file(file) -> Iterator[tuple]:
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
         _check_headers(file, text)
-        parser.read_string(text, source=str(file))
+        parser.read_string(re.sub(r"(?m)^(\s*\[[^]]*\])\s*[#;].*$", r"\1", text), source=str(file))
     except (OSError, UnicodeDecodeError) as e:
         raise ValueError(f"{file}: {' '.join(str(e).split())}") from None
     except configparser.Error as e:
@@ -230,9 +242,16 @@ def _from_file(file) -> Iterator[tuple]:
         what = "is there twice; remove one" if twice else "is neither a [section] nor key = value below one"
         raise ValueError(f"{file}:{number}: {text.splitlines()[number - 1].strip()!r} {what}") from None
     for section in parser.sections():
-        settings = parser[section].items() if section in SECTIONS else [(None, None)]
-        for key, value in settings:
-            yield f"{file}:{_line(text, section, key)}", section, key, value
+        if section not in SECTIONS:
+            yield f"{file}:{_line(text, section)}", section, None, None
+            continue
+        kinds = setting_types(section)
+        for key, value in parser[section].items():
+            place = f"{file}:{_line(text, section, key)}"
+            try:
+                yield place, section, key, _without_comment(value, kinds.get(key))
+            except ValueError as e:
+                raise ValueError(f"{place}: {key} = {e}") from None
 
 # %% ../../nbs/package/cli/settings.ipynb #04c55b31
 def _from_command_line(overrides) -> Iterator[tuple]:
@@ -309,7 +328,9 @@ def read_settings(
         if not text.strip() and key != "debug":  # whose default is the empty text
             raise ValueError(f"{place}: {section}.{key} is empty; write {_in_words(kind)}, or remove the key")
         try:
-            settings[section][key] = convert(text, kind)
+            value = settings[section][key] = convert(text, kind)
+            if section == "data" and isinstance(value, float) and not 0 <= value <= 1:
+                raise ValueError(f"must be a share from 0 to 1, such as 0.05 for 5 %, got {text}")
         except ValueError as e:
             raise ValueError(f"{place}: {key} {e}") from None
     return settings

@@ -24,7 +24,7 @@ def _as_texts(column: pa.Array) -> pa.Array | None:
 
 
 def _is_blank(texts: pa.Array) -> pa.Array:
-    return pc.or_(pc.utf8_is_space(texts), pc.equal(pc.binary_length(texts), 0))
+    return pc.invert(pc.match_substring_regex(texts, r"[^\p{Cc}\p{Cf}\p{Z}]"))
 
 
 def _may_be_lists(texts: pa.Array) -> bool:
@@ -104,7 +104,7 @@ def plain_chats(
     beside = [columns[name] for name in ("system", "tools", "history") if name in columns]
     if len(given) != 1 or not all(map(_is_empty, beside)) or misspelt(columns):
         return None
-    if "text" in columns and given != ["instruction"]:
+    if "label" in columns or "text" in columns and given != ["instruction"]:
         return None
     if "system" in columns and not pa.types.is_string(columns["system"].type):
         return None

@@ -90,6 +90,16 @@ def _not_a_row(row: Any, formats: str) -> list[str]:
     return [] if isinstance(row, dict) else [f"the row is {short(row)}; it must be an object, {formats}"]
 
 
+def _judged(row: dict) -> list[str]:
+    "The defect of a row whose label says whether its answer is good, as KTO takes it; an empty list for any other row."
+    if str(row.get("label")).strip().lower() not in ("true", "false", "0", "1"):
+        return []
+    return [
+        f'the row has the "label" {short(row["label"])}, as rows for KTO, which is not trained here; keep the rows '
+        "whose label is true, and remove the column"
+    ]
+
+
 def _misspelt(row: dict) -> list[str]:
     "A defect for each column that differs from one of ours by case or spaces alone."
     return [f'the key {json.dumps(key)[:40]} is not read; write "{key.strip().lower()}"' for key in misspelt(row)]
@@ -128,7 +138,7 @@ _MEANT = {  # our columns, and what they are called elsewhere
     "chosen": ("preferred", "better", "winner", "accepted", "good"),
     "rejected": ("dispreferred", "worse", "loser", "bad"),
 }
-_ALL_MEANT = {name for names in _MEANT.values() for name in names}
+_ONE_MESSAGE = (("role", "content"), ("from", "value"), ("user", "text"), ("author", "content"), ("sender", "message"))
 
 
 def _text_hint(text: Any) -> str:
@@ -140,24 +150,20 @@ def _text_hint(text: Any) -> str:
 
 def _column_hint(row: dict, ours: tuple[str, ...]) -> str:
     "A hint how to name the columns of an unknown format; empty if the row has too few texts."
-    if {"role", "content"} <= row.keys() or {"from", "value"} <= row.keys():
+    if any({*names} <= row.keys() for names in _ONE_MESSAGE):
         return '; the row is one message: write all messages of a conversation as the list "messages" of one row'
     wanted = [key for key in ours if row.get(key) is None]
     joined = next((mark for mark in (";", "\t", "|") if len(row) == 1 and mark in str(next(iter(row)))), None)
     if joined:
         return f"; its header is not separated by commas but by {joined!r}: save the file with commas"
     texts = [key for key, value in row.items() if key not in ours and isinstance(value, str) and len(key) <= 40]
-    names: dict[str, str] = {}
-    for key in wanted:  # a column with a name of this meaning, else the next one
-        left = [name for name in texts if name not in names.values()]
-        known = [name for name in left if name.lower() in _MEANT.get(key, ())]
-        if left:
-            names[key] = (known or [name for name in left if name.lower() not in _ALL_MEANT] or left)[0]
-    if len(names) < len(wanted):
+    if len(texts) < len(wanted):
         return _text_hint(row["text"]) if list(row) == ["text"] else ""
+    names = {key: next((name for name in texts if name.lower() in _MEANT.get(key, ())), "COLUMN") for key in wanted}
     python = ", ".join(f"{key}={json.dumps(name, ensure_ascii=False)}" for key, name in names.items())
     settings = " ".join(f"--set {shlex.quote(f'data.{key}={name}')}" for key, name in names.items())
-    return f"; or name its columns, such as {python} (in ft, {settings})"
+    unknown = "; the columns are " + ", ".join(map(repr, texts[:20])) if "COLUMN" in names.values() else ""
+    return f"; or name its columns, such as {python} (in ft, {settings}){unknown}"
 
 # %% ../../nbs/package/data/formats.ipynb #b4bc82dd
 def _prompt_hint(row: dict) -> str:
@@ -202,7 +208,7 @@ def as_chat(
     messages, wrong = _with_system(row, [*messages, *after])
     tools, lost = _tools(row)
     found = found + more or turn_order_defects([message["role"] for message in messages])
-    defects += _misspelt(row) + found + wrong + lost
+    defects += _misspelt(row) + _judged(row) + found + wrong + lost
     return {"messages": messages, **({"tools": tools} if tools else {})}, defects
 
 # %% ../../nbs/package/data/formats.ipynb #e61ae207

@@ -47,7 +47,7 @@ def jsonl_rows(
     "The row of every line that is not blank."
     for line, raw in enumerate(lines, first):
         try:
-            text = raw.decode().rstrip("\r\n")
+            text = raw.decode("utf-8-sig").rstrip("\r\n")  # a file that was joined to another may begin so
             if text.strip():
                 yield f"{path}:{line}", DECODER.decode(text)
         except NOT_JSON as e:

@@ -9,11 +9,17 @@ __all__ = ['SPEAKERS', 'read_json_text', 'is_transcript', 'read_messages', 'turn
 # %% ../../nbs/package/data/messages.ipynb #2caf77b2
 import json
 import re
+import unicodedata
 from typing import Any
 
 from .json_files import DECODER, NOT_JSON, short
 
 # %% ../../nbs/package/data/messages.ipynb #cfe11efb
+def _is_invisible(text: str) -> bool:
+    "Whether a text holds only spaces, control codes and characters without width."
+    return all(unicodedata.category(char) in ("Cc", "Cf", "Zs", "Zl", "Zp") for char in text)
+
+
 def _text_defects(value: Any, where: str, name: str, may_be_blank: bool = False) -> list[str]:
     "The defects of a value that should be a text."
     field = json.dumps(name)[:40]
@@ -28,7 +34,7 @@ def _text_defects(value: Any, where: str, name: str, may_be_blank: bool = False)
     except UnicodeEncodeError:
         return [f"{where} has half a surrogate pair in its {field} {short(value)}; write the whole character"]
     blank = f"{where} has a blank {field}; write its text or take the row out"
-    return [] if may_be_blank or value.strip() else [blank]
+    return [blank] if _is_invisible(value) and not may_be_blank else []
 
 
 def _call_fault(call: Any) -> str | None:
@@ -219,7 +225,7 @@ def read_optional_text(
 ) -> tuple[str, list[str]]:  # (text, defects); the text is "" where it is absent or blank
     "The text in a column that may be absent or blank without a defect."
     value = row.get(key)
-    return ("", []) if value is None or (isinstance(value, str) and not value.strip()) else read_text(row, key, "")
+    return ("", []) if value is None or (isinstance(value, str) and _is_invisible(value)) else read_text(row, key, "")
 
 # %% ../../nbs/package/data/messages.ipynb #f36c95c2
 def _holds_turns(text: str) -> bool:

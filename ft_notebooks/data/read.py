@@ -49,9 +49,20 @@ def _exact_number(found: re.Match) -> str:
     return found[0]
 
 
+_DEEPEST = 50  # lists and dicts within each other; Arrow reads 64, and Python 1,000
+
+
+def _depth(value: Any) -> int:
+    if not isinstance(value, (dict, list)):
+        return 0
+    return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
+
+
 def _json_text(value: Any) -> str | None:
     "The value as JSON text that `datasets.Json` reads back unchanged; None if that is impossible."
     with suppress(ValueError, TypeError, OverflowError, RecursionError):
+        if _depth(value) > _DEEPEST:
+            return None
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
         if json.dumps(Json().decode_example(text), ensure_ascii=False) == text:
             return text
@@ -95,14 +106,16 @@ def _as_json(read: dict) -> tuple[dict, list[str]]:
             if text is None:
                 lost = short(_lost_part(value))
                 defects.append(
-                    f"{name.format(number)} holds {lost}, which a column of JSON would change; write it as a text"
+                    f"{name.format(number)} holds {lost}, which a column of JSON cannot keep; write it as a text"
                 )
     return kept, defects
 
 # %% ../../nbs/package/data/read.ipynb #701eae84
 def _inferred(values: list) -> pa.Array | None:
     "The column as Arrow infers it; None if it would change a value."
-    with suppress(pa.ArrowException, ValueError, TypeError, OverflowError):
+    with suppress(pa.ArrowException, ValueError, TypeError, OverflowError, RecursionError):
+        if max(map(_depth, values), default=0) > _DEEPEST:
+            return None
         column = pa.array(values)
         return column if repr(column.to_pylist()) == repr(values) else None
     return None
@@ -123,8 +136,8 @@ def unchanged(
                     place = places[i] if places else f"row {i} (counted from 0)"
                     lost = short(_lost_part(value))
                     raise ValueError(
-                        f"{place}: {json.dumps(name)[:40]} holds {lost}, which a column of JSON would "
-                        "change; write it as a text"
+                        f"{place}: {json.dumps(name)[:40]} holds {lost}, which a column of JSON cannot "
+                        "keep; write it as a text"
                     )
             column = pa.array(texts, pa.json_())
         columns[name] = column
@@ -209,7 +222,7 @@ def _read(
         read, defects = as_row(row)
         return (read, defects) if defects else keep(read)
 
-    wanted = {*COLUMNS, *names}
+    wanted = {*COLUMNS, "label", *names}
     messages = [{"role": Value("string"), "content": Value("string")}]
     plain = Features({column: messages for column in columns}).arrow_schema
     source = local_source(source)  # once, for both ways to read it
@@ -235,8 +248,8 @@ def _check_different(names: dict[str, str]) -> None:
 
 
 def _sources(names: dict[str, str], present: Iterable[str]) -> dict[str, str]:
-    "Our column names and the file's, with `system` and `tools` if they are `present`."
-    beside = {name: name for name in ("system", "tools") if name in present and name not in names.values()}
+    "Our column names and the file's, with `system`, `tools` and `label` if they are `present`."
+    beside = {name: name for name in ("system", "tools", "label") if name in present and name not in names.values()}
     return {**names, **beside}
 
 

@@ -29,6 +29,7 @@ from urllib.request import HTTPRedirectHandler, build_opener
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc
+from pyarrow.compute import index
 import datasets
 import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset
@@ -56,17 +57,26 @@ def _batches(rows: Iterable[tuple[str, Any]]) -> Iterator[Batch]:
 _BLOCK = 2**20  # bytes
 
 
+def _not_jsonl(line: bytes) -> str | None:
+    "Why a file that begins with this line is not JSON Lines, with the cure; None if it may be."
+    if line.startswith(b"["):
+        return "the file holds an array, as a .json file does; rename it, or write one object per line"
+    if line.startswith(b"{") and line.endswith((b"{", b"[", b",")) and not line.endswith(b"},"):
+        return (
+            "an object is spread over several lines; write one object per line, or rename the file to .json, with "
+            "[ ] around all objects and commas between them"
+        )
+    return None
+
+
 def _jsonl_batches(path: str) -> Iterator[Batch]:
     first = 1
     with open(path, "rb") as file:
         while lines := file.readlines(_BLOCK):
             if first == 1:
                 lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
-                if lines[0].lstrip().startswith(b"["):
-                    error = ValueError(
-                        "the file holds an array, as a .json file does; rename it, or write one object per line"
-                    )
-                    yield Batch([(f"{path}:1", error)])
+                if fault := _not_jsonl(lines[0].strip()):
+                    yield Batch([(f"{path}:1", ValueError(fault))])
                     return
             if any(line.strip() for line in lines):
                 yield Batch(jsonl_rows(path, lines, first), partial(jsonl_table, lines))
@@ -102,10 +112,17 @@ def _csv_rows(
             csv.field_size_limit(limit)
         if names is None:
             yield place, cells
-        elif cells and len(cells) != len(names):
+        elif not any(cells):  # a blank line, or one of commas alone
+            continue
+        elif [cells[0].removeprefix("\ufeff"), *cells[1:]] == names:
+            yield place, ValueError("the header stands here again, as where files were joined; remove the line")
+        elif len(cells) != len(names):
             cure = "put quotes around a text that contains a comma"
             yield place, ValueError(f"{len(cells)} cells for {len(names)} columns; {cure}")
-        elif cells:
+        elif any(cell and not name for name, cell in zip(names[1:], cells[1:])):  # the first may hold numbers of rows
+            cure = "name it in the header, or put quotes around a text that contains a comma"
+            yield place, ValueError(f"a cell stands in a column without a name; {cure}")
+        else:
             yield place, {name: cell for name, cell in zip(names, cells) if cell}
 
 # %% ../../nbs/package/data/readers.ipynb #ef6a0fcf
@@ -121,16 +138,18 @@ def _is_well_quoted(block: bytes) -> bool:
 
 def _csv_table(block: bytes, names: list[str]) -> pa.Table | None:
     "The records in text columns, an empty cell as null; None if Python may read them differently."
-    if len(block) > _MAX_CELL or not _is_well_quoted(block):
+    if "" in names[1:] or len(block) > _MAX_CELL or codecs.BOM_UTF8 in block or not _is_well_quoted(block):
         return None
     kinds = pc.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
     )
     how = pc.ReadOptions(column_names=names, use_threads=False, block_size=len(block) + 1)
     try:
-        return pc.read_csv(pa.BufferReader(block), how, pc.ParseOptions(newlines_in_values=True), kinds)
+        table = pc.read_csv(pa.BufferReader(block), how, pc.ParseOptions(newlines_in_values=True), kinds)
     except pa.ArrowException:  # such as a text that is not UTF-8
         return None
+    again = all(index(table[name], name).as_py() >= 0 for name in names if name)  # perhaps the header
+    return None if again else table
 
 # %% ../../nbs/package/data/readers.ipynb #c1f4443b
 def _count(block: bytes, character: bytes) -> int:
@@ -160,9 +179,8 @@ def _csv_batches(path: str) -> Iterator[Batch]:
         place, names = next(_csv_rows(path, [header], first), (path, []))
         if sign := _other_separator(header):
             names = ValueError(f"its columns are separated by {sign!r}, not by commas; save the file with commas")
-        if isinstance(names, list) and len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            names = ValueError(f"two columns are called {json.dumps(twice)[:40]}; rename one")
+        if isinstance(names, list) and (twice := [name for name in names if name and names.count(name) > 1]):
+            names = ValueError(f"two columns are called {json.dumps(twice[0])[:40]}; rename one")
         if isinstance(names, Exception):
             yield Batch([(place, names)])
             return
@@ -178,7 +196,7 @@ def _csv_batches(path: str) -> Iterator[Batch]:
             if table is None:
                 yield from _batches(_csv_rows(path, chain(io.BytesIO(block), file), first, names))
                 return
-            if len(table):
+            if any(column.null_count < len(column) for column in table.columns):
                 yield Batch(_csv_rows(path, io.BytesIO(block), first, names), partial(pa.Table.slice, table))
             first += _count(block, b"\n")
 
@@ -339,7 +357,9 @@ def _files(path: str) -> list[str]:
             with suppress(OSError):  # that it is not of these types is the first thing to say
                 _check_beginning(path)
         what = f"{path}: {_suffix(path) or 'no suffix'}"
-        more = _CONVERT.get(_suffix(path), "")
+        more, within = _CONVERT.get(_suffix(path), ""), os.path.splitext(os.path.basename(path))[0]
+        if _suffix(within) in _KINDS and _suffix(path) not in _PACKED:  # as Windows saves rows.jsonl
+            raise ValueError(f"{what}; rename it to {within}")
         raise ValueError(f"{what}; only .json, .jsonl, .csv and .parquet are read, so convert the file{more}")
     if odd := odd_kind(path):
         raise ValueError(f"{path}: it is {odd}")

@@ -221,7 +221,9 @@ def answer_added_to(run):
     if run.ready or run.pairs or run.stage == "grpo" or run.reported:
         return
     added = []
-    for (i, messages, _), row in list(zip(run.chats, run.encoded[0]))[:100]:
+    assert run.encoded  # where that cannot be made, a row may not be encoded either
+    for i, messages, tools in run.chats[:100]:
+        row = encode_chat(run.tok, messages, **tools)  # whole, since what is cut lacks its end
         rest = run.tok.decode([label for label in row["labels"] if label != IGNORE], skip_special_tokens=True)
         answers = [message for message in messages if message["role"] == "assistant"]
         if any(message.get("tool_calls") for message in answers):
@@ -267,7 +269,7 @@ def text_lost_in_tokens(run):
 @check(
     "rows-not-encoded", "error", 2,
     symptom="the run ends before step 1; with other tools the wrong tokens are trained",
-    cause="the chat template cannot write the rows so that exactly the answers are trained",
+    cause="rows that are cut, or that the chat template cannot write, are not trained as they stand in the file",
     cure="change what the message names: the rows, max_length, or the template", notebook="03_chat_templates",
 )  # fmt: skip
 def rows_not_encoded(run):
@@ -289,6 +291,13 @@ def rows_not_encoded(run):
         yield Found(f"{many} hold the name of a special token; it is read as text", level="note", cure="")
 
 # %% ../../nbs/package/doctor/template_checks.ipynb #5faa7425
+_SHOWN = 10_000  # tokens; the text of each is decoded
+
+
+def _start_and_end(tokens: list[int]) -> list[int]:
+    return tokens if len(tokens) <= _SHOWN else tokens[: _SHOWN // 2] + tokens[-_SHOWN // 2 :]
+
+
 def ribbons(
     run,  # A `Context` whose rows can be encoded
 ) -> list:  # `TokenRibbon`s; empty for pairs
@@ -296,5 +305,7 @@ def ribbons(
     rows, _ = run.encoded
     if "labels" not in rows.column_names:
         return []
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
-    return [show_tokens(run.tok, rows[i], 60) for i in dict.fromkeys([order[0], order[len(order) // 2], order[-1]])]
+    sizes = list(map(len, rows["input_ids"]))
+    order = sorted(range(len(rows)), key=sizes.__getitem__)
+    some = [rows[i] for i in dict.fromkeys([order[0], order[len(order) // 2], order[-1]])]
+    return [show_tokens(run.tok, {key: _start_and_end(row[key]) for key in row}, 60) for row in some]

@@ -281,7 +281,7 @@ _UNREAD = {
     "second run",
     "padding_free": "trl.DPOTrainer accepts the setting but still pads; here each prompt is computed once",
     "truncation_mode": "no answer is cut; set max_length, and pairs that do not fit are counted and left out",
-    "model_init_kwargs": "load the model with load_model first",
+    **dict.fromkeys(("model_init_kwargs", "trust_remote_code"), "load the model with load_model first"),
     "quantization_config": "load the model with load_model(bits=4) first",
 }
 

@@ -245,7 +245,8 @@ def _from_file(path: str, name: str) -> Callable[[str, str, dict], float]:
     except Terminated:
         raise
     except (Exception, SystemExit) as e:
-        raise ValueError(f"scorer {path}:{name}: running {path} raised {type(e).__name__}: {e}") from e
+        cure = '; put its command line below if __name__ == "__main__":' if isinstance(e, SystemExit) else ""
+        raise ValueError(f"scorer {path}:{name}: running {path} raised {type(e).__name__}: {e}{cure}") from e
     if not callable(names.get(name)):
         functions = [key for key, value in names.items() if callable(value) and not key.startswith("_")]
         raise ValueError(f"scorer {path}:{name}: no function {name!r} in {path}; {_near(name, functions)}")

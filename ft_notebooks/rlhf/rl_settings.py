@@ -27,7 +27,7 @@ UNREAD_FIELDS = {
     "disable_dropout": "dropout is off in any case: with it the policy that samples is not the one that is trained",
     "sync_ref_model": "no checkpoint contains a moving reference, so the run could not resume; start a second run from "
     "the result of the first",
-    "model_init_kwargs": "load the model with load_model first",
+    **dict.fromkeys(("model_init_kwargs", "trust_remote_code"), "load the model with load_model first"),
     "quantization_config": "load the model with load_model(bits=4) first",
     "reward_funcs": "give rewards, the fourth argument",
     "reward_processing_classes": "a reward model is scored by the ids that were sampled, with the policy's tokenizer",

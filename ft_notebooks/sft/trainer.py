@@ -112,6 +112,7 @@ _WITHOUT_EFFECT = {
     "assistant_only_loss": _GIVE_ROWS,
     "completion_only_loss": _GIVE_ROWS,
     "formatting_func": "give chats, as read_chats returns them",
+    **dict.fromkeys(("model_init_kwargs", "trust_remote_code"), "load the model with load_model first"),
     "chat_template_path": "set tok.chat_template before",
     "eos_token": "set tok.eos_token before",
 }

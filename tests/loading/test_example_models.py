@@ -332,3 +332,10 @@ def test_a_field_of_a_gguf_file_that_is_not_supported_is_named(values, found, tm
 def test_each_known_pre_tokenizer_splits_by_its_own_rule(pre, parts, tmp_path):
     file = write_gguf(tmp_path / "a.gguf", pre=pre, add_bos_token=False)
     assert gguf_tokenizer(file).tokenize(TEXT) == parts
+
+
+def test_a_cache_that_cannot_be_made_is_named_with_its_cure(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FT_NOTEBOOKS_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(ValueError, match="file/cache cannot be made .*; set FT_NOTEBOOKS_CACHE to a folder"):
+        smollm2()

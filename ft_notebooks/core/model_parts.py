@@ -6,6 +6,7 @@
 __all__ = ['base_model', 'eval_mode', 'contiguous_head']
 
 # %% ../../nbs/package/core/model_parts.ipynb #4eef0ed7
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,17 +21,24 @@ def base_model(
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 # %% ../../nbs/package/core/model_parts.ipynb #4bb16696
+_EVALUATING = threading.RLock()
+
+
 @contextmanager
 def eval_mode(
     model: nn.Module,  # Its mode is changed in place, and restored
 ) -> Iterator[None]:
-    "Puts the model into evaluation mode; its previous mode is restored after the block, even after an error."
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
+    """Puts the model into evaluation mode; its previous mode is restored after the block, even after an error.
+
+    One thread at a time is in such a block; others wait.
+    """
+    with _EVALUATING:
+        training = model.training
+        model.eval()
+        try:
+            yield
+        finally:
+            model.train(training)
 
 # %% ../../nbs/package/core/model_parts.ipynb #0d40f37f
 @contextmanager

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.arguments import as_dataset, check_counts, check_model
-from ..core.model_parts import base_model
+from ..core.model_parts import base_model, eval_mode
 from ..core.progress import progress_bar
 from ..inference.generation import stop_tokens, encode_prompts
 from ..data.chat_encoding import encode_chats, token_losses
@@ -56,17 +56,14 @@ def _by_row(
     lengths = [len(row["input_ids"]) for row in rows]
     _check_lengths(model, lengths)
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    found, was_training = [None] * len(order), model.training
-    model.eval()  # dropout would make the result random
-    try:
+    found: list = [None] * len(order)
+    with eval_mode(model):  # dropout would make the result random
         for start in progress_bar(range(0, len(order), batch_size), "reading", unit="batch", delay=3):
             batch = pad_batch([rows[i] for i in order[start : start + batch_size]], tok.pad_token_id)
             with torch.no_grad():
                 values = measure({name: tensor.to(model.device) for name, tensor in batch.items()})
             for i, value in zip(order[start : start + batch_size], values):
                 found[i] = value
-    finally:
-        model.train(was_training)
     return found
 
 # %% ../../nbs/package/evaluation/likelihood.ipynb #eb07005d

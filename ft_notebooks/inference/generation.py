@@ -8,7 +8,6 @@ __all__ = ['encode_prompts', 'turn_end', 'stop_tokens', 'greedy_decoding', 'answ
 # %% ../../nbs/package/inference/generation.ipynb #5f34045f
 import hashlib
 import json
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,9 +104,6 @@ def stop_tokens(
     return list(dict.fromkeys(end for end in ends if end is not None))
 
 # %% ../../nbs/package/inference/generation.ipynb #7abf911a
-_GENERATING = threading.RLock()
-
-
 @contextmanager
 def greedy_decoding(
     model: PreTrainedModel,  # Its mode and generation config are changed in place, and restored
@@ -118,7 +114,7 @@ def greedy_decoding(
     One thread at a time is in such a block; others wait.
     """
     core = base_model(model)
-    with _GENERATING, eval_mode(model), contiguous_head(model):
+    with eval_mode(model), contiguous_head(model):
         own, ends = core.generation_config, stop_tokens(model, tok)
         core.generation_config = GenerationConfig(
             do_sample=False, eos_token_id=ends or None, pad_token_id=tok.pad_token_id

@@ -23,7 +23,7 @@ from ..core.progress import progress_bar
 from ..inference.generation import stop_tokens, encode_prompts
 from ..data.chat_encoding import encode_chats, token_losses
 from ..data.read import read_chats
-from ..tokenization.padding import IGNORE, pad_batch
+from ..tokenization.padding import IGNORE, check_vocabulary, pad_batch
 
 # %% ../../nbs/package/evaluation/likelihood.ipynb #4fdee15b
 def _check_losses(sums: np.ndarray, counts: np.ndarray) -> None:
@@ -53,6 +53,7 @@ def _by_row(
     batch_size: int,
     measure: Callable[[dict[str, Tensor]], list],  # A batch of B rows -> B values
 ) -> list:  # R values, in the order of the rows
+    check_vocabulary(tok, model)
     lengths = [len(row["input_ids"]) for row in rows]
     _check_lengths(model, lengths)
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])

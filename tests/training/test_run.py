@@ -216,7 +216,9 @@ def test_another_run_is_refused_in_its_folder(tmp_path):
 @pytest.mark.parametrize("lost", ["checkpoint-*", "nothing"])
 def test_of_two_trainers_made_before_either_ran_the_second_leaves_the_folder_as_it_is(tmp_path, make, lost):
     chats = [[{"role": "user", "content": "hi"}]]
-    one, other = (make(tmp_path, learning_rate=rate, callbacks=[SamplesCallback(TOK, chats, 2)]) for rate in (0.01, 0.02))
+    one, other = (
+        make(tmp_path, learning_rate=rate, callbacks=[SamplesCallback(TOK, chats, 2)]) for rate in (0.01, 0.02)
+    )
     fit(one)
     for checkpoint in tmp_path.glob(lost):
         shutil.rmtree(checkpoint)

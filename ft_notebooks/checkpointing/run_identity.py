@@ -6,6 +6,7 @@
 __all__ = ['counted_settings', 'describe', 'check_as_described']
 
 # %% ../../nbs/package/checkpointing/run_identity.ipynb #7775314e
+import inspect
 import json
 
 from peft import PeftModel
@@ -99,6 +100,12 @@ def _optimizer_name(trainer) -> str | None:
     return _name(optimizer if isinstance(optimizer, type) else type(optimizer))
 
 # %% ../../nbs/package/checkpointing/run_identity.ipynb #eeda6b86
+def _rewards(trainer) -> dict:
+    "The rewards of a `trl.GRPOTrainer` by name; of a reward of this package, a fingerprint of its code or weights."
+    rewards = zip(getattr(trainer, "reward_func_names", []), getattr(trainer, "reward_funcs", []))
+    return {f"reward.{name}": getattr(inspect.unwrap(reward), "fingerprint", None) for name, reward in rewards}
+
+
 def describe(
     trainer,  # A `transformers.Trainer`, TRL's included, not yet trained
     **extra,  # Further JSON values to record, such as the line of choices
@@ -108,7 +115,7 @@ def describe(
     run = {"trainer": _name(type(trainer)), **counted_settings(trainer), "world_size": args.world_size}
     run |= {"optimizer": _optimizer_name(trainer)}
     run |= {"data": data_fingerprint(trainer.train_dataset), "eval_data": data_fingerprint(trainer.eval_dataset)}
-    run |= _learner(trainer)
+    run |= _learner(trainer) | _rewards(trainer)
     recorded = {"model": base_model(trainer.model).name_or_path, "versions": library_versions(), "git": git_commit()}
     recorded |= {
         "start": start_of_weights(trainer.model),

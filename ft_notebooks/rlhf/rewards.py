@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.arguments import as_dataset
 from ..core.errors import Terminated
+from ..core.fingerprints import code_fingerprint, short_hash, weights_fingerprint
 from ..core.random_state import keep_surroundings
 from ..data.read import read_chats, unchanged
 from ..evaluation.likelihood import last_turns
@@ -73,8 +74,8 @@ def _score_of(name: str, score: Scorer, text: str, expected: str, example: dict)
 class Reward:
     """A reward function for `reward_funcs` of `trl.GRPOTrainer` and `trl.RLOOTrainer`, made of a scorer.
 
-    A scorer gets a copy of the row, and runs in `keep_surroundings`. What it reads beside the row, such as a file, must
-    be the same when the run is resumed: nothing records it.
+    A scorer gets a copy of the row, and runs in `keep_surroundings`. The run's manifest has a fingerprint of its
+    code; what it calls or reads beside the row must be the same when the run is resumed, since nothing records it.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Reward:
         ends: Sequence[int],  # Token ids that end an answer
     ):
         self.__name__, self.score, self.ends = name, score, set(ends)
+        self.fingerprint = code_fingerprint(score)
 
     def __call__(self, prompts, completions, completion_ids, **columns) -> list[float]:
         lists = {name: values for name, values in columns.items() if isinstance(values, list)}
@@ -108,6 +110,7 @@ class ModelReward:
     ):
         check_reward_model(model, tok, name)
         self.__name__, self.model, self.tok = name, model, tok
+        self.fingerprint = short_hash(weights_fingerprint(model))
 
     def __call__(self, prompts, completions, completion_ids, **columns) -> list[float]:
         asked = encode_prompts(self.model, self.tok, prompts, 1)

@@ -3185,6 +3185,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                 'ft_notebooks/sft/trainer.py'),
                                           'ft_notebooks.sft.trainer._SFTTrainer.train': ( 'package/sft/trainer.html#_sfttrainer.train',
                                                                                           'ft_notebooks/sft/trainer.py'),
+                                          'ft_notebooks.sft.trainer._all_trained': ( 'package/sft/trainer.html#_all_trained',
+                                                                                     'ft_notebooks/sft/trainer.py'),
                                           'ft_notebooks.sft.trainer._check_rows': ( 'package/sft/trainer.html#_check_rows',
                                                                                     'ft_notebooks/sft/trainer.py'),
                                           'ft_notebooks.sft.trainer._count_evaluated': ( 'package/sft/trainer.html#_count_evaluated',

@@ -15,7 +15,7 @@ from transformers import EarlyStoppingCallback
 from .environment import git_commit, library_versions, machine
 from .run_start import start_of_weights
 from ..core.fingerprints import data_fingerprint, plain, short_hash, weights_fingerprint
-from ..core.model_parts import base_model, model_settings
+from ..core.model_parts import base_model, config_settings
 from ..core.seams import given_way
 from ..lora.adapter_folder import check_base_saved, check_saved
 
@@ -73,7 +73,7 @@ def _model(model) -> dict:
     base = base_model(model)
     dtypes = {str(p.dtype).removeprefix("torch.") for p in base.parameters() if base is model or not p.requires_grad}
     found = {"model.class": type(base).__name__, "model.dtypes": sorted(dtypes), **weights_fingerprint(model)}
-    found |= {f"model.config.{key}": value for key, value in model_settings(model).items()}
+    found |= {f"model.config.{key}": value for key, value in config_settings(model).items()}
     if isinstance(model, PeftModel):
         adapter = model.peft_config[model.active_adapter].to_dict()
         found |= {f"adapter.{key}": value for key, value in adapter.items() if key not in _OF_THE_FILE}

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from ..core.files import full_disk_named, odd_kind
 from ..core.fingerprints import fingerprint, plain
-from ..core.model_parts import model_settings
+from ..core.model_parts import config_settings
 
 # %% ../../nbs/package/inference/answer_cache.ipynb #ce21e069
 def model_mark(
@@ -26,7 +26,7 @@ def model_mark(
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     prints = {name: fingerprint(tensor) for name, tensor in tensors.items() if tensor.device.type != "meta"}
     sums: dict[str, object] = {name: found.item() for name, found in prints.items()}
-    settings = model_settings(model).items()
+    settings = config_settings(model).items()
     sums["config"] = {key: value for key, value in settings if key != "architectures" and not key.endswith("token_id")}
     for name, layer in model.named_modules():
         if isinstance(layer, BaseTunerLayer):

@@ -20,6 +20,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer_pt_utils import safe_globals
 
 from .disk_space import DiskCheck, explain_save_error
+from .run_manifest import ManifestCallback
 from ft_notebooks.checkpointing.integrity import (
     checkpoint_fault,
     has_marker,
@@ -400,6 +401,7 @@ def exact_resume(
     """
     callbacks = trainer.callback_handler.callbacks
     first = [_of(trainer, kind) or kind(trainer) for kind in (ResumeCallback, CheckpointCallback)]
+    first += [callback for callback in callbacks if isinstance(callback, ManifestCallback)]  # before any writes a file
     callbacks[:] = [*first, *(callback for callback in callbacks if callback not in first)]
     first[0].patience = _patience(trainer)
     if _of(trainer, DiskCheck) is None:

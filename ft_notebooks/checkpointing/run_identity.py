@@ -6,6 +6,7 @@
 __all__ = ['counted_settings', 'describe', 'check_as_described']
 
 # %% ../../nbs/package/checkpointing/run_identity.ipynb #7775314e
+import inspect
 import json
 
 from peft import PeftModel
@@ -14,7 +15,7 @@ from transformers import EarlyStoppingCallback
 from .environment import git_commit, library_versions, machine
 from .run_start import start_of_weights
 from ..core.fingerprints import data_fingerprint, plain, short_hash, weights_fingerprint
-from ..core.model_parts import base_model
+from ..core.model_parts import base_model, config_settings
 from ..core.seams import given_way
 from ..lora.adapter_folder import check_base_saved, check_saved
 
@@ -64,17 +65,15 @@ def counted_settings(
     return {key: value for key, value in args.to_dict().items() if key not in left_out}
 
 # %% ../../nbs/package/checkpointing/run_identity.ipynb #3477ffc9
-_OF_THE_LIBRARY = {"transformers_version", "dtype", "torch_dtype", "use_cache"}
 _OF_THE_FILE = {"inference_mode", "base_model_name_or_path", "revision", "peft_version", "auto_mapping"}
 
 
 def _model(model) -> dict:
     "The class, configuration, dtypes and weights of the model and of its adapter."
     base = base_model(model)
-    config = {k: v for k, v in base.config.to_diff_dict().items() if k not in _OF_THE_LIBRARY and k[0] != "_"}
     dtypes = {str(p.dtype).removeprefix("torch.") for p in base.parameters() if base is model or not p.requires_grad}
     found = {"model.class": type(base).__name__, "model.dtypes": sorted(dtypes), **weights_fingerprint(model)}
-    found |= {f"model.config.{key}": value for key, value in config.items()}
+    found |= {f"model.config.{key}": value for key, value in config_settings(model).items()}
     if isinstance(model, PeftModel):
         adapter = model.peft_config[model.active_adapter].to_dict()
         found |= {f"adapter.{key}": value for key, value in adapter.items() if key not in _OF_THE_FILE}
@@ -101,6 +100,12 @@ def _optimizer_name(trainer) -> str | None:
     return _name(optimizer if isinstance(optimizer, type) else type(optimizer))
 
 # %% ../../nbs/package/checkpointing/run_identity.ipynb #eeda6b86
+def _rewards(trainer) -> dict:
+    "The rewards of a `trl.GRPOTrainer` by name; of a reward of this package, a fingerprint of its code or weights."
+    rewards = zip(getattr(trainer, "reward_func_names", []), getattr(trainer, "reward_funcs", []))
+    return {f"reward.{name}": getattr(inspect.unwrap(reward), "fingerprint", None) for name, reward in rewards}
+
+
 def describe(
     trainer,  # A `transformers.Trainer`, TRL's included, not yet trained
     **extra,  # Further JSON values to record, such as the line of choices
@@ -110,7 +115,7 @@ def describe(
     run = {"trainer": _name(type(trainer)), **counted_settings(trainer), "world_size": args.world_size}
     run |= {"optimizer": _optimizer_name(trainer)}
     run |= {"data": data_fingerprint(trainer.train_dataset), "eval_data": data_fingerprint(trainer.eval_dataset)}
-    run |= _learner(trainer)
+    run |= _learner(trainer) | _rewards(trainer)
     recorded = {"model": base_model(trainer.model).name_or_path, "versions": library_versions(), "git": git_commit()}
     recorded |= {
         "start": start_of_weights(trainer.model),

@@ -236,8 +236,8 @@ class ManifestCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         check_untrained(self.trainer, self.manifest["run"]["trainer"])
-        if control.should_training_stop:  # the run has ended
-            return
+        if control.should_training_stop:  # the run has ended; another trainer may have made it
+            return _check_everywhere(self.trainer, self.manifest, self.any)
         with together():
             if state.is_world_process_zero:
                 check_as_described(self.trainer, self.manifest["run"])

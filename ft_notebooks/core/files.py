@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MARKER', 'size_text', 'disk_of', 'DiskFull', 'is_disk_full', 'why_full', 'full_disk_named', 'odd_kind', 'atomic_path',
-           'write_atomically', 'read_record', 'damage_named', 'file_sha256', 'changed_file', 'check_unchanged']
+           'write_atomically', 'read_record', 'damage_named', 'file_sha256', 'changed_file', 'check_plain_files',
+           'check_unchanged']
 
 # %% ../../nbs/package/core/files.ipynb #a0de4c2a
 import errno
@@ -269,6 +270,15 @@ def changed_file(
         return f"{MARKER} cannot be read ({error!r})"
 
 # %% ../../nbs/package/core/files.ipynb #c7c61023
+def check_plain_files(
+    folder: str | Path,  # That libraries will read, or a name on the hub
+) -> None:
+    "`ValueError` for a JSON file that is a pipe, whose reading would never end, a socket or a device."
+    for file in Path(folder).expanduser().glob("*.json"):
+        if what := odd_kind(file):
+            raise ValueError(f"{file} is {what}")
+
+
 _IGNORED = ("*.md", "generation_config.json", "trainer_state.json", "*.pt", "*.pth", "*.bin")
 
 
@@ -277,6 +287,7 @@ def check_unchanged(
     ignored: tuple[str, ...] = (),  # Further patterns, as in `changed_file`
 ) -> None:
     "`ValueError` if the folder has a marker and a file that counts differs from it; the error names one that is whole."
+    check_plain_files(folder)
     folder = Path(folder).expanduser()
     fault = changed_file(folder, _IGNORED + ignored) if (folder / MARKER).is_file() else None
     if fault is None:

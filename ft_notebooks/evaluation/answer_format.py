@@ -8,10 +8,13 @@ __all__ = ['read_json', 'valid_json', 'key_order', 'json_schema', 'matches']
 # %% ../../nbs/package/evaluation/answer_format.ipynb #f8ccd1bf
 import json
 from collections.abc import Callable
+from contextlib import suppress
 
 import referencing
 import regex
 from referencing.jsonschema import DRAFT202012
+
+from ..tokenization.rendering import at_most
 
 # %% ../../nbs/package/evaluation/answer_format.ipynb #3cf02c60
 def read_json(text: str):  # Any JSON value; 1.0 is read as 1, since JSON has numbers of one kind
@@ -104,11 +107,12 @@ def _draft(schema: dict):
 # %% ../../nbs/package/evaluation/answer_format.ipynb #9b1e64d7
 def json_schema(
     schema: dict,  # JSON Schema; "$schema" names the draft, by default 2020-12
+    timeout: float = 1.0,  # Seconds for one answer, as in `at_most`
 ) -> Callable[[str, str, dict], float]:  # Returns 1.0 or 0.0
     """A scorer: 1.0 where the whole answer is JSON, as for `valid_json`, and fits the schema and its formats.
 
     Raises `ValueError` at once for an invalid schema, a reference that does not resolve inside it, or a format that no
-    installed library checks.
+    installed library checks; the scorer raises it for an answer that takes longer than `timeout`.
     """
     kind, nothing = _draft(schema), referencing.Registry()
     root = referencing.Resource.from_contents(schema, default_specification=DRAFT202012)
@@ -117,9 +121,12 @@ def json_schema(
 
     def scorer(generated: str, expected: str, example: dict) -> float:
         try:
-            return float(validator.is_valid(read_json(generated)))
-        except (ValueError, OverflowError, RecursionError):  # no JSON, 1e999 in it, or nested too deep
+            answer = read_json(generated)
+        except (ValueError, OverflowError):  # no JSON, or 1e999 in it
             return 0.0
+        with at_most(timeout, "checking the answer", "the schema's patterns"), suppress(OverflowError, RecursionError):
+            return float(validator.is_valid(answer))
+        return 0.0  # nested too deep, or a number too large
 
     return scorer
 

@@ -80,6 +80,9 @@ def _text_of(reply, url: str, key_env: str | None) -> str:
     return text
 
 
+_TELLING = ("location", "retry-after")  # headers: the address to give instead, and when to ask again
+
+
 def chat_endpoint(
     url: str,  # Of a server with an OpenAI-compatible API, up to and including /v1
     model: str,  # The name under which the server offers the model
@@ -104,7 +107,8 @@ def chat_endpoint(
         try:
             reply = completions.create(model=model, messages=messages, extra_body=fields, extra_headers=headers)
         except openai.APIStatusError as e:
-            answer = _without_key(e.response.text, key_env)[:300]
+            told = [f"{name}: {e.response.headers[name]}" for name in _TELLING if name in e.response.headers]
+            answer = _without_key("; ".join([e.response.text[:300], *told]), key_env)
             raise ValueError(f"{url} answered {e.status_code}: {answer}") from None
         except openai.APIConnectionError as e:
             raise ValueError(_without_key(f"{url} does not answer: {e} {e.__cause__!r}", key_env)) from None

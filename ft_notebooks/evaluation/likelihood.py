@@ -18,12 +18,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.arguments import as_dataset, check_counts, check_model
-from ..core.model_parts import base_model
+from ..core.model_parts import base_model, eval_mode
 from ..core.progress import progress_bar
 from ..inference.generation import stop_tokens, encode_prompts
 from ..data.chat_encoding import encode_chats, token_losses
 from ..data.read import read_chats
-from ..tokenization.padding import IGNORE, pad_batch
+from ..tokenization.padding import IGNORE, check_vocabulary, pad_batch
 
 # %% ../../nbs/package/evaluation/likelihood.ipynb #4fdee15b
 def _check_losses(sums: np.ndarray, counts: np.ndarray) -> None:
@@ -53,20 +53,18 @@ def _by_row(
     batch_size: int,
     measure: Callable[[dict[str, Tensor]], list],  # A batch of B rows -> B values
 ) -> list:  # R values, in the order of the rows
+    check_vocabulary(tok, model)
     lengths = [len(row["input_ids"]) for row in rows]
     _check_lengths(model, lengths)
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    found, was_training = [None] * len(order), model.training
-    model.eval()  # dropout would make the result random
-    try:
+    found: list = [None] * len(order)
+    with eval_mode(model):  # dropout would make the result random
         for start in progress_bar(range(0, len(order), batch_size), "reading", unit="batch", delay=3):
             batch = pad_batch([rows[i] for i in order[start : start + batch_size]], tok.pad_token_id)
             with torch.no_grad():
                 values = measure({name: tensor.to(model.device) for name, tensor in batch.items()})
             for i, value in zip(order[start : start + batch_size], values):
                 found[i] = value
-    finally:
-        model.train(was_training)
     return found
 
 # %% ../../nbs/package/evaluation/likelihood.ipynb #eb07005d

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Scorer', 'normalised_match', 'token_f1', 'exact_match', 'words_in', 'from_eval', 'rouge_l', 'chrf', 'last_number',
-           'number_match', 'length', 'stop_rate', 'repetition', 'find_scorers']
+           'number_match', 'length', 'stop_rate', 'repetition', 'score_value', 'find_scorers']
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #64a29e3c
 import contextlib
+import copy
 import importlib
 import inspect
 import json
@@ -19,6 +20,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import regex
 
@@ -254,6 +256,17 @@ def _from_file(path: str, name: str) -> Callable[[str, str, dict], float]:
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #493be641
 Scorer = Callable[[str, str, dict], float]  # f(generated, expected, example)
+
+
+def score_value(
+    scorer: Scorer,
+    generated: str,
+    expected: str,
+    example: dict,  # The scorer gets a copy, else later calls would see its edits
+) -> Any:  # A number of Python for a scalar of NumPy or PyTorch, else what the scorer returns
+    "What a scorer returns for an answer."
+    value: Any = scorer(generated, expected, copy.deepcopy(example))
+    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def _loaded(scorer: str | Scorer) -> Scorer:

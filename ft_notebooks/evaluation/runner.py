@@ -21,10 +21,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.arguments import ArgumentError, as_dataset, check_counts, check_model
 from ..core.errors import Terminated
+from ..core.random_state import keep_surroundings
 from ..data.read import read_chats
 from ..inference.generation import encode_prompts, answers
 from .likelihood import answer_bytes, last_turns, row_losses
-from .metrics import Scorer, find_scorers
+from .metrics import Scorer, find_scorers, score_value
 from .scorer_choice import scorer_for
 
 # %% ../../nbs/package/evaluation/runner.ipynb #950d8963
@@ -88,7 +89,7 @@ def _questions(dataset: Dataset) -> list[dict]:  # for each chat, its prompt and
 # %% ../../nbs/package/evaluation/runner.ipynb #55116b01
 def _score(scorer, row, example) -> tuple[float | None, str | None]:  # A finite number, or the reason why there is none
     try:
-        value = scorer(row["generated"], row["expected"], example)
+        value = score_value(scorer, row["generated"], row["expected"], example)
         if is_score(value):
             return float(value), None
         return None, f"it returned {value!r:.80}, which is not a finite number up to {LARGEST:g}"
@@ -129,12 +130,13 @@ def check_evaluations(
 def _scored(rows, dataset, scorers) -> list[dict]:
     "Puts each scorer's value into each row; returns the errors, and logs them in one line."
     errors = []
-    for i, (row, example) in enumerate(zip(rows, dataset)):
-        example = {**example, "tokens": row["tokens"], "ended": row["ended"]}
-        for name, scorer in scorers.items():
-            row[name], why = _score(scorer, row, example)
-            if why:
-                errors.append({"row": i, "scorer": name, "message": why})
+    with keep_surroundings():
+        for i, (row, example) in enumerate(zip(rows, dataset)):
+            example = {**example, "tokens": row["tokens"], "ended": row["ended"]}
+            for name, scorer in scorers.items():
+                row[name], why = _score(scorer, row, example)
+                if why:
+                    errors.append({"row": i, "scorer": name, "message": why})
     for name in scorers:
         failed = [error for error in errors if error["scorer"] == name]
         if len(failed) == len(rows):

@@ -62,7 +62,8 @@ def _p(a: np.ndarray, b: np.ndarray) -> float:
     def statistic(a, b, axis):
         return (b - a).sum(axis=axis)
 
-    return float(permutation_test((a, b), statistic, permutation_type="samples", vectorized=True, rng=0).pvalue)
+    tested = permutation_test((a, b), statistic, permutation_type="samples", vectorized=True, batch=100, rng=0)
+    return float(tested.pvalue)
 
 # %% ../../nbs/package/evaluation/statistics.ipynb #f3b43da9
 def _adjusted(gained, lost, n) -> tuple:  # Counts or arrays of counts -> interval of the difference of two shares

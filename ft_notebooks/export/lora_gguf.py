@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig
 
 from ..core.errors import typed
 from ..core.files import atomic_path, read_record
-from .gguf_writer import check_family, llama_cpp_order
+from .gguf_writer import check_family, check_replaced, llama_cpp_order
 from .run_origin import check_base
 from ..loading.model_files import check_checkpoint, read_config
 from ..lora.adapter_folder import check_adapter_folder, trained_bits
@@ -84,6 +84,7 @@ def write_lora_gguf(
     `ValueError` with the cure for rsLoRA, DoRA and every other setting that the format cannot hold, for an embedding or
     a head as target, for a base that was quantized or has changed, and for a family that `write_gguf` does not write.
     """
+    check_replaced(file)
     run = Path(run)
     adapter = check_adapter_folder(run)
     _check_plain(run, adapter)

@@ -20,7 +20,9 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from ..core.files import file_sha256
+from ..core.arguments import as_dataset
 from ..data.chat_encoding import encode_chats
+from ..data.read import read_chats
 from .card import model_card
 from .check import check_export, kept_findings
 from .gguf_writer import TYPES, write_gguf
@@ -136,7 +138,7 @@ def _finish(part: Path, run: str | Path, report: dict, license: str | None) -> N
 # %% ../../nbs/package/export/run_export.ipynb #b65d9deb
 def export_run(
     run: str | Path,  # A finished run
-    dataset: Dataset,  # Chats ("messages") that end with an answer, to check the export on
+    dataset: Dataset | str | Path,  # Chats ("messages") that end with an answer, or a path to them, for the check
     output: str | Path | None = None,  # The folder to create; None: TO-TYPE in the run, such as gguf-f16
     *,
     to: str = "gguf",  # Or "safetensors"
@@ -155,6 +157,7 @@ def export_run(
     """
     type = type or {"gguf": "f16"}.get(to, "bf16")
     _check_arguments(to, type, converter, quantize)
+    dataset = as_dataset(dataset, read_chats, "export_run")
     run_stages(run)  # `ValueError` for a folder that is no run, before anything is computed
     check_base(run)
     output = Path(run, f"{to}-{type}") if output is None else Path(output)

@@ -11,29 +11,28 @@ import json
 import os
 from pathlib import Path
 
-import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
 
-from ..core.files import full_disk_named
-
-# %% ../../nbs/package/inference/answer_cache.ipynb #592da66f
-def _sum_of_bits(tensor: torch.Tensor) -> int:
-    "The sum of the elements' bits as integers; any shape, dtype and device."
-    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-    return int(tensor.detach().reshape(-1).contiguous().view(whole).sum(dtype=torch.int64).item())
+from ..core.files import full_disk_named, odd_kind
+from ..core.fingerprints import fingerprint, plain
+from ..core.model_parts import config_settings
 
 # %% ../../nbs/package/inference/answer_cache.ipynb #ce21e069
 def model_mark(
     model: PreTrainedModel,  # Plain or with an adapter
 ) -> dict[str, str]:  # "dtype", and "weights": 16 hexadecimal digits
-    "Identifies weights, adapters, their scales and switches, in any process; an optimizer step changes it."
-    sums: dict[str, object] = {name: _sum_of_bits(p) for name, p in model.named_parameters() if p.device.type != "meta"}
+    "Identifies weights, configuration, adapters, their scales and switches, in any process."
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    prints = {name: fingerprint(tensor) for name, tensor in tensors.items() if tensor.device.type != "meta"}
+    sums: dict[str, object] = {name: found.item() for name, found in prints.items()}
+    settings = config_settings(model).items()
+    sums["config"] = {key: value for key, value in settings if key != "architectures" and not key.endswith("token_id")}
     for name, layer in model.named_modules():
         if isinstance(layer, BaseTunerLayer):
             scaling = str(getattr(layer, "scaling", ""))
             sums[name] = [list(layer.active_adapters), layer.disable_adapters, layer.merged, scaling]
-    digest = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(sums, sort_keys=True, default=plain).encode()).hexdigest()
     return {"dtype": str(model.dtype).removeprefix("torch."), "weights": digest[:16]}
 
 # %% ../../nbs/package/inference/answer_cache.ipynb #bdac39c5
@@ -79,6 +78,8 @@ class AnswerFile:
         made_by: dict,  # What all answers have in common, as JSON values: model, prompts, settings
     ):
         self.path = Path(path)
+        if what := "a folder" if self.path.is_dir() else odd_kind(self.path):
+            raise ValueError(f"{path} is {what}; name a JSONL file for the answers")
         lines, torn = _whole_lines(self.path)
         _check_maker(self.path, lines, torn, made_by)
         self.path.parent.mkdir(parents=True, exist_ok=True)

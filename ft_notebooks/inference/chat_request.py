@@ -10,7 +10,7 @@ import json
 import secrets
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from .token_stream import Answer, Sampling, ServedModel
 
@@ -31,12 +31,18 @@ class ApiError(Exception):
         self.status = status
 
 # %% ../../nbs/package/inference/chat_request.ipynb #32140f55
+def _joined(content):
+    "The text of a message that is given in parts, each of them text."
+    parts = isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content)
+    return "".join(str(part.get("text", "")) for part in content) if parts else content
+
+
 class Message(BaseModel):
     "One message of the conversation."
 
     model_config = ConfigDict(extra="forbid", strict=True)
     role: Literal["system", "user", "assistant"]
-    content: str
+    content: Annotated[str, BeforeValidator(_joined)]
 
 
 class StreamOptions(BaseModel):
@@ -44,6 +50,7 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 # %% ../../nbs/package/inference/chat_request.ipynb #4736407e
+_NEUTRAL = {"frequency_penalty": 0, "presence_penalty": 0, "response_format": {"type": "text"}}
 _Stop = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 _AS_LIST = BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
 
@@ -63,6 +70,14 @@ class ChatRequest(BaseModel):
     n: Literal[1] = 1
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_neutral(cls, given):
+        if not isinstance(given, dict):
+            return given
+        kept = {key: value for key, value in given.items() if value is not None and key != "user"}
+        return {key: value for key, value in kept.items() if key not in _NEUTRAL or value != _NEUTRAL[key]}
 
 # %% ../../nbs/package/inference/chat_request.ipynb #5f868d7b
 def _fault(error: ValidationError) -> ApiError:

@@ -8,7 +8,6 @@ __all__ = ['encode_prompts', 'turn_end', 'stop_tokens', 'greedy_decoding', 'answ
 # %% ../../nbs/package/inference/generation.ipynb #5f34045f
 import hashlib
 import json
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ from ..core.model_parts import base_model, contiguous_head, eval_mode
 from ..core.progress import progress_bar
 from .prefix_cache import Prefix, shared_prefix
 from ..tokenization.chat_template import ChatTemplate
-from ..tokenization.padding import pad_batch
+from ..tokenization.padding import check_vocabulary, pad_batch
 
 # %% ../../nbs/package/inference/generation.ipynb #726d340b
 def _check_chat(n: int, chat) -> None:
@@ -105,7 +104,9 @@ def stop_tokens(
     return list(dict.fromkeys(end for end in ends if end is not None))
 
 # %% ../../nbs/package/inference/generation.ipynb #7abf911a
-_GENERATING = threading.RLock()
+def _check_logits(head, inputs, logits) -> None:
+    if not logits[:, -1].isfinite().all():
+        raise ValueError("the model's logits are not finite; look for NaN or infinity in its weights")
 
 
 @contextmanager
@@ -115,10 +116,11 @@ def greedy_decoding(
 ) -> Iterator[None]:
     """In the block `model.generate` decodes greedily in evaluation mode, and uses only the stop tokens of its config.
 
-    One thread at a time is in such a block; others wait.
+    One thread at a time is in such a block; others wait. `ValueError` for logits that are NaN or infinite.
     """
     core = base_model(model)
-    with _GENERATING, eval_mode(model), contiguous_head(model):
+    watched = core.get_output_embeddings().register_forward_hook(_check_logits)
+    with eval_mode(model), contiguous_head(model), watched:
         own, ends = core.generation_config, stop_tokens(model, tok)
         core.generation_config = GenerationConfig(
             do_sample=False, eos_token_id=ends or None, pad_token_id=tok.pad_token_id
@@ -200,6 +202,7 @@ def answers(
     check_model(model, tok, "generate")
     size = 32 if batch_size is None else batch_size
     check_counts("generate", max_new_tokens=max_new_tokens, batch_size=size)
+    check_vocabulary(tok, model)
     prompts = encode_prompts(model, tok, chats, max_new_tokens, tools)
     saved = _answer_file(file, model, tok, prompts, size, max_new_tokens)
     found = dict(saved.kept) if saved else {}

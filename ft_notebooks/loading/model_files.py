@@ -21,7 +21,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCa
 from transformers.utils import cached_file, find_adapter_config_file
 
 from ..core.arguments import ArgumentError
-from ..core.files import read_record
+from ..core.files import check_plain_files, read_record
 
 # %% ../../nbs/package/loading/model_files.ipynb #ede979c6
 def _weight_files(folder: Path) -> list[Path]:
@@ -154,6 +154,7 @@ def check_checkpoint(
         if isinstance(name, str) and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
             return name  # it can only be a name on the hub
         raise ValueError(f"{name} {_PROBLEMS['missing']}")
+    check_plain_files(folder)
     kinds = {"adapter": "adapter_config.json", "gguf": "*.gguf", "pickle": "*model*.bin", "weights": "config.json"}
     whole = (folder / "config.json").exists() and any(folder.glob("model*.safetensors*"))
     if (folder / kinds["adapter"]).exists() or not whole:

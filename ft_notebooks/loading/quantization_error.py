@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from .memory_estimate import check_bits
 from ..core.device import hardware
+from ..core.model_parts import eval_mode
 
 # %% ../../nbs/package/loading/quantization_error.ipynb #b0cdecb8
 def round_weight(
@@ -70,13 +71,8 @@ def weight_errors(
 # %% ../../nbs/package/loading/quantization_error.ipynb #333e645b
 def _row_logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:  # [T] -> [T, V]
     "The logits of one row in `eval()` mode, without gradient."
-    was_training = model.training
-    model.eval()  # dropout would make the distance random
-    try:
-        with torch.no_grad():
-            return model(input_ids=ids.unsqueeze(0).to(model.device), use_cache=False).logits[0]
-    finally:
-        model.train(was_training)
+    with torch.no_grad(), eval_mode(model):  # dropout would make the distance random
+        return model(input_ids=ids.unsqueeze(0).to(model.device), use_cache=False).logits[0]
 
 # %% ../../nbs/package/loading/quantization_error.ipynb #0dd61a4e
 def token_distances(

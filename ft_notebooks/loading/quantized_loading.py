@@ -114,6 +114,13 @@ def _defaults(bits: int, hw: Hardware, given: dict) -> dict:
     return chosen | fixed
 
 # %% ../../nbs/package/loading/quantized_loading.ipynb #4dab71d5
+def _check_ends(ends, name: str) -> None:
+    if not all(isinstance(end, int) for end in (ends if isinstance(ends, list) else [ends or 0])):
+        raise ValueError(
+            f"{name}: generation_config.json has eos_token_id={ends!r}; give whole numbers, the tokens' ids"
+        )
+
+
 @one_at_a_time()
 @without_library_bars()
 def load_model(
@@ -145,6 +152,7 @@ def load_model(
     arguments |= {"quantization_config": quantization, "force_download": False}  # all files are already downloaded
     model = AutoModelForCausalLM.from_pretrained(name, **arguments)
     check_finite(model)
+    _check_ends(model.generation_config.eos_token_id, name)
     model.hub_commit = commit
     _check_rows(model)
     return keep_gradients(model)

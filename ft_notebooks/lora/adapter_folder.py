@@ -218,7 +218,15 @@ def check_base_weights(
 def check_saved(
     model: PeftModel,  # To be trained
 ) -> None:
-    "Raises `ValueError` for a merged adapter, and with the names of trainable weights that are not saved with it."
+    """Raises `ValueError` for a merged adapter, and for one with its own name, which no command would load again.
+
+    Also with the names of trainable weights that are not saved with it.
+    """
+    if model.active_adapter != "default":
+        raise ValueError(
+            f"the adapter has the name {model.active_adapter!r}, so it would be saved in a folder inside the run's, "
+            "where nothing looks for it; make it without adapter_name"
+        )
     if any(isinstance(module, BaseTunerLayer) and module.merged for module in model.modules()):
         raise ValueError(
             "the adapter is merged into its base, so nothing would train; separate them with model.unmerge_adapter()"

@@ -6,12 +6,10 @@
 __all__ = ['RewardLike', 'read_prompts', 'Reward', 'ModelReward', 'reward_functions', 'first_rewards']
 
 # %% ../../nbs/package/rlhf/rewards.ipynb #0940eedb
-import contextlib
-import copy
 import numbers
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from datasets import Dataset
@@ -20,10 +18,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.arguments import as_dataset
 from ..core.errors import Terminated
-from ..core.random_state import keep_random_state
+from ..core.fingerprints import code_fingerprint, short_hash, weights_fingerprint
+from ..core.random_state import keep_surroundings
 from ..data.read import read_chats, unchanged
 from ..evaluation.likelihood import last_turns
-from ..evaluation.metrics import Scorer, find_scorers
+from ..evaluation.metrics import Scorer, find_scorers, score_value
 from ..inference.generation import encode_prompts, stop_tokens
 from .advantages import group_advantages
 from .prompt_rows import OWN_COLUMNS, prompt_row
@@ -61,25 +60,22 @@ def _score_of(name: str, score: Scorer, text: str, expected: str, example: dict)
     "A finite number; `ValueError` with reward, row and answer otherwise."
     where = f"reward {name!r}, row {example['row']} (counted from 0), answer {text[:60]!r}"
     try:
-        value: Any = score(text, expected, copy.deepcopy(example))  # else an edit would be seen by later calls
+        value = score_value(score, text, expected, example)
     except Terminated:
         raise
     except (Exception, SystemExit) as e:
         columns = ", ".join(key for key in example if key not in ("row", "ended", "tokens"))
         raise ValueError(f"{where}: it raised {e!r:.200}; the row has the columns {columns}") from e
-    number = value.item() if getattr(value, "ndim", None) == 0 else value  # of NumPy or PyTorch
-    if (
-        not isinstance(number, numbers.Real) or not abs(number) < torch.finfo(torch.float32).max
-    ):  # in which TRL computes
+    if not isinstance(value, numbers.Real) or not abs(value) < torch.finfo(torch.float32).max:  # in which TRL computes
         raise ValueError(f"{where}: it returned {value!r:.80}; a reward must be one finite number for each answer")
-    return float(number)
+    return float(value)
 
 
 class Reward:
     """A reward function for `reward_funcs` of `trl.GRPOTrainer` and `trl.RLOOTrainer`, made of a scorer.
 
-    A scorer gets a copy of the row; the random state and the working folder are those from before the call again. What
-    it reads beside the row, such as a file, must be the same when the run is resumed: nothing records it.
+    A scorer gets a copy of the row, and runs in `keep_surroundings`. The run's manifest has a fingerprint of its
+    code; what it calls or reads beside the row must be the same when the run is resumed, since nothing records it.
     """
 
     def __init__(
@@ -89,11 +85,12 @@ class Reward:
         ends: Sequence[int],  # Token ids that end an answer
     ):
         self.__name__, self.score, self.ends = name, score, set(ends)
+        self.fingerprint = code_fingerprint(score)
 
     def __call__(self, prompts, completions, completion_ids, **columns) -> list[float]:
         lists = {name: values for name, values in columns.items() if isinstance(values, list)}
         found = []
-        with keep_random_state(), contextlib.chdir("."):
+        with keep_surroundings():
             for i, (completion, ids) in enumerate(zip(completions, completion_ids)):
                 example = {name: values[i] for name, values in lists.items()}
                 example |= {"prompt": prompts[i], "ended": ids[-1] in self.ends, "tokens": len(ids)}
@@ -113,6 +110,7 @@ class ModelReward:
     ):
         check_reward_model(model, tok, name)
         self.__name__, self.model, self.tok = name, model, tok
+        self.fingerprint = short_hash(weights_fingerprint(model))
 
     def __call__(self, prompts, completions, completion_ids, **columns) -> list[float]:
         asked = encode_prompts(self.model, self.tok, prompts, 1)

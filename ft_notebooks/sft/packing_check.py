@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from ..core.model_parts import eval_mode
 from ..core.seams import attention_of
 
 # %% ../../nbs/package/sft/packing_check.ipynb #d65fa34f
@@ -29,14 +30,10 @@ def document_leak(
         given = {name: v.to(model.device) if hasattr(v, "to") else v for name, v in given.items()}
         return model(**given).logits[0, 12:].float()
 
-    training, ones = model.training, torch.ones(1, 24, dtype=torch.long)
-    try:
-        model.eval()
-        with torch.no_grad():
-            packed = (logits(first, **how) - logits(other, **how)).norm().item()
-            joined = (logits(first, attention_mask=ones) - logits(other, attention_mask=ones)).norm().item()
-    finally:
-        model.train(training)
+    ones = torch.ones(1, 24, dtype=torch.long)
+    with torch.no_grad(), eval_mode(model):
+        packed = (logits(first, **how) - logits(other, **how)).norm().item()
+        joined = (logits(first, attention_mask=ones) - logits(other, attention_mask=ones)).norm().item()
     return packed / joined if packed else 0.0  # both are 0 without attention
 
 # %% ../../nbs/package/sft/packing_check.ipynb #0357acdb

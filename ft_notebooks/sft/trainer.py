@@ -132,6 +132,14 @@ def _settings(model, rows, output_dir, effective_batch, given, adapter) -> tuple
     return run_config(SFTConfig, output_dir, chosen, given, learning_rate=rate), chosen
 
 # %% ../../nbs/package/sft/trainer.ipynb #c19b300a
+def _all_trained(rows: dict) -> bool:
+    "Whether a set to evaluate on holds rows to be trained on, and no others."
+    held = rows["eval_dataset"]
+    sets = held.values() if isinstance(held, dict) else [held] if held is not None else []
+    trained = {tuple(ids) for ids in rows["train_dataset"]["input_ids"]} if sets else set()
+    return any(trained >= set(map(tuple, part["input_ids"])) for part in sets)
+
+
 @without_library_bars()
 def sft_trainer(
     model: PreTrainedModel | PeftModel,  # Parameters with `requires_grad` are trained
@@ -172,4 +180,6 @@ def sft_trainer(
     )
     if trainer.is_world_process_zero():
         print(summary)
+        if _all_trained(rows):
+            print("every row of eval_dataset is trained on, so eval_loss tells nothing about new rows")
     return watch(trainer)

@@ -48,12 +48,13 @@ def _tokenized(tok: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[lis
     if not texts:
         return []
     pieces = [text.split(CUT) for text in texts]
-    encoded = tok(
-        [piece for cut in pieces for piece in cut],
-        add_special_tokens=False,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-    )
+    given = [piece for cut in pieces for piece in cut]
+    try:
+        encoded = tok(given, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False)
+    except BaseException as e:
+        if type(e).__name__ != "PanicException":  # of Rust, which is no `Exception`
+            raise
+        raise ValueError(f"the tokenizer fails on a text ({e}); look for a slow pattern in tokenizer.json") from None
     rows, encodings = [], zip(encoded.input_ids, encoded.offset_mapping)
     for cut in pieces:
         ids, places = next(encodings)

@@ -50,9 +50,9 @@ def _check_saves(args) -> None:
 # %% ../../nbs/package/training/run.ipynb #d32f4919
 def _prepare(trainer: Trainer) -> None:
     "Adds exact resume, and a manifest that raises `ValueError` if the folder holds another run."
-    exact_resume(trainer)
     if not any(isinstance(callback, ManifestCallback) for callback in trainer.callback_handler.callbacks):
         trainer.add_callback(ManifestCallback(trainer))
+    exact_resume(trainer)
 
 # %% ../../nbs/package/training/run.ipynb #15957848
 def _stopped(run: str, number: int) -> Stopped:

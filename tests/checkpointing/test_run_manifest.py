@@ -288,14 +288,14 @@ def test_a_file_of_the_user_that_a_run_would_replace_is_left_as_it_is(tmp_path, 
     assert (tmp_path / name).read_text() == '{"name": "a web page"}' and not [*tmp_path.glob("checkpoint-*")]
 
 
-def test_a_run_that_ended_before_its_manifest_was_written_is_started_again(tmp_path):
+def test_a_run_that_ended_before_its_first_step_is_started_again(tmp_path):
     class Fails(TrainerCallback):
         def on_train_begin(self, args, state, control, **kwargs):
             raise ValueError("a setting is wrong")
 
     with pytest.raises(ValueError, match="a setting is wrong"):
         fit(make(tmp_path, callbacks=[MetricsCallback(), Fails()]))
-    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["manifest.json", "metrics.jsonl"]
     fit(make(tmp_path, callbacks=[MetricsCallback()]))
 
 

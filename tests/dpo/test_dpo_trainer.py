@@ -20,6 +20,7 @@ from transformers import Trainer, TrainerCallback
 from trl import DPOTrainer
 
 from ft_notebooks.checkpointing.integrity import last_good_checkpoint
+from ft_notebooks.checkpointing.run_manifest import ManifestCallback
 from ft_notebooks.core.seams import attention_of
 from ft_notebooks.data.preference_encoding import encode_pairs
 from ft_notebooks.dpo.loss import pair_logps
@@ -102,6 +103,7 @@ def test_a_run_with_another_reference_ends_before_its_first_step(rows, tmp_path)
 
 def test_weights_that_change_after_the_trainer_was_made_are_refused(rows, tmp_path):
     trainer = made(tiny_model(), rows, tmp_path)
+    trainer.remove_callback(ManifestCallback)  # which would see it first
     moved(trainer.model)
     with pytest.raises(ValueError, match="make a new one with dpo_trainer"):
         trainer.train()
@@ -251,6 +253,7 @@ def test_a_reference_of_another_size_is_refused(rows, tmp_path, sizes, message):
 
 def test_a_copy_that_is_not_the_adapter_is_refused(rows, tmp_path):
     trainer = made(adapted(), rows, tmp_path, precompute_ref_log_probs=False)
+    trainer.remove_callback(ManifestCallback)
     for name, p in trainer.model.named_parameters():
         p.data += 0.02 * (".ref." in name)
     with pytest.raises(ValueError, match="the weights have changed since the trainer was made"):

@@ -482,3 +482,13 @@ def test_two_models_are_compared_with_the_better_one_as_generated():
     pairs = [("longer", "short"), ("x", "xx"), ("abc", "ab")]
     wins = [compare(a, b, ROW) for a, b in pairs]
     assert wins == [1, 0, 1] and [compare(b, a, ROW) for a, b in pairs] == [1 - win for win in wins]
+
+
+@pytest.mark.parametrize(
+    "status, headers, told",
+    [(307, {"Location": "/v2/chat"}, "location: /v2/chat"), (429, {"Retry-After": "7"}, "retry-after: 7")],
+)
+def test_where_to_ask_and_when_is_in_the_error(server, status, headers, told):
+    server.script[:] = [(status, headers, "no")]
+    with pytest.raises(ValueError, match=f"answered {status}: no; {told}"):
+        chat_endpoint(server.url, "m", retries=0)

@@ -2,6 +2,8 @@
 
 import json
 import math
+import threading
+import time
 import weakref
 
 import pytest
@@ -13,6 +15,7 @@ from small_runs import chat
 from ft_notebooks.core.arguments import ArgumentError
 from ft_notebooks.data.chat_encoding import encode_chats
 from ft_notebooks.data.example_task import appointments
+from ft_notebooks.evaluation import likelihood
 from ft_notebooks.evaluation.likelihood import (
     answer_bytes,
     bits_per_byte,
@@ -22,7 +25,7 @@ from ft_notebooks.evaluation.likelihood import (
     row_losses,
 )
 from ft_notebooks.evaluation.runner import evaluate
-from ft_notebooks.inference.generation import answers
+from ft_notebooks.inference.generation import answers, generate
 from ft_notebooks.loading.example_models import CHATML, tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
 from ft_notebooks.tokenization.padding import IGNORE
@@ -306,3 +309,24 @@ def test_a_batch_size_is_a_whole_number_of_at_least_1(model, size):
     for measure in (perplexity, bits_per_byte, forced_match, row_losses, evaluate):
         with pytest.raises(ArgumentError, match=f"{measure.__name__}: batch_size must be a whole"):
             measure(model, TOK, CHATS, batch_size=size)
+
+
+@pytest.mark.parametrize("second", [perplexity, generate], ids=["perplexity", "generate"])
+def test_a_thread_waits_until_another_has_read_its_rows_and_the_mode_is_restored(monkeypatch, second):
+    model = add_adapter(tiny_model(), lora_config(tiny_model(), lora_dropout=0.5)).train()
+    inside, modes, compute = threading.Event(), [], likelihood.token_losses
+
+    def slowly(model, batch):
+        inside.set()
+        time.sleep(0.2)
+        modes.append(model.training)
+        return compute(model, batch)
+
+    monkeypatch.setattr(likelihood, "token_losses", slowly)
+    first = threading.Thread(target=perplexity, args=(model, TOK, CHATS))
+    first.start()
+    inside.wait()
+    second(model, TOK, CHATS) if second is perplexity else generate(model, TOK, [CHATS[0]["messages"][:1]], 2)
+    assert model.training or not first.is_alive()
+    first.join()
+    assert model.training and not any(modes)

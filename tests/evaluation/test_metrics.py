@@ -296,6 +296,21 @@ def test_a_slow_pattern_is_an_error_of_its_row_alone():
     assert score(slow, "a" * 80) == 1
 
 
+@pytest.mark.parametrize(
+    "schema, answer",
+    [
+        ({"pattern": "^(a+)+$"}, '"{}"'),
+        ({"patternProperties": {"^(a+)+$": {}}}, '{{"{}": 1}}'),
+        ({"items": {"allOf": [{"pattern": "^(a|aa)+$"}]}}, '["{}"]'),
+    ],
+)
+def test_a_slow_pattern_in_a_schema_is_an_error_of_its_row_alone(schema, answer):
+    slow = json_schema(schema, timeout=0.05)
+    with pytest.raises(ValueError, match="checking the answer takes more than 0.05 seconds"):
+        score(slow, answer.format("a" * 80 + "b"))
+    assert score(slow, answer.format("a" * 20)) == 1
+
+
 def test_all_plain_scorers_are_found_by_name_and_take_three_arguments():
     found = find_scorers(list(metrics._PLAIN))
     assert {"exact_match", "rouge_l", "chrf", "valid_json", "stop_rate"} < found.keys() and len(found) == 10

@@ -2,9 +2,11 @@
 
 import logging
 import math
+import os
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 from scipy.stats import norm, t
 from small_runs import TALKS as CHATS
@@ -229,6 +231,22 @@ def test_a_scorer_sees_how_the_answer_ended_and_how_long_it_is(model):
     found = said(model, {"seen": lambda g, e, example: seen.append(example) or 1})
     assert [(x["ended"], x["tokens"]) for x in seen] == [(row["ended"], row["tokens"]) for row in found.rows]
     assert [set(x) for x in seen] == [{"messages", "ended", "tokens"}] * 3
+
+
+def test_no_scorer_sees_or_leaves_what_another_did(model, tmp_path):
+    def greedy(generated, expected, example):
+        example["ended"] = example["messages"][0]["content"] = None
+        os.chdir(tmp_path)
+        torch.set_grad_enabled(False)
+        return torch.rand(())
+
+    def seen(generated, expected, example):
+        return np.array(example["ended"] is not None and example["messages"][0]["content"] is not None)
+
+    before, state = os.getcwd(), torch.get_rng_state()
+    found = said(model, [greedy, seen])
+    assert not found.errors and [row["seen"] for row in found.rows] == [1.0] * len(found.rows)
+    assert (os.getcwd(), torch.is_grad_enabled()) == (before, True) and torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_scorer_may_return_a_truth_value(model):

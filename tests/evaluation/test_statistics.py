@@ -1,6 +1,7 @@
 """Edges of the paired comparison; slow loops, exact sums and other libraries' formulas are the oracles."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -113,6 +114,15 @@ def test_evaluations_of_other_rows_are_refused(change):
         other.rows[2][change] = "else"
     with pytest.raises(ValueError, match="not on the same rows; evaluate both models on one dataset"):
         compare(one, other, "score")
+
+
+def test_the_memory_of_a_comparison_does_not_grow_with_rows_times_permutations():
+    draw = np.random.default_rng(0)
+    one, other = (told(draw.random(3000).tolist()) for _ in range(2))
+    tracemalloc.start()
+    compare(one, other, "score")
+    assert tracemalloc.get_traced_memory()[1] < 100e6  # 9,999 permutations of 3,000 rows at once are 240 MB an array
+    tracemalloc.stop()
 
 
 def test_what_cannot_be_compared_is_refused():

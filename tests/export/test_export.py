@@ -12,6 +12,7 @@ from small_runs import forked
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.export.check import check_export
 from ft_notebooks.export.gguf_writer import write_gguf
+from ft_notebooks.export.lora_gguf import write_lora_gguf
 from ft_notebooks.export.parity import Parity, beyond_limits
 from ft_notebooks.export.run_export import export_run, run_model
 
@@ -39,6 +40,16 @@ def test_a_folder_that_holds_something_is_left_as_it_is(tiny_run, tmp_path):
     with pytest.raises(ValueError, match="is not empty"):
         export_run(tiny_run, ROWS, tmp_path, type="f32")
     assert [file.name for file in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("write", [write_gguf, write_lora_gguf])
+def test_what_is_no_gguf_is_never_replaced(tiny_run, tmp_path, write):
+    (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(ValueError, match="thesis.txt exists and is no GGUF"):
+        write(tiny_run, tmp_path / "thesis.txt")
+    with pytest.raises(ValueError, match=r"is a folder; the order is \(folder, file\)"):
+        write("out.gguf", tiny_run)
+    assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_a_full_disk_leaves_nothing(tiny_run, tmp_path):
@@ -106,3 +117,8 @@ def test_without_llama_cpp_an_export_ends_before_anything_is_computed(tiny_run, 
         pytest.raises(ValueError, match=r"not installed; pip install 'ft-notebooks\[export\]'"),
     ):
         export_run(tiny_run, ROWS, tmp_path / "out")
+
+
+def test_the_rows_may_be_a_path(tiny_run, tmp_path):
+    ROWS.to_json(tmp_path / "rows.jsonl")
+    assert export_run(tiny_run, tmp_path / "rows.jsonl", tmp_path / "out", to="safetensors", type="f32").is_dir()

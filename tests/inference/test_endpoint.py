@@ -363,3 +363,25 @@ def test_the_command_prints_what_it_serves_and_ends_at_ctrl_c(place):
         assert said.read() == "\nStopped.\n"
     assert ended([pid]) == [0]
     assert b"the server is being stopped" in b"".join(iter(lambda: client.recv(65536), b""))
+
+
+NEUTRAL = {"frequency_penalty": 0, "presence_penalty": 0, "response_format": {"type": "text"}, "user": "me"}
+NEUTRAL |= dict.fromkeys(["stop", "n", "stream", "stream_options", "tools", "logprobs", "seed"])
+
+
+@pytest.mark.parametrize("more", [{key: value} for key, value in NEUTRAL.items()])
+def test_a_setting_that_asks_for_nothing_is_taken(more):
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    body = {"model": "m", "messages": [{"role": "user", "content": parts}], **more}
+    plain = {"model": "m", "messages": [{"role": "user", "content": "ab"}]}
+    assert read_request(json.dumps(body).encode(), "m") == read_request(json.dumps(plain).encode(), "m")
+
+
+EFFECTIVE = {"frequency_penalty": 1, "response_format": {"type": "json_object"}, "tools": []}
+
+
+@pytest.mark.parametrize("more", [{key: value} for key, value in EFFECTIVE.items()])
+def test_a_setting_that_would_have_no_effect_is_refused(more):
+    body = {"model": "m", "messages": [{"role": "user", "content": "a"}], **more}
+    with pytest.raises(ApiError, match="is not supported"):
+        read_request(json.dumps(body).encode(), "m")

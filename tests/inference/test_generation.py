@@ -13,6 +13,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import GenerationConfig, LlamaForCausalLM
 
 from ft_notebooks.data.chat_encoding import encode_chat
+from ft_notebooks.evaluation.likelihood import row_losses
 from ft_notebooks.evaluation.metrics import exact_match
 from ft_notebooks.evaluation.runner import evaluate
 from ft_notebooks.inference.generation import answers, encode_prompts, generate, greedy_decoding
@@ -20,6 +21,7 @@ from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
 from ft_notebooks.tokenization.padding import IGNORE, load_tokenizer
 
+ROWS = Dataset.from_list([{"input_ids": [1, 2], "labels": [1, 2]}])
 ASK = [[{"role": "user", "content": text}] for text in ("a", "a longer question", "b")]
 
 
@@ -379,3 +381,42 @@ def test_a_bar_is_switched_off_where_it_is_not_wanted_and_else_as_the_environmen
     assert [{key: kw[key] for key in kw if key == "disable"} for kw in seen] == [
         given
     ]  # else TQDM_DISABLE=1 is overruled
+
+
+@pytest.mark.parametrize("change", ["rows", "buffer", "config"])
+def test_a_file_of_a_model_that_differs_in_any_way_is_refused(tmp_path, change):
+    model = tiny_model()
+    generate(model, tiny_tokenizer(), ASK, max_new_tokens=2, file=tmp_path / "a.jsonl")
+    if change == "rows":
+        model.get_input_embeddings().weight.data = model.get_input_embeddings().weight.data.flip(0)
+    elif change == "buffer":
+        model.model.rotary_emb.inv_freq *= 2
+    else:
+        model.config.rms_norm_eps *= 2
+    with pytest.raises(ValueError, match="holds answers made with different settings: weights was"):
+        generate(model, tiny_tokenizer(), ASK, max_new_tokens=2, file=tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("make, kind", [(os.mkdir, "a folder"), (os.mkfifo, "a pipe")])
+def test_a_file_that_can_hold_no_answers_is_refused(tmp_path, make, kind):
+    make(tmp_path / "answers")
+    with pytest.raises(ValueError, match=f"answers is {kind}.*name"):
+        generate(tiny_model(), tiny_tokenizer(), ASK, max_new_tokens=2, file=tmp_path / "answers")
+
+
+def test_weights_that_are_nan_are_an_error_and_no_answer():
+    model = tiny_model()
+    model.model.layers[0].mlp.down_proj.weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="logits are not finite"):
+        generate(model, tiny_tokenizer(), ASK, max_new_tokens=2)
+    assert not model.lm_head._forward_hooks
+
+
+@pytest.mark.parametrize(
+    "call", [lambda *given: generate(*given, 2), lambda model, tok, chats: row_losses(model, tok, ROWS)]
+)
+def test_a_token_that_the_model_has_no_row_for_is_named(call):
+    model, tok = tiny_model(), tiny_tokenizer()
+    tok.add_tokens([f"<new_{n}>" for n in range(model.config.vocab_size)])
+    with pytest.raises(ValueError, match="the tokenizer produces ids up to .*<new_"):
+        call(model, tok, ASK)

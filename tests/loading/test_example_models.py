@@ -338,4 +338,4 @@ def test_a_cache_that_cannot_be_made_is_named_with_its_cure(monkeypatch, tmp_pat
     (tmp_path / "file").touch()
     monkeypatch.setenv("FT_NOTEBOOKS_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(ValueError, match="file/cache cannot be made .*; set FT_NOTEBOOKS_CACHE to a folder"):
-        smollm2()
+        example_models.smollm2()

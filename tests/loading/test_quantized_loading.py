@@ -2,6 +2,8 @@
 
 import copy
 import io
+import os
+import shutil
 
 import bitsandbytes as bnb
 import pytest
@@ -14,8 +16,11 @@ from ft_notebooks.core.device import Hardware
 from ft_notebooks.loading import quantized_loading
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.loading.memory_estimate import weight_bytes
+from ft_notebooks.loading.model_files import check_checkpoint
 from ft_notebooks.loading.quantized_loading import load_model
 from ft_notebooks.lora.adapter import add_adapter, load_adapter, lora_config
+from ft_notebooks.tokenization.padding import load_tokenizer
+from ft_notebooks.tokenization.rendering import at_most
 
 T4 = Hardware("cpu", torch.float16, False, "sdpa", 0)  # its dtypes, on a device that every test machine has
 OLD = Hardware("cpu", torch.float32, False, "sdpa", 0)  # a CPU without bf16 instructions
@@ -377,3 +382,26 @@ def test_four_bit_rows_that_this_machine_misreads_are_refused(tmp_path, monkeypa
 def test_a_slip_is_named_with_what_was_given(name, bits, said):
     with pytest.raises(ValueError, match=said):
         load_model(name, bits)
+
+
+@pytest.mark.parametrize("ends", ['[5, "x"]', '"x"', "[null]"])
+def test_ends_that_are_no_token_ids_are_refused(saved, tmp_path, ends):
+    shutil.copytree(saved, tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").write_text(f'{{"eos_token_id": {ends}}}')
+    with pytest.raises(ValueError, match="generation_config.json.*eos_token_id"):
+        load_model(tmp_path / "model", 32)
+
+
+NAMES = ["config", "generation_config", "tokenizer", "tokenizer_config", "adapter_config", "model.safetensors.index"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("load", [load_model, load_tokenizer, load_adapter, check_checkpoint])
+def test_a_pipe_in_place_of_a_file_is_named_and_not_waited_for(saved, tmp_path, name, load):
+    shutil.copytree(saved, tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "adapter_model.safetensors").touch()
+    (tmp_path / "model" / f"{name}.json").unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "model" / f"{name}.json")
+    with at_most(20, "loading", "the pipe"), pytest.raises(ValueError, match=rf"{name}.json is a pipe|has no"):
+        load(tmp_path / "model")

@@ -29,7 +29,7 @@ from ft_notebooks.core.device import hardware
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.loading.quantized_loading import load_model
 from ft_notebooks.lora.adapter import add_adapter, load_adapter, lora_config, merge_adapter
-from ft_notebooks.lora.adapter_folder import check_adapter_folder, trained_bits
+from ft_notebooks.lora.adapter_folder import check_adapter_folder, check_saved, trained_bits
 from ft_notebooks.sft.trainer import sft_trainer
 
 IDS = torch.tensor([tiny_tokenizer()("abc, abd").input_ids])
@@ -637,3 +637,14 @@ def test_a_slip_is_named_with_what_was_given(call, said):
 def test_a_model_in_place_of_an_adapters_folder_is_refused():
     with pytest.raises(ValueError, match="load_adapter: folder must be the folder of an adapter, got LlamaForCausalLM"):
         load_adapter(tiny_model())
+
+
+@pytest.mark.parametrize("active", ["mine", "default"])
+def test_an_adapter_with_a_name_of_its_own_is_not_trained(active):
+    model = get_peft_model(tiny_model(), lora_config(tiny_model()), adapter_name="mine")
+    if active == "default":  # as DPO's second adapter stands beside the one that is trained
+        model.add_adapter("default", lora_config(tiny_model()))
+        model.set_adapter("default")
+        return check_saved(model)
+    with pytest.raises(ValueError, match="the adapter has the name 'mine'.*make it without adapter_name"):
+        check_saved(model)

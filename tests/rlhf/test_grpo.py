@@ -205,3 +205,18 @@ def test_a_reward_model_that_was_trained_rewards_what_it_has_learned_to_like(tmp
     rewards = [e["rewards/reward_model/mean"] for e in trainer.state.log_history if "reward" in e]
     assert len(rewards) == 2 and all(map(math.isfinite, rewards)) and logged(trainer)[0]["grad_norm"] > 0
     assert all(torch.equal(p, before[name]) for name, p in judge.named_parameters())
+
+
+def reward_of(text):
+    return eval(f"lambda generated, expected, example: {text}")
+
+
+@pytest.mark.parametrize(
+    "other", [reward_of("len(generated) % 8"), reward_of("len(generated) % 7 + (expected in {'a', 'b'})"), "length"]
+)
+def test_a_run_with_another_reward_is_another_run(tmp_path, other):
+    first = {"r": reward_of("len(generated) % 7")}
+    fit(made(tmp_path, rewards=first, save_strategy="steps", max_steps=1))
+    made(tmp_path, rewards={"r": reward_of("len(generated) % 7")}, save_strategy="steps", max_steps=1)
+    with pytest.raises(ValueError, match="holds a different run: reward.r was '[0-9a-f]{16}', is '"):
+        made(tmp_path, rewards={"r": other}, save_strategy="steps", max_steps=1)

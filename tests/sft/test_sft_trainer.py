@@ -392,3 +392,13 @@ def test_saving_evaluating_and_the_models_attention_are_as_before_a_run(build, t
     trainer.train()
     assert trainer.model.config._attn_implementation == before == "sdpa"
     assert "documents" not in (tmp_path / "checkpoint-2" / "config.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "held, said",
+    [(appointments(4), True), ({"a": appointments(4, part="test"), "b": appointments(4)}, True)]
+    + [(None, False), (appointments(4, part="test"), False)],
+)
+def test_an_evaluation_on_rows_that_are_trained_is_said(build, capsys, held, said):
+    build(eval_dataset=held, eval_strategy="no")
+    assert ("every row of eval_dataset is trained on" in capsys.readouterr().out) == said

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import trl
+from tokenizers import Regex
+from tokenizers.pre_tokenizers import Sequence, Split
 from tokenizers.processors import TemplateProcessing
 
 from ft_notebooks.loading.example_models import CHATML, tiny_tokenizer
@@ -176,3 +178,11 @@ def test_an_answer_that_the_template_writes_otherwise_is_in_no_frame():
     for chat, fits in ((words("a", "b"), True), (words("a", "x"), False)):
         assert (template.framed(chat, template.render(chat)) is not None) == fits
     assert told(template, words("a", "x")) == ["x (sic)<|im_end|>"]
+
+
+def test_a_pattern_that_makes_the_tokenizer_panic_is_an_error():
+    tok = tiny_tokenizer()
+    slow = Split(Regex("(a|aa)+$"), "isolated")
+    tok.backend_tokenizer.pre_tokenizer = Sequence([slow, tok.backend_tokenizer.pre_tokenizer])
+    with pytest.raises(ValueError, match="the tokenizer fails on a text .*tokenizer.json"):
+        ChatTemplate(tok).tokenize(["a" * 60 + "!"])

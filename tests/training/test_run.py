@@ -30,6 +30,7 @@ from ft_notebooks.sft.trainer import sft_trainer
 from ft_notebooks.tokenization.padding import pad_batch
 from ft_notebooks.training import run as module
 from ft_notebooks.training.run import fit
+from ft_notebooks.training.sample_outputs import SamplesCallback
 
 FIELDS = {"bf16": False, "effective_batch": 4, "learning_rate": 1e-2, "max_steps": 6, "save_steps": 2}
 FIELDS |= {"report_to": "none", "disable_tqdm": True}
@@ -208,6 +209,22 @@ def test_another_run_is_refused_in_its_folder(tmp_path):
     before = files(tmp_path)
     with pytest.raises(ValueError, match="holds a different run: learning_rate was 0.01, is 0.02"):
         fit(supervised(tmp_path, learning_rate=0.02))
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("make", [supervised, preferences])
+@pytest.mark.parametrize("lost", ["checkpoint-*", "nothing"])
+def test_of_two_trainers_made_before_either_ran_the_second_leaves_the_folder_as_it_is(tmp_path, make, lost):
+    chats = [[{"role": "user", "content": "hi"}]]
+    one, other = (
+        make(tmp_path, learning_rate=rate, callbacks=[SamplesCallback(TOK, chats, 2)]) for rate in (0.01, 0.02)
+    )
+    fit(one)
+    for checkpoint in tmp_path.glob(lost):
+        shutil.rmtree(checkpoint)
+    before = files(tmp_path)
+    with pytest.raises(ValueError, match="holds a different run: learning_rate was 0.01, is 0.02"):
+        fit(other)
     assert files(tmp_path) == before
 
 

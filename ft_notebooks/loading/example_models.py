@@ -184,7 +184,7 @@ def smollm2() -> Path:  # A folder with `model.safetensors`, the tokenizer and t
             folder.parent.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise ValueError(
-                f"{folder.parent} cannot be made ({e.strerror}); set FT_NOTEBOOKS_CACHE to a folder that can be written to"
+                f"{folder.parent} cannot be made ({e.strerror}); set FT_NOTEBOOKS_CACHE to a folder of yours"
             ) from e
         with FileLock(folder.parent / ".lock"):
             if not folder.is_dir():  # no other process made it while this one waited

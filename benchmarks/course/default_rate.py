@@ -116,6 +116,9 @@ def points() -> list[dict]:
         ("lora", [500], [2e-4, 5e-4, 1e-3], [0]),
         ("lora", [180], [2e-4, 5e-4, 1e-3], [1]),
         ("full", [64], [2e-5, 1e-4], [0]),
+        ("lora", [64], [2e-4, 5e-4, 1e-3, 2e-3], [1, 2]),
+        ("lora", [180], [2e-4, 5e-4, 1e-3], [2]),
+        ("lora", [990], [5e-4, 1e-3, 2e-4], [0]),
     ]
     return [
         {"method": method, "rows": rows, "rate": rate, "seed": seed}

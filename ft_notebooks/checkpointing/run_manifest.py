@@ -19,6 +19,7 @@ from .run_start import TRAINED_BY_OTHERS, check_untrained
 from ..core.files import read_record, write_atomically
 from ..core.fingerprints import plain
 from ..core.processes import check_same, from_all, together
+from ..core.progress import is_first
 from ..core.seams import overrides
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #31d8b2f2
@@ -59,8 +60,7 @@ def _holds(folder: Path, settings: dict) -> bool:
     differ = _differences(old, settings)
     results = [p for p in held if not any(p.match(begun) for begun in _BEGUN)]
     if differ and results:
-        cure = "Choose a different folder, or remove this one"
-        raise ValueError(f"{folder} holds a different run: {'; '.join(differ.values())}. {cure}")
+        raise _of_another_run(folder, differ)
     return not differ
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #46c3ede5
@@ -74,7 +74,7 @@ def run_folder(
     one of another program, and where it holds a link.
     """
     folder, settings = Path(path), json.loads(json.dumps(settings))
-    if not _holds(folder, settings) and os.environ.get("RANK", "0") == "0":  # only the first process writes
+    if not _holds(folder, settings) and is_first():  # only the first process writes
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "run.json", json.dumps(settings, indent=1))
     return folder
@@ -133,6 +133,7 @@ _CURES = {
     "model.weights": _TRAINED,
     "adapter.weights": _TRAINED,
     "data": "use the same rows in the same order",
+    "model.name": "if it is the same model at another place, write its new name into run.json",
 }
 
 
@@ -143,6 +144,12 @@ def _cures(differ: dict[str, str]) -> list[str]:
     reloaded = any(key.startswith(("model.", "adapter.")) and not key.endswith(".weights") for key in differ)
     cures = (cure for key, cure in _CURES.items() if key in differ and not (reloaded and cure == _TRAINED))
     return list(dict.fromkeys(cures))
+
+
+def _of_another_run(folder: Path, differ: dict[str, str]) -> ValueError:
+    "The error for a folder with a run that differs in this, with every cure."
+    last = "Use the old values to resume that run, or choose a different folder"
+    return ValueError(f"{folder} holds a different run: {'; '.join([*differ.values(), *_cures(differ)])}. {last}")
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #157ac8b3
 def check_manifest(
@@ -165,8 +172,7 @@ def check_manifest(
         raise ValueError(f"{problem}; choose a different folder")
     differ = _run_changes(known, manifest, any_world_size)
     if differ:
-        last = "Use the old values to resume that run, or choose a different folder"
-        raise ValueError(f"{folder} holds a different run: {'; '.join([*differ.values(), *_cures(differ)])}. {last}")
+        raise _of_another_run(folder, differ)
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #5a7cf597
 def went_without(
@@ -266,6 +272,7 @@ def check_kept(
         if lost and trainer.is_world_process_zero():
             kept = f"{run / saved}, with the weights of step {trainer.state.global_step}; move it away to keep it"
             raise ValueError(
-                f"{run} was deleted or emptied during training: {' and '.join(lost)} and earlier checkpoints are gone. "
-                f"Kept: {kept if run.is_dir() else 'nothing'}. Start the run again in an empty folder"
+                f"{run} was deleted, emptied or moved during training: {' and '.join(lost)} and earlier checkpoints "
+                f"are gone. Kept: {kept if run.is_dir() else 'nothing'}. Start the run again in an empty folder, or "
+                "where it was moved to"
             )

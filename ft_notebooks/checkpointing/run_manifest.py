@@ -32,6 +32,39 @@ def _differences(old: dict, new: dict) -> dict[str, str]:
     names = [key for key in {**old, **new} if old.get(key, "nothing") != new.get(key, "nothing")]
     return {key: f"{key} was {said(old, key)}, is {said(new, key)}" for key in names}
 
+# %% ../../nbs/package/checkpointing/run_manifest.ipynb #bcab42a2
+_LONGER = "a longer run has a different schedule from its first step on: continue training its result in a new folder"
+_TRAINED = (
+    "the base has changed on disk since the start of the run, or training in this process has changed it: restore it, "
+    "or load the model again"
+)
+_OTHER_BITS = "load the model in the bits that the run was started with (load_model(..., bits=); for ft, model.bits)"
+_CURES = {
+    "max_steps": _LONGER,
+    "num_train_epochs": _LONGER,
+    "world_size": "start it on the same number of processes, or allow a different number (any_world_size=True; for ft, "
+    "run.world_size=any), with the same rows and effective batch but different random numbers for dropout",
+    "model.weights": _TRAINED,
+    "adapter.weights": _TRAINED,
+    "data": "use the same rows in the same order",
+    "model.name": "if it is the same model at another place, write its new name into run.json",
+}
+
+
+def _cures(differ: dict[str, str]) -> list[str]:
+    "What to do about these differences; a model that was loaded differently has other weights for that reason alone."
+    if {"model.dtypes", "model.config.quantization_config"} & differ.keys():
+        return [_OTHER_BITS]
+    reloaded = any(key.startswith(("model.", "adapter.")) and not key.endswith(".weights") for key in differ)
+    cures = (cure for key, cure in _CURES.items() if key in differ and not (reloaded and cure == _TRAINED))
+    return list(dict.fromkeys(cures))
+
+
+def _of_another_run(folder: Path, differ: dict[str, str]) -> ValueError:
+    "The error for a folder with a run that differs in this, with every cure."
+    last = "Use the old values to resume that run, or choose a different folder"
+    return ValueError(f"{folder} holds a different run: {'; '.join([*differ.values(), *_cures(differ)])}. {last}")
+
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #5be17b73
 _BEGUN = ("run.json", "manifest.json", "*.jsonl", "traceback*.txt")  # files that a run writes before its first result
 _ALWAYS = ("command", "model.name")  # in the run.json of each command that trains
@@ -117,39 +150,6 @@ def _run_changes(old: dict, new: dict, any_world_size: bool) -> dict[str, str]:
     if any_world_size and was.get("world_size") != now.get("world_size"):
         was, now = _but_for_processes(was), _but_for_processes(now)
     return _differences(was, now)
-
-# %% ../../nbs/package/checkpointing/run_manifest.ipynb #bcab42a2
-_LONGER = "a longer run has a different schedule from its first step on: continue training its result in a new folder"
-_TRAINED = (
-    "the base has changed on disk since the start of the run, or training in this process has changed it: restore it, "
-    "or load the model again"
-)
-_OTHER_BITS = "load the model in the bits that the run was started with (load_model(..., bits=); for ft, model.bits)"
-_CURES = {
-    "max_steps": _LONGER,
-    "num_train_epochs": _LONGER,
-    "world_size": "start it on the same number of processes, or allow a different number (any_world_size=True; for ft, "
-    "run.world_size=any), with the same rows and effective batch but different random numbers for dropout",
-    "model.weights": _TRAINED,
-    "adapter.weights": _TRAINED,
-    "data": "use the same rows in the same order",
-    "model.name": "if it is the same model at another place, write its new name into run.json",
-}
-
-
-def _cures(differ: dict[str, str]) -> list[str]:
-    "What to do about these differences; a model that was loaded differently has other weights for that reason alone."
-    if {"model.dtypes", "model.config.quantization_config"} & differ.keys():
-        return [_OTHER_BITS]
-    reloaded = any(key.startswith(("model.", "adapter.")) and not key.endswith(".weights") for key in differ)
-    cures = (cure for key, cure in _CURES.items() if key in differ and not (reloaded and cure == _TRAINED))
-    return list(dict.fromkeys(cures))
-
-
-def _of_another_run(folder: Path, differ: dict[str, str]) -> ValueError:
-    "The error for a folder with a run that differs in this, with every cure."
-    last = "Use the old values to resume that run, or choose a different folder"
-    return ValueError(f"{folder} holds a different run: {'; '.join([*differ.values(), *_cures(differ)])}. {last}")
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #157ac8b3
 def check_manifest(

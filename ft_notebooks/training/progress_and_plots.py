@@ -128,12 +128,14 @@ def draw_rewards(
 def plot_history(
     run,  # A trainer, a run's folder (going, killed or ended), or the list `trainer.state.log_history`
     marks: Iterable[int] = (),  # Optimizer steps to mark, such as those of spikes
+    shown: bool = True,  # As a notebook needs it, by pyplot; False: for a file
 ) -> "Figure":
     """The losses by optimizer step, and a panel each for learning rate, gradient norm, tokens per second and entropy.
 
     Of reinforcement learning, whose loss says nothing: the mean reward, and panels of the sampled answers. Raises
     `ValueError` if no training loss was logged, or if a folder has no log.
     """
+    import matplotlib.pyplot as plt
     from matplotlib.figure import Figure
 
     history, marks = logged_history(run), list(marks)
@@ -144,7 +146,8 @@ def plot_history(
     panels = [key for key in kinds if logged_points(history, key)[0]]
     rows = [["top"] * 2, *([*panels[i : i + 2], panels[i]][:2] for i in range(0, len(panels), 2))]
     size, heights = (6, 2.4 + 1.4 * (len(rows) - 1)), [2] + [1] * (len(rows) - 1)
-    fig = Figure(figsize=size, dpi=80, layout="constrained")
+    fig = (plt.figure if shown else Figure)(figsize=size, dpi=80, layout="constrained")
+    plt.close(fig)  # the caller shows it, once
     axes = fig.subplot_mosaic(rows, height_ratios=heights, sharex=True)
     (draw_rewards if rewarded else draw_losses)(axes["top"], history, marks)
     for key in panels:

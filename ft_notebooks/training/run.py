@@ -132,7 +132,9 @@ def _save(trainer: Trainer) -> None:
             mark_checkpoint(run, trainer.state.global_step, saved)
     logged = {key for entry in trainer.state.log_history for key in entry}
     if first and "loss" in logged:
-        save_figure(run / ("reward.png" if "reward" in logged else "loss.png"), partial(plot_history, trainer))
+        save_figure(
+            run / ("reward.png" if "reward" in logged else "loss.png"), partial(plot_history, trainer, shown=False)
+        )
     trainer.accelerator.wait_for_everyone()
 
 # %% ../../nbs/package/training/run.ipynb #8fa74b23

@@ -179,7 +179,7 @@ def test_a_figure_that_cannot_be_drawn_ends_no_run(tmp_path, capsys, monkeypatch
     from ft_notebooks.training import run
 
     if how == "drawing":
-        monkeypatch.setattr(run, "plot_history", lambda trainer: 1 / 0)
+        monkeypatch.setattr(run, "plot_history", lambda *given, **more: 1 / 0)
     setting = {"backend": "module://nowhere"} if how == "backend" else {"text.usetex": True}
     with matplotlib.rc_context({} if how == "drawing" else setting):
         monkeypatch.setattr("matplotlib.pyplot._backend_mod", None, raising=False)

@@ -180,10 +180,12 @@ def test_a_figure_that_cannot_be_drawn_ends_no_run(tmp_path, capsys, monkeypatch
 
     if how == "drawing":
         monkeypatch.setattr(run, "plot_history", lambda *given, **more: 1 / 0)
-    setting = {"backend": "module://nowhere"} if how == "backend" else {"text.usetex": True}
-    with matplotlib.rc_context({} if how == "drawing" else setting):
-        monkeypatch.setattr("matplotlib.pyplot._backend_mod", None, raising=False)
-        fit(supervised(tmp_path / "run"))
+    if how == "usetex":
+        monkeypatch.setitem(matplotlib.rcParams, "text.usetex", True)
+    if how == "backend":
+        monkeypatch.setattr("matplotlib.pyplot._backend_mod", None)
+        monkeypatch.setitem(matplotlib.rcParams, "backend", "module://nowhere")
+    fit(supervised(tmp_path / "run"))
     assert (tmp_path / "run/complete.json").is_file()
     assert (tmp_path / "run/loss.png").is_file() == (how != "drawing")
     assert ("loss.png was not drawn: " in capsys.readouterr().out) == (how == "drawing")

@@ -146,7 +146,7 @@ def plot_history(
     panels = [key for key in kinds if logged_points(history, key)[0]]
     rows = [["top"] * 2, *([*panels[i : i + 2], panels[i]][:2] for i in range(0, len(panels), 2))]
     size, heights = (6, 2.4 + 1.4 * (len(rows) - 1)), [2] + [1] * (len(rows) - 1)
-    fig = (plt.figure if shown else Figure)(figsize=size, dpi=80, layout="constrained")
+    fig: Any = (plt.figure if shown else Figure)(figsize=size, dpi=80, layout="constrained")
     plt.close(fig)  # the caller shows it, once
     axes = fig.subplot_mosaic(rows, height_ratios=heights, sharex=True)
     (draw_rewards if rewarded else draw_losses)(axes["top"], history, marks)

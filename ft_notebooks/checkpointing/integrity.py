@@ -98,7 +98,8 @@ def holds_only_saved(
     "Whether a checkpoint has a marker and holds no file that it does not list, such as a merged model or a report."
     try:
         listed = read_record(folder / MARKER, "files")["files"]
-        return all(p.relative_to(folder).as_posix() in listed for p in _files(folder))
+        found = [p for p in folder.rglob("*") if p.name not in _NOT_OURS and (p.is_symlink() or not p.is_dir())]
+        return all(p.relative_to(folder).as_posix() in listed for p in found)
     except (OSError, ValueError, TypeError):
         return False
 

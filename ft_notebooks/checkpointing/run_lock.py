@@ -9,14 +9,17 @@ __all__ = ['lock_run']
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from threading import get_ident
 
 from filelock import FileLock, Timeout
 
-from ..core.files import full_disk_named, read_record
+from .integrity import has_marker
+from ..core.files import full_disk_named, read_record, write_atomically
+from ..core.progress import is_first
 
 # %% ../../nbs/package/checkpointing/run_lock.ipynb #253b0892
 _HELD: set[tuple] = set()  # process, thread and folder, so that `fit` inside `ft` does not wait for itself
@@ -30,36 +33,61 @@ def _holder(file: Path) -> str:
     return "another process"
 
 
+def _lock(file: Path) -> Callable[[], None]:
+    "Locks the file, also one of another user, which can only be read; returns the function that releases it."
+    lock = FileLock(file, timeout=0)
+    try:
+        with full_disk_named(file):
+            lock.acquire()
+        return lock.release
+    except PermissionError:
+        import fcntl  # not on Windows
+
+        handle = os.open(file, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise Timeout(str(file)) from None
+        return partial(os.close, handle)
+
+
 @contextmanager
 def lock_run(
     folder: str | Path,  # Of the run; created if it does not exist
 ) -> Iterator[None]:
-    "A block in which no other run can train in the folder; raises `ValueError` where one does."
+    "A block in which no other run can train in the folder; raises `ValueError` where one does, or may."
     folder = Path(folder).resolve()
     key, names = (os.getpid(), get_ident(), folder), [folder / ".running.json", folder / ".running.lock"]
-    if os.environ.get("RANK", "0") != "0" or key in _HELD:
+    if not is_first() or key in _HELD:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(names[1], timeout=0)
     try:
-        with full_disk_named(names[1]):
-            lock.acquire()
+        release = _lock(names[1])
     except Timeout:
         raise ValueError(
             f"{folder} is being trained by {_holder(names[0])}; wait until it ends, stop it, or choose another folder"
         ) from None
-    except (PermissionError, NotImplementedError):  # a finished run that is only read, or a disk without locks
+    except (PermissionError, FileNotFoundError, ImportError):
+        if not has_marker(folder):  # a finished run is only read
+            raise ValueError(
+                f"{names[1]} cannot be opened, so another user may be training in {folder}; choose another folder, or "
+                "ask its owner to let you write there"
+            ) from None
+        yield
+        return
+    except NotImplementedError:  # a disk without locks
         yield
         return
     _HELD.add(key)
     try:
-        with full_disk_named(names[0]):
-            names[0].write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
+        with suppress(PermissionError), full_disk_named(names[0]):
+            write_atomically(names[0], json.dumps({"pid": os.getpid(), "host": platform.node()}))
         yield
     finally:
         _HELD.discard(key)
         with suppress(OSError):  # of a folder that can no longer be written to: the block's own error says more
             for name in names:
                 name.unlink(missing_ok=True)
-        lock.release()
+        release()

@@ -19,6 +19,7 @@ from .run_start import TRAINED_BY_OTHERS, check_untrained
 from ..core.files import read_record, write_atomically
 from ..core.fingerprints import plain
 from ..core.processes import check_same, from_all, together
+from ..core.progress import is_first
 from ..core.seams import overrides
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #31d8b2f2
@@ -30,6 +31,39 @@ def _differences(old: dict, new: dict) -> dict[str, str]:
 
     names = [key for key in {**old, **new} if old.get(key, "nothing") != new.get(key, "nothing")]
     return {key: f"{key} was {said(old, key)}, is {said(new, key)}" for key in names}
+
+# %% ../../nbs/package/checkpointing/run_manifest.ipynb #bcab42a2
+_LONGER = "a longer run has a different schedule from its first step on: continue training its result in a new folder"
+_TRAINED = (
+    "the base has changed on disk since the start of the run, or training in this process has changed it: restore it, "
+    "or load the model again"
+)
+_OTHER_BITS = "load the model in the bits that the run was started with (load_model(..., bits=); for ft, model.bits)"
+_CURES = {
+    "max_steps": _LONGER,
+    "num_train_epochs": _LONGER,
+    "world_size": "start it on the same number of processes, or allow a different number (any_world_size=True; for ft, "
+    "run.world_size=any), with the same rows and effective batch but different random numbers for dropout",
+    "model.weights": _TRAINED,
+    "adapter.weights": _TRAINED,
+    "data": "use the same rows in the same order",
+    "model.name": "if it is the same model at another place, write its new name into run.json",
+}
+
+
+def _cures(differ: dict[str, str]) -> list[str]:
+    "What to do about these differences; a model that was loaded differently has other weights for that reason alone."
+    if {"model.dtypes", "model.config.quantization_config"} & differ.keys():
+        return [_OTHER_BITS]
+    reloaded = any(key.startswith(("model.", "adapter.")) and not key.endswith(".weights") for key in differ)
+    cures = (cure for key, cure in _CURES.items() if key in differ and not (reloaded and cure == _TRAINED))
+    return list(dict.fromkeys(cures))
+
+
+def _of_another_run(folder: Path, differ: dict[str, str]) -> ValueError:
+    "The error for a folder with a run that differs in this, with every cure."
+    last = "Use the old values to resume that run, or choose a different folder"
+    return ValueError(f"{folder} holds a different run: {'; '.join([*differ.values(), *_cures(differ)])}. {last}")
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #5be17b73
 _BEGUN = ("run.json", "manifest.json", "*.jsonl", "traceback*.txt")  # files that a run writes before its first result
@@ -59,8 +93,7 @@ def _holds(folder: Path, settings: dict) -> bool:
     differ = _differences(old, settings)
     results = [p for p in held if not any(p.match(begun) for begun in _BEGUN)]
     if differ and results:
-        cure = "Choose a different folder, or remove this one"
-        raise ValueError(f"{folder} holds a different run: {'; '.join(differ.values())}. {cure}")
+        raise _of_another_run(folder, differ)
     return not differ
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #46c3ede5
@@ -74,7 +107,7 @@ def run_folder(
     one of another program, and where it holds a link.
     """
     folder, settings = Path(path), json.loads(json.dumps(settings))
-    if not _holds(folder, settings) and os.environ.get("RANK", "0") == "0":  # only the first process writes
+    if not _holds(folder, settings) and is_first():  # only the first process writes
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "run.json", json.dumps(settings, indent=1))
     return folder
@@ -118,32 +151,6 @@ def _run_changes(old: dict, new: dict, any_world_size: bool) -> dict[str, str]:
         was, now = _but_for_processes(was), _but_for_processes(now)
     return _differences(was, now)
 
-# %% ../../nbs/package/checkpointing/run_manifest.ipynb #bcab42a2
-_LONGER = "a longer run has a different schedule from its first step on: continue training its result in a new folder"
-_TRAINED = (
-    "the base has changed on disk since the start of the run, or training in this process has changed it: restore it, "
-    "or load the model again"
-)
-_OTHER_BITS = "load the model in the bits that the run was started with (load_model(..., bits=); for ft, model.bits)"
-_CURES = {
-    "max_steps": _LONGER,
-    "num_train_epochs": _LONGER,
-    "world_size": "start it on the same number of processes, or allow a different number (any_world_size=True; for ft, "
-    "run.world_size=any), with the same rows and effective batch but different random numbers for dropout",
-    "model.weights": _TRAINED,
-    "adapter.weights": _TRAINED,
-    "data": "use the same rows in the same order",
-}
-
-
-def _cures(differ: dict[str, str]) -> list[str]:
-    "What to do about these differences; a model that was loaded differently has other weights for that reason alone."
-    if {"model.dtypes", "model.config.quantization_config"} & differ.keys():
-        return [_OTHER_BITS]
-    reloaded = any(key.startswith(("model.", "adapter.")) and not key.endswith(".weights") for key in differ)
-    cures = (cure for key, cure in _CURES.items() if key in differ and not (reloaded and cure == _TRAINED))
-    return list(dict.fromkeys(cures))
-
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #157ac8b3
 def check_manifest(
     folder: str | Path,  # A run's folder; it need not exist
@@ -165,8 +172,7 @@ def check_manifest(
         raise ValueError(f"{problem}; choose a different folder")
     differ = _run_changes(known, manifest, any_world_size)
     if differ:
-        last = "Use the old values to resume that run, or choose a different folder"
-        raise ValueError(f"{folder} holds a different run: {'; '.join([*differ.values(), *_cures(differ)])}. {last}")
+        raise _of_another_run(folder, differ)
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #5a7cf597
 def went_without(
@@ -266,6 +272,7 @@ def check_kept(
         if lost and trainer.is_world_process_zero():
             kept = f"{run / saved}, with the weights of step {trainer.state.global_step}; move it away to keep it"
             raise ValueError(
-                f"{run} was deleted or emptied during training: {' and '.join(lost)} and earlier checkpoints are gone. "
-                f"Kept: {kept if run.is_dir() else 'nothing'}. Start the run again in an empty folder"
+                f"{run} was deleted, emptied or moved during training: {' and '.join(lost)} and earlier checkpoints "
+                f"are gone. Kept: {kept if run.is_dir() else 'nothing'}. Start the run again in an empty folder, or "
+                "where it was moved to"
             )

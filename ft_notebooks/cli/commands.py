@@ -23,7 +23,7 @@ from .guards import keep_writing, unexpected
 from ..core.cpu_threads import use_cpu_threads
 from ..core.errors import Everywhere, FailedRun, Terminated, visible
 from ..core.files import write_atomically
-from ..core.progress import phase, show_phases
+from ..core.progress import is_first, phase, show_phases
 
 # %% ../../nbs/package/cli/commands.ipynb #3227e671
 SETTINGS_INI = """\
@@ -137,13 +137,16 @@ def _run(args) -> str | None:
         os.getcwd()
     except FileNotFoundError:
         raise ValueError("the working folder has been removed; change to one that exists, and start again") from None
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and args.command not in _STAGES:
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if "LOCAL_RANK" in os.environ and "WORLD_SIZE" not in os.environ:
+        raise ValueError("LOCAL_RANK is set and WORLD_SIZE is not, as a launcher sets both: unset LOCAL_RANK")
+    if started > 1 and args.command not in _STAGES:
         raise ValueError(
             "under a launcher every process would do the same work; only sft, dpo, reward and grpo run in several "
             "processes"
         )
     if not args.quiet:
-        talks = args.command not in ("init", "launch", "serve") and os.environ.get("RANK", "0") == "0"
+        talks = args.command not in ("init", "launch", "serve") and is_first()
         with show_phases() if talks else contextlib.nullcontext():
             return _started(args)
     before = os.environ.get("TQDM_DISABLE")
@@ -221,9 +224,9 @@ def main(
             said = _run(args)
     except (KeyboardInterrupt, Terminated) as e:
         by, code = (" by SIGTERM", 143) if isinstance(e, Terminated) else ("", getattr(e, "signal", 2) + 128)
-        usual = "the same command continues from what is saved, or begins again"
+        usual = "the same command continues from what is saved, or begins again" if args.command != "chat" else ""
         reason = str(e) or "; ".join(getattr(e, "__notes__", [])) or usual
-        _fail(args, f"stopped{by}; {reason}", code)
+        _fail(args, "; ".join(filter(None, [f"stopped{by}", reason])), code)
     except FailedRun as e:
         _fail(args, str(e), 1)
     except (ValueError, OSError) as e:
@@ -233,7 +236,7 @@ def main(
             raise
         run = getattr(args, "run", None) or getattr(args, "output", None)
         _fail(args, unexpected(e, run), 1, everywhere=True)
-    if said and os.environ.get("RANK", "0") == "0":
+    if said and is_first():
         print(visible(said), flush=True)
 
 # %% ../../nbs/package/cli/commands.ipynb #793e3d4f

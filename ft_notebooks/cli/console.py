@@ -6,7 +6,6 @@
 __all__ = ['say', 'say_failed', 'command_settings', 'check_output', 'check_settings', 'quiet_libraries']
 
 # %% ../../nbs/package/cli/console.ipynb #a2d14308
-import os
 import warnings
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from .settings import OURS, SECTIONS, read_settings
 from ..checkpointing.disk_space import folder_fault
 from ..core.arguments import check_counts
 from ..core.errors import visible
-from ..core.progress import written
+from ..core.progress import is_first, written
 from ..evaluation.metrics import find_scorers
 from ..loading.memory_estimate import check_bits
 from ..training.batch_plan import effective_batch
@@ -30,7 +29,7 @@ def say(
     colored: bool = False,  # The text holds a terminal's colors, and no other control code
 ) -> None:
     "Prints, in the first process only; control codes as symbols."
-    if os.environ.get("RANK", "0") == "0":
+    if is_first():
         print(text if colored else visible(text), flush=True)
         written()
 

@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+
 from .console import check_output, command_settings, quiet_libraries, say, say_failed
 from .data_preparation import columns_of, encode_rows, read_stage
 from .model_choice import as_generator, load_folder, load_generator, model_bits
@@ -24,7 +26,7 @@ from .run_record import kept_rows, trained_rows
 from ..core.arguments import check_counts
 from ..core.files import read_record, write_atomically
 from ..core.progress import phase
-from ..core.fingerprints import data_fingerprint, short_hash
+from ..core.fingerprints import data_fingerprint, fingerprint, short_hash
 from ..evaluation.comparison import compare_stages
 from ..evaluation.lm_eval import run_tasks
 from ..evaluation.metrics import find_scorers
@@ -36,6 +38,23 @@ from ..evaluation.scorer_choice import scorer_for
 from ..tokenization.padding import load_tokenizer
 
 # %% ../../nbs/package/cli/evaluation.ipynb #0983b155
+def _is_start(start: str, run: str) -> bool:
+    "Whether the adapter in a folder is the one that the run's manifest says it began with, as far as LoRA's names say."
+    file, weights = Path(run, "manifest.json"), Path(start, "adapter_model.safetensors")
+    then = read_record(file, run=dict)["run"].get("adapter.weights") if file.is_file() else None
+    tensors = load_file(weights) if weights.is_file() else {}
+    if then is None or not all(key.endswith((".lora_A.weight", ".lora_B.weight")) for key in tensors):
+        return True
+    learned = {
+        key.removesuffix("weight"): fingerprint(tensor).item() for key, tensor in tensors.items() if "_B." in key
+    }
+    names = (["default"], ["default", "ref"])  # the second of DPO, whose reference is a copy
+    return then in [
+        short_hash(sorted([f"{key}{name}.weight", value] for key, value in learned.items() for name in adapters))
+        for adapters in names
+    ]
+
+# %% ../../nbs/package/cli/evaluation.ipynb #5de3ffb1
 def run_models(
     folder: str,  # A run's or a model's folder
     known: dict,  # Its record, from `known_run`
@@ -47,6 +66,9 @@ def run_models(
     if base is not None:
         found["base"] = base
     if start not in (None, base) and Path(start, "adapter_config.json").is_file():  # trained further
+        if not _is_start(start, folder):
+            say(f"{start} is left out: it holds other weights than those from which {folder} was trained")
+            return {**found, stage: folder}
         earlier = known_run(start)[1].get("command")
         found["start" if earlier in (None, stage) else earlier] = start
     return {**found, stage: folder}

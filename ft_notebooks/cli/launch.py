@@ -25,6 +25,14 @@ from ..distributed.launcher import launch
 from ..distributed.slurm import slurm_job
 
 # %% ../../nbs/package/cli/launch.ipynb #6fb708f1
+def _write(file: Path, text: str) -> None:
+    "Writes a file of the launch; raises `ValueError` rather than replace one that differs."
+    if file.exists() and file.read_text(encoding="utf-8") != text:
+        raise ValueError(f"{file} exists and differs, perhaps because it was edited; rename or remove it first")
+    file.parent.mkdir(exist_ok=True)
+    write_atomically(file, text)
+
+
 def _config_file(args) -> Path:
     "The config file for accelerate: the given one, checked, or a new one."
     if args.config and args.strategy:
@@ -37,9 +45,10 @@ def _config_file(args) -> Path:
             "the number of processes is missing: set --processes N, the total over all machines, one for each GPU; or "
             "--config FILE"
         )
-    file = Path("runs", "accelerate.yaml")
-    file.parent.mkdir(exist_ok=True)
-    write_atomically(file, accelerate_config(args.strategy or "ddp", args.processes, args.machines or 1))
+    strategy, machines = args.strategy or "ddp", args.machines or 1
+    hosts = f"-on-{machines}" if machines > 1 else ""
+    file = Path("runs", f"accelerate-{strategy}-{args.processes}{hosts}.yaml")  # another launch has another file
+    _write(file, accelerate_config(strategy, args.processes, machines))
     say(f"wrote {file}")
     return file
 
@@ -79,10 +88,7 @@ def launch_command(
     file = _config_file(args)
     if args.slurm:
         job, text = Path("runs", "job.sh"), slurm_job(words, file, max_restarts=args.max_restarts)
-        job.parent.mkdir(exist_ok=True)
-        if job.exists() and job.read_text(encoding="utf-8") != text:
-            raise ValueError(f"{job} exists and differs, perhaps because it was edited; rename or remove it first")
-        write_atomically(job, text)
+        _write(job, text)
         return print(f"wrote {job}; now: sbatch {job}")
     where = {"address": args.address, "port": args.port, "max_restarts": args.max_restarts}
     for line in _other_machines(args, file, words, where):

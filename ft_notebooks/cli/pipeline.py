@@ -33,7 +33,7 @@ from .model_choice import load_folder, load_scorer, load_trainable, model_settin
 from .run_plan import PlanCallback
 from .run_record import held_out, run_identity, shared_system
 from ..core.errors import FailedRun, typed
-from ..core.files import atomic_path, read_record, write_atomically
+from ..core.files import read_record, write_atomically
 from ..core.progress import phase
 from ..core.processes import check_same, leave_processes, once_a_host, together
 from ..dpo.over_optimization import plot_collapse
@@ -53,6 +53,7 @@ from ..rlhf.reward_training import reward_trainer
 from ..sft.trainer import sft_trainer
 from ..tokenization.padding import load_tokenizer
 from ..tokenization.template_checks import fix_date, writes_date, writes_time
+from ..training.progress_and_plots import save_figure
 from ..training.run import fit
 from ..training.sample_outputs import SamplesCallback
 
@@ -135,11 +136,9 @@ def _keep(trainer, run, metrics) -> None:
     if not trainer.is_world_process_zero():
         return
     if (run / "collapse.jsonl").is_file():
-        with atomic_path(run / "collapse.png") as figure:
-            plot_collapse(run).savefig(figure, format="png")
+        save_figure(run / "collapse.png", lambda: plot_collapse(run))
     if "reward" in metrics:
-        with atomic_path(run / "held_out.png") as figure:
-            plot_pair_statistics(metrics["reward"]).savefig(figure, format="png")
+        save_figure(run / "held_out.png", lambda: plot_pair_statistics(metrics["reward"]))
     found = {**metrics, "history": trainer.state.log_history}
     write_atomically(run / "metrics.json", json.dumps(found, indent=1))
 

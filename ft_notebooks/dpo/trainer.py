@@ -32,7 +32,7 @@ from .reference import ReferenceCallback, with_reference
 from ..checkpointing.resume import explain_load_error, no_epoch_after_the_end, start_of
 
 # %% ../../nbs/package/dpo/trainer.ipynb #77e0eca6
-from ..core.progress import without_library_bars
+from ..core.progress import is_first, without_library_bars
 from ..core.seams import given_way, overrides, require
 from .shared_prompt import REFERENCE_COLUMNS, SharedPrompt
 from ..training.kernel_patching import optimizations
@@ -200,7 +200,7 @@ def _encoded(tok, max_length: int | None, dataset: Dataset) -> Dataset:
         rows, account = encode_pairs(tok, dataset, max_length)
     except ValueError as error:
         raise ValueError(f"{error} (these are arguments of encode_pairs; you may call it before)") from error
-    if (lost := len(dataset) - len(rows)) and os.environ.get("RANK", "0") == "0":
+    if (lost := len(dataset) - len(rows)) and is_first():
         print(f"{lost} of {len(dataset)} pairs left out, {account['equal']} with two equal answers")
     return rows
 

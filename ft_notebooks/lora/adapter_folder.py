@@ -26,7 +26,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from ..core.files import check_unchanged
+from ..core.files import MARKER, check_unchanged
 from ..core.fingerprints import weights_fingerprint
 from ..core.model_parts import base_model
 from ..loading.model_files import check_checkpoint, read_config, tensor_shapes
@@ -147,7 +147,10 @@ def check_adapter_folder(
     try:
         base = read_config(check_checkpoint(name), adapter.revision) if model is None else model.config
     except (OSError, ValueError) as e:
-        raise ValueError(f"{where}, which cannot be loaded; if it has moved, write its new path there ({e})") from e
+        marker = f" and remove {folder / MARKER}, which lists the old text" if (folder / MARKER).is_file() else ""
+        raise ValueError(
+            f"{where}, which cannot be loaded; if it has moved, write its new path there{marker} ({e})"
+        ) from e
     problem = _mismatch(adapter, shapes, base)
     if problem:
         raise ValueError(

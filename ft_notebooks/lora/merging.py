@@ -57,10 +57,13 @@ def whole_folder(
 
     Raises `ValueError` if `output` exists and is not an empty folder.
     """
-    output = Path(output)
     taken = f"{output} is there already and is not empty; name another folder, or remove it first"
+    output = Path(output).resolve()  # of a link, its target
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ValueError(taken)
+    if output.is_mount() or output == Path.cwd():
+        kind = "a mount point" if output.is_mount() else "the working folder"
+        raise ValueError(f"{output} is {kind}, which cannot be replaced; name a new folder in it: {output / 'model'}")
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic_path(output) as part:

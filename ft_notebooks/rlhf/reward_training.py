@@ -7,7 +7,6 @@ __all__ = ['pair_losses', 'reward_trainer']
 
 # %% ../../nbs/package/rlhf/reward_training.ipynb #e67e52d2
 import functools
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from secrets import token_hex
@@ -29,7 +28,7 @@ from ..core.arguments import check_model
 from ..core.model_parts import base_model
 
 # %% ../../nbs/package/rlhf/reward_training.ipynb #252a58fc
-from ..core.progress import without_library_bars
+from ..core.progress import is_first, without_library_bars
 from ..core.seams import given_way, overrides
 from ..data.preference_encoding import PAIR_KEYS, encode_pairs
 from ..data.preference_report import pair_report
@@ -106,7 +105,7 @@ def _encoded(tok, max_length: int | None, dataset: Dataset) -> Dataset:
         if kept:
             cure = "encode the pairs with encode_pairs, and add the column to its rows"
             raise ValueError(f"{lost} of {len(dataset)} pairs are left out, and the margins would not fit; {cure}")
-        if os.environ.get("RANK", "0") == "0":
+        if is_first():
             print(f"{lost} of {len(dataset)} pairs left out, {account['equal']} with two equal answers")
     return rows.add_column("margin", dataset["margin"][:]) if kept else rows
 

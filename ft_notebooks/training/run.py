@@ -27,11 +27,10 @@ from ..checkpointing.run_lock import lock_run
 from ..checkpointing.run_manifest import ManifestCallback, check_kept
 from ..core.arguments import ArgumentError
 from ..core.errors import Stopped
-from ..core.files import atomic_path
 from ..core.progress import phase
 from ..core.processes import first_of_all, together
 from ..distributed.sharded_save import save_whole
-from .progress_and_plots import plot_history
+from .progress_and_plots import plot_history, save_figure
 from .plain_sft import check_prompts_untrained
 from .run_card import write_card
 
@@ -123,17 +122,19 @@ def _save(trainer: Trainer) -> None:
     part = run / ".model"
     with explain_save_error(trainer, part, is_new=True, name=f"the model of {run}"):
         _save_apart(trainer, part)
+        (part / "README.md").unlink(missing_ok=True)  # PEFT's card
         saved = _moved(part, run) if first else []
         write_card(trainer)
         trainer.accelerator.wait_for_everyone()
         if trainer.args.push_to_hub and not trainer.is_fsdp_enabled:
             trainer.push_to_hub(commit_message="Model save", revision=trainer.args.hub_revision)
-        logged = {key for entry in trainer.state.log_history for key in entry}
-        if first and "loss" in logged:
-            with atomic_path(run / ("reward.png" if "reward" in logged else "loss.png")) as figure:
-                plot_history(trainer).savefig(figure, format="png")
         if first:
             mark_checkpoint(run, trainer.state.global_step, saved)
+    logged = {key for entry in trainer.state.log_history for key in entry}
+    if first and "loss" in logged:
+        save_figure(
+            run / ("reward.png" if "reward" in logged else "loss.png"), partial(plot_history, trainer, shown=False)
+        )
     trainer.accelerator.wait_for_everyone()
 
 # %% ../../nbs/package/training/run.ipynb #8fa74b23
@@ -150,6 +151,8 @@ def _fit(trainer: Trainer) -> TrainOutput:
     if checkpoint and first:
         print(f"{run} holds the model of step {start}" if saved else f"goes on from {checkpoint}", flush=True)
     output = _train(trainer, checkpoint)
+    if trainer.state.global_step == start:  # the summary of no step: no time, and a loss of 0
+        trainer.state.log_history = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
     phase("saving the model")
     _drop_reference(trainer)
     if not saved or trainer.state.global_step > start:

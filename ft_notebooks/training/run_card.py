@@ -6,8 +6,10 @@
 __all__ = ['write_card']
 
 # %% ../../nbs/package/training/run_card.ipynb #53dea4a6
+import hashlib
 import math
 import re
+from functools import cache
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
@@ -32,6 +34,27 @@ def _method(run: dict) -> str:
     return str(run["adapter.peft_type"]) + rank
 
 # %% ../../nbs/package/training/run_card.ipynb #68e9efed
+_HASH = "\n<!-- ft-notebooks rewrites this card only while it is unchanged: sha256 {} -->\n"
+
+
+def _hashed(text: str) -> str:
+    return text + _HASH.format(hashlib.sha256(text.encode()).hexdigest())
+
+
+@cache
+def _say_kept(file: Path) -> None:
+    print(f"{file} was edited since the run wrote it, and is left as it is", flush=True)
+
+
+def _write(file: Path, text: str) -> None:
+    "Writes the card, unless there is one that somebody has edited."
+    if file.is_file():
+        known = file.read_text(encoding="utf-8", errors="replace")
+        if known and known != _hashed(known.rpartition(_HASH.partition("{")[0])[0]):
+            return _say_kept(file)
+    write_atomically(file, _hashed(text))
+
+# %% ../../nbs/package/training/run_card.ipynb #7fc76f46
 def _facts(trainer: Trainer, run: dict, name: str) -> dict:
     "Name and value of each line of the card."
     factors = ("per_device_train_batch_size", "gradient_accumulation_steps", "world_size")
@@ -58,7 +81,10 @@ def write_card(
     *args,  # As `Trainer.create_model_card` takes them, in whose place it may stand; not read
     **kwargs,
 ) -> None:
-    "Writes `README.md` in the run's folder, from the first process: base, method, data, steps and versions."
+    """Writes `README.md` in the run's folder, from the first process: base, method, data, steps and versions.
+
+    Leaves one that was edited as it is.
+    """
     place = Path(trainer.args.output_dir)
     if not trainer.is_world_process_zero() or not (place / "manifest.json").is_file():
         return
@@ -76,4 +102,4 @@ def write_card(
         library_name="peft" if "adapter.peft_type" in run else "transformers",
         tags=[tag for tag in (stage.lower(), "lora" if "adapter.r" in run else "") if tag],
     )
-    write_atomically(place / "README.md", str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines))))
+    _write(place / "README.md", str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines))))

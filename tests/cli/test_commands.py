@@ -616,6 +616,7 @@ def test_the_settings_come_from_the_file_here_or_the_one_named_and_the_command_l
     assert read(*argv) == {"max_steps": 5, "seed": 2}
     assert capsys.readouterr().out == "settings: settings.ini\nsettings: other.ini\n"
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     read()
     assert capsys.readouterr().out == ""
 

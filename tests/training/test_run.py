@@ -281,7 +281,7 @@ class Deletes(TrainerCallback):
 @pytest.mark.parametrize("what, lost", [(".", "manifest.json and run.json"), ("manifest.json", "manifest.json")])
 def test_a_folder_that_is_deleted_during_training_ends_the_run_with_the_weights_kept(make, what, lost, tmp_path):
     run_folder(tmp_path / "run", {"a": 1})
-    gone = f"run was deleted or emptied during training: {lost} and earlier checkpoints are gone.* Kept: .*checkpoint-4"
+    gone = f"run was deleted, emptied or moved during training: {lost} and earlier checkpoints are gone.* Kept: .*-4"
     with pytest.raises(ValueError, match=gone):
         fit(make(tmp_path / "run", callbacks=[Deletes(3, what)]))
     assert checkpoint_fault(tmp_path / "run/checkpoint-4") is None
@@ -307,7 +307,7 @@ def test_all_processes_notice_that_the_folder_was_deleted(tmp_path):
             return str(error)
 
     said = ranks(2, start, tmp_path / "ranks")
-    assert len(said) == 2 and all("deleted or emptied during training" in one for one in said)
+    assert len(said) == 2 and all("deleted, emptied or moved during training" in one for one in said)
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

@@ -64,6 +64,7 @@ def keep_writing() -> Iterator[None]:
 
     A block that would end with exit code 0 ends with 1, and a line on stderr, if stdout was closed or on a full disk.
     """
+    service = sys.stderr is None  # without streams, so nobody expects its output
     sys.stdout, sys.stderr = _guarded(sys.stdout), _guarded(sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         _escape_what_cannot_be_encoded(stream)
@@ -73,7 +74,7 @@ def keep_writing() -> Iterator[None]:
         lost = getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "lost", "")
         error = sys.exc_info()[1]
         well = error is None or isinstance(error, SystemExit) and not error.code
-        if lost and well and os.environ.get("WORLD_SIZE", "1") == "1":  # a launcher would start a complete run again
+        if lost and well and not service and os.environ.get("WORLD_SIZE", "1") == "1":  # a launcher would start a complete run again
             print(f"ft: what it printed is lost ({lost}); write stdout to a different place", file=sys.stderr)
             sys.exit(1)
 

@@ -66,7 +66,7 @@ def why_full(
     path: str | Path,  # That was written
 ) -> str:
     "What a write needs and does not have: space, a new file's inode, or a limit of the shell that is higher."
-    disk, free = disk_of(path)
+    error, (disk, free) = error.__cause__ or error, disk_of(path)  # the cause, where it is a `DiskFull`
     if getattr(error, "errno", None) == errno.EFBIG or re.search(r"os error 27\b", str(error)):
         return "a file would be larger than the limit that the shell sets (ulimit -f)"
     if os.statvfs(disk).f_files and not os.statvfs(disk).f_favail:

@@ -29,7 +29,7 @@ from transformers import get_scheduler
 from ..checkpointing.disk_space import folder_fault
 from ..checkpointing.run_lock import lock_run
 from ..checkpointing.run_manifest import check_folder
-from ..core.device import hardware
+from ..core.device import gpu_count, hardware
 from ..core.files import read_record
 from .findings import Found, check
 from ..loading.memory_estimate import estimate_memory
@@ -488,8 +488,8 @@ def processes_unfit(run):
         if given.get(name):
             how = "zero3" if name == "deepspeed" else "fsdp2"
             what = "a CPU trains copies instead" if hardware().device == "cpu" else "it also needs a launcher"
-            start = f"ft launch --strategy {how} --processes {torch.cuda.device_count()} -- {run.stage} DATA"
-            cure = f"leave it out; start with:\n{start}" if torch.cuda.device_count() else "leave it out"
+            start = f"ft launch --strategy {how} --processes {gpu_count()} -- {run.stage} DATA"
+            cure = f"leave it out; start with:\n{start}" if gpu_count() else "leave it out"
             yield Found(f"{name}={given[name]!r} is set, and {what}", f"[{run.stage}] {name}", cure=cure)
     size = given.get("prompts_a_step", 4) * given.get("generations", 8) if run.stage == "grpo" else given.get(
         "effective_batch", 16

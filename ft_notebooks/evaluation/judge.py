@@ -108,7 +108,7 @@ def chat_endpoint(
             reply = completions.create(model=model, messages=messages, extra_body=fields, extra_headers=headers)
         except openai.APIStatusError as e:
             told = [f"{name}: {e.response.headers[name]}" for name in _TELLING if name in e.response.headers]
-            answer = _without_key("; ".join([e.response.text[:300], *told]), key_env)
+            answer = _without_key("; ".join([_without_key(e.response.text, key_env)[:300], *told]), key_env)
             raise ValueError(f"{url} answered {e.status_code}: {answer}") from None
         except openai.APIConnectionError as e:
             raise ValueError(_without_key(f"{url} does not answer: {e} {e.__cause__!r}", key_env)) from None

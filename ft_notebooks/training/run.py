@@ -152,7 +152,7 @@ def _fit(trainer: Trainer) -> TrainOutput:
         print(f"{run} holds the model of step {start}" if saved else f"goes on from {checkpoint}", flush=True)
     output = _train(trainer, checkpoint)
     if trainer.state.global_step == start:  # the summary of no step: no time, and a loss of 0
-        trainer.state.log_history = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
+        trainer.state.log_history = [entry for entry in trainer.state.log_history if "train_loss" not in entry]
     phase("saving the model")
     _drop_reference(trainer)
     if not saved or trainer.state.global_step > start:

@@ -195,11 +195,12 @@ def test_a_run_that_is_finished_once_more_records_no_time_and_no_loss_of_no_step
     argv = ["sft", "notes.jsonl", *QUICK, "--output", "run"]
     main(argv)
     first = json.loads(Path("run/metrics.json").read_text())["history"]
-    assert any("train_runtime" in entry for entry in first)
+    assert any("train_loss" in entry for entry in first)
     Path("run/metrics.json").unlink()
     main(argv)
     again = json.loads(Path("run/metrics.json").read_text())["history"]
-    assert again == [entry for entry in first if "train_runtime" not in entry]
+    assert again == [entry for entry in first if "train_loss" not in entry]
+    assert any("loss" in entry for entry in again)
 
 
 def test_a_run_with_other_settings_is_not_advised_away_and_a_moved_model_has_a_cure(here, capsys):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..core.files import atomic_path
+from ..core.files import atomic_path, odd_kind
 from ..core.model_parts import contiguous_head
 from ..core.random_state import keep_random_state
 from ..loading.quantization_error import token_distances
@@ -58,6 +58,8 @@ def whole_folder(
     Raises `ValueError` if `output` exists and is not an empty folder.
     """
     taken = f"{output} is there already and is not empty; name another folder, or remove it first"
+    if Path(output).is_symlink() and not Path(output).exists():
+        raise ValueError(f"{output}: it is {odd_kind(output)}")
     output = Path(output).resolve()  # of a link, its target
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ValueError(taken)

@@ -31,7 +31,7 @@ def library_versions() -> dict[str, str | None]:  # "python" and the distributio
     return found
 
 # %% ../../nbs/package/checkpointing/environment.ipynb #c0bc8e9b
-NEWEST_TESTED = {  # the newest releases with which every test was run
+NEWEST_TESTED = {  # the newest releases with which training, loading and resuming were tested
     "torch": "2.15", "transformers": "5.24", "trl": "1.16", "peft": "0.21", "accelerate": "1.15", "datasets": "5.2",
     "bitsandbytes": "0.50",
 }  # fmt: skip

@@ -59,6 +59,7 @@ def in_process(
 ) -> dict:  # "figures", "not here" or "error", and "seconds"
     "What a step returns, or how it failed, from a process of its own."
     start = time.monotonic()
+    file.unlink(missing_ok=True)  # of an earlier call: a process that crashes writes none
     context: Any = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
     context.set_forkserver_preload(["ft_notebooks.gpu_check.speed", "ft_notebooks.gpu_check.steps"])
     process = context.Process(target=_run_step, args=(run, cpu, file))

@@ -12,20 +12,10 @@ from transformers import AutoTokenizer
 from ft_notebooks.checkpointing.run_lock import lock_run
 from ft_notebooks.cli import data_preparation, pipeline
 from ft_notebooks.cli.commands import main
-from ft_notebooks.data.example_task import appointments
-from ft_notebooks.loading.example_models import CHATML, tiny_model, tiny_tokenizer
+from ft_notebooks.loading.example_models import CHATML, tiny_model
 
 QUICK = "--set model.name=tiny --set sft.bf16=false --set model.bits=32 --set sft.max_steps=1".split()
 SHORT = ["--set", "evaluation.max_new_tokens=3"]
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    "A folder with the tiny model and twelve notes."
-    monkeypatch.chdir(tmp_path)
-    tiny_tokenizer().save_pretrained("tiny")
-    tiny_model().save_pretrained("tiny")
-    appointments(12).to_json("notes.jsonl")
 
 
 def ended(code, *argv):

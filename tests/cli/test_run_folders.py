@@ -17,8 +17,6 @@ from ft_notebooks.checkpointing.integrity import holds_only_saved, mark_checkpoi
 from ft_notebooks.cli import commands, model_choice
 from ft_notebooks.cli.commands import main
 from ft_notebooks.core.progress import is_first
-from ft_notebooks.data.example_task import appointments
-from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.sft.trainer import sft_trainer
 from ft_notebooks.training.run import fit
 
@@ -29,15 +27,6 @@ SHORT = ["--set", "evaluation.max_new_tokens=3"]
 def supervised(folder):
     fields = {"bf16": False, "effective_batch": 4, "max_steps": 2, "report_to": "none", "disable_tqdm": True}
     return sft_trainer(on_notes(), TOK, ROWS, output_dir=str(folder), logging_steps=1, **fields)
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    "A folder with the tiny model and twelve notes."
-    monkeypatch.chdir(tmp_path)
-    tiny_tokenizer().save_pretrained("tiny")
-    tiny_model().save_pretrained("tiny")
-    appointments(12).to_json("notes.jsonl")
 
 
 def refused(capsys, *argv):

@@ -43,6 +43,8 @@ def test_each_end_of_a_step_is_named(tmp_path):
     assert "Traceback" in (tmp_path / "2.log").read_text(encoding="utf-8")
     assert in_process(ends, tmp_path / "3", cpu=True, seconds=60)["error"] == "the process ended with code -11"
     assert in_process(absent, tmp_path / "4", cpu=True, seconds=60)["not here"] == "flash_attn is not installed"
+    (tmp_path / "3").write_text('{"figures": {"numbers": [1.0]}}', encoding="utf-8")  # of an earlier call
+    assert in_process(ends, tmp_path / "3", cpu=True, seconds=60)["error"] == "the process ended with code -11"
     assert in_process(hangs, tmp_path / "5", cpu=True, seconds=1)["error"] == "took more than 1 s"
 
 

@@ -1254,6 +1254,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                          'ft_notebooks/distributed/launcher.py'),
                                                    'ft_notebooks.distributed.launcher._check_program': ( 'package/distributed/launcher.html#_check_program',
                                                                                                          'ft_notebooks/distributed/launcher.py'),
+                                                   'ft_notebooks.distributed.launcher._end_processes': ( 'package/distributed/launcher.html#_end_processes',
+                                                                                                         'ft_notebooks/distributed/launcher.py'),
                                                    'ft_notebooks.distributed.launcher._environment': ( 'package/distributed/launcher.html#_environment',
                                                                                                        'ft_notebooks/distributed/launcher.py'),
                                                    'ft_notebooks.distributed.launcher._failure': ( 'package/distributed/launcher.html#_failure',

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -178,6 +178,16 @@ def _restored_handlers() -> Iterator[None]:
                 signal.signal(number, handler)
 
 # %% ../../nbs/package/distributed/launcher.ipynb #5f78662a
+def _end_processes(running: list[psutil.Process], number: int, wait: float) -> None:
+    "Passes a signal on to processes that torchrun has started and lost, and kills them after `wait` seconds."
+    for process in running:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+    _, left = psutil.wait_procs(running, wait)
+    for process in left:
+        process.kill()
+
+
 def _failure(error: ChildFailedError) -> int:
     "Prints which process failed first, and returns the exit code for it."
     rank, first = error.get_first_failure()
@@ -211,11 +221,15 @@ def launch(
     _check_network(config["num_machines"], machine_rank, address, port)
     _check_machine(config)
     arguments = _arguments(program, file, config, machine_rank, address, port, max_restarts)
+    before = psutil.Process().children()
+    environment = _environment(config, address, port, max_restarts)
     try:
-        with _restored_handlers(), patch_environment(**_environment(config, address, port, max_restarts)):
+        with _restored_handlers(), patch_environment(**environment):
             launch_command(launch_command_parser().parse_args(arguments))
     except ChildFailedError as e:
         return _failure(e)
     except SignalException as e:
+        started = [child for child in psutil.Process().children() if child not in before]
+        _end_processes(started, e.sigval, float(environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]))
         return 128 + e.sigval
     return 0

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
+from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
 
 from ft_notebooks.cli.arguments import parser
 from ft_notebooks.cli.launch import launch_command
@@ -228,6 +229,39 @@ def test_a_signal_reaches_each_process_once_and_is_the_exit_code(here, number):
     os.kill(process, number)
     code, text = ended(process, said)
     assert code == 128 + number and text.count(f"heard [{number}]") == text.count("heard") == 2
+
+
+WAITS = """
+import os, signal, sys, time
+heard = []
+signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+open(os.environ['RANK'], 'w').close()
+end = time.monotonic() + 60
+while not heard and time.monotonic() < end:
+    time.sleep(0.02)
+time.sleep(0.3)
+sys.stdout.write(f'heard {heard}\\n')
+"""
+
+
+@pytest.mark.parametrize("last", ["0", "1"])
+def test_a_signal_during_the_start_reaches_the_processes_that_have_started(here, monkeypatch, last):
+    (here / "waits.py").write_text(WAITS)
+    written(here, accelerate_config("ddp", 2))
+
+    def slow(handler, *given, start=SubprocessHandler._popen):  # torchrun does not know the process until this returns
+        process = start(handler, *given)
+        if str(handler.local_rank_id) == last:
+            time.sleep(60)
+        return process
+
+    monkeypatch.setattr(SubprocessHandler, "_popen", slow)
+    process, said = started("waits.py")
+    while not (here / last).exists():
+        time.sleep(0.02)
+    os.kill(process, signal.SIGTERM)
+    code, text = ended(process, said)
+    assert (code, text.count("heard [15]")) == (128 + signal.SIGTERM, int(last) + 1), text
 
 
 def test_a_process_that_ignores_the_end_of_another_is_ended(here):

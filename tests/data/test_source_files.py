@@ -45,12 +45,13 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (gzip.compress(LINES.encode()), "compressed by gzip; unpack it with gunzip"),
+        (gzip.compress(LINES.encode(), mtime=0), "compressed by gzip; unpack it with gunzip"),
         (zipped(), "a zip archive, as Excel's files are; unpack it"),
         (POINTER, "a pointer of Git LFS, without the rows; fetch the file with git lfs pull"),
         (b"<!DOCTYPE html><html>", "a web page; download the file itself"),
         (LINES.encode("utf-16"), "text in UTF-16; save it as UTF-8"),
     ],
+    ids=["gzip", "zip", "lfs", "html", "utf16"],
 )
 def test_a_file_that_is_not_what_its_name_says_is_named_with_the_cure(name, content, said):
     Path(name).write_bytes(content)

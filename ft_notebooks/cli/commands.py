@@ -224,7 +224,8 @@ def main(
             said = _run(args)
     except (KeyboardInterrupt, Terminated) as e:
         by, code = (" by SIGTERM", 143) if isinstance(e, Terminated) else ("", getattr(e, "signal", 2) + 128)
-        usual = "the same command continues from what is saved, or begins again" if args.command != "chat" else ""
+        usual = "the same command continues from what is saved, or begins again"
+        usual = "" if args.command in ("chat", "serve") else usual
         reason = str(e) or "; ".join(getattr(e, "__notes__", [])) or usual
         _fail(args, "; ".join(filter(None, [f"stopped{by}", reason])), code)
     except FailedRun as e:

@@ -125,7 +125,7 @@ def hub_file(
             )
         except Exception as e:  # of any release of the HTTP package
             known = try_to_load_from_cache(name, file, cache_dir=hub.get("cache_dir"), revision=revision)
-            if not isinstance(known, str):
+            if hub.get("force_download") or not isinstance(known, str):
                 raise OSError(str(e)) from e
             return Path(known)
     return Path(cached_file(name, file, revision=revision, **hub))

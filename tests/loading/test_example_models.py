@@ -352,5 +352,14 @@ def test_each_known_pre_tokenizer_splits_by_its_own_rule(pre, parts, tmp_path):
 def test_a_cache_that_cannot_be_made_is_named_with_its_cure(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("FT_NOTEBOOKS_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(ValueError, match="file/cache cannot be made .*; set FT_NOTEBOOKS_CACHE to a folder"):
+    with pytest.raises(ValueError, match="file/cache cannot be made, or .*; set FT_NOTEBOOKS_CACHE to a folder"):
+        example_models.smollm2()
+
+
+def test_a_cache_that_cannot_be_written_to_is_named_with_its_cure(monkeypatch, cache):
+    def forbidden(path, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(example_models.Path, "touch", forbidden)
+    with pytest.raises(ValueError, match="cache cannot be made, or written to .Permission denied.; set FT_NOTEBOOKS_"):
         example_models.smollm2()

@@ -193,7 +193,8 @@ def smollm2() -> Path:  # A folder with `model.safetensors`, the tokenizer and t
             (folder.parent / ".lock").touch()
         except OSError as e:
             raise ValueError(
-                f"{folder.parent} cannot be made, or written to ({e.strerror}); set FT_NOTEBOOKS_CACHE to a folder of yours"
+                f"{folder.parent} cannot be made, or written to ({e.strerror}); set FT_NOTEBOOKS_CACHE to a folder "
+                "of yours"
             ) from e
         with FileLock(folder.parent / ".lock"):
             if not folder.is_dir():  # no other process made it while this one waited

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 from urllib.request import getproxies
 
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
@@ -26,7 +27,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _first(causes: list[BaseException], *names: str) -> BaseException | None:
+def _first(causes: list, *names: str) -> Any:
     "The first of the errors that is of a class with one of these names."
     return next((e for e in causes if {kind.__name__ for kind in type(e).__mro__} & {*names}), None)
 

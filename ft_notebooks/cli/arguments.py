@@ -71,12 +71,13 @@ def _add_export(commands, run) -> None:
 
 
 def _add_serve(commands) -> None:
-    what = ("RUN", None, "a GGUF file, a run's folder, or a model's")
+    what = ("RUN", None, "a GGUF file, or a run's folder, which is exported first if it has to be")
     server = _command(commands, "serve", "answer OpenAI clients until Ctrl-C", what, settings=False)
     server.add_argument("--port", metavar="N", type=int, default=8080, help="default: 8080; 0: any free port")
     server.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
     server.add_argument("--api-key", metavar="KEY", help="that requests must send; needed with another host")
-    server.add_argument("--tokenizer", metavar="FOLDER", type=_path, help="of a GGUF file whose tokenizer is not known")
+    more = "a GGUF adapter of the file; may be repeated, and requests choose"
+    server.add_argument("--adapter", metavar="FILE", type=_path, action="append", default=[], help=more)
 
 # %% ../../nbs/package/cli/arguments.ipynb #63cf22be
 def _add_launch(commands) -> None:

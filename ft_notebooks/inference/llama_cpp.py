@@ -85,7 +85,8 @@ def _parameters(file: str, loras: list[str], exact: bool, **fields):
 
     made = xllamacpp.CommonParams()
     made.model.path = file
-    made.sampling.temp, made.sampling.user_sampling_config = 0, _TEMPERATURE_IS_GIVEN
+    made.sampling.temp = 0
+    made.sampling.user_sampling_config = _TEMPERATURE_IS_GIVEN
     made.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(lora, float(lora == loras[0])) for lora in loras]
     made.cpuparams.n_threads = made.cpuparams_batch.n_threads = fields.pop("n_threads")
     if exact:
@@ -163,7 +164,7 @@ def llama_server(
     if find_spec("xllamacpp") is None:
         raise ValueError("llama.cpp is not installed; pip install 'ft-notebooks[export]'")
     loras = [lora] if isinstance(lora, (str, Path)) else lora
-    paths = [str(Path(path).expanduser().resolve()) for path in (file, *loras)]
+    paths = [str(Path(path).expanduser()) for path in (file, *loras)]
     for path in paths:
         if not Path(path).is_file():
             raise ValueError(f"{path}: there is no such file; ft export RUN --to gguf writes one")

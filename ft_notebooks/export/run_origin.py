@@ -68,8 +68,8 @@ def _record(run: Path) -> dict:
     if not (run / "manifest.json").is_file():
         write = f'python -c "from ft_notebooks.export import write_gguf; write_gguf({str(run)!r}, {f"{run}.gguf"!r})"'
         raise ValueError(
-            f"{run} holds no manifest.json, so it is no run; give the folder of a run of ft sft or ft dpo. A model that "
-            f"no run has trained becomes a file, without a check, by: {write}"
+            f"{run} holds no manifest.json, so it is no run; give the folder of a run of ft sft or ft dpo. A model "
+            f"that no run trained becomes a file, without a check, by: {write}"
         )
     begun, ended = (run / name for name in ("run.json", "metrics.json"))
     if begun.is_file() and not ended.is_file():

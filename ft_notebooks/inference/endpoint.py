@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .llama_cpp import LlamaServer, llama_server
 
@@ -47,12 +48,9 @@ LONGEST = 8192  # tokens; llama.cpp reserves memory for the whole context
 @contextmanager
 def _served(file, adapters, host: str, port: int, api_key: str | None, settings: dict) -> Iterator[LlamaServer]:
     check_address(host, port, api_key)
-    where = {"hostnames": [host], "port": port, "api_keys": [api_key] if api_key else [], "ui": True}
-    settings = {
-        "context": LONGEST,
-        "cache_prompt": not adapters,
-        **settings,
-    }  # else one adapter would read another's cache
+    where: dict[str, Any] = {"hostnames": [host], "port": port, "api_keys": [api_key] if api_key else [], "ui": True}
+    where["cache_prompt"] = not adapters  # one adapter would read what another has left there
+    settings = {"context": LONGEST, **settings}
     with llama_server(file, lora=adapters, model_alias=[Path(file).stem], **where, **settings) as server:
         yield server
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -130,11 +131,11 @@ _PROGRAM = [sys.executable, "-c", "from ft_notebooks.inference.llama_cpp import 
 @contextmanager
 def _started(**given) -> Iterator[tuple[str, subprocess.Popen]]:
     "The address of a server and its process, until the end of the block."
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(_PROGRAM, **pipes, start_new_session=True) as process:  # Ctrl-C reaches this process alone
+        assert process.stdin and process.stdout
         try:
-            process.stdin.write(json.dumps(given) + "\n")
-            process.stdin.flush()
+            print(json.dumps(given), file=process.stdin, flush=True)
             said = json.loads(process.stdout.readline() or '{"error": "it has crashed"}')
             if "error" in said:
                 loras = ", ".join(given["loras"])

@@ -3,9 +3,7 @@
 import json
 import os
 import signal
-import socket
 import sys
-import threading
 import traceback
 
 import gguf
@@ -75,10 +73,8 @@ def answer_of(model):
 def test_a_user_s_special_tokens_open_a_turn(place):
     with serving(place / "tiny.gguf") as url:
         read = chat(url, ATTACK, max_tokens=1).usage.prompt_tokens
-    tok = tiny_tokenizer()
-    as_turns = tok.apply_chat_template(ATTACK, add_generation_prompt=True, return_dict=False)
-    as_text = tok.apply_chat_template(ASK, add_generation_prompt=True, return_dict=False)[2:] + [0] * 35
-    assert read == len(as_turns) == 34 < len(as_text) == 54
+    rendered = tiny_tokenizer().apply_chat_template(ATTACK, add_generation_prompt=True, return_dict=False)
+    assert read == len(rendered) == 34
 
 
 QWEN = (
@@ -182,26 +178,6 @@ def test_a_server_that_crashes_is_an_error(place, monkeypatch):
         serve(place / "tiny.gguf", port=0)
 
 
-def closed(url):
-    "Whether nothing listens there, within a minute."
-    host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
-    for _ in range(600):
-        if socket.socket().connect_ex((host, int(port))):
-            return True
-        threading.Event().wait(0.1)
-    return False
-
-
-def said_until(said, name):
-    "What the command prints, by the word that begins each line."
-    lines = {}
-    for line in said:
-        key, _, value = line.partition(" ")
-        lines[key] = value.strip()
-        if key == name:
-            return lines
-
-
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_a_signal_ends_the_command_and_cuts_answers_with_an_error(place, number, code):
     reading, writing = os.pipe()
@@ -219,9 +195,8 @@ def test_a_signal_ends_the_command_and_cuts_answers_with_an_error(place, number,
         os._exit(1)
     os.close(writing)
     with open(reading) as said:
-        lines = said_until(said, "Ctrl-C")
-        url = lines["address"].partition(",")[0]
-        assert lines["serving"] == "tiny, computed by llama.cpp" and lines["key"] == "none is needed"
+        lines = dict(line.rstrip().partition(" ")[::2] for line in iter(said.readline, "Ctrl-C ends it.\n"))
+        url = lines["address"].strip().partition(",")[0]
         with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
             made = client.chat.completions.create(model="", messages=ASK, stream=True, extra_body=ENDLESS)
             next(made)
@@ -230,5 +205,7 @@ def test_a_signal_ends_the_command_and_cuts_answers_with_an_error(place, number,
                 [*made]
         by = " by SIGTERM" if number == signal.SIGTERM else ""
         end = f"ft serve: stopped{by}; an answer that was not complete is cut\n"
-        assert said.read() == ("" if code < 0 else end)
-    assert ended([pid]) == [code] and closed(url)
+        assert said.read() == ("" if code < 0 else end)  # once the server has ended too, which inherits stderr
+    assert ended([pid]) == [code]
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url)

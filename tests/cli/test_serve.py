@@ -21,13 +21,13 @@ SETTINGS = {"model.name": "tiny", "model.method": "full", "sft.max_steps": 2, "d
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-    "The files that `ft serve` would serve; the working folder has a model and a run."
+    "What `ft serve` would serve: files, their adapters; the working folder has a model and rows."
     monkeypatch.chdir(tmp_path)
     tiny_model().save_pretrained("tiny")
     tiny_tokenizer().save_pretrained("tiny")
     Path("rows.jsonl").write_text("\n".join(json.dumps(row) for row in appointments(12)))
     files = []
-    monkeypatch.setattr(model_export, "serve", lambda file, *where: files.append(Path(file)))
+    monkeypatch.setattr(model_export, "serve", lambda file, adapters, *where: files.append((Path(file), adapters)))
     return files
 
 
@@ -55,7 +55,7 @@ def test_a_run_s_export_is_made_once_and_again_when_it_is_not_of_the_run(served,
         hashes.append(file_sha256(FILE))
     assert said == [True, False, True, True]
     assert hashes[0] == hashes[1] == hashes[2] != hashes[3]
-    assert served == [FILE.resolve()] * 4
+    assert served == [(FILE.resolve(), [])] * 4
     assert "--adapter is for a file" in fails(["serve", "runs/tiny", "--adapter", "a.gguf"], capsys)
 
 
@@ -70,3 +70,8 @@ def test_a_plain_model_is_an_error_whose_cure_is_a_command(served, capsys):
 @pytest.mark.parametrize("where, told", [({"host": "0.0.0.0"}, "needs a key"), ({"port": "70000"}, "is not a port")])
 def test_an_address_that_cannot_be_is_told_before_anything_is_exported(served, capsys, where, told):
     assert told in fails(["serve", "tiny", *(f"--{name}={value}" for name, value in where.items())], capsys)
+
+
+def test_a_file_is_served_with_its_adapters_in_their_order(served):
+    main(["serve", "base.gguf", "--adapter", "b.gguf", "--adapter", "a.gguf"])
+    assert served == [(Path("base.gguf"), ["b.gguf", "a.gguf"])]

@@ -97,11 +97,9 @@ def export_command(
     report = json.loads(Path(output, "manifest.json").read_text(encoding="utf-8"))
     files = ", ".join(name for name in report["files"] if name.endswith((".gguf", ".safetensors")))
     output = Path(args.output or Path(args.run, output.name))  # as the user wrote it
-    served = output / files if args.to == "gguf" else output
-    lines = _measured(report) + [
-        f"\n{files}, README.md and manifest.json are in {output}. Next: ft serve {typed(served)}"
-    ]
-    return "\n".join([*lines, _pushed(output, args.push)])
+    then = f"Next: ft serve {typed(output / files)}" if args.to == "gguf" else "transformers and vLLM load the folder."
+    wrote = f"\n{files}, README.md and manifest.json are in {output}. {then}"
+    return "\n".join([*_measured(report), wrote, _pushed(output, args.push)])
 
 # %% ../../nbs/package/cli/model_export.ipynb #d678a20f
 def _run_file(run: str | Path, folder: str | Path, read_rows: Callable) -> Path:

@@ -71,6 +71,8 @@ def _record(run: Path) -> dict:
             f"{run} holds no manifest.json, so it is no run; give the folder of a run of ft sft or ft dpo. A model "
             f"that no run trained becomes a file, without a check, by: {write}"
         )
+    if "to" in read_record(run / "manifest.json", "run"):
+        raise ValueError(f"{run} is an export and no run; give its run, or its GGUF file")
     begun, ended = (run / name for name in ("run.json", "metrics.json"))
     if begun.is_file() and not ended.is_file():
         raise ValueError(f"{run} is a run that has not finished; run the same command again to resume it")

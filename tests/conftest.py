@@ -41,7 +41,7 @@ LONG = re.compile(
             r"(sft|dpo)/trainer",
             r"distributed/(launcher|sharded_save|uneven_batches)",
             r"evaluation/(comp|html|lm_eval|report|runner|score|statistics)",
-            r"package/export/|export/test_(card|export|lora_gguf|planted)|inference/(chat|endpoint|model|test_end|token)",
+            r"package/export/|export/test_(card|export|lora_gguf|planted)|inference/(endpoint|test_end)",
             r"checkpointing/",
             r"training/(?!cpu_kernels|kernel_patching|loss_spikes|preflight|test_)",
             r"cli/",

@@ -9,7 +9,6 @@ import pytest
 from ft_notebooks.checkpointing.integrity import mark_checkpoint
 from ft_notebooks.cli.commands import main
 from ft_notebooks.export.run_export import run_model
-from ft_notebooks.inference.model_programs import open_model
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.loading.quantized_loading import load_model
 from ft_notebooks.lora.adapter import add_adapter, load_adapter, lora_config
@@ -67,10 +66,8 @@ LOADERS = {
     "load_adapter to train": (lambda run: load_adapter(run, trainable=True), "adapter"),
     "merge_folder": (merge_folder, "adapter"),
     "export": (run_model, "adapter"),
-    "serve": (lambda run: open_model(run).__enter__(), "adapter"),
     "load_model": (load_model, "full"),
     "export of a full run": (run_model, "full"),
-    "serve a full run": (lambda run: open_model(run).__enter__(), "full"),
     "load_reward_model": (lambda run: load_reward_model(run, TOK), "reward"),
 }
 

@@ -71,12 +71,13 @@ def _add_export(commands, run) -> None:
 
 
 def _add_serve(commands) -> None:
-    what = ("RUN", None, "a GGUF file, a run's folder, or a model's")
+    what = ("RUN", None, "a GGUF file, or a run's folder, which is exported first if it has to be")
     server = _command(commands, "serve", "answer OpenAI clients until Ctrl-C", what, settings=False)
     server.add_argument("--port", metavar="N", type=int, default=8080, help="default: 8080; 0: any free port")
     server.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
     server.add_argument("--api-key", metavar="KEY", help="that requests must send; needed with another host")
-    server.add_argument("--tokenizer", metavar="FOLDER", type=_path, help="of a GGUF file whose tokenizer is not known")
+    more = "a GGUF adapter of the file; may be repeated, and requests choose"
+    server.add_argument("--adapter", metavar="FILE", type=_path, action="append", default=[], help=more)
 
 # %% ../../nbs/package/cli/arguments.ipynb #63cf22be
 def _add_launch(commands) -> None:
@@ -202,10 +203,11 @@ def parser() -> argparse.ArgumentParser:
     _command(commands, "reward", "a reward model of chosen and rejected answers", data, output="runs/reward")
     _add_grpo(commands, data)
     _add_eval(commands, run)
-    _command(commands, "merge", "merge a run's adapter into its base", run, output="RUN/merged")
+    trained = ("RUN", None, "the folder of a finished run")
+    _command(commands, "merge", "merge a run's adapter into its base", trained, output="RUN/merged")
     chat = _command(commands, "chat", "chat with a run or a model", run)
     chat.add_argument("--system", metavar="TEXT", help="system message; default: the one that all training rows share")
-    _add_export(commands, run)
+    _add_export(commands, trained)
     _add_serve(commands)
     _add_launch(commands)
     _add_doctor(commands, data)

@@ -7,6 +7,7 @@ __all__ = ['export_command', 'serve_command', 'ask_exported']
 
 # %% ../../nbs/package/cli/model_export.ipynb #e9ae5440
 import json
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,14 +16,16 @@ from huggingface_hub.utils import validate_repo_id
 
 from .console import check_output, command_settings, quiet_libraries, say
 from .data_preparation import as_chats, read_stage
-from .model_choice import model_bits
 from ..checkpointing.finished_runs import answering_run
 from .run_record import kept_rows, trained_rows
 from ..core.errors import typed
+from ..core.files import check_unchanged
 from ..core.progress import phase
 from ..data.example_task import appointments
 from ..evaluation.metrics import find_scorers
 from ..export.run_export import export_run
+from ..export.run_origin import is_export_of, run_stages
+from ..inference.endpoint import check_address, serve, serving
 
 # %% ../../nbs/package/cli/model_export.ipynb #08bea4a4
 def _check_push(repo: str | None) -> None:
@@ -45,24 +48,20 @@ def _pushed(folder: Path, repo: str | None) -> str:
     return f"Uploaded: {api.upload_folder(repo_id=name, folder_path=folder)}"
 
 # %% ../../nbs/package/cli/model_export.ipynb #09a3a357
-def _export_rows(args, known: dict, settings: dict):
-    "The rows to check an export on, as conversations; `ValueError` if there are none."
-    if args.data:
-        stage = known.get("command", "sft")
-        return as_chats(read_stage(stage, args.data, settings["data"]))
+def _run_rows(run: str, known: dict):
+    "The run's own rows, to check an export on, as conversations; `ValueError` if there are none."
     if known.get("data.held_out"):
-        return kept_rows(args.run, known)
+        return kept_rows(run, known)
     rows = trained_rows(known)
     if rows is None:
-        raise ValueError(
-            f"{args.run} names no rows to check the export on; give a file: ft export {typed(args.run)} DATA"
-        )
+        raise ValueError(f"{run} names no rows to check the export on; give a file: ft export {typed(run)} DATA")
     return as_chats(rows)
 
 
 def _measured(report: dict) -> list[str]:
     "The figures of an export, in lines."
-    lines = []
+    checked = report["checked"]
+    lines = [f"checked on {checked.get('chats', checked['rows'])} rows"]
     for name, found in report["parity"].items():
         where = {"rows": "the run's rows", "prose": "prose"}[name]
         lines.append(f"{where}: KL {found['kl']:.1e} nats a token, same next token {found['same']:.1%}")
@@ -78,12 +77,17 @@ def export_command(
     _check_push(args.push)
     quiet_libraries(args.threads)
     folder, known = answering_run(args.run)
+    run_stages(folder)  # `ValueError` for a folder that is no run, before a row is read
     check_output(args.output or folder)
     options = {"max_new_tokens": 64, "scorers": ["exact_match"], **settings["evaluation"]}
     phase("reading the rows for the check")
-    rows, scorers = _export_rows(args, known, settings), find_scorers(options["scorers"])
-    say(f"{args.run}: merging in float32, writing, and checking on {min(len(rows), 64)} rows")
-    phase("merging, writing and checking")
+    run_stages(folder)  # `ValueError` for a folder that is no run
+    scorers = find_scorers(options["scorers"])
+    if args.data:
+        rows = as_chats(read_stage(known.get("command", "sft"), args.data, settings["data"]))
+    else:
+        rows = _run_rows(args.run, known)
+    phase("merging in float32, writing and checking")
     allow = tuple(filter(None, (args.allow or "").split(",")))
     output = export_run(
         folder, rows.select(range(min(len(rows), 64))), args.output, to=args.to, type=args.type, scorers=scorers,
@@ -93,47 +97,57 @@ def export_command(
     report = json.loads(Path(output, "manifest.json").read_text(encoding="utf-8"))
     files = ", ".join(name for name in report["files"] if name.endswith((".gguf", ".safetensors")))
     output = Path(args.output or Path(args.run, output.name))  # as the user wrote it
-    served = output / files if args.to == "gguf" else output
-    lines = _measured(report) + [
-        f"\n{files}, README.md and manifest.json are in {output}. Next: ft serve {typed(served)}"
-    ]
-    return "\n".join([*lines, _pushed(output, args.push)])
+    then = f"Next: ft serve {typed(output / files)}" if args.to == "gguf" else "transformers and vLLM load the folder."
+    wrote = f"\n{files}, README.md and manifest.json are in {output}. {then}"
+    return "\n".join([*_measured(report), wrote, _pushed(output, args.push)])
 
 # %% ../../nbs/package/cli/model_export.ipynb #d678a20f
+def _run_file(run: str | Path, folder: str | Path, read_rows: Callable) -> Path:
+    "The run's float16 GGUF file, exported first if it is missing; `ValueError` for an export of an earlier state."
+    check_unchanged(folder)
+    run_stages(folder)
+    file = Path(folder, "gguf-f16", "model-f16.gguf")
+    if file.parent.exists() and not is_export_of(file, folder):
+        raise ValueError(
+            f"{file.parent} is not the export of {run} as it is now; remove it, and ft serve {typed(run)} makes it new"
+        )
+    if not file.parent.exists():
+        rows = read_rows()
+        rows = rows.select(range(min(len(rows), 64)))
+        say(f"{run}: exporting it to {Path(run, *file.parts[-2:])}, checked on its rows; the file is kept")
+        export_run(folder, rows)
+    return file
+
+
 def serve_command(
     args,  # From `parser` for `ft serve`
 ) -> None:
-    "Serves a file, a run or a model until Ctrl-C; raises `ValueError` as `serve` and `answering_run` do."
-    from ft_notebooks.inference.endpoint import serve
-
+    "Serves a file or a run until Ctrl-C; raises `ValueError` as `serve`, `answering_run` and `export_run` do."
     quiet_libraries(args.threads)
-    where = {"host": args.host, "port": args.port, "api_key": args.api_key}
-    if str(args.run).endswith(".gguf"):
-        serve(args.run, **where, tokenizer=args.tokenizer)
-        return
-    if args.tokenizer:
-        raise ValueError("--tokenizer is for a GGUF file; a folder holds its own")
-    folder, known = answering_run(args.run)
-    serve(folder, **where, bits=model_bits(known.get("model.bits"), folder=folder))
+    file = args.run
+    if not (file.endswith(".gguf") or Path(file).is_file()):
+        folder, known = answering_run(args.run)
+        if args.adapter:
+            raise ValueError(f"--adapter is for a file of its base; the file of {args.run} holds what the run trained")
+        check_address(args.host, args.port, args.api_key)
+        file = _run_file(args.run, folder, lambda: _run_rows(args.run, known))
+    serve(file, args.adapter, args.host, args.port, args.api_key)
 
 # %% ../../nbs/package/cli/model_export.ipynb #a9d5c812
 def ask_exported(
     run: str | Path,  # A finished run of the built-in task
-) -> str:  # The file, a note and its answer, in lines; empty where the extra `serve` is not installed
+) -> str:  # The file, a note and its answer, in lines; empty where the extra `export` is not installed
     "Exports a run to float16 GGUF unless that is there, serves the file, and asks one test note by OpenAI's client."
-    if not all(map(find_spec, ("xllamacpp", "starlette", "uvicorn"))):
+    if find_spec("xllamacpp") is None:
         return ""
     import openai
 
-    from ft_notebooks.inference.endpoint import serving
-
     say("The last model as a file for llama.cpp: exported, checked, served, and asked one note")
-    rows, folder = appointments(8, part="test"), Path(run, "gguf-f16")
-    if not folder.exists():
-        export_run(run, rows, folder, max_new_tokens=40)
+    rows = appointments(8, part="test")
+    file = _run_file(run, run, lambda: rows)
     *asked, _ = rows["messages"][0]
-    with serving(folder / "model-f16.gguf") as url:
+    with serving(file) as url:
         client = openai.OpenAI(base_url=url, api_key="none")
         answer = client.chat.completions.create(model="model-f16", messages=asked, max_tokens=40)
-    head = f"{folder / 'model-f16.gguf'}, checked against the run, answers OpenAI's client:"
+    head = f"{file}, checked against the run, answers OpenAI's client:"
     return "\n  ".join([head, asked[-1]["content"], answer.choices[0].message.content])

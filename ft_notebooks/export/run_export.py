@@ -27,7 +27,7 @@ from .card import model_card
 from .check import check_export, kept_findings
 from .gguf_writer import TYPES, write_gguf
 from .parity import PROSE, SAFETENSORS_KL
-from .run_origin import check_base, run_stages
+from .run_origin import check_base, run_hashes, run_stages
 from .token_suite import different_tokens, token_strings
 from ..loading.quantization_error import token_distances
 from ..loading.quantized_loading import load_model
@@ -172,6 +172,12 @@ def export_run(
             report = check_export(run_model(run), merged, file, type, dataset, scorers, max_new_tokens, allow)
             shutil.rmtree(merged)
         names = ["ft-notebooks", "torch", "transformers", "peft", "gguf", *(["xllamacpp"] if to == "gguf" else [])]
-        report = {"to": to, "type": type, **report, "versions": {name: version(name) for name in names}}
+        report = {
+            "to": to,
+            "type": type,
+            "run": run_hashes(run),
+            **report,
+            "versions": {name: version(name) for name in names},
+        }
         _finish(part, run, report, license)
     return output

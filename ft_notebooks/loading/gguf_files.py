@@ -75,19 +75,18 @@ def _check_supported(file: str | Path, fields: dict[str, Any]) -> None:
             )
 
 # %% ../../nbs/package/loading/gguf_files.ipynb #bd65130a
-def _fields(file: str | Path, found: dict | None) -> dict[str, Any]:
+def _fields(file: str | Path) -> dict[str, Any]:
     "The fields of the file's tokenizer, checked."
     from gguf import GGUFReader
 
-    found = GGUFReader(file).fields if found is None else found
-    fields = {name: field.contents() for name, field in found.items() if name.startswith("tokenizer.")}
+    found = GGUFReader(file).fields.items()
+    fields = {name: field.contents() for name, field in found if name.startswith("tokenizer.")}
     _check_supported(file, fields)
     return fields
 
 # %% ../../nbs/package/loading/gguf_files.ipynb #6db0fa40
 def gguf_tokenizer(
     file: str | Path,  # A GGUF file
-    found: dict | None = None,  # `GGUFReader(file).fields`, where they have been read
 ) -> PreTrainedTokenizerFast:  # With the file's special tokens and chat template
     """The byte-level BPE tokenizer of a GGUF file, which splits text as llama.cpp does.
 
@@ -96,7 +95,7 @@ def gguf_tokenizer(
     """
     from gguf import TokenType
 
-    fields = _fields(file, found)
+    fields = _fields(file)
     names, kinds = fields["tokenizer.ggml.tokens"], fields.get("tokenizer.ggml.token_type", [])
     special = [name for name, kind in zip(names, kinds) if kind == TokenType.CONTROL]
     merges, never = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]], {*special}

@@ -62,7 +62,7 @@ def streams():
     yield "chosen", io.TextIOWrapper(raw, encoding="ascii", errors="replace"), raw
 
 
-@pytest.mark.parametrize("name, stream, raw", streams())
+@pytest.mark.parametrize("name, stream, raw", list(streams()))
 def test_any_stream_takes_what_is_said_and_an_error_handler_that_was_chosen_stays(
     name, stream, raw, tmp_path, monkeypatch
 ):

@@ -246,6 +246,7 @@ def test_ctrl_c_in_a_chat_speaks_of_no_saved_state(here, tmp_path):
 
     def child():
         sys.stderr = said.open("w")
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job of a shell ignores
         model_choice.chat_command = lambda args: os.kill(os.getpid(), signal.SIGINT)
         try:
             commands.main(["chat", "tiny"])

@@ -168,7 +168,7 @@ def test_preferences_with_one_prompt_stay_together_whatever_the_answers():
 # --- groups
 
 
-@pytest.mark.parametrize("seed, near", enumerate([0.5, 0.65, 0.8, 0.95, 1.0]))
+@pytest.mark.parametrize("seed, near", list(enumerate([0.5, 0.65, 0.8, 0.95, 1.0])))
 def test_no_near_pair_is_missed_and_none_made_up(seed, near):
     rng = random.Random(seed)
     texts = [prose(rng, rng.randint(1, 60)) for _ in range(100)]
@@ -301,7 +301,7 @@ def test_texts_of_nothing_but_forms_are_near_no_other():
 # --- split
 
 
-@pytest.mark.parametrize("seed, share", enumerate([0.1, 0.3, 0.5, 0.9]))
+@pytest.mark.parametrize("seed, share", list(enumerate([0.1, 0.3, 0.5, 0.9])))
 def test_no_side_sees_the_other_and_no_row_is_lost(share, seed):
     rng = random.Random(seed)
     texts = [prose(rng) for _ in range(80)]
@@ -439,7 +439,7 @@ def test_a_dataset_in_another_format_is_split_and_keeps_its_format():
 # --- overlap
 
 
-@pytest.mark.parametrize("seed, near", enumerate([None, 0.6, 0.8]))
+@pytest.mark.parametrize("seed, near", list(enumerate([None, 0.6, 0.8])))
 def test_overlap_is_the_best_pair_of_each_row_of_the_test(seed, near):
     rng = random.Random(seed)
     texts = [prose(rng, rng.randint(3, 40)) for _ in range(120)]

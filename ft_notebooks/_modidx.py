@@ -3044,8 +3044,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'ft_notebooks/rlhf/reward_statistics.py'),
                                                      'ft_notebooks.rlhf.reward_statistics._within_pairs': ( 'package/rlhf/reward_statistics.html#_within_pairs',
                                                                                                             'ft_notebooks/rlhf/reward_statistics.py'),
-                                                     'ft_notebooks.rlhf.reward_statistics.encoded_pairs': ( 'package/rlhf/reward_statistics.html#encoded_pairs',
-                                                                                                            'ft_notebooks/rlhf/reward_statistics.py'),
                                                      'ft_notebooks.rlhf.reward_statistics.evaluate_reward': ( 'package/rlhf/reward_statistics.html#evaluate_reward',
                                                                                                               'ft_notebooks/rlhf/reward_statistics.py'),
                                                      'ft_notebooks.rlhf.reward_statistics.pair_statistics': ( 'package/rlhf/reward_statistics.html#pair_statistics',

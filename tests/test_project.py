@@ -323,16 +323,26 @@ def test_readme_has_at_most_700_words_beside_its_code():
     assert len(words) <= 700, len(words)
 
 
-def test_contributing_lists_exactly_the_modules_and_its_tasks_name_some():
+def test_contributing_says_where_to_change_a_thing_by_names_that_are_there():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    there = {".".join(p.relative_to(ROOT / "ft_notebooks").with_suffix("").parts) for p in MODULES}
-    packages = text.partition("\n## The packages")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| `(\w+)` \|[^|]*\|([^|]*)\|$", packages, flags=re.M)
-    assert {f"{package}.{name}" for package, names in rows for name in re.findall(r"`(\w+)`", names)} == there
-    tasks = text.partition("\n## Where do I change")[2].partition("\n## ")[0]
-    tasks = re.findall(r"^\| [^|`]+ \| ([^|]*) \|", tasks, flags=re.M)
-    named = {name for cell in tasks for name in re.findall(r"`(\w+\.\w+)`", cell)}
-    assert len(tasks) == 22 and named <= there, named - there  # with the table's head
+    for name in re.findall(r"`(\w+\.\w+\.\w+)`", text):
+        package, module, what = name.split(".")
+        code = (ROOT / "ft_notebooks" / package / f"{module}.py").read_text(encoding="utf-8")
+        table = symtable.symtable(code, name, "exec").get_symbols()
+        defined = {symbol.get_name() for symbol in table if symbol.is_assigned() and not symbol.is_imported()}
+        assert what in defined, f"{name} is not defined there"
+    tasks = re.findall(r"^\| ([^|]+) \| (`[^|]+) \|$", text, flags=re.M)
+    assert len(tasks) >= 21
+    assert not [task for task, begin in tasks if len(re.findall(r"`\w+\.\w+\.\w+`", begin)) not in (1, 2)]
+
+
+def test_the_drawing_of_the_packages_has_the_layers_that_are_checked():
+    layers = PYPROJECT["tool"]["importlinter"]["contracts"][0]["layers"]
+    packages = [name.strip() for layer in reversed(layers) for name in layer.split("|")]
+    drawing = (PACKAGE / "architecture.svg").read_text(encoding="utf-8")  # bottom to top, from left to right
+    assert re.findall(r'class="package"[^>]*>(\w+)<', drawing) == packages
+    for page in (ROOT / "CONTRIBUTING.md", PACKAGE / "README.md"):
+        assert "architecture.svg)" in page.read_text(encoding="utf-8"), page
 
 
 def test_every_public_name_of_the_package_is_in_the_module_it_names():

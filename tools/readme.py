@@ -24,9 +24,11 @@ PACKAGE_HEAD = """<!-- made from the notebooks in this folder by tools/readme.py
 
 # The package, notebook by notebook
 
+![The packages in six layers, and what flows from rows and a model to a server](architecture.svg)
+
 Each notebook is the source of the module of the same name in `ft_notebooks/`, and shows that it does what it says.
 A package imports only from those above it on this page, `sft`, `dpo` and `rlhf` not from each other. The
-[course](../index.ipynb) uses them as a script of yours would."""
+[course](../index.ipynb) uses them as your script would."""
 
 
 def from_root(link):  # `](07_sft.ipynb)` leads somewhere from nbs/, `](nbs/07_sft.ipynb)` from the repository's root

@@ -9,6 +9,7 @@ __all__ = ['check_free', 'name_fault', 'folder_fault', 'DiskCheck', 'explain_sav
 import contextlib
 import os
 import tempfile
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -155,6 +156,7 @@ def explain_save_error(
         yield
     except Exception as error:
         full = is_disk_full(error, folder)
+        traceback.clear_frames(error.__traceback__)  # a file that they still hold open takes space, though removed
         if is_new:
             remove_partial(folder)
         run, name = folder.parent, name or str(folder)

@@ -144,4 +144,7 @@ def set_aside(
             reason = fault or "complete, but of a later step than the start of training"
             renamed.append(f"{folder.name} as {aside.name}, {reason}")
     if renamed:
-        logging.getLogger(__name__).warning("renamed in %s: %s", run, "; ".join(renamed))
+        start = f"step {step}" if step else "the beginning"
+        logging.getLogger(__name__).warning(
+            "renamed in %s: %s; training starts from %s", run, "; ".join(renamed), start
+        )

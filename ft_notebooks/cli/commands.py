@@ -126,9 +126,12 @@ def _threads_before(args) -> int | None:
 def _started(args) -> str | None:
     "Says that something happens, sets the number of threads before torch is imported, and runs the command."
     phase(f"ft {args.command}: loading the libraries")
-    if "torch" not in sys.modules and args.command not in ("init", "launch"):
+    if args.command in ("init", "launch"):
+        return _call(args)
+    if "torch" not in sys.modules:
         args.threads = use_cpu_threads(_threads_before(args))
-    return _call(args)
+    with importlib.import_module("ft_notebooks.core.hub_access").cache_if_unreached():  # which imports torch
+        return _call(args)
 
 # %% ../../nbs/package/cli/commands.ipynb #b4a76c83
 def _run(args) -> str | None:
@@ -224,7 +227,8 @@ def main(
             said = _run(args)
     except (KeyboardInterrupt, Terminated) as e:
         by, code = (" by SIGTERM", 143) if isinstance(e, Terminated) else ("", getattr(e, "signal", 2) + 128)
-        usual = "the same command continues from what is saved, or begins again" if args.command != "chat" else ""
+        usual = "the same command continues from what is saved, or begins again"
+        usual = "" if args.command in ("chat", "serve") else usual
         reason = str(e) or "; ".join(getattr(e, "__notes__", [])) or usual
         _fail(args, "; ".join(filter(None, [f"stopped{by}", reason])), code)
     except FailedRun as e:

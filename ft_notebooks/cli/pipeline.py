@@ -258,7 +258,8 @@ def _check_folders(settings, stage, output) -> None:
         is_adapter = Path(model["name"], "adapter_config.json").is_file()
         (check_adapter_folder if is_adapter else check_checkpoint)(model["name"])
         if not Path(model["name"]).is_dir():
-            read_config(model["name"])  # of the hub, where a name that is misspelled has none
+            phase(f"asking the hub for {model['name']}")
+            read_config(model["name"])  # where a name that is misspelled has none
         if model["method"] == "full":
             shapes = map(tensor_shapes, Path(model["name"]).glob("model*.safetensors"))
             check_free(output, sum(math.prod(shape) for file in shapes for shape in file.values()))

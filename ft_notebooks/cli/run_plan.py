@@ -6,6 +6,7 @@
 __all__ = ['time_words', 'plan_line', 'PlanCallback']
 
 # %% ../../nbs/package/cli/run_plan.ipynb #368365e9
+import math
 import sys
 import time
 from typing import Any
@@ -69,7 +70,8 @@ class PlanCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, model, **kwargs):
         micro, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
         batch, generations = micro * accumulation * args.world_size, getattr(args, "num_generations", None)
-        passes = state.max_steps * batch / (self.rows * (generations or 1))
+        used = self.rows * (generations or 1) * getattr(args, "num_iterations", 1)
+        passes = state.max_steps / math.ceil(used / batch)  # an epoch's last step may have fewer rows
         self.plan = {
             "rows": self.rows,
             "epochs": passes if args.max_steps > 0 else args.num_train_epochs,
@@ -91,4 +93,5 @@ class PlanCallback(TrainerCallback):
         left = state.max_steps - state.global_step
         if len(self.ends) == 2 and left and state.is_world_process_zero:
             seconds = left * (self.ends[1] - self.ends[0])  # the first step is slower
-            tqdm.write(f"{time_words(seconds)} for the {left:,} steps that are left", file=sys.stdout)
+            steps = "step that is" if left == 1 else f"{left:,} steps that are"
+            tqdm.write(f"{time_words(seconds)} for the {steps} left", file=sys.stdout)

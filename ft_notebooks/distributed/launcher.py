@@ -193,7 +193,7 @@ def _failure(error: ChildFailedError) -> int:
     rank, first = error.get_first_failure()
     if first.exitcode > 0:
         code, what = first.exitcode, f"ended with exit code {first.exitcode}"
-        where = "its output is above; the lines of its traceback begin with its rank"
+        where = "its output is above"
     else:
         code, what = 128 - first.exitcode, f"was killed by {first.signal_name()}"
         where = "it printed no error; if no user killed it, the system did, mostly for lack of memory: see dmesg"

@@ -66,7 +66,11 @@ def _what_happened(text: str, rendered: str) -> str:
 def content_lost(run):
     lost: dict[str, list] = {}
     seen = Counter(field for _, messages, _ in run.chats for _, field, _ in contents(messages))
-    for (i, messages, tools), text in zip(run.chats, run.rendered):
+    try:
+        rendered = run.rendered
+    except ValueError:  # `rows_not_encoded` reports it
+        return
+    for (i, messages, tools), text in zip(run.chats, rendered):
         missing = [(field, content) for _, field, content in contents(messages) if not stands_in(content, text)]
         if missing and not _is_encoded(run, messages, tools):
             for field, content in missing:
@@ -286,9 +290,6 @@ def rows_not_encoded(run):
             level = "error"
         if n:
             yield Found(f"{run.share(n)} {what}", level=level, cure="raise max_length, or shorten the rows")
-    if account.get("kept_as_text"):
-        many = run.share(account["kept_as_text"], "conversations")
-        yield Found(f"{many} hold the name of a special token; it is read as text", level="note", cure="")
 
 # %% ../../nbs/package/doctor/template_checks.ipynb #5faa7425
 _SHOWN = 10_000  # tokens; the text of each is decoded

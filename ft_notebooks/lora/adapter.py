@@ -223,7 +223,7 @@ def merge_adapter(
     model: PeftModel,  # Not usable afterwards; adapters that are not active are dropped
     dtype: torch.dtype | None = None,  # Of the merged weights; None: dtype or compute dtype of the base
 ) -> PreTrainedModel:  # Without PEFT and quantization, in `eval()` mode, all weights trainable
-    """Merges the active adapter into the base: the same logits without PEFT, to 1e-5 in float32.
+    """Merges the active adapter into the base: the same logits without PEFT, but for rounding.
 
     A base in 4 or 8 bits is dequantized first. Raises `ValueError` for a model without an adapter or with several
     active ones, for prompt learning, for weights that are NaN, and for an adapter that PEFT cannot merge.

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.files import check_unchanged, damage_named
+from ..core.hub_access import hub_explained
 from ..core.random_state import keep_random_state
 from .rendering import write_chat
 
@@ -169,14 +170,9 @@ def load_tokenizer(
     _check_source(name, kwargs)
     check_unchanged(name, ignored=("*.safetensors",))  # the weights are checked where they are loaded
     try:
-        with damage_named(name):
+        with hub_explained(name, "tokenizer"), damage_named(name):
             tok = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **kwargs)
             tok("")  # a plain call resets truncation and padding settings that an earlier call left in the file
-    except OSError as e:  # whose message does not name a model that the hub does not give
-        if Path(name).is_dir():
-            raise
-        cure = "check the spelling, or give a folder with the model"
-        raise OSError(f"{name}: there is no such folder here, and the hub gave no tokenizer; {cure} ({e})") from e
     except ValueError as e:
         why = next((why for words, why in _NO_TOKENIZER.items() if words in str(e)), None)
         if why is None:

@@ -43,7 +43,8 @@ def effective_batch(
     if rest or not share:
         sizes = [str(n * processes) for n in (share + 1, share) if n]
         raise ValueError(
-            f"an effective batch of {size} cannot be shared by {processes} processes; take {' or '.join(sizes)}"
+            f"effective_batch={size} (in RL prompts_a_step x generations) cannot be shared by {processes} processes; "
+            f"take {' or '.join(sizes)}"
         )
     rows = max(n for n in range(1, min(micro, share) + 1) if share % n == 0)
     return {"per_device_train_batch_size": rows, "gradient_accumulation_steps": share // rows}

@@ -105,7 +105,7 @@ def check_trained(
     if not trained:
         raise ValueError(
             "no parameter of the model is trainable, so the run would finish and change nothing; load an adapter with "
-            "is_trainable=True, or add one with ft_notebooks.lora.adapter.add_adapter"
+            "load_adapter(folder, trainable=True), or add one with add_adapter(model)"
         )
     halves = [name for name, p in trained.items() if p.dtype == torch.float16]
     if halves:

@@ -6,10 +6,12 @@ import contextlib
 import errno
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
 
+from ft_notebooks.checkpointing import disk_space
 from ft_notebooks.checkpointing.finished_runs import known_run
 from ft_notebooks.checkpointing.integrity import checkpoint_fault, mark_checkpoint
 from ft_notebooks.checkpointing.metrics_log import append_entries, read_entries
@@ -101,6 +103,25 @@ def test_a_full_disk_leaves_no_empty_settings(tmp_path, full_disk, monkeypatch):
     with pytest.raises(DiskFull, match="settings.ini could not be written: no space is left"):
         init_command(None)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_a_failed_save_still_holds_open_takes_no_space_when_it_is_counted(tmp_path, monkeypatch):
+    opened = []
+
+    def disk_of(folder):
+        assert opened[0]() is None
+        return tmp_path, 100
+
+    def save():
+        file = open(tmp_path / "optimizer.pt", "wb")
+        opened.append(weakref.ref(file))
+        raise NO_SPACE
+
+    monkeypatch.setattr(disk_space, "disk_of", disk_of)
+    monkeypatch.setattr(disk_space, "_checkpoint_bytes", lambda trainer: 300)
+    with pytest.raises(DiskFull, match="free 200 bytes"):
+        with disk_space.explain_save_error(None, tmp_path / "run" / "checkpoint-1", is_new=True):
+            save()
 
 
 def test_a_lock_that_cannot_be_removed_hides_no_error(tmp_path, monkeypatch):

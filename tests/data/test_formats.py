@@ -133,7 +133,7 @@ NO_CHAT = {
     },
     'the row has the "system" 3; it must be a text': {**CHAT, "system": 3},
     "\"tools\" is {'name': 'f'}; it must be a list of tools": {**CHAT, "tools": {"name": "f"}},
-    "\"tools\" is 'f(x)', a text that is not JSON; write it with json.dumps": {**CHAT, "tools": "f(x)"},
+    "\"tools\" is a text that is not JSON ('f(x)'...); write it with json.dumps": {**CHAT, "tools": "f(x)"},
     "tool 1 is {'type': 'function'}; it needs a \"name\"": {**CHAT, "tools": [{"type": "function"}]},
     'the row has no "prompt"': {"completion": "b"},
     'the row has a blank "completion"': {"prompt": "a", "completion": " "},
@@ -141,11 +141,11 @@ NO_CHAT = {
         "prompt": [{"role": "user"}],
         "completion": "b",
     },
-    "\"prompt\" is \"[{'role': 'u...tent': 'Hi'}]\", a text that is not JSON; write it with json.dumps": {
+    '"prompt" is a text that is not JSON ("[{\'role\': \'u"...); write it with json.dumps': {
         "prompt": str([USER]),
         "completion": "b",
     },
-    '"completion" is \'[\\x00{"role"...ent": "Yes"}]\', a text that is not JSON': {
+    '"completion" is a text that is not JSON (\'[\\x00{"role": "': {
         "prompt": "a",
         "completion": json.dumps([ANSWER]).replace("[", "[\0"),
     },
@@ -160,7 +160,7 @@ NO_CHAT = {
     'message 1 is from \'siri\'; write "human", "gpt", "system", "function_call" or "observation"': shared(
         ("siri", "Hi")
     ),
-    "message 2, a function call: \"value\" is 'f(x)', a text that is not JSON": shared(
+    "message 2, a function call: \"value\" is a text that is not JSON ('f(x)'": shared(
         ("human", "Hi"), ("function_call", "f(x)")
     ),
     "message 2 has the tool call {'function': None, 'type': 'function'}; it needs a \"name\"": shared(

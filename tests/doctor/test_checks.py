@@ -70,6 +70,9 @@ BROKEN = {
         {"tok": template("{% if add", "{{ [1, 2, 3] | random }}{% if add")},
         {"tok": template("{% if add", "{% if strftime_now is defined %}{{ strftime_now('%H') }}{% endif %}{% if add")},
     ],
+    "rows-not-encoded": [
+        {"tok": template("{% for", "{{ raise_exception('no') if messages[0].role == 'system' }}{% for")}
+    ],
     "prompt-differs": [
         {"tok": template("{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")},
         {"tok": template("'<|im_start|>assistant\n'", "'<|im_start|>model\n'")},

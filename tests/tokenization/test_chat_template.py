@@ -123,6 +123,12 @@ def test_a_conversation_that_the_template_cannot_write_is_a_value_error():
         ChatTemplate(tok).render(words("a", "b"))
 
 
+def test_a_tool_call_that_the_template_cannot_write_is_named_with_the_cure():
+    call = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {}}}]}
+    with pytest.raises(ValueError, match="message 1 calls a tool: use a template that writes tool calls, or leave"):
+        ChatTemplate(tiny_tokenizer()).render([*words("a"), call])
+
+
 def test_a_tag_that_the_template_writes_is_text_in_a_question_and_a_tag_in_an_answer():
     tok = tiny_tokenizer()
     tok.add_tokens(["<think>", "</think>", "<other>"])

@@ -35,7 +35,8 @@ _TEXTS = ("input_ids", "attention_mask", "completion_mask")  # of a batch of TRL
 
 def _of_policy(trainer, inputs: dict[str, Tensor]) -> Tensor:  # [2B]: chosen answers, then rejected ones
     "The policy's log-probabilities, summed as the trainer sums them: with `ld_alpha` on what only one answer has."
-    ids, answer = inputs["input_ids"], inputs["completion_mask"]
+    ids = inputs["input_ids"]
+    answer = inputs["completion_mask"]
     given = {"input_ids": ids, "attention_mask": inputs["attention_mask"], "labels": ids.masked_fill(answer == 0, -100)}
     with trainer.accelerator.autocast():
         out = SharedForward(trainer.model_wrapped, pair_groups)(**given, use_cache=False, fused_lm_head=True)
@@ -50,7 +51,8 @@ def _of_policy(trainer, inputs: dict[str, Tensor]) -> Tensor:  # [2B]: chosen an
 def _of_reference(trainer, inputs: dict[str, Tensor]) -> Tensor:  # [2B]
     if set(REFERENCE_COLUMNS) <= set(inputs):
         return torch.cat([inputs[name] for name in REFERENCE_COLUMNS])
-    model, texts = trainer.ref_model or trainer.model, {name: inputs[name] for name in _TEXTS}
+    model = trainer.ref_model or trainer.model
+    texts = {name: inputs[name] for name in _TEXTS}
     return torch.cat(trainer.compute_ref_log_probs(SharedForward(model, pair_groups), texts))
 
 
@@ -134,7 +136,8 @@ class ReferenceCallback(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        trainer, file = self.trainer, Path(args.output_dir) / ".reference" / "start.json"
+        trainer = self.trainer
+        file = Path(args.output_dir) / ".reference" / "start.json"
         self.rows = [trainer.train_dataset[i] for i in range(min(_FEW, len(trainer.train_dataset)))]
         policy, reference = _log_probs(trainer, self.rows)
         if state.global_step:
@@ -241,7 +244,8 @@ def with_reference(
 
     Raises `ValueError` where one is NaN or infinite, or where a saved file is damaged or stale.
     """
-    args, model = trainer.args, trainer.ref_model or trainer.model
+    args = trainer.args
+    model = trainer.ref_model or trainer.model
     how = [args.bf16, args.fp16, str(model.dtype), args.ld_alpha]
     key = short_hash(data_fingerprint(dataset), weights_fingerprint(model), how)
     file = Path(args.output_dir, ".reference", f"{key}.safetensors")

@@ -101,7 +101,7 @@ def _is_sharded(args) -> bool:
     return any([args.fsdp, args.deepspeed, *asked])
 
 # %% ../../nbs/package/dpo/trainer.ipynb #f8cda242
-def _constructed(model, arguments, args, tok, rows, itself: bool) -> _DPOTrainer:
+def _constructed(model, arguments, args, tok, rows, *, itself: bool) -> _DPOTrainer:
     "TRL's trainer with the encoded pairs; `itself`: with a view of the current model as its reference."
     once = args.precompute_ref_log_probs
     args.precompute_ref_log_probs = False  # not on the one row that TRL is given
@@ -136,7 +136,7 @@ def _made(model, arguments, args, tok, rows) -> _DPOTrainer:
     itself = alone and not _has_adapter(model, arguments)
     copied = alone and isinstance(model, PeftModel)
     with keep_adapter(model) if copied else contextlib.nullcontext():
-        trainer = _constructed(model, arguments, args, tok, rows, itself)
+        trainer = _constructed(model, arguments, args, tok, rows, itself=itself)
     if itself and not _is_sharded(args):
         trainer.ref_model = None
     trainer.prompts = SharedPrompt(trainer)
@@ -153,7 +153,8 @@ _SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}  # the losses of `trl.
 
 def _check_loss(given) -> None:
     "Raises `ValueError` for a `beta` or `label_smoothing` without effect, or with the opposite effect."
-    kinds, smooth = given.get("loss_type", "sigmoid"), given.get("label_smoothing", 0)
+    kinds = given.get("loss_type", "sigmoid")
+    smooth = given.get("label_smoothing", 0)
     kinds = {kinds} if isinstance(kinds, str) else set(kinds)
     if given.get("beta", 0.1) <= 0:
         raise ValueError(

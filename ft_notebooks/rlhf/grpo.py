@@ -105,13 +105,15 @@ class _FirstLook:
         return score
 
     def _examine(self, completions, completion_ids) -> None:
-        trainer, ends = self.trainer, set(self.trainer.eos_token_ids)
-        values, self.values = self.values or {}, None
+        trainer = self.trainer
+        ends = set(trainer.eos_token_ids)
+        values = self.values or {}
+        self.values = None
         columns = [torch.tensor(each) * weight for each, weight in zip(values.values(), self.weights)]
-        texts, ended = [c[0]["content"] for c in completions], [ids[-1] in ends for ids in completion_ids]
         weighted = torch.tensor(gather_object(torch.stack(columns, 1).tolist()))  # B x rewards
         sums = weighted.sum(1)
-        texts, ended = gather_object(texts), gather_object(ended)
+        texts = gather_object([messages[0]["content"] for messages in completions])
+        ended = gather_object([ids[-1] in ends for ids in completion_ids])
         if limits := getattr(trainer.args, "reward_clip_range", None):
             sums = sums.clamp(*limits)
         divides: dict = {True: "batch", False: "none"}  # of RLOO

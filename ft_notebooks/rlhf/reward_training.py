@@ -58,8 +58,9 @@ def pair_losses(
 def _read(source) -> Dataset:
     "The pairs as `read_preferences` reads them, with a column `margin` if the rows have it."
     source = local_source(source)
-    pairs, columns = read_preferences(source), (*COLUMNS, "margin")
-    margins = [row.get("margin") for _, row in read_rows(source, columns) if isinstance(row, dict)]
+    pairs = read_preferences(source)
+    rows = [row for _, row in read_rows(source, (*COLUMNS, "margin")) if isinstance(row, dict)]
+    margins = [row.get("margin") for row in rows]
     return pairs.add_column("margin", margins) if any(m is not None for m in margins) else pairs
 
 
@@ -159,7 +160,8 @@ _UNREAD = {
 # %% ../../nbs/package/rlhf/reward_training.ipynb #b1ee170b
 def _check_settings(given: dict, arguments: dict) -> None:
     "Raises `ValueError` for a coefficient with the opposite effect, and an adapter that would not save the head."
-    center, adapter = given.get("center_rewards_coefficient"), arguments.get("peft_config")
+    center = given.get("center_rewards_coefficient")
+    adapter = arguments.get("peft_config")
     if center is not None and center < 0:
         raise ValueError(
             f"center_rewards_coefficient={center} would drive the scores away from 0; leave it out, or set 0.01"

@@ -40,7 +40,8 @@ def _check_rows(dataset: Dataset, given: dict) -> None:
         raise ValueError(
             f"none of the {len(dataset)} rows has a label to train on; give chats, or rows of encode_chats"
         )
-    longest, limit = max(map(len, dataset["input_ids"])), given.get("max_length")
+    longest = max(map(len, dataset["input_ids"]))
+    limit = given.get("max_length")
     splits = given.get("packing") and given.get("packing_strategy", "bfd") != "bfd"  # "bfd" cuts a long row
     if limit is not None and longest > limit and not splits:
         raise ValueError(

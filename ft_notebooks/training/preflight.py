@@ -59,7 +59,8 @@ def check_start(
 # %% ../../nbs/package/training/preflight.ipynb #d0a982fe
 def _check_warmup(trainer: Trainer) -> None:
     "Raises `ValueError` for a warm-up that is as long as the epochs of the run; `check_ranges` knows `max_steps`."
-    args, rows = trainer.args, getattr(trainer, "train_dataset", ())  # TRL may name it otherwise
+    args = trainer.args
+    rows = getattr(trainer, "train_dataset", ())  # TRL may name it otherwise
     if args.max_steps > 0 or hasattr(args, "num_generations") or not hasattr(rows, "__len__"):
         return
     size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -156,8 +157,9 @@ def keep_adapter(
 @torch.no_grad()
 def _logits_differ(model, reference) -> bool:
     "Whether policy and reference (None: the policy without its adapter) score random tokens differently."
-    vocabulary, draw = base_model(model).config.get_text_config().vocab_size, torch.Generator().manual_seed(0)
-    ids = torch.randint(vocabulary, (1, 16), generator=draw).to(base_model(model).device)
+    base = base_model(model)
+    vocabulary = base.config.get_text_config().vocab_size
+    ids = torch.randint(vocabulary, (1, 16), generator=torch.Generator().manual_seed(0)).to(base.device)
     with eval_mode(model):
         policy = model(input_ids=ids, use_cache=False).logits.float()
         if reference is None:
@@ -166,13 +168,14 @@ def _logits_differ(model, reference) -> bool:
         else:
             with eval_mode(reference):
                 other = reference(input_ids=ids, use_cache=False).logits.float()
-    far = 1e-3 if base_model(model).dtype == torch.float32 else 0.05  # relative, above rounding
+    far = 1e-3 if base.dtype == torch.float32 else 0.05  # relative, above rounding
     return policy.shape != other.shape or not (policy - other).norm() <= far * other.norm()
 
 # %% ../../nbs/package/training/preflight.ipynb #4ae3e11c
 def _reference_fault(trainer) -> str | None:
     "What differs between the policy and its reference; None if nothing does, or if there is none."
-    model, reference = trainer.accelerator.unwrap_model(trainer.model), trainer.ref_model
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    reference = trainer.ref_model
     policy = dict(model.named_parameters())
     if reference is not None:
         reference = trainer.accelerator.unwrap_model(reference)

@@ -123,7 +123,8 @@ def _save_apart(trainer: Trainer, part: Path) -> None:
 
 def _save(trainer: Trainer) -> None:
     "Save the model of this step, marked as complete, and a figure of the losses into the run's folder."
-    run, first = Path(trainer.args.output_dir), trainer.is_world_process_zero()
+    run = Path(trainer.args.output_dir)
+    first = trainer.is_world_process_zero()
     part = run / ".model"
     with explain_save_error(trainer, part, is_new=True, name=f"the model of {run}"):
         _save_apart(trainer, part)
@@ -149,7 +150,8 @@ def _holds_model(run: Path, step: int) -> bool:
 
 # %% ../../nbs/package/training/run.ipynb #5c94573e
 def _fit(trainer: Trainer) -> TrainOutput:
-    run, first = Path(trainer.args.output_dir), trainer.is_world_process_zero()
+    run = Path(trainer.args.output_dir)
+    first = trainer.is_world_process_zero()
     checkpoint = first_of_all(last_good_checkpoint(run) if first else None)
     start = marked_step(Path(checkpoint)) if checkpoint else 0
     saved = first_of_all(checkpoint is not None and first and _holds_model(run, start))

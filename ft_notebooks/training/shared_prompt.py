@@ -114,7 +114,7 @@ def _flash(query, key, value, sizes, scaling):
     return varlen_attn(q, k[seen], v[seen], query_bounds, key_bounds, *longest, **how)[None]
 
 
-def _by_block(query, key, value, sizes, scaling, dropout):
+def _by_block(query, key, value, sizes, scaling, *, dropout=0.0):
     "Attention by `scaled_dot_product_attention`, one call per block, on any device; result [1, N, H, e]."
     parts = []
     for at, *runs in _blocks(sizes, longest=max(map(sum, sizes))):
@@ -170,7 +170,7 @@ def shared_attention(
     if dropout or device != "cpu":
         if not dropout and _has_flash(query):
             return _flash(query, key, value, sizes, scaling), None
-        return _by_block(query, key, value, sizes, scaling, dropout), None
+        return _by_block(query, key, value, sizes, scaling, dropout=dropout), None
     blocks = list(_blocks(sizes, _BLOCK))
     return block_attention(query[0], key[0], value[0], blocks, scaling)[None], None
 

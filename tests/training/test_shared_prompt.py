@@ -183,7 +183,7 @@ def test_flash_attention_is_given_each_blocks_queries_and_keys(sizes, monkeypatc
         1, 2
     )
     assert_close(_flash(query, key, value, sizes, 8**-0.5), wanted, atol=2e-6, rtol=1e-4)
-    assert_close(_by_block(query, key, value, sizes, 8**-0.5, 0.0), wanted, atol=2e-6, rtol=1e-4)
+    assert_close(_by_block(query, key, value, sizes, 8**-0.5), wanted, atol=2e-6, rtol=1e-4)
 
 
 def test_blocks_hold_every_query_once_in_their_order():

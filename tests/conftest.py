@@ -43,7 +43,7 @@ LONG = re.compile(
             r"evaluation/(comp|html|lm_eval|report|runner|score|statistics)",
             r"package/export/|export/test_(card|export|lora_gguf|planted)|inference/(endpoint|test_end)",
             r"checkpointing/",
-            r"training/(?!cpu_kernels|kernel_patching|loss_spikes|preflight|test_)",
+            r"training/(?!cpu_kernels|kernel_patching|loss_spikes|preflight|shared_prompt|test_)",
             r"cli/",
             r"test_(another_process|cli|cpu_threads|dedup|equality|finished|hosts|metrics_log|quantization_error|report|sharded_save|statistics)",
             r"killed|two_processes|resumed|goes_on|the_demos|compiled_model",

@@ -19,6 +19,7 @@ from small_runs import HANGS, ended
 
 import ft_notebooks.dpo.trainer  # what a process needs that is forked from this one
 import ft_notebooks.sft.trainer
+import ft_notebooks.training.run
 from ft_notebooks.cli.commands import main
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
@@ -139,8 +140,8 @@ def with_callback(job, callback):
     "`job`, in a process of its own, whose trainer has one more callback."
 
     def changed(*args):
-        watch = ft_notebooks.sft.trainer.watch
-        ft_notebooks.sft.trainer.watch = lambda trainer: (trainer.add_callback(callback), watch(trainer))[1]
+        watch = ft_notebooks.training.run.watch
+        ft_notebooks.training.run.watch = lambda trainer: (trainer.add_callback(callback), watch(trainer))[1]
         return job(*args)
 
     return changed

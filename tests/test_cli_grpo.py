@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 import ft_notebooks.rlhf.grpo
+import ft_notebooks.training.run
 from ft_notebooks.cli.commands import main
 from ft_notebooks.inference.generation import answers
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
@@ -211,11 +212,9 @@ class Stop(TrainerCallback):
 
 def test_a_run_that_is_stopped_goes_on_to_the_same_weights(trained, here, monkeypatch, capsys):
     words = ("grpo", "chats.jsonl", *REWARDS, "--output", "parts")
-    watch = ft_notebooks.rlhf.grpo.watch
+    watch = ft_notebooks.training.run.watch
     with monkeypatch.context() as patch:
-        patch.setattr(
-            ft_notebooks.rlhf.grpo, "watch", lambda trainer: (trainer.add_callback(Stop()), watch(trainer))[1]
-        )
+        patch.setattr(ft_notebooks.training.run, "watch", lambda t: (t.add_callback(Stop()), watch(t))[1])
         with pytest.raises(SystemExit) as e:
             ft(*words)
     assert e.value.code == 130 and "goes on from step 2" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from ranks_of import ranks
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-import ft_notebooks.rlhf.reward_training
+import ft_notebooks.training.run
 from ft_notebooks.cli.commands import main
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.rlhf.reward_model import load_reward_model, reward_scores
@@ -72,9 +72,9 @@ class Stop(TrainerCallback):
 def test_a_run_that_is_stopped_goes_on_to_the_same_weights(here, monkeypatch, capsys):
     steps = {"reward__max_steps": 4, "reward__save_steps": 1}
     ft("reward", "pairs.jsonl", "--output", "whole", **steps)
-    watch = ft_notebooks.rlhf.reward_training.watch
+    watch = ft_notebooks.training.run.watch
     with monkeypatch.context() as patch:
-        patch.setattr(ft_notebooks.rlhf.reward_training, "watch", lambda t: (t.add_callback(Stop()), watch(t))[1])
+        patch.setattr(ft_notebooks.training.run, "watch", lambda t: (t.add_callback(Stop()), watch(t))[1])
         with pytest.raises(SystemExit):
             ft("reward", "pairs.jsonl", "--output", "parts", **steps)
     ft("reward", "pairs.jsonl", "--output", "parts", **steps)

@@ -34,11 +34,13 @@ def _rate(right: int, n: int) -> dict:
     return {"value": right / n, "low": float(found.low), "high": float(found.high), "n": n}
 
 # %% ../../nbs/package/data/preference_report.ipynb #4f80c92d
-def _pairs(rows: Sequence[dict] | Dataset) -> list[tuple]:
-    "The prompt's, the chosen and the rejected ids of each row."
+def _pairs(rows: Sequence[dict] | Dataset, most: int | None = None) -> list[tuple]:
+    "The prompt's, the chosen and the rejected ids of each row, or of `most` rows at equal distances."
     if not isinstance(rows, (Dataset, list)) or not len(rows) or not set(PAIR_KEYS) <= set(rows[0]):
         raise ValueError("there are no pairs; give the rows that encode_pairs returned, without their account")
-    return [tuple(row[key] for key in PAIR_KEYS) for row in rows]
+    step = -(-len(rows) // most) if most else 1
+    kept = [rows[i] for i in range(0, len(rows), step)] if step > 1 else rows
+    return [tuple(row[key] for key in PAIR_KEYS) for row in kept]
 
 # %% ../../nbs/package/data/preference_report.ipynb #71efc8e8
 def _features(ids: list[int]) -> set[tuple[str, tuple]]:
@@ -124,6 +126,7 @@ def _in_common(answers: list[tuple]) -> dict[str, float]:
 def pair_report(
     tok: PreTrainedTokenizerBase,  # The tokenizer that encoded the rows
     rows: Sequence[dict] | Dataset,  # N pairs from `encode_pairs`
+    most: int | None = None,  # So many of the pairs at most, at equal distances; None: all
 ) -> dict:  # Lengths in tokens (medians, the longest pair), shares from 0 to 1, `marks`, and `findings` in sentences
     """Reports what distinguishes the chosen answers from the rejected ones, before training.
 
@@ -131,11 +134,11 @@ def pair_report(
     that one forward pass over a pair's prompt, instead of two, saves. Raises `ValueError` if there are no pairs.
     """
     check_tokenizer(tok, "pair_report")
-    pairs = _pairs(rows)
+    pairs = _pairs(rows, most)
     sizes = np.array([[len(ids) for ids in pair] for pair in pairs])  # [N, 3]
     asked, chosen, rejected = sizes.T
     answers = [pair[1:] for pair in pairs]
-    report = {"pairs": len(rows), **dict(zip(("prompt", "chosen", "rejected"), np.median(sizes, axis=0).tolist()))}
+    report = {"pairs": len(pairs), **dict(zip(("prompt", "chosen", "rejected"), np.median(sizes, axis=0).tolist()))}
     report["longest"] = int((asked + np.maximum(chosen, rejected)).max())
     report["chosen_longer"] = _rate(int((chosen > rejected).sum()), int((chosen != rejected).sum()))
     report |= _in_common(answers)

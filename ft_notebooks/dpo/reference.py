@@ -25,7 +25,8 @@ from ..core.fingerprints import data_fingerprint, short_hash, weights_fingerprin
 from ..core.model_parts import eval_mode
 from ..core.random_state import keep_random_state
 from ..core.seams import overrides, require
-from .shared_prompt import REFERENCE_COLUMNS, PairedForward
+from .shared_prompt import REFERENCE_COLUMNS
+from ..training.shared_prompt import SharedForward, pair_groups
 
 # %% ../../nbs/package/dpo/reference.ipynb #bfeb1830
 _FEW = 4  # rows of a check
@@ -34,10 +35,11 @@ _TEXTS = ("input_ids", "attention_mask", "completion_mask")  # of a batch of TRL
 
 def _of_policy(trainer, inputs: dict[str, Tensor]) -> Tensor:  # [2B]: chosen answers, then rejected ones
     "The policy's log-probabilities, summed as the trainer sums them: with `ld_alpha` on what only one answer has."
-    ids, answer = inputs["input_ids"], inputs["completion_mask"]
+    ids = inputs["input_ids"]
+    answer = inputs["completion_mask"]
     given = {"input_ids": ids, "attention_mask": inputs["attention_mask"], "labels": ids.masked_fill(answer == 0, -100)}
     with trainer.accelerator.autocast():
-        out = PairedForward(trainer.model_wrapped)(**given, use_cache=False, fused_lm_head=True)
+        out = SharedForward(trainer.model_wrapped, pair_groups)(**given, use_cache=False, fused_lm_head=True)
     answer = answer[:, 1:]
     log_probs = out.log_probs[:, -answer.shape[1] :]  # an adapter may have inserted tokens before the text
     if trainer.ld_alpha is not None:
@@ -49,8 +51,9 @@ def _of_policy(trainer, inputs: dict[str, Tensor]) -> Tensor:  # [2B]: chosen an
 def _of_reference(trainer, inputs: dict[str, Tensor]) -> Tensor:  # [2B]
     if set(REFERENCE_COLUMNS) <= set(inputs):
         return torch.cat([inputs[name] for name in REFERENCE_COLUMNS])
-    model, texts = trainer.ref_model or trainer.model, {name: inputs[name] for name in _TEXTS}
-    return torch.cat(trainer.compute_ref_log_probs(PairedForward(model), texts))
+    model = trainer.ref_model or trainer.model
+    texts = {name: inputs[name] for name in _TEXTS}
+    return torch.cat(trainer.compute_ref_log_probs(SharedForward(model, pair_groups), texts))
 
 
 def _log_probs(trainer, rows) -> tuple[Tensor, Tensor]:  # (N, 2) each, float64, in nats: chosen and rejected
@@ -133,7 +136,8 @@ class ReferenceCallback(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        trainer, file = self.trainer, Path(args.output_dir) / ".reference" / "start.json"
+        trainer = self.trainer
+        file = Path(args.output_dir) / ".reference" / "start.json"
         self.rows = [trainer.train_dataset[i] for i in range(min(_FEW, len(trainer.train_dataset)))]
         policy, reference = _log_probs(trainer, self.rows)
         if state.global_step:
@@ -179,7 +183,7 @@ def _computed(trainer, dataset, batch_size: int) -> dict[str, Tensor]:
     parts = []
     with keep_random_state(), eval_mode(model):  # a DataLoader draws a random number
         for batch in loader:
-            log_probs = trainer.compute_ref_log_probs(PairedForward(model), batch)
+            log_probs = trainer.compute_ref_log_probs(SharedForward(model, pair_groups), batch)
             parts.append(trainer.accelerator.gather_for_metrics(log_probs))
     return {name: torch.cat(column).float().cpu() for name, column in zip(REFERENCE_COLUMNS, zip(*parts))}
 
@@ -240,7 +244,8 @@ def with_reference(
 
     Raises `ValueError` where one is NaN or infinite, or where a saved file is damaged or stale.
     """
-    args, model = trainer.args, trainer.ref_model or trainer.model
+    args = trainer.args
+    model = trainer.ref_model or trainer.model
     how = [args.bf16, args.fp16, str(model.dtype), args.ld_alpha]
     key = short_hash(data_fingerprint(dataset), weights_fingerprint(model), how)
     file = Path(args.output_dir, ".reference", f"{key}.safetensors")

@@ -10,7 +10,6 @@ import contextlib
 import copy
 import functools
 import os
-from collections.abc import Callable
 
 import torch
 from datasets import Dataset
@@ -20,25 +19,23 @@ from trl import DPOConfig, DPOTrainer
 
 from ..checkpointing.best_checkpoint import check_checkpoint_choice
 from .over_optimization import CollapseCallback
-from ..checkpointing.run_manifest import ManifestCallback
-from ..core.arguments import check_model
+from ..core.arguments import Rows, check_model, each_set, encoded
 from ..training.out_of_memory import explain_out_of_memory
-from ..data.preference_encoding import PAIR_KEYS, encode_pairs
+from ..data.preference_encoding import PAIR_KEYS, encoded_pairs
 from ..data.preference_report import pair_report, suspect_swapped
 from ..data.read import read_preferences
 from ..loading.model_files import check_context
-from ..distributed.uneven_batches import count_rows_once, own_batches, own_loss
+from ..distributed.uneven_batches import own_loss
 from .reference import ReferenceCallback, with_reference
-from ..checkpointing.resume import explain_load_error, no_epoch_after_the_end, start_of
 
 # %% ../../nbs/package/dpo/trainer.ipynb #77e0eca6
-from ..core.progress import is_first, without_library_bars
-from ..core.seams import given_way, overrides, require
+from ..core.progress import without_library_bars
+from ..core.seams import overrides, require
 from .shared_prompt import REFERENCE_COLUMNS, SharedPrompt
-from ..training.kernel_patching import optimizations
-from ..training.preflight import Rows, add_guards, check_start, encoded, keep_adapter, ready
+from ..training.preflight import check_start, keep_adapter, ready
+from ..training.run import ExactTrainer, guarded
 from ..tokenization.padding import check_vocabulary
-from ..training.progress_and_plots import check_trackers, watch
+from ..training.progress_and_plots import check_trackers
 from ..training.batch_plan import Plan, plan
 from ..training.config import run_config, split_overrides
 
@@ -79,38 +76,19 @@ def _check_reference(model, tok, given, arguments) -> None:
 
 # %% ../../nbs/package/dpo/trainer.ipynb #d6d4ab08
 @overrides(DPOTrainer)
-class _DPOTrainer(DPOTrainer):
-    "`DPOTrainer` that computes each prompt once, counts each pair once over all processes, and resumes exactly."
+class _DPOTrainer(ExactTrainer, DPOTrainer):
+    "`DPOTrainer` with the guarantees of `ExactTrainer`, which computes each prompt once."
 
     prompts: SharedPrompt  # set when the trainer is made
 
-    def train(self, resume_from_checkpoint=None, *args, **kwargs):
-        start = start_of(self, resume_from_checkpoint)
-        with explain_out_of_memory(self), explain_load_error(self, start), self.prompts.used():
-            return super().train(start, *args, **kwargs)
-
-    def set_initial_training_values(self, *args, **kwargs):
-        return no_epoch_after_the_end(self, super().set_initial_training_values(*args, **kwargs))
-
-    def get_batch_samples(self, *args, **kwargs):
-        return own_batches(self, super().get_batch_samples, *args, **kwargs)
+    def _while_training(self):
+        return self.prompts.used()
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         compute = functools.partial(self.prompts.loss, super().compute_loss)
         explained = contextlib.nullcontext() if self.model.training else explain_out_of_memory(self, evaluation=True)
         with explained:
             return own_loss(self, compute, model, inputs, *args, **kwargs)
-
-    def save_model(self, output_dir=None, _internal_call=False):
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        checkpoint = _internal_call and output_dir is not None  # keeps the reference too, to resume
-        if checkpoint or "ref" not in getattr(model, "peft_config", {}):
-            return super().save_model(output_dir, _internal_call)
-        model.save_pretrained = functools.partial(model.save_pretrained, selected_adapters=["default"])
-        try:
-            super().save_model(output_dir, _internal_call)
-        finally:
-            del model.save_pretrained  # the class's own method is visible again
 
 # %% ../../nbs/package/dpo/trainer.ipynb #5d0d7f44
 _ROW = {"prompt": "a", "chosen": " b", "rejected": " c"}  # a dummy that TRL can encode with any tokenizer
@@ -122,21 +100,16 @@ def _is_sharded(args) -> bool:
     asked = [os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() == "true" for kind in ("FSDP", "DEEPSPEED")]
     return any([args.fsdp, args.deepspeed, *asked])
 
-
-def _each(rows, change: Callable):
-    "Applies `change` to the rows, or to each data set of a dict; None stays None."
-    if isinstance(rows, dict):
-        return {name: change(part) for name, part in rows.items()}
-    return None if rows is None else change(rows)
-
 # %% ../../nbs/package/dpo/trainer.ipynb #f8cda242
-def _constructed(model, arguments, args, tok, rows, itself: bool) -> _DPOTrainer:
+def _constructed(model, arguments, args, tok, rows, *, itself: bool) -> _DPOTrainer:
     "TRL's trainer with the encoded pairs; `itself`: with a view of the current model as its reference."
-    once, args.precompute_ref_log_probs = args.precompute_ref_log_probs, False
+    once = args.precompute_ref_log_probs
+    args.precompute_ref_log_probs = False  # not on the one row that TRL is given
     row = Dataset.from_list([_ROW])
-    one = {name: _each(data, lambda _: row) for name, data in rows.items()}
+    one = {name: each_set(data, lambda _: row) for name, data in rows.items()}
     if itself:
-        arguments = arguments | {"ref_model": (copy.deepcopy if _is_sharded(args) else copy.copy)(model)}
+        view = copy.deepcopy if _is_sharded(args) else copy.copy
+        arguments = arguments | {"ref_model": view(model)}
     with without_library_bars():
         trainer = ready(_DPOTrainer(model=model, args=args, processing_class=tok, **one, **arguments))
     args.precompute_ref_log_probs = once
@@ -148,12 +121,13 @@ def _constructed(model, arguments, args, tok, rows, itself: bool) -> _DPOTrainer
 
 def _with_columns(trainer) -> None:
     "Computes the reference once, for the training pairs and for those of each evaluation."
-    args, fixed = trainer.args, trainer.args.precompute_ref_batch_size
+    args = trainer.args
+    fixed = args.precompute_ref_batch_size
     with trainer.prompts.used():
         size = fixed or args.per_device_train_batch_size
         trainer.train_dataset = with_reference(trainer, trainer.train_dataset, size)
         size = fixed or args.per_device_eval_batch_size
-        trainer.eval_dataset = _each(trainer.eval_dataset, lambda rows: with_reference(trainer, rows, size))
+        trainer.eval_dataset = each_set(trainer.eval_dataset, lambda rows: with_reference(trainer, rows, size))
 
 # %% ../../nbs/package/dpo/trainer.ipynb #4bf0c61b
 def _made(model, arguments, args, tok, rows) -> _DPOTrainer:
@@ -162,7 +136,7 @@ def _made(model, arguments, args, tok, rows) -> _DPOTrainer:
     itself = alone and not _has_adapter(model, arguments)
     copied = alone and isinstance(model, PeftModel)
     with keep_adapter(model) if copied else contextlib.nullcontext():
-        trainer = _constructed(model, arguments, args, tok, rows, itself)
+        trainer = _constructed(model, arguments, args, tok, rows, itself=itself)
     if itself and not _is_sharded(args):
         trainer.ref_model = None
     trainer.prompts = SharedPrompt(trainer)
@@ -173,44 +147,14 @@ def _made(model, arguments, args, tok, rows) -> _DPOTrainer:
         trainer.ref_model = None
     return trainer
 
-# %% ../../nbs/package/dpo/trainer.ipynb #b6ef9e6a
-def _check_rows(dataset: Dataset, max_length: int | None) -> None:
-    "Raises `ValueError` for encoded pairs with an empty part, or with an answer that would be cut."
-    for i, row in enumerate(dataset):
-        sizes = {key: len(row[key] or ()) for key in PAIR_KEYS}
-        empty = [key for key, size in sizes.items() if not size]
-        if empty:
-            raise ValueError(
-                f"row {i} (counted from 0): {empty[0]!r} is empty; encode the pairs with encode_pairs to find the cause"
-            )
-        longest = sizes["prompt_ids"] + max(sizes["chosen_ids"], sizes["rejected_ids"])
-        if max_length is not None and longest > max_length:
-            raise ValueError(
-                f"row {i} has {longest} tokens, and max_length={max_length} would cut it; pass it to encode_pairs too"
-            )
-
-# %% ../../nbs/package/dpo/trainer.ipynb #4de514e6
-def _encoded(tok, max_length: int | None, dataset: Dataset) -> Dataset:
-    "Rows with the token ids of prompt and answers; no answer would be cut."
-    if set(PAIR_KEYS) <= set(dataset.column_names):
-        rows = dataset.select_columns(list(PAIR_KEYS))
-        _check_rows(rows, max_length)
-        return rows
-    try:
-        rows, account = encode_pairs(tok, dataset, max_length)
-    except ValueError as error:
-        raise ValueError(f"{error} (these are arguments of encode_pairs; you may call it before)") from error
-    if (lost := len(dataset) - len(rows)) and is_first():
-        print(f"{lost} of {len(dataset)} pairs left out, {account['equal']} with two equal answers")
-    return rows
-
 # %% ../../nbs/package/dpo/trainer.ipynb #414a9eb1
 _SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}  # the losses of `trl.DPOTrainer` that read label_smoothing
 
 
 def _check_loss(given) -> None:
     "Raises `ValueError` for a `beta` or `label_smoothing` without effect, or with the opposite effect."
-    kinds, smooth = given.get("loss_type", "sigmoid"), given.get("label_smoothing", 0)
+    kinds = given.get("loss_type", "sigmoid")
+    smooth = given.get("label_smoothing", 0)
     kinds = {kinds} if isinstance(kinds, str) else set(kinds)
     if given.get("beta", 0.1) <= 0:
         raise ValueError(
@@ -238,13 +182,14 @@ def _once(given, arguments, adapter: bool, rows: int, size: int) -> bool:
     return given.get("precompute_ref_log_probs", epochs > 1)
 
 
-def _settings(model, pairs, output_dir, effective_batch, given, arguments) -> tuple[DPOConfig, Plan]:
+def _settings(model, pairs, given, arguments, *, output_dir, effective_batch) -> tuple[DPOConfig, Plan]:
     "The run's arguments, with a learning rate for adapter or full model, and their batch plan."
-    lengths = [sum(map(len, ids)) for ids in zip(*(pairs[key] for key in PAIR_KEYS))]
-    both = zip(pairs["prompt_ids"], pairs["chosen_ids"], pairs["rejected_ids"])
-    lengths_of_pairs = (len(prompt) + max(map(len, answers)) for prompt, *answers in both)
-    check_context(lengths_of_pairs, model.config, "leaves them out and counts them")
-    adapter, given = _has_adapter(model, arguments), {"train_sampling_strategy": "random", **given}
+    sizes = list(zip(*(map(len, pairs[key]) for key in PAIR_KEYS)))  # of prompt, chosen and rejected, for each pair
+    lengths = [sum(size) for size in sizes]
+    longest = [prompt + max(answers) for prompt, *answers in sizes]  # text of a pair
+    check_context(longest, model.config, "leaves them out and counts them")
+    adapter = _has_adapter(model, arguments)
+    given = {"train_sampling_strategy": "random", **given}
     given["precompute_ref_log_probs"] = _once(given, arguments, adapter, len(lengths), effective_batch)
     chosen = plan(model, lengths, effective_batch, given, config=DPOConfig, adapter=arguments.get("peft_config"))
     return run_config(DPOConfig, output_dir, chosen, given, learning_rate=1e-5 if adapter else 1e-6), chosen
@@ -253,27 +198,37 @@ def _settings(model, pairs, output_dir, effective_batch, given, arguments) -> tu
 def _callbacks(given, tok, rows) -> list:
     "The caller's callbacks, and an over-optimization guard unless they include one."
     callbacks = list(given or [])
-    held = next(iter(rows["eval_dataset"].values())) if isinstance(rows["eval_dataset"], dict) else rows["eval_dataset"]
-    own = any(isinstance(callback, CollapseCallback) for callback in callbacks)
-    return callbacks if own else [*callbacks, CollapseCallback(tok, held or rows["train_dataset"])]
+    if any(isinstance(callback, CollapseCallback) for callback in callbacks):
+        return callbacks
+    held = rows["eval_dataset"]
+    if isinstance(held, dict):
+        held = next(iter(held.values()))
+    return [*callbacks, CollapseCallback(tok, held or rows["train_dataset"])]
 
 # %% ../../nbs/package/dpo/trainer.ipynb #4224226e
-def _findings(tok, trainer) -> list[str]:
+def _is_known(rows: Dataset) -> bool:
+    "Whether the rows hold the reference's log-probabilities."
+    return set(REFERENCE_COLUMNS) <= set(rows.column_names)
+
+
+def _findings(tok, rows: Dataset) -> list[str]:
     "The findings of `pair_report` on at most 500 pairs, and on the reference's log-probabilities where known."
-    rows = trainer.train_dataset
-    said = pair_report(tok, rows.select(range(0, len(rows), -(-len(rows) // 500))))["findings"]
-    if set(REFERENCE_COLUMNS) <= set(rows.column_names):
-        logps = torch.tensor([list(rows[name][:]) for name in REFERENCE_COLUMNS]).T
-        said = [*said, suspect_swapped(logps, rows)["finding"]]
-    return [line for line in said if line]
+    found = pair_report(tok, rows, most=500)["findings"]
+    if _is_known(rows):
+        log_probs = torch.tensor([list(rows[name][:]) for name in REFERENCE_COLUMNS]).T  # [N, 2]
+        swapped = suspect_swapped(log_probs, rows)["finding"]
+        found = [*found, swapped] if swapped else found
+    return found
 
 
-def _summary(tok, chosen, trainer) -> list[str]:
-    "The batch plan and how prompts and reference are computed, as one line; then the findings."
-    why, known = trainer.prompts.not_shared, set(REFERENCE_COLUMNS) <= set(trainer.train_dataset.column_names)
-    prompts = "each prompt once" if why is None else f"each prompt twice ({why})"
-    reference = "reference computed once, before step 1" if known else "reference computed in each step"
-    return ["; ".join([chosen.said, prompts, reference, *given_way(trainer)]), *_findings(tok, trainer)]
+def _way(trainer: _DPOTrainer) -> list[str]:
+    "How prompts and reference are computed."
+    why = trainer.prompts.not_shared
+    known = _is_known(trainer.train_dataset)
+    return [
+        "each prompt once" if why is None else f"each prompt twice ({why})",
+        "reference computed once, before step 1" if known else "reference computed in each step",
+    ]
 
 # %% ../../nbs/package/dpo/trainer.ipynb #5e957cce
 _UNREAD = {
@@ -310,16 +265,17 @@ def dpo_trainer(
     check_start(model, tok, arguments, "dpo_trainer")
     _check_loss(given)
     _check_reference(model, tok, given, arguments)
-    encode = functools.partial(_encoded, tok, given.pop("max_length", None))
+    encode = functools.partial(encoded_pairs, tok, given.pop("max_length", None))
     rows = encoded(train_dataset, eval_dataset, read_preferences, encode, "dpo_trainer")
-    args, chosen = _settings(model, rows["train_dataset"], output_dir, effective_batch, given, arguments)
+    size = {"output_dir": output_dir, "effective_batch": effective_batch}
+    args, chosen = _settings(model, rows["train_dataset"], given, arguments, **size)
     arguments["callbacks"] = _callbacks(arguments.get("callbacks"), tok, rows)
     check_checkpoint_choice(args, arguments["callbacks"])
     trainer = _made(model, arguments, args, tok, rows)
-    count_rows_once(trainer)
-    add_guards(trainer, allow_zero_gradient="hinge" in trainer.loss_types)  # every margin may be large enough
-    said = _summary(tok, chosen, trainer)
-    trainer.add_callback(ManifestCallback(trainer, any_world_size, choices=said[0], optimizations=optimizations(model)))
-    if trainer.is_world_process_zero():
-        print("\n".join(said))
-    return watch(trainer)
+    return guarded(
+        trainer,
+        [chosen.said, *_way(trainer)],
+        _findings(tok, trainer.train_dataset),
+        any_world_size=any_world_size,
+        allow_zero_gradient="hinge" in trainer.loss_types,  # every margin may be large enough
+    )

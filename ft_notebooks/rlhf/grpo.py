@@ -9,6 +9,7 @@ __all__ = ['grpo_trainer', 'rloo_trainer']
 import contextlib
 import copy
 import functools
+from contextlib import ExitStack, contextmanager
 from math import isfinite
 from numbers import Real
 
@@ -20,24 +21,24 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from ..checkpointing.best_checkpoint import check_checkpoint_choice
-from ..checkpointing.resume import explain_load_error, no_epoch_after_the_end, start_of
-from ..checkpointing.run_manifest import ManifestCallback
+from ..core.arguments import Rows, encoded
 from ..core.device import hardware
 from ..core.model_parts import base_model
 from ..core.progress import without_library_bars
-from ..core.seams import given_way, overrides
+from ..core.seams import overrides
 
 # %% ../../nbs/package/rlhf/grpo.ipynb #25366762
 from ..inference.generation import stop_tokens
+from ..inference.prefix_cache import shared_generation
 from .rewards import RewardLike, first_rewards, read_prompts, reward_functions
 from .rl_settings import UNREAD_FIELDS, check_rl_settings, fill_last_step, prompt_lengths
 from .rl_settings import read_rl_rows, rl_config
-from .shared_prompt import GroupedForward, grouped, shared_generation, why_not_grouped
 from ..training.config import split_overrides
-from ..training.kernel_patching import optimizations
-from ..training.out_of_memory import explain_out_of_memory
-from ..training.preflight import Rows, add_guards, check_start, encoded, keep_adapter, ready
-from ..training.progress_and_plots import check_trackers, watch
+from ..training.kernel_patching import speed_up
+from ..training.preflight import check_start, keep_adapter, ready
+from ..training.progress_and_plots import check_trackers
+from ..training.run import ExactTrainer, guarded
+from ..training.shared_prompt import SharedForward, prompt_groups, sharing, why_not_shared
 
 # %% ../../nbs/package/rlhf/grpo.ipynb #a0dc0ede
 def _add_reference(trainer, model, beta: float) -> None:
@@ -46,38 +47,28 @@ def _add_reference(trainer, model, beta: float) -> None:
     reference = copy.deepcopy(model).eval().requires_grad_(False)
     trainer.ref_model = trainer.accelerator.prepare_model(reference, evaluation_mode=True)
 
-# %% ../../nbs/package/rlhf/grpo.ipynb #31a86941
+# %% ../../nbs/package/rlhf/grpo.ipynb #46af6121
 @overrides(Trainer)
-class _SharesPrompts(Trainer):
-    "A trainer of TRL that resumes exactly, and on a CPU computes each prompt once in the update."
+class _SharesPrompts(ExactTrainer):
+    "A trainer of TRL that computes each prompt once while it samples and, on a CPU, in the update."
 
-    shares = False  # whether prompts are computed once; set when the trainer is made
+    rows_once = False  # TRL repeats each prompt for its answers
+    shares = False  # whether prompts are computed once in the update; set when the trainer is made
 
-    def train(self, resume_from_checkpoint=None, *args, **kwargs):
-        start = start_of(self, resume_from_checkpoint)
-        with explain_out_of_memory(self), explain_load_error(self, start), shared_generation(self.model):
-            with grouped(self.model, self.shares):
-                return super().train(start, *args, **kwargs)
+    @contextmanager
+    def _while_training(self):
+        with ExitStack() as stack:
+            stack.enter_context(shared_generation(self.model))
+            stack.enter_context(speed_up(self.model, ("attention",) if self.shares else ()))
+            if self.shares:
+                stack.enter_context(sharing(self.model))
+            yield
 
     def compute_loss(self, model, inputs, *args, **kwargs):
-        coefficients = (getattr(self.args, name, 0) for name in ("entropy_coef", "use_adaptive_entropy"))
-        off = any(coefficients)  # `LabelHead` has no gradient of the entropy
-        forward = GroupedForward(model, off=off, temperature=self.args.temperature)
+        coefficients = [getattr(self.args, name, 0) for name in ("entropy_coef", "use_adaptive_entropy")]
+        own_head = any(coefficients)  # `LabelHead` has no gradient of the entropy
+        forward = SharedForward(model, prompt_groups, off=own_head, temperature=self.args.temperature)
         return super().compute_loss(forward, inputs, *args, **kwargs)
-
-    def set_initial_training_values(self, *args, **kwargs):
-        return no_epoch_after_the_end(self, super().set_initial_training_values(*args, **kwargs))
-
-    def save_model(self, output_dir=None, _internal_call=False):
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        checkpoint = _internal_call and output_dir is not None  # keeps the reference too, to resume
-        if checkpoint or "ref" not in getattr(model, "peft_config", {}):
-            return super().save_model(output_dir, _internal_call)
-        model.save_pretrained = functools.partial(model.save_pretrained, selected_adapters=["default"])
-        try:
-            super().save_model(output_dir, _internal_call)
-        finally:
-            del model.save_pretrained  # the class's own method is visible again
 
 
 class _GRPOTrainer(_SharesPrompts, GRPOTrainer):
@@ -114,13 +105,15 @@ class _FirstLook:
         return score
 
     def _examine(self, completions, completion_ids) -> None:
-        trainer, ends = self.trainer, set(self.trainer.eos_token_ids)
-        values, self.values = self.values or {}, None
+        trainer = self.trainer
+        ends = set(trainer.eos_token_ids)
+        values = self.values or {}
+        self.values = None
         columns = [torch.tensor(each) * weight for each, weight in zip(values.values(), self.weights)]
-        texts, ended = [c[0]["content"] for c in completions], [ids[-1] in ends for ids in completion_ids]
         weighted = torch.tensor(gather_object(torch.stack(columns, 1).tolist()))  # B x rewards
         sums = weighted.sum(1)
-        texts, ended = gather_object(texts), gather_object(ended)
+        texts = gather_object([messages[0]["content"] for messages in completions])
+        ended = gather_object([ids[-1] in ends for ids in completion_ids])
         if limits := getattr(trainer.args, "reward_clip_range", None):
             sums = sums.clamp(*limits)
         divides: dict = {True: "batch", False: "none"}  # of RLOO
@@ -134,25 +127,45 @@ class _FirstLook:
             print("\n".join(lines), flush=True)
 
 # %% ../../nbs/package/rlhf/grpo.ipynb #b749e560
-def _made(kind, model, arguments, args, tok, rows, look: _FirstLook):
+def _made(kind, look: _FirstLook, model, args, **given):
     "The trainer with its reference; its answers end at the same tokens as those of `generate`."
-    base_model(model).generation_config.eos_token_id = stop_tokens(model, tok)
+    base_model(model).generation_config.eos_token_id = stop_tokens(model, given["processing_class"])
+    adapted = isinstance(model, PeftModel)
     beta = args.beta
-    itself = beta != 0 and not isinstance(model, PeftModel) and arguments.get("peft_config") is None
+    itself = beta != 0 and not adapted and given.get("peft_config") is None
     args.beta = 0.0 if itself else beta
-    made = {"model": model, "reward_funcs": look.functions, "args": args, "processing_class": tok, **rows, **arguments}
-    with keep_adapter(model) if isinstance(model, PeftModel) else contextlib.nullcontext():
-        trainer = look.trainer = ready(kind(**made))
+    with keep_adapter(model) if adapted else contextlib.nullcontext():
+        trainer = ready(kind(model=model, reward_funcs=look.functions, args=args, **given))
+    look.trainer = trainer
     if itself:
         _add_reference(trainer, model, beta)
     return trainer
 
 # %% ../../nbs/package/rlhf/grpo.ipynb #a59f7b84
+def _shares(model) -> bool:
+    "Whether the update computes each prompt once: on a CPU, and with the logits of the padded batch."
+    on_cpu = hardware().device == "cpu" and base_model(model).device.type == "cpu"
+    return on_cpu and why_not_shared(model, padding_side="left") is None
+
+
 def _trainer(
-    where, kind, config, library, model, tok, train_dataset, rewards, eval_dataset, output_dir, prompts_a_step,
-    generations, any_world_size, overrides,
-):  # fmt: skip
-    "The trainer of a public function, `where`."
+    kind: type[_SharesPrompts],
+    config: type[GRPOConfig] | type[RLOOConfig],
+    library: type[GRPOTrainer] | type[RLOOTrainer],
+    *,
+    where: str,  # The public function
+    model,
+    tok,
+    train_dataset,
+    eval_dataset,
+    rewards,
+    output_dir,
+    prompts_a_step,
+    generations,
+    any_world_size,
+    overrides: dict,
+):
+    "The trainer of a public function; further arguments as there."
     given, arguments = split_overrides(overrides, config, library, UNREAD_FIELDS)
     given.setdefault("max_completion_length", 256)
     check_trackers(given.get("report_to", "none"))
@@ -163,22 +176,29 @@ def _trainer(
     check_rl_settings(given, len(own), prompts_a_step, generations, where)
     prompts = prompt_lengths(model, tok, own, given["max_completion_length"])
     rows["train_dataset"] = fill_last_step(own, prompts_a_step)
-    twice = -len(own) % prompts_a_step
-    adapter = arguments.get("peft_config")
-    shares = hardware().device == "cpu" and why_not_grouped(model) is None
-    args, chosen = rl_config(config, model, prompts, output_dir, prompts_a_step, generations, given, adapter, shares)
+    shares = _shares(model)
+    args, chosen = rl_config(
+        config,
+        model,
+        prompts,
+        given,
+        output_dir=output_dir,
+        prompts_a_step=prompts_a_step,
+        generations=generations,
+        adapter=arguments.get("peft_config"),
+        shares=shares,
+    )
     check_checkpoint_choice(args, arguments.get("callbacks"))
-    trainer = _made(kind, model, arguments, args, tok, rows, look)
+    trainer = _made(kind, look, model, args, processing_class=tok, **rows, **arguments)
     trainer.shares = shares
-    add_guards(trainer, allow_zero_gradient=True)  # no answer may be better than the others
-    filled = [f"{twice} of {len(own)} prompts twice in an epoch"] if twice else []
-    filled += ["each prompt computed once in the update"] if shares else []
-    said = "; ".join([f"{prompts_a_step} prompts x {generations} answers: {chosen.said}", *filled, *given_way(trainer)])
-    manifest = ManifestCallback(trainer, any_world_size, choices=said, optimizations=optimizations(trainer.model))
-    trainer.add_callback(manifest)
-    if trainer.is_world_process_zero():
-        print(said)
-    watch(trainer).args.include_num_input_tokens_seen = "no"  # TRL counts the tokens of prompts and answers itself
+    way = [f"{prompts_a_step} prompts x {generations} answers: {chosen.said}"]
+    if twice := -len(own) % prompts_a_step:
+        way.append(f"{twice} of {len(own)} prompts twice in an epoch")
+    if shares:
+        way.append("each prompt computed once in the update")
+    # no answer may be better than the others
+    guarded(trainer, way, any_world_size=any_world_size, allow_zero_gradient=True)
+    trainer.args.include_num_input_tokens_seen = "no"  # TRL counts the tokens of prompts and answers itself
     return trainer
 
 # %% ../../nbs/package/rlhf/grpo.ipynb #10ed0930
@@ -204,8 +224,22 @@ def grpo_trainer(
     number or the loss is NaN. Several rewards are added with `reward_weights`. Prints the batch plan and the first
     rewards.
     """
-    made = (model, tok, train_dataset, rewards, eval_dataset, output_dir, prompts_a_step, generations, any_world_size)
-    return _trainer("grpo_trainer", _GRPOTrainer, GRPOConfig, GRPOTrainer, *made, overrides)
+    return _trainer(
+        _GRPOTrainer,
+        GRPOConfig,
+        GRPOTrainer,
+        where="grpo_trainer",
+        model=model,
+        tok=tok,
+        train_dataset=train_dataset,
+        rewards=rewards,
+        eval_dataset=eval_dataset,
+        output_dir=output_dir,
+        prompts_a_step=prompts_a_step,
+        generations=generations,
+        any_world_size=any_world_size,
+        overrides=overrides,
+    )
 
 # %% ../../nbs/package/rlhf/grpo.ipynb #f1b0d7c7
 @without_library_bars()
@@ -227,5 +261,19 @@ def rloo_trainer(
     An answer's advantage is its reward minus the mean of the group's others, the KL divergence is part of the reward,
     and the ratio is one number for the whole answer.
     """
-    made = (model, tok, train_dataset, rewards, eval_dataset, output_dir, prompts_a_step, generations, any_world_size)
-    return _trainer("rloo_trainer", _RLOOTrainer, RLOOConfig, RLOOTrainer, *made, overrides)
+    return _trainer(
+        _RLOOTrainer,
+        RLOOConfig,
+        RLOOTrainer,
+        where="rloo_trainer",
+        model=model,
+        tok=tok,
+        train_dataset=train_dataset,
+        rewards=rewards,
+        eval_dataset=eval_dataset,
+        output_dir=output_dir,
+        prompts_a_step=prompts_a_step,
+        generations=generations,
+        any_world_size=any_world_size,
+        overrides=overrides,
+    )

@@ -7,7 +7,6 @@ __all__ = ['pair_losses', 'reward_trainer']
 
 # %% ../../nbs/package/rlhf/reward_training.ipynb #e67e52d2
 import functools
-from collections.abc import Callable
 from dataclasses import replace
 from secrets import token_hex
 from typing import Any
@@ -22,28 +21,27 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
 from ..checkpointing.best_checkpoint import check_checkpoint_choice
-from ..checkpointing.resume import explain_load_error, no_epoch_after_the_end, start_of
-from ..checkpointing.run_manifest import ManifestCallback
-from ..core.arguments import check_model
+from ..core.arguments import Rows, check_model, each_set, encoded
 from ..core.model_parts import base_model
 
 # %% ../../nbs/package/rlhf/reward_training.ipynb #252a58fc
-from ..core.progress import is_first, without_library_bars
-from ..core.seams import given_way, overrides
-from ..data.preference_encoding import PAIR_KEYS, encode_pairs
+from ..core.progress import without_library_bars
+from ..core.seams import overrides
+from ..data.preference_encoding import PAIR_KEYS, encoded_pairs
 from ..data.preference_report import pair_report
 from ..data.read import read_preferences
 from ..data.readers import COLUMNS, local_source, read_rows
-from ..distributed.uneven_batches import count_rows_once, own_batches, own_loss
+from ..distributed.uneven_batches import own_loss
 from .reward_model import check_head_trained, check_reward_model, keep_head_exact
 from .reward_statistics import pair_statistics
 from ..training.batch_plan import Plan, plan
 from ..training.config import run_config, split_overrides
 from ..training.gradient_flow import check_trained
-from ..training.kernel_patching import optimizations, speed_up
+from ..training.kernel_patching import speed_up
 from ..training.out_of_memory import explain_out_of_memory
-from ..training.preflight import Rows, add_guards, encoded, ready
-from ..training.progress_and_plots import check_trackers, watch
+from ..training.preflight import ready
+from ..training.run import ExactTrainer, guarded
+from ..training.progress_and_plots import check_trackers
 
 # %% ../../nbs/package/rlhf/reward_training.ipynb #86168206
 def pair_losses(
@@ -60,8 +58,9 @@ def pair_losses(
 def _read(source) -> Dataset:
     "The pairs as `read_preferences` reads them, with a column `margin` if the rows have it."
     source = local_source(source)
-    pairs, columns = read_preferences(source), (*COLUMNS, "margin")
-    margins = [row.get("margin") for _, row in read_rows(source, columns) if isinstance(row, dict)]
+    pairs = read_preferences(source)
+    rows = [row for _, row in read_rows(source, (*COLUMNS, "margin")) if isinstance(row, dict)]
+    margins = [row.get("margin") for row in rows]
     return pairs.add_column("margin", margins) if any(m is not None for m in margins) else pairs
 
 
@@ -75,39 +74,19 @@ def _check_margin(margins: list) -> None:
             )
 
 # %% ../../nbs/package/rlhf/reward_training.ipynb #ba7ac15b
-def _check_rows(dataset: Dataset, max_length: int | None) -> None:
-    "Raises `ValueError` for encoded pairs with an empty part, or with an answer beyond `max_length`."
-    for n, row in enumerate(dataset):
-        sizes = {key: len(row[key] or ()) for key in PAIR_KEYS}
-        if empty := [key for key, size in sizes.items() if not size]:
-            raise ValueError(f"row {n} (counted from 0): {empty[0]!r} is empty; encode the pairs with encode_pairs")
-        longest = sizes["prompt_ids"] + max(sizes["chosen_ids"], sizes["rejected_ids"])
-        if max_length is not None and longest > max_length:
-            raise ValueError(
-                f"row {n} has {longest} tokens, more than max_length={max_length}; pass it to encode_pairs too, which "
-                "counts such pairs and leaves them out"
-            )
-
-# %% ../../nbs/package/rlhf/reward_training.ipynb #f262dcff
 def _encoded(tok, max_length: int | None, dataset: Dataset) -> Dataset:
     "Rows with the token ids of prompt and answers, and the margin if there is one."
-    kept = ["margin"] if "margin" in dataset.column_names else []
-    if kept:
-        _check_margin(dataset["margin"][:])
-    if set(PAIR_KEYS) <= set(dataset.column_names):
-        _check_rows(dataset, max_length)
-        return dataset.select_columns([*PAIR_KEYS, *kept])
-    try:
-        rows, account = encode_pairs(tok, dataset, max_length)
-    except ValueError as error:
-        raise ValueError(f"{error} (these are arguments of encode_pairs; you may call it before)") from error
-    if lost := len(dataset) - len(rows):
-        if kept:
-            cure = "encode the pairs with encode_pairs, and add the column to its rows"
-            raise ValueError(f"{lost} of {len(dataset)} pairs are left out, and the margins would not fit; {cure}")
-        if is_first():
-            print(f"{lost} of {len(dataset)} pairs left out, {account['equal']} with two equal answers")
-    return rows.add_column("margin", dataset["margin"][:]) if kept else rows
+    if "margin" not in dataset.column_names:
+        return encoded_pairs(tok, max_length, dataset)
+    margins = dataset["margin"][:]
+    _check_margin(margins)
+    rows = encoded_pairs(tok, max_length, dataset)
+    if len(rows) < len(dataset):
+        raise ValueError(
+            f"{len(dataset) - len(rows)} of {len(dataset)} pairs are left out, and the margins would not fit; encode "
+            "the pairs with encode_pairs, and add the column to its rows"
+        )
+    return rows.add_column("margin", margins)
 
 # %% ../../nbs/package/rlhf/reward_training.ipynb #96368de1
 def _joined(rows: Dataset) -> Dataset:
@@ -150,21 +129,10 @@ def _evaluation_metrics(rows: np.ndarray, name: str) -> dict[str, float]:  # row
 
 # %% ../../nbs/package/rlhf/reward_training.ipynb #9af9f5d9
 @overrides(RewardTrainer)
-class _RewardTrainer(RewardTrainer):
-    "`RewardTrainer` that resumes exactly, counts each pair once over all processes, and evaluates over rows."
+class _RewardTrainer(ExactTrainer, RewardTrainer):
+    "`RewardTrainer` with the guarantees of `ExactTrainer`, which evaluates over rows."
 
     evaluated: list[Tensor] | None = None  # of an evaluation, [B, 5] a batch: scores, lengths and loss of B pairs
-
-    def train(self, resume_from_checkpoint=None, *args, **kwargs):
-        start = start_of(self, resume_from_checkpoint)
-        with explain_out_of_memory(self), explain_load_error(self, start), speed_up(self.model):
-            return super().train(start, *args, **kwargs)
-
-    def set_initial_training_values(self, *args, **kwargs):
-        return no_epoch_after_the_end(self, super().set_initial_training_values(*args, **kwargs))
-
-    def get_batch_samples(self, *args, **kwargs):
-        return own_batches(self, super().get_batch_samples, *args, **kwargs)
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         compute = super().compute_loss if self.model.training else functools.partial(_evaluated_loss, self)
@@ -192,7 +160,8 @@ _UNREAD = {
 # %% ../../nbs/package/rlhf/reward_training.ipynb #b1ee170b
 def _check_settings(given: dict, arguments: dict) -> None:
     "Raises `ValueError` for a coefficient with the opposite effect, and an adapter that would not save the head."
-    center, adapter = given.get("center_rewards_coefficient"), arguments.get("peft_config")
+    center = given.get("center_rewards_coefficient")
+    adapter = arguments.get("peft_config")
     if center is not None and center < 0:
         raise ValueError(
             f"center_rewards_coefficient={center} would drive the scores away from 0; leave it out, or set 0.01"
@@ -207,13 +176,14 @@ def _check_settings(given: dict, arguments: dict) -> None:
         )
 
 # %% ../../nbs/package/rlhf/reward_training.ipynb #88359998
-def _settings(model, rows, output_dir, effective_batch, given, adapter) -> tuple[RewardConfig, Plan]:
+def _settings(model, rows, given, adapter, *, output_dir, effective_batch) -> tuple[RewardConfig, Plan]:
     "The run's arguments, with a learning rate for adapter or full model, and their batch plan."
     prompts, *answers = ([len(ids) for ids in rows[key][:]] for key in PAIR_KEYS)
     lengths = [2 * (prompt + max(both)) for prompt, *both in zip(prompts, *answers)]
     given = {"train_sampling_strategy": "random", **given}
     chosen = plan(model, lengths, effective_batch, given, config=RewardConfig, adapter=adapter)
-    chosen = replace(chosen, fields={name: v for name, v in chosen.fields.items() if name != "padding_free"})
+    fields = {name: value for name, value in chosen.fields.items() if name != "padding_free"}
+    chosen = replace(chosen, fields=fields)
     rate = 1e-4 if isinstance(model, PeftModel) or adapter is not None else 1e-5
     return run_config(RewardConfig, output_dir, chosen, given, learning_rate=rate), chosen
 
@@ -228,18 +198,6 @@ def _check_start(model, tok, arguments: dict) -> None:
     if arguments.get("peft_config") is None:
         check_trained(model, bool({"optimizers", "optimizer_cls_and_kwargs"} & set(arguments)))
         check_head_trained(model, "reward_trainer")
-
-
-def _findings(tok, rows: Dataset) -> list[str]:
-    "The findings of `pair_report` on at most 500 pairs, such as chosen answers that are mostly the longer ones."
-    return pair_report(tok, rows.select(range(0, len(rows), -(-len(rows) // 500))))["findings"]
-
-
-def _each(rows: dict, change: Callable) -> dict:
-    "The data sets of `encoded`, each changed."
-    held = rows["eval_dataset"]
-    held = {name: change(part) for name, part in held.items()} if isinstance(held, dict) else held and change(held)
-    return {"train_dataset": change(rows["train_dataset"]), "eval_dataset": held}
 
 # %% ../../nbs/package/rlhf/reward_training.ipynb #e15ee8f2
 @without_library_bars()
@@ -265,17 +223,13 @@ def reward_trainer(
     _check_settings(given, arguments)
     _check_start(model, tok, arguments)
     encode = functools.partial(_encoded, tok, given.pop("max_length", None))
-    rows, adapter = encoded(train_dataset, eval_dataset, _read, encode, "reward_trainer"), arguments.get("peft_config")
-    args, chosen = _settings(model, rows["train_dataset"], output_dir, effective_batch, given, adapter)
+    rows = encoded(train_dataset, eval_dataset, _read, encode, "reward_trainer")
+    size = {"output_dir": output_dir, "effective_batch": effective_batch}
+    args, chosen = _settings(model, rows["train_dataset"], given, arguments.get("peft_config"), **size)
     check_checkpoint_choice(args, arguments.get("callbacks"))
-    data = _each(rows, _joined)
+    data = {name: each_set(part, _joined) for name, part in rows.items()}
     trainer = ready(_RewardTrainer(model=model, args=args, processing_class=tok, **data, **arguments))
     check_reward_model(trainer.model, tok, "reward_trainer")
     check_head_trained(trainer.model, "reward_trainer")
-    count_rows_once(trainer)
-    add_guards(trainer)
-    summary, used = "; ".join([chosen.said, *given_way(trainer)]), optimizations(trainer.model)
-    trainer.add_callback(ManifestCallback(trainer, any_world_size, choices=summary, optimizations=used))
-    if trainer.is_world_process_zero():
-        print("\n".join([summary, *_findings(tok, rows["train_dataset"])]))
-    return watch(trainer)
+    findings = pair_report(tok, rows["train_dataset"], most=500)["findings"]
+    return guarded(trainer, [chosen.said], findings, any_world_size=any_world_size)

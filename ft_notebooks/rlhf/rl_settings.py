@@ -138,10 +138,11 @@ def rl_config(
     config: type[GRPOConfig] | type[RLOOConfig],
     model: PreTrainedModel | PeftModel,
     prompts: list[int],  # Tokens of each prompt
+    given: dict,  # Fields of the config by name, with "max_completion_length"
+    *,
     output_dir: str,
     prompts_a_step: int,
     generations: int,
-    given: dict,  # Fields of the config by name, with "max_completion_length"
     adapter=None,  # The `PeftConfig` of an adapter that the trainer will add
     shares: bool = False,  # Whether prompts are computed once
 ) -> tuple[GRPOConfig | RLOOConfig, Plan]:

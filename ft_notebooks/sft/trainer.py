@@ -16,20 +16,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
 from ..checkpointing.best_checkpoint import check_checkpoint_choice
-from ..checkpointing.run_manifest import ManifestCallback
 from ..data.chat_encoding import encode_chats
 from ..data.read import read_chats
 from ..core.progress import without_library_bars
-from ..core.seams import attention_of, given_way, overrides
+from ..core.seams import attention_of, overrides
 from ..training.out_of_memory import explain_out_of_memory
 from ..loading.model_files import check_context
 from .packing_check import check_apart
-from ..distributed.uneven_batches import count_rows_once, own_batches, own_loss
-from ..checkpointing.resume import explain_load_error, no_epoch_after_the_end, start_of
+from ..distributed.uneven_batches import own_loss
 from ..training.kernel_patching import LabelHead, optimizations, speed_up
-from ..training.preflight import Rows, add_guards, check_start, encoded, ready
+from ..core.arguments import Rows, encoded
+from ..training.preflight import check_start, ready
+from ..training.run import ExactTrainer, guarded
 from ..tokenization.padding import IGNORE
-from ..training.progress_and_plots import check_trackers, watch
+from ..training.progress_and_plots import check_trackers
 from ..training.batch_plan import Plan, plan
 from ..training.config import run_config, split_overrides
 
@@ -40,7 +40,8 @@ def _check_rows(dataset: Dataset, given: dict) -> None:
         raise ValueError(
             f"none of the {len(dataset)} rows has a label to train on; give chats, or rows of encode_chats"
         )
-    longest, limit = max(map(len, dataset["input_ids"])), given.get("max_length")
+    longest = max(map(len, dataset["input_ids"]))
+    limit = given.get("max_length")
     splits = given.get("packing") and given.get("packing_strategy", "bfd") != "bfd"  # "bfd" cuts a long row
     if limit is not None and longest > limit and not splits:
         raise ValueError(
@@ -72,21 +73,10 @@ def _mean_evaluated(trainer, metrics: dict[str, float], name: str) -> None:
 
 # %% ../../nbs/package/sft/trainer.ipynb #a62b1465
 @overrides(SFTTrainer)
-class _SFTTrainer(SFTTrainer):
-    "`SFTTrainer` that resumes exactly, counts each row once over all processes, and is faster on a CPU."
+class _SFTTrainer(ExactTrainer, SFTTrainer):
+    "`SFTTrainer` with the guarantees of `ExactTrainer`, whose evaluation loss is the mean over trained tokens."
 
     evaluated: Tensor | None = None  # float64 [2] of an evaluation: the sum of the tokens' losses, and their number
-
-    def train(self, resume_from_checkpoint=None, *args, **kwargs):
-        start = start_of(self, resume_from_checkpoint)
-        with explain_out_of_memory(self), explain_load_error(self, start), speed_up(self.model):
-            return super().train(start, *args, **kwargs)
-
-    def set_initial_training_values(self, *args, **kwargs):
-        return no_epoch_after_the_end(self, super().set_initial_training_values(*args, **kwargs))
-
-    def get_batch_samples(self, *args, **kwargs):
-        return own_batches(self, super().get_batch_samples, *args, **kwargs)
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         computed = super().compute_loss
@@ -123,7 +113,7 @@ def _may_be_unpadded(model) -> bool:
     return optimizations(model)["attention"] is None or "flash" in (attention_of(model) or "")
 
 
-def _settings(model, rows, output_dir, effective_batch, given, adapter) -> tuple[SFTConfig, Plan]:
+def _settings(model, rows, given, adapter, *, output_dir, effective_batch) -> tuple[SFTConfig, Plan]:
     "The run's config, with a learning rate for an adapter or for all weights, and its batch plan."
     lengths = [len(ids) for ids in rows["input_ids"]]
     check_context(lengths, model.config)
@@ -132,11 +122,16 @@ def _settings(model, rows, output_dir, effective_batch, given, adapter) -> tuple
     return run_config(SFTConfig, output_dir, chosen, given, learning_rate=rate), chosen
 
 # %% ../../nbs/package/sft/trainer.ipynb #c19b300a
+_ALL_TRAINED = "every row of eval_dataset is trained on, so eval_loss tells nothing about new rows"
+
+
 def _all_trained(rows: dict) -> bool:
     "Whether a set to evaluate on holds rows to be trained on, and no others."
     held = rows["eval_dataset"]
-    sets = held.values() if isinstance(held, dict) else [held] if held is not None else []
-    trained = {tuple(ids) for ids in rows["train_dataset"]["input_ids"]} if sets else set()
+    if held is None:
+        return False
+    sets = held.values() if isinstance(held, dict) else [held]
+    trained = {tuple(ids) for ids in rows["train_dataset"]["input_ids"]}
     return any(trained >= set(map(tuple, part["input_ids"])) for part in sets)
 
 
@@ -165,21 +160,15 @@ def sft_trainer(
     rows = encoded(train_dataset, eval_dataset, read_chats, partial(_encoded, tok, given), "sft_trainer")
     adapter = arguments.get("peft_config")
     collator = arguments.get("data_collator") is not None and not given.get("packing")
-    given |= {"padding_free": False, **given} if collator else {}  # a collator of the caller pads in its own way
-    args, chosen = _settings(model, rows["train_dataset"], output_dir, effective_batch, given, adapter)
+    if collator:
+        given.setdefault("padding_free", False)  # a collator of the caller pads in its own way
+    size = {"output_dir": output_dir, "effective_batch": effective_batch}
+    args, chosen = _settings(model, rows["train_dataset"], given, adapter, **size)
     check_checkpoint_choice(args, arguments.get("callbacks"))
     if args.packing or args.padding_free:
         with speed_up(model):
             check_apart(model)
     trainer = ready(_SFTTrainer(model=model, args=args, processing_class=tok, **rows, **arguments))
-    count_rows_once(trainer)
-    add_guards(trainer)
-    summary = "; ".join([chosen.said, *(["padded by data_collator"] if collator else []), *given_way(trainer)])
-    trainer.add_callback(
-        ManifestCallback(trainer, any_world_size, choices=summary, optimizations=optimizations(trainer.model))
-    )
-    if trainer.is_world_process_zero():
-        print(summary)
-        if _all_trained(rows):
-            print("every row of eval_dataset is trained on, so eval_loss tells nothing about new rows")
-    return watch(trainer)
+    way = [chosen.said, "padded by data_collator"] if collator else [chosen.said]
+    findings = [_ALL_TRAINED] if _all_trained(rows) else []
+    return guarded(trainer, way, findings, any_world_size=any_world_size)

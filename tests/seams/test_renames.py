@@ -154,10 +154,11 @@ def becomes(library: str, name: str, said: dict, kind: str) -> str:
 
 
 @pytest.mark.parametrize("cls", trainers(), ids=lambda cls: cls.__name__)
-def test_a_trainer_is_one_class_that_overrides_at_most_five_public_methods(cls):
-    assert [part.__name__ for part in cls.__mro__ if library_of(part) == "ft_notebooks"] == [cls.__name__]
+def test_a_trainer_is_one_class_before_what_all_share_and_overrides_at_most_six_public_methods(cls):
+    own = [part.__name__ for part in cls.__mro__ if library_of(part) == "ft_notebooks"]
+    assert own == [cls.__name__, "ExactTrainer"]
     methods = sorted(name for _, name in overridden(cls))
-    assert len(methods) <= 5 and not [name for name in methods if name.startswith("_")], methods
+    assert len(methods) <= 6 and not [name for name in methods if name.startswith("_")], methods
 
 
 @pytest.mark.parametrize("cls", callbacks(), ids=lambda cls: cls.__name__)

@@ -1,4 +1,4 @@
-"Edges of `training.plain_sft`: which plain trainers train the user's words, and which do not."
+"Edges of `check_prompts_untrained`: which plain trainers train the user's words, and which do not."
 
 import pytest
 from datasets import Dataset
@@ -8,7 +8,7 @@ from trl import SFTConfig, SFTTrainer
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.sft.trainer import sft_trainer
-from ft_notebooks.training.plain_sft import check_prompts_untrained
+from ft_notebooks.training.preflight import check_prompts_untrained
 from ft_notebooks.training.run import fit
 
 CHATS = appointments(8)

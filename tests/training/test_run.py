@@ -23,6 +23,7 @@ from ft_notebooks.checkpointing.integrity import checkpoint_fault, last_good_che
 from ft_notebooks.checkpointing.run_manifest import run_folder
 from ft_notebooks.core.arguments import ArgumentError
 from ft_notebooks.core.errors import Stopped
+from ft_notebooks.core.seams import attention_of
 from ft_notebooks.data.preference_encoding import encode_pairs
 from ft_notebooks.dpo.trainer import dpo_trainer
 from ft_notebooks.loading.example_models import tiny_model
@@ -57,6 +58,29 @@ def saved(run):
 
 def alike(one, other):
     return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+@pytest.mark.parametrize(("make", "attention"), [(supervised, "documents"), (preferences, "shared")])
+def test_a_training_computes_by_the_faster_attention_and_restores_the_model(make, attention, tmp_path):
+    seen = []
+
+    class Looks(TrainerCallback):
+        def on_step_end(self, args, state, control, model, **kwargs):
+            seen.append(attention_of(model))
+
+    trainer = make(tmp_path, max_steps=1, callbacks=[Looks()])
+    trainer.train()
+    assert seen == [attention] and attention_of(trainer.model) == "sdpa"
+
+
+@pytest.mark.parametrize("make", [supervised, preferences])
+def test_a_training_starts_from_no_checkpoint_that_is_not_complete(make, tmp_path):
+    trainer = make(tmp_path)
+    torn = tmp_path / "checkpoint-1"
+    torn.mkdir()
+    for start, said in ((str(torn), "checkpoint-1"), (True, "holds no complete checkpoint")):
+        with pytest.raises(ValueError, match=said):
+            trainer.train(start)
 
 
 @pytest.mark.parametrize("make", [supervised, preferences])

@@ -1,25 +1,21 @@
-"Pairs in one row: edges of the layout, architectures, whole trainings, and that nothing of it stays."
+"Prompts of pairs computed once in trl.DPOTrainer: whole trainings, and that nothing of it stays."
 
-import random
 import types
-from types import SimpleNamespace
 
 import datasets
 import pytest
 import torch
-import torch.nn.attention.varlen
 import trl.trainer.utils
-from torch.nn.functional import scaled_dot_product_attention
+from architectures import RIGHT, model_of
 from torch.testing import assert_close
-from transformers import AutoConfig, AutoModelForCausalLM
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from ft_notebooks.core.seams import attention_of, is_hooked
-from ft_notebooks.dpo.shared_prompt import PairedForward, SharedPrompt, sharing_error, why_not_shared
-from ft_notebooks.dpo.shared_rows import _blocks, _by_block, _flash, _has_flash, pair_attention, pair_row
+from ft_notebooks.dpo.shared_prompt import SharedPrompt
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import lora_config
+from ft_notebooks.training.shared_prompt import SharedForward, pair_groups, shared_row
 
 TOK = tiny_tokenizer()
 WORDS = [
@@ -60,218 +56,6 @@ class Shared(DPOTrainer):
 @pytest.fixture(scope="module", autouse=True)
 def quiet():
     datasets.disable_progress_bars()
-
-
-# the row
-
-
-def pair_mask(sizes):
-    "The reference: each token attends to its own part and to its pair's common prefix, up to itself."
-    part = torch.arange(sizes.numel()).repeat_interleave(sizes.flatten())
-    pair, kind = part // 3, part % 3
-    sees = (kind == 0) | (kind == kind[:, None])
-    return (sees & (pair == pair[:, None])).tril()
-
-
-def texts(seed):
-    draw = random.Random(seed)
-
-    def some(low, high):
-        return [draw.randint(1, 3) for _ in range(draw.randint(low, high))]
-
-    return [
-        {"prompt_ids": some(0, 6), "chosen_ids": some(1, 5), "rejected_ids": some(1, 5)}
-        for _ in range(draw.randint(1, 4))
-    ]
-
-
-@pytest.mark.parametrize(
-    "cut", [{}, {"max_length": 5}, {"max_length": 5, "truncation_mode": "keep_end"}], ids=["whole", "start", "end"]
-)
-@pytest.mark.parametrize("seed", range(6))
-def test_every_token_sees_its_own_text_up_to_itself_and_nothing_else(seed, cut):
-    pairs = texts(seed)
-    batch = DataCollatorForPreference(pad_token_id=0, **cut)(pairs)
-    ids, lengths = batch["input_ids"], batch["attention_mask"].sum(1).tolist()
-    row = pair_row(ids, batch["attention_mask"])
-    sees = pair_mask(row.sizes)
-    for text, n, places in zip(ids.tolist(), lengths, row.place.tolist()):
-        for t in range(n - 1):
-            keys = sees[places[t]].nonzero().flatten()
-            assert row.input_ids[0, keys].tolist() == text[: t + 1]
-            assert row.position_ids[0, keys].tolist() == list(range(t + 1))
-    assert row.input_ids.shape[1] == row.sizes.sum() == len(sees)
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_a_row_has_no_beginning_twice(seed):
-    batch = DataCollatorForPreference(pad_token_id=0)(texts(seed))
-    ids, half = batch["input_ids"].tolist(), len(batch["input_ids"]) // 2
-    lengths = batch["attention_mask"].sum(1).tolist()
-    needed = 0
-    for i in range(half):
-        a, b = ids[i][: lengths[i]], ids[i + half][: lengths[i + half]]
-        begins = {tuple(text[: t + 1]) for text in (a, b) for t in range(len(text) - 1)}
-        alike = next((t for t, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
-        needed += len(begins) + (0 < alike < min(len(a), len(b)))  # the last common token, where both go on
-    assert pair_row(batch["input_ids"], batch["attention_mask"]).input_ids.shape[1] == needed
-
-
-def test_padding_on_the_left_is_refused():
-    ids = torch.tensor([[0, 1, 2], [1, 2, 3]])
-    with pytest.raises(ValueError, match="padded on the left"):
-        pair_row(ids, (ids > 0).long())
-
-
-# attention
-
-
-def attended(sizes, dtype=torch.float32, heads=(4, 2), width=8):
-    draw = torch.Generator().manual_seed(0)
-    tokens = sum(map(sum, sizes))
-    return [
-        torch.randn(1, h, tokens, width, generator=draw, dtype=dtype, requires_grad=True) for h in (*heads, heads[1])
-    ]
-
-
-SIZES = [[[5, 3, 4]], [[0, 3, 4], [2, 0, 0]], [[130, 1, 129], [1, 1, 1]], [[3, 0, 2], [300, 2, 2]]]
-
-
-@pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_attention_by_block_is_attention_with_the_mask(sizes):
-    query, key, value = attended(sizes)
-    out, _ = pair_attention(torch.nn.Module(), query, key, value, torch.tensor(sizes)[None, None])
-    wanted = scaled_dot_product_attention(query, key, value, pair_mask(torch.tensor(sizes)), enable_gqa=True).transpose(
-        1, 2
-    )
-    slope = torch.randn_like(wanted)
-    assert_close(out, wanted, atol=2e-6, rtol=1e-4)
-    grads, expected = (torch.autograd.grad(x, (query, key, value), slope) for x in (out, wanted))
-    assert_close(grads, expected, atol=5e-6, rtol=1e-4)
-
-
-@pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_flash_attention_is_given_each_blocks_queries_and_keys(sizes, monkeypatch):
-    "The kernel needs a GPU; here stands what it promises: causal, the last query with the last key."
-
-    def varlen_attn(q, k, v, at_q, at_k, longest_q, longest_k, *, scale, window_size, enable_gqa):
-        assert window_size == (-1, 0) and at_q.dtype == at_k.dtype == torch.int32
-        assert longest_q == at_q.diff().max() and longest_k == at_k.diff().max()
-        parts = []
-        for a, b, c, d in zip(at_q, at_q[1:], at_k, at_k[1:]):
-            mask = torch.ones(b - a, d - c, dtype=torch.bool).tril(int(d - c - (b - a)))
-            part = [x.transpose(0, 1) for x in (q[a:b], k[c:d], v[c:d])]
-            parts.append(scaled_dot_product_attention(*part, mask, scale=scale, enable_gqa=enable_gqa).transpose(0, 1))
-        return torch.cat(parts)
-
-    monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", varlen_attn)
-    query, key, value = attended(sizes)
-    wanted = scaled_dot_product_attention(query, key, value, pair_mask(torch.tensor(sizes)), enable_gqa=True).transpose(
-        1, 2
-    )
-    assert_close(_flash(query, key, value, sizes, 8**-0.5), wanted, atol=2e-6, rtol=1e-4)
-    assert_close(_by_block(query, key, value, sizes, 8**-0.5, 0.0), wanted, atol=2e-6, rtol=1e-4)
-
-
-def test_blocks_hold_every_query_once_in_their_order():
-    at = [
-        i
-        for queries, *_ in _blocks([[130, 1, 129], [0, 0, 3], [4, 0, 0]], 50)
-        for i in range(queries.start, queries.stop)
-    ]
-    assert at == list(range(267))
-
-
-def test_dropout_is_applied_and_unknown_attention_is_refused():
-    sizes = torch.tensor([[5, 3, 4]])[None, None]
-    query, key, value = attended(sizes[0, 0].tolist())
-    plain, dropped = (pair_attention(torch.nn.Module(), query, key, value, sizes, dropout=p)[0] for p in (0.0, 0.5))
-    assert (plain - dropped).abs().max() > 0.1
-    for name, other in {"softcap": 30.0, "s_aux": torch.zeros(4), "is_causal": False}.items():
-        with pytest.raises(ValueError, match="pair_attention does not support"):
-            pair_attention(torch.nn.Module(), query, key, value, sizes, **{name: other})
-
-
-# architectures
-
-SMALL = {
-    "vocab_size": len(TOK),
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-}
-SMALL |= {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256, "pad_token_id": 0}
-RIGHT = {
-    "llama": {},
-    "qwen3": {},
-    "mistral": {"sliding_window": 128},
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
-    "phi3": {},
-    "olmo2": {},
-    "mixtral": {"num_local_experts": 4},
-}
-WRONG = {
-    "gemma2": ({"attn_logit_softcapping": 50.0, "query_pre_attn_scalar": 8}, "does not support softcap"),
-    "gemma3_text": ({"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}, "Gemma3"),
-    "gpt_oss": ({"num_local_experts": 4, "layer_types": ["full_attention"] * 2}, "does not support s_aux"),
-    "falcon_mamba": ({"state_size": 4}, "FalconMamba"),
-    "bloom": ({"n_layer": 2, "n_head": 4}, "Bloom"),
-}
-
-
-def model_of(kind, fields, attention=None):
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **SMALL | {"bos_token_id": 1, "eos_token_id": 2} | fields)
-    return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
-
-
-@pytest.mark.parametrize(
-    ("capability", "dtype", "runs"),
-    [
-        ((7, 5), torch.float16, False),
-        ((8, 0), torch.float16, True),
-        ((8, 9), torch.bfloat16, True),
-        ((9, 0), torch.float32, False),
-    ],
-)
-def test_the_flash_kernel_is_taken_in_16_bits_on_a_card_that_has_it(capability, dtype, runs, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert _has_flash(SimpleNamespace(device=torch.device("cuda", 0), dtype=dtype)) == runs
-    assert not _has_flash(SimpleNamespace(device=torch.device("cpu"), dtype=dtype))
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("kind", RIGHT)
-def test_the_row_is_as_good_as_the_texts_alone(kind, attention):
-    model = model_of(kind, RIGHT[kind], attention)
-    assert why_not_shared(model) is None and sharing_error(model)[0] < 1e-4
-    assert attention_of(model) == attention
-
-
-def test_rounding_alone_turns_nothing_off():
-    error, rounding = sharing_error(tiny_model().bfloat16())
-    assert max(error, rounding) < 0.025  # 2·u·√(20·layers): u = 2⁻⁹, two layers, some 20 roundings in each
-    assert why_not_shared(tiny_model().bfloat16()) is None
-
-
-@pytest.mark.parametrize("kind", WRONG)
-def test_an_architecture_that_would_be_wrong_is_found(kind):
-    fields, reason = WRONG[kind]
-    assert reason in (why_not_shared(model_of(kind, fields)) or "None"), why_not_shared(model_of(kind, fields))
-
-
-def test_experts_that_are_balanced_over_all_tokens_are_left_as_they_are():
-    model = model_of("mixtral", {"num_local_experts": 4, "output_router_logits": True})
-    assert "balances its experts" in why_not_shared(model)
-
-
-def test_the_measure_leaves_mode_weights_and_random_numbers_as_they_were():
-    model, state = tiny_model().train(), torch.get_rng_state()
-    before = {name: p.clone() for name, p in model.named_parameters()}
-    assert why_not_shared(model) is None
-    assert torch.equal(torch.get_rng_state(), state) and model.training
-    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
 
 
 # the trainer
@@ -385,7 +169,9 @@ def positions(trainer, batch):
 def test_each_of_policy_and_reference_computes_the_one_row(tmp_path):
     trainer = trainer_of(Shared, tmp_path)
     batch = batch_of(trainer)
-    row = pair_row(batch["input_ids"], batch["attention_mask"]).input_ids.shape
+    half = len(batch["input_ids"]) // 2
+    groups = [[i, half + i] for i in range(half)]
+    row = shared_row(batch["input_ids"], batch["attention_mask"], groups).input_ids.shape
     assert trainer.prompts.not_shared is None
     assert positions(trainer, batch) == [row, row] and row[1] < batch["input_ids"].numel() / 2
 
@@ -432,9 +218,9 @@ def test_a_block_inside_another_changes_nothing_and_trls_functions_are_never_rep
     with trainer.prompts.used():
         fused = [module for module in base.modules() if "forward" in vars(module)]
         trainer.compute_loss(trainer.model, batch_of(trainer))
-        assert attention_of(base) == "pairs" and fused == [m for m in base.modules() if "forward" in vars(m)]
+        assert attention_of(base) == "shared" and fused == [m for m in base.modules() if "forward" in vars(m)]
     hook.remove()
-    assert seen == [("pairs", True, True)] * 2 and attention_of(base) == "sdpa"
+    assert seen == [("shared", True, True)] * 2 and attention_of(base) == "sdpa"
 
 
 @pytest.mark.parametrize("adapter", [True, False])
@@ -460,7 +246,9 @@ def test_a_field_that_it_does_not_give_is_trls(tmp_path):
     labels = batch["input_ids"].masked_fill(batch.pop("completion_mask") == 0, -100)
     model = trainer.model.eval()
     with trainer.prompts.used():
-        mine, theirs = (m(**batch, labels=labels, fused_lm_head=True) for m in (PairedForward(model), model))
+        mine, theirs = (
+            m(**batch, labels=labels, fused_lm_head=True) for m in (SharedForward(model, pair_groups), model)
+        )
         for name in ("loss", "log_probs", "entropy", "is_top1", "label_mask"):
             assert_close(getattr(mine, name), getattr(theirs, name), atol=2e-5, rtol=1e-4)
         assert "mean_logits" not in dict(mine.items())

@@ -3106,6 +3106,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                           'ft_notebooks/tokenization/chat_template.py'),
                                                          'ft_notebooks.tokenization.chat_template.ChatTemplate.tokenize': ( 'package/tokenization/chat_template.html#chattemplate.tokenize',
                                                                                                                             'ft_notebooks/tokenization/chat_template.py'),
+                                                         'ft_notebooks.tokenization.chat_template._advice': ( 'package/tokenization/chat_template.html#_advice',
+                                                                                                              'ft_notebooks/tokenization/chat_template.py'),
                                                          'ft_notebooks.tokenization.chat_template._cut': ( 'package/tokenization/chat_template.html#_cut',
                                                                                                            'ft_notebooks/tokenization/chat_template.py'),
                                                          'ft_notebooks.tokenization.chat_template._tokenized': ( 'package/tokenization/chat_template.html#_tokenized',

@@ -329,8 +329,10 @@ def read_settings(
             raise ValueError(f"{place}: {section}.{key} is empty; write {_in_words(kind)}, or remove the key")
         try:
             value = settings[section][key] = convert(text, kind)
-            if section == "data" and isinstance(value, float) and not 0 <= value <= 1:
-                raise ValueError(f"must be a share from 0 to 1, such as 0.05 for 5 %, got {text}")
         except ValueError as e:
-            raise ValueError(f"{place}: {key} {e}") from None
+            value = e
+        if section == "data" and kind is float and not (isinstance(value, float) and 0 <= value <= 1):
+            value = ValueError(f"must be a share from 0 to 1, such as 0.05 for 5 %, got {text!r}")
+        if isinstance(value, ValueError):
+            raise ValueError(f"{place}: {key} {value}")
     return settings

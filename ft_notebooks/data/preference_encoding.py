@@ -94,12 +94,16 @@ def _share(n: int, rows: int) -> float:
     return -(-1000 * n // rows) / 1000  # rounded up, so that it allows n
 
 
-def _check_left_out(account: dict, max_length: int | None, longest: int, allow_equal: float, allow_long: float) -> None:
+def _check_left_out(
+    pairs: Dataset, account: dict, max_length: int | None, longest: int, allow_equal: float, allow_long: float
+) -> None:
     rows, equal, long = account["rows"], account["equal"], account["long_prompts"] + account["long_answers"]
     if equal > allow_equal * rows:
+        first = account["equal_rows"][0]
+        answer = pairs[first]["chosen"][-1].get("content")
         raise ValueError(
-            f"{equal} of {rows} pairs have two equal answers, such as the rows {account['equal_rows'][:5]} (counted "
-            "from 0), which gives no training signal; find out why they are equal, or set "
+            f"{equal} of {rows} pairs have two equal answers, which gives no training signal, such as row {first} "
+            f"(counted from 0): both are {answer!r:.60}; find out why they are equal, or set "
             f"allow_equal={_share(equal, rows)} to drop them"
         )
     if long > allow_long * rows:
@@ -182,7 +186,7 @@ def encode_pairs(
         new_fingerprint=token_hex(8),
     )
     account, kept, longest = _account(rows, max_length)
-    _check_left_out(account, max_length, longest, allow_equal, allow_long)
+    _check_left_out(pairs, account, max_length, longest, allow_equal, allow_long)
     return rows.remove_columns("counts").select(kept), account | changed
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #b2b1efcb

@@ -297,6 +297,7 @@ _PACKED = (".gz", ".zip", ".xz", ".zst", ".bz2", ".tsv", ".xlsx", ".ndjson")  # 
 _BEGINNINGS = {  # of files that are not what their name says
     b"\x1f\x8b": "compressed by gzip; unpack it with gunzip",
     b"PK\x03\x04": "a zip archive, as Excel's files are; unpack it with unzip, or save the table as .csv",
+    b"PAR1": "a Parquet file; name it .parquet",
     b"\xfd7zXZ": "compressed by xz; unpack it with xz -d",
     b"\x28\xb5\x2f\xfd": "compressed by zstd; unpack it with zstd -d",
     b"version https://git-lfs": "a pointer of Git LFS, without the rows; fetch the file with git lfs pull",
@@ -313,8 +314,9 @@ def _check_beginning(path: str) -> None:
     "Raises `ValueError` for a file that no reader knows, by its first bytes."
     with open(path, "rb") as file:
         first = file.read(32)
-    if what := next((what for sign, what in _BEGINNINGS.items() if first.startswith(sign)), None):
-        raise ValueError(f"{path}: the file is {what}")
+    found = [what for sign, what in _BEGINNINGS.items() if first.startswith(sign)]
+    if found and not (first.startswith(b"PAR1") and _suffix(path) == ".parquet"):
+        raise ValueError(f"{path}: the file is {found[0]}")
     if b"\0" in first[:4]:
         raise ValueError(f"{path}: the file begins with {first[:8]!r}, so it is not text in UTF-8; write it again")
 

@@ -210,6 +210,10 @@ class Context:
         encode, shares = (encode_pairs, ("allow_equal", "allow_long")) if self.pairs else (encode_chats, ("allow_cut",))
         data = {key: value for key, value in self.settings["data"].items() if key in shares}
         try:
+            train, held = self.parts
+            if held is not None and len(self.some) == len(self.whole):  # shares are of the rows that would be trained
+                encode(self.tok, train, limit, **data)
+                data = dict.fromkeys(shares, 1.0)
             return encode(self.tok, rows, limit, **data)
         except ValueError:
             self.check_each()

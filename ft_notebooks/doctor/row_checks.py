@@ -25,7 +25,8 @@ from ..tokenization.padding import IGNORE
     "rows-unreadable", "error", 1,
     symptom="the run ends before step 1; other tools drop such rows, or train them as they are",
     cause="a row that is not a conversation or a pair would be trained as something else",
-    cure="correct the rows that the message names", notebook="06_data_formatting",
+    cure="correct the rows that the message names; the others are looked at once all can be read",
+    notebook="06_data_formatting",
 )  # fmt: skip
 def rows_unreadable(run):
     assert len(run.whole)

@@ -66,6 +66,16 @@ def _tokenized(tok: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[lis
     return rows
 
 # %% ../../nbs/package/tokenization/chat_template.ipynb #e4087f47
+def _advice(messages: list[dict]) -> str:
+    "What to do about a conversation that a template cannot write, by what not every template knows; or nothing."
+    for number, message in enumerate(messages, 1):
+        if message.get("tool_calls"):
+            return f"; message {number} calls a tool: use a template that writes tool calls, or leave such rows out"
+    if messages[0]["role"] == "system":
+        return "; if it takes no system message, put that text at the beginning of the first user message"
+    return ""
+
+
 class ChatTemplate:
     """A tokenizer's current chat template: renders and tokenizes conversations, and locates each answer.
 
@@ -106,12 +116,8 @@ class ChatTemplate:
         try:
             return write_chat(self.tok, safe, **template)
         except (TemplateError, TypeError) as e:
-            called = [n for n, message in enumerate(safe) if message.get("tool_calls")]
-            advice = "use a template that writes tool calls, or leave such rows out"
-            cure = f"; message {called[0]} calls a tool: {advice}" if called else ""
-            raise ValueError(
-                f"the chat template cannot write the conversation: {type(e).__name__}: {e}{cure}"
-            ) from None
+            why = f"{type(e).__name__}: {e}{_advice(safe)}"
+            raise ValueError(f"the chat template cannot write the conversation: {why}") from None
 
     def tokenize(
         self,

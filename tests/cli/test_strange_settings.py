@@ -47,7 +47,7 @@ def test_a_folder_does_not_replace_a_link(tmp_path):
 @pytest.mark.parametrize("value", ["5", "-0.1", "1.01"])
 def test_a_share_is_between_0_and_1(tmp_path, key, value):
     (tmp_path / "settings.ini").write_text(f"[data]\n{key} = {value}\n")
-    said = f"{key} must be a share from 0 to 1, such as 0.05 for 5 %, got {value}"
+    said = f"{key} must be a share from 0 to 1, such as 0.05 for 5 %, got '{value}'"
     assert refused(read_settings, tmp_path / "settings.ini") == f"{tmp_path / 'settings.ini'}:2: {said}"
     assert refused(read_settings, None, [f"data.{key}={value}"]) == f"--set data.{key}={value}: {said}"
     assert read_settings(None, [f"data.{key}=1"])["data"] == {key: 1.0}

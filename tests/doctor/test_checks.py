@@ -245,6 +245,16 @@ def test_prompts_are_for_reinforcement_learning(folder):
     assert code == 0, said
 
 
+def test_a_share_of_the_pairs_is_one_of_those_that_would_be_trained(folder):
+    pairs = demo_pairs(30, 0)
+    pairs = [{**row, "rejected": row["chosen"]} if n < 5 else row for n, row in enumerate(pairs)]
+    (folder / "equal.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    settings = ("--stage", "dpo", "--quick", "--set", "data.eval=last:10", "--set", "data.allow_equal=0.2")
+    said, code = doctor(folder, "equal.jsonl", *settings)
+    (folder / "equal.jsonl").unlink()
+    assert code == 1 and "5 of 20 pairs have two equal answers" in str(said), said
+
+
 def always(generated, expected, example):
     return 1.0
 

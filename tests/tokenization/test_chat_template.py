@@ -125,7 +125,7 @@ def test_a_conversation_that_the_template_cannot_write_is_a_value_error():
 
 def test_a_tool_call_that_the_template_cannot_write_is_named_with_the_cure():
     call = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {}}}]}
-    with pytest.raises(ValueError, match="message 1 calls a tool: use a template that writes tool calls, or leave"):
+    with pytest.raises(ValueError, match="message 2 calls a tool: use a template that writes tool calls, or leave"):
         ChatTemplate(tiny_tokenizer()).render([*words("a"), call])
 
 

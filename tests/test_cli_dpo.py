@@ -8,7 +8,6 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 import ft_notebooks.dpo.trainer
-from ft_notebooks.cli import pipeline
 from ft_notebooks.cli.commands import main
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.data.preference_encoding import encode_pairs
@@ -16,6 +15,7 @@ from ft_notebooks.data.read import read_preferences
 from ft_notebooks.dpo.loss import pair_logps
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import load_adapter
+from ft_notebooks.runs import pipeline
 
 SETTINGS = ("dpo.bf16=false", "model.bits=32", "dpo.effective_batch=4", "dpo.learning_rate=1e-3")
 

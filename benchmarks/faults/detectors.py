@@ -37,10 +37,10 @@ from trl import (
     SFTTrainer,
 )  # fmt: skip
 
-from ft_notebooks.cli import pipeline
 from ft_notebooks.cli.commands import main
 from ft_notebooks.cli.settings import read_settings
 from ft_notebooks.evaluation.metrics import find_scorers
+from ft_notebooks.runs import pipeline
 from ft_notebooks.training.gradient_flow import check_trained
 from ft_notebooks.training.nan_guard import find_spikes
 from ft_notebooks.training.preflight import add_guards, check_start

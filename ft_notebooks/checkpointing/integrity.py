@@ -145,4 +145,6 @@ def set_aside(
             renamed.append(f"{folder.name} as {aside.name}, {reason}")
     if renamed:
         start = f"step {step}" if step else "the beginning"
-        logging.getLogger(__name__).warning("renamed in %s: %s; training starts from %s", run, "; ".join(renamed), start)
+        logging.getLogger(__name__).warning(
+            "renamed in %s: %s; training starts from %s", run, "; ".join(renamed), start
+        )

@@ -22,16 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import in_full, whole_command
-from .console import check_settings, command_settings, quiet_libraries, say
-from .data_preparation import read_stage
-from .model_choice import load_scorer, load_trainable, model_settings
+from .console import check_settings, command_settings, quiet_libraries
+from ..runs.data_preparation import read_stage
+from ..runs.model_choice import load_scorer, load_trainable, model_settings
 from ..rlhf.prompt_rows import row_kind
 from ..rlhf.reward_choice import choose_rewards, load_rewards
-from .run_plan import plan_line
-from .run_record import held_out, run_identity
+from ..runs.plan import plan_line
+from ..runs.record import held_out, run_identity
 from .settings import read_settings
 from ..core.errors import typed
-from ..core.progress import phase
+from ..core.progress import phase, say
 from ..doctor.context import Context, Unavailable, existing
 from ..doctor.diagnosis import COULD_NOT, examine
 from ..doctor.findings import Finding

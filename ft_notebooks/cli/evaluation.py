@@ -16,16 +16,16 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from .console import check_output, command_settings, quiet_libraries, say, say_failed
-from .data_preparation import columns_of, encode_rows, read_stage
-from .model_choice import as_generator, load_folder, load_generator, model_bits
+from .console import check_output, command_settings, quiet_libraries, say_failed
+from ..runs.data_preparation import columns_of, encode_rows, read_stage
+from ..runs.model_choice import as_generator, load_folder, load_generator, model_bits
 from ..rlhf.prompt_rows import row_kind
 from ..rlhf.reward_choice import choose_rewards
 from ..checkpointing.finished_runs import answering_run, known_run
-from .run_record import kept_rows, trained_rows
+from ..runs.record import kept_rows, trained_rows
 from ..core.arguments import check_counts
 from ..core.files import read_record, write_atomically
-from ..core.progress import phase
+from ..core.progress import phase, say
 from ..core.fingerprints import data_fingerprint, fingerprint, short_hash
 from ..evaluation.comparison import compare_stages
 from ..evaluation.lm_eval import run_tasks

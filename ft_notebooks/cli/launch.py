@@ -15,11 +15,11 @@ import yaml
 from accelerate.utils import patch_environment
 
 from .arguments import parser
-from .console import check_settings, command_settings, quiet_libraries, say
+from .console import check_settings, command_settings, quiet_libraries
 from ..checkpointing.environment import this_machine
 from ..core.errors import FailedRun
 from ..core.files import write_atomically
-from ..core.progress import phase
+from ..core.progress import phase, say
 from ..distributed.launch_files import accelerate_config, check_config
 from ..distributed.launcher import launch
 from ..distributed.slurm import slurm_job

@@ -13,13 +13,13 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id
 
-from .console import check_output, command_settings, quiet_libraries, say
-from .data_preparation import as_chats, read_stage
-from .model_choice import model_bits
+from .console import check_output, command_settings, quiet_libraries
+from ..runs.data_preparation import as_chats, read_stage
+from ..runs.model_choice import model_bits
 from ..checkpointing.finished_runs import answering_run
-from .run_record import kept_rows, trained_rows
+from ..runs.record import kept_rows, trained_rows
 from ..core.errors import typed
-from ..core.progress import phase
+from ..core.progress import phase, say
 from ..data.example_task import appointments
 from ..evaluation.metrics import find_scorers
 from ..export.run_export import export_run

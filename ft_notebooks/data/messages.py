@@ -117,7 +117,9 @@ def read_json_text(
     try:
         return DECODER.decode(value), []
     except NOT_JSON:
-        return value, [f'"{key}" is a text that is not JSON ({short(value.lstrip()[:12])}...); write it with json.dumps']
+        return value, [
+            f'"{key}" is a text that is not JSON ({short(value.lstrip()[:12])}...); write it with json.dumps'
+        ]
 
 # %% ../../nbs/package/data/messages.ipynb #0e7dc358
 SPEAKERS = {  # who speaks in a ShareGPT turn -> the role of a message

@@ -109,7 +109,9 @@ class ChatTemplate:
             called = [n for n, message in enumerate(safe) if message.get("tool_calls")]
             advice = "use a template that writes tool calls, or leave such rows out"
             cure = f"; message {called[0]} calls a tool: {advice}" if called else ""
-            raise ValueError(f"the chat template cannot write the conversation: {type(e).__name__}: {e}{cure}") from None
+            raise ValueError(
+                f"the chat template cannot write the conversation: {type(e).__name__}: {e}{cure}"
+            ) from None
 
     def tokenize(
         self,

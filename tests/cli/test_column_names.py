@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from ft_notebooks.cli.commands import main
-from ft_notebooks.cli.data_preparation import columns_of
 from ft_notebooks.cli.settings import read_settings
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
+from ft_notebooks.runs.data_preparation import columns_of
 
 NAMES = ["--set", "data.prompt=question", "--set", "data.completion=answer"]
 SHORT = ["--set", "evaluation.max_new_tokens=3"]

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from ft_notebooks.cli.data_preparation import encode_rows, measure
 from ft_notebooks.cli.evaluation import _evaluate
-from ft_notebooks.cli.model_choice import load_folder, load_generator
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.evaluation.likelihood import perplexity
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
+from ft_notebooks.runs.data_preparation import encode_rows, measure
+from ft_notebooks.runs.model_choice import load_folder, load_generator
 
 
 @pytest.mark.parametrize("bits", [16, 32])

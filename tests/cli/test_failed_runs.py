@@ -10,9 +10,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from ft_notebooks.checkpointing.run_lock import lock_run
-from ft_notebooks.cli import data_preparation, pipeline
 from ft_notebooks.cli.commands import main
 from ft_notebooks.loading.example_models import CHATML, tiny_model
+from ft_notebooks.runs import data_preparation, pipeline
 
 QUICK = "--set model.name=tiny --set sft.bf16=false --set model.bits=32 --set sft.max_steps=1".split()
 SHORT = ["--set", "evaluation.max_new_tokens=3"]
@@ -56,7 +56,7 @@ def test_the_date_of_a_template_is_that_of_the_first_start(here, capsys):
     tok.chat_template = "{{ strftime_now('%Y-%m-%d') + eos_token }}" + CHATML
     tok.save_pretrained("tiny")
     for day in ("2026-01-31", "2027-02-01"):  # the second call finds the finished run
-        with patch("ft_notebooks.cli.pipeline.date", wraps=date) as clock:
+        with patch("ft_notebooks.runs.pipeline.date", wraps=date) as clock:
             clock.today.return_value = date.fromisoformat(day)
             main(["sft", "notes.jsonl", *QUICK, "--set", "sft.effective_batch=4"])
         assert "2026-01-31 is written into this run's template" in capsys.readouterr().out

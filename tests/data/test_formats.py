@@ -141,7 +141,7 @@ NO_CHAT = {
         "prompt": [{"role": "user"}],
         "completion": "b",
     },
-    "\"prompt\" is a text that is not JSON (\"[{'role': 'u\"...); write it with json.dumps": {
+    '"prompt" is a text that is not JSON ("[{\'role\': \'u"...); write it with json.dumps': {
         "prompt": str([USER]),
         "completion": "b",
     },

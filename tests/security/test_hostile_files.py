@@ -24,7 +24,6 @@ from ft_notebooks.checkpointing.integrity import checkpoint_fault, last_good_che
 from ft_notebooks.checkpointing.resume import exact_resume
 from ft_notebooks.checkpointing.run_manifest import run_folder
 from ft_notebooks.cli.commands import main
-from ft_notebooks.cli.model_choice import load_trainable
 from ft_notebooks.evaluation.judge import llm_judge, pairwise_judge
 from ft_notebooks.evaluation.report import report_card
 from ft_notebooks.evaluation.runner import Evaluation
@@ -32,6 +31,7 @@ from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.loading.quantized_loading import load_model
 from ft_notebooks.lora.adapter import add_adapter, load_adapter, lora_config
 from ft_notebooks.rlhf.reward_model import load_reward_model
+from ft_notebooks.runs.model_choice import load_trainable
 from ft_notebooks.tokenization.chat_template import ChatTemplate
 from ft_notebooks.tokenization.padding import load_tokenizer
 from ft_notebooks.tokenization.rendering import write_chat

@@ -7,6 +7,7 @@ import pytest
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+import ft_notebooks.dpo.stage
 import ft_notebooks.dpo.trainer
 from ft_notebooks.cli.commands import main
 from ft_notebooks.data.example_task import appointments
@@ -148,7 +149,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_weights(here, monkeypatch, ca
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as e:
         patch.setattr(
-            pipeline,
+            ft_notebooks.dpo.stage,
             "dpo_trainer",
             lambda *a, callbacks, **k: make(*a, callbacks=[*callbacks, Impatient()], **k),
         )

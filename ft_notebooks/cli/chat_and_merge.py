@@ -10,13 +10,12 @@ import shlex
 import sys
 from pathlib import Path
 
-from ..checkpointing.finished_runs import answering_run
 from .console import check_output, command_settings, quiet_libraries, say_failed
 from ..core.errors import typed
 from ..core.progress import phase, say
 from ..inference.generation import generate
 from ..lora.merging import MOST_KL, merge_folder
-from ..runs.model_choice import adapter_bits, load_folder, model_bits
+from ..runs.model_choice import adapter_bits, answering_run, load_folder, model_bits
 from ..tokenization.padding import load_tokenizer
 
 # %% ../../nbs/package/cli/chat_and_merge.ipynb #63e1b026

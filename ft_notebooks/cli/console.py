@@ -13,7 +13,7 @@ import datasets
 import torch
 import transformers
 
-from .settings import OURS, SECTIONS, read_settings
+from .settings import read_settings
 from ..checkpointing.disk_space import folder_fault
 from ..core.arguments import check_counts
 from ..core.progress import say
@@ -21,6 +21,7 @@ from ..evaluation.metrics import find_scorers
 from ..loading.memory_estimate import check_bits
 from ..training.batch_plan import effective_batch
 from ..training.config import check_hub, check_ranges
+from ..training.stage import Stage
 
 # %% ../../nbs/package/cli/console.ipynb #518c1ca3
 def say_failed(
@@ -33,13 +34,15 @@ def say_failed(
 
 # %% ../../nbs/package/cli/console.ipynb #ddadac56
 def command_settings(
-    args,  # From `parser`, with `settings` and `set`
+    args,  # From `parser`, with `settings` and `set`, and `reward` of some commands
 ) -> dict:  # As from `read_settings`
     "Reads the settings of a command, prints their file, checks [evaluation]; `ValueError` as `read_settings` raises."
     file = args.settings or ("settings.ini" if Path("settings.ini").is_file() else None)
     if file:
         say(f"settings: {file}")
     settings = read_settings(file, args.set)
+    if rewards := getattr(args, "reward", None):
+        settings["grpo"]["rewards"] = rewards
     own = settings["evaluation"]
     check_counts(
         "[evaluation]", **{key: own[key] for key in ("max_new_tokens", "batch_size") if own.get(key) is not None}
@@ -48,31 +51,22 @@ def command_settings(
     return settings
 
 # %% ../../nbs/package/cli/console.ipynb #a8c475ef
-def _fields(given: dict, stage: str) -> dict:
-    "The fields of the stage's config class among its settings; for GRPO with a batch of whole groups of answers."
-    fields = {key: value for key, value in given.items() if key not in OURS[stage]}
-    if stage != "grpo":
-        return fields
-    generations = max(2, given.get("generations", 8))
-    batch = {"per_device_train_batch_size": generations, "gradient_accumulation_steps": 1}
-    return {"per_device_eval_batch_size": generations, **fields, **batch, "num_generations": generations}
-
-# %% ../../nbs/package/cli/console.ipynb #90f8f125
-def _check_config(given, stage) -> None:
+def _check_config(stage: Stage) -> None:
     "Raises `ValueError` for a run without a step or a checkpoint, and where the stage's config class raises an error."
+    given = stage.given
     for key in ("max_steps", "num_train_epochs", "learning_rate"):
         if given.get(key, 1) <= 0:
-            raise ValueError(f"[{stage}] {key} must be more than 0, got {given[key]}")
+            raise ValueError(f"[{stage.name}] {key} must be more than 0, got {given[key]}")
     if given.get("save_strategy", "steps") == "no" or given.get("save_only_model"):
         raise ValueError(
-            f"[{stage}] a run needs checkpoints to resume from; leave out save_strategy and save_only_model"
+            f"[{stage.name}] a run needs checkpoints to resume from; leave out save_strategy and save_only_model"
         )
     try:
         check_ranges(given)
         check_hub(given)
-        SECTIONS[stage](output_dir="unused", **{"use_cpu": True, "bf16": False, **_fields(given, stage)})
+        stage.config(output_dir="unused", **{"use_cpu": True, "bf16": False, **stage.fields})
     except (ValueError, TypeError) as e:
-        raise ValueError(f"[{stage}] {e}") from None
+        raise ValueError(f"[{stage.name}] {e}") from None
 
 # %% ../../nbs/package/cli/console.ipynb #f86afc84
 def check_output(
@@ -84,16 +78,15 @@ def check_output(
 
 # %% ../../nbs/package/cli/console.ipynb #8bceeeda
 def check_settings(
-    settings: dict,  # From `read_settings`
-    stage: str = "sft",  # Or "dpo", "reward" or "grpo"
+    stage: Stage,  # With the settings of `read_settings`
 ) -> None:
     """Checks that the settings are consistent and that the stage's config class accepts them.
 
     Raises `ValueError` for invalid bits, for bits that full training cannot use, for [lora] keys without an adapter,
-    for a run without a step or a checkpoint, and where `SFTConfig` or `DPOConfig` raise an error.
+    for a run without a step or a checkpoint, and where the config class raises an error.
     """
-    lora, given, bits = settings["lora"], settings[stage], settings["model"].get("bits")
-    full = settings["model"].get("method") == "full"
+    lora, bits = stage.settings["lora"], stage.model.get("bits")
+    full = stage.model.get("method") == "full"
     if bits is not None:
         check_bits(bits)
     if full and bits not in (None, 32):
@@ -110,9 +103,8 @@ def check_settings(
         check_ranges(lora)
     except ValueError as e:
         raise ValueError(f"[lora] {e}") from None
-    answers = max(1, given.get("prompts_a_step", 4)) * max(1, given.get("generations", 8))
-    effective_batch(answers if stage == "grpo" else given.get("effective_batch", 16))
-    _check_config(given, stage)
+    effective_batch(stage.batch)
+    _check_config(stage)
 
 # %% ../../nbs/package/cli/console.ipynb #37d475ed
 def quiet_libraries(

@@ -14,10 +14,10 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id
 
 from .console import check_output, command_settings, quiet_libraries
-from ..runs.data_preparation import as_chats, read_stage
-from ..runs.model_choice import model_bits
-from ..checkpointing.finished_runs import answering_run
+from ..runs.model_choice import answering_run, model_bits
 from ..runs.record import kept_rows, trained_rows
+from ..runs.stages import stage_class
+from ..training.stage import as_chats
 from ..core.errors import typed
 from ..core.progress import phase, say
 from ..data.example_task import appointments
@@ -48,8 +48,8 @@ def _pushed(folder: Path, repo: str | None) -> str:
 def _export_rows(args, known: dict, settings: dict):
     "The rows to check an export on, as conversations; `ValueError` if there are none."
     if args.data:
-        stage = known.get("command", "sft")
-        return as_chats(read_stage(stage, args.data, settings["data"]))
+        stage = stage_class(known.get("command", "sft"))
+        return as_chats(stage(settings).read(args.data))
     if known.get("data.held_out"):
         return kept_rows(args.run, known)
     rows = trained_rows(known)

@@ -13,16 +13,14 @@ from ..checkpointing.disk_space import check_free
 from ..checkpointing.run_manifest import check_folder
 from .arguments import in_full
 from .console import check_output, check_settings, command_settings, quiet_libraries
-from ..core.errors import typed
 from ..core.processes import leave_processes, once_a_host, together
 from ..core.progress import phase, say
 from ..loading.model_files import check_checkpoint, read_config, tensor_shapes
 from ..lora.adapter_folder import check_adapter_folder
-from ..rlhf.reward_choice import choose_rewards
-from ..runs.data_preparation import read_stage
 from ..runs.model_choice import model_settings
 from ..runs.pipeline import train_run
-from ..runs.record import held_out, run_identity
+from ..runs.record import held_out
+from ..runs.stages import stage_class
 
 # %% ../../nbs/package/cli/training.ipynb #25426a30
 def _absolute(source):
@@ -30,17 +28,16 @@ def _absolute(source):
     return str(Path(source).resolve()) if source and Path(source).exists() else source
 
 # %% ../../nbs/package/cli/training.ipynb #4f2b63d1
-_ROWS = {"sft": "conversations", "grpo": "prompts"}
 _NONE_HELD = "none held out, so nothing will be evaluated; to hold out a tenth: --set data.eval=0.1"
 
 
-def _check_folders(settings, stage, output) -> None:
+def _check_folders(stage, output) -> None:
     "Raises `ValueError` for a model or a run's folder that cannot be used, before a row is read."
     if not Path(output, "metrics.json").is_file():  # a finished run is only read
         check_output(output)
     model = {}
-    if settings["model"].get("name", "smollm2") != "smollm2":  # the built-in one may have to be fetched
-        model = model_settings(settings)
+    if stage.model.get("name", "smollm2") != "smollm2":  # the built-in one may have to be fetched
+        model = model_settings(stage.settings, stage.answers)
         is_adapter = Path(model["name"], "adapter_config.json").is_file()
         (check_adapter_folder if is_adapter else check_checkpoint)(model["name"])
         if not Path(model["name"]).is_dir():
@@ -48,38 +45,28 @@ def _check_folders(settings, stage, output) -> None:
         if model["method"] == "full":
             shapes = map(tensor_shapes, Path(model["name"]).glob("model*.safetensors"))
             check_free(output, sum(math.prod(shape) for file in shapes for shape in file.values()))
-    identity = run_identity({**settings, "model": model, stage: {"seed": 0, **settings[stage]}}, stage, None, None)
-    check_folder(output, {key: value for key, value in identity.items() if not key.startswith("data.")})
+    check_folder(output, type(stage)({**stage.settings, "model": model}).settings_identity())
 
 
 def train_command(
-    args,  # From `parser` for `ft sft`, `ft dpo`, `ft reward` and `ft grpo`
+    args,  # From `parser` for a command of `STAGES`
 ) -> str:  # The run's folder, and the next commands
     "Trains on the rows of a file; runs every check that needs no data before it reads them."
-    stage = args.command
     with together():
-        settings = command_settings(args)
+        stage = stage_class(args.command)(command_settings(args))
         quiet_libraries(args.threads)
-        check_settings(settings, stage)
-        if stage == "grpo":
-            settings[stage]["rewards"] = args.reward or settings[stage].get("rewards")
-            choose_rewards(settings[stage]["rewards"])
-        _check_folders(settings, stage, args.output)
-    data, seed = settings["data"], settings[stage].get("seed", 0)
-    rule = data.get("eval")
+        check_settings(stage)
+        stage.check()
+        _check_folders(stage, args.output)
+    rule = stage.data.get("eval")
     phase(f"reading {args.data}")
-    train, held = once_a_host(lambda: held_out(read_stage(stage, args.data, data), rule, seed, data, stage))
+    train, held = once_a_host(lambda: held_out(stage.read(args.data), rule, stage.given["seed"], stage.read))
     kept = in_full(_NONE_HELD, args) if held is None else f"{len(held):,} held out"
-    say(f"{args.data}: {len(train):,} {_ROWS.get(stage, 'pairs')} to train on, {kept}")
+    say(f"{args.data}: {len(train):,} {stage.rows} to train on, {kept}")
     sources = [args.data]
     if rule and (Path(rule).exists() or rule.startswith("https://")):
         sources.append(rule)
-    settings["data"] = {**data, "file": _absolute(args.data), "eval": _absolute(rule)}
-    train_run(train, held, settings, args.output, sources, stage)
+    data = {**stage.data, "file": _absolute(args.data), "eval": _absolute(rule)}
+    train_run(train, held, {**stage.settings, "data": data}, args.output, sources, args.command)
     leave_processes()
-    folder = typed(args.output)
-    if stage == "reward":
-        way = f"ft grpo DATA --reward {folder}, or load_reward_model({args.output!r}, tok) in Python"
-        return f"\nThe run is in {args.output}. Next: {way}"
-    rows = " DATA" if held is None else ""
-    return f"\nThe run is in {args.output}. Next: ft eval {folder}{rows}, or ft chat {folder}"
+    return f"\nThe run is in {args.output}. Next: {stage.next_command(args.output, held is not None)}"

@@ -27,6 +27,7 @@ from ..loading.quantized_loading import load_model
 from ..lora.adapter import add_adapter, load_adapter, lora_config
 from ..rlhf.reward_model import load_reward_model
 from ..rlhf.prompt_rows import read_prompt_rows
+from ..runs.stages import STAGES
 from ..rlhf.rewards import ModelReward, Reward, read_prompts, reward_functions
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #454d2799
@@ -173,8 +174,8 @@ def diagnose(
 
     Raises `ArgumentError` for an unknown stage, and for a model or tokenizer of the wrong type.
     """
-    if stage not in ("sft", "dpo", "reward", "grpo"):
-        raise ArgumentError("diagnose", "stage", "'sft', 'dpo', 'reward' or 'grpo'", stage, "name what is trained")
+    if stage not in STAGES:
+        raise ArgumentError("diagnose", "stage", f"one of {', '.join(STAGES)}", stage, "name what is trained")
     is_name = isinstance(model, (str, os.PathLike))
     if not is_name and not isinstance(tok, PreTrainedTokenizerBase):
         raise ArgumentError("diagnose", "tok", "a tokenizer of transformers", tok, "the order is (model, tok, dataset)")

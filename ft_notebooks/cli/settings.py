@@ -82,15 +82,12 @@ _LORA_FIXED = {"task_type": "leave it out", "peft_type": "leave it out", "base_m
 
 def sections() -> dict[str, Section]:
     "Every section by name, those of `STAGES` included."
-    stages = {}
-    for name in STAGES:
-        kind = stage_class(name)
-        stages[name] = Section(kind.config, kind.own, kind.fixed)
+    kinds = map(stage_class, STAGES)
     return {
         "model": Section(ModelSettings),
         "lora": Section(LoraConfig, fixed=_LORA_FIXED),
         "data": Section(DataSettings),
-        **stages,
+        **{kind.name: Section(kind.config, kind.own, kind.fixed) for kind in kinds},
         "evaluation": Section(EvaluationSettings),
         "run": Section(RunSettings),
     }

@@ -84,20 +84,6 @@ def _finished(stage: Stage, tok, run: Path) -> tuple:
     return stage.load_finished(run, tok), tok, known["history"]
 
 # %% ../../nbs/package/runs/pipeline.ipynb #151c594e
-def _trainer(stage: Stage, tok, held, ids, held_ids, run: Path, more) -> tuple:
-    "The trainer with the model of the settings, and the callback that knows the plan."
-    plan, world_size = PlanCallback(len(ids)), stage.settings["run"].get("world_size")
-    phase("loading the model")
-    with together():
-        for part in (ids, held_ids):
-            stage.check_lengths(part)
-        model = stage.load(tok)
-        callbacks = [plan, *stage.callbacks(tok, held, held_ids), *more]
-    phase("preparing the training")
-    options = {"callbacks": callbacks, "disable_tqdm": False, "any_world_size": world_size == "any"}
-    return stage.trainer(model, tok, ids, held_ids, output_dir=run, **options), plan
-
-
 def _measured(stage: Stage, trainer, tok, held_ids, when: str) -> dict:
     "What is measured of the held-out rows; nothing without rows."
     if held_ids is None:
@@ -106,19 +92,19 @@ def _measured(stage: Stage, trainer, tok, held_ids, when: str) -> dict:
     return stage.measure(trainer.model, tok, held_ids)
 
 
-def _keep(stage: Stage, trainer, run: Path, metrics: dict) -> None:
-    "Saves the stage's figure, then the run's metrics, which mark it as finished."
-    check_kept(trainer)
-    if not trainer.is_world_process_zero():
-        return
-    stage.draw(run, metrics)
-    found = {**metrics, "history": trainer.state.log_history}
-    write_atomically(run / "metrics.json", json.dumps(found, indent=1))
-
-# %% ../../nbs/package/runs/pipeline.ipynb #7397811d
 def _train(stage: Stage, tok, held, ids, held_ids, run: Path, more, facts: dict) -> tuple:
     "Trains the run and saves its metrics; raises `FailedRun` after a training that has made the model worse."
-    trainer, planned = _trainer(stage, tok, held, ids, held_ids, run, more)
+    plan = PlanCallback(len(ids))
+    phase("loading the model")
+    with together():
+        stage.check_lengths(ids)
+        stage.check_lengths(held_ids)
+        model = stage.load(tok)
+        callbacks = [plan, *stage.callbacks(tok, held, held_ids), *more]
+    phase("preparing the training")
+    any_size = stage.settings["run"].get("world_size") == "any"
+    how = {"output_dir": run, "callbacks": callbacks, "disable_tqdm": False, "any_world_size": any_size}
+    trainer = stage.trainer(model, tok, ids, held_ids, **how)
     before = _measured(stage, trainer, tok, held_ids, "before")
     phase("training")
     fit(trainer)
@@ -130,7 +116,11 @@ def _train(stage: Stage, tok, held, ids, held_ids, run: Path, more, facts: dict)
     history = trainer.state.log_history
     worse = stage.fault(run, before, after, history)
     failed = {"failed": worse} if worse else {}
-    _keep(stage, trainer, run, {**facts, "plan": planned.plan, **kept, **failed})
+    check_kept(trainer)
+    if trainer.is_world_process_zero():
+        stage.draw(run, kept)
+        found = {**facts, "plan": plan.plan, **kept, **failed, "history": history}
+        write_atomically(run / "metrics.json", json.dumps(found, indent=1))
     if worse:
         raise FailedRun(worse)
     return trainer.model, tok, history

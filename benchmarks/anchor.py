@@ -14,7 +14,6 @@ from pathlib import Path
 import transformers
 
 from ft_notebooks.cli.demo_task import DEMO, DEMO_DPO, FORM, demo_pairs
-from ft_notebooks.cli.pipeline import train_run
 from ft_notebooks.cli.settings import read_settings
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.dpo.over_optimization import CollapseCallback
@@ -23,6 +22,7 @@ from ft_notebooks.evaluation.answer_format import key_order
 from ft_notebooks.evaluation.metrics import exact_match
 from ft_notebooks.evaluation.runner import evaluate
 from ft_notebooks.lora.adapter import load_adapter
+from ft_notebooks.runs.pipeline import train_run
 from ft_notebooks.tokenization.padding import load_tokenizer
 
 ANCHORED = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0]}

@@ -9,7 +9,7 @@ _modules = {  # module -> the public names that are also reachable as `from ft_n
     "tokenization.chat_template": "ChatTemplate",
     "tokenization.token_view": "show_tokens",
     "tokenization.length_report": "plot_lengths",
-    "loading.memory_estimate": "estimate_memory largest_batch plot_memory",
+    "loading.memory_estimate": "estimate_memory largest_batch",
     "core.device": "hardware",
     "loading.quantized_loading": "load_model",
     "lora.adapter": "lora_config add_adapter load_adapter merge_adapter",
@@ -35,6 +35,8 @@ _modules = {  # module -> the public names that are also reachable as `from ft_n
     "evaluation.metrics": "exact_match find_scorers",
     "evaluation.statistics": "compare rows_needed",
     "evaluation.report": "report_card",
+    "runs.record": "held_out",
+    "runs.pipeline": "train_run",
 }
 _lazy = {name: module for module, names in _modules.items() for name in names.split()}
 

@@ -7,8 +7,8 @@ import pytest
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+import ft_notebooks.dpo.stage
 import ft_notebooks.dpo.trainer
-from ft_notebooks.cli import pipeline
 from ft_notebooks.cli.commands import main
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.data.preference_encoding import encode_pairs
@@ -16,6 +16,7 @@ from ft_notebooks.data.read import read_preferences
 from ft_notebooks.dpo.loss import pair_logps
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import load_adapter
+from ft_notebooks.runs import pipeline
 
 SETTINGS = ("dpo.bf16=false", "model.bits=32", "dpo.effective_batch=4", "dpo.learning_rate=1e-3")
 
@@ -148,7 +149,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_weights(here, monkeypatch, ca
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as e:
         patch.setattr(
-            pipeline,
+            ft_notebooks.dpo.stage,
             "dpo_trainer",
             lambda *a, callbacks, **k: make(*a, callbacks=[*callbacks, Impatient()], **k),
         )

@@ -250,7 +250,7 @@ def test_a_mistake_is_named_before_a_model_is_loaded(here, capsys, monkeypatch, 
     def load(*args, **kwargs):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("ft_notebooks.cli.pipeline.load_trainable", load)
+    monkeypatch.setattr("ft_notebooks.training.stage.Stage.load", load)
     assert said in refused(capsys, "grpo", "chats.jsonl", *(x for r in rewards for x in ("--reward", r)), **settings)
 
 
@@ -292,7 +292,7 @@ def test_a_reward_run_of_another_vocabulary_or_in_few_bits_is_refused_before_the
     add_adapter(judge, lora_config(judge)).save_pretrained(other)
     tok.add_tokens(["<other>"])
     tok.save_pretrained(other)
-    monkeypatch.setattr("ft_notebooks.cli.pipeline.load_trainable", None)
+    monkeypatch.setattr("ft_notebooks.training.stage.Stage.load", None)
     assert "was trained with another vocabulary" in refused(capsys, "grpo", "chats.jsonl", "--reward", "other")
     monkeypatch.setattr("ft_notebooks.rlhf.reward_model.trained_bits", lambda folder: 4)
     assert "would quantize the head too" in refused(capsys, "grpo", "chats.jsonl", "--reward", "other")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ft_notebooks.cli import model_choice
+from ft_notebooks.cli import chat_and_merge
 from ft_notebooks.cli.commands import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,10 +38,10 @@ def test_help_is_shown(tmp_path):
 
 def test_a_question_is_the_same_in_every_locale(tmp_path, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(model_choice, "answering_run", lambda run: (run, {"model.bits": 32}))
-    monkeypatch.setattr(model_choice, "load_folder", lambda folder, bits: None)
-    monkeypatch.setattr("ft_notebooks.cli.model_choice.load_tokenizer", lambda folder: None)
-    monkeypatch.setattr(model_choice, "_answer", lambda model, tok, messages, n: asked.append(messages) or messages)
+    monkeypatch.setattr(chat_and_merge, "answering_run", lambda run: (run, {"model.bits": 32}))
+    monkeypatch.setattr(chat_and_merge, "load_folder", lambda folder, bits: None)
+    monkeypatch.setattr("ft_notebooks.cli.chat_and_merge.load_tokenizer", lambda folder: None)
+    monkeypatch.setattr(chat_and_merge, "_answer", lambda model, tok, messages, n: asked.append(messages) or messages)
     typed = {"ascii": "é\n".encode(), "utf-8": "é\n".encode(), "latin-1": b"\xe9\n"}
     for encoding, text in typed.items():
         for errors in ("strict", "surrogateescape"):

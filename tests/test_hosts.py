@@ -26,7 +26,7 @@ from ranks_of import (
 from small_runs import HANGS
 from transformers import TrainerCallback
 
-import ft_notebooks.cli.pipeline
+import ft_notebooks.runs.pipeline
 
 TOOL = Path(__file__).resolve().parents[1] / "tools" / "hosts"
 SET = f"test{os.getpid()}"
@@ -162,9 +162,9 @@ def test_a_host_that_is_cut_off_or_killed_ends_the_run_everywhere_and_it_goes_on
 
 def test_hosts_that_would_not_train_the_same_are_refused_on_all_of_them_with_one_message(hosts, here, alone):
     def job(run):
-        second, versions = os.environ["RANK"] == "1", ft_notebooks.cli.pipeline.library_versions()
+        second, versions = os.environ["RANK"] == "1", ft_notebooks.runs.pipeline.library_versions()
         if second:  # has other versions, other settings and other data
-            ft_notebooks.cli.pipeline.library_versions = lambda: {**versions, "transformers": "9.9.9"}
+            ft_notebooks.runs.pipeline.library_versions = lambda: {**versions, "transformers": "9.9.9"}
         settings = ["sft.learning_rate=1e-3"] if second else []
         ft_sft(run, *settings, data="others.jsonl" if second else "notes.jsonl")
 

@@ -78,8 +78,12 @@ def fresh(code):  # what a new interpreter prints
 
 @pytest.fixture
 def copy(tmp_path):
+    def outputs(folder, names):  # of runs that a lesson or a solution has made beside itself
+        made = ["runs"] if Path(folder) in (ROOT / "nbs", ROOT / "nbs" / "solutions") else []
+        return shutil.ignore_patterns("__pycache__", ".*", *made)(folder, names)
+
     for folder in ("nbs", "ft_notebooks"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", ".*", "runs"))
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=outputs)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
 

@@ -37,13 +37,13 @@ from trl import (
     SFTTrainer,
 )  # fmt: skip
 
-from ft_notebooks.cli import pipeline
 from ft_notebooks.cli.commands import main
 from ft_notebooks.cli.settings import read_settings
 from ft_notebooks.evaluation.metrics import find_scorers
 from ft_notebooks.training.gradient_flow import check_trained
 from ft_notebooks.training.nan_guard import find_spikes
 from ft_notebooks.training.preflight import add_guards, check_start
+from ft_notebooks.training.stage import Stage
 
 with contextlib.suppress(ImportError):  # before the forks, so that none of them imports it
     import ft_notebooks.cli.doctor
@@ -199,7 +199,7 @@ def commands(case: Case) -> Said:
     with in_folder(case):
         if case.script is not None:
             return _guarded(case)
-        pipeline.show_row = lambda tok, row: ""  # which shows what was planted, and is no message
+        Stage.describe = lambda *args: ""  # which shows what was planted, and is no message
         Figure.savefig = lambda self, *args, **kwargs: None  # a picture is no message either, and takes a second
         status, out, err = captured(lambda: main(short_run(case)))
     findings = [("error", err[-2000:])] if status else []

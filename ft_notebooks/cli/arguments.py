@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from ..core.errors import nearest, typed
+from ..runs.stages import STAGES
 
 # %% ../../nbs/package/cli/arguments.ipynb #b582f9d7
 def _path(text: str) -> str:
@@ -49,12 +50,6 @@ def _add_eval(commands, run) -> None:
     card.add_argument("--include", metavar="FOLDER", type=_path, help="a folder of your own tasks; their code is run")
     card.add_argument("--limit", metavar="N", type=int, help="rows of each task; default: all")
     card.add_argument("--chat", action="store_true", help="put the tasks' prompts into the chat template")
-
-# %% ../../nbs/package/cli/arguments.ipynb #e2fdced1
-def _add_grpo(commands, data) -> None:
-    way = _command(commands, "grpo", "reinforcement learning from rewards of sampled answers", data, output="runs/grpo")
-    what = "a scorer, FILE.py:FUNCTION or a run of ft reward, with its weight if that is not 1; may be repeated"
-    way.add_argument("--reward", metavar="NAME[:WEIGHT]", action="append", help=what)
 
 # %% ../../nbs/package/cli/arguments.ipynb #47a230c0
 def _add_export(commands, run) -> None:
@@ -108,7 +103,7 @@ def _add_check_gpu(commands) -> None:
 # %% ../../nbs/package/cli/arguments.ipynb #72ebdbd7
 def _add_doctor(commands, data) -> None:
     look = _command(commands, "doctor", "find what would waste a run before it is started", data)
-    look.add_argument("--stage", choices=["sft", "dpo", "reward", "grpo"], help="default: what the rows are for")
+    look.add_argument("--stage", choices=list(STAGES), help="default: what the rows are for")
     look.add_argument("--reward", metavar="NAME[:WEIGHT]", action="append", help="of ft grpo")
     where = "of the run; default: runs/STAGE; nothing is written there"
     look.add_argument("--output", metavar="FOLDER", type=_path, help=where)
@@ -123,7 +118,7 @@ _RUNS = ("model", "run", "adapter", "model_name", "model_name_or_path", "model_p
 def _as_setting(command: str, option: str, value: str | None) -> str:
     "What a line gives in place of the option, such as --set sft.num_train_epochs=3; else empty."
     settings = importlib.import_module("ft_notebooks.cli.settings")
-    found = settings.find_setting(option.lstrip("-"), command if command in settings.SECTIONS else "run")
+    found = settings.find_setting(option.lstrip("-"), command if command in settings.sections() else "run")
     if found and "=" not in found:
         found += "=" + (value or ("true" if bool in _kinds(settings, found) else "VALUE"))
     return f"--set {shlex.quote(found)}" if found else ""
@@ -198,16 +193,15 @@ def parser() -> argparse.ArgumentParser:
     data = ("DATA", None, "a file of messages, Alpaca rows or, for dpo and reward, of pairs: JSON, JSONL, CSV, Parquet")
     run = ("RUN", None, "a run's folder, or a model: a folder, a name on the hub, or smollm2")
     _command(commands, "init", "write a commented settings.ini here", settings=False)
-    _command(commands, "sft", "supervised fine-tuning", data, output="runs/sft")
-    _command(commands, "dpo", "preference training on chosen and rejected answers", data, output="runs/dpo")
-    _command(commands, "reward", "a reward model of chosen and rejected answers", data, output="runs/reward")
-    _add_grpo(commands, data)
+    trained = {name: _command(commands, name, what, data, output=f"runs/{name}") for name, (_, what) in STAGES.items()}
+    rewards = "a scorer, FILE.py:FUNCTION or a run of ft reward, with its weight if that is not 1; may be repeated"
+    trained["grpo"].add_argument("--reward", metavar="NAME[:WEIGHT]", action="append", help=rewards)
     _add_eval(commands, run)
-    trained = ("RUN", None, "the folder of a finished run")
-    _command(commands, "merge", "merge a run's adapter into its base", trained, output="RUN/merged")
+    finished = ("RUN", None, "the folder of a finished run")
+    _command(commands, "merge", "merge a run's adapter into its base", finished, output="RUN/merged")
     chat = _command(commands, "chat", "chat with a run or a model", run)
     chat.add_argument("--system", metavar="TEXT", help="system message; default: the one that all training rows share")
-    _add_export(commands, trained)
+    _add_export(commands, finished)
     _add_serve(commands)
     _add_launch(commands)
     _add_doctor(commands, data)

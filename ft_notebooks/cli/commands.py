@@ -24,6 +24,7 @@ from ..core.cpu_threads import use_cpu_threads
 from ..core.errors import Everywhere, FailedRun, Terminated, visible
 from ..core.files import write_atomically
 from ..core.progress import is_first, phase, show_phases
+from ..runs.stages import STAGES
 
 # %% ../../nbs/package/cli/commands.ipynb #3227e671
 SETTINGS_INI = """\
@@ -84,15 +85,11 @@ def init_command(
     return f"Wrote {path}. Next: ft doctor DATA, which looks for what would waste the run, then ft sft DATA"
 
 # %% ../../nbs/package/cli/commands.ipynb #764a3b39
-_FUNCTIONS = {
+_FUNCTIONS = {  # of the commands that are no stage
     "init": "commands.init_command",
-    "sft": "pipeline.train_command",
-    "dpo": "pipeline.train_command",
-    "reward": "pipeline.train_command",
-    "grpo": "pipeline.train_command",
     "eval": "evaluation.eval_command",
-    "merge": "model_choice.merge_command",
-    "chat": "model_choice.chat_command",
+    "merge": "chat_and_merge.merge_command",
+    "chat": "chat_and_merge.chat_command",
     "export": "model_export.export_command",
     "serve": "model_export.serve_command",
     "launch": "launch.launch_command",
@@ -104,16 +101,13 @@ _FUNCTIONS = {
 
 def _call(args) -> str | None:
     "Runs the command's function and returns its text."
-    module, name = _FUNCTIONS[args.command].split(".")
+    module, name = _FUNCTIONS.get(args.command, "training.train_command").split(".")
     return getattr(importlib.import_module(f"ft_notebooks.cli.{module}"), name)(args)
 
 # %% ../../nbs/package/cli/commands.ipynb #88cc695a
-_STAGES = ("sft", "dpo", "reward", "grpo")
-
-
 def _threads_before(args) -> int | None:
     "The number of threads of the run that this command resumes; None if its folder has no record of it."
-    for folder in {**dict.fromkeys(_STAGES, [""]), "demo": ["dpo", "grpo", "sft"]}.get(args.command, []):
+    for folder in {**dict.fromkeys(STAGES, [""]), "demo": ["dpo", "grpo", "sft"]}.get(args.command, []):
         try:
             manifest = json.loads(Path(args.output, folder, "manifest.json").read_text(encoding="utf-8"))
             machine = manifest["recorded"]["machine"]
@@ -143,7 +137,7 @@ def _run(args) -> str | None:
     started = int(os.environ.get("WORLD_SIZE", 1))
     if "LOCAL_RANK" in os.environ and "WORLD_SIZE" not in os.environ:
         raise ValueError("LOCAL_RANK is set and WORLD_SIZE is not, as a launcher sets both: unset LOCAL_RANK")
-    if started > 1 and args.command not in _STAGES:
+    if started > 1 and args.command not in STAGES:
         raise ValueError(
             "under a launcher every process would do the same work; only sft, dpo, reward and grpo run in several "
             "processes"

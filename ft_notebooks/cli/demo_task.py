@@ -16,14 +16,14 @@ from datasets import Dataset
 from filelock import FileLock
 
 from ..checkpointing.run_manifest import run_folder
-from .console import quiet_libraries, say
+from .console import quiet_libraries
 from .evaluation import score_table
-from .model_choice import load_generator, model_settings
-from .pipeline import train_run
+from ..runs.model_choice import load_generator, model_settings
+from ..runs.pipeline import train_run
 from ..checkpointing.finished_runs import known_run
 from .settings import read_settings
 from ..core.files import read_record, write_atomically
-from ..core.progress import phase
+from ..core.progress import phase, say
 from ..data.example_task import appointments
 from ..dpo.over_optimization import CollapseCallback
 from ..evaluation.answer_format import key_order

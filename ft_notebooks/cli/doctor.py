@@ -17,21 +17,21 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from .arguments import in_full, whole_command
-from .console import check_settings, command_settings, quiet_libraries, say
-from .data_preparation import read_stage
-from .model_choice import load_scorer, load_trainable, model_settings
+from .console import check_settings, command_settings, quiet_libraries
+from ..runs.model_choice import model_settings
 from ..rlhf.prompt_rows import row_kind
 from ..rlhf.reward_choice import choose_rewards, load_rewards
-from .run_plan import plan_line
-from .run_record import held_out, run_identity
+from ..runs.plan import plan_line
+from ..runs.record import held_out
+from ..runs.stages import stage_class
 from .settings import read_settings
 from ..core.errors import typed
-from ..core.progress import phase
+from ..core.progress import phase, say
 from ..doctor.context import Context, Unavailable, existing
 from ..doctor.diagnosis import COULD_NOT, examine
 from ..doctor.findings import Finding
@@ -41,6 +41,7 @@ from ..doctor.template_checks import ribbons
 from ..tokenization.padding import load_tokenizer
 from ..tokenization.template_checks import fix_date, writes_date
 from ..training.config import RANGES
+from ..training.stage import Stage
 
 # %% ../../nbs/package/cli/doctor.ipynb #cfc7012b
 def _settings(args) -> tuple[dict, list[str]]:
@@ -79,46 +80,35 @@ def _inconsistent(settings: dict, stage: str) -> list[str]:
     kept = {name: {k: v for k, v in section.items() if k not in (*RANGES, "warmup_steps")} for name, section in
             settings.items()}  # fmt: skip
     try:
-        check_settings(kept, stage)
+        check_settings(stage_class(stage)(kept))
     except ValueError as e:
         return [str(e)]
     return []
 
 
-def _identity(known: dict, stage: str) -> dict:
-    "The settings that a folder of another run would contradict; its rows are compared when the run starts."
-    found = run_identity(known, stage, None, None)
-    return {key: value for key, value in found.items() if not key.startswith("data.")}
-
-
 def _context(args, settings: dict, stage: str) -> Context:
     "The run that the command would start; its parts are loaded when a check needs them."
-    data, rule = settings["data"], settings["data"].get("eval")
-    completed: dict = {}
+    if args.reward:
+        settings[stage]["rewards"] = args.reward
+    own = stage_class(stage)(settings)
 
-    def known() -> dict:
-        if not completed:
-            completed.update({**settings, "model": model_settings(settings), stage: {"seed": 0, **settings[stage]}})
-        return completed
+    @cache
+    def known() -> Stage:
+        return type(own)({**settings, "model": model_settings(settings, own.answers)})
 
-    def checked() -> dict:  # `Unavailable` where the model is not there, which a check of its own reports
-        return known() if run.name else {}
-
-    def model():
-        seed = checked()[stage]["seed"]
-        return load_scorer(known(), run.tok, seed) if stage == "reward" else load_trainable(known(), seed)
+    def checked() -> Stage:  # without a model, which a check of its own reports, not yet completed
+        return known() if run.name else own
 
     load: dict[str, Callable[[], Any]] = {
-        "whole": partial(read_stage, stage, args.data, data),
-        "parts": lambda: held_out(run.whole, rule, settings[stage].get("seed", 0), data, stage),
-        "name": lambda: existing(known()["model"]["name"]),
-        "model": model,
+        "whole": lambda: own.read(args.data),
+        "parts": lambda: held_out(run.whole, own.data.get("eval"), own.given["seed"], own.read),
+        "name": lambda: existing(known().model["name"]),
+        "model": lambda: checked().load(run.tok),
         "tok": lambda: fix_date(load_tokenizer(run.name)),
         "dated": lambda: _dated(load_tokenizer(run.name)),
-        "identity": lambda: _identity(checked(), stage),
+        "identity": lambda: checked().settings_identity(),
     }
-    if stage == "grpo":
-        settings[stage]["rewards"] = args.reward or settings[stage].get("rewards")
+    if "rewards" in own.own:
         load["rewards"] = lambda: load_rewards(choose_rewards(settings[stage].get("rewards")), run.tok)
     run: Context = Context(stage, settings, load, args.data, args.output or f"runs/{stage}")
     return run

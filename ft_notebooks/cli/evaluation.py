@@ -16,16 +16,16 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from .console import check_output, command_settings, quiet_libraries, say, say_failed
-from .data_preparation import columns_of, encode_rows, read_stage
-from .model_choice import as_generator, load_folder, load_generator, model_bits
+from .console import check_output, command_settings, quiet_libraries, say_failed
+from ..runs.model_choice import answering_run, as_generator, load_folder, load_generator, model_bits
 from ..rlhf.prompt_rows import row_kind
 from ..rlhf.reward_choice import choose_rewards
-from ..checkpointing.finished_runs import answering_run, known_run
-from .run_record import kept_rows, trained_rows
+from ..checkpointing.finished_runs import known_run
+from ..runs.record import kept_rows, trained_rows
+from ..runs.stages import stage_class
 from ..core.arguments import check_counts
 from ..core.files import read_record, write_atomically
-from ..core.progress import phase
+from ..core.progress import phase, say
 from ..core.fingerprints import data_fingerprint, fingerprint, short_hash
 from ..evaluation.comparison import compare_stages
 from ..evaluation.lm_eval import run_tasks
@@ -76,7 +76,8 @@ def run_models(
 # %% ../../nbs/package/cli/evaluation.ipynb #e6774605
 def _rows(file, data):
     "The conversations of a file; pairs become conversations with the chosen answer, questions ones with theirs."
-    return read_stage("sft" if row_kind(file, data) == "chats" else "grpo", file, data)
+    kind = stage_class("sft" if row_kind(file, data) == "chats" else "grpo")
+    return kind({"data": data}).read(file)
 
 # %% ../../nbs/package/cli/evaluation.ipynb #1d10b843
 def _evaluate(models, bits, tok, chats, scorers, output, options) -> dict:
@@ -221,7 +222,7 @@ def eval_command(
     """Evaluates a run's model beside its base, on the rows of a file, on the run's held-out rows, or on tasks.
 
     Reads the data before it loads a model. Raises `ValueError` where `find_scorers`, `kept_rows`, `answering_run` or
-    `encode_rows` do, and for options that contradict each other.
+    `SFTStage.encode` do, and for options that contradict each other.
     """
     settings = command_settings(args)
     quiet_libraries(args.threads)
@@ -246,7 +247,7 @@ def eval_command(
         chats, data = kept_rows(args.run, known), known["data"]
     tok = load_tokenizer(folder)
     # before a model is loaded, raises an error with file and line of a row that the template cannot render
-    encode_rows(tok, chats, None, [args.data or data["file"]], **columns_of("sft", data))
+    stage_class("sft")({"data": data}).encode(tok, chats, [args.data or data["file"]])
     scorers = scorers or _own_scorers(args.run, chats)
     found = _evaluate(models, bits, tok, chats, scorers, output, options)
     return _report(found, models, scorers, output, f"{args.run} on {args.data or 'its held-out rows'}")

@@ -15,14 +15,15 @@ import yaml
 from accelerate.utils import patch_environment
 
 from .arguments import parser
-from .console import check_settings, command_settings, quiet_libraries, say
+from .console import check_settings, command_settings, quiet_libraries
 from ..checkpointing.environment import this_machine
 from ..core.errors import FailedRun
 from ..core.files import write_atomically
-from ..core.progress import phase
+from ..core.progress import phase, say
 from ..distributed.launch_files import accelerate_config, check_config
 from ..distributed.launcher import launch
 from ..distributed.slurm import slurm_job
+from ..runs.stages import STAGES, stage_class
 
 # %% ../../nbs/package/cli/launch.ipynb #6fb708f1
 def _write(file: Path, text: str) -> None:
@@ -77,14 +78,14 @@ def launch_command(
     if args.max_restarts < 0:
         raise ValueError(f"--max-restarts {args.max_restarts}: give 0 or more")
     words = args.words[1:] if args.words[:1] == ["--"] else args.words
-    if words[:1] not in (["sft"], ["dpo"], ["reward"], ["grpo"]):
+    if not words or words[0] not in STAGES:
         raise ValueError(
             "after -- give the command for each process: -- sft DATA, or one of dpo, reward and grpo; other commands "
             "run in one process"
         )
     command = parser().parse_args(words)
     quiet_libraries()
-    check_settings(command_settings(command), command.command)  # a token would be written into the job
+    check_settings(stage_class(command.command)(command_settings(command)))  # a token would be written into the job
     file = _config_file(args)
     if args.slurm:
         job, text = Path("runs", "job.sh"), slurm_job(words, file, max_restarts=args.max_restarts)

@@ -14,13 +14,14 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id
 
-from .console import check_output, command_settings, quiet_libraries, say
-from .data_preparation import as_chats, read_stage
-from ..checkpointing.finished_runs import answering_run
-from .run_record import kept_rows, trained_rows
+from .console import check_output, command_settings, quiet_libraries
+from ..runs.model_choice import answering_run
+from ..runs.record import kept_rows, trained_rows
+from ..runs.stages import stage_class
+from ..training.stage import as_chats
 from ..core.errors import typed
 from ..core.files import check_unchanged
-from ..core.progress import phase
+from ..core.progress import phase, say
 from ..data.example_task import appointments
 from ..evaluation.metrics import find_scorers
 from ..export.run_export import export_run
@@ -84,7 +85,8 @@ def export_command(
     run_stages(folder)  # `ValueError` for a folder that is no run
     scorers = find_scorers(options["scorers"])
     if args.data:
-        rows = as_chats(read_stage(known.get("command", "sft"), args.data, settings["data"]))
+        stage = stage_class(known.get("command", "sft"))(settings)
+        rows = as_chats(stage.read(args.data))
     else:
         rows = _run_rows(args.run, known)
     phase("merging in float32, writing and checking")

@@ -27,6 +27,7 @@ from ..loading.quantized_loading import load_model
 from ..lora.adapter import add_adapter, load_adapter, lora_config
 from ..rlhf.reward_model import load_reward_model
 from ..rlhf.prompt_rows import read_prompt_rows
+from ..runs.stages import STAGES, stage_class
 from ..rlhf.rewards import ModelReward, Reward, read_prompts, reward_functions
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #454d2799
@@ -120,10 +121,11 @@ def examine(
 # %% ../../nbs/package/doctor/diagnosis.ipynb #f73ffeef
 def _rows(stage: str, given, name: str) -> Dataset:
     "The rows as conversations or pairs; those that hold token ids as they are."
-    if stage == "grpo":
+    kind = stage_class(stage).rows
+    if kind == "prompts":
         found = as_dataset(given, read_prompt_rows, "diagnose", name)
         return _conversations(read_prompts(found)) if found is given else found
-    read = read_preferences if stage in ("dpo", "reward") else read_chats
+    read = read_preferences if kind == "pairs" else read_chats
     found = as_dataset(given, read, "diagnose", name)
     is_read = {"input_ids", "chosen_ids"} & {*found.column_names} or found is not given
     return found if is_read else read(found)
@@ -132,7 +134,7 @@ def _rows(stage: str, given, name: str) -> Dataset:
 def _loaded(run: Context) -> PreTrainedModel | PeftModel:
     "The model of a folder as it would be trained: with its adapter, or a new one."
     adapted = Path(run.name, "adapter_config.json").is_file()
-    if run.stage == "reward":
+    if not stage_class(run.stage).answers:
         model = load_reward_model(run.name, run.tok, seed=None if adapted else 0, trainable=True)
     elif adapted:
         model = load_adapter(run.name, trainable=True)
@@ -173,8 +175,8 @@ def diagnose(
 
     Raises `ArgumentError` for an unknown stage, and for a model or tokenizer of the wrong type.
     """
-    if stage not in ("sft", "dpo", "reward", "grpo"):
-        raise ArgumentError("diagnose", "stage", "'sft', 'dpo', 'reward' or 'grpo'", stage, "name what is trained")
+    if stage not in STAGES:
+        raise ArgumentError("diagnose", "stage", f"one of {', '.join(STAGES)}", stage, "name what is trained")
     is_name = isinstance(model, (str, os.PathLike))
     if not is_name and not isinstance(tok, PreTrainedTokenizerBase):
         raise ArgumentError("diagnose", "tok", "a tokenizer of transformers", tok, "the order is (model, tok, dataset)")

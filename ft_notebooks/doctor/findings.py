@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from ..core.errors import visible
+from ..runs.stages import STAGES
 
 # %% ../../nbs/package/doctor/findings.ipynb #1eac0e81
 LEVELS = ("note", "warning", "error")  # in rising order
@@ -62,7 +63,7 @@ class Found(NamedTuple):
     cure: str | None = None  # None: the check's
 
 # %% ../../nbs/package/doctor/findings.ipynb #3c482838
-ALL = ("sft", "dpo", "reward", "grpo")  # the stages that can be trained
+ALL = tuple(STAGES)
 
 
 @dataclass(frozen=True)

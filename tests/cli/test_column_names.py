@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from ft_notebooks.cli.commands import main
-from ft_notebooks.cli.data_preparation import columns_of
 from ft_notebooks.cli.settings import read_settings
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
+from ft_notebooks.runs.stages import stage_class
 
 NAMES = ["--set", "data.prompt=question", "--set", "data.completion=answer"]
 SHORT = ["--set", "evaluation.max_new_tokens=3"]
@@ -56,7 +56,10 @@ def test_a_file_whose_columns_have_other_names_is_refused_with_the_settings_that
 
 
 def test_each_stage_takes_its_own_names_from_settings_for_both():
-    data = read_settings(None, [f"data.{key}={key}_" for key in ("prompt", "completion", "chosen", "rejected")])["data"]
-    assert columns_of("sft", {**data, "eval": "0.1"}) == {"prompt": "prompt_", "completion": "completion_"}
-    assert columns_of("dpo", data) == {"prompt": "prompt_", "chosen": "chosen_", "rejected": "rejected_"}
-    assert columns_of("sft", read_settings(None, ["data.messages=dialog"])["data"]) == {"messages": "dialog"}
+    def renamed(stage, *names):
+        return stage_class(stage)(read_settings(None, [f"data.{name}={name}_" for name in names])).renamed
+
+    both = ("prompt", "completion", "chosen", "rejected")
+    assert renamed("sft", *both) == {"prompt": "prompt_", "completion": "completion_"}
+    assert renamed("dpo", *both) == {"prompt": "prompt_", "chosen": "chosen_", "rejected": "rejected_"}
+    assert renamed("sft", "messages") == {"messages": "messages_"}

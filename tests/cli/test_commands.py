@@ -20,15 +20,15 @@ from small_runs import forked
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from transformers.trainer_callback import CallbackHandler
 
+import ft_notebooks.sft.stage
 import ft_notebooks.sft.trainer
 from ft_notebooks.checkpointing.integrity import mark_checkpoint
-from ft_notebooks.cli import commands, console, demo_task, evaluation, model_choice, pipeline, run_record
+from ft_notebooks.cli import commands, console, demo_task, evaluation
 from ft_notebooks.cli.arguments import parser
 from ft_notebooks.cli.commands import SETTINGS_INI, main
-from ft_notebooks.cli.data_preparation import show_row
 from ft_notebooks.cli.demo_task import DEMO_DPO, demo_pairs, demo_scores
 from ft_notebooks.core.fingerprints import data_fingerprint
-from ft_notebooks.core.progress import phase, show_phases
+from ft_notebooks.core.progress import phase, say, show_phases
 from ft_notebooks.data.chat_encoding import encode_chat
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.data.read import read_chats
@@ -39,6 +39,9 @@ from ft_notebooks.inference.generation import generate
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.loading.quantized_loading import load_model
 from ft_notebooks.lora.adapter import add_adapter, load_adapter, lora_config
+from ft_notebooks.runs import model_choice, record
+from ft_notebooks.runs.stages import stage_class
+from ft_notebooks.sft.stage import SFTStage
 from ft_notebooks.tokenization.token_view import show_tokens
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,7 +165,7 @@ def test_bad_data_is_refused_by_file_and_line_before_a_model_is_looked_for(
     here, capsys, monkeypatch, name, content, said
 ):
     monkeypatch.setattr(
-        "ft_notebooks.cli.pipeline.model_settings", lambda settings: pytest.fail("a model was looked for")
+        "ft_notebooks.cli.training.model_settings", lambda settings: pytest.fail("a model was looked for")
     )
     Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
     text = refused(capsys, "sft", name)
@@ -217,12 +220,12 @@ def test_a_setting_that_cannot_be_is_refused(here, capsys, setting, said):
     ],
 )
 def test_what_can_be_refused_without_a_model_is_refused_before_one_is_loaded(here, capsys, monkeypatch, setting):
-    monkeypatch.setattr("ft_notebooks.cli.model_choice.load_model", lambda *args: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("ft_notebooks.training.stage.load_model", lambda *args: pytest.fail("a model was loaded"))
     refused(capsys, "sft", "notes.jsonl", *quick(setting))
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(here, capsys, monkeypatch):
-    monkeypatch.setattr("ft_notebooks.cli.model_choice.load_model", lambda *args: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("ft_notebooks.training.stage.load_model", lambda *args: pytest.fail("a model was loaded"))
     Path("mine").mkdir()
     Path("mine/thesis.txt").write_text("x")
     said = refused(capsys, "sft", "notes.jsonl", "--output", "mine", *quick())
@@ -245,7 +248,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(here, capsys, monkeypa
     ],
 )
 def test_a_setting_that_no_run_can_use_is_refused_before_a_row_is_read(here, capsys, monkeypatch, setting, said):
-    monkeypatch.setattr("ft_notebooks.cli.pipeline.read_stage", lambda *args: pytest.fail("rows were read"))
+    monkeypatch.setattr("ft_notebooks.sft.stage.read_chats", lambda *args: pytest.fail("rows were read"))
     assert re.search(said, refused(capsys, "sft", "notes.jsonl", *quick(setting)))
 
 
@@ -314,7 +317,7 @@ def stopped(here, capsys, monkeypatch):
             return train(*args, callbacks=[*callbacks, Impatient(step, signals)], **more)
 
         seen.clear()
-        monkeypatch.setattr(pipeline, "sft_trainer", impatient)
+        monkeypatch.setattr(ft_notebooks.sft.stage, "sft_trainer", impatient)
         before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
         try:
             with pytest.raises(SystemExit) as e:
@@ -386,13 +389,13 @@ def test_control_codes_of_rows_and_names_reach_the_terminal_as_symbols(monkeypat
     monkeypatch.setattr(commands, "_call", lambda args: "done\x1b[2J\n\x9b31m")
     with show_phases():
         phase("reading a\x1b]0;b")
-    console.say("system: \x1b[8mhidden\x07\nbe brief")
+    say("system: \x1b[8mhidden\x07\nbe brief")
     main(["init"])
     said = capsys.readouterr()
     assert said.out == "system: ␛[8mhidden␇\nbe brief\ndone␛[2J\n\\u009b31m\n"
     assert said.err == "reading a␛]0;b ...\n"
     prompt = {"prompt": [{"role": "user", "content": "hi"}], "expected": "\x1b[2J"}
-    assert show_row(tiny_tokenizer(), prompt).endswith("expected: ␛[2J")
+    assert stage_class("grpo")().show(tiny_tokenizer(), prompt).endswith("expected: ␛[2J")
     assert str(Finding("code", "note", "a\x1b", "b\x1b", "", "", "")).count("␛") == 2
 
 
@@ -409,7 +412,7 @@ def handed_over(monkeypatch, *argv):
         raise ValueError("that is enough")
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(pipeline, "sft_trainer", trainer)
+        patch.setattr(ft_notebooks.sft.stage, "sft_trainer", trainer)
         main(["sft", *argv])
     return given[0]
 
@@ -552,9 +555,7 @@ def test_a_run_is_known_by_its_settings_and_by_what_its_rows_say(copied, capsys)
 
 
 def test_settings_of_an_adapter_are_refused_where_there_is_none(here, capsys, monkeypatch):
-    monkeypatch.setattr(
-        "ft_notebooks.cli.data_preparation.read_chats", lambda source: pytest.fail("data were read first")
-    )
+    monkeypatch.setattr("ft_notebooks.sft.stage.read_chats", lambda source: pytest.fail("data were read first"))
     Path("settings.ini").write_text("[lora]\nr = 8\nlora_dropout = 0.1\n")
     said = refused(capsys, "sft", "notes.jsonl", *quick("model.method=full"))
     assert "[lora] sets r, lora_dropout, but model.method=full" in said and "remove the keys from [lora]" in said
@@ -587,14 +588,14 @@ def test_colours_are_sent_to_a_terminal_only(monkeypatch):
     plain = turns * 2 + "\n«trained», the rest is only read"
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(sys, "stdout", Terminal())
-    assert show_row(tok, row) == str(ribbon) and "\x1b[" in str(ribbon)
+    assert SFTStage().show(tok, row) == str(ribbon) and "\x1b[" in str(ribbon)
     monkeypatch.setenv("NO_COLOR", "")  # empty means not set
-    assert show_row(tok, row) == str(ribbon)
+    assert SFTStage().show(tok, row) == str(ribbon)
     monkeypatch.setenv("NO_COLOR", "1")
-    assert show_row(tok, row) == plain
+    assert SFTStage().show(tok, row) == plain
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setattr(sys, "stdout", io.StringIO())
-    assert show_row(tok, row) == plain
+    assert SFTStage().show(tok, row) == plain
 
 
 def test_a_run_says_what_is_trained_without_an_escape_sequence_where_nobody_looks(trained):
@@ -623,7 +624,7 @@ def test_the_settings_come_from_the_file_here_or_the_one_named_and_the_command_l
 
 @pytest.mark.parametrize("dtype, bits", [(torch.bfloat16, 16), (torch.float16, 16), (torch.float32, 32)])
 def test_the_bits_of_a_weight_follow_from_the_method_and_the_machine(monkeypatch, dtype, bits):
-    monkeypatch.setattr("ft_notebooks.cli.model_choice.hardware", lambda: SimpleNamespace(dtype=dtype))
+    monkeypatch.setattr("ft_notebooks.runs.model_choice.hardware", lambda: SimpleNamespace(dtype=dtype))
     assert (
         model_choice.model_bits(None),
         model_choice.model_bits(None, "full"),
@@ -672,7 +673,7 @@ def test_the_rows_kept_aside_are_found_again_or_refused(copied, here, capsys, mo
     monkeypatch.chdir(here.parent)  # the run knows where its rows were
     main(["eval", str(here / "runs/sft"), "--set", "evaluation.max_new_tokens=3"])
     monkeypatch.chdir(here)
-    held = run_record.held_out(read_chats("notes.jsonl"), "0.2", 5)[1]
+    held = record.held_out(read_chats("notes.jsonl"), "0.2", 5)[1]
     text = Path("runs/sft/eval/report.html").read_text()
     assert all(messages[2]["content"].split('"')[3] in text for messages in held["messages"])
     lines = Path("notes.jsonl").read_text().splitlines()
@@ -692,7 +693,7 @@ def test_a_file_of_held_out_rows_is_found_again_from_another_folder(here, capsys
 
 
 def test_data_are_read_before_a_model_is_loaded_to_evaluate_it(here, capsys, monkeypatch):
-    monkeypatch.setattr(model_choice, "load_folder", lambda *args: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(evaluation, "load_folder", lambda *args: pytest.fail("a model was loaded"))
     assert "no such file" in refused(capsys, "eval", "tiny", "nowhere.jsonl")
 
 
@@ -716,8 +717,8 @@ def test_an_adapter_of_a_script_is_loaded_evaluated_and_merged_in_the_bits_of_th
     shutil.copytree(hot, run)
     (run / "run.json").unlink()  # which `ft` writes
     assert {load_adapter(folder).get_base_model().dtype for folder in (run, run / "checkpoint-6")} == {torch.float32}
-    for place in ("model_choice", "evaluation"):
-        named = f"ft_notebooks.cli.{place}.load_folder"
+    for place in ("cli.chat_and_merge", "cli.evaluation"):
+        named = f"ft_notebooks.{place}.load_folder"
         monkeypatch.setattr(named, lambda folder, bits: loaded.append(bits) or load(folder, bits))
     main(["eval", "copy", "notes.jsonl", "--set", "evaluation.max_new_tokens=3"])
     typed(monkeypatch, "hi")
@@ -817,7 +818,7 @@ def test_a_system_message_is_remembered_only_if_all_rows_share_it():
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
     rows = [[{"role": "system", "content": text}, *turns] for text in ("a", "a", "b")]
     shared = [
-        run_record.shared_system(Dataset.from_dict({"messages": chats}))
+        record.shared_system(Dataset.from_dict({"messages": chats}))
         for chats in (rows[:2], rows, [rows[0], turns], [turns])
     ]
     assert shared == ["a", None, None, None]
@@ -864,9 +865,7 @@ def test_a_message_that_cannot_be_answered_is_taken_back(here, capsys, monkeypat
 
 @pytest.mark.parametrize("bits", [4, 8, 16])
 def test_weights_that_are_trained_themselves_are_of_32_bits(here, capsys, monkeypatch, bits):
-    monkeypatch.setattr(
-        "ft_notebooks.cli.data_preparation.read_chats", lambda source: pytest.fail("data were read first")
-    )
+    monkeypatch.setattr("ft_notebooks.sft.stage.read_chats", lambda source: pytest.fail("data were read first"))
     said = refused(capsys, "sft", "notes.jsonl", *quick("model.method=full", f"model.bits={bits}"))
     assert f"[model] bits={bits} with method=full" in said and "remove bits, or set method to lora" in said
 

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from ft_notebooks.cli.data_preparation import encode_rows, measure
 from ft_notebooks.cli.evaluation import _evaluate
-from ft_notebooks.cli.model_choice import load_folder, load_generator
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.evaluation.likelihood import perplexity
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
+from ft_notebooks.runs.model_choice import load_folder, load_generator
+from ft_notebooks.sft.stage import SFTStage
 
 
 @pytest.mark.parametrize("bits", [16, 32])
@@ -23,7 +23,7 @@ def test_the_perplexity_of_an_evaluation_is_that_of_the_trained_adapter_and_not_
             if "lora_B" in name:
                 torch.nn.init.normal_(weight, std=0.02, generator=torch.Generator().manual_seed(len(name)))
     trained.save_pretrained(tmp_path / "sft")
-    said = measure(trained, tok, encode_rows(tok, chats, None, ["rows"])[0])["perplexity"]  # as `ft sft` prints it
+    said = SFTStage().measure(trained, tok, SFTStage().encode(tok, chats)[0])["perplexity"]  # as `ft sft` prints it
     merged = perplexity(load_generator(tmp_path / "sft", bits), tok, chats)
     assert bits == 32 or merged != said  # in 16 bits, the merge rounds
     models = {"base": str(tmp_path / "base"), "sft": str(tmp_path / "sft")}

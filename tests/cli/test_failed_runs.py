@@ -10,9 +10,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from ft_notebooks.checkpointing.run_lock import lock_run
-from ft_notebooks.cli import data_preparation, pipeline
 from ft_notebooks.cli.commands import main
 from ft_notebooks.loading.example_models import CHATML, tiny_model
+from ft_notebooks.sft import stage
+from ft_notebooks.sft.stage import SFTStage
 
 QUICK = "--set model.name=tiny --set sft.bf16=false --set model.bits=32 --set sft.max_steps=1".split()
 SHORT = ["--set", "evaluation.max_new_tokens=3"]
@@ -26,7 +27,7 @@ def ended(code, *argv):
 
 def test_a_run_that_ends_worse_than_it_began_fails_now_and_when_it_is_started_again(here, capsys, monkeypatch):
     found = iter([{"perplexity": 10.0}, {"perplexity": 11.0}])
-    monkeypatch.setattr(pipeline, "measure", lambda *args: next(found))
+    monkeypatch.setattr(SFTStage, "measure", lambda *args: next(found))
     for _ in range(2):
         ended(1, "--set", "data.eval=0.25")
         said = capsys.readouterr()
@@ -56,7 +57,7 @@ def test_the_date_of_a_template_is_that_of_the_first_start(here, capsys):
     tok.chat_template = "{{ strftime_now('%Y-%m-%d') + eos_token }}" + CHATML
     tok.save_pretrained("tiny")
     for day in ("2026-01-31", "2027-02-01"):  # the second call finds the finished run
-        with patch("ft_notebooks.cli.pipeline.date", wraps=date) as clock:
+        with patch("ft_notebooks.runs.pipeline.date", wraps=date) as clock:
             clock.today.return_value = date.fromisoformat(day)
             main(["sft", "notes.jsonl", *QUICK, "--set", "sft.effective_batch=4"])
         assert "2026-01-31 is written into this run's template" in capsys.readouterr().out
@@ -69,7 +70,7 @@ def test_the_date_of_a_template_is_that_of_the_first_start(here, capsys):
 
 
 def test_what_needs_no_row_is_checked_before_a_row_is_read(here, capsys, monkeypatch):
-    monkeypatch.setattr(data_preparation, "read_chats", lambda *args, **names: pytest.fail("rows were read first"))
+    monkeypatch.setattr(stage, "read_chats", lambda *args, **names: pytest.fail("rows were read first"))
     Path("runs/sft").mkdir(parents=True)
     Path("runs/sft/thesis.txt").write_text("mine")
     ended(2)

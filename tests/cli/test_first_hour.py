@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from small_runs import forked
 
-import ft_notebooks.cli.pipeline
+import ft_notebooks.runs.pipeline
 from ft_notebooks.cli.arguments import parser
 from ft_notebooks.cli.commands import main
 from ft_notebooks.data.example_task import appointments
@@ -76,12 +76,12 @@ def test_the_plan_is_printed_before_step_1_and_kept_beside_the_identity_of_the_r
 
 @pytest.mark.parametrize("error", [RuntimeError, MemoryError, RecursionError, ImportError])
 def test_an_unexpected_error_is_one_line_and_its_traceback_stays_with_the_run(here, capsys, monkeypatch, error):
-    class Broken(ft_notebooks.cli.pipeline.PlanCallback):
+    class Broken(ft_notebooks.runs.pipeline.PlanCallback):
         def on_step_end(self, args, state, control, **kwargs):
             raise error("shapes\ndiffer")
 
     with monkeypatch.context() as patched:
-        patched.setattr(ft_notebooks.cli.pipeline, "PlanCallback", Broken)
+        patched.setattr(ft_notebooks.runs.pipeline, "PlanCallback", Broken)
         assert failed("sft", "my notes.jsonl", *QUICK, "--quiet") == 1
     *bar, said = capsys.readouterr().err.splitlines()
     assert "traceback is in runs/sft/traceback.txt" in said and all("step/s]" in line for line in bar)

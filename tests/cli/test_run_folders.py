@@ -14,7 +14,7 @@ from small_runs import ROWS, TOK, forked, on_notes
 
 from ft_notebooks.checkpointing import run_lock
 from ft_notebooks.checkpointing.integrity import holds_only_saved, mark_checkpoint
-from ft_notebooks.cli import commands, model_choice
+from ft_notebooks.cli import chat_and_merge, commands
 from ft_notebooks.cli.commands import main
 from ft_notebooks.core.progress import is_first
 from ft_notebooks.sft.trainer import sft_trainer
@@ -247,7 +247,7 @@ def test_ctrl_c_in_a_chat_speaks_of_no_saved_state(here, tmp_path):
     def child():
         sys.stderr = said.open("w")
         signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job of a shell ignores
-        model_choice.chat_command = lambda args: os.kill(os.getpid(), signal.SIGINT)
+        chat_and_merge.chat_command = lambda args: os.kill(os.getpid(), signal.SIGINT)
         try:
             commands.main(["chat", "tiny"])
         except SystemExit as e:

@@ -5,12 +5,14 @@ import enum
 
 import pytest
 
-from ft_notebooks.cli.settings import FIXED, OURS, SECTIONS, convert, read_settings, setting_types
+from ft_notebooks.cli.settings import Section, convert, read_settings, sections, setting_types
 from ft_notebooks.sft import trainer
+
+SECTIONS = sections()
 
 
 def plain_defaults():
-    for section, cls in SECTIONS.items():
+    for section, (cls, own, fixed) in SECTIONS.items():
         known = setting_types(section)
         for field in dataclasses.fields(cls):
             if field.name in known and isinstance(field.default, (bool, int, float, str, type(None))):
@@ -95,13 +97,13 @@ def test_the_command_line_is_stronger_than_the_file_and_the_last_word_counts(tmp
     assert read_settings(file, ["sft.max_steps=2", "sft.max_steps=3"])["sft"] == {"max_steps": 3}
 
 
-@pytest.mark.parametrize("key", [f"{section}.{key}" for section in FIXED for key in FIXED[section]])
+@pytest.mark.parametrize("key", [f"{name}.{key}" for name, section in SECTIONS.items() for key in section.fixed])
 def test_what_ft_sets_itself_is_refused_with_what_to_do_instead(key):
     section, name = key.split(".")
     with pytest.raises(ValueError) as e:
         read_settings(overrides=[f"{key}=true"])
-    assert str(e.value) == f"--set {key}=true: ft sets {name} itself; {FIXED[section][name]}"
-    assert name not in setting_types(section) and name in {f.name for f in dataclasses.fields(SECTIONS[section])}
+    assert str(e.value) == f"--set {key}=true: ft sets {name} itself; {SECTIONS[section].fixed[name]}"
+    assert name not in setting_types(section) and name in {f.name for f in dataclasses.fields(SECTIONS[section].config)}
 
 
 def test_what_the_trainer_would_not_read_is_no_setting():
@@ -109,19 +111,19 @@ def test_what_the_trainer_would_not_read_is_no_setting():
 
 
 def test_the_keys_are_the_fields_of_the_library_and_ours():
-    for section, cls in SECTIONS.items():
+    for section, (cls, own, fixed) in SECTIONS.items():
         fields = {f.name for f in dataclasses.fields(cls) if f.init}
-        assert set(setting_types(section)) == (fields | set(OURS.get(section, {}))) - set(FIXED.get(section, {}))
+        assert set(setting_types(section)) == (fields | set(own)) - set(fixed)
     assert setting_types("model") == {"name": str, "bits": int | None, "method": setting_types("model")["method"]}
 
 
 def test_what_a_constructor_does_not_take_is_no_setting(monkeypatch):
     @dataclasses.dataclass
-    class Section:
+    class Model:
         given: int = 0
         computed: int = dataclasses.field(init=False, default=0)
 
-    monkeypatch.setitem(SECTIONS, "model", Section)
+    monkeypatch.setattr("ft_notebooks.cli.settings.sections", lambda: {"model": Section(Model)})
     assert setting_types("model") == {"given": int}
 
 

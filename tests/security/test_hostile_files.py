@@ -24,7 +24,6 @@ from ft_notebooks.checkpointing.integrity import checkpoint_fault, last_good_che
 from ft_notebooks.checkpointing.resume import exact_resume
 from ft_notebooks.checkpointing.run_manifest import run_folder
 from ft_notebooks.cli.commands import main
-from ft_notebooks.cli.model_choice import load_trainable
 from ft_notebooks.evaluation.judge import llm_judge, pairwise_judge
 from ft_notebooks.evaluation.report import report_card
 from ft_notebooks.evaluation.runner import Evaluation
@@ -32,6 +31,7 @@ from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.loading.quantized_loading import load_model
 from ft_notebooks.lora.adapter import add_adapter, load_adapter, lora_config
 from ft_notebooks.rlhf.reward_model import load_reward_model
+from ft_notebooks.sft.stage import SFTStage
 from ft_notebooks.tokenization.chat_template import ChatTemplate
 from ft_notebooks.tokenization.padding import load_tokenizer
 from ft_notebooks.tokenization.rendering import write_chat
@@ -244,7 +244,7 @@ def test_no_kernel_that_a_config_names_is_fetched(tmp_path, monkeypatch, fields)
     monkeypatch.setattr("transformers.modeling_utils.lazy_import_flash_attention", fetch)
     monkeypatch.setattr("transformers.integrations.hub_kernels.get_kernel", fetch)
     settings, tok = {"model": {"name": str(folder), "bits": 32, "method": "lora"}, "lora": {}}, tiny_tokenizer()
-    for load in (load_model, lambda _: load_trainable(settings, 0), lambda _: load_reward_model(folder, tok, seed=0)):
+    for load in (load_model, lambda _: SFTStage(settings).load(None), lambda _: load_reward_model(folder, tok, seed=0)):
         with pytest.raises(ValueError, match="config.json: .*_implementation is .*; remove .* from the file"):
             load(folder)
 
@@ -264,7 +264,7 @@ def test_a_value_that_no_model_has_is_an_error_that_names_the_model(in_time, tmp
     (folder / "config.json").write_text(json.dumps(config | fields))
     settings = {"model": {"name": str(folder), "bits": 32, "method": "lora"}, "lora": {}}
     with pytest.raises(ValueError, match=re.escape(str(folder))):
-        load_model(folder) if load == "load_model" else load_trainable(settings, 0)
+        load_model(folder) if load == "load_model" else SFTStage(settings).load(None)
 
 
 def test_a_config_of_many_megabytes_is_not_read(tmp_path):

@@ -78,8 +78,8 @@ def export_command(
     _check_push(args.push)
     quiet_libraries(args.threads)
     folder, known = answering_run(args.run)
-    run_stages(folder)  # `ValueError` for a folder that is no run, before a row is read
     check_output(args.output or folder)
+    run_stages(folder)  # `ValueError` for a folder that is no run, before a row is read
     options = {"max_new_tokens": 64, "scorers": ["exact_match"], **settings["evaluation"]}
     phase("reading the rows for the check")
     run_stages(folder)  # `ValueError` for a folder that is no run

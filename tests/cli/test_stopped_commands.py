@@ -88,7 +88,7 @@ def test_sigterm_ends_other_commands_with_143(monkeypatch, capsys, command):
     with pytest.raises(SystemExit) as end:
         commands.main([command, "run"])
     assert end.value.code == 143 and signal.getsignal(signal.SIGTERM) is before
-    more = "" if command == "chat" else "; the same command continues from what is saved, or begins again"
+    more = "" if command in ("chat", "serve") else "; the same command continues from what is saved, or begins again"
     assert capsys.readouterr().err.splitlines()[-1] == f"ft {command}: stopped by SIGTERM{more}"
 
 

@@ -2391,6 +2391,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'ft_notebooks/inference/endpoint.py'),
                                                  'ft_notebooks.inference.endpoint._served_lines': ( 'package/inference/endpoint.html#_served_lines',
                                                                                                     'ft_notebooks/inference/endpoint.py'),
+                                                 'ft_notebooks.inference.endpoint._writes_tools': ( 'package/inference/endpoint.html#_writes_tools',
+                                                                                                    'ft_notebooks/inference/endpoint.py'),
                                                  'ft_notebooks.inference.endpoint.check_address': ( 'package/inference/endpoint.html#check_address',
                                                                                                     'ft_notebooks/inference/endpoint.py'),
                                                  'ft_notebooks.inference.endpoint.serve': ( 'package/inference/endpoint.html#serve',

@@ -49,7 +49,7 @@ def _more_space(run: Path, missing: int) -> str:
     "What to do about a disk that is too small: another folder would be another run, so a run that has begun moves."
     free = f"free {size_text(missing)} there" if missing > 0 else "free space there"
     if numbered_checkpoints(run):
-        return f"{free}, or move the whole folder {run} to a larger disk and give its new path as output_dir"
+        return f"{free}, or move the whole folder {run} to a larger disk and give its new path as output_dir (--output)"
     return f"{free}, or choose an output_dir on a different disk"
 
 

@@ -58,7 +58,10 @@ def unfinished(
 ) -> ValueError:
     "The error about a run that has not finished, with the command that resumes it."
     command = read_record(folder / "run.json", "command")["command"]
-    return ValueError(f"{folder} is a run that has not finished; run its ft {command} command again, which resumes it")
+    return ValueError(
+        f"{folder} is a run that has not finished; if nothing trains it now, run its ft {command} command again, "
+        "which resumes it"
+    )
 
 
 def known_run(

@@ -122,6 +122,7 @@ def _dated(tok) -> str:
 def _to_paste(finding: Finding, run: Context, args) -> Finding:
     "The finding, with the user's own command on a line of its own where its cure names or drops a setting."
     cure = finding.cure.replace("ft chat RUN", f"ft chat {typed(run.output)}")
+    cure = re.sub(r"set (allow_\w+=[\d.]+)(?: to drop them)?$", r"accept it: --set data.\1", cure)
     before, colon, option = re.sub(r" \(in ft, (--.*)\)$", r": \1", cure).rpartition(": --")
     key = finding.where.replace("] ", ".").removeprefix("[")  # such as sft.weight_decay
     kept = [one for one in args.set if one.partition("=")[0].strip() != key]

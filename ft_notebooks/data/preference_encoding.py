@@ -101,10 +101,10 @@ def _check_left_out(
     if equal > allow_equal * rows:
         first = account["equal_rows"][0]
         answer = pairs[first]["chosen"][-1].get("content")
+        dropped = f", or set allow_equal={_share(equal, rows)} to drop them" if equal < rows else ""
         raise ValueError(
             f"{equal} of {rows} pairs have two equal answers, which gives no training signal, such as row {first} "
-            f"(counted from 0): both are {answer!r:.60}; find out why they are equal, or set "
-            f"allow_equal={_share(equal, rows)} to drop them"
+            f"(counted from 0): both are {answer!r:.60}; find out why they are equal{dropped}"
         )
     if long > allow_long * rows:
         raise ValueError(

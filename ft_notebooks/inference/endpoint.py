@@ -72,10 +72,20 @@ def serving(
         yield f"{server.url}/v1"
 
 # %% ../../nbs/package/inference/endpoint.ipynb #71c3dd24
-def _served_lines(file, adapters, url: str, api_key: str | None) -> str:
+_TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+
+
+def _writes_tools(server: LlamaServer) -> bool:
+    "Whether the template writes the tools of a request; llama.cpp says nothing where it does not."
+    asked = [{"role": "user", "content": "Hi"}]
+    plain, with_tools = (server.ask("/apply-template", messages=asked, **more) for more in ({}, {"tools": [_TOOL]}))
+    return plain["prompt"] != with_tools["prompt"]
+
+
+def _served_lines(file, adapters, url: str, api_key: str | None, tools: bool) -> str:
     "What a person should know about a server."
     name, names = Path(file).stem, ", ".join(f"{i} {Path(path).stem}" for i, path in enumerate(adapters))
-    chosen = '; the first is used unless a request chooses, as in "lora": [{"id": 0, "scale": 1.0}]'
+    chosen = '; the first is used unless a request chooses, as in "lora": [{"id": 0, "scale": 1.0}]; any other id: none'
     lines = {
         "serving": f"{name}, computed by llama.cpp",
         "address": f"{url}/v1, model={name}",
@@ -84,6 +94,7 @@ def _served_lines(file, adapters, url: str, api_key: str | None) -> str:
         "adapters": names + chosen if names else "none beside the file",
         "context": f"the model's own, at most {LONGEST} tokens for a prompt with its answer",
         "sampling": "greedy, unless a request gives a temperature",
+        "tools": "the template writes them" if tools else "the template does not write them, so they are ignored",
         "markers": "special tokens in a user's text are read as such: remove them before you send it",
     }
     return "\n".join(f"{name:10}{line}" for name, line in lines.items())
@@ -99,7 +110,8 @@ def serve(
 ) -> None:
     "Serves a file until Ctrl-C or a signal, as `serving` does, and prints what it serves; `ValueError` as there."
     with _served(file, adapters, host, port, api_key, settings) as server:
-        print(_served_lines(file, adapters, server.url, api_key), "Ctrl-C ends it.", sep="\n", flush=True)
+        lines = _served_lines(file, adapters, server.url, api_key, _writes_tools(server))
+        print(lines, "Ctrl-C ends it.", sep="\n", flush=True)
         try:
             code = server.process.wait()
         except BaseException as e:  # Ctrl-C

@@ -7,6 +7,7 @@ __all__ = ['fit', 'ExactTrainer', 'guarded']
 
 # %% ../../nbs/package/training/run.ipynb #9b986048
 import contextlib
+import math
 import os
 import shutil
 import signal
@@ -160,6 +161,7 @@ def _fit(trainer: Trainer) -> TrainOutput:
     output = _train(trainer, checkpoint)
     if trainer.state.global_step == start:  # the summary of no step: no time, and a loss of 0
         trainer.state.log_history = [entry for entry in trainer.state.log_history if "train_loss" not in entry]
+        output = output._replace(training_loss=math.nan, metrics={})
     phase("saving the model")
     _drop_reference(trainer)
     if not saved or trainer.state.global_step > start:
@@ -177,7 +179,7 @@ def _as_loaded(model, forward) -> None:  # forward: the model's own before train
 
 def fit(
     trainer: Trainer,  # Of `sft_trainer` or `dpo_trainer`, or any `transformers.Trainer`; its model is trained in place
-) -> TrainOutput:  # As of `trainer.train`
+) -> TrainOutput:  # As of `trainer.train`; where no step was left, its loss is NaN
     """Trains the trainer's run to its last step, and saves its model in `trainer.args.output_dir`.
 
     It starts the run, resumes it from the last complete checkpoint to the same weights or, if the run has finished,

@@ -256,7 +256,7 @@ def test_a_model_that_speaks_is_no_run_and_an_unfinished_run_says_so(here, capsy
     assert "no such folder" in refused(capsys, "eval", "runs/sft", "notes.jsonl")
     Path("half").mkdir()
     Path("half/run.json").write_text('{"command": "sft"}')
-    assert "has not finished; run its ft sft command again" in refused(capsys, "chat", "half")
+    assert "has not finished; if nothing trains it now, run its ft sft command again" in refused(capsys, "chat", "half")
     assert "tiny has no run.json, the record of its run, so the rows that it held out" in refused(
         capsys, "eval", "tiny"
     )

@@ -252,7 +252,9 @@ def test_a_share_of_the_pairs_is_one_of_those_that_would_be_trained(folder):
     settings = ("--stage", "dpo", "--quick", "--set", "data.eval=last:10", "--set", "data.allow_equal=0.2")
     said, code = doctor(folder, "equal.jsonl", *settings)
     (folder / "equal.jsonl").unlink()
-    assert code == 1 and "5 of 20 pairs have two equal answers" in str(said), said
+    assert (
+        code == 1 and "5 of 20 pairs have two equal answers" in str(said) and "--set data.allow_equal=0.25" in str(said)
+    )
 
 
 def always(generated, expected, example):

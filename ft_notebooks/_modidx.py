@@ -1179,6 +1179,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'ft_notebooks/distributed/launcher.py'),
                                                    'ft_notebooks.distributed.launcher._gpus': ( 'package/distributed/launcher.html#_gpus',
                                                                                                 'ft_notebooks/distributed/launcher.py'),
+                                                   'ft_notebooks.distributed.launcher._leads_session': ( 'package/distributed/launcher.html#_leads_session',
+                                                                                                         'ft_notebooks/distributed/launcher.py'),
                                                    'ft_notebooks.distributed.launcher._network': ( 'package/distributed/launcher.html#_network',
                                                                                                    'ft_notebooks/distributed/launcher.py'),
                                                    'ft_notebooks.distributed.launcher._restored_handlers': ( 'package/distributed/launcher.html#_restored_handlers',

@@ -178,6 +178,14 @@ def _restored_handlers() -> Iterator[None]:
                 signal.signal(number, handler)
 
 # %% ../../nbs/package/distributed/launcher.ipynb #5f78662a
+def _leads_session(process: psutil.Process) -> bool:
+    "Whether a child has a session of its own, as torchrun gives one to each process that it starts."
+    try:
+        return os.getsid(process.pid) == process.pid
+    except ProcessLookupError:
+        return False
+
+
 def _end_processes(running: list[psutil.Process], number: int, wait: float) -> None:
     "Passes a signal on to processes that torchrun has started and lost, and kills them after `wait` seconds."
     for process in running:
@@ -229,7 +237,7 @@ def launch(
     except ChildFailedError as e:
         return _failure(e)
     except SignalException as e:
-        started = [child for child in psutil.Process().children() if child not in before]
+        started = [child for child in psutil.Process().children() if child not in before and _leads_session(child)]
         _end_processes(started, e.sigval, float(environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]))
         return 128 + e.sigval
     return 0

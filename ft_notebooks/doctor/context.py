@@ -211,6 +211,9 @@ class Context:
         data = {key: value for key, value in self.settings["data"].items() if key in shares}
         try:
             train, held = self.parts
+        except (Unavailable, ValueError, OSError):  # a check of its own reports rows that cannot be held out
+            held = None
+        try:
             if held is not None and len(self.some) == len(self.whole):  # shares are of the rows that would be trained
                 encode(self.tok, train, limit, **data)
                 data = dict.fromkeys(shares, 1.0)

@@ -251,7 +251,9 @@ def test_a_share_of_the_pairs_is_one_of_those_that_would_be_trained(folder):
     (folder / "equal.jsonl").write_text("\n".join(map(json.dumps, pairs)))
     settings = ("--stage", "dpo", "--quick", "--set", "data.eval=last:10", "--set", "data.allow_equal=0.2")
     said, code = doctor(folder, "equal.jsonl", *settings)
+    whole, _ = doctor(folder, "equal.jsonl", "--stage", "dpo", "--quick", "--set", "data.eval=last:100")
     (folder / "equal.jsonl").unlink()
+    assert {"held-out-unusable", "rows-not-encoded"} <= {one["code"] for one in whole["findings"]}, whole
     assert (
         code == 1 and "5 of 20 pairs have two equal answers" in str(said) and "--set data.allow_equal=0.25" in str(said)
     )

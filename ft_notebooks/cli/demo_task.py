@@ -82,10 +82,12 @@ def demo_guards(
     "A `CollapseCallback` with exact match as its score for a run on pairs; none for a run on conversations."
 
     def right(answers, rows):
-        expected = (tok.decode(row["chosen_ids"], skip_special_tokens=True) for row in rows)
-        return sum(exact_match(answer, text, {}) for answer, text in zip(answers, expected)) / len(rows)
+        expected = [tok.decode(row["chosen_ids"], skip_special_tokens=True) for row in rows]
+        return sum(map(exact_match, answers, expected, rows)) / len(rows)
 
-    return [CollapseCallback(tok, rows, every=6, scorer=right)] if "chosen_ids" in rows.column_names else []
+    if "chosen_ids" not in rows.column_names:
+        return []
+    return [CollapseCallback(tok, rows, every=6, scorer=right)]
 
 # %% ../../nbs/package/cli/demo_task.ipynb #fac9cdb9
 def demo_scores(
@@ -93,10 +95,11 @@ def demo_scores(
     tok,  # Its tokenizer
 ):  # An `Evaluation` of 80 rows
     "`exact_match`, `preferred_form` and perplexity on held-out words; `exact_match_new_phrases` on held-out phrases."
-    words, phrases = (appointments(n, part="test", new_phrases=new) for n, new in zip(TEST_NOTES, (False, True)))
+    new_words = appointments(TEST_NOTES[0], part="test")
+    new_phrases = appointments(TEST_NOTES[1], part="test", new_phrases=True)
     how = {"max_new_tokens": 32, "batch_size": 50}  # the longest right answer has 30
-    known = evaluate(model, tok, words, {"exact_match": exact_match, "preferred_form": key_order(*FORM)}, **how)
-    new = evaluate(model, tok, phrases, {"exact_match_new_phrases": exact_match}, **how, likelihood=False)
+    known = evaluate(model, tok, new_words, {"exact_match": exact_match, "preferred_form": key_order(*FORM)}, **how)
+    new = evaluate(model, tok, new_phrases, {"exact_match_new_phrases": exact_match}, **how, likelihood=False)
     return Evaluation(known.scores | new.scores, known.rows + new.rows, known.errors + new.errors)
 
 # %% ../../nbs/package/cli/demo_task.ipynb #cc1120e1
@@ -140,7 +143,8 @@ def course_stage(
         raise ValueError("course_stage trains in one process; start it without a launcher")
     if name not in _START:
         raise ValueError(f"there is no stage {name!r}; the stages are {', '.join(_START)}")
-    settings, run = _task_settings(seed), _task_folder(folder, seed) / name
+    settings = _task_settings(seed)
+    run = _task_folder(folder, seed) / name
     if start := _START[name]:
         course_stage(start.partition("/")[0], folder, seed)
         settings["model"] = {"name": str(run.parent / start)}
@@ -159,7 +163,8 @@ def course_scores(
     "The scores of a stage by `demo_scores`, stored in `folder`, so that a second call only reads them."
     if name not in ("base", "half", *_START):
         raise ValueError(f"there is no stage {name!r}; the stages are base, half, {', '.join(_START)}")
-    settings, file = _task_settings(seed), _task_folder(folder, seed) / f"{name}_scores.json"
+    settings = _task_settings(seed)
+    file = _task_folder(folder, seed) / f"{name}_scores.json"
     if name == "half":
         settings["model"] = {"name": str(course_stage("sft", folder, seed).parent / _START["grpo"])}
     elif name != "base":
@@ -174,6 +179,8 @@ def course_scores(
 
 # %% ../../nbs/package/cli/demo_task.ipynb #f3b92bf5
 _TITLE = "From SmolLM2 to an appointment reader"
+_DEMO_SCORED = {"sft": "sft", "dpo": "dpo"}  # stage -> what is scored after it
+_RL_SCORED = {"sft": "half", "grpo": "grpo"}
 _SAID = {
     "sft": "3/4  Supervised fine-tuning on 128 other notes; then the same 80 notes",
     "half": "3/4  Supervised fine-tuning on 128 other notes; then the same 80 notes, after half of its steps",
@@ -183,6 +190,30 @@ _SAID = {
 _UNREWARDED = "preferred_form is no reward here, so it does not change; ft demo without --rl teaches it from pairs"
 
 # %% ../../nbs/package/cli/demo_task.ipynb #23fd8477
+def _write_report(args, folder: Path) -> str:
+    "Trains and scores what is missing, and writes the report; returns the scores and where the report is."
+    from ft_notebooks.cli.model_export import ask_exported
+
+    scores = {"base": course_scores("base", args.output, args.seed)}
+    history, looks, facts, rows = {}, {}, {}, {}
+    for stage, scored in (_RL_SCORED if args.rl else _DEMO_SCORED).items():
+        say(_SAID[scored])
+        run = course_stage(stage, args.output, args.seed)
+        scores["half of sft" if scored == "half" else stage] = course_scores(scored, args.output, args.seed)
+        history[stage] = known_run(run.resolve())[1]["history"]
+        looks[stage] = scores_by_step(run, {})
+        facts[stage] = run_facts(run)
+        rows[stage] = _task_rows(stage, args.seed)
+    phase("exporting the run, and asking the file")
+    exported = ask_exported(run)
+    phase("writing the report")
+    page = report_card(scores, folder, title=_TITLE, history=history, looks=looks, train=rows, facts=facts)
+    curves = "reward.png" if args.rl else "loss.png"
+    report = f"The report is {page} (also report.md, report.json, scores.png, {curves})"
+    parts = [score_table(scores), _UNREWARDED if args.rl else "", exported, report]
+    return "\n" + "\n\n".join(filter(None, parts))
+
+# %% ../../nbs/package/cli/demo_task.ipynb #50e7dc46
 def demo_command(
     args,  # From `parser` for `ft demo`
 ) -> str:  # The table of scores and the report's path; for a finished demo, the path alone
@@ -190,31 +221,15 @@ def demo_command(
 
     With `args.rl`: base, half of SFT, and GRPO, with a report in the folder `rl`.
     """
-    from ft_notebooks.cli.model_export import ask_exported
-
     quiet_libraries(args.threads)
     check_ranges({"seed": args.seed})
-    folder, where = _task_folder(args.output, args.seed), (args.output, args.seed)
-    stages, folder = (("sft", "grpo"), folder / "rl") if args.rl else (COURSE_STAGES, folder)
+    folder = _task_folder(args.output, args.seed)
+    if args.rl:
+        folder = folder / "rl"
     if (folder / "report.html").exists():
         return f"{folder} is finished; nothing is changed. The report is {folder / 'report.html'}"
     check_report_folder(folder)  # before anything is trained
     say("1/4  SmolLM2-135M-Instruct: from the cache, or downloaded once")
     model_settings(_task_settings(args.seed))
     say("2/4  The base model on 80 notes, each to be turned into one line of JSON")
-    found, history, looks, facts = {"base": course_scores("base", *where)}, {}, {}, {}
-    for stage in stages:
-        scored = "half" if args.rl and stage == "sft" else stage
-        say(_SAID[scored])
-        run = course_stage(stage, *where)
-        found["half of sft" if scored == "half" else stage] = course_scores(scored, *where)
-        history[stage], looks[stage] = known_run(run.resolve())[1]["history"], scores_by_step(run, {})
-        facts[stage] = run_facts(run)
-    rows = {stage: _task_rows(stage, args.seed) for stage in stages}
-    phase("exporting the run, and asking the file")
-    exported = ask_exported(run)
-    phase("writing the report")
-    page = report_card(found, folder, title=_TITLE, history=history, looks=looks, train=rows, facts=facts)
-    also, note = ("reward.png", _UNREWARDED) if args.rl else ("loss.png", "")
-    report = f"The report is {page} (also report.md, report.json, scores.png, {also})"
-    return "\n" + "\n\n".join(filter(None, (score_table(found), note, exported, report)))
+    return _write_report(args, folder)

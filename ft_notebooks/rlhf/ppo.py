@@ -47,15 +47,18 @@ def rollout(
     model.eval()
     ends = torch.tensor(stop_tokens(model, tok))
     prompts = pad_batch(encode_prompts(model, tok, chats, max_new_tokens), tok.pad_token_id, side="left")
-    ids, mask = prompts["input_ids"], prompts["attention_mask"]
-    config = GenerationConfig(
-        do_sample=True, top_k=0, top_p=1.0, temperature=1.0, max_new_tokens=max_new_tokens,
-        eos_token_id=ends.tolist(), pad_token_id=tok.pad_token_id,
-    )  # fmt: skip
-    sampled = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-    ended = torch.isin(sampled[:, ids.shape[1] :], ends).long()
+    ids = prompts["input_ids"]  # [B, P]
+    every_token = GenerationConfig(do_sample=True, top_k=0, top_p=1.0, temperature=1.0)
+    sampled = model.generate(
+        **prompts,
+        generation_config=every_token,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=ends.tolist(),
+        pad_token_id=tok.pad_token_id,
+    )
+    ended = torch.isin(sampled[:, ids.shape[1] :], ends).long()  # [B, T]
     answered = ended.cumsum(1) - ended == 0  # no end before this token
-    return Rollout(sampled, torch.cat([mask, answered.long()], 1), answered)
+    return Rollout(sampled, torch.cat([prompts["attention_mask"], answered.long()], 1), answered)
 
 # %% ../../nbs/package/rlhf/ppo.ipynb #0acbd663
 def answer_logps(
@@ -95,7 +98,8 @@ def gae(
     lam: float = 0.95,  # From 0 to 1: what the next token's δ counts
 ) -> tuple[Tensor, Tensor]:  # float [B, T] each, 0 at padding: advantages, and returns, which the critic should predict
     "Generalized advantage estimates, computed from the last token to the first."
-    advantages, later = torch.zeros_like(rewards), torch.zeros(len(rewards))
+    advantages = torch.zeros_like(rewards)
+    later = torch.zeros(len(rewards))
     following = torch.cat([values[:, 1:] * answered[:, 1:], torch.zeros(len(values), 1)], 1)
     deltas = rewards + gamma * following - values
     for t in reversed(range(rewards.shape[1])):
@@ -124,7 +128,8 @@ def ppo_loss(
 ]:  # the loss, and the share of clipped tokens and the largest distance of a ratio from 1
     "The policy's loss: the mean over the tokens of the answers, with limited ratios."
     ratio = (logps - old_logps)[answered].exp()
-    gain, limited = ratio * advantages[answered], ratio.clamp(1 - clip, 1 + clip) * advantages[answered]
+    gain = ratio * advantages[answered]
+    limited = ratio.clamp(1 - clip, 1 + clip) * advantages[answered]
     found = {"clip_fraction": (limited < gain).float().mean().item(), "ratio": (ratio - 1).abs().max().item()}
     return -torch.min(gain, limited).mean(), found
 
@@ -138,8 +143,9 @@ def value_loss(
 ) -> Tensor:
     "Half the squared error of the values; the larger one of the value and of the value whose change is limited."
     limited = old_values + (values - old_values).clamp(-clip, clip)
-    error, other = (values - returns)[answered] ** 2, (limited - returns)[answered] ** 2
-    return 0.5 * torch.max(error, other).mean()
+    error = (values - returns)[answered] ** 2
+    limited_error = (limited - returns)[answered] ** 2
+    return 0.5 * torch.max(error, limited_error).mean()
 
 # %% ../../nbs/package/rlhf/ppo.ipynb #cc9afafb
 def _advantages(rewards, values, answered, lam: float, group: int | None) -> tuple[Tensor, Tensor]:
@@ -172,7 +178,8 @@ def ppo_steps(
     "Trains `policy` by PPO, for experiments with small models; nothing is saved."
     reference = copy.deepcopy(policy).eval().requires_grad_(False)
     critic = nn.Linear(policy.config.hidden_size, 1)
-    nn.init.zeros_(critic.weight), nn.init.zeros_(critic.bias)
+    nn.init.zeros_(critic.weight)
+    nn.init.zeros_(critic.bias)
     optimizer = torch.optim.AdamW([*policy.parameters(), *critic.parameters()], learning_rate, weight_decay=0.0)
     history = []
     with keep_random_state(seed):
@@ -182,7 +189,8 @@ def ppo_steps(
             scores = torch.tensor([float(score(text, ids)) for text, ids in zip(texts, sampled.answers)])
             answered = sampled.answered
             with torch.no_grad():
-                (old, values), (ref, _) = answer_logps(policy, sampled, critic), answer_logps(reference, sampled)
+                old, values = answer_logps(policy, sampled, critic)
+                ref, _ = answer_logps(reference, sampled)
             rewards = token_rewards(scores, old, ref, answered, beta)
             advantages, returns = _advantages(rewards, values, answered, lam, group)
             passes = []
@@ -196,7 +204,8 @@ def ppo_steps(
                 nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
                 optimizer.step()
                 passes.append(found)
-            kl, length = (old - ref)[answered].mean().item(), answered.sum(1).float().mean().item()
-            means = {"score": scores.mean().item(), "kl": kl, "tokens": length}
-            history.append({**means, "texts": texts, "first": passes[0], "last": passes[-1]})
+            step = {"texts": texts, "score": scores.mean().item(), "first": passes[0], "last": passes[-1]}
+            step["kl"] = (old - ref)[answered].mean().item()
+            step["tokens"] = answered.sum(1).float().mean().item()
+            history.append(step)
     return history

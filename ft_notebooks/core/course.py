@@ -65,10 +65,8 @@ def draw_pipeline(
     return fig
 
 # %% ../../nbs/package/core/course.ipynb #c0f74c61
-def start_lesson(
-    lesson: int,  # 0 to 15
-) -> Any:  # The figure of `draw_pipeline`
-    "Switches off the libraries' progress bars and remarks, sets the format of figures, and draws the pipeline."
+def start_lesson() -> None:
+    "Switches off the libraries' progress bars and remarks, and sets the format of figures."
     import datasets
     from matplotlib_inline.backend_inline import set_matplotlib_formats
     from transformers.utils import logging as transformers_logging
@@ -78,7 +76,6 @@ def start_lesson(
     transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
     set_matplotlib_formats("png", bbox_inches="tight", metadata={"Software": None})
-    return draw_pipeline(lesson)
 
 # %% ../../nbs/package/core/course.ipynb #61f4c791
 def measured(

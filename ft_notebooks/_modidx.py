@@ -2909,6 +2909,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'ft_notebooks/rlhf/rewards.py'),
                                            'ft_notebooks.rlhf.rewards._score_of': ( 'package/rlhf/rewards.html#_score_of',
                                                                                     'ft_notebooks/rlhf/rewards.py'),
+                                           'ft_notebooks.rlhf.rewards._small_differences': ( 'package/rlhf/rewards.html#_small_differences',
+                                                                                             'ft_notebooks/rlhf/rewards.py'),
                                            'ft_notebooks.rlhf.rewards.first_rewards': ( 'package/rlhf/rewards.html#first_rewards',
                                                                                         'ft_notebooks/rlhf/rewards.py'),
                                            'ft_notebooks.rlhf.rewards.read_prompts': ( 'package/rlhf/rewards.html#read_prompts',

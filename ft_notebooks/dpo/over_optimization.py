@@ -232,11 +232,12 @@ def plot_collapse(
         raise ValueError(f"{run}: no collapse.jsonl in this folder; train with CollapseCallback(tok, rows)")
     history = logged_history(run) + looks
     fig = Figure(figsize=(8, 6.4), dpi=80, layout="constrained")
-    for ax, (title, lines) in zip(fig.subplots(4, 2, sharex=True).flat, _LINES.items()):
+    panels = fig.subplots(4, 2, sharex=True).flat
+    for ax, (title, lines) in zip(panels, _LINES.items()):
         for key, name, colour in lines:
             if (points := logged_points(history, key))[0]:
                 ax.plot(*points, color=colour, lw=1.3, marker="." if key in looks[0] else None, label=name)
-        if "stop_rate" in (key for key, _, _ in lines):
+        if title == "stop rate, and score":
             ax.axhline(looks[0]["stop_rate"] / 2, color="#999999", lw=1, ls=":", zorder=0)
         if len(ax.get_legend_handles_labels()[0]) > 1:
             ax.legend(frameon=False, fontsize=8, loc="center right")

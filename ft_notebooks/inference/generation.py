@@ -240,5 +240,5 @@ def generate(
     end-of-turn token. `ValueError` for a conversation that is not a list of messages, ends with an answer, or does not
     fit into the model's context.
     """
-    given = {"progress": progress, "file": file, "tools": tools}
-    return [answer["text"] for answer in answers(model, tok, chats, max_new_tokens, batch_size, **given)]
+    found = answers(model, tok, chats, max_new_tokens, batch_size, progress=progress, file=file, tools=tools)
+    return [answer["text"] for answer in found]

@@ -104,9 +104,8 @@ def shared_prefix(
     if P * (len(prompts) - 1) < _LEAST_SAVED or not _may_share(model):
         return None
     ids = prompts[0][:P]
-    for name, cache in _caches(model, torch.tensor([ids], device=model.device)).items():
-        return Prefix(ids, name, cache)
-    return None
+    found = _caches(model, torch.tensor([ids], device=model.device))
+    return Prefix(ids, *found.popitem()) if found else None
 
 # %% ../../nbs/package/inference/prefix_cache.ipynb #3c301fd2
 def _repeated_prompts(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> dict[str, DynamicCache]:

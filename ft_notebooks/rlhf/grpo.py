@@ -108,10 +108,9 @@ class _FirstLook:
         sums = values.sum(1)  # [answers]
         if limits := getattr(args, "reward_clip_range", None):
             sums = sums.clamp(*limits)
-        if isinstance(args, RLOOConfig):
+        scale = getattr(args, "scale_rewards", None)
+        if scale is None:  # of RLOO
             scale = "batch" if args.normalize_advantages else "none"
-        else:
-            scale = args.scale_rewards
         look = {"masked": args.mask_truncated_completions, "scale": scale}
         lines = first_rewards(sums, self.trainer.num_generations, texts, ended, **look)
         if len(self.values) > 1:

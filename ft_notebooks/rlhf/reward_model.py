@@ -90,13 +90,13 @@ def _saved_model(name: str, bits: int, revision: str | None) -> PreTrainedModel:
         attn_implementation=hw.attn_implementation,
         output_loading_info=True,
     )
-    if missing := sorted(report["missing_keys"]):
-        raise ValueError(
-            f"{name} lacks {missing[0]}, which would be random; copy it again from where the reward model was saved"
-        )
     head = _stored_head(name, revision)
-    if head is not None:
-        model.score.float().weight.data.copy_(head)
+    if report["missing_keys"] or head is None:
+        missing = min(report["missing_keys"], default="score.weight")
+        raise ValueError(
+            f"{name} lacks {missing}, which would be random; copy it again from where the reward model was saved"
+        )
+    model.score.float().weight.data.copy_(head)
     return model
 
 # %% ../../nbs/package/rlhf/reward_model.ipynb #1aa3eab0

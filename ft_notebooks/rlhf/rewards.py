@@ -9,7 +9,7 @@ __all__ = ['RewardLike', 'read_prompts', 'Reward', 'score_answers', 'ModelReward
 import numbers
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from datasets import Dataset
@@ -170,6 +170,7 @@ def reward_functions(
     return found
 
 # %% ../../nbs/package/rlhf/rewards.ipynb #198a89c5
+_SMALL = 0.01  # of the largest reward
 _ROUNDING = 1e-4  # of the largest reward: so much may differ what a model in float32 computes alone and in a batch
 
 
@@ -190,6 +191,24 @@ def _check_spread(groups: Tensor, texts: list[str]) -> None:  # groups: float [p
     )
 
 # %% ../../nbs/package/rlhf/rewards.ipynb #ead42874
+def _small_differences(groups: Tensor, scale: str) -> list[str]:  # groups: float [prompts, G]
+    "A line on prompts whose rewards hardly differ, where `scale_rewards` makes large advantages of that."
+    if scale == "none":
+        return []
+    spread = groups.amax(1) - groups.amin(1)  # [prompts]
+    deviation = groups.std(1) if scale == "group" else groups.std()
+    largest = (groups - groups.mean(1, keepdim=True)).abs().amax(1) / (deviation + 1e-4)  # [prompts], as in TRL
+    enlarged = (spread > 0) & (spread < _SMALL * groups.abs().max()) & (largest >= 0.1)
+    if not enlarged.any():
+        return []
+    return [
+        f"for {int(enlarged.sum())} of {len(groups)} prompts the rewards differ by at most "
+        f"{spread[enlarged].max():.2g}, less than 1% of the largest reward, and scale_rewards={scale!r} divides by "
+        f"their standard deviation, so that their advantages are up to {largest[enlarged].max():.2g}; if the "
+        'differences are noise, set scale_rewards="none"'
+    ]
+
+# %% ../../nbs/package/rlhf/rewards.ipynb #a82ec7e8
 def first_rewards(
     rewards: Tensor,  # float [B]: the weighted sum of each answer's rewards; G at a time belong to one prompt
     generations: int,  # G
@@ -197,6 +216,7 @@ def first_rewards(
     ended: list[bool],  # B: whether the model ended the answer itself
     *,
     masked: bool = False,  # Whether answers that are cut are left out (`mask_truncated_completions`)
+    scale: Literal["group", "batch", "none"] = "group",  # What TRL divides by (`scale_rewards`)
 ) -> list[str]:  # Lines to print
     """Mean and range of the rewards, groups without spread, share of cut answers; three answers with their rewards.
 
@@ -218,6 +238,7 @@ def first_rewards(
         f"{rewards.min():.3g} to {rewards.max():.3g}); {flat} of {len(groups)} prompts with equal rewards; {cut} "
         "answers cut"
     ]
+    lines += _small_differences(groups, scale)
     for i in (order[-1], order[len(order) // 2], order[0]):
         lines.append(f"  {rewards[i]:.3g}: {texts[i][:100]!r}")
     return lines

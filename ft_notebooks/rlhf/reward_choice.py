@@ -167,7 +167,7 @@ def measure_rewards(
         if isinstance(reward, nn.Module):
             scores = _by_model(model, tok, reward, prompts, found)
         else:
-            scores = score_answers(name, reward, prompts, found)
+            scores = score_answers(name, find_scorers({name: reward})[name], prompts, found)
         values[name] = interval(scores)
     return values
 

@@ -49,8 +49,8 @@ def _risen(history: list[dict], size: int) -> tuple[float, float] | None:
     logged = [entry for entry in history if entry.get("reward") is not None]
     part = max(1, len(logged) // 5)
     first, last = logged[:part], logged[-part:]
-    before = fmean(entry["reward"] for entry in first)
-    now = fmean(entry["reward"] for entry in last)
+    before = sum(entry["reward"] for entry in first) / part
+    now = sum(entry["reward"] for entry in last) / part
     variance = sum(entry["reward_std"] ** 2 for entry in first + last)
     return (before, now) if now - before > 2 * math.sqrt(variance / (part * part * size)) else None
 

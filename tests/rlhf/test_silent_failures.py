@@ -429,7 +429,8 @@ never = functools.partial(nothing_is_learned, lambda completions, **_: [0.0] * l
 TABLE = [
     # the reward model
     Failure("the pad id of the config is not the tokenizer's",
-            cell("reward_scoring", 'found["another pad id"] < 1'), cell("reward_scoring", "config.pad_token_id is 7, and")),
+            cell("reward_scoring", 'found["another pad id"] < 1'),
+            cell("reward_scoring", "config.pad_token_id is 7, and")),
     Failure("the config has no pad id", loud_in_batches_alone, no_pad_id),
     Failure("EOS is the pad token",
             cell("reward_scoring", "assert ends == cut_off"),
@@ -439,7 +440,8 @@ TABLE = [
             cell("reward_model", '"the adapter neither trains nor saves the head"')),
     Failure("LoRA on the head", scores_of_another_base, cell("reward_training", "the head itself has a LoRA layer")),
     Failure("answers cut before they are scored",
-            cell("reward_scoring", 'found["cut to 35 tokens"] < 0.75'), cell("reward_scoring", "a row that is cut loses")),
+            cell("reward_scoring", 'found["cut to 35 tokens"] < 0.75'),
+            cell("reward_scoring", "a row that is cut loses")),
     Failure("pairs beyond max_length are dropped",
             cell("reward_training", "assert 0 < left < 12"),
             cell("reward_training", 'f"of 12 pairs do not fit into max_length={limit}"')),

@@ -13,7 +13,8 @@ from transformers import TrainerCallback
 import ft_notebooks.training.run
 from ft_notebooks.cli.commands import main
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
-from ft_notebooks.rlhf.reward_model import load_reward_model, reward_scores
+from ft_notebooks.rlhf.reward_model import load_reward_model
+from ft_notebooks.rlhf.reward_scoring import reward_scores
 from ft_notebooks.rlhf.reward_statistics import evaluate_reward
 
 QUIET = ("model.name=tiny", "model.bits=32", "reward.bf16=false", "reward.effective_batch=4", "data.eval=last:6")

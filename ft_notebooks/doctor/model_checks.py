@@ -27,7 +27,7 @@ from .context import Unavailable
 from .findings import Found, check
 from ..inference.generation import answers
 from ..lora.adapter_folder import changed_in_memory, check_saved
-from ..rlhf.reward_model import check_reward_model
+from ..rlhf.reward_scoring import check_reward_model
 from ..tokenization.padding import IGNORE
 
 # %% ../../nbs/package/doctor/model_checks.ipynb #e5373fc8

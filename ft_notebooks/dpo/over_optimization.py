@@ -6,10 +6,10 @@
 __all__ = ['CollapseCallback', 'plot_collapse']
 
 # %% ../../nbs/package/dpo/over_optimization.ipynb #b880a695
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -18,38 +18,24 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-from ..inference.generation import greedy_decoding
+from ..inference.generation import greedy_answers, greedy_decoding
 from ..core.files import atomic_path, write_atomically
-from ..core.model_parts import base_model
 from ..core.processes import together
 from ..core.random_state import keep_random_state
 from ..checkpointing.metrics_log import append_entries, read_entries, entries_text
 from ..core.seams import overrides
-from ..tokenization.padding import pad_batch
 from ..training.progress_and_plots import logged_history, logged_points
-
-# %% ../../nbs/package/dpo/over_optimization.ipynb #1022f0a3
-@torch.no_grad()
-def _answers(model, tok, prompts: list[list[int]], max_new_tokens: int) -> tuple[list[list[int]], list[bool]]:
-    "The greedy answers without their end token, and whether each one ended."
-    batch = pad_batch(prompts, tok.pad_token_id, side="left")
-    inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
-    ends = base_model(model).generation_config.eos_token_id or []
-    out = model.generate(**inputs, max_new_tokens=max_new_tokens)[:, inputs["input_ids"].shape[1] :].tolist()
-    at = [next((i for i, token in enumerate(ids) if token in ends), None) for ids in out]
-    return [ids[:n] for ids, n in zip(out, at)], [n is not None for n in at]
 
 # %% ../../nbs/package/dpo/over_optimization.ipynb #194efc9c
 @torch.no_grad()
 def _of_chosen(model, rows) -> tuple[float, Tensor]:  # in nats; (tokens, V) log-probabilities
     "The mean log-probability of the chosen answers, and the model's distributions at up to eight tokens of each."
     sums, found = [], []
-    cuts = "logits_to_keep" in inspect.signature(type(base_model(model)).forward).parameters
     for row in rows:
-        ids, n = torch.tensor([row["prompt_ids"] + row["chosen_ids"]], device=model.device), len(row["chosen_ids"])
-        given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-        given |= {"logits_to_keep": n + 1} if cuts else {}
-        log_probs = model(**given).logits[0, -n - 1 : -1].float().log_softmax(-1)
+        n = len(row["chosen_ids"])
+        ids = torch.tensor([row["prompt_ids"] + row["chosen_ids"]], device=model.device)
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+        log_probs = logits[0, -n - 1 : -1].float().log_softmax(-1)  # [n, V]
         sums.append(log_probs.gather(1, ids[0, -n:, None]).sum())
         found.append(log_probs[torch.linspace(0, n - 1, min(n, 8)).long()].cpu())
     return torch.stack(sums).mean().item(), torch.cat(found)
@@ -62,19 +48,19 @@ def _kl(now: Tensor, before: Tensor) -> float:  # nats a token
 def _measure(model, tok, rows, max_new_tokens: int, scorer=None) -> tuple[dict, Tensor]:
     "One check on this process, and the distributions at the chosen answers."
     with greedy_decoding(model, tok), keep_random_state():
-        answers, ended = _answers(model, tok, [row["prompt_ids"] for row in rows], max_new_tokens)
+        answers = greedy_answers(model, tok, [row["prompt_ids"] for row in rows], max_new_tokens)
         chosen, now = _of_chosen(model, rows)
-        texts = tok.batch_decode(answers, skip_special_tokens=True)
-        score = {"score": float(scorer(texts, rows))} if scorer else {}
-    shares = {"stop_rate": sum(ended) / len(rows), "length": sum(map(len, answers)) / len(rows)}
-    return {
-        "answers": len(rows),
-        "max_new_tokens": max_new_tokens,
-        **shares,
-        "chosen_logp": chosen,
-        **score,
-        "said": texts,
-    }, now
+        texts = [tok.decode(ids, skip_special_tokens=True) for ids, _ in answers]
+        line = {
+            "answers": len(rows),
+            "max_new_tokens": max_new_tokens,
+            "stop_rate": fmean(ended for _, ended in answers),
+            "length": fmean(len(ids) for ids, _ in answers),
+            "chosen_logp": chosen,
+        }
+        if scorer:
+            line["score"] = float(scorer(texts, rows))
+    return {**line, "said": texts}, now
 
 # %% ../../nbs/package/dpo/over_optimization.ipynb #c697f2df
 _CURE = (
@@ -88,17 +74,17 @@ def _criteria(start: dict) -> list[str]:  # of the first check
 
 def _fallen(line: dict, start: dict, before: int = 0) -> str | None:
     "The error message if stop rate or score is below half of its start, else None."
-    said = {
-        "stop_rate": f"{line['stop_rate']:.0%} of the answers end within {line['max_new_tokens']} tokens, down from "
-        f"{start['stop_rate']:.0%}",
-        "score": f"the score of the answers is {line.get('score', 0):.2g}, down from {start.get('score', 0):.2g}",
-    }
     for name in _criteria(start):
-        if line[name] < start[name] / 2:
-            return (
-                f"at step {line['step']} {said[name]} at the start (previous check: step {before}); DPO has "
-                f"over-optimized the margin, and the model generates {line['said'][0][:60]!r}. {_CURE}"
-            )
+        now, then = line[name], start[name]
+        if now >= then / 2:
+            continue
+        said = f"the score of the answers is {now:.2g}, down from {then:.2g}"
+        if name == "stop_rate":
+            said = f"{now:.0%} of the answers end within {line['max_new_tokens']} tokens, down from {then:.0%}"
+        return (
+            f"at step {line['step']} {said} at the start (previous check: step {before}); DPO has over-optimized the "
+            f"margin, and the model generates {line['said'][0][:60]!r}. {_CURE}"
+        )
     return None
 
 # %% ../../nbs/package/dpo/over_optimization.ipynb #661ce43c
@@ -122,7 +108,9 @@ def _start_of(file: Path, kept: Path, ids: Tensor, step: int) -> tuple[list[dict
 def _fitting(model, rows, max_new_tokens: int) -> int:
     "The maximum of new tokens, limited by the model's context."
     longest = max(len(row["prompt_ids"]) for row in rows)
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or longest + max_new_tokens
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is None:
+        return max_new_tokens
     if longest >= context:
         raise ValueError(
             f"a prompt has {longest} tokens, but the model's context is {context}; pass max_length to encode_pairs"
@@ -149,14 +137,18 @@ class CollapseCallback(TrainerCallback):
         max_new_tokens: int | None = None,  # Per answer; None: twice the longest chosen answer of these rows
         stop: bool = True,  # False: only record the checks
     ):
-        self.tok, self.every, self.scorer, self.stop = tok, every, scorer, stop
+        self.tok = tok
+        self.every = every
+        self.scorer = scorer
+        self.stop = stop
         self.rows = [rows[i] for i in range(min(8, len(rows)))]
         if not self.rows:
             raise ValueError("CollapseCallback got no rows; pass some pairs from encode_pairs")
         self.max_new_tokens = max_new_tokens or 2 * max(len(row["chosen_ids"]) for row in self.rows)
 
     def on_train_begin(self, args, state, control, model, **kwargs):
-        self.message, self.steps = None, self.every or math.ceil(state.max_steps / 5)
+        self.message = None
+        self.steps = self.every or math.ceil(state.max_steps / 5)
         self.max_new_tokens = _fitting(model, self.rows, self.max_new_tokens)
         self._begin(args, state, model)
         if self.stop and "stop_rate" not in _criteria(self.start) and state.is_world_process_zero:
@@ -182,7 +174,8 @@ class CollapseCallback(TrainerCallback):
 
     def _begin(self, args, state, model) -> None:
         "The first check, or the checks of a resumed run; only the first process reads and writes."
-        self.file, first = Path(args.output_dir) / "collapse.jsonl", state.is_world_process_zero
+        self.file = Path(args.output_dir) / "collapse.jsonl"
+        first = state.is_world_process_zero
         kept = self.file.with_name(".reference") / "chosen.safetensors"
         ids = torch.tensor([i for row in self.rows for i in (*row["prompt_ids"], *row["chosen_ids"])])
         lines: list[dict] = []
@@ -239,11 +232,12 @@ def plot_collapse(
         raise ValueError(f"{run}: no collapse.jsonl in this folder; train with CollapseCallback(tok, rows)")
     history = logged_history(run) + looks
     fig = Figure(figsize=(8, 6.4), dpi=80, layout="constrained")
-    for ax, (title, lines) in zip(fig.subplots(4, 2, sharex=True).flat, _LINES.items()):
+    panels = fig.subplots(4, 2, sharex=True).flat
+    for ax, (title, lines) in zip(panels, _LINES.items()):
         for key, name, colour in lines:
             if (points := logged_points(history, key))[0]:
                 ax.plot(*points, color=colour, lw=1.3, marker="." if key in looks[0] else None, label=name)
-        if "stop_rate" in (key for key, _, _ in lines):
+        if title == "stop rate, and score":
             ax.axhline(looks[0]["stop_rate"] / 2, color="#999999", lw=1, ls=":", zorder=0)
         if len(ax.get_legend_handles_labels()[0]) > 1:
             ax.legend(frameon=False, fontsize=8, loc="center right")

@@ -23,19 +23,16 @@ from trl import DPOTrainer
 from ..core.files import atomic_path, write_atomically
 from ..core.fingerprints import data_fingerprint, short_hash, weights_fingerprint
 from ..core.model_parts import eval_mode
+from ..core.processes import together
 from ..core.random_state import keep_random_state
 from ..core.seams import overrides, require
-from .shared_prompt import REFERENCE_COLUMNS
+from .shared_prompt import REFERENCE_COLUMNS, reference_log_probs
 from ..training.shared_prompt import SharedForward, pair_groups
 
 # %% ../../nbs/package/dpo/reference.ipynb #bfeb1830
-_FEW = 4  # rows of a check
-_TEXTS = ("input_ids", "attention_mask", "completion_mask")  # of a batch of TRL's collator
-
-
 def _of_policy(trainer, inputs: dict[str, Tensor]) -> Tensor:  # [2B]: chosen answers, then rejected ones
     "The policy's log-probabilities, summed as the trainer sums them: with `ld_alpha` on what only one answer has."
-    ids = inputs["input_ids"]
+    ids = inputs["input_ids"]  # [2B, T]
     answer = inputs["completion_mask"]
     given = {"input_ids": ids, "attention_mask": inputs["attention_mask"], "labels": ids.masked_fill(answer == 0, -100)}
     with trainer.accelerator.autocast():
@@ -48,42 +45,36 @@ def _of_policy(trainer, inputs: dict[str, Tensor]) -> Tensor:  # [2B]: chosen an
     return log_probs.sum(1)
 
 
-def _of_reference(trainer, inputs: dict[str, Tensor]) -> Tensor:  # [2B]
-    if set(REFERENCE_COLUMNS) <= set(inputs):
-        return torch.cat([inputs[name] for name in REFERENCE_COLUMNS])
-    model = trainer.ref_model or trainer.model
-    texts = {name: inputs[name] for name in _TEXTS}
-    return torch.cat(trainer.compute_ref_log_probs(SharedForward(model, pair_groups), texts))
-
-
 def _log_probs(trainer, rows) -> tuple[Tensor, Tensor]:  # (N, 2) each, float64, in nats: chosen and rejected
     "The log-probabilities of policy and reference as the loss computes them; the trainer's state is restored."
     found = []
     with torch.no_grad(), keep_random_state(), eval_mode(trainer.model):
         for row in rows:
             inputs = send_to_device(dict(trainer.data_collator([row])), trainer.args.device)
-            both = torch.stack([_of_policy(trainer, inputs).float(), _of_reference(trainer, inputs).float()])
-            found.append(trainer.accelerator.reduce(both, "mean").double().cpu())  # the same in all processes
+            policy = _of_policy(trainer, inputs).float()  # [2]
+            reference = torch.cat(list(reference_log_probs(trainer, inputs).values())).float()  # [2]
+            both = trainer.accelerator.reduce(torch.stack([policy, reference]), "mean")  # the same in all processes
+            found.append(both.double().cpu())
     policy, reference = torch.stack(found).unbind(1)
     return policy, reference
 
 # %% ../../nbs/package/dpo/reference.ipynb #4421cf97
+_FEW = 4  # rows of a check
 _ROUNDING = {torch.float32: 1e-4, torch.float16: 0.03, torch.bfloat16: 0.25}  # nats, of an answer of one token
 
 
 def _rounding(trainer) -> float:
     "The tolerance in nats for an answer of one token, by the precision that the trainer computes in."
-    args = trainer.args
-    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else trainer.model.dtype
-    if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
+    dtype = torch.float16 if trainer.args.fp16 else trainer.model.dtype
+    if trainer.args.bf16 or dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
         dtype = torch.bfloat16
     return _ROUNDING[dtype]
 
 
 def _far(trainer, rows, one: Tensor, other: Tensor) -> Tensor:
     "How much `one` and `other` [N, 2] differ beyond the tolerance, in nats [N]; at most 0 where they are equal."
-    longest = [max(len(row[key]) for key in ("chosen_ids", "rejected_ids")) for row in rows]
-    far = (one - other).abs().max(1).values
+    longest = [max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
+    far = (one - other).abs().amax(1)
     return torch.where(far.isfinite(), far, torch.inf) - _rounding(trainer) * torch.tensor(longest).sqrt()
 
 # %% ../../nbs/package/dpo/reference.ipynb #de9e4b8c
@@ -176,38 +167,39 @@ def _reference_model(trainer):
 
 
 @torch.no_grad()
-def _computed(trainer, dataset, batch_size: int) -> dict[str, Tensor]:
-    "The reference's log-probabilities of all N rows, in `eval()` mode: column -> float32 [N] on the CPU."
+def _computed(trainer, dataset, batch_size: int) -> Tensor:  # float32 [N, 2] on the CPU
+    "The reference's log-probabilities of all rows, in `eval()` mode."
     model = _reference_model(trainer)
     loader = trainer.accelerator.prepare(DataLoader(dataset, batch_size, collate_fn=trainer.data_collator))
     parts = []
     with keep_random_state(), eval_mode(model):  # a DataLoader draws a random number
         for batch in loader:
             log_probs = trainer.compute_ref_log_probs(SharedForward(model, pair_groups), batch)
-            parts.append(trainer.accelerator.gather_for_metrics(log_probs))
-    return {name: torch.cat(column).float().cpu() for name, column in zip(REFERENCE_COLUMNS, zip(*parts))}
+            parts.append(trainer.accelerator.gather_for_metrics(torch.stack(log_probs, 1)))
+    return torch.cat(parts).float().cpu()
 
 
-def _read(file: Path, rows: int) -> tuple[dict[str, Tensor] | None, str | None]:
-    "The file's columns, or a description of their defect."
+def _read(file: Path, rows: int) -> Tensor:  # float32 [rows, 2]
+    "The values of a file; raises `ValueError` where it is damaged."
     try:
         kept = load_file(file)
     except (OSError, SafetensorError) as error:
-        return None, f"{file} cannot be read ({error})"
-    whole = kept.keys() == set(REFERENCE_COLUMNS) and all(x.shape == (rows,) for x in kept.values())
-    if not whole or not all(x.isfinite().all() for x in kept.values()):
-        wanted = " and ".join(REFERENCE_COLUMNS)
-        return None, f"{file} is damaged: it must hold {wanted} as finite numbers for each of {rows} rows"
-    return kept, None
+        raise ValueError(f"{file} cannot be read ({error}). {_REMOVE}") from error
+    shapes = {name: tuple(column.shape) for name, column in kept.items()}
+    if shapes != dict.fromkeys(REFERENCE_COLUMNS, (rows,)) or not torch.stack([*kept.values()]).isfinite().all():
+        raise ValueError(
+            f"{file} is damaged: it must hold {' and '.join(REFERENCE_COLUMNS)} as finite numbers for each of {rows} "
+            f"rows. {_REMOVE}"
+        )
+    return torch.stack([kept[name] for name in REFERENCE_COLUMNS], 1)
 
 # %% ../../nbs/package/dpo/reference.ipynb #e7c628e0
-def _check_again(trainer, dataset, kept: dict[str, Tensor], file: Path) -> None:
+def _check_again(trainer, dataset, kept: Tensor, file: Path) -> None:
     "Recomputes four rows; raises `ValueError` where one has different log-probabilities now."
-    some = sorted({round(i * (len(dataset) - 1) / (_FEW - 1)) for i in range(_FEW)})
+    some = torch.linspace(0, len(dataset) - 1, min(_FEW, len(dataset))).long().tolist()
     rows = dataset.select(some)
-    fresh = _computed(trainer, rows, len(some))
-    now = torch.stack([fresh[name] for name in REFERENCE_COLUMNS], 1).double()
-    then = torch.stack([kept[name][some] for name in REFERENCE_COLUMNS], 1).double()
+    now = _computed(trainer, rows, len(some)).double()
+    then = kept[some].double()
     far = _far(trainer, rows, now, then)
     if far.max() > 0:
         row = int(far.argmax())
@@ -218,21 +210,14 @@ def _check_again(trainer, dataset, kept: dict[str, Tensor], file: Path) -> None:
         )
 
 # %% ../../nbs/package/dpo/reference.ipynb #1a8472fc
-def _new(trainer, dataset, batch_size: int, file: Path | None) -> dict[str, Tensor]:
-    "Computes the log-probabilities and saves them in `file`; raises `ValueError` where one is NaN or infinite."
-    columns = _computed(trainer, dataset, batch_size)
-    for name, column in columns.items():
-        if not column.isfinite().all():
-            row = int(column.isfinite().int().argmin())
-            raise ValueError(
-                f"the reference's {name} of row {row} is {column[row]}; check the model's weights, or compute in "
-                "float32: load_model(bits=32), bf16=False"
-            )
-    if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(file) as part:
-            save_file(columns, part)
-    return columns
+def _check_finite(log_probs: Tensor) -> None:
+    "Raises `ValueError` where a log-probability [N, 2] is NaN or infinite."
+    if bad := (~log_probs.isfinite()).nonzero().tolist():
+        row, side = bad[0]
+        raise ValueError(
+            f"the reference's {REFERENCE_COLUMNS[side]} of row {row} is {log_probs[row, side]}; check the model's "
+            "weights, or compute in float32: load_model(bits=32), bf16=False"
+        )
 
 # %% ../../nbs/package/dpo/reference.ipynb #fe6421f5
 def with_reference(
@@ -250,14 +235,21 @@ def with_reference(
     key = short_hash(data_fingerprint(dataset), weights_fingerprint(model), how)
     file = Path(args.output_dir, ".reference", f"{key}.safetensors")
     first = trainer.is_world_process_zero()  # only the first process reads and writes
-    found = _read(file, len(dataset)) if first and file.is_file() else (None, None)
-    kept, problem = broadcast_object_list(list(found))
-    if problem:
-        raise ValueError(f"{problem}. {_REMOVE}")
+    kept = None
+    with together():
+        if first and file.is_file():
+            kept = _read(file, len(dataset))
+    [kept] = broadcast_object_list([kept])
     if kept is not None:
         _check_again(trainer, dataset, kept, file)
     else:
-        kept = _new(trainer, dataset, batch_size, file if first else None)
+        kept = _computed(trainer, dataset, batch_size)
+        _check_finite(kept)
+    columns = dict(zip(REFERENCE_COLUMNS, kept.T.contiguous()))
+    if first and not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(file) as part:
+            save_file(columns, part)
     features = Features({name: Value("float32") for name in REFERENCE_COLUMNS})
-    columns = Dataset.from_dict({name: x.tolist() for name, x in kept.items()}, features)
-    return concatenate_datasets([dataset, columns], axis=1)
+    added = Dataset.from_dict({name: column.tolist() for name, column in columns.items()}, features)
+    return concatenate_datasets([dataset, added], axis=1)

@@ -46,26 +46,18 @@ def _has_adapter(model, arguments: dict) -> bool:
 # %% ../../nbs/package/dpo/trainer.ipynb #09e3d979
 def _check_reference(model, tok, given, arguments) -> None:
     "Raises `ValueError` where TRL would use a wrong reference, or none."
-    if arguments.get("ref_model") is not None:
-        check_model(arguments["ref_model"], tok, "dpo_trainer")
-        check_vocabulary(tok, arguments["ref_model"])
+    reference = arguments.get("ref_model")
+    if reference is not None:
+        check_model(reference, tok, "dpo_trainer")
+        check_vocabulary(tok, reference)
         own = {id(p) for p in model.parameters() if p.requires_grad}
-        moving = [name for name, p in arguments["ref_model"].named_parameters() if id(p) in own]
+        moving = [name for name, p in reference.named_parameters() if id(p) in own]
         if moving:
             raise ValueError(
                 f"ref_model holds {len(moving)} tensors that are trained ({moving[0]}, ...), so the reference would "
                 "move with the policy; leave it out, so that the current model is the reference"
             )
-    if (
-        not _has_adapter(model, arguments)
-        and arguments.get("ref_model") is None
-        and given.get("precompute_ref_log_probs") is False
-    ):
-        raise ValueError(
-            f"precompute_ref_log_probs=False would load the reference from {model.name_or_path!r} instead of using the "
-            "current weights; leave it out, or give ref_model=copy.deepcopy(model)"
-        )
-    if isinstance(model, PeftModel) and arguments.get("ref_model") is None:
+    elif isinstance(model, PeftModel):
         if model.active_adapters != ["default"]:
             raise ValueError(
                 f"the active adapters are {model.active_adapters}, but TRL copies the one named 'default'; load yours "
@@ -73,6 +65,11 @@ def _check_reference(model, tok, given, arguments) -> None:
             )
         if "ref" in model.peft_config:
             raise ValueError("an adapter is named 'ref', which TRL would use as the reference; load without it")
+    elif not _has_adapter(model, arguments) and given.get("precompute_ref_log_probs") is False:
+        raise ValueError(
+            f"precompute_ref_log_probs=False would load the reference from {model.name_or_path!r} instead of using the "
+            "current weights; leave it out, or give ref_model=copy.deepcopy(model)"
+        )
 
 # %% ../../nbs/package/dpo/trainer.ipynb #d6d4ab08
 @overrides(DPOTrainer)
@@ -101,33 +98,18 @@ def _is_sharded(args) -> bool:
     return any([args.fsdp, args.deepspeed, *asked])
 
 # %% ../../nbs/package/dpo/trainer.ipynb #f8cda242
-def _constructed(model, arguments, args, tok, rows, *, itself: bool) -> _DPOTrainer:
-    "TRL's trainer with the encoded pairs; `itself`: with a view of the current model as its reference."
+def _constructed(args, rows: dict, **arguments) -> _DPOTrainer:
+    "TRL's trainer with the encoded pairs."
     once = args.precompute_ref_log_probs
     args.precompute_ref_log_probs = False  # not on the one row that TRL is given
     row = Dataset.from_list([_ROW])
     one = {name: each_set(data, lambda _: row) for name, data in rows.items()}
-    if itself:
-        view = copy.deepcopy if _is_sharded(args) else copy.copy
-        arguments = arguments | {"ref_model": view(model)}
-    with without_library_bars():
-        trainer = ready(_DPOTrainer(model=model, args=args, processing_class=tok, **one, **arguments))
+    trainer = ready(_DPOTrainer(args=args, **one, **arguments))
     args.precompute_ref_log_probs = once
     for name, why in _SET.items():
         require(trainer, name, why, DPOTrainer)
         setattr(trainer, name, rows[name])
     return trainer
-
-
-def _with_columns(trainer) -> None:
-    "Computes the reference once, for the training pairs and for those of each evaluation."
-    args = trainer.args
-    fixed = args.precompute_ref_batch_size
-    with trainer.prompts.used():
-        size = fixed or args.per_device_train_batch_size
-        trainer.train_dataset = with_reference(trainer, trainer.train_dataset, size)
-        size = fixed or args.per_device_eval_batch_size
-        trainer.eval_dataset = each_set(trainer.eval_dataset, lambda rows: with_reference(trainer, rows, size))
 
 # %% ../../nbs/package/dpo/trainer.ipynb #4bf0c61b
 def _made(model, arguments, args, tok, rows) -> _DPOTrainer:
@@ -135,14 +117,20 @@ def _made(model, arguments, args, tok, rows) -> _DPOTrainer:
     alone = arguments.get("ref_model") is None  # the reference comes from the model itself
     itself = alone and not _has_adapter(model, arguments)
     copied = alone and isinstance(model, PeftModel)
+    sharded = _is_sharded(args)
+    if itself:  # TRL would load it from the folder in the model's configuration
+        arguments = {**arguments, "ref_model": copy.deepcopy(model) if sharded else copy.copy(model)}
     with keep_adapter(model) if copied else contextlib.nullcontext():
-        trainer = _constructed(model, arguments, args, tok, rows, itself=itself)
-    if itself and not _is_sharded(args):
+        trainer = _constructed(args, rows, model=model, processing_class=tok, **arguments)
+    if itself and not sharded:
         trainer.ref_model = None
     trainer.prompts = SharedPrompt(trainer)
     trainer.callback_handler.callbacks.insert(0, ReferenceCallback(trainer))  # before a guard stores wrong start values
     if args.precompute_ref_log_probs:
-        _with_columns(trainer)
+        size = args.precompute_ref_batch_size or args.per_device_train_batch_size
+        with trainer.prompts.used():
+            for name in _SET:
+                setattr(trainer, name, each_set(rows[name], lambda data: with_reference(trainer, data, size)))
     if itself:
         trainer.ref_model = None
     return trainer
@@ -153,9 +141,9 @@ _SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}  # the losses of `trl.
 
 def _check_loss(given) -> None:
     "Raises `ValueError` for a `beta` or `label_smoothing` without effect, or with the opposite effect."
-    kinds = given.get("loss_type", "sigmoid")
+    named = given.get("loss_type", "sigmoid")
+    kinds = {named} if isinstance(named, str) else set(named)
     smooth = given.get("label_smoothing", 0)
-    kinds = {kinds} if isinstance(kinds, str) else set(kinds)
     if given.get("beta", 0.1) <= 0:
         raise ValueError(
             f"beta={given['beta']} gives no reward, so nothing would be learned; set it above 0, such as 0.1"
@@ -213,11 +201,11 @@ def _is_known(rows: Dataset) -> bool:
 
 def _findings(tok, rows: Dataset) -> list[str]:
     "The findings of `pair_report` on at most 500 pairs, and on the reference's log-probabilities where known."
-    found = pair_report(tok, rows, most=500)["findings"]
+    found = list(pair_report(tok, rows, most=500)["findings"])
     if _is_known(rows):
-        log_probs = torch.tensor([list(rows[name][:]) for name in REFERENCE_COLUMNS]).T  # [N, 2]
-        swapped = suspect_swapped(log_probs, rows)["finding"]
-        found = [*found, swapped] if swapped else found
+        log_probs = torch.tensor([rows[name][:] for name in REFERENCE_COLUMNS]).T  # [N, 2]
+        if swapped := suspect_swapped(log_probs, rows)["finding"]:
+            found.append(swapped)
     return found
 
 

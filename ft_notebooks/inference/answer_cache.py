@@ -6,7 +6,6 @@
 __all__ = ['model_mark', 'AnswerFile']
 
 # %% ../../nbs/package/inference/answer_cache.ipynb #cc3e8e99
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -15,7 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
 
 from ..core.files import full_disk_named, odd_kind
-from ..core.fingerprints import fingerprint, plain
+from ..core.fingerprints import fingerprint, short_hash
 from ..core.model_parts import config_settings
 
 # %% ../../nbs/package/inference/answer_cache.ipynb #ce21e069
@@ -23,17 +22,17 @@ def model_mark(
     model: PreTrainedModel,  # Plain or with an adapter
 ) -> dict[str, str]:  # "dtype", and "weights": 16 hexadecimal digits
     "Identifies weights, configuration, adapters, their scales and switches, in any process."
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    prints = {name: fingerprint(tensor) for name, tensor in tensors.items() if tensor.device.type != "meta"}
-    sums: dict[str, object] = {name: found.item() for name, found in prints.items()}
+    sums: dict[str, object] = {}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.device.type != "meta":
+            sums[name] = fingerprint(tensor).item()
     settings = config_settings(model).items()
     sums["config"] = {key: value for key, value in settings if key != "architectures" and not key.endswith("token_id")}
     for name, layer in model.named_modules():
         if isinstance(layer, BaseTunerLayer):
             scaling = str(getattr(layer, "scaling", ""))
             sums[name] = [list(layer.active_adapters), layer.disable_adapters, layer.merged, scaling]
-    digest = hashlib.sha256(json.dumps(sums, sort_keys=True, default=plain).encode()).hexdigest()
-    return {"dtype": str(model.dtype).removeprefix("torch."), "weights": digest[:16]}
+    return {"dtype": str(model.dtype).removeprefix("torch."), "weights": short_hash(sums)}
 
 # %% ../../nbs/package/inference/answer_cache.ipynb #bdac39c5
 def _whole_lines(path: Path) -> tuple[list, bytes]:
@@ -57,13 +56,17 @@ def _check_maker(path: Path, lines: list, torn: bytes, made_by: dict) -> None:
     cure = "choose a new file, or remove this one to start from scratch"
     if not lines and _line({_FIRST: made_by}).startswith(torn):
         return
-    if not lines or not isinstance(lines[0], dict) or _FIRST not in lines[0]:
+    first = lines[0] if lines else None
+    if not isinstance(first, dict) or _FIRST not in first:
         raise ValueError(f"{path} does not contain answers; {cure}")
-    was = lines[0][_FIRST]
-    keys = [key for key in was | made_by if was.get(key) != made_by.get(key)]
-    if keys:
-        differ = "; ".join(f"{key} was {was.get(key)!r}, is {made_by.get(key)!r}" for key in keys)
-        raise ValueError(f"{path} holds answers made with different settings: {differ}. Use the old values, or {cure}")
+    was = first[_FIRST]
+    differ = []
+    for key in was | made_by:
+        if was.get(key) != made_by.get(key):
+            differ.append(f"{key} was {was.get(key)!r}, is {made_by.get(key)!r}")
+    if differ:
+        said = "; ".join(differ)
+        raise ValueError(f"{path} holds answers made with different settings: {said}. Use the old values, or {cure}")
 
 # %% ../../nbs/package/inference/answer_cache.ipynb #7e70e511
 class AnswerFile:

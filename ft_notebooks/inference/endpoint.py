@@ -7,6 +7,7 @@ __all__ = ['LONGEST', 'check_address', 'serving', 'serve']
 
 # %% ../../nbs/package/inference/endpoint.ipynb #18cbb4d5
 import ipaddress
+import re
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ def check_address(
     "`ValueError` for an open server on a network, a key that cannot be sent, and a port that cannot be had."
     if api_key is None and not _is_loopback(host):
         raise ValueError(f"host={host} is reached from other machines, which needs a key: give --api-key, or no --host")
-    if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key != ""):
+    if api_key is not None and not re.fullmatch(r"[!-~]([ -~]*[!-~])?", api_key):
         raise ValueError("the API key must be printable ASCII, and not begin or end with a space")
     if not 0 <= port < 2**16:
         raise ValueError(f"port={port} is not a port; give 0 to 65535, 0 for a free one")
@@ -48,10 +49,16 @@ LONGEST = 8192  # tokens; llama.cpp reserves memory for the whole context
 @contextmanager
 def _served(file, adapters, host: str, port: int, api_key: str | None, settings: dict) -> Iterator[LlamaServer]:
     check_address(host, port, api_key)
-    where: dict[str, Any] = {"hostnames": [host], "port": port, "api_keys": [api_key] if api_key else [], "ui": True}
-    where["cache_prompt"] = not adapters  # one adapter would read what another has left there
-    settings = {"context": LONGEST, **settings}
-    with llama_server(file, lora=adapters, model_alias=[Path(file).stem], **where, **settings) as server:
+    given: dict[str, Any] = {
+        "context": LONGEST,
+        "model_alias": [Path(file).stem],
+        "hostnames": [host],
+        "port": port,
+        "api_keys": [api_key] if api_key else [],
+        "ui": True,
+        "cache_prompt": not adapters,  # one adapter would read what another has left there
+    }
+    with llama_server(file, lora=adapters, **{**given, **settings}) as server:
         yield server
 
 
@@ -78,13 +85,14 @@ _TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "o
 def _writes_tools(server: LlamaServer) -> bool:
     "Whether the template writes the tools of a request; llama.cpp says nothing where it does not."
     asked = [{"role": "user", "content": "Hi"}]
-    plain, with_tools = (server.ask("/apply-template", messages=asked, **more) for more in ({}, {"tools": [_TOOL]}))
-    return plain["prompt"] != with_tools["prompt"]
+    with_tools = server.ask("/apply-template", messages=asked, tools=[_TOOL])
+    return with_tools["prompt"] != server.rendered(asked)
 
 
 def _served_lines(file, adapters, url: str, api_key: str | None, tools: bool) -> str:
     "What a person should know about a server."
-    name, names = Path(file).stem, ", ".join(f"{i} {Path(path).stem}" for i, path in enumerate(adapters))
+    name = Path(file).stem
+    names = ", ".join(f"{i} {Path(path).stem}" for i, path in enumerate(adapters))
     chosen = '; the first is used unless a request chooses, as in "lora": [{"id": 0, "scale": 1.0}]; any other id: none'
     lines = {
         "serving": f"{name}, computed by llama.cpp",

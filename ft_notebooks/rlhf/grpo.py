@@ -9,13 +9,11 @@ __all__ = ['grpo_trainer', 'rloo_trainer']
 import contextlib
 import copy
 import functools
+import math
 from contextlib import ExitStack, contextmanager
-from math import isfinite
-from numbers import Real
 
 import torch
 from accelerate.utils import gather_object
-from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
@@ -40,13 +38,6 @@ from ..training.progress_and_plots import check_trackers
 from ..training.run import ExactTrainer, guarded
 from ..training.shared_prompt import SharedForward, prompt_groups, sharing, why_not_shared
 
-# %% ../../nbs/package/rlhf/grpo.ipynb #a0dc0ede
-def _add_reference(trainer, model, beta: float) -> None:
-    "A copy of the model as the trainer's reference."
-    trainer.beta = trainer.args.beta = beta
-    reference = copy.deepcopy(model).eval().requires_grad_(False)
-    trainer.ref_model = trainer.accelerator.prepare_model(reference, evaluation_mode=True)
-
 # %% ../../nbs/package/rlhf/grpo.ipynb #46af6121
 @overrides(Trainer)
 class _SharesPrompts(ExactTrainer):
@@ -65,8 +56,8 @@ class _SharesPrompts(ExactTrainer):
             yield
 
     def compute_loss(self, model, inputs, *args, **kwargs):
-        coefficients = [getattr(self.args, name, 0) for name in ("entropy_coef", "use_adaptive_entropy")]
-        own_head = any(coefficients)  # `LabelHead` has no gradient of the entropy
+        # `LabelHead` has no gradient of the entropy
+        own_head = bool(getattr(self.args, "entropy_coef", 0) or getattr(self.args, "use_adaptive_entropy", False))
         forward = SharedForward(model, prompt_groups, off=own_head, temperature=self.args.temperature)
         return super().compute_loss(forward, inputs, *args, **kwargs)
 
@@ -85,45 +76,47 @@ class _FirstLook:
     trainer: GRPOTrainer | RLOOTrainer  # set when it is made
 
     def __init__(self, functions: list, weights: list[float] | None):
-        self.values: dict[str, list[float]] | None = {}
-        self.weights = [1.0] * len(functions) if weights is None else list(weights)
-        if len(self.weights) != len(functions) or not all(isinstance(w, Real) and isfinite(w) for w in self.weights):
+        self.weights = [1.0] * len(functions) if weights is None else weights
+        if len(self.weights) != len(functions) or not all(map(math.isfinite, self.weights)):
             raise ValueError(f"reward_weights={weights!r} must be a list of {len(functions)} finite numbers")
         self.functions = [self._looking(function) for function in functions]
+        self.values: dict[str, list[float]] = {}
+        self.done = False
 
     def _looking(self, function):
+        "The reward, which shows its values of the first batch."
+
         @functools.wraps(function, updated=())
         def score(completions, completion_ids, trainer_state, **given):
-            found = function(completions=completions, completion_ids=completion_ids, **given)
-            if trainer_state.global_step == 0 and self.trainer.model.training and self.values is not None:
-                self.values[function.__name__] = found
-                if len(self.values) == len(self.functions):
+            values = function(completions=completions, completion_ids=completion_ids, **given)
+            if trainer_state.global_step == 0 and self.trainer.model.training and not self.done:
+                self.values[function.__name__] = values
+                self.done = len(self.values) == len(self.functions)
+                if self.done:
                     self._examine(completions, completion_ids)
-            return found
+            return values
 
-        score.__name__ = function.__name__
         return score
 
     def _examine(self, completions, completion_ids) -> None:
-        trainer = self.trainer
-        ends = set(trainer.eos_token_ids)
-        values = self.values or {}
-        self.values = None
-        columns = [torch.tensor(each) * weight for each, weight in zip(values.values(), self.weights)]
-        weighted = torch.tensor(gather_object(torch.stack(columns, 1).tolist()))  # B x rewards
-        sums = weighted.sum(1)
+        args = self.trainer.args
+        ends = set(self.trainer.eos_token_ids)
+        values = torch.tensor(list(self.values.values())).T * torch.tensor(self.weights)  # [answers, rewards]
+        values = torch.tensor(gather_object(values.tolist()))  # of all processes
         texts = gather_object([messages[0]["content"] for messages in completions])
         ended = gather_object([ids[-1] in ends for ids in completion_ids])
-        if limits := getattr(trainer.args, "reward_clip_range", None):
+        sums = values.sum(1)  # [answers]
+        if limits := getattr(args, "reward_clip_range", None):
             sums = sums.clamp(*limits)
-        divides: dict = {True: "batch", False: "none"}  # of RLOO
-        scale = getattr(trainer.args, "scale_rewards", divides[getattr(trainer.args, "normalize_advantages", False)])
-        masked = trainer.args.mask_truncated_completions
-        lines = first_rewards(sums, trainer.num_generations, texts, ended, masked, scale)
-        if len(values) > 1:
-            means = (f"{name} {mean:.3g}" for name, mean in zip(values, weighted.mean(0)))
+        scale = getattr(args, "scale_rewards", None)
+        if scale is None:  # of RLOO
+            scale = "batch" if args.normalize_advantages else "none"
+        look = {"masked": args.mask_truncated_completions, "scale": scale}
+        lines = first_rewards(sums, self.trainer.num_generations, texts, ended, **look)
+        if len(self.values) > 1:
+            means = [f"{name} {mean:.3g}" for name, mean in zip(self.values, values.mean(0))]
             lines.insert(1, f"  of which, with their weights: {', '.join(means)}")
-        if trainer.is_world_process_zero():
+        if self.trainer.is_world_process_zero():
             print("\n".join(lines), flush=True)
 
 # %% ../../nbs/package/rlhf/grpo.ipynb #b749e560
@@ -132,13 +125,16 @@ def _made(kind, look: _FirstLook, model, args, **given):
     base_model(model).generation_config.eos_token_id = stop_tokens(model, given["processing_class"])
     adapted = isinstance(model, PeftModel)
     beta = args.beta
-    itself = beta != 0 and not adapted and given.get("peft_config") is None
-    args.beta = 0.0 if itself else beta
+    copied = beta != 0 and not adapted and given.get("peft_config") is None
+    if copied:
+        args.beta = 0.0  # TRL would load the reference from the folder in the configuration
     with keep_adapter(model) if adapted else contextlib.nullcontext():
         trainer = ready(kind(model=model, reward_funcs=look.functions, args=args, **given))
     look.trainer = trainer
-    if itself:
-        _add_reference(trainer, model, beta)
+    if copied:
+        trainer.beta = trainer.args.beta = beta
+        reference = copy.deepcopy(model).eval().requires_grad_(False)
+        trainer.ref_model = trainer.accelerator.prepare_model(reference, evaluation_mode=True)
     return trainer
 
 # %% ../../nbs/package/rlhf/grpo.ipynb #a59f7b84
@@ -147,40 +143,37 @@ def _shares(model) -> bool:
     on_cpu = hardware().device == "cpu" and base_model(model).device.type == "cpu"
     return on_cpu and why_not_shared(model, padding_side="left") is None
 
-
+# %% ../../nbs/package/rlhf/grpo.ipynb #10ed0930
 def _trainer(
-    kind: type[_SharesPrompts],
-    config: type[GRPOConfig] | type[RLOOConfig],
     library: type[GRPOTrainer] | type[RLOOTrainer],
-    *,
-    where: str,  # The public function
     model,
     tok,
-    train_dataset,
-    eval_dataset,
+    rows: dict,  # "train_dataset" and "eval_dataset"
     rewards,
-    output_dir,
-    prompts_a_step,
-    generations,
-    any_world_size,
-    overrides: dict,
+    *,
+    output_dir: str,
+    prompts_a_step: int = 4,
+    generations: int = 8,
+    any_world_size: bool = False,
+    **overrides,
 ):
-    "The trainer of a public function; further arguments as there."
+    "What `grpo_trainer` and `rloo_trainer` return."
+    kind, config, where = _KINDS[library]
     given, arguments = split_overrides(overrides, config, library, UNREAD_FIELDS)
     given.setdefault("max_completion_length", 256)
     check_trackers(given.get("report_to", "none"))
     check_start(model, tok, arguments, where)
     look = _FirstLook(reward_functions(rewards, model, tok), given.get("reward_weights"))
-    rows = encoded(train_dataset, eval_dataset, read_rl_rows, read_prompts, where)
-    own: Dataset = rows["train_dataset"]
-    check_rl_settings(given, len(own), prompts_a_step, generations, where)
-    prompts = prompt_lengths(model, tok, own, given["max_completion_length"])
-    rows["train_dataset"] = fill_last_step(own, prompts_a_step)
+    rows = encoded(rows["train_dataset"], rows["eval_dataset"], read_rl_rows, read_prompts, where)
+    prompts = rows["train_dataset"]
+    check_rl_settings(given, len(prompts), prompts_a_step, generations, where)
+    lengths = prompt_lengths(model, tok, prompts, given["max_completion_length"])
+    rows["train_dataset"] = fill_last_step(prompts, prompts_a_step)
     shares = _shares(model)
     args, chosen = rl_config(
         config,
         model,
-        prompts,
+        lengths,
         given,
         output_dir=output_dir,
         prompts_a_step=prompts_a_step,
@@ -192,8 +185,8 @@ def _trainer(
     trainer = _made(kind, look, model, args, processing_class=tok, **rows, **arguments)
     trainer.shares = shares
     way = [f"{prompts_a_step} prompts x {generations} answers: {chosen.said}"]
-    if twice := -len(own) % prompts_a_step:
-        way.append(f"{twice} of {len(own)} prompts twice in an epoch")
+    if twice := -len(prompts) % prompts_a_step:
+        way.append(f"{twice} of {len(prompts)} prompts twice in an epoch")
     if shares:
         way.append("each prompt computed once in the update")
     # no answer may be better than the others
@@ -201,7 +194,13 @@ def _trainer(
     trainer.args.include_num_input_tokens_seen = "no"  # TRL counts the tokens of prompts and answers itself
     return trainer
 
-# %% ../../nbs/package/rlhf/grpo.ipynb #10ed0930
+
+_KINDS = {  # the trainer with our guarantees, its settings, and the public function
+    GRPOTrainer: (_GRPOTrainer, GRPOConfig, "grpo_trainer"),
+    RLOOTrainer: (_RLOOTrainer, RLOOConfig, "rloo_trainer"),
+}
+
+# %% ../../nbs/package/rlhf/grpo.ipynb #818b4c23
 @without_library_bars()
 def grpo_trainer(
     model: PreTrainedModel | PeftModel,  # The policy; its current weights are also the reference, where `beta` is set
@@ -225,20 +224,16 @@ def grpo_trainer(
     rewards.
     """
     return _trainer(
-        _GRPOTrainer,
-        GRPOConfig,
         GRPOTrainer,
-        where="grpo_trainer",
-        model=model,
-        tok=tok,
-        train_dataset=train_dataset,
-        rewards=rewards,
-        eval_dataset=eval_dataset,
+        model,
+        tok,
+        {"train_dataset": train_dataset, "eval_dataset": eval_dataset},
+        rewards,
         output_dir=output_dir,
         prompts_a_step=prompts_a_step,
         generations=generations,
         any_world_size=any_world_size,
-        overrides=overrides,
+        **overrides,
     )
 
 # %% ../../nbs/package/rlhf/grpo.ipynb #f1b0d7c7
@@ -251,29 +246,12 @@ def rloo_trainer(
     eval_dataset: Rows | None = None,
     *,
     output_dir: str,
-    prompts_a_step: int = 4,
-    generations: int = 8,
-    any_world_size: bool = False,
-    **overrides,  # Fields of `RLOOConfig` and arguments of `RLOOTrainer`, by their own names
+    **settings,  # As in `grpo_trainer`; fields of `RLOOConfig` and arguments of `RLOOTrainer`, by their own names
 ) -> RLOOTrainer:
     """A `trl.RLOOTrainer` with the guarantees of `grpo_trainer`.
 
     An answer's advantage is its reward minus the mean of the group's others, the KL divergence is part of the reward,
     and the ratio is one number for the whole answer.
     """
-    return _trainer(
-        _RLOOTrainer,
-        RLOOConfig,
-        RLOOTrainer,
-        where="rloo_trainer",
-        model=model,
-        tok=tok,
-        train_dataset=train_dataset,
-        rewards=rewards,
-        eval_dataset=eval_dataset,
-        output_dir=output_dir,
-        prompts_a_step=prompts_a_step,
-        generations=generations,
-        any_world_size=any_world_size,
-        overrides=overrides,
-    )
+    rows = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+    return _trainer(RLOOTrainer, model, tok, rows, rewards, output_dir=output_dir, **settings)

@@ -34,7 +34,8 @@ def prompt_row(
     expected,  # Likewise; None without an answer
 ) -> dict:  # "prompt": messages; "expected": text, empty without an answer
     "`ValueError` for a prompt other than messages that end with the user's, and for an answer other than a text."
-    fault, messages = None, list[dict]()
+    fault = None
+    messages: list[dict] = []
     if isinstance(prompt, str):
         fault = f"{prompt[:60]!r} is text, without the chat template"
     elif not prompt:
@@ -66,30 +67,38 @@ def _prompts_alone(source, key: str) -> Dataset:
     for place, row in read_rows(source, _Every()):
         if not isinstance(row, dict):
             raise ValueError(f"{place}: {as_chat(row)[1][0]}")
-        found = prompt_row(place, row.get(key), row.get("expected"))
-        others = {name: value for name, value in row.items() if name not in (key, "expected") and value is not None}
+        found = prompt_row(place, row.pop(key, None), row.pop("expected", None))
+        others = {name: value for name, value in row.items() if value is not None}
         if taken := sorted({"row", "prompt", "messages", *OWN_COLUMNS} & others.keys()):
             raise ValueError(f"{place}: rename the columns {', '.join(taken)}: ft grpo sets them itself")
-        answer = [{"role": "assistant", "content": found["expected"]}] if found["expected"] else []
-        kept.append({"messages": found["prompt"] + answer, **others})
+        messages = found["prompt"]
+        if found["expected"]:
+            messages.append({"role": "assistant", "content": found["expected"]})
+        kept.append({"messages": messages, **others})
         places.append(place)
     return unchanged(kept, places)
 
 # %% ../../nbs/package/rlhf/prompt_rows.ipynb #4129bba5
+def _renamed(data: dict | None) -> dict[str, str]:
+    "The columns that the section `[data]` names, by what they hold."
+    return {name: column for name, column in (data or {}).items() if name in COLUMNS and column is not None}
+
+
 def row_kind(
     source,  # A file or folder, as for `read_chats`
     data: dict | None = None,  # The section `[data]`, which may name columns
 ) -> str:  # "chats", "pairs", "questions" or "prompts"
     "What the rows of a source are, by the first one."
-    names = {k: v for k, v in (data or {}).items() if k in COLUMNS and v is not None}
+    names = _renamed(data)
     rows = read_rows(source, (*COLUMNS, *names.values(), "question", "answer"))
     first = next((row for _, row in rows if isinstance(row, dict)), {})
-    has = {key for key in ("question", "answer", *COLUMNS) if first.get(names.get(key, key)) is not None}
+    values = {name: first.get(names.get(name, name)) for name in (*COLUMNS, "question", "answer")}
+    has = {name for name, value in values.items() if value is not None}
     if "chosen" in has and "messages" not in has:
         return "pairs"
-    if "prompt" in has and not has & {"messages", "conversations", "completion", "instruction"}:
+    if "prompt" in has and has.isdisjoint({"messages", "conversations", "completion", "instruction"}):
         return "prompts"
-    return "questions" if not names and has == {"question", "answer"} else "chats"
+    return "questions" if has == {"question", "answer"} and not names else "chats"
 
 # %% ../../nbs/package/rlhf/prompt_rows.ipynb #d1356e9f
 def read_prompt_rows(
@@ -101,7 +110,8 @@ def read_prompt_rows(
     Raises `ValueError` with file and line for a row of another format, for prompts that are text or hold their answer,
     and for rows with tools, which are not called.
     """
-    source, names = local_source(source), {k: v for k, v in (data or {}).items() if k in COLUMNS and v is not None}
+    source = local_source(source)
+    names = _renamed(data)
     kind = row_kind(source, data)
     if kind == "pairs":
         return read_preferences(source, **{k: names[k] for k in ("prompt", "chosen", "rejected") if k in names})
@@ -116,17 +126,18 @@ def read_prompt_rows(
 
 # %% ../../nbs/package/rlhf/prompt_rows.ipynb #fb6487e7
 def as_prompts(
-    rows: Dataset | None,  # Conversations, which may end without an answer
-) -> Dataset | None:  # "prompt", "expected" (empty without an answer), and all other columns; None for None
-    "The rows as `grpo_trainer` takes them."
-    if rows is None:
-        return None
+    rows: Dataset,  # Conversations ("messages"), which may end without an answer; or "prompt", perhaps with "expected"
+) -> Dataset:  # "prompt", "expected" (empty without an answer), and all other columns
+    "The rows as `grpo_trainer` takes them; raises `ValueError` as `prompt_row` does."
+    key = "prompt" if "prompt" in rows.column_names else "messages"
     found: list[dict] = []
-    for row in rows:
-        *before, last = row.pop("messages")
-        answered = last["role"] == "assistant"
-        asked, answer = (before, last.get("content") or last["tool_calls"]) if answered else ([*before, last], None)
-        found.append({**row, **prompt_row(f"row {len(found)} (counted from 0)", asked, answer)})
+    for i, row in enumerate(rows):
+        asked = row.pop(key)
+        answer = row.pop("expected", None)
+        if key == "messages" and asked[-1]["role"] == "assistant":
+            last = asked.pop()
+            answer = last.get("content") or last["tool_calls"]
+        found.append({**row, **prompt_row(f"row {i} (counted from 0)", asked, answer)})
     return unchanged(found)
 
 # %% ../../nbs/package/rlhf/prompt_rows.ipynb #0ea97830
@@ -136,12 +147,15 @@ def prompt_account(
     settings: dict,  # The section `[grpo]`
 ) -> dict:  # Counts, to be printed
     "The rows' counts; raises `ValueError` for settings with which they could not be learned from."
-    step, generations = settings.get("prompts_a_step", 4), settings.get("generations", 8)
     limit = settings.get("max_completion_length", 256)
-    check_rl_settings({"max_completion_length": limit}, len(prompts), step, generations, "[grpo]")
-    needed, answered = needed_tokens(tok, prompts["expected"][:], limit), sum(map(bool, prompts["expected"]))
+    size = (settings.get("prompts_a_step", 4), settings.get("generations", 8))
+    check_rl_settings({"max_completion_length": limit}, len(prompts), *size, "[grpo]")
+    needed = needed_tokens(tok, prompts["expected"][:], limit)
     template = ChatTemplate(tok)
-    asked = template.tokenize([template.render(chat, add_generation_prompt=True) for chat in prompts["prompt"]])
-    counts = {"prompts": len(prompts), "tokens of the longest": max(len(ids) for ids, _ in asked)}
-    counts["with an answer"] = answered
-    return counts | ({"tokens that 95 of 100 answers need": needed} if answered else {})
+    texts = [template.render(chat, add_generation_prompt=True) for chat in prompts["prompt"]]
+    longest = max(len(ids) for ids, _ in template.tokenize(texts))
+    answered = sum(map(bool, prompts["expected"]))
+    counts = {"prompts": len(prompts), "tokens of the longest": longest, "with an answer": answered}
+    if answered:
+        counts["tokens that 95 of 100 answers need"] = needed
+    return counts

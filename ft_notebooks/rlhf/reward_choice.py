@@ -10,6 +10,7 @@ __all__ = ['MEASURED', 'ChosenReward', 'choose_rewards', 'reward_identity', 'loa
 import hashlib
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +22,9 @@ from ..core.random_state import keep_random_state
 from ..evaluation.metrics import Scorer, find_scorers
 from ..evaluation.runner import interval
 from ..inference.generation import answers, encode_prompts, turn_end
-from .reward_model import load_reward_model, score_ids
-from .rewards import Reward, RewardLike
+from .reward_model import load_reward_model
+from .reward_scoring import score_ids
+from .rewards import RewardLike, score_answers
 
 # %% ../../nbs/package/rlhf/reward_choice.ipynb #2869f342
 @dataclass(frozen=True)
@@ -38,24 +40,20 @@ class ChosenReward:
 # %% ../../nbs/package/rlhf/reward_choice.ipynb #ca2b143b
 def _weighted(text: str) -> tuple[str, float]:
     "The reward without its weight, and the weight, 1.0 without one."
-    what, colon, last = text.strip().rpartition(":")
-    if not colon or what.endswith(".py") and not _is_number(last):
-        return text.strip(), 1.0
-    if not _is_number(last):
-        raise ValueError(f"the weight {last!r} is not a finite number; write it as {what}:0.5")
-    return what, float(last)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
+    what, colon, last = text.rpartition(":")
+    if not colon:
+        return text, 1.0
+    with suppress(ValueError):
+        if math.isfinite(float(last)):
+            return what, float(last)
+    if what.endswith(".py"):
+        return text, 1.0
+    raise ValueError(f"the weight {last!r} is not a finite number; write it as {what}:0.5")
 
 # %% ../../nbs/package/rlhf/reward_choice.ipynb #b290cb37
 def _choice(text: str) -> ChosenReward:
     "The reward that a text names."
-    what, weight = _weighted(text)
+    what, weight = _weighted(text.strip())
     if what.endswith(".py"):
         raise ValueError(f"name the function too: {what}:FUNCTION")
     if ".py:" not in what and (Path(what).is_dir() or "/" in what):
@@ -73,23 +71,23 @@ def choose_rewards(
     Raises `ValueError`, with the text, without a reward, for an unknown name, file, function or folder, for an
     unfinished run, for a weight that is not a finite number, and for two rewards of the same name.
     """
-    chosen = []
+    chosen: dict[str, ChosenReward] = {}
     for text in texts or ():
         try:
-            chosen.append(_choice(text))
+            one = _choice(text)
         except ValueError as e:
             raise ValueError(f"--reward {text}: {e}") from None
-    if chosen and not any(one.weight for one in chosen):
-        raise ValueError(f"--reward {chosen[0].text}: the weight of each reward is 0, so nothing would be learned")
+        if one.name in chosen:
+            raise ValueError(
+                f"two rewards have the name {one.name!r}, by which they are logged; rename a function or folder"
+            )
+        chosen[one.name] = one
     if not chosen:
         kinds = "a scorer's name, FILE.py:FUNCTION or a run of ft reward"
         raise ValueError(f"no reward; give one or more, each {kinds}: --reward NAME")
-    names = [one.name for one in chosen]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(
-            f"two rewards have the name {twice[0]!r}, by which they are logged; rename a function or folder"
-        )
-    return chosen
+    if not any(one.weight for one in chosen.values()):
+        raise ValueError(f"--reward {text}: the weight of each reward is 0, so nothing would be learned")
+    return list(chosen.values())
 
 # %% ../../nbs/package/rlhf/reward_choice.ipynb #f7abb972
 def reward_identity(
@@ -98,12 +96,13 @@ def reward_identity(
     "A hash of each function's file and of each reward model's weights; scorers of this package have none."
     found = {}
     for one in chosen:
-        place = Path(one.place)
-        files = sorted(place.glob("*.safetensors")) if one.scorer is None else [place] * bool(one.place)
+        files = [Path(one.place)] if one.place else []
+        if one.scorer is None:
+            files = sorted(Path(one.place).glob("*.safetensors"))
         for file in files:
+            name = f"reward.{one.name}.{file.stem}" if len(files) > 1 else f"reward.{one.name}"
             with open(file, "rb") as opened:
-                digest = hashlib.file_digest(opened, "sha256").hexdigest()[:16]
-            found[f"reward.{one.name}" + f".{file.stem}" * (len(files) > 1)] = digest
+                found[name] = hashlib.file_digest(opened, "sha256").hexdigest()[:16]
     return found
 
 # %% ../../nbs/package/rlhf/reward_choice.ipynb #661a8b73
@@ -132,48 +131,45 @@ def held_out_scorers(
     answered: bool,  # Whether the held-out rows have answers
 ) -> list[str]:  # As for `RewardHackingCallback`
     "Scorers of which none is a reward: whether answers end, and whether they are right or, if that is a reward, alike."
-    names = {one.name for one in chosen}
-    right = "token_f1" if "exact_match" in names else "exact_match"
-    return [name for name in ("stop_rate", *[right] * answered) if name not in names]
+    rewards = {one.name for one in chosen}
+    scorers = ["stop_rate"]
+    if answered:
+        scorers.append("token_f1" if "exact_match" in rewards else "exact_match")
+    return [name for name in scorers if name not in rewards]
 
 # %% ../../nbs/package/rlhf/reward_choice.ipynb #090b2656
 def _by_model(model, tok, judge, prompts: Dataset, found: list[dict]) -> list[float]:
     "The reward model's scores; an answer that was cut has no token that ends it."
-    end = [turn_end(tok) or tok.eos_token_id]
-    asked = encode_prompts(model, tok, prompts["prompt"][:], 1)
-    said = [tok(one["text"], add_special_tokens=False)["input_ids"] + end * one["ended"] for one in found]
-    return score_ids(judge, tok, [before + after for before, after in zip(asked, said)])
-
-
-def _by_scorer(name, scorer, prompts: Dataset, found: list[dict]) -> list[float]:
-    "The scorer's values, or the errors of training; of the ids only their number and the last one are read."
-    ids = [[0] * (one["tokens"] - 1) + [int(one["ended"])] for one in found]
-    columns = {name: prompts[name][:] for name in prompts.column_names} | {"row": list(range(len(prompts)))}
-    said = [[{"role": "assistant", "content": one["text"]}] for one in found]
-    return Reward(name, scorer, ends=[1])(columns.pop("prompt"), said, ids, **columns)
+    end = turn_end(tok) or tok.eos_token_id
+    rows = encode_prompts(model, tok, prompts["prompt"][:], 1)
+    for ids, answer in zip(rows, found):
+        ids += tok(answer["text"], add_special_tokens=False)["input_ids"]
+        if answer["ended"]:
+            ids.append(end)
+    return score_ids(judge, tok, rows)
 
 # %% ../../nbs/package/rlhf/reward_choice.ipynb #3201c374
 def measure_rewards(
     model,  # Its mode is restored
     tok,
-    prompts: Dataset | None,  # From `as_prompts`; at most `MEASURED` are used
+    prompts: Dataset,  # From `as_prompts`; at most `MEASURED` are used
     rewards: dict[str, RewardLike],  # From `load_rewards`
     max_new_tokens: int,
 ) -> dict[str, dict]:  # Name -> {"value", "low", "high", "n"}
-    "The mean of each reward over greedy answers, and of `exact_match` if the rows have answers; {} without prompts."
-    if prompts is None:
-        return {}
+    "The mean of each reward over greedy answers, and of `exact_match` if the rows have answers."
     prompts = prompts.select(range(min(MEASURED, len(prompts))))
     with keep_random_state():
         found = answers(model, tok, prompts["prompt"][:], max_new_tokens, progress=False)
-    exact: dict[str, RewardLike] = {**find_scorers("exact_match")} if any(prompts["expected"]) else {}
+    if any(prompts["expected"]):
+        rewards = {**find_scorers("exact_match"), **rewards}
     values = {}
-    for name, reward in {**exact, **rewards}.items():
+    for name, reward in rewards.items():
         if isinstance(reward, nn.Module):
-            values[name] = _by_model(model, tok, reward, prompts, found)
+            scores = _by_model(model, tok, reward, prompts, found)
         else:
-            values[name] = _by_scorer(name, reward, prompts, found)
-    return {name: interval(scores) for name, scores in values.items()}
+            scores = score_answers(name, find_scorers({name: reward})[name], prompts, found)
+        values[name] = interval(scores)
+    return values
 
 # %% ../../nbs/package/rlhf/reward_choice.ipynb #2e3c2023
 def reward_lines(
@@ -182,13 +178,10 @@ def reward_lines(
     rows: int,  # How many rows were held out
 ) -> list[str]:  # To be printed
     "The means before and after, a line for each."
-
-    def words(found):
-        return f"{found['value']:.3g} [{found['low']:.3g}, {found['high']:.3g}]"
-
-    if not after:
-        return []
     n = next(iter(after.values()))["n"]
-    part = f"the first {n:,} of " if n < rows else ""
-    head = f"greedy answers to {part}{rows:,} held-out prompts, mean before and after:"
-    return [head, *(f"  {name}: {words(before[name])}, {words(after[name])}" for name in after)]
+    part = f"the first {n} of " if n < rows else ""
+    lines = [f"greedy answers to {part}{rows:,} held-out prompts, mean before and after:"]
+    words = "{value:.3g} [{low:.3g}, {high:.3g}]".format
+    for name, found in after.items():
+        lines.append(f"  {name}: {words(**before[name])}, {words(**found)}")
+    return lines

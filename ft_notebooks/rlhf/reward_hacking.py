@@ -8,6 +8,7 @@ __all__ = ['RewardHackingCallback']
 # %% ../../nbs/package/rlhf/reward_hacking.ipynb #be832f83
 import math
 from pathlib import Path
+from statistics import fmean
 
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
@@ -20,7 +21,7 @@ from ..core.random_state import keep_random_state
 from ..core.seams import overrides
 from ..evaluation.metrics import Scorer, find_scorers
 from ..inference.generation import answers
-from .rewards import read_prompts
+from .rewards import read_prompts, score_answers
 
 # %% ../../nbs/package/rlhf/reward_hacking.ipynb #e5938d78
 def _measure(model, tok, rows: Dataset, scorers: dict[str, Scorer], max_new_tokens: int) -> dict:
@@ -29,22 +30,29 @@ def _measure(model, tok, rows: Dataset, scorers: dict[str, Scorer], max_new_toke
         found = answers(model, tok, rows["prompt"][:], max_new_tokens, progress=False)
         line = {"answers": len(rows), "text": found[0]["text"]}
         for name, scorer in scorers.items():
-            examples = (
-                {**row, "ended": answer["ended"], "tokens": answer["tokens"]} for row, answer in zip(rows, found)
-            )
-            values = [float(scorer(a["text"], row["expected"], row)) for a, row in zip(found, examples)]
-            line[name] = sum(values) / len(values)
-            if not math.isfinite(line[name]):
-                raise ValueError(
-                    f"the held-out scorer {name!r} has the mean {line[name]}; it must return finite numbers"
-                )
+            line[name] = fmean(score_answers(name, scorer, rows, found))
     return line
 
 
 def _fallen(line: dict, start: dict, names) -> str | None:
     "The name of a score that is below half of its start, where the start is more than one answer's."
-    fallen = (name for name in names if start[name] * start["answers"] > 1 and line[name] < start[name] / 2)
-    return next(fallen, None)
+    for name in names:
+        if start[name] * start["answers"] > 1 and line[name] < start[name] / 2:
+            return name
+    return None
+
+
+def _risen(history: list[dict], size: int) -> tuple[float, float] | None:
+    """The mean reward of the first and of the last fifth of the logged steps, of `size` answers each; None if it has
+    not risen by more than twice the standard error of the difference.
+    """
+    logged = [entry for entry in history if entry.get("reward") is not None]
+    part = max(1, len(logged) // 5)
+    first, last = logged[:part], logged[-part:]
+    before = sum(entry["reward"] for entry in first) / part
+    now = sum(entry["reward"] for entry in last) / part
+    variance = sum(entry["reward_std"] ** 2 for entry in first + last)
+    return (before, now) if now - before > 2 * math.sqrt(variance / (part * part * size)) else None
 
 # %% ../../nbs/package/rlhf/reward_hacking.ipynb #ccc244ec
 @overrides(TrainerCallback)
@@ -67,17 +75,22 @@ class RewardHackingCallback(TrainerCallback):
         patience: int = 5,  # Steps without different rewards, after which the run ends
         stop: bool = True,  # False: only record the checks
     ):
-        rows = rows if {"prompt", "expected", "row"} <= set(rows.column_names) else read_prompts(rows)
-        self.tok, self.rows = tok, rows.select(range(min(16, len(rows))))
+        if not {"prompt", "expected", "row"} <= set(rows.column_names):
+            rows = read_prompts(rows)
+        self.tok = tok
+        self.rows = rows.select(range(min(16, len(rows))))
         self.scorers = find_scorers(["stop_rate", "token_f1"] if scorers is None else scorers)
-        self.every, self.max_new_tokens, self.patience, self.stop = every, max_new_tokens, patience, stop
+        self.every = every
+        self.max_new_tokens = max_new_tokens
+        self.patience = patience
+        self.stop = stop
 
     def on_train_begin(self, args, state, control, model, **kwargs):
-        self.message, self.flat, self.steps = None, 0, self.every or math.ceil(state.max_steps / 5)
-        self.limit, self.file = (
-            self.max_new_tokens or args.max_completion_length,
-            Path(args.output_dir, "held_out.jsonl"),
-        )
+        self.message: str | None = None
+        self.flat = 0  # steps without different rewards
+        self.steps = self.every or math.ceil(state.max_steps / 5)
+        self.limit = self.max_new_tokens or args.max_completion_length
+        self.file = Path(args.output_dir, "held_out.jsonl")
         lines: list[dict] = []
         with together():
             if state.is_world_process_zero and state.global_step:
@@ -94,31 +107,38 @@ class RewardHackingCallback(TrainerCallback):
         self.last = lines[-1]["step"] if lines else 0
 
     def on_log(self, args, state, control, logs, **kwargs):
-        if "frac_reward_zero_std" not in logs or "eval_reward" in logs or self.message or not self.stop:
+        if "frac_reward_zero_std" not in logs or "eval_reward" in logs:
             return
         self.flat = self.flat + 1 if logs["frac_reward_zero_std"] == 1 else 0
         if self.flat >= self.patience:
-            self.message = (
+            self._stop(
+                control,
                 f"for {self.flat} logged steps the answers to each prompt all had the same reward (mean "
                 f"{logs['reward']:.3g}), so nothing is learned any more; the run may end here (max_steps="
-                f"{state.global_step}), or needs harder prompts, a reward with more values, or a higher temperature"
+                f"{state.global_step}), or needs harder prompts, a reward with more values, or a higher temperature",
             )
-            control.should_save = True
 
     def on_step_end(self, args, state, control, model, **kwargs):
         step = state.global_step
         if step <= self.last or (step % self.steps and step < state.max_steps):
             return
-        line, self.last = self._look(state, model), step
+        line = self._look(state, model)
+        self.last = step
         name = _fallen(line, self.start, self.scorers)
-        before, now, risen = _rewards(state.log_history, args.generation_batch_size)
-        if self.stop and name and risen:
-            self.message = (
-                f"at step {step} the reward has risen from {before:.3g} to {now:.3g}, and the held-out "
+        risen = _risen(state.log_history, args.generation_batch_size)
+        if name and risen:
+            self._stop(
+                control,
+                f"at step {step} the reward has risen from {risen[0]:.3g} to {risen[1]:.3g}, and the held-out "
                 f"score {name!r} has fallen from {self.start[name]:.3g} to {line[name]:.3g}: the reward is earned in a "
                 f"way that was not meant. The model answers {line['text'][:60]!r}. Change the reward so that this "
-                "answer earns little"
+                "answer earns little",
             )
+
+    def _stop(self, control, message: str) -> None:
+        "Has a checkpoint saved, after which the run ends with the first message."
+        if self.stop:
+            self.message = self.message or message
             control.should_save = True
 
     def on_save(self, args, state, control, **kwargs):
@@ -132,15 +152,3 @@ class RewardHackingCallback(TrainerCallback):
         if state.is_world_process_zero:
             append_entries(self.file, [line])
         return line
-
-
-def _rewards(history: list[dict], size: int) -> tuple[float, float, bool]:
-    """The mean reward of the first and of the last fifth of the logged steps, of `size` answers each; whether it has
-    risen by more than twice the standard error of the difference.
-    """
-    logged = [(e["reward"], e["reward_std"]) for e in history if e.get("reward") is not None]
-    part = max(1, len(logged) // 5)
-    ends = logged[:part], logged[-part:]
-    before, now = (sum(mean for mean, _ in end) / part for end in ends)
-    error = math.sqrt(sum(std**2 for end in ends for _, std in end) / (part * part * size))
-    return before, now, now - before > 2 * error

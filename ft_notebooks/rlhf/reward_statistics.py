@@ -15,10 +15,10 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.arguments import as_dataset
-from ..data.preference_encoding import PAIR_KEYS, encoded_pairs
+from ..data.preference_encoding import encoded_pairs
 from ..data.read import read_preferences
 from ..evaluation.runner import interval
-from .reward_model import check_reward_model, score_ids
+from .reward_scoring import check_reward_model, score_ids
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +33,8 @@ def _share(right: np.ndarray) -> dict:
 
 def _within_pairs(scores: np.ndarray, lengths: np.ndarray) -> float | None:
     "The correlation of score and length after each pair's mean is taken off; None where one of them does not differ."
-    by_score, by_length = scores[:, 0] - scores[:, 1], lengths[:, 0] - lengths[:, 1]
+    by_score = scores[:, 0] - scores[:, 1]
+    by_length = lengths[:, 0] - lengths[:, 1]
     size = np.sqrt((by_score**2).sum() * (by_length**2).sum())
     return float((by_score * by_length).sum() / size) if size > 0 else None
 
@@ -43,19 +44,23 @@ _BINS = 5  # of equal width, from 0.5 to 1
 
 def _calibration(margins: np.ndarray) -> tuple[list[dict], float]:
     "For each bin with pairs the mean of the predicted probability and the share that is right; and the error."
-    predicted, right = 1 / (1 + np.exp(-np.abs(margins).clip(max=700))), margins > 0
+    predicted = 1 / (1 + np.exp(-np.abs(margins).clip(max=700)))
     bins = np.minimum((2 * _BINS * (predicted - 0.5)).astype(int), _BINS - 1)
-    found = [
-        {"predicted": float(predicted[bins == k].mean()), **_share(right[bins == k])}
-        for k in range(_BINS)
-        if (bins == k).any()
-    ]
-    return found, float(sum(bin["n"] * abs(bin["predicted"] - bin["value"]) for bin in found) / len(margins))
+    found = []
+    error = 0.0
+    for number in np.unique(bins):
+        own = bins == number
+        share = {"predicted": float(predicted[own].mean()), **_share(margins[own] > 0)}
+        error += share["n"] * abs(share["predicted"] - share["value"]) / len(margins)
+        found.append(share)
+    return found, error
 
 # %% ../../nbs/package/rlhf/reward_statistics.ipynb #a7c7899c
 def _findings(found: dict) -> list[str]:
     "What the numbers do not prove, or warn of."
-    said, shorter, longer = [], found["chosen_shorter"], found["chosen_longer"]
+    said = []
+    shorter = found["chosen_shorter"]
+    longer = found["chosen_longer"]
     if found["ties"]:
         said.append(f"{found['ties']} of {found['accuracy']['n']} pairs have two equal scores, which rank nothing")
     if not shorter["n"] and longer["n"]:
@@ -82,19 +87,30 @@ def pair_statistics(
     "margin" and "score" means; "length_correlation" within pairs; "calibration" by bin; "findings" sentences. Raises
     `ValueError` for no pair, other shapes, or scores that are not finite.
     """
-    scores, lengths = np.asarray(scores, float), np.asarray(lengths, float)
-    if scores.ndim != 2 or scores.shape != lengths.shape or scores.shape[1] != 2 or not len(scores):
+    scores = np.asarray(scores, float)
+    lengths = np.asarray(lengths, float)
+    if scores.shape != lengths.shape or scores.shape[1:] != (2,) or not len(scores):
         raise ValueError(f"pair_statistics needs N pairs as [N, 2] twice, got {scores.shape} and {lengths.shape}")
-    if not np.isfinite(scores).all():
-        bad = int((~np.isfinite(scores)).any(1).argmax())
-        raise ValueError(f"pair {bad} has the scores {scores[bad].tolist()}, which are not finite")
-    margins, longer = scores[:, 0] - scores[:, 1], lengths[:, 0] - lengths[:, 1]
-    groups = {"chosen_longer": longer > 0, "chosen_shorter": longer < 0, "same_length": longer == 0}
+    for n, pair in enumerate(scores):
+        if not np.isfinite(pair).all():
+            raise ValueError(f"pair {n} has the scores {pair.tolist()}, which are not finite")
+    margins = scores[:, 0] - scores[:, 1]
+    right = margins > 0
+    longer = lengths[:, 0] - lengths[:, 1]
     bins, error = _calibration(margins)
-    found: dict = {"accuracy": _share(margins > 0), **{name: _share(margins[of] > 0) for name, of in groups.items()}}
-    found |= {"ties": int((margins == 0).sum()), "loss": float(np.logaddexp(0, -margins).mean())}
-    found |= {"margin": float(margins.mean()), "score": float(scores.mean())}
-    found |= {"length_correlation": _within_pairs(scores, lengths), "calibration": bins, "calibration_error": error}
+    found = {
+        "accuracy": _share(right),
+        "chosen_longer": _share(right[longer > 0]),
+        "chosen_shorter": _share(right[longer < 0]),
+        "same_length": _share(right[longer == 0]),
+        "ties": int((margins == 0).sum()),
+        "loss": float(np.logaddexp(0, -margins).mean()),
+        "margin": float(margins.mean()),
+        "score": float(scores.mean()),
+        "length_correlation": _within_pairs(scores, lengths),
+        "calibration": bins,
+        "calibration_error": error,
+    }
     return {**found, "findings": _findings(found)}
 
 # %% ../../nbs/package/rlhf/reward_statistics.ipynb #0735c4eb
@@ -107,20 +123,25 @@ def evaluate_reward(
     "The statistics of a reward model on held-out pairs; lengths are those of the answers."
     check_reward_model(model, tok, "evaluate_reward")
     rows = encoded_pairs(tok, None, as_dataset(dataset, read_preferences, "evaluate_reward"))
-    prompt, *answers = (rows[key][:] for key in PAIR_KEYS)
-    ids = [[*asked, *answer] for side in answers for asked, answer in zip(prompt, side)]
-    scores = np.array(score_ids(model, tok, ids, batch_size)).reshape(2, -1).T
-    return pair_statistics(scores, [[len(answer) for answer in pair] for pair in zip(*answers)])
+    ids, lengths = [], []
+    for row in rows:
+        for answer in (row["chosen_ids"], row["rejected_ids"]):
+            ids.append(row["prompt_ids"] + answer)
+            lengths.append(len(answer))
+    scores = np.array(score_ids(model, tok, ids, batch_size))
+    return pair_statistics(scores.reshape(-1, 2), np.reshape(lengths, (-1, 2)))
 
 # %% ../../nbs/package/rlhf/reward_statistics.ipynb #70aaf0a1
 def _draw_by_length(ax, found: dict) -> None:
-    names = {"accuracy": "all pairs", "chosen_longer": "chosen longer", "chosen_shorter": "chosen shorter"}
-    for at, (key, name) in enumerate({**names, "same_length": "same length"}.items()):
-        share = found[key]
+    "A line for each share with its interval, above each other."
+    names = ("accuracy", "chosen_longer", "chosen_shorter", "same_length")
+    for at, name in enumerate(names):
+        share = found[name]
         ax.plot([share["low"], share["high"]], [at, at], color="#0072B2" if share["n"] else "#DDDDDD")
         if share["n"]:
             ax.plot(share["value"], at, "o", color="#0072B2", ms=5)
-        ax.text(1.03, at, f"{name}, {share['n']}", va="center", fontsize=9)
+        said = "all pairs" if name == "accuracy" else name.replace("_", " ")
+        ax.text(1.03, at, f"{said}, {share['n']}", va="center", fontsize=9)
     ax.axvline(0.5, color="gray", linewidth=1, linestyle="--")
     ax.set(xlim=(0, 1), ylim=(3.5, -0.5), yticks=[], xlabel="share of pairs in the right order")
 

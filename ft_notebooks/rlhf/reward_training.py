@@ -7,14 +7,13 @@ __all__ = ['pair_losses', 'reward_trainer']
 
 # %% ../../nbs/package/rlhf/reward_training.ipynb #e67e52d2
 import functools
+import math
 from dataclasses import replace
-from secrets import token_hex
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,7 +31,7 @@ from ..data.preference_report import pair_report
 from ..data.read import read_preferences
 from ..data.readers import COLUMNS, local_source, read_rows
 from ..distributed.uneven_batches import own_loss
-from .reward_model import check_head_trained, check_reward_model, keep_head_exact
+from .reward_scoring import check_head_trained, check_reward_model, keep_head_exact
 from .reward_statistics import pair_statistics
 from ..training.batch_plan import Plan, plan
 from ..training.config import run_config, split_overrides
@@ -59,72 +58,73 @@ def _read(source) -> Dataset:
     "The pairs as `read_preferences` reads them, with a column `margin` if the rows have it."
     source = local_source(source)
     pairs = read_preferences(source)
-    rows = [row for _, row in read_rows(source, (*COLUMNS, "margin")) if isinstance(row, dict)]
-    margins = [row.get("margin") for row in rows]
+    margins = [row.get("margin") for _, row in read_rows(source, (*COLUMNS, "margin"))]
     return pairs.add_column("margin", margins) if any(m is not None for m in margins) else pairs
-
-
-def _check_margin(margins: list) -> None:
-    for n, margin in enumerate(margins):
-        number = isinstance(margin, (int, float)) and not isinstance(margin, bool)
-        if not number or not abs(margin) < float("inf"):
-            raise ValueError(
-                f"row {n} (counted from 0) has the margin {margin!r}; give each pair a finite number, in units of the "
-                "score, or leave the column out"
-            )
 
 # %% ../../nbs/package/rlhf/reward_training.ipynb #ba7ac15b
 def _encoded(tok, max_length: int | None, dataset: Dataset) -> Dataset:
     "Rows with the token ids of prompt and answers, and the margin if there is one."
-    if "margin" not in dataset.column_names:
-        return encoded_pairs(tok, max_length, dataset)
-    margins = dataset["margin"][:]
-    _check_margin(margins)
     rows = encoded_pairs(tok, max_length, dataset)
+    if "margin" not in dataset.column_names:
+        return rows
+    for n, margin in enumerate(dataset["margin"]):
+        if not isinstance(margin, (int, float)) or not math.isfinite(margin):
+            raise ValueError(
+                f"row {n} (counted from 0) has the margin {margin!r}; give each pair a finite number, in units of the "
+                "score, or leave the column out"
+            )
     if len(rows) < len(dataset):
         raise ValueError(
             f"{len(dataset) - len(rows)} of {len(dataset)} pairs are left out, and the margins would not fit; encode "
             "the pairs with encode_pairs, and add the column to its rows"
         )
-    return rows.add_column("margin", margins)
+    return rows.add_column("margin", dataset["margin"][:])
 
 # %% ../../nbs/package/rlhf/reward_training.ipynb #96368de1
+def _behind_prompt(row: dict) -> dict:
+    "Each answer behind its prompt, in one list."
+    return {key: row["prompt_ids"] + row[key] for key in ("chosen_ids", "rejected_ids")}
+
+
 def _joined(rows: Dataset) -> Dataset:
-    "The rows as `trl.RewardTrainer` takes them: each answer behind its prompt, in one list."
-    ids = {key: List(Value("int32")) for key in PAIR_KEYS[1:]}
-    more = {"margin": Value("float64")} if "margin" in rows.column_names else {}
-
-    def join(batch: dict) -> dict:
-        return {key: [[*a, *b] for a, b in zip(batch["prompt_ids"], batch[key])] for key in ids}
-
-    how: dict[str, Any] = {"load_from_cache_file": False, "new_fingerprint": token_hex(8)}
-    return rows.map(join, batched=True, remove_columns=["prompt_ids"], features=Features(ids | more), **how)
+    "The rows as `trl.RewardTrainer` takes them."
+    features = rows.remove_columns("prompt_ids").features
+    return rows.map(_behind_prompt, remove_columns="prompt_ids", features=features, load_from_cache_file=False)
 
 # %% ../../nbs/package/rlhf/reward_training.ipynb #e185ab3a
 def _evaluated_loss(trainer, model, inputs, return_outputs=False, **_):
-    "The loss of a batch that is evaluated; keeps scores, lengths and margins of its rows, of all processes."
-    inputs = dict(inputs)
-    margin = inputs.pop("margin", None)
-    outputs = model(**inputs, use_cache=False)
-    chosen, rejected = outputs.logits[:, 0].float().chunk(2)
-    margin = torch.zeros_like(chosen) if margin is None else margin
-    losses = pair_losses(chosen, rejected, margin, trainer.args.center_rewards_coefficient)
+    "The loss of a batch that is evaluated; keeps scores, lengths and losses of its pairs, of all processes."
+    texts = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    outputs = model(**texts, use_cache=False)
+    chosen, rejected = outputs.logits[:, 0].float().chunk(2)  # [B] each
+    margin = inputs.get("margin", 0.0)
+    losses = pair_losses(chosen, rejected, margin, trainer.args.center_rewards_coefficient)  # [B]
     sizes = inputs["attention_mask"].sum(1).to(chosen.dtype).chunk(2)
-    rows = torch.stack([chosen, rejected, *sizes, losses], 1).detach()
+    pairs = torch.stack([chosen, rejected, *sizes, losses], 1).detach()  # [B, 5]
     if trainer.evaluated is not None:
-        trainer.evaluated.append(trainer.accelerator.gather(rows).cpu().double())
+        trainer.evaluated.append(trainer.accelerator.gather(pairs).cpu().double())
     return (losses.mean(), outputs) if return_outputs else losses.mean()
 
 # %% ../../nbs/package/rlhf/reward_training.ipynb #b5513e5d
-def _evaluation_metrics(rows: np.ndarray, name: str) -> dict[str, float]:  # rows [N, 5], as kept above
+def _evaluation_metrics(pairs: np.ndarray, name: str) -> dict[str, float]:  # pairs [N, 5], as kept above
     "The metrics of an evaluation, by TRL's names where it has one; a metric of no pair is left out."
-    found = pair_statistics(rows[:, :2], rows[:, 2:4])
-    metrics = {"loss": rows[:, 4].mean(), "accuracy": found["accuracy"]["value"]}
-    metrics |= {f"accuracy_{end}": found["accuracy"][end] for end in ("low", "high")}
-    metrics |= {"margin": found["margin"], "ties": found["ties"], "length_correlation": found["length_correlation"]}
-    metrics |= {"shorter_accuracy": found["chosen_shorter"]["value"], "shorter_pairs": found["chosen_shorter"]["n"]}
-    metrics |= {f"{how}_reward": getattr(rows[:, :2], how)() for how in ("min", "mean", "max")}
-    metrics |= {"calibration_error": found["calibration_error"]}
+    scores = pairs[:, :2]
+    found = pair_statistics(scores, pairs[:, 2:4])
+    metrics = {
+        "loss": pairs[:, 4].mean(),
+        "accuracy": found["accuracy"]["value"],
+        "accuracy_low": found["accuracy"]["low"],
+        "accuracy_high": found["accuracy"]["high"],
+        "margin": found["margin"],
+        "ties": found["ties"],
+        "length_correlation": found["length_correlation"],
+        "shorter_accuracy": found["chosen_shorter"]["value"],
+        "shorter_pairs": found["chosen_shorter"]["n"],
+        "min_reward": scores.min(),
+        "mean_reward": scores.mean(),
+        "max_reward": scores.max(),
+        "calibration_error": found["calibration_error"],
+    }
     return {f"{name}_{key}": float(value) for key, value in metrics.items() if value is not None}
 
 # %% ../../nbs/package/rlhf/reward_training.ipynb #9af9f5d9
@@ -158,18 +158,16 @@ _UNREAD = {
 }
 
 # %% ../../nbs/package/rlhf/reward_training.ipynb #b1ee170b
-def _check_settings(given: dict, arguments: dict) -> None:
+def _check_settings(given: dict, adapter) -> None:  # adapter: a `PeftConfig`, or None
     "Raises `ValueError` for a coefficient with the opposite effect, and an adapter that would not save the head."
     center = given.get("center_rewards_coefficient")
-    adapter = arguments.get("peft_config")
     if center is not None and center < 0:
         raise ValueError(
             f"center_rewards_coefficient={center} would drive the scores away from 0; leave it out, or set 0.01"
         )
-    if adapter is None:
+    if adapter is None or adapter.task_type == "SEQ_CLS":
         return
-    saved = getattr(adapter, "modules_to_save", None) or []
-    if getattr(adapter.task_type, "value", adapter.task_type) != "SEQ_CLS" and "score" not in saved:
+    if "score" not in (getattr(adapter, "modules_to_save", None) or []):
         raise ValueError(
             f"peft_config has task_type={adapter.task_type!r}, so the head would be neither trained nor saved; make it "
             'with lora_config(model), or set task_type="SEQ_CLS"'
@@ -220,7 +218,7 @@ def reward_trainer(
     """
     given, arguments = split_overrides(overrides, RewardConfig, RewardTrainer, _UNREAD)
     check_trackers(given.get("report_to", "none"))
-    _check_settings(given, arguments)
+    _check_settings(given, arguments.get("peft_config"))
     _check_start(model, tok, arguments)
     encode = functools.partial(_encoded, tok, given.pop("max_length", None))
     rows = encoded(train_dataset, eval_dataset, _read, encode, "reward_trainer")

@@ -50,7 +50,9 @@ class RewardStage(PairStage):
 
     def load(self, tok):
         "Loads the reward model to train; raises `ValueError` for a base in 4 or 8 bits, whose head would be quantized."
-        name, bits, seed = self.model["name"], self.model["bits"], self.given["seed"]
+        name = self.model["name"]
+        bits = self.model["bits"]
+        seed = self.given["seed"]
         if bits < 16:
             raise ValueError(
                 f"[model] bits={bits}: the head would be quantized too, so that scores tie; set bits to 16, and merge "
@@ -76,7 +78,8 @@ class RewardStage(PairStage):
     def compare(self, before, after):
         "The accuracy before and after training, by length, and what it does not prove."
         found = after["reward"]
-        then, now = _share(before["reward"]["accuracy"]), _share(found["accuracy"])
+        then = _share(before["reward"]["accuracy"])
+        now = _share(found["accuracy"])
         correlation = found["length_correlation"]
         along = "" if correlation is None else f"; correlation of score and length {correlation:+.2f}"
         lines = [

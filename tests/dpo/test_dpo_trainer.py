@@ -512,8 +512,8 @@ def test_an_adapter_that_the_trainer_made_and_a_full_model_are_saved_as_by_trl(r
 def test_the_guard_ends_a_run_after_a_save(rows, tmp_path, monkeypatch):
     ends = iter([8, 8, 4, 3, 0])
     monkeypatch.setattr(
-        "ft_notebooks.dpo.over_optimization._answers",
-        lambda *a: ([[1]] * 8, [n < at for at in [next(ends)] for n in range(8)]),
+        "ft_notebooks.dpo.over_optimization.greedy_answers",
+        lambda *a: [([1], n < at) for at in [next(ends)] for n in range(8)],
     )
     trainer = made(tiny_model(), rows, tmp_path, save_steps=50)
     with pytest.raises(ValueError, match="at step 3 38% of the answers end.*100% at the start.*checkpoint-3"):
@@ -525,8 +525,8 @@ def test_half_of_the_answers_is_not_less_than_half_and_none_at_the_start_is_no_f
     for name, counts in {"half": [8, 4, 4, 4, 4], "none": [0, 0, 0, 0, 0]}.items():
         ends = iter(counts)
         monkeypatch.setattr(
-            "ft_notebooks.dpo.over_optimization._answers",
-            lambda *a: ([[1]] * 8, [n < at for at in [next(ends)] for n in range(8)]),
+            "ft_notebooks.dpo.over_optimization.greedy_answers",
+            lambda *a: [([1], n < at) for at in [next(ends)] for n in range(8)],
         )
         made(tiny_model(), rows, tmp_path / name).train()
 

@@ -66,7 +66,7 @@ def ends(monkeypatch, *counts):
     "In place of the answers: how many of eight end at each look"
     counts = iter(counts)
     monkeypatch.setattr(
-        over_optimization, "_answers", lambda *a: ([[1]] * 8, [n < at for at in [next(counts)] for n in range(8)])
+        over_optimization, "greedy_answers", lambda *a: [([1], n < at) for at in [next(counts)] for n in range(8)]
     )
 
 
@@ -198,7 +198,7 @@ def test_a_run_that_resumes_keeps_its_start_and_is_refused_with_other_pairs(rows
 def test_a_scorer_gets_text_without_special_tokens_and_the_rows(rows, tmp_path, monkeypatch):
     got = []
     said = TOK("so<|im_start|> it is").input_ids
-    monkeypatch.setattr(over_optimization, "_answers", lambda *a: ([said] * 8, [True] * 8))
+    monkeypatch.setattr(over_optimization, "greedy_answers", lambda *a: [(said, True)] * 8)
     trained(
         made(
             tmp_path,

@@ -19,7 +19,8 @@ from ft_notebooks.inference.generation import encode_prompts
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
 from ft_notebooks.rlhf.grpo import grpo_trainer, rloo_trainer
-from ft_notebooks.rlhf.reward_model import load_reward_model, reward_scores
+from ft_notebooks.rlhf.reward_model import load_reward_model
+from ft_notebooks.rlhf.reward_scoring import reward_scores
 from ft_notebooks.rlhf.reward_training import reward_trainer
 from ft_notebooks.training.run import fit
 

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, GPT2Config, Qwen3Config
 from ft_notebooks.data.preference_encoding import encode_pairs
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
-from ft_notebooks.rlhf.reward_model import encode_answered, load_reward_model, reward_scores, score_ids
+from ft_notebooks.rlhf.reward_model import load_reward_model
+from ft_notebooks.rlhf.reward_scoring import encode_answered, reward_scores, score_ids
 
 TOK = tiny_tokenizer()
 SMALL = {"vocab_size": len(TOK), "bos_token_id": None, "eos_token_id": TOK.eos_token_id}

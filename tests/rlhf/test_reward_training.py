@@ -21,7 +21,8 @@ from ft_notebooks.checkpointing.integrity import last_good_checkpoint
 from ft_notebooks.data.preference_encoding import encode_pairs
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
-from ft_notebooks.rlhf.reward_model import load_reward_model, score_ids
+from ft_notebooks.rlhf.reward_model import load_reward_model
+from ft_notebooks.rlhf.reward_scoring import score_ids
 from ft_notebooks.rlhf.reward_statistics import pair_statistics
 from ft_notebooks.rlhf.reward_training import reward_trainer
 from ft_notebooks.training.nan_guard import BadStep

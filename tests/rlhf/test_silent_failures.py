@@ -23,7 +23,8 @@ from trl import GRPOConfig, GRPOTrainer
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
 from ft_notebooks.rlhf.grpo import grpo_trainer
-from ft_notebooks.rlhf.reward_model import load_reward_model, score_ids
+from ft_notebooks.rlhf.reward_model import load_reward_model
+from ft_notebooks.rlhf.reward_scoring import score_ids
 from ft_notebooks.rlhf.rewards import Reward, reward_functions
 from ft_notebooks.training.kernel_patching import LabelHead
 
@@ -428,22 +429,24 @@ never = functools.partial(nothing_is_learned, lambda completions, **_: [0.0] * l
 TABLE = [
     # the reward model
     Failure("the pad id of the config is not the tokenizer's",
-            cell("reward_model", 'found["another pad id"] < 1'), cell("reward_model", "config.pad_token_id is 7, and")),
+            cell("reward_scoring", 'found["another pad id"] < 1'),
+            cell("reward_scoring", "config.pad_token_id is 7, and")),
     Failure("the config has no pad id", loud_in_batches_alone, no_pad_id),
     Failure("EOS is the pad token",
-            cell("reward_model", "assert ends == cut_off"),
-            cell("reward_model", "the tokenizer has EOS ('<|im_end|>'")),
+            cell("reward_scoring", "assert ends == cut_off"),
+            cell("reward_scoring", "the tokenizer has EOS ('<|im_end|>'")),
     Failure("an adapter that does not save the head",
             cell("reward_model", "min(abs(scores[0] - run[0]) for scores in reloaded) > 1e-3"),
             cell("reward_model", '"the adapter neither trains nor saves the head"')),
     Failure("LoRA on the head", scores_of_another_base, cell("reward_training", "the head itself has a LoRA layer")),
     Failure("answers cut before they are scored",
-            cell("reward_model", 'found["cut to 35 tokens"] < 0.75'), cell("reward_model", "a row that is cut loses")),
+            cell("reward_scoring", 'found["cut to 35 tokens"] < 0.75'),
+            cell("reward_scoring", "a row that is cut loses")),
     Failure("pairs beyond max_length are dropped",
             cell("reward_training", "assert 0 < left < 12"),
             cell("reward_training", 'f"of 12 pairs do not fit into max_length={limit}"')),
-    Failure("a head in bfloat16", cell("reward_model", '"torch.bfloat16": 65'),
-            cell("reward_model", '"its head is bfloat16"')),
+    Failure("a head in bfloat16", cell("reward_scoring", '"torch.bfloat16": 65'),
+            cell("reward_scoring", '"its head is bfloat16"')),
     Failure("the accuracy is a mean over batches",
             cell("reward_training", "abs(accuracies[0][0] - accuracies[1][0]) > 0.3"),
             cell("reward_training", 'truth["accuracy"]["value"] == 0.5')),

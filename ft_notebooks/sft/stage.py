@@ -13,7 +13,7 @@ from ..data.chat_encoding import encode_chat, encode_chats
 from ..data.read import read_chats
 from ..evaluation.likelihood import perplexity
 from .trainer import sft_trainer
-from ..training.row_view import show_trained
+from ..training.run_report import show_trained
 from ..training.stage import Stage, before_and_after
 
 # %% ../../nbs/package/sft/stage.ipynb #7c810943

@@ -3514,8 +3514,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                        'ft_notebooks/training/preflight.py'),
                                                  'ft_notebooks.training.preflight._said': ( 'package/training/preflight.html#_said',
                                                                                             'ft_notebooks/training/preflight.py'),
-                                                 'ft_notebooks.training.preflight._trained_text': ( 'package/training/preflight.html#_trained_text',
-                                                                                                    'ft_notebooks/training/preflight.py'),
                                                  'ft_notebooks.training.preflight.add_guards': ( 'package/training/preflight.html#add_guards',
                                                                                                  'ft_notebooks/training/preflight.py'),
                                                  'ft_notebooks.training.preflight.check_prompts_untrained': ( 'package/training/preflight.html#check_prompts_untrained',

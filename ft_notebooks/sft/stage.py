@@ -20,7 +20,10 @@ from ..training.stage import Stage, before_and_after
 class SFTStage(Stage):
     "Supervised fine-tuning on conversations."
 
-    name, rows, columns, config = "sft", "conversations", ("messages", "prompt", "completion"), SFTConfig
+    name = "sft"
+    rows = "conversations"
+    columns = ("messages", "prompt", "completion")
+    config = SFTConfig
     fixed = {
         **Stage.fixed,
         "assistant_only_loss": "leave it out: exactly the answers are trained",

@@ -103,13 +103,6 @@ def _said(chats: list[list[dict]], roles: tuple[str, ...]) -> list[str]:
     return [text.strip() for text in said if isinstance(text, str) and text.strip()]
 
 
-def _trained_text(trainer: SFTTrainer, rows: Dataset) -> str:
-    "The tokens of the rows that have a label after the trainer's collator."
-    kept = [name for name in rows.column_names if name in _COLLATED or not trainer.args.remove_unused_columns]
-    labels = trainer.data_collator(list(rows.select_columns(kept)))["labels"].flatten()
-    return trainer.processing_class.decode(labels[labels != IGNORE])
-
-
 def check_prompts_untrained(
     trainer: Trainer,  # Not changed; only a `trl.SFTTrainer` with a column "messages" in its rows is checked
 ) -> None:
@@ -120,7 +113,9 @@ def check_prompts_untrained(
     rows = data.select(range(min(8, len(data))))
     answers = " ".join(_said(rows["messages"], ("assistant", "gpt", "model")))
     asked = [text for text in _said(rows["messages"], ("user", "human")) if text not in answers]
-    labelled = _trained_text(trainer, rows)
+    kept = [name for name in rows.column_names if name in _COLLATED or not trainer.args.remove_unused_columns]
+    labels = trainer.data_collator(list(rows.select_columns(kept)))["labels"].flatten()
+    labelled = trainer.processing_class.decode(labels[labels != IGNORE])
     trained = [text for text in asked if text in labelled]
     if len(trained) > len(asked) / 2:
         raise ValueError(

@@ -92,7 +92,7 @@ class Stage:
         raise NotImplementedError
 
     def encode(self, tok, rows: Dataset, sources: Sequence = (), held: bool = False) -> tuple[Dataset, dict]:
-        "Encoded rows, held out or not, and their counts; `ValueError` with the file of `sources` and the line of a row."
+        "The encoded rows, held out or not, and their counts; `ValueError` with file and line of a row of `sources`."
         raise NotImplementedError
 
     def encode_row(self, tok, row: dict) -> dict:

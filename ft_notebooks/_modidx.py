@@ -3356,8 +3356,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                       'ft_notebooks/training/gradient_flow.py'),
                                                      'ft_notebooks.training.gradient_flow._may_lack_gradient': ( 'package/training/gradient_flow.html#_may_lack_gradient',
                                                                                                                  'ft_notebooks/training/gradient_flow.py'),
-                                                     'ft_notebooks.training.gradient_flow._named': ( 'package/training/gradient_flow.html#_named',
-                                                                                                     'ft_notebooks/training/gradient_flow.py'),
                                                      'ft_notebooks.training.gradient_flow._of_adapter': ( 'package/training/gradient_flow.html#_of_adapter',
                                                                                                           'ft_notebooks/training/gradient_flow.py'),
                                                      'ft_notebooks.training.gradient_flow._trainable_tensors': ( 'package/training/gradient_flow.html#_trainable_tensors',

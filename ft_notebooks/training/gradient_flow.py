@@ -50,10 +50,6 @@ def _error_message(when: str, total: int, faults: dict[str, list[str]]) -> str:
             parts.append(f"{len(names)} of {total} trainable tensors {what} ({few}); {_WRONG[what]}")
     return f"{when}, " + "; and ".join(parts)
 
-
-def _named(names: list[str], flags: list[bool]) -> set[str]:
-    return set(itertools.compress(names, flags))
-
 # %% ../../nbs/package/training/gradient_flow.ipynb #138a9b5b
 def local_part(
     tensor: Tensor,
@@ -79,7 +75,7 @@ def _faults(tensors: dict[str, Tensor], start: dict, had_gradient: set[str], dev
     has_changed = [not torch.equal(fingerprint(tensors[name]), start[name]) for name in names]
     is_here = [local_part(tensors[name]).numel() > 0 for name in names]
     flags = set_by_any(torch.tensor([has_gradient, has_changed, is_here], device=device))  # [3, tensors]
-    with_gradient, changed, present = (_named(names, row) for row in flags.tolist())
+    with_gradient, changed, present = (set(itertools.compress(names, row)) for row in flags.tolist())
     with_gradient = with_gradient or changed  # DeepSpeed keeps all gradients to itself
     good = with_gradient & changed
     judged = [name for name in names if name in present - good and not _may_lack_gradient(name, good)]

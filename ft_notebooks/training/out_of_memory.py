@@ -75,8 +75,7 @@ def _allocate_as_later(trainer) -> list[Tensor]:
     return [torch.empty_like(p) for p in [*trained, *trained]]
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #d638469c
-def _is_flat(args) -> bool:
-    "Whether rows are laid end to end, without padding."
+def _is_flat(args) -> bool:  # whether rows are laid end to end, without padding
     return bool(getattr(args, "padding_free", False) or getattr(args, "packing", False))
 
 
@@ -103,7 +102,6 @@ def _check_memory(trainer, rows: list[int], lengths: np.ndarray) -> None:
         raise ValueError(f"before step 1: a step would not fit into memory. {_advice(trainer)}")
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #eb87f650
-# by the name that the installed release has
 _CHECKPOINTED = f"{next(name for name in CHECKPOINTING_FIELDS if hasattr(TrainingArguments, name))}=True"
 
 

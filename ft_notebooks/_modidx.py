@@ -3638,8 +3638,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                       'ft_notebooks/training/shared_prompt.py'),
                                                      'ft_notebooks.training.shared_prompt._by_block': ( 'package/training/shared_prompt.html#_by_block',
                                                                                                         'ft_notebooks/training/shared_prompt.py'),
-                                                     'ft_notebooks.training.shared_prompt._check_plain': ( 'package/training/shared_prompt.html#_check_plain',
-                                                                                                           'ft_notebooks/training/shared_prompt.py'),
                                                      'ft_notebooks.training.shared_prompt._common': ( 'package/training/shared_prompt.html#_common',
                                                                                                       'ft_notebooks/training/shared_prompt.py'),
                                                      'ft_notebooks.training.shared_prompt._flash': ( 'package/training/shared_prompt.html#_flash',

@@ -135,15 +135,6 @@ _sdpa = AttentionInterface()["sdpa"]  # transformers' own
 _BLOCK = 128  # queries; longer blocks compute more masked scores, shorter blocks need more calls
 
 
-def _check_plain(module: nn.Module, given: dict) -> None:
-    "Raises `ValueError` for an attention that has more than scores, a causal mask and a softmax."
-    special = [name for name in ("softcap", "s_aux", "position_bias") if given.get(name) is not None]
-    if given.get("is_causal") is False or not getattr(module, "is_causal", True):
-        special.append("non-causal attention")
-    if special:
-        raise ValueError(f"a shared prompt does not support {special[0]}")
-
-
 def _shared_attention(
     module: nn.Module,  # The attention layer
     query: Tensor,  # float [1, H, N, d]: H heads, N tokens of the row, d per head
@@ -160,7 +151,11 @@ def _shared_attention(
     """
     if attention_mask is None or attention_mask.dtype != torch.int64:
         return _sdpa(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    _check_plain(module, kwargs)
+    special = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
+    if kwargs.get("is_causal") is False or not getattr(module, "is_causal", True):
+        special.append("non-causal attention")
+    if special:
+        raise ValueError(f"a shared prompt does not support {special[0]}")
     device = query.device.type
     sizes = attention_mask[0, 0].tolist()
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling

@@ -224,7 +224,7 @@ def test_a_trainer_that_has_loaded_a_finished_run_begins_anew_only_with_untraine
 
 
 def test_the_end_of_a_run_that_was_killed_after_its_last_checkpoint_is_made_up_for(tmp_path):
-    from ft_notebooks.training.sample_outputs import SamplesCallback
+    from ft_notebooks.training.run_report import SamplesCallback
 
     class Dies(TrainerCallback):
         def on_save(self, args, state, control, **kwargs):

@@ -48,7 +48,7 @@ rows = [{"input_ids": [1, 2, 3, 4], "labels": [1, 2, 3, 4]}] * 4
 args = TrainingArguments("picture", max_steps=4, logging_steps=1, use_cpu=True, report_to="none", save_strategy="no",
                          eval_strategy="steps", eval_steps=2, disable_tqdm=False)
 trainer = tracking.watch(Trainer(tiny_model(), args, train_dataset=rows, eval_dataset=rows))
-tracking.LiveCurve.SHARE = 0
+tracking._LiveCurve.SHARE = 0
 tracking.time = types.SimpleNamespace(monotonic=itertools.count(0, 10).__next__)  # ten seconds a look
 trainer.train();
 """

@@ -20,9 +20,8 @@ from ..checkpointing.environment import this_machine
 from ..core.errors import FailedRun
 from ..core.files import write_atomically
 from ..core.progress import phase, say
-from ..distributed.launch_files import accelerate_config, check_config
+from ..distributed.launch_files import accelerate_config, check_config, slurm_job
 from ..distributed.launcher import launch
-from ..distributed.slurm import slurm_job
 from ..runs.stages import STAGES, stage_class
 
 # %% ../../nbs/package/cli/launch.ipynb #6fb708f1

@@ -9,9 +9,8 @@ __all__ = []
 import lazy_loader
 
 _names = {
-    "launch_files": ["accelerate_config", "check_config"],
-    "launcher": ["host_commands", "launch"],
-    "slurm": ["slurm_job"],
+    "launch_files": ["accelerate_config", "check_config", "slurm_job"],
+    "launcher": ["launch"],
     "sharded_save": ["sharded_memory", "save_whole", "check_whole"],
     "uneven_batches": ["count_rows_once", "own_batches", "own_loss", "own_rows"],
 }

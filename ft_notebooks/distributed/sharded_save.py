@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch.distributed as dist
-from safetensors import safe_open
+from safetensors.torch import load_file
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import PreTrainedModel
 
@@ -49,7 +49,8 @@ def sharded_memory(
     if strategy == "ddp":
         parts["gradients"] = 2 * memory.gradients  # and the buckets
     if "weights" in parts:  # gathered weights already have the dtype of autocast's copies
-        parts |= {"copies": 0, "working": memory.working + gathered}
+        parts["copies"] = 0
+        parts["working"] = memory.working + gathered
     return replace(memory, **parts)
 
 # %% ../../nbs/package/distributed/sharded_save.ipynb #e15e8767
@@ -83,30 +84,17 @@ def save_whole(
 # %% ../../nbs/package/distributed/sharded_save.ipynb #7c5f6594
 def _zero_rows(file: Path) -> tuple[dict[str, int], int]:
     "The number of zero rows of each B matrix that has some, by name; and the number of B matrices not all zero."
-
     zero_rows: dict[str, int] = {}
     moved = 0
-    with safe_open(file, "pt") as opened:
-        for name in filter(lambda name: "lora_B" in name, opened.keys()):
-            rows = opened.get_tensor(name).flatten(1).any(1)  # [rows of B]: True where one is not zero
-            if not rows.any():
-                continue
+    for name, tensor in load_file(file).items():
+        nonzero = tensor.flatten(1).any(1) if "lora_B" in name else None  # [rows of B]
+        if nonzero is not None and nonzero.any():
             moved += 1
-            if not rows.all():
-                zero_rows[f"{name} {tuple(opened.get_slice(name).get_shape())}"] = int((~rows).sum())
+            zero_rows[f"{name} {tuple(tensor.shape)}"] = int((~nonzero).sum())
+    zero_rows = {name: rows for name, rows in zero_rows.items() if rows}
     return zero_rows, moved
 
 # %% ../../nbs/package/distributed/sharded_save.ipynb #20fe8cff
-def _check_shards(folder: Path) -> None:
-    parts = sorted(file.name for file in folder.glob("pytorch_model_fsdp_*"))
-    if parts and not any(folder.glob("*model.safetensors*")):
-        raise ValueError(
-            f"{folder} holds a model in shards of several processes ({parts[0]}), which only a resume can read; "
-            "resume the run with the same settings, and call "
-            "ft_notebooks.distributed.sharded_save.save_whole(trainer.model, FOLDER) in all processes"
-        )
-
-# %% ../../nbs/package/distributed/sharded_save.ipynb #913f6de2
 def check_whole(
     folder: str | Path,  # A saved model or adapter
 ) -> None:
@@ -116,7 +104,13 @@ def check_whole(
     of zeros in most of its B matrices.
     """
     folder = Path(folder).expanduser()
-    _check_shards(folder)
+    parts = sorted(folder.glob("pytorch_model_fsdp_*"))
+    if parts and not any(folder.glob("*model.safetensors*")):
+        raise ValueError(
+            f"{folder} holds a model in shards of several processes ({parts[0].name}), which only a resume can read; "
+            "resume the run with the same settings, and call "
+            "ft_notebooks.distributed.sharded_save.save_whole(trainer.model, FOLDER) in all processes"
+        )
     if not (folder / "adapter_config.json").is_file():
         name = check_checkpoint(folder)
         read_config(name)

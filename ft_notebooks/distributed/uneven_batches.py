@@ -9,6 +9,7 @@ __all__ = ['own_rows', 'count_rows_once', 'own_batches', 'own_loss']
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -49,32 +50,34 @@ def _rows_in(batch: dict) -> int:
     return next(len(value) for value in batch.values() if isinstance(value, Tensor))
 
 
-def _own(trainer, batch) -> tuple[dict, int, bool]:
-    """A batch of the process's own rows, their number, and whether any process has less than a full batch in this
-    round.
-    """
+@dataclass
+class _Share:
+    "A process's own rows of a micro-batch, and its weight in a step whose loss is averaged over rows."
+
+    own: int
+    uneven: bool  # Whether any process has less than a full micro-batch in this round
+    weight: float = 1.0
+
+
+def _own(trainer, batch) -> tuple[dict, _Share]:
+    "A batch of the process's own rows, and its share."
     if "rows" not in batch:
-        return batch, _rows_in(batch), False
+        return batch, _Share(_rows_in(batch), False)
     batch = dict(batch)
-    rows, state = batch.pop("rows").rows, trainer.accelerator.gradient_state
-    last = state.end_of_dataloader and not trainer.args.dataloader_drop_last  # else no rows are repeated
-    rest = len(state.active_dataloader.dataset) % (len(rows) * trainer.args.world_size) if last else 0
+    rows = batch.pop("rows").rows
+    state = trainer.accelerator.gradient_state
+    rest = 0
+    if state.end_of_dataloader and not trainer.args.dataloader_drop_last:  # else no rows are repeated
+        rest = len(state.active_dataloader.dataset) % (len(rows) * trainer.args.world_size)
     own = own_rows(rest, len(rows), trainer.args.process_index) if rest else len(rows)
     if own < len(rows):
         again = trainer.data_collator.collate(rows[: max(own, 1)])
         batch = send_to_device(dict(again), trainer.args.device)
         if not own and "labels" in batch:
             batch["labels"] = torch.full_like(batch["labels"], IGNORE)
-    return batch, own and _rows_in(batch), rest > 0
+    return batch, _Share(own and _rows_in(batch), rest > 0)
 
 # %% ../../nbs/package/distributed/uneven_batches.ipynb #bb195265
-class _Share:
-    "A micro-batch's number of own rows, and its weight in a step whose loss is averaged over rows."
-
-    def __init__(self, own: int, weight: float, uneven: bool):
-        self.own, self.weight, self.uneven = own, weight, uneven
-
-
 @contextmanager
 def _gathers_own(accelerator, share: _Share | None) -> Iterator[None]:
     """A block in which values are gathered from processes with different numbers of rows; repeated rows are left
@@ -98,13 +101,14 @@ def _gathers_own(accelerator, share: _Share | None) -> Iterator[None]:
         del accelerator.gather, accelerator.gather_for_metrics
 
 # %% ../../nbs/package/distributed/uneven_batches.ipynb #3d19038e
-def _weigh(trainer, batches: list[dict], own: list[int], uneven: bool) -> None:
+def _weigh(trainer, batches: list[dict], shares: list[_Share]) -> None:
     "Sets the weight of each micro-batch of a step, so that the average of averages is the average over rows."
-    total = trainer.accelerator.reduce(torch.tensor(float(sum(own)), device=trainer.args.device)).item()
-    for batch, rows in zip(batches, own):
-        weight = rows * len(batches) * trainer.args.world_size / total
-        if weight != 1 or uneven:
-            batch["share"] = _Share(rows, weight, uneven)
+    own = float(sum(share.own for share in shares))
+    total = trainer.accelerator.reduce(torch.tensor(own, device=trainer.args.device)).item()
+    for batch, share in zip(batches, shares):
+        share.weight = share.own * len(batches) * trainer.args.world_size / total
+        if share.weight != 1 or share.uneven:
+            batch["share"] = share
 
 # %% ../../nbs/package/distributed/uneven_batches.ipynb #5849755a
 _SHARDED = {"FSDP": "is_fsdp_enabled", "DEEPSPEED": "is_deepspeed_enabled"}
@@ -112,7 +116,8 @@ _SHARDED = {"FSDP": "is_fsdp_enabled", "DEEPSPEED": "is_deepspeed_enabled"}
 
 def _check_started(trainer) -> None:
     "Raises `ValueError` if the processes are not connected, or if weights that should be sharded are not."
-    asked, args = int(os.environ.get("WORLD_SIZE", 1)), trainer.args
+    args = trainer.args
+    asked = int(os.environ.get("WORLD_SIZE", 1))
     if asked != args.world_size:
         raise ValueError(
             f"{asked} processes were started (WORLD_SIZE), but this one is in a group of {args.world_size}: each would "
@@ -120,9 +125,8 @@ def _check_started(trainer) -> None:
             "before the launcher's variables are set"
         )
     for name, enabled in _SHARDED.items():
-        wanted = (
-            getattr(args, name.lower(), None) or os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true"
-        )
+        by_launcher = os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true"
+        wanted = getattr(args, name.lower(), None) or by_launcher
         if wanted and not getattr(trainer, enabled):
             kind = trainer.accelerator.distributed_type.value
             raise ValueError(
@@ -159,15 +163,16 @@ def own_batches(
     In one process it is unchanged, except in the last step of an epoch whose loss is averaged over rows: there, each
     row gets the same weight too.
     """
-    seen = []
+    shares = []
 
     def own(batch):
-        seen.append(_own(trainer, batch))
-        return seen[-1][0]
+        batch, share = _own(trainer, batch)
+        shares.append(share)
+        return batch
 
     batches, items = collect(map(own, epoch_iterator), *args)
     if items is None:
-        _weigh(trainer, batches, [own for _, own, _ in seen], any(uneven for *_, uneven in seen))
+        _weigh(trainer, batches, shares)
     return batches, items
 
 
@@ -180,14 +185,14 @@ def own_loss(
     **kwargs,
 ):  # As `compute` returns it
     "The result of `compute_loss`, weighted by the process's own rows; in an evaluation, of these rows alone."
-    inputs, share = dict(inputs), inputs.get("share")
-    inputs.pop("share", None)
+    inputs = dict(inputs)
+    share = inputs.pop("share", None)
     if trainer.model.training:
         inputs.pop("rows", None)
     else:
-        inputs, own, uneven = _own(trainer, inputs)
-        if uneven and "labels" not in inputs:
-            share = _Share(own, 1, uneven)
+        inputs, evaluated = _own(trainer, inputs)
+        if evaluated.uneven and "labels" not in inputs:
+            share = evaluated
     with _gathers_own(trainer.accelerator, share):
         loss = compute(model, inputs, *args, **kwargs)
     if share is None or share.weight == 1:

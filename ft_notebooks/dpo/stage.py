@@ -13,9 +13,8 @@ from .loss import pair_logps
 from .over_optimization import plot_collapse
 from .trainer import dpo_trainer
 from ..evaluation.runner import interval
-from ..training.pair_stage import PairStage
 from ..training.progress_and_plots import save_figure
-from ..training.stage import before_and_after
+from ..training.stage import PairStage, before_and_after
 
 # %% ../../nbs/package/dpo/stage.ipynb #b6ebebc2
 def _words(share: dict) -> str:

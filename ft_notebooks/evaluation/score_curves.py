@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from .metrics import Scorer, find_scorers
 from .runner import interval
 from ..checkpointing.metrics_log import read_entries
-from ..training.progress_and_plots import draw_losses, draw_rewards, logged_points
+from ..training.progress_and_plots import draw_curve, logged_points
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -117,7 +117,7 @@ def plot_progress(
     axes = fig.subplots(rows, len(history), sharex="col", squeeze=False)
     for column, (stage, entries) in zip(axes.T, history.items()):
         rewarded = bool(logged_points(entries, "reward")[0])
-        (draw_rewards if rewarded else draw_losses)(column[0], entries, [])
+        draw_curve(column[0], entries, [])
         column[0].set_title(stage[:24], fontsize=9, parse_math=False)
         column[0].set_ylabel("reward" if rewarded else "loss")
         if looks.get(stage):

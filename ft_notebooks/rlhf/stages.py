@@ -25,10 +25,9 @@ from .reward_statistics import evaluate_reward, plot_pair_statistics
 from .reward_training import reward_trainer
 from .rewards import RewardLike
 from ..tokenization.chat_template import ChatTemplate
-from ..training.pair_stage import PairStage
 from ..training.progress_and_plots import save_figure
-from ..training.row_view import account_words
-from ..training.stage import Stage, as_chats, before_and_after
+from ..training.run_report import account_words
+from ..training.stage import PairStage, Stage, as_chats, before_and_after
 
 # %% ../../nbs/package/rlhf/stages.ipynb #f89a1c31
 def _share(found: dict) -> str:

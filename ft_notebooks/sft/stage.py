@@ -13,14 +13,17 @@ from ..data.chat_encoding import encode_chat, encode_chats
 from ..data.read import read_chats
 from ..evaluation.likelihood import perplexity
 from .trainer import sft_trainer
-from ..training.row_view import show_trained
+from ..training.run_report import show_trained
 from ..training.stage import Stage, before_and_after
 
 # %% ../../nbs/package/sft/stage.ipynb #7c810943
 class SFTStage(Stage):
     "Supervised fine-tuning on conversations."
 
-    name, rows, columns, config = "sft", "conversations", ("messages", "prompt", "completion"), SFTConfig
+    name = "sft"
+    rows = "conversations"
+    columns = ("messages", "prompt", "completion")
+    config = SFTConfig
     fixed = {
         **Stage.fixed,
         "assistant_only_loss": "leave it out: exactly the answers are trained",

@@ -12,6 +12,6 @@ _names = {
     "preflight": ["add_guards", "check_start"],
     "progress_and_plots": ["plot_history", "watch", "check_trackers"],
     "run": ["fit"],
-    "sample_outputs": ["SamplesCallback", "show_samples"],
+    "run_report": ["SamplesCallback"],
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_names)

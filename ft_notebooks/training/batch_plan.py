@@ -36,7 +36,7 @@ def effective_batch(
     """
     processes = int(os.environ.get("WORLD_SIZE", 1)) if processes is None else processes
     micro = (4 if hardware().device == "cpu" else 8) if micro is None else micro
-    for name, value in (("size", size), ("micro", micro), ("processes", processes)):
+    for name, value in {"size": size, "micro": micro, "processes": processes}.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"effective_batch: {name} must be a whole number of at least 1, got {value!r}")
     share, rest = divmod(size, processes)
@@ -134,17 +134,22 @@ def _words(fields, hw, processes) -> str:
     device = "CPU" if hw.device == "cpu" else "GPU"
     where = f"1 {device}" if processes == 1 else f"each of {processes} {device}s"
     precision = "bfloat16" if fields["bf16"] else "float16" if fields["fp16"] else "float32"
-    checkpointed = next(fields[name] for name in CHECKPOINTING_FIELDS if fields.get(name) is not None)
-    checkpointing = "activation checkpointing" if checkpointed else "no activation checkpointing"
+    checkpointing = "" if _asked_checkpointing(fields) else "no "
     if fields.get("packing"):
         order = "packed"
     elif fields.get("padding_free"):
         order = "no padding"
+    elif fields["train_sampling_strategy"] == "group_by_length":
+        order = "grouped by length"
     else:
-        grouped = fields["train_sampling_strategy"] == "group_by_length"
-        order = "grouped by length" if grouped else "in random order"
+        order = "in random order"
     batch = f"{fields['per_device_train_batch_size']} x {fields['gradient_accumulation_steps']}"
-    return f"{batch} on {where}, {precision}, {checkpointing}, {order}"
+    return f"{batch} on {where}, {precision}, {checkpointing}activation checkpointing, {order}"
+
+
+def _asked_checkpointing(fields: Mapping) -> bool | None:
+    "The value of the field for activation checkpointing, by either of its names; None if it is not set."
+    return next((fields[name] for name in CHECKPOINTING_FIELDS if fields.get(name) is not None), None)
 
 # %% ../../nbs/package/training/batch_plan.ipynb #25284240
 def _sizes(step, processes, given, most) -> list[int]:
@@ -159,10 +164,12 @@ def _sizes(step, processes, given, most) -> list[int]:
 def _steps(units, fields, given, config) -> int:
     "The optimizer steps of the run, as `transformers.Trainer` counts them."
     named = {f.name: f.default for f in dataclasses.fields(config)} | fields | dict(given)
+    if named["max_steps"] > 0:
+        return named["max_steps"]
     batches = units / named["per_device_train_batch_size"] / int(os.environ.get("WORLD_SIZE", 1))
     batches = math.floor(batches) if named["dataloader_drop_last"] else math.ceil(batches)
     epoch = max(1, math.ceil(batches / named["gradient_accumulation_steps"]))
-    return named["max_steps"] if named["max_steps"] > 0 else math.ceil(named["num_train_epochs"] * epoch)
+    return math.ceil(named["num_train_epochs"] * epoch)
 
 # %% ../../nbs/package/training/batch_plan.ipynb #2dd205c2
 def _fitting(peak, units, flat, sizes, ways, hw: Hardware) -> tuple[int, bool, str]:
@@ -186,16 +193,16 @@ def _fitting(peak, units, flat, sizes, ways, hw: Hardware) -> tuple[int, bool, s
 
 def _choice(peak, units, flat, sizes, given, hw: Hardware) -> tuple[int, bool, str]:
     "As `_fitting`; without an estimate at most 4 rows on a CPU, and at most 8 with checkpointing on a GPU."
-    asked = next((given[name] for name in CHECKPOINTING_FIELDS if given.get(name) is not None), None)
+    asked = _asked_checkpointing(given)
     ways = (False, True) if asked is None else (asked,)
     try:
         if isinstance(peak, str):
             raise NotEstimated(f"the model is {peak}")
         return _fitting(peak, units, flat, sizes, ways, hw)
     except NotEstimated as why:
-        most, checkpointing = (4, ways[0]) if hw.device == "cpu" else (8, ways[-1])
-        rows = next((n for n in sizes if n <= most), sizes[-1])
-        return rows, checkpointing, f"memory not estimated, as {why}"
+        on_cpu = hw.device == "cpu"
+        rows = next((n for n in sizes if n <= (4 if on_cpu else 8)), sizes[-1])
+        return rows, ways[0] if on_cpu else ways[-1], f"memory not estimated, as {why}"
 
 # %% ../../nbs/package/training/batch_plan.ipynb #2618cf79
 def _at_most_all(size: int, rows: int, processes: int, given: Mapping) -> int:
@@ -225,17 +232,19 @@ def plan(
     Where the batch is larger than the data, a step takes all rows. Raises `ValueError` if given fields do not multiply
     to the batch, if the model would be wrapped twice, or if not even one row fits into memory.
     """
-    hw, processes = hardware(), int(os.environ.get("WORLD_SIZE", 1))
-    wanted, effective_batch = effective_batch, _at_most_all(effective_batch, len(lengths), processes, given)
-    units, step, fields, what = _units(lengths, effective_batch, given, processes)
+    hw = hardware()
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    size = _at_most_all(effective_batch, len(lengths), processes, given)
+    units, step, fields, what = _units(lengths, size, given, processes)
     fields |= _precision(hw, given)
     memory = step_memory(model, fields | dict(given), adapter)
     flat = bool(given.get("padding_free", unpadded)) and not given.get("packing")
     sizes = _sizes(step, processes, given, 4 if hw.device == "cpu" and not flat else step)
-    rows, checkpointing, said = _choice(memory, units, flat, sizes, given, hw)
+    rows, checkpointing, peak = _choice(memory, units, flat, sizes, given, hw)
     fields |= _batch_fields(step, rows, processes, given) | _order(flat, rows, step, given)
     fields[next(name for name in CHECKPOINTING_FIELDS if hasattr(config, name))] = checkpointing
     words = _words(fields | dict(given), hw, processes)
-    taken = f"; effective_batch={wanted} is more than the rows, so a step takes {effective_batch}"
-    all_said = f"{what} = {words}; {said}; {_steps(len(units), fields, given, config)} steps"
-    return Plan(fields, all_said + (taken if wanted > effective_batch else ""))
+    said = f"{what} = {words}; {peak}; {_steps(len(units), fields, given, config)} steps"
+    if size < effective_batch:
+        said += f"; effective_batch={effective_batch} is more than the rows, so a step takes {size}"
+    return Plan(fields, said)

@@ -27,13 +27,13 @@ def _is_one_row(q_length: int, given: dict) -> bool:
 
 def _document_bounds(mask_function, q_length: int, device) -> Tensor | None:
     "Where each document begins, and T; None unless the mask is causal inside each document."
-    at = torch.arange(q_length, device=device)
+    at = torch.arange(q_length, device=device)  # [T]
 
     def sees(query, key):
         return mask_function(torch.zeros_like(query), torch.zeros_like(query), query, key)
 
-    begins = F.pad(~sees(at[1:], at[:-1]), (1, 0), value=True)
-    first = torch.where(begins, at, 0).cummax(0).values  # of the document that a token is in
+    begins = F.pad(~sees(at[1:], at[:-1]), (1, 0), value=True)  # [T]
+    first = torch.where(begins, at, 0).cummax(0).values  # [T]: of the document that a token is in
     if not sees(at, first).all() or sees(at[:-1], at[1:]).any():
         return None
     return F.pad(begins.nonzero().flatten(), (0, 1), value=q_length).to(torch.int32)
@@ -49,8 +49,9 @@ def document_mask(
     Documents of 3, 4 and 1 tokens give [0, 3, 7, 8]. For `transformers.AttentionMaskInterface`. A row counts as
     unpadded only if the mask is causal inside each document.
     """
-    one_row = q_length > 1 and _is_one_row(q_length, kwargs)
-    bounds = _document_bounds(mask_function, q_length, kwargs.get("device")) if one_row else None
+    bounds = None
+    if q_length > 1 and _is_one_row(q_length, kwargs):
+        bounds = _document_bounds(mask_function, q_length, kwargs.get("device"))
     return _sdpa_mask(mask_function=mask_function, q_length=q_length, **kwargs) if bounds is None else bounds
 
 # %% ../../nbs/package/training/cpu_kernels.ipynb #0759863f
@@ -73,15 +74,19 @@ class _BlockAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, query, key, value, blocks, scaling):
-        (K, N, d), G = key.shape, len(query) // len(key)
+        K, N, d = key.shape
+        G = len(query) // K  # heads of queries to a head of keys
         widest = max((at.stop - at.start for at, *_ in blocks), default=0)
         later = torch.full((widest, widest), float("-inf"), dtype=query.dtype, device=query.device).triu_(1)
-        grouped, out, tables = query.reshape(K, G, N, d), query.new_empty(N, K, G, value.shape[-1]), []
+        grouped = query.reshape(K, G, N, d)
+        out = query.new_empty(N, K, G, value.shape[-1])
+        tables = []
         for at, *runs in blocks:
-            n, k = at.stop - at.start, _keys(key, runs).transpose(1, 2)
+            n = at.stop - at.start
             q = grouped[:, :, at].reshape(K, G * n, d)
+            k = _keys(key, runs).transpose(1, 2)  # [K, d, m]
             if k.shape[-1] == n:
-                scores = torch.baddbmm(later[:n, :n].repeat(G, 1), q, k, alpha=scaling)
+                scores = torch.baddbmm(later[:n, :n].repeat(G, 1), q, k, alpha=scaling)  # [K, G n, m]
             else:
                 scores = torch.baddbmm(q.new_empty(1), q, k, beta=0, alpha=scaling)
                 scores.view(K, G, n, -1)[..., -n:] += later[:n, :n]
@@ -89,21 +94,28 @@ class _BlockAttention(torch.autograd.Function):
             out[at] = torch.bmm(tables[-1], _keys(value, runs)).view(K, G, n, -1).permute(2, 0, 1, 3)
         out = out.view(N, K * G, -1)
         ctx.save_for_backward(query, key, value, out, *tables)
-        ctx.blocks, ctx.scaling = blocks, scaling
+        ctx.blocks = blocks
+        ctx.scaling = scaling
         return out
 
     @staticmethod
     def backward(ctx, grad):
         query, key, value, out, *tables = ctx.saved_tensors
-        (K, N, d), G = key.shape, len(query) // len(key)
-        grouped, grads = query.reshape(K, G, N, d), grad.reshape(N, K, G, -1)
+        K, N, d = key.shape
+        G = len(query) // K
+        grouped = query.reshape(K, G, N, d)
+        grads = grad.reshape(N, K, G, -1)  # [N, K, G, e]
         means = (grad * out).sum(-1).view(N, K, G)  # of the tables' gradients, by the tables' weights
-        dq, dk, dv = query.new_empty(N, K, G, d), key.new_zeros(N, K, d), value.new_zeros(N, K, value.shape[-1])
+        dq = query.new_empty(N, K, G, d)
+        dk = key.new_zeros(N, K, d)
+        dv = value.new_zeros(N, K, value.shape[-1])
         for (at, *runs), table in zip(ctx.blocks, tables):
             n = at.stop - at.start
-            q, g = grouped[:, :, at].reshape(K, G * n, d), grads[at].permute(1, 2, 0, 3).reshape(K, G * n, -1)
-            mean, v = means[at].permute(1, 2, 0).reshape(K, G * n, 1), _keys(value, runs)
-            ds = torch.baddbmm(mean, g, v.transpose(1, 2), beta=-ctx.scaling, alpha=ctx.scaling).mul_(table)
+            q = grouped[:, :, at].reshape(K, G * n, d)
+            g = grads[at].permute(1, 2, 0, 3).reshape(K, G * n, -1)
+            mean = means[at].permute(1, 2, 0).reshape(K, G * n, 1)
+            v = _keys(value, runs).transpose(1, 2)  # [K, e, m]
+            ds = torch.baddbmm(mean, g, v, beta=-ctx.scaling, alpha=ctx.scaling).mul_(table)  # [K, G n, m]
             dq[at] = torch.bmm(ds, _keys(key, runs)).view(K, G, n, d).permute(2, 0, 1, 3)
             _add_to(dk, runs, torch.bmm(ds.transpose(1, 2), q))
             _add_to(dv, runs, torch.bmm(table.transpose(1, 2), g))
@@ -172,21 +184,27 @@ class _LoRALinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, A, B, scaling, dtype):
-        ctx.scaling, ctx.dtypes = scaling, (x.dtype, A.dtype, B.dtype)
-        flat, A, B = x.reshape(-1, x.shape[-1]).to(dtype), A.to(dtype), (B * scaling).to(dtype)
-        y = F.linear(flat, weight.to(dtype), None if bias is None else bias.to(dtype))
-        low = flat @ A.t()
+        ctx.scaling = scaling
+        ctx.dtypes = (x.dtype, A.dtype, B.dtype)
+        flat = x.reshape(-1, x.shape[-1]).to(dtype)  # [N, in]
+        A = A.to(dtype)  # [r, in]
+        B = (B * scaling).to(dtype)  # [out, r]
+        y = F.linear(flat, weight.to(dtype), None if bias is None else bias.to(dtype))  # [N, out]
+        low = flat @ A.t()  # [N, r]
         ctx.save_for_backward(flat, low, weight, A, B)
         return y.addmm_(low, B.t()).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx, grad):
         flat, low, weight, A, B = ctx.saved_tensors
-        shape, grad = grad.shape[:-1], grad.reshape(-1, grad.shape[-1])
-        g, dx = grad @ B, None
+        of_x, of_A, of_B = ctx.dtypes
+        rows = grad.reshape(-1, grad.shape[-1])  # [N, out]
+        g = rows @ B  # [N, r]
+        dx = None
         if ctx.needs_input_grad[0]:
-            dx = (grad @ weight.to(grad.dtype)).addmm_(g, A).view(*shape, -1).to(ctx.dtypes[0])
-        dA, dB = (g.t() @ flat).to(ctx.dtypes[1]), (grad.t() @ low).to(ctx.dtypes[2]) * ctx.scaling
+            dx = (rows @ weight.to(grad.dtype)).addmm_(g, A).view(*grad.shape[:-1], -1).to(of_x)
+        dA = (g.t() @ flat).to(of_A)
+        dB = (rows.t() @ low).to(of_B) * ctx.scaling
         return dx, None, None, dA, dB, None, None
 
 # %% ../../nbs/package/training/cpu_kernels.ipynb #46a29cdb
@@ -209,15 +227,16 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx, x, weight, eps):
         wide = x.float()
         with torch.autocast(x.device.type, enabled=False):  # it would sum in 16 bits
-            scale = torch.linalg.vecdot(wide, wide).div_(x.shape[-1]).add_(eps).rsqrt_().unsqueeze(-1)
+            scale = torch.linalg.vecdot(wide, wide).div_(x.shape[-1]).add_(eps).rsqrt_().unsqueeze(-1)  # [..., 1]
         ctx.save_for_backward(x, weight, scale)
         return weight * (wide * scale).to(x.dtype)
 
     @staticmethod
     def backward(ctx, grad):
         x, weight, scale = ctx.saved_tensors
-        grad, unit = grad.float().mul(weight), x.float().mul(scale)
-        mean = torch.linalg.vecdot(grad, unit).div_(-x.shape[-1]).unsqueeze(-1)
+        grad = grad.float().mul(weight)
+        unit = x.float().mul(scale)
+        mean = torch.linalg.vecdot(grad, unit).div_(-x.shape[-1]).unsqueeze(-1)  # [..., 1]
         return torch.addcmul(grad, unit, mean).mul_(scale).to(x.dtype), None, None
 
 # %% ../../nbs/package/training/cpu_kernels.ipynb #6a8410d5
@@ -230,55 +249,73 @@ def rms_norm(
     return _RMSNorm.apply(x, weight, eps)
 
 # %% ../../nbs/package/training/cpu_kernels.ipynb #f7364678
-def _row_log_probs(logits: Tensor, targets: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    "Log-probability, entropy and top-1 hit of each target; overwrites `logits` with the gradient times `scale`."
-    target, z = targets[:, None], logits.float()
-    p, largest = z.softmax(-1), z.argmax(-1, keepdim=True)
-    total = z.gather(1, largest) - p.gather(1, largest).log()  # log of the sum of exponentials
-    with torch.autocast(z.device.type, enabled=False):  # it would sum in 16 bits
-        log_probs, entropy = z.gather(1, target) - total, total[:, 0] - torch.linalg.vecdot(p, z)
-    if scale is not None:
-        logits.copy_(p.neg_().scatter_add_(1, target, torch.ones_like(total)).mul_(scale))
-    return log_probs[:, 0], entropy, (largest == target)[:, 0]
+class _Scores:
+    "Log-probability, entropy and top-1 hit of N targets, filled a few rows at a time."
+
+    def __init__(self, targets: Tensor):
+        self.targets = targets  # [N]
+        self.log_probs = torch.empty(len(targets), device=targets.device)
+        self.entropy = torch.empty_like(self.log_probs)
+        self.top = torch.empty_like(targets, dtype=torch.bool)
+
+    def fill(self, start: int, logits: Tensor, slopes: Tensor | None) -> None:
+        "From row `start` on; overwrites `logits` [n, V] with the gradient times `slopes` [n, 1]."
+        for i in range(0, len(logits), 8):  # few rows at a time stay in the CPU's cache
+            rows = logits[i : i + 8]
+            at = slice(start + i, start + i + len(rows))
+            target = self.targets[at, None]  # [8, 1]
+            z = rows.float()
+            p = z.softmax(-1)
+            largest = z.argmax(-1, keepdim=True)
+            total = z.gather(1, largest) - p.gather(1, largest).log()  # log of the sum of exponentials
+            with torch.autocast(z.device.type, enabled=False):  # it would sum in 16 bits
+                self.log_probs[at] = (z.gather(1, target) - total)[:, 0]
+                self.entropy[at] = total[:, 0] - torch.linalg.vecdot(p, z)
+            self.top[at] = (largest == target)[:, 0]
+            if slopes is not None:
+                rows.copy_(p.neg_().scatter_add_(1, target, torch.ones_like(total)).mul_(slopes[i : i + len(rows)]))
 
 # %% ../../nbs/package/training/cpu_kernels.ipynb #da1d8cca
+_ROWS = 512  # of logits at a time
+
+
 class _LabelLogProbs(torch.autograd.Function):
     "Log-probability, entropy and top-1 hit of each target; the gradient is ready if the head is frozen."
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, dtype):
-        ctx.dtypes, n, trained = (hidden.dtype, weight.dtype), len(hidden), ctx.needs_input_grad[1]
-        hidden, weight = hidden.to(dtype), weight.to(dtype)
-        log_probs, entropy = torch.empty(2, n, device=hidden.device)
-        top = torch.empty(n, dtype=torch.bool, device=hidden.device)
-        slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] and not trained else None
-        one = None if slopes is None else torch.ones(1, device=hidden.device)
-        for start in range(0, n, 512):
-            logits = hidden[start : start + 512] @ weight.t()
-            for i in range(0, len(logits), 8):  # few rows at a time stay in the CPU's cache
-                at = slice(start + i, start + min(i + 8, len(logits)))
-                log_probs[at], entropy[at], top[at] = _row_log_probs(logits[i : i + 8], targets[at], one)
-            if slopes is not None:
-                slopes[start : start + 512] = logits @ weight
-        ctx.save_for_backward(*((hidden, weight, targets) if trained else (slopes,)))
-        ctx.mark_non_differentiable(entropy, top)
-        return log_probs, entropy, top
+        ctx.dtypes = (hidden.dtype, weight.dtype)
+        trained = ctx.needs_input_grad[1]
+        hidden = hidden.to(dtype)  # [N, C]
+        weight = weight.to(dtype)  # [V, C]
+        scores = _Scores(targets)
+        grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] and not trained else None
+        ones = None if grad is None else torch.ones(_ROWS, 1, device=hidden.device)
+        for start in range(0, len(hidden), _ROWS):
+            logits = hidden[start : start + _ROWS] @ weight.t()  # [n, V]
+            scores.fill(start, logits, ones)
+            if grad is not None:
+                grad[start : start + _ROWS] = logits @ weight
+        ctx.save_for_backward(*((hidden, weight, targets) if trained else (grad,)))
+        ctx.mark_non_differentiable(scores.entropy, scores.top)
+        return scores.log_probs, scores.entropy, scores.top
 
     @staticmethod
     def backward(ctx, grad, *_):
+        of_hidden, of_weight = ctx.dtypes
         if not ctx.needs_input_grad[1]:
-            return (ctx.saved_tensors[0] * grad[:, None]).to(ctx.dtypes[0]), None, None, None
+            return (ctx.saved_tensors[0] * grad[:, None]).to(of_hidden), None, None, None
         hidden, weight, targets = ctx.saved_tensors
-        slopes, total = torch.empty_like(hidden), torch.zeros(weight.shape, device=weight.device)
-        for start in range(0, len(hidden), 512):
-            rows = hidden[start : start + 512]
+        scores = _Scores(targets)
+        dh = torch.empty_like(hidden)
+        dw = torch.zeros(weight.shape, device=weight.device)  # sums over tokens are kept in 32 bits
+        for start in range(0, len(hidden), _ROWS):
+            rows = hidden[start : start + _ROWS]
             logits = rows @ weight.t()
-            for i in range(0, len(logits), 8):
-                at = slice(start + i, start + min(i + 8, len(logits)))
-                _row_log_probs(logits[i : i + 8], targets[at], grad[at, None])
-            slopes[start : start + 512] = logits @ weight
-            total.addmm_(logits.t().float(), rows.float())  # sums over tokens are kept in 32 bits
-        return slopes.to(ctx.dtypes[0]), total.to(ctx.dtypes[1]), None, None
+            scores.fill(start, logits, grad[start : start + _ROWS, None])
+            dh[start : start + _ROWS] = logits @ weight
+            dw.addmm_(logits.t().float(), rows.float())
+        return dh.to(of_hidden), dw.to(of_weight), None, None
 
 # %% ../../nbs/package/training/cpu_kernels.ipynb #6cb08849
 def label_log_probs(

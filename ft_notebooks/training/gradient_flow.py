@@ -46,7 +46,7 @@ def _error_message(when: str, total: int, faults: dict[str, list[str]]) -> str:
     parts = []
     for what, names in faults.items():
         if names:
-            few = ", ".join(names if len(names) <= 3 else [*names[:3], "..."])
+            few = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             parts.append(f"{len(names)} of {total} trainable tensors {what} ({few}); {_WRONG[what]}")
     return f"{when}, " + "; and ".join(parts)
 
@@ -68,21 +68,20 @@ def set_by_any(
     return flags.bool()
 
 # %% ../../nbs/package/training/gradient_flow.ipynb #9aa34d29
-def _faults(tensors, start, had_gradient, device) -> dict[str, list[str]]:
+def _faults(tensors: dict[str, Tensor], start: dict, had_gradient: set[str], device) -> dict[str, list[str]]:
     "The names of `tensors` with each fault of `_WRONG`, combined over all processes; no tensor has both faults."
-    has_gradient = [name in had_gradient for name in tensors]
-    has_changed = [not torch.equal(fingerprint(p), start[name]) for name, p in tensors.items()]
-    is_here = [local_part(p).numel() > 0 for p in tensors.values()]
-    seen = set_by_any(torch.tensor([has_gradient, has_changed, is_here], device=device)).tolist()
-    with_gradient, changed, present = (set(itertools.compress(tensors, flags)) for flags in seen)
+    names = list(tensors)
+    has_gradient = [name in had_gradient for name in names]
+    has_changed = [not torch.equal(fingerprint(tensors[name]), start[name]) for name in names]
+    is_here = [local_part(tensors[name]).numel() > 0 for name in names]
+    flags = set_by_any(torch.tensor([has_gradient, has_changed, is_here], device=device))  # [3, tensors]
+    with_gradient, changed, present = (set(itertools.compress(names, row)) for row in flags.tolist())
     with_gradient = with_gradient or changed  # DeepSpeed keeps all gradients to itself
-    no_gradient, unchanged = present - with_gradient, (present & with_gradient) - changed
     good = with_gradient & changed
+    judged = [name for name in names if name in present - good and not _may_lack_gradient(name, good)]
     return {
-        "have had no gradient": [n for n in tensors if n in no_gradient and not _may_lack_gradient(n, good)],
-        "have a gradient and have not changed": [
-            n for n in tensors if n in unchanged and not _may_lack_gradient(n, good)
-        ],
+        "have had no gradient": [name for name in judged if name not in with_gradient],
+        "have a gradient and have not changed": [name for name in judged if name in with_gradient],
     }
 
 # %% ../../nbs/package/training/gradient_flow.ipynb #08da91bf
@@ -101,19 +100,19 @@ def check_trained(
 
     Raises `ValueError` if nothing is trainable, if a trainable tensor is float16, or if one of the base is bfloat16.
     """
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    trained = {name: p.dtype for name, p in model.named_parameters() if p.requires_grad}
     if not trained:
         raise ValueError(
             "no parameter of the model is trainable, so the run would finish and change nothing; load an adapter with "
             "load_adapter(folder, trainable=True), or add one with add_adapter(model)"
         )
-    halves = [name for name, p in trained.items() if p.dtype == torch.float16]
+    halves = [name for name, dtype in trained.items() if dtype == torch.float16]
     if halves:
         raise ValueError(
             f"{len(halves)} trainable tensors are float16 ({halves[0]}, ...), whose gradients cannot be scaled; load "
             "the model with bits=32, or train an adapter, which is float32"
         )
-    whole = [name for name, p in trained.items() if p.dtype == torch.bfloat16 and not _of_adapter(model, name)]
+    whole = [name for name, dtype in trained.items() if dtype == torch.bfloat16 and not _of_adapter(model, name)]
     if whole and not own_optimizer:
         raise ValueError(
             f"{len(whole)} weights of the model itself are trainable and bfloat16 ({whole[0]}, ...), which rounds "
@@ -133,9 +132,8 @@ def _trainable_tensors(model, optimizer) -> dict[str, Tensor]:
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     loose = [name for name, p in tensors.items() if id(p) not in held]
     if 0 < len(loose) < len(tensors):  # where all are, as under DeepSpeed, the optimizer holds copies
-        raise ValueError(
-            _error_message("before the first step", len(tensors), {"are not held by the optimizer": loose})
-        )
+        faults = {"are not held by the optimizer": loose}
+        raise ValueError(_error_message("before the first step", len(tensors), faults))
     return tensors
 
 # %% ../../nbs/package/training/gradient_flow.ipynb #4982e08f
@@ -150,7 +148,10 @@ class GradientFlowCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model, optimizer, **kwargs):
         self.start = {name: fingerprint(p) for name, p in _trainable_tensors(model, optimizer).items()}
-        self.total, self.with_gradient, self.steps, self.lr = len(self.start), set(), 0, 0.0
+        self.total = len(self.start)
+        self.with_gradient: set[str] = set()
+        self.steps = 0
+        self.lr = 0.0
 
     def on_optimizer_step(self, args, state, control, model, optimizer, **kwargs):
         lr = max(float(group["lr"]) for group in optimizer.param_groups)
@@ -159,11 +160,13 @@ class GradientFlowCallback(TrainerCallback):
         tensors = {name: p for name, p in model.named_parameters() if name in self.start and p.requires_grad}
         self.with_gradient |= {name for name, p in tensors.items() if p.grad is not None and local_part(p.grad).any()}
         rises = lr > self.lr
-        self.steps, self.lr = self.steps + 1, lr
-        if self.steps >= 2:
-            faults = _faults(tensors, self.start, self.with_gradient, args.device)
-            no_gradient, unchanged = faults.values()
-            if no_gradient or (unchanged and not rises):
-                when = f"after {self.steps} optimizer steps whose learning rate was not 0"
-                raise ValueError(_error_message(when, self.total, faults))
-            self.start = {name: self.start[name] for name in unchanged}
+        self.lr = lr
+        self.steps += 1
+        if self.steps < 2:
+            return
+        faults = _faults(tensors, self.start, self.with_gradient, args.device)
+        no_gradient, unchanged = faults.values()
+        if no_gradient or (unchanged and not rises):
+            when = f"after {self.steps} optimizer steps whose learning rate was not 0"
+            raise ValueError(_error_message(when, self.total, faults))
+        self.start = {name: self.start[name] for name in unchanged}

@@ -29,21 +29,23 @@ from .cpu_kernels import document_attention, document_mask, label_log_probs, lor
 def _is_plain(layer: LoraLinear) -> bool:
     "Whether `lora_linear` computes what this layer computes: one adapter on a frozen linear layer, and no hook."
     base = layer.base_layer
-    active = [name for name in layer.active_adapters if name in layer.lora_A]
     if type(layer) is not LoraLinear or type(base) is not nn.Linear or type(base.weight.data) is not Tensor:
         return False
+    active = [name for name in layer.active_adapters if name in layer.lora_A]
     if layer.disable_adapters or layer.merged or len(active) != 1 or active[0] in layer.lora_variant:
         return False
     A, B, dropout = (parts[active[0]] for parts in (layer.lora_A, layer.lora_B, layer.lora_dropout))
     if B.bias is not None or not isinstance(dropout, nn.Identity) or any(p.requires_grad for p in base.parameters()):
         return False
-    hooked = any("forward" in vars(part) or is_hooked(part) for part in (base, A, B, dropout))
-    return not hooked and "forward" not in vars(layer)
+    changed = any("forward" in vars(part) for part in (layer, base, A, B, dropout))
+    return not changed and not any(map(is_hooked, (base, A, B, dropout)))
 
 # %% ../../nbs/package/training/kernel_patching.ipynb #a1113581
 def _fused_forward(layer, x, *args, **kwargs):
     (name,) = layer.active_adapters
-    base, A, B = layer.base_layer, layer.lora_A[name].weight, layer.lora_B[name].weight
+    base = layer.base_layer
+    A = layer.lora_A[name].weight  # [r, in]
+    B = layer.lora_B[name].weight  # [out, r]
     same = torch.is_autocast_enabled(x.device.type) or x.dtype == base.weight.dtype == A.dtype == B.dtype
     if args or kwargs or not same or layer.disable_adapters or layer.merged:  # as under model.disable_adapter()
         return LoraLinear.forward(layer, x, *args, **kwargs)
@@ -59,7 +61,7 @@ def _is_rms_norm(norm: nn.Module) -> bool:
     weight = getattr(norm, "weight", None)
     if not hasattr(norm, "variance_epsilon") or weight is None or weight.ndim != 1 or weight.requires_grad:
         return False
-    if type(weight.data) is not torch.Tensor:  # a part of a sharded weight
+    if type(weight.data) is not Tensor:  # a part of a sharded weight
         return False
     x = torch.linspace(-1, 2, 2 * len(weight), dtype=weight.dtype, device=weight.device).view(2, -1)
     with torch.no_grad():
@@ -86,12 +88,16 @@ def _is_product(base: PreTrainedModel, head: nn.Linear) -> bool:
             logits = base(input_ids=ids, use_cache=False).logits.float()
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
             return False
-    product = F.linear(seen[0], head.weight).float() if len(seen) == 1 else logits[..., :0]
+    if len(seen) != 1:
+        return False
+    product = F.linear(seen[0], head.weight).float()
     return logits.shape == product.shape and bool(((logits - product).abs() <= 1e-3 * _LARGE).all())
 
 # %% ../../nbs/package/training/kernel_patching.ipynb #e8a1fd4d
 def _why_own_head(base: PreTrainedModel) -> str | None:
     "Why the model's log-probabilities are left to TRL's head; None where `label_log_probs` computes them."
+    if base.device.type != "cpu":
+        return f"the model is on {base.device}"
     head = base.get_output_embeddings()
     plain = type(head) is nn.Linear and type(head.weight.data) is Tensor and head.bias is None
     if not plain or head.weight.shape != (head.out_features, head.in_features):
@@ -124,8 +130,7 @@ def optimizations(
 ) -> dict[str, str | None]:  # "attention", "lora", "norm", "head": None where it is used, else why not
     "Which optimizations `speed_up` and `LabelHead` use for this model, and why not the others; none on a GPU."
     base = base_model(model)
-    head = _why_own_head(base) if base.device.type == "cpu" else f"the model is on {base.device}"
-    return {**_without_head(base), "head": head}
+    return {**_without_head(base), "head": _why_own_head(base)}
 
 # %% ../../nbs/package/training/kernel_patching.ipynb #47485440
 @contextmanager
@@ -219,30 +224,33 @@ class LabelHead:
         off: bool = False,  # True: TRL's own head in any case
         temperature: float = 1.0,  # The logits are divided by it, as `trl.GRPOTrainer` has TRL's head do
     ):
-        self.model, self.mean_logits, self.temperature = model, mean_logits, temperature
+        self.model = model
+        self.mean_logits = mean_logits
+        self.temperature = temperature
         inner = extract_model_from_parallel(model)
         self.base = base_model(inner)
         virtual = isinstance(inner, PeftModel) and any(c.is_prompt_learning for c in inner.peft_config.values())
         compiled = is_compiled_module(model) or has_compiled_regions(model)
         self._off = off or virtual or compiled or not isinstance(self.base, PreTrainedModel)
-        self._own()  # tries the model now, and not in a step
+        self._is_own()  # tries the model now, and not in a step
 
-    def _own(self) -> bool:
+    def _is_own(self) -> bool:
         "Whether the head is left to the model."
-        return self._off or self.base.device.type != "cpu" or _why_own_head(self.base) is not None
+        return self._off or _why_own_head(self.base) is not None
 
     def __call__(self, *args, **given):
         asked = {name for name, value in given.items() if value is not None}
         labelled = given.get("fused_lm_head") is True and asked & {"labels", "shift_labels"}
-        if args or not labelled or not asked <= _READ or self._own():
+        if args or not labelled or not asked <= _READ or self._is_own():
             return self.model(*args, **given)
         scored = self._scored(**given)
         return self.model(**given) if scored is None else scored
 
     def _scored(self, labels=None, shift_labels=None, **given) -> LabelScores | None:
         "None if the head gets other positions than the labels have."
-        targets = labels[:, 1:] if shift_labels is None else shift_labels
-        mask, head = targets != -100, self.base.get_output_embeddings()
+        targets = labels[:, 1:] if shift_labels is None else shift_labels  # [B, T - 1]
+        mask = targets != -100
+        head = self.base.get_output_embeddings()
         kept: list[Tensor] = []  # the hidden states, from one hook to the other
         found: dict[str, Tensor] = {}
 
@@ -251,7 +259,7 @@ class LabelHead:
             return (args[0][:, :0],)  # and no logits are computed
 
         def score(head, args, logits):
-            hidden = kept.pop()
+            hidden = kept.pop()  # [B, T - 1, C]
             if hidden.shape[:-1] != mask.shape:
                 return logits
             found.update(self._per_token(hidden[mask] / self.temperature, head.weight, targets[mask]))
@@ -259,10 +267,9 @@ class LabelHead:
 
         body = {name: value for name, value in given.items() if name != "fused_lm_head"} | {"use_cache": False}
         with head.register_forward_pre_hook(keep_hidden), head.register_forward_hook(score):
-            out = self.model(**body)
+            log_probs = self.model(**body).logits[..., 0]
         if not found:
             return None
-        log_probs = out.logits[..., 0]
         fields = {name: _spread(values, mask) for name, values in found.items()}
         fields |= {"log_probs": log_probs, "label_mask": mask, "loss": -log_probs.sum() / mask.sum().clamp(min=1)}
         return LabelScores(fields, lambda: self.model(labels=labels, shift_labels=shift_labels, **given))

@@ -21,9 +21,10 @@ from ..tokenization.padding import IGNORE
 # %% ../../nbs/package/training/loss_spikes.ipynb #058dfe44
 def _rows(batch: dict) -> list[tuple[Tensor, Tensor]]:  # token ids and labels of each row
     "The rows of a micro-batch as they were before they were padded, or laid end to end."
-    ids, labels = batch["input_ids"], batch.get("labels")
-    if labels is None:  # of preferences
-        labels = ids.masked_fill(batch["completion_mask"] == 0, IGNORE) if "completion_mask" in batch else ids
+    ids = batch["input_ids"]  # [B, T]
+    labels = batch.get("labels", ids)
+    if "completion_mask" in batch:  # of preferences
+        labels = ids.masked_fill(batch["completion_mask"] == 0, IGNORE)
     if "attention_mask" in batch:
         masks = batch["attention_mask"].bool()
         return [(row[mask], label[mask]) for row, label, mask in zip(ids, labels, masks)]
@@ -56,15 +57,17 @@ def _probe(trainer, ids: Tensor, labels: Tensor, items: float) -> dict:
     try:
         with trainer.compute_loss_context_manager():
             output = trainer.model(input_ids=ids[None], attention_mask=torch.ones_like(ids)[None], use_cache=False)
-        if output.logits.ndim == 2:  # a reward model's score of the row, [1, 1]
-            loss = output.logits.float().sum()
+        logits = output.logits
+        if logits.ndim == 2:  # a reward model's score of the row, [1, 1]
+            count = 1
+            loss = logits.float().sum()
         else:
-            loss = cross_entropy(output.logits[0, :-1].float(), labels[1:], ignore_index=IGNORE, reduction="sum")
+            count = int((labels[1:] != IGNORE).sum())
+            loss = cross_entropy(logits[0, :-1].float(), labels[1:], ignore_index=IGNORE, reduction="sum")
         gradients = torch.autograd.grad(loss * scale / items, trained, allow_unused=True)
     except torch.OutOfMemoryError:
         return {"loss": None, "gradient": None}
     norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None]) / scale
-    count = 1 if output.logits.ndim == 2 else (labels[1:] != IGNORE).sum().item()
     return {"loss": loss.item() / count if count else None, "gradient": norm.item()}
 
 # %% ../../nbs/package/training/loss_spikes.ipynb #85167d7a
@@ -80,15 +83,25 @@ def blame(
     "index" is the row's place in the dataset, "loss" a mean over its labels, "gradient" a norm; "odd" marks rows whose
     own loss or gradient is not finite.
     """
-    bad, found = [not math.isfinite(loss.item()) for loss in losses], []
-    items = 1.0 if items is None else float(torch.as_tensor(items).reshape(-1)[0])
-    whole = not any(hasattr(p, "to_local") for p in trainer.model.parameters()) and not trainer.is_deepspeed_enabled
-    for number in (n for n in range(len(losses)) if bad[n] or not any(bad)):
+    bad = [number for number, loss in enumerate(losses) if not loss.isfinite().all()]
+    total = 1.0 if items is None else float(torch.as_tensor(items).reshape(-1)[0])
+    sharded = trainer.is_deepspeed_enabled or any(hasattr(p, "to_local") for p in trainer.model.parameters())
+    found = []
+    for number in bad or range(len(losses)):
         for row, (ids, labels) in enumerate(_rows(batches[number])):
-            ids, labels = ids.to(trainer.args.device), labels.to(trainer.args.device)
-            alone = _probe(trainer, ids, labels, items) if whole and compute else {"loss": None, "gradient": None}
-            place = {"micro_batch": number, "row": row, "index": _place(trainer.train_dataset, ids.tolist())}
-            count = {"tokens": len(ids), "trained": int((labels[1:] != IGNORE).sum())}
-            odd = any(value is not None and not math.isfinite(value) for value in alone.values())
-            found.append(place | count | alone | {"odd": odd, "parts": _parts(trainer.processing_class, ids, labels)})
+            ids = ids.to(trainer.args.device)
+            labels = labels.to(trainer.args.device)
+            alone = {"loss": None, "gradient": None}
+            if compute and not sharded:
+                alone = _probe(trainer, ids, labels, total)
+            found.append({
+                "micro_batch": number,
+                "row": row,
+                "index": _place(trainer.train_dataset, ids.tolist()),
+                "tokens": len(ids),
+                "trained": int((labels[1:] != IGNORE).sum()),
+                **alone,
+                "odd": any(value is not None and not math.isfinite(value) for value in alone.values()),
+                "parts": _parts(trainer.processing_class, ids, labels),
+            })  # fmt: skip
     return found

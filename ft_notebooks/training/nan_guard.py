@@ -9,9 +9,9 @@ __all__ = ['BadStep', 'NaNGuard', 'find_spikes']
 import functools
 import json
 import math
-import statistics
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
@@ -73,16 +73,17 @@ def _fault(facts: dict[str, bool], skipped: int) -> str | None:  # skipped: upda
 # %% ../../nbs/package/training/nan_guard.ipynb #dfb9a7c7
 def _save_last_good(trainer, random: tuple) -> str | None:  # random: the random state before this step
     "A checkpoint of the weights before this step; the last complete one if they are not finite."
-    args, state = trainer.args, trainer.state
-    last = gather_object([last_good_checkpoint(args.output_dir)])[0]  # only the first process has written it
+    step = trainer.state.global_step
+    run = Path(trainer.args.output_dir)
+    last = gather_object([last_good_checkpoint(run)])[0]  # only the first process has written it
     damaged = not all(local_part(p).isfinite().all() for p in trainer.model.parameters())
-    if state.global_step == 0 or any(gather_object([damaged])) or (last and last.endswith(f"-{state.global_step}")):
+    if step == 0 or any(gather_object([damaged])) or (last and last.endswith(f"-{step}")):
         return last
     now = get_random_state()
     set_random_state(random)
     saved = save_checkpoint(trainer)
     set_random_state(now)
-    return str(Path(args.output_dir, f"checkpoint-{state.global_step}")) if saved else last
+    return str(run / f"checkpoint-{step}") if saved else last
 
 # %% ../../nbs/package/training/nan_guard.ipynb #c0aacd8d
 def _line(row: dict) -> str:
@@ -96,16 +97,18 @@ def _line(row: dict) -> str:
 
 def _message(report: dict) -> str:
     "The error: the fault, where to resume, the cure and up to three rows."
-    rows, step = [row for row in report["rows"] if row["odd"]] or report["rows"], report["step"]
+    step = report["step"]
+    rows = [row for row in report["rows"] if row["odd"]] or report["rows"]
     before = f"the weights are those of step {step - 1}" if step > 1 else "no step was taken before"
     saved = f"the last checkpoint is {report['checkpoint']}" if report["checkpoint"] else "there is no checkpoint"
-    more = [f"  and {len(rows) - 3} more"] if len(rows) > 3 else []
     head = (
         f"step {step} is not taken, since {report['fault']}; {before}, {saved}. If resumed, the run would get the same "
         f"rows and stop again. What to do: {report['cure']}."
     )
-    head += f" The rows (in full in {report['file']}):" if rows else ""
-    return "\n".join([head, *map(_line, rows[:3]), *more])
+    if not rows:
+        return head
+    lines = [f"{head} The rows (in full in {report['file']}):", *map(_line, rows[:3])]
+    return "\n".join(lines + ([f"  and {len(rows) - 3} more"] if len(rows) > 3 else []))
 
 # %% ../../nbs/package/training/nan_guard.ipynb #5dde274a
 class BadStep(Everywhere):
@@ -127,20 +130,20 @@ def _json(report: dict) -> str:
 
 def _stop(guard, fault: str) -> None:
     "Writes the rows, saves the weights, and ends the run by the same error in every process."
-    trainer, (batches, losses, items) = guard.trainer, guard.recorded
+    trainer = guard.trainer
     trainer.model.zero_grad()
-    step, args = trainer.state.global_step, trainer.args
-    report = {
-        "step": step + 1, "fault": fault, "cure": _CURES[fault], "process": args.process_index,
-        "losses": [loss.mean().item() for loss in losses], "file": str(Path(args.output_dir, _REPORT)),
-        "rows": blame(trainer, batches, losses, items, compute=fault != _NO_LABEL),
-    }  # fmt: skip
-    reports = gather_object([report])
-    report = next((r for r in reports if any(row["odd"] for row in r["rows"])), reports[0])
+    args = trainer.args
+    file = Path(args.output_dir, _REPORT)
+    rows = blame(trainer, guard.batches, guard.losses, guard.items, compute=fault != _NO_LABEL)
+    losses = [loss.mean().item() for loss in guard.losses]
+    report = {"step": trainer.state.global_step + 1, "fault": fault, "cure": _CURES[fault], "file": str(file)}
+    reports = gather_object([{**report, "process": args.process_index, "losses": losses, "rows": rows}])
+    odd = [report for report in reports if any(row["odd"] for row in report["rows"])]
+    report = (odd or reports)[0]
     report["checkpoint"] = _save_last_good(trainer, guard.random)
     if args.should_save:
-        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-        write_atomically(Path(report["file"]), _json(report))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, _json(report))
     trainer.accelerator.wait_for_everyone()  # a launcher ends all processes when one exits, and the first still writes
     raise BadStep(report)
 
@@ -153,9 +156,8 @@ def _norm(trainer) -> Tensor | float | None:
     return torch.nn.utils.get_total_norm(local) if local else None
 
 
-def _check(trainer, recorded: tuple, norm, skipped: int) -> tuple[str | None, int]:
+def _check(trainer, losses: list[Tensor], items, norm, skipped: int) -> tuple[str | None, int]:
     "The fault of the next optimizer step, or None; and how many updates in a row a GradScaler has skipped."
-    _, losses, items = recorded
     facts = _step_flags(losses, norm, items, trainer.args.device)
     scaled = trainer.accelerator.scaler is not None or (trainer.is_deepspeed_enabled and trainer.args.fp16)
     skipped = skipped + 1 if scaled and not facts["finite gradient"] else 0
@@ -170,9 +172,9 @@ def _record_losses(guard) -> None:
     def compute_loss(model, inputs, *args, **kwargs):
         found = compute(model, inputs, *args, **kwargs)
         if guard.trainer.model.training:
-            batches, losses, _ = guard.recorded
-            loss = found[0] if isinstance(found, tuple) else found
-            guard.recorded = [*batches, inputs], [*losses, loss.detach()], kwargs.get("num_items_in_batch")
+            guard.batches.append(inputs)
+            guard.losses.append((found[0] if isinstance(found, tuple) else found).detach())
+            guard.items = kwargs.get("num_items_in_batch")
         return found
 
     guard.trainer.compute_loss = compute_loss
@@ -192,10 +194,18 @@ class NaNGuard(TrainerCallback):
         trainer: Trainer,  # The one that it is added to, not yet trained
         allow_zero_gradient: bool = False,  # Whether a gradient of exactly 0 is allowed, as with a hinge loss
     ):
-        self.trainer, self.allow_zero_gradient = trainer, allow_zero_gradient
-        self.recorded: tuple[list, list, object] = [], [], None  # micro-batches, losses and tokens of the step
-        self.skipped, self.random, self.has_drawn = 0, None, False  # random: the state before the step
+        self.trainer = trainer
+        self.allow_zero_gradient = allow_zero_gradient
+        self.skipped = 0  # updates in a row
+        self.random: tuple | None = None  # the random state before the step
+        self.has_drawn = False  # whether the epoch's order of rows is drawn
+        self._forget()
         _record_losses(self)
+
+    def _forget(self) -> None:
+        self.batches: list[dict] = []  # of the step
+        self.losses: list[Tensor] = []
+        self.items: Tensor | int | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.skipped = 0
@@ -203,15 +213,18 @@ class NaNGuard(TrainerCallback):
             Path(args.output_dir, _REPORT).unlink(missing_ok=True)
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self.random, self.has_drawn = get_random_state(), False  # the order of the rows is drawn next
+        self.random = get_random_state()
+        self.has_drawn = False  # the order of the rows is drawn next
 
     def on_step_begin(self, args, state, control, **kwargs):
         if self.has_drawn:  # before that the state is the one in which the epoch began
             self.random = get_random_state()
-        self.has_drawn, self.recorded = True, ([], [], None)
+        self.has_drawn = True
+        self._forget()
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        fault, self.skipped = _check(self.trainer, self.recorded, _norm(self.trainer), self.skipped)
+        norm = _norm(self.trainer)
+        fault, self.skipped = _check(self.trainer, self.losses, self.items, norm, self.skipped)
         if fault and not (fault == _NO_GRADIENT and self.allow_zero_gradient):
             _stop(self, fault)
 
@@ -224,12 +237,14 @@ def find_spikes(
 
     The deviation is estimated from the median absolute deviation. NaN counts as a spike.
     """
-    points = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
+    entries = [entry for entry in history if "loss" in entry]
+    losses = np.array([entry["loss"] for entry in entries], float)
     spikes = []
-    for i in range(window // 2, len(points)):
-        before = [loss for _, loss in points[max(0, i - window) : i] if math.isfinite(loss)] or [math.nan]
-        middle = statistics.median(before)
-        usual = 1.4826 * statistics.median(abs(loss - middle) for loss in before)  # 1.4826: of normal noise
-        if not points[i][1] <= max(1.5 * middle, middle + 6 * usual):  # or if it is NaN
-            spikes.append(points[i][0])
+    for i in range(window // 2, len(losses)):
+        before = losses[max(0, i - window) : i]
+        before = before[np.isfinite(before)] if np.isfinite(before).any() else np.array([math.nan])
+        middle = np.median(before)
+        usual = 1.4826 * np.median(abs(before - middle))  # 1.4826: of normal noise
+        if not losses[i] <= max(1.5 * middle, middle + 6 * usual):  # or if it is NaN
+            spikes.append(entries[i]["step"])
     return spikes

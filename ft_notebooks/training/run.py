@@ -12,8 +12,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -38,26 +37,19 @@ from .kernel_patching import optimizations, speed_up
 from .out_of_memory import explain_out_of_memory
 from .progress_and_plots import plot_history, save_figure, watch
 from .preflight import add_guards, check_prompts_untrained
-from .run_card import write_card
+from .run_report import write_card
 
 # %% ../../nbs/package/training/run.ipynb #dbd56a9e
 def _check_saves(args) -> None:
     "Raises `ValueError` if the run would have no checkpoint to resume from."
     if args.save_on_each_node:
         raise ValueError("save_on_each_node=True: fit keeps one run in a folder that all hosts share; leave it out")
-    setting = "save_strategy='no'" if args.save_strategy == "no" else "save_only_model=True"
     if args.save_strategy == "no" or args.save_only_model:
+        setting = "save_strategy='no'" if args.save_strategy == "no" else "save_only_model=True"
         raise ValueError(
             f"{setting} leaves no checkpoint for fit to resume from; leave it out, or call trainer.train(), which "
             "starts from scratch each time"
         )
-
-# %% ../../nbs/package/training/run.ipynb #d32f4919
-def _prepare(trainer: Trainer) -> None:
-    "Adds exact resume, and a manifest that raises `ValueError` if the folder holds another run."
-    if not any(isinstance(callback, ManifestCallback) for callback in trainer.callback_handler.callbacks):
-        trainer.add_callback(ManifestCallback(trainer))
-    exact_resume(trainer)
 
 # %% ../../nbs/package/training/run.ipynb #15957848
 def _stopped(run: str, number: int) -> Stopped:
@@ -81,49 +73,40 @@ def _train(trainer: Trainer, checkpoint: str | None) -> TrainOutput:
     return output
 
 # %% ../../nbs/package/training/run.ipynb #b55158f3
-def _drop_reference(trainer: Trainer) -> None:
-    "Removes DPO's reference adapter from the model."
-    if "ref" in getattr(trainer.model, "peft_config", {}):
-        trainer.model.delete_adapter("ref")
-
-
-def _save_model(trainer: Trainer, folder: Path) -> None:
-    "Save the adapter or model, and the tokenizer; called in all processes."
-    if not trainer.is_fsdp_enabled:
-        return trainer.save_model(folder)
-    save_whole(trainer.model, folder)  # trainer.save_model may write parts, or nothing
-    if trainer.is_world_process_zero() and trainer.processing_class is not None:
-        trainer.processing_class.save_pretrained(folder)
-
-
 def _moved(part: Path, run: Path) -> list[Path]:
     "Moves the files of one folder to another, and returns their new paths."
-    files = [file for file in part.rglob("*") if file.is_file()]
-    moved = [run / file.relative_to(part) for file in files]
-    for file, place in zip(files, moved):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(file, place)
+    moved = []
+    for file in [path for path in part.rglob("*") if path.is_file()]:
+        moved.append(run / file.relative_to(part))
+        moved[-1].parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, moved[-1])
     shutil.rmtree(part)
     return moved
 
 
 def _save_apart(trainer: Trainer, part: Path) -> None:
-    "Save the model into a separate folder, since others may write to the run's folder; push nothing yet."
-    pushed = trainer.args.push_to_hub
-    if trainer.is_world_process_zero():
+    "Saves model and tokenizer into a folder of their own, since others may write to the run's; pushes nothing yet."
+    first = trainer.is_world_process_zero()
+    if first:
         shutil.rmtree(part, ignore_errors=True)  # of a process that was killed here
         part.mkdir(parents=True)
     trainer.accelerator.wait_for_everyone()
-    trainer.args.push_to_hub = False
-    try:
-        _save_model(trainer, part)
-    finally:
-        trainer.args.push_to_hub = pushed
+    if trainer.is_fsdp_enabled:
+        save_whole(trainer.model, part)  # trainer.save_model may write parts, or nothing
+        if first and trainer.processing_class is not None:
+            trainer.processing_class.save_pretrained(part)
+    else:
+        pushes = trainer.args.push_to_hub
+        trainer.args.push_to_hub = False
+        try:
+            trainer.save_model(part)
+        finally:
+            trainer.args.push_to_hub = pushes
     trainer.accelerator.wait_for_everyone()
 
 
 def _save(trainer: Trainer) -> None:
-    "Save the model of this step, marked as complete, and a figure of the losses into the run's folder."
+    "Saves the model of this step, marked as complete, and a figure of the losses into the run's folder."
     run = Path(trainer.args.output_dir)
     first = trainer.is_world_process_zero()
     part = run / ".model"
@@ -139,23 +122,19 @@ def _save(trainer: Trainer) -> None:
             mark_checkpoint(run, trainer.state.global_step, saved)
     logged = {key for entry in trainer.state.log_history for key in entry}
     if first and "loss" in logged:
-        save_figure(
-            run / ("reward.png" if "reward" in logged else "loss.png"), partial(plot_history, trainer, shown=False)
-        )
+        name = "reward.png" if "reward" in logged else "loss.png"
+        save_figure(run / name, partial(plot_history, trainer, shown=False))
     trainer.accelerator.wait_for_everyone()
-
-# %% ../../nbs/package/training/run.ipynb #8fa74b23
-def _holds_model(run: Path, step: int) -> bool:
-    "Whether the run's folder holds the complete model of this step."
-    return checkpoint_fault(run) is None and marked_step(run) == step
 
 # %% ../../nbs/package/training/run.ipynb #5c94573e
 def _fit(trainer: Trainer) -> TrainOutput:
+    "Trains from the last complete checkpoint, or from scratch, and saves the model where it is not saved yet."
     run = Path(trainer.args.output_dir)
     first = trainer.is_world_process_zero()
     checkpoint = first_of_all(last_good_checkpoint(run) if first else None)
     start = marked_step(Path(checkpoint)) if checkpoint else 0
-    saved = first_of_all(checkpoint is not None and first and _holds_model(run, start))
+    holds_model = bool(checkpoint) and first and checkpoint_fault(run) is None and marked_step(run) == start
+    saved = first_of_all(holds_model)
     if checkpoint and first:
         print(f"{run} holds the model of step {start}" if saved else f"goes on from {checkpoint}", flush=True)
     output = _train(trainer, checkpoint)
@@ -163,7 +142,8 @@ def _fit(trainer: Trainer) -> TrainOutput:
         trainer.state.log_history = [entry for entry in trainer.state.log_history if "train_loss" not in entry]
         output = output._replace(training_loss=math.nan, metrics={})
     phase("saving the model")
-    _drop_reference(trainer)
+    if "ref" in getattr(trainer.model, "peft_config", {}):  # DPO's reference
+        trainer.model.delete_adapter("ref")
     if not saved or trainer.state.global_step > start:
         _save(trainer)
         check_kept(trainer)
@@ -197,32 +177,17 @@ def fit(
         print(newer, flush=True)
     _check_saves(trainer.args)
     check_prompts_untrained(trainer)
-    _prepare(trainer)
+    if not any(isinstance(callback, ManifestCallback) for callback in trainer.callback_handler.callbacks):
+        trainer.add_callback(ManifestCallback(trainer))
+    exact_resume(trainer)
     trainer.create_model_card = partial(write_card, trainer)  # TRL's and PEFT's name a local path, or no base
     with ExitStack() as stack:
         with together():
             stack.enter_context(lock_run(trainer.args.output_dir))
-        forward = vars(trainer.model).get("forward")
-        try:
-            return _fit(trainer)
-        finally:
-            _as_loaded(trainer.model, forward)
+        stack.callback(_as_loaded, trainer.model, vars(trainer.model).get("forward"))
+        return _fit(trainer)
 
 # %% ../../nbs/package/training/run.ipynb #87847e56
-@contextmanager
-def _without_reference(trainer: Trainer) -> Iterator[None]:
-    "A block in which the model is saved without the adapter that TRL adds to it as the reference."
-    model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
-    if not hasattr(trainer, "ref_model") or "ref" not in getattr(model, "peft_config", {}):
-        yield
-        return
-    model.save_pretrained = partial(model.save_pretrained, selected_adapters=["default"])
-    try:
-        yield
-    finally:
-        del model.save_pretrained  # the class's own method is visible again
-
-
 @overrides(Trainer)
 class ExactTrainer(Trainer):
     """For a subclass of a trainer of TRL: resumes exactly, counts each row once over all processes, explains errors of
@@ -249,8 +214,14 @@ class ExactTrainer(Trainer):
 
     def save_model(self, output_dir=None, _internal_call=False):
         is_checkpoint = _internal_call and output_dir is not None  # keeps the reference too, to resume
-        with contextlib.nullcontext() if is_checkpoint else _without_reference(self):
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if is_checkpoint or "ref" not in getattr(model, "peft_config", {}):
+            return super().save_model(output_dir, _internal_call)
+        model.save_pretrained = partial(model.save_pretrained, selected_adapters=["default"])
+        try:
             super().save_model(output_dir, _internal_call)
+        finally:
+            del model.save_pretrained  # the class's own method is visible again
 
 # %% ../../nbs/package/training/run.ipynb #3cdf240b
 def guarded(

@@ -15,7 +15,7 @@ from trl import SFTConfig, SFTTrainer
 from ft_notebooks.checkpointing import metrics_log
 from ft_notebooks.checkpointing.metrics_log import MetricsCallback
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
-from ft_notebooks.training.sample_outputs import SamplesCallback
+from ft_notebooks.training.run_report import SamplesCallback
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ import pytest
 
 from ft_notebooks.core import cpu_threads
 from ft_notebooks.core.cpu_threads import BLOCKTIME, SPINS, CpuThreads, idle_cpus, usable_cpus, use_cpu_threads
-from ft_notebooks.distributed.launch_files import accelerate_config
-from ft_notebooks.distributed.launcher import host_commands
+from ft_notebooks.distributed import launcher
 
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 SPIN = {"GOMP_SPINCOUNT": str(SPINS), "KMP_BLOCKTIME": str(BLOCKTIME)}
@@ -199,9 +198,9 @@ def test_the_reason_names_the_variables_that_were_there():
     assert str(CpuThreads(2, None, SPIN, {"OMP_NUM_THREADS": "1"})) == "2 CPUs, OMP_NUM_THREADS=1"
 
 
-def test_a_launch_divides_the_quota_among_its_processes_and_not_the_cpus_of_the_host(machine, tmp_path, monkeypatch):
+def test_a_launch_divides_the_quota_among_its_processes_and_not_the_cpus_of_the_host(machine, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     machine({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "400000 100000"})
-    (tmp_path / "two.yaml").write_text(accelerate_config("ddp", 2))
-    [line] = host_commands(["train.py"], tmp_path / "two.yaml")
-    assert "--num_cpu_threads_per_process 2 " in line
+    two = {"num_machines": 1, "num_processes": 2}
+    words = launcher._arguments("two.yaml", two, machine_rank=0, address=None, port=None, max_restarts=0)
+    assert words[-2:] == ["--num_cpu_threads_per_process", "2"]

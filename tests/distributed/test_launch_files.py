@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -20,9 +19,9 @@ from torch.distributed.elastic.multiprocessing.subprocess_handler import Subproc
 from ft_notebooks.cli.arguments import parser
 from ft_notebooks.cli.launch import launch_command
 from ft_notebooks.core.arguments import ArgumentError
-from ft_notebooks.distributed.launch_files import accelerate_config, check_config
-from ft_notebooks.distributed.launcher import host_commands, launch
-from ft_notebooks.distributed.slurm import slurm_job
+from ft_notebooks.distributed import launcher
+from ft_notebooks.distributed.launch_files import accelerate_config, check_config, slurm_job
+from ft_notebooks.distributed.launcher import launch
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 BIN = Path(sys.executable).parent
@@ -146,7 +145,7 @@ def test_a_file_in_json_and_one_for_one_process_pass(here):
 @pytest.mark.parametrize("section", [{}, {"fsdp_sharding_strategy": "FULL_SHARD"}, {"fsdp_version": 1}, None])
 def test_a_file_for_fsdp1_is_refused_and_not_started(here, section):
     file = written(here, {**FSDP, "fsdp_config": section})
-    for read in (check_config, lambda file: launch(["-m", "this"], file), lambda file: host_commands(["x.py"], file)):
+    for read in (check_config, lambda file: launch(["-m", "this"], file)):
         with pytest.raises(ValueError, match="is for FSDP1.*create a file for FSDP2"):
             read(file)
 
@@ -177,31 +176,27 @@ def test_a_program_that_is_not_there_is_not_started(here, program):
         launch(program, written(here, accelerate_config("ddp", 2)))
 
 
-def test_only_machines_that_restart_together_meet_by_c10d(here):
-    file = written(here, accelerate_config("ddp", 4, machines=2))
-    once = host_commands(["train.py"], file, address="127.0.0.1")
-    again = host_commands(["train.py"], file, address="127.0.0.1", port=29111, max_restarts=1)
-    assert not any("rdzv" in line for line in once) and all("--main_process_port 29500 " in line for line in once)
-    assert ["is_host=1" in line for line in again] == [True, False] and all(
-        "--rdzv_backend c10d" in line for line in again
-    )
-    alone = host_commands(["train.py"], written(here, accelerate_config("ddp", 4)), max_restarts=1)
-    assert len(alone) == 1 and "rdzv" not in alone[0] and "--main_process_port 0 " in alone[0]
-    assert alone[0].startswith("TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 PET_STANDALONE=1 accelerate launch ")
-    assert once[0].startswith("accelerate launch ") and again[0].startswith(
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 accelerate launch "
-    )
+def test_only_machines_that_restart_together_meet_by_c10d():
+    def words(machines, rank, **how):
+        config = {"num_machines": machines, "num_processes": 4}
+        at = {"address": "127.0.0.1", "port": None, **how}
+        return " ".join(launcher._arguments("x.yaml", config, machine_rank=rank, **at))
+
+    once = words(2, 0, max_restarts=0)
+    assert "rdzv" not in once and "--main_process_port 29500 " in once
+    again = [words(2, rank, port=29111, max_restarts=1) for rank in (0, 1)]
+    assert ["is_host=1" in line for line in again] == [True, False]
+    assert all("--rdzv_backend c10d" in line for line in again)
+    alone = words(1, 0, max_restarts=1)
+    assert "rdzv" not in alone and "--main_process_port 0 " in alone
 
 
-def test_the_command_given_to_a_shell_starts_what_it_says(here):
-    words = "rank {os.environ['RANK']} {sys.argv[1]} {os.environ['OMP_NUM_THREADS']}"
-    (here / "my script.py").write_text(f'import os, sys\nsys.stdout.write(f"{words}\\n")')
-    command = host_commands(["my script.py", "a b"], written(here, accelerate_config("ddp", 2)))[0]
-    run = subprocess.run(
-        command, shell=True, env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}, capture_output=True, text=True
-    )
-    assert sorted(run.stdout.splitlines()) == ["rank 0 a b 1", "rank 1 a b 1"], run.stderr
-    assert shlex.split(command)[-2:] == ["my script.py", "a b"]
+def test_restarted_processes_find_each_other_instead_of_the_ended_ones():
+    def variables(**how):
+        return launcher._environment({"num_machines": 1, "num_processes": 4}, address=None, port=None, **how)
+
+    added = variables(max_restarts=1).keys() - variables(max_restarts=0).keys()
+    assert added == {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "PET_STANDALONE"}
 
 
 def test_two_launches_on_one_machine_do_not_meet(here):

@@ -372,7 +372,7 @@ def test_documents_that_would_see_each_other_are_refused_where_rows_are_laid_end
 
 
 def test_a_tracker_that_is_not_installed_is_refused_before_the_rows_are_looked_at(build):
-    with pytest.raises(ValueError, match="report_to='comet_ml': the package is not installed"):
+    with pytest.raises(ValueError, match="report_to='comet_ml': no such tracker is installed"):
         build(data=Dataset.from_list([{"text": "hi"}]), report_to="comet_ml")
 
 

@@ -162,7 +162,7 @@ def test_the_checkpoint_of_a_stop_goes_on_to_the_same_weights(tmp_path, step, or
 
 
 def judged(trainer, norm, skipped=0):
-    return nan_guard._check(trainer, ([{}], [torch.tensor(1.0)], torch.tensor(1)), norm, skipped)
+    return nan_guard._check(trainer, [torch.tensor(1.0)], torch.tensor(1), norm, skipped)
 
 
 def test_what_a_scaler_leaves_out_counts_only_in_a_row(tmp_path):

@@ -32,7 +32,7 @@ from ft_notebooks.sft.trainer import sft_trainer
 from ft_notebooks.tokenization.padding import pad_batch
 from ft_notebooks.training import run as module
 from ft_notebooks.training.run import fit
-from ft_notebooks.training.sample_outputs import SamplesCallback
+from ft_notebooks.training.run_report import SamplesCallback
 
 FIELDS = {"bf16": False, "effective_batch": 4, "learning_rate": 1e-2, "max_steps": 6, "save_steps": 2}
 FIELDS |= {"report_to": "none", "disable_tqdm": True}
@@ -274,14 +274,14 @@ def test_what_is_no_trainer_is_refused(given):
 
 
 def test_what_others_write_beside_the_model_is_no_part_of_it(tmp_path, monkeypatch):
-    save = module._save_model
+    save = module._save_apart
 
     def saved_beside_a_log(trainer, folder):
         save(trainer, folder)
         (tmp_path / "run.log").write_text("a line")
         (tmp_path / ".part.1234").write_text("of another file")
 
-    monkeypatch.setattr(module, "_save_model", saved_beside_a_log)
+    monkeypatch.setattr(module, "_save_apart", saved_beside_a_log)
     fit(supervised(tmp_path))
     (tmp_path / "run.log").write_text("a line, and another")
     before = files(tmp_path)

@@ -18,11 +18,11 @@ from ft_notebooks.training.shared_prompt import (
     _by_block,
     _flash,
     _has_flash,
+    _shared_attention,
+    _shared_row,
+    _sharing_error,
     pair_groups,
     prompt_groups,
-    shared_attention,
-    shared_row,
-    sharing_error,
     why_not_shared,
 )
 
@@ -41,7 +41,7 @@ def row_mask(sizes):
 def row_of(batch):
     "The row of a batch of pairs, cut or not."
     half = len(batch["input_ids"]) // 2
-    return shared_row(batch["input_ids"], batch["attention_mask"], [[i, half + i] for i in range(half)])
+    return _shared_row(batch["input_ids"], batch["attention_mask"], [[i, half + i] for i in range(half)])
 
 
 def texts(seed):
@@ -91,7 +91,7 @@ def test_every_token_of_a_group_sees_its_own_text_whatever_the_padding_and_the_o
         ids[n, start : start + len(text)] = text
         mask[n, start : start + len(text)] = 1
     groups = [[n for n in range(7) if which[n] == prompt] for prompt in set(which)]
-    row = shared_row(ids, mask, groups)
+    row = _shared_row(ids, mask, groups)
     check_row(row, ids, mask)
     used = [prompts[prompt] for prompt in set(which)]
     assert row.input_ids.shape[1] <= sum(len(p) - 1 for p in used) + sum(map(len, answers))
@@ -153,7 +153,7 @@ SIZES = [
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_attention_by_block_is_attention_with_the_mask(sizes):
     query, key, value = attended(sizes)
-    out, _ = shared_attention(torch.nn.Module(), query, key, value, torch.tensor(sizes)[None, None])
+    out, _ = _shared_attention(torch.nn.Module(), query, key, value, torch.tensor(sizes)[None, None])
     wanted = scaled_dot_product_attention(query, key, value, row_mask(torch.tensor(sizes)), enable_gqa=True).transpose(
         1, 2
     )
@@ -198,11 +198,11 @@ def test_blocks_hold_every_query_once_in_their_order():
 def test_dropout_is_applied_and_unknown_attention_is_refused():
     sizes = torch.tensor([[5, 3, 4]])[None, None]
     query, key, value = attended(sizes[0, 0].tolist())
-    plain, dropped = (shared_attention(torch.nn.Module(), query, key, value, sizes, dropout=p)[0] for p in (0.0, 0.5))
+    plain, dropped = (_shared_attention(torch.nn.Module(), query, key, value, sizes, dropout=p)[0] for p in (0.0, 0.5))
     assert (plain - dropped).abs().max() > 0.1
     for name, other in {"softcap": 30.0, "s_aux": torch.zeros(4), "is_causal": False}.items():
-        with pytest.raises(ValueError, match="shared_attention does not support"):
-            shared_attention(torch.nn.Module(), query, key, value, sizes, **{name: other})
+        with pytest.raises(ValueError, match="a shared prompt does not support"):
+            _shared_attention(torch.nn.Module(), query, key, value, sizes, **{name: other})
 
 
 # architectures
@@ -227,7 +227,7 @@ def test_the_flash_kernel_is_taken_in_16_bits_on_a_card_that_has_it(capability, 
 @pytest.mark.parametrize("kind", RIGHT)
 def test_the_row_is_as_good_as_the_texts_alone(kind, attention):
     model = model_of(kind, RIGHT[kind], attention)
-    assert why_not_shared(model) is None and sharing_error(model)[0] < 1e-4
+    assert why_not_shared(model) is None and _sharing_error(model)[0] < 1e-4
     assert attention_of(model) == attention
 
 
@@ -239,7 +239,7 @@ def test_a_model_whose_logits_depend_on_padding_is_shared_without_padding_on_the
 
 
 def test_rounding_alone_turns_nothing_off():
-    error, rounding = sharing_error(tiny_model().bfloat16())
+    error, rounding = _sharing_error(tiny_model().bfloat16())
     assert max(error, rounding) < 0.025  # 2·u·√(20·layers): u = 2⁻⁹, two layers, some 20 roundings in each
     assert why_not_shared(tiny_model().bfloat16()) is None
 

@@ -1,4 +1,4 @@
-"Edges of `ft_notebooks.training.sample_outputs`: random state, modes, other processes, and what is shown."
+"Edges of `ft_notebooks.training.run_report`: random state, modes, other processes."
 
 import pytest
 import torch
@@ -8,8 +8,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from ft_notebooks.checkpointing.metrics_log import entries_text
 from ft_notebooks.inference.generation import generate
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
-from ft_notebooks.training import sample_outputs as module
-from ft_notebooks.training.sample_outputs import SamplesCallback, show_samples
+from ft_notebooks.training import run_report as module
+from ft_notebooks.training.run_report import SamplesCallback
 
 
 class Noisy(TrainerCallback):
@@ -94,24 +94,6 @@ def test_a_run_stopped_between_evaluations_with_its_best_model_loaded_claims_no_
     assert listened(tmp_path, state, load_best_model_at_end=True) == [4]
 
 
-@pytest.mark.parametrize(
-    ("steps", "shown"), [(1, [0]), (2, [0, 90]), (4, [0, 30, 60, 90]), (20, list(range(0, 91, 10)))]
-)
-def test_the_first_and_the_last_sample_are_among_those_shown(steps, shown):
-    heard = [{"step": n, "prompt": "p", "answer": str(n), "expected": None} for n in range(0, 91, 10)]
-    assert [*show_samples(heard, steps).rows[0][2]] == shown
-
-
-def test_a_folder_without_samples_says_how_to_get_some(tmp_path):
-    with pytest.raises(ValueError, match="train with SamplesCallback"):
-        show_samples(tmp_path)
-
-
-def test_a_long_answer_is_cut_where_it_is_shown_and_whole_in_the_file():
-    table = show_samples([{"step": 0, "prompt": "p", "answer": "x" * 1000, "expected": None}])
-    assert max(map(len, str(table).splitlines())) < 320 and table.rows[0][2][0] == "x" * 1000
-
-
 @pytest.mark.parametrize("first", [True, False])
 def test_every_process_generates_and_the_first_writes(tmp_path, monkeypatch, first):
     heard = []
@@ -133,11 +115,3 @@ def test_every_process_generates_and_the_first_writes(tmp_path, monkeypatch, fir
     assert heard == [["hello", "bye"]] * 3  # at steps 0, 4 and 8, once each
     assert (tmp_path / "samples.jsonl").exists() == first
     assert [line["step"] for line in lines(tmp_path / "samples.jsonl")] == [0, 0, 4, 4, 8, 8] if first else True
-
-
-@pytest.mark.parametrize("character", ["\x1b", "\x07", "\r", "\x08", "\u202e", "\u200b", "\x9b", "\x00"])
-def test_nothing_that_acts_on_a_screen_is_shown(character):
-    lines = [{"step": 0, "prompt": f"p{character}", "answer": f"a{character}", "expected": f"e{character}"}]
-    table = show_samples(lines)
-    for shown in (str(table), table._repr_html_()):
-        assert character not in shown and ascii(character)[1:-1] in shown

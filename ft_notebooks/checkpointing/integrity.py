@@ -120,14 +120,15 @@ def load_error(
 ) -> ValueError:
     "The error about a checkpoint that could not be loaded: what has happened, whether it is complete, and the cure."
     fault = checkpoint_fault(folder)
-    state = f"it is not complete: {fault}" if fault else "it is complete and is kept"
+    state = f"is not complete: {fault}" if fault else "is complete and is kept"
     cure = "If another release of a library saved it (manifest.json lists them), install that one"
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         cure = "Free memory, which other programs may hold"
     elif isinstance(error, OSError):
         cure = "Make it readable"
     again = f"then start the same run again. To resume from an earlier checkpoint, rename {folder.name} first"
-    return ValueError(f"{folder} could not be loaded ({error_text(error)}); {state}. {cure}; {again}")
+    failed = f"{folder} could not be loaded ({error_text(error)})"
+    return ValueError(f"{failed}; {folder.name} {state}. {cure}; {again}")
 
 # %% ../../nbs/package/checkpointing/integrity.ipynb #6c3e5a31
 def _unused(run: Path, name: str) -> Path:

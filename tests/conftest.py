@@ -33,7 +33,7 @@ LONG = re.compile(
             r"package/(core|distributed|tokenization)/",
             r"core/(cpu|proc)",
             r"package/(evaluation/(answer|judge|metrics)|loading/(example|model_files)|lora/adapter_folder|inference/answer_cache)",
-            r"memory_estimate|simulated_step|training_memory|token_embeddings",
+            r"memory_estimate|simulated_step|training_memory|targets",
             r"data/(dedup|example_task|formats|messages|json_files|read|preference_report)",
             r"test_runs\[\d\d_|test_solutions",
             r"package/(data/(chat|preference)_encoding|dpo/(over_optimization|reference|shared_prompt)|lora/merging)",

@@ -3,7 +3,7 @@
 import lazy_loader
 
 _names = {
-    "best_checkpoint": ["check_checkpoint_choice"],
+    "checkpoint_saving": ["check_checkpoint_choice"],
     "graceful_stop": ["save_on_signals"],
     "integrity": ["last_good_checkpoint", "mark_checkpoint"],
     "resume": ["exact_resume"],

@@ -23,7 +23,8 @@ class _Stop:
     "The signal that this process received, and the signal that ended training."
 
     def __init__(self) -> None:
-        self.received, self.process = 0, os.getpid()
+        self.received = 0
+        self.process = os.getpid()
         self.before: dict = {}  # the previous handlers, by signal number
         self.signal: signal.Signals | None = None  # the signal that ended training early, the same in all processes
 
@@ -40,28 +41,25 @@ class _Stop:
         for number, handler in self.before.items():
             signal.signal(number, handler or signal.SIG_DFL)
 
-# %% ../../nbs/package/checkpointing/graceful_stop.ipynb #4a422a07
-def _received(stop: _Stop, device: torch.device) -> int:
-    "The number of the signal that any process received, the same in all processes; 0 for none."
-    if not (dist.is_available() and dist.is_initialized()):
-        return stop.received
-    shared = torch.tensor(int(stop.received), device=device)
-    dist.all_reduce(shared, dist.ReduceOp.MAX)
-    return int(shared.item())
-
 # %% ../../nbs/package/checkpointing/graceful_stop.ipynb #d1ee37d0
 @overrides(TrainerCallback)
 class _StopsBetweenSteps(TrainerCallback):
     "Stops after a step if any process received a signal, and saves that step."
 
     def __init__(self, stop: _Stop) -> None:
-        self.stop, self.saved = stop, -1  # saved: the step of the last checkpoint
+        self.stop = stop
+        self.saved = -1  # the step of the last checkpoint
 
     def on_step_end(self, args, state, control, **kwargs):
-        received = _received(self.stop, args.device) if state.global_step < state.max_steps else 0
-        if not received:
+        received = self.stop.received
+        if args.world_size > 1:
+            shared = torch.tensor(int(received), device=args.device)
+            dist.all_reduce(shared, dist.ReduceOp.MAX)
+            received = int(shared.item())
+        if not received or state.global_step >= state.max_steps:
             return
-        self.stop.signal, control.should_training_stop = signal.Signals(received), True
+        self.stop.signal = signal.Signals(received)
+        control.should_training_stop = True
         epoch_ends = float(state.epoch).is_integer()
         control.should_save = control.should_save or not epoch_ends
         if args.save_strategy == "best" and args.eval_strategy == "epoch" and epoch_ends:

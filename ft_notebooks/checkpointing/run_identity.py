@@ -12,12 +12,11 @@ import json
 from peft import PeftModel
 from transformers import EarlyStoppingCallback
 
-from .environment import git_commit, library_versions, machine
-from .run_start import start_of_weights
+from .environment import git_commit, library_versions, machine, start_of_weights
 from ..core.fingerprints import data_fingerprint, plain, short_hash, weights_fingerprint
 from ..core.model_parts import base_model, config_settings
 from ..core.seams import given_way
-from ..lora.adapter_folder import check_base_saved, check_saved
+from ..lora.unsaved_weights import check_base_saved, check_saved
 
 # %% ../../nbs/package/checkpointing/run_identity.ipynb #ae055638
 _NOT_COUNTED = {  # the reason, and the settings
@@ -68,56 +67,47 @@ def counted_settings(
 _OF_THE_FILE = {"inference_mode", "base_model_name_or_path", "revision", "peft_version", "auto_mapping"}
 
 
-def _model(model) -> dict:
-    "The class, configuration, dtypes and weights of the model and of its adapter."
+def _learner(trainer) -> dict:
+    "The chat template; the class, configuration, dtypes and weights of the model and of its adapter."
+    model = trainer.model
     base = base_model(model)
+    template = getattr(trainer.processing_class, "chat_template", None)
     dtypes = {str(p.dtype).removeprefix("torch.") for p in base.parameters() if base is model or not p.requires_grad}
-    found = {"model.class": type(base).__name__, "model.dtypes": sorted(dtypes), **weights_fingerprint(model)}
+    found = {"template": template and f"sha256 {short_hash(template)}", "model.class": type(base).__name__}
+    found |= {"model.dtypes": sorted(dtypes), **weights_fingerprint(model)}
     found |= {f"model.config.{key}": value for key, value in config_settings(model).items()}
     if isinstance(model, PeftModel):
         adapter = model.peft_config[model.active_adapter].to_dict()
         found |= {f"adapter.{key}": value for key, value in adapter.items() if key not in _OF_THE_FILE}
     return found
 
-
-def _learner(trainer) -> dict:
-    "The model, its adapter and the chat template."
-    template = getattr(trainer.processing_class, "chat_template", None)
-    return {"template": template and f"sha256 {short_hash(template)}", **_model(trainer.model)}
-
 # %% ../../nbs/package/checkpointing/run_identity.ipynb #d313b2cf
-def _name(kind: type) -> str:
+def _library_name(kind: type) -> str:
     "The class's name; of a subclass outside the libraries, the name of the library's class that it inherits from."
-    libraries = ("trl", "transformers", "torch", "bitsandbytes")
-    theirs = [k.__name__ for k in kind.__mro__ if k.__module__.split(".")[0] in libraries]
-    return theirs[0] if theirs else kind.__name__
-
-
-def _optimizer_name(trainer) -> str | None:
-    optimizer = trainer.optimizer or (trainer.optimizer_cls_and_kwargs or [None])[0]
-    if optimizer is None:
-        return None
-    return _name(optimizer if isinstance(optimizer, type) else type(optimizer))
+    for parent in kind.__mro__:
+        if parent.__module__.split(".")[0] in ("trl", "transformers", "torch", "bitsandbytes"):
+            return parent.__name__
+    return kind.__name__
 
 # %% ../../nbs/package/checkpointing/run_identity.ipynb #eeda6b86
-def _rewards(trainer) -> dict:
-    "The rewards of a `trl.GRPOTrainer` by name; of a reward of this package, a fingerprint of its code or weights."
-    rewards = zip(getattr(trainer, "reward_func_names", []), getattr(trainer, "reward_funcs", []))
-    return {f"reward.{name}": getattr(inspect.unwrap(reward), "fingerprint", None) for name, reward in rewards}
-
-
 def describe(
     trainer,  # A `transformers.Trainer`, TRL's included, not yet trained
     **extra,  # Further JSON values to record, such as the line of choices
 ) -> dict:  # "run": identifies the run, compared; "recorded": not compared
     "Describes the run as JSON values, the same for every start of the same script; nothing depends on the time."
-    args = trainer.args
-    run = {"trainer": _name(type(trainer)), **counted_settings(trainer), "world_size": args.world_size}
-    run |= {"optimizer": _optimizer_name(trainer)}
+    chosen = trainer.optimizer_cls_and_kwargs[0] if trainer.optimizer_cls_and_kwargs else None
+    optimizer = type(trainer.optimizer) if trainer.optimizer else chosen
+    run = {"trainer": _library_name(type(trainer)), **counted_settings(trainer)}
+    run |= {"world_size": trainer.args.world_size, "optimizer": optimizer and _library_name(optimizer)}
     run |= {"data": data_fingerprint(trainer.train_dataset), "eval_data": data_fingerprint(trainer.eval_dataset)}
-    run |= _learner(trainer) | _rewards(trainer)
-    recorded = {"model": base_model(trainer.model).name_or_path, "versions": library_versions(), "git": git_commit()}
-    recorded |= {
+    run |= _learner(trainer)
+    rewards = zip(getattr(trainer, "reward_func_names", []), getattr(trainer, "reward_funcs", []))  # of GRPO
+    for name, reward in rewards:  # of a reward of this package, a fingerprint of its code or weights
+        run[f"reward.{name}"] = getattr(inspect.unwrap(reward), "fingerprint", None)
+    recorded = {
+        "model": base_model(trainer.model).name_or_path,
+        "versions": library_versions(),
+        "git": git_commit(),
         "start": start_of_weights(trainer.model),
         "machine": machine(),
         "given_way": given_way(trainer),

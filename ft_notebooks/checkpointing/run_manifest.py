@@ -15,7 +15,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from .run_identity import check_as_described, counted_settings, describe
-from .run_start import TRAINED_BY_OTHERS, check_untrained
+from .environment import TRAINED_BY_OTHERS, check_untrained
 from ..core.files import read_record, write_atomically
 from ..core.fingerprints import plain
 from ..core.processes import check_same, from_all, together
@@ -25,12 +25,14 @@ from ..core.seams import overrides
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #31d8b2f2
 def _differences(old: dict, new: dict) -> dict[str, str]:
     "The keys whose values differ, each with a text such as `seed was 0, is 1`; a missing key is not set."
-
-    def said(found: dict, key: str) -> str:
-        return repr(found[key]) if key in found else "not set"
-
-    names = [key for key in {**old, **new} if old.get(key, "nothing") != new.get(key, "nothing")]
-    return {key: f"{key} was {said(old, key)}, is {said(new, key)}" for key in names}
+    missing = object()
+    found = {}
+    for key in {**old, **new}:
+        if old.get(key, missing) != new.get(key, missing):
+            was = repr(old[key]) if key in old else "not set"
+            now = repr(new[key]) if key in new else "not set"
+            found[key] = f"{key} was {was}, is {now}"
+    return found
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #bcab42a2
 _LONGER = "a longer run has a different schedule from its first step on: continue training its result in a new folder"
@@ -51,19 +53,17 @@ _CURES = {
 }
 
 
-def _cures(differ: dict[str, str]) -> list[str]:
-    "What to do about these differences; a model that was loaded differently has other weights for that reason alone."
-    if {"model.dtypes", "model.config.quantization_config"} & differ.keys():
-        return [_OTHER_BITS]
-    reloaded = any(key.startswith(("model.", "adapter.")) and not key.endswith(".weights") for key in differ)
-    cures = (cure for key, cure in _CURES.items() if key in differ and not (reloaded and cure == _TRAINED))
-    return list(dict.fromkeys(cures))
-
-
 def _of_another_run(folder: Path, differ: dict[str, str]) -> ValueError:
     "The error for a folder with a run that differs in this, with every cure."
-    last = "Use the old values to resume that run, or choose a different folder"
-    return ValueError(f"{folder} holds a different run: {'; '.join([*differ.values(), *_cures(differ)])}. {last}")
+    cures = {_CURES[key]: None for key in _CURES if key in differ}  # each once
+    if any(key.startswith(("model.", "adapter.")) and not key.endswith(".weights") for key in differ):
+        cures.pop(_TRAINED, None)  # a model that was loaded differently has other weights for that reason alone
+    if {"model.dtypes", "model.config.quantization_config"} & differ.keys():
+        cures = {_OTHER_BITS: None}
+    said = "; ".join([*differ.values(), *cures])
+    return ValueError(
+        f"{folder} holds a different run: {said}. Use the old values to resume that run, or choose a different folder"
+    )
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #5be17b73
 _BEGUN = ("run.json", "manifest.json", "*.jsonl", "traceback*.txt")  # files that a run writes before its first result
@@ -82,17 +82,16 @@ def _holds(folder: Path, settings: dict) -> bool:
     _check_links(folder)
     file = folder / "run.json"
     held = [p for p in folder.glob("[!.]*") if p != file]  # a name with a dot is a file being written
-    if not file.exists() and held:
-        raise ValueError(f"{folder} is not empty and holds no run.json; choose a different folder for the run")
     if not file.exists():
+        if held:
+            raise ValueError(f"{folder} is not empty and holds no run.json; choose a different folder for the run")
         return False
     old = read_record(file)
-    lacks = [key for key in _ALWAYS if key in settings and key not in old]
-    if lacks:
-        raise ValueError(f"{file} is of another program: it has no {lacks[0]!r}; choose a different folder for the run")
+    for key in _ALWAYS:
+        if key in settings and key not in old:
+            raise ValueError(f"{file} is of another program: it has no {key!r}; choose a different folder for the run")
     differ = _differences(old, settings)
-    results = [p for p in held if not any(p.match(begun) for begun in _BEGUN)]
-    if differ and results:
+    if differ and not all(any(map(p.match, _BEGUN)) for p in held):
         raise _of_another_run(folder, differ)
     return not differ
 
@@ -125,33 +124,28 @@ def check_folder(
     _holds(folder, {**known, **json.loads(json.dumps(settings))})
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #8e9c8585
-def _held(folder: Path) -> list[Path]:
-    "The checkpoints and results in a folder, which a different run would overwrite."
-    patterns = ("checkpoint-*", "*.safetensors", "pytorch_model*.bin", "metrics.json")
-    return sorted(p for pattern in patterns for p in folder.glob(pattern))
-
-# %% ../../nbs/package/checkpointing/run_manifest.ipynb #aece328e
 _SPLIT = ("world_size", "per_device_train_batch_size", "gradient_accumulation_steps")  # the effective batch's factors
-
-
-def _but_for_processes(run: dict) -> dict:
-    "The run without its number of processes, and with the effective batch instead of its three factors."
-    size = math.prod(run.get(key) or 1 for key in _SPLIT)
-    kept = {key: value for key, value in run.items() if key not in (*_SPLIT, "padding_free")}
-    return {**kept, "effective batch": size}
 
 
 def _run_changes(old: dict, new: dict, any_world_size: bool) -> dict[str, str]:
     "The differences between the runs of two manifests, in the settings that both library versions have."
-    was, now = old["run"], new["run"]
+    was = dict(old["run"])
+    now = dict(new["run"])
     if old["recorded"].get("versions") != new["recorded"]["versions"]:
         both = was.keys() & now.keys()
-        was, now = ({key: run[key] for key in run if key in both} for run in (was, now))
+        was = {key: was[key] for key in was if key in both}
+        now = {key: now[key] for key in now if key in both}
     if any_world_size and was.get("world_size") != now.get("world_size"):
-        was, now = _but_for_processes(was), _but_for_processes(now)
+        for run in (was, now):
+            factors = [run.pop(key, 1) or 1 for key in _SPLIT]
+            run.pop("padding_free", None)
+            run["effective batch"] = math.prod(factors)
     return _differences(was, now)
 
-# %% ../../nbs/package/checkpointing/run_manifest.ipynb #157ac8b3
+# %% ../../nbs/package/checkpointing/run_manifest.ipynb #aece328e
+_RESULTS = ("checkpoint-*", "*.safetensors", "pytorch_model*.bin", "metrics.json")  # a different run would replace them
+
+
 def check_manifest(
     folder: str | Path,  # A run's folder; it need not exist
     manifest: dict,  # Result of `describe`
@@ -162,16 +156,15 @@ def check_manifest(
     Raises `ValueError` with every difference and its cure where it belongs to a different run, and where its
     `manifest.json` is missing or damaged.
     """
-    folder, file = Path(folder), Path(folder, "manifest.json")
+    folder = Path(folder)
+    file = folder / "manifest.json"
     _check_links(folder)
-    held, known = _held(folder), read_record(file, run=dict, recorded=dict) if file.is_file() else {}
-    if not held:
-        return
-    if not known:
-        problem = f"{folder} holds {held[0].name} but no manifest.json, so it cannot be compared with this run"
+    known = read_record(file, run=dict, recorded=dict) if file.is_file() else {}
+    held = sorted(p.name for p in folder.glob("*") if any(map(p.match, _RESULTS)))
+    if held and not known:
+        problem = f"{folder} holds {held[0]} but no manifest.json, so it cannot be compared with this run"
         raise ValueError(f"{problem}; choose a different folder")
-    differ = _run_changes(known, manifest, any_world_size)
-    if differ:
+    if held and (differ := _run_changes(known, manifest, any_world_size)):
         raise _of_another_run(folder, differ)
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #5a7cf597
@@ -186,35 +179,30 @@ def went_without(
 def _check_everywhere(trainer, manifest: dict, any_world_size: bool) -> None:
     "Runs `check_manifest` in the first process; all raise its error, and one for processes that differ."
     facts = {**manifest["run"], **manifest["recorded"]["versions"]}
-    check_same(
-        **{key: value for key, value in facts.items() if not key.endswith(".weights")}
-    )  # some weights may be loaded later
+    check_same(**{key: facts[key] for key in facts if not key.endswith(".weights")})  # some may be loaded later
     with together():
         if trainer.is_world_process_zero():
             check_manifest(trainer.args.output_dir, manifest, any_world_size)
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #5830bf17
-def _before(file: Path, recorded: dict, step: int) -> list[dict]:
-    "The earlier records, one for each resume that changed them, with the step of that resume."
-    if not step or not file.is_file():
-        return []
-    old = read_record(file, "recorded")
-    before = old.get("before", [])
-    return before if old["recorded"] == recorded else [*before, {"until_step": step, **old["recorded"]}]
-
-
 def _write(file: Path, manifest: dict, step: int) -> None:
-    before = _before(file, manifest["recorded"], step)
+    "Writes the manifest, with the earlier records: one for each resume that changed them, with its step."
+    before = []
+    if step and file.is_file():
+        old = read_record(file, "recorded")
+        before = old.get("before", [])
+        if old["recorded"] != manifest["recorded"]:
+            before = [*before, {"until_step": step, **old["recorded"]}]
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json.dumps({**manifest, "before": before}, indent=1))
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #5e7b3486
 def _check_replaced(folder: Path) -> None:
     "Raises `ValueError` for a file with content, in a folder without manifest, that a run writes after its manifest."
-    places = [folder / name for name in ("metrics.jsonl", "README.md", "loss.png", "reward.png")]
-    theirs = [place for place in places if place.exists() and place.stat().st_size]
-    if theirs and not (folder / "manifest.json").is_file():
-        raise ValueError(f"{theirs[0]} is of no run, and a run would replace it; choose a different folder")
+    for name in ("metrics.jsonl", "README.md", "loss.png", "reward.png"):
+        file = folder / name
+        if file.exists() and file.stat().st_size and not (folder / "manifest.json").is_file():
+            raise ValueError(f"{file} is of no run, and a run would replace it; choose a different folder")
 
 
 @overrides(TrainerCallback)
@@ -234,7 +222,9 @@ class ManifestCallback(TrainerCallback):
         any_world_size: bool = False,  # As in `check_manifest`
         **extra,  # JSON values to record, such as the line of choices
     ):
-        self.trainer, self.manifest, self.any = trainer, describe(trainer, **extra), any_world_size
+        self.trainer = trainer
+        self.manifest = describe(trainer, **extra)
+        self.any = any_world_size
         _check_everywhere(trainer, self.manifest, any_world_size)
         with together():
             if trainer.is_world_process_zero():
@@ -251,8 +241,8 @@ class ManifestCallback(TrainerCallback):
         _check_everywhere(self.trainer, self.manifest, self.any)
         if state.is_world_process_zero:
             _write(Path(args.output_dir, "manifest.json"), self.manifest, state.global_step)
-            if (found := self.manifest["recorded"]["start"]) == TRAINED_BY_OTHERS:
-                print(f"starts from {found}", flush=True)
+            if self.manifest["recorded"]["start"] == TRAINED_BY_OTHERS:
+                print(f"starts from {TRAINED_BY_OTHERS}", flush=True)
         from_all(None)  # all processes wait until it is written
         self.records = [name for name in ("manifest.json", "run.json") if Path(args.output_dir, name).is_file()]
 
@@ -265,10 +255,10 @@ def check_kept(
     saved: str = "",  # What was written last into the run's folder: a checkpoint; or the model, in the folder itself
 ) -> None:
     "Raises `ValueError`, in all processes, where the run's folder was deleted or lost its records since the start."
-    callbacks, run = trainer.callback_handler.callbacks, Path(trainer.args.output_dir)
-    records = next(callback.records for callback in callbacks if isinstance(callback, ManifestCallback))
+    run = Path(trainer.args.output_dir)
+    manifest = next(found for found in trainer.callback_handler.callbacks if isinstance(found, ManifestCallback))
     with together():
-        lost = [name for name in records if not (run / name).is_file()]
+        lost = [name for name in manifest.records if not (run / name).is_file()]
         if lost and trainer.is_world_process_zero():
             kept = f"{run / saved}, with the weights of step {trainer.state.global_step}; move it away to keep it"
             raise ValueError(

@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from .settings import read_settings
-from ..checkpointing.disk_space import folder_fault
+from ..checkpointing.run_lock import folder_fault
 from ..core.arguments import check_counts
 from ..core.progress import say
 from ..evaluation.metrics import find_scorers

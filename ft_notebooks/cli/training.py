@@ -9,7 +9,7 @@ __all__ = ['train_command']
 import math
 from pathlib import Path
 
-from ..checkpointing.disk_space import check_free
+from ..checkpointing.checkpoint_saving import check_free
 from ..checkpointing.run_manifest import check_folder
 from .arguments import in_full
 from .console import check_output, check_settings, command_settings, quiet_libraries

@@ -19,7 +19,7 @@ from .model_parts import base_model
 
 # %% ../../nbs/package/core/arguments.ipynb #519a1c91
 class ArgumentError(ValueError):
-    "A function got an argument of the wrong type; the parts of the message are also attributes."
+    "A function got an argument of the wrong type."
 
     def __init__(
         self,
@@ -29,12 +29,9 @@ class ArgumentError(ValueError):
         given: object,  # What it was
         cure: str,  # What to do instead
     ):
-        super().__init__(f"{where}: {name} must be {wanted}, got {_kind(given)}; {cure}")
-        self.where, self.name, self.wanted, self.given, self.cure = where, name, wanted, given, cure
-
-
-def _kind(value: object) -> str:
-    return repr(value) if value is None or isinstance(value, (str, os.PathLike, int, float)) else type(value).__name__
+        short = given is None or isinstance(given, (str, os.PathLike, int, float))
+        got = repr(given) if short else type(given).__name__
+        super().__init__(f"{where}: {name} must be {wanted}, got {got}; {cure}")
 
 # %% ../../nbs/package/core/arguments.ipynb #fefa11d9
 _ORDER = "the order is (model, tok, dataset, ...)"
@@ -123,9 +120,8 @@ def encoded(
     """
 
     def one(dataset, name: str) -> Dataset:
-        missing = dataset is None or isinstance(dataset, list) and not dataset
         try:
-            rows = [] if missing else as_dataset(dataset, read, where, name)
+            rows = [] if dataset is None or dataset == [] else as_dataset(dataset, read, where, name)
             if not len(rows):
                 raise ValueError("it has no rows; give some, or leave it out")
             return encode(rows)

@@ -26,10 +26,12 @@ def _cpu_has_bf16() -> bool:
 # %% ../../nbs/package/core/device.ipynb #cfc6c426
 def _ram() -> int:
     "RAM in bytes that this process may use: the machine's, or the limit of a cgroup if that is lower."
-    names = ("memory.max", "memory.limit_in_bytes")  # version 2, version 1
-    files = [folder / name for folder in control_groups("memory") for name in names]
-    texts = [file.read_text(encoding="utf-8").strip() for file in files if file.is_file()]
-    return min([psutil.virtual_memory().total, *(int(text) for text in texts if text != "max")])
+    limits = [psutil.virtual_memory().total]
+    for folder in control_groups("memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):  # version 2, version 1
+            text = (folder / name).read_text(encoding="utf-8").strip() if (folder / name).is_file() else "max"
+            limits += [int(text)] if text != "max" else []
+    return min(limits)
 
 # %% ../../nbs/package/core/device.ipynb #b3076ce1
 @dataclass(frozen=True)

@@ -64,15 +64,9 @@ def error_text(
     return ": ".join([type(error).__name__, *text.splitlines()[:1]])
 
 # %% ../../nbs/package/core/errors.ipynb #c001f315
-_ORDER = {
-    *range(0x202A, 0x202F),
-    *range(0x2066, 0x206A),
-    0x200E,
-    0x200F,
-    0x061C,
-}  # marks that turn the reading direction
-_SHOWN = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {0x7F: "\u2421"}
-_SHOWN |= {code: f"\\u{code:04x}" for code in {*range(0x80, 0xA0), *_ORDER}}
+_ORDER = (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C)  # marks of the reading direction
+_SHOWN = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"}
+_SHOWN |= {code: f"\\u{code:04x}" for code in (*range(0x80, 0xA0), *_ORDER)} | {0x7F: "\u2421"}
 
 
 def visible(

@@ -111,16 +111,22 @@ def fingerprint(
     return total
 
 # %% ../../nbs/package/core/fingerprints.ipynb #8980c121
+_ADAPTER = ("trainable_tokens", "modules_to_save")  # in the names of an adapter's tensors, beside its own prefix
+_RANDOM = ("lora_A", "lora_embedding_B", "prompt_encoder")  # of those that are initialized at random
+
+
 def weights_fingerprint(
     model: torch.nn.Module,  # With or without an adapter; parameters on the device `meta` are left out
 ) -> dict[str, str]:  # "model.weights", and with an adapter "adapter.weights"; 16 hexadecimal digits each
     "Fingerprints of the base's weights, and of the adapter's tensors that are not initialized at random."
     prefix = getattr(getattr(model, "base_model", None), "prefix", "prompt_encoder")
-    marks = (prefix, "trainable_tokens", "modules_to_save") if isinstance(model, PeftModel) else ()
-    named = {name: p for name, p in model.named_parameters() if p.device.type != "meta"}
-    adapter = {name for name in named if any(mark in name for mark in marks)}
-    random = ("lora_A", "lora_embedding_B", "prompt_encoder")
-    learned = {name for name in adapter if not any(part in name for part in random)}
-    parts = {"model.weights": named.keys() - adapter} | ({"adapter.weights": learned} if marks else {})
-    prints = {name: fingerprint(p) for name, p in named.items()}
-    return {key: short_hash([[name, prints[name].item()] for name in sorted(names)]) for key, names in parts.items()}
+    marks = (prefix, *_ADAPTER) if isinstance(model, PeftModel) else ()
+    prints: dict[str, list] = {"model.weights": []}
+    if marks:
+        prints["adapter.weights"] = []
+    for name, p in sorted(model.named_parameters()):
+        of_adapter = any(mark in name for mark in marks)
+        is_random = of_adapter and any(part in name for part in _RANDOM)
+        if p.device.type != "meta" and not is_random:
+            prints["adapter.weights" if of_adapter else "model.weights"].append([name, fingerprint(p).item()])
+    return {key: short_hash(found) for key, found in prints.items()}

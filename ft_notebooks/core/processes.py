@@ -25,17 +25,23 @@ from .seams import set_timeout
 # %% ../../nbs/package/core/processes.ipynb #7f3af57c
 def _check_gpus(cpu: bool) -> None:
     "`ValueError` for more processes than GPUs, and for FSDP or DeepSpeed without a GPU."
+    host = platform.node()
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if not cpu and here > gpu_count():
-        raise ValueError(f"{here} processes on {platform.node()}, which has {gpu_count()} GPUs; start one for each GPU")
+        raise ValueError(f"{here} processes on {host}, which has {gpu_count()} GPUs; start one for each GPU")
     for name in ("FSDP", "DEEPSPEED"):
         if cpu and os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
             raise ValueError(
-                f"{name} shards over GPUs, and {platform.node()} has no GPU: training would silently use plain data "
-                "parallelism; choose ddp"
+                f"{name} shards over GPUs, and {host} has no GPU: training would silently use plain data parallelism; "
+                "choose ddp"
             )
 
 # %% ../../nbs/package/core/processes.ipynb #d03e2798
+def _launched() -> int:
+    "The number of processes that a launcher has started, 1 without a launcher."
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
 def join_processes() -> PartialState:  # Rank, number of processes and backend
     """Connects the processes that a launcher has started; without a launcher there is a single process.
 
@@ -44,15 +50,16 @@ def join_processes() -> PartialState:  # Rank, number of processes and backend
     """
     cpu = hardware().device == "cpu"
     _check_gpus(cpu)
-    known, long = dist.is_available() and dist.is_initialized(), timedelta(days=1)  # rows may take hours to prepare
-    timeout = timedelta(minutes=10) if set_timeout() else long  # for the other processes to connect
-    state = PartialState(cpu=cpu, **({} if known else {"timeout": timeout}))
-    if state.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
+    is_new = not dist.is_initialized()
+    long = timedelta(days=1)  # rows may take hours to prepare
+    connecting = timedelta(minutes=10) if set_timeout() else long
+    state = PartialState(cpu=cpu, timeout=connecting) if is_new else PartialState(cpu=cpu)
+    if state.num_processes != _launched():
         raise ValueError(
-            f"{os.environ['WORLD_SIZE']} processes were started, and accelerate knows of {state.num_processes}: an "
-            "Accelerator was made before the launcher's variables were set; create it later"
+            f"{_launched()} processes were started, and accelerate knows of {state.num_processes}: an Accelerator was "
+            "made before the launcher's variables were set; create it later"
         )
-    if not known and state.num_processes > 1:  # a trainer sets its own `ddp_timeout`
+    if is_new and state.num_processes > 1:  # a trainer sets its own `ddp_timeout`
         set_timeout(long)
     return state
 
@@ -64,16 +71,15 @@ def leave_processes() -> None:
     "Removes the files that `once_a_host` has made on this host, and disconnects the processes."
     while _FOLDERS:
         _FOLDERS.pop().cleanup()
-    if dist.is_available() and dist.is_initialized():
+    if dist.is_initialized():
         PartialState().destroy_process_group()
 
 # %% ../../nbs/package/core/processes.ipynb #e37a5df2
 def _is_connected() -> bool:
     "Whether this process is one of several; connects the processes of a launcher first."
-    launched = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    if launched and not dist.is_initialized():
+    if _launched() > 1 and not dist.is_initialized():
         join_processes()
-    return dist.is_available() and dist.is_initialized()
+    return dist.is_initialized()
 
 
 def from_all(
@@ -105,22 +111,19 @@ def together() -> Iterator[None]:
     if not _is_connected():
         yield
         return
-    error = text = None
+    host, error, text = platform.node(), None, ""
     try:
         yield
     except (ValueError, OSError) as e:
         error, text = e, str(e) or type(e).__name__
     except Exception as e:
-        from_all((platform.node(), f"{type(e).__name__}: {e}"))
+        from_all((host, f"{type(e).__name__}: {e}"))
         raise
-    found = from_all((platform.node(), text))
-    texts = [text for _, text in found]
-    if any(texts):
-        process = next(process for process, text in enumerate(texts) if text)
-        alike = len(set(texts)) == 1
-        raise Everywhere(
-            texts[0] if alike else f"process {process} on {found[process][0]}: {texts[process]}"
-        ) from error
+    found = from_all((host, text))
+    for process, (where, said) in enumerate(found):
+        if said:
+            alike = {text for _, text in found} == {said}
+            raise Everywhere(said if alike else f"process {process} on {where}: {said}") from error
 
 # %% ../../nbs/package/core/processes.ipynb #593ca008
 def check_same(
@@ -128,14 +131,14 @@ def check_same(
 ) -> None:
     "Raises `Everywhere`, a `ValueError` with hosts and both values, in all processes unless their facts are the same."
     found = from_all((platform.node(), facts))
+    first, ours = found[0]
     for process, (host, theirs) in enumerate(found):
-        first, ours = found[0]
         names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
         if names:
-            differ = [f"{name} is {ours.get(name)!r} and {theirs.get(name)!r}" for name in names]
+            differ = "; ".join(f"{name} is {ours.get(name)!r} and {theirs.get(name)!r}" for name in names)
             raise Everywhere(
-                f"process 0 on {first} and process {process} on {host} are not the same run: {'; '.join(differ)}. Use "
-                "the same in all processes"
+                f"process 0 on {first} and process {process} on {host} are not the same run: {differ}. Use the same in "
+                "all processes"
             )
 
 # %% ../../nbs/package/core/processes.ipynb #6d3029ac
@@ -146,21 +149,19 @@ def once_a_host(
 
     A `ValueError` or `OSError` of `make` is raised in all processes as `Everywhere`.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if _launched() == 1:
         return make()
-    state, folder = join_processes(), None
-    made: tuple = ()
+    state = join_processes()
+    made: list = []
     with together():
         if state.is_local_main_process:
-            made = make()
             _FOLDERS.append(tempfile.TemporaryDirectory(prefix="ft_notebooks_", ignore_cleanup_errors=True))
-            folder = _FOLDERS[-1].name
-            for i, part in enumerate(made):
+            for part in make():
+                place = Path(_FOLDERS[-1].name, str(len(made)))
                 if isinstance(part, Dataset):
-                    part.save_to_disk(f"{folder}/{i}")
-    kept = tuple(None if isinstance(part, Dataset) else part for part in made)
-    folder, kept = from_all((folder, kept))[state.process_index - state.local_process_index]
+                    part.save_to_disk(place)
+                made.append(place if isinstance(part, Dataset) else part)
+    kept = from_all(made)[state.process_index - state.local_process_index]
     with together():
-        places = [Path(folder, str(i)) for i in range(len(kept))]
-        made = tuple(load_from_disk(place) if place.is_dir() else part for place, part in zip(places, kept))
-    return made
+        made = [load_from_disk(part) if isinstance(part, Path) else part for part in kept]
+    return tuple(made)

@@ -24,22 +24,26 @@ from torch import nn
 from .model_parts import base_model
 
 # %% ../../nbs/package/core/seams.ipynb #feea0095
-def _libraries(owner: type) -> list[str]:
-    "The libraries that define a class and its base classes, such as trl and transformers."
-    found = dict.fromkeys(kind.__module__.partition(".")[0] for kind in owner.__mro__)
-    return [name for name in found if name not in ("builtins", "abc", "torch", "ft_notebooks")]
-
-
 def _missing_text(libraries: list[str], what: str) -> str:
     "A message: the installed releases lack something, and the lowest declared releases, which were tested, have it."
-    declared, releases = importlib.metadata.requires("ft_notebooks") or [], []
+    declared = "\n".join(importlib.metadata.requires("ft_notebooks") or [])
+    releases = ""
     for library in libraries:
         name = library.replace("_", "[-_]")
-        lowest = next((m[1] for line in declared if (m := re.match(rf"{name}\b[^;]*?>=([\d.]+)", line))), None)
-        releases += [f"'{library}=={lowest}.*'"] if lowest else []
+        if lowest := re.search(rf"^{name}\b[^;\n]*?>=([\d.]+)", declared, re.M):
+            releases += f" '{library}=={lowest[1]}.*'"
     installed = " and ".join(f"{library} {importlib.metadata.version(library)}" for library in libraries)
-    cure = f"; pip install {' '.join(releases)} installs a release that has it" if releases else ""
+    cure = f"; pip install{releases} installs a release that has it" if releases else ""
     return f"{installed} {'has' if len(libraries) == 1 else 'have'} no {what}{cure}"
+
+
+def _gone(owner: type, what: str) -> RuntimeError:
+    "The error about a class of a library, and its base classes in libraries, such as trl and transformers."
+    found = dict.fromkeys(kind.__module__.partition(".")[0] for kind in owner.__mro__)
+    return RuntimeError(_missing_text([name for name in found if name not in _NO_LIBRARIES], what))
+
+
+_NO_LIBRARIES = ("builtins", "abc", "torch", "ft_notebooks")
 
 
 def overrides(
@@ -55,17 +59,17 @@ def overrides(
         for name, own in vars(cls).items():
             if name.startswith("_") or not inspect.isfunction(own):
                 continue
-            there, method = getattr(library, name, None), f"{library.__name__}.{name}"
+            method = f"{library.__name__}.{name}"
+            there = getattr(library, name, None)
             if there is None:
-                what = f"{method}, so that {cls.__name__}.{name} would never be called"
-                raise RuntimeError(_missing_text(_libraries(library), what))
+                raise _gone(library, f"{method}, so that {cls.__name__}.{name} would never be called")
             takes = inspect.signature(there).parameters.values()
             if any(p.kind is p.VAR_KEYWORD for p in takes):
                 continue
-            given = [p.name for p in inspect.signature(own).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-            if unknown := sorted(set(given) - {p.name for p in takes}):
-                what = f"argument {unknown[0]!r} for {method}, which is needed"
-                raise RuntimeError(_missing_text(_libraries(library), what))
+            known = [p.name for p in takes]
+            for given in inspect.signature(own).parameters.values():
+                if given.kind is given.POSITIONAL_OR_KEYWORD and given.name not in known:
+                    raise _gone(library, f"argument {given.name!r} for {method}, which is needed")
         return cls
 
     return check
@@ -79,7 +83,7 @@ def require(
 ) -> None:
     "`RuntimeError`, with the library, its version, the name and a release that has it, if `thing` lacks the name."
     if not hasattr(thing, name):
-        raise RuntimeError(_missing_text(_libraries(owner), f"{owner.__name__}.{name}, by which {why}"))
+        raise _gone(owner, f"{owner.__name__}.{name}, by which {why}")
 
 # %% ../../nbs/package/core/seams.ipynb #bdb646dc
 @dataclass(frozen=True)
@@ -95,41 +99,54 @@ class Seam:
 
 SEAMS = (
     Seam(
-        "transformers", "_attn_implementation", lambda trainer: base_model(trainer.model).config,
+        "transformers",
+        "_attn_implementation",
+        lambda trainer: base_model(trainer.model).config,
         "which attention a model computes",
         "the run keeps the model's attention instead of a faster one, and DPO computes a prompt for each answer",
     ),
     Seam(
-        "transformers", "_can_set_attn_implementation", lambda trainer: base_model(trainer.model),
+        "transformers",
+        "_can_set_attn_implementation",
+        lambda trainer: base_model(trainer.model),
         "whether a model's attention can be exchanged",
         "the run keeps the model's attention, and DPO computes a prompt for each answer",
     ),
     Seam(
-        "transformers", "_save_checkpoint", lambda trainer: trainer,
+        "transformers",
+        "_save_checkpoint",
+        lambda trainer: trainer,
         "where a save begins and ends, and saving the weights before an optimizer step that is skipped",
         "a failed save leaves its partial folder, which the next start renames, and a run that stops at NaN saves no "
         "checkpoint of its own: it resumes from the last one",
     ),
     Seam(
-        "torch", "_forward_hooks", lambda trainer: trainer.model,
+        "torch",
+        "_forward_hooks",
+        lambda trainer: trainer.model,
         "whether a module has a hook, which a fused layer would leave out",
         "PEFT computes the LoRA layers, and TRL the head, without fused kernels",
     ),
     Seam(
-        "torch", "_set_pg_timeout", lambda trainer: getattr(dist, "distributed_c10d", None),
+        "torch",
+        "_set_pg_timeout",
+        lambda trainer: getattr(dist, "distributed_c10d", None),
         "how long connected processes wait for each other",
         "processes keep the timeout that was set when they connected",
     ),
-)  # fmt: skip
+)
 
 
 def given_way(
     trainer,  # A `transformers.Trainer`
 ) -> list[str]:  # Sentences; empty where every name is there
     "What this run lacks because a library has renamed a private name; for the plan, manifest.json and the report."
-    gone = [seam for seam in SEAMS if not hasattr(seam.holder(trainer), seam.name)]
-    lines = {s.name: f"{s.library} {importlib.metadata.version(s.library)} has no {s.name}: {s.without}" for s in gone}
-    return list(lines.values())
+    lines = []
+    for seam in SEAMS:
+        if not hasattr(seam.holder(trainer), seam.name):
+            release = importlib.metadata.version(seam.library)
+            lines.append(f"{seam.library} {release} has no {seam.name}: {seam.without}")
+    return lines
 
 # %% ../../nbs/package/core/seams.ipynb #d9ef2c93
 def attention_of(

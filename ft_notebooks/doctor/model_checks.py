@@ -26,7 +26,7 @@ from ..core.model_parts import base_model, eval_mode
 from .context import Unavailable
 from .findings import Found, check
 from ..inference.generation import answers
-from ..lora.adapter_folder import changed_in_memory, check_saved
+from ..lora.unsaved_weights import changed_in_memory, check_saved
 from ..rlhf.reward_scoring import check_reward_model
 from ..tokenization.padding import IGNORE
 

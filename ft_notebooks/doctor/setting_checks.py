@@ -26,7 +26,7 @@ from packaging.requirements import Requirement
 from peft import LoraConfig
 from transformers import get_scheduler
 
-from ..checkpointing.disk_space import folder_fault
+from ..checkpointing.run_lock import folder_fault
 from ..checkpointing.run_lock import lock_run
 from ..checkpointing.run_manifest import check_folder
 from ..core.device import gpu_count, hardware

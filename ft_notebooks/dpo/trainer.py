@@ -17,7 +17,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
-from ..checkpointing.best_checkpoint import check_checkpoint_choice
+from ..checkpointing.checkpoint_saving import check_checkpoint_choice
 from .over_optimization import CollapseCallback
 from ..core.arguments import Rows, check_model, each_set, encoded
 from ..training.out_of_memory import explain_out_of_memory

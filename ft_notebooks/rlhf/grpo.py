@@ -18,7 +18,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from ..checkpointing.best_checkpoint import check_checkpoint_choice
+from ..checkpointing.checkpoint_saving import check_checkpoint_choice
 from ..core.arguments import Rows, encoded
 from ..core.device import hardware
 from ..core.model_parts import base_model

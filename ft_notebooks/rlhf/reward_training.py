@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
-from ..checkpointing.best_checkpoint import check_checkpoint_choice
+from ..checkpointing.checkpoint_saving import check_checkpoint_choice
 from ..core.arguments import Rows, check_model, each_set, encoded
 from ..core.model_parts import base_model
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
-from ..checkpointing.best_checkpoint import check_checkpoint_choice
+from ..checkpointing.checkpoint_saving import check_checkpoint_choice
 from ..data.chat_encoding import encode_chats
 from ..data.read import read_chats
 from ..core.progress import without_library_bars

@@ -20,7 +20,7 @@ from huggingface_hub import get_token
 from transformers import get_scheduler
 from transformers.utils import is_liger_kernel_available
 
-from ..checkpointing.disk_space import name_fault
+from ..checkpointing.run_lock import name_fault
 from ..core.errors import SHORT_NAMES, error_text, nearest, releases
 from .batch_plan import Plan
 

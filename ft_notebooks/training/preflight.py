@@ -25,7 +25,7 @@ from ..core.seams import overrides
 from .gradient_flow import GradientFlowCallback, check_trained
 from ..data.chat_encoding import check_end_token
 from ..loading.model_files import check_dropouts
-from ..lora.adapter_folder import check_saved
+from ..lora.unsaved_weights import check_saved
 from ..tokenization.padding import IGNORE, check_vocabulary
 from ..tokenization.template_checks import check_template
 from .nan_guard import NaNGuard

@@ -19,7 +19,7 @@ from pathlib import Path
 from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
 
-from ..checkpointing.disk_space import explain_save_error
+from ..checkpointing.checkpoint_saving import explain_save_error
 from ..checkpointing.environment import newer_libraries
 from ..checkpointing.graceful_stop import save_on_signals
 from ..checkpointing.integrity import checkpoint_fault, last_good_checkpoint, mark_checkpoint, marked_step

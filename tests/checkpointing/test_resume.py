@@ -553,7 +553,7 @@ def orders(kind, processes, skip, epoch, **fields):
     from torch.utils.data import BatchSampler, DataLoader, RandomSampler
     from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
 
-    from ft_notebooks.checkpointing import resume
+    from ft_notebooks.checkpointing.row_order import set_order
 
     settings = {"seed": 3, "data_seed": None, "train_sampling_strategy": kind, "world_size": processes}
     args = SimpleNamespace(**settings | {"train_batch_size": 2, "gradient_accumulation_steps": 1} | fields)
@@ -573,7 +573,7 @@ def orders(kind, processes, skip, epoch, **fields):
             loader = prepare_data_loader(
                 loader, num_processes=processes, process_index=process, use_seedable_sampler=kind == "random"
             )
-        resume._set_order(loader, args, epoch)
+        set_order(loader, args, epoch)
         again = skip_first_batches(loader, skip) if skip else loader
         if hasattr(again, "set_epoch"):  # as transformers does
             again.set_epoch(epoch)
@@ -703,9 +703,9 @@ def test_files_in_folders_count_and_what_is_added_later_does_not(tmp_path):
 
 
 def rotated(run):
-    import ft_notebooks.checkpointing.resume as resume
+    from ft_notebooks.checkpointing import checkpoint_saving
 
-    resume._rotate(run / "checkpoint-9", 1, None)
+    checkpoint_saving._delete_oldest(run / "checkpoint-9", 1, None)
     return sorted(p.name for p in run.iterdir())
 
 
@@ -732,7 +732,7 @@ def test_rotation_without_markers_deletes_only_what_a_trainer_has_saved(tmp_path
 
 
 def test_a_checkpoint_whose_number_is_written_otherwise_is_none(tmp_path):
-    from ft_notebooks.checkpointing.integrity import numbered_checkpoints
+    from ft_notebooks.core.files import numbered_checkpoints
 
     for name in ("checkpoint-0002", "checkpoint-\u0663", "checkpoint-2"):
         checkpoint(tmp_path, 2, name)

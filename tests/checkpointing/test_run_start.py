@@ -1,4 +1,4 @@
-"Edges of `checkpointing.run_start`: loops over one model, deleted folders, later stages, and what the record says."
+"Edges of `checkpointing.environment`: loops over one model, deleted folders, later stages, and what the record says."
 
 import json
 import shutil

@@ -1,6 +1,5 @@
 "What other people and programs have written stays: in a run's folder, beside it and in the environment."
 
-import fcntl
 import json
 import os
 import signal
@@ -46,15 +45,9 @@ def foreign(monkeypatch):
     monkeypatch.setattr(FileLock, "acquire", denied)
 
 
-def test_a_lock_of_another_user_is_seen_and_taken_once_it_is_free(tmp_path, foreign):
-    lock = tmp_path / ".running.lock"
-    with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match="is being trained by another process"), run_lock.lock_run(tmp_path):
-            pass
-    with run_lock.lock_run(tmp_path), lock.open() as other, pytest.raises(BlockingIOError):
-        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    assert list(tmp_path.iterdir()) == []
+def test_the_lock_of_a_killed_run_can_be_taken_by_every_user_who_may_write_to_the_folder(tmp_path):
+    with run_lock.lock_run(tmp_path):
+        assert (tmp_path / ".running.lock").stat().st_mode & 0o777 == 0o666
 
 
 @pytest.mark.parametrize("finished", [False, True])

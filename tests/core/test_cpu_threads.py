@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 
 from ft_notebooks.core import cpu_threads
-from ft_notebooks.core.cpu_threads import BLOCKTIME, SPINS, CpuThreads, idle_cpus, usable_cpus, use_cpu_threads
+from ft_notebooks.core.cpu_threads import _SPIN as SPIN
+from ft_notebooks.core.cpu_threads import CpuThreads, idle_cpus, usable_cpus, use_cpu_threads
 from ft_notebooks.distributed import launcher
 
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-SPIN = {"GOMP_SPINCOUNT": str(SPINS), "KMP_BLOCKTIME": str(BLOCKTIME)}
 
 
 @pytest.fixture
@@ -79,26 +79,22 @@ def test_without_proc_and_affinity_the_cpus_are_those_of_the_machine(machine, mo
 
 
 def test_an_affinity_limits_the_cpus_and_only_they_are_looked_at(machine, monkeypatch):
-    Times, now = namedtuple("Times", "user idle"), [0.0]
+    busy, idle = namedtuple("Shares", "user idle")(100.0, 0.0), namedtuple("Shares", "user idle")(0.0, 100.0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 3, 9})  # there are four, as far as psutil knows
-    monkeypatch.setattr(
-        cpu_threads, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=lambda s: now.append(now.pop() + s))
-    )
-    monkeypatch.setattr("psutil.cpu_times", lambda percpu: [Times(now[0], 0.0), Times(0.0, now[0])] * 2)
+    monkeypatch.setattr("psutil.cpu_times_percent", lambda seconds, percpu: [busy, idle] * 2)
     assert usable_cpus() == 3 and idle_cpus(2.5) == 2.0
-    monkeypatch.setattr("psutil.cpu_times", lambda percpu: [Times(0.0, now[0]), Times(now[0], 0.0)] * 2)
+    monkeypatch.setattr("psutil.cpu_times_percent", lambda seconds, percpu: [idle, busy] * 2)
     assert idle_cpus(2.5) == 0.0
 
 
 @pytest.mark.parametrize("nothing", ["zeros", "not allowed"])
 def test_a_system_that_hides_its_times_counts_as_quiet(machine, monkeypatch, nothing):
-    def times(percpu):
+    def shares(seconds, percpu):
         if nothing == "not allowed":
             raise PermissionError("/proc/stat")
-        return [namedtuple("Times", "user idle")(0.0, 0.0)] * 8
+        return [namedtuple("Shares", "user idle")(0.0, 0.0)] * 8
 
-    monkeypatch.setattr("psutil.cpu_times", times)
-    monkeypatch.setattr(cpu_threads.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("psutil.cpu_times_percent", shares)
     assert idle_cpus(7.5) is None
 
 
@@ -153,7 +149,7 @@ def test_openmp_reads_what_is_set_only_torch_imports_torch_and_to_call_it_again_
     )
     assert told.out.splitlines()[1:] == ["False", "1"] and "2 CPUs, 0.2 of them idle" in told.out
     if "GOMP_SPINCOUNT" in told.err:  # libgomp, and not another OpenMP
-        assert f"GOMP_SPINCOUNT = '{SPINS}'" in told.err
+        assert f"GOMP_SPINCOUNT = '{SPIN['GOMP_SPINCOUNT']}'" in told.err
 
 
 def test_to_call_it_late_is_a_mistake():

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from ft_notebooks.checkpointing import disk_space
+from ft_notebooks.checkpointing import checkpoint_saving
 from ft_notebooks.checkpointing.finished_runs import known_run
 from ft_notebooks.checkpointing.integrity import checkpoint_fault, mark_checkpoint
 from ft_notebooks.checkpointing.metrics_log import append_entries, read_entries
 from ft_notebooks.checkpointing.run_lock import lock_run
 from ft_notebooks.checkpointing.run_manifest import check_folder, check_manifest, run_folder
 from ft_notebooks.cli.commands import init_command
-from ft_notebooks.core.files import DiskFull, atomic_path, is_disk_full, write_atomically
+from ft_notebooks.core.files import DiskFull, atomic_path, why_full, write_atomically
 from ft_notebooks.data import read
 from ft_notebooks.evaluation.html_page import write_files
 from ft_notebooks.inference.answer_cache import AnswerFile
@@ -117,10 +117,10 @@ def test_a_file_that_a_failed_save_still_holds_open_takes_no_space_when_it_is_co
         opened.append(weakref.ref(file))
         raise NO_SPACE
 
-    monkeypatch.setattr(disk_space, "disk_of", disk_of)
-    monkeypatch.setattr(disk_space, "_checkpoint_bytes", lambda trainer: 300)
+    monkeypatch.setattr(checkpoint_saving, "disk_of", disk_of)
+    monkeypatch.setattr(checkpoint_saving, "_checkpoint_bytes", lambda trainer: 300)
     with pytest.raises(DiskFull, match="free 200 bytes"):
-        with disk_space.explain_save_error(None, tmp_path / "run" / "checkpoint-1", is_new=True):
+        with checkpoint_saving.explain_save_error(None, tmp_path / "run" / "checkpoint-1", is_new=True):
             save()
 
 
@@ -152,8 +152,8 @@ def test_rows_that_do_not_fit_into_the_cache_name_its_disk(tmp_path, monkeypatch
 def test_no_other_error_counts_as_a_full_disk_even_when_it_is_full(tmp_path, monkeypatch, error):
     free = shutil.disk_usage(tmp_path)._replace(free=0)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
-    assert not is_disk_full(error, tmp_path / "x")
-    assert is_disk_full(RuntimeError("unexpected pos 576 vs 534"), tmp_path / "x")  # torch.save
+    assert not why_full(error, tmp_path / "x")
+    assert why_full(RuntimeError("unexpected pos 576 vs 534"), tmp_path / "x")  # torch.save
 
 
 DEEP = "[" * 100_000 + "]" * 100_000

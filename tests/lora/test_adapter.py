@@ -29,7 +29,8 @@ from ft_notebooks.core.device import hardware
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.loading.quantized_loading import load_model
 from ft_notebooks.lora.adapter import add_adapter, load_adapter, lora_config, merge_adapter
-from ft_notebooks.lora.adapter_folder import check_adapter_folder, check_saved, trained_bits
+from ft_notebooks.lora.adapter_folder import check_adapter_folder, trained_bits
+from ft_notebooks.lora.unsaved_weights import check_saved
 from ft_notebooks.sft.trainer import sft_trainer
 
 IDS = torch.tensor([tiny_tokenizer()("abc, abd").input_ids])

@@ -14,7 +14,7 @@ from ft_notebooks.loading.quantization_error import logits_distance
 from ft_notebooks.loading.quantized_loading import load_model
 from ft_notebooks.lora import merging
 from ft_notebooks.lora.adapter import add_adapter, load_adapter, lora_config, merge_adapter
-from ft_notebooks.lora.merging import MOST_KL, MOST_KL_OF_ONE, check_merged, merge_folder, whole_folder
+from ft_notebooks.lora.merging import _MOST_KL_OF_ONE, MOST_KL, check_merged, merge_folder, whole_folder
 from ft_notebooks.tokenization.padding import load_tokenizer
 
 ROWS = tiny_tokenizer()(["to be or not to be, that is the question", "whether it is nobler"]).input_ids
@@ -72,7 +72,7 @@ def distances(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "kl", [[MOST_KL * 1.01] * 9, [0.0] * 999 + [MOST_KL_OF_ONE * 1.01], [0.0, float("nan")], [float("inf")]]
+    "kl", [[MOST_KL * 1.01] * 9, [0.0] * 999 + [_MOST_KL_OF_ONE * 1.01], [0.0, float("nan")], [float("inf")]]
 )
 def test_both_limits_of_the_budget_hold(distances, kl):
     distances(kl, [True] * len(kl))

@@ -330,7 +330,7 @@ def test_a_hostile_adapter_is_an_error_before_its_base_is_loaded(in_time, tmp_pa
 
 @pytest.mark.parametrize("fields", [{"target_modules": r"(\w+\.?)+!"}, *ADAPTERS["alpha"][:5]], ids=short)
 def test_a_hostile_setting_of_lora_is_an_error(in_time, monkeypatch, fields):
-    monkeypatch.setattr("ft_notebooks.lora.adapter.LONGEST_CHECK", 1.0)
+    monkeypatch.setattr("ft_notebooks.lora.targets.LONGEST_CHECK", 1.0)
     with pytest.raises(ValueError, match="takes more than 1 seconds|lora_alpha=.* are usual"):
         lora_config(tiny_model(), **fields)
 

@@ -14,7 +14,7 @@ from ft_notebooks.data.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.loading.quantized_loading import load_model
 from ft_notebooks.lora.adapter import add_adapter, lora_config
-from ft_notebooks.lora.token_embeddings import token_rows
+from ft_notebooks.lora.targets import token_rows
 from ft_notebooks.sft.trainer import sft_trainer
 from ft_notebooks.tokenization.padding import IGNORE
 from ft_notebooks.training.config import split_overrides

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.loading.quantized_loading import load_model
 from ft_notebooks.lora.adapter import add_adapter, load_adapter, lora_config, merge_adapter
-from ft_notebooks.lora.adapter_folder import changed_in_memory
+from ft_notebooks.lora.unsaved_weights import changed_in_memory
 from ft_notebooks.sft.trainer import sft_trainer
 from ft_notebooks.tokenization.padding import add_pad_token, load_tokenizer
 from ft_notebooks.training.run import fit

@@ -1,4 +1,4 @@
-"Edges of `ft_notebooks.lora.token_embeddings`."
+"Edges of `ft_notebooks.lora.targets`."
 
 import copy
 
@@ -8,8 +8,8 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
-from ft_notebooks.lora.adapter import add_adapter, expert_parameters, lora_config
-from ft_notebooks.lora.token_embeddings import token_rows
+from ft_notebooks.lora.adapter import add_adapter, lora_config
+from ft_notebooks.lora.targets import expert_parameters, token_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 IDS = torch.tensor([tiny_tokenizer()("to be or not to be").input_ids])

@@ -1,4 +1,4 @@
-"""Edges of `ft_notebooks.checkpointing.best_checkpoint`: settings that are let through, every kind of early stopping,
+"""Edges of `ft_notebooks.checkpointing.checkpoint_saving`: settings that are let through, every kind of early stopping,
 adapters.
 """
 
@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from small_runs import adapted, arguments, rows, trainer, weights
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
-from ft_notebooks.checkpointing.best_checkpoint import check_checkpoint_choice
+from ft_notebooks.checkpointing.checkpoint_saving import check_checkpoint_choice
 from ft_notebooks.checkpointing.graceful_stop import save_on_signals
 from ft_notebooks.checkpointing.integrity import last_good_checkpoint
 from ft_notebooks.checkpointing.resume import exact_resume

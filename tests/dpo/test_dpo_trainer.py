@@ -92,6 +92,7 @@ class DiesAt(TrainerCallback):
 # the reference
 
 
+@pytest.mark.numbers
 def test_a_run_with_another_reference_ends_before_its_first_step(rows, tmp_path):
     trainer = made(tiny_model(), rows, tmp_path, ref_model=tiny_model(seed=1))
     before = weights(trainer)
@@ -129,6 +130,9 @@ def test_an_adapter_that_takes_from_its_base_is_refused_in_both_ways(rows, tmp_p
         made(tiny_model(), rows, tmp_path / "b", peft_config=pissa).train()
 
 
+@pytest.mark.numbers
+@pytest.mark.bfloat16
+@pytest.mark.whole
 def test_an_adapter_on_four_bits_is_not_rounded_and_is_its_reference(rows, tmp_path):
     tiny_model().save_pretrained(tmp_path / "base")
     model = moved(add_adapter(load_model(tmp_path / "base", bits=4), lora_config(tiny_model(), r=4)))
@@ -150,6 +154,8 @@ def test_an_adapter_of_another_name_or_one_named_ref_is_refused(rows, tmp_path):
         made(both, rows, tmp_path)
 
 
+@pytest.mark.numbers
+@pytest.mark.whole
 def test_the_reference_of_an_evaluation_is_that_of_the_start(rows, tmp_path):
     trainer = made(
         tiny_model(), rows, tmp_path, eval_dataset={"a": rows.select(range(3)), "b": rows.select(range(3, 8))}
@@ -179,6 +185,8 @@ def test_trls_constructor_computes_nothing_and_keeps_nothing(rows, tmp_path, mon
     assert not seen and not (tmp_path / ".reference").exists()
 
 
+@pytest.mark.numbers
+@pytest.mark.whole
 def test_the_rows_the_settings_and_the_weights_are_those_that_were_given(rows, tmp_path):
     model = moved(tiny_model())
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -194,6 +202,8 @@ def test_the_rows_the_settings_and_the_weights_are_those_that_were_given(rows, t
     assert not any("forward" in vars(module) for module in model.modules() if module is not model)
 
 
+@pytest.mark.numbers
+@pytest.mark.whole
 @pytest.mark.parametrize("kind", ["adapter", "full"])
 def test_other_pairs_are_evaluated_as_the_trainers_eval_dataset(rows, tmp_path, kind):
     model = adapted() if kind == "adapter" else tiny_model()
@@ -228,6 +238,8 @@ def test_a_trl_that_names_its_rows_otherwise_is_refused(rows, tmp_path, monkeypa
         made(tiny_model(), rows, tmp_path, eval_dataset=rows)
 
 
+@pytest.mark.numbers
+@pytest.mark.whole
 def test_answers_of_which_only_the_common_length_counts_have_a_margin_of_zero(rows, tmp_path):
     trainer = made(adapted(), rows, tmp_path, ld_alpha=0.5, precompute_ref_log_probs=False)
     policy, reference = _log_probs(trainer, trainer.train_dataset)
@@ -260,6 +272,8 @@ def test_a_copy_that_is_not_the_adapter_is_refused(rows, tmp_path):
         trainer.train()
 
 
+@pytest.mark.numbers
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "fields", [{"modules_to_save": ["embed_tokens"]}, {"use_dora": True}, {"trainable_token_indices": [5]}]
 )

@@ -73,6 +73,9 @@ def ends(monkeypatch, *counts):
 # what it leaves as it was
 
 
+@pytest.mark.numbers
+@pytest.mark.bfloat16
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "fields", [{"bf16": True, "gradient_checkpointing": True}, {"gradient_accumulation_steps": 2}], ids=str
 )
@@ -87,6 +90,7 @@ def test_an_adapter_with_dropout_is_trained_to_the_same_bits_with_the_guard_and_
     assert logs[0] == logs[1]
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("training", [True, False])
 def test_a_look_leaves_the_model_its_settings_and_all_random_numbers(rows, training):
     model = adapted().train(training)

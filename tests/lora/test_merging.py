@@ -152,6 +152,8 @@ def test_a_head_that_was_trained_is_not_lost_with_the_tie(adapter, tmp_path):
     assert kl <= MOST_KL and not json.loads((tmp_path / "merged/config.json").read_text())["tie_word_embeddings"]
 
 
+@pytest.mark.numbers
+@pytest.mark.whole
 def test_a_base_in_eight_bits_is_measured_on_its_dequantised_weights(adapter, tmp_path, monkeypatch):
     check, measures = merging.check_merged, []
     monkeypatch.setattr(merging, "check_merged", lambda model, *rest: measures.append(model) or check(model, *rest))
@@ -183,6 +185,8 @@ def test_the_bits_of_the_run_are_those_that_are_merged_into(adapter, tmp_path, m
     assert (json.loads((tmp_path / "merged/config.json").read_text())["dtype"] == "float32") == (bits == 32)
 
 
+@pytest.mark.numbers
+@pytest.mark.whole
 def test_a_wrong_merge_is_found_out_and_a_right_one_passes(adapter):
     folder = adapter(4)
     model = load_adapter(folder, 4)
@@ -204,6 +208,8 @@ def test_a_wrong_merge_is_found_out_and_a_right_one_passes(adapter):
             check_merged(model, merged, ROWS)
 
 
+@pytest.mark.numbers
+@pytest.mark.whole
 def test_one_token_that_is_lost_is_found_out_among_many_that_are_right(adapter):
     folder = adapter(32)
     model, merged = load_adapter(folder, 32), merge_adapter(load_adapter(folder, 32))

@@ -206,6 +206,8 @@ def test_pairs_that_are_left_out_are_counted(base, tmp_path, capsys):
 # heads
 
 
+@pytest.mark.numbers
+@pytest.mark.whole
 def test_an_adapter_by_peft_config_trains_and_saves_its_head(base, tmp_path):
     trainer = made(new(base), tmp_path, peft_config=lora_config(new(base), r=4), save_strategy="steps")
     before = weights(trainer)
@@ -214,6 +216,9 @@ def test_an_adapter_by_peft_config_trains_and_saves_its_head(base, tmp_path):
     check_reloaded(tmp_path, trainer)
 
 
+@pytest.mark.numbers
+@pytest.mark.bfloat16
+@pytest.mark.whole
 def test_a_head_trains_in_float32_on_a_base_in_16_bits_and_under_autocast(base, tmp_path):
     model = new(base, bits=16)
     trainer = made(add_adapter(model, lora_config(model, r=4)), tmp_path, bf16=True, save_strategy="steps")

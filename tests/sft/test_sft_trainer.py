@@ -138,6 +138,7 @@ def test_rows_of_one_batch_are_of_similar_length(build):
     assert gaps(train_sampling_strategy="group_by_length") < gaps(train_sampling_strategy="random") / 3
 
 
+@pytest.mark.numbers
 def test_the_evaluation_loss_is_of_the_answers_of_the_evaluation_rows(build):
     tok, held = tiny_tokenizer(), appointments(4, part="validation")
     expected = [encode_chat(tok, messages) for messages in held["messages"]]
@@ -255,6 +256,8 @@ def test_the_guard_ends_a_run_that_trains_half_of_the_adapter_and_can_be_taken_o
     trainer.train()
 
 
+@pytest.mark.numbers
+@pytest.mark.whole
 def test_the_guard_is_content_with_rows_of_new_tokens_and_changes_none(build):
     def trained(*taken_off):
         config = lora_config(tiny_model(), trainable_token_indices={"embed_tokens": [0]})
@@ -273,6 +276,7 @@ def tied_model():
     return LlamaForCausalLM(config).eval()
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("make, given", [(tiny_model, "config"), (tied_model, "adapter")])
 def test_rows_of_new_tokens_are_trained_on_the_loss_that_they_make(build, make, given):
     base = make()
@@ -318,6 +322,7 @@ def test_the_metrics_that_trl_logs_are_all_there(build):
     assert {"loss", "grad_norm", "entropy", "mean_token_accuracy", "num_tokens"} <= set(first)
 
 
+@pytest.mark.numbers
 def test_packed_rows_have_the_loss_of_the_same_rows_apart(build):
     packed, apart = build(packing=True, max_length=4096), build(padding_free=False, per_device_train_batch_size=16)
     batches = [next(iter(trainer.get_train_dataloader())) for trainer in (packed, apart)]

@@ -159,6 +159,8 @@ def test_a_second_trainer_in_another_thread_is_refused_while_the_first_trains(tm
     assert second.state.global_step == 0
 
 
+@pytest.mark.numbers
+@pytest.mark.bfloat16
 @pytest.mark.parametrize("make", [tiny_model, on_notes])
 def test_the_model_in_memory_answers_after_the_run_as_the_one_that_was_saved(base, tmp_path, make):
     trainer = supervised(tmp_path / "run", make(), bf16=True)

@@ -170,6 +170,7 @@ def test_weight_decay_moves_what_has_no_gradient_and_deceives_nobody():
     assert model.second != 1
 
 
+@pytest.mark.numbers
 def test_what_rounds_its_updates_away_is_named_when_the_learning_rate_does_not_rise():
     model = Two(first=1.0, second=1000.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-5)
@@ -179,6 +180,7 @@ def test_what_rounds_its_updates_away_is_named_when_the_learning_rate_does_not_r
         steps(begin(model, optimizer), model, optimizer, both, both)
 
 
+@pytest.mark.numbers
 def test_while_the_learning_rate_rises_what_is_rounded_away_is_waited_for():
     model = Two(first=1.0, second=1000.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
@@ -192,6 +194,7 @@ def test_while_the_learning_rate_rises_what_is_rounded_away_is_waited_for():
     assert not guard.start
 
 
+@pytest.mark.numbers
 def test_small_steps_add_up_before_the_verdict():
     model = Two(first=0.0, second=1.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-7)

@@ -102,6 +102,7 @@ def fault(model, when, forward=1.0, backward=1.0):
 # what stops a run
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize(
     "layout", [{}, {"padding_free": True, "max_length": None}, {"packing": True, "max_length": 600}]
 )
@@ -225,6 +226,7 @@ def test_an_error_says_three_rows_and_counts_the_others_and_where_to_go_on_from(
     assert "; no step was taken before, there is no checkpoint." in first and "micro-batch 2, row 1: 9 tokens" in line
 
 
+@pytest.mark.numbers
 def test_what_is_left_of_a_stop_is_the_weights_before_it_no_gradient_and_the_random_numbers_that_were_next(tmp_path):
     trainer, seen = make(tmp_path), {}
     hook = fault(trainer.model, lambda ids: trainer.state.global_step == 2, forward=math.nan)

@@ -44,6 +44,7 @@ def real_model() -> Path | None:
 
 @pytest.fixture(autouse=True)
 def _skip_without_the_real_model(request):
+    "No test downloads it."
     if request.node.get_closest_marker("smol") and not request.getfixturevalue("real_model"):
         pytest.skip(
             'needs the real model: python -c "from ft_notebooks.loading.example_models import smollm2; smollm2()"'
@@ -52,6 +53,7 @@ def _skip_without_the_real_model(request):
 
 @pytest.fixture(autouse=True)
 def _skip_what_is_slow(request):
+    "Minutes that `.ci/run` spends with LEG=lowest alone."
     if request.node.get_closest_marker("slow") and "slow" not in os.environ.get("NB_FLAGS", "").split():
         pytest.skip('takes long, and proves on the real model what is proved on the tiny one: NB_FLAGS="smol slow"')
 

@@ -116,6 +116,7 @@ def test_the_notebooks_that_compare_numbers_are_there():
 def test_runs(nb, imported, real_model, tmp_path, monkeypatch):
     if needs_the_real_model(nb) and not real_model:
         pytest.skip("needs the real model")
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)  # for `!ft`
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     monkeypatch.delenv("TQDM_DISABLE", raising=False)  # some of them prove what a bar writes

@@ -107,6 +107,7 @@ def files(tmp_path_factory):  # what a commit would hold, whether or not this is
     return [ROOT / name for name in subprocess.check_output(git, cwd=ROOT, text=True).split("\0")[:-1]]
 
 
+@pytest.mark.whole
 def test_the_package_is_what_the_notebooks_export_and_nothing_else(copy):
     for file in copy.glob("ft_notebooks/**/*.py"):
         if file.name not in ("__init__.py", "__main__.py"):
@@ -115,6 +116,7 @@ def test_the_package_is_what_the_notebooks_export_and_nothing_else(copy):
     assert differing(copy, "ft_notebooks/**/*.py") == [], "run nbdev-export; delete modules whose notebook is gone"
 
 
+@pytest.mark.whole
 def test_the_notebooks_are_clean(copy):
     nbdev("nbdev-clean", copy)
     assert differing(copy, "nbs/**/*.ipynb") == [], "run nbdev-clean"
@@ -134,6 +136,7 @@ def test_a_module_is_made_by_one_notebook_and_a_lesson_makes_its_package_s_face(
     assert len({module(nb) for nb in STAGES}) == len(STAGES)
 
 
+@pytest.mark.whole
 def test_the_layers_of_the_packages_hold():
     run = subprocess.run(
         [BIN / "lint-imports"], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
@@ -277,6 +280,7 @@ def test_the_check_for_noise_sees(text):
     assert not noise({"output_type": "stream", "name": "stdout", "text": "text/plain, and/or 50% | 3 tokens/item"})
 
 
+@pytest.mark.whole
 def test_readme_mirrors_the_index():
     run = subprocess.run([sys.executable, ROOT / "tools" / "readme.py", "--check"], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
@@ -347,6 +351,7 @@ def test_the_drawing_of_the_packages_has_the_layers_that_are_checked():
         assert "architecture.svg)" in page.read_text(encoding="utf-8"), page
 
 
+@pytest.mark.whole
 def test_every_public_name_of_the_package_is_in_the_module_it_names():
     for name, where in ft_notebooks._lazy.items():
         assert name in public(where), f"ft_notebooks.{name} should come from {where}"
@@ -358,6 +363,7 @@ def test_every_public_name_of_the_package_is_in_the_module_it_names():
         ft_notebooks.nonsense
 
 
+@pytest.mark.whole
 def test_the_root_has_about_forty_names_and_the_packages_have_them_all():
     assert 35 <= len(ft_notebooks._lazy) <= 45
     for name, where in ft_notebooks._lazy.items():
@@ -373,10 +379,12 @@ def test_every_name_that_readme_imports_is_there():
                 assert {name.name for name in node.names} <= set(known), ast.unparse(node)
 
 
+@pytest.mark.whole
 def test_importing_the_package_loads_nothing_heavy():
     assert fresh(f"import sys, ft_notebooks; print({HEAVY} & {{*sys.modules}})") == "set()\n"
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("args", [["--help"], ["sft", "--help"]], ids=" ".join)
 def test_the_help_of_ft_loads_nothing_heavy(args):
     told = fresh(
@@ -410,6 +418,7 @@ PRIVATE = {  # what only the people who wrote a change can follow
 }
 
 
+@pytest.mark.whole
 def test_no_file_names_what_a_reader_cannot_open(files):
     assert ROOT / "pyproject.toml" in files and PACKAGE / "loading" / "example_models.ipynb" in files
     for file in files:
@@ -447,6 +456,7 @@ def test_the_lowest_versions_that_are_tested_are_the_lower_bounds_of_every_depen
     assert tested == bounds, f"run the command that the head of {LOWEST.name} gives"
 
 
+@pytest.mark.whole
 def test_a_leg_that_does_not_exist_is_refused_before_anything_is_installed(tmp_path):
     env = {**os.environ, "LEG": "middle", "VENV": str(tmp_path / "venv")}
     run = subprocess.run(["bash", ROOT / ".ci" / "run"], env=env, capture_output=True, text=True)
@@ -454,6 +464,7 @@ def test_a_leg_that_does_not_exist_is_refused_before_anything_is_installed(tmp_p
     assert not (tmp_path / "venv").exists()
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("script", [".ci/run", ".ci/colab", ".ci/gpu", "tools/nb"])
 def test_a_script_is_executable_bash(script):
     assert os.access(ROOT / script, os.X_OK)

@@ -137,6 +137,7 @@ def test_rows_without_any_answer_left_are_dropped_and_counted():
     assert account["tokens"] == sum(map(len, rows["input_ids"]))
 
 
+@pytest.mark.whole
 def test_several_processes_give_the_rows_and_the_account_of_one():
     tok, draw = tiny_tokenizer(), random.Random(1)
     chats = [

@@ -113,6 +113,7 @@ def test_the_sums_keep_the_order_of_the_rows(tok):
 # --- pairs
 
 
+@pytest.mark.whole
 def test_a_hundred_random_pairs_have_the_answers_of_the_conversations_they_are_made_of(tok):
     for row in random_pairs(100):
         made = encode_pair(tok, row)
@@ -126,6 +127,7 @@ def test_a_hundred_random_pairs_have_the_answers_of_the_conversations_they_are_m
         )
 
 
+@pytest.mark.whole
 def test_a_dataset_is_encoded_as_its_rows_are_also_by_two_processes(tok):
     rows = [row for row in random_pairs(31) if row["chosen"] != row["rejected"]]
     alone = [encode_pair(tok, row) for row in rows]

@@ -180,6 +180,7 @@ def test_each_of_policy_and_reference_computes_the_one_row(tmp_path):
     assert positions(trainer, batch) == [row, row] and row[1] < batch["input_ids"].numel() / 2
 
 
+@pytest.mark.whole
 def test_texts_longer_than_a_window_and_texts_padded_on_the_left_are_computed_as_trl_does(tmp_path):
     batch = batch_of(trainer_of(Shared, tmp_path))
     for window, long in ((batch["input_ids"].shape[1], False), (batch["input_ids"].shape[1] - 1, True)):

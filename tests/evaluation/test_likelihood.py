@@ -213,6 +213,7 @@ def heard(model, facts=FACTS, expected=ANSWERS):
     return [float(a["text"] == text and a["ended"]) for a, text in zip(said, expected)]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("steps", [0, 30, 60, 90])
 def test_a_forced_match_is_what_greedy_decoding_says_to_the_letter(steps):
     model = taught(FACTS, steps)
@@ -221,6 +222,7 @@ def test_a_forced_match_is_what_greedy_decoding_says_to_the_letter(steps):
         assert forced_match(model, TOK, FACTS, size) == expected
 
 
+@pytest.mark.whole
 def test_some_answers_of_the_pupil_match_and_some_do_not(pupil):
     assert {0.0, 1.0} == set(heard(pupil)) and forced_match(pupil, TOK, FACTS) == heard(pupil)
 
@@ -274,6 +276,7 @@ def test_a_template_that_trims_an_answer_is_no_other_template(pupil):
     assert forced_match(pupil, tok, spaced) == forced_match(pupil, TOK, FACTS.select([0, 1]))
 
 
+@pytest.mark.whole
 def test_a_forced_match_reads_through_an_adapter():
     model = taught(FACTS, 90)
     plain = forced_match(model, TOK, FACTS)

@@ -84,6 +84,7 @@ def test_the_bootstrap_agrees_with_the_normal_formula_and_with_itself():
     assert interval(values.tolist()) == found
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("n", [8, 60])
 def test_the_bootstrap_holds_the_truth_about_95_times_in_100(n):
     draws = np.random.default_rng(2).beta(2, 3, size=(400, n))

@@ -116,6 +116,7 @@ def test_evaluations_of_other_rows_are_refused(change):
         compare(one, other, "score")
 
 
+@pytest.mark.whole
 def test_the_memory_of_a_comparison_does_not_grow_with_rows_times_permutations():
     draw = np.random.default_rng(0)
     one, other = (told(draw.random(600).tolist()) for _ in range(2))
@@ -187,6 +188,7 @@ def test_other_scores_need_as_many_rows_as_a_paired_t_test(ratio, power):
     assert seen[0] < power + 0.01 and seen[1] > power - 0.01
 
 
+@pytest.mark.whole
 def test_a_small_difference_needs_rows_and_no_patience():
     assert 1.4e5 < rows_needed(0.005) < 1.8e5
 
@@ -232,6 +234,7 @@ def test_a_direction_is_1_or_minus_1_or_0(direction):
             refused()
 
 
+@pytest.mark.whole
 def test_more_rows_than_anybody_has_are_an_error_and_no_endless_search():
     for given in ({"difference": 1e-9}, {"difference": 1e-300, "sd": 1e300}, {"difference": 1e-5}):
         with pytest.raises(ValueError, match="more than 16,777,216 rows"):

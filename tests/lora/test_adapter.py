@@ -432,6 +432,7 @@ def script(tmp_path):
     return run
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("bits", [32, 16, 8, 4])
 def test_an_adapter_of_a_script_is_loaded_in_the_bits_that_it_was_trained_on(script, monkeypatch, bits):
     run = script(bits)

@@ -219,6 +219,7 @@ def reward_of(text):
     return eval(f"lambda generated, expected, example: {text}")
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "other", [reward_of("len(generated) % 8"), reward_of("len(generated) % 7 + (expected in {'a', 'b'})"), "length"]
 )

@@ -106,6 +106,7 @@ def trained(base, folder, method):
     return {"loss": logged(trainer, "loss"), "weights": learned, "found": kept}
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_two_processes_log_learn_and_evaluate_what_one_does(base, tmp_path, method):
     gc.freeze()  # what the trainers' collections of garbage need not look at
@@ -132,6 +133,7 @@ class DiesAt(TrainerCallback):
             os._exit(9)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_run_that_is_killed_and_resumed_has_the_weights_and_the_scores_of_one_that_was_not(base, tmp_path, method):
     def run(folder, *callbacks):
@@ -150,6 +152,7 @@ def test_a_run_that_is_killed_and_resumed_has_the_weights_and_the_scores_of_one_
     check_reloaded(tmp_path / "killed", again)
 
 
+@pytest.mark.whole
 def test_a_finished_run_of_another_head_is_another_run(base, tmp_path):
     quietly(fit, made(adapted(base), tmp_path, save_strategy="steps", max_steps=1))
     other = load_reward_model(base, TOK, seed=1)
@@ -157,6 +160,7 @@ def test_a_finished_run_of_another_head_is_another_run(base, tmp_path):
         made(add_adapter(other, lora_config(other, r=4)), tmp_path, save_strategy="steps", max_steps=1)
 
 
+@pytest.mark.whole
 def test_a_weight_that_is_nan_stops_the_run_and_names_the_answers(base, tmp_path):
     class BreaksAWeight(TrainerCallback):
         def on_step_begin(self, args, state, control, model, **kwargs):
@@ -173,6 +177,7 @@ def test_a_weight_that_is_nan_stops_the_run_and_names_the_answers(base, tmp_path
 # margins
 
 
+@pytest.mark.whole
 def test_a_margin_counts_from_a_list_a_file_a_dataset_and_encoded_rows(base, tmp_path):
     rows = [{**pair, "margin": 0.25} for pair in PAIRS]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -243,6 +248,7 @@ def test_a_plain_model_of_transformers_gets_an_exact_head(base, tmp_path):
     assert trainer.model.config.pad_token_id == TOK.pad_token_id
 
 
+@pytest.mark.whole
 def test_the_adapter_of_an_sft_run_goes_on_as_a_reward_model_and_is_loaded_again(base, tmp_path):
     from ft_notebooks.loading.quantized_loading import load_model
 

@@ -334,6 +334,7 @@ def test_a_tensor_that_is_empty_everywhere_is_not_judged():
 # resuming
 
 
+@pytest.mark.whole
 def test_a_resumed_run_is_watched_from_where_it_goes_on(trainer, tmp_path):
     save = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2, "lr_scheduler_type": "constant"}
     trainer(adapted(), GradientFlowCallback(), **save).train()
@@ -375,6 +376,7 @@ def verdict(cut):
     return f"{'table.weight' in guard.with_gradient}, {guard.start}"
 
 
+@pytest.mark.whole
 @pytest.mark.filterwarnings("ignore:.*fork.*")
 def test_processes_come_to_one_verdict_though_a_row_moves_in_one_of_them_only(tmp_path):
     (first, cut), (other, cut_too) = ranks(tmp_path, *[lambda: [verdict(False), verdict(True)]] * 2)

@@ -290,6 +290,7 @@ def test_nothing_of_it_stays_on_the_head_even_if_the_model_fails(tmp_path):
     assert not is_hooked(head) and not any("forward" in vars(m) for m in head.modules())
 
 
+@pytest.mark.whole
 def test_a_compiled_model_keeps_the_head_that_it_was_compiled_with(tmp_path, calls):
     run = trainer(tmp_path, SFTTrainer, padding_free=False)
     inputs = run.data_collator(run.train_dataset.select(range(3)).to_list())
@@ -321,6 +322,7 @@ def test_weights_names_and_merging_are_as_before():
     assert all(torch.equal(p, merged[name]) for name, p in merge_adapter(model).state_dict().items())
 
 
+@pytest.mark.whole
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
     whole = trainer(tmp_path / "a", model=adapted(lora_dropout=0.1), max_steps=4)
     whole.train()
@@ -372,6 +374,7 @@ def _rank(rank, port, results):
     dist.destroy_process_group()
 
 
+@pytest.mark.whole
 def test_two_processes_share_the_gradient():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

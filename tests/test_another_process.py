@@ -26,6 +26,8 @@ from ft_notebooks.cli.commands import main
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 
+pytestmark = pytest.mark.whole
+
 ROOT = Path(__file__).resolve().parents[1]
 QUIET = ["sft", "notes.jsonl", "--quiet"]
 for setting in ("model.name=tiny", "sft.bf16=false", "sft.max_steps=1", "data.eval=last:4"):

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from ft_notebooks.data.read import read_chats, read_preferences
 from ft_notebooks.data.readers import COLUMNS
 
+pytestmark = pytest.mark.whole
+
 USER, ANSWER = {"role": "user", "content": "Hi é"}, {"role": "assistant", "content": 'Yes, "Ann"\nBob'}
 CALL = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"a": -0.47}}}]}
 TEXTS = [

@@ -16,6 +16,8 @@ from ft_notebooks.lora.merging import merge_folder
 from ft_notebooks.rlhf.reward_model import load_reward_model
 from ft_notebooks.tokenization.padding import load_tokenizer
 
+pytestmark = pytest.mark.whole
+
 ASK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
 PAIR = {"prompt": "hi", "chosen": "yes", "rejected": "no"}
 

@@ -18,6 +18,8 @@ from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import load_adapter
 from ft_notebooks.runs import pipeline
 
+pytestmark = pytest.mark.whole
+
 SETTINGS = ("dpo.bf16=false", "model.bits=32", "dpo.effective_batch=4", "dpo.learning_rate=1e-3")
 
 

@@ -19,6 +19,8 @@ from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, load_adapter, lora_config
 from ft_notebooks.rlhf.reward_model import load_reward_model
 
+pytestmark = pytest.mark.whole
+
 TOK = tiny_tokenizer()
 STEP = {"prompts_a_step": 2, "generations": 4, "max_completion_length": 12, "max_steps": 4, "learning_rate": 1e-3}
 STEP |= {"save_steps": 2, "beta": 0.05, "num_iterations": 2}

@@ -17,6 +17,8 @@ from ft_notebooks.rlhf.reward_model import load_reward_model
 from ft_notebooks.rlhf.reward_scoring import reward_scores
 from ft_notebooks.rlhf.reward_statistics import evaluate_reward
 
+pytestmark = pytest.mark.whole
+
 QUIET = ("model.name=tiny", "model.bits=32", "reward.bf16=false", "reward.effective_batch=4", "data.eval=last:6")
 TOK = tiny_tokenizer()
 DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]

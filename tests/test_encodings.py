@@ -15,6 +15,8 @@ import pytest
 from ft_notebooks.cli import chat_and_merge
 from ft_notebooks.cli.commands import main
 
+pytestmark = pytest.mark.whole
+
 ROOT = Path(__file__).resolve().parents[1]
 ASCII = {
     "LC_ALL": "C",

@@ -20,6 +20,8 @@ from ft_notebooks.dpo.trainer import dpo_trainer
 from ft_notebooks.loading.example_models import tiny_model
 from ft_notebooks.sft.trainer import sft_trainer
 
+pytestmark = pytest.mark.whole
+
 NAMES = ["Ann", "Bob", "Cid", "Dora", "Eve", "Finn", "Gus", "Hal"]
 PAIRS = [{"prompt": f"I am {name}", "chosen": f"hello {name}", "rejected": f"go away {name}"} for name in NAMES]
 FIXED = {

@@ -28,6 +28,8 @@ from transformers import TrainerCallback
 
 import ft_notebooks.runs.pipeline
 
+pytestmark = pytest.mark.whole
+
 TOOL = Path(__file__).resolve().parents[1] / "tools" / "hosts"
 SET = f"test{os.getpid()}"
 STATIC = ["--master-addr", "10.77.0.1", "--master-port", "29500"]

@@ -6,6 +6,8 @@ import pytest
 from ranks_of import free_port
 from small_runs import HANGS
 
+pytestmark = pytest.mark.whole
+
 FIRST = """
 from accelerate import notebook_launcher
 

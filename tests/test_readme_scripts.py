@@ -11,6 +11,8 @@ from ranks_of import ended, forked
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.rlhf.reward_choice import choose_rewards
 
+pytestmark = pytest.mark.whole
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SECTION = README.partition("## In a script")[2].partition("\n## ")[0]

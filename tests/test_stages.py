@@ -78,6 +78,7 @@ def test_a_new_stage_has_its_command_and_its_section_of_the_settings(here, capsy
     assert "[pretrain] max_steps must be more than 0" in capsys.readouterr().err
 
 
+@pytest.mark.whole
 def test_a_new_stage_trains_resumes_and_finishes_as_the_others_do(here, capsys, monkeypatch):
     pretrain("whole")
     said = capsys.readouterr().out

@@ -43,6 +43,7 @@ def test_every_kind_of_early_stopping_is_seen_as_a_class_and_as_an_object(tmp_pa
             check_checkpoint_choice(arguments(tmp_path, metric_for_best_model="loss"), [callback])
 
 
+@pytest.mark.whole
 def test_the_adapter_that_is_left_is_that_of_the_best_checkpoint(tmp_path):
     settings = {
         "max_steps": 24,
@@ -112,6 +113,7 @@ def evaluated(run):
     return {entry["step"]: entry["eval_loss"] for entry in run.state.log_history if "eval_loss" in entry}
 
 
+@pytest.mark.whole
 def test_the_evaluations_of_a_run_that_saves_the_best_are_those_of_any_run(tmp_path):
     settings = {"eval_strategy": "epoch", "logging_strategy": "epoch", "max_steps": 10}
     (best := gets_worse(tmp_path / "best", **settings)).train()
@@ -121,6 +123,7 @@ def test_the_evaluations_of_a_run_that_saves_the_best_are_those_of_any_run(tmp_p
     assert losses[0] == losses[1] and len(losses[0]) == 3
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("settings", [{"eval_steps": 1}, {"eval_strategy": "epoch"}])
 def test_the_end_by_early_stopping_is_saved_too(tmp_path, settings):
     fields = settings | {"max_steps": 40, "restore_callback_states_from_checkpoint": True}
@@ -133,6 +136,7 @@ def test_the_end_by_early_stopping_is_saved_too(tmp_path, settings):
         assert list(evaluated(run))[-1] == step  # the second start takes no step
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("settings", [{"eval_steps": 1}, {"eval_strategy": "epoch"}])
 @pytest.mark.parametrize("step", [6, 8])
 def test_a_signal_saves_a_step_that_is_not_the_best_and_the_run_goes_on_from_there(tmp_path, settings, step):

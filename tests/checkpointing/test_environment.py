@@ -3,9 +3,12 @@
 import os
 import subprocess
 
+import pytest
 from small_runs import HANGS
 
 from ft_notebooks.checkpointing.environment import git_commit
+
+pytestmark = pytest.mark.whole
 
 
 def git(folder, *words):

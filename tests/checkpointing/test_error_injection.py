@@ -31,6 +31,8 @@ from ft_notebooks.lora.adapter import add_adapter, lora_config
 from ft_notebooks.sft.trainer import sft_trainer
 from ft_notebooks.training.run import fit
 
+pytestmark = pytest.mark.whole
+
 STEPS = 3  # with a checkpoint after each; two are kept
 
 ERRORS = {

@@ -75,6 +75,7 @@ def whole(tmp_path_factory):
     return folder, done
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("step", "torn"), [(1, False), (5, False), (9, True)])
 def test_a_run_killed_anywhere_and_resumed_ends_with_the_files_of_the_run_that_went_through(
     tmp_path, whole, step, torn

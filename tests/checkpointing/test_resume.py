@@ -25,6 +25,8 @@ from types import SimpleNamespace
 import pytest
 from small_runs import HANGS, ended
 
+pytestmark = pytest.mark.whole
+
 STEPS, SAVE, SPREAD = 6, 2, 4  # steps of a run, steps between checkpoints, kills from outside
 SUMS = [{"prompt": f"{n} + {n}?", "completion": "=" * n + str(2 * n)} for n in range(12)]
 

@@ -39,6 +39,7 @@ def held(folder, **settings):  # a folder in which a run has left a checkpoint
     return folder
 
 
+@pytest.mark.whole
 def test_several_processes_agree_on_one_new_folder(tmp_path):
     assert several(*[lambda: str(run_folder(tmp_path / "run", {"seed": 0}))] * 3) == [str(tmp_path / "run")] * 3
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["run.json"]
@@ -224,6 +225,7 @@ def test_another_template_is_another_run(tmp_path):
     assert describe(first)["run"]["template"] != describe(other)["run"]["template"]
 
 
+@pytest.mark.whole
 def test_what_was_recorded_before_a_change_is_kept_with_its_step(tmp_path, monkeypatch):
     def start(resume=None, **said):
         trainer = make(tmp_path)
@@ -241,6 +243,7 @@ def test_what_was_recorded_before_a_change_is_kept_with_its_step(tmp_path, monke
     assert start(choices="two")["before"] == []  # from its first step, it is one again
 
 
+@pytest.mark.whole
 def test_a_process_killed_while_the_manifest_is_written_leaves_a_folder_in_which_a_run_may_start(tmp_path, monkeypatch):
     def begin():
         monkeypatch.setattr(os, "replace", lambda *args: os.kill(os.getpid(), signal.SIGKILL))
@@ -317,6 +320,7 @@ def test_a_manifest_with_parts_of_other_kinds_is_damaged(tmp_path, damage):
         fit(make(tmp_path))
 
 
+@pytest.mark.whole
 def test_of_two_processes_the_first_writes_and_both_agree(tmp_path):
     run = tmp_path / "run"
 
@@ -335,6 +339,7 @@ def test_of_two_processes_the_first_writes_and_both_agree(tmp_path):
     assert ranks(tmp_path, start(True), start(False)) == [5e-5, 5e-5]
 
 
+@pytest.mark.whole
 def test_an_error_of_the_first_process_is_raised_in_all(tmp_path):
     run = held(tmp_path / "run")
 
@@ -345,6 +350,7 @@ def test_an_error_of_the_first_process_is_raised_in_all(tmp_path):
         assert said.startswith("ValueError") and "learning_rate was 5e-05, is 0.001" in said
 
 
+@pytest.mark.whole
 def test_a_process_with_other_rows_is_named(tmp_path):
     def start(data):
         return lambda: ManifestCallback(make(tmp_path / "run", data=data)) is not None
@@ -353,6 +359,7 @@ def test_a_process_with_other_rows_is_named(tmp_path):
         assert re.match("ValueError: process 0 on .+ and process 1 on .+ are not the same run: data is '8 rows", said)
 
 
+@pytest.mark.whole
 def test_a_process_whose_weights_are_still_to_come_is_not_another_run(tmp_path):
     def start(seed):
         return lambda: ManifestCallback(make(tmp_path / "run", tiny_model(seed))) is not None

@@ -18,6 +18,8 @@ from ft_notebooks.lora.adapter import add_adapter, load_adapter, lora_config, me
 from ft_notebooks.sft.trainer import sft_trainer
 from ft_notebooks.training.run import fit
 
+pytestmark = pytest.mark.whole
+
 FIELDS = {"bf16": False, "effective_batch": 4, "learning_rate": 1e-2, "max_steps": 2, "save_steps": 1}
 FIELDS |= {"report_to": "none", "disable_tqdm": True}
 NAMES = ["Ann", "Bob", "Cid", "Dora"]

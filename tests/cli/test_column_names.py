@@ -33,6 +33,7 @@ def quick(*settings):
     return [word for setting in given for word in ("--set", setting)]
 
 
+@pytest.mark.whole
 def test_named_columns_are_trained_on_held_out_and_evaluated(here, monkeypatch):
     main(["sft", "notes.jsonl", *NAMES, *quick("data.eval=held.jsonl")])
     monkeypatch.chdir(here.parent)  # the run knows its file and the names of its columns

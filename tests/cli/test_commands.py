@@ -178,6 +178,7 @@ def test_an_empty_folder_and_a_missing_file_are_refused(here, capsys, target):
     assert target in refused(capsys, "sft", target)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "setting, said",
     [
@@ -276,6 +277,7 @@ def sft(run, bits):
     return ["sft", "notes.jsonl", "--output", run, *(part for setting in settings for part in ("--set", setting))]
 
 
+@pytest.mark.whole
 def test_a_run_killed_in_the_middle_ends_with_the_weights_of_one_that_was_not(here, capsys):
     begin = CallbackHandler.on_step_begin
 
@@ -329,6 +331,7 @@ def stopped(here, capsys, monkeypatch):
     return run
 
 
+@pytest.mark.whole
 def test_a_run_that_gets_a_signal_saves_first_and_names_the_step_that_it_will_go_on_from(stopped):
     said, code, steps = stopped(1, signal.SIGINT)
     assert "stopped; SIGINT: started again, the run goes on from step 1, runs/sft/checkpoint-1" in said and (
@@ -345,6 +348,7 @@ def test_a_run_that_gets_a_signal_saves_first_and_names_the_step_that_it_will_go
     assert "goes on from step 6" in said and steps == [5, 6] and Path("runs/sft/torn-checkpoint-5").is_dir()
 
 
+@pytest.mark.whole
 def test_a_second_signal_ends_the_run_at_once(stopped):
     said, code, steps = stopped(3, signal.SIGINT, signal.SIGINT)
     assert "stopped; SIGINT: started again, the run goes on from step 2, runs/sft/checkpoint-2" in said and (
@@ -422,6 +426,7 @@ def texts(tok, rows):
     return {"".join(tok.decode(row["input_ids"]).casefold().split()) for row in rows}
 
 
+@pytest.mark.whole
 def test_the_seed_decides_the_rows_held_out_the_adapter_and_the_order(here, monkeypatch):
     found = []
     for seed in (1, 1, 2):
@@ -436,6 +441,7 @@ def test_the_seed_decides_the_rows_held_out_the_adapter_and_the_order(here, monk
     assert found[0] == found[1] != found[2]
 
 
+@pytest.mark.whole
 def test_a_seed_that_is_not_given_is_zero(copied, capsys):
     copied(*SHORT)
     main(["sft", "notes.jsonl", *quick(*SHORT, "sft.seed=0")])
@@ -501,6 +507,7 @@ def test_a_row_of_the_training_file_that_is_held_out_is_said_to_be_left_out(here
     assert "21 conversations to train on, 3 held out" in out
 
 
+@pytest.mark.whole
 def test_nothing_need_be_held_out_and_that_is_said(copied, capsys):
     out, _ = copied(*SHORT)
     main(["sft", "notes.jsonl", *quick(*SHORT, "data.eval=None")])
@@ -514,6 +521,7 @@ def test_nothing_need_be_held_out_and_that_is_said(copied, capsys):
     assert "runs/sft has no run.json, the record of its run" in refused(capsys, "eval", "runs/sft")
 
 
+@pytest.mark.whole
 def test_a_row_that_cannot_be_encoded_is_named_by_its_line_in_its_file(here, capsys):
     tok = tiny_tokenizer()
     end = "('' if 'supper' in message['content'] else '<|im_end|>') + '"
@@ -532,6 +540,7 @@ def test_a_row_that_cannot_be_encoded_is_named_by_its_line_in_its_file(here, cap
     assert not Path("runs").exists()
 
 
+@pytest.mark.whole
 def test_a_run_is_known_by_its_settings_and_by_what_its_rows_say(copied, capsys):
     copied(*SPLIT)
     argv = quick(*SPLIT)
@@ -668,6 +677,7 @@ def test_every_command_is_documented_and_has_its_own_defaults():
     assert set(inspect.signature(main).parameters) == {"argv"}
 
 
+@pytest.mark.whole
 def test_the_rows_kept_aside_are_found_again_or_refused(copied, here, capsys, monkeypatch):
     copied(*SPLIT)
     monkeypatch.chdir(here.parent)  # the run knows where its rows were
@@ -684,6 +694,7 @@ def test_the_rows_kept_aside_are_found_again_or_refused(copied, here, capsys, mo
     assert "no such file" in said and "ft eval runs/sft DATA" in said
 
 
+@pytest.mark.whole
 def test_a_file_of_held_out_rows_is_found_again_from_another_folder(here, capsys, monkeypatch):
     appointments(3, seed=7).to_json("held.jsonl")
     main(["sft", "notes.jsonl", *quick("sft.max_steps=1", "data.eval=held.jsonl")])
@@ -703,6 +714,7 @@ def hot(copied):
     return "runs/sft"
 
 
+@pytest.mark.whole
 def test_the_base_is_measured_before_training_and_the_model_after(hot):
     tok, held = tiny_tokenizer(), read_chats("notes.jsonl").select(range(20, 24))
     metrics = json.loads(Path(hot, "metrics.json").read_text())
@@ -743,6 +755,7 @@ def test_eval_hears_the_base_and_the_adapter(hot):
         assert found == pytest.approx([perplexity(model, tok, rows) for model in models], rel=1e-4)
 
 
+@pytest.mark.whole
 def test_a_run_shows_one_bar_with_the_loss_and_leaves_a_curve_and_its_tokenizer(copied):
     out, err = copied(*HOT)
     assert err.count("| 0/6 [") == 1 and "loss=" in err and "{'loss'" not in out + err
@@ -763,6 +776,7 @@ def test_a_table_shows_each_stage_with_its_interval_and_a_dash_for_what_it_was_n
     assert len({len(line) for line in table.split("\n")}) == 1
 
 
+@pytest.mark.whole
 def test_a_plain_model_has_no_base_beside_it(here):
     main(["eval", "tiny", "notes.jsonl", "--set", "evaluation.max_new_tokens=3"])
     assert list(json.loads(Path("tiny/eval/report.json").read_text())) == ["model"]
@@ -801,6 +815,7 @@ def test_an_evaluation_goes_on_with_its_answers_and_tells_which_rows_were_traine
     assert file.read_text() == answers
 
 
+@pytest.mark.whole
 def test_another_file_or_setting_is_another_evaluation_in_the_same_place(here):
     appointments(3, seed=5).to_json("other.jsonl")
     for file, n, rows in (("notes.jsonl", 3, 24), ("other.jsonl", 3, 3), ("other.jsonl", 4, 3)):
@@ -877,6 +892,7 @@ def warm(copied):
     copied(*taught, "model.bits=4")
 
 
+@pytest.mark.whole
 def test_an_adapter_is_float32_on_a_base_of_four_bits(warm):
     from safetensors.torch import load_file
 
@@ -921,6 +937,7 @@ def test_a_merged_folder_is_evaluated_and_asked_like_any_model(hot, capsys, monk
     assert answers[0] == answers[1]
 
 
+@pytest.mark.whole
 def test_what_has_no_adapter_has_nothing_to_merge(copied, capsys):
     copied(*FULL)
     said = refused(capsys, "merge", "runs/sft")
@@ -955,6 +972,7 @@ def test_a_merge_needs_neither_the_data_nor_a_run(hot, capsys):
     assert files[0] == files[1]
 
 
+@pytest.mark.whole
 def test_full_fine_tuning_saves_a_model_that_eval_and_plain_transformers_load(copied):
     copied(*FULL)
     assert json.loads(Path("runs/sft/run.json").read_text())["model.bits"] == 32

@@ -11,6 +11,8 @@ from ft_notebooks.lora.adapter import add_adapter, lora_config
 from ft_notebooks.runs.model_choice import load_folder, load_generator
 from ft_notebooks.sft.stage import SFTStage
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.mark.parametrize("bits", [16, 32])
 def test_the_perplexity_of_an_evaluation_is_that_of_the_trained_adapter_and_not_of_the_rounded_merge(tmp_path, bits):

@@ -15,6 +15,8 @@ from ft_notebooks.loading.example_models import CHATML, tiny_model
 from ft_notebooks.sft import stage
 from ft_notebooks.sft.stage import SFTStage
 
+pytestmark = pytest.mark.whole
+
 QUICK = "--set model.name=tiny --set sft.bf16=false --set model.bits=32 --set sft.max_steps=1".split()
 SHORT = ["--set", "evaluation.max_new_tokens=3"]
 

@@ -17,6 +17,8 @@ from ft_notebooks.cli.commands import main
 from ft_notebooks.data.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 
+pytestmark = pytest.mark.whole
+
 QUICK = [
     part
     for setting in ("model.name=tiny", "model.bits=32", "sft.bf16=false", "sft.max_steps=2", "sft.save_steps=1")

@@ -24,6 +24,8 @@ from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
 from ft_notebooks.lora.merging import whole_folder
 
+pytestmark = pytest.mark.whole
+
 TINY = ["--set", "model.name=tiny", "--set", "model.bits=32"]
 
 

@@ -19,6 +19,8 @@ from ft_notebooks.core.progress import is_first
 from ft_notebooks.sft.trainer import sft_trainer
 from ft_notebooks.training.run import fit
 
+pytestmark = pytest.mark.whole
+
 QUICK = "--set model.name=tiny --set sft.max_steps=1 --set sft.effective_batch=4 --set model.bits=32".split()
 SHORT = ["--set", "evaluation.max_new_tokens=3"]
 

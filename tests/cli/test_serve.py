@@ -14,6 +14,8 @@ from ft_notebooks.data.example_task import appointments
 from ft_notebooks.inference.llama_cpp import llama_server
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 
+pytestmark = pytest.mark.whole
+
 FILE = Path("runs/tiny/gguf-f16/model-f16.gguf")
 SETTINGS = {"model.name": "tiny", "model.method": "full", "sft.max_steps": 2, "data.eval": "last:4"}
 

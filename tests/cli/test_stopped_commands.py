@@ -16,6 +16,8 @@ from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.loading.quantized_loading import load_model
 from ft_notebooks.lora.adapter import add_adapter, lora_config
 
+pytestmark = pytest.mark.whole
+
 MOMENTS = {  # where the command is when the signal comes: the function that it is about to call
     "loading": "ft_notebooks.lora.merging.load_adapter",
     "weights are written": "shutil.copymode",

@@ -139,6 +139,7 @@ def test_threads_follow_the_load_and_no_variable_of_the_user_changes(monkeypatch
     assert {name: environ[name] for name in VARIABLES if name in environ} == {**variables, **wanted}
 
 
+@pytest.mark.whole
 def test_openmp_reads_what_is_set_only_torch_imports_torch_and_to_call_it_again_is_no_mistake():
     told = fresh(
         BUSY.format(0.2)
@@ -166,16 +167,19 @@ cli.main(sys.argv[1:])
 """
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("words", ["sft a.jsonl", "dpo a.jsonl", "eval x", "merge x", "chat x", "demo"])
 def test_ft_chooses_threads_before_torch_is_imported(words):
     assert fresh(FT, *words.split()).out == "asked None\nFalse\n"
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("words", ["init", "launch --processes 2 -- sft a.jsonl"])
 def test_a_command_that_computes_nothing_chooses_no_threads(words):
     assert fresh(FT, *words.split()).out == "False\n"
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("words, folder", [("sft a.jsonl --output run", "run"), ("demo --output run", "run/sft")])
 def test_a_run_that_goes_on_takes_the_threads_that_it_began_with(tmp_path, monkeypatch, words, folder):
     monkeypatch.chdir(tmp_path)

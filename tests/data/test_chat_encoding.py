@@ -137,6 +137,7 @@ def test_rows_without_any_answer_left_are_dropped_and_counted():
     assert account["tokens"] == sum(map(len, rows["input_ids"]))
 
 
+@pytest.mark.whole
 def test_several_processes_give_the_rows_and_the_account_of_one():
     tok, draw = tiny_tokenizer(), random.Random(1)
     chats = [
@@ -238,6 +239,7 @@ def test_nothing_to_train_gives_no_losses():
     assert token_losses(tiny_model(), batch).shape == (0,)
 
 
+@pytest.mark.numbers
 def test_a_model_that_ignores_logits_to_keep_gives_the_same_losses():
     model, batch = tiny_model(), pad_batch([[5, 6, 7], [8, 9]], 0)
 
@@ -247,6 +249,7 @@ def test_a_model_that_ignores_logits_to_keep_gives_the_same_losses():
     torch.testing.assert_close(token_losses(all_logits, batch), token_losses(model, batch))
 
 
+@pytest.mark.numbers
 def test_the_loss_runs_the_head_only_in_columns_with_a_label():
     model, seen = tiny_model(), []
     rows = [{"input_ids": [5, 6, 7, 8], "labels": [IGNORE] * 3 + [8]}, {"input_ids": [5, 9], "labels": [IGNORE, 9]}]

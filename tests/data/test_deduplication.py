@@ -179,6 +179,7 @@ def test_no_near_pair_is_missed_and_none_made_up(seed, near):
     assert len(found) > 10 or near >= 0.95
 
 
+@pytest.mark.whole
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(st.lists(st.sampled_from("abcde"), min_size=1, max_size=8), min_size=1, max_size=14),

@@ -63,6 +63,7 @@ def random_pairs(n, seed=0):
 # --- margins
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("beta", [0.01, 0.1, 2.0])
 def test_the_loss_is_the_cross_entropy_of_a_classifier_of_two_classes(beta):
     sums = torch.randn(4, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 20
@@ -73,6 +74,7 @@ def test_the_loss_is_the_cross_entropy_of_a_classifier_of_two_classes(beta):
     )
 
 
+@pytest.mark.numbers
 def test_the_loss_and_its_gradient_stay_finite_for_the_widest_margins():
     policy = torch.tensor([-1e4, 1e4, 0.0], requires_grad=True)
     losses, *_ = dpo_loss(policy, torch.zeros(3), torch.zeros(3), torch.zeros(3), beta=1.0)
@@ -86,6 +88,7 @@ def test_rewards_have_no_gradient():
     assert not chosen.requires_grad and not rejected.requires_grad
 
 
+@pytest.mark.numbers
 def test_the_sums_do_not_depend_on_the_batch_nor_on_dropout_and_the_mode_is_given_back(tok):
     rows = [encode_pair(tok, row) for row in random_pairs(5)]
     model = tiny_model()
@@ -99,6 +102,7 @@ def test_the_sums_do_not_depend_on_the_batch_nor_on_dropout_and_the_mode_is_give
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.numbers
 def test_the_sums_keep_the_order_of_the_rows(tok):
     rows = [encode_pair(tok, row) for row in random_pairs(6, seed=1)]
     torch.testing.assert_close(
@@ -109,6 +113,7 @@ def test_the_sums_keep_the_order_of_the_rows(tok):
 # --- pairs
 
 
+@pytest.mark.whole
 def test_a_hundred_random_pairs_have_the_answers_of_the_conversations_they_are_made_of(tok):
     for row in random_pairs(100):
         made = encode_pair(tok, row)
@@ -122,6 +127,7 @@ def test_a_hundred_random_pairs_have_the_answers_of_the_conversations_they_are_m
         )
 
 
+@pytest.mark.whole
 def test_a_dataset_is_encoded_as_its_rows_are_also_by_two_processes(tok):
     rows = [row for row in random_pairs(31) if row["chosen"] != row["rejected"]]
     alone = [encode_pair(tok, row) for row in rows]

@@ -73,6 +73,7 @@ def test_the_file_of_a_strategy_is_the_one_that_was_looked_at(here, strategy, pr
     assert (read.num_processes, read.num_machines) == (processes, machines)
 
 
+@pytest.mark.whole
 def test_the_job_for_slurm_is_the_one_that_was_looked_at(here):
     file = written(here, accelerate_config("fsdp2", 32, 4))
     job = slurm_job(["sft", "data.jsonl", "--set", "sft.learning_rate=2e-4"], file, name="sft", max_restarts=2)
@@ -80,6 +81,7 @@ def test_the_job_for_slurm_is_the_one_that_was_looked_at(here):
     subprocess.run(["bash", "-n", GOLDEN / "fsdp2.sbatch"], check=True)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("word", ["a b", "it's", '"', "$HOME", "`id`", "*", "\\", "a\nb", ""], ids=repr)
 def test_a_word_reaches_the_task_of_a_job_as_it_was(here, word):
     job = slurm_job(["sft", word], written(here, accelerate_config("ddp", 2)))
@@ -199,6 +201,7 @@ def test_restarted_processes_find_each_other_instead_of_the_ended_ones():
     assert added == {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "PET_STANDALONE"}
 
 
+@pytest.mark.whole
 def test_two_launches_on_one_machine_do_not_meet(here):
     (here / "who.py").write_text(
         "import os, sys, time\ntime.sleep(0.5)\nsys.stdout.write(os.environ['MASTER_PORT'] + '\\n')"
@@ -209,6 +212,7 @@ def test_two_launches_on_one_machine_do_not_meet(here):
     assert [code for code, _ in found] == [0, 0] and len(ports[0]) == len(ports[1]) == 1 and ports[0] != ports[1]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_reaches_each_process_once_and_is_the_exit_code(here, number):
     (here / "waits.py").write_text(
@@ -239,6 +243,7 @@ sys.stdout.write(f'heard {heard}\\n')
 """
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("last", ["0", "1"])
 def test_a_signal_during_the_start_reaches_the_processes_that_have_started(here, monkeypatch, last):
     (here / "waits.py").write_text(WAITS)
@@ -259,6 +264,7 @@ def test_a_signal_during_the_start_reaches_the_processes_that_have_started(here,
     assert (code, text.count("heard [15]")) == (128 + signal.SIGTERM, int(last) + 1), text
 
 
+@pytest.mark.whole
 def test_a_process_that_ignores_the_end_of_another_is_ended(here):
     (here / "one.py").write_text("import os, sys, time\nsys.exit(7) if os.environ['RANK'] == '1' else time.sleep(600)")
     written(here, accelerate_config("ddp", 2))
@@ -266,6 +272,7 @@ def test_a_process_that_ignores_the_end_of_another_is_ended(here):
     assert code == 7 and text.strip().splitlines()[-1].startswith("rank 1 on ") and "ended with exit code 7" in text
 
 
+@pytest.mark.whole
 def test_a_launch_leaves_the_environment_and_the_handlers_as_they_were(here, monkeypatch):
     (here / "ends.py").write_text("print('end')")
     file = written(here, accelerate_config("ddp", 2))
@@ -278,6 +285,7 @@ def test_a_launch_leaves_the_environment_and_the_handlers_as_they_were(here, mon
     assert os.environ == before and [signal.getsignal(number) for number in numbers] == handlers
 
 
+@pytest.mark.whole
 def test_the_processes_of_ft_launch_import_no_module_that_lies_beside_the_data(here, monkeypatch):
     (here / "datasets.py").touch()
     where = "import importlib.util; print(importlib.util.find_spec('datasets').origin)"

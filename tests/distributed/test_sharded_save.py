@@ -31,6 +31,8 @@ from ft_notebooks.lora.adapter import add_adapter, lora_config
 from ft_notebooks.sft.trainer import sft_trainer
 from ft_notebooks.tokenization.padding import IGNORE
 
+pytestmark = pytest.mark.whole
+
 TOK = tiny_tokenizer()
 
 

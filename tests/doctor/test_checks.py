@@ -20,6 +20,8 @@ from ft_notebooks.loading.example_models import CHATML, tiny_model, tiny_tokeniz
 from ft_notebooks.loading.quantized_loading import load_model
 from ft_notebooks.lora.adapter import add_adapter, lora_config
 
+pytestmark = pytest.mark.whole
+
 ROOT = Path(__file__).resolve().parents[2]
 CPU = {"use_cpu": True, "bf16": False, "fp16": False, "learning_rate": 1e-2, "max_steps": 12, "effective_batch": 4}
 NOTES, TEST = appointments(40), appointments(24, part="test")

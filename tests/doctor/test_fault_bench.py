@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "faults"))
 import run as bench  # noqa: E402
 from plant import GROUPS  # noqa: E402
 
+pytestmark = pytest.mark.whole
+
 SEED = 52
 STEPS = 60  # of the tiny base, whose loss on ordinary text is then far enough from that of a guess
 

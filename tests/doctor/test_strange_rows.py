@@ -37,6 +37,7 @@ def test_cut_rows_are_no_fault_of_the_template(here, capsys):
     assert "the chat template cannot write the rows" not in " ".join(doctor(capsys, *given).split())
 
 
+@pytest.mark.whole
 def test_of_a_long_row_start_and_end_are_rendered_once(here, capsys, monkeypatch):
     rows = list(appointments(3)["messages"])
     rows[0][0]["content"] = "many words " * 20_000

@@ -103,6 +103,8 @@ RUNS = {
 }
 
 
+@pytest.mark.numbers
+@pytest.mark.whole
 @pytest.mark.parametrize("how", RUNS)
 def test_a_training_with_evaluations_has_the_history_and_the_weights_of_trls(how, tmp_path):
     fields = {"num_train_epochs": 2, "eval_strategy": "epoch", "adam_epsilon": 1e-3} | RUNS[how]
@@ -124,6 +126,7 @@ def test_a_training_with_evaluations_has_the_history_and_the_weights_of_trls(how
         assert_close(q, p, atol=2e-4, rtol=1e-3, msg=name)
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("kind", ["gpt2", "qwen3", "mixtral"])
 def test_the_loss_and_the_gradient_are_trls_for_other_architectures(kind, tmp_path):
     found = []
@@ -141,6 +144,7 @@ def test_the_loss_and_the_gradient_are_trls_for_other_architectures(kind, tmp_pa
     assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.numbers
 def test_a_prompt_of_one_token_and_answers_of_different_length_lose_nothing(tmp_path):
     "The first place of the row is then scored itself, and padding must not be taken for it."
     pairs = [
@@ -176,6 +180,7 @@ def test_each_of_policy_and_reference_computes_the_one_row(tmp_path):
     assert positions(trainer, batch) == [row, row] and row[1] < batch["input_ids"].numel() / 2
 
 
+@pytest.mark.whole
 def test_texts_longer_than_a_window_and_texts_padded_on_the_left_are_computed_as_trl_does(tmp_path):
     batch = batch_of(trainer_of(Shared, tmp_path))
     for window, long in ((batch["input_ids"].shape[1], False), (batch["input_ids"].shape[1] - 1, True)):
@@ -187,6 +192,7 @@ def test_texts_longer_than_a_window_and_texts_padded_on_the_left_are_computed_as
     assert trainer.prompts.not_shared is None and positions(trainer, left)[0] == batch["input_ids"].shape
 
 
+@pytest.mark.numbers
 def test_a_loss_over_routers_is_trls(tmp_path):
     kinds = {}
     for kind in (DPOTrainer, Shared):
@@ -223,6 +229,7 @@ def test_a_block_inside_another_changes_nothing_and_trls_functions_are_never_rep
     assert seen == [("shared", True, True)] * 2 and attention_of(base) == "sdpa"
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("adapter", [True, False])
 def test_a_step_with_checkpointing_outside_of_a_training_is_trls(tmp_path, adapter):
     "Its backward pass computes layers again, by the attention that the model then has"
@@ -240,6 +247,7 @@ def test_a_step_with_checkpointing_outside_of_a_training_is_trls(tmp_path, adapt
     assert_close(gradients[1], gradients[0], atol=1e-5, rtol=1e-4) and gradients[0].any()
 
 
+@pytest.mark.numbers
 def test_a_field_that_it_does_not_give_is_trls(tmp_path):
     trainer = trainer_of(Shared, tmp_path)
     batch = batch_of(trainer)
@@ -296,6 +304,7 @@ def test_a_head_of_trl_that_takes_no_shifted_labels_leaves_prompts_unshared(tmp_
     assert SharedPrompt(trainer).not_shared == "the model's head in this TRL version has no shift_labels argument"
 
 
+@pytest.mark.numbers
 def test_outputs_are_those_that_trl_returns(tmp_path):
     plain, shared = (trainer_of(kind, tmp_path) for kind in (DPOTrainer, Shared))
     outputs = [t.compute_loss(t.model, batch_of(t), return_outputs=True)[1].logits for t in (plain, shared)]

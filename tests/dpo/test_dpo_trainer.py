@@ -92,6 +92,7 @@ class DiesAt(TrainerCallback):
 # the reference
 
 
+@pytest.mark.numbers
 def test_a_run_with_another_reference_ends_before_its_first_step(rows, tmp_path):
     trainer = made(tiny_model(), rows, tmp_path, ref_model=tiny_model(seed=1))
     before = weights(trainer)
@@ -121,6 +122,7 @@ def test_a_shift_of_both_answers_alike_is_seen_though_the_margin_is_zero(rows, t
         trainer.train()
 
 
+@pytest.mark.whole
 def test_an_adapter_that_takes_from_its_base_is_refused_in_both_ways(rows, tmp_path):
     pissa = LoraConfig(r=4, target_modules="all-linear", init_lora_weights="pissa", task_type="CAUSAL_LM")
     with pytest.raises(ValueError, match="a second time"):
@@ -129,6 +131,9 @@ def test_an_adapter_that_takes_from_its_base_is_refused_in_both_ways(rows, tmp_p
         made(tiny_model(), rows, tmp_path / "b", peft_config=pissa).train()
 
 
+@pytest.mark.numbers
+@pytest.mark.bfloat16
+@pytest.mark.whole
 def test_an_adapter_on_four_bits_is_not_rounded_and_is_its_reference(rows, tmp_path):
     tiny_model().save_pretrained(tmp_path / "base")
     model = moved(add_adapter(load_model(tmp_path / "base", bits=4), lora_config(tiny_model(), r=4)))
@@ -150,6 +155,8 @@ def test_an_adapter_of_another_name_or_one_named_ref_is_refused(rows, tmp_path):
         made(both, rows, tmp_path)
 
 
+@pytest.mark.numbers
+@pytest.mark.whole
 def test_the_reference_of_an_evaluation_is_that_of_the_start(rows, tmp_path):
     trainer = made(
         tiny_model(), rows, tmp_path, eval_dataset={"a": rows.select(range(3)), "b": rows.select(range(3, 8))}
@@ -179,6 +186,8 @@ def test_trls_constructor_computes_nothing_and_keeps_nothing(rows, tmp_path, mon
     assert not seen and not (tmp_path / ".reference").exists()
 
 
+@pytest.mark.numbers
+@pytest.mark.whole
 def test_the_rows_the_settings_and_the_weights_are_those_that_were_given(rows, tmp_path):
     model = moved(tiny_model())
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -194,6 +203,8 @@ def test_the_rows_the_settings_and_the_weights_are_those_that_were_given(rows, t
     assert not any("forward" in vars(module) for module in model.modules() if module is not model)
 
 
+@pytest.mark.numbers
+@pytest.mark.whole
 @pytest.mark.parametrize("kind", ["adapter", "full"])
 def test_other_pairs_are_evaluated_as_the_trainers_eval_dataset(rows, tmp_path, kind):
     model = adapted() if kind == "adapter" else tiny_model()
@@ -228,6 +239,8 @@ def test_a_trl_that_names_its_rows_otherwise_is_refused(rows, tmp_path, monkeypa
         made(tiny_model(), rows, tmp_path, eval_dataset=rows)
 
 
+@pytest.mark.numbers
+@pytest.mark.whole
 def test_answers_of_which_only_the_common_length_counts_have_a_margin_of_zero(rows, tmp_path):
     trainer = made(adapted(), rows, tmp_path, ld_alpha=0.5, precompute_ref_log_probs=False)
     policy, reference = _log_probs(trainer, trainer.train_dataset)
@@ -260,6 +273,8 @@ def test_a_copy_that_is_not_the_adapter_is_refused(rows, tmp_path):
         trainer.train()
 
 
+@pytest.mark.numbers
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "fields", [{"modules_to_save": ["embed_tokens"]}, {"use_dora": True}, {"trainable_token_indices": [5]}]
 )
@@ -294,6 +309,7 @@ def test_pairs_that_do_not_fit_are_named_with_their_dataset_and_where_to_allow_t
         made(tiny_model(), [], tmp_path)
 
 
+@pytest.mark.whole
 def test_what_is_left_out_is_counted_and_what_is_odd_is_said(rows, tmp_path, capsys):
     equal = {**PAIRS[0], "rejected": PAIRS[0]["chosen"]}
     many = [
@@ -325,6 +341,7 @@ def test_the_reference_is_computed_before_where_it_is_needed_or_pays(rows, tmp_p
     assert ("ref_chosen_logps" in trainer.train_dataset.column_names) is once
 
 
+@pytest.mark.whole
 def test_a_hinge_whose_margins_are_all_wide_enough_is_no_fault(rows, tmp_path):
     trainer = made(tiny_model(), rows, tmp_path, loss_type="hinge", learning_rate=1e-2, max_steps=8, save_strategy="no")
     next(c for c in trainer.callback_handler.callbacks if isinstance(c, CollapseCallback)).stop = False
@@ -335,6 +352,7 @@ def test_a_hinge_whose_margins_are_all_wide_enough_is_no_fault(rows, tmp_path):
 # what comes back
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("kind", ["adapter", "full"])
 def test_a_killed_run_goes_on_to_the_same_weights(rows, tmp_path, kind):
     def model():
@@ -358,6 +376,7 @@ def half(rows, tmp_path_factory):
     return folder, given
 
 
+@pytest.mark.whole
 def test_a_run_that_resumes_with_another_reference_or_a_damaged_record_of_it_is_refused_with_the_cure(
     half, rows, tmp_path
 ):
@@ -416,6 +435,7 @@ def test_a_kept_reference_that_is_not_these_rows_is_named_with_the_cure(rows, ke
         made(tiny_model(), rows, tmp_path)
 
 
+@pytest.mark.whole
 def test_a_kept_reference_that_is_torn_is_named_with_the_cure(rows, kept, tmp_path):
     for content in (b"", b"half", kept.read_bytes()[:-9]):
         kept.write_bytes(content)
@@ -433,6 +453,7 @@ def test_a_reference_that_is_not_a_number_is_not_kept(rows, tmp_path):
     assert not list((tmp_path / ".reference").glob("*"))
 
 
+@pytest.mark.whole
 def test_what_is_kept_is_not_used_for_other_rows_weights_or_precision(rows, tmp_path):
     for model, data, given in [
         (tiny_model(), rows, {}),
@@ -461,6 +482,7 @@ def names(folder):
     return {p.name for p in Path(folder).iterdir()}
 
 
+@pytest.mark.whole
 def test_a_script_saves_the_trained_adapter_alone_and_a_checkpoint_the_reference_too(rows, tmp_path):
     tiny_model().save_pretrained(tmp_path / "base")
     model = moved(add_adapter(load_model(tmp_path / "base", bits=32), lora_config(tiny_model(), r=4)))
@@ -489,6 +511,7 @@ def test_the_run_s_own_folder_which_a_push_uploads_holds_the_trained_adapter_alo
     assert "ref" not in names(tmp_path)
 
 
+@pytest.mark.whole
 def test_a_save_that_fails_leaves_the_trainer_its_reference(rows, tmp_path):
     trainer = made(adapted(), rows, tmp_path / "run", precompute_ref_log_probs=False)
     (tmp_path / "file").touch()
@@ -498,6 +521,7 @@ def test_a_save_that_fails_leaves_the_trainer_its_reference(rows, tmp_path):
     assert "ref" in names(tmp_path / "run" / "checkpoint-4")
 
 
+@pytest.mark.whole
 def test_an_adapter_that_the_trainer_made_and_a_full_model_are_saved_as_by_trl(rows, tmp_path):
     for name, given in {"adapter": {"peft_config": lora_config(tiny_model(), r=4)}, "full": {}}.items():
         trainer = made(tiny_model(), rows, tmp_path / name / "run", **given)
@@ -509,6 +533,7 @@ def test_an_adapter_that_the_trainer_made_and_a_full_model_are_saved_as_by_trl(r
 # the guard
 
 
+@pytest.mark.whole
 def test_the_guard_ends_a_run_after_a_save(rows, tmp_path, monkeypatch):
     ends = iter([8, 8, 4, 3, 0])
     monkeypatch.setattr(
@@ -521,6 +546,7 @@ def test_the_guard_ends_a_run_after_a_save(rows, tmp_path, monkeypatch):
     assert Path(last_good_checkpoint(tmp_path)) == tmp_path / "checkpoint-3"
 
 
+@pytest.mark.whole
 def test_half_of_the_answers_is_not_less_than_half_and_none_at_the_start_is_no_fall(rows, tmp_path, monkeypatch):
     for name, counts in {"half": [8, 4, 4, 4, 4], "none": [0, 0, 0, 0, 0]}.items():
         ends = iter(counts)
@@ -531,6 +557,7 @@ def test_half_of_the_answers_is_not_less_than_half_and_none_at_the_start_is_no_f
         made(tiny_model(), rows, tmp_path / name).train()
 
 
+@pytest.mark.whole
 def test_a_guard_that_was_not_there_at_the_start_is_refused(rows, tmp_path):
     made(tiny_model(), rows, tmp_path).train()
     (tmp_path / "collapse.jsonl").unlink()
@@ -538,6 +565,7 @@ def test_a_guard_that_was_not_there_at_the_start_is_refused(rows, tmp_path):
         made(tiny_model(), rows, tmp_path).train(str(tmp_path / "checkpoint-2"))
 
 
+@pytest.mark.whole
 def test_an_own_guard_takes_the_place_of_ours_and_its_score_is_written(rows, tmp_path):
     own = CollapseCallback(TOK, rows, every=3, scorer=lambda answers, some: len(answers))
     trainer = made(tiny_model(), rows, tmp_path, callbacks=[own])
@@ -601,6 +629,7 @@ def one_of_two(rank, port, rows, folder, monkeypatch):
         save_file({name: x.contiguous() for name, x in found.items()}, folder / f"{kind}-{rank}.safetensors")
 
 
+@pytest.mark.whole
 @pytest.mark.filterwarnings("ignore:.*fork.*")
 def test_two_processes_lose_and_learn_as_one_does_and_the_first_writes_the_reference_once(rows, tmp_path, monkeypatch):
     with socket.socket() as free:

@@ -73,6 +73,9 @@ def ends(monkeypatch, *counts):
 # what it leaves as it was
 
 
+@pytest.mark.numbers
+@pytest.mark.bfloat16
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "fields", [{"bf16": True, "gradient_checkpointing": True}, {"gradient_accumulation_steps": 2}], ids=str
 )
@@ -87,6 +90,7 @@ def test_an_adapter_with_dropout_is_trained_to_the_same_bits_with_the_guard_and_
     assert logs[0] == logs[1]
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("training", [True, False])
 def test_a_look_leaves_the_model_its_settings_and_all_random_numbers(rows, training):
     model = adapted().train(training)
@@ -135,6 +139,7 @@ def test_a_score_that_was_not_there_at_the_start_or_is_no_share_is_judged_as_it_
     assert "the score of the answers is 3, down from 8" in _fallen(line(1, score=3.0), line(1, score=8.0))
 
 
+@pytest.mark.whole
 def test_a_fall_of_the_score_ends_a_run_after_a_save_and_says_what_the_model_says(rows, tmp_path):
     scores = iter([0.9, 0.8, 0.4])
     trainer = made(
@@ -149,6 +154,7 @@ def test_a_fall_of_the_score_ends_a_run_after_a_save_and_says_what_the_model_say
     assert [entry.get("guards") for entry in lines(tmp_path / "collapse.jsonl")] == [["score"], None, None]
 
 
+@pytest.mark.whole
 def test_where_nothing_can_fall_it_is_said_once_and_with_stop_false_nothing_ends_the_run(rows, tmp_path, monkeypatch):
     ends(monkeypatch, 1, 0, 0)
     trainer = trained(made(tmp_path / "deaf", CollapseCallback(TOK, rows, every=2)))
@@ -162,12 +168,14 @@ def test_where_nothing_can_fall_it_is_said_once_and_with_stop_false_nothing_ends
     assert trainer.state.global_step == 4
 
 
+@pytest.mark.whole
 def test_a_look_comes_every_so_many_steps_or_a_fifth_of_the_run_rounded_up_and_at_the_end(rows, tmp_path):
     for name, every, expected in (("a", 4, [0, 4, 6]), ("b", None, [0, 2, 4, 6])):
         trained(made(tmp_path / name, CollapseCallback(TOK, rows, every=every, stop=False), max_steps=6))
         assert [entry["step"] for entry in lines(tmp_path / name / "collapse.jsonl")] == expected
 
 
+@pytest.mark.whole
 def test_a_run_that_resumes_keeps_its_start_and_is_refused_with_other_pairs(rows, tmp_path):
     trained(made(tmp_path, CollapseCallback(TOK, rows, every=1, stop=False), save_strategy="steps", save_steps=2))
     whole = lines(tmp_path / "collapse.jsonl")
@@ -236,6 +244,7 @@ def test_an_answer_has_twice_the_room_of_the_longest_chosen_one_of_eight(rows):
     )
 
 
+@pytest.mark.whole
 def test_the_figure_shows_what_was_heard_and_where_the_guard_waits(rows, tmp_path, monkeypatch):
     ends(monkeypatch, 6, 6, 5, 4, 4)
     trainer = trained(
@@ -252,6 +261,7 @@ def test_the_figure_shows_what_was_heard_and_where_the_guard_waits(rows, tmp_pat
     assert list(drawn["margin of the rewards"].lines[0].get_ydata()) == margins and len(drawn) == 8
 
 
+@pytest.mark.whole
 def test_the_title_of_a_panel_is_nearer_to_it_than_to_the_panel_above(tmp_path):
     looks = [{"step": n, "stop_rate": 1.0, "score": 0.5, "length": 20, "kl": n / 10} for n in (0, 5)]
     history = [{"step": n, "loss": 0.7 / n, "rewards/margins": n, "logps/chosen": -200.0 * n} for n in (1, 5)]
@@ -292,6 +302,7 @@ def of_rank(rank, port, tmp_path, rows):
     (tmp_path / f"{rank}.json").write_text(json.dumps(found | {"world": PartialState().num_processes}))
 
 
+@pytest.mark.whole
 def test_two_processes_decide_as_the_first_has_heard(rows, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))

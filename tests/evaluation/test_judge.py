@@ -131,6 +131,7 @@ def process():
     running.stdout.close()
 
 
+@pytest.mark.whole
 def test_a_judge_in_another_process_grades_what_a_model_says(process, key, tmp_path):
     mine = tmp_path / "mine.py"
     mine.write_text(

@@ -48,6 +48,7 @@ def by_hand(model, rows):
     return math.exp(total / count)
 
 
+@pytest.mark.numbers
 @torch.no_grad()
 def test_perplexity_counts_every_assistant_turn_of_a_conversation(model):
     encoded, _ = encode_chats(TOK, CHATS)
@@ -55,6 +56,7 @@ def test_perplexity_counts_every_assistant_turn_of_a_conversation(model):
     assert perplexity(model, TOK, encoded, batch_size=2) == pytest.approx(by_hand(model, encoded), rel=1e-5)
 
 
+@pytest.mark.numbers
 @torch.no_grad()
 def test_perplexity_is_that_of_the_real_task_in_any_order_and_batch(model):
     notes = appointments(9, part="test")
@@ -63,6 +65,7 @@ def test_perplexity_is_that_of_the_real_task_in_any_order_and_batch(model):
         assert perplexity(model, TOK, rows, batch_size=size) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.numbers
 def test_rows_without_a_trained_token_add_nothing(model):
     encoded, _ = encode_chats(TOK, CHATS)
     silent = {"input_ids": [5] * 40, "labels": [IGNORE] * 40}
@@ -142,6 +145,7 @@ def test_no_gradient_is_recorded_and_no_logits_outlive_their_batch(model):
     assert len(most) == 6 and max(most) == 0
 
 
+@pytest.mark.numbers
 @torch.no_grad()
 def test_bits_per_byte_is_the_loss_in_bits_over_the_bytes_of_the_answers(model):
     rows, _ = encode_chats(TOK, CHATS)
@@ -171,6 +175,7 @@ def test_bits_per_byte_without_a_byte_is_refused(model):
         bits_per_byte(model, TOK, encode_chats(TOK, CHATS)[0])
 
 
+@pytest.mark.numbers
 def test_the_losses_come_row_by_row_in_the_order_of_the_rows(model):
     sums, counts = row_losses(model, TOK, CHATS, batch_size=2)
     assert counts.tolist() == [3, 24, 2 + 6] and sums.shape == (3,)
@@ -208,6 +213,7 @@ def heard(model, facts=FACTS, expected=ANSWERS):
     return [float(a["text"] == text and a["ended"]) for a, text in zip(said, expected)]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("steps", [0, 30, 60, 90])
 def test_a_forced_match_is_what_greedy_decoding_says_to_the_letter(steps):
     model = taught(FACTS, steps)
@@ -216,6 +222,7 @@ def test_a_forced_match_is_what_greedy_decoding_says_to_the_letter(steps):
         assert forced_match(model, TOK, FACTS, size) == expected
 
 
+@pytest.mark.whole
 def test_some_answers_of_the_pupil_match_and_some_do_not(pupil):
     assert {0.0, 1.0} == set(heard(pupil)) and forced_match(pupil, TOK, FACTS) == heard(pupil)
 
@@ -269,6 +276,7 @@ def test_a_template_that_trims_an_answer_is_no_other_template(pupil):
     assert forced_match(pupil, tok, spaced) == forced_match(pupil, TOK, FACTS.select([0, 1]))
 
 
+@pytest.mark.whole
 def test_a_forced_match_reads_through_an_adapter():
     model = taught(FACTS, 90)
     plain = forced_match(model, TOK, FACTS)

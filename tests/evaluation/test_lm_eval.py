@@ -16,6 +16,8 @@ from ft_notebooks.evaluation.runner import interval  # noqa: E402
 from ft_notebooks.inference.generation import generate  # noqa: E402
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer  # noqa: E402
 
+pytestmark = pytest.mark.whole
+
 SUMS = [(a, a + 4, a % 3) for a in range(6)]
 ROWS = [
     {"question": f"{a} and {b} make", "choices": ["many"] * at + [str(a + b)] + ["few"] * (2 - at), "right": at}

@@ -45,6 +45,7 @@ def score(scorer, generated, expected="", **example):
     return scorer(generated, expected, example)
 
 
+@pytest.mark.whole
 @quick
 @given(ANY, ANY)
 def test_any_two_texts_have_finite_scores_and_equal_ones_the_best(a, b):

@@ -90,6 +90,7 @@ def test_any_string_can_be_a_title_a_stage_a_score_and_an_answer(tmp_path, undra
     assert json.loads((tmp_path / "nasty" / "report.json").read_text()) == {text: one.scores}
 
 
+@pytest.mark.whole
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_any_string_can_be_drawn():
     fig = plot_scores({text: stage([0.0, 1.0], names=NASTY) for text in NASTY})
@@ -137,6 +138,7 @@ def test_both_formats_say_what_n_and_the_brackets_are(tmp_path, undrawn):
         assert "n is the number of rows behind a score; brackets hold its 95 % interval." in text, path.name
 
 
+@pytest.mark.whole
 def test_on_a_narrow_page_every_cell_says_what_it_is_of_and_figures_follow_the_theme(tmp_path):
     stages = {"base": stage([0, 0]), "sft & <dpo>": stage([1, 0])}
     text = report_card(stages, tmp_path, history=HISTORY, facts={"sft": {"rows": "9"}}).read_text(encoding="utf-8")
@@ -193,6 +195,7 @@ def test_without_scorers_or_samples_there_is_still_a_report(tmp_path):
     assert "Samples" not in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.whole
 def test_scores_that_one_stage_lacks_are_shown_as_missing(tmp_path):
     stages = {"base": stage([0.5, 2.5], names=("length",)), "sft": stage([1, 0], names=("exact",), perplexity=None)}
     report_card(stages, tmp_path)
@@ -201,6 +204,7 @@ def test_scores_that_one_stage_lacks_are_shown_as_missing(tmp_path):
     assert any(line.startswith("| exact | 2 | – | 0.50") for line in lines)
 
 
+@pytest.mark.whole
 def test_every_score_names_its_own_rows_and_no_other_number_of_rows_stands_beside_it(tmp_path):
     base, sft = stage([0.0] * 6), stage([1.0] * 6)
     for found, n in ((base, 1200), (sft, 4)):
@@ -228,6 +232,7 @@ def test_samples_are_grouped_only_where_a_score_tells_them_apart(tmp_path, undra
     assert "## Samples: 1 of 2 rows\n\n### in their order" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.whole
 def test_a_history_adds_the_loss_curve_and_only_then(tmp_path):
     history = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}, {"step": 2, "train_runtime": 1.0}]
     page = report_card({"base": stage([1])}, tmp_path / "with", history=history)
@@ -237,6 +242,7 @@ def test_a_history_adds_the_loss_curve_and_only_then(tmp_path):
     assert not (tmp_path / "without" / "loss.png").exists()
 
 
+@pytest.mark.whole
 def test_the_page_holds_the_figure_that_stands_beside_it_and_a_dark_one(tmp_path):
     page = report_card({"base": stage([0, 1])}, tmp_path)
     dark, light = (base64.b64decode(source.partition(",")[2]) for source in Page(page).sources)
@@ -283,6 +289,7 @@ def test_a_report_that_is_cut_short_leaves_the_last_one_whole(tmp_path, undrawn,
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before and calls
 
 
+@pytest.mark.whole
 def test_the_same_report_is_written_twice_byte_for_byte(tmp_path):
     for folder in ("a", "b"):
         report_card({"base": stage([0, 1])}, tmp_path / folder)
@@ -312,6 +319,7 @@ def test_bars_stand_side_by_side_around_their_names(stages):
         assert (group[0][0] + group[-1][1]) / 2 == pytest.approx(middle) and group[-1][1] - group[0][0] < 0.9
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("style", ["default", "dark_background"])
 def test_an_interval_is_seen_on_a_bar_of_any_colour(style):
     with plt.style.context(style):
@@ -353,6 +361,7 @@ def test_a_score_that_is_no_share_has_a_panel_of_its_own():
     assert [ax.get_yscale() for ax in axes] == ["linear"] * 3 + ["log"]
 
 
+@pytest.mark.whole
 def test_the_figure_shows_what_the_scores_say_and_leaves_pyplot_alone(tmp_path):
     plt.style.use("default")
     open_before, style = plt.get_fignums(), dict(plt.rcParams)
@@ -647,6 +656,7 @@ def test_scores_of_the_looks_are_drawn_with_their_intervals():
     assert scores.get_ylim() == (0, 1.05)
 
 
+@pytest.mark.whole
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_any_string_can_be_the_name_of_a_stage_and_of_a_look():
     odd = [text for text in NASTY if text[:1] in ("$", "_", "名")]

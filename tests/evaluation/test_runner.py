@@ -84,6 +84,7 @@ def test_the_bootstrap_agrees_with_the_normal_formula_and_with_itself():
     assert interval(values.tolist()) == found
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("n", [8, 60])
 def test_the_bootstrap_holds_the_truth_about_95_times_in_100(n):
     draws = np.random.default_rng(2).beta(2, 3, size=(400, n))
@@ -142,6 +143,7 @@ def test_answers_are_cut_and_batched_as_asked_for(model, monkeypatch):
     assert asked == [(prompts, 7, 2, "kept.jsonl", None), (prompts, 64, None, None, None)]
 
 
+@pytest.mark.numbers
 def test_evaluate_always_reports_the_perplexity_with_an_interval_around_it(model):
     found = said(model, {})
     assert list(found.scores) == ["bits_per_byte", "perplexity"]
@@ -152,6 +154,7 @@ def test_evaluate_always_reports_the_perplexity_with_an_interval_around_it(model
     assert alone["low"] == alone["value"] == alone["high"]
 
 
+@pytest.mark.numbers
 def test_the_interval_of_the_perplexity_is_that_of_rows_drawn_again(model):
     notes = appointments(12)
     counts = np.array([sum(label != IGNORE for label in labels) for labels in encode_chats(TOK, notes)[0]["labels"]])
@@ -164,12 +167,14 @@ def test_the_interval_of_the_perplexity_is_that_of_rows_drawn_again(model):
     assert score["high"] == pytest.approx(high, abs=0.1 * (high - low))
 
 
+@pytest.mark.numbers
 def test_bits_per_byte_stand_beside_the_perplexity_with_their_interval(model):
     score = said(model, {}).scores["bits_per_byte"]
     assert score["value"] == pytest.approx(bits_per_byte(model, TOK, CHATS), rel=1e-6)
     assert score["low"] < score["value"] < score["high"] and score["n"] == 3
 
 
+@pytest.mark.numbers
 def test_each_row_has_its_part_of_the_sums_and_what_is_known_of_its_answer(model):
     rows = said(model, {}).rows
     sums, counts = row_losses(model, TOK, CHATS)

@@ -16,6 +16,8 @@ from ft_notebooks.export.lora_gguf import write_lora_gguf
 from ft_notebooks.export.parity import Parity, beyond_limits
 from ft_notebooks.export.run_export import export_run, run_model
 
+pytestmark = pytest.mark.whole
+
 ROWS = appointments(8, part="validation")
 
 

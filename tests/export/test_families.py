@@ -9,6 +9,8 @@ from ft_notebooks.export.parity import PROSE, answer_parity, beyond_limits, text
 from ft_notebooks.inference.llama_cpp import llama_server
 from ft_notebooks.loading.example_models import tiny_tokenizer
 
+pytestmark = pytest.mark.whole
+
 SIZES = {
     "vocab_size": 272, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.15,

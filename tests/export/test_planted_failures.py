@@ -33,6 +33,8 @@ from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.loading.quantized_loading import load_model
 from ft_notebooks.lora.adapter import add_adapter, lora_config, merge_adapter
 
+pytestmark = pytest.mark.whole
+
 KINDS = ("tensors", "settings", "vocabulary", "eos", "bos", "template", "tokens", "parity", "score")
 
 

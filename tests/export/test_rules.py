@@ -34,6 +34,7 @@ def strings(tok):
     )
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("rule", RULES)
 def test_llama_cpp_gives_the_ids_of_the_tokenizer_on_all_strings(rule, tmp_path):
     tok = tokenizer(rule)

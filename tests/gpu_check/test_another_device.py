@@ -51,6 +51,8 @@ def loss_and_gradients(trainer, batch):
     return loss, {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.numbers
+@pytest.mark.bfloat16
 @pytest.mark.parametrize("name", TRAINERS)
 def test_a_training_step_on_another_device_is_the_same(name, tmp_path):
     settings = {"output_dir": str(tmp_path / "run"), "max_steps": 1, "effective_batch": 4, "bf16": False}
@@ -69,6 +71,7 @@ def test_a_training_step_on_another_device_is_the_same(name, tmp_path):
         assert_close(gradients_there[name].held, gradient, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.numbers
 def test_answers_and_perplexity_on_another_device_are_the_same():
     model, prompts = tiny_model().eval(), [chat[:-1] for chat in CHATS["messages"]]
     answers, number = generate(model, TOK, prompts, 8, progress=False), perplexity(model, TOK, CHATS)

@@ -76,6 +76,7 @@ def found(step: str, folder) -> dict:
     return {"figures": STEPS[step].run(folder)}
 
 
+@pytest.mark.whole
 def test_a_wrong_mask_and_a_wrong_dtype_are_beyond_the_bound(tmp_path, monkeypatch):
     for name in ("load in 32 bits", "load in 16 bits", "load in 4 bits"):
         expected = found(name, tmp_path / "right" / name)

@@ -7,6 +7,7 @@ from ft_notebooks.gpu_check.speed import SIZES, speeds
 from ft_notebooks.gpu_check.steps import STEPS, NotHere, difference
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_gives_figures(name, tmp_path):
     try:

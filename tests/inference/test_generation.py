@@ -266,6 +266,7 @@ def taught(words="yo"):
     return model
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("eos", ["<|im_start|>", None])
 def test_an_answer_ends_where_the_template_ends_it_though_tokenizer_and_model_name_other_tokens(eos):
     tok, model = tiny_tokenizer(), taught()
@@ -273,6 +274,7 @@ def test_an_answer_ends_where_the_template_ends_it_though_tokenizer_and_model_na
     assert answers(model, tok, ASK[:2], max_new_tokens=9) == [{"text": "yo", "tokens": 3, "ended": True}] * 2
 
 
+@pytest.mark.whole
 def test_an_end_token_that_the_tokenizer_does_not_call_special_is_no_part_of_an_answer():
     tok, model = tiny_tokenizer(), taught("yo!")
     tok.chat_template = tok.chat_template.replace("<|im_end|>", "")  # so that the template ends an answer with no token
@@ -310,6 +312,7 @@ def file_of(folder, model, **options):
     return answers(model, tiny_tokenizer(), LONG, file=folder / "answers.jsonl", **fixed | options)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("torn", [0, 7, 80])
 def test_a_killed_evaluation_goes_on_where_it_was_and_ends_as_if_it_had_not_been(tmp_path, monkeypatch, dtype, torn):

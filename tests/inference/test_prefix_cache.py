@@ -70,6 +70,7 @@ SAME = {
 }
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("kind", SAME)
 def test_the_ids_are_those_of_whole_prompts(kind):
     model = small(kind, **SAME[kind])
@@ -114,6 +115,7 @@ def test_a_rotation_that_follows_the_length_is_computed_whole(rope):
     assert shared_prefix(small("llama", rope_parameters={"rope_theta": 10000.0, **rope}), PROMPTS) is None
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("fields", [{}, {"use_dora": True}, {"target_modules": ["q_proj", "embed_tokens"]}])
 def test_an_adapters_ids_are_those_of_whole_prompts(fields):
     model = small("llama")
@@ -136,6 +138,7 @@ def test_an_adapter_that_counts_tokens_is_computed_whole(config):
     assert shared_prefix(get_peft_model(small("llama"), config).eval(), PROMPTS) is None
 
 
+@pytest.mark.numbers
 def test_a_prefix_serves_many_batches_and_stays_as_it_is():
     model = small("llama")
     prefix = shared_prefix(model, PROMPTS)
@@ -144,6 +147,7 @@ def test_a_prefix_serves_many_batches_and_stays_as_it_is():
     assert torch.equal(first, again) and all(map(torch.equal, before, (layer.keys for layer in prefix.cache.layers)))
 
 
+@pytest.mark.numbers
 def test_prompts_that_are_all_the_same_keep_one_id_of_their_own():
     model = small("llama")
     prefix = shared_prefix(model, [SHARED] * 9)

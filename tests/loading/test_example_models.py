@@ -92,6 +92,7 @@ def wait_for(condition, *processes):
     raise AssertionError("the processes did not come that far")
 
 
+@pytest.mark.whole
 def test_two_processes_that_ask_at_once_fetch_once(tmp_path, cache):
     both = ask(tmp_path), ask(tmp_path)
     wait_for(lambda: len(list(tmp_path.glob("asks-*"))) == 2 and (tmp_path / "fetches").exists(), *both)
@@ -103,6 +104,7 @@ def test_two_processes_that_ask_at_once_fetch_once(tmp_path, cache):
     assert [file.name for file in (cache / NAME).iterdir()] == ["model.safetensors"]
 
 
+@pytest.mark.whole
 def test_a_process_killed_while_fetching_leaves_nothing_that_looks_whole(tmp_path, cache, monkeypatch):
     process = ask(tmp_path)
     wait_for((tmp_path / "fetches").exists, process)

@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.whole
+
 CODE = """
 import os, torch
 from ft_notebooks.loading.example_models import tiny_model

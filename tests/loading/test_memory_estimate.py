@@ -23,6 +23,8 @@ from transformers import (
 
 from ft_notebooks.loading.memory_estimate import Memory, estimate_memory, largest_batch, plot_memory, weight_bytes
 
+pytestmark = pytest.mark.whole
+
 SMALL = dict(
     vocab_size=300,
     hidden_size=64,

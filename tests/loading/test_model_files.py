@@ -384,6 +384,7 @@ def test_an_empty_name_is_called_empty(name, no_weights):
         load_model(name)
 
 
+@pytest.mark.whole
 def test_threads_that_load_at_once_wait_for_one_another(tmp_path):
     config = tiny_model().config
     config.tie_word_embeddings = True

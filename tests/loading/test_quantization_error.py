@@ -31,6 +31,7 @@ def nearest(weight):  # NF4 without double quantisation, one block after the oth
 # round_weight
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "shape", [(64, 48), (64, 32), (96, 80), (64, 50), (3, 112), (5, 13), (1, 1), (2, 576), (7, 1000)]
 )

@@ -281,6 +281,8 @@ def pickled(model):
     return torch.load(file, weights_only=False)
 
 
+@pytest.mark.numbers
+@pytest.mark.whole
 @pytest.mark.parametrize("bits", [32, 16, 8, 4])
 @pytest.mark.parametrize("training", [True, False])
 def test_gradients_are_the_same_before_and_after_evaluation_and_generation(saved, tmp_path, bits, training):
@@ -308,6 +310,7 @@ def test_the_kernel_is_ruled_out_on_every_layer_on_a_cpu_that_has_it(saved, monk
     assert [layer.support_avx512bf16_for_cpu for layer in layers] == 14 * [False]
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("bits", [8, 4])
 def test_saying_does_not_change_what_is_said(saved, bits):
     model = load_model(saved, bits)
@@ -317,6 +320,8 @@ def test_saying_does_not_change_what_is_said(saved, bits):
         assert torch.equal(model.eval()(IDS).logits, before)
 
 
+@pytest.mark.numbers
+@pytest.mark.bfloat16
 def test_four_bits_are_those_of_the_checkpoint_whatever_ran_before(saved, tmp_path):
     model = load_model(saved, bits=4)
     before = {name: p.clone() for name, p in model.state_dict().items()}

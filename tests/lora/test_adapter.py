@@ -174,6 +174,7 @@ def test_a_merged_model_takes_a_new_adapter():
 # merge_adapter
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("fields", [{}, {"use_dora": True}, {"use_rslora": True}, {"target_modules": ["q_proj"]}])
 def test_merging_changes_no_logit(fields):
     model = with_adapter(**fields).eval()
@@ -192,6 +193,7 @@ def test_what_is_merged_is_plain():
     assert not merged.training
 
 
+@pytest.mark.numbers
 def test_what_is_merged_can_be_saved_and_loaded(tmp_path):
     model = with_adapter()
     expected = logits(model)
@@ -254,6 +256,7 @@ def shaken(base, config):
 TIED = [n for n in CONFIGS if re.search("head|embedding|both|tokens|^LoRA$", n)]
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("name, tie", [(n, False) for n in CONFIGS] + [(n, True) for n in TIED])
 @pytest.mark.filterwarnings("ignore")
 def test_what_is_merged_says_the_same_and_still_does_when_it_is_loaded_again(tmp_path, name, tie):
@@ -274,6 +277,7 @@ QUANTISED = [n for n in CONFIGS if n not in ("PiSSA", "IA3", "LoHa", "norms")]
 QUANTISED = [(n, bits, (i + bits // 4) % 2 == 0) for i, n in enumerate(QUANTISED) for bits in (4, 8)]
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("name, bits, tie", QUANTISED)
 @pytest.mark.filterwarnings("ignore")
 def test_on_a_quantised_base_it_is_merged_into_the_dequantised_one(tmp_path, name, tie, bits):
@@ -301,6 +305,8 @@ def test_without_a_dtype_the_merged_weights_are_of_the_dtype_around_the_quantise
     assert merged.config.dtype == dtype
 
 
+@pytest.mark.numbers
+@pytest.mark.bfloat16
 @pytest.mark.parametrize("base, asked", [("float32", "bfloat16"), ("bfloat16", "float32"), ("bfloat16", None)])
 def test_the_sum_is_made_in_the_wider_of_two_dtypes(base, asked):
     base, asked = (getattr(torch, name) if name else None for name in (base, asked))
@@ -311,6 +317,7 @@ def test_the_sum_is_made_in_the_wider_of_two_dtypes(base, asked):
     assert ((logits(merged).float() - expected).abs().max() < 1e-4) == (asked == torch.float32)
 
 
+@pytest.mark.numbers
 def test_of_several_adapters_the_active_one_is_merged():
     model = with_adapter()
     model.add_adapter("other", lora_config(tiny_model(), r=2))
@@ -380,6 +387,8 @@ def test_the_settings_of_generation_and_the_name_survive(saved):
 # load_adapter
 
 
+@pytest.mark.numbers
+@pytest.mark.bfloat16
 def test_the_adapter_comes_back_on_its_base(saved):
     folder, model = saved
     assert torch.equal(logits(load_adapter(folder / "adapter", bits=32)), logits(model))
@@ -424,6 +433,7 @@ def script(tmp_path):
     return run
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("bits", [32, 16, 8, 4])
 def test_an_adapter_of_a_script_is_loaded_in_the_bits_that_it_was_trained_on(script, monkeypatch, bits):
     run = script(bits)

@@ -132,6 +132,7 @@ def adapter(trained, tmp_path):
     return copied
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("bits, tie", [(4, False), (4, True), (16, True), (32, False)])
 def test_the_folder_is_plain_and_its_weights_are_tied_as_they_were(adapter, tmp_path, bits, tie):
     kl, _ = merge_folder(adapter(bits, tie), tmp_path / "merged", ROWS, bits)
@@ -146,12 +147,15 @@ def test_the_folder_is_plain_and_its_weights_are_tied_as_they_were(adapter, tmp_
     assert len({p.stat().st_mode for p in (tmp_path / "merged").iterdir()}) == 1  # others can read the weights, too
 
 
+@pytest.mark.whole
 def test_a_head_that_was_trained_is_not_lost_with_the_tie(adapter, tmp_path):
     folder = adapter(4, tie=True, modules_to_save=["lm_head"])
     kl, _ = merge_folder(folder, tmp_path / "merged", ROWS, 4)
     assert kl <= MOST_KL and not json.loads((tmp_path / "merged/config.json").read_text())["tie_word_embeddings"]
 
 
+@pytest.mark.numbers
+@pytest.mark.whole
 def test_a_base_in_eight_bits_is_measured_on_its_dequantised_weights(adapter, tmp_path, monkeypatch):
     check, measures = merging.check_merged, []
     monkeypatch.setattr(merging, "check_merged", lambda model, *rest: measures.append(model) or check(model, *rest))
@@ -171,6 +175,7 @@ def test_other_bits_than_those_that_were_trained_on_are_found_out(adapter, tmp_p
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "base"]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("bits", [4, 16, 32])
 def test_the_bits_of_the_run_are_those_that_are_merged_into(adapter, tmp_path, monkeypatch, bits):
     folder, load, asked = adapter(bits), merging.load_adapter, []
@@ -183,6 +188,8 @@ def test_the_bits_of_the_run_are_those_that_are_merged_into(adapter, tmp_path, m
     assert (json.loads((tmp_path / "merged/config.json").read_text())["dtype"] == "float32") == (bits == 32)
 
 
+@pytest.mark.numbers
+@pytest.mark.whole
 def test_a_wrong_merge_is_found_out_and_a_right_one_passes(adapter):
     folder = adapter(4)
     model = load_adapter(folder, 4)
@@ -204,6 +211,8 @@ def test_a_wrong_merge_is_found_out_and_a_right_one_passes(adapter):
             check_merged(model, merged, ROWS)
 
 
+@pytest.mark.numbers
+@pytest.mark.whole
 def test_one_token_that_is_lost_is_found_out_among_many_that_are_right(adapter):
     folder = adapter(32)
     model, merged = load_adapter(folder, 32), merge_adapter(load_adapter(folder, 32))

@@ -88,6 +88,7 @@ def logged(trainer):
 # the same as TRL's
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize(
     "fields",
     [
@@ -116,6 +117,7 @@ def test_micro_batches_of_several_groups_learn_what_trl_learns_from_the_same_ans
     assert all(entry["grad_norm"] > 1e-3 for entry in logged(ours))
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize(
     "fields",
     [
@@ -140,6 +142,7 @@ def test_rloo_learns_what_trl_learns_from_the_answers_of_the_same_random_numbers
 # rewards
 
 
+@pytest.mark.numbers
 def test_weights_count_and_each_reward_has_its_own_name_in_the_log(tmp_path):
     given = {"reward_weights": [1.0, -0.5], "max_steps": 1, "rollout_func": given_answers}
     trainer = made(tmp_path, rewards={"letters": lowercase, "size": "length"}, **given)
@@ -148,6 +151,7 @@ def test_weights_count_and_each_reward_has_its_own_name_in_the_log(tmp_path):
     assert entry["reward"] == pytest.approx(entry["rewards/letters/mean"] - 0.5 * entry["rewards/size/mean"], abs=1e-5)
 
 
+@pytest.mark.numbers
 def test_a_reward_that_seeds_edits_its_row_and_changes_the_folder_changes_no_step(tmp_path):
     rows = [{**row, "seen": []} for row in PROMPTS]
 
@@ -168,6 +172,7 @@ def test_a_reward_that_seeds_edits_its_row_and_changes_the_folder_changes_no_ste
     assert_close(*ends, rtol=0, atol=0)
 
 
+@pytest.mark.numbers
 def test_an_evaluation_during_the_run_is_logged_and_changes_no_weight(tmp_path):
     plain, watched = (
         made(tmp_path / str(n), max_steps=3, num_iterations=1, **fields)
@@ -184,6 +189,9 @@ def test_an_evaluation_during_the_run_is_logged_and_changes_no_weight(tmp_path):
         assert torch.equal(one, other)
 
 
+@pytest.mark.numbers
+@pytest.mark.bfloat16
+@pytest.mark.whole
 def test_a_reward_model_that_was_trained_rewards_what_it_has_learned_to_like(tmp_path):
     tiny_model().save_pretrained(tmp_path / "base")
     model = load_reward_model(tmp_path / "base", TOK, seed=0)
@@ -212,6 +220,7 @@ def reward_of(text):
     return eval(f"lambda generated, expected, example: {text}")
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "other", [reward_of("len(generated) % 8"), reward_of("len(generated) % 7 + (expected in {'a', 'b'})"), "length"]
 )

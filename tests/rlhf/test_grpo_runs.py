@@ -23,6 +23,8 @@ from ft_notebooks.rlhf.grpo import grpo_trainer, rloo_trainer
 from ft_notebooks.rlhf.reward_hacking import RewardHackingCallback
 from ft_notebooks.training.run import fit
 
+pytestmark = pytest.mark.whole
+
 TOK = tiny_tokenizer()
 PROMPTS = [{"prompt": [{"role": "user", "content": f"Say {word}."}], "expected": word} for word in "abcdefgh"]
 FIXED = {

@@ -26,6 +26,7 @@ CHATS = [
 ]
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_family_scores_alone_as_in_a_batch_and_its_adapter_brings_its_head(kind, tmp_path):
     torch.manual_seed(0)
@@ -87,6 +88,8 @@ def test_a_folder_that_is_not_there_a_number_and_other_bits_are_refused(tmp_path
         load_reward_model(tmp_path, None)
 
 
+@pytest.mark.numbers
+@pytest.mark.bfloat16
 def test_a_reward_model_stored_in_16_bits_keeps_the_head_of_its_file(tmp_path):
     tiny_model().save_pretrained(tmp_path / "base")
     model = load_reward_model(tmp_path / "base", TOK, seed=0)

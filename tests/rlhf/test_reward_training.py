@@ -107,6 +107,7 @@ def trained(base, folder, method):
     return {"loss": logged(trainer, "loss"), "weights": learned, "found": kept}
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_two_processes_log_learn_and_evaluate_what_one_does(base, tmp_path, method):
     gc.freeze()  # what the trainers' collections of garbage need not look at
@@ -133,6 +134,7 @@ class DiesAt(TrainerCallback):
             os._exit(9)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_run_that_is_killed_and_resumed_has_the_weights_and_the_scores_of_one_that_was_not(base, tmp_path, method):
     def run(folder, *callbacks):
@@ -151,6 +153,7 @@ def test_a_run_that_is_killed_and_resumed_has_the_weights_and_the_scores_of_one_
     check_reloaded(tmp_path / "killed", again)
 
 
+@pytest.mark.whole
 def test_a_finished_run_of_another_head_is_another_run(base, tmp_path):
     quietly(fit, made(adapted(base), tmp_path, save_strategy="steps", max_steps=1))
     other = load_reward_model(base, TOK, seed=1)
@@ -158,6 +161,7 @@ def test_a_finished_run_of_another_head_is_another_run(base, tmp_path):
         made(add_adapter(other, lora_config(other, r=4)), tmp_path, save_strategy="steps", max_steps=1)
 
 
+@pytest.mark.whole
 def test_a_weight_that_is_nan_stops_the_run_and_names_the_answers(base, tmp_path):
     class BreaksAWeight(TrainerCallback):
         def on_step_begin(self, args, state, control, model, **kwargs):
@@ -174,6 +178,7 @@ def test_a_weight_that_is_nan_stops_the_run_and_names_the_answers(base, tmp_path
 # margins
 
 
+@pytest.mark.whole
 def test_a_margin_counts_from_a_list_a_file_a_dataset_and_encoded_rows(base, tmp_path):
     rows = [{**pair, "margin": 0.25} for pair in PAIRS]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -207,6 +212,8 @@ def test_pairs_that_are_left_out_are_counted(base, tmp_path, capsys):
 # heads
 
 
+@pytest.mark.numbers
+@pytest.mark.whole
 def test_an_adapter_by_peft_config_trains_and_saves_its_head(base, tmp_path):
     trainer = made(new(base), tmp_path, peft_config=lora_config(new(base), r=4), save_strategy="steps")
     before = weights(trainer)
@@ -215,6 +222,9 @@ def test_an_adapter_by_peft_config_trains_and_saves_its_head(base, tmp_path):
     check_reloaded(tmp_path, trainer)
 
 
+@pytest.mark.numbers
+@pytest.mark.bfloat16
+@pytest.mark.whole
 def test_a_head_trains_in_float32_on_a_base_in_16_bits_and_under_autocast(base, tmp_path):
     model = new(base, bits=16)
     trainer = made(add_adapter(model, lora_config(model, r=4)), tmp_path, bf16=True, save_strategy="steps")
@@ -239,6 +249,7 @@ def test_a_plain_model_of_transformers_gets_an_exact_head(base, tmp_path):
     assert trainer.model.config.pad_token_id == TOK.pad_token_id
 
 
+@pytest.mark.whole
 def test_the_adapter_of_an_sft_run_goes_on_as_a_reward_model_and_is_loaded_again(base, tmp_path):
     from ft_notebooks.loading.quantized_loading import load_model
 

@@ -28,6 +28,8 @@ from ft_notebooks.rlhf.reward_scoring import score_ids
 from ft_notebooks.rlhf.rewards import Reward, reward_functions
 from ft_notebooks.training.kernel_patching import LabelHead
 
+pytestmark = pytest.mark.whole
+
 TOK, HERE = tiny_tokenizer(), Path(__file__).parents[2]
 WORDS = ["a", "be", "cat", "dove", "eagle", "ferret and fox", "goose"]
 PROMPTS = [{"prompt": [{"role": "user", "content": f"Say {word}."}], "word": word} for word in WORDS]

@@ -407,10 +407,6 @@ def main(arguments: list[str]) -> None:
     with contextlib.suppress(Exception):  # the runs below import them again, and say what is wrong
         import ft_notebooks.dpo.trainer
         import ft_notebooks.sft.trainer  # noqa: F401
-    sys.path.append(str(Path(__file__).resolve().parents[1]))
-    from model_cards import compile_once
-
-    compile_once()
     gc.collect()
     gc.freeze()  # a trainer begins with `gc.collect()`, which need not look at the objects of the libraries
     with tempfile.TemporaryDirectory() as folder:

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.whole
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 STACK = ("transformers", "trl", "peft", "accelerate", "torch")

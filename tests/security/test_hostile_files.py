@@ -147,6 +147,7 @@ def test_no_rotation_deletes_what_a_link_leads_to(run, tmp_path):
 # The records of a run
 
 
+@pytest.mark.whole
 def test_a_record_runs_no_file_that_it_names(tmp_path, monkeypatch, capsys):
     "`ft eval RUN` of a run that another has made"
     monkeypatch.chdir(tmp_path)

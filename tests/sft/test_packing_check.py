@@ -32,6 +32,7 @@ def model_of(kind, attention):
     return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_documents_are_apart_and_a_mask_of_ones_joins_them(kind, attention):

@@ -72,6 +72,7 @@ def test_a_setting_without_effect_is_refused(build, name):
         build(**{name: None})
 
 
+@pytest.mark.whole
 def test_settings_are_ours_where_nothing_is_given_and_the_callers_where_it_is(build):
     ours = {
         "max_length": None, "padding_free": True, "train_sampling_strategy": "random", "logging_steps": 1,
@@ -95,6 +96,7 @@ def test_arguments_of_the_trainer_reach_it(build):
     assert build(optimizers=(optimizer, None)).optimizer is optimizer
 
 
+@pytest.mark.whole
 def test_an_adapter_gets_a_higher_learning_rate_than_a_whole_model_and_a_given_one_rules(build):
     adapted = add_adapter(tiny_model(), lora_config(tiny_model()))
     assert build(adapted).args.learning_rate == 5e-4
@@ -103,6 +105,7 @@ def test_an_adapter_gets_a_higher_learning_rate_than_a_whole_model_and_a_given_o
     assert build(learning_rate=1e-3).args.learning_rate == 1e-3
 
 
+@pytest.mark.whole
 def test_a_batch_size_of_the_users_own_keeps_the_product(build):
     args = build(per_device_train_batch_size=2, effective_batch=8).args
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (2, 4)
@@ -110,6 +113,7 @@ def test_a_batch_size_of_the_users_own_keeps_the_product(build):
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (2, 3)
 
 
+@pytest.mark.whole
 def test_the_rows_come_shuffled_by_the_seed(build):
     def order(seed):
         seen = []
@@ -138,6 +142,7 @@ def test_rows_of_one_batch_are_of_similar_length(build):
     assert gaps(train_sampling_strategy="group_by_length") < gaps(train_sampling_strategy="random") / 3
 
 
+@pytest.mark.numbers
 def test_the_evaluation_loss_is_of_the_answers_of_the_evaluation_rows(build):
     tok, held = tiny_tokenizer(), appointments(4, part="validation")
     expected = [encode_chat(tok, messages) for messages in held["messages"]]
@@ -186,6 +191,7 @@ def test_a_row_that_just_fits_is_not_cut(build):
         build(data=rows_of(), max_length=longest - 1)
 
 
+@pytest.mark.whole
 def test_float16_weights_may_carry_an_adapter_but_not_be_trained(build):
     with pytest.raises(ValueError, match="trainable tensors are float16"):
         build(tiny_model().half())
@@ -211,6 +217,7 @@ def test_one_bfloat16_weight_among_others_is_refused(build):
     build(mixed)
 
 
+@pytest.mark.whole
 def test_an_adapter_may_be_bfloat16_itself_but_not_what_is_trained_beside_it(build):
     narrow = tiny_model().bfloat16()
     adapted = add_adapter(narrow, lora_config(narrow))
@@ -231,6 +238,7 @@ def guards(trainer):
     return [callback for callback in trainer.callback_handler.callbacks if isinstance(callback, GradientFlowCallback)]
 
 
+@pytest.mark.whole
 def test_every_run_has_one_guard_beside_the_callbacks_given(build):
     class Mine(TrainerCallback):
         pass
@@ -242,6 +250,7 @@ def test_every_run_has_one_guard_beside_the_callbacks_given(build):
     assert guards(build(callbacks=[mine_too])) == [mine_too]
 
 
+@pytest.mark.whole
 def test_the_guard_ends_a_run_that_trains_half_of_the_adapter_and_can_be_taken_off(build):
     def cut_off():
         model = add_adapter(tiny_model(), lora_config(tiny_model()))
@@ -255,6 +264,8 @@ def test_the_guard_ends_a_run_that_trains_half_of_the_adapter_and_can_be_taken_o
     trainer.train()
 
 
+@pytest.mark.numbers
+@pytest.mark.whole
 def test_the_guard_is_content_with_rows_of_new_tokens_and_changes_none(build):
     def trained(*taken_off):
         config = lora_config(tiny_model(), trainable_token_indices={"embed_tokens": [0]})
@@ -273,6 +284,7 @@ def tied_model():
     return LlamaForCausalLM(config).eval()
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("make, given", [(tiny_model, "config"), (tied_model, "adapter")])
 def test_rows_of_new_tokens_are_trained_on_the_loss_that_they_make(build, make, given):
     base = make()
@@ -318,6 +330,7 @@ def test_the_metrics_that_trl_logs_are_all_there(build):
     assert {"loss", "grad_norm", "entropy", "mean_token_accuracy", "num_tokens"} <= set(first)
 
 
+@pytest.mark.numbers
 def test_packed_rows_have_the_loss_of_the_same_rows_apart(build):
     packed, apart = build(packing=True, max_length=4096), build(padding_free=False, per_device_train_batch_size=16)
     batches = [next(iter(trainer.get_train_dataloader())) for trainer in (packed, apart)]
@@ -326,6 +339,7 @@ def test_packed_rows_have_the_loss_of_the_same_rows_apart(build):
     torch.testing.assert_close(*(packed.compute_loss(model, dict(batch)) for batch in batches))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("bits", [4, 8])
 def test_an_adapter_on_a_quantised_base_stays_float32(build, tmp_path, bits):
     tiny_model().save_pretrained(tmp_path / "base")
@@ -349,6 +363,7 @@ def test_several_evaluation_sets_have_a_loss_each(build):
     assert {"eval_a_loss", "eval_b_loss"} <= set(trainer.evaluate())
 
 
+@pytest.mark.whole
 def test_a_loss_of_nan_stops_the_run_and_names_a_row(build, tmp_path):
     class BreaksAWeight(TrainerCallback):
         def on_step_begin(self, args, state, control, model, **kwargs):
@@ -387,6 +402,7 @@ def test_the_best_model_must_have_a_checkpoint(build):
         build(**best, eval_steps=2, save_steps=4)
 
 
+@pytest.mark.whole
 def test_saving_evaluating_and_the_models_attention_are_as_before_a_run(build, tmp_path):
     trainer = build(
         max_steps=2, save_strategy="steps", save_steps=1, eval_dataset=rows_of(4), eval_strategy="steps", eval_steps=1

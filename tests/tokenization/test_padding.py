@@ -157,6 +157,7 @@ def test_tied_tables_grow_together_and_stay_tied():
     assert model.lm_head.out_features == model.config.vocab_size == 320
 
 
+@pytest.mark.numbers
 def test_a_grown_model_comes_back_as_it_was(tmp_path):
     tok, model = without_pad(), tiny_model()
     add_pad_token(tok, model, "<gap>")
@@ -169,6 +170,7 @@ def test_a_grown_model_comes_back_as_it_was(tmp_path):
     assert load_tokenizer(tmp_path).pad_token == "<gap>" and again.generation_config.pad_token_id == 259
 
 
+@pytest.mark.numbers
 def test_a_new_row_is_the_mean_of_the_old_ones_for_every_seed():
     for seed in (0, 1):
         torch.manual_seed(seed)

@@ -56,6 +56,7 @@ def checkpointed(chosen):
     return next(value for name, value in chosen.fields.items() if name.endswith("checkpointing"))
 
 
+@pytest.mark.whole
 def test_the_launchers_world_size_is_taken_into_account(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert effective_batch(16, micro=2) == {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
@@ -274,6 +275,7 @@ def test_four_bits_are_known_by_the_models_own_flag(machine):
     assert (asked[0]["bits"], asked[0]["method"]) == (4, "qlora")
 
 
+@pytest.mark.whole
 def test_a_plan_is_the_same_each_time_and_leaves_the_model_as_it_is(machine):
     machine("cpu", memory=25 * GB, exact=True)
     model, adapter = tiny_model().bfloat16(), LoraConfig(target_modules="all-linear")

@@ -48,6 +48,7 @@ def other_template(trainer):
     trainer.processing_class.chat_template = TOK.chat_template.replace("assistant", "model")
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "change, said",
     [
@@ -89,6 +90,7 @@ def edited(model):
     return model
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("fields", [{}, {"trainable_token_indices": [5]}, {"modules_to_save": ["lm_head"]}])
 @pytest.mark.parametrize("change", [resized, merged, edited])
 def test_an_adapter_on_a_changed_base_is_refused_and_trains_on_the_saved_one(base, tmp_path, change, fields):
@@ -103,6 +105,7 @@ def test_an_adapter_on_a_changed_base_is_refused_and_trains_on_the_saved_one(bas
     assert torch.equal(load_adapter(tmp_path / "run")(ids).logits, again.model.eval()(ids).logits)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("bits", [4, 8, 16, 32])
 def test_a_base_that_is_as_it_was_loaded_trains_in_every_number_of_bits(base, tmp_path, bits):
     model = adapted(load_model(base, bits))
@@ -110,6 +113,7 @@ def test_a_base_that_is_as_it_was_loaded_trains_in_every_number_of_bits(base, tm
     fit(supervised(tmp_path / "run", model))
 
 
+@pytest.mark.whole
 def test_an_adapter_that_changes_its_base_again_when_it_is_loaded_may(base, tmp_path):
     fit(supervised(tmp_path / "run", adapted(load_model(base, 32), init_lora_weights="pissa")))
     load_adapter(tmp_path / "run")
@@ -129,6 +133,7 @@ def test_a_base_from_the_hub_is_compared_with_its_file_in_the_cache(base, tmp_pa
     assert changed_in_memory(model)[0].endswith("up_proj.weight")
 
 
+@pytest.mark.whole
 def test_a_pad_token_that_was_added_is_trained_on_as_its_message_says(tmp_path):
     model, tok = tiny_model(), tiny_tokenizer()
     tok.pad_token = None
@@ -140,6 +145,7 @@ def test_a_pad_token_that_was_added_is_trained_on_as_its_message_says(tmp_path):
     load_adapter(tmp_path / "run")
 
 
+@pytest.mark.whole
 def test_a_second_trainer_in_another_thread_is_refused_while_the_first_trains(tmp_path):
     said, second = [], supervised(tmp_path, on_notes())
 
@@ -159,6 +165,8 @@ def test_a_second_trainer_in_another_thread_is_refused_while_the_first_trains(tm
     assert second.state.global_step == 0
 
 
+@pytest.mark.numbers
+@pytest.mark.bfloat16
 @pytest.mark.parametrize("make", [tiny_model, on_notes])
 def test_the_model_in_memory_answers_after_the_run_as_the_one_that_was_saved(base, tmp_path, make):
     trainer = supervised(tmp_path / "run", make(), bf16=True)
@@ -172,6 +180,7 @@ def test_the_model_in_memory_answers_after_the_run_as_the_one_that_was_saved(bas
     assert torch.equal(found, fresh.eval()(ids).logits)
 
 
+@pytest.mark.whole
 def test_a_run_that_trains_in_16_bits_is_resumed_as_before(tmp_path):
     class Stops(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):

@@ -10,6 +10,7 @@ from transformers.masking_utils import sdpa_mask
 from ft_notebooks.training.cpu_kernels import block_attention, document_mask, label_log_probs, lora_linear
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("reach", ["later tokens", "a window", "the document"])
 def test_only_a_mask_that_is_causal_in_each_document_becomes_bounds(reach):
     ids = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2])
@@ -37,6 +38,7 @@ def test_documents_of_one_token_and_a_single_document(bounds):
     assert torch.autograd.gradcheck(lambda *qkv: block_attention(*qkv, blocks, 0.5), cut)
 
 
+@pytest.mark.numbers
 def test_lora_linear_lets_a_frozen_input_be_and_takes_a_bias():
     x, weight, bias, A, B = torch.randn(2, 5), torch.randn(4, 5), torch.randn(4), torch.randn(2, 5), torch.randn(4, 2)
     A.requires_grad_(), B.requires_grad_()
@@ -46,6 +48,7 @@ def test_lora_linear_lets_a_frozen_input_be_and_takes_a_bias():
     assert_close(dB, 0.5 * (x @ A.T).sum(0).expand(4, 2))
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 511, 512, 513, 1030])
 def test_log_probs_of_any_number_of_labels(n):
     hidden, weight, targets = torch.randn(n, 16, requires_grad=True), torch.randn(40, 16), torch.randint(40, (n,))

@@ -170,6 +170,7 @@ def test_weight_decay_moves_what_has_no_gradient_and_deceives_nobody():
     assert model.second != 1
 
 
+@pytest.mark.numbers
 def test_what_rounds_its_updates_away_is_named_when_the_learning_rate_does_not_rise():
     model = Two(first=1.0, second=1000.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-5)
@@ -179,6 +180,7 @@ def test_what_rounds_its_updates_away_is_named_when_the_learning_rate_does_not_r
         steps(begin(model, optimizer), model, optimizer, both, both)
 
 
+@pytest.mark.numbers
 def test_while_the_learning_rate_rises_what_is_rounded_away_is_waited_for():
     model = Two(first=1.0, second=1000.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
@@ -192,6 +194,7 @@ def test_while_the_learning_rate_rises_what_is_rounded_away_is_waited_for():
     assert not guard.start
 
 
+@pytest.mark.numbers
 def test_small_steps_add_up_before_the_verdict():
     model = Two(first=0.0, second=1.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-7)
@@ -331,6 +334,7 @@ def test_a_tensor_that_is_empty_everywhere_is_not_judged():
 # resuming
 
 
+@pytest.mark.whole
 def test_a_resumed_run_is_watched_from_where_it_goes_on(trainer, tmp_path):
     save = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2, "lr_scheduler_type": "constant"}
     trainer(adapted(), GradientFlowCallback(), **save).train()
@@ -372,6 +376,7 @@ def verdict(cut):
     return f"{'table.weight' in guard.with_gradient}, {guard.start}"
 
 
+@pytest.mark.whole
 @pytest.mark.filterwarnings("ignore:.*fork.*")
 def test_processes_come_to_one_verdict_though_a_row_moves_in_one_of_them_only(tmp_path):
     (first, cut), (other, cut_too) = ranks(tmp_path, *[lambda: [verdict(False), verdict(True)]] * 2)

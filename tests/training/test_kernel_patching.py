@@ -87,6 +87,7 @@ def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize(
     "fields",
     [
@@ -104,6 +105,7 @@ def test_every_kind_of_adapter_keeps_its_loss_and_gradient(fields):
         assert_close(mine, peft, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.numbers
 def test_under_autocast_gradients_agree_within_rounding():
     model = adapted()
     (_, mine), (_, peft) = (loss_and_gradient(model, quick, autocast=True) for quick in (True, False))
@@ -111,6 +113,8 @@ def test_under_autocast_gradients_agree_within_rounding():
     assert 0 < (mine - exact).norm() < 1.5 * (peft - exact).norm() < 0.2 * exact.norm()
 
 
+@pytest.mark.numbers
+@pytest.mark.bfloat16
 def test_sixteen_bit_base_without_autocast_stays_with_peft():
     model = adapted()
     for module in model.modules():
@@ -147,6 +151,7 @@ def test_a_hook_on_a_part_is_called_and_one_on_the_layer_too():
     assert sorted(seen) == ["base", "layer"] and fused == [False, True]
 
 
+@pytest.mark.numbers
 def test_windows_and_other_norms_are_the_models_own():
     sizes = dict(
         vocab_size=300,
@@ -165,6 +170,7 @@ def test_windows_and_other_norms_are_the_models_own():
             assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.numbers
 def test_documents_are_apart_with_the_attention_that_is_used():
     model = tiny_model()
     with speed_up(model):
@@ -173,6 +179,7 @@ def test_documents_are_apart_with_the_attention_that_is_used():
         assert document_leak(model, attention_mask=torch.ones(1, 24)) > 0.5
 
 
+@pytest.mark.numbers
 def test_short_and_long_documents_in_sixteen_bits_agree(monkeypatch):
     found = {}
     for limit in (256, 0):
@@ -229,6 +236,7 @@ def gradient(model, loss):
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, trained, allow_unused=True) if g is not None])
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("padded", [True, False], ids=["labels", "labels shifted"])
 @pytest.mark.parametrize("name", HEADS)
 def test_a_head_is_ours_where_it_is_covered_and_trls_elsewhere(tmp_path, calls, name, padded):
@@ -253,6 +261,7 @@ def test_a_head_is_ours_where_it_is_covered_and_trls_elsewhere(tmp_path, calls, 
     )
 
 
+@pytest.mark.numbers
 def test_another_call_argument_or_field_is_answered_by_the_model(tmp_path, calls):
     run = trainer(tmp_path, SFTTrainer, padding_free=False)
     inputs = run.data_collator(run.train_dataset.select(range(3)).to_list())
@@ -281,6 +290,7 @@ def test_nothing_of_it_stays_on_the_head_even_if_the_model_fails(tmp_path):
     assert not is_hooked(head) and not any("forward" in vars(m) for m in head.modules())
 
 
+@pytest.mark.whole
 def test_a_compiled_model_keeps_the_head_that_it_was_compiled_with(tmp_path, calls):
     run = trainer(tmp_path, SFTTrainer, padding_free=False)
     inputs = run.data_collator(run.train_dataset.select(range(3)).to_list())
@@ -300,6 +310,7 @@ def test_an_optimization_can_be_left_out_and_speed_up_can_be_nested():
     assert not any("forward" in vars(module) for module in model.modules())
 
 
+@pytest.mark.numbers
 def test_weights_names_and_merging_are_as_before():
     model = adapted()
     names = list(model.state_dict())
@@ -311,6 +322,7 @@ def test_weights_names_and_merging_are_as_before():
     assert all(torch.equal(p, merged[name]) for name, p in merge_adapter(model).state_dict().items())
 
 
+@pytest.mark.whole
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
     whole = trainer(tmp_path / "a", model=adapted(lora_dropout=0.1), max_steps=4)
     whole.train()
@@ -320,6 +332,8 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
     assert torch.equal(weights(whole.model), weights(again.model))
 
 
+@pytest.mark.numbers
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "settings", [{"gradient_checkpointing": True}, {"packing": True, "max_length": 600}, {"loss_type": "dft"}]
 )
@@ -360,6 +374,7 @@ def _rank(rank, port, results):
     dist.destroy_process_group()
 
 
+@pytest.mark.whole
 def test_two_processes_share_the_gradient():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -379,6 +394,7 @@ def test_two_processes_share_the_gradient():
     assert_close(first, alone, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.numbers
 def test_an_adapter_that_is_switched_off_inside_is_off():
     model = add_adapter(tiny_model(), lora_config(tiny_model()))
     with torch.no_grad():

@@ -102,6 +102,7 @@ def fault(model, when, forward=1.0, backward=1.0):
 # what stops a run
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize(
     "layout", [{}, {"padding_free": True, "max_length": None}, {"packing": True, "max_length": 600}]
 )
@@ -122,6 +123,7 @@ def test_a_gradient_that_is_no_number_names_its_row(tmp_path, layout):
     assert all(map(math.isfinite, report(trainer)["losses"])) and flat(trainer.model).isfinite().all()
 
 
+@pytest.mark.whole
 def test_a_damaged_embedding_names_the_rows_with_its_token_and_is_not_saved(tmp_path):
     token = TOK("W").input_ids[0]
     holds = {i for i, ids in enumerate(ROWS["input_ids"]) if token in ids}
@@ -136,6 +138,7 @@ def test_a_damaged_embedding_names_the_rows_with_its_token_and_is_not_saved(tmp_
     assert bad and bad == {i for i, row in enumerate(rows) if "W" in "".join(p["text"] for p in row["parts"])}
 
 
+@pytest.mark.whole
 def test_a_step_whose_checkpoint_is_there_is_not_saved_again(tmp_path):
     trainer = make(tmp_path, save_strategy="steps", save_steps=2, max_steps=8)
     count = []
@@ -146,6 +149,7 @@ def test_a_step_whose_checkpoint_is_there_is_not_saved_again(tmp_path):
     assert count == [2]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("step", "order"), [(3, "group_by_length"), (4, "random")]
 )  # 4: the first step of the second epoch
@@ -225,6 +229,7 @@ def test_an_error_says_three_rows_and_counts_the_others_and_where_to_go_on_from(
     assert "; no step was taken before, there is no checkpoint." in first and "micro-batch 2, row 1: 9 tokens" in line
 
 
+@pytest.mark.numbers
 def test_what_is_left_of_a_stop_is_the_weights_before_it_no_gradient_and_the_random_numbers_that_were_next(tmp_path):
     trainer, seen = make(tmp_path), {}
     hook = fault(trainer.model, lambda ids: trainer.state.global_step == 2, forward=math.nan)
@@ -254,6 +259,7 @@ def test_strict_json_has_words_for_what_is_no_number(value):
     assert strict == {"a": [str(value), 1.5, None, {"b": str(value)}]}
 
 
+@pytest.mark.whole
 def test_preferences_are_guarded_too(tmp_path):
     mine = partial(guarded, kind=DPOTrainer)
     chats = appointments(8)["messages"]
@@ -272,6 +278,7 @@ def test_preferences_are_guarded_too(tmp_path):
 # what must not stop a run
 
 
+@pytest.mark.whole
 def test_a_run_like_the_demos_stops_nowhere_and_has_no_spike(tmp_path):
     fields = DEMO | {
         "max_steps": 24,
@@ -360,6 +367,7 @@ def one_rank(folder, rank):
         (folder / "notes.json").write_text(json.dumps(notes))
 
 
+@pytest.mark.whole
 @pytest.mark.filterwarnings("ignore:.*fork.*")
 def test_two_processes_stop_as_one_though_one_alone_has_the_row(tmp_path):
     assert two_ranks(tmp_path) == [0, 0]

@@ -56,6 +56,7 @@ def test_transformers_may_find_the_batch_size_itself(tmp_path):
     assert train(trainer).state.global_step == 2 and trainer._train_batch_size <= 2
 
 
+@pytest.mark.whole
 def test_a_trial_step_holds_what_a_later_step_holds(tmp_path):
     rehearsed, held = partial(sft, kind=partial(mine, rehearse=True)), []
     trainer = rehearsed(tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
@@ -78,6 +79,7 @@ def test_gradients_of_the_micro_batches_before_are_there_only_where_there_are_so
         assert not any(p.grad is not None for p in trainer.model.parameters() if not p.requires_grad)
 
 
+@pytest.mark.whole
 def test_what_is_advised_fits_by_the_estimate_and_the_next_larger_does_not(tmp_path):
     ends = {"padding_free": True, "max_length": None}
     trainer = make(tmp_path, per_device_train_batch_size=8, gradient_accumulation_steps=1, **ends)
@@ -154,6 +156,7 @@ def test_rows_that_are_not_known_beforehand_get_no_trial_step_and_half_is_advise
     )
 
 
+@pytest.mark.whole
 def test_an_error_says_where_to_go_on_from(tmp_path):
     trainer = make(tmp_path, save_strategy="steps", save_steps=2)
 

@@ -89,6 +89,7 @@ def test_an_evaluation_that_is_asked_for_needs_rows(maker):
         made(tiny_model(), TOK, rows, eval_strategy="steps")
 
 
+@pytest.mark.whole
 def test_a_path_a_list_and_a_dataset_are_the_same_rows(maker, tmp_path):
     _, rows, made = maker
     file = tmp_path / "rows.jsonl"

@@ -175,6 +175,7 @@ def test_a_tracker_is_given_what_the_metrics_add(tmp_path):
     assert ["tokens_per_second" in entry for entry in told] == [True, True, False]
 
 
+@pytest.mark.whole
 def test_a_picture_is_not_drawn_more_often_than_its_share_of_the_time(tmp_path, monkeypatch):
     import IPython.display
 

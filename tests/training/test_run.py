@@ -34,6 +34,8 @@ from ft_notebooks.training import run as module
 from ft_notebooks.training.run import fit
 from ft_notebooks.training.run_report import SamplesCallback
 
+pytestmark = pytest.mark.whole
+
 FIELDS = {"bf16": False, "effective_batch": 4, "learning_rate": 1e-2, "max_steps": 6, "save_steps": 2}
 FIELDS |= {"report_to": "none", "disable_tqdm": True}
 NAMES = ["Ann", "Bob", "Cid", "Dora", "Eve", "Finn", "Gus", "Hal"]

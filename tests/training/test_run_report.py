@@ -22,6 +22,7 @@ class Noisy(TrainerCallback):
         model.get_base_model().register_forward_pre_hook(draw)  # which `generate` calls too
 
 
+@pytest.mark.whole
 def test_listening_moves_no_random_state_even_where_a_forward_draws_from_it(tmp_path):
     runs = []
     for callbacks in ([], [SamplesCallback(tiny_tokenizer(), CHATS, 4)]):
@@ -42,6 +43,7 @@ def test_listening_leaves_the_mode_and_the_settings_as_they_were(tmp_path, train
     assert torch.equal(before[2], torch.get_rng_state()) and all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.whole
 def test_the_last_sample_is_of_the_model_that_is_left(tmp_path):
     tok, settings = (
         tiny_tokenizer(),

@@ -150,6 +150,7 @@ SIZES = [
 ]
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_attention_by_block_is_attention_with_the_mask(sizes):
     query, key, value = attended(sizes)
@@ -163,6 +164,7 @@ def test_attention_by_block_is_attention_with_the_mask(sizes):
     assert_close(grads, expected, atol=5e-6, rtol=1e-4)
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_flash_attention_is_given_each_blocks_queries_and_keys(sizes, monkeypatch):
     "The kernel needs a GPU; here stands what it promises: causal, the last query with the last key."
@@ -223,6 +225,7 @@ def test_the_flash_kernel_is_taken_in_16_bits_on_a_card_that_has_it(capability, 
     assert not _has_flash(SimpleNamespace(device=torch.device("cpu"), dtype=dtype))
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("kind", RIGHT)
 def test_the_row_is_as_good_as_the_texts_alone(kind, attention):
@@ -238,6 +241,8 @@ def test_a_model_whose_logits_depend_on_padding_is_shared_without_padding_on_the
     assert why_not_shared(model_of("llama", {}), "left") is None
 
 
+@pytest.mark.numbers
+@pytest.mark.bfloat16
 def test_rounding_alone_turns_nothing_off():
     error, rounding = _sharing_error(tiny_model().bfloat16())
     assert max(error, rounding) < 0.025  # 2·u·√(20·layers): u = 2⁻⁹, two layers, some 20 roundings in each

@@ -15,8 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from decimal import Decimal
-from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,9 @@ from datasets.table import MemoryMappedTable
 from xxhash import xxh3_128
 
 from ..core.files import full_disk_named
-from .arrow_formats import plain_chats
 from .formats import Defects, as_chat, as_preference
 from .json_files import short
-from .readers import COLUMNS, Batch, local_source, read_batches
+from .readers import COLUMNS, local_source, read_rows
 
 # %% ../../nbs/package/data/read.ipynb #d895f975
 _TEXT_OR_NUMBER = re.compile(r'("(?:[^"\\]|\\.)*")|-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?')
@@ -78,9 +76,11 @@ class _NeedsJson(Exception):
 
 def _as_texts(read: dict) -> tuple[dict, list[str]]:
     "The columns of a row, unchanged; raises `_NeedsJson` if they hold more than role and content."
-    messages = [message for column in read.values() for message in column]
-    if "tools" in read or any(set(message) != {"role", "content"} for message in messages):
+    if "tools" in read:
         raise _NeedsJson
+    for messages in read.values():
+        if any(message.keys() != {"role", "content"} for message in messages):
+            raise _NeedsJson
     return read, []
 
 
@@ -95,19 +95,21 @@ def _lost_part(value: Any) -> Any:
     return value
 
 
+def _unkept(value: Any) -> str:
+    return f"holds {short(_lost_part(value))}, which a column of JSON cannot keep; write it as a text"
+
+
 def _as_json(read: dict) -> tuple[dict, list[str]]:
     "The columns of a row as JSON text, and a defect for each value that JSON would change."
     names = {"messages": "message {}", "tools": "tool {}"}
-    kept, defects = {}, []
+    kept: dict[str, list] = {}
+    defects = []
     for column, values in read.items():
         name = names.get(column, f'message {{}} of "{column}"')
         kept[column] = [_json_text(value) for value in values]
-        for number, (value, text) in enumerate(zip(values, kept[column]), 1):
-            if text is None:
-                lost = short(_lost_part(value))
-                defects.append(
-                    f"{name.format(number)} holds {lost}, which a column of JSON cannot keep; write it as a text"
-                )
+        for number, value in enumerate(values):
+            if kept[column][number] is None:
+                defects.append(f"{name.format(number + 1)} {_unkept(value)}")
     return kept, defects
 
 # %% ../../nbs/package/data/read.ipynb #701eae84
@@ -121,6 +123,18 @@ def _inferred(values: list) -> pa.Array | None:
     return None
 
 
+def _json_column(name: str, values: list, places: list[str] | None) -> pa.Array:
+    "The column as JSON; raises `ValueError`, with the place, for a value that JSON would change."
+    texts = []
+    for number, value in enumerate(values):
+        text = None if value is None else _json_text(value)
+        if text is None and value is not None:
+            place = places[number] if places else f"row {number} (counted from 0)"
+            raise ValueError(f"{place}: {json.dumps(name)[:40]} {_unkept(value)}")
+        texts.append(text)
+    return pa.array(texts, pa.json_())
+
+
 def unchanged(
     rows: list[dict],
     places: list[str] | None = None,  # Of the rows, for the error; None: their numbers
@@ -129,44 +143,30 @@ def unchanged(
     columns = {}
     for name in dict.fromkeys(chain.from_iterable(rows)):
         values = [row.get(name) for row in rows]
-        if (column := _inferred(values)) is None:
-            texts = [None if value is None else _json_text(value) for value in values]
-            for i, (value, text) in enumerate(zip(values, texts)):
-                if value is not None and text is None:
-                    place = places[i] if places else f"row {i} (counted from 0)"
-                    lost = short(_lost_part(value))
-                    raise ValueError(
-                        f"{place}: {json.dumps(name)[:40]} holds {lost}, which a column of JSON cannot "
-                        "keep; write it as a text"
-                    )
-            column = pa.array(texts, pa.json_())
-        columns[name] = column
+        column = _inferred(values)
+        columns[name] = _json_column(name, values, places) if column is None else column
     return Dataset(pa.table(columns))
 
 # %% ../../nbs/package/data/read.ipynb #f0917484
+_Converted = tuple[dict, list[str]]  # The columns of a row, complete if there are no defects; and its defects
+
+
 def _tables(
-    batches: Iterable[Batch],
-    as_row: Callable[[Any], tuple[dict, list[str]]],  # A row -> its columns, and its defects
-    as_column: Callable[[pa.Table], pa.Array | None] | None,  # The rows of a table -> the one column, if they are plain
-    schema: pa.Schema,  # Of texts, or lists of texts in JSON
+    rows: Iterable[tuple[str, Any]],  # Location and row
+    convert: Callable[[Any], _Converted],
+    schema: pa.Schema,  # Of messages as texts or JSON; with "place", the locations are kept
 ) -> Iterator[pa.Table]:
-    "The rows in batches; raises `ValueError` at the end, with all defects, if there are any."
+    "The rows in tables; raises `ValueError` at the end, with all defects, if there are any."
     defects = Defects()
-    for batch in batches:
-        table, column = batch.table() if as_column else None, None
-        if as_column is not None and table is not None:
-            with suppress(pa.ArrowInvalid):  # a text that is not UTF-8, which reading row by row names
-                column = as_column(table)
-        if column is not None and not defects.times:
-            yield pa.table([column], schema=schema)
-        elif column is None:
-            rows = []
-            for place, row in batch.rows:
-                read, found = as_row(row)
-                defects.add(place, found)
-                rows.append(read)
-            if not defects.times:
-                yield pa.Table.from_pylist(rows, schema)
+    rest = iter(rows)
+    while some := list(islice(rest, 500)):
+        kept = []
+        for place, row in some:
+            columns, found = convert(row)
+            defects.add(place, found)
+            kept.append({**columns, "place": place})
+        if not defects.times:
+            yield pa.Table.from_pylist(kept, schema)
     defects.check()
 
 # %% ../../nbs/package/data/read.ipynb #fb353889
@@ -198,7 +198,8 @@ def _on_disk(tables: Iterable[pa.Table], schema: pa.Schema) -> Dataset:
 
 def _dataset(tables: Iterator[pa.Table], schema: pa.Schema) -> Dataset:
     "The rows in memory, or on disk if they exceed `_IN_MEMORY` bytes; the fingerprint depends only on the rows."
-    held, size = [], 0
+    held = []
+    size = 0
     for table in tables:
         held.append(table.cast(schema))
         size += table.nbytes
@@ -207,70 +208,65 @@ def _dataset(tables: Iterator[pa.Table], schema: pa.Schema) -> Dataset:
             return _on_disk(chain(held, rest), schema)
     return Dataset(pa.concat_tables(held) if held else schema.empty_table())
 
-# %% ../../nbs/package/data/read.ipynb #739f8b43
-def _read(
-    source: Any,
-    columns: tuple[str, ...],  # Of the `Dataset`: lists of messages
-    as_row: Callable[[Any], tuple[dict, list[str]]],
-    as_column: Callable[[pa.Table], pa.Array | None] | None,
-    names: Iterable[str],  # Further columns of the source that are read
-    **where: Any,
-) -> Dataset:
-    "All rows of a source, in text columns if possible, else as JSON; with tools only if some row has them."
-
-    def kept(keep: Callable[[dict], tuple[dict, list[str]]], row: Any) -> tuple[dict, list[str]]:
-        read, defects = as_row(row)
-        return (read, defects) if defects else keep(read)
-
-    wanted = {*COLUMNS, "label", *names}
-    messages = [{"role": Value("string"), "content": Value("string")}]
-    plain = Features({column: messages for column in columns}).arrow_schema
-    source = local_source(source)  # once, for both ways to read it
-    with suppress(_NeedsJson):
-        batches = read_batches(source, wanted, **where)
-        return _dataset(_tables(batches, partial(kept, _as_texts), as_column, plain), plain)
-    rich = Features({column: List(Json()) for column in (*columns, "tools")}).arrow_schema
-    texts = pa.schema([(column, pa.list_(pa.string())) for column in (*columns, "tools")])
-    batches = read_batches(source, wanted, **where)
-    dataset = _dataset(_tables(batches, partial(kept, _as_json), None, texts), rich)
-    has_tools = dataset.data.column("tools").null_count < len(dataset)
-    return dataset if has_tools else dataset.remove_columns("tools")
-
 # %% ../../nbs/package/data/read.ipynb #54612df9
 def _check_different(names: dict[str, str]) -> None:
     "Raises `ValueError` where one column is named for two parts of a row, which would train the model to repeat it."
-    for ours, theirs in names.items():
-        if others := [other for other in names if other != ours and names[other] == theirs]:
+    for theirs in names.values():
+        ours = [name for name in names if names[name] == theirs]
+        if len(ours) > 1:
             raise ValueError(
-                f"the column {theirs!r} is named both as {ours!r} and as {others[0]!r}; name a different column for "
+                f"the column {theirs!r} is named both as {ours[0]!r} and as {ours[1]!r}; name a different column for "
                 "each of them"
             )
 
 
-def _sources(names: dict[str, str], present: Iterable[str]) -> dict[str, str]:
-    "Our column names and the file's, with `system`, `tools` and `label` if they are `present`."
-    beside = {name: name for name in ("system", "tools", "label") if name in present and name not in names.values()}
-    return {**names, **beside}
-
-
-def _renamed_row(
-    as_row: Callable[[Any], tuple[dict, list[str]]], names: dict[str, str], row: Any
-) -> tuple[dict, list[str]]:
-    "Calls `as_row` on a row whose columns have other names."
-    if not isinstance(row, dict):
-        return as_row(row)
+def _renamed(row: Any, names: dict[str, str]) -> tuple[Any, list[str]]:
+    "The row under our column names, and a defect where it lacks one of the columns that were named."
+    if not names or not isinstance(row, dict):
+        return row, []
     for ours, theirs in names.items():
         if theirs not in row:
             has = f"it has the keys {short(list(row))}"
             return {}, [f'the row has no {json.dumps(theirs)[:40]}, which was named as its "{ours}"; {has}']
-    return as_row({ours: row[theirs] for ours, theirs in _sources(names, row).items()})
+    beside = {"system", "tools", "label"} - {*names.values()}
+    kept = {name: value for name, value in row.items() if name in beside}
+    named = {ours: row[theirs] for ours, theirs in names.items()}
+    return {**named, **kept}, []
 
+# %% ../../nbs/package/data/read.ipynb #8e46871d
+def _read(
+    source: Any,
+    columns: tuple[str, ...],  # Of the `Dataset`: lists of messages
+    as_row: Callable[[Any], _Converted],
+    names: dict[str, str],  # Our column names and the file's, where they differ
+    *,
+    places: bool,
+    **where: Any,
+) -> Dataset:
+    "All rows of a source, in text columns if possible, else as JSON; with tools only if some row has them."
+    _check_different(names)
+    source = local_source(source)  # once, for both ways to read it
 
-def _renamed_table(names: dict[str, str], table: pa.Table) -> pa.Array | None:
-    "The conversations of a table whose columns have other names, if all are plain."
-    if not set(names.values()) <= set(table.column_names):
-        return None
-    return plain_chats(pa.table({ours: table[theirs] for ours, theirs in _sources(names, table.column_names).items()}))
+    def tables(keep: Callable[[dict], _Converted], schema: pa.Schema) -> Iterator[pa.Table]:
+        def converted(row: Any) -> _Converted:
+            row, defects = _renamed(row, names)
+            if not defects:
+                row, defects = as_row(row)
+            return (row, defects) if defects else keep(row)
+
+        return _tables(read_rows(source, {*COLUMNS, "label", *names.values()}, **where), converted, schema)
+
+    located = {"place": Value("string")} if places else {}
+    with suppress(_NeedsJson):
+        texts = [{"role": Value("string"), "content": Value("string")}]
+        plain = Features({**dict.fromkeys(columns, texts), **located}).arrow_schema
+        return _dataset(tables(_as_texts, plain), plain)
+    lists = (*columns, "tools")
+    stored = Features({**dict.fromkeys(lists, List(Value("string"))), **located}).arrow_schema
+    rich = Features({**dict.fromkeys(lists, List(Json())), **located}).arrow_schema
+    dataset = _dataset(tables(_as_json, stored), rich)
+    has_tools = dataset.data.column("tools").null_count < len(dataset)
+    return dataset if has_tools else dataset.remove_columns("tools")
 
 # %% ../../nbs/package/data/read.ipynb #609415b1
 def read_chats(
@@ -279,6 +275,7 @@ def read_chats(
     messages: str | None = None,  # The column of the messages, if it has another name
     prompt: str | None = None,  # The column of the prompt, if it has another name
     completion: str | None = None,  # The column of the answer, if it has another name
+    places: bool = False,  # A column "place" with each row's file and line, which errors of encoding then name
     split: str = "train",  # Of a dataset on the hub
     revision: str | None = None,  # The branch, tag or commit there
 ) -> Dataset:  # The column "messages", and "tools" if any row has them; each conversation ends with an answer
@@ -288,19 +285,16 @@ def read_chats(
     messages, ShareGPT, prompt and completion, or Alpaca. Every assistant turn will be trained, also those in a prompt.
     `{"prompt": "Hi", "completion": "Hello"}` becomes a user message and an assistant message.
     """
-    where = {"split": split, "revision": revision}
-    if messages is None and prompt is None and completion is None:
-        return _read(source, ("messages",), as_chat, plain_chats, (), **where)
-    names = {"prompt": prompt or "prompt", "completion": completion or "completion"}
+    names = {}
+    if prompt is not None or completion is not None:
+        names = {"prompt": prompt or "prompt", "completion": completion or "completion"}
     if messages is not None:
-        if prompt is not None or completion is not None:
+        if names:
             raise ValueError(
                 f"messages={messages!r} and {names} are two formats; give messages=, or prompt= and completion="
             )
         names = {"messages": messages}
-    _check_different(names)
-    as_row, as_column = partial(_renamed_row, as_chat, names), partial(_renamed_table, names)
-    return _read(source, ("messages",), as_row, as_column, names.values(), **where)
+    return _read(source, ("messages",), as_chat, names, places=places, split=split, revision=revision)
 
 # %% ../../nbs/package/data/read.ipynb #2f18cd8d
 def read_preferences(
@@ -309,6 +303,7 @@ def read_preferences(
     prompt: str | None = None,  # The column of the prompt, if it has another name
     chosen: str | None = None,  # The column of the better answer, if it has another name
     rejected: str | None = None,  # The column of the worse answer, if it has another name
+    places: bool = False,  # As for `read_chats`
     split: str = "train",  # Of a dataset on the hub
     revision: str | None = None,  # The branch, tag or commit there
 ) -> Dataset:  # The columns "prompt", "chosen" and "rejected", and "tools" if any row has them; lists of messages
@@ -318,9 +313,7 @@ def read_preferences(
     with a common beginning, or Alpaca with two answers. A pair of equal answers is read too.
     """
     columns = ("prompt", "chosen", "rejected")
-    where = {"split": split, "revision": revision}
-    if prompt is None and chosen is None and rejected is None:
-        return _read(source, columns, as_preference, None, (), **where)
-    names = {"prompt": prompt or "prompt", "chosen": chosen or "chosen", "rejected": rejected or "rejected"}
-    _check_different(names)
-    return _read(source, columns, partial(_renamed_row, as_preference, names), None, names.values(), **where)
+    names = {}
+    if prompt is not None or chosen is not None or rejected is not None:
+        names = {"prompt": prompt or "prompt", "chosen": chosen or "chosen", "rejected": rejected or "rejected"}
+    return _read(source, columns, as_preference, names, places=places, split=split, revision=revision)

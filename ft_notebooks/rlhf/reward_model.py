@@ -136,7 +136,7 @@ def encode_answered(
                 f"conversation {n} must be a list of messages that ends with the assistant's answer, got {chat!r:.80}"
             )
     encoded = encode_texts(tok, chats, [{}] * len(chats), [f"conversation {n}: " for n in range(len(chats))])
-    return [row["input_ids"][: lasts[-1] + 1] for row, lasts, _ in encoded]
+    return [chat.input_ids[: chat.ends[-1] + 1] for chat in encoded]
 
 # %% ../../nbs/package/rlhf/reward_model.ipynb #acfad165
 def _check_scored(model, tok, rows: list[list[int]], where: str) -> None:

@@ -8,7 +8,7 @@ __all__ = ['PairStage']
 # %% ../../nbs/package/training/pair_stage.ipynb #cf242051
 from datasets import Dataset
 
-from ..data.preference_encoding import encode_pair, encode_pairs
+from ..data.preference_encoding import encode_pairs
 from ..data.preference_report import check_scores
 from ..data.read import read_preferences
 from ..data.readers import local_source
@@ -22,22 +22,19 @@ class PairStage(Stage):
 
     rows, columns = "pairs", ("prompt", "chosen", "rejected")
 
-    def read(self, source) -> Dataset:
+    def read(self, source, places=False) -> Dataset:
         "Pairs; raises `ValueError` for a row of another kind, and where most scores beside the pairs contradict them."
         source, renamed = local_source(source), self.renamed
-        rows = read_preferences(source, **renamed)
+        rows = read_preferences(source, places=places, **renamed)
         check_scores(source, exchanged=renamed.get("chosen") == "rejected")
         return rows
 
-    def encode(self, tok, rows, sources=(), held=False):
+    def encode(self, tok, rows, held=False):
         shares = {key: self.data[key] for key in ("allow_equal", "allow_long") if key in self.data}
         if held:
             shares["allow_equal"] = 1.0
-        with self.errors_by_line(tok, sources):
+        with self.errors_in_settings():
             return encode_pairs(tok, rows, self.given.get("max_length"), **shares)
-
-    def encode_row(self, tok, row):
-        return encode_pair(tok, row)
 
     def show(self, tok, row):
         before = row["prompt_ids"]

@@ -7,7 +7,7 @@ __all__ = ['as_chats', 'Stage', 'before_and_after']
 
 # %% ../../nbs/package/training/stage.ipynb #19ec8818
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
 from ..core.errors import typed
 from ..core.files import damage_named, read_record
 from ..core.fingerprints import data_fingerprint
-from ..data.readers import COLUMNS, read_rows
 from ..data.repetition import repetition_line
 from ..loading.model_files import check_checkpoint, check_context, read_config
 from ..loading.quantized_loading import load_model
@@ -92,6 +91,7 @@ class Stage:
     def read(
         self,
         source,  # A file or folder, a name on the hub, or rows in memory
+        places: bool = False,  # A column "place" with each row's file and line, which errors of encoding then name
     ) -> Dataset:  # Conversations, or pairs
         "The rows of a source; raises `ValueError` with file and line for a row of another kind."
         raise NotImplementedError
@@ -100,43 +100,19 @@ class Stage:
         self,
         tok,  # A `PreTrainedTokenizerBase`
         rows: Dataset,  # From `read`
-        sources: Sequence[str | Path] = (),  # The files that the rows were read from
         held: bool = False,  # Whether they are held out, and need not teach anything
     ) -> tuple[Dataset, dict]:  # As the trainer takes them, and their counts
         "Encodes the rows; raises `ValueError` with file and line for one that cannot be encoded."
         raise NotImplementedError
 
-    def encode_row(self, tok, row: dict) -> dict:
-        "Encodes a single row."
-        raise NotImplementedError
-
     @contextmanager
-    def errors_by_line(
-        self,
-        tok,
-        sources: Sequence[str | Path],  # The files that the rows were read from
-    ) -> Iterator[None]:
-        "Errors of encoding inside the block name file and line in place of a row's number, and settings of `ft`."
+    def errors_in_settings(self) -> Iterator[None]:
+        "Errors of encoding inside the block name settings of `ft` in place of arguments of Python."
         try:
             yield
         except ValueError as e:
-            self._find(tok, sources, count=str(e).partition("\n")[2])
-            raise ValueError(self._in_settings(str(e))) from None
-
-    def _find(self, tok, sources, count: str) -> None:
-        "Raises `ValueError` with file and line of the first row of `sources` that cannot be encoded, and the count."
-        for source in sources:
-            places = read_rows(source, (*COLUMNS, *self.renamed.values()))
-            for (place, _), row in zip(places, self.read(source)):
-                try:
-                    self.encode_row(tok, row)
-                except ValueError as e:
-                    raise ValueError("\n".join(filter(None, [f"{place}: {e}", count]))) from None
-
-    def _in_settings(self, error: str) -> str:
-        "The error with the arguments of Python as settings of `ft`."
-        error = re.sub(r"\bset (max_length=)", rf"--set {self.name}.\1", error)
-        return re.sub(r"\bset (allow_\w+=)", r"--set data.\1", error)
+            error = re.sub(r"\bset (max_length=)", rf"--set {self.name}.\1", str(e))
+            raise ValueError(re.sub(r"\bset (allow_\w+=)", r"--set data.\1", error)) from None
 
     def show(self, tok, row: dict) -> str:
         "An encoded row as text, with the trained tokens marked."

@@ -26,19 +26,16 @@ def _hashes(turns: list[str]) -> list[bytes]:
 
 def beginnings(
     chats: list[list[str]],  # N conversations, each a list of turns
-    rows: list[int] | None = None,  # The row of each; None: a row for each
 ) -> list[tuple[int, int]]:  # Pairs of different rows: the first is the beginning of the second, and shorter
     "The pairs of rows of which one is the beginning of the other; of equal conversations the first one stands for all."
-    rows = list(range(len(chats))) if rows is None else rows
     hashed = [_hashes(turns) for turns in chats]
     whole: dict[bytes, int] = {}
-    for row, found in zip(rows, hashed):
+    for row, found in enumerate(hashed):
         if found:
             whole.setdefault(found[-1], row)
     pairs = set()
-    for row, found in zip(rows, hashed):
-        shorter = [whole[beginning] for beginning in found[:-1] if beginning in whole]
-        pairs.update((first, row) for first in shorter if first != row)
+    for row, found in enumerate(hashed):
+        pairs.update((whole[beginning], row) for beginning in found[:-1] if beginning in whole)
     return sorted(pairs)
 
 # %% ../../nbs/package/data/repetition.ipynb #4b776e09

@@ -33,7 +33,7 @@ def beginnings(
     for row, found in enumerate(hashed):
         if found:
             whole.setdefault(found[-1], row)
-    pairs = set()
+    pairs: set[tuple[int, int]] = set()
     for row, found in enumerate(hashed):
         pairs.update((whole[beginning], row) for beginning in found[:-1] if beginning in whole)
     return sorted(pairs)

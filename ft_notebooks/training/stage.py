@@ -150,10 +150,8 @@ class Stage:
         base, key = self.model["name"], "base_model_name_or_path"
         if Path(base, "adapter_config.json").is_file():
             base = read_record(Path(base, "adapter_config.json"), key)[key]
-        try:
+        with self.errors_in_settings():
             check_context(lengths, AutoConfig.from_pretrained(base, trust_remote_code=False), **self.long_rows)
-        except ValueError as e:
-            raise ValueError(self._in_settings(str(e))) from None
 
     def load(self, tok):
         "Loads the model to train, with an adapter unless all weights are trained; checks [lora] before the model."

@@ -1,7 +1,6 @@
 """Edges of the ribbon and the figure of `ft_notebooks.tokenization.token_view`: strange texts, long rows, batches."""
 
 import random
-import sys
 from html.parser import HTMLParser
 
 import numpy as np

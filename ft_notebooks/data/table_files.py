@@ -132,10 +132,11 @@ def _arrow_rows(table: pa.Table | pa.RecordBatch, before: str, first: int) -> It
     except (UnicodeDecodeError, KeyError) as e:
         yield f"{before}row {first} (counted from 0) or later", e
         return
+    types = dict(zip(table.schema.names, table.schema.types))
     for number, row in enumerate(rows, first):
         read: Any
         try:
-            read = {name: _without_nulls(value, table.schema.field(name).type) for name, value in row.items()}
+            read = {name: _without_nulls(value, types[name]) for name, value in row.items()}
         except ValueError as e:  # a text in a column of JSON that is none
             read = e
         yield f"{before}row {number} (counted from 0)", read

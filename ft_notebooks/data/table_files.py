@@ -137,7 +137,7 @@ def _arrow_rows(table: pa.Table | pa.RecordBatch, before: str, first: int) -> It
         read: Any
         try:
             read = {name: _without_nulls(value, types[name]) for name, value in row.items()}
-        except ValueError as e:  # a text in a column of JSON that is none
+        except ValueError as e:  # a text in a column of JSON that is not JSON
             read = e
         yield f"{before}row {number} (counted from 0)", read
 

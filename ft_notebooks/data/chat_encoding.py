@@ -82,11 +82,16 @@ def _twin(tok: PreTrainedTokenizerBase) -> ChatTemplate | None:
 
 
 def _rendered(own: ChatTemplate, twin: ChatTemplate | None, messages: list[dict], variables: dict) -> _Rendered:
-    "The text to train on, by the template's twin where it has one."
-    template = twin or own
-    text = template.render(messages, **variables)
-    spans = template.answers(messages, text, **variables)
-    return _Rendered(text, spans, twin is not None and own.render(messages, **variables) != text)
+    "The text to train on, by the template or by its twin."
+    if not twin:
+        text = own.render(messages, **variables)
+        return _Rendered(text, own.answers(messages, text, **variables))
+    text = twin.render(messages, **variables)
+    spans = own.framed(messages, text, **variables)
+    if spans is not None:  # both render the same text
+        return _Rendered(text, spans)
+    differs = own.render(messages, **variables) != text
+    return _Rendered(text, twin.answers(messages, text, **variables), differs)
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #23de65b9
 def _check_tools(tools: list | None, text: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from .answer_spans import MARK, answer_spans
+from .answer_spans import MARK, Frame, find_frame, spans_by_frame, spans_one_by_one
 from .rendering import write_chat
 
 # %% ../../nbs/package/tokenization/chat_template.ipynb #6580d865
@@ -91,10 +91,10 @@ class ChatTemplate:
             raise ValueError("the tokenizer has no chat template; set tok.chat_template, or pass source=...")
         if not tok.is_fast:
             raise ValueError(f"{type(tok).__name__} cannot map token ids to characters; use a fast tokenizer")
-        self.tok = tok
-        self.source = source
-        self._special = _tokens(tok)
-        self._written = _tokens(tok, str(source or tok.chat_template))
+        self.tok, self.source = tok, source
+        self._special, self._written = _tokens(tok), _tokens(tok, str(source or tok.chat_template))
+        self._variables: dict[str, Any] | None = None  # the template variables that `_frame` was found with
+        self._frame: Frame | None = None
 
     def _safe(self, messages: list[dict]) -> list[dict]:
         cut = [_cut(m, self._special if m["role"] == "assistant" else self._written) for m in messages]
@@ -126,6 +126,18 @@ class ChatTemplate:
         "The token ids of each text, without a second BOS, and where in the text each token begins and ends."
         return _tokenized(self.tok, texts)
 
+    def framed(
+        self,
+        messages: list[dict[str, Any]],
+        text: str,  # Their rendering by `render`
+        **template,  # As in `render`
+    ) -> list[tuple[int, int]] | None:  # As in `answers`
+        "The result of `answers` from one rendering; None if the template's usual frame does not fit the text."
+        write = partial(self._write, **template)
+        if self._variables != template:
+            self._variables, self._frame = template, find_frame(write, self._written)
+        return spans_by_frame(write, self._frame, self._safe(messages), text) if self._frame else None
+
     def answers(
         self,
         messages: list[dict[str, Any]],
@@ -136,4 +148,7 @@ class ChatTemplate:
 
         `ValueError` if the template ends an answer with no token, or rewrites it once the conversation goes on.
         """
-        return answer_spans(partial(self._write, **template), self._written, self._safe(messages), text)
+        spans = self.framed(messages, text, **template)
+        if spans:
+            return spans
+        return spans_one_by_one(partial(self._write, **template), self._written, self._safe(messages), text)

@@ -72,7 +72,7 @@ def test_a_file_that_may_not_be_read_is_named(here, capsys, monkeypatch):
     def denied(path):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("ft_notebooks.data.readers._jsonl_batches", denied)  # the superuser may read everything
+    monkeypatch.setattr("ft_notebooks.data.readers.jsonl_rows", denied)  # the superuser may read everything
     with pytest.raises(SystemExit):
         main(["sft", "rows.jsonl"])
     assert "rows.jsonl: not read: Permission denied; check the file and its permissions" in capsys.readouterr().err

@@ -26,12 +26,12 @@ class ContinuedPretraining(SFTStage):
     name, rows, columns = "pretrain", "texts", ("prompt",)
     answers = False  # it continues texts
 
-    def read(self, source):
+    def read(self, source, places=False):
         column = self.renamed.get("prompt", "text")  # --set data.prompt=NAME
         texts = [row[column] for _, row in read_rows(source, (column,))]
         return Dataset.from_list([{"messages": [{"role": "user", "content": text}]} for text in texts])
 
-    def encode(self, tok, rows, sources=(), held=False):
+    def encode(self, tok, rows, held=False):
         ids = [[*tok(row["messages"][0]["content"])["input_ids"], tok.eos_token_id] for row in rows]
         return Dataset.from_dict({"input_ids": ids, "labels": ids}), {"rows": len(ids), "tokens": sum(map(len, ids))}
 

@@ -27,6 +27,7 @@ from ..core.arguments import check_counts
 from ..core.files import read_record, write_atomically
 from ..core.progress import phase, say
 from ..core.fingerprints import data_fingerprint, fingerprint, short_hash
+from ..data.read import without_places
 from ..evaluation.comparison import compare_stages
 from ..evaluation.lm_eval import run_tasks
 from ..evaluation.metrics import find_scorers
@@ -77,7 +78,7 @@ def run_models(
 def _rows(file, data):
     "The conversations of a file; pairs become conversations with the chosen answer, questions ones with theirs."
     kind = stage_class("sft" if row_kind(file, data) == "chats" else "grpo")
-    return kind({"data": data}).read(file)
+    return kind({"data": data}).read(file, places=True)
 
 # %% ../../nbs/package/cli/evaluation.ipynb #1d10b843
 def _evaluate(models, bits, tok, chats, scorers, output, options) -> dict:
@@ -247,7 +248,8 @@ def eval_command(
         chats, data = kept_rows(args.run, known), known["data"]
     tok = load_tokenizer(folder)
     # before a model is loaded, raises an error with file and line of a row that the template cannot render
-    stage_class("sft")({"data": data}).encode(tok, chats, [args.data or data["file"]])
+    stage_class("sft")({"data": data}).encode(tok, chats)
+    chats = without_places(chats)
     scorers = scorers or _own_scorers(args.run, chats)
     found = _evaluate(models, bits, tok, chats, scorers, output, options)
     return _report(found, models, scorers, output, f"{args.run} on {args.data or 'its held-out rows'}")

@@ -7,6 +7,7 @@ __all__ = ['train_command']
 
 # %% ../../nbs/package/cli/training.ipynb #254a189f
 import math
+from functools import partial
 from pathlib import Path
 
 from ..checkpointing.checkpoint_saving import check_free
@@ -61,13 +62,11 @@ def train_command(
         _check_folders(stage, args.output)
     rule = stage.data.get("eval")
     phase(f"reading {args.data}")
-    train, held = once_a_host(lambda: held_out(stage.read(args.data), rule, stage.given["seed"], stage.read))
+    read = partial(stage.read, places=True)
+    train, held = once_a_host(lambda: held_out(read(args.data), rule, stage.given["seed"], read))
     kept = in_full(_NONE_HELD, args) if held is None else f"{len(held):,} held out"
     say(f"{args.data}: {len(train):,} {stage.rows} to train on, {kept}")
-    sources = [args.data]
-    if rule and (Path(rule).exists() or rule.startswith("https://")):
-        sources.append(rule)
     data = {**stage.data, "file": _absolute(args.data), "eval": _absolute(rule)}
-    train_run(train, held, {**stage.settings, "data": data}, args.output, sources, args.command)
+    train_run(train, held, {**stage.settings, "data": data}, args.output, args.command)
     leave_processes()
     return f"\nThe run is in {args.output}. Next: {stage.next_command(args.output, held is not None)}"

@@ -18,12 +18,12 @@ from itertools import chain
 
 import numpy as np
 from datasets import Dataset, DatasetDict
-from datasketch import MinHash
+from datasketch import MinHash, MinHashLSH
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 from xxhash import xxh3_64_intdigest
 
-from .repetition import beginnings
+from .repetition import beginnings, row_messages
 
 # %% ../../nbs/package/data/deduplication.ipynb #8d9d858e
 _MARKS = ".,;:!?…\"'“”‘’()[]。，！？、：；「」"  # punctuation; other characters, as in "C++" or "-5", carry meaning
@@ -33,39 +33,33 @@ _UNSPACED = re.compile("([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u
 
 def _words(message: dict) -> list[str]:
     "The role, then the words of all other values, without case and punctuation."
-    values = (message[key] for key in sorted(message) if key != "role" and message[key])
-    text = " ".join(v if isinstance(v, str) else json.dumps(v, sort_keys=True, ensure_ascii=False) for v in values)
-    text = _UNSPACED.sub(r" \1 ", unicodedata.normalize("NFKC", text).casefold())
-    return [message["role"] + "\n", *(word.strip(_MARKS) or word for word in text.split())]
+    texts = []
+    for key in sorted(message):
+        value = message[key]
+        if key != "role" and value:
+            texts.append(value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False))
+    plain = unicodedata.normalize("NFKC", " ".join(texts)).casefold()
+    words = _UNSPACED.sub(r" \1 ", plain).split()
+    return [message["role"] + "\n", *(word.strip(_MARKS) or word for word in words)]
 
 # %% ../../nbs/package/data/deduplication.ipynb #952149fb
-def _prompt_end(roles: list[str]) -> int:
-    "Messages of the prompt: up to the user's last one, or all but the last if no message is the user's."
-    return max((i for i, role in enumerate(roles, 1) if role == "user"), default=len(roles) - 1)
+def _turns(messages: list[dict]) -> list[str]:
+    return [" ".join(_words(message)) for message in messages]
 
 
-def _prompts_and_wholes(dataset: Dataset) -> tuple[list[str], list[str], list[list[str]]]:
-    "Two texts of every row, its prompt and the whole conversation; and its turns up to the chosen answer."
-    if not isinstance(dataset, Dataset):
-        raise ValueError(
-            f"cannot compare a {type(dataset).__name__}; pass what read_chats or read_preferences returned"
-        )
-    rows = dataset.with_format(None)
-    if "messages" in dataset.column_names:
-        chats = list(rows["messages"])
-        ends = [_prompt_end([message["role"] for message in chat]) for chat in chats]
-        sizes = [len(chat) for chat in chats]
-    elif {"prompt", "chosen", "rejected"} <= set(dataset.column_names):
-        asked = list(rows["prompt"])
-        chats = [a + b + c for a, b, c in zip(asked, rows["chosen"], rows["rejected"])]
-        ends = [len(messages) for messages in asked]
-        sizes = [end + len(answer) for end, answer in zip(ends, rows["chosen"])]
-    else:
-        raise ValueError(f"the columns are {dataset.column_names}; pass what read_chats or read_preferences returned")
-    words = [[_words(message) for message in chat] for chat in chats]
-    prompts = [" ".join(chain.from_iterable(turns[:end])) for turns, end in zip(words, ends)]
-    wholes = [" ".join(chain.from_iterable(turns)) for turns in words]
-    return prompts, wholes, [[" ".join(turn) for turn in turns[:size]] for turns, size in zip(words, sizes)]
+class _Texts:
+    "Of every row, as texts: its prompt, the whole of it, and its turns up to the chosen answer."
+
+    def __init__(self, *datasets: Dataset):
+        self.prompts: list[str] = []
+        self.wholes: list[str] = []
+        self.turns: list[list[str]] = []
+        for row in chain.from_iterable(map(row_messages, datasets)):
+            prompt = _turns(row.prompt)
+            trained = prompt + _turns(row.answer)
+            self.prompts.append(" ".join(prompt))
+            self.wholes.append(" ".join(trained + _turns(row.rejected)))
+            self.turns.append(trained)
 
 # %% ../../nbs/package/data/deduplication.ipynb #1f97e2f2
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, half of its bits set: 2**64 by the golden ratio, as in Fibonacci hashing
@@ -73,10 +67,10 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, half of its bits set: 2**64 by the 
 
 def _shingles(texts: list[str]) -> csr_array:
     "The shingles of each of N different texts as a row of ones, without those in more than √N texts."
-    texts = [text + " " * max(0, 2 - text.count(" ")) for text in texts]  # at least three words, some empty
+    split_texts = [(text + " " * max(0, 2 - text.count(" "))).split(" ") for text in texts]  # at least three words
     hash_of = cache(lambda word: xxh3_64_intdigest(word.encode()))
-    words = np.fromiter(map(hash_of, chain.from_iterable(text.split(" ") for text in texts)), np.uint64)
-    rows: np.ndarray = np.repeat(np.arange(len(texts)), [text.count(" ") + 1 for text in texts])
+    words = np.fromiter(map(hash_of, chain.from_iterable(split_texts)), np.uint64)
+    rows: np.ndarray = np.repeat(np.arange(len(texts)), list(map(len, split_texts)))
     runs = (words[:-2] * _MIX + words[1:-1]) * _MIX + words[2:]
     inside = rows[:-2] == rows[2:]  # not across two texts
     # with return_index, numpy sorts stably, which takes half the time
@@ -90,28 +84,20 @@ def _shingles(texts: list[str]) -> csr_array:
 
 # %% ../../nbs/package/data/deduplication.ipynb #7c8ecdba
 _HASHES = 128  # per text, cut into bands: two texts with an equal band share a bucket
-
-
 _BLOCK = 1000  # pairs that are compared at a time
 
 
 def _candidate_pairs(runs: csr_array, near: float) -> Iterator[np.ndarray]:
-    "Blocks [2, P] of the pairs i < j of texts that share a bucket, by i; misses one in a million pairs above `near`."
-    columns = (runs.indices[a:b].tolist() for a, b in zip(runs.indptr, runs.indptr[1:]))
-    hashes = np.array([m.hashvalues for m in MinHash.generator(columns, num_perm=_HASHES, hashfunc=int)])
+    "Blocks [2, P] of the pairs i < j of texts that share a bucket, by j; misses one in a million pairs above `near`."
     length = max(r for r in range(1, 17) if (1 - near**r) ** (_HASHES // r) < 1e-6)  # hashes per band
-    with_runs = runs.sum(axis=1).nonzero()[0].tolist()  # a text without shingles has no near-duplicate
-    shared = defaultdict(list)  # text -> its buckets; a bucket has at most √N texts, since all have one shingle
-    for start in range(0, _HASHES - length + 1, length):
-        buckets = defaultdict(list)
-        for i in with_runs:
-            buckets[hashes[i, start : start + length].tobytes()].append(i)
-        for bucket in buckets.values():
-            for i in bucket if len(bucket) > 1 else ():
-                shared[i].append(bucket)
+    buckets = MinHashLSH(num_perm=_HASHES, params=(_HASHES // length, length))
+    columns = (runs.indices[start:end].tolist() for start, end in zip(runs.indptr, runs.indptr[1:]))
     block: list[tuple[int, int]] = []
-    for i in sorted(shared):
-        block += [(i, j) for j in sorted(set().union(*shared[i])) if j > i]
+    for j, sketch in enumerate(MinHash.generator(columns, num_perm=_HASHES, hashfunc=int)):
+        if sketch.is_empty():  # a text without shingles has no near-duplicate
+            continue
+        block += [(i, j) for i in sorted(buckets.query(sketch))]  # at most √N, since all of a bucket have one shingle
+        buckets.insert(j, sketch)
         if len(block) >= _BLOCK:
             yield np.array(block).T
             block = []
@@ -119,77 +105,66 @@ def _candidate_pairs(runs: csr_array, near: float) -> Iterator[np.ndarray]:
         yield np.array(block).T
 
 # %% ../../nbs/package/data/deduplication.ipynb #235f4487
-def _joined(labels: np.ndarray, i, j) -> np.ndarray:
-    "The labels [N] of texts, with one label for those of each pair."
-    graph = coo_array((np.ones(len(i)), (labels[i], labels[j])), shape=(len(labels), len(labels)))
-    return connected_components(graph, directed=False)[1][labels]
-
-
 def _near_pairs(
     texts: list[str],  # All different
     near: float,  # The lowest Jaccard similarity, from 0.5 to 1
-    chains: bool = False,  # Leave out pairs of texts that other pairs already join
 ) -> Iterator[tuple[int, int, float]]:  # Indices i < j of two texts, and their similarity
     "The pairs with at least this similarity, and their exact similarity; one in a million may be missing."
-    runs, labels = _shingles(texts), np.arange(len(texts))
+    runs = _shingles(texts)
     sizes = runs.sum(axis=1)
     for i, j in _candidate_pairs(runs, near):
-        if chains:
-            apart = labels[i] != labels[j]
-            i, j = i[apart], j[apart]
         both = runs[i].multiply(runs[j]).sum(axis=1)
         alike = both / (sizes[i] + sizes[j] - both)
         close = alike >= near
-        if chains and close.any():
-            labels = _joined(labels, i[close], j[close])
         yield from zip(i[close].tolist(), j[close].tolist(), alike[close].tolist())
 
 # %% ../../nbs/package/data/deduplication.ipynb #32b9606b
-def _duplicates(texts: list[str], near: float | None, chains: bool = False) -> tuple[list[int], Iterator]:
+def _duplicates(texts: list[str], near: float | None) -> tuple[list[int], list[tuple[int, int, float]]]:
     "The first occurrence of each text, and the pairs i < j of first occurrences that are near-duplicates."
     if near is not None and not 0.5 <= near <= 1:
         raise ValueError(f"near must be from 0.5 to 1, or None for equal texts only, got {near!r}; 0.8 is usual")
     places: dict[str, int] = {}
     firsts = [places.setdefault(text, i) for i, text in enumerate(texts)]
+    if near is None or len(places) < 2:
+        return firsts, []
     at = list(places.values())
-    pairs = _near_pairs(list(places), near, chains) if near is not None and len(at) > 1 else ()
-    return firsts, ((at[i], at[j], alike) for i, j, alike in pairs)
+    return firsts, [(at[i], at[j], alike) for i, j, alike in _near_pairs(list(places), near)]
 
 # %% ../../nbs/package/data/deduplication.ipynb #45f49324
-def _counts(prompts: list[str], wholes: list[str], groups: list[list[int]], near: float | None, grown: int) -> str:
+def _counts(texts: _Texts, groups: list[list[int]], near: float | None, grown: int) -> str:
     "How many rows repeat others, in words, for the description that `split` writes."
-    n, equal, asked = len(wholes), len(set(wholes)), len(set(prompts))
-    found = f"Of {n} rows, {n - equal} are duplicates and {equal - asked} repeat a prompt with another answer"
+    rows = len(texts.wholes)
+    equal = len(set(texts.wholes))
+    asked = len(set(texts.prompts))
+    found = f"Of {rows} rows, {rows - equal} are duplicates and {equal - asked} repeat a prompt with another answer"
     if near is not None:
-        found += f"; {max(0, asked - len(groups) - grown)} are near-duplicates (similarity {near:g} or more)"
+        alike = max(0, asked - len(groups) - grown)
+        found += f"; {alike} are near-duplicates (similarity {near:g} or more)"
     if grown:
         found += f"; {grown} are the beginning of another"
     sizes = [len(group) for group in groups if len(group) > 1]
-    if sizes:
-        kept = (
-            "1 group is kept on one side, of"
-            if len(sizes) == 1
-            else f"{len(sizes)} groups are kept on one side each, the largest of"
-        )
-        found += f". {kept} {max(sizes)} rows"
+    if len(sizes) == 1:
+        found += f". 1 group is kept on one side, of {sizes[0]} rows"
+    elif sizes:
+        found += f". {len(sizes)} groups are kept on one side each, the largest of {max(sizes)} rows"
     return found + "."
 
 # %% ../../nbs/package/data/deduplication.ipynb #74088ced
 def _groups(dataset: Dataset, near: float | None) -> tuple[list[list[int]], str]:
     "The groups of rows that belong together, ordered by their first row, and the counts in words."
-    prompts, wholes, turns = _prompts_and_wholes(dataset)
+    texts = _Texts(dataset)
+    firsts, near_prompts = _duplicates(texts.prompts, near)
+    near_wholes = [] if near is None else _duplicates(texts.wholes, near)[1]
+    grown = beginnings(texts.turns)
+    tied = [*enumerate(firsts), *((i, j) for i, j, _ in near_prompts + near_wholes), *grown]
+    ends = np.array(tied, int).reshape(-1, 2).T  # [2, ties]
     n = len(dataset)
-    firsts, pairs = _duplicates(prompts, near, chains=True)
-    if near is not None:
-        pairs = chain(pairs, _duplicates(wholes, near, chains=True)[1])
-    grown = beginnings(turns)
-    tied = np.array([*enumerate(firsts), *((i, j) for i, j, _ in pairs), *grown], int).reshape(-1, 2).T
-    labels = _joined(np.arange(n), *tied)
+    graph = coo_array((np.ones(len(tied)), ends), shape=(n, n))
     groups = defaultdict(list)
-    for i, label in enumerate(labels.tolist()):
-        groups[label].append(i)
+    for row, label in enumerate(connected_components(graph, directed=False)[1].tolist()):
+        groups[label].append(row)
     members = list(groups.values())
-    return members, _counts(prompts, wholes, members, near, len({first for first, _ in grown}))
+    return members, _counts(texts, members, near, len({first for first, _ in grown}))
 
 # %% ../../nbs/package/data/deduplication.ipynb #480c843f
 class NoSplit(ValueError):
@@ -199,39 +174,32 @@ class NoSplit(ValueError):
     share: float | None  # The share nearest to the one that was asked for that gives two sides, in hundredths
 
 
-def _draw_groups(groups: list[list[int]], size: int, seed: int) -> list[int]:
-    "The rows of groups in random order, as long as they fit into `size`."
+def _drawn(groups: list[list[int]], share: float, seed: int) -> tuple[list[int], bool]:
+    "The rows of groups in random order as long as they fit into the share, and whether they fill half of it."
+    n = sum(map(len, groups))
+    size = round(share * n)
     order = list(groups)
     random.Random(seed).shuffle(order)
     rows: list[int] = []
     for group in order:
         if len(rows) + len(group) <= size:
             rows += group
-    return sorted(rows)
-
-
-def _is_filled(test: list[int], size: int, n: int) -> bool:
-    return max(1, size / 2) <= len(test) < n
-
-
-def _nearest_share(groups: list[list[int]], share: float, seed: int) -> float | None:
-    n = sum(map(len, groups))
-    for percent in sorted(range(1, 100), key=lambda percent: abs(percent / 100 - share)):
-        size = round(percent / 100 * n)
-        if _is_filled(_draw_groups(groups, size, seed), size, n):
-            return percent / 100
-    return None
+    return sorted(rows), max(1, size / 2) <= len(rows) < n
 
 # %% ../../nbs/package/data/deduplication.ipynb #6d7fc971
-def _no_split(groups: list[list[int]], share: float, seed: int, kept: int, found: str) -> NoSplit:
+def _no_split(groups: list[list[int]], share: float, seed: int, found: str) -> NoSplit:
     "The error if no such split exists, with the cure."
-    n, largest = sum(map(len, groups)), max(groups, key=len, default=[])
-    works, some = _nearest_share(groups, share, seed), "1 group" if len(groups) == 1 else f"{len(groups)} groups"
+    n = sum(map(len, groups))
+    kept = len(_drawn(groups, share, seed)[0])
+    shares = sorted((percent / 100 for percent in range(1, 100)), key=lambda other: abs(other - share))
+    works = next((other for other in shares if _drawn(groups, other, seed)[1]), None)
     error = (
-        f"share={share} asks for {round(share * n)} test rows; with {n} rows, whose prompts form {some} "
-        f"of equal or similar ones, the test set would get {kept} and the training set {n - kept}; "
+        f"share={share} asks for {round(share * n)} test rows; with {n} rows, whose prompts form {len(groups)} "
+        f"group{'s' * (len(groups) != 1)} of equal or similar ones, the test set would get {kept} and the training "
+        f"set {n - kept}; "
     )
     error += f"share={works} works" if works else "add rows with other prompts"
+    largest = max(groups, key=len, default=[])
     if len(largest) > max(1, round(share * n)):
         error += (
             f". {len(largest)} rows belong together, such as the rows {largest[0]} and {largest[1]} (counted from 0). "
@@ -239,7 +207,8 @@ def _no_split(groups: list[list[int]], share: float, seed: int, kept: int, found
             'question, such as "Write a poem", draw single rows: dataset.train_test_split(share)'
         )
     failure = NoSplit(error)
-    failure.found, failure.share = found, works
+    failure.found = found
+    failure.share = works
     return failure
 
 # %% ../../nbs/package/data/deduplication.ipynb #7dd4297d
@@ -260,31 +229,30 @@ def split(
     if not 0 < share < 1:
         raise ValueError(f"share must be between 0 and 1, got {share!r}; 0.1 puts a tenth of the rows into the test")
     groups, found = _groups(dataset, near)
-    size = round(share * len(dataset))
-    test = _draw_groups(groups, size, seed)
-    if not _is_filled(test, size, len(dataset)):
-        raise _no_split(groups, share, seed, len(test), found)
+    test, filled = _drawn(groups, share, seed)
+    if not filled:
+        raise _no_split(groups, share, seed, found)
     train = sorted(set(range(len(dataset))) - set(test))
     sides = DatasetDict(train=dataset.select(train), test=dataset.select(test))
+    before = dataset.info.description
     for side in sides.values():
-        side.info.description = "\n".join(filter(None, [dataset.info.description, found]))
+        side.info.description = f"{before}\n{found}" if before else found
     return sides
 
 # %% ../../nbs/package/data/deduplication.ipynb #f7492f48
-def _seen(texts: list[str], n: int, near: float | None) -> dict[int, tuple[int, float]]:
-    "For each text from index `n` on that is equal or near to one before `n`: the most similar, and how similar."
+def _seen(texts: list[str], n: int, near: float | None) -> Iterator[tuple[int, int, float]]:
+    "The pairs of a text before index `n` and one from `n` on that are equal or near, and how similar."
     firsts, pairs = _duplicates(texts, near)
-    most: dict[int, tuple[int, float]] = {}
-    for i, j, alike in pairs:  # in the order of i
-        if i < n <= j and alike > most.get(j, (0, 0.0))[1]:
-            most[j] = i, alike
-    seen = {}
+    copies = defaultdict(list)
     for place, first in enumerate(firsts[n:], n):
         if first < n:
-            seen[place] = first, 1.0
-        elif first in most:
-            seen[place] = most[first]
-    return seen
+            yield first, place, 1.0
+        else:
+            copies[first].append(place)
+    for i, j, alike in pairs:
+        if i < n:
+            for place in copies[j]:
+                yield i, place, alike
 
 # %% ../../nbs/package/data/deduplication.ipynb #46e2661f
 def overlap(
@@ -298,15 +266,15 @@ def overlap(
     `overlap(test, train)` lists the rows of `train` that `test` has.
     Raises `ValueError` if `near` is out of range or a column of `read_chats` and `read_preferences` is missing.
     """
-    ours, theirs = _prompts_and_wholes(train), _prompts_and_wholes(test)
+    texts = _Texts(train, test)
     n = len(train)
-    prompts, wholes, turns = ours[0] + theirs[0], ours[1] + theirs[1], ours[2] + theirs[2]
+    found = [*_seen(texts.wholes, n, near), *_seen(texts.prompts, n, near)]  # an equal row before an equal prompt
+    for pair in beginnings(texts.turns):
+        first, last = sorted(pair)
+        if first < n <= last:
+            found.append((first, last, 1.0))
     best: dict[int, tuple[int, float]] = {}
-    for texts in (wholes, prompts):  # an equal row is named before an equal prompt
-        for place, (i, alike) in _seen(texts, n, near).items():
-            if alike > best.get(place, (0, 0.0))[1]:
-                best[place] = i, alike
-    for i, j in map(sorted, beginnings(turns)):
-        if i < n <= j and best.get(j, (0, 0.0))[1] < 1:
-            best[j] = i, 1.0
+    for i, place, alike in found:
+        if place not in best or alike > best[place][1]:
+            best[place] = (i, alike)
     return [(i, place - n, alike) for place, (i, alike) in sorted(best.items())]

@@ -22,7 +22,7 @@ from ft_notebooks.data.messages import (
     read_turns,
     turn_order_defects,
 )
-from .readers import misspelt
+from .table_files import misspelt
 
 # %% ../../nbs/package/data/formats.ipynb #c822b7f2
 _ALPACA = 'an alpaca row needs "instruction" and "output"'

@@ -8,73 +8,92 @@ __all__ = ['PAIR_KEYS', 'encode_pair', 'encode_pairs', 'encoded_pairs']
 # %% ../../nbs/package/data/preference_encoding.ipynb #7789326d
 from functools import partial
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from ..core.arguments import check_counts, check_tokenizer
 from ..core.progress import is_first, without_library_bars
 from .read import read_preferences
-from .chat_encoding import check_answers, encode_texts
+from .chat_encoding import EncodedChat, check_answers, encode_texts, encoded_rows, rounded_up
 from ..tokenization.padding import IGNORE
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #7dcd3dd4
 # as `trl.trainer.dpo_trainer.DataCollatorForPreference` names them
 PAIR_KEYS = ("prompt_ids", "chosen_ids", "rejected_ids")
-_COUNTED = ("merged", "kept_as_text", "training_twin")  # of what `encode_texts` counts
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #14332ced
-def _last_answer(labels: list[int]) -> tuple[int, int]:
-    "Start and end of the last run of labels."
-    end = len(labels)
-    while labels[end - 1] == IGNORE:
-        end -= 1
-    start = end
-    while start and labels[start - 1] != IGNORE:
+def _start_of_last(chat: EncodedChat) -> int:
+    "The position at which the last answer begins."
+    start = chat.ends[-1]
+    while start and chat.labels[start - 1] != IGNORE:
         start -= 1
-    return start, end
+    return start
 
 
-def _pair(chosen: dict, rejected: dict, place: str) -> dict[str, list[int]]:
+def _pair(chosen: EncodedChat, rejected: EncodedChat, place: str) -> dict[str, list[int]]:
     "The common prompt of two encoded conversations, and the answer of each."
-    (first, end), (other, last) = _last_answer(chosen["labels"]), _last_answer(rejected["labels"])
-    n = min(first, other)  # they differ where one answer has merged with the template's line break
-    if chosen["input_ids"][:n] != rejected["input_ids"][:n]:
+    # the answers begin at different positions where one of them has merged with the template's line break
+    n = min(_start_of_last(chosen), _start_of_last(rejected))
+    if chosen.input_ids[:n] != rejected.input_ids[:n]:
         raise ValueError(
             f"{place}the chat template renders the prompt differently for the two answers; set a tok.chat_template "
             "whose prompts do not depend on the answer"
         )
-    ids = chosen["input_ids"][:n], chosen["input_ids"][n:end], rejected["input_ids"][n:last]
-    return dict(zip(PAIR_KEYS, ids))
+    return {
+        "prompt_ids": chosen.input_ids[:n],
+        "chosen_ids": chosen.input_ids[n : chosen.ends[-1] + 1],
+        "rejected_ids": rejected.input_ids[n : rejected.ends[-1] + 1],
+    }
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #9eb97b95
-def _encode_batch(rows: dict, places: list[str], tok: PreTrainedTokenizerBase, variables: dict) -> dict:
-    "The function that `encode_pairs` gives to `Dataset.map`: the ids of each pair, and the counts of its two chats."
+_COUNTS = (  # of a pair; those of tokens belong to a pair that is kept
+    "equal",  # pairs dropped, since both answers have the same tokens
+    "merged",  # answers that begin inside a token of the template, so that the prompt in use has other tokens
+    "kept_as_text",  # conversations, two a pair, with a special token in a message, which is encoded as text
+    "training_twin",  # conversations rendered by TRL's training twin of the template
+    "prompt_tokens",  # tokens of the prompts in the pairs kept, each prompt counted once
+    "chosen_tokens",  # tokens in their chosen answers
+    "rejected_tokens",  # tokens in their rejected answers
+)
+
+
+def _encoded_pair(chosen: EncodedChat, rejected: EncodedChat, place: str) -> dict:
+    "The ids of a pair, and the counts of its two conversations."
+    ids = _pair(chosen, rejected, place)
+    return {
+        **ids,
+        "equal": int(ids["chosen_ids"] == ids["rejected_ids"]),
+        "merged": chosen.merged + rejected.merged,
+        "kept_as_text": int(chosen.kept_as_text) + int(rejected.kept_as_text),
+        "training_twin": int(chosen.training_twin) + int(rejected.training_twin),
+        "prompt_tokens": len(ids["prompt_ids"]),
+        "chosen_tokens": len(ids["chosen_ids"]),
+        "rejected_tokens": len(ids["rejected_ids"]),
+    }
+
+# %% ../../nbs/package/data/preference_encoding.ipynb #5a113f19
+def _encode_rows(tok: PreTrainedTokenizerBase, rows: list[dict], places: list[str], variables: dict) -> list[dict]:
+    "The pairs encoded; an error begins with the place."
     chats, settings, names = [], [], []
-    for i, place in enumerate(places):
-        tools = rows["tools"][i] if "tools" in rows else None
+    for row, place in zip(rows, places):
         for key in ("chosen", "rejected"):
-            answer = rows[key][i]
+            answer = row[key]
             if len(answer) != 1:
                 raise ValueError(
                     f'{place}"{key}" has {len(answer)} messages, and DPO would train those between its answers too; '
                     'end it with its first answer, or move the turns that both have in common into "prompt"'
                 )
-            chats.append(rows["prompt"][i] + answer)
-            settings.append({**variables, "tools": tools} if tools else variables)
+            chats.append(row["prompt"] + answer)
+            settings.append({**variables, "tools": row["tools"]} if row.get("tools") else variables)
             names.append(f'{place}with "{key}": ' if place else "")
-    encoded = encode_texts(tok, chats, settings, names)
-    out: dict[str, list] = {key: [] for key in (*PAIR_KEYS, "counts")}
-    for place, (chosen, _, some), (rejected, _, more) in zip(places, encoded[::2], encoded[1::2], strict=True):
-        for key, ids in _pair(chosen, rejected, place).items():
-            out[key].append(ids)
-        out["counts"].append([int(some[name] + more[name]) for name in _COUNTED])
-    return out
+    encoded = iter(encode_texts(tok, chats, settings, names))
+    return [_encoded_pair(chosen, rejected, place) for place, chosen, rejected in zip(places, encoded, encoded)]
 
-
+# %% ../../nbs/package/data/preference_encoding.ipynb #fb00f5fd
 def encode_pair(
     tok: PreTrainedTokenizerBase,  # With a chat template
     row: dict[str, Any],  # A pair in any format that `read_preferences` reads, "tools" too
@@ -86,22 +105,20 @@ def encode_pair(
     With ChatML, "yo" becomes the ids of "yo<|im_end|>", and the prompt ends with its "<|im_start|>assistant" line.
     """
     check_tokenizer(tok, "encode_pair")
-    encoded = _encode_batch(read_preferences([row])[:], [""], tok, variables)
-    return {key: encoded[key][0] for key in PAIR_KEYS}
+    [encoded] = _encode_rows(tok, list(read_preferences([row])), [""], variables)
+    return {key: encoded[key] for key in PAIR_KEYS}
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #d87691fe
-def _share(n: int, rows: int) -> float:
-    return -(-1000 * n // rows) / 1000  # rounded up, so that it allows n
-
-
 def _check_left_out(
-    pairs: Dataset, account: dict, max_length: int | None, longest: int, allow_equal: float, allow_long: float
+    pairs: Dataset, account: dict, *, max_length: int | None, longest: int, allow_equal: float, allow_long: float
 ) -> None:
-    rows, equal, long = account["rows"], account["equal"], account["long_prompts"] + account["long_answers"]
+    rows = account["rows"]
+    equal = account["equal"]
+    long = account["long_prompts"] + account["long_answers"]
     if equal > allow_equal * rows:
         first = account["equal_rows"][0]
         answer = pairs[first]["chosen"][-1].get("content")
-        dropped = f", or set allow_equal={_share(equal, rows)} to drop them" if equal < rows else ""
+        dropped = f", or set allow_equal={rounded_up(equal / rows)} to drop them" if equal < rows else ""
         raise ValueError(
             f"{equal} of {rows} pairs have two equal answers, which gives no training signal, such as row {first} "
             f"(counted from 0): both are {answer!r:.60}; find out why they are equal{dropped}"
@@ -111,51 +128,44 @@ def _check_left_out(
             f"{long} of {rows} pairs do not fit into max_length={max_length}: {account['long_prompts']} prompts "
             f"leave no space for an answer, and {account['long_answers']} pairs have an answer that would lose its "
             f"end; the longest has {longest} tokens: raise max_length, shorten the rows, or set "
-            f"allow_long={_share(long, rows)} to drop them"
+            f"allow_long={rounded_up(long / rows)} to drop them"
         )
     if equal + long == rows:
         raise ValueError(f"no pair is left to train on: {account}")
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #57491932
-_ENCODED = Features({**{key: List(Value("int32")) for key in PAIR_KEYS}, "counts": List(Value("int64"))})
+_ENCODED = Features(
+    **dict.fromkeys(PAIR_KEYS, List(Value("int32"))),
+    **dict.fromkeys(_COUNTS, Value("int64")),
+)
 
 
-def _map_batch(rows: dict, numbers: list[int], **settings: Any) -> dict:
-    return _encode_batch(rows, [f"row {n} (counted from 0): " for n in numbers], **settings)
+def _encode_batch(rows: dict, numbers: list[int], *, tok: PreTrainedTokenizerBase, variables: dict) -> pa.Table:
+    places = rows.get("place") or [f"row {number} (counted from 0)" for number in numbers]
+    pairs = [dict(zip(rows, values)) for values in zip(*rows.values())]
+    encoded = _encode_rows(tok, pairs, [f"{place}: " for place in places], variables)
+    return pa.Table.from_pylist(encoded, _ENCODED.arrow_schema)
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #4ef2e69e
-_ACCOUNT = {
-    "rows": "pairs read",
-    "equal": "pairs dropped, since both answers have the same tokens",
-    "long_prompts": "pairs dropped, since the prompt fills max_length",
-    "long_answers": "pairs dropped, since an answer would lose its end at max_length",
-    "merged": "answers that begin inside a token of the template, so that the prompt in use has other tokens",
-    "kept_as_text": "conversations, two a pair, with a special token in a message, which is encoded as text",
-    "training_twin": "conversations rendered by TRL's training twin of the template",
-    "prompt_tokens": "tokens of the prompts in the pairs kept, each prompt counted once",
-    "chosen_tokens": "tokens in their chosen answers",
-    "rejected_tokens": "tokens in their rejected answers",
-    "equal_rows": "the first twenty of the rows with two equal answers, counted from 0",
-}
-
-# %% ../../nbs/package/data/preference_encoding.ipynb #4bd7129c
 def _account(rows: Dataset, max_length: int | None) -> tuple[dict, np.ndarray, int]:
     "The account, the rows that are kept, and the length of the longest pair."
-    ids = [rows.with_format("numpy")[key][:] for key in PAIR_KEYS]
-    prompt, chosen, rejected = (np.array([len(part) for part in column]) for column in ids)
-    sizes = prompt + np.maximum(chosen, rejected)
+    found = rows.select_columns(list(_COUNTS)).with_format("numpy")[:]
+    prompt = found["prompt_tokens"]
+    sizes = prompt + np.maximum(found["chosen_tokens"], found["rejected_tokens"])
     limit = np.inf if max_length is None else max_length
-    equal = np.array([np.array_equal(*both) for both in zip(*ids[1:])])
-    full = ~equal & (prompt >= limit)
-    cut = ~equal & (prompt < limit) & (sizes > limit)
-    [kept] = (~(equal | full | cut)).nonzero()
-    counts = [len(rows), *(int(lost.sum()) for lost in (equal, full, cut))]
-    counts += np.sum(rows.with_format("numpy")["counts"][:], axis=0).tolist()
-    counts += [int(column[kept].sum()) for column in (prompt, chosen, rejected)]
-    account = dict(zip(_ACCOUNT, [*counts, equal.nonzero()[0][:20].tolist()], strict=True))
+    equal = found["equal"] > 0
+    full = ~equal & (prompt >= limit)  # the prompt leaves no space for an answer
+    cut = ~equal & (prompt < limit) & (sizes > limit)  # an answer would lose its end
+    kept = np.flatnonzero(~(equal | full | cut))
+    account: dict = {"rows": len(rows), "equal": int(equal.sum())}
+    account |= {"long_prompts": int(full.sum()), "long_answers": int(cut.sum())}
+    for name in _COUNTS[1:]:
+        counted = found[name][kept] if name.endswith("tokens") else found[name]
+        account[name] = int(counted.sum())
+    account["equal_rows"] = np.flatnonzero(equal)[:20].tolist()  # the first twenty, counted from 0
     return account, kept, int(sizes.max())
 
-# %% ../../nbs/package/data/preference_encoding.ipynb #863586b3
+# %% ../../nbs/package/data/preference_encoding.ipynb #4bd7129c
 @without_library_bars()
 def encode_pairs(
     tok: PreTrainedTokenizerBase,  # With a chat template
@@ -175,19 +185,13 @@ def encode_pairs(
     check_counts("encode_pairs", max_length=1 if max_length is None else max_length)
     pairs = read_preferences(dataset)
     changed = check_answers(tok, pairs, "chosen", "rejected")
-    rows = pairs.map(
-        partial(_map_batch, tok=tok, variables=variables),
-        batched=True,
-        with_indices=True,
-        num_proc=num_proc,
-        remove_columns=pairs.column_names,
-        features=_ENCODED,
-        load_from_cache_file=False,
-        new_fingerprint=token_hex(8),
-    )
+    if isinstance(dataset, Dataset) and "place" in dataset.column_names:  # from `read_preferences`, for errors
+        pairs = pairs.add_column("place", dataset["place"][:])
+    rows = encoded_rows(pairs, partial(_encode_batch, tok=tok, variables=variables), _ENCODED, num_proc)
     account, kept, longest = _account(rows, max_length)
-    _check_left_out(pairs, account, max_length, longest, allow_equal, allow_long)
-    return rows.remove_columns("counts").select(kept), account | changed
+    allowed = {"allow_equal": allow_equal, "allow_long": allow_long}
+    _check_left_out(pairs, account, max_length=max_length, longest=longest, **allowed)
+    return rows.select_columns(list(PAIR_KEYS)).select(kept), account | changed
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #b2b1efcb
 def _check_encoded(rows: Dataset, max_length: int | None) -> None:

@@ -7,8 +7,11 @@ __all__ = ['ALIKE', 'pair_report', 'plot_pairs', 'suspect_swapped', 'check_score
 
 # %% ../../nbs/package/data/preference_report.ipynb #caa85d50
 import math
+import os
+import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
@@ -101,20 +104,11 @@ def _findings(report: dict) -> list[str]:
     return found
 
 # %% ../../nbs/package/data/preference_report.ipynb #3e706f38
-def _common_start(one: list[int], other: list[int]) -> int:
-    n = 0
-    for a, b in zip(one, other):
-        if a != b:
-            break
-        n += 1
-    return n
-
-
 def _in_common(answers: list[tuple]) -> dict[str, float]:
     "How often the two answers are equal, nearly equal, or begin alike, and the median length of the common beginning."
     equal = np.array([one == other for one, other in answers])
     alike = np.array([_similarity(one, other, least=ALIKE) >= ALIKE for one, other in answers])
-    starts = np.array([_common_start(one, other) for one, other in answers])
+    starts = np.array([len(os.path.commonprefix(pair)) for pair in answers])
     return {
         "equal": float(equal.mean()),
         "nearly_equal": float((alike & ~equal).mean()),
@@ -148,17 +142,10 @@ def pair_report(
 
 # %% ../../nbs/package/data/preference_report.ipynb #dc422680
 def _draw_lengths(ax, chosen: np.ndarray, rejected: np.ndarray) -> None:
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    ends = [min(chosen.min(), rejected.min()), max(chosen.max(), rejected.max())]
-    ax.plot(ends, ends, color="gray", linewidth=1)
+    longest = max(chosen.max(), rejected.max())
+    ax.plot([0, longest], [0, longest], color="gray", linewidth=1)
     ax.scatter(rejected, chosen, s=8, alpha=max(0.2, min(0.6, 60 / len(chosen))), color="#0072B2", linewidths=0)
-    scale = "log" if ends[1] > 20 * ends[0] else "linear"
-    ax.set(xlabel="rejected answer (tokens)", ylabel="chosen answer (tokens)", xscale=scale, yscale=scale)
-    for axis in (ax.xaxis, ax.yaxis) if scale == "log" else ():
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter("{x:,.0f}")
+    ax.set(xlabel="rejected answer (tokens)", ylabel="chosen answer (tokens)")
     ax.text(0.03, 0.97, "chosen longer", transform=ax.transAxes, va="top", fontsize=9)
     ax.text(0.97, 0.03, "rejected longer", transform=ax.transAxes, ha="right", fontsize=9)
 
@@ -228,28 +215,19 @@ def suspect_swapped(
     return {**found, "finding": finding}
 
 # %% ../../nbs/package/data/preference_report.ipynb #f6303ee6
-class _AllColumns(tuple):
-    "Column names of which each one is wanted."
-
-    def __contains__(self, name) -> bool:
-        return True
-
-
 def _score(row: dict, side: str) -> float | None:
     "The score of one answer; None if the row has none."
     for name, value in row.items():
-        is_score = side in name and any(word in name.lower() for word in ("score", "rating", "reward"))
-        try:
-            if is_score and math.isfinite(float(value)):
-                return float(value)
-        except (TypeError, ValueError):
-            continue
+        if side in name and re.search("score|rating|reward", name, re.IGNORECASE):
+            with suppress(TypeError, ValueError):
+                if math.isfinite(float(value)):
+                    return float(value)
     return None
 
 
 def _score_error(against: list[str], scored: int, exchanged: bool) -> str:
     "How many scores contradict, and the cure: of nearly all pairs the columns, of some pairs the rows."
-    some = f"{', '.join(against[:4])}{', ...' if len(against) > 4 else ''}"
+    some = ", ".join(against[:4]) + (", ..." if len(against) > 4 else "")
     cure = f"exchange the two answers in these rows ({some}), or remove these rows; exchanging all would be wrong"
     if len(against) >= 0.95 * scored and exchanged:
         cure = "read chosen and rejected as they are, without exchanging them"
@@ -270,13 +248,16 @@ def check_scores(
     exchanged: bool = False,  # Whether the column "rejected" is read as the chosen answers
 ) -> int:  # How many do
     "Counts pairs whose chosen answer has the lower score; raises `ValueError` if they are more than `most`."
-    scored, against = 0, []
-    sides = ("rejected", "chosen") if exchanged else ("chosen", "rejected")
-    for place, row in read_rows(source, _AllColumns()):
-        better, worse = (_score(row, side) if isinstance(row, dict) else None for side in sides)
+    scored = 0
+    against = []
+    for place, row in read_rows(source, columns=None):
+        given = row if isinstance(row, dict) else {}
+        better = _score(given, "rejected" if exchanged else "chosen")
+        worse = _score(given, "chosen" if exchanged else "rejected")
         if better is not None and worse is not None:
             scored += 1
-            against += [place] if better < worse else []
+            if better < worse:
+                against.append(place)
     if len(against) > most * scored:
         raise ValueError(_score_error(against, scored, exchanged))
     return len(against)

@@ -21,7 +21,7 @@ from ..core.fingerprints import short_hash
 from ..evaluation.score_bars import format_number
 from .run_origin import base_origin, run_stages
 from ..tokenization.padding import load_tokenizer
-from ..tokenization.template_defaults import template_additions
+from ..tokenization.template_checks import template_additions
 
 # %% ../../nbs/package/export/card.ipynb #7097934e
 def _text(value) -> str:

@@ -126,7 +126,7 @@ def encode_answered(
             )
     places = [f"conversation {n}: " for n in range(len(chats))]
     encoded = encode_texts(tok, chats, [{}] * len(chats), places)
-    return [row["input_ids"][: lasts[-1] + 1] for row, lasts, _ in encoded]
+    return [chat.input_ids[: chat.ends[-1] + 1] for chat in encoded]
 
 # %% ../../nbs/package/rlhf/reward_scoring.ipynb #207c62bc
 def _check_scored(model, tok, rows: list[list[int]]) -> None:

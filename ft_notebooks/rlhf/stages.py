@@ -131,10 +131,10 @@ class GRPOStage(Stage):
         whole = {"per_device_train_batch_size": generations, "gradient_accumulation_steps": 1}
         return {"per_device_eval_batch_size": generations, **super().fields, **whole, "num_generations": generations}
 
-    def read(self, source):
+    def read(self, source, places=False):
         return as_chats(read_prompt_rows(source, self.data))
 
-    def encode(self, tok, rows, sources=(), held=False):
+    def encode(self, tok, rows, held=False):
         prompts = as_prompts(rows)
         return prompts, {} if held else prompt_account(tok, prompts, self.given)
 

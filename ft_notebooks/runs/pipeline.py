@@ -7,7 +7,6 @@ __all__ = ['train_run']
 
 # %% ../../nbs/package/runs/pipeline.ipynb #ec88b075
 import json
-from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
@@ -22,6 +21,7 @@ from ..core.errors import FailedRun
 from ..core.files import read_record, write_atomically
 from ..core.processes import check_same, once_a_host, together
 from ..core.progress import phase, say
+from ..data.read import without_places
 from .model_choice import model_settings
 from .plan import PlanCallback
 from .record import shared_system
@@ -43,10 +43,10 @@ def _check_sections(settings: dict) -> None:
             )
 
 # %% ../../nbs/package/runs/pipeline.ipynb #618d29d0
-def _encoded(stage: Stage, tok, rows, held, sources) -> tuple:
+def _encoded(stage: Stage, tok, rows, held) -> tuple:
     "The encoded rows, their counts, and the encoded held-out rows, which may all be pairs of equal answers."
-    held_ids = None if held is None else stage.encode(tok, held, sources, held=True)[0]
-    ids, account = stage.encode(tok, rows, sources)
+    held_ids = None if held is None else stage.encode(tok, held, held=True)[0]
+    ids, account = stage.encode(tok, rows)
     return ids, account, held_ids
 
 # %% ../../nbs/package/runs/pipeline.ipynb #388f710d
@@ -131,7 +131,6 @@ def train_run(
     held: Dataset | None,  # Others to evaluate on, such as from `held_out`
     settings: dict[str, dict],  # By section: "model", "lora", "data", "evaluation", "run", and the stage's
     run: str | Path,  # The run's folder, for the adapter or model, the tokenizer and a checkpoint
-    sources: Sequence[str | Path] = (),  # The files that the rows were read from
     stage: str = "sft",  # Or "dpo", "reward" or "grpo"; a key of `STAGES`
     guards=lambda tok, ids: [],  # f(tokenizer, encoded rows) -> further callbacks for the trainer
 ) -> tuple:  # The trained model, its tokenizer, and the log
@@ -147,7 +146,9 @@ def train_run(
         own = kind({**settings, "model": model_settings(settings, kind.answers)})
         tok, day = _dated(load_tokenizer(own.model["name"]), run)
     phase(f"encoding {len(rows):,} rows")
-    ids, account, held_ids = once_a_host(lambda: _encoded(own, tok, rows, held, sources))
+    ids, account, held_ids = once_a_host(lambda: _encoded(own, tok, rows, held))
+    rows = without_places(rows)
+    held = None if held is None else without_places(held)
     say(own.describe(tok, ids, account, rows, held), colored=True)
     identity = {**own.identity(rows, held), **day}
     run = _own_folder(run, identity)

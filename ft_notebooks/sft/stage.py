@@ -9,7 +9,7 @@ __all__ = ['SFTStage']
 from trl import SFTConfig
 
 from ..checkpointing.finished_runs import outcome_fault
-from ..data.chat_encoding import encode_chat, encode_chats
+from ..data.chat_encoding import encode_chats
 from ..data.read import read_chats
 from ..evaluation.likelihood import perplexity
 from .trainer import sft_trainer
@@ -32,17 +32,13 @@ class SFTStage(Stage):
         "eos_token": "leave it out: the tokenizer's own token is used",
     }
 
-    def read(self, source):
-        return read_chats(source, **self.renamed)
+    def read(self, source, places=False):
+        return read_chats(source, places=places, **self.renamed)
 
-    def encode(self, tok, rows, sources=(), held=False):
+    def encode(self, tok, rows, held=False):
         allowed = {"allow_cut": self.data["allow_cut"]} if "allow_cut" in self.data else {}
-        with self.errors_by_line(tok, sources):
+        with self.errors_in_settings():
             return encode_chats(tok, rows, self.given.get("max_length"), **allowed)
-
-    def encode_row(self, tok, row):
-        tools = {"tools": row["tools"]} if row.get("tools") else {}
-        return encode_chat(tok, row["messages"], **tools)
 
     def show(self, tok, row):
         return show_trained(tok, list(row["input_ids"]), list(row["labels"]))

@@ -11,8 +11,7 @@ import lazy_loader
 _names = {
     "chat_template": ["ChatTemplate"],
     "round_trip": ["lost_fields", "lossy_texts"],
-    "template_checks": ["check_template", "fix_date"],
-    "template_defaults": ["template_additions"],
+    "template_checks": ["check_template", "fix_date", "template_additions"],
     "padding": ["load_tokenizer", "ensure_pad_token", "add_pad_token", "check_vocabulary", "pad_batch"],
     "token_view": ["show_tokens", "plot_labels"],
     "length_report": ["plot_lengths"],

@@ -7,7 +7,7 @@ __all__ = ['as_chats', 'Stage', 'before_and_after', 'PairStage']
 
 # %% ../../nbs/package/training/stage.ipynb #19ec8818
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
 from ..core.errors import typed
 from ..core.files import damage_named, read_record
 from ..core.fingerprints import data_fingerprint
-from ..data.preference_encoding import encode_pair, encode_pairs
+from ..data.preference_encoding import encode_pairs
 from ..data.preference_report import check_scores
 from ..data.read import read_preferences
-from ..data.readers import COLUMNS, local_source, read_rows
+from ..data.readers import local_source
 from ..data.repetition import repetition_line
 from ..loading.model_files import check_checkpoint, check_context, read_config
 from ..loading.quantized_loading import load_model
@@ -87,43 +87,25 @@ class Stage:
         "The columns that [data] renames, each with its name in the files."
         return {name: self.data[name] for name in self.columns if self.data.get(name) is not None}
 
-    def read(self, source) -> Dataset:
-        "The rows of a file, folder, name on the hub, or in memory; `ValueError` with file and line for another kind."
+    def read(self, source, places: bool = False) -> Dataset:
+        """The rows of a file, folder, name on the hub, or in memory; `ValueError` with file and line for another kind.
+
+        With `places` they have a column "place", each row's file and line, which errors of `encode` then name.
+        """
         raise NotImplementedError
 
-    def encode(self, tok, rows: Dataset, sources: Sequence = (), held: bool = False) -> tuple[Dataset, dict]:
-        "The encoded rows, held out or not, and their counts; `ValueError` with file and line of a row of `sources`."
-        raise NotImplementedError
-
-    def encode_row(self, tok, row: dict) -> dict:
-        "Encodes a single row."
+    def encode(self, tok, rows: Dataset, held: bool = False) -> tuple[Dataset, dict]:
+        "The encoded rows, held out or not, and their counts; `ValueError` with the place of a row that cannot be."
         raise NotImplementedError
 
     @contextmanager
-    def errors_by_line(self, tok, sources: Sequence[str | Path]) -> Iterator[None]:
-        "Errors of encoding inside the block name file and line in place of a row's number, and settings of `ft`."
+    def errors_in_settings(self) -> Iterator[None]:
+        "Errors of encoding inside the block name settings of `ft` in place of arguments of Python."
         try:
             yield
         except ValueError as e:
-            fault, newline, count = str(e).partition("\n")
-            by_line = self._first_fault(tok, sources) or self._in_settings(fault)
-            raise ValueError(by_line + newline + count) from None
-
-    def _first_fault(self, tok, sources) -> str | None:
-        "Place and error of the first row of the files that cannot be encoded, if there is one."
-        for source in sources:
-            places = read_rows(source, (*COLUMNS, *self.renamed.values()))
-            for (place, _), row in zip(places, self.read(source)):
-                try:
-                    self.encode_row(tok, row)
-                except ValueError as e:
-                    return f"{place}: {e}"
-        return None
-
-    def _in_settings(self, error: str) -> str:
-        "The error with the arguments of Python as settings of `ft`."
-        error = re.sub(r"\bset (max_length=)", rf"--set {self.name}.\1", error)
-        return re.sub(r"\bset (allow_\w+=)", r"--set data.\1", error)
+            error = re.sub(r"\bset (max_length=)", rf"--set {self.name}.\1", str(e))
+            raise ValueError(re.sub(r"\bset (allow_\w+=)", r"--set data.\1", error)) from None
 
     def show(self, tok, row: dict) -> str:
         "An encoded row as text, with the trained tokens marked."
@@ -160,10 +142,8 @@ class Stage:
         adapter = Path(base, "adapter_config.json")
         if adapter.is_file():
             base = read_record(adapter, "base_model_name_or_path")["base_model_name_or_path"]
-        try:
+        with self.errors_in_settings():
             check_context(lengths, AutoConfig.from_pretrained(base, trust_remote_code=False), **self.long_rows)
-        except ValueError as e:
-            raise ValueError(self._in_settings(str(e))) from None
 
     def load(self, tok):
         "Loads the model to train, with an adapter unless all weights are trained; checks [lora] before the model."
@@ -225,22 +205,19 @@ class PairStage(Stage):
     rows = "pairs"
     columns = ("prompt", "chosen", "rejected")
 
-    def read(self, source) -> Dataset:
+    def read(self, source, places=False) -> Dataset:
         "Pairs; raises `ValueError` for a row of another kind, and where most scores beside the pairs contradict them."
         source = local_source(source)
-        rows = read_preferences(source, **self.renamed)
+        rows = read_preferences(source, places=places, **self.renamed)
         check_scores(source, exchanged=self.renamed.get("chosen") == "rejected")
         return rows
 
-    def encode(self, tok, rows, sources=(), held=False):
+    def encode(self, tok, rows, held=False):
         shares = {key: self.data[key] for key in ("allow_equal", "allow_long") if key in self.data}
         if held:
             shares["allow_equal"] = 1.0
-        with self.errors_by_line(tok, sources):
+        with self.errors_in_settings():
             return encode_pairs(tok, rows, self.given.get("max_length"), **shares)
-
-    def encode_row(self, tok, row):
-        return encode_pair(tok, row)
 
     def show(self, tok, row):
         prompt = row["prompt_ids"]

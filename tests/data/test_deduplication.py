@@ -210,7 +210,7 @@ def test_many_pairs_are_all_compared():
     clusters = [[edited(rng, text, 1) for _ in range(15)] for text in (prose(rng, 60) for _ in range(110))]
     texts = [" ".join(text) for cluster in clusters for text in cluster]
     found = list(deduplication._near_pairs(texts, 0.8))  # each copy has at most 2 x 3 of 58 runs for itself
-    assert [pair[:2] for pair in found] == [(i, j) for i, j in combinations(range(1650), 2) if i // 15 == j // 15]
+    assert sorted(pair[:2] for pair in found) == [(i, j) for i, j in combinations(range(1650), 2) if i // 15 == j // 15]
     assert len(found) > 10_000  # more than are compared at a time
 
 
@@ -279,14 +279,12 @@ def test_the_built_in_notes_split_row_by_row(part, new, n):
     assert "0 are near-duplicates" in found or "the largest of 2 rows" in found  # two that differ in the hour alone
 
 
-def test_clusters_of_near_duplicates_are_held_block_by_block_and_each_is_joined_by_few_pairs():
+def test_clusters_of_near_duplicates_are_compared_block_by_block():
     texts = [" ".join([*map(str, range(c * 50, c * 50 + 40)), f"n{k}"]) for k in range(50) for c in range(50)]
     runs = deduplication._shingles(texts)
     blocks = list(deduplication._candidate_pairs(runs, 0.8))
     assert max(block.shape[1] for block in blocks) < 1000 + 50  # a bucket's texts share a shingle, so at most √N do
     assert sum(block.shape[1] for block in blocks) == 50 * 50 * 49 // 2
-    found = list(deduplication._near_pairs(texts, 0.8, chains=True))
-    assert len(found) < 2 * len(texts)
     groups = deduplication._groups(asking(*texts), 0.8)[0]
     assert groups == [list(range(c, 2500, 50)) for c in range(50)]
 

@@ -334,6 +334,32 @@ def test_what_a_column_of_json_would_change_is_refused(value):
     assert "tool 1 holds" in refused([{**CHAT, "tools": [{"name": "f", "default": value}]}])
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_the_fingerprint_is_that_of_the_content(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = [{"prompt": f"{n} {'x' * (n % 300)}", "completion": f"{n}\n"} for n in range(2345)]
+    for name, last in (("a", "same"), ("b", "same"), ("c", "different")):
+        rows[-1]["completion"] = last
+        write = {"jsonl": "to_json", "csv": "to_csv", "parquet": "to_parquet"}[kind]
+        getattr(Dataset.from_list(rows), write)(tmp_path / f"{name}.{kind}")
+    for limit in (0, 2**26):
+        monkeypatch.setattr(read, "_IN_MEMORY", limit)
+        first, same, other = (read_chats(tmp_path / f"{name}.{kind}") for name in "abc")
+        assert first._fingerprint == same._fingerprint != other._fingerprint
+        assert bool(first.cache_files) == (limit == 0)
+
+
+@pytest.mark.parametrize("tools", [None, [{"name": "f"}]])
+def test_rows_keep_their_file_and_line_where_places_are_asked_for(tmp_path, tools):
+    chat = {"prompt": "Hi", "completion": "Hello"} | ({"tools": tools} if tools else {})
+    (tmp_path / "a.jsonl").write_text("\n\n".join([json.dumps(chat)] * 2))
+    (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "Hi", "chosen": "a", "rejected": "b"}))
+    kept = read_chats(tmp_path / "a.jsonl", places=True)
+    assert kept["place"] == [f"{tmp_path}/a.jsonl:1", f"{tmp_path}/a.jsonl:3"]
+    assert kept.remove_columns("place")[:] == read_chats(tmp_path / "a.jsonl")[:]
+    assert read_preferences(tmp_path / "p.jsonl", places=True)["place"] == [f"{tmp_path}/p.jsonl:1"]
+
+
 def test_plain_chats_are_columns_of_text_whatever_else_their_rows_hold():
     read = read_chats([{**CHAT, "id": {"a": 1}}, CHAT])
     assert read.features == {"messages": List({"role": Value("string"), "content": Value("string")})}

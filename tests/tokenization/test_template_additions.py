@@ -1,4 +1,4 @@
-"""Edges of `ft_notebooks.tokenization.template_defaults`: every template that TRL ships, defaults in unusual places."""
+"""Edges of `ft_notebooks.tokenization.template_checks`: every template that TRL ships, defaults in unusual places."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from jinja2 import TemplateError
 from tokenizers.processors import TemplateProcessing
 
 from ft_notebooks.loading.example_models import CHATML, tiny_tokenizer
-from ft_notebooks.tokenization.template_defaults import template_additions
+from ft_notebooks.tokenization.template_checks import template_additions
 
 FOLDER = Path(trl.__file__).parent / "chat_templates"
 

@@ -28,10 +28,9 @@ _names = {
         "find_scorers",
     ],
     "report": ["report_card"],
-    "run_description": ["run_facts"],
+    "run_description": ["run_facts", "scores_by_step"],
     "runner": ["evaluate", "Evaluation", "interval"],
-    "score_bars": ["plot_scores"],
-    "score_curves": ["plot_progress", "scores_by_step"],
+    "score_plots": ["plot_progress", "plot_scores"],
     "scorer_choice": ["scorer_for"],
     "statistics": ["compare", "rows_needed"],
 }

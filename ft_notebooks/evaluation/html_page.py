@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 # %% ../../nbs/package/evaluation/html_page.ipynb #6508cb60
 def _md(text: str | tuple[str, ...]) -> str:
     "`text` as one cell of a Markdown table or one line, with Markdown and HTML escaped; a tuple is joined."
-    text = " ".join(filter(None, text)) if isinstance(text, tuple) else text
+    if isinstance(text, tuple):
+        text = " ".join(filter(None, text))
     lines = re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", html.escape(text, quote=False)).splitlines()
     return "<br>".join(lines)
 
@@ -37,52 +38,17 @@ def _without_codes(value):
 
 
 _HTML_TEMPLATES = jinja2.Environment(
-    autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, finalize=_without_codes
+    loader=jinja2.PackageLoader("ft_notebooks.evaluation"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    finalize=_without_codes,
 )
 _MD_TEMPLATES = _HTML_TEMPLATES.overlay(autoescape=False)
 _MD_TEMPLATES.filters["md"] = _md
 
 # %% ../../nbs/package/evaluation/html_page.ipynb #59288266
-_MARKDOWN = """\
-{% macro table(head, rows) %}
-| {{ head | map("md") | join(" | ") }} |
-|{{ "---|" * (head | length) }}
-{% for row in rows %}
-| {{ row | map("md") | join(" | ") }} |
-{% endfor %}
-{% endmacro %}
-# {{ title | md }}
-{% for part in parts %}
-
-{% if "heading" in part %}
-## {{ part.heading | md }}{{ ": " ~ (part.small | md) if part.small else "" }}
-{% elif "group" in part %}
-### {{ part.group | md }}
-{% elif "text" in part %}
-{{ part.text | md }}
-{% elif "scores" in part %}
-{{ table(part.head, part.scores) -}}
-{% elif "words" in part %}
-{{ table(part.head, part.words) -}}
-{% elif "figures" in part %}
-{% for name in part.figures %}
-![{{ name }}]({{ name }}.png)
-{% if not loop.last %}
-
-{% endif %}
-{% endfor %}
-{% elif "answers" in part %}
-{{ table(["note", "expected"] + (part.answers[0].said | map(attribute="stage") | list), []) -}}
-{% for row in part.answers %}
-| {{ row.note | md }} | {{ row.expected | md }} |
-{%- for one in row.said %} {{ one.text | md }}{% for _, words in one.marks %}<br>{{ words | md }}{% endfor %} |
-{%- endfor %}{{ "\n" }}
-{%- endfor %}
-{% endif %}
-{% endfor %}
-"""
-
-
 def page_markdown(
     title: str,
     parts: list[dict],  # In order, each of one kind (see below); a cell of scores is (value, interval)
@@ -93,113 +59,9 @@ def page_markdown(
     `{"words": rows, "head"}`, `{"figures": names}` and `{"answers"}`, a list of `{"note", "expected", "said"}` with
     "said" a list of `{"stage", "text", "marks"}`, whose marks are ("good", "bad" or "", words).
     """
-    return _MD_TEMPLATES.from_string(_MARKDOWN).render(title=title, parts=parts)
+    return _MD_TEMPLATES.get_template("report.md.jinja").render(title=title, parts=parts)
 
 # %% ../../nbs/package/evaluation/html_page.ipynb #1d2006e7
-_STYLE = """
-:root { --ink: #1c2024; --soft: #60666d; --line: #dfe3e7; --card: #f6f7f9;
-          --page: #fff; --good: #00694b; --bad: #b03a00 }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e7ea; --soft: #9aa3ac; --line: #343a41; --card: #1c2126;
-  --page: #14171a; --good: #4fc79f; --bad: #ff9c66 } }
-body { margin: 2.5rem auto; max-width: 68rem; padding: 0 1.25rem; background: var(--page); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere }
-h1 { font-size: 1.7rem; margin: 0 0 1.5rem }
-h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem }
-h3 { font-size: 1rem; margin: 1.5rem 0 .5rem }
-h4 { font-size: 1rem; font-weight: 500; margin: 0 0 .75rem; white-space: pre-wrap }
-h5 { font-size: .8rem; font-weight: 500; margin: 0 0 .25rem }
-small, .soft, h5, thead { color: var(--soft) }
-small { font-size: .85rem; font-weight: 400 }
-.wide { overflow-x: auto; overflow-wrap: normal; margin: 0 0 1rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .5rem 0 .5rem 2rem; text-align: right; vertical-align: baseline }
-tr { border-bottom: 1px solid var(--line) }
-th { font-weight: 500 }
-th:first-child { text-align: left; padding-left: 0 }
-td { white-space: nowrap }
-.words th, .words td { text-align: left; white-space: normal; overflow-wrap: break-word }
-.figures { display: flex; flex-wrap: wrap; gap: 1rem 2rem; align-items: flex-end; margin: 2rem 0 }
-picture { display: block; max-width: 100%; overflow-x: auto }
-img { max-width: 100%; zoom: .5 }
-article { border: 1px solid var(--line); border-radius: .5rem; margin: 0 0 1rem; padding: 1rem }
-.answers { display: grid; gap: .75rem; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)) }
-section { background: var(--card); border-radius: .35rem; padding: .6rem .75rem }
-pre { font: .85rem/1.45 ui-monospace, monospace; margin: 0 0 .4rem;
-      white-space: pre-wrap; max-height: 24rem; overflow-y: auto }
-.mark { display: inline-block; font-size: .8rem; margin-right: .75rem; color: var(--soft) }
-.good { color: var(--good) }
-.bad { color: var(--bad) }
-h4, pre { unicode-bidi: plaintext }
-@media (max-width: 42rem) {
-  table, tbody, tr { display: block }
-  thead { display: none }
-  tr { padding: .6rem 0 }
-  th { font-weight: 600 }
-  th, td { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 1rem; padding: 0; text-align: left }
-  td { white-space: normal }
-  td:not(:only-of-type)::before { content: attr(data-of); color: var(--soft) }
-}
-"""
-
-# %% ../../nbs/package/evaluation/html_page.ipynb #664ee97e
-_HTML = """\
-{% macro answer(name, text, marks) %}
-<section><h5>{{ name }}</h5><pre>{{ text }}</pre>
-{%- for sign, words in marks %}<span class="mark {{ sign }}">{{ words }}</span>{% endfor %}</section>
-{% endmacro %}
-{% macro table(head, rows, kind) %}
-<div class="wide"><table class="{{ kind }}"><thead><tr>
-{%- for name in head %}<th>{{ name }}</th>{% endfor %}</tr></thead>
-{% for row in rows %}
-<tr><th>{{ row[0] }}</th>
-{%- for cell in row[1:] %}<td data-of="{{ head[loop.index] }}"><span>
-  {%- if cell is string %}{{ cell }}{% else %}<b>{{ cell[0] }}</b> <small>{{ cell[1] }}</small>{% endif -%}
-</span></td>{% endfor %}</tr>
-{% endfor %}
-</table></div>
-{% endmacro %}
-<!doctype html>
-<html lang="en"><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
-<title>{{ title }}</title>
-<style>{{ style | safe }}</style>
-<h1>{{ title }}</h1>
-{% for part in parts %}
-{% if "heading" in part %}
-<h2>{{ part.heading }}{% if part.small %} <small>{{ part.small }}</small>{% endif %}</h2>
-{% elif "group" in part %}
-<h3>{{ part.group }}</h3>
-{% elif "text" in part %}
-<p class="soft">{{ part.text }}</p>
-{% elif "scores" in part %}
-{{ table(part.head, part.scores, "scores") }}
-{% elif "words" in part %}
-{{ table(part.head, part.words, "words") }}
-{% elif "figures" in part %}
-<div class="figures">
-{% for name in part.figures %}
-<picture><source media="(prefers-color-scheme: dark)" srcset="data:image/png;base64,{{ images[name][1] }}">
-<img style="min-width: {{ 2 * widths[name] // 3 }}px" alt="{{ name }}"
- src="data:image/png;base64,{{ images[name][0] }}">
-</picture>
-{% endfor %}
-</div>
-{% elif "answers" in part %}
-{% for row in part.answers %}
-<article><h4>{{ row.note }}</h4><div class="answers">
-{{ answer("expected", row.expected, []) }}
-{% for one in row.said %}
-{{ answer(one.stage, one.text, one.marks) }}
-{% endfor %}
-</div></article>
-{% endfor %}
-{% endif %}
-{% endfor %}
-</html>
-"""
-
-# %% ../../nbs/package/evaluation/html_page.ipynb #b63c3c4f
 def page_html(
     title: str,
     parts: list[dict],  # As for `page_markdown`
@@ -208,13 +70,14 @@ def page_html(
     "Renders the report as one HTML file with embedded figures: no scripts, no external requests, every text escaped."
     images = {name: [base64.b64encode(image).decode() for image in both] for name, both in figures.items()}
     widths = {name: int.from_bytes(image[16:20]) for name, (image, _) in figures.items()}  # in pixels, from the header
-    template = _HTML_TEMPLATES.from_string(_HTML)
-    return template.render(title=title, style=_STYLE, parts=parts, images=images, widths=widths)
+    template = _HTML_TEMPLATES.get_template("report.html.jinja")
+    return template.render(title=title, parts=parts, images=images, widths=widths)
 
 # %% ../../nbs/package/evaluation/html_page.ipynb #e3487059
-_DARK = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "#14171a")  # the page's
-_DARK |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), "#c9ced3")
-
+_DARK = {
+    **dict.fromkeys(["figure.facecolor", "axes.facecolor", "savefig.facecolor"], "#14171a"),  # the page's
+    **dict.fromkeys(["text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"], "#c9ced3"),
+}
 _LIGHTER = {"#0072B2": "#56B4E9", "#D55E00": "#FF8C42", "#000000": "#FFFFFF"}  # lines that are dim on a dark page
 
 

@@ -9,7 +9,6 @@ __all__ = ['check_report_folder', 'report_card']
 import copy
 import functools
 import json
-import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from ..core.files import read_record
-from .runner import Evaluation, check_evaluations
+from .runner import Evaluation, check_evaluations, is_score
 from ft_notebooks.evaluation.comparison import (
     compare_stages,
     group_rows,
@@ -26,18 +25,24 @@ from ft_notebooks.evaluation.comparison import (
     seen_rows,
 )
 from .html_page import png, page_html, page_markdown, write_files
-from .score_bars import format_number, plot_scores, rows_behind, score_names
-from .score_curves import stage_dict, plot_progress
+from ft_notebooks.evaluation.score_plots import (
+    format_number,
+    plot_progress,
+    plot_scores,
+    rows_behind,
+    score_names,
+    stage_dict,
+)
 
 # %% ../../nbs/package/evaluation/report.ipynb #586f787a
 def _cell(score: dict | None) -> tuple[str, str]:
     "The value and its interval, as text."
     if score is None:
         return "–", ""
+    value, low, high = (format_number(score[name]) for name in ("value", "low", "high"))
     if score["low"] == score["high"] and score["n"] == 1:  # one value has no interval
-        return format_number(score["value"]), ""
-    low, high = format_number(score["low"]), format_number(score["high"])
-    return format_number(score["value"]), f"[{low}, {high}]"
+        return value, ""
+    return value, f"[{low}, {high}]"
 
 
 def _score_table(evaluations) -> dict:  # a part of the page
@@ -57,11 +62,10 @@ _CAPTION = (
 def _missing(evaluations) -> list[dict]:  # a sentence for each stage and score with values missing, as parts
     parts = []
     for stage, found in evaluations.items():
-        for name in dict.fromkeys(error["scorer"] for error in found.errors):
-            errors = [error for error in found.errors if error["scorer"] == name]
-            count = f"{len(errors):,} of {len(found.rows):,} values of {name} are missing and left out of its score"
-            first = f"the first error, on row {errors[0]['row']}: {errors[0]['message']}"
-            parts.append({"text": f"{stage}: {count}; {first}"})
+        for name, count in Counter(error["scorer"] for error in found.errors).items():
+            first = next(error for error in found.errors if error["scorer"] == name)
+            text = f"{stage}: {count:,} of {len(found.rows):,} values of {name} are missing and left out of its score"
+            parts.append({"text": f"{text}; the first error, on row {first['row']}: {first['message']}"})
     return parts
 
 # %% ../../nbs/package/evaluation/report.ipynb #544c74ea
@@ -76,11 +80,9 @@ def _changes(compared) -> list[dict]:  # what `compare_stages` returned, as part
         return []
     parts: list[dict] = [{"heading": "What has changed", "small": ""}]
     for (stage, before), scores in compared.items():
+        parts.append({"group": f"{stage} against {before}"})
         verdicts = [[name, found["verdict"]] for name, found in scores.items()]
-        parts += [
-            {"group": f"{stage} against {before}"},
-            {"words": verdicts, "head": ["score", "on the same rows"]},
-        ]
+        parts.append({"words": verdicts, "head": ["score", "on the same rows"]})
     return [*parts, {"text": _CHANCE}]
 
 # %% ../../nbs/package/evaluation/report.ipynb #7f881e1e
@@ -142,17 +144,15 @@ def _samples(evaluations, samples: int, directions=None) -> list[dict]:  # as pa
     groups = group_rows(evaluations, directions)
     in_turn = sorted((place, group) for group, (_, rows) in enumerate(groups) for place in range(len(rows)))
     shares = Counter(group for _, group in in_turn[: max(0, samples)])
-    parts: list[dict] = []
-    for group, (title, rows) in enumerate(groups):
-        if shares[group]:
-            counts = f"{len(rows):,} {'row' if len(rows) == 1 else 'rows'}, {shares[group]:,} shown"
-            parts += [
-                {"group": f"{counts}: {title}" if len(groups) > 1 else title},
-                {"answers": [_answers(evaluations, i) for i in rows[: shares[group]]]},
-            ]
-    if not parts:
+    if not shares:
         return []
-    return [{"heading": "Samples", "small": f"{shares.total():,} of {len(in_turn):,} rows"}, *parts]
+    parts: list[dict] = [{"heading": "Samples", "small": f"{shares.total():,} of {len(in_turn):,} rows"}]
+    for group, share in sorted(shares.items()):
+        title, rows = groups[group]
+        counts = f"{len(rows):,} {'row' if len(rows) == 1 else 'rows'}, {share:,} shown"
+        parts.append({"group": f"{counts}: {title}" if len(groups) > 1 else title})
+        parts.append({"answers": [_answers(evaluations, i) for i in rows[:share]]})
+    return parts
 
 # %% ../../nbs/package/evaluation/report.ipynb #775c0c73
 def _head(facts) -> list[dict]:  # as parts
@@ -165,15 +165,13 @@ def _head(facts) -> list[dict]:  # as parts
 # %% ../../nbs/package/evaluation/report.ipynb #8259cb7c
 def _check(evaluations) -> None:
     check_evaluations(evaluations, "report_card")
-    first, *others = evaluations
-    for stage in others:
-        asked, reference = ([(r["prompt"], r["expected"]) for r in evaluations[s].rows] for s in (stage, first))
-        if asked != reference:
-            raise ValueError(f"{stage!r} and {first!r} are not on the same rows; evaluate both on one dataset")
+    asked = {stage: [(row["prompt"], row["expected"]) for row in found.rows] for stage, found in evaluations.items()}
+    first = next(iter(evaluations))
     for stage, found in evaluations.items():
+        if asked[stage] != asked[first]:
+            raise ValueError(f"{stage!r} and {first!r} are not on the same rows; evaluate both on one dataset")
         for name, score in found.scores.items():
-            numbers = [score.get(key) for key in ("value", "low", "high", "n")]
-            if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
+            if not all(is_score(score.get(key)) for key in ("value", "low", "high", "n")):
                 raise ValueError(
                     f"{name!r} of {stage!r} is {score}, but all four numbers must be finite; leave this score out"
                 )
@@ -194,7 +192,8 @@ def _figures(evaluations, history, looks) -> dict[str, Callable]:  # name -> the
     figures: dict[str, Callable] = {}
     if any(found.scores for found in evaluations.values()):
         figures["scores"] = functools.partial(plot_scores, evaluations)
-    logs, scores = stage_dict(history), stage_dict(looks)
+    logs = stage_dict(history)
+    scores = stage_dict(looks)
     rewarded = {stage for stage, entries in logs.items() if any("reward" in entry for entry in entries)}
     for name, stages in (("loss", logs.keys() - rewarded), ("reward", rewarded)):
         shown = {stage: entries for stage, entries in logs.items() if stage in stages}
@@ -205,15 +204,13 @@ def _figures(evaluations, history, looks) -> dict[str, Callable]:  # name -> the
 
 
 def _data(evaluations, compared, train, seen, clean) -> dict[str, bytes]:  # the files for other programs, by name
-    found = {"report.json": _json(evaluations, compared, clean)}
+    data = {"report.json": _json(evaluations, compared, clean)}
     if seen:
-        found["contamination.json"] = {
-            stage: {"rows": len(train[stage]), "seen": matches} for stage, matches in seen.items()
-        }
-    return {name: json.dumps(value, indent=1, allow_nan=False).encode() for name, value in found.items()}
+        data["contamination.json"] = {stage: {"rows": len(train[stage]), "seen": rows} for stage, rows in seen.items()}
+    return {name: json.dumps(value, indent=1, allow_nan=False).encode() for name, value in data.items()}
 
 # %% ../../nbs/package/evaluation/report.ipynb #8ffd669f
-_FILES = ("report.html", "report.md", "report.json", "contamination.json", "scores.png", "loss.png", "reward.png")
+_FILES = ("report.html", "report.md", "report.json", "contamination.json", "scores.png")
 
 
 def _is_ours(folder: Path) -> bool:
@@ -225,22 +222,12 @@ def _is_ours(folder: Path) -> bool:
         return False
 
 
-def _is_run(folder: Path) -> bool:
-    "Whether the folder's run.json is the record of a run, whose figures a report replaces."
-    try:
-        return bool(read_record(folder / "run.json", "command", "model.name"))
-    except (OSError, ValueError):
-        return False
-
-
 def check_report_folder(
     folder: str | Path,  # It need not exist
 ) -> None:
-    "Raises `ValueError` if a report would replace files that are of no earlier report, nor figures of a run."
-    folder = Path(folder)
-    figures = ("loss.png", "reward.png") if _is_run(folder) else ()
-    held = [name for name in _FILES if (folder / name).exists() and name not in figures]
-    if held and not _is_ours(folder):
+    "Raises `ValueError` if a report would replace files that are of no earlier report; figures of a run it replaces."
+    held = [name for name in _FILES if Path(folder, name).exists()]
+    if held and not _is_ours(Path(folder)):
         raise ValueError(
             f"{folder} holds {' and '.join(held)}, which no earlier report has written; name another folder, or "
             "remove them first"
@@ -277,9 +264,9 @@ def report_card(
     known = _known(seen)
     clean = {stage: scores_without(found, known) for stage, found in evaluations.items()} if known else {}
     figures = {name: (png(draw), png(draw, dark=True)) for name, draw in _figures(evaluations, history, looks).items()}
-    parts = [*_head(facts), _score_table(evaluations), {"text": _CAPTION}, *_missing(evaluations)]
+    parts = _head(facts) + [_score_table(evaluations), {"text": _CAPTION}] + _missing(evaluations)
     parts += [{"text": f"{stage}: {note}."} for stage, lines in (notes or {}).items() for note in lines]
-    parts += [{"figures": list(figures)}, *_changes(compared), *_contamination(evaluations, train, seen, clean)]
+    parts += [{"figures": list(figures)}] + _changes(compared) + _contamination(evaluations, train, seen, clean)
     parts += _samples(evaluations, samples, directions)
     files = {f"{name}.png": image for name, (image, _) in figures.items()}
     files |= _data(evaluations, compared, train, seen, clean)

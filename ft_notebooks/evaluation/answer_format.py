@@ -38,11 +38,7 @@ def read_json(text: str):  # Any JSON value; 1.0 is read as 1, since JSON has nu
         raise ValueError("nested too deep to be read") from None
 
 
-def valid_json(
-    generated: str,
-    expected: str,  # Not used
-    example: dict,  # Not used
-) -> float:  # 1.0 or 0.0
+def valid_json(generated: str, expected: str, example: dict) -> float:  # 1.0 or 0.0
     "1.0 where the whole answer is one JSON value: only whitespace around it, no NaN or Infinity, no duplicate key."
     try:
         read_json(generated)
@@ -67,15 +63,16 @@ def key_order(
 
 # %% ../../nbs/package/evaluation/answer_format.ipynb #677926f8
 def _check_parts(resource, resolver, formats) -> None:
-    part = resource.contents
-    for key in {"$ref", "$dynamicRef"} & {*part} if isinstance(part, dict) else ():
+    "`ValueError` for a reference that does not resolve inside the schema, or a format that nothing checks."
+    part = resource.contents if isinstance(resource.contents, dict) else {}
+    for key in {"$ref", "$dynamicRef"} & part.keys():
         try:
             resolver.lookup(part[key])
         except referencing.exceptions.Unresolvable:
             raise ValueError(
                 f"json_schema: {key} {part[key]!r} does not resolve inside the schema; no external schema is loaded"
             ) from None
-    if isinstance(part, dict) and "format" in part and part["format"] not in formats:
+    if part.get("format", "") not in {"", *formats}:
         raise ValueError(
             f"json_schema: no installed library checks the format {part['format']!r}, so any text would pass; remove "
             "it, or if it is one of JSON Schema's own: pip install 'jsonschema[format-nongpl]'. Known formats: "
@@ -91,11 +88,8 @@ def _draft(schema: dict):
 
     if not isinstance(schema, dict):
         raise ValueError(f"json_schema: a JSON Schema must be a dict, got {schema!r}")
-    kind = (
-        jsonschema.validators.validator_for(schema, default=None)
-        if "$schema" in schema
-        else jsonschema.Draft202012Validator
-    )
+    default = None if "$schema" in schema else jsonschema.Draft202012Validator
+    kind = jsonschema.validators.validator_for(schema, default=default)
     if kind is None:
         raise ValueError(f"json_schema: $schema is {schema['$schema']!r}, a draft that jsonschema does not know")
     try:
@@ -114,7 +108,8 @@ def json_schema(
     Raises `ValueError` at once for an invalid schema, a reference that does not resolve inside it, or a format that no
     installed library checks; the scorer raises it for an answer that takes longer than `timeout`.
     """
-    kind, nothing = _draft(schema), referencing.Registry()
+    kind = _draft(schema)
+    nothing = referencing.Registry()
     root = referencing.Resource.from_contents(schema, default_specification=DRAFT202012)
     _check_parts(root, nothing.resolver_with_root(root), kind.FORMAT_CHECKER.checkers)
     validator = kind(schema, registry=nothing, format_checker=kind.FORMAT_CHECKER)

@@ -31,15 +31,11 @@ from .answer_format import read_json, valid_json
 # %% ../../nbs/package/evaluation/metrics.ipynb #1d34bfe1
 def _words_of(text: str) -> list[str]:  # normalized as in SQuAD
     text = unicodedata.normalize("NFKC", text).casefold()
-    kept = (c for c in text if c not in string.punctuation and not unicodedata.category(c).startswith("P"))
-    return regex.sub(r"\b(a|an|the)\b", " ", "".join(kept)).split()
+    kept = regex.sub(rf"[\p{{P}}{regex.escape(string.punctuation)}]", "", text)
+    return regex.sub(r"\b(a|an|the)\b", " ", kept).split()
 
 
-def normalised_match(
-    generated: str,
-    expected: str,
-    example: dict,  # Not used
-) -> float:  # 1.0 or 0.0
+def normalised_match(generated: str, expected: str, example: dict) -> float:  #   # Not used
     """SQuAD's exact match: 1.0 where the words and their order are the same, without case, punctuation and articles.
 
     `normalised_match("The 9th, at noon.", "9th at noon", {})` is 1.0. An expected answer without any word ("+", "the",
@@ -49,16 +45,13 @@ def normalised_match(
     return float(_words_of(generated) == words if words else generated.strip() == expected.strip())
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #b64b2adc
-def token_f1(
-    generated: str,
-    expected: str,
-    example: dict,  # Not used
-) -> float:  # 0 to 1
+def token_f1(generated: str, expected: str, example: dict) -> float:  #   # Not used
     """SQuAD's F1 of the two bags of words, normalized as in `normalised_match`; word order does not count.
 
     `token_f1("on Friday at 9", "Friday at 9", {})` is 6/7. An expected answer without any word is compared as text.
     """
-    found, wanted = _words_of(generated), _words_of(expected)
+    found = _words_of(generated)
+    wanted = _words_of(expected)
     if not wanted:
         return float(generated.strip() == expected.strip())
     return 2 * (Counter(found) & Counter(wanted)).total() / (len(found) + len(wanted))
@@ -73,11 +66,7 @@ def _canonical(text: str) -> str | None:
     return json.dumps(value, sort_keys=True) if isinstance(value, dict) else None
 
 
-def exact_match(
-    generated: str,  # The model's answer
-    expected: str,  # The reference; a JSON object is compared by value
-    example: dict,  # The row; not used
-) -> float:  # 1.0 or 0.0
+def exact_match(generated: str, expected: str, example: dict) -> float:  #   # The row; not used
     """1.0 where the content is the same: JSON objects are compared by value, other text without surrounding whitespace.
 
     `exact_match('{"b": 1.0, "a": 2}', '{"a": 2, "b": 1}', {})` is 1.0, and with `"a": true` for `"a": 1` it is 0.0.
@@ -107,11 +96,7 @@ def from_eval(
         raise ValueError(f"{module.split('.')[0]} is not installed; pip install 'ft_notebooks[eval]' ({e})") from e
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #620c1f47
-def rouge_l(
-    generated: str,
-    expected: str,
-    example: dict,  # Not used
-) -> float:  # 0 to 1
+def rouge_l(generated: str, expected: str, example: dict) -> float:  #   # Not used
     """ROUGE-L's F1 from `rouge_score`, without stemming: how much of both texts is a common subsequence of words.
 
     Works for any script. An expected answer without any word is compared as text. The time grows with the product of
@@ -123,11 +108,7 @@ def rouge_l(
     return float(scorer.score(expected, generated)["rougeL"].fmeasure)
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #993bb081
-def chrf(
-    generated: str,
-    expected: str,
-    example: dict,  # Not used
-) -> float:  # 0 to 1
+def chrf(generated: str, expected: str, example: dict) -> float:  #   # Not used
     """`sacrebleu`'s chrF of one sentence: the F-score (beta 2) of runs of one to six characters, without spaces.
 
     An empty expected answer is compared as text. Raises `ValueError` where `sacrebleu` is not installed.
@@ -159,11 +140,7 @@ def last_number(text: str) -> Fraction | None:
     return -value if {*"-−"} & {*(found["sign"] or "")} else value
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #eea8dc75
-def number_match(
-    generated: str,
-    expected: str,
-    example: dict,  # Not used
-) -> float:  # 1.0 or 0.0
+def number_match(generated: str, expected: str, example: dict) -> float:  #   # Not used
     """1.0 where the last number of the answer equals the expected answer's, by value, as parsed by `last_number`.
 
     Raises `ValueError` for an expected answer without a number.
@@ -176,21 +153,15 @@ def number_match(
     return float(last_number(generated) == wanted)
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #6256ba36
-def length(
-    generated: str,
-    expected: str,  # Not used
-    example: dict,  # Not used
-) -> float:  # At least 0
+def length(generated: str, expected: str, example: dict) -> float:  #   # Not used
     "The number of characters of the answer, spaces included: comparable between models with different tokenizers."
     return float(len(generated))
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #9799cb4c
 def stop_rate(
-    generated: str,  # Not used
-    expected: str,  # Not used
-    example: dict,  # With "ended", which `evaluate` adds to each row
-) -> float:  # 1.0 or 0.0
-    """1.0 where the model ended the answer by itself, 0.0 where it was cut at `max_new_tokens`.
+    generated: str, expected: str, example: dict
+) -> float:  #   # With "ended", which `evaluate` adds to each row
+    """1.0 where the model ended the answer by itself, 0.0 where it was cut, as `example["ended"]` of `evaluate` says.
 
     Raises `ValueError` for a row without "ended".
     """
@@ -203,11 +174,7 @@ def stop_rate(
 _WORD_OR_MARK = regex.compile(rf"{_TOKEN.pattern}|[^\s\p{{L}}\p{{M}}\p{{N}}]", regex.V1)
 
 
-def repetition(
-    generated: str,
-    expected: str,  # Not used
-    example: dict,  # Not used
-) -> float:  # From 0, no repetition, to below 1
+def repetition(generated: str, expected: str, example: dict) -> float:  #   # Not used
     """The share of runs of four words or marks that occurred earlier in the answer: 1 - distinct runs / all runs.
 
     0 for an answer of three words or fewer. seq-rep-4 of Welleck et al. 2020 (arXiv:1908.04319), over words.
@@ -217,8 +184,18 @@ def repetition(
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #9aa0e2a9
-_PLAIN = {f.__name__: f for f in (exact_match, normalised_match, token_f1, rouge_l, chrf, number_match)}
-_PLAIN |= {f.__name__: f for f in (valid_json, length, stop_rate, repetition)}
+_PLAIN = {
+    "exact_match": exact_match,
+    "normalised_match": normalised_match,
+    "token_f1": token_f1,
+    "rouge_l": rouge_l,
+    "chrf": chrf,
+    "number_match": number_match,
+    "valid_json": valid_json,
+    "length": length,
+    "stop_rate": stop_rate,
+    "repetition": repetition,
+}
 
 
 def _near(name: str, names) -> str:
@@ -238,20 +215,23 @@ def _named(name: str) -> Callable[[str, str, dict], float]:
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #a2b30ef6
 def _from_file(path: str, name: str) -> Callable[[str, str, dict], float]:
+    where = f"scorer {path}:{name}"
     if not Path(path).is_file():
-        what = "a folder; name a Python file" if Path(path).is_dir() else odd_kind(path)
-        raise ValueError(f"scorer {path}:{name}: {f'{path} is {what}' if what else f'there is no file {path!r}'}")
+        kind = "a folder; name a Python file" if Path(path).is_dir() else odd_kind(path)
+        raise ValueError(f"{where}: {path} is {kind}" if kind else f"{where}: there is no file {path!r}")
     try:
         with contextlib.chdir("."):  # which the file may change
             names = runpy.run_path(path)
     except Terminated:
         raise
-    except (Exception, SystemExit) as e:
-        cure = '; put its command line below if __name__ == "__main__":' if isinstance(e, SystemExit) else ""
-        raise ValueError(f"scorer {path}:{name}: running {path} raised {type(e).__name__}: {e}{cure}") from e
+    except SystemExit as e:
+        cure = 'put its command line below if __name__ == "__main__":'
+        raise ValueError(f"{where}: running {path} raised SystemExit: {e}; {cure}") from e
+    except Exception as e:
+        raise ValueError(f"{where}: running {path} raised {type(e).__name__}: {e}") from e
     if not callable(names.get(name)):
-        functions = [key for key, value in names.items() if callable(value) and not key.startswith("_")]
-        raise ValueError(f"scorer {path}:{name}: no function {name!r} in {path}; {_near(name, functions)}")
+        functions = [key for key, value in names.items() if callable(value) and key[0] != "_"]
+        raise ValueError(f"{where}: no function {name!r} in {path}; {_near(name, functions)}")
     return names[name]
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #493be641
@@ -269,21 +249,17 @@ def score_value(
     return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
-def _loaded(scorer: str | Scorer) -> Scorer:
-    "The scorer function for a name; raises `ValueError` unless it accepts three arguments."
-    path, _, name = scorer.strip().rpartition(":") if isinstance(scorer, str) else ("", "", "")
+def _named_scorer(scorer: str | Scorer) -> tuple[str, Scorer]:
+    "A scorer with its own name; raises `ValueError` unless it accepts three arguments."
+    name = getattr(scorer, "__name__", "scorer")
     if isinstance(scorer, str):
+        path, _, name = scorer.strip().rpartition(":")
         scorer = _from_file(path, name) if path else _named(name)
     try:
         inspect.signature(scorer).bind("", "", {})
     except TypeError as e:
-        name = getattr(scorer, "__name__", repr(scorer))
         raise ValueError(f"the scorer {name} must take (generated, expected, example): {e}") from None
-    return scorer
-
-
-def _own_name(scorer: str | Scorer) -> str:
-    return scorer.strip().rpartition(":")[2] if isinstance(scorer, str) else getattr(scorer, "__name__", "scorer")
+    return name, scorer
 
 
 def find_scorers(
@@ -295,9 +271,10 @@ def find_scorers(
     and a function with other arguments.
     """
     if isinstance(scorers, dict):
-        return {name: _loaded(scorer) for name, scorer in scorers.items()}
+        return {name: _named_scorer(scorer)[1] for name, scorer in scorers.items()}
     given = scorers if isinstance(scorers, (list, tuple)) else [scorers]
-    names = [_own_name(scorer) for scorer in given]
-    if len(set(names)) < len(names):
+    found = [_named_scorer(scorer) for scorer in given]
+    if len(dict(found)) < len(found):
+        names = [name for name, _ in found]
         raise ValueError(f"two scorers have the same name in {names}; rename them by a dict, {{name: scorer}}")
-    return {name: _loaded(scorer) for name, scorer in zip(names, given)}
+    return dict(found)

@@ -30,7 +30,8 @@ from ..core.fingerprints import data_fingerprint, fingerprint, short_hash
 from ..evaluation.comparison import compare_stages
 from ..evaluation.lm_eval import run_tasks
 from ..evaluation.metrics import find_scorers
-from ..evaluation.report import check_report_folder, report_card
+from ..evaluation.html_page import check_report_folder
+from ..evaluation.report import report_card
 from ..evaluation.run_description import run_facts
 from ..evaluation.runner import Evaluation, evaluate
 from ..evaluation.run_description import scores_by_step

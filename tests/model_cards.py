@@ -12,7 +12,7 @@ def compile_once() -> None:
     compiled, compile_template = {}, jinja2.Environment.compile
 
     def look_up(self, source, *args, **kwargs):
-        settings = type(self), self.trim_blocks, self.lstrip_blocks, *self.extensions
+        settings = type(self), self.autoescape, self.trim_blocks, self.lstrip_blocks, *self.extensions
         key = (source, settings, args, *kwargs.items())
         if key not in compiled:
             compiled[key] = compile_template(self, source, *args, **kwargs)

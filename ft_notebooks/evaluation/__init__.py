@@ -9,7 +9,7 @@ __all__ = []
 import lazy_loader
 
 _names = {
-    "answer_format": ["key_order", "valid_json", "json_schema", "matches"],
+    "answer_format": ["key_order", "valid_json", "json_schema", "matches", "last_number", "number_match"],
     "comparison": ["compare_stages", "group_rows", "seen_rows", "scores_without"],
     "judge": ["chat_endpoint", "llm_judge", "pairwise_judge"],
     "likelihood": ["perplexity", "bits_per_byte", "forced_match"],
@@ -20,8 +20,6 @@ _names = {
         "token_f1",
         "rouge_l",
         "chrf",
-        "last_number",
-        "number_match",
         "length",
         "stop_rate",
         "repetition",

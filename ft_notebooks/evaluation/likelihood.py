@@ -78,6 +78,7 @@ def row_losses(
 
     Raises `ValueError` where no token is trained, a loss is NaN or infinite, or a row is longer than the context.
     """
+    check_counts("row_losses", batch_size=batch_size)
 
     def measure(batch):
         counts = (batch["labels"][:, 1:] != IGNORE).sum(dim=1).tolist()  # [B]
@@ -170,7 +171,8 @@ def last_turns(
 # %% ../../nbs/package/evaluation/likelihood.ipynb #bbd441d3
 def _forced(model, tok, dataset) -> list[dict]:
     "Encodes the chats with labels only at their last answer; each begins with the prompt of `generate`."
-    turns = list(zip(dataset["messages"], last_turns(dataset)))
+    last = last_turns(dataset)
+    turns = list(zip(dataset["messages"], last))
     prompts = encode_prompts(model, tok, [messages[:turn] for messages, turn in turns], 1)
     rows = []
     for n, (row, prompt) in enumerate(zip(encode_chats(tok, dataset)[0], prompts)):

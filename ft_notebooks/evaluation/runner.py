@@ -82,20 +82,21 @@ def _questions(dataset: Dataset) -> list[dict]:  # for each chat, its prompt and
         raise ValueError(
             f"rename the columns {sorted(taken)} of the rows: `evaluate` adds facts about the answer by these names"
         )
-    chats = zip(dataset["messages"], last_turns(dataset))
+    turns = last_turns(dataset)
+    chats = zip(dataset["messages"], turns)
     return [{"prompt": messages[:turn], "expected": messages[turn]["content"]} for messages, turn in chats]
 
 # %% ../../nbs/package/evaluation/runner.ipynb #55116b01
 def _score(scorer, row, example) -> tuple[float | None, str | None]:  # A finite number, or the reason why there is none
     try:
         value = score_value(scorer, row["generated"], row["expected"], example)
+        if is_score(value):
+            return float(value), None
+        return None, f"it returned {value!r:.80}, which is not a finite number up to {LARGEST:g}"
     except Terminated:
         raise
     except (Exception, SystemExit) as e:
         return None, f"{e!r:.200}"
-    if is_score(value):
-        return float(value), None
-    return None, f"it returned {value!r:.80}, which is not a finite number up to {LARGEST:g}"
 
 # %% ../../nbs/package/evaluation/runner.ipynb #f915f91e
 _log = logging.getLogger(__name__)
@@ -151,13 +152,14 @@ def _answered(model, tok, dataset, max_new_tokens, *, batch_size, file, likeliho
     prompts = [row["prompt"] for row in rows]
     tools = dataset["tools"][:] if "tools" in dataset.column_names else None
     encode_prompts(model, tok, prompts, max_new_tokens, tools)  # `ValueError` before the model runs
+    losses = {}
     if likelihood:
         sums, counts = row_losses(model, tok, dataset, batch_size or 8)
-        for row, nats, trained, size in zip(rows, sums.tolist(), counts.tolist(), answer_bytes(dataset)):
-            row |= {"nats": nats, "trained": trained, "bytes": size}
+        losses = {"nats": sums.tolist(), "trained": counts.tolist(), "bytes": answer_bytes(dataset)}
     said = answers(for_answers(model), tok, prompts, max_new_tokens, batch_size, file=file, tools=tools)
-    for row, answer in zip(rows, said):
+    for i, (row, answer) in enumerate(zip(rows, said)):
         row |= {"generated": answer["text"], "ended": answer["ended"], "tokens": answer["tokens"]}
+        row |= {name: values[i] for name, values in losses.items()}
     return rows
 
 # %% ../../nbs/package/evaluation/runner.ipynb #49ef8add

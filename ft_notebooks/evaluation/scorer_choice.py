@@ -13,7 +13,8 @@ from statistics import median
 from datasets import Dataset
 
 from .likelihood import last_turns
-from .metrics import from_eval, last_number, words_in
+from .answer_format import last_number
+from .metrics import from_eval, words_in
 
 # %% ../../nbs/package/evaluation/scorer_choice.ipynb #83ec666c
 def _is_json_object(text: str) -> bool:

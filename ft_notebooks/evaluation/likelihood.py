@@ -57,7 +57,7 @@ def _by_row(
     lengths = [len(row["input_ids"]) for row in rows]
     _check_lengths(model, lengths)
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    found = {}
+    found: dict[int, object] = {}
     with eval_mode(model):  # dropout would make the result random
         for start in progress_bar(range(0, len(order), batch_size), "reading", unit="batch", delay=3):
             chosen = order[start : start + batch_size]

@@ -152,7 +152,7 @@ def score_file(
 ) -> dict[str, dict]:  # Score -> {"transformers", "file": {"value", "low", "high", "n"}, "p", "difference", "verdict"}
     "The scores of the model in transformers and of the file in llama.cpp on the same rows, and their paired test."
     functions = find_scorers(scorers)
-    first = evaluate(model, tok, dataset, functions, max_new_tokens, likelihood=False)
+    first = evaluate(model, tok, dataset, {**functions}, max_new_tokens, likelihood=False)
     prompts = encode_prompts(model, tok, [row["prompt"] for row in first.rows], max_new_tokens)
     context = max(map(len, prompts)) + max_new_tokens
     with llama_server(file, context, _STREAMS) as server, ThreadPoolExecutor(_STREAMS) as pool:

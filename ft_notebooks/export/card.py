@@ -151,7 +151,7 @@ def _metadata(base: str | None, stages: list[dict], report: dict, license: str |
 
 # %% ../../nbs/package/export/card.ipynb #1ab4e906
 def _chat_facts(folder: str | Path, system: str | None) -> dict:
-    "What the template is told about the tokenizer and a question."
+    "What the card shows of the tokenizer and of a question."
     tok = load_tokenizer(folder)
     chat = [{"role": "system", "content": system}] if system else []
     chat.append({"role": "user", "content": "Write your message here."})

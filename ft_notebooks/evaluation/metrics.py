@@ -220,7 +220,8 @@ def _named_scorer(scorer: str | Scorer) -> tuple[str, Scorer]:
     try:
         inspect.signature(scorer).bind("", "", {})
     except TypeError as e:
-        raise ValueError(f"the scorer {name} must take (generated, expected, example): {e}") from None
+        shown = getattr(scorer, "__name__", repr(scorer))
+        raise ValueError(f"the scorer {shown} must take (generated, expected, example): {e}") from None
     return name, scorer
 
 

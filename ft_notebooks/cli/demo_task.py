@@ -28,10 +28,11 @@ from ..data.example_task import appointments
 from ..dpo.over_optimization import CollapseCallback
 from ..evaluation.answer_format import key_order
 from ..evaluation.metrics import exact_match
-from ..evaluation.report import check_report_folder, report_card
+from ..evaluation.html_page import check_report_folder
+from ..evaluation.report import report_card
 from ..evaluation.run_description import run_facts
 from ..evaluation.runner import Evaluation, evaluate
-from ..evaluation.score_curves import scores_by_step
+from ..evaluation.run_description import scores_by_step
 from ..tokenization.padding import load_tokenizer
 from ..training.config import check_ranges
 

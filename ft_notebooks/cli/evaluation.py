@@ -31,10 +31,11 @@ from ..data.read import without_places
 from ..evaluation.comparison import compare_stages
 from ..evaluation.lm_eval import run_tasks
 from ..evaluation.metrics import find_scorers
-from ..evaluation.report import check_report_folder, report_card
+from ..evaluation.html_page import check_report_folder
+from ..evaluation.report import report_card
 from ..evaluation.run_description import run_facts
 from ..evaluation.runner import Evaluation, evaluate
-from ..evaluation.score_curves import scores_by_step
+from ..evaluation.run_description import scores_by_step
 from ..evaluation.scorer_choice import scorer_for
 from ..tokenization.padding import load_tokenizer
 

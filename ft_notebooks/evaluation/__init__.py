@@ -9,7 +9,7 @@ __all__ = []
 import lazy_loader
 
 _names = {
-    "answer_format": ["key_order", "valid_json", "json_schema", "matches"],
+    "answer_format": ["key_order", "valid_json", "json_schema", "matches", "last_number", "number_match"],
     "comparison": ["compare_stages", "group_rows", "seen_rows", "scores_without"],
     "judge": ["chat_endpoint", "llm_judge", "pairwise_judge"],
     "likelihood": ["perplexity", "bits_per_byte", "forced_match"],
@@ -20,18 +20,15 @@ _names = {
         "token_f1",
         "rouge_l",
         "chrf",
-        "last_number",
-        "number_match",
         "length",
         "stop_rate",
         "repetition",
         "find_scorers",
     ],
     "report": ["report_card"],
-    "run_description": ["run_facts"],
+    "run_description": ["run_facts", "scores_by_step"],
     "runner": ["evaluate", "Evaluation", "interval"],
-    "score_bars": ["plot_scores"],
-    "score_curves": ["plot_progress", "scores_by_step"],
+    "score_plots": ["plot_progress", "plot_scores"],
     "scorer_choice": ["scorer_for"],
     "statistics": ["compare", "rows_needed"],
 }

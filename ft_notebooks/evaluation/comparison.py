@@ -30,19 +30,17 @@ def compare_stages(
     """
     check_evaluations(evaluations, "compare_stages")
     directions = all_directions(directions, "compare_stages")
-    stages, found = list(evaluations), {}
-    pairs = list(zip(stages[1:], stages))
+    stages = list(evaluations)
+    pairs = list(zip(stages, stages[1:]))
     if len(stages) > 2:
-        pairs.append((stages[-1], stages[0]))
-    for stage, before in pairs:
-        scores = _compared(evaluations[before], evaluations[stage], (before, stage), directions)
-        if scores:
-            found[stage, before] = scores
-    return found
+        pairs.append((stages[0], stages[-1]))
+    found = {(stage, before): _compared(evaluations, (before, stage), directions) for before, stage in pairs}
+    return {pair: scores for pair, scores in found.items() if scores}
 
 
-def _compared(one, other, names: tuple[str, str], directions: dict[str, int]) -> dict[str, dict]:
-    "The result of `compare` for each score that both have by row, or the reason why it is missing."
+def _compared(evaluations, names: tuple[str, str], directions: dict[str, int]) -> dict[str, dict]:
+    "The result of `compare` for each score that both stages have by row, or the reason why it is missing."
+    one, other = (evaluations[name] for name in names)
     found: dict[str, dict] = {}
     for score in other.scores:
         if _scored_rows(one, score) and _scored_rows(other, score):

@@ -57,15 +57,15 @@ def _by_row(
     lengths = [len(row["input_ids"]) for row in rows]
     _check_lengths(model, lengths)
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    found: list = [None] * len(order)
+    found: dict[int, object] = {}
     with eval_mode(model):  # dropout would make the result random
         for start in progress_bar(range(0, len(order), batch_size), "reading", unit="batch", delay=3):
-            batch = pad_batch([rows[i] for i in order[start : start + batch_size]], tok.pad_token_id)
+            chosen = order[start : start + batch_size]
+            batch = pad_batch([rows[i] for i in chosen], tok.pad_token_id)
             with torch.no_grad():
                 values = measure({name: tensor.to(model.device) for name, tensor in batch.items()})
-            for i, value in zip(order[start : start + batch_size], values):
-                found[i] = value
-    return found
+            found.update(zip(chosen, values))
+    return [found[i] for i in range(len(lengths))]
 
 # %% ../../nbs/package/evaluation/likelihood.ipynb #eb07005d
 def row_losses(
@@ -78,12 +78,12 @@ def row_losses(
 
     Raises `ValueError` where no token is trained, a loss is NaN or infinite, or a row is longer than the context.
     """
-
     check_counts("row_losses", batch_size=batch_size)
 
     def measure(batch):
-        counts = (batch["labels"][:, 1:] != IGNORE).sum(dim=1).tolist()
-        return [(part.sum().item(), len(part)) for part in token_losses(model, batch).cpu().double().split(counts)]
+        counts = (batch["labels"][:, 1:] != IGNORE).sum(dim=1).tolist()  # [B]
+        losses = token_losses(model, batch).cpu().double()  # of all trained tokens, row after row
+        return [(part.sum().item(), len(part)) for part in losses.split(counts)]
 
     rows = encode_chats(tok, dataset)[0] if "messages" in dataset.column_names and len(dataset) else dataset
     found = np.array(_by_row(model, tok, rows, batch_size, measure), dtype=float).reshape(-1, 2)
@@ -118,12 +118,15 @@ def answer_bytes(
 ) -> list[int]:  # R lengths, independent of tokenizer and template
     "The number of UTF-8 bytes of the assistant's messages in each chat, with tool calls as JSON."
 
-    def size(message):
-        calls = message.get("tool_calls")
-        text = (message.get("content") or "") + (json.dumps(calls, ensure_ascii=False) if calls else "")
-        return len(text.encode())
-
-    return [sum(size(m) for m in messages if m["role"] == "assistant") for messages in dataset["messages"]]
+    sizes = []
+    for messages in dataset["messages"]:
+        answers = [message for message in messages if message["role"] == "assistant"]
+        texts = [message.get("content") or "" for message in answers]
+        texts += [
+            json.dumps(message["tool_calls"], ensure_ascii=False) for message in answers if message.get("tool_calls")
+        ]
+        sizes.append(len("".join(texts).encode()))
+    return sizes
 
 # %% ../../nbs/package/evaluation/likelihood.ipynb #a171d84e
 def bits_per_byte(
@@ -168,12 +171,15 @@ def last_turns(
 # %% ../../nbs/package/evaluation/likelihood.ipynb #bbd441d3
 def _forced(model, tok, dataset) -> list[dict]:
     "Encodes the chats with labels only at their last answer; each begins with the prompt of `generate`."
-    turns, chats, rows = last_turns(dataset), list(dataset["messages"]), []
-    prompts = encode_prompts(model, tok, [messages[:turn] for messages, turn in zip(chats, turns)], 1)
+    last = last_turns(dataset)
+    turns = list(zip(dataset["messages"], last))
+    prompts = encode_prompts(model, tok, [messages[:turn] for messages, turn in turns], 1)
+    rows = []
     for n, (row, prompt) in enumerate(zip(encode_chats(tok, dataset)[0], prompts)):
+        messages, turn = turns[n]
         labels = [IGNORE] * len(prompt) + row["labels"][len(prompt) :]
         shown = tok.decode([label for label in labels if label != IGNORE][:-1], skip_special_tokens=True)
-        expected = chats[n][turns[n]]["content"] or ""
+        expected = messages[turn]["content"] or ""
         if row["input_ids"][: len(prompt)] != prompt or shown.strip() != expected.strip():
             raise ValueError(
                 f"row {n}: the chat template's prompt differs from the conversation that it renders ({shown!r:.80} for "
@@ -198,17 +204,16 @@ def forced_match(
     ends = stop_tokens(base_model(model), tok)
 
     def measure(batch):
-        targets = batch["labels"][:, 1:]
-        columns = (targets != IGNORE).any(dim=0).nonzero().flatten()
-        inputs = {key: value for key, value in batch.items() if key != "labels"}
-        logits = model(**inputs, logits_to_keep=columns, use_cache=False).logits
+        targets = batch.pop("labels")[:, 1:]  # [B, T - 1]
+        columns = (targets != IGNORE).any(dim=0).nonzero().flatten()  # [C], the positions with a label
+        logits = model(**batch, logits_to_keep=columns, use_cache=False).logits  # [B, C, V]
         if logits.shape[1] != len(columns):  # a model without `logits_to_keep` returns all logits
             logits = logits[:, columns]
-        targets = targets[:, columns]
         found = []
-        for wanted, likeliest, here in zip(targets, logits.argmax(dim=-1), targets != IGNORE):
-            expected, decoded = wanted[here].tolist(), likeliest[here].tolist()
-            found.append(float(expected[:-1] == decoded[:-1] and decoded[-1] in ends))
+        for wanted, likeliest in zip(targets[:, columns], logits.argmax(dim=-1)):
+            *expected, _ = wanted[wanted != IGNORE].tolist()
+            *decoded, end = likeliest[wanted != IGNORE].tolist()
+            found.append(float(expected == decoded and end in ends))
         return found
 
     return _by_row(model, tok, _forced(model, tok, dataset), batch_size, measure)

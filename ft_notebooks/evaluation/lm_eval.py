@@ -29,9 +29,9 @@ def _task_manager(tasks: list[str], include: str | Path | None):
 
     if not isinstance(tasks, (list, tuple)) or not tasks or not all(isinstance(task, str) for task in tasks):
         raise ValueError(f"tasks must be a list of names, at least one, got {tasks!r:.80}")
-    if include is not None and not Path(include).is_dir():
-        raise ValueError(f"include must be a folder of the tasks' YAML files, got {str(include)!r}")
     if include is not None:
+        if not Path(include).is_dir():
+            raise ValueError(f"include must be a folder of the tasks' YAML files, got {str(include)!r}")
         own = TaskManager(include_path=include, include_defaults=False)
         if set(tasks) <= set(own.all_subtasks):  # a group may hold tasks of the library
             return own
@@ -39,10 +39,8 @@ def _task_manager(tasks: list[str], include: str | Path | None):
     for task in tasks:
         if task not in manager.task_index:
             near = get_close_matches(task, manager.all_tasks, 3, cutoff=0.5)
-            raise ValueError(
-                f"the harness has no task {task!r}; the nearest are {near}"
-                + (f", with those of {include}" if include else "")
-            )
+            own_too = f", with those of {include}" if include else ""
+            raise ValueError(f"the harness has no task {task!r}; the nearest are {near}{own_too}")
     return manager
 
 # %% ../../nbs/package/evaluation/lm_eval.ipynb #778a573f
@@ -138,8 +136,8 @@ def run_tasks(
     from lm_eval import simple_evaluate
 
     manager = _task_manager(tasks, include)
-    seeds = dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed"), seed)
+    seeds = dict.fromkeys(["random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed"], seed)
+    fixed = {"task_manager": manager, "limit": limit, "apply_chat_template": chat, "log_samples": True}
     with keep_random_state(), greedy_decoding(model, tok):
-        fixed = {"task_manager": manager, "limit": limit, "apply_chat_template": chat, "log_samples": True}
-        results = simple_evaluate(_wrapped(model, tok, batch_size), tasks=list(tasks), **fixed, **{**seeds, **settings})
+        results = simple_evaluate(_wrapped(model, tok, batch_size), tasks=list(tasks), **fixed, **(seeds | settings))
     return {**results, "scores": _scores(results)}

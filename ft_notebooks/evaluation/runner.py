@@ -34,15 +34,15 @@ def bootstrap_interval(
     *samples: np.ndarray,  # Paired samples [..., R] of R rows
 ) -> dict:  # {"value", "low", "high"} in the shape [...], and "n": R; the seed is fixed
     "The statistic and its 95% expanded percentile interval; for a single row, the interval has no width."
-    value, n = statistic(*samples, axis=-1), samples[0].shape[-1]
+    value = statistic(*samples, axis=-1)
+    n = samples[0].shape[-1]
     low = high = value
     if n > 1:
         level = 1 - 2 * norm.cdf(-math.sqrt(n / (n - 1)) * t.ppf(0.975, n - 1))
-        found = bootstrap(
-            samples, statistic, paired=True, vectorized=True, axis=-1, method="percentile", confidence_level=level,
-            n_resamples=2000, batch=100, rng=0,
-        ).confidence_interval  # fmt: skip
-        low, high = np.minimum(value, found.low), np.maximum(value, found.high)
+        how = {"method": "percentile", "confidence_level": level, "n_resamples": 2000, "batch": 100, "rng": 0}
+        found = bootstrap(samples, statistic, paired=True, vectorized=True, axis=-1, **how).confidence_interval
+        low = np.minimum(value, found.low)
+        high = np.maximum(value, found.high)
     return {"value": value.tolist(), "low": low.tolist(), "high": high.tolist(), "n": n}
 
 # %% ../../nbs/package/evaluation/runner.ipynb #0040ea81
@@ -70,15 +70,15 @@ def interval(
     scores = np.asarray(values, dtype=float)
     if not np.isin(scores, (0, 1)).all():
         return bootstrap_interval(np.mean, scores)
-    n, right = len(scores), int(scores.sum())
+    n = len(scores)
+    right = int(scores.sum())
     found = binomtest(right, n).proportion_ci(confidence_level=0.95, method="wilson")
     value = right / n
     return {"value": value, "low": min(value, float(found.low)), "high": max(value, float(found.high)), "n": n}
 
 # %% ../../nbs/package/evaluation/runner.ipynb #dad95a77
 def _questions(dataset: Dataset) -> list[dict]:  # for each chat, its prompt and its expected answer
-    taken = {"tokens", "ended"} & set(dataset.column_names)
-    if taken:
+    if taken := {"tokens", "ended"} & set(dataset.column_names):
         raise ValueError(
             f"rename the columns {sorted(taken)} of the rows: `evaluate` adds facts about the answer by these names"
         )
@@ -119,11 +119,10 @@ def check_evaluations(
     where: str,  # The called function, for the error message
 ) -> None:
     "Raises `ArgumentError` unless `evaluations` holds at least one stage, and an `Evaluation` for each."
-    stages = evaluations.values() if isinstance(evaluations, dict) else ()
-    if not stages or not all(isinstance(found, Evaluation) for found in stages):
-        cure = "pass {'base': evaluate(...)}"
-        if evaluations == {}:
-            raise ValueError(f"{where}: evaluations is empty, so there is nothing to show; {cure}")
+    cure = "pass {'base': evaluate(...)}"
+    if evaluations == {}:
+        raise ValueError(f"{where}: evaluations is empty, so there is nothing to show; {cure}")
+    if not isinstance(evaluations, dict) or {type(found) for found in evaluations.values()} != {Evaluation}:
         raise ArgumentError(where, "evaluations", "a dict of stages and Evaluations", evaluations, cure)
 
 # %% ../../nbs/package/evaluation/runner.ipynb #12e57a3c
@@ -147,22 +146,20 @@ def _scored(rows, dataset, scorers) -> list[dict]:
     return errors
 
 # %% ../../nbs/package/evaluation/runner.ipynb #009b7cf2
-def _losses(model, tok, dataset, batch_size) -> list[dict]:
-    "Of each row, the loss of the whole chat's answers, its tokens and its bytes."
-    found = zip(*(part.tolist() for part in row_losses(model, tok, dataset, batch_size)), answer_bytes(dataset))
-    return [{"nats": loss, "trained": tokens, "bytes": size} for loss, tokens, size in found]
-
-
-def _answered(model, tok, dataset, max_new_tokens, batch_size, file, likelihood, for_answers) -> list[dict]:
+def _answered(model, tok, dataset, max_new_tokens, *, batch_size, file, likelihood, for_answers) -> list[dict]:
     "The rows with all facts: prompt, reference, generated answer and, with `likelihood`, the loss of the whole chat."
     rows = _questions(dataset)
     prompts = [row["prompt"] for row in rows]
     tools = dataset["tools"][:] if "tools" in dataset.column_names else None
     encode_prompts(model, tok, prompts, max_new_tokens, tools)  # `ValueError` before the model runs
-    losses = _losses(model, tok, dataset, batch_size or 8) if likelihood else [{}] * len(rows)
+    losses = {}
+    if likelihood:
+        sums, counts = row_losses(model, tok, dataset, batch_size or 8)
+        losses = {"nats": sums.tolist(), "trained": counts.tolist(), "bytes": answer_bytes(dataset)}
     said = answers(for_answers(model), tok, prompts, max_new_tokens, batch_size, file=file, tools=tools)
-    for row, answer, loss in zip(rows, said, losses):
-        row |= {"generated": answer["text"], "ended": answer["ended"], "tokens": answer["tokens"], **loss}
+    for i, (row, answer) in enumerate(zip(rows, said)):
+        row |= {"generated": answer["text"], "ended": answer["ended"], "tokens": answer["tokens"]}
+        row |= {name: values[i] for name, values in losses.items()}
     return rows
 
 # %% ../../nbs/package/evaluation/runner.ipynb #49ef8add
@@ -184,7 +181,9 @@ def summed_score(
 
 def _summary(rows: list[dict], scorers) -> dict[str, dict]:
     "Each score with its interval over the rows that have a value, then bits per byte and perplexity over all."
-    scores = {name: interval([row[name] for row in rows if row[name] is not None]) for name in scorers}
+    scores = {}
+    for name in scorers:
+        scores[name] = interval([row[name] for row in rows if row[name] is not None])
     for name, (_, under, _) in SUMMED_SCORES.items():
         if any(row.get(under) for row in rows):  # answers that are all empty have no bytes
             scores[name] = summed_score(name, rows)
@@ -222,9 +221,9 @@ def evaluate(
         scorers, why = scorer_for(dataset)
         print(f"scored by {scorers}, since {why}")
     functions = find_scorers(scorers)
-    taken = {*_FACTS, *SUMMED_SCORES} & set(functions)
-    if taken:
+    if taken := {*_FACTS, *SUMMED_SCORES} & set(functions):
         raise ValueError(f"rename the scorers {sorted(taken)}: the result of `evaluate` uses these names itself")
-    rows = _answered(model, tok, dataset, max_new_tokens, batch_size, file, likelihood, for_answers)
+    how = {"batch_size": batch_size, "file": file, "likelihood": likelihood, "for_answers": for_answers}
+    rows = _answered(model, tok, dataset, max_new_tokens, **how)
     errors = _scored(rows, dataset, functions)
     return Evaluation(_summary(rows, functions), rows, errors)

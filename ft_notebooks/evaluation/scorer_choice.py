@@ -13,7 +13,8 @@ from statistics import median
 from datasets import Dataset
 
 from .likelihood import last_turns
-from .metrics import from_eval, last_number, words_in
+from .answer_format import last_number
+from .metrics import from_eval, words_in
 
 # %% ../../nbs/package/evaluation/scorer_choice.ipynb #83ec666c
 def _is_json_object(text: str) -> bool:
@@ -28,7 +29,8 @@ _NUMBER = re.compile(r"[-−]?[$€£]?\d[\d,]*(\.\d+)?(/\d+)?\s?[%$€£]?")
 
 def _is_number(text: str) -> bool:
     "Whether the text, or its part after `####`, is one number."
-    return bool(_NUMBER.fullmatch(text.rpartition("####")[2].strip())) and last_number(text) is not None
+    number = text.rpartition("####")[2].strip()
+    return bool(_NUMBER.fullmatch(number)) and last_number(text) is not None
 
 # %% ../../nbs/package/evaluation/scorer_choice.ipynb #f68a9f81
 def _for_open_text() -> tuple[str, str]:

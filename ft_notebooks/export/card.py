@@ -9,22 +9,21 @@ __all__ = ['model_card']
 import json
 import re
 import tempfile
+from importlib.resources import files
 from pathlib import Path
-from textwrap import dedent
 
 from huggingface_hub import ModelCard, ModelCardData
 from tokenizers import normalizers
-from transformers import PreTrainedTokenizerBase
 
 from ..checkpointing.run_manifest import went_without
 from ..core.fingerprints import short_hash
-from ..evaluation.score_bars import format_number
+from ..evaluation.score_plots import format_number
 from .run_origin import base_origin, run_stages
 from ..tokenization.padding import load_tokenizer
 from ..tokenization.template_checks import template_additions
 
 # %% ../../nbs/package/export/card.ipynb #7097934e
-def _text(value) -> str:
+def _cell(value) -> str:
     "A value on one line of a table."
     words = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     return " ".join(words.split()).replace("|", "\\|")
@@ -32,248 +31,100 @@ def _text(value) -> str:
 
 def _table(head: list, rows: list[list]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(_text, line)) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
 
 
 def _block(text: str, language: str = "text") -> str:
     "A fenced block, whose fence is longer than any in the text."
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"
 
+# %% ../../nbs/package/export/card.ipynb #c8755864
+def _method(run: dict) -> str:
+    "What of the model a stage trained, and how."
+    if "adapter.r" not in run:
+        return str(run.get("adapter.peft_type", "all weights"))
+    variants = {"use_rslora": "rsLoRA", "use_dora": "DoRA"}
+    kinds = [name for key, name in variants.items() if run.get(f"adapter.{key}")]
+    where = run.get("adapter.target_modules") or "its modules"
+    if isinstance(where, list):
+        where = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in where))
+    if layers := run.get("adapter.layers_to_transform"):
+        where += f" of layers {layers}"
+    return f"{' + '.join(kinds) or 'LoRA'}, r {run['adapter.r']}, alpha {run.get('adapter.lora_alpha')}, on {where}"
 
+# %% ../../nbs/package/export/card.ipynb #2f104a80
+def _stage_facts(record: dict) -> dict:
+    "The data and the settings of a stage that decide what was learned, by their names for a reader."
+    run, own = record["manifest"]["run"], record["run"]
+    rows = run.get("per_device_train_batch_size") or 1
+    rows *= (run.get("gradient_accumulation_steps") or 1) * (run.get("world_size") or 1)
+    steps = [entry["step"] for entry in record["metrics"].get("history", []) if "step" in entry]
+    found = {
+        "trained on": own.get("data.trained") or f"{run.get('data')} (encoded)",
+        "held out": own.get("data.held_out") or run.get("eval_data") or "none",
+        "method": _method(run),
+        "base held in": f"{own['model.bits']} bits" if "model.bits" in own else run.get("model.dtypes"),
+        "learning rate": f"{run.get('learning_rate')}, {run.get('lr_scheduler_type')}",
+        "rows a step": rows,
+        "steps": max(steps, default=run.get("max_steps")),
+        "longest row": run.get("max_length") and f"{run['max_length']} tokens",
+    }
+    found |= {"optimizer": run.get("optim"), "loss": run.get("loss_type")}
+    found |= {name: run.get(name) for name in ("beta", "seed")}
+    return {name: value for name, value in found.items() if value is not None}
+
+# %% ../../nbs/package/export/card.ipynb #a019035d
+def _training_table(stages: list[dict]) -> str:
+    columns = [_stage_facts(record) for record in stages]
+    names = dict.fromkeys(name for column in columns for name in column)
+    rows = [[name, *(column.get(name, "–") for column in columns)] for name in names]
+    return _table(["", *(record["stage"] for record in stages)], rows)
+
+
+def _continues_a_lost_run(first: dict) -> bool:
+    "Whether the first stage began from a folder that is gone, and not from the base of its adapter."
+    began = first["run"].get("model.name", "")
+    return Path(began).is_absolute() and began != first["adapter_config"].get("base_model_name_or_path", began)
+
+# %% ../../nbs/package/export/card.ipynb #f6a6db50
 def _score(score: dict | None) -> str:
     if not score:
         return "–"
     return f"{format_number(score['value'])} [{format_number(score['low'])}, {format_number(score['high'])}]"
 
-# %% ../../nbs/package/export/card.ipynb #c8755864
-def _method(run: dict) -> str:
-    if "adapter.r" not in run:
-        return "all weights" if "adapter.peft_type" not in run else str(run["adapter.peft_type"])
-    kinds = [name for key, name in (("use_rslora", "rsLoRA"), ("use_dora", "DoRA")) if run.get(f"adapter.{key}")]
-    targets = run.get("adapter.target_modules") or []
-    parts = dict.fromkeys(t.rpartition(".")[2] for t in targets) if isinstance(targets, list) else [targets]
-    layers = run.get("adapter.layers_to_transform")
-    where = ", ".join(parts) + (f" of layers {layers}" if layers else "")
-    return f"{' + '.join(kinds) or 'LoRA'}, r {run['adapter.r']}, alpha {run.get('adapter.lora_alpha')}, on {where}"
 
-# %% ../../nbs/package/export/card.ipynb #2f104a80
-def _settings(record: dict) -> dict:
-    "The settings of a stage that decide what was learned, by their names for a reader."
-    run, own = record["manifest"]["run"], record["run"]
-    factors = ("per_device_train_batch_size", "gradient_accumulation_steps", "world_size")
-    batch = [run.get(factor) or 1 for factor in factors]
-    steps = [entry["step"] for entry in record["metrics"].get("history", []) if "step" in entry]
-    found = {
-        "method": _method(run),
-        "base held in": f"{own['model.bits']} bits" if "model.bits" in own else run.get("model.dtypes"),
-        "learning rate": f"{run.get('learning_rate')}, {run.get('lr_scheduler_type')}",
-        "rows a step": batch[0] * batch[1] * batch[2],
-        "steps": max(steps) if steps else run.get("max_steps"),
-        "longest row": run.get("max_length") and f"{run['max_length']} tokens",
-        "optimizer": run.get("optim"),
-        "loss": run.get("loss_type"),
-        "beta": run.get("beta"),
-        "seed": run.get("seed"),
-    }
-    return {name: value for name, value in found.items() if value is not None}
-
-# %% ../../nbs/package/export/card.ipynb #a019035d
-def _data(record: dict) -> dict:
-    own, run = record["run"], record["manifest"]["run"]
-    trained = own.get("data.trained") or f"{run.get('data')} (encoded)"
-    return {"trained on": trained, "held out": own.get("data.held_out") or run.get("eval_data") or "none"}
-
-
-def _by_stage(stages: list[dict], describe) -> str:
-    columns = [describe(record) for record in stages]
-    names = dict.fromkeys(name for column in columns for name in column)
-    rows = [[name, *(column.get(name, "–") for column in columns)] for name in names]
-    return _table(["", *(record["stage"] for record in stages)], rows)
-
-# %% ../../nbs/package/export/card.ipynb #f6a6db50
-def _base_section(origin: tuple[str | None, str], stages: list[dict], license: str | None) -> str:
-    name, revision = origin
-    base = f"[{name}](https://huggingface.co/{name})" if name else "not known"
-    first = stages[0]["manifest"]["run"]
-    lines = [f"- **Base**: {base}: {revision}."]
-    if "model.weights" in first:
-        lines.append(f"- **Base in training**: {first['model.class']}, fingerprint `{first['model.weights']}`.")
-    if name is None:
-        lines.append("- To name the base, add `base_model: owner/name` to the metadata at the top of this file.")
-    if license:
-        lines.append(f"- **Licence**: {license}, stated by the author of this model.")
-    else:
-        cure = "add `license: NAME` to the metadata at the top of this file, with an identifier of the hub"
-        lines.append(f"- **Licence**: not stated. The author of this model can state it: {cure}.")
-    lines.append("- The terms of the base and of the data apply in any case.")
-    return "\n".join(lines)
+def _score_table(found: dict[str, dict]) -> str:
+    "Of the content of report.json: a row for each score, a column for each stage."
+    stages, rows = list(found), []
+    for name in dict.fromkeys(name for scores in found.values() for name in scores):
+        scores = [found[stage].get(name) or {} for stage in stages]
+        counts = dict.fromkeys(str(score["n"]) for score in scores if score)
+        p = scores[-1].get("against", {}).get(stages[0], {}).get("p")
+        rows.append([name, " / ".join(counts), *map(_score, scores), "–" if p is None else f"{p:.2g}"])
+    return _table(["score", "n", *stages, f"p, {stages[-1]} against {stages[0]}"], rows)
 
 # %% ../../nbs/package/export/card.ipynb #4f06979c
-def _training_section(stages: list[dict]) -> str:
-    lost = [r for r in stages[:1] if Path(r["run"].get("model.name", "")).is_absolute() and r["adapter_config"]]
-    continues = [r for r in lost if r["run"]["model.name"] != r["adapter_config"].get("base_model_name_or_path")]
-    parts = [_by_stage(stages, lambda record: _data(record) | _settings(record))]
-    parts += ["The hash after the number of rows is of their content, in their order."]
-    if continues:
-        parts.append("The first of these stages continued an earlier run, whose record is no longer there.")
-    for record in stages:
-        parts += [f"{record['stage']}: {sentence}." for sentence in went_without(record["folder"])]
-    return "\n\n".join(parts)
+def _without_paths(text: str) -> str:
+    "The text on one line, with the last part alone of each absolute path."
+    line = " ".join(text.split())
+    return re.sub(r"(?<![\w/.])~?(?:/[^\s/'\"`:;,()]+){2,}/?", lambda path: Path(path[0]).name, line)
 
-# %% ../../nbs/package/export/card.ipynb #0c2927f4
-def _run_scores(record: dict) -> str:
-    "The scores that the run's folder holds, as text."
-    parts, metrics = [], record["metrics"]
-    if found := record["eval/report"]:
-        first, last = list(found)[0], list(found)[-1]
-        rows = []
-        for name in dict.fromkeys(name for scores in found.values() for name in scores):
-            scores = [scores.get(name) or {} for scores in found.values()]
-            against = scores[-1].get("against", {}).get(first, {}).get("p")
-            counts = dict.fromkeys(str(score["n"]) for score in scores if score)
-            rows.append([name, " / ".join(counts), *map(_score, scores), "–" if against is None else f"{against:.2g}"])
-        parts.append(_table(["score", "n", *found, f"p, {last} against {first}"], rows))
-    held = str(record["run"].get("data.held_out")).partition(",")[0]
-    if "perplexity" in metrics:
-        before, after = (format_number(metrics[name]) for name in ("perplexity_before", "perplexity"))
-        parts.append(f"Perplexity of the held-out rows ({held}, no interval): {before} before, {after} after.")
-    if "ranked" in metrics:
-        before, after = _score(metrics.get("ranked_before")), _score(metrics["ranked"])
-        parts.append(f"Held-out pairs ranked right: {before} before, {after} after, n = {metrics['ranked']['n']}.")
-    return "\n\n".join(parts) or "The folder of the run holds no scores of its own."
+
+def _without_folders(text: str, stages: list[dict]) -> str:
+    "The text with the last part alone of the folders of this machine that the records name."
+    known = {Path.home(), Path.cwd(), Path(tempfile.gettempdir())}
+    for record in stages:
+        folder = record["folder"].resolve()
+        names = [record["run"].get("model.name"), record["manifest"]["recorded"].get("model")]
+        known |= {folder, folder.parent, *map(Path, filter(None, names))}
+    absolute = [str(path) for path in known if path.is_absolute() and len(path.parts) > 1]
+    for path in sorted(absolute, key=len, reverse=True):
+        text = Path(path).name.join(re.split(rf"(?<![\w./]){re.escape(path)}(?![\w-])", text))
+    return text
 
 # %% ../../nbs/package/export/card.ipynb #56b8ae2c
-def _file_scores(scores: dict) -> str:
-    rows = [
-        [name, s["file"]["n"], _score(s["transformers"]), _score(s["file"]), f"{s['p']:.2g}"]
-        for name, s in scores.items()
-    ]
-    return _table(["score", "n", "transformers", "this file", "p"], rows)
-
-
-def _scores_section(stages: list[dict], report: dict) -> str:
-    parts = [_run_scores(stages[-1])]
-    if report["scores"]:
-        rows = "on the same rows, which may be rows of the training: this measures the export, not the model"
-        parts += [f"The exported file against transformers, {rows}:", _file_scores(report["scores"])]
-    parts.append("Brackets hold the 95 % interval. Nothing beyond these rows was measured.")
-    return "\n\n".join(parts)
-
-# %% ../../nbs/package/export/card.ipynb #1ab4e906
-_QUESTION = "Write your message here."
-
-
-def _chat(system: str | None) -> list[dict]:
-    first = [{"role": "system", "content": system}] if system else []
-    return [*first, {"role": "user", "content": _QUESTION}]
-
-
-def _code(system: str | None, lines: str) -> str:
-    "A block of Python, in which CHAT stands for the messages."
-    chat = "".join(f"    {json.dumps(message, ensure_ascii=False)},\n" for message in _chat(system))
-    return _block(dedent(lines).strip().replace("CHAT", f"[\n{chat}]"), "python")
-
-# %% ../../nbs/package/export/card.ipynb #eb14a5ac
-def _chat_section(tok: PreTrainedTokenizerBase, metrics: dict) -> str:
-    "`metrics` are {} for a run whose rows' system message was not recorded."
-    system, default, lines = metrics.get("system"), template_additions(tok)["system"], []
-    if system:
-        lines += ["The rows of the training begin with this system message; give it, or the answers differ:", ""]
-        lines += [_block(system), ""]
-    else:
-        lines += ["The rows share no system message." if metrics else "The run recorded no system message.", ""]
-    if default:
-        lines += ["Without a system message the template writes its own:", "", _block(default), ""]
-    else:
-        lines += ["The template writes no system message of its own.", ""]
-    if isinstance(tok.backend_tokenizer.normalizer, normalizers.NFC):
-        lines += [
-            "The tokenizer first composes characters (Unicode NFC). A GGUF file cannot say so: send text in NFC.",
-            "",
-        ]
-    rendered = tok.apply_chat_template(_chat(system), add_generation_prompt=True, tokenize=False)
-    lines += [
-        f"A turn ends with `{tok.eos_token}` (id {tok.eos_token_id}). A question, as the template renders it:",
-        "",
-    ]
-    return "\n".join([*lines, _block(rendered), "", f"Fingerprint of the template: `{short_hash(tok.chat_template)}`"])
-
-# %% ../../nbs/package/export/card.ipynb #48ca36e9
-_WEIGHTS = (".gguf", ".safetensors")
-
-
-def _files_section(report: dict) -> str:
-    parity, rows = report["parity"], []
-    kl = " / ".join(f"{one['kl']:.2g}" for one in parity.values()) or "not measured"
-    for name, file in sorted(report["files"].items()):
-        own = (report["type"], kl) if name.endswith(_WEIGHTS) else ("–", "–")
-        rows.append([f"`{name}`", own[0], f"{file['bytes']:,}", own[1], f"`{file['sha256']}`"])
-    head = ["file", "type", "bytes", f"KL ({' / '.join(parity) or '–'})", "SHA-256"]
-    parts = [_table(head, rows), "The distance from transformers; KL in nats a token:"]
-    measured = [
-        [
-            name,
-            one["tokens"],
-            f"{one['kl']:.2g}",
-            f"{one['largest']:.2g}" if "largest" in one else "–",
-            f"{one['same']:.1%}",
-        ]
-        for name, one in parity.items()
-    ]
-    head = ["text", "tokens", "KL", "largest difference of a log-probability", "same likeliest token"]
-    parts.append(_table(head, measured) if measured else "Not measured.")
-    checked = ", ".join(f"{count:,} {name}" for name, count in report["checked"].items())
-    return "\n\n".join([*parts, f"Compared with transformers one by one: {checked or 'nothing'}."])
-
-# %% ../../nbs/package/export/card.ipynb #ef25c652
-def _allowed_section(allowed: list[str]) -> str:
-    if not allowed:
-        return ""
-    lines = "\n".join(f"- {_without_paths(' '.join(line.split()))}" for line in allowed)
-    return f"## Kept in spite of a failed check\n\nThe author exported this model although:\n\n{lines}\n\n"
-
-
-def _without_paths(text: str) -> str:
-    "The text with the last part alone of each absolute path."
-    return re.sub(r"(?<![\w/.])~?(?:/[^\s/'\"`:;,()]+){2,}/?", lambda path: Path(path[0]).name, text)
-
-# %% ../../nbs/package/export/card.ipynb #7ee8dac4
-def _transformers_use(system: str | None) -> str:
-    code = """
-        from transformers import pipeline
-
-        generator = pipeline("text-generation", model=".")  # the folder of this file
-        messages = CHAT
-        answer = generator(messages, max_new_tokens=128, do_sample=False)
-        print(answer[0]["generated_text"][-1]["content"])"""
-    tried = ["With transformers, in this folder:", _code(system, code)]
-    return "\n\n".join([*tried, "Not tried: vLLM; MLX.", _block("vllm serve .\nmlx_lm.server --model .", "sh")])
-
-# %% ../../nbs/package/export/card.ipynb #8aef7a81
-def _gguf_use(file: str, system: str | None) -> str:
-    name = Path(file).stem  # which `ft serve` gives the model
-    code = f"""
-        from openai import OpenAI
-
-        client = OpenAI(base_url="http://127.0.0.1:8080/v1", api_key="none")
-        messages = CHAT
-        answer = client.chat.completions.create(model="{name}", messages=messages, temperature=0, max_tokens=128)
-        print(answer.choices[0].message.content)"""
-    tried = ["With llama.cpp, by `ft serve` of ft-notebooks, and any client of OpenAI's protocol:"]
-    tried += [_block(f"ft serve {file} --port 8080", "sh"), _code(system, code)]
-    ollama = ["Not tried: Ollama, with this Modelfile.", _block(f"FROM ./{file}\nPARAMETER temperature 0")]
-    vllm = ["Not tried: vLLM, on the safetensors that `ft export RUN --to safetensors` writes."]
-    return "\n\n".join([*tried, *ollama, *vllm, _block("vllm serve FOLDER", "sh")])
-
-# %% ../../nbs/package/export/card.ipynb #a4f88657
-def _versions_section(stages: list[dict], report: dict) -> str:
-    trained = stages[-1]["manifest"]["recorded"].get("versions", {})
-    names = [name for name in {**trained, **report["versions"]} if trained.get(name) or report["versions"].get(name)]
-    rows = [[name, trained.get(name) or "–", report["versions"].get(name) or "–"] for name in names]
-    return _table(["", "training", "export"], rows)
-
-# %% ../../nbs/package/export/card.ipynb #b533ea0d
 _REPORT = ("to", "type", "files", "checked", "parity", "scores", "allowed", "versions")
 
 
@@ -281,43 +132,69 @@ def _check(report: dict, license: str | None) -> None:
     lacks = [key for key in _REPORT if key not in report]
     if lacks:
         raise ValueError(f"the report has no {lacks[0]!r}; give the dict that the export of this run wrote")
-    if report["to"] not in ("gguf", "safetensors"):
-        raise ValueError(f"the report is of an export to {report['to']!r}, and a card is of gguf or safetensors")
-    if not any(name.endswith(_WEIGHTS) for name in report["files"]):
-        raise ValueError(f"the report has no file of weights, only {', '.join(report['files']) or 'none at all'}")
     if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license):
         raise ValueError(f"license must be an identifier of the hub, such as apache-2.0 or mit, got {license!r}")
 
-# %% ../../nbs/package/export/card.ipynb #ab67e65b
-def _metadata(name: str | None, stages: list[dict], report: dict, license: str | None) -> ModelCardData:
+
+def _metadata(base: str | None, stages: list[dict], report: dict, license: str | None) -> ModelCardData:
     tags = [record["stage"].lower() for record in stages]
     tags += ["lora"] if "adapter.r" in stages[-1]["manifest"]["run"] else []
     tags += ["gguf", report["type"]] if report["to"] == "gguf" else []
     return ModelCardData(
-        base_model=name,
-        base_model_relation="finetune" if name else None,  # the hub would take a GGUF file for a quantized base
+        base_model=base,
+        base_model_relation="finetune" if base else None,  # the hub would take a GGUF file for a quantized base
         library_name="gguf" if report["to"] == "gguf" else "transformers",
         license=license,
         pipeline_tag="text-generation",
         tags=list(dict.fromkeys(tags)),
     )
 
-# %% ../../nbs/package/export/card.ipynb #e306c9eb
-def _local(stages: list[dict]) -> list[str]:
-    "The folders of this machine that the records name, the longest first."
-    known = {Path.home(), Path.cwd(), Path(tempfile.gettempdir())}
-    for record in stages:
-        names = record["run"].get("model.name"), record["manifest"]["recorded"].get("model")
-        known |= {record["folder"].resolve(), record["folder"].resolve().parent, *map(Path, filter(None, names))}
-    absolute = {str(path) for path in known if path.is_absolute() and len(path.parts) > 1}
-    return sorted(absolute, key=len, reverse=True)
+# %% ../../nbs/package/export/card.ipynb #1ab4e906
+def _chat_facts(folder: str | Path, system: str | None) -> dict:
+    "What the card shows of the tokenizer and of a question."
+    tok = load_tokenizer(folder)
+    chat = [{"role": "system", "content": system}] if system else []
+    chat.append({"role": "user", "content": "Write your message here."})
+    return {
+        "tok": tok,
+        "messages": "".join(f"    {json.dumps(message, ensure_ascii=False)},\n" for message in chat),
+        "rendered": tok.apply_chat_template(chat, add_generation_prompt=True, tokenize=False),
+        "default_system": template_additions(tok)["system"],
+        "composes": isinstance(tok.backend_tokenizer.normalizer, normalizers.NFC),
+        "template_hash": short_hash(tok.chat_template),
+    }
 
-# %% ../../nbs/package/export/card.ipynb #6e4c02f1
-def _title(name: str | None, stages: list[dict]) -> str:
-    base = name.rpartition("/")[2] if name else stages[0]["manifest"]["run"].get("model.class", "A model")
-    return f"# {base}, fine-tuned with {' and '.join(record['stage'] for record in stages)}"
 
-# %% ../../nbs/package/export/card.ipynb #e612aa44
+def _versions(stages: list[dict], report: dict) -> list[tuple]:
+    "The name of each library with its version in training and in the export."
+    trained = stages[-1]["manifest"]["recorded"].get("versions", {})
+    exported = report["versions"]
+    names = [name for name in trained | exported if trained.get(name) or exported.get(name)]
+    return [(name, trained.get(name) or "–", exported.get(name) or "–") for name in names]
+
+# %% ../../nbs/package/export/card.ipynb #eb14a5ac
+def _card_values(run: str | Path, stages: list[dict], revision: str, report: dict) -> dict:
+    "What the template is filled with, beside the metadata."
+    first, last = stages[0], stages[-1]
+    functions = {"block": _block, "cell": _cell, "score": _score, "number": format_number, "score_table": _score_table}
+    return {
+        **functions,
+        **_chat_facts(run, last["metrics"].get("system")),
+        "revision": revision,
+        "first": first["manifest"]["run"],
+        "report": report,
+        "file": next((name for name in report["files"] if name.endswith(".gguf")), ""),
+        "metrics": last["metrics"],
+        "run_scores": last["eval/report"],
+        "held_out": str(last["run"].get("data.held_out")).partition(",")[0],
+        "allowed": [_without_paths(line) for line in report["allowed"]],
+        "training_table": _training_table(stages),
+        "continued": _continues_a_lost_run(first),
+        "notes": [f"{record['stage']}: {note}." for record in stages for note in went_without(record["folder"])],
+        "versions": _versions(stages, report),
+    }
+
+# %% ../../nbs/package/export/card.ipynb #48ca36e9
 def model_card(
     run: str | Path,  # The folder of a finished run
     report: dict,  # What the export of this run wrote
@@ -330,18 +207,14 @@ def model_card(
     """
     _check(report, license)
     stages = run_stages(run)
-    first, last = stages[0], stages[-1]
-    named = first["manifest"]["recorded"].get("model") or first["run"].get("model.name", "/")
-    origin = base_origin(named, first["adapter_config"].get("revision"))
-    tok, metrics = load_tokenizer(run), last["metrics"]
-    system = metrics.get("system")
-    file = next((name for name in report["files"] if name.endswith(".gguf")), "")
-    use = _gguf_use(file, system) if report["to"] == "gguf" else _transformers_use(system)
-    text = "\n\n".join([_title(origin[0], stages), _base_section(origin, stages, license)])
-    text += f"\n\n## Use\n\n{use}\n\n## Chat format\n\n{_chat_section(tok, metrics)}"
-    text += f"\n\n## Scores\n\n{_scores_section(stages, report)}\n\n## Files\n\n{_files_section(report)}"
-    text += f"\n\n{_allowed_section(report['allowed'])}## Training\n\n{_training_section(stages)}"
-    text += f"\n\n## Versions\n\n{_versions_section(stages, report)}\n"
-    for path in _local(stages):
-        text = Path(path).name.join(re.split(rf"(?<![\w./]){re.escape(path)}(?![\w-])", text))
-    return ModelCard(f"---\n{_metadata(origin[0], stages, report, license).to_yaml()}\n---\n\n{text}")
+    first = stages[0]
+    recorded = first["manifest"]["recorded"].get("model") or first["run"].get("model.name", "/")
+    base, revision = base_origin(recorded, first["adapter_config"].get("revision"))
+    short = base.rpartition("/")[2] if base else first["manifest"]["run"].get("model.class", "A model")
+    title = f"{short}, fine-tuned with {' and '.join(record['stage'] for record in stages)}"
+    values = _card_values(run, stages, revision, report)
+    template = (files("ft_notebooks.export") / "templates/model_card.md.jinja").read_text(encoding="utf-8")
+    metadata = _metadata(base, stages, report, license)
+    card = ModelCard.from_template(metadata, template_str=template, title=title, **values)
+    card.text = _without_folders(card.text, stages)
+    return card

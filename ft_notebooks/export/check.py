@@ -6,7 +6,8 @@
 __all__ = ['file_findings', 'score_file', 'kept_findings', 'check_export']
 
 # %% ../../nbs/package/export/check.ipynb #3b634702
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -19,13 +20,13 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..evaluation.likelihood import last_turns
 from ..evaluation.metrics import find_scorers
-from ..evaluation.runner import Evaluation, interval
+from ..evaluation.runner import Evaluation, evaluate, interval
 from ..evaluation.statistics import compare
 from .gguf_writer import ARCHITECTURES, TYPES, gguf_tensors
 from ..inference.llama_cpp import LlamaServer, llama_server
 from .parity import PROSE, Parity, answer_parity, beyond_limits, text_parity
-from .token_suite import different_tokens, token_strings
-from ..inference.generation import encode_prompts, generate, turn_end
+from .token_suite import token_findings, token_strings
+from ..inference.generation import encode_prompts, turn_end
 from ..tokenization.padding import load_tokenizer
 
 # %% ../../nbs/package/export/check.ipynb #c33e023c
@@ -39,22 +40,20 @@ def _rope(config) -> dict[str, Any]:
 def _tensor_findings(folder: Path, config, reader: gguf.GGUFReader, type: str) -> Iterator[str]:
     computed = _ROPE_FACTORS if _rope(config).get("rope_type") != "default" else ()
     found = {tensor.name: tensor for tensor in reader.tensors if tensor.name not in computed}
-    lost, other, infinite = [], [], []
+    wrong: dict[str, list[str]] = defaultdict(list)  # what is wrong -> names
     if type in TYPES and config.model_type in ARCHITECTURES:
         for name, data, raw in gguf_tensors(folder, type):
-            if name not in found:
-                lost.append(name)
-            elif (tensor := found.pop(name)).tensor_type != raw or tensor.data.tobytes() != data.tobytes():
-                other.append(name)
+            tensor = found.pop(name, None)
+            if tensor is None:
+                wrong["lacks {} of the model's tensors"].append(name)
+            elif tensor.tensor_type != raw or tensor.data.tobytes() != data.tobytes():
+                wrong["has {} tensors with other values than the folder"].append(name)
+        wrong["has {} tensors that the model does not have"] += found
     else:
-        values = ((name, gguf.quants.dequantize(one.data, one.tensor_type)) for name, one in found.items())
-        infinite, found = [name for name, value in values if not np.isfinite(value).all()], {}
-    for names, what in (
-        (lost, "lacks {} of the model's tensors"),
-        (other, "has {} tensors with other values than the folder"),
-        ([*found], "has {} tensors that the model does not have"),
-        (infinite, "has {} tensors that are not finite"),
-    ):
+        for name, tensor in found.items():
+            if not np.isfinite(gguf.quants.dequantize(tensor.data, tensor.tensor_type)).all():
+                wrong["has {} tensors that are not finite"].append(name)
+    for what, names in wrong.items():
         if names:
             yield f"tensors: the file {what.format(len(names))}, such as {names[0]}"
 
@@ -80,19 +79,21 @@ def _setting_findings(config, fields: dict[str, Any]) -> Iterator[str]:
         found = (defaults | fields).get(f"{prefix}.{name}")
         if value is not None and found is not None and not np.isclose(found, value, rtol=1e-6, atol=0):
             yield f"settings: {prefix}.{name} is {found:g}, and {value:g} in config.json"
-    kind, scaling = _rope(config).get("rope_type"), fields.get(f"{prefix}.rope.scaling.type", "none")
+    kind = _rope(config).get("rope_type")
+    scaling = fields.get(f"{prefix}.rope.scaling.type", "none")
     if scaling != _SCALING.get(str(kind), scaling):
         yield f"settings: {prefix}.rope.scaling.type is {scaling!r}, and the rope type {kind!r} in config.json"
 
 # %% ../../nbs/package/export/check.ipynb #8e65cd3b
 def _tokenizer_findings(config, tok: PreTrainedTokenizerBase, fields: dict[str, Any]) -> Iterator[str]:
-    names, end = fields.get("tokenizer.ggml.tokens", []), turn_end(tok)
+    names = fields.get("tokenizer.ggml.tokens", [])
     if len(names) != config.vocab_size:
         yield f"vocabulary: the file has {len(names)} tokens, and the model {config.vocab_size} rows"
     wrong = [token for token, i in tok.get_vocab().items() if i >= len(names) or names[i] != token]
     if wrong:
         yield f"vocabulary: {len(wrong)} tokens are missing or have another id, such as {wrong[0]!r}"
     written = fields.get("tokenizer.ggml.eos_token_id")
+    end = turn_end(tok)
     if written != end:
         yield f"eos: the file's end token is {written}, and the template ends a turn with {end}"
     if fields.get("tokenizer.ggml.add_bos_token"):
@@ -121,35 +122,26 @@ def file_findings(
     `ValueError` for a file that is cut short or damaged, and for a folder whose tensors are not those that its
     config.json describes, or are not finite in the type.
     """
-    tok, config, (reader, fields) = load_tokenizer(folder), AutoConfig.from_pretrained(folder), _read(file)
-    parts = _tensor_findings(Path(folder), config, reader, type), _setting_findings(config, fields)
-    return [finding for part in (*parts, _tokenizer_findings(config, tok, fields)) for finding in part]
+    config = AutoConfig.from_pretrained(folder)
+    reader, fields = _read(file)
+    findings = list(_tensor_findings(Path(folder), config, reader, type))
+    findings += _setting_findings(config, fields)
+    findings += _tokenizer_findings(config, load_tokenizer(folder), fields)
+    return findings
 
 # %% ../../nbs/package/export/check.ipynb #74c85d65
-_STREAMS = 8  # rows that llama.cpp answers at the same time
-
-
-def _token_findings(tok, server: LlamaServer, chats: list[list[dict]]) -> Iterator[str]:
-    strings = token_strings(tok, chats)
-    differ = different_tokens(strings, lambda text: tok(text, add_special_tokens=False).input_ids, server.token_ids)
-    if differ:
-        text, ours, theirs = differ[0]
-        yield f"tokens: {len(differ)} of {len(strings)} strings differ, such as {text!r}: {ours}, in the file {theirs}"
+def _template_findings(tok, server: LlamaServer, chats: list[list[dict]]) -> list[str]:
+    "The first chat that llama.cpp renders in another way than the tokenizer."
     for chat in chats:
         asked = chat[:-1]
         if server.rendered(asked) != tok.apply_chat_template(asked, tokenize=False, add_generation_prompt=True):
-            yield f"template: llama.cpp renders a chat differently, one that ends with {asked[-1]['content']!r:.60}"
-            return
-
-
-def _evaluated(texts: list[str], dataset: Dataset, scorers: dict[str, Callable]) -> Evaluation:
-    turns = zip(dataset["messages"], last_turns(dataset))
-    rows: list[dict] = [{"prompt": chat[:turn], "expected": chat[turn]["content"]} for chat, turn in turns]
-    for row, text, example in zip(rows, texts, dataset):
-        row |= {name: float(scorer(text, row["expected"], example)) for name, scorer in scorers.items()}
-    return Evaluation({name: interval([row[name] for row in rows]) for name in scorers}, rows)
+            return [f"template: llama.cpp renders a chat differently, one that ends with {asked[-1]['content']!r:.60}"]
+    return []
 
 # %% ../../nbs/package/export/check.ipynb #5148d3e9
+_STREAMS = 8  # rows that llama.cpp answers at the same time
+
+
 def score_file(
     model: PreTrainedModel,  # The reference
     tok: PreTrainedTokenizerBase,
@@ -160,32 +152,33 @@ def score_file(
 ) -> dict[str, dict]:  # Score -> {"transformers", "file": {"value", "low", "high", "n"}, "p", "difference", "verdict"}
     "The scores of the model in transformers and of the file in llama.cpp on the same rows, and their paired test."
     functions = find_scorers(scorers)
-    asked = [chat[:turn] for chat, turn in zip(dataset["messages"], last_turns(dataset))]
-    prompts = encode_prompts(model, tok, asked, max_new_tokens)
+    first = evaluate(model, tok, dataset, {**functions}, max_new_tokens, likelihood=False)
+    prompts = encode_prompts(model, tok, [row["prompt"] for row in first.rows], max_new_tokens)
     context = max(map(len, prompts)) + max_new_tokens
     with llama_server(file, context, _STREAMS) as server, ThreadPoolExecutor(_STREAMS) as pool:
-        new = pool.map(lambda ids: server.next_tokens(ids, max_new_tokens)[0], prompts)
-        theirs = [tok.decode(ids, skip_special_tokens=True) for ids in new]
-    first = _evaluated(generate(model, tok, asked, max_new_tokens), dataset, functions)
-    second = _evaluated(theirs, dataset, functions)
+        answers = list(pool.map(lambda ids: server.next_tokens(ids, max_new_tokens)[0], prompts))
     found = {}
-    for name in functions:
+    for name, scorer in functions.items():
+        rows = [dict(row) for row in first.rows]
+        for row, ids, example in zip(rows, answers, dataset):
+            row[name] = float(scorer(tok.decode(ids, skip_special_tokens=True), row["expected"], example))
+        second = Evaluation({name: interval([row[name] for row in rows])}, rows)
         tested = compare(first, second, name, ("transformers", "the file"))
         found[name] = {"transformers": first.scores[name], "file": second.scores[name]}
         found[name] |= {key: tested[key] for key in ("p", "difference", "verdict")}
     return found
 
 # %% ../../nbs/package/export/check.ipynb #f653cc69
-def _run_in_llama_cpp(model, tok, file, type, chats, max_new_tokens) -> tuple[dict[str, Parity], list[str]]:
+def _run_in_llama_cpp(model, tok, file, chats, strings, *, max_new_tokens: int) -> tuple[dict[str, Parity], list[str]]:
+    "How far the file is from the model on the chats and on prose, and what is wrong with its tokens and its template."
     prompts = encode_prompts(model, tok, [chat[:-1] for chat in chats], max_new_tokens)
     prose = tok(PROSE, add_special_tokens=False).input_ids[:112]
-    with llama_server(file, max(len(prose), *map(len, prompts)) + max_new_tokens, exact=True) as server:
-        findings = [*_token_findings(tok, server, chats)]
-        parity = {
-            "rows": answer_parity(model, server, prompts, max_new_tokens),
-            "prose": text_parity(model, server, prose),
-        }
-    return parity, findings + [f"parity: {what}" for what in beyond_limits(type, parity["rows"], parity["prose"])]
+    context = max(len(prose), *map(len, prompts)) + max_new_tokens
+    with llama_server(file, context, exact=True) as server:
+        findings = token_findings(strings, lambda text: tok(text, add_special_tokens=False).input_ids, server.token_ids)
+        findings += _template_findings(tok, server, chats)
+        answers = answer_parity(model, server, prompts, max_new_tokens)
+        return {"rows": answers, "prose": text_parity(model, server, prose)}, findings
 
 # %% ../../nbs/package/export/check.ipynb #f01a1b4c
 def kept_findings(
@@ -219,24 +212,25 @@ def check_export(
 
     `ValueError` with all findings and their figures, but those whose kind is in `allow`, which are returned.
     """
-    tok, rows = load_tokenizer(folder), dataset.select(range(min(len(dataset), 8)))
+    tok = load_tokenizer(folder)
+    rows = dataset.take(min(len(dataset), 8))
     chats = [chat[: turn + 1] for chat, turn in zip(rows["messages"], last_turns(rows))]
+    strings = token_strings(tok, chats)
     findings = file_findings(folder, file, type)
     try:
-        parity, more = _run_in_llama_cpp(model, tok, file, type, chats, max_new_tokens)
+        parity, more = _run_in_llama_cpp(model, tok, file, chats, strings, max_new_tokens=max_new_tokens)
     except ValueError as e:  # such as a file that llama.cpp cannot load, for the reason that was found
         raise ValueError("\n  ".join([str(e), *findings])) from e
-    findings += more
-    exact, scores = type in ("f32", "f16", "bf16"), {}
-    if not exact:
+    findings += more + [f"parity: {what}" for what in beyond_limits(type, parity["rows"], parity["prose"])]
+    scores = {}
+    if type not in ("f32", "f16", "bf16"):
         scores = score_file(model, tok, file, dataset, scorers, max_new_tokens)
-        lower = {name: s for name, s in scores.items() if s["p"] < 0.05 and s["difference"] < 0}
-        findings += [f"score: {name}: {score['verdict']}" for name, score in lower.items()]
-    checked = {"strings": len(token_strings(tok, chats)), "chats": len(chats), "rows": len(dataset) if scores else 0}
-    figures = {name: asdict(found) for name, found in parity.items()}
+        for name, score in scores.items():
+            if score["p"] < 0.05 and score["difference"] < 0:
+                findings.append(f"score: {name}: {score['verdict']}")
     return {
-        "checked": checked,
-        "parity": figures,
+        "checked": {"strings": len(strings), "chats": len(chats), "rows": len(dataset) if scores else 0},
+        "parity": {name: asdict(found) for name, found in parity.items()},
         "scores": scores,
         "allowed": kept_findings(findings, allow, Path(file).name),
     }

@@ -15,7 +15,7 @@ import gguf
 import numpy as np
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..core.errors import typed
 from ..core.files import atomic_path, odd_kind
@@ -60,7 +60,8 @@ def pre_tokenizer_name(
 ) -> str:  # llama.cpp's name of its pre-tokenizer
     "The name of the tokenizer's rule; `ValueError` if it is no byte-level BPE, or its rule is not known."
     found = json.loads(tok.backend_tokenizer.to_str())
-    model, steps = found["model"], _steps(found["pre_tokenizer"] or {})
+    model = found["model"]
+    steps = _steps(found["pre_tokenizer"] or {})
     if (found["normalizer"] or {"type": "NFC"}) != {"type": "NFC"}:
         raise ValueError(f"the tokenizer changes text by {found['normalizer']}, which llama.cpp does not; {_CONVERTER}")
     if model["type"] == "BPE" and steps[-1].get("type") == "ByteLevel":
@@ -107,8 +108,6 @@ def _encoded(name: str, weight: np.ndarray, type: str) -> tuple[np.ndarray, gguf
 
 def _weight_shapes(config: PreTrainedConfig) -> dict[str, torch.Size]:
     "The names and shapes of the model's tensors in its safetensors files: a tied head is not stored."
-    from transformers import AutoModelForCausalLM
-
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
@@ -139,42 +138,49 @@ def gguf_tensors(
     """
     config = AutoConfig.from_pretrained(folder)
     names = gguf.get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
-    shapes, seen = _weight_shapes(config), set()
+    shapes = _weight_shapes(config)
+    missing = set(shapes)
     for file in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(file, "pt") as opened:
             for key in sorted(opened.keys()):
-                seen.add(key)
+                missing.discard(key)
                 weight = llama_cpp_order(config, key, _checked(file, key, opened.get_tensor(key), shapes))
                 name = names.get_name(key, try_suffixes=(".weight", ".bias"))
                 yield str(name), *_encoded(key, weight, type)
-    if missing := sorted({*shapes} - seen):
-        lost = ", ".join(missing)[:200]
+    if missing:
+        lost = ", ".join(sorted(missing))[:200]
         raise ValueError(f"{folder} lacks {len(missing)} of the model's tensors: {lost}; save or copy the model again")
 
 # %% ../../nbs/package/export/gguf_writer.ipynb #e8f02338
 def _add_config(writer: gguf.GGUFWriter, config: PreTrainedConfig, type: str) -> None:
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(head)
-    writer.add_value_length(head)
-    writer.add_rope_dimension_count(head)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_file_type(gguf.LlamaFileType[TYPES[type]])
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    fields = {
+        "block_count": config.num_hidden_layers,
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "feed_forward_length": config.intermediate_size,
+        "head_count": config.num_attention_heads,
+        "head_count_kv": config.num_key_value_heads,
+        "key_length": head,
+        "value_length": head,
+        "rope_dimension_count": head,
+        "rope_freq_base": config.rope_parameters["rope_theta"],
+        "layer_norm_rms_eps": config.rms_norm_eps,
+        "vocab_size": config.vocab_size,
+        "file_type": gguf.LlamaFileType[TYPES[type]],
+        "quantization_version": gguf.GGML_QUANT_VERSION,
+    }
+    for name, value in fields.items():
+        getattr(writer, f"add_{name}")(value)
 
 # %% ../../nbs/package/export/gguf_writer.ipynb #a39047dc
 def _token_types(tok: PreTrainedTokenizerBase, rows: int) -> tuple[list[str], list[gguf.TokenType]]:
-    "A name and a type for each row of the embedding; rows without a token are unused."
-    added, names = tok.added_tokens_decoder, {i: token for token, i in tok.get_vocab().items()}
+    "A name and a type for each row of the embedding, unused for a row without a token; `ValueError` for too few rows."
+    names = {i: token for token, i in tok.get_vocab().items()}
+    if max(names) >= rows:
+        raise ValueError(f"the tokenizer has the id {max(names)}, and the model {rows} rows; resize the embedding")
     types = [gguf.TokenType.NORMAL if i in names else gguf.TokenType.UNUSED for i in range(rows)]
-    for i, token in added.items():
+    for i, token in tok.added_tokens_decoder.items():
         types[i] = gguf.TokenType.CONTROL if token.special else gguf.TokenType.USER_DEFINED
     return [names.get(i, f"[PAD{i}]") for i in range(rows)], types
 
@@ -187,19 +193,12 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tok: PreTrainedTokenizerBase, rows: 
     writer.add_token_list(names)
     writer.add_token_types(types)
     # llama.cpp needs a merge; one of two whole special tokens never applies
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
-    writer.add_token_merges(merges or [f"{names[0]} {names[0]}"])
+    writer.add_token_merges([" ".join(merge) for merge in merges] or [f"{names[0]} {names[0]}"])
     for name in ("bos", "eos", "unk", "pad"):
         if (token := getattr(tok, f"{name}_token_id")) is not None:
             getattr(writer, f"add_{name}_token_id")(token)
     writer.add_add_bos_token(False)
     writer.add_chat_template(tok.chat_template)
-
-# %% ../../nbs/package/export/gguf_writer.ipynb #68853ad6
-def _check_vocabulary(folder: Path, tok: PreTrainedTokenizerBase, rows: int) -> None:
-    most = max(tok.get_vocab().values())
-    if most >= rows:
-        raise ValueError(f"{folder}: the tokenizer has the id {most}, and the model {rows} rows; resize the embedding")
 
 # %% ../../nbs/package/export/gguf_writer.ipynb #dbe5ae68
 def _write_tensors(writer: gguf.GGUFWriter, folder: Path, type: str) -> None:
@@ -240,12 +239,11 @@ def write_gguf(
     folder = Path(check_checkpoint(folder))
     if type not in TYPES:
         raise ValueError(f"type must be one of {', '.join(TYPES)}, got {type!r}")
-    config, tok = AutoConfig.from_pretrained(folder), load_tokenizer(folder)
+    config = AutoConfig.from_pretrained(folder)
     check_family(folder, config)
-    _check_vocabulary(folder, tok, config.vocab_size)
     with atomic_path(file) as part:
         writer = gguf.GGUFWriter(part, gguf.MODEL_ARCH_NAMES[ARCHITECTURES[config.model_type]])
         _add_config(writer, config, type)
-        _add_tokenizer(writer, tok, config.vocab_size)
+        _add_tokenizer(writer, load_tokenizer(folder), config.vocab_size)
         _write_tensors(writer, folder, type)
         writer.close()

@@ -39,7 +39,8 @@ def _check_plain(run: Path, adapter: PeftConfig) -> None:
     "`ValueError` if the adapter computes something else than base + alpha/r * B A."
     if not isinstance(adapter, LoraConfig) or adapter.peft_type != "LORA":
         raise ValueError(f"{run} is a {adapter.peft_type.value} adapter, and a GGUF adapter holds LoRA; {_cure(run)}")
-    plain, found = LoraConfig().to_dict(), read_record(run / "adapter_config.json")  # peft drops unknown fields
+    plain = LoraConfig().to_dict()
+    found = read_record(run / "adapter_config.json")  # peft drops unknown fields
     other = {key: value for key, value in found.items() if key not in _FREE and value and value != plain.get(key)}
     if other:
         said = ", ".join(f"{key}={value!r}" for key, value in other.items())
@@ -47,10 +48,6 @@ def _check_plain(run: Path, adapter: PeftConfig) -> None:
     if adapter.init_lora_weights not in _BASE_KEPT:
         start = f"init_lora_weights={adapter.init_lora_weights!r}"
         raise ValueError(f"{run} has {start}, so its base was changed before training; {_cure(run)}")
-
-# %% ../../nbs/package/export/lora_gguf.ipynb #927ae224
-def _check_bits(run: Path) -> None:
-    "`ValueError` if the base was quantized in training."
     if (bits := trained_bits(run)) in (4, 8):
         raise ValueError(f"{run} was trained on a base in {bits} bits, and a GGUF of the base has others; {_cure(run)}")
 
@@ -90,7 +87,6 @@ def write_lora_gguf(
     _check_plain(run, adapter)
     config = read_config(check_checkpoint(adapter.base_model_name_or_path), adapter.revision)
     check_family(adapter.base_model_name_or_path, config)
-    _check_bits(run)
     check_base(run)
     with atomic_path(file) as part:
         writer = gguf.GGUFWriter(part, config.model_type)

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import jinja2
+
 from ..core.device import card_fault, hardware
 from ..core.errors import error_text
 from ..core.files import write_atomically
@@ -87,13 +89,16 @@ def compared(
             return {"result": "not here", "why": found["not here"]}
         if "error" in found:
             return {"result": "failed", "why": f"on the {where}: {found['error']}"}
-    off = {name: difference(gpu["figures"].get(name, math.nan), figure) for name, figure in cpu["figures"].items()}
+    expected = cpu["figures"]
+    figures = gpu["figures"]
+    off = {name: difference(figures.get(name, math.nan), figure) for name, figure in expected.items()}
     worst = max(off, key=lambda name: off[name])
-    row = {"difference": off[worst], "bound": bound(step.dtype)}
-    if off[worst] <= row["bound"]:
-        return {"result": "right", "why": "", **row}
-    both = f"{_short(gpu['figures'].get(worst))} on the GPU, {_short(cpu['figures'][worst])} on the CPU"
-    return {"result": "failed", "why": f"{worst}: {both}", **row}
+    most = bound(step.dtype)
+    row = {"result": "right", "why": "", "difference": off[worst], "bound": most}
+    if not off[worst] <= most:
+        both = f"{_short(figures.get(worst))} on the GPU, {_short(expected[worst])} on the CPU"
+        row |= {"result": "failed", "why": f"{worst}: {both}"}
+    return row
 
 
 def _short(figure) -> str:
@@ -101,28 +106,19 @@ def _short(figure) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 # %% ../../nbs/package/gpu_check/program.ipynb #066160c2
-def as_markdown(
-    report: dict,  # Of `check_gpu`
-) -> str:
-    "The report as a page: the machine, and a table of steps."
-    lines = [f"# {report['machine']['name']}: {report['right']} of {len(report['steps'])} steps right", ""]
-    lines += [", ".join(f"{name} {version}" for name, version in report["versions"].items()), ""]
-    lines += ["| step | result | difference | bound | seconds | why |", "|---|---|---|---|---|---|"]
-    for name, row in report["steps"].items():
-        numbers = [f"{row[key]:.1e}" if key in row else "" for key in ("difference", "bound")]
-        why = row["why"].replace("|", "\\|").replace("\n", " ")
-        lines.append(f"| {name} | {row['result']} | {' | '.join(numbers)} | {row['seconds']} | {why} |")
-    lines += ["", "Speed and peak memory with models of random weights:", ""]
-    lines += ["| | sft_trainer | | plain TRL | |", "|---|---|---|---|---|"]
-    for name, both in report["speeds"].items():
-        lines.append(f"| {name} | {' | '.join(_speed_cells(both['ours']) + _speed_cells(both['TRL']))} |")
-    return "\n".join(lines) + "\n"
-
-
 def _speed_cells(found: dict) -> list[str]:
     if "figures" not in found:
         return [_short(found.get("error", "not run")), ""]
     return [f"{found['figures']['tokens a second']:,} tokens/s", f"{found['figures']['peak'] / 1e9:.1f} GB"]
+
+
+def as_markdown(
+    report: dict,  # Of `check_gpu`
+) -> str:
+    "The report as a page: the machine, and a table of steps."
+    loader = jinja2.PackageLoader("ft_notebooks.gpu_check")
+    templates = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    return templates.get_template("gpu_check.md.jinja").render(report, cells=_speed_cells)
 
 # %% ../../nbs/package/gpu_check/program.ipynb #bad51145
 def check_gpu(
@@ -140,8 +136,11 @@ def check_gpu(
     if device is None and hardware().device == "cpu":
         why = card_fault() or "torch finds no GPU on this machine"
         raise ValueError(f"{why}; to try the same steps on the processor, add --device cpu")
-    sizes = sizes if sizes is not None else ("tiny",) if device == "cpu" else ("135M", "1B", "8B")
-    end, output, on_cpu = time.monotonic() + seconds, Path(output), device == "cpu"
+    on_cpu = device == "cpu"
+    if sizes is None:
+        sizes = ("tiny",) if on_cpu else ("135M", "1B", "8B")
+    end = time.monotonic() + seconds
+    output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     rows: dict[str, dict] = {}
     rates: dict[str, dict] = {}
@@ -149,8 +148,10 @@ def check_gpu(
 
     def found(run, name: str, cpu: bool) -> dict:
         left = end - time.monotonic()
+        if left <= 0:
+            return {"not here": "no time was left"}
         file = output / f"{name.replace(' ', '-')}.{'cpu' if cpu else 'gpu'}.json"
-        return in_process(run, file, cpu=cpu, seconds=min(left, 180)) if left > 0 else {"not here": "no time was left"}
+        return in_process(run, file, cpu=cpu, seconds=min(left, 180))
 
     def write() -> None:
         report["right"] = sum(row["result"] == "right" for row in rows.values())
@@ -158,13 +159,14 @@ def check_gpu(
         write_atomically(output / "gpu_check.md", as_markdown(report))
 
     for name, step in steps.items():
-        gpu, cpu = found(step.run, name, on_cpu), found(step.run, name, True)
+        gpu = found(step.run, name, on_cpu)
+        cpu = found(step.run, name, True)
         row = rows[name] = compared(step, cpu, gpu) | {"seconds": gpu.get("seconds", 0)}
         write()
         yield f"{name}: {row['result']}{row['why'] and ', '}{row['why']}"
-    for name, (ours, theirs) in speeds(sizes, **({"batch": 2, "steps": 2} if on_cpu else {})).items():
-        both = {"ours": found(ours, f"{name} ours", on_cpu), "TRL": found(theirs, f"{name} TRL", on_cpu)}
-        rates[name] = both
+    small = {"batch": 2, "steps": 2} if on_cpu else {}
+    for name, both in speeds(sizes, **small).items():
+        rates[name] = {trainer: found(run, f"{name} {trainer}", on_cpu) for trainer, run in both.items()}
         write()
-        ours_said, theirs_said = (", ".join(filter(None, _speed_cells(found))) for found in both.values())
-        yield f"{name}: {ours_said}; plain TRL {theirs_said}"
+        ours, theirs = (", ".join(filter(None, _speed_cells(found))) for found in rates[name].values())
+        yield f"{name}: {ours}; plain TRL {theirs}"

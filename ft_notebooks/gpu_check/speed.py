@@ -41,7 +41,8 @@ def random_model(
     bits: int,  # 16 or 4
 ) -> PreTrainedModel:  # On this process's device
     "A model of random weights, in 16 bits or as QLoRA quantizes them."
-    hw, config = hardware(), LlamaConfig(**SIZES[size], pad_token_id=0, max_position_embeddings=8192)
+    hw = hardware()
+    config = LlamaConfig(**SIZES[size], pad_token_id=0, max_position_embeddings=8192)
     dtype = torch.float16 if hw.dtype == torch.float16 else torch.bfloat16
     with torch.device("meta"):
         shapes = {name: weight.shape for name, weight in LlamaForCausalLM(config).state_dict().items()}
@@ -61,9 +62,11 @@ def random_model(
 # %% ../../nbs/package/gpu_check/speed.ipynb #73016945
 def _rows(n: int) -> Dataset:
     chats = appointments(8 * n)["messages"]
-    parts = [chats[8 * i : 8 * i + 1 + i % 8] for i in range(n)]
-    turns = [[turn for chat in part for turn in chat if turn["role"] != "system"] for part in parts]
-    return Dataset.from_list([{"messages": row} for row in turns])
+    rows = []
+    for i in range(n):  # of one to eight chats
+        turns = [turn for chat in chats[8 * i : 8 * i + 1 + i % 8] for turn in chat]
+        rows.append({"messages": [turn for turn in turns if turn["role"] != "system"]})
+    return Dataset.from_list(rows)
 
 
 @overrides(TrainerCallback)
@@ -82,9 +85,9 @@ class _Clock(TrainerCallback):
 def _ours(model, tok, rows, folder, steps):
     "`sft_trainer` as it comes, with an adapter of rank 16."
     model = add_adapter(model, lora_config(model))
-    settings = {"max_steps": steps, "effective_batch": len(rows) // steps, "save_strategy": "no"}
-    settings |= {"logging_steps": 1, "report_to": "none"}
-    return sft_trainer(model, tok, rows, output_dir=str(folder), **settings)
+    batch = len(rows) // steps
+    settings = {"save_strategy": "no", "logging_steps": 1, "report_to": "none"}
+    return sft_trainer(model, tok, rows, output_dir=str(folder), max_steps=steps, effective_batch=batch, **settings)
 
 
 def _plain_trl(model, tok, rows, folder, steps):
@@ -112,8 +115,9 @@ def train_speed(
     steps: int = 6,
 ) -> dict:  # "tokens a second" without padding, "peak" in bytes
     "Trains an adapter on a model of random weights for a few steps."
-    tok, rows, clock = tiny_tokenizer(), _rows(batch * steps), _Clock()
-    trainer = (_ours if ours else _plain_trl)(random_model(size, bits), tok, rows, folder, steps)
+    clock = _Clock()
+    make_trainer = _ours if ours else _plain_trl
+    trainer = make_trainer(random_model(size, bits), tiny_tokenizer(), _rows(batch * steps), folder, steps)
     trainer.add_callback(clock)
     trainer.train()
     seen = [entry["num_tokens"] for entry in trainer.state.log_history if "num_tokens" in entry]
@@ -124,10 +128,11 @@ def train_speed(
 def speeds(
     sizes: tuple[str, ...],  # Of SIZES
     **more,  # `batch` and `steps`
-) -> dict[str, tuple]:  # Name -> functions of an empty folder, with our trainer and with TRL's
+) -> dict[str, dict]:  # Name -> functions of an empty folder, with our trainer ("ours") and with TRL's ("TRL")
     "What to measure: LoRA and QLoRA of each size."
-    return {
-        f"{method} {size}": tuple(partial(train_speed, size=size, bits=bits, ours=one, **more) for one in (True, False))
-        for size in sizes
-        for method, bits in (("LoRA", 16), ("QLoRA", 4))
-    }
+    found = {}
+    for size in sizes:
+        for method, bits in (("LoRA", 16), ("QLoRA", 4)):
+            run = partial(train_speed, size=size, bits=bits, **more)
+            found[f"{method} {size}"] = {"ours": partial(run, ours=True), "TRL": partial(run, ours=False)}
+    return found

@@ -17,15 +17,20 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
 from ft_notebooks.evaluation import metrics
-from ft_notebooks.evaluation.answer_format import json_schema, key_order, matches, valid_json
+from ft_notebooks.evaluation.answer_format import (
+    json_schema,
+    key_order,
+    last_number,
+    matches,
+    number_match,
+    valid_json,
+)
 from ft_notebooks.evaluation.metrics import (
     chrf,
     exact_match,
     find_scorers,
-    last_number,
     length,
     normalised_match,
-    number_match,
     repetition,
     rouge_l,
     stop_rate,

@@ -16,10 +16,9 @@ import ft_notebooks.evaluation.report as report
 from ft_notebooks.data.read import read_chats, read_preferences
 from ft_notebooks.evaluation.comparison import compare_stages, group_rows, scores_without, seen_rows
 from ft_notebooks.evaluation.report import report_card
-from ft_notebooks.evaluation.run_description import run_facts
+from ft_notebooks.evaluation.run_description import run_facts, scores_by_step
 from ft_notebooks.evaluation.runner import Evaluation, interval
-from ft_notebooks.evaluation.score_bars import format_number, plot_scores
-from ft_notebooks.evaluation.score_curves import plot_progress, scores_by_step
+from ft_notebooks.evaluation.score_plots import format_number, plot_progress, plot_scores
 from ft_notebooks.evaluation.statistics import compare
 
 NASTY = [

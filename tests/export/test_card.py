@@ -160,19 +160,6 @@ def test_a_folder_that_is_no_finished_run_is_an_error(tmp_path, run):
         model_card(run, report())
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"to": "ollama"}, "to 'ollama'"),
-        ({"files": {}}, "no file of weights, only none at all"),
-        ({"files": {"config.json": {"bytes": 1, "sha256": "0"}}}, "no file of weights, only config.json"),
-    ],
-)
-def test_a_report_that_is_of_no_export_is_an_error(run, changes, message):
-    with pytest.raises(ValueError, match=message):
-        model_card(run, {**report(), **changes})
-
-
 def test_a_report_that_lacks_a_part_is_an_error_that_names_it(run):
     for name in report():
         with pytest.raises(ValueError, match=f"the report has no '{name}'"):

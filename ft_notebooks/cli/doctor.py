@@ -40,7 +40,7 @@ from ..doctor.setting_checks import step_rows, steps_of
 from ..doctor.template_checks import ribbons
 from ..tokenization.padding import load_tokenizer
 from ..tokenization.template_checks import fix_date, writes_date
-from ..training.config import RANGES
+from ..training.settings import SETTINGS
 from ..training.stage import Stage
 
 # %% ../../nbs/package/cli/doctor.ipynb #cfc7012b
@@ -77,8 +77,10 @@ def _kind_of_stage(args, data: dict) -> str:
 # %% ../../nbs/package/cli/doctor.ipynb #7a2116de
 def _inconsistent(settings: dict, stage: str) -> list[str]:
     "The errors of settings that do not fit together; values alone are the subject of a check."
-    kept = {name: {k: v for k, v in section.items() if k not in (*RANGES, "warmup_steps")} for name, section in
-            settings.items()}  # fmt: skip
+    of_a_check = {row.name for row in SETTINGS if row.allowed} | {"warmup_steps"}
+    kept = {}
+    for name, section in settings.items():
+        kept[name] = {key: value for key, value in section.items() if key not in of_a_check}
     try:
         check_settings(stage_class(stage)(kept))
     except ValueError as e:
@@ -108,7 +110,7 @@ def _context(args, settings: dict, stage: str) -> Context:
         "dated": lambda: _dated(load_tokenizer(run.name)),
         "identity": lambda: checked().settings_identity(),
     }
-    if "rewards" in own.own:
+    if "rewards" in own.table:
         load["rewards"] = lambda: load_rewards(choose_rewards(settings[stage].get("rewards")), run.tok)
     run: Context = Context(stage, settings, load, args.data, args.output or f"runs/{stage}")
     return run

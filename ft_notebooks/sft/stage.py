@@ -21,13 +21,6 @@ class SFTStage(Stage):
     "Supervised fine-tuning on conversations."
 
     name, rows, columns, config = "sft", "conversations", ("messages", "prompt", "completion"), SFTConfig
-    fixed = {
-        **Stage.fixed,
-        "assistant_only_loss": "leave it out: exactly the answers are trained",
-        "completion_only_loss": "leave it out: exactly the answers are trained",
-        "chat_template_path": "leave it out: the tokenizer's own template is used",
-        "eos_token": "leave it out: the tokenizer's own token is used",
-    }
 
     def read(self, source):
         return read_chats(source, **self.renamed)

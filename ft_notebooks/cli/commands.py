@@ -92,9 +92,9 @@ _FUNCTIONS = {  # of the commands that are no stage
     "chat": "chat_and_merge.chat_command",
     "export": "model_export.export_command",
     "serve": "model_export.serve_command",
-    "launch": "launch.launch_command",
+    "launch": "training.launch_command",
     "doctor": "doctor.doctor_command",
-    "gpu": "launch.check_gpu_command",
+    "gpu": "training.check_gpu_command",
     "demo": "demo_task.demo_command",
 }
 

@@ -7,7 +7,6 @@ __all__ = ['Section', 'sections', 'setting_types', 'convert', 'find_setting', 'r
 
 # %% ../../nbs/package/cli/settings.ipynb #c4b175d3
 import ast
-import configparser
 import dataclasses
 import math
 import os
@@ -129,15 +128,15 @@ def convert(
     raise ValueError(f"must be {_in_words(kind)}, got {text!r}")
 
 # %% ../../nbs/package/cli/settings.ipynb #e21c598a
-def _line(text, section, key=None) -> int:
-    "The line, from 1, of a section's header, or of a key in that section."
-    lines = text.split("\n")
-    head = next(i for i, line in enumerate(lines) if line.strip().startswith(f"[{section}]"))
-    if key is None:
-        return head + 1
-    return next(i for i, line in enumerate(lines) if i > head and line.partition("=")[0].strip() == key) + 1
+def _check_section(place: str, name: str) -> None:
+    "Raises `ValueError`, with the nearest name, for an unknown section."
+    known = sections()
+    if name not in known:
+        near = nearest(name.lower(), known, cutoff=0.6)
+        hint = f"did you mean [{near}]?" if near else f"there are {', '.join(known)}"
+        raise ValueError(f"{place}: no section [{name}]; {hint}")
 
-# %% ../../nbs/package/cli/settings.ipynb #003294b5
+
 _COMMENT = re.compile(r"(?m)(?:^|\s)\s*[#;].*$")
 
 
@@ -152,44 +151,52 @@ def _without_comment(text: str, kind: Any) -> str:
     return _COMMENT.sub("", text)
 
 
-def _check_headers(file, text: str) -> None:
-    "Raises `ValueError` for a setting on the line of a section's header, which configparser would leave out."
+def _entries(file, text: str) -> Iterator[list]:
+    "Location, section, key and text of every setting, and location and section of every header."
+    found: list[list] = []
+    indent = math.inf  # of the setting that a deeper line continues; a blank line ends it
     for number, line in enumerate(text.split("\n"), 1):
-        if found := re.match(r"\s*(\[[^]]*\])\s*([^\s#;].*)", line):
-            header, rest = found[1], found[2].strip()
-            raise ValueError(f"{file}:{number}: {header} must stand alone on its line; write {rest!r:.60} on the next")
+        bare = line.strip()
+        place = f"{file}:{number}"
+        deep = len(line) - len(line.lstrip())
+        if not bare or bare[0] in "#;":
+            indent = math.inf
+        elif deep > indent:
+            found[-1][3] += f"\n{bare}"
+        elif header := re.match(r"\[([^]]+)\]\s*(.*)", bare):
+            indent = math.inf
+            if header[2][:1] not in ("", "#", ";"):
+                raise ValueError(
+                    f"{place}: [{header[1]}] must stand alone on its line; write {header[2]!r:.60} on the next"
+                )
+            found.append([place, header[1], None, ""])
+        elif "=" in bare[1:] and found:
+            indent = deep
+            key, _, value = bare.partition("=")
+            found.append([place, found[-1][1], key.strip(), value])
+        else:
+            raise ValueError(f"{place}: {bare!r} is neither a [section] nor key = value below one")
+        if found and found[-1][1:3] in [one[1:3] for one in found[:-1]]:
+            raise ValueError(f"{place}: {bare!r} is there twice; remove one")
+    yield from found
 
-
-def _from_file(file) -> Iterator[tuple]:
-    "Location, section, key and text of every setting in the file; for an unknown section, key and text are None."
-    parser = configparser.ConfigParser(
-        interpolation=None, delimiters=("=",), default_section="", empty_lines_in_values=False,
-    )  # fmt: skip
-    parser.optionxform = str  # type: ignore[method-assign, assignment]  # names keep their case
+# %% ../../nbs/package/cli/settings.ipynb #003294b5
+def _from_file(file) -> Iterator[list]:
+    "Location, section, key and text of every setting in the file; raises `ValueError` for a file that is no text."
     if odd := odd_kind(file):  # opening a pipe would wait for a writer
         raise ValueError(f"{file}: it is {odd}")
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
-        _check_headers(file, text)
-        parser.read_string(re.sub(r"(?m)^(\s*\[[^]]*\])\s*[#;].*$", r"\1", text), source=str(file))
     except (OSError, UnicodeDecodeError) as e:
         raise ValueError(f"{file}: {' '.join(str(e).split())}") from None
-    except configparser.Error as e:
-        number = vars(e).get("lineno") or vars(e)["errors"][0][0]
-        twice = isinstance(e, (configparser.DuplicateSectionError, configparser.DuplicateOptionError))
-        what = "is there twice; remove one" if twice else "is neither a [section] nor key = value below one"
-        raise ValueError(f"{file}:{number}: {text.splitlines()[number - 1].strip()!r} {what}") from None
-    for section in parser.sections():
-        if section not in sections():
-            yield f"{file}:{_line(text, section)}", section, None, None
+    for place, section, key, value in _entries(file, text):
+        _check_section(place, section)
+        if key is None:
             continue
-        kinds = setting_types(section)
-        for key, value in parser[section].items():
-            place = f"{file}:{_line(text, section, key)}"
-            try:
-                yield place, section, key, _without_comment(value, kinds.get(key))
-            except ValueError as e:
-                raise ValueError(f"{place}: {key} = {e}") from None
+        try:
+            yield [place, section, key, _without_comment(value, setting_types(section).get(key))]
+        except ValueError as e:
+            raise ValueError(f"{place}: {key} = {e}") from None
 
 # %% ../../nbs/package/cli/settings.ipynb #04c55b31
 def _from_command_line(overrides) -> Iterator[tuple]:
@@ -223,12 +230,8 @@ def find_setting(
 # %% ../../nbs/package/cli/settings.ipynb #2e72329f
 def _known_type(place, section, key):
     "The type of a setting; raises `ValueError` for an unknown setting, or one that `ft` sets itself."
-    table = sections()
-    if section not in table:
-        near = nearest(section.lower(), table, cutoff=0.6)
-        hint = f"did you mean [{near}]?" if near else f"there are {', '.join(table)}"
-        raise ValueError(f"{place}: no section [{section}]; {hint}")
-    config, rows = table[section]
+    _check_section(place, section)
+    config, rows = sections()[section]
     if key in rows and rows[key].ft:
         raise ValueError(f"{place}: ft sets {key} itself; {rows[key].ft}")
     known = setting_types(section)

@@ -173,7 +173,7 @@ def _entries(file, text: str) -> Iterator[list]:
         elif "=" in bare[1:] and found:
             indent = deep
             key, _, value = bare.partition("=")
-            found.append([place, found[-1][1], key.strip(), value])
+            found.append([place, found[-1][1], key.strip(), value.strip()])
         else:
             raise ValueError(f"{place}: {bare!r} is neither a [section] nor key = value below one")
         if found and found[-1][1:3] in [one[1:3] for one in found[:-1]]:

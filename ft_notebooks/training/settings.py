@@ -24,7 +24,7 @@ class Setting:
     full: Any = ...  # The default where all weights are trained, if it differs
     set_by: Literal["trainer", "library", "ft"] = "trainer"  # Who sets the default
     kind: Any = None  # The type of a key of this package; None: a field of the library's class
-    allowed: _Range = None  # Lowest and highest value; others are refused
+    allowed: _Range = None  # Lowest and highest value; others raise `ValueError`
     works: _Range = None  # Outside it the doctor reports an error; None: as `allowed`
     advised: _Range = None  # Outside it the doctor warns
     off: float | None = None  # A value outside the ranges that switches the setting off

@@ -14,6 +14,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import NamedTuple
 
 from ..core.errors import nearest, typed
 from ..runs.stages import STAGES
@@ -24,143 +25,229 @@ def _path(text: str) -> str:
     return os.path.expanduser(text)
 
 
-def _command(commands, name, text, *positional, output=None, settings=True):
-    "A command with its arguments (name, number, explanation each); `output`: its default folder."
-    one = {"metavar": "section.key=value", "action": "append", "default": [], "help": "one setting; may be repeated"}
-    folder = {"metavar": "FOLDER", "default": None if str(output).startswith("RUN/") else output, "type": _path}
-    command = commands.add_parser(name, help=text, description=text)
-    for argument, nargs, explanation in positional:
-        command.add_argument(argument.lower(), metavar=argument, nargs=nargs, type=_path, help=explanation)
-    if settings:
-        usual = "default: settings.ini here, if there is one"
-        command.add_argument("--settings", metavar="FILE", type=_path, help=usual)
-        command.add_argument("--set", **one)
-    if output is not None:
-        command.add_argument("--output", **folder, help=f"default: {output}")
-        command.add_argument("--quiet", action="store_true", help="print only the result and errors, no progress bars")
-    return command
+_RUN = ("RUN", None, "a run's folder, or a model: a folder, a name on the hub, or smollm2")
+_FINISHED = ("RUN", None, "the folder of a finished run")
+_DATA = ("DATA", None, "a file of messages, Alpaca rows or, for dpo and reward, of pairs: JSON, JSONL, CSV, Parquet")
+_FILE = {"metavar": "FILE", "type": _path}
+_FOLDER = {"metavar": "FOLDER", "type": _path}
+_PATH = {"metavar": "PATH", "type": _path}
+_NUMBER = {"metavar": "N", "type": int}
+_SETTINGS: dict[str, dict] = {
+    "--settings": {**_FILE, "help": "default: settings.ini here, if there is one"},
+    "--set": {
+        "metavar": "section.key=value",
+        "action": "append",
+        "default": [],
+        "help": "one setting; may be repeated",
+    },
+}
+
+
+class _Command(NamedTuple):
+    "What a command takes."
+
+    help: str
+    places: tuple = ()  # Arguments without a name: each with a number and an explanation
+    output: str | None = None  # The default folder of its output
+    settings: bool = True
+    options: dict[str, dict] = {}  # Further ones, as `add_argument` takes them
 
 # %% ../../nbs/package/cli/arguments.ipynb #b7a43b91
-def _add_eval(commands, run) -> None:
-    kept = ("DATA", "?", "default: the rows that the run held out")
-    card = _command(commands, "eval", "a report card", run, kept, output="RUN/eval")
-    own = "a scorer, or FILE.py:FUNCTION; may be repeated; default: by the answers, with the rewards of ft grpo"
-    card.add_argument("--score", metavar="NAME", action="append", help=own)
-    card.add_argument("--tasks", metavar="NAMES", help="lm-evaluation-harness tasks instead, separated by commas")
-    card.add_argument("--include", metavar="FOLDER", type=_path, help="a folder of your own tasks; their code is run")
-    card.add_argument("--limit", metavar="N", type=int, help="rows of each task; default: all")
-    card.add_argument("--chat", action="store_true", help="put the tasks' prompts into the chat template")
+_EVALUATED = {
+    "eval": _Command(
+        "a report card",
+        (_RUN, ("DATA", "?", "default: the rows that the run held out")),
+        output="RUN/eval",
+        options={
+            "--score": {
+                "metavar": "NAME",
+                "action": "append",
+                "help": "a scorer, or FILE.py:FUNCTION; may be repeated; default: by the answers, with the rewards of "
+                "ft grpo",
+            },
+            "--tasks": {"metavar": "NAMES", "help": "lm-evaluation-harness tasks instead, separated by commas"},
+            "--include": {**_FOLDER, "help": "a folder of your own tasks; their code is run"},
+            "--limit": {**_NUMBER, "help": "rows of each task; default: all"},
+            "--chat": {"action": "store_true", "help": "put the tasks' prompts into the chat template"},
+        },
+    ),
+}
+
+# %% ../../nbs/package/cli/arguments.ipynb #c30e69ab
+_SYSTEM = "system message; default: the one that all training rows share"
+_ROWS_OF_CHECK = "rows to check it on; default: those that the run held out, else those it was trained on"
+_USED = {
+    "merge": _Command("merge a run's adapter into its base", (_FINISHED,), output="RUN/merged"),
+    "chat": _Command("chat with a run or a model", (_RUN,), options={"--system": {"metavar": "TEXT", "help": _SYSTEM}}),
+    "export": _Command(
+        "a file or folder that others run, checked",
+        (_FINISHED, ("DATA", "?", _ROWS_OF_CHECK)),
+        output="RUN/TO-TYPE",
+        options={
+            "--to": {"choices": ["gguf", "safetensors"], "default": "gguf", "help": "default: gguf"},
+            "--type": {"metavar": "TYPE", "help": "f32, f16, bf16 or q8_0; default: f16, for safetensors bf16"},
+            "--converter": {**_PATH, "help": "llama.cpp's convert_hf_to_gguf.py, for other families"},
+            "--quantize": {**_PATH, "help": "llama.cpp's llama-quantize, for types such as q4_k_m"},
+            "--allow": {"metavar": "KINDS", "help": "findings to keep, separated by commas; the card names them"},
+            "--license": {"metavar": "NAME", "help": "of the exported model, for its card, such as apache-2.0"},
+            "--push": {
+                "metavar": "OWNER/NAME",
+                "help": "upload to this repository of the hub, private if it is new",
+            },
+        },
+    ),
+}
+
+# %% ../../nbs/package/cli/arguments.ipynb #f1613e46
+_ADAPTER = "a GGUF adapter of the file; may be repeated, and requests choose"
+_SERVED = {
+    "serve": _Command(
+        "answer OpenAI clients until Ctrl-C",
+        (("RUN", None, "a GGUF file, or a run's folder, which is exported first if it has to be"),),
+        settings=False,
+        options={
+            "--port": {**_NUMBER, "default": 8080, "help": "default: 8080; 0: any free port"},
+            "--host": {"default": "127.0.0.1", "help": "default: 127.0.0.1, this machine alone"},
+            "--api-key": {"metavar": "KEY", "help": "that requests must send; needed with another host"},
+            "--adapter": {**_FILE, "action": "append", "default": [], "help": _ADAPTER},
+        },
+    ),
+}
+
+# %% ../../nbs/package/cli/arguments.ipynb #a843d8b0
+_LAUNCHED = {
+    "launch": _Command(
+        "run sft, dpo, reward or grpo in several processes, on one machine or several",
+        settings=False,
+        options={
+            "--strategy": {"choices": ["ddp", "fsdp2", "zero2", "zero3"], "help": "default: ddp"},
+            "--processes": {**_NUMBER, "help": "total over all machines, one for each GPU"},
+            "--machines": {**_NUMBER, "help": "default: 1"},
+            "--machine-rank": {**_NUMBER, "default": 0, "help": "rank of this machine, from 0"},
+            "--address": {"metavar": "HOST", "help": "the machine with rank 0, if there are several"},
+            "--port": {**_NUMBER, "help": "of that machine; default: 29500, on a single machine any free port"},
+            "--max-restarts": {
+                **_NUMBER,
+                "default": 0,
+                "help": "restart from the last checkpoint after a failure, at most N times",
+            },
+            "--config": {
+                **_FILE,
+                "help": "an existing config file of accelerate, which is checked; default: a new one",
+            },
+            "--slurm": {"action": "store_true", "help": "write a job for sbatch instead"},
+            "words": {"metavar": "-- sft DATA", "nargs": argparse.REMAINDER, "help": "the command as without launch"},
+        },
+    ),
+}
+
+# %% ../../nbs/package/cli/arguments.ipynb #75f5a3c0
+def _examined() -> dict[str, _Command]:
+    "The doctor, with the stages that there are now."
+    options: dict[str, dict] = {
+        "--stage": {"choices": list(STAGES), "help": "default: what the rows are for"},
+        "--reward": {"metavar": "NAME[:WEIGHT]", "action": "append", "help": "of ft grpo"},
+        "--output": {**_FOLDER, "help": "of the run; default: runs/STAGE; nothing is written there"},
+        "--quick": {"action": "store_true", "help": "in seconds: without the model and without training steps"},
+        "--json": {"action": "store_true", "help": "print one JSON object"},
+    }
+    what = "find what would waste a run before it is started"
+    return {"doctor": _Command(what, (_DATA,), options=options)}
+
+# %% ../../nbs/package/cli/arguments.ipynb #81e5ca22
+_TRIED = {
+    "gpu": _Command(
+        "compare this machine's GPU with its CPU, stage by stage, and measure its speed",
+        output="gpu_check",
+        settings=False,
+        options={
+            "--device": {"choices": ["cpu"], "help": "try the same steps on the processor"},
+            "--seconds": {"metavar": "N", "type": float, "default": 540, "help": "for all of it; default: 540"},
+            "--quick": {"action": "store_true", "help": "only say what the machine is"},
+        },
+    ),
+    "demo": _Command(
+        "base, sft and dpo on the built-in task, in minutes",
+        output="runs/demo",
+        settings=False,
+        options={
+            "--rl": {"action": "store_true", "help": "GRPO after half of the SFT, instead of DPO after all of it"},
+            "--seed": {"type": int, "default": 0, "help": "seed of the notes, the adapter and the order; default: 0"},
+        },
+    ),
+}
+
+# %% ../../nbs/package/cli/arguments.ipynb #a707b3bb
+_REWARD = "a scorer, FILE.py:FUNCTION or a run of ft reward, with its weight if that is not 1; may be repeated"
+
+
+def _trained() -> dict[str, _Command]:
+    "The command of each stage that there is now."
+    found = {name: _Command(what, (_DATA,), output=f"runs/{name}") for name, (_, what) in STAGES.items()}
+    reward = {"--reward": {"metavar": "NAME[:WEIGHT]", "action": "append", "help": _REWARD}}
+    return {**found, "grpo": found["grpo"]._replace(options=reward)}
+
+
+def _add(commands, name: str, how: _Command) -> None:
+    "Adds the parser of a command."
+    command = commands.add_parser(name, help=how.help, description=how.help)
+    for place, number, explanation in how.places:
+        command.add_argument(place.lower(), metavar=place, nargs=number, type=_path, help=explanation)
+    options = dict(_SETTINGS) if how.settings else {}
+    if how.output is not None:
+        default = None if how.output.startswith("RUN/") else how.output
+        options["--output"] = {**_FOLDER, "default": default, "help": f"default: {how.output}"}
+        options["--quiet"] = {"action": "store_true", "help": "print only the result and errors, no progress bars"}
+    for option, fields in {**options, **how.options}.items():
+        command.add_argument(option, **fields)
 
 # %% ../../nbs/package/cli/arguments.ipynb #47a230c0
-def _add_export(commands, run) -> None:
-    rows = ("DATA", "?", "rows to check it on; default: those that the run held out, else those it was trained on")
-    way = _command(commands, "export", "a file or folder that others run, checked", run, rows, output="RUN/TO-TYPE")
-    way.add_argument("--to", choices=["gguf", "safetensors"], default="gguf", help="default: gguf")
-    way.add_argument("--type", metavar="TYPE", help="f32, f16, bf16 or q8_0; default: f16, for safetensors bf16")
-    path = {"metavar": "PATH", "type": _path}
-    way.add_argument("--converter", **path, help="llama.cpp's convert_hf_to_gguf.py, for other families")
-    way.add_argument("--quantize", **path, help="llama.cpp's llama-quantize, for types such as q4_k_m")
-    way.add_argument("--allow", metavar="KINDS", help="findings to keep, separated by commas; the card names them")
-    way.add_argument("--license", metavar="NAME", help="of the exported model, for its card, such as apache-2.0")
-    way.add_argument("--push", metavar="OWNER/NAME", help="upload to this repository of the hub, private if it is new")
+_PLACES = {
+    "run": ("model", "run", "adapter", "model_name", "model_name_or_path", "model_path"),
+    "data": ("data", "file", "dataset", "data_file", "data_path", "train_file", "train_data", "input"),
+}
 
 
-def _add_serve(commands) -> None:
-    what = ("RUN", None, "a GGUF file, or a run's folder, which is exported first if it has to be")
-    server = _command(commands, "serve", "answer OpenAI clients until Ctrl-C", what, settings=False)
-    server.add_argument("--port", metavar="N", type=int, default=8080, help="default: 8080; 0: any free port")
-    server.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
-    server.add_argument("--api-key", metavar="KEY", help="that requests must send; needed with another host")
-    more = "a GGUF adapter of the file; may be repeated, and requests choose"
-    server.add_argument("--adapter", metavar="FILE", type=_path, action="append", default=[], help=more)
-
-# %% ../../nbs/package/cli/arguments.ipynb #63cf22be
-def _add_launch(commands) -> None:
-    what = "run sft, dpo, reward or grpo in several processes, on one machine or several"
-    how, number = _command(commands, "launch", what, settings=False), {"metavar": "N", "type": int}
-    how.add_argument("--strategy", choices=["ddp", "fsdp2", "zero2", "zero3"], help="default: ddp")
-    how.add_argument("--processes", **number, help="total over all machines, one for each GPU")
-    how.add_argument("--machines", **number, help="default: 1")
-    how.add_argument("--machine-rank", **number, default=0, help="rank of this machine, from 0")
-    how.add_argument("--address", metavar="HOST", help="the machine with rank 0, if there are several")
-    how.add_argument("--port", **number, help="of that machine; default: 29500, on a single machine any free port")
-    again = "restart from the last checkpoint after a failure, at most N times"
-    how.add_argument("--max-restarts", **number, default=0, help=again)
-    file = "an existing config file of accelerate, which is checked; default: a new one"
-    how.add_argument("--config", metavar="FILE", type=_path, help=file)
-    how.add_argument("--slurm", action="store_true", help="write a job for sbatch instead")
-    words = "the command as without launch"
-    how.add_argument("words", metavar="-- sft DATA", nargs=argparse.REMAINDER, help=words)
-
-# %% ../../nbs/package/cli/arguments.ipynb #a4aeaa78
-def _add_check_gpu(commands) -> None:
-    what = "compare this machine's GPU with its CPU, stage by stage, and measure its speed"
-    card = _command(commands, "gpu", what, output="gpu_check", settings=False)
-    card.add_argument("--device", choices=["cpu"], help="try the same steps on the processor")
-    card.add_argument("--seconds", metavar="N", type=float, default=540, help="for all of it; default: 540")
-    card.add_argument("--quick", action="store_true", help="only say what the machine is")
-
-# %% ../../nbs/package/cli/arguments.ipynb #72ebdbd7
-def _add_doctor(commands, data) -> None:
-    look = _command(commands, "doctor", "find what would waste a run before it is started", data)
-    look.add_argument("--stage", choices=list(STAGES), help="default: what the rows are for")
-    look.add_argument("--reward", metavar="NAME[:WEIGHT]", action="append", help="of ft grpo")
-    where = "of the run; default: runs/STAGE; nothing is written there"
-    look.add_argument("--output", metavar="FOLDER", type=_path, help=where)
-    look.add_argument("--quick", action="store_true", help="in seconds: without the model and without training steps")
-    look.add_argument("--json", action="store_true", help="print one JSON object")
-
-# %% ../../nbs/package/cli/arguments.ipynb #7c3fe9c6
-_ROWS = ("data", "file", "dataset", "data_file", "data_path", "train_file", "train_data", "input")
-_RUNS = ("model", "run", "adapter", "model_name", "model_name_or_path", "model_path")
+def _as_place(known: argparse.Namespace, option: str, value: str | None) -> str:
+    "The place of an option that is an argument in `ft`, such as DATA; else empty."
+    name = option.lstrip("-").replace("-", "_")
+    places = [place for place in _PLACES if place in known]
+    for place in places:
+        if name in _PLACES[place]:
+            words = [shlex.quote(value) if value and one == place else one.upper() for one in places]
+            return f"; it is given without an option: ft {known.command} {' '.join(words)}"
+    return ""
 
 
 def _as_setting(command: str, option: str, value: str | None) -> str:
     "What a line gives in place of the option, such as --set sft.num_train_epochs=3; else empty."
     settings = importlib.import_module("ft_notebooks.cli.settings")
     found = settings.find_setting(option.lstrip("-"), command if command in settings.sections() else "run")
-    if found and "=" not in found:
-        found += "=" + (value or ("true" if bool in _kinds(settings, found) else "VALUE"))
-    return f"--set {shlex.quote(found)}" if found else ""
-
-
-def _kinds(settings, name: str) -> tuple:
-    section, _, key = name.partition(".")
-    kind = settings.setting_types(section)[key]
-    return (kind, *getattr(kind, "__args__", ()))
-
-
-def _positional(known: argparse.Namespace, option: str, value: str | None) -> str:
-    "The place of an option that is an argument in `ft`, such as DATA; else empty."
-    name, given = option.lstrip("-").replace("-", "_"), vars(known)
-    place = next(
-        (place for place, names in (("run", _RUNS), ("data", _ROWS)) if place in given and name in names), None
-    )
-    if place is None:
+    if found is None:
         return ""
-    words = (
-        shlex.quote(value or part.upper()) if part == place else part.upper()
-        for part in ("run", "data")
-        if part in given
-    )
-    return f"; it is given without an option: ft {known.command} {' '.join(words)}"
+    if "=" not in found:
+        section, _, key = found.partition(".")
+        usual = "true" if "bool" in str(settings.setting_types(section)[key]) else "VALUE"
+        found += f"={value or usual}"
+    return f"--set {shlex.quote(found)}"
 
-# %% ../../nbs/package/cli/arguments.ipynb #5858a250
+# %% ../../nbs/package/cli/arguments.ipynb #63cf22be
 def _hint(known: argparse.Namespace, unknown: list[str], given: list[str]) -> str:
     "How the unknown options of a line may be meant."
     options: dict[str, str | None] = {}
     for word, after in zip(given, [*given[1:], "-"]):
         if word in unknown and word.startswith("-"):
             option, sign, text = word.partition("=")
-            options[option] = text if sign else None if after.startswith("-") else after
-    stage = (known.stage or "sft") if known.command == "doctor" else known.command
-    takes = [f"--{name}" for name in vars(known) if name not in ("command", "run", "data", "words")] + ["--help"]
+            value = None if after.startswith("-") else after
+            options[option] = text if sign else value
     for option, value in options.items():
-        if place := _positional(known, option, value):
+        if place := _as_place(known, option, value):
             return place
-    found = [_as_setting(stage, option, value) for option, value in options.items()] if "--set" in takes else []
+    stage = (known.stage or "sft") if known.command == "doctor" else known.command
+    found = [_as_setting(stage, option, value) for option, value in options.items()] if "set" in known else []
     if any(found):
         return f"; settings are given as {' '.join(filter(None, found))}"
+    takes = [f"--{name}" for name in vars(known) if name not in ("command", "run", "data", "words")] + ["--help"]
     for option, value in options.items():
         if option.startswith("--set") and "=" in (value or ""):
             return "; did you mean --set?"
@@ -169,7 +256,7 @@ def _hint(known: argparse.Namespace, unknown: list[str], given: list[str]) -> st
             return f"; did you mean {near}?"
     return ""
 
-
+# %% ../../nbs/package/cli/arguments.ipynb #a4aeaa78
 class _Parser(argparse.ArgumentParser):
     "A parser that takes no abbreviations, and says how a setting is given where an option is unknown."
 
@@ -183,33 +270,17 @@ class _Parser(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(unknown)}{_hint(known, unknown, given)}")
         return known
 
-# %% ../../nbs/package/cli/arguments.ipynb #159f3a11
+
 def parser() -> argparse.ArgumentParser:
     "The parser of `ft`; a parsed line holds the command's name as `command`."
     ft = _Parser("ft", description="Fine-tune a language model on a file of chats or of preferences.")
     ft.add_argument("--version", action="version", version=f"ft_notebooks {version('ft-notebooks')}")
     ft.set_defaults(quiet=False)
     commands = ft.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    data = ("DATA", None, "a file of messages, Alpaca rows or, for dpo and reward, of pairs: JSON, JSONL, CSV, Parquet")
-    run = ("RUN", None, "a run's folder, or a model: a folder, a name on the hub, or smollm2")
-    _command(commands, "init", "write a commented settings.ini here", settings=False)
-    trained = {name: _command(commands, name, what, data, output=f"runs/{name}") for name, (_, what) in STAGES.items()}
-    rewards = "a scorer, FILE.py:FUNCTION or a run of ft reward, with its weight if that is not 1; may be repeated"
-    trained["grpo"].add_argument("--reward", metavar="NAME[:WEIGHT]", action="append", help=rewards)
-    _add_eval(commands, run)
-    finished = ("RUN", None, "the folder of a finished run")
-    _command(commands, "merge", "merge a run's adapter into its base", finished, output="RUN/merged")
-    chat = _command(commands, "chat", "chat with a run or a model", run)
-    chat.add_argument("--system", metavar="TEXT", help="system message; default: the one that all training rows share")
-    _add_export(commands, finished)
-    _add_serve(commands)
-    _add_launch(commands)
-    _add_doctor(commands, data)
-    _add_check_gpu(commands)
-    way = "base, sft and dpo on the built-in task, in minutes"
-    demo = _command(commands, "demo", way, output="runs/demo", settings=False)
-    demo.add_argument("--rl", action="store_true", help="GRPO after half of the SFT, instead of DPO after all of it")
-    demo.add_argument("--seed", type=int, default=0, help="seed of the notes, the adapter and the order; default: 0")
+    init = {"init": _Command("write a commented settings.ini here", settings=False)}
+    found = {**init, **_trained(), **_EVALUATED, **_USED, **_SERVED, **_LAUNCHED, **_examined(), **_TRIED}
+    for name, how in found.items():
+        _add(commands, name, how)
     return ft
 
 # %% ../../nbs/package/cli/arguments.ipynb #a8bef851
@@ -224,22 +295,23 @@ def whole_command(
 ) -> str:
     "The user's command with further options, as a line to paste into a shell; without options that it does not take."
     words = ["ft", command or args.command]
-    words += [typed(place) for name in ("run", "data") if (place := getattr(args, name, None))]
-    replaced = {word.partition("=")[0] for word in more}
+    words += [typed(place) for name in _PLACES if (place := getattr(args, name, None))]
+    replaced = {word.partition("=")[0] for word in more} - {"--reward"}
     usual = vars(parser().parse_known_args([words[1], "-"])[0])  # the options of the command, with their defaults
-    for option in (option for option in usual if option not in ("run", "data", "command", "words")):
+    for option, default in usual.items():
         given = getattr(args, option, None)
-        values = given if isinstance(given, list) else [given] if given not in (None, usual[option]) else []
-        for value in map(str, values):
-            again = value.partition("=")[0] in replaced if option == "set" else f"--{option}" in replaced - {"--reward"}
-            name = f"--{option.replace('_', '-')}"
-            if given is True:
-                words += [name]
-            elif not again:
-                words += [f"{name}={shlex.quote(value)}" if value[:1] == "-" else f"{name} {shlex.quote(value)}"]
+        name = f"--{option.replace('_', '-')}"
+        if option in (*_PLACES, "command", "words") or given in (None, default):
+            continue
+        if given is True:
+            words.append(name)
+            continue
+        for value in map(str, given if isinstance(given, list) else [given]):
+            if (value.partition("=")[0] if option == "set" else name) not in replaced:
+                words.append(f"{name}={shlex.quote(value)}" if value[:1] == "-" else f"{name} {shlex.quote(value)}")
     return " ".join([*words, *map(shlex.quote, more)])
 
-
+# %% ../../nbs/package/cli/arguments.ipynb #0320402a
 def in_full(
     text: str,  # A message
     args,  # As for `whole_command`
@@ -248,10 +320,9 @@ def in_full(
     "The message with the whole command in place of the options that it advises."
 
     def command_of(found: re.Match) -> str:
-        before, after = text[: found.start()], text[found.end() :]
-        if (
-            found[1] or not before or after[:1] == ":" or re.search(r"\bft \w+ [^:;,()]*$", before)
-        ):  # a place, or whole already
+        before = text[: found.start()]
+        is_place = not before or text[found.end() :].startswith(":")
+        if found[1] or is_place or re.search(r"\bft \w+ [^:;,()]*$", before):  # a quoted value, or whole already
             return found[0]
         return whole_command(args, shlex.split(found[0]), command)
 

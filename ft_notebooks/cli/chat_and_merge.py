@@ -17,6 +17,7 @@ from ..inference.generation import generate
 from ..lora.merging import MOST_KL, merge_folder
 from ..runs.model_choice import adapter_bits, answering_run, load_folder, model_bits
 from ..tokenization.padding import load_tokenizer
+from ..training.settings import default_of
 
 # %% ../../nbs/package/cli/chat_and_merge.ipynb #63e1b026
 def _check_adapter(run, folder, known) -> None:
@@ -72,7 +73,7 @@ def _conversation_start(system: str | None) -> list[dict]:
     say(f"system: {system}")
     return [{"role": "system", "content": system}]
 
-
+# %% ../../nbs/package/cli/chat_and_merge.ipynb #a3137a09
 def chat_command(
     args,  # From `parser` for `ft chat`
 ) -> None:
@@ -83,13 +84,15 @@ def chat_command(
     say_failed(args.run, known)
     bits = model_bits(settings["model"].get("bits") or known.get("model.bits"), folder=folder)
     phase("loading the model")
-    model, tok = load_folder(folder, bits), load_tokenizer(folder)
+    model = load_folder(folder, bits)
+    tok = load_tokenizer(folder)
     phase("")
     start = _conversation_start(known.get("system") if args.system is None else _typed(args.system))
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="surrogateescape")
     say("Type a message; an empty line starts a new conversation, Ctrl-D ends.")
-    messages, longest = start, settings["evaluation"].get("max_new_tokens", 128)
+    messages = start
+    longest = settings["evaluation"].get("max_new_tokens", default_of("evaluation", "max_new_tokens"))
     while True:
         try:
             text = _typed(input("> ")).strip()

@@ -92,9 +92,9 @@ _FUNCTIONS = {  # of the commands that are no stage
     "chat": "chat_and_merge.chat_command",
     "export": "model_export.export_command",
     "serve": "model_export.serve_command",
-    "launch": "launch.launch_command",
+    "launch": "training.launch_command",
     "doctor": "doctor.doctor_command",
-    "gpu": "launch.check_gpu_command",
+    "gpu": "training.check_gpu_command",
     "demo": "demo_task.demo_command",
 }
 
@@ -190,7 +190,7 @@ ft fine-tunes a language model on your file of chats, in this order:
 DATA is your file: JSON, JSONL, CSV or Parquet, with conversations, or with instructions and answers.
 Without a file: ft demo, which trains on a built-in task in minutes. All commands: ft --help"""
 
-
+# %% ../../nbs/package/cli/commands.ipynb #c17e1c54
 def _fail(args, text: str, code: int, everywhere: bool = False) -> NoReturn:
     "Ends the command with a line, which this host's first process prints, or each one for an error of its own."
     if everywhere or os.environ.get("LOCAL_RANK", "0") == "0":
@@ -199,6 +199,32 @@ def _fail(args, text: str, code: int, everywhere: bool = False) -> NoReturn:
     sys.exit(code)
 
 
+def _stopped(args, error: BaseException) -> NoReturn:
+    "Ends a command that Ctrl-C or a signal has stopped; the line says how it goes on."
+    usual = "the same command continues from what is saved, or begins again"
+    if args.command in ("chat", "serve"):
+        usual = ""
+    reason = str(error) or "; ".join(getattr(error, "__notes__", [])) or usual
+    terminated = isinstance(error, Terminated)
+    said = "stopped by SIGTERM" if terminated else "stopped"
+    code = 143 if terminated else 128 + getattr(error, "signal", 2)
+    _fail(args, f"{said}; {reason}" if reason else said, code)
+
+
+def _end(args, error: BaseException) -> NoReturn:
+    "Ends a command with the line and the exit code of its error."
+    if isinstance(error, (KeyboardInterrupt, Terminated)):
+        _stopped(args, error)
+    if isinstance(error, FailedRun):
+        _fail(args, str(error), 1)
+    if isinstance(error, (ValueError, OSError)):
+        _fail(args, str(error), 2, everywhere=not isinstance(error, Everywhere))
+    if isinstance(error, SystemExit) and (error.code or args.command == "launch"):  # 0: the help of what is launched
+        raise error
+    run = getattr(args, "run", None) or getattr(args, "output", None)
+    _fail(args, unexpected(error, run), 1, everywhere=True)
+
+# %% ../../nbs/package/cli/commands.ipynb #8a1a5705
 @keep_writing()
 def main(
     argv: list[str] | None = None,  # The arguments; None for those of the process
@@ -219,21 +245,8 @@ def main(
     try:
         with _ends_on_sigterm(args.command):
             said = _run(args)
-    except (KeyboardInterrupt, Terminated) as e:
-        by, code = (" by SIGTERM", 143) if isinstance(e, Terminated) else ("", getattr(e, "signal", 2) + 128)
-        usual = "the same command continues from what is saved, or begins again"
-        usual = "" if args.command in ("chat", "serve") else usual
-        reason = str(e) or "; ".join(getattr(e, "__notes__", [])) or usual
-        _fail(args, "; ".join(filter(None, [f"stopped{by}", reason])), code)
-    except FailedRun as e:
-        _fail(args, str(e), 1)
-    except (ValueError, OSError) as e:
-        _fail(args, str(e), 2, everywhere=not isinstance(e, Everywhere))
     except BaseException as e:  # a panic of a library in Rust is no Exception
-        if isinstance(e, SystemExit) and (e.code or args.command == "launch"):  # 0: only the help of what is launched
-            raise
-        run = getattr(args, "run", None) or getattr(args, "output", None)
-        _fail(args, unexpected(e, run), 1, everywhere=True)
+        _end(args, e)
     if said and is_first():
         print(visible(said), flush=True)
 

@@ -85,7 +85,8 @@ def check_settings(
     Raises `ValueError` for invalid bits, for bits that full training cannot use, for [lora] keys without an adapter,
     for a run without a step or a checkpoint, and where the config class raises an error.
     """
-    lora, bits = stage.settings["lora"], stage.model.get("bits")
+    lora = stage.settings["lora"]
+    bits = stage.model.get("bits")
     full = stage.model.get("method") == "full"
     if bits is not None:
         check_bits(bits)

@@ -40,7 +40,7 @@ from ..doctor.setting_checks import step_rows, steps_of
 from ..doctor.template_checks import ribbons
 from ..tokenization.padding import load_tokenizer
 from ..tokenization.template_checks import fix_date, writes_date
-from ..training.config import RANGES
+from ..training.settings import SETTINGS
 from ..training.stage import Stage
 
 # %% ../../nbs/package/cli/doctor.ipynb #cfc7012b
@@ -51,17 +51,21 @@ def _settings(args) -> tuple[dict, list[str]]:
     except ValueError as e:
         errors = [str(e)]
     file = args.settings or ("settings.ini" if Path("settings.ini").is_file() else None)
-    kept, given = [], file
-    for one in [None, *args.set]:  # the file alone, then each override alone
+    try:
+        read_settings(file)
+    except ValueError as e:
+        file = None
+        errors.append(str(e))
+    kept = []
+    for one in args.set:
         try:
-            read_settings(*((file, []) if one is None else (None, [one])))
-            kept += [one] if one is not None else []
+            read_settings(None, [one])
+            kept.append(one)
         except ValueError as e:
-            given = None if one is None else given
             errors.append(str(e))
-    return read_settings(given, kept), list(dict.fromkeys(errors))
+    return read_settings(file, kept), list(dict.fromkeys(errors))
 
-
+# %% ../../nbs/package/cli/doctor.ipynb #f1aa8fb5
 def _kind_of_stage(args, data: dict) -> str:
     "The stage that fits the rows: pairs dpo, prompts grpo, anything else sft; only grpo takes rewards."
     stage = args.stage or ("grpo" if args.reward else None)
@@ -75,17 +79,31 @@ def _kind_of_stage(args, data: dict) -> str:
         return "sft"
 
 # %% ../../nbs/package/cli/doctor.ipynb #7a2116de
+def _invalid(error: str) -> Finding:
+    return Finding(
+        code="setting-invalid",
+        level="error",
+        message=error,
+        where=error.partition(": ")[0],
+        why="the run would end before its first step, or train with other settings",
+        cure="correct the setting that the message names",
+        notebook="nbs/15_capstone.ipynb",
+    )
+
+
 def _inconsistent(settings: dict, stage: str) -> list[str]:
     "The errors of settings that do not fit together; values alone are the subject of a check."
-    kept = {name: {k: v for k, v in section.items() if k not in (*RANGES, "warmup_steps")} for name, section in
-            settings.items()}  # fmt: skip
+    of_a_check = {row.name for row in SETTINGS if row.allowed} | {"warmup_steps"}
+    kept = {}
+    for name, section in settings.items():
+        kept[name] = {key: value for key, value in section.items() if key not in of_a_check}
     try:
         check_settings(stage_class(stage)(kept))
     except ValueError as e:
         return [str(e)]
     return []
 
-
+# %% ../../nbs/package/cli/doctor.ipynb #4761d98e
 def _context(args, settings: dict, stage: str) -> Context:
     "The run that the command would start; its parts are loaded when a check needs them."
     if args.reward:
@@ -108,7 +126,7 @@ def _context(args, settings: dict, stage: str) -> Context:
         "dated": lambda: _dated(load_tokenizer(run.name)),
         "identity": lambda: checked().settings_identity(),
     }
-    if "rewards" in own.own:
+    if "rewards" in own.table:
         load["rewards"] = lambda: load_rewards(choose_rewards(settings[stage].get("rewards")), run.tok)
     run: Context = Context(stage, settings, load, args.data, args.output or f"runs/{stage}")
     return run
@@ -137,21 +155,23 @@ def _to_paste(finding: Finding, run: Context, args) -> Finding:
 # %% ../../nbs/package/cli/doctor.ipynb #95dc3f20
 def _plan(run: Context) -> list[str]:
     "The line of the plan that the run would print, with the time that three steps predict; none where they failed."
-    probed, adapter = run.kept.get("probed"), getattr(run.kept.get("model"), "active_peft_config", None)
+    probed = run.kept.get("probed")
     if not isinstance(probed, Probed) or not probed.rate:
         return []
-    rows, steps, batch = len(run.parts[0]), steps_of(run), step_rows(run)
-    answers = run.given.get("generations", 8) if run.stage == "grpo" else 0
-    plan: dict[str, Any] = {
+    stage = stage_class(run.stage)(run.settings)
+    rows = len(run.parts[0])
+    steps = steps_of(run)
+    batch = step_rows(run)
+    answers = stage.value("generations") if "generations" in stage.table else 0
+    plan = {
         "rows": rows,
+        "epochs": steps * batch / rows if stage.value("max_steps") > 0 else stage.value("num_train_epochs"),
         "steps": steps,
         "effective_batch": batch * max(1, answers),
         "learning_rate": probed.rate,
+        "lora_r": getattr(getattr(run.kept.get("model"), "active_peft_config", None), "r", None),
+        "generations": answers,
     }
-    plan |= {
-        "epochs": steps * batch / rows if run.given.get("max_steps", -1) > 0 else run.given.get("num_train_epochs", 3)
-    }
-    plan |= {"lora_r": getattr(adapter, "r", None), "generations": answers}
     if not answers:  # sampling takes most of the time, and no step of the probe samples
         sizes = [*map(size_of, run.encoded[0])]
         plan["seconds"] = probed.seconds * steps * batch * sum(sizes) / len(sizes)
@@ -164,11 +184,10 @@ def _said(found: list[Finding], run: Context, args) -> str:
     width = max(60, min(shutil.get_terminal_size((100, 40)).columns, 120))
     counts = Counter(finding.level for finding in found)
     words = [f"{n} {level}{'s' * (n > 1)}" for level, n in counts.items()]
-    parts = []
+    parts = [finding.as_text(width, color) for finding in found]
     with contextlib.suppress(ValueError, OSError, Unavailable):
-        rows = "\n".join(map(str, ribbons(run)))
-        parts += [f"What is trained, on three rows:\n{rows}"] if rows else []
-    parts += [finding.as_text(width, color) for finding in found]
+        if rows := "\n".join(map(str, ribbons(run))):
+            parts.insert(0, f"What is trained, on three rows:\n{rows}")
     if not counts["error"] and not counts["warning"]:
         slow = argparse.Namespace(**{**vars(args), "quick": False})
         then = whole_command(slow, command="doctor" if args.quick else run.stage)
@@ -177,6 +196,22 @@ def _said(found: list[Finding], run: Context, args) -> str:
     return "\n\n".join([*parts, *_plan(run), ", ".join(words) or "no findings"])
 
 # %% ../../nbs/package/cli/doctor.ipynb #7d9f5bbf
+_PARTS = {
+    1: "checking settings, folder and tokenizer",
+    2: "checking settings, folder and tokenizer",
+    3: "checking the rows",
+    4: "checking the model",
+    5: "training three steps on a copy",
+    6: "checking the number of processes",
+}
+
+
+def _progress(run, check) -> None:
+    "Says which part of the run is looked at."
+    rows = f"checking {len(run.whole):,} rows" if check.part == 3 and "rows-unreadable" not in run.reported else ""
+    phase(rows or _PARTS[check.part])
+
+# %% ../../nbs/package/cli/doctor.ipynb #a87e490b
 def doctor_command(
     args,  # From `parser` for `ft doctor`
 ) -> None:
@@ -193,7 +228,7 @@ def doctor_command(
         stage = _kind_of_stage(args, settings["data"])
         say(f"{args.data}, to be trained by ft {stage}" + ("" if args.stage else " (--stage names another)"))
         run = _context(args, settings, stage)
-        found = [_invalid(error) for error in (*errors, *_inconsistent(settings, stage))]
+        found = [_invalid(error) for error in errors + _inconsistent(settings, stage)]
         with contextlib.redirect_stdout(nowhere):  # a trainer prints its plan
             found += examine(run, args.quick, partial(_progress, run))
         found = [_to_paste(finding, run, args) for finding in found]
@@ -205,20 +240,3 @@ def doctor_command(
         sys.exit(2)
     if any(one.level != "note" for one in found):
         sys.exit(1)
-
-
-def _invalid(error: str) -> Finding:
-    where, why = error.partition(": ")[0], "the run would end before its first step, or train with other settings"
-    cure, notebook = "correct the setting that the message names", "nbs/15_capstone.ipynb"
-    return Finding("setting-invalid", "error", error, where, why, cure, notebook)
-
-
-_PARTS = {part: "checking settings, folder and tokenizer" for part in (1, 2)}
-_PARTS |= {3: "checking the rows", 4: "checking the model", 5: "training three steps on a copy"}
-_PARTS |= {6: "checking the number of processes"}
-
-
-def _progress(run, check) -> None:
-    "Says which part of the run is looked at."
-    rows = f"checking {len(run.whole):,} rows" if check.part == 3 and "rows-unreadable" not in run.reported else ""
-    phase(rows or _PARTS[check.part])

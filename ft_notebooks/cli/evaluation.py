@@ -38,6 +38,7 @@ from ..evaluation.runner import Evaluation, evaluate
 from ..evaluation.run_description import scores_by_step
 from ..evaluation.scorer_choice import scorer_for
 from ..tokenization.padding import load_tokenizer
+from ..training.settings import default_of
 
 # %% ../../nbs/package/cli/evaluation.ipynb #0983b155
 def _is_start(start: str, run: str) -> bool:
@@ -47,14 +48,15 @@ def _is_start(start: str, run: str) -> bool:
     tensors = load_file(weights) if weights.is_file() else {}
     if then is None or not all(key.endswith((".lora_A.weight", ".lora_B.weight")) for key in tensors):
         return True
-    learned = {
-        key.removesuffix("weight"): fingerprint(tensor).item() for key, tensor in tensors.items() if "_B." in key
-    }
-    names = (["default"], ["default", "ref"])  # the second of DPO, whose reference is a copy
-    return then in [
-        short_hash(sorted([f"{key}{name}.weight", value] for key, value in learned.items() for name in adapters))
-        for adapters in names
-    ]
+    for adapters in (["default"], ["default", "ref"]):  # the second of DPO, whose reference is a copy
+        learned = []
+        for key, tensor in tensors.items():
+            if "_B." in key:
+                value = fingerprint(tensor).item()
+                learned += [[f"{key.removesuffix('weight')}{name}.weight", value] for name in adapters]
+        if then == short_hash(sorted(learned)):
+            return True
+    return False
 
 # %% ../../nbs/package/cli/evaluation.ipynb #5de3ffb1
 def run_models(
@@ -63,10 +65,9 @@ def run_models(
 ) -> dict[str, str]:  # Stage, such as "base", "sft" or "dpo", -> the folder of its model or its name on the hub
     "The base, if known, then the adapter that DPO started from, then the model itself."
     stage, start = known.get("command", "model"), known.get("model.name")
-    adapter, found = Path(folder, "adapter_config.json"), {}
+    adapter = Path(folder, "adapter_config.json")
     base = read_record(adapter, "base_model_name_or_path")["base_model_name_or_path"] if adapter.is_file() else start
-    if base is not None:
-        found["base"] = base
+    found = {} if base is None else {"base": base}
     if start not in (None, base) and Path(start, "adapter_config.json").is_file():  # trained further
         if not _is_start(start, folder):
             say(f"{start} is left out: it holds other weights than those from which {folder} was trained")
@@ -110,7 +111,7 @@ def _score(found) -> str:
     around = "" if found["low"] is None else f" [{_number(found['low'])}, {_number(found['high'])}]"
     return f"{_number(found['value'])}{around}"
 
-
+# %% ../../nbs/package/cli/evaluation.ipynb #3160dc28
 def score_table(
     evaluations: dict,  # Stage -> `Evaluation`
 ) -> str:  # Lines, of equal length where they fit
@@ -134,38 +135,45 @@ def _from_runs(models) -> dict[str, Any]:
     found: dict[str, Any] = {"train": {}, "looks": {}, "history": {}, "facts": {}}
     for stage, place in models.items():
         folder, known = known_run(place)
-        if known:
-            found["train"][stage] = trained_rows(known)
-            # without the sampled outputs, which are of too few rows to be a curve of scores
-            found["looks"][stage], found["history"][stage] = scores_by_step(folder, {}), known["history"]
-            found["facts"][stage] = run_facts(folder)
-    found["train"] = {stage: rows for stage, rows in found["train"].items() if rows is not None}
+        if not known:
+            continue
+        rows = trained_rows(known)
+        if rows is not None:
+            found["train"][stage] = rows
+        # without the sampled outputs, which are of too few rows to be a curve of scores
+        found["looks"][stage] = scores_by_step(folder, {})
+        found["history"][stage] = known["history"]
+        found["facts"][stage] = run_facts(folder)
     return found
 
-
+# %% ../../nbs/package/cli/evaluation.ipynb #109b69f0
 def _report(found, models, scorers, output, title) -> str:
     "Writes the report of all stages; returns the score table, the verdicts, and the report's path."
     phase("writing the report")
     page = report_card(found, output, title=title, **_from_runs(models))
-    lines = [score_table(found)]
+    lines = ["", score_table(found)]
     for scores in compare_stages(found).values():
         lines += [f"{name}: {scores[name]['verdict']}" for name in scorers if name in scores]
-    return "\n" + "\n".join(lines) + f"\n\nThe report is {page}"
+    return "\n".join([*lines, "", f"The report is {page}"])
 
 # %% ../../nbs/package/cli/evaluation.ipynb #7ba48e7f
-def _by_task(results):
-    "The scores of `run_tasks` as an `Evaluation`, under names such as `arc_easy: acc`."
-    scores = {}
-    for task, found in results["scores"].items():
-        scores.update({f"{task}: {name}": score for name, score in found.items()})
-    return Evaluation(scores, [])
+def _by_task(stages: dict[str, dict]) -> dict[str, Evaluation]:
+    "The scores of `run_tasks` as evaluations, under names such as `arc_easy: acc`."
+    found = {}
+    for stage, results in stages.items():
+        scores: dict[str, dict] = {}
+        for task, known in results["scores"].items():
+            scores |= {f"{task}: {name}": score for name, score in known.items()}
+        found[stage] = Evaluation(scores, [])
+    return found
 
-
+# %% ../../nbs/package/cli/evaluation.ipynb #4330e515
 def _run_tasks(args, models, tok, bits, output) -> str:
     "Runs the tasks with each model and saves the scores; returns their table and the file's path."
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     how = {"limit": args.limit, "include": args.include, "chat": args.chat}
-    kept, found, file = {}, {}, Path(output, "tasks.json")
+    kept: dict[str, dict] = {}
+    file = Path(output, "tasks.json")
     file.parent.mkdir(parents=True, exist_ok=True)
     for stage, folder in reversed(models.items()):  # the run first, as above
         say(f"{stage}: {args.tasks}, {'with' if args.chat else 'without'} the chat template")
@@ -174,12 +182,9 @@ def _run_tasks(args, models, tok, bits, output) -> str:
         phase(f"{stage}: running {args.tasks}")
         results = run_tasks(model, tok, args.tasks.split(","), **how)
         kept[stage] = {key: results.get(key) for key in ("scores", "versions", "n-shot", "lm_eval_version")}
-        found[stage] = _by_task(results)
-        write_atomically(
-            file, json.dumps({**how, "stages": {one: kept[one] for one in models if one in kept}}, indent=1)
-        )
-    found = {stage: found[stage] for stage in models}
-    return "\n" + score_table(found) + f"\n\nThe scores are in {file}"
+        in_order = {one: kept[one] for one in models if one in kept}
+        write_atomically(file, json.dumps({**how, "stages": in_order}, indent=1))
+    return f"\n{score_table(_by_task(in_order))}\n\nThe scores are in {file}"
 
 # %% ../../nbs/package/cli/evaluation.ipynb #e549cacf
 def _own_scorers(run, chats) -> dict:
@@ -217,7 +222,7 @@ def _check_output(output: str | Path, tasks: str | None) -> None:
     if not tasks:
         check_report_folder(output)
 
-
+# %% ../../nbs/package/cli/evaluation.ipynb #ba8afd13
 def eval_command(
     args,  # From `parser` for `ft eval`
 ) -> str:  # The table of scores, the verdicts, and the report's path
@@ -231,9 +236,9 @@ def eval_command(
     _check_tasks(args)
     folder, known = answering_run(args.run)
     say_failed(args.run, known)
-    options = {"max_new_tokens": 128, **settings["evaluation"]}
-    given = args.score or options.get("scorers")
-    options.pop("scorers", None)
+    options = {"max_new_tokens": default_of("evaluation", "max_new_tokens"), **settings["evaluation"]}
+    given = options.pop("scorers", None)
+    given = args.score or given
     scorers = find_scorers(given) if given else None
     chats, data = None, settings["data"]
     phase(f"reading {args.data or 'the held-out rows'}")

@@ -35,7 +35,7 @@ class _Output(io.FileIO):
             os.close(nowhere)
             return super().write(data)
 
-
+# %% ../../nbs/package/cli/guards.ipynb #d256d8f1
 def _guarded(stream: Any) -> Any:
     "The stream with every line written at once, and without errors of the system; other objects as they are."
     if stream is None:  # closed by the shell, as is this file for writing
@@ -57,7 +57,7 @@ def _escape_what_cannot_be_encoded(stream: Any) -> None:
     else:
         stream.errors = "backslashreplace"  # for a codecs.StreamWriter
 
-
+# %% ../../nbs/package/cli/guards.ipynb #10c16455
 @contextlib.contextmanager
 def keep_writing() -> Iterator[None]:
     """Makes stdout and stderr raise no `OSError` nor `UnicodeEncodeError`: a run outlives whoever reads its output.
@@ -95,7 +95,7 @@ def _kept(error: BaseException, run: str | Path | None) -> str:
     except Exception:  # such as a full disk, or no memory: the error itself is what the user must see
         return ""
 
-
+# %% ../../nbs/package/cli/guards.ipynb #662824e2
 def unexpected(
     error: BaseException,  # As it was caught
     run: str | Path | None = None,  # The run's folder, which holds a run.json if it is one

@@ -70,6 +70,16 @@ def _measured(report: dict) -> list[str]:
     return lines + [f"kept although: {finding}" for finding in report["allowed"]]
 
 # %% ../../nbs/package/cli/model_export.ipynb #c1069818
+def _exported(args, output: Path) -> str:
+    "The lines that `ft export` ends with."
+    report = json.loads(Path(output, "manifest.json").read_text(encoding="utf-8"))
+    files = ", ".join(name for name in report["files"] if name.endswith((".gguf", ".safetensors")))
+    output = Path(args.output or Path(args.run, output.name))  # as the user wrote it
+    then = f"Next: ft serve {typed(output / files)}" if args.to == "gguf" else "transformers and vLLM load the folder."
+    wrote = f"\n{files}, README.md and manifest.json are in {output}. {then}"
+    return "\n".join([*_measured(report), wrote, _pushed(output, args.push)])
+
+# %% ../../nbs/package/cli/model_export.ipynb #5656ffb5
 def export_command(
     args,  # From `parser` for `ft export`
 ) -> str:  # The figures, the folder, and the next command
@@ -82,26 +92,27 @@ def export_command(
     run_stages(folder)  # `ValueError` for a folder that is no run, before a row is read
     options = {"max_new_tokens": 64, "scorers": ["exact_match"], **settings["evaluation"]}
     phase("reading the rows for the check")
-    run_stages(folder)  # `ValueError` for a folder that is no run
-    scorers = find_scorers(options["scorers"])
+    options["scorers"] = find_scorers(options["scorers"])
     if args.data:
         stage = stage_class(known.get("command", "sft"))(settings)
         rows = as_chats(stage.read(args.data))
     else:
         rows = _run_rows(args.run, known)
     phase("merging in float32, writing and checking")
-    allow = tuple(filter(None, (args.allow or "").split(",")))
     output = export_run(
-        folder, rows.select(range(min(len(rows), 64))), args.output, to=args.to, type=args.type, scorers=scorers,
-        max_new_tokens=options["max_new_tokens"], converter=args.converter, quantize=args.quantize, allow=allow,
+        folder,
+        rows.select(range(min(len(rows), 64))),
+        args.output,
+        to=args.to,
+        type=args.type,
+        scorers=options["scorers"],
+        max_new_tokens=options["max_new_tokens"],
+        converter=args.converter,
+        quantize=args.quantize,
+        allow=tuple(filter(None, (args.allow or "").split(","))),
         license=args.license,
-    )  # fmt: skip
-    report = json.loads(Path(output, "manifest.json").read_text(encoding="utf-8"))
-    files = ", ".join(name for name in report["files"] if name.endswith((".gguf", ".safetensors")))
-    output = Path(args.output or Path(args.run, output.name))  # as the user wrote it
-    then = f"Next: ft serve {typed(output / files)}" if args.to == "gguf" else "transformers and vLLM load the folder."
-    wrote = f"\n{files}, README.md and manifest.json are in {output}. {then}"
-    return "\n".join([*_measured(report), wrote, _pushed(output, args.push)])
+    )
+    return _exported(args, output)
 
 # %% ../../nbs/package/cli/model_export.ipynb #d678a20f
 def _run_file(run: str | Path, folder: str | Path, read_rows: Callable) -> Path:
@@ -120,7 +131,7 @@ def _run_file(run: str | Path, folder: str | Path, read_rows: Callable) -> Path:
         export_run(folder, rows)
     return file
 
-
+# %% ../../nbs/package/cli/model_export.ipynb #26b0a5fb
 def serve_command(
     args,  # From `parser` for `ft serve`
 ) -> None:

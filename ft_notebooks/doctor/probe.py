@@ -31,6 +31,7 @@ from ..dpo.over_optimization import CollapseCallback
 from ..dpo.trainer import dpo_trainer
 from ..rlhf.reward_training import reward_trainer
 from ..sft.trainer import sft_trainer
+from ..training.settings import default_of
 
 # %% ../../nbs/package/doctor/probe.ipynb #2f31907a
 @dataclass
@@ -124,7 +125,9 @@ def _settings(run) -> dict:
     }
     if run.stage == "grpo":  # the answers of the rows are trained, by SFT, in place of sampled ones
         known = {one.name for one in dataclasses.fields(TrainingArguments)}
-        given = {"learning_rate": 1e-5, **{key: value for key, value in given.items() if key in known}}
+        full = not isinstance(run.model, PeftModel) and not given.get("peft_config")
+        rate = default_of("grpo", "learning_rate", full)
+        given = {"learning_rate": rate, **{key: value for key, value in given.items() if key in known}}
     return {**given, **_OWN}
 
 

@@ -34,21 +34,10 @@ from ..core.files import read_record
 from .findings import Found, check
 from ..loading.memory_estimate import estimate_memory
 from ..loading.model_files import check_dropouts
-from ..training.config import RANGES
+from ..runs.stages import stage_class
+from ..training.settings import Setting, default_of, settings_of
 
 # %% ../../nbs/package/doctor/setting_checks.ipynb #3b5cbeba
-_CLOSER = {  # setting -> lowest and highest value, where training still works worse than `RANGES` allows
-    "learning_rate": (1e-9, 0.05), "label_smoothing_factor": (0, 0.3), "adam_beta1": (0, 0.99),
-    "adam_beta2": (0.5, 0.9999), "adam_epsilon": (0, 1e-4),
-}  # fmt: skip
-_UNUSUAL = {"beta": {"dpo": 2, "grpo": 1}}  # setting -> above which value a stage learns, and too little
-_OTHERS = {  # the same, with what is usual, and what happens beyond; the edges are inside
-    "beta": (1e-4, 10, "0.01 to 0.5 (DPO), 0 to 0.1 (GRPO)", "the reference counts for everything, or for nothing"),
-    "temperature": (0.1, 5, "0.7 to 1.2", "sampled answers are all alike, or random"),
-    "num_train_epochs": (0, 50, "1 to 5", "every row is read so often that it is learned by heart"),
-}  # fmt: skip
-
-
 @check(
     "setting-extreme", "error", 1,
     symptom="the loss does not move, or explodes, or everything is forgotten", notebook="08_choosing_settings",
@@ -56,22 +45,26 @@ _OTHERS = {  # the same, with what is usual, and what happens beyond; the edges 
     cure="leave the setting out, or take a usual value",
 )  # fmt: skip
 def setting_extreme(run):
-    for section in (run.stage, "lora"):
+    for section, table in ((run.stage, stage_class(run.stage).table), ("lora", settings_of("lora"))):
         for name, value in run.settings[section].items():
-            known: Any = _OTHERS.get(name) or RANGES.get(name)
-            if known is None or name == "lora_alpha" or isinstance(value, bool) or not isinstance(value, (int, float)):
-                continue
-            (low, high), usual, why = _CLOSER.get(name, known[:2]), known[2], known[3]
-            off = value == 0 and (name == "max_grad_norm" or name == "beta" and run.stage == "grpo")
-            if not low <= value <= high and not off:
-                level = "warning" if name == "num_train_epochs" else None
-                yield Found(f"{name}={value:.9g}; usual are {usual}: {why}", f"[{section}] {name}", level)
-            elif name in _UNUSUAL and run.stage in _UNUSUAL[name] and value > _UNUSUAL[name][run.stage]:
-                yield Found(f"{name}={value:.9g}; usual are {usual}: {why}", f"[{section}] {name}", "warning")
+            level = _level_of(table[name], value) if name in table and name != "lora_alpha" else None
+            if level:
+                said = f"{name}={value:.9g}; usual are {table[name].usual}: {table[name].why}"
+                yield Found(said, f"[{section}] {name}", level)
     rate = run.given.get("learning_rate", 0)
     if run.stage in ("dpo", "grpo") and 1e-4 < rate <= 0.05 and _is_full(run):
         usual = "usual are 1e-7 to 1e-5: without an adapter the model forgets what it can do"
         yield Found(f"learning_rate={rate:g} for all weights; {usual}", f"[{run.stage}] learning_rate", "warning")
+
+
+def _level_of(known: Setting, value) -> str | None:
+    "An error for a number with which training does not work, a warning for one beyond what is advised."
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or value == known.off:
+        return None
+    for level, inside in (("error", known.works or known.allowed), ("warning", known.advised)):
+        if inside and not inside[0] <= value <= inside[1]:
+            return level
+    return None
 
 
 def _is_full(run) -> bool:
@@ -100,7 +93,7 @@ def model_not_found(run):
 )  # fmt: skip
 def adapter_extreme(run):
     lora = {**run.settings["lora"], **_adapter_of(run)}
-    r = lora.get("r", 16)
+    r = lora.get("r", default_of("lora", "r"))
     if r < 1:
         yield Found(f"r={r}, and an adapter has at least rank 1", "[lora] r", cure="take a rank from 8 to 64")
         return
@@ -111,7 +104,8 @@ def adapter_extreme(run):
     width = run.config.get_text_config().hidden_size
     if r > width:
         yield Found(f"r={r} is above the model's width of {width}", "[lora] r", "warning", "take a rank from 8 to 64")
-    if lora.get("lora_dropout", 0) > RANGES["lora_dropout"][1] and "lora_dropout" not in run.settings["lora"]:
+    extreme = _level_of(settings_of("lora")["lora_dropout"], lora.get("lora_dropout", 0))
+    if extreme and "lora_dropout" not in run.settings["lora"]:
         yield Found(f"the adapter has lora_dropout={lora['lora_dropout']}", level="error")
     if str(lora.get("init_lora_weights")).lower() == "false" and _is_random(run):
         yield Found("init_lora_weights=False: the adapter begins with random values, so the model is changed at once",
@@ -182,14 +176,19 @@ def steps_of(run) -> int:
     given = run.given
     if given.get("max_steps", -1) > 0:
         return given["max_steps"]
-    return max(1, math.ceil(given.get("num_train_epochs", 3) * math.ceil(len(run.parts[0]) / step_rows(run))))
+    return max(1, math.ceil(_value_of(run, "num_train_epochs") * math.ceil(len(run.parts[0]) / step_rows(run))))
 
 
 def step_rows(
     run,  # A `Context`
 ) -> int:
     "The rows that an optimizer step sees."
-    return run.given.get("prompts_a_step", 4) if run.stage == "grpo" else run.given.get("effective_batch", 16)
+    return _value_of(run, "prompts_a_step" if run.stage == "grpo" else "effective_batch")
+
+
+def _value_of(run, name: str) -> Any:
+    "A setting of the stage, or its default."
+    return run.given.get(name, stage_class(run.stage).table[name].default)
 
 # %% ../../nbs/package/doctor/setting_checks.ipynb #277b034c
 def schedule_factors(run) -> list[float]:
@@ -200,7 +199,7 @@ def schedule_factors(run) -> list[float]:
     warm = given.get("warmup_steps", 0) or given.get("warmup_ratio", 0) or 0
     warm = math.ceil(steps * warm) if warm < 1 else int(warm)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    kind, more = given.get("lr_scheduler_type", "linear"), given.get("lr_scheduler_kwargs") or {}
+    kind, more = _value_of(run, "lr_scheduler_type"), given.get("lr_scheduler_kwargs") or {}
     schedule = get_scheduler(kind, optimizer, warm, steps, scheduler_specific_kwargs=more)
     factors = []
     for _ in range(min(steps, 100_000)):
@@ -295,7 +294,7 @@ def rows_never_seen(run):
         beside = f", though num_train_epochs={epochs:g}" if epochs else ""
         level = "warning" if epochs and epochs >= 1 else "note"
         yield Found(f"{said} sees {seen:,.0f} of {n:,} rows{beside}", where, level)
-    elif seen > _OTHERS["num_train_epochs"][1] * n:
+    elif _level_of(stage_class(run.stage).table["num_train_epochs"], seen / n):
         yield Found(f"{said} reads each of the {n:,} rows {seen / n:,.0f} times; usual are 1 to 5: they are learned by "
                     "heart", where, cure="leave max_steps out, and set num_train_epochs")  # fmt: skip
 
@@ -407,7 +406,7 @@ def _weights(run) -> tuple[int, int]:
         n = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
     if run.settings["model"].get("method") == "full":
         return n, n
-    r = {**run.settings["lora"], **_adapter_of(run)}.get("r", 16)
+    r = {**run.settings["lora"], **_adapter_of(run)}.get("r", default_of("lora", "r"))
     return n, int(r * 18 * config.hidden_size * config.num_hidden_layers)  # seven matrices, three of them wider
 
 
@@ -491,9 +490,7 @@ def processes_unfit(run):
             start = f"ft launch --strategy {how} --processes {gpu_count()} -- {run.stage} DATA"
             cure = f"leave it out; start with:\n{start}" if gpu_count() else "leave it out"
             yield Found(f"{name}={given[name]!r} is set, and {what}", f"[{run.stage}] {name}", cure=cure)
-    size = given.get("prompts_a_step", 4) * given.get("generations", 8) if run.stage == "grpo" else given.get(
-        "effective_batch", 16
-    )  # fmt: skip
+    size = step_rows(run) * (_value_of(run, "generations") if run.stage == "grpo" else 1)
     if size % world:
         yield Found(
             f"{size} rows a step cannot be shared by {world} processes", cure=f"take {size + world - size % world}"

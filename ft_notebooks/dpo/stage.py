@@ -14,6 +14,7 @@ from .over_optimization import plot_collapse
 from .trainer import dpo_trainer
 from ..evaluation.runner import interval
 from ..training.progress_and_plots import save_figure
+from ..training.settings import settings_of
 from ..training.stage import PairStage, before_and_after
 
 # %% ../../nbs/package/dpo/stage.ipynb #b6ebebc2
@@ -24,14 +25,8 @@ def _words(share: dict) -> str:
 class DPOStage(PairStage):
     "Preference training with DPO."
 
-    name, config = "dpo", DPOConfig
+    name, config, table = "dpo", DPOConfig, settings_of("dpo")
     long_rows = {"effect": "leaves them out and counts them"}
-    fixed = {
-        **PairStage.fixed,
-        "padding_free": "leave it out: prompts are computed once, without padding where that is faster",
-        "truncation_mode": "leave it out: no answer is cut, and pairs that do not fit are counted",
-        "sync_ref_model": "leave it out: the reference is the model at the start of training",
-    }
 
     def lengths(self, ids):
         rows = zip(ids["prompt_ids"], ids["chosen_ids"], ids["rejected_ids"])

@@ -180,7 +180,7 @@ def _settings(model, pairs, given, arguments, *, output_dir, effective_batch) ->
     given = {"train_sampling_strategy": "random", **given}
     given["precompute_ref_log_probs"] = _once(given, arguments, adapter, len(lengths), effective_batch)
     chosen = plan(model, lengths, effective_batch, given, config=DPOConfig, adapter=arguments.get("peft_config"))
-    return run_config(DPOConfig, output_dir, chosen, given, learning_rate=1e-5 if adapter else 1e-6), chosen
+    return run_config(DPOConfig, output_dir, chosen, given, "dpo", full=not adapter), chosen
 
 # %% ../../nbs/package/dpo/trainer.ipynb #32e2a3f8
 def _callbacks(given, tok, rows) -> list:
@@ -219,16 +219,6 @@ def _way(trainer: _DPOTrainer) -> list[str]:
     ]
 
 # %% ../../nbs/package/dpo/trainer.ipynb #5e957cce
-_UNREAD = {
-    "sync_ref_model": "no checkpoint contains a moving reference, so the run could not resume; merge, and start a "
-    "second run",
-    "padding_free": "trl.DPOTrainer accepts the setting but still pads; here each prompt is computed once",
-    "truncation_mode": "no answer is cut; set max_length, and pairs that do not fit are counted and left out",
-    **dict.fromkeys(("model_init_kwargs", "trust_remote_code"), "load the model with load_model first"),
-    "quantization_config": "load the model with load_model(bits=4) first",
-}
-
-# %% ../../nbs/package/dpo/trainer.ipynb #99b86ada
 @without_library_bars()
 def dpo_trainer(
     model: PreTrainedModel | PeftModel,  # The policy; its current weights are also the reference
@@ -248,7 +238,7 @@ def dpo_trainer(
     setting would have no effect; during the run where a loss is NaN or answers no longer end. Prints the batch plan.
     To evaluate other pairs, set `trainer.eval_dataset = encode_pairs(tok, pairs)[0]` and call `trainer.evaluate()`.
     """
-    given, arguments = split_overrides(overrides, DPOConfig, DPOTrainer, _UNREAD)
+    given, arguments = split_overrides(overrides, DPOConfig, DPOTrainer, "dpo")
     check_trackers(given.get("report_to", "none"))
     check_start(model, tok, arguments, "dpo_trainer")
     _check_loss(given)

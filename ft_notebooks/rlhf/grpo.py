@@ -29,9 +29,10 @@ from ..core.seams import overrides
 from ..inference.generation import stop_tokens
 from ..inference.prefix_cache import shared_generation
 from .rewards import RewardLike, first_rewards, read_prompts, reward_functions
-from .rl_settings import UNREAD_FIELDS, check_rl_settings, fill_last_step, prompt_lengths
+from .rl_settings import check_rl_settings, fill_last_step, prompt_lengths
 from .rl_settings import read_rl_rows, rl_config
 from ..training.config import split_overrides
+from ..training.settings import default_of
 from ..training.kernel_patching import speed_up
 from ..training.preflight import check_start, keep_adapter, ready
 from ..training.progress_and_plots import check_trackers
@@ -159,8 +160,8 @@ def _trainer(
 ):
     "What `grpo_trainer` and `rloo_trainer` return."
     kind, config, where = _KINDS[library]
-    given, arguments = split_overrides(overrides, config, library, UNREAD_FIELDS)
-    given.setdefault("max_completion_length", 256)
+    given, arguments = split_overrides(overrides, config, library, "grpo")
+    given.setdefault("max_completion_length", default_of("grpo", "max_completion_length"))
     check_trackers(given.get("report_to", "none"))
     check_start(model, tok, arguments, where)
     look = _FirstLook(reward_functions(rewards, model, tok), given.get("reward_weights"))

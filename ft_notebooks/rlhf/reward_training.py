@@ -147,16 +147,6 @@ class _RewardTrainer(ExactTrainer, RewardTrainer):
         self.evaluated = None
         return output
 
-# %% ../../nbs/package/rlhf/reward_training.ipynb #602bb7e0
-_UNREAD = {
-    "model_init_kwargs": "load the model with load_reward_model first",
-    "quantization_config": "the head would be quantized too; load the model with load_reward_model(bits=16)",
-    "trust_remote_code": "load the model with load_reward_model first",
-    "chat_template_path": "set tok.chat_template before",
-    "eos_token": "set tok.eos_token before",
-    "pad_token": "set tok.pad_token before; load_tokenizer does",
-}
-
 # %% ../../nbs/package/rlhf/reward_training.ipynb #b1ee170b
 def _check_settings(given: dict, adapter) -> None:  # adapter: a `PeftConfig`, or None
     "Raises `ValueError` for a coefficient with the opposite effect, and an adapter that would not save the head."
@@ -182,8 +172,8 @@ def _settings(model, rows, given, adapter, *, output_dir, effective_batch) -> tu
     chosen = plan(model, lengths, effective_batch, given, config=RewardConfig, adapter=adapter)
     fields = {name: value for name, value in chosen.fields.items() if name != "padding_free"}
     chosen = replace(chosen, fields=fields)
-    rate = 1e-4 if isinstance(model, PeftModel) or adapter is not None else 1e-5
-    return run_config(RewardConfig, output_dir, chosen, given, learning_rate=rate), chosen
+    full = not isinstance(model, PeftModel) and adapter is None
+    return run_config(RewardConfig, output_dir, chosen, given, "reward", full), chosen
 
 # %% ../../nbs/package/rlhf/reward_training.ipynb #e2454502
 def _check_start(model, tok, arguments: dict) -> None:
@@ -216,7 +206,7 @@ def reward_trainer(
     the score would be read at another token, the head would be lost, a pair would be filtered, or a setting would have
     no effect; during the run where a loss is NaN. Prints the batch plan and what may be learned instead of quality.
     """
-    given, arguments = split_overrides(overrides, RewardConfig, RewardTrainer, _UNREAD)
+    given, arguments = split_overrides(overrides, RewardConfig, RewardTrainer, "reward")
     check_trackers(given.get("report_to", "none"))
     _check_settings(given, arguments.get("peft_config"))
     _check_start(model, tok, arguments)

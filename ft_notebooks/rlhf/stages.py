@@ -27,6 +27,7 @@ from .rewards import RewardLike
 from ..tokenization.chat_template import ChatTemplate
 from ..training.progress_and_plots import save_figure
 from ..training.run_report import account_words
+from ..training.settings import settings_of
 from ..training.stage import PairStage, Stage, as_chats, before_and_after
 
 # %% ../../nbs/package/rlhf/stages.ipynb #f89a1c31
@@ -40,12 +41,7 @@ class RewardStage(PairStage):
     "A reward model of preference pairs, which scores answers and writes none."
 
     name, config, answers = "reward", RewardConfig, False
-    fixed = {
-        **PairStage.fixed,
-        "chat_template_path": "leave it out: the tokenizer's own template is used",
-        "eos_token": "leave it out: the tokenizer's own token is used",
-        "pad_token": "leave it out: the tokenizer's own token is used",
-    }
+    table = settings_of("reward")
 
     def load(self, tok):
         "Loads the reward model to train; raises `ValueError` for a base in 4 or 8 bits, whose head would be quantized."
@@ -100,16 +96,7 @@ class GRPOStage(Stage):
     "Reinforcement learning from rewards of sampled answers."
 
     name, rows, columns, config = "grpo", "prompts", ("messages", "prompt", "completion"), GRPOConfig
-    own = {"prompts_a_step": int, "generations": int, "rewards": list[str]}
-    fixed = {
-        **Stage.fixed,
-        "num_generations": "set generations",
-        "generation_batch_size": "set prompts_a_step and generations",
-        "steps_per_generation": "leave it out: each step samples its own answers; num_iterations uses them again",
-        "disable_dropout": "leave it out: dropout is off, since the policy that samples is the one that is trained",
-        "sync_ref_model": "leave it out: the reference is the model at the start of training",
-        "reward_weights": "write each weight behind its reward: --reward NAME:WEIGHT",
-    }
+    table = settings_of("grpo")
     rewards: dict[str, RewardLike]  # Known when the model is loaded
 
     @cached_property
@@ -122,12 +109,12 @@ class GRPOStage(Stage):
 
     @property
     def batch(self):
-        return max(1, self.given.get("prompts_a_step", 4)) * max(1, self.given.get("generations", 8))
+        return max(1, self.value("prompts_a_step")) * max(1, self.value("generations"))
 
     @property
     def fields(self):
         "With a batch of whole groups of answers, as the config class wants it."
-        generations = max(2, self.given.get("generations", 8))
+        generations = max(2, self.value("generations"))
         whole = {"per_device_train_batch_size": generations, "gradient_accumulation_steps": 1}
         return {"per_device_eval_batch_size": generations, **super().fields, **whole, "num_generations": generations}
 
@@ -160,14 +147,14 @@ class GRPOStage(Stage):
         return [*super().callbacks(tok, held, held_ids), RewardHackingCallback(tok, held_ids, scorers)]
 
     def trainer(self, model, tok, ids, held_ids, **options):
-        options["per_device_eval_batch_size"] = self.given.get("generations", 8)
+        options["per_device_eval_batch_size"] = self.value("generations")
         options |= self.given
         options |= {"rewards": self.rewards, "reward_weights": [one.weight for one in self.chosen]}
         return grpo_trainer(model, tok, ids, eval_dataset=held_ids, **options)
 
     def measure(self, model, tok, ids):
         say(f"scoring greedy answers to {min(MEASURED, len(ids))} held-out prompts")
-        longest = self.given.get("max_completion_length", 256)
+        longest = self.value("max_completion_length")
         return {"rewards": measure_rewards(model, tok, ids, self.rewards, longest), "prompts": len(ids)}
 
     def compare(self, before, after):

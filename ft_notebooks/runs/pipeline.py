@@ -8,6 +8,7 @@ __all__ = ['train_run']
 # %% ../../nbs/package/runs/pipeline.ipynb #ec88b075
 import json
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
@@ -43,6 +44,17 @@ def _check_sections(settings: dict) -> None:
             )
 
 # %% ../../nbs/package/runs/pipeline.ipynb #618d29d0
+@dataclass
+class _Rows:
+    "The rows of a run, as they were read and as they are encoded."
+
+    given: Dataset
+    held: Dataset | None
+    ids: Dataset
+    account: dict  # Counts of the encoded rows
+    held_ids: Dataset | None
+
+
 def _encoded(stage: Stage, tok, rows, held) -> tuple:
     "The encoded rows, their counts, and the encoded held-out rows, which may all be pairs of equal answers."
     held_ids = None if held is None else stage.encode(tok, held, held=True)[0]
@@ -57,8 +69,8 @@ def _dated(tok, run) -> tuple:
     file = Path(run, "run.json")
     known = read_record(file).get("template.date") if file.is_file() else None
     day = date.fromisoformat(known) if known else date.today()
-    what, when = ("date", f"{day}") if not writes_time(tok) else ("date and the time of day", f"{day}, 00:00:00")
-    say(f"the chat template writes the {what}: {when} is written into this run's template, in training and in use")
+    wrote = f"date and the time of day: {day}, 00:00:00" if writes_time(tok) else f"date: {day}"
+    say(f"the chat template writes the {wrote} is written into this run's template, in training and in use")
     return fix_date(tok, day), {"template.date": str(day)}
 
 # %% ../../nbs/package/runs/pipeline.ipynb #ad48325a
@@ -92,35 +104,40 @@ def _measured(stage: Stage, trainer, tok, held_ids, when: str) -> dict:
     return stage.measure(trainer.model, tok, held_ids)
 
 
-def _train(stage: Stage, tok, held, ids, held_ids, run: Path, more, facts: dict) -> tuple:
-    "Trains the run and saves its metrics; raises `FailedRun` after a training that has made the model worse."
-    plan = PlanCallback(len(ids))
+def _trainer(stage: Stage, tok, rows: _Rows, run: Path, *, plan: PlanCallback, guards: list):
+    "Loads the model, and makes the trainer of the stage."
     phase("loading the model")
     with together():
-        stage.check_lengths(ids)
-        stage.check_lengths(held_ids)
+        stage.check_lengths(rows.ids)
+        stage.check_lengths(rows.held_ids)
         model = stage.load(tok)
-        callbacks = [plan, *stage.callbacks(tok, held, held_ids), *more]
+        callbacks = [plan, *stage.callbacks(tok, rows.held, rows.held_ids), *guards]
     phase("preparing the training")
     any_size = stage.settings["run"].get("world_size") == "any"
     how = {"output_dir": run, "callbacks": callbacks, "disable_tqdm": False, "any_world_size": any_size}
-    trainer = stage.trainer(model, tok, ids, held_ids, **how)
-    before = _measured(stage, trainer, tok, held_ids, "before")
+    return stage.trainer(model, tok, rows.ids, rows.held_ids, **how)
+
+# %% ../../nbs/package/runs/pipeline.ipynb #5b8b1657
+def _train(stage: Stage, tok, rows: _Rows, run: Path, guards: list) -> tuple:
+    "Trains the run and saves its metrics; raises `FailedRun` after a training that has made the model worse."
+    plan = PlanCallback(len(rows.ids))
+    trainer = _trainer(stage, tok, rows, run, plan=plan, guards=guards)
+    before = _measured(stage, trainer, tok, rows.held_ids, "before")
     phase("training")
     fit(trainer)
-    after = _measured(stage, trainer, tok, held_ids, "after")
+    after = _measured(stage, trainer, tok, rows.held_ids, "after")
     if not after:
         phase("writing the record of the run")
     kept, lines = stage.compare(before, after) if after else ({}, [])
     say("\n".join(lines))
     history = trainer.state.log_history
     worse = stage.fault(run, before, after, history)
-    failed = {"failed": worse} if worse else {}
     check_kept(trainer)
     if trainer.is_world_process_zero():
         stage.draw(run, kept)
-        found = {**facts, "plan": plan.plan, **kept, **failed, "history": history}
-        write_atomically(run / "metrics.json", json.dumps(found, indent=1))
+        facts = {"account": rows.account, "data": stage.data, "system": shared_system(rows.given), "plan": plan.plan}
+        failed = {"failed": worse} if worse else {}
+        write_atomically(run / "metrics.json", json.dumps({**facts, **kept, **failed, "history": history}, indent=1))
     if worse:
         raise FailedRun(worse)
     return trainer.model, tok, history
@@ -149,6 +166,7 @@ def train_run(
     ids, account, held_ids = once_a_host(lambda: _encoded(own, tok, rows, held))
     rows = without_places(rows)
     held = None if held is None else without_places(held)
+    encoded = _Rows(rows, held, ids, account, held_ids)
     say(own.describe(tok, ids, account, rows, held), colored=True)
     identity = {**own.identity(rows, held), **day}
     run = _own_folder(run, identity)
@@ -156,8 +174,7 @@ def train_run(
     check_same(**identity, **library_versions(), finished=finished)
     if finished:
         return _finished(own, tok, run)
-    facts = {"account": account, "data": own.data, "system": shared_system(rows)}
     with ExitStack() as stack:
         with together():
             stack.enter_context(lock_run(run))
-        return _train(own, tok, held, ids, held_ids, run, guards(tok, ids), facts)
+        return _train(own, tok, encoded, run, guards(tok, encoded.ids))

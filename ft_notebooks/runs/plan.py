@@ -36,23 +36,23 @@ def _rate_words(rate: float) -> str:
     value, power = f"{rate:.2e}".split("e")
     return f"{float(value):g}e{int(power)}"
 
-
+# %% ../../nbs/package/runs/plan.ipynb #32f79f13
 def plan_line(
     plan: dict[str, Any],  # "rows", "epochs", "steps", "effective_batch", "learning_rate"; others where they are known
 ) -> str:
     "The plan of a run in one line; it begins with `plan:`."
-    rows, steps, batch, epochs = (plan[name] for name in ("rows", "steps", "effective_batch", "epochs"))
-    what, step = "rows", f"{batch}"
-    if answers := plan.get("generations"):
-        what, step = "prompts", f"{batch} answers to {batch // answers} prompts"
+    batch = plan["effective_batch"]
+    answers = plan.get("generations")
+    step = f"{batch} answers to {batch // answers} prompts" if answers else f"{batch}"
     if "micro_batch" in plan:
         step += f" (micro-batch {plan['micro_batch']} × {plan['accumulation']})"
-    passes = f"{epochs:.3g} epoch{'s' * (epochs != 1)}"
-    how = f"{rows:,} {what} × {passes} = {steps:,} step{'s' * (steps != 1)} of {step}"
+    rows = f"{plan['rows']:,} {'prompts' if answers else 'rows'}"
+    passes = f"{plan['epochs']:.3g} epoch{'s' * (plan['epochs'] != 1)}"
+    steps = f"{plan['steps']:,} step{'s' * (plan['steps'] != 1)} of {step}"
     weights = f"LoRA r={plan['lora_r']}" if plan.get("lora_r") else "all weights"
-    parts = [how, f"learning rate {_rate_words(plan['learning_rate'])}", weights]
-    parts += [time_words(plan["seconds"])] if plan.get("seconds") else []
-    return f"plan: {', '.join(parts)}"
+    time_left = f", {time_words(plan['seconds'])}" if plan.get("seconds") else ""
+    rate = _rate_words(plan["learning_rate"])
+    return f"plan: {rows} × {passes} = {steps}, learning rate {rate}, {weights}{time_left}"
 
 # %% ../../nbs/package/runs/plan.ipynb #f1776f9f
 @overrides(TrainerCallback)
@@ -68,8 +68,10 @@ class PlanCallback(TrainerCallback):
         self.rows = rows
 
     def on_train_begin(self, args, state, control, model, **kwargs):
-        micro, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
-        batch, generations = micro * accumulation * args.world_size, getattr(args, "num_generations", None)
+        micro = args.per_device_train_batch_size
+        accumulation = args.gradient_accumulation_steps
+        batch = micro * accumulation * args.world_size
+        generations = getattr(args, "num_generations", None)
         used = self.rows * (generations or 1) * getattr(args, "num_iterations", 1)
         passes = state.max_steps / math.ceil(used / batch)  # an epoch's last step may have fewer rows
         self.plan = {

@@ -88,18 +88,14 @@ def held_out(
     return parts["train"], parts["test"]
 
 # %% ../../nbs/package/runs/record.ipynb #4759a0a8
-def _system_messages(chat) -> tuple[str, ...]:
-    return tuple(message["content"] for message in chat if message["role"] == "system")
-
-
 def shared_system(
     chats,  # A `Dataset` of conversations or of pairs
 ) -> str | None:
     "The system message that all rows share, with which a chat should begin, or None."
-    systems = {_system_messages(chat) for chat in as_chats(chats)["messages"]}
-    if len(systems) != 1:
-        return None
-    [said] = systems
+    systems = set()
+    for chat in as_chats(chats)["messages"]:
+        systems.add(tuple(message["content"] for message in chat if message["role"] == "system"))
+    said = systems.pop() if len(systems) == 1 else ()
     return said[0] if said else None
 
 # %% ../../nbs/package/runs/record.ipynb #00ddd682

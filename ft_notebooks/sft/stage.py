@@ -24,13 +24,6 @@ class SFTStage(Stage):
     rows = "conversations"
     columns = ("messages", "prompt", "completion")
     config = SFTConfig
-    fixed = {
-        **Stage.fixed,
-        "assistant_only_loss": "leave it out: exactly the answers are trained",
-        "completion_only_loss": "leave it out: exactly the answers are trained",
-        "chat_template_path": "leave it out: the tokenizer's own template is used",
-        "eos_token": "leave it out: the tokenizer's own token is used",
-    }
 
     def read(self, source, places=False):
         return read_chats(source, places=places, **self.renamed)

@@ -97,17 +97,6 @@ class _SFTTrainer(ExactTrainer, SFTTrainer):
         return output
 
 # %% ../../nbs/package/sft/trainer.ipynb #4127f426
-_GIVE_ROWS = "exactly the assistant's tokens are trained; for others, give rows with 'input_ids' and 'labels'"
-_WITHOUT_EFFECT = {
-    "assistant_only_loss": _GIVE_ROWS,
-    "completion_only_loss": _GIVE_ROWS,
-    "formatting_func": "give chats, as read_chats returns them",
-    **dict.fromkeys(("model_init_kwargs", "trust_remote_code"), "load the model with load_model first"),
-    "chat_template_path": "set tok.chat_template before",
-    "eos_token": "set tok.eos_token before",
-}
-
-
 def _may_be_unpadded(model) -> bool:
     "Whether its attention is computed document by document: ours on a CPU, flash attention on a GPU."
     return optimizations(model)["attention"] is None or "flash" in (attention_of(model) or "")
@@ -118,8 +107,8 @@ def _settings(model, rows, given, adapter, *, output_dir, effective_batch) -> tu
     lengths = [len(ids) for ids in rows["input_ids"]]
     check_context(lengths, model.config)
     chosen = plan(model, lengths, effective_batch, given, unpadded=_may_be_unpadded(model), adapter=adapter)
-    rate = 5e-4 if isinstance(model, PeftModel) or adapter is not None else 2e-5
-    return run_config(SFTConfig, output_dir, chosen, given, learning_rate=rate), chosen
+    full = not isinstance(model, PeftModel) and adapter is None
+    return run_config(SFTConfig, output_dir, chosen, given, "sft", full), chosen
 
 # %% ../../nbs/package/sft/trainer.ipynb #c19b300a
 _ALL_TRAINED = "every row of eval_dataset is trained on, so eval_loss tells nothing about new rows"
@@ -154,7 +143,7 @@ def sft_trainer(
     have no effect, and during the run if a loss or gradient is NaN. Prints the batch plan: `effective_batch=8` may be
     8 x 1 or 4 x 2.
     """
-    given, arguments = split_overrides(overrides, SFTConfig, SFTTrainer, _WITHOUT_EFFECT)
+    given, arguments = split_overrides(overrides, SFTConfig, SFTTrainer, "sft")
     check_trackers(given.get("report_to", "none"))
     check_start(model, tok, arguments, "sft_trainer")
     rows = encoded(train_dataset, eval_dataset, read_chats, partial(_encoded, tok, given), "sft_trainer")

@@ -28,6 +28,7 @@ from ..loading.model_files import check_checkpoint, check_context, read_config
 from ..loading.quantized_loading import load_model
 from ..lora.adapter import add_adapter, load_adapter, lora_config
 from .run_report import SamplesCallback, account_words, show_trained
+from .settings import Setting, settings_of
 from ..tokenization.padding import IGNORE
 
 # %% ../../nbs/package/training/stage.ipynb #afa077b6
@@ -53,31 +54,30 @@ class Stage:
     rows: str  # What its rows are called, such as "conversations"
     columns: tuple[str, ...]  # Those that [data] may rename
     config: type[TrainingArguments]  # Whose fields are the keys of the section
-    own: dict[str, Any] = {"effective_batch": int}  # Further keys, with their types
+    table: dict[str, Setting] = settings_of("sft")  # What is known about the keys of its section
     answers = True  # Whether the trained model answers
     long_rows: dict[str, str] = {}  # What max_length does with long rows, as `check_context` takes it
-    fixed = {  # Fields that are no keys, and the alternative for a user
-        "output_dir": "use --output",
-        "resume_from_checkpoint": "leave it out: the same command resumes from the last complete checkpoint",
-        "model_init_kwargs": "leave it out: [model] determines how the model is loaded",
-        "trust_remote_code": "leave it out: [model] determines how the model is loaded",
-    }
 
     def __init__(self, settings: dict[str, dict] = {}):  # to train, [model] is completed by `model_settings`
         empty: dict[str, dict] = {name: {} for name in ("model", "lora", "data", "evaluation", "run", self.name)}
         self.settings = {**empty, **settings}
         self.model, self.data = self.settings["model"], self.settings["data"]
-        self.given = {"seed": 0, **self.settings[self.name]}
+        self.given = {"seed": self.table["seed"].default, **self.settings[self.name]}
+
+    def value(self, name: str) -> Any:
+        "A setting of its section, or the default."
+        return self.given.get(name, self.table[name].default)
 
     @property
     def batch(self) -> int:
         "Rows, or answers, of an optimizer step."
-        return self.given.get("effective_batch", 16)
+        return self.value("effective_batch")
 
     @property
     def fields(self) -> dict[str, Any]:
         "The settings that are fields of `config`."
-        return {key: value for key, value in self.given.items() if key not in self.own}
+        ours = [name for name, row in self.table.items() if row.kind]
+        return {key: value for key, value in self.given.items() if key not in ours}
 
     def check(self) -> None:
         "Raises `ValueError`, before a row is read, where the settings name what is not there."

@@ -6,17 +6,18 @@ import enum
 import pytest
 
 from ft_notebooks.cli.settings import Section, convert, read_settings, sections, setting_types
-from ft_notebooks.sft import trainer
 
 SECTIONS = sections()
 
 
 def plain_defaults():
-    for section, (cls, own, fixed) in SECTIONS.items():
+    for section, (cls, table) in SECTIONS.items():
         known = setting_types(section)
-        for field in dataclasses.fields(cls):
-            if field.name in known and isinstance(field.default, (bool, int, float, str, type(None))):
-                yield f"{section}.{field.name}", known[field.name], field.default
+        defaults = {field.name: field.default for field in dataclasses.fields(cls)} if cls else {}
+        defaults |= {name: row.default for name, row in table.items() if row.default is not ...}
+        for name, default in defaults.items():
+            if name in known and isinstance(default, (bool, int, float, str, type(None))):
+                yield f"{section}.{name}", known[name], default
 
 
 def test_every_default_of_every_field_survives_being_written_down():
@@ -97,23 +98,24 @@ def test_the_command_line_is_stronger_than_the_file_and_the_last_word_counts(tmp
     assert read_settings(file, ["sft.max_steps=2", "sft.max_steps=3"])["sft"] == {"max_steps": 3}
 
 
-@pytest.mark.parametrize("key", [f"{name}.{key}" for name, section in SECTIONS.items() for key in section.fixed])
+FIXED = {f"{name}.{key}": row.ft for name, one in SECTIONS.items() for key, row in one.table.items() if row.ft}
+
+
+@pytest.mark.parametrize("key", FIXED)
 def test_what_ft_sets_itself_is_refused_with_what_to_do_instead(key):
     section, name = key.split(".")
     with pytest.raises(ValueError) as e:
         read_settings(overrides=[f"{key}=true"])
-    assert str(e.value) == f"--set {key}=true: ft sets {name} itself; {SECTIONS[section].fixed[name]}"
+    assert str(e.value) == f"--set {key}=true: ft sets {name} itself; {FIXED[key]}"
     assert name not in setting_types(section) and name in {f.name for f in dataclasses.fields(SECTIONS[section].config)}
 
 
-def test_what_the_trainer_would_not_read_is_no_setting():
-    assert not set(setting_types("sft")) & {"resume_from_checkpoint", *trainer._WITHOUT_EFFECT}
-
-
 def test_the_keys_are_the_fields_of_the_library_and_ours():
-    for section, (cls, own, fixed) in SECTIONS.items():
-        fields = {f.name for f in dataclasses.fields(cls) if f.init}
-        assert set(setting_types(section)) == (fields | set(own)) - set(fixed)
+    for section, (cls, table) in SECTIONS.items():
+        fields = {f.name for f in dataclasses.fields(cls) if f.init} if cls else set()
+        own = {name for name, row in table.items() if row.kind}
+        fixed = {name for name, row in table.items() if row.ft}
+        assert set(setting_types(section)) == (fields | own) - fixed
     assert setting_types("model") == {"name": str, "bits": int | None, "method": setting_types("model")["method"]}
 
 
@@ -123,7 +125,7 @@ def test_what_a_constructor_does_not_take_is_no_setting(monkeypatch):
         given: int = 0
         computed: int = dataclasses.field(init=False, default=0)
 
-    monkeypatch.setattr("ft_notebooks.cli.settings.sections", lambda: {"model": Section(Model)})
+    monkeypatch.setattr("ft_notebooks.cli.settings.sections", lambda: {"model": Section(Model, {})})
     assert setting_types("model") == {"given": int}
 
 

@@ -17,7 +17,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
 
 from ft_notebooks.cli.arguments import parser
-from ft_notebooks.cli.launch import launch_command
+from ft_notebooks.cli.training import launch_command
 from ft_notebooks.core.arguments import ArgumentError
 from ft_notebooks.distributed import launcher
 from ft_notebooks.distributed.launch_files import accelerate_config, check_config, slurm_job
@@ -294,7 +294,7 @@ def test_the_processes_of_ft_launch_import_no_module_that_lies_beside_the_data(h
     def asked(program, file, **_):  # `-c` and `-m` search the working folder alike
         found.append(subprocess.run([sys.executable, "-c", where], capture_output=True, text=True).stdout.strip())
 
-    monkeypatch.setattr("ft_notebooks.cli.launch.launch", asked)
+    monkeypatch.setattr("ft_notebooks.cli.training.launch", asked)
     launch_command(parser().parse_args(["launch", "--processes", "1", "--", "sft", "notes.jsonl"]))
     assert found[0].endswith("site-packages/datasets/__init__.py")
     assert "PYTHONSAFEPATH" not in os.environ

@@ -53,15 +53,6 @@ def test_a_name_like_no_other_gets_no_guess():
         split_overrides({"zzzzzzzz": 1}, SFTConfig, SFTTrainer)
 
 
-def test_a_callers_names_without_effect_come_on_top_of_our_own():
-    for name, cure in {
-        "max_steps": "count yourself",
-        "resume_from_checkpoint": r"call trainer\.train\(resume_from",
-    }.items():
-        with pytest.raises(ValueError, match=f"'{name}' would have no effect as a setting; {cure}"):
-            split_overrides({name: 1}, SFTConfig, SFTTrainer, {"max_steps": "count yourself"})
-
-
 WITHOUT_EFFECT = ["resume_from_checkpoint", "assistant_only_loss", "completion_only_loss", "formatting_func",
                   "chat_template_path", "eos_token"]  # fmt: skip
 

@@ -285,19 +285,15 @@ def test_a_plan_is_the_same_each_time_and_leaves_the_model_as_it_is(machine):
     assert "estimated peak 0.1 of 25 GB" in first.said
 
 
-@pytest.mark.parametrize("config", [SFTConfig, DPOConfig])
-def test_a_config_of_either_stage_can_be_made_of_a_plan(machine, tmp_path, config):
+@pytest.mark.parametrize(("config", "stage", "rate"), [(SFTConfig, "sft", 5e-4), (DPOConfig, "dpo", 1e-5)])
+def test_a_config_of_either_stage_can_be_made_of_a_plan(machine, tmp_path, config, stage, rate):
     machine("cpu", memory=100_000)
     given = {"logging_steps": 3, "train_sampling_strategy": "random"}
-    args = run_config(config, tmp_path, plan(tiny_model(), LENGTHS, 16, given, config), given, learning_rate=1e-3)
-    assert isinstance(args, config) and args.learning_rate == 1e-3 and args.logging_steps == 3 and args.save_steps == 50
+    args = run_config(config, tmp_path, plan(tiny_model(), LENGTHS, 16, given, config), given, stage)
+    assert isinstance(args, config) and args.learning_rate == rate and args.logging_steps == 3 and args.save_steps == 50
     assert args.train_sampling_strategy == "random" and args.logging_nan_inf_filter is False
-    assert (
-        run_config(
-            config, tmp_path, plan(tiny_model(), LENGTHS), {"learning_rate": 5.0}, learning_rate=1e-3
-        ).learning_rate
-        == 5
-    )
+    given = run_config(config, tmp_path, plan(tiny_model(), LENGTHS), {"learning_rate": 5.0}, stage)
+    assert given.learning_rate == 5
 
 
 def test_a_model_that_is_wrapped_twice_raises(machine):

@@ -27,7 +27,7 @@ class OlderConfig:
 def test_a_field_that_the_installed_release_lacks_is_refused_by_name_and_version(tmp_path, monkeypatch):
     monkeypatch.setattr(OlderConfig, "__module__", "trl.trainer.sft_config")
     said = (
-        f"OlderConfig has no field 'logging_steps' in trl {trl.__version__}, and this run sets it; install a newer "
+        f"OlderConfig has no field 'learning_rate' in trl {trl.__version__}, and this run sets it; install a newer "
         "release"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):

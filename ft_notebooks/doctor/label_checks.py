@@ -186,7 +186,7 @@ def _end_not_trained(run):
 def _text_after_end(run):
     if run.reported & {"labels-differ", "prompt-trained"}:
         return
-    silent = [IGNORE, *filter(None, [run.tok.pad_token_id])]
+    silent = [token for token in (IGNORE, run.tok.pad_token_id) if token is not None]
     follows = defaultdict(list)
     for row in _rows(run):
         at = np.flatnonzero(np.isin(row.labels, [*_stops(run)]))

@@ -266,8 +266,9 @@ def _predicted(run) -> _Predicted:
         raise Unavailable("predictions")
     if "predictions" not in run.kept:
         loss, expected = _prediction(run.model, _text_ids(run)).tolist()
+        own, own_expected = _own_prediction(run)
         chance = math.log(run.config.get_text_config().vocab_size)
-        run.kept["predictions"] = _Predicted(loss, expected, *_own_prediction(run), chance=chance)
+        run.kept["predictions"] = _Predicted(loss, expected, own, own_expected, chance)
     return run.kept["predictions"]
 
 

@@ -41,10 +41,10 @@ def _functions(run) -> dict:
 # Answers to each prompt: fixed ones and, where all rows have one, the expected one and that of the next row.
 def _trials(prompts: Dataset) -> dict[str, list[str]]:
     n = len(prompts)
-    found = {f"the answer {text!r}": [text] * n for text in ("Yes.", "The answer is 42.")}
-    found["the prompt itself"] = [messages[-1]["content"] for messages in prompts["prompt"]]
     own = prompts["expected"][:]
-    return found | ({"expected": own, "another": own[1:] + own[:1]} if all(own) else {})
+    found = {"expected": own, "another": own[1:] + own[:1]} if all(own) else {}
+    found |= {f"the answer {text!r}": [text] * n for text in ("Yes.", "The answer is 42.")}
+    return found | {"the prompt itself": [messages[-1]["content"] for messages in prompts["prompt"]]}
 
 
 # The rewards of answers; `changed` are columns in place of those of the rows.

@@ -29,8 +29,10 @@ def step_rows(
 def steps_of(run) -> int:
     "The optimizer steps of the run."
     given = run.given.get("max_steps", -1)
+    if given > 0:
+        return given
     an_epoch = math.ceil(len(run.parts[0]) / step_rows(run))
-    return given if given > 0 else max(1, math.ceil(run.given.get("num_train_epochs", 3) * an_epoch))
+    return max(1, math.ceil(run.given.get("num_train_epochs", 3) * an_epoch))
 
 # %% ../../nbs/package/doctor/schedule_checks.ipynb #2375b1b5
 def schedule_factors(run) -> list[float]:

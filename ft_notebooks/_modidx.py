@@ -1493,6 +1493,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                    'ft_notebooks/doctor/preference_checks.py'),
                                                        'ft_notebooks.doctor.preference_checks._features': ( 'package/doctor/preference_checks.html#_features',
                                                                                                             'ft_notebooks/doctor/preference_checks.py'),
+                                                       'ft_notebooks.doctor.preference_checks._last': ( 'package/doctor/preference_checks.html#_last',
+                                                                                                        'ft_notebooks/doctor/preference_checks.py'),
                                                        'ft_notebooks.doctor.preference_checks._length_decides': ( 'package/doctor/preference_checks.html#_length_decides',
                                                                                                                   'ft_notebooks/doctor/preference_checks.py'),
                                                        'ft_notebooks.doctor.preference_checks._margin_large': ( 'package/doctor/preference_checks.html#_margin_large',

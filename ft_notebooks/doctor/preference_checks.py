@@ -120,6 +120,13 @@ def _beginning(texts: list[str]) -> str:
     return max(map(os.path.commonprefix, zip(ranked, last)), key=len)
 
 
+# The last character of 19 of 20 texts, where the marks that end a sentence are one; empty if there is none.
+def _last(texts: list[str]) -> str:
+    ends = Counter(re.sub("[.!?]", ".!?", text.rstrip()[-1:]) for text in texts)
+    [(end, count)] = ends.most_common(1)
+    return "" if count < 0.95 * len(texts) or end.isalnum() else end
+
+
 # What nearly all answers of one side have, and those of the other have not.
 def _features(side: str, ours: list[str], theirs: list[str]) -> Iterator[str]:
     n = len(ours)
@@ -136,6 +143,13 @@ def _features(side: str, ours: list[str], theirs: list[str]) -> Iterator[str]:
         count = sum(bool(has(one)) > bool(has(two)) for one, two in zip(ours, theirs))
         if count >= most:
             yield f"in {count:,} of {n:,} pairs the {side} answer alone {what}"
+    end = "" if _last(theirs) else _last(ours)
+    cut = [text for text in theirs if not text.rstrip().endswith(tuple(end))]
+    if end and len(cut) >= most:
+        yield (
+            f"in at least 95% of {n:,} pairs the {side} answer ends with {end!r}, and the other one in at most 5%, as "
+            "if it was cut"
+        )
 
 
 @check("feature-decides", "warning", 3, "09_dpo", rows=("pairs",))
@@ -168,7 +182,7 @@ def _words(text: str) -> set[str]:
     return {*re.findall(r"\w[\w:.-]*\w", text)}
 
 
-# The weight of the words that an answer has from its prompt, or from that of another row, on average.
+# The weight of the words that an answer has from its prompt, or from another row's, on average.
 def _shared(answers: list[set[str]], prompts: list[set[str]], weights: dict[str, float], shift: int = 0) -> float:
     n = len(prompts)
     found = 0.0

@@ -38,7 +38,7 @@ def _functions(run) -> dict:
     return {name: score for name, score in run.rewards.items() if not hasattr(score, "parameters")}
 
 
-# Answers to each prompt: fixed ones and, where all rows have one, the expected one and that of the next row.
+# Answers to each prompt: fixed ones and, where all rows have one, the expected one and the next row's.
 def _trials(prompts: Dataset) -> dict[str, list[str]]:
     n = len(prompts)
     own = prompts["expected"][:]

@@ -143,11 +143,12 @@ def _features(side: str, ours: list[str], theirs: list[str]) -> Iterator[str]:
         count = sum(bool(has(one)) > bool(has(two)) for one, two in zip(ours, theirs))
         if count >= most:
             yield f"in {count:,} of {n:,} pairs the {side} answer alone {what}"
+    other = {"chosen": "rejected", "rejected": "chosen"}[side]
     end = "" if _last(theirs) else _last(ours)
     cut = [text for text in theirs if not text.rstrip().endswith(tuple(end))]
     if end and len(cut) >= most:
         yield (
-            f"in at least 95% of {n:,} pairs the {side} answer ends with {end!r}, and the other one in at most 5%, as "
+            f"in at least 95% of {n:,} pairs the {side} answer ends with {end!r}, and the {other} one in at most 5%, as "
             "if it was cut"
         )
 
@@ -160,8 +161,8 @@ def _feature_decides(run):
     chosen = _texts(run, "chosen")
     rejected = _texts(run, "rejected")
     if len(chosen) >= 20:
-        yield from map(Found, _features("chosen", chosen, rejected))
-        yield from map(Found, _features("rejected", rejected, chosen))
+        found = [*_features("chosen", chosen, rejected)]
+        yield from map(Found, found or _features("rejected", rejected, chosen))
 
 # %% ../../nbs/package/doctor/preference_checks.ipynb #f9325b75
 @check("pairs-same", "warning", 3, "09_dpo", rows=("pairs",))

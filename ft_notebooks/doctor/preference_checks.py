@@ -148,8 +148,8 @@ def _features(side: str, ours: list[str], theirs: list[str]) -> Iterator[str]:
     cut = [text for text in theirs if not text.rstrip().endswith(tuple(end))]
     if end and len(cut) >= most:
         yield (
-            f"in at least 95% of {n:,} pairs the {side} answer ends with {end!r}, and the {other} one in at most 5%, as "
-            "if it was cut"
+            f"in at least 95% of {n:,} pairs the {side} answer ends with {end!r}, and the {other} one in at most 5%, "
+            "as if it was cut"
         )
 
 

@@ -36,7 +36,7 @@ from ..doctor.context import Context, Unavailable, existing
 from ..doctor.diagnosis import COULD_NOT, examine
 from ..doctor.findings import Finding
 from ..doctor.probe import Probed, size_of
-from ..doctor.setting_checks import step_rows, steps_of
+from ..doctor.schedule_checks import step_rows, steps_of
 from ..doctor.template_checks import ribbons
 from ..tokenization.padding import load_tokenizer
 from ..tokenization.template_checks import fix_date, writes_date

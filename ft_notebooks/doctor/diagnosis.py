@@ -28,68 +28,71 @@ from ..lora.adapter import add_adapter, load_adapter, lora_config
 from ..rlhf.reward_model import load_reward_model
 from ..rlhf.prompt_rows import read_prompt_rows
 from ..runs.stages import STAGES, stage_class
-from ..rlhf.rewards import ModelReward, Reward, read_prompts, reward_functions
+from ..rlhf.rewards import Reward, read_prompts, reward_functions
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #454d2799
-_NAMES = (
-    *("setting_checks", "row_checks", "label_checks", "template_checks", "answer_checks"),
-    *("text_checks", "preference_checks", "model_checks", "probe"),
-)  # fmt: skip
-_MODULES = [import_module(f"ft_notebooks.doctor.{name}") for name in _NAMES]
+_MODULES = [
+    import_module(f"ft_notebooks.doctor.{name}")
+    for name in (
+        "setting_checks",
+        "schedule_checks",
+        "row_checks",
+        "label_checks",
+        "template_checks",
+        "answer_checks",
+        "text_checks",
+        "preference_checks",
+        "reward_checks",
+        "model_checks",
+        "probe",
+    )
+]
+_FIRST = """
+    model-not-found rows-unreadable held-out-unusable tokenizer-unusable content-lost template-changes prompt-differs
+    no-end-token text-lost-in-tokens rows-not-encoded weights-damaged weights-unused model-unusable
+    first-rewards-refused step-fails
+""".split()  # they load what others of their part need, or say why it cannot be loaded
 
 
 def checks() -> list[Check]:
     "Every check, in the order in which they look at a run."
-    found = [one for module in _MODULES for one in vars(module).values() if isinstance(one, Check)]
-    first = (  # they load what others need, or say why it cannot be loaded
-        *(
-            "model-not-found",
-            "rows-unreadable",
-            "held-out-unusable",
-            "tokenizer-unusable",
-            "content-lost",
-            "template-changes",
-        ),
-        *("prompt-differs", "no-end-token", "text-lost-in-tokens", "rows-not-encoded"),
-        *("weights-damaged", "weights-unused", "model-unusable", "first-rewards-refused", "step-fails"),
-    )
-    rank = {code: n for n, code in enumerate(first)}
-    return sorted(found, key=lambda one: (one.part, rank.get(one.code, len(rank))))
+    found: list[Check] = []
+    for module in _MODULES:
+        found += filter(lambda one: isinstance(one, Check), vars(module).values())
+
+    def place(one: Check) -> tuple[int, int]:
+        return one.part, _FIRST.index(one.code) if one.code in _FIRST else len(_FIRST)
+
+    return sorted(found, key=place)
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #c3911855
 COULD_NOT = "could-not-look"
 
 
+# The fact and its cure, which stands after a semicolon and begins a clause of its own; empty if there is none.
 def _cure_of(message: str) -> tuple[str, str]:
-    "The fact and its cure, which stands after a semicolon and begins a clause of its own; empty if there is none."
-    parts = message.split("; ")
-    for n in range(len(parts) - 1, 0, -1):
-        if not parts[n].startswith(("or ", "and ", "so ", "but ")):
-            return "; ".join(parts[:n]), "; ".join(parts[n:])
-    return message, ""
+    *facts, last = re.split(r"; (?!(?:or|and|so|but) )", message)
+    return ("; ".join(facts), last) if facts else (message, "")
 
 
+# The finding of an error that names its place before a colon, and its cure after the last semicolon.
 def _raised(one: Check, message: str) -> Finding:
-    "The finding of an error that names its place before a colon, and its cure after the last semicolon."
     counted = re.search(r"( \(\d+ times: also at [^)]*\))?\n\d+ defects in all.*$", message)  # behind the cure
-    message, also = (message[: counted.start()], counted[1] or counted[0]) if counted else (message, "")
+    also = ""
+    if counted:
+        message = message[: counted.start()]
+        also = counted[1] or counted[0]
     place, _, rest = message.partition(": ")
-    placed = "\n" not in message and (os.sep in place or ".json" in place or place.startswith("row "))
-    fact, cure = _cure_of(rest if placed else message)
+    if "\n" in message or not re.search(rf"{re.escape(os.sep)}|\.json|^row ", place):
+        place = ""
+        rest = message
+    fact, cure = _cure_of(rest)
     why = "the run would end with this error before its first step" if cure else one.cause
-    return Finding(
-        one.code,
-        "error",
-        f"{fact or cure}{also}",
-        place if placed else "",
-        why,
-        cure if fact else one.cure,
-        one.notebook,
-    )
+    return Finding(one.code, "error", (fact or cure) + also, place, why, cure if fact else one.cure, one.notebook)
 
 
+# What a check finds; its own failure is a finding too.
 def _looked(one: Check, run: Context) -> Iterator[Finding]:
-    "What a check finds; its own failure is a finding too."
     try:
         yield from one.findings(run)
     except Unavailable:
@@ -110,31 +113,47 @@ def examine(
     "What all checks find, each run once."
     found: list[Finding] = []
     run.load.setdefault("probed", partial(probe_run, run))
+    skipped = (4, 5) if quick else ()
     for one in checks():
-        if run.stage in one.stages and not (quick and one.part in (4, 5)):
-            progress(one)
-            said = {finding.message for finding in found}
-            found += [finding for finding in _looked(one, run) if finding.message not in said]  # an error is said once
-            run.reported |= {finding.code for finding in found if finding.level == "error"}
+        if one.part in skipped or not one.applies(run.kind):
+            continue
+        progress(one)
+        said = {finding.message for finding in found}
+        for finding in list(_looked(one, run)):
+            if finding.message not in said:  # an error is said once
+                found.append(finding)
+                run.reported |= {one.code} if finding.level == "error" else set()
     return sorted(found, key=lambda finding: -LEVELS.index(finding.level))
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #f73ffeef
+# The rows as conversations or pairs; those that hold token ids as they are.
 def _rows(stage: str, given, name: str) -> Dataset:
-    "The rows as conversations or pairs; those that hold token ids as they are."
     kind = stage_class(stage).rows
     if kind == "prompts":
         found = as_dataset(given, read_prompt_rows, "diagnose", name)
         return _conversations(read_prompts(found)) if found is given else found
     read = read_preferences if kind == "pairs" else read_chats
     found = as_dataset(given, read, "diagnose", name)
-    is_read = {"input_ids", "chosen_ids"} & {*found.column_names} or found is not given
-    return found if is_read else read(found)
+    is_encoded = not {"input_ids", "chosen_ids"}.isdisjoint(found.column_names)
+    return found if is_encoded or found is not given else read(found)
 
 
+# Prompts as conversations, which end with the expected answer where there is one.
+def _conversations(prompts: Dataset) -> Dataset:
+    found = []
+    for row in prompts:
+        del row["row"]
+        messages = row.pop("prompt")
+        if expected := row.pop("expected"):
+            messages.append({"role": "assistant", "content": expected})
+        found.append({"messages": messages, **row})
+    return unchanged(found)
+
+
+# The model of a folder as it would be trained: with its adapter, or a new one.
 def _loaded(run: Context) -> PreTrainedModel | PeftModel:
-    "The model of a folder as it would be trained: with its adapter, or a new one."
     adapted = Path(run.name, "adapter_config.json").is_file()
-    if not stage_class(run.stage).answers:
+    if not run.kind.answers:
         model = load_reward_model(run.name, run.tok, seed=None if adapted else 0, trainable=True)
     elif adapted:
         model = load_adapter(run.name, trainable=True)
@@ -143,19 +162,10 @@ def _loaded(run: Context) -> PreTrainedModel | PeftModel:
     return model if adapted else add_adapter(model, lora_config(model, **run.settings["lora"]))
 
 
-def _conversations(prompts: Dataset) -> Dataset:
-    "Prompts as conversations, which end with the expected answer where there is one."
-    found = []
-    for row in prompts:
-        asked, expected, _ = row.pop("prompt"), row.pop("expected"), row.pop("row")
-        answer = [{"role": "assistant", "content": expected}] if expected else []
-        found.append({"messages": [*asked, *answer], **row})
-    return unchanged(found)
-
-
-def _named(rewards: list[Reward | ModelReward]) -> dict:
-    "The scorer or reward model of each reward, by name."
-    return {one.__name__: one.score if isinstance(one, Reward) else one.model for one in rewards}
+# The scorer or reward model of each reward, by name.
+def _scorers(run: Context, rewards) -> dict:
+    found = reward_functions(rewards, run.model, run.tok)
+    return {one.__name__: one.score if isinstance(one, Reward) else one.model for one in found}
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #22765297
 def diagnose(
@@ -178,18 +188,17 @@ def diagnose(
     if stage not in STAGES:
         raise ArgumentError("diagnose", "stage", f"one of {', '.join(STAGES)}", stage, "name what is trained")
     is_name = isinstance(model, (str, os.PathLike))
-    if not is_name and not isinstance(tok, PreTrainedTokenizerBase):
+    if not (is_name or isinstance(tok, PreTrainedTokenizerBase)):
         raise ArgumentError("diagnose", "tok", "a tokenizer of transformers", tok, "the order is (model, tok, dataset)")
-    run: Context
-    load: dict[str, Callable[[], Any]] = {
-        "whole": partial(_rows, stage, dataset, "dataset"),
-        "name": lambda: existing(str(model)) if is_name else None,
-    }
-    if eval_dataset is not None:
-        rows = partial(_rows, stage, eval_dataset, "eval_dataset")
-        load["parts"] = lambda: (run.whole, rows())
-    load |= {} if tok is None else {"tok": lambda: tok}
-    load["model"] = (lambda: _loaded(run)) if is_name else lambda: model
-    load |= {} if rewards is None else {"rewards": lambda: _named(reward_functions(rewards, run.model, run.tok))}
+    load: dict[str, Callable[[], Any]] = {}
     run = Context(stage, {stage: settings, "lora": lora}, load, dataset, output_dir)
+    load["whole"] = partial(_rows, stage, dataset, "dataset")
+    load["name"] = lambda: existing(str(model)) if is_name else None
+    load["model"] = lambda: _loaded(run) if is_name else model
+    if eval_dataset is not None:
+        load["parts"] = lambda: (run.whole, _rows(stage, eval_dataset, "eval_dataset"))
+    if tok is not None:
+        load["tok"] = lambda: tok
+    if rewards is not None:
+        load["rewards"] = lambda: _scorers(run, rewards)
     return examine(run, quick)

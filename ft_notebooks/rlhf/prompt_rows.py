@@ -6,6 +6,8 @@
 __all__ = ['OWN_COLUMNS', 'prompt_row', 'row_kind', 'read_prompt_rows', 'as_prompts', 'prompt_account']
 
 # %% ../../nbs/package/rlhf/prompt_rows.ipynb #88f84735
+from typing import Any
+
 from datasets import Dataset
 
 from ..data.formats import as_chat
@@ -17,13 +19,6 @@ from .rl_settings import check_rl_settings, needed_tokens
 from ..tokenization.chat_template import ChatTemplate
 
 # %% ../../nbs/package/rlhf/prompt_rows.ipynb #bc823843
-class _Every(tuple):
-    "Column names of which each one is wanted."
-
-    def __contains__(self, name) -> bool:
-        return True
-
-
 OWN_COLUMNS = {"completions", "completion_ids", "prompts", "trainer_state", "log_extra", "log_metric"}  # of TRL
 OWN_COLUMNS |= {"ended", "tokens", "tools", "image", "images"}  # by these names a reward gets other values
 
@@ -64,7 +59,7 @@ def prompt_row(
 def _prompts_alone(source, key: str) -> Dataset:
     'Conversations that end with the prompt or, where a row has "expected", with that answer; all other columns kept.'
     kept, places = [], []
-    for place, row in read_rows(source, _Every()):
+    for place, row in read_rows(source, None):
         if not isinstance(row, dict):
             raise ValueError(f"{place}: {as_chat(row)[1][0]}")
         found = prompt_row(place, row.pop(key, None), row.pop("expected", None))
@@ -82,6 +77,10 @@ def _prompts_alone(source, key: str) -> Dataset:
 def _renamed(data: dict | None) -> dict[str, str]:
     "The columns that the section `[data]` names, by what they hold."
     return {name: column for name, column in (data or {}).items() if name in COLUMNS and column is not None}
+
+
+def _only(names: dict[str, str], *wanted: str) -> dict[str, Any]:
+    return {name: column for name, column in names.items() if name in wanted}
 
 
 def row_kind(
@@ -114,12 +113,12 @@ def read_prompt_rows(
     names = _renamed(data)
     kind = row_kind(source, data)
     if kind == "pairs":
-        return read_preferences(source, **{k: names[k] for k in ("prompt", "chosen", "rejected") if k in names})
+        return read_preferences(source, **_only(names, "prompt", "chosen", "rejected"))
     if kind == "prompts":
         return _prompts_alone(source, names.get("prompt", "prompt"))
     if kind == "questions":
         names = {"prompt": "question", "completion": "answer"}
-    chats = read_chats(source, **{k: names[k] for k in ("messages", "prompt", "completion") if k in names})
+    chats = read_chats(source, **_only(names, "messages", "prompt", "completion"))
     if "tools" in chats.column_names:
         raise ValueError(f"{source}: the rows have tools, and ft grpo calls none; leave them out")
     return chats

@@ -22,11 +22,6 @@ from ft_notebooks.rlhf.rewards import reward_functions
 
 NOTES, TOK = appointments(60), tiny_tokenizer()
 CHECKS = {one.code: one for one in checks()}
-BLOCKS = [
-    {"messages": [{"role": "user", "content": f"{verb} the {n}th line."}, {"role": "assistant", "content": f"Line {n}."}]}
-    for verb in ("Translate", "Shorten", "Repeat") for n in range(20)
-]  # fmt: skip
-MIXED = [BLOCKS[(n * 7) % 60] for n in range(60)]
 
 
 def levels(code, rows=NOTES, held=None, stage="sft", model=None, rewards=None, lora={}, data={}, **given):
@@ -104,8 +99,7 @@ SETTINGS = [  # code, what breaks it, its level, what does not
     ("batch-too-large", {"effective_batch": 61}, "note", {"effective_batch": 60}),
     ("batch-too-large", {"rows": NOTES.select(range(12))}, "note", {"rows": NOTES.select(range(16))}),
     ("packing-cuts", {"packing": True, "packing_strategy": "wrapped"}, "warning", {"packing": True, "packing_strategy": "bfd"}),
-    ("order-not-shuffled", {"rows": BLOCKS, "train_sampling_strategy": "sequential"}, "warning", {"rows": BLOCKS, "train_sampling_strategy": "random"}),
-    ("order-not-shuffled", {"rows": MIXED, "train_sampling_strategy": "sequential"}, "note", {"rows": MIXED}),
+    ("order-not-shuffled", {"train_sampling_strategy": "sequential"}, "note", {"train_sampling_strategy": "random"}),
 ]  # fmt: skip
 
 

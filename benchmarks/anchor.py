@@ -13,9 +13,9 @@ from pathlib import Path
 
 import transformers
 
-from ft_notebooks.cli.demo_task import DEMO, DEMO_DPO, FORM, demo_pairs
 from ft_notebooks.cli.settings import read_settings
-from ft_notebooks.data.example_task import appointments
+from ft_notebooks.course.demo_task import DEMO, DEMO_DPO, FORM, demo_pairs
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.dpo.over_optimization import CollapseCallback
 from ft_notebooks.dpo.trainer import dpo_trainer
 from ft_notebooks.evaluation.answer_format import key_order

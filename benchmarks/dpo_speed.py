@@ -36,7 +36,7 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 from trl import DPOConfig, DPOTrainer
 
-from ft_notebooks.data.example_task import appointments
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.read import read_preferences
 from ft_notebooks.dpo.reference import with_reference
 from ft_notebooks.dpo.shared_prompt import SharedPrompt

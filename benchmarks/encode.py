@@ -16,8 +16,8 @@ import datasets
 import trl
 from datasets import Dataset
 
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.chat_encoding import encode_chats
-from ft_notebooks.data.example_task import appointments
 from ft_notebooks.loading.example_models import smollm2, tiny_model
 from ft_notebooks.tokenization.padding import IGNORE, load_tokenizer
 

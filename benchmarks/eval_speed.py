@@ -29,7 +29,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.utils import logging
 
-from ft_notebooks.data.example_task import appointments
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.read import read_chats
 from ft_notebooks.evaluation.likelihood import last_turns
 from ft_notebooks.inference.generation import answers

@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import TrainerCallback
 
 from ft_notebooks.core.device import hardware
-from ft_notebooks.data.example_task import appointments
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.loading.example_models import smollm2
 from ft_notebooks.loading.quantized_loading import load_model
 from ft_notebooks.lora.adapter import add_adapter, lora_config

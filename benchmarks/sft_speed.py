@@ -455,8 +455,8 @@ def measure(options, names: list[str], folder: str, work: Path, save) -> dict:
     from transformers import AutoConfig, AutoTokenizer
 
     from ft_notebooks.core.device import hardware
+    from ft_notebooks.course.example_task import appointments
     from ft_notebooks.data.chat_encoding import encode_chats
-    from ft_notebooks.data.example_task import appointments
     from ft_notebooks.data.read import read_chats
 
     datasets.disable_progress_bars()

@@ -16,7 +16,7 @@ _modules = {  # module -> the public names that are also reachable as `from ft_n
     "lora.merging": "merge_folder",
     "data.deduplication": "split",
     "data.read": "read_chats read_preferences",
-    "data.example_task": "appointments",
+    "course.example_task": "appointments",
     "data.chat_encoding": "encode_chat encode_chats",
     "inference.generation": "generate",
     "checkpointing.integrity": "last_good_checkpoint",

@@ -21,7 +21,7 @@ import ft_notebooks.dpo.trainer  # what a process needs that is forked from this
 import ft_notebooks.sft.trainer
 import ft_notebooks.training.run
 from ft_notebooks.cli.commands import main
-from ft_notebooks.data.example_task import appointments
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 
 

@@ -23,7 +23,7 @@ from test_encodings import ASCII
 from transformers.trainer_callback import CallbackHandler
 
 from ft_notebooks.cli.commands import main
-from ft_notebooks.data.example_task import appointments
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.whole
@@ -45,7 +45,7 @@ COMMANDS = {
 }
 
 NOTES = """
-from ft_notebooks.data.example_task import appointments
+from ft_notebooks.course.example_task import appointments
 print(appointments(20, seed=3)[:])
 """
 READ = """

@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 import ft_notebooks.dpo.stage
 import ft_notebooks.dpo.trainer
 from ft_notebooks.cli.commands import main
-from ft_notebooks.data.example_task import appointments
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.preference_encoding import encode_pairs
 from ft_notebooks.data.read import read_preferences
 from ft_notebooks.dpo.loss import pair_logps

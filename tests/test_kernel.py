@@ -28,7 +28,7 @@ how = {"nproc_per_node": 2, "start_method": "fork", "max_restarts": 0, "run_id":
 where = {"rdzv_endpoint": "localhost:0", "rdzv_backend": "c10d"}
 
 def train():
-    from ft_notebooks.data.example_task import appointments
+    from ft_notebooks.course.example_task import appointments
     from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
     fields = {"output_dir": "run", "effective_batch": 4, "max_steps": 1, "bf16": False}
     fields |= {"report_to": "none", "save_strategy": "no"}

@@ -13,7 +13,7 @@ from ft_notebooks.checkpointing.finished_runs import known_run
 from ft_notebooks.cli.arguments import parser
 from ft_notebooks.cli.commands import main
 from ft_notebooks.cli.settings import read_settings, sections
-from ft_notebooks.data.example_task import appointments
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.readers import read_rows
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.runs.stages import STAGES, stage_class

@@ -55,6 +55,14 @@ def readme():
     return "\n\n".join(parts) + "\n"
 
 
+def words_of(face):
+    "What a package's `__init__.py` says: its `__doc__`, where the docstring is the question of a lesson."
+    for node in face.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__doc__":
+            return node.value.value
+    return ast.get_docstring(face)
+
+
 def package_readme():
     layers = PROJECT["tool"]["importlinter"]["contracts"][0]["layers"]
     parts = [PACKAGE_HEAD]
@@ -62,7 +70,7 @@ def package_readme():
         face = ast.parse((ROOT / "ft_notebooks" / package / "__init__.py").read_text(encoding="utf-8"))
         notebooks = sorted((ROOT / "nbs" / "package" / package).glob("*.ipynb"))
         lines = [f"- [{package}.{nb.stem}]({package}/{nb.name}): {title(nb)}" for nb in notebooks]
-        parts += [f"## {package}", ast.get_docstring(face), "\n".join(lines)]
+        parts += [f"## {package}", words_of(face), "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
 
 

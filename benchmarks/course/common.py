@@ -1,5 +1,5 @@
 """What the scripts of this folder share: the points of a measurement are computed one by one and kept in one JSON file,
-ft_notebooks/core/measurements/NAME.json, which `ft_notebooks.core.course.measured("NAME")` reads.
+ft_notebooks/course/measurements/NAME.json, which `ft_notebooks.course.lessons.measured("NAME")` reads.
 
 A script that was killed goes on with the missing points. `--only TEXT` computes the points again whose key contains
 TEXT, and replaces their rows; `--quick` tries the script on little data and writes nothing.
@@ -64,7 +64,7 @@ def score(
 
 def results(script: str | Path) -> Path:  # of NAME.py
     "The file of a script's results, in the package, so that the lessons find it without this folder."
-    return Path(__file__).parents[2] / "ft_notebooks" / "core" / "measurements" / f"{Path(script).stem}.json"
+    return Path(__file__).parents[2] / "ft_notebooks" / "course" / "measurements" / f"{Path(script).stem}.json"
 
 
 def key_of(point: dict) -> str:  # "n=16 seed=0"

@@ -16,7 +16,7 @@ from common import measure, score
 from datasets import Dataset
 
 from ft_notebooks import appointments, dpo_trainer, evaluate, exact_match, load_adapter, load_tokenizer, merge_adapter
-from ft_notebooks.cli.demo_task import FORM, course_stage, demo_pairs
+from ft_notebooks.course.demo_task import FORM, course_stage, demo_pairs
 from ft_notebooks.data import encode_pairs
 from ft_notebooks.dpo import CollapseCallback, pair_logps
 from ft_notebooks.evaluation.answer_format import key_order

@@ -23,7 +23,7 @@ from statistics import median
 from common import measure, score
 
 from ft_notebooks import appointments, load_adapter, load_tokenizer, merge_adapter
-from ft_notebooks.cli.demo_task import course_stage
+from ft_notebooks.course.demo_task import course_stage
 from ft_notebooks.evaluation.metrics import exact_match
 from ft_notebooks.evaluation.runner import interval
 from ft_notebooks.export.gguf_writer import write_gguf

@@ -13,7 +13,7 @@ from pathlib import Path
 from common import measure, score
 
 from ft_notebooks import appointments, evaluate, load_adapter, load_tokenizer
-from ft_notebooks.cli.demo_task import course_stage
+from ft_notebooks.course.demo_task import course_stage
 from ft_notebooks.rlhf.grpo import grpo_trainer
 
 COURSE = Path(__file__).parents[2] / "nbs" / "runs" / "course"

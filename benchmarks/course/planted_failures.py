@@ -25,7 +25,7 @@ from ft_notebooks import (
     sft_trainer,
     smollm2,
 )
-from ft_notebooks.cli.demo_task import course_stage
+from ft_notebooks.course.demo_task import course_stage
 from ft_notebooks.export.check import check_export
 from ft_notebooks.export.gguf_writer import write_gguf
 from ft_notebooks.export.parity import answer_parity

@@ -10,7 +10,7 @@ from good import DAYS, Case, shuffled
 from plant import Benign, config, content, on_answers, on_each, on_questions, on_rows, setting
 from scripts import encoded
 
-from ft_notebooks.data.example_task import appointments
+from ft_notebooks.course.example_task import appointments
 
 TOOL = {"name": "add_event", "description": "Adds an event.", "parameters": {"type": "object", "properties": {}}}
 TEXTS = {

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
 from ft_notebooks.core.random_state import keep_random_state
-from ft_notebooks.data.example_task import appointments
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 
 STEPS = 160  # of the tiny base: ordinary English then costs it 2.7 nats a byte (ln 259 is 5.6), and its answers end

@@ -86,23 +86,23 @@ def init_command(
 
 # %% ../../nbs/package/cli/commands.ipynb #764a3b39
 _FUNCTIONS = {  # of the commands that are no stage
-    "init": "commands.init_command",
-    "eval": "evaluation.eval_command",
-    "merge": "chat_and_merge.merge_command",
-    "chat": "chat_and_merge.chat_command",
-    "export": "model_export.export_command",
-    "serve": "model_export.serve_command",
-    "launch": "training.launch_command",
-    "doctor": "doctor.doctor_command",
-    "gpu": "training.check_gpu_command",
+    "init": "cli.commands.init_command",
+    "eval": "cli.evaluation.eval_command",
+    "merge": "cli.chat_and_merge.merge_command",
+    "chat": "cli.chat_and_merge.chat_command",
+    "export": "cli.model_export.export_command",
+    "serve": "cli.model_export.serve_command",
+    "launch": "cli.training.launch_command",
+    "doctor": "cli.doctor.doctor_command",
+    "gpu": "cli.training.check_gpu_command",
     "demo": "demo_task.demo_command",
 }
 
 
 def _call(args) -> str | None:
     "Runs the command's function and returns its text."
-    module, name = _FUNCTIONS.get(args.command, "training.train_command").split(".")
-    return getattr(importlib.import_module(f"ft_notebooks.cli.{module}"), name)(args)
+    module, _, name = _FUNCTIONS.get(args.command, "cli.training.train_command").rpartition(".")
+    return getattr(importlib.import_module(f"ft_notebooks.{module}"), name)(args)
 
 # %% ../../nbs/package/cli/commands.ipynb #88cc695a
 def _threads_before(args) -> int | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+from datasets import Dataset
 from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id
 
@@ -22,7 +23,6 @@ from ..training.stage import as_chats
 from ..core.errors import typed
 from ..core.files import check_unchanged
 from ..core.progress import phase, say
-from ..data.example_task import appointments
 from ..evaluation.metrics import find_scorers
 from ..export.run_export import export_run
 from ..export.run_origin import is_export_of, run_stages
@@ -148,15 +148,15 @@ def serve_command(
 
 # %% ../../nbs/package/cli/model_export.ipynb #a9d5c812
 def ask_exported(
-    run: str | Path,  # A finished run of the built-in task
-) -> str:  # The file, a note and its answer, in lines; empty where the extra `export` is not installed
-    "Exports a run to float16 GGUF unless that is there, serves the file, and asks one test note by OpenAI's client."
+    run: str | Path,  # A finished run
+    rows: Dataset,  # Conversations; the file is checked on all of them, and asked the first
+) -> str:  # The file, the question and its answer, in lines; empty where the extra `export` is not installed
+    "Exports a run to float16 GGUF unless that is there, serves the file, and asks one question by OpenAI's client."
     if find_spec("xllamacpp") is None:
         return ""
     import openai
 
     say("The last model as a file for llama.cpp: exported, checked, served, and asked one note")
-    rows = appointments(8, part="test")
     file = _run_file(run, run, lambda: rows)
     *asked, _ = rows["messages"][0]
     with serving(file) as url:

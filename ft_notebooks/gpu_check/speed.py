@@ -20,7 +20,7 @@ from trl import SFTConfig, SFTTrainer
 from ..core.device import hardware, peak_memory
 from ..core.seams import overrides
 from ..data.chat_encoding import encode_chats
-from ..data.example_task import appointments
+from .steps import sums
 from ..loading.example_models import tiny_tokenizer
 from ..loading.quantized_loading import keep_gradients
 from ..lora.adapter import add_adapter, lora_config
@@ -61,7 +61,7 @@ def random_model(
 
 # %% ../../nbs/package/gpu_check/speed.ipynb #73016945
 def _rows(n: int) -> Dataset:
-    chats = appointments(8 * n)["messages"]
+    chats = sums(8 * n)["messages"]
     rows = []
     for i in range(n):  # of one to eight chats
         turns = [turn for chat in chats[8 * i : 8 * i + 1 + i % 8] for turn in chat]

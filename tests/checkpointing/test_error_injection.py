@@ -24,8 +24,8 @@ from transformers.utils.logging import set_verbosity_error
 
 from ft_notebooks.checkpointing.integrity import checkpoint_fault, last_good_checkpoint
 from ft_notebooks.checkpointing.run_manifest import run_folder
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.chat_encoding import encode_chats
-from ft_notebooks.data.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
 from ft_notebooks.sft.trainer import sft_trainer

@@ -7,7 +7,7 @@ import pytest
 
 from ft_notebooks.cli.commands import main
 from ft_notebooks.cli.settings import read_settings
-from ft_notebooks.data.example_task import appointments
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.runs.stages import stage_class
 

@@ -23,14 +23,15 @@ from transformers.trainer_callback import CallbackHandler
 import ft_notebooks.sft.stage
 import ft_notebooks.sft.trainer
 from ft_notebooks.checkpointing.integrity import mark_checkpoint
-from ft_notebooks.cli import commands, console, demo_task, evaluation
+from ft_notebooks.cli import commands, console, evaluation
 from ft_notebooks.cli.arguments import parser
 from ft_notebooks.cli.commands import SETTINGS_INI, main
-from ft_notebooks.cli.demo_task import DEMO_DPO, demo_pairs, demo_scores
 from ft_notebooks.core.fingerprints import data_fingerprint
 from ft_notebooks.core.progress import phase, say, show_phases
+from ft_notebooks.course import demo_task
+from ft_notebooks.course.demo_task import DEMO_DPO, demo_pairs, demo_scores
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.chat_encoding import encode_chat
-from ft_notebooks.data.example_task import appointments
 from ft_notebooks.data.read import read_chats
 from ft_notebooks.doctor.findings import Finding
 from ft_notebooks.evaluation.likelihood import perplexity
@@ -372,7 +373,7 @@ def test_a_command_that_is_interrupted_elsewhere_ends_without_a_traceback(here, 
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ft_notebooks.cli.demo_task.run_folder", interrupted)
+    monkeypatch.setattr("ft_notebooks.course.demo_task.run_folder", interrupted)
     with pytest.raises(SystemExit) as e:
         main(["demo"])
     assert e.value.code == 130 and "ft demo: stopped" in capsys.readouterr().err
@@ -383,7 +384,7 @@ def test_a_command_that_is_left_before_its_end_has_not_succeeded(here, capsys, m
     def leaves(*args):
         raise SystemExit(code)
 
-    monkeypatch.setattr("ft_notebooks.cli.demo_task.run_folder", leaves)
+    monkeypatch.setattr("ft_notebooks.course.demo_task.run_folder", leaves)
     with pytest.raises(SystemExit) as e:
         main(["demo"])
     assert e.value.code == 1 and "ft demo: unexpected SystemExit" in capsys.readouterr().err

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ft_notebooks.cli.evaluation import _evaluate
-from ft_notebooks.data.example_task import appointments
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.evaluation.likelihood import perplexity
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config

@@ -14,7 +14,7 @@ from small_runs import forked
 import ft_notebooks.runs.pipeline
 from ft_notebooks.cli.arguments import parser
 from ft_notebooks.cli.commands import main
-from ft_notebooks.data.example_task import appointments
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.whole

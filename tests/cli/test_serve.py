@@ -10,7 +10,7 @@ import pytest
 from ft_notebooks.checkpointing.integrity import mark_checkpoint
 from ft_notebooks.cli import model_export
 from ft_notebooks.cli.commands import main
-from ft_notebooks.data.example_task import appointments
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.inference.llama_cpp import llama_server
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 

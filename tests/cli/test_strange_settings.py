@@ -10,7 +10,7 @@ from ft_notebooks.cli.arguments import in_full, parser
 from ft_notebooks.cli.commands import main
 from ft_notebooks.cli.settings import read_settings
 from ft_notebooks.core.files import write_atomically
-from ft_notebooks.data.example_task import appointments
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.evaluation.metrics import find_scorers
 from ft_notebooks.lora.merging import whole_folder
 from ft_notebooks.runs.record import held_out

@@ -12,9 +12,9 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data import deduplication
 from ft_notebooks.data.deduplication import overlap, split
-from ft_notebooks.data.example_task import appointments
 
 WORDS = [f"word{i}" for i in range(5000)]
 

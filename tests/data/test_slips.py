@@ -5,9 +5,9 @@ import json
 import pytest
 from datasets import DatasetDict
 
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.chat_encoding import encode_chat, encode_chats
 from ft_notebooks.data.deduplication import split
-from ft_notebooks.data.example_task import appointments
 from ft_notebooks.data.preference_encoding import encode_pair, encode_pairs
 from ft_notebooks.data.preference_report import pair_report, plot_pairs
 from ft_notebooks.loading.example_models import tiny_tokenizer

@@ -11,10 +11,10 @@ import torch
 from datasets import Dataset
 
 from ft_notebooks.cli.arguments import parser
-from ft_notebooks.cli.demo_task import demo_pairs
 from ft_notebooks.cli.doctor import doctor_command
+from ft_notebooks.course.demo_task import demo_pairs
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.chat_encoding import encode_chats
-from ft_notebooks.data.example_task import appointments
 from ft_notebooks.doctor.diagnosis import checks, diagnose
 from ft_notebooks.loading.example_models import CHATML, tiny_model, tiny_tokenizer
 from ft_notebooks.loading.quantized_loading import load_model

@@ -9,9 +9,9 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import DataCollatorForSeq2Seq
 
-from ft_notebooks.cli.demo_task import demo_pairs
+from ft_notebooks.course.demo_task import demo_pairs
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.chat_encoding import encode_chats
-from ft_notebooks.data.example_task import appointments
 from ft_notebooks.doctor.context import Context
 from ft_notebooks.doctor.diagnosis import checks
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer

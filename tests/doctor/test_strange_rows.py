@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ft_notebooks.cli.commands import main
-from ft_notebooks.data.example_task import appointments
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.doctor import template_checks
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 

@@ -254,7 +254,7 @@ def test_a_value_without_a_standard_error_stays_without_interval(stderr):
 
 def test_ft_eval_asks_every_stage_the_tasks_and_keeps_the_scores(folder, tiny, tmp_path, monkeypatch, capsys):
     from ft_notebooks.cli.commands import main
-    from ft_notebooks.data.example_task import appointments
+    from ft_notebooks.course.example_task import appointments
     from ft_notebooks.lora.adapter import load_adapter
 
     monkeypatch.chdir(tmp_path)

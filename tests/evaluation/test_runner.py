@@ -13,8 +13,8 @@ from small_runs import TALKS as CHATS
 from small_runs import chat
 
 from ft_notebooks.core.errors import Terminated
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.chat_encoding import encode_chats
-from ft_notebooks.data.example_task import appointments
 from ft_notebooks.evaluation import runner
 from ft_notebooks.evaluation.answer_format import key_order
 from ft_notebooks.evaluation.likelihood import answer_bytes, bits_per_byte, perplexity, row_losses

@@ -5,7 +5,7 @@ import sys
 import pytest
 from datasets import Dataset
 
-from ft_notebooks.data.example_task import appointments
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.read import read_chats
 from ft_notebooks.evaluation.metrics import find_scorers
 from ft_notebooks.evaluation.runner import evaluate

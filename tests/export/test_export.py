@@ -9,7 +9,7 @@ from unittest.mock import patch
 import pytest
 from small_runs import forked
 
-from ft_notebooks.data.example_task import appointments
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.export.check import check_export
 from ft_notebooks.export.gguf_writer import write_gguf
 from ft_notebooks.export.lora_gguf import write_lora_gguf

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ft_notebooks.core.random_state import keep_random_state
-from ft_notebooks.data.example_task import appointments
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.export import check, gguf_writer
 from ft_notebooks.export.check import check_export, file_findings
 from ft_notebooks.export.gguf_writer import TYPES, write_gguf

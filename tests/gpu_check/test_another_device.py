@@ -6,7 +6,7 @@ from another_device import There, another_device, moved
 from datasets import Dataset
 from torch.testing import assert_close
 
-from ft_notebooks.data.example_task import appointments
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.dpo.trainer import dpo_trainer
 from ft_notebooks.evaluation.likelihood import perplexity
 from ft_notebooks.inference.generation import generate

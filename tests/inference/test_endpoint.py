@@ -16,7 +16,7 @@ from small_runs import ended
 
 from ft_notebooks import add_adapter, generate, load_adapter, load_model, lora_config, tiny_model, tiny_tokenizer
 from ft_notebooks.cli.commands import main
-from ft_notebooks.evaluation.judge import chat_endpoint
+from ft_notebooks.course.judge import chat_endpoint
 from ft_notebooks.export import write_gguf, write_lora_gguf
 from ft_notebooks.inference import endpoint, serve, serving
 

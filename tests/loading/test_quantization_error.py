@@ -8,8 +8,8 @@ from bitsandbytes.functional import get_4bit_type
 from torch.testing import assert_close
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from ft_notebooks.course.four_bit_codes import plot_code_book
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
-from ft_notebooks.loading.four_bit_codes import plot_code_book
 from ft_notebooks.loading.quantization_error import logits_distance, round_weight, weight_errors
 
 TOK = tiny_tokenizer()

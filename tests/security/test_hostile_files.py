@@ -24,7 +24,7 @@ from ft_notebooks.checkpointing.integrity import checkpoint_fault, last_good_che
 from ft_notebooks.checkpointing.resume import exact_resume
 from ft_notebooks.checkpointing.run_manifest import run_folder
 from ft_notebooks.cli.commands import main
-from ft_notebooks.evaluation.judge import llm_judge, pairwise_judge
+from ft_notebooks.course.judge import llm_judge, pairwise_judge
 from ft_notebooks.evaluation.report import report_card
 from ft_notebooks.evaluation.runner import Evaluation
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer

@@ -9,8 +9,8 @@ from datasets import Dataset
 from transformers import LlamaForCausalLM, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.chat_encoding import encode_chat, encode_chats
-from ft_notebooks.data.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.loading.quantized_loading import load_model
 from ft_notebooks.lora.adapter import add_adapter, lora_config

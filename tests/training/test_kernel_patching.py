@@ -27,8 +27,8 @@ from trl.trainer import add_fused_lm_head
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from ft_notebooks.core.seams import attention_of, is_hooked
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.chat_encoding import encode_chats
-from ft_notebooks.data.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config, merge_adapter
 from ft_notebooks.sft.packing_check import check_apart, document_leak

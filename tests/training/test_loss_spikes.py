@@ -4,8 +4,8 @@ import datasets
 import torch
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.chat_encoding import encode_chats
-from ft_notebooks.data.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_tokenizer
 from ft_notebooks.training import loss_spikes
 

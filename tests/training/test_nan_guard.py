@@ -23,8 +23,8 @@ from trl import DPOConfig, DPOTrainer, SFTTrainer
 
 from ft_notebooks.checkpointing.integrity import last_good_checkpoint
 from ft_notebooks.checkpointing.resume import exact_resume
-from ft_notebooks.cli.demo_task import DEMO
-from ft_notebooks.data.example_task import appointments
+from ft_notebooks.course.demo_task import DEMO
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.sft.trainer import sft_trainer
 from ft_notebooks.training import nan_guard
 from ft_notebooks.training.nan_guard import NaNGuard, find_spikes

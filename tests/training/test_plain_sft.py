@@ -5,7 +5,7 @@ from datasets import Dataset
 from small_runs import QUIET, TOK, trainer
 from trl import SFTConfig, SFTTrainer
 
-from ft_notebooks.data.example_task import appointments
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.sft.trainer import sft_trainer
 from ft_notebooks.training.preflight import check_prompts_untrained

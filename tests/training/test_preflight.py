@@ -10,8 +10,8 @@ import torch
 from transformers import LlamaForCausalLM
 
 from ft_notebooks.core.arguments import ArgumentError
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.chat_encoding import encode_chats
-from ft_notebooks.data.example_task import appointments
 from ft_notebooks.data.preference_encoding import encode_pairs
 from ft_notebooks.dpo.trainer import dpo_trainer
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer

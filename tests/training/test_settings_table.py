@@ -9,8 +9,8 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RewardConfig, Re
 
 from ft_notebooks.cli.commands import SETTINGS_INI
 from ft_notebooks.cli.settings import find_setting, setting_types
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.chat_encoding import encode_chats
-from ft_notebooks.data.example_task import appointments
 from ft_notebooks.data.preference_encoding import encode_pairs
 from ft_notebooks.doctor.context import Context
 from ft_notebooks.doctor.probe import probe_run

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from ft_notebooks.data import example_task
-from ft_notebooks.data.example_task import appointments
+from ft_notebooks.course import example_task
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.read import read_chats
 
 

@@ -15,8 +15,8 @@ import pytest
 from datasets import Dataset
 from small_runs import HANGS
 
+from ft_notebooks.course.judge import chat_endpoint, llm_judge, pairwise_judge
 from ft_notebooks.evaluation import judge
-from ft_notebooks.evaluation.judge import chat_endpoint, llm_judge, pairwise_judge
 from ft_notebooks.evaluation.metrics import find_scorers
 from ft_notebooks.evaluation.runner import evaluate
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
@@ -135,7 +135,7 @@ def process():
 def test_a_judge_in_another_process_grades_what_a_model_says(process, key, tmp_path):
     mine = tmp_path / "mine.py"
     mine.write_text(
-        "from ft_notebooks.evaluation.judge import chat_endpoint, llm_judge\n"
+        "from ft_notebooks.course.judge import chat_endpoint, llm_judge\n"
         f"good = llm_judge('Is it right?', chat_endpoint({process!r}, 'm', key_env={key!r}))\n"
     )
     scorers = find_scorers(["stop_rate", "length", "repetition", f"{mine}:good"])

@@ -44,12 +44,9 @@ def cells(nb, kind=None):
 
 
 def module(nb):  # what nbs/package/PACKAGE/MODULE.ipynb has to export, and what a lesson does export
-    first = [c for c in cells(nb) if "colab" not in c["source"]][0]["source"]
-    return (
-        ".".join(nb.relative_to(PACKAGE).with_suffix("").parts)
-        if nb in INSIDE
-        else first.removeprefix("#| default_exp ")
-    )
+    if nb in INSIDE:
+        return ".".join(nb.relative_to(PACKAGE).with_suffix("").parts)
+    return cells(nb)[-1]["source"].splitlines()[0].removeprefix("#| default_exp ")
 
 
 def flags(source):
@@ -185,8 +182,8 @@ def test_the_names_of_a_face_are_public_in_a_module_below_it_and_none_is_a_modul
 
 
 def wrong_start(nb):
-    first, second = [c for c in cells(nb) if "colab" not in c["source"]][:2]
-    source = rf"\n\nSource of `ft_notebooks\.{re.escape(module(nb))}`; lesson \d+ [^\n]+\." if nb in INSIDE else ""
+    first, second = cells(nb)[:2]
+    source = rf"\n\nSource of `ft_notebooks\.{re.escape(module(nb))}`; lesson \d+ [^\n]+\."
     if (first["cell_type"], first["source"]) != ("code", f"#| default_exp {module(nb)}"):
         yield f"the first cell must be: #| default_exp {module(nb)}"
     head = second["source"] if second["cell_type"] == "markdown" else ""
@@ -255,7 +252,7 @@ def noisy_outputs(nb):
 @pytest.mark.parametrize("nb", NBS, ids=lambda nb: str(nb.relative_to(ROOT / "nbs").with_suffix("")))
 def test_a_notebook_keeps_the_form_that_nbdev_and_readers_rely_on(nb):
     checks = [wrong_directives, wrong_captures, missing_names, noisy_outputs]
-    if nb in INSIDE + STAGES:
+    if nb in INSIDE:
         checks.append(wrong_start)
     assert [problem for check in checks for problem in check(nb)] == []
 

@@ -27,7 +27,7 @@ from ..core.processes import leave_processes, once_a_host, together
 from ..core.progress import phase, say
 from ..distributed.launch_files import accelerate_config, check_config
 from ..distributed.launcher import launch
-from ..distributed.slurm import slurm_job
+from ..distributed.launch_files import slurm_job
 from ..loading.model_files import check_checkpoint, read_config, tensor_shapes
 from ..lora.adapter_folder import check_adapter_folder
 from ..runs.model_choice import model_settings

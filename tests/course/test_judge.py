@@ -15,8 +15,8 @@ import pytest
 from datasets import Dataset
 from small_runs import HANGS
 
+from ft_notebooks.course import judge
 from ft_notebooks.course.judge import chat_endpoint, llm_judge, pairwise_judge
-from ft_notebooks.evaluation import judge
 from ft_notebooks.evaluation.metrics import find_scorers
 from ft_notebooks.evaluation.runner import evaluate
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer

@@ -326,7 +326,7 @@ def test_all_plain_scorers_are_found_by_name_and_take_three_arguments():
 
 
 def test_no_name_that_takes_arguments_is_missing_from_the_hint():
-    from ft_notebooks.evaluation import judge
+    from ft_notebooks.course import judge
 
     for made in (json_schema, matches, key_order, judge.llm_judge, judge.pairwise_judge):
         with pytest.raises(ValueError, match=rf"no scorer '{made.__name__}'; .* made by a call .* as file.py:name"):

@@ -19,7 +19,7 @@ from .model_parts import base_model
 
 # %% ../../nbs/package/core/arguments.ipynb #519a1c91
 class ArgumentError(ValueError):
-    "A function got an argument of the wrong type."
+    "A function got an argument of the wrong type; the parts of the message are also attributes."
 
     def __init__(
         self,
@@ -32,6 +32,11 @@ class ArgumentError(ValueError):
         short = given is None or isinstance(given, (str, os.PathLike, int, float))
         got = repr(given) if short else type(given).__name__
         super().__init__(f"{where}: {name} must be {wanted}, got {got}; {cure}")
+        self.where = where
+        self.name = name
+        self.wanted = wanted
+        self.given = given
+        self.cure = cure
 
 # %% ../../nbs/package/core/arguments.ipynb #fefa11d9
 _ORDER = "the order is (model, tok, dataset, ...)"

@@ -1053,7 +1053,7 @@ def test_the_demo_goes_through_its_stages_and_is_then_left_alone(here, capsys, m
     steps = {"rewards": ["length"], "max_completion_length": 90, "max_steps": 1, "generations": 2, "bf16": False}
     monkeypatch.setattr(demo_task, "DEMO_GRPO", steps)
     monkeypatch.setitem(demo_task._START, "grpo", "sft/checkpoint-2")
-    monkeypatch.setattr("ft_notebooks.cli.model_export.ask_exported", lambda run: "")
+    monkeypatch.setattr("ft_notebooks.cli.model_export.ask_exported", lambda run, rows: "")
     main(["demo", "--rl", "--seed", "3"])
     assert list(json.loads(Path("runs/demo/rl/report.json").read_text())) == ["base", "half of sft", "grpo"]
     assert "after half of its steps" in (said := capsys.readouterr().out) and "runs/demo/rl/report.html" in said

@@ -14,7 +14,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, compress
+from operator import attrgetter, itemgetter
 from secrets import token_hex
 from typing import Any
 
@@ -45,7 +46,7 @@ class EncodedChat:
     kept_as_text: bool  # Whether a message holds a special token, which is encoded as text
     training_twin: bool  # Whether only TRL's twin of the template renders every answer alike
 
-
+# %% ../../nbs/package/data/chat_encoding.ipynb #3ca98747
 @dataclass
 class _Rendered:
     text: str
@@ -55,17 +56,15 @@ class _Rendered:
 
 def _labeled(rendered: _Rendered, ids: list[int], places: list[tuple[int, int]]) -> EncodedChat:
     "The conversation with labels at the tokens that cover a character of an answer; `places` are those of the tokens."
-    starts = [start for start, _ in places]
-    stops = [stop for _, stop in places]
     labels = [IGNORE] * len(ids)
     ends = []
     merged = 0
     for start, stop in rendered.spans:
-        first = bisect_right(stops, start)
-        after = bisect_left(starts, stop)
+        first = bisect_right(places, start, key=itemgetter(1))
+        after = bisect_left(places, stop, key=itemgetter(0))
         labels[first:after] = ids[first:after]
         ends.append(after - 1)
-        merged += starts[first] < start
+        merged += places[first][0] < start
     return EncodedChat(ids, labels, ends, merged, CUT in rendered.text, rendered.training_twin)
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #fb35daa2
@@ -114,9 +113,9 @@ def _lost(messages: list[dict], rendered: _Rendered) -> list[tuple[int, str]]:
 
 def _check_lost(names: list[str], lost: list[list[tuple[int, str]]]) -> None:
     "Raises `ValueError` with the first field that the text of a conversation lacks, and how many conversations do."
-    losing = [name for name, fields in zip(names, lost) if fields]
+    losing = list(compress(names, lost))
     if losing:
-        number, field = next(fields[0] for fields in lost if fields)
+        number, field = next(filter(None, lost))[0]
         count = f"\n{len(losing)} of {len(names)} conversations lose a field in this way" if len(names) > 1 else ""
         raise ValueError(
             f'{losing[0]}message {number}: the chat template drops or changes its "{field}", so the model would '
@@ -145,7 +144,7 @@ def encode_texts(
         rendered.append(found)
         lost.append(_lost(messages, found))
     _check_lost(names, lost)
-    tokenized = own.tokenize([found.text for found in rendered])
+    tokenized = own.tokenize(list(map(attrgetter("text"), rendered)))
     twice = [tok.bos_token_id] * 2
     if tok.bos_token_id not in (None, tok.eos_token_id) and any(ids[:2] == twice for ids, _ in tokenized):
         raise ValueError(f"the chat template writes {tok.bos_token!r} twice; remove one from tok.chat_template")
@@ -215,7 +214,7 @@ def _account(chat: EncodedChat, max_length: int | None) -> dict[str, int]:
         "trained_tokens": trained,  # tokens that are targets of the loss
     }
 
-
+# %% ../../nbs/package/data/chat_encoding.ipynb #3a8c66ed
 _COUNTS = list(_account(EncodedChat([], [], [], 0, False, False), None))
 
 
@@ -332,8 +331,7 @@ def encode_chats(
     encoded = encoded_rows(dataset, encode, _ENCODED, num_proc)
     account = {name: sum(encoded[name]) for name in _COUNTS}
     _check_account(account, max(encoded["length"]), max_length, allow_cut)
-    kept = [number for number, trained in enumerate(encoded["trained_tokens"]) if trained]
-    rows = encoded.select(kept)
+    rows = encoded.select(list(compress(range(len(encoded)), encoded["trained_tokens"])))
     padding = _padding(rows["tokens"][:], batch_size)
     return rows.select_columns(["input_ids", "labels"]), {**account, "padding": round(padding, 4), **changed}
 

@@ -14,7 +14,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
-from itertools import chain
+from itertools import chain, repeat
 
 import numpy as np
 from datasets import Dataset, DatasetDict
@@ -44,7 +44,7 @@ def _words(message: dict) -> list[str]:
 
 # %% ../../nbs/package/data/deduplication.ipynb #952149fb
 def _turns(messages: list[dict]) -> list[str]:
-    return [" ".join(_words(message)) for message in messages]
+    return list(map(" ".join, map(_words, messages)))
 
 
 class _Texts:
@@ -96,7 +96,7 @@ def _candidate_pairs(runs: csr_array, near: float) -> Iterator[np.ndarray]:
     for j, sketch in enumerate(MinHash.generator(columns, num_perm=_HASHES, hashfunc=int)):
         if sketch.is_empty():  # a text without shingles has no near-duplicate
             continue
-        block += [(i, j) for i in sorted(buckets.query(sketch))]  # at most √N, since all of a bucket have one shingle
+        block += zip(sorted(buckets.query(sketch)), repeat(j))  # at most √N, since all of a bucket have one shingle
         buckets.insert(j, sketch)
         if len(block) >= _BLOCK:
             yield np.array(block).T
@@ -164,7 +164,7 @@ def _groups(dataset: Dataset, near: float | None) -> tuple[list[list[int]], str]
     for row, label in enumerate(connected_components(graph, directed=False)[1].tolist()):
         groups[label].append(row)
     members = list(groups.values())
-    return members, _counts(texts, members, near, len({first for first, _ in grown}))
+    return members, _counts(texts, members, near, len(dict(grown)))
 
 # %% ../../nbs/package/data/deduplication.ipynb #480c843f
 class NoSplit(ValueError):

@@ -10,6 +10,8 @@ import json
 import re
 import shlex
 from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable
+from operator import itemgetter
 from typing import Any
 
 from .json_files import short
@@ -89,7 +91,7 @@ def _not_a_row(row: Any, formats: str) -> list[str]:
         return [f"not read: {row}"]
     return [] if isinstance(row, dict) else [f"the row is {short(row)}; it must be an object, {formats}"]
 
-
+# %% ../../nbs/package/data/formats.ipynb #3b4d5972
 def _judged(row: dict) -> list[str]:
     "The defect of a row whose label says whether its answer is good, as KTO takes it; an empty list for any other row."
     if str(row.get("label")).strip().lower() not in ("true", "false", "0", "1"):
@@ -105,9 +107,13 @@ def _misspelt(row: dict) -> list[str]:
     return [f'the key {json.dumps(key)[:40]} is not read; write "{key.strip().lower()}"' for key in misspelt(row)]
 
 
+def _given(row: dict, columns: Iterable[str]) -> list[str]:
+    return [key for key in columns if row.get(key) is not None]
+
+
 def _ambiguous_columns(row: dict, columns: list[str]) -> list[str]:
     "A defect for each column after the first, since only one can be the conversation."
-    given = [key for key in columns if row.get(key) is not None]
+    given = _given(row, columns)
     return [f'"{given[0]}" and "{key}" in one row are ambiguous; keep the one that you mean' for key in given[1:]]
 
 # %% ../../nbs/package/data/formats.ipynb #3045eaac
@@ -140,7 +146,7 @@ _MEANT = {  # our columns, and what they are called elsewhere
 }
 _ONE_MESSAGE = (("role", "content"), ("from", "value"), ("user", "text"), ("author", "content"), ("sender", "message"))
 
-
+# %% ../../nbs/package/data/formats.ipynb #a66853d8
 def _text_hint(text: Any) -> str:
     "A hint for a row that is a text alone."
     if isinstance(text, str) and is_transcript(text):
@@ -148,18 +154,23 @@ def _text_hint(text: Any) -> str:
     return "; a text alone is for continued pre-training, which ft does not do: give question and answer"
 
 
+def _first_of(names: Collection[str], columns: Iterable) -> str | None:
+    return next((key for key in columns if str(key).lower() in names), None)
+
+
 def _column_hint(row: dict, ours: tuple[str, ...]) -> str:
     "A hint how to name the columns of an unknown format; empty if the row has too few texts."
     if any({*names} <= row.keys() for names in _ONE_MESSAGE):
         return '; the row is one message: write all messages of a conversation as the list "messages" of one row'
     wanted = [key for key in ours if row.get(key) is None]
-    joined = next((mark for mark in (";", "\t", "|") if len(row) == 1 and mark in str(next(iter(row)))), None)
+    header = str(next(iter(row))) if len(row) == 1 else ""
+    joined = next(filter(header.__contains__, ";\t|"), None)
     if joined:
         return f"; its header is not separated by commas but by {joined!r}: save the file with commas"
     texts = [key for key, value in row.items() if key not in ours and isinstance(value, str) and len(key) <= 40]
     if len(texts) < len(wanted):
         return _text_hint(row["text"]) if list(row) == ["text"] else ""
-    names = {key: next((name for name in texts if name.lower() in _MEANT.get(key, ())), "COLUMN") for key in wanted}
+    names = {key: _first_of(_MEANT.get(key, ()), texts) or "COLUMN" for key in wanted}
     python = ", ".join(f"{key}={json.dumps(name, ensure_ascii=False)}" for key, name in names.items())
     settings = " ".join(f"--set {shlex.quote(f'data.{key}={name}')}" for key, name in names.items())
     unknown = "; the columns are " + ", ".join(map(repr, texts[:20])) if "COLUMN" in names.values() else ""
@@ -174,13 +185,11 @@ def _prompt_hint(row: dict) -> str:
 
 def _pair_hint(row: dict) -> str:
     "Of a preference pair: the commands for it, and how its better answers are trained; empty for any other row."
-    better, worse = (
-        next((key for key in row if str(key).lower() in (side, *_MEANT[side])), None) for side in ("chosen", "rejected")
-    )
-    if better is None or worse is None:
+    better = _first_of(("chosen", *_MEANT["chosen"]), row)
+    if None in (better, _first_of(("rejected", *_MEANT["rejected"]), row)):
         return ""
     hint = "; these are preference pairs, which ft dpo and ft reward train on (in Python, read_preferences)"
-    asked = next((key for key in row if str(key).lower() in ("prompt", *_MEANT["prompt"])), None)
+    asked = _first_of(("prompt", *_MEANT["prompt"]), row)
     naming = f"--set {shlex.quote(f'data.completion={better}')}"
     if asked != "prompt":
         naming = f"--set {shlex.quote(f'data.prompt={asked}')} {naming}"
@@ -198,16 +207,20 @@ def as_chat(
     if unread := _not_a_row(row, _CHAT):
         return {}, unread
     columns = ["messages", "conversations", "completion", "instruction"]
-    if not (given := [key for key in columns if row.get(key) is not None]):
-        naming = _pair_hint(row) or _prompt_hint(row) or _column_hint(row, ("prompt", "completion"))
-        naming = naming or "".join(f"; {defect}" for defect in _misspelt(row))
+    if not (given := _given(row, columns)):
+        naming = (
+            _pair_hint(row)
+            or _prompt_hint(row)
+            or _column_hint(row, ("prompt", "completion"))
+            or "; ".join(["", *_misspelt(row)])
+        )
         return {}, [f"the row has the keys {short(list(row))}; it must be {_CHAT}{naming}"]
     defects = _ambiguous_columns(row, given if given == ["instruction"] else [*given, "text"])
     messages, found = _prompt_messages(row, "prompt" if given[0] == "completion" else given[0])
     after, more = _answer_messages(row, given[0])
     messages, wrong = _with_system(row, [*messages, *after])
     tools, lost = _tools(row)
-    found = found + more or turn_order_defects([message["role"] for message in messages])
+    found = found + more or turn_order_defects(list(map(itemgetter("role"), messages)))
     defects += _misspelt(row) + _judged(row) + found + wrong + lost
     return {"messages": messages, **({"tools": tools} if tools else {})}, defects
 
@@ -243,7 +256,8 @@ def _both_answers(row: dict) -> tuple[list[dict], list[dict], list[str]]:
         if len(missing) == 2 and ({"question", "answer"} <= row.keys() or not as_chat(row)[1]):
             hint = "; these are conversations, which ft sft trains on (in Python, read_chats)"
         return [], [], [f"the row has {what}; it must be {_PAIR}{hint}"]
-    (chosen, defects), (rejected, more) = (read_turns(row, key, "assistant") for key in ("chosen", "rejected"))
+    chosen, defects = read_turns(row, "chosen", "assistant")
+    rejected, more = read_turns(row, "rejected", "assistant")
     return chosen, rejected, defects + more
 
 # %% ../../nbs/package/data/formats.ipynb #d66a0108
@@ -251,7 +265,7 @@ def _pair_parts(
     row: dict, chosen: list[dict], rejected: list[dict], given: list[str]
 ) -> tuple[list[dict], list[dict], list[dict], list[str]]:
     "The prompt, the two answers without it, and the defects of the prompt."
-    if all(answer[0]["role"] == "assistant" for answer in (chosen, rejected)):
+    if chosen[0]["role"] == rejected[0]["role"] == "assistant":
         column = "messages" if row.get("messages") is not None else "prompt"
         prompt, defects = _prompt_messages(row, given[0] if given else column)
         return prompt, chosen, rejected, defects
@@ -271,12 +285,12 @@ def as_preference(
     chosen, rejected, defects = _both_answers(row)
     if defects:
         return {}, defects
-    given = [key for key in ("prompt", "instruction", "conversations") if row.get(key) is not None]
+    given = _given(row, ("prompt", "instruction", "conversations"))
     prompt, chosen, rejected, found = _pair_parts(row, chosen, rejected, given)
     prompt, more = _with_system(row, prompt)
     tools, wrong = _tools(row)
     for key, answer in () if found else (("chosen", chosen), ("rejected", rejected)):
-        order = turn_order_defects([message["role"] for message in [*prompt, *answer]])
+        order = turn_order_defects(list(map(itemgetter("role"), prompt + answer)))
         found = found or [f'in "{key}", {defect}' for defect in order]
     pair = {"prompt": prompt, "chosen": chosen, "rejected": rejected, **({"tools": tools} if tools else {})}
     return pair, _ambiguous_columns(row, given) + _misspelt(row) + found + more + wrong
@@ -285,7 +299,7 @@ def as_preference(
 _VALUE = re.compile(r'\(.*?\)(?=, which would be lost)|(?<=the "content" ).*?(?=; it must be a text)')
 _LISTED, _PLACES = 20, 4  # defects that one error lists, and locations for each
 
-
+# %% ../../nbs/package/data/formats.ipynb #2d11b3ba
 class Defects:
     "Collects the defects of the rows that were read so far."
 

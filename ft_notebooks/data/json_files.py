@@ -50,7 +50,7 @@ def _not_lines(line: bytes) -> str | None:
         )
     return None
 
-
+# %% ../../nbs/package/data/json_files.ipynb #51fbe78a
 def jsonl_rows(
     path: str,
 ) -> Iterator[tuple[str, Any]]:  # ("PATH:LINE", row); where a row cannot be read, its exception stands in its place

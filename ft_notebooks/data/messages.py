@@ -10,6 +10,7 @@ __all__ = ['SPEAKERS', 'read_json_text', 'is_transcript', 'read_messages', 'turn
 import json
 import re
 import unicodedata
+from itertools import chain
 from typing import Any
 
 from .json_files import DECODER, NOT_JSON, short
@@ -22,21 +23,21 @@ def _is_invisible(text: str) -> bool:
 
 def _text_defects(value: Any, where: str, name: str, may_be_blank: bool = False) -> list[str]:
     "The defects of a value that should be a text."
-    field = json.dumps(name)[:40]
     if not isinstance(value, str):
         parts = (
             isinstance(value, list) and value and all(isinstance(p, dict) and p.get("type") == "text" for p in value)
         )
         cure = ': join the texts of its parts, "\\n".join(part["text"] for part in content)' if parts else ""
-        return [f"{where} has the {field} {short(value)}; it must be a text{cure}"]
+        return [f'{where} has the "{name}" {short(value)}; it must be a text{cure}']
     try:
         value.encode()
     except UnicodeEncodeError:
-        return [f"{where} has half a surrogate pair in its {field} {short(value)}; write the whole character"]
-    blank = f"{where} has a blank {field}; write its text or take the row out"
-    return [blank] if _is_invisible(value) and not may_be_blank else []
+        return [f'{where} has half a surrogate pair in its "{name}" {short(value)}; write the whole character']
+    if may_be_blank or not _is_invisible(value):
+        return []
+    return [f'{where} has a blank "{name}"; write its text or take the row out']
 
-
+# %% ../../nbs/package/data/messages.ipynb #17060fbb
 def _call_fault(call: Any) -> str | None:
     "The defect of a tool call, in OpenAI's format or flat; None if it has none."
     function = call.get("function", call) if isinstance(call, dict) else None
@@ -55,10 +56,9 @@ def _call_defects(calls: Any, where: str) -> list[str]:
         return [f'{where} has the "tool_calls" {short(calls)}; it must be a list']
     if not calls:
         return [f'{where} has an empty "tool_calls"; fill it or take it out']
-    found = [(call, _call_fault(call)) for call in calls]
-    return [f"{where} has the tool call {short(call)}; {why}" for call, why in found if why]
+    return [f"{where} has the tool call {short(call)}; {why}" for call in calls if (why := _call_fault(call))]
 
-# %% ../../nbs/package/data/messages.ipynb #17060fbb
+# %% ../../nbs/package/data/messages.ipynb #33aa9b71
 _HINTS = {"human": "user", "gpt": "assistant", "model": "assistant", "developer": "system", "function": "tool"}
 _KEYS = {  # of a message by its role, beside role and content
     "system": (),
@@ -71,25 +71,26 @@ _ALLOWED = {
     "tool": 'a result is "role", "content", "name" and "tool_call_id"',
 }
 
-
+# %% ../../nbs/package/data/messages.ipynb #97cfebea
 def _message(given: Any, where: str, names: dict[str, str]) -> tuple[dict, list[str]]:
     "A message without its null fields, and its defects; `names` are the file's own for role and content."
     needs = f'every message needs "{names["role"]}" and "{names["content"]}"'
     if not isinstance(given, dict):
         return {}, [f"{where} is {short(given)}; {needs}"]
-    has_calls = given.get("tool_calls") is not None
-    message = {k: v for k, v in given.items() if v is not None or (has_calls and k == "content")}
-    missing = [key for key in ("role", "content") if key not in message and not (has_calls and key == "content")]
-    defects = [f'{where} has no "{names[key]}"; {needs}' for key in missing]
-    if "role" in missing:
+    may_lack = () if given.get("tool_calls") is None else ("content",)
+    message = {key: value for key, value in given.items() if value is not None or key in may_lack}
+    defects = [
+        f'{where} has no "{names[key]}"; {needs}' for key in ("role", "content") if key not in {*message, *may_lack}
+    ]
+    if "role" not in message:
         return {}, defects
     role = message["role"]
-    if not isinstance(role, str) or role not in _KEYS:
-        hint = f'; write "{_HINTS[role]}"' if isinstance(role, str) and role in _HINTS else ""
+    if role not in list(_KEYS):  # in a list, since it may be anything
+        hint = f'; write "{_HINTS[role]}"' if role in list(_HINTS) else ""
         roles = f'the roles are "system", "user", "assistant" and "tool"{hint}'
         return {}, [f"{where} has the {names['role']} {short(role)}; {roles}"]
     for key, value in message.items():
-        if key == "tool_calls" and role == "assistant":
+        if (role, key) == ("assistant", "tool_calls"):
             defects += _call_defects(value, where)
         elif key not in ("role", "content", *_KEYS[role]):
             allowed = _ALLOWED.get(role, 'a message is "role" and "content" alone')
@@ -97,7 +98,7 @@ def _message(given: Any, where: str, names: dict[str, str]) -> tuple[dict, list[
                 allowed += '; take "weight" out of the messages: every answer is trained, also one of weight 0'
             defects.append(f"{where} has {json.dumps(key)[:40]} ({short(value)}), which would be lost; {allowed}")
         elif value is not None:
-            may_be_blank = key != "content" or role == "tool" or has_calls
+            may_be_blank = key != "content" or role == "tool" or key in may_lack
             defects += _text_defects(value, where, names.get(key, key), may_be_blank)
     return ({}, defects) if defects else (message, [])
 
@@ -133,11 +134,12 @@ _NAMES = {"role": "role", "content": "content"}, {"role": "from", "content": "va
 
 def _turn(given: dict, where: str) -> tuple[Any, list[str]]:
     "A ShareGPT turn as a message, and its defects."
-    speaker, rest = given["from"], {key: given[key] for key in given if key not in ("from", "value")}
-    if not isinstance(speaker, str) or speaker not in SPEAKERS:
+    rest = dict(given)
+    speaker = rest.pop("from")
+    if speaker not in list(SPEAKERS):  # in a list, since it may be anything
         known = '"human", "gpt", "system", "function_call" or "observation"'
         return {}, [f"{where} is from {short(speaker)}; write {known}"]
-    message = {"role": SPEAKERS[speaker], "content": given.get("value"), **rest}
+    message = {"role": SPEAKERS[speaker], "content": rest.pop("value", None), **rest}
     if speaker != "function_call":
         return message, []
     calls, defects = read_json_text(message.pop("content"), "value")
@@ -165,9 +167,9 @@ def is_transcript(
 def _transcript(text: str) -> list[dict]:
     "The messages of a text as in Anthropic's HH data; an empty last answer is the place of the one that follows."
     parts = re.split(r"\n\n(Human|Assistant):", text)[1:]
-    roles = ["user" if speaker == "Human" else "assistant" for speaker in parts[::2]]
-    messages = [{"role": role, "content": said.strip()} for role, said in zip(roles, parts[1::2])]
-    return messages[:-1] if roles[-1] == "assistant" and not messages[-1]["content"] else messages
+    turns = zip(parts[::2], parts[1::2])
+    messages = [{"role": SPEAKERS[speaker.lower()], "content": said.strip()} for speaker, said in turns]
+    return messages[:-1] if messages[-1] == {"role": "assistant", "content": ""} else messages
 
 # %% ../../nbs/package/data/messages.ipynb #ec7fbbad
 def read_messages(
@@ -176,24 +178,28 @@ def read_messages(
 ) -> tuple[list[dict], list[str]]:  # (messages, defects)
     "The messages in a column, complete if there are no defects; and all of its defects."
     defects: list[str] = []
-    if isinstance(value, str) and is_transcript(value):
-        value = _transcript(value)
-    elif isinstance(value, str) and value.lstrip()[:1] == "[":
-        value, defects = read_json_text(value, key)
-    if defects or not isinstance(value, list):
+    text = value if isinstance(value, str) else ""
+    if is_transcript(text):
+        value = _transcript(text)
+    elif text.lstrip()[:1] == "[":
+        value, defects = read_json_text(text, key)
+    if not isinstance(value, list):
         return [], defects or [f'"{key}" is {short(value)}; it must be a list of messages']
     if not value:
         return [], [f'"{key}" is empty; give it at least one "assistant" message']
     found = [_message_or_turn(given, i, key) for i, given in enumerate(value, 1)]
-    return [message for message, _ in found], [defect for _, defects in found for defect in defects]
+    messages, faults = zip(*found)
+    return [*messages], [*chain(*faults)]
 
 # %% ../../nbs/package/data/messages.ipynb #0007a6c3
 def turn_order_defects(
     roles: list[str],  # Of a conversation's messages, in order
 ) -> list[str]:  # Empty for a conversation that can be trained on
     "The defects in the order of the turns, each with its cure."
-    later = [i for i, role in enumerate(roles, 1) if role == "system" and i > 1]
-    defects = [f"message {i} is a system message; only the first message may be one" for i in later]
+    later = enumerate(roles[1:], 2)
+    defects = [
+        f"message {i} is a system message; only the first message may be one" for i, role in later if role == "system"
+    ]
     if "assistant" not in roles:
         defects.append("no message is the assistant's, so there is nothing to train on; add the answer")
     elif roles[-1] != "assistant":
@@ -227,11 +233,14 @@ def read_optional_text(
 ) -> tuple[str, list[str]]:  # (text, defects); the text is "" where it is absent or blank
     "The text in a column that may be absent or blank without a defect."
     value = row.get(key)
-    return ("", []) if value is None or (isinstance(value, str) and _is_invisible(value)) else read_text(row, key, "")
+    blank = _is_invisible(value) if isinstance(value, str) else value is None
+    return ("", []) if blank else read_text(row, key, "")
 
 # %% ../../nbs/package/data/messages.ipynb #f36c95c2
-def _holds_turns(text: str) -> bool:
-    return is_transcript(text) or bool(_LISTED.match(text))
+def _holds_turns(value: Any) -> bool:
+    if isinstance(value, str):
+        return is_transcript(value) or bool(_LISTED.match(value))
+    return isinstance(value, (dict, list))
 
 
 def read_turns(
@@ -241,7 +250,7 @@ def read_turns(
 ) -> tuple[list[dict], list[str]]:  # (messages, defects)
     "The messages in a column of any of the three forms; a text that holds a list, or a transcript of HH, is parsed."
     value = row[key]
-    if not isinstance(value, (dict, list)) and not (isinstance(value, str) and _holds_turns(value)):
+    if not _holds_turns(value):
         text, defects = read_text(row, key, "")
         return [{"role": role, "content": text}], defects
     return read_messages([value] if isinstance(value, dict) else value, key)

@@ -197,20 +197,19 @@ def encode_pairs(
 def _check_encoded(rows: Dataset, max_length: int | None) -> None:
     "Raises `ValueError` for encoded pairs with an empty part, or with an answer that would be cut."
     for n, row in enumerate(rows):
-        sizes = {key: len(row[key] or ()) for key in PAIR_KEYS}
-        empty = [key for key, size in sizes.items() if not size]
+        empty = [key for key in PAIR_KEYS if not row[key]]
         if empty:
             raise ValueError(
                 f"row {n} (counted from 0): {empty[0]!r} is empty; encode the pairs with encode_pairs to find the cause"
             )
-        longest = sizes["prompt_ids"] + max(sizes["chosen_ids"], sizes["rejected_ids"])
+        longest = len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
         if max_length is not None and longest > max_length:
             raise ValueError(
                 f"row {n} has {longest} tokens, and max_length={max_length} would cut it; pass it to encode_pairs too, "
                 "which counts such pairs and leaves them out"
             )
 
-
+# %% ../../nbs/package/data/preference_encoding.ipynb #7542f619
 def encoded_pairs(
     tok: PreTrainedTokenizerBase,
     max_length: int | None,  # As in `encode_pairs`

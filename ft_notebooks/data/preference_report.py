@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from difflib import SequenceMatcher
+from itertools import starmap
+from operator import eq, itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,7 +45,7 @@ def _pairs(rows: Sequence[dict] | Dataset, most: int | None = None) -> list[tupl
         raise ValueError("there are no pairs; give the rows that encode_pairs returned, without their account")
     step = -(-len(rows) // most) if most else 1
     kept = [rows[i] for i in range(0, len(rows), step)] if step > 1 else rows
-    return [tuple(row[key] for key in PAIR_KEYS) for row in kept]
+    return list(map(itemgetter(*PAIR_KEYS), kept))
 
 # %% ../../nbs/package/data/preference_report.ipynb #71efc8e8
 def _features(ids: list[int]) -> set[tuple[str, tuple]]:
@@ -106,9 +108,9 @@ def _findings(report: dict) -> list[str]:
 # %% ../../nbs/package/data/preference_report.ipynb #3e706f38
 def _in_common(answers: list[tuple]) -> dict[str, float]:
     "How often the two answers are equal, nearly equal, or begin alike, and the median length of the common beginning."
-    equal = np.array([one == other for one, other in answers])
+    equal = np.array(list(starmap(eq, answers)))
     alike = np.array([_similarity(one, other, least=ALIKE) >= ALIKE for one, other in answers])
-    starts = np.array([len(os.path.commonprefix(pair)) for pair in answers])
+    starts = np.array(list(map(len, map(os.path.commonprefix, answers))))
     return {
         "equal": float(equal.mean()),
         "nearly_equal": float((alike & ~equal).mean()),
@@ -129,7 +131,7 @@ def pair_report(
     """
     check_tokenizer(tok, "pair_report")
     pairs = _pairs(rows, most)
-    sizes = np.array([[len(ids) for ids in pair] for pair in pairs])  # [N, 3]
+    sizes = np.array([list(map(len, pair)) for pair in pairs])  # [N, 3]
     asked, chosen, rejected = sizes.T
     answers = [pair[1:] for pair in pairs]
     report = {"pairs": len(pairs), **dict(zip(("prompt", "chosen", "rejected"), np.median(sizes, axis=0).tolist()))}
@@ -176,7 +178,7 @@ def plot_pairs(
     from matplotlib.figure import Figure
 
     pairs = _pairs(rows)
-    asked, chosen, rejected = np.array([[len(ids) for ids in pair] for pair in pairs]).T
+    asked, chosen, rejected = np.array([list(map(len, pair)) for pair in pairs]).T
     alike = [_similarity(*pair[1:]) for pair in pairs[:: -(-len(pairs) // 500)]]
     fig = Figure(figsize=(8, 2.6), dpi=80, layout="constrained")
     left, middle, right = fig.subplots(1, 3)
@@ -241,7 +243,7 @@ def _score_error(against: list[str], scored: int, exchanged: bool) -> str:
         f"so that the worse answer would be trained; {cure}; or remove the scores if less is better"
     )
 
-
+# %% ../../nbs/package/data/preference_report.ipynb #bbab9858
 def check_scores(
     source,  # A path, rows or a dataset, as for `read_preferences`
     most: float = 0.05,  # The share of the pairs with scores that may contradict

@@ -46,7 +46,7 @@ def _exact_number(found: re.Match) -> str:
             return text
     return found[0]
 
-
+# %% ../../nbs/package/data/read.ipynb #faacc04a
 _DEEPEST = 50  # lists and dicts within each other; Arrow reads 64, and Python 1,000
 
 
@@ -83,7 +83,7 @@ def _as_texts(read: dict) -> tuple[dict, list[str]]:
             raise _NeedsJson
     return read, []
 
-
+# %% ../../nbs/package/data/read.ipynb #7390cfa9
 def _lost_part(value: Any) -> Any:
     "The innermost part of a value that `_json_text` cannot keep."
     while isinstance(value, (dict, list)):
@@ -106,7 +106,7 @@ def _as_json(read: dict) -> tuple[dict, list[str]]:
     defects = []
     for column, values in read.items():
         name = names.get(column, f'message {{}} of "{column}"')
-        kept[column] = [_json_text(value) for value in values]
+        kept[column] = list(map(_json_text, values))
         for number, value in enumerate(values):
             if kept[column][number] is None:
                 defects.append(f"{name.format(number + 1)} {_unkept(value)}")
@@ -122,7 +122,7 @@ def _inferred(values: list) -> pa.Array | None:
         return column if repr(column.to_pylist()) == repr(values) else None
     return None
 
-
+# %% ../../nbs/package/data/read.ipynb #0882f36a
 def _json_column(name: str, values: list, places: list[str] | None) -> pa.Array:
     "The column as JSON; raises `ValueError`, with the place, for a value that JSON would change."
     texts = []
@@ -195,7 +195,7 @@ def _on_disk(tables: Iterable[pa.Table], schema: pa.Schema) -> Dataset:
         Path(part).unlink(missing_ok=True)
     return Dataset(MemoryMappedTable.from_file(whole), fingerprint=digest[:16])
 
-
+# %% ../../nbs/package/data/read.ipynb #2813279a
 def _dataset(tables: Iterator[pa.Table], schema: pa.Schema) -> Dataset:
     "The rows in memory, or on disk if they exceed `_IN_MEMORY` bytes; the fingerprint depends only on the rows."
     held = []
@@ -218,6 +218,13 @@ def _check_different(names: dict[str, str]) -> None:
                 f"the column {theirs!r} is named both as {ours[0]!r} and as {ours[1]!r}; name a different column for "
                 "each of them"
             )
+
+# %% ../../nbs/package/data/read.ipynb #47c04e93
+def _named(**given: str | None) -> dict[str, str]:
+    "Our column names and the file's; none if no name is given."
+    if {*given.values()} == {None}:
+        return {}
+    return {ours: theirs or ours for ours, theirs in given.items()}
 
 
 def _renamed(row: Any, names: dict[str, str]) -> tuple[Any, list[str]]:
@@ -292,9 +299,7 @@ def read_chats(
     messages, ShareGPT, prompt and completion, or Alpaca. Every assistant turn will be trained, also those in a prompt.
     `{"prompt": "Hi", "completion": "Hello"}` becomes a user message and an assistant message.
     """
-    names = {}
-    if prompt is not None or completion is not None:
-        names = {"prompt": prompt or "prompt", "completion": completion or "completion"}
+    names = _named(prompt=prompt, completion=completion)
     if messages is not None:
         if names:
             raise ValueError(
@@ -320,7 +325,5 @@ def read_preferences(
     with a common beginning, or Alpaca with two answers. A pair of equal answers is read too.
     """
     columns = ("prompt", "chosen", "rejected")
-    names = {}
-    if prompt is not None or chosen is not None or rejected is not None:
-        names = {"prompt": prompt or "prompt", "chosen": chosen or "chosen", "rejected": rejected or "rejected"}
+    names = _named(prompt=prompt, chosen=chosen, rejected=rejected)
     return _read(source, columns, as_preference, names, places=places, split=split, revision=revision)

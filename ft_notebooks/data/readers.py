@@ -48,7 +48,7 @@ _BEGINNINGS = {  # of files that are not what their name says
     **dict.fromkeys((b"\xff\xfe", b"\xfe\xff"), "text in UTF-16; save it as UTF-8, as by iconv -f UTF-16 -t UTF-8"),
 }
 
-
+# %% ../../nbs/package/data/readers.ipynb #ee9f0da1
 def _suffix(path: str) -> str:
     return os.path.splitext(path)[1].lower()
 
@@ -63,7 +63,7 @@ def _check_beginning(path: str) -> None:
     if b"\0" in first[:4]:
         raise ValueError(f"{path}: the file begins with {first[:8]!r}, so it is not text in UTF-8; write it again")
 
-# %% ../../nbs/package/data/readers.ipynb #ee9f0da1
+# %% ../../nbs/package/data/readers.ipynb #9e7beef1
 _HELD_OUT = re.compile(r"(?:^|[^a-z])(?:test|val|valid|validation|dev|eval|evaluation)(?:[^a-z]|$)", re.IGNORECASE)
 
 
@@ -79,23 +79,24 @@ def _why_odd(name: str, names: list[str]) -> str | None:
 
 
 def _check_one_purpose(path: str, names: list[str]) -> None:
-    reasons = {name: _why_odd(name, names) for name in names}
-    odd = [name for name in names if reasons[name]]
+    odd = {name: why for name in names if (why := _why_odd(name, names))}
     if odd:
+        first, why = next(iter(odd.items()))
         listed = ", ".join(names[:9]) + (f" and {len(names) - 9} more" if len(names) > 9 else "")
-        usual = next((name for name in names if name not in odd), names[0])
+        usual = min(names, key=odd.__contains__)  # the first that is not odd
         raise ValueError(
-            f"{path}: the folder holds {listed}, and {odd[0]} {reasons[odd[0]]}; name the file to read, such as "
+            f"{path}: the folder holds {listed}, and {first} {why}; name the file to read, such as "
             f"{os.path.join(path, usual)}, or a folder with the rows of one purpose alone; in ft, --set data.eval=FILE "
             "names the rows to evaluate on"
         )
 
-# %% ../../nbs/package/data/readers.ipynb #9e7beef1
+# %% ../../nbs/package/data/readers.ipynb #7565da87
 def _folder_files(path: str) -> list[str]:
     "The data files of a folder; raises `ValueError` where they are not the rows of one purpose, side by side."
-    below = [file.relative_to(path) for file in sorted(Path(path).rglob("*")) if file.is_file()]
-    seen = [str(file) for file in below if not any(part.startswith(".") for part in file.parts)]
-    if any(_suffix(name) == ".arrow" or name == "dataset_dict.json" for name in seen):
+    files = filter(Path.is_file, sorted(Path(path).rglob("*")))
+    below = [str(file.relative_to(path)) for file in files]
+    seen = [name for name in below if f"{os.sep}." not in os.sep + name]  # not hidden, nor in a hidden folder
+    if "dataset_dict.json" in seen or ".arrow" in map(_suffix, seen):
         raise ValueError(f"{path}: a folder of Dataset.save_to_disk; pass datasets.load_from_disk(path)")
     names = [name for name in seen if _suffix(name) in (*_KINDS, *_PACKED)]
     if not names:
@@ -105,7 +106,7 @@ def _folder_files(path: str) -> list[str]:
     _check_one_purpose(path, names)
     return [os.path.join(path, name) for name in names]
 
-# %% ../../nbs/package/data/readers.ipynb #7565da87
+# %% ../../nbs/package/data/readers.ipynb #c61ccef0
 def _unknown_type(path: str) -> ValueError:
     "The error about a file of another type: what it is by its first bytes, or how it is converted."
     kind = _suffix(path)
@@ -118,7 +119,7 @@ def _unknown_type(path: str) -> ValueError:
         cure = f"rename it to {stem}"
     return ValueError(f"{path}: {kind or 'no suffix'}; {cure}")
 
-
+# %% ../../nbs/package/data/readers.ipynb #920eb793
 def _files(path: str) -> list[str]:
     "The data files of a path: the file itself, or those in the folder."
     if os.path.isfile(path):
@@ -171,7 +172,7 @@ def _from_hub(name: str, split: str, revision: str | None) -> Dataset:
 def _is_here(url: str) -> bool:
     return urlsplit(url).scheme == "http" and urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
 
-
+# %% ../../nbs/package/data/readers.ipynb #ee43ae1b
 def _check_address(url: str) -> None:
     if urlsplit(url).scheme != "https" and not _is_here(url):
         raise ValueError(f"{url}: a file sent over http may have been changed on the way; use an https address")

@@ -28,7 +28,7 @@ def beginnings(
     chats: list[list[str]],  # N conversations, each a list of turns
 ) -> list[tuple[int, int]]:  # Pairs of different rows: the first is the beginning of the second, and shorter
     "The pairs of rows of which one is the beginning of the other; of equal conversations the first one stands for all."
-    hashed = [_hashes(turns) for turns in chats]
+    hashed = list(map(_hashes, chats))
     whole: dict[bytes, int] = {}
     for row, found in enumerate(hashed):
         if found:
@@ -55,7 +55,7 @@ class RowMessages:
     def whole(self) -> list[dict]:
         return self.prompt + self.answer + self.rejected
 
-
+# %% ../../nbs/package/data/repetition.ipynb #360699c6
 def _from_chat(messages: list[dict]) -> RowMessages:
     asked = [number for number, message in enumerate(messages, 1) if message["role"] == "user"]
     end = asked[-1] if asked else len(messages) - 1
@@ -71,18 +71,18 @@ def row_messages(
         raise ValueError(f"cannot compare a {kind}; pass what read_chats or read_preferences returned")
     rows = dataset.with_format(None)
     if "messages" in dataset.column_names:
-        return [_from_chat(messages) for messages in rows["messages"]]
+        return list(map(_from_chat, rows["messages"]))
     if not {"prompt", "chosen", "rejected"} <= set(dataset.column_names):
         raise ValueError(f"the columns are {dataset.column_names}; pass what read_chats or read_preferences returned")
     return list(map(RowMessages, rows["prompt"], rows["chosen"], rows["rejected"]))
 
-# %% ../../nbs/package/data/repetition.ipynb #360699c6
+# %% ../../nbs/package/data/repetition.ipynb #c227d17f
 def _text(message: dict) -> str:
     "The message as a text; fields without a value do not count."
     fields = {key: value for key, value in message.items() if value is not None}
     return json.dumps(fields, sort_keys=True, default=str)
 
-
+# %% ../../nbs/package/data/repetition.ipynb #4d642d01
 def count_repetition(
     rows: Dataset,  # What `read_chats` or `read_preferences` returned
 ) -> dict[str, int | float]:  # "rows", "distinct", "answers_again", "beginnings" (rows), "commonest" (a share)
@@ -102,8 +102,8 @@ def count_repetition(
     return {
         "rows": len(found),
         "distinct": len(distinct),
-        "answers_again": answers.total() - sum(times > 0 for times in answers.values()),
-        "beginnings": len({first for first, _ in beginnings(trained)}),
+        "answers_again": answers.total() - len(+answers),
+        "beginnings": len(dict(beginnings(trained))),
         "commonest": round(max(last.values(), default=0) / max(1, len(found)), 4),
     }
 

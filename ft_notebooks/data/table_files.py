@@ -49,8 +49,8 @@ def _records(path: str, lines: Iterable[bytes], skipped: int) -> Iterator[tuple[
 # %% ../../nbs/package/data/table_files.ipynb #9c2121da
 def _two_alike(names: list[str]) -> str | None:
     "That two columns have one name, with the cure."
-    for name in names:
-        if name and names.count(name) > 1:
+    for name in filter(None, names):
+        if names.count(name) > 1:
             return f"two columns are called {json.dumps(name)[:40]}; rename one"
     return None
 
@@ -124,7 +124,7 @@ def _without_nulls(value: Any, type: pa.DataType) -> Any:
         return [_without_nulls(inner, type.value_type) for inner in value]
     return value
 
-
+# %% ../../nbs/package/data/table_files.ipynb #c6e58a69
 def _arrow_rows(table: pa.Table | pa.RecordBatch, before: str, first: int) -> Iterator[tuple[str, Any]]:
     "Location and row of each; an exception for the whole batch where a text is not UTF-8 or a map has a key twice."
     try:
@@ -137,8 +137,8 @@ def _arrow_rows(table: pa.Table | pa.RecordBatch, before: str, first: int) -> It
         read: Any
         try:
             read = {name: _without_nulls(value, types[name]) for name, value in row.items()}
-        except ValueError as e:  # a text in a column of JSON that is not JSON
-            read = e
+        except ValueError:
+            read = ValueError("a column of type JSON holds a text that is not JSON")
         yield f"{before}row {number} (counted from 0)", read
 
 # %% ../../nbs/package/data/table_files.ipynb #53710555
@@ -159,7 +159,8 @@ def misspelt(
 def _wanted(names: list[str], columns: Collection[str] | None) -> list[str]:
     if columns is None:
         return names
-    return [name for name in names if name in columns or name in misspelt(names)] or names
+    kept = {*columns, *misspelt(names)}
+    return [name for name in names if name in kept] or names
 
 # %% ../../nbs/package/data/table_files.ipynb #e513ae73
 def parquet_rows(
@@ -170,9 +171,8 @@ def parquet_rows(
     number = 0
     try:
         with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            wanted = _wanted(names, columns)
-            twice = _two_alike([name for name in names if name in wanted])
+            wanted = _wanted(file.schema_arrow.names, columns)
+            twice = _two_alike(wanted)
             if twice:
                 yield path, ValueError(twice)
                 return
@@ -180,7 +180,7 @@ def parquet_rows(
                 yield from _arrow_rows(batch, f"{path}: ", number)
                 number += len(batch)
     except (pa.ArrowException, OSError) as e:
-        if isinstance(e, OSError) and e.errno:  # from the system: no such file, or no permission
+        if getattr(e, "errno", None):  # from the system: no such file, or no permission
             raise
         message = str(e).partition("\n")[0]
         why = f"{message[:200]}; the file is damaged or not Parquet; write it again"

@@ -131,7 +131,7 @@ def _needed(config: dict, section: dict) -> dict[str, object]:
         needed["deepspeed_multinode_launcher"] = "standard"
     return needed
 
-
+# %% ../../nbs/package/distributed/launch_files.ipynb #339f61d0
 def _check_section(config: dict, where: str) -> None:
     "Raises `ValueError` for a section of FSDP1, or without the settings of `_needed`."
     name = _SECTIONS.get(config["distributed_type"])
@@ -156,7 +156,7 @@ def _check_start(config: dict, where: str) -> None:
         known = nearest(kind, [known.value for known in DistributedType])
         raise ValueError(f"{where}: accelerate does not know distributed_type: {kind}; the nearest is {known}")
     _check_world(where, config["num_processes"], config["num_machines"])
-    on_cpu = config.get("use_cpu") or kind in ("MULTI_CPU", "NO")
+    on_cpu = any((config.get("use_cpu"), kind in ("MULTI_CPU", "NO")))
     if config["num_processes"] > 1 and on_cpu and not config.get("mpirun_config"):
         what = "use_cpu: true" if config.get("use_cpu") else f"distributed_type: {kind}"
         raise ValueError(

@@ -37,13 +37,14 @@ def _check_network(machines: int, machine_rank: int, address: str | None, port: 
         raise ValueError(
             f"{machines} machines need an address: the name or IP by which they reach the machine with rank 0"
         )
+    used = port or _PORT
     try:
-        socket.getaddrinfo(address or "localhost", port or _PORT)
-        if machine_rank == 0 and (port or machines > 1):
-            socket.create_server(("", port or _PORT)).close()
+        socket.getaddrinfo(address or "localhost", used)
+        if machine_rank == 0 and any((port, machines > 1)):
+            socket.create_server(("", used)).close()
     except (OSError, OverflowError) as e:
         raise ValueError(
-            f"this machine cannot use address={address!r} and port={port or _PORT} ({e}); take the IP of the machine "
+            f"this machine cannot use address={address!r} and port={used} ({e}); take the IP of the machine "
             "with rank 0, and a free port, the same on all machines"
         ) from None
 
@@ -56,8 +57,8 @@ def _arguments(file: str | Path, config: dict, *, machine_rank, address, port, m
     given["main_process_port"] = port or (_PORT if machines > 1 else 0)
     if machines > 1:
         given |= {"machine_rank": machine_rank, "main_process_ip": address}
-    if machines > 1 and max_restarts:  # so that all machines restart when one does
-        given |= {"rdzv_backend": "c10d", "rdzv_conf": f"is_host={int(machine_rank == 0)}"}
+        if max_restarts:  # so that all machines restart when one does
+            given |= {"rdzv_backend": "c10d", "rdzv_conf": f"is_host={int(machine_rank == 0)}"}
     given["num_cpu_threads_per_process"] = own_threads or max(1, usable_cpus() * machines // config["num_processes"])
     return [word for key, value in given.items() for word in (f"--{key}", str(value))]
 
@@ -90,7 +91,7 @@ def _environment(config: dict, *, address, port, max_restarts) -> dict[str, str]
 
 # %% ../../nbs/package/distributed/launcher.ipynb #30c8117a
 def _check_program(program: list[str]) -> None:
-    if not program or not (program[0] == "-m" or Path(program[0]).is_file()):
+    if program[:1] != ["-m"] and not Path(*program[:1]).is_file():
         raise ValueError(f"{shlex.join(map(str, program))!r}: pass an existing script, or -m and a module")
 
 
@@ -114,7 +115,7 @@ def _leads_session(process: psutil.Process) -> bool:
     except ProcessLookupError:
         return False
 
-
+# %% ../../nbs/package/distributed/launcher.ipynb #c5721761
 def _end_processes(running: list[psutil.Process], number: int, wait: float) -> None:
     "Passes a signal on to processes that torchrun has started and lost, and kills them after `wait` seconds."
     for process in running:

@@ -87,8 +87,10 @@ def _zero_rows(file: Path) -> tuple[dict[str, int], int]:
     zero_rows: dict[str, int] = {}
     moved = 0
     for name, tensor in load_file(file).items():
-        nonzero = tensor.flatten(1).any(1) if "lora_B" in name else None  # [rows of B]
-        if nonzero is not None and nonzero.any():
+        if "lora_B" not in name:
+            continue
+        nonzero = tensor.flatten(1).any(1)  # [rows of B]
+        if nonzero.any():
             moved += 1
             zero_rows[f"{name} {tuple(tensor.shape)}"] = int((~nonzero).sum())
     zero_rows = {name: rows for name, rows in zero_rows.items() if rows}

@@ -49,7 +49,7 @@ def _rows_in(batch: dict) -> int:
     "The number of rows of a batch; one for a packed batch."
     return next(len(value) for value in batch.values() if isinstance(value, Tensor))
 
-
+# %% ../../nbs/package/distributed/uneven_batches.ipynb #4753010c
 @dataclass
 class _Share:
     "A process's own rows of a micro-batch, and its weight in a step whose loss is averaged over rows."
@@ -75,7 +75,7 @@ def _own(trainer, batch) -> tuple[dict, _Share]:
         batch = send_to_device(dict(again), trainer.args.device)
         if not own and "labels" in batch:
             batch["labels"] = torch.full_like(batch["labels"], IGNORE)
-    return batch, _Share(own and _rows_in(batch), rest > 0)
+    return batch, _Share(_rows_in(batch) if own else 0, rest > 0)
 
 # %% ../../nbs/package/distributed/uneven_batches.ipynb #bb195265
 @contextmanager
@@ -107,7 +107,7 @@ def _weigh(trainer, batches: list[dict], shares: list[_Share]) -> None:
     total = trainer.accelerator.reduce(torch.tensor(own, device=trainer.args.device)).item()
     for batch, share in zip(batches, shares):
         share.weight = share.own * len(batches) * trainer.args.world_size / total
-        if share.weight != 1 or share.uneven:
+        if (share.weight, share.uneven) != (1, False):
             batch["share"] = share
 
 # %% ../../nbs/package/distributed/uneven_batches.ipynb #5849755a
@@ -126,7 +126,7 @@ def _check_started(trainer) -> None:
         )
     for name, enabled in _SHARDED.items():
         by_launcher = os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true"
-        wanted = getattr(args, name.lower(), None) or by_launcher
+        wanted = any((getattr(args, name.lower(), None), by_launcher))
         if wanted and not getattr(trainer, enabled):
             kind = trainer.accelerator.distributed_type.value
             raise ValueError(
@@ -144,14 +144,14 @@ def count_rows_once(
     but weights would not be sharded.
     """
     _check_started(trainer)
-    if dist.is_available() and dist.is_initialized():  # the group was created before the trainer's arguments
+    if dist.is_initialized():  # the group was created before the trainer's arguments
         set_timeout(trainer.args.ddp_timeout_delta)
     held = trainer.eval_dataset.values() if isinstance(trainer.eval_dataset, dict) else [trainer.eval_dataset]
-    known = all(data is None or hasattr(data, "__len__") for data in (trainer.train_dataset, *held))
+    known = all(hasattr(data, "__len__") for data in (trainer.train_dataset, *held) if data is not None)
     if trainer.args.world_size > 1 and known:  # accelerate splits a stream itself
         trainer.data_collator = _Carrying(trainer.data_collator)
 
-
+# %% ../../nbs/package/distributed/uneven_batches.ipynb #7ec8f254
 def own_batches(
     trainer: Trainer,
     collect: Callable,  # The library's `get_batch_samples`
@@ -175,7 +175,7 @@ def own_batches(
         _weigh(trainer, batches, shares)
     return batches, items
 
-
+# %% ../../nbs/package/distributed/uneven_batches.ipynb #79222000
 def own_loss(
     trainer: Trainer,
     compute: Callable,  # The library's `compute_loss`
@@ -195,8 +195,9 @@ def own_loss(
             share = evaluated
     with _gathers_own(trainer.accelerator, share):
         loss = compute(model, inputs, *args, **kwargs)
-    if share is None or share.weight == 1:
+    weight = 1.0 if share is None else share.weight
+    if weight == 1:
         return loss
     if isinstance(loss, tuple):
-        return loss[0] * share.weight, *loss[1:]
-    return loss * share.weight
+        return loss[0] * weight, *loss[1:]
+    return loss * weight

@@ -104,7 +104,7 @@ def _start_of(file: Path, kept: Path, ids: Tensor, step: int) -> tuple[list[dict
         )
     return lines, start["log_probs"]
 
-
+# %% ../../nbs/package/dpo/over_optimization.ipynb #24516fa8
 def _fitting(model, rows, max_new_tokens: int) -> int:
     "The maximum of new tokens, limited by the model's context."
     longest = max(len(row["prompt_ids"]) for row in rows)

@@ -108,7 +108,7 @@ _NEEDED = {  # of `trl.DPOTrainer`
     "ld_alpha": "answers of different lengths are summed",
 }
 
-
+# %% ../../nbs/package/dpo/reference.ipynb #643bb963
 @overrides(TrainerCallback)
 class ReferenceCallback(TrainerCallback):
     """Checks that the reference equals the policy before step 1 and, when a run resumes, the reference at its start.
@@ -165,7 +165,7 @@ def _reference_model(trainer):
         return prepare_deepspeed(trainer.model, trainer.accelerator)
     return trainer.ref_model or trainer.model
 
-
+# %% ../../nbs/package/dpo/reference.ipynb #572ad956
 @torch.no_grad()
 def _computed(trainer, dataset, batch_size: int) -> Tensor:  # float32 [N, 2] on the CPU
     "The reference's log-probabilities of all rows, in `eval()` mode."
@@ -250,6 +250,6 @@ def with_reference(
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(file) as part:
             save_file(columns, part)
-    features = Features({name: Value("float32") for name in REFERENCE_COLUMNS})
+    features = Features(dict.fromkeys(REFERENCE_COLUMNS, Value("float32")))
     added = Dataset.from_dict({name: column.tolist() for name, column in columns.items()}, features)
     return concatenate_datasets([dataset, added], axis=1)

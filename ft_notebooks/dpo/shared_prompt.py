@@ -29,7 +29,7 @@ _NEEDED = {  # of `trl.DPOTrainer`
     "use_weighting": "the head knows what the loss reads",
 }
 
-
+# %% ../../nbs/package/dpo/shared_prompt.ipynb #e892c2c2
 def reference_log_probs(
     trainer: DPOTrainer,
     inputs: dict[str, Tensor],  # A batch of TRL's collator, on the trainer's device
@@ -50,14 +50,14 @@ def _not_kept(trainer, had_adapter: bool) -> None:
             f"a batch has no {REFERENCE_COLUMNS[0]}, and the reference adapter no longer exists: fit removed it when "
             "the run finished; evaluate during the run, or set precompute_ref_log_probs=True"
         )
-    full = trainer.ref_model is None and not isinstance(model, PeftModel)
-    if full and (trainer.model.training or trainer.state.global_step):
+    has_trained = trainer.model.training or trainer.state.global_step
+    if has_trained and trainer.ref_model is None and not isinstance(model, PeftModel):
         raise ValueError(
             f"a batch has no {REFERENCE_COLUMNS[0]}, and the reference, this model before step 1, no longer exists; "
             "pass these rows as eval_dataset to the trainer, or pass ref_model=copy.deepcopy(model)"
         )
 
-# %% ../../nbs/package/dpo/shared_prompt.ipynb #e892c2c2
+# %% ../../nbs/package/dpo/shared_prompt.ipynb #7aa794af
 class SharedPrompt:
     """Lets a `trl.DPOTrainer` compute each common prefix once, with the same losses, metrics and gradients.
 
@@ -139,7 +139,7 @@ class SharedPrompt:
         # outside `train` a backward pass with gradient checkpointing would recompute layers after this block
         with nullcontext() if recomputes and not self._in_block else self.used():
             inputs = {**inputs, **self.reference(inputs)}
-            own_head = "head" in self.off or trainer.use_weighting
+            own_head = any(("head" in self.off, trainer.use_weighting))
             forward = SharedForward(model, pair_groups, mean_logits=True, off=own_head)
             before = trainer.precompute_ref_logps
             trainer.precompute_ref_logps = True

@@ -21,7 +21,7 @@ from ..training.stage import PairStage, before_and_after
 def _words(share: dict) -> str:
     return "{value:.0%} [{low:.0%}, {high:.0%}]".format(**share)
 
-
+# %% ../../nbs/package/dpo/stage.ipynb #a1db99fc
 class DPOStage(PairStage):
     "Preference training with DPO."
 

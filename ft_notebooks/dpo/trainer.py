@@ -173,7 +173,7 @@ def _once(given, arguments, adapter: bool, rows: int, size: int) -> bool:
 def _settings(model, pairs, given, arguments, *, output_dir, effective_batch) -> tuple[DPOConfig, Plan]:
     "The run's arguments, with a learning rate for adapter or full model, and their batch plan."
     sizes = list(zip(*(map(len, pairs[key]) for key in PAIR_KEYS)))  # of prompt, chosen and rejected, for each pair
-    lengths = [sum(size) for size in sizes]
+    lengths = list(map(sum, sizes))
     longest = [prompt + max(answers) for prompt, *answers in sizes]  # text of a pair
     check_context(longest, model.config, "leaves them out and counts them")
     adapter = _has_adapter(model, arguments)

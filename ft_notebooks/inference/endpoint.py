@@ -61,7 +61,7 @@ def _served(file, adapters, host: str, port: int, api_key: str | None, settings:
     with llama_server(file, lora=adapters, **{**given, **settings}) as server:
         yield server
 
-
+# %% ../../nbs/package/inference/endpoint.ipynb #d71ab441
 @contextmanager
 def serving(
     file: str | Path,  # A GGUF file
@@ -107,7 +107,7 @@ def _served_lines(file, adapters, url: str, api_key: str | None, tools: bool) ->
     }
     return "\n".join(f"{name:10}{line}" for name, line in lines.items())
 
-
+# %% ../../nbs/package/inference/endpoint.ipynb #90c08e9f
 def serve(
     file: str | Path,  # A GGUF file
     adapters: Sequence[str | Path] = (),  # As in `serving`

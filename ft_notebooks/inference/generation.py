@@ -8,6 +8,7 @@ __all__ = ['encode_prompts', 'turn_end', 'stop_tokens', 'greedy_decoding', 'gree
 # %% ../../nbs/package/inference/generation.ipynb #5f34045f
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -66,15 +67,16 @@ def encode_prompts(
     if not isinstance(chats, Iterable):
         raise ArgumentError("generate", "chats", "a list of conversations", chats, "give one as [messages]")
     chats = list(chats)
-    if tools and len(tools) != len(chats):
+    each = tools or [None] * len(chats)
+    if len(each) != len(chats):
         raise ValueError(
-            f"generate: tools has {len(tools)} entries for {len(chats)} conversations; give one or None for each"
+            f"generate: tools has {len(each)} entries for {len(chats)} conversations; give one or None for each"
         )
     template = ChatTemplate(tok)
     texts = []
-    for n, chat in enumerate(chats):
+    for n, (chat, own) in enumerate(zip(chats, each)):
         _check_chat(n, chat)
-        given = {"tools": tools[n]} if tools and tools[n] else {}
+        given = {"tools": own} if own else {}
         texts.append(template.render(chat, add_generation_prompt=True, **given))
     prompts = [ids for ids, _ in template.tokenize(texts)] if texts else []
     _check_context(model, prompts, max_new_tokens)
@@ -241,4 +243,4 @@ def generate(
     fit into the model's context.
     """
     found = answers(model, tok, chats, max_new_tokens, batch_size, progress=progress, file=file, tools=tools)
-    return [answer["text"] for answer in found]
+    return list(map(itemgetter("text"), found))

@@ -127,7 +127,7 @@ _DEFAULTS = {
 }
 _PROGRAM = [sys.executable, "-c", "from ft_notebooks.inference.llama_cpp import run_server; run_server()"]
 
-
+# %% ../../nbs/package/inference/llama_cpp.ipynb #a8025bec
 @contextmanager
 def _started(**given) -> Iterator[tuple[str, subprocess.Popen]]:
     "The address of a server and its process, until the end of the block."

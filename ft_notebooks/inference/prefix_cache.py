@@ -7,6 +7,7 @@ __all__ = ['Prefix', 'shared_prefix', 'shared_generation']
 
 # %% ../../nbs/package/inference/prefix_cache.ipynb #67a8b1f4
 import inspect
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,9 +22,7 @@ from ..tokenization.padding import pad_batch
 # %% ../../nbs/package/inference/prefix_cache.ipynb #5d6b7f78
 def _prefix_length(prompts: list[list[int]]) -> int:
     "The number of ids in the common prefix of all prompts, without the last id of any prompt."
-    first, last = min(prompts), max(prompts)
-    same = next((at for at, (a, b) in enumerate(zip(first, last)) if a != b), len(first))
-    return min(same, min(map(len, prompts)) - 1)
+    return min(len(os.path.commonprefix(prompts)), min(map(len, prompts)) - 1)
 
 # %% ../../nbs/package/inference/prefix_cache.ipynb #88106edd
 def _moved(kept: Tensor, padding: Tensor) -> Tensor:
@@ -62,8 +61,7 @@ def _may_share(model: PreTrainedModel) -> bool:
         if adapter.is_prompt_learning or getattr(adapter, "alora_invocation_tokens", None):
             return False
     kinds = str([getattr(module, "rope_type", "") for module in core.modules()])
-    follows_length = "dynamic" in kinds or "longrope" in kinds
-    return not core.config.is_encoder_decoder and not follows_length
+    return not (core.config.is_encoder_decoder or "dynamic" in kinds or "longrope" in kinds)
 
 
 def _is_plain_cache(cache, tokens: int, rows: int = 1) -> bool:
@@ -74,7 +72,7 @@ def _is_plain_cache(cache, tokens: int, rows: int = 1) -> bool:
         if type(layer) is not DynamicLayer or layer.get_seq_length() != tokens:
             return False
         for kept in (layer.keys, layer.values):  # [B, H, T, D]
-            if kept.shape[0] != rows or kept.shape[2] != tokens:
+            if (kept.shape[0], kept.shape[2]) != (rows, tokens):
                 return False
     return bool(cache.layers)
 

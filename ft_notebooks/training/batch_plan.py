@@ -190,7 +190,7 @@ def _fitting(peak, units, flat, sizes, ways, hw: Hardware) -> tuple[int, bool, s
         )
     return rows, checkpointing, f"estimated peak {most / 1e9:.1f} of {total / 1e9:.0f} GB"
 
-
+# %% ../../nbs/package/training/batch_plan.ipynb #2618cf79
 def _choice(peak, units, flat, sizes, given, hw: Hardware) -> tuple[int, bool, str]:
     "As `_fitting`; without an estimate at most 4 rows on a CPU, and at most 8 with checkpointing on a GPU."
     asked = _asked_checkpointing(given)
@@ -204,7 +204,7 @@ def _choice(peak, units, flat, sizes, given, hw: Hardware) -> tuple[int, bool, s
         rows = next((n for n in sizes if n <= (4 if on_cpu else 8)), sizes[-1])
         return rows, ways[0] if on_cpu else ways[-1], f"memory not estimated, as {why}"
 
-# %% ../../nbs/package/training/batch_plan.ipynb #2618cf79
+# %% ../../nbs/package/training/batch_plan.ipynb #96878679
 def _at_most_all(size: int, rows: int, processes: int, given: Mapping) -> int:
     "The batch, or all rows that the processes can share; `ValueError` where the caller has set a factor of the batch."
     if size <= rows:
@@ -215,7 +215,7 @@ def _at_most_all(size: int, rows: int, processes: int, given: Mapping) -> int:
         raise ValueError(f"effective_batch={size} is larger than the data, which has {rows} rows; {cure}")
     return rows - rows % processes
 
-
+# %% ../../nbs/package/training/batch_plan.ipynb #2576790f
 def plan(
     model: nn.Module,  # Its weights may lie on the device `meta`
     lengths: Sequence[int],  # Tokens of each row to train on

@@ -31,14 +31,16 @@ _COUNTS = ("max_steps", "num_train_epochs", "save_steps", "save_total_limit", "l
 
 def _check_numbers(given: dict, config: type) -> None:
     "Raises `ValueError` if a numeric field is given something other than a number, or a count is not above 0."
-    for field in (f for f in dataclasses.fields(config) if f.name in given):
-        value, kinds = given[field.name], set(typing.get_args(field.type) or [field.type])
-        takes_numbers = kinds <= {int, float, type(None)} and kinds != {type(None)}
-        if not takes_numbers or (value is None and type(None) in kinds):
+    for field in dataclasses.fields(config):
+        value: typing.Any = given.get(field.name)
+        kinds = set(typing.get_args(field.type) or [field.type])
+        takes_numbers = {type(None)} != kinds <= {int, float, type(None)}
+        if field.name not in given or not takes_numbers or type(value) in kinds - {int, float}:
             continue
         wanted = "a number" if float in kinds else "a whole number"
         number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or (float not in kinds and value != int(value)):
+        valid = number if float in kinds else number and value == int(value)
+        if not valid:
             quotes = "; write it without quotes" if isinstance(value, str) else ""
             raise ValueError(f"{field.name} must be {wanted}, got {value!r}{quotes}")
         if field.name in _COUNTS and value <= 0 and (field.name, value) != ("max_steps", -1):
@@ -104,8 +106,8 @@ def split_overrides(
     known = settings_of(section)
     meant = {other: row.name for row in known.values() for other in row.elsewhere.split()}
     for name in overrides:
-        if name in known and known[name].python:
-            raise ValueError(f"{name!r} would have no effect as a setting; {known[name].python}")
+        if instead := getattr(known.get(name), "python", ""):
+            raise ValueError(f"{name!r} would have no effect as a setting; {instead}")
         if name not in fields | arguments:
             near = meant.get(name) or nearest(name, fields | arguments, cutoff=0.5)
             hint = f"; did you mean {near!r}?" if near else ""
@@ -122,8 +124,9 @@ def split_overrides(
     _check_numbers(overrides, config)
     check_ranges(overrides)
     check_hub(overrides)
-    settings = {name: value for name, value in overrides.items() if name in fields}
-    return settings, {name: value for name, value in overrides.items() if name not in fields}
+    rest = dict(overrides)
+    settings = {name: rest.pop(name) for name in overrides if name in fields}
+    return settings, rest
 
 # %% ../../nbs/package/training/config.ipynb #f22500be
 def run_config(

@@ -22,7 +22,7 @@ def _is_one_row(q_length: int, given: dict) -> bool:
     "Whether the mask of `sdpa` is one row without padding, cache or window."
     fixed: dict[str, object] = {"batch_size": 1, "kv_length": q_length, "q_offset": 0, "kv_offset": 0}
     fixed |= {"use_vmap": False, "allow_is_causal_skip": False, "attention_mask": None, "local_size": None}
-    return all(given.get(name, value) is value or given[name] == value for name, value in fixed.items())
+    return all(given.get(name, value) == value for name, value in fixed.items())
 
 
 def _document_bounds(mask_function, q_length: int, device) -> Tensor | None:
@@ -68,7 +68,7 @@ def _add_to(total: Tensor, runs, pieces: Tensor) -> None:
     for run, piece in zip(runs, pieces.split([run.stop - run.start for run in runs], 1)):
         total[run] += piece.transpose(0, 1)
 
-
+# %% ../../nbs/package/training/cpu_kernels.ipynb #d2289ed4
 class _BlockAttention(torch.autograd.Function):
     "Queries [H, N, d], keys [K, N, d], values [K, N, e] -> [N, H, e]; a table [K, G n, m] of weights a block."
 
@@ -141,8 +141,8 @@ def _attend_documents(query, key, value, bounds: Tensor, scaling: float | None) 
     sizes = bounds.diff().tolist()
     if max(sizes) <= _SHORT and query.dtype.itemsize == 2:
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-        documents = [slice(start, end) for start, end in itertools.pairwise(bounds.tolist())]
-        return block_attention(query[0], key[0], value[0], [(own, own) for own in documents], scaling)[None]
+        documents = list(itertools.starmap(slice, itertools.pairwise(bounds.tolist())))
+        return block_attention(query[0], key[0], value[0], list(zip(documents, documents)), scaling)[None]
     parts = [
         F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
         for q, k, v in zip(query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2))
@@ -178,7 +178,7 @@ def _dtype(x: Tensor) -> torch.dtype:
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
-
+# %% ../../nbs/package/training/cpu_kernels.ipynb #337d637d
 class _LoRALinear(torch.autograd.Function):
     "The linear layer and its adapter, multiplied in `dtype`."
 
@@ -278,7 +278,7 @@ class _Scores:
 # %% ../../nbs/package/training/cpu_kernels.ipynb #da1d8cca
 _ROWS = 512  # of logits at a time
 
-
+# %% ../../nbs/package/training/cpu_kernels.ipynb #0ec47ec6
 class _LabelLogProbs(torch.autograd.Function):
     "Log-probability, entropy and top-1 hit of each target; the gradient is ready if the head is frozen."
 
@@ -289,7 +289,7 @@ class _LabelLogProbs(torch.autograd.Function):
         hidden = hidden.to(dtype)  # [N, C]
         weight = weight.to(dtype)  # [V, C]
         scores = _Scores(targets)
-        grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] and not trained else None
+        grad = torch.empty_like(hidden) if ctx.needs_input_grad[:2] == (True, False) else None
         ones = None if grad is None else torch.ones(_ROWS, 1, device=hidden.device)
         for start in range(0, len(hidden), _ROWS):
             logits = hidden[start : start + _ROWS] @ weight.t()  # [n, V]

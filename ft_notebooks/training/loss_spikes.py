@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
 from ..tokenization.padding import IGNORE
+from .gradient_flow import trained_parameters
 
 # %% ../../nbs/package/training/loss_spikes.ipynb #058dfe44
 def _rows(batch: dict) -> list[tuple[Tensor, Tensor]]:  # token ids and labels of each row
@@ -53,7 +54,7 @@ def _probe(trainer, ids: Tensor, labels: Tensor, items: float) -> dict:
     "Mean loss of the row's labels (a reward model: its score), and its gradient's norm; None if memory runs out."
     scaler = trainer.accelerator.scaler
     scale = scaler.get_scale() if scaler else 1.0
-    trained = [p for p in trainer.model.parameters() if p.requires_grad]
+    trained = list(trained_parameters(trainer.model).values())
     try:
         with trainer.compute_loss_context_manager():
             output = trainer.model(input_ids=ids[None], attention_mask=torch.ones_like(ids)[None], use_cache=False)
@@ -101,7 +102,7 @@ def blame(
                 "tokens": len(ids),
                 "trained": int((labels[1:] != IGNORE).sum()),
                 **alone,
-                "odd": any(value is not None and not math.isfinite(value) for value in alone.values()),
+                "odd": not all(map(math.isfinite, filter(None, alone.values()))),
                 "parts": _parts(trainer.processing_class, ids, labels),
             })  # fmt: skip
     return found

@@ -9,6 +9,7 @@ __all__ = ['BadStep', 'NaNGuard', 'find_spikes']
 import functools
 import json
 import math
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from ..core.random_state import get_random_state, set_random_state
 from ..core.seams import overrides, save_checkpoint
 from .gradient_flow import local_part, set_by_any
 from .loss_spikes import blame
+from .progress_and_plots import logged_points
 
 # %% ../../nbs/package/training/nan_guard.ipynb #328fafd6
 def _step_flags(losses: list[Tensor], norm, items, device) -> dict[str, bool]:
@@ -77,7 +79,7 @@ def _save_last_good(trainer, random: tuple) -> str | None:  # random: the random
     run = Path(trainer.args.output_dir)
     last = gather_object([last_good_checkpoint(run)])[0]  # only the first process has written it
     damaged = not all(local_part(p).isfinite().all() for p in trainer.model.parameters())
-    if step == 0 or any(gather_object([damaged])) or (last and last.endswith(f"-{step}")):
+    if step == 0 or any(gather_object([damaged])) or str(last).endswith(f"-{step}"):
         return last
     now = get_random_state()
     set_random_state(random)
@@ -90,7 +92,7 @@ def _line(row: dict) -> str:
     "A row in one line: its location, tokens, loss, gradient and the beginning of its text."
     place = "" if row["index"] is None else f" (row {row['index']} of train_dataset)"
     numbers = "".join(f", {key} {row[key]:.3g}" for key in ("loss", "gradient") if row[key] is not None)
-    text = "".join(part["text"] for part in row["parts"])
+    text = "".join(map(itemgetter("text"), row["parts"]))
     where = f"micro-batch {row['micro_batch'] + 1}, row {row['row'] + 1}{place}"
     return f"  {where}: {row['tokens']} tokens, {row['trained']} trained{numbers}: {text[:300]!r}"
 
@@ -121,7 +123,7 @@ class BadStep(Everywhere):
         super().__init__(_message(report))
         self.report = report
 
-
+# %% ../../nbs/package/training/nan_guard.ipynb #1822f889
 def _json(report: dict) -> str:
     "The report as JSON, which has no NaN and no infinities: they become text."
     strict = json.loads(json.dumps(report), parse_constant=lambda text: str(float(text)))
@@ -138,8 +140,7 @@ def _stop(guard, fault: str) -> None:
     losses = [loss.mean().item() for loss in guard.losses]
     report = {"step": trainer.state.global_step + 1, "fault": fault, "cure": _CURES[fault], "file": str(file)}
     reports = gather_object([{**report, "process": args.process_index, "losses": losses, "rows": rows}])
-    odd = [report for report in reports if any(row["odd"] for row in report["rows"])]
-    report = (odd or reports)[0]
+    report = max(reports, key=lambda report: any(map(itemgetter("odd"), report["rows"])))  # the first with an odd row
     report["checkpoint"] = _save_last_good(trainer, guard.random)
     if args.should_save:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +160,7 @@ def _norm(trainer) -> Tensor | float | None:
 def _check(trainer, losses: list[Tensor], items, norm, skipped: int) -> tuple[str | None, int]:
     "The fault of the next optimizer step, or None; and how many updates in a row a GradScaler has skipped."
     facts = _step_flags(losses, norm, items, trainer.args.device)
-    scaled = trainer.accelerator.scaler is not None or (trainer.is_deepspeed_enabled and trainer.args.fp16)
+    scaled = trainer.args.fp16 if trainer.is_deepspeed_enabled else trainer.accelerator.scaler is not None
     skipped = skipped + 1 if scaled and not facts["finite gradient"] else 0
     return _fault(facts, skipped), skipped
 
@@ -225,7 +226,8 @@ class NaNGuard(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         norm = _norm(self.trainer)
         fault, self.skipped = _check(self.trainer, self.losses, self.items, norm, self.skipped)
-        if fault and not (fault == _NO_GRADIENT and self.allow_zero_gradient):
+        allowed = _NO_GRADIENT if self.allow_zero_gradient else None
+        if fault not in (None, allowed):
             _stop(self, fault)
 
 # %% ../../nbs/package/training/nan_guard.ipynb #a1209b35
@@ -237,8 +239,8 @@ def find_spikes(
 
     The deviation is estimated from the median absolute deviation. NaN counts as a spike.
     """
-    entries = [entry for entry in history if "loss" in entry]
-    losses = np.array([entry["loss"] for entry in entries], float)
+    steps, values = logged_points(history, "loss")
+    losses = np.array(values, float)
     spikes = []
     for i in range(window // 2, len(losses)):
         before = losses[max(0, i - window) : i]
@@ -246,5 +248,5 @@ def find_spikes(
         middle = np.median(before)
         usual = 1.4826 * np.median(abs(before - middle))  # 1.4826: of normal noise
         if not losses[i] <= max(1.5 * middle, middle + 6 * usual):  # or if it is NaN
-            spikes.append(entries[i]["step"])
+            spikes.append(steps[i])
     return spikes

@@ -21,6 +21,7 @@ from ..core.random_state import keep_random_state
 from ..core.seams import overrides
 from ..checkpointing.integrity import last_good_checkpoint
 from ..tokenization.padding import IGNORE
+from .gradient_flow import trained_parameters
 from ..loading.training_memory import CHECKPOINTING_FIELDS, NotEstimated, step_memory
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #4a3483c3
@@ -47,7 +48,7 @@ def _is_counter(value) -> bool:
         return all(map(_is_counter, value.values() if isinstance(value, dict) else value))
     return isinstance(value, int | float)
 
-
+# %% ../../nbs/package/training/out_of_memory.ipynb #33b5478a
 @contextlib.contextmanager
 def _side_effects_undone(
     trainer,  # A `transformers.Trainer`, whose gradients are cleared
@@ -66,17 +67,17 @@ def _side_effects_undone(
 
 def _allocate_as_later(trainer) -> list[Tensor]:
     "Allocates the memory of a later step: gradients of earlier micro-batches, and (returned) the averages of AdamW."
-    trained = [p for p in trainer.model.parameters() if p.requires_grad]
+    trained = list(trained_parameters(trainer.model).values())
     if trainer.args.gradient_accumulation_steps > 1:
         for p in trained:
             p.grad = torch.zeros_like(p)
     if trainer.args.optim not in ("adamw_torch", "adamw_torch_fused") or trainer.optimizer.state:
         return []
-    return [torch.empty_like(p) for p in [*trained, *trained]]
+    return list(map(torch.empty_like, [*trained, *trained]))
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #d638469c
 def _is_flat(args) -> bool:  # whether rows are laid end to end, without padding
-    return bool(getattr(args, "padding_free", False) or getattr(args, "packing", False))
+    return any((getattr(args, "padding_free", False), getattr(args, "packing", False)))
 
 
 def _tokens(trainer, rows: list[int], lengths: np.ndarray) -> int:
@@ -156,7 +157,7 @@ def _estimated_advice(trainer, peak, worst) -> str:
         f"{available / 1e9:.1f} GB. One of these fits: {'; or '.join(cures)}"
     )
 
-
+# %% ../../nbs/package/training/out_of_memory.ipynb #6b9c3e14
 def _advice(trainer) -> str:
     "What to change, and by how much, for this model, these rows and the available memory."
     rows = trainer.args.per_device_train_batch_size
@@ -215,7 +216,7 @@ def _trial_step(trainer, rows: list[int]) -> None:
         trainer.training_step(trainer.model_wrapped, batch, items)
         del held
 
-
+# %% ../../nbs/package/training/out_of_memory.ipynb #c500e894
 @overrides(TrainerCallback)
 class MemoryCheck(TrainerCallback):
     """Stops a run that does not fit into memory before step 1: `trainer.add_callback(MemoryCheck(trainer))`.
@@ -240,8 +241,8 @@ class MemoryCheck(TrainerCallback):
         if on_cpu:
             _check_memory(self.trainer, *worst)
         wanted = not on_cpu if self.rehearse is None else self.rehearse
-        would_step = self.trainer.is_deepspeed_enabled or any(name in args.optim for name in ("lomo", "layerwise"))
-        if would_step or not wanted:
+        would_step = any(name in args.optim for name in ("lomo", "layerwise"))
+        if would_step or self.trainer.is_deepspeed_enabled or not wanted:
             return
         try:
             _trial_step(self.trainer, worst[0])

@@ -9,6 +9,7 @@ __all__ = ['check_start', 'ready', 'check_prompts_untrained', 'keep_adapter', 'a
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 
 import torch
 from datasets import Dataset
@@ -22,7 +23,7 @@ from ..core.arguments import ArgumentError, check_model
 from ..core.fingerprints import weights_fingerprint
 from ..core.model_parts import base_model, eval_mode
 from ..core.seams import overrides
-from .gradient_flow import GradientFlowCallback, check_trained
+from .gradient_flow import GradientFlowCallback, check_trained, trained_parameters
 from ..data.chat_encoding import check_end_token
 from ..loading.model_files import check_dropouts
 from ..lora.unsaved_weights import check_saved
@@ -30,6 +31,7 @@ from ..tokenization.padding import IGNORE, check_vocabulary
 from ..tokenization.template_checks import check_template
 from .nan_guard import NaNGuard
 from .out_of_memory import MemoryCheck
+from .progress_and_plots import has_callback
 
 # %% ../../nbs/package/training/preflight.ipynb #3a339e94
 def check_start(
@@ -71,7 +73,7 @@ def _check_warmup(trainer: Trainer) -> None:
             "value; usual is a twentieth of the steps, warmup_steps=0.05"
         )
 
-
+# %% ../../nbs/package/training/preflight.ipynb #f9a31701
 def ready(
     trainer: Trainer,  # Its model may be changed in place
 ) -> Trainer:
@@ -86,7 +88,7 @@ def ready(
         if getattr(trainer.model, "is_quantized", False):
             for p in trainer.model.parameters():
                 p.data = p.data.float() if p.requires_grad else p.data
-        check_trained(trainer.model, own_optimizer=bool(trainer.optimizer or trainer.optimizer_cls_and_kwargs))
+        check_trained(trainer.model, own_optimizer=any((trainer.optimizer, trainer.optimizer_cls_and_kwargs)))
     head = trainer.model.get_output_embeddings()
     if isinstance(head, TrainableTokensWrapper) and not hasattr(head, "bias"):
         bias = getattr(head.original_module, "bias", None)
@@ -96,11 +98,11 @@ def ready(
 # %% ../../nbs/package/training/preflight.ipynb #37acb18e
 _COLLATED = {"input_ids", "labels", "attention_mask", "completion_mask", "assistant_masks", "seq_lengths"}
 
-
+# %% ../../nbs/package/training/preflight.ipynb #efb8a461
 def _said(chats: list[list[dict]], roles: tuple[str, ...]) -> list[str]:
     "What these roles say, where it is text."
-    said = [message.get("content") for chat in chats for message in chat if message["role"] in roles]
-    return [text.strip() for text in said if isinstance(text, str) and text.strip()]
+    said = [message.get("content") for message in chain.from_iterable(chats) if message["role"] in roles]
+    return list(filter(None, [text.strip() for text in said if isinstance(text, str)]))
 
 
 def check_prompts_untrained(
@@ -113,8 +115,9 @@ def check_prompts_untrained(
     rows = data.select(range(min(8, len(data))))
     answers = " ".join(_said(rows["messages"], ("assistant", "gpt", "model")))
     asked = [text for text in _said(rows["messages"], ("user", "human")) if text not in answers]
-    kept = [name for name in rows.column_names if name in _COLLATED or not trainer.args.remove_unused_columns]
-    labels = trainer.data_collator(list(rows.select_columns(kept)))["labels"].flatten()
+    collated = rows.select_columns(list(filter(_COLLATED.__contains__, rows.column_names)))
+    given = collated if trainer.args.remove_unused_columns else rows
+    labels = trainer.data_collator(list(given))["labels"].flatten()
     labelled = trainer.processing_class.decode(labels[labels != IGNORE])
     trained = [text for text in asked if text in labelled]
     if len(trained) > len(asked) / 2:
@@ -131,7 +134,7 @@ def keep_adapter(
     model: PeftModel,
 ) -> Iterator[None]:
     "A block in which TRL copies the adapter: restores its values; `ValueError` where the copy changed the base."
-    held = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    held = {name: p.detach().clone() for name, p in trained_parameters(model).items()}
     kind = getattr(model.peft_config["default"], "init_lora_weights", None)
     base = weights_fingerprint(model)["model.weights"] if isinstance(kind, str) else None
     yield
@@ -192,7 +195,7 @@ class _SameReferenceCallback(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if state.global_step or args.fsdp or self.trainer.is_deepspeed_enabled:
+        if any((state.global_step, args.fsdp, self.trainer.is_deepspeed_enabled)):
             return
         if fault := _reference_fault(self.trainer):
             raise ValueError(
@@ -218,13 +221,12 @@ def add_guards(
         cure = "give what SFTTrainer(...) returned; sft_trainer and dpo_trainer add the guards themselves"
         raise ArgumentError("add_guards", "trainer", "a transformers.Trainer", trainer, cure)
     exact_resume(trainer)
-    known = {type(callback) for callback in trainer.callback_handler.callbacks}
     guards: dict[type, tuple] = {GradientFlowCallback: ()}
     guards[MemoryCheck] = (trainer, rehearse)
     guards[NaNGuard] = (trainer, allow_zero_gradient)
     if hasattr(trainer, "ref_model"):
         guards[_SameReferenceCallback] = (trainer,)
     for kind, arguments in guards.items():
-        if not any(issubclass(one, kind) for one in known):
+        if not has_callback(trainer, kind):
             trainer.add_callback(kind(*arguments))
     return trainer

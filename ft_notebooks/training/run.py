@@ -35,7 +35,7 @@ from ..distributed.sharded_save import save_whole
 from ..distributed.uneven_batches import count_rows_once, own_batches
 from .kernel_patching import optimizations, speed_up
 from .out_of_memory import explain_out_of_memory
-from .progress_and_plots import plot_history, save_figure, watch
+from .progress_and_plots import has_callback, plot_history, save_figure, watch
 from .preflight import add_guards, check_prompts_untrained
 from .run_report import write_card
 
@@ -68,22 +68,22 @@ def _train(trainer: Trainer, checkpoint: str | None) -> TrainOutput:
                 output = trainer.train(resume_from_checkpoint=checkpoint)
     except KeyboardInterrupt:  # a second Ctrl-C, which does not wait for the step
         raise _stopped(trainer.args.output_dir, signal.SIGINT) from None
-    if stop and stop.signal:
-        raise _stopped(trainer.args.output_dir, stop.signal)
+    if number := getattr(stop, "signal", None):
+        raise _stopped(trainer.args.output_dir, number)
     return output
 
 # %% ../../nbs/package/training/run.ipynb #b55158f3
 def _moved(part: Path, run: Path) -> list[Path]:
     "Moves the files of one folder to another, and returns their new paths."
     moved = []
-    for file in [path for path in part.rglob("*") if path.is_file()]:
+    for file in list(filter(Path.is_file, part.rglob("*"))):
         moved.append(run / file.relative_to(part))
         moved[-1].parent.mkdir(parents=True, exist_ok=True)
         os.replace(file, moved[-1])
     shutil.rmtree(part)
     return moved
 
-
+# %% ../../nbs/package/training/run.ipynb #bd93644a
 def _save_apart(trainer: Trainer, part: Path) -> None:
     "Saves model and tokenizer into a folder of their own, since others may write to the run's; pushes nothing yet."
     first = trainer.is_world_process_zero()
@@ -104,7 +104,7 @@ def _save_apart(trainer: Trainer, part: Path) -> None:
             trainer.args.push_to_hub = pushes
     trainer.accelerator.wait_for_everyone()
 
-
+# %% ../../nbs/package/training/run.ipynb #ce48b52c
 def _save(trainer: Trainer) -> None:
     "Saves the model of this step, marked as complete, and a figure of the losses into the run's folder."
     run = Path(trainer.args.output_dir)
@@ -120,7 +120,7 @@ def _save(trainer: Trainer) -> None:
             trainer.push_to_hub(commit_message="Model save", revision=trainer.args.hub_revision)
         if first:
             mark_checkpoint(run, trainer.state.global_step, saved)
-    logged = {key for entry in trainer.state.log_history for key in entry}
+    logged = set().union(*trainer.state.log_history)
     if first and "loss" in logged:
         name = "reward.png" if "reward" in logged else "loss.png"
         save_figure(run / name, partial(plot_history, trainer, shown=False))
@@ -149,14 +149,14 @@ def _fit(trainer: Trainer) -> TrainOutput:
         check_kept(trainer)
     return output
 
-
+# %% ../../nbs/package/training/run.ipynb #d27a8367
 def _as_loaded(model, forward) -> None:  # forward: the model's own before training, or None
     "Takes away the autocast that training has put around `forward`: the saved model is loaded and used without it."
     vars(model).pop("forward", None)
     if forward is not None:
         model.forward = forward
 
-
+# %% ../../nbs/package/training/run.ipynb #0b60f0d2
 def fit(
     trainer: Trainer,  # Of `sft_trainer` or `dpo_trainer`, or any `transformers.Trainer`; its model is trained in place
 ) -> TrainOutput:  # As of `trainer.train`; where no step was left, its loss is NaN
@@ -177,7 +177,7 @@ def fit(
         print(newer, flush=True)
     _check_saves(trainer.args)
     check_prompts_untrained(trainer)
-    if not any(isinstance(callback, ManifestCallback) for callback in trainer.callback_handler.callbacks):
+    if not has_callback(trainer, ManifestCallback):
         trainer.add_callback(ManifestCallback(trainer))
     exact_resume(trainer)
     trainer.create_model_card = partial(write_card, trainer)  # TRL's and PEFT's name a local path, or no base

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
@@ -93,7 +94,7 @@ class SamplesCallback(TrainerCallback):
         self.file = Path(args.output_dir) / "samples.jsonl"
         before = read_entries(self.file) if state.global_step else []
         kept = [line for line in before if line["step"] <= state.global_step]
-        self.steps = {line["step"] for line in kept}
+        self.steps = set(map(itemgetter("step"), kept))
         if state.is_world_process_zero:
             write_atomically(self.file, entries_text(kept))
         if not state.global_step:
@@ -173,7 +174,7 @@ Licence: not stated. The terms of the base and of the data apply in any case.
 Versions: {{ versions }}.
 """
 
-
+# %% ../../nbs/package/training/run_report.ipynb #3fcc058f
 def _card_facts(trainer: Trainer, run: dict, base: str) -> dict:
     "Name and value of each line of the card."
     held = run.get("eval_data") or "none"
@@ -193,7 +194,7 @@ def _card_facts(trainer: Trainer, run: dict, base: str) -> dict:
         "seed": run.get("seed"),
     }
 
-# %% ../../nbs/package/training/run_report.ipynb #3fcc058f
+# %% ../../nbs/package/training/run_report.ipynb #32871449
 def write_card(
     trainer: Trainer,  # Of a run with `manifest.json`
     *args,  # As `Trainer.create_model_card` takes them, in whose place it may stand; not read
@@ -216,7 +217,7 @@ def write_card(
     data = ModelCardData(
         base_model=base if "/" in base else None,
         library_name="peft" if "adapter.peft_type" in run else "transformers",
-        tags=[tag for tag in (stage.lower(), "lora" if "adapter.r" in run else "") if tag],
+        tags=list(filter(None, (stage.lower(), "lora" if "adapter.r" in run else ""))),
     )
     known = {
         "base": base.rpartition("/")[2],

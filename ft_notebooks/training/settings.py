@@ -209,5 +209,5 @@ def trainer_defaults(
 ) -> dict[str, Any]:  # Fields of the trainer's config class
     "The defaults of a stage's trainer where they are not those of its library."
     rows = settings_of(section).values()
-    ours = [row.name for row in rows if row.set_by == "trainer" and row.kind is None and row.default is not ...]
+    ours = [row.name for row in rows if (row.set_by, row.kind) == ("trainer", None) and row.default is not ...]
     return {name: default_of(section, name, full) for name in ours}

@@ -22,7 +22,7 @@ from ..core.model_parts import base_model, eval_mode
 from ..core.seams import attention_of, can_change_attention
 from ..tokenization.padding import IGNORE
 from .cpu_kernels import Block, block_attention
-from .kernel_patching import LabelHead, LabelScores, attention_by
+from .kernel_patching import LabelHead, LabelScores, adds_tokens, attention_by
 
 # %% ../../nbs/package/training/shared_prompt.ipynb #be505496
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def _common(texts: list[Tensor]) -> int:
     alike = (begins == begins[0]).all(0)  # [shortest]
     return int(alike.long().cumprod(0).sum())
 
-
+# %% ../../nbs/package/training/shared_prompt.ipynb #82cd9bbf
 def _shared_row(
     input_ids: Tensor,  # int64 [B, T]
     attention_mask: Tensor,  # int64 [B, T]: 0 for padding, which may be on either side
@@ -100,19 +100,21 @@ def _flash(query, key, value, sizes, scaling):
     from torch.nn.attention.varlen import varlen_attn
 
     device = query.device
-    blocks = list(_blocks(sizes, longest=max(map(sum, sizes))))
-    runs = [run for _, *keys in blocks for run in keys]
-    seen = torch.cat([torch.arange(run.start, run.stop) for run in runs]).to(device)  # the keys of all blocks
-    queries = torch.tensor([at.stop - at.start for at, *_ in blocks])
-    keys = torch.tensor([sum(run.stop - run.start for run in keys) for _, *keys in blocks])
-    query_bounds = F.pad(queries.cumsum(0), (1, 0)).to(device, torch.int32)  # [blocks + 1]
-    key_bounds = F.pad(keys.cumsum(0), (1, 0)).to(device, torch.int32)
+    queries = []  # of each block, how many
+    keys = []  # of each block, which
+    for at, *runs in _blocks(sizes, longest=max(map(sum, sizes))):
+        queries.append(at.stop - at.start)
+        keys.append(torch.cat([torch.arange(run.start, run.stop) for run in runs]))
+    seen = torch.cat(keys).to(device)
+    sizes_of_keys = list(map(len, keys))
+    query_bounds = F.pad(torch.tensor(queries).cumsum(0), (1, 0)).to(device, torch.int32)  # [blocks + 1]
+    key_bounds = F.pad(torch.tensor(sizes_of_keys).cumsum(0), (1, 0)).to(device, torch.int32)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [N, heads, d]
-    longest = (int(queries.max()), int(keys.max()))
+    longest = (max(queries), max(sizes_of_keys))
     how = {"scale": scaling, "window_size": (-1, 0), "enable_gqa": True}
     return varlen_attn(q, k[seen], v[seen], query_bounds, key_bounds, *longest, **how)[None]
 
-
+# %% ../../nbs/package/training/shared_prompt.ipynb #3bb38767
 def _by_block(query, key, value, sizes, scaling, *, dropout=0.0):
     "Attention by `scaled_dot_product_attention`, one call per block, on any device; result [1, N, H, e]."
     parts = []
@@ -130,11 +132,11 @@ def _has_flash(query) -> bool:
     "Whether the kernel of `_flash` runs here: 16 bits, on a card of compute capability 8.0 or more; a T4 has 7.5."
     return compute_capability(query.device) >= (8, 0) and query.dtype.itemsize == 2
 
-# %% ../../nbs/package/training/shared_prompt.ipynb #3bb38767
+# %% ../../nbs/package/training/shared_prompt.ipynb #9a87eb75
 _sdpa = AttentionInterface()["sdpa"]  # transformers' own
 _BLOCK = 128  # queries; longer blocks compute more masked scores, shorter blocks need more calls
 
-
+# %% ../../nbs/package/training/shared_prompt.ipynb #0f677633
 def _shared_attention(
     module: nn.Module,  # The attention layer
     query: Tensor,  # float [1, H, N, d]: H heads, N tokens of the row, d per head
@@ -152,7 +154,7 @@ def _shared_attention(
     if attention_mask is None or attention_mask.dtype != torch.int64:
         return _sdpa(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     special = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
-    if kwargs.get("is_causal") is False or not getattr(module, "is_causal", True):
+    if False in (kwargs.get("is_causal"), getattr(module, "is_causal", True)):
         special.append("non-causal attention")
     if special:
         raise ValueError(f"a shared prompt does not support {special[0]}")
@@ -161,10 +163,10 @@ def _shared_attention(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if torch.is_autocast_enabled(device):
         query, key, value = (x.to(torch.get_autocast_dtype(device)) for x in (query, key, value))
-    if dropout or device != "cpu":
-        if not dropout and _has_flash(query):
-            return _flash(query, key, value, sizes, scaling), None
+    if dropout:
         return _by_block(query, key, value, sizes, scaling, dropout=dropout), None
+    if device != "cpu":
+        return (_flash if _has_flash(query) else _by_block)(query, key, value, sizes, scaling), None
     blocks = list(_blocks(sizes, _BLOCK))
     return block_attention(query[0], key[0], value[0], blocks, scaling)[None], None
 
@@ -189,7 +191,7 @@ def _two_pairs(model: PreTrainedModel, padding_side: str) -> tuple[Tensor, Tenso
         real = real.flip(1)
     return ids.to(model.device), real.to(model.device)
 
-
+# %% ../../nbs/package/training/shared_prompt.ipynb #858216d0
 def _logits(model: PreTrainedModel, ids: Tensor, **how) -> Tensor:
     return model(input_ids=ids, use_cache=False, **how).logits.float()
 
@@ -217,7 +219,7 @@ def _sharing_error(
         with sharing(model):
             shared = in_row(row.sizes[None, None])
     most = (seen - alone).norm()
-    errors = [(logits - alone).norm() for logits in (shared, padded)]
+    errors = ((shared - alone).norm(), (padded - alone).norm())
     in_row_error, padded_error = [(error / most).item() if error else 0.0 for error in errors]  # 0 / 0: no attention
     return in_row_error, padded_error
 
@@ -229,7 +231,7 @@ def why_not_shared(
     "Why this model's prompts cannot be shared, by its configuration and `_sharing_error`; None if they can."
     base = base_model(model)
     kind = type(base).__name__
-    if isinstance(model, PeftModel) and any(config.is_prompt_learning for config in model.peft_config.values()):
+    if adds_tokens(model):
         return "an adapter that puts tokens before the prompt"
     if getattr(base.config.get_text_config(), "output_router_logits", False):
         return f"{kind} balances its experts over all tokens, and would count each prompt only once"
@@ -251,8 +253,8 @@ def why_not_shared(
 def _window(config) -> float:
     "The longest text, in tokens, in which every layer of the model attends to all earlier tokens."
     config = config.get_text_config()
-    spans = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    return min([span for span in spans if span], default=float("inf"))
+    spans = (getattr(config, "sliding_window", None), getattr(config, "attention_chunk_size", None))
+    return min(filter(None, spans), default=float("inf"))
 
 # %% ../../nbs/package/training/shared_prompt.ipynb #a6667d02
 Groups = Callable[[Tensor, Tensor, Tensor], list[list[int]] | None]  # of input_ids, attention_mask, labels [B, T]
@@ -288,7 +290,7 @@ def prompt_groups(
 _BATCH = ("input_ids", "attention_mask", "labels")
 _PLAIN = {*_BATCH, "fused_lm_head", "use_cache", "return_dict"}
 
-
+# %% ../../nbs/package/training/shared_prompt.ipynb #b10b5c0c
 class SharedForward(LabelHead):
     """A model for `compute_loss` of `trl.DPOTrainer` and `trl.GRPOTrainer`, and for `compute_ref_log_probs`, that in a
     block of `sharing` computes the common prefix of each group once.
@@ -309,14 +311,14 @@ class SharedForward(LabelHead):
     def __call__(self, *args, **given):
         given = {name: value for name, value in given.items() if value is not None}
         if not args and self._is_covered(given):
-            groups = self.groups(*(given[name] for name in _BATCH))
+            groups = self.groups(*map(given.get, _BATCH))
             if groups is not None:
                 return self._in_one_row(groups, **given)
         return super().__call__(*args, **given)
 
     def _is_covered(self, given: dict) -> bool:
         "Whether a call is TRL's, in a block of `sharing`, with texts that fit into the model's window."
-        if attention_of(self.base) != "shared" or given.get("fused_lm_head") is not True:
+        if (attention_of(self.base), given.get("fused_lm_head")) != ("shared", True):
             return False
         known = set(_BATCH) <= set(given) <= _PLAIN
         return known and given["input_ids"].shape[1] <= _window(self.base.config)
@@ -332,7 +334,7 @@ class SharedForward(LabelHead):
         out = super().__call__(**given, attention_mask=row.sizes[None, None], **kwargs)
         fields = {}
         for name, values in out.items():
-            if values is not None and values.shape == row.input_ids.shape:  # one value a token
+            if getattr(values, "shape", None) == row.input_ids.shape:  # one value a token
                 fields[name] = values[0, row.place].masked_fill(~scored, 0)
         fields["label_mask"] = scored
         fields["loss"] = -fields["log_probs"].sum() / scored.sum().clamp(min=1)

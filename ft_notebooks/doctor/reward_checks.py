@@ -8,7 +8,7 @@ __all__ = []
 # %% ../../nbs/package/doctor/reward_checks.ipynb #dca3f589
 import contextlib
 import copy
-import dataclasses
+import inspect
 import io
 import tempfile
 from collections.abc import Iterator
@@ -123,7 +123,7 @@ def _sums(run, prompts: Dataset, trials: dict[str, list[str]]) -> dict[str, np.n
 
 # Whether longer nonsense always gets more, and the longest more than the best answer.
 def _grows(long: list[np.ndarray], best: np.ndarray) -> bool:
-    return len(long) > 2 and bool((np.diff(long, axis=0) > 0).all() and (long[-1] > best).all())
+    return bool(len(long) > 2 and (np.diff(long, axis=0) > 0).all() and (long[-1] > best).all())
 
 
 @check("reward-misleads", "warning", 3, "12_rlhf", rows=("prompts",))
@@ -133,8 +133,7 @@ def _grows(long: list[np.ndarray], best: np.ndarray) -> bool:
 def _reward_misleads(run):
     prompts = _prompts(run, 4)
     limit = run.given.get("max_completion_length", 256)
-    sizes = [n for n in (1, 5, 25, 100) if n <= limit]
-    long = {f"the word 'word' {n} times": ["word " * n] * len(prompts) for n in sizes}
+    long = {f"the word 'word' {n} times": ["word " * n] * len(prompts) for n in (1, 5, 25, 100) if n <= limit}
     trials = {"an empty answer": [""] * len(prompts)} | _trials(prompts) | long
     trials.pop("another", None)
     sums = _sums(run, prompts, trials)
@@ -178,7 +177,7 @@ def _reward_ignores_row(run):
     prompts = _prompts(run, 12)
     own = [text or "" for text in prompts["expected"]]
     turned = own[1:] + own[:1]
-    differ = [i for i, (one, other) in enumerate(zip(own, turned)) if one and other and one != other]
+    differ = [i for i, two in enumerate(zip(own, turned)) if len({*two, ""}) == 3]  # and neither is empty
     sums = _sums(run, prompts, {"own": own, "another": turned}) if len(differ) >= 4 else {}
     if sums and np.allclose(sums["own"][differ], sums["another"][differ], rtol=0, atol=1e-6):
         yield Found(
@@ -212,7 +211,7 @@ _ELSEWHERE = {"model-mismatched", "held-out-trained", "answers-shifted", "reward
 
 # The settings of one step with a learning rate of 0, whose answers have at most so many tokens.
 def _first_step(run, limit: int) -> dict:
-    known = {one.name for one in dataclasses.fields(GRPOConfig)} | {"prompts_a_step", "generations"}
+    known = inspect.signature(GRPOConfig).parameters.keys() | {"prompts_a_step", "generations"}
     given = {name: run.given[name] for name in known & run.given.keys() if not name.startswith(("eval_", "save_"))}
     given |= {"max_steps": 1, "learning_rate": 0.0, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
     given["reward_weights"] = [*_weights(run).values()]
@@ -226,7 +225,8 @@ def _first_step(run, limit: int) -> dict:
 @cause("the model's own answers to a prompt all have the same reward, or all are cut, so nothing can be learned")
 @cure("do what the message says")
 def _first_rewards_refused(run):
-    if not run.rewards or run.reported - _ELSEWHERE:
+    run.skip_after(*run.reported - _ELSEWHERE)
+    if not run.rewards:
         return
     limit = run.given.get("max_completion_length", 256)
     rows = as_prompts(run.parts[0])
@@ -244,8 +244,8 @@ def _first_rewards_refused(run):
         except ValueError as e:
             yield Found(str(e), level=None if whole else "note")
             return
-    cut = trainer.state.log_history[0].get("completions/clipped_ratio", 0)
-    if whole and cut > 0.5:
+    cut = trainer.state.log_history[0].get("completions/clipped_ratio", 0) if whole else 0
+    if cut > 0.5:
         masked = given.get("mask_truncated_completions")
         then = ", and mask_truncated_completions=True leaves them out" if masked else ""
         yield Found(

@@ -158,8 +158,8 @@ def _best_is_worst(run):
     metric = run.value("metric_for_best_model", "loss" if run.given.get("load_best_model_at_end") else "")
     is_less = _LESS_IS_BETTER.search(metric.lower())
     better = "less" if is_less else "more" if _MORE_IS_BETTER.search(metric.lower()) else None
-    wrong = "less" if greater else "more"
-    if greater is not None and better == wrong:
+    wrong = {True: "less", False: "more"}.get(greater, "neither")
+    if better == wrong:
         yield Found(
             f"greater_is_better={greater} with the metric {metric!r}, of which {better} is better",
             run.setting("greater_is_better"),
@@ -177,9 +177,9 @@ def _never_evaluated(run):
     kind = run.given.get("eval_strategy", "no")
     kind = str(getattr(kind, "value", kind))
     length = {"steps": steps, "epoch": epochs}.get(kind, math.inf)
-    every = run.value("eval_steps", 0)
+    every = run.value("eval_steps", 0) if kind == "steps" else 0
     delay = run.value("eval_delay", 0)
-    if kind == "steps" and every > steps:
+    if every > steps:
         yield Found(
             f"eval_steps={every:g}, and the run has {steps:,} steps",
             run.setting("eval_steps"),

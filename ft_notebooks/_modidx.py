@@ -2847,6 +2847,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'ft_notebooks/rlhf/rewards.py')},
             'ft_notebooks.rlhf.rl_settings': { 'ft_notebooks.rlhf.rl_settings._check_sampling': ( 'package/rlhf/rl_settings.html#_check_sampling',
                                                                                                   'ft_notebooks/rlhf/rl_settings.py'),
+                                               'ft_notebooks.rlhf.rl_settings._is_prompt': ( 'package/rlhf/rl_settings.html#_is_prompt',
+                                                                                             'ft_notebooks/rlhf/rl_settings.py'),
                                                'ft_notebooks.rlhf.rl_settings.check_rl_settings': ( 'package/rlhf/rl_settings.html#check_rl_settings',
                                                                                                     'ft_notebooks/rlhf/rl_settings.py'),
                                                'ft_notebooks.rlhf.rl_settings.fill_last_step': ( 'package/rlhf/rl_settings.html#fill_last_step',

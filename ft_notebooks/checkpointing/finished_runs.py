@@ -82,7 +82,7 @@ def outcome_fault(
     cure = "no checkpoint is known to be better"
     for loss in sorted(losses, reverse=True):  # the best last
         folder = Path(run, f"checkpoint-{losses[loss]}")
-        if folder.is_dir() and checkpoint_fault(folder) is None:
+        if checkpoint_fault(folder) is None:
             cure = f"{folder} is the best checkpoint, better than the start"
     return (
         f"the run has failed: the perplexity of the held-out rows was {before:.4g} before and is {after:.4g} after; "

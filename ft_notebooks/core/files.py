@@ -41,7 +41,7 @@ def disk_of(
     while not there.exists():
         there = there.parent
     free = shutil.disk_usage(there).free
-    while not there.is_mount() and there != there.parent:
+    while not there.is_mount():
         there = there.parent
     return there, free
 
@@ -63,7 +63,8 @@ def why_full(
     text = re.search(r"os error (\d+)", str(error))  # of tokenizers and safetensors
     number = int(text[1]) if text else getattr(error, "errno", None)
     disk, free = disk_of(path)
-    if number not in _NO_SPACE and not (isinstance(error, RuntimeError) and free < 4096):  # torch gives no reason
+    least = 4096 if isinstance(error, RuntimeError) else 0  # torch gives no reason
+    if number not in _NO_SPACE and free >= least:
         return None
     if number == errno.EFBIG:
         return "a file would be larger than the limit that the shell sets (ulimit -f)"

@@ -290,7 +290,7 @@ def _formats_mixed(run):
         yield Found(f"the answers are data in {len(often)} formats: {listed}", run.places(min(often.values(), key=len)))
     counts = _fields(run, found.get("JSON", []))
     sets = [fields for fields, count in counts.items() if count >= max(5, 0.2 * n)]
-    one, other, *_ = [*map(set, sets), set(), set()]
+    one, other = map(set, [*sets, (), ()][:2])
     if one & other not in (one, other):  # a field may be left out
         names = " and ".join(f"{counts[fields]:,} {', '.join(fields)}" for fields in sets[:2])
         yield Found(

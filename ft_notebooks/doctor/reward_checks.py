@@ -47,18 +47,19 @@ def _trials(prompts: Dataset) -> dict[str, list[str]]:
     return found | {"the prompt itself": [messages[-1]["content"] for messages in prompts["prompt"]]}
 
 
-# The rewards of answers; `changed` are columns in place of those of the rows.
+# The rewards of answers; `changed` are columns in place of those of the rows, and `draw` decides the random numbers.
 def _rewards(
-    reward: tuple, prompts: Dataset, trials: dict[str, list[str]], **changed
+    reward: tuple, prompts: Dataset, trials: dict[str, list[str]], draw: int = 0, **changed
 ) -> np.ndarray:  # [trials, prompts]
     name, score = reward
     columns = {**prompts[:], "row": list(range(len(prompts))), **changed}
     asked = columns.pop("prompt")
     function = Reward(name, score, ends=[1])
     found = []
-    for answers in trials.values():
+    for seed, answers in enumerate(trials.values(), draw * len(trials)):
         chats = [[{"role": "assistant", "content": text}] for text in answers]
-        found.append(function(asked, chats, [[0, 1]] * len(answers), **columns))
+        with keep_random_state(seed):  # else each call would draw the same numbers
+            found.append(function(asked, chats, [[0, 1]] * len(answers), **columns))
     return np.array(found)
 
 # %% ../../nbs/package/doctor/reward_checks.ipynb #cb078c4e
@@ -87,7 +88,7 @@ def _reward_flat(run):
     flat = []
     for name, score in functions.items():
         found = _rewards((name, score), prompts, trials)
-        again = _rewards((name, score), prompts, trials)
+        again = _rewards((name, score), prompts, trials, draw=1)
         if (found != again).any():
             yield _noise(name, found, again)
         elif np.ptp(found, axis=0).any():

@@ -132,7 +132,7 @@ def step_folder(
     "The checkpoint of the trainer's present step."
     return Path(trainer.args.output_dir, f"checkpoint-{trainer.state.global_step}")
 
-
+# %% ../../nbs/package/checkpointing/checkpoint_saving.ipynb #4750dd8f
 @overrides(TrainerCallback)
 class CheckpointCallback(TrainerCallback):
     """Marks a checkpoint after all processes have written their files, and only then deletes older ones.

@@ -44,7 +44,7 @@ def unfinished(
         "which resumes it"
     )
 
-
+# %% ../../nbs/package/checkpointing/finished_runs.ipynb #9834b5e3
 _OF_RUN = {"command": str, "model.name": str, "model.bits": int}
 _OF_METRICS: dict[str, Any] = {"data": dict | None, "system": str | None, "history": list}
 

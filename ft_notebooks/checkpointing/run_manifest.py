@@ -250,7 +250,7 @@ class ManifestCallback(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         check_kept(self.trainer, f"checkpoint-{state.global_step}")
 
-
+# %% ../../nbs/package/checkpointing/run_manifest.ipynb #79bd3bfc
 def check_kept(
     trainer,  # Of a run that has begun, with a `ManifestCallback`
     saved: str = "",  # What was written last into the run's folder: a checkpoint; or the model, in the folder itself

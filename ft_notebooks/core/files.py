@@ -49,7 +49,7 @@ def disk_of(
 class DiskFull(OSError):
     "A file could not be written, since the disk is full; the message names both."
 
-
+# %% ../../nbs/package/core/files.ipynb #d5e3b185
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -72,7 +72,7 @@ def why_full(
         return f"no file can be added to the disk {disk}, which has as many as it takes (df -i)"
     return f"no space is left on the disk {disk} ({size_text(free)} free)"
 
-
+# %% ../../nbs/package/core/files.ipynb #eb33506c
 @contextmanager
 def full_disk_named(
     path: str | Path,  # What the block writes
@@ -271,7 +271,7 @@ def numbered_checkpoints(
             found.append((int(folder.name[11:]), folder))
     return sorted(found, reverse=True)
 
-
+# %% ../../nbs/package/core/files.ipynb #14b4e17c
 _IGNORED = ("*.md", "generation_config.json", "trainer_state.json", "*.pt", "*.pth", "*.bin")
 
 

@@ -88,7 +88,7 @@ def said(
     "The text of a message; empty without one."
     return message.get("content") or ""
 
-
+# %% ../../nbs/package/doctor/context.ipynb #7aeaf130
 def user_text(
     messages: list[dict],
 ) -> str:
@@ -118,7 +118,7 @@ def rows_where(
     "The rows whose text passes the test."
     return [row for row, text in texts.items() if test(text)]
 
-
+# %% ../../nbs/package/doctor/context.ipynb #eea15b6c
 class Chat(NamedTuple):
     "A conversation of a run."
 
@@ -135,7 +135,7 @@ def chats_of(
         return [row["messages"]]
     return [row["prompt"] + row["chosen"], row["prompt"] + row["rejected"]]
 
-
+# %% ../../nbs/package/doctor/context.ipynb #02dc6064
 class Context:
     "A run that has not started: rows, tokenizer, model and settings, each loaded when a check first reads it."
 

@@ -199,7 +199,7 @@ def _text_after_end(run):
             rows, f"in {run.share(len(rows))} {text!r} follows the end of the answer, and has labels", 0.5
         )
 
-
+# %% ../../nbs/package/doctor/label_checks.ipynb #c5441e82
 @check("start-not-trained", "warning", 2, "06_data_formatting")
 @symptom("answers begin with nonsense")
 @cause("the prompt's mask is longer than the prompt, so the first tokens of an answer are never trained")
@@ -251,7 +251,7 @@ def _collator_changes_labels(run):
     if own != got:
         yield Found(f"two rows have {len(own):,} labels, and {len(got):,} after the data_collator", "data_collator")
 
-
+# %% ../../nbs/package/doctor/label_checks.ipynb #aa6f4776
 # The share of the tokens of at most 200 rows that have a label.
 def _label_share(rows) -> float:
     few = rows.with_format(None).select(range(min(200, len(rows))))["labels"]

@@ -207,7 +207,7 @@ def _base_not_saved(run):
     if changed:
         yield Found(f"{changed[0]} of the base differs from the file that it was loaded from", str(changed[1]))
 
-
+# %% ../../nbs/package/doctor/model_checks.ipynb #0eaac0de
 @check("reference-differs", "warning", 4, "09_dpo", rows=("pairs",))
 @symptom("the rewards of DPO do not begin at 0")
 @cause("DPOTrainer loads its reference from the folder of the model, and so without what was changed in memory")
@@ -324,7 +324,7 @@ def _nothing_to_learn(run):
     if (own := _predicted(run).own) < 0.02:
         yield Found(f"before training the first answers of the run have a loss of {own:.3f} nats per token")
 
-
+# %% ../../nbs/package/doctor/model_checks.ipynb #cb0468de
 _LOOKS_BACK = 0.4  # nats per token of a text that is read a second time
 
 

@@ -186,7 +186,7 @@ def _reward_ignores_row(run):
             f"whose answers differ, such as {turned[differ[0]][:60]!r}"
         )
 
-
+# %% ../../nbs/package/doctor/reward_checks.ipynb #a7a7e024
 @check("answers-missing", "warning", 3, "12_rlhf", rows=("prompts",))
 @symptom("the reward stays low, and short answers are learned")
 @cause("a row without an expected answer can only reward the wrong thing, where the reward compares with it")

@@ -214,7 +214,7 @@ def _held_out_differs(run):
             "different ones"
         )
 
-
+# %% ../../nbs/package/doctor/row_checks.ipynb #bedfd0aa
 @check("system-varies", "warning", 3, "06_data_formatting")
 @symptom("the model answers worse to a system message without the number")
 @cause("a number or a time in the system message differs in each row, so it is read before each answer")

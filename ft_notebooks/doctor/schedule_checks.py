@@ -92,7 +92,7 @@ def _rate_never_reached(run):
             cure="raise max_steps, or leave it out" if short else "more rows, or a smaller batch",
         )
 
-
+# %% ../../nbs/package/doctor/schedule_checks.ipynb #b9f0fd1a
 @check("rate-ends-early", "warning", 1, "08_choosing_settings")
 @symptom("the loss stands still long before the end")
 @cause("with a learning rate of about 0 the later steps learn nothing")
@@ -166,7 +166,7 @@ def _best_is_worst(run):
             cure=f"leave greater_is_better out, or set it to {not greater}",
         )
 
-
+# %% ../../nbs/package/doctor/schedule_checks.ipynb #93e3b7ec
 @check("never-evaluated", "warning", 1, "08_choosing_settings")
 @symptom("there is no evaluation loss during the run")
 @cause("the first evaluation lies after the last step, so a run that overfits is not noticed")

@@ -24,7 +24,7 @@ class Text(NamedTuple):
     field: str  # Such as "content of user"
     text: str
 
-
+# %% ../../nbs/package/doctor/text_checks.ipynb #6caa229b
 # The texts inside a JSON value.
 def _leaves(value) -> Iterator[str]:
     if isinstance(value, str):
@@ -79,7 +79,7 @@ def rows_with(
         level = "note" if len(seen) < max(2, least * len(run.some)) else None
         yield Found(f"{run.share(len(seen))} {what}, such as {example[:50]!r}", run.places([*seen]), level, cure)
 
-
+# %% ../../nbs/package/doctor/text_checks.ipynb #fa5cf750
 def each_text(
     what: str,  # As for `rows_with`
     least: float = 0.05,  # As for `rows_with`

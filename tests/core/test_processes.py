@@ -35,7 +35,7 @@ def test_an_error_of_another_kind_stays_itself_and_the_others_learn_its_kind(gat
 def test_without_an_error_nothing_is_raised(gathered):
     with together():
         pass
-    assert [found for _, found in gathered] == [None]
+    assert [found for _, found in gathered] == [""]
 
 
 @pytest.mark.parametrize("can_be_changed, timeout", [(True, timedelta(minutes=10)), (False, timedelta(days=1))])

@@ -228,6 +228,8 @@ def is_json(generated, expected, example):
 
 
 HALF = [row if n % 2 else {"messages": row["messages"][:-1]} for n, row in enumerate(NOTES)]
+
+
 def drawn(generated, expected, example):
     return random.random()
 

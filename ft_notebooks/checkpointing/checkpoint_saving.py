@@ -110,8 +110,8 @@ def _may_go(folder: Path, marked: bool) -> bool:
     "Whether a checkpoint holds nothing but what the run has saved; without markers, as far as can be seen."
     if marked:
         return holds_only_saved(folder)
-    own = (folder / "trainer_state.json").is_file() and not has_marker(folder)
-    return own and not any(p.is_dir() for p in folder.iterdir())  # such as `merged` or `eval`
+    has_state = (folder / "trainer_state.json").is_file()
+    return has_state and not has_marker(folder) and not any(map(Path.is_dir, folder.iterdir()))  # as `merged` or `eval`
 
 
 def _delete_oldest(saved: Path, limit: int | None, best: str | None) -> None:
@@ -120,9 +120,9 @@ def _delete_oldest(saved: Path, limit: int | None, best: str | None) -> None:
         return
     newest_first = [folder for _, folder in numbered_checkpoints(saved.parent)]
     names = {saved.name, Path(best or saved).name}
-    kept = [folder for folder in newest_first if folder.name in names]
-    others = [folder for folder in newest_first if folder.name not in names and _may_go(folder, has_marker(saved))]
-    for folder in others[max(limit - len(kept), 0) :]:
+    others = [folder for folder in newest_first if folder.name not in names]
+    most = max(limit - len(newest_first) + len(others), 0)
+    for folder in [folder for folder in others if _may_go(folder, has_marker(saved))][most:]:
         shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../../nbs/package/checkpointing/checkpoint_saving.ipynb #3948988b
@@ -132,7 +132,7 @@ def step_folder(
     "The checkpoint of the trainer's present step."
     return Path(trainer.args.output_dir, f"checkpoint-{trainer.state.global_step}")
 
-
+# %% ../../nbs/package/checkpointing/checkpoint_saving.ipynb #4750dd8f
 @overrides(TrainerCallback)
 class CheckpointCallback(TrainerCallback):
     """Marks a checkpoint after all processes have written their files, and only then deletes older ones.
@@ -159,8 +159,9 @@ class CheckpointCallback(TrainerCallback):
         return explain_save_error(self.trainer, folder, self.is_new)
 
     def on_train_begin(self, args, state, control, **kwargs):
-        saves = args.save_strategy != "no" and not control.should_training_stop  # no run that has ended
-        need = _checkpoint_bytes(self.trainer) if saves and args.should_save else 0
+        # no run that has ended
+        saves = args.save_strategy != "no" and args.should_save and not control.should_training_stop
+        need = _checkpoint_bytes(self.trainer) if saves else 0
         if fault := first_of_all(_space_fault(Path(args.output_dir), need)):
             raise ValueError(fault)
         self.saved = step_folder(self.trainer) if state.global_step else None
@@ -202,14 +203,16 @@ def check_checkpoint_choice(
             "evaluation may have no checkpoint, and the run would end with a worse model; make them equal, or set "
             "save_strategy='best'"
         )
-    if (stops or args.save_strategy == "best") and args.eval_strategy == "no":
-        what = "EarlyStoppingCallback" if stops else "save_strategy='best'"
+    what = "EarlyStoppingCallback" if stops else "save_strategy='best'" if args.save_strategy == "best" else ""
+    if what and args.eval_strategy == "no":
         raise ValueError(
             f"{what} needs evaluations, but eval_strategy is 'no'; set eval_dataset and eval_strategy='steps'"
         )
-    if stops and args.metric_for_best_model is None:
+    if not stops:
+        return
+    if args.metric_for_best_model is None:
         raise ValueError("EarlyStoppingCallback needs a metric; set metric_for_best_model='loss'")
-    if stops and not args.restore_callback_states_from_checkpoint:
+    if not args.restore_callback_states_from_checkpoint:
         raise ValueError(
             "EarlyStoppingCallback would lose its count when the run resumes, and stop later; set "
             "restore_callback_states_from_checkpoint=True"

@@ -44,7 +44,7 @@ def unfinished(
         "which resumes it"
     )
 
-
+# %% ../../nbs/package/checkpointing/finished_runs.ipynb #9834b5e3
 _OF_RUN = {"command": str, "model.name": str, "model.bits": int}
 _OF_METRICS: dict[str, Any] = {"data": dict | None, "system": str | None, "history": list}
 
@@ -82,7 +82,7 @@ def outcome_fault(
     cure = "no checkpoint is known to be better"
     for loss in sorted(losses, reverse=True):  # the best last
         folder = Path(run, f"checkpoint-{losses[loss]}")
-        if folder.is_dir() and checkpoint_fault(folder) is None:
+        if checkpoint_fault(folder) is None:
             cure = f"{folder} is the best checkpoint, better than the start"
     return (
         f"the run has failed: the perplexity of the held-out rows was {before:.4g} before and is {after:.4g} after; "

@@ -30,8 +30,8 @@ class _Stop:
 
     def receive(self, number, frame):
         self.received = number
-        twice = number == signal.SIGHUP or "TORCHELASTIC_RUN_ID" in os.environ and number == signal.SIGTERM
-        if not twice:  # shell and kernel both report a closed terminal, launcher and scheduler both end a job
+        twice = (signal.SIGHUP, signal.SIGTERM) if "TORCHELASTIC_RUN_ID" in os.environ else (signal.SIGHUP,)
+        if number not in twice:  # shell and kernel both report a closed terminal, launcher and scheduler both end a job
             self.restore()  # a second signal calls the previous handler
         if os.getpid() == self.process:  # not in a data loader's worker; print is not safe in a signal handler
             with contextlib.suppress(OSError):  # the terminal may be closed
@@ -61,8 +61,8 @@ class _StopsBetweenSteps(TrainerCallback):
         self.stop.signal = signal.Signals(received)
         control.should_training_stop = True
         epoch_ends = float(state.epoch).is_integer()
-        control.should_save = control.should_save or not epoch_ends
-        if args.save_strategy == "best" and args.eval_strategy == "epoch" and epoch_ends:
+        control.should_save |= not epoch_ends
+        if (args.save_strategy, args.eval_strategy, epoch_ends) == ("best", "epoch", True):
             control.should_evaluate = args.eval_delay <= state.epoch
 
     def on_save(self, args, state, control, **kwargs):

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -75,9 +76,11 @@ def checkpoint_fault(
 
     `OSError` if a file of it cannot be read, which says nothing about what was saved.
     """
-    fault, state = changed_file(folder), folder / "trainer_state.json"
+    state = folder / "trainer_state.json"
+    fault = changed_file(folder)
     if fault is None and state.is_file():
-        step, marked = read_record(state, "global_step")["global_step"], marked_step(folder)
+        step = read_record(state, "global_step")["global_step"]
+        marked = marked_step(folder)
         fault = f"{state.name} is of step {step}, and {MARKER} of step {marked}" if step != marked else None
     return fault
 
@@ -95,7 +98,7 @@ def holds_only_saved(
     "Whether a checkpoint has a marker and holds no file that it does not list, such as a merged model or a report."
     try:
         listed = read_record(folder / MARKER, "files")["files"]
-        found = [p for p in folder.rglob("*") if p.name not in _NOT_OURS and (p.is_symlink() or not p.is_dir())]
+        found = [p for p in folder.rglob("*") if p.name not in _NOT_OURS and not stat.S_ISDIR(p.lstat().st_mode)]
         return all(p.relative_to(folder).as_posix() in listed for p in found)
     except (OSError, ValueError, TypeError):
         return False

@@ -59,7 +59,8 @@ class MetricsCallback(TrainerCallback):
     trains = False  # writes nothing outside `train()`
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.trains, self.tokens = True, state.num_input_tokens_seen
+        self.trains = True
+        self.tokens = state.num_input_tokens_seen
         self.seconds, self.since = 0.0, None  # of training since the last speed; None: last event was no step
         ended = control.should_training_stop  # a finished run, whose file is complete
         if state.is_world_process_zero and not ended:

@@ -55,14 +55,14 @@ class StepEndCallback(TrainerCallback):
         last = float(state.epoch).is_integer() or state.global_step >= state.max_steps
         if args.save_strategy == "best" and last and args.eval_strategy == "epoch" and args.eval_delay <= state.epoch:
             control.should_evaluate = True
-            control.should_log = control.should_log or args.logging_strategy == "epoch"
+            control.should_log |= args.logging_strategy == "epoch"
         self._save_once(control)
 
     def on_epoch_end(self, args, state, control, **kwargs):
         self.random = get_random_state()
         if args.save_strategy == "best" and (control.should_training_stop or args.eval_strategy == "epoch"):
             control.should_evaluate = False
-            control.should_save = control.should_save or control.should_training_stop
+            control.should_save |= control.should_training_stop
         self._save_once(control)
 
     def _save_once(self, control) -> None:
@@ -107,13 +107,13 @@ def start_of(
 
     Raises `ValueError`, in all processes, for an incomplete checkpoint, and for `ignore_data_skip=True`.
     """
-    start = resume_from_checkpoint or None
+    start = resume_from_checkpoint
     if start is True:
         run = trainer.args.output_dir
         start = last_good_checkpoint(run)
         if start is None:
             raise ValueError(f"{run} holds no complete checkpoint; start with resume_from_checkpoint=None")
-    start = start and str(start)
+    start = str(start) if start else None
     _check_rows(trainer, start)
     if start:
         _check_complete(trainer, Path(start))
@@ -184,8 +184,9 @@ class ResumeCallback(TrainerCallback):
 
     def _check_begin(self, args, state) -> None:
         "Raises `ValueError`, in all processes, for a start from which the run could not resume exactly."
-        if state.is_hyper_param_search or args.enable_jit_checkpoint:
-            name = "hyperparameter_search" if state.is_hyper_param_search else "enable_jit_checkpoint=True"
+        unmarked = {"hyperparameter_search": state.is_hyper_param_search}
+        unmarked["enable_jit_checkpoint=True"] = args.enable_jit_checkpoint
+        for name in filter(unmarked.get, unmarked):
             raise ValueError(f"{name} saves checkpoints without the marker complete.json: leave it out")
         if not self.checked:
             _check_rows(self.trainer, state.global_step)
@@ -205,7 +206,7 @@ class ResumeCallback(TrainerCallback):
         self.ended = step > 0 and _has_ended(patience, step, state.max_steps, state.stateful_callbacks)
         control.should_training_stop = self.ended
         self.evaluates = args.eval_on_start
-        args.eval_on_start = args.eval_on_start and not self.ended
+        args.eval_on_start &= not self.ended
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
         if self.ended:

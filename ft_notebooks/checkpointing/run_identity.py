@@ -53,9 +53,8 @@ def counted_settings(
     "The arguments that change what is learned; an argument that a library adds counts without being listed."
     args, callbacks = trainer.args, trainer.callback_handler.callbacks
     stops = any(isinstance(callback, EarlyStoppingCallback) for callback in callbacks)
-    decides = args.load_best_model_at_end or stops or args.lr_scheduler_type == "reduce_lr_on_plateau"
     left_out = set(" ".join(_NOT_COUNTED.values()).split())
-    if not decides:
+    if not (args.load_best_model_at_end or stops or args.lr_scheduler_type == "reduce_lr_on_plateau"):
         left_out |= set(_EVALUATION.split())
     if args.max_steps > 0:
         left_out.add("num_train_epochs")  # then has no effect
@@ -73,7 +72,7 @@ def _learner(trainer) -> dict:
     base = base_model(model)
     template = getattr(trainer.processing_class, "chat_template", None)
     dtypes = {str(p.dtype).removeprefix("torch.") for p in base.parameters() if base is model or not p.requires_grad}
-    found = {"template": template and f"sha256 {short_hash(template)}", "model.class": type(base).__name__}
+    found = {"template": f"sha256 {short_hash(template)}" if template else template, "model.class": type(base).__name__}
     found |= {"model.dtypes": sorted(dtypes), **weights_fingerprint(model)}
     found |= {f"model.config.{key}": value for key, value in config_settings(model).items()}
     if isinstance(model, PeftModel):
@@ -98,7 +97,7 @@ def describe(
     chosen = trainer.optimizer_cls_and_kwargs[0] if trainer.optimizer_cls_and_kwargs else None
     optimizer = type(trainer.optimizer) if trainer.optimizer else chosen
     run = {"trainer": _library_name(type(trainer)), **counted_settings(trainer)}
-    run |= {"world_size": trainer.args.world_size, "optimizer": optimizer and _library_name(optimizer)}
+    run |= {"world_size": trainer.args.world_size, "optimizer": _library_name(optimizer) if optimizer else None}
     run |= {"data": data_fingerprint(trainer.train_dataset), "eval_data": data_fingerprint(trainer.eval_dataset)}
     run |= _learner(trainer)
     rewards = zip(getattr(trainer, "reward_func_names", []), getattr(trainer, "reward_funcs", []))  # of GRPO
@@ -123,7 +122,8 @@ def check_as_described(
     """Raises `ValueError` for a model, adapter or template that was changed since, and for an adapter that could not be
     loaded again (`check_saved`, `check_base_saved`); not where weights are sharded.
     """
-    model, left_out = trainer.model, set()
+    model = trainer.model
+    left_out = set()
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         return
     if isinstance(model, PeftModel):

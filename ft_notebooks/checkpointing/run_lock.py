@@ -100,7 +100,7 @@ def name_fault(
         return f"the name {str(folder):.40}... is longer than {_LONGEST} bytes"
     return None
 
-
+# %% ../../nbs/package/checkpointing/run_lock.ipynb #79c44f3a
 def folder_fault(
     folder: str | Path,  # Of a run; it need not exist
 ) -> str | None:  # None for a folder that a run can write to

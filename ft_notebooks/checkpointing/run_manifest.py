@@ -87,9 +87,8 @@ def _holds(folder: Path, settings: dict) -> bool:
             raise ValueError(f"{folder} is not empty and holds no run.json; choose a different folder for the run")
         return False
     old = read_record(file)
-    for key in _ALWAYS:
-        if key in settings and key not in old:
-            raise ValueError(f"{file} is of another program: it has no {key!r}; choose a different folder for the run")
+    for key in sorted({*_ALWAYS} & settings.keys() - old.keys()):
+        raise ValueError(f"{file} is of another program: it has no {key!r}; choose a different folder for the run")
     differ = _differences(old, settings)
     if differ and not all(any(map(p.match, _BEGUN)) for p in held):
         raise _of_another_run(folder, differ)
@@ -161,10 +160,12 @@ def check_manifest(
     _check_links(folder)
     known = read_record(file, run=dict, recorded=dict) if file.is_file() else {}
     held = sorted(p.name for p in folder.glob("*") if any(map(p.match, _RESULTS)))
-    if held and not known:
+    if not held:
+        return
+    if not known:
         problem = f"{folder} holds {held[0]} but no manifest.json, so it cannot be compared with this run"
         raise ValueError(f"{problem}; choose a different folder")
-    if held and (differ := _run_changes(known, manifest, any_world_size)):
+    if differ := _run_changes(known, manifest, any_world_size):
         raise _of_another_run(folder, differ)
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #5a7cf597
@@ -249,7 +250,7 @@ class ManifestCallback(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         check_kept(self.trainer, f"checkpoint-{state.global_step}")
 
-
+# %% ../../nbs/package/checkpointing/run_manifest.ipynb #79bd3bfc
 def check_kept(
     trainer,  # Of a run that has begun, with a `ManifestCallback`
     saved: str = "",  # What was written last into the run's folder: a checkpoint; or the model, in the folder itself

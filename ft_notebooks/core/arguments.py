@@ -72,7 +72,7 @@ def check_tokenizer(
         cure = "load one, with load_tokenizer(name)" if is_name else order
         raise ArgumentError(where, "tok", "a tokenizer of transformers", tok, cure)
 
-
+# %% ../../nbs/package/core/arguments.ipynb #ee980bac
 def check_model(
     model: PreTrainedModel,  # Plain, quantized, or a `peft.PeftModel`
     tok: PreTrainedTokenizerBase,
@@ -142,7 +142,7 @@ def encoded(
         held = one(eval_dataset, "eval_dataset")
     return {"train_dataset": one(train_dataset, "train_dataset"), "eval_dataset": held}
 
-
+# %% ../../nbs/package/core/arguments.ipynb #2f3c915a
 def each_set(
     rows: Dataset | dict[str, Dataset] | None,  # A dataset, or several by name
     change: Callable[[Dataset], Dataset],

@@ -30,7 +30,7 @@ def control_groups(
             found += [_ROOT / "sys/fs/cgroup" / kinds / group.relative_to("/") for group in groups]
     return found
 
-
+# %% ../../nbs/package/core/cpu_threads.ipynb #82636d86
 def _quota(folder: Path) -> float:
     "CPU seconds a second that a control group may use; infinite without a quota, and if its files cannot be read."
     try:

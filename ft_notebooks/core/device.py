@@ -90,7 +90,7 @@ def available_memory(
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     return min(hardware().memory, psutil.virtual_memory().available + psutil.Process().memory_info().rss)
 
-
+# %% ../../nbs/package/core/device.ipynb #d171dfc3
 def card_fault() -> str | None:
     "Why torch cannot use the NVIDIA card that this machine has; None where it can, and where there is none."
     if torch.cuda.is_available() or not Path("/dev/nvidiactl").exists():

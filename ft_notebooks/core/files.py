@@ -41,7 +41,7 @@ def disk_of(
     while not there.exists():
         there = there.parent
     free = shutil.disk_usage(there).free
-    while not there.is_mount() and there != there.parent:
+    while not there.is_mount():
         there = there.parent
     return there, free
 
@@ -49,7 +49,7 @@ def disk_of(
 class DiskFull(OSError):
     "A file could not be written, since the disk is full; the message names both."
 
-
+# %% ../../nbs/package/core/files.ipynb #d5e3b185
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -63,7 +63,8 @@ def why_full(
     text = re.search(r"os error (\d+)", str(error))  # of tokenizers and safetensors
     number = int(text[1]) if text else getattr(error, "errno", None)
     disk, free = disk_of(path)
-    if number not in _NO_SPACE and not (isinstance(error, RuntimeError) and free < 4096):  # torch gives no reason
+    least = 4096 if isinstance(error, RuntimeError) else 0  # torch gives no reason
+    if number not in _NO_SPACE and free >= least:
         return None
     if number == errno.EFBIG:
         return "a file would be larger than the limit that the shell sets (ulimit -f)"
@@ -71,7 +72,7 @@ def why_full(
         return f"no file can be added to the disk {disk}, which has as many as it takes (df -i)"
     return f"no space is left on the disk {disk} ({size_text(free)} free)"
 
-
+# %% ../../nbs/package/core/files.ipynb #eb33506c
 @contextmanager
 def full_disk_named(
     path: str | Path,  # What the block writes
@@ -270,7 +271,7 @@ def numbered_checkpoints(
             found.append((int(folder.name[11:]), folder))
     return sorted(found, reverse=True)
 
-
+# %% ../../nbs/package/core/files.ipynb #14b4e17c
 _IGNORED = ("*.md", "generation_config.json", "trainer_state.json", "*.pt", "*.pth", "*.bin")
 
 

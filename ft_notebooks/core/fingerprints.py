@@ -52,9 +52,9 @@ def code_fingerprint(
 def _values(column) -> list:
     "The values of a column in a form that can be hashed: bytes for lists of integers, which is fast; else for JSON."
     kind = column.type
-    if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_integer(kind.value_type):
+    if isinstance(kind, (pa.ListType, pa.LargeListType)) and pa.types.is_integer(kind.value_type):
         flat, counts = pc.list_flatten(column), pc.list_value_length(column)
-        if not (column.null_count or flat.null_count):
+        if column.null_count == flat.null_count == 0:
             return [np.asarray(part, np.int64).tobytes() for part in (counts, flat)]
     return [column.to_pylist()]
 

@@ -60,7 +60,7 @@ def through_proxy(
     proxy = re.sub(r"//.*@", "//", getproxies().get(scheme, ""))
     return f" through the proxy {proxy}" if proxy else ""
 
-
+# %% ../../nbs/package/core/hub_access.ipynb #64be0785
 def network_problem(
     error: BaseException,  # Of huggingface_hub, or raised from one
 ) -> str | None:  # None for an error of a different kind

@@ -29,8 +29,8 @@ def _check_gpus(cpu: bool) -> None:
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if not cpu and here > gpu_count():
         raise ValueError(f"{here} processes on {host}, which has {gpu_count()} GPUs; start one for each GPU")
-    for name in ("FSDP", "DEEPSPEED"):
-        if cpu and os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+    for name in ("FSDP", "DEEPSPEED") if cpu else ():
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
             raise ValueError(
                 f"{name} shards over GPUs, and {host} has no GPU: training would silently use plain data parallelism; "
                 "choose ddp"

@@ -78,7 +78,7 @@ def show_phases() -> Iterator[None]:
         shown.ended.set()
         shown.join()
 
-
+# %% ../../nbs/package/core/progress.ipynb #23a0066a
 def phase(
     words: str,  # Such as "loading the model"; empty: nothing lasts any more, as before a question to the user
 ) -> None:

@@ -96,7 +96,7 @@ class Seam:
     use: str  # Its purpose
     without: str  # What a run does without it
 
-
+# %% ../../nbs/package/core/seams.ipynb #65d2de8c
 SEAMS = (
     Seam(
         "transformers",
@@ -172,7 +172,7 @@ def is_hooked(
     names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
     return any(getattr(module, name, {"unknown": True}) for name in names)
 
-
+# %% ../../nbs/package/core/seams.ipynb #24c776dd
 def around_saves(
     trainer,  # A `transformers.Trainer`, changed in place
     block: Callable[[], AbstractContextManager],  # Returns the context of one save
@@ -200,7 +200,7 @@ def save_checkpoint(
     trainer.control = trainer.callback_handler.on_save(trainer.args, trainer.state, trainer.control)
     return True
 
-
+# %% ../../nbs/package/core/seams.ipynb #4f271e22
 def set_timeout(
     timeout: timedelta | None = None,  # None: only check
 ) -> bool:  # Whether torch can do it
@@ -240,7 +240,7 @@ def for_estimate(
     except (ImportError, AttributeError) as e:
         raise NameGone(_missing_text([library], f"{module}.{name}, and without it memory cannot be estimated")) from e
 
-
+# %% ../../nbs/package/core/seams.ipynb #dab78625
 def replaced(
     use: str,  # A key of `ESTIMATE_SEAMS`
     by: object,

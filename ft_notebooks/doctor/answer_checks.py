@@ -110,8 +110,9 @@ def _answer_in_prompt(run):
         prompt = run.prompts[i]
         if len(text) >= 2 and text in prompt and re.search(_SAYS + re.escape(text), prompt, re.IGNORECASE):
             told[i] = text
-    differ = len({*told.values()}) > 1  # one alone may be the first of listed labels
-    if differ and len(told) > 0.5 * len(run.whole):
+    if len({*told.values()}) < 2:  # one alone may be the first of listed labels
+        return
+    if len(told) > 0.5 * len(run.whole):
         yield Found(f"in {len(told):,} of {len(run.whole):,} rows the prompt says the answer", run.places([*told]))
 
 # %% ../../nbs/package/doctor/answer_checks.ipynb #d5b6218d
@@ -128,7 +129,7 @@ def _answers_conflict(run):
         return
     prompts, n = len(found), len(run.answers)
     different = {*run.answers.values()}
-    labels = len(different) <= n / 10 and max(len(answer.split()) for answer in different) <= 5
+    labels = len(different) <= n / 10 and max(map(len, map(str.split, different))) <= 5
     many = len(sizes) - sizes.count(1)
     several = f"{many:,} of {prompts:,} prompts stand in several rows with different answers, one of them with "
     several += f"{max(sizes)}"
@@ -159,7 +160,7 @@ def _answers_cut(run):
     longest = max(map(len, answers.values()), default=0)
     cut = rows_where(answers, lambda text: len(text) >= longest - 1)  # a space at the cut may have been stripped
     near = rows_where(answers, lambda text: longest - 12 <= len(text) < longest - 1)
-    texts = [answers[i] for i in cut]
+    texts = list(map(answers.__getitem__, cut))
     is_special = len({*texts}) >= max(5, 0.03 * len(answers), len(near) + 1)
     ends = len([*filter(_OPEN.search, texts)])
     if longest >= 15 and is_special and ends > 0.6 * len(cut):
@@ -207,13 +208,13 @@ _NO_VALUE = re.compile(r"(?:^|\s)(?:nan|NaN|None|null|undefined)\s*$")
 def _answer_missing(run):
     n = len(run.answers)
     missing = []
-    for i in rows_where(run.answers, _NO_ANSWER.fullmatch):
+    is_no_label = len({*run.answers.values()}) > 5
+    for i in rows_where(run.answers, _NO_ANSWER.fullmatch) if is_no_label else ():
         text = run.answers[i]
         asked = text_of(chats_of(run.conversations[i])[0][:-1])
         if len(text) < 300 and text not in asked:  # which may ask for such a word
             missing.append(i)
-    is_no_label = len({*run.answers.values()}) > 5
-    if is_no_label and len(missing) >= max(2, 0.01 * n):
+    if len(missing) >= max(2, 0.01 * n):
         yield Found(
             f"{len(missing):,} of {n:,} answers say that there is none, such as {run.answers[missing[0]][:40]!r}",
             run.places(missing),
@@ -265,11 +266,11 @@ def _format(text: str) -> str | None:
 # How often each set of fields stands in JSON answers to the most frequent system message.
 def _fields(run, rows: list[int]) -> Counter[tuple[str, ...]]:
     asked = {i: system_text(chats_of(run.conversations[i])[0]) for i in rows}
-    [(system, _)] = Counter(asked.values()).most_common(1) or [("", 0)]
     counts: Counter[tuple[str, ...]] = Counter()
-    for i in rows_where(asked, system.__eq__):  # another system message may ask for other fields
-        read = json.loads(run.answers[i])
-        counts.update([tuple(sorted(read))] if isinstance(read, dict) and read else [])
+    for system, _ in Counter(asked.values()).most_common(1):  # another one may ask for other fields
+        for i in rows_where(asked, system.__eq__):
+            read = json.loads(run.answers[i])
+            counts.update([tuple(sorted(read))] if isinstance(read, dict) and read else [])
     return counts
 
 
@@ -289,7 +290,8 @@ def _formats_mixed(run):
         yield Found(f"the answers are data in {len(often)} formats: {listed}", run.places(min(often.values(), key=len)))
     counts = _fields(run, found.get("JSON", []))
     sets = [fields for fields, count in counts.items() if count >= max(5, 0.2 * n)]
-    if len(sets) > 1 and not ({*sets[0]} <= {*sets[1]} or {*sets[1]} <= {*sets[0]}):  # a field may be left out
+    one, other = map(set, [*sets, (), ()][:2])
+    if one & other not in (one, other):  # a field may be left out
         names = " and ".join(f"{counts[fields]:,} {', '.join(fields)}" for fields in sets[:2])
         yield Found(
             f"the JSON answers have {len(sets)} sets of fields: {names}",

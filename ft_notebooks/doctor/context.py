@@ -9,7 +9,7 @@ __all__ = ['Unavailable', 'existing', 'text_of', 'said', 'user_text', 'system_te
 # %% ../../nbs/package/doctor/context.ipynb #bd40e8d0
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,7 +88,7 @@ def said(
     "The text of a message; empty without one."
     return message.get("content") or ""
 
-
+# %% ../../nbs/package/doctor/context.ipynb #7aeaf130
 def user_text(
     messages: list[dict],
 ) -> str:
@@ -118,7 +118,7 @@ def rows_where(
     "The rows whose text passes the test."
     return [row for row, text in texts.items() if test(text)]
 
-
+# %% ../../nbs/package/doctor/context.ipynb #eea15b6c
 class Chat(NamedTuple):
     "A conversation of a run."
 
@@ -135,7 +135,7 @@ def chats_of(
         return [row["messages"]]
     return [row["prompt"] + row["chosen"], row["prompt"] + row["rejected"]]
 
-
+# %% ../../nbs/package/doctor/context.ipynb #02dc6064
 class Context:
     "A run that has not started: rows, tokenizer, model and settings, each loaded when a check first reads it."
 
@@ -211,6 +211,11 @@ class Context:
         for part in parts:
             getattr(self, part)
 
+    def skip_after(self, *codes: str) -> None:
+        "Ends a check, with `Unavailable`, where one of these errors was found."
+        if found := self.reported & {*codes}:
+            raise Unavailable(*found)
+
     @_loaded_once
     def raw(self) -> list[tuple[str, dict]]:
         "Location and row of each row, as it stands in the source."
@@ -233,10 +238,12 @@ class Context:
     @_loaded_once
     def folder(self) -> Path | None:
         "The folder of the weights: of the base, if there is an adapter; None for a model in memory or on the hub."
-        found = self.name
-        while found and Path(found, "adapter_config.json").is_file():
-            found = check_adapter_folder(found).base_model_name_or_path
-        return Path(found) if found and Path(found).is_dir() else None
+        if self.name is None:
+            return None
+        found = Path(self.name)
+        while (found / "adapter_config.json").is_file():
+            found = Path(check_adapter_folder(found).base_model_name_or_path)
+        return found if found.is_dir() else None
 
     @_loaded_once
     def config(self):
@@ -374,7 +381,7 @@ class Context:
         "Where the row stands in its source."
         return self.raw[i][0] if len(self.raw) == len(self.whole) else f"row {i} (counted from 0)"
 
-    def places(self, rows: list[int]) -> str:
+    def places(self, rows: Sequence[int]) -> str:
         "Where the first row stands, and how many others there are."
         more = len(set(rows)) - 1
         return self.place(rows[0]) + (f" and {more:,} more" if more else "")

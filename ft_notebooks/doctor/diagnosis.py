@@ -115,7 +115,7 @@ def examine(
     run.load.setdefault("probed", partial(probe_run, run))
     skipped = (4, 5) if quick else ()
     for one in checks():
-        if one.part in skipped or not one.applies(run.kind):
+        if one.part in skipped or run.kind.rows not in one.rows:
             continue
         progress(one)
         said = {finding.message for finding in found}

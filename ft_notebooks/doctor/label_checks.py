@@ -73,8 +73,11 @@ def _labels_differ(run):
 # %% ../../nbs/package/doctor/label_checks.ipynb #e2b3e1a0
 # What the chat template writes before a user's text, and between it and the answer; empty if that is not known.
 def _headers(tok) -> tuple[str, str]:
-    texts = (("user", "First?"), ("assistant", "Second."), ("user", "Third?"))
-    chat = [{"role": role, "content": text} for role, text in texts]
+    chat = [
+        {"role": "user", "content": "First?"},
+        {"role": "assistant", "content": "Second."},
+        {"role": "user", "content": "Third?"},
+    ]
     try:
         whole = tok.apply_chat_template(chat, tokenize=False)
     except (TemplateError, TypeError, ValueError):  # there is no template, or the check of templates reports it
@@ -93,7 +96,7 @@ def _headers(tok) -> tuple[str, str]:
 def _answer_trained(run, to_answer: str, row: _Row) -> bool:
     head = run.tok(to_answer, add_special_tokens=False).input_ids
     size = len(head)
-    starts = [n + size for n in range(len(row.ids)) if row.ids[n : n + size].tolist() == head]
+    starts = [n + size for n in range(len(row.ids)) if row.ids[n : n + size].tolist() == head] if head else []
     if not starts:
         return True
     ends = np.flatnonzero(np.isin(row.ids[starts[-1] :], [*_stops(run)]))
@@ -114,8 +117,7 @@ def _prompt_trained(run):
     for row in _rows(run) if user else ():
         inside = row.trained[row.trained < len(row.ids)]
         if user in run.tok.decode(row.ids[inside]):
-            is_right = not to_answer or _answer_trained(run, to_answer, row)
-            (whole if is_right else wrong).append(row.i)
+            (whole if _answer_trained(run, to_answer, row) else wrong).append(row.i)
     yield from run.found(
         whole, f"in {run.share(len(whole))} the prompt has labels, so the user's words are trained like answers", 0.05
     )
@@ -184,21 +186,20 @@ def _end_not_trained(run):
 @cause("after the token that ends an answer the same text follows in each row, and has labels")
 @cure("encode rows without add_generation_prompt, and end their labels with the token that ends an answer")
 def _text_after_end(run):
-    if run.reported & {"labels-differ", "prompt-trained"}:
-        return
-    silent = [token for token in (IGNORE, run.tok.pad_token_id) if token is not None]
+    run.skip_after("labels-differ", "prompt-trained")
+    silent = [*{IGNORE, run.tok.pad_token_id} - {None}]
     follows = defaultdict(list)
     for row in _rows(run):
         at = np.flatnonzero(np.isin(row.labels, [*_stops(run)]))
         after = row.labels[at[-1] + 1 :] if len(at) else at
         follows[run.tok.decode(after[~np.isin(after, silent)]).strip()].append(row.i)
+    follows.pop("", None)
     for text, rows in follows.items():
-        if text and len(rows) > 0.5 * len(run.some):
-            yield Found(
-                f"in {run.share(len(rows))} {text!r} follows the end of the answer, and has labels", run.places(rows)
-            )
+        yield from run.found(
+            rows, f"in {run.share(len(rows))} {text!r} follows the end of the answer, and has labels", 0.5
+        )
 
-
+# %% ../../nbs/package/doctor/label_checks.ipynb #c5441e82
 @check("start-not-trained", "warning", 2, "06_data_formatting")
 @symptom("answers begin with nonsense")
 @cause("the prompt's mask is longer than the prompt, so the first tokens of an answer are never trained")
@@ -250,7 +251,7 @@ def _collator_changes_labels(run):
     if own != got:
         yield Found(f"two rows have {len(own):,} labels, and {len(got):,} after the data_collator", "data_collator")
 
-
+# %% ../../nbs/package/doctor/label_checks.ipynb #aa6f4776
 # The share of the tokens of at most 200 rows that have a label.
 def _label_share(rows) -> float:
     few = rows.with_format(None).select(range(min(200, len(rows))))["labels"]

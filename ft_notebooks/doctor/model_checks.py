@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, filterfalse
 from pathlib import Path
 
 import torch
@@ -35,7 +35,8 @@ def _tensors(run) -> Iterator[tuple[str, Tensor]]:
     files = sorted(run.folder.glob("model*.safetensors")) if run.folder else []
     for file in files:
         with safe_open(file, "pt") as opened:
-            yield from ((name, opened.get_tensor(name)) for name in opened.keys())
+            for name in opened.keys():
+                yield name, opened.get_tensor(name)
     if not files:
         own = getattr(getattr(run.model, "base_model", None), "prefix", "\n")  # of an adapter, which begins at 0
         yield from ((name, p) for name, p in base_model(run.model).named_parameters() if own not in name)
@@ -72,7 +73,7 @@ def _weights_damaged(run):
                 name,
                 cure="take an earlier checkpoint of the adapter, or train it again" if of else None,
             )
-        elif tensor.dim() == 2 and not (of or tensor.any()):
+        elif not (of or tensor.dim() != 2 or tensor.any()):
             zero.append(name)
     if zero:
         more = f" and {len(zero) - 1} more" if len(zero) > 1 else ""
@@ -98,7 +99,7 @@ def _weights_unused(run):
         if name.endswith(("embed_tokens.weight", "lm_head.weight")):
             tables[name] = tensor
     file = str(run.folder / "config.json")
-    lost = {name for name in info["unexpected_keys"] if not _BUFFER.search(name)}
+    lost = {*filterfalse(_BUFFER.search, info["unexpected_keys"])}
     if len(tables) == 2 and torch.equal(*tables.values()):  # the head is saved a second time
         lost.discard("lm_head.weight")
     elif "lm_head.weight" in tables and run.config.get_text_config().tie_word_embeddings:
@@ -135,16 +136,21 @@ def _model_unusable(run):
         check_reward_model(model, run.tok, "reward_trainer")
 
 # %% ../../nbs/package/doctor/model_checks.ipynb #aebe8706
+# The value of a field; the default where the configuration lacks it.
+def _field(config, name: str, default):
+    return getattr(config, name, None) or default
+
+
 @check("positions-repeat", "error", 1, "04_quantized_loading")
 @symptom("the loss begins too high, above all in long rows")
 @cause("rope_theta is so small that positions within the context look alike, so the model was trained with another")
 @cure("use the config.json that came with the weights")
 def _positions_repeat(run):
     config = run.config.get_text_config()
-    rope = getattr(config, "rope_parameters", None) or {}
+    rope = _field(config, "rope_parameters", {})
     theta = rope.get("rope_theta") or math.inf
-    context = getattr(config, "max_position_embeddings", None) or 0
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    context = _field(config, "max_position_embeddings", 0)
+    size = _field(config, "head_dim", config.hidden_size // config.num_attention_heads)
     size = int(size * rope.get("partial_rotary_factor", 1))
     period = 2 * math.pi * theta ** ((size - 2) / size)
     if size >= 8 and period < context / 8:
@@ -160,8 +166,7 @@ def _positions_repeat(run):
 @cause("the embedding of a token was never trained, and an adapter leaves it as it is")
 @cure("train them too: lora_config(model, trainable_token_indices=[...]); or use the template that the model knows")
 def _tokens_untrained(run):
-    if "weights-damaged" in run.reported:
-        return
+    run.skip_after("weights-damaged")
     used = set()
     for row in run.encoded[0].take(20):
         used.update(*(ids for key, ids in row.items() if key.endswith("ids")))
@@ -198,18 +203,22 @@ def _base_not_saved(run):
                 "the config says that head and embedding are one (tie_word_embeddings), and they differ",
                 cure="set model.config.tie_word_embeddings to False before saving",
             )
-    changed = isinstance(run.model, PeftModel) and changed_in_memory(run.model)
+    changed = changed_in_memory(run.model) if isinstance(run.model, PeftModel) else None
     if changed:
         yield Found(f"{changed[0]} of the base differs from the file that it was loaded from", str(changed[1]))
 
-
+# %% ../../nbs/package/doctor/model_checks.ipynb #0eaac0de
 @check("reference-differs", "warning", 4, "09_dpo", rows=("pairs",))
 @symptom("the rewards of DPO do not begin at 0")
 @cause("DPOTrainer loads its reference from the folder of the model, and so without what was changed in memory")
 @cure("save the model in a folder and load it from there; dpo_trainer takes the model as it is")
 def _reference_differs(run):
-    has_reference = isinstance(run.model, PeftModel) or run.given.get("ref_model") is not None
-    if run.name is not None or has_reference or not run.kind.answers:
+    if (
+        isinstance(run.model, PeftModel)
+        or run.given.get("ref_model") is not None
+        or run.name is not None
+        or not run.kind.answers
+    ):
         return
     if changed := changed_in_memory(run.model):
         yield Found(f"{changed[0]} differs from the file that it was loaded from", str(changed[1]))
@@ -248,7 +257,7 @@ class _Predicted:
 
     def is_wrong(self, loss: float, expected: float) -> bool:
         "Whether a loss is beyond chance, or far beyond what the model expects; also NaN and infinity."
-        return not (loss <= self.chance / 2 or loss <= min(self.chance, expected) + 1.2)
+        return not loss <= max(self.chance / 2, min(self.chance, expected) + 1.2)
 
     @property
     def own_wrong(self) -> bool:
@@ -262,7 +271,8 @@ class _Predicted:
 
 # Measured once for a run; `Unavailable` where the model predicts no tokens, or NaN.
 def _predicted(run) -> _Predicted:
-    if hasattr(base_model(run.model), "score") or "weights-damaged" in run.reported:
+    run.skip_after("weights-damaged")
+    if hasattr(base_model(run.model), "score"):
         raise Unavailable("predictions")
     if "predictions" not in run.kept:
         loss, expected = _prediction(run.model, _text_ids(run)).tolist()
@@ -314,7 +324,7 @@ def _nothing_to_learn(run):
     if (own := _predicted(run).own) < 0.02:
         yield Found(f"before training the first answers of the run have a loss of {own:.3f} nats per token")
 
-
+# %% ../../nbs/package/doctor/model_checks.ipynb #cb0468de
 _LOOKS_BACK = 0.4  # nats per token of a text that is read a second time
 
 
@@ -362,7 +372,8 @@ def _copies(run) -> Iterator[Found]:
 @cause("a base model has not learned to end an answer; a tuned one that does not may have another template")
 @cure("after training compare: ft chat RUN")
 def _answer_not_ended(run):
-    if hasattr(base_model(run.model), "score") or run.reported & {"weights-damaged", "context-exceeded"}:
+    run.skip_after("weights-damaged", "context-exceeded")
+    if hasattr(base_model(run.model), "score"):
         return
     chat = run.chats[0]
     asked = [n for n, message in enumerate(chat.messages, 1) if message["role"] == "user"]

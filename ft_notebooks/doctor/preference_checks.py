@@ -80,10 +80,11 @@ def _pairs_contradict(run):
 @cure("add pairs in which the shorter answer is the better one; watch length beside the score")
 def _length_decides(run):
     longer = pair_report(run.tok, run.encoded[0], most=500)["chosen_longer"]
-    if longer["low"] <= 0.55 and longer["high"] >= 0.45:
+    least = max(longer["low"], 1 - longer["high"])
+    if least <= 0.55:
         return
     side = "longer" if longer["value"] > 0.5 else "shorter"
-    level = "warning" if longer["low"] > 0.9 or longer["high"] < 0.1 else "note"
+    level = "warning" if least > 0.9 else "note"
     share = max(longer["value"], 1 - longer["value"])
     yield Found(f"the chosen answer is the {side} one in {share:.0%} of {longer['n']} pairs", level=level)
 
@@ -145,8 +146,8 @@ def _features(side: str, ours: list[str], theirs: list[str]) -> Iterator[str]:
             yield f"in {count:,} of {n:,} pairs the {side} answer alone {what}"
     other = {"chosen": "rejected", "rejected": "chosen"}[side]
     end = "" if _last(theirs) else _last(ours)
-    cut = [text for text in theirs if not text.rstrip().endswith(tuple(end))]
-    if end and len(cut) >= most:
+    cut = [text for text in theirs if not text.rstrip().endswith(tuple(end))] if end else []
+    if len(cut) >= most:
         yield (
             f"in at least 95% of {n:,} pairs the {side} answer ends with {end!r}, and the {other} one in at most 5%, "
             "as if it was cut"
@@ -192,6 +193,12 @@ def _shared(answers: list[set[str]], prompts: list[set[str]], weights: dict[str,
     return found / n
 
 
+# What they share with the prompts of rows that stand far away.
+def _shared_by_chance(answers: list[set[str]], prompts: list[set[str]], weights: dict[str, float]) -> float:
+    n = len(prompts)
+    return sum(_shared(answers, prompts, weights, shift) for shift in (n // 2, n // 3, n // 5)) / 3
+
+
 @check("rejected-elsewhere", "warning", 3, "09_dpo", rows=("pairs",))
 @symptom("accuracy reaches 1 at once, and answers are not better")
 @cause("the rejected answers belong to other prompts, so the model learns what an answer is about, not its quality")
@@ -201,16 +208,15 @@ def _rejected_elsewhere(run):
     n = len(rows)
     if n < 20:
         return
-    prompts = [_words(user_text(messages)) for messages in rows["prompt"]]
+    prompts = list(map(_words, map(user_text, rows["prompt"])))
     counts = Counter(itertools.chain.from_iterable(prompts))
     rare = {word: math.log(n / count) for word, count in counts.items() if count < 0.2 * n}
-    shifts = (n // 2, n // 3, n // 5)
     chosen = list(map(_words, _texts(run, "chosen")))
     rejected = list(map(_words, _texts(run, "rejected")))
     ours = _shared(chosen, prompts, rare)
     theirs = _shared(rejected, prompts, rare)
-    our_chance = sum(_shared(chosen, prompts, rare, shift) for shift in shifts) / 3
-    their_chance = sum(_shared(rejected, prompts, rare, shift) for shift in shifts) / 3
+    our_chance = _shared_by_chance(chosen, prompts, rare)
+    their_chance = _shared_by_chance(rejected, prompts, rare)
     known = _shared(rejected, [{*rare}] * n, rare)  # words of any prompt
     is_joined = ours > 2 * our_chance + 0.5
     if is_joined and known > 0.5 * ours and theirs - their_chance < 0.1 * (ours - our_chance):
@@ -227,8 +233,7 @@ def _rejected_elsewhere(run):
 def _margin_large(run):
     if run.kind.answers:  # DPO reads no margins
         return
-    margins = [row.get("margin") for _, row in run.raw]
-    margins = [abs(value) for value in margins if isinstance(value, (int, float))]
+    margins = [abs(row["margin"]) for _, row in run.raw if isinstance(row.get("margin"), (int, float))]
     large = [value for value in margins if value > 10]
     if len(large) > 0.05 * len(margins):
         yield Found(

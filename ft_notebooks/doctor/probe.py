@@ -8,7 +8,7 @@ __all__ = ['Probed', 'size_of', 'probe_run']
 # %% ../../nbs/package/doctor/probe.ipynb #f9e91b19
 import contextlib
 import copy
-import dataclasses
+import inspect
 import io
 import math
 import tempfile
@@ -73,8 +73,8 @@ class _FirstUpdate(TrainerCallback):
             self.norm = math.hypot(self.norm, slope.float().norm().item())
         self.before = {}
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if "loss" not in (logs or {}):
+    def on_log(self, args, state, control, logs, **kwargs):
+        if "loss" not in logs:
             return
         self.probed.rate = logs.get("learning_rate", 0.0)
         self.probed.losses.append(logs["loss"])
@@ -99,15 +99,13 @@ _OWN |= {"report_to": "none", "disable_tqdm": True, "eval_strategy": "no"}
 # The settings of the run that decide what a step learns, and those of the probe.
 def _step_settings(run) -> dict:
     dropped = _DROPPED - ({"padding_free"} if run.given.get("data_collator") else set())  # one excludes the other
+    dropped |= set(filter(lambda name: name.startswith(("eval_", "save_", "logging_")), run.given))
     given = {name: value for name, value in run.given.items() if name not in dropped}
     if run.kind.rows == "prompts":  # the answers of the rows are trained, by SFT, in place of sampled ones
-        known = {one.name for one in dataclasses.fields(TrainingArguments)}
+        known = inspect.signature(TrainingArguments).parameters.keys()
         full = not isinstance(run.model, PeftModel) and not given.get("peft_config")
         rate = default_of("grpo", "learning_rate", full)
         given = {"learning_rate": rate, **{name: given[name] for name in known & given.keys()}}
-    for name in [*given]:
-        if name.startswith(("eval_", "save_", "logging_")):
-            del given[name]
     return given | _OWN
 
 
@@ -151,8 +149,7 @@ def _not_saved(moved: dict, folder: Path) -> list[str]:
         saved += load_file(file).values()
     lost = []
     for name, p in moved.items():
-        kept = (one for one in saved if one.shape == p.shape)
-        if ".ref." not in name and not any(torch.equal(one, p.detach().cpu().to(one.dtype)) for one in kept):
+        if ".ref." not in name and not any(torch.equal(one, p.detach().cpu().to(one.dtype)) for one in saved):
             lost.append(name)
     return lost
 

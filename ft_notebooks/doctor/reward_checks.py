@@ -8,7 +8,7 @@ __all__ = []
 # %% ../../nbs/package/doctor/reward_checks.ipynb #dca3f589
 import contextlib
 import copy
-import dataclasses
+import inspect
 import io
 import tempfile
 from collections.abc import Iterator
@@ -47,18 +47,19 @@ def _trials(prompts: Dataset) -> dict[str, list[str]]:
     return found | {"the prompt itself": [messages[-1]["content"] for messages in prompts["prompt"]]}
 
 
-# The rewards of answers; `changed` are columns in place of those of the rows.
+# The rewards of answers; `changed` are columns in place of those of the rows, and `draw` decides the random numbers.
 def _rewards(
-    reward: tuple, prompts: Dataset, trials: dict[str, list[str]], **changed
+    reward: tuple, prompts: Dataset, trials: dict[str, list[str]], draw: int = 0, **changed
 ) -> np.ndarray:  # [trials, prompts]
     name, score = reward
     columns = {**prompts[:], "row": list(range(len(prompts))), **changed}
     asked = columns.pop("prompt")
     function = Reward(name, score, ends=[1])
     found = []
-    for answers in trials.values():
+    for seed, answers in enumerate(trials.values(), draw * len(trials)):
         chats = [[{"role": "assistant", "content": text}] for text in answers]
-        found.append(function(asked, chats, [[0, 1]] * len(answers), **columns))
+        with keep_random_state(seed):  # else each call would draw the same numbers
+            found.append(function(asked, chats, [[0, 1]] * len(answers), **columns))
     return np.array(found)
 
 # %% ../../nbs/package/doctor/reward_checks.ipynb #cb078c4e
@@ -87,7 +88,7 @@ def _reward_flat(run):
     flat = []
     for name, score in functions.items():
         found = _rewards((name, score), prompts, trials)
-        again = _rewards((name, score), prompts, trials)
+        again = _rewards((name, score), prompts, trials, draw=1)
         if (found != again).any():
             yield _noise(name, found, again)
         elif np.ptp(found, axis=0).any():
@@ -123,7 +124,7 @@ def _sums(run, prompts: Dataset, trials: dict[str, list[str]]) -> dict[str, np.n
 
 # Whether longer nonsense always gets more, and the longest more than the best answer.
 def _grows(long: list[np.ndarray], best: np.ndarray) -> bool:
-    return len(long) > 2 and bool((np.diff(long, axis=0) > 0).all() and (long[-1] > best).all())
+    return bool(len(long) > 2 and (np.diff(long, axis=0) > 0).all() and (long[-1] > best).all())
 
 
 @check("reward-misleads", "warning", 3, "12_rlhf", rows=("prompts",))
@@ -133,8 +134,7 @@ def _grows(long: list[np.ndarray], best: np.ndarray) -> bool:
 def _reward_misleads(run):
     prompts = _prompts(run, 4)
     limit = run.given.get("max_completion_length", 256)
-    sizes = [n for n in (1, 5, 25, 100) if n <= limit]
-    long = {f"the word 'word' {n} times": ["word " * n] * len(prompts) for n in sizes}
+    long = {f"the word 'word' {n} times": ["word " * n] * len(prompts) for n in (1, 5, 25, 100) if n <= limit}
     trials = {"an empty answer": [""] * len(prompts)} | _trials(prompts) | long
     trials.pop("another", None)
     sums = _sums(run, prompts, trials)
@@ -178,7 +178,7 @@ def _reward_ignores_row(run):
     prompts = _prompts(run, 12)
     own = [text or "" for text in prompts["expected"]]
     turned = own[1:] + own[:1]
-    differ = [i for i, (one, other) in enumerate(zip(own, turned)) if one and other and one != other]
+    differ = [i for i, two in enumerate(zip(own, turned)) if len({*two, ""}) == 3]  # and neither is empty
     sums = _sums(run, prompts, {"own": own, "another": turned}) if len(differ) >= 4 else {}
     if sums and np.allclose(sums["own"][differ], sums["another"][differ], rtol=0, atol=1e-6):
         yield Found(
@@ -186,7 +186,7 @@ def _reward_ignores_row(run):
             f"whose answers differ, such as {turned[differ[0]][:60]!r}"
         )
 
-
+# %% ../../nbs/package/doctor/reward_checks.ipynb #a7a7e024
 @check("answers-missing", "warning", 3, "12_rlhf", rows=("prompts",))
 @symptom("the reward stays low, and short answers are learned")
 @cause("a row without an expected answer can only reward the wrong thing, where the reward compares with it")
@@ -212,7 +212,7 @@ _ELSEWHERE = {"model-mismatched", "held-out-trained", "answers-shifted", "reward
 
 # The settings of one step with a learning rate of 0, whose answers have at most so many tokens.
 def _first_step(run, limit: int) -> dict:
-    known = {one.name for one in dataclasses.fields(GRPOConfig)} | {"prompts_a_step", "generations"}
+    known = inspect.signature(GRPOConfig).parameters.keys() | {"prompts_a_step", "generations"}
     given = {name: run.given[name] for name in known & run.given.keys() if not name.startswith(("eval_", "save_"))}
     given |= {"max_steps": 1, "learning_rate": 0.0, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
     given["reward_weights"] = [*_weights(run).values()]
@@ -226,7 +226,8 @@ def _first_step(run, limit: int) -> dict:
 @cause("the model's own answers to a prompt all have the same reward, or all are cut, so nothing can be learned")
 @cure("do what the message says")
 def _first_rewards_refused(run):
-    if not run.rewards or run.reported - _ELSEWHERE:
+    run.skip_after(*run.reported - _ELSEWHERE)
+    if not run.rewards:
         return
     limit = run.given.get("max_completion_length", 256)
     rows = as_prompts(run.parts[0])
@@ -244,8 +245,8 @@ def _first_rewards_refused(run):
         except ValueError as e:
             yield Found(str(e), level=None if whole else "note")
             return
-    cut = trainer.state.log_history[0].get("completions/clipped_ratio", 0)
-    if whole and cut > 0.5:
+    cut = trainer.state.log_history[0].get("completions/clipped_ratio", 0) if whole else 0
+    if cut > 0.5:
         masked = given.get("mask_truncated_completions")
         then = ", and mask_truncated_completions=True leaves them out" if masked else ""
         yield Found(

@@ -90,9 +90,7 @@ def _column_unread(run):
     for i in few:
         read = json.dumps(run.whole[i], ensure_ascii=False)
         for name, value in run.raw[i][1].items():
-            if name in known or not _is_prose(value):
-                continue
-            if json.dumps(value, ensure_ascii=False)[1:-1] not in read:
+            if name not in known and _is_prose(value) and json.dumps(value, ensure_ascii=False)[1:-1] not in read:
                 unread[name].append(i)
     for name, rows in unread.items():
         if len(rows) >= len(few) / 2:
@@ -203,7 +201,8 @@ def _systems(rows) -> Counter[str]:
 @cure("hold out rows at random: --set data.eval=0.1")
 def _held_out_differs(run):
     train, held = run.parts
-    if run.ready or len(held or ()) < 5:
+    run.require("conversations")
+    if len(held or ()) < 5:
         return
     trained = _systems(train)
     tested = _systems(held)
@@ -215,7 +214,7 @@ def _held_out_differs(run):
             "different ones"
         )
 
-
+# %% ../../nbs/package/doctor/row_checks.ipynb #bedfd0aa
 @check("system-varies", "warning", 3, "06_data_formatting")
 @symptom("the model answers worse to a system message without the number")
 @cause("a number or a time in the system message differs in each row, so it is read before each answer")

@@ -92,7 +92,7 @@ def _rate_never_reached(run):
             cure="raise max_steps, or leave it out" if short else "more rows, or a smaller batch",
         )
 
-
+# %% ../../nbs/package/doctor/schedule_checks.ipynb #b9f0fd1a
 @check("rate-ends-early", "warning", 1, "08_choosing_settings")
 @symptom("the loss stands still long before the end")
 @cause("with a learning rate of about 0 the later steps learn nothing")
@@ -158,15 +158,15 @@ def _best_is_worst(run):
     metric = run.value("metric_for_best_model", "loss" if run.given.get("load_best_model_at_end") else "")
     is_less = _LESS_IS_BETTER.search(metric.lower())
     better = "less" if is_less else "more" if _MORE_IS_BETTER.search(metric.lower()) else None
-    wrong = "less" if greater else "more"
-    if greater is not None and better == wrong:
+    wrong = {True: "less", False: "more"}.get(greater, "neither")
+    if better == wrong:
         yield Found(
             f"greater_is_better={greater} with the metric {metric!r}, of which {better} is better",
             run.setting("greater_is_better"),
             cure=f"leave greater_is_better out, or set it to {not greater}",
         )
 
-
+# %% ../../nbs/package/doctor/schedule_checks.ipynb #93e3b7ec
 @check("never-evaluated", "warning", 1, "08_choosing_settings")
 @symptom("there is no evaluation loss during the run")
 @cause("the first evaluation lies after the last step, so a run that overfits is not noticed")
@@ -177,9 +177,9 @@ def _never_evaluated(run):
     kind = run.given.get("eval_strategy", "no")
     kind = str(getattr(kind, "value", kind))
     length = {"steps": steps, "epoch": epochs}.get(kind, math.inf)
-    every = run.value("eval_steps", 0)
+    every = run.value("eval_steps", 0) if kind == "steps" else 0
     delay = run.value("eval_delay", 0)
-    if kind == "steps" and every > steps:
+    if every > steps:
         yield Found(
             f"eval_steps={every:g}, and the run has {steps:,} steps",
             run.setting("eval_steps"),

@@ -46,7 +46,7 @@ def _level_of(known: Setting, value) -> str | None:
 def _setting_extreme(run):
     for section, table in ((run.stage, run.kind.table), ("lora", settings_of("lora"))):
         for name, value in run.settings[section].items():
-            if name not in table or name == "lora_alpha":
+            if name not in {*table} - {"lora_alpha"}:
                 continue
             known = table[name]
             level = _level_of(known, value)
@@ -76,12 +76,13 @@ def _model_not_found(run):
 # %% ../../nbs/package/doctor/setting_checks.ipynb #0278b29b
 # The settings of the adapter, with those of the one that a model in memory or its folder has.
 def _adapter(run) -> dict:
-    found = run.given.get("peft_config")
-    if not found and run.name is None:
-        found = getattr(run.model, "peft_config", {}).get("default")
-    elif not found and Path(run.name, "adapter_config.json").is_file():
-        found = read_record(Path(run.name, "adapter_config.json"))
-    own = vars(found) if isinstance(found, LoraConfig) else found or {}
+    if run.name is None:
+        found = getattr(run.model, "peft_config", {}).get("default", {})
+    else:
+        file = Path(run.name, "adapter_config.json")
+        found = read_record(file) if file.is_file() else {}
+    found = run.given.get("peft_config") or found
+    own = vars(found) if isinstance(found, LoraConfig) else found
     keys = ("r", "lora_alpha", "use_rslora", "lora_dropout", "init_lora_weights", "layers_to_transform")
     return run.settings["lora"] | {key: own[key] for key in keys if own.get(key) is not None}
 
@@ -90,9 +91,8 @@ def _adapter(run) -> dict:
 def _is_random(run) -> bool:
     if run.name is not None:
         return not Path(run.name, "adapter_config.json").is_file()
-    ups = [p.detach() for name, p in run.model.named_parameters() if "lora_B" in name]
-    largest = [p.abs().max().item() * p.shape[-1] ** 0.5 for p in ups] or [1.0]
-    return 0 < max(largest) <= 1.001
+    tops = [p.abs().max().item() * p.shape[-1] ** 0.5 for name, p in run.model.named_parameters() if "lora_B" in name]
+    return 0 < max(tops, default=1.0) <= 1.001
 
 
 @check("adapter-extreme", "error", 1, "05_lora")
@@ -216,7 +216,7 @@ def _disk_full(run):
 @cause("even one row at a time with activation checkpointing needs more memory than there is")
 @cure("take a smaller model, a shorter max_length, or fewer bits: --set model.bits=4")
 def _memory_full(run):
-    longest = max(len(ids_of(row)) for row in run.encoded[0])
+    longest = max(map(len, map(ids_of, run.encoded[0])))
     bits = run.settings["model"].get("bits") or 16
     adapter = "lora" if bits > 4 else "qlora"
     method = "full" if run.settings["model"].get("method") == "full" else adapter
@@ -233,14 +233,14 @@ def _memory_full(run):
 @functools.cache  # they stay the same while a process runs
 def _versions() -> list[str]:
     try:
-        wanted = [Requirement(text) for text in metadata.requires("ft-notebooks") or ()]
+        wanted = list(map(Requirement, metadata.requires("ft-notebooks") or ()))
     except metadata.PackageNotFoundError:  # it is imported from a folder
         return []
     found = []
     for one in wanted:
-        have = next((known.version for known in metadata.distributions(name=one.name)), None)
-        if one.marker is None and not (have and one.specifier.contains(have, prereleases=True)):
-            found.append(f"{one.name} {have or 'is missing'}; needed is {one.name}{one.specifier}")
+        have = [known.version for known in metadata.distributions(name=one.name)][:1]
+        if one.marker is None and not [*one.specifier.filter(have, prereleases=True)]:
+            found.append(f"{one.name} {have[0] if have else 'is missing'}; needed is {one.name}{one.specifier}")
     return found
 
 

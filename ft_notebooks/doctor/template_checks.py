@@ -79,14 +79,14 @@ def _content_lost(run):
         missing = [one for one in texts if not _stands_in(one.text, whole)]
         if missing and not _is_encoded(run, chat):
             for one in missing:
-                lost[_what_happened(one.text, whole)].append((chat.row, one))
-    file = Path(run.tok.name_or_path or ".", "chat_template.jinja")
+                lost[_what_happened(one.text, whole)].append((chat.row, one.field, one.text))
+    file = Path(run.tok.name_or_path, "chat_template.jinja")
     for what, found in lost.items():
-        fields = Counter(one.field for _, one in found)
-        counts = ", ".join(f"{n:,} of {seen[field]:,} of {field}" for field, n in fields.items())
+        rows, fields, texts = zip(*found)
+        counts = ", ".join(f"{n:,} of {seen[field]:,} of {field}" for field, n in Counter(fields).items())
         yield Found(
-            f"the chat template {what} texts of the rows ({counts}), such as {found[0][1].text[:60]!r}",
-            str(file) if file.is_file() else run.places([row for row, _ in found]),
+            f"the chat template {what} texts of the rows ({counts}), such as {texts[0][:60]!r}",
+            str(file) if file.is_file() else run.places(rows),
         )
 
 # %% ../../nbs/package/doctor/template_checks.ipynb #7b80aac3
@@ -135,8 +135,7 @@ _THINKING = re.compile(r"\s*(<think>\s*(</think>)?)?\s*")
     "add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 def _prompt_differs(run):
-    if "template-changes" in run.reported:
-        return
+    run.skip_after("template-changes")
     roles = [message["role"] for message in run.chats[0].messages]
     before = ["system", "user"] if roles[:1] == ["system"] and "user" in roles else ["user"]
     asked = [{"role": role, "content": f"ping {role}"} for role in before]
@@ -172,8 +171,8 @@ def _generation_config(run) -> GenerationConfig:
 @cause("generation stops at a token that the answers are not trained to end with")
 @cure("set eos_token_id in generation_config.json to the token that ends an answer, or correct the template")
 def _no_end_token(run):
-    if run.ready or run.reported & {"content-lost", "template-changes", "prompt-differs"}:  # its example fails by that
-        return
+    run.require("conversations")
+    run.skip_after("content-lost", "template-changes", "prompt-differs")  # its example fails by that
     end = check_end_token(run.tok, _generation_config(run))
     asked = [{"role": "user", "content": "ping"}]
     prompt = run.tok.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
@@ -192,8 +191,8 @@ def _no_end_token(run):
 @cause("generation stops at a token that stands inside answers, too")
 @cure("leave the token out of eos_token_id in generation_config.json")
 def _stop_inside_answer(run):
-    if run.ready or run.reported:
-        return
+    run.require("conversations")
+    run.skip_after(*run.reported)
     config = _generation_config(run)
     stops = config.eos_token_id
     others = {*(stops if isinstance(stops, list) else [stops])} - {check_end_token(run.tok, config), None}
@@ -231,10 +230,9 @@ def _added(run, chat: Chat) -> str:
 @cause("the chat template writes words of its own into the answer, which are trained with it")
 @cure("write them before the answer is opened (add_generation_prompt), or leave them out of the template")
 def _answer_added_to(run):
-    if run.ready or run.reported:
-        return
-    run.require("encoded")  # where that cannot be made, a row may not be encoded either
+    run.skip_after(*run.reported)
     few = run.chats[:100]
+    run.require("encoded")  # where that cannot be made, a row may not be encoded either
     added = {chat.row: _added(run, chat) for chat in few}
     rows = rows_where(added, bool)
     if len(rows) > 0.5 * len(few):
@@ -249,12 +247,10 @@ def _answer_added_to(run):
 @cause("ft eval stops each answer at max_new_tokens, so longer right answers count as wrong")
 @cure("raise evaluation.max_new_tokens")
 def _evaluation_cuts(run):
-    if run.ready:
-        return
+    run.require("conversations")
     given = run.settings["evaluation"]
     limit = given.get("max_new_tokens", 128)
-    sizes = [len(row["labels"]) - row["labels"].count(IGNORE) for row in run.encoded[0]]
-    long = [i for i, size in zip(run.some, sizes) if size > limit]
+    long = [i for i, row in zip(run.some, run.encoded[0]) if len(row["labels"]) - row["labels"].count(IGNORE) > limit]
     if long:
         level = "warning" if "max_new_tokens" in given and len(long) > 0.2 * len(run.some) else "note"
         yield Found(

@@ -7,11 +7,11 @@ __all__ = ['Text', 'contents', 'rows_with', 'each_text']
 
 # %% ../../nbs/package/doctor/text_checks.ipynb #0a7f33e7
 import contextlib
-import html
 import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 from .findings import Found, cause, check, cure, symptom
@@ -24,7 +24,7 @@ class Text(NamedTuple):
     field: str  # Such as "content of user"
     text: str
 
-
+# %% ../../nbs/package/doctor/text_checks.ipynb #6caa229b
 # The texts inside a JSON value.
 def _leaves(value) -> Iterator[str]:
     if isinstance(value, str):
@@ -47,13 +47,13 @@ def contents(
     messages: list[dict],  # A conversation
 ) -> list[Text]:
     "Every text of a conversation that a template should write."
-    found = []
+    found: list[Text] = []
     for at, message in enumerate(messages):
         fields = {f"content of {message['role']}": message.get("content")}
-        fields |= {name: message.get(name) for name in ("reasoning_content", "thinking")}
+        fields |= {"reasoning_content": message.get("reasoning_content"), "thinking": message.get("thinking")}
         fields["tool_calls"] = list(map(_called, message.get("tool_calls") or []))
         for field, value in fields.items():
-            found += [Text(at, field, text) for text in _leaves(value)]
+            found += map(partial(Text, at, field), _leaves(value))
     return found
 
 # %% ../../nbs/package/doctor/text_checks.ipynb #f44c55ec
@@ -79,7 +79,7 @@ def rows_with(
         level = "note" if len(seen) < max(2, least * len(run.some)) else None
         yield Found(f"{run.share(len(seen))} {what}, such as {example[:50]!r}", run.places([*seen]), level, cure)
 
-
+# %% ../../nbs/package/doctor/text_checks.ipynb #fa5cf750
 def each_text(
     what: str,  # As for `rows_with`
     least: float = 0.05,  # As for `rows_with`
@@ -175,9 +175,7 @@ def _escaped(text: str) -> str | None:
 
 
 def _entity(text: str) -> str | None:
-    if _TAG.search(text) or html.unescape(text) == text:  # a text in HTML
-        return None
-    return _around(_ENTITY.search(text))
+    return None if _TAG.search(text) else _around(_ENTITY.search(text))  # a tag: a text in HTML
 
 
 @check("escapes-in-text", "warning", 3, "06_data_formatting")

@@ -93,9 +93,9 @@ def row_kind(
     first = next((row for _, row in rows if isinstance(row, dict)), {})
     values = {name: first.get(names.get(name, name)) for name in (*COLUMNS, "question", "answer")}
     has = {name for name, value in values.items() if value is not None}
-    if "chosen" in has and "messages" not in has:
+    if has & {"chosen", "messages"} == {"chosen"}:
         return "pairs"
-    if "prompt" in has and has.isdisjoint({"messages", "conversations", "completion", "instruction"}):
+    if has & {"prompt", "messages", "conversations", "completion", "instruction"} == {"prompt"}:
         return "prompts"
     return "questions" if has == {"question", "answer"} and not names else "chats"
 

@@ -119,13 +119,14 @@ def _continued(base: PreTrainedModel, folder: Path, config: PeftConfig) -> PeftM
 # %% ../../nbs/package/rlhf/reward_model.ipynb #3a201ae9
 def _check_seed(name: str, scores: bool, seed: int | None) -> None:
     "Raises `ValueError` for a random head where a trained one is expected, and the other way round."
-    if not scores and seed is None:
-        raise ValueError(
-            f"{name} was saved as a language model, without a head, so its scores would be random; to train it as a "
-            "reward model give seed=0, and to use one give the folder of a run of reward_trainer"
-        )
-    if scores and seed is not None:
+    if scores == (seed is None):
+        return
+    if scores:
         raise ValueError(f"{name} has a trained head, and seed={seed} would replace it; leave seed out")
+    raise ValueError(
+        f"{name} was saved as a language model, without a head, so its scores would be random; to train it as a "
+        "reward model give seed=0, and to use one give the folder of a run of reward_trainer"
+    )
 
 # %% ../../nbs/package/rlhf/reward_model.ipynb #12586d8c
 def _with_adapter(folder: Path, bits: int, seed: int | None, trainable: bool) -> PeftModel:

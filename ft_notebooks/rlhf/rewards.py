@@ -33,7 +33,7 @@ def read_prompts(
 ) -> Dataset:  # "prompt", "expected" (text, empty without an answer), "row" (its number), and the other columns
     "The prompts of the rows, without their answers; raises `ValueError` for text and for a prompt with its answer."
     dataset = as_dataset(dataset, read_rl_rows, "read_prompts")
-    if "prompt" not in dataset.column_names or "completion" in dataset.column_names:
+    if {"prompt", "completion"} & {*dataset.column_names} != {"prompt"}:
         dataset = read_chats(dataset)
     taken = sorted(OWN_COLUMNS.intersection(dataset.column_names))
     numbers = list(range(len(dataset)))

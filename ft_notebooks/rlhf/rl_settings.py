@@ -78,14 +78,16 @@ def check_rl_settings(
         )
 
 # %% ../../nbs/package/rlhf/rl_settings.ipynb #c2115adf
+def _is_prompt(row) -> bool:
+    return isinstance(row, dict) and {"prompt", "completion", "messages"} & row.keys() == {"prompt"}
+
+
 def read_rl_rows(
     rows,  # Chats in any format of `read_chats`, or a path to them; or a list of rows with "prompt" alone
 ) -> Dataset:
     "Chats as `read_chats` reads them; rows with a prompt alone as they are."
-    alone = isinstance(rows, list) and rows and all(isinstance(row, dict) and "prompt" in row for row in rows)
-    if alone and not any({"completion", "messages"} & row.keys() for row in rows):
-        return unchanged(rows)
-    return read_chats(rows)
+    are_prompts = isinstance(rows, list) and rows and all(map(_is_prompt, rows))
+    return unchanged(rows) if are_prompts else read_chats(rows)
 
 
 def fill_last_step(

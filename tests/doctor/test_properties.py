@@ -1,6 +1,7 @@
 "A property of settings, labels, pairs and rewards: a run that breaks it, and its neighbour that does not."
 
 import functools
+import random
 import re
 
 import pytest
@@ -227,7 +228,14 @@ def is_json(generated, expected, example):
 
 
 HALF = [row if n % 2 else {"messages": row["messages"][:-1]} for n, row in enumerate(NOTES)]
+
+
+def drawn(generated, expected, example):
+    return random.random()
+
+
 REWARDS = [
+    ("reward-flat", {"rewards": drawn}, "warning", {"rewards": near}),
     ("reward-misleads", {"rewards": far}, "error", {"rewards": near}),
     ("reward-misleads", {"rewards": near, "reward_weights": [-1.0]}, "error", {"rewards": near, "reward_weights": [0.5]}),
     ("reward-misleads", {"rewards": within}, "warning", {"rewards": [within, near], "reward_weights": [0.0, 1.0]}),

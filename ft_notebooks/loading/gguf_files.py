@@ -59,7 +59,6 @@ def byte_level_bpe(
 
 # %% ../../nbs/package/loading/gguf_files.ipynb #83a7edc6
 def _check_supported(file: str | Path, fields: dict[str, Any]) -> None:
-    "`ValueError` if one of the tokenizer's fields has a value that `gguf_tokenizer` does not support."
     supported: dict[str, list] = {
         "model": ["gpt2"],  # GGUF's name for byte-level BPE
         "pre": list(PRE_TOKENIZERS),
@@ -75,16 +74,6 @@ def _check_supported(file: str | Path, fields: dict[str, Any]) -> None:
             )
 
 # %% ../../nbs/package/loading/gguf_files.ipynb #bd65130a
-def _fields(file: str | Path) -> dict[str, Any]:
-    "The fields of the file's tokenizer, checked."
-    from gguf import GGUFReader
-
-    found = GGUFReader(file).fields.items()
-    fields = {name: field.contents() for name, field in found if name.startswith("tokenizer.")}
-    _check_supported(file, fields)
-    return fields
-
-# %% ../../nbs/package/loading/gguf_files.ipynb #6db0fa40
 def gguf_tokenizer(
     file: str | Path,  # A GGUF file
 ) -> PreTrainedTokenizerFast:  # With the file's special tokens and chat template
@@ -93,16 +82,20 @@ def gguf_tokenizer(
     `ValueError` if the file holds a different kind of tokenizer, names a pre-tokenizer that is not in the table, or
     requires BOS or EOS in every text.
     """
-    from gguf import TokenType
+    from gguf import GGUFReader, TokenType
 
-    fields = _fields(file)
-    names, kinds = fields["tokenizer.ggml.tokens"], fields.get("tokenizer.ggml.token_type", [])
+    found = GGUFReader(file).fields.items()
+    fields = {name: field.contents() for name, field in found if name.startswith("tokenizer.")}
+    _check_supported(file, fields)
+    names = fields["tokenizer.ggml.tokens"]
+    kinds = fields.get("tokenizer.ggml.token_type", [])
     special = [name for name, kind in zip(names, kinds) if kind == TokenType.CONTROL]
-    merges, never = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]], {*special}
+    never = {*special}
+    merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
     keys = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
     ids = {token: fields.get(f"tokenizer.ggml.{key}_token_id") for token, key in keys.items()}
     tok = byte_level_bpe(
-        vocab={name: i for i, name in enumerate(names)},
+        vocab=dict(zip(names, range(len(names)))),
         merges=[pair for pair in merges if pair[0] not in never],  # llama.cpp needs a merge, even a void one
         special=special,
         pre=fields["tokenizer.ggml.pre"],

@@ -59,10 +59,11 @@ def _quantized_bytes(layer: bnb.nn.Linear4bit | bnb.nn.Linear8bitLt) -> int:
 
 
 def _parameter_bytes(model: PreTrainedModel) -> int:
-    layers = [m for m in model.modules() if isinstance(m, (bnb.nn.Linear4bit, bnb.nn.Linear8bitLt))]
-    quantized = {id(layer.weight) for layer in layers}
-    plain = sum(p.nbytes for p in model.parameters() if id(p) not in quantized)
-    return plain + sum(_quantized_bytes(layer) for layer in layers)
+    size = sum(p.nbytes for p in model.parameters())
+    for module in model.modules():
+        if isinstance(module, (bnb.nn.Linear4bit, bnb.nn.Linear8bitLt)):
+            size += _quantized_bytes(module) - module.weight.nbytes
+    return size
 
 
 def weight_bytes(
@@ -100,14 +101,6 @@ class Memory:
 _BITS = {"full": 32, "lora": 16, "qlora": 4}
 
 
-def _defaults(method, bits, adapter, device, checkpointing) -> tuple:
-    "Bits, adapter and checkpointing, with defaults for those that are None."
-    bits = _BITS.get(method) if bits is None else bits
-    if adapter is None and method != "full":
-        adapter = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
-    return bits, adapter, device == "cuda" if checkpointing is None else checkpointing
-
-
 def _check_settings(method, bits, adapter, batch, length, device, labelled) -> None:
     if method not in _BITS:
         raise ValueError(f"method must be 'full', 'lora' or 'qlora', got {method!r}")
@@ -125,8 +118,8 @@ def _check_settings(method, bits, adapter, batch, length, device, labelled) -> N
 def _parts(weights: int, cost: Counter) -> Memory:
     head = max(cost["head"], cost["head backward"])
     parts = {part: cost[part] for part in ("adapter", "gradients", "optimizer", "copies", "activations")}
-    logits, peak = head - cost["copies"] - cost["activations"], max(cost[phase] for phase in PHASES)
-    return Memory(weights, **parts, logits=logits, working=peak - head)
+    peak = max(cost[phase] for phase in PHASES)
+    return Memory(weights, **parts, logits=head - cost["copies"] - cost["activations"], working=peak - head)
 
 # %% ../../nbs/package/loading/memory_estimate.ipynb #91a55141
 def estimate_memory(
@@ -149,7 +142,10 @@ def estimate_memory(
     library has renamed an internal that the estimate uses.
     """
     step = dict(batch=batch, length=length, dtype=dtype, device=device, labelled=labelled, whole_logits=whole_logits)
-    bits, adapter, step["checkpointing"] = _defaults(method, bits, adapter, device, checkpointing)
+    step["checkpointing"] = device == "cuda" if checkpointing is None else checkpointing
+    bits = _BITS.get(method) if bits is None else bits
+    if adapter is None and method != "full":
+        adapter = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
     _check_settings(method, bits, adapter, batch, length, device, labelled)
     config = _configuration(model)
     return _parts(weight_bytes(config, bits), step_bytes(lambda: _empty_model(config, bits), adapter, **step))
@@ -168,7 +164,7 @@ def plot_memory(
         sizes = [getattr(memory, part) / 1e9 for memory in estimates.values()]
         if max(sizes) > 0:
             ax.barh(list(estimates), sizes, left=left, height=0.6, color=color, label=part)
-        left = [a + b for a, b in zip(left, sizes)]
+        left = [*map(sum, zip(left, sizes))]
     for bar, total in enumerate(left):
         ax.text(total, bar, f" {total:.1f} GB", va="center", fontsize=8)
     for name, size in cards.items():

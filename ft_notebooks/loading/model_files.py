@@ -27,7 +27,8 @@ from ..core.hub_access import hub_explained, hub_file
 # %% ../../nbs/package/loading/model_files.ipynb #ede979c6
 def _weight_files(folder: Path) -> list[Path]:
     "The weight files that the folder should have: those in its index, if there is one."
-    files, index = sorted(folder.glob("model*.safetensors")), folder / "model.safetensors.index.json"
+    files = sorted(folder.glob("model*.safetensors"))
+    index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").exists():
         return files
     if index.exists():
@@ -35,10 +36,10 @@ def _weight_files(folder: Path) -> list[Path]:
             places = read_record(index, "weight_map")["weight_map"].values()
             if outside := [name for name in places if Path(name).name != name]:
                 raise ValueError(f"{outside[0]!r} is no file beside it")
-            return sorted({folder / name for name in places})
+            return sorted(map(folder.joinpath, {*places}))
         except (ValueError, TypeError, AttributeError) as e:
             raise ValueError(f"{index} does not map weights to files ({e}); copy it again") from e
-    if any("-of-" in file.name for file in files):
+    if any(folder.glob("model*-of-*.safetensors")):
         raise ValueError(f"{folder} has part of a model but no {index.name}, which lists the parts; copy it too")
     return files
 
@@ -53,27 +54,29 @@ def tensor_shapes(
     with file.open("rb") as start:
         if start.read(34) == b"version https://git-lfs.github.com":
             raise ValueError(f"{file} is a Git LFS pointer, not the file itself; run `git lfs pull` in {file.parent}")
+    shapes: dict[str, list[int]] = {}
+    types: dict[str, str] = {}
     try:
         with safe_open(file, "pt") as opened:  # which compares the header with the file's length
-            tensors = {name: opened.get_slice(name) for name in opened.keys()}
-            shapes = {name: tensor.get_shape() for name, tensor in tensors.items()}
-            types = {name: tensor.get_dtype() for name, tensor in tensors.items()}
+            for name in opened.keys():
+                tensor = opened.get_slice(name)
+                shapes[name] = tensor.get_shape()
+                types[name] = tensor.get_dtype()
     except SafetensorError as e:
         raise ValueError(
             f"{file}, of {file.stat().st_size:,} bytes, is cut short or damaged ({e}); copy it again"
         ) from e
-    weights = [name for name in types if name.endswith((".weight", "_proj"))]  # and not a mask or a table of positions
-    odd = next((name for name in weights if types[name] not in ("F64", "F32", "F16", "BF16")), None)
-    if odd:
-        raise ValueError(
-            f"{file}: {odd} holds numbers of the type {types[odd]}, and no weights in 16 or 32 bits; take the original "
-            "model, and load_model(bits=4) or bits=8 quantizes it"
-        )
+    for name, kind in types.items():
+        is_weight = name.endswith((".weight", "_proj"))  # and not a mask or a table of positions
+        if is_weight and kind not in ("F64", "F32", "F16", "BF16"):
+            raise ValueError(
+                f"{file}: {name} holds numbers of the type {kind}, and no weights in 16 or 32 bits; take the original "
+                "model, and load_model(bits=4) or bits=8 quantizes it"
+            )
     return shapes
 
 
 def _check_files(folder: Path) -> None:
-    "`ValueError` unless all weight files exist, each as long as its header says."
     files = _weight_files(folder)
     missing = [file.name for file in files if not file.is_file()]
     if missing:
@@ -115,6 +118,10 @@ _PROBLEMS = {  # kind of a folder that cannot be loaded -> what is wrong, and th
     "file": "is a file; give a folder that save_pretrained wrote",
 }
 
+
+def _problem(name: str | Path, kind: str, file: str = "") -> ValueError:
+    return ValueError(f"{name} {' '.join(_PROBLEMS[kind].split()).format(file=file)}")
+
 # %% ../../nbs/package/loading/model_files.ipynb #f3443dfe
 _INCLUDED = (None, "eager", "sdpa", "flex_attention", "grouped_mm", "batched_mm")  # in torch and transformers
 
@@ -154,22 +161,21 @@ def check_checkpoint(
     if not folder.exists():
         if isinstance(name, str) and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
             return name  # it can only be a name on the hub
-        raise ValueError(f"{name} {_PROBLEMS['missing']}")
+        raise _problem(name, "missing")
     check_plain_files(folder)
     kinds = {"adapter": "adapter_config.json", "gguf": "*.gguf", "pickle": "*model*.bin", "weights": "config.json"}
     whole = (folder / "config.json").exists() and any(folder.glob("model*.safetensors*"))
     if (folder / kinds["adapter"]).exists() or not whole:
-        found = {kind: sorted(folder.glob(pattern)) for kind, pattern in kinds.items()}
-        kind = next((kind for kind, files in found.items() if files), "config" if folder.is_dir() else "file")
-        file = found[kind][0].name if found.get(kind) else None
-        raise ValueError(f"{name} {' '.join(_PROBLEMS[kind].split()).format(file=file)}")
+        for kind, pattern in kinds.items():
+            if files := sorted(folder.glob(pattern)):
+                raise _problem(name, kind, files[0].name)
+        raise _problem(name, "config" if folder.is_dir() else "file")
     _check_stored(folder / "config.json")
     _check_files(folder)
     return str(folder)
 
 # %% ../../nbs/package/loading/model_files.ipynb #30975ad3
 def _check_architecture(name: str | Path, config: PreTrainedConfig) -> None:
-    "`ValueError` unless the config is of a causal language model in 16 or 32 bits, saved by the class that loads it."
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError(
             f"{name} is stored quantized; load the original model in 16 or 32 bits, and "
@@ -179,7 +185,8 @@ def _check_architecture(name: str | Path, config: PreTrainedConfig) -> None:
         raise ValueError(
             f"{name} is a {config.model_type} model, which does not generate text; give a causal language model"
         )
-    expected, saved = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__, config.architectures or []
+    expected = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__
+    saved = config.architectures or []
     if saved and expected not in saved:
         raise ValueError(
             f"{name} was saved as {saved[0]}, and would be loaded as {expected}, a model that generates text; give "
@@ -199,7 +206,7 @@ def _explained(name: str | Path) -> Iterator[None]:
         raise
     except ValueError as e:  # the library's message: an unknown model type, or custom code that would have to run
         if "trust_remote_code" in str(e):
-            raise ValueError(f"{name} {' '.join(_PROBLEMS['code'].split())}") from e
+            raise _problem(name, "code") from e
         raise ValueError(f"{name}: {e}") from e
     except (StrictDataclassError, TypeError, AttributeError, LookupError, ArithmeticError) as e:  # a text for a number
         raise ValueError(f"{name}: config.json describes no model ({type(e).__name__}: {e}); restore it") from e
@@ -241,12 +248,14 @@ def read_config(
     with _explained(name):
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, **hub)
     if find_adapter_config_file(name, revision=revision, **hub):
-        raise ValueError(f"{name} {' '.join(_PROBLEMS['adapter'].split())}")
+        raise _problem(name, "adapter")
     _check_architecture(name, config)
     return config
 
 # %% ../../nbs/package/loading/model_files.ipynb #6615429d
-_BUFFER = re.compile(r"inv_freq|masked_bias|\.attn\.bias$|position_ids")  # computed, and saved by older versions
+_REDUNDANT = re.compile(  # buffers, which are computed and were saved by older versions, and a tied head
+    r"inv_freq|masked_bias|\.attn\.bias$|position_ids|lm_head\.weight$"
+)
 
 
 def _few(names: list[str]) -> str:
@@ -270,9 +279,9 @@ def check_weights(
             f"{name}: weights that config.json describes are missing in the files, or have another shape there, and "
             f"would be random: {_few(wrong)}; check that config.json belongs to this model"
         )
-    parts = {part for part, _ in model.named_children()}  # a head for another purpose is not one of them
+    parts = dict(model.named_children())  # a head for another purpose is not one of them
     unused = [key for key in sorted(info["unexpected_keys"]) if key.partition(".")[0] in parts]
-    unused = [key for key in unused if not _BUFFER.search(key) and not key.endswith("lm_head.weight")]
+    unused = [key for key in unused if not _REDUNDANT.search(key)]
     if unused:
         raise ValueError(
             f"{name}: the files hold weights that config.json does not describe, and they would be left out: "
@@ -318,16 +327,17 @@ def check_context(
     effect: str = "cuts them and counts the answers that lose their end",  # Of max_length
 ) -> None:
     "`ValueError` for rows longer than the context of the model; nothing if its configuration states none."
-    context, lengths = getattr(config.get_text_config(), "max_position_embeddings", None), list(lengths)
+    lengths = list(lengths)
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
     longer = [row for row, length in enumerate(lengths) if context and length > context]
     if not longer:
         return
     some = "1 row is" if len(longer) == 1 else f"{len(longer)} of {len(lengths)} rows are"
-    cure = f"shorten or split what is longer, or set max_length={context}, which {effect}"
-    if len(longer) > len(lengths) / 2:  # a cut of most rows would train answers without their end
-        cure = (
-            "the model cannot read most rows as they are: shorten or split them, or take a model with a longer context"
-        )
+    cure = (
+        "the model cannot read most rows as they are: shorten or split them, or take a model with a longer context"
+        if len(longer) > len(lengths) / 2  # a cut of most rows would train answers without their end
+        else f"shorten or split what is longer, or set max_length={context}, which {effect}"
+    )
     raise ValueError(
         f"{some} longer than the model's context of {context:,} tokens (max_position_embeddings), first the row "
         f"{longer[0]} (counted from 0 among those to be trained on); the longest has {max(lengths):,}: {cure}"

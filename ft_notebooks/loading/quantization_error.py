@@ -29,19 +29,19 @@ def round_weight(
     if weight.ndim != 2 or not weight.is_floating_point():
         was = f"{tuple(weight.shape)} {weight.dtype}"
         raise ValueError(f"a weight is a matrix of floats, got {was}; load the model with bits=32")
-    wide = weight.detach().float()
     half = torch.float16 if hardware().dtype == torch.float16 else torch.bfloat16
     narrow = weight.detach().to(half)  # the dtype that a checkpoint is read into at 16, 8 and 4 bits
-    if bits == 32:
-        back, held = wide, [wide]
-    elif bits == 16:
-        back, held = narrow, [narrow]
+    if bits == 4:  # as one row, because bitsandbytes' CPU kernel misreads row lengths that are not a multiple of 64
+        codes, s = quantize_4bit(narrow.reshape(1, -1), quant_type="nf4", compress_statistics=True)
+        back = dequantize_4bit(codes, s)
+        held = [codes, s.absmax, s.offset, s.code, s.state2.absmax, s.state2.code]
     elif bits == 8:
         codes, scales, _ = int8_vectorwise_quant(narrow.half())
-        back, held = int8_vectorwise_dequant(codes, scales), [codes, scales]
-    else:  # as one row, because bitsandbytes' CPU kernel misreads row lengths that are not a multiple of 64
-        codes, s = quantize_4bit(narrow.reshape(1, -1), quant_type="nf4", compress_statistics=True)
-        back, held = dequantize_4bit(codes, s), [codes, s.absmax, s.offset, s.code, s.state2.absmax, s.state2.code]
+        back = int8_vectorwise_dequant(codes, scales)
+        held = [codes, scales]
+    else:
+        back = narrow if bits == 16 else weight.detach().float()
+        held = [back]
     return back.float().view(weight.shape), sum(tensor.nbytes for tensor in held)
 
 # %% ../../nbs/package/loading/quantization_error.ipynb #d0f14e97
@@ -54,7 +54,8 @@ def weight_errors(
     The error is the root mean square of the differences divided by that of the weights: 0 is exact, 0.1 is 10 percent.
     `ValueError` for other `bits`, and if the model has no linear layer beside its head.
     """
-    found, head = {}, model.get_output_embeddings()
+    found = {}
+    head = model.get_output_embeddings()
     for name, layer in model.named_modules():
         if isinstance(layer, torch.nn.Linear) and layer is not head:
             back, size = round_weight(layer.weight, bits)
@@ -86,7 +87,7 @@ def token_distances(
     Rows run one by one in `eval()` mode and are compared in float32; the models' modes are restored. `ValueError` if
     there is no token, the mask has a different number of rows, or the models have vocabularies of different sizes.
     """
-    rows = [torch.as_tensor(ids) for ids in input_ids]
+    rows = [*map(torch.as_tensor, input_ids)]
     if attention_mask is not None:
         rows = [ids[torch.as_tensor(mask).bool()] for ids, mask in zip(rows, attention_mask, strict=True)]
     if not any(map(len, rows)):

@@ -47,7 +47,7 @@ def _check_attention(wanted: str | dict | None, bits: int, hw: Hardware) -> None
         if "/" in one:
             raise ValueError(f"attn_implementation={one!r} would run compiled code from the hub; leave it out")
         installed = getattr(transformers.utils, f"is_flash_attn_{one[-1]}_available", lambda: False)
-        if "flash" in one and not (bits < 32 and hw.device.startswith("cuda") and hw.bf16 and installed()):
+        if "flash" in one and not all((bits < 32, hw.device.startswith("cuda"), hw.bf16, installed())):
             raise ValueError(
                 f"attn_implementation={one!r} needs its package, an NVIDIA card of compute capability 8.0 or more, "
                 f"and 16 bits or fewer; here are {hw.device} and bits={bits}. Leave it out: "
@@ -83,7 +83,8 @@ def _check_rows(model: PreTrainedModel) -> None:
     for layer in {m.in_features: m for m in model.modules() if isinstance(m, bnb.nn.Linear4bit)}.values():
         numbers = torch.linspace(-1, 1, 8 * layer.in_features, device=layer.weight.device)
         codes, state = bnb.functional.quantize_4bit(numbers.view(8, -1), quant_type="nf4")
-        read, state.shape = bnb.functional.dequantize_4bit(codes, state), (1, len(numbers))  # then as one long row
+        read = bnb.functional.dequantize_4bit(codes, state)
+        state.shape = (1, len(numbers))  # one long row
         if not torch.equal(read.flatten(), bnb.functional.dequantize_4bit(codes, state).flatten()):
             raise ValueError(
                 f"bits=4: bitsandbytes {bnb.__version__} misreads rows of {layer.in_features} weights on this "
@@ -92,10 +93,9 @@ def _check_rows(model: PreTrainedModel) -> None:
 
 # %% ../../nbs/package/loading/quantized_loading.ipynb #45826e0a
 def _check_device_map(device_map) -> None:
-    "`ValueError` if a device map distributes the model over several devices under a launcher."
     launched = int(os.environ.get("WORLD_SIZE", 1)) > 1 or "LOCAL_RANK" in os.environ
-    spread = device_map in ("auto", "balanced", "balanced_low_0", "sequential")
-    if launched and (spread or isinstance(device_map, dict) and len(set(device_map.values())) > 1):
+    several = {*device_map.values()} if isinstance(device_map, dict) else ()
+    if launched and (len(several) > 1 or device_map in ("auto", "balanced", "balanced_low_0", "sequential")):
         raise ValueError(
             f"device_map={device_map!r} distributes one model over several cards, and a launcher (WORLD_SIZE or "
             "LOCAL_RANK is set) has given each process its own card; leave device_map out, or start one process "
@@ -135,11 +135,14 @@ def load_model(
     `ValueError`, before any weight is read, if the model cannot be loaded this way, and afterwards if a weight is NaN
     or infinite. Never runs code that comes with it.
     """
-    hw, where = hardware(), ("cache_dir", "force_download", "local_files_only", "proxies", "subfolder", "token")
+    hw = hardware()
     bits = 8 * hw.dtype.itemsize if bits is None else bits
     _check_arguments(name, bits, kwargs)
-    arguments, quantization, name = _defaults(bits, hw, kwargs), _quantization_config(bits, hw), check_checkpoint(name)
+    arguments = _defaults(bits, hw, kwargs)
+    quantization = _quantization_config(bits, hw)
+    name = check_checkpoint(name)
     check_unchanged(name)
+    where = ("cache_dir", "force_download", "local_files_only", "proxies", "subfolder", "token")
     hub = {key: kwargs[key] for key in where if key in kwargs}
     commit = hub_commit(name, revision, **hub)
     arguments["revision"] = commit or revision or "main"  # one commit for all files, if the branch moves

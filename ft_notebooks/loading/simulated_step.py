@@ -36,7 +36,8 @@ class _Allocations:
     def __init__(self, before: list[torch.Tensor], phase: str):
         super().__init__()
         self.before = {id(t.untyped_storage()) for t in before}  # a living storage has one Python object
-        self.known, self.phase = set(self.before), phase
+        self.known = set(self.before)
+        self.phase = phase
         self.alive: Counter[str] = Counter()  # bytes of copies and of activations
         self.most: Counter[str] = Counter()  # bytes, by phase
 
@@ -44,7 +45,7 @@ class _Allocations:
         result = operation(*args, **(kwargs or {}))
         cast = str(operation) == "aten._to_copy.default" and id(args[0].untyped_storage()) in self.before
         kind = "copies" if cast else "activations"
-        for memory in [t.untyped_storage() for t in _tensors(result)]:
+        for memory in map(torch.Tensor.untyped_storage, _tensors(result)):
             if id(memory) not in self.known:
                 self.known.add(id(memory))
                 self.alive[kind] += memory.nbytes()
@@ -68,7 +69,7 @@ def _counting(before: list[torch.Tensor], phase: str) -> Any:
 
 # %% ../../nbs/package/loading/simulated_step.ipynb #bcb727dd
 def _layers(model) -> torch.nn.ModuleList:
-    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m)]
+    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList)]
     kind = for_estimate("the class of a model's layers")
     alike = [m for m in lists if all(isinstance(layer, kind) for layer in m)]
     return max(alike, key=len, default=torch.nn.ModuleList())
@@ -77,20 +78,18 @@ def _layers(model) -> torch.nn.ModuleList:
 def _layer_kind(layer) -> str:
     "Equal for layers that differ only in their index."
     simple = (bool, int, float, str, type(None))
-    return repr(
-        [
-            (name, type(m), [p.shape for p in m.parameters(recurse=False)])
-            + ({k: v for k, v in vars(m).items() if isinstance(v, simple) and k != "layer_idx"},)
-            for name, m in layer.named_modules()
-        ]
-    )
+    kinds = []
+    for name, m in layer.named_modules():
+        settings = {k: v for k, v in vars(m).items() if isinstance(v, simple) and k != "layer_idx"}
+        kinds.append((name, type(m), [p.shape for p in m.parameters(recurse=False)], settings))
+    return repr(kinds)
 
 
 def _periods(model) -> tuple[int, int, int]:
     "Two layer counts that differ by one period, and the number of periods from the first count to all layers."
-    kinds = [_layer_kind(layer) for layer in _layers(model)]
+    kinds = [*map(_layer_kind, _layers(model))]
     for period in range(1, len(kinds) // 3 + 1):
-        if all(a == b for a, b in zip(kinds, kinds[period:])):
+        if kinds[:-period] == kinds[period:]:
             few = len(kinds) % period + period
             return few, few + period, (len(kinds) - few) // period
     return len(kinds), len(kinds), 0
@@ -133,16 +132,18 @@ def head_loss(
 
     In tiles, only the memory is right, not the value: the targets are not shifted.
     """
-    head, config = model.get_output_embeddings(), model.config.get_text_config()
+    head = model.get_output_embeddings()
+    config = model.config.get_text_config()
     if whole_logits:
         return model.loss_function(logits=head(hidden), labels=ids, vocab_size=config.vocab_size)
     rows = hidden[:, :-1].flatten(0, 1)[: round(labelled * ids[:, 1:].numel())].clone()
-    softcap, outputs = getattr(config, "final_logit_softcapping", None), ("log_probs", "entropy", "is_top1")
-    tile, targets = for_estimate("tokens of the vocabulary in a tile"), ids.flatten()[: len(rows)]
+    softcap = getattr(config, "final_logit_softcapping", None)
+    outputs = ("log_probs", "entropy", "is_top1")
+    targets = ids.flatten()[: len(rows)]
+    bias = getattr(head, "bias", None)
+    tile = for_estimate("tokens of the vocabulary in a tile")
     function = for_estimate("the loss in tiles")  # imported here, because importing TRL takes seconds
-    return -function.apply(rows, head.weight, getattr(head, "bias", None), targets, 1.0, tile, softcap, 1.0, outputs)[
-        0
-    ].sum()
+    return -function.apply(rows, head.weight, bias, targets, 1.0, tile, softcap, 1.0, outputs)[0].sum()
 
 # %% ../../nbs/package/loading/simulated_step.ipynb #572f12c7
 def _earlier_step(model) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -155,19 +156,12 @@ def _earlier_step(model) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     return trained, [t for state in optimizer.state.values() for t in state.values()]
 
 
-def _start_autograd() -> None:
-    """Starts autograd's threads for the devices that there are, unless they run already.
-
-    While tensors have no memory, a CUDA build of torch reports a card even where there is none. Were the threads
-    started then, a fork of this process could run no backward pass any more.
-    """
-    torch.ones(1, requires_grad=True).sum().backward()
-
-
 @contextlib.contextmanager
 def _no_memory(device: str):
     "Tensors have no memory inside the block; for a GPU, TRL's Triton kernels, which allocate nothing, are skipped."
-    _start_autograd()
+    # starts autograd's threads now: while tensors have no memory, a CUDA build of torch reports a card even where there
+    # is none, and were the threads started then, a fork of this process could run no backward pass any more
+    torch.ones(1, requires_grad=True).sum().backward()
     with contextlib.ExitStack() as stack:
         for part in ("forward pass", "backward pass", "gradient") if device == "cuda" else ():
             stack.enter_context(replaced(f"a tile's {part}", lambda *args, **kwargs: None))
@@ -185,11 +179,15 @@ def _enable_checkpointing(model, base) -> None:
     model.enable_input_require_grads()
 
 # %% ../../nbs/package/loading/simulated_step.ipynb #ee5748e2
+def _size(tensors) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
 def _step(model, adapter, *, batch, length, checkpointing, dtype, device, labelled, whole_logits) -> Counter:
     "Simulates a training step: the bytes of each part, and the maximum of each phase."
-    plain = sum(p.nbytes for p in model.parameters())
+    plain = _size(model.parameters())
     model = (_adapted(model, adapter) if adapter else model).train()
-    sizes = Counter(adapter=sum(p.nbytes for p in model.parameters()) - plain)
+    sizes = Counter(adapter=_size(model.parameters()) - plain)
     with _no_memory(device):
         _allocate(model)
         base = base_model(model)
@@ -197,18 +195,20 @@ def _step(model, adapter, *, batch, length, checkpointing, dtype, device, labell
             _enable_checkpointing(model, base)
         trained, states = _earlier_step(model)
         ids = torch.zeros(batch, length, dtype=torch.long)
-        known = [*model.parameters(), *model.buffers(), *(p.grad for p in trained), ids]
+        gradients = [p.grad for p in trained]
+        known = [*model.parameters(), *model.buffers(), *gradients, ids]
         with _counting(known, "layers forward") as memory:
             base.get_input_embeddings().register_forward_hook(lambda _, args, out: memory.enter("embedding", out))
             with torch.autocast("cpu", dtype, enabled=dtype is not None):
                 hidden = base.base_model(input_ids=ids, use_cache=False).last_hidden_state
-                saved, memory.phase = Counter(memory.alive), "head"
+                saved = Counter(memory.alive)
+                memory.phase = "head"
                 memory.enter("layers backward", hidden)
                 loss = head_loss(base, ids, hidden, labelled, whole_logits)
                 del hidden
             memory.phase = "head backward"
             loss.backward()
-        sizes.update(gradients=sum(p.grad.nbytes for p in trained), optimizer=sum(t.nbytes for t in states))
+        sizes.update(gradients=_size(gradients), optimizer=_size(states))
         return sizes + saved + memory.most
 
 # %% ../../nbs/package/loading/simulated_step.ipynb #63a158cf

@@ -38,23 +38,21 @@ _ESTIMATES: dict[str, Memory] = {}  # of this process
 
 
 # fields of a config that do not change the memory of a step; a trainer sets the ids to the tokenizer's
-_NO_MATTER: tuple[str, ...] = ("_name_or_path", "base_model_name_or_path", "architectures", "use_cache")
-_NO_MATTER += ("pad_token_id", "bos_token_id", "eos_token_id")
+_NO_MATTER = dict.fromkeys(
+    (
+        "_name_or_path", "base_model_name_or_path", "architectures", "use_cache",
+        "pad_token_id", "bos_token_id", "eos_token_id",
+    )
+)  # fmt: skip
 
 # %% ../../nbs/package/loading/training_memory.ipynb #2277f381
-def _key(config, tokens: int, settings) -> str:
-    "Equal for configs with the same estimate, wherever they were loaded from."
-    same = dict.fromkeys(_NO_MATTER)
-    adapter = settings.get("adapter") and settings["adapter"].to_dict() | same
-    given = [config.to_dict() | same, tokens, settings | {"adapter": adapter}]
-    return json.dumps(
+def _estimate(config, tokens: int, **settings) -> Memory:
+    "`estimate_memory` for rows of `tokens`, computed once per process, wherever the config was loaded from."
+    adapter = settings.get("adapter") and settings["adapter"].to_dict() | _NO_MATTER
+    given = [config.to_dict() | _NO_MATTER, tokens, settings | {"adapter": adapter}]
+    key = json.dumps(
         given, sort_keys=True, default=lambda value: sorted(value) if isinstance(value, set) else str(value)
     )
-
-# %% ../../nbs/package/loading/training_memory.ipynb #61491967
-def _estimate(config, tokens: int, **settings) -> Memory:
-    "`estimate_memory` for rows of `tokens`, computed once per process."
-    key = _key(config, tokens, settings)
     if key not in _ESTIMATES:
         _ESTIMATES[key] = estimate_memory(copy.deepcopy(config), length=tokens, **settings)  # it writes a dtype
     return _ESTIMATES[key]
@@ -83,25 +81,22 @@ CHECKPOINTING_FIELDS = ("activation_checkpointing", "gradient_checkpointing")  #
 def _not_estimated_because(model, adapter, fields, bits: int) -> str | None:
     "The reason why the memory of a step cannot be estimated; None if it can."
     base = base_model(model)
-    shared = ("fsdp", "deepspeed")
-    if any(fields.get(name) or os.environ.get(f"ACCELERATE_USE_{name.upper()}") for name in shared):
-        return "sharded over the processes"
+    for name in ("fsdp", "deepspeed"):
+        if fields.get(name) or os.environ.get(f"ACCELERATE_USE_{name.upper()}"):
+            return "sharded over the processes"
     if len(set(getattr(base, "hf_device_map", {}).values())) > 1:
         return "spread over several devices"
     if getattr(base, "is_quantized", False) and bits != 4:
         return "quantized, but not to four bits"
-    if adapter is None and (bits != 32 or not all(p.requires_grad for p in model.parameters())):
+    if adapter is not None:
+        return None
+    if bits != 32 or not all(p.requires_grad for p in model.parameters()):
         return "trained only in part, or in 16 bits"
-    if adapter is None and "adamw" not in fields.get("optim", "adamw"):
+    if "adamw" not in fields.get("optim", "adamw"):
         return "trained by another optimizer than AdamW"
     return None
 
 # %% ../../nbs/package/loading/training_memory.ipynb #db42fb50
-def _scores_rows(base: nn.Module) -> bool:
-    "Whether the model gives one score a row, as a reward model does, and no logits over the vocabulary."
-    return type(base).__name__.endswith("ForSequenceClassification")
-
-# %% ../../nbs/package/loading/training_memory.ipynb #2b25e5b0
 def step_memory(
     model: nn.Module,  # Its weights may lie on the device `meta`
     fields: Mapping,  # Fields of the trainer's config, such as `vars(trainer.args)`
@@ -119,13 +114,14 @@ def step_memory(
     bits = 4 if four else 8 * next(p for p in base.parameters() if p.is_floating_point()).itemsize
     if why := _not_estimated_because(model, adapter, fields, bits):
         return why
+    scores_rows = type(base).__name__.endswith("ForSequenceClassification")  # a reward model, without logits
     settings = {
         "method": "full" if adapter is None else "qlora" if four else "lora",
         "bits": bits,
         "adapter": adapter,
-        "labelled": 0.01 if _scores_rows(base) else 1.0,
+        "labelled": 0.01 if scores_rows else 1.0,
         "device": "cpu" if fields.get("use_cpu") or hardware().device == "cpu" else "cuda",
         "dtype": torch.bfloat16 if fields.get("bf16") else torch.float16 if fields.get("fp16") else None,
-        "checkpointing": any(fields.get(name) for name in CHECKPOINTING_FIELDS),
+        "checkpointing": any(map(fields.get, CHECKPOINTING_FIELDS)),
     }
     return lambda tokens, **changes: _peak(base.config, int(tokens), **(settings | changes))

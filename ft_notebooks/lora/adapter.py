@@ -27,7 +27,6 @@ from .targets import check_fields, expert_parameters
 
 # %% ../../nbs/package/lora/adapter.ipynb #6244928f
 def _check_size(model: torch.nn.Module, r: int, fields: dict) -> None:
-    "Raises `ValueError` for a rank above the width of every layer, an alpha below 0, or a dropout above 0.5."
     sizes = [p.shape for p in model.parameters() if p.ndim == 2 and p.is_floating_point()]  # not of quantized weights
     width = max(map(min, sizes), default=r)
     if r > width:
@@ -82,7 +81,7 @@ def add_adapter(
     if not isinstance(config, PeftConfig):
         raise ArgumentError("add_adapter", "config", "a peft.LoraConfig", config, "make one: lora_config(model, r=16)")
     config = copy.deepcopy(config)  # PEFT writes the name of the base into it, but not its commit on the hub
-    config.revision = config.revision or getattr(model, "hub_commit", None)
+    config.revision = getattr(model, "hub_commit", None) if config.revision is None else config.revision
     with keep_random_state(seed):
         adapted = get_peft_model(model, config)
     if not any(p.requires_grad for p in adapted.parameters()):
@@ -115,7 +114,6 @@ def _untie(base: PreTrainedModel) -> None:
 
 # %% ../../nbs/package/lora/adapter.ipynb #ed756221
 def _check_mergeable(model: PeftModel) -> None:
-    "Raises `ValueError` if the active adapter cannot be added to the weights of the base."
     if not isinstance(model, PeftModel):
         raise ValueError(f"merge_adapter takes a peft.PeftModel, got a {type(model).__name__} without adapter to merge")
     method = model.active_peft_config.peft_type.value
@@ -123,7 +121,7 @@ def _check_mergeable(model: PeftModel) -> None:
         raise ValueError(f"{method} adds to the input and changes no weight, so it cannot be merged; keep the adapter")
     if len(model.active_adapters) != 1:
         raise ValueError(f"{model.active_adapters} are active; choose the one to merge with model.set_adapter(name)")
-    merged = any(isinstance(m, BaseTunerLayer) and m.merged for m in model.modules())
+    merged = any(getattr(module, "merged_adapters", ()) for module in model.modules())
     if merged and getattr(model.get_base_model(), "is_quantized", False):
         raise ValueError(
             "the adapter is merged into the quantized base, whose weights were rounded again; load both again"
@@ -142,7 +140,7 @@ def merge_adapter(
     _check_mergeable(model)
     base = model.get_base_model()
     if getattr(base, "is_quantized", False):
-        dtype = dtype or base.config.dtype
+        dtype = base.config.dtype if dtype is None else dtype
         model = dequantise_base(model, dtype)
     if dtype == torch.float32:
         model = model.float()  # before the sum, so that nothing is rounded
@@ -179,7 +177,7 @@ def load_adapter(
             f"{folder} holds the adapter of a reward model, which generates no text; load it with "
             "ft_notebooks.rlhf.reward_model.load_reward_model(folder, tok)"
         )
-    bits = bits or trained_bits(folder)
+    bits = trained_bits(folder) if bits is None else bits
     model = load_model(config.base_model_name_or_path, bits, revision=config.revision)
     adapted = PeftModel.from_pretrained(model, str(Path(folder).expanduser()), is_trainable=trainable).eval()
     check_finite(adapted)

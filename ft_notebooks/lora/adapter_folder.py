@@ -66,8 +66,9 @@ def _missing_tensor(model: PeftModel, shapes: dict[str, list[int]]) -> str | Non
     "Why tensors of these shapes do not fill the model's adapter; None if they do."
     wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
     for name, tensor in wanted.items():
-        if name in shapes and list(tensor.shape) != shapes[name]:
-            return f"{name} has the shape {shapes[name]}, and the base needs {list(tensor.shape)}"
+        needed = list(tensor.shape)
+        if shapes.get(name, needed) != needed:
+            return f"{name} has the shape {shapes[name]}, and the base needs {needed}"
     tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     result = set_peft_model_state_dict(model, tensors, low_cpu_mem_usage=True)
     saved = {name.removesuffix(".weight"): name for name in wanted}  # as PEFT names them in a file
@@ -106,9 +107,10 @@ def _same_base(adapter: PeftConfig, model: PreTrainedModel) -> bool:
     "Whether the model has the name of the adapter's base, and the same commit if both are known."
     given = Path(model.name_or_path).expanduser()
     known = Path(adapter.base_model_name_or_path).expanduser()
-    same = given.samefile(known) if given.is_dir() and known.is_dir() else given == known
-    commits = {str(commit) for commit in (getattr(model, "hub_commit", None), adapter.revision)}
-    return same and len({commit for commit in commits if len(commit) == 40}) < 2
+    commits = {getattr(model, "hub_commit", None), adapter.revision}
+    if len([commit for commit in commits if len(str(commit)) == 40]) > 1:
+        return False
+    return given.samefile(known) if given.is_dir() and known.is_dir() else given == known
 
 # %% ../../nbs/package/lora/adapter_folder.ipynb #6b360826
 def check_adapter_folder(
@@ -151,22 +153,23 @@ def check_adapter_folder(
     return adapter
 
 # %% ../../nbs/package/lora/adapter_folder.ipynb #87931781
-def _recorded_run(folder: Path) -> dict | None:
-    "What the manifest of the run that an adapter belongs to says of it; None without one, or with another program's."
+def _recorded_run(folder: Path) -> dict:
+    "What the manifest of the run that an adapter belongs to says of it; empty without one, or with another program's."
     if not (folder / "adapter_config.json").is_file():
-        return None
+        return {}
     for place in (folder, folder.parent):
         if (place / "manifest.json").is_file():
             try:
-                return json.loads((place / "manifest.json").read_text(encoding="utf-8"))["run"]
+                run = json.loads((place / "manifest.json").read_text(encoding="utf-8"))["run"]
+                return run if isinstance(run, dict) else {}
             except (KeyError, TypeError):
-                return None
+                return {}
             except (ValueError, RecursionError) as e:
                 raise ValueError(
                     f"{place / 'manifest.json'} is damaged ({e}), so the bits of the base are unknown; restore it, or "
                     "give bits="
                 ) from e
-    return None
+    return {}
 
 
 def trained_bits(
@@ -177,7 +180,7 @@ def trained_bits(
     Raises `ValueError` if the manifest is damaged.
     """
     run = _recorded_run(Path(folder).expanduser().resolve())
-    if not isinstance(run, dict) or "model.dtypes" not in run:
+    if "model.dtypes" not in run:
         return None
     quantised = run.get("model.config.quantization_config", {})
     if quantised.get("load_in_4bit"):
@@ -199,7 +202,7 @@ def check_base_weights(
         run = _recorded_run(place)
     except ValueError:  # which `trained_bits` raises, unless the bits were given
         return
-    if not isinstance(run, dict) or "model.weights" not in run:
+    if "model.weights" not in run:
         return
     base = model.get_base_model()
     changes_base = isinstance(getattr(model.active_peft_config, "init_lora_weights", None), str)  # PiSSA, for example

@@ -61,10 +61,11 @@ def whole_folder(
     if Path(output).is_symlink() and not Path(output).exists():
         raise ValueError(f"{output}: it is {odd_kind(output)}")
     output = Path(output).resolve()  # of a link, its target
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+    is_taken = any(output.iterdir()) if output.is_dir() else output.exists()
+    if is_taken:
         raise ValueError(taken)
-    if output.is_mount() or output == Path.cwd():
-        kind = "a mount point" if output.is_mount() else "the working folder"
+    kind = "a mount point" if output.is_mount() else "the working folder" if output == Path.cwd() else None
+    if kind:
         raise ValueError(f"{output} is {kind}, which cannot be replaced; name a new folder in it: {output / 'model'}")
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -115,7 +116,7 @@ def merge_folder(
     Raises `ValueError`, and writes nothing to `output`, if `check_merged` raises it, if `output` exists, or if the
     adapter, its base or its tokenizer cannot be loaded.
     """
-    bits = bits or trained_bits(run)
+    bits = trained_bits(run) if bits is None else bits
     output = Path(run, "merged") if output is None else Path(output)
     with whole_folder(output) as part:
         tok = load_tokenizer(run)

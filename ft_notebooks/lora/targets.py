@@ -36,7 +36,6 @@ def _check_modules(model: torch.nn.Module, field: str, wanted: str | Iterable[st
 
 
 def _check_layers(model: torch.nn.Module, chosen: int | list[int]) -> None:
-    "Raises `ValueError` if `layers_to_transform` has a number that no layer of the model has."
     names = "\n".join(name for name, _ in model.named_modules())
     layers = {int(number) for number in re.findall(r"\.(\d+)(?=\.|$)", names, re.M)}
     for number in [chosen] if isinstance(chosen, int) else chosen:
@@ -47,7 +46,7 @@ def _check_layers(model: torch.nn.Module, chosen: int | list[int]) -> None:
 
 def _check_token_ids(model: torch.nn.Module, ids: object) -> None:
     size = len(model.get_input_embeddings().weight)
-    if not isinstance(ids, list) or not ids or not all(isinstance(i, int) and 0 <= i < size for i in ids):
+    if not isinstance(ids, list) or {*map(type, ids)} != {int} or not 0 <= min(ids) <= max(ids) < size:
         raise ValueError(f"trainable_token_indices takes a list of token ids, 0 to {size - 1}, got {ids!r}")
 
 # %% ../../nbs/package/lora/targets.ipynb #d526938d
@@ -65,7 +64,8 @@ def check_fields(
             raise ValueError(f"LoraConfig has no field {name!r} in peft {peft.__version__}; the nearest is {near!r}")
     with at_most(LONGEST_CHECK, "matching the names of modules", "the patterns"):
         for field in ("target_modules", "modules_to_save", "rank_pattern", "alpha_pattern"):
-            _check_modules(model, field, fields.get(field) or ())
+            if wanted := fields.get(field):
+                _check_modules(model, field, wanted)
     if (chosen := fields.get("layers_to_transform")) is not None:
         _check_layers(model, chosen)
     if (rows := fields.get("trainable_token_indices")) is not None:
@@ -98,12 +98,12 @@ def token_rows(
     or if the embeddings have no row for one of them.
     """
     ids = list(ids)
-    tables = [t for t in (model.get_input_embeddings(), model.get_output_embeddings()) if t is not None]
+    tables = [*filter(None, (model.get_input_embeddings(), model.get_output_embeddings()))]
     rows = min(len(table.weight) for table in tables)
-    if not ids or not all(0 <= i < rows for i in ids):
+    if not 0 <= min(ids, default=-1) <= max(ids) < rows:
         raise ValueError(
             f"ids must be rows of the embeddings, 0 to {rows - 1}, got {ids}; add them with resize_token_embeddings"
         )
     if tables[0].weight is tables[-1].weight:
         tables = tables[:1]  # the tied head trains with it
-    return {name.split(".")[-1]: ids for name, module in model.named_modules() if any(module is t for t in tables)}
+    return {name.split(".")[-1]: ids for name, module in model.named_modules() if module in tables}

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 from safetensors import safe_open
 from transformers import PreTrainedModel
@@ -33,7 +32,7 @@ def check_saved(
             f"the adapter has the name {model.active_adapter!r}, so it would be saved in a folder inside the run's, "
             "where nothing looks for it; make it without adapter_name"
         )
-    if any(isinstance(module, BaseTunerLayer) and module.merged for module in model.modules()):
+    if any(getattr(module, "merged_adapters", ()) for module in model.modules()):
         raise ValueError(
             "the adapter is merged into its base, so nothing would train; separate them with model.unmerge_adapter()"
         )
@@ -43,7 +42,7 @@ def check_saved(
     kept = set()  # of each tensor that is saved, such as a trained bias
     for name in model.peft_config if others else ():
         state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-        kept |= {tensor.data_ptr() for tensor in state.values()}
+        kept.update(map(torch.Tensor.data_ptr, state.values()))
     lost = [name for name, p in others.items() if p.data_ptr() not in kept]
     if lost:
         raise ValueError(
@@ -81,7 +80,7 @@ def changed_in_memory(
                 saved, p = opened.get_tensor(name), weights[name].detach().cpu()
                 if saved.shape != p.shape and getattr(base, "is_quantized", False):
                     continue
-                if saved.shape != p.shape or not torch.equal(p, saved.to(p.dtype)):
+                if not torch.equal(p, saved.to(p.dtype)):
                     return name, file
     return None
 

@@ -6,24 +6,21 @@
 __all__ = ['MARK', 'spans_one_by_one', 'Frame', 'find_frame', 'spans_by_frame']
 
 # %% ../../nbs/package/tokenization/answer_spans.ipynb #3d28f05b
+import os
 import re
 from collections.abc import Callable
+from itertools import accumulate
 from typing import NamedTuple
 
 # %% ../../nbs/package/tokenization/answer_spans.ipynb #182b2a33
 def _common_prefix(a: str, b: str, tokens: re.Pattern) -> int:
     "The length of the common prefix of both texts, in characters, which does not end inside a token."
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a.startswith(b[:middle]):
-            low = middle
-        else:
-            high = middle - 1
+    length = len(os.path.commonprefix((a, b)))
     for text in (a, b):
-        halved = [m.start() for m in tokens.finditer(text, max(0, low - 99)) if m.start() < low < m.end()]
-        low = min([low, *halved])
-    return low
+        for token in tokens.finditer(text, max(0, length - 99)):
+            if token.start() < length < token.end():
+                length = token.start()
+    return length
 
 # %% ../../nbs/package/tokenization/answer_spans.ipynb #2c45e042
 MARK = "\ufdd1"  # marks a position in a message; a Unicode noncharacter, which no interchanged text contains
@@ -42,7 +39,7 @@ def _answer_end(full: str, start: int, content: str, tokens: re.Pattern) -> int 
         at = full.rfind(content, start, at + len(content) - 1)
     # the template wrote something other than the content, such as a tool call: all of it is the answer
     end = start + len(full[start:].rstrip())
-    return end if any(found.end() == end for found in tokens.finditer(full, start)) else None
+    return end if end in map(re.Match.end, tokens.finditer(full, start)) else None
 
 # %% ../../nbs/package/tokenization/answer_spans.ipynb #d9a3abde
 def _answer_start(write: Callable[..., str], messages: list[dict], full: str, content: str, tokens: re.Pattern) -> int:
@@ -60,13 +57,14 @@ def _answer_span(
     write: Callable[..., str], tokens: re.Pattern, messages: list[dict], text: str, content: str
 ) -> tuple[int, int]:
     "Where the last answer of `messages` begins and ends in `text`, which may continue after it."
-    full, place = write(messages), f"message {len(messages)}"
+    full = write(messages)
     start = _answer_start(write, messages, full, content, tokens)
     end = _answer_end(full, start, content.strip(), tokens)
     if end is None:
         raise ValueError(
-            f"{place}: the chat template ends the answer with {full[start:][-12:]!r} and not with a special token, "
-            "so the model would not learn to stop; change the template to write tok.eos_token after an answer"
+            f"message {len(messages)}: the chat template ends the answer with {full[start:][-12:]!r} and not with a "
+            "special token, so the model would not learn to stop; change the template to write tok.eos_token after an "
+            "answer"
         )
     if full[:end] == text[:end]:
         return start, end
@@ -75,9 +73,9 @@ def _answer_span(
     if start < same and here and there and here.end() == end:
         return start, there.end()
     raise ValueError(
-        f"{place}: the chat template rewrites an answer once the conversation goes on, so the model would be "
-        "trained on text that it never sees in use; split the conversation so that each answer is its last message "
-        "(ft_notebooks.split keeps such rows on one side)"
+        f"message {len(messages)}: the chat template rewrites an answer once the conversation goes on, so the model "
+        "would be trained on text that it never sees in use; split the conversation so that each answer is its last "
+        "message (ft_notebooks.split keeps such rows on one side)"
     )
 
 # %% ../../nbs/package/tokenization/answer_spans.ipynb #99880d99
@@ -107,30 +105,28 @@ def spans_one_by_one(
 # %% ../../nbs/package/tokenization/answer_spans.ipynb #1ed99240
 def _marked(messages: list[dict]) -> list[dict] | None:
     "The messages with marks around each answer and its question; None unless all are plain question and answer pairs."
-    wrapped = set()
+    marked = [*messages]
     for i, message in enumerate(messages):
         if message["role"] == "assistant":
-            pair = messages[max(i - 1, 0) : i + 1]
-            if [m["role"] for m in pair] != ["user", "assistant"] or any({*m} != {"role", "content"} for m in pair):
+            if i == 0 or messages[i - 1]["role"] != "user":
                 return None
-            wrapped |= {i - 1, i}
-    if not all(isinstance(messages[i]["content"], str) for i in wrapped):
-        return None
-    return [{**m, "content": MARK + m["content"] + MARK} if i in wrapped else m for i, m in enumerate(messages)]
+            for at in (i - 1, i):
+                content = messages[at].get("content")
+                if {*messages[at]} != {"role", "content"} or not isinstance(content, str):
+                    return None
+                marked[at] = {**messages[at], "content": MARK + content + MARK}
+    return marked
 
 # %% ../../nbs/package/tokenization/answer_spans.ipynb #49c45f99
-def _pieces(write: Callable[..., str], messages: list[dict], text: str) -> list[tuple[str, int, int, str]] | None:
-    """For each answer: the text before its content, where the content begins and ends, the text after; None if the
+def _pieces(write: Callable[..., str], messages: list[dict], text: str) -> list[tuple[str, int, int, str]]:
+    """For each answer: the text before its content, where the content begins and ends, the text after; none if the
     marks change the text.
     """
     marked = _marked(messages)
-    if marked is None:
-        return None
-    parts, places = write(marked).split(MARK), [0]
+    parts = write(marked).split(MARK) if marked else []
     if "".join(parts) != text or len(parts) % 4 != 1:
-        return None
-    for part in parts:
-        places.append(places[-1] + len(part))
+        return []
+    places = [0, *accumulate(map(len, parts))]
     return [(parts[i - 1], places[i], places[i + 1], parts[i + 1]) for i in range(3, len(parts), 4)]
 
 # %% ../../nbs/package/tokenization/answer_spans.ipynb #be4df6c9
@@ -148,18 +144,21 @@ def find_frame(
     tokens: re.Pattern,  # Finds the special tokens
 ) -> Frame | None:
     "The frame that the template writes around both answers of a chat; None if they differ or cannot be located."
-    probe = [{"role": role, "content": letter} for role, letter in zip(["user", "assistant"] * 2, "ABCD")]
+    first = [{"role": "user", "content": "A"}, {"role": "assistant", "content": "B"}]
+    probe = [*first, {"role": "user", "content": "C"}, {"role": "assistant", "content": "D"}]
     try:
         text = write(probe)
         pieces = _pieces(write, probe, text)
         spans = spans_one_by_one(write, tokens, probe, text)
     except ValueError:  # `spans_one_by_one` raises it again for a row with this problem
         return None
-    if not pieces or len({lead for lead, *_ in pieces}) > 1:
+    if len(pieces) != 2:
         return None
-    backs = [begin - start for (start, _), (_, begin, _, _) in zip(spans, pieces)]
-    middle, last = [text[finish:end] for (_, end), (_, _, finish, _) in zip(spans, pieces)]
-    return Frame(pieces[0][0], backs[0], middle, last) if backs[0] == backs[1] else None
+    (lead, begin, finish, _), (last_lead, last_begin, last_finish, _) = pieces
+    (start, end), (last_start, last_end) = spans
+    if (lead, begin - start) != (last_lead, last_begin - last_start):
+        return None
+    return Frame(lead, begin - start, text[finish:end], text[last_finish:last_end])
 
 # %% ../../nbs/package/tokenization/answer_spans.ipynb #025d7e7b
 def spans_by_frame(

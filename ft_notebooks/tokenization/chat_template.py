@@ -22,10 +22,12 @@ CUT = "\ufdd0"  # breaks a token; a Unicode noncharacter, which no interchanged 
 
 def _tokens(tok: PreTrainedTokenizerBase, template: str = "") -> re.Pattern:
     "A pattern that matches the special tokens, and those of the other added tokens that the template writes."
-    added = tok.added_tokens_decoder.values()
-    found = {*tok.all_special_tokens, *(str(token) for token in added if token.special)}
-    found |= {str(token) for token in added if len(str(token).strip()) > 2 and str(token) in template}
-    longest_first = sorted((token for token in found if token and token.strip()), key=len, reverse=True)
+    found = {*tok.all_special_tokens}
+    for token in tok.added_tokens_decoder.values():
+        text = str(token)
+        if token.special or (len(text.strip()) > 2 and text in template):
+            found.add(text)
+    longest_first = sorted(filter(str.strip, found), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
@@ -47,21 +49,22 @@ def _tokenized(tok: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[lis
     "For each rendered conversation its token ids, and the start and end of each token in the text."
     if not texts:
         return []
-    pieces = [text.split(CUT) for text in texts]
-    given = [piece for cut in pieces for piece in cut]
+    given = CUT.join(texts).split(CUT)  # the pieces of all texts
     try:
         encoded = tok(given, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False)
     except BaseException as e:
         if type(e).__name__ != "PanicException":  # of Rust, which is no `Exception`
             raise
         raise ValueError(f"the tokenizer fails on a text ({e}); look for a slow pattern in tokenizer.json") from None
-    rows, encodings = [], zip(encoded.input_ids, encoded.offset_mapping)
-    for cut in pieces:
+    rows = []
+    encodings = zip(encoded.input_ids, encoded.offset_mapping)
+    for text in texts:
         ids, places = next(encodings)
         at = 0  # where in the text the piece begins
-        for before, (more, further) in zip(cut[:-1], encodings):
+        for before, (more, further) in zip(text.split(CUT)[:-1], encodings):
             at += len(before) + 1
-            ids, places = ids + more, places + [(at + start, at + end) for start, end in further]
+            ids += more
+            places += [(at + start, at + end) for start, end in further]
         rows.append((ids, places))
     return rows
 
@@ -87,18 +90,21 @@ class ChatTemplate:
         tok: PreTrainedTokenizerBase,  # A fast tokenizer; others cannot map a token to its characters
         source: str | None = None,  # A Jinja template to use instead of the tokenizer's
     ):
-        if not (source or tok.chat_template):
+        template = source or tok.chat_template
+        if not template:
             raise ValueError("the tokenizer has no chat template; set tok.chat_template, or pass source=...")
         if not tok.is_fast:
             raise ValueError(f"{type(tok).__name__} cannot map token ids to characters; use a fast tokenizer")
-        self.tok, self.source = tok, source
-        self._special, self._written = _tokens(tok), _tokens(tok, str(source or tok.chat_template))
+        self.tok = tok
+        self.source = source
+        self._special = _tokens(tok)
+        self._written = _tokens(tok, str(template))
         self._variables: dict[str, Any] | None = None  # the template variables that `_frame` was found with
         self._frame: Frame | None = None
 
     def _safe(self, messages: list[dict]) -> list[dict]:
-        cut = [_cut(m, self._special if m["role"] == "assistant" else self._written) for m in messages]
-        return [{**safe, "role": message["role"]} for safe, message in zip(cut, messages)]
+        tokens = {"assistant": self._special}
+        return [{**_cut(m, tokens.get(m["role"], self._written)), "role": m["role"]} for m in messages]
 
     def render(
         self,

@@ -28,22 +28,23 @@ def _answers(rows) -> tuple[np.ndarray, ...]:  # three arrays of integers
         raise ValueError(f"cannot plot a {type(rows).__name__}; give the rows that encode_chats returned")
     if "labels" not in (rows.column_names or []):
         raise ValueError(f'the rows have no "labels", only {rows.column_names}; give rows of encode_chats')
-    lengths, needs, owners, count = [], [], [], 0
+    found = []
+    answers = count = 0
     for table in rows.select_columns(["labels"]).with_format("arrow").iter(1000):
         column = table["labels"].combine_chunks()
         trained = column.flatten().to_numpy() != IGNORE
-        lengths.append(pc.list_value_length(column).to_numpy(zero_copy_only=False))
-        stops = lengths[-1].cumsum()
+        lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
+        stops = lengths.cumsum()
         last: np.ndarray = np.zeros(len(trained), bool)  # of its row
-        last[stops[lengths[-1] > 0] - 1] = True
+        last[stops[lengths > 0] - 1] = True
         ends = np.flatnonzero(trained & (last | ~np.append(trained[1:], False)))
         owner = np.searchsorted(stops, ends, side="right")
-        needs.append(ends + 1 - (stops - lengths[-1])[owner])
-        owners.append(owner + count)
-        count += len(lengths[-1])
-    if not sum(map(len, needs)):
+        found.append((lengths, ends + 1 - (stops - lengths)[owner], owner + count))
+        answers += len(ends)
+        count += len(lengths)
+    if not answers:
         raise ValueError(f"no answer to draw in {count} rows; give the rows that encode_chats returned")
-    return tuple(np.concatenate(parts) for parts in (lengths, needs, owners))
+    return tuple(map(np.concatenate, zip(*found)))
 
 # %% ../../nbs/package/tokenization/length_report.ipynb #2403d5c0
 def _empty(lengths: np.ndarray, size: int, batch_size: int) -> dict[str, float]:
@@ -65,7 +66,8 @@ def _empty(lengths: np.ndarray, size: int, batch_size: int) -> dict[str, float]:
 # %% ../../nbs/package/tokenization/length_report.ipynb #5fe1a9d6
 def _edges(lengths, max_length) -> tuple[np.ndarray, bool]:
     "Edges of about 40 bins of whole tokens, one of them right after `max_length`; and whether they are logarithmic."
-    low, high, cut = lengths.min(), lengths.max(), (max_length or lengths.max()) + 0.5
+    low, high = lengths.min(), lengths.max()
+    cut = (max_length or high) + 0.5
     if high > 10 * np.median(lengths):
         edges = np.unique(np.geomspace(low, high + 1, 41).astype(int)) - 0.5
         if low < cut < high:
@@ -89,9 +91,9 @@ def _draw_lengths(ax, lengths, truncated, max_length) -> None:
 
 
 def _draw_empty(ax, empty, batch_size) -> None:
-    names, shares = [*empty], [100 * share for share in empty.values()]
-    ax.barh(names, shares, height=0.35, color="#E69F00")
-    for at, (name, share) in enumerate(zip(names, shares)):
+    shares = 100 * np.array([*empty.values()])
+    ax.barh([*empty], shares, height=0.35, color="#E69F00")
+    for at, (name, share) in enumerate(zip(empty, shares)):
         ax.annotate(f"{name}: {share:.1f} %", (0, at - 0.22), (5, 2), textcoords="offset points", fontsize=9)
     ax.set(xlim=(0, max(50, 1.1 * max(shares))), ylim=(2.3, -0.7), yticks=[])
     ax.spines[["top", "right"]].set_visible(False)
@@ -109,8 +111,7 @@ def plot_lengths(
     """
     from matplotlib.figure import Figure
 
-    counts = {"batch_size": batch_size} if max_length is None else {"batch_size": batch_size, "max_length": max_length}
-    check_counts("plot_lengths", **counts)
+    check_counts("plot_lengths", batch_size=batch_size, max_length=1 if max_length is None else max_length)
     lengths, needs, owners = _answers(rows)
     size = max_length or int(lengths.max())
     lost = needs > size

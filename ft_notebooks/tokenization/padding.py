@@ -6,10 +6,12 @@
 __all__ = ['PAD_NAMES', 'IGNORE', 'ensure_pad_token', 'check_vocabulary', 'add_pad_token', 'load_tokenizer', 'pad_batch']
 
 # %% ../../nbs/package/tokenization/padding.ipynb #43161d6f
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.files import check_unchanged, damage_named
@@ -34,8 +36,8 @@ def ensure_pad_token(
     """
     if tok.pad_token_id not in (None, tok.eos_token_id):
         return tok
-    vocab = tok.get_vocab()
-    known = [name for name in names if name in vocab and name != tok.eos_token]
+    others = tok.get_vocab().keys() - {tok.eos_token}
+    known = [name for name in names if name in others]
     if not known:
         raise ValueError(
             f"the vocabulary of {tok.name_or_path or type(tok).__name__} has none of {names} besides its EOS token "
@@ -60,7 +62,8 @@ def check_vocabulary(
 
     `ValueError` otherwise, on a CPU and on a GPU. For a tokenizer of 259 tokens and a model of 320 rows it returns 61.
     """
-    rows, (token, highest) = _vocabulary_rows(model), max(tok.get_vocab().items(), key=lambda item: item[1])
+    rows = _vocabulary_rows(model)
+    token, highest = max(tok.get_vocab().items(), key=lambda item: item[1])
     if highest >= rows:
         raise ValueError(
             f"the tokenizer produces ids up to {highest} ({token!r}), but the model has {rows} rows, 0 to {rows - 1}; "
@@ -174,11 +177,11 @@ def load_tokenizer(
             tok = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **kwargs)
             tok("")  # a plain call resets truncation and padding settings that an earlier call left in the file
     except ValueError as e:
-        why = next((why for words, why in _NO_TOKENIZER.items() if words in str(e)), None)
-        if why is None:
-            raise
-        cure = "copy tokenizer.json and tokenizer_config.json from a model with the same tokens"
-        raise ValueError(f"{name}: the tokenizer {why}; {cure}") from e
+        for words, why in _NO_TOKENIZER.items():
+            if words in str(e):
+                cure = "copy tokenizer.json and tokenizer_config.json from a model with the same tokens"
+                raise ValueError(f"{name}: the tokenizer {why}; {cure}") from e
+        raise
     text = _probe(tok, name).removeprefix(tok.bos_token or "")
     if tok.pad_token and tok.pad_token in text:
         tok.pad_token = None
@@ -199,15 +202,12 @@ def pad_batch(
     """
     if side not in ("right", "left"):
         raise ValueError(f"side must be 'right' or 'left', got {side!r}")
+    pad = partial(pad_sequence, batch_first=True, padding_side=side)
     rows = [row if isinstance(row, dict) else {"input_ids": row, "labels": row} for row in rows]
-    T = max(len(row["input_ids"]) for row in rows)
-
-    def fill(values, value):
-        padding = [[value] * (T - len(v)) for v in values]
-        return torch.tensor([[*v, *pad] if side == "right" else [*pad, *v] for v, pad in zip(values, padding)])
-
+    ids = [torch.as_tensor(row["input_ids"], dtype=torch.int64) for row in rows]
+    labels = [torch.tensor([IGNORE, *row["labels"][1:]]) for row in rows]
     return {
-        "input_ids": fill([row["input_ids"] for row in rows], pad_id),
-        "attention_mask": fill([[1] * len(row["input_ids"]) for row in rows], 0),
-        "labels": fill([[IGNORE, *row["labels"][1:]] for row in rows], IGNORE),
+        "input_ids": pad(ids, padding_value=pad_id),
+        "attention_mask": pad([*map(torch.ones_like, ids)]),
+        "labels": pad(labels, padding_value=IGNORE),
     }

@@ -76,10 +76,14 @@ def _within(size: int) -> Iterator[None]:
 @functools.lru_cache
 def _computes_power(template: str) -> bool:
     "Whether a template has the operator `**`, except before the arguments of a call, or the filter `round`."
-    tokens = [(kind, text) for _, kind, text in Environment().lex(template) if kind != "whitespace"]
-    pairs = list(zip([("", ""), *tokens], tokens))
-    powers = any(now == ("operator", "**") and before[1] not in ("(", ",") for before, now in pairs)
-    return powers or any(now == ("name", "round") and before[1] == "|" for before, now in pairs)
+    before = ""
+    for _, kind, text in Environment().lex(template):
+        if (kind, text) == ("operator", "**") and before not in ("(", ","):
+            return True
+        if (before, kind, text) == ("|", "name", "round"):
+            return True
+        before = before if kind == "whitespace" else text
+    return False
 
 # %% ../../nbs/package/tokenization/rendering.ipynb #a9bcf2fe
 def write_chat(

@@ -7,9 +7,12 @@ __all__ = ['lost_fields', 'lossy_texts', 'check_texts']
 
 # %% ../../nbs/package/tokenization/round_trip.ipynb #069844ec
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import partial
+from types import NoneType
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -20,11 +23,10 @@ _THOUGHT = re.compile(r"</?think(?:ing)?>")  # the tags around a thought, which 
 
 def _find(text: str, rendered: str, start: int = 0) -> tuple[int, int] | None:
     "Where `text` is in `rendered`, as it is or inside a JSON string, from `start` on."
-    if (at := rendered.find(text, start)) >= 0:
-        return at, at + len(text)
-    forms = (json.dumps(text, ensure_ascii=way)[1:-1] for way in (False, True))
-    found = ((rendered.find(form, start), len(form)) for form in forms)
-    return next(((at, at + size) for at, size in found if at >= 0), None)
+    for form in (text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1]):
+        if (at := rendered.find(form, start)) >= 0:
+            return at, at + len(form)
+    return None
 
 
 def _pieces(content: Any) -> list[str]:
@@ -42,7 +44,7 @@ def _leaves(value: Any) -> Iterator[str]:
     elif isinstance(value, (list, tuple)):
         for inner in value:
             yield from _leaves(inner)
-    elif value is not None and not isinstance(value, bool):
+    elif not isinstance(value, (bool, NoneType)):
         yield str(value).strip()
 
 
@@ -54,16 +56,18 @@ def _call_parts(call: dict) -> list[str]:
         given = json.loads(given) if isinstance(given, str) else given
     except ValueError:
         pass  # a text that is not JSON counts as one argument
-    return [part for part in (str(function.get("name") or ""), *_leaves(given)) if part]
+    return [*filter(None, _leaves([function.get("name"), given]))]
 
 # %% ../../nbs/package/tokenization/round_trip.ipynb #80a065ad
 def _lost_of_answer(message: dict, answer: str) -> list[str]:
     "The fields of an answer, beside its content, that are not in its text."
-    thoughts = [key for key in ("reasoning_content", "thinking") if message.get(key)]
-    lost = [key for key in thoughts if any(_find(piece, answer) is None for piece in _pieces(message[key]))]
-    calls = message.get("tool_calls") or []
-    parts = [part for call in calls if isinstance(call, dict) for part in _call_parts(call)]
-    return [*lost, *(["tool_calls"] if any(_find(part, answer) is None for part in parts) else [])]
+    find = partial(_find, rendered=answer)
+    thoughts = ("reasoning_content", "thinking")
+    lost = [key for key in thoughts if None in map(find, _pieces(message.get(key)))]
+    for call in message.get("tool_calls") or []:
+        if isinstance(call, dict) and None in map(find, _call_parts(call)):
+            return [*lost, "tool_calls"]
+    return lost
 
 
 def lost_fields(
@@ -72,7 +76,9 @@ def lost_fields(
     answers: list[str],  # The part of it that each message of the assistant has, in their order
 ) -> list[tuple[int, str]]:  # Number of the message, from 1, and its field; empty if everything is there
     "The fields of a conversation that the rendered text does not hold, or holds changed."
-    lost, at, own = [], 0, iter(answers)
+    lost = []
+    at = 0
+    own = iter(answers)
     for number, message in enumerate(messages, 1):
         anywhere = message["role"] == "system"
         for piece in _pieces(message.get("content")):
@@ -110,18 +116,13 @@ def check_texts(
     lossy = lossy_texts(tok, some)
     if len(lossy) > share * len(some):
         index, back = lossy[0]
-        unknown = tok.unk_token and tok.unk_token in back and tok.unk_token not in some[index]
+        text = some[index]
+        first = max(0, len(os.path.commonprefix((text, back))) - 10)  # shortly before the first difference
+        unknown = tok.unk_token and tok.unk_token in back and tok.unk_token not in text
         why = f"its vocabulary lacks characters, which become {tok.unk_token!r}" if unknown else "it changes the text"
         raise ValueError(
-            f"the tokenizer does not keep {len(lossy)} of {len(some)} answers ({why}): {_around(some[index], back)}; "
-            "the model would learn to write the second; use the tokenizer of the model, without a normalizer, or a "
-            "model whose tokenizer has these characters"
+            f"the tokenizer does not keep {len(lossy)} of {len(some)} answers ({why}): {text[first : first + 40]!r} "
+            f"comes back as {back[first : first + 40]!r}; the model would learn to write the second; use the tokenizer "
+            "of the model, without a normalizer, or a model whose tokenizer has these characters"
         )
     return len(lossy)
-
-
-def _around(text: str, back: str) -> str:
-    "Both texts from shortly before the first difference on."
-    differ = (i for i, (a, b) in enumerate(zip(text, back)) if a != b)
-    first = max(0, next(differ, min(len(text), len(back))) - 10)
-    return f"{text[first : first + 40]!r} comes back as {back[first : first + 40]!r}"

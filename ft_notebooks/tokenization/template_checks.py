@@ -32,29 +32,33 @@ def _written(tok: PreTrainedTokenizerBase, messages: list[dict], **variables) ->
         return None
 
 
+def _probed(tok: PreTrainedTokenizerBase, **variables) -> tuple[str | None, ...]:
+    return tuple(_written(tok, messages, **variables) for messages in _PROBES)
+
+
 def renders_alike(
     tok: PreTrainedTokenizerBase,  # With a chat template
 ) -> bool:  # The global random state does not change
     "Whether the chat template writes one text for one conversation, whatever the random state."
-    texts: list[set[str | None]] = [set() for _ in _PROBES]
+    texts = set()
     for seed in range(16):
         with keep_random_state():
             random.seed(seed)
-            for known, messages in zip(texts, _PROBES):
-                known.add(_written(tok, messages))
-    return all(len(known) == 1 for known in texts)
+            texts.add(_probed(tok))
+    return len(texts) == 1
 
 # %% ../../nbs/package/tokenization/template_checks.ipynb #9bee4562
 def lacks_generation_prompt(
     tok: PreTrainedTokenizerBase,  # With a chat template
 ) -> bool:
     "Whether the template ignores `add_generation_prompt` and still writes a special token before the answer."
-    prompt, full = _written(tok, _ASK, add_generation_prompt=True), _written(tok, _PROBES[-1])
+    prompt = _written(tok, _ASK, add_generation_prompt=True)
+    full = _written(tok, _PROBES[-1])
     if prompt is None or full is None or prompt != _written(tok, _ASK) or not full.startswith(prompt):
         return False
     head = full[len(prompt) :].partition("pong")[0]
-    added = (str(token) for token in tok.added_tokens_decoder.values())
-    return any(token.strip() and token in head for token in {*tok.all_special_tokens, *added})
+    tokens = {*tok.all_special_tokens, *map(str, tok.added_tokens_decoder.values())}
+    return any(token in head for token in filter(str.strip, tokens))
 
 # %% ../../nbs/package/tokenization/template_checks.ipynb #f091a970
 _CLOCK = "{{%- macro strftime_now(format) %}}{}{{% endmacro %}}"
@@ -67,8 +71,8 @@ def writes_date(
     source = tok.get_chat_template()
     if "strftime_now" not in source:
         return False
-    days = [_CLOCK.format(day) + source for day in ("today", "tomorrow")]
-    return any(len({_written(tok, messages, chat_template=day) for day in days}) == 2 for messages in _PROBES)
+    today = _probed(tok, chat_template=_CLOCK.format("today") + source)
+    return today != _probed(tok, chat_template=_CLOCK.format("tomorrow") + source)
 
 # %% ../../nbs/package/tokenization/template_checks.ipynb #8c714dba
 _ANSWER_TAGS = re.compile(r"\{%-? (?:end)?generation -?%\}")  # of `transformers` around an answer, unknown to Jinja
@@ -80,7 +84,7 @@ def _formats(source: str) -> list[str]:
     found = set()
     for call in jinja.parse(_ANSWER_TAGS.sub("", source)).find_all(nodes.Call):
         if isinstance(call.node, nodes.Name) and call.node.name == "strftime_now":
-            if len(call.args) != 1 or not isinstance(call.args[0], nodes.Const):
+            if [*map(type, call.args)] != [nodes.Const]:
                 raise ValueError(
                     "the chat template computes the format of its date; write the date into tok.chat_template"
                 )
@@ -158,7 +162,7 @@ def template_additions(
     """
     text = tok.apply_chat_template(_ASK, tokenize=False)
     writes = bool(tok.bos_token) and text.startswith(tok.bos_token)
-    adds = bool(tok.bos_token) and tok("ping").input_ids[:1] == [tok.bos_token_id]
+    adds = tok("ping").input_ids[:1] == [tok.bos_token_id]
     return {
         "bos": {(True, False): "template", (False, True): "tokenizer", (True, True): "both"}.get((writes, adds)),
         "system": _default_system(tok, text),

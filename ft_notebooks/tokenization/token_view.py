@@ -37,8 +37,8 @@ _TAGS = {"trained": "b", "trained special": "b", "padding": "s", "trained paddin
 
 def _visible(text: str) -> str:
     "The text with every invisible or control character written out."
-    signs = {"\n": "⏎", "\t": "⇥"}
-    return "".join(signs.get(c) or (c if c.isprintable() else ascii(c)[1:-1]) for c in text) or "·"
+    text = text.replace("\n", "⏎").replace("\t", "⇥")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text) or "·"
 
 # %% ../../nbs/package/tokenization/token_view.ipynb #f9905618
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _drawn(tokens, limit) -> list[_Part]:
     runs = [list(run) for _, run in groupby(parts, key=lambda part: part.kind)]
     sizes = [1 if "padding" in run[0].kind else len(run) for run in runs]
     most = limit
-    while most > 1 and sum(min(size, most) for size in sizes) > limit:
+    while most > 1 and np.minimum(sizes, most).sum() > limit:
         most -= 1
     drawn: list[_Part] = []
     for run, size in zip(runs, sizes):
@@ -94,6 +94,11 @@ def _count(tokens) -> str:
     return text + (f", of which {wrong:,} trained" if wrong else "")
 
 
+def _present(tokens) -> list[str]:
+    "The kinds of the tokens, in the order of the legend."
+    return sorted({kind for _, kind in tokens}, key=[*_CSS].index)
+
+
 def _chip(text: str, kind: str, title: str) -> str:
     tag = _TAGS.get(kind, "span")
     shown = html.escape(_visible(text)).replace(" ", "&nbsp;")
@@ -106,8 +111,7 @@ def _html(tokens, ids, limit) -> str:
         one = f"token {part.first}, id {ids[part.first]}: {part.kind}"
         title = one if part.first == part.last else f"tokens {part.first} to {part.last}: {part.kind}"
         body += _chip(part.text, part.kind, title) + ("<br>" if part.text.endswith("\n") else "<wbr>")
-    present = {kind for _, kind in tokens}
-    legend = " ".join(_chip(kind, kind, kind) for kind in _CSS if kind in present)
+    legend = " ".join(_chip(kind, kind, kind) for kind in _present(tokens))
     head = f'<div style="margin-bottom:6px">{_count(tokens)} &nbsp; {legend}</div>'
     return f'<div style="font-family:monospace;line-height:1.9;white-space:normal">{head}{body}</div>'
 
@@ -130,8 +134,7 @@ def _text(tokens, limit) -> str:
     for part in _drawn(tokens, limit):
         line_end = "\n" if part.text.endswith("\n") else ""
         drawn.append((_visible(part.text) + line_end, part.kind))
-    present = {kind for _, kind in tokens}
-    legend = "  ".join(_bracketed([(kind, kind)]) for kind in _CSS if kind in present)
+    legend = "  ".join(_bracketed([(kind, kind)]) for kind in _present(tokens))
     return f"{_count(tokens)}   {legend}\n{_bracketed(drawn)}"
 
 # %% ../../nbs/package/tokenization/token_view.ipynb #3b3f599d
@@ -219,7 +222,7 @@ def _image(kinds: np.ndarray, colors) -> np.ndarray:  # RGBA, with more pixels t
     from matplotlib.colors import to_rgba
 
     tall, wide = -(-600 // kinds.shape[0]), -(-1200 // kinds.shape[1])
-    image = np.array([to_rgba(color) for color in colors])[kinds].repeat(tall, 0).repeat(wide, 1)
+    image = np.array([*map(to_rgba, colors)])[kinds].repeat(tall, 0).repeat(wide, 1)
     for line in range(tall // 8):
         image[line::tall] = 0  # a line between the rows
     return image
@@ -236,7 +239,8 @@ def plot_labels(
     from matplotlib.patches import Patch
 
     kinds = _kinds(batch)
-    (B, T), colors = kinds.shape, {"padding": (0, 0, 0, 0), "context": "#B4B4B4", "trained": "#0072B2"}
+    B, T = kinds.shape
+    colors = {"padding": "none", "context": "#B4B4B4", "trained": "#0072B2"}
     if (kinds == 3).any():
         colors["trained padding"] = "#D55E00"
     image = _image(kinds, colors.values())

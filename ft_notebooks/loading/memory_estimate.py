@@ -143,7 +143,7 @@ def estimate_memory(
     """
     step = dict(batch=batch, length=length, dtype=dtype, device=device, labelled=labelled, whole_logits=whole_logits)
     step["checkpointing"] = device == "cuda" if checkpointing is None else checkpointing
-    bits = _BITS.get(method) if bits is None else bits
+    bits = _BITS.get(method, 0) if bits is None else bits
     if adapter is None and method != "full":
         adapter = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
     _check_settings(method, bits, adapter, batch, length, device, labelled)

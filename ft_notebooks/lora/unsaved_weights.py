@@ -39,7 +39,7 @@ def check_saved(
     prefix = getattr(getattr(model, "base_model", None), "prefix", "prompt_encoder")
     own = (prefix, "modules_to_save", "trainable_tokens", "prompt_encoder")
     others = {name: p for name, p in model.named_parameters() if p.requires_grad and not any(map(name.count, own))}
-    kept = set()  # of each tensor that is saved, such as a trained bias
+    kept: set[int] = set()  # of each tensor that is saved, such as a trained bias
     for name in model.peft_config if others else ():
         state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
         kept.update(map(torch.Tensor.data_ptr, state.values()))

@@ -88,7 +88,7 @@ def _formats(source: str) -> list[str]:
                 raise ValueError(
                     "the chat template computes the format of its date; write the date into tok.chat_template"
                 )
-            found.add(call.args[0].value)
+            found.add(call.args[0].as_const())
     return sorted(found)
 
 

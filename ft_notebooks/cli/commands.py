@@ -208,7 +208,7 @@ def _stopped(args, error: BaseException) -> NoReturn:
     code = 143 if terminated else 128 + getattr(error, "signal", 2)
     _fail(args, f"{said}; {reason}" if reason else said, code)
 
-
+# %% ../../nbs/package/cli/commands.ipynb #fcbdcc02
 def _end(args, error: BaseException) -> NoReturn:  # ends a command with the line and the exit code of its error
     if isinstance(error, (KeyboardInterrupt, Terminated)):
         _stopped(args, error)

@@ -131,7 +131,7 @@ def _context(args, settings: dict, stage: str) -> Context:
     run: Context = Context(stage, settings, load, args.data, args.output or f"runs/{stage}")
     return run
 
-
+# %% ../../nbs/package/cli/doctor.ipynb #6acc9538
 def _dated(tok) -> str:  # the chat template, if it reads the clock
     return tok.get_chat_template() if writes_date(tok) else ""
 

@@ -136,7 +136,7 @@ def _check_section(place: str, name: str) -> None:
         hint = f"did you mean [{near}]?" if near else f"there are {', '.join(known)}"
         raise ValueError(f"{place}: no section [{name}]; {hint}")
 
-
+# %% ../../nbs/package/cli/settings.ipynb #da72ced9
 _COMMENT = re.compile(r"(?m)(?:^|\s)\s*[#;].*$")
 
 
@@ -150,7 +150,7 @@ def _without_comment(text: str, kind: Any) -> str:
         )
     return _COMMENT.sub("", text)
 
-
+# %% ../../nbs/package/cli/settings.ipynb #6b00575a
 def _entries(file, text: str) -> Iterator[list]:
     "Location, section, key and text of every setting, and location and section of every header."
     found: list[list] = []
@@ -250,7 +250,7 @@ def _share(text: str) -> float:  # a share of the rows, 0 to 1
             return share
     raise ValueError(f"must be a share from 0 to 1, such as 0.05 for 5 %, got {text!r}")
 
-
+# %% ../../nbs/package/cli/settings.ipynb #62cb3d53
 def read_settings(
     file: str | Path | None = None,  # A settings.ini; None: no file
     overrides: Iterable[str] = (),  # "section.key=value" each; they override the file

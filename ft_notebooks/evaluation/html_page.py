@@ -65,7 +65,7 @@ _TEMPLATES.filters |= {
     "thousands": "{:,}".format,
 }
 
-
+# %% ../../nbs/package/evaluation/html_page.ipynb #616f3477
 def report_page(
     kind: str,  # "md", with figures as files in the same folder, or "html", with figures inside
     values: dict,  # What `report_card` shows, by the names in the templates
@@ -137,7 +137,7 @@ def _is_run(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
 
-
+# %% ../../nbs/package/evaluation/html_page.ipynb #ab0cea6e
 def check_report_folder(
     folder: str | Path,  # It need not exist
 ) -> None:

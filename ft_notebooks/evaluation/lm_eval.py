@@ -57,7 +57,7 @@ def _score(value: float, stderr: object, values: list, n: int) -> dict:
     half = 1.96 * float(stderr)
     return {"value": float(value), "low": value - half, "high": value + half, "n": n}
 
-
+# %% ../../nbs/package/evaluation/lm_eval.ipynb #6a2cd5cf
 def _scores(results: dict) -> dict[str, dict[str, dict]]:
     "Task or group -> metric, with its filter if it has one -> value and interval, of results that are numbers."
     found: dict[str, dict[str, dict]] = {}

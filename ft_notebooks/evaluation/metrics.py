@@ -224,7 +224,7 @@ def _named_scorer(scorer: str | Scorer) -> tuple[str, Scorer]:
         raise ValueError(f"the scorer {shown} must take (generated, expected, example): {e}") from None
     return name, scorer
 
-
+# %% ../../nbs/package/evaluation/metrics.ipynb #03ad725d
 def find_scorers(
     scorers: str | Scorer | list[str | Scorer] | dict[str, str | Scorer],  # "rouge_l", "file.py:function" or a function
 ) -> dict[str, Scorer]:  # Name -> f(generated, expected, example); a function has its own name unless a dict gives one

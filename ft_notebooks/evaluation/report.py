@@ -31,9 +31,7 @@ def _score_table(evaluations) -> list[tuple]:
     return [(name, rows_behind(evaluations, name), [scores.get(name) for scores in columns]) for name in names]
 
 # %% ../../nbs/package/evaluation/report.ipynb #7f881e1e
-def _contamination(
-    evaluations, train: dict[str, Dataset] | None
-) -> dict:  # the rows seen in training, and all scores without them
+def _contamination(evaluations, train: dict[str, Dataset] | None) -> dict:  # with the scores without the seen rows
     if not train:
         return {"seen": {}, "clean": {}}
     seen = seen_rows(next(iter(evaluations.values())), train)

@@ -33,7 +33,7 @@ def _steps(folder: Path, run: dict) -> str:
         return f"{steps:,}"
     return f"{steps:,}, with {math.prod(run.get(factor) or 1 for factor in _BATCH):,} rows each"
 
-
+# %% ../../nbs/package/evaluation/run_description.ipynb #11ae900a
 def run_facts(
     run: str | Path,  # The folder of a running, killed or finished run
 ) -> dict[str, str]:  # "model", "method", "learning rate", "steps" and "rows", each a short text
@@ -75,7 +75,7 @@ def scores_by_step(
         steps[look["step"]] |= _counted(look, [name for name in look if name not in ("step", "answers", "text")])
     return [{"step": step, **steps[step]} for step in sorted(steps) if steps[step]]
 
-
+# %% ../../nbs/package/evaluation/run_description.ipynb #1a045de1
 def _counted(look: dict, names: list[str]) -> dict:
     "The means with their number of answers, where the look has it; an interval would need each answer's value."
     found = {name: look[name] for name in names if name in look}

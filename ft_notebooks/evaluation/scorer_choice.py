@@ -39,7 +39,7 @@ def _for_open_text() -> tuple[str, str]:  # the scorer, and what else there is
         return "token_f1", "chrf, which works in every script, takes pip install 'ft_notebooks[eval]'"
     return "chrf", "token_f1 and rouge_l compare words"
 
-
+# %% ../../nbs/package/evaluation/scorer_choice.ipynb #d079f529
 _SHORT = 4  # words: a name, an hour, a yes or no
 
 

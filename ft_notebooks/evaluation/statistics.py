@@ -34,7 +34,7 @@ def _parts(found: Evaluation, name: str) -> tuple[np.ndarray, np.ndarray]:
     over, under, _ = SUMMED_SCORES[name]
     return _column(found, over), _column(found, under)
 
-
+# %% ../../nbs/package/evaluation/statistics.ipynb #03d60cca
 def _paired(one, other, name) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     "The parts [n] of both evaluations and the divisor [n], on the n rows scored in both; the number of other rows."
     question = itemgetter("prompt", "expected")

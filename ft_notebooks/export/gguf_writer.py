@@ -221,7 +221,7 @@ def check_replaced(
     if odd_kind(file) or Path(file).is_file() and Path(file).open("rb").read(4) not in (b"", b"GGUF"):
         raise ValueError(f"{file} exists and is no GGUF; name a different file to write")
 
-
+# %% ../../nbs/package/export/gguf_writer.ipynb #accd9756
 def write_gguf(
     folder: str | Path,  # A model folder with safetensors and a tokenizer, such as `ft merge` writes
     file: str | Path,  # The GGUF file to write

@@ -303,6 +303,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'ft_notebooks/cli/commands.py')},
             'ft_notebooks.cli.console': { 'ft_notebooks.cli.console._check_config': ( 'package/cli/console.html#_check_config',
                                                                                       'ft_notebooks/cli/console.py'),
+                                          'ft_notebooks.cli.console._check_full': ( 'package/cli/console.html#_check_full',
+                                                                                    'ft_notebooks/cli/console.py'),
                                           'ft_notebooks.cli.console.check_output': ( 'package/cli/console.html#check_output',
                                                                                      'ft_notebooks/cli/console.py'),
                                           'ft_notebooks.cli.console.check_settings': ( 'package/cli/console.html#check_settings',

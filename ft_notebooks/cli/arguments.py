@@ -142,8 +142,7 @@ _LAUNCHED = {
 }
 
 # %% ../../nbs/package/cli/arguments.ipynb #75f5a3c0
-def _examined() -> dict[str, _Command]:
-    "The doctor, with the stages that there are now."
+def _examined() -> dict[str, _Command]:  # the doctor, with the stages that there are now
     options: dict[str, dict] = {
         "--stage": {"choices": list(STAGES), "help": "default: what the rows are for"},
         "--reward": {"metavar": "NAME[:WEIGHT]", "action": "append", "help": "of ft grpo"},
@@ -181,15 +180,13 @@ _TRIED = {
 _REWARD = "a scorer, FILE.py:FUNCTION or a run of ft reward, with its weight if that is not 1; may be repeated"
 
 
-def _trained() -> dict[str, _Command]:
-    "The command of each stage that there is now."
+def _trained() -> dict[str, _Command]:  # the command of each stage that there is now
     found = {name: _Command(what, (_DATA,), output=f"runs/{name}") for name, (_, what) in STAGES.items()}
     reward = {"--reward": {"metavar": "NAME[:WEIGHT]", "action": "append", "help": _REWARD}}
     return {**found, "grpo": found["grpo"]._replace(options=reward)}
 
 
-def _add(commands, name: str, how: _Command) -> None:
-    "Adds the parser of a command."
+def _add(commands, name: str, how: _Command) -> None:  # adds the parser of a command
     command = commands.add_parser(name, help=how.help, description=how.help)
     for place, number, explanation in how.places:
         command.add_argument(place.lower(), metavar=place, nargs=number, type=_path, help=explanation)
@@ -208,7 +205,7 @@ _PLACES = {
 }
 
 
-def _as_place(known: argparse.Namespace, option: str, value: str | None) -> str:
+def _as_place(known: argparse.Namespace, option: str, value: str) -> str:
     "The place of an option that is an argument in `ft`, such as DATA; else empty."
     name = option.lstrip("-").replace("-", "_")
     places = [place for place in _PLACES if place in known]
@@ -219,7 +216,7 @@ def _as_place(known: argparse.Namespace, option: str, value: str | None) -> str:
     return ""
 
 
-def _as_setting(command: str, option: str, value: str | None) -> str:
+def _as_setting(command: str, option: str, value: str) -> str:
     "What a line gives in place of the option, such as --set sft.num_train_epochs=3; else empty."
     settings = importlib.import_module("ft_notebooks.cli.settings")
     found = settings.find_setting(option.lstrip("-"), command if command in settings.sections() else "run")
@@ -234,11 +231,11 @@ def _as_setting(command: str, option: str, value: str | None) -> str:
 # %% ../../nbs/package/cli/arguments.ipynb #63cf22be
 def _hint(known: argparse.Namespace, unknown: list[str], given: list[str]) -> str:
     "How the unknown options of a line may be meant."
-    options: dict[str, str | None] = {}
+    options: dict[str, str] = {}
     for word, after in zip(given, [*given[1:], "-"]):
-        if word in unknown and word.startswith("-"):
+        if word in unknown and word.startswith("-") and len(word) > 1:
             option, sign, text = word.partition("=")
-            value = None if after.startswith("-") else after
+            value = "" if after.startswith("-") else after
             options[option] = text if sign else value
     for option, value in options.items():
         if place := _as_place(known, option, value):
@@ -249,9 +246,10 @@ def _hint(known: argparse.Namespace, unknown: list[str], given: list[str]) -> st
         return f"; settings are given as {' '.join(filter(None, found))}"
     takes = [f"--{name}" for name in vars(known) if name not in ("command", "run", "data", "words")] + ["--help"]
     for option, value in options.items():
-        if option.startswith("--set") and "=" in (value or ""):
+        if option.startswith("--set") and "=" in value:
             return "; did you mean --set?"
-        begun = [flag for flag in takes if flag.startswith(option) and len(option) > 2 or flag[1:3] == option]
+        start = f"-{option}" if len(option) == 2 else option  # -o for --output
+        begun = [flag for flag in takes if flag.startswith(start)]
         if near := begun[0] if begun else nearest(option, takes, cutoff=0.7):
             return f"; did you mean {near}?"
     return ""
@@ -321,8 +319,8 @@ def in_full(
 
     def command_of(found: re.Match) -> str:
         before = text[: found.start()]
-        is_place = not before or text[found.end() :].startswith(":")
-        if found[1] or is_place or re.search(r"\bft \w+ [^:;,()]*$", before):  # a quoted value, or whole already
+        whole = re.search(r"\A\Z|\bft \w+ [^:;,()]*$", before)  # or a place: nothing before, or a colon after
+        if found[1] or whole or text[found.end() :].startswith(":"):  # found[1]: a quoted value
             return found[0]
         return whole_command(args, shlex.split(found[0]), command)
 

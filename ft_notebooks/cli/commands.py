@@ -99,8 +99,7 @@ _FUNCTIONS = {  # of the commands that are no stage
 }
 
 
-def _call(args) -> str | None:
-    "Runs the command's function and returns its text."
+def _call(args) -> str | None:  # runs the command's function and returns its text
     module, _, name = _FUNCTIONS.get(args.command, "cli.training.train_command").rpartition(".")
     return getattr(importlib.import_module(f"ft_notebooks.{module}"), name)(args)
 
@@ -135,7 +134,7 @@ def _run(args) -> str | None:
     except FileNotFoundError:
         raise ValueError("the working folder has been removed; change to one that exists, and start again") from None
     started = int(os.environ.get("WORLD_SIZE", 1))
-    if "LOCAL_RANK" in os.environ and "WORLD_SIZE" not in os.environ:
+    if {"LOCAL_RANK", "WORLD_SIZE"} & os.environ.keys() == {"LOCAL_RANK"}:
         raise ValueError("LOCAL_RANK is set and WORLD_SIZE is not, as a launcher sets both: unset LOCAL_RANK")
     if started > 1 and args.command not in STAGES:
         raise ValueError(
@@ -162,8 +161,8 @@ def _run(args) -> str | None:
 @contextlib.contextmanager
 def _ends_on_sigterm(command: str) -> Iterator[None]:
     "A block that SIGTERM ends with `Terminated`; training, which saves first, and launchers have their own handlers."
-    launched = command == "launch" or int(os.environ.get("WORLD_SIZE", 1)) > 1
-    if launched or threading.current_thread() is not threading.main_thread():
+    of_main = threading.current_thread() is threading.main_thread()
+    if command == "launch" or int(os.environ.get("WORLD_SIZE", 1)) > 1 or not of_main:
         yield
         return
 
@@ -201,18 +200,16 @@ def _fail(args, text: str, code: int, everywhere: bool = False) -> NoReturn:
 
 def _stopped(args, error: BaseException) -> NoReturn:
     "Ends a command that Ctrl-C or a signal has stopped; the line says how it goes on."
-    usual = "the same command continues from what is saved, or begins again"
-    if args.command in ("chat", "serve"):
-        usual = ""
+    goes_on = "the same command continues from what is saved, or begins again"
+    usual = "" if args.command in ("chat", "serve") else goes_on
     reason = str(error) or "; ".join(getattr(error, "__notes__", [])) or usual
     terminated = isinstance(error, Terminated)
     said = "stopped by SIGTERM" if terminated else "stopped"
     code = 143 if terminated else 128 + getattr(error, "signal", 2)
     _fail(args, f"{said}; {reason}" if reason else said, code)
 
-
-def _end(args, error: BaseException) -> NoReturn:
-    "Ends a command with the line and the exit code of its error."
+# %% ../../nbs/package/cli/commands.ipynb #fcbdcc02
+def _end(args, error: BaseException) -> NoReturn:  # ends a command with the line and the exit code of its error
     if isinstance(error, (KeyboardInterrupt, Terminated)):
         _stopped(args, error)
     if isinstance(error, FailedRun):

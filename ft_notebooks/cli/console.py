@@ -77,6 +77,19 @@ def check_output(
         raise ValueError(f"{fault}; choose a different folder: --output FOLDER")
 
 # %% ../../nbs/package/cli/console.ipynb #8bceeeda
+def _check_full(bits: int | None, lora: dict) -> None:
+    if bits not in (None, 32):
+        raise ValueError(
+            f"[model] bits={bits} with method=full: full training needs 32 bits, since fewer bits lose small updates; "
+            "remove bits, or set method to lora, whose adapter is float32 on a base of any bits"
+        )
+    if lora:
+        raise ValueError(
+            f"[lora] sets {', '.join(lora)}, but model.method=full trains every weight and no adapter; remove the keys "
+            "from [lora], or set model.method to lora"
+        )
+
+# %% ../../nbs/package/cli/console.ipynb #7d48249a
 def check_settings(
     stage: Stage,  # With the settings of `read_settings`
 ) -> None:
@@ -87,19 +100,10 @@ def check_settings(
     """
     lora = stage.settings["lora"]
     bits = stage.model.get("bits")
-    full = stage.model.get("method") == "full"
     if bits is not None:
         check_bits(bits)
-    if full and bits not in (None, 32):
-        raise ValueError(
-            f"[model] bits={bits} with method=full: full training needs 32 bits, since fewer bits lose small updates; "
-            "remove bits, or set method to lora, whose adapter is float32 on a base of any bits"
-        )
-    if lora and full:
-        raise ValueError(
-            f"[lora] sets {', '.join(lora)}, but model.method=full trains every weight and no adapter; remove the keys "
-            "from [lora], or set model.method to lora"
-        )
+    if stage.model.get("method") == "full":
+        _check_full(bits, lora)
     try:
         check_ranges(lora)
     except ValueError as e:

@@ -131,9 +131,8 @@ def _context(args, settings: dict, stage: str) -> Context:
     run: Context = Context(stage, settings, load, args.data, args.output or f"runs/{stage}")
     return run
 
-
-def _dated(tok) -> str:
-    "The chat template, if it reads the clock."
+# %% ../../nbs/package/cli/doctor.ipynb #6acc9538
+def _dated(tok) -> str:  # the chat template, if it reads the clock
     return tok.get_chat_template() if writes_date(tok) else ""
 
 # %% ../../nbs/package/cli/doctor.ipynb #6ebd9ae9
@@ -188,7 +187,7 @@ def _said(found: list[Finding], run: Context, args) -> str:
     with contextlib.suppress(ValueError, OSError, Unavailable):
         if rows := "\n".join(map(str, ribbons(run))):
             parts.insert(0, f"What is trained, on three rows:\n{rows}")
-    if not counts["error"] and not counts["warning"]:
+    if not {"error", "warning"} & counts.keys():
         slow = argparse.Namespace(**{**vars(args), "quick": False})
         then = whole_command(slow, command="doctor" if args.quick else run.stage)
         then += ", which tries the model too" if args.quick else ""
@@ -206,10 +205,9 @@ _PARTS = {
 }
 
 
-def _progress(run, check) -> None:
-    "Says which part of the run is looked at."
-    rows = f"checking {len(run.whole):,} rows" if check.part == 3 and "rows-unreadable" not in run.reported else ""
-    phase(rows or _PARTS[check.part])
+def _progress(run, check) -> None:  # says which part of the run is looked at
+    readable = check.part == 3 and "rows-unreadable" not in run.reported
+    phase(f"checking {len(run.whole):,} rows" if readable else _PARTS[check.part])
 
 # %% ../../nbs/package/cli/doctor.ipynb #a87e490b
 def doctor_command(

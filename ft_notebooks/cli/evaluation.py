@@ -99,13 +99,11 @@ def _evaluate(models, bits, tok, chats, scorers, output, options) -> dict:
     return {stage: found[stage] for stage in models}
 
 # %% ../../nbs/package/cli/evaluation.ipynb #fc6bde06
-def _number(value: float) -> str:
-    "With two decimals; from 1,000 on without, and from ten million on as a power of ten."
+def _number(value: float) -> str:  # with two decimals; from 1,000 on without, and from ten million on as a power of ten
     return f"{value:.2f}" if abs(value) < 1000 else f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.2e}"
 
 
-def _score(found) -> str:
-    "The value with its interval; a dash for a missing score."
+def _score(found) -> str:  # the value with its interval; a dash for a missing score
     if found is None:
         return "–"
     around = "" if found["low"] is None else f" [{_number(found['low'])}, {_number(found['high'])}]"
@@ -208,8 +206,8 @@ def _check_tasks(args) -> None:
     check_counts("ft eval", limit=1 if args.limit is None else args.limit)
     if args.tasks is not None and not args.tasks.strip(" ,"):
         raise ValueError("--tasks is empty; name one or more, separated by commas, or leave it out")
-    of_tasks = args.include or args.limit is not None or args.chat
-    if args.tasks and args.data or of_tasks and not args.tasks:
+    refused = args.data if args.tasks else any([args.include, args.limit, args.chat])
+    if refused:
         raise ValueError("--tasks has its own rows, so leave DATA out; --include, --limit and --chat need --tasks")
 
 

@@ -73,9 +73,9 @@ def keep_writing() -> Iterator[None]:
     finally:
         lost = getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "lost", "")
         error = sys.exc_info()[1]
-        well = error is None or isinstance(error, SystemExit) and not error.code
+        failed = error.code if isinstance(error, SystemExit) else error
         alone = os.environ.get("WORLD_SIZE", "1") == "1"  # a launcher would start a complete run again
-        if lost and well and alone and not service:
+        if lost and alone and not failed and not service:
             print(f"ft: what it printed is lost ({lost}); write stdout to a different place", file=sys.stderr)
             sys.exit(1)
 

@@ -40,8 +40,7 @@ def _check_push(repo: str | None) -> None:
         raise ValueError(f"--push {repo}: {e} Log in with hf auth login, or leave --push out") from e
 
 
-def _pushed(folder: Path, repo: str | None) -> str:
-    "Uploads the folder, or says how."
+def _pushed(folder: Path, repo: str | None) -> str:  # uploads the folder, or says how
     if repo is None:
         return f"To upload it: hf upload OWNER/NAME {typed(folder)} --private"
     api = HfApi()
@@ -59,8 +58,7 @@ def _run_rows(run: str, known: dict):
     return as_chats(rows)
 
 
-def _measured(report: dict) -> list[str]:
-    "The figures of an export, in lines."
+def _measured(report: dict) -> list[str]:  # the figures of an export, in lines
     checked = report["checked"]
     lines = [f"checked on {checked.get('chats', checked['rows'])} rows"]
     for name, found in report["parity"].items():
@@ -70,8 +68,7 @@ def _measured(report: dict) -> list[str]:
     return lines + [f"kept although: {finding}" for finding in report["allowed"]]
 
 # %% ../../nbs/package/cli/model_export.ipynb #c1069818
-def _exported(args, output: Path) -> str:
-    "The lines that `ft export` ends with."
+def _exported(args, output: Path) -> str:  # the lines that `ft export` ends with
     report = json.loads(Path(output, "manifest.json").read_text(encoding="utf-8"))
     files = ", ".join(name for name in report["files"] if name.endswith((".gguf", ".safetensors")))
     output = Path(args.output or Path(args.run, output.name))  # as the user wrote it
@@ -120,15 +117,15 @@ def _run_file(run: str | Path, folder: str | Path, read_rows: Callable) -> Path:
     check_unchanged(folder)
     run_stages(folder)
     file = Path(folder, "gguf-f16", "model-f16.gguf")
-    if file.parent.exists() and not is_export_of(file, folder):
+    if not file.parent.exists():
+        rows = read_rows()
+        rows = rows.take(min(len(rows), 64))
+        say(f"{run}: exporting it to {Path(run, *file.parts[-2:])}, checked on its rows; the file is kept")
+        export_run(folder, rows)
+    elif not is_export_of(file, folder):
         raise ValueError(
             f"{file.parent} is not the export of {run} as it is now; remove it, and ft serve {typed(run)} makes it new"
         )
-    if not file.parent.exists():
-        rows = read_rows()
-        rows = rows.select(range(min(len(rows), 64)))
-        say(f"{run}: exporting it to {Path(run, *file.parts[-2:])}, checked on its rows; the file is kept")
-        export_run(folder, rows)
     return file
 
 # %% ../../nbs/package/cli/model_export.ipynb #26b0a5fb

@@ -80,28 +80,28 @@ def _in_words(kind) -> str:
         if typing.get_origin(option) is Literal:
             names += map(repr, typing.get_args(option))
         elif option is not type(None):
-            names.append(_WORDS.get(option) or _WORDS.get(typing.get_origin(option), "a dict"))
+            names.append(_WORDS.get(option, _WORDS.get(typing.get_origin(option), "a dict")))
     return " or ".join(names) + ", or none" * (type(None) in _options(kind))
 
 # %% ../../nbs/package/cli/settings.ipynb #0f9577b6
-def _readings(text, kind) -> list:
-    "The possible values of `text`, the most likely first."
+def _readings(text, kind) -> list:  # the possible values of `text`, the most likely first
     options = _options(kind)
-    containers = [o for o in options if (typing.get_origin(o) or o) in (list, dict) or dataclasses.is_dataclass(o)]
+    kinds = {*options, *map(typing.get_origin, options)}
     if text == "None":
         return [None]
-    if text[:1] in ("[", "{") and containers:
+    if text[:1] in ("[", "{") and ({list, dict} & kinds or any(map(dataclasses.is_dataclass, options))):
         try:
             return [ast.literal_eval(text)]
         except (ValueError, SyntaxError):
             raise ValueError(f"must be a list or dict in Python's notation, got {text!r}") from None
-    lists = any(typing.get_origin(option) is list for option in options)
-    if "," in text and lists:
-        return [[os.path.expanduser(part.strip()) for part in text.split(",") if part.strip()]]
-    if {bool, str} <= set(options) and text.lower() in ("true", "false"):
+    if {bool, str} <= kinds and text.lower() in ("true", "false"):
         return [text.lower() == "true"]
     readings = [text, None] if text.lower() in ("none", "null") else [text]
-    return [*readings, [text]] if lists and text else readings  # a list of one item, where text is not allowed
+    if list not in {*map(typing.get_origin, options)}:
+        return readings
+    if "," in text:
+        return [[os.path.expanduser(part.strip()) for part in text.split(",") if part.strip()]]
+    return [*readings, [text]] if text else readings  # a list of one item, where text is not allowed
 
 # %% ../../nbs/package/cli/settings.ipynb #97d63983
 def convert(
@@ -136,7 +136,7 @@ def _check_section(place: str, name: str) -> None:
         hint = f"did you mean [{near}]?" if near else f"there are {', '.join(known)}"
         raise ValueError(f"{place}: no section [{name}]; {hint}")
 
-
+# %% ../../nbs/package/cli/settings.ipynb #da72ced9
 _COMMENT = re.compile(r"(?m)(?:^|\s)\s*[#;].*$")
 
 
@@ -150,7 +150,7 @@ def _without_comment(text: str, kind: Any) -> str:
         )
     return _COMMENT.sub("", text)
 
-
+# %% ../../nbs/package/cli/settings.ipynb #6b00575a
 def _entries(file, text: str) -> Iterator[list]:
     "Location, section, key and text of every setting, and location and section of every header."
     found: list[list] = []
@@ -159,7 +159,7 @@ def _entries(file, text: str) -> Iterator[list]:
         bare = line.strip()
         place = f"{file}:{number}"
         deep = len(line) - len(line.lstrip())
-        if not bare or bare[0] in "#;":
+        if bare[:1] in ("", "#", ";"):
             indent = math.inf
         elif deep > indent:
             found[-1][3] += f"\n{bare}"
@@ -204,7 +204,7 @@ def _from_command_line(overrides) -> Iterator[tuple]:
     for override in overrides:
         name, sign, value = override.partition("=")
         section, dot, key = name.strip().partition(".")
-        if not sign or not dot:
+        if "" in (sign, dot):
             raise ValueError(f"--set {override}: write it as section.key=value, for instance sft.learning_rate=2e-4")
         yield f"--set {override}", section, key, value
 
@@ -218,7 +218,7 @@ def find_setting(
     for place in dict.fromkeys([section, "model", "lora", "data", "evaluation", "run"]):
         known = setting_types(place)
         for own in (name, name.removeprefix("lora_") if place == "lora" else name):
-            if own in known and own != "name":
+            if own in known.keys() - {"name"}:
                 return f"{place}.{own}"
         for row in sections()[place].table.values():
             for other in row.elsewhere.split():
@@ -232,8 +232,8 @@ def _known_type(place, section, key):
     "The type of a setting; raises `ValueError` for an unknown setting, or one that `ft` sets itself."
     _check_section(place, section)
     config, rows = sections()[section]
-    if key in rows and rows[key].ft:
-        raise ValueError(f"{place}: ft sets {key} itself; {rows[key].ft}")
+    if why := getattr(rows.get(key), "ft", ""):
+        raise ValueError(f"{place}: ft sets {key} itself; {why}")
     known = setting_types(section)
     if key not in known:
         meant = (find_setting(key, section) or "").partition("=")[0].removeprefix(f"{section}.")
@@ -244,14 +244,13 @@ def _known_type(place, section, key):
     return known[key]
 
 # %% ../../nbs/package/cli/settings.ipynb #5c381a67
-def _share(text: str) -> float:
-    "A share of the rows, 0 to 1."
+def _share(text: str) -> float:  # a share of the rows, 0 to 1
     with suppress(ValueError):
         if 0 <= (share := convert(text, float)) <= 1:
             return share
     raise ValueError(f"must be a share from 0 to 1, such as 0.05 for 5 %, got {text!r}")
 
-
+# %% ../../nbs/package/cli/settings.ipynb #62cb3d53
 def read_settings(
     file: str | Path | None = None,  # A settings.ini; None: no file
     overrides: Iterable[str] = (),  # "section.key=value" each; they override the file
@@ -267,7 +266,7 @@ def read_settings(
         kind = _known_type(place, section, key)
         if not text.strip() and key != "debug":  # whose default is the empty text
             raise ValueError(f"{place}: {section}.{key} is empty; write {_in_words(kind)}, or remove the key")
-        read = _share if section == "data" and kind is float else partial(convert, kind=kind)
+        read = _share if (section, kind) == ("data", float) else partial(convert, kind=kind)
         try:
             settings[section][key] = read(text)
         except ValueError as e:

@@ -102,9 +102,9 @@ def _write(file: Path, text: str) -> None:
 
 def _config_file(args) -> Path:
     "The config file for accelerate: the given one, checked, or a new one."
-    if args.config and args.strategy:
-        raise ValueError(f"--config {args.config} already sets the strategy; leave --strategy out")
     if args.config:
+        if args.strategy:
+            raise ValueError(f"--config {args.config} already sets the strategy; leave --strategy out")
         check_config(args.config, args.processes, args.machines)
         return Path(args.config)
     if args.processes is None:
@@ -121,8 +121,7 @@ def _config_file(args) -> Path:
     return file
 
 # %% ../../nbs/package/cli/training.ipynb #80017287
-def _other_machines(args, file: Path, words: list[str], where: dict) -> list[str]:
-    "The command for each other machine."
+def _other_machines(args, file: Path, words: list[str], where: dict) -> list[str]:  # the command for each other machine
     fixed = ["--config", str(file)]
     for name, value in where.items():
         if value:
@@ -136,7 +135,7 @@ def _other_machines(args, file: Path, words: list[str], where: dict) -> list[str
 def _launched_words(args) -> list[str]:
     "The command after `--`; raises `ValueError` for another than one of training, or settings that it refuses."
     words = args.words[1:] if args.words[:1] == ["--"] else args.words
-    if not words or words[0] not in STAGES:
+    if next(iter(words), None) not in STAGES:
         raise ValueError(
             "after -- give the command for each process: -- sft DATA, or one of dpo, reward and grpo; other commands "
             "run in one process"

@@ -6,6 +6,10 @@
 __all__ = ['compare_stages', 'row_scores', 'group_rows', 'seen_rows', 'scores_without']
 
 # %% ../../nbs/package/evaluation/comparison.ipynb #26e19e2f
+import itertools
+from collections import defaultdict
+from operator import itemgetter
+
 from datasets import Dataset
 
 from ..data.deduplication import overlap
@@ -16,7 +20,7 @@ from .statistics import all_directions, compare
 def _scored_rows(found: Evaluation, name: str) -> list[int]:
     "The rows that have a value of this score; empty where the score was computed on other rows."
     keys = SUMMED_SCORES[name][:2] if name in SUMMED_SCORES else (name,)
-    rows = [i for i, row in enumerate(found.rows) if all(row.get(key) is not None for key in keys)]
+    rows = [i for i, row in enumerate(found.rows) if None not in map(row.get, keys)]
     return rows if name in found.scores and found.scores[name]["n"] == len(rows) else []
 
 # %% ../../nbs/package/evaluation/comparison.ipynb #68ca91e9
@@ -31,16 +35,15 @@ def compare_stages(
     check_evaluations(evaluations, "compare_stages")
     directions = all_directions(directions, "compare_stages")
     stages = list(evaluations)
-    pairs = list(zip(stages, stages[1:]))
+    pairs = list(itertools.pairwise(stages))
     if len(stages) > 2:
         pairs.append((stages[0], stages[-1]))
-    found = {(stage, before): _compared(evaluations, (before, stage), directions) for before, stage in pairs}
-    return {pair: scores for pair, scores in found.items() if scores}
+    return {pair[::-1]: found for pair in pairs if (found := _compared(evaluations, pair, directions))}
 
 
 def _compared(evaluations, names: tuple[str, str], directions: dict[str, int]) -> dict[str, dict]:
     "The result of `compare` for each score that both stages have by row, or the reason why it is missing."
-    one, other = (evaluations[name] for name in names)
+    one, other = itemgetter(*names)(evaluations)
     found: dict[str, dict] = {}
     for score in other.scores:
         if _scored_rows(one, score) and _scored_rows(other, score):
@@ -53,8 +56,11 @@ def _compared(evaluations, names: tuple[str, str], directions: dict[str, int]) -
 # %% ../../nbs/package/evaluation/comparison.ipynb #ca7b6bcb
 def row_scores(found: Evaluation) -> list[str]:
     "The names of the scores with a value for each row: `exact_match`, for example, but not perplexity."
-    names = [name for name in found.scores if name not in SUMMED_SCORES]
-    return [name for name in names if any(row.get(name) is not None for row in found.rows)]
+    return [
+        name
+        for name in found.scores
+        if name not in SUMMED_SCORES and any(row.get(name) is not None for row in found.rows)
+    ]
 
 # %% ../../nbs/package/evaluation/comparison.ipynb #a225e2fe
 _GROUPS = {  # what the last stage changed for a row, in the order of the report
@@ -67,8 +73,7 @@ _GROUPS = {  # what the last stage changed for a row, in the order of the report
 _GROUPS_OF_ONE_STAGE = _GROUPS | {"failed": "{stage} is {wrong} in {score}", "right": "{stage} is right in {score}"}
 
 
-def _outcome(before: list[float], now: float | None) -> str:
-    "The group of a row, by its values at the earlier stages and at the last."
+def _outcome(before: list[float], now: float | None) -> str:  # by the values at the earlier stages, and at the last
     if now is None:
         return "missing"
     if before and now < max(before):
@@ -86,27 +91,25 @@ def group_rows(
 ]:  # A group in words, and its rows, counted from 0, the largest change first; each row once
     "Groups the rows by the last stage's first score that they have: better, worse, still wrong, right, no value."
     check_evaluations(evaluations, "group_rows")
-    *earlier, last = evaluations.values()
+    *earlier, (stage, last) = evaluations.items()
     directions = all_directions(directions, "group_rows")
     scores = [score for score in row_scores(last) if directions.get(score, 1) > 0]
     if not scores:
         return [("in their order", list(range(len(last.rows))))] if last.rows else []
     words = _GROUPS if earlier else _GROUPS_OF_ONE_STAGE
-    stage = list(evaluations)[-1]
-    groups: dict[tuple[str, str], list] = {(outcome, score): [] for outcome in words for score in scores}
+    groups: dict[tuple[str, str], list] = defaultdict(list)
     for i, row in enumerate(last.rows):
         score = next((score for score in scores if row.get(score) is not None), scores[0])
-        values = [found.rows[i].get(score) for found in earlier]
-        before = [value for value in values if value is not None]
+        before = [found.rows[i][score] for _, found in earlier if found.rows[i].get(score) is not None]
         value = row.get(score) or 0
         change = abs(value - max(before, default=value))
         groups[_outcome(before, row.get(score)), score].append((-change, value, i))
-    wrong = {score: "wrong" if {row.get(score) for row in last.rows} <= {0, 1, None} else "below 1" for score in scores}
-    return [
-        (words[outcome].format(stage=stage, score=score, wrong=wrong[score]), [i for *_, i in sorted(rows)])
-        for (outcome, score), rows in groups.items()
-        if rows
-    ]
+    titled = []
+    for outcome, score in filter(groups.get, itertools.product(words, scores)):
+        wrong = "wrong" if {row.get(score) for row in last.rows} <= {0, 1, None} else "below 1"
+        title = words[outcome].format(stage=stage, score=score, wrong=wrong)
+        titled.append((title, [i for *_, i in sorted(groups[outcome, score])]))
+    return titled
 
 # %% ../../nbs/package/evaluation/comparison.ipynb #881c7145
 def seen_rows(

@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 # %% ../../nbs/package/evaluation/html_page.ipynb #6508cb60
 def _md(text: str) -> str:
     "`text` as one cell of a Markdown table or one line, with Markdown and HTML escaped."
-    lines = re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", html.escape(text, quote=False)).splitlines()
-    return "<br>".join(lines)
+    return "<br>".join(re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", html.escape(text, quote=False)).splitlines())
 
 
 def _asked(row: dict) -> str:
     "The prompt of a row's last answer, a message or a conversation, without the system message."
     messages = row["prompt"] if "prompt" in row else row["messages"][:-1]
-    turns = [message for message in messages if message["role"] != "system"]
-    texts = [turn["content"] if isinstance(turn["content"], str) else json.dumps(turn["content"]) for turn in turns]
-    if len(turns) == 1:
-        return texts[0]
-    return "\n".join(f"{turn['role']}: {text}" for turn, text in zip(turns, texts))
+    turns = []
+    for message in messages:
+        if message["role"] != "system":
+            content = message["content"]
+            turns.append((message["role"], content if isinstance(content, str) else json.dumps(content)))
+    return turns[0][1] if len(turns) == 1 else "\n".join(map(": ".join, turns))
 
 # %% ../../nbs/package/evaluation/html_page.ipynb #46c83590
 def _without_codes(value):
@@ -65,7 +65,7 @@ _TEMPLATES.filters |= {
     "thousands": "{:,}".format,
 }
 
-
+# %% ../../nbs/package/evaluation/html_page.ipynb #616f3477
 def report_page(
     kind: str,  # "md", with figures as files in the same folder, or "html", with figures inside
     values: dict,  # What `report_card` shows, by the names in the templates
@@ -122,8 +122,7 @@ def write_files(
 _FILES = ("report.html", "report.md", "report.json", "contamination.json", "scores.png", "loss.png", "reward.png")
 
 
-def _is_ours(folder: Path) -> bool:
-    "Whether the folder's report.json is one of `report_card`: stage, score, value."
+def _is_ours(folder: Path) -> bool:  # whether the folder's report.json is one of `report_card`: stage, score, value
     try:
         scores = [score for stage in read_record(folder / "report.json").values() for score in stage.values()]
         return bool(scores) and all({"value", "low", "high", "n"} <= score.keys() for score in scores)
@@ -138,7 +137,7 @@ def _is_run(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
 
-
+# %% ../../nbs/package/evaluation/html_page.ipynb #ab0cea6e
 def check_report_folder(
     folder: str | Path,  # It need not exist
 ) -> None:

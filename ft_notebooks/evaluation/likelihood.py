@@ -65,7 +65,7 @@ def _by_row(
             with torch.no_grad():
                 values = measure({name: tensor.to(model.device) for name, tensor in batch.items()})
             found.update(zip(chosen, values))
-    return [found[i] for i in range(len(lengths))]
+    return list(map(found.get, range(len(lengths))))
 
 # %% ../../nbs/package/evaluation/likelihood.ipynb #eb07005d
 def row_losses(
@@ -117,15 +117,12 @@ def answer_bytes(
     dataset: Dataset,  # R chats: the column "messages"
 ) -> list[int]:  # R lengths, independent of tokenizer and template
     "The number of UTF-8 bytes of the assistant's messages in each chat, with tool calls as JSON."
-
-    sizes = []
-    for messages in dataset["messages"]:
-        answers = [message for message in messages if message["role"] == "assistant"]
-        texts = [message.get("content") or "" for message in answers]
-        texts += [
-            json.dumps(message["tool_calls"], ensure_ascii=False) for message in answers if message.get("tool_calls")
-        ]
-        sizes.append(len("".join(texts).encode()))
+    sizes = [0] * len(dataset)
+    for n, messages in enumerate(dataset["messages"]):
+        for message in messages:
+            if message["role"] == "assistant":
+                calls = json.dumps(message["tool_calls"], ensure_ascii=False) if message.get("tool_calls") else ""
+                sizes[n] += len(f"{message.get('content') or ''}{calls}".encode())
     return sizes
 
 # %% ../../nbs/package/evaluation/likelihood.ipynb #a171d84e

@@ -19,7 +19,7 @@ from ..core.arguments import check_counts, check_model
 from ..core.random_state import keep_random_state
 from ..core.seams import overrides
 from .metrics import from_eval
-from .runner import interval
+from .runner import interval, is_score
 from ..inference.generation import greedy_decoding
 
 # %% ../../nbs/package/evaluation/lm_eval.ipynb #7ae37e4d
@@ -27,7 +27,7 @@ def _task_manager(tasks: list[str], include: str | Path | None):
     "The harness's index of tasks; raises `ValueError` for a name that it does not have."
     from lm_eval.tasks import TaskManager
 
-    if not isinstance(tasks, (list, tuple)) or not tasks or not all(isinstance(task, str) for task in tasks):
+    if not isinstance(tasks, (list, tuple)) or {*map(type, tasks)} != {str}:
         raise ValueError(f"tasks must be a list of names, at least one, got {tasks!r:.80}")
     if include is not None:
         if not Path(include).is_dir():
@@ -46,15 +46,18 @@ def _task_manager(tasks: list[str], include: str | Path | None):
 # %% ../../nbs/package/evaluation/lm_eval.ipynb #778a573f
 def _score(value: float, stderr: object, values: list, n: int) -> dict:
     "The value and its 95 % interval, from the rows or the standard error; low and high are None without either."
-    numbers = all(isinstance(v, (Real, np.bool_)) and math.isfinite(v) for v in values)
-    if values and numbers and math.isclose(float(np.mean(values)), value, rel_tol=1e-9, abs_tol=1e-12):
+    if (
+        values
+        and all(map(is_score, values))
+        and math.isclose(float(np.mean(values)), value, rel_tol=1e-9, abs_tol=1e-12)
+    ):
         return interval(values)
     if not isinstance(stderr, Real) or not math.isfinite(stderr):  # the harness writes "N/A"
         return {"value": float(value), "low": None, "high": None, "n": n}
     half = 1.96 * float(stderr)
     return {"value": float(value), "low": value - half, "high": value + half, "n": n}
 
-
+# %% ../../nbs/package/evaluation/lm_eval.ipynb #6a2cd5cf
 def _scores(results: dict) -> dict[str, dict[str, dict]]:
     "Task or group -> metric, with its filter if it has one -> value and interval, of results that are numbers."
     found: dict[str, dict[str, dict]] = {}
@@ -63,10 +66,11 @@ def _scores(results: dict) -> dict[str, dict[str, dict]]:
         for key, value in about.items():
             metric, _, kind = key.partition(",")
             if kind and not metric.endswith("_stderr") and isinstance(value, Real):
-                rows = [row for row in results["samples"].get(task, ()) if row["filter"] == kind and metric in row]
+                samples = results["samples"].get(task, ())
+                values = [row[metric] for row in samples if row["filter"] == kind and metric in row]
                 stderr = about.get(f"{metric}_stderr,{kind}")
                 name = metric if kind == "none" else key
-                found[task][name] = _score(float(value), stderr, [row[metric] for row in rows], about["sample_len"])
+                found[task][name] = _score(float(value), stderr, values, about["sample_len"])
     return found
 
 # %% ../../nbs/package/evaluation/lm_eval.ipynb #537fcb08

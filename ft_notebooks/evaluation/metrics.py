@@ -142,7 +142,7 @@ def repetition(generated: str, expected: str, example: dict) -> float:  # from 0
     0 for an answer of three words or fewer. seq-rep-4 of Welleck et al. 2020 (arXiv:1908.04319), over words.
     """
     words = _WORD_OR_MARK.findall(generated.lower())
-    runs = list(zip(*(words[n:] for n in range(4))))
+    runs = list(zip(words, words[1:], words[2:], words[3:]))
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #9aa0e2a9
@@ -224,7 +224,7 @@ def _named_scorer(scorer: str | Scorer) -> tuple[str, Scorer]:
         raise ValueError(f"the scorer {shown} must take (generated, expected, example): {e}") from None
     return name, scorer
 
-
+# %% ../../nbs/package/evaluation/metrics.ipynb #03ad725d
 def find_scorers(
     scorers: str | Scorer | list[str | Scorer] | dict[str, str | Scorer],  # "rouge_l", "file.py:function" or a function
 ) -> dict[str, Scorer]:  # Name -> f(generated, expected, example); a function has its own name unless a dict gives one
@@ -236,8 +236,8 @@ def find_scorers(
     if isinstance(scorers, dict):
         return {name: _named_scorer(scorer)[1] for name, scorer in scorers.items()}
     given = scorers if isinstance(scorers, (list, tuple)) else [scorers]
-    found = [_named_scorer(scorer) for scorer in given]
+    found = list(map(_named_scorer, given))
     if len(dict(found)) < len(found):
-        names = [name for name, _ in found]
-        raise ValueError(f"two scorers have the same name in {names}; rename them by a dict, {{name: scorer}}")
+        names, _ = zip(*found)
+        raise ValueError(f"two scorers have the same name in {list(names)}; rename them by a dict, {{name: scorer}}")
     return dict(found)

@@ -8,9 +8,11 @@ __all__ = ['report_card']
 # %% ../../nbs/package/evaluation/report.ipynb #01b3b50e
 import copy
 import functools
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable
+from operator import attrgetter, itemgetter
 from pathlib import Path
 
 from datasets import Dataset
@@ -19,26 +21,25 @@ from .runner import Evaluation, check_evaluations, is_score
 from .comparison import compare_stages, group_rows, scores_without, seen_rows
 from .html_page import check_report_folder, png, report_page, write_files
 from .score_plots import plot_progress, plot_scores, rows_behind, score_names, stage_dict
+from ..training.progress_and_plots import logged_points
 
 # %% ../../nbs/package/evaluation/report.ipynb #586f787a
 def _score_table(evaluations) -> list[tuple]:
     "Of each score its name, its number of rows, and its value and interval in each stage, None where it is missing."
     names = score_names(evaluations)
-    columns = [found.scores for found in evaluations.values()]
+    columns = list(map(attrgetter("scores"), evaluations.values()))
     return [(name, rows_behind(evaluations, name), [scores.get(name) for scores in columns]) for name in names]
 
 # %% ../../nbs/package/evaluation/report.ipynb #7f881e1e
-def _contamination(evaluations, train: dict[str, Dataset] | None) -> dict:
-    "The rows that a stage was trained on, and the scores of all stages without them."
+def _contamination(evaluations, train: dict[str, Dataset] | None) -> dict:  # with the scores without the seen rows
     if not train:
         return {"seen": {}, "clean": {}}
     seen = seen_rows(next(iter(evaluations.values())), train)
     known = {row for matches in seen.values() for _, row, _ in matches}
     clean = {}
     if known:
-        clean = {stage: scores_without(found, known) for stage, found in evaluations.items()}
-    table = _score_table({stage: Evaluation(scores, []) for stage, scores in clean.items()})
-    return {"train": train, "seen": seen, "known": known, "clean": clean, "clean_scores": table}
+        clean = {stage: Evaluation(scores_without(found, known), []) for stage, found in evaluations.items()}
+    return {"train": train, "seen": seen, "known": known, "clean": clean, "clean_scores": _score_table(clean)}
 
 # %% ../../nbs/package/evaluation/report.ipynb #fb5f01e2
 def _samples(evaluations, samples: int, directions=None) -> list[tuple[str, list[int]]]:
@@ -56,13 +57,13 @@ def _samples(evaluations, samples: int, directions=None) -> list[tuple[str, list
 # %% ../../nbs/package/evaluation/report.ipynb #8259cb7c
 def _check(evaluations) -> None:
     check_evaluations(evaluations, "report_card")
-    asked = {stage: [(row["prompt"], row["expected"]) for row in found.rows] for stage, found in evaluations.items()}
+    question = itemgetter("prompt", "expected")
     first = next(iter(evaluations))
     for stage, found in evaluations.items():
-        if asked[stage] != asked[first]:
+        if list(map(question, found.rows)) != list(map(question, evaluations[first].rows)):
             raise ValueError(f"{stage!r} and {first!r} are not on the same rows; evaluate both on one dataset")
         for name, score in found.scores.items():
-            if not all(is_score(score.get(key)) for key in ("value", "low", "high", "n")):
+            if not all(map(is_score, map(score.get, ("value", "low", "high", "n")))):
                 raise ValueError(
                     f"{name!r} of {stage!r} is {score}, but all four numbers must be finite; leave this score out"
                 )
@@ -73,8 +74,8 @@ def _json(values: dict) -> dict:
     for (stage, before), scores in values["compared"].items():
         for name, one in scores.items():
             found[stage][name].setdefault("against", {})[before] = one
-    for stage, scores in values["clean"].items():
-        for name, score in scores.items():
+    for stage, clean in values["clean"].items():
+        for name, score in clean.scores.items():
             found[stage][name]["unseen"] = score
     return found
 
@@ -90,15 +91,15 @@ def _data(values: dict) -> dict[str, bytes]:  # the files for other programs, by
 # %% ../../nbs/package/evaluation/report.ipynb #b28a4925
 def _figures(evaluations, history, looks) -> dict[str, Callable]:  # name -> the function that draws it
     figures: dict[str, Callable] = {}
-    if any(found.scores for found in evaluations.values()):
+    if score_names(evaluations):
         figures["scores"] = functools.partial(plot_scores, evaluations)
     logs = stage_dict(history)
-    scores = stage_dict(looks)
-    rewarded = {stage for stage, entries in logs.items() if any("reward" in entry for entry in entries)}
-    for name, stages in (("loss", logs.keys() - rewarded), ("reward", rewarded)):
-        shown = {stage: entries for stage, entries in logs.items() if stage in stages}
-        if any("loss" in entry for entries in shown.values() for entry in entries):
-            own = {stage: found for stage, found in scores.items() if stage in shown or stage not in logs}
+    plots: dict[str, dict] = {"loss": {}, "reward": {}}
+    for stage, entries in logs.items():
+        plots["reward" if any(logged_points(entries, "reward")) else "loss"][stage] = entries
+    for name, shown in plots.items():
+        if any(logged_points([*itertools.chain(*shown.values())], "loss")):
+            own = {stage: found for stage, found in stage_dict(looks).items() if stage in shown or stage not in logs}
             figures[name] = functools.partial(plot_progress, shown, own)
     return figures
 
@@ -128,7 +129,6 @@ def report_card(
     _check(evaluations)
     check_report_folder(folder)
     figures = {name: (png(draw), png(draw, dark=True)) for name, draw in _figures(evaluations, history, looks).items()}
-    groups = _samples(evaluations, samples, directions)
     values = {
         "title": title,
         "stages": list(evaluations),
@@ -138,8 +138,7 @@ def report_card(
         "scores": _score_table(evaluations),
         "figures": figures,
         "compared": compare_stages(evaluations, directions),
-        "groups": groups,
-        "shown": sum(len(rows) for _, rows in groups),
+        "groups": _samples(evaluations, samples, directions),
         **_contamination(evaluations, train),
     }
     files = {f"{name}.png": image for name, (image, _) in figures.items()}

@@ -6,14 +6,17 @@
 __all__ = ['run_facts', 'scores_by_step']
 
 # %% ../../nbs/package/evaluation/run_description.ipynb #03bd0759
+import itertools
 import math
 from collections import defaultdict
+from operator import itemgetter
 from pathlib import Path
 
 from ..checkpointing.metrics_log import read_entries
 from ..core.files import read_record
 from .metrics import Scorer, find_scorers
 from .runner import interval
+from ..training.progress_and_plots import logged_points
 
 # %% ../../nbs/package/evaluation/run_description.ipynb #1ed8526a
 _UNKNOWN = "not recorded"
@@ -22,7 +25,7 @@ _BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps", "world_s
 
 def _steps(folder: Path, run: dict) -> str:
     "The steps that were logged, else those that were planned, and the rows of each."
-    logged = [entry["step"] for entry in read_entries(folder / "metrics.jsonl") if "step" in entry]
+    logged, _ = logged_points(read_entries(folder / "metrics.jsonl"), "step")
     steps = max(logged, default=run.get("max_steps", -1))
     if steps < 0:
         return _UNKNOWN
@@ -30,7 +33,7 @@ def _steps(folder: Path, run: dict) -> str:
         return f"{steps:,}"
     return f"{steps:,}, with {math.prod(run.get(factor) or 1 for factor in _BATCH):,} rows each"
 
-
+# %% ../../nbs/package/evaluation/run_description.ipynb #11ae900a
 def run_facts(
     run: str | Path,  # The folder of a running, killed or finished run
 ) -> dict[str, str]:  # "model", "method", "learning rate", "steps" and "rows", each a short text
@@ -61,8 +64,9 @@ def scores_by_step(
     functions = find_scorers(scorers)
     steps: dict[int, dict] = defaultdict(dict)
     sampled = [line for line in read_entries(Path(run) / "samples.jsonl") if line["expected"] is not None]
-    for step in {line["step"] for line in sampled}:
-        now = [line for line in sampled if line["step"] == step]
+    by_step = itemgetter("step")
+    for step, lines in itertools.groupby(sorted(sampled, key=by_step), by_step):
+        now = list(lines)
         for name, scorer in functions.items():
             steps[step][name] = interval([scorer(line["answer"], line["expected"], line) for line in now])
     for look in read_entries(Path(run) / "collapse.jsonl"):
@@ -71,7 +75,7 @@ def scores_by_step(
         steps[look["step"]] |= _counted(look, [name for name in look if name not in ("step", "answers", "text")])
     return [{"step": step, **steps[step]} for step in sorted(steps) if steps[step]]
 
-
+# %% ../../nbs/package/evaluation/run_description.ipynb #1a045de1
 def _counted(look: dict, names: list[str]) -> dict:
     "The means with their number of answers, where the look has it; an interval would need each answer's value."
     found = {name: look[name] for name in names if name in look}

@@ -12,6 +12,7 @@ import math
 import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +123,7 @@ def check_evaluations(
     cure = "pass {'base': evaluate(...)}"
     if evaluations == {}:
         raise ValueError(f"{where}: evaluations is empty, so there is nothing to show; {cure}")
-    if not isinstance(evaluations, dict) or {type(found) for found in evaluations.values()} != {Evaluation}:
+    if not isinstance(evaluations, dict) or {*map(type, evaluations.values())} != {Evaluation}:
         raise ArgumentError(where, "evaluations", "a dict of stages and Evaluations", evaluations, cure)
 
 # %% ../../nbs/package/evaluation/runner.ipynb #12e57a3c
@@ -149,7 +150,7 @@ def _scored(rows, dataset, scorers) -> list[dict]:
 def _answered(model, tok, dataset, max_new_tokens, *, batch_size, file, likelihood, for_answers) -> list[dict]:
     "The rows with all facts: prompt, reference, generated answer and, with `likelihood`, the loss of the whole chat."
     rows = _questions(dataset)
-    prompts = [row["prompt"] for row in rows]
+    prompts = list(map(itemgetter("prompt"), rows))
     tools = dataset["tools"][:] if "tools" in dataset.column_names else None
     encode_prompts(model, tok, prompts, max_new_tokens, tools)  # `ValueError` before the model runs
     losses = {}
@@ -175,7 +176,7 @@ def summed_score(
 ) -> dict:  # {"value", "low", "high", "n"}
     "A score computed from sums over the rows, with its 95% interval."
     over, under, of_ratio = SUMMED_SCORES[name]
-    sums = [np.array([row[key] for row in rows], dtype=float) for key in (over, under)]
+    sums = np.array(list(map(itemgetter(over, under), rows)), dtype=float).T.copy()  # [2, R]
     return bootstrap_interval(lambda a, b, axis: of_ratio(a.sum(axis) / b.sum(axis)), *sums)
 
 

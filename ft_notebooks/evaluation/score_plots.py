@@ -8,6 +8,7 @@ __all__ = ['score_names', 'rows_behind', 'format_number', 'plot_scores', 'stage_
 # %% ../../nbs/package/evaluation/score_plots.ipynb #ad026fc0
 import itertools
 import re
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,8 +24,10 @@ def score_names(
     evaluations: dict[str, Evaluation],  # Stage -> result of `evaluate`
 ) -> list[str]:
     "The names of the scores of all stages, in order of appearance; bits per byte and perplexity come last."
-    names = dict.fromkeys(name for found in evaluations.values() for name in found.scores)
-    last = [name for name in SUMMED_SCORES if name in names]
+    names: dict[str, dict] = {}
+    for found in evaluations.values():
+        names |= found.scores
+    last = sorted(SUMMED_SCORES.keys() & names)  # bits per byte, then perplexity
     return [name for name in names if name not in last] + last
 
 # %% ../../nbs/package/evaluation/score_plots.ipynb #ea233f38
@@ -33,8 +36,7 @@ def rows_behind(
     name: str,  # A score
 ) -> str:
     'The number of rows of a score: "1,200" where all stages with the score agree, else "100 / – / 50" by stage.'
-    scores = [found.scores.get(name) for found in evaluations.values()]
-    counts = [f"{score['n']:,}" if score else "–" for score in scores]
+    counts = [f"{found.scores[name]['n']:,}" if name in found.scores else "–" for found in evaluations.values()]
     known = set(counts) - {"–"}
     return known.pop() if len(known) == 1 else " / ".join(counts)
 
@@ -57,23 +59,25 @@ def _short(name):
 _STAGE_COLOURS = ("#8C8C8C", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 
 
+_ENDS = itemgetter("value", "low", "high", "n")
+
+
 def _bars(ax, evaluations, names, bottom) -> None:  # one group per score, one bar per stage
     from matplotlib.patheffects import withStroke
 
     edge = withStroke(linewidth=2, foreground=ax.get_facecolor())
     width = 0.8 / len(evaluations)
     for s, found in enumerate(evaluations.values()):
-        places = np.array([x for x, name in enumerate(names) if name in found.scores])
-        shown = [found.scores[name] for name in names if name in found.scores]
-        values = np.array([score["value"] for score in shown])
-        ends = np.array([[score[end] for score in shown] for end in ("low", "high")])
+        places = np.flatnonzero(np.isin(names, list(found.scores)))
+        shown = [_ENDS(found.scores[names[x]]) for x in places]
+        values, low, high, _ = np.array(shown, dtype=float).reshape(-1, 4).T
         style = {"color": _STAGE_COLOURS[s % len(_STAGE_COLOURS)], "ecolor": ax.xaxis.label.get_color(), "capsize": 3}
         left = (s - (len(evaluations) - 1) / 2) * width
-        errors = {"yerr": abs(ends - values), "error_kw": {"linewidth": 1}}
+        errors = {"yerr": [abs(low - values), abs(high - values)], "error_kw": {"linewidth": 1}}
         bars = ax.bar(places + left, values - bottom, 0.9 * width, bottom=bottom, **style, **errors)
         for part in bars.errorbar.get_children():
             part.set_path_effects([edge])  # else a white line is invisible on an orange bar
-        ax.bar_label(bars, [format_number(value) for value in values], padding=3, fontsize=8)
+        ax.bar_label(bars, list(map(format_number, values)), padding=3, fontsize=8)
 
 # %% ../../nbs/package/evaluation/score_plots.ipynb #b3e81f61
 _UNITS = {"perplexity": "per token, log scale", "bits_per_byte": "bits, less is better"}
@@ -88,8 +92,8 @@ def _axes(ax, evaluations, names, bottom) -> None:  # after `_bars`
         ticks.append(f"{lines}\nn = {rows_behind(evaluations, name)}")
     ax.set_xticks(range(len(names)), ticks, parse_math=False, fontsize=9)  # "$5" is not a formula
     scores = [found.scores[name] for found in evaluations.values() for name in names if name in found.scores]
-    low = min(score["low"] for score in scores)
-    high = max(score["high"] for score in scores)
+    low = min(map(itemgetter("low"), scores))
+    high = max(map(itemgetter("high"), scores))
     if bottom:
         ax.set(yscale="log", ylim=(1, 1.2 * high))
         by_factors = LogLocator(subs=(1, 2, 5) if high < 100 else (1,))  # few tick labels, whatever the range
@@ -121,14 +125,13 @@ def plot_scores(
 
     check_evaluations(evaluations, "plot_scores")
     panels = _panels(evaluations)
-    widths = [max(1, 0.3 * len(evaluations)) * len(names) for names in panels]
+    widths = max(1, 0.3 * len(evaluations)) * np.array(list(map(len, panels)))
     fig = Figure(figsize=(1.6 + 1.2 * sum(widths), 3), dpi=80, layout="constrained")
     for ax, names in zip(fig.subplots(1, len(panels), width_ratios=widths, squeeze=False)[0], panels):
         bottom = 1 if names == ["perplexity"] else 0
         _bars(ax, evaluations, names, bottom)
         _axes(ax, evaluations, names, bottom)
-    colours = itertools.islice(itertools.cycle(_STAGE_COLOURS), len(evaluations))
-    patches = [Patch(color=colour) for colour in colours]
+    patches = [Patch(color=colour) for _, colour in zip(evaluations, itertools.cycle(_STAGE_COLOURS))]
     ncols = min(len(patches), 5)
     legend = fig.legend(patches, map(_short, evaluations), loc="outside upper center", ncols=ncols, frameon=False)
     for text in legend.get_texts():
@@ -148,24 +151,23 @@ def stage_dict(
 _SCORE_COLOURS = ("#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # palette of Okabe and Ito
 
 
-def _with_ends(score: dict | float) -> dict:
-    "The score with its interval, which has no width where it is only a number, of an unknown number of rows."
-    return score if isinstance(score, dict) else {"value": score, "low": score, "high": score, "n": 0}
+def _with_ends(score: dict | float) -> tuple:  # value, low, high, n; a number has no width, and n is unknown
+    return _ENDS(score) if isinstance(score, dict) else (score, score, score, 0)
 
 
 def _draw_scores(ax, looks) -> None:
-    names = dict.fromkeys(key for look in looks for key in look if key != "step")
+    names = dict.fromkeys(itertools.chain(*looks))
+    del names["step"]
     for name, colour in zip(names, _SCORE_COLOURS):
-        steps = [look["step"] for look in looks if name in look]
-        scores = [_with_ends(look[name]) for look in looks if name in look]
-        values, low, high = ([score[end] for score in scores] for end in ("value", "low", "high"))
-        n = max(score["n"] for score in scores)
-        label = name[:24].replace("$", r"\$").lstrip("_") + (f", {n:,} rows" if n else "")
+        scores = [(look["step"], *_with_ends(look[name])) for look in looks if name in look]
+        steps, values, low, high, rows = zip(*scores)
+        label = name[:24].replace("$", r"\$").lstrip("_") + (f", {max(rows):,} rows" if any(rows) else "")
         ax.plot(steps, values, color=colour, marker="o", ms=3, lw=1.2, label=label)
         ax.fill_between(steps, low, high, color=colour, alpha=0.18, lw=0)
     if names:
         ax.legend(frameon=False, fontsize=8)
-    if all(-0.1 <= end <= 1.1 for end in ax.get_ylim()):
+    bottom, top = ax.get_ylim()
+    if -0.1 <= bottom <= top <= 1.1:
         ax.set_ylim(0, 1.05)
     ax.set_ylabel("score")
     ax.tick_params(labelsize=8)
@@ -186,7 +188,7 @@ def _mark_lowest(column, steps, losses) -> None:
 def _check_stages(history: dict, looks: dict) -> None:
     if unknown := set(looks) - set(history):
         raise ValueError(f"looks has the stages {sorted(unknown)}, which history lacks; history has {list(history)}")
-    if not any("loss" in entry for entries in history.values() for entry in entries):
+    if not any(logged_points([*itertools.chain(*history.values())], "loss")):
         raise ValueError("history has no training loss; is logging_steps larger than the number of steps?")
 
 # %% ../../nbs/package/evaluation/score_plots.ipynb #0e9b1284
@@ -208,7 +210,7 @@ def plot_progress(
     fig = Figure(figsize=(1 + 4.2 * len(history), 0.6 + 1.9 * rows), dpi=80, layout="constrained")
     axes = fig.subplots(rows, len(history), sharex="col", squeeze=False)
     for column, (stage, entries) in zip(axes.T, history.items()):
-        rewarded = any("reward" in entry for entry in entries)
+        rewarded = any(logged_points(entries, "reward"))
         draw_curve(column[0], entries, [])
         column[0].set_title(stage[:24], fontsize=9, parse_math=False)
         column[0].set_ylabel("reward" if rewarded else "loss")

@@ -27,21 +27,19 @@ def _is_json_object(text: str) -> bool:
 _NUMBER = re.compile(r"[-−]?[$€£]?\d[\d,]*(\.\d+)?(/\d+)?\s?[%$€£]?")
 
 
-def _is_number(text: str) -> bool:
-    "Whether the text, or its part after `####`, is one number."
+def _is_number(text: str) -> bool:  # the text, or its part after `####`
     number = text.rpartition("####")[2].strip()
     return bool(_NUMBER.fullmatch(number)) and last_number(text) is not None
 
 # %% ../../nbs/package/evaluation/scorer_choice.ipynb #f68a9f81
-def _for_open_text() -> tuple[str, str]:
-    "The scorer of open text, and what else there is."
+def _for_open_text() -> tuple[str, str]:  # the scorer, and what else there is
     try:
         from_eval("sacrebleu")
     except ValueError:
         return "token_f1", "chrf, which works in every script, takes pip install 'ft_notebooks[eval]'"
     return "chrf", "token_f1 and rouge_l compare words"
 
-
+# %% ../../nbs/package/evaluation/scorer_choice.ipynb #d079f529
 _SHORT = 4  # words: a name, an hour, a yes or no
 
 
@@ -61,7 +59,7 @@ def scorer_for(
     labels = len(set(expected))
     if 4 * labels <= len(expected):
         return "exact_match", f"{len(expected):,} rows have {labels:,} different answers, such as labels"
-    words = median(len(words_in(answer)) for answer in expected)
+    words = median(map(len, map(words_in, expected)))
     if words <= _SHORT:
         return "exact_match", f"the expected answers are short: {words:g} words at the median"
     name, others = _for_open_text()

@@ -8,6 +8,7 @@ __all__ = ['all_directions', 'compare', 'rows_needed']
 # %% ../../nbs/package/evaluation/statistics.ipynb #b52ae8f6
 import math
 from bisect import bisect_left
+from operator import itemgetter
 
 import numpy as np
 from scipy.stats import binom, binomtest, norm, permutation_test
@@ -16,8 +17,7 @@ from ..core.arguments import ArgumentError
 from .runner import LARGEST, SUMMED_SCORES, Evaluation, bootstrap_interval, is_score
 
 # %% ../../nbs/package/evaluation/statistics.ipynb #ce31bd41
-def _column(found: Evaluation, key: str) -> np.ndarray:
-    "A value of each row, NaN where it is missing."
+def _column(found: Evaluation, key: str) -> np.ndarray:  # a value of each row, NaN where it is missing
     for n, row in enumerate(found.rows):
         if row.get(key) is not None and not is_score(row[key]):
             raise ValueError(f"row {n}: {key} is {row[key]!r:.80}, which is not a finite number up to {LARGEST:g}")
@@ -34,11 +34,11 @@ def _parts(found: Evaluation, name: str) -> tuple[np.ndarray, np.ndarray]:
     over, under, _ = SUMMED_SCORES[name]
     return _column(found, over), _column(found, under)
 
-
+# %% ../../nbs/package/evaluation/statistics.ipynb #03d60cca
 def _paired(one, other, name) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     "The parts [n] of both evaluations and the divisor [n], on the n rows scored in both; the number of other rows."
-    asked, also_asked = ([(row["prompt"], row["expected"]) for row in found.rows] for found in (one, other))
-    if asked != also_asked:
+    question = itemgetter("prompt", "expected")
+    if list(map(question, one.rows)) != list(map(question, other.rows)):
         raise ValueError("the two are not on the same rows; evaluate both models on one dataset, in the same order")
     a, size = _parts(one, name)
     b, other_size = _parts(other, name)
@@ -95,7 +95,7 @@ def all_directions(
 
 
 def _verdict(found: dict, names: tuple[str, str], direction: int) -> str:
-    by, low, high = (found[key] for key in ("difference", "low", "high"))
+    by, low, high = itemgetter("difference", "low", "high")(found)
     rows = f"{found['n']:,} rows"
     p = f"p = {found['p']:.2g}"
     if found["p"] >= 0.05 or low <= 0 <= high:

@@ -6,10 +6,13 @@
 __all__ = ['model_card']
 
 # %% ../../nbs/package/export/card.ipynb #e839a8fb
+import itertools
 import json
+import math
 import re
 import tempfile
 from importlib.resources import files
+from operator import itemgetter
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
@@ -21,10 +24,10 @@ from ..evaluation.score_plots import format_number
 from .run_origin import base_origin, run_stages
 from ..tokenization.padding import load_tokenizer
 from ..tokenization.template_checks import template_additions
+from ..training.progress_and_plots import logged_points
 
 # %% ../../nbs/package/export/card.ipynb #7097934e
-def _cell(value) -> str:
-    "A value on one line of a table."
+def _cell(value) -> str:  # on one line of a table
     words = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     return " ".join(words.split()).replace("|", "\\|")
 
@@ -34,15 +37,13 @@ def _table(head: list, rows: list[list]) -> str:
     return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
 
 
-def _block(text: str, language: str = "text") -> str:
-    "A fenced block, whose fence is longer than any in the text."
+def _block(text: str, language: str = "text") -> str:  # whose fence is longer than any in the text
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"
 
 # %% ../../nbs/package/export/card.ipynb #c8755864
-def _method(run: dict) -> str:
-    "What of the model a stage trained, and how."
+def _method(run: dict) -> str:  # what of the model a stage trained, and how
     if "adapter.r" not in run:
         return str(run.get("adapter.peft_type", "all weights"))
     variants = {"use_rslora": "rsLoRA", "use_dora": "DoRA"}
@@ -57,30 +58,32 @@ def _method(run: dict) -> str:
 # %% ../../nbs/package/export/card.ipynb #2f104a80
 def _stage_facts(record: dict) -> dict:
     "The data and the settings of a stage that decide what was learned, by their names for a reader."
-    run, own = record["manifest"]["run"], record["run"]
-    rows = run.get("per_device_train_batch_size") or 1
-    rows *= (run.get("gradient_accumulation_steps") or 1) * (run.get("world_size") or 1)
-    steps = [entry["step"] for entry in record["metrics"].get("history", []) if "step" in entry]
+    run = record["manifest"]["run"]
+    own = record["run"]
+    factors = map(run.get, ("per_device_train_batch_size", "gradient_accumulation_steps", "world_size"))
+    steps, _ = logged_points(record["metrics"].get("history", []), "step")
     found = {
         "trained on": own.get("data.trained") or f"{run.get('data')} (encoded)",
         "held out": own.get("data.held_out") or run.get("eval_data") or "none",
         "method": _method(run),
         "base held in": f"{own['model.bits']} bits" if "model.bits" in own else run.get("model.dtypes"),
         "learning rate": f"{run.get('learning_rate')}, {run.get('lr_scheduler_type')}",
-        "rows a step": rows,
+        "rows a step": math.prod(filter(None, factors)),
         "steps": max(steps, default=run.get("max_steps")),
         "longest row": run.get("max_length") and f"{run['max_length']} tokens",
+        "optimizer": run.get("optim"),
+        "loss": run.get("loss_type"),
+        "beta": run.get("beta"),
+        "seed": run.get("seed"),
     }
-    found |= {"optimizer": run.get("optim"), "loss": run.get("loss_type")}
-    found |= {name: run.get(name) for name in ("beta", "seed")}
     return {name: value for name, value in found.items() if value is not None}
 
 # %% ../../nbs/package/export/card.ipynb #a019035d
 def _training_table(stages: list[dict]) -> str:
-    columns = [_stage_facts(record) for record in stages]
-    names = dict.fromkeys(name for column in columns for name in column)
+    columns = list(map(_stage_facts, stages))
+    names = dict.fromkeys(itertools.chain(*columns))
     rows = [[name, *(column.get(name, "–") for column in columns)] for name in names]
-    return _table(["", *(record["stage"] for record in stages)], rows)
+    return _table(["", *map(itemgetter("stage"), stages)], rows)
 
 
 def _continues_a_lost_run(first: dict) -> bool:
@@ -97,17 +100,17 @@ def _score(score: dict | None) -> str:
 
 def _score_table(found: dict[str, dict]) -> str:
     "Of the content of report.json: a row for each score, a column for each stage."
-    stages, rows = list(found), []
-    for name in dict.fromkeys(name for scores in found.values() for name in scores):
-        scores = [found[stage].get(name) or {} for stage in stages]
+    stages = list(found)
+    rows = []
+    for name in dict.fromkeys(itertools.chain(*found.values())):
+        scores = [of_stage.get(name, {}) for of_stage in found.values()]
         counts = dict.fromkeys(str(score["n"]) for score in scores if score)
         p = scores[-1].get("against", {}).get(stages[0], {}).get("p")
         rows.append([name, " / ".join(counts), *map(_score, scores), "–" if p is None else f"{p:.2g}"])
     return _table(["score", "n", *stages, f"p, {stages[-1]} against {stages[0]}"], rows)
 
 # %% ../../nbs/package/export/card.ipynb #4f06979c
-def _without_paths(text: str) -> str:
-    "The text on one line, with the last part alone of each absolute path."
+def _without_paths(text: str) -> str:  # the text on one line, with the last part alone of each absolute path
     line = " ".join(text.split())
     return re.sub(r"(?<![\w/.])~?(?:/[^\s/'\"`:;,()]+){2,}/?", lambda path: Path(path[0]).name, line)
 
@@ -150,8 +153,7 @@ def _metadata(base: str | None, stages: list[dict], report: dict, license: str |
     )
 
 # %% ../../nbs/package/export/card.ipynb #1ab4e906
-def _chat_facts(folder: str | Path, system: str | None) -> dict:
-    "What the card shows of the tokenizer and of a question."
+def _chat_facts(folder: str | Path, system: str | None) -> dict:  # of the tokenizer and of a question
     tok = load_tokenizer(folder)
     chat = [{"role": "system", "content": system}] if system else []
     chat.append({"role": "user", "content": "Write your message here."})
@@ -165,17 +167,20 @@ def _chat_facts(folder: str | Path, system: str | None) -> dict:
     }
 
 
-def _versions(stages: list[dict], report: dict) -> list[tuple]:
-    "The name of each library with its version in training and in the export."
+def _versions(stages: list[dict], report: dict) -> list[tuple]:  # library, version in training, in the export
     trained = stages[-1]["manifest"]["recorded"].get("versions", {})
     exported = report["versions"]
-    names = [name for name in trained | exported if trained.get(name) or exported.get(name)]
-    return [(name, trained.get(name) or "–", exported.get(name) or "–") for name in names]
+    rows = []
+    for name in trained | exported:
+        versions = [known.get(name) or "–" for known in (trained, exported)]
+        if versions != ["–", "–"]:
+            rows.append((name, *versions))
+    return rows
 
 # %% ../../nbs/package/export/card.ipynb #eb14a5ac
 def _card_values(run: str | Path, stages: list[dict], revision: str, report: dict) -> dict:
-    "What the template is filled with, beside the metadata."
-    first, last = stages[0], stages[-1]
+    first = stages[0]
+    last = stages[-1]
     functions = {"block": _block, "cell": _cell, "score": _score, "number": format_number, "score_table": _score_table}
     return {
         **functions,
@@ -187,7 +192,7 @@ def _card_values(run: str | Path, stages: list[dict], revision: str, report: dic
         "metrics": last["metrics"],
         "run_scores": last["eval/report"],
         "held_out": str(last["run"].get("data.held_out")).partition(",")[0],
-        "allowed": [_without_paths(line) for line in report["allowed"]],
+        "allowed": list(map(_without_paths, report["allowed"])),
         "training_table": _training_table(stages),
         "continued": _continues_a_lost_run(first),
         "notes": [f"{record['stage']}: {note}." for record in stages for note in went_without(record["folder"])],
@@ -211,7 +216,7 @@ def model_card(
     recorded = first["manifest"]["recorded"].get("model") or first["run"].get("model.name", "/")
     base, revision = base_origin(recorded, first["adapter_config"].get("revision"))
     short = base.rpartition("/")[2] if base else first["manifest"]["run"].get("model.class", "A model")
-    title = f"{short}, fine-tuned with {' and '.join(record['stage'] for record in stages)}"
+    title = f"{short}, fine-tuned with {' and '.join(map(itemgetter('stage'), stages))}"
     values = _card_values(run, stages, revision, report)
     template = (files("ft_notebooks.export") / "templates/model_card.md.jinja").read_text(encoding="utf-8")
     metadata = _metadata(base, stages, report, license)

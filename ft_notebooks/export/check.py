@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -153,13 +154,13 @@ def score_file(
     "The scores of the model in transformers and of the file in llama.cpp on the same rows, and their paired test."
     functions = find_scorers(scorers)
     first = evaluate(model, tok, dataset, {**functions}, max_new_tokens, likelihood=False)
-    prompts = encode_prompts(model, tok, [row["prompt"] for row in first.rows], max_new_tokens)
+    prompts = encode_prompts(model, tok, list(map(itemgetter("prompt"), first.rows)), max_new_tokens)
     context = max(map(len, prompts)) + max_new_tokens
     with llama_server(file, context, _STREAMS) as server, ThreadPoolExecutor(_STREAMS) as pool:
         answers = list(pool.map(lambda ids: server.next_tokens(ids, max_new_tokens)[0], prompts))
     found = {}
     for name, scorer in functions.items():
-        rows = [dict(row) for row in first.rows]
+        rows = list(map(dict, first.rows))
         for row, ids, example in zip(rows, answers, dataset):
             row[name] = float(scorer(tok.decode(ids, skip_special_tokens=True), row["expected"], example))
         second = Evaluation({name: interval([row[name] for row in rows])}, rows)
@@ -221,7 +222,8 @@ def check_export(
         parity, more = _run_in_llama_cpp(model, tok, file, chats, strings, max_new_tokens=max_new_tokens)
     except ValueError as e:  # such as a file that llama.cpp cannot load, for the reason that was found
         raise ValueError("\n  ".join([str(e), *findings])) from e
-    findings += more + [f"parity: {what}" for what in beyond_limits(type, parity["rows"], parity["prose"])]
+    findings += more
+    findings += map("parity: {}".format, beyond_limits(type, parity["rows"], parity["prose"]))
     scores = {}
     if type not in ("f32", "f16", "bf16"):
         scores = score_file(model, tok, file, dataset, scorers, max_new_tokens)

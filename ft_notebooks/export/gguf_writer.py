@@ -62,7 +62,7 @@ def pre_tokenizer_name(
     found = json.loads(tok.backend_tokenizer.to_str())
     model = found["model"]
     steps = _steps(found["pre_tokenizer"] or {})
-    if (found["normalizer"] or {"type": "NFC"}) != {"type": "NFC"}:
+    if found["normalizer"] not in (None, {"type": "NFC"}):
         raise ValueError(f"the tokenizer changes text by {found['normalizer']}, which llama.cpp does not; {_CONVERTER}")
     if model["type"] == "BPE" and steps[-1].get("type") == "ByteLevel":
         if not model["merges"]:
@@ -193,7 +193,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tok: PreTrainedTokenizerBase, rows: 
     writer.add_token_list(names)
     writer.add_token_types(types)
     # llama.cpp needs a merge; one of two whole special tokens never applies
-    writer.add_token_merges([" ".join(merge) for merge in merges] or [f"{names[0]} {names[0]}"])
+    writer.add_token_merges(list(map(" ".join, merges)) or [f"{names[0]} {names[0]}"])
     for name in ("bos", "eos", "unk", "pad"):
         if (token := getattr(tok, f"{name}_token_id")) is not None:
             getattr(writer, f"add_{name}_token_id")(token)
@@ -221,7 +221,7 @@ def check_replaced(
     if odd_kind(file) or Path(file).is_file() and Path(file).open("rb").read(4) not in (b"", b"GGUF"):
         raise ValueError(f"{file} exists and is no GGUF; name a different file to write")
 
-
+# %% ../../nbs/package/export/gguf_writer.ipynb #accd9756
 def write_gguf(
     folder: str | Path,  # A model folder with safetensors and a tokenizer, such as `ft merge` writes
     file: str | Path,  # The GGUF file to write

@@ -6,6 +6,7 @@
 __all__ = ['write_lora_gguf']
 
 # %% ../../nbs/package/export/lora_gguf.ipynb #aaf4e270
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def _check_plain(run: Path, adapter: PeftConfig) -> None:
     found = read_record(run / "adapter_config.json")  # peft drops unknown fields
     other = {key: value for key, value in found.items() if key not in _FREE and value and value != plain.get(key)}
     if other:
-        said = ", ".join(f"{key}={value!r}" for key, value in other.items())
+        said = ", ".join(itertools.starmap("{}={!r}".format, other.items()))
         raise ValueError(f"{run} has {said[:300]}, which a GGUF adapter cannot hold; {_cure(run)}")
     if adapter.init_lora_weights not in _BASE_KEPT:
         start = f"init_lora_weights={adapter.init_lora_weights!r}"

@@ -48,8 +48,7 @@ def run_model(
     return dequantise_base(load_adapter(run, bits), torch.float32).float().eval()
 
 
-def _write_merged(run: str | Path, folder: Path, dtype: torch.dtype) -> None:
-    "Writes the run's model, without an adapter, and its tokenizer."
+def _write_merged(run: str | Path, folder: Path, dtype: torch.dtype) -> None:  # and the tokenizer
     model = run_model(run)
     merged = merge_adapter(model, torch.float32) if hasattr(model, "peft_config") else model
     merged.to(dtype).save_pretrained(folder)
@@ -71,7 +70,8 @@ def _safetensors_report(run: str | Path, folder: Path, type: str, dataset: Datas
     if written.chat_template != tok.chat_template:
         findings.append("template: the folder's chat template is missing, or differs from the run's")
     texts = {"rows": encode_chats(tok, rows)[0]["input_ids"], "prose": [tok(PROSE).input_ids[:112]]}
-    model, merged = run_model(run), load_model(folder, 32)
+    model = run_model(run)
+    merged = load_model(folder, 32)
     parity = {}
     for name, ids in texts.items():
         kl, same = token_distances(model, merged, ids)
@@ -83,9 +83,8 @@ def _safetensors_report(run: str | Path, folder: Path, type: str, dataset: Datas
     return {"checked": checked, "parity": parity, "scores": {}, "allowed": kept_findings(findings, allow, "the folder")}
 
 # %% ../../nbs/package/export/run_export.ipynb #7d73db2d
-def _run(*words: str | Path) -> None:
-    "Runs a program; `ValueError` with the end of what it printed if it fails."
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
+def _run(*words: str | Path) -> None:  # runs a program; `ValueError` with the end of what it printed if it fails
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr or done.stdout).strip()[-600:]
         raise ValueError(f"{Path(words[0]).name} {Path(words[1]).name} ended with {done.returncode}: {last}")
@@ -112,7 +111,9 @@ def _check_arguments(to: str, type: str, converter: str | None, quantize: str | 
     for name, program in (("converter", converter), ("quantize", quantize)):
         if program and not Path(program).is_file():
             raise ValueError(f"{name}: {program} does not exist; give the path of llama.cpp's program")
-    if type not in known[to] and not (to == "gguf" and quantize):
+    if to == "gguf" and quantize:  # which knows other types too
+        return
+    if type not in known[to]:
         more = "; other types need --quantize PATH, llama.cpp's llama-quantize" if to == "gguf" else ""
         raise ValueError(f"type must be one of {', '.join(known[to])}, got {type!r}{more}")
 
@@ -123,8 +124,8 @@ def _described(file: Path) -> dict:
 
 def _finish(part: Path, run: str | Path, report: dict, license: str | None) -> None:
     "Adds the card and the manifest, which lists every other file."
-    written = {str(file.relative_to(part)): file for file in sorted(part.rglob("*")) if file.is_file()}
-    report["files"] = {name: _described(file) for name, file in written.items()}
+    written = sorted(filter(Path.is_file, part.rglob("*")))
+    report["files"] = {str(file.relative_to(part)): _described(file) for file in written}
     model_card(run, report, license).save(part / "README.md")
     report["files"]["README.md"] = _described(part / "README.md")
     (part / "manifest.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -160,14 +161,15 @@ def export_run(
             _write_merged(run, part, _DTYPES[type])
             report = _safetensors_report(run, part, type, dataset, allow)
         else:
-            merged, file = part / "merged", part / f"model-{type}.gguf"
+            merged = part / "merged"
+            file = part / f"model-{type}.gguf"
             _write_merged(run, merged, torch.float32)
             _write_file(merged, file, type, converter, quantize)
             report = check_export(run_model(run), merged, file, type, dataset, scorers, max_new_tokens, allow)
             shutil.rmtree(merged)
         libraries = ["ft-notebooks", "torch", "transformers", "peft", "gguf"]
         libraries += ["xllamacpp"] if to == "gguf" else []
-        versions = {name: version(name) for name in libraries}
+        versions = dict(zip(libraries, map(version, libraries)))
         report = {"to": to, "type": type, "run": run_hashes(run), **report, "versions": versions}
         _finish(part, run, report, license)
     return output

@@ -6,6 +6,7 @@
 __all__ = ['base_origin', 'check_base', 'run_stages', 'run_hashes', 'is_export_of']
 
 # %% ../../nbs/package/export/run_origin.ipynb #4cd8e960
+import itertools
 import re
 from pathlib import Path
 
@@ -74,8 +75,7 @@ def _record(run: Path) -> dict:
         )
     if "to" in read_record(run / "manifest.json", "run"):
         raise ValueError(f"{run} is an export and no run; give its run, or its GGUF file")
-    begun, ended = (run / name for name in ("run.json", "metrics.json"))
-    if begun.is_file() and not ended.is_file():
+    if (run / "run.json").is_file() and not (run / "metrics.json").is_file():
         raise unfinished(run)
     found: dict = {"manifest": read_record(run / "manifest.json", "run", "recorded"), "folder": run}
     for name in ("run", "metrics", "adapter_config", "eval/report"):
@@ -108,7 +108,7 @@ def run_hashes(
     run: str | Path,  # The folder of a run
 ) -> dict[str, str]:  # Name: SHA-256, of each file of its model and tokenizer
     "What identifies the model of a run."
-    found = (file for pattern in _MODEL_FILES for file in Path(run).glob(pattern))
+    found = itertools.chain(*map(Path(run).glob, _MODEL_FILES))
     return {file.name: file_sha256(file) for file in sorted(found)}
 
 
@@ -119,7 +119,7 @@ def is_export_of(
     "Whether the file is as it was exported, from the run as it is now."
     file = Path(file)
     manifest = file.parent / "manifest.json"
-    if not (file.is_file() and manifest.is_file()):
+    if not all(map(Path.is_file, (file, manifest))):
         return False
     report = read_record(manifest, "files")
     known = report["files"].get(file.name, {}).get("sha256")

@@ -6,6 +6,7 @@
 __all__ = ['token_strings', 'different_tokens', 'token_findings']
 
 # %% ../../nbs/package/export/token_suite.ipynb #245d21f3
+import itertools
 import random
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -34,17 +35,17 @@ def token_strings(
     "Strings that tokenizers with different rules are likely to split differently."
     special = tok.all_special_tokens
     pieces = _NUMBERS + _WORDS + _SYMBOLS
-    found = [*pieces, *_SPACES, *special, *(token[:-1] for token in special), *(f"x{token}y" for token in special)]
-    found += [space + piece for space in _SPACES for piece in ("1", "a", "é", ".", "中", "")]
+    found = [*pieces, *_SPACES, *special, *(token[:-1] for token in special), *map("x{}y".format, special)]
+    found += map("".join, itertools.product(_SPACES, ("1", "a", "é", ".", "中", "")))
     found += [f"a{space}1{space}." for space in _SPACES]
-    found += [unicodedata.normalize(form, word) for form in ("NFC", "NFD", "NFKC") for word in _WORDS]
+    found += itertools.starmap(unicodedata.normalize, itertools.product(("NFC", "NFD", "NFKC"), _WORDS))
     draw = random.Random(0)
     for _ in range(330):
         found.append("".join(draw.choice(pieces + _SPACES * 2 + special) for _ in range(draw.randint(2, 9))))
     found += [tok.apply_chat_template(chat, tokenize=False) for chat in chats]
     if normalizer := tok.backend_tokenizer.normalizer:  # which a GGUF file does not hold
-        found = [normalizer.normalize_str(text) for text in found]
-    return list(dict.fromkeys(text for text in found if text))
+        found = list(map(normalizer.normalize_str, found))
+    return list(dict.fromkeys(filter(None, found)))
 
 # %% ../../nbs/package/export/token_suite.ipynb #35c77a6d
 def different_tokens(
@@ -55,7 +56,8 @@ def different_tokens(
     "The strings for which two tokenizers give different ids."
     found = []
     for text in sorted(strings, key=len):
-        first, second = list(one(text)), list(other(text))
+        first = list(one(text))
+        second = list(other(text))
         if first != second:
             found.append((text, first, second))
     return found

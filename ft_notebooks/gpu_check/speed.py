@@ -6,6 +6,7 @@
 __all__ = ['SIZES', 'random_model', 'train_speed', 'speeds']
 
 # %% ../../nbs/package/gpu_check/speed.ipynb #186c2aef
+import itertools
 import time
 from functools import partial
 from importlib.util import find_spec
@@ -46,7 +47,7 @@ def random_model(
     dtype = torch.float16 if hw.dtype == torch.float16 else torch.bfloat16
     with torch.device("meta"):
         shapes = {name: weight.shape for name, weight in LlamaForCausalLM(config).state_dict().items()}
-    numbers = 0.02 * torch.randn(max(shape.numel() for shape in shapes.values()), dtype=dtype)
+    numbers = 0.02 * torch.randn(max(map(torch.Size.numel, shapes.values())), dtype=dtype)
     weights = {name: numbers[: shape.numel()].view(shape) for name, shape in shapes.items()}
     weights |= {name: torch.ones(shape, dtype=dtype) for name, shape in shapes.items() if len(shape) == 1}  # of norms
     nf4 = BitsAndBytesConfig(
@@ -64,7 +65,7 @@ def _rows(n: int) -> Dataset:
     chats = sums(8 * n)["messages"]
     rows = []
     for i in range(n):  # of one to eight chats
-        turns = [turn for chat in chats[8 * i : 8 * i + 1 + i % 8] for turn in chat]
+        turns = itertools.chain(*chats[8 * i : 8 * i + 1 + i % 8])
         rows.append({"messages": [turn for turn in turns if turn["role"] != "system"]})
     return Dataset.from_list(rows)
 

@@ -34,6 +34,7 @@ from ..rlhf.grpo import grpo_trainer
 from ..rlhf.reward_model import load_reward_model
 from ..rlhf.reward_training import reward_trainer
 from ..sft.trainer import sft_trainer
+from ..training.progress_and_plots import logged_points
 from ..training.run import fit
 
 # %% ../../nbs/package/gpu_check/steps.ipynb #6ce0caac
@@ -80,8 +81,7 @@ def _loaded(folder: Path, bits: int, **arguments):
     return load_model(folder / "base", bits, **arguments)
 
 
-def _logits(model) -> list[float]:
-    "The logits of the last of 64 tokens."
+def _logits(model) -> list[float]:  # the logits of the last of 64 tokens
     ids = torch.arange(64, device=model.device)[None] % 200
     with torch.no_grad():
         return model(ids).logits[0, -1].float().tolist()
@@ -106,8 +106,7 @@ def sums(
 _FLOAT32 = {"bf16": False, "fp16": False}
 
 
-def _settings(folder: Path, **more) -> dict:
-    "Four steps on the same four rows."
+def _settings(folder: Path, **more) -> dict:  # four steps on the same four rows
     return {"output_dir": str(folder / "run"), "max_steps": 4, "learning_rate": 1e-3, "logging_steps": 1, **more}
 
 
@@ -127,7 +126,7 @@ def _trained(trainer) -> dict:
     gradient = _FirstGradient()
     trainer.add_callback(gradient)
     fit(trainer)
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    _, losses = logged_points(trainer.state.log_history, "loss")
     falls = "falls" if losses[-1] < losses[0] else "does not fall"
     return {"first loss": losses[0], "gradient": gradient.kept, "loss": falls}
 
@@ -184,7 +183,7 @@ def _grpo(folder: Path) -> dict:
     trainer = grpo_trainer(_adapted(folder, 32), tiny_tokenizer(), rows, _letters, **settings)
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
     fit(trainer)
-    rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
+    _, rewards = logged_points(trainer.state.log_history, "reward")
     after = dict(trainer.model.named_parameters())
     moved = any(not torch.equal(weight, after[name]) for name, weight in before.items())
     return {"steps": trainer.state.global_step, "rewards": str(bool(np.isfinite(rewards).all())), "moved": str(moved)}

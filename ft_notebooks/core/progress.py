@@ -93,13 +93,10 @@ def written() -> None:
         shown.wrote = time.monotonic()
 
 
-def say(
-    text: str,
-    colored: bool = False,  # The text holds a terminal's colors, and no other control code
-) -> None:
+def say(text: str) -> None:
     "Prints, in the first process only; control codes as symbols."
     if is_first():
-        print(text if colored else visible(text), flush=True)
+        print(visible(text), flush=True)
         written()
 
 # %% ../../nbs/package/core/progress.ipynb #5126a0ce

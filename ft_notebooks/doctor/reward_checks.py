@@ -133,7 +133,7 @@ def _grows(long: list[np.ndarray], best: np.ndarray) -> bool:
 @cure("change the reward, or its weight (--reward NAME:WEIGHT), so that the expected answer gets the most")
 def _reward_misleads(run):
     prompts = _prompts(run, 4)
-    limit = run.given.get("max_completion_length", 256)
+    limit = run.used("max_completion_length")
     long = {f"the word 'word' {n} times": ["word " * n] * len(prompts) for n in (1, 5, 25, 100) if n <= limit}
     trials = {"an empty answer": [""] * len(prompts)} | _trials(prompts) | long
     trials.pop("another", None)
@@ -216,7 +216,7 @@ def _first_step(run, limit: int) -> dict:
     given = {name: run.given[name] for name in known & run.given.keys() if not name.startswith(("eval_", "save_"))}
     given |= {"max_steps": 1, "learning_rate": 0.0, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
     given["reward_weights"] = [*_weights(run).values()]
-    if limit < given.get("max_completion_length", 256):
+    if limit < run.used("max_completion_length"):
         given |= {"max_completion_length": limit, "mask_truncated_completions": False}
     return given
 
@@ -229,7 +229,7 @@ def _first_rewards_refused(run):
     run.skip_after(*run.reported - _ELSEWHERE)
     if not run.rewards:
         return
-    limit = run.given.get("max_completion_length", 256)
+    limit = run.used("max_completion_length")
     rows = as_prompts(run.parts[0])
     needed = prompt_account(run.tok, rows, run.given).get("tokens that 95 of 100 answers need", 0)
     whole = limit <= _MOST[0]

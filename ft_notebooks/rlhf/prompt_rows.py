@@ -17,6 +17,7 @@ from ..data.read import read_chats, read_preferences, unchanged
 from ..data.readers import COLUMNS, local_source, read_rows
 from .rl_settings import check_rl_settings, needed_tokens
 from ..tokenization.chat_template import ChatTemplate
+from ..training.settings import default_of
 
 # %% ../../nbs/package/rlhf/prompt_rows.ipynb #bc823843
 OWN_COLUMNS = {"completions", "completion_ids", "prompts", "trainer_state", "log_extra", "log_metric"}  # of TRL
@@ -140,15 +141,20 @@ def as_prompts(
     return unchanged(found)
 
 # %% ../../nbs/package/rlhf/prompt_rows.ipynb #0ea97830
+_SIZES = ("max_completion_length", "prompts_a_step", "generations")
+
+
 def prompt_account(
     tok,  # A `PreTrainedTokenizerBase`
     prompts: Dataset,  # From `as_prompts`
     settings: dict,  # The section `[grpo]`
 ) -> dict:  # Counts, to be printed
     "The rows' counts; raises `ValueError` for settings with which they could not be learned from."
-    limit = settings.get("max_completion_length", 256)
-    size = (settings.get("prompts_a_step", 4), settings.get("generations", 8))
-    check_rl_settings({"max_completion_length": limit}, len(prompts), *size, "[grpo]")
+    used = {name: settings.get(name, default_of("grpo", name)) for name in _SIZES}
+    limit = used["max_completion_length"]
+    check_rl_settings(
+        {"max_completion_length": limit}, len(prompts), used["prompts_a_step"], used["generations"], "[grpo]"
+    )
     needed = needed_tokens(tok, prompts["expected"][:], limit)
     template = ChatTemplate(tok)
     texts = [template.render(chat, add_generation_prompt=True) for chat in prompts["prompt"]]

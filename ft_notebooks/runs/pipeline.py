@@ -167,7 +167,7 @@ def train_run(
     rows = without_places(rows)
     held = None if held is None else without_places(held)
     encoded = _Rows(rows, held, ids, account, held_ids)
-    say(own.describe(tok, ids, account, rows, held), colored=True)
+    say(own.describe(tok, ids, account, rows, held))
     identity = {**own.identity(rows, held), **day}
     run = _own_folder(run, identity)
     finished = (run / "metrics.json").exists()

@@ -77,9 +77,11 @@ def _faults(tensors: dict[str, Tensor], start: dict, had_gradient: set[str], dev
     is_here = [local_part(tensors[name]).numel() > 0 for name in names]
     flags = set_by_any(torch.tensor([has_gradient, has_changed, is_here], device=device))  # [3, tensors]
     with_gradient, changed, present = (set(itertools.compress(names, row)) for row in flags.tolist())
-    with_gradient = with_gradient or changed  # DeepSpeed keeps all gradients to itself
+    if not with_gradient:  # DeepSpeed keeps all gradients to itself
+        with_gradient = changed
     good = with_gradient & changed
-    judged = [name for name in names if name in present - good and not _may_lack_gradient(name, good)]
+    bad = present - good
+    judged = [name for name in names if name in bad and not _may_lack_gradient(name, good)]
     return {
         "have had no gradient": [*itertools.filterfalse(with_gradient.__contains__, judged)],
         "have a gradient and have not changed": [*filter(with_gradient.__contains__, judged)],

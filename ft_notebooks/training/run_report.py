@@ -9,11 +9,8 @@ __all__ = ['show_trained', 'account_words', 'SamplesCallback', 'write_card']
 import hashlib
 import itertools
 import math
-import os
 import re
-import sys
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import cache
 from operator import itemgetter
 from pathlib import Path
@@ -31,14 +28,11 @@ from ..tokenization.token_view import show_tokens
 
 # %% ../../nbs/package/training/run_report.ipynb #34cb6c1b
 def _marked(tok, ids: list[int], labels: list[int]) -> str:
-    "The text with trained tokens in color on a terminal, and elsewhere between « and »; control codes as symbols."
+    "The text with trained tokens between « and »; control codes as symbols."
     ribbon = show_tokens(tok, {"input_ids": ids, "labels": labels})
-    ribbon = replace(ribbon, tokens=tuple((visible(text), kind) for text, kind in ribbon.tokens))
-    if sys.stdout and sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
-        return str(ribbon)
     shown = ""
     for trained, tokens in itertools.groupby(ribbon.tokens, lambda token: token[1].startswith("trained")):
-        text = "".join(text for text, _ in tokens)
+        text = visible("".join(text for text, _ in tokens))
         shown += f"«{text}»" if trained else text
     return shown + "\n«trained», the rest is only read"
 

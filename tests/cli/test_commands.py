@@ -43,7 +43,6 @@ from ft_notebooks.lora.adapter import add_adapter, load_adapter, lora_config
 from ft_notebooks.runs import model_choice, record
 from ft_notebooks.runs.stages import stage_class
 from ft_notebooks.sft.stage import SFTStage
-from ft_notebooks.tokenization.token_view import show_tokens
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -585,27 +584,12 @@ def test_a_damaged_file_of_a_run_is_named_with_the_cure(here, capsys, file, cont
         assert "run/run.json is damaged (" in refused(capsys, "sft", "notes.jsonl", "--output", "run", *quick())
 
 
-def test_colours_are_sent_to_a_terminal_only(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
+def test_a_row_is_shown_with_its_trained_tokens_marked():
     tok = tiny_tokenizer()
-    chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "naïve"}]
-    row = encode_chat(tok, [*chat, *chat])
-    ribbon = show_tokens(tok, row)
-    turns = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n«naïve<|im_end|>»\n"
-    plain = turns * 2 + "\n«trained», the rest is only read"
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setattr(sys, "stdout", Terminal())
-    assert SFTStage().show(tok, row) == str(ribbon) and "\x1b[" in str(ribbon)
-    monkeypatch.setenv("NO_COLOR", "")  # empty means not set
-    assert SFTStage().show(tok, row) == str(ribbon)
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert SFTStage().show(tok, row) == plain
-    monkeypatch.delenv("NO_COLOR")
-    monkeypatch.setattr(sys, "stdout", io.StringIO())
-    assert SFTStage().show(tok, row) == plain
+    chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "naïve\x1b[1m"}]
+    shown = SFTStage().show(tok, encode_chat(tok, [*chat, *chat]))
+    turns = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n«naïve␛[1m<|im_end|>»\n"
+    assert shown == turns * 2 + "\n«trained», the rest is only read"
 
 
 def test_a_run_says_what_is_trained_without_an_escape_sequence_where_nobody_looks(trained):

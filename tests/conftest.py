@@ -28,7 +28,8 @@ def pytest_xdist_auto_num_workers(config):
 
 def pytest_collection_modifyitems(items):
     "The notebooks come first, since they take longest; and `unit` marks what has no mark that says it takes long."
-    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+    first = ["test_lesson_runs.py", "test_notebooks.py"]
+    items.sort(key=lambda item: first.index(item.path.name) if item.path.name in first else len(first))
     for item in items:
         if not any(item.get_closest_marker(name) for name in NOT_UNIT):
             item.add_marker("unit")
@@ -79,6 +80,6 @@ def _pictures_are_empty(request):
 
     save = Figure.savefig
     with pytest.MonkeyPatch.context() as patch:
-        if request.path.name not in ("test_notebooks.py", "test_report.py"):
+        if request.path.name not in ("test_lesson_runs.py", "test_notebooks.py", "test_report.py"):
             patch.setattr(Figure, "savefig", lambda self, *args, **kwargs: save(Figure(), *args, **kwargs))
         yield

@@ -1,26 +1,8 @@
-"""Every notebook runs: `nbdev_test` on each, in a process of its own, reported as one pytest test each.
-
-`pytest -k tokenizer` runs that notebook only. NB_FLAGS="smol gpu" says which flagged cells run; without it the cells
-flagged `smol` run where the real model is in the cache.
-"""
-
-import atexit
-import gc
-import multiprocessing
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""Every notebook but the lessons runs, reported as one pytest test each: `pytest -k tokenizer` runs that one only."""
 
 import pytest
+from notebook_runs import LESSONS, NBS, check_run, imported, name  # noqa: F401
 
-ROOT = Path(__file__).resolve().parents[1]
-NBS = sorted(  # but the solutions, which tests/test_solutions.py runs
-    p
-    for p in (ROOT / "nbs").rglob("*.ipynb")
-    if p.parent.name != "solutions" and not any(part[0] in "_." for part in p.relative_to(ROOT).parts)
-)
-CAN_FORK = sys.platform == "linux" and not os.path.exists("/dev/nvidiactl")  # CUDA cannot be used in a fork
 # these compare what a model computes, most of it in bfloat16: .ci/run runs them as on other processors, too
 NUMBERS = {
     "package/doctor/probe",
@@ -46,61 +28,6 @@ NUMBERS = {
 }
 
 
-def name(nb):
-    return str(nb.relative_to(ROOT / "nbs").with_suffix(""))
-
-
-def needs_the_real_model(nb):  # each lesson does
-    return nb.parent.name == "nbs" and nb.name[0].isdigit()
-
-
-@pytest.fixture(scope="module")
-def imported():
-    "Nine seconds that a fork need not repeat: what notebooks import, and what a first step of training prepares."
-    if CAN_FORK:
-        import execnb.shell  # noqa: F401
-        import matplotlib.pyplot  # noqa: F401
-        import nbdev.test  # noqa: F401
-
-        import ft_notebooks.cli.commands
-        import ft_notebooks.dpo.trainer
-        import ft_notebooks.evaluation.runner
-        import ft_notebooks.sft.trainer  # noqa: F401
-        from ft_notebooks import add_adapter, lora_config, tiny_model
-        from ft_notebooks.loading.training_memory import step_memory
-
-        for model in (tiny_model(), add_adapter(tiny_model(), lora_config(tiny_model()))):
-            step_memory(model, {"use_cpu": True})(1000)
-        gc.collect()
-        gc.freeze()
-
-
-def run_in_fork(nb, flags, log):
-    from nbdev.test import nbdev_test
-
-    os.chdir(ROOT)
-    with log.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # in place of pytest's
-    try:
-        nbdev_test(str(nb), do_print=True, flags=flags, n_workers=0)
-    finally:
-        atexit._run_exitfuncs()  # removes temporary folders
-
-
-def run(nb, flags, log):
-    "The exit code of `nbdev_test`; what it prints is in `log`."
-    if CAN_FORK:
-        process = multiprocessing.get_context("fork").Process(target=run_in_fork, args=(nb, flags, log))
-        process.start()
-        process.join()
-        return process.exitcode
-    command = [Path(sys.executable).with_name("nbdev_test"), nb, "--do_print", "--n_workers", "0", "--flags", flags]
-    with log.open("w") as file:
-        return subprocess.run(command, cwd=ROOT, stdout=file, stderr=file).returncode
-
-
 def test_the_notebooks_that_compare_numbers_are_there():
     assert sorted(NUMBERS - {name(nb) for nb in NBS}) == []
 
@@ -111,19 +38,8 @@ def test_the_notebooks_that_compare_numbers_are_there():
     [
         pytest.param(nb, id=name(nb), marks=[pytest.mark.numbers, pytest.mark.bfloat16] * (name(nb) in NUMBERS))
         for nb in NBS
+        if nb not in LESSONS
     ],
 )
-def test_runs(nb, imported, real_model, tmp_path, monkeypatch):
-    if needs_the_real_model(nb) and not real_model:
-        pytest.skip("needs the real model")
-    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)  # for `!ft`
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
-    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
-    monkeypatch.delenv("TQDM_DISABLE", raising=False)  # some of them prove what a bar writes
-    log = tmp_path / "log"
-    code = run(nb, os.environ.get("NB_FLAGS", "smol" if real_model else ""), log)
-    said = log.read_text(errors="replace")
-    if code != 0 or "Success." not in said:
-        pytest.fail(f"nbdev_test ended with {code}\n{said[:8000]}", pytrace=False)
-    if f"- Completed {nb}" not in said:
-        pytest.skip("the notebook says skip_exec")
+def test_runs(nb, imported, real_model, tmp_path, monkeypatch):  # noqa: F811
+    check_run(nb, real_model, tmp_path, monkeypatch)

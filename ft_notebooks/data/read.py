@@ -164,7 +164,9 @@ def _tables(
         for place, row in some:
             columns, found = convert(row)
             defects.add(place, found)
-            kept.append({**columns, "place": place})
+            # a file's name that the locale cannot read holds its bytes as surrogates, which no column takes
+            text = place.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            kept.append({**columns, "place": text})
         if not defects.times:
             yield pa.Table.from_pylist(kept, schema)
     defects.check()

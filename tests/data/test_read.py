@@ -349,6 +349,12 @@ def test_the_fingerprint_is_that_of_the_content(tmp_path, monkeypatch, kind):
         assert bool(first.cache_files) == (limit == 0)
 
 
+def test_the_place_of_a_row_takes_a_file_name_that_the_locale_cannot_read(tmp_path):
+    file = tmp_path / "chats-\udcc3\udca9.jsonl"  # as Python gives the name where the encoding is ASCII
+    file.write_text(json.dumps(chat(("user", "Hi"), ("assistant", "Hello"))))
+    assert read_chats(str(file), places=True)["place"][0].endswith("chats-é.jsonl:1")
+
+
 @pytest.mark.parametrize("tools", [None, [{"name": "f"}]])
 def test_rows_keep_their_file_and_line_where_places_are_asked_for(tmp_path, tools):
     chat = {"prompt": "Hi", "completion": "Hello"} | ({"tools": tools} if tools else {})

@@ -245,6 +245,7 @@ CONFIGS = {
 
 def shaken(base, config):
     "With an adapter all of whose numbers were moved"
+    torch.manual_seed(0)  # LoHa begins with random numbers
     model = get_peft_model(base, copy.deepcopy(config)).eval()  # PEFT writes into it
     with torch.no_grad():
         for i, p in enumerate(p for p in model.parameters() if p.requires_grad):

@@ -65,6 +65,12 @@ def known_run(
     known = {**read_record(folder / "run.json", **_OF_RUN), **read_record(folder / "metrics.json", **_OF_METRICS)}
     if not known["command"].isidentifier():  # it names files
         raise ValueError(f"{folder / 'run.json'} was changed: command is {known['command']!r:.60}; restore the file")
+    for key, kind in {"history": dict, "grpo.rewards": str}.items():
+        values = known.get(key, [])
+        if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+            raise ValueError(
+                f"the record of {folder} was changed: {key} is {values!r:.60}; restore run.json and metrics.json"
+            )
     return str(folder), known
 
 # %% ../../nbs/package/checkpointing/finished_runs.ipynb #7a2220ec
@@ -78,12 +84,13 @@ def outcome_fault(
     if after <= 1.01 * before:
         return None
     limit = math.log(before) if before > 0 else 0.0
-    losses = {entry["eval_loss"]: entry["step"] for entry in history if entry.get("eval_loss", limit) < limit}
+    losses = {entry["step"]: entry["eval_loss"] for entry in history if "eval_loss" in entry}
     cure = "no checkpoint is known to be better"
-    for loss in sorted(losses, reverse=True):  # the best last
-        folder = Path(run, f"checkpoint-{losses[loss]}")
-        if checkpoint_fault(folder) is None:
+    for step in sorted(losses, key=losses.__getitem__):  # the best first
+        folder = Path(run, f"checkpoint-{step}")
+        if losses[step] < limit and checkpoint_fault(folder) is None:
             cure = f"{folder} is the best checkpoint, better than the start"
+            break
     return (
         f"the run has failed: the perplexity of the held-out rows was {before:.4g} before and is {after:.4g} after; "
         f"{cure}. Train again into a different folder, with a lower learning_rate (2e-4 is usual for an adapter, 2e-5 "

@@ -10,8 +10,7 @@ import pickle
 from collections.abc import Sequence
 
 import torch
-from accelerate.data_loader import SeedableRandomSampler
-from torch.utils.data import BatchSampler, IterableDataset, SequentialSampler
+from torch.utils.data import BatchSampler, IterableDataset, RandomSampler, SequentialSampler
 
 from ..core.fingerprints import short_hash
 from ..core.random_state import keep_random_state
@@ -29,6 +28,27 @@ def _samplers(loader) -> list:
         found.append(inner)
 
 
+def _takes_seed(sampler, args, seed: int, epoch: int) -> bool:
+    "Seeds the sampler by seed and epoch; whether that is possible, or the sampler is not random."
+    if hasattr(sampler, "set_epoch"):  # its order is drawn from a seed of its own and the epoch
+        sampler.set_epoch(epoch)
+        if not isinstance(sampler, RandomSampler):
+            return True
+        if not hasattr(sampler, "initial_seed"):  # accelerate's has one; otherwise its seed comes from torch
+            return False
+        sampler.initial_seed = seed
+        return True
+    if not hasattr(sampler, "generator"):
+        return isinstance(sampler, (SequentialSampler, Sequence))
+    sampler.generator = torch.Generator().manual_seed(seed + epoch)
+    if args.train_sampling_strategy == "group_by_length" and args.world_size > 1:
+        if not hasattr(sampler, "batch_size"):
+            return False
+        # rows that are ordered together: those of a step over all processes
+        sampler.batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return True
+
+
 def set_order(
     loader,  # Of an epoch that has not begun; its sampler is changed in place
     args,  # The run's `transformers.TrainingArguments`
@@ -39,20 +59,11 @@ def set_order(
         return  # a stream has its own order
     sampler = _samplers(loader)[-1]
     seed = args.seed if args.data_seed is None else args.data_seed
-    if isinstance(sampler, SeedableRandomSampler):
-        sampler.initial_seed = seed
-    if hasattr(sampler, "set_epoch"):  # its order is drawn from a seed of its own and the epoch
-        sampler.set_epoch(epoch)
-    if hasattr(sampler, "generator"):
-        sampler.generator = torch.Generator().manual_seed(seed + epoch)
-    elif not hasattr(sampler, "set_epoch") and not isinstance(sampler, (SequentialSampler, Sequence)):
+    if not _takes_seed(sampler, args, seed, epoch):
         raise ValueError(
             f"the sampler {type(sampler).__name__}, which draws the order of the rows, cannot be seeded, so a resumed "
             "run might read different rows: give it an attribute `generator`, or a method `set_epoch`"
         )
-    if args.train_sampling_strategy == "group_by_length" and args.world_size > 1:
-        # rows that are ordered together: those of a step over all processes
-        sampler.batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 # %% ../../nbs/package/checkpointing/row_order.ipynb #c9ddfe44
 def leave_out_rows(

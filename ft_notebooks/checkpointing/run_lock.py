@@ -10,8 +10,9 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from threading import get_ident
 
@@ -33,13 +34,31 @@ def _holder(file: Path) -> str:
     return "another process"
 
 
+def _lock(file: Path) -> Callable[[], None]:
+    "Locks the file, also one of another user, which can only be read; returns the function that releases it."
+    lock = FileLock(file, timeout=0)
+    try:
+        with full_disk_named(file):
+            lock.acquire()
+        return lock.release
+    except PermissionError:
+        import fcntl  # not on Windows
+
+        handle = os.open(file, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise Timeout(str(file)) from None
+        return partial(os.close, handle)
+
+
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     "Holds the lock of a run's folder, and names its holder in `.running.json`."
     file = folder / ".running.json"
-    lock = FileLock(folder / ".running.lock", timeout=0, mode=0o666)  # for every user who may write to the folder
-    with full_disk_named(lock.lock_file):
-        lock.acquire()
+    lock_file = folder / ".running.lock"
+    release = _lock(lock_file)
     try:
         with suppress(PermissionError), full_disk_named(file):
             write_atomically(file, json.dumps({"pid": os.getpid(), "host": platform.node()}))
@@ -47,8 +66,8 @@ def _locked(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):  # of a folder that can no longer be written to: the block's own error says more
             file.unlink(missing_ok=True)
-            Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+            lock_file.unlink(missing_ok=True)
+        release()
 
 
 @contextmanager
@@ -70,7 +89,7 @@ def lock_run(
             raise ValueError(
                 f"{folder} is being trained by {holder}; wait until it ends, stop it, or choose another folder"
             ) from None
-        except (PermissionError, FileNotFoundError):
+        except (PermissionError, FileNotFoundError, ImportError):
             if not has_marker(folder):  # a finished run is only read
                 raise ValueError(
                     f"{folder / '.running.lock'} cannot be opened, so another user may be training in {folder}; choose "
@@ -110,7 +129,7 @@ def folder_fault(
     there = Path(folder).absolute()
     while not os.path.lexists(there):
         there = there.parent
-    if not there.is_dir():
+    if not os.path.isdir(there):  # a link into a folder that is closed to us is none
         kind = (odd_kind(there) or "a file").partition(", ")[0]
         return f"{there} is {kind}, so no folder can be made there"
     try:

@@ -126,7 +126,8 @@ def encoded(
 
     def one(dataset, name: str) -> Dataset:
         try:
-            rows = [] if dataset is None or dataset == [] else as_dataset(dataset, read, where, name)
+            is_empty = dataset is None or isinstance(dataset, list) and not dataset
+            rows = [] if is_empty else as_dataset(dataset, read, where, name)
             if not len(rows):
                 raise ValueError("it has no rows; give some, or leave it out")
             return encode(rows)

@@ -58,14 +58,15 @@ def why_full(
     path: str | Path,  # That was written
 ) -> str | None:  # None for an error of another kind
     "What a write needs and does not have: space, a new file's inode, or a limit of the shell that is higher."
-    if isinstance(error, DiskFull):
+    named = isinstance(error, DiskFull)
+    if named:
         error = error.__cause__ or error
     text = re.search(r"os error (\d+)", str(error))  # of tokenizers and safetensors
     number = int(text[1]) if text else getattr(error, "errno", None)
+    if number not in _NO_SPACE and not named:
+        if not isinstance(error, RuntimeError) or disk_of(path)[1] >= 4096:  # torch gives no reason
+            return None
     disk, free = disk_of(path)
-    least = 4096 if isinstance(error, RuntimeError) else 0  # torch gives no reason
-    if number not in _NO_SPACE and free >= least:
-        return None
     if number == errno.EFBIG:
         return "a file would be larger than the limit that the shell sets (ulimit -f)"
     if os.statvfs(disk).f_files and not os.statvfs(disk).f_favail:

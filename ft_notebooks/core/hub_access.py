@@ -85,7 +85,9 @@ def _hub_problem(name: str, error: BaseException) -> str:
         return f"HF_HUB_OFFLINE is set, and the cache lacks it; check the spelling, unset HF_HUB_OFFLINE, {elsewhere}"
     if problem := network_problem(error):
         return f"{problem}; check the network and the variable HTTPS_PROXY, {elsewhere}"
-    file = _cause(error, "PermissionError", "FileExistsError", "NotADirectoryError")
+    file = _cause(error, "OSError")
+    while file is not None and not file.filename:
+        file = _cause(file.__cause__ or file.__context__, "OSError")
     if file is not None:
         return f"{file.filename} cannot be written to ({file.strerror}); set HF_HOME to a folder of yours"
     return f"check the spelling, or give a folder with the model ({' '.join(str(error).split())[:300]})"

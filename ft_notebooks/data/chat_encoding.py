@@ -329,10 +329,11 @@ def encode_chats(
     changed = check_answers(tok, dataset, "messages")
     encode = partial(_encode_batch, tok=tok, max_length=max_length, variables=variables)
     encoded = encoded_rows(dataset, encode, _ENCODED, num_proc)
-    account = {name: sum(encoded[name]) for name in _COUNTS}
-    _check_account(account, max(encoded["length"]), max_length, allow_cut)
-    rows = encoded.select(list(compress(range(len(encoded)), encoded["trained_tokens"])))
-    padding = _padding(rows["tokens"][:], batch_size)
+    plain = encoded.with_format(None)  # the rows keep the dataset's format, counts are Python's
+    account = {name: sum(plain[name]) for name in _COUNTS}
+    _check_account(account, max(plain["length"]), max_length, allow_cut)
+    rows = encoded.select(list(compress(range(len(encoded)), plain["trained_tokens"])))
+    padding = _padding(rows.with_format(None)["tokens"][:], batch_size)
     return rows.select_columns(["input_ids", "labels"]), {**account, "padding": round(padding, 4), **changed}
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #1d5ee9b5

@@ -129,7 +129,7 @@ def _arrow_rows(table: pa.Table | pa.RecordBatch, before: str, first: int) -> It
     "Location and row of each; an exception for the whole batch where a text is not UTF-8 or a map has a key twice."
     try:
         rows = table.to_pylist(maps_as_pydicts="strict")
-    except (UnicodeDecodeError, KeyError) as e:
+    except (ValueError, KeyError) as e:  # a text that is not UTF-8 is a ValueError, too
         yield f"{before}row {first} (counted from 0) or later", e
         return
     types = dict(zip(table.schema.names, table.schema.types))

@@ -42,6 +42,7 @@ _SECTIONS = {"FSDP": "fsdp_config", "DEEPSPEED": "deepspeed_config"}  # `distrib
 
 # %% ../../nbs/package/distributed/launch_files.ipynb #54a92721
 # section -> the prefix that accelerate adds to a key without it
+_COMMAND_LINE = {"rdzv_backend": "static", "enable_cpu_affinity": False}
 _PREFIX = {"fsdp_config": "fsdp_", "fp8_config": "fp8_", "dynamo_config": "dynamo_"}
 
 
@@ -58,9 +59,10 @@ def _check_keys(config: dict, where: str) -> None:
     "Raises `ValueError` for the first key of the file or of a section that accelerate does not read."
     arguments = [*vars(launch_command_parser().parse_args(["train.py"])), "fsdp_ignored_modules"]
     found = [("", name, list(ClusterConfig.__dataclass_fields__)) for name in config]
-    for section in config.keys() & {"fsdp_config", "deepspeed_config", "fp8_config", "dynamo_config"}:
-        prefix = _PREFIX.get(section, "")
-        found += [(f"{section}.", prefix + key.removeprefix(prefix), arguments) for key in config[section]]
+    for section, values in config.items():
+        if isinstance(values, dict):
+            prefix = _PREFIX.get(section, "")
+            found += [(f"{section}.", prefix + key.removeprefix(prefix), arguments) for key in values]
     for place, key, known in found:
         if key not in known:
             raise ValueError(
@@ -196,6 +198,9 @@ def check_config(
     _check_start(config, str(file))
     _check_section(config, str(file))
     _check_keys(ClusterConfig.process_config(dict(config)), str(file))
+    for key, default in _COMMAND_LINE.items():
+        if config.get(key, default) != default:
+            raise ValueError(f"{file}: accelerate launch reads {key} only on the command line; remove it from the file")
     return config
 
 # %% ../../nbs/package/distributed/launch_files.ipynb #f193721b

@@ -37,12 +37,14 @@ def _check_network(machines: int, machine_rank: int, address: str | None, port: 
         raise ValueError(
             f"{machines} machines need an address: the name or IP by which they reach the machine with rank 0"
         )
+    if port is not None and not 0 < port < 2**16:
+        raise ValueError(f"port={port} is not a port; give 1 to 65535")
     used = port or _PORT
     try:
         socket.getaddrinfo(address or "localhost", used)
         if machine_rank == 0 and any((port, machines > 1)):
             socket.create_server(("", used)).close()
-    except (OSError, OverflowError) as e:
+    except OSError as e:
         raise ValueError(
             f"this machine cannot use address={address!r} and port={used} ({e}); take the IP of the machine "
             "with rank 0, and a free port, the same on all machines"

@@ -73,7 +73,7 @@ def _weights_damaged(run):
                 name,
                 cure="take an earlier checkpoint of the adapter, or train it again" if of else None,
             )
-        elif not (of or tensor.dim() != 2 or tensor.any()):
+        elif not of and tensor.is_floating_point() and tensor.dim() == 2 and not tensor.any():
             zero.append(name)
     if zero:
         more = f" and {len(zero) - 1} more" if len(zero) > 1 else ""
@@ -170,7 +170,8 @@ def _tokens_untrained(run):
     used = set()
     for row in run.encoded[0].take(20):
         used.update(*(ids for key, ids in row.items() if key.endswith("ids")))
-    table = base_model(run.model).get_input_embeddings().weight
+    embeddings = base_model(run.model).get_input_embeddings()
+    table = embeddings.weight
     tokens = torch.tensor(sorted(used), device=table.device)
     rows = table.detach()[tokens].float()  # [tokens, d]
     mean = table.detach().float().mean(0)
@@ -182,7 +183,7 @@ def _tokens_untrained(run):
             names = ", ".join(repr(run.tok.decode([token])) for token in dead[:3])
             yield Found(
                 f"the embedding of {len(dead)} of {len(used)} tokens of the rows is {what}: {names}",
-                level="note" if table.requires_grad else None,
+                level="note" if any(p.requires_grad for p in embeddings.parameters()) else None,
             )
             return
 

@@ -133,7 +133,7 @@ def _copied(run) -> tuple:
     given = _step_settings(run)
     if run.name is not None:
         return run.model, given
-    own, _ = given.pop("optimizers", (None, None))
+    own, _ = given.pop("optimizers", None) or (None, None)
     parts = (run.model, own, given.get("ref_model"))  # which may share tensors
     model, optimizer, reference = copy.deepcopy(parts)
     given |= {"ref_model": reference} if reference else {}

@@ -161,6 +161,13 @@ def _trained_before(train: Dataset, held: Dataset) -> set[int]:
     return {*+balance}  # a greeting that all share is less
 
 
+# What is trained of an encoded row: its tokens and labels, of a pair the prompt with the chosen answer.
+def _trained_content(row: dict) -> str:
+    if "chosen_ids" in row:
+        return text_of([row["prompt_ids"], row["chosen_ids"]])
+    return text_of([row["input_ids"], row.get("labels") or row["input_ids"]])
+
+
 @check("held-out-trained", "warning", 3, "06_data_formatting")
 @symptom("the held-out loss is excellent, and the model is not")
 @cause("rows that are trained, or begin trained ones, measure memory and not learning")
@@ -170,8 +177,8 @@ def _held_out_trained(run):
     if held is None:
         return
     if run.ready:
-        known = set(map(text_of, train))
-        seen = {i for i, row in enumerate(held) if text_of(row) in known}
+        known = set(map(_trained_content, train))
+        seen = {i for i, row in enumerate(held) if _trained_content(row) in known}
     else:  # of texts that share their phrases, as encoded rows without labels may
         seen = _trained_before(train, held) | _asked_again(train, held)
         seen |= {i for _, i, _ in overlap(train, held)}
@@ -254,7 +261,7 @@ def _lengths(rows: Dataset) -> list[int]:
 @cause("the model was not trained on positions behind its context")
 @cure("set max_length to the context, shorten the rows, or take a model with a longer context")
 def _context_exceeded(run):
-    limit = getattr(run.config.get_text_config(), "max_position_embeddings", math.inf)
+    limit = getattr(run.config.get_text_config(), "max_position_embeddings", None) or math.inf
     sizes = _lengths(run.encoded[0])
     long = [i for i, size in zip(run.some, sizes) if size > limit]
     if long:

@@ -111,6 +111,9 @@ def _adapter_extreme(run):
         yield Found(
             f"lora_alpha={alpha} and r={r} scale the adapter by {scale:g}; usual are 0.5 to 4", "[lora] lora_alpha"
         )
+    dropout = lora.get("lora_dropout", 0)
+    if _level_of(settings_of("lora")["lora_dropout"], dropout) and "lora_dropout" not in run.settings["lora"]:
+        yield Found(f"the adapter has lora_dropout={dropout}", level="error", cure="take 0, or 0.05")
     width = run.config.get_text_config().hidden_size
     if r > width:
         yield Found(f"r={r} is above the model's width of {width}", "[lora] r", "warning", "take a rank from 8 to 64")

@@ -154,7 +154,11 @@ def score_file(
     "The scores of the model in transformers and of the file in llama.cpp on the same rows, and their paired test."
     functions = find_scorers(scorers)
     first = evaluate(model, tok, dataset, {**functions}, max_new_tokens, likelihood=False)
-    prompts = encode_prompts(model, tok, list(map(itemgetter("prompt"), first.rows)), max_new_tokens)
+    if first.errors:  # else the model and the file would be scored on different rows
+        raise ValueError("the scorer {scorer!r} fails on row {row}: {message}".format(**first.errors[0]))
+    asked = list(map(itemgetter("prompt"), first.rows))
+    tools = dataset["tools"][:] if "tools" in dataset.column_names else None
+    prompts = encode_prompts(model, tok, asked, max_new_tokens, tools)
     context = max(map(len, prompts)) + max_new_tokens
     with llama_server(file, context, _STREAMS) as server, ThreadPoolExecutor(_STREAMS) as pool:
         answers = list(pool.map(lambda ids: server.next_tokens(ids, max_new_tokens)[0], prompts))

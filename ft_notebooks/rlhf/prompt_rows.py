@@ -63,11 +63,12 @@ def _prompts_alone(source, key: str) -> Dataset:
     for place, row in read_rows(source, None):
         if not isinstance(row, dict):
             raise ValueError(f"{place}: {as_chat(row)[1][0]}")
+        row = dict(row)  # the caller's own stays as it is
         found = prompt_row(place, row.pop(key, None), row.pop("expected", None))
         others = {name: value for name, value in row.items() if value is not None}
         if taken := sorted({"row", "prompt", "messages", *OWN_COLUMNS} & others.keys()):
             raise ValueError(f"{place}: rename the columns {', '.join(taken)}: ft grpo sets them itself")
-        messages = found["prompt"]
+        messages = [*found["prompt"]]
         if found["expected"]:
             messages.append({"role": "assistant", "content": found["expected"]})
         kept.append({"messages": messages, **others})

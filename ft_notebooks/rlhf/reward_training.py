@@ -68,7 +68,8 @@ def _encoded(tok, max_length: int | None, dataset: Dataset) -> Dataset:
     if "margin" not in dataset.column_names:
         return rows
     for n, margin in enumerate(dataset["margin"]):
-        if not isinstance(margin, (int, float)) or not math.isfinite(margin):
+        number = isinstance(margin, (int, float)) and not isinstance(margin, bool)
+        if not number or not math.isfinite(margin):
             raise ValueError(
                 f"row {n} (counted from 0) has the margin {margin!r}; give each pair a finite number, in units of the "
                 "score, or leave the column out"

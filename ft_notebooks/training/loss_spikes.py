@@ -23,9 +23,11 @@ from .gradient_flow import trained_parameters
 def _rows(batch: dict) -> list[tuple[Tensor, Tensor]]:  # token ids and labels of each row
     "The rows of a micro-batch as they were before they were padded, or laid end to end."
     ids = batch["input_ids"]  # [B, T]
-    labels = batch.get("labels", ids)
-    if "completion_mask" in batch:  # of preferences
+    labels = batch.get("labels")
+    if labels is None and "completion_mask" in batch:  # of preferences
         labels = ids.masked_fill(batch["completion_mask"] == 0, IGNORE)
+    elif labels is None:
+        labels = ids
     if "attention_mask" in batch:
         masks = batch["attention_mask"].bool()
         return [(row[mask], label[mask]) for row, label, mask in zip(ids, labels, masks)]

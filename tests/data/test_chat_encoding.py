@@ -1,5 +1,6 @@
 "Edges of `ft_notebooks.data.chat_encoding`: strange templates, strange texts, strange models."
 
+import json
 import random
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from transformers import GenerationConfig
 
 from ft_notebooks.data.chat_encoding import check_end_token, encode_chat, encode_chats, token_losses
 from ft_notebooks.data.preference_encoding import encode_pairs
+from ft_notebooks.data.read import read_chats
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.tokenization.padding import IGNORE, pad_batch
 
@@ -257,3 +259,11 @@ def test_the_loss_runs_the_head_only_in_columns_with_a_label():
     losses = token_losses(model, pad_batch(rows, 0))
     with_hook.remove()
     assert seen == [(2, 2)] and losses.shape == (2,)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_rows_in_another_format_have_the_same_account(kind):
+    rows = read_chats([{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}])
+    plain = encode_chats(tiny_tokenizer(), rows)[1]
+    account = encode_chats(tiny_tokenizer(), rows.with_format(kind))[1]
+    assert json.dumps(account) == json.dumps(plain)

@@ -288,6 +288,9 @@ def test_a_map_is_read_as_a_dict_and_a_broken_text_in_json_has_its_row(write):
     twice = pa.array([[("a", 1), ("a", 2)]], pa.map_(pa.string(), pa.int64()))
     pq.write_table(pa.table({"messages": twice}), "twice.parquet")
     assert "row 0 (counted from 0) or later" in said("twice.parquet")
+    nested = pa.array([[{"arguments": [("a", 1), ("a", 2)]}]], pa.list_(pa.struct({"arguments": twice.type})))
+    pq.write_table(pa.table({"messages": nested}), "nested.parquet")
+    assert "nested.parquet: row 0 (counted from 0) or later" in said("nested.parquet")
     texts = pa.ExtensionArray.from_storage(pa.json_(), pa.array(['{"a": 1}', "{oops"]))
     assert "row 1 (counted from 0): a column of type JSON holds a text that is not JSON" in said(
         Dataset(pa.table({"messages": texts}))

@@ -108,6 +108,11 @@ def test_processes_are_the_same_number_on_each_machine(here, processes, machines
         check_config(file)
 
 
+def test_a_section_may_be_empty(here):
+    text = "distributed_type: MULTI_GPU\nnum_processes: 2\nfp8_config:\n"
+    assert check_config(written(here, text))["num_processes"] == 2
+
+
 def test_a_key_goes_where_accelerate_reads_it():
     config = yaml.safe_load(accelerate_config("fsdp2", 2, gpu_ids="0,1", fsdp_offload_params=True))
     assert config["gpu_ids"] == "0,1" and config["fsdp_config"]["fsdp_offload_params"] is True
@@ -129,6 +134,11 @@ def test_a_key_goes_where_accelerate_reads_it():
         (
             "distributed_type: NO\nnum_processes: 2",
             "distributed_type: NO, with which accelerate launch starts one process",
+        ),
+        ("distributed_type: MULTI_GPU\nnum_processes: 2\nrdzv_backend: c10d", "reads rdzv_backend only on the command"),
+        (
+            "distributed_type: MULTI_GPU\nnum_processes: 2\nmpirun_config: {mpirun_hstfile: x}",
+            "mpirun_hstfile; the near",
         ),
     ],
 )

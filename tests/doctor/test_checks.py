@@ -299,3 +299,17 @@ def test_each_check_says_what_it_is_for():
 
 def test_a_list_of_rows_is_a_dataset_too():
     assert serious(diagnose(tiny_model(), tiny_tokenizer(), Dataset.from_list(NOTES.to_list()), quick=True)) == set()
+
+
+def test_encoded_rows_are_compared_by_what_is_trained_of_them():
+    rows = encode_chats(tiny_tokenizer(), NOTES)[0]
+    held = rows.add_column("id", list(range(len(rows))))
+    assert "held-out-trained" in serious(found(rows, held))
+    assert "held-out-trained" not in serious(found(rows, encode_chats(tiny_tokenizer(), TEST)[0]))
+
+
+def test_the_dropout_of_an_adapter_in_memory_is_reported():
+    model = add_adapter(tiny_model(), lora_config(tiny_model()))
+    model.peft_config["default"].lora_dropout = 0.9
+    said = [str(one) for one in found(model=model) if one.code == "adapter-extreme"]
+    assert len(said) == 1 and "lora_dropout=0.9" in said[0]

@@ -66,3 +66,10 @@ def test_prompts_of_messages_with_fields_that_would_be_lost_are_refused(tmp_path
         with pytest.raises(ValueError, match='"name".*, which would be lost'):
             read([{"prompt": named}], tmp_path)
     assert read_prompts(Dataset.from_list([{"prompt": ASKED}]))["row"][:] == [0]
+
+
+def test_the_rows_of_a_caller_stay_as_they_are():
+    rows = [{"prompt": list(ASKED), "expected": "2", "level": 1}]
+    first = read_prompt_rows(rows)
+    assert rows == [{"prompt": ASKED, "expected": "2", "level": 1}]
+    assert read_prompt_rows(rows)[:] == first[:]

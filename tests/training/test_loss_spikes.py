@@ -24,6 +24,14 @@ def test_a_batch_without_a_mask_is_taken_as_it_is():
     assert ids.tolist() == labels.tolist() == [5, 6]
 
 
+def test_labels_count_where_a_batch_has_a_mask_of_completions_too():
+    batch = {"input_ids": torch.tensor([[5, 6, 7]]), "labels": torch.tensor([[-100, -100, 7]])}
+    ((_, labels),) = loss_spikes._rows(batch | {"completion_mask": torch.tensor([[0, 1, 1]])})
+    assert labels.tolist() == [-100, -100, 7]
+    ((_, labels),) = loss_spikes._rows({"input_ids": batch["input_ids"], "labels": None})
+    assert labels.tolist() == [5, 6, 7]
+
+
 def test_preferences_are_trained_on_their_completions():
     pair = {"prompt_ids": [5, 6], "chosen_ids": [7, 8], "rejected_ids": [9]}
     batch = DataCollatorForPreference(pad_token_id=0)([pair])

@@ -12,6 +12,13 @@ NUMBERS = {
     "package/inference/generation",
     "package/inference/prefix_cache",
     "package/course/four_bit_codes",
+    "package/kernels/attention",
+    "package/kernels/fused_layers",
+    "package/kernels/label_head",
+    "package/kernels/log_probs",
+    "package/kernels/patching",
+    "package/kernels/shared_prompt",
+    "package/kernels/shared_rows",
     "package/loading/quantization_error",
     "package/loading/quantized_loading",
     "package/lora/adapter",
@@ -21,10 +28,7 @@ NUMBERS = {
     "package/rlhf/reward_model",
     "package/rlhf/reward_training",
     "package/sft/packing_check",
-    "package/training/cpu_kernels",
-    "package/training/kernel_patching",
     "package/training/loss_spikes",
-    "package/training/shared_prompt",
 }
 
 

@@ -8,7 +8,7 @@ NUMBERS = {
     "package/doctor/probe",
     "package/dpo/loss",
     "package/evaluation/likelihood",
-    "package/gpu_check/speed",
+    "package/course/gpu_speed",
     "package/inference/generation",
     "package/inference/prefix_cache",
     "package/course/four_bit_codes",

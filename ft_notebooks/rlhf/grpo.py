@@ -33,11 +33,12 @@ from .rl_settings import check_rl_settings, fill_last_step, prompt_lengths
 from .rl_settings import read_rl_rows, rl_config
 from ..training.config import split_overrides
 from ..training.settings import default_of
-from ..training.kernel_patching import speed_up
+from ..kernels.patching import speed_up
 from ..training.preflight import check_start, keep_adapter, ready
 from ..training.progress_and_plots import check_trackers
 from ..training.run import ExactTrainer, guarded
-from ..training.shared_prompt import SharedForward, prompt_groups, sharing, why_not_shared
+from ..kernels.shared_prompt import SharedForward, prompt_groups, why_not_shared
+from ..kernels.shared_rows import sharing
 
 # %% ../../nbs/package/rlhf/grpo.ipynb #46af6121
 @overrides(Trainer)

@@ -24,7 +24,8 @@ from ..training.out_of_memory import explain_out_of_memory
 from ..loading.model_files import check_context
 from .packing_check import check_apart
 from ..distributed.uneven_batches import own_loss
-from ..training.kernel_patching import LabelHead, optimizations, speed_up
+from ..kernels.label_head import LabelHead
+from ..kernels.patching import optimizations, speed_up
 from ..core.arguments import Rows, encoded
 from ..training.preflight import check_start, ready
 from ..training.run import ExactTrainer, guarded

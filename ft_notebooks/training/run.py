@@ -33,7 +33,7 @@ from ..core.seams import given_way, overrides
 from ..core.processes import first_of_all, together
 from ..distributed.sharded_save import save_whole
 from ..distributed.uneven_batches import count_rows_once, own_batches
-from .kernel_patching import optimizations, speed_up
+from ..kernels.patching import optimizations, speed_up
 from .out_of_memory import explain_out_of_memory
 from .progress_and_plots import has_callback, plot_history, save_figure, watch
 from .preflight import add_guards, check_prompts_untrained

@@ -1,4 +1,4 @@
-"Edges of `ft_notebooks.training.cpu_kernels`: masks, documents and labels of any number."
+"Edges of the kernels in `ft_notebooks.kernels`: masks, documents and labels of any number."
 
 import itertools
 
@@ -7,7 +7,9 @@ import torch
 from torch.testing import assert_close
 from transformers.masking_utils import sdpa_mask
 
-from ft_notebooks.training.cpu_kernels import block_attention, document_mask, label_log_probs, lora_linear
+from ft_notebooks.kernels.attention import block_attention, document_mask
+from ft_notebooks.kernels.fused_layers import lora_linear
+from ft_notebooks.kernels.log_probs import label_log_probs
 
 
 @pytest.mark.numbers

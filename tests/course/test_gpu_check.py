@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from ft_notebooks.core.device import Hardware
-from ft_notebooks.gpu_check import program, steps
-from ft_notebooks.gpu_check.program import as_markdown, check_gpu, compared, in_process
-from ft_notebooks.gpu_check.steps import STEPS, NotHere, Step
+from ft_notebooks.course import gpu_check as program
+from ft_notebooks.course import gpu_steps as steps
+from ft_notebooks.course.gpu_check import as_markdown, check_gpu, compared, in_process
+from ft_notebooks.course.gpu_figures import NotHere, Step
+from ft_notebooks.course.gpu_steps import STEPS
 
 
 def right(folder):

@@ -10,12 +10,12 @@ from ft_notebooks.course.example_task import appointments
 from ft_notebooks.dpo.trainer import dpo_trainer
 from ft_notebooks.evaluation.likelihood import perplexity
 from ft_notebooks.inference.generation import generate
+from ft_notebooks.kernels import shared_rows
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
 from ft_notebooks.rlhf.reward_model import load_reward_model
 from ft_notebooks.rlhf.reward_training import reward_trainer
 from ft_notebooks.sft.trainer import sft_trainer
-from ft_notebooks.training import shared_prompt
 
 TOK, CHATS = tiny_tokenizer(), appointments(4)
 WRONG = [{"role": "assistant", "content": "I do not know."}]
@@ -83,7 +83,7 @@ def test_answers_and_perplexity_on_another_device_are_the_same():
 
 def test_a_mask_that_is_left_on_the_cpu_is_found(tmp_path, monkeypatch):
     ones = torch.ones
-    monkeypatch.setattr(shared_prompt.torch, "ones", lambda *sizes, device=None, **kwargs: ones(*sizes, **kwargs))
+    monkeypatch.setattr(shared_rows.torch, "ones", lambda *sizes, device=None, **kwargs: ones(*sizes, **kwargs))
     with pytest.raises(RuntimeError, match="mixes a tensor of the device with one of the CPU"):
         test_a_training_step_on_another_device_is_the_same("DPO", tmp_path)
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from ft_notebooks.gpu_check.speed import SIZES, speeds
-from ft_notebooks.gpu_check.steps import STEPS, NotHere, difference
+from ft_notebooks.course.gpu_figures import NotHere, difference
+from ft_notebooks.course.gpu_speed import SIZES, speeds
+from ft_notebooks.course.gpu_steps import STEPS
 
 
 @pytest.mark.whole

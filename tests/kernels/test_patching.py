@@ -29,11 +29,12 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from ft_notebooks.core.seams import attention_of, is_hooked
 from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.chat_encoding import encode_chats
+from ft_notebooks.kernels.label_head import LabelHead
+from ft_notebooks.kernels.log_probs import label_log_probs
+from ft_notebooks.kernels.patching import optimizations, speed_up
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config, merge_adapter
 from ft_notebooks.sft.packing_check import check_apart, document_leak
-from ft_notebooks.training.cpu_kernels import label_log_probs
-from ft_notebooks.training.kernel_patching import LabelHead, optimizations, speed_up
 
 TOK = tiny_tokenizer()
 ROWS = encode_chats(TOK, appointments(16))[0]
@@ -183,7 +184,7 @@ def test_documents_are_apart_with_the_attention_that_is_used():
 def test_short_and_long_documents_in_sixteen_bits_agree(monkeypatch):
     found = {}
     for limit in (256, 0):
-        monkeypatch.setattr("ft_notebooks.training.cpu_kernels._SHORT", limit)
+        monkeypatch.setattr("ft_notebooks.kernels.attention._SHORT", limit)
         found[limit] = loss_and_gradient(adapted(), True, autocast=True)
     assert_close(found[256][0], found[0][0], atol=1e-2, rtol=0)
     assert (found[256][1] - found[0][1]).norm() < 0.05 * found[0][1].norm()
@@ -225,7 +226,7 @@ HEADS = {  # name -> the model, and whether `label_log_probs` computes its head
 def calls(monkeypatch):
     found = []
     monkeypatch.setattr(
-        "ft_notebooks.training.kernel_patching.label_log_probs",
+        "ft_notebooks.kernels.label_head.label_log_probs",
         lambda *given: found.append(len(given[0])) or label_log_probs(*given),
     )
     return found

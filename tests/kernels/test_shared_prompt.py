@@ -12,19 +12,9 @@ from torch.testing import assert_close
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from ft_notebooks.core.seams import attention_of
+from ft_notebooks.kernels.shared_prompt import _sharing_error, pair_groups, prompt_groups, why_not_shared
+from ft_notebooks.kernels.shared_rows import _blocks, _by_block, _flash, _has_flash, _shared_attention, shared_row
 from ft_notebooks.loading.example_models import tiny_model
-from ft_notebooks.training.shared_prompt import (
-    _blocks,
-    _by_block,
-    _flash,
-    _has_flash,
-    _shared_attention,
-    _shared_row,
-    _sharing_error,
-    pair_groups,
-    prompt_groups,
-    why_not_shared,
-)
 
 # the row
 
@@ -41,7 +31,7 @@ def row_mask(sizes):
 def row_of(batch):
     "The row of a batch of pairs, cut or not."
     half = len(batch["input_ids"]) // 2
-    return _shared_row(batch["input_ids"], batch["attention_mask"], [[i, half + i] for i in range(half)])
+    return shared_row(batch["input_ids"], batch["attention_mask"], [[i, half + i] for i in range(half)])
 
 
 def texts(seed):
@@ -91,7 +81,7 @@ def test_every_token_of_a_group_sees_its_own_text_whatever_the_padding_and_the_o
         ids[n, start : start + len(text)] = text
         mask[n, start : start + len(text)] = 1
     groups = [[n for n in range(7) if which[n] == prompt] for prompt in set(which)]
-    row = _shared_row(ids, mask, groups)
+    row = shared_row(ids, mask, groups)
     check_row(row, ids, mask)
     used = [prompts[prompt] for prompt in set(which)]
     assert row.input_ids.shape[1] <= sum(len(p) - 1 for p in used) + sum(map(len, answers))

@@ -6,6 +6,7 @@
 __all__ = ['sft_trainer']
 
 # %% ../../nbs/package/sft/trainer.ipynb #7574cb9a
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -22,7 +23,7 @@ from ..core.progress import without_library_bars
 from ..core.seams import attention_of, overrides
 from ..training.out_of_memory import explain_out_of_memory
 from ..loading.model_files import check_context
-from .packing_check import check_apart
+from .packing_check import check_apart, why_mixed
 from ..distributed.uneven_batches import own_loss
 from ..training.kernel_patching import LabelHead, optimizations, speed_up
 from ..core.arguments import Rows, encoded
@@ -97,16 +98,30 @@ class _SFTTrainer(ExactTrainer, SFTTrainer):
         return output
 
 # %% ../../nbs/package/sft/trainer.ipynb #4127f426
-def _may_be_unpadded(model) -> bool:
+def _by_document(model) -> bool:
     "Whether its attention is computed document by document: ours on a CPU, flash attention on a GPU."
     return optimizations(model)["attention"] is None or "flash" in (attention_of(model) or "")
+
+
+def _without_padding(model, given) -> tuple[bool, list[str]]:
+    "Whether a micro-batch may be one row, and what the plan says where the model mixes rows; `ValueError` if asked for."
+    with speed_up(model):
+        if any(map(given.get, ("packing", "eval_packing", "padding_free"))):
+            check_apart(model)
+            return True, []
+        if not given.get("padding_free", _by_document(model)):
+            return False, []
+        why = why_mixed(model)
+    return why is None, [f"padded, since {why}"] if why else []
 
 
 def _settings(model, rows, given, adapter, *, output_dir, effective_batch) -> tuple[SFTConfig, Plan]:
     "The run's config, with a learning rate for an adapter or for all weights, and its batch plan."
     lengths = [len(ids) for ids in rows["input_ids"]]
     check_context(lengths, model.config)
-    chosen = plan(model, lengths, effective_batch, given, unpadded=_may_be_unpadded(model), adapter=adapter)
+    unpadded, why = _without_padding(model, given)
+    chosen = plan(model, lengths, effective_batch, given, unpadded=unpadded, adapter=adapter)
+    chosen = replace(chosen, said="; ".join([chosen.said, *why]))
     full = not isinstance(model, PeftModel) and adapter is None
     return run_config(SFTConfig, output_dir, chosen, given, "sft", full), chosen
 
@@ -154,9 +169,6 @@ def sft_trainer(
     size = {"output_dir": output_dir, "effective_batch": effective_batch}
     args, chosen = _settings(model, rows["train_dataset"], given, adapter, **size)
     check_checkpoint_choice(args, arguments.get("callbacks"))
-    if args.packing or args.padding_free:
-        with speed_up(model):
-            check_apart(model)
     trainer = ready(_SFTTrainer(model=model, args=args, processing_class=tok, **rows, **arguments))
     way = [chosen.said, "padded by data_collator"] if collator else [chosen.said]
     findings = [_ALL_TRAINED] if _all_trained(rows) else []

@@ -3595,6 +3595,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                         'ft_notebooks/training/shared_prompt.py'),
                                                      'ft_notebooks.training.shared_prompt._SharedRow': ( 'package/training/shared_prompt.html#_sharedrow',
                                                                                                          'ft_notebooks/training/shared_prompt.py'),
+                                                     'ft_notebooks.training.shared_prompt._answer_leak': ( 'package/training/shared_prompt.html#_answer_leak',
+                                                                                                           'ft_notebooks/training/shared_prompt.py'),
                                                      'ft_notebooks.training.shared_prompt._blocks': ( 'package/training/shared_prompt.html#_blocks',
                                                                                                       'ft_notebooks/training/shared_prompt.py'),
                                                      'ft_notebooks.training.shared_prompt._by_block': ( 'package/training/shared_prompt.html#_by_block',

@@ -19,6 +19,7 @@ from ft_notebooks.sft.trainer import sft_trainer
 from ft_notebooks.tokenization.padding import IGNORE
 from ft_notebooks.training.kernel_patching import optimizations, speed_up
 from ft_notebooks.training.run import fit
+from ft_notebooks.training.shared_prompt import why_not_shared
 
 TOK = tiny_tokenizer()
 ROWS = encode_chats(TOK, appointments(4))[0]
@@ -93,3 +94,17 @@ def test_a_hybrid_is_trained_with_padding_and_the_plan_says_why(sft, name, capsy
 def test_a_hybrid_asked_to_pack_is_refused_before_step_1(sft, name, how):
     with pytest.raises(ValueError, match=rf"cannot keep documents.*{next(iter(how))}"):
         sft(adapted(name), **how)
+
+
+# shared prompts
+
+
+@pytest.mark.parametrize("name", [*HYBRIDS, "mamba2"])
+def test_a_prompt_is_not_shared_where_an_answer_would_see_the_other_one_in_16_bits_too(name):
+    "Falcon-H1's convolution and state change little, 4% of full attention: less than attention rounds in 16 bits."
+    assert "of the change" in why_not_shared(family(name).bfloat16())
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3_moe", "mixtral", "deepseek_v3", "glm4_moe"])
+def test_a_prompt_is_shared_in_16_bits_where_only_rounding_differs(name):
+    assert why_not_shared(family(name).bfloat16()) is None

@@ -19,12 +19,14 @@ from trl import SFTConfig, SFTTrainer
 from ..checkpointing.checkpoint_saving import check_checkpoint_choice
 from ..data.chat_encoding import encode_chats
 from ..data.read import read_chats
+from ..core.model_parts import base_model
 from ..core.progress import without_library_bars
 from ..core.seams import attention_of, overrides
 from ..training.out_of_memory import explain_out_of_memory
 from ..loading.model_files import check_context
 from .packing_check import check_apart, why_mixed
 from ..distributed.uneven_batches import own_loss
+from ..training.expert_balance import keep_router_fields, leave_out_balance
 from ..training.kernel_patching import LabelHead, optimizations, speed_up
 from ..core.arguments import Rows, encoded
 from ..training.preflight import check_start, ready
@@ -78,6 +80,11 @@ class _SFTTrainer(ExactTrainer, SFTTrainer):
     "`SFTTrainer` with the guarantees of `ExactTrainer`, whose evaluation loss is the mean over trained tokens."
 
     evaluated: Tensor | None = None  # float64 [2] of an evaluation: the sum of the tokens' losses, and their number
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if not getattr(base_model(self.model), "accepts_loss_kwargs", True):
+            self.model_accepts_loss_kwargs = True  # TRL's loss is divided by the labels of the step, not the model's
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         computed = super().compute_loss
@@ -156,7 +163,7 @@ def sft_trainer(
     `fit(trainer)` starts it, and resumes it after a kill to the same weights. Raises `ValueError` before step 1 if
     nothing would be trained, an encoded row or more than 1% of the answers of chats would be cut, or a setting would
     have no effect, and during the run if a loss or gradient is NaN. Prints the batch plan: `effective_batch=8` may be
-    8 x 1 or 4 x 2.
+    8 x 1 or 4 x 2. The training loss of a mixture of experts contains TRL's auxiliary loss; `eval_loss` does not.
     """
     given, arguments = split_overrides(overrides, SFTConfig, SFTTrainer, "sft")
     check_trackers(given.get("report_to", "none"))
@@ -166,10 +173,12 @@ def sft_trainer(
     collator = arguments.get("data_collator") is not None and not given.get("packing")
     if collator:
         given.setdefault("padding_free", False)  # a collator of the caller pads in its own way
+    balance = leave_out_balance(model, given)
     size = {"output_dir": output_dir, "effective_batch": effective_batch}
     args, chosen = _settings(model, rows["train_dataset"], given, adapter, **size)
     check_checkpoint_choice(args, arguments.get("callbacks"))
-    trainer = ready(_SFTTrainer(model=model, args=args, processing_class=tok, **rows, **arguments))
-    way = [chosen.said, "padded by data_collator"] if collator else [chosen.said]
+    with keep_router_fields(model):
+        trainer = ready(_SFTTrainer(model=model, args=args, processing_class=tok, **rows, **arguments))
+    way = [chosen.said, *balance, *(["padded by data_collator"] if collator else [])]
     findings = [_ALL_TRAINED] if _all_trained(rows) else []
     return guarded(trainer, way, findings, any_world_size=any_world_size)

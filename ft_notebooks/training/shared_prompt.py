@@ -246,13 +246,14 @@ def _answer_leak(model: PreTrainedModel) -> float:
 def why_not_shared(
     model: PreTrainedModel | PeftModel,  # The model in its training configuration; not changed
     padding_side: str = "right",  # Of the batches that it is trained on
+    balanced: bool = False,  # Whether the trainer adds the auxiliary loss of experts
 ) -> str | None:  # The reason; None if prompts are computed once
     "Why this model's prompts cannot be shared, by its configuration and `_sharing_error`; None if they can."
     base = base_model(model)
     kind = type(base).__name__
     if adds_tokens(model):
         return "an adapter that puts tokens before the prompt"
-    if getattr(base.config.get_text_config(), "output_router_logits", False):
+    if balanced or getattr(base.config.get_text_config(), "output_router_logits", False):
         return f"{kind} balances its experts over all tokens, and would count each prompt only once"
     if not can_change_attention(base):
         return f"{kind} has no exchangeable attention"

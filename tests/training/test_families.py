@@ -1,25 +1,28 @@
 "The families that people fine-tune, each as a tiny model: losses, gradients, layouts and what a run leaves behind."
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
 from tiny_families import family
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, logsigmoid
 from transformers import AutoModelForCausalLM, TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from trl import DPOTrainer, GRPOTrainer, RewardTrainer, RLOOTrainer, SFTConfig, SFTTrainer
+from trl.trainer.utils import add_fused_lm_head
 
 from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.chat_encoding import encode_chats
 from ft_notebooks.dpo.trainer import dpo_trainer
 from ft_notebooks.inference.generation import generate
 from ft_notebooks.kernels.patching import optimizations, speed_up
-from ft_notebooks.kernels.shared_prompt import why_not_shared
+from ft_notebooks.kernels.shared_prompt import SharedForward, prompt_groups, sharing, why_not_shared
 from ft_notebooks.loading.example_models import tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
 from ft_notebooks.rlhf.grpo import grpo_trainer
 from ft_notebooks.sft.trainer import sft_trainer
 from ft_notebooks.tokenization.padding import IGNORE
+from ft_notebooks.training.expert_balance import loss_alone
 from ft_notebooks.training.run import fit
 
 TOK = tiny_tokenizer()
@@ -253,10 +256,120 @@ def text_part(model):
     return model
 
 
-def test_neither_does_dpo_nor_reward_nor_grpo(tmp_path):
+@pytest.mark.parametrize("kind", [DPOTrainer, RewardTrainer, GRPOTrainer, RLOOTrainer])
+def test_the_other_trainers_scale_their_loss_whatever_the_class_of_the_model_says(kind):
+    assert kind.loss_is_scaled_for_ga is not None  # else transformers.Trainer would ask the model
+
+
+def test_the_loss_of_dpo_does_not_depend_on_the_batch_plan_whatever_the_class_of_the_model_says(tmp_path):
     def dpo(model, folder, **settings):
-        return dpo_trainer(
-            model, TOK, pairs_of(), output_dir=tmp_path / folder, effective_batch=4, max_steps=1, **settings, **EXACT
-        )
+        settings = {"effective_batch": 4, "max_steps": 1, **settings, **EXACT}
+        return dpo_trainer(model, TOK, pairs_of(), output_dir=tmp_path / folder, **settings)
 
     check_same(plans(dpo, lambda: not_told("llama")))
+
+
+# gradients of experts
+
+
+def change_experts(model, pre=None, post=None):
+    "Hooks on the experts of each layer: on the expert of each token, and on what they return."
+    for name, module in model.named_modules():
+        if name.endswith(".experts"):
+            if pre:
+                module.register_forward_pre_hook(pre)
+            if post:
+                module.register_forward_hook(post)
+    return model
+
+
+def to_two_experts(module, args):
+    states, chosen, weights = args
+    return states, chosen.clamp(max=1), weights
+
+
+@pytest.mark.parametrize("make", [family, adapted])
+@pytest.mark.parametrize("name", BALANCED)
+def test_experts_that_no_token_is_routed_to_are_no_fault(sft, name, make):
+    losses, _ = trained(sft(change_experts(make(name), pre=to_two_experts), max_steps=3))
+    assert len(losses) == 3
+
+
+@pytest.mark.parametrize("make", [family, adapted])
+@pytest.mark.parametrize("name", BALANCED)
+def test_experts_that_no_gradient_reaches_are_named(sft, name, make):
+    model = change_experts(make(name), post=lambda module, args, out: out.detach())
+    with pytest.raises(ValueError, match=r"tensors have had no gradient \(.*experts"):
+        fit(sft(model, max_steps=3))
+
+
+# equal to TRL's trainers and to the formulas
+
+PROVED = ["llama", "qwen3_moe", "qwen3_5_text", "gemma3_text", "gemma4_text", "lfm2", "gpt_oss"]
+
+
+@pytest.mark.parametrize("name", PROVED)
+def test_loss_and_gradient_of_sft_are_those_of_trl(sft, name, tmp_path):
+    ours = sft(adapted(name))
+    args = SFTConfig(tmp_path / "plain", max_steps=1, per_device_train_batch_size=4, save_strategy="no", **EXACT)
+    plain = SFTTrainer(adapted(name), args, train_dataset=ROWS, processing_class=TOK)
+    plain.add_callback(theirs := Gradients())
+    plain.train()
+    losses, gradient = trained(ours)
+    assert abs(losses[0] - plain.state.log_history[0]["loss"]) < 1e-5
+    assert (gradient - theirs.found[0]).norm() < 1e-4 * gradient.norm()
+
+
+def answer_log_prob(model, prompt, answer):
+    "The log-probability of an answer, computed alone."
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prompt + answer]), use_cache=False).logits[0].float()
+    log_probs = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+    return log_probs.gather(1, torch.tensor(answer)[:, None]).sum().item()
+
+
+@pytest.mark.parametrize("name", PROVED)
+def test_the_loss_of_dpo_is_its_formula(name, tmp_path):
+    reference, policy = family(name).eval(), family(name).eval()
+    for p in policy.parameters():
+        p.data += 0.02 * torch.randn_like(p)
+    how = {"ref_model": reference, "effective_batch": 2, "precompute_ref_log_probs": False, **EXACT}
+    trainer = dpo_trainer(policy, TOK, pairs_of(2), output_dir=tmp_path / "run", **how)
+    margins = []
+    for row in trainer.train_dataset:
+        policies, references = (
+            [answer_log_prob(model, row["prompt_ids"], row[key]) for key in ("chosen_ids", "rejected_ids")]
+            for model in (policy, reference)
+        )
+        margins.append(policies[0] - policies[1] - references[0] + references[1])
+    by_hand = -logsigmoid(0.1 * torch.tensor(margins)).mean().item()
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    with loss_alone(trainer), torch.no_grad():
+        assert abs(trainer.compute_loss(trainer.model, batch).item() - by_hand) < 1e-5
+    assert abs(by_hand - math.log(2)) > 1e-3
+
+
+@pytest.mark.parametrize("name", PROVED)
+def test_grpo_scores_answers_as_trl_does_with_a_shared_prompt_or_without(name):
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, 200, (4, 20), generator=draw)
+    ids[1], ids[3] = torch.cat([ids[0, :12], ids[1, 12:]]), torch.cat([ids[2, :12], ids[3, 12:]])  # two prompts
+    mask = torch.ones_like(ids)
+    mask[2:, :3] = 0  # one of them is shorter, and padded on the left
+    labels = ids.masked_fill(torch.arange(20) < 12, IGNORE)
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels, "fused_lm_head": True}
+    theirs, ours = family(name), family(name)
+    for model in (theirs, ours):
+        add_fused_lm_head(model)
+    shared = why_not_shared(ours, "left") is None
+    assert shared == (name in ("llama", "qwen3_moe"))
+    expected = theirs(**batch).log_probs
+    with speed_up(ours, ("attention",) if shared else ()), sharing(ours) if shared else nullcontext():
+        found = SharedForward(ours, prompt_groups)(**batch).log_probs
+        found[:, 11:].square().sum().backward()
+    expected[:, 11:].square().sum().backward()
+    assert torch.allclose(found[:, 11:], expected[:, 11:], atol=1e-5, rtol=1e-4)
+    for p, q in zip(ours.parameters(), theirs.parameters()):
+        assert (p.grad is None) == (q.grad is None) and (
+            p.grad is None or torch.allclose(p.grad, q.grad, atol=1e-3, rtol=1e-3)
+        )

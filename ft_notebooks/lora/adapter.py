@@ -9,6 +9,7 @@ __all__ = ['lora_config', 'add_adapter', 'dequantise_base', 'merge_adapter', 'lo
 import copy
 import os
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -18,11 +19,12 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import PreTrainedModel
 
 from ..core.arguments import ArgumentError
-from ..core.progress import without_library_bars
+from ..core.progress import say, without_library_bars
 from ..core.random_state import keep_random_state
 from ..loading.model_files import check_finite, one_at_a_time
 from ..loading.quantized_loading import load_model
 from .adapter_folder import check_adapter_folder, check_alpha, check_base_weights, trained_bits
+from .default_targets import choose_targets, unadapted
 from .targets import check_fields, expert_parameters
 
 # %% ../../nbs/package/lora/adapter.ipynb #6244928f
@@ -60,7 +62,12 @@ def lora_config(
         fields["target_modules"] = [targets]  # PEFT reads a string as a regular expression of paths
     check_fields(model, fields)
     task = "SEQ_CLS" if type(model).__name__.endswith("ForSequenceClassification") else "CAUSAL_LM"
-    return LoraConfig(r=r, **{"lora_alpha": 2 * r, "lora_dropout": 0.0, "task_type": task, **fields})
+    config = LoraConfig(r=r, **{"lora_alpha": 2 * r, "lora_dropout": 0.0, "task_type": task, **fields})
+    choose_targets(model, config)
+    if targets == "all-linear" and (left := unadapted(model)):
+        reasons = Counter(left.values())
+        say(f"no adapter by default: {', '.join(f'{n} {why}' for why, n in reasons.items())}")
+    return config
 
 # %% ../../nbs/package/lora/adapter.ipynb #55e78f7c
 @without_library_bars()

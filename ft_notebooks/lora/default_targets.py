@@ -21,10 +21,10 @@ from transformers.pytorch_utils import Conv1D
 from .targets import expert_parameters
 
 # %% ../../nbs/package/lora/default_targets.ipynb #5f054c91
-_OUTSIDE = "not in the text part"
-_CHOOSES = "chooses experts or tokens"
-_READ = "its weight is read without a call of the layer"
-_OTHER = "neither a linear layer nor an expert"
+_OUTSIDE = "outside the text part"
+_CHOOSES = "choosing experts or tokens"
+_READ = "read without a call of the layer"
+_OTHER = "neither linear layers nor experts"
 
 
 def _linear_layers(model: torch.nn.Module) -> list[str]:

@@ -71,3 +71,39 @@ def wrapper_of(kind, text=None, **whole):
     }
     config = AutoConfig.for_model(kind, **parts | fields | whole)
     return AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
+
+
+FAMILIES = {  # what differs from Llama: no sdpa, experts, states beside keys and values
+    "gpt_oss": WINDOW | {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
+    "qwen3_moe": EXPERTS,
+    "qwen3_next": LINEAR | EXPERTS | {"shared_expert_intermediate_size": 64},
+    "qwen3_5_text": LINEAR,
+    "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+    "granitemoehybrid": {
+        "layer_types": ["mamba", "attention"],
+        "mamba_n_heads": 8,
+        "mamba_d_state": 16,
+        "mamba_d_head": 16,
+        "mamba_chunk_size": 16,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "shared_intermediate_size": 64,
+    },
+    "falcon_h1": {
+        "mamba_d_ssm": 128,
+        "mamba_n_heads": 8,
+        "mamba_d_head": 16,
+        "mamba_d_state": 16,
+        "mamba_chunk_size": 16,
+    },
+    "mamba2": {"num_heads": 8, "head_dim": 16, "state_size": 16, "n_groups": 1, "chunk_size": 16},
+}
+HYBRIDS = ["qwen3_next", "qwen3_5_text", "lfm2", "granitemoehybrid", "falcon_h1", "mamba2"]
+
+
+def family_of(kind, **fields):
+    "A small model in float32, whose attention is its class's default."
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **WIDE | FAMILIES[kind] | fields)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()

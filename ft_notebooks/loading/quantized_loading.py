@@ -19,7 +19,7 @@ from transformers.utils import cached_file
 from ..core.device import Hardware, hardware
 from ..core.files import check_unchanged, damage_named
 from ..core.progress import say, without_library_bars
-from ..core.seams import forget_renames
+from ..core.seams import attention_of, forget_renames
 from .memory_estimate import check_bits
 from ft_notebooks.loading.model_files import (
     check_checkpoint,
@@ -108,7 +108,7 @@ def _check_device_map(device_map) -> None:
 def _defaults(bits: int, hw: Hardware, given: dict) -> dict:
     "The arguments of `from_pretrained` that a caller may change, then those that follow from `bits` and the hardware."
     device_map = {"": hw.device} if bits < 16 or hw.device.startswith("cuda") else None
-    chosen = {"attn_implementation": hw.attn_implementation, "device_map": device_map, **given}
+    chosen = {"attn_implementation": None, "device_map": device_map, **given}  # None: what the class supports
     _check_attention(chosen["attn_implementation"], bits, hw)
     _check_device_map(chosen["device_map"])
     sixteen = torch.float16 if hw.dtype == torch.float16 else torch.bfloat16
@@ -164,6 +164,12 @@ def load_model(
     forget_renames(model, text.get("key_mapping", ()))
     check_finite(model)
     _check_ends(model.generation_config.eos_token_id, name)
+    if arguments["attn_implementation"] is None and attention_of(model) != hw.attn_implementation:
+        kind, attention = type(model).__name__, attention_of(model)
+        say(
+            f"{name}: {kind} computes attention by {attention!r}, not by {hw.attn_implementation!r}; its memory grows "
+            "with the square of a row's length"
+        )
     model.hub_commit = commit
     model.wrapper = wrapper
     _check_rows(model)

@@ -9,6 +9,7 @@ __all__ = ['lora_config', 'add_adapter', 'dequantise_base', 'merge_adapter', 'lo
 import copy
 import os
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -18,11 +19,19 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import PreTrainedModel
 
 from ..core.arguments import ArgumentError
-from ..core.progress import without_library_bars
+from ..core.progress import say, without_library_bars
 from ..core.random_state import keep_random_state
 from ..loading.model_files import check_finite, one_at_a_time
 from ..loading.quantized_loading import load_model
-from .adapter_folder import check_adapter_folder, check_alpha, check_base_weights, trained_bits
+from ft_notebooks.lora.adapter_folder import (
+    check_adapter_folder,
+    check_alpha,
+    check_base_weights,
+    trained_bits,
+    without_pattern_warning,
+)
+from .default_targets import choose_targets, unadapted
+from .tensor_check import adapted_layers, check_loaded, merge_layers
 from .targets import check_fields, expert_parameters
 
 # %% ../../nbs/package/lora/adapter.ipynb #6244928f
@@ -60,7 +69,13 @@ def lora_config(
         fields["target_modules"] = [targets]  # PEFT reads a string as a regular expression of paths
     check_fields(model, fields)
     task = "SEQ_CLS" if type(model).__name__.endswith("ForSequenceClassification") else "CAUSAL_LM"
-    return LoraConfig(r=r, **{"lora_alpha": 2 * r, "lora_dropout": 0.0, "task_type": task, **fields})
+    config = LoraConfig(r=r, **{"lora_alpha": 2 * r, "lora_dropout": 0.0, "task_type": task, **fields})
+    choose_targets(model, config)
+    if targets == "all-linear" and (left := unadapted(model)):
+        reasons = Counter(left.values())
+        counts = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
+        say(f"{len(left)} matrices get no adapter by default: {counts}; ft_notebooks.lora.unadapted(model) lists them")
+    return config
 
 # %% ../../nbs/package/lora/adapter.ipynb #55e78f7c
 @without_library_bars()
@@ -82,7 +97,9 @@ def add_adapter(
         raise ArgumentError("add_adapter", "config", "a peft.LoraConfig", config, "make one: lora_config(model, r=16)")
     config = copy.deepcopy(config)  # PEFT writes the name of the base into it, but not its commit on the hub
     config.revision = getattr(model, "hub_commit", None) if config.revision is None else config.revision
-    with keep_random_state(seed):
+    patterns = {name: getattr(config, name, None) for name in ("rank_pattern", "alpha_pattern")}
+    check_fields(model, patterns)
+    with keep_random_state(seed), without_pattern_warning():
         adapted = get_peft_model(model, config)
     if not any(p.requires_grad for p in adapted.parameters()):
         raise ValueError(f"nothing would train: inference_mode is {config.inference_mode}; leave it out of the config")
@@ -99,7 +116,8 @@ def dequantise_base(
     state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     if hasattr(config, "init_lora_weights"):
         config.init_lora_weights = True  # OLoRA and others have changed the base already
-    model = get_peft_model(model.unload().dequantize(dtype), config)
+    with without_pattern_warning():
+        model = get_peft_model(model.unload().dequantize(dtype), config)
     set_peft_model_state_dict(model, state)
     return model
 
@@ -135,7 +153,8 @@ def merge_adapter(
     """Merges the active adapter into the base: the same logits without PEFT, but for rounding.
 
     A base in 4 or 8 bits is dequantized first. Raises `ValueError` for a model without an adapter or with several
-    active ones, for prompt learning, for weights that are NaN, and for an adapter that PEFT cannot merge.
+    active ones, for prompt learning, for weights that are NaN, for an adapter that PEFT cannot merge, and for a merge
+    that leaves a weight, or one of its experts, as it was.
     """
     _check_mergeable(model)
     base = model.get_base_model()
@@ -147,7 +166,10 @@ def merge_adapter(
     _untie(model.get_base_model())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*(can lead to complications|no longer tied after merging)")  # `_untie` did
+        if not any(layer.merged for layer in adapted_layers(model).values()):
+            warnings.filterwarnings("ignore", "All adapters are already merged")  # by `merge_layers`
         try:
+            merge_layers(model)
             merged = model.merge_and_unload(safe_merge=True)
         except (NotImplementedError, RuntimeError) as e:
             raise ValueError(f"this adapter cannot be merged: {e}") from e
@@ -179,8 +201,10 @@ def load_adapter(
         )
     bits = trained_bits(folder) if bits is None else bits
     model = load_model(config.base_model_name_or_path, bits, revision=config.revision)
-    adapted = PeftModel.from_pretrained(model, str(Path(folder).expanduser()), is_trainable=trainable).eval()
+    with without_pattern_warning():
+        adapted = PeftModel.from_pretrained(model, str(Path(folder).expanduser()), is_trainable=trainable).eval()
     check_finite(adapted)
+    check_loaded(adapted, folder)
     check_base_weights(adapted, folder)
     adapted.adapter_folder = str(folder)
     return adapted

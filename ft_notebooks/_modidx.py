@@ -2339,8 +2339,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'ft_notebooks/export/run_check.py'),
                                                'ft_notebooks.export.run_check._trained': ( 'package/export/run_check.html#_trained',
                                                                                            'ft_notebooks/export/run_check.py'),
-                                               'ft_notebooks.export.run_check._trained_adapter': ( 'package/export/run_check.html#_trained_adapter',
-                                                                                                   'ft_notebooks/export/run_check.py'),
                                                'ft_notebooks.export.run_check._trained_weights': ( 'package/export/run_check.html#_trained_weights',
                                                                                                    'ft_notebooks/export/run_check.py'),
                                                'ft_notebooks.export.run_check.check_run': ( 'package/export/run_check.html#check_run',

@@ -55,7 +55,7 @@ class Run:
 FAULTS = {  # what is planted, and the link that is broken; None: harmless
     "a layer that was never trained": (lambda run: run.adapter(torch.zeros_like), "trained"),
     "a layer trained a little": (lambda run: run.adapter(lambda b: 1e-3 * b), None),
-    "NaN in the adapter": (lambda run: run.adapter(lambda b: b * torch.nan), "loaded"),
+    "NaN in the adapter": (lambda run: run.adapter(lambda b: b * torch.nan), "trained"),
     "a thought opened in use alone": (
         lambda run: run.template("assistant\n' }}", "assistant\n<think>\n' }}"),
         "labels",
@@ -132,5 +132,5 @@ def test_a_matrix_that_training_has_not_changed(tmp_path, monkeypatch, capsys):
     Path("run/complete.json").unlink()
     save_file({**load_file(file), name: load_file("base/model.safetensors")[name]}, file, {"format": "pt"})
     said, code = checked(capsys)
-    assert f"trained  BROKEN: 1 of 16 matrices of the model have not changed in training, the first is {name}" in said
+    assert f"trained  BROKEN: 1 of 16 matrices have not changed in training, the first is {name}" in said
     assert code == 1

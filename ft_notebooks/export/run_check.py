@@ -23,7 +23,7 @@ from ..checkpointing.integrity import checkpoint_fault, has_marker
 from ..core.errors import error_text
 from ..core.files import MARKER, read_record
 from ..data.chat_encoding import check_end_token, encode_chats
-from ..data.prompt_in_use import different_prompts
+from ..data.prompt_in_use import check_prompts
 from ..evaluation.likelihood import perplexity
 from .gguf_writer import ARCHITECTURES
 from .parity import SAFETENSORS_KL
@@ -95,13 +95,7 @@ def _labels(chain: _Chain) -> str:
     endless = [n for n, labels in enumerate(chain.ids["labels"]) if end not in labels]
     if endless:
         raise ValueError(f"{len(endless)} rows have no label for the end of an answer, the first is row {endless[0]}")
-    if differing := different_prompts(chain.tok, chain.rows):
-        first = differing[0]
-        raise ValueError(
-            f"{len(differing)} answers are trained after another text than the model reads in use; the first is "
-            f"message {first.message} of row {first.row}: {first.trained[:60]!r} in training, and in use "
-            f"{first.used[:60]!r}"
-        )
+    check_prompts(chain.tok, chain.rows)
     share = account["trained_tokens"] / account["tokens"]
     return f"{share:.0%} of {account['tokens']:,} tokens, each answer with its end {chain.tok.decode([end])!r}"
 

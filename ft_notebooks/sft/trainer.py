@@ -18,6 +18,7 @@ from trl import SFTConfig, SFTTrainer
 
 from ..checkpointing.checkpoint_saving import check_checkpoint_choice
 from ..data.chat_encoding import encode_chats
+from ..data.prompt_in_use import check_prompts
 from ..data.read import read_chats
 from ..core.model_parts import base_model
 from ..core.progress import without_library_bars
@@ -57,7 +58,10 @@ def _check_rows(dataset: Dataset, given: dict) -> None:
 def _encoded(tok, given: dict, dataset: Dataset) -> Dataset:
     "Rows with `input_ids` and `labels`, none of which TRL would truncate."
     if not {"input_ids", "labels"} <= set(dataset.column_names):
-        return encode_chats(tok, read_chats(dataset), given.get("max_length"))[0]
+        chats = read_chats(dataset)
+        rows, _ = encode_chats(tok, chats, given.get("max_length"))
+        check_prompts(tok, chats)
+        return rows
     _check_rows(dataset, given)
     return dataset
 

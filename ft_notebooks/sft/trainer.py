@@ -111,7 +111,7 @@ def _by_document(model) -> bool:
 
 
 def _without_padding(model, given) -> tuple[bool, list[str]]:
-    "Whether a micro-batch may be one row, and what the plan says where the model mixes rows; `ValueError` if asked for."
+    "Whether a micro-batch may be one row, and what the plan says where that would mix rows; `ValueError` if asked for."
     with speed_up(model):
         if any(map(given.get, ("packing", "eval_packing", "padding_free"))):
             check_apart(model)

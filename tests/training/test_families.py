@@ -5,13 +5,13 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from datasets import Dataset
 from tiny_families import family
 from torch.nn.functional import cross_entropy, logsigmoid
 from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import DPOTrainer, GRPOTrainer, RewardTrainer, RLOOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.chat_encoding import encode_chats
 from ft_notebooks.dpo.trainer import dpo_trainer
 from ft_notebooks.inference.generation import generate
@@ -26,9 +26,18 @@ from ft_notebooks.training.expert_balance import loss_alone
 from ft_notebooks.training.run import fit
 
 TOK = tiny_tokenizer()
-ROWS = encode_chats(TOK, appointments(4))[0]
-CHATS = [row["messages"][:-1] for row in appointments(2)]
+ANSWERS = {
+    "hello": "hi",
+    "count to three": "one, two, three",
+    "and then?": "four, five",
+    "bye": "see you tomorrow, then",
+}
+TALKS = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in ANSWERS.items()]
+SHORT = Dataset.from_list([{"messages": talk} for talk in TALKS])
+ROWS = encode_chats(TOK, SHORT)[0]
+CHATS = [talk[:-1] for talk in TALKS[:2]]
 EXACT = {"bf16": False, "disable_tqdm": True, "use_cpu": True, "report_to": "none", "logging_steps": 1}
+EXACT |= {"save_strategy": "no"}
 HYBRIDS = ["qwen3_5_text", "qwen3_next", "lfm2", "lfm2_moe", "granitemoehybrid", "falcon_h1"]
 BALANCED = ["qwen3_moe", "mixtral", "gpt_oss"]  # with an auxiliary loss
 
@@ -62,7 +71,7 @@ class Gradients(TrainerCallback):
 def trained(trainer):
     "The losses of the run, and its first gradient."
     trainer.add_callback(seen := Gradients())
-    fit(trainer)
+    trainer.train()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry], seen.found[0]
 
 
@@ -127,10 +136,10 @@ def router_settings(model):
 def test_a_trained_mixture_of_experts_and_its_folder_generate(sft, name, tmp_path):
     model = family(name)
     before = router_settings(model)
-    trainer = sft(model, router_aux_loss_coef=0.5)
+    trainer = sft(model, router_aux_loss_coef=0.5, save_strategy="steps")
     assert router_settings(model) == before
     generate(model, TOK, CHATS, 2, progress=False)  # as samples before step 1 do
-    losses, _ = trained(trainer)
+    fit(trainer)
     assert "aux_loss" in trainer.state.log_history[0]
     assert router_settings(model) == before
     generate(model, TOK, CHATS, 2, progress=False)
@@ -140,7 +149,9 @@ def test_a_trained_mixture_of_experts_and_its_folder_generate(sft, name, tmp_pat
 
 
 def test_a_plain_trainer_of_trl_leaves_a_folder_that_generates(tmp_path):
-    args = SFTConfig(output_dir=tmp_path / "run", max_steps=1, per_device_train_batch_size=2, **EXACT)
+    args = SFTConfig(
+        output_dir=tmp_path / "run", max_steps=1, per_device_train_batch_size=2, **EXACT | {"save_strategy": "steps"}
+    )
     trainer = SFTTrainer(family("mixtral"), args, train_dataset=ROWS, processing_class=TOK)
     fit(trainer)
     assert "aux_loss" in trainer.state.log_history[0]
@@ -172,9 +183,8 @@ def test_the_evaluation_loss_is_the_mean_over_trained_tokens_without_the_auxilia
 
 
 def pairs_of(n=4):
-    rows = appointments(n)
     bad = [{"role": "assistant", "content": "No idea, sorry."}]
-    return [{"prompt": row["messages"][:-1], "chosen": row["messages"][-1:], "rejected": bad} for row in rows]
+    return [{"prompt": talk[:-1], "chosen": talk[-1:], "rejected": bad} for talk in TALKS[:n]]
 
 
 @pytest.mark.parametrize("name", ["qwen3_moe", "mixtral"])
@@ -191,9 +201,10 @@ def test_dpo_is_evaluated_without_the_auxiliary_loss_and_its_prompts_are_not_sha
 
 def test_grpo_says_that_the_prompts_of_balanced_experts_are_not_shared(tmp_path, capsys):
     def said(name, **settings):
-        settings = {"prompts_a_step": 2, "generations": 2, "max_steps": 1, "max_completion_length": 100, **settings}
-        rows = appointments(2)
-        grpo_trainer(family(name), TOK, rows, "exact_match", output_dir=tmp_path / name, **settings, **EXACT)
+        settings = {"prompts_a_step": 2, "generations": 2, "max_steps": 1, "max_completion_length": 32, **settings}
+        grpo_trainer(
+            family(name), TOK, SHORT.select([0, 1]), "exact_match", output_dir=tmp_path / name, **settings, **EXACT
+        )
         return capsys.readouterr().out
 
     assert "balances its experts" in said("qwen3_moe")
@@ -300,7 +311,7 @@ def test_experts_that_no_token_is_routed_to_are_no_fault(sft, name, make):
 def test_experts_that_no_gradient_reaches_are_named(sft, name, make):
     model = change_experts(make(name), post=lambda module, args, out: out.detach())
     with pytest.raises(ValueError, match=r"tensors have had no gradient \(.*experts"):
-        fit(sft(model, max_steps=3))
+        sft(model, max_steps=3).train()
 
 
 # equal to TRL's trainers and to the formulas
@@ -311,7 +322,7 @@ PROVED = ["llama", "qwen3_moe", "qwen3_5_text", "gemma3_text", "gemma4_text", "l
 @pytest.mark.parametrize("name", PROVED)
 def test_loss_and_gradient_of_sft_are_those_of_trl(sft, name, tmp_path):
     ours = sft(adapted(name))
-    args = SFTConfig(tmp_path / "plain", max_steps=1, per_device_train_batch_size=4, save_strategy="no", **EXACT)
+    args = SFTConfig(tmp_path / "plain", max_steps=1, per_device_train_batch_size=4, **EXACT)
     plain = SFTTrainer(adapted(name), args, train_dataset=ROWS, processing_class=TOK)
     plain.add_callback(theirs := Gradients())
     plain.train()

@@ -31,6 +31,7 @@ from ft_notebooks.lora.adapter_folder import (
     without_pattern_warning,
 )
 from .default_targets import choose_targets, unadapted
+from .published_names import text_names
 from .tensor_check import adapted_layers, check_loaded, merge_layers
 from .targets import check_fields, expert_parameters
 
@@ -193,18 +194,19 @@ def load_adapter(
     if not isinstance(folder, (str, os.PathLike)):
         cure = "a model that has its adapter need not be loaded"
         raise ArgumentError("load_adapter", "folder", "the folder of an adapter", folder, cure)
-    config = check_adapter_folder(folder)  # before the base is loaded
-    if config.task_type == "SEQ_CLS":
-        raise ValueError(
-            f"{folder} holds the adapter of a reward model, which generates no text; load it with "
-            "ft_notebooks.rlhf.reward_model.load_reward_model(folder, tok)"
-        )
-    bits = trained_bits(folder) if bits is None else bits
-    model = load_model(config.base_model_name_or_path, bits, revision=config.revision)
-    with without_pattern_warning():
-        adapted = PeftModel.from_pretrained(model, str(Path(folder).expanduser()), is_trainable=trainable).eval()
-    check_finite(adapted)
-    check_loaded(adapted, folder)
+    with text_names(folder) as place:
+        config = check_adapter_folder(place)  # before the base is loaded
+        if config.task_type == "SEQ_CLS":
+            raise ValueError(
+                f"{folder} holds the adapter of a reward model, which generates no text; load it with "
+                "ft_notebooks.rlhf.reward_model.load_reward_model(folder, tok)"
+            )
+        bits = trained_bits(folder) if bits is None else bits
+        model = load_model(config.base_model_name_or_path, bits, revision=config.revision)
+        with without_pattern_warning():
+            adapted = PeftModel.from_pretrained(model, str(place), is_trainable=trainable).eval()
+        check_finite(adapted)
+        check_loaded(adapted, place)
     check_base_weights(adapted, folder)
     adapted.adapter_folder = str(folder)
     return adapted

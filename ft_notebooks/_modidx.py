@@ -2691,6 +2691,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'ft_notebooks/lora/published_names.py'),
                                                    'ft_notebooks.lora.published_names._rename': ( 'package/lora/published_names.html#_rename',
                                                                                                   'ft_notebooks/lora/published_names.py'),
+                                                   'ft_notebooks.lora.published_names._renamed_config': ( 'package/lora/published_names.html#_renamed_config',
+                                                                                                          'ft_notebooks/lora/published_names.py'),
                                                    'ft_notebooks.lora.published_names._tensor_names': ( 'package/lora/published_names.html#_tensor_names',
                                                                                                         'ft_notebooks/lora/published_names.py'),
                                                    'ft_notebooks.lora.published_names._wrapper_of': ( 'package/lora/published_names.html#_wrapper_of',

@@ -37,13 +37,13 @@ def _linear_layers(model: torch.nn.Module) -> list[str]:
 
 def _outside_text(model: torch.nn.Module) -> tuple[str, ...]:
     "The beginnings of all paths that belong to other media; for a wrapper of a text model, all but this model's."
-    config = getattr(model, "config", None)
     towers = [
         f"{path}."
         for path, part in model.named_modules()
         if path and isinstance(part, PreTrainedModel) and "text" not in part.input_modalities
     ]
-    if not hasattr(config, "get_text_config") or config.is_encoder_decoder or config.get_text_config() is config:
+    config = model.config if isinstance(model, PreTrainedModel) else None
+    if config is None or config.is_encoder_decoder or config.get_text_config() is config:
         return tuple(towers)
     text = {*model.get_decoder().modules(), *filter(None, [model.get_output_embeddings()])}
     within = {module for module in model.modules() if text & {*module.modules()}}  # the text model, and what holds it
@@ -99,7 +99,7 @@ def unadapted(
                 found[full] = _OUTSIDE
             elif _chooses(model, path):
                 found[full] = _CHOOSES
-            elif path in linear and _reads(type(model.get_submodule(parent)), layer):
+            elif path in linear and _reads(model.get_submodule(parent).__class__, layer):
                 found[full] = _READ
             elif not is_target:
                 found[full] = _OTHER

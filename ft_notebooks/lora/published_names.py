@@ -21,10 +21,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from ..core.errors import typed
 from ..core.files import atomic_path
 from ..loading.model_files import check_checkpoint, read_config, stored_config
 from ..loading.text_part import Wrapper, find_wrapper
-from .adapter_folder import without_pattern_warning
+from .adapter_folder import check_adapter_folder, without_pattern_warning
 from .default_targets import name_as_parameters
 from .tensor_check import adapted_layers
 
@@ -37,7 +38,7 @@ def served_name(
     name: str,  # Of a tensor or module, as PEFT or transformers name it
     is_wrapper: bool,  # Whether the published class has a text model beside others
 ) -> str:
-    "The name of the module that vLLM looks for: `vllm.lora.utils.parse_fine_tuned_lora_name`, with its `WeightsMapper`."
+    "The name of the module that vLLM looks for, as `vllm.lora.utils.parse_fine_tuned_lora_name` makes it."
     module = f"{name.removeprefix(_PEFT).partition('.lora_')[0].replace('.base_layer', '')}."
     for here, there in _VLLM.items() if is_wrapper else ():
         if module.startswith(here):
@@ -73,34 +74,43 @@ def unserved_names(
     return [name for name in _tensor_names(folder) if served_name(name, wrapper is not None) not in modules]
 
 # %% ../../nbs/package/lora/published_names.ipynb #1f7ef6bd
+def _renamed_config(
+    adapter: LoraConfig, source: PreTrainedModel, target: PreTrainedModel, rename: Callable
+) -> LoraConfig:
+    "The config of the same layers under the names of `target`, with whole paths as targets."
+    with torch.device("meta"), without_pattern_warning():
+        layers = adapted_layers(get_peft_model(source, copy.deepcopy(adapter), low_cpu_mem_usage=True))
+    as_parameters = [path for path, layer in layers.items() if isinstance(layer, ParamWrapper)]
+    modules = [rename(path.removesuffix(".weight")) for path in layers if path not in as_parameters]
+    ranks = {rename(path).removesuffix(".weight"): layer.r["default"] for path, layer in layers.items()}
+    alphas = {rename(path).removesuffix(".weight"): layer.lora_alpha["default"] for path, layer in layers.items()}
+    renamed = copy.deepcopy(adapter)
+    renamed.layers_to_transform = renamed.layers_pattern = renamed.exclude_modules = None
+    renamed.rank_pattern = {path: r for path, r in ranks.items() if r != adapter.r}
+    renamed.alpha_pattern = {path: alpha for path, alpha in alphas.items() if alpha != adapter.lora_alpha}
+    renamed.target_parameters = [rename(path) for path in as_parameters] or None
+    renamed.target_modules = modules
+    lost = name_as_parameters(target, renamed, modules)
+    renamed.target_modules = sorted({*modules} - {*lost})
+    return renamed
+
+
 def _rename(folder: Path, part: Path, source: PreTrainedModel, target: PreTrainedModel, rename: Callable) -> None:
     "Writes an adapter of `source` to `part`, with the names of `target`; `ValueError` if PEFT would not make it there."
     adapter = PeftConfig.from_pretrained(str(folder))
     if not isinstance(adapter, LoraConfig):
         raise ValueError(f"{folder} is a {adapter.peft_type.value} adapter; only LoRA can be renamed: merge it instead")
-    with torch.device("meta"), without_pattern_warning():
-        layers = adapted_layers(get_peft_model(source, copy.deepcopy(adapter), low_cpu_mem_usage=True))
-    modules = [rename(p.removesuffix(".weight")) for p, layer in layers.items() if not isinstance(layer, ParamWrapper)]
-    adapter.target_parameters = [rename(p) for p, layer in layers.items() if isinstance(layer, ParamWrapper)] or None
-    adapter.layers_to_transform = adapter.layers_pattern = adapter.exclude_modules = None
-    paths = {rename(path).removesuffix(".weight"): layer for path, layer in layers.items()}
-    ranks = {path: layer.r["default"] for path, layer in paths.items()}
-    alphas = {path: layer.lora_alpha["default"] for path, layer in paths.items()}
-    adapter.rank_pattern = {path: r for path, r in ranks.items() if r != adapter.r}
-    adapter.alpha_pattern = {path: alpha for path, alpha in alphas.items() if alpha != adapter.lora_alpha}
-    adapter.target_modules = modules
-    lost = name_as_parameters(target, adapter, modules)
-    adapter.target_modules = sorted({*modules} - {*lost})
-    adapter.save_pretrained(str(part))
+    renamed = _renamed_config(adapter, source, target, rename)
     tensors = load_file(folder / "adapter_model.safetensors")
     tensors = {_PEFT + rename(name.removeprefix(_PEFT)): tensor for name, tensor in tensors.items()}
     with torch.device("meta"), without_pattern_warning():
-        renamed = get_peft_model(target, adapter, low_cpu_mem_usage=True)
-    wanted = {name: p.shape for name, p in get_peft_model_state_dict(renamed, save_embedding_layers=False).items()}
+        model = get_peft_model(target, copy.deepcopy(renamed), low_cpu_mem_usage=True)
+    wanted = {name: p.shape for name, p in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
     same = {name for name in wanted.keys() & tensors.keys() if wanted[name] == tensors[name].shape}
-    if len(same) < len(wanted) or len(same) < len(tensors):
-        other = sorted({*wanted, *tensors} - same)[0]
-        raise ValueError(f"{len(same)} of {len(tensors)} tensors of {folder} fit {type(target).__name__}: {other} does not")
+    if other := sorted({*wanted, *tensors} - same):
+        fit = f"{len(same)} of {len(tensors)} tensors of {folder} fit {type(target).__name__}"
+        raise ValueError(f"{fit}: {other[0]} does not; merge it instead: ft merge {typed(folder)}")
+    renamed.save_pretrained(str(part))
     save_file(tensors, part / "adapter_model.safetensors", {"format": "pt"})
 
 
@@ -113,7 +123,7 @@ def write_published(
     Raises `ValueError` if the base is published as the text model itself, so that the adapter has these names already,
     and if a tensor would fit no layer of the published class.
     """
-    adapter = PeftConfig.from_pretrained(str(Path(folder).expanduser()))
+    adapter = check_adapter_folder(folder)
     wrapper = _wrapper_of(adapter)
     if wrapper is None:
         raise ValueError(f"{adapter.base_model_name_or_path} is no wrapper: {folder} has the published names already")

@@ -45,9 +45,7 @@ def no_merge(layer, safe_merge=False, adapter_names=None):
     layer.merged_adapters.append("default")
 
 
-@pytest.mark.parametrize(
-    "kind, owner, lost", [("llama", Linear, "14 of 14"), ("qwen3_moe", ParamWrapper, "4 of 12")]
-)
+@pytest.mark.parametrize("kind, owner, lost", [("llama", Linear, "14 of 14"), ("qwen3_moe", ParamWrapper, "4 of 12")])
 def test_a_merge_that_leaves_layers_as_they_were_is_an_error(monkeypatch, kind, owner, lost):
     model = adapted(kind)
     monkeypatch.setattr(owner, "merge", no_merge)

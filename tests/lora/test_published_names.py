@@ -116,11 +116,11 @@ def test_nothing_is_overwritten(trained, tmp_path):
 @pytest.mark.parametrize(
     "name, served",
     [
-        ("base_model.model.model.language_model.layers.0.mlp.up_proj.lora_A.weight", "language_model.model.layers.0.mlp.up_proj"),
-        ("base_model.model.model.layers.0.mlp.up_proj.lora_B.weight", "model.layers.0.mlp.up_proj"),
-        ("base_model.model.lm_head.lora_A.weight", "language_model.lm_head"),
-        ("base_model.model.model.language_model.layers.0.mlp.experts.base_layer.lora_A.weight", "language_model.model.layers.0.mlp.experts"),
+        ("model.language_model.layers.0.mlp.up_proj.lora_A.weight", "language_model.model.layers.0.mlp.up_proj"),
+        ("model.layers.0.mlp.up_proj.lora_B.weight", "model.layers.0.mlp.up_proj"),
+        ("lm_head.lora_A.weight", "language_model.lm_head"),
+        ("model.language_model.layers.0.experts.base_layer.lora_A.weight", "language_model.model.layers.0.experts"),
     ],
-)  # fmt: skip
+)
 def test_the_rule_of_vllm(name, served):
-    assert served_name(name, is_wrapper=True) == served
+    assert served_name(f"base_model.model.{name}", is_wrapper=True) == served

@@ -7,7 +7,6 @@ __all__ = ['check_adapter']
 
 # %% ../../nbs/package/lora/adapter_check.ipynb #b6831216
 import copy
-import os
 from pathlib import Path
 
 from peft import PeftModel
@@ -30,8 +29,9 @@ def check_adapter(
     trained, or if a merge leaves its weight, or one of its experts, as it was. A change that the dtype of the base
     rounds away is no error: it lowers the count. A base in 4 or 8 bits is not merged.
     """
-    is_folder = isinstance(model_or_run, (str, os.PathLike))
-    model = load_adapter(model_or_run) if is_folder else model_or_run  # which compares file and model
+    model = model_or_run
+    if isinstance(model, (str, Path)):
+        model = load_adapter(model)  # which compares file and model
     layers = adapted_layers(model) if isinstance(model, PeftModel) else {}
     if not layers:
         raise ValueError(f"check_adapter takes a model with a LoRA adapter, or its folder, got {model_or_run!r:.80}")

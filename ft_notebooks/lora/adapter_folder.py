@@ -9,6 +9,7 @@ __all__ = ['LONGEST_CHECK', 'check_alpha', 'without_pattern_warning', 'check_ada
 # %% ../../nbs/package/lora/adapter_folder.ipynb #a44b7b41
 import copy
 import json
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +67,11 @@ def check_alpha(
 LONGEST_CHECK = 60.0  # seconds; of a model with hundreds of layers a few
 
 # %% ../../nbs/package/lora/adapter_folder.ipynb #00ee305a
+def _module(tensor: str) -> str:
+    "The path of the module that an adapter's tensor belongs to."
+    return re.split(r"\.lora_|\.weight$", tensor.removeprefix("base_model.model.").replace(".base_layer", ""))[0]
+
+
 @contextmanager
 def without_pattern_warning() -> Iterator[None]:
     "A block in which PEFT does not say that the rank of experts was ignored: it is used, though they are no module."
@@ -160,8 +166,11 @@ def check_adapter_folder(
         ) from e
     problem = _mismatch(adapter, shapes, base)
     if problem:
+        modules = {path for path, _ in _empty_base(adapter, base).named_modules()}
+        matched = sum(_module(tensor) in modules for tensor in shapes)
         raise ValueError(
-            f"{folder} does not fit its base {name}: {problem}; restore the adapter, or the base that it was trained on"
+            f"{folder} does not fit its base {name}, in which {matched} of {len(shapes)} tensors match a module: "
+            f"{problem}; restore the adapter, or the base that it was trained on"
         )
     return adapter
 

@@ -20,12 +20,11 @@ from safetensors import safe_open
 def check_loaded(
     model: PeftModel,  # Loaded from `folder`
     folder: str | Path,  # Of the adapter
-    names: dict[str, str] | None = None,  # A tensor's name in the file: its name in the model, where they differ
 ) -> int:  # The tensors
     "Raises `ValueError` unless the model's adapter holds each tensor of the folder's file, with its values."
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     with safe_open(Path(folder).expanduser() / "adapter_model.safetensors", "pt") as file:
-        stored = {(names or {}).get(name, name): file.get_tensor(name) for name in file.keys()}
+        stored = {name: file.get_tensor(name) for name in file.keys()}
     if not state.keys() <= stored.keys():  # of a release of transformers in which each expert was a module
         stored = convert_peft_adapter_state_dict_for_transformers(model, model.active_peft_config, stored)
     same = [name for name in state.keys() & stored.keys() if torch.equal(stored[name].to(state[name]), state[name])]

@@ -225,7 +225,7 @@ def _sharing_error(
 
 # %% ../../nbs/package/training/shared_prompt.ipynb #0580bc96
 def _answer_leak(model: PreTrainedModel) -> float:
-    "How much the chosen answer changes the logits of the rejected one; 0: not at all, 1: as if rejected attended to it."
+    "How much the chosen answer changes the rejected one's logits; 0: not at all, 1: as if rejected attended to it."
     ids, real = _two_pairs(model, "right")
     row = _shared_row(ids, real, [[0, 2], [1, 3]])
     other = row.input_ids.clone()

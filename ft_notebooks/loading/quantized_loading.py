@@ -20,7 +20,7 @@ from ..core.device import Hardware, hardware
 from ..core.files import check_unchanged, damage_named
 from ..core.progress import say, without_library_bars
 from ..core.seams import attention_of, forget_renames
-from .memory_estimate import check_bits
+from .memory_estimate import check_bits, expert_bytes, parameter_bytes
 from ft_notebooks.loading.model_files import (
     check_checkpoint,
     check_finite,
@@ -169,6 +169,11 @@ def load_model(
         say(
             f"{name}: {kind} computes attention by {attention!r}, not by {hw.attn_implementation!r}; its memory grows "
             "with the square of a row's length"
+        )
+    if bits < 16 and (experts := expert_bytes(model)):
+        say(
+            f"{name}: bits={bits} leaves the experts in 16 bits, {experts:,} of {parameter_bytes(model):,} bytes; "
+            "bitsandbytes quantizes linear layers, and experts are none"
         )
     model.hub_commit = commit
     model.wrapper = wrapper

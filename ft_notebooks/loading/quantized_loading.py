@@ -131,9 +131,11 @@ def load_model(
     *,
     revision: str | None = None,  # On the hub: a commit, tag or branch
     **kwargs,  # Arguments of `from_pretrained`, by their own names
-) -> PreTrainedModel:  # In `eval()` mode, on this process's card if any; attribute `hub_commit`: its commit or None
+) -> PreTrainedModel:  # In `eval()` mode, on this process's card if any; with attributes `hub_commit` and `wrapper`
     """Loads a model of transformers from safetensors, with weights in the dtype that `bits` stands for on this machine.
 
+    Of a wrapper of several media the text part is loaded, and `model.wrapper` is its `Wrapper`; else that is None.
+    `hub_commit` is the commit of a name on the hub, or None. What differs from the model as published is printed.
     `ValueError`, before any weight is read, if the model cannot be loaded this way, and afterwards if a weight is NaN
     or infinite. Never runs code that comes with it.
     """
@@ -175,6 +177,8 @@ def load_model(
             f"{name}: bits={bits} leaves the experts in 16 bits, {experts:,} of {parameter_bytes(model):,} bytes; "
             "bitsandbytes quantizes linear layers, and experts are none"
         )
+    if getattr(model.config, "output_router_logits", False):  # saved by a trainer, and trainers set it again
+        model.config.output_router_logits = False  # a mixture of experts would not generate with it
     model.hub_commit = commit
     model.wrapper = wrapper
     _check_rows(model)

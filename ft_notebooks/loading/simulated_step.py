@@ -48,10 +48,8 @@ class _Allocations:
         self.most: Counter[str] = Counter()  # bytes, by phase
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        if operation is torch.ops.aten._grouped_mm.default:
-            operation = _grouped_product
-            args, kwargs = args[:3], {}
-        result = operation(*args, **(kwargs or {}))
+        grouped = str(operation) == "aten._grouped_mm.default"
+        result = _grouped_product(*args[:3]) if grouped else operation(*args, **(kwargs or {}))
         cast = str(operation) == "aten._to_copy.default" and id(args[0].untyped_storage()) in self.before
         kind = "copies" if cast else "activations"
         for memory in map(torch.Tensor.untyped_storage, _tensors(result)):

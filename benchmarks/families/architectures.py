@@ -154,7 +154,8 @@ def small_config(family: Family) -> PreTrainedConfig:
     text = kind.sub_configs["text_config"] if family.wrapper is not None else kind
     known = _has(text)
     own = {name: value for name, value in SIZES.items() if name in known} | family.fields
-    config = AutoConfig.for_model(family.kind, **(own if family.wrapper is None else {"text_config": own, **family.wrapper}))
+    given = own if family.wrapper is None else {"text_config": own, **family.wrapper}
+    config = AutoConfig.for_model(family.kind, **given)
     for part in (config, config.get_text_config()):
         part.dtype = "float32"
     return config

@@ -88,9 +88,9 @@ def _trained_texts(tok, chat: list[dict]) -> list[str]:
     return [tok.decode(ids) for ids in found]
 
 
-@cell(0, "the template's own text after each prompt, up to the first end token")
+@cell(0, "the words of the answers: nothing else but the template's marks may be trained")
 def masks(case: Case) -> Figure:
-    "Answers of one and of two turns whose labels are not exactly the answer and its end."
+    "Answers of one and of two turns whose labels are not the answer and a mark that ends it."
     tok, wrong, seen = case.family_tok, [], 0
     for chat in (_SINGLE, _TWO_TURNS):
         answers = [message["content"] for message in chat if message["role"] == "assistant"]
@@ -107,17 +107,13 @@ def masks(case: Case) -> Figure:
 
 @cell(0, "the id at which the family's models stop")
 def end_token(case: Case) -> Figure:
-    "Answers whose last label is not the token at which generation stops."
+    "Conversations whose last label is not the token at which generation stops."
     tok = case.family_tok
     config = GenerationConfig(eos_token_id=tok.eos_token_id)
-    ends = []
-    for chat in (_SINGLE, _TWO_TURNS):
-        labels = encode_chat(tok, chat)["labels"]
-        last = [a for a, b in zip(labels, [*labels[1:], IGNORE]) if a != IGNORE and b == IGNORE]
-        ends += last
     check_end_token(tok, config)
-    names = dict.fromkeys(map(tok.decode, ends))
-    return sum(end != tok.eos_token_id for end in ends[:2]), " and ".join(names)
+    labels = [encode_chat(tok, chat)["labels"] for chat in (_SINGLE, _TWO_TURNS)]
+    ends = [[label for label in row if label != IGNORE][-1] for row in labels]
+    return sum(end != tok.eos_token_id for end in ends), " and ".join(dict.fromkeys(map(tok.decode, ends)))
 
 
 @cell(0, "the prompt that the template renders in use")
@@ -207,7 +203,8 @@ def targets(case: Case) -> Figure:
         matrices = {name: p for name, p in module.named_parameters(recurse=False) if p.ndim >= 2}
         if module is head or isinstance(module, torch.nn.Embedding) or adapted[path] >= len(matrices):
             continue
-        is_experts = "expert" in f"{path} {type(module).__name__}".lower() and all(p.ndim == 3 for p in matrices.values())
+        named_so = "expert" in f"{path} {type(module).__name__}".lower()
+        is_experts = named_so and {p.ndim for p in matrices.values()} == {3}
         if not _is_tower(path):
             found = missed if type(module) is torch.nn.Linear or is_experts else rest
             found += [re.sub(r"\.\d+\.", ".N.", f"{path}.{name}") for name in matrices]
@@ -256,7 +253,8 @@ def batch_plan(case: Case) -> Figure:
     expected = mean_loss(case.load(), rows)
     found = {}
     for size in (4, 1):
-        trainer = case.trainer(f"plan{size}", rows=rows, max_steps=1, per_device_train_batch_size=size, **_WITHOUT_AUXILIARY)
+        given = {"max_steps": 1, "per_device_train_batch_size": size} | _WITHOUT_AUXILIARY
+        trainer = case.trainer(f"plan{size}", rows=rows, **given)
         fit(trainer)
         found[f"{size} x {4 // size}"] = losses(trainer)[0]
     return max(abs(loss - expected) for loss in found.values()), ", ".join(f"{k}: {v:.4f}" for k, v in found.items())
@@ -273,8 +271,8 @@ def evaluation_loss(case: Case) -> Figure:
 @cell(1e-4, "each document alone")
 def documents(case: Case) -> Figure:
     "Largest difference of a logit in a packed row."
-    model = moved(case.adapted())
-    trainer = case.trainer("packed", model, packing=True, max_length=700, per_device_train_batch_size=1, effective_batch=2)
+    packed = {"packing": True, "max_length": 700, "per_device_train_batch_size": 1, "effective_batch": 2}
+    trainer = case.trainer("packed", moved(case.adapted()), **packed)
     batch = {key: x for key, x in next(iter(trainer.get_train_dataloader())).items() if key != "labels"}
     trainer.model.eval()
     with torch.no_grad(), speed_up(trainer.model):
@@ -285,11 +283,17 @@ def documents(case: Case) -> Figure:
     return max(far(together[a:b], logits(trainer.model, ids[a:b])) for a, b in pieces), f"{len(pieces)} documents"
 
 
+# few tokens are sampled where answers are short
+_SHORT, _OTHER = ({"role": "assistant", "content": text} for text in ("yes", "I do not know"))
+    {"role": "assistant", "content": text} for text in ("yes", "I do not know")
+)  # so few tokens are sampled
+
+
 @cell(1e-3, "the log-probabilities of each answer, one by one")
 def dpo(case: Case) -> Figure:
     "Largest difference of a mean log-probability of chosen and rejected, and of the first loss from ln 2."
-    rejected = [{"role": "assistant", "content": "No idea, sorry."}]
-    pairs = [{"prompt": c[:-1], "chosen": c[-1:], "rejected": rejected} for c in case.chats.select(range(4))["messages"]]
+    asked = [chat[:-1] for chat in case.chats.select(range(4))["messages"]]
+    pairs = [{"prompt": prompt, "chosen": [_SHORT], "rejected": [_OTHER]} for prompt in asked]
     given = SETTINGS | {"max_steps": 1, "output_dir": str(case.folder / "dpo")} | _WITHOUT_AUXILIARY
     trainer = dpo_trainer(case.adapted(), case.tok, pairs, **given)
     fit(trainer)
@@ -305,12 +309,10 @@ def dpo(case: Case) -> Figure:
     return max(*apart, from_ln2), f"log-probabilities {max(apart):.1e}, loss {from_ln2:.1e}"
 
 
-_SHORT = {"role": "assistant", "content": "yes"}  # so that few tokens are sampled
-
-
 def _vowels(completions, **columns) -> list[float]:
     "A reward with spread."
-    return [float(sum(c in "aeiou" for c in answer[0]["content"])) + len(answer[0]["content"]) for answer in completions]
+    texts = [answer[0]["content"] for answer in completions]
+    return [float(len(text) + sum(c in "aeiou" for c in text)) for text in texts]
 
 
 @cell(1e-3, "plain trl.GRPOTrainer, which repeats each prompt")

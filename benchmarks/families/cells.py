@@ -19,6 +19,7 @@ from case import SETTINGS, Case, Watch, far, furthest, label_log_probs, logits, 
 from datasets import Dataset
 from peft import PeftModel
 from safetensors import safe_open
+from thinking import differences
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationConfig, set_seed
 
 from ft_notebooks.data.chat_encoding import check_end_token, encode_chat
@@ -119,8 +120,6 @@ def end_token(case: Case) -> Figure:
 @cell(0, "the prompt that the template renders in use")
 def thinking(case: Case) -> Figure:
     "Answers, with and without thoughts, before which training shows another text than use does, unsaid."
-    from thinking import differences
-
     found = differences(case.family_tok)
     return sum(one.silent for one in found), "; ".join(str(one) for one in found)
 

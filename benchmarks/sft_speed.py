@@ -48,7 +48,7 @@ NAMES = {
     "c": "hand-written loop, the same optimizations",
     "ours": "`sft_trainer`",
 }
-OFF = {  # `sft_trainer` with one off: overrides, or a name of `ft_notebooks.training.kernel_patching.optimizations`
+OFF = {  # `sft_trainer` with one off: overrides, or a name of `ft_notebooks.kernels.patching.optimizations`
     "padded": {"padding_free": False},
     "without attention by document": "attention",
     "without one node a LoRA layer": "lora",
@@ -222,7 +222,7 @@ def command(rows: Path, folder: str, clock: Clock, out: str, packing: bool = Fal
 
 
 def ours(rows: Path, folder: str, clock: Clock, out: str, off: str = "", bits: int = 16, **overrides) -> None:
-    "`sft_trainer` on chats, with its defaults, or without one optimization of `ft_notebooks.training.kernel_patching`."
+    "`sft_trainer` on chats, with its defaults, or without one optimization of `ft_notebooks.kernels.patching`."
     from functools import partial
 
     from datasets import Dataset
@@ -250,7 +250,7 @@ def ours(rows: Path, folder: str, clock: Clock, out: str, off: str = "", bits: i
 
 
 def hand(rows: Path, folder: str, clock: Clock, out: str) -> None:
-    """No Trainer, no PEFT forward, the kernels of `ft_notebooks.training.cpu_kernels`: the rows of a step as one,
+    """No Trainer, no PEFT forward, the kernels of `ft_notebooks.kernels`: the rows of a step as one,
     without padding.
     """
     import torch
@@ -258,7 +258,9 @@ def hand(rows: Path, folder: str, clock: Clock, out: str) -> None:
     from transformers import AttentionInterface, AutoModelForCausalLM
 
     from ft_notebooks.core.device import hardware
-    from ft_notebooks.training.cpu_kernels import document_attention, label_log_probs, lora_linear
+    from ft_notebooks.kernels.attention import document_attention
+    from ft_notebooks.kernels.fused_layers import lora_linear
+    from ft_notebooks.kernels.log_probs import label_log_probs
 
     def attention(module, query, key, value, mask, cu_seq_lens_q=None, **kwargs):
         return document_attention(module, query, key, value, cu_seq_lens_q, **kwargs)

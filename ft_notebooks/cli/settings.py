@@ -151,9 +151,18 @@ def _without_comment(text: str, kind: Any) -> str:
     return _COMMENT.sub("", text)
 
 # %% ../../nbs/package/cli/settings.ipynb #6b00575a
-def _entries(file, text: str) -> Iterator[list]:
-    "Location, section, key and text of every setting, and location and section of every header."
-    found: list[list] = []
+class _Entry(NamedTuple):
+    "A setting as it is written, or the header of a section, which has no key."
+
+    place: str  # File and line, or the option
+    section: str
+    key: str | None
+    text: str = ""
+
+# %% ../../nbs/package/cli/settings.ipynb #53322648
+def _entries(file, text: str) -> list[_Entry]:
+    "Every header and every setting of a file."
+    found: list[_Entry] = []
     indent = math.inf  # of the setting that a deeper line continues; a blank line ends it
     for number, line in enumerate(text.split("\n"), 1):
         bare = line.strip()
@@ -161,52 +170,57 @@ def _entries(file, text: str) -> Iterator[list]:
         deep = len(line) - len(line.lstrip())
         if bare[:1] in ("", "#", ";"):
             indent = math.inf
-        elif deep > indent:
-            found[-1][3] += f"\n{bare}"
-        elif header := re.match(r"\[([^]]+)\]\s*(.*)", bare):
+            continue
+        if deep > indent:
+            last = found.pop()
+            found.append(last._replace(text=f"{last.text}\n{bare}"))
+            continue
+        if header := re.match(r"\[([^]]+)\]\s*(.*)", bare):
             indent = math.inf
             if header[2][:1] not in ("", "#", ";"):
                 raise ValueError(
                     f"{place}: [{header[1]}] must stand alone on its line; write {header[2]!r:.60} on the next"
                 )
-            found.append([place, header[1], None, ""])
+            entry = _Entry(place, header[1], None)
         elif "=" in bare[1:] and found:
             indent = deep
             key, _, value = bare.partition("=")
-            found.append([place, found[-1][1], key.strip(), value.strip()])
+            entry = _Entry(place, found[-1].section, key.strip(), value.strip())
         else:
             raise ValueError(f"{place}: {bare!r} is neither a [section] nor key = value below one")
-        if found and found[-1][1:3] in [one[1:3] for one in found[:-1]]:
+        if any((one.section, one.key) == (entry.section, entry.key) for one in found):
             raise ValueError(f"{place}: {bare!r} is there twice; remove one")
-    yield from found
+        found.append(entry)
+    return found
 
 # %% ../../nbs/package/cli/settings.ipynb #003294b5
-def _from_file(file) -> Iterator[list]:
-    "Location, section, key and text of every setting in the file; raises `ValueError` for a file that is no text."
+def _from_file(file) -> Iterator[_Entry]:
+    "Every setting of the file; raises `ValueError` for a file that is no text."
     if odd := odd_kind(file):  # opening a pipe would wait for a writer
         raise ValueError(f"{file}: it is {odd}")
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as e:
         raise ValueError(f"{file}: {' '.join(str(e).split())}") from None
-    for place, section, key, value in _entries(file, text):
-        _check_section(place, section)
-        if key is None:
+    for entry in _entries(file, text):
+        _check_section(entry.place, entry.section)
+        if entry.key is None:
             continue
+        kind = setting_types(entry.section).get(entry.key)
         try:
-            yield [place, section, key, _without_comment(value, setting_types(section).get(key))]
+            yield entry._replace(text=_without_comment(entry.text, kind))
         except ValueError as e:
-            raise ValueError(f"{place}: {key} = {e}") from None
+            raise ValueError(f"{entry.place}: {entry.key} = {e}") from None
 
 # %% ../../nbs/package/cli/settings.ipynb #04c55b31
-def _from_command_line(overrides) -> Iterator[tuple]:
-    "Location, section, key and text of every section.key=value."
+def _from_command_line(overrides) -> Iterator[_Entry]:
+    "Every section.key=value as a setting."
     for override in overrides:
         name, sign, value = override.partition("=")
         section, dot, key = name.strip().partition(".")
         if "" in (sign, dot):
             raise ValueError(f"--set {override}: write it as section.key=value, for instance sft.learning_rate=2e-4")
-        yield f"--set {override}", section, key, value
+        yield _Entry(f"--set {override}", section, key, value)
 
 # %% ../../nbs/package/cli/settings.ipynb #212ed39f
 def find_setting(

@@ -1,4 +1,4 @@
-"The course's own: the built-in task with its stages and scores, ft demo, LLM judges, PPO and 4-bit codes by hand, measured results"
+"The course's own: the built-in task with its stages and scores, ft demo, ft gpu, LLM judges, PPO and 4-bit codes by hand, measured results"
 
 import lazy_loader
 
@@ -7,6 +7,9 @@ _names = {
     "demo_task": ["course_scores", "course_stage", "demo_pairs"],
     "example_task": ["appointments"],
     "four_bit_codes": ["plot_code_book"],
+    "gpu_check": ["check_gpu"],
+    "gpu_figures": ["NotHere", "Step"],
+    "gpu_speed": ["random_model", "train_speed"],
     "judge": ["chat_endpoint", "llm_judge", "pairwise_judge"],
     "lessons": ["draw_pipeline", "measured", "start_lesson"],
     "ppo": ["answer_logps", "gae", "ppo_loss", "ppo_steps", "rollout", "token_rewards", "value_loss", "whiten"],

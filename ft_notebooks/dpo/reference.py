@@ -27,7 +27,7 @@ from ..core.processes import together
 from ..core.random_state import keep_random_state
 from ..core.seams import overrides, require
 from .shared_prompt import REFERENCE_COLUMNS, reference_log_probs
-from ..training.shared_prompt import SharedForward, pair_groups
+from ..kernels.shared_prompt import SharedForward, pair_groups
 
 # %% ../../nbs/package/dpo/reference.ipynb #bfeb1830
 def _of_policy(trainer, inputs: dict[str, Tensor]) -> Tensor:  # [2B]: chosen answers, then rejected ones

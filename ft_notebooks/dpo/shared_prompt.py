@@ -17,8 +17,9 @@ from trl import DPOTrainer
 
 from ..core.model_parts import base_model
 from ..core.seams import require
-from ..training.kernel_patching import speed_up
-from ..training.shared_prompt import SharedForward, pair_groups, sharing, why_not_shared
+from ..kernels.patching import speed_up
+from ..kernels.shared_prompt import SharedForward, pair_groups, why_not_shared
+from ..kernels.shared_rows import sharing
 
 # %% ../../nbs/package/dpo/shared_prompt.ipynb #97dc87d1
 REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")  # as `trl.DPOTrainer` names them
@@ -94,7 +95,8 @@ class SharedPrompt:
             head = inspect.signature(base_model(model).forward, follow_wrapped=False)
             if "shift_labels" not in head.parameters:
                 return "the model's head in this TRL version has no shift_labels argument"
-            if (reason := why_not_shared(model)) is not None:
+            balanced = getattr(self.trainer, "aux_loss_enabled", False)
+            if (reason := why_not_shared(model, balanced=balanced)) is not None:
                 return reason
         return None
 

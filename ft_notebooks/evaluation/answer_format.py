@@ -160,19 +160,29 @@ _MARKED = regex.compile(rf"^[ \t]*####[ \t]*{_NUMBER}[ \t.%\p{{Sc}}]*$", regex.M
 _ANYWHERE = regex.compile(_NUMBER)
 
 
+def _value(digits: str) -> Fraction:
+    "The value of digits such as 12.5 or 3/4; of a date, or over 0, that of the last part."
+    first, *others = digits.split("/")
+    if len(others) == 1 and int(others[0]):
+        return Fraction(first) / int(others[0])
+    return Fraction(others[-1] if others else first)
+
+# %% ../../nbs/package/evaluation/answer_format.ipynb #1c5c9d55
 def last_number(text: str) -> Fraction | None:
     """The exact value of the first line `#### 72`, or else of the last number in an English text; None without one.
 
     Parses -5, −5, $1,250.50, 1e3, .5, 3/4 and 2 1/2, and 50% as 50. A number of more than 100 digits gives None.
     """
-    found = _MARKED.search(text) or next(reversed(list(_ANYWHERE.finditer(text))), None)
-    if found is None or len(found["digits"]) > 100:
+    marked = _MARKED.search(text)
+    numbers = [marked] if marked else list(_ANYWHERE.finditer(text))
+    if not numbers or len(numbers[-1]["digits"]) > 100:
         return None
-    parts = found["digits"].replace(",", "").split("/")  # two parts are a fraction, three a date
-    value = Fraction(parts[0]) / int(parts[1]) if len(parts) == 2 and int(parts[1]) else Fraction(parts[-1])
+    found = numbers[-1]
+    value = _value(found["digits"].replace(",", ""))
     if found["whole"] and value < 1:  # 2 1/2
         value += int(found["whole"])
-    return -value if {*"-−"} & {*(found["sign"] or "")} else value
+    sign = found["sign"] or ""
+    return -value if "-" in sign or "−" in sign else value
 
 # %% ../../nbs/package/evaluation/answer_format.ipynb #555911bd
 def number_match(generated: str, expected: str, example: dict) -> float:  # 1.0 or 0.0

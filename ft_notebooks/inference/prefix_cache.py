@@ -22,7 +22,9 @@ from ..tokenization.padding import pad_batch
 # %% ../../nbs/package/inference/prefix_cache.ipynb #5d6b7f78
 def _prefix_length(prompts: list[list[int]]) -> int:
     "The number of ids in the common prefix of all prompts, without the last id of any prompt."
-    return min(len(os.path.commonprefix(prompts)), min(map(len, prompts)) - 1)
+    common = len(os.path.commonprefix(prompts))
+    shortest = min(map(len, prompts))
+    return min(common, shortest - 1)
 
 # %% ../../nbs/package/inference/prefix_cache.ipynb #88106edd
 def _moved(kept: Tensor, padding: Tensor) -> Tensor:

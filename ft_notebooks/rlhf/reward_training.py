@@ -36,7 +36,7 @@ from .reward_statistics import pair_statistics
 from ..training.batch_plan import Plan, plan
 from ..training.config import run_config, split_overrides
 from ..training.gradient_flow import check_trained
-from ..training.kernel_patching import speed_up
+from ..kernels.patching import speed_up
 from ..training.out_of_memory import explain_out_of_memory
 from ..training.preflight import ready
 from ..training.run import ExactTrainer, guarded

@@ -118,16 +118,23 @@ def _marked(messages: list[dict]) -> list[dict] | None:
     return marked
 
 # %% ../../nbs/package/tokenization/answer_spans.ipynb #49c45f99
-def _pieces(write: Callable[..., str], messages: list[dict], text: str) -> list[tuple[str, int, int, str]]:
-    """For each answer: the text before its content, where the content begins and ends, the text after; none if the
-    marks change the text.
-    """
+class _Piece(NamedTuple):
+    "The content of an answer in a rendered conversation, and what the template writes around it."
+
+    before: str  # From the content of the question
+    start: int
+    end: int
+    after: str  # Up to the content of the next question
+
+# %% ../../nbs/package/tokenization/answer_spans.ipynb #4774e9ea
+def _pieces(write: Callable[..., str], messages: list[dict], text: str) -> list[_Piece]:
+    "The content of each answer in `text`; none if marks around it change the text."
     marked = _marked(messages)
     parts = write(marked).split(MARK) if marked else []
     if "".join(parts) != text or len(parts) % 4 != 1:
         return []
     places = [0, *accumulate(map(len, parts))]
-    return [(parts[i - 1], places[i], places[i + 1], parts[i + 1]) for i in range(3, len(parts), 4)]
+    return [_Piece(parts[i - 1], places[i], places[i + 1], parts[i + 1]) for i in range(3, len(parts), 4)]
 
 # %% ../../nbs/package/tokenization/answer_spans.ipynb #be4df6c9
 class Frame(NamedTuple):
@@ -154,11 +161,12 @@ def find_frame(
         return None
     if len(pieces) != 2:
         return None
-    (lead, begin, finish, _), (last_lead, last_begin, last_finish, _) = pieces
+    inner, last = pieces
     (start, end), (last_start, last_end) = spans
-    if (lead, begin - start) != (last_lead, last_begin - last_start):
+    back = inner.start - start
+    if (inner.before, back) != (last.before, last.start - last_start):
         return None
-    return Frame(lead, begin - start, text[finish:end], text[last_finish:last_end])
+    return Frame(inner.before, back, text[inner.end : end], text[last.end : last_end])
 
 # %% ../../nbs/package/tokenization/answer_spans.ipynb #025d7e7b
 def spans_by_frame(
@@ -174,6 +182,9 @@ def spans_by_frame(
     endings = [frame.middle] * len(pieces)
     if messages[-1]["role"] == "assistant":
         endings[-1] = frame.last
-    if any(lead != frame.lead or not rest.startswith(end) for (lead, _, _, rest), end in zip(pieces, endings)):
-        return None
-    return [(begin - frame.back, finish + len(end)) for (_, begin, finish, _), end in zip(pieces, endings)]
+    spans = []
+    for piece, ending in zip(pieces, endings):
+        if piece.before != frame.lead or not piece.after.startswith(ending):
+            return None
+        spans.append((piece.start - frame.back, piece.end + len(ending)))
+    return spans

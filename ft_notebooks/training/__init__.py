@@ -1,11 +1,10 @@
-"What every training run needs: batch plan, checks before the first step, guards, logs, plots and faster CPU kernels"
+"What every training run needs: batch plan, checks before the first step, guards, logs and plots"
 
 import lazy_loader
 
 _names = {
     "batch_plan": ["effective_batch", "plan"],
     "config": ["run_config"],
-    "kernel_patching": ["LabelHead", "optimizations", "speed_up"],
     "gradient_flow": ["GradientFlowCallback", "check_trained"],
     "nan_guard": ["BadStep", "NaNGuard", "find_spikes"],
     "out_of_memory": ["MemoryCheck", "explain_out_of_memory"],

@@ -13,9 +13,10 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from ft_notebooks.core.seams import attention_of, is_hooked
 from ft_notebooks.dpo.shared_prompt import SharedPrompt
+from ft_notebooks.kernels.shared_prompt import SharedForward, pair_groups
+from ft_notebooks.kernels.shared_rows import shared_row
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import lora_config
-from ft_notebooks.training.shared_prompt import SharedForward, _shared_row, pair_groups
 
 TOK = tiny_tokenizer()
 WORDS = [
@@ -175,7 +176,7 @@ def test_each_of_policy_and_reference_computes_the_one_row(tmp_path):
     batch = batch_of(trainer)
     half = len(batch["input_ids"]) // 2
     groups = [[i, half + i] for i in range(half)]
-    row = _shared_row(batch["input_ids"], batch["attention_mask"], groups).input_ids.shape
+    row = shared_row(batch["input_ids"], batch["attention_mask"], groups).input_ids.shape
     assert trainer.prompts.not_shared is None
     assert positions(trainer, batch) == [row, row] and row[1] < batch["input_ids"].numel() / 2
 

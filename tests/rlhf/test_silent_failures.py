@@ -20,13 +20,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaForSequenceClassification
 from trl import GRPOConfig, GRPOTrainer
 
+from ft_notebooks.kernels.label_head import LabelHead
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
 from ft_notebooks.rlhf.grpo import grpo_trainer
 from ft_notebooks.rlhf.reward_model import load_reward_model
 from ft_notebooks.rlhf.reward_scoring import score_ids
 from ft_notebooks.rlhf.rewards import Reward, reward_functions
-from ft_notebooks.training.kernel_patching import LabelHead
 
 pytestmark = pytest.mark.whole
 

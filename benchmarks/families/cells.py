@@ -28,11 +28,13 @@ from ft_notebooks.export.gguf_writer import write_gguf
 from ft_notebooks.export.parity import PROSE, answer_parity, text_parity
 from ft_notebooks.inference.generation import generate
 from ft_notebooks.inference.llama_cpp import llama_server
+from ft_notebooks.kernels.label_head import LabelHead
+from ft_notebooks.kernels.patching import optimizations, speed_up
 from ft_notebooks.loading.memory_estimate import estimate_memory
 from ft_notebooks.lora.adapter import load_adapter, merge_adapter
+from ft_notebooks.lora.published_names import write_published
 from ft_notebooks.rlhf.grpo import grpo_trainer
 from ft_notebooks.tokenization.padding import IGNORE
-from ft_notebooks.training.kernel_patching import LabelHead, optimizations, speed_up
 from ft_notebooks.training.run import fit
 
 Figure = tuple[float, str]  # what was measured, and a remark, which may be empty
@@ -427,14 +429,15 @@ def _names(folder) -> set[str]:
     return found
 
 
-@cell(5e-5, "the folder's names, and plain AutoModelForCausalLM")
+@cell(5e-5, "the names in the base's folder, except of a wrapper, and plain AutoModelForCausalLM")
 def transformers_names(case: Case) -> Figure:
-    "Largest difference of a logit of the merged folder; its tensors have the names of the base."
+    "Largest difference of a logit of the merged folder; no tensor has another name, and none is left out."
     model = case.far_adapter()
     expected = logits(model, case.ids)
     folder = case.folder / "merged"
     merge_adapter(model).save_pretrained(folder)
-    new = {name for name in _names(folder) - _names(case.base) if name != "lm_head.weight"}
+    known = _names(folder) if case.family.wrapper else _names(case.base) | {"lm_head.weight"}
+    new = _names(folder) - known
     plain, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     lost = [*info["missing_keys"], *info["unexpected_keys"]]
     if new or lost:
@@ -444,15 +447,19 @@ def transformers_names(case: Case) -> Figure:
 
 @cell(5e-5, "the text model with the adapter", applies=lambda family: family.wrapper is not None)
 def wrapper_names(case: Case) -> Figure:
-    "Largest difference of a logit where the published class, as a server loads it, gets the run's adapter by PEFT."
-    expected = logits(case.far_adapter(), case.ids)
-    case.far_adapter().save_pretrained(case.folder / "moved")
+    "Largest difference of a logit where the published class gets the adapter by PEFT, and where we load that folder."
+    model = case.far_adapter()
+    expected = logits(model, case.ids)
+    model.save_pretrained(case.folder / "text-names")
+    published = case.folder / "published-names"
+    write_published(case.folder / "text-names", published)
     whole = AutoModelForImageTextToText.from_pretrained(case.base, dtype=torch.float32).eval()
-    with safe_open(case.folder / "moved" / "adapter_model.safetensors", "pt") as opened:
+    served = PeftModel.from_pretrained(whole, str(published)).eval()
+    with safe_open(published / "adapter_model.safetensors", "pt") as opened:
         saved = {*opened.keys()}
-    served = PeftModel.from_pretrained(whole, str(case.folder / "moved")).eval()
     own = {name.replace(".default", "") for name, _ in served.named_parameters() if "lora_" in name}
-    return far(logits(served, case.ids), expected), f"{len(saved & own)} of {len(saved)} tensors fit its names"
+    apart = max(far(logits(one, case.ids), expected) for one in (served, load_adapter(published, 32)))
+    return apart, f"{len(saved & own)} of {len(saved)} tensors fit its names"
 
 
 @cell(1e-3, "the merged model in transformers")

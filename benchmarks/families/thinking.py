@@ -4,10 +4,12 @@ import json
 import logging
 from dataclasses import dataclass
 
+from datasets import Dataset
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from ft_notebooks.data.chat_encoding import encode_chat
+from ft_notebooks.data.prompt_in_use import check_prompts
 from ft_notebooks.tokenization.padding import IGNORE
 from ft_notebooks.tokenization.rendering import write_chat
 
@@ -104,15 +106,20 @@ class _Said(logging.Handler):
 
 
 def _encoded(tok, chat: list[dict]) -> tuple[dict | None, str]:
-    "The row, and what was said; no row where the package refuses it."
+    "The row, and what the package says of it before step 1; no row where it cannot be encoded."
     said, log = _Said(), logging.getLogger("ft_notebooks.data.chat_encoding")
     log.addHandler(said)
     try:
-        return encode_chat(tok, chat), "; ".join(said.lines)
+        row = encode_chat(tok, chat)
     except ValueError as e:
         return None, f"refused: {e}"
     finally:
         log.removeHandler(said)
+    try:
+        check_prompts(tok, Dataset.from_list([{"messages": chat}]))
+    except ValueError as e:
+        said.lines.append(f"refused: {e}")
+    return row, "; ".join(said.lines)
 
 
 def _stretches(labels: list[int]) -> list[tuple[int, int]]:

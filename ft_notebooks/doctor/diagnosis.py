@@ -19,7 +19,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.arguments import ArgumentError, as_dataset
-from ..data.read import read_chats, read_preferences, unchanged
+from ..data.read import read_chats, read_preferences
+from ..data.table_files import unchanged
 from .context import Context, Unavailable, existing
 from .findings import LEVELS, Check, Finding
 from .probe import probe_run

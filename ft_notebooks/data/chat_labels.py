@@ -93,7 +93,7 @@ def _lost(messages: list[dict], rendered: _Rendered) -> list[tuple[int, str]]:
     answers = [rendered.text[start:stop].replace(CUT, "") for start, stop in rendered.spans]
     return lost_fields(messages, rendered.text.replace(CUT, ""), answers)
 
-
+# %% ../../nbs/package/data/chat_labels.ipynb #7a12d9ca
 def _check_lost(names: list[str], lost: list[list[tuple[int, str]]]) -> None:
     "Raises `ValueError` with the first field that the text of a conversation lacks, and how many conversations do."
     losing = list(compress(names, lost))

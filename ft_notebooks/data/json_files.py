@@ -159,7 +159,7 @@ def is_too_deep(
     "Whether lists and dicts nest too deeply for Arrow."
     return _depth(value) > _DEEPEST
 
-
+# %% ../../nbs/package/data/json_files.ipynb #1058d4a3
 def json_text(
     value: Any,
 ) -> str | None:

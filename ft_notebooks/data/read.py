@@ -23,7 +23,7 @@ from datasets import Dataset, Features, Json, List, Value
 from datasets.table import MemoryMappedTable
 from xxhash import xxh3_128
 
-from ..core.files import full_disk_named
+from ..core.errors import full_disk_named
 from .formats import Defects, as_chat, as_preference
 from .json_files import json_text, short, unkept
 from .readers import COLUMNS, local_source, read_rows

@@ -31,7 +31,7 @@ def _next_record(reader: Iterator[list[str]]) -> list[str]:
     finally:
         csv.field_size_limit(limit)
 
-
+# %% ../../nbs/package/data/table_files.ipynb #bb4ec69e
 def _records(path: str, lines: Iterable[bytes], skipped: int) -> Iterator[tuple[str, Any]]:
     "The location of each record, and its cells; an exception ends them, since the quoting is unknown from there on."
     reader = csv.reader(map(bytes.decode, lines), strict=True)

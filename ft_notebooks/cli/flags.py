@@ -72,6 +72,10 @@ _ROWS_OF_CHECK = "rows to check it on; default: those that the run held out, els
 _USED = {
     "merge": _Command("merge a run's adapter into its base", (_FINISHED,), output="RUN/merged"),
     "chat": _Command("chat with a run or a model", (_RUN,), options={"--system": {"metavar": "TEXT", "help": _SYSTEM}}),
+    "check": _Command(
+        "measure each link from a run's rows to a server that answers with it",
+        (_FINISHED, ("DATA", "?", _ROWS_OF_CHECK)),
+    ),
     "export": _Command(
         "a file or folder that others run, checked",
         (_FINISHED, ("DATA", "?", _ROWS_OF_CHECK)),

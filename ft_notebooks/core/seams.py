@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['SEAMS', 'ESTIMATE_SEAMS', 'overrides', 'require', 'given_way', 'attention_of', 'can_change_attention', 'is_hooked',
-           'around_saves', 'save_checkpoint', 'set_timeout', 'NameGone', 'for_estimate', 'replaced']
+           'forget_renames', 'around_saves', 'save_checkpoint', 'set_timeout', 'NameGone', 'for_estimate', 'replaced']
 
 # %% ../../nbs/package/core/seams.ipynb #f6eb8b62
 import functools
 import importlib.metadata
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -171,6 +171,16 @@ def is_hooked(
     "Whether a hook runs in addition to the module's own forward or backward pass."
     names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
     return any(getattr(module, name, {"unknown": True}) for name in names)
+
+# %% ../../nbs/package/core/seams.ipynb #38509353
+def forget_renames(
+    model,  # That `from_pretrained` has just returned, changed in place
+    renames: Collection[str],  # The patterns of its argument `key_mapping`
+) -> None:
+    "`save_pretrained` then writes the model's own names, where transformers would write those of the files it read."
+    used = getattr(model, "_weight_conversions", None)
+    if used is not None:
+        model._weight_conversions = [one for one in used if not {*one.source_patterns} & {*renames}]
 
 # %% ../../nbs/package/core/seams.ipynb #24c776dd
 def around_saves(

@@ -24,7 +24,7 @@ from datasets.table import MemoryMappedTable
 from xxhash import xxh3_128
 
 from ..core.errors import full_disk_named
-from .formats import Defects, as_chat, as_preference
+from .formats import MEDIA, Defects, as_chat, as_preference
 from .json_files import json_text, short, unkept
 from .readers import COLUMNS, local_source, read_rows
 
@@ -146,7 +146,7 @@ def _renamed(row: Any, names: dict[str, str]) -> tuple[Any, list[str]]:
         if theirs not in row:
             has = f"it has the keys {short(list(row))}"
             return {}, [f'the row has no {json.dumps(theirs)[:40]}, which was named as its "{ours}"; {has}']
-    beside = {"system", "tools", "label"} - {*names.values()}
+    beside = {"system", "tools", "label", *MEDIA} - {*names.values()}
     kept = {name: value for name, value in row.items() if name in beside}
     named = {ours: row[theirs] for ours, theirs in names.items()}
     return {**named, **kept}, []
@@ -172,7 +172,7 @@ def _read(
                 row, defects = as_row(row)
             return (row, defects) if defects else keep(row)
 
-        return _tables(read_rows(source, {*COLUMNS, "label", *names.values()}, **where), converted, schema)
+        return _tables(read_rows(source, {*COLUMNS, *MEDIA, "label", *names.values()}, **where), converted, schema)
 
     located = {"place": Value("string")} if places else {}
     with suppress(_NeedsJson):

@@ -95,7 +95,8 @@ class SharedPrompt:
             head = inspect.signature(base_model(model).forward, follow_wrapped=False)
             if "shift_labels" not in head.parameters:
                 return "the model's head in this TRL version has no shift_labels argument"
-            if (reason := why_not_shared(model)) is not None:
+            balanced = getattr(self.trainer, "aux_loss_enabled", False)
+            if (reason := why_not_shared(model, balanced=balanced)) is not None:
                 return reason
         return None
 

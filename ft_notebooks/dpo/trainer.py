@@ -32,6 +32,7 @@ from .reference import ReferenceCallback, with_reference
 from ..core.progress import without_library_bars
 from ..core.seams import overrides, require
 from .shared_prompt import REFERENCE_COLUMNS, SharedPrompt
+from ..training.expert_balance import leave_out_balance
 from ..training.preflight import check_start, keep_adapter, ready
 from ..training.run import ExactTrainer, guarded
 from ..tokenization.padding import check_vocabulary
@@ -236,7 +237,8 @@ def dpo_trainer(
     `trainer.train(last_good_checkpoint(output_dir))` starts it, and resumes it after a kill to the same weights. Raises
     `ValueError` before step 1 where policy and reference differ, an answer would be cut, nothing would be trained or a
     setting would have no effect; during the run where a loss is NaN or answers no longer end. Prints the batch plan.
-    To evaluate other pairs, set `trainer.eval_dataset = encode_pairs(tok, pairs)[0]` and call `trainer.evaluate()`.
+    To evaluate other pairs, set `trainer.eval_dataset = encode_pairs(tok, pairs)[0]` and call `trainer.evaluate()`. The
+    training loss of a mixture of experts contains TRL's auxiliary loss; `eval_loss` does not.
     """
     given, arguments = split_overrides(overrides, DPOConfig, DPOTrainer, "dpo")
     check_trackers(given.get("report_to", "none"))
@@ -246,13 +248,14 @@ def dpo_trainer(
     encode = functools.partial(encoded_pairs, tok, given.pop("max_length", None))
     rows = encoded(train_dataset, eval_dataset, read_preferences, encode, "dpo_trainer")
     size = {"output_dir": output_dir, "effective_batch": effective_batch}
+    balance = leave_out_balance(model, given)
     args, chosen = _settings(model, rows["train_dataset"], given, arguments, **size)
     arguments["callbacks"] = _callbacks(arguments.get("callbacks"), tok, rows)
     check_checkpoint_choice(args, arguments["callbacks"])
     trainer = _made(model, arguments, args, tok, rows)
     return guarded(
         trainer,
-        [chosen.said, *_way(trainer)],
+        [chosen.said, *balance, *_way(trainer)],
         _findings(tok, trainer.train_dataset),
         any_world_size=any_world_size,
         allow_zero_gradient="hinge" in trainer.loss_types,  # every margin may be large enough

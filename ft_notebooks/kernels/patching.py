@@ -6,6 +6,7 @@
 __all__ = ['optimizations', 'attention_by', 'speed_up']
 
 # %% ../../nbs/package/kernels/patching.ipynb #1bf06077
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from operator import itemgetter
@@ -57,9 +58,11 @@ def _fused_norm(norm, x):
 
 
 def _is_rms_norm(norm: nn.Module) -> bool:
-    "Whether the module is frozen and computes what `rms_norm` computes, tried on two rows."
+    "Whether the module is frozen and computes what `rms_norm` computes of its only argument, tried on two rows."
     weight = getattr(norm, "weight", None)
     if not hasattr(norm, "variance_epsilon") or weight is None or weight.ndim != 1 or weight.requires_grad:
+        return False
+    if len(inspect.signature(norm.forward).parameters) != 1:  # such as a gate, which the trial would not give
         return False
     if type(weight.data) is not Tensor:  # a part of a sharded weight
         return False

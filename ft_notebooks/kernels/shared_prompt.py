@@ -65,28 +65,51 @@ def _sharing_error(
     in_row_error, padded_error = [(error / most).item() if error else 0.0 for error in errors]  # 0 / 0: no attention
     return in_row_error, padded_error
 
+# %% ../../nbs/package/kernels/shared_prompt.ipynb #8b8b245f
+def _answer_leak(model: PreTrainedModel) -> float:
+    "How much the chosen answer changes the rejected one's logits; 0: not at all, 1: as if rejected attended to it."
+    ids, real = _two_pairs(model, "right")
+    row = shared_row(ids, real, [[0, 2], [1, 3]])
+    other = row.input_ids.clone()
+    other[0, row.place[0, 12:19]] = row.input_ids[0, row.place[0, 12:19]].flip(0)  # after the 12 common tokens
+
+    def change(attention_mask: Tensor) -> Tensor:
+        given = {"position_ids": row.position_ids, "attention_mask": attention_mask}
+        one, two = (_logits(model, input_ids, **given)[0, row.place[2, :21]] for input_ids in (row.input_ids, other))
+        return (one - two).norm()
+
+    with torch.no_grad(), eval_mode(model):
+        seen = change(torch.ones_like(other))
+        with sharing(model):
+            leak = change(row.sizes[None, None])
+    return (leak / seen).item() if leak else 0.0
+
 # %% ../../nbs/package/kernels/shared_prompt.ipynb #702694c9
 def why_not_shared(
     model: PreTrainedModel | PeftModel,  # The model in its training configuration; not changed
     padding_side: str = "right",  # Of the batches that it is trained on
+    balanced: bool = False,  # Whether the trainer adds the auxiliary loss of experts
 ) -> str | None:  # The reason; None if prompts are computed once
     "Why this model's prompts cannot be shared, by its configuration and `_sharing_error`; None if they can."
     base = base_model(model)
     kind = type(base).__name__
     if adds_tokens(model):
         return "an adapter that puts tokens before the prompt"
-    if getattr(base.config.get_text_config(), "output_router_logits", False):
+    if balanced or getattr(base.config.get_text_config(), "output_router_logits", False):
         return f"{kind} balances its experts over all tokens, and would count each prompt only once"
     if not can_change_attention(base):
         return f"{kind} has no exchangeable attention"
     try:
         in_row, padded = _sharing_error(base, padding_side)
+        leak = _answer_leak(base)
     except (ValueError, TypeError, RuntimeError, IndexError, KeyError, AttributeError) as problem:
         return f"{kind} cannot compute two answers in one row ({type(problem).__name__}: {problem})"
     bound = 0.005 if base.dtype == torch.float32 else 0.1  # above u·√(20·layers)
     change = "of the change when rejected attends to chosen"
     if not in_row < bound:
         return f"{kind} computes different logits for texts in one row ({in_row:.0%} {change})"
+    if not leak < 0.02:  # as in `why_mixed`
+        return f"{kind} lets an answer change the next one in the row ({leak:.0%} {change})"
     if not padded < bound:
         return f"{kind} computes different logits for texts padded on the {padding_side} ({padded:.0%} {change})"
     return None

@@ -17,7 +17,7 @@ from peft import LoraConfig, PeftConfig
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from ..core.seams import for_estimate
-from .model_files import check_checkpoint, read_config
+from .model_files import check_checkpoint, read_config, text_config
 from .simulated_step import PHASES, step_bytes
 
 # %% ../../nbs/package/loading/memory_estimate.ipynb #a33520f7
@@ -35,7 +35,7 @@ def check_bits(
 def _configuration(model) -> PreTrainedConfig:
     config = getattr(model, "config", model)
     own = copy.deepcopy(config)  # because transformers writes the dtype into it
-    return own if isinstance(config, PreTrainedConfig) else read_config(check_checkpoint(config))
+    return text_config(own) if isinstance(config, PreTrainedConfig) else read_config(check_checkpoint(config))
 
 
 def _empty_model(config: PreTrainedConfig, bits: int) -> PreTrainedModel:

@@ -7,6 +7,7 @@ __all__ = ['keep_gradients', 'load_model']
 
 # %% ../../nbs/package/loading/quantized_loading.ipynb #72b736fa
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import bitsandbytes as bnb
@@ -17,7 +18,8 @@ from transformers.utils import cached_file
 
 from ..core.device import Hardware, hardware
 from ..core.files import check_unchanged, damage_named
-from ..core.progress import without_library_bars
+from ..core.progress import say, without_library_bars
+from ..core.seams import attention_of, forget_renames
 from .memory_estimate import check_bits
 from ft_notebooks.loading.model_files import (
     check_checkpoint,
@@ -25,9 +27,9 @@ from ft_notebooks.loading.model_files import (
     check_weights,
     hub_commit,
     one_at_a_time,
-    read_config,
     tensor_shapes,
 )
+from .text_part import find_wrapper, without_report
 
 # %% ../../nbs/package/loading/quantized_loading.ipynb #1b30ef2c
 def _check_arguments(name: str | Path, bits: int, arguments: dict) -> None:
@@ -106,7 +108,7 @@ def _check_device_map(device_map) -> None:
 def _defaults(bits: int, hw: Hardware, given: dict) -> dict:
     "The arguments of `from_pretrained` that a caller may change, then those that follow from `bits` and the hardware."
     device_map = {"": hw.device} if bits < 16 or hw.device.startswith("cuda") else None
-    chosen = {"attn_implementation": hw.attn_implementation, "device_map": device_map, **given}
+    chosen = {"attn_implementation": None, "device_map": device_map, **given}  # None: what the class supports
     _check_attention(chosen["attn_implementation"], bits, hw)
     _check_device_map(chosen["device_map"])
     sixteen = torch.float16 if hw.dtype == torch.float16 else torch.bfloat16
@@ -147,15 +149,28 @@ def load_model(
     commit = hub_commit(name, revision, **hub)
     arguments["revision"] = commit or revision or "main"  # one commit for all files, if the branch moves
     with damage_named(name):
-        read_config(name, arguments["revision"], **{**hub, "force_download": False})
-        check_weights(name, **arguments)
+        wrapper, text = find_wrapper(name, arguments["revision"], **{**hub, "force_download": False})
+        arguments = text | arguments
+        with without_report() if wrapper else nullcontext():
+            check_weights(name, wrapper.other_weights if wrapper else (), **arguments)
         config = cached_file(name, "config.json", **{**hub, "revision": commit, "force_download": False})
         for file in Path(config).parent.glob("model*.safetensors"):  # those of a name on the hub are in the cache now
             tensor_shapes(file)
     arguments |= {"quantization_config": quantization, "force_download": False}  # all files are already downloaded
-    model = AutoModelForCausalLM.from_pretrained(name, **arguments)
+    if wrapper:
+        say(f"{name}: {wrapper}")
+    with without_report() if wrapper else nullcontext():
+        model = AutoModelForCausalLM.from_pretrained(name, **arguments)
+    forget_renames(model, text.get("key_mapping", ()))
     check_finite(model)
     _check_ends(model.generation_config.eos_token_id, name)
+    if arguments["attn_implementation"] is None and attention_of(model) != hw.attn_implementation:
+        kind, attention = type(model).__name__, attention_of(model)
+        say(
+            f"{name}: {kind} computes attention by {attention!r}, not by {hw.attn_implementation!r}; its memory grows "
+            "with the square of a row's length"
+        )
     model.hub_commit = commit
+    model.wrapper = wrapper
     _check_rows(model)
     return keep_gradients(model)

@@ -20,6 +20,7 @@ from ..core.device import hardware
 from ..core.model_parts import base_model
 from ..core.seams import NameGone
 from .memory_estimate import Memory, estimate_memory
+from .model_files import text_config
 
 # %% ../../nbs/package/loading/training_memory.ipynb #4036153f
 def _trained_adapter(model, adapter: PeftConfig | None) -> PeftConfig | None:
@@ -84,6 +85,8 @@ def _not_estimated_because(model, adapter, fields, bits: int) -> str | None:
     for name in ("fsdp", "deepspeed"):
         if fields.get(name) or os.environ.get(f"ACCELERATE_USE_{name.upper()}"):
             return "sharded over the processes"
+    if text_config(base.config) is not base.config:
+        return "a wrapper of several media, of which the text part alone is estimated"
     if len(set(getattr(base, "hf_device_map", {}).values())) > 1:
         return "spread over several devices"
     if getattr(base, "is_quantized", False) and bits != 4:

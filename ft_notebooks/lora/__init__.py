@@ -12,8 +12,11 @@ import lazy_loader
 
 _names = {
     "adapter": ["lora_config", "add_adapter", "load_adapter", "merge_adapter", "dequantise_base"],
+    "adapter_check": ["check_adapter"],
     "adapter_folder": ["check_adapter_folder", "trained_bits"],
+    "default_targets": ["unadapted"],
     "merging": ["merge_folder", "check_merged"],
+    "published_names": ["write_published", "unserved_names"],
     "targets": ["expert_parameters", "token_rows"],
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_names)

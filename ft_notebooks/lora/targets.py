@@ -23,6 +23,8 @@ from ..tokenization.rendering import at_most
 def _check_modules(model: torch.nn.Module, field: str, wanted: str | Iterable[str]) -> None:
     "Raises `ValueError` if a field names a module that the model lacks, with the nearest module name."
     modules = {name: module for name, module in model.named_modules() if name}
+    if field.endswith("_pattern"):
+        modules |= dict(model.named_parameters())  # of experts
     is_path = isinstance(wanted, str)  # a pattern of whole paths, or "all-linear"
     for part in [wanted] if isinstance(wanted, str) else wanted:
         try:

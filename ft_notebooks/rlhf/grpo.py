@@ -34,6 +34,7 @@ from .rl_settings import read_rl_rows, rl_config
 from ..training.config import split_overrides
 from ..training.settings import default_of
 from ..kernels.patching import speed_up
+from ..training.expert_balance import balance_weight, leave_out_balance
 from ..training.preflight import check_start, keep_adapter, ready
 from ..training.progress_and_plots import check_trackers
 from ..training.run import ExactTrainer, guarded
@@ -140,10 +141,11 @@ def _made(kind, look: _FirstLook, model, args, **given):
     return trainer
 
 # %% ../../nbs/package/rlhf/grpo.ipynb #a59f7b84
-def _shares(model) -> bool:
-    "Whether the update computes each prompt once: on a CPU, and with the logits of the padded batch."
-    on_cpu = hardware().device == "cpu" and base_model(model).device.type == "cpu"
-    return on_cpu and why_not_shared(model, padding_side="left") is None
+def _why_each(model, given) -> str | None:
+    "Why the update computes a prompt for each answer; None where it computes it once, with the padded batch's logits."
+    if {hardware().device, base_model(model).device.type} != {"cpu"}:
+        return "on a GPU"
+    return why_not_shared(model, padding_side="left", balanced=balance_weight(model, given) != 0)
 
 # %% ../../nbs/package/rlhf/grpo.ipynb #10ed0930
 def _trainer(
@@ -171,7 +173,8 @@ def _trainer(
     check_rl_settings(given, len(prompts), prompts_a_step, generations, where)
     lengths = prompt_lengths(model, tok, prompts, given["max_completion_length"])
     rows["train_dataset"] = fill_last_step(prompts, prompts_a_step)
-    shares = _shares(model)
+    balance = leave_out_balance(model, given)
+    why_each = _why_each(model, given)
     args, chosen = rl_config(
         config,
         model,
@@ -181,16 +184,16 @@ def _trainer(
         prompts_a_step=prompts_a_step,
         generations=generations,
         adapter=arguments.get("peft_config"),
-        shares=shares,
+        shares=why_each is None,
     )
     check_checkpoint_choice(args, arguments.get("callbacks"))
     trainer = _made(kind, look, model, args, processing_class=tok, **rows, **arguments)
-    trainer.shares = shares
+    trainer.shares = why_each is None
     way = [f"{prompts_a_step} prompts x {generations} answers: {chosen.said}"]
     if twice := -len(prompts) % prompts_a_step:
         way.append(f"{twice} of {len(prompts)} prompts twice in an epoch")
-    if shares:
-        way.append("each prompt computed once in the update")
+    each = "once" if why_each is None else f"for each answer ({why_each})"
+    way += [*balance, f"each prompt computed {each} in the update"]
     # no answer may be better than the others
     guarded(trainer, way, any_world_size=any_world_size, allow_zero_gradient=True)
     trainer.args.include_num_input_tokens_seen = "no"  # TRL counts the tokens of prompts and answers itself

@@ -10,6 +10,7 @@ from trl import SFTConfig
 
 from ..checkpointing.finished_runs import outcome_fault
 from ..data.chat_encoding import encode_chats
+from ..data.prompt_in_use import check_prompts
 from ..data.read import read_chats
 from ..evaluation.likelihood import perplexity
 from .trainer import sft_trainer
@@ -31,7 +32,9 @@ class SFTStage(Stage):
     def encode(self, tok, rows, held=False):
         allowed = {"allow_cut": self.data["allow_cut"]} if "allow_cut" in self.data else {}
         with self.errors_in_settings():
-            return encode_chats(tok, rows, self.given.get("max_length"), **allowed)
+            encoded = encode_chats(tok, rows, self.given.get("max_length"), **allowed)
+            check_prompts(tok, rows)
+        return encoded
 
     def show(self, tok, row):
         return show_trained(tok, list(row["input_ids"]), list(row["labels"]))

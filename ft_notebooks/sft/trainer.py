@@ -6,6 +6,7 @@
 __all__ = ['sft_trainer']
 
 # %% ../../nbs/package/sft/trainer.ipynb #7574cb9a
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -17,15 +18,18 @@ from trl import SFTConfig, SFTTrainer
 
 from ..checkpointing.checkpoint_saving import check_checkpoint_choice
 from ..data.chat_encoding import encode_chats
+from ..data.prompt_in_use import check_prompts
 from ..data.read import read_chats
+from ..core.model_parts import base_model
 from ..core.progress import without_library_bars
 from ..core.seams import attention_of, overrides
 from ..training.out_of_memory import explain_out_of_memory
 from ..loading.model_files import check_context
-from .packing_check import check_apart
+from .packing_check import check_apart, why_mixed
 from ..distributed.uneven_batches import own_loss
 from ..kernels.label_head import LabelHead
 from ..kernels.patching import optimizations, speed_up
+from ..training.expert_balance import keep_router_fields, leave_out_balance
 from ..core.arguments import Rows, encoded
 from ..training.preflight import check_start, ready
 from ..training.run import ExactTrainer, guarded
@@ -54,7 +58,10 @@ def _check_rows(dataset: Dataset, given: dict) -> None:
 def _encoded(tok, given: dict, dataset: Dataset) -> Dataset:
     "Rows with `input_ids` and `labels`, none of which TRL would truncate."
     if not {"input_ids", "labels"} <= set(dataset.column_names):
-        return encode_chats(tok, read_chats(dataset), given.get("max_length"))[0]
+        chats = read_chats(dataset)
+        rows, _ = encode_chats(tok, chats, given.get("max_length"))
+        check_prompts(tok, chats)
+        return rows
     _check_rows(dataset, given)
     return dataset
 
@@ -79,6 +86,11 @@ class _SFTTrainer(ExactTrainer, SFTTrainer):
 
     evaluated: Tensor | None = None  # float64 [2] of an evaluation: the sum of the tokens' losses, and their number
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if not getattr(base_model(self.model), "accepts_loss_kwargs", True):
+            self.model_accepts_loss_kwargs = True  # TRL's loss is divided by the labels of the step, not the model's
+
     def compute_loss(self, model, inputs, *args, **kwargs):
         computed = super().compute_loss
 
@@ -98,16 +110,30 @@ class _SFTTrainer(ExactTrainer, SFTTrainer):
         return output
 
 # %% ../../nbs/package/sft/trainer.ipynb #4127f426
-def _may_be_unpadded(model) -> bool:
+def _by_document(model) -> bool:
     "Whether its attention is computed document by document: ours on a CPU, flash attention on a GPU."
     return optimizations(model)["attention"] is None or "flash" in (attention_of(model) or "")
+
+
+def _without_padding(model, given) -> tuple[bool, list[str]]:
+    "Whether a micro-batch may be one row, and what the plan says where the model mixes rows; `ValueError` if asked."
+    with speed_up(model):
+        if any(map(given.get, ("packing", "eval_packing", "padding_free"))):
+            check_apart(model)
+            return True, []
+        if not given.get("padding_free", _by_document(model)):
+            return False, []
+        why = why_mixed(model)
+    return why is None, [f"padded, since {why}"] if why else []
 
 
 def _settings(model, rows, given, adapter, *, output_dir, effective_batch) -> tuple[SFTConfig, Plan]:
     "The run's config, with a learning rate for an adapter or for all weights, and its batch plan."
     lengths = [len(ids) for ids in rows["input_ids"]]
     check_context(lengths, model.config)
-    chosen = plan(model, lengths, effective_batch, given, unpadded=_may_be_unpadded(model), adapter=adapter)
+    unpadded, why = _without_padding(model, given)
+    chosen = plan(model, lengths, effective_batch, given, unpadded=unpadded, adapter=adapter)
+    chosen = replace(chosen, said="; ".join([chosen.said, *why]))
     full = not isinstance(model, PeftModel) and adapter is None
     return run_config(SFTConfig, output_dir, chosen, given, "sft", full), chosen
 
@@ -142,7 +168,7 @@ def sft_trainer(
     `fit(trainer)` starts it, and resumes it after a kill to the same weights. Raises `ValueError` before step 1 if
     nothing would be trained, an encoded row or more than 1% of the answers of chats would be cut, or a setting would
     have no effect, and during the run if a loss or gradient is NaN. Prints the batch plan: `effective_batch=8` may be
-    8 x 1 or 4 x 2.
+    8 x 1 or 4 x 2. The training loss of a mixture of experts contains TRL's auxiliary loss; `eval_loss` does not.
     """
     given, arguments = split_overrides(overrides, SFTConfig, SFTTrainer, "sft")
     check_trackers(given.get("report_to", "none"))
@@ -152,13 +178,12 @@ def sft_trainer(
     collator = arguments.get("data_collator") is not None and not given.get("packing")
     if collator:
         given.setdefault("padding_free", False)  # a collator of the caller pads in its own way
+    balance = leave_out_balance(model, given)
     size = {"output_dir": output_dir, "effective_batch": effective_batch}
     args, chosen = _settings(model, rows["train_dataset"], given, adapter, **size)
     check_checkpoint_choice(args, arguments.get("callbacks"))
-    if args.packing or args.padding_free:
-        with speed_up(model):
-            check_apart(model)
-    trainer = ready(_SFTTrainer(model=model, args=args, processing_class=tok, **rows, **arguments))
-    way = [chosen.said, "padded by data_collator"] if collator else [chosen.said]
+    with keep_router_fields(model):
+        trainer = ready(_SFTTrainer(model=model, args=args, processing_class=tok, **rows, **arguments))
+    way = [chosen.said, *balance, *(["padded by data_collator"] if collator else [])]
     findings = [_ALL_TRAINED] if _all_trained(rows) else []
     return guarded(trainer, way, findings, any_world_size=any_world_size)

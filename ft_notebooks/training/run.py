@@ -34,6 +34,7 @@ from ..core.processes import first_of_all, together
 from ..distributed.sharded_save import save_whole
 from ..distributed.uneven_batches import count_rows_once, own_batches
 from ..kernels.patching import optimizations, speed_up
+from .expert_balance import ask_in_calls_alone, loss_alone
 from .out_of_memory import explain_out_of_memory
 from .progress_and_plots import has_callback, plot_history, save_figure, watch
 from .preflight import add_guards, check_prompts_untrained
@@ -180,6 +181,8 @@ def fit(
     if not has_callback(trainer, ManifestCallback):
         trainer.add_callback(ManifestCallback(trainer))
     exact_resume(trainer)
+    if not isinstance(trainer, ExactTrainer):  # of TRL, made without `keep_router_fields`
+        ask_in_calls_alone(trainer)
     trainer.create_model_card = partial(write_card, trainer)  # TRL's and PEFT's name a local path, or no base
     with ExitStack() as stack:
         with together():
@@ -191,7 +194,8 @@ def fit(
 @overrides(Trainer)
 class ExactTrainer(Trainer):
     """For a subclass of a trainer of TRL: resumes exactly, counts each row once over all processes, explains errors of
-    memory and files, is faster on a CPU, and saves the model without its reference.
+    memory and files, is faster on a CPU, evaluates without the auxiliary loss of experts, and saves the model without
+    its reference.
     """
 
     rows_once = True  # False in a trainer whose batches are no rows of its dataset, such as sampled answers
@@ -207,6 +211,10 @@ class ExactTrainer(Trainer):
 
     def set_initial_training_values(self, *args, **kwargs):
         return no_epoch_after_the_end(self, super().set_initial_training_values(*args, **kwargs))
+
+    def evaluation_loop(self, *args, **kwargs):
+        with loss_alone(self):
+            return super().evaluation_loop(*args, **kwargs)
 
     def get_batch_samples(self, *args, **kwargs):
         collect = super().get_batch_samples
@@ -241,6 +249,8 @@ def guarded(
     add_guards(trainer, allow_zero_gradient=allow_zero_gradient)
     said = "; ".join([*chosen, *given_way(trainer)])
     used = optimizations(trainer.model)
+    if getattr(trainer, "aux_loss_enabled", False):
+        used["head"] = used["head"] or "TRL's head computes the auxiliary loss of experts too"
     trainer.add_callback(ManifestCallback(trainer, any_world_size, choices=said, optimizations=used))
     if trainer.is_world_process_zero():
         print("\n".join([said, *findings]))

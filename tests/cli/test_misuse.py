@@ -233,7 +233,7 @@ def test_a_limit_of_the_shell_and_a_disk_without_inodes_are_not_called_a_lack_of
         ("eval run --tasks arc_easy --limit -1", "limit must be a whole number of at least 1"),
         ("eval run --tasks=", "--tasks is empty; name one or more"),
         ("launch --processes 2 --max-restarts -1 -- sft rows.jsonl", "--max-restarts -1: give 0 or more"),
-        ("launch --processes 2 --port 99999 -- sft rows.jsonl", "this machine cannot use address=None and port=99999"),
+        ("launch --processes 2 --port 99999 -- sft rows.jsonl", "port=99999 is not a port; give 1 to 65535"),
         ("demo --seed -1", "seed=-1 is outside every use"),
     ],
 )

@@ -312,6 +312,7 @@ NO_PAIR = {
     'the row has a blank "prompt"': {"prompt": "", "chosen": "b", "rejected": "c"},
     'the row has the "chosen" 3; it must be a text': {"prompt": "a", "chosen": 3, "rejected": "c"},
     '"tools" is 3; it must be a list of tools': {**WANTED, "tools": 3},
+    'the row has "images", which its answer may be about': {**WANTED, "images": ["cat.png"]},
 }
 
 
@@ -337,3 +338,28 @@ def test_what_is_no_preference_is_refused_with_the_cure(words, row):
 )
 def test_what_stands_in_the_place_of_a_row_is_said(as_row, row, words):
     assert refused(as_row, row).startswith(words)
+
+
+ASKED = [{"role": "user", "content": "What is this?"}, {"role": "assistant", "content": "a cat"}]
+PART = {"type": "text", "text": "What is this?"}
+MEDIA = {
+    "a path": {"messages": ASKED, "image": "cat.png"},
+    "several": {"messages": ASKED, "images": [{"bytes": b"", "path": "cat.png"}]},
+    "LLaVA's": {
+        "image": "cat.png",
+        "conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "a cat"}],
+    },
+    "a part": {"messages": [{"role": "user", "content": [{"type": "image"}, PART]}, ASKED[1]]},
+    "an address": {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}, PART]}, ASKED[1]]},
+    "a sound": {"messages": [{"role": "user", "content": [{"type": "input_audio"}, PART]}, ASKED[1]]},
+}
+
+
+@pytest.mark.parametrize("row", MEDIA.values(), ids=MEDIA)
+def test_an_answer_about_an_image_is_not_trained_without_it(row):
+    assert "train with TRL and the model's processor" in refused(as_chat, row)
+
+
+@pytest.mark.parametrize("empty", [None, [], ""])
+def test_an_empty_column_of_images_is_no_image(empty):
+    assert as_chat({"messages": ASKED, "images": empty}) == ({"messages": ASKED}, [])

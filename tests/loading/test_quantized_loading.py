@@ -9,6 +9,7 @@ import bitsandbytes as bnb
 import pytest
 import torch
 import transformers
+from architectures import family_of
 from peft import PeftModel
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -190,6 +191,19 @@ def test_flash_attention_that_can_run_is_asked_for(saved, monkeypatch, asked, bi
     machine(monkeypatch, "cuda:0", torch.bfloat16, True, "sdpa", 0)
     load_model(saved, bits, attn_implementation="flash_attention_2")
     assert asked["attn_implementation"] == "flash_attention_2"
+
+
+@pytest.mark.parametrize("kind", ["gpt_oss", "mamba2"])
+def test_a_class_without_sdpa_gets_what_it_has_and_a_line_says_so(kind, tmp_path, capsys):
+    model = family_of(kind)
+    model.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path, 32)
+    assert loaded.config._attn_implementation == "eager" and torch.equal(loaded(IDS).logits, model(IDS).logits)
+    [line] = capsys.readouterr().out.splitlines()
+    assert f"{type(model).__name__} computes attention by 'eager', not by 'sdpa'" in line
+    assert load_model(tmp_path, 32, attn_implementation="eager") and capsys.readouterr().out == ""
+    with pytest.raises(ValueError, match="does not support an attention implementation"):
+        load_model(tmp_path, 32, attn_implementation="sdpa")
 
 
 def test_a_compiled_kernel_from_the_hub_is_refused(saved, no_weights):

@@ -367,14 +367,15 @@ def test_a_loss_of_nan_stops_the_run_and_names_a_row(build, tmp_path):
     assert (tmp_path / "stopped.json").is_file()
 
 
-def test_documents_that_would_see_each_other_are_refused_where_rows_are_laid_end_to_end(build):
+def test_documents_that_would_see_each_other_are_padded_and_refused_where_one_row_is_asked_for(build):
     class Forgetful(LlamaForCausalLM):
         def forward(self, *args, position_ids=None, **kwargs):
             return super().forward(*args, **kwargs)
 
-    with pytest.raises(ValueError, match="lets a document attend to the one before it"):
-        build(Forgetful(tiny_model().config))
-    build(Forgetful(tiny_model().config), padding_free=False)
+    assert not build(Forgetful(tiny_model().config)).args.padding_free
+    for asked in ("padding_free", "packing"):
+        with pytest.raises(ValueError, match="lets a document attend to the one before it"):
+            build(Forgetful(tiny_model().config), **{asked: True})
 
 
 def test_a_tracker_that_is_not_installed_is_refused_before_the_rows_are_looked_at(build):

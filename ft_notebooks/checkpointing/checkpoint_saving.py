@@ -21,8 +21,8 @@ from ft_notebooks.checkpointing.integrity import (
     last_good_checkpoint,
     mark_checkpoint,
 )
-from ..core.errors import error_text
-from ..core.files import DiskFull, disk_of, numbered_checkpoints, size_text, why_full
+from ..core.errors import DiskFull, disk_of, error_text, size_text, why_full
+from ..core.files import numbered_checkpoints
 from ..core.processes import first_of_all
 from ..core.seams import around_saves, overrides
 
@@ -63,7 +63,7 @@ def _space_fault(folder: Path, need: int) -> str | None:
     said = f"the disk of {folder} has {size_text(free)} free, but a checkpoint takes about {size_text(need)}"
     return f"{said}: {_more_space(folder, need - free)}"
 
-
+# %% ../../nbs/package/checkpointing/checkpoint_saving.ipynb #a06e8aef
 def check_free(
     folder: str | Path,  # Of a run; it need not exist
     weights: int,  # That are trained

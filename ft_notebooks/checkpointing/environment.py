@@ -76,7 +76,7 @@ def _trained_weights(model) -> str:
     "A fingerprint of the parameters that are trained."
     return short_hash([[name, fingerprint(p).item()] for name, p in model.named_parameters() if p.requires_grad])
 
-
+# %% ../../nbs/package/checkpointing/environment.ipynb #66529d9d
 def check_untrained(
     trainer,  # A `transformers.Trainer` at the begin of training; its model gets the attribute `trained_in`
     stage: str,  # The library's class of the trainer: a next stage may go on with the same model
@@ -113,7 +113,7 @@ def _is_new(model: PeftModel) -> bool:
         return True
     return not any(p.any() for name, p in model.named_parameters() if "lora_B" in name and p.requires_grad)
 
-
+# %% ../../nbs/package/checkpointing/environment.ipynb #f3e17817
 def start_of_weights(
     model,  # A `transformers.PreTrainedModel` or a `peft.PeftModel`, before training
 ) -> str:  # Such as "a new adapter"

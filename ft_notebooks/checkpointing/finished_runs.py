@@ -48,7 +48,7 @@ def unfinished(
 _OF_RUN = {"command": str, "model.name": str, "model.bits": int}
 _OF_METRICS: dict[str, Any] = {"data": dict | None, "system": str | None, "history": list}
 
-
+# %% ../../nbs/package/checkpointing/finished_runs.ipynb #68e4ef7c
 def known_run(
     target: str | Path,  # The folder of a run, of the demo or of a model, or a hub name
 ) -> tuple[str, dict]:  # The folder, and the run's record (`run.json` and `metrics.json`), {} for a model

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from ..core.files import full_disk_named, write_atomically
+from ..core.errors import full_disk_named
+from ..core.files import write_atomically
 from ..core.seams import overrides
 
 # %% ../../nbs/package/checkpointing/metrics_log.ipynb #e64d2848

@@ -27,7 +27,7 @@ def _samplers(loader) -> list:
             return found
         found.append(inner)
 
-
+# %% ../../nbs/package/checkpointing/row_order.ipynb #82e59538
 def _takes_seed(sampler, args, seed: int, epoch: int) -> bool:
     "Seeds the sampler by seed and epoch; whether that is possible, or the sampler is not random."
     if hasattr(sampler, "set_epoch"):  # its order is drawn from a seed of its own and the epoch
@@ -48,7 +48,7 @@ def _takes_seed(sampler, args, seed: int, epoch: int) -> bool:
         sampler.batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     return True
 
-
+# %% ../../nbs/package/checkpointing/row_order.ipynb #a58a7c52
 def set_order(
     loader,  # Of an epoch that has not begun; its sampler is changed in place
     args,  # The run's `transformers.TrainingArguments`
@@ -86,7 +86,7 @@ class _Repeatable:
         with keep_random_state(int(short_hash(*self.drawn_from, pickle.dumps(rows))[:8], 16)):
             return self.collate(rows)
 
-
+# %% ../../nbs/package/checkpointing/row_order.ipynb #bbdcc497
 def set_draws(
     loader,  # Of an epoch that has not begun; its collator is wrapped
     seed: int,

@@ -19,7 +19,8 @@ from threading import get_ident
 from filelock import FileLock, Timeout
 
 from .integrity import has_marker
-from ..core.files import full_disk_named, odd_kind, read_record, write_atomically
+from ..core.errors import full_disk_named
+from ..core.files import odd_kind, read_record, write_atomically
 from ..core.progress import is_first
 
 # %% ../../nbs/package/checkpointing/run_lock.ipynb #253b0892
@@ -33,7 +34,7 @@ def _holder(file: Path) -> str:
         return f"process {found['pid']} on {found['host']}"
     return "another process"
 
-
+# %% ../../nbs/package/checkpointing/run_lock.ipynb #6ca40845
 def _lock(file: Path) -> Callable[[], None]:
     "Locks the file, also one of another user, which can only be read; returns the function that releases it."
     lock = FileLock(file, timeout=0)
@@ -52,7 +53,7 @@ def _lock(file: Path) -> Callable[[], None]:
             raise Timeout(str(file)) from None
         return partial(os.close, handle)
 
-
+# %% ../../nbs/package/checkpointing/run_lock.ipynb #84d70ab2
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     "Holds the lock of a run's folder, and names its holder in `.running.json`."
@@ -69,7 +70,7 @@ def _locked(folder: Path) -> Iterator[None]:
             lock_file.unlink(missing_ok=True)
         release()
 
-
+# %% ../../nbs/package/checkpointing/run_lock.ipynb #2b176b1a
 @contextmanager
 def lock_run(
     folder: str | Path,  # Of the run; created if it does not exist

@@ -15,55 +15,13 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from .run_identity import check_as_described, counted_settings, describe
+from .run_identity import differences, of_another_run
 from .environment import TRAINED_BY_OTHERS, check_untrained
 from ..core.files import read_record, write_atomically
 from ..core.fingerprints import plain
 from ..core.processes import check_same, from_all, together
 from ..core.progress import is_first
 from ..core.seams import overrides
-
-# %% ../../nbs/package/checkpointing/run_manifest.ipynb #31d8b2f2
-def _differences(old: dict, new: dict) -> dict[str, str]:
-    "The keys whose values differ, each with a text such as `seed was 0, is 1`; a missing key is not set."
-    missing = object()
-    found = {}
-    for key in {**old, **new}:
-        if old.get(key, missing) != new.get(key, missing):
-            was = repr(old[key]) if key in old else "not set"
-            now = repr(new[key]) if key in new else "not set"
-            found[key] = f"{key} was {was}, is {now}"
-    return found
-
-# %% ../../nbs/package/checkpointing/run_manifest.ipynb #bcab42a2
-_LONGER = "a longer run has a different schedule from its first step on: continue training its result in a new folder"
-_TRAINED = (
-    "the base has changed on disk since the start of the run, or training in this process has changed it: restore it, "
-    "or load the model again"
-)
-_OTHER_BITS = "load the model in the bits that the run was started with (load_model(..., bits=); for ft, model.bits)"
-_CURES = {
-    "max_steps": _LONGER,
-    "num_train_epochs": _LONGER,
-    "world_size": "start it on the same number of processes, or allow a different number (any_world_size=True; for ft, "
-    "run.world_size=any), with the same rows and effective batch but different random numbers for dropout",
-    "model.weights": _TRAINED,
-    "adapter.weights": _TRAINED,
-    "data": "use the same rows in the same order",
-    "model.name": "if it is the same model at another place, write its new name into run.json",
-}
-
-
-def _of_another_run(folder: Path, differ: dict[str, str]) -> ValueError:
-    "The error for a folder with a run that differs in this, with every cure."
-    cures = {_CURES[key]: None for key in _CURES if key in differ}  # each once
-    if any(key.startswith(("model.", "adapter.")) and not key.endswith(".weights") for key in differ):
-        cures.pop(_TRAINED, None)  # a model that was loaded differently has other weights for that reason alone
-    if {"model.dtypes", "model.config.quantization_config"} & differ.keys():
-        cures = {_OTHER_BITS: None}
-    said = "; ".join([*differ.values(), *cures])
-    return ValueError(
-        f"{folder} holds a different run: {said}. Use the old values to resume that run, or choose a different folder"
-    )
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #5be17b73
 _BEGUN = ("run.json", "manifest.json", "*.jsonl", "traceback*.txt")  # files that a run writes before its first result
@@ -76,7 +34,7 @@ def _check_links(folder: Path) -> None:
         if path.is_symlink():
             raise ValueError(f"{path} is a link to {os.readlink(path)}; remove the link, or choose a different folder")
 
-
+# %% ../../nbs/package/checkpointing/run_manifest.ipynb #3b5bb34d
 def _holds(folder: Path, settings: dict) -> bool:
     "Whether the folder holds the run with these settings; False where any run may start in it."
     _check_links(folder)
@@ -89,9 +47,9 @@ def _holds(folder: Path, settings: dict) -> bool:
     old = read_record(file)
     for key in sorted({*_ALWAYS} & settings.keys() - old.keys()):
         raise ValueError(f"{file} is of another program: it has no {key!r}; choose a different folder for the run")
-    differ = _differences(old, settings)
+    differ = differences(old, settings)
     if differ and not all(any(map(p.match, _BEGUN)) for p in held):
-        raise _of_another_run(folder, differ)
+        raise of_another_run(folder, differ)
     return not differ
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #46c3ede5
@@ -139,12 +97,12 @@ def _run_changes(old: dict, new: dict, any_world_size: bool) -> dict[str, str]:
             factors = [run.pop(key, 1) or 1 for key in _SPLIT]
             run.pop("padding_free", None)
             run["effective batch"] = math.prod(factors)
-    return _differences(was, now)
+    return differences(was, now)
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #aece328e
 _RESULTS = ("checkpoint-*", "*.safetensors", "pytorch_model*.bin", "metrics.json")  # a different run would replace them
 
-
+# %% ../../nbs/package/checkpointing/run_manifest.ipynb #5ea5e305
 def check_manifest(
     folder: str | Path,  # A run's folder; it need not exist
     manifest: dict,  # Result of `describe`
@@ -166,7 +124,7 @@ def check_manifest(
         problem = f"{folder} holds {held[0]} but no manifest.json, so it cannot be compared with this run"
         raise ValueError(f"{problem}; choose a different folder")
     if differ := _run_changes(known, manifest, any_world_size):
-        raise _of_another_run(folder, differ)
+        raise of_another_run(folder, differ)
 
 # %% ../../nbs/package/checkpointing/run_manifest.ipynb #5a7cf597
 def went_without(
@@ -205,7 +163,7 @@ def _check_replaced(folder: Path) -> None:
         if file.exists() and file.stat().st_size and not (folder / "manifest.json").is_file():
             raise ValueError(f"{file} is of no run, and a run would replace it; choose a different folder")
 
-
+# %% ../../nbs/package/checkpointing/run_manifest.ipynb #3944b6a4
 @overrides(TrainerCallback)
 class ManifestCallback(TrainerCallback):
     """Checks that the trainer's folder holds no other run: `trainer.add_callback(ManifestCallback(trainer))`.

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from .arguments import in_full, parser
+from .arguments import OVERVIEW, in_full, parser
 from .guards import keep_writing, unexpected
 from ..core.cpu_threads import use_cpu_threads
 from ..core.errors import Everywhere, FailedRun, Terminated, visible
@@ -177,19 +177,6 @@ def _ends_on_sigterm(command: str) -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, before)
 
-# %% ../../nbs/package/cli/commands.ipynb #2bdba9ee
-_OVERVIEW = """\
-ft fine-tunes a language model on your file of chats, in this order:
-
-  ft init             writes settings.ini, which holds a tenth of your rows out for the evaluation
-  ft doctor DATA      finds what would waste the training, before it starts
-  ft sft DATA         trains; the run is then in runs/sft
-  ft eval runs/sft    compares it with the model before training, on the rows that were held out
-  ft chat runs/sft    lets you talk to it
-
-DATA is your file: JSON, JSONL, CSV or Parquet, with conversations, or with instructions and answers.
-Without a file: ft demo, which trains on a built-in task in minutes. All commands: ft --help"""
-
 # %% ../../nbs/package/cli/commands.ipynb #c17e1c54
 def _fail(args, text: str, code: int, everywhere: bool = False) -> NoReturn:
     "Ends the command with a line, which this host's first process prints, or each one for an error of its own."
@@ -234,7 +221,7 @@ def main(
     """
     given = sys.argv[1:] if argv is None else argv
     if not given:
-        print(_OVERVIEW)
+        print(OVERVIEW)
         sys.exit(2)
     args = parser().parse_args(given)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

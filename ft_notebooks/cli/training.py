@@ -56,7 +56,7 @@ def _check_model(model: dict, output) -> None:
         files = map(tensor_shapes, folder.glob("model*.safetensors"))
         check_free(output, sum(math.prod(shape) for shapes in files for shape in shapes.values()))
 
-
+# %% ../../nbs/package/cli/training.ipynb #2e8157dd
 def _check_folders(stage, output) -> None:
     "Raises `ValueError` for a model or a run's folder that cannot be used, before a row is read."
     if not Path(output, "metrics.json").is_file():  # a finished run is only read
@@ -97,7 +97,7 @@ def _write(file: Path, text: str) -> None:
     file.parent.mkdir(exist_ok=True)
     write_atomically(file, text)
 
-
+# %% ../../nbs/package/cli/training.ipynb #8810f3ce
 def _config_file(args) -> Path:
     "The config file for accelerate: the given one, checked, or a new one."
     if args.config:

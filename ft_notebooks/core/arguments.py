@@ -60,7 +60,7 @@ _DATASET_CURES = {  # type that was passed as the dataset -> how to fix the call
 def _cure(cures: dict[type, str], given: object, otherwise: str) -> str:
     return next((cure for kind, cure in cures.items() if isinstance(given, kind)), otherwise)
 
-
+# %% ../../nbs/package/core/arguments.ipynb #426a0134
 def check_tokenizer(
     tok: PreTrainedTokenizerBase,
     where: str,  # The function that was called, for the error
@@ -110,7 +110,7 @@ def as_dataset(
 # %% ../../nbs/package/core/arguments.ipynb #db159ad2
 Rows: TypeAlias = Dataset | str | os.PathLike | list  # read unless they are a `Dataset`
 
-
+# %% ../../nbs/package/core/arguments.ipynb #9aa8d361
 def encoded(
     train_dataset: Rows,
     eval_dataset: Rows | dict[str, Rows] | None,  # Several in a dict by name

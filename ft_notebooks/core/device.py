@@ -82,7 +82,7 @@ def autocast_dtype(
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
-
+# %% ../../nbs/package/core/device.ipynb #6d25d5f4
 def compute_capability(
     device: torch.device,
 ) -> tuple[int, int]:  # (8, 0) for an A100; (0, 0) for a device that is no CUDA card

@@ -58,7 +58,7 @@ def _values(column) -> list:
             return [np.asarray(part, np.int64).tobytes() for part in (counts, flat)]
     return [column.to_pylist()]
 
-
+# %% ../../nbs/package/core/fingerprints.ipynb #b846535c
 def _hash_of_rows(data, start: int, stop: int) -> list:
     "The name and hash of each column of these rows; a single hash of the rows if there are no columns."
     if hasattr(data, "with_format"):

@@ -52,7 +52,7 @@ def _refused(name: str, error: HfHubHTTPError) -> str:
         return f"it has no such file; give a model that is saved with it, see {page}/tree/main"
     return f"it answers with error {status}; start again later, or give a folder with the model"
 
-
+# %% ../../nbs/package/core/hub_access.ipynb #9ccc9cb8
 def through_proxy(
     scheme: str,  # Of the address: "https" or "http"
 ) -> str:  # Empty without a proxy
@@ -92,7 +92,7 @@ def _hub_problem(name: str, error: BaseException) -> str:
         return f"{file.filename} cannot be written to ({file.strerror}); set HF_HOME to a folder of yours"
     return f"check the spelling, or give a folder with the model ({' '.join(str(error).split())[:300]})"
 
-
+# %% ../../nbs/package/core/hub_access.ipynb #78bf3eda
 @contextmanager
 def hub_explained(
     name: str | Path,  # A name on the hub, or a folder, whose errors do not change

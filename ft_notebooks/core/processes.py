@@ -41,7 +41,7 @@ def _launched() -> int:
     "The number of processes that a launcher has started, 1 without a launcher."
     return int(os.environ.get("WORLD_SIZE", 1))
 
-
+# %% ../../nbs/package/core/processes.ipynb #4444fe90
 def join_processes() -> PartialState:  # Rank, number of processes and backend
     """Connects the processes that a launcher has started; without a launcher there is a single process.
 

@@ -29,7 +29,7 @@ def is_first() -> bool:
 _SECONDS = 10  # at most, between two signs of life
 _shown: list["_Phases"] = []  # the one that is running, if any
 
-
+# %% ../../nbs/package/core/progress.ipynb #fdebd359
 class _Phases(threading.Thread):
     "Writes each phase when it begins and, while nothing else is written, how long it has lasted."
 
@@ -63,7 +63,7 @@ class _Phases(threading.Thread):
         while not self.ended.wait(0.5):
             self.lasts()
 
-
+# %% ../../nbs/package/core/progress.ipynb #6ae05ce9
 @contextlib.contextmanager
 def show_phases() -> Iterator[None]:
     "Inside the block `phase` writes to stderr, and at least every ten seconds there is a line or a moving bar."
@@ -113,7 +113,7 @@ class _Lines:
             self.stream.write(line + "\n")
             written()
 
-
+# %% ../../nbs/package/core/progress.ipynb #a883510b
 def progress_bar(
     *args,  # As `tqdm` takes them
     **options,

@@ -53,7 +53,7 @@ def keep_random_state(
     finally:
         set_random_state(state)
 
-
+# %% ../../nbs/package/core/random_state.ipynb #ffb24ea4
 @contextmanager
 def keep_surroundings() -> Iterator[None]:
     "Around code of others: random state, working folder and gradient mode are those from before again."

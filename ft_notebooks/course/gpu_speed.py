@@ -36,7 +36,7 @@ SIZES = {  # name -> the shapes of a tiny model, SmolLM2-135M, Llama 3.2 1B and 
     "8B": dict(zip(_SHAPES, (4096, 14336, 32, 32, 8)), vocab_size=128256, tie_word_embeddings=False),
 }
 
-
+# %% ../../nbs/package/course/gpu_speed.ipynb #1592244a
 def random_model(
     size: str,  # Of SIZES
     bits: int,  # 16 or 4
@@ -82,7 +82,7 @@ class _Clock(TrainerCallback):
             torch.accelerator.synchronize()
         self.ends.append(time.perf_counter())
 
-
+# %% ../../nbs/package/course/gpu_speed.ipynb #f8bfecf8
 def _ours(model, tok, rows, folder, steps):
     "`sft_trainer` as it comes, with an adapter of rank 16."
     model = add_adapter(model, lora_config(model))
@@ -125,7 +125,7 @@ def train_speed(
     rate = (seen[steps - 1] - seen[0]) / (clock.ends[-1] - clock.ends[0])
     return {"tokens a second": round(rate), "peak": peak_memory()}
 
-
+# %% ../../nbs/package/course/gpu_speed.ipynb #7e4c139c
 def speeds(
     sizes: tuple[str, ...],  # Of SIZES
     **more,  # `batch` and `steps`

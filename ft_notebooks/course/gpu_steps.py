@@ -74,7 +74,7 @@ class _FirstGradient(TrainerCallback):
             whole = torch.cat([part for part in parts if part.any()])  # of a new adapter one half has no gradient
             self.kept = whole[torch.linspace(0, len(whole) - 1, 1000).long()].tolist()
 
-
+# %% ../../nbs/package/course/gpu_steps.ipynb #694b26d3
 def _trained(trainer) -> dict:
     "The loss and the gradient of the first step, and whether the loss falls."
     gradient = _FirstGradient()
@@ -99,7 +99,7 @@ def _sft(folder: Path, bits: int = 32, **more):
 def _lora(folder: Path, bits: int, **more) -> dict:
     return _trained(_sft(folder, bits, **more))
 
-
+# %% ../../nbs/package/course/gpu_steps.ipynb #16af0922
 def _lora_in_float16(folder: Path) -> dict:
     on_card = hardware().device != "cpu"  # a CPU would train in float32, silently
     trainer = _sft(folder, bf16=False, fp16=on_card)
@@ -119,7 +119,7 @@ def _dpo(folder: Path) -> dict:
     settings = _settings(folder, effective_batch=4, **_FLOAT32)
     return _trained(dpo_trainer(_adapted(folder, 32), tiny_tokenizer(), _pairs(), **settings))
 
-
+# %% ../../nbs/package/course/gpu_steps.ipynb #eda3ac1c
 def _reward(folder: Path) -> dict:
     tok = tiny_tokenizer()
     settings = _settings(folder, effective_batch=4, **_FLOAT32)
@@ -153,7 +153,7 @@ class _Interrupt(TrainerCallback):
 def _weights(trainer) -> np.ndarray:
     return np.concatenate([p.detach().cpu().numpy().ravel() for p in trainer.model.parameters() if p.requires_grad])
 
-
+# %% ../../nbs/package/course/gpu_steps.ipynb #34357324
 def _resumes(folder: Path) -> dict:
     whole = _sft(folder / "whole", **_FLOAT32)
     fit(whole)
@@ -190,7 +190,7 @@ def _generates(folder: Path) -> dict:
     chats = [chat[:-1] for chat in sums(4, first=100)["messages"]]
     return {"answers": "\n".join(generate(_loaded(folder, 32), tiny_tokenizer(), chats, 8, progress=False))}
 
-
+# %% ../../nbs/package/course/gpu_steps.ipynb #1386aed2
 def _evaluates(folder: Path) -> dict:
     model = _loaded(folder, 32)
     tok = tiny_tokenizer()

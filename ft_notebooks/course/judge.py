@@ -82,7 +82,7 @@ def _text_of(reply, url: str, key_env: str | None) -> str:
 
 _TELLING = ("location", "retry-after")  # headers: the address to give instead, and when to ask again
 
-
+# %% ../../nbs/package/course/judge.ipynb #c5bbad78
 def chat_endpoint(
     url: str,  # Of a server with an OpenAI-compatible API, up to and including /v1
     model: str,  # The name under which the server offers the model

@@ -33,7 +33,7 @@ class Rollout:
         ids = self.ids[:, -self.answered.shape[1] :]
         return [row[own].tolist() for row, own in zip(ids, self.answered)]
 
-
+# %% ../../nbs/package/course/ppo.ipynb #432489bf
 @torch.no_grad()
 def rollout(
     model: PreTrainedModel,  # Switched to `eval()`, so that dropout is off
@@ -107,7 +107,7 @@ def gae(
         advantages[:, t] = later
     return advantages, (advantages + values) * answered
 
-
+# %% ../../nbs/package/course/ppo.ipynb #1232ff62
 def whiten(
     advantages: Tensor,  # float [B, T]
     answered: Tensor,  # bool [B, T]
@@ -133,7 +133,7 @@ def ppo_loss(
     found = {"clip_fraction": (limited < gain).float().mean().item(), "ratio": (ratio - 1).abs().max().item()}
     return -torch.min(gain, limited).mean(), found
 
-
+# %% ../../nbs/package/course/ppo.ipynb #5ad3654b
 def value_loss(
     values: Tensor,  # float [B, T]: of the critic that is trained
     old_values: Tensor,  # float [B, T]: of the critic when the answers were sampled
@@ -157,7 +157,7 @@ def _advantages(rewards, values, answered, lam: float, group: int | None) -> tup
     scaled = (totals - totals.mean(1, keepdim=True)) / (totals.std(1, keepdim=True) + 1e-4)
     return scaled.reshape(-1, 1) * answered, values
 
-
+# %% ../../nbs/package/course/ppo.ipynb #c374845a
 def ppo_steps(
     policy: PreTrainedModel,  # Trained in place; a copy of it is the reference
     tok: PreTrainedTokenizerBase,

@@ -6,11 +6,8 @@
 __all__ = ['NoSplit', 'split', 'overlap']
 
 # %% ../../nbs/package/data/deduplication.ipynb #d5291553
-import json
 import math
 import random
-import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
@@ -23,43 +20,7 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 from xxhash import xxh3_64_intdigest
 
-from .repetition import beginnings, row_messages
-
-# %% ../../nbs/package/data/deduplication.ipynb #8d9d858e
-_MARKS = ".,;:!?…\"'“”‘’()[]。，！？、：；「」"  # punctuation; other characters, as in "C++" or "-5", carry meaning
-# each character of a script that writes no spaces counts as a word: Thai, Lao, Burmese, Khmer, kana, Han
-_UNSPACED = re.compile("([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff])")
-
-
-def _words(message: dict) -> list[str]:
-    "The role, then the words of all other values, without case and punctuation."
-    texts = []
-    for key in sorted(message):
-        value = message[key]
-        if key != "role" and value:
-            texts.append(value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False))
-    plain = unicodedata.normalize("NFKC", " ".join(texts)).casefold()
-    words = _UNSPACED.sub(r" \1 ", plain).split()
-    return [message["role"] + "\n", *(word.strip(_MARKS) or word for word in words)]
-
-# %% ../../nbs/package/data/deduplication.ipynb #952149fb
-def _turns(messages: list[dict]) -> list[str]:
-    return list(map(" ".join, map(_words, messages)))
-
-
-class _Texts:
-    "Of every row, as texts: its prompt, the whole of it, and its turns up to the chosen answer."
-
-    def __init__(self, *datasets: Dataset):
-        self.prompts: list[str] = []
-        self.wholes: list[str] = []
-        self.turns: list[list[str]] = []
-        for row in chain.from_iterable(map(row_messages, datasets)):
-            prompt = _turns(row.prompt)
-            trained = prompt + _turns(row.answer)
-            self.prompts.append(" ".join(prompt))
-            self.wholes.append(" ".join(trained + _turns(row.rejected)))
-            self.turns.append(trained)
+from .repetition import RowTexts, beginnings
 
 # %% ../../nbs/package/data/deduplication.ipynb #1f97e2f2
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, half of its bits set: 2**64 by the golden ratio, as in Fibonacci hashing
@@ -131,7 +92,7 @@ def _duplicates(texts: list[str], near: float | None) -> tuple[list[int], list[t
     return firsts, [(at[i], at[j], alike) for i, j, alike in _near_pairs(list(places), near)]
 
 # %% ../../nbs/package/data/deduplication.ipynb #45f49324
-def _counts(texts: _Texts, groups: list[list[int]], near: float | None, grown: int) -> str:
+def _counts(texts: RowTexts, groups: list[list[int]], near: float | None, grown: int) -> str:
     "How many rows repeat others, in words, for the description that `split` writes."
     rows = len(texts.wholes)
     equal = len(set(texts.wholes))
@@ -152,7 +113,7 @@ def _counts(texts: _Texts, groups: list[list[int]], near: float | None, grown: i
 # %% ../../nbs/package/data/deduplication.ipynb #74088ced
 def _groups(dataset: Dataset, near: float | None) -> tuple[list[list[int]], str]:
     "The groups of rows that belong together, ordered by their first row, and the counts in words."
-    texts = _Texts(dataset)
+    texts = RowTexts(dataset)
     firsts, near_prompts = _duplicates(texts.prompts, near)
     near_wholes = [] if near is None else _duplicates(texts.wholes, near)[1]
     grown = beginnings(texts.turns)
@@ -266,7 +227,7 @@ def overlap(
     `overlap(test, train)` lists the rows of `train` that `test` has.
     Raises `ValueError` if `near` is out of range or a column of `read_chats` and `read_preferences` is missing.
     """
-    texts = _Texts(train, test)
+    texts = RowTexts(train, test)
     n = len(train)
     found = [*_seen(texts.wholes, n, near), *_seen(texts.prompts, n, near)]  # an equal row before an equal prompt
     for pair in beginnings(texts.turns):

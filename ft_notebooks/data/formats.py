@@ -167,7 +167,7 @@ def _text_hint(text: Any) -> str:
 def _first_of(names: Collection[str], columns: Iterable) -> str | None:
     return next((key for key in columns if str(key).lower() in names), None)
 
-
+# %% ../../nbs/package/data/formats.ipynb #83c52c16
 def _column_hint(row: dict, ours: tuple[str, ...]) -> str:
     "A hint how to name the columns of an unknown format; empty if the row has too few texts."
     if any({*names} <= row.keys() for names in _ONE_MESSAGE):

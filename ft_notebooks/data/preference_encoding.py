@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from ..core.arguments import check_counts, check_tokenizer
 from ..core.progress import is_first, without_library_bars
 from .read import read_preferences
-from .chat_encoding import EncodedChat, check_answers, encode_texts, encoded_rows, rounded_up
+from .chat_encoding import check_answers, encoded_rows, rounded_up
+from .chat_labels import EncodedChat, encode_texts
 from ..tokenization.padding import IGNORE
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #7dcd3dd4

@@ -12,7 +12,7 @@ from os.path import commonprefix
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from .chat_encoding import training_twin
+from .chat_labels import training_twin
 from ..tokenization.chat_template import ChatTemplate
 
 # %% ../../nbs/package/data/prompt_in_use.ipynb #090806b3

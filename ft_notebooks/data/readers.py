@@ -23,7 +23,8 @@ from urllib.request import HTTPRedirectHandler, build_opener
 import datasets
 from datasets import Dataset, load_dataset
 
-from ..core.files import DiskFull, full_disk_named, odd_kind
+from ..core.errors import DiskFull, full_disk_named
+from ..core.files import odd_kind
 from .json_files import json_rows, jsonl_rows
 from .table_files import COLUMNS, csv_rows, dataset_rows, parquet_rows
 
@@ -77,7 +78,7 @@ def _why_odd(name: str, names: list[str]) -> str | None:
         return "is for evaluation by its name"
     return None
 
-
+# %% ../../nbs/package/data/readers.ipynb #4d955588
 def _check_one_purpose(path: str, names: list[str]) -> None:
     odd = {name: why for name in names if (why := _why_odd(name, names))}
     if odd:
@@ -185,7 +186,7 @@ class _Redirects(HTTPRedirectHandler):
             raise ValueError(f"{request.full_url} redirects to this machine, {url}; pass the address that you mean")
         return super().redirect_request(request, response, code, message, headers, url)
 
-
+# %% ../../nbs/package/data/readers.ipynb #4bb865a2
 def _download(url: str, file: Path) -> None:
     "Write the whole response to `file`, or nothing."
     handle, part = tempfile.mkstemp(prefix="part-", dir=file.parent.parent)  # which `read_chats` clears of old parts

@@ -54,7 +54,7 @@ def _check_world(where: str, processes: int, machines: int) -> None:
             f"the same number on each; for 8 on each of {machines} set processes={8 * machines}"
         )
 
-
+# %% ../../nbs/package/distributed/launch_files.ipynb #c17a7bae
 def _check_keys(config: dict, where: str) -> None:
     "Raises `ValueError` for the first key of the file or of a section that accelerate does not read."
     arguments = [*vars(launch_command_parser().parse_args(["train.py"])), "fsdp_ignored_modules"]

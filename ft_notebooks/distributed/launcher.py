@@ -77,7 +77,7 @@ def _network(address: str | None, port: int | None) -> dict[str, str]:
             found |= {"GLOO_SOCKET_IFNAME": card, "NCCL_SOCKET_IFNAME": card}
     return found
 
-
+# %% ../../nbs/package/distributed/launcher.ipynb #15feddfa
 def _environment(config: dict, *, address, port, max_restarts) -> dict[str, str]:
     "Variables for the processes; one that the user has set stays."
     found = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "120"}  # seconds for a stopped run to save

@@ -58,7 +58,7 @@ class _Share:
     uneven: bool  # Whether any process has less than a full micro-batch in this round
     weight: float = 1.0
 
-
+# %% ../../nbs/package/distributed/uneven_batches.ipynb #0d3da1b7
 def _own(trainer, batch) -> tuple[dict, _Share]:
     "A batch of the process's own rows, and its share."
     if "rows" not in batch:

@@ -62,7 +62,7 @@ def _shared(words_of: dict[int, set[str]], prompts: list[set[str]], shift: int =
     n = len(prompts)
     return np.array([len(words & prompts[(i + shift) % n]) / (1 + len(words)) for i, words in words_of.items()])
 
-
+# %% ../../nbs/package/doctor/answer_checks.ipynb #b7c704f0
 @check("answers-shifted", "error", 3, "06_data_formatting")
 @symptom("the loss falls to a plateau, and answers have nothing to do with the question")
 @cause("the answers stand beside the prompts of other rows")
@@ -200,7 +200,7 @@ _NO_ANSWER = re.compile(
 )
 _NO_VALUE = re.compile(r"(?:^|\s)(?:nan|NaN|None|null|undefined)\s*$")
 
-
+# %% ../../nbs/package/doctor/answer_checks.ipynb #217d6111
 @check("answer-missing", "warning", 3, "06_data_formatting")
 @symptom("the model answers nan, TODO or an error")
 @cause("what stands for a missing answer is trained like one")
@@ -273,7 +273,7 @@ def _fields(run, rows: list[int]) -> Counter[tuple[str, ...]]:
             counts.update([tuple(sorted(read))] if isinstance(read, dict) and read else [])
     return counts
 
-
+# %% ../../nbs/package/doctor/answer_checks.ipynb #03ddef47
 @check("formats-mixed", "warning", 3, "06_data_formatting")
 @symptom("the score falls, since some answers cannot be read")
 @cause("answers to like prompts are written in several formats, so the model writes one or the other")

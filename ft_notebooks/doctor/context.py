@@ -39,7 +39,7 @@ _LONG = {  # parts that take a while, and what the doctor does meanwhile
 class Unavailable(Exception):
     "A part of the run could not be loaded, and an earlier check has reported why."
 
-
+# %% ../../nbs/package/doctor/context.ipynb #8c9af3c3
 # A property that is loaded at its first use; the second use after a `ValueError` or `OSError` raises `Unavailable`.
 def _loaded_once(load: Callable) -> property:
     name = load.__name__
@@ -81,7 +81,7 @@ def text_of(
     "A text that is equal for equal values."
     return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
 
-
+# %% ../../nbs/package/doctor/context.ipynb #a9aa1e0f
 def said(
     message: dict,
 ) -> str:
@@ -110,7 +110,7 @@ def ids_of(
     "The tokens of a row, of a pair the prompt and the chosen answer."
     return row["input_ids"] if "input_ids" in row else row["prompt_ids"] + row["chosen_ids"]
 
-
+# %% ../../nbs/package/doctor/context.ipynb #2d94c886
 def rows_where(
     texts: dict[int, str],  # By row
     test: Callable[[str], Any],

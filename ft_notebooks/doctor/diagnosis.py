@@ -19,7 +19,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.arguments import ArgumentError, as_dataset
-from ..data.read import read_chats, read_preferences, unchanged
+from ..data.read import read_chats, read_preferences
+from ..data.table_files import unchanged
 from .context import Context, Unavailable, existing
 from .findings import LEVELS, Check, Finding
 from .probe import probe_run
@@ -53,7 +54,7 @@ _FIRST = """
     first-rewards-refused step-fails
 """.split()  # they load what others of their part need, or say why it cannot be loaded
 
-
+# %% ../../nbs/package/doctor/diagnosis.ipynb #c2641b17
 def checks() -> list[Check]:
     "Every check, in the order in which they look at a run."
     found: list[Check] = []
@@ -90,7 +91,7 @@ def _raised(one: Check, message: str) -> Finding:
     why = "the run would end with this error before its first step" if cure else one.cause
     return Finding(one.code, "error", (fact or cure) + also, place, why, cure if fact else one.cure, one.notebook)
 
-
+# %% ../../nbs/package/doctor/diagnosis.ipynb #537f91ef
 # What a check finds; its own failure is a finding too.
 def _looked(one: Check, run: Context) -> Iterator[Finding]:
     try:
@@ -104,7 +105,7 @@ def _looked(one: Check, run: Context) -> Iterator[Finding]:
         cure = "what it would have found is unknown; run without it, and report the message"
         yield Finding(COULD_NOT, "warning", problem, "", "a fault may be there and stay hidden", cure, one.notebook)
 
-
+# %% ../../nbs/package/doctor/diagnosis.ipynb #7f5bc988
 def examine(
     run: Context,
     quick: bool = False,  # Without the model: the first three parts
@@ -149,7 +150,7 @@ def _conversations(prompts: Dataset) -> Dataset:
         found.append({"messages": messages, **row})
     return unchanged(found)
 
-
+# %% ../../nbs/package/doctor/diagnosis.ipynb #b5eb7365
 # The model of a folder as it would be trained: with its adapter, or a new one.
 def _loaded(run: Context) -> PreTrainedModel | PeftModel:
     adapted = Path(run.name, "adapter_config.json").is_file()

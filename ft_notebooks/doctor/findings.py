@@ -18,7 +18,7 @@ LEVELS = ("note", "warning", "error")  # in rising order
 KINDS = ("conversations", "pairs", "prompts")  # of rows
 _COLORS = {"error": "1;31", "warning": "1;33", "note": "1;36"}
 
-
+# %% ../../nbs/package/doctor/findings.ipynb #98e3ab63
 @dataclass(frozen=True)
 class Finding:
     "A fact about a run that has not started, and what to do about it."
@@ -50,7 +50,7 @@ class Finding:
             lines += [visible(_indented(line, width)) for line in said.splitlines()]
         return "\n".join(lines)
 
-
+# %% ../../nbs/package/doctor/findings.ipynb #1ccd10dc
 # The line in lines of at most `width` characters; a command stays on one line.
 def _indented(line: str, width: int) -> str:
     if line.startswith("ft "):
@@ -104,7 +104,7 @@ symptom = _says("symptom")  # What a user sees if the fault is trained
 cause = _says("cause")  # Why
 cure = _says("cure")  # What to change
 
-
+# %% ../../nbs/package/doctor/findings.ipynb #772f1e10
 def check(
     code: str,  # As in `Finding`
     level: str,  # Of what it finds, unless the function says otherwise

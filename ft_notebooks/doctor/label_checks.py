@@ -40,7 +40,7 @@ def _rows(run) -> list[_Row]:
     rows = run.encoded[0].with_format(None)
     return list(map(_Row, run.some, map(np.array, rows["input_ids"]), map(np.array, rows["labels"])))
 
-
+# %% ../../nbs/package/doctor/label_checks.ipynb #67ef137f
 # What is wrong with the labels of a row.
 def _label_fault(row: _Row) -> str | None:
     _, ids, labels = row
@@ -56,7 +56,7 @@ def _label_fault(row: _Row) -> str | None:
         return "have labels that are shifted by one place; the model shifts them itself"
     return "have labels that differ from the input_ids at the same place"
 
-
+# %% ../../nbs/package/doctor/label_checks.ipynb #89102d21
 @check("labels-differ", "error", 2, "06_data_formatting")
 @symptom("the loss stays high, or is 0 or NaN, and answers are nonsense")
 @cause("a label is what is trained at its place: the id there, or -100 for a token that is read only")
@@ -105,7 +105,7 @@ def _answer_trained(run, to_answer: str, row: _Row) -> bool:
     said = run.tok.decode(row.ids[answer]).strip()
     return not said or bool(run.tok.decode(labels[labels != IGNORE]).strip())
 
-
+# %% ../../nbs/package/doctor/label_checks.ipynb #6f63d733
 @check("prompt-trained", "warning", 2, "06_data_formatting")
 @symptom("the model writes the user's next question itself; short answers are learned little")
 @cause("tokens of prompts have labels, so the model is trained to write what users say")

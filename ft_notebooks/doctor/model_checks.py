@@ -50,7 +50,7 @@ def _adapter_tensors(run) -> dict[str, Tensor]:
     file = Path(run.name, "adapter_model.safetensors")
     return load_file(file) if file.is_file() else {}
 
-
+# %% ../../nbs/package/doctor/model_checks.ipynb #662811d5
 @check("weights-damaged", "error", 4, "13_when_runs_fail")
 @symptom("the loss is NaN, at once or when a certain token comes")
 @cause("a NaN or an infinite number spreads to everything that is computed with it")
@@ -82,7 +82,7 @@ def _weights_damaged(run):
 # %% ../../nbs/package/doctor/model_checks.ipynb #1be4ce81
 _BUFFER = re.compile(r"inv_freq|masked_bias|\.attn\.bias$|position_ids")  # computed, and saved by older versions
 
-
+# %% ../../nbs/package/doctor/model_checks.ipynb #c13e3c3d
 @check("weights-unused", "error", 4, "04_quantized_loading")
 @symptom("the loss begins far too high, and answers are nonsense")
 @cause("the files have weights for which the configuration has no place, so a smaller or other model is trained")
@@ -269,7 +269,7 @@ class _Predicted:
         "Whether the model reads both wrongly."
         return self.own_wrong and self.is_wrong(self.loss, self.expected)
 
-
+# %% ../../nbs/package/doctor/model_checks.ipynb #88834f50
 # Measured once for a run; `Unavailable` where the model predicts no tokens, or NaN.
 def _predicted(run) -> _Predicted:
     run.skip_after("weights-damaged")
@@ -286,7 +286,7 @@ def _predicted(run) -> _Predicted:
 def _text_ids(run) -> list[int]:
     return run.tok(_TEXT).input_ids[:600]
 
-
+# %% ../../nbs/package/doctor/model_checks.ipynb #72d23e6e
 # Loss and expected loss of the answers of the run's first rows; twice infinity where there are none.
 def _own_prediction(run) -> list[float]:
     found = []
@@ -316,7 +316,7 @@ def _weights_random(run):
         level=None if adapted else "note",
     )
 
-
+# %% ../../nbs/package/doctor/model_checks.ipynb #15ccff60
 @check("nothing-to-learn", "warning", 4, "08_choosing_settings", rows=("conversations",))
 @symptom("the scores before and after are the same")
 @cause("the model predicts these answers already, so no gradient is left")

@@ -24,7 +24,7 @@ def _exchanged(row: dict) -> dict:
     other = {"chosen": "rejected", "rejected": "chosen"}
     return {re.sub("chosen|rejected", lambda found: other[found[0]], name): value for name, value in row.items()}
 
-
+# %% ../../nbs/package/doctor/preference_checks.ipynb #d5fe0656
 @check("scores-contradict", "error", 3, "09_dpo", rows=("pairs",))
 @symptom("the reward margin rises, and answers get worse")
 @cause("the chosen answer has the lower score, so the worse answer is trained")
@@ -120,14 +120,14 @@ def _beginning(texts: list[str]) -> str:
     last = ranked[len(ranked) - len(ranked) // 20 - 1 :]
     return max(map(os.path.commonprefix, zip(ranked, last)), key=len)
 
-
+# %% ../../nbs/package/doctor/preference_checks.ipynb #e10fbc20
 # The last character of 19 of 20 texts, where the marks that end a sentence are one; empty if there is none.
 def _last(texts: list[str]) -> str:
     ends = Counter(re.sub("[.!?]", ".!?", text.rstrip()[-1:]) for text in texts)
     [(end, count)] = ends.most_common(1)
     return "" if count < 0.95 * len(texts) or end.isalnum() else end
 
-
+# %% ../../nbs/package/doctor/preference_checks.ipynb #62629f54
 # What nearly all answers of one side have, and those of the other have not.
 def _features(side: str, ours: list[str], theirs: list[str]) -> Iterator[str]:
     n = len(ours)
@@ -153,7 +153,7 @@ def _features(side: str, ours: list[str], theirs: list[str]) -> Iterator[str]:
             "as if it was cut"
         )
 
-
+# %% ../../nbs/package/doctor/preference_checks.ipynb #3caf4872
 @check("feature-decides", "warning", 3, "09_dpo", rows=("pairs",))
 @symptom("the loss falls at once, and answers are not better")
 @cause("one visible feature tells which answer is chosen, so the model may learn that alone")
@@ -198,7 +198,7 @@ def _shared_by_chance(answers: list[set[str]], prompts: list[set[str]], weights:
     n = len(prompts)
     return sum(_shared(answers, prompts, weights, shift) for shift in (n // 2, n // 3, n // 5)) / 3
 
-
+# %% ../../nbs/package/doctor/preference_checks.ipynb #073b73cf
 @check("rejected-elsewhere", "warning", 3, "09_dpo", rows=("pairs",))
 @symptom("accuracy reaches 1 at once, and answers are not better")
 @cause("the rejected answers belong to other prompts, so the model learns what an answer is about, not its quality")

@@ -44,7 +44,7 @@ class Probed:
     rate: float = 0.0  # The learning rate
     seconds: float = 0.0  # Of the last two steps, for one token
 
-
+# %% ../../nbs/package/doctor/probe.ipynb #aecb7374
 @overrides(TrainerCallback)
 class _FirstUpdate(TrainerCallback):
     "Measures the first update: minus the sum of gradient times change, the gradient before clipping."
@@ -108,7 +108,7 @@ def _step_settings(run) -> dict:
         given = {"learning_rate": rate, **{name: given[name] for name in known & given.keys()}}
     return given | _OWN
 
-
+# %% ../../nbs/package/doctor/probe.ipynb #399f0a08
 def size_of(
     row: dict,  # Encoded: a conversation or a pair
 ) -> int:
@@ -153,7 +153,7 @@ def _not_saved(moved: dict, folder: Path) -> list[str]:
             lost.append(name)
     return lost
 
-
+# %% ../../nbs/package/doctor/probe.ipynb #3b80f341
 # Log-probabilities of a row's next tokens, [1, T, V], or its score.
 def _outputs(model, row: dict) -> torch.Tensor:
     ids = ids_of(row)
@@ -177,7 +177,7 @@ def _apart(model, folder: str, row: dict) -> float:
     except (ValueError, RuntimeError, KeyError):  # other shapes, or no place for what was saved
         return math.inf
 
-
+# %% ../../nbs/package/doctor/probe.ipynb #3949e6e1
 def probe_run(
     run,  # A `Context`; a model in memory is copied, one that was loaded for the run is changed
 ) -> Probed:

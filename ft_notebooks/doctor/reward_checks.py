@@ -46,7 +46,7 @@ def _trials(prompts: Dataset) -> dict[str, list[str]]:
     found |= {f"the answer {text!r}": [text] * n for text in ("Yes.", "The answer is 42.")}
     return found | {"the prompt itself": [messages[-1]["content"] for messages in prompts["prompt"]]}
 
-
+# %% ../../nbs/package/doctor/reward_checks.ipynb #034300b4
 # The rewards of answers; `changed` are columns in place of those of the rows, and `draw` decides the random numbers.
 def _rewards(
     reward: tuple, prompts: Dataset, trials: dict[str, list[str]], draw: int = 0, **changed
@@ -75,7 +75,7 @@ def _noise(name: str, found: np.ndarray, again: np.ndarray) -> Found:
         "take the random choice out of the reward",
     )
 
-
+# %% ../../nbs/package/doctor/reward_checks.ipynb #0ebce46d
 @check("reward-flat", "error", 3, "12_rlhf", rows=("prompts",))
 @symptom("the reward stays where it is, and nothing is learned")
 @cause("answers to one prompt are compared by their reward, so equal rewards teach nothing")
@@ -126,7 +126,7 @@ def _sums(run, prompts: Dataset, trials: dict[str, list[str]]) -> dict[str, np.n
 def _grows(long: list[np.ndarray], best: np.ndarray) -> bool:
     return bool(len(long) > 2 and (np.diff(long, axis=0) > 0).all() and (long[-1] > best).all())
 
-
+# %% ../../nbs/package/doctor/reward_checks.ipynb #d5d145bc
 @check("reward-misleads", "warning", 3, "12_rlhf", rows=("prompts",))
 @symptom("the reward rises, and the answers get worse")
 @cause("GRPO raises the sum of the rewards with their weights, whatever it is, so that answer would be learned")
@@ -149,7 +149,7 @@ def _reward_misleads(run):
     elif best is not None:
         yield from _misled(best, sums)
 
-
+# %% ../../nbs/package/doctor/reward_checks.ipynb #ca66b681
 # What gets more than the expected answer for each prompt, or an empty answer that gets as much.
 def _misled(best: np.ndarray, sums: dict[str, np.ndarray]) -> Iterator[Found]:
     more = [what for what, values in sums.items() if (values > best + 1e-6).all()]
@@ -220,7 +220,7 @@ def _first_step(run, limit: int) -> dict:
         given |= {"max_completion_length": limit, "mask_truncated_completions": False}
     return given
 
-
+# %% ../../nbs/package/doctor/reward_checks.ipynb #53de8bd5
 @check("first-rewards-refused", "error", 5, "12_rlhf", rows=("prompts",))
 @symptom("the run ends before step 1, or the reward stays where it is")
 @cause("the model's own answers to a prompt all have the same reward, or all are cut, so nothing can be learned")

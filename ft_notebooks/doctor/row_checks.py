@@ -73,7 +73,7 @@ _MEANT = """
 def _is_prose(value) -> bool:
     return isinstance(value, str) and len(value) >= 20 and " " in value.strip()
 
-
+# %% ../../nbs/package/doctor/row_checks.ipynb #05e304b4
 @check("column-unread", "warning", 3, "06_data_formatting")
 @symptom("the model answers without what the rows say, or invents it")
 @cause("a column that is not part of the format is not read, so the model is trained without it")
@@ -134,7 +134,7 @@ def _question_and_answer(row: dict) -> tuple[set[str], str]:
     asked = said(before[-1]) if before else ""
     return {*asked.split()}, said(last)
 
-
+# %% ../../nbs/package/doctor/row_checks.ipynb #28a2ee87
 # Held-out rows whose last answer a training row gives to nearly the same question, whatever stands before.
 def _asked_again(train: Dataset, held: Dataset) -> set[int]:
     trained = defaultdict(list)
@@ -160,14 +160,14 @@ def _trained_before(train: Dataset, held: Dataset) -> set[int]:
         balance[i] += 1 if context in known else -1
     return {*+balance}  # a greeting that all share is less
 
-
+# %% ../../nbs/package/doctor/row_checks.ipynb #79ffd501
 # What is trained of an encoded row: its tokens and labels, of a pair the prompt with the chosen answer.
 def _trained_content(row: dict) -> str:
     if "chosen_ids" in row:
         return text_of([row["prompt_ids"], row["chosen_ids"]])
     return text_of([row["input_ids"], row.get("labels") or row["input_ids"]])
 
-
+# %% ../../nbs/package/doctor/row_checks.ipynb #e939a97c
 @check("held-out-trained", "warning", 3, "06_data_formatting")
 @symptom("the held-out loss is excellent, and the model is not")
 @cause("rows that are trained, or begin trained ones, measure memory and not learning")
@@ -201,7 +201,7 @@ def _without_numbers(messages: list[dict]) -> str:
 def _systems(rows) -> Counter[str]:
     return Counter(_without_numbers(chats_of(row)[0]) for row in rows)
 
-
+# %% ../../nbs/package/doctor/row_checks.ipynb #a7ebe96f
 @check("held-out-differs", "warning", 3, "11_evaluation")
 @symptom("held-out scores stay low, whatever is trained")
 @cause("the held-out rows are of another kind than the training rows, so they measure another task")

@@ -61,7 +61,7 @@ def _factors(schedule, steps: int) -> list[float]:
 # %% ../../nbs/package/doctor/schedule_checks.ipynb #36234297
 _MEASURED = ("reduce_lr_on_plateau", "greedy")  # schedules that follow what is measured
 
-
+# %% ../../nbs/package/doctor/schedule_checks.ipynb #fdf6ab1a
 @check("rate-never-reached", "error", 1, "08_choosing_settings")
 @symptom("the scores before and after are the same")
 @cause("the learning rate stays far below the one that was asked for, so hardly anything is learned")

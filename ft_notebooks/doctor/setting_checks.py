@@ -38,7 +38,7 @@ def _level_of(known: Setting, value) -> str | None:
             return level
     return None
 
-
+# %% ../../nbs/package/doctor/setting_checks.ipynb #8d5c0c94
 @check("setting-extreme", "error", 1, "08_choosing_settings")
 @symptom("the loss does not move, or explodes, or everything is forgotten")
 @cause("the value lies far outside the range in which training works")
@@ -58,7 +58,7 @@ def _setting_extreme(run):
         usual = "usual are 1e-7 to 1e-5: without an adapter the model forgets what it can do"
         yield Found(f"learning_rate={rate:g} for all weights; {usual}", run.setting("learning_rate"), "warning")
 
-
+# %% ../../nbs/package/doctor/setting_checks.ipynb #861ca7c7
 # Whether all weights are trained, not an adapter.
 def _is_full(run) -> bool:
     if run.name is not None:
@@ -94,7 +94,7 @@ def _is_random(run) -> bool:
     tops = [p.abs().max().item() * p.shape[-1] ** 0.5 for name, p in run.model.named_parameters() if "lora_B" in name]
     return 0 < max(tops, default=1.0) <= 1.001
 
-
+# %% ../../nbs/package/doctor/setting_checks.ipynb #d0a6f475
 @check("adapter-extreme", "error", 1, "05_lora")
 @symptom("the loss does not move, or explodes")
 @cause("the adapter's scale or rank lies far outside the range in which adapters work")
@@ -194,7 +194,7 @@ def _weights(run) -> tuple[int, int]:
     r = _adapter(run).get("r", default_of("lora", "r"))
     return n, int(r * 18 * config.hidden_size * config.num_hidden_layers)  # seven matrices, three of them wider
 
-
+# %% ../../nbs/package/doctor/setting_checks.ipynb #41dc861d
 @check("disk-full", "error", 1, "13_when_runs_fail")
 @symptom("the run dies at a save, hours after its start")
 @cause("a checkpoint does not fit on the disk")

@@ -58,7 +58,7 @@ def _is_encoded(run, chat: Chat) -> bool:
     except ValueError:
         return False
 
-
+# %% ../../nbs/package/doctor/template_checks.ipynb #cb1248b5
 @check("content-lost", "error", 2, "03_chat_templates")
 @symptom("the loss falls, and the model ignores or lacks what the rows say")
 @cause("the chat template does not write the text as it stands in the row, so the model is trained without it")
@@ -100,7 +100,7 @@ def _rendered_at(run, when: str) -> list[str]:
     except (TemplateError, TypeError):  # the check of the encoding reports it
         return []
 
-
+# %% ../../nbs/package/doctor/template_checks.ipynb #477ecb86
 @check("template-changes", "error", 2, "03_chat_templates")
 @symptom("a killed run cannot be resumed: its rows have changed")
 @cause("the same row has another text at another time, so that two starts of a run train different tokens")
@@ -126,7 +126,7 @@ def _template_changes(run):
 # %% ../../nbs/package/doctor/template_checks.ipynb #5bc1aaa7
 _THINKING = re.compile(r"\s*(<think>\s*(</think>)?)?\s*")
 
-
+# %% ../../nbs/package/doctor/template_checks.ipynb #d7b69ad3
 @check("prompt-differs", "error", 2, "03_chat_templates")
 @symptom("the loss falls, and answers begin with a role's name, or with nonsense")
 @cause("what the model reads before an answer in use is not what it reads there in training")
@@ -165,7 +165,7 @@ def _generation_config(run) -> GenerationConfig:
     except OSError:
         return GenerationConfig.from_model_config(run.config)
 
-
+# %% ../../nbs/package/doctor/template_checks.ipynb #ac8bbeee
 @check("no-end-token", "error", 2, "02_tokenizer_and_padding")
 @symptom("the model never stops")
 @cause("generation stops at a token that the answers are not trained to end with")
@@ -224,7 +224,7 @@ def _added(run, chat: Chat) -> str:
             rest = rest.replace(one.text.strip(), "", 1)
     return re.sub(r"</?think>|<\|?[a-z_]+\|?>", "", rest).strip()
 
-
+# %% ../../nbs/package/doctor/template_checks.ipynb #c1fb3db9
 @check("answer-added-to", "warning", 2, "03_chat_templates", rows=("conversations",))
 @symptom("answers begin or end with words that no row has")
 @cause("the chat template writes words of its own into the answer, which are trained with it")

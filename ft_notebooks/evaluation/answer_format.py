@@ -38,7 +38,7 @@ def read_json(text: str):  # Any JSON value; 1.0 is read as 1, since JSON has nu
     except RecursionError:
         raise ValueError("nested too deep to be read") from None
 
-
+# %% ../../nbs/package/evaluation/answer_format.ipynb #22e0a6f5
 def valid_json(generated: str, expected: str, example: dict) -> float:  # 1.0 or 0.0
     "1.0 where the whole answer is one JSON value: only whitespace around it, no NaN or Infinity, no duplicate key."
     try:

@@ -164,7 +164,7 @@ def _near(name: str, names) -> str:
     near = nearest(name, names, cutoff=0.6)
     return f"did you mean {near!r}?" if near else f"there are {', '.join(sorted(names))}"
 
-
+# %% ../../nbs/package/evaluation/metrics.ipynb #1cd3c972
 def _named(name: str) -> Callable[[str, str, dict], float]:
     if name not in _PLAIN:
         raise ValueError(
@@ -210,7 +210,7 @@ def score_value(
     value: Any = scorer(generated, expected, copy.deepcopy(example))
     return value.item() if getattr(value, "ndim", None) == 0 else value
 
-
+# %% ../../nbs/package/evaluation/metrics.ipynb #96a9127a
 def _named_scorer(scorer: str | Scorer) -> tuple[str, Scorer]:
     "A scorer with its own name; raises `ValueError` unless it accepts three arguments."
     name = getattr(scorer, "__name__", "scorer")

@@ -114,7 +114,7 @@ class Evaluation:
     rows: list[dict] = field(repr=False)  # The facts above, then one value a scorer, None where it failed
     errors: list[dict] = field(default_factory=list)  # "row" (its number), "scorer", "message": each value that is None
 
-
+# %% ../../nbs/package/evaluation/runner.ipynb #150b24c4
 def check_evaluations(
     evaluations: dict[str, Evaluation],  # Stage -> result of `evaluate`
     where: str,  # The called function, for the error message
@@ -179,7 +179,7 @@ def summed_score(
     sums = np.array(list(map(itemgetter(over, under), rows)), dtype=float).T.copy()  # [2, R]
     return bootstrap_interval(lambda a, b, axis: of_ratio(a.sum(axis) / b.sum(axis)), *sums)
 
-
+# %% ../../nbs/package/evaluation/runner.ipynb #489b72ae
 def _summary(rows: list[dict], scorers) -> dict[str, dict]:
     "Each score with its interval over the rows that have a value, then bits per byte and perplexity over all."
     scores = {}

@@ -93,7 +93,7 @@ def all_directions(
             raise ArgumentError(where, f"the direction of {name}", "1, -1 or 0", direction, cure)
     return _DIRECTIONS | (given or {})
 
-
+# %% ../../nbs/package/evaluation/statistics.ipynb #29a0bdd7
 def _verdict(found: dict, names: tuple[str, str], direction: int) -> str:
     by, low, high = itemgetter("difference", "low", "high")(found)
     rows = f"{found['n']:,} rows"

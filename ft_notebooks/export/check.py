@@ -70,7 +70,7 @@ _SETTINGS = {  # of the file, behind the name of its architecture: field of conf
 }
 _SCALING = {"default": "none", "llama3": "none", "linear": "linear", "yarn": "yarn"}  # rope type: scaling in the file
 
-
+# %% ../../nbs/package/export/check.ipynb #79e7f6ba
 def _setting_findings(config, fields: dict[str, Any]) -> Iterator[str]:
     prefix = str(fields.get("general.architecture"))
     expected = {name: getattr(config, field, None) for name, field in _SETTINGS.items()}
@@ -102,7 +102,7 @@ def _tokenizer_findings(config, tok: PreTrainedTokenizerBase, fields: dict[str, 
     if fields.get("tokenizer.chat_template") != tok.chat_template:
         yield "template: the file's chat template is missing, or differs from the tokenizer's"
 
-
+# %% ../../nbs/package/export/check.ipynb #49b8f2b3
 def _read(file: str | Path) -> tuple[gguf.GGUFReader, dict[str, Any]]:
     "The file and its fields; `ValueError` for one that is no GGUF, or not a whole one."
     try:
@@ -142,7 +142,7 @@ def _template_findings(tok, server: LlamaServer, chats: list[list[dict]]) -> lis
 # %% ../../nbs/package/export/check.ipynb #5148d3e9
 _STREAMS = 8  # rows that llama.cpp answers at the same time
 
-
+# %% ../../nbs/package/export/check.ipynb #c70ef943
 def score_file(
     model: PreTrainedModel,  # The reference
     tok: PreTrainedTokenizerBase,

@@ -184,7 +184,7 @@ def _token_types(tok: PreTrainedTokenizerBase, rows: int) -> tuple[list[str], li
         types[i] = gguf.TokenType.CONTROL if token.special else gguf.TokenType.USER_DEFINED
     return [names.get(i, f"[PAD{i}]") for i in range(rows)], types
 
-
+# %% ../../nbs/package/export/gguf_writer.ipynb #fdf0e333
 def _add_tokenizer(writer: gguf.GGUFWriter, tok: PreTrainedTokenizerBase, rows: int) -> None:
     merges = json.loads(tok.backend_tokenizer.to_str())["model"]["merges"]
     names, types = _token_types(tok, rows)

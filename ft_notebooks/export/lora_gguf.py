@@ -35,7 +35,7 @@ _BASE_KEPT = (True, False, "gaussian", "orthogonal", "eva")  # the others subtra
 def _cure(run: Path) -> str:
     return f"merge it into its base instead: ft export {typed(run)} --to gguf"
 
-
+# %% ../../nbs/package/export/lora_gguf.ipynb #9f4dd51e
 def _check_plain(run: Path, adapter: PeftConfig) -> None:
     "`ValueError` if the adapter computes something else than base + alpha/r * B A."
     if not isinstance(adapter, LoraConfig) or adapter.peft_type != "LORA":

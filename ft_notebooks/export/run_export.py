@@ -121,7 +121,7 @@ def _check_arguments(to: str, type: str, converter: str | None, quantize: str | 
 def _described(file: Path) -> dict:
     return {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
 
-
+# %% ../../nbs/package/export/run_export.ipynb #52934c79
 def _finish(part: Path, run: str | Path, report: dict, license: str | None) -> None:
     "Adds the card and the manifest, which lists every other file."
     written = sorted(filter(Path.is_file, part.rglob("*")))

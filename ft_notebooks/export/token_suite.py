@@ -62,7 +62,7 @@ def different_tokens(
             found.append((text, first, second))
     return found
 
-
+# %% ../../nbs/package/export/token_suite.ipynb #81c485d0
 def token_findings(
     strings: list[str],  # As for `different_tokens`
     one: Callable[[str], list[int]],

@@ -13,7 +13,8 @@ from pathlib import Path
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
 
-from ..core.files import full_disk_named, odd_kind
+from ..core.errors import full_disk_named
+from ..core.files import odd_kind
 from ..core.fingerprints import fingerprint, short_hash
 from ..core.model_parts import config_settings
 

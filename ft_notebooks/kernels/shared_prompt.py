@@ -37,7 +37,7 @@ def _two_pairs(model: PreTrainedModel, padding_side: str) -> tuple[Tensor, Tenso
 def _logits(model: PreTrainedModel, ids: Tensor, **how) -> Tensor:
     return model(input_ids=ids, use_cache=False, **how).logits.float()
 
-
+# %% ../../nbs/package/kernels/shared_prompt.ipynb #6588606a
 def _sharing_error(
     model: PreTrainedModel,  # Without an adapter's wrapper; not changed; seven short forward passes
     padding_side: str = "right",  # Of the padded batch
@@ -134,7 +134,7 @@ def pair_groups(
     B = len(input_ids) // 2
     return [[i, B + i] for i in range(B)] if attention_mask[:, 0].all() else None
 
-
+# %% ../../nbs/package/kernels/shared_prompt.ipynb #b2622d9d
 def prompt_groups(
     input_ids: Tensor,  # int64 [B, T]
     attention_mask: Tensor,  # int64 [B, T]

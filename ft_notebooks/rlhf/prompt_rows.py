@@ -13,7 +13,8 @@ from datasets import Dataset
 from ..data.formats import as_chat
 from ..data.json_files import short
 from ..data.messages import read_messages
-from ..data.read import read_chats, read_preferences, unchanged
+from ..data.read import read_chats, read_preferences
+from ..data.table_files import unchanged
 from ..data.readers import COLUMNS, local_source, read_rows
 from .rl_settings import check_rl_settings, needed_tokens
 from ..tokenization.chat_template import ChatTemplate

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.arguments import check_counts, check_model
 from ..core.model_parts import base_model, eval_mode
-from ..data.chat_encoding import encode_texts
+from ..data.chat_labels import encode_texts
 from ..tokenization.padding import check_vocabulary, pad_batch
 
 # %% ../../nbs/package/rlhf/reward_scoring.ipynb #3e10b87e

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOConfig, RLOOConfig
 
 from ..core.arguments import check_counts
-from ..data.read import read_chats, unchanged
+from ..data.read import read_chats
+from ..data.table_files import unchanged
 from ..inference.generation import encode_prompts
 from ..training.batch_plan import Plan, plan
 from ..training.config import run_config

@@ -30,7 +30,7 @@ def _tokens(tok: PreTrainedTokenizerBase, template: str = "") -> re.Pattern:
     longest_first = sorted(filter(str.strip, found), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
-
+# %% ../../nbs/package/tokenization/chat_template.ipynb #9410c79c
 def _cut(value: Any, tokens: re.Pattern) -> Any:
     "The same value, with `CUT` inserted into every token in its texts."
     if isinstance(value, str):
@@ -78,7 +78,7 @@ def _advice(messages: list[dict]) -> str:
         return "; if it takes no system message, put that text at the beginning of the first user message"
     return ""
 
-
+# %% ../../nbs/package/tokenization/chat_template.ipynb #938c79e4
 class ChatTemplate:
     """A tokenizer's current chat template: renders and tokenizes conversations, and locates each answer.
 

@@ -69,7 +69,7 @@ def _lost_of_answer(message: dict, answer: str) -> list[str]:
             return [*lost, "tool_calls"]
     return lost
 
-
+# %% ../../nbs/package/tokenization/round_trip.ipynb #a5ace7b0
 def lost_fields(
     messages: list[dict[str, Any]],
     rendered: str,  # Their rendering by the chat template

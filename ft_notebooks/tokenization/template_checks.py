@@ -35,7 +35,7 @@ def _written(tok: PreTrainedTokenizerBase, messages: list[dict], **variables) ->
 def _probed(tok: PreTrainedTokenizerBase, **variables) -> tuple[str | None, ...]:
     return tuple(_written(tok, messages, **variables) for messages in _PROBES)
 
-
+# %% ../../nbs/package/tokenization/template_checks.ipynb #8f93e317
 def renders_alike(
     tok: PreTrainedTokenizerBase,  # With a chat template
 ) -> bool:  # The global random state does not change
@@ -91,7 +91,7 @@ def _formats(source: str) -> list[str]:
             found.add(call.args[0].as_const())
     return sorted(found)
 
-
+# %% ../../nbs/package/tokenization/template_checks.ipynb #e72cbbd3
 def fix_date(
     tok: PreTrainedTokenizerBase,  # With a chat template that writes the date; changed in place
     day: date | None = None,  # None: today

@@ -63,7 +63,7 @@ def _shortened(run: list[_Part], most: int) -> list[_Part]:
     tail = run[len(run) - most // 2 :]
     return [*head, _Part.left_out(run[0].kind, head[-1].last + 1, run[-1].last - len(tail)), *tail]
 
-
+# %% ../../nbs/package/tokenization/token_view.ipynb #c0707892
 def _drawn(tokens, limit) -> list[_Part]:
     "The tokens, in each run at most its share of `limit`; of padding, which repeats one token, the first alone."
     limit = limit or len(tokens)
@@ -104,7 +104,7 @@ def _chip(text: str, kind: str, title: str) -> str:
     shown = html.escape(_visible(text)).replace(" ", "&nbsp;")
     return f'<{tag} dir="auto" title="{title}" style="{_CSS[kind]}">{shown}</{tag}>'
 
-
+# %% ../../nbs/package/tokenization/token_view.ipynb #fe2f4476
 def _html(tokens, ids, limit) -> str:
     body = ""
     for part in _drawn(tokens, limit):

@@ -29,11 +29,12 @@ from ft_notebooks.cli.commands import SETTINGS_INI, main
 from ft_notebooks.core.fingerprints import data_fingerprint
 from ft_notebooks.core.progress import phase, say, show_phases
 from ft_notebooks.course import demo_task
-from ft_notebooks.course.demo_task import DEMO_DPO, demo_pairs, demo_scores
+from ft_notebooks.course.demo_task import DEMO_DPO, _demo_scores, demo_pairs
 from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.chat_encoding import encode_chat
 from ft_notebooks.data.read import read_chats
 from ft_notebooks.doctor.findings import Finding
+from ft_notebooks.evaluation.comparison import score_table
 from ft_notebooks.evaluation.likelihood import perplexity
 from ft_notebooks.evaluation.runner import Evaluation
 from ft_notebooks.inference.generation import generate
@@ -752,7 +753,7 @@ def test_a_table_shows_each_stage_with_its_interval_and_a_dash_for_what_it_was_n
     def scores(**values):
         return Evaluation({k: {"value": v, "low": v - 0.1, "high": v + 0.2, "n": 9} for k, v in values.items()}, [])
 
-    table = evaluation.score_table({"base": scores(exact_match=0.25), "sft": scores(exact_match=0.5, form=0.75)})
+    table = score_table({"base": scores(exact_match=0.25), "sft": scores(exact_match=0.5, form=0.75)})
     assert [line.split() for line in table.split("\n")] == [
         ["base", "sft"],
         ["exact_match", "0.25", "[0.15,", "0.45]", "0.50", "[0.40,", "0.70]"],
@@ -1003,7 +1004,7 @@ def test_the_demo_goes_through_its_stages_and_is_then_left_alone(here, capsys, m
 
     monkeypatch.setattr(demo_task, "appointments", words)
     monkeypatch.setattr(
-        demo_task, "demo_scores", lambda model, tok: scored.append(demo_scores(model, tok)) or scored[-1]
+        demo_task, "_demo_scores", lambda model, tok: scored.append(_demo_scores(model, tok)) or scored[-1]
     )
     main(["demo", "--seed", "3"])
     test, bits = words(100, part="test"), model_choice.model_bits(None)
@@ -1070,5 +1071,5 @@ def test_a_broken_line_in_a_file_of_pairs_is_named_and_not_its_good_rows(here):
 
 def test_the_table_of_scores_has_lines_of_equal_length_also_under_long_names():
     scores = {name: {"value": 0.5, "low": None, "high": None} for name in ("acc", "a_task_with_a_long_name: acc_norm")}
-    lines = evaluation.score_table({"base": SimpleNamespace(scores=scores)}).splitlines()
+    lines = score_table({"base": SimpleNamespace(scores=scores)}).splitlines()
     assert len({len(line) for line in lines}) == 1 and lines[2].startswith("a_task_with_a_long_name: acc_norm  ")

@@ -18,7 +18,8 @@ from ft_notebooks.cli.commands import main
 from ft_notebooks.cli.console import command_settings
 from ft_notebooks.cli.guards import unexpected
 from ft_notebooks.cli.settings import read_settings
-from ft_notebooks.core.files import DiskFull, full_disk_named, write_atomically
+from ft_notebooks.core.errors import DiskFull, full_disk_named
+from ft_notebooks.core.files import write_atomically
 from ft_notebooks.course.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config

@@ -5,7 +5,8 @@ import enum
 
 import pytest
 
-from ft_notebooks.cli.settings import Section, convert, read_settings, sections, setting_types
+from ft_notebooks.cli.setting_values import convert
+from ft_notebooks.cli.settings import Section, read_settings, sections, setting_types
 
 SECTIONS = sections()
 

@@ -18,7 +18,8 @@ from ft_notebooks.checkpointing.metrics_log import append_entries, read_entries
 from ft_notebooks.checkpointing.run_lock import lock_run
 from ft_notebooks.checkpointing.run_manifest import check_folder, check_manifest, run_folder
 from ft_notebooks.cli.commands import init_command
-from ft_notebooks.core.files import DiskFull, atomic_path, why_full, write_atomically
+from ft_notebooks.core.errors import DiskFull, why_full
+from ft_notebooks.core.files import atomic_path, write_atomically
 from ft_notebooks.data import read
 from ft_notebooks.evaluation.html_page import write_files
 from ft_notebooks.inference.answer_cache import AnswerFile

@@ -12,7 +12,7 @@ import torch
 from ft_notebooks.core.device import Hardware
 from ft_notebooks.course import gpu_check as program
 from ft_notebooks.course import gpu_steps as steps
-from ft_notebooks.course.gpu_check import as_markdown, check_gpu, compared, in_process
+from ft_notebooks.course.gpu_check import _as_markdown, _in_process, check_gpu, compared
 from ft_notebooks.course.gpu_figures import NotHere, Step
 from ft_notebooks.course.gpu_steps import STEPS
 
@@ -39,15 +39,15 @@ def absent(folder):
 
 
 def test_each_end_of_a_step_is_named(tmp_path):
-    assert in_process(right, tmp_path / "1", cpu=True, seconds=60)["figures"] == right(None)
+    assert _in_process(right, tmp_path / "1", cpu=True, seconds=60)["figures"] == right(None)
     assert (tmp_path / "1.log").read_text(encoding="utf-8") == "a library speaks\n"
-    assert "illegal memory access" in in_process(wrong, tmp_path / "2", cpu=True, seconds=60)["error"]
+    assert "illegal memory access" in _in_process(wrong, tmp_path / "2", cpu=True, seconds=60)["error"]
     assert "Traceback" in (tmp_path / "2.log").read_text(encoding="utf-8")
-    assert in_process(ends, tmp_path / "3", cpu=True, seconds=60)["error"] == "the process ended with code -11"
-    assert in_process(absent, tmp_path / "4", cpu=True, seconds=60)["not here"] == "flash_attn is not installed"
+    assert _in_process(ends, tmp_path / "3", cpu=True, seconds=60)["error"] == "the process ended with code -11"
+    assert _in_process(absent, tmp_path / "4", cpu=True, seconds=60)["not here"] == "flash_attn is not installed"
     (tmp_path / "3").write_text('{"figures": {"numbers": [1.0]}}', encoding="utf-8")  # of an earlier call
-    assert in_process(ends, tmp_path / "3", cpu=True, seconds=60)["error"] == "the process ended with code -11"
-    assert in_process(hangs, tmp_path / "5", cpu=True, seconds=1)["error"] == "took more than 1 s"
+    assert _in_process(ends, tmp_path / "3", cpu=True, seconds=60)["error"] == "the process ended with code -11"
+    assert _in_process(hangs, tmp_path / "5", cpu=True, seconds=1)["error"] == "took more than 1 s"
 
 
 def test_the_rest_goes_on_and_each_line_is_kept(tmp_path):
@@ -113,7 +113,7 @@ def test_the_page_holds_what_failed_and_both_speeds():
     failed = {"result": "failed", "why": "a | b", "seconds": 1}
     speed = {"figures": {"tokens a second": 12345, "peak": 2e9}}
     report = {"machine": device_of("NVIDIA L4"), "versions": {"torch": "2.13"}, "right": 0, "steps": {"x": failed}}
-    page = as_markdown(report | {"speeds": {"LoRA 1B": {"ours": speed, "TRL": {"error": "out of memory"}}}})
+    page = _as_markdown(report | {"speeds": {"LoRA 1B": {"ours": speed, "TRL": {"error": "out of memory"}}}})
     assert "# NVIDIA L4: 0 of 1 steps right" in page and "a \\| b" in page
     assert "| LoRA 1B | 12,345 tokens/s | 2.0 GB | out of memory |  |" in page
 

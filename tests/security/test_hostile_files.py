@@ -411,7 +411,7 @@ LOOPS = {
 
 @pytest.mark.parametrize("template", LOOPS.values(), ids=LOOPS)
 def test_a_template_that_loops_is_an_error(in_time, tmp_path, monkeypatch, template):
-    monkeypatch.setattr("ft_notebooks.tokenization.rendering.LONGEST_RENDERING", 0.5)
+    monkeypatch.setattr("ft_notebooks.tokenization.rendering._LONGEST_RENDERING", 0.5)
     tok = tiny_tokenizer()
     tok.chat_template = template
     with pytest.raises(ValueError, match="the chat template"):
@@ -444,7 +444,7 @@ GROWS = {
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
 @pytest.mark.parametrize("template", GROWS.values(), ids=GROWS)
 def test_a_template_that_asks_for_memory_is_an_error_before_it_has_it(in_time, monkeypatch, template):
-    monkeypatch.setattr("ft_notebooks.tokenization.rendering.MOST_MEMORY", 10**8)
+    monkeypatch.setattr("ft_notebooks.tokenization.rendering._MOST_MEMORY", 10**8)
     tok, limit = tiny_tokenizer(), resource.getrlimit(resource.RLIMIT_AS)
     write_chat(tok, ASK)
     with pytest.raises(ValueError, match="takes more than 100 MB"):

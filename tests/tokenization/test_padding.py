@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.tokenization.padding import (
+    _PAD_NAMES,
     IGNORE,
-    PAD_NAMES,
     add_pad_token,
     check_vocabulary,
     ensure_pad_token,
@@ -54,7 +54,7 @@ def test_names_are_tried_in_order_and_eos_is_never_taken():
 def test_no_token_is_ever_added():
     tok = without_pad()
     before = len(tok)
-    assert len(ensure_pad_token(tok)) == before and tok.pad_token in PAD_NAMES
+    assert len(ensure_pad_token(tok)) == before and tok.pad_token in _PAD_NAMES
 
 
 def test_the_refusal_names_the_tokenizer_and_both_cures(tmp_path):
@@ -72,7 +72,7 @@ def test_every_reserved_name_is_recognised(name):
     tok = tiny_tokenizer()
     tok.add_special_tokens({"eos_token": "<end>", "additional_special_tokens": [name]})
     tok.pad_token = None
-    assert ensure_pad_token(tok, names=tuple(n for n in PAD_NAMES if n != "<pad>" or n == name)).pad_token == name
+    assert ensure_pad_token(tok, names=tuple(n for n in _PAD_NAMES if n != "<pad>" or n == name)).pad_token == name
 
 
 @pytest.mark.parametrize("side", ["Right", "", None])

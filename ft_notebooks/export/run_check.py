@@ -59,7 +59,8 @@ class _Chain:
 
     folder: Path
     known: dict  # Its record; {} for a run of a script
-    rows: Dataset | None  # Conversations that were given; else `_rows` reads the run's own
+    given: Dataset | None  # Conversations; without them `_rows` reads the run's own
+    rows: Any = None  # Conversations
     are_held_out: bool = False  # Whether they are those that the run held out
     tok: PreTrainedTokenizerBase | None = None
     ids: Any = None  # The rows encoded
@@ -76,10 +77,11 @@ class _Chain:
 
 # %% ../../nbs/package/export/run_check.ipynb #22987cd4
 def _rows(chain: _Chain) -> str:
-    if chain.rows is None:
+    if chain.given is None:
         chain.rows = rows_of_run(chain.folder, chain.known, "check")
         chain.are_held_out = bool(chain.known.get("data.held_out"))
         return f"{len(chain.rows)} rows of the run, {'held out' if chain.are_held_out else 'trained on'}, as they were"
+    chain.rows = chain.given
     return f"{len(chain.rows)} rows"
 
 

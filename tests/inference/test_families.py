@@ -1,4 +1,4 @@
-"Hybrids and mixtures of experts answer in a batch as alone, with shared prefixes or whole, and with every flag of theirs."
+"Hybrids and mixtures of experts answer in a batch as alone, with shared prefixes or whole, with every flag."
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"Hybrids and mixtures of experts answer in a batch as alone, with shared prefixes or whole, with every flag."
+"Hybrids and mixtures of experts answer in a batch as alone, and a mixture while its router logits are on."
 
 import pytest
 import torch

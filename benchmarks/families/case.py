@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import signal
 from collections.abc import Iterable
 from pathlib import Path
@@ -102,6 +103,10 @@ def moved(model: PeftModel, seed: int = 3, size: float = 0.05) -> PeftModel:
     return model
 
 
+def chat(question: str, answer: str) -> list[dict]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
 @dataclasses.dataclass
 class Case:
     "What a cell is given; a model that is trained or merged is loaded anew by each cell."
@@ -135,7 +140,9 @@ class Case:
 
     @functools.cached_property
     def chats(self) -> Dataset:
-        return appointments(12)
+        "Twelve of about 70 tokens: the event of a note, and its day."
+        answers = [json.loads(messages[-1]["content"]) for messages in appointments(12)["messages"]]
+        return Dataset.from_list([{"messages": chat(answer["event"], answer["day"])} for answer in answers])
 
     @functools.cached_property
     def rows(self) -> Dataset:

@@ -274,7 +274,7 @@ def evaluation_loss(case: Case) -> Figure:
 @cell(1e-4, "each document alone")
 def documents(case: Case) -> Figure:
     "Largest difference of a logit in a packed row."
-    packed = {"packing": True, "max_length": 700, "per_device_train_batch_size": 1, "effective_batch": 2}
+    packed = {"packing": True, "max_length": 220, "per_device_train_batch_size": 1, "effective_batch": 2}
     trainer = case.trainer("packed", moved(case.adapted()), **packed)
     batch = {key: x for key, x in next(iter(trainer.get_train_dataloader())).items() if key != "labels"}
     trainer.model.eval()
@@ -510,7 +510,8 @@ def _without_cache(model, tok, chat: list[dict], count: int) -> str:
 
 def _chats(case: Case) -> list[list[dict]]:
     "Two with a long common beginning, two of very different length."
-    asked = [chat[:-1] for chat in case.chats.select(range(2))["messages"]]
+    order = {"role": "system", "content": "Answer with the day of the event, and with nothing else."}
+    asked = [[order, *messages[:-1]] for messages in case.chats.select(range(2))["messages"]]
     return [*asked, *([{"role": "user", "content": "x" * n}] for n in (1, 60))]
 
 

@@ -81,7 +81,7 @@ _USED = {
         (_FINISHED, ("DATA", "?", _ROWS_OF_CHECK)),
         output="RUN/TO-TYPE",
         options={
-            "--to": {"choices": ["gguf", "safetensors"], "default": "gguf", "help": "default: gguf"},
+            "--to": {"choices": ["gguf", "safetensors", "adapter"], "default": "gguf", "help": "default: gguf"},
             "--type": {"metavar": "TYPE", "help": "f32, f16, bf16 or q8_0; default: f16, for safetensors bf16"},
             "--converter": {**_PATH, "help": "llama.cpp's convert_hf_to_gguf.py, for other families"},
             "--quantize": {**_PATH, "help": "llama.cpp's llama-quantize, for types such as q4_k_m"},

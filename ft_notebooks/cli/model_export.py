@@ -74,7 +74,11 @@ def _exported(args, output: Path) -> str:  # the lines that `ft export` ends wit
     report = json.loads(Path(output, "manifest.json").read_text(encoding="utf-8"))
     files = ", ".join(name for name in report["files"] if name.endswith((".gguf", ".safetensors")))
     output = Path(args.output or Path(args.run, output.name))  # as the user wrote it
-    then = f"Next: ft serve {typed(output / files)}" if args.to == "gguf" else "transformers and vLLM load the folder."
+    then = "transformers and vLLM load the folder."
+    if args.to == "gguf":
+        then = f"Next: ft serve {typed(output / files)}"
+    elif args.to == "adapter":
+        then = f"vLLM loads it beside its base: vllm serve BASE --enable-lora --lora-modules tuned={typed(output)}"
     wrote = f"\n{files}, README.md and manifest.json are in {output}. {then}"
     return "\n".join([*_measured(report), wrote, _pushed(output, args.push)])
 

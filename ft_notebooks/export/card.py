@@ -139,14 +139,18 @@ def _check(report: dict, license: str | None) -> None:
         raise ValueError(f"license must be an identifier of the hub, such as apache-2.0 or mit, got {license!r}")
 
 
+_LIBRARIES = {"gguf": "gguf", "safetensors": "transformers", "adapter": "peft"}
+_RELATIONS = {"adapter": "adapter"}  # else "finetune": the hub would take a GGUF file for a quantized base
+
+
 def _metadata(base: str | None, stages: list[dict], report: dict, license: str | None) -> ModelCardData:
     tags = [record["stage"].lower() for record in stages]
     tags += ["lora"] if "adapter.r" in stages[-1]["manifest"]["run"] else []
     tags += ["gguf", report["type"]] if report["to"] == "gguf" else []
     return ModelCardData(
         base_model=base,
-        base_model_relation="finetune" if base else None,  # the hub would take a GGUF file for a quantized base
-        library_name="gguf" if report["to"] == "gguf" else "transformers",
+        base_model_relation=_RELATIONS.get(report["to"], "finetune") if base else None,
+        library_name=_LIBRARIES[report["to"]],
         license=license,
         pipeline_tag="text-generation",
         tags=list(dict.fromkeys(tags)),
@@ -188,6 +192,7 @@ def _card_values(run: str | Path, stages: list[dict], revision: str, report: dic
         "revision": revision,
         "first": first["manifest"]["run"],
         "report": report,
+        "rank": max([last["adapter_config"].get("r") or 0, *last["adapter_config"].get("rank_pattern", {}).values()]),
         "file": next((name for name in report["files"] if name.endswith(".gguf")), ""),
         "metrics": last["metrics"],
         "run_scores": last["eval/report"],

@@ -33,16 +33,18 @@ from ..loading.quantized_loading import load_model
 from ..lora.adapter import dequantise_base, load_adapter, merge_adapter
 from ..lora.adapter_folder import trained_bits
 from ..lora.merging import whole_folder
+from ..lora.published_names import unserved_names, write_published
 from ..tokenization.padding import load_tokenizer
 
 # %% ../../nbs/package/export/run_export.ipynb #94e6292c
 def run_model(
     run: str | Path,  # The folder of a run, or of a model
+    bits: int | None = None,  # Of the base of an adapter in training; None: as its run recorded
 ) -> PreTrainedModel:  # In float32, a `peft.PeftModel` where the run trained an adapter
     "The model that the run trained, with its adapter beside the base."
     if not Path(run, "adapter_config.json").is_file():
         return load_model(run, 32)
-    bits = trained_bits(run) or 16
+    bits = bits or trained_bits(run) or 16
     if bits > 8:
         return load_adapter(run, 32)
     return dequantise_base(load_adapter(run, bits), torch.float32).float().eval()
@@ -60,7 +62,7 @@ def _write_merged(run: str | Path, folder: Path, dtype: torch.dtype) -> None:  #
 _DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
-def _safetensors_report(run: str | Path, folder: Path, type: str, dataset: Dataset, allow: tuple[str, ...]) -> dict:
+def _folder_report(run: str | Path, folder: Path, type: str, dataset: Dataset, allow: tuple[str, ...]) -> dict:
     "Compares the folder with the run: token ids, chat template, and the probabilities on rows and on prose."
     tok = load_tokenizer(run)
     written = load_tokenizer(folder)
@@ -71,16 +73,28 @@ def _safetensors_report(run: str | Path, folder: Path, type: str, dataset: Datas
         findings.append("template: the folder's chat template is missing, or differs from the run's")
     texts = {"rows": encode_chats(tok, rows)[0]["input_ids"], "prose": [tok(PROSE).input_ids[:112]]}
     model = run_model(run)
-    merged = load_model(folder, 32)
+    loaded = run_model(folder, trained_bits(run))
     parity = {}
     for name, ids in texts.items():
-        kl, same = token_distances(model, merged, ids)
+        kl, same = token_distances(model, loaded, ids)
         mean = kl.mean().item()
         parity[name] = {"tokens": len(kl), "kl": mean, "same": same.float().mean().item()}
         if not mean <= SAFETENSORS_KL[type]:
             findings.append(f"parity: KL on {name} is {mean:.2g} nats a token, at most {SAFETENSORS_KL[type]:g}")
     checked = {"strings": len(strings), "rows": len(rows)}
     return {"checked": checked, "parity": parity, "scores": {}, "allowed": kept_findings(findings, allow, "the folder")}
+
+# %% ../../nbs/package/export/run_export.ipynb #8c6d8633
+def _write_adapter(run: str | Path, folder: Path) -> None:  # and the tokenizer
+    if not Path(run, "adapter_config.json").is_file():
+        raise ValueError(f"{run} trained every weight, so it has no adapter; export it with to='safetensors'")
+    write_published(run, folder / "adapter")
+    for file in (folder / "adapter").iterdir():
+        file.rename(folder / file.name)
+    (folder / "adapter").rmdir()
+    if unserved := unserved_names(folder):
+        raise ValueError(f"{len(unserved)} tensors of the adapter belong to no layer of a server: {unserved[0]}")
+    load_tokenizer(run).save_pretrained(folder)
 
 # %% ../../nbs/package/export/run_export.ipynb #7d73db2d
 def _run(*words: str | Path) -> None:  # runs a program; `ValueError` with the end of what it printed if it fails
@@ -103,9 +117,9 @@ def _write_file(merged: Path, file: Path, type: str, converter: str | None, quan
 
 # %% ../../nbs/package/export/run_export.ipynb #5018a8c9
 def _check_arguments(to: str, type: str, converter: str | None, quantize: str | None) -> None:
-    known = {"safetensors": _DTYPES, "gguf": TYPES}
+    known = {"safetensors": _DTYPES, "gguf": TYPES, "adapter": ("f32",)}
     if to not in known:
-        raise ValueError(f"to must be safetensors or gguf, got {to!r}")
+        raise ValueError(f"to must be safetensors, gguf or adapter, got {to!r}")
     if to == "gguf" and find_spec("xllamacpp") is None:
         raise ValueError("llama.cpp, which checks the file, is not installed; pip install 'ft-notebooks[export]'")
     for name, program in (("converter", converter), ("quantize", quantize)):
@@ -134,10 +148,10 @@ def _finish(part: Path, run: str | Path, report: dict, license: str | None) -> N
 def export_run(
     run: str | Path,  # A finished run
     dataset: Dataset | str | Path,  # Chats ("messages") that end with an answer, or a path to them, for the check
-    output: str | Path | None = None,  # The folder to create; None: TO-TYPE in the run, such as gguf-f16
+    output: str | Path | None = None,  # The folder to create; None: TO-TYPE in the run, such as gguf-f16, or adapter
     *,
-    to: str = "gguf",  # Or "safetensors"
-    type: str | None = None,  # None: f16 for gguf, bf16 for safetensors
+    to: str = "gguf",  # Or "safetensors", or "adapter": without its base, for vLLM
+    type: str | None = None,  # None: f16 for gguf, bf16 for safetensors; an adapter is copied as it is
     scorers="exact_match",  # As in `evaluate`; for types that round to 8 bits or fewer
     max_new_tokens: int = 64,
     converter: str | None = None,  # Path of convert_hf_to_gguf.py, for other families
@@ -150,16 +164,20 @@ def export_run(
     `ValueError` for a run that is incomplete or whose base has changed, arguments that do not fit, a folder that is not
     empty, what `write_gguf` does not cover, and what `check_export` finds.
     """
-    type = type or {"gguf": "f16"}.get(to, "bf16")
+    type = type or {"gguf": "f16", "adapter": "f32"}.get(to, "bf16")
     _check_arguments(to, type, converter, quantize)
     dataset = as_dataset(dataset, read_chats, "export_run")
     run_stages(run)  # `ValueError` for a folder that is no run, before anything is computed
     check_base(run)
-    output = Path(run, f"{to}-{type}") if output is None else Path(output)
+    name = to if to == "adapter" else f"{to}-{type}"
+    output = Path(run, name) if output is None else Path(output)
     with whole_folder(output) as part:
         if to == "safetensors":
             _write_merged(run, part, _DTYPES[type])
-            report = _safetensors_report(run, part, type, dataset, allow)
+            report = _folder_report(run, part, type, dataset, allow)
+        elif to == "adapter":
+            _write_adapter(run, part)
+            report = _folder_report(run, part, type, dataset, allow)
         else:
             merged = part / "merged"
             file = part / f"model-{type}.gguf"

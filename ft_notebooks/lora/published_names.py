@@ -7,6 +7,7 @@ __all__ = ['served_name', 'unserved_names', 'write_published', 'text_names']
 
 # %% ../../nbs/package/lora/published_names.ipynb #f37b35ec
 import copy
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -120,19 +121,21 @@ def write_published(
 ) -> None:
     """Writes an adapter with the layers' names in the published class, for vLLM and for PEFT on that class.
 
-    Raises `ValueError` if the base is published as the text model itself, so that the adapter has these names already,
-    and if a tensor would fit no layer of the published class.
+    A base that is published as the text model itself has these names already: then the files are copied. Raises
+    `ValueError` if a tensor would fit no layer of the published class.
     """
     adapter = check_adapter_folder(folder)
-    wrapper = _wrapper_of(adapter)
-    if wrapper is None:
-        raise ValueError(f"{adapter.base_model_name_or_path} is no wrapper: {folder} has the published names already")
+    folder, wrapper = Path(folder).expanduser(), _wrapper_of(adapter)
     if Path(output).exists():
         raise ValueError(f"{output} is there already; name another folder, or remove it first")
     with atomic_path(Path(output)) as part:
         part.mkdir()
+        if wrapper is None:
+            for name in ("adapter_config.json", "adapter_model.safetensors"):
+                shutil.copyfile(folder / name, part / name)
+            return
         classes = _published(adapter, None), _published(adapter, wrapper)
-        _rename(Path(folder).expanduser(), part, *classes, wrapper.published_name)
+        _rename(folder, part, *classes, wrapper.published_name)
 
 # %% ../../nbs/package/lora/published_names.ipynb #a4ab99f2
 @contextmanager

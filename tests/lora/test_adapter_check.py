@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
+from adapted_families import IDS, made, shaken
 from peft import IA3Config, get_peft_model
 from peft.tuners.lora import Linear, ParamWrapper
-from test_families import IDS, made, shaken
 
 from ft_notebooks.loading.example_models import tiny_model
 from ft_notebooks.loading.quantized_loading import load_model

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 import torch
+from adapted_families import WRAPPERS, layers, logits, made, shaken
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from test_families import WRAPPERS, layers, logits, made, shaken
 from transformers import AutoModelForImageTextToText
 
 from ft_notebooks.loading.example_models import tiny_model

@@ -164,11 +164,12 @@ def _export(chain: _Chain, to: str, type: str) -> str:
         rows = chain.rows.take(min(len(chain.rows), _COMPARED))
         folder = export_run(chain.folder, rows, Path(place, to), to=to, type=type)
         parity = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["parity"]["rows"]
-    return f"{max(parity['kl'], 0):.1g} nats a token from the run, same next token {parity['same']:.1%}"
+    return f"{max(parity['kl'], 0):.1g} nats a token from the run"
 
 
 def _exported(chain: _Chain) -> str:
-    return _export(chain, "safetensors", "f32")
+    whole = _export(chain, "safetensors", "f32")
+    return f"{whole}; adapter: {_export(chain, 'adapter', 'f32')}" if chain.has_adapter else whole
 
 
 def _served(chain: _Chain) -> str:

@@ -59,8 +59,9 @@ class _Chain:
 
     folder: Path
     known: dict  # Its record; {} for a run of a script
-    rows: Dataset  # Conversations
-    are_held_out: bool  # Whether they are those that the run held out
+    given: Dataset | None  # Conversations; without them `_rows` reads the run's own
+    rows: Any = None  # Conversations
+    are_held_out: bool = False  # Whether they are those that the run held out
     tok: PreTrainedTokenizerBase | None = None
     ids: Any = None  # The rows encoded
 
@@ -76,9 +77,12 @@ class _Chain:
 
 # %% ../../nbs/package/export/run_check.ipynb #22987cd4
 def _rows(chain: _Chain) -> str:
-    if not len(chain.rows):
-        raise ValueError("there is no row")
-    return f"{len(chain.rows)} rows, read again"
+    if chain.given is None:
+        chain.rows = rows_of_run(chain.folder, chain.known, "check")
+        chain.are_held_out = bool(chain.known.get("data.held_out"))
+        return f"{len(chain.rows)} rows of the run, {'held out' if chain.are_held_out else 'trained on'}, as they were"
+    chain.rows = chain.given
+    return f"{len(chain.rows)} rows"
 
 
 def _generation_config(name: str) -> GenerationConfig:
@@ -195,11 +199,10 @@ def check_run(
     """Measures each of `LINKS` in turn, and ends after the first that is broken.
 
     Models and files are written to a temporary folder, twice the size of the model in float32, and removed. Raises
-    `ValueError` for what is no finished run of a model that answers, and for a run without rows, as one of a script is.
+    `ValueError` for what is no finished run of a model that answers.
     """
     folder, known = answering_run(run)
-    rows = rows_of_run(run, known, "check") if dataset is None else dataset
-    chain = _Chain(Path(folder), known, rows, dataset is None and bool(known.get("data.held_out")))
+    chain = _Chain(Path(folder), known, dataset)
     for name, measure in LINKS.items():
         try:
             link = Link(name, "right", measure(chain))

@@ -28,7 +28,8 @@ def model_mark(
         if tensor.device.type != "meta":
             sums[name] = fingerprint(tensor).item()
     settings = config_settings(model).items()
-    sums["config"] = {key: value for key, value in settings if key != "architectures" and not key.endswith("token_id")}
+    no_matter = {"architectures", "output_router_logits"}  # the second is off while a model generates
+    sums["config"] = {key: value for key, value in settings if key not in no_matter and not key.endswith("token_id")}
     for name, layer in model.named_modules():
         if isinstance(layer, BaseTunerLayer):
             scaling = str(getattr(layer, "scaling", ""))

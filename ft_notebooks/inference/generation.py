@@ -17,7 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from .answer_cache import AnswerFile, model_mark
 from ..core.arguments import ArgumentError, check_counts, check_model
 from ..core.fingerprints import short_hash
-from ..core.model_parts import base_model, contiguous_head, eval_mode
+from ..core.model_parts import base_model, contiguous_head, eval_mode, without_router_logits
 from ..core.progress import progress_bar
 from .prefix_cache import Prefix, shared_prefix
 from ..tokenization.chat_template import ChatTemplate
@@ -124,7 +124,7 @@ def greedy_decoding(
     """
     core = base_model(model)
     watched = core.get_output_embeddings().register_forward_hook(_check_logits)
-    with eval_mode(model), contiguous_head(model), watched:
+    with eval_mode(model), contiguous_head(model), without_router_logits(model), watched:
         own = core.generation_config
         ends = stop_tokens(model, tok) or None
         core.generation_config = GenerationConfig(do_sample=False, eos_token_id=ends, pad_token_id=tok.pad_token_id)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, DynamicLayer, PreTrainedModel
 
-from ..core.model_parts import base_model, contiguous_head
+from ..core.model_parts import base_model, contiguous_head, without_router_logits
 from ..tokenization.padding import pad_batch
 
 # %% ../../nbs/package/inference/prefix_cache.ipynb #5d6b7f78
@@ -129,7 +129,7 @@ def shared_generation(
     generate = model.generate
 
     def fast(*args, **given):
-        with contiguous_head(model):
+        with contiguous_head(model), without_router_logits(model):
             if not args and set(given) == {"input_ids", "attention_mask", "generation_config"}:
                 given |= _repeated_prompts(model, given["input_ids"], given["attention_mask"])
             return generate(*args, **given)

@@ -197,7 +197,7 @@ def text_config(
     if text is config or type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return config
     text = copy.deepcopy(text)
-    text.tie_word_embeddings = config.tie_word_embeddings
+    text.tie_word_embeddings = getattr(config, "tie_word_embeddings", False)
     return text
 
 

@@ -20,7 +20,7 @@ from ..core.device import Hardware, hardware
 from ..core.files import check_unchanged, damage_named
 from ..core.progress import say, without_library_bars
 from ..core.seams import attention_of, forget_renames
-from .memory_estimate import check_bits
+from .memory_estimate import check_bits, expert_bytes, parameter_bytes
 from ft_notebooks.loading.model_files import (
     check_checkpoint,
     check_finite,
@@ -131,9 +131,11 @@ def load_model(
     *,
     revision: str | None = None,  # On the hub: a commit, tag or branch
     **kwargs,  # Arguments of `from_pretrained`, by their own names
-) -> PreTrainedModel:  # In `eval()` mode, on this process's card if any; attribute `hub_commit`: its commit or None
+) -> PreTrainedModel:  # In `eval()` mode, on this process's card if any; with attributes `hub_commit` and `wrapper`
     """Loads a model of transformers from safetensors, with weights in the dtype that `bits` stands for on this machine.
 
+    Of a wrapper of several media the text part is loaded, and `model.wrapper` is its `Wrapper`; else that is None.
+    `hub_commit` is the commit of a name on the hub, or None. What differs from the model as published is printed.
     `ValueError`, before any weight is read, if the model cannot be loaded this way, and afterwards if a weight is NaN
     or infinite. Never runs code that comes with it.
     """
@@ -170,6 +172,13 @@ def load_model(
             f"{name}: {kind} computes attention by {attention!r}, not by {hw.attn_implementation!r}; its memory grows "
             "with the square of a row's length"
         )
+    if bits < 16 and (experts := expert_bytes(model)):
+        say(
+            f"{name}: bits={bits} leaves the experts in 16 bits, {experts:,} of {parameter_bytes(model):,} bytes; "
+            "bitsandbytes quantizes linear layers, and experts are none"
+        )
+    if getattr(model.config, "output_router_logits", False):  # saved by a trainer, and trainers set it again
+        model.config.output_router_logits = False  # a mixture of experts would not generate with it
     model.hub_commit = commit
     model.wrapper = wrapper
     _check_rows(model)

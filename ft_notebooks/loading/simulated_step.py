@@ -30,6 +30,12 @@ def _tensors(result: Any) -> list[torch.Tensor]:
     return [result] if isinstance(result, torch.Tensor) else []
 
 
+def _grouped_product(one: torch.Tensor, other: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    "The product of a mixture of experts, which torch computes in any dtype, and whose shape it knows in bfloat16 only."
+    groups = [len(offsets)] if one.ndim == other.ndim == 2 else []  # the gradient of the experts' weights
+    return one.new_empty(*groups, one.shape[-2], other.shape[-1])
+
+
 class _Allocations:
     "Counts the bytes that operations allocate until they are freed, and keeps the maximum of each phase."
 
@@ -42,7 +48,8 @@ class _Allocations:
         self.most: Counter[str] = Counter()  # bytes, by phase
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        result = operation(*args, **(kwargs or {}))
+        grouped = str(operation) == "aten._grouped_mm.default"
+        result = _grouped_product(*args[:3]) if grouped else operation(*args, **(kwargs or {}))
         cast = str(operation) == "aten._to_copy.default" and id(args[0].untyped_storage()) in self.before
         kind = "copies" if cast else "activations"
         for memory in map(torch.Tensor.untyped_storage, _tensors(result)):

@@ -65,17 +65,21 @@ def _name_of(part, whole) -> str:
     return next(name for name, module in whole.named_modules() if module is part)
 
 
+def _base_and_head(text: PreTrainedModel) -> tuple[str, str]:
+    "The names of the module that owns the embedding, and of the head."
+    return _name_of(text.get_input_embeddings(), text).rpartition(".")[0], _name_of(text.get_output_embeddings(), text)
+
+
 def _stored_beginnings(text: PreTrainedModel, names: list[str]) -> dict[str, str]:
     "The beginnings of the text model's names, each with its beginning in the files; empty if they lack the model."
-    base = f"{text.base_model_prefix}."
+    base, head = (f"{name}." for name in _base_and_head(text))
     own = [name.removeprefix(base) for name in text.state_dict() if name.startswith(base)]
-    embedding = f"{_name_of(text.get_input_embeddings(), text.base_model)}.weight"
+    embedding = f"{_name_of(text.get_input_embeddings(), text)}.weight".removeprefix(base)
     there = {*names}
     before = [name.removesuffix(embedding) for name in names if name.endswith(embedding)]
     if not before:
         return {}
     start = max(before, key=lambda start: sum(start + name in there for name in own))
-    head = f"{_name_of(text.get_output_embeddings(), text)}."
     heads = [name.removesuffix("weight") for name in names if name.endswith(f"{head}weight")]
     near = max(heads, key=lambda name: len(os.path.commonprefix([name, start])), default=head)
     return {base: start, head: near}
@@ -91,9 +95,13 @@ def _parts(shapes: dict[str, list[int]], start: str) -> Counter:
 
 # %% ../../nbs/package/loading/text_part.ipynb #d126de20
 def _published_beginnings(text: PreTrainedModel, whole: PreTrainedModel) -> dict[str, str]:
-    alike = [name for name, module in whole.named_modules() if type(module) is type(text.base_model)]
-    base, head = f"{text.base_model_prefix}.", f"{_name_of(text.get_output_embeddings(), text)}."
-    return {base: f"{alike[0]}.", head: f"{_name_of(whole.get_output_embeddings(), whole)}."}
+    base, head = _base_and_head(text)
+    kind = type(text.get_submodule(base))
+    alike = [name for name, module in whole.named_modules() if type(module) is kind]
+    whole_head = whole.get_output_embeddings()
+    if not alike or whole_head is None:
+        raise ValueError(f"{type(whole).__name__} has no {kind.__name__} with a head; give a causal language model")
+    return {f"{base}.": f"{alike[0]}.", f"{head}.": f"{_name_of(whole_head, whole)}."}
 
 # %% ../../nbs/package/loading/text_part.ipynb #e40e9b75
 def _shapes(name: str | Path, revision: str | None, **hub) -> dict[str, list[int]]:
@@ -124,6 +132,8 @@ def find_wrapper(
     published = published_class(config) or MODEL_FOR_MULTIMODAL_LM_MAPPING[type(config)]
     with torch.device("meta"):
         text, whole = AutoModelForCausalLM.from_config(own), published(config)
+    names = _published_beginnings(text, whole)
+    own.tie_word_embeddings = whole.get_output_embeddings().weight is whole.get_input_embeddings().weight
     shapes = _shapes(name, revision, **hub)
     stored = _stored_beginnings(text, [*shapes])
     if not stored:
@@ -133,7 +143,7 @@ def find_wrapper(
     wrapper = Wrapper(
         architecture=published.__name__,
         parameters=sum(p.numel() for p in text.parameters()),
-        published=_published_beginnings(text, whole),
+        published=names,
         stored=stored,
         left_out=dict(left_out),
         other_weights=frozenset(others),

@@ -75,7 +75,7 @@ def lora_config(
     if targets == "all-linear" and (left := unadapted(model)):
         reasons = Counter(left.values())
         counts = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
-        say(f"{len(left)} matrices get no adapter by default: {counts}; ft_notebooks.lora.unadapted(model) lists them")
+        say(f"without an adapter by default: {counts}; ft_notebooks.lora.unadapted(model) lists them")
     return config
 
 # %% ../../nbs/package/lora/adapter.ipynb #55e78f7c

@@ -87,7 +87,6 @@ def _saved_model(name: str, bits: int, revision: str | None) -> PreTrainedModel:
         use_safetensors=True,
         device_map={"": hw.device} if hw.device.startswith("cuda") else None,
         trust_remote_code=False,
-        attn_implementation=hw.attn_implementation,
         output_loading_info=True,
     )
     head = _stored_head(name, revision)

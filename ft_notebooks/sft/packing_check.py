@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from ..core.model_parts import eval_mode
+from ..core.model_parts import base_model, eval_mode
 from ..core.seams import attention_of
 
 # %% ../../nbs/package/sft/packing_check.ipynb #d65fa34f
@@ -44,13 +44,14 @@ def why_mixed(
     model: PreTrainedModel,  # As it will be trained; not changed
 ) -> str | None:  # The reason; None if documents in one row are separated
     "Why the model cannot be trained on several documents in one row, by `document_leak` or the error that it raises."
-    kind = f"{type(model).__name__} with attn_implementation={attention_of(model)!r}"
+    kind = type(base_model(model)).__name__
     try:
         leak = document_leak(model)
     except (ValueError, TypeError, RuntimeError, IndexError, KeyError, AttributeError) as problem:
         why = str(problem).partition(". ")[0]
         return f"{kind} cannot keep documents in one row apart ({why})"
     if not leak < _SEPARATED:
+        kind += f" with attn_implementation={attention_of(model)!r}"
         change = f"{leak:.0%} of the change under full attention"
         return f"{kind} lets a document attend to the one before it in the row ({change})"
     return None

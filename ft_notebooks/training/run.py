@@ -181,8 +181,7 @@ def fit(
     if not has_callback(trainer, ManifestCallback):
         trainer.add_callback(ManifestCallback(trainer))
     exact_resume(trainer)
-    if not isinstance(trainer, ExactTrainer):  # of TRL, made without `keep_router_fields`
-        ask_in_calls_alone(trainer)
+    ask_in_calls_alone(trainer)
     trainer.create_model_card = partial(write_card, trainer)  # TRL's and PEFT's name a local path, or no base
     with ExitStack() as stack:
         with together():

@@ -1,7 +1,7 @@
 """What breaks between the rows of a run and its server, and the link of `check_run` that finds it: the table FAULTS.
 
-Each row plants one fault in a copy of a finished run, or the harmless change beside it, after which
-every link is right.
+Each row plants one fault in a copy of a finished run of `ft sft`; BENIGN are the harmless changes beside them, after
+which no link is broken. A run is named by its family; "full" trained every weight.
 """
 
 import json
@@ -10,34 +10,75 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft.tuners.lora.layer import ParamWrapper
 from safetensors.torch import load_file, save_file
+from tiny_families import family
 from transformers import AutoTokenizer, GenerationConfig
 
 from ft_notebooks.cli.commands import main
 from ft_notebooks.course.example_task import appointments
+from ft_notebooks.export import gguf_writer, run_export
 from ft_notebooks.export.run_check import LINKS, check_run
-from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
+from ft_notebooks.loading.example_models import tiny_tokenizer
 
 pytestmark = pytest.mark.whole
+RATES = {"llama": 1e-3, "qwen3_moe": 1e-3, "full": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    "f(family) -> the folder with a finished run, its base and its rows; made once."
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name in made:
+            return made[name]
+        made[name] = folder = tmp_path_factory.mktemp(name)
+        model = family("llama" if name == "full" else name)
+        model.save_pretrained(folder / "base")
+        tiny_tokenizer().save_pretrained(folder / "base")
+        appointments(24).to_json(folder / "rows.jsonl")
+        given = [f"model.name={folder / 'base'}", "model.bits=32", "data.eval=0.25", "sft.max_steps=6"]
+        given += [f"sft.learning_rate={RATES[name]}"] + (["model.method=full"] if name == "full" else [])
+        settings = [word for one in given for word in ("--set", one)]
+        main(["sft", str(folder / "rows.jsonl"), "--output", str(folder / "run"), "--quiet", *settings])
+        return folder
+
+    return make
 
 
 class Run:
-    "A copy of a run and of its base, to be changed."
+    "A copy of a run, of its base and of its rows, to be changed."
 
-    def __init__(self, tiny_run: Path, tmp: Path):
-        self.base, self.folder, self.rows = tmp / "base", tmp / "run", appointments(8)
-        shutil.copytree(tiny_run.parent / "base", self.base)
-        shutil.copytree(tiny_run, self.folder)
-        config = self.folder / "adapter_config.json"
-        config.write_text(config.read_text().replace(str(tiny_run.parent / "base"), str(self.base)))
-        (self.folder / "complete.json").unlink()  # which lists the config as it was
+    def __init__(self, made: Path, tmp: Path, patch):
+        self.patch = patch
+        self.place = tmp / "made"
+        shutil.copytree(made, self.place)
+        self.base, self.folder = self.place / "base", self.place / "run"
+        for file in self.folder.glob("*.json"):
+            file.write_text(file.read_text().replace(str(made), str(self.place)))
+        (self.folder / "complete.json").unlink()  # by which a changed file would be found first
 
-    def adapter(self, change) -> None:
-        "Changes one tensor of the adapter's file."
-        file = self.folder / "adapter_model.safetensors"
-        weights = load_file(file)
-        name = min(key for key in weights if "lora_B" in key)
-        save_file({**weights, name: change(weights[name])}, file)
+    @property
+    def weights(self) -> Path:
+        return next(self.folder.glob("*model.safetensors"))
+
+    def change(self, wanted: str, change, file: Path | None = None) -> None:
+        "Changes the first tensor whose name holds `wanted`; one that becomes None is left out."
+        file = file or self.weights
+        tensors = load_file(file)
+        name = min(key for key in tensors if wanted in key)
+        tensors[name] = change(tensors[name])
+        save_file({key: tensor for key, tensor in tensors.items() if tensor is not None}, file, {"format": "pt"})
+
+    def rename(self, old: str, new: str) -> None:
+        "Renames tensors of the run."
+        tensors = load_file(self.weights)
+        save_file({key.replace(old, new): tensor for key, tensor in tensors.items()}, self.weights, {"format": "pt"})
+
+    def config(self, name: str, value, file: str = "run/adapter_config.json") -> None:
+        path = self.place / file
+        path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
 
     def template(self, old: str, new: str) -> None:
         tok = AutoTokenizer.from_pretrained(self.folder)
@@ -45,92 +86,162 @@ class Run:
         tok.chat_template = tok.chat_template.replace(old, new)
         tok.save_pretrained(self.folder)
 
+    def vocabulary(self, change) -> None:
+        file = self.folder / "tokenizer.json"
+        known = json.loads(file.read_text())
+        change(known["model"]["vocab"])
+        file.write_text(json.dumps(known, ensure_ascii=False))
+
     def stops_at(self, *ids: int) -> None:
         GenerationConfig(eos_token_id=list(ids)).save_pretrained(self.base)
 
-    def without_answers(self) -> None:
-        self.rows = self.rows.map(lambda row: {"messages": row["messages"][:-1]}, load_from_cache_file=False)
+    def rows(self, change) -> None:
+        file = self.place / "rows.jsonl"
+        file.write_text(change(file.read_text()))
+
+    def merges(self, merge) -> None:
+        "Another release of peft, whose merge of experts does this."
+        self.patch.setattr(ParamWrapper, "merge", merge)
+
+    def exports(self, change) -> None:
+        "An export that changes the folder which it has written."
+        write = run_export._write_merged
+
+        def changed(run, folder, dtype):
+            write(run, folder, dtype)
+            change(folder)
+
+        self.patch.setattr(run_export, "_write_merged", changed)
 
 
-FAULTS = {  # what is planted, and the link that is broken; None: harmless
-    "a layer that was never trained": (lambda run: run.adapter(torch.zeros_like), "trained"),
-    "a layer trained a little": (lambda run: run.adapter(lambda b: 1e-3 * b), None),
-    "NaN in the adapter": (lambda run: run.adapter(lambda b: b * torch.nan), "trained"),
-    "a thought opened in use alone": (
-        lambda run: run.template("assistant\n' }}", "assistant\n<think>\n' }}"),
-        "labels",
+def changed_rows(run: Run) -> None:
+    run.rows(lambda text: text.replace(". ", ".  "))
+
+
+def as_its_base(run: Run) -> None:
+    tensors = load_file(run.base / "model.safetensors")
+    run.change("q_proj", lambda weight: tensors[min(name for name in tensors if "q_proj" in name)])
+
+
+def another_base(run: Run) -> None:
+    run.change("up_proj", lambda weight: 2 * weight, run.base / "model.safetensors")
+
+
+def cut_off(run: Run) -> None:
+    run.weights.write_bytes(run.weights.read_bytes()[:-100])
+
+
+def exchanged(vocab: dict) -> None:
+    vocab["e"], vocab["t"] = vocab["t"], vocab["e"]
+
+
+def one_expert(tensor):  # the B of all experts is one matrix
+    columns = tensor.shape[1] // 4
+    return torch.cat([torch.zeros_like(tensor[:, :columns]), tensor[:, columns:]], 1)
+
+
+def without_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink()
+
+
+def other_base(folder: Path) -> None:
+    file = next(folder.glob("model.safetensors"))
+    tensors = load_file(file)
+    name = min(key for key in tensors if "down_proj" in key)
+    save_file({**tensors, name: tensors[name].flip(0)}, file, {"format": "pt"})
+
+
+def other_rope(folder: Path) -> None:
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    config["rope_parameters"] = {**config["rope_parameters"], "rope_theta": 100.0}
+    file.write_text(json.dumps(config))
+
+
+OPEN = ("assistant\n' }}", "assistant\n<think>\n' }}")
+FAULTS = {  # what is planted: the run, how, and the link that is broken
+    "the rows have changed since": ("llama", changed_rows, "rows"),
+    "the rows are gone": ("llama", lambda run: (run.place / "rows.jsonl").unlink(), "rows"),
+    "a thought is opened in use": ("llama", lambda run: run.template(*OPEN), "labels"),
+    "the end of an answer has no token": ("llama", lambda run: run.template("<|im_end|>\n' }}", "\n' }}"), "labels"),
+    "generation stops at another token": ("llama", lambda run: run.stops_at(5), "labels"),
+    "the base is gone": ("llama", lambda run: shutil.rmtree(run.base), "labels"),
+    "the tokenizer is gone": ("llama", lambda run: (run.folder / "tokenizer.json").unlink(), "labels"),
+    "a layer was never trained": ("llama", lambda run: run.change("lora_B", torch.zeros_like), "trained"),
+    "no expert was trained": ("qwen3_moe", lambda run: run.change("experts.lora_B", torch.zeros_like), "trained"),
+    "a matrix was never trained": ("full", as_its_base, "trained"),
+    "NaN in the adapter": ("llama", lambda run: run.change("lora_B", lambda b: b * torch.nan), "trained"),
+    "a tensor is missing": ("llama", lambda run: run.change("lora_A", lambda a: None), "trained"),
+    "the names of a wrapper": ("llama", lambda run: run.rename("model.layers", "language_model.layers"), "trained"),
+    "the names of a merged layer": ("llama", lambda run: run.rename("q_proj", "qkv_proj"), "trained"),
+    "the adapter is cut off": ("llama", cut_off, "trained"),
+    "the rank is another": ("llama", lambda run: run.config("r", 8), "trained"),
+    "the base has changed": ("llama", another_base, "trained"),
+    "twice the alpha": ("llama", lambda run: run.config("lora_alpha", 64), "loaded"),
+    "another adapter": ("llama", lambda run: run.change("down_proj.lora_B", lambda b: b.flip(0)), "loaded"),
+    "two ids are exchanged": ("llama", lambda run: run.vocabulary(exchanged), "loaded"),
+    "a weight is half of what it was": ("full", lambda run: run.change("o_proj", lambda w: w / 2), "loaded"),
+    "the merge leaves experts out": ("qwen3_moe", lambda run: run.merges(lambda layer, *a, **k: None), "trained"),
+    "the export forgets a layer": ("llama", lambda run: run.exports(other_base), "exported"),
+    "the export loses the template": ("llama", lambda run: run.exports(without_template), "exported"),
+    "the export has other positions": ("llama", lambda run: run.exports(other_rope), "exported"),
+    "the file permutes no heads": (
+        "llama",
+        lambda run: run.patch.setattr(gguf_writer, "llama_cpp_order", lambda config, key, weight: weight),
+        "served",
     ),
-    "another separator of turns": (lambda run: run.template("<|im_end|>\n' }}", "<|im_end|>' }}"), None),
-    "generation stops at another token": (lambda run: run.stops_at(5), "labels"),
-    "generation stops at a further token": (lambda run: run.stops_at(2, 5), None),
-    "no answer in the rows": (Run.without_answers, "labels"),
-    "a base that is gone": (lambda run: shutil.rmtree(run.base), "labels"),
+}  # fmt: skip
+BENIGN = {
+    "nothing": ("llama", lambda run: None),
+    "experts": ("qwen3_moe", lambda run: None),
+    "every weight trained": ("full", lambda run: None),
+    "the rows have a further blank line": ("llama", lambda run: run.rows(lambda text: text + "\n")),
+    "another separator of turns": ("llama", lambda run: run.template("<|im_end|>\n' }}", "<|im_end|>' }}")),
+    "generation stops at a further token": ("llama", lambda run: run.stops_at(2, 5)),
+    "an expert that no token reached": ("qwen3_moe", lambda run: run.change("experts.lora_B", one_expert)),
+    "a layer trained a little less": ("llama", lambda run: run.change("lora_B", lambda b: 0.999 * b)),
+    "the same alpha as a float": ("llama", lambda run: run.config("lora_alpha", 32.0)),
+    "the tokenizer written again": ("llama", lambda run: run.vocabulary(lambda vocab: None)),
+    "the base written again": ("llama", lambda run: run.change("up_proj", lambda w: w, run.base / "model.safetensors")),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_broken_link_is_named(fault, tiny_run, tmp_path):
-    run = Run(tiny_run, tmp_path)
-    plant, broken = FAULTS[fault]
+def test_the_broken_link_is_named(fault, trained, tmp_path, monkeypatch):
+    name, plant, broken = FAULTS[fault]
+    run = Run(trained(name), tmp_path, monkeypatch)
     plant(run)
-    links = list(check_run(run.folder, run.rows))
+    links = list(check_run(run.folder))
     said = "\n".join(map(str, links))
-    if broken:
-        assert (links[-1].name, links[-1].state) == (broken, "broken"), said
-    else:
-        assert [link.name for link in links] == list(LINKS), said
-        assert not [link for link in links if link.state == "broken"], said
+    assert (links[-1].name, links[-1].state) == (broken, "broken"), said
 
 
-def test_a_file_that_has_changed_since_it_was_saved(tiny_run, tmp_path):
-    folder = shutil.copytree(tiny_run, tmp_path / "run")
-    file = folder / "adapter_model.safetensors"
-    weights = load_file(file)
-    save_file({name: 2 * tensor for name, tensor in weights.items()}, file)
-    *_, last = check_run(folder, appointments(8))
+@pytest.mark.parametrize("change", BENIGN)
+def test_no_link_is_broken_by_what_is_harmless(change, trained, tmp_path, monkeypatch):
+    name, plant = BENIGN[change]
+    run = Run(trained(name), tmp_path, monkeypatch)
+    plant(run)
+    links = list(check_run(run.folder))
+    assert [link.name for link in links] == list(LINKS), "\n".join(map(str, links))
+    assert not [link for link in links if link.state == "broken"], "\n".join(map(str, links))
+
+
+def test_a_file_that_has_changed_since_it_was_saved(trained, tmp_path):
+    folder = shutil.copytree(trained("llama"), tmp_path / "made") / "run"
+    weights = load_file(folder / "adapter_model.safetensors")
+    save_file({name: 2 * tensor for name, tensor in weights.items()}, folder / "adapter_model.safetensors")
+    *_, last = check_run(folder)
     assert (last.name, last.state) == ("saved", "broken") and "adapter_model.safetensors" in last.said
 
 
-def trained_by_ft(*settings: str) -> None:
-    "A run of ft sft in the working folder, with held-out rows, on a tiny base."
-    tiny_model().save_pretrained("base")
-    tiny_tokenizer().save_pretrained("base")
-    appointments(24).to_json("rows.jsonl")
-    given = ["model.name=base", "model.bits=32", "data.eval=0.25", "sft.max_steps=2", *settings]
-    main(["sft", "rows.jsonl", "--output", "run", *(word for one in given for word in ("--set", one))])
-
-
-def checked(capsys) -> tuple[str, int]:
-    "What `ft check run` prints, and its exit code."
-    capsys.readouterr()
-    try:
-        main(["check", "run"])
-    except SystemExit as ended:
-        return capsys.readouterr().out, ended.code
-    return capsys.readouterr().out, 0
-
-
-def test_ft_check_measures_the_held_out_rows_again(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    trained_by_ft()
-    said, code = checked(capsys)
-    assert all(f"\n{name:9}" in f"\n{said}" for name in LINKS) and "BROKEN" not in said and not code
-    recorded = json.loads(Path("run/metrics.json").read_text())
+def test_what_ft_check_prints(trained, tmp_path, monkeypatch, capsys):
+    run = Run(trained("llama"), tmp_path, monkeypatch)
+    main(["check", str(run.folder)])
+    said = capsys.readouterr().out
+    assert all(f"\n{name:9}" in f"\n{said}" for name in LINKS) and "BROKEN" not in said
+    recorded = json.loads((run.folder / "metrics.json").read_text())
     assert f"{recorded['perplexity']:.4g} after training" in said
-    Path("run/metrics.json").write_text(json.dumps({**recorded, "perplexity": 1.1 * recorded["perplexity"]}))
-    said, code = checked(capsys)
-    assert "loaded   BROKEN: the perplexity" in said and code == 1
-
-
-def test_a_matrix_that_training_has_not_changed(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    trained_by_ft("model.method=full")
-    said, code = checked(capsys)
-    assert "trained  all 16 matrices of the model have changed" in said and "every weight was trained" in said
-    name = "model.layers.0.self_attn.q_proj.weight"
-    file = Path("run/model.safetensors")
-    Path("run/complete.json").unlink()
-    save_file({**load_file(file), name: load_file("base/model.safetensors")[name]}, file, {"format": "pt"})
-    said, code = checked(capsys)
-    assert f"trained  BROKEN: 1 of 16 matrices have not changed in training, the first is {name}" in said
-    assert code == 1
+    (run.folder / "metrics.json").write_text(json.dumps({**recorded, "perplexity": 1.1 * recorded["perplexity"]}))
+    with pytest.raises(SystemExit) as ended:
+        main(["check", str(run.folder)])
+    assert "loaded   BROKEN: the perplexity" in capsys.readouterr().out and ended.value.code == 1

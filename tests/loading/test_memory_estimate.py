@@ -42,12 +42,15 @@ CONFIGS = {
     "tied llama": LlamaConfig(num_hidden_layers=3, tie_word_embeddings=True, **SMALL),
     "qwen3": Qwen3Config(num_hidden_layers=4, **SMALL),
     "gemma3": Gemma3TextConfig(num_hidden_layers=7, layer_types=(ALTERNATING * 4)[:7], sliding_window=16, **SMALL),
+    "mixtral": MixtralConfig(num_hidden_layers=4, num_local_experts=4, num_experts_per_tok=2, **SMALL),
     "gpt2": GPT2Config(vocab_size=300, n_embd=64, n_layer=4, n_head=4, n_positions=128, bos_token_id=0, eos_token_id=1),
 }
 
 
-def really(config, method: str, checkpointing: bool, dtype: torch.dtype | None, ids: torch.Tensor) -> dict[str, int]:
-    "A real step of the real model: bytes of what it holds. Copies by autocast are told by the shape of a weight."
+def really(config, method: str, checkpointing: bool, dtype: torch.dtype | None, ids, copies=False) -> dict[str, int]:
+    """A real step of the real model: bytes of what it holds. Copies by autocast are told by the shape of a weight, and
+    count as activations if `copies`.
+    """
     wide = torch.float32 if method == "full" else torch.bfloat16
     base = model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=wide).train()
     weights = sum(p.nbytes for p in base.parameters())
@@ -63,7 +66,7 @@ def really(config, method: str, checkpointing: bool, dtype: torch.dtype | None, 
     def keep(thing):
         for t in tree_leaves(thing):
             if isinstance(t, torch.Tensor) and t.untyped_storage().data_ptr() not in known:
-                if t.dtype != torch.bfloat16 or t.shape not in shapes or dtype is None:
+                if t.dtype != torch.bfloat16 or t.shape not in shapes or dtype is None or copies:
                     seen[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
         return thing
 
@@ -100,6 +103,9 @@ def really(config, method: str, checkpointing: bool, dtype: torch.dtype | None, 
         ("gemma3", "lora", True, torch.bfloat16),
         ("gpt2", "full", True, torch.bfloat16),
         ("gpt2", "lora", False, None),
+        ("mixtral", "full", True, None),
+        ("mixtral", "full", False, None),
+        ("mixtral", "lora", True, torch.bfloat16),
     ],
 )
 def test_every_part_is_exact_for_every_architecture(name, method, checkpointing, dtype):
@@ -108,6 +114,25 @@ def test_every_part_is_exact_for_every_architecture(name, method, checkpointing,
     measured = really(CONFIGS[name], method, checkpointing, dtype, ids)
     assert {part: getattr(guess, part) for part in measured} == measured
     assert min(vars(guess).values()) >= 0 and guess.total == sum(vars(guess).values())
+
+
+def test_the_experts_of_a_mixture_count_with_their_copies():  # which are cast as a view of another shape
+    ids = torch.randint(0, 300, (3, 37), generator=torch.Generator().manual_seed(0))
+    settings = "lora", False, torch.bfloat16
+    guess = estimate_memory(CONFIGS["mixtral"], "lora", batch=3, length=37, checkpointing=False)
+    measured = really(CONFIGS["mixtral"], *settings, ids, copies=True)
+    assert guess.copies + guess.activations == pytest.approx(measured["activations"], rel=0.01)
+
+
+def test_experts_that_stay_in_16_bits_are_a_part_of_their_own():
+    sizes = {}
+    for bits in (32, 16, 4):
+        guess = estimate_memory(CONFIGS["mixtral"], bits=bits, length=32, device="cpu")
+        assert guess.weights + guess.experts == weight_bytes(CONFIGS["mixtral"], bits)
+        sizes[bits] = guess.experts
+    layers, experts, hidden, inner = 4, 4, 64, 128
+    assert sizes == {32: 0, 16: 0, 4: 2 * layers * experts * 3 * hidden * inner}
+    assert estimate_memory(CONFIGS["llama"], "qlora", length=32).experts == 0
 
 
 def test_the_peak_in_a_layer_that_is_recomputed_is_what_the_allocator_had_given_out():

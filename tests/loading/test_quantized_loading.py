@@ -211,6 +211,25 @@ def test_a_compiled_kernel_from_the_hub_is_refused(saved, no_weights):
         load_model(saved, attn_implementation="kernels-community/flash-attn2")
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe"])
+def test_experts_that_stay_in_16_bits_are_told_with_their_bytes(kind, bits, tmp_path, capsys):
+    family_of(kind).save_pretrained(tmp_path)
+    model = load_model(tmp_path, bits)
+    size = sum(p.nbytes for p in model.parameters() if p.ndim == 3)
+    assert size > weight_bytes(tmp_path, bits) / 4
+    [line] = capsys.readouterr().out.splitlines()
+    assert f"bits={bits} leaves the experts in 16 bits, {size:,} of {weight_bytes(tmp_path, bits):,} bytes" in line
+    assert load_model(tmp_path, 16) and capsys.readouterr().out == ""
+
+
+def test_a_model_without_experts_leaves_none(saved, tmp_path, capsys):
+    load_model(saved, 4)
+    family_of("lfm2").save_pretrained(tmp_path)  # its convolutions have three dimensions too
+    load_model(tmp_path, 4)
+    assert capsys.readouterr().out == ""
+
+
 # devices
 
 SEVERAL = [

@@ -215,7 +215,7 @@ def test_an_expert_has_a_rank_of_its_own_and_a_name_that_is_none_is_an_error():
 def test_what_gets_no_adapter_is_said_in_one_line(capsys):
     lora_config(made("qwen3_next"))
     assert capsys.readouterr().out == (
-        "3 matrices get no adapter by default: 1 neither linear layers nor experts, 2 choosing experts or tokens; "
+        "without an adapter by default: 1 neither linear layers nor experts, 2 choosing experts or tokens; "
         "ft_notebooks.lora.unadapted(model) lists them\n"
     )
     lora_config(made("qwen3_next"), target_modules=["q_proj"])

@@ -367,15 +367,19 @@ def test_a_loss_of_nan_stops_the_run_and_names_a_row(build, tmp_path):
     assert (tmp_path / "stopped.json").is_file()
 
 
-def test_documents_that_would_see_each_other_are_padded_and_refused_where_one_row_is_asked_for(build):
+def test_documents_that_would_see_each_other_are_padded_and_refused_where_one_row_is_asked_for(build, capsys):
     class Forgetful(LlamaForCausalLM):
         def forward(self, *args, position_ids=None, **kwargs):
             return super().forward(*args, **kwargs)
 
+    why = "lets a document attend to the one before it"
     assert not build(Forgetful(tiny_model().config)).args.padding_free
-    for asked in ("padding_free", "packing"):
-        with pytest.raises(ValueError, match="lets a document attend to the one before it"):
+    assert f"padded, since Forgetful with attn_implementation='documents' {why}" in capsys.readouterr().out
+    for asked in ("padding_free", "packing", "eval_packing"):
+        with pytest.raises(ValueError, match=why):
             build(Forgetful(tiny_model().config), **{asked: True})
+    build(Forgetful(tiny_model().config), padding_free=False)
+    assert why not in capsys.readouterr().out
 
 
 def test_a_tracker_that_is_not_installed_is_refused_before_the_rows_are_looked_at(build):

@@ -148,6 +148,13 @@ def test_a_trained_mixture_of_experts_and_its_folder_generate(sft, name, tmp_pat
     generate(again, TOK, CHATS, 2, progress=False)
 
 
+def test_a_folder_that_asks_for_router_logits_is_healed_by_a_run(sft):
+    model = family("mixtral", output_router_logits=True)
+    fit(sft(model, save_strategy="steps"))
+    assert not model.config.output_router_logits
+    generate(model, TOK, CHATS, 2, progress=False)
+
+
 def test_a_plain_trainer_of_trl_leaves_a_folder_that_generates(tmp_path):
     args = SFTConfig(
         output_dir=tmp_path / "run", max_steps=1, per_device_train_batch_size=2, **EXACT | {"save_strategy": "steps"}

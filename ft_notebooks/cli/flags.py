@@ -69,6 +69,8 @@ _EVALUATED = {
 # %% ../../nbs/package/cli/flags.ipynb #c30e69ab
 _SYSTEM = "system message; default: the one that all training rows share"
 _ROWS_OF_CHECK = "rows to check it on; default: those that the run held out, else those it was trained on"
+
+# %% ../../nbs/package/cli/flags.ipynb #db107a1b
 _USED = {
     "merge": _Command("merge a run's adapter into its base", (_FINISHED,), output="RUN/merged"),
     "chat": _Command("chat with a run or a model", (_RUN,), options={"--system": {"metavar": "TEXT", "help": _SYSTEM}}),

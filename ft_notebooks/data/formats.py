@@ -116,7 +116,7 @@ def _misspelt(row: dict) -> list[str]:
     "A defect for each column that differs from one of ours by case or spaces alone."
     return [f'the key {json.dumps(key)[:40]} is not read; write "{key.strip().lower()}"' for key in misspelt(row)]
 
-
+# %% ../../nbs/package/data/formats.ipynb #d1aa6ba6
 def _given(row: dict, columns: Iterable[str]) -> list[str]:
     return [key for key in columns if row.get(key) is not None]
 

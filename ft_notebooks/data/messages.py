@@ -34,7 +34,7 @@ def _parts_cure(value: Any) -> str:
     media = [kind for kind in sorted(kinds) if kind.startswith(("image", "video", "audio", "input_audio"))]
     return f", and has a part {media[0]!r}; {WITHOUT_MEDIA}" if media else ""
 
-
+# %% ../../nbs/package/data/messages.ipynb #4214ae40
 def _text_defects(value: Any, where: str, name: str, may_be_blank: bool = False) -> list[str]:
     "The defects of a value that should be a text."
     if not isinstance(value, str):

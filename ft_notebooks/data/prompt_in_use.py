@@ -40,7 +40,7 @@ def _compared(row: int, messages: list[dict], own: ChatTemplate, twin: ChatTempl
             shown = trained[same : same + max(20, len(used) - same)]
             yield DifferentPrompt(row, n, used[same:], shown, by_twin=trained != written)
 
-
+# %% ../../nbs/package/data/prompt_in_use.ipynb #e65b9fe2
 def different_prompts(
     tok: PreTrainedTokenizerBase,  # With a chat template
     dataset: Dataset,  # Chats ("messages"), with "tools" where the template gets them
@@ -66,7 +66,7 @@ def _prompt_cure(tok: PreTrainedTokenizerBase, rows: Dataset) -> str:
             return f"begin tok.chat_template with {line}, which is saved with the model"
     return "give the answers the thoughts that the template begins, or change what it writes for add_generation_prompt"
 
-
+# %% ../../nbs/package/data/prompt_in_use.ipynb #68554c67
 def check_prompts(
     tok: PreTrainedTokenizerBase,  # With a chat template
     dataset: Dataset,  # Chats ("messages") to train on; the first 64 are looked at

@@ -6,11 +6,8 @@
 __all__ = []
 
 # %% ../../nbs/package/doctor/reward_checks.ipynb #dca3f589
-import contextlib
 import copy
 import inspect
-import io
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +17,7 @@ from trl import GRPOConfig
 
 from ..core.random_state import keep_random_state
 from .findings import Found, cause, check, cure, symptom
+from .probe import trial_folder
 from ..rlhf.grpo import grpo_trainer
 from ..rlhf.prompt_rows import as_prompts, prompt_account
 from ..rlhf.reward_choice import choose_rewards
@@ -238,7 +236,7 @@ def _first_rewards_refused(run):
         return
     given = _first_step(run, min(limit, most))
     model = copy.deepcopy(run.model) if run.name is None else run.model
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()), keep_random_state():
+    with trial_folder() as folder:
         try:
             trainer = grpo_trainer(model, run.tok, rows, run.rewards, **{**given, "output_dir": folder})
             trainer.train()

@@ -9,7 +9,7 @@ __all__ = ['compare_stages', 'score_table', 'row_scores', 'group_rows', 'seen_ro
 import itertools
 import shutil
 from collections import defaultdict
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 
 from datasets import Dataset
 
@@ -70,17 +70,24 @@ def score_table(
     evaluations: dict,  # Stage -> `Evaluation`
 ) -> str:  # Lines, of equal length where they fit
     "One row per score and one column per stage, with intervals; in a narrow terminal the stages below one another."
-    names = list(dict.fromkeys(name for evaluation in evaluations.values() for name in evaluation.scores))
+    scores = list(map(attrgetter("scores"), evaluations.values()))
     rows = [["", *evaluations]]
-    for name in names:
-        rows.append([name, *(_score(evaluation.scores.get(name)) for evaluation in evaluations.values())])
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    for name in dict.fromkeys(itertools.chain.from_iterable(scores)):
+        found = [one.get(name) for one in scores]
+        rows.append([name, *map(_score, found)])
+    names, *columns = zip(*rows)
+    width = max(map(len, names))
+    widths = [max(map(len, column)) for column in columns]
+    lines = []
+    for name, *cells in rows:
+        lines.append("  ".join([name.ljust(width), *map(str.rjust, cells, widths)]))
     if len(lines[0]) <= shutil.get_terminal_size((100, 40)).columns or len(evaluations) == 1:
         return "\n".join(lines)
     below = []
-    for n, stage in enumerate(evaluations, 1):
-        below += [f"{stage}:", *(f"  {row[0].ljust(widths[0])}  {row[n]}" for row in rows[1:])]
+    for stage, *cells in columns:
+        below.append(f"{stage}:")
+        for name, cell in zip(names[1:], cells):
+            below.append(f"  {name:{width}}  {cell}")
     return "\n".join(below)
 
 # %% ../../nbs/package/evaluation/comparison.ipynb #ca7b6bcb

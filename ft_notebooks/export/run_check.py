@@ -52,7 +52,7 @@ class Link:
 class _Unknown(Exception):
     "Why a link cannot be measured."
 
-
+# %% ../../nbs/package/export/run_check.ipynb #70e9eb87
 @dataclass
 class _Chain:
     "A run, and what its links have read of it."
@@ -91,7 +91,7 @@ def _generation_config(name: str) -> GenerationConfig:
     except OSError:  # there is none, and transformers makes one of the model's
         return GenerationConfig.from_model_config(AutoConfig.from_pretrained(name, trust_remote_code=False))
 
-
+# %% ../../nbs/package/export/run_check.ipynb #295f2db4
 def _labels(chain: _Chain) -> str:
     chain.tok = load_tokenizer(chain.folder)
     chain.ids, account = encode_chats(chain.tok, chain.rows)
@@ -124,7 +124,7 @@ def _trained(chain: _Chain) -> str:
         raise ValueError(f"{len(same)} of {count} matrices have not changed in training, the first is {same[0]}")
     return f"all {count} matrices of the model have changed"
 
-
+# %% ../../nbs/package/export/run_check.ipynb #3419f567
 def _saved(chain: _Chain) -> str:
     if not has_marker(chain.folder):
         raise _Unknown(f"the folder has no {MARKER}, which fit writes")
@@ -158,7 +158,7 @@ def _merged(chain: _Chain) -> str:
         raise ValueError(f"the merged model is {distance:.2g} nats a token from its adapter, in float32")
     return f"{max(distance, 0):.1g} nats a token from the adapter beside its base"
 
-
+# %% ../../nbs/package/export/run_check.ipynb #30973705
 def _export(chain: _Chain, to: str, type: str) -> str:
     with TemporaryDirectory() as place:
         rows = chain.rows.take(min(len(chain.rows), _COMPARED))
@@ -192,7 +192,7 @@ LINKS = {
     "served": _served,
 }
 
-
+# %% ../../nbs/package/export/run_check.ipynb #dedbf623
 def check_run(
     run: str | Path,  # The folder of a finished run whose model answers
     dataset: Dataset | None = None,  # Conversations ("messages"); None: those that the run held out, or was trained on

@@ -155,7 +155,7 @@ def trained_rows(
         say(f"{file} no longer contains the training rows, so evaluated rows among them cannot be found")
     return rows
 
-
+# %% ../../nbs/package/runs/record.ipynb #279b2b26
 def rows_of_run(
     run: str | Path,  # As given by the user
     known: dict,  # Its record, from `known_run`

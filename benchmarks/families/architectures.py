@@ -45,6 +45,7 @@ GEMMA3_IMAGES = {
     "image_token_index": IMAGE, "boi_token_index": IMAGE + 1, "eoi_token_index": IMAGE + 2,
     "mm_tokens_per_image": 4, "vision_config": {**SIGLIP, "image_size": 16, "patch_size": 8},
 }  # fmt: skip
+KIMI = {**LINEAR, **COMPRESSED, "linear_head_dim": 16, "linear_num_heads": 4}
 GEMMA4 = {
     **SLIDING, "hidden_size_per_layer_input": 64, "vocab_size_per_layer_input": ROWS, "global_head_dim": 16,
 }  # fmt: skip
@@ -104,7 +105,7 @@ FAMILIES = {
         Family("GraniteMoeHybrid", "granitemoehybrid", "granite", {"layer_types": ["mamba", "attention"]}),
         Family("DeepSeek-V3", "deepseek_v3", "deepseek_v3", COMPRESSED),
         Family("DeepSeek-V3.2", "deepseek_v32", "deepseek_v3", COMPRESSED | {"index_n_heads": 2, "index_head_dim": 64}),
-        Family("Kimi-Linear", "kimi_linear", "chatml", LINEAR | COMPRESSED),
+        Family("Kimi-Linear", "kimi_linear", "chatml", KIMI),
         Family("MiniMax-M2", "minimax_m2", "chatml"),
         Family("ERNIE 4.5", "ernie4_5", "chatml"),
         Family("ERNIE 4.5-MoE", "ernie4_5_moe", "chatml"),

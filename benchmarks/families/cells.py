@@ -32,6 +32,7 @@ from ft_notebooks.kernels.label_head import LabelHead
 from ft_notebooks.kernels.patching import optimizations, speed_up
 from ft_notebooks.loading.memory_estimate import estimate_memory
 from ft_notebooks.lora.adapter import load_adapter, merge_adapter
+from ft_notebooks.lora.default_targets import unadapted
 from ft_notebooks.lora.published_names import write_published
 from ft_notebooks.rlhf.grpo import grpo_trainer
 from ft_notebooks.tokenization.padding import IGNORE
@@ -189,33 +190,31 @@ def eight_bits(case: Case) -> Figure:
 # the adapter
 
 
-def _is_tower(name: str) -> bool:
-    return bool(re.search(r"vision|visual|audio|multi_modal|projector", name))
-
-
-@cell(0, "the weights of two dimensions and more in the model itself")
+@cell(0, "all weights of two dimensions and more in the model, beside embeddings and head")
 def targets(case: Case) -> Figure:
-    "Linear layers and experts without an adapter by default, and adapters outside the text model."
+    "Matrices without an adapter by default that `unadapted` does not name, and adapters outside the text model."
     names = [name for name, _ in case.adapted().named_parameters() if "lora_A" in name]
     paths = [name.partition(".lora_A")[0].removeprefix("base_model.model.") for name in names]
     adapted = Counter(path.replace(".base_layer", "") for path in paths)  # experts: one for each of their tensors
     plain = case.load()
-    head = plain.get_output_embeddings()
-    missed, rest = [], []
+    named = unadapted(plain)
+    silent, reasons = [], {}
     for path, module in plain.named_modules():
-        matrices = {name: p for name, p in module.named_parameters(recurse=False) if p.ndim >= 2}
-        if module is head or isinstance(module, torch.nn.Embedding) or adapted[path] >= len(matrices):
+        matrices = [n for n, p in module.named_parameters(recurse=False) if p.ndim >= 2 and "bias" not in n]
+        is_table = module is plain.get_output_embeddings() or isinstance(module, torch.nn.Embedding)
+        if is_table or adapted[path] >= len(matrices):
             continue
-        named_so = "expert" in f"{path} {type(module).__name__}".lower()
-        is_experts = named_so and {p.ndim for p in matrices.values()} == {3}
-        if not _is_tower(path):
-            found = missed if type(module) is torch.nn.Linear or is_experts else rest
-            found += [re.sub(r"\.\d+\.", ".N.", f"{path}.{name}") for name in matrices]
-    towers = sorted(path for path in adapted if _is_tower(path))
-    said = [f"misses {', '.join(dict.fromkeys(missed))}"] if missed else []
-    said += [f"{len(towers)} adapters outside the text model, first {towers[0]}"] if towers else []
-    said += [f"left as they are: {', '.join(dict.fromkeys(rest))}"] if rest else []
-    return len(missed) + len(towers), "; ".join(said)
+        for full in (f"{path}.{name}" for name in matrices):
+            layer = re.sub(r"\.\d+\.", ".N.", full)
+            if full in named:
+                reasons[layer] = named[full]
+            else:
+                silent.append(layer)
+    towers = [path for path in adapted if re.search(r"vision|visual|audio|multi_modal|projector", path)]
+    said = [f"misses {', '.join(dict.fromkeys(silent))}"] if silent else []
+    said += [f"{len(towers)} adapters outside the text model, first {min(towers)}"] if towers else []
+    said += [f"{layer}: {reason}" for layer, reason in reasons.items()]
+    return len(silent) + len(towers), "; ".join(said)
 
 
 @cell(0, "the gradients before each optimizer step")

@@ -51,9 +51,14 @@ def test_red_cells_become_fewer(committed):
 SCRIPT = """
 import sys, pathlib
 sys.path.insert(0, {folder!r})
-import run, case, cells
-from ft_notebooks.tokenization.chat_template import ChatTemplate
+import run, architectures
+from case import Case
+from cells import CELLS, Cell, Unsupported
 from ft_notebooks.loading.example_models import tiny_tokenizer
+from ft_notebooks.lora.adapter import add_adapter, lora_config
+from ft_notebooks.tokenization.chat_template import ChatTemplate
+
+run.prepare()
 
 def beyond(it): return float("nan"), ""
 def within(it): return 0.5, "a remark"
@@ -62,17 +67,37 @@ def ours(it):
     tok.chat_template = None
     ChatTemplate(tok)
 def foreign(it): int("x")
-def absent(it): raise cells.Unsupported("no such part")
+def absent(it): raise Unsupported("no such part")
+
+class OneKind(Case):
+    "An adapter on one kind of layer."
+    def adapted(self, bits=32, r=8):
+        model = self.load(bits)
+        return add_adapter(model, lora_config(model, r=r, target_modules=["q_proj"]))
+class Another(Case):
+    "A model of other weights."
+    def load(self, bits=32): return architectures.small_model(self.family, seed=1)
+class Faster(Case):
+    "A reference with another learning rate."
+    def plain_trainer(self, ours, name, model=None):
+        plain = super().plain_trainer(ours, name, model)
+        plain.args.learning_rate *= 1.5
+        return plain
+
+def show(name, cell, kind=Case):
+    found = run.outcome(cell, kind(run.family_of("Llama"), pathlib.Path(kind.__name__).absolute()))
+    print("outcome", name, found.outcome)
 
 for measure in (beyond, within, ours, foreign, absent):
-    cell = cells.Cell(measure.__name__, "", "", 1.0, measure, lambda family: True)
-    print(measure.__name__, run.outcome(cell, case.Case(run.family_of("Llama"), pathlib.Path("x"))).outcome)
+    show(measure.__name__, Cell("", "", "", 1.0, measure, lambda family: True))
+for kind, name in ((OneKind, "targets"), (Another, "load"), (Faster, "sft")):
+    show(name, CELLS[name], kind)
 """
 
 
-def test_an_outcome_follows_from_the_bound_and_from_who_raised():
+def test_an_outcome_follows_from_the_bound_and_from_who_raised_and_a_cell_sees_what_it_is_there_for():
     script = SCRIPT.format(folder=str(FOLDER))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    found = dict(line.split() for line in done.stdout.splitlines() if line)
+    found = dict(line.split()[1:] for line in done.stdout.splitlines() if line.startswith("outcome "))
     right = {"beyond": "WRONG", "within": "proved", "ours": "refused", "foreign": "ERROR", "absent": "unsupported"}
-    assert found == right, done.stderr[-2000:]
+    assert found == right | dict.fromkeys(("targets", "load", "sft"), "WRONG"), done.stderr[-2000:]

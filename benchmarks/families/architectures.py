@@ -110,7 +110,7 @@ FAMILIES = {
         Family("ERNIE 4.5", "ernie4_5", "chatml"),
         Family("ERNIE 4.5-MoE", "ernie4_5_moe", "chatml"),
         Family("EXAONE 4", "exaone4", "chatml", SLIDING),
-        Family("Seed-OSS", "seed_oss", "chatml"),
+        Family("Seed-OSS", "seed_oss", "chatml", {"attention_dropout": 0.0, "residual_dropout": 0.0}),
         Family("Hunyuan", "hunyuan_v1_dense", "chatml"),
         Family("Apertus", "apertus", "chatml"),
         Family(

@@ -7,6 +7,7 @@ A cell is a function of a `Case`: it returns a figure, which is right up to the 
 import dataclasses
 import math
 import re
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from itertools import accumulate
@@ -162,7 +163,12 @@ def _quantized(case: Case, bits: int) -> Figure:
     if not small:
         raise Unsupported("bitsandbytes quantizes linear layers alone, and the model has none")
     p = logits(_in_float32(case, model), case.ids).log_softmax(-1)
-    q = logits(model, case.ids).log_softmax(-1)
+    try:
+        q = logits(model, case.ids).log_softmax(-1)
+    except RuntimeError as e:
+        if "bitsandbytes" not in traceback.extract_tb(e.__traceback__)[-1].filename:
+            raise
+        raise Unsupported(f"bitsandbytes on a CPU: {e}") from e
     kl = (p.exp() * (p - q)).sum(-1).mean().item()
     whole = sum(p.numel() for p in case.made.parameters())
     trainer = case.trainer(f"bits{bits}", case.adapted(bits), max_steps=1)

@@ -106,10 +106,20 @@ def _judged(row: dict) -> list[str]:
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")  # columns of rows for vision-language models
 
 
+def _is_empty(value: Any) -> bool:
+    "Whether a cell holds nothing, as tables write it."
+    if isinstance(value, (dict, list, tuple)):
+        return all(map(_is_empty, value.values() if isinstance(value, dict) else value))
+    return value is None or str(value).strip().lower() in ("", "nan", "false")
+
+
 def _media(row: dict) -> list[str]:
     "A defect for a column of images, videos or sounds, without which the answer would be trained."
-    found = [name for name in MEDIA if row.get(name) is not None and str(row[name]) not in ("", "[]")]
-    return [f'the row has "{name}", which its answer may be about, and {WITHOUT_MEDIA}' for name in found]
+    found = [name for name in MEDIA if not _is_empty(row.get(name))]
+    return [
+        f'the row has "{name}", which its answer may be about: remove the column if no answer is; else {WITHOUT_MEDIA}'
+        for name in found
+    ]
 
 
 def _misspelt(row: dict) -> list[str]:

@@ -6,13 +6,15 @@
 __all__ = ['DifferentPrompt', 'different_prompts', 'check_prompts']
 
 # %% ../../nbs/package/data/prompt_in_use.ipynb #050431f7
+import copy
+from contextlib import suppress
 from dataclasses import dataclass
 from os.path import commonprefix
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from .chat_labels import training_twin
+from .chat_labels import encode_texts, training_twin
 from ..tokenization.chat_template import ChatTemplate
 
 # %% ../../nbs/package/data/prompt_in_use.ipynb #090806b3
@@ -27,61 +29,77 @@ class DifferentPrompt:
     by_twin: bool  # Whether only TRL's training twin of the template writes it so
 
 
-def _compared(row: int, messages: list[dict], own: ChatTemplate, twin: ChatTemplate | None, given: dict, use: dict):
-    "The answers of one conversation that differ."
+def _compared(row: int, messages: list[dict], own: ChatTemplate, twin: ChatTemplate | None, given: dict):
+    "The first and the last answer of a conversation, where they differ."
     written = own.render(messages, **given)
     trained = twin.render(messages, **given) if twin else written
-    for n, message in enumerate(messages):
-        if message["role"] != "assistant" or n == 0:
-            continue
-        used = own.render(messages[:n], add_generation_prompt=True, **given, **use)
+    answers = [n for n, message in enumerate(messages) if n and message["role"] == "assistant"]
+    for n in dict.fromkeys(answers[:1] + answers[-1:]):
+        used = own.render(messages[:n], add_generation_prompt=True, **given)
         if not trained.startswith(used):
             same = len(commonprefix([used, trained]))
             shown = trained[same : same + max(20, len(used) - same)]
-            yield DifferentPrompt(row, n, used[same:], shown, by_twin=trained != written)
+            by_twin = trained != written and own.render(messages[: n + 1], **given).startswith(used)
+            yield DifferentPrompt(row, n, used[same:], shown, by_twin)
 
-# %% ../../nbs/package/data/prompt_in_use.ipynb #e65b9fe2
+
 def different_prompts(
     tok: PreTrainedTokenizerBase,  # With a chat template
     dataset: Dataset,  # Chats ("messages"), with "tools" where the template gets them
-    **use,  # Variables of the template in use alone, such as `enable_thinking`
 ) -> list[DifferentPrompt]:
-    "The answers whose prompt in use is not the beginning of the text that is trained; `ValueError` as `encode_chat`."
+    """The answers whose prompt in use is not the beginning of the text that is trained; `ValueError` as `encode_chat`.
+
+    The first and the last answer of each conversation are looked at.
+    """
     own = ChatTemplate(tok)
     twin = training_twin(tok)
     found: list[DifferentPrompt] = []
     for number, row in enumerate(dataset):
         given = {"tools": row["tools"]} if row.get("tools") else {}
-        found += _compared(number, row["messages"], own, twin, given, use)
+        found += _compared(number, row["messages"], own, twin, given)
     return found
 
 # %% ../../nbs/package/data/prompt_in_use.ipynb #73ea23e1
-_LOOKED_AT = 64  # rows; a template treats all rows alike
+_LOOKED_AT = 64  # rows, over the whole dataset
 
 
-def _prompt_cure(tok: PreTrainedTokenizerBase, rows: Dataset) -> str:
-    for value in (False, True):
-        if not different_prompts(tok, rows, enable_thinking=value):
-            line = f"{{% set enable_thinking = {str(value).lower()} %}}"
-            return f"begin tok.chat_template with {line}, which is saved with the model"
-    return "give the answers the thoughts that the template begins, or change what it writes for add_generation_prompt"
+def _differing(tok: PreTrainedTokenizerBase, rows: Dataset) -> list[DifferentPrompt]:
+    return [one for one in different_prompts(tok, rows) if not one.by_twin]
 
-# %% ../../nbs/package/data/prompt_in_use.ipynb #68554c67
+
+def _prompt_cure(tok: PreTrainedTokenizerBase, rows: Dataset, used: str) -> str:
+    "A line of the template that makes both alike, as tried; else what to change."
+    changed = copy.copy(tok)
+    for value in ("false", "true"):
+        line = f"{{% set enable_thinking = {value} %}}"
+        changed.chat_template = line + tok.chat_template
+        with suppress(ValueError):  # of a template of which TRL no longer knows the twin
+            encode_texts(changed, rows["messages"][:], [{}] * len(rows), [""] * len(rows))
+            if not _differing(changed, rows):
+                return f"begin tok.chat_template with {line}, which is saved with the model"
+    if "<think" in used:
+        return "give each answer the thought that the template begins, or change its part for add_generation_prompt"
+    return "let the template write for add_generation_prompt what it writes before an answer in training"
+
+
 def check_prompts(
     tok: PreTrainedTokenizerBase,  # With a chat template
-    dataset: Dataset,  # Chats ("messages") to train on; the first 64 are looked at
+    dataset: Dataset,  # Chats ("messages") to train on; some 64 of them are looked at
 ) -> None:
-    """Raises `ValueError` if answers are trained after another text than the model reads in use.
+    """Raises `ValueError` if most answers are trained after another text than the model reads in use.
 
-    What only TRL's training twin of a template writes otherwise is no error: `encode_chats` counts such conversations.
+    Rows with and without thoughts may be mixed. What only TRL's training twin of a template writes otherwise is no
+    error: `encode_chats` counts such conversations.
     """
-    rows = dataset.take(min(len(dataset), _LOOKED_AT))
-    differing = [one for one in different_prompts(tok, rows) if not one.by_twin]
-    if differing:
+    numbers = range(0, len(dataset), max(1, len(dataset) // _LOOKED_AT))
+    rows = dataset.select(numbers)
+    differing = _differing(tok, rows)
+    rows_differing = {one.row for one in differing}
+    if len(rows_differing) > len(rows) / 2:
         first = differing[0]
-        place = rows["place"][first.row] if "place" in rows.column_names else f"row {first.row}"
+        place = rows["place"][first.row] if "place" in rows.column_names else f"row {numbers[first.row]}"
         raise ValueError(
             f"{place}: message {first.message + 1} is trained after {first.trained[:40]!r}, and in use the "
             f"chat template writes {first.used[:40]!r} there, so that the model is asked with a text that it was not "
-            f"trained on: {_prompt_cure(tok, rows)}"
+            f"trained on: {_prompt_cure(tok, rows, first.used)}"
         )

@@ -17,17 +17,18 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import PeftConfig
-from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..checkpointing.integrity import checkpoint_fault, has_marker
-from ..core.errors import error_text
+from ..core.errors import DiskFull, error_text
 from ..core.files import MARKER, read_record
 from ..data.chat_encoding import check_end_token, encode_chats
 from ..data.prompt_in_use import check_prompts
 from ..evaluation.likelihood import perplexity
-from .gguf_writer import ARCHITECTURES
+from .gguf_writer import check_family, pre_tokenizer_name
 from .parity import SAFETENSORS_KL
 from .run_export import export_run, run_model
+from .run_origin import run_stages
 from ..loading.quantization_error import token_distances
 from ..loading.quantized_loading import load_model
 from ..lora.adapter import merge_adapter
@@ -85,21 +86,31 @@ def _rows(chain: _Chain) -> str:
     return f"{len(chain.rows)} rows"
 
 
+def _config(name: str) -> PreTrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except OSError as e:
+        raise ValueError(f"{name}, on which the run was trained, cannot be read; restore it") from e
+
+
 def _generation_config(name: str) -> GenerationConfig:
     try:
         return GenerationConfig.from_pretrained(name)
     except OSError:  # there is none, and transformers makes one of the model's
-        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(name, trust_remote_code=False))
+        return GenerationConfig.from_model_config(_config(name))
 
 # %% ../../nbs/package/export/run_check.ipynb #295f2db4
 def _labels(chain: _Chain) -> str:
     chain.tok = load_tokenizer(chain.folder)
-    chain.ids, account = encode_chats(chain.tok, chain.rows)
+    known = chain.known if chain.given is None else {}
+    given = {"max_length": known.get("sft.max_length"), "allow_cut": known.get("data.allow_cut", 0.01)}
+    chain.ids, account = encode_chats(chain.tok, chain.rows, **given)
     end = check_end_token(chain.tok, _generation_config(chain.model_name))
     endless = [n for n, labels in enumerate(chain.ids["labels"]) if end not in labels]
-    if endless:
+    if len(endless) > account["answers_cut"]:
         raise ValueError(f"{len(endless)} rows have no label for the end of an answer, the first is row {endless[0]}")
-    check_prompts(chain.tok, chain.rows)
+    if chain.known.get("command", "sft") == "sft":  # others train what follows the prompt in use
+        check_prompts(chain.tok, chain.rows)
     share = account["trained_tokens"] / account["tokens"]
     return f"{share:.0%} of {account['tokens']:,} tokens, each answer with its end {chain.tok.decode([end])!r}"
 
@@ -151,6 +162,8 @@ def _loaded(chain: _Chain) -> str:
 def _merged(chain: _Chain) -> str:
     if not chain.has_adapter:
         return "there is no adapter: every weight was trained"
+    if PeftConfig.from_pretrained(str(chain.folder)).is_prompt_learning:
+        raise _Unknown("the adapter puts tokens before the prompt, and changes no weight")
     merged = merge_adapter(run_model(chain.folder), torch.float32)
     kl, _ = token_distances(run_model(chain.folder), merged, chain.ids["input_ids"][:_COMPARED])
     distance = kl.mean().item()
@@ -175,9 +188,11 @@ def _exported(chain: _Chain) -> str:
 def _served(chain: _Chain) -> str:
     if find_spec("xllamacpp") is None:
         raise _Unknown("llama.cpp is not installed: pip install 'ft-notebooks[export]'")
-    family = AutoConfig.from_pretrained(chain.model_name, trust_remote_code=False).model_type
-    if family not in ARCHITECTURES:
-        raise _Unknown(f"a file for llama.cpp is written for {', '.join(ARCHITECTURES)}, and not for {family}")
+    try:
+        check_family(chain.model_name, _config(chain.model_name))
+        pre_tokenizer_name(chain.tok)
+    except ValueError as e:
+        raise _Unknown(f"only llama.cpp's own converter writes the file, which ft export then checks ({e})") from e
     return _export(chain, "gguf", "f16")
 
 # %% ../../nbs/package/export/run_check.ipynb #8a937474
@@ -203,6 +218,7 @@ def check_run(
     `ValueError` for what is no finished run of a model that answers.
     """
     folder, known = answering_run(run)
+    run_stages(folder)  # `ValueError` for a folder that is no run
     chain = _Chain(Path(folder), known, dataset)
     for name, measure in LINKS.items():
         try:
@@ -211,6 +227,8 @@ def check_run(
             link = Link(name, "unknown", str(reason))
         except ValueError as error:
             link = Link(name, "broken", str(error))
+        except (MemoryError, torch.OutOfMemoryError, DiskFull):  # which say nothing of the run
+            raise
         except Exception as error:  # of a library
             link = Link(name, "broken", error_text(error))
         yield link

@@ -111,6 +111,7 @@ def _read_again(known) -> dict:
 def kept_rows(
     run: str | Path,  # As given by the user
     known: dict,  # Its record, from `known_run`
+    command: str = "eval",  # In which a file of rows may be given, for the error
 ):  # A `Dataset` of conversations; each pair becomes its prompt with the chosen answer
     """The rows that a run held out, read again from its files.
 
@@ -119,18 +120,18 @@ def kept_rows(
     if not known:
         raise ValueError(
             f"{run} has no run.json, the record of its run, so the rows that it held out are not known; give a file: "
-            f"ft eval {run} DATA"
+            f"ft {command} {run} DATA"
         )
     if not known.get("data.held_out"):
-        raise ValueError(f"{run} held out no rows for evaluation; give a file: ft eval {typed(run)} DATA")
+        raise ValueError(f"{run} held out no rows for evaluation; give a file: ft {command} {typed(run)} DATA")
     file = known["data"].get("file")
     if file is None:
         raise ValueError(
-            f"{run} was trained by a script on rows of which no file is known; give one: ft eval {typed(run)} DATA"
+            f"{run} was trained by a script on rows of which no file is known; give one: ft {command} {typed(run)} DATA"
         )
     lost = (
-        f"so the rows that {run} held out cannot be identified; restore the file, or give a different one: ft eval "
-        f"{typed(run)} DATA"
+        f"so the rows that {run} held out cannot be identified; restore the file, or give a different one: ft "
+        f"{command} {typed(run)} DATA"
     )
     try:
         chats = _read_again(known)["data.held_out"]
@@ -163,7 +164,7 @@ def rows_of_run(
 ):  # A `Dataset` of conversations
     "The rows that a run held out, else those that it was trained on; `ValueError` if they are not there."
     if known.get("data.held_out"):
-        return kept_rows(run, known)
+        return kept_rows(run, known, command)
     rows = trained_rows(known)
     if rows is None:
         raise ValueError(f"{run} names no rows of its own; give a file: ft {command} {typed(run)} DATA")

@@ -226,6 +226,35 @@ def test_no_link_is_broken_by_what_is_harmless(change, trained, tmp_path, monkey
     assert not [link for link in links if link.state == "broken"], "\n".join(map(str, links))
 
 
+def small(folder: Path, *settings: str) -> None:
+    "A tiny base in `folder`, and a run of ft sft on it."
+    family("llama").save_pretrained(folder / "base")
+    tiny_tokenizer().save_pretrained(folder / "base")
+    appointments(24).to_json(folder / "rows.jsonl")
+    given = [f"model.name={folder / 'base'}", "model.bits=32", "data.eval=0.25", "sft.max_steps=2", *settings]
+    words = [word for one in given for word in ("--set", one)]
+    main(["sft", str(folder / "rows.jsonl"), "--output", str(folder / "run"), "--quiet", *words])
+
+
+def test_rows_that_the_run_has_cut_are_measured_as_it_measured_them(tmp_path):
+    small(tmp_path, "sft.max_length=232", "data.allow_cut=0.5")
+    links = {link.name: link for link in check_run(tmp_path / "run")}
+    assert links["loaded"].state == "right", str(links["loaded"])
+
+
+def test_a_file_that_only_llama_cpps_converter_writes_is_unknown(tmp_path):
+    small(tmp_path)
+    config = tmp_path / "base/config.json"
+    config.write_text(config.read_text().replace('"silu"', '"gelu"'))
+    *_, last = check_run(tmp_path / "run")
+    assert (last.name, last.state) == ("served", "unknown") and "--converter" in last.said
+
+
+def test_a_folder_that_is_no_run_is_refused_at_the_start(trained):
+    with pytest.raises(ValueError, match="so it is no run"):
+        list(check_run(trained("llama") / "base", appointments(4)))
+
+
 def test_a_file_that_has_changed_since_it_was_saved(trained, tmp_path):
     folder = shutil.copytree(trained("llama"), tmp_path / "made") / "run"
     weights = load_file(folder / "adapter_model.safetensors")

@@ -2957,6 +2957,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'ft_notebooks/lora/tensor_check.py')},
             'ft_notebooks.lora.unsaved_weights': { 'ft_notebooks.lora.unsaved_weights._base_parameters': ( 'package/lora/unsaved_weights.html#_base_parameters',
                                                                                                            'ft_notebooks/lora/unsaved_weights.py'),
+                                                   'ft_notebooks.lora.unsaved_weights._check_names': ( 'package/lora/unsaved_weights.html#_check_names',
+                                                                                                       'ft_notebooks/lora/unsaved_weights.py'),
                                                    'ft_notebooks.lora.unsaved_weights.changed_in_memory': ( 'package/lora/unsaved_weights.html#changed_in_memory',
                                                                                                             'ft_notebooks/lora/unsaved_weights.py'),
                                                    'ft_notebooks.lora.unsaved_weights.check_base_saved': ( 'package/lora/unsaved_weights.html#check_base_saved',

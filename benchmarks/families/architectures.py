@@ -113,6 +113,11 @@ FAMILIES = {
         Family("Seed-OSS", "seed_oss", "chatml", {"attention_dropout": 0.0, "residual_dropout": 0.0}),
         Family("Hunyuan", "hunyuan_v1_dense", "chatml"),
         Family("Apertus", "apertus", "chatml"),
+        Family("AFMoE", "afmoe", "chatml"),
+        Family("dots.llm1", "dots1", "chatml"),
+        Family("Laguna", "laguna", "chatml"),
+        Family("Mellum", "mellum", "chatml"),
+        Family("Hunyuan V3", "hy_v3", "chatml"),
         Family(
             "Nemotron-H", "nemotron_h", "nemotron_3",
             {"mamba_num_heads": 8, "mamba_head_dim": 16, "ssm_state_size": 16, "n_groups": 1, "chunk_size": 16},

@@ -10,22 +10,38 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
+import peft
 import torch
 from huggingface_hub import snapshot_download
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
+from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from ..core.model_parts import base_model
 
 # %% ../../nbs/package/lora/unsaved_weights.ipynb #03f3b777
+def _check_names(model: PeftModel) -> None:
+    "Raises `ValueError` where PEFT would load a saved tensor under another name, and so leave it out."
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    loaded = convert_peft_adapter_state_dict_for_transformers(model, model.active_peft_config, dict(state))
+    lost = sorted(state.keys() - loaded.keys())
+    if lost:
+        layer = lost[0].partition(".lora_")[0].rpartition(".")[0].rpartition(".")[2]
+        raise ValueError(
+            f"peft {peft.__version__} would load {len(lost)} of {len(state)} tensors of this adapter under other "
+            f"names, such as {lost[0]}, so that a resumed or finished run lacks them; leave these layers out: "
+            f"lora_config(model, exclude_modules=r'.*\\.{layer}\\..*'), or --set lora.exclude_modules=... in ft"
+        )
+
+# %% ../../nbs/package/lora/unsaved_weights.ipynb #219f52e5
 def check_saved(
     model: PeftModel,  # To be trained
 ) -> None:
     """Raises `ValueError` for a merged adapter, and for one with its own name, which no command would load again.
 
-    Also with the names of trainable weights that are not saved with it.
+    Also with the names of trainable weights that are not saved with it, or not loaded.
     """
     if model.active_adapter != "default":
         raise ValueError(
@@ -50,6 +66,7 @@ def check_saved(
             f"({', '.join(lost[:3])}{', ...' if len(lost) > 3 else ''}); freeze them with requires_grad_(False), name "
             "their modules in modules_to_save of the adapter's config, or train every weight without an adapter"
         )
+    _check_names(model)
 
 # %% ../../nbs/package/lora/unsaved_weights.ipynb #5484ba59
 def _base_parameters(model: PreTrainedModel | PeftModel) -> dict[str, torch.Tensor]:

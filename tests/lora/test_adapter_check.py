@@ -10,7 +10,7 @@ from peft.tuners.lora import Linear, ParamWrapper
 
 from ft_notebooks.loading.example_models import tiny_model
 from ft_notebooks.loading.quantized_loading import load_model
-from ft_notebooks.lora import adapter
+from ft_notebooks.lora import adapter, unsaved_weights
 from ft_notebooks.lora.adapter import add_adapter, load_adapter, lora_config, merge_adapter
 from ft_notebooks.lora.adapter_check import check_adapter
 from ft_notebooks.lora.tensor_check import AdapterCounts
@@ -126,3 +126,15 @@ def test_after_one_step_of_training_each_layer_is_trained():
     model(IDS, labels=IDS).loss.backward()
     optimizer.step()
     assert check_adapter(model).changed == 16
+
+
+def test_a_layer_that_peft_would_not_load_again_is_not_trained(monkeypatch):
+    model = adapted()
+    unsaved_weights.check_saved(model)
+
+    def renamed(model, config, state):  # as peft 0.21 does with the shared experts of Laguna
+        return {name.replace("up_proj.", "up_proj.."): tensor for name, tensor in state.items()}
+
+    monkeypatch.setattr(unsaved_weights, "convert_peft_adapter_state_dict_for_transformers", renamed)
+    with pytest.raises(ValueError, match=r"4 of 28 tensors .* exclude_modules=r'.*up_proj"):
+        unsaved_weights.check_saved(model)

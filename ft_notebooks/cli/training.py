@@ -28,6 +28,7 @@ from ..distributed.launcher import launch
 from ..distributed.launch_files import slurm_job
 from ..loading.model_files import check_checkpoint, read_config, tensor_shapes
 from ..lora.adapter_folder import check_adapter_folder
+from ..lora.published_names import text_names
 from ..runs.model_choice import model_settings
 from ..runs.pipeline import train_run
 from ..runs.record import held_out
@@ -46,7 +47,8 @@ def _check_model(model: dict, output) -> None:
     "Raises `ValueError` for a model that cannot be loaded, or whose weights would not fit on the disk."
     folder = Path(model["name"])
     if (folder / "adapter_config.json").is_file():
-        check_adapter_folder(model["name"])
+        with text_names(folder) as place:
+            check_adapter_folder(place)
     else:
         check_checkpoint(model["name"])
     if not folder.is_dir():

@@ -23,6 +23,7 @@ from ..data.readers import read_rows
 from ..loading.model_files import check_checkpoint, read_config
 from .findings import Found
 from ..lora.adapter_folder import check_adapter_folder
+from ..lora.published_names import text_names
 from ..rlhf.prompt_rows import as_prompts, prompt_account
 from ..runs.stages import stage_class
 from ..tokenization.chat_template import CUT, ChatTemplate
@@ -69,7 +70,8 @@ def existing(
 ) -> str:  # The same
     "Raises `ValueError` or `OSError` where the folder is not there or not complete, or no such name can be read."
     if Path(name, "adapter_config.json").is_file():
-        check_adapter_folder(name)
+        with text_names(name) as place:
+            check_adapter_folder(place)
     elif not Path(check_checkpoint(name)).is_dir():
         read_config(name)
     return name
@@ -242,7 +244,8 @@ class Context:
             return None
         found = Path(self.name)
         while (found / "adapter_config.json").is_file():
-            found = Path(check_adapter_folder(found).base_model_name_or_path)
+            with text_names(found) as place:
+                found = Path(check_adapter_folder(place).base_model_name_or_path)
         return found if found.is_dir() else None
 
     @_loaded_once

@@ -22,6 +22,7 @@ from .gguf_writer import check_family, check_replaced, llama_cpp_order
 from .run_origin import check_base
 from ..loading.model_files import check_checkpoint, read_config
 from ..lora.adapter_folder import check_adapter_folder, trained_bits
+from ..lora.published_names import text_names
 
 # %% ../../nbs/package/export/lora_gguf.ipynb #984802ca
 _FREE = set(  # which modules are adapted, what the two matrices hold, how they began, and where they came from
@@ -56,10 +57,10 @@ def _check_plain(run: Path, adapter: PeftConfig) -> None:
 _EMBEDDINGS = ("embed_tokens", "lm_head")
 
 
-def _lora_tensors(run: Path, config: PreTrainedConfig) -> Iterator[tuple[str, np.ndarray]]:
+def _lora_tensors(run: Path, file: Path, config: PreTrainedConfig) -> Iterator[tuple[str, np.ndarray]]:
     "The name and the values in float32 of each matrix; `ValueError` for one that cannot be written or is not finite."
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[config.model_type.upper()], config.num_hidden_layers)
-    with safe_open(run / "adapter_model.safetensors", "pt") as opened:
+    with safe_open(file, "pt") as opened:
         for key in sorted(opened.keys()):
             weight, _, part = key.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".lora_")
             name = names.get_name(f"{weight}.weight", try_suffixes=(".weight",))
@@ -84,17 +85,18 @@ def write_lora_gguf(
     """
     check_replaced(file)
     run = Path(run)
-    adapter = check_adapter_folder(run)
+    with text_names(run) as place:
+        adapter = check_adapter_folder(place)
     _check_plain(run, adapter)
     config = read_config(check_checkpoint(adapter.base_model_name_or_path), adapter.revision)
     check_family(adapter.base_model_name_or_path, config)
     check_base(run)
-    with atomic_path(file) as part:
+    with text_names(run) as place, atomic_path(file) as part:
         writer = gguf.GGUFWriter(part, config.model_type)
         writer.add_type(gguf.GGUFType.ADAPTER)
         writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
         writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(adapter.lora_alpha))
-        for name, data in _lora_tensors(run, config):
+        for name, data in _lora_tensors(run, place / "adapter_model.safetensors", config):
             writer.add_tensor(name, data)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

@@ -166,7 +166,8 @@ def load_model(
     forget_renames(model, text.get("key_mapping", ()))
     check_finite(model)
     _check_ends(model.generation_config.eos_token_id, name)
-    if arguments["attn_implementation"] is None and attention_of(model) != hw.attn_implementation:
+    has_attention = any("attention" in type(module).__name__.lower() for module in model.modules())
+    if has_attention and arguments["attn_implementation"] is None and attention_of(model) != hw.attn_implementation:
         kind, attention = type(model).__name__, attention_of(model)
         say(
             f"{name}: {kind} computes attention by {attention!r}, not by {hw.attn_implementation!r}; its memory grows "

@@ -8,17 +8,20 @@ __all__ = ['lora_config', 'add_adapter', 'dequantise_base', 'merge_adapter', 'lo
 # %% ../../nbs/package/lora/adapter.ipynb #59c49072
 import copy
 import os
+import re
 import warnings
 from collections import Counter
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.tuners.lora import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import PreTrainedModel
 
 from ..core.arguments import ArgumentError
+from ..core.errors import nearest
 from ..core.progress import say, without_library_bars
 from ..core.random_state import keep_random_state
 from ..loading.model_files import check_finite, one_at_a_time
@@ -79,6 +82,18 @@ def lora_config(
     return config
 
 # %% ../../nbs/package/lora/adapter.ipynb #55e78f7c
+def _check_patterns(adapted: PeftModel, config: LoraConfig) -> None:
+    "Raises `ValueError` if a pattern names a layer without an adapter, which PEFT would ignore."
+    layers = adapted_layers(adapted).items()
+    names = [path if isinstance(layer, ParamWrapper) else path.removesuffix(".weight") for path, layer in layers]
+    for field in ("rank_pattern", "alpha_pattern"):
+        for key in getattr(config, field):
+            if not any(re.match(rf"(.*\.)?({key})$", name) for name in names):
+                adapted.unload()  # another config can be added
+                near = nearest(key, [name.split(".")[-1] for name in names])
+                raise ValueError(f"{field}: no layer with an adapter is named {key!r}; the nearest is {near!r}")
+
+
 @without_library_bars()
 def add_adapter(
     model: PreTrainedModel,  # Changed in place: its linear layers are wrapped, its own weights are frozen
@@ -87,7 +102,8 @@ def add_adapter(
 ) -> PeftModel:
     """Adds a trainable adapter, the same for the same seed; the global random state does not change.
 
-    Raises `ValueError` if the model already has an adapter, or if no parameter of the new adapter would be trainable.
+    Raises `ValueError` if the model already has an adapter, if no parameter of the new adapter would be trainable, or
+    if a rank or alpha pattern names a layer without an adapter.
     """
     if not isinstance(model, (PreTrainedModel, PeftModel)):
         cure = "give model.module" if hasattr(model, "module") else "load one: load_model(name)"
@@ -102,6 +118,8 @@ def add_adapter(
     check_fields(model, patterns)
     with keep_random_state(seed), without_pattern_warning():
         adapted = get_peft_model(model, config)
+    if config.peft_type == "LORA":
+        _check_patterns(adapted, config)
     if not any(p.requires_grad for p in adapted.parameters()):
         raise ValueError(f"nothing would train: inference_mode is {config.inference_mode}; leave it out of the config")
     return adapted

@@ -10,6 +10,7 @@ import copy
 from pathlib import Path
 
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
 
 from .adapter import load_adapter
@@ -20,14 +21,18 @@ def _named(paths: list[str]) -> str:
     return ", ".join([*paths[:3], "..."][: len(paths)])
 
 
+def _is_quantised(layer: LoraLayer) -> bool:
+    return not all(p.is_floating_point() for p in layer.get_base_layer().parameters())
+
+
 def check_adapter(
     model_or_run: PeftModel | str | Path,  # With a trained LoRA adapter, not changed; or a folder with one
-) -> AdapterCounts:  # Its text says how many targets a merge changes
+) -> AdapterCounts:  # Its text says how many targets a merge changes, of a quantized base how many were trained
     """Counts the layers and experts that an adapter trained, and those that a merge would change.
 
     Raises `ValueError` if a tensor of the folder is not used, is missing or not finite, if a layer has not been
     trained, or if a merge leaves its weight, or one of its experts, as it was. A change that the dtype of the base
-    rounds away is no error: it lowers the count. A base in 4 or 8 bits is not merged.
+    rounds away is no error: it lowers the count. A layer in 4 or 8 bits is not merged.
     """
     model = model_or_run
     if isinstance(model, (str, Path)):
@@ -44,11 +49,12 @@ def check_adapter(
             f"{len(still)} of {len(layers)} targets have not been trained, their B is zero: {_named(still)}; leave "
             "them out of target_modules, or find out why they had no gradient"
         )
+    plain = {path: layer for path, layer in layers.items() if not _is_quantised(layer)}
     changed, lost = 0, []
-    for path, layer in layers.items():
+    for path, layer in plain.items():
         has_changed, experts = merge_layer(copy.deepcopy(layer), adapter)
         changed += has_changed
         lost += [path] if experts else []
     if lost:
         raise ValueError(f"a merge leaves {len(lost)} of {len(layers)} targets as they were: {_named(lost)}")
-    return AdapterCounts(len(layers), len(layers), changed)
+    return AdapterCounts(len(layers), len(layers), changed if len(plain) == len(layers) else None)

@@ -49,7 +49,9 @@ def _empty_base(adapter: PeftConfig, base: PreTrainedConfig) -> PreTrainedModel:
         base.num_labels = 1
         kind = AutoModelForSequenceClassification
     with torch.device("meta"):
-        return kind.from_config(base)
+        model = kind.from_config(base)
+    model.name_or_path = adapter.base_model_name_or_path  # else PEFT warns of another base
+    return model
 
 # %% ../../nbs/package/lora/adapter_folder.ipynb #1fe93455
 def check_alpha(
@@ -168,9 +170,10 @@ def check_adapter_folder(
     if problem:
         modules = {path for path, _ in _empty_base(adapter, base).named_modules()}
         matched = sum(_module(tensor) in modules for tensor in shapes)
+        counts = f", in which {matched} of {len(shapes)} tensors match a module" if adapter.peft_type == "LORA" else ""
         raise ValueError(
-            f"{folder} does not fit its base {name}, in which {matched} of {len(shapes)} tensors match a module: "
-            f"{problem}; restore the adapter, or the base that it was trained on"
+            f"{folder} does not fit its base {name}{counts}: {problem}; restore the adapter, or the base that it was "
+            "trained on"
         )
     return adapter
 

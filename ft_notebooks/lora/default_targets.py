@@ -64,13 +64,14 @@ def _chooses(model: torch.nn.Module, path: str) -> bool:
 
 @functools.cache
 def _reads(kind: type, name: str) -> bool:
-    "Whether a forward function of a module's class reads the weight of the layer `name` without a call of it."
-    for function in (f for key, f in inspect.getmembers(kind) if "forward" in key):
+    "Whether a method of a module's class reads the weight of the layer `name` without a call of it."
+    own = {*inspect.getmembers(kind, inspect.isfunction)} - {*inspect.getmembers(torch.nn.Module, inspect.isfunction)}
+    for function in (f for key, f in own if "init" not in key):
         try:
             code = inspect.getsource(function)
         except (OSError, TypeError):  # of a class that was typed in, or compiled
             continue
-        if re.search(rf"self\.{name}\.weight\b(?!\[|\.(dtype|device|shape))", code):
+        if re.search(rf"(?<!isinstance\()self\.{name}\.weight\b(?!\[|\.(dtype|device|shape))", code):
             return True
     return False
 
@@ -126,6 +127,8 @@ def choose_targets(
     config: LoraConfig,  # Changed in place
 ) -> None:
     "Makes `all-linear` mean all layers but those of `unadapted`, and every layer that the config names a target."
+    if config.target_modules is None:  # PEFT's own choice, or only `target_parameters`
+        return
     linear = _linear_layers(model)
     chosen, is_default = linear, config.target_modules == "all-linear"
     left = unadapted(model) if is_default else {}

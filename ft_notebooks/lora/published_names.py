@@ -56,8 +56,11 @@ def _published(adapter: PeftConfig, wrapper: Wrapper | None) -> PreTrainedModel:
     name = check_checkpoint(adapter.base_model_name_or_path)
     with torch.device("meta"):
         if wrapper is None:
-            return AutoModelForCausalLM.from_config(read_config(name, adapter.revision))
-        return getattr(transformers, wrapper.architecture)(stored_config(name, adapter.revision))
+            model = AutoModelForCausalLM.from_config(read_config(name, adapter.revision))
+        else:
+            model = getattr(transformers, wrapper.architecture)(stored_config(name, adapter.revision))
+    model.name_or_path = adapter.base_model_name_or_path  # else PEFT warns of another base
+    return model
 
 
 def _tensor_names(folder: str | Path) -> list[str]:

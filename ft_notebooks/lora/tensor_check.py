@@ -43,9 +43,11 @@ class AdapterCounts:
 
     targets: int
     trained: int
-    changed: int
+    changed: int | None  # None: the base is quantized, and was not merged
 
     def __str__(self):
+        if self.changed is None:
+            return f"{self.trained} of {self.targets} targets trained"
         return f"{self.changed} of {self.targets} targets changed"
 
 
@@ -81,7 +83,7 @@ def merge_layer(
     "Merges an adapter into one weight, and compares the weight with the one before."
     base, name = layer.get_base_layer(), getattr(layer, "parameter_name", "weight")
     before = getattr(base, name, None)
-    if layer.merged or before is None or not before.is_floating_point():
+    if layer.merged or before is None:
         layer.merge(safe_merge=True, adapter_names=[adapter])
         return is_trained(layer, adapter), 0
     before = before.detach().clone()

@@ -7,6 +7,8 @@ import pytest
 import torch
 from adapted_families import FAMILIES, IDS, MANY, WRAPPERS, layers, logits, made, shaken, text_matrices
 from peft import LoraConfig
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, Gemma3nTextConfig
+from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextAltUp
 
 from ft_notebooks.loading.example_models import tiny_model
 from ft_notebooks.loading.quantized_loading import load_model
@@ -112,3 +114,20 @@ def test_what_gets_no_adapter_is_said_in_one_line(capsys):
     lora_config(made("qwen3_next"), target_modules=["q_proj"])
     lora_config(tiny_model())
     assert capsys.readouterr().out == ""
+
+
+def test_without_target_modules_peft_chooses_or_only_the_named_parameters_are_adapted():
+    model = made("llama")
+    chosen = {name.split(".")[-2] for name in layers(add_adapter(model, lora_config(model, target_modules=None)))}
+    assert chosen == {"q_proj", "v_proj"}
+    mixture = made("qwen3_moe")
+    named = lora_config(mixture, target_modules=[], target_parameters=["experts.down_proj"])
+    assert {name.split(".")[-1] for name in layers(add_adapter(mixture, named))} == {"down_proj"}
+
+
+def test_a_weight_that_another_method_reads_has_no_adapter_and_one_whose_kind_is_asked_for_has():
+    small = {"num_layers": 1, "num_heads": 2, "d_kv": 8, "d_model": 16, "d_ff": 16, "vocab_size": 259}
+    assert unadapted(AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model("t5", **small))) == {}
+    altup = torch.nn.ModuleDict({"altup": Gemma3nTextAltUp(Gemma3nTextConfig(hidden_size=16))})
+    reads = [name for name, reason in unadapted(altup).items() if reason.startswith("read without a call")]
+    assert reads == ["altup.correction_coefs.weight", "altup.prediction_coefs.weight"]

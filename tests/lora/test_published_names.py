@@ -6,10 +6,13 @@ import shutil
 import pytest
 import torch
 from adapted_families import WRAPPERS, layers, logits, made, shaken
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
+from ft_notebooks.cli.training import _check_model
+from ft_notebooks.doctor.context import Context, existing
+from ft_notebooks.export.lora_gguf import write_lora_gguf
 from ft_notebooks.loading.example_models import tiny_model
 from ft_notebooks.loading.quantized_loading import load_model
 from ft_notebooks.lora.adapter import add_adapter, load_adapter, lora_config
@@ -124,3 +127,31 @@ def test_nothing_is_overwritten(trained, tmp_path):
 )
 def test_the_rule_of_vllm(name, served):
     assert served_name(f"base_model.model.{name}", is_wrapper=True) == served
+
+
+def test_each_program_accepts_the_adapter_under_published_names(trained, tmp_path):
+    folder, _, _ = trained("qwen3_5")
+    write_published(folder / "adapter", tmp_path / "served")
+    context = Context("sft", {}, {"name": lambda: str(tmp_path / "served")})
+    assert existing(str(tmp_path / "served")) and context.folder == folder / "base"
+    _check_model({"name": str(tmp_path / "served"), "method": "lora"}, tmp_path / "run")
+    with pytest.raises(ValueError, match="qwen3_5_text is not one of llama"):
+        write_lora_gguf(tmp_path / "served", tmp_path / "adapter.gguf")
+
+
+def test_peft_does_not_warn_of_another_base(trained, tmp_path, recwarn):
+    folder, _, _ = trained("qwen3_5")
+    write_published(folder / "adapter", tmp_path / "served")
+    load_adapter(tmp_path / "served", 32)
+    assert not [str(w.message) for w in recwarn if "was renamed" in str(w.message)]
+
+
+def test_what_is_no_lora_is_refused_without_counts(tmp_path):
+    tiny_model().save_pretrained(tmp_path / "base")
+    get_peft_model(load_model(tmp_path / "base", 32), IA3Config(task_type="CAUSAL_LM")).save_pretrained(
+        tmp_path / "ia3"
+    )
+    file = tmp_path / "ia3/adapter_model.safetensors"
+    save_file({name.replace("layers.0", "layers.9"): tensor for name, tensor in load_file(file).items()}, file)
+    with pytest.raises(ValueError, match="does not fit its base .*base: it lacks "):
+        load_adapter(tmp_path / "ia3", 32)

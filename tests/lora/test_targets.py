@@ -127,3 +127,23 @@ def test_only_the_rows_change_in_both_tables_and_the_adapter_loads_again(make, t
     assert torch.equal(logits(loaded), logits(merged))
     one = loaded.get_input_embeddings().weight is loaded.get_output_embeddings().weight
     assert one == (make is tied)
+
+
+# patterns
+
+
+@pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern"])
+@pytest.mark.parametrize("name", ["layers.0.self_attn.q_proj.weight", "norm.weight"])
+def test_a_pattern_with_the_name_of_a_weight_is_refused(field, name):
+    with pytest.raises(ValueError, match=f"{field}: the model has no module '{name}'"):
+        lora_config(tiny_model(), 8, **{field: {name: 4}})
+
+
+@pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern"])
+def test_a_pattern_for_a_layer_without_an_adapter_is_refused_and_another_config_can_follow(field):
+    model = tiny_model()
+    with pytest.raises(
+        ValueError, match=f"{field}: no layer with an adapter is named 'v_proj'; the nearest is 'q_proj'"
+    ):
+        add_adapter(model, lora_config(model, 8, target_modules=["q_proj"], **{field: {"v_proj": 4}}))
+    add_adapter(model, lora_config(model, 8, target_modules=["q_proj"], **{field: {"layers.1.self_attn.q_proj": 4}}))

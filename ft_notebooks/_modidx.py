@@ -605,6 +605,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'ft_notebooks/core/model_parts.py'),
                                                'ft_notebooks.core.model_parts.eval_mode': ( 'package/core/model_parts.html#eval_mode',
                                                                                             'ft_notebooks/core/model_parts.py'),
+                                               'ft_notebooks.core.model_parts.leak_bound': ( 'package/core/model_parts.html#leak_bound',
+                                                                                             'ft_notebooks/core/model_parts.py'),
                                                'ft_notebooks.core.model_parts.without_router_logits': ( 'package/core/model_parts.html#without_router_logits',
                                                                                                         'ft_notebooks/core/model_parts.py')},
             'ft_notebooks.core.processes': { 'ft_notebooks.core.processes._check_gpus': ( 'package/core/processes.html#_check_gpus',

@@ -15,7 +15,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from .run_identity import check_as_described, counted_settings, describe
-from .run_identity import differences, of_another_run
+from .run_identity import LOSSES, differences, of_another_run
 from .environment import TRAINED_BY_OTHERS, check_untrained
 from ..core.files import read_record, write_atomically
 from ..core.fingerprints import plain
@@ -84,18 +84,31 @@ def check_folder(
 _SPLIT = ("world_size", "per_device_train_batch_size", "gradient_accumulation_steps")  # the effective batch's factors
 
 
+def _without_router(run: dict) -> dict:
+    "The run without router fields of the model's configuration, into which trl.SFTTrainer copies what it is given."
+    copied = {"output_router_logits"}
+    if run.get("router_aux_loss_coef") is not None:  # else the configuration's own weight counts
+        copied.add("router_aux_loss_coef")
+    kept = {key: run[key] for key in run if key not in {f"model.config.{name}" for name in copied}}
+    text = "model.config.text_config"
+    if isinstance(kept.get(text), dict):
+        kept[text] = {key: value for key, value in kept[text].items() if key not in copied}
+    return kept
+
+
 def _run_changes(old: dict, new: dict, any_world_size: bool) -> dict[str, str]:
     "The differences between the runs of two manifests, in the settings that both library versions have."
-    was = dict(old["run"])
-    now = dict(new["run"])
+    was = _without_router(old["run"])
+    now = _without_router(new["run"])
     if old["recorded"].get("versions") != new["recorded"]["versions"]:
-        both = was.keys() & now.keys()
+        both = (was.keys() & now.keys()) | LOSSES
         was = {key: was[key] for key in was if key in both}
         now = {key: now[key] for key in now if key in both}
     if any_world_size and was.get("world_size") != now.get("world_size"):
         for run in (was, now):
             factors = [run.pop(key, 1) or 1 for key in _SPLIT]
-            run.pop("padding_free", None)
+            for key in ("padding_free", "loss.trained"):
+                run.pop(key, None)
             run["effective batch"] = math.prod(factors)
     return differences(was, now)
 

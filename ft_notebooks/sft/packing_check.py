@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from ..core.model_parts import base_model, eval_mode
+from ..core.model_parts import base_model, eval_mode, leak_bound
 from ..core.seams import attention_of
 
 # %% ../../nbs/package/sft/packing_check.ipynb #d65fa34f
@@ -37,9 +37,6 @@ def document_leak(
     return packed / joined if packed else 0.0  # both are 0 without attention
 
 # %% ../../nbs/package/sft/packing_check.ipynb #0357acdb
-_SEPARATED = 0.02  # above rounding, also of experts in 16 bits
-
-
 def why_mixed(
     model: PreTrainedModel,  # As it will be trained; not changed
 ) -> str | None:  # The reason; None if documents in one row are separated
@@ -47,10 +44,12 @@ def why_mixed(
     kind = type(base_model(model)).__name__
     try:
         leak = document_leak(model)
+    except torch.OutOfMemoryError:
+        raise
     except (ValueError, TypeError, RuntimeError, IndexError, KeyError, AttributeError) as problem:
         why = str(problem).partition(". ")[0]
         return f"{kind} cannot keep documents in one row apart ({why})"
-    if not leak < _SEPARATED:
+    if not leak < leak_bound(model):
         kind += f" with attn_implementation={attention_of(model)!r}"
         change = f"{leak:.0%} of the change under full attention"
         return f"{kind} lets a document attend to the one before it in the row ({change})"

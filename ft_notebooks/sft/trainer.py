@@ -118,10 +118,11 @@ def _by_document(model) -> bool:
 def _without_padding(model, given) -> tuple[bool, list[str]]:
     "Whether a micro-batch may be one row, and what the plan says where the model mixes rows; `ValueError` if asked."
     with speed_up(model):
+        unpadded = given.get("padding_free", _by_document(model))
         if any(map(given.get, ("packing", "eval_packing", "padding_free"))):
             check_apart(model)
-            return True, []
-        if not given.get("padding_free", _by_document(model)):
+            return unpadded, []
+        if not unpadded:
             return False, []
         why = why_mixed(model)
     return why is None, [f"padded, since {why}"] if why else []

@@ -68,15 +68,22 @@ def leave_out_balance(
     model: PreTrainedModel | PeftModel,
     given: dict,  # Fields that the caller has set; `router_aux_loss_coef` is set to 0 where TRL cannot compute the loss
 ) -> list[str]:  # What the plan says of it
-    "Leaves out an auxiliary loss that TRL cannot compute; `ValueError` where the caller has asked for it."
+    """Leaves out an auxiliary loss that TRL cannot compute; `ValueError` where the caller has asked for it.
+
+    Where none is added, the model's configuration asks for no router logits afterwards.
+    """
     config = base_model(model).config.get_text_config()
     lacking = [name for name in _READ if not hasattr(config, name)]
-    if not lacking or not balance_weight(model, given):
-        return []
-    why = f"{type(config).__name__} has no {lacking[0]}, from which TRL computes it"
-    if asked := given.get("router_aux_loss_coef"):
-        raise ValueError(
-            f"router_aux_loss_coef={asked}: the experts' auxiliary loss cannot be computed, since {why}; leave it out"
-        )
-    given["router_aux_loss_coef"] = 0.0
-    return [f"no auxiliary loss of experts, since {why}"]
+    said = []
+    if lacking and balance_weight(model, given):
+        why = f"{type(config).__name__} has no {lacking[0]}, from which TRL computes it"
+        if asked := given.get("router_aux_loss_coef"):
+            raise ValueError(
+                f"router_aux_loss_coef={asked}: the experts' auxiliary loss cannot be computed, since {why}; leave it "
+                "out"
+            )
+        given["router_aux_loss_coef"] = 0.0
+        said = [f"no auxiliary loss of experts, since {why}"]
+    if getattr(config, "output_router_logits", False) and not balance_weight(model, given):
+        config.output_router_logits = False  # TRL's head would compute the loss for each request
+    return said

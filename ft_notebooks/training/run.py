@@ -197,6 +197,7 @@ class ExactTrainer(Trainer):
     its reference.
     """
 
+    evaluates_loss_alone = True  # recorded in the manifest, since earlier versions did not
     rows_once = True  # False in a trainer whose batches are no rows of its dataset, such as sampled answers
 
     def _while_training(self) -> AbstractContextManager:

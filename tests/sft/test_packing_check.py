@@ -4,7 +4,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from ft_notebooks.kernels.patching import speed_up
+from ft_notebooks.kernels.shared_prompt import why_not_shared
 from ft_notebooks.loading.example_models import tiny_model
+from ft_notebooks.loading.quantized_loading import load_model
 from ft_notebooks.sft.packing_check import check_apart, document_leak
 
 SMALL = {
@@ -61,3 +64,31 @@ def test_mode_weights_and_random_numbers_are_as_before_even_if_the_forward_fails
     with pytest.raises(TypeError):
         document_leak(model, no_such_argument_of_any_layer=1, input_ids="not a tensor")
     assert model.training and torch.equal(torch.get_rng_state(), state)
+
+
+def test_rounding_in_8_bits_is_no_leak(tmp_path):
+    "A column with an outlier is computed in 16 bits, in all rows, so a text's rounding depends on the others."
+    torch.manual_seed(6)
+    shape = {**SMALL, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "head_dim": 32}
+    config = AutoConfig.for_model("llama", **shape, bos_token_id=1, eos_token_id=2, initializer_range=0.08)
+    model = AutoModelForCausalLM.from_config(config)
+    for layer in model.model.layers:
+        layer.input_layernorm.weight.data[:6] = layer.post_attention_layernorm.weight.data[:6] = 2.5
+    model.save_pretrained(tmp_path)
+    rounded = load_model(tmp_path, 8)
+    with speed_up(rounded):
+        assert 0.02 < document_leak(rounded) < 0.05 < 0.5 < document_leak(rounded, use_cache=True)
+        check_apart(rounded)
+        assert why_not_shared(rounded) is None
+
+
+def out_of_memory(*args, **kwargs):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("check", [check_apart, why_not_shared])
+def test_too_little_memory_is_no_leak(check):
+    model = tiny_model()
+    model.model.forward = out_of_memory
+    with pytest.raises(torch.OutOfMemoryError):
+        check(model)

@@ -1,14 +1,16 @@
 "The families that people fine-tune, each as a tiny model: losses, gradients, layouts and what a run leaves behind."
 
+import json
 import math
+import shutil
 from contextlib import nullcontext
 
 import pytest
 import torch
 from datasets import Dataset
-from tiny_families import family
+from tiny_families import SHAPE, family
 from torch.nn.functional import cross_entropy, logsigmoid
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 from trl import DPOTrainer, GRPOTrainer, RewardTrainer, RLOOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
@@ -108,6 +110,13 @@ def test_a_hybrid_is_trained_with_padding_and_the_plan_says_why(sft, name, capsy
 def test_a_hybrid_asked_to_pack_is_refused_before_step_1(sft, name, how):
     with pytest.raises(ValueError, match=rf"cannot keep documents.*{next(iter(how))}"):
         sft(adapted(name), **how)
+
+
+@pytest.mark.parametrize("attention, how", [("eager", {}), ("sdpa", {"padding_free": False})])
+def test_packing_of_the_evaluation_alone_does_not_change_how_rows_are_trained(sft, attention, how):
+    model = family("llama")
+    model.set_attn_implementation(attention)
+    assert not sft(model, eval_dataset=ROWS, max_length=600, eval_packing=True, **how).args.padding_free
 
 
 # shared prompts
@@ -220,7 +229,78 @@ def test_grpo_says_that_the_prompts_of_balanced_experts_are_not_shared(tmp_path,
     assert "different logits for texts in one row" in said("lfm2")
 
 
+@pytest.mark.parametrize("asked", [{}, {"router_aux_loss_coef": 0.5}])
+def test_a_run_of_experts_goes_on_where_its_manifest_has_the_fields_that_trl_wrote(sft, tmp_path, asked):
+    fit(sft(family("mixtral"), save_strategy="steps", **asked))
+    file = tmp_path / "run" / "manifest.json"
+    record = json.loads(file.read_text())
+    assert not record["run"]["model.config.output_router_logits"]
+    written = {"output_router_logits": True, **asked}
+    record["run"] |= {f"model.config.{name}": value for name, value in written.items()}
+    file.write_text(json.dumps(record))
+    fit(sft(family("mixtral"), save_strategy="steps", **asked))
+    with pytest.raises(ValueError, match="router_aux_loss_coef was .*, is 0.25"):
+        sft(family("mixtral"), router_aux_loss_coef=0.25)
+
+
+def test_no_run_goes_on_with_another_loss(sft, tmp_path):
+    "As a run that an earlier version began, whose manifest says nothing of the loss."
+
+    def check(make, name, said):
+        fit(make())
+        file = tmp_path / "run" / "manifest.json"
+        record = json.loads(file.read_text())
+        assert record["run"].pop(name) == said
+        file.write_text(json.dumps(record))
+        with pytest.raises(ValueError, match=f"{name} was not set, is '{said}'; an earlier version"):
+            make()
+
+    saved = {"save_strategy": "steps", "save_steps": 1}
+    single = {**saved, "per_device_train_batch_size": 1}
+    check(lambda: sft(not_told("llama"), **single), "loss.trained", "divided by the labels of the step")
+    shutil.rmtree(tmp_path / "run")
+    best = {**EXACT, **saved, "eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True}
+    best |= {"effective_batch": 4, "max_steps": 1, "output_dir": tmp_path / "run"}
+    pairs = (pairs_of(), pairs_of())
+    check(lambda: dpo_trainer(adapted("mixtral"), TOK, *pairs, **best), "loss.evaluated", "without auxiliary loss")
+
+
+def test_a_run_whose_loss_has_not_changed_says_nothing_of_it(sft, tmp_path):
+    for model in (family("llama"), family("mixtral"), not_told("llama")):
+        fit(sft(model, type(model).__name__, save_strategy="steps"))
+    for file in tmp_path.glob("*/manifest.json"):
+        assert not any(key.startswith("loss.") for key in json.loads(file.read_text())["run"])
+
+
 # experts whose auxiliary loss TRL cannot compute
+
+
+def granite(**fields):
+    torch.manual_seed(0)
+    shape = {**SHAPE, "num_local_experts": 4, "num_experts_per_tok": 2, "output_router_logits": True}
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model("granitemoe", **shape, **fields))
+
+
+@pytest.mark.parametrize("make", [granite, lambda: family("qwen3_moe", output_router_logits=True)])
+def test_experts_train_without_an_auxiliary_loss_whatever_the_configuration_asks_for(sft, make, tmp_path, capsys):
+    how = {"router_aux_loss_coef": 0.0}
+    assert "aux_loss" not in fitted(sft(make(), logging_steps=1, **how))
+    trainer = dpo_trainer(
+        make(), TOK, pairs_of(), output_dir=tmp_path / "dpo", effective_batch=4, max_steps=1, **EXACT | how
+    )
+    assert "each prompt once" in capsys.readouterr().out
+    assert "aux_loss" not in fitted(trainer)
+
+
+def fitted(trainer):
+    trained(trainer)
+    assert not trainer.model.config.output_router_logits
+    return trainer.state.log_history[0]
+
+
+def test_scaled_experts_with_an_auxiliary_loss_that_trl_cannot_compute_are_trained(sft):
+    "Their head is not a plain product, so TRL's computes it, and the auxiliary loss where the configuration asks."
+    fitted(sft(granite(logits_scaling=2.0)))
 
 
 def test_a_mixture_whose_auxiliary_loss_trl_cannot_compute_trains_without_it_and_says_so(sft, capsys):

@@ -1124,6 +1124,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                               'ft_notebooks/data/preference_report.py')},
             'ft_notebooks.data.prompt_in_use': { 'ft_notebooks.data.prompt_in_use.DifferentPrompt': ( 'package/data/prompt_in_use.html#differentprompt',
                                                                                                       'ft_notebooks/data/prompt_in_use.py'),
+                                                 'ft_notebooks.data.prompt_in_use.PromptDiffers': ( 'package/data/prompt_in_use.html#promptdiffers',
+                                                                                                    'ft_notebooks/data/prompt_in_use.py'),
                                                  'ft_notebooks.data.prompt_in_use._compared': ( 'package/data/prompt_in_use.html#_compared',
                                                                                                 'ft_notebooks/data/prompt_in_use.py'),
                                                  'ft_notebooks.data.prompt_in_use._differing': ( 'package/data/prompt_in_use.html#_differing',

@@ -15,6 +15,7 @@ from jinja2 import TemplateError
 from transformers import GenerationConfig
 
 from ..data.chat_encoding import check_answers, check_end_token, encode_chat
+from ..data.prompt_in_use import PromptDiffers, check_prompts
 from .context import Chat, rows_where
 from .findings import Found, cause, check, cure, symptom
 from .text_checks import contents
@@ -154,6 +155,13 @@ def _prompt_differs(run):
         yield Found(f"{said}{before_answer[-30:]!r}")
     elif lacks_generation_prompt(run.tok) or plain == prompt and not _THINKING.fullmatch(lead):
         yield Found(f"the template ignores add_generation_prompt: {lead!r} stands before an answer in training alone")
+    elif run.stage == "sft" and "messages" in run.conversations.column_names:
+        try:
+            check_prompts(run.tok, run.conversations)
+        except PromptDiffers as e:
+            yield Found(str(e))
+        except ValueError:  # of a row that the template cannot write, which another check names
+            return
 
 # %% ../../nbs/package/doctor/template_checks.ipynb #b5e9788f
 # What the model generates with; made from its configuration, as transformers does, where there is none.

@@ -47,11 +47,6 @@ def foreign(monkeypatch):
     monkeypatch.setattr(FileLock, "acquire", denied)
 
 
-def test_the_lock_of_a_killed_run_can_be_taken_by_every_user_who_may_write_to_the_folder(tmp_path):
-    with run_lock.lock_run(tmp_path):
-        assert (tmp_path / ".running.lock").stat().st_mode & 0o777 == 0o666
-
-
 @pytest.mark.parametrize("finished", [False, True])
 def test_only_a_finished_run_goes_on_without_its_lock(tmp_path, foreign, finished):
     if finished:

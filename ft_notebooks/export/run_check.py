@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import PeftConfig
+from peft import LoraConfig, PeftConfig
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..checkpointing.integrity import checkpoint_fault, has_marker
@@ -67,14 +67,17 @@ class _Chain:
     ids: Any = None  # The rows encoded
 
     @property
-    def has_adapter(self) -> bool:
-        return (self.folder / "adapter_config.json").is_file()
+    def adapter(self) -> PeftConfig | None:
+        has_adapter = (self.folder / "adapter_config.json").is_file()
+        return PeftConfig.from_pretrained(str(self.folder)) if has_adapter else None
 
     @property
     def model_name(self) -> str:  # the folder or hub name with the config of the model
-        if self.has_adapter:
-            return PeftConfig.from_pretrained(str(self.folder)).base_model_name_or_path
-        return str(self.folder)
+        return self.adapter.base_model_name_or_path if self.adapter else str(self.folder)
+
+    def check_mergeable(self) -> None:
+        if self.adapter and self.adapter.is_prompt_learning:
+            raise _Unknown("the adapter puts tokens before the prompt, so it cannot be merged")
 
 # %% ../../nbs/package/export/run_check.ipynb #22987cd4
 def _rows(chain: _Chain) -> str:
@@ -125,10 +128,9 @@ def _trained_weights(chain: _Chain) -> tuple[list[str], int]:
 
 
 def _trained(chain: _Chain) -> str:
-    if chain.has_adapter:
-        kind = PeftConfig.from_pretrained(str(chain.folder)).peft_type
-        if kind != "LORA":
-            raise _Unknown(f"the adapter is of another kind than LoRA: {kind}")
+    if chain.adapter:
+        if not isinstance(chain.adapter, LoraConfig):
+            raise _Unknown(f"the adapter is of another kind than LoRA: {chain.adapter.peft_type.value}")
         return str(check_adapter(chain.folder))
     same, count = _trained_weights(chain)
     if same:
@@ -160,10 +162,9 @@ def _loaded(chain: _Chain) -> str:
 
 
 def _merged(chain: _Chain) -> str:
-    if not chain.has_adapter:
+    if not chain.adapter:
         return "there is no adapter: every weight was trained"
-    if PeftConfig.from_pretrained(str(chain.folder)).is_prompt_learning:
-        raise _Unknown("the adapter puts tokens before the prompt, and changes no weight")
+    chain.check_mergeable()
     merged = merge_adapter(run_model(chain.folder), torch.float32)
     kl, _ = token_distances(run_model(chain.folder), merged, chain.ids["input_ids"][:_COMPARED])
     distance = kl.mean().item()
@@ -173,6 +174,7 @@ def _merged(chain: _Chain) -> str:
 
 # %% ../../nbs/package/export/run_check.ipynb #30973705
 def _export(chain: _Chain, to: str, type: str) -> str:
+    chain.check_mergeable()
     with TemporaryDirectory() as place:
         rows = chain.rows.take(min(len(chain.rows), _COMPARED))
         folder = export_run(chain.folder, rows, Path(place, to), to=to, type=type)
@@ -182,7 +184,9 @@ def _export(chain: _Chain, to: str, type: str) -> str:
 
 def _exported(chain: _Chain) -> str:
     whole = _export(chain, "safetensors", "f32")
-    return f"{whole}; adapter: {_export(chain, 'adapter', 'f32')}" if chain.has_adapter else whole
+    adapter = chain.adapter
+    is_served = isinstance(adapter, LoraConfig) and not (adapter.modules_to_save or adapter.trainable_token_indices)
+    return f"{whole}; adapter: {_export(chain, 'adapter', 'f32')}" if is_served else whole
 
 
 def _served(chain: _Chain) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import IA3Config, LoraConfig, PromptTuningConfig
 from peft.tuners.lora.layer import ParamWrapper
 from safetensors.torch import load_file, save_file
 from tiny_families import family
@@ -20,6 +21,10 @@ from ft_notebooks.course.example_task import appointments
 from ft_notebooks.export import gguf_writer, run_export
 from ft_notebooks.export.run_check import LINKS, check_run
 from ft_notebooks.loading.example_models import tiny_tokenizer
+from ft_notebooks.loading.quantized_loading import load_model
+from ft_notebooks.lora.adapter import add_adapter
+from ft_notebooks.sft.trainer import sft_trainer
+from ft_notebooks.training.run import fit
 
 pytestmark = pytest.mark.whole
 RATES = {"llama": 1e-3, "qwen3_moe": 1e-3, "full": 1e-3}
@@ -248,6 +253,32 @@ def test_a_file_that_only_llama_cpps_converter_writes_is_unknown(tmp_path):
     config.write_text(config.read_text().replace('"silu"', '"gelu"'))
     *_, last = check_run(tmp_path / "run")
     assert (last.name, last.state) == ("served", "unknown") and "--converter" in last.said
+
+
+KINDS = {  # what no server takes as an adapter; the links that cannot be measured
+    "IA3": (IA3Config(task_type="CAUSAL_LM", target_modules=["k_proj"], feedforward_modules=[]), ["trained"]),
+    "a trained head": (LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], modules_to_save=["lm_head"]), []),
+    "prompt": (
+        PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+        ["trained", "merged", "exported", "served"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_kind_of_adapter_is_not_called_broken(kind, tmp_path):
+    config, unknown = KINDS[kind]
+    family("llama").save_pretrained(tmp_path / "base")
+    tok = tiny_tokenizer()
+    tok.save_pretrained(tmp_path / "base")
+    model = add_adapter(load_model(tmp_path / "base", 32), config)
+    run = tmp_path / "run"
+    trainer = sft_trainer(
+        model, tok, appointments(8), output_dir=run, max_steps=2, effective_batch=4, padding_free=False
+    )
+    fit(trainer)
+    links = list(check_run(run, appointments(8)))
+    assert [link.name for link in links if link.state != "right"] == unknown, "\n".join(map(str, links))
 
 
 def test_a_folder_that_is_no_run_is_refused_at_the_start(trained):

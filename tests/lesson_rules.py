@@ -67,8 +67,6 @@ def wrong_folded_cells(cells):
     for cell in filter(is_folded, code(cells)):
         if not re.match(r"(%%capture.*\n)?#\| (hide|export|default_exp)", cell["source"]):
             yield f"a folded cell must begin with #| hide: {cell['source']}"
-    if any(calls(code(cells), "draw_pipeline")):
-        yield "draw_pipeline is drawn; say the place of the lesson in a sentence"
 
 
 def pages(cells):

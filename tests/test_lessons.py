@@ -163,7 +163,6 @@ def test_a_lesson_in_the_form_is_right(good):
         (2, {"source": "#| hide\ncompare_guess(1, 2)"}, "must be folded"),
         (3, {"source": "4"}, "1 compared"),
         (4, {"source": "layer()"}, "must begin with #| hide"),
-        (4, {"source": "#| hide\ndraw_pipeline(7)"}, "draw_pipeline"),
         (4, {"outputs": []}, "1 cells have a Drawing"),
         (4, code("", page=PAGE.format(""), words="A layer. Layer."), "must say in words"),
         (4, code("", page=PAGE.format("").replace("380", "400"), words=TOLD), "400"),

@@ -160,7 +160,7 @@ def _invalid(error: str) -> Finding:
         where=error.partition(": ")[0],
         why="the run would end before its first step, or train with other settings",
         cure="correct the setting that the message names",
-        notebook="nbs/21_capstone.ipynb",
+        notebook="nbs/22_capstone.ipynb",
     )
 
 

@@ -12,7 +12,7 @@ _names = {
     "gpu_figures": ["NotHere", "Step"],
     "gpu_speed": ["random_model", "train_speed"],
     "judge": ["chat_endpoint", "llm_judge", "pairwise_judge"],
-    "lessons": ["draw_pipeline", "measured", "start_lesson"],
+    "lessons": ["measured", "start_lesson"],
     "ppo": ["answer_logps", "gae", "ppo_loss", "ppo_steps", "rollout", "token_rewards", "value_loss", "whiten"],
     "sliders": ["explore"],
 }

@@ -40,7 +40,7 @@ def _tensors(run) -> Iterator[tuple[str, Tensor]]:
         yield from ((name, p.detach()) for name, p in run.model.named_parameters())
 
 # %% ../../nbs/package/doctor/model_checks.ipynb #662811d5
-@check("weights-damaged", "error", 4, "19_when_runs_fail")
+@check("weights-damaged", "error", 4, "20_when_runs_fail")
 @symptom("the loss is NaN")
 @cause("a NaN or an infinite number spreads to everything that is computed with it")
 @cure("copy the model again, or take an earlier checkpoint; if the file on the hub has the same weights, another model")

@@ -228,7 +228,7 @@ def probe_run(
         )
 
 # %% ../../nbs/package/doctor/probe.ipynb #cbacf82b
-@check("step-fails", "error", 5, "19_when_runs_fail")
+@check("step-fails", "error", 5, "20_when_runs_fail")
 @symptom("the run ends before or in its first steps")
 @cause("a guard of the trainer has stopped the first steps")
 @cure("do what the message says")

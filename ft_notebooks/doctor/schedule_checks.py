@@ -164,7 +164,7 @@ def _model_not_found(run):
     run.require("name")
 
 # %% ../../nbs/package/doctor/schedule_checks.ipynb #d1f5eb6b
-@check("folder-unusable", "error", 1, "19_when_runs_fail")
+@check("folder-unusable", "error", 1, "20_when_runs_fail")
 @symptom("the run ends before or in its first steps")
 @cause("the run's folder cannot be written to, or a checkpoint does not fit on its disk")
 @cure("choose another folder: --output FOLDER")

@@ -32,7 +32,7 @@ from ..instruments.texts import Texts
 from ..instruments.turns import turn_order
 
 # %% ../../nbs/package/doctor/unusual_rows.ipynb #b36e80e0
-NOTEBOOK = "nbs/19_when_runs_fail.ipynb"
+NOTEBOOK = "nbs/19_doctor.ipynb"
 
 
 QUESTIONS = 3  # at most, in one report

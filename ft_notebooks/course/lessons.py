@@ -9,7 +9,6 @@ __all__ = ['start_lesson', 'measured']
 import json
 import logging
 from importlib.resources import files
-from typing import Any
 
 from ..core.errors import nearest
 

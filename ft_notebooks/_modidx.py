@@ -960,8 +960,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'ft_notebooks/course/reply_task.py'),
                                                 'ft_notebooks.course.reply_task.customer_mails': ( 'package/course/reply_task.html#customer_mails',
                                                                                                    'ft_notebooks/course/reply_task.py'),
-                                                'ft_notebooks.course.reply_task.follows_style': ( 'package/course/reply_task.html#follows_style',
-                                                                                                  'ft_notebooks/course/reply_task.py'),
                                                 'ft_notebooks.course.reply_task.rubric': ( 'package/course/reply_task.html#rubric',
                                                                                            'ft_notebooks/course/reply_task.py')},
             'ft_notebooks.course.sliders': { 'ft_notebooks.course.sliders.Sliders': ( 'package/course/sliders.html#sliders',

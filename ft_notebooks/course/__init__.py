@@ -14,6 +14,7 @@ _names = {
     "judge": ["chat_endpoint", "llm_judge", "pairwise_judge"],
     "lessons": ["measured", "start_lesson"],
     "ppo": ["answer_logps", "gae", "ppo_loss", "ppo_steps", "rollout", "token_rewards", "value_loss", "whiten"],
+    "reply_task": ["chosen_reply", "customer_mails", "rubric"],
     "sliders": ["explore"],
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_names)

@@ -166,10 +166,12 @@ def run(point: dict, quick: bool) -> dict:
     rows = 16 if quick else SETTINGS["sft"]["rows"]
     given = {name: value for name, value in SETTINGS["sft"].items() if name != "rows"}
     model = add_adapter(base, lora_config(base, r=16), seed=seed)
-    if point["part"] == "no manual":
-        train(model, tok, customer_mails(2 * rows, seed=seed, manual=False), seed=seed, **given)
-        mails = customer_mails(40, part="test", manual=False)
-        return scored(merge_adapter(model), tok, "sft", asked(mails))
+    if "256 rows" in point["part"]:
+        manual = "no manual" not in point["part"]
+        train(model, tok, customer_mails(2 * rows, seed=seed, manual=manual), seed=seed, **given)
+        model = merge_adapter(model)
+        found |= scored(model, tok, "sft", asked(customer_mails(40, part="test", manual=manual)))
+        return found | {"sft_perplexity": round(perplexity(model, tok, general, batch_size=1), 3)}
     train(model, tok, customer_mails(rows, seed=seed), seed=seed, **given)
     sft = merge_adapter(copy.deepcopy(model))
     found |= scored(sft, tok, "sft", asked(TEST))
@@ -207,6 +209,6 @@ def run(point: dict, quick: bool) -> dict:
 
 
 if __name__ == "__main__":
-    points = [{"part": "base", "seed": 0}, {"part": "no manual", "seed": 0}]
-    points += [{"part": "all", "seed": seed} for seed in range(3)]
+    points = [{"part": "base", "seed": 0}, {"part": "256 rows, no manual", "seed": 0}]
+    points += [{"part": part, "seed": seed} for part in ("256 rows", "all") for seed in range(3)]
     measure(__file__, points, run, SETTINGS, __doc__)

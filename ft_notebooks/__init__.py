@@ -17,7 +17,6 @@ _modules = {  # module -> the public names that are also reachable as `from ft_n
     "data.deduplication": "split",
     "data.read": "read_chats read_preferences",
     "course.example_task": "appointments",
-    "course.reply_task": "customer_mails",
     "data.chat_encoding": "encode_chat encode_chats",
     "inference.generation": "generate",
     "checkpointing.integrity": "last_good_checkpoint",

@@ -34,6 +34,8 @@ def is_second_edition(cells):
 
 
 def tree(source):
+    if source.startswith("%%writefile"):  # a file's text, which may be no Python
+        return ast.Module([], [])
     return ast.parse(re.sub(r"^(\s*)[%!].*", r"\1pass", source, flags=re.M))
 
 

@@ -8,8 +8,6 @@ __all__ = ['EXERCISES']
 # %% ../../nbs/solutions/22_capstone.ipynb #4db24f0e
 def _is_sixth_line(line) -> str:
     "What is wrong with a line of the rubric; empty if nothing is."
-    from ft_notebooks import customer_mails
-
     bad = [
         "Hello Gordon. Your Bellini Nova does not preheat the cup with hot water. Yours, Priya",
         "Hello Igor. Your Bellini Sera should not press the seal into its groove. Yours, Priya",
@@ -17,7 +15,11 @@ def _is_sixth_line(line) -> str:
     ]
     if passed := [reply for reply in bad if line(reply)]:
         return f"It lets this pass: {passed[0]!r}"
-    good = (chat[-1]["content"] for part in ("train", "test") for chat in customer_mails(50, part=part)["messages"])
+    good = [
+        "Hello Marta. I am sorry for the trouble. Please check the switch at the back of your Uno. Yours, Priya",
+        "Hello Ada. Your Bellini Duo should not do that. I am sorry. The seal must sit in its groove. Yours, Priya",
+        "Hello Boris. Take the needle and clean the nozzle. If that does not help, reply. Yours, Priya",
+    ]
     refused = [reply for reply in good if not line(reply)]
     return f"It refuses a good reply: {refused[0]!r}" if refused else ""
 
@@ -72,7 +74,7 @@ EXERCISES = {
         "hints": [
             "Look for the word before the step: 'not' followed by one of the words of steps.",
             '"should not do that" is fine, so "not" alone is no sign.',
-            'A regular expression: not, a space, and one of preheat, press, clean, set, check, descale, refill, rinse.',
+            "A regular expression: not, a space, and one of preheat, press, clean, set, check, descale, refill, rinse.",
         ],
     },
     "22.4": {

@@ -79,7 +79,7 @@ EXERCISES = {
     "19.2": {
         "answer": 30,
         "slips": [
-            (6, "That is the limit for a hundred rows. A long file has another one."),
+            (6, "That is the limit for a hundred rows. A long file has a different one."),
             (60, "That would be six in a hundred."),
             (3, "That is the share, in a hundred rows."),
         ],

@@ -66,7 +66,7 @@ EXERCISES = {
         ],
         "hints": [
             "Where was the update lost: when it was trained, or when the sum was stored?",
-            "Look at the slider of the eight weights once more: in how many bits do all arrows arrive?",
+            "Look at the slider of the seven weights once more: in how many bits do all arrows arrive?",
             "Ask of each way: is the sum of weight and update ever rounded to 16 levels?",
         ],
     },

@@ -126,7 +126,7 @@ def rubric(
     steps = {word for word in _PROBLEMS if word in words}
     return {
         "greets by name": reply.startswith(good.partition(".")[0]),
-        "names the machine": re.search(r"Bellini \w+", good)[0].lower() in said,
+        "names the machine": re.findall(r"Bellini \w+", good)[0].lower() in said,
         "gives the right step": steps == {word for word in _PROBLEMS if word in re.findall(r"[a-z]+", good.lower())},
         "offers more help": "reply" in words,
         "is short, and signed": len(words) <= 40 and reply.rstrip().endswith("Priya"),

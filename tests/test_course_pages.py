@@ -36,10 +36,24 @@ def test_the_glossary_has_each_term_once_and_in_order(entries):
 
 def test_an_entry_of_the_glossary_is_a_sentence_of_the_lesson_that_it_links_to(entries):
     for term, entry in entries.items():
+        if term in course_pages.SEE:
+            continue
         sentence, lesson, file = re.fullmatch(r"(.+)\. \(\[lesson (\d+)\]\((\w+\.ipynb)\)\)", entry).groups()
         assert file.startswith(f"{int(lesson):02}_")
         told = re.sub(r"\s+", " ", text(NBS / file).replace("**", "")).casefold()
         assert re.sub(r"\s+", " ", sentence).casefold() in told, term
+
+
+@pytest.mark.parametrize(("text", "written"), [("vLLM is", "vLLM is"), ("lm_eval", "lm_eval"), ("a token", "A token")])
+def test_a_name_keeps_its_small_letter(text, written):
+    assert course_pages.with_capital(text) == written
+
+
+def test_another_name_leads_to_an_entry_or_to_a_lesson(entries):
+    for name, seen in course_pages.SEE.items():
+        assert entries[name] == f"see {seen}."
+        link = re.fullmatch(r"\[lesson (\d+)\]\((\w+\.ipynb)\)", seen)
+        assert seen in entries or link and link[2].startswith(f"{int(link[1]):02}_") and (NBS / link[2]).is_file()
 
 
 @pytest.mark.parametrize(

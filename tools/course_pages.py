@@ -19,6 +19,11 @@ GUIDES_HEAD = """# What guides say, and what is true
 
 Each table is taken from the notebook that its heading links to, which has the cell that shows it.
 <!-- made from the notebooks by tools/readme.py: edit the tables in them -->"""
+SEE = {  # another name -> the term whose entry tells what it is, or the lesson
+    "gradient checkpointing": "activation checkpointing",
+    "mixed precision": "autocast",
+    "out of memory": "[lesson 6](06_quantized_loading.ipynb)",
+}
 BOLD = re.compile(r"\*\*([^*]+)\*\*")
 BETWEEN = re.compile(r"(?<=[.?!])(?<!\*\*\d\.)\*{0,2}\s+(?=[A-Z*`$(])")  # two sentences; not after a number as in **2.
 POINTS_BACK = re.compile(
@@ -77,12 +82,18 @@ def definitions(text):
                     yield term, found.replace("**", "").replace(r"\|", "|").rstrip(":.") + "."
 
 
+def with_capital(text):  # not where it begins with a name such as vLLM
+    return text if re.match(r"\w+[A-Z_]", text) else text[0].upper() + text[1:]
+
+
 def glossary():
     entries = {}
     for notebook in lessons():
         for term, sentence in definitions(prose(notebook)):
-            text = f"**{term[0].upper()}{term[1:]}**: {sentence[0].upper()}{sentence[1:]}"
+            text = f"**{with_capital(term)}**: {with_capital(sentence)}"
             entries.setdefault(term.casefold(), f"{text} ([lesson {int(notebook.name[:2])}]({notebook.name}))")
+    for name, seen in SEE.items():
+        entries.setdefault(name, f"**{name.capitalize()}**: see {seen}.")
     return [GLOSSARY_HEAD, "\n\n".join(entry for _, entry in sorted(entries.items()))]
 
 

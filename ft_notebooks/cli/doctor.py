@@ -84,31 +84,34 @@ from ..core.files import write_atomically
 from ..core.progress import phase, say
 
 
-from ..doctor.context import Context, Unavailable, existing
+from ..doctor.context import Context, existing
 
 
 from ..doctor.diagnosis import COULD_NOT, examine
 
 
-from ..doctor.findings import Finding
+from ..doctor.findings import Finding, Unavailable
 
 
-from ..doctor.probe import Probed, size_of
+from ..doctor.probe import Probed
 
 
 from ..doctor.report import as_page, as_text, not_looked_at, row_numbers, shown_rows, write_without
 
 
+from ..doctor.rows import size_of
+
+
 from ..doctor.schedule_checks import step_rows, steps_of
 
 # %% ../../nbs/package/cli/doctor.ipynb #96c62c04
-from ..doctor.template_checks import ribbons
-
-
 from ..tokenization.padding import load_tokenizer
 
 
 from ..tokenization.template_checks import fix_date, writes_date
+
+
+from ..tokenization.token_view import show_rows
 
 
 from ..training.settings import SETTINGS
@@ -262,8 +265,10 @@ def _said(found: list[Finding], run: Context, args) -> str:
     words = [f"{n} {level}{'s' * (n > 1)}" for level, n in counts.items()]
     parts = as_text(found, width, color)
     with contextlib.suppress(ValueError, OSError, Unavailable):
-        if rows := "\n".join(map(str, ribbons(run))):
-            parts.insert(0, f"What is trained, on three rows:\n{rows}")
+        rows, _ = run.encoded
+        if "labels" in rows.column_names:
+            shown = "\n".join(map(str, show_rows(run.tok, rows)))
+            parts.insert(0, f"What is trained, on three rows:\n{shown}")
     if not {"error", "warning"} & counts.keys():
         slow = argparse.Namespace(**{**vars(args), "quick": False, "html": None, "drop": None})
         then = whole_command(slow, command="doctor" if args.quick else run.stage)

@@ -20,16 +20,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..core.arguments import ArgumentError, as_dataset
 from ..core.errors import nearest
 from ..data.read import read_chats, read_preferences
-from ..data.table_files import unchanged
-from .context import Context, Unavailable, existing, is_encoded
-from .findings import LEVELS, Check, Finding
+from .context import Context, existing
+from .findings import LEVELS, Check, Finding, Unavailable
 from .probe import probe_run
+from .rows import is_encoded
 from .short_run import SHORT_RUN
 from .unusual_rows import CODES, INSTRUMENTS, RowInstrument, few_questions, with_examples
 from ..rlhf.prompt_rows import read_prompt_rows
 from ..runs.model_choice import model_settings
 from ..runs.stages import STAGES, stage_class
-from ..rlhf.rewards import Reward, read_prompts, reward_functions
+from ..rlhf.rewards import Reward, reward_functions
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #454d2799
 _MODULES = [
@@ -48,34 +48,23 @@ _MODULES = [
 ]
 _FIRST = """
     model-not-found rows-unreadable held-out-unusable tokenizer-unusable template-changes prompt-differs
-    rows-not-encoded no-end-token weights-damaged weights-unused model-unusable first-rewards-refused step-fails
+    rows-not-encoded no-end-token model-unusable weights-damaged first-rewards-refused step-fails
 """.split()  # they load what others of their part need, or say why it cannot be loaded
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #c2641b17
 def checks() -> list[Check]:
     "Every check, in the order in which they look at a run."
-    found: list[Check] = []
-    for module in _MODULES:
-        found += filter(lambda one: isinstance(one, Check), vars(module).values())
-
-    def place(one: Check) -> tuple[int, int]:
-        return one.part, _FIRST.index(one.code) if one.code in _FIRST else len(_FIRST)
-
-    return sorted(found, key=place)
+    found = [one for module in _MODULES for one in vars(module).values() if isinstance(one, Check)]
+    place = {code: place for place, code in enumerate(_FIRST)}
+    return sorted(found, key=lambda one: (one.part, place.get(one.code, len(place))))
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #c3911855
 COULD_NOT = "could-not-look"
 
 
-# The fact and its cure, which stands after a semicolon and begins a clause of its own; empty if there is none.
-def _cure_of(message: str) -> tuple[str, str]:
-    *facts, last = re.split(r"; (?!(?:or|and|so|but) )", message)
-    return ("; ".join(facts), last) if facts else (message, "")
-
-
-# The finding of an error that names its place before a colon, and its cure after the last semicolon.
+# The finding of an error that names its place before a colon, and its cure after the last semicolon in a clause.
 def _raised(one: Check, message: str) -> Finding:
-    counted = re.search(r"( \(\d+ times: also at [^)]*\))?\n\d+ defects in all.*$", message)  # behind the cure
+    counted = re.search(r"( \(\d+ times: also at [^)]*\))?\n\d+ (?:defects in|of \d+) .*$", message)  # behind the cure
     also = ""
     if counted:
         message = message[: counted.start()]
@@ -84,9 +73,10 @@ def _raised(one: Check, message: str) -> Finding:
     if "\n" in message or not re.search(rf"{re.escape(os.sep)}|\.json|^row ", place):
         place = ""
         rest = message
-    fact, cure = _cure_of(rest)
+    *facts, last = re.split(r"; (?!(?:or|and|so|but) )", rest)
+    fact, cure = ("; ".join(facts), last) if facts else (rest, "")
     why = "the run would end with this error before its first step" if cure else one.cause
-    return Finding(one.code, "error", (fact or cure) + also, place, why, cure if fact else one.cure, one.notebook)
+    return Finding(one.code, "error", fact + also, place, why, cure or one.cure, one.notebook)
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #537f91ef
 # What a check or an instrument finds; its own failure is a finding too.
@@ -130,25 +120,14 @@ def examine(
     return few_questions(sorted(found, key=lambda finding: -LEVELS.index(finding.level)))
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #f73ffeef
+_READERS = {"conversations": read_chats, "pairs": read_preferences, "prompts": read_prompt_rows}
+
+
 # The rows as conversations or pairs; those that hold token ids as they are.
 def _rows(stage: str, given, name: str) -> Dataset:
-    kind = stage_class(stage).rows
-    if kind == "prompts":
-        found = as_dataset(given, read_prompt_rows, "diagnose", name)
-        return _conversations(read_prompts(found)) if found is given else found
-    read = read_preferences if kind == "pairs" else read_chats
+    read: Callable[[Any], Dataset] = _READERS[stage_class(stage).rows]
     found = as_dataset(given, read, "diagnose", name)
-    return found if is_encoded(found) or found is not given else read(found)
-
-
-# Prompts as conversations, which end with the expected answer where there is one.
-def _conversations(prompts: Dataset) -> Dataset:
-    found = []
-    for row in prompts.remove_columns("row"):
-        expected = row.pop("expected")
-        answer = [{"role": "assistant", "content": expected}] if expected else []
-        found.append({"messages": row.pop("prompt") + answer, **row})
-    return unchanged(found)
+    return read(found) if found is given and not is_encoded(found) else found
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #b5eb7365
 # The model of a folder as it would be trained: with its adapter, or a new one.

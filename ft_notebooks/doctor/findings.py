@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WIDTH', 'SHOWN', 'MARKED', 'LEVELS', 'KINDS', 'symptom', 'cause', 'cure', 'excerpt', 'Example', 'example',
-           'side_by_side', 'Finding', 'Found', 'Check', 'check']
+           'side_by_side', 'level_by', 'Finding', 'Unavailable', 'Found', 'Check', 'check']
 
 # %% ../../nbs/package/doctor/findings.ipynb #5ad20039
 import textwrap
@@ -55,9 +55,9 @@ class Example:
 
     def lines(self) -> list[str]:
         "The excerpts, one a line."
-        second = "rejected: " if self.rejected else ""
-        found = [self.question, f"→ {'chosen: ' if second else ''}{self.answer}"]
-        return [*found, f"→ {second}{self.rejected}"] if second else found
+        if self.rejected:
+            return [self.question, f"→ chosen: {self.answer}", f"→ rejected: {self.rejected}"]
+        return [self.question, f"→ {self.answer}"]
 
 # %% ../../nbs/package/doctor/findings.ipynb #207605f2
 def example(
@@ -90,6 +90,19 @@ def side_by_side(
 # %% ../../nbs/package/doctor/findings.ipynb #1eac0e81
 LEVELS = ("note", "question", "warning", "error")  # in rising order
 KINDS = ("conversations", "pairs", "prompts")  # of rows
+
+
+def level_by(
+    share: float,
+    warning: float,  # Above it a warning
+    error: float,  # Above it an error
+) -> str:
+    "The level of what a share of the rows has; a note up to the first bound."
+    if share > error:
+        return "error"
+    return "warning" if share > warning else "note"
+
+# %% ../../nbs/package/doctor/findings.ipynb #21e11ef8
 _COLORS = {"error": "1;31", "warning": "1;33", "question": "1;35", "note": "1;36"}
 _MOST_NUMBERS = 50  # of rows, in a finding as JSON
 
@@ -139,6 +152,10 @@ def _indented(text: str, width: int) -> list[str]:
     return found
 
 # %% ../../nbs/package/doctor/findings.ipynb #31c12d57
+class Unavailable(Exception):
+    "A check cannot look, since a part of the run could not be loaded, which an earlier check has reported."
+
+
 class Found(NamedTuple):
     "What a check found once."
 
@@ -167,9 +184,9 @@ class Check:
         "What it finds in a run, one by one."
         for found in self.look(context) or ():
             cure = self.cure if found.cure is None else found.cure
-            level = self.level if found.level is None else found.level
             rows = tuple(dict.fromkeys(found.rows))
-            yield Finding(self.code, level, found.message, found.where, self.cause, cure, self.notebook, rows)
+            known = (self.code, found.level or self.level, found.message, found.where)
+            yield Finding(*known, self.cause, cure, self.notebook, rows)
 
 # %% ../../nbs/package/doctor/findings.ipynb #60d844d8
 def _says(field: str, text: str) -> Callable[[Callable], Callable]:
@@ -192,9 +209,7 @@ def check(
     notebook: str,  # Below nbs/, without its ending
     rows: tuple[str, ...] = KINDS,  # As in `Check`
 ) -> Callable[[Callable], Check]:
-    "Makes a `Check` of a function with `symptom`, `cause` and `cure`; raises `ValueError` for an unknown level."
-    if level not in LEVELS:
-        raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
+    "Makes a `Check` of a function with `symptom`, `cause` and `cure`."
 
     def made(look: Any) -> Check:
         return Check(look, code, level, part, look.symptom, look.cause, look.cure, f"nbs/{notebook}.ipynb", rows)

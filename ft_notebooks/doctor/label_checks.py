@@ -57,6 +57,9 @@ class _Reader:
         return inside
 
 # %% ../../nbs/package/doctor/label_checks.ipynb #89102d21
+_SHIFTED = "have labels that are shifted by one place; the model shifts them itself"
+
+
 # What is wrong with the labels of a row; empty if nothing is.
 def _fault(reader: _Reader, ids: np.ndarray, labels: np.ndarray) -> str:
     if len(ids) != len(labels):
@@ -66,9 +69,8 @@ def _fault(reader: _Reader, ids: np.ndarray, labels: np.ndarray) -> str:
         return "have no label, so nothing of them is trained"
     if (labels == ids)[trained].all():
         return _wrong_part(reader, ids, labels)
-    if (labels == np.roll(ids, -1))[trained].mean() > 0.9:
-        return "have labels that are shifted by one place; the model shifts them itself"
-    return "have labels that differ from the input_ids at the same place"
+    is_shifted = (labels == np.roll(ids, -1))[trained].mean() > 0.9
+    return _SHIFTED if is_shifted else "have labels that differ from the input_ids at the same place"
 
 # %% ../../nbs/package/doctor/label_checks.ipynb #9350af5f
 # The part of a row that has labels and should have none, or the other way round; empty if none has.
@@ -111,10 +113,9 @@ def _told(run, rows: list[_Row]) -> Iterator[Found]:
     faults = defaultdict(list)
     for i, ids, labels in rows:
         faults[_fault(reader, ids, labels)].append(i)
-    faults.pop("", None)
     for what, places in faults.items():
         level, least = next((of for part, of in _LENIENT.items() if part in what), ("error", 0.0))
-        if len(places) > least * len(rows):
+        if what and len(places) > least * len(rows):
             yield Found(f"{run.share(len(places))} {what}", run.places(places), level)
 
 # %% ../../nbs/package/doctor/label_checks.ipynb #a5697b90
@@ -131,7 +132,7 @@ def _rows(numbers, rows) -> list[_Row]:
     "are not cut; or give chats, which are encoded so"
 )
 def _labels_differ(run):
-    if not run.has_column("input_ids"):
+    if "input_ids" not in run.whole.column_names:
         return
     given = _rows(run.some, run.encoded[0])
     found = [*_told(run, given)]

@@ -15,7 +15,6 @@ from trl import GRPOConfig
 
 from .findings import Found, cause, check, cure, symptom
 from .probe import trial_folder
-from ..evaluation.metrics import score_value
 from ..instruments.evidence import Anomaly
 from ..instruments.pair_features import deciding_feature
 from ..instruments.pair_fit import answers_elsewhere
@@ -40,11 +39,10 @@ def _pairs(run, every: bool = False) -> Pairs:
     numbers = list(range(n)) if every else sampled_rows(n)
     name = f"{len(numbers)} pairs"
     if name not in run.kept:
-        is_turned = run.settings["data"].get("chosen") == "rejected"
-        rows = []
-        for i, row in zip(numbers, run.conversations.select(numbers)):
-            given = run.raw[i][1] if len(run.raw) == len(run.whole) else {}
-            rows.append({**(_exchanged(given) if is_turned else given), **row})
+        columns = [given for _, given in run.raw] if len(run.raw) == n else [{}] * n
+        if run.settings["data"].get("chosen") == "rejected":
+            columns = list(map(_exchanged, columns))
+        rows = [{**columns[i], **row} for i, row in zip(numbers, run.conversations.select(numbers))]
         run.kept[name] = Pairs(rows, numbers)
     return run.kept[name]
 
@@ -102,27 +100,13 @@ def _answers_elsewhere(run):
     yield from _found(run, answers_elsewhere(_pairs(run)))
 
 # %% ../../nbs/package/doctor/preference_checks.ipynb #b9383f00
-# The rewards that are functions, and no reward models.
-def _functions(run) -> dict:
-    return {name: score for name, score in run.rewards.items() if not hasattr(score, "parameters")}
-
-
-# What each reward gives to some answers, measured once for all checks of a run.
+# What each reward that is a function gives to some answers, measured once for all checks of a run.
 def _measured(run) -> dict[str, MeasuredReward]:
     if "measured" not in run.kept:
         prompts = as_prompts(run.whole.select(run.some))
-        functions = _functions(run).items()
-        run.kept["measured"] = {name: MeasuredReward(_named(name, one), prompts, run.some) for name, one in functions}
+        functions = [(name, score) for name, score in run.rewards.items() if not hasattr(score, "parameters")]
+        run.kept["measured"] = {name: MeasuredReward(one, prompts, run.some, name) for name, one in functions}
     return run.kept["measured"]
-
-
-# A scorer under the name by which the run knows it.
-def _named(name: str, score):
-    def reward(generated, expected, example):
-        return score_value(score, generated, expected, example)
-
-    reward.__name__ = name
-    return reward
 
 # %% ../../nbs/package/doctor/preference_checks.ipynb #1b4aa27c
 @check("reward-flat", "error", 3, "18_grpo", rows=("prompts",))
@@ -157,11 +141,9 @@ def _weights(run) -> dict[str, float]:
 @cause("GRPO raises the sum of the rewards with their weights, whatever it is, so that answer would be learned")
 @cure("change the reward, or its weight (--reward NAME:WEIGHT), so that the expected answer gets the most")
 def _reward_misleads(run):
-    functions = _functions(run)
-    if not functions or len(functions) < len(run.rewards) or "reward-flat" in run.reported:
-        return
+    run.skip_after("reward-flat")  # also where a reward raises an error
     measured = _measured(run)
-    if any(one.error for one in measured.values()):
+    if not measured or len(measured) < len(run.rewards):  # a reward model is not measured
         return
     weights = _weights(run)
     total = weighted_sum([*measured.values()], [weights[name] for name in measured])
@@ -170,15 +152,15 @@ def _reward_misleads(run):
 
 # %% ../../nbs/package/doctor/preference_checks.ipynb #41fafbb3
 _MOST = 64, 128  # tokens of a sampled answer: where that is enough for the expected ones, and else
+_QUIET = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True}
 _ELSEWHERE = {"model-mismatched", "held-out-trained", "reward-misleads"}
 
 
 # The settings of one step with a learning rate of 0, whose answers have at most so many tokens.
 def _first_step(run, limit: int) -> dict:
-    known = inspect.signature(GRPOConfig).parameters.keys() | {"prompts_a_step", "generations"}
+    known = {"prompts_a_step", "generations", *inspect.signature(GRPOConfig).parameters} - {"output_dir", *_QUIET}
     given = {name: run.given[name] for name in known & run.given.keys() if not name.startswith(("eval_", "save_"))}
-    given |= {"max_steps": 1, "learning_rate": 0.0, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
-    given["reward_weights"] = [*_weights(run).values()]
+    given |= {"max_steps": 1, "learning_rate": 0.0, "reward_weights": [*_weights(run).values()]}
     if limit < run.used("max_completion_length"):
         given |= {"max_completion_length": limit, "mask_truncated_completions": False}
     return given
@@ -203,7 +185,7 @@ def _first_rewards_refused(run):
     model = copy.deepcopy(run.model) if run.name is None else run.model
     with trial_folder() as folder:
         try:
-            trainer = grpo_trainer(model, run.tok, rows, run.rewards, **{**given, "output_dir": folder})
+            trainer = grpo_trainer(model, run.tok, rows, run.rewards, **given, **_QUIET, output_dir=folder)
             trainer.train()
         except ValueError as e:
             yield Found(str(e), level=None if whole else "note")

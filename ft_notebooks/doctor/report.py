@@ -32,7 +32,9 @@ def grouped(
     findings: Sequence[Finding],
 ) -> dict[str, list[Finding]]:  # By heading, in the order in which to read them; none is empty
     "The findings under their headings."
-    found = {heading: [one for one in findings if one.level == level] for level, heading in HEADINGS.items()}
+    found: dict[str, list[Finding]] = {heading: [] for heading in HEADINGS.values()}
+    for one in findings:
+        found[HEADINGS[one.level]].append(one)
     return {heading: ones for heading, ones in found.items() if ones}
 
 # %% ../../nbs/package/doctor/report.ipynb #6049cb38

@@ -15,8 +15,9 @@ from datasets import Dataset
 
 from ..data.deduplication import overlap
 from ..data.readers import COLUMNS
-from .context import chats_of, ids_of, is_encoded, said, text_of
-from .findings import Found, cause, check, cure, symptom
+from ..data.repetition import answer_contexts
+from .findings import Found, cause, check, cure, level_by, symptom
+from .rows import chats_of, ids_of, is_encoded, said, text_of
 
 # %% ../../nbs/package/doctor/row_checks.ipynb #c8b0eb42
 @check("rows-unreadable", "error", 1, "09_data_formatting")
@@ -56,8 +57,11 @@ _MEANT = """
 """.split()  # names of columns that hold a part of a conversation in other formats
 
 
-def _is_prose(value) -> bool:
-    return isinstance(value, str) and len(value) >= 20 and " " in value.strip()
+# Whether a value is prose that does not stand in what is read of its row, as JSON.
+def _is_unread(value, read: str) -> bool:
+    if not isinstance(value, str) or len(value) < 20:
+        return False
+    return " " in value.strip() and json.dumps(value, ensure_ascii=False)[1:-1] not in read
 
 # %% ../../nbs/package/doctor/row_checks.ipynb #05e304b4
 @check("column-unread", "warning", 3, "09_data_formatting")
@@ -75,29 +79,19 @@ def _column_unread(run):
     unread = defaultdict(list)
     for i in few:
         read = json.dumps(run.whole[i], ensure_ascii=False)
-        for name, value in run.raw[i][1].items():
-            if name not in known and _is_prose(value) and json.dumps(value, ensure_ascii=False)[1:-1] not in read:
+        for name in run.raw[i][1].keys() - known:
+            if _is_unread(run.raw[i][1][name], read):
                 unread[name].append(i)
     for name, rows in unread.items():
         level = None if name.casefold() in _MEANT else "note"
         if len(rows) >= len(few) / 2:
-            yield from run.found(
-                rows, f"the column {name!r} has text in {len(rows)} of {len(few)} rows that is not read", level=level
-            )
+            message = f"the column {name!r} has text in {len(rows)} of {len(few)} rows that is not read"
+            yield from run.found(rows, message, level)
 
 # %% ../../nbs/package/doctor/row_checks.ipynb #0f87b1ea
-# For each answer of each row: the row, and the conversation up to and with this answer.
-def _contexts(rows) -> Iterator[tuple[int, str]]:
-    for i, row in enumerate(rows):
-        messages = chats_of(row)[0]
-        for n, message in enumerate(messages, 1):
-            if message["role"] == "assistant":
-                yield i, text_of(messages[:n])
-
-
 # The rows of the texts that stand before, too, each as often as it has such a text.
-def _again(texts: Iterable[tuple[int, str]]) -> list[int]:
-    first: dict[str, int] = {}
+def _again(texts: Iterable[tuple[int, str | bytes]]) -> list[int]:
+    first: dict[str | bytes, int] = {}
     return [i for n, (i, text) in enumerate(texts) if first.setdefault(text, n) != n]
 
 # %% ../../nbs/package/doctor/row_checks.ipynb #2bc5f820
@@ -108,26 +102,19 @@ def _again(texts: Iterable[tuple[int, str]]) -> list[int]:
 def _rows_repeat(run):
     n = len(run.whole)
     copies = _again(enumerate(map(text_of, run.whole)))
-    level = "error" if len(copies) >= n / 2 else "warning" if len(copies) > n / 10 else "note"
-    yield from run.found(copies, f"{n - len(copies):,} of {n:,} rows differ; the others are copies", level=level)
+    level = level_by(len(copies) / n, 0.1, 0.5)
+    yield from run.found(copies, f"{n - len(copies):,} of {n:,} rows differ; the others are copies", level)
     if run.kind.rows == "conversations":
         known = set(copies)
-        contexts = [(i, text) for i, text in _contexts(run.conversations) if i not in known]
+        contexts = [(i, text) for i, text in answer_contexts(run.conversations) if i not in known]
         again = _again(contexts)
+        said = f"{len(again):,} of {len(contexts):,} answers are trained again after the same conversation"
         if len(again) > 0.1 * len(contexts):
             yield from run.found(
-                again,
-                f"{len(again):,} of {len(contexts):,} answers are trained again after the same conversation",
-                cure="keep the longest row of each conversation: its earlier answers are trained with it",
+                again, said, cure="keep the longest row of each conversation: its earlier answers are trained with it"
             )
 
 # %% ../../nbs/package/doctor/row_checks.ipynb #f5415fb4
-# The words of the message before the last answer, and the answer.
-def _question_and_answer(row: dict) -> tuple[set[str], str]:
-    *before, last = chats_of(row)[0]
-    return {word for message in before[-1:] for word in said(message).split()}, said(last)
-
-# %% ../../nbs/package/doctor/row_checks.ipynb #28a2ee87
 # Held-out rows whose last answer a training row gives to nearly the same question, whatever stands before.
 def _asked_again(train: Dataset, held: Dataset) -> Iterator[int]:
     trained = defaultdict(list)
@@ -140,11 +127,17 @@ def _asked_again(train: Dataset, held: Dataset) -> Iterator[int]:
             yield i
 
 
+# The words of the message before the last answer, and the answer.
+def _question_and_answer(row: dict) -> tuple[set[str], str]:
+    *_, question, last = [{}, *chats_of(row)[0]]
+    return set(said(question).split()), said(last)
+
+# %% ../../nbs/package/doctor/row_checks.ipynb #28a2ee87
 # Held-out rows most of whose answers follow the same conversation as in a training row.
 def _trained_before(train: Dataset, held: Dataset) -> set[int]:
-    known = {context for _, context in _contexts(train)}
+    known = {context for _, context in answer_contexts(train)}
     balance: Counter[int] = Counter()  # of a row: its trained answers less its others
-    for i, context in _contexts(held):
+    for i, context in answer_contexts(held):
         balance[i] += 1 if context in known else -1
     return {*+balance}  # a greeting that all share is less
 
@@ -166,14 +159,11 @@ def _held_out_trained(run):
         known = set(map(_trained_content, train))
         seen = {i for i, row in enumerate(held) if _trained_content(row) in known}
     else:  # of texts that share their phrases, as encoded rows without labels may
-        alike = (i for _, i, _ in overlap(train, held))
-        seen = {*_trained_before(train, held), *_asked_again(train, held), *alike}
-    share = len(seen) / len(held)
-    level = "error" if share > 0.1 else "warning" if share > 0.05 else "note"
+        seen = {*_trained_before(train, held), *_asked_again(train, held)}
+        seen.update(i for _, i, _ in overlap(train, held))
+    said = f"{len(seen):,} of {len(held):,} held-out rows are contained in training rows, or nearly"
     if seen:
-        yield Found(
-            f"{len(seen):,} of {len(held):,} held-out rows are contained in training rows, or nearly", level=level
-        )
+        yield Found(said, level=level_by(len(seen) / len(held), 0.05, 0.1))
     different = len(set(map(text_of, held)))
     if different <= len(held) / 2:
         yield Found(f"{different} of {len(held)} held-out rows differ, so the score rests on {different}")
@@ -192,8 +182,5 @@ def _context_exceeded(run):
     limit = getattr(run.config.get_text_config(), "max_position_embeddings", None) or math.inf
     sizes = list(map(_size, run.encoded[0]))
     long = [i for i, size in zip(run.some, sizes) if size > limit]
-    yield from run.found(
-        long,
-        f"{run.share(len(long))} have more than {limit:,} tokens, the model's context; the longest has "
-        f"{max(sizes, default=0):,}",
-    )
+    said = f"{run.share(len(long))} have more than {limit:,} tokens, the model's context; the longest has "
+    yield from run.found(long, f"{said}{max(sizes, default=0):,}")

@@ -8,7 +8,6 @@ __all__ = ['step_rows', 'steps_of', 'schedule_factors']
 # %% ../../nbs/package/doctor/schedule_checks.ipynb #b6cf105a
 import copy
 import math
-import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, get_scheduler
 
+from ..checkpointing.checkpoint_saving import check_free
 from ..checkpointing.run_lock import folder_fault, lock_run
 from ..checkpointing.run_manifest import check_folder
 from .findings import Found, cause, check, cure, symptom
@@ -32,19 +32,32 @@ def _level_of(known: Setting, value) -> str | None:
     return None
 
 # %% ../../nbs/package/doctor/schedule_checks.ipynb #c1f62ebf
-# A scale or rank of a new adapter with which it learns nothing or breaks the model, and weights that change it at once.
-def _adapter_extremes(lora: dict) -> Iterator[Found]:
+_RANDOM = "init_lora_weights=False: the adapter begins with random values, which change the model at once"
+_WRAPPED = "packing_strategy='wrapped' cuts rows, and does not keep them apart"
+_SORTED = "rows are trained in the order of the file, so the kind that stands last is learned last"
+
+
+# Settings that are extreme beside another one, or do something else than their names say.
+def _odd_settings(run) -> Iterator[Found]:
+    lora = run.settings["lora"]
     r = lora.get("r", default_of("lora", "r"))
     alpha = lora.get("lora_alpha", 2 * r)
-    scale = alpha / (r**0.5 if lora.get("use_rslora") else r)
-    if 0 < scale < 1 / 16 or scale > 64:
-        said = f"lora_alpha={alpha} and r={r} scale the adapter by {scale:g}; usual are 1 to 2"
-        yield Found(said, "[lora] lora_alpha")
-    if r > 512:
-        yield Found(f"r={r}; usual are 8 to 64", "[lora] r", "warning")
-    if str(lora.get("init_lora_weights")).lower() == "false":
-        said = "init_lora_weights=False: the adapter begins with random values, which change the model at once"
-        yield Found(said, "[lora] init_lora_weights")
+    scale = alpha / max(1, r) ** (0.5 if lora.get("use_rslora") else 1)
+    extreme = 0 < scale < 1 / 16 or scale > 64
+    is_random = str(lora.get("init_lora_weights")).lower() == "false"
+    is_cut = run.given.get("packing") and run.given.get("packing_strategy") == "wrapped"
+    is_sorted = run.given.get("train_sampling_strategy") == "sequential" or run.given.get("shuffle_dataset") is False
+    by_alpha = f"lora_alpha={alpha} and r={r} scale the adapter by {scale:g}; usual are 1 to 2"
+    odd = [
+        (extreme, "[lora] lora_alpha", "error", by_alpha),
+        (r > 512, "[lora] r", "warning", f"r={r}; usual are 8 to 64"),
+        (is_random, "[lora] init_lora_weights", "error", _RANDOM),
+        (is_cut, run.setting("packing_strategy"), "warning", _WRAPPED),
+        (is_sorted, run.setting("train_sampling_strategy"), "note", _SORTED),
+    ]
+    for is_so, where, level, what in odd:
+        if is_so:
+            yield Found(what, where, level)
 
 # %% ../../nbs/package/doctor/schedule_checks.ipynb #34bb1a45
 @check("setting-extreme", "error", 1, "11_choosing_settings")
@@ -58,14 +71,7 @@ def _setting_extreme(run):
             if level:
                 said = f"{name}={value:.9g}; usual are {table[name].usual}: {table[name].why}"
                 yield Found(said, f"[{section}] {name}", level)
-    if run.settings["lora"].get("r", 1) > 0:  # else the adapter cannot be made
-        yield from _adapter_extremes(run.settings["lora"])
-    if run.given.get("packing") and run.given.get("packing_strategy") == "wrapped":
-        said = "packing_strategy='wrapped' cuts rows, and does not keep them apart"
-        yield Found(said, run.setting("packing_strategy"), "warning")
-    if run.given.get("train_sampling_strategy") == "sequential" or run.given.get("shuffle_dataset") is False:
-        said = "rows are trained in the order of the file, so the kind that stands last is learned last"
-        yield Found(said, run.setting("train_sampling_strategy"), "note")
+    yield from _odd_settings(run)
 
 # %% ../../nbs/package/doctor/schedule_checks.ipynb #48fc8277
 def step_rows(
@@ -84,27 +90,29 @@ def steps_of(run) -> int:
     return max(1, math.ceil(run.used("num_train_epochs") * an_epoch))
 
 # %% ../../nbs/package/doctor/schedule_checks.ipynb #2375b1b5
-def schedule_factors(run) -> list[float]:
-    "The learning rate of each step of the run, as a share of the one that is set."
-    steps = steps_of(run)
-    _, own = run.value("optimizers", (None, None))
-    if own is not None:  # a script's, which stays as it is
-        return _factors(copy.deepcopy(own), min(steps, 10_000))
+# The schedule that the trainer would make.
+def _own_schedule(run, steps: int):
     warm = run.value("warmup_steps", run.value("warmup_ratio", 0))
     warm = math.ceil(steps * warm) if warm < 1 else int(warm)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     more = run.value("lr_scheduler_kwargs", {})
-    schedule = get_scheduler(run.used("lr_scheduler_type"), optimizer, warm, steps, scheduler_specific_kwargs=more)
-    return _factors(schedule, min(steps, 100_000))
+    return get_scheduler(run.used("lr_scheduler_type"), optimizer, warm, steps, scheduler_specific_kwargs=more)
+
+# %% ../../nbs/package/doctor/schedule_checks.ipynb #81fec8f7
+_MOST_STEPS = 100_000  # of which the learning rate is computed
 
 
-def _factors(schedule, steps: int) -> list[float]:
+def schedule_factors(run) -> list[float]:
+    "The learning rate of each step of the run, as a share of the one that is set; a script's schedule stays as it is."
+    steps = steps_of(run)
+    _, given = run.value("optimizers", (None, None))
+    schedule = _own_schedule(run, steps) if given is None else copy.deepcopy(given)
     groups = schedule.optimizer.param_groups
     first = [group.get("initial_lr", group["lr"]) or math.inf for group in groups]
     factors = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the optimizer takes no step
-        for _ in range(steps):
+        for _ in range(min(steps, _MOST_STEPS)):
             factors.append(max(group["lr"] / base for group, base in zip(groups, first)))
             schedule.step()
     return factors
@@ -120,13 +128,12 @@ def _rate_never_reached(run):
     factors = schedule_factors(run)
     n = len(factors)
     highest = max(factors)
+    low = [factor for factor in factors if factor < 0.01 * highest]
     is_own = run.value("optimizers", (None, None))[1] is not None
-    low = [step for step, factor in enumerate(factors, 1) if factor < 0.01 * highest]
     if highest < 0.5:
-        cure = f"set warmup_steps to {max(1, n // 20)}, or leave it out"
+        cure = f"set warmup_steps to {max(1, n // 20)}, or leave it out; let a schedule of your own rise to the rate"
         said = f"in {n:,} steps the learning rate reaches {highest:.1%} of the one that is set"
-        where = run.setting("optimizers" if is_own else "warmup_steps")
-        yield Found(said, where, cure="give a schedule that rises to the rate" if is_own else cure)
+        yield Found(said, run.setting("optimizers" if is_own else "warmup_steps"), cure=cure)
     elif len(low) > n / 2:
         said = f"in {len(low):,} of {n:,} steps the learning rate is below 1% of its highest value"
         yield Found(said, run.setting("optimizers" if is_own else "lr_scheduler_type"), "warning")
@@ -178,18 +185,17 @@ def _folder_unusable(run):
         if (folder / ".running.lock").exists():  # of a run that goes on, or of one that was killed
             with lock_run(folder):
                 pass
-    yield from _disk(run, folder)
+    try:
+        check_free(folder, _trained_weights(run))
+    except ValueError as e:
+        yield Found(str(e), str(folder))
 
 # %% ../../nbs/package/doctor/schedule_checks.ipynb #15cf14d6
-# A checkpoint that the disk does not hold: the weights and AdamW's two averages, in float32.
-def _disk(run, folder: Path) -> Iterator[Found]:
-    free = shutil.disk_usage(next(filter(Path.exists, (folder, *folder.parents)))).free
+# About how many weights the run trains.
+def _trained_weights(run) -> int:
     config = run.config.get_text_config()
-    with torch.device("meta"):
-        weights = AutoModelForCausalLM.from_config(config).num_parameters()
-    if run.settings["model"].get("method") != "full":
-        r = run.settings["lora"].get("r", default_of("lora", "r"))  # on seven matrices, three of them wider
-        weights = min(weights, int(r * 18 * config.hidden_size * config.num_hidden_layers))
-    if 12 * weights > free:
-        said = f"a checkpoint takes about {12 * weights / 1e9:.1f} GB, and {free / 1e9:.1f} GB of the disk are free"
-        yield Found(said, str(folder), cure="free space, or choose another disk: --output FOLDER")
+    if run.settings["model"].get("method") == "full":
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config).num_parameters()
+    r = run.settings["lora"].get("r", default_of("lora", "r"))  # on seven matrices, three of them wider
+    return int(r * 18 * config.hidden_size * config.num_hidden_layers)

@@ -11,8 +11,9 @@ from datasets import Dataset
 
 from ..core.progress import phase
 from ..data.chat_encoding import encode_chat
-from .context import Chat, Context
-from .probe import copied_run, size_of, trial_folder
+from .context import Context
+from .probe import copied_run, trial_folder
+from .rows import Chat, size_of
 from .unusual_rows import RowInstrument
 from ..evaluation.likelihood import row_losses
 from ..instruments.evidence import Anomaly
@@ -51,10 +52,7 @@ _SECONDS = 40
 def _affordable(seconds: float, trained: Dataset, scored: Dataset) -> int:  # seconds for one token
     row = sum(map(size_of, trained)) / len(trained)
     scoring = sum(map(size_of, scored)) / 3
-    for steps in _STEPS:
-        if seconds * (steps * _BATCH * row + scoring) <= _SECONDS:
-            return steps
-    return 0
+    return next((steps for steps in _STEPS if seconds * (steps * _BATCH * row + scoring) <= _SECONDS), 0)
 
 # %% ../../nbs/package/doctor/short_run.ipynb #98eb9aee
 def losses_after(
@@ -67,9 +65,9 @@ def losses_after(
     if run.name is not None:
         run.kept.pop("model", None)
     model, given = copied_run(run)
-    kind = run.kind({run.stage: given | {"max_steps": steps}})
+    stage = run.kind({run.stage: given | {"max_steps": steps}})
     with trial_folder() as folder:
-        trainer = kind.trainer(model, run.tok, trained, None, output_dir=folder, effective_batch=_BATCH)
+        trainer = stage.trainer(model, run.tok, trained, None, output_dir=folder, effective_batch=_BATCH)
         trainer.train()
         sums, counts = row_losses(trainer.model, run.tok, scored, batch_size=_BATCH)
     return sums / np.where(counts, counts, np.nan)

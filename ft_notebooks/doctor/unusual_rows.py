@@ -10,8 +10,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from .context import Context, Unavailable, is_encoded
-from .findings import SHOWN, Finding, example
+from .context import Context
+from .findings import SHOWN, Finding, Unavailable, example
+from .rows import is_encoded, texts_of
 from ..instruments.arithmetic import equations_of_answers
 from ..instruments.blocks import answers_change
 from ..instruments.classes import class_marks
@@ -43,8 +44,7 @@ def finding_of(
     run: Context,
 ) -> Finding:
     "The anomaly as a finding, with the place of its rows and what likely caused it."
-    causes = "; or ".join(anomaly.causes)
-    why = f"likely causes: {causes}" if causes else ""
+    why = f"likely causes: {'; or '.join(anomaly.causes)}" if anomaly.causes else ""
     where = run.places(anomaly.rows) if anomaly.rows else ""
     cure = anomaly.cure
     if anomaly.level == "question":
@@ -61,27 +61,23 @@ def with_examples(
     usual: Sequence[int] = (),  # Rows of the same kind without it
 ) -> Finding:
     "The finding with excerpts of its first rows; unchanged where the rows are no texts."
-    if not found.rows or run.ready:
+    if not found.rows or is_encoded(run.whole):
         return found
     shown = [example(i, run.whole[i], marks.get(i, "")) for i in found.rows[:SHOWN]]
     beside = [example(i, run.whole[i]) for i in usual[:SHOWN]]
     return replace(found, shown=tuple(shown), usual=tuple(beside))
 
 # %% ../../nbs/package/doctor/unusual_rows.ipynb #5a7e9865
-# What most instruments read.
-def _all_rows(run: Context) -> tuple:
-    return (run.texts,)
-
-
 # Trained and held-out rows as texts, and the numbers of these; rows that were drawn at random are of one kind.
 def _trained_and_held(run: Context) -> tuple:
     run.require("conversations")
     trained, held = run.parts
     is_drawn = re.fullmatch(r"[\d.]+%?", run.settings["data"].get("eval") or "")
-    if held is None or is_drawn or is_encoded(trained) or is_encoded(held):
+    are_texts = held is not None and not is_encoded(held)
+    if is_drawn or not are_texts:
         raise Unavailable("parts")
-    first = run.texts_of(trained)
-    second = run.texts_of(held, start=len(trained))
+    first = texts_of(trained)
+    second = texts_of(held, start=len(trained))
     return Texts(first.chats + second.chats, first.numbers + second.numbers), second.numbers
 
 # %% ../../nbs/package/doctor/unusual_rows.ipynb #b3eb4a1f
@@ -90,7 +86,7 @@ class RowInstrument:
     "An instrument as a step of the doctor."
 
     measure: Callable[..., list[Anomaly]]
-    reads: Callable[[Context], tuple] = _all_rows  # its arguments
+    reads: Callable[[Context], tuple] = lambda run: (run.texts,)  # its arguments
     rows: tuple[str, ...] = ("conversations", "pairs")  # of pairs the chosen answers
     part: int = 3  # as in `Check`
     notebook: str = NOTEBOOK
@@ -155,7 +151,7 @@ def few_questions(
     return [one for one in found if one.level != "question" or one in questions[:QUESTIONS]]
 
 
+# Whether warnings of another code name most of the question's rows.
 def _is_warned(question: Finding, found: list[Finding]) -> bool:
-    "Whether warnings of another code name most of the question's rows."
     warned = {row for one in found if one.level == "warning" and one.code != question.code for row in one.rows}
     return len(warned.intersection(question.rows)) > len(question.rows) / 2

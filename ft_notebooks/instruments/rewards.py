@@ -84,8 +84,9 @@ class MeasuredReward:
         reward: Scorer,  # f(generated, expected, example) -> a finite number, more is better
         prompts: Dataset,  # From `as_prompts`: "prompt", "expected" (text, empty without an answer), other columns
         numbers: Sequence[int] | None = None,  # Of the prompts in the file; None: from 0
+        name: str = "",  # By which it is spoken of; empty: its own
     ):
-        self.name = getattr(reward, "__name__", "reward")
+        self.name = name or getattr(reward, "__name__", "reward")
         self.reward = reward
         numbers = range(len(prompts)) if numbers is None else numbers
         self.of = len(prompts)

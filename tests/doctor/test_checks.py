@@ -16,6 +16,7 @@ from ft_notebooks.course.demo_task import demo_pairs
 from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.chat_encoding import encode_chats
 from ft_notebooks.doctor.diagnosis import checks, diagnose
+from ft_notebooks.doctor.findings import KINDS, LEVELS
 from ft_notebooks.loading.example_models import CHATML, tiny_model, tiny_tokenizer
 from ft_notebooks.loading.quantized_loading import load_model
 from ft_notebooks.lora.adapter import add_adapter, lora_config
@@ -303,6 +304,7 @@ def test_each_check_says_what_it_is_for():
     for one in checks():
         assert re.fullmatch(r"[a-z]+(-[a-z]+)+", one.code) and (ROOT / one.notebook).is_file(), one.code
         assert all((one.symptom, one.cause, one.cure)) or one.level == "note", one.code
+        assert one.level in LEVELS and set(one.rows) <= set(KINDS), one.code
 
 
 def test_a_list_of_rows_is_a_dataset_too():

@@ -11,7 +11,8 @@ from ft_notebooks.core.random_state import get_random_state
 from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.chat_encoding import encode_chats
 from ft_notebooks.doctor import short_run
-from ft_notebooks.doctor.context import Context, Unavailable
+from ft_notebooks.doctor.context import Context
+from ft_notebooks.doctor.findings import Unavailable
 from ft_notebooks.doctor.probe import Probed
 from ft_notebooks.doctor.report import not_looked_at
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer

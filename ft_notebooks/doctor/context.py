@@ -18,7 +18,7 @@ from ..core.progress import phase
 from ..data.readers import read_rows
 from ..loading.model_files import check_checkpoint, read_config
 from .findings import Found, Unavailable
-from .rows import Chat, chats_of, encoded_rows, is_encoded, said, texts_of
+from .rows import Chat, chats_of, encode_run, is_encoded, said, texts_of
 from ..instruments.texts import Texts
 from ..lora.adapter_folder import check_adapter_folder
 from ..lora.published_names import text_names
@@ -232,8 +232,8 @@ class Context:
 
     @_loaded_once
     def encoded(self) -> tuple[Dataset, dict]:
-        "As `encoded_rows` gives them."
-        return encoded_rows(self)
+        "As `encode_run` gives them."
+        return encode_run(self)
 
     def place(self, i: int) -> str:
         "Where the row stands in its source."

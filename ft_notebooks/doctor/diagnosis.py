@@ -120,12 +120,12 @@ def examine(
     return few_questions(sorted(found, key=lambda finding: -LEVELS.index(finding.level)))
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #f73ffeef
-_READERS = {"conversations": read_chats, "pairs": read_preferences, "prompts": read_prompt_rows}
+_READERS: dict[str, Callable[..., Dataset]] = {"conversations": read_chats, "pairs": read_preferences, "prompts": read_prompt_rows}
 
 
 # The rows as conversations or pairs; those that hold token ids as they are.
 def _rows(stage: str, given, name: str) -> Dataset:
-    read: Callable[[Any], Dataset] = _READERS[stage_class(stage).rows]
+    read = _READERS[stage_class(stage).rows]
     found = as_dataset(given, read, "diagnose", name)
     return read(found) if found is given and not is_encoded(found) else found
 

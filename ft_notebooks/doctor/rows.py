@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['text_of', 'said', 'Chat', 'chats_of', 'texts_of', 'contents', 'is_encoded', 'ids_of', 'size_of', 'middle_rows',
-           'encoded_rows']
+           'encode_run']
 
 # %% ../../nbs/package/doctor/rows.ipynb #a42c3f30
 import json
@@ -126,7 +126,7 @@ def _answered(run) -> tuple[Dataset, dict]:
 _ROW = re.compile(r"\Arow (\d+)(?: \(counted from 0\))?")  # at the beginning of an error
 
 
-def encoded_rows(
+def encode_run(
     run,  # A `Context`
 ) -> tuple[Dataset, dict]:
     "The rows of `some` as they are trained, and their account; of pairs, `PAIR_KEYS`; without labels all tokens."

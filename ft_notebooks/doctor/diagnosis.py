@@ -120,7 +120,11 @@ def examine(
     return few_questions(sorted(found, key=lambda finding: -LEVELS.index(finding.level)))
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #f73ffeef
-_READERS: dict[str, Callable[..., Dataset]] = {"conversations": read_chats, "pairs": read_preferences, "prompts": read_prompt_rows}
+_READERS: dict[str, Callable[..., Dataset]] = {
+    "conversations": read_chats,
+    "pairs": read_preferences,
+    "prompts": read_prompt_rows,
+}
 
 
 # The rows as conversations or pairs; those that hold token ids as they are.

@@ -46,9 +46,9 @@ EXERCISES = {
             ({"A", "B", "D"}, "One of these is overfitting, not the rate."),
         ],
         "hints": [
-            "Go through the list below the sweep. Which runs were too hot, and how did you see it?",
+            "Go through the list below the sweep. In which runs was the rate too high, and how did you see it?",
             "One of the four is the sign of a rate that is too low, and one has to do with how often a row was shown.",
-            "A run that is too hot can recover. What does it still cost at the end?",
+            "A run with too high a rate can recover. What does it still cost at the end?",
         ],
     },
     "11.2": {
@@ -60,7 +60,7 @@ EXERCISES = {
         ],
         "hints": [
             "Put the numbers into the formula for the change of an entry. What is alpha / r?",
-            "The width is 4,096 now, and the sum has 64 terms.",
+            "The width is 4,096 now, and r is 64.",
             "It is the square root of 3 d, divided by alpha / r and by the square root of r.",
         ],
     },
@@ -80,7 +80,7 @@ EXERCISES = {
     "11.4": {
         "holds": planned_run,
         "hints": [
-            "Begin with the number of your rows, and choose the batch by the rule of thumb.",
+            "Begin with the number of your rows, and choose the batch from the table of the recipe.",
             "Count the steps of one epoch first. Are there 20?",
             "Take the recipe's rate for your model's size, a third of it, and three times as much.",
         ],

@@ -49,7 +49,7 @@ EXERCISES = {
         "slips": [
             ({"P", "R"}, "There is one more, among the three sets of labels."),
             ({"P", "S"}, "There is one more: what did you guess about the cut gradient?"),
-            ({"R", "S"}, "There is one more: it is Tom's pride on the slider."),
+            ({"R", "S"}, "There is one more: it is run 4 on the slider."),
             ({"P", "R", "S", "T"}, "One of these has no loss in its eighth step."),
         ],
         "hints": [

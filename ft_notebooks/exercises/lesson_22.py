@@ -44,6 +44,8 @@ def _is_project(answer) -> str:
         return "A count lies between 0 and the number of test rows."
     if abs(_lower_end(answer["right"], answer["test"]) - answer["lower"]) > 0.01:
         return f"The lower end does not belong to {answer['right']} of {answer['test']}: take interval."
+    if answer["right"] < answer["enough"]:
+        return f"{answer['right']} is fewer than the {answer['enough']} that you decided on: the project goes on."
     if answer["right"] <= answer["prompted"]:
         return "The prompt does as well, so a fine-tune is not needed. Write down why you go on, or take another task."
     return ""

@@ -135,9 +135,8 @@ def encode_run(
     rows = run.whole.select(run.some)
     if is_encoded(rows):
         return _labelled(rows), {}
-    are_pairs = run.kind.rows == "pairs"
-    encode: Callable = encode_pairs if are_pairs else encode_chats
-    shares = {"allow_equal", "allow_long"} if are_pairs else {"allow_cut"}
+    encode: Callable = encode_pairs if run.kind.rows == "pairs" else encode_chats
+    shares = {"allow_equal", "allow_long"} if run.kind.rows == "pairs" else {"allow_cut"}
     allowed = {name: run.settings["data"][name] for name in shares & run.settings["data"].keys()}
     trained = run.whole if "held-out-unusable" in run.reported else run.parts[0]
     is_part = len(trained) < len(run.whole) == len(rows)
@@ -145,7 +144,8 @@ def encode_run(
     try:
         found = encode(run.tok, rows, limit, **(dict.fromkeys(shares, 1.0) if is_part else allowed))
     except ValueError as e:
-        raise ValueError(_ROW.sub(lambda row: run.place(run.some[int(row[1])]), str(e))) from None
+        placed = _ROW.sub(lambda row: run.place(run.some[int(row[1])]), str(e))
+        raise ValueError(placed.replace(", message ", ": message ", 1)) from None
     if is_part:  # the shares are of the rows that would be trained
         encode(run.tok, trained, limit, **allowed)
     return found

@@ -62,8 +62,8 @@ def _lost(run) -> Iterator[Found]:
         text = template.render(chat.messages, **chat.tools).replace(CUT, "")
         lost = lost_fields(chat.messages, text, [text] * len(chat.messages))
         for number, field in lost[:1]:
-            said = f'the chat template drops or changes its "{field}", so the model would be trained without it'
-            yield Found(said, f"{run.place(chat.row)}, message {number}")
+            said = f'message {number}: the chat template drops or changes its "{field}", so it would not be trained'
+            yield Found(said, run.place(chat.row))
             return
 
 # %% ../../nbs/package/doctor/template_checks.ipynb #7b80aac3

@@ -334,7 +334,7 @@ def check_weights(
     unused = [key for key in unused if not _REDUNDANT.search(key) and key not in left_out]
     if unused:
         raise ValueError(
-            f"{name}: the files hold weights that config.json does not describe, and they would not be used: "
+            f"{name}: the files hold weights that config.json does not describe, which would stay unused: "
             f"{_few(unused)}; use the config.json that came with the weights (a smaller num_hidden_layers leaves out "
             "layers)"
         )

@@ -135,7 +135,7 @@ def test_a_text_weight_that_nothing_describes_is_refused(kind, saved, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     config["text_config"] |= {"num_hidden_layers": 1, "layer_types": config["text_config"]["layer_types"][:1]}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="would not be used: .*layers.1."):
+    with pytest.raises(ValueError, match="would stay unused: .*layers.1."):
         load_model(tmp_path, 32)
 
 

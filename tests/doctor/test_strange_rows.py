@@ -8,8 +8,8 @@ import pytest
 
 from ft_notebooks.cli.commands import main
 from ft_notebooks.course.example_task import appointments
-from ft_notebooks.doctor import template_checks
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
+from ft_notebooks.tokenization import token_view
 
 
 @pytest.fixture
@@ -41,12 +41,12 @@ def test_of_a_long_row_start_and_end_are_rendered_once(here, capsys, monkeypatch
     rows = list(appointments(3)["messages"])
     rows[0][0]["content"] = "many words " * 20_000
     Path("rows.jsonl").write_text("\n".join(json.dumps({"messages": chat}) for chat in rows))
-    shown, show_tokens = [], template_checks.show_tokens
+    shown, show_tokens = [], token_view.show_tokens
 
     def counted(tok, row, *more):
         shown.append(len(row["input_ids"]))
         return show_tokens(tok, {key: value[:1] + value[-20:] for key, value in row.items()}, *more)
 
-    monkeypatch.setattr(template_checks, "show_tokens", counted)
+    monkeypatch.setattr(token_view, "show_tokens", counted)
     assert "What is trained, on three rows:" in doctor(capsys)
     assert len(shown) == 3 and max(shown) == 10_000

@@ -2313,6 +2313,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'ft_notebooks/export/card.py'),
                                           'ft_notebooks.export.card._score_table': ( 'package/export/card.html#_score_table',
                                                                                      'ft_notebooks/export/card.py'),
+                                          'ft_notebooks.export.card._served_rank': ( 'package/export/card.html#_served_rank',
+                                                                                     'ft_notebooks/export/card.py'),
                                           'ft_notebooks.export.card._stage_facts': ( 'package/export/card.html#_stage_facts',
                                                                                      'ft_notebooks/export/card.py'),
                                           'ft_notebooks.export.card._table': ( 'package/export/card.html#_table',

@@ -182,6 +182,14 @@ def _versions(stages: list[dict], report: dict) -> list[tuple]:  # library, vers
     return rows
 
 # %% ../../nbs/package/export/card.ipynb #eb14a5ac
+_SERVED_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of `vllm.config.lora.MaxLoRARanks`
+
+
+def _served_rank(adapter: dict) -> int:
+    largest = max([adapter.get("r") or 0, *adapter.get("rank_pattern", {}).values()])
+    return next((rank for rank in _SERVED_RANKS if rank >= largest), largest)
+
+# %% ../../nbs/package/export/card.ipynb #3a0c31c5
 def _card_values(run: str | Path, stages: list[dict], revision: str, report: dict) -> dict:
     first = stages[0]
     last = stages[-1]
@@ -192,7 +200,7 @@ def _card_values(run: str | Path, stages: list[dict], revision: str, report: dic
         "revision": revision,
         "first": first["manifest"]["run"],
         "report": report,
-        "rank": max([last["adapter_config"].get("r") or 0, *last["adapter_config"].get("rank_pattern", {}).values()]),
+        "rank": _served_rank(last["adapter_config"]),
         "file": next((name for name in report["files"] if name.endswith(".gguf")), ""),
         "metrics": last["metrics"],
         "run_scores": last["eval/report"],

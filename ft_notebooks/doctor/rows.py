@@ -123,7 +123,7 @@ def _answered(run) -> tuple[Dataset, dict]:
     return encode_chats(run.tok, run.whole.select(answered))
 
 # %% ../../nbs/package/doctor/rows.ipynb #edda9e95
-_ROW = re.compile(r"\Arow (\d+)(?: \(counted from 0\))?")  # at the beginning of an error
+_ROW = re.compile(r"\Arow (\d+)(?: \(counted from 0\))?[,:] ")  # at the beginning of an error
 
 
 def encode_run(
@@ -144,8 +144,9 @@ def encode_run(
     try:
         found = encode(run.tok, rows, limit, **(dict.fromkeys(shares, 1.0) if is_part else allowed))
     except ValueError as e:
-        placed = _ROW.sub(lambda row: run.place(run.some[int(row[1])]), str(e))
-        raise ValueError(placed.replace(", message ", ": message ", 1)) from None
+        if is_part and not _ROW.match(str(e)):
+            encode(run.tok, trained, limit, **allowed)  # which says more of a share
+        raise ValueError(_ROW.sub(lambda row: f"{run.place(run.some[int(row[1])])}: ", str(e))) from None
     if is_part:  # the shares are of the rows that would be trained
         encode(run.tok, trained, limit, **allowed)
     return found

@@ -54,11 +54,10 @@ def marked(
     chats: Iterable[Chat],  # Of the run
 ) -> Iterator[Found]:
     "What is found of each mark, with the rows and an example."
-    n = len(run.some)
     for mark in marks:
         pieces = _pieces(chats, mark)
-        is_frequent = len(pieces) >= max(3, mark.least * n)
-        is_worth_a_note = len(pieces) > mark.least / 5 * n and not mark.is_doubtful
+        is_frequent = len(pieces) >= max(3, mark.least * len(run.some))
+        is_worth_a_note = len(pieces) > mark.least / 5 * len(run.some) and not mark.is_doubtful
         if not (is_frequent or is_worth_a_note):
             continue
         first = next(iter(pieces.values()))

@@ -60,6 +60,7 @@ SETTINGS = {
     **excerpt_settings(),
 }
 TEST = customer_mails(40, part="test")
+NEW = customer_mails(40, part="new problems")
 
 
 def asked(rows) -> list:  # without the replies
@@ -70,11 +71,11 @@ def fulfilled(replies: list[str], rows) -> list[float]:  # 1 for each reply that
     return [float(all(rubric(reply, row["messages"]).values())) for reply, row in zip(replies, rows)]
 
 
-def scored(model, tok, name: str, chats: list) -> dict:
+def scored(model, tok, name: str, chats: list, rows=TEST) -> dict:
     "The share of test mails whose reply fulfils the rubric, with its interval; each line; perplexity on other text."
     replies = generate(model, tok, chats, max_new_tokens=TOKENS, batch_size=20, progress=False)
-    lines = [rubric(reply.strip(), row["messages"]) for reply, row in zip(replies, TEST)]
-    found = score(interval(fulfilled([reply.strip() for reply in replies], TEST)), name)
+    lines = [rubric(reply.strip(), row["messages"]) for reply, row in zip(replies, rows)]
+    found = score(interval(fulfilled([reply.strip() for reply in replies], rows)), name)
     found[f"{name}_lines"] = {line: sum(one[line] for one in lines) for line in lines[0]}
     found[f"{name}_words"] = round(sum(len(reply.split()) for reply in replies) / len(replies), 1)
     return found | {f"{name}_replies": replies[:5]}
@@ -171,6 +172,8 @@ def run(point: dict, quick: bool) -> dict:
         train(model, tok, customer_mails(2 * rows, seed=seed, manual=manual), seed=seed, **given)
         model = merge_adapter(model)
         found |= scored(model, tok, "sft", asked(customer_mails(40, part="test", manual=manual)))
+        if manual:
+            found |= scored(model, tok, "new_problems", asked(NEW), NEW)
         return found | {"sft_perplexity": round(perplexity(model, tok, general, batch_size=1), 3)}
     train(model, tok, customer_mails(rows, seed=seed), seed=seed, **given)
     sft = merge_adapter(copy.deepcopy(model))

@@ -92,7 +92,7 @@ def from_eval(
     try:
         return importlib.import_module(module)
     except ImportError as e:
-        raise ValueError(f"{module.split('.')[0]} is not installed; pip install 'ft_notebooks[eval]' ({e})") from e
+        raise ValueError(f"{module.split('.')[0]} is not installed; pip install 'ft-notebooks[eval]' ({e})") from e
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #620c1f47
 def rouge_l(generated: str, expected: str, example: dict) -> float:  # 0 to 1

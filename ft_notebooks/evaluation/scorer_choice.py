@@ -36,7 +36,7 @@ def _for_open_text() -> tuple[str, str]:  # the scorer, and what else there is
     try:
         from_eval("sacrebleu")
     except ValueError:
-        return "token_f1", "chrf, which works in every script, takes pip install 'ft_notebooks[eval]'"
+        return "token_f1", "chrf, which works in every script, takes pip install 'ft-notebooks[eval]'"
     return "chrf", "token_f1 and rouge_l compare words"
 
 # %% ../../nbs/package/evaluation/scorer_choice.ipynb #d079f529

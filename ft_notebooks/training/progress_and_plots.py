@@ -300,5 +300,5 @@ def check_trackers(
         if name not in known:
             raise ValueError(
                 f"report_to={name!r}: no such tracker is installed; give 'none', or install its package: for trackio, "
-                "tensorboard and wandb pip install 'ft_notebooks[track]'"
+                "tensorboard and wandb pip install 'ft-notebooks[track]'"
             )

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from torch.utils import collect_env
 
-pytest.importorskip("lm_eval", reason="needs pip install 'ft_notebooks[eval]'")
+pytest.importorskip("lm_eval", reason="needs pip install 'ft-notebooks[eval]'")
 
 from ft_notebooks.evaluation.lm_eval import _score, run_tasks  # noqa: E402
 from ft_notebooks.evaluation.runner import interval  # noqa: E402
@@ -231,7 +231,7 @@ def test_a_chat_needs_a_template(folder):
 
 def test_without_the_harness_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(ValueError, match="pip install 'ft_notebooks\\[eval\\]'"):
+    with pytest.raises(ValueError, match="pip install 'ft-notebooks\\[eval\\]'"):
         run_tasks(None, None, ["choose"])
 
 

@@ -59,7 +59,7 @@ def test_the_expected_answers_choose_the_scorer_which_can_score_all_of_them(case
 def test_a_scorer_that_is_not_installed_is_not_chosen_but_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
     name, why = scorer_for(asked(*OPEN))
-    assert name == "token_f1" and "pip install 'ft_notebooks[eval]'" in why
+    assert name == "token_f1" and "pip install 'ft-notebooks[eval]'" in why
     assert scorer_for(appointments(3))[0] == "exact_match"
 
 

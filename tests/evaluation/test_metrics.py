@@ -393,7 +393,7 @@ def test_a_file_is_read_again_when_it_has_changed(tmp_path):
 def test_a_missing_library_is_told_with_its_cure_before_the_first_row(monkeypatch, name, module):
     monkeypatch.setitem(sys.modules, module, None)  # import then fails
     with pytest.raises(
-        ValueError, match=rf"{module.split('.')[0]} is not installed; pip install 'ft_notebooks\[eval\]'"
+        ValueError, match=rf"{module.split('.')[0]} is not installed; pip install 'ft-notebooks\[eval\]'"
     ):
         find_scorers([name])
     assert find_scorers(["token_f1"])

@@ -229,7 +229,7 @@ def test_a_tracker_is_let_through_where_it_is_and_its_install_line_given_where_i
     if importlib.util.find_spec(name):
         check_trackers([name])
     else:
-        with pytest.raises(ValueError, match=rf"report_to='{name}'.* pip install 'ft_notebooks\[track\]'"):
+        with pytest.raises(ValueError, match=rf"report_to='{name}'.* pip install 'ft-notebooks\[track\]'"):
             check_trackers(name)
 
 

@@ -78,8 +78,8 @@ EXERCISES = {
     "6.3": {
         "holds": quantized_holds,
         "hints": [
-            "The lesson does it in four lines: divide, find the nearest level, take the level, multiply.",
-            "`(block[:, None] / absmax - levels).abs().argmin(1)` gives the codes.",
+            "The lesson does it in four steps: divide by the absmax, find the nearest level, take it, multiply.",
+            "With `absmax = block.abs().max()`, the codes are `(block[:, None] / absmax - levels).abs().argmin(1)`.",
             "`levels[codes]` gives the level of each weight. One factor is missing, to undo the division.",
         ],
     },

@@ -69,7 +69,7 @@ EXERCISES = {
         "slips": [
             (13.9, "That is the factor for rank 16. Which two places of the formula contain the rank?"),
             (0.0361, "That is how far LoRA moves. How much larger must its rate be?"),
-            (55.4, "Alpha is 32 here, so the factor before the sum is not 2 divided by four times as much."),
+            (55.4, "The factor alpha / r is right. But the sum has 64 products now, not 16."),
         ],
         "hints": [
             "A weight moves by alpha / r times the sum of r products. How does such a sum of mixed signs grow with r?",

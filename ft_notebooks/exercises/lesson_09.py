@@ -52,8 +52,8 @@ EXERCISES = {
             ({"C", "D"}, "Alpaca is a known format as well."),
         ],
         "hints": [
-            "Look at the table of formats: which rows say only `read_chats(path)`?",
-            "In the lesson's second cell, one file of four was read with `prompt=` and `completion=`.",
+            "Look at the table of formats: which rows need no `prompt=` and `completion=`?",
+            "In the lesson, one of the four files was read with `prompt=` and `completion=`.",
             "Names that anybody could have chosen must be told. The names of a known format need not.",
         ],
     },

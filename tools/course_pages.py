@@ -1,5 +1,8 @@
-"""The glossary and the page on what guides say, both made from the notebooks; tools/readme.py writes them."""
+"""The glossary, the page on what guides say and the list of questions, all made from the notebooks; tools/readme.py
+writes them.
+"""
 
+import ast
 import json
 import os
 import re
@@ -19,6 +22,12 @@ GUIDES_HEAD = """# What guides say, and what is true
 
 Each table is taken from the notebook that its heading links to, which has the cell that shows it.
 <!-- made from the notebooks by tools/readme.py: edit the tables in them -->"""
+QUESTIONS_HEAD = """# Questions
+
+> How do I …?
+
+Each question leads to a short answer with a cell that runs; who has an error message finds it at the end.
+<!-- made from nbs/recipes by tools/readme.py: edit the recipes -->"""
 SEE = {  # another name -> the term whose entry tells what it is, or the lesson
     "gradient checkpointing": "activation checkpointing",
     "mixed precision": "autocast",
@@ -115,6 +124,58 @@ def what_guides_say():
             name = notebook.relative_to(NBS)
             parts.append(f"## [{title(notebook)}]({name})\n\n| claim | what is true |\n|---|---|\n" + "\n".join(rows))
     return [GUIDES_HEAD, *parts]
+
+
+def is_hidden(cell):
+    return re.search(r"^#\s*\|\s*hide\b", cell.source, flags=re.M)
+
+
+def parsed(code):
+    "The syntax tree of a cell, each line of which for IPython or the shell does nothing."
+    plain = re.sub(r"^(\s*)(?:\w+\s*=\s*)?[%!].*", r"\1pass", code, flags=re.M)
+    return ast.walk(ast.parse("" if code.startswith("%%") and not code.startswith(("%%capture", "%%time")) else plain))
+
+
+def recipes(notebook):
+    "The recipes of a notebook: the question, its error messages, and the names and commands that its answer uses."
+    cells, found = read(notebook), []
+    imports = [n for c in cells if c.cell_type == "code" for n in parsed(c.source) if isinstance(n, ast.ImportFrom)]
+    ours = {name.name for node in imports if (node.module or "").split(".")[0] == "ft_notebooks" for name in node.names}
+    for cell in cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("## "):
+            question, _, answer = cell.source.removeprefix("## ").partition("\n")
+            quotes = re.findall(r"^> .+(?:\n>.*)*", re.sub(r"^```.*?^```", "", answer, flags=re.M | re.S), flags=re.M)
+            errors = [" ".join(re.sub(r"^> ?", "", quote, flags=re.M).split()) for quote in quotes]
+            found.append(SimpleNamespace(question=question.strip(), errors=errors, uses=[], shown=[]))
+        elif cell.cell_type == "code" and found and not is_hidden(cell):
+            names = [node for node in parsed(cell.source) if isinstance(node, ast.Name) and node.id in ours]
+            names = [node.id for node in sorted(names, key=lambda node: (node.lineno, node.col_offset))]
+            found[-1].uses += re.findall(r"(?<=!)ft \w+", cell.source) + names
+            found[-1].shown.append(cell.source)
+    return found
+
+
+def anchor(heading):
+    "What JupyterLab makes of a heading: its text without marks, with - for each space."
+    return re.sub(r"[`*]", "", heading).replace(" ", "-")
+
+
+def as_code(text):
+    fence = "``" if "`" in text else "`"
+    return f"{fence}{text}{fence}".replace("|", "\\|")  # in a cell of a table
+
+
+def questions():
+    parts, errors = [QUESTIONS_HEAD], []
+    for notebook in sorted(NBS.glob("recipes/*.ipynb")):
+        name, rows = notebook.relative_to(NBS).as_posix(), []
+        for recipe in recipes(notebook):
+            link = f"[{recipe.question}]({name}#{anchor(recipe.question)})".replace("|", "\\|")
+            rows.append(f"| {link} | {', '.join(map(as_code, list(dict.fromkeys(recipe.uses))[:4]))} |")
+            errors += [f"| {as_code(error)} | {link} |" for error in recipe.errors]
+        parts.append(f"## [{title(notebook)}]({name})\n\n| question | uses |\n|---|---|\n" + "\n".join(rows))
+    found = "\n".join(sorted(errors, key=str.casefold))
+    return [*parts, f"## By error message\n\n| message | answer |\n|---|---|\n{found}"]
 
 
 def as_notebook(sources):

@@ -1,8 +1,8 @@
 """Make README.md from nbs/index.ipynb: prose as it stands, code and text outputs fenced, `#| hide` cells left out.
 
 And nbs/package/README.md, the list of the package's notebooks, from their titles and the packages' docstrings; and the
-glossary and the page on what guides say, from the notebooks. Lessons get a badge and an install cell for Colab where
-pyproject.toml names the repository's address.
+glossary, the page on what guides say and the list of questions, from the notebooks. Lessons get a badge and an install
+cell for Colab where pyproject.toml names the repository's address.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from course_pages import as_notebook, glossary, lessons, read, title, what_guides_say, with_colab
+from course_pages import as_notebook, glossary, is_hidden, lessons, questions, read, title, what_guides_say, with_colab
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -47,7 +47,7 @@ def readme():
     for cell in read(ROOT / "nbs" / "index.ipynb"):
         if cell.cell_type == "markdown":
             parts.append(re.sub(r"\]\(([^)\s]+)\)", from_root, cell.source))
-        if cell.cell_type != "code" or re.search(r"^#\s*\|\s*hide\b", cell.source, flags=re.M):
+        if cell.cell_type != "code" or is_hidden(cell):
             continue
         parts.append(fence("python", re.sub(r"^#\s*\|.*\n?", "", cell.source, flags=re.M)))
         texts = ["".join(out.get("text") or out.get("data", {}).get("text/plain", "")) for out in cell.outputs]
@@ -85,6 +85,7 @@ def main():
         "nbs/package/README.md": package_readme(),
         "nbs/glossary.ipynb": as_notebook(glossary()),
         "nbs/what_guides_say.ipynb": as_notebook(what_guides_say()),
+        "nbs/questions.ipynb": as_notebook(questions()),
         **{f"nbs/{nb.name}": with_colab(nb, REPOSITORY) for nb in lessons()},
     }
     stale = []

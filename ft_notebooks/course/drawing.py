@@ -107,9 +107,10 @@ class Drawing:
         width = text_width(line.text, line.size, line.bold, line.mono)
         left = line.x - {"start": 0, "middle": width / 2, "end": width}[line.anchor]
         top = line.y - line.size / 2
-        inside = 0 <= left and left + width <= self.width and 0 <= top and top + line.size <= self.height
+        bottom = line.y + 0.57 * line.size  # where a g or a comma ends
+        inside = 0 <= left and left + width <= self.width and 0 <= top and bottom <= self.height
         if line.text and not inside:
-            there = f"x {left:.0f} to {left + width:.0f}, y {top:.0f} to {top + line.size:.0f}"
+            there = f"x {left:.0f} to {left + width:.0f}, y {top:.0f} to {bottom:.0f}"
             cure = "move it, shorten it, or break it into lines"
             raise ValueError(
                 f"text {line.text!r} reaches {there}, outside the {self.width} x {self.height} drawing: {cure}"

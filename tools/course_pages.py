@@ -33,6 +33,7 @@ SEE = {  # another name -> the term whose entry tells what it is, or the lesson
     "mixed precision": "autocast",
     "out of memory": "[lesson 6](06_quantized_loading.ipynb)",
 }
+EXAMPLES = {"appointments", "measured", "smollm2", "tiny_model", "tiny_tokenizer"}  # no answer to a question
 BOLD = re.compile(r"\*\*([^*]+)\*\*")
 BETWEEN = re.compile(r"(?<=[.?!])(?<!\*\*\d\.)\*{0,2}\s+(?=[A-Z*`$(])")  # two sentences; not after a number as in **2.
 POINTS_BACK = re.compile(
@@ -140,7 +141,8 @@ def recipes(notebook):
     "The recipes of a notebook: the question, its error messages, and the names and commands that its answer uses."
     cells, found = read(notebook), []
     imports = [n for c in cells if c.cell_type == "code" for n in parsed(c.source) if isinstance(n, ast.ImportFrom)]
-    ours = {name.name for node in imports if (node.module or "").split(".")[0] == "ft_notebooks" for name in node.names}
+    known = {name.name for node in imports if (node.module or "").split(".")[0] == "ft_notebooks" for name in node.names}
+    ours = known - EXAMPLES
     for cell in cells:
         if cell.cell_type == "markdown" and cell.source.startswith("## "):
             question, _, answer = cell.source.removeprefix("## ").partition("\n")

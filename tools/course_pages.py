@@ -141,8 +141,8 @@ def recipes(notebook):
     "The recipes of a notebook: the question, its error messages, and the names and commands that its answer uses."
     cells, found = read(notebook), []
     imports = [n for c in cells if c.cell_type == "code" for n in parsed(c.source) if isinstance(n, ast.ImportFrom)]
-    known = {name.name for node in imports if (node.module or "").split(".")[0] == "ft_notebooks" for name in node.names}
-    ours = known - EXAMPLES
+    from_us = [node for node in imports if (node.module or "").split(".")[0] == "ft_notebooks"]
+    ours = {name.name for node in from_us for name in node.names} - EXAMPLES
     for cell in cells:
         if cell.cell_type == "markdown" and cell.source.startswith("## "):
             question, _, answer = cell.source.removeprefix("## ").partition("\n")

@@ -25,6 +25,7 @@ from ..core.errors import typed
 from ..core.files import check_unchanged
 from ..core.progress import phase, say
 from ..evaluation.metrics import find_scorers
+from ..export.card import vllm_command, vllm_refusal
 from ..export.run_check import check_run
 from ..export.run_export import export_run
 from ..export.run_origin import is_export_of, run_stages
@@ -70,15 +71,16 @@ def _measured(report: dict) -> list[str]:  # the figures of an export, in lines
     return lines + [f"kept although: {finding}" for finding in report["allowed"]]
 
 # %% ../../nbs/package/cli/model_export.ipynb #c1069818
-def _exported(args, output: Path) -> str:  # the lines that `ft export` ends with
-    report = json.loads(Path(output, "manifest.json").read_text(encoding="utf-8"))
+def _exported(args, folder: Path) -> str:  # the lines that `ft export` ends with
+    report = json.loads(Path(folder, "manifest.json").read_text(encoding="utf-8"))
     files = ", ".join(name for name in report["files"] if name.endswith((".gguf", ".safetensors")))
-    output = Path(args.output or Path(args.run, output.name))  # as the user wrote it
+    output = Path(args.output or Path(args.run, folder.name))  # as the user wrote it
     then = "transformers and vLLM load the folder."
     if args.to == "gguf":
         then = f"Next: ft serve {typed(output / files)}"
     elif args.to == "adapter":
-        then = f"vLLM loads it beside its base: vllm serve BASE --enable-lora --lora-modules tuned={typed(output)}"
+        adapter = json.loads(Path(folder, "adapter_config.json").read_text(encoding="utf-8"))
+        then = vllm_refusal(adapter) or f"vLLM loads it beside its base: {vllm_command(adapter, typed(output))}"
     wrote = f"\n{files}, README.md and manifest.json are in {output}. {then}"
     return "\n".join([*_measured(report), wrote, _pushed(output, args.push)])
 

@@ -71,7 +71,7 @@ EXERCISES = {
             ({"A", "C", "D", "E"}, "Of one of these it asks a question."),
         ],
         "hints": [
-            "For each, ask: on which of the five steps of the drawing would it show?",
+            "For each, ask: in which of the five boxes of the drawing would it show?",
             "--quick ends after the rows. A question is also something that it says.",
             "It is silent about three: one has too few rows, one is not looked at, one is a matter of truth.",
         ],

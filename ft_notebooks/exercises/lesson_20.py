@@ -47,7 +47,7 @@ EXERCISES = {
     "20.1": {
         "answer": {"P", "R", "S"},
         "slips": [
-            ({"P", "R"}, "There is one more, among the three sets of labels."),
+            ({"P", "R"}, "There is one more: it is run 3 on the slider."),
             ({"P", "S"}, "There is one more: what did you guess about the cut gradient?"),
             ({"R", "S"}, "There is one more: it is run 4 on the slider."),
             ({"P", "R", "S", "T"}, "One of these has no loss in its eighth step."),
@@ -55,7 +55,7 @@ EXERCISES = {
         "hints": [
             "Two of the five announce themselves in the log.",
             "A rate that is too high makes the loss rise, and a letter ends the run.",
-            "Three faults leave a log like a healthy one: two of labels, one of the gradient.",
+            "Three faults leave a training loss like a healthy one: of labels, of the gradient, of too few rows.",
         ],
     },
     "20.2": {

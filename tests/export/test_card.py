@@ -109,6 +109,20 @@ def test_a_card_says_that_the_tokenizer_composes_characters(run, normalizer, sai
     assert ("send text in NFC" in str(model_card(run, report()))) == said
 
 
+@pytest.mark.parametrize(
+    "fields, said",
+    [
+        ({"r": 24, "use_dora": False}, "vllm serve BASE --enable-lora --max-lora-rank 32 --lora-modules tuned=.\n"),
+        ({"r": 8, "use_dora": True}, "vLLM does not serve an adapter with DoRA: merge it"),
+        ({"r": 8, "modules_to_save": ["lm_head"]}, "vLLM does not serve an adapter with modules_to_save: merge it"),
+    ],
+)
+def test_a_card_of_an_adapter_has_the_command_for_its_rank_or_says_that_vllm_does_not_serve_it(run, fields, said):
+    write(run / "adapter_config.json", {"base_model_name_or_path": BASE, "revision": COMMIT, **fields})
+    text = str(model_card(run, report("adapter")))
+    assert said in text and ("vllm serve" in text) == said.startswith("vllm serve")
+
+
 def test_a_card_without_allowed_failures_has_no_section_for_them(run):
     assert "failed check" not in str(model_card(run, report()))
 

@@ -15,7 +15,7 @@ import course_pages  # noqa: E402
 
 NOTEBOOKS = sorted(NBS.glob("recipes/*.ipynb"))
 PAGE = course_pages.prose(NBS / "questions.ipynb")
-BOOK = r"\]\(\.\./(?:\d\d_\w+|colab|package/\w+/\w+)\.ipynb\)"  # a link to a lesson, to the page on Colab or to a notebook of the package
+BOOK = r"\]\(\.\./(?:\d\d_\w+|colab|package/\w+/\w+)\.ipynb\)"  # a link to what proves it
 
 
 def sections(notebook):

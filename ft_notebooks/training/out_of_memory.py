@@ -186,8 +186,11 @@ def _in_evaluation(trainer, error: Exception) -> str:
     rows = trainer.args.per_device_eval_batch_size
     fewer = f"per_device_eval_batch_size={rows // 2} (it is {rows})"
     cure = fewer if rows > 1 else "a smaller max_length for eval_dataset"
-    if trainer.compute_metrics is not None and not trainer.args.eval_accumulation_steps:
-        cure += "; compute_metrics keeps the logits of all rows on the device: eval_accumulation_steps=1 moves them"
+    if trainer.compute_metrics is not None and trainer.preprocess_logits_for_metrics is None:
+        cure += (
+            "; compute_metrics keeps the logits of all rows: preprocess_logits_for_metrics=lambda logits, labels: "
+            "logits.argmax(-1) keeps the token ids alone"
+        )
     return f"out of memory in the evaluation ({str(error).splitlines()[0]}): {cure}"
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #1f389860

@@ -177,13 +177,15 @@ def test_an_error_says_where_to_go_on_from(tmp_path):
     )
 
 
-def test_the_error_of_an_evaluation_that_keeps_all_logits_says_how_to_move_them(tmp_path):
+def test_the_error_of_an_evaluation_that_keeps_all_logits_says_how_to_keep_token_ids(tmp_path):
     trainer, error = make(tmp_path), torch.OutOfMemoryError("CUDA out of memory.")
     assert "per_device_eval_batch_size=4 (it is 8)" in out_of_memory._in_evaluation(trainer, error)
-    assert "eval_accumulation_steps" not in out_of_memory._in_evaluation(trainer, error)
+    assert "compute_metrics" not in out_of_memory._in_evaluation(trainer, error)
     trainer.compute_metrics = len
-    assert out_of_memory._in_evaluation(trainer, error).endswith("eval_accumulation_steps=1 moves them")
-    trainer.args.eval_accumulation_steps, trainer.args.per_device_eval_batch_size = 2, 1
+    assert "preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1)" in out_of_memory._in_evaluation(
+        trainer, error
+    )
+    trainer.preprocess_logits_for_metrics, trainer.args.per_device_eval_batch_size = max, 1
     assert out_of_memory._in_evaluation(trainer, error).endswith(": a smaller max_length for eval_dataset")
 
 

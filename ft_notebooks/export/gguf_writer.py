@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'TYPES', 'check_family', 'pre_tokenizer_name', 'llama_cpp_order', 'gguf_tensors', 'check_replaced',
-           'write_gguf']
+           'merge_cure', 'write_gguf']
 
 # %% ../../nbs/package/export/gguf_writer.ipynb #0dd04c17
 import json
@@ -222,6 +222,15 @@ def check_replaced(
         raise ValueError(f"{file} exists and is no GGUF; name a different file to write")
 
 # %% ../../nbs/package/export/gguf_writer.ipynb #accd9756
+def merge_cure(
+    folder: str | Path,  # Of an adapter: a run, or one that no run trained
+) -> str:
+    "How an adapter becomes a GGUF file by merging, in the words of an error."
+    if Path(folder, "manifest.json").is_file():
+        return f"merge it into its base instead: ft export {typed(folder)} --to gguf"
+    return f"merge it into its base instead: ft merge {typed(folder)}, and write_gguf(...) of the merged folder"
+
+# %% ../../nbs/package/export/gguf_writer.ipynb #fe216809
 def write_gguf(
     folder: str | Path,  # A model folder with safetensors and a tokenizer, such as `ft merge` writes
     file: str | Path,  # The GGUF file to write
@@ -235,7 +244,7 @@ def write_gguf(
     """
     check_replaced(file)
     if Path(folder, "adapter_config.json").is_file():
-        raise ValueError(f"{folder} holds an adapter; merge it into its base: ft export {typed(folder)} --to gguf")
+        raise ValueError(f"{folder} holds an adapter; {merge_cure(folder)}")
     folder = Path(check_checkpoint(folder))
     if type not in TYPES:
         raise ValueError(f"type must be one of {', '.join(TYPES)}, got {type!r}")

@@ -16,9 +16,8 @@ from peft import LoraConfig, PeftConfig
 from safetensors import safe_open
 from transformers import PreTrainedConfig
 
-from ..core.errors import typed
 from ..core.files import atomic_path, read_record
-from .gguf_writer import check_family, check_replaced, llama_cpp_order
+from .gguf_writer import check_family, check_replaced, llama_cpp_order, merge_cure
 from .run_origin import check_base
 from ..loading.model_files import check_checkpoint, read_config
 from ..lora.adapter_folder import check_adapter_folder, trained_bits
@@ -32,26 +31,23 @@ _FREE = set(  # which modules are adapted, what the two matrices hold, how they 
 )
 _BASE_KEPT = (True, False, "gaussian", "orthogonal", "eva")  # the others subtract their start from the base
 
-
-def _cure(run: Path) -> str:
-    return f"merge it into its base instead: ft export {typed(run)} --to gguf"
-
 # %% ../../nbs/package/export/lora_gguf.ipynb #9f4dd51e
 def _check_plain(run: Path, adapter: PeftConfig) -> None:
     "`ValueError` if the adapter computes something else than base + alpha/r * B A."
     if not isinstance(adapter, LoraConfig) or adapter.peft_type != "LORA":
-        raise ValueError(f"{run} is a {adapter.peft_type.value} adapter, and a GGUF adapter holds LoRA; {_cure(run)}")
+        kind = adapter.peft_type.value
+        raise ValueError(f"{run} is a {kind} adapter, and a GGUF adapter holds LoRA; {merge_cure(run)}")
     plain = LoraConfig().to_dict()
     found = read_record(run / "adapter_config.json")  # peft drops unknown fields
     other = {key: value for key, value in found.items() if key not in _FREE and value and value != plain.get(key)}
     if other:
         said = ", ".join(itertools.starmap("{}={!r}".format, other.items()))
-        raise ValueError(f"{run} has {said[:300]}, which a GGUF adapter cannot hold; {_cure(run)}")
+        raise ValueError(f"{run} has {said[:300]}, which a GGUF adapter cannot hold; {merge_cure(run)}")
     if adapter.init_lora_weights not in _BASE_KEPT:
         start = f"init_lora_weights={adapter.init_lora_weights!r}"
-        raise ValueError(f"{run} has {start}, so its base was changed before training; {_cure(run)}")
+        raise ValueError(f"{run} has {start}, so its base was changed before training; {merge_cure(run)}")
     if (bits := trained_bits(run)) in (4, 8):
-        raise ValueError(f"{run} was trained on a base in {bits} bits, and a GGUF of the base has others; {_cure(run)}")
+        raise ValueError(f"{run} was trained on a base in {bits} bits, and its GGUF has others; {merge_cure(run)}")
 
 # %% ../../nbs/package/export/lora_gguf.ipynb #f54258b4
 _EMBEDDINGS = ("embed_tokens", "lm_head")
@@ -65,7 +61,7 @@ def _lora_tensors(run: Path, file: Path, config: PreTrainedConfig) -> Iterator[t
             weight, _, part = key.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".lora_")
             name = names.get_name(f"{weight}.weight", try_suffixes=(".weight",))
             if name is None or part not in ("A", "B") or weight.split(".")[-1] in _EMBEDDINGS:
-                raise ValueError(f"{run} adapts {key}, and a GGUF adapter holds those of the layers; {_cure(run)}")
+                raise ValueError(f"{run} adapts {key}, and a GGUF adapter holds those of the layers; {merge_cure(run)}")
             data = opened.get_tensor(key).float().numpy()
             if not np.isfinite(data).all():
                 raise ValueError(f"{run}: {key} is not finite, so the training has failed; use an earlier checkpoint")

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from ..checkpointing.finished_runs import unfinished
 from ..core.files import file_sha256, read_record
 from ..core.fingerprints import fingerprint, short_hash
+from .gguf_writer import merge_cure
 from ..loading.example_models import GGUF_SHA256, HUB_NAME, HUB_REVISION, HUB_SHA256, WHEEL
 from ..lora.adapter import load_adapter
 from ..lora.adapter_folder import trained_bits
@@ -69,9 +70,12 @@ def _record(run: Path) -> dict:
     "The run's files, {} for one that is missing; `ValueError` for a folder that is no run, or an unfinished one."
     if not (run / "manifest.json").is_file():
         write = f'python -c "from ft_notebooks.export import write_gguf; write_gguf({str(run)!r}, {f"{run}.gguf"!r})"'
+        by = f"without a check, by: {write}"
+        if (run / "adapter_config.json").is_file():
+            by = f"if you {merge_cure(run)}"
         raise ValueError(
             f"{run} holds no manifest.json, so it is no run; give the folder of a run of ft sft or ft dpo. A model "
-            f"that no run trained becomes a file, without a check, by: {write}"
+            f"that no run trained becomes a file, {by}"
         )
     if "to" in read_record(run / "manifest.json", "run"):
         raise ValueError(f"{run} is an export and no run; give its run, or its GGUF file")

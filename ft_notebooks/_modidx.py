@@ -3599,8 +3599,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                             'ft_notebooks/loading/training_memory.py')},
             'ft_notebooks.lora.adapter': { 'ft_notebooks.lora.adapter._check_mergeable': ( 'package/lora/adapter.html#_check_mergeable',
                                                                                            'ft_notebooks/lora/adapter.py'),
-                                           'ft_notebooks.lora.adapter._check_no_adapter': ( 'package/lora/adapter.html#_check_no_adapter',
-                                                                                            'ft_notebooks/lora/adapter.py'),
                                            'ft_notebooks.lora.adapter._check_patterns': ( 'package/lora/adapter.html#_check_patterns',
                                                                                           'ft_notebooks/lora/adapter.py'),
                                            'ft_notebooks.lora.adapter._check_size': ( 'package/lora/adapter.html#_check_size',

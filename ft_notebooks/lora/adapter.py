@@ -51,11 +51,6 @@ def _check_size(model: torch.nn.Module, r: int, fields: dict) -> None:
         raise ValueError(f"lora_dropout={dropout} drops more than half of what the adapter reads; 0 to 0.1 are usual")
 
 
-def _check_no_adapter(model: torch.nn.Module) -> None:
-    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
-        raise ValueError("the model has an adapter already; merge it with merge_folder, or load the base again")
-
-
 def lora_config(
     model: torch.nn.Module,  # The model to adapt; its weights may be on the device `meta`
     r: int = 16,  # The rank: columns of B, rows of A; at least 1
@@ -63,14 +58,13 @@ def lora_config(
 ) -> LoraConfig:
     """Rank `r` on all linear layers and experts but those of `unadapted`, alpha 2r, no dropout, unless `fields` differ.
 
-    Raises `ValueError` if `r` is not an integer of at least 1, if the model has an adapter already, if `LoraConfig`
-    lacks a field, or if the model lacks a module or layer; the error gives the nearest name.
+    Raises `ValueError` if `r` is not an integer of at least 1, if `LoraConfig` lacks a field, or if the model lacks a
+    module or layer; the error gives the nearest name.
     """
     if not isinstance(model, torch.nn.Module):
         raise ArgumentError("lora_config", "model", "the model to adapt", model, "load one: load_model(name)")
     if not isinstance(r, int) or isinstance(r, bool) or r < 1:
         raise ValueError(f"r must be a whole number of at least 1, got {r!r}; 8 to 64 are usual")
-    _check_no_adapter(model)
     _check_size(model, r, fields)
     targets = fields.setdefault("target_modules", "all-linear")
     if targets == "all-linear":
@@ -114,7 +108,8 @@ def add_adapter(
     if not isinstance(model, (PreTrainedModel, PeftModel)):
         cure = "give model.module" if hasattr(model, "module") else "load one: load_model(name)"
         raise ArgumentError("add_adapter", "model", "a transformers.PreTrainedModel", model, cure)
-    _check_no_adapter(model)
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise ValueError("the model has an adapter already; merge it with merge_folder, or load the base again")
     if not isinstance(config, PeftConfig):
         raise ArgumentError("add_adapter", "config", "a peft.LoraConfig", config, "make one: lora_config(model, r=16)")
     config = copy.deepcopy(config)  # PEFT writes the name of the base into it, but not its commit on the hub

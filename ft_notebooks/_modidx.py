@@ -2389,6 +2389,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'ft_notebooks/export/lora_gguf.py'),
                                                'ft_notebooks.export.lora_gguf._lora_tensors': ( 'package/export/lora_gguf.html#_lora_tensors',
                                                                                                 'ft_notebooks/export/lora_gguf.py'),
+                                               'ft_notebooks.export.lora_gguf._write': ( 'package/export/lora_gguf.html#_write',
+                                                                                         'ft_notebooks/export/lora_gguf.py'),
                                                'ft_notebooks.export.lora_gguf.write_lora_gguf': ( 'package/export/lora_gguf.html#write_lora_gguf',
                                                                                                   'ft_notebooks/export/lora_gguf.py')},
             'ft_notebooks.export.parity': { 'ft_notebooks.export.parity.Parity': ( 'package/export/parity.html#parity',

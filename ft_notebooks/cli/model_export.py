@@ -100,19 +100,10 @@ def export_command(
     options["scorers"] = find_scorers(options["scorers"])
     rows = _rows(args, known, settings)
     phase("merging in float32, writing and checking")
-    output = export_run(
-        folder,
-        rows,
-        args.output,
-        to=args.to,
-        type=args.type,
-        scorers=options["scorers"],
-        max_new_tokens=options["max_new_tokens"],
-        converter=args.converter,
-        quantize=args.quantize,
-        allow=tuple(filter(None, (args.allow or "").split(","))),
-        license=args.license,
-    )
+    how = {name: getattr(args, name) for name in ("to", "type", "converter", "quantize", "license")}
+    how |= {name: options[name] for name in ("scorers", "max_new_tokens")}
+    allow = tuple(filter(None, (args.allow or "").split(",")))
+    output = export_run(folder, rows, args.output, allow=allow, **how)
     return _exported(args, output)
 
 # %% ../../nbs/package/cli/model_export.ipynb #6640faab

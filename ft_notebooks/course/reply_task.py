@@ -33,14 +33,14 @@ _PROBLEMS = {  # the step's word: complaints, the last for tests alone; the step
         "the milk does not foam|there is no foam on the milk|I get hot milk without foam|it no longer makes milk foam",
         "Clean the nozzle with the needle.|A clean nozzle will help.|Take the needle and clean the nozzle.",
     ),
-    "switch": (
-        "it does not start|nothing happens when I press start|the display stays dark|it is dead since this morning",
-        "Check the switch at the back.|Turn the switch at the back off and on.|The switch at the back must be on.",
-    ),
 }
 
 # %% ../../nbs/package/course/reply_task.ipynb #90264699
 _PROBLEMS |= {
+    "switch": (
+        "it does not start|nothing happens when I press start|the display stays dark|it is dead since this morning",
+        "Check the switch at the back.|Turn the switch at the back off and on.|The switch at the back must be on.",
+    ),
     "brush": (
         "the grinder is very loud|the grinder rattles and screams|grinding sounds awful|the noise of the grinder wakes "
         "us",

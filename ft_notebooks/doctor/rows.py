@@ -125,7 +125,7 @@ def _answered(run) -> tuple[Dataset, dict]:
 # %% ../../nbs/package/doctor/rows.ipynb #edda9e95
 _ROW = re.compile(r"\Arow (\d+)(?: \(counted from 0\))?[,:] ")  # at the beginning of an error
 
-
+# %% ../../nbs/package/doctor/rows.ipynb #c51f0b53
 def encode_run(
     run,  # A `Context`
 ) -> tuple[Dataset, dict]:

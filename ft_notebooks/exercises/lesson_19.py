@@ -40,7 +40,7 @@ def is_healed(answer) -> str:  # "" where the doctor finds nothing above a note
         return "There are answers that do not belong to their notes."
     return ""
 
-
+# %% ../../nbs/solutions/19_doctor.ipynb #e9d26c7b
 def is_own_fault(answer) -> str:  # "" where the doctor says what the answer says
     "What is wrong with the number of rows, the faulty ones, the findings, and the doctor's name for the fault."
     if not isinstance(answer, dict) or not {"rows", "faulty", "found", "code"} <= set(answer):

@@ -27,7 +27,7 @@ def kind_of(losses) -> str:  # One of `KINDS`
             return "jumps and returns"
     return "does not move" if last > 0.9 * first else "falls"
 
-
+# %% ../../nbs/solutions/20_when_runs_fail.ipynb #a66eb694
 def is_own_log(answer) -> str:  # "" where the kind is that of the losses
     "What is wrong with a log and the word for it."
     if not isinstance(answer, dict) or not {"losses", "kind"} <= set(answer):

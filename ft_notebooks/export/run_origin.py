@@ -69,13 +69,12 @@ def check_base(
 def _record(run: Path) -> dict:
     "The run's files, {} for one that is missing; `ValueError` for a folder that is no run, or an unfinished one."
     if not (run / "manifest.json").is_file():
-        write = f'python -c "from ft_notebooks.export import write_gguf; write_gguf({str(run)!r}, {f"{run}.gguf"!r})"'
-        by = f"without a check, by: {write}"
         if (run / "adapter_config.json").is_file():
-            by = f"if you {merge_cure(run)}"
+            raise ValueError(f"{run} holds no manifest.json, so no run trained this adapter; {merge_cure(run)}")
+        write = f'python -c "from ft_notebooks.export import write_gguf; write_gguf({str(run)!r}, {f"{run}.gguf"!r})"'
         raise ValueError(
             f"{run} holds no manifest.json, so it is no run; give the folder of a run of ft sft or ft dpo. A model "
-            f"that no run trained becomes a file, {by}"
+            f"that no run trained becomes a file, without a check, by: {write}"
         )
     if "to" in read_record(run / "manifest.json", "run"):
         raise ValueError(f"{run} is an export and no run; give its run, or its GGUF file")

@@ -64,7 +64,7 @@ def _side_effects_undone(
             if vars(trainer).get(name) != value:
                 setattr(trainer, name, value)
 
-
+# %% ../../nbs/package/training/out_of_memory.ipynb #653c5ec7
 def _allocate_as_later(trainer) -> list[Tensor]:
     "Allocates the memory of a later step: gradients of earlier micro-batches, and (returned) the averages of AdamW."
     trained = list(trained_parameters(trainer.model).values())

@@ -51,6 +51,12 @@ def test_a_recipe_has_a_short_cell_says_when_not_and_links_to_a_proof(notebook):
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_what_a_reader_need_not_see_is_folded(notebook):
+    hidden = [cell for cell in course_pages.read(notebook) if cell.cell_type == "code" and course_pages.is_hidden(cell)]
+    assert hidden and all(cell.metadata.get("jupyter", {}).get("source_hidden") for cell in hidden)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
 def test_the_page_has_each_question_and_each_message_with_a_link_to_a_heading_that_is_there(notebook):
     name = notebook.relative_to(NBS).as_posix()
     for recipe in course_pages.recipes(notebook):

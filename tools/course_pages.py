@@ -26,7 +26,8 @@ QUESTIONS_HEAD = """# Questions
 
 > How do I …?
 
-Each question leads to a short answer with a cell that runs; who has an error message finds it at the end.
+Each question leads to a short answer with a cell that runs; who has an error message finds it at the end. (JupyterLab
+shows the head of a notebook that it opens; a second click then goes to the answer.)
 <!-- made from nbs/recipes by tools/readme.py: edit the recipes -->"""
 SEE = {  # another name -> the term whose entry tells what it is, or the lesson
     "gradient checkpointing": "activation checkpointing",

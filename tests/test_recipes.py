@@ -1,5 +1,6 @@
 "The recipes of nbs/recipes, and the page of their questions that tools/readme.py makes."
 
+import importlib
 import json
 import re
 import sys
@@ -12,6 +13,8 @@ NBS = ROOT / "nbs"
 sys.path.append(str(ROOT / "tools"))
 
 import course_pages  # noqa: E402
+
+from ft_notebooks.cli.arguments import parser  # noqa: E402
 
 NOTEBOOKS = sorted(NBS.glob("recipes/*.ipynb"))
 PAGE = course_pages.prose(NBS / "questions.ipynb")
@@ -90,6 +93,25 @@ def test_a_recipe_is_read_with_its_messages_and_what_its_visible_cell_uses(tmp_p
     assert (recipe.question, recipe.errors) == ("May I `fit`?", ["ValueError: a | b", "no"])
     assert recipe.uses == ["ft sft", "ft eval", "fit", "fit"] and recipe.shown == [shown]
     assert course_pages.anchor(recipe.question) == "May-I-fit?"
+
+
+def test_each_function_and_command_of_the_table_of_tasks_is_there():
+    rows = course_pages.TASKS.read_text(encoding="utf-8").splitlines()[2:]
+    names = {name for row in rows for name in re.findall(r"`([^`]+)`", "|".join(row.split("|")[:4]))}
+    commands = {name.split()[1] for name in names if name.startswith("ft ")}
+    (known,) = (action.choices for action in parser()._actions if action.dest == "command")
+    assert commands <= set(known) and len(commands) > 10
+    for name in names:
+        if not name.startswith("ft "):
+            module, _, function = f"ft_notebooks.{name.partition('(')[0].removeprefix('ft_notebooks.')}".rpartition(".")
+            assert hasattr(importlib.import_module(module), function), name
+
+
+def test_a_task_whose_answer_is_gone_is_an_error():
+    links = {recipe.question: "[a](b)" for notebook in NOTEBOOKS for recipe in course_pages.recipes(notebook)}
+    links.pop("How do I merge after QLoRA?")
+    with pytest.raises(ValueError, match="'How do I merge after QLoRA.' is neither a question of nbs/recipes"):
+        course_pages.tasks(links)
 
 
 def test_the_index_links_to_the_page():

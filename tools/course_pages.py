@@ -26,15 +26,16 @@ QUESTIONS_HEAD = """# Questions
 
 > How do I …?
 
-Each question leads to a short answer with a cell that runs; who has an error message finds it at the end. (JupyterLab
-shows the head of a notebook that it opens; a second click then goes to the answer.)
-<!-- made from nbs/recipes by tools/readme.py: edit the recipes -->"""
+By what you want to do, by theme, and by error message at the end. Each question leads to a short answer with a cell
+that runs. (JupyterLab shows the head of a notebook that it opens; a second click then goes to the answer.)
+<!-- made from nbs/recipes and tools/tasks.md by tools/readme.py: edit these -->"""
 SEE = {  # another name -> the term whose entry tells what it is, or the lesson
     "gradient checkpointing": "activation checkpointing",
     "mixed precision": "autocast",
     "out of memory": "[lesson 6](06_quantized_loading.ipynb)",
 }
 EXAMPLES = {"appointments", "measured", "smollm2", "tiny_model", "tiny_tokenizer"}  # no answer to a question
+TASKS = Path(__file__).with_name("tasks.md")
 BOLD = re.compile(r"\*\*([^*]+)\*\*")
 BETWEEN = re.compile(r"(?<=[.?!])(?<!\*\*\d\.)\*{0,2}\s+(?=[A-Z*`$(])")  # two sentences; not after a number as in **2.
 POINTS_BACK = re.compile(
@@ -169,16 +170,33 @@ def as_code(text):
 
 
 def questions():
-    parts, errors = [QUESTIONS_HEAD], []
+    parts, errors, links = [], [], {}
     for notebook in sorted(NBS.glob("recipes/*.ipynb")):
         name, rows = notebook.relative_to(NBS).as_posix(), []
         for recipe in recipes(notebook):
             link = f"[{recipe.question}]({name}#{anchor(recipe.question)})".replace("|", "\\|")
+            links[recipe.question] = link
             rows.append(f"| {link} | {', '.join(map(as_code, list(dict.fromkeys(recipe.uses))[:4]))} |")
             errors += [f"| {as_code(error)} | {link} |" for error in recipe.errors]
         parts.append(f"## [{title(notebook)}]({name})\n\n| question | uses |\n|---|---|\n" + "\n".join(rows))
     found = "\n".join(sorted(errors, key=str.casefold))
-    return [*parts, f"## By error message\n\n| message | answer |\n|---|---|\n{found}"]
+    errors = f"## By error message\n\n| message | answer |\n|---|---|\n{found}"
+    return [QUESTIONS_HEAD, tasks(links), *parts, errors]
+
+
+def tasks(links):
+    "The table of tools/tasks.md, with a link to each question of a recipe (`links`) or to the page that it names."
+    head, rule, *rows = TASKS.read_text(encoding="utf-8").splitlines()
+    linked = []
+    for row in rows:
+        *cells, answer = row.strip("|").split("|")
+        answer = answer.strip()
+        page = NBS / f"{answer}.ipynb"
+        if answer not in links and not page.is_file():
+            raise ValueError(f"{TASKS.name}: {answer!r} is neither a question of nbs/recipes nor a page of nbs")
+        link = links.get(answer) or f"[{title(page)}]({page.name})"
+        linked.append(f"|{'|'.join(cells)}| {link} |")
+    return "\n".join(["## By what you want to do\n", head, rule, *linked])
 
 
 def as_notebook(sources):

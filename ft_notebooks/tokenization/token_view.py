@@ -57,8 +57,8 @@ class _Part:
 
 
 def _shortened(run: list[_Part], most: int) -> list[_Part]:
-    "A run of parts of one kind, with a count in place of its middle if it is longer than `most`."
-    if len(run) <= most:
+    "A run of parts of one kind, with a count in place of its middle if that leaves out two tokens or more."
+    if len(run) <= most + 1:
         return run
     head = run[: (most + 1) // 2]
     tail = run[len(run) - most // 2 :]

@@ -233,26 +233,16 @@ def public_modules():  # with a name at the root or in a package's face, or that
     return found & {module(nb) for nb in INSIDE}
 
 
-def is_preparation(cell):  # what may stand before the section "Use": imports, and settings in a cell that only imports
-    if cell["cell_type"] != "code":
-        return False
-    body = ast.parse(python(cell["source"])).body
-    others = [n for n in body if not isinstance(n, (ast.Import, ast.ImportFrom))]
-    return not others or "export" not in flags(cell["source"]) and all(isinstance(n, ast.Expr) for n in others)
-
-
 def wrong_use(nb):
     subtitle = re.search(r"^> (.+)$", cells(nb)[1]["source"], flags=re.M)[1]
     if len(subtitle.split()) > 20:
         yield f"the subtitle has more than 20 words: {subtitle}"
     if module(nb) in NO_USE:
         return
-    rest = iter(cells(nb)[2:])
-    head = next((cell for cell in rest if not is_preparation(cell)), None)
-    if not re.match(r"## Use\n\n\S", head["source"]):
-        yield f"the first section must be ## Use: {head['source']}"
+    head, cell = cells(nb)[2:4]
+    if not re.fullmatch(r"## Use\n\n[^\n]+:", head["source"]) or cell["cell_type"] != "code" or flags(cell["source"]):
+        yield f"title and subtitle must be followed by ## Use, with a sentence and a cell: {head['source']}"
         return
-    cell = next(rest)
     lines = [line for line in cell["source"].splitlines() if line.strip()]
     called = [line for line in lines if not re.match(r"(?:import|from) ", line)]
     if not (len(lines) >= 3 and 1 <= len(called) <= 6):

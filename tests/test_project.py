@@ -213,6 +213,53 @@ def wrong_start(nb):
         yield f"the second cell must hold a title, a subtitle and the source: {second['source']}"
 
 
+NO_USE = {  # a public module whose notebook has no section "Use", and why
+    "checkpointing.graceful_stop": "a notebook may be run beside the main thread, where Python handles no signal",
+    "cli.doctor": "its reader calls `ft doctor`; doctor.diagnosis shows the function",
+    "course.gpu_check": "needs a GPU",
+    "doctor.unusual_rows": "a lesson reads its table of codes, and nobody calls it",
+}
+
+
+def public_modules():  # with a name at the root or in a package's face, or that a lesson or recipe imports
+    found = set(ft_notebooks._lazy.values())
+    for face in FACES:
+        body = ast.parse(face.read_text(encoding="utf-8")).body
+        names = [n.value for n in body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "_names"]
+        found |= {f"{face.parent.name}.{one}" for table in names for one in ast.literal_eval(table)}
+    for nb in LESSONS + [nb for nb in NBS if nb.parent.name == "recipes"]:
+        for cell in cells(nb, "code"):
+            found |= set(re.findall(r"^\s*from ft_notebooks\.(\w+\.\w+) import", cell["source"], flags=re.M))
+    return found & {module(nb) for nb in INSIDE}
+
+
+def wrong_use(nb):
+    subtitle = re.search(r"^> (.+)$", cells(nb)[1]["source"], flags=re.M)[1]
+    if len(subtitle.split()) > 20:
+        yield f"the subtitle has more than 20 words: {subtitle}"
+    if module(nb) in NO_USE:
+        return
+    head, cell = cells(nb)[2:4]
+    if not re.fullmatch(r"## Use\n\n[^\n]+:", head["source"]) or cell["cell_type"] != "code" or flags(cell["source"]):
+        yield f"title and subtitle must be followed by ## Use, with a sentence and a cell: {head['source']}"
+        return
+    lines = [line for line in cell["source"].splitlines() if line.strip()]
+    called = [line for line in lines if not re.match(r"(?:import|from) ", line)]
+    if not (len(lines) >= 3 and 1 <= len(called) <= 6):
+        yield f"three lines or more, six at most besides imports: {cell['source']}"
+    if not any(re.search(rf"\b{name}\b", cell["source"]) for name in public(module(nb))):
+        yield f"the cell uses no name of the module: {cell['source']}"
+    if not cell["outputs"]:
+        yield f"the cell shows nothing: {cell['source']}"
+
+
+def test_a_notebook_of_a_public_module_opens_with_its_use():
+    modules = public_modules()
+    assert len(modules) > 130 and NO_USE.keys() <= modules
+    books = [nb for nb in INSIDE if module(nb) in modules]
+    assert {module(nb): found for nb in books if (found := [*wrong_use(nb)])} == {}
+
+
 def wrong_directives(nb):
     for cell in cells(nb, "code"):  # nbdev runs the cell as if an unknown or a late directive were not there
         head = re.match(r"(?:#\s*\|.*(?:\n|$)|%%.*\n|\s*\n)*", cell["source"])[0]

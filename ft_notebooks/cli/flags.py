@@ -58,6 +58,10 @@ _EVALUATED = {
                 "help": "a scorer, or FILE.py:FUNCTION; may be repeated; default: by the answers, with the rewards of "
                 "ft grpo",
             },
+            "--general": {
+                "action": "store_true",
+                "help": "general questions instead: what has the training made it forget?",
+            },
             "--tasks": {"metavar": "NAMES", "help": "lm-evaluation-harness tasks instead, separated by commas"},
             "--include": {**_FOLDER, "help": "a folder of your own tasks; their code is run"},
             "--limit": {**_NUMBER, "help": "rows of each task; default: all"},

@@ -101,6 +101,19 @@ _USED = {
     ),
 }
 
+# %% ../../nbs/package/cli/flags.ipynb #4a72015e
+_CLEANED = {
+    "clean": _Command(
+        "show what a run's folder can do without, and delete it",
+        (("RUN", None, "a run's folder"),),
+        settings=False,
+        options={
+            "--yes": {"action": "store_true", "help": "delete without asking"},
+            "--last-checkpoint": {"action": "store_true", "help": "also the last checkpoint of a finished run"},
+        },
+    ),
+}
+
 # %% ../../nbs/package/cli/flags.ipynb #f1613e46
 _ADAPTER = "a GGUF adapter of the file; may be repeated, and requests choose"
 _SERVED = {
@@ -210,6 +223,6 @@ def add_commands(
 ) -> None:
     "Adds the parser of every command."
     init = {"init": _Command("write a commented settings.ini here", settings=False)}
-    found = {**init, **_trained(), **_EVALUATED, **_USED, **_SERVED, **_LAUNCHED, **_examined(), **_TRIED}
+    found = {**init, **_trained(), **_EVALUATED, **_USED, **_SERVED, **_CLEANED, **_LAUNCHED, **_examined(), **_TRIED}
     for name, how in found.items():
         _add(commands, name, how)

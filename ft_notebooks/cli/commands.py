@@ -92,6 +92,7 @@ _FUNCTIONS = {  # of the commands that are no stage
     "merge": "cli.chat_and_merge.merge_command",
     "chat": "cli.chat_and_merge.chat_command",
     "check": "cli.model_export.check_command",
+    "clean": "runs.cleaning.clean_command",
     "export": "cli.model_export.export_command",
     "serve": "cli.model_export.serve_command",
     "launch": "cli.training.launch_command",
@@ -144,7 +145,7 @@ def _run(args) -> str | None:
             "processes"
         )
     if not args.quiet:
-        talks = args.command not in ("init", "launch", "serve") and is_first()
+        talks = args.command not in ("init", "launch", "serve", "clean") and is_first()
         with show_phases() if talks else contextlib.nullcontext():
             return _started(args)
     before = os.environ.get("TQDM_DISABLE")
@@ -190,7 +191,7 @@ def _fail(args, text: str, code: int, everywhere: bool = False) -> NoReturn:
 def _stopped(args, error: BaseException) -> NoReturn:
     "Ends a command that Ctrl-C or a signal has stopped; the line says how it goes on."
     goes_on = "the same command continues from what is saved, or begins again"
-    usual = "" if args.command in ("chat", "serve") else goes_on
+    usual = "" if args.command in ("chat", "serve", "clean") else goes_on
     reason = str(error) or "; ".join(getattr(error, "__notes__", [])) or usual
     terminated = isinstance(error, Terminated)
     said = "stopped by SIGTERM" if terminated else "stopped"

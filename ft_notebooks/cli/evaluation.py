@@ -20,6 +20,7 @@ from ..runs.model_choice import answering_run, as_generator, load_folder, load_g
 from ..rlhf.prompt_rows import row_kind
 from ..rlhf.reward_choice import choose_rewards
 from ..checkpointing.finished_runs import known_run
+from ..runs.forgetting import evaluate_general, forgetting
 from ..runs.record import kept_rows, trained_rows
 from ..runs.stages import stage_class
 from ..core.arguments import check_counts
@@ -82,19 +83,19 @@ def _rows(file, data):
     return kind({"data": data}).read(file, places=True)
 
 # %% ../../nbs/package/cli/evaluation.ipynb #1d10b843
-def _evaluate(models, bits, tok, chats, scorers, output, options) -> dict:
+def _evaluate(models, bits, output, what, measure, key) -> dict:
     "Stage -> `Evaluation`; the run first, so that a base that has changed is found before answers are kept."
     Path(output).mkdir(parents=True, exist_ok=True)
     found = {}
     for stage, folder in reversed(models.items()):
-        say(f"{stage}: {len(chats)} conversations")
+        say(f"{stage}: {what}")
         phase(f"{stage}: loading the model")
         model = load_folder(folder, bits)
-        phase(f"{stage}: answering and scoring {len(chats)} conversations")
-        asked = short_hash(str(folder), data_fingerprint(chats), bits, options)
+        phase(f"{stage}: answering and scoring {what}")
+        asked = short_hash(str(folder), *key, bits)
         file = Path(output, f"{stage}-{asked[:8]}.answers.jsonl")
         merged = partial(as_generator, bits=bits)  # after the losses, which are those of the model as it was trained
-        found[stage] = evaluate(model, tok, chats, scorers, file=file, for_answers=merged, **options)
+        found[stage] = measure(model, file=file, for_answers=merged)
     return {stage: found[stage] for stage in models}
 
 # %% ../../nbs/package/cli/evaluation.ipynb #593d0e81
@@ -171,8 +172,22 @@ def _own_scorers(run, chats) -> dict:
     return found
 
 # %% ../../nbs/package/cli/evaluation.ipynb #a9a79374
+def _run_general(args, models, tok, bits, output, options) -> str:
+    "Asks the run and its base general questions; returns the scores, and a sentence that says what is forgotten."
+    if len(models) < 2:
+        raise ValueError(f"--general compares a run with the model before training, and {args.run} names none")
+    how = {"max_new_tokens": 16, **options}
+    measure = partial(evaluate_general, tok=tok, **how)
+    found = _evaluate(models, bits, output, "general questions and texts", measure, ("general", how))
+    said = _report(found, models, ["bits_per_byte"], output, f"{args.run} on general questions")
+    before, after = list(found)[0], list(found)[-1]
+    return f"{said}\n\n{forgetting(found[before], found[after], (before, after))['verdict']}"
+
+# %% ../../nbs/package/cli/evaluation.ipynb #ba8afd13
 def _check_tasks(args) -> None:
-    "Raises `ValueError` for DATA together with tasks, and for options of tasks without `--tasks`."
+    "Raises `ValueError` for DATA or a scorer together with rows of `ft` or tasks, and for options of tasks without any."
+    if args.general and (args.data or args.tasks or args.score):
+        raise ValueError("--general has its own rows and score, so leave DATA, --tasks and --score out")
     check_counts("ft eval", limit=1 if args.limit is None else args.limit)
     if args.tasks is not None and not args.tasks.strip(" ,"):
         raise ValueError("--tasks is empty; name one or more, separated by commas, or leave it out")
@@ -190,11 +205,11 @@ def _check_output(output: str | Path, tasks: str | None) -> None:
     if not tasks:
         check_report_folder(output)
 
-# %% ../../nbs/package/cli/evaluation.ipynb #ba8afd13
+# %% ../../nbs/package/cli/evaluation.ipynb #6bd385f8
 def eval_command(
     args,  # From `parser` for `ft eval`
 ) -> str:  # The table of scores, the verdicts, and the report's path
-    """Evaluates a run's model beside its base, on the rows of a file, on the run's held-out rows, or on tasks.
+    """Evaluates a run's model beside its base, on a file's rows, on those it held out, or on tasks.
 
     Reads the data before it loads a model. Raises `ValueError` where `find_scorers`, `kept_rows`, `answering_run` or
     `SFTStage.encode` do, and for options that contradict each other.
@@ -208,16 +223,20 @@ def eval_command(
     given = options.pop("scorers", None)
     given = args.score or given
     scorers = find_scorers(given) if given else None
+    given_tokens = {k: v for k, v in settings["evaluation"].items() if k != "scorers"}
     chats, data = None, settings["data"]
     phase(f"reading {args.data or 'the held-out rows'}")
     if args.data:
         chats = _rows(args.data, data)
     bits = model_bits(settings["model"].get("bits") or known.get("model.bits"), folder=folder)
     models = _run_models(folder, known)
-    output = args.output or (Path(args.run, "eval") if Path(args.run).is_dir() else "runs/eval")
+    name = "general" if args.general else "eval"
+    output = args.output or (Path(args.run, name) if Path(args.run).is_dir() else f"runs/{name}")
     _check_output(output, args.tasks)
     if args.tasks:
         return _run_tasks(args, models, load_tokenizer(folder), bits, output)
+    if args.general:
+        return _run_general(args, models, load_tokenizer(folder), bits, output, given_tokens)
     if chats is None:
         chats, data = kept_rows(args.run, known), known["data"]
     tok = load_tokenizer(folder)
@@ -225,5 +244,7 @@ def eval_command(
     stage_class("sft")({"data": data}).encode(tok, chats)
     chats = without_places(chats)
     scorers = scorers or _own_scorers(args.run, chats)
-    found = _evaluate(models, bits, tok, chats, scorers, output, options)
+    measure = partial(evaluate, tok=tok, dataset=chats, scorers=scorers, **options)
+    key = data_fingerprint(chats), options
+    found = _evaluate(models, bits, output, f"{len(chats)} conversations", measure, key)
     return _report(found, models, scorers, output, f"{args.run} on {args.data or 'its held-out rows'}")

@@ -58,6 +58,10 @@ _EVALUATED = {
                 "help": "a scorer, or FILE.py:FUNCTION; may be repeated; default: by the answers, with the rewards of "
                 "ft grpo",
             },
+            "--general": {
+                "action": "store_true",
+                "help": "general questions instead: what has the training made it forget?",
+            },
             "--tasks": {"metavar": "NAMES", "help": "lm-evaluation-harness tasks instead, separated by commas"},
             "--include": {**_FOLDER, "help": "a folder of your own tasks; their code is run"},
             "--limit": {**_NUMBER, "help": "rows of each task; default: all"},
@@ -93,6 +97,19 @@ _USED = {
                 "metavar": "OWNER/NAME",
                 "help": "upload to this repository of the hub, private if it is new",
             },
+        },
+    ),
+}
+
+# %% ../../nbs/package/cli/flags.ipynb #4a72015e
+_CLEANED = {
+    "clean": _Command(
+        "show what a run's folder can do without, and delete it",
+        (("RUN", None, "a run's folder"),),
+        settings=False,
+        options={
+            "--yes": {"action": "store_true", "help": "delete without asking"},
+            "--last-checkpoint": {"action": "store_true", "help": "also the last checkpoint of a finished run"},
         },
     ),
 }
@@ -206,6 +223,6 @@ def add_commands(
 ) -> None:
     "Adds the parser of every command."
     init = {"init": _Command("write a commented settings.ini here", settings=False)}
-    found = {**init, **_trained(), **_EVALUATED, **_USED, **_SERVED, **_LAUNCHED, **_examined(), **_TRIED}
+    found = {**init, **_trained(), **_EVALUATED, **_USED, **_SERVED, **_CLEANED, **_LAUNCHED, **_examined(), **_TRIED}
     for name, how in found.items():
         _add(commands, name, how)

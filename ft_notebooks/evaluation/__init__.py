@@ -31,6 +31,6 @@ _names = {
     "runner": ["evaluate", "Evaluation", "interval"],
     "score_plots": ["plot_progress", "plot_scores"],
     "scorer_choice": ["scorer_for"],
-    "statistics": ["compare", "rows_needed"],
+    "statistics": ["compare", "not_worse", "rows_needed"],
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_names)

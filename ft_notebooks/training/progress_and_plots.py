@@ -10,6 +10,7 @@ __all__ = ['logged_history', 'logged_points', 'draw_curve', 'plot_history', 'sav
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,7 @@ def logged_points(
 # %% ../../nbs/package/training/progress_and_plots.ipynb #24f39bb2
 def _line(ax, history, key, **style) -> None:
     steps, values = logged_points(history, key)
-    ax.plot(steps, values, marker="o" if len(steps) == 1 else "", ms=3, **{"lw": 1.2, **style})
+    ax.plot(steps, values, ms=3, **{"lw": 1.2, "marker": "o" if len(steps) == 1 else "", **style})
     drawn = np.concatenate([[0.0], *(line.get_ydata() for line in ax.lines)]).astype(float)
     finite = 1.1 * drawn[np.isfinite(drawn)]
     ax.set_ylim(finite.min(), finite.max() if finite.any() else 1)
@@ -117,7 +118,7 @@ def draw_curve(
     _line(ax, history, of_step, color="#0072B2", label=label)
     names = {key: key.removeprefix("eval_") for entry in history for key in entry if key.startswith("eval_")}
     evaluated = {key: name.removesuffix(of_step) for key, name in names.items() if name.endswith(of_step)}
-    for (key, name), colour in zip(evaluated.items(), ("#D55E00", "#E69F00", "#000000")):  # one, or one a dataset
+    for (key, name), colour in zip(evaluated.items(), ("#D55E00", "#E69F00", "#CC79A7")):  # one, or one a dataset
         _line(ax, history, key, color=colour, label=f"evaluation {name.strip('_')}".strip())
         ax.lines[-1].set_marker("o")
     if rewarded:
@@ -127,40 +128,106 @@ def draw_curve(
     ax.set_ylabel(ylabel)
     ax.legend(frameon=False, fontsize=9)
 
+# %% ../../nbs/package/training/progress_and_plots.ipynb #cc83f0f9
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # of Okabe and Ito, one a run
+
+
+def _histories(run) -> dict[str, list[dict]]:  # name -> log entries; one run alone has no name
+    if isinstance(run, (list, tuple)) and not all(isinstance(entry, dict) for entry in run):
+        run = {str(one.args.output_dir if hasattr(one, "args") else one): one for one in run}
+    found = (
+        {name: logged_history(one) for name, one in run.items()} if isinstance(run, dict) else {"": logged_history(run)}
+    )
+    for name, history in found.items():
+        if not logged_points(history, "loss")[0]:
+            cure = "is logging_steps larger than the number of steps?"
+            raise ValueError(f"{name}: " * bool(name) + f"nothing was logged with a training loss; {cure}")
+    kinds = {bool(logged_points(history, "reward")[0]) for history in found.values()}
+    if len(kinds) != 1 or len(found) > len(_COLOURS):
+        raise ValueError(
+            f"one figure holds 1 to {len(_COLOURS)} runs, all with a reward or all without; draw others apart"
+        )
+    return found
+
+
+def _draw_runs(ax, histories: dict[str, list[dict]], of_step: str, ylabel: str) -> None:
+    "The curve of each run in its colour, and its evaluations dashed."
+    for colour, (name, history) in zip(_COLOURS, histories.items()):
+        _line(ax, history, of_step, color=colour, label=name)
+        for key in dict.fromkeys(key for entry in history for key in entry):
+            if key.startswith("eval_") and key.endswith(of_step):
+                _line(ax, history, key, color=colour, ls="--", marker="o")
+    if any(line.get_linestyle() == "--" for line in ax.lines):
+        ax.plot([], [], color=_GREY, ls="--", label="evaluation")
+    ax.set_ylabel(ylabel)
+    ax.legend(frameon=False, fontsize=9)
+
 # %% ../../nbs/package/training/progress_and_plots.ipynb #914a8694
+_GREY = "#767676"  # a contrast of 4.5 to white and of 4.6 to black: readable on both
+_TEXT = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+_ON_ANY_BACKGROUND = {**dict.fromkeys(_TEXT, _GREY), "figure.facecolor": "none", "axes.facecolor": "none"}
+
+
+def _said(histories: dict[str, list[dict]], of_step: str, panels: list[str]) -> str:
+    "The figure in words, for readers who do not see it."
+    curves = []
+    for name, history in histories.items():
+        steps, values = logged_points(history, of_step)
+        curves.append(
+            f"{name} {of_step} from {values[0]:.3g} at step {steps[0]} to {values[-1]:.3g} at {steps[-1]}".strip()
+        )
+    below = f"; panels below: {', '.join(panels)}" if panels else ""
+    return f"Curves by optimizer step: {'; '.join(curves)}{below}"
+
+
+def _described(words: str, include=None, exclude=None) -> tuple[dict, dict]:
+    "No further format of a figure for IPython, and the alternative text of its picture."
+    return {}, {"image/png": {"alt": words}}
+
+# %% ../../nbs/package/training/progress_and_plots.ipynb #0f6d3aa8
 def plot_history(
-    run,  # A trainer, a run's folder (going, killed or ended), or the list `trainer.state.log_history`
+    run,  # A trainer, a run's folder (going, killed or ended), or its log entries; or a list or a dict of several runs
     marks: Iterable[int] = (),  # Optimizer steps to mark, such as those of spikes
     shown: bool = True,  # As a notebook needs it, by pyplot; False: for a file
 ) -> "Figure":
     """The losses by optimizer step, and a panel each for learning rate, gradient norm, tokens per second and entropy.
 
-    Of reinforcement learning, whose loss says nothing: the mean reward, and panels of the sampled answers. Raises
-    `ValueError` if no training loss was logged, or if a folder has no log.
+    Several runs share the axes, under their folders' names or the dict's. Of reinforcement learning, whose loss says
+    nothing: the mean reward, and panels of the sampled answers. The background is transparent, and the text readable on
+    white and on black. Raises `ValueError` if no training loss was logged, if a folder has no log, and for more than
+    six runs or unlike ones.
     """
     import matplotlib.pyplot as plt
     from matplotlib.figure import Figure
 
-    history = logged_history(run)
-    if not logged_points(history, "loss")[0]:
-        raise ValueError("nothing was logged with a training loss; is logging_steps larger than the number of steps?")
-    kinds = _OF_ANSWERS if logged_points(history, "reward")[0] else _PANELS
-    panels = [key for key in kinds if logged_points(history, key)[0]]
+    histories = _histories(run)
+    first = next(iter(histories.values()))
+    of_reward = bool(logged_points(first, "reward")[0])
+    kinds, curve = (_OF_ANSWERS, _OF_REWARD) if of_reward else (_PANELS, _OF_LOSS)
+    panels = [key for key in kinds if any(logged_points(history, key)[0] for history in histories.values())]
     rows = [["top", "top"]]
     for left in range(0, len(panels), 2):
         right = min(left + 1, len(panels) - 1)
         rows.append([panels[left], panels[right]])
     below = len(rows) - 1
-    fig: Any = (plt.figure if shown else Figure)(figsize=(6, 2.4 + 1.4 * below), dpi=80, layout="constrained")
-    plt.close(fig)  # the caller shows it, once
-    axes = fig.subplot_mosaic(rows, height_ratios=[2] + [1] * below, sharex=True)
-    draw_curve(axes["top"], history, list(marks))
-    for key in panels:
-        title, colour = kinds[key]
-        _line(axes[key], history, key, color=colour)
-        axes[key].set_title(title, fontsize=9, pad=3)
-    fig.get_layout_engine().set(h_pad=0.1)  # inches, so that a title is nearer to its own panel than to the one above
-    fig.supxlabel("optimizer step", fontsize=9)
+    with plt.rc_context(_ON_ANY_BACKGROUND):
+        fig: Any = (plt.figure if shown else Figure)(figsize=(6, 2.4 + 1.4 * below), dpi=80, layout="constrained")
+        plt.close(fig)  # the caller shows it, once
+        axes = fig.subplot_mosaic(rows, height_ratios=[2] + [1] * below, sharex=True)
+        if len(histories) == 1:
+            draw_curve(axes["top"], first, list(marks))
+        else:
+            _draw_runs(axes["top"], histories, curve[0], curve[2])
+            for step in marks:
+                axes["top"].axvline(step, color="#999999", lw=1, ls=":", zorder=0)
+        for key in panels:
+            title, usual = kinds[key]
+            for colour, history in zip(_COLOURS, histories.values()):
+                _line(axes[key], history, key, color=usual if len(histories) == 1 else colour)
+            axes[key].set_title(title, fontsize=9, pad=3)
+        fig.get_layout_engine().set(h_pad=0.1)  # inches, so that a title is nearer to its own panel than to others
+        fig.supxlabel("optimizer step", fontsize=9)
+    fig._repr_mimebundle_ = partial(_described, _said(histories, curve[0], [kinds[key][0] for key in panels]))
     return fig
 
 # %% ../../nbs/package/training/progress_and_plots.ipynb #448ed42c
@@ -249,7 +316,7 @@ class _LiveCurve(TrainerCallback):
         for entry in entries:
             entry.pop("tokens_per_second", None)
         figure = plot_history(entries)
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(title, fontsize=9, color=_GREY)
         if self.handle is None:
             self.handle = display(figure, display_id=True)
         else:

@@ -647,6 +647,7 @@ def test_every_command_is_documented_and_has_its_own_defaults():
             "settings": None,
             "set": [],
             "score": None,
+            "general": False,
             "tasks": None,
             "include": None,
             "limit": None,

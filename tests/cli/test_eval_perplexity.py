@@ -1,11 +1,14 @@
 """The perplexity of `ft eval` is the one that training has printed."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from ft_notebooks.cli.evaluation import _evaluate
 from ft_notebooks.course.example_task import appointments
 from ft_notebooks.evaluation.likelihood import perplexity
+from ft_notebooks.evaluation.runner import evaluate
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
 from ft_notebooks.runs.model_choice import load_folder, load_generator
@@ -29,5 +32,6 @@ def test_the_perplexity_of_an_evaluation_is_that_of_the_trained_adapter_and_not_
     merged = perplexity(load_generator(tmp_path / "sft", bits), tok, chats)
     assert bits == 32 or merged != said  # in 16 bits, the merge rounds
     models = {"base": str(tmp_path / "base"), "sft": str(tmp_path / "sft")}
-    found = _evaluate(models, bits, tok, chats, {}, tmp_path / "eval", {"max_new_tokens": 2})
+    measure = partial(evaluate, tok=tok, dataset=chats, scorers={}, max_new_tokens=2)
+    found = _evaluate(models, bits, tmp_path / "eval", "notes", measure, ())
     assert found["sft"].scores["perplexity"]["value"] == said

@@ -324,3 +324,20 @@ def test_wandb_holds_what_was_logged_in_a_folder_for_later(tmp_path):
     history = [record.history for record in wandb_records(file) if record.WhichOneof("record_type") == "history"]
     entries = [{item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in h.item} for h in history]
     as_logged(by_name([(entry["train/global_step"], entry) for entry in entries]), wanted)
+
+
+# ---- several runs
+
+
+def test_runs_in_folders_are_named_by_them_and_one_without_a_loss_is_named(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text(entries_text([{"step": n, "loss": 1.0} for n in range(3)]))
+    folders = [tmp_path / "a", str(tmp_path / "b")]
+    fig = plot_history(folders, marks=[1])
+    assert [text.get_text() for text in fig.axes[0].get_legend().get_texts()] == list(map(str, folders))
+    assert fig.axes[0].lines[-1].get_xdata()[0] == 1
+    with pytest.raises(ValueError, match="^other: nothing was logged"):
+        plot_history({"one": folders[0], "other": []})
+    with pytest.raises(ValueError, match="draw others apart"):
+        plot_history({})

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from ..core.errors import nearest, typed
-from .flags import add_commands
+from .flags import add_commands, command_groups
 
 # %% ../../nbs/package/cli/arguments.ipynb #47a230c0
 _PLACES = {
@@ -89,12 +89,27 @@ class _Parser(argparse.ArgumentParser):
         return known
 
 # %% ../../nbs/package/cli/arguments.ipynb #89c186dc
+def _listing() -> str:
+    "The commands with a line for each, in groups."
+    lines = []
+    for title, commands in command_groups().items():
+        lines += ["", f"{title}:"]
+        lines += [f"  {name:9}{how.help}" for name, how in commands.items()]
+    return "\n".join(lines[1:])
+
+# %% ../../nbs/package/cli/arguments.ipynb #c5e11e99
 def parser() -> argparse.ArgumentParser:
     "The parser of `ft`; a parsed line holds the command's name as `command`."
-    ft = _Parser("ft", description="Fine-tune a language model on a file of chats or of preferences.")
+    ft = _Parser(
+        "ft",
+        usage="ft COMMAND ...",
+        description="Fine-tune a language model on your file. Options of a command: ft COMMAND --help",
+        epilog=_listing(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     ft.add_argument("--version", action="version", version=f"ft_notebooks {version('ft-notebooks')}")
     ft.set_defaults(quiet=False)
-    add_commands(ft.add_subparsers(dest="command", required=True, metavar="COMMAND"))
+    add_commands(ft.add_subparsers(dest="command", required=True, metavar="COMMAND", prog="ft", help=argparse.SUPPRESS))
     return ft
 
 # %% ../../nbs/package/cli/arguments.ipynb #2bdba9ee

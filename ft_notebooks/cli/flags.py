@@ -218,7 +218,7 @@ def _add(commands, name: str, how: _Command) -> None:  # adds the parser of a co
         command.add_argument(option, **fields)
 
 # %% ../../nbs/package/cli/flags.ipynb #b48596d9
-def command_groups() -> dict[str, dict[str, _Command]]:  # title: the commands, by name, of the stages that there are now
+def command_groups() -> dict[str, dict[str, _Command]]:  # title: the commands by name
     "Every command of `ft`, grouped by what one wants to do."
     init = {"init": _Command("write a commented settings.ini here", settings=False)}
     return {

@@ -3873,6 +3873,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                         'ft_notebooks/rlhf/reward_statistics.py'),
                                                      'ft_notebooks.rlhf.reward_statistics._share': ( 'package/rlhf/reward_statistics.html#_share',
                                                                                                      'ft_notebooks/rlhf/reward_statistics.py'),
+                                                     'ft_notebooks.rlhf.reward_statistics._verdict': ( 'package/rlhf/reward_statistics.html#_verdict',
+                                                                                                       'ft_notebooks/rlhf/reward_statistics.py'),
                                                      'ft_notebooks.rlhf.reward_statistics._within_pairs': ( 'package/rlhf/reward_statistics.html#_within_pairs',
                                                                                                             'ft_notebooks/rlhf/reward_statistics.py'),
                                                      'ft_notebooks.rlhf.reward_statistics.evaluate_reward': ( 'package/rlhf/reward_statistics.html#evaluate_reward',

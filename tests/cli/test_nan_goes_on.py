@@ -28,7 +28,11 @@ def stopped(here, monkeypatch, capsys):
         model = load(self, tok)
 
         def hook(layer, args, out):
-            return out.masked_fill(torch.isin(args[0], bad)[..., None], torch.inf) if overflows[0] and torch.is_grad_enabled() else out
+            return (
+                out.masked_fill(torch.isin(args[0], bad)[..., None], torch.inf)
+                if overflows[0] and torch.is_grad_enabled()
+                else out
+            )
 
         model.get_input_embeddings().register_forward_hook(hook)
         return model

@@ -83,7 +83,9 @@ def test_a_port_that_another_program_has_is_named_with_the_cure(served, capsys):
 
 
 def test_the_address_stands_in_one_line_that_a_client_takes():
-    [line] = [line for line in _served_lines("m.gguf", [], "http://127.0.0.1:8080", None, True).splitlines() if "/v1" in line]
+    [line] = [
+        line for line in _served_lines("m.gguf", [], "http://127.0.0.1:8080", None, True).splitlines() if "/v1" in line
+    ]
     assert line.split() == ["address", "http://127.0.0.1:8080/v1,", "model=m"]
 
 

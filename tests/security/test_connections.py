@@ -13,7 +13,7 @@ from ft_notebooks.course.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.whole
-GUARD = '''
+GUARD = """
 import os, socket
 
 def told(host):
@@ -31,8 +31,15 @@ def connected(self, address):
 
 connect, socket.socket.connect, socket.getaddrinfo = socket.socket.connect, connected, looked_up
 socket.socket.connect_ex = connected
-'''
-QUIET = ("CI", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
+"""
+QUIET = (
+    "CI",
+    "HF_HUB_OFFLINE",
+    "HF_HUB_DISABLE_TELEMETRY",
+    "DO_NOT_TRACK",
+    "TRANSFORMERS_OFFLINE",
+    "HF_DATASETS_OFFLINE",
+)
 
 
 @pytest.fixture(scope="module")

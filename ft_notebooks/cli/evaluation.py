@@ -185,7 +185,7 @@ def _run_general(args, models, tok, bits, output, options) -> str:
 
 # %% ../../nbs/package/cli/evaluation.ipynb #ba8afd13
 def _check_tasks(args) -> None:
-    "Raises `ValueError` for DATA or a scorer together with rows of `ft` or tasks, and for options of tasks without any."
+    "Raises `ValueError` for DATA or a scorer with rows of `ft` or tasks, and for options of tasks without any."
     if args.general and (args.data or args.tasks or args.score):
         raise ValueError("--general has its own rows and score, so leave DATA, --tasks and --score out")
     check_counts("ft eval", limit=1 if args.limit is None else args.limit)

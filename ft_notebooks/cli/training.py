@@ -7,6 +7,7 @@ __all__ = ['train_command', 'launch_command']
 
 # %% ../../nbs/package/cli/training.ipynb #254a189f
 import argparse
+import itertools
 import math
 import shlex
 import sys
@@ -18,9 +19,9 @@ from accelerate.utils import patch_environment
 
 from ..checkpointing.checkpoint_saving import check_free
 from ..checkpointing.run_manifest import check_folder
-from .arguments import in_full, parser
+from .arguments import in_full, parser, whole_command
 from .console import check_output, check_settings, command_settings, quiet_libraries
-from ..core.files import write_atomically
+from ..core.files import read_record, write_atomically
 from ..core.processes import leave_processes, once_a_host, together
 from ..core.progress import phase, say
 from ..distributed.launch_files import accelerate_config, check_config
@@ -33,6 +34,7 @@ from ..runs.model_choice import model_settings
 from ..runs.pipeline import train_run
 from ..runs.record import held_out
 from ..runs.stages import STAGES, stage_class
+from ..training.nan_guard import BadStep
 
 # %% ../../nbs/package/cli/training.ipynb #25426a30
 def _absolute(source):
@@ -70,6 +72,38 @@ def _check_folders(stage, output) -> None:
     check_folder(output, type(stage)({**stage.settings, "model": model}).settings_identity())
 
 # %% ../../nbs/package/cli/training.ipynb #4f2b63d1
+def _odd_rows(args, stage, train, report: dict) -> list[int]:
+    "The rows of the file that a stopped run names as odd, counted as by `ft doctor`; none where a row was dropped."
+    places = [row["index"] for row in report["rows"] if row["odd"]]
+    if not places or None in places or report["of_rows"] != len(train):
+        return []
+    whole = stage.read(args.data, places=True)["place"]
+    return sorted({whole.index(train[place]["place"]) for place in places})
+
+
+def _goes_on(args, stage, train, report: dict) -> str:
+    "The two commands with which a run goes on that has stopped at NaN; without a cure by them, nothing."
+    if "is not finite" not in report["fault"]:
+        return ""
+    output = next(f"{args.output}-{n}" for n in itertools.count(2) if not Path(f"{args.output}-{n}").exists())
+    new = ["--output", output]
+    own = argparse.Namespace(**vars(args))
+    if report["checkpoint"] and args.command == "sft":
+        own.set = [one for one in args.set if not one.startswith("lora.")]  # those of the checkpoint's adapter stay
+        new += ["--set", f"model.name={report['checkpoint']}"]
+    rate = read_record(Path(args.output, "manifest.json"), "run")["run"]["learning_rate"]
+    slower = whole_command(own, [*new, "--set", f"{args.command}.learning_rate={rate / 10:g}"])
+    lines = [f"To go on with a lower rate, where the rows are all alike:\n{slower}"]
+    if odd := _odd_rows(args, stage, train, report):
+        rest = f"{Path(args.data).with_suffix('')}-without-{odd[0]}.jsonl"
+        show = ["--show", ",".join(map(str, odd)), "--drop", rest]
+        looked = argparse.Namespace(**{**vars(args), "set": [one for one in args.set if one.startswith("data.")]})
+        drop = whole_command(argparse.Namespace(**{**vars(looked), "output": None}), show, "doctor")
+        again = whole_command(argparse.Namespace(**{**vars(own), "data": rest}), new)
+        lines.append(f"To go on without the odd rows of {args.data}:\n{drop} && {again}")
+    return "\n".join(["", *lines])
+
+# %% ../../nbs/package/cli/training.ipynb #0b02ddd9
 def train_command(
     args,  # From `parser` for a command of `STAGES`
 ) -> str:  # The run's folder, and the next commands
@@ -87,7 +121,11 @@ def train_command(
     kept = in_full(_NONE_HELD, args) if held is None else f"{len(held):,} held out"
     say(f"{args.data}: {len(train):,} {stage.rows} to train on, {kept}")
     data = {**stage.data, "file": _absolute(args.data), "eval": _absolute(rule)}
-    train_run(train, held, {**stage.settings, "data": data}, args.output, args.command)
+    try:
+        train_run(train, held, {**stage.settings, "data": data}, args.output, args.command)
+    except BadStep as e:
+        e.args = (f"{e}{_goes_on(args, stage, train, e.report)}",)
+        raise
     leave_processes()
     return f"\nThe run is in {args.output}. Next: {stage.next_command(args.output, held is not None)}"
 

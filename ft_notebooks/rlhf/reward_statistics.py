@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from datasets import Dataset
 from peft import PeftModel
+from scipy.stats import binomtest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.arguments import as_dataset
@@ -77,6 +78,22 @@ def _findings(found: dict) -> list[str]:
     return said
 
 # %% ../../nbs/package/rlhf/reward_statistics.ipynb #29f4f03e
+def _verdict(right: np.ndarray, longer: np.ndarray) -> dict:  # [N] pairs each: right by the score, tokens apart
+    "The share of the better rule of length, and a sentence: is the score better than chance, and than this rule?"
+    name, rule = max((("longer", longer > 0), ("shorter", longer < 0)), key=lambda one: one[1].sum())
+    share = _share(right)
+    gained, lost = int((right & ~rule).sum()), int((rule & ~right).sum())
+    beats = gained > lost and binomtest(gained, gained + lost).pvalue < 0.05
+    if share["low"] <= 0.5:
+        said = "not shown to be better than chance"
+    else:
+        than = "" if beats else "not shown to be better "
+        said = f"better than chance, and {than}than the rule; enough where two people do not agree more often"
+    numbers = f"{share['value']:.0%} ({share['low']:.0%} to {share['high']:.0%}) of {share['n']} pairs are right"
+    by_rule = f"{rule.mean():.0%} by taking the {name} answer"
+    return {"length_rule": _share(rule), "verdict": f"{numbers}, {by_rule}: {said}"}
+
+# %% ../../nbs/package/rlhf/reward_statistics.ipynb #3fe67eac
 def pair_statistics(
     scores,  # [N, 2] of the chosen and the rejected answers
     lengths,  # [N, 2]: their tokens
@@ -84,8 +101,9 @@ def pair_statistics(
     """Accuracy over pairs, by length and by predicted probability, with 95% intervals, and what they do not prove.
 
     "accuracy", "chosen_longer", "chosen_shorter", "same_length" are shares; "ties" pairs; "loss" (Bradley-Terry),
-    "margin" and "score" means; "length_correlation" within pairs; "calibration" by bin; "findings" sentences. Raises
-    `ValueError` for no pair, other shapes, or scores that are not finite.
+    "margin" and "score" means; "length_correlation" within pairs; "calibration" by bin; "length_rule" a share, that of choosing by
+    length; "verdict" and "findings" sentences.
+    Raises `ValueError` for no pair, other shapes, or scores that are not finite.
     """
     scores = np.asarray(scores, float)
     lengths = np.asarray(lengths, float)
@@ -111,7 +129,7 @@ def pair_statistics(
         "calibration": bins,
         "calibration_error": error,
     }
-    return {**found, "findings": _findings(found)}
+    return {**found, **_verdict(right, longer), "findings": _findings(found)}
 
 # %% ../../nbs/package/rlhf/reward_statistics.ipynb #0735c4eb
 def evaluate_reward(

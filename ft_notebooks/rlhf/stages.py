@@ -82,7 +82,7 @@ class RewardStage(PairStage):
             f"of those whose chosen answer is the shorter one: {_share(found['chosen_shorter'])}{along}; calibration "
             f"error {found['calibration_error']:.2f}",
         ]
-        return before_and_after(before, after, "reward"), [*lines, *found["findings"]]
+        return before_and_after(before, after, "reward"), [*lines, found["verdict"], *found["findings"]]
 
     def draw(self, run, metrics):
         if "reward" in metrics:

@@ -139,6 +139,7 @@ def _stop(guard, fault: str) -> None:
     rows = blame(trainer, guard.batches, guard.losses, guard.items, compute=fault != _NO_LABEL)
     losses = [loss.mean().item() for loss in guard.losses]
     report = {"step": trainer.state.global_step + 1, "fault": fault, "cure": _CURES[fault], "file": str(file)}
+    report["of_rows"] = len(trainer.train_dataset) if hasattr(trainer.train_dataset, "__len__") else None
     reports = gather_object([{**report, "process": args.process_index, "losses": losses, "rows": rows}])
     report = max(reports, key=lambda report: any(map(itemgetter("odd"), report["rows"])))  # the first with an odd row
     report["checkpoint"] = _save_last_good(trainer, guard.random)

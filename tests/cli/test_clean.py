@@ -36,7 +36,9 @@ def test_a_finished_run_is_evaluated_and_merged_after_it_was_cleaned(here, capsy
     main(["clean", "runs/sft"])
     said = capsys.readouterr().out
     assert "Nothing is deleted" in said and names("runs/sft") == before
-    assert all(part in said for part in ("checkpoint-2: an older", "checkpoint-4: an older", "answers of an evaluation"))
+    assert all(
+        part in said for part in ("checkpoint-2: an older", "checkpoint-4: an older", "answers of an evaluation")
+    )
     main(["clean", "runs/sft", "--yes"])
     gone = before - names("runs/sft")
     assert gone and all(name.startswith(("checkpoint-2/", "checkpoint-4/", "eval/")) for name in gone)
@@ -70,7 +72,9 @@ def test_a_stopped_run_keeps_what_it_goes_on_from_and_ends_with_the_same_weights
 def test_a_run_that_failed_keeps_the_checkpoints_that_its_message_names(here, capsys):
     main(["sft", "notes.jsonl", *SETTINGS])
     file = Path("runs/sft/metrics.json")
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"failed": "runs/sft/checkpoint-2 is the best checkpoint"}))
+    file.write_text(
+        json.dumps(json.loads(file.read_text()) | {"failed": "runs/sft/checkpoint-2 is the best checkpoint"})
+    )
     capsys.readouterr()
     main(["clean", "runs/sft", "--yes"])
     assert "nothing that may go" in capsys.readouterr().out and Path("runs/sft/checkpoint-2").is_dir()

@@ -1,6 +1,7 @@
 "ft serve on a run: its checked export is made once, kept, and made again when it is not of the run as it is now"
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from ft_notebooks.checkpointing.integrity import mark_checkpoint
 from ft_notebooks.cli import model_export
 from ft_notebooks.cli.commands import main
 from ft_notebooks.course.example_task import appointments
+from ft_notebooks.inference.endpoint import _served_lines
 from ft_notebooks.inference.llama_cpp import llama_server
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 
@@ -71,6 +73,20 @@ def test_a_plain_model_is_an_error_whose_cure_is_a_command(served, capsys):
 @pytest.mark.parametrize("where, told", [({"host": "0.0.0.0"}, "needs a key"), ({"port": "70000"}, "is not a port")])
 def test_an_address_that_cannot_be_is_told_before_anything_is_exported(served, capsys, where, told):
     assert told in fails(["serve", "tiny", *(f"--{name}={value}" for name, value in where.items())], capsys)
+
+
+def test_a_port_that_another_program_has_is_named_with_the_cure(served, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        said = fails(["serve", "tiny", f"--port={port}"], capsys)
+    assert f"port {port} of 127.0.0.1 cannot be used" in said and "give another --port, 0 for a free one" in said
+
+
+def test_the_address_stands_in_one_line_that_a_client_takes():
+    [line] = [
+        line for line in _served_lines("m.gguf", [], "http://127.0.0.1:8080", None, True).splitlines() if "/v1" in line
+    ]
+    assert line.split() == ["address", "http://127.0.0.1:8080/v1,", "model=m"]
 
 
 def test_a_file_is_served_with_its_adapters_in_their_order(served):

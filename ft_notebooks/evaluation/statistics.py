@@ -243,7 +243,7 @@ def not_worse(
     said = {
         "not worse": f"{names[1]} is not worse than {names[0]} by {margin:g} or more: {measured}",
         "worse": f"{names[1]} is worse than {names[0]}, and a loss below {margin:g} is not shown: {measured}",
-        "too few rows": f"too few rows: {measured} do not show whether {names[1]} is worse than {names[0]} by {margin:g}"
+        "too few rows": f"too few rows: {measured} do not show if {names[1]} is worse than {names[0]} by {margin:g}"
         + (f"; about {needed:,} are needed, if the difference stays as it is" if needed else ""),
     }
     return found | {"margin": margin, "outcome": outcome, "rows_needed": needed, "verdict": said[outcome]}

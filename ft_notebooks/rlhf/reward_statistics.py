@@ -101,8 +101,8 @@ def pair_statistics(
     """Accuracy over pairs, by length and by predicted probability, with 95% intervals, and what they do not prove.
 
     "accuracy", "chosen_longer", "chosen_shorter", "same_length" are shares; "ties" pairs; "loss" (Bradley-Terry),
-    "margin" and "score" means; "length_correlation" within pairs; "calibration" by bin; "length_rule" a share, that of choosing by
-    length; "verdict" and "findings" sentences.
+    "margin" and "score" means; "length_correlation" within pairs; "calibration" by bin; "length_rule" the share right
+    by length alone; "verdict" and "findings" sentences.
     Raises `ValueError` for no pair, other shapes, or scores that are not finite.
     """
     scores = np.asarray(scores, float)

@@ -20,7 +20,7 @@ from ..runs.model_choice import answering_run, as_generator, load_folder, load_g
 from ..rlhf.prompt_rows import row_kind
 from ..rlhf.reward_choice import choose_rewards
 from ..checkpointing.finished_runs import known_run
-from ..runs.forgetting import evaluate_general, forgetting
+from ..runs.forgetting import evaluate_general, forgotten
 from ..runs.record import kept_rows, trained_rows
 from ..runs.stages import stage_class
 from ..core.arguments import check_counts
@@ -181,7 +181,7 @@ def _run_general(args, models, tok, bits, output, options) -> str:
     found = _evaluate(models, bits, output, "general questions and texts", measure, ("general", how))
     said = _report(found, models, ["bits_per_byte"], output, f"{args.run} on general questions")
     before, after = list(found)[0], list(found)[-1]
-    return f"{said}\n\n{forgetting(found[before], found[after], (before, after))['verdict']}"
+    return f"{said}\n\n{forgotten(found[before], found[after], (before, after))['verdict']}"
 
 # %% ../../nbs/package/cli/evaluation.ipynb #ba8afd13
 def _check_tasks(args) -> None:
@@ -244,7 +244,8 @@ def eval_command(
     stage_class("sft")({"data": data}).encode(tok, chats)
     chats = without_places(chats)
     scorers = scorers or _own_scorers(args.run, chats)
-    measure = partial(evaluate, tok=tok, dataset=chats, scorers=scorers, **options)
+    how: dict[str, Any] = {"scorers": scorers, **options}
+    measure = partial(evaluate, tok=tok, dataset=chats, **how)
     key = data_fingerprint(chats), options
     found = _evaluate(models, bits, output, f"{len(chats)} conversations", measure, key)
     return _report(found, models, scorers, output, f"{args.run} on {args.data or 'its held-out rows'}")

@@ -24,6 +24,7 @@ from datasets.table import MemoryMappedTable
 from xxhash import xxh3_128
 
 from ..core.errors import full_disk_named
+from ..core.progress import say
 from .formats import MEDIA, Defects, as_chat, as_preference
 from .json_files import json_text, short, unkept
 from .rated_answers import JUDGED, Judge
@@ -250,6 +251,7 @@ def read_preferences(
 def _taken_apart(pairs: Dataset) -> Dataset:
     "Two rows of each pair, one after the other: the chosen answer is good, the rejected one is not."
     kept = [name for name in ("tools", "place") if name in pairs.column_names]
+    say(f"{len(pairs):,} pairs taken apart: {2 * len(pairs):,} rated answers")
 
     def apart(row: dict[str, list]) -> dict[str, list]:
         both = [(row["prompt"][0] + row[side][0], side == "chosen") for side in ("chosen", "rejected")]

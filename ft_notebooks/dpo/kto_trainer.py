@@ -30,6 +30,7 @@ from ..distributed.uneven_batches import own_loss
 
 # %% ../../nbs/package/dpo/kto_trainer.ipynb #99b7bcdf
 from .reference import reference_model
+from .rated_ranking import suspect_exchanged
 from .trainer import check_reference, has_adapter, with_own_reference
 from ..loading.model_files import check_context
 from ..training.batch_plan import Plan, plan
@@ -88,7 +89,9 @@ class _KTOTrainer(ExactTrainer, KTOTrainer):
     def _compute_kl_logps(self, model, batch):
         if self.kl is None:
             return super()._compute_kl_logps(model, batch)
-        return batch["ref_KL_logps"] + self.kl  # TRL subtracts the first, and takes the mean
+        # TRL subtracts the first, and averages over processes, in which one without rows of its own counts as 0
+        counted = self.accelerator.gather_for_metrics(torch.ones((), device=self.args.device)).mean()
+        return batch["ref_KL_logps"] + self.kl / counted
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         return own_loss(self, super().compute_loss, model, inputs, *args, **kwargs)
@@ -221,6 +224,14 @@ def _words(trainer: _KTOTrainer) -> list[str]:
     return [kl, "reference computed once, before step 1", weights if 0 < good < len(labels) else "one label alone"]
 
 
+def _findings(rows: Dataset) -> list[str]:
+    "What the reference says of at most 500 answers."
+    some = rows.select(range(0, len(rows), -(-len(rows) // 500)))
+    sizes = [len(ids) for ids in some["completion_ids"]]
+    found = suspect_exchanged(some["ref_logps"][:], sizes, some["label"][:])
+    return [found] if found else []
+
+# %% ../../nbs/package/dpo/kto_trainer.ipynb #56859dd6
 @without_library_bars()
 def kto_trainer(
     model: PreTrainedModel | PeftModel,  # The policy; its current weights are also the reference
@@ -252,4 +263,5 @@ def kto_trainer(
     args, chosen = _settings(model, rows["train_dataset"], given, arguments, **size)
     check_checkpoint_choice(args, arguments.get("callbacks"))
     trainer = _made(model, arguments, args, tok, rows)
-    return guarded(trainer, [chosen.said, *balance, *_words(trainer)], any_world_size=any_world_size)
+    said = [chosen.said, *balance, *_words(trainer)]
+    return guarded(trainer, said, _findings(trainer.train_dataset), any_world_size=any_world_size)

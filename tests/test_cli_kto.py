@@ -1,4 +1,4 @@
-"`ft kto`: from rated answers or pairs in a file to a run; what is refused, by its line; and what `ft doctor` finds in them."
+"`ft kto`: from rated answers or pairs in a file to a run; what is refused, and what `ft doctor` finds."
 
 import json
 import random
@@ -72,7 +72,10 @@ def test_rated_answers_and_the_pairs_that_they_came_from_train_the_same_model(he
 
 
 def test_a_run_that_is_stopped_goes_on_to_the_same_weights(here, monkeypatch, capsys):
-    make, settings = ft_notebooks.dpo.kto_stage.kto_trainer, ("kto.max_steps=4", "kto.save_steps=2", "model.method=full")
+    make, settings = (
+        ft_notebooks.dpo.kto_stage.kto_trainer,
+        ("kto.max_steps=4", "kto.save_steps=2", "model.method=full"),
+    )
 
     class Impatient(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):

@@ -27,7 +27,8 @@ SETTINGS = {
     "schedule": "constant",
     "beta": 0.1,
     "weighted": "desirable_weight = 7, so that both labels count alike",
-    "in order": "all good answers, then all bad ones, read in this order, as trl.KTOTrainer reads pairs that it takes apart",
+    "in order": "all good answers, then all bad ones, read in this order, as trl.KTOTrainer reads pairs "
+    "that it takes apart",
     "held_out": "20 answers to 10 validation notes: shares of pairs, changes in nats, means. form_likelier: the answer "
     "in the new form is the likelier one, as none was before training",
 }

@@ -44,8 +44,8 @@ def elsewhere(
     far = max(map(len, groups.values()))
     if 2 * far > len(order):
         raise ValueError(
-            f"{far} of {len(order)} rows have the same prompt, so KTO cannot estimate its KL term from answers to other "
-            "prompts; give rows with other prompts, or set loss_type='apo_zero_unpaired', which has no KL term"
+            f"{far} of {len(order)} rows have the same prompt, so KTO cannot estimate its KL term from answers to "
+            "other prompts; give rows with other prompts, or set loss_type='apo_zero_unpaired', which has no KL term"
         )
     found = dict(zip(order, order[-far:] + order[:-far]))
     return [found[row] for row in range(len(order))]
@@ -58,8 +58,8 @@ def _check_rated(account: dict, max_length: int | None, allow_long: float) -> No
     missing = [name for name in ("good", "bad") if not account[name]]
     if long > allow_long * rows:
         raise ValueError(
-            f"{long} of {rows} rows do not fit into max_length={max_length}: raise max_length, shorten the rows, or set "
-            f"allow_long={rounded_up(long / rows)} to leave them out"
+            f"{long} of {rows} rows do not fit into max_length={max_length}: raise max_length, shorten the rows, or "
+            f"set allow_long={rounded_up(long / rows)} to leave them out"
         )
     if missing:
         there = "good" if missing == ["bad"] else "bad"

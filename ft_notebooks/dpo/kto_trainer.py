@@ -8,6 +8,7 @@ __all__ = ['weight_words', 'kto_trainer']
 # %% ../../nbs/package/dpo/kto_trainer.ipynb #d58e5382
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import torch
 from accelerate.utils import send_to_device
@@ -23,7 +24,7 @@ from ..core.arguments import Rows, each_set, encoded
 from ..core.model_parts import eval_mode
 from ..core.progress import without_library_bars
 from ..core.random_state import keep_random_state
-from ..core.seams import overrides, require
+from ..core.seams import overrides, replace_kl_log_probs, require
 from ..data.rated_encoding import elsewhere, encoded_rated
 from ..data.read import read_rated
 from ..distributed.uneven_batches import own_loss
@@ -43,9 +44,9 @@ from ..training.run import ExactTrainer, guarded
 
 # %% ../../nbs/package/dpo/kto_trainer.ipynb #f0de5147
 def _kl(trainer: KTOTrainer, batches: list[tuple[dict, int]]) -> float | None:
-    """The mean log-ratio of the answers to other prompts, in nats, over the rows of all processes; None without a KL term.
+    """The mean log-ratio of the answers to other prompts, in nats, over the rows of all processes.
 
-    A batch comes with its number of own rows, which is 0 where its rows are another process's.
+    None without a KL term. A batch comes with its number of own rows, which is 0 where its rows are another process's.
     """
     if not trainer.calculate_KL:
         return None
@@ -54,7 +55,7 @@ def _kl(trainer: KTOTrainer, batches: list[tuple[dict, int]]) -> float | None:
         texts = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
         texts = send_to_device(texts, trainer.args.device)
         with torch.no_grad(), trainer.compute_loss_context_manager():
-            policy = KTOTrainer._compute_kl_logps(trainer, trainer.model_wrapped, texts)
+            policy = trainer.other_log_probs(trainer.model_wrapped, texts)
         ratios = policy.double() - texts["ref_KL_logps"].double()
         if own:
             total += torch.stack([ratios.sum(), torch.full_like(ratios[0], own)])
@@ -79,6 +80,7 @@ class _KTOTrainer(ExactTrainer, KTOTrainer):
     "`KTOTrainer` with the guarantees of `ExactTrainer`, whose KL term is of all rows of a step, or of an evaluation."
 
     kl: float | None = None  # In nats; None: TRL's own, of a micro-batch
+    other_log_probs: Callable  # TRL's log-probabilities of the answers to other prompts; set when the trainer is made
 
     def get_batch_samples(self, *args, **kwargs):
         batches, items = super().get_batch_samples(*args, **kwargs)
@@ -86,9 +88,9 @@ class _KTOTrainer(ExactTrainer, KTOTrainer):
         self.kl = _kl(self, list(zip(batches, counts))) if batches else None
         return batches, items
 
-    def _compute_kl_logps(self, model, batch):
+    def _other_log_probs(self, model, batch):
         if self.kl is None:
-            return super()._compute_kl_logps(model, batch)
+            return self.other_log_probs(model, batch)
         # TRL subtracts the first, and averages over processes, in which one without rows of its own counts as 0
         counted = self.accelerator.gather_for_metrics(torch.ones((), device=self.args.device)).mean()
         return batch["ref_KL_logps"] + self.kl / counted
@@ -161,7 +163,6 @@ _NEEDED = {  # of `trl.KTOTrainer`
     "calculate_KL": "the KL term is switched on",
     "precompute_ref_logps": "the loss reads the reference from the batch",
     "compute_ref_log_probs": "the reference is computed",
-    "_compute_kl_logps": "the loss gets the KL term of a whole step",
 }
 
 
@@ -172,7 +173,8 @@ def _made(model, arguments, args, tok, rows) -> _KTOTrainer:
     trainer = with_own_reference(_KTOTrainer, model, args, rows, _ROW, processing_class=tok, **arguments)
     args.loss_type = kind
     for name, why in _NEEDED.items():
-        require(KTOTrainer if name.startswith("_") else trainer, name, why, KTOTrainer)
+        require(trainer, name, why, KTOTrainer)
+    trainer.other_log_probs = replace_kl_log_probs(trainer, trainer._other_log_probs)
     trainer.loss_type, trainer.calculate_KL, trainer.precompute_ref_logps = kind, kind == "kto", True
     size = args.precompute_ref_batch_size or args.per_device_train_batch_size
     for name, data in rows.items():
@@ -197,7 +199,9 @@ def _check_loss(given: dict) -> None:
     if kind not in ("kto", "apo_zero_unpaired"):
         raise ValueError(f"loss_type={kind!r} is no loss of trl.KTOTrainer; set 'kto' or 'apo_zero_unpaired'")
     if given.get("beta", 0.1) <= 0:
-        raise ValueError(f"beta={given['beta']} gives no reward, so nothing would be learned; set it above 0, such as 0.1")
+        raise ValueError(
+            f"beta={given['beta']} gives no reward, so nothing would be learned; set it above 0, such as 0.1"
+        )
 
 # %% ../../nbs/package/dpo/kto_trainer.ipynb #f230ba05
 def _settings(model, rows, given, arguments, *, output_dir, effective_batch) -> tuple[KTOConfig, Plan]:

@@ -36,6 +36,6 @@ def suspect_exchanged(
     if found["high"] >= 0.5:
         return None
     return (
-        f"the model finds bad answers likelier than good ones in {1 - found['value']:.0%} of all comparisons: read some; "
-        "either the labels are exchanged, or what is called good is what the model does not say yet"
+        f"the model finds bad answers likelier than good ones in {1 - found['value']:.0%} of all comparisons: read "
+        "some; either the labels are exchanged, or what is called good is what the model does not say yet"
     )

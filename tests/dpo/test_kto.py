@@ -106,9 +106,10 @@ def test_two_processes_and_other_micro_batches_learn_what_one_does(rows, tmp_pat
 
 
 def test_an_adapter_that_was_trained_before_is_its_own_reference(rows, tmp_path):
-    (before := made(adapted(), rows, tmp_path / "before", max_steps=2)).train()
-    model = before.model
-    model.delete_adapter("ref")
+    model = adapted()
+    draw = torch.Generator().manual_seed(1)
+    for p in filter(lambda p: p.requires_grad, model.parameters()):
+        p.data += 0.02 * torch.randn(p.shape, generator=draw)
     trainer = made(model, rows, tmp_path / "after", max_steps=1, effective_batch=13)
     assert torch.allclose(torch.tensor(trainer.train_dataset["ref_logps"][:]), answer_logps(model, rows), atol=1e-3)
     trainer.train()
@@ -116,7 +117,9 @@ def test_an_adapter_that_was_trained_before_is_its_own_reference(rows, tmp_path)
     assert abs(first["loss"] - 0.5) < 1e-5 and abs(first["rewards/chosen"]) < 1e-4
 
 
-@pytest.mark.parametrize(("good", "weight", "advised"), [(2, 1.0, "desirable_weight=6"), (2, 6.0, None), (7, 1.0, None)])
+@pytest.mark.parametrize(
+    ("good", "weight", "advised"), [(2, 1.0, "desirable_weight=6"), (2, 6.0, None), (7, 1.0, None)]
+)
 def test_unequal_labels_get_the_weight_that_makes_them_count_alike(tmp_path, good, weight, advised):
     singles = [{**row, "label": i < good} for i, row in enumerate([*SINGLES, {**SINGLES[0], "prompt": "I am Ned"}])]
     said = made(tiny_model(), singles, tmp_path, desirable_weight=weight).said
@@ -146,7 +149,6 @@ def test_trl_trains_all_good_answers_of_taken_apart_pairs_before_all_bad_ones(tm
     pairs = [{"prompt": row["prompt"], "chosen": "yes", "rejected": "no"} for row in SINGLES]
     assert unpair_preference_dataset(Dataset.from_list(pairs))["label"][:] == [True] * 13 + [False] * 13
     labels = []
-
 
     trainer = made(tiny_model(), pairs, tmp_path, max_steps=-1, num_train_epochs=1, save_strategy="no")
     for batch in trainer.get_train_dataloader():

@@ -72,9 +72,9 @@ num_train_epochs = 1
 # All keys: [sft] takes the fields of trl.SFTConfig, [dpo] those of trl.DPOConfig, [kto] those of trl.KTOConfig,
 # [reward] those of trl.RewardConfig (each also effective_batch), [grpo] those of trl.GRPOConfig (also prompts_a_step,
 # generations and rewards), [lora] those of peft.LoraConfig. [model] has name, bits and method (lora or full). [data]
-# has eval, intended (what ft doctor asked and is meant so), allow_cut, allow_equal and allow_long, rating_at_least (from
-# which rating on an answer is good), and messages, prompt, completion, chosen, rejected and label: the names of these
-# columns in your files, where they differ. [evaluation] has scorers (names, or file.py:function for
+# has eval, intended (what ft doctor asked and is meant so), allow_cut, allow_equal and allow_long, rating_at_least
+# (from which rating on an answer is good), and messages, prompt, completion, chosen, rejected and label: the names of
+# these columns in your files, where they differ. [evaluation] has scorers (names, or file.py:function for
 # one of your own), max_new_tokens and batch_size.
 # [run] has world_size (any: resume with a different number of processes).
 """

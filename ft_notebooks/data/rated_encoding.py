@@ -89,10 +89,10 @@ def encode_rated(
     """
     check_tokenizer(tok, "encode_rated")
     check_counts("encode_rated", max_length=1 if max_length is None else max_length)
-    is_read = isinstance(dataset, Dataset) and {"messages", "label"} <= set(dataset.column_names)
-    rated = dataset if is_read else read_rated(dataset)
-    chats, counts = encode_chats(tok, rated, **variables)
-    rows = [{**_parts(row), "label": label} for row, label in zip(chats, rated["label"])]
+    if not isinstance(dataset, Dataset) or not {"messages", "label"} <= set(dataset.column_names):
+        dataset = read_rated(dataset)
+    chats, counts = encode_chats(tok, dataset, **variables)
+    rows = [{**_parts(row), "label": label} for row, label in zip(chats, dataset["label"])]
     kept = [row for row in rows if len(row["prompt_ids"]) + len(row["completion_ids"]) <= (max_length or 2**62)]
     good = sum(row["label"] for row in kept)
     account = {"rows": len(rows), "good": good, "bad": len(kept) - good, "long": len(rows) - len(kept)}

@@ -287,17 +287,20 @@ def read_rated(
     each answer becomes a row. Raises `ValueError` with all defects and their rows, also for a rating without
     `rating_at_least`.
     """
-    where = {"split": split, "revision": revision}
+    known = {"messages", "prompt", "completion", "chosen", "rejected"}
+    if unknown := sorted(columns.keys() - known):
+        raise ValueError(f"{unknown[0]}= names no column; give label=, or one of {', '.join(sorted(known))}")
+    where: dict[str, Any] = {"split": split, "revision": revision}
     source = local_source(source)
     if _are_pairs(source, columns.get("chosen"), where):
-        pair = {name: columns[name] for name in ("prompt", "chosen", "rejected") if name in columns}
+        pair: dict[str, Any] = {name: columns[name] for name in columns.keys() & {"prompt", "chosen", "rejected"}}
         return _taken_apart(read_preferences(source, places=places, **pair, **where))
     judge = Judge(label, rating_at_least)
     names = _named(prompt=columns.get("prompt"), completion=columns.get("completion"))
-    if columns.get("messages"):
-        names = {"messages": columns["messages"]}
+    if messages := columns.get("messages"):
+        names = {"messages": messages}
     kept = [*JUDGED, *filter(None, [label])]
-    how = {"places": places, "kept": kept, "values": {"label": Value("bool")}, **where}
-    rows = _read(source, ("messages",), judge.row, names, **how)
+    how: dict[str, Any] = {"kept": kept, "values": {"label": Value("bool")}, **where}
+    rows = _read(source, ("messages",), judge.row, names, places=places, **how)
     judge.check()
     return rows

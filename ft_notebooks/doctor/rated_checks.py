@@ -44,8 +44,8 @@ def _pairs(run) -> Pairs:
 # A rating beside the label of a row; None if it has none.
 def _rating(row: dict) -> float | None:
     for name in RATINGS:
-        with suppress(TypeError, ValueError):
-            value = float(row.get(name))
+        with suppress(TypeError, ValueError, KeyError):
+            value = float(row[name])
             return value if math.isfinite(value) else None
     return None
 

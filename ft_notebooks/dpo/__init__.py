@@ -11,7 +11,7 @@ __doc__ = "A `trl.DPOTrainer` that compares with the model before step 1, resume
 import lazy_loader
 
 _names = {
-    "kto_trainer": ["kto_trainer"],
+    "kto_training": ["kto_trainer"],
     "loss": ["dpo_loss", "kto_loss", "pair_logps", "answer_logps"],
     "over_optimization": ["CollapseCallback", "plot_collapse"],
     "reference": ["ReferenceCallback", "with_reference"],

@@ -12,7 +12,7 @@ from trl import KTOConfig
 from ..core.progress import say
 from ..data.rated_encoding import encode_rated
 from ..data.read import read_rated
-from .kto_trainer import kto_trainer
+from .kto_training import kto_trainer
 from .loss import answer_logps
 from .rated_ranking import gained_more
 from ..evaluation.runner import bootstrap_interval

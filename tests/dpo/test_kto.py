@@ -16,7 +16,7 @@ from trl import unpair_preference_dataset
 from ft_notebooks.checkpointing.integrity import last_good_checkpoint
 from ft_notebooks.data.rated_encoding import encode_rated
 from ft_notebooks.data.read import read_rated
-from ft_notebooks.dpo.kto_trainer import kto_trainer
+from ft_notebooks.dpo.kto_training import kto_trainer
 from ft_notebooks.dpo.loss import answer_logps
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config

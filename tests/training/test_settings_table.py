@@ -27,7 +27,7 @@ from ft_notebooks.data.rated_encoding import encode_rated
 from ft_notebooks.data.read import read_rated
 from ft_notebooks.doctor.context import Context
 from ft_notebooks.doctor.probe import probe_run
-from ft_notebooks.dpo.kto_trainer import kto_trainer
+from ft_notebooks.dpo.kto_training import kto_trainer
 from ft_notebooks.dpo.trainer import dpo_trainer
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config

@@ -12,7 +12,7 @@ import lazy_loader
 
 _names = {
     "kto_training": ["kto_trainer"],
-    "loss": ["dpo_loss", "kto_loss", "pair_logps", "answer_logps"],
+    "loss": ["dpo_loss", "kto_loss", "pair_logps", "summed_logps"],
     "over_optimization": ["CollapseCallback", "plot_collapse"],
     "reference": ["ReferenceCallback", "with_reference"],
     "trainer": ["dpo_trainer"],

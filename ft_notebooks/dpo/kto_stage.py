@@ -13,7 +13,7 @@ from ..core.progress import say
 from ..data.rated_encoding import encode_rated
 from ..data.read import read_rated
 from .kto_training import kto_trainer
-from .loss import answer_logps
+from .loss import summed_logps
 from .rated_ranking import gained_more
 from ..evaluation.runner import bootstrap_interval
 from ..tokenization.padding import IGNORE
@@ -63,7 +63,7 @@ class KTOStage(Stage):
         return kto_trainer(model, tok, ids, held_ids, **{**options, **self.given})
 
     def measure(self, model, tok, ids):
-        return {"logps": answer_logps(model, ids).tolist(), "labels": ids["label"][:]}
+        return {"logps": summed_logps(model, ids).tolist(), "labels": ids["label"][:]}
 
     def compare(self, before, after):
         "How often a good answer gained more than a bad one, and by how much each kind gained."

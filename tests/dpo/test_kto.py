@@ -17,7 +17,7 @@ from ft_notebooks.checkpointing.integrity import last_good_checkpoint
 from ft_notebooks.data.rated_encoding import encode_rated
 from ft_notebooks.data.read import read_rated
 from ft_notebooks.dpo.kto_training import kto_trainer
-from ft_notebooks.dpo.loss import answer_logps
+from ft_notebooks.dpo.loss import summed_logps
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
 
@@ -111,7 +111,7 @@ def test_an_adapter_that_was_trained_before_is_its_own_reference(rows, tmp_path)
     for p in filter(lambda p: p.requires_grad, model.parameters()):
         p.data += 0.02 * torch.randn(p.shape, generator=draw)
     trainer = made(model, rows, tmp_path / "after", max_steps=1, effective_batch=13)
-    assert torch.allclose(torch.tensor(trainer.train_dataset["ref_logps"][:]), answer_logps(model, rows), atol=1e-3)
+    assert torch.allclose(torch.tensor(trainer.train_dataset["ref_logps"][:]), summed_logps(model, rows), atol=1e-3)
     trainer.train()
     first = trainer.state.log_history[0]
     assert abs(first["loss"] - 0.5) < 1e-5 and abs(first["rewards/chosen"]) < 1e-4

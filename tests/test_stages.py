@@ -70,7 +70,7 @@ def pretrain(output):
 
 def test_a_new_stage_has_its_command_and_its_section_of_the_settings(here, capsys):
     assert parser().parse_args(["pretrain", "texts.jsonl"]).output == "runs/pretrain"
-    assert "pretrain" in sections() and list(STAGES) == ["sft", "dpo", "reward", "grpo", "pretrain"]
+    assert "pretrain" in sections() and list(STAGES) == ["sft", "dpo", "kto", "reward", "grpo", "pretrain"]
     with pytest.raises(ValueError, match=r"\[pretrain\] has no key 'maxsteps' .* did you mean 'max_steps'"):
         read_settings(overrides=["pretrain.maxsteps=1"])
     with pytest.raises(SystemExit):

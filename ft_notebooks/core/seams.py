@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SEAMS', 'ESTIMATE_SEAMS', 'overrides', 'require', 'given_way', 'attention_of', 'can_change_attention', 'is_hooked',
-           'forget_renames', 'around_saves', 'save_checkpoint', 'set_timeout', 'NameGone', 'for_estimate', 'replaced']
+           'forget_renames', 'around_saves', 'save_checkpoint', 'set_timeout', 'NameGone', 'for_estimate', 'replaced',
+           'replace_kl_log_probs']
 
 # %% ../../nbs/package/core/seams.ipynb #f6eb8b62
 import functools
@@ -259,3 +260,15 @@ def replaced(
     for_estimate(use)
     _, module, name = ESTIMATE_SEAMS[use]
     return patch(f"{module}.{name}", by)
+
+# %% ../../nbs/package/core/seams.ipynb #7ef9e164
+def replace_kl_log_probs(
+    trainer,  # A `trl.KTOTrainer`, changed in place
+    compute: Callable,  # f(model, batch) -> float [B], in nats: what the loss takes for the answers to other prompts
+) -> Callable:  # TRL's own, likewise
+    "The loss takes these log-probabilities; `RuntimeError`, with a release that has it, where TRL lacks the name."
+    own = getattr(trainer, "_compute_kl_logps", None)
+    if own is None:
+        raise _gone(type(trainer), "KTOTrainer._compute_kl_logps, by which the loss gets its KL term")
+    trainer._compute_kl_logps = compute
+    return own

@@ -15,7 +15,8 @@ _names = {
     "deduplication": ["split", "overlap"],
     "preference_encoding": ["encode_pair", "encode_pairs"],
     "preference_report": ["pair_report", "plot_pairs", "suspect_swapped", "check_scores"],
-    "read": ["read_chats", "read_preferences"],
+    "rated_encoding": ["encode_rated"],
+    "read": ["read_chats", "read_preferences", "read_rated"],
     "repetition": ["beginnings"],
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_names)

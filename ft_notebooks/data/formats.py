@@ -98,8 +98,8 @@ def _judged(row: dict) -> list[str]:
     if str(row.get("label")).strip().lower() not in ("true", "false", "0", "1"):
         return []
     return [
-        f'the row has the "label" {short(row["label"])}, as rows for KTO, which is not trained here; keep the rows '
-        "whose label is true, and remove the column"
+        f'the row has the "label" {short(row["label"])}, as rows for KTO, which ft kto trains on (in Python, '
+        "read_rated); to train all good answers alone, keep the rows whose label is true, and remove the column"
     ]
 
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.arguments import ArgumentError, as_dataset
 from ..core.errors import nearest
-from ..data.read import read_chats, read_preferences
+from ..data.read import read_chats, read_preferences, read_rated
 from .context import Context, existing
 from .findings import LEVELS, Check, Finding, Unavailable
 from .probe import probe_run
@@ -42,6 +42,7 @@ _MODULES = [
         "answer_checks",
         "text_checks",
         "preference_checks",
+        "rated_checks",
         "model_checks",
         "probe",
     )
@@ -123,6 +124,7 @@ def examine(
 _READERS: dict[str, Callable[..., Dataset]] = {
     "conversations": read_chats,
     "pairs": read_preferences,
+    "rated answers": read_rated,
     "prompts": read_prompt_rows,
 }
 
@@ -152,7 +154,7 @@ def diagnose(
     dataset,  # What `read_chats` or, for pairs, `read_preferences` reads; or encoded rows ("input_ids", "labels")
     eval_dataset=None,  # Held-out rows, likewise
     *,
-    stage: str = "sft",  # Or "dpo", "reward", "grpo"
+    stage: str = "sft",  # Or "dpo", "kto", "reward", "grpo"
     quick: bool = False,  # Without loading or training the model
     output_dir: str | None = None,  # The run's folder, if it is known
     rewards=None,  # Of stage "grpo", as `grpo_trainer` takes them

@@ -89,7 +89,7 @@ def side_by_side(
 
 # %% ../../nbs/package/doctor/findings.ipynb #1eac0e81
 LEVELS = ("note", "question", "warning", "error")  # in rising order
-KINDS = ("conversations", "pairs", "prompts")  # of rows
+KINDS = ("conversations", "pairs", "rated answers", "prompts")  # of rows
 
 
 def level_by(

@@ -94,6 +94,8 @@ def _step_settings(run) -> dict:
         full = not isinstance(run.model, PeftModel) and not given.get("peft_config")
         rate = default_of("grpo", "learning_rate", full)
         given = {"learning_rate": rate, **{name: given[name] for name in known & given.keys()}}
+    if run.kind.rows == "rated answers":  # a few rows have no answers to other prompts; at the start the KL term is 0
+        given["loss_type"] = "apo_zero_unpaired"
     return given | _OWN
 
 # %% ../../nbs/package/doctor/probe.ipynb #e31785cb

@@ -16,6 +16,7 @@ from datasets import Dataset
 
 from ..data.chat_encoding import encode_chats
 from ..data.preference_encoding import PAIR_KEYS, encode_pairs
+from ..data.rated_encoding import RATED_KEYS, encode_rated
 from .findings import Unavailable
 from ..instruments.texts import Texts, sampled_rows
 from ..rlhf.prompt_rows import as_prompts, prompt_account
@@ -77,14 +78,16 @@ def is_encoded(
     rows: Dataset,
 ) -> bool:
     "Whether rows hold token ids in place of texts, since they were encoded before."
-    return not {"input_ids", "chosen_ids"}.isdisjoint(rows.column_names)
+    return not {"input_ids", "chosen_ids", "completion_ids"}.isdisjoint(rows.column_names)
 
 
 def ids_of(
     row: dict,  # Encoded: a conversation or a pair
 ) -> list[int]:
     "The tokens of a row, of a pair the prompt and the chosen answer."
-    return row["input_ids"] if "input_ids" in row else row["prompt_ids"] + row["chosen_ids"]
+    if "input_ids" in row:
+        return row["input_ids"]
+    return row["prompt_ids"] + (row["chosen_ids"] if "chosen_ids" in row else row["completion_ids"])
 
 # %% ../../nbs/package/doctor/rows.ipynb #cac00ab1
 def size_of(
@@ -109,6 +112,8 @@ def middle_rows(
 def _labelled(rows: Dataset) -> Dataset:
     if "chosen_ids" in rows.column_names:
         return rows.select_columns(list(PAIR_KEYS))
+    if "completion_ids" in rows.column_names:
+        return rows.select_columns(list(RATED_KEYS))
     if "labels" not in rows.column_names:
         rows = rows.add_column("labels", rows["input_ids"][:])
     return rows.select_columns(["input_ids", "labels"])
@@ -123,6 +128,11 @@ def _answered(run) -> tuple[Dataset, dict]:
     return encode_chats(run.tok, run.whole.select(answered))
 
 # %% ../../nbs/package/doctor/rows.ipynb #edda9e95
+_ENCODERS: dict[str, tuple[Callable, set[str]]] = {  # by the kind of rows, with its shares of [data]
+    "conversations": (encode_chats, {"allow_cut"}),
+    "pairs": (encode_pairs, {"allow_equal", "allow_long"}),
+    "rated answers": (encode_rated, {"allow_long"}),
+}
 _ROW = re.compile(r"\Arow (\d+)(?: \(counted from 0\))?[,:] ")  # at the beginning of an error
 
 # %% ../../nbs/package/doctor/rows.ipynb #c51f0b53
@@ -135,8 +145,7 @@ def encode_run(
     rows = run.whole.select(run.some)
     if is_encoded(rows):
         return _labelled(rows), {}
-    encode: Callable = encode_pairs if run.kind.rows == "pairs" else encode_chats
-    shares = {"allow_equal", "allow_long"} if run.kind.rows == "pairs" else {"allow_cut"}
+    encode, shares = _ENCODERS.get(run.kind.rows, _ENCODERS["conversations"])
     allowed = {name: run.settings["data"][name] for name in shares & run.settings["data"].keys()}
     trained = run.whole if "held-out-unusable" in run.reported else run.parts[0]
     is_part = len(trained) < len(run.whole) == len(rows)

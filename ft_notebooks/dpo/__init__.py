@@ -11,7 +11,8 @@ __doc__ = "A `trl.DPOTrainer` that compares with the model before step 1, resume
 import lazy_loader
 
 _names = {
-    "loss": ["dpo_loss", "pair_logps"],
+    "kto_training": ["kto_trainer"],
+    "loss": ["dpo_loss", "kto_loss", "pair_logps", "summed_logps"],
     "over_optimization": ["CollapseCallback", "plot_collapse"],
     "reference": ["ReferenceCallback", "with_reference"],
     "trainer": ["dpo_trainer"],

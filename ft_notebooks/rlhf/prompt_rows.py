@@ -13,6 +13,7 @@ from datasets import Dataset
 from ..data.formats import as_chat
 from ..data.json_files import short
 from ..data.messages import read_messages
+from ..data.rated_answers import JUDGED, is_judged
 from ..data.read import read_chats, read_preferences
 from ..data.table_files import unchanged
 from ..data.readers import COLUMNS, local_source, read_rows
@@ -89,15 +90,18 @@ def _only(names: dict[str, str], *wanted: str) -> dict[str, Any]:
 def row_kind(
     source,  # A file or folder, as for `read_chats`
     data: dict | None = None,  # The section `[data]`, which may name columns
-) -> str:  # "chats", "pairs", "questions" or "prompts"
+) -> str:  # "chats", "pairs", "rated answers", "questions" or "prompts"
     "What the rows of a source are, by the first one."
     names = _renamed(data)
-    rows = read_rows(source, (*COLUMNS, *names.values(), "question", "answer"))
+    judged = [*JUDGED, *filter(None, [(data or {}).get("label")])]
+    rows = read_rows(source, (*COLUMNS, *names.values(), *judged, "question", "answer"))
     first = next((row for _, row in rows if isinstance(row, dict)), {})
     values = {name: first.get(names.get(name, name)) for name in (*COLUMNS, "question", "answer")}
     has = {name for name, value in values.items() if value is not None}
     if has & {"chosen", "messages"} == {"chosen"}:
         return "pairs"
+    if has & {"messages", "conversations", "completion", "instruction"} and is_judged(first, data):
+        return "rated answers"
     if has & {"prompt", "messages", "conversations", "completion", "instruction"} == {"prompt"}:
         return "prompts"
     return "questions" if has == {"question", "answer"} and not names else "chats"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 STAGES = {  # command: the class, and what `ft --help` says
     "sft": ("ft_notebooks.sft.stage.SFTStage", "supervised fine-tuning"),
     "dpo": ("ft_notebooks.dpo.stage.DPOStage", "preference training on chosen and rejected answers"),
+    "kto": ("ft_notebooks.dpo.kto_stage.KTOStage", "preference training on answers rated good or bad"),
     "reward": ("ft_notebooks.rlhf.stages.RewardStage", "a reward model of chosen and rejected answers"),
     "grpo": ("ft_notebooks.rlhf.stages.GRPOStage", "reinforcement learning from rewards of sampled answers"),
 }

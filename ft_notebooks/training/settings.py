@@ -35,7 +35,7 @@ class Setting:
     python: str = ""  # Of an argument that has no effect in the trainers: what to do instead
 
 # %% ../../nbs/package/training/settings.ipynb #bd3c3d9b
-_STAGES = "sft dpo reward grpo"
+_STAGES = "sft dpo kto reward grpo"
 
 
 _RATE: dict[str, Any] = {
@@ -51,6 +51,14 @@ _BETA: dict[str, Any] = {
     "works": (1e-4, 10),
     "usual": "0.01 to 0.5 (DPO), 0 to 0.1 (GRPO)",
     "why": "the reference counts for everything, or for nothing",
+}
+
+
+_WEIGHT: dict[str, Any] = {
+    "allowed": (1e-6, 1000),
+    "advised": (0.01, 100),
+    "usual": "1, and of the rarer label so much that both count alike",
+    "why": "one of the labels counts for nothing",
 }
 
 
@@ -79,11 +87,11 @@ SETTINGS = (
     Setting("bits", "model", None, kind=int | None, usual="4, 8, 16 or 32", why="None: by method and hardware",
             elsewhere="load_in_4bit=4 4bit=4 qlora=4 load_in_8bit=8 8bit=8"),
     Setting("method", "model", "lora", kind=Literal["lora", "full"], why="train an adapter, or every weight"),
-    Setting("model_init_kwargs", "sft dpo grpo", ft=_LOADED, python="load the model with load_model first"),
+    Setting("model_init_kwargs", "sft dpo kto grpo", ft=_LOADED, python="load the model with load_model first"),
     Setting("model_init_kwargs", "reward", ft=_LOADED, python="load the model with load_reward_model first"),
-    Setting("trust_remote_code", "sft dpo grpo", ft=_LOADED, python="load the model with load_model first"),
+    Setting("trust_remote_code", "sft dpo kto grpo", ft=_LOADED, python="load the model with load_model first"),
     Setting("trust_remote_code", "reward", ft=_LOADED, python="load the model with load_reward_model first"),
-    Setting("quantization_config", "sft dpo grpo", python="load the model with load_model(bits=4) first"),
+    Setting("quantization_config", "sft dpo kto grpo", python="load the model with load_model(bits=4) first"),
     Setting("quantization_config", "reward",
             python="the head would be quantized too; load the model with load_reward_model(bits=16)"),
     # the adapter
@@ -105,12 +113,15 @@ SETTINGS = (
     Setting("completion", "data", None, kind=str | None, why="likewise"),
     Setting("chosen", "data", None, kind=str | None, why="likewise, of the better answer of a pair"),
     Setting("rejected", "data", None, kind=str | None, why="likewise, of the worse answer"),
+    Setting("label", "data", None, kind=str | None, why="likewise, of what says good or bad"),
+    Setting("rating_at_least", "data", None, kind=float | None, usual="4 of 5 stars",
+            why="from which rating on an answer counts as good, where the column holds ratings"),
     Setting("intended", "data", None, kind=str | None, usual="codes that ft doctor printed, such as all-one-line",
             why="what ft doctor found unusual and the user means so"),
     Setting("allow_cut", "data", 0.01, kind=float, why="the highest share of answers that max_length cuts"),
     Setting("allow_equal", "data", 0.01, kind=float, why="of pairs with two equal answers, which are left out"),
     Setting("allow_long", "data", 0.01, kind=float, why="of pairs longer than max_length, which are left out"),
-    Setting("max_length", "sft dpo reward", None, elsewhere="max_seq_length",
+    Setting("max_length", "sft dpo kto reward", None, elsewhere="max_seq_length",
             why="rows are cut when they are encoded, and the cuts are reported"),
     Setting("assistant_only_loss", "sft", ft=_ANSWERS, python=_GIVE_ROWS),
     Setting("completion_only_loss", "sft", ft=_ANSWERS, python=_GIVE_ROWS),
@@ -125,7 +136,7 @@ SETTINGS = (
     Setting("num_train_epochs", _STAGES, 3, set_by="library", advised=(0, 50), usual="1 to 5",
             why="every row is read so often that it is learned by heart", elsewhere="epoch epochs num_epochs"),
     Setting("max_steps", _STAGES, -1, set_by="library", why="-1: num_train_epochs counts", elsewhere="steps"),
-    Setting("effective_batch", "sft dpo reward", 16, kind=int, why="rows in a step, over all processes",
+    Setting("effective_batch", "sft dpo kto reward", 16, kind=int, why="rows in a step, over all processes",
             elsewhere="batch_size grad_accum"),
     Setting("prompts_a_step", "grpo", 4, kind=int, why="prompts in a step", elsewhere="batch_size grad_accum"),
     Setting("generations", "grpo", 8, kind=int, why="answers to each prompt, which are compared with each other"),
@@ -136,6 +147,7 @@ SETTINGS = (
     # the optimizer
     Setting("learning_rate", "sft", 5e-4, full=2e-5, **_RATE),
     Setting("learning_rate", "dpo", 1e-5, full=1e-6, **_RATE),
+    Setting("learning_rate", "kto", 1e-5, full=1e-6, **_RATE),
     Setting("learning_rate", "reward", 1e-4, full=1e-5, **_RATE),
     Setting("learning_rate", "grpo", 1e-5, full=1e-6, **_RATE),
     Setting("lr_scheduler_type", _STAGES, "linear", set_by="library"),
@@ -160,12 +172,17 @@ SETTINGS = (
     Setting("data_seed", _STAGES, allowed=(0, 2**32 - 1), usual=f"0 to {2**32 - 1}", why="NumPy takes no other seed"),
     # preferences and rewards
     Setting("beta", "dpo", 0.1, set_by="library", advised=(0, 2), **_BETA),
+    Setting("beta", "kto", 0.1, set_by="library", advised=(0, 2), **_BETA),
+    Setting("desirable_weight", "kto", 1.0, set_by="library", **_WEIGHT),
+    Setting("undesirable_weight", "kto", 1.0, set_by="library", **_WEIGHT),
+    Setting("precompute_ref_log_probs", "kto", ft="leave it out: the reference is computed once, before step 1",
+            python="the reference is always computed once, before step 1"),
     Setting("beta", "grpo", 0.0, set_by="library", advised=(0, 1), off=0, **_BETA),
     Setting("temperature", "grpo", 1.0, set_by="library", works=(0.1, 5), usual="0.7 to 1.2",
             why="sampled answers are all alike, or random"),
     Setting("max_completion_length", "grpo", 256, why="the highest number of tokens of an answer"),
     Setting("num_iterations", "grpo", 1, set_by="library", why="steps on the same answers"),
-    Setting("sync_ref_model", "dpo", ft=_REFERENCE, python="no checkpoint contains a moving reference, so the run "
+    Setting("sync_ref_model", "dpo kto", ft=_REFERENCE, python="no checkpoint contains a moving reference, so the run "
             "could not resume; merge, and start a second run"),
     Setting("sync_ref_model", "grpo", ft=_REFERENCE, python="no checkpoint contains a moving reference, so the run "
             "could not resume; start a second run from the result of the first"),

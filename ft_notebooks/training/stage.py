@@ -33,7 +33,11 @@ from ..tokenization.padding import IGNORE
 
 # %% ../../nbs/package/training/stage.ipynb #afa077b6
 def as_chats(rows: Dataset) -> Dataset:
-    "Conversations as they are; of pairs each prompt with the chosen answer as a conversation, with its tools."
+    """Conversations as they are, of rated ones those whose answer is good; of pairs each prompt with the chosen
+    answer as a conversation, with its tools.
+    """
+    if "label" in rows.column_names:
+        return rows.filter(lambda row: row["label"], load_from_cache_file=False).remove_columns("label")
     if "messages" in rows.column_names:
         return rows
     columns = {"messages": rows.features["prompt"]}

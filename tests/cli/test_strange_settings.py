@@ -106,7 +106,7 @@ def test_a_file_of_rewards_that_reads_the_command_line_is_refused_with_the_cure(
     assert said.endswith('raised SystemExit: 2; put its command line below if __name__ == "__main__":')
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo", "reward", "grpo"])
+@pytest.mark.parametrize("stage", ["sft", "dpo", "kto", "reward", "grpo"])
 @pytest.mark.parametrize("field", ["model_init_kwargs={}", "trust_remote_code=true"])
 def test_how_the_model_is_loaded_is_no_setting_of_a_stage(stage, field):
     said = refused(read_settings, None, [f"{stage}.{field}"])

@@ -5,15 +5,29 @@ import re
 
 import pytest
 from datasets import Dataset
-from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+from trl import (
+    DPOConfig,
+    DPOTrainer,
+    GRPOConfig,
+    GRPOTrainer,
+    KTOConfig,
+    KTOTrainer,
+    RewardConfig,
+    RewardTrainer,
+    SFTConfig,
+    SFTTrainer,
+)
 
 from ft_notebooks.cli.commands import SETTINGS_INI
 from ft_notebooks.cli.settings import find_setting, setting_types
 from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.chat_encoding import encode_chats
 from ft_notebooks.data.preference_encoding import encode_pairs
+from ft_notebooks.data.rated_encoding import encode_rated
+from ft_notebooks.data.read import read_rated
 from ft_notebooks.doctor.context import Context
 from ft_notebooks.doctor.probe import probe_run
+from ft_notebooks.dpo.kto_training import kto_trainer
 from ft_notebooks.dpo.trainer import dpo_trainer
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
@@ -28,6 +42,7 @@ from ft_notebooks.training.settings import SETTINGS, default_of, settings_of
 NOTES = appointments(20)
 WRONG = [{"role": "assistant", "content": "No."}]
 PAIRS = [{"prompt": chat[:-1], "chosen": chat[-1:], "rejected": WRONG} for chat in NOTES["messages"]]
+RATED = [{"messages": chat, "label": i % 2 > 0} for i, chat in enumerate(NOTES["messages"])]
 CPU = {"use_cpu": True, "bf16": False}
 
 
@@ -41,6 +56,10 @@ def model_of(stage, full, folder):
     return model if full else add_adapter(model, lora_config(model))
 
 
+def rows_of(kind):
+    return {"pairs": Dataset.from_list(PAIRS), "rated answers": read_rated(RATED)}.get(kind, NOTES)
+
+
 @pytest.mark.parametrize("full", [False, True], ids=["adapter", "full"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_each_default_is_what_the_trainer_of_the_stage_gets(stage, full, tmp_path):
@@ -48,7 +67,7 @@ def test_each_default_is_what_the_trainer_of_the_stage_gets(stage, full, tmp_pat
     own = stage_class(stage)({stage: {**CPU, "rewards": ["exact_match"]} if stage == "grpo" else CPU})
     if stage == "grpo":
         own.rewards = {"exact_match": lambda generated, expected, example: float(len(generated) % 2)}
-    rows = own.encode(tok, Dataset.from_list(PAIRS) if own.rows == "pairs" else NOTES)[0]
+    rows = own.encode(tok, rows_of(own.rows))[0]
     args = own.trainer(model, tok, rows, None, output_dir=str(tmp_path / "run")).args
     for name, row in settings_of(stage).items():
         if row.default is not ... and hasattr(args, name):
@@ -63,7 +82,7 @@ def test_each_default_is_what_the_trainer_of_the_stage_gets(stage, full, tmp_pat
 
 @pytest.mark.parametrize(("stage", "full"), [("grpo", False), *((stage, True) for stage in STAGES)])
 def test_the_doctor_tries_the_rate_that_the_run_would_take(stage, full, tmp_path):
-    model, rows = model_of(stage, full, tmp_path), Dataset.from_list(PAIRS) if stage in ("dpo", "reward") else NOTES
+    model, rows = model_of(stage, full, tmp_path), rows_of(stage_class(stage).rows)
     load = {"whole": lambda: rows, "tok": tiny_tokenizer, "name": lambda: None, "model": lambda: model}
     probed = probe_run(Context(stage, {stage: CPU}, load))
     assert probed.rate == default_of(stage, "learning_rate", full)
@@ -71,9 +90,9 @@ def test_the_doctor_tries_the_rate_that_the_run_would_take(stage, full, tmp_path
 
 def test_the_signatures_have_the_defaults_of_the_table():
     functions = {"sft": sft_trainer, "dpo": dpo_trainer, "reward": reward_trainer, "grpo": grpo_trainer}
-    functions |= {"lora": lora_config}
+    functions |= {"kto": kto_trainer, "lora": lora_config}
     found = [(section, function) for section, function in functions.items()]
-    found += [("grpo", rloo_trainer), ("data", encode_chats), ("data", encode_pairs)]
+    found += [("grpo", rloo_trainer), ("data", encode_chats), ("data", encode_pairs), ("data", encode_rated)]
     shared = []
     for section, function in found:
         for name, given in inspect.signature(function).parameters.items():
@@ -116,7 +135,7 @@ def test_a_hint_names_a_setting_that_the_stage_has():
 
 
 CLASSES = {"sft": (SFTConfig, SFTTrainer), "dpo": (DPOConfig, DPOTrainer), "reward": (RewardConfig, RewardTrainer)}
-CLASSES |= {"grpo": (GRPOConfig, GRPOTrainer)}
+CLASSES |= {"grpo": (GRPOConfig, GRPOTrainer), "kto": (KTOConfig, KTOTrainer)}
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -21,25 +21,25 @@ from ft_notebooks.evaluation.runner import interval
 
 SETTINGS = {
     "start": "the course's SFT adapter: SmolLM2-135M-Instruct, LoRA r=16, 8 steps of 16 notes at 1e-3",
-    "rows": "16 answers to 8 notes (apart), or to 16 notes, 2 of them good (1:7)",
-    "steps": "4 of 4 answers (DPO: of 2 pairs), one epoch",
-    "learning_rate": 5e-4,
+    "rows": "48 answers to 24 notes (apart), or to 48 notes, 6 of them good (1:7)",
+    "steps": "6 of 8 answers (DPO: of 4 pairs), one epoch",
+    "learning_rate": 2e-4,
     "schedule": "constant",
     "beta": 0.1,
     "weighted": "desirable_weight = 7, so that both labels count alike",
     "in order": "all good answers, then all bad ones, read in this order, as trl.KTOTrainer reads pairs "
     "that it takes apart",
-    "held_out": "20 answers to 10 validation notes: shares of pairs, changes in nats, means. form_likelier: the answer "
+    "held_out": "40 answers to 20 validation notes: shares of pairs, changes in nats, means. form_likelier: the answer "
     "in the new form is the likelier one, as none was before training",
 }
 
 
 def rated(seed: int, good: int | None = None) -> list[dict]:
-    "The answers to 8 notes, taken apart; or 16 notes with one answer each, of which so many are good."
+    "The answers to 24 notes, taken apart; or 48 notes with one answer each, of which so many are good."
     if good is None:
-        return list(read_rated(demo_pairs(8, 100 + seed).to_list()))
+        return list(read_rated(demo_pairs(24, 100 + seed).to_list()))
     rows = []
-    for i, pair in enumerate(demo_pairs(16, 100 + seed)):
+    for i, pair in enumerate(demo_pairs(48, 100 + seed)):
         side = "chosen" if i < good else "rejected"  # they are read in random order
         rows.append({"messages": pair["prompt"] + pair[side], "label": side == "chosen"})
     return rows
@@ -49,7 +49,7 @@ def rated(seed: int, good: int | None = None) -> list[dict]:
 def before() -> tuple:
     "The tokenizer, the held-out pairs, and the log-probabilities of their answers before training."
     tok = load_tokenizer(course_stage("sft", COURSE))
-    rows = encode_pairs(tok, held_out(10))[0]
+    rows = encode_pairs(tok, held_out(20))[0]
     return tok, rows, pair_logps(load_adapter(course_stage("sft", COURSE)), rows)
 
 
@@ -58,19 +58,19 @@ def trained(way: str, seed: int, folder: str, steps: int):
     tok, held, _ = before()
     model = load_adapter(course_stage("sft", COURSE), trainable=True)
     how = {
-        "output_dir": folder, "max_steps": steps, "seed": seed, "learning_rate": 5e-4, "lr_scheduler_type": "constant",
+        "output_dir": folder, "max_steps": steps, "seed": seed, "learning_rate": 2e-4, "lr_scheduler_type": "constant",
         "save_strategy": "no",
     }  # fmt: skip
     if way == "dpo":
         guard = CollapseCallback(tok, held.select(range(1)), every=10**6, max_new_tokens=4, stop=False)
-        trainer = dpo_trainer(model, tok, demo_pairs(8, 100 + seed), effective_batch=2, callbacks=[guard], **how)
+        trainer = dpo_trainer(model, tok, demo_pairs(24, 100 + seed), effective_batch=4, callbacks=[guard], **how)
     else:
-        rows = rated(seed, 2 if "1:7" in way else None)
+        rows = rated(seed, 6 if "1:7" in way else None)
         weights = {"desirable_weight": 7.0} if "weighted" in way else {}
         if "order" in way:
             rows.sort(key=lambda row: not row["label"])
             weights = {"train_sampling_strategy": "sequential"}
-        trainer = kto_trainer(model, tok, read_rated(rows), effective_batch=4, **weights, **how)
+        trainer = kto_trainer(model, tok, read_rated(rows), effective_batch=8, **weights, **how)
     trainer.train()
     return trainer
 
@@ -78,7 +78,7 @@ def trained(way: str, seed: int, folder: str, steps: int):
 def run(point: dict, quick: bool) -> dict:
     tok, rows, then = before()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = trained(point["way"], point["seed"], folder, 1 if quick else 4)
+        trainer = trained(point["way"], point["seed"], folder, 1 if quick else 6)
     now = pair_logps(trainer.model, rows)
     change = now - then
     gained = interval((change[:, 0] > change[:, 1]).double().tolist())

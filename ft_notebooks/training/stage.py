@@ -33,9 +33,11 @@ from ..tokenization.padding import IGNORE
 
 # %% ../../nbs/package/training/stage.ipynb #afa077b6
 def as_chats(rows: Dataset) -> Dataset:
-    "Conversations as they are; of pairs each prompt with the chosen answer as a conversation, with its tools."
+    "Conversations as they are, pairs as their prompts with the chosen answers and tools; `ValueError` for documents."
     if "messages" in rows.column_names:
         return rows
+    if "text" in rows.column_names:
+        raise ValueError("the rows are documents, which hold no question and answer; give a file of chats")
     columns = {"messages": rows.features["prompt"]}
     if "tools" in rows.features:
         columns["tools"] = rows.features["tools"]

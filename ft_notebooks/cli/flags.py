@@ -116,7 +116,7 @@ _SERVED = {
 # %% ../../nbs/package/cli/flags.ipynb #a843d8b0
 _LAUNCHED = {
     "launch": _Command(
-        "run sft, dpo, reward or grpo in several processes, on one machine or several",
+        "run a training in several processes, on one machine or several",
         settings=False,
         options={
             "--strategy": {"choices": ["ddp", "fsdp2", "zero2", "zero3"], "help": "default: ddp"},

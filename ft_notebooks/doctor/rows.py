@@ -15,6 +15,7 @@ from typing import NamedTuple
 from datasets import Dataset
 
 from ..data.chat_encoding import encode_chats
+from ..data.document_encoding import encode_documents
 from ..data.preference_encoding import PAIR_KEYS, encode_pairs
 from .findings import Unavailable
 from ..instruments.texts import Texts, sampled_rows
@@ -48,6 +49,8 @@ def chats_of(
     row: dict,  # A conversation or a pair
 ) -> list[list[dict]]:
     "The conversations of a row: one, or of a pair that with the chosen and that with the rejected answer."
+    if "text" in row:  # a document, which the model is to say
+        return [[{"role": "assistant", "content": row["text"]}]]
     if row.get("messages"):
         return [row["messages"]]
     return [row["prompt"] + row["chosen"], row["prompt"] + row["rejected"]]
@@ -135,6 +138,8 @@ def encode_run(
     rows = run.whole.select(run.some)
     if is_encoded(rows):
         return _labelled(rows), {}
+    if run.kind.rows == "documents":
+        return encode_documents(run.tok, rows, run.used("max_length"))
     encode: Callable = encode_pairs if run.kind.rows == "pairs" else encode_chats
     shares = {"allow_equal", "allow_long"} if run.kind.rows == "pairs" else {"allow_cut"}
     allowed = {name: run.settings["data"][name] for name in shares & run.settings["data"].keys()}

@@ -73,13 +73,19 @@ class PretrainStage(SFTStage):
             raise ValueError(f"data.replay_share={self.share}: a share below 1 leaves documents to train; 0.25 is usual")
         self.replayed  # which raises `ValueError` for chats that cannot be read
 
+    def known(self, tok, part: str) -> Dataset:
+        "The encoded chats of a part of `replayed`."
+        try:
+            return encode_chats(tok, self.replayed[part], self.value("max_length"))[0]
+        except ValueError as e:
+            raise ValueError(f"data.replay: {e}") from None
+
     def encode(self, tok, rows, held=False):
-        longest = self.value("max_length")
         with self.errors_in_settings():
-            ids, account = encode_documents(tok, rows, longest)
+            ids, account = encode_documents(tok, rows, self.value("max_length"))
             if held or self.replayed is None or not self.share:
                 return ids, account
-            known, _ = encode_chats(tok, self.replayed["train"], longest)
+            known = self.known(tok, "train")
         mixed, told = mix_rows(ids, known, self.share, self.given["seed"])
         return mixed, account | told
 
@@ -110,7 +116,7 @@ class PretrainStage(SFTStage):
         if self.replayed is None:
             known, _ = encode_documents(tok, Dataset.from_dict({"text": [PLAIN_ENGLISH]}), self.value("max_length"))
         else:
-            known, _ = encode_chats(tok, self.replayed["test"], self.value("max_length"))
+            known = self.known(tok, "test")
         return {**super().measure(model, tok, ids), "general": perplexity(model, tok, known)}
 
     def compare(self, before, after):

@@ -11,13 +11,14 @@ from functools import partial
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from trl import SFTTrainer
+from trl import SFTConfig, SFTTrainer
 
 from ..core.arguments import Rows, encoded
 from ..data.chat_encoding import encode_chats
 from ..data.document_encoding import document_end, encode_documents, mix_rows
 from ..data.documents import read_documents
 from .trainer import sft_trainer
+from ..training.config import split_overrides
 from ..training.settings import trainer_defaults
 
 # %% ../../nbs/package/sft/pretraining.ipynb #9a7c00b2
@@ -45,6 +46,7 @@ def pretrain_trainer(
     effective_batch: int = 16,  # Rows that one optimizer step sees, over all processes
     replay: Rows | None = None,  # Chats of the model's earlier use, as `read_chats` reads them
     replay_share: float = 0.25,  # Of the trained tokens of an epoch, those of these chats; from 0 to below 1
+    any_world_size: bool = False,  # As for `sft_trainer`
     **overrides,  # As for `sft_trainer`; `max_length` (1024) cuts long documents into rows
 ) -> SFTTrainer:
     """A `trl.SFTTrainer` that trains every token of each document but its first, and its end; not yet started.
@@ -54,6 +56,7 @@ def pretrain_trainer(
     encoded rows of which none ends as a document does.
     """
     full = not isinstance(model, PeftModel) and overrides.get("peft_config") is None
+    split_overrides(overrides, SFTConfig, SFTTrainer, "pretrain")  # which refuses what would have no effect
     given = trainer_defaults("pretrain", full) | overrides
     encode = partial(_rows, tok, given["max_length"])
     rows = encoded(train_dataset, eval_dataset, read_documents, encode, "pretrain_trainer")
@@ -63,4 +66,5 @@ def pretrain_trainer(
         rows["train_dataset"] = trained
         share, times = told["replay_share"], told["times_read"]
         print(f"replay: {share:.0%} of the trained tokens are those of chats, each read {times:g} times an epoch")
-    return sft_trainer(model, tok, **rows, output_dir=output_dir, effective_batch=effective_batch, **given)
+    run = {"output_dir": output_dir, "effective_batch": effective_batch, "any_world_size": any_world_size}
+    return sft_trainer(model, tok, **rows, **run, **given)

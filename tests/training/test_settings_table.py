@@ -21,14 +21,21 @@ from ft_notebooks.rlhf.grpo import grpo_trainer, rloo_trainer
 from ft_notebooks.rlhf.reward_model import load_reward_model
 from ft_notebooks.rlhf.reward_training import reward_trainer
 from ft_notebooks.runs.stages import STAGES, stage_class
+from ft_notebooks.sft.pretraining import pretrain_trainer
 from ft_notebooks.sft.trainer import sft_trainer
 from ft_notebooks.training.config import split_overrides
 from ft_notebooks.training.settings import SETTINGS, default_of, settings_of
 
 NOTES = appointments(20)
 WRONG = [{"role": "assistant", "content": "No."}]
+DOCUMENTS = Dataset.from_dict({"text": [chat[0]["content"] for chat in NOTES["messages"]]})
 PAIRS = [{"prompt": chat[:-1], "chosen": chat[-1:], "rejected": WRONG} for chat in NOTES["messages"]]
 CPU = {"use_cpu": True, "bf16": False}
+
+
+def rows_of(stage):
+    rows = {"dpo": Dataset.from_list(PAIRS), "pretrain": DOCUMENTS}
+    return rows.get("dpo" if stage == "reward" else stage, NOTES)
 
 
 def model_of(stage, full, folder):
@@ -48,9 +55,11 @@ def test_each_default_is_what_the_trainer_of_the_stage_gets(stage, full, tmp_pat
     own = stage_class(stage)({stage: {**CPU, "rewards": ["exact_match"]} if stage == "grpo" else CPU})
     if stage == "grpo":
         own.rewards = {"exact_match": lambda generated, expected, example: float(len(generated) % 2)}
-    rows = own.encode(tok, Dataset.from_list(PAIRS) if own.rows == "pairs" else NOTES)[0]
+    rows = own.encode(tok, rows_of(stage))[0]
     args = own.trainer(model, tok, rows, None, output_dir=str(tmp_path / "run")).args
     for name, row in settings_of(stage).items():
+        if (stage, name) == ("pretrain", "max_length"):  # documents are cut before the trainer gets them
+            continue
         if row.default is not ... and hasattr(args, name):
             assert getattr(args, name) == default_of(stage, name, full), name
     size = args.per_device_train_batch_size * args.gradient_accumulation_steps
@@ -63,7 +72,7 @@ def test_each_default_is_what_the_trainer_of_the_stage_gets(stage, full, tmp_pat
 
 @pytest.mark.parametrize(("stage", "full"), [("grpo", False), *((stage, True) for stage in STAGES)])
 def test_the_doctor_tries_the_rate_that_the_run_would_take(stage, full, tmp_path):
-    model, rows = model_of(stage, full, tmp_path), Dataset.from_list(PAIRS) if stage in ("dpo", "reward") else NOTES
+    model, rows = model_of(stage, full, tmp_path), rows_of(stage)
     load = {"whole": lambda: rows, "tok": tiny_tokenizer, "name": lambda: None, "model": lambda: model}
     probed = probe_run(Context(stage, {stage: CPU}, load))
     assert probed.rate == default_of(stage, "learning_rate", full)
@@ -71,7 +80,7 @@ def test_the_doctor_tries_the_rate_that_the_run_would_take(stage, full, tmp_path
 
 def test_the_signatures_have_the_defaults_of_the_table():
     functions = {"sft": sft_trainer, "dpo": dpo_trainer, "reward": reward_trainer, "grpo": grpo_trainer}
-    functions |= {"lora": lora_config}
+    functions |= {"lora": lora_config, "pretrain": pretrain_trainer}
     found = [(section, function) for section, function in functions.items()]
     found += [("grpo", rloo_trainer), ("data", encode_chats), ("data", encode_pairs)]
     shared = []
@@ -116,7 +125,7 @@ def test_a_hint_names_a_setting_that_the_stage_has():
 
 
 CLASSES = {"sft": (SFTConfig, SFTTrainer), "dpo": (DPOConfig, DPOTrainer), "reward": (RewardConfig, RewardTrainer)}
-CLASSES |= {"grpo": (GRPOConfig, GRPOTrainer)}
+CLASSES |= {"grpo": (GRPOConfig, GRPOTrainer), "pretrain": (SFTConfig, SFTTrainer)}
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -34,7 +34,7 @@ def document_end(
         if end in special:
             return special[end]
     if tok.eos_token_id is None:
-        raise ValueError("the tokenizer has no token that ends a document, and they would run together; set tok.eos_token")
+        raise ValueError("the tokenizer has no token that ends a document: they would run together; set tok.eos_token")
     return tok.eos_token_id
 
 # %% ../../nbs/package/data/document_encoding.ipynb #e93162c6

@@ -50,7 +50,8 @@ def _documents_in_pieces(run):
     if later > account["documents"]:
         several = f"{account['cut_into_pieces']:,} of {account['documents']:,} documents"
         level = "warning" if longest < 128 else None
-        yield Found(f"{several} become {len(rows):,} rows of at most {longest:,} tokens", run.setting("max_length"), level)
+        message = f"{several} become {len(rows):,} rows of at most {longest:,} tokens"
+        yield Found(message, run.setting("max_length"), level)
 
 # %% ../../nbs/package/doctor/document_checks.ipynb #1d893aac
 _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,300}>|<!--.*?-->", re.DOTALL)
@@ -67,7 +68,7 @@ def _repeated(run) -> Iterator[Found]:
     if share > 0.1:
         rows = [i for i, own in lines.items() if own & common]
         first = max(common, key=len)
-        message = f"{share:.0%} of all text are lines that stand in half of the documents or more, such as {first[:60]!r}"
+        message = f"{share:.0%} of all text are lines that at least half of the documents have, such as {first[:60]!r}"
         yield from run.found(rows, message)
 
 # %% ../../nbs/package/doctor/document_checks.ipynb #37738526

@@ -67,7 +67,8 @@ def example(
 ) -> Example:
     "The excerpts of a row; its last user's message is the question, or of a document its beginning."
     if "text" in texts:
-        return Example(row, excerpt(texts["text"]), excerpt(texts["text"], mark), "", "" if mark in texts["text"] else mark)
+        text = texts["text"]
+        return Example(row, excerpt(text), excerpt(text, mark), remark="" if mark in text else mark)
     chosen = texts.get("messages") or [*texts["prompt"], *texts["chosen"]]
     asked = [message_text(message) for message in chosen[:-1] if message["role"] == "user"]
     rejected = message_text(texts["rejected"][-1]) if texts.get("rejected") else ""

@@ -70,11 +70,12 @@ class PretrainStage(SFTStage):
         if "replay_share" in self.data and "replay" not in self.data:
             raise ValueError("data.replay_share is set and data.replay is not: name the chats, --set data.replay=FILE")
         if self.share >= 1:
-            raise ValueError(f"data.replay_share={self.share}: a share below 1 leaves documents to train; 0.25 is usual")
+            raise ValueError(f"data.replay_share={self.share}: a share below 1 leaves documents to train")
         self.replayed  # which raises `ValueError` for chats that cannot be read
 
     def known(self, tok, part: str) -> Dataset:
-        "The encoded chats of a part of `replayed`."
+        "The encoded chats of a part of `replayed`, which is there."
+        assert self.replayed is not None
         try:
             return encode_chats(tok, self.replayed[part], self.value("max_length"))[0]
         except ValueError as e:
@@ -123,7 +124,8 @@ class PretrainStage(SFTStage):
         "The perplexity of the documents and of the other text, and what to do where that has risen."
         kept, lines = super().compare(before, after)
         then, now = before["general"], after["general"]
-        what = "a built-in English text" if self.replayed is None else f"{len(self.replayed['test'])} chats of replay"
+        replayed = self.replayed
+        what = "a built-in English text" if replayed is None else f"{len(replayed['test'])} chats of replay"
         line = f"perplexity of {what}, which is not trained: {then:.3f} before, {now:.3f} after"
         if now > 1.05 * then:
             cure = "raise data.replay_share" if self.replayed is not None else "name chats with --set data.replay=FILE"

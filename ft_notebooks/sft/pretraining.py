@@ -7,6 +7,7 @@ __all__ = ['pretrain_trainer']
 
 # %% ../../nbs/package/sft/pretraining.ipynb #fd63f101
 from functools import partial
+from typing import Any
 
 from datasets import Dataset
 from peft import PeftModel
@@ -66,5 +67,9 @@ def pretrain_trainer(
         rows["train_dataset"] = trained
         share, times = told["replay_share"], told["times_read"]
         print(f"replay: {share:.0%} of the trained tokens are those of chats, each read {times:g} times an epoch")
-    run = {"output_dir": output_dir, "effective_batch": effective_batch, "any_world_size": any_world_size}
+    run: dict[str, Any] = {
+        "output_dir": output_dir,
+        "effective_batch": effective_batch,
+        "any_world_size": any_world_size,
+    }
     return sft_trainer(model, tok, **rows, **run, **given)

@@ -67,9 +67,5 @@ def pretrain_trainer(
         rows["train_dataset"] = trained
         share, times = told["replay_share"], told["times_read"]
         print(f"replay: {share:.0%} of the trained tokens are those of chats, each read {times:g} times an epoch")
-    run: dict[str, Any] = {
-        "output_dir": output_dir,
-        "effective_batch": effective_batch,
-        "any_world_size": any_world_size,
-    }
-    return sft_trainer(model, tok, **rows, **run, **given)
+    run: dict[str, Any] = {"output_dir": output_dir, "effective_batch": effective_batch, "any_world_size": any_world_size}
+    return sft_trainer(model, tok, rows["train_dataset"], rows["eval_dataset"], **run, **given)

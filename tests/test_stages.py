@@ -1,4 +1,4 @@
-"A fifth stage is one class and one line in a table: it trains, resumes and finishes through what `ft` calls."
+"A further stage is one class and one line in a table: it trains, resumes and finishes through what `ft` calls."
 
 import json
 import signal
@@ -23,7 +23,7 @@ from ft_notebooks.sft.stage import SFTStage
 class ContinuedPretraining(SFTStage):
     "Plain text, of which every token is trained."
 
-    name, rows, columns = "pretrain", "texts", ("prompt",)
+    name, rows, columns = "continue", "texts", ("prompt",)
     answers = False  # it continues texts
 
     def read(self, source, places=False):
@@ -54,7 +54,7 @@ class Interrupted(ContinuedPretraining):
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(STAGES, "pretrain", (f"{__name__}.ContinuedPretraining", "continued pretraining on text"))
+    monkeypatch.setitem(STAGES, "continue", (f"{__name__}.ContinuedPretraining", "continues texts"))
     tiny_model().save_pretrained("tiny")
     tiny_tokenizer().save_pretrained("tiny")
     texts = [chat[1]["content"] for chat in appointments(24)["messages"]]
@@ -62,38 +62,38 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def pretrain(output):
-    settings = ["model.name=tiny", "model.bits=32", "data.eval=0.25", "pretrain.max_steps=4", "pretrain.save_steps=2"]
-    settings += ["pretrain.effective_batch=4", "data.prompt=story"]
-    main(["pretrain", "texts.jsonl", "--output", output, *(word for one in settings for word in ("--set", one))])
+def continued(output):
+    settings = ["model.name=tiny", "model.bits=32", "data.eval=0.25", "continue.max_steps=4", "continue.save_steps=2"]
+    settings += ["continue.effective_batch=4", "data.prompt=story"]
+    main(["continue", "texts.jsonl", "--output", output, *(word for one in settings for word in ("--set", one))])
 
 
 def test_a_new_stage_has_its_command_and_its_section_of_the_settings(here, capsys):
-    assert parser().parse_args(["pretrain", "texts.jsonl"]).output == "runs/pretrain"
-    assert "pretrain" in sections() and list(STAGES) == ["sft", "dpo", "kto", "reward", "grpo", "pretrain"]
-    with pytest.raises(ValueError, match=r"\[pretrain\] has no key 'maxsteps' .* did you mean 'max_steps'"):
-        read_settings(overrides=["pretrain.maxsteps=1"])
+    assert parser().parse_args(["continue", "texts.jsonl"]).output == "runs/continue"
+    assert "continue" in sections() and list(STAGES) == ["sft", "pretrain", "dpo", "kto", "reward", "grpo", "continue"]
+    with pytest.raises(ValueError, match=r"\[continue\] has no key 'maxsteps' .* did you mean 'max_steps'"):
+        read_settings(overrides=["continue.maxsteps=1"])
     with pytest.raises(SystemExit):
-        main(["launch", "--processes", "2", "--", "pretrain", "texts.jsonl", "--set", "pretrain.max_steps=0"])
-    assert "[pretrain] max_steps must be more than 0" in capsys.readouterr().err
+        main(["launch", "--processes", "2", "--", "continue", "texts.jsonl", "--set", "continue.max_steps=0"])
+    assert "[continue] max_steps must be more than 0" in capsys.readouterr().err
 
 
 @pytest.mark.whole
 def test_a_new_stage_trains_resumes_and_finishes_as_the_others_do(here, capsys, monkeypatch):
-    pretrain("whole")
+    continued("whole")
     said = capsys.readouterr().out
     assert "texts.jsonl: 18 texts to train on, 6 held out" in said
     assert "perplexity of the held-out rows: " in said and said.endswith("ft sft DATA --set model.name=whole\n")
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as e:
-        patch.setitem(STAGES, "pretrain", (f"{__name__}.Interrupted", "stopped"))
-        pretrain("parts")
+        patch.setitem(STAGES, "continue", (f"{__name__}.Interrupted", "stopped"))
+        continued("parts")
     assert e.value.code == 130 and "goes on from step 3" in capsys.readouterr().err
-    pretrain("parts")
+    continued("parts")
     whole, parts = (load_file(f"{run}/adapter_model.safetensors") for run in ("whole", "parts"))
     assert all((whole[name] == parts[name]).all() for name in whole)
     capsys.readouterr()
-    pretrain("parts")
+    continued("parts")
     assert "parts is finished; nothing is changed" in capsys.readouterr().out
     record = known_run("parts")[1]
-    assert record["command"] == "pretrain" and record["perplexity"] < record["perplexity_before"]
-    assert stage_class("pretrain") is ContinuedPretraining
+    assert record["command"] == "continue" and record["perplexity"] < record["perplexity_before"]
+    assert stage_class("continue") is ContinuedPretraining

@@ -94,7 +94,7 @@ def _listing() -> str:
     lines = []
     for title, commands in command_groups().items():
         lines += ["", f"{title}:"]
-        lines += [f"  {name:9}{how.help}" for name, how in commands.items()]
+        lines += [f"  {name:10}{how.help}" for name, how in commands.items()]
     return "\n".join(lines[1:])
 
 # %% ../../nbs/package/cli/arguments.ipynb #c5e11e99

@@ -49,6 +49,10 @@ num_train_epochs = 1
 # rows in a step
 # effective_batch = 16
 
+[pretrain]
+# likewise, of the documents; TRL's default of three passes teaches more, and forgets more
+num_train_epochs = 1
+
 [dpo]
 # likewise
 num_train_epochs = 1
@@ -69,13 +73,14 @@ num_train_epochs = 1
 # the rank of the adapter: how much it can hold
 # r = 16
 
-# All keys: [sft] takes the fields of trl.SFTConfig, [dpo] those of trl.DPOConfig, [kto] those of trl.KTOConfig,
-# [reward] those of trl.RewardConfig (each also effective_batch), [grpo] those of trl.GRPOConfig (also prompts_a_step,
-# generations and rewards), [lora] those of peft.LoraConfig. [model] has name, bits and method (lora or full). [data]
-# has eval, intended (what ft doctor asked and is meant so), allow_cut, allow_equal and allow_long, rating_at_least
-# (from which rating on an answer is good), and messages, prompt, completion, chosen, rejected and label: the names of
-# these columns in your files, where they differ. [evaluation] has scorers (names, or file.py:function for
-# one of your own), max_new_tokens and batch_size.
+# All keys: [sft] and [pretrain] take the fields of trl.SFTConfig, [dpo] those of trl.DPOConfig, [kto] those of
+# trl.KTOConfig, [reward] those of trl.RewardConfig (each also effective_batch), [grpo] those of trl.GRPOConfig (also
+# prompts_a_step, generations and rewards), [lora] those of peft.LoraConfig. [model] has name, bits and method (lora or
+# full). [data] has eval, intended (what ft doctor asked and is meant so), allow_cut, allow_equal and allow_long,
+# rating_at_least (from which rating an answer is good), and messages, prompt, completion, chosen, rejected and label:
+# the names of these columns in your files, where they differ; for ft pretrain also text (likewise), separator (between
+# two documents of a file), replay (a file of chats, trained between the documents) and replay_share. [evaluation] has
+# scorers (names, or file.py:function for one of your own), max_new_tokens and batch_size.
 # [run] has world_size (any: resume with a different number of processes).
 """
 
@@ -146,8 +151,7 @@ def _run(args) -> str | None:
         raise ValueError("LOCAL_RANK is set and WORLD_SIZE is not, as a launcher sets both: unset LOCAL_RANK")
     if started > 1 and args.command not in STAGES:
         raise ValueError(
-            "under a launcher every process would do the same work; only the stages of training run in several "
-            "processes"
+            "under a launcher every process would do the same work; only training runs in several processes"
         )
     if not args.quiet:
         talks = args.command not in ("init", "launch", "serve", "clean") and is_first()

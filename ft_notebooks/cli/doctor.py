@@ -57,6 +57,7 @@ from .console import check_settings, command_settings, quiet_libraries
 from ..runs.model_choice import model_settings
 
 
+from ..data.documents import holds_documents
 from ..rlhf.prompt_rows import row_kind
 
 
@@ -143,13 +144,15 @@ def _settings(args) -> tuple[dict, list[str]]:
 
 # %% ../../nbs/package/cli/doctor.ipynb #f1aa8fb5
 def _kind_of_stage(args, data: dict) -> str:
-    "The stage that fits the rows: pairs dpo, rated answers kto, prompts grpo, else sft; only grpo takes rewards."
+    "The stage that fits the rows: pretrain, dpo, kto or grpo for rows of theirs, else sft; only grpo takes rewards."
     stage = args.stage or ("grpo" if args.reward else None)
     if args.reward and stage != "grpo":
         raise ValueError(f"--reward is for ft grpo, not for --stage {stage}; leave one of the two out")
     if stage:
         return stage
     try:
+        if holds_documents(args.data, data.get("text") or "text"):
+            return "pretrain"
         return {"pairs": "dpo", "rated answers": "kto", "prompts": "grpo"}.get(row_kind(args.data, data), "sft")
     except (ValueError, OSError):  # the check of the rows reports it
         return "sft"

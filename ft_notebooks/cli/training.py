@@ -175,7 +175,7 @@ def _launched_words(args) -> list[str]:
     words = args.words[1:] if args.words[:1] == ["--"] else args.words
     if next(iter(words), None) not in STAGES:
         raise ValueError(
-            "after -- give the command for each process: -- sft DATA, or another stage; other commands "
+            "after -- give the command for each process: -- sft DATA, or another that trains; other commands "
             "run in one process"
         )
     command = parser().parse_args(words)

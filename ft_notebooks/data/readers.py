@@ -30,7 +30,7 @@ from .table_files import COLUMNS, csv_rows, dataset_rows, parquet_rows
 
 # %% ../../nbs/package/data/readers.ipynb #275e008f
 _KINDS = (".json", ".jsonl", ".csv", ".parquet")
-_TEXT = "; rows of questions and answers are needed: plain text is for continued pre-training, which ft does not do"
+_TEXT = "; rows of questions and answers are needed: plain text is for continued pretraining: ft pretrain DATA"
 _CONVERT = {
     ".tsv": ": pandas.read_csv(path, sep='\\t').to_csv('rows.csv', index=False)",
     **dict.fromkeys((".xlsx", ".xls"), ": pandas.read_excel(path).to_csv('rows.csv', index=False)"),

@@ -75,6 +75,8 @@ def _row_messages(
     rows = dataset.with_format(None)
     if "messages" in dataset.column_names:
         return list(map(_from_chat, rows["messages"]))
+    if "text" in dataset.column_names:
+        return [_RowMessages([{"role": "document", "content": text}], [], []) for text in rows["text"]]
     if not {"prompt", "chosen", "rejected"} <= set(dataset.column_names):
         raise ValueError(f"the columns are {dataset.column_names}; pass what read_chats or read_preferences returned")
     return list(map(_RowMessages, rows["prompt"], rows["chosen"], rows["rejected"]))

@@ -10,12 +10,12 @@ import json
 import re
 from collections import Counter, defaultdict
 
-from .findings import cause, check, cure, level_by, symptom
+from .findings import CHATS, cause, check, cure, level_by, symptom
 from .rows import chats_of, said, text_of
 from .text_checks import Mark, marked
 
 # %% ../../nbs/package/doctor/answer_checks.ipynb #fed0d78d
-@check("answers-repeat", "warning", 3, "09_data_formatting")
+@check("answers-repeat", "warning", 3, "09_data_formatting", rows=CHATS)
 @symptom("the model gives one answer to everything")
 @cause("the loss is lowest for a model that always gives the most frequent answer")
 @cure("look at the rows with this answer; keep a few of them, or balance the answers")
@@ -63,7 +63,7 @@ _NO_ANSWER = (
 )
 
 # %% ../../nbs/package/doctor/answer_checks.ipynb #a86f80bb
-@check("answer-missing", "warning", 3, "09_data_formatting")
+@check("answer-missing", "warning", 3, "09_data_formatting", rows=CHATS)
 @symptom("the model answers nan, TODO or an error, refuses what it could do before, or thinks without end")
 @cause("what stands in place of an answer is trained like one")
 @cure("remove these rows, or answer them")
@@ -81,7 +81,7 @@ def _asked(row: dict) -> str:
     return " ".join(said(message) for message in chats_of(row)[0][:-1] if message["role"] == "user").strip()
 
 
-@check("answer-copied", "warning", 3, "09_data_formatting")
+@check("answer-copied", "warning", 3, "09_data_formatting", rows=CHATS)
 @symptom("the loss falls at once, and answers are not better")
 @cause("prompts and answers contain each other, so the model is trained to copy")
 @cure("take the prompt out of the answer")
@@ -144,7 +144,7 @@ def _called(messages: list[dict]) -> set[str]:
     return names
 
 # %% ../../nbs/package/doctor/answer_checks.ipynb #d6a66cae
-@check("calls-unknown", "warning", 3, "09_data_formatting")
+@check("calls-unknown", "warning", 3, "09_data_formatting", rows=CHATS)
 @symptom("the model answers without what the rows say, or invents it")
 @cause("the model learns to call tools that it is not offered, as after they were renamed on one side")
 @cure("give calls and offered tools the same names, or drop these rows")

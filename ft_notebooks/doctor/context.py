@@ -139,6 +139,9 @@ class Context:
     def raw(self) -> list[tuple[str, dict]]:
         "Location and row of each row, as it stands in the source."
         self.require("whole")  # where that cannot be read, neither can this
+        if self.kind.rows == "documents" and "text" in self.whole.column_names:
+            located = self.kind(self.settings).read(self.source, places=True)
+            return list(zip(located["place"], located))
         return [(place, row) for place, row in read_rows(self.source, None) if isinstance(row, dict)]
 
     @_loaded_once

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.arguments import ArgumentError, as_dataset
 from ..core.errors import nearest
+from ..data.documents import read_documents
 from ..data.read import read_chats, read_preferences, read_rated
 from .context import Context, existing
 from .findings import LEVELS, Check, Finding, Unavailable
@@ -41,6 +42,7 @@ _MODULES = [
         "template_checks",
         "answer_checks",
         "text_checks",
+        "document_checks",
         "preference_checks",
         "rated_checks",
         "model_checks",
@@ -122,6 +124,7 @@ def examine(
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #f73ffeef
 _READERS: dict[str, Callable[..., Dataset]] = {
+    "documents": read_documents,
     "conversations": read_chats,
     "pairs": read_preferences,
     "rated answers": read_rated,
@@ -154,7 +157,7 @@ def diagnose(
     dataset,  # What `read_chats` or, for pairs, `read_preferences` reads; or encoded rows ("input_ids", "labels")
     eval_dataset=None,  # Held-out rows, likewise
     *,
-    stage: str = "sft",  # Or "dpo", "kto", "reward", "grpo"
+    stage: str = "sft",  # Or "pretrain", "dpo", "kto", "reward", "grpo"
     quick: bool = False,  # Without loading or training the model
     output_dir: str | None = None,  # The run's folder, if it is known
     rewards=None,  # Of stage "grpo", as `grpo_trainer` takes them

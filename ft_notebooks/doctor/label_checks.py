@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from jinja2 import TemplateError
 
-from .findings import Found, cause, check, cure, symptom
+from .findings import CHATS, Found, cause, check, cure, symptom
 from ..inference.generation import turn_end
 from ..tokenization.padding import IGNORE
 
@@ -124,7 +124,7 @@ def _rows(numbers, rows) -> list[_Row]:
     return list(zip(numbers, map(np.array, plain["input_ids"]), map(np.array, plain["labels"])))
 
 # %% ../../nbs/package/doctor/label_checks.ipynb #5a54f447
-@check("labels-differ", "error", 2, "09_data_formatting")
+@check("labels-differ", "error", 2, "09_data_formatting", rows=CHATS)
 @symptom("the model never stops, or ends its answers in the middle")
 @cause("the labels of encoded rows are not those of their answers, so other tokens are trained")
 @cure(

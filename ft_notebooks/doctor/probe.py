@@ -151,7 +151,7 @@ def probe_run(
     "Trains three steps in a temporary folder; raises the `ValueError` that the trainer or a guard raises."
     rows = middle_rows(run.encoded[0])
     model, given = copied_run(run)
-    kind = SFTStage if run.kind.rows == "prompts" else run.kind
+    kind = SFTStage if run.kind.rows in ("prompts", "documents") else run.kind  # whose rows are encoded already
     first = _FirstUpdate()
     with trial_folder() as folder:
         own = {"output_dir": folder, "effective_batch": len(rows), "callbacks": [first]}

@@ -16,7 +16,7 @@ from datasets import Dataset
 from ..data.deduplication import overlap
 from ..data.readers import COLUMNS
 from ..data.repetition import answer_contexts
-from .findings import Found, cause, check, cure, level_by, symptom
+from .findings import CHATS, Found, cause, check, cure, level_by, symptom
 from .rows import chats_of, ids_of, is_encoded, said, text_of
 
 # %% ../../nbs/package/doctor/row_checks.ipynb #c8b0eb42
@@ -64,7 +64,7 @@ def _is_unread(value, read: str) -> bool:
     return " " in value.strip() and json.dumps(value, ensure_ascii=False)[1:-1] not in read
 
 # %% ../../nbs/package/doctor/row_checks.ipynb #05e304b4
-@check("column-unread", "warning", 3, "09_data_formatting")
+@check("column-unread", "warning", 3, "09_data_formatting", rows=CHATS)
 @symptom("the model answers without what the rows say, or invents it")
 @cause("a column that is not part of the format is not read, so the model is trained without it")
 @cure(
@@ -174,7 +174,7 @@ def _size(row: dict) -> int:
     return len(ids_of(row)) + max(0, len(row.get("rejected_ids", ())) - len(row.get("chosen_ids", ())))
 
 
-@check("context-exceeded", "error", 2, "09_data_formatting")
+@check("context-exceeded", "error", 2, "09_data_formatting", rows=CHATS)
 @symptom("the loss begins far too high, and answers are nonsense")
 @cause("the model was not trained on positions behind its context")
 @cure("set max_length to the context, shorten the rows, or take a model with a longer context")

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from datasets import Dataset
 
 from ..data.chat_encoding import encode_chats
+from ..data.document_encoding import encode_documents
 from ..data.preference_encoding import PAIR_KEYS, encode_pairs
 from ..data.rated_encoding import RATED_KEYS, encode_rated
 from .findings import Unavailable
@@ -49,6 +50,8 @@ def chats_of(
     row: dict,  # A conversation or a pair
 ) -> list[list[dict]]:
     "The conversations of a row: one, or of a pair that with the chosen and that with the rejected answer."
+    if "text" in row:  # a document, which the model is to say
+        return [[{"role": "assistant", "content": row["text"]}]]
     if row.get("messages"):
         return [row["messages"]]
     return [row["prompt"] + row["chosen"], row["prompt"] + row["rejected"]]
@@ -145,6 +148,8 @@ def encode_run(
     rows = run.whole.select(run.some)
     if is_encoded(rows):
         return _labelled(rows), {}
+    if run.kind.rows == "documents":
+        return encode_documents(run.tok, rows, run.used("max_length"))
     encode, shares = _ENCODERS.get(run.kind.rows, _ENCODERS["conversations"])
     allowed = {name: run.settings["data"][name] for name in shares & run.settings["data"].keys()}
     trained = run.whole if "held-out-unusable" in run.reported else run.parts[0]

@@ -81,12 +81,20 @@ def step_rows(
     return run.used("prompts_a_step" if "prompts_a_step" in run.kind.table else "effective_batch")
 
 
+# The rows of an epoch: a long document becomes several.
+def _trained_rows(run) -> int:
+    trained = len(run.parts[0])
+    if run.kind.rows != "documents":
+        return trained
+    return math.ceil(trained / len(run.whole) * len(run.encoded[0]) / len(run.some) * len(run.whole))
+
+
 def steps_of(run) -> int:
     "The optimizer steps of the run."
     given = run.given.get("max_steps", -1)
     if given > 0:
         return given
-    an_epoch = math.ceil(len(run.parts[0]) / step_rows(run))
+    an_epoch = math.ceil(_trained_rows(run) / step_rows(run))
     return max(1, math.ceil(run.used("num_train_epochs") * an_epoch))
 
 # %% ../../nbs/package/doctor/schedule_checks.ipynb #2375b1b5
@@ -144,7 +152,7 @@ def _rate_never_reached(run):
 @cause("the steps of the run read far fewer or far more rows than there are")
 @cure("leave max_steps out, and take a smaller effective_batch")
 def _rows_never_seen(run):
-    n = len(run.parts[0])
+    n = _trained_rows(run)
     size = step_rows(run)
     steps = run.given.get("max_steps", -1)
     epochs = run.value("num_train_epochs", 0)

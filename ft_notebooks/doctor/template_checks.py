@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 
 from ..data.chat_encoding import check_end_token
 from ..data.prompt_in_use import PromptDiffers, check_prompts
-from .findings import Found, cause, check, cure, level_by, symptom
+from .findings import CHATS, Found, cause, check, cure, level_by, symptom
 from ..tokenization.chat_template import CUT, ChatTemplate
 from ..tokenization.round_trip import lost_fields
 from ..tokenization.template_checks import renders_alike, writes_date
@@ -67,7 +67,7 @@ def _lost(run) -> Iterator[Found]:
             return
 
 # %% ../../nbs/package/doctor/template_checks.ipynb #7b80aac3
-@check("template-changes", "error", 2, "05_system_tools_thoughts")
+@check("template-changes", "error", 2, "05_system_tools_thoughts", rows=CHATS)
 @symptom("a killed run cannot be resumed: its rows have changed")
 @cause("the same row has another text at another time, so that two starts of a run train different tokens")
 @cure("write the date into the template that is saved: ft_notebooks.tokenization.fix_date(tok)")
@@ -88,7 +88,7 @@ _ANSWERED = [*_ASKED, {"role": "assistant", "content": "pong"}]
 _EMPTY_THOUGHT = re.compile(r"\s*(<think>\s*(</think>)?)?\s*")
 
 # %% ../../nbs/package/doctor/template_checks.ipynb #dc4cfc5a
-@check("prompt-differs", "error", 2, "04_chat_templates")
+@check("prompt-differs", "error", 2, "04_chat_templates", rows=CHATS)
 @symptom("answers begin or end with words that no row has")
 @cause("what the model reads before an answer in use is not what it reads there in training")
 @cure(
@@ -125,7 +125,7 @@ def _generation_config(run) -> GenerationConfig:
         return GenerationConfig.from_model_config(run.config)
 
 # %% ../../nbs/package/doctor/template_checks.ipynb #ac8bbeee
-@check("no-end-token", "error", 2, "03_tokenizer_and_padding")
+@check("no-end-token", "error", 2, "03_tokenizer_and_padding", rows=CHATS)
 @symptom("the model never stops, or ends its answers in the middle")
 @cause("generation stops at another token than the one that ends the answers")
 @cure("set eos_token_id in generation_config.json to the token that ends an answer, or correct the template")

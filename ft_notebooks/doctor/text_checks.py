@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from .findings import Found, cause, check, cure, symptom
+from .findings import CHATS, Found, cause, check, cure, symptom
 from .rows import Chat, contents, said
 
 # %% ../../nbs/package/doctor/text_checks.ipynb #f44c55ec
@@ -218,7 +218,7 @@ _LEFTOVERS = (
 )
 
 # %% ../../nbs/package/doctor/text_checks.ipynb #f496cbf1
-@check("texts-leftover", "warning", 3, "09_data_formatting")
+@check("texts-leftover", "warning", 3, "09_data_formatting", rows=CHATS)
 @symptom("the model writes markup, citations, {name} or the user's next question, and does not stop")
 @cause("what another program wrote for itself into the texts is trained as words")
 @cure("take it out where the rows are made")

@@ -58,8 +58,8 @@ def plan_line(
 _FEW_STEPS, _THEIR_RATE = 20, 1e-3
 
 
-def _few_steps(args: Any, plan: dict[str, Any]) -> str:
-    "What to set where supervised fine-tuning of an adapter has few steps at a low rate; empty elsewhere."
+def _few_steps(args: Any, plan: dict[str, Any], stage: str = "sft") -> str:
+    "What to set where SFT or pretraining of an adapter has few steps at a low rate; empty elsewhere."
     from trl import SFTConfig
 
     if not isinstance(args, SFTConfig) or "lora_r" not in plan:
@@ -68,7 +68,7 @@ def _few_steps(args: Any, plan: dict[str, Any]) -> str:
         return ""
     rate = _rate_words(plan["learning_rate"])
     higher = _rate_words(_THEIR_RATE)
-    return f"{plan['steps']} steps are few for a rate of {rate}: set sft.learning_rate={higher}, or more epochs"
+    return f"{plan['steps']} steps are few for a rate of {rate}: set {stage}.learning_rate={higher}, or more epochs"
 
 # %% ../../nbs/package/runs/plan.ipynb #f1776f9f
 @overrides(TrainerCallback)
@@ -80,8 +80,10 @@ class PlanCallback(TrainerCallback):
     def __init__(
         self,
         rows: int,  # Rows or prompts to train on
+        stage: str = "sft",  # The section of its settings
     ):
         self.rows = rows
+        self.stage = stage
 
     def on_train_begin(self, args, state, control, model, **kwargs):
         micro = args.per_device_train_batch_size
@@ -105,7 +107,7 @@ class PlanCallback(TrainerCallback):
         self.ends: list[float] = []
         if not control.should_training_stop:  # as of a finished run
             say(plan_line(self.plan))
-            if advice := _few_steps(args, self.plan):
+            if advice := _few_steps(args, self.plan, self.stage):
                 say(advice)
 
     def on_step_end(self, args, state, control, **kwargs):

@@ -92,6 +92,8 @@ def shared_system(
     chats,  # A `Dataset` of conversations or of pairs
 ) -> str | None:
     "The system message that all rows share, with which a chat should begin, or None."
+    if "text" in chats.column_names:  # documents
+        return None
     systems = set()
     for chat in as_chats(chats)["messages"]:
         systems.add(tuple(message["content"] for message in chat if message["role"] == "system"))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # %% ../../nbs/package/runs/stages.ipynb #585bf4bb
 STAGES = {  # command: the class, and what `ft --help` says
     "sft": ("ft_notebooks.sft.stage.SFTStage", "supervised fine-tuning"),
+    "pretrain": ("ft_notebooks.sft.pretrain_stage.PretrainStage", "continued pretraining on documents"),
     "dpo": ("ft_notebooks.dpo.stage.DPOStage", "preference training on chosen and rejected answers"),
     "kto": ("ft_notebooks.dpo.kto_stage.KTOStage", "preference training on answers rated good or bad"),
     "reward": ("ft_notebooks.rlhf.stages.RewardStage", "a reward model of chosen and rejected answers"),

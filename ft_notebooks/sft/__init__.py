@@ -12,6 +12,7 @@ import lazy_loader
 
 _names = {
     "packing_check": ["check_apart", "document_leak"],
+    "pretraining": ["pretrain_trainer"],
     "trainer": ["sft_trainer"],
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_names)

@@ -23,7 +23,7 @@ class SFTStage(Stage):
 
     name = "sft"
     rows = "conversations"
-    columns = ("messages", "prompt", "completion")
+    columns: tuple[str, ...] = ("messages", "prompt", "completion")
     config = SFTConfig
 
     def read(self, source, places=False):

@@ -112,6 +112,7 @@ def check_texts(
     tok: PreTrainedTokenizerBase,
     texts: list[str],  # The answers of a dataset; a thousand of them, evenly spread, are looked at
     share: float = 0.01,  # Of the texts, that may change
+    what: str = "answers",  # What the texts are, for the error
 ) -> int:  # How many of those looked at change
     """Checks that the tokenizer keeps the texts; raises `ValueError` with the first that it changes."""
     some = texts[:: max(1, -(-len(texts) // 1000))]
@@ -123,7 +124,7 @@ def check_texts(
         unknown = tok.unk_token and tok.unk_token in back and tok.unk_token not in text
         why = f"its vocabulary lacks characters, which become {tok.unk_token!r}" if unknown else "it changes the text"
         raise ValueError(
-            f"the tokenizer does not keep {len(lossy)} of {len(some)} answers ({why}): {text[first : first + 40]!r} "
+            f"the tokenizer does not keep {len(lossy)} of {len(some)} {what} ({why}): {text[first : first + 40]!r} "
             f"comes back as {back[first : first + 40]!r}; the model would learn to write the second; use the tokenizer "
             "of the model, without a normalizer, or a model whose tokenizer has these characters"
         )

@@ -35,7 +35,11 @@ class Setting:
     python: str = ""  # Of an argument that has no effect in the trainers: what to do instead
 
 # %% ../../nbs/package/training/settings.ipynb #bd3c3d9b
-_STAGES = "sft dpo kto reward grpo"
+_ANSWERING = "sft dpo kto reward grpo"
+
+
+_STAGES = f"pretrain {_ANSWERING}"
+_CAUSAL = "pretrain sft dpo kto grpo"  # they train a causal language model
 
 
 _RATE: dict[str, Any] = {
@@ -67,6 +71,9 @@ _LOADED = "leave it out: [model] determines how the model is loaded"
 
 _TEMPLATE = "leave it out: the tokenizer's own template is used"
 
+
+_ALL_TRAINED = "leave it out: every token of a document is trained"
+
 # %% ../../nbs/package/training/settings.ipynb #f4219b6a
 _TOKEN = "leave it out: the tokenizer's own token is used"
 
@@ -87,11 +94,11 @@ SETTINGS = (
     Setting("bits", "model", None, kind=int | None, usual="4, 8, 16 or 32", why="None: by method and hardware",
             elsewhere="load_in_4bit=4 4bit=4 qlora=4 load_in_8bit=8 8bit=8"),
     Setting("method", "model", "lora", kind=Literal["lora", "full"], why="train an adapter, or every weight"),
-    Setting("model_init_kwargs", "sft dpo kto grpo", ft=_LOADED, python="load the model with load_model first"),
+    Setting("model_init_kwargs", _CAUSAL, ft=_LOADED, python="load the model with load_model first"),
     Setting("model_init_kwargs", "reward", ft=_LOADED, python="load the model with load_reward_model first"),
-    Setting("trust_remote_code", "sft dpo kto grpo", ft=_LOADED, python="load the model with load_model first"),
+    Setting("trust_remote_code", _CAUSAL, ft=_LOADED, python="load the model with load_model first"),
     Setting("trust_remote_code", "reward", ft=_LOADED, python="load the model with load_reward_model first"),
-    Setting("quantization_config", "sft dpo kto grpo", python="load the model with load_model(bits=4) first"),
+    Setting("quantization_config", _CAUSAL, python="load the model with load_model(bits=4) first"),
     Setting("quantization_config", "reward",
             python="the head would be quantized too; load the model with load_reward_model(bits=16)"),
     # the adapter
@@ -116,6 +123,14 @@ SETTINGS = (
     Setting("label", "data", None, kind=str | None, why="likewise, of what says good or bad"),
     Setting("rating_at_least", "data", None, kind=float | None, usual="4 of 5 stars",
             why="from which rating on an answer counts as good, where the column holds ratings"),
+    Setting("text", "data", None, kind=str | None, why="likewise, of the documents of ft pretrain",
+            elsewhere="dataset_text_field text_column"),
+    Setting("separator", "data", None, kind=str | None, usual=r"<|endoftext|>, or \n---\n",
+            why="what stands between two documents of a file; None: a file or a row is one document"),
+    Setting("replay", "data", None, kind=str | None, usual="a file of chats",
+            why="of the model's earlier use, which ft pretrain trains between the documents, and measures"),
+    Setting("replay_share", "data", 0.25, kind=float, usual="0.05 to 0.5",
+            why="of the trained tokens, those of these chats; at 0 they are measured alone"),
     Setting("intended", "data", None, kind=str | None, usual="codes that ft doctor printed, such as all-one-line",
             why="what ft doctor found unusual and the user means so"),
     Setting("allow_cut", "data", 0.01, kind=float, why="the highest share of answers that max_length cuts"),
@@ -123,11 +138,17 @@ SETTINGS = (
     Setting("allow_long", "data", 0.01, kind=float, why="of pairs longer than max_length, which are left out"),
     Setting("max_length", "sft dpo kto reward", None, elsewhere="max_seq_length",
             why="rows are cut when they are encoded, and the cuts are reported"),
+    Setting("max_length", "pretrain", 1024, allowed=(2, math.inf), elsewhere="max_seq_length block_size",
+            usual="1024 to the model's context", why="longer documents are cut into pieces of this many tokens"),
     Setting("assistant_only_loss", "sft", ft=_ANSWERS, python=_GIVE_ROWS),
     Setting("completion_only_loss", "sft", ft=_ANSWERS, python=_GIVE_ROWS),
+    Setting("assistant_only_loss", "pretrain", ft=_ALL_TRAINED, python=_ALL_TRAINED),
+    Setting("completion_only_loss", "pretrain", ft=_ALL_TRAINED, python=_ALL_TRAINED),
+    Setting("dataset_text_field", "pretrain", ft="set data.text", python="give read_documents(path, text=...)"),
     Setting("formatting_func", "sft", python="give chats, as read_chats returns them"),
-    Setting("chat_template_path", "sft reward", ft=_TEMPLATE, python="set tok.chat_template before"),
-    Setting("eos_token", "sft reward", ft=_TOKEN, python="set tok.eos_token before"),
+    Setting("formatting_func", "pretrain", python="give documents, as read_documents returns them"),
+    Setting("chat_template_path", "pretrain sft reward", ft=_TEMPLATE, python="set tok.chat_template before"),
+    Setting("eos_token", "pretrain sft reward", ft=_TOKEN, python="set tok.eos_token before"),
     Setting("pad_token", "reward", ft=_TOKEN, python="set tok.pad_token before; load_tokenizer does"),
     Setting("truncation_mode", "dpo",
             ft="leave it out: no answer is cut, and pairs that do not fit are counted",
@@ -136,7 +157,7 @@ SETTINGS = (
     Setting("num_train_epochs", _STAGES, 3, set_by="library", advised=(0, 50), usual="1 to 5",
             why="every row is read so often that it is learned by heart", elsewhere="epoch epochs num_epochs"),
     Setting("max_steps", _STAGES, -1, set_by="library", why="-1: num_train_epochs counts", elsewhere="steps"),
-    Setting("effective_batch", "sft dpo kto reward", 16, kind=int, why="rows in a step, over all processes",
+    Setting("effective_batch", "pretrain sft dpo kto reward", 16, kind=int, why="rows in a step, over all processes",
             elsewhere="batch_size grad_accum"),
     Setting("prompts_a_step", "grpo", 4, kind=int, why="prompts in a step", elsewhere="batch_size grad_accum"),
     Setting("generations", "grpo", 8, kind=int, why="answers to each prompt, which are compared with each other"),
@@ -145,14 +166,17 @@ SETTINGS = (
             ft="leave it out: prompts are computed once, without padding where that is faster",
             python="trl.DPOTrainer accepts the setting but still pads; here each prompt is computed once"),
     # the optimizer
+    Setting("learning_rate", "pretrain", 5e-4, full=2e-5, **_RATE),
     Setting("learning_rate", "sft", 5e-4, full=2e-5, **_RATE),
     Setting("learning_rate", "dpo", 1e-5, full=1e-6, **_RATE),
     Setting("learning_rate", "kto", 1e-5, full=1e-6, **_RATE),
     Setting("learning_rate", "reward", 1e-4, full=1e-5, **_RATE),
     Setting("learning_rate", "grpo", 1e-5, full=1e-6, **_RATE),
     Setting("lr_scheduler_type", _STAGES, "linear", set_by="library"),
-    Setting("warmup_steps", _STAGES, 0, set_by="library", usual="a twentieth of the steps, 0.05",
+    Setting("warmup_steps", _ANSWERING, 0, set_by="library", usual="a twentieth of the steps, 0.05",
             elsewhere="warmup_ratio warmup"),
+    Setting("warmup_steps", "pretrain", 0.1, usual="a tenth of the steps, 0.1", elsewhere="warmup_ratio warmup",
+            why="AdamW's first steps are the least certain ones, and all tokens of the texts are trained by them"),
     Setting("weight_decay", _STAGES, allowed=(0, 1), usual="0 to 0.1",
             why="AdamW keeps each weight below its inverse"),
     Setting("label_smoothing_factor", _STAGES, allowed=(0, 0.5), works=(0, 0.3), usual="0 to 0.1",

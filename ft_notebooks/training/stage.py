@@ -34,12 +34,14 @@ from ..tokenization.padding import IGNORE
 # %% ../../nbs/package/training/stage.ipynb #afa077b6
 def as_chats(rows: Dataset) -> Dataset:
     """Conversations as they are, of rated ones those whose answer is good; of pairs each prompt with the chosen
-    answer as a conversation, with its tools.
+    answer as a conversation, with its tools. Raises `ValueError` for documents.
     """
     if "label" in rows.column_names:
         return rows.filter(lambda row: row["label"], load_from_cache_file=False).remove_columns("label")
     if "messages" in rows.column_names:
         return rows
+    if "text" in rows.column_names:
+        raise ValueError("the rows are documents, which hold no question and answer; give a file of chats")
     columns = {"messages": rows.features["prompt"]}
     if "tools" in rows.features:
         columns["tools"] = rows.features["tools"]

@@ -33,16 +33,20 @@ from ranks_of import (
 from small_runs import ROUNDED, TOK, only_rounded
 from transformers import TrainerCallback
 
+from ft_notebooks.course.example_task import appointments
+from ft_notebooks.data.document_encoding import document_end
 from ft_notebooks.distributed.launch_files import accelerate_config
 from ft_notebooks.distributed.launcher import launch
 from ft_notebooks.dpo.trainer import dpo_trainer
 from ft_notebooks.loading.example_models import tiny_model
 from ft_notebooks.lora.adapter import add_adapter, lora_config
+from ft_notebooks.sft.pretraining import pretrain_trainer
 from ft_notebooks.sft.trainer import sft_trainer
 from ft_notebooks.tokenization.padding import IGNORE
 
 pytestmark = pytest.mark.whole
 
+END = document_end(TOK)
 FIXED = {
     "bf16": False,
     "report_to": "none",
@@ -86,6 +90,9 @@ def trained(stage, method, folder, **given):
     make, rows, more = sft_trainer, [row(i) for i in range(13)], {}
     if stage == "packed":  # two rows fit into 60 tokens, and three do not
         rows, more = [row(i) for i in range(26)], {"packing": True, "max_length": 60, "effective_batch": 16}
+    if stage == "pretrain":  # documents of 21 to 30 tokens, and as many chats' tokens between them
+        make, rows = pretrain_trainer, [{"input_ids": [*row(i)["input_ids"], END]} for i in range(13)]
+        more = {"replay": appointments(3), "replay_share": 0.5}
     if stage == "dpo":
         make, rows = dpo_trainer, [pair(i) for i in range(13)]
     fields = (
@@ -102,7 +109,7 @@ def trained(stage, method, folder, **given):
 
 
 # each stage and each method; test_dpo_trainer.py and test_sharded_save.py have both methods in two processes, too
-CASES_OF = {2: [("sft", "full"), ("packed", "lora")], 4: [("dpo", "full")]}
+CASES_OF = {2: [("sft", "full"), ("packed", "lora"), ("pretrain", "lora")], 4: [("dpo", "full")]}
 CASES = list(dict.fromkeys(case for cases in CASES_OF.values() for case in cases))
 
 

@@ -35,12 +35,14 @@ from ft_notebooks.rlhf.grpo import grpo_trainer, rloo_trainer
 from ft_notebooks.rlhf.reward_model import load_reward_model
 from ft_notebooks.rlhf.reward_training import reward_trainer
 from ft_notebooks.runs.stages import STAGES, stage_class
+from ft_notebooks.sft.pretraining import pretrain_trainer
 from ft_notebooks.sft.trainer import sft_trainer
 from ft_notebooks.training.config import split_overrides
 from ft_notebooks.training.settings import SETTINGS, default_of, settings_of
 
 NOTES = appointments(20)
 WRONG = [{"role": "assistant", "content": "No."}]
+DOCUMENTS = Dataset.from_dict({"text": [chat[0]["content"] for chat in NOTES["messages"]]})
 PAIRS = [{"prompt": chat[:-1], "chosen": chat[-1:], "rejected": WRONG} for chat in NOTES["messages"]]
 RATED = [{"messages": chat, "label": i % 2 > 0} for i, chat in enumerate(NOTES["messages"])]
 CPU = {"use_cpu": True, "bf16": False}
@@ -57,7 +59,8 @@ def model_of(stage, full, folder):
 
 
 def rows_of(kind):
-    return {"pairs": Dataset.from_list(PAIRS), "rated answers": read_rated(RATED)}.get(kind, NOTES)
+    rows = {"pairs": Dataset.from_list(PAIRS), "rated answers": read_rated(RATED), "documents": DOCUMENTS}
+    return rows.get(kind, NOTES)
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["adapter", "full"])
@@ -70,6 +73,8 @@ def test_each_default_is_what_the_trainer_of_the_stage_gets(stage, full, tmp_pat
     rows = own.encode(tok, rows_of(own.rows))[0]
     args = own.trainer(model, tok, rows, None, output_dir=str(tmp_path / "run")).args
     for name, row in settings_of(stage).items():
+        if (stage, name) == ("pretrain", "max_length"):  # documents are cut before the trainer gets them
+            continue
         if row.default is not ... and hasattr(args, name):
             assert getattr(args, name) == default_of(stage, name, full), name
     size = args.per_device_train_batch_size * args.gradient_accumulation_steps
@@ -90,7 +95,7 @@ def test_the_doctor_tries_the_rate_that_the_run_would_take(stage, full, tmp_path
 
 def test_the_signatures_have_the_defaults_of_the_table():
     functions = {"sft": sft_trainer, "dpo": dpo_trainer, "reward": reward_trainer, "grpo": grpo_trainer}
-    functions |= {"kto": kto_trainer, "lora": lora_config}
+    functions |= {"kto": kto_trainer, "lora": lora_config, "pretrain": pretrain_trainer}
     found = [(section, function) for section, function in functions.items()]
     found += [("grpo", rloo_trainer), ("data", encode_chats), ("data", encode_pairs), ("data", encode_rated)]
     shared = []
@@ -135,7 +140,7 @@ def test_a_hint_names_a_setting_that_the_stage_has():
 
 
 CLASSES = {"sft": (SFTConfig, SFTTrainer), "dpo": (DPOConfig, DPOTrainer), "reward": (RewardConfig, RewardTrainer)}
-CLASSES |= {"grpo": (GRPOConfig, GRPOTrainer), "kto": (KTOConfig, KTOTrainer)}
+CLASSES |= {"grpo": (GRPOConfig, GRPOTrainer), "kto": (KTOConfig, KTOTrainer), "pretrain": (SFTConfig, SFTTrainer)}
 
 
 @pytest.mark.parametrize("stage", STAGES)

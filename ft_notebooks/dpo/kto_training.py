@@ -224,8 +224,10 @@ def _words(trainer: _KTOTrainer) -> list[str]:
     good = sum(labels)
     size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     kl = f"KL term of all {size} rows of a step" if trainer.calculate_KL else "no KL term"
-    weights = weight_words(good, len(labels) - good, args.desirable_weight, args.undesirable_weight)
-    return [kl, "reference computed once, before step 1", weights if 0 < good < len(labels) else "one label alone"]
+    weights = "one label alone"
+    if 0 < good < len(labels):
+        weights = weight_words(good, len(labels) - good, args.desirable_weight, args.undesirable_weight)
+    return [kl, "reference computed once, before step 1", weights]
 
 
 def _findings(rows: Dataset) -> list[str]:

@@ -65,25 +65,29 @@ def _encoded(tok, prompt: list[dict], labels: Sequence[str], variables: dict, ro
     return found
 
 # %% ../../nbs/package/evaluation/labels.ipynb #9ca0ba5c
-def _label_losses(model: PreTrainedModel, chats: list[EncodedChat], pad_id: int, batch_size: int) -> list[float]:
+def _label_losses(model: PreTrainedModel, chats: list[EncodedChat], pad_id: int, batch_size: int) -> np.ndarray:
     "The loss of each chat from the place where they differ, in nats."
     common = os.path.commonprefix([chat.input_ids for chat in chats])
     prefix = shared_prefix(model, [common] * len(chats))  # without the last common token, which predicts the next one
     at = len(prefix.ids) if prefix else 0
     rows = []
     for chat in chats:
+        end = max(t for t, label in enumerate(chat.labels) if label != IGNORE) + 1
         labels = [IGNORE] * len(common) + chat.labels[len(common) :]
-        rows.append({"input_ids": chat.input_ids[at:], "labels": labels[at:]})
-    found: list[float] = []
+        rows.append({"input_ids": chat.input_ids[at:end], "labels": labels[at:end]})
+    order = sorted(range(len(rows)), key=lambda n: len(rows[n]["input_ids"]))  # little padding
+    found = np.empty(len(rows))
     for start in range(0, len(rows), batch_size):
-        batch = pad_batch(rows[start : start + batch_size], pad_id)
-        batch = {name: part.to(model.device) for name, part in batch.items()}
+        part = order[start : start + batch_size]
+        batch = pad_batch([rows[n] for n in part], pad_id)
+        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         counts = (batch["labels"] != IGNORE).sum(1).tolist()
         if prefix:
             batch[prefix.name] = copy.deepcopy(prefix.cache)
-            batch[prefix.name].batch_repeat_interleave(len(counts))
+            batch[prefix.name].batch_repeat_interleave(len(part))
             batch["attention_mask"] = pad(batch["attention_mask"], (at, 0), value=1)
-        found.extend(losses.double().sum().item() for losses in token_losses(model, batch).split(counts))
+        losses = token_losses(model, batch).double().split(counts)
+        found[part] = [one.sum().item() for one in losses]
     return found
 
 # %% ../../nbs/package/evaluation/labels.ipynb #58597acd

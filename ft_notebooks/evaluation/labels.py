@@ -28,7 +28,7 @@ from ..core.progress import progress_bar
 from ..data.chat_encoding import token_losses
 from ..data.chat_labels import EncodedChat, encode_texts
 from ..data.read import read_chats
-from .likelihood import check_context
+from .likelihood import check_row_lengths
 from .runner import interval
 from ..inference.prefix_cache import shared_prefix
 from ..tokenization.padding import IGNORE, pad_batch
@@ -67,7 +67,7 @@ def _encoded(tok, prompt: list[dict], labels: Sequence[str], variables: dict, ro
 # %% ../../nbs/package/evaluation/labels.ipynb #9ca0ba5c
 def _label_losses(model: PreTrainedModel, chats: list[EncodedChat], pad_id: int, batch_size: int) -> np.ndarray:
     "The loss of each chat from the place where they differ, in nats."
-    common = os.path.commonprefix([chat.input_ids for chat in chats])
+    common = list(os.path.commonprefix([chat.input_ids for chat in chats]))
     prefix = shared_prefix(model, [common] * len(chats))  # without the last common token, which predicts the next one
     at = len(prefix.ids) if prefix else 0
     rows = []
@@ -116,7 +116,7 @@ def label_probabilities(
     tools = dataset["tools"][:] if "tools" in dataset.column_names else [None] * len(chats)
     prompts = [chat if answer is None else chat[:-1] for chat, answer in zip(chats, answers)]
     encoded = [_encoded(tok, prompt, labels, {"tools": tools[row]}, row) for row, prompt in enumerate(prompts)]
-    check_context(model, [max(len(chat.input_ids) for chat in row) for row in encoded])
+    check_row_lengths(model, [max(len(chat.input_ids) for chat in row) for row in encoded])
     with eval_mode(model), contiguous_head(model):
         rows = progress_bar(encoded, "labels", unit="row", delay=3)
         losses = np.array([_label_losses(model, row, tok.pad_token_id, batch_size) for row in rows])

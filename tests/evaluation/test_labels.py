@@ -10,7 +10,7 @@ from tiny_families import family as tiny
 
 from ft_notebooks.core.arguments import ArgumentError
 from ft_notebooks.data.read import read_chats
-from ft_notebooks.evaluation.labels import calibrate_labels, label_probabilities, label_report, plot_labels
+from ft_notebooks.evaluation.labels import calibrate_labels, label_probabilities, label_report, plot_label_report
 from ft_notebooks.evaluation.likelihood import row_losses
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 
@@ -163,6 +163,6 @@ def test_a_report_of_tables_that_are_no_probabilities_is_refused():
 def test_the_figure_names_forty_labels_and_takes_formulas_as_text():
     labels = [f"label ${n}" for n in range(40)]
     table = softmax(np.random.default_rng(0).normal(size=(80, 40)), axis=1)
-    fig = plot_labels(label_report(table, labels * 2, labels))
+    fig = plot_label_report(label_report(table, labels * 2, labels))
     assert [tick.get_text() for tick in fig.axes[1].get_yticklabels()] == labels
     fig.canvas.draw()

@@ -13,6 +13,7 @@ import lazy_loader
 _names = {
     "answer_format": ["key_order", "valid_json", "json_schema", "matches", "last_number", "number_match"],
     "comparison": ["compare_stages", "group_rows", "seen_rows", "scores_without"],
+    "labels": ["label_probabilities", "calibrate_labels", "label_report", "plot_label_report"],
     "likelihood": ["perplexity", "bits_per_byte", "forced_match"],
     "lm_eval": ["run_tasks"],
     "metrics": [

@@ -47,9 +47,9 @@ EXERCISES = {
     "20.1": {
         "answer": {"P", "R", "S"},
         "slips": [
-            ({"P", "R"}, "There is one more: it is run 3 on the slider."),
+            ({"P", "R"}, "There is one more: it is log E on the slider."),
             ({"P", "S"}, "There is one more: what did you guess about the cut gradient?"),
-            ({"R", "S"}, "There is one more: it is run 4 on the slider."),
+            ({"R", "S"}, "There is one more: it is log B on the slider."),
             ({"P", "R", "S", "T"}, "One of these has no loss in its eighth step."),
         ],
         "hints": [

@@ -117,8 +117,9 @@ def _constructed(kind, args, rows: dict, row: dict, **arguments):
     one = {name: each_set(data, lambda _: dummy) for name, data in rows.items()}
     trainer = ready(kind(args=args, **one, **arguments))
     args.precompute_ref_log_probs = once
+    of_trl = kind.__bases__[-1]
     for name, why in _SET.items():
-        require(trainer, name, why, kind)
+        require(trainer, name, why, of_trl)
         setattr(trainer, name, rows[name])
     return trainer
 

@@ -772,7 +772,7 @@ def test_a_plain_model_has_no_base_beside_it(here):
 def test_the_settings_of_an_evaluation_reach_it(here, capsys, monkeypatch):
     given = []
 
-    def evaluation(model, tok, chats, scorers, for_answers, **options):
+    def evaluation(model, tok, dataset, scorers, for_answers, **options):
         given.append((list(scorers), options, options.pop("file")))
         raise ValueError("that is enough")
 

@@ -365,9 +365,9 @@ def test_a_similarity_that_is_none_is_refused_by_both(near):
 
 def test_another_table_is_refused_by_its_columns():
     with pytest.raises(
-        ValueError, match=r"the columns are \['text'\]; pass what read_chats or read_preferences returned"
+        ValueError, match=r"the columns are \['story'\]; pass what read_chats or read_preferences returned"
     ):
-        split(Dataset.from_dict({"text": ["a", "b"]}), 0.5)
+        split(Dataset.from_dict({"story": ["a", "b"]}), 0.5)
     with pytest.raises(ValueError, match="pass what read_chats"):
         overlap(appointments(3), DatasetDict(train=appointments(3)))
 

@@ -119,6 +119,8 @@ def mix_rows(
             if size < wanted:
                 order.append(i)
                 size += sizes[i]
+    if documents.features != chats.features:  # rows encoded elsewhere, such as with int64
+        documents = documents.cast(chats.features)
     mixed = concatenate_datasets([documents, chats.select(order)])
     found = {"replayed": len(order), "replay_share": round(size / (size + trained), 4)}
     return mixed, {**found, "times_read": round(len(order) / len(chats), 2)}

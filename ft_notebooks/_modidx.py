@@ -2008,6 +2008,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'ft_notebooks/dpo/reference.py'),
                                             'ft_notebooks.dpo.reference._rounding': ( 'package/dpo/reference.html#_rounding',
                                                                                       'ft_notebooks/dpo/reference.py'),
+                                            'ft_notebooks.dpo.reference.computed_log_probs': ( 'package/dpo/reference.html#computed_log_probs',
+                                                                                               'ft_notebooks/dpo/reference.py'),
                                             'ft_notebooks.dpo.reference.reference_model': ( 'package/dpo/reference.html#reference_model',
                                                                                             'ft_notebooks/dpo/reference.py'),
                                             'ft_notebooks.dpo.reference.with_reference': ( 'package/dpo/reference.html#with_reference',

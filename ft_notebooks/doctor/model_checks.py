@@ -18,6 +18,7 @@ from torch import Tensor
 from ..core.model_parts import base_model, eval_mode
 from .findings import Found, Unavailable, cause, check, cure, symptom
 from .rows import ids_of, is_encoded
+from ..evaluation.likelihood import PLAIN_ENGLISH
 from ..lora.unsaved_weights import check_saved
 from ..rlhf.reward_scoring import check_reward_model
 from ..tokenization.padding import IGNORE
@@ -83,16 +84,6 @@ def _tokens_untrained(run):
             return
 
 # %% ../../nbs/package/doctor/model_checks.ipynb #d1096875
-_TEXT = (  # plain English, of no known source
-    "The river rises in the hills north of the town and flows south for about forty miles before it reaches the sea. "
-    "In spring, when the snow melts, the water is high and cold, and the fields on both sides are often flooded for a "
-    "week or two. The farmers know this and plant late. In summer the children swim near the old stone bridge, and in "
-    "the evening people sit on the bank and talk. A small museum near the station tells how the mill was built, who "
-    "worked there, and why it closed after the war. Most visitors come on Sundays. They walk along the water, eat "
-    "lunch in one of the two restaurants, and take the train home in the afternoon."
-)
-
-
 class _Loss(NamedTuple):
     "Of the trained tokens of a text, in nats per token."
 
@@ -166,7 +157,7 @@ def _changes(model, whole: bool) -> Iterator[tuple[str, Any]]:
 # %% ../../nbs/package/doctor/model_checks.ipynb #e55b0b75
 # Which change brings the loss of a text, read twice, down most, and how far; empty if none does by a tenth.
 def _culprit(run, whole: bool) -> str:
-    ids = run.tok(_TEXT).input_ids[:48] * 2
+    ids = run.tok(PLAIN_ENGLISH).input_ids[:48] * 2
     losses = {"": 0.9 * _loss(run.model, ids).is_}
     for what, changed in _changes(run.model, whole):
         with changed, contextlib.suppress(RuntimeError, TypeError, ValueError):  # of a layer with other inputs
@@ -183,7 +174,7 @@ def _model_mismatched(run):
     run.skip_after("tokenizer-unusable", "weights-damaged")
     if hasattr(base_model(run.model), "score"):
         return
-    ids = run.tok(_TEXT).input_ids[:400]
+    ids = run.tok(PLAIN_ENGLISH).input_ids[:400]
     chance = math.log(run.config.get_text_config().vocab_size)
     text = _loss(run.model, ids)
     again = _loss(run.model, ids * 2, [IGNORE] * len(ids) + ids).is_

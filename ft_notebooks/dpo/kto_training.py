@@ -15,7 +15,6 @@ from accelerate.utils import send_to_device
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
-from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import KTOConfig, KTOTrainer
 
@@ -23,14 +22,13 @@ from ..checkpointing.checkpoint_saving import check_checkpoint_choice
 from ..core.arguments import Rows, each_set, encoded
 from ..core.model_parts import eval_mode
 from ..core.progress import without_library_bars
-from ..core.random_state import keep_random_state
 from ..core.seams import overrides, replace_kl_log_probs, require
 from ..data.rated_encoding import elsewhere, encoded_rated
 from ..data.read import read_rated
 from ..distributed.uneven_batches import own_loss
 
 # %% ../../nbs/package/dpo/kto_training.ipynb #99b7bcdf
-from .reference import reference_model
+from .reference import computed_log_probs
 from .rated_ranking import suspect_exchanged
 from .trainer import check_reference, has_adapter, with_own_reference
 from ..loading.model_files import check_context
@@ -120,14 +118,7 @@ class _KTOTrainer(ExactTrainer, KTOTrainer):
 @torch.no_grad()
 def _with_reference(trainer: KTOTrainer, rows: Dataset, batch_size: int) -> Dataset:
     "The rows with the reference's log-probabilities, in nats; `ValueError` where one is NaN or infinite."
-    model = reference_model(trainer)
-    loader = trainer.accelerator.prepare(DataLoader(rows, batch_size, collate_fn=trainer.data_collator))
-    parts = []
-    with keep_random_state(), eval_mode(model):  # a DataLoader draws a random number
-        for batch in loader:
-            found = [one for one in trainer.compute_ref_log_probs(model, batch) if one is not None]
-            parts.append(trainer.accelerator.gather_for_metrics(torch.stack(found, 1)).float().cpu())
-    log_probs = torch.cat(parts)  # [N, 2], or [N, 1] without a KL term
+    log_probs = computed_log_probs(trainer, rows, batch_size)  # [N, 2], or [N, 1] without a KL term
     if bad := (~log_probs.isfinite()).nonzero().tolist():
         raise ValueError(
             f"the reference's log-probability of row {bad[0][0]} (counted from 0) is {log_probs[*bad[0]]}; check the "

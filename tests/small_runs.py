@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 from datasets import Dataset
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import CallbackHandler
 from trl import SFTConfig
 
 from ft_notebooks.course.example_task import appointments
@@ -106,6 +107,41 @@ def forked(function):  # what a process that has already imported everything end
         finally:
             os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def killed_at(step, function):
+    "What the run that `function` starts ends with, in a process that is killed at the beginning of a step."
+    begin = CallbackHandler.on_step_begin
+
+    def killed(self, args, state, control):
+        if state.global_step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return begin(self, args, state, control)
+
+    def child():
+        CallbackHandler.on_step_begin = killed
+        function()
+
+    return forked(child)
+
+
+class DiesAt(TrainerCallback):
+    "Ends the process at the end of a step."
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            os._exit(9)
+
+
+class InterruptedAt(DiesAt):
+    "Ctrl-C at the end of a step."
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
 
 
 def several(*functions):  # at once, each in a process of its own; what they return, or the text of their ValueError

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from small_runs import InterruptedAt
 
 import ft_notebooks.dpo.stage
 import ft_notebooks.dpo.trainer
@@ -144,16 +144,11 @@ def test_dpo_goes_on_with_the_adapter_of_a_run_and_eval_shows_all_three(here, ca
 def test_a_run_that_is_stopped_goes_on_to_the_same_weights(here, monkeypatch, capsys):
     make, settings = ft_notebooks.dpo.trainer.dpo_trainer, ("dpo.max_steps=4", "dpo.save_steps=2", "model.method=full")
 
-    class Impatient(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == 3:
-                raise KeyboardInterrupt
-
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as e:
         patch.setattr(
             ft_notebooks.dpo.stage,
             "dpo_trainer",
-            lambda *a, callbacks, **k: make(*a, callbacks=[*callbacks, Impatient()], **k),
+            lambda *a, callbacks, **k: make(*a, callbacks=[*callbacks, InterruptedAt(3)], **k),
         )
         dpo("parts", *settings)
     assert e.value.code == 130 and "goes on from step 2" in capsys.readouterr().err

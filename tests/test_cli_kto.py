@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from small_runs import InterruptedAt
 
 import ft_notebooks.dpo.kto_stage
 from ft_notebooks.cli.commands import main
@@ -77,16 +77,11 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_weights(here, monkeypatch, ca
         ("kto.max_steps=4", "kto.save_steps=2", "model.method=full"),
     )
 
-    class Impatient(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == 3:
-                raise KeyboardInterrupt
-
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as e:
         patch.setattr(
             ft_notebooks.dpo.kto_stage,
             "kto_trainer",
-            lambda *a, callbacks, **k: make(*a, callbacks=[*callbacks, Impatient()], **k),
+            lambda *a, callbacks, **k: make(*a, callbacks=[*callbacks, InterruptedAt(3)], **k),
         )
         kto("parts", *settings)
     assert e.value.code == 130 and "goes on from step 2" in capsys.readouterr().err

@@ -16,9 +16,8 @@ from unittest.mock import Mock
 import pytest
 import torch
 from datasets import Dataset
-from small_runs import forked
+from small_runs import killed_at
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-from transformers.trainer_callback import CallbackHandler
 
 import ft_notebooks.sft.stage
 import ft_notebooks.sft.trainer
@@ -280,18 +279,7 @@ def sft(run, bits):
 
 @pytest.mark.whole
 def test_a_run_killed_in_the_middle_ends_with_the_weights_of_one_that_was_not(here, capsys):
-    begin = CallbackHandler.on_step_begin
-
-    def killed(self, args, state, control):
-        if state.global_step == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return begin(self, args, state, control)
-
-    def child():
-        CallbackHandler.on_step_begin = killed
-        main(sft("killed", bits=4))
-
-    assert forked(child) == -signal.SIGKILL
+    assert killed_at(3, lambda: main(sft("killed", bits=4))) == -signal.SIGKILL
     assert Path("killed/checkpoint-2").exists() and not Path("killed/metrics.json").exists()
     main(sft("killed", bits=4))
     assert "goes on from killed/checkpoint-2" in capsys.readouterr().out

@@ -15,8 +15,8 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from small_runs import HANGS, ROUNDED, forked, only_rounded
-from transformers import Trainer, TrainerCallback
+from small_runs import HANGS, ROUNDED, DiesAt, forked, only_rounded
+from transformers import Trainer
 from trl import DPOTrainer
 
 from ft_notebooks.checkpointing.integrity import last_good_checkpoint
@@ -78,15 +78,6 @@ def adapted():
 
 def weights(trainer):
     return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
-
-
-class DiesAt(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            os._exit(9)
 
 
 # the reference

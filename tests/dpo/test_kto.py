@@ -2,15 +2,13 @@
 
 import contextlib
 import io
-import os
 
 import datasets
 import pytest
 import torch
 from datasets import Dataset
 from ranks_of import ranks
-from small_runs import ROUNDED, forked, only_rounded
-from transformers import TrainerCallback
+from small_runs import ROUNDED, DiesAt, forked, only_rounded
 from trl import unpair_preference_dataset
 
 from ft_notebooks.checkpointing.integrity import last_good_checkpoint
@@ -56,15 +54,6 @@ def adapted():
 
 def weights(trainer):
     return {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
-
-
-class DiesAt(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            os._exit(9)
 
 
 @pytest.mark.parametrize("model", [adapted, tiny_model])

@@ -5,7 +5,6 @@ import gc
 import io
 import json
 import math
-import os
 
 import datasets
 import pytest
@@ -13,7 +12,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from ranks_of import ranks
-from small_runs import ROUNDED, forked, only_rounded
+from small_runs import ROUNDED, DiesAt, forked, only_rounded
 from transformers import TrainerCallback
 from trl import RewardTrainer
 
@@ -123,15 +122,6 @@ def test_two_processes_log_learn_and_evaluate_what_one_does(base, tmp_path, meth
         assert two[0]["found"][key] == two[1]["found"][key] == one["found"][key], key
     for key in ("eval_loss", "eval_margin", "eval_mean_reward"):
         assert abs(two[0]["found"][key] - one["found"][key]) < ROUNDED * 10, key
-
-
-class DiesAt(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            os._exit(9)
 
 
 @pytest.mark.whole

@@ -1,15 +1,13 @@
 "Continued pretraining as a person meets it: text files, a kill, silent failures, and what comes after."
 
 import json
-import os
 import signal
 from pathlib import Path
 from pydoc_data.topics import topics
 
 import pytest
 from safetensors.torch import load_file
-from small_runs import forked
-from transformers.trainer_callback import CallbackHandler
+from small_runs import killed_at
 
 from ft_notebooks.checkpointing.finished_runs import known_run
 from ft_notebooks.cli.commands import main
@@ -60,18 +58,7 @@ def codes(capsys, data, *settings):
 
 @pytest.mark.whole
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not_and_sft_goes_on_from_it(here, capsys):
-    begin = CallbackHandler.on_step_begin
-
-    def killed(self, args, state, control):
-        if state.global_step == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return begin(self, args, state, control)
-
-    def child():
-        CallbackHandler.on_step_begin = killed
-        pretrain("killed")
-
-    assert forked(child) == -signal.SIGKILL
+    assert killed_at(3, lambda: pretrain("killed")) == -signal.SIGKILL
     assert Path("killed/checkpoint-2").exists() and not Path("killed/metrics.json").exists()
     pretrain("killed")
     assert "goes on from killed/checkpoint-2" in capsys.readouterr().out

@@ -54,7 +54,7 @@ def _evaluation_counts(trainer) -> bool:
     stops = any(isinstance(callback, EarlyStoppingCallback) for callback in trainer.callback_handler.callbacks)
     return args.load_best_model_at_end or stops or args.lr_scheduler_type == "reduce_lr_on_plateau"
 
-
+# %% ../../nbs/package/checkpointing/run_identity.ipynb #3ad766bb
 def counted_settings(
     trainer,  # A `transformers.Trainer`, TRL's included
 ) -> dict:  # By the arguments' own names; values as in `trainer.args.to_dict()`

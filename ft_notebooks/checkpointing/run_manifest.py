@@ -95,7 +95,7 @@ def _without_router(run: dict) -> dict:
         kept[text] = {key: value for key, value in kept[text].items() if key not in copied}
     return kept
 
-
+# %% ../../nbs/package/checkpointing/run_manifest.ipynb #b28a300b
 def _run_changes(old: dict, new: dict, any_world_size: bool) -> dict[str, str]:
     "The differences between the runs of two manifests, in the settings that both library versions have."
     was = _without_router(old["run"])

@@ -80,7 +80,7 @@ def _odd_rows(args, stage, train, report: dict) -> list[int]:
     whole = stage.read(args.data, places=True)["place"]
     return sorted({whole.index(train[place]["place"]) for place in places})
 
-
+# %% ../../nbs/package/cli/training.ipynb #d188883e
 def _goes_on(args, stage, train, report: dict) -> str:
     "The two commands with which a run goes on that has stopped at NaN; without a cure by them, nothing."
     if "is not finite" not in report["fault"]:

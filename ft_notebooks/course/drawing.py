@@ -215,6 +215,6 @@ class Drawing:
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return live_picture(png_of([self]), f"{self.title}. {self.desc}", self.width * WIDEST, self.svg())
 
-
+# %% ../../nbs/package/course/drawing.ipynb #b5d33dde
 def _square(x: float, y: float, side: float) -> list[tuple[float, float]]:
     return [(x, y), (x + side, y), (x + side, y + side), (x, y + side)]

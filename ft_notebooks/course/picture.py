@@ -23,7 +23,7 @@ def _on_white(color: str | None) -> str:
         return "none"
     return _INK_ON_WHITE if color == INK else color
 
-
+# %% ../../nbs/package/course/picture.ipynb #d6dc3ef2
 @dataclass(frozen=True)
 class Outlines:
     "Polygons or open lines that share one look."
@@ -62,10 +62,10 @@ class Outlines:
         look = {"fc": face, "ec": _on_white(self.stroke), "lw": self.thick, "ls": style}
         ax.add_patch(PathPatch(Path.make_compound_path(*paths), **look))
 
-# %% ../../nbs/package/course/picture.ipynb #d6dc3ef2
+# %% ../../nbs/package/course/picture.ipynb #1fbefe62
 _FONT_POINTS = 0.88  # of a unit: matplotlib's font is wider than those of most pages
 
-
+# %% ../../nbs/package/course/picture.ipynb #ab97d9e9
 @dataclass(frozen=True)
 class TextLine:
     "One line of text, centred on y."
@@ -112,7 +112,7 @@ def _panel(fig, drawing, column: int, row: int, columns: int, rows: int, titles:
     for shape in drawing.shapes:
         shape.plot(ax)
 
-
+# %% ../../nbs/package/course/picture.ipynb #f76fea9b
 def png_of(
     drawings: Sequence[Any],  # Of one size, each with its width, height, title and shapes
     columns: int = 1,

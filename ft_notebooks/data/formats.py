@@ -112,7 +112,7 @@ def _is_empty(value: Any) -> bool:
         return all(map(_is_empty, value.values() if isinstance(value, dict) else value))
     return value is None or str(value).strip().lower() in ("", "nan", "false")
 
-
+# %% ../../nbs/package/data/formats.ipynb #c6258675
 def _media(row: dict) -> list[str]:
     "A defect for a column of images, videos or sounds, without which the answer would be trained."
     found = [name for name in MEDIA if not _is_empty(row.get(name))]

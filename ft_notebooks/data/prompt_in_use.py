@@ -42,7 +42,7 @@ def _compared(row: int, messages: list[dict], own: ChatTemplate, twin: ChatTempl
             by_twin = trained != written and own.render(messages[: n + 1], **given).startswith(used)
             yield DifferentPrompt(row, n, used[same:], shown, by_twin)
 
-
+# %% ../../nbs/package/data/prompt_in_use.ipynb #b10ae5d1
 def different_prompts(
     tok: PreTrainedTokenizerBase,  # With a chat template
     dataset: Dataset,  # Chats ("messages"), with "tools" where the template gets them
@@ -81,11 +81,11 @@ def _prompt_cure(tok: PreTrainedTokenizerBase, rows: Dataset, used: str) -> str:
         return "give each answer the thought that the template begins, or change its part for add_generation_prompt"
     return "let the template write for add_generation_prompt what it writes before an answer in training"
 
-
+# %% ../../nbs/package/data/prompt_in_use.ipynb #8211be0f
 class PromptDiffers(ValueError):
     "Most answers are trained after another text than the model reads in use."
 
-
+# %% ../../nbs/package/data/prompt_in_use.ipynb #a62c6ad7
 def check_prompts(
     tok: PreTrainedTokenizerBase,  # With a chat template
     dataset: Dataset,  # Chats ("messages") to train on; some 64 of them are looked at

@@ -72,7 +72,7 @@ def _check_rated(account: dict, max_length: int | None, allow_long: float) -> No
 _ENCODED = Features(prompt_ids=List(Value("int32")), completion_ids=List(Value("int32")), label=Value("bool"))
 _COUNTED = ("merged", "kept_as_text", "training_twin", "changed_answers")  # of the account of `encode_chats`
 
-
+# %% ../../nbs/package/data/rated_encoding.ipynb #e1c68462
 @without_library_bars()
 def encode_rated(
     tok: PreTrainedTokenizerBase,  # With a chat template

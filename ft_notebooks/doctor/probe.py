@@ -83,7 +83,7 @@ _DROPPED = set(
 _OWN = {"max_steps": 3, "warmup_steps": 0, "lr_scheduler_type": "constant", "logging_steps": 1, "save_strategy": "no"}
 _OWN |= {"report_to": "none", "disable_tqdm": True, "eval_strategy": "no"}
 
-
+# %% ../../nbs/package/doctor/probe.ipynb #64774365
 # The settings of the run that decide what a step learns, and those of the probe.
 def _step_settings(run) -> dict:
     dropped = _DROPPED - ({"padding_free"} if run.given.get("data_collator") else set())  # one excludes the other

@@ -36,7 +36,7 @@ _RANDOM = "init_lora_weights=False: the adapter begins with random values, which
 _WRAPPED = "packing_strategy='wrapped' cuts rows, and does not keep them apart"
 _SORTED = "rows are trained in the order of the file, so the kind that stands last is learned last"
 
-
+# %% ../../nbs/package/doctor/schedule_checks.ipynb #a3693449
 # Settings that are extreme beside another one, or do something else than their names say.
 def _odd_settings(run) -> Iterator[Found]:
     lora = run.settings["lora"]

@@ -24,7 +24,7 @@ from ..training.stage import Stage
 # %% ../../nbs/package/dpo/kto_stage.ipynb #1de29470
 _COLUMNS = ("messages", "prompt", "completion", "chosen", "rejected", "label")
 
-
+# %% ../../nbs/package/dpo/kto_stage.ipynb #d05f218e
 class KTOStage(Stage):
     "Preference training on answers rated good or bad."
 

@@ -156,7 +156,7 @@ _NEEDED = {  # of `trl.KTOTrainer`
     "compute_ref_log_probs": "the reference is computed",
 }
 
-
+# %% ../../nbs/package/dpo/kto_training.ipynb #a9983c2d
 def _made(model, arguments, args, tok, rows) -> _KTOTrainer:
     "The trainer and its reference."
     kind = args.loss_type

@@ -44,7 +44,7 @@ def _of_policy(trainer, inputs: dict[str, Tensor]) -> Tensor:  # [2B]: chosen an
         log_probs = log_probs.where(answer.cumsum(1) <= shared[:, None], trainer.ld_alpha * log_probs)
     return log_probs.sum(1)
 
-
+# %% ../../nbs/package/dpo/reference.ipynb #35e54d23
 def _log_probs(trainer, rows) -> tuple[Tensor, Tensor]:  # (N, 2) each, float64, in nats: chosen and rejected
     "The log-probabilities of policy and reference as the loss computes them; the trainer's state is restored."
     found = []
@@ -188,7 +188,7 @@ def computed_log_probs(
 def _computed(trainer, dataset, batch_size: int) -> Tensor:  # float32 [N, 2] on the CPU
     return computed_log_probs(trainer, dataset, batch_size, lambda model: SharedForward(model, pair_groups))
 
-
+# %% ../../nbs/package/dpo/reference.ipynb #996fb25a
 def _read(file: Path, rows: int) -> Tensor:  # float32 [rows, 2]
     "The values of a file; raises `ValueError` where it is damaged."
     try:

@@ -33,6 +33,7 @@ from .runner import interval
 from ..inference.prefix_cache import shared_prefix
 from ..tokenization.padding import IGNORE, pad_batch
 
+# %% ../../nbs/package/evaluation/labels.ipynb #3e95c474
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -143,7 +144,7 @@ def _marks(table: np.ndarray) -> list[bytes | None]:
     "What equal rows have in common; None where different rows can have it: certainty, and no preference at all."
     return [row.tobytes() if row.min() < row.max() < 1 else None for row in table]
 
-
+# %% ../../nbs/package/evaluation/labels.ipynb #104cebaa
 @dataclass(frozen=True)
 class Calibration:
     "A temperature and a threshold that were chosen on held-out rows, for the probabilities of other rows."

@@ -35,7 +35,7 @@ def _comparable(answer: Any) -> Any:
         return answer
     return str(answer).strip().lower()
 
-
+# %% ../../nbs/package/exercises/replies.ipynb #d6557f16
 def _as_number(text: str) -> Any:
     "The number of a text such as 2,442,240; the text where it is none."
     try:
@@ -58,7 +58,7 @@ def _equal(given: Any, wanted: Any, within: float) -> bool:
         return set(given) == set(wanted) and all(_equal(given[key], wanted[key], within) for key in wanted)
     return given == wanted
 
-
+# %% ../../nbs/package/exercises/replies.ipynb #d914f7f4
 def is_same(
     given: Any,  # An answer: a number, a word, a tensor, or a list, set or dict of them
     wanted: Any,  # Likewise
@@ -104,7 +104,7 @@ def _shown(value: Any) -> str:
         return f"{value:,.0f}"
     return f"{value:.3g}"
 
-
+# %% ../../nbs/package/exercises/replies.ipynb #66a79da2
 def compare_guess(
     guess: Any,  # None where the reader has not guessed
     result: Any,  # What came out
@@ -134,7 +134,7 @@ def _tries() -> dict[str, list[str]]:
         saved = None
     return {**saved, **_IN_MEMORY} if isinstance(saved, dict) else {**_IN_MEMORY}
 
-
+# %% ../../nbs/package/exercises/replies.ipynb #ffb831d3
 def _count_wrong(exercise: str, answer: Any) -> int:
     "How many distinct wrong answers there are, with this one."
     text = json.dumps(_comparable(answer), sort_keys=True)
@@ -161,7 +161,7 @@ def _exercises(exercise: str) -> dict[str, dict]:
         raise ValueError(f"there is no exercise {exercise!r}; these lessons have exercises: {there}")
     return import_module(f"ft_notebooks.exercises.lesson_{int(number):02}").EXERCISES
 
-
+# %% ../../nbs/package/exercises/replies.ipynb #3d17a052
 def _mistake(exercise: dict, answer: Any) -> str | None:
     "None for a right answer, else what is wrong with it, which may be unknown."
     if "holds" in exercise:
@@ -177,7 +177,7 @@ def _mistake(exercise: dict, answer: Any) -> str | None:
             return sentence
     return ""
 
-
+# %% ../../nbs/package/exercises/replies.ipynb #aa35766c
 def check(
     exercise: str,  # Its number, such as "7.3"
     answer: Any,  # None where the reader has not answered

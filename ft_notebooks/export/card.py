@@ -142,7 +142,7 @@ def _check(report: dict, license: str | None) -> None:
 _LIBRARIES = {"gguf": "gguf", "safetensors": "transformers", "adapter": "peft"}
 _RELATIONS = {"adapter": "adapter"}  # else "finetune": the hub would take a GGUF file for a quantized base
 
-
+# %% ../../nbs/package/export/card.ipynb #956cf844
 def _metadata(base: str | None, stages: list[dict], report: dict, license: str | None) -> ModelCardData:
     tags = [record["stage"].lower() for record in stages]
     tags += ["lora"] if "adapter.r" in stages[-1]["manifest"]["run"] else []

@@ -88,7 +88,7 @@ def _writes_tools(server: LlamaServer) -> bool:
     with_tools = server.ask("/apply-template", messages=asked, tools=[_TOOL])
     return with_tools["prompt"] != server.rendered(asked)
 
-
+# %% ../../nbs/package/inference/endpoint.ipynb #6977f42c
 def _served_lines(file, adapters, url: str, api_key: str | None, tools: bool) -> str:
     "What a person should know about a server."
     name = Path(file).stem

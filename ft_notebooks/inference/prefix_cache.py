@@ -91,7 +91,7 @@ def _caches(model: PreTrainedModel, ids: Tensor, **given) -> dict[str, DynamicCa
     out = model(input_ids=ids, use_cache=True, **given)
     return {name: cache for name, cache in out.items() if _is_plain_cache(cache, tokens, rows)}
 
-
+# %% ../../nbs/package/inference/prefix_cache.ipynb #22419109
 def shared_prefix(
     model: PreTrainedModel,  # In `eval()` mode
     prompts: list[list[int]],  # N lists of ids, with the template's

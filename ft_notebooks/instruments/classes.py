@@ -156,7 +156,7 @@ def _behind(name: str, prompt: str) -> set[str]:
     "The marks behind which a prompt has a name."
     return set(re.findall(rf"([^\w\s,;])\s*{re.escape(name)}(?!\w)", prompt))
 
-
+# %% ../../nbs/package/instruments/classes.ipynb #9e9e0c0c
 def _class_in_prompt(texts: Texts, names: list[str], label: np.ndarray) -> list[Anomaly]:
     entries = np.flatnonzero(label >= 0)
     others = np.random.default_rng(0).permutation(label[entries])

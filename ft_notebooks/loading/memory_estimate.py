@@ -69,7 +69,7 @@ def parameter_bytes(
             size += _quantized_bytes(module) - module.weight.nbytes
     return size
 
-
+# %% ../../nbs/package/loading/memory_estimate.ipynb #f07f9462
 def expert_bytes(
     model: PreTrainedModel,  # With the layers of 4 or 8 bits
 ) -> int:  # Bytes; 0 for a model without experts

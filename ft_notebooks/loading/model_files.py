@@ -86,7 +86,7 @@ def tensor_shapes(
             )
     return shapes
 
-
+# %% ../../nbs/package/loading/model_files.ipynb #4332b682
 def _check_files(folder: Path) -> None:
     files = weight_files(folder)
     missing = [file.name for file in files if not file.is_file()]
@@ -200,7 +200,7 @@ def text_config(
     text.tie_word_embeddings = getattr(config, "tie_word_embeddings", False)
     return text
 
-
+# %% ../../nbs/package/loading/model_files.ipynb #57f47cc0
 def published_class(
     config: PreTrainedConfig,  # As config.json gives it
 ) -> type[PreTrainedModel] | None:  # None if transformers has none that generates text from this configuration
@@ -211,7 +211,7 @@ def published_class(
             return known
     return None
 
-
+# %% ../../nbs/package/loading/model_files.ipynb #4558bd10
 def _check_architecture(name: str | Path, config: PreTrainedConfig) -> None:
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError(
@@ -233,7 +233,7 @@ def _check_architecture(name: str | Path, config: PreTrainedConfig) -> None:
             f"a model that was saved as {expected!r}, or, if only the name differs, write that name into config.json"
         )
 
-# %% ../../nbs/package/loading/model_files.ipynb #57f47cc0
+# %% ../../nbs/package/loading/model_files.ipynb #f6c5828c
 @contextmanager
 def _explained(name: str | Path) -> Iterator[None]:
     "Errors of transformers for an unreadable config.json begin with the model's name and give the cause."
@@ -251,7 +251,7 @@ def _explained(name: str | Path) -> Iterator[None]:
     except (StrictDataclassError, TypeError, AttributeError, LookupError, ArithmeticError) as e:  # a text for a number
         raise ValueError(f"{name}: config.json describes no model ({type(e).__name__}: {e}); restore it") from e
 
-
+# %% ../../nbs/package/loading/model_files.ipynb #f76cf294
 def hub_commit(
     name: str | Path,  # Returned by `check_checkpoint`
     revision: str | None = None,  # On the hub: a commit, tag or branch
@@ -272,7 +272,7 @@ def hub_commit(
         )
     return found and found[1]
 
-# %% ../../nbs/package/loading/model_files.ipynb #4558bd10
+# %% ../../nbs/package/loading/model_files.ipynb #03a34f58
 def stored_config(
     name: str | Path,  # Returned by `check_checkpoint`
     revision: str | None = None,  # On the hub: a commit, tag or branch
@@ -288,7 +288,7 @@ def stored_config(
     _check_architecture(name, config)
     return config
 
-
+# %% ../../nbs/package/loading/model_files.ipynb #c1051087
 def read_config(
     name: str | Path,  # Returned by `check_checkpoint`
     revision: str | None = None,  # On the hub: a commit, tag or branch
@@ -310,7 +310,7 @@ _REDUNDANT = re.compile(  # buffers, which are computed and were saved by older 
 def _few(names: list[str]) -> str:
     return f"{len(names)} ({', '.join([*names[:3], '...'][: len(names)])})"
 
-
+# %% ../../nbs/package/loading/model_files.ipynb #e3e725fb
 def check_weights(
     name: str | Path,  # Returned by `check_checkpoint`
     left_out: Collection[str] = (),  # Weights of a wrapper's other parts
@@ -370,7 +370,7 @@ def check_dropouts(
                 "to 0 in the model's config.json (0 to 0.1 are usual)"
             )
 
-
+# %% ../../nbs/package/loading/model_files.ipynb #064583f0
 def check_context(
     lengths: Iterable[int],  # Of the rows, in tokens
     config: PreTrainedConfig,  # Of the model

@@ -122,7 +122,7 @@ def _check_ends(ends, name: str) -> None:
             f"{name}: generation_config.json has eos_token_id={ends!r}; give whole numbers, the tokens' ids"
         )
 
-
+# %% ../../nbs/package/loading/quantized_loading.ipynb #52e1c589
 @one_at_a_time()
 @without_library_bars()
 def load_model(

@@ -50,7 +50,7 @@ def _check_size(model: torch.nn.Module, r: int, fields: dict) -> None:
     if not 0 <= dropout <= 0.5:
         raise ValueError(f"lora_dropout={dropout} drops more than half of what the adapter reads; 0 to 0.1 are usual")
 
-
+# %% ../../nbs/package/lora/adapter.ipynb #12bb6fed
 def lora_config(
     model: torch.nn.Module,  # The model to adapt; its weights may be on the device `meta`
     r: int = 16,  # The rank: columns of B, rows of A; at least 1
@@ -93,7 +93,7 @@ def _check_patterns(adapted: PeftModel, config: LoraConfig) -> None:
                 near = nearest(key, [name.split(".")[-1] for name in names])
                 raise ValueError(f"{field}: no layer with an adapter is named {key!r}; the nearest is {near!r}")
 
-
+# %% ../../nbs/package/lora/adapter.ipynb #4191209d
 @without_library_bars()
 def add_adapter(
     model: PreTrainedModel,  # Changed in place: its linear layers are wrapped, its own weights are frozen

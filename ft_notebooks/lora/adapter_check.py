@@ -24,7 +24,7 @@ def _named(paths: list[str]) -> str:
 def _is_quantised(layer: LoraLayer) -> bool:
     return not all(p.is_floating_point() for p in layer.get_base_layer().parameters())
 
-
+# %% ../../nbs/package/lora/adapter_check.ipynb #300d8de7
 def check_adapter(
     model_or_run: PeftModel | str | Path,  # With a trained LoRA adapter, not changed; or a folder with one
 ) -> AdapterCounts:  # Its text says how many targets a merge changes, of a quantized base how many were trained

@@ -82,7 +82,7 @@ def without_pattern_warning() -> Iterator[None]:
         warnings.filterwarnings("ignore", ".*_pattern keys did not match any targeted module")
         yield
 
-
+# %% ../../nbs/package/lora/adapter_folder.ipynb #47993ca1
 def _missing_tensor(model: PeftModel, shapes: dict[str, list[int]]) -> str | None:
     "Why tensors of these shapes do not fill the model's adapter; None if they do."
     wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -99,7 +99,7 @@ def _missing_tensor(model: PeftModel, shapes: dict[str, list[int]]) -> str | Non
             return f"it lacks {saved[own]}"
     return f"the base has no module for {result.unexpected_keys[0]}" if result.unexpected_keys else None
 
-
+# %% ../../nbs/package/lora/adapter_folder.ipynb #e813d822
 def _mismatch(adapter: PeftConfig, shapes: dict[str, list[int]], base: PreTrainedConfig) -> str | None:
     "Why tensors of these shapes do not fit this adapter on a base with this config; None if they fit."
     adapter = copy.deepcopy(adapter)
@@ -200,7 +200,7 @@ def _recorded_run(folder: Path) -> dict:
                 ) from e
     return {}
 
-
+# %% ../../nbs/package/lora/adapter_folder.ipynb #67c3cb39
 def trained_bits(
     folder: str | Path,  # Of an adapter: a run's folder, or a folder inside it, such as a checkpoint
 ) -> int | None:  # 4, 8, 16 or 32, as in `load_model`; None: there is no record

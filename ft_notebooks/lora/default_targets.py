@@ -34,7 +34,7 @@ def _linear_layers(model: torch.nn.Module) -> list[str]:
         head = getattr(model, "score", None) or getattr(model, "classifier", None)
     return [p for p, m in model.named_modules() if p and m is not head and isinstance(m, (torch.nn.Linear, Conv1D))]
 
-
+# %% ../../nbs/package/lora/default_targets.ipynb #fc3776c7
 def _outside_text(model: torch.nn.Module) -> tuple[str, ...]:
     "The beginnings of all paths that belong to other media; for a wrapper of a text model, all but this model's."
     towers = [
@@ -49,7 +49,7 @@ def _outside_text(model: torch.nn.Module) -> tuple[str, ...]:
     within = {module for module in model.modules() if text & {*module.modules()}}  # the text model, and what holds it
     return tuple(towers + [f"{path}." for path, module in model.named_modules() if module not in text | within])
 
-
+# %% ../../nbs/package/lora/default_targets.ipynb #b7ccd893
 def _chooses(model: torch.nn.Module, path: str) -> bool:
     "Whether a module is a router or an indexer, by the classes on its path, or by its width beside the experts."
     parts = path.split(".")
@@ -121,7 +121,7 @@ def name_as_parameters(
         config.target_parameters = list(dict.fromkeys(named))
     return lost
 
-
+# %% ../../nbs/package/lora/default_targets.ipynb #6144c044
 def choose_targets(
     model: torch.nn.Module,  # Without an adapter; its weights may be on the device `meta`
     config: LoraConfig,  # Changed in place

@@ -50,7 +50,7 @@ def served_name(
 def _wrapper_of(adapter: PeftConfig) -> Wrapper | None:
     return find_wrapper(check_checkpoint(adapter.base_model_name_or_path), adapter.revision)[0]
 
-
+# %% ../../nbs/package/lora/published_names.ipynb #56ee66d6
 def _published(adapter: PeftConfig, wrapper: Wrapper | None) -> PreTrainedModel:
     "The published class of an adapter's base, without memory; without a wrapper, the text model."
     name = check_checkpoint(adapter.base_model_name_or_path)
@@ -67,7 +67,7 @@ def _tensor_names(folder: str | Path) -> list[str]:
     with safe_open(Path(folder).expanduser() / "adapter_model.safetensors", "pt") as file:
         return sorted(file.keys())
 
-
+# %% ../../nbs/package/lora/published_names.ipynb #29f18538
 def unserved_names(
     folder: str | Path,  # Of an adapter
 ) -> list[str]:  # Empty where a server uses every tensor
@@ -98,7 +98,7 @@ def _renamed_config(
     renamed.target_modules = sorted({*modules} - {*lost})
     return renamed
 
-
+# %% ../../nbs/package/lora/published_names.ipynb #325883dc
 def _rename(folder: Path, part: Path, source: PreTrainedModel, target: PreTrainedModel, rename: Callable) -> None:
     "Writes an adapter of `source` to `part`, with the names of `target`; `ValueError` if PEFT would not make it there."
     adapter = PeftConfig.from_pretrained(str(folder))
@@ -117,7 +117,7 @@ def _rename(folder: Path, part: Path, source: PreTrainedModel, target: PreTraine
     renamed.save_pretrained(str(part))
     save_file(tensors, part / "adapter_model.safetensors", {"format": "pt"})
 
-
+# %% ../../nbs/package/lora/published_names.ipynb #e89789b8
 def write_published(
     folder: str | Path,  # A run, or another folder with a LoRA adapter of a text model
     output: str | Path,  # The folder to create

@@ -51,7 +51,7 @@ def _check_modules(model: torch.nn.Module, field: str, wanted: str | Iterable[st
             near = nearest(part, modules if is_path else [name.split(".")[-1] for name in weighted])
             raise ValueError(f"{field}: the model has no module {part!r}; the nearest is {near!r}")
 
-
+# %% ../../nbs/package/lora/targets.ipynb #293e3bf1
 def _check_layers(model: torch.nn.Module, chosen: int | list[int]) -> None:
     names = "\n".join(name for name, _ in model.named_modules())
     layers = {int(number) for number in re.findall(r"\.(\d+)(?=\.|$)", names, re.M)}

@@ -64,7 +64,7 @@ class _SharesPrompts(ExactTrainer):
         forward = SharedForward(model, prompt_groups, off=own_head, temperature=self.args.temperature)
         return super().compute_loss(forward, inputs, *args, **kwargs)
 
-
+# %% ../../nbs/package/rlhf/grpo.ipynb #616c6e51
 class _GRPOTrainer(_SharesPrompts, GRPOTrainer):
     pass
 
@@ -199,7 +199,7 @@ def _trainer(
     trainer.args.include_num_input_tokens_seen = "no"  # TRL counts the tokens of prompts and answers itself
     return trainer
 
-
+# %% ../../nbs/package/rlhf/grpo.ipynb #209941df
 _KINDS = {  # the trainer with our guarantees, its settings, and the public function
     GRPOTrainer: (_GRPOTrainer, GRPOConfig, "grpo_trainer"),
     RLOOTrainer: (_RLOOTrainer, RLOOConfig, "rloo_trainer"),

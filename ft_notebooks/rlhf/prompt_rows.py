@@ -25,7 +25,7 @@ from ..training.settings import default_of
 OWN_COLUMNS = {"completions", "completion_ids", "prompts", "trainer_state", "log_extra", "log_metric"}  # of TRL
 OWN_COLUMNS |= {"ended", "tokens", "tools", "image", "images"}  # by these names a reward gets other values
 
-
+# %% ../../nbs/package/rlhf/prompt_rows.ipynb #a37fe3aa
 def prompt_row(
     place: str,  # For the error
     prompt,  # As it was given
@@ -86,7 +86,7 @@ def _renamed(data: dict | None) -> dict[str, str]:
 def _only(names: dict[str, str], *wanted: str) -> dict[str, Any]:
     return {name: column for name, column in names.items() if name in wanted}
 
-
+# %% ../../nbs/package/rlhf/prompt_rows.ipynb #d5e4daeb
 def row_kind(
     source,  # A file or folder, as for `read_chats`
     data: dict | None = None,  # The section `[data]`, which may name columns

@@ -62,7 +62,7 @@ def _choice(text: str) -> ChosenReward:
     [(name, scorer)] = find_scorers([what]).items()
     return ChosenReward(text, name, weight, scorer, what.rpartition(":")[0])
 
-
+# %% ../../nbs/package/rlhf/reward_choice.ipynb #c314a38b
 def choose_rewards(
     texts: Iterable[str] | None,  # NAME, FILE.py:FUNCTION or RUN, each perhaps with :WEIGHT
 ) -> list[ChosenReward]:

@@ -41,7 +41,7 @@ def _fallen(line: dict, start: dict, names) -> str | None:
             return name
     return None
 
-
+# %% ../../nbs/package/rlhf/reward_hacking.ipynb #f6764e60
 def _risen(history: list[dict], size: int) -> tuple[float, float] | None:
     """The mean reward of the first and of the last fifth of the logged steps, of `size` answers each; None if it has
     not risen by more than twice the standard error of the difference.

@@ -36,7 +36,7 @@ def _share(found: dict) -> str:
         return "no pair"
     return "{value:.0%} [{low:.0%}, {high:.0%}] of {n}".format(**found)
 
-
+# %% ../../nbs/package/rlhf/stages.ipynb #6b50d050
 class RewardStage(PairStage):
     "A reward model of preference pairs, which scores answers and writes none."
 

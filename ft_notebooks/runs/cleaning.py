@@ -39,7 +39,7 @@ def _bytes(path: Path) -> int:
     files = [path] if path.is_file() else path.rglob("*")
     return sum(file.lstat().st_size for file in files if not file.is_dir() or file.is_symlink())
 
-
+# %% ../../nbs/package/runs/cleaning.ipynb #3769cd81
 def _used(run: Path) -> list[Path]:
     "The folders that runs beside this one, or in it, name as their model."
     found = []
@@ -105,7 +105,7 @@ def _agreed(args) -> bool:
 def _delete(one: Deletable) -> None:
     shutil.rmtree(one.path) if one.path.is_dir() else one.path.unlink()
 
-
+# %% ../../nbs/package/runs/cleaning.ipynb #01e151b7
 def clean_command(
     args,  # From `parser` for `ft clean`
 ) -> str:  # What is deleted, or how to do it

@@ -40,7 +40,7 @@ _KINDS = {  # a question, and pairs of what it asks about and its answer
     "Which colour is {}?": "grass green, snow white, blood red, coal black, a banana yellow, a clear sky blue",
 }
 
-
+# %% ../../nbs/package/runs/forgetting.ipynb #19abdc67
 def _sums(rng: random.Random) -> list[tuple[str, str]]:
     found = []
     for i in rng.sample(range(19 * 19), 20):
@@ -111,7 +111,7 @@ def evaluate_general(
 # %% ../../nbs/package/runs/forgetting.ipynb #b55203bd
 MARGIN = 0.1  # share of general questions: a larger loss counts as forgetting
 
-
+# %% ../../nbs/package/runs/forgetting.ipynb #5d455172
 def forgotten(
     before: Evaluation,  # From `evaluate_general`, of the base or of an earlier run
     after: Evaluation,  # Likewise, of the run

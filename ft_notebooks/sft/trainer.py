@@ -127,7 +127,7 @@ def _without_padding(model, given) -> tuple[bool, list[str]]:
         why = why_mixed(model)
     return why is None, [f"padded, since {why}"] if why else []
 
-
+# %% ../../nbs/package/sft/trainer.ipynb #fe1dc9a7
 def _settings(model, rows, given, adapter, *, output_dir, effective_batch) -> tuple[SFTConfig, Plan]:
     "The run's config, with a learning rate for an adapter or for all weights, and its batch plan."
     lengths = [len(ids) for ids in rows["input_ids"]]
@@ -151,7 +151,7 @@ def _all_trained(rows: dict) -> bool:
     trained = {tuple(ids) for ids in rows["train_dataset"]["input_ids"]}
     return any(trained >= set(map(tuple, part["input_ids"])) for part in sets)
 
-
+# %% ../../nbs/package/sft/trainer.ipynb #315ed898
 @without_library_bars()
 def sft_trainer(
     model: PreTrainedModel | PeftModel,  # Parameters with `requires_grad` are trained

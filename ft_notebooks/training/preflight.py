@@ -104,7 +104,7 @@ def _said(chats: list[list[dict]], roles: tuple[str, ...]) -> list[str]:
     said = [message.get("content") for message in chain.from_iterable(chats) if message["role"] in roles]
     return list(filter(None, [text.strip() for text in said if isinstance(text, str)]))
 
-
+# %% ../../nbs/package/training/preflight.ipynb #7e276101
 def check_prompts_untrained(
     trainer: Trainer,  # Not changed; only a `trl.SFTTrainer` with a column "messages" in its rows is checked
 ) -> None:

@@ -30,6 +30,7 @@ from ..core.progress import progress_bar
 from ..core.seams import overrides
 from ..checkpointing.metrics_log import MetricsCallback, read_entries
 
+# %% ../../nbs/package/training/progress_and_plots.ipynb #b3beb1b7
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -149,7 +150,7 @@ def _histories(run) -> dict[str, list[dict]]:  # name -> log entries; one run al
         )
     return found
 
-
+# %% ../../nbs/package/training/progress_and_plots.ipynb #ecaefc9a
 def _draw_runs(ax, histories: dict[str, list[dict]], of_step: str, ylabel: str) -> None:
     "The curve of each run in its colour, and its evaluations dashed."
     for colour, (name, history) in zip(_COLOURS, histories.items()):

@@ -57,7 +57,7 @@ _BETA: dict[str, Any] = {
     "why": "the reference counts for everything, or for nothing",
 }
 
-
+# %% ../../nbs/package/training/settings.ipynb #ec5a7de6
 _WEIGHT: dict[str, Any] = {
     "allowed": (1e-6, 1000),
     "advised": (0.01, 100),

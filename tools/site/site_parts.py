@@ -1,0 +1,200 @@
+"The pages of the site, as texts that Sphinx reads."
+
+import ast
+import json
+import re
+from collections import Counter
+from html import escape
+from pathlib import Path
+
+from course_pages import NBS, anchor, is_hidden, lessons, read, title  # noqa: F401  (anchor: for conf.py)
+
+ROOT = NBS.parent
+PACKAGE = ROOT / "ft_notebooks"
+PROOFS = ROOT / "docs" / "proofs.json"
+DIRECTIVE = re.compile(r"^#\s*\|.*\n?", re.M)
+INTERNAL = re.compile(r"\n<!-- made from .*?-->", re.S)
+KINDS = {
+    "assertion": "a cell asserts it",
+    "library": "a cell compares it with the library's own result",
+    "error": "a cell shows the error",
+    "measurement": "a measurement, with its command, seeds and machine",
+    "cited": "somebody else's figure, with its source",
+    "not asserted": "a figure that no cell shows",
+    "explained": "explained, without a proof",
+    "not run yet": "for a GPU: not run yet",
+}
+
+
+def proofs():
+    return json.loads(PROOFS.read_text(encoding="utf-8")) if PROOFS.exists() else {"runs": {}, "notebooks": {}}
+
+
+def last_proof(notebook):
+    "When the tests last ran a notebook, and with what; None where they have not."
+    all_proofs = proofs()
+    one = all_proofs["notebooks"].get(notebook.relative_to(NBS).with_suffix("").as_posix())
+    return one and one | all_proofs["runs"][one["run"]]
+
+
+def badge(notebook):
+    one = last_proof(notebook)
+    if not one:
+        return ""
+    named = ", ".join(f"{library} {one['versions'][library]}" for library in ("torch", "transformers", "trl", "peft"))
+    what = f"Every cell ran on {one['run']} with {named}, Python {one['python']}, {one['device']}."
+    return f'<p class="proved"><a href="/claims">Proved</a> {escape(what)}</p>'
+
+
+def page(notebook):
+    "A notebook for Sphinx: folded where it is folded in JupyterLab, without directives, with its last proof."
+    whole = json.loads(notebook.read_text(encoding="utf-8"))
+    depth = len(notebook.relative_to(ROOT).parts) - 1
+    for cell in whole["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            hidden = re.search(r"^#\s*\|\s*(hide|default_exp)\b", source, re.M) or cell["metadata"].get("jupyter")
+            cell["metadata"] = {"tags": ["hide-input"]} if hidden else {}
+            source = DIRECTIVE.sub("", source)
+        else:
+            source = with_links(INTERNAL.sub("", source))
+        cell["source"] = source
+    cells = [cell for cell in whole["cells"] if cell["source"].strip() or cell.get("outputs")]
+    mark = badge(notebook).replace("/claims", "../" * depth + "claims.html")
+    if mark:
+        cells.insert(1, {"cell_type": "markdown", "id": "proved", "metadata": {}, "source": mark})
+    language = {"name": "python", "pygments_lexer": "ipython3"}
+    metadata = {**whole["metadata"], "language_info": language}
+    return json.dumps({**whole, "cells": cells, "metadata": metadata}, ensure_ascii=False)
+
+
+def toctree(caption, entries, hidden=True):
+    options = [f":caption: {caption}", ":maxdepth: 1", *[":hidden:"] * hidden]
+    return "\n".join(["```{toctree}", *options, "", *entries, "```"])
+
+
+def github_names():
+    "What GitHub makes of a heading of benchmarks/README.md, and what this site makes of it."
+    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-"): anchor(heading) for heading in headings}
+
+
+def with_links(text):
+    "Markdown whose links lead to the pages of this site."
+    names = github_names()
+    text = re.sub(r"(\]\([^)#]*#)([^)]+)\)", lambda link: f"{link[1]}{names.get(link[2], link[2])})", text)
+    return re.sub(r"\]\(((?:\.\./)*)index\.ipynb\)", r"](\1../index.md)", text)
+
+
+def first_page():
+    "README, with the order of all pages."
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"^<!--.*?-->\s*", "", text, flags=re.S)
+    trees = []
+    for part, body in re.findall(r"^### \d+\. (.+?)\n(.*?)(?=^##)", text, re.M | re.S):
+        trees.append(toctree(part, re.findall(r"\((nbs/\d\d_\w+)\.ipynb\)", body)))
+    recipes = [f"nbs/recipes/{notebook.stem}" for notebook in sorted(NBS.glob("recipes/*.ipynb"))]
+    trees.append(toctree("How do I …?", ["nbs/questions", *recipes]))
+    more = ["nbs/projects", "nbs/glossary", "nbs/what_guides_say", "nbs/families", "nbs/colab", "claims"]
+    trees.append(toctree("Look up", [*more, "reference/index", "benchmarks/README"]))
+    solutions = [f"nbs/solutions/{lesson.stem}" for lesson in lessons()]
+    trees.append(toctree("Solutions", solutions))
+    papers = [paper for paper in ("CHANGELOG", "CONTRIBUTING", "SECURITY") if (ROOT / f"{paper}.md").exists()]
+    trees.append(toctree("The project", papers))
+    return "\n\n".join([text, *trees]) + "\n"
+
+
+def with_dates(claims):
+    "The claims, each with the day of its notebook's last green run, and the address of its page."
+    dated = []
+    for claim in claims:
+        notebook = ROOT / claim["notebook"]
+        one = last_proof(notebook) or {"run": "", "seconds": None}
+        address = claim["notebook"].removesuffix(".ipynb") + ".html#" + anchor(claim.get("section", ""))
+        dated.append({**claim, "address": address, "proved": one["run"], "seconds": one["seconds"]})
+    return dated
+
+
+def ledger_page(claims):
+    counts = Counter(claim["kind"] for claim in claims)
+    rows = "\n".join(f"| {kind} | {KINDS[kind]} | {counts[kind]:,} |" for kind in KINDS if counts[kind])
+    versions = "".join(
+        f"\n- {day}: Python {run['python']}, {run['device']}, " + ", ".join(f"{k} {v}" for k, v in run["versions"].items())
+        for day, run in sorted(proofs()["runs"].items())
+    )
+    data = json.dumps(with_dates(claims), ensure_ascii=False).replace("</", "<\\/")  # in the page: a file may fetch nothing
+    options = "".join(f"<option>{kind}</option>" for kind in KINDS if counts[kind])
+    return f"""# The ledger of claims
+
+> Which cell shows this sentence, and when did it last run?
+
+A tool reads the notebooks: each cell that proves something belongs to the sentence beside it. The dates come from the
+last run of the tests that was green, with these versions:
+{versions}
+
+| kind | what shows it | claims |
+|---|---|---|
+{rows}
+
+```{{raw}} html
+<form class="ledger" onsubmit="return false">
+<label>Sentences with <input id="claim-words" type="search" placeholder="padding"></label>
+<label>Kind <select id="claim-kind"><option value="">all</option>{options}</select></label>
+<output id="claim-count"></output>
+</form>
+<div class="scroll" tabindex="0" role="region" aria-label="claims"><table id="claims"><thead><tr><th scope="col">sentence</th>
+<th scope="col">kind</th><th scope="col">page</th><th scope="col">last run</th></tr></thead><tbody></tbody></table></div>
+<script type="application/json" id="claims-data">{data}</script>
+<script src="_static/ledger.js" defer></script>
+```
+"""
+
+
+def signature(source, node):
+    "A function's or a class's first lines as they stand, with the comments that say what each parameter is."
+    last = node.body[0].lineno - 1 if node.body[0].lineno > node.lineno else node.lineno
+    lines = source.splitlines()[node.lineno - 1 : last]
+    while lines and not lines[-1].split("#")[0].rstrip().endswith(":"):
+        lines.pop()
+    return "\n".join(lines)
+
+
+def entry(source, node, public):
+    "One public name of a module, or nothing."
+    if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name not in public:
+        return ""
+    parts = [f"### `{node.name}`", f"```python\n{signature(source, node)}\n```", ast.get_docstring(node) or ""]
+    methods = [one for one in getattr(node, "body", []) if isinstance(node, ast.ClassDef) and isinstance(one, ast.FunctionDef)]
+    for method in methods:
+        if not method.name.startswith("_") and ast.get_docstring(method):
+            parts += [f"```python\n{signature(source, method)}\n```", ast.get_docstring(method)]
+    return "\n\n".join(parts)
+
+
+def module_part(module):
+    "A module's public names, under a heading; nothing where it has none."
+    source = module.read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    public = re.search(r"__all__ = (\[[^\]]*\])", source)
+    public = ast.literal_eval(public[1]) if public else []
+    entries = [text for text in (entry(source, node, public) for node in tree.body) if text]
+    notebook = f"nbs/package/{module.parent.name}/{module.stem}.ipynb"
+    if not entries or not (ROOT / notebook).exists():
+        return ""
+    shown = f"[What it does, and what proves it](../{notebook})"
+    return "\n\n".join([f"## {module.stem}", f"> {ast.get_docstring(tree)}", shown, *entries])
+
+
+def reference():
+    "A page for each package, and their index."
+    packages = []
+    for face in sorted(PACKAGE.glob("*/__init__.py")):
+        package = face.parent.name
+        parts = [part for part in map(module_part, sorted(face.parent.glob("[a-z]*.py"))) if part]
+        notebooks = [f"../nbs/package/{package}/{nb.stem}" for nb in sorted(NBS.glob(f"package/{package}/*.ipynb"))]
+        tree = toctree(f"{package}: the notebooks", notebooks, hidden=False)
+        yield f"reference/{package}.md", "\n\n".join([f"# {package}", *parts, tree]) + "\n"
+        packages.append(package)
+    head = "# The package\n\n> Which function does it, and what does it take?\n\n[All notebooks by package](../nbs/package/README.md)"
+    yield "reference/index.md", head + "\n\n" + toctree("Packages", packages, hidden=False) + "\n"

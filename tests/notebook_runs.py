@@ -82,7 +82,9 @@ def run(nb, flags, log):
 
 def failing_cell(said):
     "The number of the cell that failed, and its traceback, from what `nbdev_test` prints."
-    found = re.search(r"^While Executing Cell #(\d+):\n(.*?)(?=^- Completed |^nbdev Tests Failed |\Z)", said, re.M | re.S)
+    found = re.search(
+        r"^While Executing Cell #(\d+):\n(.*?)(?=^- Completed |^nbdev Tests Failed |\Z)", said, re.M | re.S
+    )
     return found and (int(found[1]) - 1, found[2].strip())
 
 

@@ -1,4 +1,4 @@
-"""Defaults of libraries, changed: what a release may do overnight, each making a sentence of one notebook false.
+"""Defaults of libraries, changed: what a release may do overnight, each making a sentence false.
 
 FT_PLANT=NAME pytest -k NOTEBOOK --junitxml=report.xml runs a notebook with the changed default; then
 tools/broken_claims.py report.xml must quote the sentence. CONTRIBUTING.md has what came out.
@@ -41,20 +41,13 @@ def transformers():
 def trl():
     from trl import SFTConfig
 
-    _change(SFTConfig.__init__, assistant_only_loss=True)
-
-
-def trl_length():
-    from trl import SFTConfig
-
     _change(SFTConfig.__init__, max_length=2048)
 
 
-PLANTED = {  # which notebook notices
+NOTICED = {  # by which notebook
     accelerate: "package/distributed/uneven_batches",
     datasets: "package/data/table_files",
     peft: "package/lora/adapter_folder",
-    transformers: "package/course/four_bit_codes",
-    trl: "package/training/preflight",
-    trl_length: "10_sft",
+    transformers: "package/loading/quantized_loading",
+    trl: "03_tokenizer_and_padding",
 }

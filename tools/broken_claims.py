@@ -1,15 +1,13 @@
 """The text of an issue about a red leg: which sentences became false, and which versions changed.
 
-python tools/broken_claims.py REPORT.xml ... [--before GREEN.txt] [--now FREEZE.txt] [--claims docs/claims.json]
+python tools/broken_claims.py REPORT.xml ... [--versions GREEN.txt FREEZE.txt] [--claims docs/claims.json]
 
-REPORT.xml is pytest's (--junitxml) or .ci/cells.py's. GREEN.txt and FREEZE.txt are lists of NAME==VERSION, as of
-`pip freeze`. .ci/issue opens the issue.
+REPORT.xml is pytest's or .ci/cells.py's; GREEN.txt and FREEZE.txt are as of `pip freeze`. .ci/issue opens the issue.
 """
 
 import argparse
 import json
 import re
-from collections import defaultdict
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,22 +16,29 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def failures(reports):
     "Of each failing test its name, its error, and the notebook and cell that failed, where it ran one"
-    for report in reports:
-        for case in ElementTree.parse(report).iter("testcase"):
-            if (failed := case.find("failure")) is None and (failed := case.find("error")) is None:
-                continue
-            known = {p.get("name"): p.get("value") for p in case.iter("property")}
-            name = f"{case.get('classname', '')}::{case.get('name')}"
+    for case in (case for report in reports for case in ElementTree.parse(report).iter("testcase")):
+        known = {p.get("name"): p.get("value") for p in case.iter("property")}
+        for failed in [child for child in case if child.tag in ("failure", "error")][:1]:
             error = known.get("error") or failed.text or failed.get("message") or ""
-            yield name, error, known.get("notebook"), int(known["cell"]) if "cell" in known else None
+            name = f"{case.get('classname')}::{case.get('name')}"
+            yield name, error, known.get("notebook"), int(known.get("cell", -1))
 
 
-def last_line(traceback):
-    "The line of the cell that failed, if the traceback has it, and the error's type and message"
-    code = re.search(r'  File "<ipython.*\n\s+(.*)', traceback)
-    last = traceback[max(traceback.rfind('\n  File "'), 0) :]
-    said = re.findall(r"^\S.*", last, re.M) or [""]
-    return [code[1]] * bool(code) + [said[0] if 'File "' in last else said[-1]]
+def last_lines(traceback):
+    "The line of the cell that failed, where the traceback has it, and the error's type and message"
+    code = re.findall(r'  File "<ipython.*\n +(.*)', traceback)[:1]
+    _, last, said = traceback.rpartition('\n  File "')
+    lines = re.findall(r"^\S.*", "  " + said if last else said, re.M) or [""]
+    return [*code, lines[0 if last else -1][:300]]
+
+
+def quote(claim):
+    "The paragraph of the sentence, with the sentence in bold; it alone where the notebook has it otherwise"
+    sentence, cells = claim["sentence"], json.loads((ROOT / claim["notebook"]).read_text(encoding="utf-8"))["cells"]
+    text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    paragraphs = [" ".join(part.split()) for part in text.split("\n\n") if part[:1] != "|"]
+    whole = next((part for part in paragraphs if sentence in part), sentence)
+    return f"\n> {whole.replace(sentence, f'**{sentence}**')}"
 
 
 def versions(file):
@@ -42,40 +47,33 @@ def versions(file):
 
 
 def issue(failed, claims, before, now):
-    cells, others = defaultdict(list), []
+    cells, others = {}, {}
     for name, error, notebook, cell in failed:
-        here = [c for c in claims if c["notebook"] == notebook]
-        told = [c for c in here if c["cell"] == cell]
-        if told:
-            cells[notebook, cell] = [told, error, sum(c["cell"] > cell for c in here)]
+        if told := [c for c in claims if (c["notebook"], c["cell"]) == (notebook, cell)]:
+            unread = sum(c["notebook"] == notebook and c["cell"] > cell for c in claims)
+            cells[notebook, cell] = told, last_lines(error), unread
         else:
-            place = f" ({notebook}, cell {cell})" * (cell is not None)
-            others.append(f"- `{name}`{place}: `{last_line(error)[-1][:300]}`")
-    if cells:
-        yield "## Sentences that became false, or are no longer proved"
-    for (notebook, cell), (told, error, behind) in sorted(cells.items()):
-        yield from [f"\n> {c['sentence']}" for c in told]
-        yield f"\n`{notebook}`, section \"{told[0]['section']}\", cell {cell}:"
-        yield "\n".join(["```", *last_line(error), "```"])
-        if behind:
-            yield f"The notebook ended there: {behind} sentences behind it were not checked."
-    if others:
-        yield "\n".join(["\n## Failing tests that prove no sentence of the list", *dict.fromkeys(others)])
-    if not (cells or others):
-        yield "No test failed: the leg ended before or beside the tests. Its log says where."
+            where = f" ({notebook}, cell {cell})" if notebook else ""
+            others[name] = f"- `{name}`{where}: `{last_lines(error)[-1]}`"
+    yield "## Sentences that became false, or are no longer proved" if cells else "No listed sentence became false."
+    for (notebook, cell), (told, lines, unread) in sorted(cells.items()):
+        yield from map(quote, told)
+        yield from [f'\n`{notebook}`, section "{told[0]["section"]}", cell {cell}:\n```', *lines, "```"]
+        yield f"The notebook ended there; sentences behind it that were not checked: {unread}."
+    none = "None. If nothing failed above either, the leg ended before or beside the tests: see its log."
+    yield from ["\n## Failing tests that prove no sentence of the list\n", *(others.values() or [none])]
     if changed := [(n, before[n], now[n]) for n in sorted(before.keys() & now.keys()) if before[n] != now[n]]:
         yield "\n## Versions that changed\n\n| package | when it was last green | now |\n|---|---|---|"
-        yield "\n".join(f"| {' | '.join(row)} |" for row in changed)
+        yield from (f"| {' | '.join(row)} |" for row in changed)
     elif now:
         yield "\nNo version changed since the leg was last green: look for a change of the repository or the machine."
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser()
     parser.add_argument("reports", nargs="*")
-    parser.add_argument("--claims", default=ROOT / "docs" / "claims.json")
-    parser.add_argument("--before")
-    parser.add_argument("--now")
+    parser.add_argument("--claims", type=Path, default=ROOT / "docs" / "claims.json")
+    parser.add_argument("--versions", nargs=2, type=versions, default=({}, {}))
     args = parser.parse_args()
-    claims = json.loads(Path(args.claims).read_text(encoding="utf-8"))
-    print("\n".join(issue(failures(args.reports), claims, *(versions(file) if file else {} for file in (args.before, args.now)))))
+    claims = json.loads(args.claims.read_text(encoding="utf-8")) if args.claims.exists() else []
+    print(*issue(failures(args.reports), claims, *args.versions), sep="\n")

@@ -89,7 +89,7 @@ def test_a_changed_default_of_a_library_gives_an_issue_with_the_sentence_that_it
     run = subprocess.run([*command, test], cwd=ROOT, env=planted, capture_output=True, text=True)
     assert run.returncode == 1 and "1 failed" in run.stdout, run.stdout + run.stderr
     said = issue_text(red / "now.xml", "--claims", red / "claims.json")
-    assert f"> **{UNEVEN['sentence']}**" in said and 'uneven_batches.ipynb`, section "Uneven last batches' in said
+    assert f"> {UNEVEN['sentence']}\n" in said and 'uneven_batches.ipynb`, section "Uneven last batches' in said
     assert "assert for_two == ([[0, 1], [4, 5], [8, 9]], [[2, 3], [6, 7], [0, 1]])\nAssertionError" in said
 
 
@@ -97,10 +97,8 @@ def test_the_issue_has_sentences_other_tests_and_the_versions_that_changed(red):
     newest = red / "reports/newest-3.13"
     words = ["--claims", red / "claims.json", "--versions", red / "green.txt", newest / "freeze.txt"]
     said = issue_text(newest / "tests.xml", *words)
-    assert (
-        said.count(f"\n> **{UNEVEN['sentence']}** A single process would") == 1
-        and "assert for_two == 3\nValueError: no\n" in said
-    )
+    assert said.count(f"\n> {UNEVEN['sentence']}\n\n`nbs/") == 1 and "assert for_two == 3\nValueError: no\n" in said
+    assert said.count(f"\n> {UNEVEN['sentence']} A single process would") == 1  # the text around the cell
     assert "sentences behind it that were not checked: 1." in said
     assert "- `tests.core.test_files::test_a`: `test_files.py:3: AssertionError`" in said and "test_b" not in said
     assert said.endswith("| torch | 2.13.0 | 2.14 |\n| trl | 1.16.0 | 12345 |\n") and "yaml" not in said
@@ -175,6 +173,29 @@ def test_a_leg_leaves_its_report_whether_or_not_its_tests_pass(leg, code, tmp_pa
 
 
 @pytest.mark.whole
+def test_inside_colab_s_image_nothing_is_installed_but_by_the_page_s_own_cell(tmp_path, programs):
+    (tmp_path / ".ci").mkdir()
+    for name in (".ci/run", ".ci/colab"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    commit = "git init -q && git add -A && git -c user.name=a -c user.email=a@b commit -qm first"
+    subprocess.run(["bash", "-c", commit], cwd=tmp_path, check=True)
+    programs("python", 'if [ "$3" = freeze ]; then echo torch==9; fi')
+    programs("ft", "exit 3")
+    env = {**programs.env, "LEG": "colab-image"}
+    run = subprocess.run(["bash", tmp_path / ".ci/run"], env=env, capture_output=True, text=True)
+    assert run.returncode == 3, run.stderr
+    install = "python ../../.ci/cells.py ../../nbs/colab.ipynb --install"
+    assert [line for line in programs.called() if "import" not in line] == [
+        install,
+        install,
+        "python -m pip freeze",
+        "ft gpu --device cpu --output .nb/colab/check",
+    ]
+    assert (tmp_path / ".nb/report/outcome").read_text() == "3\n"
+    assert (tmp_path / ".nb/report/freeze.txt").read_text() == "torch==9\n"
+
+
+@pytest.mark.whole
 def test_a_cell_that_fails_as_on_colab_is_in_the_report(tmp_path):
     cells = [{"cell_type": "markdown", "source": ["text"]}, {"cell_type": "code", "source": ["assert 2 == 3"]}]
     (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells}))
@@ -183,7 +204,7 @@ def test_a_cell_that_fails_as_on_colab_is_in_the_report(tmp_path):
     claims = [{**UNEVEN, "notebook": str(tmp_path / "a.ipynb"), "cell": 1}]
     (tmp_path / "claims.json").write_text(json.dumps(claims))
     said = issue_text(tmp_path / "a.xml", "--claims", tmp_path / "claims.json")
-    assert f"> **{UNEVEN['sentence']}**" in said and "assert 2 == 3\nAssertionError" in said
+    assert f"> {UNEVEN['sentence']}\n" in said and "assert 2 == 3\nAssertionError" in said
 
 
 def test_what_the_link_checker_reads_holds_the_links_of_notebooks(tmp_path):

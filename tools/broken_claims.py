@@ -32,13 +32,12 @@ def last_lines(traceback):
     return [*code, lines[0 if last else -1][:300]]
 
 
-def quote(claim):
-    "The paragraph of the sentence, with the sentence in bold; it alone where the notebook has it otherwise"
-    sentence, cells = claim["sentence"], json.loads((ROOT / claim["notebook"]).read_text(encoding="utf-8"))["cells"]
-    text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-    paragraphs = [" ".join(part.split()) for part in text.split("\n\n") if part[:1] != "|"]
-    whole = next((part for part in paragraphs if sentence in part), sentence)
-    return f"\n> {whole.replace(sentence, f'**{sentence}**')}"
+def around(notebook, cell):
+    "The paragraphs before and behind the cell, quoted"
+    cells = json.loads((ROOT / notebook).read_text(encoding="utf-8"))["cells"]
+    text = ["".join(c["source"]) if c["cell_type"] == "markdown" else "" for c in cells]
+    before, behind = ("\n\n".join(filter(None, part)) for part in (text[:cell], text[cell:]))
+    return "> " + "\n> \n> ".join([before.split("\n\n")[-1], behind.split("\n\n")[0]])
 
 
 def versions(file):
@@ -57,9 +56,10 @@ def issue(failed, claims, before, now):
             others[name] = f"- `{name}`{where}: `{last_lines(error)[-1]}`"
     yield "## Sentences that became false, or are no longer proved" if cells else "No listed sentence became false."
     for (notebook, cell), (told, lines, unread) in sorted(cells.items()):
-        yield from map(quote, told)
+        yield from (f"\n> {claim['sentence']}" for claim in told)
         yield from [f'\n`{notebook}`, section "{told[0]["section"]}", cell {cell}:\n```', *lines, "```"]
-        yield f"The notebook ended there; sentences behind it that were not checked: {unread}."
+        yield f"Before and behind the cell stands:\n\n{around(notebook, cell)}"
+        yield f"\nThe notebook ended there; sentences behind it that were not checked: {unread}."
     none = "None. If nothing failed above either, the leg ended before or beside the tests: see its log."
     yield from ["\n## Failing tests that prove no sentence of the list\n", *(others.values() or [none])]
     if changed := [(n, before[n], now[n]) for n in sorted(before.keys() & now.keys()) if before[n] != now[n]]:

@@ -1,4 +1,4 @@
-"""Writes the Markdown cells of all notebooks, and all Markdown files, into a folder, for a link checker.
+"""Writes the Markdown cells of all notebooks, and the Markdown files, into a folder, for a link checker.
 
 python .ci/links.py FOLDER
 """
@@ -10,7 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 folder = Path(sys.argv[1])
 folder.mkdir(parents=True, exist_ok=True)
-for file in [*ROOT.glob("*.md"), *ROOT.glob("nbs/**/*.md"), *ROOT.glob("nbs/**/*.ipynb")]:
+PLACES = ["*.md", ".ci/*.md", "tools/*.md", "benchmarks/**/*.md", "nbs/**/*.md", "nbs/**/*.ipynb"]
+for file in sorted(file for place in PLACES for file in ROOT.glob(place)):
     name = file.relative_to(ROOT)
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".ipynb":

@@ -1,17 +1,20 @@
 """Runs a notebook by `nbdev_test`, in a process of its own.
 
 NB_FLAGS="smol gpu" says which flagged cells run; without it the cells flagged `smol` run where the real model is in
-the cache.
+the cache. FT_PLANT=NAME runs it with a default of tests/planted.py. Where a cell fails, pytest's junit report has its
+notebook, its number, counted from 0 in the saved notebook, and the traceback: tools/broken_claims.py reads them.
 """
 
 import atexit
 import gc
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import planted
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,6 +61,8 @@ def run_in_fork(nb, flags, log):
         os.dup2(file.fileno(), 2)
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # in place of pytest's
     try:
+        if "FT_PLANT" in os.environ:
+            getattr(planted, os.environ["FT_PLANT"])()
         nbdev_test(str(nb), do_print=True, flags=flags, n_workers=0)
     finally:
         atexit._run_exitfuncs()  # removes temporary folders
@@ -75,7 +80,15 @@ def run(nb, flags, log):
         return subprocess.run(command, cwd=ROOT, stdout=file, stderr=file).returncode
 
 
-def check_run(nb, real_model, tmp_path, monkeypatch):
+def failing_cell(said):
+    "The number of the cell that failed, and its traceback, from what `nbdev_test` prints."
+    found = re.search(
+        r"^While Executing Cell #(\d+):\n(.*?)(?=^- Completed |^nbdev Tests Failed |\Z)", said, re.M | re.S
+    )
+    return found and (int(found[1]) - 1, found[2].strip())
+
+
+def check_run(nb, real_model, tmp_path, monkeypatch, record_property):
     "Fails the test with what `nbdev_test` prints, if it fails."
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)  # for `!ft`
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
@@ -86,6 +99,10 @@ def check_run(nb, real_model, tmp_path, monkeypatch):
     code = run(nb, os.environ.get("NB_FLAGS", "smol" if real_model else ""), log)
     said = log.read_text(errors="replace")
     if code != 0 or "Success." not in said:
+        record_property("notebook", str(nb.relative_to(ROOT)))
+        if cell := failing_cell(said):
+            record_property("cell", cell[0])
+            record_property("error", cell[1])
         pytest.fail(f"nbdev_test ended with {code}\n{said[:8000]}", pytrace=False)
     if f"- Completed {nb}" not in said:
         pytest.skip("the notebook says skip_exec")

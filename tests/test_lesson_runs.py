@@ -11,7 +11,7 @@ from notebook_runs import LESSONS, check_run, imported, name  # noqa: F401
 
 @pytest.mark.whole
 @pytest.mark.parametrize("nb", LESSONS, ids=name)
-def test_runs(nb, imported, real_model, tmp_path, monkeypatch):  # noqa: F811
+def test_runs(nb, imported, real_model, tmp_path, monkeypatch, record_property):  # noqa: F811
     if not real_model or "smol" not in os.environ.get("NB_FLAGS", "").split():
         pytest.skip('needs the real model in the cache, and half an hour for all: NB_FLAGS="smol"')
-    check_run(nb, real_model, tmp_path, monkeypatch)
+    check_run(nb, real_model, tmp_path, monkeypatch, record_property)

@@ -45,7 +45,7 @@ def test_the_notebooks_that_compare_numbers_are_there():
         if nb not in LESSONS
     ],
 )
-def test_runs(nb, imported, real_model, tmp_path, monkeypatch):  # noqa: F811
+def test_runs(nb, imported, real_model, tmp_path, monkeypatch, record_property):  # noqa: F811
     if nb.parent.name == "recipes" and not real_model:
         pytest.skip("needs the real model")
-    check_run(nb, real_model, tmp_path, monkeypatch)
+    check_run(nb, real_model, tmp_path, monkeypatch, record_property)

@@ -527,18 +527,23 @@ def test_the_lowest_versions_that_are_tested_are_the_lower_bounds_of_every_depen
 def test_a_leg_that_does_not_exist_is_refused_before_anything_is_installed(tmp_path):
     env = {**os.environ, "LEG": "middle", "VENV": str(tmp_path / "venv")}
     run = subprocess.run(["bash", ROOT / ".ci" / "run"], env=env, capture_output=True, text=True)
-    assert (run.returncode, run.stderr) == (1, "LEG=middle: set LEG=lowest, newest or colab, or leave it out\n")
+    assert (run.returncode, run.stderr) == (
+        1,
+        "LEG=middle: set LEG=lowest, newest, main, green, colab or colab-image, or leave it out\n",
+    )
     assert not (tmp_path / "venv").exists()
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("script", [".ci/run", ".ci/colab", ".ci/gpu", "tools/nb"])
+@pytest.mark.parametrize(
+    "script", [".ci/run", ".ci/colab", ".ci/gpu", ".ci/green", ".ci/issue", ".ci/propose", "tools/nb"]
+)
 def test_a_script_is_executable_bash(script):
     assert os.access(ROOT / script, os.X_OK)
     subprocess.run(["bash", "-n", ROOT / script], check=True)
 
 
 def test_the_workflow_runs_what_a_person_runs_with_the_newest_and_the_lowest_versions():
-    workflow = (ROOT / ".github/workflows/ci.yml").read_text()
-    assert re.search(r"^\s*- run: bash \.ci/run$", workflow, flags=re.M)
-    assert re.search(r'^\s*leg: \["", lowest\]', workflow, flags=re.M) and "LEG: ${{ matrix.leg }}" in workflow
+    legs, leg = ((ROOT / ".github/workflows" / name).read_text() for name in ("ci.yml", "leg.yml"))
+    assert re.search(r"^\s*- run: bash \.ci/run$", leg, flags=re.M) and "LEG: ${{ inputs.leg }}" in leg
+    assert re.search(r'^\s*leg: \["", lowest\]', legs, flags=re.M) and "leg: ${{ matrix.leg }}" in legs

@@ -38,10 +38,10 @@ SECOND = [nb for nb in SOLUTIONS if "ft_notebooks.exercises" in "".join(code(nb)
 
 
 @pytest.mark.parametrize("solution", SECOND, ids=lambda nb: nb.stem)
-def test_the_solutions_of_a_lesson_run(solution, imported, real_model, tmp_path, monkeypatch):  # noqa: F811
+def test_the_solutions_of_a_lesson_run(solution, imported, real_model, tmp_path, monkeypatch, record_property):  # noqa: F811
     if real_model is None and re.search("smollm2|course_stage", "".join(code(solution))):
         pytest.skip("needs the real model")
-    check_run(solution, real_model, tmp_path, monkeypatch)
+    check_run(solution, real_model, tmp_path, monkeypatch, record_property)
 
 
 @pytest.mark.parametrize("solution", SECOND, ids=lambda nb: nb.stem)

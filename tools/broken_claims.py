@@ -1,6 +1,6 @@
 """The text of an issue about a red leg: which sentences became false, and which versions changed.
 
-python tools/broken_claims.py REPORT.xml ... [--versions GREEN.txt FREEZE.txt] [--claims docs/claims.json]
+python tools/broken_claims.py REPORT.xml ... [--versions GREEN.txt FREEZE.txt] [--claims FILE.json]
 
 REPORT.xml is pytest's or .ci/cells.py's; GREEN.txt and FREEZE.txt are as of `pip freeze`. .ci/issue opens the issue.
 """
@@ -10,6 +10,8 @@ import json
 import re
 from pathlib import Path
 from xml.etree import ElementTree
+
+from claims import ledger, notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -72,8 +74,8 @@ def issue(failed, claims, before, now):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("reports", nargs="*")
-    parser.add_argument("--claims", type=Path, default=ROOT / "docs" / "claims.json")
+    parser.add_argument("--claims", type=Path, help="default: those of the notebooks as they are")
     parser.add_argument("--versions", nargs=2, type=versions, default=({}, {}))
     args = parser.parse_args()
-    claims = json.loads(args.claims.read_text(encoding="utf-8")) if args.claims.exists() else []
+    claims = json.loads(args.claims.read_text(encoding="utf-8")) if args.claims else ledger(notebooks())
     print(*issue(failures(args.reports), claims, *args.versions), sep="\n")

@@ -7,8 +7,8 @@ python tools/claims.py --check nbs/10_sft.ipynb
 A cell is a proof where it asserts something, expects an error, or reads a measurement. Its claim is the sentence before
 it; where the cell is folded, which comes after a result, the sentence after it. A sentence with a figure that no code,
 output or measurement of its notebook holds is "cited" where it names its source, else "not asserted"; a section without
-a proof is "explained" only; a cell for a GPU that no card has run is "not run yet". When a proof was last run stands in docs/proofs.json, which a green run of the
-tests writes, never this tool.
+a proof is "explained" only; a cell for a GPU that no card has run is "not run yet". When a proof was last run stands in
+docs/proofs.json, which a green run of the tests writes, never this tool.
 """
 
 import argparse
@@ -26,13 +26,17 @@ CLAIMS = ROOT / "docs" / "claims.json"
 NOT_PROSE = re.compile(r"^```.*?^```|^#.*?$|^\|.*?$|^!\[.*?$|^\*[^*\n]+\*$|<!--.*?-->", re.M | re.S)
 LIBRARIES = {"accelerate", "bitsandbytes", "datasets", "gguf", "lm_eval", "openai", "peft", "sklearn", "tokenizers"}
 LIBRARIES |= {"transformers", "trl", "xllamacpp"}
+GUIDES = "| claim | what is true |\n"
 NO_CLAIMS = {"Exercises", "What to remember", "Where this lives", "Use", "What you can do now"}
+ONLY_LINKS = re.compile(r"\[[^]]*\]\([^)]*\)|[\s,.]|\band\b")
 COMPARES = re.compile(r"\b(assert_\w+|allclose|isclose|equal|\w*close)\(|==")
 MEASUREMENTS = sorted((ROOT / "ft_notebooks" / "course" / "measurements").glob("*.json"))
 FIGURE = re.compile(r"(?<![\w.#])\d[\d,_]*(?<![,_])(?:\.\d+)?(?!\w)")
+NAMED = "TRL|transformers|bitsandbytes|PEFT|[Tt]orch|PyTorch|Python|Accelerate|datasets|vLLM|CUDA|[Ll]lama|Qwen|Gemma|Phi|GPT|SmolLM"
 NO_FIGURE = re.compile(  # code, formulas, links, numbers of lessons, exercises, issues and versions
-    r"`[^`]*`|\$[^$]*\$|\]\([^)]*\)|https?://\S+|([Ll]essons?|[Ii]ssues?|discussion|[Ee]xercise|Port) \d[\d.]*((, | and | to )\d+)*"
-    r"|\*\*\d+\.\d.*?\*\*|\b[A-Za-z]\w+[ -]\d+\.\d+\b|\b[A-Z]\w+-\d{3,}\b|\b\w+'s \d+ million"
+    r"`[^`]*`|\$[^$]*\$|\]\([^)]*\)|https?://\S+"
+    r"|([Ll]essons?|[Ii]ssues?|discussion|[Ee]xercise|Port) \d[\d.]*((, | and | to )\d+)*"
+    r"|\*\*\d+\.\d.*?\*\*|\b(" + NAMED + r")[ -]?\d+(\.\d+)*\b|\b[A-Z]\w+-\d{3,}\b|\b\w+'s \d+ million"
 )
 
 
@@ -48,7 +52,7 @@ def sentences(text):
     for paragraph in re.split(r"\n\s*\n|\n(?=- |\d+\. )", NOT_PROSE.sub("", text)):
         words = " ".join(paragraph.split()).removeprefix("> ").removeprefix("- ")
         found += [sentence for sentence in BETWEEN.split(words) if len(sentence.split()) > 2]
-    return [sentence for sentence in found if not sentence.startswith(("*Not", "["))]
+    return [sentence for sentence in found if not sentence.startswith("*Not") and re.sub(ONLY_LINKS, "", sentence)]
 
 
 def library_names(cells):
@@ -77,26 +81,50 @@ def kind(code, names):
     return "library" if used & names and COMPARES.search(code) else "assertion"
 
 
+def words(text):
+    "What a sentence and a cell can share: names, words and numbers, the short ones left out."
+    return {word for word in re.findall(r"\d[\d,.]*\d|\d|[a-z]{3,}", text.lower().replace(",", ""))}
+
+
+def nearest(code, said, default):
+    "Of the sentences beside a cell the one that shares the most with its code, and the default where none shares more."
+    own = words(code)
+    return max([default, *said], key=lambda sentence: len(words(sentence) & own)) if said else default
+
+
 def claims(notebook):
     "Each proof of a notebook with its sentence; `sentence` is empty where no prose stands beside it."
     cells = read(notebook)
     names = library_names(cells)
-    section, before, found = "", "", []
+    place = notebook.relative_to(ROOT).as_posix()
+    section, said, found = "", [], []
     for i, cell in enumerate(cells):
         if cell.cell_type == "markdown":
             headings = re.findall(r"^#+ (.+)$", cell.source, re.M)
             section = headings[-1] if headings else section
-            before = (sentences(cell.source) or [before])[-1]
+            said = sentences(cell.source) or said
             continue
         how = kind(cell.source, names)
         if how is None or "#| export" in cell.source:
             continue
         after = next((c.source for c in cells[i + 1 :] if c.cell_type == "markdown"), "")
-        folded = is_hidden(cell) and not re.match(r"\s*#", after)
-        sentence = (sentences(after) or [before])[0] if folded else before
-        place = notebook.relative_to(ROOT).as_posix()
+        behind = sentences(after) if is_hidden(cell) and not re.match(r"\s*#", after) else []
+        default = behind[0] if behind else (said or [""])[-1]
         one = {"id": f"{notebook.stem}#{cell.id}", "notebook": place, "cell": i, "section": section}
-        found.append({**one, "sentence": sentence, "kind": how})
+        found.append({**one, "sentence": nearest(cell.source, said + behind, default), "kind": how})
+    return found
+
+
+def corrected(notebook):
+    "The rows of the tables of what guides say, each with what is true."
+    place = notebook.relative_to(ROOT).as_posix()
+    found = []
+    for i, cell in enumerate(read(notebook)):
+        if cell.cell_type == "markdown" and GUIDES in cell.source:
+            for row in re.findall(r"^\|(.+)\|$", cell.source.partition(GUIDES)[2].split("\n\n")[0], re.M)[1:]:
+                claim, _, truth = (part.strip() for part in re.split(r"(?<!\\)(\|)", row, maxsplit=1))
+                one = {"notebook": place, "cell": i, "section": "What guides say", "sentence": claim}
+                found.append({**one, "verdict": truth, "kind": "guides say"})
     return found
 
 
@@ -181,8 +209,12 @@ def without_proof(notebook):
     return found
 
 
+def found_in(notebook):
+    return claims(notebook) + corrected(notebook) + unproved(notebook) + without_proof(notebook)
+
+
 def ledger(chosen):
-    return [one for notebook in chosen for one in claims(notebook) + unproved(notebook) + without_proof(notebook)]
+    return [one for notebook in chosen for one in found_in(notebook)]
 
 
 def main():
@@ -197,9 +229,7 @@ def main():
         CLAIMS.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     wrong = [claim for claim in found if claim["kind"] == "not asserted" and "/package/" not in claim["notebook"]]
     for one in wrong:
-        print(
-            f"{one['notebook']}, cell {one['cell']}: {', '.join(one['figures'])} stands in no code, output or measurement:"
-        )
+        print(f"{one['notebook']}, cell {one['cell']}: nothing there holds {', '.join(one['figures'])}")
         print(f"  {one['sentence']}")
     if wrong and asked.check:
         sys.exit("assert the figure in the next cell, name its source, or leave it out")

@@ -1,4 +1,4 @@
-"""The site: the course, the recipes, the package's reference and the ledger of claims, from what is saved in the notebooks
+"""The site: the course, the recipes, the reference and the ledger of claims, from what the notebooks have saved
 
 pip install -e '.[site]'; python tools/site         # build/site/index.html, which needs no server and no network
 SITE_REPOSITORY=https://github.com/NAME/PROJECT python tools/site   # with links to Colab and to the page's source
@@ -56,7 +56,21 @@ def main():
     for folder in (SOURCE, OUT):
         shutil.rmtree(folder, ignore_errors=True)
     pages()
-    command = [sys.executable, "-m", "sphinx", "-q", "-n", "-c", HERE, "-d", ROOT / "build" / "site-doctrees", "-j", "auto", SOURCE, OUT]
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-q",
+        "-n",
+        "-c",
+        HERE,
+        "-d",
+        ROOT / "build" / "site-doctrees",
+        "-j",
+        "auto",
+        SOURCE,
+        OUT,
+    ]
     sys.exit(subprocess.run([*map(str, command), *sys.argv[1:]]).returncode)
 
 

@@ -5,7 +5,6 @@ import json
 import re
 from collections import Counter
 from html import escape
-from pathlib import Path
 
 from course_pages import NBS, anchor, is_hidden, lessons, read, title  # noqa: F401  (anchor: for conf.py)
 
@@ -18,6 +17,7 @@ KINDS = {
     "assertion": "a cell asserts it",
     "library": "a cell compares it with the library's own result",
     "error": "a cell shows the error",
+    "guides say": "a sentence of a guide, with what is true",
     "measurement": "a measurement, with its command, seeds and machine",
     "cited": "somebody else's figure, with its source",
     "not asserted": "a figure that no cell shows",
@@ -120,10 +120,13 @@ def ledger_page(claims):
     counts = Counter(claim["kind"] for claim in claims)
     rows = "\n".join(f"| {kind} | {KINDS[kind]} | {counts[kind]:,} |" for kind in KINDS if counts[kind])
     versions = "".join(
-        f"\n- {day}: Python {run['python']}, {run['device']}, " + ", ".join(f"{k} {v}" for k, v in run["versions"].items())
+        f"\n- {day}: Python {run['python']}, {run['device']}, "
+        + ", ".join(f"{k} {v}" for k, v in run["versions"].items())
         for day, run in sorted(proofs()["runs"].items())
     )
-    data = json.dumps(with_dates(claims), ensure_ascii=False).replace("</", "<\\/")  # in the page: a file may fetch nothing
+    data = json.dumps(with_dates(claims), ensure_ascii=False).replace(
+        "</", "<\\/"
+    )  # in the page: a file may fetch nothing
     options = "".join(f"<option>{kind}</option>" for kind in KINDS if counts[kind])
     return f"""# The ledger of claims
 
@@ -143,8 +146,9 @@ last run of the tests that was green, with these versions:
 <label>Kind <select id="claim-kind"><option value="">all</option>{options}</select></label>
 <output id="claim-count"></output>
 </form>
-<div class="scroll" tabindex="0" role="region" aria-label="claims"><table id="claims"><thead><tr><th scope="col">sentence</th>
-<th scope="col">kind</th><th scope="col">page</th><th scope="col">last run</th></tr></thead><tbody></tbody></table></div>
+<div class="scroll" tabindex="0" role="region" aria-label="claims"><table id="claims"><thead><tr>
+<th scope="col">sentence</th><th scope="col">kind</th><th scope="col">page</th><th scope="col">last run</th>
+</tr></thead><tbody></tbody></table></div>
 <script type="application/json" id="claims-data">{data}</script>
 <script src="_static/ledger.js" defer></script>
 ```
@@ -165,7 +169,9 @@ def entry(source, node, public):
     if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name not in public:
         return ""
     parts = [f"### `{node.name}`", f"```python\n{signature(source, node)}\n```", ast.get_docstring(node) or ""]
-    methods = [one for one in getattr(node, "body", []) if isinstance(node, ast.ClassDef) and isinstance(one, ast.FunctionDef)]
+    methods = [
+        one for one in getattr(node, "body", []) if isinstance(node, ast.ClassDef) and isinstance(one, ast.FunctionDef)
+    ]
     for method in methods:
         if not method.name.startswith("_") and ast.get_docstring(method):
             parts += [f"```python\n{signature(source, method)}\n```", ast.get_docstring(method)]
@@ -196,5 +202,6 @@ def reference():
         tree = toctree(f"{package}: the notebooks", notebooks, hidden=False)
         yield f"reference/{package}.md", "\n\n".join([f"# {package}", *parts, tree]) + "\n"
         packages.append(package)
-    head = "# The package\n\n> Which function does it, and what does it take?\n\n[All notebooks by package](../nbs/package/README.md)"
+    shown = "[All notebooks by package](../nbs/package/README.md)"
+    head = f"# The package\n\n> Which function does it, and what does it take?\n\n{shown}"
     yield "reference/index.md", head + "\n\n" + toctree("Packages", packages, hidden=False) + "\n"

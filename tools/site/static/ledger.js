@@ -21,7 +21,8 @@ function show(claims) {
   body.replaceChildren();
   for (const claim of found.slice(0, 200)) {
     const row = body.insertRow();
-    cell(row, claim.sentence.replaceAll("`", "").replaceAll("**", ""));
+    const verdict = claim.verdict ? ` True is: ${claim.verdict}.` : "";
+    cell(row, (claim.sentence + verdict).replaceAll("`", "").replaceAll("**", ""));
     cell(row, claim.kind);
     cell(row, claim.notebook.replace("nbs/", "").replace(".ipynb", ""), claim.address);
     cell(row, claim.proved || "not yet");

@@ -32,7 +32,7 @@ ONLY_LINKS = re.compile(r"\[[^]]*\]\([^)]*\)|[\s,.]|\band\b")
 COMPARES = re.compile(r"\b(assert_\w+|allclose|isclose|equal|\w*close)\(|==")
 MEASUREMENTS = sorted((ROOT / "ft_notebooks" / "course" / "measurements").glob("*.json"))
 FIGURE = re.compile(r"(?<![\w.#])\d[\d,_]*(?<![,_])(?:\.\d+)?(?!\w)")
-NAMED = "TRL|transformers|bitsandbytes|PEFT|[Tt]orch|PyTorch|Python|Accelerate|datasets|vLLM|CUDA|[Ll]lama|Qwen|Gemma|Phi|GPT"
+NAMED = "TRL|transformers|bitsandbytes|PEFT|[Tt]orch|PyTorch|Python|Accelerate|datasets|vLLM|CUDA|Llama|Qwen|Gemma|Phi"
 NO_FIGURE = re.compile(  # code, formulas, links, numbers of lessons, exercises, issues and versions
     r"`[^`]*`|\$[^$]*\$|\]\([^)]*\)|https?://\S+"
     r"|([Ll]essons?|[Ii]ssues?|discussion|[Ee]xercise|Port) \d[\d.]*((, | and | to )\d+)*"

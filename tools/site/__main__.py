@@ -37,7 +37,7 @@ def write(name, text):
 
 def pages():
     "All sources of Sphinx."
-    for pattern in ("nbs/*.png", "nbs/package/*.svg", "benchmarks/**/*.png", "benchmarks/**/*.py", "LICENSE"):
+    for pattern in (".ci/*", "nbs/*.png", "nbs/package/*.svg", "benchmarks/**/*.png", "benchmarks/**/*.py", "LICENSE"):
         copied(pattern)
     for paper in [*ROOT.glob("*.md"), ROOT / "benchmarks" / "README.md", ROOT / "nbs" / "package" / "README.md"]:
         write(paper.relative_to(ROOT), site_parts.with_links(paper.read_text(encoding="utf-8")))
@@ -47,9 +47,13 @@ def pages():
     (SOURCE / "nbs" / "index.ipynb").unlink()  # README is made from it
     write("index.md", site_parts.first_page())
     (SOURCE / "README.md").unlink()
+    write("solutions.md", site_parts.solutions_page())
     write("claims.md", site_parts.ledger_page(ledger(notebooks())))
     for name, text in site_parts.reference():
         write(name, text)
+    for name, content in site_parts.cards():
+        (SOURCE / "cards").mkdir(exist_ok=True)
+        (SOURCE / name).write_bytes(content)
 
 
 def main():

@@ -39,7 +39,7 @@ html_theme_options = {
     "use_fullscreen_button": False,
     "launch_buttons": {"colab_url": "https://colab.research.google.com"} if REPOSITORY else {},
     "show_navbar_depth": 1,
-    "max_navbar_depth": 2,
+    "max_navbar_depth": 1,
     "collapse_navigation": True,
     "home_page_in_toc": True,
     "show_toc_level": 2,

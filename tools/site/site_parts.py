@@ -1,15 +1,21 @@
 "The pages of the site, as texts that Sphinx reads."
 
 import ast
+import base64
 import json
+import os
 import re
 from collections import Counter
 from html import escape
+from pathlib import Path
 
 from course_pages import NBS, anchor, is_hidden, lessons, read, title  # noqa: F401  (anchor: for conf.py)
 
 ROOT = NBS.parent
 PACKAGE = ROOT / "ft_notebooks"
+SITE = os.environ.get("SITE_URL", "").rstrip(
+    "/"
+)  # where it will stand: a shared page needs its picture's whole address
 PROOFS = ROOT / "docs" / "proofs.json"
 DIRECTIVE = re.compile(r"^#\s*\|.*\n?", re.M)
 INTERNAL = re.compile(r"\n<!-- made from .*?-->", re.S)
@@ -68,6 +74,44 @@ def page(notebook):
     return json.dumps({**whole, "cells": cells, "metadata": metadata}, ensure_ascii=False)
 
 
+def solutions_page():
+    tree = toctree("Solutions", [f"nbs/solutions/{lesson.stem}" for lesson in lessons()], hidden=False)
+    return f"# Solutions\n\n> What is the answer to an exercise, and why?\n\n{tree}\n"
+
+
+def picture(lesson, begins):
+    "The saved picture of a lesson whose alternative text begins so: its alternative text, and the PNG."
+    for cell in read(NBS / f"{lesson}.ipynb"):
+        for data in (output.get("data", {}) for output in getattr(cell, "outputs", [])):
+            alt = "".join(data.get("text/plain", ""))
+            if "image/png" in data and alt.startswith(begins):
+                return alt, base64.b64decode("".join(data["image/png"]))
+    raise ValueError(f"tools/site/cards.md: no picture of {lesson} begins with {begins!r}")
+
+
+def cards():
+    "For each failure to share a page with one picture, and their list: the names of files and what they hold."
+    table = Path(__file__).with_name("cards.md").read_text(encoding="utf-8")
+    listed = []
+    for row in table.splitlines()[2:]:
+        failure, truth, lesson, begins = (part.strip() for part in row.strip("|").split("|"))
+        slug = re.sub(r"\W+", "-", failure.lower())
+        alt, png = picture(lesson, begins)
+        shown = f"![{alt}]({slug}.png)\n\n[The lesson that shows it](../nbs/{lesson}.ipynb)"
+        meta = f"html_meta:\n    'og:title': {json.dumps(failure)}\n    'og:description': {json.dumps(truth)}"
+        if SITE:
+            meta += f"\n    'og:image': {SITE}/cards/{slug}.png"
+        yield f"cards/{slug}.png", png
+        yield f"cards/{slug}.md", f"---\nmyst:\n  {meta}\n---\n\n# {failure}\n\n> {truth}\n\n{shown}\n".encode()
+        listed.append((slug, failure, truth))
+    lines = "\n".join(f"- [{failure}]({slug}.md): {truth}" for slug, failure, truth in listed)
+    tree = toctree("Failures", [slug for slug, _, _ in listed])
+    yield (
+        "cards/index.md",
+        f"# Failures to share\n\n> One picture each, with its proof.\n\n{lines}\n\n{tree}\n".encode(),
+    )
+
+
 def toctree(caption, entries, hidden=True):
     options = [f":caption: {caption}", ":maxdepth: 1", *[":hidden:"] * hidden]
     return "\n".join(["```{toctree}", *options, "", *entries, "```"])
@@ -96,10 +140,17 @@ def first_page():
         trees.append(toctree(part, re.findall(r"\((nbs/\d\d_\w+)\.ipynb\)", body)))
     recipes = [f"nbs/recipes/{notebook.stem}" for notebook in sorted(NBS.glob("recipes/*.ipynb"))]
     trees.append(toctree("How do I …?", ["nbs/questions", *recipes]))
-    more = ["nbs/projects", "nbs/glossary", "nbs/what_guides_say", "nbs/families", "nbs/colab", "claims"]
+    more = [
+        "cards/index",
+        "nbs/projects",
+        "solutions",
+        "nbs/glossary",
+        "nbs/what_guides_say",
+        "nbs/families",
+        "nbs/colab",
+        "claims",
+    ]
     trees.append(toctree("Look up", [*more, "reference/index", "benchmarks/README"]))
-    solutions = [f"nbs/solutions/{lesson.stem}" for lesson in lessons()]
-    trees.append(toctree("Solutions", solutions))
     papers = [paper for paper in ("CHANGELOG", "CONTRIBUTING", "SECURITY") if (ROOT / f"{paper}.md").exists()]
     trees.append(toctree("The project", papers))
     return "\n\n".join([text, *trees]) + "\n"

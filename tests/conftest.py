@@ -2,6 +2,7 @@
 
 import gc
 import os
+import subprocess
 from pathlib import Path
 
 import forks
@@ -41,6 +42,15 @@ def real_model() -> Path | None:
     from ft_notebooks.loading.example_models import _cache, smollm2
 
     return smollm2() if (_cache() / "SmolLM2-135M-Instruct").is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory) -> list[Path]:
+    "What a commit would hold, whether or not this is a git checkout: all but the ignored"
+    root, empty = Path(__file__).resolve().parents[1], tmp_path_factory.mktemp("git")
+    subprocess.run(["git", "init", "-q", "--bare", empty], check=True)
+    git = ["git", f"--git-dir={empty}", f"--work-tree={root}", "ls-files", "-z", "--others", "--exclude-standard"]
+    return [root / name for name in subprocess.check_output(git, cwd=root, text=True).split("\0")[:-1]]
 
 
 @pytest.fixture(autouse=True)

@@ -98,14 +98,6 @@ def differing(copy, pattern):
     return sorted(str(name) for name in here.keys() | there.keys() if here.get(name) != there.get(name))
 
 
-@pytest.fixture(scope="session")
-def files(tmp_path_factory):  # what a commit would hold, whether or not this is a git checkout: all but the ignored
-    empty = tmp_path_factory.mktemp("git")
-    subprocess.run(["git", "init", "-q", "--bare", empty], check=True)
-    git = ["git", f"--git-dir={empty}", f"--work-tree={ROOT}", "ls-files", "-z", "--others", "--exclude-standard"]
-    return [ROOT / name for name in subprocess.check_output(git, cwd=ROOT, text=True).split("\0")[:-1]]
-
-
 @pytest.mark.whole
 def test_the_package_is_what_the_notebooks_export_and_nothing_else(copy):
     for file in copy.glob("ft_notebooks/**/*.py"):

@@ -92,7 +92,9 @@ def test_the_citation_has_the_keys_that_its_schema_asks_for():
     "github.com/citation-file-format: the required keys of 1.2.0, and those of an author that is a group."
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert {"cff-version", "message", "title", "authors"} <= cited.keys()
-    allowed = "abstract authors cff-version date-released keywords license message repository-code title type url version"
+    allowed = (
+        "abstract authors cff-version date-released keywords license message repository-code title type url version"
+    )
     assert cited.keys() <= {*allowed.split()}
     assert (cited["cff-version"], cited["type"], cited["license"]) == ("1.2.0", "software", "Apache-2.0")
     assert cited["authors"] and all(author.keys() == {"name"} for author in cited["authors"])

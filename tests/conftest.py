@@ -9,6 +9,7 @@ import forks
 import processors
 import pytest
 import tqdm  # noqa: F401  # else `ft ... --quiet` in a test would switch off the bars of all tests after it
+import wheels
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests run two at a time
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports huggingface_hub, which reads it once
@@ -51,6 +52,20 @@ def files(tmp_path_factory) -> list[Path]:
     subprocess.run(["git", "init", "-q", "--bare", empty], check=True)
     git = ["git", f"--git-dir={empty}", f"--work-tree={root}", "ls-files", "-z", "--others", "--exclude-standard"]
     return [root / name for name in subprocess.check_output(git, cwd=root, text=True).split("\0")[:-1]]
+
+
+@pytest.fixture(scope="session")
+def built(files, tmp_path_factory) -> Path:
+    "The folder with sdist and wheel"
+    to = tmp_path_factory.mktemp("dist")
+    wheels.build(files, tmp_path_factory.mktemp("source"), to)
+    return to
+
+
+@pytest.fixture(scope="session")
+def installed(built, tmp_path_factory) -> wheels.Installed:
+    [wheel] = built.glob("*.whl")
+    return wheels.Installed(wheel, tmp_path_factory.mktemp("venv"))
 
 
 @pytest.fixture(autouse=True)

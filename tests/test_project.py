@@ -524,7 +524,7 @@ def test_a_leg_that_does_not_exist_is_refused_before_anything_is_installed(tmp_p
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("script", [".ci/run", ".ci/colab", ".ci/gpu", "tools/nb"])
+@pytest.mark.parametrize("script", [".ci/run", ".ci/colab", ".ci/gpu", ".ci/tag", "tools/nb"])
 def test_a_script_is_executable_bash(script):
     assert os.access(ROOT / script, os.X_OK)
     subprocess.run(["bash", "-n", ROOT / script], check=True)

@@ -62,7 +62,7 @@ class Installed:
         "What the program prints in this folder; `path` has folders of other programs."
         kept = ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "FT_NOTEBOOKS_CACHE", "HOME")
         env = {name: os.environ[name] for name in kept if name in os.environ} | {"PATH": f"{self.bin}{path}"}
-        program = shutil.which(words[0], path=env["PATH"])
+        program = folder / words[0] if "/" in words[0] else shutil.which(words[0], path=env["PATH"])
         done = subprocess.run([program, *words[1:]], cwd=folder, env=env, input=stdin, capture_output=True, text=True)
         assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
         return done.stdout

@@ -2,12 +2,14 @@
 
 import gc
 import os
+import subprocess
 from pathlib import Path
 
 import forks
 import processors
 import pytest
 import tqdm  # noqa: F401  # else `ft ... --quiet` in a test would switch off the bars of all tests after it
+import wheels
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests run two at a time
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports huggingface_hub, which reads it once
@@ -41,6 +43,29 @@ def real_model() -> Path | None:
     from ft_notebooks.loading.example_models import _cache, smollm2
 
     return smollm2() if (_cache() / "SmolLM2-135M-Instruct").is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory) -> list[Path]:
+    "What a commit would hold, whether or not this is a git checkout: all but the ignored"
+    root, empty = Path(__file__).resolve().parents[1], tmp_path_factory.mktemp("git")
+    subprocess.run(["git", "init", "-q", "--bare", empty], check=True)
+    git = ["git", f"--git-dir={empty}", f"--work-tree={root}", "ls-files", "-z", "--others", "--exclude-standard"]
+    return [root / name for name in subprocess.check_output(git, cwd=root, text=True).split("\0")[:-1]]
+
+
+@pytest.fixture(scope="session")
+def built(files, tmp_path_factory) -> Path:
+    "The folder with sdist and wheel"
+    to = tmp_path_factory.mktemp("dist")
+    wheels.build(files, tmp_path_factory.mktemp("source"), to)
+    return to
+
+
+@pytest.fixture(scope="session")
+def installed(built, tmp_path_factory) -> wheels.Installed:
+    [wheel] = built.glob("*.whl")
+    return wheels.Installed(wheel, tmp_path_factory.mktemp("venv"))
 
 
 @pytest.fixture(autouse=True)

@@ -98,14 +98,6 @@ def differing(copy, pattern):
     return sorted(str(name) for name in here.keys() | there.keys() if here.get(name) != there.get(name))
 
 
-@pytest.fixture(scope="session")
-def files(tmp_path_factory):  # what a commit would hold, whether or not this is a git checkout: all but the ignored
-    empty = tmp_path_factory.mktemp("git")
-    subprocess.run(["git", "init", "-q", "--bare", empty], check=True)
-    git = ["git", f"--git-dir={empty}", f"--work-tree={ROOT}", "ls-files", "-z", "--others", "--exclude-standard"]
-    return [ROOT / name for name in subprocess.check_output(git, cwd=ROOT, text=True).split("\0")[:-1]]
-
-
 @pytest.mark.whole
 def test_the_package_is_what_the_notebooks_export_and_nothing_else(copy):
     for file in copy.glob("ft_notebooks/**/*.py"):
@@ -359,7 +351,7 @@ def test_readme_gives_the_two_commands():
 
 
 def test_links_between_files_lead_to_files():
-    pages = [ROOT / "README.md", PACKAGE / "README.md", ROOT / "CONTRIBUTING.md", *NBS]
+    pages = [*ROOT.glob("*.md"), PACKAGE / "README.md", *NBS]
     for source, base in ((page, page.parent) for page in pages):
         text = source.read_text(encoding="utf-8")
         if source.suffix == ".ipynb":
@@ -536,7 +528,8 @@ def test_a_leg_that_does_not_exist_is_refused_before_anything_is_installed(tmp_p
 
 @pytest.mark.whole
 @pytest.mark.parametrize(
-    "script", [".ci/run", ".ci/colab", ".ci/gpu", ".ci/green", ".ci/issue", ".ci/propose", "tools/nb"]
+    "script",
+    [".ci/run", ".ci/colab", ".ci/gpu", ".ci/green", ".ci/issue", ".ci/propose", ".ci/site", ".ci/tag", "tools/nb"],
 )
 def test_a_script_is_executable_bash(script):
     assert os.access(ROOT / script, os.X_OK)

@@ -72,6 +72,7 @@ _EVALUATED = {
 
 # %% ../../nbs/package/cli/flags.ipynb #c30e69ab
 _SYSTEM = "system message; default: the one that all training rows share"
+_JSON = {"action": "store_true", "help": "print one JSON object"}
 _ROWS_OF_CHECK = "rows to check it on; default: those that the run held out, else those it was trained on"
 
 # %% ../../nbs/package/cli/flags.ipynb #db107a1b
@@ -81,6 +82,7 @@ _USED = {
     "check": _Command(
         "measure each link from a run's rows to a server that answers with it",
         (_FINISHED, ("DATA", "?", _ROWS_OF_CHECK)),
+        options={"--json": _JSON},
     ),
     "export": _Command(
         "a file or folder that others run, checked",
@@ -164,7 +166,7 @@ def _examined() -> dict[str, _Command]:  # the doctor, with the stages that ther
         "--reward": {"metavar": "NAME[:WEIGHT]", "action": "append", "help": "of ft grpo"},
         "--output": {**_FOLDER, "help": "of the run; default: runs/STAGE; nothing is written there"},
         "--quick": {"action": "store_true", "help": "in seconds: without the model and without training steps"},
-        "--json": {"action": "store_true", "help": "print one JSON object"},
+        "--json": _JSON,
         "--html": {**_FILE, "help": "write the findings as a page for the browser, too"},
         "--show": {"metavar": "ROWS", "help": "print rows in full, by number (3,17) or by a finding's code"},
         "--drop": {**_FILE, "help": "write the rows without those of --show to a new file"},

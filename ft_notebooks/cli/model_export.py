@@ -6,6 +6,7 @@
 __all__ = ['export_command', 'check_command', 'serve_command', 'ask_exported']
 
 # %% ../../nbs/package/cli/model_export.ipynb #e9ae5440
+import contextlib
 import json
 import sys
 from collections.abc import Callable
@@ -110,18 +111,24 @@ def export_command(
 def check_command(
     args,  # From `parser` for `ft check`
 ) -> None:
-    "Prints each link from the run's rows to a server as it is measured; exit code 1 if one is broken."
-    settings = command_settings(args)
-    quiet_libraries(args.threads)
-    known = answering_run(args.run)[1]
-    rows = stage_class(known.get("command", "sft"))(settings).read(args.data) if args.data else None
-    phase("checking the run")
-    broken = False
-    for link in check_run(args.run, None if rows is None else as_chats(rows)):
-        say(str(link))
-        broken = link.state == "broken"
-    phase("")
-    if broken:
+    """Prints each link from the run's rows to a server as it is measured, or one JSON object with `--json`.
+
+    Ends with exit code 1 if a link is broken.
+    """
+    links = []
+    with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
+        settings = command_settings(args)
+        quiet_libraries(args.threads)
+        known = answering_run(args.run)[1]
+        rows = stage_class(known.get("command", "sft"))(settings).read(args.data) if args.data else None
+        phase("checking the run")
+        for link in check_run(args.run, None if rows is None else as_chats(rows)):
+            links.append(link)
+            say(str(link))
+        phase("")
+    if args.json:
+        print(json.dumps({"links": [vars(link) for link in links]}))
+    if links[-1].state == "broken":
         sys.exit(1)
 
 # %% ../../nbs/package/cli/model_export.ipynb #d678a20f

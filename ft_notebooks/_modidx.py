@@ -394,6 +394,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'ft_notebooks/cli/generation.py'),
                                              'ft_notebooks.cli.generation._rows': ( 'package/cli/generation.html#_rows',
                                                                                     'ft_notebooks/cli/generation.py'),
+                                             'ft_notebooks.cli.generation._whole': ( 'package/cli/generation.html#_whole',
+                                                                                     'ft_notebooks/cli/generation.py'),
                                              'ft_notebooks.cli.generation.generate_command': ( 'package/cli/generation.html#generate_command',
                                                                                                'ft_notebooks/cli/generation.py')},
             'ft_notebooks.cli.guards': { 'ft_notebooks.cli.guards._Output': ( 'package/cli/guards.html#_output',

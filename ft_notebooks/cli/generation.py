@@ -17,7 +17,7 @@ from ..core.arguments import check_counts
 from ..core.errors import typed
 from ..core.fingerprints import data_fingerprint
 from ..core.progress import phase, say
-from ..data.read import read_questions, without_places
+from ..data.read import read_questions
 from ..evaluation.metrics import find_scorers
 from ..inference.chat_api import ChatApi
 from ..inference.endpoint_answers import ask_all, estimated_tokens
@@ -70,12 +70,20 @@ def _cost_line(tokens: dict[str, int], price: tuple[float, float] | None, per_mi
     return said
 
 # %% ../../nbs/package/cli/generation.ipynb #52336784
+def _whole(questions: Dataset) -> Dataset:  # with the answers that they have
+    rows = []
+    for row in questions:
+        answer = [{"role": "assistant", "content": row["expected"]}] if row["expected"] else []
+        rows.append({"messages": [*row["messages"], *answer]})
+    return Dataset.from_list(rows)
+
+
 def _rows(args, settings: dict) -> tuple[Dataset, Dataset | None, dict[str, int]]:
     "The questions to ask, the test, and how many questions were left out for it and as repeated."
     data = settings["data"]
     names = {name: data.get(name) for name in ("messages", "prompt", "completion")}
     questions = read_questions(args.data, **names)
-    test = without_places(read_questions(args.test, **names)) if args.test else None
+    test = _whole(read_questions(args.test, **names)) if args.test else None
     asked, left_out = clean_rows(questions, test, args.near)
     tested, repeated = left_out["in the test"], left_out["repeated"]
     say(f"{len(questions):,} questions; left out: {tested:,} of the test, {repeated:,} repeated")

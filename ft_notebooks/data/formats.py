@@ -272,8 +272,8 @@ def as_question(
         defects = turn_order_defects([*map(itemgetter("role"), messages), "assistant"])
     if not isinstance(expected, str | None):
         defects = [*defects, f"the answer is {short(expected)}; it must be a text"]
-    if row.get("tools"):
-        wrong = [*wrong, "the row has tools, and no tool is called; leave them out"]
+    if row.get("tools") or any(message.keys() - {"role", "content"} for message in messages):
+        wrong = [*wrong, "the row has tools, or fields beside role and content, which are not sent; leave them out"]
     return {"messages": messages, "expected": expected or ""}, defects + wrong + _misspelt(row) + _media(row)
 
 # %% ../../nbs/package/data/formats.ipynb #e556aac8

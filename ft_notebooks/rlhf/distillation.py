@@ -213,7 +213,8 @@ def distill_trainer(
     check_checkpoint_choice(args, arguments.get("callbacks"))
     trainer = _made(model, tok, teacher, args, rows, arguments, lmbda)
     whose = "the student answers every row" if lmbda == 1 else f"the student answers {lmbda:.0%} of the rows"
-    way = [chosen.said, whose, f"divergence at beta={args.beta:g}", *balance]
+    beside = sum(p.numel() * p.element_size() for p in teacher.parameters()) / 1e9
+    way = [chosen.said, f"{beside:.1f} GB beside for the teacher", whose, f"beta={args.beta:g}", *balance]
     guarded(trainer, way, look, any_world_size=any_world_size)
     trainer.args.include_num_input_tokens_seen = "no"  # TRL counts the tokens itself
     return trainer

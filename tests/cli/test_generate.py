@@ -199,7 +199,7 @@ def test_what_cannot_be_is_refused_before_the_first_request(here, server, capsys
     [
         ({"text": "Hi"}, "asked.jsonl:2: the row has the keys"),
         ({"prompt": ""}, "asked.jsonl:2"),
-        ({"prompt": "Hi", "tools": [{"name": "f"}]}, "the row has tools, and no tool is called"),
+        ({"prompt": "Hi", "tools": [{"name": "f"}]}, "the row has tools, or fields beside role and content"),
         ({"messages": [{"role": "assistant", "content": "Hi"}]}, "asked.jsonl:2"),
         ({"prompt": "Hi", "expected": {"a": 1}}, "the answer is"),
     ],

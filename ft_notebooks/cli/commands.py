@@ -69,19 +69,24 @@ num_train_epochs = 1
 # likewise; whether the reward rises is seen long before the end
 num_train_epochs = 1
 
+[distill]
+# likewise
+num_train_epochs = 1
+
 [lora]
 # the rank of the adapter: how much it can hold
 # r = 16
 
 # All keys: [sft] and [pretrain] take the fields of trl.SFTConfig, [dpo] those of trl.DPOConfig, [kto] those of
 # trl.KTOConfig, [reward] those of trl.RewardConfig (each also effective_batch), [grpo] those of trl.GRPOConfig (also
-# prompts_a_step, generations and rewards), [lora] those of peft.LoraConfig. [model] has name, bits and method (lora or
-# full). [data] has eval, intended (what ft doctor asked and is meant so), allow_cut, allow_equal and allow_long,
-# rating_at_least (from which rating an answer is good), and messages, prompt, completion, chosen, rejected and label:
-# the names of these columns in your files, where they differ; for ft pretrain also text (likewise), separator (between
-# two documents of a file), replay (a file of chats, trained between the documents) and replay_share. [evaluation] has
-# scorers (names, or file.py:function for one of your own), max_new_tokens and batch_size.
-# [run] has world_size (any: resume with a different number of processes).
+# prompts_a_step, generations and rewards), [distill] those of trl.DistillationConfig (also effective_batch, teacher and
+# lmbda), [lora] those of peft.LoraConfig. [model] has name, bits and method (lora or full). [data] has eval, intended
+# (what ft doctor asked and is meant so), allow_cut, allow_equal and allow_long, rating_at_least (from which rating an
+# answer is good), and messages, prompt, completion, chosen, rejected and label: the names of these columns in your
+# files, where they differ; for ft pretrain also text (likewise), separator (between two documents of a file), replay (a
+# file of chats, trained between the documents) and replay_share. [evaluation] has scorers (names, or file.py:function
+# for one of your own), max_new_tokens and batch_size. [run] has world_size (any: resume with a different number of
+# processes).
 """
 
 # %% ../../nbs/package/cli/commands.ipynb #ba964829
@@ -98,6 +103,7 @@ def init_command(
 # %% ../../nbs/package/cli/commands.ipynb #764a3b39
 _FUNCTIONS = {  # of the commands that are no stage
     "init": "cli.commands.init_command",
+    "generate": "cli.generation.generate_command",
     "eval": "cli.evaluation.eval_command",
     "merge": "cli.chat_and_merge.merge_command",
     "chat": "cli.chat_and_merge.chat_command",

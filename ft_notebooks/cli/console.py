@@ -34,7 +34,7 @@ def say_failed(
 
 # %% ../../nbs/package/cli/console.ipynb #ddadac56
 def command_settings(
-    args,  # From `parser`, with `settings` and `set`, and `reward` of some commands
+    args,  # From `parser`, with `settings` and `set`, and `reward` or `teacher` of some commands
 ) -> dict:  # As from `read_settings`
     "Reads the settings of a command, prints their file, checks [evaluation]; `ValueError` as `read_settings` raises."
     file = args.settings or ("settings.ini" if Path("settings.ini").is_file() else None)
@@ -43,6 +43,8 @@ def command_settings(
     settings = read_settings(file, args.set)
     if rewards := getattr(args, "reward", None):
         settings["grpo"]["rewards"] = rewards
+    if teacher := getattr(args, "teacher", None):
+        settings["distill"]["teacher"] = teacher
     own = settings["evaluation"]
     check_counts(
         "[evaluation]", **{key: own[key] for key in ("max_new_tokens", "batch_size") if own.get(key) is not None}

@@ -145,7 +145,7 @@ def _settings(args) -> tuple[dict, list[str]]:
 # %% ../../nbs/package/cli/doctor.ipynb #f1aa8fb5
 def _kind_of_stage(args, data: dict) -> str:
     "The stage that fits the rows: pretrain, dpo, kto or grpo for rows of theirs, else sft; only grpo takes rewards."
-    stage = args.stage or ("grpo" if args.reward else None)
+    stage = args.stage or ("grpo" if args.reward else "distill" if args.teacher else None)
     if args.reward and stage != "grpo":
         raise ValueError(f"--reward is for ft grpo, not for --stage {stage}; leave one of the two out")
     if stage:
@@ -187,6 +187,8 @@ def _context(args, settings: dict, stage: str) -> Context:
     "The run that the command would start; its parts are loaded when a check needs them."
     if args.reward:
         settings[stage]["rewards"] = args.reward
+    if args.teacher:
+        settings["distill"]["teacher"] = args.teacher
     own = stage_class(stage)(settings)
 
     @cache

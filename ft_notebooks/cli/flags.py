@@ -70,6 +70,43 @@ _EVALUATED = {
     ),
 }
 
+# %% ../../nbs/package/cli/flags.ipynb #a266bab3
+_ASKED = ("DATA", None, "a file of prompts or conversations, whose last answer is the expected one")
+_FRACTION = {"metavar": "N", "type": float}
+_GENERATED = {
+    "generate": _Command(
+        "rows to train on, answered by a model behind a server",
+        (_ASKED,),
+        options={
+            "--endpoint": {"metavar": "URL", "help": "of an OpenAI-compatible server, up to /v1"},
+            "--model": {"metavar": "NAME", "help": "the model, as the server calls it"},
+            "--key-env": {"metavar": "NAME", "help": "the environment variable that holds the key; default: no key"},
+            "--field": {
+                "metavar": "NAME=VALUE",
+                "action": "append",
+                "default": [],
+                "help": "of each request; may be repeated; default: temperature=0, max_tokens=512",
+            },
+            "--output": {**_FILE, "default": "generated.jsonl", "help": "default: generated.jsonl"},
+            "--estimate": {"action": "store_true", "help": "only say what it would cost"},
+            "--price": {"metavar": "IN,OUT", "help": "of a million tokens of questions and of answers"},
+            "--requests-per-minute": {**_FRACTION, "help": "at most; default: no limit"},
+            "--parallel": {**_NUMBER, "default": 4, "help": "requests at a time; default: 4"},
+            "--timeout": {**_FRACTION, "default": 60.0, "help": "seconds for one answer; default: 60"},
+            "--score": {
+                "metavar": "NAME",
+                "action": "append",
+                "help": "a scorer or judge, or FILE.py:FUNCTION, that drops answers; may be repeated",
+            },
+            "--at-least": {**_FRACTION, "default": 1.0, "help": "what each score must reach; default: 1"},
+            "--test": {**_FILE, "help": "rows that shall not be trained on: questions like theirs are not asked"},
+            "--near": {**_FRACTION, "default": 0.8, "help": "likeness from which rows repeat, 0.5 to 1; default: 0.8"},
+            "--license": {"metavar": "NAME", "help": "under which the model's answers may be used, for the record"},
+            "--quiet": {"action": "store_true", "help": "print only the result and errors, no progress bars"},
+        },
+    ),
+}
+
 # %% ../../nbs/package/cli/flags.ipynb #c30e69ab
 _SYSTEM = "system message; default: the one that all training rows share"
 _JSON = {"action": "store_true", "help": "print one JSON object"}
@@ -164,6 +201,7 @@ def _examined() -> dict[str, _Command]:  # the doctor, with the stages that ther
     options: dict[str, dict] = {
         "--stage": {"choices": list(STAGES), "help": "default: what the rows are for"},
         "--reward": {"metavar": "NAME[:WEIGHT]", "action": "append", "help": "of ft grpo"},
+        "--teacher": {**_FOLDER, "metavar": "RUN", "help": "of ft distill"},
         "--output": {**_FOLDER, "help": "of the run; default: runs/STAGE; nothing is written there"},
         "--quick": {"action": "store_true", "help": "in seconds: without the model and without training steps"},
         "--json": _JSON,
@@ -198,13 +236,17 @@ _TRIED = {
 }
 
 # %% ../../nbs/package/cli/flags.ipynb #a707b3bb
+_TEACHER = "the teacher: a run, a folder or a name on the hub, with the student's tokens"
 _REWARD = "a scorer, FILE.py:FUNCTION or a run of ft reward, with its weight if that is not 1; may be repeated"
 
 
 def _trained() -> dict[str, _Command]:  # the command of each stage that there is now
     found = {name: _Command(what, (_DATA,), output=f"runs/{name}") for name, (_, what) in STAGES.items()}
     reward = {"--reward": {"metavar": "NAME[:WEIGHT]", "action": "append", "help": _REWARD}}
-    return {**found, "grpo": found["grpo"]._replace(options=reward)}
+    teacher = {"--teacher": {**_FOLDER, "metavar": "RUN", "help": _TEACHER}}
+    found["grpo"] = found["grpo"]._replace(options=reward)
+    found["distill"] = found["distill"]._replace(options=teacher)
+    return found
 
 
 def _add(commands, name: str, how: _Command) -> None:  # adds the parser of a command
@@ -224,7 +266,7 @@ def command_groups() -> dict[str, dict[str, _Command]]:  # title: the commands b
     "Every command of `ft`, grouped by what one wants to do."
     init = {"init": _Command("write a commented settings.ini here", settings=False)}
     return {
-        "before a run": {**init, **_examined(), "gpu": _TRIED["gpu"]},
+        "before a run": {**init, **_GENERATED, **_examined(), "gpu": _TRIED["gpu"]},
         "train": {**_trained(), **_LAUNCHED, "demo": _TRIED["demo"]},
         "try and measure": {**_EVALUATED, "chat": _USED["chat"], "check": _USED["check"]},
         "hand over": {"merge": _USED["merge"], "export": _USED["export"], **_SERVED, **_CLEANED},

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SEAMS', 'ESTIMATE_SEAMS', 'overrides', 'require', 'given_way', 'attention_of', 'can_change_attention', 'is_hooked',
            'forget_renames', 'around_saves', 'save_checkpoint', 'set_timeout', 'NameGone', 'for_estimate', 'replaced',
-           'replace_kl_log_probs']
+           'replace_kl_log_probs', 'answers_by_row']
 
 # %% ../../nbs/package/core/seams.ipynb #f6eb8b62
 import functools
@@ -272,3 +272,25 @@ def replace_kl_log_probs(
         raise _gone(type(trainer), "KTOTrainer._compute_kl_logps, by which the loss gets its KL term")
     trainer._compute_kl_logps = compute
     return own
+
+# %% ../../nbs/package/core/seams.ipynb #e8f277e6
+def answers_by_row(
+    trainer,  # A `trl.DistillationTrainer`, changed in place
+    answer: Callable[[list[dict], Callable], list[list[int]]],  # f(rows, sample) -> the ids of an answer to each row
+) -> None:
+    """The loss takes these answers, of which `sample(numbers of rows)` are TRL's own; `RuntimeError`, with a release
+    that has it, where TRL lacks a name.
+    """
+    names = ("_generate_and_score_completions", "_generate_single_turn")
+    score, sampled = (getattr(trainer, name, None) for name in names)
+    if score is None or sampled is None:
+        raise _gone(type(trainer), f"DistillationTrainer.{names[score is not None]}, by which answers are sampled")
+
+    def scored(rows):
+        def one_turn(prompts, *args, **kwargs):
+            return answer(rows, lambda own: sampled([prompts[i] for i in own], *args, **kwargs))
+
+        trainer._generate_single_turn = one_turn
+        return score(rows)
+
+    trainer._generate_and_score_completions = scored

@@ -7,12 +7,10 @@ __all__ = ['chat_endpoint', 'llm_judge', 'pairwise_judge']
 
 # %% ../../nbs/package/course/judge.ipynb #9cc31d20
 import hashlib
-import os
 import re
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
-import openai
+from ..inference.chat_api import ChatApi
 
 # %% ../../nbs/package/course/judge.ipynb #dedee6c7
 def _marked(**texts: str) -> str:
@@ -32,57 +30,7 @@ def _question(example: dict) -> str:
         return messages[0]["content"]
     return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
-# %% ../../nbs/package/course/judge.ipynb #0a9e7706
-def _key(name: str) -> str:
-    "The API key in an environment variable; raises `ValueError` if it is unset or cannot be sent."
-    key = os.environ.get(name, "").strip()
-    if not key:
-        raise ValueError(f"the environment variable {name}, which key_env names, is not set")
-    if not (key.isascii() and key.isprintable()):
-        raise ValueError(
-            f"the environment variable {name} holds no valid key: it contains characters that an HTTP header cannot"
-        )
-    return key
-
-
-def _without_key(text: str, name: str | None) -> str:
-    "The text with the key replaced by ***."
-    key = os.environ.get(name or "", "").strip()
-    return text.replace(key, "***") if key else text
-
-# %% ../../nbs/package/course/judge.ipynb #827e4296
-def _client(url: str, **settings) -> openai.OpenAI:
-    "An OpenAI client without a key; each request adds it."
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.password:
-        raise ValueError(
-            "chat_endpoint: the url must be like http://localhost:8000/v1; name a key's variable by key_env"
-        )
-    base_url, http_client = (
-        url.rstrip("/").removesuffix("/chat/completions"),
-        openai.DefaultHttpxClient(follow_redirects=False),
-    )
-    return openai.OpenAI(base_url=base_url, api_key="not sent", http_client=http_client, **settings)
-
 # %% ../../nbs/package/course/judge.ipynb #511d4ba1
-def _text_of(reply, url: str, key_env: str | None) -> str:
-    "The text of a chat completion; raises `ValueError` for any other reply, and for a text that was cut off."
-    try:
-        choice = reply.parse().choices[0]
-        text = choice.message.content
-    except (AttributeError, LookupError, TypeError, ValueError):  # the client returns any reply unchecked
-        text = None
-    if not isinstance(text, str):
-        raise ValueError(f"{url} did not return a chat completion: {_without_key(reply.text, key_env)[:300]}")
-    if choice.finish_reason == "length":
-        end = _without_key(text, key_env)[-80:]
-        raise ValueError(f"{url}: the answer was cut off after {end!r}; increase max_tokens")
-    return text
-
-
-_TELLING = ("location", "retry-after")  # headers: the address to give instead, and when to ask again
-
-# %% ../../nbs/package/course/judge.ipynb #c5bbad78
 def chat_endpoint(
     url: str,  # Of a server with an OpenAI-compatible API, up to and including /v1
     model: str,  # The name under which the server offers the model
@@ -97,22 +45,15 @@ def chat_endpoint(
     Sends a first request, so that a wrong address, model or key raises `ValueError` at once. Later, a failed request, a
     reply that is not a chat completion, and an answer that was cut off raise it.
     """
-    completions = _client(url, timeout=timeout, max_retries=retries).chat.completions.with_raw_response
     if temperature is not None:
         fields["temperature"] = temperature
+    api = ChatApi(url, model, key_env, timeout=timeout, retries=retries, **fields)
 
     def ask(system: str, user: str) -> str:
-        headers = {"Authorization": f"Bearer {_key(key_env)}" if key_env else openai.Omit()}
-        messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-        try:
-            reply = completions.create(model=model, messages=messages, extra_body=fields, extra_headers=headers)
-        except openai.APIStatusError as e:
-            told = [f"{name}: {e.response.headers[name]}" for name in _TELLING if name in e.response.headers]
-            answer = _without_key("; ".join([_without_key(e.response.text, key_env)[:300], *told]), key_env)
-            raise ValueError(f"{url} answered {e.status_code}: {answer}") from None
-        except openai.APIConnectionError as e:
-            raise ValueError(_without_key(f"{url} does not answer: {e} {e.__cause__!r}", key_env)) from None
-        return _text_of(reply, url, key_env)
+        reply = api.ask([{"role": "system", "content": system}, {"role": "user", "content": user}])
+        if reply.finish == "length":
+            raise ValueError(f"{url}: the answer was cut off after {api.hide(reply.text)[-80:]!r}; increase max_tokens")
+        return reply.text
 
     ask("You are asked whether you are there.", "Reply with the one word: yes")
     return ask

@@ -92,7 +92,7 @@ def _step_settings(run) -> dict:
     if run.kind.rows == "prompts":  # the answers of the rows are trained, by SFT, in place of sampled ones
         known = inspect.signature(TrainingArguments).parameters.keys()
         full = not isinstance(run.model, PeftModel) and not given.get("peft_config")
-        rate = default_of("grpo", "learning_rate", full)
+        rate = default_of(run.stage, "learning_rate", full)
         given = {"learning_rate": rate, **{name: given[name] for name in known & given.keys()}}
     if run.kind.rows == "rated answers":  # a few rows have no answers to other prompts; at the start the KL term is 0
         given["loss_type"] = "apo_zero_unpaired"

@@ -6,11 +6,12 @@
 __all__ = []
 
 # %% ../../nbs/17_rlhf.ipynb #8afa70f3
-__doc__ = "Reward models, and a `trl.GRPOTrainer` that stops when the reward rises and a held-out score falls"
+__doc__ = "Reward models, a `trl.GRPOTrainer` that stops when a held-out score falls, and distillation from a teacher"
 
 import lazy_loader
 
 _names = {
+    "distillation": ["distill_trainer"],
     "grpo": ["grpo_trainer", "rloo_trainer"],
     "reward_hacking": ["RewardHackingCallback"],
     "reward_model": ["load_reward_model"],
@@ -18,5 +19,6 @@ _names = {
     "reward_statistics": ["evaluate_reward", "pair_statistics", "plot_pair_statistics"],
     "reward_training": ["pair_losses", "reward_trainer"],
     "rewards": ["first_rewards", "read_prompts", "reward_functions"],
+    "teachers": ["first_difference", "load_teacher"],
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_names)

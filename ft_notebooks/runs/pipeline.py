@@ -148,7 +148,7 @@ def train_run(
     held: Dataset | None,  # Others to evaluate on, such as from `held_out`
     settings: dict[str, dict],  # By section: "model", "lora", "data", "evaluation", "run", and the stage's
     run: str | Path,  # The run's folder, for the adapter or model, the tokenizer and a checkpoint
-    stage: str = "sft",  # Or "dpo", "kto", "reward" or "grpo"; a key of `STAGES`
+    stage: str = "sft",  # Or "dpo", "kto", "reward", "grpo" or "distill"; a key of `STAGES`
     guards=lambda tok, ids: [],  # f(tokenizer, encoded rows) -> further callbacks for the trainer
 ) -> tuple:  # The trained model, its tokenizer, and the log
     """Trains a stage on its rows and saves it in `run`; resumes a killed run, leaves a finished one unchanged.

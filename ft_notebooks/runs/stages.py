@@ -20,6 +20,7 @@ STAGES = {  # command: the class, and what `ft --help` says
     "kto": ("ft_notebooks.dpo.kto_stage.KTOStage", "preference training on answers rated good or bad"),
     "reward": ("ft_notebooks.rlhf.stages.RewardStage", "a reward model of chosen and rejected answers"),
     "grpo": ("ft_notebooks.rlhf.stages.GRPOStage", "reinforcement learning from rewards of sampled answers"),
+    "distill": ("ft_notebooks.rlhf.distill_stage.DistillStage", "a larger model corrects the answers of a smaller one"),
 }
 
 

@@ -35,11 +35,11 @@ class Setting:
     python: str = ""  # Of an argument that has no effect in the trainers: what to do instead
 
 # %% ../../nbs/package/training/settings.ipynb #bd3c3d9b
-_ANSWERING = "sft dpo kto reward grpo"
+_ANSWERING = "sft dpo kto reward grpo distill"
 
 
 _STAGES = f"pretrain {_ANSWERING}"
-_CAUSAL = "pretrain sft dpo kto grpo"  # they train a causal language model
+_CAUSAL = "pretrain sft dpo kto grpo distill"  # they train a causal language model
 
 
 _RATE: dict[str, Any] = {
@@ -157,8 +157,8 @@ SETTINGS = (
     Setting("num_train_epochs", _STAGES, 3, set_by="library", advised=(0, 50), usual="1 to 5",
             why="every row is read so often that it is learned by heart", elsewhere="epoch epochs num_epochs"),
     Setting("max_steps", _STAGES, -1, set_by="library", why="-1: num_train_epochs counts", elsewhere="steps"),
-    Setting("effective_batch", "pretrain sft dpo kto reward", 16, kind=int, why="rows in a step, over all processes",
-            elsewhere="batch_size grad_accum"),
+    Setting("effective_batch", "pretrain sft dpo kto reward distill", 16, kind=int, elsewhere="batch_size grad_accum",
+            why="rows in a step, over all processes"),
     Setting("prompts_a_step", "grpo", 4, kind=int, why="prompts in a step", elsewhere="batch_size grad_accum"),
     Setting("generations", "grpo", 8, kind=int, why="answers to each prompt, which are compared with each other"),
     Setting("rewards", "grpo", kind=list[str], why="scorers, FILE.py:FUNCTION or runs of ft reward"),
@@ -172,6 +172,7 @@ SETTINGS = (
     Setting("learning_rate", "kto", 1e-5, full=1e-6, **_RATE),
     Setting("learning_rate", "reward", 1e-4, full=1e-5, **_RATE),
     Setting("learning_rate", "grpo", 1e-5, full=1e-6, **_RATE),
+    Setting("learning_rate", "distill", 5e-4, full=2e-5, **_RATE),
     Setting("lr_scheduler_type", _STAGES, "linear", set_by="library"),
     Setting("warmup_steps", _ANSWERING, 0, set_by="library", usual="a twentieth of the steps, 0.05",
             elsewhere="warmup_ratio warmup"),
@@ -202,9 +203,9 @@ SETTINGS = (
     Setting("precompute_ref_log_probs", "kto", ft="leave it out: the reference is computed once, before step 1",
             python="the reference is always computed once, before step 1"),
     Setting("beta", "grpo", 0.0, set_by="library", advised=(0, 1), off=0, **_BETA),
-    Setting("temperature", "grpo", 1.0, set_by="library", works=(0.1, 5), usual="0.7 to 1.2",
+    Setting("temperature", "grpo distill", 1.0, set_by="library", works=(0.1, 5), usual="0.7 to 1.2",
             why="sampled answers are all alike, or random"),
-    Setting("max_completion_length", "grpo", 256, why="the highest number of tokens of an answer"),
+    Setting("max_completion_length", "grpo distill", 256, why="the highest number of tokens of an answer"),
     Setting("num_iterations", "grpo", 1, set_by="library", why="steps on the same answers"),
     Setting("sync_ref_model", "dpo kto", ft=_REFERENCE, python="no checkpoint contains a moving reference, so the run "
             "could not resume; merge, and start a second run"),
@@ -217,13 +218,27 @@ SETTINGS = (
     Setting("steps_per_generation", "grpo",
             ft="leave it out: each step samples its own answers; num_iterations uses them again",
             python="each step samples its own answers; to use them for several steps set num_iterations"),
-    Setting("disable_dropout", "grpo",
+    Setting("disable_dropout", "grpo distill",
             ft="leave it out: dropout is off, since the policy that samples is the one that is trained",
             python="dropout is off in any case: with it the policy that samples is not the one that is trained"),
     Setting("reward_weights", "grpo", ft="write each weight behind its reward: --reward NAME:WEIGHT"),
     Setting("reward_funcs", "grpo", python="give rewards, the fourth argument"),
     Setting("reward_processing_classes", "grpo",
             python="a reward model is scored by the ids that were sampled, with the policy's tokenizer"),
+    # a teacher
+    Setting("teacher", "distill", None, kind=str | None, usual="a run of a larger model",
+            why="a run, a folder or a name on the hub, of the student's tokens", elsewhere="teacher_model"),
+    Setting("lmbda", "distill", 1.0, kind=float, allowed=(0, 1), usual="1, or 0.5 with answers of the teacher",
+            why="the share of rows that the student answers; the others have their own answer", elsewhere="lambda"),
+    Setting("beta", "distill", 1.0, set_by="library", works=(0, 1), usual="0 (forward), 0.5, 1 (reverse KL)",
+            why="it weighs two divergences"),
+    Setting("teacher_model_name_or_path", "distill", ft="set distill.teacher",
+            python="give teacher, the fourth argument"),
+    Setting("teacher_model_revision", "distill", ft="set distill.teacher to a folder",
+            python="give teacher, the fourth argument"),
+    Setting("teacher_model_init_kwargs", "distill", ft=_LOADED, python="load the teacher with load_model first"),
+    Setting("use_vllm", "distill", ft="leave it out: each row's answer has its own seed, which vLLM does not take",
+            python="each row's answer has its own seed, which vLLM does not take; leave it out"),
     # checkpoints and the log
     Setting("output_dir", _STAGES, ft="use --output"),
     Setting("resume_from_checkpoint", _STAGES,

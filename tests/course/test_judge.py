@@ -15,7 +15,6 @@ import pytest
 from datasets import Dataset
 from small_runs import HANGS
 
-from ft_notebooks.course import judge
 from ft_notebooks.course.judge import chat_endpoint, llm_judge, pairwise_judge
 from ft_notebooks.evaluation.metrics import find_scorers
 from ft_notebooks.evaluation.runner import evaluate
@@ -294,7 +293,7 @@ def test_a_key_that_was_not_named_is_not_sent(server, monkeypatch, name):
 @pytest.mark.parametrize("value", ["", "  \n", "sk-a\nb-secret", "sk-ключ-secret", "sk-\x00secret"])
 def test_a_key_that_is_none_is_refused_without_showing_it(monkeypatch, server, value):
     if "\x00" in value:
-        monkeypatch.setattr(judge.os, "environ", {**os.environ, "JUDGE_KEY": value})
+        monkeypatch.setattr(os, "environ", {**os.environ, "JUDGE_KEY": value})
     else:
         monkeypatch.setenv("JUDGE_KEY", value)
     with pytest.raises(ValueError, match="the environment variable JUDGE_KEY") as caught:

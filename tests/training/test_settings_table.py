@@ -6,6 +6,8 @@ import re
 import pytest
 from datasets import Dataset
 from trl import (
+    DistillationConfig,
+    DistillationTrainer,
     DPOConfig,
     DPOTrainer,
     GRPOConfig,
@@ -31,6 +33,7 @@ from ft_notebooks.dpo.kto_training import kto_trainer
 from ft_notebooks.dpo.trainer import dpo_trainer
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
+from ft_notebooks.rlhf.distillation import distill_trainer
 from ft_notebooks.rlhf.grpo import grpo_trainer, rloo_trainer
 from ft_notebooks.rlhf.reward_model import load_reward_model
 from ft_notebooks.rlhf.reward_training import reward_trainer
@@ -67,7 +70,8 @@ def rows_of(kind):
 @pytest.mark.parametrize("stage", STAGES)
 def test_each_default_is_what_the_trainer_of_the_stage_gets(stage, full, tmp_path):
     tok, model = tiny_tokenizer(), model_of(stage, full, tmp_path)
-    own = stage_class(stage)({stage: {**CPU, "rewards": ["exact_match"]} if stage == "grpo" else CPU})
+    needed = {"grpo": {"rewards": ["exact_match"]}, "distill": {"teacher": tiny_model(seed=1)}}.get(stage, {})
+    own = stage_class(stage)({stage: {**CPU, **needed}})
     if stage == "grpo":
         own.rewards = {"exact_match": lambda generated, expected, example: float(len(generated) % 2)}
     rows = own.encode(tok, rows_of(own.rows))[0]
@@ -75,7 +79,7 @@ def test_each_default_is_what_the_trainer_of_the_stage_gets(stage, full, tmp_pat
     for name, row in settings_of(stage).items():
         if (stage, name) == ("pretrain", "max_length"):  # documents are cut before the trainer gets them
             continue
-        if row.default is not ... and hasattr(args, name):
+        if row.default is not ... and hasattr(args, name) and name not in needed:
             assert getattr(args, name) == default_of(stage, name, full), name
     size = args.per_device_train_batch_size * args.gradient_accumulation_steps
     if stage == "grpo":
@@ -95,7 +99,7 @@ def test_the_doctor_tries_the_rate_that_the_run_would_take(stage, full, tmp_path
 
 def test_the_signatures_have_the_defaults_of_the_table():
     functions = {"sft": sft_trainer, "dpo": dpo_trainer, "reward": reward_trainer, "grpo": grpo_trainer}
-    functions |= {"kto": kto_trainer, "lora": lora_config, "pretrain": pretrain_trainer}
+    functions |= {"kto": kto_trainer, "lora": lora_config, "pretrain": pretrain_trainer, "distill": distill_trainer}
     found = [(section, function) for section, function in functions.items()]
     found += [("grpo", rloo_trainer), ("data", encode_chats), ("data", encode_pairs), ("data", encode_rated)]
     shared = []
@@ -141,6 +145,7 @@ def test_a_hint_names_a_setting_that_the_stage_has():
 
 CLASSES = {"sft": (SFTConfig, SFTTrainer), "dpo": (DPOConfig, DPOTrainer), "reward": (RewardConfig, RewardTrainer)}
 CLASSES |= {"grpo": (GRPOConfig, GRPOTrainer), "kto": (KTOConfig, KTOTrainer), "pretrain": (SFTConfig, SFTTrainer)}
+CLASSES |= {"distill": (DistillationConfig, DistillationTrainer)}
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -18,7 +18,7 @@ from pathlib import Path
 from kinds import CHATS, PAIRS, TEAMS, judged, notes, notices, options, ordered, orders, said, talks, tickets
 
 from ft_notebooks.doctor.unusual_rows import INSTRUMENTS
-from ft_notebooks.instruments import pair_features, pair_fit, pair_order, pairs, samples
+from ft_notebooks.instruments import evidence, pair_features, pairs
 from ft_notebooks.instruments.evidence import Anomaly
 from ft_notebooks.instruments.pairs import Pairs
 from ft_notebooks.instruments.texts import Texts, sampled_rows
@@ -49,12 +49,6 @@ def exchanged_texts(rows, i):
     return [*before, {**asked, "content": told["content"]}, {**told, "content": asked["content"]}]
 
 
-def numbered(rows, i):
-    asked, team = rows[i]
-    number = 1000 * (1 + (team["content"] == "billing")) + i % 1000
-    return [{**asked, "content": f"{asked['content']} (T-{number})"}, team]
-
-
 def rejected(change):
     return lambda rows, i: {**rows[i], "rejected": said("", change(rows[i]["chosen"][0]["content"]))[1:]}
 
@@ -83,7 +77,7 @@ class Fault:
         return (Pairs if isinstance(rows[0], dict) else Texts)(read, numbers), faulty
 
     def found(self, texts: Texts | Pairs, faulty: set[int]) -> list[Anomaly]:
-        is_split = self.find is samples.held_out_rows
+        is_split = self.find is evidence.held_out_rows
         return self.find(texts, sorted(faulty)) if is_split else self.find(texts)
 
     def is_named(self, n: int, count: int, seed: int) -> bool:
@@ -101,11 +95,10 @@ class Fault:
 PLANTS = {
     "copied_values": ("times 25 minutes late", notes, answer(late)),
     "fit_of_answers": ("answers one row late", notes, lambda rows, i: [*rows[i][:-1], rows[i - 1][-1]], True),
-    "repeated_text": ("answers joined with themselves", notes, answer(lambda text: f"{text}\n{text}")),
+    "repeated_text": ("one answer filled down", notes, lambda rows, i: [*rows[i][:-1], rows[0][-1]], True),
     "exchanged_roles": ("question and answer exchanged", orders, exchanged_texts),
     "turn_order": ("the newest turn first", talks, lambda rows, i: rows[i][4:] + rows[i][2:4] + rows[i][:2]),
     "option_marks": ("the letter of the next option", options, answer(lambda text: "BCDA"["ABCD".index(text[0])] + text[1:])),
-    "class_marks": ("ticket numbers by class", tickets, numbered),
     "strange_labels": ("the other label", tickets, answer(lambda text: next(team for team in TEAMS if team != text))),
     "heaps": ("answers cut after 60 characters", notices, answer(lambda text: text[:60])),
     "answers_change": ("JSON without spaces, in a block", notes, answer(lambda text: text.replace('": ', '":')), True),
@@ -116,16 +109,16 @@ PLANTS = {
     "questions_to_the_user": ("lower case", orders, answer(str.lower)),
 }  # fmt: skip
 OTHERS = [
-    Fault(samples.held_out_rows, "held-out JSON without spaces", notes, answer(lambda text: text.replace('": ', '":'))),
+    Fault(evidence.held_out_rows, "held-out JSON without spaces", notes, answer(lambda text: text.replace('": ', '":'))),
     Fault(pairs.contradicted_scores, "scores exchanged", judged, lambda rows, i: exchanged(rows, i, ("chosen_score", "rejected_score")), every=True),
     Fault(pairs.contradictory_pairs, "the pair before, exchanged", judged, lambda rows, i: exchanged(rows, i - 1), every=True),
     Fault(pairs.same_answers, "the same answer in lower case", judged, rejected(str.lower), every=True),
-    Fault(pair_fit.answers_elsewhere, "rejected answers of another row", judged, lambda rows, i: {**rows[i], "rejected": rows[i - 7]["rejected"]}),
-    Fault(pair_order.exchanged_pairs, "chosen and rejected exchanged", ordered, exchanged),
+    Fault(pairs.answers_elsewhere, "rejected answers of another row", judged, lambda rows, i: {**rows[i], "rejected": rows[i - 7]["rejected"]}),
+    Fault(pairs.exchanged_pairs, "chosen and rejected exchanged", ordered, exchanged),
     Fault(pair_features.deciding_feature, "rejected answers begin politely", judged, rejected(lambda text: f"Certainly: {text}")),
 ]  # fmt: skip
 OF_TEXTS = [one for one in INSTRUMENTS if one.numbered]  # held-out rows are read with their numbers
-FAULTS = [Fault(one.measure, *PLANTS[one.code]) for one in OF_TEXTS] + OTHERS
+FAULTS = [Fault(one.measure, *PLANTS[one.code]) for one in OF_TEXTS if one.code in PLANTS] + OTHERS
 
 
 def false_alarms(n: int) -> Counter:
@@ -139,7 +132,7 @@ def false_alarms(n: int) -> Counter:
             measures, read = (of_pairs, Pairs(rows)) if kind in PAIRS else (of_chats, Texts(rows))
             anomalies = [one for measure in measures for one in measure(read)]
             if kind in CHATS:
-                anomalies += samples.held_out_rows(read, random.Random(seed).sample(range(n), n // 5))
+                anomalies += evidence.held_out_rows(read, random.Random(seed).sample(range(n), n // 5))
             found["files"] += 1
             found.update({one.level for one in anomalies})
             found.update({f"{one.code} ({kind.__name__})" for one in anomalies})

@@ -9,10 +9,12 @@ __all__ = []
 import json
 import re
 from collections import Counter, defaultdict
+from itertools import chain
 
 from .findings import CHATS, cause, check, cure, level_by, symptom
 from .rows import chats_of, said, text_of
 from .text_checks import Mark, marked
+from ..instruments.texts import asked_in
 
 # %% ../../nbs/package/doctor/answer_checks.ipynb #fed0d78d
 @check("answers-repeat", "warning", 3, "09_data_formatting", rows=CHATS)
@@ -21,8 +23,9 @@ from .text_checks import Mark, marked
 @cure("look at the rows with this answer; keep a few of them, or balance the answers")
 def _answers_repeat(run):
     n = len(run.answers)
-    rejected = [said(row["rejected"][-1]).strip() for row in run.conversations] if run.kind.rows == "pairs" else []
-    often = Counter(run.answers.values()) - Counter(rejected)
+    often = Counter(run.answers.values())
+    if run.kind.rows == "pairs":
+        often -= Counter(said(row["rejected"][-1]).strip() for row in run.conversations)
     for answer, count in often.most_common(1):
         least = 0.95 if len(answer.split()) <= 5 else 0.2
         if n >= 10 and count > least * n:
@@ -78,7 +81,7 @@ _SAYS = r"\b(?:answer|solution|result|expected|output|label|response)\b[^\w]{0,2
 # %% ../../nbs/package/doctor/answer_checks.ipynb #a33acd0c
 # What the user says before the last message.
 def _asked(row: dict) -> str:
-    return " ".join(said(message) for message in chats_of(row)[0][:-1] if message["role"] == "user").strip()
+    return " ".join(asked_in(chats_of(row)[0])).strip()
 
 
 @check("answer-copied", "warning", 3, "09_data_formatting", rows=CHATS)
@@ -87,19 +90,20 @@ def _asked(row: dict) -> str:
 @cure("take the prompt out of the answer")
 def _answer_copied(run):
     n = len(run.answers)
-    copied, told = [], []
+    copied = []
+    told = {}
     for i, text in run.answers.items():
         prompt = _asked(run.conversations[i])
         is_quoted = prompt in text.rpartition("</think>")[2]  # a thought may quote the question
         if len(prompt) >= 20 and is_quoted:
             copied.append(i)
         elif len(text) >= 2 and re.search(_SAYS + re.escape(text), prompt, re.IGNORECASE):
-            told.append(i)
+            told[i] = text
     if len(copied) > 0.2 * n:
         yield from run.found(copied, f"{len(copied):,} of {n:,} answers contain their whole prompt")
-    if len(told) > 0.5 * len(run.whole) and len({run.answers[i] for i in told}) > 1:
+    if len(told) > 0.5 * len(run.whole) and len({*told.values()}) > 1:
         message = f"in {len(told):,} of {len(run.whole):,} rows the prompt says the answer"
-        yield from run.found(told, message, cure="take the answer out of the prompt")
+        yield from run.found([*told], message, cure="take the answer out of the prompt")
 
 # %% ../../nbs/package/doctor/answer_checks.ipynb #98bf02ca
 _DECIDE = {
@@ -119,10 +123,11 @@ def _answers_conflict(run):
     for i in run.answers:
         rows[text_of(run.conversations[i]["messages"][:-1])].append(i)
     several = [those for those in rows.values() if len(set(map(run.answers.get, those))) > 1]
-    numbers = [i for those in several for i in those]
+    numbers = [*chain.from_iterable(several)]
     most = max(map(len, several), default=0)
     different = {*run.answers.values()}
-    if len(different) <= len(run.answers) / 10 and all(len(text.split()) <= 5 for text in different):
+    longest = max(map(len, map(str.split, different)), default=0)
+    if len(different) <= len(run.answers) / 10 and longest <= 5:
         level = "warning" if len(several) > 0.1 * len(rows) else "note"
     else:
         level = "error" if len(rows) <= max(1, len(run.answers) / 100) else "note"
@@ -138,8 +143,8 @@ def _called(messages: list[dict]) -> set[str]:
     names = set()
     for message in messages:
         if message["role"] == "assistant":
-            calls = [call.get("function") or call for call in message.get("tool_calls") or []]
-            names |= {str(call.get("name")) for call in calls}
+            for call in message.get("tool_calls") or []:
+                names.add(str((call.get("function") or call).get("name")))
             names |= {*_IN_JSON.findall(said(message))}
     return names
 
@@ -157,8 +162,9 @@ def _calls_unknown(run):
         offered = "\n".join([json.dumps(chat.tools, ensure_ascii=False), *others, escaped])
         called = _called(chat.messages)
         calling += bool(called)
-        unknown = [name for name in called if not re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", offered)]
-        missing |= {chat.row: unknown[0]} if unknown else {}
+        for name in called:
+            if not re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", offered):
+                missing[chat.row] = name
     if missing and len(missing) < calling:  # else the tools are nowhere named
         message = f"{len(missing)} of {calling} rows with calls call a tool that they do not offer"
         yield from run.found([*missing], f"{message}, such as {next(iter(missing.values()))!r}")

@@ -85,7 +85,8 @@ class Context:
         self.source = source
         self.output = output
         self.load = load
-        self.settings = {name: {} for name in ("model", "lora", "data", "evaluation", "run", stage)} | settings
+        self.settings: dict[str, dict] = {"model": {}, "lora": {}, "data": {}, "evaluation": {}, "run": {}, stage: {}}
+        self.settings |= settings
         self.given = self.settings[stage]
         self.kept: dict[str, Any] = {}
         self.reported: set[str] = set()  # codes of the errors that were found so far
@@ -208,7 +209,7 @@ class Context:
         n = len(self.whole)
         if n <= _MOST:
             return list(range(n))
-        sizes = np.array([len(str(row)) for row in self.whole.with_format(None)])
+        sizes = np.array([*map(len, map(str, self.whole.with_format(None)))])
         longest = np.argsort(-sizes, kind="stable")[:20]
         return np.union1d(longest, np.arange(_MOST) * n // _MOST).tolist()
 
@@ -230,8 +231,12 @@ class Context:
     @_loaded_once
     def answers(self) -> dict[int, str]:
         "The last answer of each row that has one, by row; of a pair the chosen one."
-        lasts = [chats_of(row)[0][-1] for row in self.conversations]
-        return {i: said(last).strip() for i, last in enumerate(lasts) if last["role"] == "assistant" and said(last)}
+        found = {}
+        for i, row in enumerate(self.conversations):
+            last = chats_of(row)[0][-1]
+            if last["role"] == "assistant" and said(last):
+                found[i] = said(last).strip()
+        return found
 
     @_loaded_once
     def encoded(self) -> tuple[Dataset, dict]:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
+from itertools import chain, count
 from typing import Any
 
 from datasets import Dataset
@@ -42,10 +43,7 @@ _MODULES = [
         "template_checks",
         "answer_checks",
         "text_checks",
-        "document_checks",
         "preference_checks",
-        "rated_checks",
-        "teacher_checks",
         "model_checks",
         "probe",
     )
@@ -58,8 +56,9 @@ _FIRST = """
 # %% ../../nbs/package/doctor/diagnosis.ipynb #c2641b17
 def checks() -> list[Check]:
     "Every check, in the order in which they look at a run."
-    found = [one for module in _MODULES for one in vars(module).values() if isinstance(one, Check)]
-    place = {code: place for place, code in enumerate(_FIRST)}
+    kept = chain.from_iterable(vars(module).values() for module in _MODULES)
+    place = dict(zip(_FIRST, count()))
+    found = [one for one in kept if isinstance(one, Check)]
     return sorted(found, key=lambda one: (one.part, place.get(one.code, len(place))))
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #c3911855
@@ -117,10 +116,12 @@ def examine(
         progress(one.part)
         said = {finding.message for finding in found}
         for finding in list(_looked(one, run)):
-            if finding.message not in said:  # an error is said once
-                found.append(finding if finding.shown else with_examples(finding, run))
-                run.reported |= {finding.code} if finding.level == "error" else set()
-    found = [one for one in found if one.level == "error" or one.code not in run.intended]
+            is_meant = finding.level != "error" and finding.code in run.intended
+            if finding.message in said or is_meant:  # an error is said once
+                continue
+            found.append(finding if finding.shown else with_examples(finding, run))
+            if finding.level == "error":
+                run.reported.add(finding.code)
     return few_questions(sorted(found, key=lambda finding: -LEVELS.index(finding.level)))
 
 # %% ../../nbs/package/doctor/diagnosis.ipynb #f73ffeef
@@ -158,7 +159,7 @@ def diagnose(
     dataset,  # What `read_chats` or, for pairs, `read_preferences` reads; or encoded rows ("input_ids", "labels")
     eval_dataset=None,  # Held-out rows, likewise
     *,
-    stage: str = "sft",  # Or "pretrain", "dpo", "kto", "reward", "grpo", "distill"
+    stage: str = "sft",  # Or "pretrain", "dpo", "kto", "reward", "grpo"
     quick: bool = False,  # Without loading or training the model
     output_dir: str | None = None,  # The run's folder, if it is known
     rewards=None,  # Of stage "grpo", as `grpo_trainer` takes them

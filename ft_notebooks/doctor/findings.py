@@ -11,10 +11,11 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from ..core.errors import visible
-from ..instruments.texts import message_text
+from ..instruments.texts import asked_in, message_text
 
 # %% ../../nbs/package/doctor/findings.ipynb #2bb63fbd
 WIDTH = 90  # characters of an excerpt
@@ -70,12 +71,11 @@ def example(
         text = texts["text"]
         return Example(row, excerpt(text), excerpt(text, mark), remark="" if mark in text else mark)
     chosen = texts.get("messages") or [*texts["prompt"], *texts["chosen"]]
-    asked = [message_text(message) for message in chosen[:-1] if message["role"] == "user"]
+    asked = asked_in(chosen)[-1]
+    answer = message_text(chosen[-1])
     rejected = message_text(texts["rejected"][-1]) if texts.get("rejected") else ""
-    said = [asked[-1] if asked else "", message_text(chosen[-1]), rejected]
-    question = excerpt(said[0], mark, from_end=True)
-    is_remark = not any(mark in text for text in said)
-    return Example(row, question, excerpt(said[1], mark), excerpt(rejected, mark), mark if is_remark else "")
+    remark = "" if mark in f"{asked}{MARKED[0]}{answer}{MARKED[0]}{rejected}" else mark
+    return Example(row, excerpt(asked, mark, from_end=True), excerpt(answer, mark), excerpt(rejected, mark), remark)
 
 # %% ../../nbs/package/doctor/findings.ipynb #2b43b16d
 def side_by_side(
@@ -84,10 +84,10 @@ def side_by_side(
 ) -> list[str]:  # Lines
     "The rows of a finding as text, each followed by one that is as usual."
     found = []
-    for place, one in enumerate(shown):
-        found += [f"{one.title}:", *(f"  {line}" for line in one.lines())]
-        if place < len(usual):
-            found += [f"as usual, {usual[place].title}:", *(f"  {line}" for line in usual[place].lines())]
+    for one, like in zip_longest(shown, usual[: len(shown)]):
+        found += [f"{one.title}:", *map("  {}".format, one.lines())]
+        if like is not None:
+            found += [f"as usual, {like.title}:", *map("  {}".format, like.lines())]
     return [line.replace(MARKED[0], "«").replace(MARKED[1], "»") for line in found]
 
 # %% ../../nbs/package/doctor/findings.ipynb #1eac0e81
@@ -152,7 +152,7 @@ def _indented(text: str, width: int) -> list[str]:
     for line in visible(text).splitlines():
         is_command = line.startswith("ft ")
         wrapped = [line] if is_command else textwrap.wrap(line, width - 2, break_long_words=False)
-        found += [f"  {one}" for one in wrapped]
+        found += map("  {}".format, wrapped)
     return found
 
 # %% ../../nbs/package/doctor/findings.ipynb #31c12d57

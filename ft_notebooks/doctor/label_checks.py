@@ -153,5 +153,6 @@ def _collated(collate, rows: list[_Row]) -> list[_Row]:
     with contextlib.suppress(Exception):
         for i, ids, labels in rows:
             batch = collate([{"input_ids": ids.tolist(), "labels": labels.tolist()}])
-            found.append((i, *(torch.as_tensor(batch[key])[0].numpy() for key in ("input_ids", "labels"))))
+            ids = torch.as_tensor(batch["input_ids"])[0].numpy()
+            found.append((i, ids, torch.as_tensor(batch["labels"])[0].numpy()))
     return found

@@ -9,6 +9,7 @@ __all__ = []
 import contextlib
 import math
 from collections.abc import Iterator
+from itertools import chain, compress
 from typing import Any, NamedTuple
 
 import torch
@@ -68,7 +69,7 @@ def _untied_head(model) -> Iterator[Found]:
 @cure("train them too: lora_config(model, trainable_token_indices=[...]); or use the template that the model knows")
 def _tokens_untrained(run):
     run.skip_after("tokenizer-unusable", "weights-damaged")
-    used = sorted({token for row in run.encoded[0].take(20) for token in ids_of(row)})
+    used = sorted({*chain.from_iterable(map(ids_of, run.encoded[0].take(20)))})
     embeddings = base_model(run.model).get_input_embeddings()
     table = embeddings.weight.detach().float()
     faults = {
@@ -77,7 +78,7 @@ def _tokens_untrained(run):
     }
     for what, vectors in faults.items():
         sizes = vectors[used].norm(dim=-1)  # [tokens]
-        dead = [run.tok.decode([token]) for token, size in zip(used, sizes) if size < 0.25 * sizes.median()]
+        dead = [run.tok.decode([token]) for token in compress(used, sizes < 0.25 * sizes.median())]
         if dead:
             said = f"the embedding of {len(dead)} of {len(used)} tokens of the rows is {what}: {str(dead[:3])[1:-1]}"
             yield Found(said, level="note" if embeddings.weight.requires_grad else None)
@@ -111,11 +112,16 @@ def _own_loss(run) -> _Loss:
         for row in run.encoded[0].take(4):
             labels = row["labels"] if "labels" in row else [IGNORE] * len(row["prompt_ids"]) + row["chosen_ids"]
             found.append(_loss(run.model, ids_of(row)[:800], labels[:800]))
-    finite = [one for one in found if not math.isnan(one.is_)]
-    return _Loss(*torch.tensor(finite).mean(0).tolist()) if finite else _Loss(math.inf, math.inf)
+    losses = torch.tensor(found).reshape(-1, 2)
+    finite = losses[~losses[:, 0].isnan()]
+    return _Loss(*finite.mean(0).tolist()) if len(finite) else _Loss(math.inf, math.inf)
 
 # %% ../../nbs/package/doctor/model_checks.ipynb #88834f50
 _LOOKS_BACK = 0.4  # nats per token of a text that is read a second time
+
+
+def _with_field(model, name: str) -> list:  # Its modules
+    return [module for module in model.modules() if hasattr(module, name)]
 
 
 # The modules with another value of a field, in the block.
@@ -141,16 +147,16 @@ def _changes(model, whole: bool) -> Iterator[tuple[str, Any]]:
         "variance_epsilon": {1e-6: 1e-6},
         "act_fn": {"silu": torch.nn.SiLU(), "gelu": torch.nn.GELU("tanh")},
     }
-    for frequencies in [one.inv_freq for one in decoder.modules() if hasattr(one, "inv_freq")][:1]:
-        pairs = torch.linspace(0, 1, len(frequencies) + 1, device=frequencies.device)[:-1]
+    for rotary in _with_field(decoder, "inv_freq")[:1]:
+        pairs = torch.linspace(0, 1, len(rotary.inv_freq) + 1, device=rotary.inv_freq.device)[:-1]
         usual["inv_freq"] = {f"that of rope_theta={theta:g}": theta**-pairs for theta in (1e4, 1e5, 1e6)}
     for name, values in usual.items():
-        modules = [module for module in decoder.modules() if hasattr(module, name)]
+        modules = _with_field(decoder, name)
         for what, value in values.items() if modules else ():
             yield f"with {name}={what}", _with(modules, name, value)
     for n, layer in enumerate(getattr(decoder, "layers", ()) if whole else ()):
         yield f"without layer {n}", layer.register_forward_hook(_skip)
-    adapted = [module for module in model.modules() if hasattr(module, "lora_B")]
+    adapted = _with_field(model, "lora_B")
     if whole and adapted:
         yield "without its adapter", _with(adapted, "scaling", dict.fromkeys(model.peft_config, 0.0))
 

@@ -218,7 +218,7 @@ def _hardly_learns(run):
     loss = run.probed.losses[0]
     factors = schedule_factors(run)
     total = run.probed.fall * sum(factors)
-    given = [name for name in _SLOW if run.given.get(name) and "adam" not in str(run.given[name])]
+    given = [name for name in _SLOW if "adam" not in str(run.given.get(name) or "adam")]
     if loss < 0.02:
         cure = "look whether the model was trained on these rows before: set model.name to its base"
         yield Found(f"before training the rows have a loss of {loss:.3f}, so no gradient is left", "", "warning", cure)

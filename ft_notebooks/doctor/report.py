@@ -32,10 +32,11 @@ def grouped(
     findings: Sequence[Finding],
 ) -> dict[str, list[Finding]]:  # By heading, in the order in which to read them; none is empty
     "The findings under their headings."
-    found: dict[str, list[Finding]] = {heading: [] for heading in HEADINGS.values()}
-    for one in findings:
-        found[HEADINGS[one.level]].append(one)
-    return {heading: ones for heading, ones in found.items() if ones}
+    found = {}
+    for level, heading in HEADINGS.items():
+        if ones := [one for one in findings if one.level == level]:
+            found[heading] = ones
+    return found
 
 # %% ../../nbs/package/doctor/report.ipynb #6049cb38
 def not_looked_at(
@@ -136,10 +137,10 @@ def shown_rows(
     for i in numbers:
         lines = [f"row {i}  {run.place(i)}"]
         row = run.whole[i]
-        told = {"": row.get("messages") or row["prompt"]}
-        told |= {f"{side} ": row[side] for side in ("chosen", "rejected") if row.get(side)}
-        for side, messages in told.items():
-            lines += [f"  {side}{message['role']}: {visible(message_text(message))}" for message in messages]
+        for side in ("messages", "prompt", "chosen", "rejected"):
+            before = f"{side} " if side in ("chosen", "rejected") else ""
+            for message in row.get(side) or []:
+                lines.append(f"  {before}{message['role']}: {visible(message_text(message))}")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
@@ -154,9 +155,9 @@ def write_without(
         raise ValueError(f"{file}: is there already; name a new file after --drop")
     if len(run.raw) != len(run.whole):
         raise ValueError(f"--drop: {len(run.raw):,} rows of the files became {len(run.whole):,}; their numbers differ")
-    kept = [row for i, (_, row) in enumerate(run.raw) if i not in set(numbers)]
+    named = set(numbers)
+    kept = [json.dumps(row, ensure_ascii=False, default=str) for i, (_, row) in enumerate(run.raw) if i not in named]
     if not kept:
         raise ValueError(f"--drop: all {len(run.raw):,} rows are named, so nothing would be left")
-    lines = (json.dumps(row, ensure_ascii=False, default=str) for row in kept)
-    write_atomically(Path(file), "\n".join(lines) + "\n")
+    write_atomically(Path(file), "\n".join(kept) + "\n")
     return len(kept)

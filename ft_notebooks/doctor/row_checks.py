@@ -159,8 +159,7 @@ def _held_out_trained(run):
         known = set(map(_trained_content, train))
         seen = {i for i, row in enumerate(held) if _trained_content(row) in known}
     else:  # of texts that share their phrases, as encoded rows without labels may
-        seen = {*_trained_before(train, held), *_asked_again(train, held)}
-        seen.update(i for _, i, _ in overlap(train, held))
+        seen = {*_trained_before(train, held), *_asked_again(train, held), *(i for _, i, _ in overlap(train, held))}
     said = f"{len(seen):,} of {len(held):,} held-out rows are contained in training rows, or nearly"
     if seen:
         yield Found(said, level=level_by(len(seen) / len(held), 0.05, 0.1))

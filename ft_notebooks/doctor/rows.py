@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 from datasets import Dataset
 
 from ..data.chat_encoding import encode_chats
@@ -63,15 +64,14 @@ def texts_of(
 ) -> Texts:
     "The rows by column, as the instruments read them; of a pair the chosen answer, of many rows blocks of neighbours."
     some = sampled_rows(len(rows))
-    chats = [chats_of(row)[0] for row in rows.select(some)]
-    return Texts(chats, [start + i for i in some])
+    return Texts([chats_of(row)[0] for row in rows.select(some)], (start + np.array(some, int)).tolist())
 
 # %% ../../nbs/package/doctor/rows.ipynb #18629bb9
 def contents(
     message: dict,
 ) -> list[str]:
     "Every text of a message that a template should write."
-    found = [message.get(name) for name in ("content", "reasoning_content", "thinking")]
+    found = [*map(message.get, ("content", "reasoning_content", "thinking"))]
     for call in message.get("tool_calls") or []:
         found += call_texts(call)
     return list(filter(None, found))

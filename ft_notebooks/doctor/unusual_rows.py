@@ -13,24 +13,17 @@ from dataclasses import dataclass, replace
 from .context import Context
 from .findings import SHOWN, Finding, Unavailable, example
 from .rows import is_encoded, texts_of
-from ..instruments.arithmetic import equations_of_answers
-from ..instruments.blocks import answers_change
-from ..instruments.classes import class_marks
 from ..instruments.copying import copied_values
-from ..instruments.evidence import Anomaly
+from ..instruments.evidence import Anomaly, answers_change, held_out_rows
 from ..instruments.fit import fit_of_answers
-from ..instruments.forms import unusual_forms
-from ..instruments.labels import strange_labels
+from ..instruments.forms import questions_to_the_user, unusual_forms
+from ..instruments.labels import class_marks, option_marks, strange_labels
 from ..instruments.leftovers import heaps, leftover_marks
-from ..instruments.misreading import misread_values
-from ..instruments.options import option_marks
+from ..instruments.numbers_and_dates import equations_of_answers, misread_values
 from ..instruments.pieces import added_pieces
-from ..instruments.questions import questions_to_the_user
 from ..instruments.repetition import repeated_text, unshown_systems
-from ..instruments.roles import exchanged_roles
-from ..instruments.samples import held_out_rows
 from ..instruments.texts import Texts
-from ..instruments.turns import turn_order
+from ..instruments.turns import exchanged_roles, turn_order
 
 # %% ../../nbs/package/doctor/unusual_rows.ipynb #b36e80e0
 NOTEBOOK = "nbs/19_doctor.ipynb"
@@ -131,15 +124,12 @@ INSTRUMENTS = [*map(RowInstrument, _MEASURES), RowInstrument(held_out_rows, _tra
 
 # %% ../../nbs/package/doctor/unusual_rows.ipynb #ced8e27f
 CODES = """
-    all-answers-cut all-begin-alike all-doubled all-end-alike all-escapes all-in-quotes all-lower-case all-no-end-mark
-    all-one-answer all-one-line all-other-language all-questions-cut all-upper-case all-white-space
-    answer-repeats-itself answer-repeats-question answers-ask answers-change answers-cut answers-displaced
-    answers-misplaced answers-of-another-form answers-unfit answers-unparsed class-by-mark class-in-one-part
-    class-in-prompt dates-misread equations-wrong fit-breaks-off held-out-differs highest-losses label-unlike-others
-    labels-by-half leftover-in-answers leftover-in-questions letter-and-text marks-all-changed marks-changed
-    neighbour-in-answer numbers-misread one-answer-for-many option-by-place piece-added piece-in-most questions-cut
-    questions-of-another-form result-contradicted roles-exchanged system-not-shown turns-newest-first
-    values-all-changed values-changed values-not-copied
+    all-escapes all-lower-case answer-repeats-question answers-ask answers-change answers-cut answers-displaced
+    answers-misplaced answers-of-another-form answers-unfit class-in-one-part class-in-prompt dates-misread
+    equations-wrong held-out-differs highest-losses label-unlike-others labels-by-half leftover-in-answers
+    letter-and-text marks-changed neighbour-in-answer numbers-misread one-answer-for-many option-by-place piece-added
+    questions-cut result-contradicted roles-exchanged system-not-shown turns-newest-first values-all-changed
+    values-changed values-not-copied
 """.split()  # of anomalies
 
 # %% ../../nbs/package/doctor/unusual_rows.ipynb #322eba26
@@ -147,11 +137,20 @@ def few_questions(
     found: list[Finding],
 ) -> list[Finding]:
     "The findings with the first `QUESTIONS` of their questions, without those about rows of which a warning is said."
-    questions = [one for one in found if one.level == "question" and not _is_warned(one, found)]
-    return [one for one in found if one.level != "question" or one in questions[:QUESTIONS]]
+    asked = 0
+    kept = []
+    for one in found:
+        is_question = one.level == "question"
+        if not is_question or asked < QUESTIONS and not _is_warned(one, found):
+            kept.append(one)
+            asked += is_question
+    return kept
 
 
 # Whether warnings of another code name most of the question's rows.
 def _is_warned(question: Finding, found: list[Finding]) -> bool:
-    warned = {row for one in found if one.level == "warning" and one.code != question.code for row in one.rows}
+    warned: set[int] = set()
+    for one in found:
+        if one.level == "warning" and one.code != question.code:
+            warned.update(one.rows)
     return len(warned.intersection(question.rows)) > len(question.rows) / 2

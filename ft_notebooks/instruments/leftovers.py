@@ -9,14 +9,14 @@ __all__ = ['leftover_marks', 'heaps']
 import math
 import re
 from collections import Counter, defaultdict
+from itertools import chain, compress
 
 import numpy as np
 from scipy.sparse import csr_matrix
-from scipy.stats import binom, poisson
+from scipy.stats import poisson
 
-from .evidence import ALPHA, Anomaly, announced
-from .prose import is_ended
-from .texts import Texts, words
+from .evidence import ALPHA, Anomaly, announced, at_least
+from .texts import Texts, is_ended, word_sets, words
 
 # %% ../../nbs/package/instruments/leftovers.ipynb #d1195e74
 _FEWEST_LEFTOVERS = 6  # rows
@@ -58,9 +58,8 @@ def _strange_groups(said: list[str], known: list[str]) -> list[tuple[str, np.nda
     n = len(said)
     groups: list[tuple[str, np.ndarray]] = []
     for character in sorted(entries, key=lambda character: (-len(entries[character]), character)):
-        group: np.ndarray = np.zeros(n, dtype=bool)
-        group[entries[character]] = True
-        repeated = any((group & other).sum() > 0.8 * group.sum() for _, other in groups)
+        group = np.isin(np.arange(n), entries[character])
+        repeated = max(((group & other).sum() for _, other in groups), default=0) > 0.8 * group.sum()
         if not repeated and max(_FEWEST_LEFTOVERS, _RARE * n) <= group.sum() <= _COMMON * n:
             groups.append((character, group))
     return groups
@@ -69,59 +68,49 @@ def _strange_groups(said: list[str], known: list[str]) -> list[tuple[str, np.nda
 def _around(text: str, character: str) -> str:
     "The character with the characters next to it up to white space, 20 at most."
     place = text.index(character)
-    before = re.search(r"\S{0,10}\Z", text[max(0, place - 10) : place])
-    after = re.match(r"\S{0,10}", text[place:])
-    return (before.group() if before else "") + (after.group() if after else "")
+    before = re.split(r"\s", text[max(0, place - 10) : place])[-1]
+    return before + re.split(r"\s", text[place : place + 10])[0]
 
 
 def _causes(characters: set[str]) -> tuple[str, ...]:
     markup = ("markup, an escape or a placeholder was not resolved",)
     encoding = ("a file was read in the wrong encoding",)
     damaged = characters & _WRONG_ENCODING
-    return (encoding if damaged else ()) + (markup if characters - damaged else ())
+    return encoding * bool(damaged) + markup * (characters != damaged)
 
 # %% ../../nbs/package/instruments/leftovers.ipynb #53345591
-def _left_over(texts: Texts, what: str) -> list[Anomaly]:
-    "The finding about answers or questions."
-    said, known, columns = texts.assistants, texts.users, texts.prompt_features
-    if what == "questions":
-        said, known, columns = texts.questions, [""] * len(texts), texts.answer_features
-    groups = _strange_groups(said, known)
-    found = []
-    for character, group in groups[:_MOST_CHARACTERS]:
-        chance = len(groups) * float(binom.sf(group.sum() - 1, len(said), _SLIPS))
-        if chance < ALPHA / 2 and not announced(columns, group):
-            found.append((character, group))
-    if not found:
-        return []
-    sentences = []
-    marks: dict[int, str] = {}
-    for character, group in found:
-        members = np.flatnonzero(group)
-        shown = {row: _around(said[i], character) for i, row in zip(members, texts.rows(members))}
-        common = Counter(shown.values()).most_common(1)[0][0]
-        sentences.append(f"{len(members)} of {len(texts)} {what} hold {character!r}, such as in {common!r}")
-        marks = shown | marks
-    return [
-        Anomaly(
-            code=f"leftover-in-{what}",
-            level="note",
-            message=f"{'; '.join(sentences)}; the others do not, and nothing in the row announces it",
-            rows=list(marks),
-            causes=_causes({character for character, _ in found}),
-            cure="resolve or remove it in the step that makes the rows",
-            chance=len(groups) * float(binom.sf(found[0][1].sum() - 1, len(texts), _SLIPS)),
-            marks=marks,
-            usual=texts.rows([i for i in range(len(texts)) if texts.numbers[i] not in marks][:3]),
-        )
-    ]
-
-# %% ../../nbs/package/instruments/leftovers.ipynb #d5a19fab
 def leftover_marks(
     texts: Texts,
-) -> list[Anomaly]:  # One about answers and one about questions at most
-    "Characters that prose does not use, inside a minority of the texts, which nothing in the row announces."
-    return _left_over(texts, "answers") + _left_over(texts, "questions")
+) -> list[Anomaly]:  # At most one
+    "Characters that prose does not use, inside a minority of the answers, which nothing in the row announces."
+    said = texts.assistants
+    groups = _strange_groups(said, texts.users)
+    sentences = {}
+    chances = []
+    shown: dict[int, str] = {}
+    for character, group in groups[:_MOST_CHARACTERS]:
+        chance = len(groups) * at_least(group.sum(), len(said), _SLIPS)
+        if chance < ALPHA / 2 and not announced(texts.prompt_features, group):
+            own = {i: _around(said[i], character) for i in np.flatnonzero(group).tolist()}
+            common = Counter(own.values()).most_common(1)[0][0]
+            sentences[character] = f"{len(own)} of {len(texts)} answers hold {character!r}, such as in {common!r}"
+            chances.append(chance)
+            shown = own | shown
+    if not shown:
+        return []
+    return [
+        Anomaly(
+            code="leftover-in-answers",
+            level="note",
+            message=f"{'; '.join(sentences.values())}; the others do not, and nothing in the row announces it",
+            rows=texts.rows(shown),
+            causes=_causes({*sentences}),
+            cure="resolve or remove it in the step that makes the rows",
+            chance=chances[0],
+            marks=texts.by_row(shown),
+            usual=texts.others(shown),
+        )
+    ]
 
 # %% ../../nbs/package/instruments/leftovers.ipynb #6a95ad41
 _FEWEST_CUT = 6  # different texts of one length
@@ -152,9 +141,8 @@ def _open_end(text: str) -> bool:
 # %% ../../nbs/package/instruments/leftovers.ipynb #8cc27f75
 def _broken_words(said: list[str], heap: np.ndarray) -> bool:
     "Whether more of the heap's last words than of the words before them stand nowhere else in the file."
-    by_word = [words(text) for text in said]
-    count = Counter(word for one in by_word for word in set(one))
-    ends = [by_word[i][-2:] for i in np.flatnonzero(heap) if said[i][-1:].isalpha()]
+    count = Counter(chain.from_iterable(word_sets(said)))
+    ends = [words(text)[-2:] for text in compress(said, heap) if text[-1:].isalpha()]
     last = sum(count[one[-1]] == 1 for one in ends if one)
     before = sum(count[one[0]] == 1 for one in ends if one)
     return last - before > max(_BROKEN * heap.sum(), 3 * math.sqrt(last + before))
@@ -162,7 +150,7 @@ def _broken_words(said: list[str], heap: np.ndarray) -> bool:
 
 def _share_a_pattern(said: list[str], heap: np.ndarray) -> bool:
     "Whether the lengths of the words, or all words but the last, are those of other texts in half of the heap."
-    different = {said[i] for i in np.flatnonzero(heap)}
+    different = {*compress(said, heap)}
     lengths_of_words = {tuple(map(len, re.findall(r"\w+", text))) for text in different}
     without_last = {" ".join(text.split()[:-1]) for text in different}
     return min(len(lengths_of_words), len(without_last)) <= _PATTERNS * len(different)
@@ -173,7 +161,7 @@ def _chance_of_heap(said: list[str], lengths: np.ndarray, heap: np.ndarray) -> f
     length = lengths[heap][0]
     near = (np.abs(lengths - length) <= _NEAR) & ~heap
     expected = max(1.0, 1.5 * near.sum() / (2 * _NEAR))
-    different = len({said[i] for i in np.flatnonzero(heap)})
+    different = len({*compress(said, heap)})
     if different < _FEWEST_CUT:
         return 1.0
     return float(poisson.sf(different - 1, expected)) * len(np.unique(lengths))
@@ -181,21 +169,23 @@ def _chance_of_heap(said: list[str], lengths: np.ndarray, heap: np.ndarray) -> f
 # %% ../../nbs/package/instruments/leftovers.ipynb #642d58ba
 def _heap(said: list[str], unit: str, columns: csr_matrix) -> tuple[np.ndarray, int, float]:
     "The entries of texts that a limit has cut, none without one; the limit and its chance."
-    lengths = np.array([len(text) if unit == "characters" else len(text.split()) for text in said])
-    is_open = np.array([_open_end(text) for text in said])
+    lengths = np.array([*map(len, said if unit == "characters" else map(str.split, said))])
+    is_open = np.array([*map(_open_end, said)])
     for length, _ in Counter(lengths.tolist()).most_common(_MOST_LENGTHS):
         heap = lengths == length
         chance = _chance_of_heap(said, lengths, heap)
-        shortest = min(len(said[i]) for i in np.flatnonzero(heap))
+        shortest = min(map(len, compress(said, heap)))
         if chance >= ALPHA / 4 or shortest < _SHORTEST or _share_a_pattern(said, heap):
             continue
         others = is_open[~heap]
-        amid_sentence = len(others) >= _FEWEST_CUT and is_open[heap].mean() - others.mean() > _OPEN
         longest = (lengths > length).mean() <= 0.02
-        amid_word = unit == "characters" and _broken_words(said, heap)
-        of_most = unit == "characters" and longest and heap.mean() > 0.5 and is_open[heap].mean() > _OPEN
-        by_sentence = amid_sentence and (longest or unit == "characters") and not announced(columns, heap)
-        if amid_word or of_most or by_sentence:
+        amid_sentence = len(others) >= _FEWEST_CUT and is_open[heap].mean() - others.mean() > _OPEN
+        if unit == "characters":
+            of_most = longest and heap.mean() > 0.5 and is_open[heap].mean() > _OPEN
+            is_cut = of_most or _broken_words(said, heap) or amid_sentence and not announced(columns, heap)
+        else:
+            is_cut = longest and amid_sentence and not announced(columns, heap)
+        if is_cut:
             return np.flatnonzero(heap), length, chance
     return np.array([], dtype=int), 0, 1.0
 
@@ -206,12 +196,12 @@ _SHARE_AT_LIMIT = 0.1  # of the texts at least
 
 def _pile(said: list[str], columns: csr_matrix) -> tuple[np.ndarray, int]:
     "The entries of texts that a limit of tokens has cut, none without one, and their greatest length."
-    lengths = np.array([len(text) for text in said])
+    lengths = np.array([*map(len, said)])
     limit = int(np.quantile(lengths, 0.99)) if len(said) else 0
     pile = lengths > _NEAR_LIMIT * limit
     below = (lengths > _NEAR_LIMIT**2 * limit) & ~pile
-    is_open = np.array([not is_ended(text) for text in said])
-    many = pile.sum() >= max(_FEWEST_CUT, _SHARE_AT_LIMIT * len(said)) and pile.sum() > 3 * below.sum()
+    is_open = ~np.array([*map(is_ended, said)], dtype=bool)
+    many = pile.sum() >= max(_FEWEST_CUT, _SHARE_AT_LIMIT * len(said), 3 * below.sum() + 1)
     if limit < 5 * _SHORTEST or not many or pile.all() or is_open[pile].mean() - is_open[~pile].mean() < _OPEN:
         return np.array([], dtype=int), limit
     if announced(columns, pile):  # the longest texts are of a kind of their own, such as code
@@ -219,17 +209,18 @@ def _pile(said: list[str], columns: csr_matrix) -> tuple[np.ndarray, int]:
     return np.flatnonzero(pile & is_open), limit
 
 # %% ../../nbs/package/instruments/leftovers.ipynb #994834b0
-def _cut_at_limit(texts: Texts, what: str, said: list[str], entries: np.ndarray, length: int) -> Anomaly:
+def _cut(texts: Texts, what: str, entries: np.ndarray, fact: str, chance: float, *causes: str) -> Anomaly:
+    said = texts.answers if what == "answers" else texts.questions
     return Anomaly(
         code=f"{what}-cut",
         level="warning",
-        message=f"{len(entries)} of {len(texts)} {what} end amid a sentence, and these are the longest, of about "
-        f"{length} characters; the shorter ones end",
+        message=f"{len(entries)} of {len(texts)} {what} {fact}",
         rows=texts.rows(entries),
-        causes=("a limit of new tokens has cut them",),
+        causes=causes,
         cure="make these rows again with a higher limit, or leave them out",
-        marks={texts.numbers[i]: said[i][-30:] for i in entries},
-        usual=texts.rows([i for i, text in enumerate(said) if is_ended(text)][:3]),
+        chance=chance,
+        marks=texts.by_row({i: said[i][-30:] for i in entries}),
+        usual=texts.rows(np.flatnonzero([*map(is_ended, said)])[:3]),
     )
 
 # %% ../../nbs/package/instruments/leftovers.ipynb #b05a07b3
@@ -245,23 +236,13 @@ def heaps(
         for unit in ("characters", "words"):
             entries, length, chance = _heap(said, unit, other)
             if len(entries):
-                whole = [i for i, text in enumerate(said) if not _open_end(text)]
-                anomaly = Anomaly(
-                    code=f"{what}-cut",
-                    level="warning",
-                    message=f"{len(entries)} of {len(texts)} {what} have exactly {length} {unit} "
-                    "and end amid a sentence",
-                    rows=texts.rows(entries),
-                    causes=(f"a limit of {length} {unit} has cut them", "a field of the source has a fixed width"),
-                    cure="make these rows again with a higher limit, or leave them out",
-                    chance=chance,
-                    marks={texts.numbers[i]: said[i][-30:] for i in entries},
-                    usual=texts.rows(whole[:3]),
-                )
-                found.append(anomaly)
+                fact = f"have exactly {length} {unit} and end amid a sentence"
+                causes = (f"a limit of {length} {unit} has cut them", "a field of the source has a fixed width")
+                found.append(_cut(texts, what, entries, fact, chance, *causes))
                 break
         else:
             entries, length = _pile(said, other)
             if len(entries):
-                found.append(_cut_at_limit(texts, what, said, entries, length))
+                fact = f"end amid a sentence, and these are the longest, of about {length} characters; others end"
+                found.append(_cut(texts, what, entries, fact, 0.0, "a limit of new tokens has cut them"))
     return found

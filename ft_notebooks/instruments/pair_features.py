@@ -7,6 +7,7 @@ __all__ = ['OPEN', 'deciding_feature']
 
 # %% ../../nbs/package/instruments/pair_features.ipynb #b7c79b18
 import re
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,7 +25,8 @@ def _is_cut(text: str) -> bool:
 
 
 def _is_open(text: str) -> bool:
-    return any(text.count(one) > text.count(other) for one, other in ("{}", "[]", "()"))
+    count = Counter(text)
+    return count["{"] > count["}"] or count["["] > count["]"] or count["("] > count[")"]
 
 
 # The share of the words that stand in the five words before, too.
@@ -89,9 +91,8 @@ _COPIES = "repeats its prompt"
 
 def _copy_of(prompt: str, answer: str) -> set[str]:
     asked = prompt.strip()
-    return (
-        {_COPIES} if len(words(asked)) > 2 and asked[-_LONGEST_COPY:] in answer[: len(asked) + _LONGEST_COPY] else set()
-    )
+    is_copied = asked[-_LONGEST_COPY:] in answer[: len(asked) + _LONGEST_COPY]
+    return {_COPIES} if is_copied and len(words(asked)) > 2 else set()
 
 
 _LONGEST_COPY = 200  # characters of the prompt's end, which an answer repeats
@@ -122,28 +123,27 @@ class _Side:
 # %% ../../nbs/package/instruments/pair_features.ipynb #e1c83d28
 # What each feature of form says of each pair: the chosen answer's minus the rejected one's; [pairs, features].
 def _form_differences(pairs: Pairs) -> np.ndarray:
-    sides = [[[has(text) for has in _FORMS.values()] for text in texts] for texts in (pairs.chosen, pairs.rejected)]
-    return np.array(sides[0], dtype=float) - np.array(sides[1], dtype=float)
+    found = []
+    for has in _FORMS.values():
+        found.append(np.array([*map(has, pairs.chosen)], float) - np.array([*map(has, pairs.rejected)], float))
+    return np.column_stack(found)
 
 
 # All features with what they rank and their chance, corrected for their number.
 def _ranked(pairs: Pairs, forms: np.ndarray) -> list[_Side]:
-    found: dict[str, tuple[list[int], list[int]]] = {}
+    found: dict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
     for name, column in zip(_FORMS, forms.T):
         found[name] = np.flatnonzero(column > 0).tolist(), np.flatnonzero(column < 0).tolist()
     for i, (prompt, one, other) in enumerate(zip(pairs.prompts, pairs.chosen, pairs.rejected)):
         ours = _pieces(one) | _copy_of(prompt, one)
         theirs = _pieces(other) | _copy_of(prompt, other)
-        for phrase in ours - theirs:
-            found.setdefault(phrase, ([], []))[0].append(i)
-        for phrase in theirs - ours:
-            found.setdefault(phrase, ([], []))[1].append(i)
-    least = enough(len(pairs))
-    tried = {name: sides for name, sides in found.items() if sum(map(len, sides)) >= least}
-    return [
-        _Side(name, *sides, sign_chance(*map(len, sides), tests=len(tried)))  # type: ignore[misc]
-        for name, sides in tried.items()
-    ]
+        for phrase in ours ^ theirs:
+            found[phrase][phrase in theirs].append(i)
+    tried = {name: sides for name, sides in found.items() if sum(map(len, sides)) >= enough(len(pairs))}
+    ranked = []
+    for name, (chosen, rejected) in tried.items():
+        ranked.append(_Side(name, chosen, rejected, sign_chance(len(chosen), len(rejected), len(tried))))
+    return ranked
 
 # %% ../../nbs/package/instruments/pair_features.ipynb #83731fa3
 _NEARLY_ALL = 0.95  # of the pairs
@@ -164,13 +164,12 @@ def _quoted(phrase: str) -> set[str]:
 def _is_laid_on(pairs: Pairs, one: _Side) -> bool:
     alike = []
     same = []
+    added = _quoted(one.phrase)
+    sides = [pairs.chosen, pairs.rejected]
+    ours, theirs = sides if one.side == "chosen" else sides[::-1]
     for i in one.entries[:200]:
-        ours, theirs = pairs.chosen[i], pairs.rejected[i]
-        if one.side == "rejected":
-            ours, theirs = theirs, ours
-        other = {*words(theirs)}
-        added = _quoted(one.phrase)
-        left = {*words(ours)} - added
+        other = {*words(theirs[i])}
+        left = {*words(ours[i])} - added
         alike.append(len(left & other) >= 0.5 * len(left | other) and len(added & other) <= 0.3 * len(added))
         same.append(left == other)
     return bool(np.mean(alike) > 0.5 and np.mean(same) < 0.5)
@@ -189,7 +188,7 @@ def _unwished(pairs: Pairs, one: _Side) -> tuple[str, ...]:
         return ("all these answers are one text, so that nothing but that text is learned",)
     if one.phrase == _COPIES:
         return ("these answers were decoded together with their prompt",)
-    if one.phrase in (_CUT, OPEN) and one.side == "rejected" and np.median([len(text) for text in texts]) > 20:
+    if one.phrase in (_CUT, OPEN) and one.side == "rejected" and np.median([*map(len, texts)]) > 20:
         return ("the rejected answers were cut when they were made", "a limit on their tokens was too low")
     is_piece = re.match("(begins|ends) with", one.phrase) is not None
     if (is_piece or one.phrase in _STYLES) and _is_laid_on(pairs, one):
@@ -208,9 +207,9 @@ def _decides(pairs: Pairs, one: _Side, level: Level, causes: tuple[str, ...]) ->
     message += ": length tells which one is chosen" if is_length and level == "question" else ""
     causes = causes or ("this is what you prefer", "the two sides come from different sources")
     cure = "add pairs in which the feature does not tell the better answer, unless it is what you prefer"
-    usual = sorted({*range(n)} - {*one.entries})[:3]
     code = "length-decides" if is_length else "feature-decides"
-    return Anomaly(code, level, message, pairs.rows(one.entries), causes, cure, one.chance, usual=pairs.rows(usual))
+    usual = pairs.others(one.entries)
+    return Anomaly(code, level, message, pairs.rows(one.entries), causes, cure, one.chance, usual=usual)
 
 
 # By which features are sorted, the strongest first, of equals the longest phrase.
@@ -220,9 +219,9 @@ def _strength(one: _Side) -> tuple[int, int, str]:
 # %% ../../nbs/package/instruments/pair_features.ipynb #2551428f
 # What one side alone has in some pairs, where nobody would wish it and their prompts do not tell them from the others.
 def _in_some(pairs: Pairs, sides: list[_Side]) -> list[Anomaly]:
-    few = [one for one in sides if re.match("is |begins|ends|leaves|repeats its", one.phrase)]
-    few = [one for one in few if one.surplus >= max(enough(len(pairs)), 0.6 * len(one.chosen + one.rejected))]
-    for one in few[:40]:
+    least = enough(len(pairs))
+    few = [one for one in sides if one.surplus >= max(least, 0.6 * len(one.chosen + one.rejected))]
+    for one in [one for one in few if re.match("is |begins|ends|leaves|repeats its", one.phrase)][:40]:
         group = np.isin(np.arange(len(pairs)), one.entries)
         causes = _unwished(pairs, one)
         if not causes and re.match("(begins|ends) with", one.phrase) and len(_quoted(one.phrase)) >= _SENTENCE:
@@ -240,18 +239,22 @@ def deciding_feature(
     A question from 9 in 10 pairs; a warning where nobody would wish it; a note where length tells 7 in 10.
     """
     n = len(pairs)
-    sides = [one for one in _ranked(pairs, _form_differences(pairs)) if one.chance < ALPHA]
     found = []
-    for one in sides:
-        if one.phrase == _LENGTH and one.surplus > (2 * _SOME - 1) * n:
-            level: Level = "question" if one.surplus > (2 * _MOST - 1) * n else "note"
-            found.append(_decides(pairs, one, level, ()))
-    best = sorted((one for one in sides if one.phrase != _LENGTH), key=_strength)
+    best = []
+    by_length = 0  # pairs of which is asked whether length is to decide
+    for one in sorted(_ranked(pairs, _form_differences(pairs)), key=_strength):
+        if one.chance < ALPHA and one.phrase != _LENGTH:
+            best.append(one)
+        elif one.chance < ALPHA and one.surplus > (2 * _SOME - 1) * n:
+            is_most = one.surplus > (2 * _MOST - 1) * n
+            by_length = len(one.entries) * is_most
+            found.append(_decides(pairs, one, "question" if is_most else "note", ()))
     strong = [one for one in best if one.surplus > (2 * _MOST - 1) * n][:40]
-    for one in filter(lambda one: len(one.entries) >= _NEARLY_ALL * n, strong):
-        if causes := _unwished(pairs, one):
+    for one in strong:
+        causes = _unwished(pairs, one) if len(one.entries) >= _NEARLY_ALL * n else ()
+        if causes:
             return [_decides(pairs, one, "warning", causes), *found]
-    by_length = max((len(pair.rows) for pair in found if pair.level == "question"), default=0)
-    is_asked = by_length > 0 and not (strong and len(strong[0].entries) > by_length)
-    found += _in_some(pairs, [one for one in best if one not in strong])
-    return found if is_asked else found + [_decides(pairs, one, "question", ()) for one in strong[:1]]
+    found += _in_some(pairs, best[len(strong) :])
+    if strong and len(strong[0].entries) > by_length:
+        found.append(_decides(pairs, strong[0], "question", ()))
+    return found

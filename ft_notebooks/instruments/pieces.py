@@ -8,12 +8,13 @@ __all__ = ['added_pieces']
 # %% ../../nbs/package/instruments/pieces.ipynb #4a304b23
 import re
 from collections import Counter, defaultdict
+from itertools import chain, compress, islice
 
 import numpy as np
 from scipy.stats import mannwhitneyu, poisson
 
 from .evidence import ALPHA, Anomaly, announced
-from .texts import Texts, words
+from .texts import Texts, word_sets, words
 
 # %% ../../nbs/package/instruments/pieces.ipynb #72a7924b
 _MOST_CHARACTERS = 200  # of a piece
@@ -35,12 +36,11 @@ def _slice(text: str, piece: str, plain: str) -> str:
 # %% ../../nbs/package/instruments/pieces.ipynb #184b75f8
 def _sentences(text: str) -> set[str]:
     "The first sentence or line of a text of several, the last, and the last two."
-    parts = [part.strip() for part in re.split(r"\n+|(?<=[.!?:])\s+|(?<=[。！？])", text)]
-    parts = [part for part in parts if part]
+    parts = [*filter(None, map(str.strip, re.split(r"\n+|(?<=[.!?:])\s+|(?<=[。！？])", text)))]
     found = {parts[0], parts[-1]} if len(parts) > 1 else set()
     if len(parts) > 2:
         found.add(text[text.rindex(parts[-2], 0, len(text) - len(parts[-1])) :])
-    return {piece for piece in found if 3 <= len(piece) <= _MOST_CHARACTERS}
+    return found
 
 
 def _edges(text: str) -> set[str]:
@@ -54,21 +54,24 @@ def _edges(text: str) -> set[str]:
     return {piece for piece in found if 3 <= len(piece) <= _MOST_CHARACTERS}
 
 # %% ../../nbs/package/instruments/pieces.ipynb #c54a3601
-def _fits(rest: str, starts: set[str], ends: set[str]) -> float:
-    "Whether a text begins and ends with words with which others do."
-    by_space = rest.split() or [""]
-    return (by_space[0] in starts) + (by_space[-1] in ends)
+def _first_and_last(text: str) -> tuple[str, str]:
+    by_space = text.split() or [""]
+    return by_space[0], by_space[-1]
 
 
 def _best_piece(pieces: list[str], plain: list[str], group: np.ndarray) -> str:
     "The longest of those pieces without which the most answers of a group begin and end as the others do."
-    others = [text.split() for text, has in zip(plain, group) if not has and text]
-    starts = {by_space[0] for by_space in others}
-    ends = {by_space[-1] for by_space in others}
-    members = [text for text, has in zip(plain, group) if has][:50]
+    others = [_first_and_last(text) for text in compress(plain, ~group) if text]
+    starts = {first for first, _ in others}
+    ends = {last for _, last in others}
+    members = [*islice(compress(plain, group), 50)]
 
-    def fit(piece: str) -> tuple[float, int]:
-        return sum(_fits(text.replace(piece, "", 1), starts, ends) for text in members), len(piece)
+    def fit(piece: str) -> tuple[int, int]:
+        fits = 0
+        for text in members:
+            first, last = _first_and_last(text.replace(piece, "", 1))
+            fits += (first in starts) + (last in ends)
+        return fits, len(piece)
 
     return max(sorted(pieces), key=fit)
 
@@ -85,8 +88,7 @@ def _candidates(plain: list[str], smallest: float) -> dict[str, np.ndarray]:
             same[tuple(members)].append(piece)
     found = {}
     for rows, pieces in same.items():
-        group: np.ndarray = np.zeros(len(plain), dtype=bool)
-        group[list(rows)] = True
+        group = np.isin(np.arange(len(plain)), rows)
         found[_best_piece(pieces, plain, group)] = group
     return dict(sorted(found.items(), key=lambda one: (-len(one[0]) * one[1].sum(), one[0])))
 
@@ -109,7 +111,7 @@ def _without(piece: str, plain: list[str], group: np.ndarray) -> list[str]:
 
 
 def _as_long(cut: list[str], group: np.ndarray) -> bool:
-    lengths = np.array([len(text) for text in cut])
+    lengths = np.array([*map(len, cut)])
     if lengths[group].max() == 0:  # the answer is the piece
         return False
     return mannwhitneyu(lengths[group], lengths[~group]).pvalue >= ALPHA
@@ -126,95 +128,50 @@ def _added(texts: Texts, plain: list[str]) -> list[tuple[str, np.ndarray]]:
                 candidates.append((piece, group, cut))
     found: list[tuple[str, np.ndarray]] = []
     for piece, group, cut in candidates:
-        known = any((group & other).sum() > group.sum() / 2 for _, other in found)
-        if not known and not announced(texts.prompt_features, group) and not announced(cut, group):
+        known = max(((group & other).sum() for _, other in found), default=0) > group.sum() / 2
+        if not (known or announced(texts.prompt_features, group) or announced(cut, group)):
             found.append((piece, group))
     return found
 
 # %% ../../nbs/package/instruments/pieces.ipynb #1724e863
 def _by_chance(piece: str, answers: list[str], group: np.ndarray) -> float:
     "The chance of so many answers with the piece, if its words stood in answers independently."
-    sets = [set(words(answer)) for answer in answers]
+    count = Counter(chain.from_iterable(word_sets(answers)))
     expected = float(len(answers))
     for word in words(piece):
-        expected *= max(1, sum(word in one for one in sets)) / len(answers)
+        expected *= max(1, count[word]) / len(answers)
     return float(poisson.sf(group.sum() - 1, expected))
 
 # %% ../../nbs/package/instruments/pieces.ipynb #5e4afee4
-def _pieces_added(texts: Texts, plain: list[str]) -> list[Anomaly]:
-    found = _added(texts, plain)
+def added_pieces(
+    texts: Texts,
+) -> list[Anomaly]:  # At most one
+    "Literal first or last pieces that some answers have besides what they say."
+    plain = [*map(_plain, texts.answers)]
+    found = _added(texts, plain) if len(plain) >= 3 * _FEWEST_ROWS else []
     if not found:
         return []
     sentences = []
-    entries: list[int] = []
     marks: dict[int, str] = {}
     for piece, group in found:
-        members = np.flatnonzero(group)
-        own = {texts.numbers[i]: _slice(texts.answers[i], piece, plain[i]) for i in members}
+        members = np.flatnonzero(group).tolist()
+        own = {i: _slice(texts.answers[i], piece, plain[i]) for i in members}
         examples = ", ".join(map(str, texts.rows(members[:3])))
-        shown = own[texts.numbers[members[0]]]
-        sentences.append(f"{len(members)} of {len(texts)} answers have {shown!r} (rows {examples})")
-        entries += [int(i) for i in members if i not in entries]
+        sentences.append(f"{len(members)} of {len(texts)} answers have {own[members[0]]!r} (rows {examples})")
         marks |= own
-    others = [i for i in range(len(texts)) if i not in entries]
     return [
         Anomaly(
             code="piece-added",
             level="note",
             message=f"{'; '.join(sentences)}; without it they are like the others, and no prompt announces it",
-            rows=texts.rows(entries),
+            rows=texts.rows(marks),
             causes=(
                 "the words of a program, a signature or a model's habit were not cleaned away",
                 "a style of some authors",
             ),
             cure="remove the piece, or leave it if the model is to say it now and then",
-            chance=min(1.0, _MOST_PIECES * _by_chance(*found[0][:1], texts.answers, found[0][1])),
-            marks=marks,
-            usual=texts.rows(others[:3]),
+            chance=min(1.0, _MOST_PIECES * _by_chance(found[0][0], texts.answers, found[0][1])),
+            marks=texts.by_row(marks),
+            usual=texts.others(marks),
         )
     ]
-
-# %% ../../nbs/package/instruments/pieces.ipynb #e644184c
-_KNOWN = 0.34  # share of the piece's words that system messages and prompts have
-
-# %% ../../nbs/package/instruments/pieces.ipynb #1f1d7c5f
-def _piece_in_most(texts: Texts, plain: list[str]) -> list[Anomaly]:
-    "A question about a piece of two words or more with which more than 60 % of the answers begin or end."
-    n = len(texts)
-    told = set(words(" ".join([*sorted(set(texts.systems))[:20], *texts.prompts[:40]])))
-    count = Counter(piece for text in plain for piece in _sentences(text))
-    for piece in sorted(count, key=lambda piece: (-count[piece] * len(piece), piece)):
-        if count[piece] <= _LARGEST * n:
-            continue
-        said = [word for word in words(piece) if word.isalpha()]
-        strange = [word for word in said if word not in told]
-        is_code = re.search(r"[`{}()\[\]=<>]", piece)
-        if len(said) >= 2 and len(strange) >= (1 - _KNOWN) * len(said) and not is_code:
-            group = np.array([piece in text for text in plain])
-            members = np.flatnonzero(group)
-            own = [_slice(texts.answers[i], piece, plain[i]) for i in members]
-            return [
-                Anomaly(
-                    code="piece-in-most",
-                    level="question",
-                    message=f"{len(members)} of {n} answers have {own[0]!r}, whose words no system message and "
-                    "few prompts have: is the model to say this?",
-                    rows=texts.rows(members),
-                    causes=("the task asks for it", "a signature, a greeting or a disclaimer of the source"),
-                    cure="remove the piece if the model is not to say it",
-                    chance=_by_chance(piece, texts.answers, group),
-                    marks=dict(zip(texts.rows(members), own)),
-                    usual=texts.rows(np.flatnonzero(~group)[:3]),
-                )
-            ]
-    return []
-
-# %% ../../nbs/package/instruments/pieces.ipynb #f1be0b57
-def added_pieces(
-    texts: Texts,
-) -> list[Anomaly]:  # A note about some answers and a question about most at most
-    "Literal first or last pieces that answers have besides what they say."
-    if len(texts) < 3 * _FEWEST_ROWS:
-        return []
-    plain = [_plain(answer) for answer in texts.answers]
-    return _pieces_added(texts, plain) + _piece_in_most(texts, plain)

@@ -53,7 +53,7 @@ _PADDING = " I hope that this helps. Do not hesitate to ask again, whatever it m
 
 # Some of the prompts, with an expected answer where any has one.
 def _some(prompts: Dataset) -> list[int]:
-    known = np.flatnonzero([bool(text) for text in prompts["expected"]])
+    known = np.flatnonzero([*map(bool, prompts["expected"])])
     usable = known if len(known) else np.arange(len(prompts))
     return usable[np.unique(np.linspace(0, len(usable) - 1, min(_SOME_ANSWERS, len(usable))).astype(int))].tolist()
 
@@ -67,13 +67,17 @@ def _trials(prompts: Dataset) -> dict[str, list[str]]:
     found |= {_nonsense(k): ["word " * k] * n for k in _LENGTHS}
     if not all(own):
         return found
-    listed = [", ".join([*own[max(0, i - 2) : i], *own[i : i + 3]]) for i in range(n)]
-    padded = [text + _PADDING for text in own]
-    return found | {RIGHT: own, _ANOTHER: own[1:] + own[:1], _PADDED: padded, _LISTED: listed}
+    found |= {RIGHT: own, _ANOTHER: own[1:] + own[:1], _PADDED: [text + _PADDING for text in own]}
+    found[_LISTED] = [", ".join(own[max(0, i - 2) : i + 3]) for i in range(n)]
+    return found
 
 
 def _nonsense(count: int) -> str:
     return f"the word 'word' {count} times"
+
+
+def _generated(text: str) -> dict:
+    return {"text": text, "tokens": len(text.split()) + 1, "ended": True}
 
 # %% ../../nbs/package/instruments/rewards.ipynb #d86c2e8e
 class MeasuredReward:
@@ -92,7 +96,7 @@ class MeasuredReward:
         self.of = len(prompts)
         self.without = [row for row, text in zip(numbers, prompts["expected"]) if not text]
         entries = _some(prompts)
-        self.numbers = [numbers[i] for i in entries]
+        self.numbers = [*map(numbers.__getitem__, entries)]
         self.prompts = prompts.select(entries)
         self.trials = _trials(self.prompts)
         self.values: dict[str, np.ndarray] = {}
@@ -110,11 +114,10 @@ class MeasuredReward:
         rows = self.prompts.select(entries)
         if expected is not None:
             rows = Dataset.from_list([{**row, "expected": expected} for row in rows])
-        numbers = [self.numbers[i] for i in entries]
+        numbers = [*map(self.numbers.__getitem__, entries)]
         found = {}
         for seed, (name, texts) in enumerate(self.trials.items(), draw * len(self.trials)):
-            tried = [texts[i] for i in entries]
-            answers = [{"text": text, "tokens": len(text.split()) + 1, "ended": True} for text in tried]
+            answers = [_generated(texts[i]) for i in entries]
             with keep_random_state(seed):  # else each call would draw the same numbers
                 found[name] = np.array(score_answers(self.name, self.reward, rows, answers, numbers))
         return found
@@ -158,9 +161,8 @@ def reward_values(
         row = re.search(r", row (\d+) \(counted", measured.error)
         rows = [int(row[1])] if row else []
         return [_anomaly("reward-raises", "warning", measured.error, rows, "return one finite number for each answer")]
-    changes = np.array(
-        [np.abs(measured.values[name][measured.few] - again) for name, again in measured.repeated.items()]
-    )
+    first = np.array([*measured.values.values()])[:, measured.few]
+    changes = np.abs(first - np.array([*measured.repeated.values()]))
     if changes.any():
         return [_drawn(measured, changes)]
     if not measured.spread.any() or len(measured.without) > 0.1 * measured.of:
@@ -191,7 +193,7 @@ def _drawn(measured: MeasuredReward, changes: np.ndarray) -> Anomaly:
 def _flat_or_lacking(measured: MeasuredReward) -> list[Anomaly]:
     compared = measured.scored(0, range(len(measured.numbers)), expected="Yes.")
     without = measured.without
-    reads = any((compared[name] != measured.values[name]).any() for name in compared)
+    reads = not np.array_equal([*compared.values()], [*measured.values.values()])
     name = f"the reward {measured.name}"
     if reads and without:
         message = f"{len(without):,} of {measured.of:,} rows have no expected answer, and {name} compares with it"
@@ -239,10 +241,12 @@ def _grows(measured: MeasuredReward) -> Anomaly | None:
 # Wrong answers that get more than the expected one in half of the rows, or an empty one that gets as much.
 def _outranked(measured: MeasuredReward) -> list[Anomaly]:
     best = measured.values[RIGHT]
-    wrong = [name for name in measured.values if name not in (RIGHT, _PADDED, _LISTED)]
-    more = {name: measured.values[name] > best + _CLOSE for name in wrong}
-    outranked = {name: rows for name, rows in more.items() if rows.mean() > 0.5}
-    if len(outranked) > 0.8 * len(wrong):
+    outranked = {}
+    for name, values in measured.values.items():
+        more = values > best + _CLOSE
+        if name not in (RIGHT, _PADDED, _LISTED) and more.mean() > 0.5:
+            outranked[name] = more
+    if len(outranked) > 0.8 * (len(measured.values) - 3):
         least = np.all([*outranked.values()], axis=0)
         others = f"each of {len(outranked)} other texts"
         message = f"the expected answer gets less than {others}, in {_counted(least)}: {best[0]:.3g}"
@@ -267,8 +271,9 @@ def _outranked(measured: MeasuredReward) -> list[Anomaly]:
 # %% ../../nbs/package/instruments/rewards.ipynb #218255e9
 # The expected answer of another row that gets as much as the row's own, wherever they differ.
 def _ignored(measured: MeasuredReward) -> list[Anomaly]:
-    own, other = measured.trials[RIGHT], measured.trials[_ANOTHER]
-    differ = np.array([one.strip() != two.strip() for one, two in zip(own, other)])
+    own = measured.trials[RIGHT]
+    other = measured.trials[_ANOTHER]
+    differ = np.array([*map(str.strip, own)], dtype=object) != np.array([*map(str.strip, other)], dtype=object)
     same = differ & np.isclose(measured.values[RIGHT], measured.values[_ANOTHER], rtol=0, atol=_CLOSE)
     if differ.sum() < 4 or same.sum() < 0.9 * differ.sum():
         return []

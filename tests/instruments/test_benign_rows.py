@@ -5,19 +5,14 @@ import random
 import subprocess
 import sys
 
-import pytest
-
-from ft_notebooks.instruments.classes import class_marks
+from ft_notebooks.instruments.labels import option_marks
 from ft_notebooks.instruments.leftovers import heaps
-from ft_notebooks.instruments.misreading import misread_values
-from ft_notebooks.instruments.options import option_marks
+from ft_notebooks.instruments.numbers_and_dates import misread_values
 from ft_notebooks.instruments.pair_features import deciding_feature
 from ft_notebooks.instruments.pairs import Pairs, contradictory_pairs
-from ft_notebooks.instruments.parsing import unparsed_answers
 from ft_notebooks.instruments.repetition import repeated_text
-from ft_notebooks.instruments.roles import exchanged_roles
 from ft_notebooks.instruments.texts import Texts
-from ft_notebooks.instruments.turns import turn_order
+from ft_notebooks.instruments.turns import exchanged_roles, turn_order
 
 WORDS = "house tree river bread letter music garden window story road bridge market".split()
 
@@ -32,27 +27,6 @@ def pair(prompt, chosen, rejected):
 
 def sentence(draw, count):
     return " ".join(draw.choice(WORDS) for _ in range(count)).capitalize() + "."
-
-
-def test_sums_of_equal_digits_are_no_doubled_answers():
-    draw = random.Random(1)
-    sums = [(draw.randint(0, 50), draw.randint(0, 50)) for _ in range(300)]
-    assert repeated_text(Texts([said(f"What is {a} + {b}?", str(a + b)) for a, b in sums])) == []
-
-
-@pytest.mark.parametrize(
-    ("good", "bad", "end"),
-    [("अच्छा", "बुरा", "है"), ("well-made", "ill-made", "now"), ("it's fine", "it doesn't work", "now")],
-)
-def test_words_with_signs_are_no_marks_of_a_class(good, bad, end):
-    draw = random.Random(2)
-    rows = [said(f"{draw.choice(WORDS)} {(bad, good)[i % 2]} {end}", ("no", "yes")[i % 2]) for i in range(200)]
-    assert class_marks(Texts(rows)) == []
-
-
-def test_a_last_vowel_sign_is_no_mark_of_a_class():
-    rows = [said(("यह घर", "यह नदी")[i % 2], ("no", "yes")[i % 2]) for i in range(200)]
-    assert class_marks(Texts(rows)) == []
 
 
 def test_thanks_of_the_assistant_do_not_tell_the_order_of_turns():
@@ -131,26 +105,6 @@ def test_another_order_of_sets_gives_the_same_report():
         for seed in "123"
     }
     assert len(said) == 1
-
-
-GOOD = "```python\ndef f(x):\n    return x + {n}\n```"
-OTHERS = {
-    "another language": "```java\nimport java.util.List;\nclass A {{ int f() {{ return {n}; }} }}\n```",
-    "a notebook's shell": "```python\n!pip install numpy\nimport numpy\nprint({n})\n```",
-    "in a list": "1. Write this:\n\n   ```python\n   import os\n   print({n})\n   ```",
-}
-
-
-@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
-def test_code_that_is_no_python_file_is_not_broken(other):
-    rows = [said(f"Write program {n}.", (other if n % 4 == 0 else GOOD).format(n=n)) for n in range(100)]
-    assert unparsed_answers(Texts(rows)) == []
-
-
-@pytest.mark.parametrize("closing", ["Thanks, see you :)", "1) Open it. 2) Close it."])
-def test_a_bracket_of_a_smile_or_a_list_is_none(closing):
-    answers = [closing if n % 6 == 0 else f"It stands there (see page {n})." for n in range(60)]
-    assert unparsed_answers(Texts([said(f"Where is thing {n}?", answer) for n, answer in enumerate(answers)])) == []
 
 
 def test_german_dates_do_not_tell_the_decimal_mark():

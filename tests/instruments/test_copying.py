@@ -73,7 +73,6 @@ CHANGES = {
     "cut code": lambda text: re.sub(r"([A-Z]{2}-\d{4})\d", r"\1", text),
     "letters for digits": lambda text: re.sub(r"(?<=-\d)\d(?=\d{3}\b)", "O", text),
     "another code": lambda text: re.sub(r"[A-Z]{2}-\d{5}", f"QQ-{DRAW.randint(10000, 99999)}", text),
-    "another currency": lambda text: text.replace("$", "€"),
 }
 
 
@@ -89,7 +88,7 @@ def test_a_change_of_some_values_is_found_and_its_rows_are_named(name, form, sha
 
 
 def test_a_change_of_all_values_is_a_question():
-    for name in ("a year early", "cut code", "another currency"):
+    for name in ("a year early", "cut code"):
         texts, _ = planted(invoices(), CHANGES[name], 1)
         assert [anomaly.level for anomaly in copied_values(texts)] == ["question"], name
 

@@ -65,16 +65,6 @@ def test_a_form_that_the_prompt_asks_for_is_none():
     assert unusual_forms(Texts(chats)) == []
 
 
-def test_the_form_of_questions_counts_if_it_breaks_structure():
-    bad = drawn(300, 30)
-    chats = notes()
-    for row in bad:
-        system, user, answer = chats[row]
-        chats[row] = [system, {**user, "content": f"```\n{user['content']}\n```"}, answer]
-    [found] = unusual_forms(Texts(chats))
-    assert set(found.rows) == set(bad) and found.code == "questions-of-another-form"
-
-
 def test_half_of_the_answers_in_each_of_two_forms_are_named_as_one_form():
     bad = drawn(300, 150)
     [found] = unusual_forms(Texts(spoiled(notes(), bad, lambda text: json.dumps(json.loads(text), indent=2))))

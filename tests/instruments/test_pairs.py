@@ -10,9 +10,14 @@ import pytest
 from ft_notebooks.course.demo_task import demo_pairs
 from ft_notebooks.course.example_task import appointments
 from ft_notebooks.instruments.pair_features import deciding_feature
-from ft_notebooks.instruments.pair_fit import answers_elsewhere
-from ft_notebooks.instruments.pair_order import exchanged_pairs
-from ft_notebooks.instruments.pairs import Pairs, contradicted_scores, contradictory_pairs, same_answers
+from ft_notebooks.instruments.pairs import (
+    Pairs,
+    answers_elsewhere,
+    contradicted_scores,
+    contradictory_pairs,
+    exchanged_pairs,
+    same_answers,
+)
 
 INSTRUMENTS = (
     answers_elsewhere,

@@ -6,15 +6,11 @@ import numpy as np
 import pytest
 
 from ft_notebooks.course.example_task import appointments
-from ft_notebooks.instruments.blocks import answers_change
-from ft_notebooks.instruments.evidence import ALPHA
-from ft_notebooks.instruments.majority import second_heap
-from ft_notebooks.instruments.questions import questions_to_the_user
+from ft_notebooks.instruments.evidence import ALPHA, answers_change, held_out_rows
+from ft_notebooks.instruments.forms import questions_to_the_user
 from ft_notebooks.instruments.repetition import repeated_text, unshown_systems
-from ft_notebooks.instruments.roles import exchanged_roles
-from ft_notebooks.instruments.samples import held_out_rows
 from ft_notebooks.instruments.texts import Texts
-from ft_notebooks.instruments.turns import turn_order
+from ft_notebooks.instruments.turns import exchanged_roles, second_heap, turn_order
 
 INSTRUMENTS = [exchanged_roles, turn_order, repeated_text, unshown_systems, answers_change, questions_to_the_user]
 BAD = set(range(0, 150, 12))
@@ -91,18 +87,6 @@ def test_the_newest_turn_first_is_found_in_some_talks_and_in_all():
     some = [chat[2:] + chat[:2] if i in BAD else chat for i, chat in enumerate(chats)]
     assert set(turn_order(Texts(some))[0].rows) == BAD
     assert len(turn_order(Texts([chat[2:] + chat[:2] for chat in chats]))[0].rows) > 75
-
-
-REPEATED = {
-    "joined": lambda chat: chat[-1]["content"] + "\n" + chat[-1]["content"],
-    "with its question": lambda chat: chat[-2]["content"] + "\n" + chat[-1]["content"],
-}
-
-
-@pytest.mark.parametrize("fault", REPEATED)
-def test_a_repetition_is_found(fault):
-    (found,) = repeated_text(changed(notes(), BAD, REPEATED[fault]))
-    assert set(found.rows) == BAD and not set(found.usual) & BAD
 
 
 def test_a_filled_down_answer_is_found_and_sorted_labels_are_not():

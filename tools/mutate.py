@@ -52,6 +52,9 @@ def changes(tree, function):
     "Each change of the function: the node's place, what is changed, and the code of the cell with it."
     for node in ast.walk(function):
         kind, kept, old = type(node), vars(node).copy(), ast.unparse(node)
+        if isinstance(node, ast.JoinedStr):  # whose parts have a place only from Python 3.12 on
+            for part in ast.walk(node):
+                ast.copy_location(part, node)
         if change(node):
             text = f"{old} -> {ast.unparse(node)}"
             yield node.lineno - function.lineno, node.col_offset, text, "#| export\n" + ast.unparse(tree)

@@ -44,6 +44,7 @@ _MODULES = [
         "answer_checks",
         "text_checks",
         "preference_checks",
+        "teacher_checks",
         "model_checks",
         "probe",
     )
@@ -159,7 +160,7 @@ def diagnose(
     dataset,  # What `read_chats` or, for pairs, `read_preferences` reads; or encoded rows ("input_ids", "labels")
     eval_dataset=None,  # Held-out rows, likewise
     *,
-    stage: str = "sft",  # Or "pretrain", "dpo", "kto", "reward", "grpo"
+    stage: str = "sft",  # Or "pretrain", "dpo", "kto", "reward", "grpo", "distill"
     quick: bool = False,  # Without loading or training the model
     output_dir: str | None = None,  # The run's folder, if it is known
     rewards=None,  # Of stage "grpo", as `grpo_trainer` takes them

@@ -44,7 +44,8 @@ def test_every_package_notebook_is_in_the_reference():
 
 
 def test_a_page_folds_what_is_folded_and_says_when_it_was_proved(monkeypatch, tmp_path):
-    run = {"python": "3.11.7", "device": "CPU", "versions": dict.fromkeys(("torch", "transformers", "trl", "peft"), "9")}
+    versions = dict.fromkeys(("torch", "transformers", "trl", "peft"), "9")
+    run = {"python": "3.11.7", "device": "CPU", "versions": versions}
     proofs = {"runs": {"2026-11-30": run}, "notebooks": {LESSONS[0].stem: {"run": "2026-11-30", "seconds": 3}}}
     (tmp_path / "proofs.json").write_text(json.dumps(proofs))
     monkeypatch.setattr(site_parts, "PROOFS", tmp_path / "proofs.json")

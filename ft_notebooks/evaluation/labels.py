@@ -26,6 +26,7 @@ from ..core.arguments import check_counts, check_model
 from ..core.model_parts import contiguous_head, eval_mode
 from ..core.progress import progress_bar
 from ..data.chat_encoding import token_losses
+from ..training.progress_and_plots import ON_ANY_BACKGROUND, describe_figure
 from ..data.chat_labels import EncodedChat, encode_texts
 from ..data.read import read_chats
 from .likelihood import check_row_lengths
@@ -280,21 +281,27 @@ def plot_label_report(
     report: LabelReport,  # Result of `label_report`
 ) -> "Figure":  # Independent of pyplot: no window opens
     "Accuracy by probability, and the confusion of the labels as shares of each row."
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    side = min(max(3.0, 0.14 * len(report.labels)), 7.0)
-    fig = Figure(figsize=(side + 5.2, side + 0.6), dpi=80, layout="constrained")
-    left, right = fig.subplots(1, 2, width_ratios=[3, side])
-    probability, accuracy, rows = np.array([list(one.values()) for one in report.bins]).T
-    left.plot([0, 1], [0, 1], ls=":", color="#777777", label="calibrated")
-    left.plot(probability, accuracy, color="#0072B2", lw=1.2)
-    left.scatter(probability, accuracy, 10 + 150 * rows / max(rows), color="#0072B2", label=f"{sum(rows):,.0f} rows")
-    left.set(xlim=(0, 1.04), ylim=(0, 1.04), box_aspect=1, xlabel="probability", ylabel="share that is right")
-    left.legend(frameon=False, fontsize=8, loc="upper left", markerscale=0.5)
-    shares = report.confusion / np.maximum(report.confusion.sum(1, keepdims=True), 1)
-    fig.colorbar(right.imshow(shares, cmap="Blues", vmin=0, vmax=1), ax=right, shrink=0.6, label="share of the row")
-    right.set(xlabel="most probable", ylabel="expected")
-    for axis in (right.xaxis, right.yaxis):
-        axis.set_ticks(range(len(report.labels)), [label[:24] for label in report.labels], parse_math=False)
-        axis.set_tick_params(labelsize=8 if side == 3 else 6, labelrotation=90 if axis is right.xaxis else 0)
+    with rc_context(ON_ANY_BACKGROUND):
+        side = min(max(3.0, 0.14 * len(report.labels)), 7.0)
+        fig = Figure(figsize=(side + 5.2, side + 0.6), dpi=80, layout="constrained")
+        left, right = fig.subplots(1, 2, width_ratios=[3, side])
+        probability, accuracy, rows = np.array([list(one.values()) for one in report.bins]).T
+        left.plot([0, 1], [0, 1], ls=":", color="#777777", label="calibrated")
+        left.plot(probability, accuracy, color="#0072B2", lw=1.2)
+        left.scatter(
+            probability, accuracy, 10 + 150 * rows / max(rows), color="#0072B2", label=f"{sum(rows):,.0f} rows"
+        )
+        left.set(xlim=(0, 1.04), ylim=(0, 1.04), box_aspect=1, xlabel="probability", ylabel="share that is right")
+        left.legend(frameon=False, fontsize=8, loc="upper left", markerscale=0.5)
+        shares = report.confusion / np.maximum(report.confusion.sum(1, keepdims=True), 1)
+        fig.colorbar(right.imshow(shares, cmap="Blues", vmin=0, vmax=1), ax=right, shrink=0.6, label="share of the row")
+        right.set(xlabel="most probable", ylabel="expected")
+        for axis in (right.xaxis, right.yaxis):
+            axis.set_ticks(range(len(report.labels)), [label[:24] for label in report.labels], parse_math=False)
+            axis.set_tick_params(labelsize=8 if side == 3 else 6, labelrotation=90 if axis is right.xaxis else 0)
+    words = f"Accuracy by probability, and which of {len(report.labels)} labels is taken for which"
+    describe_figure(fig, words)
     return fig

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .runner import SUMMED_SCORES, Evaluation, check_evaluations
-from ..training.progress_and_plots import draw_curve, logged_points
+from ..training.progress_and_plots import ON_ANY_BACKGROUND, describe_figure, draw_curve, logged_points
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +65,7 @@ _ENDS = itemgetter("value", "low", "high", "n")
 def _bars(ax, evaluations, names, bottom) -> None:  # one group per score, one bar per stage
     from matplotlib.patheffects import withStroke
 
-    edge = withStroke(linewidth=2, foreground=ax.get_facecolor())
+    edge = withStroke(linewidth=2, foreground="white")
     width = 0.8 / len(evaluations)
     for s, found in enumerate(evaluations.values()):
         places = np.flatnonzero(np.isin(names, list(found.scores)))
@@ -116,26 +116,38 @@ def _panels(evaluations) -> list[list[str]]:
     return ([shares] if shares else []) + [[name] for name in names if name in wide]
 
 # %% ../../nbs/package/evaluation/score_plots.ipynb #2581de3b
+def _said(evaluations) -> str:
+    "The bars in words."
+    stages = []
+    for stage, found in evaluations.items():
+        scores = [f"{name} {format_number(score['value'])}" for name, score in found.scores.items()]
+        stages.append(f"{stage}: {', '.join(scores)}")
+    return f"Bars with 95% intervals. {'; '.join(stages)}"
+
+
 def plot_scores(
     evaluations: dict[str, Evaluation],  # Stage -> result of `evaluate`, in the order shown; at least one
 ) -> "Figure":  # Independent of pyplot: no window opens
     "The scores of all stages as bars with their 95% intervals; a score that is not a share has axes of its own."
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     check_evaluations(evaluations, "plot_scores")
     panels = _panels(evaluations)
     widths = max(1, 0.3 * len(evaluations)) * np.array(list(map(len, panels)))
-    fig = Figure(figsize=(1.6 + 1.2 * sum(widths), 3), dpi=80, layout="constrained")
-    for ax, names in zip(fig.subplots(1, len(panels), width_ratios=widths, squeeze=False)[0], panels):
-        bottom = 1 if names == ["perplexity"] else 0
-        _bars(ax, evaluations, names, bottom)
-        _axes(ax, evaluations, names, bottom)
-    patches = [Patch(color=colour) for _, colour in zip(evaluations, itertools.cycle(_STAGE_COLOURS))]
-    ncols = min(len(patches), 5)
-    legend = fig.legend(patches, map(_short, evaluations), loc="outside upper center", ncols=ncols, frameon=False)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    with rc_context(ON_ANY_BACKGROUND):
+        fig = Figure(figsize=(1.6 + 1.2 * sum(widths), 3), dpi=80, layout="constrained")
+        for ax, names in zip(fig.subplots(1, len(panels), width_ratios=widths, squeeze=False)[0], panels):
+            bottom = 1 if names == ["perplexity"] else 0
+            _bars(ax, evaluations, names, bottom)
+            _axes(ax, evaluations, names, bottom)
+        patches = [Patch(color=colour) for _, colour in zip(evaluations, itertools.cycle(_STAGE_COLOURS))]
+        ncols = min(len(patches), 5)
+        legend = fig.legend(patches, map(_short, evaluations), loc="outside upper center", ncols=ncols, frameon=False)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    describe_figure(fig, _said(evaluations))
     return fig
 
 # %% ../../nbs/package/evaluation/score_plots.ipynb #72f03352
@@ -201,23 +213,26 @@ def plot_progress(
     Of reinforcement learning, whose loss says nothing, it plots the reward. Raises `ValueError` for scores of a stage
     without losses, and where no training loss was logged.
     """
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     history = stage_dict(history)
     looks = stage_dict(looks)
     _check_stages(history, looks)
     rows = 1 + any(looks.values())
-    fig = Figure(figsize=(1 + 4.2 * len(history), 0.6 + 1.9 * rows), dpi=80, layout="constrained")
-    axes = fig.subplots(rows, len(history), sharex="col", squeeze=False)
-    for column, (stage, entries) in zip(axes.T, history.items()):
-        rewarded = any(logged_points(entries, "reward"))
-        draw_curve(column[0], entries, [])
-        column[0].set_title(stage[:24], fontsize=9, parse_math=False)
-        column[0].set_ylabel("reward" if rewarded else "loss")
-        if looks.get(stage):
-            _draw_scores(column[1], looks[stage])
-        elif rows > 1:  # no samples in this stage
-            column[1].set_axis_off()
-        _mark_lowest(column, *logged_points([] if rewarded else entries, "eval_loss"))
-    fig.supxlabel("optimizer step", fontsize=9)
+    with rc_context(ON_ANY_BACKGROUND):
+        fig = Figure(figsize=(1 + 4.2 * len(history), 0.6 + 1.9 * rows), dpi=80, layout="constrained")
+        axes = fig.subplots(rows, len(history), sharex="col", squeeze=False)
+        for column, (stage, entries) in zip(axes.T, history.items()):
+            rewarded = any(logged_points(entries, "reward"))
+            draw_curve(column[0], entries, [])
+            column[0].set_title(stage[:24], fontsize=9, parse_math=False)
+            column[0].set_ylabel("reward" if rewarded else "loss")
+            if looks.get(stage):
+                _draw_scores(column[1], looks[stage])
+            elif rows > 1:  # no samples in this stage
+                column[1].set_axis_off()
+            _mark_lowest(column, *logged_points([] if rewarded else entries, "eval_loss"))
+        fig.supxlabel("optimizer step", fontsize=9)
+    describe_figure(fig, f"Losses by optimizer step, and scores below: {', '.join(history) or 'one stage'}")
     return fig

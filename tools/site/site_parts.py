@@ -52,6 +52,13 @@ def badge(notebook):
     return f'<p class="proved"><a href="/claims">Proved</a> {escape(what)}</p>'
 
 
+def alternative(cell):
+    "What a cell's picture shows, where its output says it."
+    texts = ["".join(output.get("data", {}).get("text/plain", "")) for output in cell["outputs"]]
+    told = [text for text in texts if text and not text.startswith("<")]
+    return told[0] if told else "The plot that the cell above draws"
+
+
 def page(notebook):
     "A notebook for Sphinx: folded where it is folded in JupyterLab, without directives, with its last proof."
     whole = json.loads(notebook.read_text(encoding="utf-8"))
@@ -60,7 +67,8 @@ def page(notebook):
         source = "".join(cell["source"])
         if cell["cell_type"] == "code":
             hidden = re.search(r"^#\s*\|\s*(hide|default_exp)\b", source, re.M) or cell["metadata"].get("jupyter")
-            cell["metadata"] = {"tags": ["hide-input"]} if hidden else {}
+            cell["metadata"] = {"mystnb": {"image": {"alt": alternative(cell)}}}
+            cell["metadata"]["tags"] = ["hide-input"] if hidden else []
             source = DIRECTIVE.sub("", source)
         else:
             source = with_links(INTERNAL.sub("", source))

@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 
+import pytest
 from notebook_runs import ROOT
 
+pytestmark = [pytest.mark.whole, pytest.mark.skipif(sys.platform != "linux", reason="mutants run in forks")]
 PYPROJECT = """
 [project]
 name = "ft_notebooks"

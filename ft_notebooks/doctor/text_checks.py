@@ -294,9 +294,8 @@ def _repeated(run) -> Iterator[Found]:
     share = repeated / max(1, sum(map(len, texts.values())))
     if share > 0.1:
         rows = [i for i, own in lines.items() if own & common]
-        first = max(common, key=len)
-        message = f"{share:.0%} of all text are lines that at least half of the documents have, such as {first[:60]!r}"
-        yield from run.found(rows, message)
+        message = f"{share:.0%} of all text are lines that at least half of the documents have, such as "
+        yield from run.found(rows, f"{message}{max(common, key=len)[:60]!r}")
 
 # %% ../../nbs/package/doctor/text_checks.ipynb #56fae3f1
 @check("documents-alike", "warning", 3, "10_sft", rows=_DOCUMENTS)

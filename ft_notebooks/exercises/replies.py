@@ -8,6 +8,7 @@ __all__ = ['is_same', 'Reply', 'compare_guess', 'check']
 # %% ../../nbs/package/exercises/replies.ipynb #5f982923
 import json
 import os
+import re
 from dataclasses import dataclass
 from hashlib import sha1
 from importlib import import_module
@@ -26,9 +27,9 @@ def _comparable(answer: Any) -> Any:
     if isinstance(answer, dict):
         return {str(key).strip().lower(): _comparable(value) for key, value in answer.items()}
     if isinstance(answer, (list, tuple)):
-        return [_comparable(value) for value in answer]
+        return [*map(_comparable, answer)]
     if isinstance(answer, (set, frozenset)):
-        return sorted((_comparable(value) for value in answer), key=json.dumps)
+        return sorted(map(_comparable, answer), key=json.dumps)
     if isinstance(answer, float) and answer.is_integer():
         return int(answer)
     if isinstance(answer, (bool, int, float)):
@@ -46,17 +47,20 @@ def _as_number(text: str) -> Any:
 
 def _equal(given: Any, wanted: Any, within: float) -> bool:
     "Whether two comparable answers are the same, numbers within a share of the wanted one."
-    if isinstance(wanted, bool) or isinstance(given, bool):
-        return given is wanted
-    if isinstance(wanted, (int, float)) and isinstance(given, str):
-        given = _as_number(given)
-    if isinstance(wanted, (int, float)) and isinstance(given, (int, float)):
-        return given == wanted or abs(given - wanted) <= within * abs(wanted)
-    if isinstance(wanted, list) and isinstance(given, list):
-        return len(given) == len(wanted) and all(_equal(g, w, within) for g, w in zip(given, wanted))
-    if isinstance(wanted, dict) and isinstance(given, dict):
-        return set(given) == set(wanted) and all(_equal(given[key], wanted[key], within) for key in wanted)
-    return given == wanted
+    match wanted, given:
+        case (bool(), _) | (_, bool()):
+            return given is wanted
+        case int() | float(), str():
+            number = _as_number(given)
+            return not isinstance(number, str) and _equal(number, wanted, within)
+        case int() | float(), int() | float():
+            return given == wanted or abs(given - wanted) <= within * abs(wanted)
+        case list(), list():
+            return len(given) == len(wanted) and all(_equal(*pair, within) for pair in zip(given, wanted))
+        case dict(), dict():
+            return given.keys() == wanted.keys() and all(_equal(given[key], wanted[key], within) for key in wanted)
+        case _:
+            return given == wanted
 
 # %% ../../nbs/package/exercises/replies.ipynb #d914f7f4
 def is_same(
@@ -153,8 +157,8 @@ def _count_wrong(exercise: str, answer: Any) -> int:
 # %% ../../nbs/package/exercises/replies.ipynb #2e73de71
 def _exercises(exercise: str) -> dict[str, dict]:
     "All exercises of the lesson that an exercise belongs to."
-    modules = [file.name.removesuffix(".py") for file in files("ft_notebooks.exercises").iterdir()]
-    lessons = sorted(int(name.removeprefix("lesson_")) for name in modules if name.startswith("lesson_"))
+    names = " ".join(file.name for file in files("ft_notebooks.exercises").iterdir())
+    lessons = sorted(map(int, re.findall(r"lesson_(\d+)\.py", names)))
     number = str(exercise).partition(".")[0]
     if not number.isdecimal() or int(number) not in lessons:
         there = ", ".join(map(str, lessons))
@@ -196,4 +200,4 @@ def check(
     tries = _count_wrong(exercise, answer)
     hints = exercises[exercise]["hints"]
     told = [f"✗ {exercise}, try {tries}: not yet.", mistake, f"*Hint:* {hints[min(tries, len(hints)) - 1]}"]
-    return Reply(False, " ".join(part for part in told if part))
+    return Reply(False, " ".join(filter(None, told)))

@@ -6,7 +6,7 @@ _names = {
     "copying": ["copied_values"],
     "evidence": ["ALPHA", "Anomaly", "announced", "answers_change", "auc_chance", "held_out_rows", "told_apart"],
     "fit": ["fit_of_answers"],
-    "forms": ["unusual_forms"],
+    "forms": ["questions_to_the_user", "unusual_forms"],
     "labels": ["class_marks", "option_marks", "strange_labels"],
     "leftovers": ["heaps", "leftover_marks"],
     "pair_features": ["deciding_feature"],

@@ -141,10 +141,10 @@ _TIMES_CHANCE = 4  # as many rows as by chance
 
 
 def _partners(n: int) -> list[list[int]]:
-    "For each pairing the row whose prompt is compared with each answer; first its own."
+    "For each pairing the other row whose prompt is compared with each answer."
     order = np.random.default_rng(0).permutation(n)
     places = np.argsort(order)
-    return [np.roll(order, k)[places].tolist() for k in range(_PAIRINGS + 1)]
+    return [np.roll(order, k)[places].tolist() for k in range(1, _PAIRINGS + 1)]
 
 
 @dataclass(frozen=True)
@@ -164,14 +164,13 @@ def _counted(texts: Texts, values: Sequence[Value], sources: Sequence[Source]) -
     own: dict = defaultdict(dict)
     elsewhere = defaultdict(set)
     absent = _absent(values)
-    first, *partners = _partners(len(sources))
     for value in absent:
-        for name in changes_between(value.kind, value.text, sources[first[value.entry]]):
+        for name in changes_between(value.kind, value.text, sources[value.entry]):
             for slot in (value.slot, "*"):
                 own[value.kind, slot, name].setdefault(value.entry, value)
     frequent = {key for key, entries in own.items() if len(entries) >= enough(len(texts))}
     kinds = {kind for kind, _, _ in frequent}
-    for value, (pairing, partner) in product(absent, enumerate(partners)):
+    for value, (pairing, partner) in product(absent, enumerate(_partners(len(sources)))):
         if value.kind in kinds:
             for name in changes_between(value.kind, value.text, sources[partner[value.entry]]):
                 for key in frequent & {(value.kind, value.slot, name), (value.kind, "*", name)}:

@@ -225,10 +225,6 @@ def held_out_rows(
     group = np.isin(texts.numbers, list(held))
     if min(group.sum(), (~group).sum()) < _FEWEST_HELD:
         return []
-    return _other_kind(texts, group)
-
-# %% ../../nbs/package/instruments/evidence.ipynb #ae7c51f3
-def _other_kind(texts: Texts, group: np.ndarray) -> list[Anomaly]:
     parts = {
         "answers": texts.answer_features,
         "prompts": texts.prompt_features,

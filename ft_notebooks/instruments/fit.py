@@ -219,7 +219,6 @@ def _chance_of_gain(near: np.ndarray, own: np.ndarray) -> float:
 
 # %% ../../nbs/package/instruments/fit.ipynb #f5428394
 def _displaced(texts: Texts, entries: np.ndarray, lag: int, chance: float) -> Anomaly:
-    homes = dict(zip(entries.tolist(), texts.before(lag)[entries].tolist()))
     return Anomaly(
         "answers-displaced",
         "warning",
@@ -229,7 +228,7 @@ def _displaced(texts: Texts, entries: np.ndarray, lag: int, chance: float) -> An
         ("a row was lost or added in one of two columns",),
         "join prompts and answers again by a key",
         chance,
-        _fits_another(texts, homes),
+        _fits_another(texts, dict(zip(entries.tolist(), texts.before(lag)[entries].tolist()))),
     )
 
 # %% ../../nbs/package/instruments/fit.ipynb #dd70c526

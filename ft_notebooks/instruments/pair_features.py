@@ -211,11 +211,6 @@ def _decides(pairs: Pairs, one: _Side, level: Level, causes: tuple[str, ...]) ->
     usual = pairs.others(one.entries)
     return Anomaly(code, level, message, pairs.rows(one.entries), causes, cure, one.chance, usual=usual)
 
-
-# By which features are sorted, the strongest first, of equals the longest phrase.
-def _strength(one: _Side) -> tuple[int, int, str]:
-    return -one.surplus, -len(one.phrase), one.phrase
-
 # %% ../../nbs/package/instruments/pair_features.ipynb #2551428f
 # What one side alone has in some pairs, where nobody would wish it and their prompts do not tell them from the others.
 def _in_some(pairs: Pairs, sides: list[_Side]) -> list[Anomaly]:
@@ -242,7 +237,9 @@ def deciding_feature(
     found = []
     best = []
     by_length = 0  # pairs of which is asked whether length is to decide
-    for one in sorted(_ranked(pairs, _form_differences(pairs)), key=_strength):
+    ranked = _ranked(pairs, _form_differences(pairs))
+    ranked.sort(key=lambda one: (-one.surplus, -len(one.phrase), one.phrase))  # of equals the longest phrase first
+    for one in ranked:
         if one.chance < ALPHA and one.phrase != _LENGTH:
             best.append(one)
         elif one.chance < ALPHA and one.surplus > (2 * _SOME - 1) * n:

@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.stats import binom, norm
 
 from .evidence import ALPHA, Anomaly, Level, announced, at_least, enough
-from .texts import Rows, features, message_text, rare_words, word_matrix, word_sets
+from .texts import NumberedRows, features, message_text, rare_words, word_matrix, word_sets
 
 # %% ../../nbs/package/instruments/pairs.ipynb #02f9b55d
 def sign_chance(
@@ -30,7 +30,7 @@ def sign_chance(
     return min(1.0, tests * 2 * float(binom.cdf(min(more, less), more + less, 0.5)))
 
 # %% ../../nbs/package/instruments/pairs.ipynb #2bfc6631
-class Pairs(Rows):
+class Pairs(NumberedRows):
     "Preference pairs by column."
 
     def __init__(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_ROWS', 'sampled_rows', 'words', 'word_sets', 'rare_words', 'word_matrix', 'ends', 'features', 'message_text',
-           'asked_in', 'Rows', 'Texts', 'is_prose', 'is_ended', 'language_of']
+           'asked_in', 'NumberedRows', 'Texts', 'is_prose', 'is_ended', 'language_of']
 
 # %% ../../nbs/package/instruments/texts.ipynb #6a87f49d
 import json
@@ -103,7 +103,7 @@ def asked_in(
     return [message_text(message) for message in chat[:-1] if message["role"] == "user"] or [""]
 
 # %% ../../nbs/package/instruments/texts.ipynb #c90fabbd
-class Rows:
+class NumberedRows:
     "Entries, each with the number of its row in the file."
 
     numbers: list[int]  # Rising
@@ -133,7 +133,7 @@ class Rows:
         return dict(zip(self.rows(said), said.values()))
 
 
-class Texts(Rows):
+class Texts(NumberedRows):
     "Conversations by column, one entry for each that ends with an answer."
 
     def __init__(

@@ -273,8 +273,7 @@ def turn_order(texts: Texts) -> list[Anomaly]:
     chance = at_least(len(reverse), cast, 0.5)
     if chance < ALPHA / 2 and len(reverse) >= max(6, 0.75 * cast):
         return [_order_anomaly(texts, {i: firsts[i] for i in reverse}, len(talks), chance, [])]
-    first = features(map(ends, firsts.values()))
-    agreement = direction(texts.question_features[talks] - first, -late)
+    agreement = direction(texts.question_features[talks] - features(map(ends, firsts.values())), -late)
     rows, chance = second_heap(agreement)
     if chance >= ALPHA / 2 or not enough(len(talks)) <= len(rows) <= 0.5 * len(talks):
         return []

@@ -6,7 +6,7 @@
 __all__ = ['CAPITALS', 'VALUE', 'LAW', 'TOLERATED', 'PART', 'values_by_kind', 'kind_of', 'stands', 'Value', 'leaves',
            'answer_values', 'prompts_tell', 'number_of', 'parts_of', 'day_of', 'minutes_of', 'without_accents',
            'digits_for_letters', 'Source', 'read_again', 'changed_letters', 'changed_time', 'changed_date',
-           'bare_digits', 'changed_number', 'changes_between']
+           'changed_number', 'changes_between']
 
 # %% ../../nbs/package/instruments/values.ipynb #0d13228d
 import json
@@ -316,15 +316,9 @@ def changed_date(text: str, other: str) -> Iterator[str]:
         yield f"{day - known:+d} days"
 
 # %% ../../nbs/package/instruments/values.ipynb #a3daf0a1
-@lru_cache(4096)
-def bare_digits(text: str) -> str:
-    "The digits of a text alone."
-    return re.sub(r"\D", "", text)
-
-
 def changed_number(text: str, other: str) -> Iterator[str]:
     "How a number differs from another: in its marks, by a difference, by a factor, rounded."
-    if len(other) > 3 and bare_digits(text) == bare_digits(other):
+    if len(other) > 3 and re.sub(r"\D", "", text) == re.sub(r"\D", "", other):
         yield "with other marks"
     number = number_of(text)
     known = number_of(other)
@@ -353,9 +347,4 @@ def changes_between(
         for other in sorted(source.values.get(kind, ()), key=source.text.find)[:_MOST_COMPARED]:
             found.update(change(text, other))
     stated = source.values.get("number", set())
-    return {name for name in found if not _constant(name) & stated} if stated else found
-
-
-def _constant(name: str) -> set[str]:
-    found = re.search(r"\d[\d.]*", name)
-    return {found[0]} if found else set()
+    return {name for name in found if stated.isdisjoint(re.findall(r"\d[\d.]*", name)[:1])}

@@ -32,16 +32,19 @@ def _linear_layers(model: torch.nn.Module) -> list[str]:
     head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     if type(model).__name__.endswith("ForSequenceClassification"):
         head = getattr(model, "score", None) or getattr(model, "classifier", None)
-    return [p for p, m in model.named_modules() if p and m is not head and isinstance(m, (torch.nn.Linear, Conv1D))]
+    found = []
+    for path, module in model.named_modules():
+        if path and module is not head and isinstance(module, (torch.nn.Linear, Conv1D)):
+            found.append(path)
+    return found
 
 # %% ../../nbs/package/lora/default_targets.ipynb #fc3776c7
 def _outside_text(model: torch.nn.Module) -> tuple[str, ...]:
     "The beginnings of all paths that belong to other media; for a wrapper of a text model, all but this model's."
-    towers = [
-        f"{path}."
-        for path, part in model.named_modules()
-        if path and isinstance(part, PreTrainedModel) and "text" not in part.input_modalities
-    ]
+    towers = []
+    for path, part in model.named_modules():
+        if path and isinstance(part, PreTrainedModel) and "text" not in part.input_modalities:
+            towers.append(f"{path}.")
     config = model.config if isinstance(model, PreTrainedModel) else None
     if config is None or config.is_encoder_decoder or config.get_text_config() is config:
         return tuple(towers)
@@ -54,19 +57,23 @@ def _chooses(model: torch.nn.Module, path: str) -> bool:
     "Whether a module is a router or an indexer, by the classes on its path, or by its width beside the experts."
     parts = path.split(".")
     above = [model.get_submodule(".".join(parts[:n])) for n in range(1, len(parts) + 1)]
-    if any(re.search("router|topk|indexer", type(module).__name__, re.I) for module in above):
+    if re.search("router|topk|indexer", " ".join(type(module).__name__ for module in above), re.I):
         return True
-    beside = (above[-2] if len(above) > 1 else model).children()
-    experts = [child for child in beside if "expert" in type(child).__name__.lower()]
-    sizes = {p.shape[0] for child in experts for p in child.parameters(recurse=False) if p.ndim == 3}
-    return getattr(above[-1], "out_features", None) in sizes
+    width = getattr(above[-1], "out_features", None)
+    for child in (above[-2] if len(above) > 1 else model).children():
+        for p in child.parameters(recurse=False) if "expert" in type(child).__name__.lower() else ():
+            if p.ndim == 3 and p.shape[0] == width:
+                return True
+    return False
 
 
 @functools.cache
 def _reads(kind: type, name: str) -> bool:
     "Whether a method of a module's class reads the weight of the layer `name` without a call of it."
     own = {*inspect.getmembers(kind, inspect.isfunction)} - {*inspect.getmembers(torch.nn.Module, inspect.isfunction)}
-    for function in (f for key, f in own if "init" not in key):
+    for key, function in own:
+        if "init" in key:
+            continue
         try:
             code = inspect.getsource(function)
         except (OSError, TypeError):  # of a class that was typed in, or compiled

@@ -86,13 +86,17 @@ def _renamed_config(
         layers = adapted_layers(get_peft_model(source, copy.deepcopy(adapter), low_cpu_mem_usage=True))
     as_parameters = [path for path, layer in layers.items() if isinstance(layer, ParamWrapper)]
     modules = [rename(path.removesuffix(".weight")) for path in layers if path not in as_parameters]
-    ranks = {rename(path).removesuffix(".weight"): layer.r["default"] for path, layer in layers.items()}
-    alphas = {rename(path).removesuffix(".weight"): layer.lora_alpha["default"] for path, layer in layers.items()}
     renamed = copy.deepcopy(adapter)
     renamed.layers_to_transform = renamed.layers_pattern = renamed.exclude_modules = None
-    renamed.rank_pattern = {path: r for path, r in ranks.items() if r != adapter.r}
-    renamed.alpha_pattern = {path: alpha for path, alpha in alphas.items() if alpha != adapter.lora_alpha}
-    renamed.target_parameters = [rename(path) for path in as_parameters] or None
+    renamed.rank_pattern = {}
+    renamed.alpha_pattern = {}
+    for path, layer in layers.items():
+        name = rename(path).removesuffix(".weight")
+        if layer.r["default"] != adapter.r:
+            renamed.rank_pattern[name] = layer.r["default"]
+        if layer.lora_alpha["default"] != adapter.lora_alpha:
+            renamed.alpha_pattern[name] = layer.lora_alpha["default"]
+    renamed.target_parameters = [*map(rename, as_parameters)] or None
     renamed.target_modules = modules
     lost = name_as_parameters(target, renamed, modules)
     renamed.target_modules = sorted({*modules} - {*lost})

@@ -131,7 +131,7 @@ SETTINGS = (
             why="of the model's earlier use, which ft pretrain trains between the documents, and measures"),
     Setting("replay_share", "data", 0.25, kind=float, usual="0.05 to 0.5",
             why="of the trained tokens, those of these chats; at 0 they are measured alone"),
-    Setting("intended", "data", None, kind=str | None, usual="codes that ft doctor printed, such as all-one-line",
+    Setting("intended", "data", None, kind=str | None, usual="codes that ft doctor printed, such as all-escapes",
             why="what ft doctor found unusual and the user means so"),
     Setting("allow_cut", "data", 0.01, kind=float, why="the highest share of answers that max_length cuts"),
     Setting("allow_equal", "data", 0.01, kind=float, why="of pairs with two equal answers, which are left out"),

@@ -70,7 +70,8 @@ def continued(output):
 
 def test_a_new_stage_has_its_command_and_its_section_of_the_settings(here, capsys):
     assert parser().parse_args(["continue", "texts.jsonl"]).output == "runs/continue"
-    assert "continue" in sections() and list(STAGES) == ["sft", "pretrain", "dpo", "kto", "reward", "grpo", "continue"]
+    assert "continue" in sections()
+    assert list(STAGES) == ["sft", "pretrain", "dpo", "kto", "reward", "grpo", "distill", "continue"]
     with pytest.raises(ValueError, match=r"\[continue\] has no key 'maxsteps' .* did you mean 'max_steps'"):
         read_settings(overrides=["continue.maxsteps=1"])
     with pytest.raises(SystemExit):

@@ -8,6 +8,7 @@ answers to them for as many CPU seconds as the run of distillation with the same
     python benchmarks/course/distill.py --only "way=sft"   # these again
 """
 
+import sys
 import tempfile
 import time
 from functools import cache
@@ -35,13 +36,14 @@ from ft_notebooks.rlhf.reward_choice import measure_rewards
 from ft_notebooks.rlhf.rewards import read_prompts
 from ft_notebooks.rlhf.teachers import Closeness
 
-TEACHER = Path(tempfile.gettempdir(), "ft-distill-teacher")
+QUICK = "--quick" in sys.argv  # a teacher of two steps
+TEACHER = Path(tempfile.gettempdir(), "ft-distill-teacher-quick" if QUICK else "ft-distill-teacher")
 WAYS = {  # lmbda and beta
     "reverse KL": (1.0, 1.0),
     "JSD, half of the rows the teacher's": (0.5, 0.5),
 }
 STEPS = 8
-LONGEST = 36  # tokens of an answer
+LONGEST = 48  # tokens of an answer; the teacher's own have eight fewer
 SETTINGS = {
     "teacher": "SmolLM2-135M-Instruct, LoRA r=16 on 512 notes, one epoch of 16 rows a step at 5e-4",
     "student": "SmolLM2-135M-Instruct, a fresh adapter, r=16, float32",
@@ -67,7 +69,7 @@ def teacher():
     tok = load_tokenizer(smollm2())
     if not (TEACHER / "complete.json").is_file():
         how = {"output_dir": str(TEACHER), "num_train_epochs": 1, "learning_rate": 5e-4, "bf16": False}
-        fit(sft_trainer(fresh(0), tok, appointments(512, seed=1000), **how))
+        fit(sft_trainer(fresh(0), tok, appointments(32 if QUICK else 512, seed=1000), **how))
     return tok, load_adapter(TEACHER, bits=32)
 
 
@@ -76,7 +78,7 @@ def answers(seed: int) -> list[dict]:
     "The prompts of a seed with the teacher's greedy answers."
     tok, model = teacher()
     chats = [row["messages"][:-1] for row in appointments(64, seed=2000 + seed)]
-    said = generate(model, tok, chats, LONGEST, progress=False)
+    said = generate(model, tok, chats, LONGEST - 8, progress=False)
     return [{"messages": [*chat, {"role": "assistant", "content": text}]} for chat, text in zip(chats, said)]
 
 
@@ -113,7 +115,7 @@ def trained(way: str, seed: int, folder: str, steps: int):
         "save_strategy": "no", "seed": seed, "bf16": False, "max_steps": steps,
     }  # fmt: skip
     if way == "sft":
-        how |= {"max_steps": 10_000, "callbacks": [Budget(budget(seed) if steps > 1 else 1)]}
+        how |= {"max_steps": 10_000, "callbacks": [Budget(1 if QUICK else budget(seed))]}
         trainer = sft_trainer(fresh(seed), tok, rows, **how)
     else:
         lmbda, beta = WAYS[way]

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['generate_command']
 
-# %% ../../nbs/package/cli/generation.ipynb #71bda23d
+# %% ../../nbs/package/cli/generation.ipynb #f7c5ec7c
 import json
+import math
 from typing import Any
 
 from datasets import Dataset
@@ -23,7 +24,7 @@ from ..inference.chat_api import ChatApi
 from ..inference.endpoint_answers import ask_all, estimated_tokens
 from ..inference.generated_rows import answered_rows, check_rows_file, clean_rows, record_of, write_rows
 
-# %% ../../nbs/package/cli/generation.ipynb #33966fad
+# %% ../../nbs/package/cli/generation.ipynb #005b6ee5
 _FIELDS = {"temperature": 0, "max_tokens": 512}
 _LIMITS = ("max_tokens", "max_completion_tokens")
 
@@ -46,7 +47,7 @@ def _fields(given: list[str]) -> dict[str, Any]:
         raise ValueError("an answer needs a limit, without which its cost has none: --field max_tokens=512")
     return found
 
-# %% ../../nbs/package/cli/generation.ipynb #84886e64
+# %% ../../nbs/package/cli/generation.ipynb #246d36c6
 def _prices(text: str | None) -> tuple[float, float] | None:
     if text is None:
         return None
@@ -69,7 +70,7 @@ def _cost_line(tokens: dict[str, int], price: tuple[float, float] | None, per_mi
         said += f"; {tokens['requests'] / per_minute:,.0f} minutes or more"
     return said
 
-# %% ../../nbs/package/cli/generation.ipynb #52336784
+# %% ../../nbs/package/cli/generation.ipynb #00e3581e
 def _whole(questions: Dataset) -> Dataset:  # with the answers that they have
     rows = []
     for row in questions:
@@ -106,7 +107,7 @@ def _record(args, api: ChatApi, asked: Dataset, counts: dict) -> dict:
         **counts,
     }
 
-# %% ../../nbs/package/cli/generation.ipynb #fbaef136
+# %% ../../nbs/package/cli/generation.ipynb #bee20f30
 def _asked(args, api: ChatApi, asked: Dataset) -> list[dict]:
     "The answers; raises `ValueError` while another process asks for the same file."
     answers = f"{args.output}.answers.jsonl"
@@ -135,7 +136,7 @@ def generate_command(
     if args.requests_per_minute is not None and not args.requests_per_minute > 0:
         raise ValueError(f"--requests-per-minute must be more than 0, got {args.requests_per_minute:g}")
     fields = _fields(args.field)
-    how = {"timeout": args.timeout, "requests_per_minute": args.requests_per_minute}
+    how = {"timeout": args.timeout, "requests_per_minute": args.requests_per_minute or math.inf}
     api = ChatApi(args.endpoint, args.model, args.key_env, **how, **fields)
     scorers = find_scorers(args.score or [])
     check_rows_file(args.output)
@@ -153,7 +154,7 @@ def generate_command(
     write_rows(rows, args.output, _record(args, api, asked, {"left out": left_out, "dropped": dropped, "used": used}))
     return _ending(args, rows, dropped, used, price)
 
-# %% ../../nbs/package/cli/generation.ipynb #2ad2c525
+# %% ../../nbs/package/cli/generation.ipynb #78608aff
 def _ending(args, rows: Dataset, dropped: dict, used: dict, price: tuple[float, float] | None) -> str:
     "The counts, the cost as the server counted it, the licence, and the next command."
     reasons = ", ".join(f"{number:,} {reason}" for reason, number in dropped.items()) or "none"

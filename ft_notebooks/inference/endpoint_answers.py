@@ -42,7 +42,7 @@ def ask_all(
     questions: list[list[dict]],  # Of each, its messages
     file: str | Path,  # JSONL of the answers; continued where it exists
     parallel: int = 4,  # Requests at a time
-) -> list[dict]:  # In the order of the questions: "text", "finish", "asked" and "answered", as of `Reply`
+) -> list[dict]:  # In the order of the questions: "text", "finish", "asked" and "answered", as of `ApiReply`
     """Asks for every question that the file does not hold; equal ones once.
 
     Raises `ValueError` at the first request that fails, with the question's number; answers that are there are kept.

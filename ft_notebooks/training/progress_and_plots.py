@@ -181,7 +181,7 @@ def _said(histories: dict[str, list[dict]], of_step: str, panels: list[str]) -> 
 
 
 def describe_figure(
-    fig: "Figure",
+    fig: Any,  # Of matplotlib
     words: str,  # What it shows, for readers who do not see it
 ) -> None:
     "Gives the picture that IPython makes of a figure its alternative text, which a saved notebook keeps as its text."

@@ -14,6 +14,9 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+LINKED = (
+    "nbs/*.png", "nbs/package/*.svg", "benchmarks/**/*.png", "benchmarks/**/*.py", "tests/*.py", ".ci/*", "LICENSE", "CITATION.cff",
+)  # fmt: skip
 SOURCE, OUT = ROOT / "build" / "site-source", ROOT / "build" / "site"
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
@@ -37,7 +40,7 @@ def write(name, text):
 
 def pages():
     "All sources of Sphinx."
-    for pattern in (".ci/*", "nbs/*.png", "nbs/package/*.svg", "benchmarks/**/*.png", "benchmarks/**/*.py", "LICENSE"):
+    for pattern in LINKED:
         copied(pattern)
     for paper in [*ROOT.glob("*.md"), ROOT / "benchmarks" / "README.md", ROOT / "nbs" / "package" / "README.md"]:
         write(paper.relative_to(ROOT), site_parts.with_links(paper.read_text(encoding="utf-8")))

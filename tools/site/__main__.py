@@ -15,7 +15,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 LINKED = (
-    "nbs/*.png", "nbs/package/*.svg", "benchmarks/**/*.png", "benchmarks/**/*.py", "tests/*.py", ".ci/*", "LICENSE", "CITATION.cff",
+    "nbs/*.png", "nbs/package/*.svg", "benchmarks/**/*.png", "benchmarks/**/*.py", "tests/*.py", ".ci/*", "LICENSE",
+    "CITATION.cff",
 )  # fmt: skip
 SOURCE, OUT = ROOT / "build" / "site-source", ROOT / "build" / "site"
 sys.path[:0] = [str(HERE), str(HERE.parent)]

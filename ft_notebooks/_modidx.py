@@ -1729,6 +1729,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                          'ft_notebooks/doctor/probe.py'),
                                            'ft_notebooks.doctor.probe._FirstUpdate.on_pre_optimizer_step': ( 'package/doctor/probe.html#_firstupdate.on_pre_optimizer_step',
                                                                                                              'ft_notebooks/doctor/probe.py'),
+                                           'ft_notebooks.doctor.probe._FirstUpdate.on_step_end': ( 'package/doctor/probe.html#_firstupdate.on_step_end',
+                                                                                                   'ft_notebooks/doctor/probe.py'),
                                            'ft_notebooks.doctor.probe._apart': ( 'package/doctor/probe.html#_apart',
                                                                                  'ft_notebooks/doctor/probe.py'),
                                            'ft_notebooks.doctor.probe._hardly_learns': ( 'package/doctor/probe.html#_hardly_learns',

@@ -148,7 +148,7 @@ class Finding:
 # %% ../../nbs/package/doctor/findings.ipynb #1ccd10dc
 # The text in lines of at most `width` characters; a command stays on one line.
 def _indented(text: str, width: int) -> list[str]:
-    found = []
+    found: list[str] = []
     for line in visible(text).splitlines():
         is_command = line.startswith("ft ")
         wrapped = [line] if is_command else textwrap.wrap(line, width - 2, break_long_words=False)

@@ -12,6 +12,7 @@ import inspect
 import io
 import math
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ from ..core.model_parts import eval_mode
 from ..core.random_state import keep_random_state
 from ..core.seams import overrides
 from .findings import Found, cause, check, cure, symptom
-from .rows import ids_of, middle_rows
+from .rows import ids_of, middle_rows, size_of
 from .schedule_checks import schedule_factors
 from ..dpo.over_optimization import CollapseCallback
 from ..lora.unsaved_weights import changed_in_memory
@@ -38,17 +39,19 @@ class Probed:
     losses: list[float]  # Of the same rows: before, after one and after two updates
     rate: float  # The learning rate
     fall: float  # By how much the first update lowers the loss, to first order
+    seconds: float  # Of the last two steps, for one token
     trained: list[str]  # Names of tensors that have changed
     apart: float  # Nats per token between the trained model and the one that is loaded from the saved files
 
 # %% ../../nbs/package/doctor/probe.ipynb #aecb7374
 @overrides(TrainerCallback)
 class _FirstUpdate(TrainerCallback):
-    "Measures the first update: minus the sum of gradient times change, and the gradient."
+    "Measures the first update: minus the sum of gradient times change, and the gradient; and the time of two steps."
 
     def __init__(self):
         self.before: dict = {}  # weight and gradient by name
         self.fall = self.norm = 0.0
+        self.begun = self.seconds = 0.0  # from the second step on, since the first one is slower
 
     def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
         for name, p in model.named_parameters() if state.global_step == 0 else ():
@@ -61,6 +64,11 @@ class _FirstUpdate(TrainerCallback):
             self.fall -= ((now[name].detach() - old) * slope).sum().item()
             self.norm = math.hypot(self.norm, slope.float().norm().item())
         self.before = {}
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 1:
+            self.begun = time.monotonic()
+        self.seconds = time.monotonic() - self.begun
 
 # %% ../../nbs/package/doctor/probe.ipynb #121d87b5
 _DROPPED = set(
@@ -159,6 +167,7 @@ def probe_run(
             losses=[entry["loss"] for entry in log],
             rate=log[0].get("learning_rate", 0.0),
             fall=first.fall * max(1.0, clipped),
+            seconds=first.seconds / 2 / sum(map(size_of, rows)),
             trained=[name for name, p in start.items() if not torch.equal(p, now[name])],
             apart=_apart(trainer.model, f"{folder}/saved", rows[0]),
         )

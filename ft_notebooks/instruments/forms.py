@@ -190,8 +190,10 @@ def _note(texts: Texts, shapes: list[dict[str, str]], found: list[tuple[list[str
     marks: dict[int, str] = {}
     for names, group in found:
         own = np.flatnonzero(group).tolist()
-        examples = ", ".join(map(str, texts.rows(own[:3])))
-        sentences.append(f"{len(own)} of {len(texts)} answers {' and '.join(names[:3])} (rows {examples})")
+        sentences.append(
+            f"{len(own)} of {len(texts)} answers {' and '.join(names[:3])} "
+            f"(rows {', '.join(map(str, texts.rows(own[:3])))})"
+        )
         marks = {i: shapes[i].get(names[0], texts.answers[i][:30]) for i in own} | marks
     return Anomaly(
         code="answers-of-another-form",

@@ -35,8 +35,7 @@ def answer_classes(
         if counts[name] >= FEWEST_OF_CLASS:
             number[name] = len(number)
     label = np.array([number.get(answer, -1) for answer in said])
-    covered = np.sum(label >= 0)
-    if covered < _CLASSES_COVER * len(texts) or len(counts) > _DIFFERENT * len(texts):
+    if np.sum(label >= 0) < _CLASSES_COVER * len(texts) or len(counts) > _DIFFERENT * len(texts):
         number = {}
     return ([*number], label) if 2 <= len(number) <= _MOST_CLASSES else ([], np.full(len(texts), -1))
 
@@ -57,13 +56,13 @@ def _class_in_one_part(texts: Texts, names: list[str], label: np.ndarray) -> lis
         return []
     marks = {i: names[k] for i, k in enumerate(label) if k >= 0 and names[k] in lonely}
     rows = texts.rows(marks)
-    shown = ", ".join(map(repr, [*lonely][:5]))
     where = "each in its own part" if len(lonely) > 1 else f"from row {rows[0]} to row {rows[-1]}"
     return [
         Anomaly(
             code="class-in-one-part",
             level="note",
-            message=f"{len(lonely)} of {len(names)} classes stand in one part of the file only ({shown}), {where}",
+            message=f"{len(lonely)} of {len(names)} classes stand in one part of the file only "
+            f"({', '.join(map(repr, [*lonely][:5]))}), {where}",
             rows=rows,
             causes=("the file is sorted", "several files were joined, and one has classes of its own"),
             cure="nothing if rows are shuffled before they are split; else shuffle them",

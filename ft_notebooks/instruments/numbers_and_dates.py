@@ -186,7 +186,7 @@ def _exchanged_dates(texts: Texts) -> list[Anomaly]:
     ((order, count),) = orders.most_common(1) or [(True, 0)]
     if count < max(_FEWEST, _ONE_WAY * orders.total()):
         return []
-    wrong = {}
+    wrong: dict[int, str] = {}
     for entry, dates in doubtful.items():
         wrong |= {entry: text for text, day_first in dates if day_first != order}
     if not wrong or prompts_tell(texts, set(wrong), set(doubtful) - set(wrong)):  # such as rows of another country
@@ -204,10 +204,9 @@ def _exchanged_dates(texts: Texts) -> list[Anomaly]:
 
 
 def _misread(texts: Texts, code: str, wrong: dict[int, str], of: int, fact: str, cause: str) -> list[Anomaly]:
-    message = f"in {len(wrong)} of {of} rows {fact}"
     cure = "read these values again from the prompts, with the order and the marks of their language"
     others = filterfalse(wrong.__contains__, range(len(texts)))
-    return _wrong_in_some(texts, code, wrong, of, message, (cause,), cure, others)
+    return _wrong_in_some(texts, code, wrong, of, f"in {len(wrong)} of {of} rows {fact}", (cause,), cure, others)
 
 # %% ../../nbs/package/instruments/numbers_and_dates.ipynb #4e6bf19d
 _MARKED = re.compile(r"(?<![\w.,])\d+(?:[.,]\d+)+(?!\w|[.,]\d)")
@@ -236,11 +235,11 @@ def _value(number: str, decimals: str) -> float | None:
         return None
 
 
-def _wrong_values(number: str, decimals: str) -> set[float]:
+def _wrong_values(number: str, decimals: str) -> set[float | None]:
     "What programs make of a number whose marks they misunderstand."
     whole = re.split(f"[{decimals}]", number)[0]
     start = ".".join(re.split("[.,]", number)[:2])
-    found = {float(re.sub(r"\D", "", number)), float(start)}
+    found: set[float | None] = {float(re.sub(r"\D", "", number)), float(start)}
     found |= {_value(whole, _OTHER[decimals]), _value(number, _OTHER[decimals])}
     return found - {None, _value(number, decimals)}
 

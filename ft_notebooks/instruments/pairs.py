@@ -128,9 +128,9 @@ def _differences(pairs: Pairs) -> dict[str, dict[int, float]]:
     found: dict[str, dict[int, float]] = defaultdict(dict)
     for i, row in enumerate(pairs.columns):
         for name in filter(lambda name: "chosen" in name, row):
-            numbers = _number(row[name]), _number(row.get(name.replace("chosen", "rejected")))
-            if None not in numbers:
-                found[name][i] = numbers[0] - numbers[1]
+            one, other = _number(row[name]), _number(row.get(name.replace("chosen", "rejected")))
+            if one is not None and other is not None:
+                found[name][i] = one - other
         if (margin := _number(row.get("margin"))) is not None:
             found["margin"][i] = margin
     return found

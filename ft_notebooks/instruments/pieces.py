@@ -156,8 +156,10 @@ def added_pieces(
     for piece, group in found:
         members = np.flatnonzero(group).tolist()
         own = {i: _slice(texts.answers[i], piece, plain[i]) for i in members}
-        examples = ", ".join(map(str, texts.rows(members[:3])))
-        sentences.append(f"{len(members)} of {len(texts)} answers have {own[members[0]]!r} (rows {examples})")
+        sentences.append(
+            f"{len(members)} of {len(texts)} answers have {own[members[0]]!r} "
+            f"(rows {', '.join(map(str, texts.rows(members[:3])))})"
+        )
         marks |= own
     return [
         Anomaly(

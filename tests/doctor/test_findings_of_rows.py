@@ -12,15 +12,16 @@ from ft_notebooks.doctor import unusual_rows
 from ft_notebooks.doctor.context import Context
 from ft_notebooks.doctor.diagnosis import examine
 
-TWICE = [7, 19, 23, 31, 40, 52]
+LATE = [7, 19, 23, 31, 40, 52]
 
 
 @pytest.fixture
 def notes(tmp_path, monkeypatch):
     rows = appointments(60, seed=0).to_list()
-    for i in TWICE:
+    for i in LATE:
         answer = rows[i]["messages"][-1]
-        answer["content"] += "\n" + answer["content"]
+        hour, minute = map(int, answer["content"][-7:-2].split(":"))
+        answer["content"] = f'{answer["content"][:-7]}{hour:02d}:{(minute + 25) % 60:02d}"}}'
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "notes.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -41,7 +42,7 @@ def doctor(capsys, *words):
 def test_a_finding_about_rows_names_them_shows_them_and_says_how_to_see_more(notes, capsys):
     out, code = doctor(capsys, "--json")
     found = [one for one in json.loads(out.out)["findings"] if "rows" in one and one["level"] == "warning"]
-    assert code == 1 and sorted(found[0]["rows"]) == TWICE
+    assert code == 1 and sorted(found[0]["rows"]) == LATE
     assert "Not looked at" not in out.out
     text, _ = doctor(capsys)
     assert "Probably wrong" in text.out and "as usual, row" in text.out and "Not looked at: the model" in text.out
@@ -56,7 +57,7 @@ def test_rows_are_shown_in_full_or_left_out_of_a_new_file(notes, capsys):
     code = next(one["code"] for one in json.loads(out.out)["findings"] if one["level"] == "warning")
     doctor(capsys, "--show", code, "--drop", "clean.jsonl")
     rows = notes.read_text(encoding="utf-8").splitlines()
-    kept = [json.loads(row) for i, row in enumerate(rows) if i not in TWICE]
+    kept = [json.loads(row) for i, row in enumerate(rows) if i not in LATE]
     clean = notes.with_name("clean.jsonl")
     assert [json.loads(line) for line in clean.read_text(encoding="utf-8").splitlines()] == kept
     before = clean.read_bytes()
@@ -97,7 +98,7 @@ def test_each_code_of_an_instrument_may_be_called_intended():
     written = "".join(file.read_text(encoding="utf-8") for file in folder.glob("*.py") if "pair" not in file.name)
     behind = r"(?:code=|Anomaly\(\s*|_Property\(\s*|_(?:wrong_in_some|misread)\(\s*texts,\s*)"
     made = set(re.findall(rf'{behind}"([a-z-]+)"', written))
-    assert len(made) > 30
+    assert len(made) > 25
     assert {code for code in made if not code.startswith("reward")} - {"answers-missing"} <= {*unusual_rows.CODES}
 
 

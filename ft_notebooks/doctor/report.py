@@ -44,7 +44,7 @@ def not_looked_at(
     quick: bool = False,  # As given to `examine`
 ) -> list[str]:  # Clauses
     "What the doctor has not looked at in this run."
-    found = ["whether what the answers say is true"]
+    found = [*run.unseen, "whether what the answers say is true"]
     rows = len(run.kept["whole"]) if isinstance(run.kept.get("whole"), Dataset) else 0
     if rows > MOST_ROWS:
         found.insert(0, f"{rows - MOST_ROWS:,} of {rows:,} rows, except for repetition and what cannot be read")

@@ -124,10 +124,10 @@ INSTRUMENTS = [*map(RowInstrument, _MEASURES), RowInstrument(held_out_rows, _tra
 
 # %% ../../nbs/package/doctor/unusual_rows.ipynb #ced8e27f
 CODES = """
-    all-escapes all-lower-case answer-repeats-question answers-ask answers-change answers-cut answers-displaced
+    all-escapes all-lower-case answers-ask answers-change answers-cut answers-displaced
     answers-misplaced answers-of-another-form answers-unfit class-in-one-part class-in-prompt dates-misread
-    equations-wrong held-out-differs label-unlike-others labels-by-half leftover-in-answers
-    letter-and-text marks-changed neighbour-in-answer numbers-misread one-answer-for-many option-by-place piece-added
+    equations-wrong held-out-differs highest-losses label-unlike-others labels-by-half leftover-in-answers
+    letter-and-text neighbour-in-answer numbers-misread one-answer-for-many option-by-place piece-added
     questions-cut result-contradicted roles-exchanged system-not-shown turns-newest-first values-all-changed
     values-changed values-not-copied
 """.split()  # of anomalies

@@ -12,7 +12,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 REPOSITORY = os.environ.get("SITE_REPOSITORY", PROJECT.get("urls", {}).get("Repository", ""))
 
 project = "ft_notebooks"
-copyright = "the authors of ft_notebooks, Apache-2.0"
+author = "the authors of ft_notebooks"
+copyright = f"{author}, Apache-2.0"
 release = re.search(r'__version__ = "(.+)"', (ROOT / "ft_notebooks" / "__init__.py").read_text(encoding="utf-8"))[1]
 extensions = ["myst_nb", "sphinx_mathml"]
 root_doc = "index"

@@ -175,6 +175,13 @@ def with_dates(claims):
     return dated
 
 
+def mutation_table():
+    "How many broken functions the notebooks of a package noticed, as tools/mutate.py counted them."
+    packages = json.loads((ROOT / "docs" / "mutation.json").read_text(encoding="utf-8"))["packages"]
+    rows = [f"| {name} | {one['tried']} | {one['killed']} |" for name, one in packages.items()]
+    return "\n".join(["| package | functions broken | noticed by a notebook |", "|---|---|---|", *rows])
+
+
 def ledger_page(claims):
     counts = Counter(claim["kind"] for claim in claims)
     rows = "\n".join(f"| {kind} | {KINDS[kind]} | {counts[kind]:,} |" for kind in KINDS if counts[kind])
@@ -211,6 +218,13 @@ last run of the tests that was green, with these versions:
 <script type="application/json" id="claims-data">{data}</script>
 <script src="_static/ledger.js" defer></script>
 ```
+
+## Would a cell notice?
+
+A tool breaks one exported function at a time, in a copy, and runs the notebook that proves it. In `docs/mutation.json`
+stands what no cell noticed, and why it may stay.
+
+{mutation_table()}
 """
 
 

@@ -227,7 +227,7 @@ def test_a_name_of_the_hub_is_asked_for_there_and_a_path_never(write, monkeypatc
         "train",
         "a/b/c",
         "~/x",
-        "/tmp/x",
+        "/no/such/x",
         "./x",
     ):
         try:

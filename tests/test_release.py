@@ -13,7 +13,8 @@ import ft_notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted(ROOT.glob(".github/workflows/*.yml"))
-PUBLISHES = ("release.yml", "publish")  # the only job that may sign
+PUBLISHES = ("release.yml", "publish")  # the only job that may sign what is released
+PAGES = ("site.yml", "publish")  # its token names the deployment to GitHub Pages
 
 
 def jobs():
@@ -44,7 +45,7 @@ def test_a_workflow_may_only_read_and_a_job_that_writes_says_so():
         whole = yaml.safe_load(file.read_text(encoding="utf-8"))
         assert set(whole["permissions"].values()) <= {"read"}, file.name  # KeyError: none are given, which gives all
     signing = [(file, name) for file, name, job in jobs() if "id-token" in job.get("permissions", {})]
-    assert signing == [PUBLISHES]
+    assert signing == [PUBLISHES, PAGES]
 
 
 def test_the_legs_of_the_workflows_are_those_of_ci_run():

@@ -445,7 +445,7 @@ TABLE = [
             cell("reward_scoring", 'found["cut to 35 tokens"] < 0.75'),
             cell("reward_scoring", "a row that is cut loses")),
     Failure("pairs beyond max_length are dropped",
-            cell("reward_training", "assert 0 < left < 12"),
+            cell("reward_training", "0 < left < 12"),
             cell("reward_training", 'f"of 12 pairs do not fit into max_length={limit}"')),
     Failure("a head in bfloat16", cell("reward_scoring", '"torch.bfloat16": 65'),
             cell("reward_scoring", '"its head is bfloat16"')),

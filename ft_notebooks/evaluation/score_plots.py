@@ -71,12 +71,12 @@ def _bars(ax, evaluations, names, bottom) -> None:  # one group per score, one b
         places = np.flatnonzero(np.isin(names, list(found.scores)))
         shown = [_ENDS(found.scores[names[x]]) for x in places]
         values, low, high, _ = np.array(shown, dtype=float).reshape(-1, 4).T
-        style = {"color": _STAGE_COLOURS[s % len(_STAGE_COLOURS)], "ecolor": ax.xaxis.label.get_color(), "capsize": 3}
+        style = {"color": _STAGE_COLOURS[s % len(_STAGE_COLOURS)], "ecolor": "black", "capsize": 3}
         left = (s - (len(evaluations) - 1) / 2) * width
         errors = {"yerr": [abs(low - values), abs(high - values)], "error_kw": {"linewidth": 1}}
         bars = ax.bar(places + left, values - bottom, 0.9 * width, bottom=bottom, **style, **errors)
         for part in bars.errorbar.get_children():
-            part.set_path_effects([edge])  # else a white line is invisible on an orange bar
+            part.set_path_effects([edge])  # black in white is seen on any bar and on any page
         ax.bar_label(bars, list(map(format_number, values)), padding=3, fontsize=8)
 
 # %% ../../nbs/package/evaluation/score_plots.ipynb #b3e81f61

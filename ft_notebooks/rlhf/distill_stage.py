@@ -12,24 +12,23 @@ from transformers import PreTrainedModel
 from trl import DistillationConfig
 
 from ..checkpointing.finished_runs import known_run
-from ..core.errors import visible
 from ..core.files import file_sha256
 from ..core.progress import say
 from .distillation import distill_trainer
-from .prompt_rows import as_prompts, read_prompt_rows
+from .prompt_rows import as_prompts
 from .reward_choice import MEASURED, measure_rewards, reward_lines
 from .rl_settings import needed_tokens
+from .stages import PromptStage
 from .teachers import Closeness
 from ..tokenization.chat_template import ChatTemplate
-from ..training.run_report import account_words
 from ..training.settings import settings_of
-from ..training.stage import Stage, as_chats, before_and_after
+from ..training.stage import before_and_after
 
 # %% ../../nbs/package/rlhf/distill_stage.ipynb #53c3666a
-class DistillStage(Stage):
+class DistillStage(PromptStage):
     "Distillation: a teacher corrects the student's own answers."
 
-    name, rows, columns, config = "distill", "prompts", ("messages", "prompt", "completion"), DistillationConfig
+    name, config = "distill", DistillationConfig
     table = settings_of("distill")
     teacher: PreTrainedModel  # Known when the trainer is made
 
@@ -38,9 +37,6 @@ class DistillStage(Stage):
         if not self.given.get("teacher"):
             raise ValueError("no teacher; name a run, a folder or a model of the student's tokens: --teacher RUN")
         known_run(self.given["teacher"])
-
-    def read(self, source, places=False):
-        return as_chats(read_prompt_rows(source, self.data))
 
     def encode(self, tok, rows, held=False):
         prompts = as_prompts(rows)
@@ -53,14 +49,6 @@ class DistillStage(Stage):
         answered = sum(map(bool, prompts["expected"]))
         counts = {"prompts": len(prompts), "tokens of the longest": longest, "with an answer": answered}
         return prompts, counts | ({"tokens that 95 of 100 answers need": needed} if answered else {})
-
-    def show(self, tok, row):
-        "The prompt as both models see it, and the row's own answer."
-        shown = ChatTemplate(tok).render(row["prompt"], add_generation_prompt=True)
-        return visible(f"{shown}\nexpected: {row['expected']}" if row["expected"] else shown)
-
-    def describe(self, tok, ids, account, rows, held):
-        return f"{account_words(account)}\n{self.show(tok, ids[0])}"
 
     def identity(self, rows, held):
         found = super().identity(rows, held)

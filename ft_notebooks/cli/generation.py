@@ -142,7 +142,7 @@ def generate_command(
     check_rows_file(args.output)
     phase("reading the questions")
     asked, test, left_out = _rows(args, settings)
-    limit = next(fields[name] for name in _LIMITS if name in fields)
+    limit = next(fields[name] for name in _LIMITS if isinstance(fields.get(name), int))
     say(_cost_line(estimated_tokens(asked["messages"][:], limit), price, args.requests_per_minute))
     if args.estimate:
         return None

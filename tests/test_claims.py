@@ -45,11 +45,11 @@ def _notebooks_lie_here(tmp_path, monkeypatch):
     ],
 )
 def test_what_makes_a_cell_a_proof(tmp_path, code, kind):
-    found = claims.claims(notebook(tmp_path, "# Rows\n\nThe file is there. Three rows are read.", code))
+    found = claims.claims(notebook(tmp_path, "# Rows\n\nThe file is there. Three rows of it are read:", code))
     assert [one["kind"] for one in found] == [kind] * bool(kind)
     if kind:
         assert found[0] | {"kind": ""} == {
-            "id": "a#c1", "notebook": "a.ipynb", "cell": 1, "section": "Rows", "sentence": "Three rows are read.",
+            "id": "a#c1", "notebook": "a.ipynb", "cell": 1, "section": "Rows", "sentence": "Three rows of it are read.",
             "kind": "",
         }  # fmt: skip
 
@@ -58,6 +58,18 @@ def test_a_folded_cell_proves_the_sentence_behind_it_unless_another_is_nearer():
     said = ["We read the file.", "Its padding is 0.", "The end token stays."]
     assert claims.nearest("assert ids[-1] == 2", said, said[2]) == said[2]
     assert claims.nearest("assert padding == 0", said, said[2]) == said[1]
+
+
+def test_a_sentence_of_the_ledger_can_be_read_alone():
+    said = claims.sentences(
+        "[Hu et al.](u) (2021) did it. The rank of it is *small*, see [lesson 7](u):\n\nWhy is that?"
+    )
+    assert [claims.plain(one) for one in claims.alone(said)] == [
+        "Hu et al. (2021) did it.", "The rank of it is small, see lesson 7.",
+    ]  # fmt: skip
+    assert claims.alone(["The loss falls in each step of it.", "It stays at 0."]) == [
+        "The loss falls in each step of it.", "The loss falls in each step of it. It stays at 0.",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from course_pages import BETWEEN, NBS, is_hidden, parsed, read
+from course_pages import BETWEEN, NBS, POINTS_BACK, is_hidden, parsed, read
 
 ROOT = NBS.parent
 CLAIMS = ROOT / "docs" / "claims.json"
@@ -51,8 +51,28 @@ def sentences(text):
     found = []
     for paragraph in re.split(r"\n\s*\n|\n(?=- |\d+\. )", NOT_PROSE.sub("", text)):
         words = " ".join(paragraph.split()).removeprefix("> ").removeprefix("- ")
-        found += [sentence for sentence in BETWEEN.split(words) if len(sentence.split()) > 2]
-    return [sentence for sentence in found if not sentence.startswith("*Not") and re.sub(ONLY_LINKS, "", sentence)]
+        parts = BETWEEN.split(words)
+        for i in reversed(range(1, len(parts))):
+            if parts[i - 1].endswith("et al.") or parts[i].startswith("(20"):  # a source, which ends no sentence
+                parts[i - 1 : i + 1] = [f"{parts[i - 1]} {parts[i]}"]
+        found += [part for part in parts if len(part.split()) > 2]
+    return [part for part in found if not part.startswith("*Not") and re.sub(ONLY_LINKS, "", part)]
+
+
+def alone(said):
+    "Sentences that can be read alone: none that asks, and each that points back behind the one that it points to."
+    whole = []
+    for i, sentence in enumerate(said):
+        needs_more = len(sentence.split()) < 6 or POINTS_BACK.match(sentence) or sentence[0].islower()
+        whole.append(f"{said[i - 1]} {sentence}" if needs_more and i else sentence)
+    return [sentence for sentence in whole if not re.search(r"\?\W*$", sentence)]
+
+
+def plain(sentence):
+    "Without the marks of Markdown, and closed where the cell that follows says the rest."
+    text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", sentence)
+    text = re.sub(r"\*+([^*`]+)\*+", r"\1", text).strip().removesuffix(":")
+    return text if text.endswith((".", "!", "?", ".)", '."')) else f"{text}."
 
 
 def library_names(cells):
@@ -102,16 +122,16 @@ def claims(notebook):
         if cell.cell_type == "markdown":
             headings = re.findall(r"^#+ (.+)$", cell.source, re.M)
             section = headings[-1] if headings else section
-            said = sentences(cell.source) or said
+            said = alone(sentences(cell.source)) or said
             continue
         how = kind(cell.source, names)
         if how is None or "#| export" in cell.source:
             continue
         after = next((c.source for c in cells[i + 1 :] if c.cell_type == "markdown"), "")
-        behind = sentences(after) if is_hidden(cell) and not re.match(r"\s*#", after) else []
+        behind = alone(sentences(after)) if is_hidden(cell) and not re.match(r"\s*#", after) else []
         default = behind[0] if behind else (said or [""])[-1]
         one = {"id": f"{notebook.stem}#{cell.id}", "notebook": place, "cell": i, "section": section}
-        found.append({**one, "sentence": nearest(cell.source, said + behind, default), "kind": how})
+        found.append({**one, "sentence": plain(nearest(cell.source, said + behind, default)), "kind": how})
     return found
 
 
@@ -167,13 +187,13 @@ def unproved(notebook):
         if cell.cell_type != "markdown":
             continue
         for sentence in sentences(re.sub(r"^> .*$", "", cell.source, flags=re.M)):  # without quoted error messages
-            plain = NO_FIGURE.sub("", sentence)
-            missing = [figure for figure in FIGURE.findall(plain) if not stands_there(figure, known)]
+            bare = NO_FIGURE.sub("", sentence)
+            missing = [figure for figure in FIGURE.findall(bare) if not stands_there(figure, known)]
             if missing:
                 source = "http" in cell.source or re.search(r"\b20[12]\d\b", sentence)
                 place = notebook.relative_to(ROOT).as_posix()
                 one = {"id": f"{notebook.stem}#{cell.id}", "notebook": place, "cell": i, "figures": missing}
-                found.append({**one, "sentence": sentence, "kind": "cited" if source else "not asserted"})
+                found.append({**one, "sentence": plain(sentence), "kind": "cited" if source else "not asserted"})
     return found
 
 
@@ -199,13 +219,17 @@ def without_proof(notebook):
         said = [sentence for cell in inside if cell.cell_type == "markdown" for sentence in sentences(cell.source)]
         proofs = [cell for cell in inside if cell.cell_type == "code" and kind(cell.source, names)]
         if said and not proofs and heading not in NO_CLAIMS:
-            found.append({"notebook": place, "cell": i, "section": heading, "sentence": said[0], "kind": "explained"})
+            found.append(
+                {"notebook": place, "cell": i, "section": heading, "sentence": plain(said[0]), "kind": "explained"}
+            )
     for i, cell in enumerate(cells):
         if cell.cell_type == "code" and re.search(r"^#\s*\|\s*gpu\b", cell.source, re.M) and not cell.outputs:
             said = [
                 sentence for above in cells[:i] if above.cell_type == "markdown" for sentence in sentences(above.source)
             ]
-            found.append({"notebook": place, "cell": i, "section": "", "sentence": said[-1], "kind": "not run yet"})
+            found.append(
+                {"notebook": place, "cell": i, "section": "", "sentence": plain(said[-1]), "kind": "not run yet"}
+            )
     return found
 
 

@@ -17,6 +17,7 @@ copyright = f"{author}, Apache-2.0"
 release = re.search(r'__version__ = "(.+)"', (ROOT / "ft_notebooks" / "__init__.py").read_text(encoding="utf-8"))[1]
 extensions = ["myst_nb", "sphinx_mathml"]
 root_doc = "index"
+smartquotes = False  # a heading with quotes keeps its address
 nb_execution_mode = "off"  # what a reader sees is what the tests have run
 nb_mime_priority_overrides = [("html", "text/html", 0), ("html", "image/png", 1)]
 myst_enable_extensions = ["dollarmath", "attrs_block", "colon_fence"]

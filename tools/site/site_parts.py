@@ -45,11 +45,13 @@ def last_proof(notebook):
 
 def badge(notebook):
     one = last_proof(notebook)
+    place = notebook.relative_to(ROOT).as_posix()
     if not one:
-        return ""
+        return f'<p class="proved">To run this page, open <code>{place}</code> in JupyterLab.</p>'
     named = ", ".join(f"{library} {one['versions'][library]}" for library in ("torch", "transformers", "trl", "peft"))
     what = f"Every cell ran on {one['run']} with {named}, Python {one['python']}, {one['device']}."
-    return f'<p class="proved"><a href="/claims">Proved</a> {escape(what)}</p>'
+    run = f"To run it yourself, open <code>{place}</code> in JupyterLab."
+    return f'<p class="proved"><a href="/claims">Proved.</a> {escape(what)} {run}</p>'
 
 
 def alternative(cell):
@@ -57,6 +59,24 @@ def alternative(cell):
     texts = ["".join(output.get("data", {}).get("text/plain", "")) for output in cell["outputs"]]
     told = [text for text in texts if text and not text.startswith("<")]
     return told[0] if told else "The plot that the cell above draws"
+
+
+def shown(cell, source):
+    "What a picture is called, and what stands on a folded cell."
+    folded = "The check" if re.search(r"^\s*assert |expect_fail", source, re.M) else "The code behind this page"
+    if any("data" in output for output in cell["outputs"]):
+        folded = "The code of what stands below"
+    names = {"code_prompt_show": folded, "code_prompt_hide": "Hide"}
+    if "No guess yet" in str(cell["outputs"]):
+        names["code_prompt_show"] = "Show the answer"
+    return {"image": {"alt": alternative(cell)}, **names}
+
+
+def with_messages(source):
+    "The list of error messages with a heading for each, which the search finds by its words."
+    head, mark, table = source.partition("## By error message")
+    rows = re.findall(r"^\| (`+.*?`+) \| (.*) \|$", table, re.M)
+    return head + mark + "".join(f"\n\n### {message}\n\n{answer}" for message, answer in rows) if rows else source
 
 
 def page(notebook):
@@ -67,11 +87,14 @@ def page(notebook):
         source = "".join(cell["source"])
         if cell["cell_type"] == "code":
             hidden = re.search(r"^#\s*\|\s*(hide|default_exp)\b", source, re.M) or cell["metadata"].get("jupyter")
-            cell["metadata"] = {"mystnb": {"image": {"alt": alternative(cell)}}}
-            cell["metadata"]["tags"] = ["hide-input"] if hidden else []
+            cell["metadata"] = {"mystnb": shown(cell, source), "tags": ["hide-input"] if hidden else []}
+            if "No guess yet" in str(cell["outputs"]):  # the result, which the reader is to guess first
+                cell["metadata"]["tags"].append("hide-output")
+            if "waits for your answer" in str(cell["outputs"]):
+                cell["outputs"] = []
             source = DIRECTIVE.sub("", source)
         else:
-            source = with_links(INTERNAL.sub("", source))
+            source = with_messages(with_links(INTERNAL.sub("", source)))
         cell["source"] = source
     cells = [cell for cell in whole["cells"] if cell["source"].strip() or cell.get("outputs")]
     mark = badge(notebook).replace("/claims", "../" * depth + "claims.html")
@@ -198,8 +221,8 @@ def ledger_page(claims):
 
 > Which cell shows this sentence, and when did it last run?
 
-A tool reads the notebooks: each cell that proves something belongs to the sentence beside it. The dates come from the
-last run of the tests that was green, with these versions:
+A tool reads the notebooks: each cell that proves something belongs to the sentence beside it. A day is that of the
+notebook's last green run; "none on record" says that its tests were not run since days are recorded.
 {versions}
 
 | kind | what shows it | claims |

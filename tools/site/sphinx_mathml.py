@@ -10,7 +10,8 @@ def inline(writer, node):
 
 
 def display(writer, node):
-    writer.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
+    formula = convert(node.astext(), display="block")
+    writer.body.append(f'<div class="math" tabindex="0" role="region" aria-label="formula">{formula}</div>')
     raise nodes.SkipNode
 
 

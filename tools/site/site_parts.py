@@ -13,9 +13,7 @@ from course_pages import NBS, anchor, is_hidden, lessons, read, title  # noqa: F
 
 ROOT = NBS.parent
 PACKAGE = ROOT / "ft_notebooks"
-SITE = os.environ.get("SITE_URL", "").rstrip(
-    "/"
-)  # where it will stand: a shared page needs its picture's whole address
+SITE = os.environ.get("SITE_URL", "").rstrip("/")  # where it will stand: a page that is shared names its whole address
 PROOFS = ROOT / "docs" / "proofs.json"
 DIRECTIVE = re.compile(r"^#\s*\|.*\n?", re.M)
 INTERNAL = re.compile(r"\n<!-- made from .*?-->", re.S)
@@ -125,10 +123,10 @@ def cards():
     table = Path(__file__).with_name("cards.md").read_text(encoding="utf-8")
     listed = []
     for row in table.splitlines()[2:]:
-        failure, truth, lesson, begins = (part.strip() for part in row.strip("|").split("|"))
+        failure, truth, cure, lesson, begins = (part.strip() for part in row.strip("|").split("|"))
         slug = re.sub(r"\W+", "-", failure.lower())
         alt, png = picture(lesson, begins)
-        shown = f"![{alt}]({slug}.png)\n\n[The lesson that shows it](../nbs/{lesson}.ipynb)"
+        shown = f"![{alt}]({slug}.png)\n\n**The cure.** {cure}\n\n[The lesson that shows it](../nbs/{lesson}.ipynb)"
         meta = f"html_meta:\n    'og:title': {json.dumps(failure)}\n    'og:description': {json.dumps(truth)}"
         if SITE:
             meta += f"\n    'og:image': {SITE}/cards/{slug}.png"
@@ -162,10 +160,22 @@ def with_links(text):
     return re.sub(r"\]\(((?:\.\./)*)index\.ipynb\)", r"](\1../index.md)", text)
 
 
+def moving_picture():
+    "The slider of lesson 0: what the model answers after each step of its training."
+    for cell in read(NBS / "00_first_fine_tune.ipynb"):
+        for data in (output.get("data", {}) for output in getattr(cell, "outputs", [])):
+            if 'type="range"' in (html := "".join(data.get("text/html", ""))):
+                return html
+    raise ValueError("nbs/00_first_fine_tune.ipynb has no slider for the site's first page")
+
+
 def first_page():
-    "README, with the order of all pages."
+    "README, with lesson 0's slider in place of its picture, and the order of all pages."
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     text = re.sub(r"^<!--.*?-->\s*", "", text, flags=re.S)
+    told = "Watch a model learn: move the slider from step to step of its training."
+    moving = f"{told}\n\n```{{raw}} html\n{moving_picture()}\n```"
+    text = re.sub(r"^!\[.*\]\(nbs/before_and_after\.png\)$", lambda _: moving, text, flags=re.M)
     trees = []
     for part, body in re.findall(r"^### \d+\. (.+?)\n(.*?)(?=^##)", text, re.M | re.S):
         trees.append(toctree(part, re.findall(r"\((nbs/\d\d_\w+)\.ipynb\)", body)))

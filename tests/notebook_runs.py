@@ -1,4 +1,4 @@
-"""Runs a notebook by `nbdev_test`, in a process of its own.
+"""Runs a notebook by `nbdev_test`, in a process of its own, with the errors below `%%capture` (tools/captured.py).
 
 NB_FLAGS="smol gpu" says which flagged cells run; without it the cells flagged `smol` run where the real model is in
 the cache. FT_PLANT=NAME runs it with a default of tests/planted.py. Where a cell fails, pytest's junit report has its
@@ -18,6 +18,9 @@ import planted
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "tools"))
+import captured
+
 NBS = sorted(  # but the solutions, which tests/test_solutions.py runs
     p
     for p in (ROOT / "nbs").rglob("*.ipynb")
@@ -60,6 +63,7 @@ def run_in_fork(nb, flags, log):
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # in place of pytest's
+    captured.raise_errors()
     try:
         if "FT_PLANT" in os.environ:
             getattr(planted, os.environ["FT_PLANT"])()
@@ -75,7 +79,7 @@ def run(nb, flags, log):
         process.start()
         process.join()
         return process.exitcode
-    command = [Path(sys.executable).with_name("nbdev_test"), nb, "--do_print", "--n_workers", "0", "--flags", flags]
+    command = [sys.executable, captured.__file__, nb, "--do_print", "--n_workers", "0", "--flags", flags]
     with log.open("w") as file:
         return subprocess.run(command, cwd=ROOT, stdout=file, stderr=file).returncode
 

@@ -26,7 +26,7 @@ CLAIMS = ROOT / "docs" / "claims.json"
 NOT_PROSE = re.compile(r"^```.*?^```|^#.*?$|^\|.*?$|^!\[.*?$|^\*[^*\n]+\*$|<!--.*?-->", re.M | re.S)
 LIBRARIES = {"accelerate", "bitsandbytes", "datasets", "gguf", "lm_eval", "openai", "peft", "sklearn", "tokenizers"}
 LIBRARIES |= {"transformers", "trl", "xllamacpp"}
-GUIDES = "| claim | what is true |\n"
+GUIDES = "## What guides say"
 NO_CLAIMS = {"Exercises", "What to remember", "Where this lives", "Use", "What you can do now"}
 ONLY_LINKS = re.compile(r"\[[^]]*\]\([^)]*\)|[\s,.]|\band\b")
 COMPARES = re.compile(r"\b(assert_\w+|allclose|isclose|equal|\w*close)\(|==")
@@ -136,15 +136,20 @@ def claims(notebook):
 
 
 def corrected(notebook):
-    "The rows of the tables of what guides say, each with what is true."
+    "The rows of the table of what guides say, each with what is true."
     place = notebook.relative_to(ROOT).as_posix()
-    found = []
+    heading, lines = "", []
     for i, cell in enumerate(read(notebook)):
-        if cell.cell_type == "markdown" and GUIDES in cell.source:
-            for row in re.findall(r"^\|(.+)\|$", cell.source.partition(GUIDES)[2].split("\n\n")[0], re.M)[1:]:
-                claim, _, truth = (part.strip() for part in re.split(r"(?<!\\)(\|)", row, maxsplit=1))
-                one = {"notebook": place, "cell": i, "section": "What guides say", "sentence": claim}
-                found.append({**one, "verdict": truth, "kind": "guides say"})
+        for line in cell.source.splitlines() if cell.cell_type == "markdown" else []:
+            if line.startswith("## "):
+                heading = line
+            elif heading == GUIDES and line.startswith("|"):
+                lines.append((i, line.strip("|")))
+    found = []
+    for i, row in lines[2:]:  # below the table's head
+        claim, truth = (part.strip() for part in re.split(r"(?<!\\)\|", row, maxsplit=1))
+        one = {"notebook": place, "cell": i, "section": "What guides say", "sentence": claim}
+        found.append({**one, "verdict": truth, "kind": "guides say"})
     return found
 
 

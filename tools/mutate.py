@@ -81,9 +81,11 @@ def mutants(package, seed):
 
 
 def prove(folder, file):
+    import captured
     from nbdev.export import nb_export
     from nbdev.test import nbdev_test
 
+    captured.raise_errors()
     os.setsid()
     os.chdir(folder)
     sys.path.insert(0, folder)

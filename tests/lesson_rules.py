@@ -29,10 +29,6 @@ def is_folded(cell):
     return bool(cell["metadata"].get("jupyter", {}).get("source_hidden"))
 
 
-def is_second_edition(cells):
-    return any("ft_notebooks.exercises" in cell["source"] for cell in code(cells))
-
-
 def tree(source):
     if source.startswith("%%writefile"):  # a file's text, which may be no Python
         return ast.Module([], [])

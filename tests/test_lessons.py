@@ -22,25 +22,11 @@ def cells(nb, kind=None):
     return [{**c, "source": "".join(c["source"])} for c in found if kind in (None, c["cell_type"])]
 
 
-SECOND = [nb for nb in LESSONS if rules.is_second_edition(cells(nb))]
 each_lesson = pytest.mark.parametrize("nb", LESSONS, ids=lambda nb: nb.stem)
-each_of_the_first_edition = pytest.mark.parametrize(
-    "nb", [nb for nb in LESSONS if nb not in SECOND], ids=lambda nb: nb.stem
-)
-each_of_the_second_edition = pytest.mark.parametrize("nb", SECOND, ids=lambda nb: nb.stem)
 
 
 def prose(nb):
     return rules.prose(cells(nb))
-
-
-def exercises(nb):
-    "Number -> the asserts of its empty cell, which are comments."
-    found = {}
-    for cell in cells(nb, "code"):
-        if named := re.match(r"# Exercise (\d)", cell["source"]):
-            found[int(named[1])] = re.findall(r"^# (assert .*)$", cell["source"], flags=re.M)
-    return found
 
 
 def test_the_lessons_follow_each_other():
@@ -58,7 +44,7 @@ def test_a_lesson_says_first_what_it_asks_how_long_it_takes_and_what_it_needs(nb
     assert linked == [lesson.name for lesson in beside]
 
 
-@each_of_the_second_edition
+@each_lesson
 def test_the_lessons_before_and_after_are_called_by_their_titles(nb):
     head = prose(nb).split("\n\n")[2]
     links = re.findall(r"\[(\d+) ([^\]]+)\]\((\d\d_\w+\.ipynb)\)", head)
@@ -83,24 +69,12 @@ def test_a_lesson_has_a_drawing_what_to_remember_exercises_and_links_to_the_pack
     assert len(re.findall(r"\]\(package/[\w/]+\.ipynb\)", last)) >= 3
 
 
-@each_of_the_first_edition
-def test_each_exercise_has_a_solution_with_the_same_asserts(nb):
-    asked, solution = exercises(nb), SOLUTIONS / nb.name
-    assert list(asked) == [1, 2] and all(asked.values()), asked
-    assert f"](solutions/{nb.name})" in prose(nb)
-    solved = {}
-    for cell in cells(solution, "code"):
-        if named := re.match(r"# Exercise (\d)", cell["source"]):
-            solved[int(named[1])] = re.findall(r"^(assert .*)$", cell["source"], flags=re.M)
-    assert solved == asked
-
-
-@each_of_the_second_edition
-def test_a_lesson_has_the_form_of_the_second_edition(nb):
+@each_lesson
+def test_a_lesson_has_the_form_of_the_course(nb):
     assert [*rules.wrong_lesson(cells(nb), nb.name)] == []
 
 
-@each_of_the_second_edition
+@each_lesson
 def test_each_exercise_has_hints_that_do_not_give_it_away_and_a_solution(nb):
     number = int(nb.name[:2])
     lesson = importlib.import_module(f"ft_notebooks.exercises.lesson_{number:02}")
@@ -149,7 +123,7 @@ def good():
 
 
 def test_a_lesson_in_the_form_is_right(good):
-    assert [*rules.wrong_lesson(good, "07_x.ipynb")] == [] and rules.is_second_edition(good)
+    assert [*rules.wrong_lesson(good, "07_x.ipynb")] == []
 
 
 @pytest.mark.parametrize(

@@ -379,8 +379,8 @@ def test_the_index_lists_the_lessons_and_links_to_each_that_is_there():
 def test_the_index_gives_a_lesson_s_title_and_minutes(nb):
     _, name, _, minutes = contents()[int(nb.name[:2])]
     head = cells(nb, "markdown")[0]["source"]
-    if told := re.match(r"# (\d+) · ([^\n]+)\n\n> [^\n]+\n\n\*(\d+) minutes to read", head):  # of the course's form
-        assert (name, minutes) == (f"[{told[2]}]({nb.name})", told[3])
+    told = re.match(r"# (\d+) · ([^\n]+)\n\n> [^\n]+\n\n\*(\d+) minutes to read", head)
+    assert told and (name, minutes) == (f"[{told[2]}]({nb.name})", told[3])
 
 
 def test_the_page_of_the_package_lists_exactly_its_notebooks():

@@ -7,6 +7,7 @@ __all__ = ['MARKER', 'odd_kind', 'atomic_path', 'write_atomically', 'read_record
            'check_plain_files', 'numbered_checkpoints', 'check_unchanged']
 
 # %% ../../nbs/package/core/files.ipynb #a0de4c2a
+import errno
 import hashlib
 import json
 import os
@@ -183,6 +184,10 @@ def changed_file(
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MARKER} cannot be read ({error!r})"
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # no file of the folder has such a name
+            return f"{MARKER} cannot be read ({error!r})"
+        raise
 
 # %% ../../nbs/package/core/files.ipynb #c7c61023
 def check_plain_files(

@@ -29,7 +29,7 @@ def test_a_last_line_that_is_torn_anywhere_does_not_count(tmp_path, written, who
 
 def test_a_file_that_is_torn_elsewhere_is_an_error(tmp_path):
     (tmp_path / "lines").write_text('{"a": \n{"a": 2}\n')
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="lines"):
         metrics_log.read_entries(tmp_path / "lines")
 
 

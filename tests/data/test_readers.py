@@ -219,7 +219,6 @@ def test_a_name_of_the_hub_is_asked_for_there_and_a_path_never(write, monkeypatc
     write("data/train.jsonl", json.dumps(ROWS[0]))
     os.mkdir("data/name")
     for path in (
-        "data/train.jsonl",
         "data/trian.jsonl",
         "other/train.csv",
         "data/other",
@@ -230,10 +229,9 @@ def test_a_name_of_the_hub_is_asked_for_there_and_a_path_never(write, monkeypatc
         "/no/such/x",
         "./x",
     ):
-        try:
+        with pytest.raises(ValueError, match="no such file|a folder without"):
             list(read_rows(path))
-        except ValueError as e:
-            assert "no such file" in str(e) or "a folder without" in str(e)
+    assert len(list(read_rows("data/train.jsonl"))) == 1
     with pytest.raises(ValueError, match="no such file"):
         list(read_rows(type("P", (), {"__fspath__": lambda self: "owner/name"})()))
     assert asked == []

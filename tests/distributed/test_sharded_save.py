@@ -323,6 +323,8 @@ def test_what_is_divided_is_divided_and_nothing_else():
     for strategy, changed in want.items():
         assert vars(sharded_memory(memory, strategy, 4, gathered=9)) == vars(memory) | changed
         assert sharded_memory(memory, strategy, 1, gathered=9) == memory
-    for strategy, processes, gathered in (("FSDP", 2, 0), ("ddp", 0, 0), ("ddp", 2, -1)):
-        with pytest.raises(ValueError):
-            sharded_memory(memory, strategy, processes, gathered)
+    with pytest.raises(ValueError, match="strategy must be one of"):
+        sharded_memory(memory, "FSDP", 2, 0)
+    for processes, gathered in ((0, 0), (2, -1)):
+        with pytest.raises(ValueError, match=f"processes={processes} must be at least 1, and gathered={gathered}"):
+            sharded_memory(memory, "ddp", processes, gathered)

@@ -253,7 +253,8 @@ run.train()
 
 
 def tracked(name, tmp_path, **env):
-    pytest.importorskip(name)
+    if not os.environ.get("LEG"):  # which has them all
+        pytest.importorskip(name)
     home = {"HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **env}
     paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
     cmd = [sys.executable, "-c", TRACK, name, str(tmp_path / "run"), *paths]

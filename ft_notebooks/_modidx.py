@@ -1661,6 +1661,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'ft_notebooks/doctor/model_checks.py'),
                                                   'ft_notebooks.doctor.model_checks._loss': ( 'package/doctor/model_checks.html#_loss',
                                                                                               'ft_notebooks/doctor/model_checks.py'),
+                                                  'ft_notebooks.doctor.model_checks._losses': ( 'package/doctor/model_checks.html#_losses',
+                                                                                                'ft_notebooks/doctor/model_checks.py'),
                                                   'ft_notebooks.doctor.model_checks._model_mismatched': ( 'package/doctor/model_checks.html#_model_mismatched',
                                                                                                           'ft_notebooks/doctor/model_checks.py'),
                                                   'ft_notebooks.doctor.model_checks._model_unusable': ( 'package/doctor/model_checks.html#_model_unusable',

@@ -96,13 +96,21 @@ class _Loss(NamedTuple):
         return not self.is_ <= max(chance / 2, min(chance, self.expected) + 1.2)
 
 # %% ../../nbs/package/doctor/model_checks.ipynb #b46d4c6e
-def _loss(model, ids: list[int], labels: list[int] | None = None) -> _Loss:
+# The losses of several parts of a text, which one pass reads.
+def _losses(model, ids: list[int], *parts: list[int]) -> list[_Loss]:  # parts: labels
     with torch.no_grad(), eval_mode(model):
         logits = model(input_ids=torch.tensor([ids], device=model.device)).logits[0, :-1].float()
-    targets = torch.tensor(labels or ids, device=logits.device)[1:]
-    logps = logits[targets != IGNORE].log_softmax(-1)  # [N, V]
-    losses = -logps.gather(1, targets[targets != IGNORE][:, None])
-    return _Loss(losses.mean().item(), -(logps.exp() * logps).nansum(-1).mean().item())
+    found = []
+    for labels in parts:
+        targets = torch.tensor(labels, device=logits.device)[1:]
+        logps = logits[targets != IGNORE].log_softmax(-1)  # [N, V]
+        losses = -logps.gather(1, targets[targets != IGNORE][:, None])
+        found.append(_Loss(losses.mean().item(), -(logps.exp() * logps).nansum(-1).mean().item()))
+    return found
+
+
+def _loss(model, ids: list[int], labels: list[int] | None = None) -> _Loss:
+    return _losses(model, ids, labels or ids)[0]
 
 # %% ../../nbs/package/doctor/model_checks.ipynb #031cad13
 # The loss of the answers of the run's first rows; infinite where there are none.
@@ -182,8 +190,8 @@ def _model_mismatched(run):
         return
     ids = run.tok(PLAIN_ENGLISH).input_ids[:400]
     chance = math.log(run.config.get_text_config().vocab_size)
-    text = _loss(run.model, ids)
-    again = _loss(run.model, ids * 2, [IGNORE] * len(ids) + ids).is_
+    other = [IGNORE] * len(ids)
+    text, (again, _) = _losses(run.model, ids * 2, ids + other, other + ids)
     own = _own_loss(run)
     is_wrong = own.is_wrong(chance) and text.is_wrong(chance)
     lower = min(text.is_, own.is_)

@@ -10,6 +10,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -216,12 +217,16 @@ def _decides(pairs: Pairs, one: _Side, level: Level, causes: tuple[str, ...]) ->
 def _in_some(pairs: Pairs, sides: list[_Side]) -> list[Anomaly]:
     least = enough(len(pairs))
     few = [one for one in sides if one.surplus >= max(least, 0.6 * len(one.chosen + one.rejected))]
+
+    @cache  # many pieces stand in the same pairs
+    def told(entries: tuple[int, ...]) -> float:
+        return told_apart(pairs.prompt_features, np.isin(np.arange(len(pairs)), entries))[0]
+
     for one in [one for one in few if re.match("is |begins|ends|leaves|repeats its", one.phrase)][:40]:
-        group = np.isin(np.arange(len(pairs)), one.entries)
         causes = _unwished(pairs, one)
         if not causes and re.match("(begins|ends) with", one.phrase) and len(_quoted(one.phrase)) >= _SENTENCE:
             causes = _LAID_ON
-        if causes and told_apart(pairs.prompt_features, group)[0] < 0.62:
+        if causes and told(tuple(one.entries)) < 0.62:
             return [_decides(pairs, one, "note", causes)]
     return []
 

@@ -3531,6 +3531,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'ft_notebooks/kernels/log_probs.py'),
                                                 'ft_notebooks.kernels.log_probs._Scores.fill': ( 'package/kernels/log_probs.html#_scores.fill',
                                                                                                  'ft_notebooks/kernels/log_probs.py'),
+                                                'ft_notebooks.kernels.log_probs._back': ( 'package/kernels/log_probs.html#_back',
+                                                                                          'ft_notebooks/kernels/log_probs.py'),
                                                 'ft_notebooks.kernels.log_probs.label_log_probs': ( 'package/kernels/log_probs.html#label_log_probs',
                                                                                                     'ft_notebooks/kernels/log_probs.py')},
             'ft_notebooks.kernels.patching': { 'ft_notebooks.kernels.patching._fused_forward': ( 'package/kernels/patching.html#_fused_forward',

@@ -6,6 +6,7 @@
 __all__ = ['LINKS', 'Link', 'check_run']
 
 # %% ../../nbs/package/export/run_check.ipynb #0170a882
+import copy
 import json
 
 
@@ -219,8 +220,9 @@ def _merged(chain: _Chain) -> str:
     if not chain.adapter:
         return "there is no adapter: every weight was trained"
     chain.check_mergeable()
-    merged = merge_adapter(run_model(chain.folder), torch.float32)
-    kl, _ = token_distances(run_model(chain.folder), merged, chain.ids["input_ids"][:_COMPARED])
+    model = run_model(chain.folder)
+    merged = merge_adapter(copy.deepcopy(model), torch.float32)
+    kl, _ = token_distances(model, merged, chain.ids["input_ids"][:_COMPARED])
     distance = kl.mean().item()
     if not distance <= SAFETENSORS_KL["f32"]:
         raise ValueError(f"the merged model is {distance:.2g} nats a token from its adapter, in float32")

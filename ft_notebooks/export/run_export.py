@@ -168,7 +168,8 @@ def export_run(
     _check_arguments(to, type, converter, quantize)
     dataset = as_dataset(dataset, read_chats, "export_run")
     run_stages(run)  # `ValueError` for a folder that is no run, before anything is computed
-    check_base(run)
+    if trained_bits(run) != 32:  # else `run_model` compares the base
+        check_base(run)
     name = to if to == "adapter" else f"{to}-{type}"
     output = Path(run, name) if output is None else Path(output)
     with whole_folder(output) as part:

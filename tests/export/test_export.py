@@ -115,7 +115,7 @@ def test_no_card_and_no_manifest_names_a_path_of_this_machine(tiny_run, tmp_path
 def test_without_llama_cpp_an_export_ends_before_anything_is_computed(tiny_run, tmp_path):
     with (
         patch("ft_notebooks.export.run_export.find_spec", return_value=None),
-        patch("ft_notebooks.export.run_export.check_base", side_effect=AssertionError),
+        patch("ft_notebooks.export.run_export.run_stages", side_effect=AssertionError),
         pytest.raises(ValueError, match=r"not installed; pip install 'ft-notebooks\[export\]'"),
     ):
         export_run(tiny_run, ROWS, tmp_path / "out")

@@ -3,7 +3,9 @@
 import gc
 import os
 import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import forks
 import processors
@@ -107,4 +109,21 @@ def _pictures_are_empty(request):
     with pytest.MonkeyPatch.context() as patch:
         if request.path.name not in ("test_lesson_runs.py", "test_notebooks.py", "test_report.py"):
             patch.setattr(Figure, "savefig", lambda self, *args, **kwargs: save(Figure(), *args, **kwargs))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _runs_need_no_memory(request):
+    """To simulate a step takes longer than to train the tiny model for one, and says that it fits.
+
+    The estimate, and the batch that a run takes by it, the tests of `loading`, of the batch plan and of memory that
+    runs out test, and each notebook and each process that a test starts.
+    """
+    estimating = {"test_batch_plan.py", "test_out_of_memory.py"}
+    estimating |= {"test_lesson_runs.py", "test_notebooks.py", "test_solutions.py"}
+    with pytest.MonkeyPatch.context() as patch:
+        is_trained = "torch" in sys.modules and request.path.parent.name != "loading"
+        if is_trained and request.path.name not in estimating:
+            name = "ft_notebooks.loading.training_memory._estimate"
+            patch.setattr(name, lambda *args, **kwargs: SimpleNamespace(total=0))
         yield

@@ -33,6 +33,8 @@ def files(tmp_path_factory):
     saved(folder / "large", tiny_model(seed=1))
     rows = appointments(20).to_list()
     (folder / "chats.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    short = [[*row["messages"][:-1], {"role": "assistant", "content": "Noted."}] for row in rows]
+    (folder / "short.jsonl").write_text("\n".join(json.dumps({"messages": chat}) for chat in short))
     asked = [{"prompt": row["messages"][:-1]} for row in rows]
     (folder / "asked.jsonl").write_text("\n".join(map(json.dumps, asked)))
     return folder
@@ -42,6 +44,9 @@ def files(tmp_path_factory):
 def here(files, monkeypatch):
     monkeypatch.chdir(files)
     return files
+
+
+SHORT = {"data": "short.jsonl", "distill__max_completion_length": 12, "data__eval": "none"}
 
 
 def words(settings):
@@ -86,10 +91,10 @@ def test_a_run_shows_what_is_asked_and_measures_the_held_out_prompts_beside_the_
 
 def test_another_teacher_under_the_same_name_is_another_run(here, capsys):
     saved(here / "teacher", tiny_model(seed=2))
-    distill("other", "--teacher", "teacher")
+    distill("other", "--teacher", "teacher", **SHORT)
     tiny_model(seed=3).save_pretrained("teacher")
     with pytest.raises(SystemExit):
-        distill("other", "--teacher", "teacher")
+        distill("other", "--teacher", "teacher", **SHORT)
     assert "teacher.model was" in capsys.readouterr().err
 
 
@@ -97,14 +102,14 @@ def test_a_run_is_a_teacher_and_prompts_alone_teach(here, capsys):
     quick = {"sft.bf16": "false", "sft.max_steps": 2, "sft.effective_batch": 4, "data.eval": "none", "lora.r": 4}
     sft("sft", {"model.name": "large", "model.bits": 32} | quick)
     capsys.readouterr()
-    distill("by_run", "--teacher", "sft", data="asked.jsonl")
+    distill("by_run", "--teacher", "sft", data="asked.jsonl", distill__max_completion_length=12)
     metrics = json.loads(Path("by_run/metrics.json").read_text())
     assert [*metrics["scores"]] == ["nats_from_teacher"] and "teacher" not in metrics
 
 
 def test_a_run_that_is_stopped_goes_on_to_the_same_weights(here, monkeypatch, capsys):
     make = ft_notebooks.rlhf.distill_stage.distill_trainer
-    long = {"distill__max_steps": 4, "distill__save_steps": 2, "distill__lmbda": 0.5}
+    long = {**SHORT, "distill__max_steps": 4, "distill__save_steps": 2, "distill__lmbda": 0.5}
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as e:
         patch.setattr(
             ft_notebooks.rlhf.distill_stage,

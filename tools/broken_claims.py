@@ -77,5 +77,8 @@ if __name__ == "__main__":
     parser.add_argument("--claims", type=Path, help="default: those of the notebooks as they are")
     parser.add_argument("--versions", nargs=2, type=versions, default=({}, {}))
     args = parser.parse_args()
-    claims = json.loads(args.claims.read_text(encoding="utf-8")) if args.claims else ledger(notebooks())
-    print(*issue(failures(args.reports), claims, *args.versions), sep="\n")
+    failed = [*failures(args.reports)]
+    broken = {ROOT / notebook for _, _, notebook, _ in failed if notebook}
+    chosen = [notebook for notebook in notebooks() if notebook in broken]
+    claims = json.loads(args.claims.read_text(encoding="utf-8")) if args.claims else ledger(chosen)
+    print(*issue(failed, claims, *args.versions), sep="\n")

@@ -79,7 +79,7 @@ def library_names(cells):
     "What a notebook imports from the libraries that it compares with."
     names = set()
     for cell in cells:
-        if cell.cell_type != "code":
+        if cell.cell_type != "code" or "import" not in cell.source:
             continue
         for node in parsed(cell.source):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in LIBRARIES:
@@ -97,8 +97,10 @@ def kind(code, names):
         return "error"
     if not re.search(r"^\s*assert\b|\bassert_\w+\(|\btest_\w+\(", code, re.M):
         return None
+    if not (names and COMPARES.search(code)):
+        return "assertion"
     used = {node.id for node in parsed(code) if isinstance(node, ast.Name)}
-    return "library" if used & names and COMPARES.search(code) else "assertion"
+    return "library" if used & names else "assertion"
 
 
 def words(text):

@@ -12,7 +12,7 @@ import re
 import typing
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +43,9 @@ def sections() -> dict[str, Section]:
     return found
 
 # %% ../../nbs/package/cli/settings.ipynb #05d739f3
+_hints = cache(typing.get_type_hints)  # of a class; a hundred annotations
+
+
 def setting_types(
     section: str,  # A key of `sections()`
 ) -> dict[str, Any]:  # Key -> its annotation, such as `int | None`
@@ -50,7 +53,7 @@ def setting_types(
     config, table = sections()[section]
     known: dict[str, Any] = {}
     if config is not None:
-        hints = typing.get_type_hints(config)
+        hints = _hints(config)
         known |= {field.name: hints[field.name] for field in dataclasses.fields(config) if field.init}
     for row in table.values():
         if row.kind is not None:
@@ -147,12 +150,13 @@ def find_setting(
 ) -> str | None:  # Such as "sft.num_train_epochs"; with the value where the name holds it, such as "model.bits=4"
     "The setting that a name means; None if there is none."
     name = name.replace("-", "_").lower()
+    tables = sections()
     for place in dict.fromkeys([section, "model", "lora", "data", "evaluation", "run"]):
         known = setting_types(place)
         for own in (name, name.removeprefix("lora_") if place == "lora" else name):
             if own in known.keys() - {"name"}:
                 return f"{place}.{own}"
-        for row in sections()[place].table.values():
+        for row in tables[place].table.values():
             for other in row.elsewhere.split():
                 word, sign, value = other.partition("=")
                 if word == name:

@@ -186,9 +186,9 @@ def _directions(pairs: Pairs) -> np.ndarray:
         return features([text if len(text) <= 2 * _CLIP else f"{text[:_CLIP]} {text[-_CLIP:]}" for text in texts])
 
     differences = sides(pairs.chosen) - sides(pairs.rejected)
-    drawn = np.random.default_rng(0).integers(0, 2, (differences.shape[1], 512), dtype=np.int32)
-    signs = 2 * drawn.astype(np.float32) - 1
-    found = np.asarray(differences @ signs)
+    used = np.unique(differences.indices)
+    signs = np.random.default_rng(0).integers(0, 2, (differences.shape[1], 512))[used]
+    found = np.asarray(differences[:, used] @ (2.0 * signs - 1))
     size = np.linalg.norm(found, axis=1, keepdims=True)
     return found / np.where(size > 0, size, 1)
 
@@ -238,13 +238,12 @@ def _tried(directions: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.nd
     return _products(held @ directions, counts, _BLOCKS), bounds
 
 # %% ../../nbs/package/instruments/pairs.ipynb #5a1dfbc0
-# How often another order of the rows has a product as low.
-def _order_chance(directions: np.ndarray) -> float:
+# Whether no other order of the rows has a product as low, which has a chance of 1 in `ORDERS` and one.
+def _is_lowest(directions: np.ndarray) -> bool:
     draw = np.random.default_rng(0)
     n = len(directions)
     first = _tried(directions, np.arange(n))[0].min()
-    as_low = sum(_tried(directions, draw.permutation(n))[0].min() <= first for _ in range(ORDERS))
-    return (1 + as_low) / (1 + ORDERS)
+    return all(_tried(directions, draw.permutation(n))[0].min() > first for _ in range(ORDERS))
 
 # %% ../../nbs/package/instruments/pairs.ipynb #aa9e9ded
 def _exchanged(pairs: Pairs, group: np.ndarray, order: np.ndarray, fact: str, chance: float) -> Anomaly:
@@ -267,14 +266,14 @@ def _block(pairs: Pairs, directions: np.ndarray) -> list[Anomaly]:
     outside = _left_out(directions[~group])
     if products.min() >= 0 or np.mean(inside < 0) < 0.6 or np.mean(outside > 0) < 0.6:
         return []
-    if (chance := _order_chance(directions)) > ALPHA:
+    if not _is_lowest(directions):
         return []
     fact = (
         f"{len(entries):,} of {len(pairs):,} pairs stand together and prefer what the others reject: fitted to the "
         f"others, a classifier of texts picks the chosen answer in {np.mean(inside > 0):.0%} of them, and in "
         f"{np.mean(outside > 0):.0%} of the others"
     )
-    return [_exchanged(pairs, group, entries[np.argsort(inside)], fact, chance)]
+    return [_exchanged(pairs, group, entries[np.argsort(inside)], fact, 1 / (1 + ORDERS))]
 
 # %% ../../nbs/package/instruments/pairs.ipynb #a67ae864
 def _scattered(pairs: Pairs, directions: np.ndarray) -> list[Anomaly]:

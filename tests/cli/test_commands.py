@@ -106,6 +106,7 @@ def copied(here, trained):
 SHORT = ("sft.max_steps=1",)
 HOT = (  # its model speaks in another way than its base
     "sft.max_steps=6",
+    "sft.effective_batch=4",
     "sft.learning_rate=0.02",
     "data.eval=last:4",
     "model.bits=32",
@@ -303,6 +304,8 @@ def stopped(here, capsys, monkeypatch):
             for number in self.signals if state.global_step == self.step else ():
                 signal.raise_signal(number)
 
+    settings = quick("sft.max_steps=8", "sft.save_steps=2", "sft.save_total_limit=4", "sft.effective_batch=2")
+
     def run(step, *signals):
         def impatient(*args, callbacks, **more):
             return train(*args, callbacks=[*callbacks, Impatient(step, signals)], **more)
@@ -312,7 +315,7 @@ def stopped(here, capsys, monkeypatch):
         before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
         try:
             with pytest.raises(SystemExit) as e:
-                main(["sft", "notes.jsonl", *quick("sft.max_steps=8", "sft.save_steps=2", "sft.save_total_limit=4")])
+                main(["sft", "notes.jsonl", *settings])
         finally:
             signal.signal(signal.SIGINT, before)
         return capsys.readouterr().err, e.value.code, list(seen)
@@ -961,7 +964,7 @@ def test_full_fine_tuning_saves_a_model_that_eval_and_plain_transformers_load(co
     assert found == pytest.approx(values, rel=1e-4) and values[1] < 0.9 * values[0]
 
 
-HALF = ("model.bits=16", "sft.bf16=true", "sft.max_steps=3", "sft.learning_rate=0.02", "data.eval=last:4")
+HALF = ("model.bits=16", "sft.bf16=true", "sft.max_steps=2", "sft.effective_batch=4", "data.eval=last:4")
 
 
 def test_a_run_and_its_evaluation_print_one_perplexity_where_training_is_in_bfloat16(copied):

@@ -146,34 +146,42 @@ def some(share, block, n=200):
     return set(range(60, 60 + count)) if block else set(random.Random(5).sample(range(n), count))
 
 
+FINDS = {
+    "feature-decides": deciding_feature,
+    "answer-empty": same_answers,
+    "pairs-same": same_answers,
+    "scores-contradict": contradicted_scores,
+    "answers-elsewhere": answers_elsewhere,
+    "pairs-exchanged": exchanged_pairs,
+}
 FAULTS = [
-    ("begun", wrong_times, changed("chosen", lambda text: f"Sure, here it is: {text}"), False, {"feature-decides"}, 0.1),
-    ("ended", wrong_times, changed("rejected", lambda text: f"{text} Made by model b."), False, {"feature-decides"}, 0.1),
-    ("cut", wrong_times, changed("rejected", lambda text: text[:40]), False, {"feature-decides"}, 0.1),
-    ("shouted", wrong_times, changed("rejected", str.upper), False, {"feature-decides"}, 0.1),
-    ("refused", sums, changed("rejected", lambda text: "I cannot say."), False, {"feature-decides"}, 0.1),
-    ("emptied", sums, changed("rejected", lambda text: ""), False, {"answer-empty"}, 0.04),
+    ("begun", wrong_times, changed("chosen", lambda text: f"Sure, here it is: {text}"), False, "feature-decides", 0.1),
+    ("ended", wrong_times, changed("rejected", lambda text: f"{text} Made by model b."), False, "feature-decides", 0.1),
+    ("cut", wrong_times, changed("rejected", lambda text: text[:40]), False, "feature-decides", 0.1),
+    ("shouted", wrong_times, changed("rejected", str.upper), False, "feature-decides", 0.1),
+    ("refused", sums, changed("rejected", lambda text: "I cannot say."), False, "feature-decides", 0.1),
+    ("emptied", sums, changed("rejected", lambda text: ""), False, "answer-empty", 0.04),
     ("spaced", key_orders, lambda rows, at: [
         one | {"rejected": [{"role": "assistant", "content": text_of(one, "chosen") + " "}]} if i in at else one
-        for i, one in enumerate(rows)], False, {"pairs-same"}, 0.04),
-    ("scores", scored, misjudged, False, {"scores-contradict"}, 0.1),
-    ("rejected moved", wrong_times, moved("rejected", 7), True, {"answers-elsewhere"}, 0.1),
-    ("chosen moved", wrong_times, moved("chosen", 1), True, {"answers-elsewhere"}, 0.1),
-    ("prompts moved", sums, moved("prompt", 3), True, {"answers-elsewhere"}, 0.1),
-    ("exchanged block", key_orders, swapped, True, {"pairs-exchanged"}, 0.1),
-    ("exchanged pairs", key_orders, swapped, False, {"pairs-exchanged"}, 0.1),
+        for i, one in enumerate(rows)], False, "pairs-same", 0.04),
+    ("scores", scored, misjudged, False, "scores-contradict", 0.1),
+    ("rejected moved", wrong_times, moved("rejected", 7), True, "answers-elsewhere", 0.1),
+    ("chosen moved", wrong_times, moved("chosen", 1), True, "answers-elsewhere", 0.1),
+    ("prompts moved", sums, moved("prompt", 3), True, "answers-elsewhere", 0.1),
+    ("exchanged block", key_orders, swapped, True, "pairs-exchanged", 0.1),
+    ("exchanged pairs", key_orders, swapped, False, "pairs-exchanged", 0.1),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("kind", "plant", "block", "codes", "least"), [one[1:] for one in FAULTS], ids=[one[0] for one in FAULTS]
+    ("kind", "plant", "block", "code", "least"), [one[1:] for one in FAULTS], ids=[one[0] for one in FAULTS]
 )
-def test_a_fault_is_found_and_its_rows_are_named(kind, plant, block, codes, least):
+def test_a_fault_is_found_and_its_rows_are_named(kind, plant, block, code, least):
     for share in (0.5, least):
         rows = kind()
         bad = {i for i in some(share, block) if i < len(rows)}
-        found = [one for look in INSTRUMENTS for one in look(Pairs(plant(rows, bad))) if one.code in codes]
-        if share == 0.5 and codes == {"pairs-exchanged"} and not block:
+        found = [one for one in FINDS[code](Pairs(plant(rows, bad))) if one.code == code]
+        if share == 0.5 and code == "pairs-exchanged" and not block:
             assert not found  # half of the pairs, scattered: no side is the usual one
             continue
         right = [one for one in found if len({*one.rows} & bad) >= 0.6 * len(one.rows)]

@@ -1,5 +1,6 @@
 "What a run sends to the network: every look-up of a name and every connection is counted, in a process of its own."
 
+import json
 import os
 import re
 import subprocess
@@ -13,11 +14,11 @@ from ft_notebooks.course.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.whole
-GUARD = """
-import os, socket
+GUARDED = """
+import importlib, json, os, socket, sys
 
 def told(host):
-    with open(os.environ["TOLD"], "a") as file:
+    with open(told.file, "a") as file:
         print(host, file=file)
     raise OSError("no network in this test")
 
@@ -31,6 +32,23 @@ def connected(self, address):
 
 connect, socket.socket.connect, socket.getaddrinfo = socket.socket.connect, connected, looked_up
 socket.socket.connect_ex = connected
+told.file = "imports.txt"
+
+import huggingface_hub.constants
+import torch
+import ft_notebooks.cli.evaluation, ft_notebooks.cli.training, ft_notebooks.sft.trainer
+from ft_notebooks.cli.commands import main
+
+for name, given, commands in json.loads(sys.argv[1]):
+    if (child := os.fork()) == 0:
+        told.file = f"{name}.txt"
+        os.environ.update(given)
+        importlib.reload(huggingface_hub.constants)  # all that reads the switches
+        torch.set_num_threads(1)
+        for command in commands:
+            main(command)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, name
 """
 QUIET = (
     "CI",
@@ -42,41 +60,40 @@ QUIET = (
 )
 
 
+SWITCHES = ["HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"]
+
+
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory):
-    "`hosts(**environment)`: the hosts that `ft sft` and `ft eval` ask for, with a model and rows from the disk."
+    """The hosts that the imports, `ft sft` and `ft eval` with the defaults, and `ft sft` with each switch ask for.
+
+    A process of its own imports without a switch, and forks for each: what read one when it was imported is not quiet.
+    """
     folder = tmp_path_factory.mktemp("guarded")
     tiny_model().save_pretrained(folder / "tiny")
     tiny_tokenizer().save_pretrained(folder / "tiny")
     appointments(12).to_json(folder / "notes.jsonl")
-    (folder / "guard").mkdir()
-    (folder / "guard" / "sitecustomize.py").write_text(GUARD)
     words = "--set model.name=tiny --set sft.bf16=false --set sft.max_steps=1 --set data.eval=last:2".split()
-
-    def run(name, evaluated=False, **given):
-        told = folder / f"{name}.txt"
-        known = {key: value for key, value in os.environ.items() if key not in QUIET}
-        path = os.pathsep.join([str(folder / "guard"), str(Path(__file__).parents[2]), known.get("PYTHONPATH", "")])
-        env = {**known, "PYTHONPATH": path, "TOLD": str(told), **given}
-        for command in [["sft", "notes.jsonl", "--output", name, *words], ["eval", name]][: 1 + evaluated]:
-            ran = [sys.executable, "-m", "ft_notebooks.cli", *command]
-            done = subprocess.run(ran, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
-            assert done.returncode == 0, done.stderr[-2000:]
-        return set(told.read_text().split()) if told.exists() else set()
-
-    return run
+    runs = [("defaults", {}, [["sft", "notes.jsonl", "--output", "defaults", *words], ["eval", "defaults"]])]
+    runs += [(name, {name: "1"}, [["sft", "notes.jsonl", "--output", name, *words]]) for name in SWITCHES]
+    known = {key: value for key, value in os.environ.items() if key not in QUIET}
+    path = os.pathsep.join([str(Path(__file__).parents[2]), known.get("PYTHONPATH", "")])
+    ran = [sys.executable, "-c", GUARDED, json.dumps(runs)]
+    done = subprocess.run(
+        ran, cwd=folder, env={**known, "PYTHONPATH": path}, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = {name: folder / f"{name}.txt" for name in ("imports", "defaults", *SWITCHES)}
+    return {name: set(file.read_text().split()) if file.exists() else set() for name, file in found.items()}
 
 
 def test_a_run_with_defaults_asks_for_the_hub_alone(hosts):
-    assert hosts("defaults", evaluated=True) == {"huggingface.co"}
-
-
-SWITCHES = ["HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"]
+    assert hosts["defaults"] == {"huggingface.co"} and hosts["imports"] == set()
 
 
 @pytest.mark.parametrize("variable", SWITCHES)
 def test_a_run_that_is_told_to_be_quiet_asks_for_nothing(hosts, variable):
-    assert hosts(variable.lower(), **{variable: "1"}) == set()
+    assert hosts[variable] == set()
 
 
 def test_the_table_of_the_recipe_names_these_switches_and_this_host():

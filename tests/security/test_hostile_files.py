@@ -319,7 +319,7 @@ ADAPTERS = {
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 @pytest.mark.parametrize("fields", [fields for kind in ADAPTERS.values() for fields in kind], ids=short)
 def test_a_hostile_adapter_is_an_error_before_its_base_is_loaded(in_time, tmp_path, monkeypatch, fields):
-    monkeypatch.setattr("ft_notebooks.lora.adapter_folder.LONGEST_CHECK", 1.0)
+    monkeypatch.setattr("ft_notebooks.lora.adapter_folder.LONGEST_CHECK", 0.25)
     monkeypatch.setattr("ft_notebooks.lora.adapter.load_model", None)
     _model(tmp_path)
     folder = _adapter(tmp_path)

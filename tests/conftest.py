@@ -81,7 +81,7 @@ def _skip_without_the_real_model(request):
 
 @pytest.fixture(autouse=True)
 def _skip_what_is_slow(request):
-    "Minutes that `.ci/run` spends with LEG=lowest alone."
+    "Minutes that `.ci/run` spends only where LEG is set."
     if request.node.get_closest_marker("slow") and "slow" not in os.environ.get("NB_FLAGS", "").split():
         pytest.skip('takes long, and proves on the real model what is proved on the tiny one: NB_FLAGS="smol slow"')
 

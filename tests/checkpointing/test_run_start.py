@@ -64,7 +64,7 @@ def test_a_start_that_is_refused_renames_no_checkpoint(tmp_path):
     with pytest.raises(ValueError, match=TRAINED):
         trainer.train()
     trainer.args.learning_rate = 2e-2
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=TRAINED):
         trainer.train()
     assert {p.name for p in (tmp_path / "first").iterdir()} == before and "checkpoint-2" in before
 

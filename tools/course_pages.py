@@ -166,7 +166,8 @@ def anchor(heading):
 
 def as_code(text):
     fence = "``" if "`" in text else "`"
-    return f"{fence}{text}{fence}".replace("|", "\\|")  # in a cell of a table
+    space = " " if "`" in text else ""  # which Markdown leaves out again
+    return f"{fence}{space}{text}{space}{fence}".replace("|", "\\|")  # in a cell of a table
 
 
 def questions():
@@ -186,17 +187,17 @@ def questions():
 
 def tasks(links):
     "The table of tools/tasks.md, with a link to each question of a recipe (`links`) or to the page that it names."
-    head, rule, *rows = TASKS.read_text(encoding="utf-8").splitlines()
+    _, _, *rows = TASKS.read_text(encoding="utf-8").splitlines()
     linked = []
     for row in rows:
-        *cells, answer = row.strip("|").split("|")
-        answer = answer.strip()
+        wish, function, command, answer = (cell.strip() for cell in row.strip("|").split("|"))
         page = NBS / f"{answer}.ipynb"
         if answer not in links and not page.is_file():
             raise ValueError(f"{TASKS.name}: {answer!r} is neither a question of nbs/recipes nor a page of nbs")
         link = links.get(answer) or f"[{title(page)}]({page.name})"
-        linked.append(f"|{'|'.join(cells)}| {link} |")
-    return "\n".join(["## By what you want to do\n", head, rule, *linked])
+        linked.append(f"| {wish} | {link} | {function} | {command} |")
+    head = "| I want to … | explained in | function | command |\n|---|---|---|---|"
+    return "\n".join(["## By what you want to do\n", head, *linked])
 
 
 def as_notebook(sources):

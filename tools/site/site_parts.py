@@ -30,6 +30,11 @@ KINDS = {
 }
 
 
+def slug(heading):
+    "The address of a heading, which stands between quotes."
+    return anchor(heading).replace('"', "")
+
+
 def proofs():
     return json.loads(PROOFS.read_text(encoding="utf-8")) if PROOFS.exists() else {"runs": {}, "notebooks": {}}
 
@@ -61,7 +66,7 @@ def alternative(cell):
 
 def shown(cell, source):
     "What a picture is called, and what stands on a folded cell."
-    folded = "The check" if re.search(r"^\s*assert |expect_fail", source, re.M) else "The code behind this page"
+    folded = "The check" if re.search(r"^\s*(assert |with expect_fail)", source, re.M) else "The code behind this page"
     if any("data" in output for output in cell["outputs"]):
         folded = "The code of what stands below"
     names = {"code_prompt_show": folded, "code_prompt_hide": "Hide"}
@@ -88,6 +93,7 @@ def page(notebook):
             cell["metadata"] = {"mystnb": shown(cell, source), "tags": ["hide-input"] if hidden else []}
             if "No guess yet" in str(cell["outputs"]):  # the result, which the reader is to guess first
                 cell["metadata"]["tags"].append("hide-output")
+                cell["outputs"] = json.loads(json.dumps(cell["outputs"]).replace("No guess yet: it is", "It is"))
             if "waits for your answer" in str(cell["outputs"]):
                 cell["outputs"] = []
             source = DIRECTIVE.sub("", source)
@@ -156,7 +162,7 @@ def github_names():
 def with_links(text):
     "Markdown whose links lead to the pages of this site."
     names = github_names()
-    text = re.sub(r"(\]\([^)#]*#)([^)]+)\)", lambda link: f"{link[1]}{names.get(link[2], link[2])})", text)
+    text = re.sub(r"(\]\([^)#]*#)([^)]+)\)", lambda link: f"{link[1]}{slug(names.get(link[2], link[2]))})", text)
     return re.sub(r"\]\(((?:\.\./)*)index\.ipynb\)", r"](\1../index.md)", text)
 
 
@@ -203,7 +209,7 @@ def with_dates(claims):
     for claim in claims:
         notebook = ROOT / claim["notebook"]
         one = last_proof(notebook) or {"run": "", "seconds": None}
-        address = claim["notebook"].removesuffix(".ipynb") + ".html#" + anchor(claim.get("section", ""))
+        address = claim["notebook"].removesuffix(".ipynb") + ".html#" + slug(claim.get("section", ""))
         dated.append({**claim, "address": address, "proved": one["run"], "seconds": one["seconds"]})
     return dated
 

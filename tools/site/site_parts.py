@@ -163,7 +163,7 @@ def with_links(text):
     "Markdown whose links lead to the pages of this site."
     names = github_names()
     text = re.sub(r"(\]\([^)#]*#)([^)]+)\)", lambda link: f"{link[1]}{slug(names.get(link[2], link[2]))})", text)
-    return re.sub(r"\]\(((?:\.\./)*)index\.ipynb\)", r"](\1../index.md)", text)
+    return re.sub(r"\]\(((?:\.\./)*)index\.ipynb(#[^)]*)?\)", r"](\1../index.md\2)", text)
 
 
 def moving_picture():

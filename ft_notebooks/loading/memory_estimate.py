@@ -162,10 +162,9 @@ def estimate_memory(
         adapter = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
     _check_settings(method, bits, adapter, batch, length, device, labelled)
     config = _configuration(model)
-    empty = _empty_model(config, bits)
-    weights, experts = parameter_bytes(empty), expert_bytes(empty) if bits < 16 else 0
+    experts = expert_bytes(_empty_model(config, bits)) if bits < 16 else 0
     cost = step_bytes(lambda: _empty_model(config, bits), adapter, **step)
-    return _parts(weights, experts, cost)
+    return _parts(weight_bytes(config, bits), experts, cost)
 
 # %% ../../nbs/package/loading/memory_estimate.ipynb #05994e61
 def plot_memory(

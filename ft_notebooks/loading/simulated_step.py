@@ -223,7 +223,7 @@ PHASES = ("layers forward", "head", "head backward", "layers backward", "embeddi
 
 # %% ../../nbs/package/loading/simulated_step.ipynb #c03eac0e
 def step_bytes(
-    build: Callable[[], PreTrainedModel],  # Makes the model on the device `meta`; called once or twice
+    build: Callable[[], PreTrainedModel],  # Makes the model on the device `meta`; called two or three times
     adapter: PeftConfig | None = None,  # None: all weights are trained
     **step,  # As in `estimate_memory`: batch, length, checkpointing, dtype, device, labelled, whole_logits
 ) -> Counter:  # Bytes of adapter, gradients, optimizer, copies and activations; the maximum in each of `PHASES`
@@ -231,11 +231,10 @@ def step_bytes(
 
     It simulates two layer counts that differ by one period, and extrapolates linearly to all layers.
     """
-    model = build()
-    few, more, times = _periods(model)
+    few, more, times = _periods(build())
     cost: Counter[str] = Counter()
-    for layers, share in ((more, times), (few, 1 - times)) if times else ((few, 1),):
+    for layers, share in ((few, 1 - times), (more, times)) if times else ((few, 1),):
+        model = build()
         del _layers(model)[layers:]
         cost.update({part: share * size for part, size in _step(model, adapter, **step).items()})
-        model = build() if layers > few else model
     return cost

@@ -101,6 +101,26 @@ def test_a_page_in_a_browser(browser, name, width, theme):
 
 @browser_test
 @pytest.mark.whole
+def test_the_first_page_plays_a_training_and_stops_at_its_end(browser):
+    page = browser.new_page()
+    page.clock.install()
+    page.goto((SITE / "index.html").as_uri())
+    drawing, button = page.locator(".ft-drawing").first, page.locator(".play")
+    slider = drawing.locator("input")
+    first = drawing.inner_text()
+    button.click()
+    page.clock.run_for(1600)
+    assert (slider.input_value(), button.inner_text()) == ("1", "Stop")
+    page.clock.run_for(60_000)
+    assert (slider.input_value(), button.inner_text()) == (slider.get_attribute("max"), "Play")
+    assert drawing.inner_text() != first
+    button.click()  # from the beginning again
+    assert slider.input_value() == "0"
+    page.close()
+
+
+@browser_test
+@pytest.mark.whole
 def test_a_slider_moves_and_the_search_and_the_ledger_find(browser):
     page = browser.new_page()
     page.goto((SITE / "nbs" / "01_what_a_model_predicts.html").as_uri())

@@ -179,8 +179,9 @@ def first_page():
     "README, with lesson 0's slider in place of its picture, and the order of all pages."
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     text = re.sub(r"^<!--.*?-->\s*", "", text, flags=re.S)
-    told = "Watch a model learn: move the slider from step to step of its training."
-    moving = f"{told}\n\n```{{raw}} html\n{moving_picture()}\n```"
+    told = "Watch a model learn: press Play, or move the slider from step to step of its training."
+    play = '<button class="play" type="button">Play</button><script src="_static/play.js" defer></script>'
+    moving = f"{told}\n\n```{{raw}} html\n{moving_picture()}\n{play}\n```"
     text = re.sub(r"^!\[.*\]\(nbs/before_and_after\.png\)$", lambda _: moving, text, flags=re.M)
     trees = []
     for part, body in re.findall(r"^### \d+\. (.+?)\n(.*?)(?=^##)", text, re.M | re.S):

@@ -13,8 +13,9 @@ import lazy_loader
 _names = {
     "chat_encoding": ["encode_chat", "encode_chats", "check_end_token", "token_losses"],
     "deduplication": ["split", "overlap"],
-    "document_encoding": ["document_end", "encode_documents", "mix_rows"],
+    "document_encoding": ["document_end", "encode_documents"],
     "documents": ["read_documents"],
+    "mixing": ["mix_rows", "check_shares"],
     "preference_encoding": ["encode_pair", "encode_pairs"],
     "preference_report": ["pair_report", "plot_pairs", "suspect_swapped", "check_scores"],
     "rated_encoding": ["encode_rated"],

@@ -22,10 +22,11 @@ from ..core.errors import FailedRun
 from ..core.files import read_record, write_atomically
 from ..core.processes import check_same, once_a_host, together
 from ..core.progress import phase, say
+from ..data.mixing import mix_rows
 from ..data.read import without_places
 from .model_choice import model_settings
 from .plan import PlanCallback
-from .record import shared_system
+from .record import shared_system, without_held
 from .stages import STAGES, stage_class
 from ..tokenization.padding import load_tokenizer
 from ..tokenization.template_checks import fix_date, writes_date, writes_time
@@ -55,10 +56,33 @@ class _Rows:
     held_ids: Dataset | None
 
 
+def _mixed(stage: Stage, tok, ids, held) -> tuple:
+    "Encoded rows with those of [data] mix, of which none is like a held-out row; and an account of each file."
+    others = {}
+    for name, rows in stage.others.items():
+        phase(f"encoding the rows of {name}")
+        left = rows if held is None else without_held(rows, held)
+        others[name] = (stage.encode(tok, left)[0], stage.data["mix"][name])
+    return mix_rows(ids, others, stage.given["seed"], stage.mix_by)
+
+
+def _mixed_words(account: dict, by: str) -> str:
+    "What is mixed in, a line for each file."
+    what = "trained tokens" if by == "tokens" else "rows"
+    lines = []
+    for name, file in account.get("mixed", {}).items():
+        times = f"each is read {file['times_read']:g} times an epoch"
+        lines.append(f"mixed in: {file['rows']:,} rows of {name}, {file['share']:.0%} of the {what}; {times}")
+    return "\n".join(lines)
+
+
 def _encoded(stage: Stage, tok, rows, held) -> tuple:
     "The encoded rows, their counts, and the encoded held-out rows, which may all be pairs of equal answers."
     held_ids = None if held is None else stage.encode(tok, held, held=True)[0]
     ids, account = stage.encode(tok, rows)
+    if stage.others:
+        ids, mixed = _mixed(stage, tok, ids, held)
+        account = {**account, "mixed": mixed}
     return ids, account, held_ids
 
 # %% ../../nbs/package/runs/pipeline.ipynb #388f710d
@@ -161,6 +185,7 @@ def train_run(
         _check_sections(settings)
         kind = stage_class(stage)
         own = kind({**settings, "model": model_settings(settings, kind.answers)})
+        own.others  # which raises `ValueError` for files that cannot be mixed in
         tok, day = _dated(load_tokenizer(own.model["name"]), run)
     phase(f"encoding {len(rows):,} rows")
     ids, account, held_ids = once_a_host(lambda: _encoded(own, tok, rows, held))
@@ -168,6 +193,8 @@ def train_run(
     held = None if held is None else without_places(held)
     encoded = _Rows(rows, held, ids, account, held_ids)
     say(own.describe(tok, ids, account, rows, held))
+    if own.others:
+        say(_mixed_words(account, own.mix_by))
     identity = {**own.identity(rows, held), **day}
     run = _own_folder(run, identity)
     finished = (run / "metrics.json").exists()

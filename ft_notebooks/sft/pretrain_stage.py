@@ -14,8 +14,9 @@ from ..core.errors import typed
 from ..core.fingerprints import data_fingerprint
 from ..data.chat_encoding import encode_chats
 from ..data.deduplication import NoSplit, split
-from ..data.document_encoding import document_end, encode_documents, mix_rows
+from ..data.document_encoding import document_end, encode_documents
 from ..data.documents import read_documents
+from ..data.mixing import mix_rows
 from ..data.read import read_chats
 from ..data.repetition import count_repetition
 from ..evaluation.likelihood import PLAIN_ENGLISH, perplexity
@@ -79,7 +80,7 @@ class PretrainStage(SFTStage):
             if held or self.replayed is None or not self.share:
                 return ids, account
             known = self.known(tok, "train")
-        mixed, told = mix_rows(ids, known, self.share, self.given["seed"])
+        mixed, told = mix_rows(ids, {"replay": (known, self.share)}, self.given["seed"], by="tokens")
         return mixed, account | told
 
     def describe(self, tok, ids, account, rows, held):
@@ -87,9 +88,9 @@ class PretrainStage(SFTStage):
         same = f"distinct documents: {count_repetition(rows)['distinct']:,} of {len(rows):,}"
         end = f"a document ends with {tok.decode([document_end(tok)])!r}"
         lines = [account_words(account), f"{same}  {end}", self.show(tok, ids[0])]
-        if "replayed" in account:
-            times = account["times_read"]
-            share = f"{account['replay_share']:.0%} of the trained tokens"
+        if told := account.get("replay"):
+            share = f"{told['share']:.0%} of the trained tokens"
+            times = told["times_read"]
             lines += [f"replay: {share}; each chat is read {times:g} times an epoch", self.show(tok, ids[-1])]
         return "\n".join(lines)
 

@@ -16,8 +16,9 @@ from trl import SFTConfig, SFTTrainer
 
 from ..core.arguments import Rows, encoded
 from ..data.chat_encoding import encode_chats
-from ..data.document_encoding import document_end, encode_documents, mix_rows
+from ..data.document_encoding import document_end, encode_documents
 from ..data.documents import read_documents
+from ..data.mixing import mix_rows
 from .trainer import sft_trainer
 from ..training.config import split_overrides
 from ..training.settings import trainer_defaults
@@ -63,9 +64,10 @@ def pretrain_trainer(
     rows = encoded(train_dataset, eval_dataset, read_documents, encode, "pretrain_trainer")
     if replay is not None:
         known, _ = encode_chats(tok, replay, given["max_length"])
-        trained, told = mix_rows(rows["train_dataset"], known, replay_share, given.get("seed", 0))
+        chats = {"replay": (known, replay_share)}
+        trained, told = mix_rows(rows["train_dataset"], chats, given.get("seed", 0), by="tokens")
         rows["train_dataset"] = trained
-        share, times = told["replay_share"], told["times_read"]
+        share, times = told["replay"]["share"], told["replay"]["times_read"]
         print(f"replay: {share:.0%} of the trained tokens are those of chats, each read {times:g} times an epoch")
     run: dict[str, Any] = {"output_dir": output_dir, "effective_batch": effective_batch}
     run["any_world_size"] = any_world_size

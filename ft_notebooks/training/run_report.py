@@ -54,10 +54,10 @@ def show_trained(
 def account_words(
     account: dict,  # The counts of encoded rows
 ) -> str:
-    "The counts in one line; a count of 0 only for cut, dropped and equal, and no list."
+    "The counts in one line; a count of 0 only for cut, dropped and equal, and no list or dict."
     parts = []
     for key, value in account.items():
-        if not isinstance(value, list) and (value or key in ("cut", "dropped", "equal")):
+        if not isinstance(value, (list, dict)) and (value or key in ("cut", "dropped", "equal")):
             parts.append(f"{key.replace('_', ' ')}: {value:,}")
     return "  ".join(parts)
 

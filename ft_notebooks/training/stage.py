@@ -9,6 +9,7 @@ __all__ = ['as_chats', 'Stage', 'before_and_after', 'PairStage']
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
 from ..core.errors import typed
 from ..core.files import damage_named, read_record
 from ..core.fingerprints import data_fingerprint
+from ..data.mixing import check_shares
 from ..data.preference_encoding import encode_pairs
 from ..data.preference_report import check_scores
-from ..data.read import read_preferences
+from ..data.read import read_preferences, without_places
 from ..data.readers import local_source
 from ..data.repetition import repetition_line
 from ..loading.model_files import check_checkpoint, check_context, read_config
 from ..loading.quantized_loading import load_model
 from ..lora.adapter import add_adapter, load_adapter, lora_config
 from .run_report import SamplesCallback, account_words, show_trained
-from .settings import Setting, settings_of
+from .settings import Setting, default_of, settings_of
 from ..tokenization.padding import IGNORE
 
 # %% ../../nbs/package/training/stage.ipynb #afa077b6
@@ -100,6 +102,21 @@ class Stage:
         """
         raise NotImplementedError
 
+    @cached_property
+    def others(self) -> dict[str, Dataset]:
+        "By name, the rows that [data] mixes in; `ValueError` for a share that cannot be, and as `read` does."
+        shares = self.data.get("mix") or {}
+        try:
+            check_shares(shares, self.mix_by)
+        except ValueError as e:
+            raise ValueError(f"data.mix: {e}") from None
+        return {name: self.read(name, places=True) for name in shares}
+
+    @property
+    def mix_by(self) -> str:
+        "What the shares of [data] mix count: rows, or trained tokens."
+        return self.data.get("mix_by", default_of("data", "mix_by"))
+
     def encode(self, tok, rows: Dataset, held: bool = False) -> tuple[Dataset, dict]:
         "The encoded rows, held out or not, and their counts; `ValueError` with the place of a row that cannot be."
         raise NotImplementedError
@@ -133,7 +150,14 @@ class Stage:
         "The settings without [evaluation], which changes no weight, and the content of the rows."
         shares = {f"data.{key}": value for key, value in self.data.items() if key.startswith("allow")}
         content = {"data.trained": data_fingerprint(rows), "data.held_out": data_fingerprint(held)}
-        return {**self.settings_identity(), **shares, **content}
+        return {**self.settings_identity(), **shares, **content, **self.mixture()}
+
+    def mixture(self) -> dict:
+        "The content and the share of each file that is mixed in; nothing without one."
+        if not self.others:
+            return {}
+        mixed = [[self.data["mix"][name], data_fingerprint(without_places(rows))] for name, rows in self.others.items()]
+        return {"data.mix": mixed, "data.mix_by": self.mix_by}
 
     def lengths(self, ids: Dataset) -> list[int]:
         "The tokens of each row that must fit into the context of the model; none where the trainer sees to it."

@@ -1,0 +1,109 @@
+"[data] mix: files with shares, for each way of training; no held-out row, exact resume, and a changed file is noticed."
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from ft_notebooks import appointments
+from ft_notebooks.cli.commands import main
+from ft_notebooks.data.read import read_chats
+from ft_notebooks.runs.pipeline import train_run
+from ft_notebooks.runs.record import trained_rows
+
+SETTINGS = "--set model.name=tiny --set sft.bf16=false --set sft.max_steps=4 --set sft.save_steps=2".split()
+EARLIER = {"earlier.jsonl": 0.2}
+
+
+def write(name, rows):
+    Path(name).write_text("".join(json.dumps({"messages": row["messages"]}) + "\n" for row in rows))
+
+
+@pytest.fixture
+def files(here):
+    write("new.jsonl", appointments(40))
+    write("earlier.jsonl", appointments(8, seed=1))
+
+
+class Ends(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            raise RuntimeError("the session has ended")
+
+
+def settings(**data):
+    sft = {"bf16": False, "max_steps": 4, "save_steps": 2, "effective_batch": 16}
+    return {"model": {"name": "tiny"}, "data": {"mix": EARLIER, **data}, "sft": sft}
+
+
+@pytest.mark.whole
+def test_the_mixture_is_said_and_recorded_and_its_rows_count_as_trained(files, capsys):
+    main(["sft", "new.jsonl", *SETTINGS, "--set", f"data.mix={json.dumps(EARLIER)}", "--set", "data.eval=none"])
+    said = capsys.readouterr().out
+    assert "mixed in: 10 rows of" in said and "20% of the rows; each is read 1.25 times an epoch" in said
+    assert "plan: 50 rows" in said
+    known = json.loads(Path("runs/sft/metrics.json").read_text()) | json.loads(Path("runs/sft/run.json").read_text())
+    assert list(known["data"]["mix"].values()) == [0.2] and known["data.mix"][0][0] == 0.2
+    assert len(trained_rows(known)) == 48
+    write("earlier.jsonl", appointments(8, seed=2))
+    assert trained_rows(known) is None and "no longer contains the training rows" in capsys.readouterr().out
+
+
+@pytest.mark.whole
+def test_a_killed_run_goes_on_to_the_same_weights_and_another_mixture_is_another_run(files, capsys):
+    rows = read_chats("new.jsonl")
+    train_run(rows, None, settings(), "whole")
+    with pytest.raises(RuntimeError):
+        train_run(rows, None, settings(), "stopped", guards=lambda tok, ids: [Ends()])
+    train_run(rows, None, settings(), "stopped")
+    one, other = (load_file(f"{run}/adapter_model.safetensors") for run in ("whole", "stopped"))
+    assert all((one[name] == other[name]).all() for name in one)
+    train_run(rows, None, settings(mix={}), "alone")
+    alone = load_file("alone/adapter_model.safetensors")
+    assert any((one[name] != alone[name]).any() for name in one)
+    for other in (settings(mix={"earlier.jsonl": 0.3}), settings(mix_by="tokens")):
+        with pytest.raises(ValueError, match="data.mix"):
+            train_run(rows, None, other, "whole")
+
+
+@pytest.mark.whole
+def test_no_row_that_is_held_out_is_mixed_in(files, capsys):
+    rows = read_chats("new.jsonl")
+    write("earlier.jsonl", [*appointments(8, seed=1), *rows.select(range(36, 40))])
+    train_run(rows.select(range(36)), rows.select(range(36, 40)), settings(), "run")
+    assert "4 rows are duplicates or near-duplicates of held-out rows" in capsys.readouterr().out
+
+
+@pytest.mark.whole
+def test_pairs_are_mixed_by_rows_and_refuse_tokens(files, capsys):
+    chats = read_chats("new.jsonl")
+    with open("pairs.jsonl", "w") as file:
+        for row in chats:
+            *prompt, answer = row["messages"]
+            rejected = [{"role": "assistant", "content": "I do not know."}]
+            file.write(json.dumps({"prompt": prompt, "chosen": [answer], "rejected": rejected}) + "\n")
+    Path("more.jsonl").write_text("".join(Path("pairs.jsonl").read_text().splitlines(keepends=True)[:4]))
+    pairs = ["dpo", "pairs.jsonl", "--set", "model.name=tiny", "--set", "dpo.max_steps=2", "--set", "dpo.bf16=false"]
+    pairs += ["--set", 'data.mix={"more.jsonl": 0.1}', "--set", "data.eval=none"]
+    main(pairs)
+    assert "mixed in: 5 rows of" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*pairs, "--set", "data.mix_by=tokens", "--output", "other"])
+    assert 'mix them by="rows"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "data, words",
+    [
+        ({"mix": {"earlier.jsonl": 2}}, "data.mix: earlier.jsonl: its share of the mixture must be from 0 to below 1"),
+        ({"mix": {"earlier.jsonl": 0.2, "new.jsonl": 0.8}}, "data.mix: the shares"),
+        ({"mix_by": "words"}, "data.mix: shares of 'words'"),
+        ({"mix": {"nowhere.jsonl": 0.2}}, "nowhere.jsonl"),
+    ],
+)
+def test_a_mixture_that_cannot_be_is_an_error_before_anything_is_loaded(files, data, words):
+    with pytest.raises(ValueError, match=words):
+        train_run(read_chats("new.jsonl"), None, settings(**data), "run")
+    assert not Path("run").exists()

@@ -65,10 +65,14 @@ def _canonical(text: str) -> str | None:
     return json.dumps(value, sort_keys=True) if isinstance(value, dict) else None
 
 
-def exact_match(generated: str, expected: str, example: dict) -> float:  # 1.0 or 0.0
+def exact_match(
+    generated: str,
+    expected: str,
+    example: dict | None = None,  # Not read, so a call by hand may leave it out
+) -> float:  # 1.0 or 0.0
     """1.0 where the content is the same: JSON objects are compared by value, other text without surrounding whitespace.
 
-    `exact_match('{"b": 1.0, "a": 2}', '{"a": 2, "b": 1}', {})` is 1.0, and with `"a": true` for `"a": 1` it is 0.0.
+    `exact_match('{"b": 1.0, "a": 2}', '{"a": 2, "b": 1}')` is 1.0, and with `"a": true` for `"a": 1` it is 0.0.
     """
     wanted = _canonical(expected)
     if wanted is None:

@@ -25,7 +25,7 @@ import regex
 
 from ..core.errors import Terminated, nearest
 from ..core.files import odd_kind
-from .answer_format import number_match, read_json, valid_json
+from .answer_format import number_match, read_json, tool_calls, valid_json
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #1d34bfe1
 def _words_of(text: str) -> list[str]:  # normalized as in SQuAD
@@ -158,6 +158,7 @@ _PLAIN = {
     "chrf": chrf,
     "number_match": number_match,
     "valid_json": valid_json,
+    "tool_calls": tool_calls,
     "length": length,
     "stop_rate": stop_rate,
     "repetition": repetition,

@@ -25,6 +25,7 @@ from ..core.errors import Terminated
 from ..core.random_state import keep_surroundings
 from ..data.read import read_chats
 from ..inference.generation import encode_prompts, answers
+from .answer_format import expected_text
 from .likelihood import answer_bytes, last_turns, row_losses
 from .metrics import Scorer, find_scorers, score_value
 from .scorer_choice import scorer_for
@@ -85,7 +86,7 @@ def _questions(dataset: Dataset) -> list[dict]:  # for each chat, its prompt and
         )
     turns = last_turns(dataset)
     chats = zip(dataset["messages"], turns)
-    return [{"prompt": messages[:turn], "expected": messages[turn]["content"]} for messages, turn in chats]
+    return [{"prompt": messages[:turn], "expected": expected_text(messages[turn])} for messages, turn in chats]
 
 # %% ../../nbs/package/evaluation/runner.ipynb #55116b01
 def _score(scorer, row, example) -> tuple[float | None, str | None]:  # A finite number, or the reason why there is none

@@ -13,7 +13,7 @@ from statistics import median
 from datasets import Dataset
 
 from .likelihood import last_turns
-from .answer_format import last_number
+from .answer_format import expected_text, last_number
 from .metrics import from_eval, words_in
 
 # %% ../../nbs/package/evaluation/scorer_choice.ipynb #83ec666c
@@ -50,8 +50,11 @@ def scorer_for(
 
     Raises `ValueError` for no rows, rows that are not chats, and a chat without an assistant turn.
     """
-    turns = zip(dataset["messages"], last_turns(dataset))
-    expected = [str(messages[turn]["content"] or "") for messages, turn in turns]
+    last = [messages[turn] for messages, turn in zip(dataset["messages"], last_turns(dataset))]
+    calling = sum(bool(message.get("tool_calls")) for message in last)
+    if 2 * calling >= len(last):
+        return "tool_calls", f"{calling:,} of {len(last):,} expected answers are tool calls, compared by their values"
+    expected = [*map(expected_text, last)]
     if all(map(_is_json_object, expected)):
         return "exact_match", "the expected answers are JSON objects, compared by value"
     if all(map(_is_number, expected)):

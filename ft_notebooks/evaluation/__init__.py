@@ -11,7 +11,16 @@ __doc__ = "Scores with 95% intervals, paired tests, test rows that were trained 
 import lazy_loader
 
 _names = {
-    "answer_format": ["key_order", "valid_json", "json_schema", "matches", "last_number", "number_match"],
+    "answer_format": [
+        "key_order",
+        "valid_json",
+        "json_schema",
+        "matches",
+        "last_number",
+        "number_match",
+        "expected_text",
+        "tool_calls",
+    ],
     "comparison": ["compare_stages", "group_rows", "seen_rows", "scores_without"],
     "labels": ["label_probabilities", "calibrate_labels", "label_report", "plot_label_report"],
     "likelihood": ["perplexity", "bits_per_byte", "forced_match"],

@@ -223,7 +223,8 @@ def expected_text(
 
 # %% ../../nbs/package/evaluation/answer_format.ipynb #d7b74875
 _decode = json.JSONDecoder(parse_float=_number).raw_decode
-_NO_JSON = re.compile(r"<function=|<arg_key>|<invoke |\bcall:\w+\{|to=functions\.")  # calls of Qwen3-Coder, GLM, Gemma, ...
+# calls as Qwen3-Coder, GLM, MiniMax, Gemma and gpt-oss write them
+_NO_JSON = re.compile(r"<function=|<arg_key>|<invoke |\bcall:\w+\{|to=functions\.")
 
 
 def _calls_in(text: str) -> list[dict]:
@@ -242,9 +243,9 @@ def _calls_in(text: str) -> list[dict]:
 
 
 def tool_calls(generated: str, expected: str, example: dict | None = None) -> float:  # 1.0 or 0.0
-    """1.0 where the answer calls the same tools in the same order with equal arguments, or none where none is expected.
+    """1.0 where the answer calls the same tools in the same order with equal arguments, or none if none is expected.
 
-    Raises `ValueError` for an answer whose calls are not in JSON: score such a model's answers with a function of yours.
+    Raises `ValueError` for an answer whose calls are not in JSON: give a function of your own for such a model.
     """
     calls = _calls_in(generated)
     if not calls and _NO_JSON.search(generated):

@@ -319,7 +319,7 @@ def test_a_slow_pattern_in_a_schema_is_an_error_of_its_row_alone(schema, answer)
 
 def test_all_plain_scorers_are_found_by_name_and_take_three_arguments():
     found = find_scorers(list(metrics._PLAIN))
-    assert {"exact_match", "rouge_l", "chrf", "valid_json", "stop_rate"} < found.keys() and len(found) == 10
+    assert {"exact_match", "rouge_l", "chrf", "valid_json", "stop_rate"} < found.keys() and len(found) == 11
     for name, scorer in found.items():
         assert scorer.__name__ == name and math.isfinite(scorer("1", "1", {"ended": True}))
     assert find_scorers([]) == {} and list(find_scorers([" rouge_l ", "chrf"])) == ["rouge_l", "chrf"]

@@ -9,11 +9,13 @@ __all__ = []
 import json
 import re
 from collections import Counter, defaultdict
+from contextlib import suppress
 from itertools import chain
 
 from .findings import CHATS, cause, check, cure, level_by, symptom
 from .rows import chats_of, said, text_of
 from .text_checks import Mark, marked
+from ..evaluation.answer_format import called, json_schema
 from ..instruments.texts import asked_in
 
 # %% ../../nbs/package/doctor/answer_checks.ipynb #fed0d78d
@@ -168,3 +170,33 @@ def _calls_unknown(run):
     if missing and len(missing) < calling:  # else the tools are nowhere named
         message = f"{len(missing)} of {calling} rows with calls call a tool that they do not offer"
         yield from run.found([*missing], f"{message}, such as {next(iter(missing.values()))!r}")
+
+# %% ../../nbs/package/doctor/answer_checks.ipynb #d6796ee4
+def _parameters(tools) -> dict:
+    "A scorer of the arguments of each tool whose schema can be read."
+    fits = {}
+    for tool in tools or []:
+        function = tool.get("function") or tool
+        with suppress(ValueError):
+            fits[function.get("name")] = json_schema(function.get("parameters") or {})
+    return fits
+
+
+@check("calls-misfit", "warning", 3, "09_data_formatting", rows=CHATS)
+@symptom("the tool refuses what the trained model calls it with")
+@cause("the rows call tools with arguments that these do not take, as after a parameter was renamed")
+@cure("correct these arguments, or the parameters of the tool, or drop these rows")
+def _calls_misfit(run):
+    misfits = {}
+    calling = 0
+    for chat in run.chats:
+        calls = [call for message in chat.messages for call in called(message)]
+        calling += bool(calls)
+        fits = _parameters(chat.tools.get("tools")) if calls else {}
+        for call in calls:
+            given = json.dumps(call["arguments"])
+            if call["name"] in fits and not fits[call["name"]](given, "", {}):
+                misfits[chat.row] = f"{call['name']}({given})"
+    if misfits:
+        message = f"{len(misfits)} of {calling} rows with calls give a tool arguments that its parameters do not allow"
+        yield from run.found([*misfits], f"{message}, such as {next(iter(misfits.values()))}")

@@ -9,7 +9,7 @@ __all__ = []
 import contextlib
 import math
 from collections.abc import Iterator
-from itertools import chain, compress
+from itertools import chain, compress, islice
 from typing import Any, NamedTuple
 
 import torch
@@ -69,7 +69,7 @@ def _untied_head(model) -> Iterator[Found]:
 @cure("train them too: lora_config(model, trainable_token_indices=[...]); or use the template that the model knows")
 def _tokens_untrained(run):
     run.skip_after("tokenizer-unusable", "weights-damaged")
-    used = sorted({*chain.from_iterable(map(ids_of, run.encoded[0].take(20)))})
+    used = sorted({*chain.from_iterable(map(ids_of, islice(run.encoded[0], 20)))})
     embeddings = base_model(run.model).get_input_embeddings()
     table = embeddings.weight.detach().float()
     faults = {
@@ -117,7 +117,7 @@ def _loss(model, ids: list[int], labels: list[int] | None = None) -> _Loss:
 def _own_loss(run) -> _Loss:
     found = []
     with contextlib.suppress(Unavailable):  # rows that cannot be encoded
-        for row in run.encoded[0].take(4):
+        for row in islice(run.encoded[0], 4):
             labels = row["labels"] if "labels" in row else [IGNORE] * len(row["prompt_ids"]) + row["chosen_ids"]
             found.append(_loss(run.model, ids_of(row)[:800], labels[:800]))
     losses = torch.tensor(found).reshape(-1, 2)

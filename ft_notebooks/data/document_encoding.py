@@ -16,7 +16,6 @@ from ..core.arguments import check_counts, check_tokenizer
 from ..core.progress import without_library_bars
 from .chat_encoding import encoded_rows
 from .documents import read_documents
-from ..tokenization.padding import IGNORE
 from ..tokenization.round_trip import check_texts
 
 # %% ../../nbs/package/data/document_encoding.ipynb #d4082ef8

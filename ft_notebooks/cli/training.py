@@ -121,7 +121,7 @@ def train_command(
     kept = in_full(_NONE_HELD, args) if held is None else f"{len(held):,} held out"
     say(f"{args.data}: {len(train):,} {stage.rows} to train on, {kept}")
     data = {**stage.data, "file": _absolute(args.data), "eval": _absolute(rule)}
-    if "mix" in data:
+    if data.get("mix"):
         data["mix"] = {_absolute(name): share for name, share in data["mix"].items()}
     try:
         train_run(train, held, {**stage.settings, "data": data}, args.output, args.command)

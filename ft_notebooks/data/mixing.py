@@ -51,7 +51,7 @@ def _drawn(sizes: list[int], wanted: float, draw: random.Random) -> list[int]:
                 size += sizes[row]
     return order
 
-
+# %% ../../nbs/package/data/mixing.ipynb #6f886cee
 def mix_rows(
     rows: Dataset,  # Encoded; each is trained once an epoch
     others: dict[str, tuple[Dataset, float]],  # Name -> rows encoded likewise, and their share of the whole

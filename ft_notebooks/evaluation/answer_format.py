@@ -207,7 +207,7 @@ def called(
     "The name and the arguments of each of its tool calls."
     found = []
     for call in message.get("tool_calls") or []:
-        function = call.get("function") or call
+        function = call["function"] if isinstance(call.get("function"), dict) else call
         given = function.get("arguments", function.get("parameters"))
         if isinstance(given, str):  # as in OpenAI's files
             with suppress(ValueError):

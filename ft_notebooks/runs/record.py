@@ -171,9 +171,8 @@ def trained_rows(
         return None
     rows = None
     with contextlib.suppress(ValueError):  # for a missing file, as for a changed one
-        rows = _read_again(known)["data.trained"]
-        others = _mixed_in(known)
-        rows = None if rows is None or others is None else concatenate_datasets([rows, *others])
+        own, others = _read_again(known)["data.trained"], _mixed_in(known)
+        rows = None if own is None or others is None else concatenate_datasets([own, *others])
     if rows is None:
         say(f"{file} no longer contains the training rows, so evaluated rows among them cannot be found")
     return rows

@@ -106,6 +106,8 @@ class Stage:
     def others(self) -> dict[str, Dataset]:
         "By name, the rows that [data] mixes in; `ValueError` for a share that cannot be, and as `read` does."
         shares = self.data.get("mix") or {}
+        if not isinstance(shares, dict):
+            raise ValueError(f'data.mix={shares!r}: write each file with its share, such as {{"earlier.jsonl": 0.2}}')
         try:
             check_shares(shares, self.mix_by)
         except ValueError as e:

@@ -60,7 +60,7 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_another_mixture_is_another
     train_run(rows, None, settings(), "stopped")
     one, other = (load_file(f"{run}/adapter_model.safetensors") for run in ("whole", "stopped"))
     assert all((one[name] == other[name]).all() for name in one)
-    train_run(rows, None, settings(mix={}), "alone")
+    train_run(rows, None, settings(mix=None), "alone")
     alone = load_file("alone/adapter_model.safetensors")
     assert any((one[name] != alone[name]).any() for name in one)
     for other in (settings(mix={"earlier.jsonl": 0.3}), settings(mix_by="tokens")):
@@ -99,6 +99,7 @@ def test_pairs_are_mixed_by_rows_and_refuse_tokens(files, capsys):
     [
         ({"mix": {"earlier.jsonl": 2}}, "data.mix: earlier.jsonl: its share of the mixture must be from 0 to below 1"),
         ({"mix": {"earlier.jsonl": 0.2, "new.jsonl": 0.8}}, "data.mix: the shares"),
+        ({"mix": ["earlier.jsonl"]}, "write each file with its share"),
         ({"mix_by": "words"}, "data.mix: shares of 'words'"),
         ({"mix": {"nowhere.jsonl": 0.2}}, "nowhere.jsonl"),
     ],

@@ -3965,6 +3965,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                  'ft_notebooks/rlhf/distillation.py'),
                                                 'ft_notebooks.rlhf.distillation._check_settings': ( 'package/rlhf/distillation.html#_check_settings',
                                                                                                     'ft_notebooks/rlhf/distillation.py'),
+                                                'ft_notebooks.rlhf.distillation._from_rounding': ( 'package/rlhf/distillation.html#_from_rounding',
+                                                                                                   'ft_notebooks/rlhf/distillation.py'),
                                                 'ft_notebooks.rlhf.distillation._made': ( 'package/rlhf/distillation.html#_made',
                                                                                           'ft_notebooks/rlhf/distillation.py'),
                                                 'ft_notebooks.rlhf.distillation._plan': ( 'package/rlhf/distillation.html#_plan',

@@ -9,6 +9,7 @@ __all__ = ['answer_tokens', 'first_look', 'distill_trainer']
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
@@ -121,8 +122,15 @@ def _plan(model, lengths: list[int], given: dict, size: int, arguments: dict, ou
     return run_config(DistillationConfig, output_dir, Plan(fields, chosen.said), given, "distill", full), chosen
 
 # %% ../../nbs/package/rlhf/distillation.ipynb #61d1f3ee
-_ALIKE = 1e-6  # nats a token: what rounding in float32 leaves between two equal models
+_ALIKE = 1e-6  # nats a token: what remains between two equal models in float32
+_ROUNDED = 64  # times eps**2, nats a token: likewise, where one of them is rounded to 16 bits
 _LOOKED_AT = 4  # prompts
+
+
+def _from_rounding(*models: PreTrainedModel) -> float:  # Nats a token
+    "The divergence up to which two models may be one model in two precisions."
+    eps = max(torch.finfo(model.dtype).eps for model in models)
+    return max(_ALIKE, _ROUNDED * eps**2)
 
 
 def first_look(
@@ -138,7 +146,7 @@ def first_look(
         found = answers(student, tok, prompts["prompt"][:], limit, progress=False)
     far = Closeness(student, teacher, tok)
     apart = [far(one["text"], "", {**one, "prompt": prompt}) for one, prompt in zip(found, prompts["prompt"])]
-    if max(apart) < _ALIKE:
+    if max(apart) < _from_rounding(student, teacher):
         raise ValueError(
             f"teacher and student say the same of {len(apart)} answers (KL {max(apart):.1e} nats a token), so nothing "
             "can be learned; give another teacher: a larger model, or a run in place of its base"

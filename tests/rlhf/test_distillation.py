@@ -19,6 +19,7 @@ from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.loading.quantized_loading import load_model
 from ft_notebooks.lora.adapter import add_adapter, lora_config
 from ft_notebooks.rlhf.distillation import distill_trainer
+from ft_notebooks.rlhf.teachers import load_teacher
 from ft_notebooks.training.run import fit
 
 pytestmark = pytest.mark.whole
@@ -186,11 +187,11 @@ def test_a_teacher_with_rows_of_the_head_that_no_token_has_teaches(tmp_path):
     wide = tiny_model(seed=1)
     plain = trained(tmp_path / "plain", max_steps=1)
     wide.resize_token_embeddings(wide.config.vocab_size + 64, mean_resizing=False)
+    teacher = load_teacher(saved(tmp_path / "wide", TOK, wide), TOK, bits=32)  # as the plain one, on every processor
     with contextlib.redirect_stdout(io.StringIO()):
         trainer = distill_trainer(
-            tiny_model(), TOK, CHATS, saved(tmp_path / "wide", TOK, wide), output_dir=str(tmp_path / "run"),
-            **FIXED | {"max_steps": 1},
-        )  # fmt: skip
+            tiny_model(), TOK, CHATS, teacher, output_dir=str(tmp_path / "run"), **FIXED | {"max_steps": 1}
+        )
         fit(trainer)
     assert torch.equal(weights(plain), weights(trainer))
 

@@ -52,16 +52,17 @@ EXERCISES = {
         ],
     },
     "11.2": {
-        "answer": 6.928,
-        "within": 0.02,
+        "answer": 0.04,
+        "within": 0.01,
         "slips": [
-            (13.86, "That is the result for r = 16. Which sum has grown?"),
-            (0.1443, "That is the ratio. How many times smaller is it, then?"),
+            (0.02, "There a step lands on the bottom."),
+            (0.1, "That is the rate for walls 20 times as steep."),
+            (25, "A rate is what you multiply the slope by. Turn the fraction over."),
         ],
         "hints": [
-            "Put the numbers into the formula for the change of an entry. What is alpha / r?",
-            "The width is 4,096 now, and r is 64.",
-            "It is the square root of 3 d, divided by alpha / r and by the square root of r.",
+            "Across the valley a step goes steep × rate times the distance to the bottom. Where must it land?",
+            "It must land on the other wall, as far from the bottom as before. In the lesson's valley that is at 0.1.",
+            "To land there it goes twice the distance, so steep × rate is 2.",
         ],
     },
     "11.3": {

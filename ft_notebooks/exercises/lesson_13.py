@@ -71,7 +71,7 @@ EXERCISES = {
             (0.325, "That is the loss there."),
         ],
         "hints": [
-            "Set the slider to 2 of 20 labels wrong, and beta to 0.1. Where is the square?",
+            "Set the slider to 2 of 20 labels wrong. Where is the square?",
             "At the lowest point the sigmoid of beta times the margin is 0.9: so far can one believe these labels.",
             "The sigmoid of x is 0.9 where x is the logarithm of 0.9 / 0.1. Then divide by beta.",
         ],

@@ -64,17 +64,17 @@ EXERCISES = {
         ],
     },
     "7.2": {
-        "answer": 27.7,
+        "answer": 336,
         "within": 0.01,
         "slips": [
-            (13.9, "That is the factor for rank 16. Which two places of the formula contain the rank?"),
-            (0.0361, "That is how far LoRA moves. How much larger must its rate be?"),
-            (55.4, "The factor alpha / r is right. But the sum has 64 products now, not 16."),
+            (671, "The rank is right. How many bytes has a number in 16 bits?"),
+            (84, "Half the bytes is right. And four times the rank: is the file smaller or larger?"),
+            (2684, "A adds r · columns numbers, and B r · rows: does that grow with the square of r?"),
         ],
         "hints": [
-            "A weight moves by alpha / r times the sum of r products. How does such a sum of mixed signs grow with r?",
-            "Root mean square of a number of A: 1 / sqrt(3 · columns). Of a sum of r of them: sqrt(r) times that.",
-            "Compute 32 / 64 * 64**0.5 / (3 * 4096)**0.5. This is how far LoRA moves; the other method moves by 1.",
+            "How does the count of numbers, r · (rows + columns) for each pair, grow with the rank?",
+            "Four times the rank is four times the numbers. A file in 16 bits has two bytes for each, not four.",
+            "Multiply 168 by 4, and halve it.",
         ],
     },
     "7.3": {

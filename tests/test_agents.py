@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from small_exports import on_few_texts
 
 from ft_notebooks.cli.commands import main
 from ft_notebooks.course.example_task import appointments
@@ -46,6 +47,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def ft(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
+    on_few_texts(monkeypatch)
 
     def run(line):
         "What the command prints to stdout, and its exit code."

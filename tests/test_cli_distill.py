@@ -1,6 +1,7 @@
 "`ft distill`: from prompts and a teacher to a run; what is refused, and what `ft doctor` finds."
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,7 @@ def sft(output, settings):
 
 
 def refused(capsys, *more, **given):
+    shutil.rmtree("never", ignore_errors=True)
     with pytest.raises(SystemExit) as e:
         distill("never", *more, **given)
     assert e.value.code == 2
@@ -181,11 +183,6 @@ def test_a_teacher_with_another_template_is_found(here, capsys):
     assert "the student's template writes" in findings(capsys, teacher="strange")["teacher-refused"]["message"]
 
 
-def test_a_teacher_that_knows_no_more_than_the_student_is_found(here, capsys):
-    found = findings(capsys, teacher="tiny")
-    assert "say the same" in found["teacher-refused"]["message"]
-
-
 def test_a_teacher_to_whom_the_answers_of_the_rows_are_less_likely_is_found(here, capsys):
     quick = {"sft.bf16": "false", "sft.max_steps": 12, "sft.effective_batch": 8, "data.eval": "none"}
     quick |= {"model.name": "tiny", "model.bits": 32, "model.method": "full", "sft.learning_rate": 3e-3}
@@ -197,5 +194,5 @@ def test_a_teacher_to_whom_the_answers_of_the_rows_are_less_likely_is_found(here
 
 
 def test_an_untrained_teacher_of_the_same_tokens_and_prompts_alone_are_let_alone(here, capsys):
-    for data in ("chats.jsonl", "asked.jsonl"):
-        assert not {"teacher-worse", "teacher-refused", "could-not-look"} & findings(capsys, data).keys()
+    found = findings(capsys, "asked.jsonl")
+    assert not {"teacher-worse", "teacher-refused", "could-not-look"} & found.keys()

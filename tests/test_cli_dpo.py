@@ -103,8 +103,6 @@ def test_the_pairs_kept_aside_are_evaluated_by_their_chosen_answers(trained, her
     assert report["dpo"]["perplexity"]["value"] != report["base"]["perplexity"]["value"]
     main(["eval", "base", "pairs.jsonl", "--output", "all", "--set", "evaluation.max_new_tokens=3"])
     assert json.loads(Path("all/report.json").read_text())["dpo"]["exact_match"]["n"] == 24
-    main(["merge", "base"])
-    assert Path("base/merged/model.safetensors").is_file()
 
 
 def test_dpo_goes_on_with_the_adapter_of_a_run_and_eval_shows_all_three(here, capsys):

@@ -132,7 +132,7 @@ def cut(pids):
     for i in range(
         2
     ):  # how often the kernel sends again what nobody confirms; its default of 15 is a quarter of an hour
-        tool("run", i, "sysctl", "-qw", "net.ipv4.tcp_retries2=3")
+        tool("run", i, "sysctl", "-qw", "net.ipv4.tcp_retries2=1")
     tool("cut", 1)
 
 

@@ -1,5 +1,6 @@
 "`ft clean RUN`: afterwards a finished run evaluates and merges, and a stopped one resumes to the same weights."
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -9,12 +10,28 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from ft_notebooks.cli.commands import main
+from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.read import read_chats
+from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.runs.pipeline import train_run
 
 pytestmark = pytest.mark.whole
+
+
 SETTINGS = "--set model.name=tiny --set sft.bf16=false --set sft.max_steps=6 --set sft.save_steps=2".split()
 SETTINGS += "--set sft.save_total_limit=3 --set data.eval=last:4 --set evaluation.max_new_tokens=2".split()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    "A folder with a finished run, which has been evaluated."
+    with contextlib.chdir(folder := tmp_path_factory.mktemp("made")):
+        tiny_tokenizer().save_pretrained("tiny")
+        tiny_model().save_pretrained("tiny")
+        appointments(12).to_json("notes.jsonl")
+        main(["sft", "notes.jsonl", *SETTINGS])
+        main(["eval", "runs/sft", *SETTINGS[-2:]])
+    return folder
 
 
 class Ends(TrainerCallback):
@@ -29,9 +46,24 @@ def names(run):
     return {path.relative_to(run).as_posix() for path in Path(run).rglob("*") if path.is_file()}
 
 
-def test_a_finished_run_is_evaluated_and_merged_after_it_was_cleaned(here, capsys):
-    main(["sft", "notes.jsonl", *SETTINGS])
-    main(["eval", "runs/sft", *SETTINGS[-2:]])
+def test_a_run_that_failed_keeps_the_checkpoints_that_its_message_names(made, monkeypatch, capsys):
+    shutil.copytree(made / "runs", "runs")
+    shutil.rmtree("runs/sft/eval")
+    file = Path("runs/sft/metrics.json")
+    file.write_text(
+        json.dumps(json.loads(file.read_text()) | {"failed": "runs/sft/checkpoint-2 is the best checkpoint"})
+    )
+    capsys.readouterr()
+    main(["clean", "runs/sft", "--yes"])
+    assert "nothing that may go" in capsys.readouterr().out and Path("runs/sft/checkpoint-2").is_dir()
+    shutil.rmtree("runs")
+    with pytest.raises(SystemExit) as end:
+        main(["clean", "runs/sft"])
+    assert end.value.code == 2 and not Path("runs").exists()
+
+
+def test_a_finished_run_is_evaluated_and_merged_after_it_was_cleaned(made, monkeypatch, capsys):
+    monkeypatch.chdir(made)
     before = names("runs/sft")
     main(["clean", "runs/sft"])
     said = capsys.readouterr().out
@@ -67,18 +99,3 @@ def test_a_stopped_run_keeps_what_it_goes_on_from_and_ends_with_the_same_weights
     train_run(rows, None, settings, "stopped")
     one, other = (load_file(f"{run}/adapter_model.safetensors") for run in ("whole", "stopped"))
     assert all((one[name] == other[name]).all() for name in one)
-
-
-def test_a_run_that_failed_keeps_the_checkpoints_that_its_message_names(here, capsys):
-    main(["sft", "notes.jsonl", *SETTINGS])
-    file = Path("runs/sft/metrics.json")
-    file.write_text(
-        json.dumps(json.loads(file.read_text()) | {"failed": "runs/sft/checkpoint-2 is the best checkpoint"})
-    )
-    capsys.readouterr()
-    main(["clean", "runs/sft", "--yes"])
-    assert "nothing that may go" in capsys.readouterr().out and Path("runs/sft/checkpoint-2").is_dir()
-    shutil.rmtree("runs")
-    with pytest.raises(SystemExit) as end:
-        main(["clean", "runs/sft"])
-    assert end.value.code == 2 and not Path("runs").exists()

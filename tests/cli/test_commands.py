@@ -16,6 +16,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from datasets import Dataset
+from small_exports import on_few_texts
 from small_runs import killed_at
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
@@ -672,15 +673,6 @@ def test_the_rows_kept_aside_are_found_again_or_refused(copied, here, capsys, mo
     assert "no such file" in said and "ft eval runs/sft DATA" in said
 
 
-@pytest.mark.whole
-def test_a_file_of_held_out_rows_is_found_again_from_another_folder(here, capsys, monkeypatch):
-    appointments(3, seed=7).to_json("held.jsonl")
-    main(["sft", "notes.jsonl", *quick("sft.max_steps=1", "data.eval=held.jsonl")])
-    monkeypatch.chdir(here.parent)
-    main(["eval", str(here / "runs/sft"), "--set", "evaluation.max_new_tokens=3"])
-    assert json.loads((here / "runs/sft/eval/report.json").read_text())["sft"]["exact_match"]["n"] == 3
-
-
 def test_data_are_read_before_a_model_is_loaded_to_evaluate_it(here, capsys, monkeypatch):
     monkeypatch.setattr(evaluation, "load_folder", lambda *args: pytest.fail("a model was loaded"))
     assert "no such file" in refused(capsys, "eval", "tiny", "nowhere.jsonl")
@@ -722,15 +714,13 @@ def test_an_adapter_of_a_script_is_loaded_evaluated_and_merged_in_the_bits_of_th
 
 
 def test_eval_hears_the_base_and_the_adapter(hot):
-    tok, held = tiny_tokenizer(), read_chats("notes.jsonl").select(range(20, 24))
-    for argv in (["eval", hot], ["eval", hot, "notes.jsonl", "--output", "card"]):
-        main([*argv, "--set", "evaluation.max_new_tokens=3"])
-    for folder, rows in ((f"{hot}/eval", held), ("card", read_chats("notes.jsonl"))):
-        report = json.loads(Path(folder, "report.json").read_text())
-        assert list(report) == ["base", "sft"] and report["sft"]["exact_match"]["n"] == len(rows)
-        found = [report[stage]["perplexity"]["value"] for stage in report]
-        models = tiny_model(), load_adapter(hot, 32)
-        assert found == pytest.approx([perplexity(model, tok, rows) for model in models], rel=1e-4)
+    tok, rows = tiny_tokenizer(), read_chats("notes.jsonl")
+    main(["eval", hot, "notes.jsonl", "--output", "card", "--set", "evaluation.max_new_tokens=3"])
+    report = json.loads(Path("card/report.json").read_text())
+    assert list(report) == ["base", "sft"] and report["sft"]["exact_match"]["n"] == len(rows)
+    found = [report[stage]["perplexity"]["value"] for stage in report]
+    models = tiny_model(), load_adapter(hot, 32)
+    assert found == pytest.approx([perplexity(model, tok, rows) for model in models], rel=1e-4)
 
 
 @pytest.mark.whole
@@ -791,15 +781,6 @@ def test_an_evaluation_goes_on_with_its_answers_and_tells_which_rows_were_traine
     monkeypatch.setattr("transformers.GenerationMixin.generate", lambda *a, **k: pytest.fail("it has the answers"))
     main(command)
     assert file.read_text() == answers
-
-
-@pytest.mark.whole
-def test_another_file_or_setting_is_another_evaluation_in_the_same_place(here):
-    appointments(3, seed=5).to_json("other.jsonl")
-    for file, n, rows in (("notes.jsonl", 3, 24), ("other.jsonl", 3, 3), ("other.jsonl", 4, 3)):
-        main(["eval", "tiny", file, "--set", f"evaluation.max_new_tokens={n}"])
-        assert json.loads(Path("tiny/eval/report.json").read_text())["model"]["exact_match"]["n"] == rows
-    assert len(list(Path("tiny/eval").glob("model-*.answers.jsonl"))) == 3
 
 
 @pytest.mark.parametrize("more", [["notes.jsonl", "--tasks", "x"], ["--limit", "3"], ["--chat"], ["--include", "."]])
@@ -866,7 +847,7 @@ def test_weights_that_are_trained_themselves_are_of_32_bits(here, capsys, monkey
 @pytest.fixture
 def warm(copied):
     "A run on four bits that has learnt something; no pair of tokens is nearly a tie any more."
-    taught = "sft.max_steps=30", "sft.learning_rate=0.01", "sft.effective_batch=4", "data.eval=last:4"
+    taught = "sft.max_steps=16", "sft.learning_rate=0.01", "sft.effective_batch=4", "data.eval=last:4"
     copied(*taught, "model.bits=4")
 
 
@@ -898,21 +879,6 @@ def test_a_run_is_merged_in_its_own_width_and_plain_transformers_says_the_same(w
     plain = AutoModelForCausalLM.from_pretrained(merged, dtype=config["dtype"])
     said = generate(plain, AutoTokenizer.from_pretrained(merged), asked, 24, progress=False)
     assert said == generate(load_adapter("runs/sft", 4), tiny_tokenizer(), asked, 24, progress=False)
-
-
-def test_a_merged_folder_is_evaluated_and_asked_like_any_model(hot, capsys, monkeypatch):
-    main(["merge", hot, "--output", "plain/model"])
-    main(["eval", "plain/model", "notes.jsonl", "--set", "model.bits=32", "--set", "evaluation.max_new_tokens=3"])
-    report = json.loads(Path("plain/model/eval/report.json").read_text())
-    expected = perplexity(load_adapter(hot, 32), tiny_tokenizer(), read_chats("notes.jsonl"))
-    assert list(report) == ["model"] and report["model"]["perplexity"]["value"] == pytest.approx(expected, rel=1e-4)
-    answers = []
-    for folder in (hot, "plain/model"):
-        capsys.readouterr()
-        typed(monkeypatch, "hi")
-        main(["chat", folder, "--system", "Be brief.", "--set", "model.bits=32"])
-        answers.append(capsys.readouterr().out)
-    assert answers[0] == answers[1]
 
 
 @pytest.mark.whole
@@ -990,6 +956,7 @@ def test_the_demo_goes_through_its_stages_and_is_then_left_alone(here, capsys, m
     monkeypatch.setattr(demo_task, "DEMO", quick)
     monkeypatch.setattr(demo_task, "DEMO_DPO", {**DEMO_DPO, **quick, "learning_rate": 1e-3})
     scored = []
+    monkeypatch.setattr("ft_notebooks.cli.model_export.ask_exported", lambda run, rows: f"{run} is asked")
 
     def words(n, *seed, **more):  # 128, 100, 96 and 50 notes become 4 each
         return appointments(min(n, 4), *seed, **more)
@@ -1017,20 +984,16 @@ def test_the_demo_goes_through_its_stages_and_is_then_left_alone(here, capsys, m
     )
     printed = capsys.readouterr().out
     assert "The report is runs/demo/report.html" in printed
-    exported = "runs/demo/dpo/gguf-f16/model-f16.gguf"
-    assert f"{exported}, checked against the run, answers OpenAI's client:" in printed and Path(exported).is_file()
+    assert "runs/demo/dpo is asked" in printed
     main(["demo", "--seed", "3"])
     assert "runs/demo is finished; nothing is changed" in capsys.readouterr().out and len(scored) == 3
     assert "sft.seed was 3, is 4" in refused(capsys, "demo", "--seed", "4")
-    main(["merge", "runs/demo"])
-    assert Path("runs/demo/merged/model.safetensors").is_file()
     typed(monkeypatch)
     main(["chat", "runs/demo"])  # the demo's folder stands for the run in it
     assert "system: Answer with one line of JSON" in capsys.readouterr().out
     steps = {"rewards": ["length"], "max_completion_length": 90, "max_steps": 1, "generations": 2, "bf16": False}
     monkeypatch.setattr(demo_task, "DEMO_GRPO", steps)
     monkeypatch.setitem(demo_task._START, "grpo", "sft/checkpoint-2")
-    monkeypatch.setattr("ft_notebooks.cli.model_export.ask_exported", lambda run, rows: "")
     main(["demo", "--rl", "--seed", "3"])
     assert list(json.loads(Path("runs/demo/rl/report.json").read_text())) == ["base", "half of sft", "grpo"]
     assert "after half of its steps" in (said := capsys.readouterr().out) and "runs/demo/rl/report.html" in said
@@ -1038,6 +1001,7 @@ def test_the_demo_goes_through_its_stages_and_is_then_left_alone(here, capsys, m
 
 def test_an_export_is_uploaded_only_where_the_user_asks_for_it_and_is_logged_in(copied, capsys, monkeypatch):
     copied(*FULL)
+    on_few_texts(monkeypatch)
     hub = Mock()
     hub.create_repo.return_value.repo_id = "me/model"
     monkeypatch.setattr("ft_notebooks.cli.model_export.HfApi", lambda: hub)

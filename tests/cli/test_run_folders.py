@@ -1,7 +1,9 @@
 "What other people and programs have written stays: in a run's folder, beside it and in the environment."
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -16,6 +18,8 @@ from ft_notebooks.checkpointing.integrity import holds_only_saved, mark_checkpoi
 from ft_notebooks.cli import chat_and_merge, commands
 from ft_notebooks.cli.commands import main
 from ft_notebooks.core.progress import is_first
+from ft_notebooks.course.example_task import appointments
+from ft_notebooks.loading.example_models import tiny_model
 from ft_notebooks.sft.trainer import sft_trainer
 from ft_notebooks.training.run import fit
 
@@ -28,6 +32,17 @@ SHORT = ["--set", "evaluation.max_new_tokens=3"]
 def supervised(folder):
     fields = {"bf16": False, "effective_batch": 4, "max_steps": 2, "report_to": "none", "disable_tqdm": True}
     return sft_trainer(on_notes(), TOK, ROWS, output_dir=str(folder), logging_steps=1, **fields)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    "A finished run of `ft sft`, which tests copy."
+    with contextlib.chdir(tmp_path_factory.mktemp("made")):
+        TOK.save_pretrained("tiny")
+        tiny_model().save_pretrained("tiny")
+        appointments(12).to_json("notes.jsonl")
+        main(["sft", "notes.jsonl", *QUICK, "--output", "run"])
+        return Path("run").resolve()
 
 
 def refused(capsys, *argv):
@@ -133,8 +148,8 @@ def _pairs():
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
-def test_a_start_that_was_replaced_is_no_column(here, capsys, stage):
-    main(["sft", "notes.jsonl", *QUICK, "--output", "first"])
+def test_a_start_that_was_replaced_is_no_column(here, made, capsys, stage):
+    shutil.copytree(made, "first")
     data = "notes.jsonl" if stage == "sft" else _pairs()
     options = [word.replace("sft.", f"{stage}.").replace("=tiny", "=first") for word in QUICK]
     main([stage, data, *options, "--output", "second"])
@@ -210,15 +225,14 @@ def test_the_cure_for_a_base_that_has_moved_leads_to_the_end(here, capsys):
 
 
 @pytest.mark.parametrize("output", ["empty", "link", ".", "mount"])
-def test_merge_writes_into_an_empty_folder_or_says_at_once_why_not(here, capsys, monkeypatch, output):
+def test_merge_writes_into_an_empty_folder_or_says_at_once_why_not(here, made, capsys, monkeypatch, output):
     from ft_notebooks.lora import merging
 
-    main(["sft", "notes.jsonl", *QUICK, "--output", "run"])
     place = Path("empty").resolve()
     place.mkdir()
     if output == "link":
         Path("link").symlink_to("empty")
-    run = str(Path("run").resolve())
+    run = str(made)
     if output in ("empty", "link"):
         main(["merge", run, "--output", output])
         assert (place / "config.json").is_file() and Path(output, "model.safetensors").is_file()

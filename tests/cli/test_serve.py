@@ -2,11 +2,10 @@
 
 import json
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from small_exports import on_few_texts
 
 from ft_notebooks.checkpointing.integrity import mark_checkpoint
 from ft_notebooks.cli import model_export
@@ -30,6 +29,7 @@ def served(tmp_path, monkeypatch):
     tiny_tokenizer().save_pretrained("tiny")
     Path("rows.jsonl").write_text("\n".join(json.dumps(row) for row in appointments(12)))
     files = []
+    on_few_texts(monkeypatch)
     monkeypatch.setattr(model_export, "serve", lambda file, adapters, *where: files.append((Path(file), adapters)))
     return files
 
@@ -65,7 +65,7 @@ def test_a_run_s_export_is_made_once_and_never_served_when_it_is_not_of_the_run(
 def test_a_plain_model_is_an_error_whose_cure_is_a_command(served, capsys):
     said = fails(["serve", "tiny"], capsys)
     command = said.partition('python -c "')[2].rpartition('"')[0]
-    subprocess.run([sys.executable, "-c", command], check=True)
+    exec(command, {})
     with llama_server("tiny.gguf") as server:
         assert server.token_ids("hi") == tiny_tokenizer()("hi").input_ids
 

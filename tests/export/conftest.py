@@ -1,6 +1,7 @@
 "One small run, its base and its merged model, for all tests of an export in a process"
 
 import pytest
+from small_exports import on_few_texts
 
 from ft_notebooks.course.example_task import appointments
 from ft_notebooks.export.run_export import run_model
@@ -9,6 +10,11 @@ from ft_notebooks.loading.quantized_loading import load_model
 from ft_notebooks.lora.adapter import add_adapter, lora_config, merge_adapter
 from ft_notebooks.sft.trainer import sft_trainer
 from ft_notebooks.training.run import fit
+
+
+@pytest.fixture(autouse=True)
+def _checked_on_few_texts(monkeypatch):
+    on_few_texts(monkeypatch)
 
 
 @pytest.fixture(scope="session")

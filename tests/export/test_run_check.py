@@ -145,6 +145,16 @@ def one_expert(tensor):  # the B of all experts is one matrix
     return torch.cat([torch.zeros_like(tensor[:, :columns]), tensor[:, columns:]], 1)
 
 
+def harmless(run: Run) -> None:
+    run.rows(lambda text: text + "\n")  # a further blank line
+    run.template("<|im_end|>\n' }}", "<|im_end|>' }}")  # another separator of turns
+    run.stops_at(2, 5)  # at a further token
+    run.change("lora_B", lambda b: 0.999 * b)  # a layer is trained a little less
+    run.config("lora_alpha", 32.0)  # the same, as a float
+    run.vocabulary(lambda vocab: None)  # the tokenizer is written again, and the base
+    run.change("up_proj", lambda weight: weight, run.base / "model.safetensors")
+
+
 def without_template(folder: Path) -> None:
     (folder / "chat_template.jinja").unlink()
 
@@ -197,17 +207,9 @@ FAULTS = {  # what is planted: the run, how, and the link that is broken
     ),
 }  # fmt: skip
 BENIGN = {
-    "nothing": ("llama", lambda run: None),
-    "experts": ("qwen3_moe", lambda run: None),
     "every weight trained": ("full", lambda run: None),
-    "the rows have a further blank line": ("llama", lambda run: run.rows(lambda text: text + "\n")),
-    "another separator of turns": ("llama", lambda run: run.template("<|im_end|>\n' }}", "<|im_end|>' }}")),
-    "generation stops at a further token": ("llama", lambda run: run.stops_at(2, 5)),
     "an expert that no token reached": ("qwen3_moe", lambda run: run.change("experts.lora_B", one_expert)),
-    "a layer trained a little less": ("llama", lambda run: run.change("lora_B", lambda b: 0.999 * b)),
-    "the same alpha as a float": ("llama", lambda run: run.config("lora_alpha", 32.0)),
-    "the tokenizer written again": ("llama", lambda run: run.vocabulary(lambda vocab: None)),
-    "the base written again": ("llama", lambda run: run.change("up_proj", lambda w: w, run.base / "model.safetensors")),
+    "harmless changes of each file": ("llama", harmless),
 }
 
 
@@ -243,8 +245,8 @@ def small(folder: Path, *settings: str) -> None:
 
 def test_rows_that_the_run_has_cut_are_measured_as_it_measured_them(tmp_path):
     small(tmp_path, "sft.max_length=232", "data.allow_cut=0.5")
-    links = {link.name: link for link in check_run(tmp_path / "run")}
-    assert links["loaded"].state == "right", str(links["loaded"])
+    loaded = next(link for link in check_run(tmp_path / "run") if link.name == "loaded")
+    assert loaded.state == "right", str(loaded)
 
 
 def test_a_file_that_only_llama_cpps_converter_writes_is_unknown(tmp_path):

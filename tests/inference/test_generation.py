@@ -242,16 +242,15 @@ def test_a_pad_token_that_also_ends_a_turn_changes_no_answer():
 
 
 @pytest.mark.smol
-@pytest.mark.parametrize("earlier", ["Hi!", "\n\nstarts with lines", "  and spaces \n", "<|im_end|>"])
-def test_a_prompt_is_what_training_saw_before_the_answer(real_model, earlier):
+def test_a_prompt_is_what_training_saw_before_the_answer(real_model):
     tok = load_tokenizer(real_model)
-    chat = [{"role": role, "content": text} for role, text in (("user", "a"), ("assistant", earlier), ("user", "b"))]
-    row = encode_chat(tok, [*chat, {"role": "assistant", "content": "yes"}])
-    prompt = encode_prompts(tiny_model(), tok, [chat], max_new_tokens=1)[0]
-    assert (
-        row["input_ids"][: len(prompt)] == prompt
-        and row["labels"][len(prompt)] != IGNORE == row["labels"][len(prompt) - 1]
-    )
+    for earlier in ("Hi!", "\n\nstarts with lines", "  and spaces \n", "<|im_end|>"):
+        said = [("user", "a"), ("assistant", earlier), ("user", "b")]
+        chat = [{"role": role, "content": text} for role, text in said]
+        row = encode_chat(tok, [*chat, {"role": "assistant", "content": "yes"}])
+        prompt = encode_prompts(tiny_model(), tok, [chat], max_new_tokens=1)[0]
+        assert row["input_ids"][: len(prompt)] == prompt
+        assert row["labels"][len(prompt)] != IGNORE == row["labels"][len(prompt) - 1]
 
 
 def taught(words="yo"):
@@ -313,8 +312,7 @@ def file_of(folder, model, **options):
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("torn", [0, 7, 80])
+@pytest.mark.parametrize(("dtype", "torn"), [(torch.float32, 0), (torch.float32, 7), (torch.bfloat16, 80)])
 def test_a_killed_evaluation_goes_on_where_it_was_and_ends_as_if_it_had_not_been(tmp_path, monkeypatch, dtype, torn):
     model, asked = tiny_model().to(dtype), []
     one_batch = model.generate

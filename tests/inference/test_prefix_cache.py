@@ -70,8 +70,13 @@ SAME = {
 }
 
 
+ALIKE = {"qwen2", "qwen3", "phi", "phi3", "olmo2", "mistral", "granite", "stablelm", "gemma"}  # to llama's cache
+
+
 @pytest.mark.numbers
-@pytest.mark.parametrize("kind", SAME)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in ALIKE else kind for kind in SAME]
+)
 def test_the_ids_are_those_of_whole_prompts(kind):
     model = small(kind, **SAME[kind])
     prefix = shared_prefix(model, PROMPTS)

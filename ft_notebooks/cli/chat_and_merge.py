@@ -20,24 +20,22 @@ from ..tokenization.padding import load_tokenizer
 from ..training.settings import default_of
 
 # %% ../../nbs/package/cli/chat_and_merge.ipynb #63e1b026
-def _check_adapter(run, folder, known) -> None:
-    "Raises `ValueError` for a run or folder without an adapter."
-    if known.get("model.method") == "full":
-        raise ValueError(f"{run} trained every weight, so there is nothing to merge: {run} is the model")
-    if not Path(folder, "adapter_config.json").is_file():
-        raise ValueError(
-            f"{run} holds no adapter, so there is nothing to merge; give the run of ft sft, ft dpo or ft grpo"
-        )
-
-# %% ../../nbs/package/cli/chat_and_merge.ipynb #457adad4
 def merge_command(
     args,  # From `parser` for `ft merge`
 ) -> str:  # The model's folder, and the next command
-    "Merges a run's adapter into its base, and compares both models on answers generated with the adapter."
+    """Merges a run's adapter into its base, and compares both models on answers generated with the adapter.
+
+    Raises `ValueError` for a run or folder without an adapter.
+    """
     settings = command_settings(args)
     quiet_libraries(args.threads)
     folder, known = answering_run(args.run)
-    _check_adapter(args.run, folder, known)
+    if known.get("model.method") == "full":
+        raise ValueError(f"{args.run} trained every weight, so there is nothing to merge: {args.run} is the model")
+    if not Path(folder, "adapter_config.json").is_file():
+        raise ValueError(
+            f"{args.run} holds no adapter, so there is nothing to merge; give the run of ft sft, ft dpo or ft grpo"
+        )
     bits = adapter_bits(folder, known, settings["model"].get("bits"))
     output = args.output or Path(args.run, "merged")
     check_output(output)
@@ -65,14 +63,6 @@ def _typed(text: str) -> str:
     "The text, with bytes that are invalid in the locale's encoding read as UTF-8."
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
-
-def _conversation_start(system: str | None) -> list[dict]:
-    "The first messages of each conversation, which it also prints."
-    if not system:
-        return []
-    say(f"system: {system}")
-    return [{"role": "system", "content": system}]
-
 # %% ../../nbs/package/cli/chat_and_merge.ipynb #a3137a09
 def chat_command(
     args,  # From `parser` for `ft chat`
@@ -87,7 +77,10 @@ def chat_command(
     model = load_folder(folder, bits)
     tok = load_tokenizer(folder)
     phase("")
-    start = _conversation_start(known.get("system") if args.system is None else _typed(args.system))
+    system = known.get("system") if args.system is None else _typed(args.system)
+    start = [{"role": "system", "content": system}] if system else []
+    if system:
+        say(f"system: {system}")
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="surrogateescape")
     say("Type a message; an empty line starts a new conversation, Ctrl-D ends.")

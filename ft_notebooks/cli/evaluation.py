@@ -28,7 +28,7 @@ from ..core.files import read_record, write_atomically
 from ..core.progress import phase, say
 from ..core.fingerprints import data_fingerprint, fingerprint, short_hash
 from ..data.read import without_places
-from ..evaluation.comparison import compare_stages, score_table
+from ..evaluation.comparison import score_table
 from ..evaluation.lm_eval import run_tasks
 from ..evaluation.metrics import find_scorers
 from ..evaluation.html_page import check_report_folder
@@ -121,8 +121,9 @@ def _report(found, models, scorers, output, title) -> str:
     phase("writing the report")
     page = report_card(found, output, title=title, **_from_runs(models))
     lines = ["", score_table(found)]
-    for scores in compare_stages(found).values():
-        lines += [f"{name}: {scores[name]['verdict']}" for name in scorers if name in scores]
+    for scores in read_record(page.with_suffix(".json")).values():
+        for name in scorers:
+            lines += [f"{name}: {one['verdict']}" for one in scores.get(name, {}).get("against", {}).values()]
     return "\n".join([*lines, "", f"The report is {page}"])
 
 # %% ../../nbs/package/cli/evaluation.ipynb #7ba48e7f

@@ -7,23 +7,18 @@ __all__ = ['command_groups', 'add_commands']
 
 # %% ../../nbs/package/cli/flags.ipynb #9a7cb033
 import argparse
-import os
+from os.path import expanduser
 from typing import NamedTuple
 
 from ..runs.stages import STAGES
 
 # %% ../../nbs/package/cli/flags.ipynb #b582f9d7
-def _path(text: str) -> str:
-    "The path with the home folder in place of ~, which a shell leaves in --output=~/x."
-    return os.path.expanduser(text)
-
-
 _RUN = ("RUN", None, "a run's folder, or a model: a folder, a name on the hub, or smollm2")
 _FINISHED = ("RUN", None, "the folder of a finished run")
 _DATA = ("DATA", None, "a file of messages, Alpaca rows or, for dpo and reward, of pairs: JSON, JSONL, CSV, Parquet")
-_FILE = {"metavar": "FILE", "type": _path}
-_FOLDER = {"metavar": "FOLDER", "type": _path}
-_PATH = {"metavar": "PATH", "type": _path}
+_FILE = {"metavar": "FILE", "type": expanduser}  # a shell leaves the ~ in --output=~/x
+_FOLDER = {"metavar": "FOLDER", "type": expanduser}
+_PATH = {"metavar": "PATH", "type": expanduser}
 _NUMBER = {"metavar": "N", "type": int}
 _SETTINGS: dict[str, dict] = {
     "--settings": {**_FILE, "help": "default: settings.ini here, if there is one"},
@@ -252,7 +247,7 @@ def _trained() -> dict[str, _Command]:  # the command of each stage that there i
 def _add(commands, name: str, how: _Command) -> None:  # adds the parser of a command
     command = commands.add_parser(name, help=how.help, description=how.help)
     for place, number, explanation in how.places:
-        command.add_argument(place.lower(), metavar=place, nargs=number, type=_path, help=explanation)
+        command.add_argument(place.lower(), metavar=place, nargs=number, type=expanduser, help=explanation)
     options = dict(_SETTINGS) if how.settings else {}
     if how.output is not None:
         default = None if how.output.startswith("RUN/") else how.output

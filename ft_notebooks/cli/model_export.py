@@ -52,14 +52,9 @@ def _pushed(folder: Path, repo: str | None) -> str:  # uploads the folder, or sa
     return f"Uploaded: {api.upload_folder(repo_id=name, folder_path=folder)}"
 
 # %% ../../nbs/package/cli/model_export.ipynb #09a3a357
-def _rows(args, known: dict, settings: dict) -> Dataset:
-    "At most 64 conversations, of the file that the user gives or of the run's own rows."
-    if args.data:
-        stage = stage_class(known.get("command", "sft"))(settings)
-        rows = as_chats(stage.read(args.data))
-    else:
-        rows = rows_of_run(args.run, known, args.command)
-    return rows.take(min(len(rows), 64))
+def _rows(args, known: dict, settings: dict) -> Dataset | None:
+    "The conversations of the file that the user gives, if any."
+    return as_chats(stage_class(known.get("command", "sft"))(settings).read(args.data)) if args.data else None
 
 
 def _measured(report: dict) -> list[str]:  # the figures of an export, in lines
@@ -99,12 +94,12 @@ def export_command(
     options = {"max_new_tokens": 64, "scorers": ["exact_match"], **settings["evaluation"]}
     phase("reading the rows for the check")
     options["scorers"] = find_scorers(options["scorers"])
-    rows = _rows(args, known, settings)
+    rows = _rows(args, known, settings) or rows_of_run(args.run, known, "export")
     phase("merging in float32, writing and checking")
     how = {name: getattr(args, name) for name in ("to", "type", "converter", "quantize", "license")}
     how |= {name: options[name] for name in ("scorers", "max_new_tokens")}
     allow = tuple(filter(None, (args.allow or "").split(",")))
-    output = export_run(folder, rows, args.output, allow=allow, **how)
+    output = export_run(folder, rows.take(min(len(rows), 64)), args.output, allow=allow, **how)
     return _exported(args, output)
 
 # %% ../../nbs/package/cli/model_export.ipynb #6640faab
@@ -120,9 +115,9 @@ def check_command(
         settings = command_settings(args)
         quiet_libraries(args.threads)
         known = answering_run(args.run)[1]
-        rows = stage_class(known.get("command", "sft"))(settings).read(args.data) if args.data else None
+        rows = _rows(args, known, settings)
         phase("checking the run")
-        for link in check_run(args.run, None if rows is None else as_chats(rows)):
+        for link in check_run(args.run, rows):
             links.append(link)
             say(str(link))
         phase("")

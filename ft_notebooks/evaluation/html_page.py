@@ -43,17 +43,13 @@ def _asked(row: dict) -> str:
     return turns[0][1] if len(turns) == 1 else "\n".join(map(": ".join, turns))
 
 # %% ../../nbs/package/evaluation/html_page.ipynb #46c83590
-def _without_codes(value):
-    "A text with its control codes as symbols, since a terminal or a browser would obey them; any other value as it is."
-    return visible(value) if isinstance(value, str) else value
-
-
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("ft_notebooks.evaluation"),
     trim_blocks=True,
     lstrip_blocks=True,
     keep_trailing_newline=True,
-    finalize=_without_codes,
+    # a terminal or a browser would obey control codes
+    finalize=lambda value: visible(value) if isinstance(value, str) else value,
 )
 _TEMPLATES.filters |= {
     "asked": _asked,
@@ -64,6 +60,7 @@ _TEMPLATES.filters |= {
     "row_scores": row_scores,
     "thousands": "{:,}".format,
 }
+_ESCAPED = _TEMPLATES.overlay(autoescape=True)
 
 # %% ../../nbs/package/evaluation/html_page.ipynb #616f3477
 def report_page(
@@ -71,7 +68,7 @@ def report_page(
     values: dict,  # What `report_card` shows, by the names in the templates
 ) -> str:
     "The report as Markdown or as one HTML file, every text escaped: no scripts, no external requests."
-    templates = _TEMPLATES.overlay(autoescape=kind == "html")
+    templates = _ESCAPED if kind == "html" else _TEMPLATES
     return templates.get_template(f"report.{kind}.jinja").render(values)
 
 # %% ../../nbs/package/evaluation/html_page.ipynb #e3487059

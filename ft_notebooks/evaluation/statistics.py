@@ -131,10 +131,12 @@ def compare(
     def difference(a, b, size, axis):
         return of_ratio(b.sum(axis) / size.sum(axis)) - of_ratio(a.sum(axis) / size.sum(axis))
 
-    found = bootstrap_interval(difference, a, b, size)
-    found["difference"] = found.pop("value")
     if _binary(a, b):
-        found["low"], found["high"] = map(float, _adjusted((b > a).sum(), (b < a).sum(), len(a)))
+        low, high = map(float, _adjusted((b > a).sum(), (b < a).sum(), len(a)))
+        found = {"low": low, "high": high, "n": len(a), "difference": float(difference(a, b, size, -1))}
+    else:
+        found = bootstrap_interval(difference, a, b, size)
+        found["difference"] = found.pop("value")
     found |= {"p": _p(a, b), "left_out": left_out, "discordant": float((a != b).mean()), "sd": float((b - a).std())}
     found["verdict"] = _verdict(found, names, direction)
     return found

@@ -26,12 +26,6 @@ def _key(name: str) -> str:
         )
     return key
 
-
-def _without_key(text: str, name: str | None) -> str:
-    "The text with the key replaced by ***."
-    key = os.environ.get(name or "", "").strip()
-    return text.replace(key, "***") if key else text
-
 # %% ../../nbs/package/inference/chat_api.ipynb #5bb8e7a3
 class _Pace:
     "When the next request may begin, for all threads."
@@ -75,7 +69,7 @@ class ApiReply(NamedTuple):
     answered: int  # Likewise of the answer
 
 
-def _reply(raw, url: str, key_env: str | None) -> ApiReply:
+def _reply(raw, api: "ChatApi") -> ApiReply:
     "The parts of a chat completion; raises `ValueError` for any other reply."
     text = None
     try:
@@ -85,7 +79,7 @@ def _reply(raw, url: str, key_env: str | None) -> ApiReply:
     except (AttributeError, LookupError, TypeError, ValueError):  # the client returns any reply unchecked
         pass
     if not isinstance(text, str):
-        raise ValueError(f"{url} did not return a chat completion: {_without_key(raw.text, key_env)[:300]}")
+        raise ValueError(f"{api.url} did not return a chat completion: {api.hide(raw.text)[:300]}")
     usage = getattr(completion, "usage", None)
     counts = [getattr(usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens")]
     return ApiReply(text, choice.finish_reason, *counts)
@@ -121,7 +115,8 @@ class ChatApi:
         text: str,  # Of a server, say
     ) -> str:
         "The text with the key replaced by ***."
-        return _without_key(text, self.key_env)
+        key = os.environ.get(self.key_env or "", "").strip()
+        return text.replace(key, "***") if key else text
 
     def ask(
         self,
@@ -138,4 +133,4 @@ class ChatApi:
             raise ValueError(f"{self.url} answered {e.status_code}: {answer}") from None
         except openai.APIConnectionError as e:
             raise ValueError(self.hide(f"{self.url} does not answer: {e} {e.__cause__!r}")) from None
-        return _reply(raw, self.url, self.key_env)
+        return _reply(raw, self)

@@ -33,10 +33,6 @@ def estimated_tokens(
     return {"requests": len(different), "prompt_tokens": prompts, "answer_tokens": len(different) * max_tokens}
 
 # %% ../../nbs/package/inference/endpoint_answers.ipynb #1fa77426
-def _number(messages: list[dict]) -> int:  # of a question, whatever others there are
-    return int(short_hash(messages), 16)
-
-
 def ask_all(
     api: ChatApi,
     questions: list[list[dict]],  # Of each, its messages
@@ -50,7 +46,7 @@ def ask_all(
     """
     check_counts("ask_all", parallel=parallel)
     kept = AnswerFile(file, {"url": api.url, "model": api.model, "fields": api.fields})
-    numbers = list(map(_number, questions))
+    numbers = [int(short_hash(messages), 16) for messages in questions]  # whatever others there are
     lacking = {number: i for i, number in enumerate(numbers) if number not in kept.kept}
     lock = threading.Lock()
     stopped = threading.Event()

@@ -94,16 +94,9 @@ def deletable_files(
     return sorted((Deletable(path, _bytes(path), why) for path, why in free), key=lambda one: -one.bytes)
 
 # %% ../../nbs/package/runs/cleaning.ipynb #af4c9ce5
-def _agreed(args) -> bool:
-    if args.yes:
-        return True
-    if sys.stdin is None or not sys.stdin.isatty():
-        return False
-    return input("Delete all of this? [y/N] ").strip().lower() in ("y", "yes")
-
-
-def _delete(one: Deletable) -> None:
-    shutil.rmtree(one.path) if one.path.is_dir() else one.path.unlink()
+def _agreed() -> bool:
+    asked = sys.stdin is not None and sys.stdin.isatty()
+    return asked and input("Delete all of this? [y/N] ").strip().lower() in ("y", "yes")
 
 # %% ../../nbs/package/runs/cleaning.ipynb #01e151b7
 def clean_command(
@@ -119,9 +112,9 @@ def clean_command(
         for one in found:
             print(f"{size_text(one.bytes):>10}  {one.path.relative_to(run)}: {one.why}")
         total = size_text(sum(one.bytes for one in found))
-        if not _agreed(args):
+        if not (args.yes or _agreed()):
             more = " --last-checkpoint" if args.last_checkpoint else ""
             return f"Nothing is deleted. These {total} go with: ft clean {typed(args.run)}{more} --yes"
         for one in found:
-            _delete(one)
+            shutil.rmtree(one.path) if one.path.is_dir() else one.path.unlink()
     return f"Deleted {total}. The model, its tokenizer and the records are in {run}"

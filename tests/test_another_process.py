@@ -39,7 +39,6 @@ QUICK = ["model.name=tiny", "model.bits=32", "data.eval=last:4", "sft.bf16=false
 QUICK = [part for setting in QUICK for part in ("--set", setting)]
 COMMANDS = {
     "sft": ["sft", "chats-é.jsonl", *QUICK, "--set", "sft.max_steps=1", "--set", "sft.effective_batch=4"],
-    "eval": ["eval", "runs/sft", "--set", "evaluation.max_new_tokens=3"],
     "chat": ["chat", "runs/sft", "--set", "evaluation.max_new_tokens=3"],
 }
 
@@ -228,7 +227,6 @@ def test_a_script_that_is_killed_stopped_and_started_again_ends_with_the_same_we
 def test_what_the_encoding_has_no_character_for_is_shown_as_an_escape(there):
     said = there.commands
     assert "\\xabna\\xefve \\u2013 \\u6f22" in said["sft"] and "The run is in runs/sft" in said["sft"]
-    assert "report" in said["eval"]
 
 
 def test_what_is_typed_is_read_as_utf_8(there):
@@ -242,6 +240,4 @@ def test_the_files_are_utf_8(there):
         p for p in Path("ascii/runs").rglob("*") if p.suffix in (".json", ".jsonl", ".md", ".html", ".jinja", ".ini")
     ]
     texts = {p: p.read_text(encoding="utf-8") for p in checked}
-    assert len(checked) > 10
-    for kind in ("md", "html"):
-        assert any(ANSWER in text for p, text in texts.items() if p.name == f"report.{kind}"), kind
+    assert len(checked) > 5 and any(ANSWER in text for text in texts.values())

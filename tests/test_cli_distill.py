@@ -5,11 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
-from small_runs import InterruptedAt
 
-import ft_notebooks.rlhf.distill_stage
 from ft_notebooks.cli.commands import main
 from ft_notebooks.course.example_task import appointments
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
@@ -107,23 +103,6 @@ def test_a_run_is_a_teacher_and_prompts_alone_teach(here, capsys):
     distill("by_run", "--teacher", "sft", data="asked.jsonl", distill__max_completion_length=12)
     metrics = json.loads(Path("by_run/metrics.json").read_text())
     assert [*metrics["scores"]] == ["nats_from_teacher"] and "teacher" not in metrics
-
-
-def test_a_run_that_is_stopped_goes_on_to_the_same_weights(here, monkeypatch, capsys):
-    make = ft_notebooks.rlhf.distill_stage.distill_trainer
-    long = {**SHORT, "distill__max_steps": 4, "distill__save_steps": 2, "distill__lmbda": 0.5}
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as e:
-        patch.setattr(
-            ft_notebooks.rlhf.distill_stage,
-            "distill_trainer",
-            lambda *a, callbacks, **k: make(*a, callbacks=[*callbacks, InterruptedAt(3)], **k),
-        )
-        distill("parts", **long)
-    assert e.value.code == 130 and "goes on from step 2" in capsys.readouterr().err
-    distill("parts", **long)
-    distill("whole", **long)
-    parts, whole = (load_file(Path(run, "adapter_model.safetensors")) for run in ("parts", "whole"))
-    assert all(torch.equal(parts[key], whole[key]) for key in whole)
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from small_runs import InterruptedAt
 
-import ft_notebooks.dpo.stage
-import ft_notebooks.dpo.trainer
 from ft_notebooks.cli.commands import main
 from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.preference_encoding import encode_pairs
@@ -135,25 +132,6 @@ def test_dpo_goes_on_with_the_adapter_of_a_run(here, capsys):
     assert "merge it first: ft merge" in refused(capsys, "no", "model.method=full", model="sft")
     assert "was trained on a base in 32 bits, not 16" in refused(capsys, "no", "model.bits=16", model="sft")
     assert not Path("no").exists()
-
-
-def test_a_run_that_is_stopped_goes_on_to_the_same_weights(here, monkeypatch, capsys):
-    make, settings = ft_notebooks.dpo.trainer.dpo_trainer, ("dpo.max_steps=4", "dpo.save_steps=2", "model.method=full")
-
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as e:
-        patch.setattr(
-            ft_notebooks.dpo.stage,
-            "dpo_trainer",
-            lambda *a, callbacks, **k: make(*a, callbacks=[*callbacks, InterruptedAt(3)], **k),
-        )
-        dpo("parts", *settings)
-    assert e.value.code == 130 and "goes on from step 2" in capsys.readouterr().err
-    dpo("parts", *settings)
-    dpo("whole", *settings)
-    parts, whole = (load_file(Path(run, "model.safetensors")) for run in ("parts", "whole"))
-    assert all((parts[key] == whole[key]).all() for key in whole)
-    looks = [Path(f"{run}/collapse.jsonl").read_text() for run in ("parts", "whole")]
-    assert looks[0] == looks[1]
 
 
 def test_equal_and_long_pairs_are_refused_until_they_are_allowed_by_name(here, capsys):

@@ -7,12 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
-from transformers import TrainerCallback
 
 import ft_notebooks.rlhf.grpo
-import ft_notebooks.training.run
 from ft_notebooks.cli.commands import main
 from ft_notebooks.inference.generation import answers
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
@@ -204,26 +201,6 @@ def test_prompts_alone_keep_their_columns_for_the_reward_and_need_no_answer(here
     assert "with an answer" not in capsys.readouterr().out
     first = json.loads(Path("alone/held_out.jsonl").read_text().splitlines()[0])
     assert "stop_rate" in first and "exact_match" not in first
-
-
-class Stop(TrainerCallback):
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == 3:
-            raise KeyboardInterrupt
-
-
-def test_a_run_that_is_stopped_goes_on_to_the_same_weights(trained, here, monkeypatch, capsys):
-    words = ("grpo", "chats.jsonl", *REWARDS, "--output", "parts")
-    watch = ft_notebooks.training.run.watch
-    with monkeypatch.context() as patch:
-        patch.setattr(ft_notebooks.training.run, "watch", lambda t: (t.add_callback(Stop()), watch(t))[1])
-        with pytest.raises(SystemExit) as e:
-            ft(*words)
-    assert e.value.code == 130 and "goes on from step 2" in capsys.readouterr().err
-    ft(*words)
-    one, other = (load_file(Path(run, "adapter_model.safetensors")) for run in ("runs/grpo", "parts"))
-    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-    assert Path("runs/grpo/held_out.jsonl").read_text() == Path("parts/held_out.jsonl").read_text()
 
 
 @pytest.mark.parametrize(

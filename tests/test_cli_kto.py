@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from small_runs import InterruptedAt
 
-import ft_notebooks.dpo.kto_stage
 from ft_notebooks.cli.commands import main
 from ft_notebooks.course.demo_task import demo_pairs
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
@@ -67,26 +65,6 @@ def test_rated_answers_and_the_pairs_that_they_came_from_train_the_same_model(he
     main(["eval", "rated", "--set", "evaluation.max_new_tokens=3"])
     report = json.loads(Path("rated/eval/report.json").read_text())
     assert list(report) == ["base", "kto"] and report["kto"]["exact_match"]["n"] == 4  # the good answers
-
-
-def test_a_run_that_is_stopped_goes_on_to_the_same_weights(here, monkeypatch, capsys):
-    make, settings = (
-        ft_notebooks.dpo.kto_stage.kto_trainer,
-        ("kto.max_steps=4", "kto.save_steps=2", "model.method=full"),
-    )
-
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as e:
-        patch.setattr(
-            ft_notebooks.dpo.kto_stage,
-            "kto_trainer",
-            lambda *a, callbacks, **k: make(*a, callbacks=[*callbacks, InterruptedAt(3)], **k),
-        )
-        kto("parts", *settings)
-    assert e.value.code == 130 and "goes on from step 2" in capsys.readouterr().err
-    kto("parts", *settings)
-    kto("whole", *settings)
-    parts, whole = (load_file(Path(run, "model.safetensors")) for run in ("parts", "whole"))
-    assert all((parts[key] == whole[key]).all() for key in whole)
 
 
 ROW = {"prompt": "Hi", "completion": "Hello"}

@@ -5,12 +5,9 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 from ranks_of import ranks
 from safetensors.torch import load_file
-from transformers import TrainerCallback
 
-import ft_notebooks.training.run
 from ft_notebooks.cli.commands import main
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.rlhf.reward_model import load_reward_model
@@ -64,26 +61,6 @@ def test_a_run_says_what_it_learned_on_held_out_pairs_and_keeps_it(here, capsys)
     ft("reward", "pairs.jsonl", reward__max_steps=3, reward__learning_rate=0.01)
     assert "is finished; nothing is changed" in capsys.readouterr().out
     assert before == {file: file.stat().st_mtime_ns for file in Path("runs/reward").iterdir()}
-
-
-class Stop(TrainerCallback):
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == 2:
-            raise KeyboardInterrupt
-
-
-def test_a_run_that_is_stopped_goes_on_to_the_same_weights(here, monkeypatch, capsys):
-    steps = {"reward__max_steps": 4, "reward__save_steps": 1}
-    ft("reward", "pairs.jsonl", "--output", "whole", **steps)
-    watch = ft_notebooks.training.run.watch
-    with monkeypatch.context() as patch:
-        patch.setattr(ft_notebooks.training.run, "watch", lambda t: (t.add_callback(Stop()), watch(t))[1])
-        with pytest.raises(SystemExit):
-            ft("reward", "pairs.jsonl", "--output", "parts", **steps)
-    ft("reward", "pairs.jsonl", "--output", "parts", **steps)
-    one, other = (load_file(Path(run, "adapter_model.safetensors")) for run in ("whole", "parts"))
-    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-    assert sum("score" in name for name in one) == 1
 
 
 def test_two_processes_are_one_run(here, capsys):

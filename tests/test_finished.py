@@ -1,7 +1,6 @@
 "A run that has finished and is started again: nothing is trained, written or forgotten."
 
 import contextlib
-import functools
 import io
 import json
 
@@ -136,11 +135,6 @@ def test_a_run_is_finished_by_its_epochs_too_and_whenever_it_logs_and_evaluates(
     assert alike(held(again), held(first)) and again.args.eval_on_start == bool(fields.get("eval_on_start"))
 
 
-def test_a_finished_run_holds_its_best_weights_again(tmp_path):
-    first, again, _ = twice(supervised, tmp_path, max_steps=3, load_best_model_at_end=True, **BEST)
-    assert first.state.best_global_step == 1 and alike(held(again), held(first))
-
-
 def early(folder, patience=2, **fields):
     stops = EarlyStoppingCallback(early_stopping_patience=patience)
     return supervised(
@@ -148,10 +142,9 @@ def early(folder, patience=2, **fields):
     )
 
 
-@pytest.mark.parametrize("best", [False, True])
-def test_a_run_that_early_stopping_has_ended_is_finished(best, tmp_path):
-    first, again, _ = twice(early, tmp_path, load_best_model_at_end=best)
-    assert first.state.global_step == 3 and alike(held(again), held(first))
+def test_a_run_that_early_stopping_has_ended_is_finished_and_holds_its_best_weights_again(tmp_path):
+    first, again, _ = twice(early, tmp_path, load_best_model_at_end=True)
+    assert first.state.global_step == 3 and first.state.best_global_step == 1 and alike(held(again), held(first))
 
 
 def test_more_patience_lets_a_run_go_on_that_early_stopping_has_ended(tmp_path):
@@ -263,20 +256,6 @@ def test_a_plain_trainer_of_a_finished_run_changes_nothing_either(fields, tmp_pa
 
     first, again, _ = twice(make, tmp_path, **fields)
     assert alike(held(again), held(first)) and again.state.log_history[:-1] == first.state.log_history[:-1]
-
-
-def test_a_plain_trainer_that_early_stopping_has_ended_is_finished(tmp_path):
-    def stops():
-        kind = functools.partial(SFTTrainer, eval_dataset=ROWS.select(range(2)))
-        trainer = sft(tmp_path, kind=kind, max_steps=9, restore_callback_states_from_checkpoint=True, **PLAIN | BEST)
-        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=2))
-        return exact_resume(trainer)
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        stops().train()
-        before, again = files(tmp_path), stops()
-        again.train(last_good_checkpoint(tmp_path))
-    assert again.state.global_step == 3 and files(tmp_path) == before
 
 
 def test_a_step_beyond_the_end_is_an_error_where_the_loader_cannot_be_emptied(tmp_path):

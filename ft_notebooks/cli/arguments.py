@@ -89,22 +89,16 @@ class _Parser(argparse.ArgumentParser):
         return known
 
 # %% ../../nbs/package/cli/arguments.ipynb #89c186dc
-def _listing() -> str:
-    "The commands with a line for each, in groups."
-    lines = []
-    for title, commands in command_groups().items():
-        lines += ["", f"{title}:"]
-        lines += [f"  {name:10}{how.help}" for name, how in commands.items()]
-    return "\n".join(lines[1:])
-
-# %% ../../nbs/package/cli/arguments.ipynb #c5e11e99
 def parser() -> argparse.ArgumentParser:
     "The parser of `ft`; a parsed line holds the command's name as `command`."
+    listing = []
+    for title, commands in command_groups().items():
+        listing += ["", f"{title}:", *(f"  {name:10}{how.help}" for name, how in commands.items())]
     ft = _Parser(
         "ft",
         usage="ft COMMAND ...",
         description="Fine-tune a language model on your file. Options of a command: ft COMMAND --help",
-        epilog=_listing(),
+        epilog="\n".join(listing[1:]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     ft.add_argument("--version", action="version", version=f"ft_notebooks {version('ft-notebooks')}")

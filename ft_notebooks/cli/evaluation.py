@@ -220,33 +220,29 @@ def eval_command(
     _check_tasks(args)
     folder, known = answering_run(args.run)
     say_failed(args.run, known)
-    options = {"max_new_tokens": default_of("evaluation", "max_new_tokens"), **settings["evaluation"]}
-    given = options.pop("scorers", None)
-    given = args.score or given
-    scorers = find_scorers(given) if given else None
-    given_tokens = {k: v for k, v in settings["evaluation"].items() if k != "scorers"}
-    chats, data = None, settings["data"]
+    own = {key: value for key, value in settings["evaluation"].items() if key != "scorers"}
+    named = args.score or settings["evaluation"].get("scorers")
+    scorers = find_scorers(named) if named else None
+    data = settings["data"]
     phase(f"reading {args.data or 'the held-out rows'}")
-    if args.data:
-        chats = _rows(args.data, data)
+    chats = _rows(args.data, data) if args.data else None
     bits = model_bits(settings["model"].get("bits") or known.get("model.bits"), folder=folder)
     models = _run_models(folder, known)
     name = "general" if args.general else "eval"
     output = args.output or (Path(args.run, name) if Path(args.run).is_dir() else f"runs/{name}")
     _check_output(output, args.tasks)
+    tok = load_tokenizer(folder)
     if args.tasks:
-        return _run_tasks(args, models, load_tokenizer(folder), bits, output)
+        return _run_tasks(args, models, tok, bits, output)
     if args.general:
-        return _run_general(args, models, load_tokenizer(folder), bits, output, given_tokens)
+        return _run_general(args, models, tok, bits, output, own)
     if chats is None:
         chats, data = kept_rows(args.run, known), known["data"]
-    tok = load_tokenizer(folder)
     # before a model is loaded, raises an error with file and line of a row that the template cannot render
     stage_class("sft")({"data": data}).encode(tok, chats)
     chats = without_places(chats)
     scorers = scorers or _own_scorers(args.run, chats)
-    how: dict[str, Any] = {"scorers": scorers, **options}
-    measure = partial(evaluate, tok=tok, dataset=chats, **how)
-    key = data_fingerprint(chats), options
-    found = _evaluate(models, bits, output, f"{len(chats)} conversations", measure, key)
+    options = {"max_new_tokens": default_of("evaluation", "max_new_tokens"), **own}
+    measure = partial(evaluate, tok=tok, dataset=chats, scorers={**scorers}, **options)
+    found = _evaluate(models, bits, output, f"{len(chats)} conversations", measure, (data_fingerprint(chats), options))
     return _report(found, models, scorers, output, f"{args.run} on {args.data or 'its held-out rows'}")

@@ -95,15 +95,13 @@ def _rows(args, settings: dict) -> tuple[Dataset, Dataset | None, dict[str, int]
 
 def _record(args, api: ChatApi, asked: Dataset, counts: dict) -> dict:
     "What stands beside the rows."
-    licence = args.license or "not said"
-    how = {"score": args.score or [], "at_least": args.at_least, "test": args.test, "near": args.near}
     return {
         "model": api.model,
         "endpoint": api.url,
         "fields": api.fields,
-        "licence of the model's answers": licence,
+        "licence of the model's answers": args.license or "not said",
         "questions": {"file": args.data, "asked": len(asked), "fingerprint": data_fingerprint(asked)},
-        "kept by": how,
+        "kept by": {"score": args.score or [], "at_least": args.at_least, "test": args.test, "near": args.near},
         **counts,
     }
 

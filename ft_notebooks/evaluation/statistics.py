@@ -133,7 +133,7 @@ def compare(
 
     if _binary(a, b):
         low, high = map(float, _adjusted((b > a).sum(), (b < a).sum(), len(a)))
-        found = {"low": low, "high": high, "n": len(a), "difference": float(difference(a, b, size, -1))}
+        found: dict = {"low": low, "high": high, "n": len(a), "difference": float(difference(a, b, size, -1))}
     else:
         found = bootstrap_interval(difference, a, b, size)
         found["difference"] = found.pop("value")

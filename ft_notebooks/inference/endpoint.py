@@ -78,16 +78,6 @@ def serving(
     with _served(file, adapters, host, port, api_key, settings) as server:
         yield f"{server.url}/v1"
 
-# %% ../../nbs/package/inference/endpoint.ipynb #71c3dd24
-_TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
-
-
-def _writes_tools(server: LlamaServer) -> bool:
-    "Whether the template writes the tools of a request; llama.cpp says nothing where it does not."
-    asked = [{"role": "user", "content": "Hi"}]
-    with_tools = server.ask("/apply-template", messages=asked, tools=[_TOOL])
-    return with_tools["prompt"] != server.rendered(asked)
-
 # %% ../../nbs/package/inference/endpoint.ipynb #6977f42c
 def _served_lines(file, adapters, url: str, api_key: str | None, tools: bool) -> str:
     "What a person should know about a server."
@@ -108,6 +98,9 @@ def _served_lines(file, adapters, url: str, api_key: str | None, tools: bool) ->
     return "\n".join(f"{name:10}{line}" for name, line in lines.items())
 
 # %% ../../nbs/package/inference/endpoint.ipynb #90c08e9f
+_TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+
+
 def serve(
     file: str | Path,  # A GGUF file
     adapters: Sequence[str | Path] = (),  # As in `serving`
@@ -118,7 +111,10 @@ def serve(
 ) -> None:
     "Serves a file until Ctrl-C or a signal, as `serving` does, and prints what it serves; `ValueError` as there."
     with _served(file, adapters, host, port, api_key, settings) as server:
-        lines = _served_lines(file, adapters, server.url, api_key, _writes_tools(server))
+        asked = [{"role": "user", "content": "Hi"}]
+        # llama.cpp says nothing where the template does not write them
+        tools = server.ask("/apply-template", messages=asked, tools=[_TOOL])["prompt"] != server.rendered(asked)
+        lines = _served_lines(file, adapters, server.url, api_key, tools)
         print(lines, "Ctrl-C ends it.", sep="\n", flush=True)
         try:
             code = server.process.wait()

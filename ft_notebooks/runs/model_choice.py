@@ -27,11 +27,8 @@ def model_bits(
     Otherwise 32 for method "full" and on machines without a fast 16-bit format, else 16:
     `model_bits(None, "full")` is 32.
     """
-    recorded = trained_bits(folder) if folder is not None and not given else None
-    known = given or recorded
-    if known:
-        return known
-    return 32 if method == "full" else 8 * hardware().dtype.itemsize
+    known = given or (trained_bits(folder) if folder is not None else None)
+    return known or (32 if method == "full" else 8 * hardware().dtype.itemsize)
 
 # %% ../../nbs/package/runs/model_choice.ipynb #809ba02a
 def load_folder(

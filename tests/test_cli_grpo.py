@@ -183,7 +183,7 @@ def test_questions_and_answers_are_read_as_they_are_and_number_match_rewards_the
         "--output",
         "gsm",
         grpo__max_completion_length=64,
-        grpo__max_steps=2,
+        grpo__max_steps=1,
     )
     assert len(seen) == 8 and all("####" in expected and value in (0, 1) for expected, value in seen)
     metrics = json.loads(Path("gsm/metrics.json").read_text())

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 import ft_notebooks.sft.stage
 import ft_notebooks.sft.trainer
 from ft_notebooks.checkpointing.integrity import mark_checkpoint
-from ft_notebooks.cli import commands, console, evaluation
+from ft_notebooks.cli import commands, console, evaluation, model_export
 from ft_notebooks.cli.arguments import parser
 from ft_notebooks.cli.commands import SETTINGS_INI, main
 from ft_notebooks.core.fingerprints import data_fingerprint
@@ -991,8 +991,8 @@ def test_an_export_is_uploaded_only_where_the_user_asks_for_it_and_is_logged_in(
     hub.create_repo.return_value.repo_id = "me/model"
     monkeypatch.setattr("ft_notebooks.cli.model_export.HfApi", lambda: hub)
     words = ["export", "runs/sft", "--type", "f32", "--set", "evaluation.max_new_tokens=4", "--output"]
-    main([*words, "one"])
-    assert "hf upload OWNER/NAME one --private" in capsys.readouterr().out and not hub.mock_calls
+    assert model_export._pushed(Path("one"), None) == "To upload it: hf upload OWNER/NAME one --private"
+    assert not hub.mock_calls
     main([*words, "two", "--push", "me/model"])
     assert "Uploaded" in capsys.readouterr().out
     hub.create_repo.assert_called_once_with("me/model", private=True, exist_ok=True)

@@ -15,7 +15,7 @@ from small_runs import ROWS, TOK, forked, on_notes
 
 from ft_notebooks.checkpointing import run_lock
 from ft_notebooks.checkpointing.integrity import holds_only_saved, mark_checkpoint
-from ft_notebooks.cli import chat_and_merge, commands
+from ft_notebooks.cli import chat_and_merge, commands, evaluation
 from ft_notebooks.cli.commands import main
 from ft_notebooks.core.progress import is_first
 from ft_notebooks.course.example_task import appointments
@@ -148,7 +148,8 @@ def _pairs():
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
-def test_a_start_that_was_replaced_is_no_column(here, made, capsys, stage):
+def test_a_start_that_was_replaced_is_no_column(here, made, capsys, monkeypatch, stage):
+    monkeypatch.setattr(evaluation, "_report", lambda *given: "")
     shutil.copytree(made, "first")
     data = "notes.jsonl" if stage == "sft" else _pairs()
     options = [word.replace("sft.", f"{stage}.").replace("=tiny", "=first") for word in QUICK]

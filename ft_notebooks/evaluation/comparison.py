@@ -9,11 +9,9 @@ __all__ = ['compare_stages', 'score_table', 'row_scores', 'group_rows', 'seen_ro
 import itertools
 import shutil
 from collections import defaultdict
-from operator import itemgetter
-from textwrap import indent
+from operator import attrgetter, itemgetter
 
 from datasets import Dataset
-from pandas import DataFrame
 
 from ..data.deduplication import overlap
 from .runner import SUMMED_SCORES, Evaluation, check_evaluations, interval, summed_score
@@ -61,7 +59,9 @@ def _number(value: float) -> str:  # with two decimals; from 1,000 on without, a
     return f"{value:.2f}" if abs(value) < 1000 else f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.2e}"
 
 
-def _score(found: dict) -> str:  # the value with its interval
+def _score(found) -> str:  # the value with its interval; a dash for a missing score
+    if found is None:
+        return "–"
     around = "" if found["low"] is None else f" [{_number(found['low'])}, {_number(found['high'])}]"
     return f"{_number(found['value'])}{around}"
 
@@ -70,14 +70,24 @@ def score_table(
     evaluations: dict,  # Stage -> `Evaluation`
 ) -> str:  # Lines, of equal length where they fit
     "One row per score and one column per stage, with intervals; in a narrow terminal the stages below one another."
-    columns = {}
-    for stage, found in evaluations.items():
-        columns[stage] = {name: _score(score) for name, score in found.scores.items()}
-    scores = DataFrame(columns).fillna("–")
-    table = scores.to_string()
-    if table.index("\n") <= shutil.get_terminal_size((100, 40)).columns or len(columns) == 1:
-        return table
-    below = [f"{stage}:\n{indent(scores[[stage]].to_string(header=False), '  ')}" for stage in scores]
+    scores = list(map(attrgetter("scores"), evaluations.values()))
+    rows = [["", *evaluations]]
+    for name in dict.fromkeys(itertools.chain.from_iterable(scores)):
+        found = [one.get(name) for one in scores]
+        rows.append([name, *map(_score, found)])
+    names, *columns = zip(*rows)
+    width = max(map(len, names))
+    widths = [max(map(len, column)) for column in columns]
+    lines = []
+    for name, *cells in rows:
+        lines.append("  ".join([name.ljust(width), *map(str.rjust, cells, widths)]))
+    if len(lines[0]) <= shutil.get_terminal_size((100, 40)).columns or len(evaluations) == 1:
+        return "\n".join(lines)
+    below = []
+    for stage, *cells in columns:
+        below.append(f"{stage}:")
+        for name, cell in zip(names[1:], cells):
+            below.append(f"  {name:{width}}  {cell}")
     return "\n".join(below)
 
 # %% ../../nbs/package/evaluation/comparison.ipynb #ca7b6bcb

@@ -40,7 +40,7 @@ def plan_holds(answer) -> str:
         if not low <= answer[method] / billions <= high:
             return f"By {method!r}, a parameter takes another number of bytes: look at the squares."
     fits = [method for method in ("full", "lora", "qlora") if answer[method] < 0.9 * card]
-    if answer["choice"] not in (fits or [None]):
+    if answer["choice"] not in (fits or (None,)):
         return f"On {card} GB, with a tenth left free, {' or '.join(fits) if fits else 'None'} can be chosen."
     return ""
 

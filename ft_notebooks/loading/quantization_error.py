@@ -32,8 +32,9 @@ def round_weight(
     half = torch.float16 if hardware().dtype == torch.float16 else torch.bfloat16
     narrow = weight.detach().to(half)  # the dtype that a checkpoint is read into at 16, 8 and 4 bits
     if bits == 4:  # as one row, because bitsandbytes' CPU kernel misreads row lengths that are not a multiple of 64
-        codes, s = quantize_4bit(narrow.reshape(1, -1), quant_type="nf4", compress_statistics=True)
-        back = dequantize_4bit(codes, s)
+        row = F.pad(narrow.reshape(1, -1), (0, narrow.numel() % 2))  # it would compile a kernel for an odd number
+        codes, s = quantize_4bit(row, quant_type="nf4", compress_statistics=True)
+        back = dequantize_4bit(codes, s).flatten()[: narrow.numel()]
         held = [codes, s.absmax, s.offset, s.code, s.state2.absmax, s.state2.code]
     elif bits == 8:
         codes, scales, _ = int8_vectorwise_quant(narrow.half())

@@ -159,39 +159,42 @@ def test_to_call_it_late_is_a_mistake():
 
 
 FT = """
-import json, sys
+import json, os, sys
 from ft_notebooks.cli import commands as cli
 cli.use_cpu_threads = lambda threads=None: print("asked", threads)
-cli._call = lambda args: print("torch" in sys.modules)
-cli.main(sys.argv[1:])
+cli._call = lambda args: print("torch" in sys.modules, flush=True)
+for words in json.loads(sys.argv[1]):
+    if not (child := os.fork()):
+        cli.main(words.split())
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 """
 
 
-@pytest.mark.whole
-@pytest.mark.parametrize("words", ["sft a.jsonl", "dpo a.jsonl", "eval x", "merge x", "chat x", "demo"])
-def test_ft_chooses_threads_before_torch_is_imported(words):
-    assert fresh(FT, *words.split()).out == "asked None\nFalse\n"
+def told_by_ft(*commands):  # what a new interpreter prints for each, in a fork of its own
+    return fresh(FT, json.dumps(commands)).out
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("words", ["init", "launch --processes 2 -- sft a.jsonl"])
-def test_a_command_that_computes_nothing_chooses_no_threads(words):
-    assert fresh(FT, *words.split()).out == "False\n"
+def test_ft_chooses_threads_before_torch_is_imported_where_it_computes():
+    commands = ["sft a.jsonl", "dpo a.jsonl", "eval x", "merge x", "chat x", "demo"]
+    assert told_by_ft(*commands) == len(commands) * "asked None\nFalse\n"
+    assert told_by_ft("init", "launch --processes 2 -- sft a.jsonl") == 2 * "False\n"
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("words, folder", [("sft a.jsonl --output run", "run"), ("demo --output run", "run/sft")])
-def test_a_run_that_goes_on_takes_the_threads_that_it_began_with(tmp_path, monkeypatch, words, folder):
+def test_a_run_that_goes_on_takes_the_threads_that_it_began_with(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / folder).mkdir(parents=True)
     machine = {"device": "cpu", "threads": 3}
-    for text, wanted in [
-        ({"recorded": {"machine": machine}}, 3),
-        ({"recorded": {"machine": {**machine, "device": "cuda:0"}}}, None),
-        ([], None),
-    ]:
-        (tmp_path / folder / "manifest.json").write_text(json.dumps(text))
-        assert fresh(FT, *words.split()).out == f"asked {wanted}\nFalse\n"
+    card = {"device": "cuda:0", "threads": 3}
+    texts = {"cpu": {"recorded": {"machine": machine}}, "card": {"recorded": {"machine": card}}, "damaged": []}
+    for run, text in texts.items():
+        for folder in (run, f"{run}/sft"):
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder / "manifest.json").write_text(json.dumps(text))
+    told = told_by_ft(*(f"sft a.jsonl --output {run}" for run in texts), *(f"demo --output {run}" for run in texts))
+    asked = "asked {}\nFalse\n"
+    assert told == 2 * (asked.format(3) + 2 * asked.format(None))
 
 
 def test_the_reason_names_the_variables_that_were_there():

@@ -99,6 +99,7 @@ def hub(tmp_path, monkeypatch):
     tiny_tokenizer().save_pretrained(tmp_path / "files")
     with served(Hub, tmp_path / "files") as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.address)
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)  # it keeps the address, and retries
         template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         yield server

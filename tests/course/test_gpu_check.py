@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import os
 import signal
 import time
@@ -15,6 +16,13 @@ from ft_notebooks.course import gpu_steps as steps
 from ft_notebooks.course.gpu_check import _as_markdown, _in_process, check_gpu, compared
 from ft_notebooks.course.gpu_figures import NotHere, Step
 from ft_notebooks.course.gpu_steps import STEPS
+
+
+@pytest.fixture
+def forks(monkeypatch):
+    "Processes that need not import all that a step uses."
+    context = multiprocessing.get_context("fork")
+    monkeypatch.setattr(program.multiprocessing, "get_context", lambda kind: context)
 
 
 def right(folder):
@@ -38,7 +46,7 @@ def absent(folder):
     raise NotHere("flash_attn is not installed")
 
 
-def test_each_end_of_a_step_is_named(tmp_path):
+def test_each_end_of_a_step_is_named(tmp_path, forks):
     assert _in_process(right, tmp_path / "1", cpu=True, seconds=60)["figures"] == right(None)
     assert (tmp_path / "1.log").read_text(encoding="utf-8") == "a library speaks\n"
     assert "illegal memory access" in _in_process(wrong, tmp_path / "2", cpu=True, seconds=60)["error"]
@@ -50,7 +58,7 @@ def test_each_end_of_a_step_is_named(tmp_path):
     assert _in_process(hangs, tmp_path / "5", cpu=True, seconds=1)["error"] == "took more than 1 s"
 
 
-def test_the_rest_goes_on_and_each_line_is_kept(tmp_path):
+def test_the_rest_goes_on_and_each_line_is_kept(tmp_path, forks):
     some = {"one": Step(wrong), "two": Step(ends), "three": Step(right), "four": Step(absent)}
     lines = check_gpu(tmp_path, device="cpu", steps=some, sizes=())
     assert next(lines).startswith("one: failed, on the GPU: RuntimeError: CUDA error")

@@ -216,19 +216,9 @@ def killed():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def raised():
-    raise RuntimeError("the second process is out of luck")
-
-
 def by_itself(run, *settings, name):
     "The exit code of the same command in one process."
     return ended([forked(lambda: ft_sft(run, *settings), Path(), f"{run}-{name}")])[0]
-
-
-def test_a_process_with_an_error_ends_the_job_which_shows_it(alone):
-    assert launched("raised", with_callback(ft_sft, Dies(raised))) == 1
-    text = log("raised")["raised-torchrun.log"]
-    assert "RuntimeError: the second process is out of luck" in text and not Path("raised", "metrics.json").exists()
 
 
 def test_a_launch_that_restarts_goes_on_from_its_last_whole_checkpoint_to_the_same_weights(alone):

@@ -106,58 +106,53 @@ def apart(one, other):
     return torch.cat([(one[name] - other[name]).abs().flatten() for name in one])
 
 
-KINDS = ("FULL_STATE_DICT", "SHARDED_STATE_DICT")
-
-
 @pytest.fixture(scope="module", params=["full", "lora"])
 def runs(request, tmp_path_factory):
-    "The same run by one process, and in parts by two, saved in both ways."
+    "The same run by one process, and in parts by two, each method with one of the two ways to save."
     folder, method = tmp_path_factory.mktemp(request.param), request.param
+    kind = {"full": "SHARDED_STATE_DICT", "lora": "FULL_STATE_DICT"}[method]
     tiny_model().save_pretrained(folder / "base")
-    found = {None: ranks(1, lambda rank: trained(method, folder, folder / "one"), folder / "1")}
-    for kind in KINDS:
-        found[kind] = ranks(
-            2, lambda rank, kind=kind: trained(method, folder, folder / kind, kind), folder / f"2{kind}"
-        )
-    return method, folder, found
+    [one] = ranks(1, lambda rank: trained(method, folder, folder / "one"), folder / "1")
+    return method, kind, folder, one, ranks(2, lambda rank: trained(method, folder, folder / "two", kind), folder / "2")
 
 
 def test_a_model_in_parts_learns_what_one_process_learns(runs):
-    _, folder, found = runs
-    for kind in KINDS:
-        for rank in found[kind]:
-            assert rank["type"] == DistributedType.FSDP
-            assert torch.allclose(rank["log"], found[None][0]["log"], atol=ROUNDED)
-            assert torch.allclose(rank["eval"], found[None][0]["eval"], atol=ROUNDED)
-        assert only_rounded(apart(folder / "one/saved", folder / kind / "whole"), 4 * 2e-2)
+    _, _, folder, one, two = runs
+    for rank in two:
+        assert rank["type"] == DistributedType.FSDP
+        assert torch.allclose(rank["log"], one["log"], atol=ROUNDED)
+        assert torch.allclose(rank["eval"], one["eval"], atol=ROUNDED)
+    assert only_rounded(apart(folder / "one/saved", folder / "two/whole"), 4 * 2e-2)
 
 
 def test_the_trainer_saves_the_whole_or_nothing(runs):
-    _, folder, _ = runs
-    assert apart(folder / "FULL_STATE_DICT/saved", folder / "FULL_STATE_DICT/whole").max() == 0
-    assert not (folder / "SHARDED_STATE_DICT/saved").exists()  # and says nothing
-    for saved in ("one/saved", "FULL_STATE_DICT/saved", "FULL_STATE_DICT/whole", "SHARDED_STATE_DICT/whole"):
-        check_whole(folder / saved)
+    _, kind, folder, _, _ = runs
+    check_whole(folder / "one/saved")
+    check_whole(folder / "two/whole")
+    if kind == "FULL_STATE_DICT":
+        assert apart(folder / "two/saved", folder / "two/whole").max() == 0
+        return
+    assert not (folder / "two/saved").exists()  # and says nothing
     with pytest.raises(ValueError, match="shards of several processes .pytorch_model_fsdp_0.*save_whole"):
-        check_whole(folder / "SHARDED_STATE_DICT/checkpoint-4")
+        check_whole(folder / "two/checkpoint-4")
 
 
+@pytest.mark.parametrize("runs", ["lora"], indirect=True)
 def test_a_checkpoint_of_a_run_in_parts_holds_every_row(runs):
-    method, folder, _ = runs
-    state = torch.load(folder / "FULL_STATE_DICT/checkpoint-4/pytorch_model_fsdp.bin", weights_only=True)
+    method, _, folder, _, _ = runs
+    state = torch.load(folder / "two/checkpoint-4/pytorch_model_fsdp.bin", weights_only=True)
     want = {name: p for name, p in small(method, folder).named_parameters() if p.requires_grad}
     assert state.keys() == want.keys() and all(state[name].shape == p.shape for name, p in want.items())
     assert all(p.any(1).all() for name, p in state.items() if "lora_B" in name)
 
 
 def test_a_run_in_parts_goes_on_as_if_it_had_not_stopped(runs, tmp_path):
-    method, folder, found = runs
-    kind = {"full": "SHARDED_STATE_DICT", "lora": "FULL_STATE_DICT"}[method]
-    shutil.copytree(folder / kind, again := tmp_path / "again", ignore=shutil.ignore_patterns("checkpoint-4", "whole"))
+    method, kind, folder, _, two = runs
+    shutil.copytree(folder / "two", again := tmp_path / "again", ignore=shutil.ignore_patterns("checkpoint-4", "whole"))
     resume = str(again / "checkpoint-2")
     resumed = ranks(2, lambda rank: trained(method, folder, again, kind, resume), tmp_path / "2")
-    assert all(torch.equal(rank["log"], was["log"]) for rank, was in zip(resumed, found[kind]))
-    assert apart(folder / kind / "whole", again / "whole").max() == 0
+    assert all(torch.equal(rank["log"], was["log"]) for rank, was in zip(resumed, two))
+    assert apart(folder / "two/whole", again / "whole").max() == 0
 
 
 def saved_in_parts(make, folder, steps=2):
@@ -195,8 +190,8 @@ def with_a_whole_head():
     return add_adapter(model, lora_config(model, r=3, target_modules=["q_proj"], modules_to_save=["lm_head"]))
 
 
-def preferred(method, folder, run, kind=None):
-    "A step of four pairs and one of one, in parts if `kind` says so"
+def preferred(folder, run, in_parts=False):
+    "A step of four pairs and one of one"
     fields = {
         "use_cpu": True,
         "bf16": False,
@@ -215,17 +210,15 @@ def preferred(method, folder, run, kind=None):
         {"prompt_ids": row(i)["input_ids"][:18], "chosen_ids": [5 + i, 9, 2], "rejected_ids": [30 + i, 2]}
         for i in range(5)
     ]
-    if kind:
-        fields |= {
-            "fsdp": True,
-            "fsdp_config": {"version": 2, "state_dict_type": kind, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"},
-        }
+    if in_parts:
+        how = {"version": 2, "state_dict_type": "FULL_STATE_DICT", "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}
+        fields |= {"fsdp": True, "fsdp_config": how}
     with (
         contextlib.redirect_stdout(io.StringIO()),
-        patch.object(AcceleratorState, "__init__", fsdp_on_a_cpu if kind else as_it_is),
+        patch.object(AcceleratorState, "__init__", fsdp_on_a_cpu if in_parts else as_it_is),
     ):
         trainer = dpo_trainer(
-            small(method, folder), TOK, Dataset.from_list(pairs), output_dir=str(run), learning_rate=1e-3, **fields
+            small("lora", folder), TOK, Dataset.from_list(pairs), output_dir=str(run), learning_rate=1e-3, **fields
         )
         trainer.train()
         save_whole(trainer.model, f"{run}/whole")
@@ -235,11 +228,10 @@ def preferred(method, folder, run, kind=None):
     }
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-def test_preferences_are_learned_in_parts_too(method, tmp_path):
+def test_preferences_are_learned_in_parts_too(tmp_path):
     tiny_model().save_pretrained(tmp_path / "base")
-    [one] = ranks(1, lambda rank: preferred(method, tmp_path, tmp_path / "one"), tmp_path / "1")
-    for rank in ranks(2, lambda rank: preferred(method, tmp_path, tmp_path / "two", KINDS[0]), tmp_path / "2"):
+    [one] = ranks(1, lambda rank: preferred(tmp_path, tmp_path / "one"), tmp_path / "1")
+    for rank in ranks(2, lambda rank: preferred(tmp_path, tmp_path / "two", True), tmp_path / "2"):
         assert rank["type"] == DistributedType.FSDP and rank["loss"] == pytest.approx(one["loss"], abs=ROUNDED)
     assert len(one["loss"]) == 2 and only_rounded(apart(tmp_path / "one/whole", tmp_path / "two/whole"), 2 * 2e-3)
 
@@ -256,7 +248,7 @@ def test_nobody_goes_on_before_all_is_written(tmp_path):
     def save():
         model = tiny_model()
         write = model.save_pretrained
-        model.save_pretrained = lambda *args, **kwargs: (time.sleep(0.5), write(*args, **kwargs))
+        model.save_pretrained = lambda *args, **kwargs: (time.sleep(0.2), write(*args, **kwargs))
         save_whole(model, tmp_path / "saved")
         return (tmp_path / "saved/model.safetensors").exists()
 

@@ -10,9 +10,10 @@ pytestmark = pytest.mark.whole
 CODE = """
 import os, torch
 from ft_notebooks.loading.example_models import tiny_model
-from ft_notebooks.loading.training_memory import step_memory
+from ft_notebooks.loading.memory_estimate import estimate_memory
 
-step_memory(tiny_model(), {"use_cpu": True})(100)  # nothing in this process has run a backward pass before
+# nothing in this process has run a backward pass before
+estimate_memory(tiny_model(), "full", length=8, device="cpu", dtype=None, whole_logits=True)
 if not (child := os.fork()):
     torch.ones(1, requires_grad=True).sum().backward()
     os._exit(0)

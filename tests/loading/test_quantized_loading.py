@@ -320,8 +320,7 @@ def pickled(model):
 
 @pytest.mark.numbers
 @pytest.mark.whole
-@pytest.mark.parametrize("bits", [32, 16, 8, 4])
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("bits, training", [(16, True), (8, True), (8, False), (4, True), (4, False)])
 def test_gradients_are_the_same_before_and_after_evaluation_and_generation(saved, tmp_path, bits, training):
     model = with_adapter(load_model(saved, bits))
     before = gradients(model, training)

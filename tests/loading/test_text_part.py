@@ -76,22 +76,20 @@ def test_a_saved_text_part_is_an_ordinary_model(kind, saved, tmp_path):
     assert torch.equal(logits(load_model(tmp_path, 32)), logits(model))
 
 
-@pytest.mark.parametrize("bits", [16, 8, 4])
-@pytest.mark.parametrize("kind", WRAPPERS)
+@pytest.mark.parametrize("kind, bits", [*((kind, 4) for kind in WRAPPERS), ("gemma3", 8), ("gemma3", 16)])
 def test_fewer_bits_are_those_of_the_text_part_alone(kind, bits, saved, tmp_path):
     load_model(saved(kind), 32).save_pretrained(tmp_path)
     assert torch.equal(logits(load_model(saved(kind), bits)), logits(load_model(tmp_path, bits)))
     assert weight_bytes(saved(kind), bits) == weight_bytes(tmp_path, bits)
 
 
-@pytest.mark.parametrize("kind", ["gemma4", "llava"])
-def test_memory_is_that_of_the_text_part(kind, saved, tmp_path):
-    load_model(saved(kind), 32).save_pretrained(tmp_path)
-    here, there = (estimate_memory(folder, length=32, device="cpu") for folder in (saved(kind), tmp_path))
-    assert here == there == estimate_memory(wrapper_of(kind).config, length=32, device="cpu")
+def test_memory_is_that_of_the_text_part(saved, tmp_path):
+    load_model(saved("llava"), 32).save_pretrained(tmp_path)
+    here, there = (estimate_memory(folder, length=32, device="cpu") for folder in (saved("llava"), tmp_path))
+    assert here == there == estimate_memory(wrapper_of("llava").config, length=32, device="cpu")
 
 
-@pytest.mark.parametrize("text, whole", [(True, False), (False, True), (True, True), (False, False)])
+@pytest.mark.parametrize("text, whole", [(True, False), (False, True)])
 @pytest.mark.parametrize("kind", WRAPPERS)
 def test_the_wrapper_says_whether_the_head_is_the_embedding(kind, text, whole, tmp_path):
     wrapper = wrapper_of(kind, {"tie_word_embeddings": text}, tie_word_embeddings=whole)

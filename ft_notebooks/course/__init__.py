@@ -3,7 +3,7 @@
 import lazy_loader
 
 _names = {
-    "advantages": ["group_advantages", "leave_one_out_advantages", "policy_loss"],
+    "advantages": ["group_advantages", "policy_loss"],
     "demo_task": ["course_scores", "course_stage", "demo_pairs"],
     "drawing": ["Drawing"],
     "example_task": ["appointments"],

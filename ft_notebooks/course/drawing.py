@@ -20,17 +20,8 @@ COLORS = {"blue": "#3b8fd6", "orange": "#d97b12", "green": "#2f9e6e", "ink": INK
 _SMALLEST = 11  # units: the size of text that can be read on a telephone
 
 # %% ../../nbs/package/course/drawing.ipynb #44b2de21
-_NARROW = set("iljftrI.,:;'|!()[]{}/ ")
-_WIDE = set("mwMW%@→←—…")
+_WIDTHS = dict.fromkeys("iljftrI.,:;'|!()[]{}/ ", 0.34) | dict.fromkeys("mwMW%@→←—…", 0.92)
 _MONO = 0.61  # widths of a letter, in sizes of the font
-
-
-def _letter_width(letter: str) -> float:
-    if letter in _NARROW:
-        return 0.34
-    if letter in _WIDE:
-        return 0.92
-    return 0.66 if letter.isupper() else 0.58
 
 
 def text_width(
@@ -42,7 +33,7 @@ def text_width(
     "How wide a text is at most in most fonts."
     if mono:
         return _MONO * size * len(text)
-    width = size * sum(map(_letter_width, text))
+    width = size * sum(_WIDTHS.get(letter, 0.66 if letter.isupper() else 0.58) for letter in text)
     return width * 1.08 if bold else width
 
 # %% ../../nbs/package/course/drawing.ipynb #15e7e7f9

@@ -15,20 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% ../../nbs/package/course/four_bit_codes.ipynb #df37b8e1
-def _scaled_blocks(weight: torch.Tensor | None) -> torch.Tensor:  # (blocks, 64) in float32, between -1 and 1
-    "The weights in blocks of 64, each divided by its largest absolute value; None: 4096 blocks of normal numbers."
-    if weight is None:
-        weight = torch.randn(4096, 64, generator=torch.Generator().manual_seed(0))
-    if not weight.numel() or weight.numel() % 64:
-        raise ValueError(
-            f"the weight has {weight.numel()} numbers, not a multiple of 64; pass a part whose size is a multiple of 64"
-        )
-    blocks = weight.detach().float().cpu().reshape(-1, 64)
-    return blocks / blocks.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-
-# %% ../../nbs/package/course/four_bit_codes.ipynb #38061d27
 def plot_code_book(
-    weight: torch.Tensor | None = None,  # n x 64 floats, in any shape; None: 4096 blocks of normal numbers
+    weight: torch.Tensor,  # n x 64 floats, in any shape
 ) -> "Figure":  # Not registered with pyplot, so no window opens
     """Plots NF4's sixteen values over the density of the weights, each block of 64 divided by its largest.
 
@@ -36,7 +24,12 @@ def plot_code_book(
     """
     from matplotlib.figure import Figure
 
-    scaled = _scaled_blocks(weight)
+    if not weight.numel() or weight.numel() % 64:
+        raise ValueError(
+            f"the weight has {weight.numel()} numbers, not a multiple of 64; pass a part whose size is a multiple of 64"
+        )
+    blocks = weight.detach().float().cpu().reshape(-1, 64)
+    scaled = blocks / blocks.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
     fig = Figure(figsize=(6, 2.5), dpi=80, layout="constrained")
     ax = fig.subplots()
     ax.hist(scaled.flatten().numpy(), bins=101, range=(-1, 1), density=True, color="0.8", label="weights")

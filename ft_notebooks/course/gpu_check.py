@@ -32,16 +32,11 @@ from .gpu_figures import NotHere, Step, bound, difference
 from .gpu_steps import STEPS
 
 # %% ../../nbs/package/course/gpu_check.ipynb #bd52de35
-def _without_card() -> None:
-    "As on a machine without a card, for the rest of this process."
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    patch("torch.backends.mps.is_available", lambda: False).start()
-
-
 def _run_step(run: Callable[[Path], dict], cpu: bool, file: Path) -> None:
     "Writes what the step returns, or its error, into a file; what libraries print goes to FILE.log."
-    if cpu:
-        _without_card()
+    if cpu:  # as on a machine without a card
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        patch("torch.backends.mps.is_available", lambda: False).start()
     with open(f"{file}.log", "w", buffering=1, encoding="utf-8") as log:
         os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
         try:

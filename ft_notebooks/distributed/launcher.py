@@ -92,11 +92,6 @@ def _environment(config: dict, *, address, port, max_restarts) -> dict[str, str]
     return found | {name: os.environ[name] for name in found if name in os.environ}
 
 # %% ../../nbs/package/distributed/launcher.ipynb #30c8117a
-def _check_program(program: list[str]) -> None:
-    if program[:1] != ["-m"] and not Path(*program[:1]).is_file():
-        raise ValueError(f"{shlex.join(map(str, program))!r}: pass an existing script, or -m and a module")
-
-
 @contextmanager
 def _restored_handlers() -> Iterator[None]:
     "Restores the signal handlers that torchrun replaces; only the main thread may set handlers."
@@ -158,7 +153,8 @@ def launch(
     Raises `ValueError`, before anything starts, for a script that does not exist, where `check_config` does, for an
     address that this machine cannot resolve, and for a port in use.
     """
-    _check_program(program)
+    if program[:1] != ["-m"] and not Path(*program[:1]).is_file():
+        raise ValueError(f"{shlex.join(map(str, program))!r}: pass an existing script, or -m and a module")
     config = check_config(file)
     _check_network(config["num_machines"], machine_rank, address, port)
     how = {"address": address, "port": port, "max_restarts": max_restarts}

@@ -82,19 +82,14 @@ def save_whole(
     dist.barrier()  # from here on every process may read the files
 
 # %% ../../nbs/package/distributed/sharded_save.ipynb #7c5f6594
-def _zero_rows(file: Path) -> tuple[dict[str, int], int]:
-    "The number of zero rows of each B matrix that has some, by name; and the number of B matrices not all zero."
-    zero_rows: dict[str, int] = {}
-    moved = 0
+def _zero_rows(file: Path) -> dict[str, int]:
+    "The number of zero rows of each B matrix that is not all zero, by its name and shape."
+    found = {}
     for name, tensor in load_file(file).items():
-        if "lora_B" not in name:
-            continue
-        nonzero = tensor.flatten(1).any(1)  # [rows of B]
-        if nonzero.any():
-            moved += 1
-            zero_rows[f"{name} {tuple(tensor.shape)}"] = int((~nonzero).sum())
-    zero_rows = {name: rows for name, rows in zero_rows.items() if rows}
-    return zero_rows, moved
+        if "lora_B" in name and tensor.any():
+            nonzero = tensor.flatten(1).any(1)  # [rows of B]
+            found[f"{name} {tuple(tensor.shape)}"] = int((~nonzero).sum())
+    return found
 
 # %% ../../nbs/package/distributed/sharded_save.ipynb #20fe8cff
 def check_whole(
@@ -118,11 +113,12 @@ def check_whole(
         read_config(name)
         return check_weights(name)
     check_adapter_folder(folder)
-    zero_rows, moved = _zero_rows(folder / "adapter_model.safetensors")
-    if 2 * len(zero_rows) > moved:
-        name, rows = next(iter(zero_rows.items()))
+    zero_rows = _zero_rows(folder / "adapter_model.safetensors")
+    partial = {name: rows for name, rows in zero_rows.items() if rows}
+    if 2 * len(partial) > len(zero_rows):
+        name, rows = next(iter(partial.items()))
         raise ValueError(
-            f"{folder}: {len(zero_rows)} of {moved} lora_B matrices have rows of zeros, as before training ({name}: "
-            f"{rows} rows); only one of several processes saved or resumed the adapter; save it again with save_whole, "
+            f"{folder}: {len(partial)} of {len(zero_rows)} lora_B matrices have rows of zeros, as before training "
+            f"({name}: {rows} rows); only one of several processes saved or resumed the adapter; save it again with save_whole, "
             "called in all processes"
         )

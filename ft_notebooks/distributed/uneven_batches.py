@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
@@ -30,19 +31,14 @@ def own_rows(
     return min(max(rest - size * process, 0), size)
 
 # %% ../../nbs/package/distributed/uneven_batches.ipynb #085bfbaf
-class _Rows:
-    "The rows of a collator call, in a type that moving a batch to a device leaves unchanged."
-
-    def __init__(self, rows: list[dict]):
-        self.rows = rows
-
-
 class _Carrying:
+    "A collator whose batches hold their rows, in a type that moving a batch to a device leaves unchanged."
+
     def __init__(self, collate):
         self.collate = collate
 
     def __call__(self, rows):
-        return {**self.collate(rows), "rows": _Rows(rows)}
+        return {**self.collate(rows), "rows": SimpleNamespace(rows=rows)}
 
 
 def _rows_in(batch: dict) -> int:

@@ -32,9 +32,6 @@ def own_losses(answer):
     "What is wrong with the losses of a text of one's own and what is computed from them; '' if nothing."
     import math
 
-    wanted = ("tokens", "losses", "loss", "perplexity", "surprise")
-    if missing := [key for key in wanted if key not in answer]:
-        return f"Your dict has no {', '.join(missing)}."
     tokens, losses = list(answer["tokens"]), [float(loss) for loss in answer["losses"]]
     if len(tokens) < 10:
         return "Take a longer text: ten tokens or more."
@@ -93,6 +90,7 @@ EXERCISES = {
     },
     "1.4": {
         "holds": own_losses,
+        "keys": ("tokens", "losses", "loss", "perplexity", "surprise"),
         "hints": [
             "The cell of the lesson that computes `by_hand` does it for `ids`. Run it with the ids of your text.",
             "`by_hand.tolist()` are the losses, and the tokens are `[tok.decode(i) for i in ids[0]]`.",

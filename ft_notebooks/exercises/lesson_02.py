@@ -35,8 +35,6 @@ def near_shares(near):
 # %% ../../nbs/solutions/02_inside_the_model.ipynb #8e810397
 def decided(answer):
     "What is wrong with the word of the logit lens after each block, and with the block that decides; '' if nothing."
-    if missing := [key for key in ("text", "first_words", "blocks") if key not in answer]:
-        return f"Your dict has no {', '.join(missing)}."
     words = list(answer["first_words"])
     if "capital of France is" in answer["text"]:
         return "That is the lesson's sentence. Take one of your own."
@@ -90,6 +88,7 @@ EXERCISES = {
     },
     "2.4": {
         "holds": decided,
+        "keys": ("text", "first_words", "blocks"),
         "hints": [
             "With your own `ids`, `[tok.decode(next_token(page).argmax()) for page in follow(ids)]` makes the words.",
             "Go through the words from the end: how far back do they stay the same?",

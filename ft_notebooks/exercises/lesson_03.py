@@ -33,8 +33,6 @@ def _cost(lengths, size=4) -> int:
 
 def lengths_hold(answer) -> str:
     "What is wrong with the counts of the reader's own texts; an empty text if nothing is."
-    if missing := [key for key in ("lengths", "as_they_come", "sorted") if key not in answer]:
-        return f"Your dict has no {', '.join(missing)}."
     lengths = [int(n) for n in answer["lengths"]]
     if len(lengths) < 8 or min(lengths) < 1 or len(set(lengths)) < 3:
         return "Take at least eight texts, of at least three different lengths."
@@ -85,6 +83,7 @@ EXERCISES = {
     },
     "3.4": {
         "holds": lengths_hold,
+        "keys": ("lengths", "as_they_come", "sorted"),
         "hints": [
             "`lengths` holds `len(tok(text).input_ids)` of each text; `positions` of the lesson computes a cost.",
             "Give `positions` the lengths and 4, once as they are, once sorted.",

@@ -44,8 +44,6 @@ def is_base_template(template):
 # %% ../../nbs/solutions/04_chat_templates.ipynb #33c6e16e
 def is_own_template(answer):
     "What is wrong with a description of a tokenizer's template; nothing if it holds."
-    if missing := {"tok", "opens", "ends"} - {*answer}:
-        return f"Your dict has no {', '.join(sorted(missing))}."
     tok, opens, ends = answer["tok"], answer["opens"], answer["ends"]
     if not getattr(tok, "chat_template", None):
         return "This tokenizer has no chat template: it belongs to a base model."
@@ -101,6 +99,7 @@ EXERCISES = {
     },
     "4.4": {
         "holds": is_own_template,
+        "keys": ("tok", "opens", "ends"),
         "hints": [
             "Print `tok.apply_chat_template(chat, tokenize=False)` for a question and an answer.",
             "What opens the turn is what `add_generation_prompt=True` adds to the question alone.",

@@ -68,8 +68,6 @@ def _additions(tok):
 # %% ../../nbs/solutions/05_system_tools_thoughts.ipynb #c4b8d29e
 def is_own_prompt(answer):
     "What is wrong with a description of a tokenizer's template; nothing if it holds."
-    if missing := {"tok", "system", "date", "tools"} - {*answer}:
-        return f"Your dict has no {', '.join(sorted(missing))}."
     tok = answer["tok"]
     if not getattr(tok, "chat_template", None):
         return "This tokenizer has no chat template: it belongs to a base model."
@@ -125,6 +123,7 @@ EXERCISES = {
     },
     "5.4": {
         "holds": is_own_prompt,
+        "keys": ("tok", "system", "date", "tools"),
         "hints": [
             "Print `tok.apply_chat_template([{'role': 'user', 'content': 'ping'}], tokenize=False)`.",
             "What stands between the role `system` and the end of that turn? Is there a date in it?",

@@ -28,9 +28,6 @@ def quantized_holds(quantized) -> str:
 # %% ../../nbs/solutions/06_quantized_loading.ipynb #b82cda3f
 def plan_holds(answer) -> str:
     "What is wrong with the gigabytes of the reader's own model, or with the method; an empty text if nothing is."
-    keys = "parameters card_gb full lora qlora choice".split()
-    if missing := [key for key in keys if key not in answer]:
-        return f"Your dict has no {', '.join(missing)}."
     billions, card = answer["parameters"] / 1e9, answer["card_gb"]
     if billions < 0.05:
         return "The number of parameters is too small: write all digits, such as 8e9."
@@ -86,6 +83,7 @@ EXERCISES = {
     },
     "6.4": {
         "holds": plan_holds,
+        "keys": ("parameters", "card_gb", "full", "lora", "qlora", "choice"),
         "hints": [
             "The number of parameters stands on the model's page. The bytes of each are in the drawing of squares.",
             "Times 18 in full, times 2 for LoRA, about times 0.7 for QLoRA, divided by a billion.",

@@ -32,9 +32,6 @@ def is_merged(merged):
 # %% ../../nbs/solutions/08_qlora.ipynb #3a277d0e
 def is_planned(plan):
     "What speaks against a plan for an adapter; empty if nothing does."
-    names = ("billions", "card_gb", "bits", "r", "lora_alpha", "rate", "merge_into_bits")
-    if missing := [name for name in names if name not in plan]:
-        return f"Your plan has no {', '.join(missing)}."
     bytes_each = {4: 0.71, 8: 1.13, 16: 2.0, 32: 4.0}.get(plan["bits"])
     if bytes_each is None:
         return "A base is loaded in 4, 8, 16 or 32 bits."
@@ -91,6 +88,7 @@ EXERCISES = {
     },
     "8.4": {
         "holds": is_planned,
+        "keys": ("billions", "card_gb", "bits", "r", "lora_alpha", "rate", "merge_into_bits"),
         "hints": [
             "Frozen weights take 2 GB for each billion in 16 bits, and about 0.7 in 4 bits. A step needs space, too.",
             "Compare your rank, alpha and rate with the recipe, row by row.",

@@ -26,8 +26,6 @@ def reading_holds(read_theirs) -> str:
 # %% ../../nbs/solutions/09_data_formatting.ipynb #6904d318
 def rows_hold(answer) -> str:
     "What is wrong with the report on the reader's own rows; an empty text if nothing is."
-    if missing := [key for key in ("texts", "twice", "unended", "found") if key not in answer]:
-        return f"Your dict has no {', '.join(missing)}."
     texts = [(str(prompt).strip(), str(reply).strip()) for prompt, reply in answer["texts"]]
     if len(texts) < 20:
         return f"There are {len(texts)} pairs; take twenty."
@@ -81,6 +79,7 @@ EXERCISES = {
     },
     "9.4": {
         "holds": rows_hold,
+        "keys": ("texts", "twice", "unended", "found"),
         "hints": [
             "`twice` is the number of pairs minus the number of different prompts, all in small letters.",
             "For `unended`, Python's `str.endswith` takes a tuple of endings; strip spaces first.",

@@ -11,8 +11,6 @@ from math import isfinite
 # %% ../../nbs/solutions/10_sft.ipynb #14b8d1b6
 def right_step_loss(step_loss) -> str:  # "" where it is the mean over the trained tokens of a step
     "What is wrong with a function that returns the loss of a step."
-    if not callable(step_loss):
-        return "A function is wanted."
     if abs(step_loss([[4.0, 2.0], [0.5] * 8]) - 1.75) < 1e-6:
         return "That is the mean of the means: cut the same tokens in another way, and it changes."
     if abs(step_loss([[4.0, 2.0], [0.5] * 8]) - 10.0) < 1e-6:
@@ -49,9 +47,6 @@ def _contradiction(loss, eval_loss, verdict) -> str:  # "" where the numbers do 
 
 def read_log(answer) -> str:  # "" where it is a log with a verdict that its numbers allow
     "What is missing in a reader's own log, or speaks against the verdict."
-    wanted = {"loss", "eval_loss", "learned", "verdict", "because"}
-    if not isinstance(answer, dict) or not wanted <= set(answer):
-        return "A dict with these keys is wanted: loss, eval_loss, learned, verdict, because."
     loss, eval_loss = ([float(value) for value in answer[key]] for key in ("loss", "eval_loss"))
     if len(loss) < 5 or len(eval_loss) < 2:
         return "Give at least five training losses and two evaluation losses."
@@ -103,6 +98,7 @@ EXERCISES = {
     },
     "10.4": {
         "holds": read_log,
+        "keys": ("loss", "eval_loss", "learned", "verdict", "because"),
         "hints": [
             "`[entry['loss'] for entry in trainer.state.log_history if 'loss' in entry]` gives the losses.",
             "Decode the labels that are not -100, as in the section on what is trained.",

@@ -11,9 +11,6 @@ from math import ceil
 # %% ../../nbs/solutions/11_choosing_settings.ipynb #bd5c030e
 def planned_run(answer) -> str:  # "" where the plan holds together
     "What keeps this plan from being one to start with."
-    wanted = {"rows", "effective_batch", "epochs", "steps", "rates", "also_measure"}
-    if not isinstance(answer, dict) or not wanted <= set(answer):
-        return "A dict with these keys is wanted: rows, effective_batch, epochs, steps, rates, also_measure."
     rows, batch, epochs, steps = (answer[key] for key in ("rows", "effective_batch", "epochs", "steps"))
     for name, number in {"rows": rows, "effective_batch": batch, "epochs": epochs, "steps": steps}.items():
         if isinstance(number, bool) or not isinstance(number, (int, float)) or number <= 0:
@@ -80,6 +77,7 @@ EXERCISES = {
     },
     "11.4": {
         "holds": planned_run,
+        "keys": ("rows", "effective_batch", "epochs", "steps", "rates", "also_measure"),
         "hints": [
             "Begin with the number of your rows, and choose the batch from the table of the recipe.",
             "Count the steps of one epoch first. Are there 20?",

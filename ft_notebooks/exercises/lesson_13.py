@@ -32,8 +32,6 @@ def is_two_counts(two_counts) -> str:  # "" where it counts both
 
 def is_lazy_rule(answer) -> str:  # "" where the count is right
     "What is wrong with a rule and the number of pairs that it ranks."
-    if not isinstance(answer, dict) or not {"pairs", "rule", "ranks"} <= set(answer):
-        return "A dict with the keys pairs, rule and ranks is wanted."
     pairs, rule = answer["pairs"], answer["rule"]
     if len(pairs) < 6:
         return "Take six pairs or more."
@@ -86,6 +84,7 @@ EXERCISES = {
     },
     "13.4": {
         "holds": is_lazy_rule,
+        "keys": ("pairs", "rule", "ranks"),
         "hints": [
             'Try `len` first: `sum(rule(row["chosen"]) > rule(row["rejected"]) for row in pairs)`.',
             "Then marks: exclamation marks, digits, bold type, the word sorry.",

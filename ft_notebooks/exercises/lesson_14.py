@@ -22,9 +22,6 @@ def weighs_by_tokens(weights) -> str:  # "" where the average of weight x mean i
 
 def is_same_run(answer) -> str:  # "" where the two runs take the same steps
     "What is wrong with the plan of a run on more cards."
-    names = {"rows", "before", "after", "steps", "last"}
-    if not isinstance(answer, dict) or not names <= set(answer):
-        return "A dict with the keys rows, before, after, steps and last is wanted."
     (micro, several, processes), (new_micro, new_several, new_processes) = answer["before"], answer["after"]
     effective = micro * several * processes
     if new_processes == processes:
@@ -83,6 +80,7 @@ EXERCISES = {
     },
     "14.4": {
         "holds": is_same_run,
+        "keys": ("rows", "before", "after", "steps", "last"),
         "hints": [
             "The product of the three factors is the number of rows in a step. It must not change.",
             "Divide the old product by the new number of processes, and then by the micro-batch.",

@@ -23,9 +23,6 @@ def _counts_fields(fields_right) -> str:
 # %% ../../nbs/solutions/15_evaluation.ipynb #eb6122ec
 def _is_enough(answer) -> str:
     "What is wrong with a number of rows for a smallest difference; empty if nothing is."
-    missing = [key for key in ("smallest", "differ", "rows") if key not in answer]
-    if missing:
-        return f"Your dict has no {', '.join(missing)}."
     smallest, differ, rows = (float(answer[key]) for key in ("smallest", "differ", "rows"))
     if not 0 < smallest < 1 or not 0 < differ <= 1:
         return "Give both as shares between 0 and 1: five points are 0.05."
@@ -73,6 +70,7 @@ EXERCISES = {
     },
     "15.4": {
         "holds": _is_enough,
+        "keys": ("smallest", "differ", "rows"),
         "hints": [
             "The formula of this lesson takes both of your numbers.",
             "Multiply the share of differing rows by 7.85, and divide by the smallest difference, twice.",

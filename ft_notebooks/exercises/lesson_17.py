@@ -21,9 +21,6 @@ def is_gain(gain) -> str:
 # %% ../../nbs/solutions/17_rlhf.ipynb #cd4517e8
 def is_agreement(answer) -> str:
     "What is wrong with two lists of choices and the number that agree, or nothing."
-    missing = [key for key in ("first", "second", "agreed") if key not in answer]
-    if missing:
-        return f"Your dict has no {', '.join(missing)}."
     first, second = ([str(choice).strip().lower() for choice in answer[key]] for key in ("first", "second"))
     if len(first) != len(second):
         return f"The lists have {len(first)} and {len(second)} choices: they must be about the same pairs."
@@ -74,6 +71,7 @@ EXERCISES = {
     },
     "17.4": {
         "holds": is_agreement,
+        "keys": ("first", "second", "agreed"),
         "hints": [
             "Both lists are about the same pairs in the same order, each choice is a or b.",
             "Count the places at which the two lists have the same letter.",

@@ -23,9 +23,6 @@ def is_brief(brief) -> str:
 # %% ../../nbs/solutions/18_grpo.ipynb #31e812e0
 def is_hard_to_hack(answer) -> str:
     "What is wrong with a reward, a good answer and a lazy one, or nothing."
-    missing = [key for key in ("reward", "good", "lazy") if key not in answer]
-    if missing:
-        return f"Your dict has no {', '.join(missing)}."
     reward, good, lazy = answer["reward"], answer["good"], answer["lazy"]
     if not good.strip() or not lazy.strip() or good == lazy:
         return "Write two different answers, neither of them empty."
@@ -83,6 +80,7 @@ EXERCISES = {
     },
     "18.4": {
         "holds": is_hard_to_hack,
+        "keys": ("reward", "good", "lazy"),
         "hints": [
             "Print what your reward gives to both answers, and to the empty text.",
             "Where the lazy answer earns too much, ask what the good one has that it lacks, and count that.",

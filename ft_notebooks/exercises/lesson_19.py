@@ -28,8 +28,6 @@ def is_healed(answer) -> str:  # "" where the doctor finds nothing above a note
     "What is wrong with rows and with what the doctor finds in their run."
     import json
 
-    if not isinstance(answer, dict) or not {"rows", "found"} <= set(answer):
-        return "A dict with the keys rows and found is wanted."
     serious = [one for one in answer["found"] if one.level != "note"]
     if serious:
         return f"The doctor still finds {serious[0].code}: {serious[0].message}."
@@ -43,8 +41,6 @@ def is_healed(answer) -> str:  # "" where the doctor finds nothing above a note
 # %% ../../nbs/solutions/19_doctor.ipynb #e9d26c7b
 def is_own_fault(answer) -> str:  # "" where the doctor says what the answer says
     "What is wrong with the number of rows, the faulty ones, the findings, and the doctor's name for the fault."
-    if not isinstance(answer, dict) or not {"rows", "faulty", "found", "code"} <= set(answer):
-        return "A dict with the keys rows, faulty, found and code is wanted."
     rows, faulty = answer["rows"], set(answer["faulty"])
     rows = rows if isinstance(rows, int) else len(rows)
     if rows < 40:
@@ -91,6 +87,7 @@ EXERCISES = {
     },
     "19.3": {
         "holds": is_healed,
+        "keys": ("rows", "found"),
         "hints": [
             "Each finding ends with a cure. Begin with the setting, which is one line.",
             "A tokenizer in order is `tiny_tokenizer()`: it is the same but for its template.",
@@ -99,6 +96,7 @@ EXERCISES = {
     },
     "19.4": {
         "holds": is_own_fault,
+        "keys": ("rows", "faulty", "found", "code"),
         "hints": [
             'No rows of your own? Take `appointments(60, seed=5).to_list()`, and change some `row["messages"][-1]`.',
             "Call `diagnose` as in the lesson, with `Dataset.from_list(rows)`, and print `one.code, one.rows` for all.",

@@ -30,8 +30,6 @@ def kind_of(losses) -> str:  # One of `KINDS`
 # %% ../../nbs/solutions/20_when_runs_fail.ipynb #a66eb694
 def is_own_log(answer) -> str:  # "" where the kind is that of the losses
     "What is wrong with a log and the word for it."
-    if not isinstance(answer, dict) or not {"losses", "kind"} <= set(answer):
-        return "A dict with the keys losses and kind is wanted."
     losses, kind = [*map(float, answer["losses"])], answer["kind"]
     if len(losses) < 8:
         return f"These are {len(losses)} losses. Take 8 or more: log every step, or take a longer run."
@@ -89,6 +87,7 @@ EXERCISES = {
     },
     "20.4": {
         "holds": is_own_log,
+        "keys": ("losses", "kind"),
         "hints": [
             'The losses: `[one["loss"] for one in trainer.state.log_history if "loss" in one]`, or the same list in '
             "trainer_state.json of a checkpoint.",

@@ -31,12 +31,8 @@ _PROGRAMS = {
 }
 
 
-def _is_plan(answer) -> str:
+def _is_plan(plan) -> str:
     "What is wrong with a plan to hand a model over; empty if nothing is."
-    plan = {str(key).strip().lower(): value for key, value in answer.items()}
-    for key in ("program", "format", "type", "rows", "compared with"):
-        if key not in plan:
-            return f"Your plan does not say {key!r}."
     program, form, kind = (str(plan[key]).strip().lower() for key in ("program", "format", "type"))
     if form not in ("gguf", "safetensors", "adapter"):
         return f"The formats are gguf, safetensors and adapter, not {form}."
@@ -89,6 +85,7 @@ EXERCISES = {
     },
     "21.4": {
         "holds": _is_plan,
+        "keys": ("program", "format", "type", "rows", "compared with"),
         "hints": [
             "Five keys: program, format, type, rows, compared with.",
             "Which programs of the lesson are built on llama.cpp, and which load a folder?",

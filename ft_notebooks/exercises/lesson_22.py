@@ -33,9 +33,6 @@ def _lower_end(right: int, n: int) -> float:
 # %% ../../nbs/solutions/22_capstone.ipynb #a18a8cd8
 def _is_project(answer) -> str:
     "What is missing in the record of a project; empty if nothing is."
-    wanted = {"rubric", "train", "test", "enough", "prompted", "right", "lower"}
-    if missing := wanted - set(answer):
-        return f"These are missing: {sorted(missing)}."
     if len(answer["rubric"]) < 3 or not all(str(line).strip().endswith("?") for line in answer["rubric"]):
         return "Write a rubric of three lines or more, each a question that ends with a question mark."
     if answer["test"] < 20:
@@ -81,6 +78,7 @@ EXERCISES = {
     },
     "22.4": {
         "holds": _is_project,
+        "keys": ("rubric", "train", "test", "enough", "prompted", "right", "lower"),
         "hints": [
             "Begin with the rubric: three lines or more, each a question.",
             "Give the counts of the same test rows, 20 or more.",

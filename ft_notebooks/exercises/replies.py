@@ -168,6 +168,8 @@ def _exercises(exercise: str) -> dict[str, dict]:
 # %% ../../nbs/package/exercises/replies.ipynb #3d17a052
 def _mistake(exercise: dict, answer: Any) -> str | None:
     "None for a right answer, else what is wrong with it, which may be unknown."
+    if lacking := [key for key in exercise.get("keys", ()) if not isinstance(answer, dict) or key not in answer]:
+        return f"Your dict has no {', '.join(lacking)}."
     if "holds" in exercise:
         try:
             return exercise["holds"](answer) or None

@@ -133,7 +133,7 @@ def _parts(weights: int, experts: int, cost: Counter) -> Memory:
     parts = {part: cost[part] for part in ("adapter", "gradients", "optimizer", "copies", "activations")}
     peak = max(cost[phase] for phase in PHASES)
     parts["logits"] = head - cost["copies"] - cost["activations"]
-    return Memory(weights - experts, **parts, working=peak - head, experts=experts)
+    return Memory(weights, **parts, working=peak - head, experts=experts)
 
 # %% ../../nbs/package/loading/memory_estimate.ipynb #91a55141
 def estimate_memory(
@@ -162,9 +162,10 @@ def estimate_memory(
         adapter = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
     _check_settings(method, bits, adapter, batch, length, device, labelled)
     config = _configuration(model)
-    experts = expert_bytes(_empty_model(config, bits)) if bits < 16 else 0
+    empty = _empty_model(config, bits)
+    experts = expert_bytes(empty) if bits < 16 else 0
     cost = step_bytes(lambda: _empty_model(config, bits), adapter, **step)
-    return _parts(weight_bytes(config, bits), experts, cost)
+    return _parts(parameter_bytes(empty) - experts, experts, cost)
 
 # %% ../../nbs/package/loading/memory_estimate.ipynb #05994e61
 def plot_memory(

@@ -179,12 +179,6 @@ def _no_memory(device: str):
         mode = for_estimate("tensors without memory")
         yield stack.enter_context(mode(allow_non_fake_inputs=True))
 
-
-def _enable_checkpointing(model, base) -> None:
-    older = base.gradient_checkpointing_enable  # the former name of the next line's method
-    getattr(base, "activation_checkpointing_enable", older)({"use_reentrant": False, "preserve_rng_state": False})
-    model.enable_input_require_grads()
-
 # %% ../../nbs/package/loading/simulated_step.ipynb #ee5748e2
 def _size(tensors) -> int:
     return sum(tensor.nbytes for tensor in tensors)
@@ -199,7 +193,10 @@ def _step(model, adapter, *, batch, length, checkpointing, dtype, device, labell
         _allocate(model)
         base = base_model(model)
         if checkpointing:
-            _enable_checkpointing(model, base)
+            older = base.gradient_checkpointing_enable  # the former name of the next line's method
+            enable = getattr(base, "activation_checkpointing_enable", older)
+            enable({"use_reentrant": False, "preserve_rng_state": False})
+            model.enable_input_require_grads()
         trained, states = _earlier_step(model)
         ids = torch.zeros(batch, length, dtype=torch.long)
         gradients = [p.grad for p in trained]
@@ -223,7 +220,7 @@ PHASES = ("layers forward", "head", "head backward", "layers backward", "embeddi
 
 # %% ../../nbs/package/loading/simulated_step.ipynb #c03eac0e
 def step_bytes(
-    build: Callable[[], PreTrainedModel],  # Makes the model on the device `meta`; called two or three times
+    build: Callable[[], PreTrainedModel],  # Makes the model on the device `meta`; called once or twice
     adapter: PeftConfig | None = None,  # None: all weights are trained
     **step,  # As in `estimate_memory`: batch, length, checkpointing, dtype, device, labelled, whole_logits
 ) -> Counter:  # Bytes of adapter, gradients, optimizer, copies and activations; the maximum in each of `PHASES`
@@ -231,10 +228,13 @@ def step_bytes(
 
     It simulates two layer counts that differ by one period, and extrapolates linearly to all layers.
     """
-    few, more, times = _periods(build())
+    model = build()
+    few, more, times = _periods(model)
+    runs = [(model, few, 1 - times)]
+    if times:
+        runs.append((build(), more, times))
     cost: Counter[str] = Counter()
-    for layers, share in ((few, 1 - times), (more, times)) if times else ((few, 1),):
-        model = build()
+    for model, layers, share in runs:
         del _layers(model)[layers:]
         cost.update({part: share * size for part, size in _step(model, adapter, **step).items()})
     return cost

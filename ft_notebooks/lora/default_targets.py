@@ -10,6 +10,7 @@ import copy
 import functools
 import inspect
 import re
+from contextlib import suppress
 
 import torch
 from peft import LoraConfig
@@ -68,19 +69,20 @@ def _chooses(model: torch.nn.Module, path: str) -> bool:
 
 
 @functools.cache
+def _source(kind: type) -> str:
+    "The text of a class's methods, but for those of `Module` and those that initialize."
+    own = {*inspect.getmembers(kind, inspect.isfunction)} - {*inspect.getmembers(torch.nn.Module, inspect.isfunction)}
+    text = ""
+    for key, function in own:
+        with suppress(OSError, TypeError):  # of a class that was typed in, or compiled
+            text += "" if "init" in key else inspect.getsource(function)
+    return text
+
+
 def _reads(kind: type, name: str) -> bool:
     "Whether a method of a module's class reads the weight of the layer `name` without a call of it."
-    own = {*inspect.getmembers(kind, inspect.isfunction)} - {*inspect.getmembers(torch.nn.Module, inspect.isfunction)}
-    for key, function in own:
-        if "init" in key:
-            continue
-        try:
-            code = inspect.getsource(function)
-        except (OSError, TypeError):  # of a class that was typed in, or compiled
-            continue
-        if re.search(rf"(?<!isinstance\()self\.{name}\.weight\b(?!\[|\.(dtype|device|shape))", code):
-            return True
-    return False
+    code = rf"(?<!isinstance\()self\.{name}\.weight\b(?!\[|\.(dtype|device|shape))"
+    return re.search(code, _source(kind)) is not None
 
 # %% ../../nbs/package/lora/default_targets.ipynb #9fc62393
 def unadapted(

@@ -141,12 +141,9 @@ def check_template(
 def _default_system(tok: PreTrainedTokenizerBase, text: str) -> str | None:
     "The default system message in `text`, the rendering of `_ASK`; None if the template writes none."
     given = "a message"
-    try:
-        with_system = tok.apply_chat_template([{"role": "system", "content": given}, *_ASK], tokenize=False)
-    except TemplateError:  # Gemma's template, for example, does not accept a system message
-        return None
-    head, _, tail = with_system.partition(given)
-    if not text.startswith(head) or not text[len(head) :].endswith(tail):
+    with_system = _written(tok, [{"role": "system", "content": given}, *_ASK])
+    head, _, tail = (with_system or "").partition(given)
+    if with_system is None or not text.startswith(head) or not text[len(head) :].endswith(tail):
         return None
     return text[len(head) : len(text) - len(tail)] or None
 

@@ -159,19 +159,16 @@ def test_to_call_it_late_is_a_mistake():
 
 
 FT = """
-import json, os, sys
+import json, sys
 from ft_notebooks.cli import commands as cli
 cli.use_cpu_threads = lambda threads=None: print("asked", threads)
 cli._call = lambda args: print("torch" in sys.modules, flush=True)
 for words in json.loads(sys.argv[1]):
-    if not (child := os.fork()):
-        cli.main(words.split())
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
+    cli.main(words.split())
 """
 
 
-def told_by_ft(*commands):  # what a new interpreter prints for each, in a fork of its own
+def told_by_ft(*commands):  # what a new interpreter prints for each
     return fresh(FT, json.dumps(commands)).out
 
 

@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import time
 
 import pytest
@@ -22,7 +23,14 @@ from ft_notebooks.course.gpu_steps import STEPS
 def forks(monkeypatch):
     "Processes that need not import all that a step uses."
     context = multiprocessing.get_context("fork")
+    run = program._run_step
+
+    def spoken(*args):
+        sys.stdout, sys.stderr = (open(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
+        run(*args)
+
     monkeypatch.setattr(program.multiprocessing, "get_context", lambda kind: context)
+    monkeypatch.setattr(program, "_run_step", spoken)
 
 
 def right(folder):

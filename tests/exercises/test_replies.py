@@ -17,6 +17,7 @@ PLANTED = {
     "7.1": {"answer": {"A", "B"}, "slips": [({"B"}, "That is the first step.")], "hints": ["one", "two", "three"]},
     "7.2": {"answer": 0.47, "within": 0.01, "hints": ["one", "two", "three"]},
     "7.3": {"holds": even, "hints": ["one", "two", "three"]},
+    "7.4": {"holds": lambda answer: "", "keys": ("r", "bytes"), "hints": ["one", "two", "three"]},
 }
 
 
@@ -60,6 +61,12 @@ def test_the_reader_s_code_that_stops_is_told_its_error():
     assert replies.check("7.3", lambda: 4)
 
 
+def test_what_a_dict_lacks_is_told_before_the_rule_looks_at_it():
+    told = [str(replies.check("7.4", wrong)) for wrong in ({"r": 16}, 7)]
+    assert told[0] == "✗ 7.4, try 1: not yet. Your dict has no bytes. *Hint:* one"
+    assert "Your dict has no r, bytes." in told[1] and replies.check("7.4", {"r": 16, "bytes": 9})
+
+
 def test_the_same_function_written_again_is_the_same_try_in_another_process_too():
     code = (
         "from ft_notebooks.exercises import replies; replies._exercises = lambda e: {'7.3': {'holds': lambda f: 'no',"
@@ -89,7 +96,7 @@ def test_where_the_file_cannot_be_written_the_count_is_kept_in_memory(tmp_path, 
 
 
 def test_an_exercise_that_is_not_there_names_those_that_are():
-    with pytest.raises(ValueError, match="there is no exercise '7.9'; there are 7.1, 7.2, 7.3"):
+    with pytest.raises(ValueError, match="there is no exercise '7.9'; there are 7.1, 7.2, 7.3, 7.4"):
         replies.check("7.9", 1)
 
 

@@ -67,7 +67,7 @@ def with_tokens(name):
 def test_the_frame_finds_what_asking_one_at_a_time_finds(name):
     tok, draw, framed = with_tokens(name), random.Random(name), 0
     template, slow = ChatTemplate(tok), OneByOne(tok)
-    for _ in range(6):
+    for _ in range(12):
         chat = words(
             *("".join(draw.choices(PIECES, k=draw.randint(1, 4))) + "x" for _ in range(2 * draw.randint(1, 3)))
         )

@@ -72,7 +72,7 @@ def data_fingerprint(
         return None
     if not hasattr(data, "__len__"):
         return "a stream"
-    parts = []
+    parts: list = []
     for start in range(0, len(data), 1000):
         if hasattr(data, "with_format"):
             columns = data.with_format("arrow")[start : start + 1000]

@@ -64,15 +64,9 @@ def contiguous_head(
     model: nn.Module,  # A `PreTrainedModel`, or a `peft.PeftModel` around one
 ) -> Iterator[None]:
     "In the block the output layer gets contiguous hidden states, so its weight is not repeated for each row."
-    head = base_model(model).get_output_embeddings()
-    if head is None:
+    head = base_model(model).get_output_embeddings() or nn.Module()  # which nothing calls
+    with head.register_forward_pre_hook(lambda _, args: tuple(hidden.contiguous() for hidden in args)):
         yield
-        return
-    hook = head.register_forward_pre_hook(lambda _, args: tuple(hidden.contiguous() for hidden in args))
-    try:
-        yield
-    finally:
-        hook.remove()
 
 # %% ../../nbs/package/core/model_parts.ipynb #af2a45c5
 @contextmanager

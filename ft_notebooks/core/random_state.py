@@ -45,10 +45,8 @@ def keep_random_state(
         if seed is not None:
             random.seed(seed)
             np.random.seed(seed)
-        if seed is not None and state[-1]:
-            torch.manual_seed(seed)
-        elif seed is not None:  # no GPU is in use, and the states of their generators are not saved
-            torch.default_generator.manual_seed(seed)
+            of_all = torch if state[-1] else torch.default_generator  # GPUs that are not in use have no saved states
+            of_all.manual_seed(seed)
         yield
     finally:
         set_random_state(state)

@@ -19,9 +19,7 @@ _INK_ON_WHITE = "#222222"
 
 
 def _on_white(color: str | None) -> str:
-    if color is None:
-        return "none"
-    return _INK_ON_WHITE if color == INK else color
+    return {None: "none", INK: _INK_ON_WHITE}.get(color) or str(color)
 
 # %% ../../nbs/package/course/picture.ipynb #d6dc3ef2
 @dataclass(frozen=True)

@@ -119,6 +119,6 @@ def check_whole(
         name, rows = next(iter(partial.items()))
         raise ValueError(
             f"{folder}: {len(partial)} of {len(zero_rows)} lora_B matrices have rows of zeros, as before training "
-            f"({name}: {rows} rows); only one of several processes saved or resumed the adapter; save it again with save_whole, "
-            "called in all processes"
+            f"({name}: {rows} rows); only one of several processes saved or resumed the adapter; save it again with "
+            "save_whole, called in all processes"
         )

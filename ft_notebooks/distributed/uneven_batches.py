@@ -8,7 +8,7 @@ __all__ = ['own_rows', 'count_rows_once', 'own_batches', 'own_loss']
 # %% ../../nbs/package/distributed/uneven_batches.ipynb #64480082
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -75,13 +75,10 @@ def _own(trainer, batch) -> tuple[dict, _Share]:
 
 # %% ../../nbs/package/distributed/uneven_batches.ipynb #bb195265
 @contextmanager
-def _gathers_own(accelerator, share: _Share | None) -> Iterator[None]:
+def _gathers_own(accelerator, share: _Share) -> Iterator[None]:
     """A block in which values are gathered from processes with different numbers of rows; repeated rows are left
     out.
     """
-    if share is None or not share.uneven:
-        yield
-        return
 
     def gather(values: Tensor) -> Tensor:
         if values.dim() == 0:
@@ -189,7 +186,8 @@ def own_loss(
         inputs, evaluated = _own(trainer, inputs)
         if evaluated.uneven and "labels" not in inputs:
             share = evaluated
-    with _gathers_own(trainer.accelerator, share):
+    is_uneven = share is not None and share.uneven
+    with _gathers_own(trainer.accelerator, share) if is_uneven else nullcontext():
         loss = compute(model, inputs, *args, **kwargs)
     weight = 1.0 if share is None else share.weight
     if weight == 1:

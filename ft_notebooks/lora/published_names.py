@@ -155,12 +155,9 @@ def text_names(
         adapter = PeftConfig.from_pretrained(str(folder))
         if adapter.peft_type == "LORA":
             wrapper = _wrapper_of(adapter)
-    if wrapper is None:
-        yield folder
-        return
-    back = {there: here for here, there in wrapper.published.items() if here != there}
-    names = [name.removeprefix(_PEFT) for name in _tensor_names(folder)]
-    if not any(name.startswith(tuple(back)) for name in names):
+    back = {there: here for here, there in wrapper.published.items() if here != there} if wrapper else {}
+    names = [name.removeprefix(_PEFT) for name in _tensor_names(folder)] if back else []
+    if wrapper is None or not any(name.startswith(tuple(back)) for name in names):
         yield folder
         return
     others = [name for name in names if not name.startswith(tuple(wrapper.published.values()))]

@@ -13,8 +13,7 @@ from ..core.progress import say
 from ..data.rated_encoding import encode_rated
 from ..data.read import read_rated
 from .kto_training import kto_trainer
-from .loss import summed_logps
-from .rated_ranking import gained_more
+from .loss import gained_more, summed_logps
 from ..evaluation.runner import bootstrap_interval
 from ..tokenization.padding import IGNORE
 from ..training.run_report import show_trained

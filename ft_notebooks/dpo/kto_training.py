@@ -6,7 +6,6 @@
 __all__ = ['weight_words', 'kto_trainer']
 
 # %% ../../nbs/package/dpo/kto_training.ipynb #d58e5382
-import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -18,26 +17,21 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import KTOConfig, KTOTrainer
 
-from ..checkpointing.checkpoint_saving import check_checkpoint_choice
 from ..core.arguments import Rows, each_set, encoded
 from ..core.model_parts import eval_mode
 from ..core.progress import without_library_bars
 from ..core.seams import overrides, replace_kl_log_probs, require
 from ..data.rated_encoding import elsewhere, encoded_rated
 from ..data.read import read_rated
-from ..distributed.uneven_batches import own_loss
 
 # %% ../../nbs/package/dpo/kto_training.ipynb #99b7bcdf
 from .reference import computed_log_probs
-from .rated_ranking import suspect_exchanged
-from .trainer import check_reference, has_adapter, with_own_reference
+from .loss import suspect_exchanged
+from .trainer import check_reference, with_own_reference
 from ..loading.model_files import check_context
-from ..training.batch_plan import Plan, plan
-from ..training.config import run_config, split_overrides
-from ..training.expert_balance import leave_out_balance
+from ..training.config import has_adapter, planned_config, split_overrides
 from ..training.out_of_memory import explain_out_of_memory
 from ..training.preflight import check_start
-from ..training.progress_and_plots import check_trackers
 from ..training.run import ExactTrainer, guarded
 
 # %% ../../nbs/package/dpo/kto_training.ipynb #f0de5147
@@ -93,9 +87,6 @@ class _KTOTrainer(ExactTrainer, KTOTrainer):
         counted = self.accelerator.gather_for_metrics(torch.ones((), device=self.args.device)).mean()
         return batch["ref_KL_logps"] + self.kl / counted
 
-    def compute_loss(self, model, inputs, *args, **kwargs):
-        return own_loss(self, super().compute_loss, model, inputs, *args, **kwargs)
-
     def evaluate(self, eval_dataset=None, *args, **kwargs):
         if isinstance(eval_dataset, (Dataset, dict)):
             raise ValueError(
@@ -117,13 +108,8 @@ class _KTOTrainer(ExactTrainer, KTOTrainer):
 # %% ../../nbs/package/dpo/kto_training.ipynb #9827f2e3
 @torch.no_grad()
 def _with_reference(trainer: KTOTrainer, rows: Dataset, batch_size: int) -> Dataset:
-    "The rows with the reference's log-probabilities, in nats; `ValueError` where one is NaN or infinite."
+    "The rows with the reference's log-probabilities, in nats."
     log_probs = computed_log_probs(trainer, rows, batch_size)  # [N, 2], or [N, 1] without a KL term
-    if bad := (~log_probs.isfinite()).nonzero().tolist():
-        raise ValueError(
-            f"the reference's log-probability of row {bad[0][0]} (counted from 0) is {log_probs[*bad[0]]}; check the "
-            "model's weights, or compute in float32: load_model(bits=32), bf16=False"
-        )
     for name, column in zip(("ref_logps", "ref_KL_logps"), log_probs.T):
         rows = rows.add_column(name, column.tolist())
     return rows
@@ -194,19 +180,6 @@ def _check_loss(given: dict) -> None:
             f"beta={given['beta']} gives no reward, so nothing would be learned; set it above 0, such as 0.1"
         )
 
-# %% ../../nbs/package/dpo/kto_training.ipynb #f230ba05
-def _settings(model, rows, given, arguments, *, output_dir, effective_batch) -> tuple[KTOConfig, Plan]:
-    "The run's arguments, with a learning rate for adapter or full model, and their batch plan."
-    lengths = [len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows]
-    check_context(lengths, model.config, "leaves them out and counts them")
-    given = {"train_sampling_strategy": "random", **given}
-    chosen = plan(model, lengths, effective_batch, given, config=KTOConfig, adapter=arguments.get("peft_config"))
-    fields = {name: value for name, value in chosen.fields.items() if name != "padding_free"}
-    chosen = dataclasses.replace(chosen, fields=fields)
-    given["precompute_ref_log_probs"] = True
-    full = not has_adapter(model, arguments)
-    return run_config(KTOConfig, output_dir, chosen, given, "kto", full=full), chosen
-
 # %% ../../nbs/package/dpo/kto_training.ipynb #fc905bc3
 def _words(trainer: _KTOTrainer) -> list[str]:
     "How the KL term and the reference are computed, and how the labels count."
@@ -249,16 +222,15 @@ def kto_trainer(
     Prints the batch plan and the weights of the labels. The logged rewards are TRL's, averaged over micro-batches.
     """
     given, arguments = split_overrides(overrides, KTOConfig, KTOTrainer, "kto")
-    check_trackers(given.get("report_to", "none"))
     check_start(model, tok, arguments, "kto_trainer")
     _check_loss(given)
     check_reference(model, tok, given, arguments, "kto_trainer")
     encode = functools.partial(_paired, tok, given.pop("max_length", None), given.get("loss_type", "kto"))
-    rows = encoded(train_dataset, eval_dataset, read_rated, encode, "kto_trainer")
-    size = {"output_dir": output_dir, "effective_batch": effective_batch}
-    balance = leave_out_balance(model, given)
-    args, chosen = _settings(model, rows["train_dataset"], given, arguments, **size)
-    check_checkpoint_choice(args, arguments.get("callbacks"))
+    rows: dict = encoded(train_dataset, eval_dataset, read_rated, encode, "kto_trainer")
+    lengths = [len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows["train_dataset"]]
+    check_context(lengths, model.config, "leaves them out and counts them")
+    given["precompute_ref_log_probs"] = True
+    run: dict = {"arguments": arguments, "section": "kto", "output_dir": output_dir}
+    args, said = planned_config(KTOConfig, model, lengths, effective_batch, given, **run)
     trainer = _made(model, arguments, args, tok, rows)
-    said = [chosen.said, *balance, *_words(trainer)]
-    return guarded(trainer, said, _findings(trainer.train_dataset), any_world_size=any_world_size)
+    return guarded(trainer, [*said, *_words(trainer)], _findings(trainer.train_dataset), any_world_size=any_world_size)

@@ -173,7 +173,7 @@ def computed_log_probs(
     batch_size: int,
     forward=lambda model: model,  # What computes in the model's place
 ) -> Tensor:  # float32 [N, columns of TRL's that are there] on the CPU, in nats
-    "The reference's log-probabilities of all rows, in `eval()` mode."
+    "The reference's log-probabilities of all rows, in `eval()` mode; `ValueError` where one is NaN or infinite."
     model = reference_model(trainer)
     loader = trainer.accelerator.prepare(DataLoader(rows, batch_size, collate_fn=trainer.data_collator))
     parts = []
@@ -182,7 +182,13 @@ def computed_log_probs(
             log_probs = trainer.compute_ref_log_probs(forward(model), batch)
             there = [one for one in log_probs if one is not None]  # KTO without a KL term has one column
             parts.append(trainer.accelerator.gather_for_metrics(torch.stack(there, 1)))
-    return torch.cat(parts).float().cpu()
+    found = torch.cat(parts).float().cpu()
+    if bad := (~found.isfinite()).nonzero().tolist():
+        raise ValueError(
+            f"the reference's log-probability of row {bad[0][0]} (counted from 0) is {found[*bad[0]]}; check the "
+            "model's weights, or compute in float32: load_model(bits=32), bf16=False"
+        )
+    return found
 
 
 def _computed(trainer, dataset, batch_size: int) -> Tensor:  # float32 [N, 2] on the CPU
@@ -220,16 +226,6 @@ def _check_again(trainer, dataset, kept: Tensor, file: Path) -> None:
         )
 
 # %% ../../nbs/package/dpo/reference.ipynb #1a8472fc
-def _check_finite(log_probs: Tensor) -> None:
-    "Raises `ValueError` where a log-probability [N, 2] is NaN or infinite."
-    if bad := (~log_probs.isfinite()).nonzero().tolist():
-        row, side = bad[0]
-        raise ValueError(
-            f"the reference's {REFERENCE_COLUMNS[side]} of row {row} is {log_probs[row, side]}; check the model's "
-            "weights, or compute in float32: load_model(bits=32), bf16=False"
-        )
-
-# %% ../../nbs/package/dpo/reference.ipynb #fe6421f5
 def with_reference(
     trainer: DPOTrainer,  # Not yet started; `args.output_dir` is the run's folder
     dataset: Dataset,  # N pairs: "prompt_ids", "chosen_ids", "rejected_ids"
@@ -254,7 +250,6 @@ def with_reference(
         _check_again(trainer, dataset, kept, file)
     else:
         kept = _computed(trainer, dataset, batch_size)
-        _check_finite(kept)
     columns = dict(zip(REFERENCE_COLUMNS, kept.T.contiguous()))
     if first and not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -15,12 +15,10 @@ from ..checkpointing.finished_runs import known_run
 from ..core.files import file_sha256
 from ..core.progress import say
 from .distillation import distill_trainer
-from .prompt_rows import as_prompts
+from .prompt_rows import as_prompts, prompt_counts
 from .reward_choice import MEASURED, measure_rewards, reward_lines
-from .rl_settings import needed_tokens
 from .stages import PromptStage
 from .teachers import Closeness
-from ..tokenization.chat_template import ChatTemplate
 from ..training.settings import settings_of
 from ..training.stage import before_and_after
 
@@ -40,15 +38,7 @@ class DistillStage(PromptStage):
 
     def encode(self, tok, rows, held=False):
         prompts = as_prompts(rows)
-        if held:
-            return prompts, {}
-        needed = needed_tokens(tok, prompts["expected"][:], self.value("max_completion_length"))
-        template = ChatTemplate(tok)
-        texts = [template.render(chat, add_generation_prompt=True) for chat in prompts["prompt"]]
-        longest = max(len(ids) for ids, _ in template.tokenize(texts))
-        answered = sum(map(bool, prompts["expected"]))
-        counts = {"prompts": len(prompts), "tokens of the longest": longest, "with an answer": answered}
-        return prompts, counts | ({"tokens that 95 of 100 answers need": needed} if answered else {})
+        return prompts, {} if held else prompt_counts(tok, prompts, self.value("max_completion_length"))
 
     def identity(self, rows, held):
         found = super().identity(rows, held)

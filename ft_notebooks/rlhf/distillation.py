@@ -15,7 +15,6 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from trl import DistillationConfig, DistillationTrainer
 
-from ..checkpointing.checkpoint_saving import check_checkpoint_choice
 from ..core.arguments import Rows, check_model, encoded
 from ..core.errors import visible
 from ..core.model_parts import base_model
@@ -30,11 +29,8 @@ from .rl_settings import check_sampling, fill_last_step, prompt_lengths, read_rl
 from .row_sampling import row_seed, sampling_by_row
 from .teachers import Closeness, fit_head, load_teacher
 from ..tokenization.chat_template import ChatTemplate
-from ..training.batch_plan import Plan, plan
-from ..training.config import run_config, split_overrides
-from ..training.expert_balance import leave_out_balance
+from ..training.config import planned_config, split_overrides
 from ..training.preflight import check_start, ready
-from ..training.progress_and_plots import check_trackers
 from ..training.run import ExactTrainer, guarded
 from ..training.settings import default_of
 
@@ -110,16 +106,6 @@ def _check_settings(given: dict, rows: int, lmbda: float, effective_batch: int) 
             "use_vllm=True samples without the seeds of the rows, so that a killed run would not go on to the same "
             "weights; leave it out"
         )
-
-
-def _plan(model, lengths: list[int], given: dict, size: int, arguments: dict, output_dir) -> tuple:
-    "The run's arguments, with a learning rate for adapter or full model, and their batch plan."
-    adapter = arguments.get("peft_config")
-    given = {"train_sampling_strategy": "random", **given, "disable_dropout": True}
-    chosen = plan(model, lengths, size, given, config=DistillationConfig, adapter=adapter)
-    fields = {name: value for name, value in chosen.fields.items() if hasattr(DistillationConfig, name)}
-    full = not isinstance(model, PeftModel) and adapter is None
-    return run_config(DistillationConfig, output_dir, Plan(fields, chosen.said), given, "distill", full), chosen
 
 # %% ../../nbs/package/rlhf/distillation.ipynb #61d1f3ee
 _ALIKE = 1e-6  # nats a token: what remains between two equal models in float32
@@ -207,7 +193,6 @@ def distill_trainer(
     where = "distill_trainer"
     given, arguments = split_overrides(overrides, DistillationConfig, DistillationTrainer, "distill")
     limit = given.setdefault("max_completion_length", default_of("distill", "max_completion_length"))
-    check_trackers(given.get("report_to", "none"))
     check_start(model, tok, arguments, where)
     rows: dict = encoded(train_dataset, eval_dataset, read_rl_rows, read_prompts, where)
     prompts = rows["train_dataset"]
@@ -216,13 +201,13 @@ def distill_trainer(
     teacher = _teacher(teacher, model, tok, prompts)
     look = first_look(model, teacher, tok, prompts, limit)
     rows["train_dataset"] = fill_last_step(_with_answers(tok, prompts, lmbda), effective_batch)
-    balance = leave_out_balance(model, given)
-    args, chosen = _plan(model, lengths, given, effective_batch, arguments, output_dir)
-    check_checkpoint_choice(args, arguments.get("callbacks"))
+    given["disable_dropout"] = True
+    run: dict = {"arguments": arguments, "section": "distill", "output_dir": output_dir}
+    args, said = planned_config(DistillationConfig, model, lengths, effective_batch, given, **run)
     trainer = _made(model, tok, teacher, args, rows, arguments, lmbda)
     whose = "the student answers every row" if lmbda == 1 else f"the student answers {lmbda:.0%} of the rows"
     beside = sum(p.numel() * p.element_size() for p in teacher.parameters()) / 1e9
-    way = [chosen.said, f"{beside:.1f} GB beside for the teacher", whose, f"beta={args.beta:g}", *balance]
+    way = [*said, f"{beside:.1f} GB beside for the teacher", whose, f"beta={args.beta:g}"]
     guarded(trainer, way, look, any_world_size=any_world_size)
     trainer.args.include_num_input_tokens_seen = "no"  # TRL counts the tokens itself
     return trainer

@@ -18,7 +18,6 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from ..checkpointing.checkpoint_saving import check_checkpoint_choice
 from ..core.arguments import Rows, encoded
 from ..core.device import hardware
 from ..core.model_parts import base_model
@@ -29,14 +28,12 @@ from ..core.seams import overrides
 from ..inference.generation import stop_tokens
 from ..inference.prefix_cache import shared_generation
 from .rewards import RewardLike, first_rewards, read_prompts, reward_functions
-from .rl_settings import check_rl_settings, fill_last_step, prompt_lengths
-from .rl_settings import read_rl_rows, rl_config
-from ..training.config import split_overrides
+from .rl_settings import check_rl_settings, fill_last_step, prompt_lengths, read_rl_rows
+from ..training.config import planned_config, split_overrides
 from ..training.settings import default_of
 from ..kernels.patching import speed_up
 from ..training.expert_balance import balance_weight, leave_out_balance
 from ..training.preflight import check_start, keep_adapter, ready
-from ..training.progress_and_plots import check_trackers
 from ..training.run import ExactTrainer, guarded
 from ..kernels.shared_prompt import SharedForward, prompt_groups, why_not_shared
 from ..kernels.shared_rows import sharing
@@ -58,11 +55,11 @@ class _SharesPrompts(ExactTrainer):
                 stack.enter_context(sharing(self.model))
             yield
 
-    def compute_loss(self, model, inputs, *args, **kwargs):
+    def _loss(self, compute, model, inputs, *args, **kwargs):
         # `LabelHead` has no gradient of the entropy
         own_head = bool(getattr(self.args, "entropy_coef", 0) or getattr(self.args, "use_adaptive_entropy", False))
         forward = SharedForward(model, prompt_groups, off=own_head, temperature=self.args.temperature)
-        return super().compute_loss(forward, inputs, *args, **kwargs)
+        return compute(forward, inputs, *args, **kwargs)
 
 # %% ../../nbs/package/rlhf/grpo.ipynb #616c6e51
 class _GRPOTrainer(_SharesPrompts, GRPOTrainer):
@@ -164,32 +161,22 @@ def _trainer(
     "What `grpo_trainer` and `rloo_trainer` return."
     kind, config, where = _KINDS[library]
     given, arguments = split_overrides(overrides, config, library, "grpo")
-    given.setdefault("max_completion_length", default_of("grpo", "max_completion_length"))
-    check_trackers(given.get("report_to", "none"))
+    limit = given.setdefault("max_completion_length", default_of("grpo", "max_completion_length"))
     check_start(model, tok, arguments, where)
     look = _FirstLook(reward_functions(rewards, model, tok), given.get("reward_weights"))
     rows = encoded(rows["train_dataset"], rows["eval_dataset"], read_rl_rows, read_prompts, where)
     prompts = rows["train_dataset"]
     check_rl_settings(given, len(prompts), prompts_a_step, generations, where)
-    lengths = prompt_lengths(model, tok, prompts, given["max_completion_length"])
+    lengths = [tokens + limit for tokens in prompt_lengths(model, tok, prompts, limit) for _ in range(generations)]
     rows["train_dataset"] = fill_last_step(prompts, prompts_a_step)
     balance = leave_out_balance(model, given)
     why_each = _why_each(model, given)
-    args, chosen = rl_config(
-        config,
-        model,
-        lengths,
-        given,
-        output_dir=output_dir,
-        prompts_a_step=prompts_a_step,
-        generations=generations,
-        adapter=arguments.get("peft_config"),
-        shares=why_each is None,
-    )
-    check_checkpoint_choice(args, arguments.get("callbacks"))
+    given |= {"num_generations": generations, "disable_dropout": True}
+    run: dict = {"arguments": arguments, "section": "grpo", "output_dir": output_dir, "unpadded": why_each is None}
+    args, [said] = planned_config(config, model, lengths, prompts_a_step * generations, given, **run)
     trainer = _made(kind, look, model, args, processing_class=tok, **rows, **arguments)
     trainer.shares = why_each is None
-    way = [f"{prompts_a_step} prompts x {generations} answers: {chosen.said}"]
+    way = [f"{prompts_a_step} prompts x {generations} answers: {said}"]
     if twice := -len(prompts) % prompts_a_step:
         way.append(f"{twice} of {len(prompts)} prompts twice in an epoch")
     each = "once" if why_each is None else f"for each answer ({why_each})"

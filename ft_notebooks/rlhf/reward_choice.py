@@ -7,7 +7,6 @@ __all__ = ['MEASURED', 'ChosenReward', 'choose_rewards', 'reward_identity', 'loa
            'reward_lines']
 
 # %% ../../nbs/package/rlhf/reward_choice.ipynb #1a5af8b0
-import hashlib
 import math
 from collections.abc import Iterable
 from contextlib import suppress
@@ -18,6 +17,7 @@ from datasets import Dataset
 from torch import nn
 
 from ..checkpointing.finished_runs import known_run
+from ..core.files import file_sha256
 from ..core.random_state import keep_random_state
 from ..evaluation.metrics import Scorer, find_scorers
 from ..evaluation.runner import interval
@@ -101,8 +101,7 @@ def reward_identity(
             files = sorted(Path(one.place).glob("*.safetensors"))
         for file in files:
             name = f"reward.{one.name}.{file.stem}" if len(files) > 1 else f"reward.{one.name}"
-            with open(file, "rb") as opened:
-                found[name] = hashlib.file_digest(opened, "sha256").hexdigest()[:16]
+            found[name] = file_sha256(file)[:16]
     return found
 
 # %% ../../nbs/package/rlhf/reward_choice.ipynb #661a8b73

@@ -8,7 +8,6 @@ __all__ = ['pair_losses', 'reward_trainer']
 # %% ../../nbs/package/rlhf/reward_training.ipynb #e67e52d2
 import functools
 import math
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
-from ..checkpointing.checkpoint_saving import check_checkpoint_choice
 from ..core.arguments import Rows, check_model, each_set, encoded
 from ..core.model_parts import base_model
 
@@ -30,17 +28,13 @@ from ..data.preference_encoding import PAIR_KEYS, encoded_pairs
 from ..data.preference_report import pair_report
 from ..data.read import read_preferences
 from ..data.readers import COLUMNS, local_source, read_rows
-from ..distributed.uneven_batches import own_loss
 from .reward_scoring import check_head_trained, check_reward_model, keep_head_exact
 from .reward_statistics import pair_statistics
-from ..training.batch_plan import Plan, plan
-from ..training.config import run_config, split_overrides
+from ..training.config import planned_config, split_overrides
 from ..training.gradient_flow import check_trained
 from ..kernels.patching import speed_up
-from ..training.out_of_memory import explain_out_of_memory
 from ..training.preflight import ready
 from ..training.run import ExactTrainer, guarded
-from ..training.progress_and_plots import check_trackers
 
 # %% ../../nbs/package/rlhf/reward_training.ipynb #86168206
 def pair_losses(
@@ -82,15 +76,15 @@ def _encoded(tok, max_length: int | None, dataset: Dataset) -> Dataset:
     return rows.add_column("margin", dataset["margin"][:])
 
 # %% ../../nbs/package/rlhf/reward_training.ipynb #96368de1
-def _behind_prompt(row: dict) -> dict:
-    "Each answer behind its prompt, in one list."
-    return {key: row["prompt_ids"] + row[key] for key in ("chosen_ids", "rejected_ids")}
-
-
 def _joined(rows: Dataset) -> Dataset:
-    "The rows as `trl.RewardTrainer` takes them."
+    "The rows as `trl.RewardTrainer` takes them: each answer behind its prompt."
     features = rows.remove_columns("prompt_ids").features
-    return rows.map(_behind_prompt, remove_columns="prompt_ids", features=features, load_from_cache_file=False)
+    return rows.map(
+        lambda row: {key: row["prompt_ids"] + row[key] for key in ("chosen_ids", "rejected_ids")},
+        remove_columns="prompt_ids",
+        features=features,
+        load_from_cache_file=False,
+    )
 
 # %% ../../nbs/package/rlhf/reward_training.ipynb #e185ab3a
 def _evaluated_loss(trainer, model, inputs, return_outputs=False, **_):
@@ -135,13 +129,13 @@ class _RewardTrainer(ExactTrainer, RewardTrainer):
 
     evaluated: list[Tensor] | None = None  # of an evaluation, [B, 5] a batch: scores, lengths and loss of B pairs
 
-    def compute_loss(self, model, inputs, *args, **kwargs):
-        compute = super().compute_loss if self.model.training else functools.partial(_evaluated_loss, self)
-        return own_loss(self, compute, model, inputs, *args, **kwargs)
+    def _loss(self, compute, model, inputs, *args, **kwargs):
+        compute = compute if self.model.training else functools.partial(_evaluated_loss, self)
+        return compute(model, inputs, *args, **kwargs)
 
     def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
         self.evaluated = []
-        with explain_out_of_memory(self, evaluation=True), speed_up(self.model):
+        with speed_up(self.model):
             output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         if self.evaluated:
             output.metrics.update(_evaluation_metrics(torch.cat(self.evaluated).numpy(), metric_key_prefix))
@@ -163,18 +157,6 @@ def _check_settings(given: dict, adapter) -> None:  # adapter: a `PeftConfig`, o
             f"peft_config has task_type={adapter.task_type!r}, so the head would be neither trained nor saved; make it "
             'with lora_config(model), or set task_type="SEQ_CLS"'
         )
-
-# %% ../../nbs/package/rlhf/reward_training.ipynb #88359998
-def _settings(model, rows, given, adapter, *, output_dir, effective_batch) -> tuple[RewardConfig, Plan]:
-    "The run's arguments, with a learning rate for adapter or full model, and their batch plan."
-    prompts, *answers = ([len(ids) for ids in rows[key][:]] for key in PAIR_KEYS)
-    lengths = [2 * (prompt + max(both)) for prompt, *both in zip(prompts, *answers)]
-    given = {"train_sampling_strategy": "random", **given}
-    chosen = plan(model, lengths, effective_batch, given, config=RewardConfig, adapter=adapter)
-    fields = {name: value for name, value in chosen.fields.items() if name != "padding_free"}
-    chosen = replace(chosen, fields=fields)
-    full = not isinstance(model, PeftModel) and adapter is None
-    return run_config(RewardConfig, output_dir, chosen, given, "reward", full), chosen
 
 # %% ../../nbs/package/rlhf/reward_training.ipynb #e2454502
 def _check_start(model, tok, arguments: dict) -> None:
@@ -208,17 +190,17 @@ def reward_trainer(
     no effect; during the run where a loss is NaN. Prints the batch plan and what may be learned instead of quality.
     """
     given, arguments = split_overrides(overrides, RewardConfig, RewardTrainer, "reward")
-    check_trackers(given.get("report_to", "none"))
     _check_settings(given, arguments.get("peft_config"))
     _check_start(model, tok, arguments)
     encode = functools.partial(_encoded, tok, given.pop("max_length", None))
-    rows = encoded(train_dataset, eval_dataset, _read, encode, "reward_trainer")
-    size = {"output_dir": output_dir, "effective_batch": effective_batch}
-    args, chosen = _settings(model, rows["train_dataset"], given, arguments.get("peft_config"), **size)
-    check_checkpoint_choice(args, arguments.get("callbacks"))
+    rows: dict = encoded(train_dataset, eval_dataset, _read, encode, "reward_trainer")
+    prompts, *answers = ([len(ids) for ids in rows["train_dataset"][key][:]] for key in PAIR_KEYS)
+    lengths = [2 * (prompt + max(both)) for prompt, *both in zip(prompts, *answers)]
+    run: dict = {"arguments": arguments, "section": "reward", "output_dir": output_dir}
+    args, said = planned_config(RewardConfig, model, lengths, effective_batch, given, **run)
     data = {name: each_set(part, _joined) for name, part in rows.items()}
     trainer = ready(_RewardTrainer(model=model, args=args, processing_class=tok, **data, **arguments))
     check_reward_model(trainer.model, tok, "reward_trainer")
     check_head_trained(trainer.model, "reward_trainer")
     findings = pair_report(tok, rows["train_dataset"], most=500)["findings"]
-    return guarded(trainer, [chosen.said], findings, any_world_size=any_world_size)
+    return guarded(trainer, said, findings, any_world_size=any_world_size)

@@ -6,7 +6,6 @@
 __all__ = ['sft_trainer']
 
 # %% ../../nbs/package/sft/trainer.ipynb #7574cb9a
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -16,27 +15,22 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
-from ..checkpointing.checkpoint_saving import check_checkpoint_choice
 from ..data.chat_encoding import encode_chats
 from ..data.prompt_in_use import check_prompts
 from ..data.read import read_chats
 from ..core.model_parts import base_model
 from ..core.progress import without_library_bars
 from ..core.seams import attention_of, overrides
-from ..training.out_of_memory import explain_out_of_memory
 from ..loading.model_files import check_context
 from .packing_check import check_apart, why_mixed
-from ..distributed.uneven_batches import own_loss
 from ..kernels.label_head import LabelHead
 from ..kernels.patching import optimizations, speed_up
-from ..training.expert_balance import keep_router_fields, leave_out_balance
+from ..training.expert_balance import keep_router_fields
 from ..core.arguments import Rows, encoded
 from ..training.preflight import check_start, ready
 from ..training.run import ExactTrainer, guarded
 from ..tokenization.padding import IGNORE
-from ..training.progress_and_plots import check_trackers
-from ..training.batch_plan import Plan, plan
-from ..training.config import run_config, split_overrides
+from ..training.config import planned_config, split_overrides
 
 # %% ../../nbs/package/sft/trainer.ipynb #4d6d290b
 def _check_rows(dataset: Dataset, given: dict) -> None:
@@ -66,20 +60,6 @@ def _encoded(tok, given: dict, dataset: Dataset) -> Dataset:
     return dataset
 
 # %% ../../nbs/package/sft/trainer.ipynb #9d28d623
-def _count_evaluated(trainer, loss: Tensor, labels: Tensor) -> None:
-    "Adds a micro-batch's loss, a mean over its labels [B, T], to those of this evaluation."
-    count = (labels[..., 1:] != IGNORE).sum()
-    if count:
-        trainer.evaluated += torch.stack([loss.float() * count, count.float()]).cpu().double()
-
-
-def _mean_evaluated(trainer, metrics: dict[str, float], name: str) -> None:
-    "The metric is the mean over the trained tokens of all micro-batches in all processes."
-    total, count = trainer.accelerator.reduce(trainer.evaluated.to(trainer.args.device, torch.float32)).tolist()
-    if name in metrics and count:
-        metrics[name] = total / count
-
-# %% ../../nbs/package/sft/trainer.ipynb #a62b1465
 @overrides(SFTTrainer)
 class _SFTTrainer(ExactTrainer, SFTTrainer):
     "`SFTTrainer` with the guarantees of `ExactTrainer`, whose evaluation loss is the mean over trained tokens."
@@ -91,34 +71,30 @@ class _SFTTrainer(ExactTrainer, SFTTrainer):
         if not getattr(base_model(self.model), "accepts_loss_kwargs", True):
             self.model_accepts_loss_kwargs = True  # TRL's loss is divided by the labels of the step, not the model's
 
-    def compute_loss(self, model, inputs, *args, **kwargs):
-        computed = super().compute_loss
-
-        def compute(model, own, *args, **kwargs):
-            found = computed(LabelHead(model), own, *args, **kwargs)
-            if not self.model.training and self.evaluated is not None:
-                _count_evaluated(self, found[0] if isinstance(found, tuple) else found, own["labels"])
+    def _loss(self, compute, model, inputs, *args, **kwargs):
+        found = compute(LabelHead(model), inputs, *args, **kwargs)
+        if self.model.training or self.evaluated is None:
             return found
-
-        return own_loss(self, compute, model, inputs, *args, **kwargs)
+        if count := (inputs["labels"][..., 1:] != IGNORE).sum():
+            mean = (found[0] if isinstance(found, tuple) else found).float()
+            self.evaluated += torch.stack([mean * count, count.float()]).cpu().double()
+        return found
 
     def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
         self.evaluated = torch.zeros(2, dtype=torch.float64)
-        with explain_out_of_memory(self, evaluation=True), speed_up(self.model):
+        with speed_up(self.model):
             output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        _mean_evaluated(self, output.metrics, f"{metric_key_prefix}_loss")
+        total, count = self.accelerator.reduce(self.evaluated.to(self.args.device, torch.float32)).tolist()
+        if f"{metric_key_prefix}_loss" in output.metrics and count:
+            output.metrics[f"{metric_key_prefix}_loss"] = total / count
         return output
 
 # %% ../../nbs/package/sft/trainer.ipynb #4127f426
-def _by_document(model) -> bool:
-    "Whether its attention is computed document by document: ours on a CPU, flash attention on a GPU."
-    return optimizations(model)["attention"] is None or "flash" in (attention_of(model) or "")
-
-
 def _without_padding(model, given) -> tuple[bool, list[str]]:
     "Whether a micro-batch may be one row, and what the plan says where the model mixes rows; `ValueError` if asked."
+    by_document = optimizations(model)["attention"] is None or "flash" in (attention_of(model) or "")
     with speed_up(model):
-        unpadded = given.get("padding_free", _by_document(model))
+        unpadded = given.get("padding_free", by_document)  # attention by document: ours on a CPU, flash on a GPU
         if any(map(given.get, ("packing", "eval_packing", "padding_free"))):
             check_apart(model)
             return unpadded, []
@@ -126,17 +102,6 @@ def _without_padding(model, given) -> tuple[bool, list[str]]:
             return False, []
         why = why_mixed(model)
     return why is None, [f"padded, since {why}"] if why else []
-
-# %% ../../nbs/package/sft/trainer.ipynb #fe1dc9a7
-def _settings(model, rows, given, adapter, *, output_dir, effective_batch) -> tuple[SFTConfig, Plan]:
-    "The run's config, with a learning rate for an adapter or for all weights, and its batch plan."
-    lengths = [len(ids) for ids in rows["input_ids"]]
-    check_context(lengths, model.config)
-    unpadded, why = _without_padding(model, given)
-    chosen = plan(model, lengths, effective_batch, given, unpadded=unpadded, adapter=adapter)
-    chosen = replace(chosen, said="; ".join([chosen.said, *why]))
-    full = not isinstance(model, PeftModel) and adapter is None
-    return run_config(SFTConfig, output_dir, chosen, given, "sft", full), chosen
 
 # %% ../../nbs/package/sft/trainer.ipynb #c19b300a
 _ALL_TRAINED = "every row of eval_dataset is trained on, so eval_loss tells nothing about new rows"
@@ -172,19 +137,18 @@ def sft_trainer(
     8 x 1 or 4 x 2. The training loss of a mixture of experts contains TRL's auxiliary loss; `eval_loss` does not.
     """
     given, arguments = split_overrides(overrides, SFTConfig, SFTTrainer, "sft")
-    check_trackers(given.get("report_to", "none"))
     check_start(model, tok, arguments, "sft_trainer")
-    rows = encoded(train_dataset, eval_dataset, read_chats, partial(_encoded, tok, given), "sft_trainer")
-    adapter = arguments.get("peft_config")
+    rows: dict = encoded(train_dataset, eval_dataset, read_chats, partial(_encoded, tok, given), "sft_trainer")
     collator = arguments.get("data_collator") is not None and not given.get("packing")
     if collator:
         given.setdefault("padding_free", False)  # a collator of the caller pads in its own way
-    balance = leave_out_balance(model, given)
-    size = {"output_dir": output_dir, "effective_batch": effective_batch}
-    args, chosen = _settings(model, rows["train_dataset"], given, adapter, **size)
-    check_checkpoint_choice(args, arguments.get("callbacks"))
+    lengths = [len(ids) for ids in rows["train_dataset"]["input_ids"]]
+    check_context(lengths, model.config)
+    unpadded, why = _without_padding(model, given)
+    run: dict = {"arguments": arguments, "section": "sft", "output_dir": output_dir, "unpadded": unpadded}
+    args, said = planned_config(SFTConfig, model, lengths, effective_batch, given, **run)
     with keep_router_fields(model):
         trainer = ready(_SFTTrainer(model=model, args=args, processing_class=tok, **rows, **arguments))
-    way = [chosen.said, *balance, *(["padded by data_collator"] if collator else [])]
+    way = [*said, *why, *(["padded by data_collator"] if collator else [])]
     findings = [_ALL_TRAINED] if _all_trained(rows) else []
     return guarded(trainer, way, findings, any_world_size=any_world_size)

@@ -247,4 +247,4 @@ def plan(
     said = f"{what} = {words}; {peak}; {_steps(len(units), fields, given, config)} steps"
     if size < effective_batch:
         said += f"; effective_batch={effective_batch} is more than the rows, so a step takes {size}"
-    return Plan(fields, said)
+    return Plan({name: value for name, value in fields.items() if hasattr(config, name)}, said)

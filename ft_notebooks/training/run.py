@@ -32,7 +32,7 @@ from ..core.progress import phase
 from ..core.seams import given_way, overrides
 from ..core.processes import first_of_all, together
 from ..distributed.sharded_save import save_whole
-from ..distributed.uneven_batches import count_rows_once, own_batches
+from ..distributed.uneven_batches import count_rows_once, own_batches, own_loss
 from ..kernels.patching import optimizations, speed_up
 from .expert_balance import ask_in_calls_alone, loss_alone
 from .out_of_memory import explain_out_of_memory
@@ -213,8 +213,18 @@ class ExactTrainer(Trainer):
         return no_epoch_after_the_end(self, super().set_initial_training_values(*args, **kwargs))
 
     def evaluation_loop(self, *args, **kwargs):
-        with loss_alone(self):
+        with loss_alone(self), explain_out_of_memory(self, evaluation=True):
             return super().evaluation_loop(*args, **kwargs)
+
+    def _loss(self, compute, model, inputs, *args, **kwargs):
+        "What `compute`, the library's `compute_loss`, says of the process's own rows."
+        return compute(model, inputs, *args, **kwargs)
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        compute = partial(self._loss, super().compute_loss)
+        if self.rows_once:
+            return own_loss(self, compute, model, inputs, *args, **kwargs)
+        return compute(model, inputs, *args, **kwargs)
 
     def get_batch_samples(self, *args, **kwargs):
         collect = super().get_batch_samples

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.whole
 TOK = tiny_tokenizer()
 PROMPTS = [{"prompt": [{"role": "user", "content": f"Say {word}."}], "expected": word} for word in "abcdefgh"]
 FIXED = {
-    "bf16": False, "disable_tqdm": True, "save_steps": 2, "max_steps": 6, "learning_rate": 1e-3, "beta": 0.05,
+    "bf16": False, "disable_tqdm": True, "save_steps": 2, "max_steps": 4, "learning_rate": 1e-3, "beta": 0.05,
     "num_iterations": 2, "prompts_a_step": 2, "generations": 4, "max_completion_length": 12,
 }  # fmt: skip
 
@@ -78,37 +78,38 @@ class KilledAt(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("kind", ["adapter", "full", "rloo"])
+@pytest.mark.parametrize("kind", ["adapter", "rloo"])
 def test_a_run_that_is_killed_goes_on_to_the_same_weights_rewards_and_looks(tmp_path, kind):
     whole = trained(tmp_path / "whole", kind)
-    assert forked(lambda: trained(tmp_path / "parts", kind, KilledAt(5))) == -signal.SIGKILL
-    assert last_good_checkpoint(tmp_path / "parts").endswith("checkpoint-4")
+    assert forked(lambda: trained(tmp_path / "parts", kind, KilledAt(3))) == -signal.SIGKILL
+    assert last_good_checkpoint(tmp_path / "parts").endswith("checkpoint-2")
     looks = (tmp_path / "parts" / "held_out.jsonl").read_text()
-    assert [json.loads(line)["step"] for line in looks.splitlines()] == [0, 2, 4]
+    assert [json.loads(line)["step"] for line in looks.splitlines()] == [0, 2]
     parts = trained(tmp_path / "parts", kind)
     one, other = weights(whole), weights(parts)
     assert one.keys() == other.keys() and all(torch.equal(p, other[name]) for name, p in one.items())
     keys = ("reward", "grad_norm", "kl", "entropy")
     logs = [[[e.get(k) for k in keys] for e in t.state.log_history if "kl" in e] for t in (whole, parts)]
-    steps = 3 if kind == "rloo" else 6  # `trl.RLOOTrainer` logs the KL where it samples
+    steps = 2 if kind == "rloo" else 4  # `trl.RLOOTrainer` logs the KL where it samples
     assert logs[0] == logs[1] and len(logs[0]) == steps and logs[0][0][2] == pytest.approx(0, abs=1e-6)
     now = (tmp_path / "parts" / "held_out.jsonl").read_text()
     assert now.startswith(looks) and now == (tmp_path / "whole" / "held_out.jsonl").read_text()
 
 
 def test_a_run_that_was_started_without_the_callback_has_no_start_values(tmp_path):
+    each = {"num_iterations": 1, "save_steps": 1}
     with contextlib.redirect_stdout(io.StringIO()):
-        made = grpo_trainer(policy("full"), TOK, PROMPTS[:6], lowercase, output_dir=str(tmp_path), **FIXED)
+        made = grpo_trainer(policy("full"), TOK, PROMPTS[:6], lowercase, output_dir=str(tmp_path), **FIXED | each)
         made.add_callback(Stops())
         with pytest.raises(KeyboardInterrupt):
             fit(made)
     with pytest.raises(ValueError, match="has no start values: the run was started without RewardHackingCallback"):
-        trained(tmp_path, "full")
+        trained(tmp_path, "full", **each)
 
 
 class Stops(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == 3:
+        if state.global_step == 2:
             raise KeyboardInterrupt
 
 
@@ -123,18 +124,17 @@ def given_answers(prompts, trainer):
     return {"prompt_ids": asked, "completion_ids": said, "logprobs": None}
 
 
-def learned(folder, kind, **given):
-    trainer = trained(folder, kind, rollout_func=given_answers, **given)
+def learned(folder, kind):
+    trainer = trained(folder, kind, rollout_func=given_answers)
     logs = [
         [e.get(k, -1.0) for k in ("loss", "reward", "reward_std", "kl")] for e in trainer.state.log_history if "kl" in e
     ]
     return {"weights": torch.cat([p.flatten() for p in weights(trainer).values()]), "logs": torch.tensor(logs)}
 
 
-@pytest.mark.parametrize("kind", ["adapter", "full"])
-def test_two_processes_learn_from_given_answers_what_one_does(tmp_path, kind):
-    one = learned(tmp_path / "one", kind, max_steps=4)
-    two = ranks(2, lambda rank: learned(tmp_path / "two", kind, max_steps=4), tmp_path / "ranks")
+def test_two_processes_learn_from_given_answers_what_one_does(tmp_path):
+    one = learned(tmp_path / "one", "full")
+    two = ranks(2, lambda rank: learned(tmp_path / "two", "full"), tmp_path / "ranks")
     assert torch.equal(two[0]["weights"], two[1]["weights"])
     assert (two[0]["logs"] - one["logs"]).abs().max() < ROUNDED
     assert only_rounded((two[0]["weights"] - one["weights"]).abs(), 2 * 1e-3 * 4)

@@ -86,8 +86,7 @@ def test_a_training_starts_from_no_checkpoint_that_is_not_complete(make, tmp_pat
             trainer.train(start)
 
 
-@pytest.mark.parametrize("make", [supervised, preferences])
-@pytest.mark.parametrize("model", [on_notes, tiny_model])
+@pytest.mark.parametrize(("make", "model"), [(preferences, on_notes), (supervised, tiny_model)])
 def test_a_run_is_saved_as_it_is_in_memory_and_a_second_start_loads_the_same(make, model, tmp_path):
     first = make(tmp_path, model)
     assert fit(first).global_step == 6
@@ -101,19 +100,17 @@ def test_a_run_is_saved_as_it_is_in_memory_and_a_second_start_loads_the_same(mak
     assert (tmp_path / "loss.png").is_file() and (tmp_path / "tokenizer.json").is_file()
 
 
-@pytest.mark.parametrize("make", [supervised, preferences])
-def test_a_second_call_on_the_same_trainer_changes_nothing(make, tmp_path):
-    trainer = make(tmp_path)
+def test_a_second_call_on_the_same_trainer_changes_nothing(tmp_path):
+    trainer = preferences(tmp_path)
     fit(trainer)
     before, weights = files(tmp_path), {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     assert math.isnan(fit(trainer).training_loss)  # no step, no loss
     assert files(tmp_path) == before and alike(weights, dict(trainer.model.named_parameters()))
 
 
-@pytest.mark.parametrize("make", [supervised, preferences])
-def test_a_run_killed_while_its_model_is_saved_saves_it_again(make, tmp_path):
+def test_a_run_killed_while_its_model_is_saved_saves_it_again(tmp_path):
     def child():
-        trainer = make(tmp_path / "killed")
+        trainer = supervised(tmp_path / "killed")
         save = trainer.save_model
 
         def torn(folder=None, *args, **kwargs):
@@ -127,8 +124,8 @@ def test_a_run_killed_while_its_model_is_saved_saves_it_again(make, tmp_path):
 
     assert forked(child) == -signal.SIGKILL
     assert Path(tmp_path, "killed/.model/adapter_model.safetensors").read_bytes() == b"torn"
-    fit(make(tmp_path / "killed"))
-    fit(make(tmp_path / "whole"))
+    fit(supervised(tmp_path / "killed"))
+    fit(supervised(tmp_path / "whole"))
     assert alike(saved(tmp_path / "killed"), saved(tmp_path / "whole"))
 
 
@@ -141,8 +138,7 @@ def test_the_hub_gets_the_model_from_its_place_with_the_card_of_the_run(tmp_path
     assert any("adapter_model.safetensors" in str(name) for name in pushed[0]) and trainer.args.push_to_hub
 
 
-@pytest.mark.parametrize("make", [supervised, preferences])
-@pytest.mark.parametrize("model", [on_notes, tiny_model])
+@pytest.mark.parametrize(("make", "model"), [(preferences, on_notes), (supervised, tiny_model)])
 def test_the_card_of_a_run_says_what_was_trained_and_no_local_path(make, model, tmp_path):
     tiny_model().save_pretrained(tmp_path / "my base")
     based = model()
@@ -239,15 +235,13 @@ def test_another_run_is_refused_in_its_folder(tmp_path):
     assert files(tmp_path) == before
 
 
-@pytest.mark.parametrize("make", [supervised, preferences])
-@pytest.mark.parametrize("lost", ["checkpoint-*", "nothing"])
-def test_of_two_trainers_made_before_either_ran_the_second_leaves_the_folder_as_it_is(tmp_path, make, lost):
+def test_of_two_trainers_made_before_either_ran_the_second_leaves_the_folder_as_it_is(tmp_path):
     chats = [[{"role": "user", "content": "hi"}]]
     one, other = (
-        make(tmp_path, learning_rate=rate, callbacks=[SamplesCallback(TOK, chats, 2)]) for rate in (0.01, 0.02)
+        supervised(tmp_path, learning_rate=rate, callbacks=[SamplesCallback(TOK, chats, 2)]) for rate in (0.01, 0.02)
     )
     fit(one)
-    for checkpoint in tmp_path.glob(lost):
+    for checkpoint in tmp_path.glob("checkpoint-*"):  # so that the model alone is there
         shutil.rmtree(checkpoint)
     before = files(tmp_path)
     with pytest.raises(ValueError, match="holds a different run: learning_rate was 0.01, is 0.02"):
@@ -304,16 +298,15 @@ class Deletes(TrainerCallback):
             shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
 
 
-@pytest.mark.parametrize("make", [supervised, preferences])
 @pytest.mark.parametrize("what, lost", [(".", "manifest.json and run.json"), ("manifest.json", "manifest.json")])
-def test_a_folder_that_is_deleted_during_training_ends_the_run_with_the_weights_kept(make, what, lost, tmp_path):
+def test_a_folder_that_is_deleted_during_training_ends_the_run_with_the_weights_kept(what, lost, tmp_path):
     run_folder(tmp_path / "run", {"a": 1})
     gone = f"run was deleted, emptied or moved during training: {lost} and earlier checkpoints are gone.* Kept: .*-4"
     with pytest.raises(ValueError, match=gone):
-        fit(make(tmp_path / "run", callbacks=[Deletes(3, what)]))
+        fit(supervised(tmp_path / "run", callbacks=[Deletes(3, what)]))
     assert checkpoint_fault(tmp_path / "run/checkpoint-4") is None
     with pytest.raises(ValueError, match="but no manifest.json, so it cannot be compared"):
-        make(tmp_path / "run")
+        supervised(tmp_path / "run")
 
 
 def test_a_folder_that_is_deleted_after_the_last_checkpoint_still_gets_the_model(tmp_path):
@@ -337,8 +330,7 @@ def test_all_processes_notice_that_the_folder_was_deleted(tmp_path):
     assert len(said) == 2 and all("deleted, emptied or moved during training" in one for one in said)
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-@pytest.mark.parametrize("step", [2, 4])
+@pytest.mark.parametrize(("step", "accumulation"), [(2, 1), (4, 2)])  # within an epoch, and at the end of one
 def test_a_collator_that_draws_random_numbers_draws_the_same_after_a_kill(tmp_path, step, accumulation):
     def noisy(rows):
         batch = pad_batch(rows, 0)

@@ -244,7 +244,11 @@ def save_figure(
         from matplotlib import style
 
         with style.context("default"), atomic_path(file) as part:
-            draw().savefig(part, format="png")
+            figure = draw()
+            if layout := figure.get_layout_engine():  # else matplotlib draws all twice, to lay it out
+                layout.execute(figure)
+                figure.set_layout_engine("none")
+            figure.savefig(part, format="png")
     except Exception as error:  # of matplotlib's settings, fonts or backends, or a full disk
         print(f"{file} was not drawn: {error_text(error)}", flush=True)
 

@@ -230,9 +230,8 @@ def check(row, moment, file, error):
 @pytest.mark.parametrize("moment, file", CASES)
 def test_what_is_complete_stays_whatever_fails_and_the_same_command_resumes_from_it(runs, moment, file):
     errors = CASES[moment, file]
-    if moment != "a load on resume":  # two of them, others for each file; a load fails sooner, so all of them
-        first = 2 * [*CASES].index((moment, file))
-        errors = [errors[(first + n) % len(errors)] for n in range(2)]
+    first = 2 * [*CASES].index((moment, file))  # two of them (of a first save one), others for each file
+    errors = [errors[(first + n) % len(errors)] for n in range(1 if moment == "the first save" else 2)]
     for error in errors:
         again = error == errors[-1] and moment != "the first save"
         row = runs.case(moment, file, error, again)

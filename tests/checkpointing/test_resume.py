@@ -27,7 +27,7 @@ from small_runs import HANGS, ended
 
 pytestmark = pytest.mark.whole
 
-STEPS, SAVE, SPREAD = 6, 2, 4  # steps of a run, steps between checkpoints, kills from outside
+STEPS, SAVE, SPREAD = 6, 2, 2  # steps of a run, steps between checkpoints, kills from outside
 SUMS = [{"prompt": f"{n} + {n}?", "completion": "=" * n + str(2 * n)} for n in range(12)]
 
 # ---- what runs in the process that forks
@@ -197,8 +197,8 @@ def again(trainer, run, row, whole):
 
 
 def inside_a_save(trainer, tmp, limit):
-    """What a save changes, in its order, and how a process ended that was killed right after each change, or every
-    eighth.
+    """What a save changes, in its order, and how a process ended that was killed right after some changes: every third
+    until the marker has its name and each from there on, or every eighth.
     """
 
     def record(run):
@@ -213,7 +213,8 @@ def inside_a_save(trainer, tmp, limit):
     points = [i for i in range(len(seen)) if i not in removed[1:-1]] + removed[
         len(removed) // 2 : len(removed) // 2 + 1
     ]
-    points = sorted(set(points))[:: 1 if limit == 1 else 8]
+    marked = seen.index("-checkpoint-4/.complete")
+    points = sorted(set(points))[::8] if limit == 2 else [i for i in points if i % 3 == 0 or i >= marked - 1]
     file = tmp / f"exits-{limit}.json"
 
     def forks(watch):
@@ -237,7 +238,7 @@ def inside_a_save(trainer, tmp, limit):
 
 
 def kills(trainer, tmp):
-    "The table: every change of a save with save_total_limit=1, every eighth with 2, and moments spread over the run."
+    "The table: changes of a save with save_total_limit=1 and with 2, and moments spread over the run."
     whole, rows = uninterrupted(trainer, tmp), []
     for limit in (1, 2):
         trainer.args.save_total_limit = limit
@@ -313,9 +314,7 @@ def listening(trainer, run, step=None, rank=0):
 def signals(trainer, tmp):
     whole, rows = uninterrupted(trainer, tmp), {}
     for number in (signal.SIGTERM, signal.SIGINT):
-        for step in (
-            (5, 3, STEPS) if number == signal.SIGTERM else (5,)
-        ):  # within an epoch, its last step, the last of all
+        for step in (3, STEPS) if number == signal.SIGTERM else (5,):  # within an epoch, its last step, the last of all
             run = tmp / f"{number.name}-{step}"
             pid = forked(lambda: listening(trainer, run, step), wait=False)
             send(pid, number, run)
@@ -371,19 +370,16 @@ def ranks(trainer, tmp):
     rows["random states"] = sorted(name for name in marked if name.startswith("rng_state"))
     rows["alike"] = noted(tmp / "whole", 1)["weights"] == whole
     rows["finished"] = finished_twice(tmp / "finished")
-    for rank in (0, 1):
-        run = tmp / f"sigterm-{rank}"
-        pids = two(run, lambda trainer: listening(trainer, run, 5, rank))
-        send(pids[rank], signal.SIGTERM, run, rank)
-        row = {"exits": ended(pids), "left": left_behind(run)}
-        row |= {"heard": [noted(run, r).get("signal") for r in (0, 1)], "step": [noted(run, r)["step"] for r in (0, 1)]}
-        if rank == 1:  # and is killed when it goes on
-            pids = two(run, lambda trainer: killed_after_rank_files(trainer, run))
-            row["killed"] = {"exits": [code != 0 for code in ended(pids)], "left": left_behind(run)}
-        row["exits again"] = ended(two(run, lambda trainer: train(trainer, run)))
-        row |= {"from": noted(run)["start"], "same": [noted(run, r)["weights"] == whole for r in (0, 1)]}
-        rows[f"SIGTERM to rank {rank}"] = row | {"aside": aside(run)}
-    return rows
+    run = tmp / "sigterm"
+    pids = two(run, lambda trainer: listening(trainer, run, 5, 1))
+    send(pids[1], signal.SIGTERM, run, 1)
+    row = {"exits": ended(pids), "left": left_behind(run)}
+    row |= {"heard": [noted(run, r).get("signal") for r in (0, 1)], "step": [noted(run, r)["step"] for r in (0, 1)]}
+    pids = two(run, lambda trainer: killed_after_rank_files(trainer, run))  # when it goes on
+    row["killed"] = {"exits": [code != 0 for code in ended(pids)], "left": left_behind(run)}
+    row["exits again"] = ended(two(run, lambda trainer: train(trainer, run)))
+    row |= {"from": noted(run)["start"], "same": [noted(run, r)["weights"] == whole for r in (0, 1)]}
+    return rows | {"SIGTERM to rank 1": row | {"aside": aside(run)}}
 
 
 def finished_twice(run):
@@ -481,6 +477,7 @@ SCENARIOS = {f.__name__: f for f in (kills, tampered, signals, ranks, disk_full)
 def drive(names):
     "What each scenario returned, or how it failed."
     results = {}
+    os.fsync = lambda handle: None  # a kill, unlike a power cut, loses nothing that was written
     with tempfile.TemporaryDirectory() as tmp:
         trainer = make(Path(tmp) / "made", save_total_limit=2)
         gc.collect()
@@ -510,8 +507,8 @@ def test_a_run_killed_anywhere_ends_at_the_same_weights(ran):
     assert not isinstance(rows, str), rows
     killed = [row for row in rows if row["exit"] in (-signal.SIGKILL, -signal.SIGPROF)]
     assert [row for row in rows if row["exit again"] or not row["same"]] == []
-    assert len(killed) >= 20, len(killed)
-    assert sum(row["limit"] == 1 and row["where"].startswith("in the save") for row in killed) >= 15
+    assert len(killed) >= 12, len(killed)
+    assert sum(row["limit"] == 1 and row["where"].startswith("in the save") for row in killed) >= 8
     assert {None, "checkpoint-2", "checkpoint-4"} <= {row["from"] for row in killed}
 
 
@@ -530,7 +527,7 @@ def test_one_flipped_bit_in_the_optimizer_sends_the_run_back_to_the_checkpoint_b
     assert ran["tampered"] == {"exit again": 0, "from": "checkpoint-4", "aside": ["torn-checkpoint-6"], "same": True}
 
 
-@pytest.mark.parametrize("name", ["SIGTERM-5", "SIGINT-5", "SIGTERM-3"])
+@pytest.mark.parametrize("name", ["SIGINT-5", "SIGTERM-3"])
 def test_a_signal_saves_after_the_step_and_the_run_goes_on_from_there(ran, name):
     number, step = name.split("-")
     row = ran["signals"][name]
@@ -624,9 +621,8 @@ def test_two_processes_that_have_finished_change_nothing_when_they_are_started_a
     assert first[0] == [0, 0] and first[1][0] == 5 and again == first
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(ran, rank):
-    row = ran["ranks"][f"SIGTERM to rank {rank}"]
+def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(ran):
+    row = ran["ranks"]["SIGTERM to rank 1"]
     assert (row["exits"], row["exits again"], row["step"]) == ([0, 0], [0, 0], [5, 5])
     assert (row["heard"], row["from"], row["same"]) == (["SIGTERM", "SIGTERM"], "checkpoint-5", [True, True])
 

@@ -20,7 +20,7 @@ from ft_notebooks.training.run import fit
 
 pytestmark = pytest.mark.whole
 
-FIELDS = {"bf16": False, "effective_batch": 4, "learning_rate": 1e-2, "max_steps": 2, "save_steps": 1}
+FIELDS = {"bf16": False, "effective_batch": 4, "learning_rate": 1e-2, "max_steps": 1, "save_steps": 1}
 FIELDS |= {"report_to": "none", "disable_tqdm": True}
 NAMES = ["Ann", "Bob", "Cid", "Dora"]
 PAIRS = [{"prompt": f"I am {name}", "chosen": f"hello {name}", "rejected": f"go away {name}"} for name in NAMES]
@@ -39,9 +39,8 @@ def start(folder):
     return json.loads(Path(folder, "manifest.json").read_text())["recorded"]["start"]
 
 
-@pytest.mark.parametrize("make", [on_notes, tiny_model])
-def test_a_loop_over_rates_with_one_model_ends_at_its_second_run(tmp_path, make):
-    model = make()
+def test_a_loop_over_rates_with_one_model_ends_at_its_second_run(tmp_path):
+    model = on_notes()
     fit(supervised(tmp_path / "first", model))
     second = supervised(tmp_path / "second", model, learning_rate=2e-2)
     with pytest.raises(ValueError, match=TRAINED):
@@ -66,7 +65,7 @@ def test_a_start_that_is_refused_renames_no_checkpoint(tmp_path):
     trainer.args.learning_rate = 2e-2
     with pytest.raises(ValueError, match=TRAINED):
         trainer.train()
-    assert {p.name for p in (tmp_path / "first").iterdir()} == before and "checkpoint-2" in before
+    assert {p.name for p in (tmp_path / "first").iterdir()} == before and "checkpoint-1" in before
 
 
 def test_a_run_that_was_interrupted_before_its_first_checkpoint_starts_from_a_new_model(tmp_path):

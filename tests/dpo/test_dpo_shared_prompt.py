@@ -96,10 +96,8 @@ def history(trainer):
 
 
 RUNS = {
-    "adapter": {},
-    "accumulated": {"batch": 1, "gradient_accumulation_steps": 3},
+    "accumulated": {"batch": 1, "gradient_accumulation_steps": 3, "gradient_checkpointing": True},
     "full, computed before": {"adapter": False, "precompute_ref_log_probs": True},
-    "checkpointing": {"gradient_checkpointing": True},
     "smoothed, anchored": {"loss_type": ["robust", "sft"], "loss_weights": [1.0, 0.5], "label_smoothing": 0.1},
 }
 

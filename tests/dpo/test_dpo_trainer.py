@@ -60,7 +60,11 @@ def rows():
     return encode_pairs(TOK, PAIRS)[0]
 
 
-def made(model, rows, output_dir, **given):
+def made(model, rows, output_dir, *, guard="brief", callbacks=(), **given):
+    "With a guard that asks two questions at the begin and the end alone, or one that asks as often as in any run."
+    if guard == "brief" and isinstance(rows, datasets.Dataset):
+        callbacks = [CollapseCallback(TOK, rows.select(range(2)), every=99, max_new_tokens=3), *callbacks]
+    given |= {"callbacks": list(callbacks)} if callbacks else {}
     with contextlib.redirect_stdout(io.StringIO()):
         return dpo_trainer(model, TOK, rows, output_dir=str(output_dir), **(FIXED | {"save_steps": 2} | given))
 
@@ -227,7 +231,7 @@ def test_a_trl_that_names_its_rows_otherwise_is_refused(rows, tmp_path, monkeypa
     with pytest.raises(
         RuntimeError, match=rf"trl [\d.]+ and transformers [\d.]+ have no DPOTrainer.{name}, by which the pairs are"
     ):
-        made(tiny_model(), rows, tmp_path, eval_dataset=rows)
+        made(tiny_model(), rows, tmp_path, guard="usual", eval_dataset=rows)
 
 
 @pytest.mark.numbers
@@ -243,7 +247,6 @@ def test_answers_of_which_only_the_common_length_counts_have_a_margin_of_zero(ro
     ("sizes", "message"),
     [
         ({"num_hidden_layers": 3}, "not the same model.*leave it out"),
-        ({"vocab_size": 400}, "not the same model.*leave it out"),
         ({"vocab_size": 100}, "token"),
     ],
 )
@@ -266,9 +269,7 @@ def test_a_copy_that_is_not_the_adapter_is_refused(rows, tmp_path):
 
 @pytest.mark.numbers
 @pytest.mark.whole
-@pytest.mark.parametrize(
-    "fields", [{"modules_to_save": ["embed_tokens"]}, {"use_dora": True}, {"trainable_token_indices": [5]}]
-)
+@pytest.mark.parametrize("fields", [{"modules_to_save": ["embed_tokens"]}, {"trainable_token_indices": [5]}])
 def test_an_adapter_that_also_holds_whole_modules_tokens_or_lengths_is_its_own_reference(rows, tmp_path, fields):
     model = moved(
         get_peft_model(tiny_model(), LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", **fields))
@@ -319,10 +320,8 @@ def test_what_is_left_out_is_counted_and_what_is_odd_is_said(rows, tmp_path, cap
     [
         ({"num_train_epochs": 1}, False, True),
         ({"num_train_epochs": 1}, True, False),
-        ({"num_train_epochs": 2}, True, True),
         ({}, True, True),
         ({"max_steps": 2}, True, False),
-        ({"max_steps": 3}, True, True),
         ({"max_steps": 2, "precompute_ref_log_probs": True}, True, True),
     ],
 )
@@ -388,11 +387,7 @@ def test_a_run_that_resumes_with_another_reference_or_a_damaged_record_of_it_is_
 
 DAMAGED = {
     "shorter": (lambda kept: {name: x[:5] for name, x in kept.items()}, "is damaged: .* for each of 8 rows"),
-    "longer": (lambda kept: {name: torch.cat([x, x]) for name, x in kept.items()}, "is damaged"),
-    "one column shorter": (lambda kept: {**kept, "ref_rejected_logps": torch.zeros(3)}, "is damaged"),
-    "no rows": (lambda kept: {name: x[:0] for name, x in kept.items()}, "is damaged"),
     "a table": (lambda kept: {name: x[:, None].contiguous() for name, x in kept.items()}, "is damaged"),
-    "a column less": (lambda kept: {"ref_chosen_logps": kept["ref_chosen_logps"]}, "is damaged"),
     "other columns": (lambda kept: {"logps": kept["ref_chosen_logps"]}, "is damaged"),
     "a NaN": (
         lambda kept: {**kept, "ref_rejected_logps": torch.tensor([-1.0, float("nan")] * 4)},
@@ -439,7 +434,7 @@ def test_a_kept_reference_that_is_torn_is_named_with_the_cure(rows, kept, tmp_pa
 def test_a_reference_that_is_not_a_number_is_not_kept(rows, tmp_path):
     model = tiny_model()
     model.get_output_embeddings().weight.data[rows[3]["chosen_ids"][0]] = float("nan")
-    with pytest.raises(ValueError, match="the reference's ref_chosen_logps of row 0 is nan"):
+    with pytest.raises(ValueError, match="the reference's log-probability of row 0 .counted from 0. is nan"):
         made(model, rows, tmp_path)
     assert not list((tmp_path / ".reference").glob("*"))
 
@@ -531,7 +526,7 @@ def test_the_guard_ends_a_run_after_a_save(rows, tmp_path, monkeypatch):
         "ft_notebooks.dpo.over_optimization.greedy_answers",
         lambda *a: [([1], n < at) for at in [next(ends)] for n in range(8)],
     )
-    trainer = made(tiny_model(), rows, tmp_path, save_steps=50)
+    trainer = made(tiny_model(), rows, tmp_path, guard="usual", save_steps=50)
     with pytest.raises(ValueError, match="at step 3 38% of the answers end.*100% at the start.*checkpoint-3"):
         trainer.train()
     assert Path(last_good_checkpoint(tmp_path)) == tmp_path / "checkpoint-3"
@@ -545,7 +540,7 @@ def test_half_of_the_answers_is_not_less_than_half_and_none_at_the_start_is_no_f
             "ft_notebooks.dpo.over_optimization.greedy_answers",
             lambda *a: [([1], n < at) for at in [next(ends)] for n in range(8)],
         )
-        made(tiny_model(), rows, tmp_path / name).train()
+        made(tiny_model(), rows, tmp_path / name, guard="usual").train()
 
 
 @pytest.mark.whole
@@ -559,7 +554,7 @@ def test_a_guard_that_was_not_there_at_the_start_is_refused(rows, tmp_path):
 @pytest.mark.whole
 def test_an_own_guard_takes_the_place_of_ours_and_its_score_is_written(rows, tmp_path):
     own = CollapseCallback(TOK, rows, every=3, scorer=lambda answers, some: len(answers))
-    trainer = made(tiny_model(), rows, tmp_path, callbacks=[own])
+    trainer = made(tiny_model(), rows, tmp_path, guard="own", callbacks=[own])
     assert sum(isinstance(c, CollapseCallback) for c in trainer.callback_handler.callbacks) == 1
     trainer.train()
     lines = [json.loads(line) for line in (tmp_path / "collapse.jsonl").read_text().splitlines()]

@@ -76,10 +76,8 @@ def ends(monkeypatch, *counts):
 @pytest.mark.numbers
 @pytest.mark.bfloat16
 @pytest.mark.whole
-@pytest.mark.parametrize(
-    "fields", [{"bf16": True, "gradient_checkpointing": True}, {"gradient_accumulation_steps": 2}], ids=str
-)
-def test_an_adapter_with_dropout_is_trained_to_the_same_bits_with_the_guard_and_without(rows, tmp_path, fields):
+def test_an_adapter_with_dropout_is_trained_to_the_same_bits_with_the_guard_and_without(rows, tmp_path):
+    fields = {"bf16": True, "gradient_checkpointing": True, "gradient_accumulation_steps": 2}
     guard = CollapseCallback(TOK, rows, every=1, scorer=lambda answers, some: torch.rand(()).item(), stop=False)
     heard, alone = (trained(made(tmp_path / str(bool(g)), g, **fields)) for g in (guard, None))
     assert torch.equal(weights(heard), weights(alone)) and len(lines(tmp_path / "True" / "collapse.jsonl")) == 5
@@ -217,10 +215,9 @@ def test_a_scorer_gets_text_without_special_tokens_and_the_rows(rows, tmp_path, 
     assert lines(tmp_path / "collapse.jsonl")[0]["said"] == ["so it is"] * 8
 
 
-@pytest.mark.parametrize("score", [float("nan"), float("inf")])
-def test_a_score_that_is_no_number_is_refused_before_the_first_step(rows, tmp_path, score):
-    trainer = made(tmp_path, CollapseCallback(TOK, rows, scorer=lambda answers, some: score))
-    with pytest.raises(ValueError, match="the scorer returned (nan|inf) at step 0"):
+def test_a_score_that_is_no_number_is_refused_before_the_first_step(rows, tmp_path):
+    trainer = made(tmp_path, CollapseCallback(TOK, rows, scorer=lambda answers, some: float("nan")))
+    with pytest.raises(ValueError, match="the scorer returned nan at step 0"):
         trained(trainer)
     assert trainer.state.global_step == 0
 

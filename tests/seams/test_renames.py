@@ -1,7 +1,7 @@
 """Where a release renames what the package hangs on, a run keeps its guarantees or does not begin, and says why.
 
-Each test is a run of `guarantees.py` with one name renamed (`renamed.py`). One of them, drawn with a seed, stands for
-all (three where slow tests run); `ALL_RENAMES=1` runs every one. `PYTHONPATH=. python tests/seams/test_renames.py
+Each test is a run of `guarantees.py` with one name renamed (`renamed.py`). Three of them, drawn with a seed, stand for
+all where slow tests run; `ALL_RENAMES=1` runs every one. `PYTHONPATH=. python tests/seams/test_renames.py
 --table [NAME...]` prints what becomes of a run as a table.
 """
 
@@ -27,7 +27,7 @@ ROOT = HERE.parents[1]
 STACK = ("transformers", "trl", "peft", "accelerate", "torch")
 HANGS = 900  # seconds after which a process hangs
 SEED = 17
-DRAWN = 3 if "slow" in os.environ.get("NB_FLAGS", "").split() else 1
+DRAWN = 3
 ALONE = "the library itself does not run"
 
 # private or undocumented names that the package's guarantees once hung on
@@ -174,6 +174,7 @@ def test_the_public_methods_of_a_callback_are_events_of_transformers(cls):
     assert checked, "nothing compares it with the library when it is imported"
 
 
+SLOW = "slow" in os.environ.get("NB_FLAGS", "").split() or os.environ.get("ALL_RENAMES")
 of_all = pytest.mark.skipif(not os.environ.get("ALL_RENAMES"), reason="what checks the tests, with ALL_RENAMES=1")
 
 
@@ -189,6 +190,7 @@ def test_a_name_that_is_nowhere_is_no_proof():
         run("transformers", "_get_gradient_norm", "--library")
 
 
+@pytest.mark.skipif(not SLOW, reason='takes a process each: NB_FLAGS="smol slow", as the daily legs have it')
 @pytest.mark.parametrize(("library", "name"), chosen(), ids=lambda text: text)
 def test_a_renamed_name_switches_no_guarantee_off_in_silence(library, name):
     said = run(library, name)

@@ -88,10 +88,7 @@ def test_arguments_of_the_trainer_reach_it(build):
 
 
 @pytest.mark.whole
-def test_an_adapter_gets_a_higher_learning_rate_than_a_whole_model_and_a_given_one_rules(build):
-    adapted = add_adapter(tiny_model(), lora_config(tiny_model()))
-    assert build(adapted).args.learning_rate == 5e-4
-    assert build().args.learning_rate == 2e-5
+def test_an_adapter_that_the_trainer_adds_gets_the_rate_of_one_and_a_given_one_rules(build):
     assert build(peft_config=lora_config(tiny_model())).args.learning_rate == 5e-4
     assert build(learning_rate=1e-3).args.learning_rate == 1e-3
 

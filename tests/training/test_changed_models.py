@@ -18,7 +18,7 @@ from ft_notebooks.sft.trainer import sft_trainer
 from ft_notebooks.tokenization.padding import add_pad_token, load_tokenizer
 from ft_notebooks.training.run import fit
 
-FIELDS = {"bf16": False, "effective_batch": 4, "learning_rate": 1e-2, "max_steps": 2, "save_steps": 1}
+FIELDS = {"bf16": False, "effective_batch": 4, "learning_rate": 1e-2, "max_steps": 1, "save_steps": 1}
 FIELDS |= {"report_to": "none", "disable_tqdm": True}
 DIFFERS = "of the base differs from .*model.safetensors.* Save base and tokenizer with save_pretrained"
 
@@ -163,7 +163,7 @@ def test_a_second_trainer_in_another_thread_is_refused_while_the_first_trains(tm
             thread.join()
 
     fit(supervised(tmp_path, on_notes(), callbacks=[Meanwhile()]))
-    assert len(said) == 2 and all("is being trained by process" in one for one in said)
+    assert len(said) == 1 and all("is being trained by process" in one for one in said)
     assert second.state.global_step == 0
 
 

@@ -81,7 +81,7 @@ def test_a_number_that_is_none_is_refused_by_name(name, value, complaint):
         {"pad_to_multiple_of": "auto"},
         {"lr_scheduler_type": "cosine"},
         {"warmup_steps": 0.05},
-        {"report_to": ["wandb"]},
+        {"report_to": ["none"]},
     ],
     ids=str,
 )

@@ -41,6 +41,7 @@ CHATS = [talk[:-1] for talk in TALKS[:2]]
 EXACT = {"bf16": False, "disable_tqdm": True, "use_cpu": True, "report_to": "none", "logging_steps": 1}
 EXACT |= {"save_strategy": "no"}
 HYBRIDS = ["qwen3_5_text", "qwen3_next", "lfm2", "lfm2_moe", "granitemoehybrid", "falcon_h1"]
+CONVOLVED = ["qwen3_5_text", "lfm2", "falcon_h1"]  # of each way to mix neighbouring rows, one
 BALANCED = ["qwen3_moe", "mixtral", "gpt_oss"]  # with an auxiliary loss
 
 
@@ -96,7 +97,7 @@ def test_a_norm_with_a_gate_keeps_its_own_forward(name):
 # rows without padding
 
 
-@pytest.mark.parametrize("name", HYBRIDS)
+@pytest.mark.parametrize("name", CONVOLVED)
 def test_a_hybrid_is_trained_with_padding_and_the_plan_says_why(sft, name, capsys):
     trainer = sft(adapted(name))
     assert not trainer.args.padding_free
@@ -105,8 +106,9 @@ def test_a_hybrid_is_trained_with_padding_and_the_plan_says_why(sft, name, capsy
     assert math.isfinite(losses[0])
 
 
-@pytest.mark.parametrize("how", [{"packing": True, "max_length": 600}, {"padding_free": True}])
-@pytest.mark.parametrize("name", ["qwen3_5_text", "lfm2", "granitemoehybrid"])
+@pytest.mark.parametrize(
+    ("name", "how"), [("qwen3_5_text", {"packing": True, "max_length": 600}), ("lfm2", {"padding_free": True})]
+)
 def test_a_hybrid_asked_to_pack_is_refused_before_step_1(sft, name, how):
     with pytest.raises(ValueError, match=rf"cannot keep documents.*{next(iter(how))}"):
         sft(adapted(name), **how)
@@ -141,7 +143,7 @@ def router_settings(model):
     return config.output_router_logits, getattr(config, "router_aux_loss_coef", None)
 
 
-@pytest.mark.parametrize("name", BALANCED)
+@pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss"])
 def test_a_trained_mixture_of_experts_and_its_folder_generate(sft, name, tmp_path):
     model = family(name)
     before = router_settings(model)
@@ -185,7 +187,7 @@ def loss_by_hand(model, rows=ROWS):
     return torch.cat(losses)[labels != IGNORE].mean().item()
 
 
-@pytest.mark.parametrize("name", ["llama", *BALANCED, "qwen3_next"])
+@pytest.mark.parametrize("name", ["llama", "mixtral", "qwen3_next"])
 def test_the_evaluation_loss_is_the_mean_over_trained_tokens_without_the_auxiliary_loss(sft, name):
     model = family(name).eval()
     trainer = sft(model, eval_dataset=ROWS)
@@ -203,10 +205,9 @@ def pairs_of(n=4):
     return [{"prompt": talk[:-1], "chosen": talk[-1:], "rejected": bad} for talk in TALKS[:n]]
 
 
-@pytest.mark.parametrize("name", ["qwen3_moe", "mixtral"])
-def test_dpo_is_evaluated_without_the_auxiliary_loss_and_its_prompts_are_not_shared(tmp_path, name, capsys):
+def test_dpo_is_evaluated_without_the_auxiliary_loss_and_its_prompts_are_not_shared(tmp_path, capsys):
     settings = {"effective_batch": 4, "max_steps": 1, "router_aux_loss_coef": 0.5, **EXACT}
-    trainer = dpo_trainer(family(name), TOK, pairs_of(), pairs_of(), output_dir=tmp_path / "run", **settings)
+    trainer = dpo_trainer(family("mixtral"), TOK, pairs_of(), pairs_of(), output_dir=tmp_path / "run", **settings)
     assert "each prompt twice" in capsys.readouterr().out
     found = trainer.evaluate()
     assert abs(found["eval_loss"] - math.log(2)) < 1e-5
@@ -386,15 +387,13 @@ def to_two_experts(module, args):
     return states, chosen.clamp(max=1), weights
 
 
-@pytest.mark.parametrize("make", [family, adapted])
-@pytest.mark.parametrize("name", BALANCED)
+@pytest.mark.parametrize(("name", "make"), [("qwen3_moe", family), ("mixtral", adapted), ("gpt_oss", family)])
 def test_experts_that_no_token_is_routed_to_are_no_fault(sft, name, make):
     losses, _ = trained(sft(change_experts(make(name), pre=to_two_experts), max_steps=3))
     assert len(losses) == 3
 
 
-@pytest.mark.parametrize("make", [family, adapted])
-@pytest.mark.parametrize("name", BALANCED)
+@pytest.mark.parametrize(("name", "make"), [("mixtral", family), ("gpt_oss", adapted)])
 def test_experts_that_no_gradient_reaches_are_named(sft, name, make):
     model = change_experts(make(name), post=lambda module, args, out: out.detach())
     with pytest.raises(ValueError, match=r"tensors have had no gradient \(.*experts"):
@@ -403,7 +402,7 @@ def test_experts_that_no_gradient_reaches_are_named(sft, name, make):
 
 # equal to TRL's trainers and to the formulas
 
-PROVED = ["llama", "qwen3_moe", "qwen3_5_text", "gemma3_text", "gemma4_text", "lfm2", "gpt_oss"]
+PROVED = ["llama", "qwen3_moe", "qwen3_5_text", "gemma4_text", "gpt_oss"]
 
 
 @pytest.mark.parametrize("name", PROVED)

@@ -7,7 +7,6 @@ __all__ = ['as_chats', 'Stage', 'before_and_after', 'PairStage']
 
 # %% ../../nbs/package/training/stage.ipynb #19ec8818
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -56,7 +55,7 @@ def as_chats(rows: Dataset) -> Dataset:
     )
 
 # %% ../../nbs/package/training/stage.ipynb #43e30e5c
-class Stage(ABC):
+class Stage:
     "What differs between the stages of training; an object is the stage of one run, with its settings."
 
     name: str  # The command, and the section of the settings
@@ -96,12 +95,12 @@ class Stage(ABC):
         "The columns that [data] renames, each with its name in the files."
         return {name: self.data[name] for name in self.columns if self.data.get(name) is not None}
 
-    @abstractmethod
     def read(self, source, places: bool = False) -> Dataset:
         """The rows of a file, folder, name on the hub, or in memory; `ValueError` with file and line for another kind.
 
         With `places` they have a column "place", each row's file and line, which errors of `encode` then name.
         """
+        raise NotImplementedError
 
     @cached_property
     def others(self) -> dict[str, Dataset]:
@@ -120,9 +119,9 @@ class Stage(ABC):
         "What the shares of [data] mix count: rows, or trained tokens."
         return self.data.get("mix_by", default_of("data", "mix_by"))
 
-    @abstractmethod
     def encode(self, tok, rows: Dataset, held: bool = False) -> tuple[Dataset, dict]:
         "The encoded rows, held out or not, and their counts; `ValueError` with the place of a row that cannot be."
+        raise NotImplementedError
 
     @contextmanager
     def errors_in_settings(self) -> Iterator[None]:
@@ -133,9 +132,9 @@ class Stage(ABC):
             error = re.sub(r"\bset (max_length=)", rf"--set {self.name}.\1", str(e))
             raise ValueError(re.sub(r"\bset (allow_\w+=)", r"--set data.\1", error)) from None
 
-    @abstractmethod
     def show(self, tok, row: dict) -> str:
         "An encoded row as text, with the trained tokens marked."
+        raise NotImplementedError
 
     def describe(self, tok, ids: Dataset, account: dict, rows: Dataset, held: Dataset | None) -> str:
         "What the rows hold, what is repeated in them, and the first one with its trained tokens marked."
@@ -203,17 +202,17 @@ class Stage(ABC):
         limit = min(64, self.settings["evaluation"].get("max_new_tokens", 64))
         return [SamplesCallback(tok, as_chats(held.select(range(min(3, len(held)))))["messages"], limit)]
 
-    @abstractmethod
     def trainer(self, model, tok, ids: Dataset, held_ids: Dataset | None, **options):
         "The trainer of this package, not yet started; `options` are further arguments, which the settings replace."
+        raise NotImplementedError
 
-    @abstractmethod
     def measure(self, model, tok, ids: Dataset) -> dict:
         "What is measured on the held-out rows before training and after it, by name."
+        raise NotImplementedError
 
-    @abstractmethod
     def compare(self, before: dict, after: dict) -> tuple[dict, list[str]]:
         "Two results of `measure` as values for `metrics.json`, and as lines to print."
+        raise NotImplementedError
 
     def fault(self, run: Path, before: dict, after: dict, history: list[dict]) -> str | None:
         "Why a run that has trained to its end has failed, if it has."

@@ -50,6 +50,18 @@ def preferences(folder, make=on_notes, **fields):
     return dpo_trainer(make(), TOK, encode_pairs(TOK, PAIRS)[0], output_dir=str(folder), **FIELDS | fields)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    fit(supervised(folder := tmp_path_factory.mktemp("finished") / "run"))
+    return folder
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    "A copy of a finished run."
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
 def files(run):
     return {file: (file.stat().st_mtime_ns, file.stat().st_size) for file in run.rglob("*")}
 
@@ -152,9 +164,8 @@ def test_the_card_of_a_run_says_what_was_trained_and_no_local_path(make, model, 
     assert (tmp_path / "run/README.md").read_text() == card
 
 
-def test_every_file_of_a_run_has_the_permissions_that_the_umask_gives(tmp_path):
-    fit(supervised(tmp_path))
-    modes = {oct(file.stat().st_mode & 0o777) for file in tmp_path.rglob("*") if file.is_file()}
+def test_every_file_of_a_run_has_the_permissions_that_the_umask_gives(finished):
+    modes = {oct(file.stat().st_mode & 0o777) for file in finished.rglob("*") if file.is_file()}
     umask = os.umask(0)
     os.umask(umask)
     assert modes == {oct(0o666 & ~umask)}
@@ -167,15 +178,14 @@ def test_a_run_that_each_host_would_save_is_refused(tmp_path):
         fit(trainer)
 
 
-def test_a_saved_file_that_is_lost_is_saved_again_and_what_others_write_beside_it_is_no_loss(tmp_path):
-    fit(supervised(tmp_path))
-    (tmp_path / "notes.txt").write_text("mine")
-    before = files(tmp_path)
-    fit(supervised(tmp_path))
-    assert files(tmp_path) == before
-    (tmp_path / "adapter_config.json").unlink()
-    fit(supervised(tmp_path))
-    assert (tmp_path / "adapter_config.json").is_file() and (tmp_path / "notes.txt").read_text() == "mine"
+def test_a_saved_file_that_is_lost_is_saved_again_and_what_others_write_beside_it_is_no_loss(run):
+    (run / "notes.txt").write_text("mine")
+    before = files(run)
+    fit(supervised(run))
+    assert files(run) == before
+    (run / "adapter_config.json").unlink()
+    fit(supervised(run))
+    assert (run / "adapter_config.json").is_file() and (run / "notes.txt").read_text() == "mine"
 
 
 class TermInTheSecond(TrainerCallback):
@@ -227,12 +237,11 @@ def test_a_run_that_would_leave_no_checkpoint_is_refused_before_it_starts(tmp_pa
     assert not [*tmp_path.glob("*.safetensors")]
 
 
-def test_another_run_is_refused_in_its_folder(tmp_path):
-    fit(supervised(tmp_path))
-    before = files(tmp_path)
+def test_another_run_is_refused_in_its_folder(run):
+    before = files(run)
     with pytest.raises(ValueError, match="holds a different run: learning_rate was 0.01, is 0.02"):
-        fit(supervised(tmp_path, learning_rate=0.02))
-    assert files(tmp_path) == before
+        fit(supervised(run, learning_rate=0.02))
+    assert files(run) == before
 
 
 def test_of_two_trainers_made_before_either_ran_the_second_leaves_the_folder_as_it_is(tmp_path):
@@ -355,14 +364,13 @@ def test_a_collator_that_draws_random_numbers_draws_the_same_after_a_kill(tmp_pa
     assert torch.equal(small_runs.weights(again), small_runs.weights(whole))
 
 
-def test_a_checkpoint_that_was_renamed_and_marked_again_is_not_resumed_from(tmp_path):
-    fit(supervised(tmp_path))
-    last = tmp_path / "checkpoint-6"
+def test_a_checkpoint_that_was_renamed_and_marked_again_is_not_resumed_from(run):
+    last = run / "checkpoint-6"
     marker = last / "complete.json"
     marker.write_text(marker.read_text().replace('"step": 6', '"step": 9'))
-    last.rename(tmp_path / "checkpoint-9")
-    assert "trainer_state.json is of step 6, and complete.json of step 9" in checkpoint_fault(tmp_path / "checkpoint-9")
-    assert last_good_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
+    last.rename(run / "checkpoint-9")
+    assert "trainer_state.json is of step 6, and complete.json of step 9" in checkpoint_fault(run / "checkpoint-9")
+    assert last_good_checkpoint(run) == str(run / "checkpoint-4")
 
 
 @pytest.mark.parametrize("name", ["", " ", None, 3, "a\0b", "a\udce9b", "x" * 231])

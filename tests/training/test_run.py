@@ -89,6 +89,17 @@ def test_a_training_computes_by_the_faster_attention_and_restores_the_model(make
 
 
 @pytest.mark.parametrize("make", [supervised, preferences])
+def test_an_evaluation_that_runs_out_of_memory_says_which_batch_is_smaller(make, tmp_path):
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    trainer = make(tmp_path, eval_dataset=ROWS if make is supervised else PAIRS)
+    trainer.model.register_forward_pre_hook(full)
+    with pytest.raises(ValueError, match="out of memory in the evaluation .*per_device_eval_batch_size=4 .it is 8"):
+        trainer.evaluate()
+
+
+@pytest.mark.parametrize("make", [supervised, preferences])
 def test_a_training_starts_from_no_checkpoint_that_is_not_complete(make, tmp_path):
     trainer = make(tmp_path)
     torn = tmp_path / "checkpoint-1"

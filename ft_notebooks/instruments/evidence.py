@@ -267,19 +267,18 @@ _LARGEST = 0.55  # of the file; of a larger block the rest is the unusual part
 
 # %% ../../nbs/package/instruments/evidence.ipynb #1ff943b4
 def _furthest(
-    sums: np.ndarray,  # [..., borders + 1, forms]: of the rows before each border, of standardized forms
+    sums: np.ndarray,  # [borders + 1, forms]: of the rows before each border, of standardized forms
     sizes: np.ndarray,  # [borders + 1]: rows before each border
-) -> tuple[np.ndarray, tuple[int, int]]:  # The largest distance, and between which borders (of the last table)
+) -> tuple[float, tuple[int, int]]:  # The largest distance, and between which borders
     "The block of rows whose mean is furthest from that of the others, in standard errors."
     first, last = np.triu_indices(len(sizes), 1)
     inside = (sizes[last] - sizes[first]).astype(float)
     kept = inside <= _LARGEST * sizes[-1]
     first, last, inside = first[kept], last[kept], inside[kept]
     error = np.sqrt(inside * (1 - inside / sizes[-1]))  # of a sum, drawn without putting back
-    distance = np.abs(sums[..., last, :] - sums[..., first, :]) / error[:, None]
-    largest = distance.max(axis=-1)
-    best = int(np.atleast_2d(largest)[-1].argmax())
-    return largest.max(axis=-1), (int(first[best]), int(last[best]))
+    distance = (np.abs(sums[last] - sums[first]) / error[:, None]).max(axis=1)
+    best = int(distance.argmax())
+    return float(distance[best]), (int(first[best]), int(last[best]))
 
 # %% ../../nbs/package/instruments/evidence.ipynb #24ea730d
 def _most_unlike_block(
@@ -287,8 +286,6 @@ def _most_unlike_block(
 ) -> tuple[np.ndarray, float]:  # The entries of the block, and the chance of one as far from the rest
     "The block of neighbouring rows whose forms differ most from the others', with its chance in a shuffled file."
     n = len(columns)
-    if not columns.shape[1]:
-        return np.arange(0), 1.0
     sizes = np.linspace(0, n, _BORDERS + 1).astype(int)
     before = np.zeros((_BORDERS + 1, columns.shape[1]))
 
@@ -298,8 +295,9 @@ def _most_unlike_block(
 
     draw = np.random.default_rng(0)
     seen, (first, last) = _furthest(sums(np.arange(n)), sizes)
-    as_far = sum(bool(_furthest(sums(draw.permutation(n)), sizes)[0] >= seen) for _ in range(_PERMUTATIONS))
-    return np.arange(sizes[first], sizes[last]), (1 + as_far) / (1 + _PERMUTATIONS)
+    orders = (draw.permutation(n) for _ in range(_PERMUTATIONS))
+    is_chance = any(_furthest(sums(order), sizes)[0] >= seen for order in orders)  # the first such order says enough
+    return np.arange(sizes[first], sizes[last]), 1.0 if is_chance else 1 / (1 + _PERMUTATIONS)
 
 # %% ../../nbs/package/instruments/evidence.ipynb #1f6d2150
 def answers_change(texts: Texts) -> list[Anomaly]:

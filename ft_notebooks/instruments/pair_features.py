@@ -122,19 +122,12 @@ class _Side:
         return abs(len(self.chosen) - len(self.rejected))
 
 # %% ../../nbs/package/instruments/pair_features.ipynb #e1c83d28
-# What each feature of form says of each pair: the chosen answer's minus the rejected one's; [pairs, features].
-def _form_differences(pairs: Pairs) -> np.ndarray:
-    found = []
-    for has in _FORMS.values():
-        found.append(np.array([*map(has, pairs.chosen)], float) - np.array([*map(has, pairs.rejected)], float))
-    return np.column_stack(found)
-
-
 # All features with what they rank and their chance, corrected for their number.
-def _ranked(pairs: Pairs, forms: np.ndarray) -> list[_Side]:
+def _ranked(pairs: Pairs) -> list[_Side]:
     found: dict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
-    for name, column in zip(_FORMS, forms.T):
-        found[name] = np.flatnonzero(column > 0).tolist(), np.flatnonzero(column < 0).tolist()
+    for name, has in _FORMS.items():
+        more = np.array([*map(has, pairs.chosen)], float) - np.array([*map(has, pairs.rejected)], float)
+        found[name] = np.flatnonzero(more > 0).tolist(), np.flatnonzero(more < 0).tolist()
     for i, (prompt, one, other) in enumerate(zip(pairs.prompts, pairs.chosen, pairs.rejected)):
         ours = _pieces(one) | _copy_of(prompt, one)
         theirs = _pieces(other) | _copy_of(prompt, other)
@@ -242,7 +235,7 @@ def deciding_feature(
     found = []
     best = []
     by_length = 0  # pairs of which is asked whether length is to decide
-    ranked = _ranked(pairs, _form_differences(pairs))
+    ranked = _ranked(pairs)
     ranked.sort(key=lambda one: (-one.surplus, -len(one.phrase), one.phrase))  # of equals the longest phrase first
     for one in ranked:
         if one.chance < ALPHA and one.phrase != _LENGTH:

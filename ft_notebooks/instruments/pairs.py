@@ -204,11 +204,6 @@ def _left_out(directions: np.ndarray) -> np.ndarray:
     own = (spread * directions).sum(1)
     return (spread @ directions.sum(0) - own) / (1 - own)
 
-
-# What directions get from weights that give 1 to others.
-def _predicted(directions: np.ndarray, others: np.ndarray) -> np.ndarray:
-    return directions @ _inverse(others) @ others.sum(0)
-
 # %% ../../nbs/package/instruments/pairs.ipynb #cc216f7b
 _PARTS = 20
 
@@ -216,26 +211,21 @@ _PARTS = 20
 ORDERS = 499  # so that the lowest of all has a chance of 1 in 500, which is `ALPHA`
 
 
-# Of each block of neighbouring parts the product of its sum with that of the rest, over both counts.
-def _products(sums: np.ndarray, counts: np.ndarray, blocks: np.ndarray) -> np.ndarray:  # sums: [parts, features]
-    upto = np.vstack([np.zeros(sums.shape[1]), np.cumsum(sums, axis=0)])
-    number = np.concatenate([[0], np.cumsum(counts)])
-    inside = upto[blocks[:, 1]] - upto[blocks[:, 0]]
-    size = number[blocks[:, 1]] - number[blocks[:, 0]]
-    products = (inside * (upto[-1] - inside)).sum(1)
-    return products / np.sqrt(np.maximum(size * (number[-1] - size), 1))
-
-
 _BLOCKS = np.argwhere(np.triu(np.tri(_PARTS + 1, k=_PARTS // 2), 1))  # first and last border, at most half the parts
 
 
-# The product of each of `_BLOCKS` of the rows in an order, and where the parts begin and end.
+# Of each of `_BLOCKS` of the rows in an order the product of its sum with that of the rest, over both counts; and where
+# the parts begin and end.
 def _tried(directions: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    bounds: np.ndarray = np.arange(_PARTS + 1) * len(order) // _PARTS
-    counts = np.diff(bounds)
-    held = np.zeros((_PARTS, len(order)))  # by a part; its product with the directions is quicker than their sums
-    held[np.repeat(np.arange(_PARTS), counts), order] = 1
-    return _products(held @ directions, counts, _BLOCKS), bounds
+    n = len(order)
+    bounds: np.ndarray = np.arange(_PARTS + 1) * n // _PARTS
+    held = np.zeros((_PARTS, n))  # by a part; its product with the directions is quicker than their sums
+    held[np.repeat(np.arange(_PARTS), np.diff(bounds)), order] = 1
+    upto = np.vstack([np.zeros(directions.shape[1]), np.cumsum(held @ directions, axis=0)])
+    first, last = _BLOCKS.T
+    inside = upto[last] - upto[first]
+    size = bounds[last] - bounds[first]
+    return (inside * (upto[-1] - inside)).sum(1) / np.sqrt(np.maximum(size * (n - size), 1)), bounds
 
 # %% ../../nbs/package/instruments/pairs.ipynb #5a1dfbc0
 # Whether no other order of the rows has a product as low, which has a chance of 1 in `ORDERS` and one.
@@ -262,8 +252,9 @@ def _block(pairs: Pairs, directions: np.ndarray) -> list[Anomaly]:
     start, end = bounds[_BLOCKS[products.argmin()]]
     entries = np.arange(start, end)
     group = np.isin(np.arange(len(pairs)), entries)
-    inside = _predicted(directions[group], directions[~group])
-    outside = _left_out(directions[~group])
+    others = directions[~group]
+    inside = directions[group] @ _inverse(others) @ others.sum(0)  # from weights that give 1 to the others
+    outside = _left_out(others)
     if products.min() >= 0 or np.mean(inside < 0) < 0.6 or np.mean(outside > 0) < 0.6:
         return []
     if not _is_lowest(directions):
@@ -342,26 +333,19 @@ class _Fit:
         return (self.own <= chance) & (self.other > (own + chance) / 2)
 
 # %% ../../nbs/package/instruments/pairs.ipynb #c77dccd0
-# How many rows before its answer the prompt stands that fits, in most of some entries; 0 where that is not one number.
-def _lag(fit: _Fit, entries: np.ndarray) -> int:
-    lag, count = Counter((entries - fit.place[entries]).tolist()).most_common(1)[0]
-    return lag if count > 0.5 * len(entries) else 0
+# Where the prompts that fit stand, counted in rows if most stand at one distance.
+def _where(fit: _Fit, entries: np.ndarray) -> str:
+    lag, often = Counter((entries - fit.place[entries]).tolist()).most_common(1)[0]
+    is_one = lag and often > 0.5 * len(entries)
+    far = f"{abs(lag)} rows {'before' if lag > 0 else 'after'} theirs" if is_one else "of other rows"
+    is_block = 0.5 * (np.ptp(entries) + 1) < len(entries) < 0.8 * len(fit.own)
+    return f"{' (they stand together)' * bool(is_block)} fit prompts {far}"
 
 # %% ../../nbs/package/instruments/pairs.ipynb #fb6e3809
-def _where(entries: np.ndarray, n: int, lag: int) -> str:
-    span = entries.max() - entries.min() + 1
-    together = " (they stand together)" if len(entries) > 0.5 * span and len(entries) < 0.8 * n else ""
-    far = f"{abs(lag)} rows {'before' if lag > 0 else 'after'} theirs" if lag else "of other rows"
-    return f"{together} fit prompts {far}"
-
-
 def _elsewhere(pairs: Pairs, which: str, fit: _Fit, group: np.ndarray, chance: float) -> Anomaly:
     entries = np.flatnonzero(group)
-    lag = _lag(fit, entries)
     clearest = entries[np.argsort(fit.own[entries] - fit.other[entries], kind="stable")]
-    message = (
-        f"{which} of {len(entries):,} of {len(pairs):,} pairs{_where(entries, len(pairs), lag)}, by their rare words"
-    )
+    message = f"{which} of {len(entries):,} of {len(pairs):,} pairs{_where(fit, entries)}, by their rare words"
     causes = ("prompts and answers were joined by their place", "answers were drawn from other rows")
     cure = "join prompts and answers again by an id, not by their place"
     marks = pairs.by_row({i: pairs.prompts[fit.place[i]][:200] for i in clearest[:50]})

@@ -105,11 +105,6 @@ _LARGEST = 0.6  # of more, the piece may be part of the task
 _MOST_PIECES = 8  # that are compared with prompts and answers
 
 
-def _without(piece: str, plain: list[str], group: np.ndarray) -> list[str]:
-    "The texts, those of a group without the piece."
-    return [text.replace(piece, "", 1).strip() if has else text for text, has in zip(plain, group)]
-
-
 def _as_long(cut: list[str], group: np.ndarray) -> bool:
     lengths = np.array([*map(len, cut)])
     if lengths[group].max() == 0:  # the answer is the piece
@@ -123,7 +118,7 @@ def _added(texts: Texts, plain: list[str]) -> list[tuple[str, np.ndarray]]:
     candidates: list = []
     for piece, group in _candidates(plain, max(_FEWEST_ROWS, _SMALLEST * n)).items():
         if group.sum() <= _LARGEST * n and len(candidates) < _MOST_PIECES:
-            cut = _without(piece, plain, group)
+            cut = [text.replace(piece, "", 1).strip() if has else text for text, has in zip(plain, group)]
             if _as_long(cut, group):
                 candidates.append((piece, group, cut))
     found: list[tuple[str, np.ndarray]] = []

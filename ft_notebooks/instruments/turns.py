@@ -24,19 +24,14 @@ _COLUMNS = 512  # into which the columns of the features are folded
 
 _RIDGE = 5.0  # of the squared length of one difference; with less, rows that share a phrase support each other
 
-
-def _folded(columns: csr_matrix) -> np.ndarray:  # [rows, `_COLUMNS`]
-    "The columns added up, every 512th together."
-    shape = (columns.shape[0], _COLUMNS)
-    return csr_matrix((columns.data, columns.indices % _COLUMNS, columns.indptr), shape).toarray()
-
 # %% ../../nbs/package/instruments/turns.ipynb #837d6018
 def _agreement(
     difference: csr_matrix,  # Of each row: features of the second text minus those of the first
     presumed: np.ndarray,  # Of each row, whether it is turned round to begin with
 ) -> np.ndarray:  # Of each row; negative: the first text reads like a second one in the majority of the rows
     "How clearly each row agrees with the direction of the others."
-    folded = _folded(difference)
+    places = difference.indices % _COLUMNS  # every 512th column is added up
+    folded = csr_matrix((difference.data, places, difference.indptr), (len(presumed), _COLUMNS)).toarray()
     products = folded.T @ folded + _RIDGE * np.eye(_COLUMNS)
     influence = folded @ np.linalg.solve(products, folded.T)  # of each row on the value of each
     own = influence.diagonal()

@@ -115,14 +115,6 @@ def _walk(node: object, key: str) -> Iterator[tuple[str, str]]:
 _MOST_VALUES = 20  # of an answer in prose
 
 
-def _in_prose(answer: str) -> Iterator[tuple[str, str, str, str]]:
-    "Kind, slot, text, and what stands before it."
-    for match in VALUE.finditer(answer):
-        kind = str(match.lastgroup)
-        start = match.start(kind)
-        yield kind, _slot(answer[:start]), match[kind], answer[:start]
-
-
 def _slot(before: str) -> str:
     ahead = re.findall(r"\w+|[^\w\s]", before[-25:].lower())
     return ahead[-1] if ahead else "^"
@@ -150,8 +142,11 @@ def answer_values(
 def _values(entry: int, answer: str, source: str) -> Iterator[Value]:
     pairs = leaves(answer)
     if pairs is None:
-        for kind, slot, text, before in islice(_in_prose(answer), _MOST_VALUES):
-            yield Value(entry, kind, slot, text, stands(text, source) or stands(text, before))
+        for match in islice(VALUE.finditer(answer), _MOST_VALUES):
+            kind = str(match.lastgroup)
+            text = match[kind]
+            before = answer[: match.start(kind)]
+            yield Value(entry, kind, _slot(before), text, stands(text, source) or stands(text, before))
         for slot, text in _small_names(answer, source):
             yield Value(entry, "name", slot, text, False)
     else:

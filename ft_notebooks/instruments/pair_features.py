@@ -70,7 +70,7 @@ _FORMS: dict[str, Callable[[str], float]] = {
     "has more Markdown": lambda text: len(_MARKDOWN.findall(text)),
     "has more digits": lambda text: sum(map(str.isdigit, text)),
     "has more exclamation and question marks": lambda text: text.count("!") + text.count("?"),
-    "has more letters beyond ASCII": lambda text: sum(not one.isascii() for one in text),
+    "has more letters beyond ASCII": lambda text: len(text) - len(text.encode("ascii", "ignore")),
     "repeats more of its words": _repetition,
     "sounds like a refusal": lambda text: bool(_REFUSAL.search(text)),
 }

@@ -177,32 +177,30 @@ def contradicted_scores(
 _CLIP = 600  # characters of each end of an answer that are compared
 
 
+_PROJECTED = 512  # random mixtures of the features
 _RIDGE = 1.0  # the squared length of one direction
 
 
-# Directions of length 1 from the rejected to the chosen answer, projected at random; [pairs, 512].
+# Directions of length 1 from the rejected to the chosen answer, projected at random; [pairs, `_PROJECTED`].
 def _directions(pairs: Pairs) -> np.ndarray:
     def sides(texts):
         return features([text if len(text) <= 2 * _CLIP else f"{text[:_CLIP]} {text[-_CLIP:]}" for text in texts])
 
     differences = sides(pairs.chosen) - sides(pairs.rejected)
     used = np.unique(differences.indices)
-    signs = np.random.default_rng(0).integers(0, 2, (differences.shape[1], 512))[used]
+    signs = np.random.default_rng(0).integers(0, 2, (differences.shape[1], _PROJECTED))[used]
     found = np.asarray(differences[:, used] @ (2.0 * signs - 1))
     size = np.linalg.norm(found, axis=1, keepdims=True)
     return found / np.where(size > 0, size, 1)
 
-
-# The inverse of the directions' inner products, with the ridge.
-def _inverse(directions: np.ndarray) -> np.ndarray:
-    return np.linalg.inv(directions.T @ directions + _RIDGE * np.eye(directions.shape[1]))
-
 # %% ../../nbs/package/instruments/pairs.ipynb #4d8037fa
-# What each direction gets from weights that give 1 to the others.
-def _left_out(directions: np.ndarray) -> np.ndarray:
-    spread = directions @ _inverse(directions)
-    own = (spread * directions).sum(1)
-    return (spread @ directions.sum(0) - own) / (1 - own)
+# What each direction gets from weights that give 1 to the others; and the weights that give 1 to all.
+def _left_out(directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    products = directions.T @ directions + _RIDGE * np.eye(_PROJECTED)
+    spread = np.linalg.solve(products, directions.T)
+    own = (spread.T * directions).sum(1)
+    weights = spread.sum(1)
+    return (directions @ weights - own) / (1 - own), weights
 
 # %% ../../nbs/package/instruments/pairs.ipynb #cc216f7b
 _PARTS = 20
@@ -252,9 +250,8 @@ def _block(pairs: Pairs, directions: np.ndarray) -> list[Anomaly]:
     start, end = bounds[_BLOCKS[products.argmin()]]
     entries = np.arange(start, end)
     group = np.isin(np.arange(len(pairs)), entries)
-    others = directions[~group]
-    inside = directions[group] @ _inverse(others) @ others.sum(0)  # from weights that give 1 to the others
-    outside = _left_out(others)
+    outside, weights = _left_out(directions[~group])
+    inside = directions[group] @ weights
     if products.min() >= 0 or np.mean(inside < 0) < 0.6 or np.mean(outside > 0) < 0.6:
         return []
     if not _is_lowest(directions):
@@ -268,7 +265,7 @@ def _block(pairs: Pairs, directions: np.ndarray) -> list[Anomaly]:
 
 # %% ../../nbs/package/instruments/pairs.ipynb #a67ae864
 def _scattered(pairs: Pairs, directions: np.ndarray) -> list[Anomaly]:
-    values = _left_out(directions)
+    values, _ = _left_out(directions)
     if np.mean(values > 0) < 2 / 3:
         return []
     usual = float(np.median(values[values > 0]))

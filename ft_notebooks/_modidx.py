@@ -1253,8 +1253,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'ft_notebooks/data/prompt_in_use.py'),
                                                  'ft_notebooks.data.prompt_in_use._compared': ( 'package/data/prompt_in_use.html#_compared',
                                                                                                 'ft_notebooks/data/prompt_in_use.py'),
-                                                 'ft_notebooks.data.prompt_in_use._differing': ( 'package/data/prompt_in_use.html#_differing',
-                                                                                                 'ft_notebooks/data/prompt_in_use.py'),
                                                  'ft_notebooks.data.prompt_in_use._prompt_cure': ( 'package/data/prompt_in_use.html#_prompt_cure',
                                                                                                    'ft_notebooks/data/prompt_in_use.py'),
                                                  'ft_notebooks.data.prompt_in_use.check_prompts': ( 'package/data/prompt_in_use.html#check_prompts',

@@ -100,11 +100,8 @@ _COUNTS = list(_account(EncodedChat([], [], [], 0, False, False), None))
 
 def _padding(lengths: list[int], batch_size: int) -> float:
     "The share of padding positions if the rows are batched in order."
-    positions = 0
-    for start in range(0, len(lengths), batch_size):
-        batch = lengths[start : start + batch_size]
-        positions += max(batch) * len(batch)
-    return 1 - sum(lengths) / positions
+    batches = [lengths[start : start + batch_size] for start in range(0, len(lengths), batch_size)]
+    return 1 - sum(lengths) / sum(max(batch) * len(batch) for batch in batches)
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #99b9c2c2
 def encoded_rows(

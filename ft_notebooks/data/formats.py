@@ -115,10 +115,10 @@ def _is_empty(value: Any) -> bool:
 # %% ../../nbs/package/data/formats.ipynb #c6258675
 def _media(row: dict) -> list[str]:
     "A defect for a column of images, videos or sounds, without which the answer would be trained."
-    found = [name for name in MEDIA if not _is_empty(row.get(name))]
     return [
         f'the row has "{name}", which its answer may be about: remove the column if no answer is; else {WITHOUT_MEDIA}'
-        for name in found
+        for name in MEDIA
+        if not _is_empty(row.get(name))
     ]
 
 

@@ -26,7 +26,6 @@ class DifferentPrompt:
     message: int  # The number of the answer, from 0
     used: str  # The prompt in use, from where it differs
     trained: str  # What stands there in training
-    by_twin: bool  # Whether only TRL's training twin of the template writes it so
 
 
 def _compared(row: int, messages: list[dict], own: ChatTemplate, twin: ChatTemplate | None, given: dict):
@@ -36,11 +35,10 @@ def _compared(row: int, messages: list[dict], own: ChatTemplate, twin: ChatTempl
     answers = [n for n, message in enumerate(messages) if n and message["role"] == "assistant"]
     for n in dict.fromkeys(answers[:1] + answers[-1:]):
         used = own.render(messages[:n], add_generation_prompt=True, **given)
-        if not trained.startswith(used):
-            same = len(commonprefix([used, trained]))
-            shown = trained[same : same + max(20, len(used) - same)]
-            by_twin = trained != written and own.render(messages[: n + 1], **given).startswith(used)
-            yield DifferentPrompt(row, n, used[same:], shown, by_twin)
+        if trained.startswith(used) or trained != written and own.render(messages[: n + 1], **given).startswith(used):
+            continue  # at most TRL's twin of the template writes it otherwise, which `encode_chats` counts
+        same = len(commonprefix([used, trained]))
+        yield DifferentPrompt(row, n, used[same:], trained[same : same + max(20, len(used) - same)])
 
 # %% ../../nbs/package/data/prompt_in_use.ipynb #b10ae5d1
 def different_prompts(
@@ -63,10 +61,6 @@ def different_prompts(
 _LOOKED_AT = 64  # rows, over the whole dataset
 
 
-def _differing(tok: PreTrainedTokenizerBase, rows: Dataset) -> list[DifferentPrompt]:
-    return [one for one in different_prompts(tok, rows) if not one.by_twin]
-
-
 def _prompt_cure(tok: PreTrainedTokenizerBase, rows: Dataset, used: str) -> str:
     "A line of the template that makes both alike, as tried; else what to change."
     changed = copy.copy(tok)
@@ -75,7 +69,7 @@ def _prompt_cure(tok: PreTrainedTokenizerBase, rows: Dataset, used: str) -> str:
         changed.chat_template = line + tok.chat_template
         with suppress(ValueError):  # of a template of which TRL no longer knows the twin
             encode_texts(changed, rows["messages"][:], [{}] * len(rows), [""] * len(rows))
-            if not _differing(changed, rows):
+            if not different_prompts(changed, rows):
                 return f"begin tok.chat_template with {line}, which is saved with the model"
     if "<think" in used:
         return "give each answer the thought that the template begins, or change its part for add_generation_prompt"
@@ -97,7 +91,7 @@ def check_prompts(
     """
     numbers = range(0, len(dataset), max(1, len(dataset) // _LOOKED_AT))
     rows = dataset.select(numbers)
-    differing = _differing(tok, rows)
+    differing = different_prompts(tok, rows)
     rows_differing = {one.row for one in differing}
     if len(rows_differing) > len(rows) / 2:
         first = differing[0]

@@ -180,7 +180,7 @@ def test_no_near_pair_is_missed_and_none_made_up(seed, near):
 
 
 @pytest.mark.whole
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(st.lists(st.sampled_from("abcde"), min_size=1, max_size=8), min_size=1, max_size=14),
     st.sampled_from([0.5, 0.6, 0.8, 1.0]),
@@ -270,7 +270,7 @@ def test_a_constant_system_message_ties_nothing():
 
 @pytest.mark.parametrize(
     "part, new, n",
-    [("train", False, 2000), ("validation", False, 20), ("validation", True, 200), ("test", True, 200)],
+    [("train", False, 1000), ("validation", False, 20), ("validation", True, 200), ("test", True, 200)],
 )
 def test_the_built_in_notes_split_row_by_row(part, new, n):
     sides = split(appointments(n, part=part, new_phrases=new), 0.1)
@@ -280,13 +280,13 @@ def test_the_built_in_notes_split_row_by_row(part, new, n):
 
 
 def test_clusters_of_near_duplicates_are_compared_block_by_block():
-    texts = [" ".join([*map(str, range(c * 50, c * 50 + 40)), f"n{k}"]) for k in range(50) for c in range(50)]
+    texts = [" ".join([*map(str, range(c * 50, c * 50 + 40)), f"n{k}"]) for k in range(20) for c in range(25)]
     runs = deduplication._shingles(texts)
     blocks = list(deduplication._candidate_pairs(runs, 0.8))
     assert max(block.shape[1] for block in blocks) < 1000 + 50  # a bucket's texts share a shingle, so at most √N do
-    assert sum(block.shape[1] for block in blocks) == 50 * 50 * 49 // 2
+    assert sum(block.shape[1] for block in blocks) == 25 * 20 * 19 // 2
     groups = deduplication._groups(asking(*texts), 0.8)[0]
-    assert groups == [list(range(c, 2500, 50)) for c in range(50)]
+    assert groups == [list(range(c, 500, 25)) for c in range(25)]
 
 
 def test_texts_of_nothing_but_forms_are_near_no_other():
@@ -300,7 +300,7 @@ def test_texts_of_nothing_but_forms_are_near_no_other():
 # --- split
 
 
-@pytest.mark.parametrize("seed, share", list(enumerate([0.1, 0.3, 0.5, 0.9])))
+@pytest.mark.parametrize("seed, share", list(enumerate([0.1, 0.5, 0.9])))
 def test_no_side_sees_the_other_and_no_row_is_lost(share, seed):
     rng = random.Random(seed)
     texts = [prose(rng) for _ in range(80)]
@@ -411,10 +411,10 @@ def test_groups_of_any_size_are_drawn_alike():
     dataset = concatenate_datasets([appointments(60), appointments(20)])  # the first 20 come twice
     assert dataset[0] == dataset[60]
     doubles = []
-    for seed in range(20):
+    for seed in range(10):
         test = [str(row) for row in split(dataset, 0.2, seed)["test"]["messages"]]
         doubles.append(len(test) - len(set(test)))
-    assert 2.5 < sum(doubles) / 20 < 5.5  # 4 of the 20 by chance
+    assert 2.5 < sum(doubles) / 10 < 5.5  # 4 of the 20 by chance
 
 
 def test_a_group_larger_than_the_test_is_trained_on_where_the_others_suffice():

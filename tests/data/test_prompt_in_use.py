@@ -5,6 +5,7 @@ from importlib.resources import files
 import pytest
 from datasets import Dataset
 
+from ft_notebooks.data.chat_encoding import encode_chats
 from ft_notebooks.data.prompt_in_use import check_prompts, different_prompts
 from ft_notebooks.loading.example_models import tiny_tokenizer
 
@@ -40,9 +41,8 @@ def refused(tok, *chats) -> str:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@pytest.mark.parametrize("turns", [1, 3])
-def test_ordinary_rows_are_trained_with_every_template(name, turns):
-    said = refused(tokenizer(name), chat(turns))
+def test_ordinary_rows_are_trained_with_every_template(name):
+    said = refused(tokenizer(name), chat(3))
     cures = [cure for start, cure in CURES.items() if name.startswith(start)]
     if cures:
         assert cures[0] in said
@@ -74,7 +74,7 @@ def test_rows_far_into_the_dataset_are_looked_at():
     assert refused(tok, *[chat(1, True)] * 64, *[chat(1)] * 640)
 
 
-def test_what_the_twin_alone_writes_is_said_of_the_last_answer_and_is_no_error():
+def test_what_the_twin_alone_writes_is_no_error():
     tok = tokenizer("qwen3.jinja")
-    found = different_prompts(tok, Dataset.from_list([{"messages": chat(3, True)}]))
-    assert found and all(one.by_twin for one in found) and refused(tok, chat(3, True)) == ""
+    rows = Dataset.from_list([{"messages": chat(3, True)}])
+    assert encode_chats(tok, rows)[1]["training_twin"] == 1 and different_prompts(tok, rows) == []

@@ -1,7 +1,10 @@
 "What `ft doctor` prints about rows, the page, and the files that it writes."
 
+import contextlib
+import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,17 +18,32 @@ from ft_notebooks.doctor.diagnosis import examine
 LATE = [7, 19, 23, 31, 40, 52]
 
 
-@pytest.fixture
-def notes(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
     rows = appointments(60, seed=0).to_list()
     for i in LATE:
         answer = rows[i]["messages"][-1]
         hour, minute = map(int, answer["content"][-7:-2].split(":"))
         answer["content"] = f'{answer["content"][:-7]}{hour:02d}:{(minute + 25) % 60:02d}"}}'
-    monkeypatch.chdir(tmp_path)
-    file = tmp_path / "notes.jsonl"
+    file = tmp_path_factory.mktemp("notes") / "notes.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return file
+
+
+@pytest.fixture(scope="module")
+def warnings(written):
+    "Of the findings that `--json` prints."
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.chdir(written.parent), pytest.raises(SystemExit) as end:
+        main(["doctor", "notes.jsonl", "--quick", "--json"])
+    assert end.value.code == 1
+    return [one for one in json.loads(out.getvalue())["findings"] if one["level"] == "warning"]
+
+
+@pytest.fixture
+def notes(written, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copy(written, tmp_path))
 
 
 def doctor(capsys, *words):
@@ -39,23 +57,19 @@ def doctor(capsys, *words):
 
 
 @pytest.mark.whole
-def test_a_finding_about_rows_names_them_shows_them_and_says_how_to_see_more(notes, capsys):
-    out, code = doctor(capsys, "--json")
-    found = [one for one in json.loads(out.out)["findings"] if "rows" in one and one["level"] == "warning"]
-    assert code == 1 and sorted(found[0]["rows"]) == LATE
-    assert "Not looked at" not in out.out
+def test_a_finding_about_rows_names_them_shows_them_and_says_how_to_see_more(notes, warnings, capsys):
+    found = [one for one in warnings if "rows" in one]
+    assert sorted(found[0]["rows"]) == LATE
     text, _ = doctor(capsys)
     assert "Probably wrong" in text.out and "as usual, row" in text.out and "Not looked at: the model" in text.out
     assert f"ft doctor notes.jsonl --quick --show {found[0]['code']}" in text.out
 
 
 @pytest.mark.whole
-def test_rows_are_shown_in_full_or_left_out_of_a_new_file(notes, capsys):
+def test_rows_are_shown_in_full_or_left_out_of_a_new_file(notes, warnings, capsys):
     text, code = doctor(capsys, "--show", "7, 3")
     assert code == 0 and text.out.index("row 7 ") < text.out.index("row 3 ") and "notes.jsonl:8" in text.out
-    out, _ = doctor(capsys, "--json")
-    code = next(one["code"] for one in json.loads(out.out)["findings"] if one["level"] == "warning")
-    doctor(capsys, "--show", code, "--drop", "clean.jsonl")
+    doctor(capsys, "--show", warnings[0]["code"], "--drop", "clean.jsonl")
     rows = notes.read_text(encoding="utf-8").splitlines()
     kept = [json.loads(row) for i, row in enumerate(rows) if i not in LATE]
     clean = notes.with_name("clean.jsonl")
@@ -75,9 +89,8 @@ def test_rows_are_shown_in_full_or_left_out_of_a_new_file(notes, capsys):
 
 
 @pytest.mark.whole
-def test_what_is_meant_so_is_said_no_more(notes, capsys):
-    out, _ = doctor(capsys, "--json")
-    codes = {one["code"] for one in json.loads(out.out)["findings"] if one["level"] == "warning"}
+def test_what_is_meant_so_is_said_no_more(notes, warnings, capsys):
+    codes = {one["code"] for one in warnings}
     out, code = doctor(capsys, "--json", "--set", f"data.intended={','.join(codes)}")
     assert code == 0 and not codes & {one["code"] for one in json.loads(out.out)["findings"]}
 

@@ -168,7 +168,7 @@ def files(draw, kind):
     return chats, rows, raw
 
 
-EXAMPLES = 150  # of each of the four kinds
+EXAMPLES = 90  # of each of the four kinds
 
 
 # --- the slow reading

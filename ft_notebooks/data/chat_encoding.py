@@ -176,7 +176,7 @@ def check_answers(
     rows = dataset.select(range(0, len(dataset), max(1, len(dataset) // 1000))).with_format(None)
     answers = []
     for column in columns:
-        for message in chain.from_iterable(rows[column]):
+        for message in chain.from_iterable(rows[column][:]):
             content = message.get("content")
             if message["role"] == "assistant" and isinstance(content, str) and content:
                 answers.append(content)
@@ -206,11 +206,11 @@ def encode_chats(
     changed = check_answers(tok, dataset, "messages")
     encode = partial(_encode_batch, tok=tok, max_length=max_length, variables=variables)
     encoded = encoded_rows(dataset, encode, _ENCODED, num_proc)
-    plain = encoded.with_format(None)  # the rows keep the dataset's format, counts are Python's
-    account = {name: sum(plain[name]) for name in _COUNTS}
-    _check_account(account, max(plain["length"]), max_length, allow_cut)
-    rows = encoded.select(list(compress(range(len(encoded)), plain["trained_tokens"])))
-    padding = _padding(rows.with_format(None)["tokens"][:], batch_size)
+    counts = encoded.select_columns([*_COUNTS, "length"]).with_format(None)[:]  # Python's; rows keep their format
+    account = {name: sum(counts[name]) for name in _COUNTS}
+    _check_account(account, max(counts["length"]), max_length, allow_cut)
+    rows = encoded.select(list(compress(range(len(encoded)), counts["trained_tokens"])))
+    padding = _padding(list(filter(None, counts["tokens"])), batch_size)
     return rows.select_columns(["input_ids", "labels"]), {**account, "padding": round(padding, 4), **changed}
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #1d5ee9b5

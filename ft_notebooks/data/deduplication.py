@@ -115,7 +115,7 @@ def _groups(dataset: Dataset, near: float | None) -> tuple[list[list[int]], str]
     "The groups of rows that belong together, ordered by their first row, and the counts in words."
     texts = RowTexts(dataset)
     firsts, near_prompts = _duplicates(texts.prompts, near)
-    near_wholes = [] if near is None else _duplicates(texts.wholes, near)[1]
+    near_wholes = _duplicates(texts.wholes, near)[1]
     grown = beginnings(texts.turns)
     tied = [*enumerate(firsts), *((i, j) for i, j, _ in near_prompts + near_wholes), *grown]
     ends = np.array(tied, int).reshape(-1, 2).T  # [2, ties]

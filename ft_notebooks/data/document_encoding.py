@@ -88,6 +88,6 @@ def encode_documents(
     check_texts(tok, texts, what="documents")
     encode = partial(_encode_batch, tok=tok, end=document_end(tok), max_length=max_length)
     encoded = encoded_rows(dataset, encode, _ENCODED, num_proc)
-    plain = encoded.with_format(None)
-    account = {"rows": len(encoded), **{name: sum(plain[name]) for name in _COUNTS}}
+    counts = encoded.select_columns(list(_COUNTS)).with_format(None)[:]
+    account = {"rows": len(encoded), **{name: sum(values) for name, values in counts.items()}}
     return encoded.select_columns(["input_ids", "labels"]), account

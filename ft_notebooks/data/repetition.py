@@ -74,12 +74,12 @@ def _row_messages(
         raise ValueError(f"cannot compare a {kind}; pass what read_chats or read_preferences returned")
     rows = dataset.with_format(None)
     if "messages" in dataset.column_names:
-        return list(map(_from_chat, rows["messages"]))
+        return list(map(_from_chat, rows["messages"][:]))
     if "text" in dataset.column_names:
-        return [_RowMessages([{"role": "document", "content": text}], [], []) for text in rows["text"]]
+        return [_RowMessages([{"role": "document", "content": text}], [], []) for text in rows["text"][:]]
     if not {"prompt", "chosen", "rejected"} <= set(dataset.column_names):
         raise ValueError(f"the columns are {dataset.column_names}; pass what read_chats or read_preferences returned")
-    return list(map(_RowMessages, rows["prompt"], rows["chosen"], rows["rejected"]))
+    return list(map(_RowMessages, rows["prompt"][:], rows["chosen"][:], rows["rejected"][:]))
 
 # %% ../../nbs/package/data/repetition.ipynb #c227d17f
 def _text(message: dict) -> str:

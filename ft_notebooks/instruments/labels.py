@@ -205,15 +205,12 @@ def _strange_labels(rows: _Labelled) -> list[Anomaly]:
 _LOST = 0.15  # fewer of the other half's labels than of its own are predicted rightly
 
 
-def _halves(rows: _Labelled) -> tuple[float, float, np.ndarray, float]:
-    "Shares predicted rightly within halves and across, which labels of the second half are missed, and the chance."
+def _missed(rows: _Labelled, half: int) -> np.ndarray:
+    "Which labels of the second half are others than the first half teaches."
     from sklearn.linear_model import LogisticRegression
 
-    half = len(rows.label) // 2
     model = LogisticRegression(C=30.0, max_iter=200).fit(rows.columns[:half], rows.label[:half])
-    missed = model.predict(rows.columns[half:]) != rows.label[half:]
-    within = min(_told(rows.columns[:half], rows.label[:half]), _told(rows.columns[half:], rows.label[half:]))
-    return within, 1 - float(missed.mean()), missed, at_least(missed.sum(), len(missed), 1 - within)
+    return model.predict(rows.columns[half:]) != rows.label[half:]
 
 # %% ../../nbs/package/instruments/labels.ipynb #333c8e6b
 def _labels_by_half(rows: _Labelled) -> list[Anomaly]:
@@ -223,7 +220,12 @@ def _labels_by_half(rows: _Labelled) -> list[Anomaly]:
     counts = [np.bincount(part, minlength=len(rows.names)) for part in (rows.label[:half], rows.label[half:])]
     if np.min(counts) < FEWEST_OF_CLASS:
         return []
-    within, across, missed, chance = _halves(rows)
+    missed = _missed(rows, half)
+    across = 1 - float(missed.mean())
+    if across > 1 - _LOST:  # so that no share within the halves can be as much higher
+        return []
+    within = min(_told(rows.columns[:half], rows.label[:half]), _told(rows.columns[half:], rows.label[half:]))
+    chance = at_least(missed.sum(), len(missed), 1 - within)
     if chance >= ALPHA / 2 or within - across < _LOST:
         return []
     entries = rows.entries[half:][missed]

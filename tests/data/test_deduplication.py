@@ -244,7 +244,7 @@ FORM = (
 )
 
 
-@pytest.mark.parametrize("n", [6, 10, 30, 300])
+@pytest.mark.parametrize("n", [6, 300])
 def test_one_long_instruction_does_not_tie_its_rows(n):
     rng = random.Random(n)
     dataset = Dataset.from_list(
@@ -270,7 +270,7 @@ def test_a_constant_system_message_ties_nothing():
 
 @pytest.mark.parametrize(
     "part, new, n",
-    [("train", False, 1000), ("validation", False, 20), ("validation", True, 200), ("test", True, 200)],
+    [("train", False, 1000), ("validation", False, 20), ("test", True, 200)],
 )
 def test_the_built_in_notes_split_row_by_row(part, new, n):
     sides = split(appointments(n, part=part, new_phrases=new), 0.1)
@@ -300,7 +300,7 @@ def test_texts_of_nothing_but_forms_are_near_no_other():
 # --- split
 
 
-@pytest.mark.parametrize("seed, share", list(enumerate([0.1, 0.5, 0.9])))
+@pytest.mark.parametrize("seed, share", list(enumerate([0.1, 0.9])))
 def test_no_side_sees_the_other_and_no_row_is_lost(share, seed):
     rng = random.Random(seed)
     texts = [prose(rng) for _ in range(80)]
@@ -484,9 +484,9 @@ def test_a_row_that_is_equal_is_named_before_one_with_the_same_prompt():
 
 def test_a_prompt_that_all_rows_share_gives_one_pair_a_row_and_not_all_of_them():
     train, test = (
-        Dataset.from_list([pair("Write a poem.", f"{name} {i}") for i in range(1000)]) for name in ("Ode", "Elegy")
+        Dataset.from_list([pair("Write a poem.", f"{name} {i}") for i in range(300)]) for name in ("Ode", "Elegy")
     )
-    assert overlap(train, test) == [(0, row, 1.0) for row in range(1000)]
+    assert overlap(train, test) == [(0, row, 1.0) for row in range(300)]
 
 
 def test_chats_and_preferences_overlap_by_their_prompts():

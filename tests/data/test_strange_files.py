@@ -152,7 +152,7 @@ def test_a_column_that_nests_too_deeply_is_refused_with_its_place(depth):
         read_prompt_rows([{"prompt": TURNS[:1], "x": x} for x in ([[1]], nested)])
 
 
-@pytest.mark.parametrize("depth", [60, 900, 3000])
+@pytest.mark.parametrize("depth", [60, 3000])
 def test_a_value_that_nests_too_deeply_is_refused_with_its_place(tmp_path, depth):
     nested = "[" * depth + "]" * depth
     call = f'[{{"type": "function", "function": {{"name": "f", "arguments": {{"a": {nested}}}}}}}]'

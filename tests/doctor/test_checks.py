@@ -66,7 +66,6 @@ BROKEN = {
     "rows-not-encoded": [
         {"tok": template(CONTENT, f"({CONTENT} | upper)")},
         {"tok": template("for message in messages", "for message in messages if message['role'] != 'system'")},
-        {"tok": template(CONTENT, f"{CONTENT}[20:]")},
         {"rows": each(lambda chat, n: chat[-1].update(reasoning_content=f"I look at the note {n}."))},
         {"tok": template("{% for", "{{ raise_exception('no') if messages[0].role == 'system' }}{% for")},
     ],
@@ -80,9 +79,7 @@ BROKEN = {
     ],
     "rows-repeat": [{"rows": NOTES.to_list()[:10] * 4}],
     "answers-repeat": [{"rows": answers(lambda chat, n: "Noted." if n else "It is noted.")}],
-    "answers-misplaced": [
-        {"rows": each(lambda chat, n: chat[-1].update(NOTES[(n + k) % 40]["messages"][-1]))} for k in (1, -2)
-    ],
+    "answers-misplaced": [{"rows": each(lambda chat, n: chat[-1].update(NOTES[(n + 1) % 40]["messages"][-1]))}],
     "answers-cut": [
         {"rows": answers(lambda chat, n: f"{NOTES[39 - n]['messages'][1]['content']}"[: 60 - 9 * (n % 9 < 1)])}
     ],
@@ -167,14 +164,12 @@ def both_train(model):
     return model
 
 
-@pytest.mark.parametrize("factor", [1.0, 1.5])
-def test_an_adapter_on_a_base_that_was_changed_in_memory(tmp_path, factor):
+def test_an_adapter_on_a_base_that_was_changed_in_memory(tmp_path):
     tiny_model().save_pretrained(tmp_path)
     model = load_model(tmp_path, bits=32)
-    model.model.layers[1].mlp.up_proj.weight.data *= factor
+    model.model.layers[1].mlp.up_proj.weight.data *= 1.5
     model = add_adapter(model, lora_config(model))
-    expected = set() if factor == 1 else {"step-fails"}
-    assert serious(found(model=model, quick=False)) - {"model-mismatched"} == expected
+    assert serious(found(model=model, quick=False)) - {"model-mismatched"} == {"step-fails"}
 
 
 @pytest.mark.parametrize(
@@ -274,11 +269,12 @@ def always(generated, expected, example):
     return 1.0
 
 
-@pytest.mark.parametrize(("reward", "codes"), [("exact_match", set()), (always, {"reward-flat"})])
-def test_a_script_gives_prompts_and_its_reward(reward, codes):
+def test_a_script_gives_prompts_and_its_reward():
     prompts = [{"prompt": chat[:-1], "expected": chat[-1]["content"]} for chat in NOTES["messages"]]
+    given = {"held": None, "stage": "grpo", "learning_rate": 1e-5}
     for rows in (prompts, Dataset.from_list(prompts), NOTES):
-        assert serious(found(rows, None, stage="grpo", rewards=reward, learning_rate=1e-5)) == codes
+        assert serious(found(rows, rewards="exact_match", **given)) == set()
+    assert serious(found(prompts, rewards=always, **given)) == {"reward-flat"}
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward"])
@@ -305,10 +301,6 @@ def test_each_check_says_what_it_is_for():
         assert re.fullmatch(r"[a-z]+(-[a-z]+)+", one.code) and (ROOT / one.notebook).is_file(), one.code
         assert all((one.symptom, one.cause, one.cure)) or one.level == "note", one.code
         assert one.level in LEVELS and set(one.rows) <= set(KINDS), one.code
-
-
-def test_a_list_of_rows_is_a_dataset_too():
-    assert serious(diagnose(tiny_model(), tiny_tokenizer(), Dataset.from_list(NOTES.to_list()), quick=True)) == set()
 
 
 def test_encoded_rows_are_compared_by_what_is_trained_of_them():

@@ -77,8 +77,6 @@ def test_rows_are_shown_in_full_or_left_out_of_a_new_file(notes, warnings, capsy
     before = clean.read_bytes()
     text, code = doctor(capsys, "--show", "1", "--drop", "clean.jsonl")
     assert code == 2 and "is there already" in text.err and clean.read_bytes() == before
-    text, code = doctor(capsys, "--show", "60")
-    assert code == 2 and "numbers from 0 to 59" in text.err
     for words, said in ((["--show", "no-such-code"], "no finding"), (["--drop", "x"], "say which rows")):
         text, code = doctor(capsys, *words)
         assert code == 2 and said in text.err

@@ -45,7 +45,7 @@ def is_same_state(one, other):
 
 
 @pytest.mark.whole
-def test_planted_rows_are_named_and_nothing_changes(tmp_path, monkeypatch):
+def test_planted_rows_are_named_nothing_changes_and_a_loaded_model_is_loaded_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows, bad = with_nonsense(120)
     model = tiny_model()
@@ -58,7 +58,16 @@ def test_planted_rows_are_named_and_nothing_changes(tmp_path, monkeypatch):
     assert all(torch.equal(weights[name], now) for name, now in model.state_dict().items())
     assert grown == {name: p.requires_grad for name, p in model.named_parameters()}
     torch.manual_seed(5)  # another random state gives the same note
-    assert [note] == short_run.hardest_rows(run_of(rows, model))
+    loaded = []
+
+    def load():
+        loaded.append(tiny_model())
+        return loaded[-1]
+
+    run = run_of(rows, name=lambda: "folder")
+    run.load["model"] = load
+    run.require("model")
+    assert [note] == short_run.hardest_rows(run) and len(loaded) == 2  # again, since the probe has trained the first
 
 
 def test_a_step_that_costs_too_much_is_left_out_and_said(monkeypatch):
@@ -92,19 +101,3 @@ def test_it_is_skipped_where_it_cannot_say_anything(monkeypatch):
         short_run.hardest_rows(wrong)
     assert "prompts" not in short_run.SHORT_RUN.rows and "pairs" not in short_run.SHORT_RUN.rows
     assert short_run.SHORT_RUN.part == 5  # which --quick leaves out
-
-
-@pytest.mark.whole
-def test_a_model_that_was_loaded_for_the_run_is_loaded_again_since_the_probe_has_trained_it():
-    rows, bad = with_nonsense(120)
-    loaded = []
-
-    def load():
-        loaded.append(tiny_model())
-        return loaded[-1]
-
-    run = run_of(rows, name=lambda: "folder")
-    run.load["model"] = load
-    run.require("model")
-    [note] = short_run.hardest_rows(run)
-    assert len(loaded) == 2 and {*note.rows} <= bad

@@ -19,9 +19,6 @@ from .texts import Texts, rare_words, word_matrix, word_sets
 # %% ../../nbs/package/instruments/fit.ipynb #72849b9a
 _COMMON = 0.3  # of the rows have a word that says nothing
 
-
-
-
 # %% ../../nbs/package/instruments/fit.ipynb #e6887e16
 OTHERS = 60  # prompts of other rows, with which each answer is compared
 

@@ -333,7 +333,7 @@ class _Fit:
 # Where the prompts that fit stand, counted in rows if most stand at one distance.
 def _where(fit: _Fit, entries: np.ndarray) -> str:
     lag, often = Counter((entries - fit.place[entries]).tolist()).most_common(1)[0]
-    is_one = lag and often > 0.5 * len(entries)
+    is_one = often > 0.5 * len(entries)
     far = f"{abs(lag)} rows {'before' if lag > 0 else 'after'} theirs" if is_one else "of other rows"
     is_block = 0.5 * (np.ptp(entries) + 1) < len(entries) < 0.8 * len(fit.own)
     return f"{' (they stand together)' * bool(is_block)} fit prompts {far}"

@@ -100,15 +100,27 @@ def _old_objects_are_no_garbage():
     gc.freeze()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _nothing_waits_for_the_disk():
+    "A power cut is tested by the order of the calls; a kill, unlike a power cut, loses nothing that was written."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _pictures_are_empty(request):
-    "To draw the losses of a run takes longer than the run. What is drawn, the notebooks and test_report.py test."
+    "To draw the losses of a run takes longer than the run; tests/cli, test_report.py and notebooks test the figures."
     from matplotlib.figure import Figure
 
     save = Figure.savefig
     with pytest.MonkeyPatch.context() as patch:
         if request.path.name not in ("test_lesson_runs.py", "test_notebooks.py", "test_report.py"):
             patch.setattr(Figure, "savefig", lambda self, *args, **kwargs: save(Figure(), *args, **kwargs))
+        if request.path.parent.name in ("training", "checkpointing", "sft", "dpo", "rlhf"):
+            import ft_notebooks.training.run as run
+
+            patch.setattr(run, "save_figure", lambda file, draw: None)
         yield
 
 

@@ -2,8 +2,8 @@
 
 NB_FLAGS=smol pytest --junitxml=REPORT.xml; python tools/proofs.py REPORT.xml
 
-Only a notebook whose test passed gets a new date, so nothing but a green run can write one. Run it in the environment
-that ran the tests: the versions are those that are installed.
+Only a notebook whose test passed gets a new date, so nothing but a green run can write one; a notebook that is gone
+loses its own. Run it in the environment that ran the tests: the versions are those that are installed.
 """
 
 import argparse
@@ -14,7 +14,8 @@ import xml.etree.ElementTree as ElementTree
 from importlib.metadata import version
 from pathlib import Path
 
-PROOFS = Path(__file__).resolve().parents[1] / "docs" / "proofs.json"
+ROOT = Path(__file__).resolve().parents[1]
+NBS, PROOFS = ROOT / "nbs", ROOT / "docs" / "proofs.json"
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "tokenizers")
 
 
@@ -44,7 +45,8 @@ def main():
     parser.add_argument("report", type=Path, help="what pytest --junitxml wrote")
     found = passed(parser.parse_args().report)
     proofs = json.loads(PROOFS.read_text(encoding="utf-8")) if PROOFS.exists() else {"runs": {}, "notebooks": {}}
-    proofs["notebooks"] |= found
+    known = proofs["notebooks"] | found
+    proofs["notebooks"] = {name: one for name, one in known.items() if (NBS / f"{name}.ipynb").exists()}
     versions = {library: version(library) for library in LIBRARIES}
     now = {"python": platform.python_version(), "device": device(), "versions": versions}
     proofs["runs"] |= {one["run"]: now for one in found.values()}

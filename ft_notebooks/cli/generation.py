@@ -92,7 +92,7 @@ def _rows(args, settings: dict) -> tuple[Dataset, Dataset | None, dict[str, int]
         raise ValueError(f"{args.data}: the test {args.test} holds every question, so none is left to ask")
     return asked, test, left_out
 
-
+# %% ../../nbs/package/cli/generation.ipynb #63e579a7
 def _record(args, api: ChatApi, asked: Dataset, counts: dict) -> dict:
     "What stands beside the rows."
     return {

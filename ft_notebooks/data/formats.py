@@ -255,7 +255,7 @@ def _expected(row: dict, messages: list[dict]) -> tuple[Any, list[dict]]:
         return messages[-1].get("content"), messages[:-1]
     return next((row[key] for key in ("completion", "output", "expected") if row.get(key) is not None), None), messages
 
-
+# %% ../../nbs/package/data/formats.ipynb #c8f2c8e5
 def as_question(
     row: Any,  # A dict, or the exception that was raised when the row was read
 ) -> tuple[dict, list[str]]:  # {"messages", "expected": text, empty without an answer}; and the defects

@@ -139,7 +139,7 @@ def _forms(text: str) -> dict[str, float]:
 def _form_table(texts: list[str]) -> np.ndarray:  # [rows, forms]
     return np.array([[*_forms(text).values()] for text in texts])
 
-
+# %% ../../nbs/package/instruments/evidence.ipynb #b3b16793
 _SMALLEST_SPREAD = 1e-9  # below it a column is constant
 
 

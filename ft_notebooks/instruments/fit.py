@@ -151,7 +151,7 @@ def _misplaced(texts: Texts, fit: WordFit, homes: dict[int, int], chance: float)
 def _fits_another(texts: Texts, homes: dict[int, int]) -> dict[int, str]:
     return texts.by_row({entry: f"fits the prompt of row {texts.numbers[home]}" for entry, home in homes.items()})
 
-
+# %% ../../nbs/package/instruments/fit.ipynb #6db643e7
 def _direction(texts: Texts, homes: dict[int, int]) -> str:
     away = Counter(texts.numbers[entry] - texts.numbers[home] for entry, home in homes.items())
     lag, often = away.most_common(1)[0]

@@ -139,7 +139,7 @@ def _reduced(columns: csr_matrix) -> np.ndarray:
     kept = TruncatedSVD(min(100, len(columns.getnnz(axis=1)) - 1), n_iter=2, random_state=0).fit_transform(columns)
     return kept / np.maximum(1e-9, np.linalg.norm(kept, axis=1, keepdims=True))
 
-
+# %% ../../nbs/package/instruments/labels.ipynb #6d0e5331
 def _probabilities(columns: np.ndarray, label: np.ndarray) -> np.ndarray:
     "Of each class for each row, cross-validated."
     from sklearn.linear_model import LogisticRegression

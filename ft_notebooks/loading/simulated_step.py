@@ -91,7 +91,7 @@ def _layer_kind(layer) -> str:
         kinds.append((name, type(m), [p.shape for p in m.parameters(recurse=False)], settings))
     return repr(kinds)
 
-
+# %% ../../nbs/package/loading/simulated_step.ipynb #33d5417b
 def _periods(model) -> tuple[int, int, int]:
     "Two layer counts that differ by one period, and the number of periods from the first count to all layers."
     kinds = [*map(_layer_kind, _layers(model))]
@@ -162,7 +162,7 @@ def _earlier_step(model) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     optimizer.step()
     return trained, [t for state in optimizer.state.values() for t in state.values()]
 
-
+# %% ../../nbs/package/loading/simulated_step.ipynb #c424bccd
 @contextlib.contextmanager
 def _no_memory(device: str):
     "Tensors have no memory inside the block; for a GPU, TRL's Triton kernels, which allocate nothing, are skipped."

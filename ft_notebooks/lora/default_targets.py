@@ -67,7 +67,7 @@ def _chooses(model: torch.nn.Module, path: str) -> bool:
                 return True
     return False
 
-
+# %% ../../nbs/package/lora/default_targets.ipynb #6e520bca
 @functools.cache
 def _source(kind: type) -> str:
     "The text of a class's methods, but for those of `Module` and those that initialize."

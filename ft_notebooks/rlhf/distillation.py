@@ -75,7 +75,7 @@ def answer_tokens(
     [(ids, places)] = template.tokenize([text])
     return [token for token, (begin, _) in zip(ids, places) if start <= begin < end]
 
-
+# %% ../../nbs/package/rlhf/distillation.ipynb #e67433e6
 def _with_answers(tok: PreTrainedTokenizerBase, rows: Dataset, lmbda: float) -> Dataset:
     "The rows with their answers' ids; raises `ValueError` for a row without one, where the student answers not all."
     if lmbda == 1:
@@ -118,7 +118,7 @@ def _from_rounding(*models: PreTrainedModel) -> float:  # Nats a token
     eps = max(torch.finfo(model.dtype).eps for model in models)
     return max(_ALIKE, _ROUNDED * eps**2)
 
-
+# %% ../../nbs/package/rlhf/distillation.ipynb #6c6a7602
 def first_look(
     student: PreTrainedModel | PeftModel,
     teacher: PreTrainedModel,  # Of the same ids

@@ -113,7 +113,7 @@ def needed_tokens(
         )
     return needed
 
-
+# %% ../../nbs/package/rlhf/rl_settings.ipynb #868ee50b
 def prompt_lengths(
     model: PreTrainedModel | PeftModel,
     tok: PreTrainedTokenizerBase,

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -231,6 +231,7 @@ def _end(args, error: BaseException) -> NoReturn:  # ends a command with the lin
 @keep_writing()
 def main(
     argv: list[str] | None = None,  # The arguments; None for those of the process
+    callbacks: Sequence = (),  # Further `transformers.TrainerCallback`s, where the command trains
 ) -> None:
     """Runs `ft`; `ValueError` and `OSError` end it with one message on stderr and exit code 2, `FailedRun`, for a run
     that has made the model worse, with 1, as any other error, whose traceback is kept in a file.
@@ -245,6 +246,7 @@ def main(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # at 8 bits it warns about the dtype of every product
     args.threads = None
+    args.callbacks = list(callbacks)
     try:
         with _ends_on_sigterm(args.command):
             said = _run(args)

@@ -186,6 +186,16 @@ _LAUNCHED = {
                 "help": "an existing config file of accelerate, which is checked; default: a new one",
             },
             "--slurm": {"action": "store_true", "help": "write a job for sbatch instead"},
+            "--write": {
+                "choices": ["hf-jobs", "sky", "slurm", "kubeflow"],
+                "help": "write a job for another machine instead, with its own libraries; needs --push",
+            },
+            "--push": {
+                "metavar": "PLACE",
+                "help": "OWNER/NAME on the hub, or for slurm a folder: where the job finds files and puts checkpoints",
+            },
+            "--hours": {**_FRACTION, "help": "after which the job stops and saves; default: 24"},
+            "--gpu": {"metavar": "NAME", "help": "the hardware as the platform calls it"},
             "words": {"metavar": "-- sft DATA", "nargs": argparse.REMAINDER, "help": "the command as without launch"},
         },
     ),

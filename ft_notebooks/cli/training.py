@@ -9,8 +9,10 @@ __all__ = ['train_command', 'launch_command']
 import argparse
 import itertools
 import math
+import re
 import shlex
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -24,9 +26,10 @@ from .console import check_output, check_settings, command_settings, quiet_libra
 from ..core.files import read_record, write_atomically
 from ..core.processes import leave_processes, once_a_host, together
 from ..core.progress import phase, say
-from ..distributed.launch_files import accelerate_config, check_config
+from ..distributed.checkpoint_push import upload_command
+from ..distributed.job_files import STARTS, remote_job
+from ..distributed.launch_files import accelerate_config, check_config, slurm_job
 from ..distributed.launcher import launch
-from ..distributed.launch_files import slurm_job
 from ..loading.model_files import check_checkpoint, read_config, tensor_shapes
 from ..lora.adapter_folder import check_adapter_folder
 from ..lora.published_names import text_names
@@ -123,8 +126,9 @@ def train_command(
     data = {**stage.data, "file": _absolute(args.data), "eval": _absolute(rule)}
     if data.get("mix"):
         data["mix"] = {_absolute(name): share for name, share in data["mix"].items()}
+    callbacks = getattr(args, "callbacks", [])  # of `main`
     try:
-        train_run(train, held, {**stage.settings, "data": data}, args.output, args.command)
+        train_run(train, held, {**stage.settings, "data": data}, args.output, args.command, lambda tok, ids: callbacks)
     except BadStep as e:
         e.args = (f"{e}{_goes_on(args, stage, train, e.report)}",)
         raise
@@ -180,17 +184,64 @@ def _launched_words(args) -> list[str]:
             "after -- give the command for each process: -- sft DATA, or another that trains; other commands "
             "run in one process"
         )
+    if re.search("hf_[A-Za-z0-9]{30}", " ".join(words)):
+        raise ValueError(
+            "the command holds a token of the hub, and others could read it in a file or a list of processes: leave it "
+            "out; the hub's libraries read HF_TOKEN, and what hf auth login has stored"
+        )
     command = parser().parse_args(words)
     quiet_libraries()
     check_settings(stage_class(command.command)(command_settings(command)))  # a token would be written into the job
     return words
 
 # %% ../../nbs/package/cli/training.ipynb #2ac6a7c5
+def _texts(settings) -> Iterator[str]:
+    "Every text of nested settings, also the names of a dict."
+    if isinstance(settings, str):
+        yield settings.partition(".py:")[0] + ".py" if ".py:" in settings else settings
+    elif isinstance(settings, dict):
+        yield from _texts([*settings.keys(), *settings.values()])
+    elif isinstance(settings, list | tuple):
+        for each in settings:
+            yield from _texts(each)
+
+
+def _read_files(command) -> list[str]:
+    "The files and folders that a training reads, as the command or its settings name them."
+    settings = stage_class(command.command)(command_settings(command)).settings
+    known = [section for name, section in settings.items() if name in (command.command, "model", "data", "evaluation")]
+    names = {*filter(None, [command.data, command.settings]), *_texts([list(section.values()) for section in known])}
+    return sorted(name for name in names if name and Path(name).exists())
+
+# %% ../../nbs/package/cli/training.ipynb #ad5297e4
+def _write_job(args, words: list[str]) -> None:
+    "Writes the job of `--write` into the folder runs, and prints the commands that start it."
+    if args.push is None:
+        raise ValueError(
+            "--write needs --push PLACE, where checkpoints outlive the machine: OWNER/NAME of a repository on the hub, "
+            "or, for slurm, a folder"
+        )
+    if (args.machines or 1) > 1 or args.config:
+        raise ValueError("--write is for one machine, without --config; for several that share a disk: --slurm")
+    command = parser().parse_args(words)
+    if command.settings is None and Path("settings.ini").is_file():
+        command.settings = "settings.ini"
+        words = [*words, "--settings", "settings.ini"]
+    files = _read_files(command)
+    how = {"hours": args.hours or 24, "processes": args.processes or 1, "strategy": args.strategy or "ddp"}
+    job = remote_job(words, args.write, args.push, files=files, run=command.output, gpu=args.gpu, **how)
+    for name, text in job.items():
+        _write(Path("runs", name), text)
+        print(f"wrote runs/{name}")
+    if files:
+        print(f"now: {upload_command(args.push, files)}")
+    print(f"{'then' if files else 'now'}: {STARTS[args.write]}")
+
+# %% ../../nbs/package/cli/training.ipynb #fccd0173
 def launch_command(
     args: argparse.Namespace,  # From `parser` for `ft launch`
 ) -> None:
-    """Starts `ft sft`, `dpo`, `reward` or `grpo` in several processes, or writes a job for sbatch; exits with their
-    exit code.
+    """Starts `ft sft` or another training in several processes, or writes a job; exits with their exit code.
 
     Raises `ValueError`, before anything starts, where the command after `--` is a different one, and where the
     flags contradict each other or the config file.
@@ -198,6 +249,10 @@ def launch_command(
     if args.max_restarts < 0:
         raise ValueError(f"--max-restarts {args.max_restarts}: give 0 or more")
     words = _launched_words(args)
+    if args.write:
+        return _write_job(args, words)
+    if any((args.push, args.hours, args.gpu)):
+        raise ValueError("--push, --hours and --gpu are for --write")
     file = _config_file(args)
     if args.slurm:
         job = Path("runs", "job.sh")

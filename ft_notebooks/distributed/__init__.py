@@ -11,6 +11,8 @@ __doc__ = "A run on several processes and machines, with the same losses and wei
 import lazy_loader
 
 _names = {
+    "checkpoint_push": ["PushCallback", "check_place", "remote_run", "upload_command"],
+    "job_files": ["STARTS", "remote_job"],
     "launch_files": ["accelerate_config", "check_config", "slurm_job"],
     "launcher": ["launch"],
     "sharded_save": ["sharded_memory", "save_whole", "check_whole"],

@@ -75,7 +75,14 @@ def runs_script(tmp_path_factory):
         machine.mkdir()
         (machine / "job.py").write_text(script)
         path = str(base) if start[0] == "uv" else f"{base}:{ROOT}"
-        known = {"PYTHONPATH": path, "AT": at, "SIGNAL": int(number), "OMP_NUM_THREADS": 1, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": 2, **uv}
+        known = {
+            "PYTHONPATH": path,
+            "AT": at,
+            "SIGNAL": int(number),
+            "OMP_NUM_THREADS": 1,
+            "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": 2,
+            **uv,
+        }
         env = {**os.environ, **{name: str(value) for name, value in known.items()}}
         done = subprocess.run([*start, "job.py"], cwd=machine, env=env, capture_output=True, text=True)
         shutil.rmtree(machine)  # it is lost
@@ -121,9 +128,6 @@ def test_a_job_that_loses_its_machine_twice_ends_at_the_same_weights(runs_script
     assert code == 0 and "goes on from runs/sft/checkpoint-4" in said, said
     weights = load_file(there / "adapter_model.safetensors")
     assert all(torch.equal(weights[name], same) for name, same in uninterrupted[1].items())
-
-    code, said = runs_script(script, tmp_path / "machine")
-    assert code == 0 and "runs/sft is finished; nothing is changed" in said, said
 
 
 @pytest.mark.whole
@@ -199,3 +203,33 @@ def test_a_push_that_fails_ends_the_run(tmp_path, monkeypatch):
         checkpoint_push.PushCallback("run", "me/notes").on_save(None, state, None)
     state.is_world_process_zero = False
     checkpoint_push.PushCallback("run", "me/notes").on_save(None, state, None)
+
+
+def stand_ins(folder, **bodies):
+    for name, body in bodies.items():
+        (folder / name).write_text(f"#!/bin/bash\n{body}\n")
+        (folder / name).chmod(0o755)
+    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("code, said", [(0, ""), (143, "requeue 7"), (1, "")])
+def test_a_slurm_job_that_was_stopped_is_queued_again(tmp_path, code, said):
+    env = stand_ins(
+        tmp_path, uv='[ "$1" = sync ] || echo /env/python', srun=f'echo "$@" >&2; exit {code}', scontrol='echo "$@"'
+    )
+    job = remote_job(["sft", "x"], "slurm", "/shared/notes")["slurm.sh"]
+    done = subprocess.run(["bash", "-c", job], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip(), done.stderr.strip()) == (code, said, "/env/python runs/job.py")
+
+
+@pytest.mark.whole
+def test_a_pod_starts_the_script_without_the_variables_of_torchrun(tmp_path):
+    env = stand_ins(tmp_path, uv='echo "$@ ${PET_NNODES:-unset}"')
+    files = remote_job(["sft", "it's"], "kubeflow", "me/notes")
+    command = yaml.safe_load(files["kubeflow.yaml"])["spec"]["trainer"]["command"]
+    for given in ({"PET_NNODES": "4", "PET_MASTER_ADDR": "x"}, {}):
+        env = {**env, "JOB": files["job.py"], **given}
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+        assert done.stdout == "run job.py unset\n"
+        assert (tmp_path / "job.py").read_text().rstrip("\n") == files["job.py"].rstrip("\n")

@@ -2,12 +2,10 @@
 
 import contextlib
 import io
-import os
 from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
 from small_runs import TOK, only_rounded
 
 from ft_notebooks.course.example_task import appointments

@@ -33,8 +33,8 @@ def check_place(
     "Raises `ValueError` for a place that is neither, and for a name that leads out of the working folder."
     if not Path(place).is_absolute() and not re.fullmatch(r"[\w.-]+/[\w.-]+", place):
         raise ValueError(
-            f"{place!r} is no place for checkpoints: give OWNER/NAME of a repository on the hub, or the absolute path of "
-            "a folder that outlives the machine"
+            f"{place!r} is no place for checkpoints: give OWNER/NAME of a repository on the hub, or the absolute path "
+            "of a folder that outlives the machine"
         )
     for name in names:
         if Path(name).is_absolute() or ".." in Path(name).parts:
@@ -61,7 +61,9 @@ def _push(run: str, place: str) -> None:
         return
     api = HfApi()
     api.upload_folder(repo_id=place, folder_path=run, path_in_repo=run, ignore_patterns=[".*", "*/.*"])
-    uploaded = [name.removeprefix(f"{run}/") for name in api.list_repo_files(place) if name.startswith(f"{run}/checkpoint-")]
+    uploaded = [
+        name.removeprefix(f"{run}/") for name in api.list_repo_files(place) if name.startswith(f"{run}/checkpoint-")
+    ]
     old = {name.partition("/")[0] for name in uploaded} - kept
     if old:
         api.delete_files(place, [f"{run}/{name}/*" for name in sorted(old)])
@@ -131,7 +133,7 @@ def remote_run(
     """A block that trains a run whose files and checkpoints are at a place that outlives the machine.
 
     In a process that a launcher has started it only gives the callback. Raises `ValueError` where `check_place` does,
-    and for a file that is not there; the hub's own errors for a repository that cannot be written to. All before the block.
+    and for a file that is not there, and the hub's own errors where it refuses the repository; all before the block.
     """
     check_place(place, [run, *files])
     callbacks = [PushCallback(run, place)]

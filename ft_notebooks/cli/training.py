@@ -228,8 +228,9 @@ def _write_job(args, words: list[str]) -> None:
         command.settings = "settings.ini"
         words = [*words, "--settings", "settings.ini"]
     files = _read_files(command)
-    how = {"hours": args.hours or 24, "processes": args.processes or 1, "strategy": args.strategy or "ddp"}
-    job = remote_job(words, args.write, args.push, files=files, run=command.output, gpu=args.gpu, **how)
+    given = {"hours": args.hours, "processes": args.processes, "strategy": args.strategy, "gpu": args.gpu}
+    how: dict = {name: value for name, value in given.items() if value is not None}
+    job = remote_job(words, args.write, args.push, files=files, run=command.output, **how)
     for name, text in job.items():
         _write(Path("runs", name), text)
         print(f"wrote runs/{name}")

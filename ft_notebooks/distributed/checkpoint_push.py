@@ -41,6 +41,9 @@ def check_place(
             raise ValueError(f"{name} is not in this folder, so another machine would not find it: copy it here")
 
 # %% ../../nbs/package/distributed/checkpoint_push.ipynb #45f078d3
+_OWN = (".*", "torn-*", "later-*")  # of this machine: locks, and checkpoints that a resume has set aside
+
+
 def _copied(source: str, target: str) -> None:
     "Copies a file whose size or time differs; it has its name when it is whole."
     if not Path(target).is_file() or not filecmp.cmp(source, target):
@@ -54,13 +57,13 @@ def _push(run: str, place: str) -> None:
     kept = {folder.name for _, folder in numbered_checkpoints(Path(run))}
     if Path(place).is_absolute():
         there = Path(place, run)
-        shutil.copytree(run, there, copy_function=_copied, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
+        shutil.copytree(run, there, copy_function=_copied, ignore=shutil.ignore_patterns(*_OWN), dirs_exist_ok=True)
         for _, folder in numbered_checkpoints(there):
             if folder.name not in kept:
                 shutil.rmtree(folder)
         return
     api = HfApi()
-    api.upload_folder(repo_id=place, folder_path=run, path_in_repo=run, ignore_patterns=[".*", "*/.*"])
+    api.upload_folder(repo_id=place, folder_path=run, path_in_repo=run, ignore_patterns=[*_OWN, "*/.*"])
     uploaded = [
         name.removeprefix(f"{run}/") for name in api.list_repo_files(place) if name.startswith(f"{run}/checkpoint-")
     ]

@@ -50,12 +50,12 @@ if __name__ == "__main__":
 {train}
 '''
 _ALONE = "        main(COMMAND, callbacks=callbacks)"
-_SEVERAL = '''\
+_SEVERAL = """\
         if "LOCAL_RANK" in os.environ:  # one of the processes that `launch` starts
             main(COMMAND, callbacks=callbacks)
         else:
             Path("accelerate.yaml").write_text({config!r})
-            sys.exit(launch([__file__], "accelerate.yaml"))'''
+            sys.exit(launch([__file__], "accelerate.yaml"))"""
 _IMPORTS = """\
 from ft_notebooks.cli.commands import main
 from ft_notebooks.distributed.checkpoint_push import remote_run
@@ -188,7 +188,9 @@ def remote_job(
         raise ValueError(f"target={target!r} is unknown; choose one of {', '.join(STARTS)}")
     check_place(place, [run, *files])
     if place.startswith("/") and target != "slurm":
-        raise ValueError(f"{place}: a folder on a machine of {target} is lost with it; give OWNER/NAME of a repository on the hub")
+        raise ValueError(
+            f"{place}: a folder on a machine of {target} is lost with it; give OWNER/NAME of a repository on the hub"
+        )
     if not 0 < hours:
         raise ValueError(f"hours={hours}: give more than 0")
     check_counts("remote_job", processes=processes)

@@ -1,13 +1,14 @@
 """Which loss for pairs? TRL's losses on one task: one start, the same pairs, as many steps, each at its own setting.
 
 The tiny model puts the letters of a word in order, each once. After SFT it mostly writes "abc", and seldom "a-b-c", as
-the pairs prefer. Each loss has its beta and rate from a grid on validation words. Then three seeds, with right labels
-and with a quarter of them exchanged, on test words: a model may learn the form and forget the order.
+the pairs prefer. Each loss has its rate from a grid on validation words. Then three seeds, with right labels and with a
+quarter of them exchanged, on test words: a model may learn the form and forget the order. Two minutes of one core.
 
     python benchmarks/course/dpo_losses.py                      # all points, the grid first
     python benchmarks/course/dpo_losses.py --only "part=test"   # these again
 """
 
+import gc
 import json
 import random
 import tempfile
@@ -26,34 +27,34 @@ from ft_notebooks.dpo import pair_logps
 from ft_notebooks.evaluation.runner import interval
 
 TRAINERS = {"dpo": (DPOTrainer, DPOConfig), "cpo": (CPOTrainer, CPOConfig), "orpo": (ORPOTrainer, ORPOConfig)}
-BETAS = {"a nat": [0.03, 0.1, 0.5], "a nat a token": [0.5, 2.0, 10.0], "ipo": [0.1, 0.5, 2.0], "orpo": [0.1, 0.5, 2.0]}
-LOSSES = {  # the trainer, its settings, and the values of beta in the grid
-    "sft": ("dpo", {"loss_type": ["sft"]}, [0.1]),
-    "sigmoid": ("dpo", {"loss_type": ["sigmoid"]}, BETAS["a nat"]),
-    "sigmoid + sft": ("dpo", {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0]}, BETAS["a nat"]),
-    "hinge": ("dpo", {"loss_type": ["hinge"]}, BETAS["a nat"]),
-    "robust": ("dpo", {"loss_type": ["robust"], "label_smoothing": 0.25}, BETAS["a nat"]),
-    "apo_zero": ("dpo", {"loss_type": ["apo_zero"]}, BETAS["a nat"]),
-    "ipo": ("dpo", {"loss_type": ["ipo"]}, BETAS["ipo"]),
-    "sigmoid_norm": ("dpo", {"loss_type": ["sigmoid_norm"]}, BETAS["a nat a token"]),
-    "simpo": ("cpo", {"loss_type": "simpo", "cpo_alpha": 0.0}, BETAS["a nat a token"]),
-    "cpo": ("cpo", {"loss_type": "sigmoid", "cpo_alpha": 1.0}, BETAS["a nat"]),
-    "orpo": ("orpo", {}, BETAS["orpo"]),
+LOSSES = {  # the trainer and its settings; beta is the default of TRL, or else what the paper of the loss advises
+    "sft": ("dpo", {"loss_type": ["sft"]}),
+    "sigmoid": ("dpo", {"loss_type": ["sigmoid"]}),
+    "sigmoid + sft": ("dpo", {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0]}),
+    "hinge": ("dpo", {"loss_type": ["hinge"]}),
+    "robust": ("dpo", {"loss_type": ["robust"], "label_smoothing": 0.25}),
+    "apo_zero": ("dpo", {"loss_type": ["apo_zero"]}),
+    "ipo": ("dpo", {"loss_type": ["ipo"]}),
+    "sigmoid_norm": ("dpo", {"loss_type": ["sigmoid_norm"], "beta": 5.0}),
+    "simpo": ("cpo", {"loss_type": "simpo", "cpo_alpha": 0.0, "beta": 2.0, "simpo_gamma": 1.0}),
+    "cpo": ("cpo", {"loss_type": "sigmoid", "cpo_alpha": 1.0}),
+    "orpo": ("orpo", {}),
 }
-RATES = [3e-5, 1e-4, 3e-4]
+RATES = (3e-5, 1e-4, 3e-4)
 SETTINGS = {
     "model": "tiny_model(), all weights, float32",
     "task": "5 to 10 letters of a to l; right: each once, in order, with hyphens between them",
     "sft": {"rows": 6400, "with_hyphens": 0.3, "effective_batch": 32, "learning_rate": 2e-3, "num_train_epochs": 1},
     "pairs": "one word in both forms; the one with hyphens is chosen, or in the first `flipped` of the pairs rejected",
-    "training": {"pairs": 320, "pairs_a_step": 16, "epochs": 1, "schedule": "constant"},
-    "losses": {name: [kind, given] for name, (kind, given, _) in LOSSES.items()},
-    "simpo_gamma": "beta / 2, as its authors advise",
-    "grid": "rates 3e-5, 1e-4, 3e-4, and three values of beta (of sft none); pairs of seed 9 with right labels, 200 "
-    "validation words; the best by `right` serves both kinds of labels",
+    "training": {"pairs": 160, "pairs_a_step": 8, "steps": 20, "schedule": "constant"},
+    "losses": LOSSES,
+    "beta": 0.1,
+    "rates": RATES,
+    "grid": "pairs of seed 9 with right labels, 200 validation words; the best rate by `right` serves the test, with "
+    "both kinds of labels",
     "test": "300 words, greedy, 24 tokens at most; letters: right but for the form; length: characters; the changes of "
     "the log-probabilities of 100 held-out pairs, with right labels, in nats",
-    "cpu_seconds": "of 20 steps",
+    "cpu_seconds": "of the 20 steps",
     "reference_texts": "answers that went through the reference; TRL's trainers compute them in each step",
 }
 WORDS = {"validation": 200, "test": 300}
@@ -114,20 +115,18 @@ def start():
     return model
 
 
-def trained(point: dict, beta: float, rate: float, steps: int) -> tuple:
+def trained(point: dict, rate: float, steps: int) -> tuple:
     "The model, the CPU seconds of its training, and the texts that its reference computed."
-    kind, given, _ = LOSSES[point["loss"]]
+    kind, given = LOSSES[point["loss"]]
     trainer_of, config_of = TRAINERS[kind]
     model, models, through = start(), {}, []
     if kind == "dpo":
         models["ref_model"] = start()
         models["ref_model"].register_forward_pre_hook(lambda *given: through.append(given[2]), with_kwargs=True)
-    if point["loss"] == "simpo":
-        given = {**given, "simpo_gamma": beta / 2}
     rows = pairs(SETTINGS["training"]["pairs"], f"pairs {point['seed']}", point["flipped"])
     with tempfile.TemporaryDirectory() as folder:
         args = config_of(
-            output_dir=folder, beta=beta, learning_rate=rate, max_steps=steps, seed=point["seed"],
+            output_dir=folder, learning_rate=rate, max_steps=steps, seed=point["seed"],
             per_device_train_batch_size=SETTINGS["training"]["pairs_a_step"], lr_scheduler_type="constant",
             bf16=False, gradient_checkpointing=False, save_strategy="no", report_to="none", disable_tqdm=True, **given,
         )  # fmt: skip
@@ -139,15 +138,22 @@ def trained(point: dict, beta: float, rate: float, steps: int) -> tuple:
     return model.eval(), seconds, sum(len(given["input_ids"]) for given in through)
 
 
+@cache
+def held_out(part: str) -> tuple:
+    "Pairs with right labels, and the log-probabilities of their answers before training."
+    rows = encode_pairs(TOK, pairs(100, f"{part} pairs"))[0]
+    return rows, pair_logps(start(), rows, 100)
+
+
 def measured(model, part: str) -> dict:
-    "The answers to the words of a part, and the log-probabilities of its pairs."
+    "The answers to the words of a part, and what has become of its pairs."
     asked_for = words(WORDS[part], part)
     answers = generate(model, TOK, list(map(asked, asked_for)), max_new_tokens=24, batch_size=100, progress=False)
     right = [float(answer == "-".join(ordered(word))) for answer, word in zip(answers, asked_for)]
     letters = [float(answer.replace("-", "") == ordered(word)) for answer, word in zip(answers, asked_for)]
-    held = encode_pairs(TOK, pairs(100, f"{part} pairs"))[0]
-    now = pair_logps(model, held, 100)
-    change = now - pair_logps(start(), held, 100)
+    rows, then = held_out(part)
+    now = pair_logps(model, rows, 100)
+    change = now - then
     return {
         **score(interval(right), "right"),
         **score(interval(letters), "letters"),
@@ -161,35 +167,29 @@ def measured(model, part: str) -> dict:
     }
 
 
-def best(loss: str) -> tuple[float, float]:
-    "Beta and rate of the grid's best point; the first one where it has not been measured (--quick)."
+def best_rate(loss: str) -> float:
+    "The rate of the grid's best point; the first one where it has not been measured (--quick)."
     file = results(__file__)
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
     grid = [row for row in rows if row["part"] == "validation" and row["loss"] == loss]
-    if not grid:
-        return LOSSES[loss][2][0], RATES[0]
-    first = max(grid, key=lambda row: row["right"])
-    return first["beta"], first["rate"]
+    return max(grid, key=lambda row: row["right"])["rate"] if grid else RATES[0]
 
 
 def run(point: dict, quick: bool) -> dict:
-    disable_progress_bars()
     if point["loss"] == "start":
         return measured(start(), "test")
-    beta, rate = (point["beta"], point["rate"]) if "beta" in point else best(point["loss"])
-    model, seconds, through = trained(point, beta, rate, 2 if quick else 20)
+    rate = point.get("rate") or best_rate(point["loss"])
+    model, seconds, through = trained(point, rate, 2 if quick else SETTINGS["training"]["steps"])
     found = measured(model, point["part"])
     if point["part"] == "validation":
         return {name: found[name] for name in ("right", "letters", "chosen_change", "rejected_change")}
-    cost = {"cpu_seconds": round(seconds, 2), "reference_texts": through}
-    return {"beta": beta, "rate": rate, **found, **cost}
+    return {"rate": rate, **found, "cpu_seconds": round(seconds, 2), "reference_texts": through}
 
 
 if __name__ == "__main__":
     points = [
-        {"part": "validation", "loss": loss, "flipped": 0.0, "seed": 9, "beta": beta, "rate": rate}
-        for loss, (_, _, betas) in LOSSES.items()
-        for beta in betas
+        {"part": "validation", "loss": loss, "flipped": 0.0, "seed": 9, "rate": rate}
+        for loss in LOSSES
         for rate in RATES
     ]
     points.append({"part": "test", "loss": "start", "flipped": 0.0, "seed": 0})
@@ -199,4 +199,6 @@ if __name__ == "__main__":
         for loss in LOSSES
         for seed in range(3)
     ]
+    disable_progress_bars()
+    gc.freeze()  # the collection after each run skips what was imported
     measure(__file__, points, run, SETTINGS, __doc__)

@@ -143,14 +143,47 @@ def _made(model, arguments, args, tok, rows) -> _DPOTrainer:
         trainer.ref_model = None
     return trainer
 
-# %% ../../nbs/package/dpo/trainer.ipynb #414a9eb1
+# %% ../../nbs/package/dpo/trainer.ipynb #87a938ff
 _SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}  # the losses of `trl.DPOTrainer` that read label_smoothing
+_LOSSES = _SMOOTHED | {"sigmoid", "sigmoid_norm", "hinge", "ipo", "nca_pair", "bco_pair", "sppo_hard", "discopop"}
+_LOSSES |= {"apo_zero", "apo_down", "sft"}
 
 
-def _check_loss(given) -> None:
-    "Raises `ValueError` for a `beta` or `label_smoothing` without effect, or with the opposite effect."
+def _loss_types(given) -> set[str]:
+    "The names of the losses; raises `ValueError` where one is unknown, or none compares the two answers."
     named = given.get("loss_type", "sigmoid")
     kinds = {named} if isinstance(named, str) else set(named)
+    if kinds - _LOSSES or not kinds:
+        raise ValueError(
+            f"loss_type={named!r} is no loss of trl.DPOTrainer, which has {', '.join(sorted(_LOSSES))}. ORPO, CPO and "
+            "SimPO are trainers of trl.experimental; loss_type=['sigmoid', 'sft'] is the nearest loss here"
+        )
+    weights = given.get("loss_weights") or [1.0]
+    if kinds == {"sft"} or min(weights) <= 0:
+        raise ValueError(
+            f"loss_type={named!r} with loss_weights={weights} would not compare the answers of a pair: add a loss to "
+            "'sft', such as ['sigmoid', 'sft'], with weights above 0, or train the chosen answers with sft_trainer"
+        )
+    return kinds
+
+# %% ../../nbs/package/dpo/trainer.ipynb #6729bede
+_SORTED = {"aot", "aot_unpaired"}
+
+
+def _check_sorted(args: DPOConfig) -> None:
+    "Raises `ValueError` where a loss that sorts the pairs of a micro-batch would sort only a part of a step's pairs."
+    size = args.per_device_train_batch_size
+    whole = size * args.gradient_accumulation_steps * args.world_size
+    if _SORTED & set(args.loss_type) and size < whole:
+        raise ValueError(
+            f"loss_type={args.loss_type} sorts the pairs of a micro-batch, here {size} of a step's {whole}, so the loss "
+            f"would depend on the machine; on one process set per_device_train_batch_size={whole}, or take another loss"
+        )
+
+# %% ../../nbs/package/dpo/trainer.ipynb #414a9eb1
+def _check_loss(given) -> None:
+    "Raises `ValueError` for a loss that cannot train on pairs, and for a `beta` or `label_smoothing` without effect."
+    kinds = _loss_types(given)
     smooth = given.get("label_smoothing", 0)
     if given.get("beta", 0.1) <= 0:
         raise ValueError(
@@ -253,6 +286,7 @@ def dpo_trainer(
     arguments["callbacks"] = _callbacks(arguments.get("callbacks"), tok, rows)
     run: dict = {"arguments": arguments, "section": "dpo", "output_dir": output_dir}
     args, said = planned_config(DPOConfig, model, lengths, effective_batch, given, **run)
+    _check_sorted(args)
     trainer = _made(model, arguments, args, tok, rows)
     return guarded(
         trainer,

@@ -172,7 +172,9 @@ def test_a_row_that_is_no_pair_is_refused_by_its_line(here, capsys, row, said):
     ("setting", "said"),
     [
         ("dpo.sync_ref_model=true", "the reference is the model at the start of training"),
-        ("dpo.loss_type=sigmoit", "sigmoit"),
+        ("dpo.loss_type=sigmoit", "['sigmoit'] is no loss of trl.DPOTrainer"),
+        ("dpo.loss_type=orpo", "SimPO are trainers of trl.experimental"),
+        ("dpo.loss_type=sft", "would not compare the answers of a pair"),
         ("dpo.max_steps=0", "[dpo] max_steps must be more than 0"),
         ("dpo.bta=1", "did you mean 'beta'"),
         ("dpo.beta=0", "beta=0"),

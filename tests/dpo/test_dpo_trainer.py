@@ -339,6 +339,26 @@ def test_a_hinge_whose_margins_are_all_wide_enough_is_no_fault(rows, tmp_path):
     assert any(entry.get("grad_norm") == 0 for entry in trainer.state.log_history)
 
 
+def test_a_loss_that_sorts_pairs_needs_the_whole_step_in_one_micro_batch(rows, tmp_path):
+    with pytest.raises(ValueError, match="here 2 of a step's 4"):
+        made(tiny_model(), rows, tmp_path, loss_type=["aot", "sft"], per_device_train_batch_size=2)
+    trainer = made(tiny_model(), rows, tmp_path, loss_type=["aot", "sft"], per_device_train_batch_size=4)
+    assert trainer.loss_types == ["aot", "sft"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"loss_weights": [-1.0]}, {"loss_type": ["sigmoid", "sft"], "loss_weights": [0, 1]}, {"loss_type": ("sft", "sft")}],
+)
+def test_losses_that_would_not_compare_the_two_answers_are_refused(rows, tmp_path, given):
+    with pytest.raises(ValueError, match="would not compare the answers of a pair"):
+        made(tiny_model(), rows, tmp_path, **given)
+
+
+def test_one_loss_may_have_a_weight(rows, tmp_path):
+    assert made(tiny_model(), rows, tmp_path, loss_weights=[0.5]).loss_weights == [0.5]
+
+
 # what comes back
 
 

@@ -153,13 +153,13 @@ def _loss_types(given) -> set[str]:
     "The names of the losses; raises `ValueError` where one is unknown, or none compares the two answers."
     named = given.get("loss_type", "sigmoid")
     kinds = {named} if isinstance(named, str) else set(named)
-    if kinds - _LOSSES or not kinds:
+    if not kinds <= _LOSSES:
         raise ValueError(
             f"loss_type={named!r} is no loss of trl.DPOTrainer, which has {', '.join(sorted(_LOSSES))}. ORPO, CPO and "
             "SimPO are trainers of trl.experimental; loss_type=['sigmoid', 'sft'] is the nearest loss here"
         )
     weights = given.get("loss_weights") or [1.0]
-    if kinds == {"sft"} or min(weights) <= 0:
+    if kinds <= {"sft"} or min(weights) <= 0:
         raise ValueError(
             f"loss_type={named!r} with loss_weights={weights} would not compare the answers of a pair: add a loss to "
             "'sft', such as ['sigmoid', 'sft'], with weights above 0, or train the chosen answers with sft_trainer"

@@ -27,7 +27,7 @@ from ft_notebooks.dpo import pair_logps
 from ft_notebooks.evaluation.runner import interval
 
 TRAINERS = {"dpo": (DPOTrainer, DPOConfig), "cpo": (CPOTrainer, CPOConfig), "orpo": (ORPOTrainer, ORPOConfig)}
-LOSSES = {  # the trainer and its settings; beta is the default of TRL, or else what the paper of the loss advises
+LOSSES = {  # the trainer and its settings; beta is TRL's 0.1, or higher where it counts nats a token (SimPO: 2)
     "sft": ("dpo", {"loss_type": ["sft"]}),
     "sigmoid": ("dpo", {"loss_type": ["sigmoid"]}),
     "sigmoid + sft": ("dpo", {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0]}),

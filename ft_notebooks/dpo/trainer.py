@@ -176,7 +176,7 @@ def _check_sorted(args: DPOConfig) -> None:
     whole = size * args.gradient_accumulation_steps * args.world_size
     if _SORTED & set(args.loss_type) and size < whole:
         raise ValueError(
-            f"loss_type={args.loss_type} sorts the pairs of a micro-batch, here {size} of a step's {whole}, so the loss "
+            f"loss_type={args.loss_type} sorts the pairs of a micro-batch, here {size} of a step's {whole}, so it "
             f"would depend on the machine; on one process set per_device_train_batch_size={whole}, or take another loss"
         )
 

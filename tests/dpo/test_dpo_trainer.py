@@ -348,7 +348,11 @@ def test_a_loss_that_sorts_pairs_needs_the_whole_step_in_one_micro_batch(rows, t
 
 @pytest.mark.parametrize(
     "given",
-    [{"loss_weights": [-1.0]}, {"loss_type": ["sigmoid", "sft"], "loss_weights": [0, 1]}, {"loss_type": ("sft", "sft")}],
+    [
+        {"loss_weights": [-1.0]},
+        {"loss_type": ["sigmoid", "sft"], "loss_weights": [0, 1]},
+        {"loss_type": ["sft", "sft"]},
+    ],
 )
 def test_losses_that_would_not_compare_the_two_answers_are_refused(rows, tmp_path, given):
     with pytest.raises(ValueError, match="would not compare the answers of a pair"):

@@ -12,7 +12,12 @@ from small_runs import killed_at
 from ft_notebooks.checkpointing.finished_runs import known_run
 from ft_notebooks.cli.commands import main
 from ft_notebooks.course.example_task import appointments
+from ft_notebooks.data.read import read_chats
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
+from ft_notebooks.lora.adapter import load_adapter
+from ft_notebooks.sft.trainer import sft_trainer
+from ft_notebooks.tokenization.padding import load_tokenizer
+from ft_notebooks.training.run import fit
 
 PAGES = [topics[name][:500] for name in sorted(topics)[:24]]
 REPLAY = ("data.replay=chats.jsonl", "data.replay_share=0.4")
@@ -77,6 +82,39 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not_and_sft_goes_on_
     with pytest.raises(SystemExit):
         main(["eval", "whole"])
     assert "give a file of chats" in capsys.readouterr().err
+
+
+def weights(run):
+    return load_file(f"{run}/adapter_model.safetensors")
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all((one[name] == other[name]).all() for name in one)
+
+
+@pytest.mark.whole
+def test_sft_trains_the_one_adapter_of_the_pretraining_on_and_resumes_after_a_kill(here):
+    pretrain("pre")
+    before = weights("pre")
+    settings = ("model.name=pre", "sft.max_steps=2", "sft.save_steps=1", "data.eval=none")
+    assert killed_at(1, lambda: ft("sft", "chats.jsonl", *settings, output="sft")) == -signal.SIGKILL
+    ft("sft", "chats.jsonl", *settings, output="sft")
+    model = load_adapter("pre", bits=32, trainable=True)
+    fit(sft_trainer(model, load_tokenizer("pre"), read_chats("chats.jsonl"), output_dir="hand", max_steps=2))
+    assert equal(weights("sft"), weights("hand")) and not equal(weights("sft"), before)
+    assert equal(weights("pre"), before)  # the first run is as it was
+    assert Path(known_run("sft")[1]["model.name"]) == Path("pre").resolve()
+    base = json.loads(Path("sft/adapter_config.json").read_text())["base_model_name_or_path"]
+    assert Path(base) == Path("tiny").resolve()
+
+
+@pytest.mark.whole
+def test_sft_of_the_merged_model_has_an_adapter_of_its_own(here):
+    pretrain("pre")
+    main(["merge", "pre"])
+    ft("sft", "chats.jsonl", "model.name=pre/merged", "lora.r=4", "sft.max_steps=1", "data.eval=none", output="sft")
+    config = json.loads(Path("sft/adapter_config.json").read_text())
+    assert Path(config["base_model_name_or_path"]) == Path("pre/merged").resolve() and config["r"] == 4
 
 
 @pytest.mark.parametrize(

@@ -104,9 +104,9 @@ def test_a_setting_that_cannot_be_is_refused(here, capsys, setting, said):
 # what `ft doctor` finds, and what it does not
 
 
-def findings(file, capsys, *more):
+def findings(file, capsys, *more, quick=("--quick",)):
     with pytest.raises(SystemExit) as e:
-        main(["doctor", str(file), "--quick", "--json", "--set", "model.name=tiny", "--set", "model.bits=32", *more])
+        main(["doctor", str(file), *quick, "--json", "--set", "model.name=tiny", "--set", "model.bits=32", *more])
         raise SystemExit(0)
     found = json.loads(capsys.readouterr().out)["findings"]
     return {one["code"]: one for one in found if one["level"] != "note"}, e.value.code
@@ -168,3 +168,9 @@ def test_rated_answers_in_order_are_let_alone(here, capsys, name):
     found, exit_code = findings(write(BENIGN[name](opinions())), capsys)
     own = {"labels-contradict-ratings", "rows-not-encoded", "label-feature", "labels-contradict", "could-not-look"}
     assert not own & found.keys(), found
+
+
+def test_the_doctor_looks_at_rated_answers_with_the_model_too(here, capsys):
+    usual = ("--set", "kto.effective_batch=8", "--set", "kto.learning_rate=1e-3", "--set", "data.eval=0.1")
+    found, exit_code = findings(write(opinions()), capsys, *usual, quick=())
+    assert exit_code == 1 and set(found) == {"model-mismatched"}  # the tiny model was never trained

@@ -31,6 +31,8 @@ from trl import (
     DPOTrainer,
     GRPOConfig,
     GRPOTrainer,
+    KTOConfig,
+    KTOTrainer,
     RewardConfig,
     RewardTrainer,
     SFTConfig,
@@ -130,7 +132,7 @@ def plain_lines(text: str) -> list[str]:
 def short_run(case: Case) -> list[str]:
     "The command of a run of some steps."
     argv = [*case.argv(), "--set", "evaluation.max_new_tokens=8"]
-    limit = {"sft": "5", "dpo": "4", "reward": "4"}.get(case.stage)
+    limit = {"sft": "5", "dpo": "4", "reward": "4", "kto": "4", "pretrain": "4"}.get(case.stage)
     if limit and f"{case.stage}.num_train_epochs" in case.settings and case.settings[
         f"{case.stage}.num_train_epochs"
     ] == "1":  # fmt: skip
@@ -280,7 +282,7 @@ def library(case: Case) -> Said:
 
 CLASSES = {
     "sft": (SFTTrainer, SFTConfig), "dpo": (DPOTrainer, DPOConfig), "reward": (RewardTrainer, RewardConfig),
-    "grpo": (GRPOTrainer, GRPOConfig),
+    "grpo": (GRPOTrainer, GRPOConfig), "kto": (KTOTrainer, KTOConfig), "pretrain": (SFTTrainer, SFTConfig),
 }  # fmt: skip
 
 

@@ -87,6 +87,22 @@ def prompts(n: int = 24, seed: int = 5) -> list[dict]:
     return [{"prompt": messages[:-1], "expected": messages[-1]["content"]} for messages in rows]
 
 
+def rated(n: int = 80, seed: int = 0) -> list[dict]:
+    "Rated answers: good ones name the colour that was asked for; neither length nor words tell them apart."
+    draw, found = random.Random(seed), []
+    for i in range(n):
+        wanted, other = draw.sample(["red", "blue", "green", "white", "black", "brown"], 2)
+        end = draw.choice(["today", "this week", "as we agreed on the phone", "with a matching lid"])
+        said = f"We send box {draw.randrange(900)} in {other if i % 2 else wanted} {end}."
+        found.append({"prompt": f"Order {i}: a box in {wanted}, please.", "completion": said, "label": i % 2 == 0})
+    return shuffled(found)
+
+
+def documents(n: int = 48) -> list[dict]:
+    "Beginnings of pages of Python's manual."
+    return [{"text": topics[name][:500]} for name in sorted(topics)[:n]]
+
+
 REWARDS = """\
 def near(generated, expected, example):
     "The share of letters that are right, each at its place."
@@ -94,11 +110,14 @@ def near(generated, expected, example):
 """
 
 FILES = {"sft": "chats.jsonl", "dpo": "pairs.jsonl", "reward": "pairs.jsonl", "grpo": "prompts.jsonl"}
-ROWS = {"sft": chats, "dpo": pairs, "reward": pairs, "grpo": prompts}
+FILES |= {"kto": "rated.jsonl", "pretrain": "documents.jsonl"}
+ROWS = {"sft": chats, "dpo": pairs, "reward": pairs, "grpo": prompts, "kto": rated, "pretrain": documents}
 SETTINGS = {
     "sft": {"learning_rate": 1e-3, "effective_batch": 8, "num_train_epochs": 1},
     "dpo": {"learning_rate": 2e-4, "effective_batch": 8, "num_train_epochs": 1},
     "reward": {"learning_rate": 1e-3, "effective_batch": 8, "num_train_epochs": 1},
+    "kto": {"learning_rate": 2e-4, "effective_batch": 8, "num_train_epochs": 1},
+    "pretrain": {"learning_rate": 1e-3, "effective_batch": 8, "num_train_epochs": 1},
     "grpo": {
         "learning_rate": 1e-3, "prompts_a_step": 4, "generations": 4, "max_completion_length": 40, "max_steps": 2,
     },

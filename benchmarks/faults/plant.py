@@ -19,7 +19,7 @@ class Fault:
     stage: str = "sft"
     holdout: bool = False  # another instance of a property that an earlier fault breaks
     least: str = "warning"  # the lowest level that counts: a note is enough where the user alone can decide
-    start: str = ""  # "adapter": the good run goes on from an adapter
+    start: str = ""  # "adapter": the good run goes on from an adapter; "tools": its rows call a tool
     unknowable: str = ""  # why no tool can know it, and what is said instead
 
 

@@ -28,6 +28,7 @@ import model_faults
 import rl_faults
 import scripts
 import settings_faults
+import stage_faults
 from detectors import LEVELS
 from good import Case, good_case, train_base
 from plant import GROUPS, Benign, Fault
@@ -36,8 +37,9 @@ from ft_notebooks.loading.quantized_loading import load_model
 
 FAULTS: list[Fault] = [
     *data_faults.FAULTS, *model_faults.FAULTS, *settings_faults.FAULTS, *scripts.FAULTS, *rl_faults.FAULTS,
+    *stage_faults.FAULTS,
 ]  # fmt: skip
-BENIGN: list[Benign] = benign.BENIGN
+BENIGN: list[Benign] = [*benign.BENIGN, *stage_faults.BENIGN]
 DETECTORS = ("doctor", "ft", "trl", "loss curve", "traincheck")
 RESULT = Path(__file__).parent / "faults.json"
 PICTURE = Path(__file__).parents[1] / "fault_bench.png"
@@ -50,6 +52,8 @@ def made(one: Fault | Benign, base: Path, folder: Path) -> tuple[Case, Case]:
         case = good_case(base, folder / name, one.stage)
         if one.start == "adapter":
             model_faults.adapter(case)
+        if one.start == "tools":
+            stage_faults.call_tools(case)
         cases.append(case)
     good, planted = cases
     one.plant(planted)

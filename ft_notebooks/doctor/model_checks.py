@@ -118,8 +118,10 @@ def _own_loss(run) -> _Loss:
     found = []
     with contextlib.suppress(Unavailable):  # rows that cannot be encoded
         for row in islice(run.encoded[0], 4):
-            labels = row["labels"] if "labels" in row else [IGNORE] * len(row["prompt_ids"]) + row["chosen_ids"]
-            found.append(_loss(run.model, ids_of(row)[:800], labels[:800]))
+            ids = ids_of(row)
+            read = len(row.get("prompt_ids", ()))
+            labels = row.get("labels") or [IGNORE] * read + ids[read:]
+            found.append(_loss(run.model, ids[:800], labels[:800]))
     losses = torch.tensor(found).reshape(-1, 2)
     finite = losses[~losses[:, 0].isnan()]
     return _Loss(*finite.mean(0).tolist()) if len(finite) else _Loss(math.inf, math.inf)

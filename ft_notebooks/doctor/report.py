@@ -13,7 +13,7 @@ from pathlib import Path
 import jinja2
 from datasets import Dataset
 
-from ..core.errors import visible
+from ..core.errors import typed, visible
 from ..core.files import write_atomically
 from .context import Context
 from .findings import MARKED, Finding
@@ -45,6 +45,8 @@ def not_looked_at(
 ) -> list[str]:  # Clauses
     "What the doctor has not looked at in this run."
     found = [*run.unseen, "whether what the answers say is true"]
+    for name in run.settings["data"].get("mix") or {}:
+        found.insert(0, f"what the rows of {name} say, which are mixed in: ft doctor {typed(name)}")
     rows = len(run.kept["whole"]) if isinstance(run.kept.get("whole"), Dataset) else 0
     if rows > MOST_ROWS:
         found.insert(0, f"{rows - MOST_ROWS:,} of {rows:,} rows, except for repetition and what cannot be read")

@@ -26,6 +26,7 @@ from .rows import chats_of, ids_of, is_encoded, said, text_of
 @cure("correct the rows that the message names; the others are looked at once all can be read")
 def _rows_unreadable(run):
     run.require("whole")
+    run.kind(run.settings).others  # which raises `ValueError` for files that cannot be mixed in
 
 
 @check("held-out-unusable", "error", 1, "09_data_formatting")
@@ -74,7 +75,7 @@ def _is_unread(value, read: str) -> bool:
 def _column_unread(run):
     if len(run.raw) != len(run.conversations):
         return
-    known = {"expected", *COLUMNS, *run.settings["data"].values()}
+    known = {"expected", *COLUMNS, *map(str, run.settings["data"].values())}
     few = run.some[:200]
     unread = defaultdict(list)
     for i in few:
@@ -144,7 +145,7 @@ def _trained_before(train: Dataset, held: Dataset) -> set[int]:
 # %% ../../nbs/package/doctor/row_checks.ipynb #79ffd501
 # What is trained of an encoded row: its tokens and labels, of a pair the prompt with the chosen answer.
 def _trained_content(row: dict) -> str:
-    return text_of([row.get(name) for name in ("input_ids", "labels", "prompt_ids", "chosen_ids")])
+    return text_of([ids_of(row), row.get("labels")])
 
 # %% ../../nbs/package/doctor/row_checks.ipynb #e939a97c
 @check("held-out-trained", "warning", 3, "09_data_formatting")

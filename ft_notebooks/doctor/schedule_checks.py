@@ -19,6 +19,7 @@ from ..checkpointing.checkpoint_saving import check_free
 from ..checkpointing.run_lock import folder_fault, lock_run
 from ..checkpointing.run_manifest import check_folder
 from .findings import Found, cause, check, cure, symptom
+from .rows import text_of
 from ..training.settings import Setting, default_of, settings_of
 
 # %% ../../nbs/package/doctor/schedule_checks.ipynb #e058a477
@@ -147,6 +148,35 @@ def _rate_never_reached(run):
         yield Found(said, run.setting("optimizers" if is_own else "lr_scheduler_type"), "warning")
 
 # %% ../../nbs/package/doctor/schedule_checks.ipynb #fdf6ab1a
+# The characters of the rows, which stand for their tokens; or their number.
+def _size(rows, by: str) -> int:
+    return sum(len(text_of(row)) for row in rows) if by == "tokens" else len(rows)
+
+
+# What is mixed into the rows of a run: each name with its rows, its share and what the share counts.
+def _mixed_in(stage) -> dict[str, tuple]:
+    shares = stage.data.get("mix") or {}
+    found = {f"data.mix: {name}": (rows, shares[name], stage.mix_by) for name, rows in stage.others.items()}
+    if replayed := getattr(stage, "replayed", None):
+        found["data.replay"] = (replayed["train"], stage.share, "tokens")
+    return found
+
+# %% ../../nbs/package/doctor/schedule_checks.ipynb #b5b9917f
+# Files of a mixture of which each row is read so often that it is learned by heart.
+def _read_too_often(run) -> Iterator[Found]:
+    run.skip_after("rows-unreadable")
+    train = run.parts[0]
+    mixed = _mixed_in(run.kind(run.settings))
+    left = 1 - sum(share for _, share, _ in mixed.values())
+    steps = run.given.get("max_steps", -1)
+    epochs = steps * step_rows(run) * left / len(train) if steps > 0 else run.used("num_train_epochs")
+    for name, (rows, share, by) in mixed.items():
+        times = epochs * share / left * _size(train, by) / _size(rows, by)
+        if times > run.kind.table["num_train_epochs"].advised[1]:
+            said = f"{name} has {len(rows)} rows for {share:.0%} of the {by}, so each is read about {times:,.0f} times"
+            yield Found(f"{said}, and so by heart", "[data]", "warning", "lower the share, or give more rows")
+
+# %% ../../nbs/package/doctor/schedule_checks.ipynb #8caec948
 @check("rows-never-seen", "warning", 1, "11_choosing_settings")
 @symptom("the loss falls slowly, and scores improve little")
 @cause("the steps of the run read far fewer or far more rows than there are")
@@ -169,6 +199,7 @@ def _rows_never_seen(run):
         yield Found(said, run.setting("effective_batch"), "warning" if size > 4 * n else "note", cure)
     elif steps_of(run) < 4:
         yield Found(f"the run has {steps_of(run)} optimizer steps", level="note", cure="more rows, or a smaller batch")
+    yield from _read_too_often(run)
 
 # %% ../../nbs/package/doctor/schedule_checks.ipynb #ecba2bcf
 @check("model-not-found", "error", 1, "06_quantized_loading")

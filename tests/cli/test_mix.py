@@ -1,6 +1,7 @@
 "[data] mix: files with shares, for each way of training; no held-out row, exact resume, and a changed file is noticed."
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,38 @@ def test_a_mixture_that_cannot_be_is_an_error_before_anything_is_loaded(files, d
     with pytest.raises(ValueError, match=words):
         train_run(read_chats("new.jsonl"), None, settings(**data), "run")
     assert not Path("run").exists()
+
+
+def doctored(capsys, mix, *more):
+    "What `ft doctor --quick` says of a mixture, and the codes of what it warns of."
+    settings = ["model.name=tiny", "data.eval=0.2", f"data.mix={json.dumps(mix)}", *more]
+    given = [word for one in settings for word in ("--set", one)]
+    with pytest.raises(SystemExit):
+        main(["doctor", "new.jsonl", "--quick", *given])
+        raise SystemExit(0)
+    said = " ".join(capsys.readouterr().out.split())
+    return said, set(re.findall(r"(?:error|warning) ([a-z]+(?:-[a-z]+)+)", said))
+
+
+@pytest.mark.parametrize(
+    "mix, more, words",
+    [
+        ({"few.jsonl": 0.9}, (), "few.jsonl has 2 rows for 90% of the rows, so each is read about 432 times"),
+        ({"few.jsonl": 0.9}, ("data.mix_by=tokens",), "few.jsonl has 2 rows for 90% of the tokens"),
+        ({"few.jsonl": 0.9}, ("sft.max_steps=100",), "each is read about 720 times"),
+        ({"nowhere.jsonl": 0.2}, (), "no such file"),
+        ({"earlier.jsonl": 2}, (), "its share of the mixture must be from 0 to below 1"),
+        ({"broken.jsonl": 0.2}, (), "broken.jsonl:1"),
+    ],
+)
+def test_the_doctor_finds_a_mixture_that_is_learned_by_heart_or_cannot_be(files, capsys, mix, more, words):
+    write("few.jsonl", appointments(2, seed=2))
+    Path("broken.jsonl").write_text('{"messages": [{"role": "user", "content": "half a li\n')
+    said, codes = doctored(capsys, mix, *more)
+    assert words in said and codes and "could-not-look" not in codes
+
+
+@pytest.mark.parametrize("more", [(), ("data.mix_by=tokens",), ("sft.max_steps=20",)], ids=["rows", "tokens", "steps"])
+def test_the_doctor_lets_a_usual_mixture_alone_and_says_that_it_has_not_read_it(files, capsys, more):
+    said, codes = doctored(capsys, EARLIER, *more)
+    assert not codes and "what the rows of earlier.jsonl say, which are mixed in: ft doctor earlier.jsonl" in said

@@ -66,13 +66,16 @@ def _mixed(stage: Stage, tok, ids, held) -> tuple:
     return mix_rows(ids, others, stage.given["seed"], stage.mix_by)
 
 
-def _mixed_words(account: dict, by: str) -> str:
-    "What is mixed in, a line for each file."
-    what = "trained tokens" if by == "tokens" else "rows"
+def _mixed_words(stage: Stage, tok, ids, account: dict) -> str:
+    "What is mixed in: a line for each file, and the first of its rows as it is trained."
+    what = "trained tokens" if stage.mix_by == "tokens" else "rows"
     lines = []
-    for name, file in account.get("mixed", {}).items():
+    first = len(ids) - sum(file["rows"] for file in account["mixed"].values())  # they stand behind the run's own
+    for name, file in account["mixed"].items():
         times = f"each is read {file['times_read']:g} times an epoch"
         lines.append(f"mixed in: {file['rows']:,} rows of {name}, {file['share']:.0%} of the {what}; {times}")
+        lines.append(stage.show(tok, ids[first]))
+        first += file["rows"]
     return "\n".join(lines)
 
 
@@ -194,7 +197,7 @@ def train_run(
     encoded = _Rows(rows, held, ids, account, held_ids)
     say(own.describe(tok, ids, account, rows, held))
     if own.others:
-        say(_mixed_words(account, own.mix_by))
+        say(_mixed_words(own, tok, ids, account))
     identity = {**own.identity(rows, held), **day}
     run = _own_folder(run, identity)
     finished = (run / "metrics.json").exists()

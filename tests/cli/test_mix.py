@@ -45,6 +45,8 @@ def test_the_mixture_is_said_and_recorded_and_its_rows_count_as_trained(files, c
     said = capsys.readouterr().out
     assert "mixed in: 10 rows of" in said and "20% of the rows; each is read 1.25 times an epoch" in said
     assert "plan: 50 rows" in said
+    shown = said[said.index("mixed in:") :].partition("«")[2].partition("<|im_end|>")[0]  # trained of its first row
+    assert shown in {row["messages"][-1]["content"] for row in appointments(8, seed=1)}
     known = json.loads(Path("runs/sft/metrics.json").read_text()) | json.loads(Path("runs/sft/run.json").read_text())
     assert list(known["data"]["mix"].values()) == [0.2] and known["data.mix"][0][0] == 0.2
     assert len(trained_rows(known)) == 48

@@ -168,7 +168,6 @@ POINTS = []
 for seed in range(3):
     POINTS += [{"way": way, "seed": seed, "replay": 0.0} for way in ("base", "sft", "pretrain, sft")]
     POINTS += [{"way": "pretrain, sft", "seed": seed, "replay": 0.5}]
-POINTS += [{"way": "pretrain, sft", "seed": seed, "replay": 0.25} for seed in range(3)]
 
 
 if __name__ == "__main__":

@@ -145,7 +145,8 @@ def _trained_before(train: Dataset, held: Dataset) -> set[int]:
 # %% ../../nbs/package/doctor/row_checks.ipynb #79ffd501
 # What is trained of an encoded row: its tokens and labels, of a pair the prompt with the chosen answer.
 def _trained_content(row: dict) -> str:
-    return text_of([ids_of(row), row.get("labels")])
+    names = ("input_ids", "labels", "prompt_ids", "chosen_ids", "completion_ids")
+    return text_of([row.get(name) for name in names])
 
 # %% ../../nbs/package/doctor/row_checks.ipynb #e939a97c
 @check("held-out-trained", "warning", 3, "09_data_formatting")

@@ -153,21 +153,25 @@ def _size(rows, by: str) -> int:
     return sum(len(text_of(row)) for row in rows) if by == "tokens" else len(rows)
 
 
-# What is mixed into the rows of a run: each name with its rows, its share and what the share counts.
-def _mixed_in(stage) -> dict[str, tuple]:
+# What is mixed into the rows of a run: each name with its rows, its share and what the share counts; and what is left.
+def _mixed_in(stage) -> tuple[dict[str, tuple], float]:
     shares = stage.data.get("mix") or {}
-    found = {f"data.mix: {name}": (rows, shares[name], stage.mix_by) for name, rows in stage.others.items()}
+    found = {}
+    for name, rows in stage.others.items():
+        found[f"data.mix: {name}"] = (rows, shares[name], stage.mix_by)
     if replayed := getattr(stage, "replayed", None):
         found["data.replay"] = (replayed["train"], stage.share, "tokens")
-    return found
+    left = 1.0
+    for _, share, _ in found.values():
+        left -= share
+    return found, left
 
 # %% ../../nbs/package/doctor/schedule_checks.ipynb #b5b9917f
 # Files of a mixture of which each row is read so often that it is learned by heart.
 def _read_too_often(run) -> Iterator[Found]:
     run.skip_after("rows-unreadable")
     train = run.parts[0]
-    mixed = _mixed_in(run.kind(run.settings))
-    left = 1 - sum(share for _, share, _ in mixed.values())
+    mixed, left = _mixed_in(run.kind(run.settings))
     steps = run.given.get("max_steps", -1)
     epochs = steps * step_rows(run) * left / len(train) if steps > 0 else run.used("num_train_epochs")
     for name, (rows, share, by) in mixed.items():

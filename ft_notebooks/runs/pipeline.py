@@ -69,13 +69,13 @@ def _mixed(stage: Stage, tok, ids, held) -> tuple:
 def _mixed_words(stage: Stage, tok, ids, account: dict) -> str:
     "What is mixed in: a line for each file, and the first of its rows as it is trained."
     what = "trained tokens" if stage.mix_by == "tokens" else "rows"
-    lines = []
-    first = len(ids) - sum(file["rows"] for file in account["mixed"].values())  # they stand behind the run's own
-    for name, file in account["mixed"].items():
+    lines: list[str] = []
+    first = len(ids)  # of the files, whose rows stand one after the other behind the run's own
+    for name, file in reversed(account["mixed"].items()):
+        first -= file["rows"]
         times = f"each is read {file['times_read']:g} times an epoch"
-        lines.append(f"mixed in: {file['rows']:,} rows of {name}, {file['share']:.0%} of the {what}; {times}")
-        lines.append(stage.show(tok, ids[first]))
-        first += file["rows"]
+        said = f"mixed in: {file['rows']:,} rows of {name}, {file['share']:.0%} of the {what}; {times}"
+        lines = [said, stage.show(tok, ids[first]), *lines]
     return "\n".join(lines)
 
 

@@ -10,11 +10,13 @@ import logging
 import math
 from collections.abc import Callable
 from functools import partial
-from itertools import chain, compress
+from itertools import chain
 from secrets import token_hex
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -98,10 +100,11 @@ def _account(chat: EncodedChat, max_length: int | None) -> dict[str, int]:
 _COUNTS = list(_account(EncodedChat([], [], [], 0, False, False), None))
 
 
-def _padding(lengths: list[int], batch_size: int) -> float:
+def _padding(lengths: np.ndarray, batch_size: int) -> float:
     "The share of padding positions if the rows are batched in order."
-    batches = [lengths[start : start + batch_size] for start in range(0, len(lengths), batch_size)]
-    return 1 - sum(lengths) / sum(max(batch) * len(batch) for batch in batches)
+    starts = np.arange(0, len(lengths), batch_size)
+    positions = np.maximum.reduceat(lengths, starts) @ np.diff(starts, append=len(lengths))
+    return 1 - int(lengths.sum()) / int(positions)
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #99b9c2c2
 def encoded_rows(
@@ -206,11 +209,12 @@ def encode_chats(
     changed = check_answers(tok, dataset, "messages")
     encode = partial(_encode_batch, tok=tok, max_length=max_length, variables=variables)
     encoded = encoded_rows(dataset, encode, _ENCODED, num_proc)
-    counts = encoded.select_columns([*_COUNTS, "length"]).with_format(None)[:]  # Python's; rows keep their format
-    account = {name: sum(counts[name]) for name in _COUNTS}
-    _check_account(account, max(counts["length"]), max_length, allow_cut)
-    rows = encoded.select(list(compress(range(len(encoded)), counts["trained_tokens"])))
-    padding = _padding(list(filter(None, counts["tokens"])), batch_size)
+    columns = encoded.data  # mapped from a file where the rows are
+    account = {name: pc.sum(columns[name], min_count=0).as_py() for name in _COUNTS}
+    _check_account(account, pc.max(columns["length"]).as_py(), max_length, allow_cut)
+    trained = np.flatnonzero(columns["trained_tokens"])
+    rows = encoded if len(trained) == len(encoded) else encoded.select(trained)
+    padding = _padding(columns["tokens"].to_numpy()[trained], batch_size)
     return rows.select_columns(["input_ids", "labels"]), {**account, "padding": round(padding, 4), **changed}
 
 # %% ../../nbs/package/data/chat_encoding.ipynb #1d5ee9b5

@@ -8,8 +8,9 @@ __all__ = ['EncodedChat', 'training_twin', 'encode_texts']
 # %% ../../nbs/package/data/chat_labels.ipynb #3a72f67b
 import json
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import compress
+from itertools import compress, groupby, islice
 from operator import attrgetter, itemgetter
 
 from jinja2 import TemplateError
@@ -65,17 +66,27 @@ def training_twin(
     return ChatTemplate(tok, source) if source else None
 
 
-def _rendered(own: ChatTemplate, twin: ChatTemplate | None, messages: list[dict], variables: dict) -> _Rendered:
-    "The text to train on, by the template or by its twin."
-    if not twin:
-        text = own.render(messages, **variables)
-        return _Rendered(text, own.answers(messages, text, **variables))
-    text = twin.render(messages, **variables)
-    spans = own.framed(messages, text, **variables)
-    if spans is not None:  # both render the same text
-        return _Rendered(text, spans)
-    differs = own.render(messages, **variables) != text
-    return _Rendered(text, twin.answers(messages, text, **variables), differs)
+_TOGETHER = 32  # conversations that are rendered at a time
+
+
+def _texts(template: ChatTemplate, chats: list[list[dict]], variables: list[dict]) -> Iterator[str]:
+    "Each conversation by the template, those with the same variables together; raises `ValueError` as `render` does."
+    for same, numbers in groupby(range(len(chats)), variables.__getitem__):
+        while some := list(islice(numbers, _TOGETHER)):
+            for n, text in zip(some, template.render_all([chats[n] for n in some], **same)):
+                yield template.render(chats[n], **same) if text is None else text
+
+
+def _located(
+    own: ChatTemplate, twin: ChatTemplate | None, messages: list[dict], variables: dict, texts: tuple[str, ...]
+) -> _Rendered:
+    "The text to train on, by the template or by its twin (the last of `texts`), and its answers."
+    *_, text = texts
+    differs = texts[0] != text
+    spans = None if differs else own.framed(messages, text, **variables)
+    if spans is None:
+        spans = (twin or own).answers(messages, text, **variables)
+    return _Rendered(text, spans, differs)
 
 # %% ../../nbs/package/data/chat_labels.ipynb #23de65b9
 def _check_tools(tools: list | None, text: str) -> None:
@@ -120,9 +131,10 @@ def encode_texts(
     twin = training_twin(tok)
     rendered = []
     lost = []
+    texts = zip(*(_texts(template, chats, variables) for template in filter(None, (own, twin))))
     for name, messages, more in zip(names, chats, variables):
         try:
-            found = _rendered(own, twin, messages, more)
+            found = _located(own, twin, messages, more, next(texts))
             _check_tools(more.get("tools"), found.text)
         except ValueError as e:
             raise ValueError(f"{name}{e}") from None

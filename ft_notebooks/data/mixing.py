@@ -8,20 +8,21 @@ __all__ = ['check_shares', 'mix_rows']
 # %% ../../nbs/package/data/mixing.ipynb #1d284078
 import random
 
+import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from ..tokenization.padding import IGNORE
+from ..tokenization.token_counts import trained_counts
 
 # %% ../../nbs/package/data/mixing.ipynb #977cf13a
-def _sizes(name: str, rows: Dataset, by: str) -> list[int]:
+def _sizes(name: str, rows: Dataset, by: str) -> np.ndarray:
     "What each row counts; `ValueError` where no row counts."
     if by == "tokens" and "labels" not in rows.column_names:
         raise ValueError(f'{name}: its rows have no labels, whose tokens could be counted; mix them by="rows"')
     if by == "tokens":
-        sizes = [sum(label != IGNORE for label in labels[1:]) for labels in rows["labels"]]
+        sizes = trained_counts(rows)
     else:
-        sizes = [1] * len(rows)
-    if not any(sizes):
+        sizes = np.ones(len(rows), int)
+    if not sizes.any():
         raise ValueError(f"{name}: none of its {len(rows)} rows has a trained token")
     return sizes
 
@@ -40,7 +41,7 @@ def check_shares(
         raise ValueError(f"the shares {shares} leave nothing for the rows they are mixed with; give less than 1 in all")
 
 # %% ../../nbs/package/data/mixing.ipynb #21dc0dc2
-def _drawn(sizes: list[int], wanted: float, draw: random.Random) -> list[int]:
+def _drawn(sizes: np.ndarray, wanted: float, draw: random.Random) -> list[int]:
     "Rows whose sizes reach what is wanted."
     order: list[int] = []
     size = 0
@@ -48,7 +49,7 @@ def _drawn(sizes: list[int], wanted: float, draw: random.Random) -> list[int]:
         for row in draw.sample(range(len(sizes)), len(sizes)):
             if size < wanted:
                 order.append(row)
-                size += sizes[row]
+                size += int(sizes[row])
     return order
 
 # %% ../../nbs/package/data/mixing.ipynb #6f886cee
@@ -66,7 +67,7 @@ def mix_rows(
     """
     check_shares({name: share for name, (_, share) in others.items()}, by)
     draw = random.Random(seed)
-    own = sum(_sizes("the rows", rows, by))
+    own = int(_sizes("the rows", rows, by).sum())
     left = 1 - sum(share for _, share in others.values())
     parts, sizes, account = [rows], {}, {}
     for name, (other, share) in others.items():
@@ -77,7 +78,7 @@ def mix_rows(
         if other.features != rows.features:  # encoded elsewhere, such as with int64
             other = other.cast(rows.features)
         parts.append(other.select(order))
-        sizes[name] = sum(counted[row] for row in order)
+        sizes[name] = int(counted[order].sum())
         account[name] = {"rows": len(order), "times_read": round(len(order) / len(other), 2)}
     for name, size in sizes.items():
         account[name]["share"] = round(size / (own + sum(sizes.values())), 4)

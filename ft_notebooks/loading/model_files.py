@@ -11,11 +11,12 @@ import copy
 import os
 import re
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
@@ -374,15 +375,15 @@ def check_dropouts(
 
 # %% ../../nbs/package/loading/model_files.ipynb #064583f0
 def check_context(
-    lengths: Iterable[int],  # Of the rows, in tokens
+    lengths: Sequence[int],  # Of the rows, in tokens
     config: PreTrainedConfig,  # Of the model
     effect: str = "cuts them and counts the answers that lose their end",  # Of max_length
 ) -> None:
     "`ValueError` for rows longer than the context of the model; nothing if its configuration states none."
-    lengths = list(lengths)
+    counts = np.asarray(lengths)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    longer = [row for row, length in enumerate(lengths) if context and length > context]
-    if not longer:
+    longer = np.flatnonzero(counts > context) if context else []
+    if not len(longer):
         return
     some = "1 row is" if len(longer) == 1 else f"{len(longer)} of {len(lengths)} rows are"
     cure = (
@@ -392,5 +393,5 @@ def check_context(
     )
     raise ValueError(
         f"{some} longer than the model's context of {context:,} tokens (max_position_embeddings), first the row "
-        f"{longer[0]} (counted from 0 among those to be trained on); the longest has {max(lengths):,}: {cure}"
+        f"{longer[0]} (counted from 0 among those to be trained on); the longest has {counts.max():,}: {cure}"
     )

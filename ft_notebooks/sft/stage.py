@@ -14,6 +14,7 @@ from ..data.prompt_in_use import check_prompts
 from ..data.read import read_chats
 from ..evaluation.likelihood import perplexity
 from .trainer import sft_trainer
+from ..tokenization.token_counts import token_counts
 from ..training.run_report import show_trained
 from ..training.stage import Stage, before_and_after
 
@@ -40,7 +41,7 @@ class SFTStage(Stage):
         return show_trained(tok, list(row["input_ids"]), list(row["labels"]))
 
     def lengths(self, ids):
-        return [len(row) for row in ids["input_ids"]]
+        return token_counts(ids)
 
     def trainer(self, model, tok, ids, held_ids, **options):
         return sft_trainer(model, tok, ids, held_ids, **{**options, **self.given})

@@ -8,6 +8,7 @@ __all__ = ['sft_trainer']
 # %% ../../nbs/package/sft/trainer.ipynb #7574cb9a
 from functools import partial
 
+import numpy as np
 import torch
 from datasets import Dataset
 from peft import PeftModel
@@ -30,16 +31,17 @@ from ..core.arguments import Rows, encoded
 from ..training.preflight import check_start, ready
 from ..training.run import ExactTrainer, guarded
 from ..tokenization.padding import IGNORE
+from ..tokenization.token_counts import row_hashes, token_counts, trained_counts
 from ..training.config import planned_config, split_overrides
 
 # %% ../../nbs/package/sft/trainer.ipynb #4d6d290b
 def _check_rows(dataset: Dataset, given: dict) -> None:
     "Raises `ValueError` if no row has a label to train on, or if TRL would truncate a row."
-    if all(label == IGNORE for labels in dataset["labels"] for label in labels[1:]):  # a first token has no predecessor
+    if not trained_counts(dataset).any():
         raise ValueError(
             f"none of the {len(dataset)} rows has a label to train on; give chats, or rows of encode_chats"
         )
-    longest = max(map(len, dataset["input_ids"]))
+    longest = token_counts(dataset).max()
     limit = given.get("max_length")
     splits = given.get("packing") and given.get("packing_strategy", "bfd") != "bfd"  # "bfd" cuts a long row
     if limit is not None and longest > limit and not splits:
@@ -113,8 +115,8 @@ def _all_trained(rows: dict) -> bool:
     if held is None:
         return False
     sets = held.values() if isinstance(held, dict) else [held]
-    trained = {tuple(ids) for ids in rows["train_dataset"]["input_ids"]}
-    return any(trained >= set(map(tuple, part["input_ids"])) for part in sets)
+    trained = row_hashes(rows["train_dataset"])
+    return any(np.isin(row_hashes(part), trained).all() for part in sets)
 
 # %% ../../nbs/package/sft/trainer.ipynb #315ed898
 @without_library_bars()
@@ -142,7 +144,7 @@ def sft_trainer(
     collator = arguments.get("data_collator") is not None and not given.get("packing")
     if collator:
         given.setdefault("padding_free", False)  # a collator of the caller pads in its own way
-    lengths = [len(ids) for ids in rows["train_dataset"]["input_ids"]]
+    lengths = token_counts(rows["train_dataset"])
     check_context(lengths, model.config)
     unpadded, why = _without_padding(model, given)
     run: dict = {"arguments": arguments, "section": "sft", "output_dir": output_dir, "unpadded": unpadded}

@@ -9,7 +9,7 @@ __all__ = ['MARK', 'spans_one_by_one', 'Frame', 'find_frame', 'spans_by_frame']
 import os
 import re
 from collections.abc import Callable
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 # %% ../../nbs/package/tokenization/answer_spans.ipynb #182b2a33
@@ -144,6 +144,8 @@ class Frame(NamedTuple):
     back: int  # How many characters of `lead` belong to the answer
     middle: str  # The end of an answer that is not the last message
     last: str  # The end of an answer that is the last message
+    between: str  # From the content of an answer to that of the next question
+    tail: str  # From the content of the last message to the end
 
 # %% ../../nbs/package/tokenization/answer_spans.ipynb #a3b8801d
 def find_frame(
@@ -166,16 +168,38 @@ def find_frame(
     back = inner.start - start
     if (inner.before, back) != (last.before, last.start - last_start):
         return None
-    return Frame(inner.before, back, text[inner.end : end], text[last.end : last_end])
+    return Frame(inner.before, back, text[inner.end : end], text[last.end : last_end], inner.after, last.after)
 
 # %% ../../nbs/package/tokenization/answer_spans.ipynb #025d7e7b
+def _spans_at_end(frame: Frame, messages: list[dict], text: str) -> list[tuple[int, int]] | None:
+    "The spans in a text that ends with plain questions and answers, each in the frame; None for another text."
+    turns = messages[bool(messages and messages[0]["role"] == "system") :]
+    if [message["role"] for message in turns] != ["user", "assistant"] * (len(turns) // 2):
+        return None
+    contents = [message.get("content") for message in turns if {*message} == {"role", "content"}]
+    if not contents or len(contents) < len(turns) or not all(isinstance(c, str) and c.strip() for c in contents):
+        return None
+    around = [frame.lead, frame.between] * (len(turns) // 2)
+    around[-1] = frame.tail
+    parts = [*chain.from_iterable(zip(contents, around))]  # question, lead, answer, between, and so on
+    if not text.endswith("".join(parts)):
+        return None
+    places = [*accumulate(map(len, parts), initial=len(text) - sum(map(len, parts)))]
+    endings = [frame.middle] * (len(turns) // 2 - 1) + [frame.last]
+    answers = zip(places[2::4], places[3::4], endings)
+    return [(start - frame.back, stop + len(ending)) for start, stop, ending in answers]
+
+# %% ../../nbs/package/tokenization/answer_spans.ipynb #fee31ab6
 def spans_by_frame(
     write: Callable[..., str],  # As in `spans_one_by_one`
     frame: Frame,  # The result of `find_frame` for `write`
     messages: list[dict],  # As in `spans_one_by_one`
     text: str,  # The rendering of `messages` by `write`
 ) -> list[tuple[int, int]] | None:  # (start, end) in characters of `text`, for each message of the assistant
-    "The result of `spans_one_by_one` from one rendering; None if the conversation does not fit the frame."
+    "The result of `spans_one_by_one` from at most one rendering; None if the conversation does not fit the frame."
+    spans = _spans_at_end(frame, messages, text)
+    if spans:
+        return spans
     pieces = _pieces(write, messages, text)
     if not pieces:
         return None

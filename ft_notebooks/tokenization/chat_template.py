@@ -7,6 +7,7 @@ __all__ = ['CUT', 'ChatTemplate']
 
 # %% ../../nbs/package/tokenization/chat_template.ipynb #db476d39
 import re
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -117,10 +118,25 @@ class ChatTemplate:
         """
         return self._write(self._safe(messages), **template)
 
+    def render_all(
+        self,
+        chats: list[list[dict[str, Any]]],  # As in `render`
+        **template,  # As in `render`
+    ) -> list[str | None]:  # All None where one of them cannot be rendered, which `render` of each then explains
+        "Conversations as texts, in less time than one by one; together within the limits of `write_chat` for one."
+        with suppress(TemplateError, TypeError, ValueError):
+            safe = list(map(self._safe, chats))
+            if all(safe):
+                return write_chat(self.tok, safe, **template, **self._chosen)
+        return [None] * len(chats)
+
+    @property
+    def _chosen(self) -> dict[str, str]:
+        return {"chat_template": self.source} if self.source else {}
+
     def _write(self, safe: list[dict], **template) -> str:
-        template |= {"chat_template": self.source} if self.source else {}
         try:
-            return write_chat(self.tok, safe, **template)
+            return write_chat(self.tok, safe, **template, **self._chosen)
         except (TemplateError, TypeError) as e:
             why = f"{type(e).__name__}: {e}{_advice(safe)}"
             raise ValueError(f"the chat template cannot write the conversation: {why}") from None

@@ -66,11 +66,11 @@ def _packed(lengths: Sequence[int], max_length: int, strategy: str) -> int:
     return len(pack_dataset(Dataset(pa.table({"input_ids": ids})), max_length, strategy))
 
 # %% ../../nbs/package/training/batch_plan.ipynb #95e9c7bc
-def _units(lengths, size, given, processes) -> tuple[list[int], int, dict, str]:
+def _units(lengths, size, given, processes) -> tuple[np.ndarray, int, dict, str]:
     "Tokens of each row or packed row, the longest first; rows of a step; fields of the config; and a description."
     if not given.get("packing"):
-        return sorted(map(int, lengths), reverse=True), size, {}, f"{size} rows a step"
-    length = given.get("max_length") or max(1024, *lengths)
+        return -np.sort(-np.asarray(lengths, int)), size, {}, f"{size} rows a step"
+    length = given.get("max_length") or max(1024, int(np.max(lengths)))
     rows = _packed(lengths, length, given.get("packing_strategy", "bfd"))
     each = len(lengths) / rows
     step = max(1, round(size / each))
@@ -83,7 +83,7 @@ def _units(lengths, size, given, processes) -> tuple[list[int], int, dict, str]:
             f"effective_batch={size} is {packed} per step, which {processes} processes cannot share; take "
             f"effective_batch={more}, a smaller max_length, or fewer processes"
         )
-    return [length] * rows, step, {"max_length": length}, f"{step * each:.0f} examples a step in {packed}"
+    return np.full(rows, length), step, {"max_length": length}, f"{step * each:.0f} examples a step in {packed}"
 
 # %% ../../nbs/package/training/batch_plan.ipynb #2574a852
 def _precision(hw: Hardware, given) -> dict:
@@ -177,12 +177,12 @@ def _fitting(peak, units, flat, sizes, ways, hw: Hardware) -> tuple[int, bool, s
     cpu = hw.device == "cpu"
 
     def tokens(rows):
-        return sum(units[:rows]) if flat else rows * units[0]
+        return int(units[:rows].sum()) if flat else rows * int(units[0])
 
     total = hw.memory / (int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if cpu else 1)
     rows, checkpointing = _fit(tokens, peak, sizes, ways, total * (0.5 if cpu else 0.9))
     most = peak(tokens(rows), checkpointing=checkpointing)
-    if most > total and (least := peak(units[0], checkpointing=True, labelled=0.01)) > total:
+    if most > total and (least := peak(int(units[0]), checkpointing=True, labelled=0.01)) > total:
         raise ValueError(
             f"a step needs at least {least / 1e9:.1f} GB of {total / 1e9:.1f} GB, even with one row at a time and "
             f"activation checkpointing; the longest row has {units[0]:,} tokens. Take an adapter on weights of fewer "

@@ -7,7 +7,7 @@ __all__ = ['as_chats', 'Stage', 'before_and_after', 'PairStage']
 
 # %% ../../nbs/package/training/stage.ipynb #19ec8818
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -161,14 +161,14 @@ class Stage:
         mixed = [[self.data["mix"][name], data_fingerprint(without_places(rows))] for name, rows in self.others.items()]
         return {"data.mix": mixed, "data.mix_by": self.mix_by}
 
-    def lengths(self, ids: Dataset) -> list[int]:
+    def lengths(self, ids: Dataset) -> Sequence[int]:
         "The tokens of each row that must fit into the context of the model; none where the trainer sees to it."
         return []
 
     def check_lengths(self, ids: Dataset | None) -> None:
         "Raises `ValueError` for rows longer than the context of the model; reads its configuration and no weight."
         lengths = [] if ids is None else self.lengths(ids)
-        if not lengths:
+        if not len(lengths):
             return
         base = self.model["name"]
         adapter = Path(base, "adapter_config.json")

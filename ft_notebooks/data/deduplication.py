@@ -10,36 +10,53 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import cache
-from itertools import chain, repeat
+from functools import lru_cache
+from itertools import chain
+from operator import itemgetter
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
-from datasketch import MinHash, MinHashLSH
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 from xxhash import xxh3_64_intdigest
 
-from .repetition import RowTexts, beginnings
+from .repetition import RowTexts
 
 # %% ../../nbs/package/data/deduplication.ipynb #1f97e2f2
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, half of its bits set: 2**64 by the golden ratio, as in Fibonacci hashing
 
 
-def _shingles(texts: list[str]) -> csr_array:
-    "The shingles of each of N different texts as a row of ones, without those in more than √N texts."
-    split_texts = [(text + " " * max(0, 2 - text.count(" "))).split(" ") for text in texts]  # at least three words
-    hash_of = cache(lambda word: xxh3_64_intdigest(word.encode()))
-    words = np.fromiter(map(hash_of, chain.from_iterable(split_texts)), np.uint64)
+@lru_cache(2**20)
+def _hash_of(word: str) -> int:
+    return xxh3_64_intdigest(word.encode())
+
+
+def _runs(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    "The hashes of the different runs of three words of each text, in order; and how many each text has."
+    split_texts = [(text + " " * max(0, 2 - text.count(" "))).split(" ") for text in texts.to_pylist()]
+    words = np.fromiter(map(_hash_of, chain.from_iterable(split_texts)), np.uint64)
     rows: np.ndarray = np.repeat(np.arange(len(texts)), list(map(len, split_texts)))
     runs = (words[:-2] * _MIX + words[1:-1]) * _MIX + words[2:]
     inside = rows[:-2] == rows[2:]  # not across two texts
-    # with return_index, numpy sorts stably, which takes half the time
-    different, _, columns = np.unique(runs[inside], return_index=True, return_inverse=True)
-    ones: np.ndarray = np.ones(len(columns), np.int32)
-    has = csr_array((ones, (rows[:-2][inside], columns)), shape=(len(texts), len(different)))
-    texts_with = np.bincount(has.indices)
-    has.data[:] = texts_with[has.indices] <= max(5, math.isqrt(len(texts)))
+    runs, rows = runs[inside], rows[:-2][inside]
+    order = np.lexsort((runs, rows))
+    runs, rows = runs[order], rows[order]
+    new = np.append(True, (runs[1:] != runs[:-1]) | (rows[1:] != rows[:-1]))
+    return runs[new], np.bincount(rows[new], minlength=len(texts))
+
+
+def _shingles(texts: pa.Array) -> csr_array:
+    "The shingles of each of N different texts as a row of ones, without those in more than √N texts."
+    found, counts = zip(*(_runs(texts[start : start + 5000]) for start in range(0, len(texts), 5000)))
+    runs, starts = np.concatenate(found), np.append(0, np.concatenate(counts).cumsum())
+    ordered = np.sort(runs)
+    firsts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    texts_with = np.diff(firsts, append=len(ordered))
+    columns = np.searchsorted(ordered[firsts], runs).astype(np.int32)
+    few = (texts_with <= max(5, math.isqrt(len(texts))))[columns].astype(np.int32)
+    has = csr_array((few, columns, starts), shape=(len(texts), len(firsts)))
     has.eliminate_zeros()
     return has
 
@@ -48,55 +65,89 @@ _HASHES = 128  # per text, cut into bands: two texts with an equal band share a 
 _BLOCK = 1000  # pairs that are compared at a time
 
 
+def _mixed(numbers: np.ndarray) -> np.ndarray:
+    "Numbers [...] uint64 as random ones, the same everywhere: the last steps of splitmix64."
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> np.uint64(31))
+
+
+def _bands(runs: csr_array, length: int) -> np.ndarray:
+    "The bands [_HASHES // length, N] of N texts: each a hash of the lowest of `length` hashes of a text's shingles."
+    seeds = _mixed(_MIX * np.arange(1, _HASHES // length * length + 1, dtype=np.uint64)).reshape(-1, length)
+    found: np.ndarray = np.zeros((len(seeds), runs.shape[0]), np.uint32)
+    for start in range(0, runs.shape[0], 5000):
+        some = runs[start : start + 5000]
+        hashed = _mixed(_MIX * some.indices.astype(np.uint64))
+        for band, of_band in enumerate(seeds):
+            lowest = [np.minimum.reduceat((hashed ^ seed) * _MIX, some.indptr[:-1]) for seed in of_band]
+            key = _mixed(sum(_mixed(low + seed) for low, seed in zip(lowest, of_band)))
+            found[band, start : start + 5000] = key >> np.uint64(32)
+    return found
+
+
+def _pairs_of_equal(keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    "All pairs i < j of places with the same key, at most `_BLOCK` at a time."
+    order = np.argsort(keys, kind="stable")
+    ends = np.flatnonzero(np.append(keys[order[1:]] != keys[order[:-1]], True)) + 1 if len(keys) else keys
+    left = np.repeat(ends, np.diff(ends, prepend=0)) - np.arange(len(keys))  # of its group, from each place on
+    places, further = np.flatnonzero(left > 1), 1
+    while len(places):
+        for start in range(0, len(places), _BLOCK):
+            some = places[start : start + _BLOCK]
+            yield order[some], order[some + further]
+        further += 1
+        places = places[left[places] > further]
+
+
 def _candidate_pairs(runs: csr_array, near: float) -> Iterator[np.ndarray]:
-    "Blocks [2, P] of the pairs i < j of texts that share a bucket, by j; misses one in a million pairs above `near`."
+    "Blocks [2, P] of pairs i < j of texts that share a bucket, each once; misses one in a million pairs above `near`."
+    shared = np.bincount(runs.indices, minlength=runs.shape[1]) > 1
+    enough = runs @ shared >= np.maximum(1, near * runs.sum(axis=1) - 1e-6)  # else no text can be as similar
+    texts = np.flatnonzero(enough)
     length = max(r for r in range(1, 17) if (1 - near**r) ** (_HASHES // r) < 1e-6)  # hashes per band
-    buckets = MinHashLSH(num_perm=_HASHES, params=(_HASHES // length, length))
-    columns = (runs.indices[start:end].tolist() for start, end in zip(runs.indptr, runs.indptr[1:]))
-    block: list[tuple[int, int]] = []
-    for j, sketch in enumerate(MinHash.generator(columns, num_perm=_HASHES, hashfunc=int)):
-        if sketch.is_empty():  # a text without shingles has no near-duplicate
-            continue
-        block += zip(sorted(buckets.query(sketch)), repeat(j))  # at most √N, since all of a bucket have one shingle
-        buckets.insert(j, sketch)
-        if len(block) >= _BLOCK:
-            yield np.array(block).T
-            block = []
-    if block:
-        yield np.array(block).T
+    bands = _bands(runs[texts], length)
+    for band, keys in enumerate(bands):
+        for i, j in _pairs_of_equal(keys):
+            new = ~(bands[:band, i] == bands[:band, j]).any(axis=0)
+            yield texts[np.stack([i[new], j[new]])]
 
 # %% ../../nbs/package/data/deduplication.ipynb #235f4487
 def _near_pairs(
-    texts: list[str],  # All different
+    texts: pa.Array,  # Texts, all different
     near: float,  # The lowest Jaccard similarity, from 0.5 to 1
-) -> Iterator[tuple[int, int, float]]:  # Indices i < j of two texts, and their similarity
+) -> list[tuple[int, int, float]]:  # Indices i < j of two texts, and their similarity, by j
     "The pairs with at least this similarity, and their exact similarity; one in a million may be missing."
     runs = _shingles(texts)
     sizes = runs.sum(axis=1)
+    found: list[tuple[int, int, float]] = []
     for i, j in _candidate_pairs(runs, near):
         both = runs[i].multiply(runs[j]).sum(axis=1)
         alike = both / (sizes[i] + sizes[j] - both)
         close = alike >= near
-        yield from zip(i[close].tolist(), j[close].tolist(), alike[close].tolist())
+        found += zip(i[close].tolist(), j[close].tolist(), alike[close].tolist())
+    return sorted(found, key=itemgetter(1, 0))
 
 # %% ../../nbs/package/data/deduplication.ipynb #32b9606b
-def _duplicates(texts: list[str], near: float | None) -> tuple[list[int], list[tuple[int, int, float]]]:
+def _duplicates(texts: pa.ChunkedArray, near: float | None) -> tuple[np.ndarray, list[tuple[int, int, float]]]:
     "The first occurrence of each text, and the pairs i < j of first occurrences that are near-duplicates."
     if near is not None and not 0.5 <= near <= 1:
         raise ValueError(f"near must be from 0.5 to 1, or None for equal texts only, got {near!r}; 0.8 is usual")
-    places: dict[str, int] = {}
-    firsts = [places.setdefault(text, i) for i, text in enumerate(texts)]
-    if near is None or len(places) < 2:
+    coded = texts.dictionary_encode().combine_chunks()  # numbers in the order in which the texts occur
+    numbers = coded.indices.to_numpy()
+    at: np.ndarray = np.zeros(len(coded.dictionary), int)
+    at[numbers[::-1]] = np.arange(len(numbers))[::-1]
+    firsts = at[numbers]
+    if near is None or len(at) < 2:
         return firsts, []
-    at = list(places.values())
-    return firsts, [(at[i], at[j], alike) for i, j, alike in _near_pairs(list(places), near)]
+    return firsts, [(int(at[i]), int(at[j]), alike) for i, j, alike in _near_pairs(coded.dictionary, near)]
 
 # %% ../../nbs/package/data/deduplication.ipynb #45f49324
 def _counts(texts: RowTexts, groups: list[list[int]], near: float | None, grown: int) -> str:
     "How many rows repeat others, in words, for the description that `split` writes."
     rows = len(texts.wholes)
-    equal = len(set(texts.wholes))
-    asked = len(set(texts.prompts))
+    equal = pc.count_distinct(texts.wholes).as_py()
+    asked = pc.count_distinct(texts.prompts).as_py()
     found = f"Of {rows} rows, {rows - equal} are duplicates and {equal - asked} repeat a prompt with another answer"
     if near is not None:
         alike = max(0, asked - len(groups) - grown)
@@ -116,16 +167,15 @@ def _groups(dataset: Dataset, near: float | None) -> tuple[list[list[int]], str]
     texts = RowTexts(dataset)
     firsts, near_prompts = _duplicates(texts.prompts, near)
     near_wholes = _duplicates(texts.wholes, near)[1]
-    grown = beginnings(texts.turns)
-    tied = [*enumerate(firsts), *((i, j) for i, j, _ in near_prompts + near_wholes), *grown]
-    ends = np.array(tied, int).reshape(-1, 2).T  # [2, ties]
+    tied = [(i, j) for i, j, _ in near_prompts + near_wholes] + texts.beginnings
     n = len(dataset)
-    graph = coo_array((np.ones(len(tied)), ends), shape=(n, n))
+    ends = np.concatenate([np.stack([np.arange(n), firsts]), np.array(tied, int).reshape(-1, 2).T], axis=1)  # [2, ties]
+    graph = coo_array((np.ones(ends.shape[1], np.int8), ends), shape=(n, n))
     groups = defaultdict(list)
     for row, label in enumerate(connected_components(graph, directed=False)[1].tolist()):
         groups[label].append(row)
     members = list(groups.values())
-    return members, _counts(texts, members, near, len(dict(grown)))
+    return members, _counts(texts, members, near, len(dict(texts.beginnings)))
 
 # %% ../../nbs/package/data/deduplication.ipynb #480c843f
 class NoSplit(ValueError):
@@ -193,7 +243,7 @@ def split(
     test, filled = _drawn(groups, share, seed)
     if not filled:
         raise _no_split(groups, share, seed, found)
-    train = sorted(set(range(len(dataset))) - set(test))
+    train = np.setdiff1d(np.arange(len(dataset)), test)
     sides = DatasetDict(train=dataset.select(train), test=dataset.select(test))
     before = dataset.info.description
     for side in sides.values():
@@ -201,11 +251,11 @@ def split(
     return sides
 
 # %% ../../nbs/package/data/deduplication.ipynb #f7492f48
-def _seen(texts: list[str], n: int, near: float | None) -> Iterator[tuple[int, int, float]]:
+def _seen(texts: pa.ChunkedArray, n: int, near: float | None) -> Iterator[tuple[int, int, float]]:
     "The pairs of a text before index `n` and one from `n` on that are equal or near, and how similar."
     firsts, pairs = _duplicates(texts, near)
     copies = defaultdict(list)
-    for place, first in enumerate(firsts[n:], n):
+    for place, first in enumerate(firsts[n:].tolist(), n):
         if first < n:
             yield first, place, 1.0
         else:
@@ -230,7 +280,7 @@ def overlap(
     texts = RowTexts(train, test)
     n = len(train)
     found = [*_seen(texts.wholes, n, near), *_seen(texts.prompts, n, near)]  # an equal row before an equal prompt
-    for pair in beginnings(texts.turns):
+    for pair in texts.beginnings:
         first, last = sorted(pair)
         if first < n <= last:
             found.append((first, last, 1.0))
@@ -247,13 +297,12 @@ def distinct_rows(
 ) -> list[int]:  # Numbers of rows, from 0
     "The rows whose prompt and whole are neither equal nor nearly equal to those of an earlier row in the list."
     texts = RowTexts(dataset)
-    kept = set(range(len(dataset)))
+    kept: np.ndarray = np.ones(len(dataset), bool)
     close: set[tuple[int, int]] = set()
     for side in (texts.prompts, texts.wholes):
         firsts, pairs = _duplicates(side, near)
-        kept &= set(firsts)
+        kept &= firsts == np.arange(len(dataset))
         close |= {(i, j) for i, j, _ in pairs}
     for i, j in sorted(close):
-        if i in kept:
-            kept.discard(j)
-    return sorted(kept)
+        kept[j] &= not kept[i]
+    return np.flatnonzero(kept).tolist()

@@ -9,10 +9,12 @@ __all__ = ['beginnings', 'answer_contexts', 'count_repetition', 'repetition_line
 import json
 import re
 import unicodedata
-from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 
+import numpy as np
+import pyarrow as pa
 from datasets import Dataset
 from xxhash import xxh3_128_digest
 
@@ -27,19 +29,28 @@ def _hashes(turns: list[str]) -> list[bytes]:
     return found
 
 
+def _nested(hashes: bytes, counts: list[int]) -> list[tuple[int, int]]:
+    "The pairs of `beginnings`, by the hashes of all rows one after the other, and how many each row has."
+    stops: np.ndarray = np.cumsum(counts, dtype=int)
+    rows: np.ndarray = np.repeat(np.arange(len(counts)), counts)
+    halves = np.frombuffer(hashes, np.uint64)[::2]  # which tell almost all apart
+    is_whole: np.ndarray = np.zeros(len(rows), bool)
+    is_whole[stops[np.array(counts, int) > 0] - 1] = True
+    inside = np.flatnonzero(~is_whole & np.isin(halves, halves[is_whole]))
+    ends = np.flatnonzero(is_whole & np.isin(halves, halves[inside]))
+    whole: dict[bytes, int] = {}
+    for place in ends.tolist():
+        whole.setdefault(hashes[16 * place : 16 * place + 16], int(rows[place]))
+    known = ((hashes[16 * place : 16 * place + 16], int(rows[place])) for place in inside.tolist())
+    return sorted({(whole[beginning], row) for beginning, row in known if beginning in whole})
+
+
 def beginnings(
     chats: list[list[str]],  # N conversations, each a list of turns
 ) -> list[tuple[int, int]]:  # Pairs of different rows: the first is the beginning of the second, and shorter
     "The pairs of rows of which one is the beginning of the other; of equal conversations the first one stands for all."
     hashed = list(map(_hashes, chats))
-    whole: dict[bytes, int] = {}
-    for row, found in enumerate(hashed):
-        if found:
-            whole.setdefault(found[-1], row)
-    pairs: set[tuple[int, int]] = set()
-    for row, found in enumerate(hashed):
-        pairs.update((whole[beginning], row) for beginning in found[:-1] if beginning in whole)
-    return sorted(pairs)
+    return _nested(b"".join(chain.from_iterable(hashed)), list(map(len, hashed)))
 
 # %% ../../nbs/package/data/repetition.ipynb #4b776e09
 @dataclass(frozen=True)
@@ -67,19 +78,23 @@ def _from_chat(messages: list[dict]) -> _RowMessages:
 
 def _row_messages(
     dataset: Dataset,  # What `read_chats` or `read_preferences` returned
-) -> list[_RowMessages]:  # One a row
-    "The messages of all rows; raises `ValueError` for rows of another kind."
+) -> Iterator[_RowMessages]:  # One a row
+    "The messages of all rows, read a thousand rows at a time; raises `ValueError` for rows of another kind."
     if not isinstance(dataset, Dataset):
         kind = type(dataset).__name__
         raise ValueError(f"cannot compare a {kind}; pass what read_chats or read_preferences returned")
-    rows = dataset.with_format(None)
-    if "messages" in dataset.column_names:
-        return list(map(_from_chat, rows["messages"][:]))
-    if "text" in dataset.column_names:
-        return [_RowMessages([{"role": "document", "content": text}], [], []) for text in rows["text"][:]]
-    if not {"prompt", "chosen", "rejected"} <= set(dataset.column_names):
+    names = set(dataset.column_names)
+    pair = ["prompt", "chosen", "rejected"]
+    if not (names & {"messages", "text"} or names.issuperset(pair)):
         raise ValueError(f"the columns are {dataset.column_names}; pass what read_chats or read_preferences returned")
-    return list(map(_RowMessages, rows["prompt"][:], rows["chosen"][:], rows["rejected"][:]))
+    columns = ["messages"] if "messages" in names else ["text"] if "text" in names else pair
+    for some in dataset.select_columns(columns).with_format(None).iter(1000):
+        if columns == ["messages"]:
+            yield from map(_from_chat, some["messages"])
+        elif columns == ["text"]:
+            yield from (_RowMessages([{"role": "document", "content": text}], [], []) for text in some["text"])
+        else:
+            yield from map(_RowMessages, *map(some.__getitem__, pair))
 
 # %% ../../nbs/package/data/repetition.ipynb #c227d17f
 def _text(message: dict) -> str:
@@ -99,6 +114,11 @@ def answer_contexts(
     return found
 
 # %% ../../nbs/package/data/repetition.ipynb #174c46b8
+def _occurrences(hashes: bytearray) -> np.ndarray:
+    "How often each different hash of 16 bytes occurs."
+    return np.unique(np.frombuffer(hashes, "V16"), return_counts=True)[1]
+
+
 def count_repetition(
     rows: Dataset,  # What `read_chats` or `read_preferences` returned
 ) -> dict[str, int | float]:  # "rows", "distinct", "answers_again", "beginnings" (rows), "commonest" (a share)
@@ -107,17 +127,23 @@ def count_repetition(
 
     A pair's answer is its chosen one. Raises `ValueError` if columns are missing.
     """
-    found = _row_messages(rows)
-    trained = [list(map(_text, row.trained)) for row in found]
-    distinct = {(tuple(map(_text, row.whole)), len(row.rejected)) for row in found}
-    answers = [context for _, context in answer_contexts(rows)]
-    last = Counter(turns[-1] for turns in trained if turns)
+    turns, answers, last, wholes = (bytearray() for _ in range(4))  # hashes
+    counts = []
+    for row in _row_messages(rows):
+        texts = list(map(_text, row.trained))
+        hashes = _hashes(texts)
+        counts.append(len(hashes))
+        turns += b"".join(hashes)
+        answers += b"".join(known for message, known in zip(row.trained, hashes) if message["role"] == "assistant")
+        last += b"".join(_hashes(texts[-1:]))
+        wholes += _hashes([*texts, *map(_text, row.rejected), str(len(row.rejected))])[-1]
+    again = _occurrences(answers)
     return {
-        "rows": len(found),
-        "distinct": len(distinct),
-        "answers_again": len(answers) - len(set(answers)),
-        "beginnings": len(dict(beginnings(trained))),
-        "commonest": round(max(last.values(), default=0) / max(1, len(found)), 4),
+        "rows": len(counts),
+        "distinct": len(_occurrences(wholes)),
+        "answers_again": int(again.sum()) - len(again),
+        "beginnings": len(dict(_nested(bytes(turns), counts))),
+        "commonest": round(int(_occurrences(last).max(initial=0)) / max(1, len(counts)), 4),
     }
 
 # %% ../../nbs/package/data/repetition.ipynb #7d88f50e
@@ -155,23 +181,32 @@ def _words(message: dict) -> list[str]:
     return [message["role"] + "\n", *(word.strip(_MARKS) or word for word in words)]
 
 # %% ../../nbs/package/data/repetition.ipynb #952149fb
+_TEXT = pa.large_string()  # more than 2 GB in all
+
+
 def _turns(messages: list[dict]) -> list[str]:
     return list(map(" ".join, map(_words, messages)))
 
 
 class RowTexts:
-    "Of every row, as texts: its prompt, the whole of it, and its turns up to the chosen answer."
+    "Of every row, as texts that Arrow holds: its prompt, and the whole of it; and which rows are beginnings of others."
 
     def __init__(
         self,
         *datasets: Dataset,  # What `read_chats` or `read_preferences` returned
     ):
-        self.prompts: list[str] = []
-        self.wholes: list[str] = []
-        self.turns: list[list[str]] = []
-        for row in chain.from_iterable(map(_row_messages, datasets)):
-            prompt = _turns(row.prompt)
-            trained = prompt + _turns(row.answer)
-            self.prompts.append(" ".join(prompt))
-            self.wholes.append(" ".join(trained + _turns(row.rejected)))
-            self.turns.append(trained)
+        prompts, wholes, counts = [], [], []
+        hashes = bytearray()
+        rows = chain.from_iterable(map(_row_messages, datasets))
+        while some := list(islice(rows, 1000)):
+            asked = [_turns(row.prompt) for row in some]
+            trained = [prompt + _turns(row.answer) for prompt, row in zip(asked, some)]
+            found = list(map(_hashes, trained))
+            counts += map(len, found)
+            hashes += b"".join(chain.from_iterable(found))
+            prompts.append(list(map(" ".join, asked)))
+            wholes.append([" ".join(turns + _turns(row.rejected)) for turns, row in zip(trained, some)])
+            prompts[-1], wholes[-1] = pa.array(prompts[-1], _TEXT), pa.array(wholes[-1], _TEXT)
+        self.prompts = pa.chunked_array(prompts, _TEXT)
+        self.wholes = pa.chunked_array(wholes, _TEXT)
+        self.beginnings = _nested(bytes(hashes), counts)

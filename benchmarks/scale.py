@@ -28,8 +28,11 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import datasets
+import numpy as np
+import pyarrow as pa
 import torch
-from datasets import Dataset, load_from_disk
+from datasets import Dataset, Features, List, Value, load_from_disk
+from datasets.arrow_writer import ArrowWriter
 from memory_watch import held, watch
 
 from ft_notebooks import fit, sft_trainer, split, tiny_model, tiny_tokenizer
@@ -78,8 +81,25 @@ class Measured:
         self.resident = (held("VmHWM")[0] - resident) / 2**20
 
 
+def write_ids(folder: Path, rows: int) -> None:
+    "Encoded rows of 20 to 40 random tokens, of which the last third is trained, without a text."
+    rng = np.random.default_rng(0)
+    kind = Features(input_ids=List(Value("int32")), labels=List(Value("int32")))
+    with ArrowWriter(features=kind, path=str(folder / "ids.arrow")) as writer:
+        for start in range(0, rows, 10_000):
+            counts = rng.integers(20, 41, min(10_000, rows - start))
+            stops = counts.cumsum()
+            ids = rng.integers(10, 200, stops[-1], dtype=np.int32)
+            from_end = np.repeat(stops, counts) - np.arange(len(ids))
+            labels = np.where(from_end <= np.repeat(counts // 3, counts), ids, -100).astype(np.int32)
+            lists = [pa.ListArray.from_arrays(np.append(0, stops).astype(np.int32), part) for part in (ids, labels)]
+            writer.write_table(pa.table(dict(zip(kind, lists)), kind.arrow_schema))
+        writer.finalize()
+
+
 def rows_of(folder: Path, name: str) -> Dataset:
-    return load_from_disk(folder / name)
+    file = folder / f"{name}.arrow"
+    return Dataset.from_file(str(file)) if file.exists() else load_from_disk(folder / name)
 
 
 def trainer_of(folder: Path, **more):
@@ -203,6 +223,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="for the rows and what is made of them")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--ids", action="store_true", help="begin with encoded rows, in a folder of their own")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS), metavar="PART")
     parser.add_argument("--kept", type=Path, default=HERE / "scale.json", help="the file of the points")
     args = parser.parse_args()
@@ -210,7 +231,9 @@ def main() -> None:
     for size in args.sizes:
         folder = args.folder.absolute() / str(size)
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "rows.jsonl").exists():
+        if args.ids and not (folder / "ids.arrow").exists():
+            write_ids(folder, size)
+        if not args.ids and not (folder / "rows.jsonl").exists():
             write_rows(folder / "rows.jsonl", size)
         for part in args.parts:
             if any((point["part"], point["rows"]) == (part, size) for point in points):

@@ -51,7 +51,7 @@ _DATASET_CURES = {  # type that was passed as the dataset -> how to fix the call
     nn.Module: _ORDER,
     PreTrainedTokenizerBase: _ORDER,
     DatasetDict: "give one of its splits, such as dataset['train']",
-    IterableDataset: "load it without streaming=True, or give list(dataset.take(1000))",
+    IterableDataset: "keep it in an Arrow file: rows = Dataset.from_generator(lambda: stream), and give rows",
     Iterator: "it can be read only once: give list(rows)",
     dict: "give Dataset.from_dict(columns), or a list of rows",
 }
@@ -91,8 +91,8 @@ def check_model(
 
 # %% ../../nbs/package/core/arguments.ipynb #66d03a10
 def as_dataset(
-    dataset: Dataset | str | os.PathLike | list,  # The caller's argument: a dataset, a path to rows, or a list of rows
-    read: Callable[..., Dataset],  # Reads a path or a list: `read_chats` or `read_preferences`
+    dataset: Dataset | IterableDataset | str | os.PathLike | list,  # The caller's: rows, or a path to them
+    read: Callable[..., Dataset],  # Reads a path, a list or a stream: `read_chats` or `read_preferences`
     where: str,  # The function that was called, for the error
     name: str = "dataset",  # The argument, for the error
 ) -> Dataset:  # The same object where it is a `Dataset`
@@ -101,14 +101,16 @@ def as_dataset(
         return dataset
     if isinstance(dataset, list) and dataset and isinstance(dataset[0], dict) and "input_ids" in dataset[0]:
         return Dataset.from_list(dataset)
-    if isinstance(dataset, (str, os.PathLike, list)):
-        return read(dataset)
+    is_stream = isinstance(dataset, IterableDataset)
+    encoded = is_stream and "input_ids" in (dataset.column_names or next(iter(dataset), {}))
+    if isinstance(dataset, (str, os.PathLike, list)) or is_stream and not encoded:
+        return read(dataset)  # a stream into a file
     otherwise = "give list(rows), or of a DataFrame Dataset.from_pandas(table)"
     cure = _cure(_DATASET_CURES, dataset, otherwise)
     raise ArgumentError(where, name, "a datasets.Dataset, a path or a list of rows", dataset, cure)
 
 # %% ../../nbs/package/core/arguments.ipynb #db159ad2
-Rows: TypeAlias = Dataset | str | os.PathLike | list  # read unless they are a `Dataset`
+Rows: TypeAlias = Dataset | IterableDataset | str | os.PathLike | list  # read unless they are a `Dataset`
 
 # %% ../../nbs/package/core/arguments.ipynb #9aa8d361
 def encoded(

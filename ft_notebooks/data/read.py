@@ -19,7 +19,7 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
-from datasets import Dataset, Features, Json, List, Value
+from datasets import Dataset, Features, IterableDataset, Json, List, Value
 from datasets.table import MemoryMappedTable
 from xxhash import xxh3_128
 
@@ -167,6 +167,14 @@ def _renamed(row: Any, names: dict[str, str], kept: Collection[str]) -> tuple[An
     return {**named, **others}, []
 
 # %% ../../nbs/package/data/read.ipynb #8e46871d
+def _kept(source: Any, rows: Dataset) -> Dataset:
+    "Says how large a stream is, which was read to its end, and where its rows are."
+    if isinstance(source, IterableDataset):
+        place = rows.cache_files[0]["filename"] if rows.cache_files else "memory"
+        say(f"the stream has {len(rows):,} rows, kept in {place}: {rows.data.nbytes / 1e6:,.1f} MB")
+    return rows
+
+# %% ../../nbs/package/data/read.ipynb #ff7da4f1
 def _read(
     source: Any,
     columns: tuple[str, ...],  # Of the `Dataset`: lists of messages
@@ -196,11 +204,11 @@ def _read(
     with suppress(_NeedsJson):
         texts = [{"role": Value("string"), "content": Value("string")}]
         plain = Features({**dict.fromkeys(columns, texts), **located}).arrow_schema
-        return _dataset(tables(_as_texts, plain), plain)
+        return _kept(source, _dataset(tables(_as_texts, plain), plain))
     lists = (*columns, "tools")
     stored = Features({**dict.fromkeys(lists, List(Value("string"))), **located}).arrow_schema
     rich = Features({**dict.fromkeys(lists, List(Json())), **located}).arrow_schema
-    dataset = _dataset(tables(_as_json, stored), rich)
+    dataset = _kept(source, _dataset(tables(_as_json, stored), rich))
     has_tools = dataset.data.column("tools").null_count < len(dataset)
     return dataset if has_tools else dataset.remove_columns("tools")
 
@@ -213,7 +221,7 @@ def without_places(
 
 # %% ../../nbs/package/data/read.ipynb #609415b1
 def read_chats(
-    source: str | Path | list[dict] | Dataset,  # A path, an https address, rows, or "owner/name" on the hub
+    source: str | Path | list[dict] | Dataset | IterableDataset,  # A path, address, rows, or "owner/name" on the hub
     *,
     messages: str | None = None,  # The column of the messages, if it has another name
     prompt: str | None = None,  # The column of the prompt, if it has another name

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, build_opener
 
 import datasets
-from datasets import Dataset, load_dataset
+from datasets import Dataset, IterableDataset, load_dataset
 
 from ..core.errors import DiskFull, full_disk_named
 from ..core.files import odd_kind
@@ -233,8 +233,21 @@ def local_source(
     return str(folder / name)
 
 # %% ../../nbs/package/data/readers.ipynb #208d9cf3
+def _stream_rows(stream: IterableDataset, columns: Collection[str] | None) -> Iterator[tuple[str, Any]]:
+    "The rows of a stream; `ValueError` where it begins with another row when it is read again."
+    if len({repr(next(iter(stream), None)) for _ in range(2)}) > 1:
+        raise ValueError(
+            "the stream begins with another row when it is read again, so a resumed run would not read the same rows: "
+            "write them to a file, and pass its path"
+        )
+    numbered = ((f"row {number} (counted from 0)", row) for number, row in enumerate(stream))
+    rows = dataset_rows(stream, columns) if stream.column_names else numbered
+    yield next(rows, ("the stream", EOFError()))
+    yield from rows
+
+# %% ../../nbs/package/data/readers.ipynb #d6beb3b8
 def read_rows(
-    source: str | Path | list[dict] | Dataset,  # A path, an https address, rows, or "owner/name" on the hub
+    source: str | Path | list[dict] | Dataset | IterableDataset,  # A path, address, rows, or "owner/name" on the hub
     columns: Collection[str] | None = COLUMNS,  # To be read, if the file type allows leaving out others; None: all
     *,
     split: str = "train",  # Of a dataset on the hub
@@ -249,6 +262,8 @@ def read_rows(
             yield from _file_rows(file, columns)
     elif isinstance(source, Dataset) and len(source):
         yield from dataset_rows(source, columns)
+    elif isinstance(source, IterableDataset):
+        yield from _stream_rows(source, columns)
     elif not isinstance(source, (list, Dataset)):
         raise ValueError(
             f"cannot read a {type(source).__name__}; pass a path, a list of rows, as from list(rows), or one "

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from .json_files import is_too_deep, json_text, unkept
 
@@ -191,10 +191,10 @@ def parquet_rows(
 
 # %% ../../nbs/package/data/table_files.ipynb #35ab426b
 def dataset_rows(
-    dataset: Dataset,
+    dataset: Dataset | IterableDataset,
     columns: Collection[str] | None,  # As for `parquet_rows`
 ) -> Iterator[tuple[str, Any]]:  # ("row N (counted from 0)", row)
-    "The rows of a Dataset, whatever its format and the order of its indices."
+    "The rows of a Dataset or of a stream with known columns, whatever its format and the order of its indices."
     number = 0
     wanted = dataset.select_columns(_wanted(dataset.column_names, columns))
     for table in wanted.with_format("arrow").iter(500):

@@ -8,8 +8,10 @@ part before it, which it maps from a file. CPU seconds are those of all threads.
 beyond what the process held before: of the pages that belong to no file (RssAnon), and of all resident pages (VmHWM);
 the system may take pages of a mapped file back at any time. Linux only.
 
-The points are kept in scale.json beside this script; when it was killed, it goes on with the missing ones. --draw makes
-scale.png and prints the table.
+With --ids, the first part is to make encoded rows of 20 to 40 tokens, 10,000,000 in a minute; --parts then names those
+that follow. The points are kept in scale.json beside this script, and one that was killed goes on with the missing
+ones; --code names the version of the package that PYTHONPATH points to, such as "before". At the end it prints the
+table and makes scale.png.
 """
 
 import argparse
@@ -219,6 +221,41 @@ def table(points: list[dict]) -> str:
     return "\n".join(lines)
 
 
+SHOWN = {  # part -> colour, legible on white and on #111
+    "encode": "#3b8fd6",
+    "split": "#d97b12",
+    "read JSON Lines": "#2f9e6e",
+    "repetition": "#b06ab3",
+    "trainer with its plan": "#8a8a8a",
+    "fingerprint": "#c0504d",
+}
+
+
+def draw(points: list[dict], before: list[dict], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    grey = "#7f7f7f"
+    for name in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"):
+        plt.rcParams[name] = grey
+    fig, axes = plt.subplots(1, 2, figsize=(9, 4), dpi=110)
+    for ax, key, label in zip(axes, ("cpu_s", "anon_mb"), ("CPU seconds", "RssAnon, MB")):
+        for part, color in SHOWN.items():
+            for some, style in ((before, ":"), (points, "-")):
+                line = sorted((p["rows"], max(p[key], 0.01)) for p in some if p["part"] == part and p["rows"] >= 1000)
+                if line:
+                    shown = {"label": part} if style == "-" else {}
+                    ax.loglog(*zip(*line), style, color=color, marker="o", markersize=3, **shown)
+        ax.set(xlabel="rows", ylabel=label)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False, fontsize=8, labelcolor=grey)
+    fig.suptitle("solid: now; dotted: before", fontsize=9)
+    fig.tight_layout()
+    fig.savefig(path, transparent=True, metadata={"Software": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="for the rows and what is made of them")
@@ -226,6 +263,7 @@ def main() -> None:
     parser.add_argument("--ids", action="store_true", help="begin with encoded rows, in a folder of their own")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS), metavar="PART")
     parser.add_argument("--kept", type=Path, default=HERE / "scale.json", help="the file of the points")
+    parser.add_argument("--code", default="now", help='which version of the package is measured, such as "before"')
     args = parser.parse_args()
     points = json.loads(args.kept.read_text()) if args.kept.exists() else []
     for size in args.sizes:
@@ -236,12 +274,14 @@ def main() -> None:
         if not args.ids and not (folder / "rows.jsonl").exists():
             write_rows(folder / "rows.jsonl", size)
         for part in args.parts:
-            if any((point["part"], point["rows"]) == (part, size) for point in points):
+            if any((point["part"], point["rows"], point["code"]) == (part, size, args.code) for point in points):
                 continue
-            points.append(measured(part, folder, size))
+            points.append({**measured(part, folder, size), "code": args.code})
             print(json.dumps(points[-1]), flush=True)
             args.kept.write_text("[\n" + ",\n".join(map(json.dumps, points)) + "\n]\n")
-    print(table(points))
+    by_code = {code: [point for point in points if point["code"] == code] for code in ("before", "now")}
+    print(table(by_code[args.code]))
+    draw(by_code["now"], by_code["before"], args.kept.with_suffix(".png"))
 
 
 if __name__ == "__main__":

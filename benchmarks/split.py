@@ -18,7 +18,8 @@ from itertools import accumulate
 from datasets import Dataset
 from datasketch import MinHash, MinHashLSH
 
-from ft_notebooks.data.deduplication import _groups, _Texts, split
+from ft_notebooks.data.deduplication import _groups, split
+from ft_notebooks.data.repetition import RowTexts
 
 FORM = " ".join(f"Rule {i}: mind case {i}." for i in range(25))
 ALL_PAIRS = 1000  # rows, above which comparing all pairs takes minutes
@@ -43,7 +44,7 @@ def made(n: int, seed: int = 0) -> tuple[Dataset, set[tuple[int, int]]]:
 
 
 def shingled(dataset: Dataset) -> list[set[bytes]]:
-    rows = [text.encode().split(b" ") for text in _Texts(dataset).wholes]
+    rows = [text.encode().split(b" ") for text in RowTexts(dataset).wholes.to_pylist()]
     return [set(map(b" ".join, zip(row, row[1:], row[2:]))) for row in rows]
 
 

@@ -49,6 +49,10 @@ def only(rows):
     yield from rows
 
 
+def encoded_stream():
+    return datasets.Dataset.from_dict({"input_ids": [[1]]}).to_iterable_dataset()
+
+
 SLIPS = {  # the arguments, from the rows; the argument that the error is about, and a part of its cure
     "swapped": (lambda rows: (TOK, tiny_model(), rows), "model", "the order is"),
     "rows before the tokenizer": (lambda rows: (tiny_model(), rows, TOK), "tok", "the order is"),
@@ -58,7 +62,7 @@ SLIPS = {  # the arguments, from the rows; the argument that the error is about,
     "a part of a model": (lambda rows: (torch.nn.Linear(2, 2), TOK, rows), "model", "as transformers loads it"),
     "a generator": (lambda rows: (tiny_model(), TOK, only(rows)), "train_dataset", "list(rows)"),
     "a DatasetDict": (lambda rows: (tiny_model(), TOK, datasets.DatasetDict(train=rows)), "train_dataset", "'train'"),
-    "streamed": (lambda rows: (tiny_model(), TOK, rows.to_iterable_dataset()), "train_dataset", "streaming"),
+    "encoded and streamed": (lambda rows: (tiny_model(), TOK, encoded_stream()), "train_dataset", "from_generator"),
     "an evaluation by a number": (lambda rows: (tiny_model(), TOK, rows, 5), "eval_dataset", "Dataset"),
 }
 

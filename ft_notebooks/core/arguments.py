@@ -101,10 +101,10 @@ def as_dataset(
         return dataset
     if isinstance(dataset, list) and dataset and isinstance(dataset[0], dict) and "input_ids" in dataset[0]:
         return Dataset.from_list(dataset)
-    is_stream = isinstance(dataset, IterableDataset)
-    encoded = is_stream and "input_ids" in (dataset.column_names or next(iter(dataset), {}))
-    if isinstance(dataset, (str, os.PathLike, list)) or is_stream and not encoded:
-        return read(dataset)  # a stream into a file
+    if isinstance(dataset, (str, os.PathLike, list)):
+        return read(dataset)
+    if isinstance(dataset, IterableDataset) and "input_ids" not in (dataset.column_names or next(iter(dataset), {})):
+        return read(dataset)  # into a file
     otherwise = "give list(rows), or of a DataFrame Dataset.from_pandas(table)"
     cure = _cure(_DATASET_CURES, dataset, otherwise)
     raise ArgumentError(where, name, "a datasets.Dataset, a path or a list of rows", dataset, cure)

@@ -40,21 +40,21 @@ def _runs(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     rows: np.ndarray = np.repeat(np.arange(len(texts)), list(map(len, split_texts)))
     runs = (words[:-2] * _MIX + words[1:-1]) * _MIX + words[2:]
     inside = rows[:-2] == rows[2:]  # not across two texts
-    runs, rows = runs[inside], rows[:-2][inside]
-    order = np.lexsort((runs, rows))
-    runs, rows = runs[order], rows[order]
-    new = np.append(True, (runs[1:] != runs[:-1]) | (rows[1:] != rows[:-1]))
-    return runs[new], np.bincount(rows[new], minlength=len(texts))
+    pairs: np.ndarray = np.stack([rows[:-2][inside].astype(np.uint64), runs[inside]])  # each text with its runs
+    pairs = pairs[:, np.lexsort(pairs[::-1])]
+    new: np.ndarray = np.append(True, (pairs[:, 1:] != pairs[:, :-1]).any(axis=0))
+    return pairs[1, new], np.bincount(pairs[0, new].astype(int), minlength=len(texts))
 
 
 def _shingles(texts: pa.Array) -> csr_array:
     "The shingles of each of N different texts as a row of ones, without those in more than √N texts."
     found, counts = zip(*(_runs(texts[start : start + 5000]) for start in range(0, len(texts), 5000)))
-    runs, starts = np.concatenate(found), np.append(0, np.concatenate(counts).cumsum())
+    runs: np.ndarray = np.concatenate(found)
+    starts: np.ndarray = np.append(0, np.concatenate(counts).cumsum())
     ordered = np.sort(runs)
     firsts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
     texts_with = np.diff(firsts, append=len(ordered))
-    columns = np.searchsorted(ordered[firsts], runs).astype(np.int32)
+    columns: np.ndarray = np.searchsorted(ordered[firsts], runs).astype(np.int32)
     few = (texts_with <= max(5, math.isqrt(len(texts))))[columns].astype(np.int32)
     has = csr_array((few, columns, starts), shape=(len(texts), len(firsts)))
     has.eliminate_zeros()
@@ -81,8 +81,8 @@ def _bands(runs: csr_array, length: int) -> np.ndarray:
         hashed = _mixed(_MIX * some.indices.astype(np.uint64))
         for band, of_band in enumerate(seeds):
             lowest = [np.minimum.reduceat((hashed ^ seed) * _MIX, some.indptr[:-1]) for seed in of_band]
-            key = _mixed(sum(_mixed(low + seed) for low, seed in zip(lowest, of_band)))
-            found[band, start : start + 5000] = key >> np.uint64(32)
+            key = np.sum([_mixed(low + seed) for low, seed in zip(lowest, of_band)], axis=0)
+            found[band, start : start + 5000] = _mixed(key) >> np.uint64(32)
     return found
 
 
@@ -91,7 +91,8 @@ def _pairs_of_equal(keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]
     order = np.argsort(keys, kind="stable")
     ends = np.flatnonzero(np.append(keys[order[1:]] != keys[order[:-1]], True)) + 1 if len(keys) else keys
     left = np.repeat(ends, np.diff(ends, prepend=0)) - np.arange(len(keys))  # of its group, from each place on
-    places, further = np.flatnonzero(left > 1), 1
+    places = np.flatnonzero(left > 1)
+    further = 1
     while len(places):
         for start in range(0, len(places), _BLOCK):
             some = places[start : start + _BLOCK]

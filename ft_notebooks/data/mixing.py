@@ -11,7 +11,7 @@ import random
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from ..tokenization.token_counts import trained_counts
+from ..tokenization.token_columns import trained_counts
 
 # %% ../../nbs/package/data/mixing.ipynb #977cf13a
 def _sizes(name: str, rows: Dataset, by: str) -> np.ndarray:

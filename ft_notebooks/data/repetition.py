@@ -195,7 +195,9 @@ class RowTexts:
         self,
         *datasets: Dataset,  # What `read_chats` or `read_preferences` returned
     ):
-        prompts, wholes, counts = [], [], []
+        prompts: list[pa.Array] = []
+        wholes: list[pa.Array] = []
+        counts: list[int] = []
         hashes = bytearray()
         rows = chain.from_iterable(map(_row_messages, datasets))
         while some := list(islice(rows, 1000)):
@@ -204,9 +206,9 @@ class RowTexts:
             found = list(map(_hashes, trained))
             counts += map(len, found)
             hashes += b"".join(chain.from_iterable(found))
-            prompts.append(list(map(" ".join, asked)))
-            wholes.append([" ".join(turns + _turns(row.rejected)) for turns, row in zip(trained, some)])
-            prompts[-1], wholes[-1] = pa.array(prompts[-1], _TEXT), pa.array(wholes[-1], _TEXT)
+            whole = [" ".join(turns + _turns(row.rejected)) for turns, row in zip(trained, some)]
+            prompts.append(pa.array(map(" ".join, asked), _TEXT))
+            wholes.append(pa.array(whole, _TEXT))
         self.prompts = pa.chunked_array(prompts, _TEXT)
         self.wholes = pa.chunked_array(wholes, _TEXT)
         self.beginnings = _nested(bytes(hashes), counts)

@@ -375,14 +375,14 @@ def check_dropouts(
 
 # %% ../../nbs/package/loading/model_files.ipynb #064583f0
 def check_context(
-    lengths: Sequence[int],  # Of the rows, in tokens
+    lengths: Sequence[int] | np.ndarray,  # Of the rows, in tokens
     config: PreTrainedConfig,  # Of the model
     effect: str = "cuts them and counts the answers that lose their end",  # Of max_length
 ) -> None:
     "`ValueError` for rows longer than the context of the model; nothing if its configuration states none."
     counts = np.asarray(lengths)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    longer = np.flatnonzero(counts > context) if context else []
+    longer: np.ndarray = np.flatnonzero(counts > (context or np.inf))
     if not len(longer):
         return
     some = "1 row is" if len(longer) == 1 else f"{len(longer)} of {len(lengths)} rows are"

@@ -14,7 +14,7 @@ from ..data.prompt_in_use import check_prompts
 from ..data.read import read_chats
 from ..evaluation.likelihood import perplexity
 from .trainer import sft_trainer
-from ..tokenization.token_counts import token_counts
+from ..tokenization.token_columns import token_counts
 from ..training.run_report import show_trained
 from ..training.stage import Stage, before_and_after
 

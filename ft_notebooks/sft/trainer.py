@@ -31,7 +31,7 @@ from ..core.arguments import Rows, encoded
 from ..training.preflight import check_start, ready
 from ..training.run import ExactTrainer, guarded
 from ..tokenization.padding import IGNORE
-from ..tokenization.token_counts import row_hashes, token_counts, trained_counts
+from ..tokenization.token_columns import row_hashes, token_counts, trained_counts
 from ..training.config import planned_config, split_overrides
 
 # %% ../../nbs/package/sft/trainer.ipynb #4d6d290b

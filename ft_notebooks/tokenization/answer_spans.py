@@ -176,8 +176,13 @@ def _spans_at_end(frame: Frame, messages: list[dict], text: str) -> list[tuple[i
     turns = messages[bool(messages and messages[0]["role"] == "system") :]
     if [message["role"] for message in turns] != ["user", "assistant"] * (len(turns) // 2):
         return None
-    contents = [message.get("content") for message in turns if {*message} == {"role", "content"}]
-    if not contents or len(contents) < len(turns) or not all(isinstance(c, str) and c.strip() for c in contents):
+    contents: list[str] = []
+    for message in turns:
+        content = message.get("content")
+        if {*message} != {"role", "content"} or not isinstance(content, str) or not content.strip():
+            return None
+        contents.append(content)
+    if not contents:
         return None
     around = [frame.lead, frame.between] * (len(turns) // 2)
     around[-1] = frame.tail

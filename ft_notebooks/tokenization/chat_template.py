@@ -126,8 +126,8 @@ class ChatTemplate:
         "Conversations as texts, in less time than one by one; together within the limits of `write_chat` for one."
         with suppress(TemplateError, TypeError, ValueError):
             safe = list(map(self._safe, chats))
-            if all(safe):
-                return write_chat(self.tok, safe, **template, **self._chosen)
+            if all(safe):  # a list of conversations gives a list of texts
+                return list(write_chat(self.tok, safe, **template, **self._chosen))
         return [None] * len(chats)
 
     @property

@@ -88,9 +88,9 @@ def _computes_power(template: str) -> bool:
 # %% ../../nbs/package/tokenization/rendering.ipynb #a9bcf2fe
 def write_chat(
     tok: PreTrainedTokenizerBase,  # With a chat template
-    messages: list[dict[str, Any]],
+    messages: list[Any],  # Or several conversations, which together keep the limits of one
     **template,  # For `apply_chat_template`: `add_generation_prompt`, `tools`, `chat_template`, other variables
-) -> str:  # The conversation as text
+) -> Any:  # The conversation as text; of several, a list of texts
     """`tok.apply_chat_template(messages, tokenize=False)`, in at most `_LONGEST_RENDERING` and `_MOST_MEMORY`.
 
     Raises `ValueError` for a template that takes longer or more, computes a power or recurses without end, and

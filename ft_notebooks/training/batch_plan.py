@@ -218,7 +218,7 @@ def _at_most_all(size: int, rows: int, processes: int, given: Mapping) -> int:
 # %% ../../nbs/package/training/batch_plan.ipynb #2576790f
 def plan(
     model: nn.Module,  # Its weights may lie on the device `meta`
-    lengths: Sequence[int],  # Tokens of each row to train on
+    lengths: Sequence[int] | np.ndarray,  # Tokens of each row to train on
     effective_batch: int = 16,  # Examples that one optimizer step sees, over all processes
     given: Mapping = {},  # Fields that the caller has set by their own names; the plan keeps them
     config: type = SFTConfig,  # Or another dataclass of settings

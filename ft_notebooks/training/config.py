@@ -12,10 +12,11 @@ import math
 import numbers
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import get_token
 from peft import PeftModel
@@ -185,7 +186,7 @@ def has_adapter(
 def planned_config(
     config: type,  # `trl.SFTConfig`, or another dataclass of settings
     model,
-    lengths: list[int],  # Tokens of each row to train on
+    lengths: Sequence[int] | np.ndarray,  # Tokens of each row to train on
     effective_batch: int,  # Rows that one optimizer step sees, over all processes
     given: dict,  # Fields that the caller has set by their own names
     *,

@@ -126,6 +126,8 @@ def describe(
     rewards = zip(getattr(trainer, "reward_func_names", []), getattr(trainer, "reward_funcs", []))  # of GRPO
     for name, reward in rewards:  # of a reward of this package, a fingerprint of its code or weights
         run[f"reward.{name}"] = getattr(inspect.unwrap(reward), "fingerprint", None)
+    if environment := getattr(trainer, "environment", None):
+        run["environment"] = environment.fingerprint
     recorded = {
         "model": base_model(trainer.model).name_or_path,
         "versions": library_versions(),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Scorer', 'normalised_match', 'token_f1', 'exact_match', 'words_in', 'from_eval', 'rouge_l', 'chrf', 'length',
-           'stop_rate', 'repetition', 'score_value', 'find_scorers']
+           'stop_rate', 'repetition', 'load_from_file', 'score_value', 'find_scorers']
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #64a29e3c
 import contextlib
@@ -181,8 +181,13 @@ def _named(name: str) -> Callable[[str, str, dict], float]:
     return _PLAIN[name]
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #a2b30ef6
-def _from_file(path: str, name: str) -> Callable[[str, str, dict], float]:
-    where = f"scorer {path}:{name}"
+def load_from_file(
+    path: str,  # Of a Python file, which is run
+    name: str,
+    what: str = "scorer",  # For the error
+) -> Callable[..., Any]:
+    "The function or class of this name; `ValueError` for a file that is not there, cannot run, or does not define it."
+    where = f"{what} {path}:{name}"
     if not Path(path).is_file():
         kind = "a folder; name a Python file" if Path(path).is_dir() else odd_kind(path)
         raise ValueError(f"{where}: {path} is {kind}" if kind else f"{where}: there is no file {path!r}")
@@ -221,7 +226,7 @@ def _named_scorer(scorer: str | Scorer) -> tuple[str, Scorer]:
     name = getattr(scorer, "__name__", "scorer")
     if isinstance(scorer, str):
         path, _, name = scorer.strip().rpartition(":")
-        scorer = _from_file(path, name) if path else _named(name)
+        scorer = load_from_file(path, name) if path else _named(name)
     try:
         inspect.signature(scorer).bind("", "", {})
     except TypeError as e:

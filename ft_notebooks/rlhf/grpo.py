@@ -10,6 +10,7 @@ import contextlib
 import copy
 import functools
 import math
+import warnings
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -27,6 +28,8 @@ from ..core.seams import overrides
 # %% ../../nbs/package/rlhf/grpo.ipynb #25366762
 from ..inference.generation import stop_tokens
 from ..inference.prefix_cache import shared_generation
+from .environments import CALL_SECONDS, MOST_ROUNDS, Rollout, guarded_environment
+from .tool_use import answer_in_prompt, in_words, opened, tool_lines
 from .rewards import RewardLike, first_rewards, read_prompts, reward_functions
 from .rl_settings import check_rl_settings, fill_last_step, prompt_lengths, read_rl_rows
 from ..training.config import planned_config, split_overrides
@@ -45,6 +48,7 @@ class _SharesPrompts(ExactTrainer):
 
     rows_once = False  # TRL repeats each prompt for its answers
     shares = False  # whether prompts are computed once in the update; set when the trainer is made
+    environment: type[Rollout] | None = None  # likewise
 
     @contextmanager
     def _while_training(self):
@@ -56,6 +60,8 @@ class _SharesPrompts(ExactTrainer):
             yield
 
     def _loss(self, compute, model, inputs, *args, **kwargs):
+        if self.environment and "tool_mask" not in inputs:
+            raise RuntimeError("trl.GRPOTrainer gave no tool_mask, so that replies of tools would be trained")
         # `LabelHead` has no gradient of the entropy
         own_head = bool(getattr(self.args, "entropy_coef", 0) or getattr(self.args, "use_adaptive_entropy", False))
         forward = SharedForward(model, prompt_groups, off=own_head, temperature=self.args.temperature)
@@ -88,22 +94,24 @@ class _FirstLook:
 
         @functools.wraps(function, updated=())
         def score(completions, completion_ids, trainer_state, **given):
+            if self.trainer.environment and self.trainer.environment.faults:
+                raise self.trainer.environment.faults[0]
             values = function(completions=completions, completion_ids=completion_ids, **given)
             if trainer_state.global_step == 0 and self.trainer.model.training and not self.done:
                 self.values[function.__name__] = values
                 self.done = len(self.values) == len(self.functions)
                 if self.done:
-                    self._examine(completions, completion_ids)
+                    self._examine(completions, completion_ids, **given)
             return values
 
         return score
 
-    def _examine(self, completions, completion_ids) -> None:
+    def _examine(self, completions, completion_ids, prompts, environments=(), **columns) -> None:
         args = self.trainer.args
         ends = set(self.trainer.eos_token_ids)
         values = torch.tensor(list(self.values.values())).T * torch.tensor(self.weights)  # [answers, rewards]
         values = torch.tensor(gather_object(values.tolist()))  # of all processes
-        texts = gather_object([messages[0]["content"] for messages in completions])
+        texts = gather_object(list(map(in_words, completions)))
         ended = gather_object([ids[-1] in ends for ids in completion_ids])
         sums = values.sum(1)  # [answers]
         if limits := getattr(args, "reward_clip_range", None):
@@ -116,6 +124,10 @@ class _FirstLook:
         if len(self.values) > 1:
             means = [f"{name} {mean:.3g}" for name, mean in zip(self.values, values.mean(0))]
             lines.insert(1, f"  of which, with their weights: {', '.join(means)}")
+        if environments:
+            calls = gather_object([rollout.calls for rollout in environments])
+            known = gather_object(list(map(answer_in_prompt, prompts, columns["expected"])))
+            lines += tool_lines(calls, known, sums.tolist())
         if self.trainer.is_world_process_zero():
             print("\n".join(lines), flush=True)
 
@@ -128,7 +140,8 @@ def _made(kind, look: _FirstLook, model, args, **given):
     copied = beta != 0 and not adapted and given.get("peft_config") is None
     if copied:
         args.beta = 0.0  # TRL would load the reference from the folder in the configuration
-    with keep_adapter(model) if adapted else contextlib.nullcontext():
+    with keep_adapter(model) if adapted else contextlib.nullcontext(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "You are using 'environment_factory'")  # that TRL may change it
         trainer = ready(kind(model=model, reward_funcs=look.functions, args=args, **given))
     look.trainer = trainer
     if copied:
@@ -145,6 +158,30 @@ def _why_each(model, given) -> str | None:
     return why_not_shared(model, padding_side="left", balanced=balance_weight(model, given) != 0)
 
 # %% ../../nbs/package/rlhf/grpo.ipynb #10ed0930
+def _guarded(environment, tok, seconds: float, library, given: dict, arguments: dict) -> type[Rollout] | None:
+    "The class for TRL, put into its arguments; None without one."
+    if environment is None:
+        return None
+    if library is not GRPOTrainer:
+        raise ValueError("trl.RLOOTrainer calls no tools; use grpo_trainer with the environment")
+    guard = guarded_environment(environment, tok, seconds)
+    given.setdefault("max_tool_calling_iterations", MOST_ROUNDS)
+    arguments["environment_factory"] = guard
+    return guard
+
+
+def _calls_in_words(guard: type[Rollout], trainer) -> str:
+    "The tools and their limits; `ValueError` where processes would wait for the calls of others."
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise ValueError(
+            "with an environment the processes sample different numbers of turns, but FSDP and DeepSpeed need all of "
+            "them to sample together; leave the weights whole, one copy for each process"
+        )
+    names = ", ".join(tool["function"]["name"] for tool in guard.tools)
+    rounds = trainer.args.max_tool_calling_iterations
+    return f"tools of {guard.kind.__name__}: {names}; at most {rounds} rounds of calls, {guard.seconds:g} s a call"
+
+# %% ../../nbs/package/rlhf/grpo.ipynb #011dd8fe
 def _trainer(
     library: type[GRPOTrainer] | type[RLOOTrainer],
     model,
@@ -155,6 +192,8 @@ def _trainer(
     output_dir: str,
     prompts_a_step: int = 4,
     generations: int = 8,
+    environment: type | None = None,
+    seconds_a_call: float = CALL_SECONDS,
     any_world_size: bool = False,
     **overrides,
 ):
@@ -163,11 +202,14 @@ def _trainer(
     given, arguments = split_overrides(overrides, config, library, "grpo")
     limit = given.setdefault("max_completion_length", default_of("grpo", "max_completion_length"))
     check_start(model, tok, arguments, where)
-    look = _FirstLook(reward_functions(rewards, model, tok), given.get("reward_weights"))
+    guard = _guarded(environment, tok, seconds_a_call, library, given, arguments)
+    look = _FirstLook(reward_functions(rewards, model, tok, guard), given.get("reward_weights"))
     rows = encoded(rows["train_dataset"], rows["eval_dataset"], read_rl_rows, read_prompts, where)
     prompts = rows["train_dataset"]
     check_rl_settings(given, len(prompts), prompts_a_step, generations, where)
-    lengths = [tokens + limit for tokens in prompt_lengths(model, tok, prompts, limit) for _ in range(generations)]
+    seen = opened(guard, prompts) if guard else prompts
+    tokens = prompt_lengths(model, tok, seen, limit, guard.tools if guard else None)
+    lengths = [size + limit for size in tokens for _ in range(generations)]
     rows["train_dataset"] = fill_last_step(prompts, prompts_a_step)
     balance = leave_out_balance(model, given)
     why_each = _why_each(model, given)
@@ -176,11 +218,14 @@ def _trainer(
     args, [said] = planned_config(config, model, lengths, prompts_a_step * generations, given, **run)
     trainer = _made(kind, look, model, args, processing_class=tok, **rows, **arguments)
     trainer.shares = why_each is None
+    trainer.environment = guard
     way = [f"{prompts_a_step} prompts x {generations} answers: {said}"]
     if twice := -len(prompts) % prompts_a_step:
         way.append(f"{twice} of {len(prompts)} prompts twice in an epoch")
     each = "once" if why_each is None else f"for each answer ({why_each})"
     way += [*balance, f"each prompt computed {each} in the update"]
+    if guard:
+        way.append(_calls_in_words(guard, trainer))
     # no answer may be better than the others
     guarded(trainer, way, any_world_size=any_world_size, allow_zero_gradient=True)
     trainer.args.include_num_input_tokens_seen = "no"  # TRL counts the tokens of prompts and answers itself
@@ -204,6 +249,8 @@ def grpo_trainer(
     output_dir: str,  # The run's folder
     prompts_a_step: int = 4,  # Prompts of an optimizer step, over all processes
     generations: int = 8,  # Answers sampled for each prompt, which are compared with each other; at least 2
+    environment: type | None = None,  # A class whose public methods the model may call, as for `guarded_environment`
+    seconds_a_call: float = CALL_SECONDS,  # After which a call ends the run, as in `guarded_environment`
     any_world_size: bool = False,  # Resume with another number of processes: the same prompts, other random numbers
     **overrides,  # Fields of `GRPOConfig` and arguments of `GRPOTrainer`, by their own names
 ) -> GRPOTrainer:
@@ -224,6 +271,8 @@ def grpo_trainer(
         output_dir=output_dir,
         prompts_a_step=prompts_a_step,
         generations=generations,
+        environment=environment,
+        seconds_a_call=seconds_a_call,
         any_world_size=any_world_size,
         **overrides,
     )

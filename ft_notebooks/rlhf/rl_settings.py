@@ -119,7 +119,8 @@ def prompt_lengths(
     tok: PreTrainedTokenizerBase,
     rows: Dataset,  # From `read_prompts`
     limit: int,  # `max_completion_length`
+    tools: list[dict] | None = None,  # That each prompt tells of
 ) -> list[int]:  # Tokens of each prompt
     "Raises `ValueError` where the context, or the limit of an answer's tokens, is too small for the rows."
     needed_tokens(tok, rows["expected"][:], limit)
-    return [len(ids) for ids in encode_prompts(model, tok, rows["prompt"][:], limit)]
+    return [len(ids) for ids in encode_prompts(model, tok, rows["prompt"][:], limit, [tools] * len(rows))]

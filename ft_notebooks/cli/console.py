@@ -43,6 +43,8 @@ def command_settings(
     settings = read_settings(file, args.set)
     if rewards := getattr(args, "reward", None):
         settings["grpo"]["rewards"] = rewards
+    if environment := getattr(args, "environment", None):
+        settings["grpo"]["environment"] = environment
     if teacher := getattr(args, "teacher", None):
         settings["distill"]["teacher"] = teacher
     own = settings["evaluation"]

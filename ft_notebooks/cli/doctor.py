@@ -61,7 +61,7 @@ from ..data.documents import holds_documents
 from ..rlhf.prompt_rows import row_kind
 
 
-from ..rlhf.reward_choice import choose_rewards, load_rewards
+from ..rlhf.reward_choice import load_rewards
 
 
 from ..runs.plan import plan_line
@@ -208,7 +208,7 @@ def _context(args, settings: dict, stage: str) -> Context:
         "identity": lambda: checked().settings_identity(),
     }
     if "rewards" in own.table:
-        load["rewards"] = lambda: load_rewards(choose_rewards(settings[stage].get("rewards")), run.tok)
+        load["rewards"] = lambda: load_rewards(own.chosen, run.tok)
     run: Context = Context(stage, settings, load, args.data, args.output or f"runs/{stage}")
     return run
 

@@ -242,12 +242,14 @@ _TRIED = {
 
 # %% ../../nbs/package/cli/flags.ipynb #a707b3bb
 _TEACHER = "the teacher: a run, a folder or a name on the hub, with the student's tokens"
+_ENVIRONMENT = "a class whose public methods the model may call before it answers"
 _REWARD = "a scorer, FILE.py:FUNCTION or a run of ft reward, with its weight if that is not 1; may be repeated"
 
 
 def _trained() -> dict[str, _Command]:  # the command of each stage that there is now
     found = {name: _Command(what, (_DATA,), output=f"runs/{name}") for name, (_, what) in STAGES.items()}
     reward = {"--reward": {"metavar": "NAME[:WEIGHT]", "action": "append", "help": _REWARD}}
+    reward["--environment"] = {"metavar": "FILE.py:CLASS", "help": _ENVIRONMENT}
     teacher = {"--teacher": {**_FOLDER, "metavar": "RUN", "help": _TEACHER}}
     found["grpo"] = found["grpo"]._replace(options=reward)
     found["distill"] = found["distill"]._replace(options=teacher)

@@ -35,13 +35,13 @@ def sum_rows(
     n: int,
     seed: int = 0,
 ) -> list[dict]:  # "prompt" and "expected", as `grpo_trainer` takes them, and the prices "a" and "b"
-    "Questions for the sum of two prices between 100 and 999."
+    "Questions for the sum of two prices between 10 and 99."
     draw = random.Random(seed)
     rows = []
     for _ in range(n):
         one, other = draw.sample(_THINGS, 2)
-        a = draw.randrange(100, 1000)
-        b = draw.randrange(100, 1000)
+        a = draw.randrange(10, 100)
+        b = draw.randrange(10, 100)
         asked = f"A {one} costs {a} euros, a {other} costs {b} euros. What do both cost?"
         rows.append({"prompt": [{"role": "user", "content": asked}], "expected": str(a + b), "a": a, "b": b})
     return rows

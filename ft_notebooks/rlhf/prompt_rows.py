@@ -154,11 +154,12 @@ def prompt_counts(
     tok,  # A `PreTrainedTokenizerBase`
     prompts: Dataset,  # From `as_prompts`
     limit: int,  # `max_completion_length`
+    told: dict = {},  # For the template: `tools`
 ) -> dict:  # To be printed
     "The rows' counts; raises `ValueError` for a limit that cuts answers like those of the rows."
     needed = needed_tokens(tok, prompts["expected"][:], limit)
     template = ChatTemplate(tok)
-    texts = [template.render(chat, add_generation_prompt=True) for chat in prompts["prompt"]]
+    texts = [template.render(chat, add_generation_prompt=True, **told) for chat in prompts["prompt"]]
     longest = max(len(ids) for ids, _ in template.tokenize(texts))
     answered = sum(map(bool, prompts["expected"]))
     counts = {"prompts": len(prompts), "tokens of the longest": longest, "with an answer": answered}
@@ -169,6 +170,7 @@ def prompt_account(
     tok,  # A `PreTrainedTokenizerBase`
     prompts: Dataset,  # From `as_prompts`
     settings: dict,  # The section `[grpo]`
+    told: dict = {},  # As in `prompt_counts`
 ) -> dict:  # Counts, to be printed
     "The rows' counts; raises `ValueError` for settings with which they could not be learned from."
     used = {name: settings.get(name, default_of("grpo", name)) for name in _SIZES}
@@ -176,4 +178,4 @@ def prompt_account(
     check_rl_settings(
         {"max_completion_length": limit}, len(prompts), used["prompts_a_step"], used["generations"], "[grpo]"
     )
-    return prompt_counts(tok, prompts, limit)
+    return prompt_counts(tok, prompts, limit, told)

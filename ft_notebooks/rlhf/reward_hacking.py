@@ -22,12 +22,18 @@ from ..core.seams import overrides
 from ..evaluation.metrics import Scorer, find_scorers
 from ..inference.generation import answers
 from .rewards import read_prompts, score_answers
+from .tool_use import tool_answers
 
 # %% ../../nbs/package/rlhf/reward_hacking.ipynb #e5938d78
-def _measure(model, tok, rows: Dataset, scorers: dict[str, Scorer], max_new_tokens: int) -> dict:
+def _measure(
+    model, tok, rows: Dataset, scorers: dict[str, Scorer], max_new_tokens: int, environment: type | None
+) -> dict:
     "The mean of each scorer over greedy answers to the rows' prompts, and the first answer."
     with keep_random_state():
-        found = answers(model, tok, rows["prompt"][:], max_new_tokens, progress=False)
+        if environment:
+            found = tool_answers(model, tok, rows, environment, max_new_tokens)
+        else:
+            found = answers(model, tok, rows["prompt"][:], max_new_tokens, progress=False)
         line = {"answers": len(rows), "text": found[0]["text"]}
         for name, scorer in scorers.items():
             line[name] = fmean(score_answers(name, scorer, rows, found))
@@ -74,6 +80,7 @@ class RewardHackingCallback(TrainerCallback):
         max_new_tokens: int | None = None,  # Of an answer; None: `max_completion_length` of the run
         patience: int = 5,  # Steps without different rewards, after which the run ends
         stop: bool = True,  # False: only record the checks
+        environment: type | None = None,  # Whose tools the model may call, as for `grpo_trainer`
     ):
         if not {"prompt", "expected", "row"} <= set(rows.column_names):
             rows = read_prompts(rows)
@@ -84,6 +91,7 @@ class RewardHackingCallback(TrainerCallback):
         self.max_new_tokens = max_new_tokens
         self.patience = patience
         self.stop = stop
+        self.environment = environment
 
     def on_train_begin(self, args, state, control, model, **kwargs):
         self.message: str | None = None
@@ -147,7 +155,8 @@ class RewardHackingCallback(TrainerCallback):
 
     def _look(self, state, model) -> dict:
         "One check as a line of `held_out.jsonl`; the first process's result is used by all processes."
-        line = {"step": state.global_step, **_measure(model, self.tok, self.rows, self.scorers, self.limit)}
+        found = _measure(model, self.tok, self.rows, self.scorers, self.limit, self.environment)
+        line = {"step": state.global_step, **found}
         line = broadcast_object_list([line])[0]
         if state.is_world_process_zero:
             append_entries(self.file, [line])

@@ -13,8 +13,10 @@ from peft import PeftConfig
 from trl import GRPOConfig, RewardConfig
 
 from ..core.errors import typed, visible
+from ..core.files import file_sha256
 from ..core.progress import say
 from ..lora.adapter import add_adapter, lora_config
+from .environments import guarded_environment, load_environment
 from .grpo import grpo_trainer
 from .prompt_rows import as_prompts, prompt_account, read_prompt_rows
 from .reward_choice import MEASURED, ChosenReward, choose_rewards, held_out_scorers, load_rewards
@@ -100,9 +102,13 @@ class PromptStage(Stage):
     def read(self, source, places=False):
         return as_chats(read_prompt_rows(source, self.data))
 
+    def told(self, tok) -> dict:
+        "What the template gets beside the prompt."
+        return {}
+
     def show(self, tok, row):
         "The prompt as the model sees it, and the row's own answer."
-        shown = ChatTemplate(tok).render(row["prompt"], add_generation_prompt=True)
+        shown = ChatTemplate(tok).render(row["prompt"], add_generation_prompt=True, **self.told(tok))
         return visible(f"{shown}\nexpected: {row['expected']}" if row["expected"] else shown)
 
     def describe(self, tok, ids, account, rows, held):
@@ -117,12 +123,21 @@ class GRPOStage(PromptStage):
     rewards: dict[str, RewardLike]  # Known when the model is loaded
 
     @cached_property
+    def environment(self) -> type | None:
+        "The class of the settings whose methods the model may call, if there is one."
+        text = self.given.get("environment")
+        return load_environment(text) if text else None
+
+    @cached_property
     def chosen(self) -> list[ChosenReward]:
         "The rewards of the settings; raises `ValueError` where none, or one that is not there, is named."
-        return choose_rewards(self.given.get("rewards"))
+        return choose_rewards(self.given.get("rewards"), self.environment)
 
     def check(self):
-        choose_rewards(self.given.get("rewards"))
+        choose_rewards(self.given.get("rewards"), self.environment)
+
+    def told(self, tok):
+        return {"tools": guarded_environment(self.environment, tok).tools} if self.environment else {}
 
     @property
     def batch(self):
@@ -137,10 +152,13 @@ class GRPOStage(PromptStage):
 
     def encode(self, tok, rows, held=False):
         prompts = as_prompts(rows)
-        return prompts, {} if held else prompt_account(tok, prompts, self.given)
+        return prompts, {} if held else prompt_account(tok, prompts, self.given, self.told(tok))
 
     def identity(self, rows, held):
-        return super().identity(rows, held) | reward_identity(self.chosen)
+        found = super().identity(rows, held) | reward_identity(self.chosen)
+        if self.environment:
+            found["environment.file"] = file_sha256(self.given["environment"].rpartition(":")[0].strip())[:16]
+        return found
 
     def load(self, tok):
         self.rewards = load_rewards(self.chosen, tok)
@@ -150,18 +168,21 @@ class GRPOStage(PromptStage):
         if held_ids is None:
             return []
         scorers = held_out_scorers(self.chosen, any(held_ids["expected"]))
-        return [*super().callbacks(tok, held, held_ids), RewardHackingCallback(tok, held_ids, scorers)]
+        samples = [] if self.environment else super().callbacks(tok, held, held_ids)  # which call no tools
+        return [*samples, RewardHackingCallback(tok, held_ids, scorers, environment=self.environment)]
 
     def trainer(self, model, tok, ids, held_ids, **options):
         options["per_device_eval_batch_size"] = self.value("generations")
         options |= self.given
-        options |= {"rewards": self.rewards, "reward_weights": [one.weight for one in self.chosen]}
+        weights = [one.weight for one in self.chosen] + [1.0] * hasattr(self.environment, "get_reward")
+        options |= {"rewards": self.rewards, "reward_weights": weights, "environment": self.environment}
         return grpo_trainer(model, tok, ids, eval_dataset=held_ids, **options)
 
     def measure(self, model, tok, ids):
         say(f"scoring greedy answers to {min(MEASURED, len(ids))} held-out prompts")
         longest = self.value("max_completion_length")
-        return {"rewards": measure_rewards(model, tok, ids, self.rewards, longest), "prompts": len(ids)}
+        found = measure_rewards(model, tok, ids, self.rewards, longest, environment=self.environment)
+        return {"rewards": found, "prompts": len(ids)}
 
     def compare(self, before, after):
         kept = before_and_after(before, after, "rewards")

@@ -126,3 +126,511 @@ def test_a_run_with_tools_that_is_killed_goes_on_to_the_same_weights(tmp_path):
     logs = [[[e[k] for k in keys] for e in t.state.log_history if "grad_norm" in e] for t in (whole, parts)]
     assert logs[0] == logs[1] and len(logs[0]) == 4
     assert all(0 < entry[2] for entry in logs[0])
+
+
+# what is trained
+
+CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2}}\n</tool_call>'
+BAD = '<tool_call>\n{"name": "add", "arguments": {"a": "one"}}\n</tool_call>'
+START = {  # by how the conversation ends: what the model says next, with and without a call
+    "euros. What do both cost?": [CALL, "I guess 7.", BAD, CALL],
+    "3\n</tool_response>": ["It is 3.", "", "3", CALL],
+}
+
+
+def scripted(trainer, turns=None):
+    "The trainer, whose model says these texts in turn, by what it was asked; the ids are written down."
+    tok, said = trainer.processing_class, []
+
+    def one_turn(prompt_ids, *args, **kwargs):
+        found = []
+        for n, prompt in enumerate(prompt_ids):
+            text = turns(n, tok.decode(prompt))
+            found.append(tok(text + "<|im_end|>")["input_ids"])
+        said.append([len(prompt_ids), found])
+        return found, None
+
+    trainer._generate_single_turn = one_turn
+    return said
+
+
+def says(n, prompt):
+    "A call, an answer, a call whose arguments do not fit, two calls; then an answer."
+    if prompt.count("<tool_response>") == 0:
+        return [CALL, "I guess 7.", BAD, f"{CALL}\n{CALL}"][n % 4]
+    return "It is 3."
+
+
+def replies_by_hand(*texts):
+    "What the template of Qwen3-Instruct-2507 writes behind a call's end token, up to the next answer."
+    inner = "".join(f"\n<tool_response>\n{text}\n</tool_response>" for text in texts)
+    return f"\n<|im_start|>user{inner}<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.fixture
+def batch(tmp_path):
+    "A trainer, and the batch that it makes of the scripted answers."
+    trainer = made(tmp_path, tok=tokenizer(), kind=Calculator, rewards="number_match", max_completion_length=400)
+    scripted(trainer, says)
+    trainer.model.train()
+    rows = [trainer.train_dataset[n] for n in (0, 0, 0, 0, 1, 1, 1, 1)]
+    rewards = iter([1.0, 0.0, 0.5, 0.25] * 2)
+    trainer.environment.faults.clear()
+    trainer.reward_funcs[:] = [lambda completions, **_: [next(rewards) for _ in completions]]
+    return trainer, trainer._generate_and_score_completions(rows)
+
+
+def test_the_mask_is_the_one_laid_out_by_hand_token_by_token(batch):
+    trainer, found = batch
+    tok = trainer.processing_class
+    wrong = "{'error': \"add: 'b' is a required property\"}"
+    end = "<|im_end|>"
+    layouts = [
+        [(CALL + end, 1), (replies_by_hand("3"), 0), ("It is 3." + end, 1)],
+        [("I guess 7." + end, 1)],
+        [(BAD + end, 1), (replies_by_hand(wrong), 0), ("It is 3." + end, 1)],
+        [(f"{CALL}\n{CALL}{end}", 1), (replies_by_hand("3", "3"), 0), ("It is 3." + end, 1)],
+    ]
+    for row, layout in enumerate(layouts * 2):
+        ids = [token for text, _ in layout for token in tok(text)["input_ids"]]
+        mask = [kind for text, kind in layout for _ in tok(text)["input_ids"]]
+        real = found["completion_mask"][row].bool()
+        assert tok.decode(found["completion_ids"][row][real]) == tok.decode(ids)
+        assert found["completion_ids"][row][real].tolist() == ids
+        assert found["tool_mask"][row][real].tolist() == mask
+
+
+@pytest.mark.parametrize("loss", ["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"])
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_the_log_probabilities_of_replies_change_neither_loss_nor_gradient(batch, loss, level):
+    trainer, found = batch
+    trainer.loss_type, trainer.importance_sampling_level = loss, level
+    trainer.beta, trainer.current_gradient_accumulation_steps = 0.1, 1
+    draw = torch.Generator().manual_seed(0)
+    shape = found["completion_ids"].shape
+    start, other, old, ref = (-torch.rand(shape, generator=draw) for _ in range(4))
+    batch = found | {"old_per_token_logps": old, "ref_per_token_logps": ref}
+    mine = (found["tool_mask"] * found["completion_mask"]).bool()
+    results = []
+    for values in (start, torch.where(mine, start, other)):
+        logps = values.clone().requires_grad_()
+        trainer._get_per_token_logps_and_entropies = lambda *_, logps=logps, **__: (logps, torch.zeros(shape), None)
+        value = trainer._compute_loss(trainer.model, batch)
+        value.backward()
+        results.append((value.detach(), logps.grad))
+    (one, gradient), (same, again) = results
+    assert torch.equal(one, same) and torch.equal(gradient, again)
+    assert not gradient[~mine].any() and (gradient[mine] != 0).float().mean() > 0.5
+
+
+def test_without_the_mask_the_update_is_refused(batch):
+    trainer, found = batch
+    del found["tool_mask"]
+    with pytest.raises(RuntimeError, match="gave no tool_mask, so that replies of tools would be trained"):
+        trainer.compute_loss(trainer.model, found)
+
+
+@pytest.mark.numbers
+def test_a_prompt_that_is_computed_once_gives_the_loss_of_one_that_is_computed_for_each_answer(batch):
+    trainer, found = batch
+    assert trainer.shares
+    trainer.current_gradient_accumulation_steps = 1
+    with trainer._while_training():
+        shared = trainer.compute_loss(trainer.model, found)
+    plain = GRPOTrainer.compute_loss(trainer, trainer.model, found)
+    gradients = []
+    for value in (shared, plain):
+        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(value, list(trainer.model.parameters()))]))
+    assert (gradients[0] - gradients[1]).norm() < 1e-4 * gradients[1].norm()  # float32
+
+
+# what ends a run
+
+
+class Broken(Calculator):
+    def add(self, a: int, b: int) -> int:
+        """
+        Add.
+
+        Args:
+            a: One.
+            b: Other.
+        """
+        return self.more[a]
+
+
+class Hangs(Calculator):
+    def add(self, a: int, b: int) -> int:
+        """
+        Add.
+
+        Args:
+            a: One.
+            b: Other.
+        """
+        time.sleep(60)
+
+
+class Forgets(Calculator):
+    def add(self, a: int, b: int) -> int:
+        """
+        Add.
+
+        Args:
+            a: One.
+            b: Other.
+        """
+        print(a + b)
+
+
+@pytest.mark.parametrize(
+    "kind, message",
+    [
+        (Broken, r"environment Broken, row [0-5] \(counted from 0\), call 1, add\(a=1, b=2\): it raised AttributeError"),
+        (Hangs, r"environment Hangs, row [0-5] .*, call 1, add\(a=1, b=2\): .*the call takes more than 0.2 seconds"),
+        (Forgets, r"environment Forgets, row [0-5] .*the method returned None; return what the model shall read"),
+    ],
+)
+def test_an_error_inside_a_method_ends_the_run_before_an_update(tmp_path, kind, message):
+    given = {"max_completion_length": 400, "seconds_a_call": 0.2, "save_strategy": "no"}
+    trainer = made(tmp_path, tok=tokenizer(), kind=kind, rewards="length", **given)
+    before = weights(trainer)
+    scripted(trainer, says)
+    begun = time.monotonic()
+    with pytest.raises(ValueError, match=message), contextlib.redirect_stdout(io.StringIO()):
+        trainer.train()
+    assert all(torch.equal(p, before[name]) for name, p in weights(trainer).items())
+    assert time.monotonic() - begun < 60  # the method sleeps as long
+
+
+def test_rounds_of_calls_have_a_limit(tmp_path):
+    given = {"max_completion_length": 2000, "max_tool_calling_iterations": 2, "max_steps": 1, "save_strategy": "no"}
+    trainer = made(tmp_path, tok=tokenizer(), kind=Calculator, rewards="length", **given)
+    asked = scripted(trainer, lambda n, prompt: CALL if n % 4 else "No.")
+    with contextlib.redirect_stdout(trainer.said):
+        trainer.train()
+    assert [rows for rows, _ in asked] == [8, 6, 6]  # the last one asks for a call that is not made
+    assert "tools of Calculator: add; at most 2 rounds of calls, 10 s a call" in trainer.said.getvalue()
+
+
+# what is refused before anything is sampled
+
+
+class Untyped:
+    def look(self, name):
+        "Look up a name."
+
+
+class Undescribed:
+    def look(self, name: str) -> str:
+        return name
+
+
+class Half:
+    def look(self, name: str) -> str:
+        "Look up a name."
+
+
+class Slow:
+    async def look(self, name: str) -> str:
+        """
+        Look.
+
+        Args:
+            name: It.
+        """
+
+
+class Needs(Calculator):
+    def __init__(self, path):
+        pass
+
+
+class Nothing:
+    def reset(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    "kind, message",
+    [
+        (Untyped, r"test_environments.py:\d+: Untyped.look: .*give each a type"),
+        (Undescribed, r"test_environments.py:\d+: Undescribed.look: the model knows a tool by its types and its docstring"),
+        (Half, r"test_environments.py:\d+: Half.look: .*"),
+        (Slow, r"test_environments.py:\d+: Slow.look is async, but calls are made one after the other; write it with def"),
+        (Needs, "environment Needs: it must be made without arguments"),
+        (Nothing, "environment Nothing has no public method beside reset, get_reward; write one"),
+        (Calculator().add, "is no class; give a class, whose public methods are the tools"),
+    ],
+)
+def test_a_class_that_says_too_little_is_refused(tmp_path, kind, message):
+    with pytest.raises(ValueError, match=message):
+        made(tmp_path, tok=tokenizer(), kind=kind)
+
+
+def test_a_template_without_tools_is_refused_with_the_cure(tmp_path):
+    with pytest.raises(ValueError, match="does not write the tool 'add' or its calls and replies; take a model whose"):
+        made(tmp_path, tok=tiny_tokenizer(), kind=Calculator)
+    tok = tokenizer()
+    tok.chat_template += "{# another one #}"
+    with pytest.raises(ValueError, match="how this chat template's calls are parsed; set tok.response_template"):
+        made(tmp_path, tok=tok, kind=Calculator)
+
+
+class Leaks(Echo):
+    def reset(self, expected):
+        raise KeyError("table")
+
+
+def test_a_reset_that_fails_is_found_before_the_first_step(tmp_path):
+    with pytest.raises(ValueError, match=r"environment Leaks, row 0 \(counted from 0\), reset\(\): it raised KeyError"):
+        made(tmp_path, kind=Leaks)
+
+
+def test_other_ways_to_give_tools_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="write them as methods of a class, and give it as environment"):
+        made(tmp_path, kind=None, tools=[Calculator().add])
+    with pytest.raises(ValueError, match="'environment_factory' would have no effect as a setting; give environment"):
+        made(tmp_path, kind=None, environment_factory=Calculator)
+    with pytest.raises(ValueError, match="trl.RLOOTrainer calls no tools; use grpo_trainer"):
+        rloo_trainer(tiny_model(), tokenizer(), sum_rows(4), letters, output_dir=str(tmp_path), environment=Calculator)
+    row = {**sum_rows(1)[0], "environments": 1}
+    with pytest.raises(ValueError, match="rename the columns environments"):
+        read_prompts([row] * 2)
+
+
+# what an object keeps, and what the model reads
+
+
+class Table:
+    "Its table is the row's; it writes down what it was asked."
+
+    def __init__(self):
+        self.asked = []
+
+    def reset(self, table, **columns):
+        self.table = json.loads(table)
+        self.columns = columns
+
+    def price(self, item: str, currency: str = "EUR") -> dict:
+        """
+        The price of an item.
+
+        Args:
+            item: Its name.
+            currency: A code.
+        """
+        self.asked.append(item)
+        return {"price": self.table.get(item), "currency": currency}
+
+    def note(self, text: str) -> str:
+        """
+        Write down a text.
+
+        Args:
+            text: It.
+        """
+        return f"noted: {text}"
+
+    def get_reward(self):
+        return len(self.asked)
+
+
+def test_each_answer_begins_with_a_new_object():
+    rollout = guarded_environment(Table, tokenizer())()
+    for _ in range(2):
+        assert rollout.reset(row=3, table='{"tea": 4}', expected="4") is None
+        assert rollout.price(item="tea") == '{"price": 4, "currency": "EUR"}'
+        assert rollout.score() == 1 and rollout.environment.columns == {"row": 3, "expected": "4"}
+
+
+@pytest.mark.parametrize(
+    "given, text",
+    [
+        ({}, "price: 'item' is a required property"),
+        ({"item": 4}, "price: 4 is not of type 'string'"),
+        ({"item": "tea", "shop": "A"}, "price: Additional properties are not allowed"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_the_models_mistake(given, text):
+    rollout = guarded_environment(Table, tokenizer())()
+    rollout.reset(row=3, table="{}", expected="4")
+    with pytest.raises(ValueError, match=text):
+        rollout.price(**given)
+    assert rollout.calls == [("price", given, None)] and not rollout.faults
+
+
+def test_special_tokens_in_a_reply_end_no_turn():
+    rollout = guarded_environment(Table, tokenizer())()
+    rollout.reset(row=3, table="{}", expected="4")
+    assert rollout.note(text="a<|im_end|>\n<|im_start|>system") == "noted: a\nsystem"
+
+
+def test_outside_the_main_thread_a_call_has_no_limit_and_works():
+    rollout = guarded_environment(Table, tokenizer())()
+    found = []
+
+    def run():
+        rollout.reset(row=3, table='{"tea": 4}', expected="4")
+        found.append(rollout.price(item="tea"))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert found == ['{"price": 4, "currency": "EUR"}']
+
+
+# what a run says of its tools: three that are wrong, two that are right
+
+
+def spoken(calls, known=(False,) * 8, rewards=(1, 0, 1, 0, 1, 0, 1, 0)):
+    return "\n".join(tool_lines(calls, known, rewards))
+
+
+def call(n, reply):
+    return [("add", {"a": n, "b": n}, reply)]
+
+
+def test_a_tool_with_one_reply_for_all_is_named():
+    said = spoken([call(n, "error: no connection") for n in range(8)])
+    assert "8 different calls all have the reply 'error: no connection': does the tool work?" in said
+
+
+def test_an_answer_in_the_prompt_is_named():
+    said = spoken([call(n, str(n)) for n in range(8)], known=[True] * 8)
+    assert "the expected answer stands in each prompt, so it can be given without a call" in said
+
+
+def test_answers_without_calls_are_named():
+    assert spoken([[]] * 8).startswith("no answer calls a tool, so none can be preferred for it")
+
+
+def test_tools_that_work_get_one_line():
+    used = [call(n, str(2 * n)) if n % 2 else [] for n in range(8)]
+    assert spoken(used, known=[True] * 7 + [False]) == (
+        "4 of 8 answers call a tool: 4 calls, 0 with arguments that do not fit; mean reward 0, 1 without a call"
+    )
+    same = [call(1, "2") for _ in range(8)]  # equal calls have equal replies
+    assert spoken(same).count("\n") == 0
+
+
+# whether the reward depends on what the tools return
+
+
+class Answers:
+    "In place of a model: calls, then says the number that it reads in the reply, or 0."
+
+    def __init__(self, monkeypatch):
+        monkeypatch.setattr("ft_notebooks.rlhf.tool_use.greedy_answers", self)
+
+    def __call__(self, model, tok, prompts, max_new_tokens):
+        found = []
+        for prompt in prompts:
+            text = tok.decode(prompt)
+            asked = text.partition("costs ")[2].split()
+            reply = text.rpartition("<tool_response>\n")[2].partition("\n")[0]
+            numbers = {"a": int(asked[0]), "b": int(asked[5])}
+            call = f'<tool_call>\n{json.dumps({"name": "add", "arguments": numbers})}\n</tool_call>'
+            answer = f"Both cost {reply or 0} euros." if "<tool_response>" in text.rpartition("user\n")[2] else call
+            if "<tool_response>" in text.partition("What do both cost?")[2]:
+                answer = f"Both cost {reply or 0} euros."
+            found.append((tok(answer)["input_ids"], True))
+        return found
+
+
+def test_a_reward_that_does_not_depend_on_the_tool_is_named(monkeypatch):
+    from ft_notebooks.rlhf.reward_choice import reward_lines
+
+    Answers(monkeypatch)
+    rows = read_prompts(sum_rows(6))
+    with_tool = measure_rewards(
+        tiny_model(), tokenizer(), rows, {"number_match": "number_match", "short": lambda g, e, x: 1.0}, 64,
+        environment=Calculator,
+    )  # fmt: skip
+    assert with_tool["answers with a call"]["value"] == 1
+    assert with_tool["number_match"]["value"] == 1 and with_tool["number_match, empty replies"]["value"] == 0
+    lines = "\n".join(reward_lines(with_tool, with_tool, 6))
+    assert "short is as high with empty replies: it does not depend on what the tools return" in lines
+    assert "number_match is as high" not in lines
+
+
+def test_greedy_answers_have_all_messages_and_stop_at_the_limit(monkeypatch):
+    Answers(monkeypatch)
+    rows = read_prompts(sum_rows(2))
+    answers = tool_answers(tiny_model(), tokenizer(), rows, Calculator, 64)
+    assert [[m["role"] for m in one["messages"]] for one in answers] == [["user", "assistant", "tool", "assistant"]] * 2
+    assert [one["text"] for one in answers] == [f"Both cost {row['expected']} euros." for row in rows]
+    none = tool_answers(tiny_model(), tokenizer(), rows, Calculator, 64, rounds=0)
+    assert [one["text"] for one in none] == ["", ""] and all(one["calls"] == [] for one in none)
+
+
+# several processes
+
+
+def given_answers(prompts, trainer):
+    "Answers that depend on the prompt, the step and the place in the group alone; what a vowel begins is a call."
+    tok = trainer.processing_class
+    asked = encode_prompts(tiny_model(), tok, prompts, 12, [trainer.environment.tools] * len(prompts))
+    said, times = [], {}
+    for prompt in prompts:
+        text = prompt[-1]["content"]
+        n = times[text] = times.get(text, -1) + 1
+        said.append(tok(f"{text[2 : 5 + 2 * n]}{trainer.state.global_step}A<|im_end|>")["input_ids"])
+    return {"prompt_ids": asked, "completion_ids": said, "logprobs": None}
+
+
+class Counts(Echo):
+    def say(self, text: str) -> str:
+        """
+        Say a text.
+
+        Args:
+            text: It.
+        """
+        self.count += len(text)
+        return text.upper()
+
+
+def learned(folder):
+    trainer = made(folder, kind=Counts, rollout_func=given_answers)
+    own = trainer.processing_class("B<|im_end|>")["input_ids"]
+    trainer._generate_single_turn = lambda prompts, *_, **__: ([own] * len(prompts), None)
+    with contextlib.redirect_stdout(io.StringIO()):
+        fit(trainer)
+    keys = ("reward", "reward_std", "tools/call_frequency")
+    logs = [[e[k] for k in keys] for e in trainer.state.log_history if "grad_norm" in e]
+    return {"weights": torch.cat([p.flatten() for p in weights(trainer).values()]), "logs": torch.tensor(logs)}
+
+
+@pytest.mark.whole
+def test_two_processes_learn_from_given_answers_and_their_calls_what_one_does(tmp_path):
+    one = learned(tmp_path / "one")
+    two = ranks(2, lambda rank: learned(tmp_path / "two"), tmp_path / "ranks")
+    assert torch.equal(two[0]["weights"], two[1]["weights"])
+    assert (one["logs"][:, 2] > 0).all() and (two[0]["logs"] - one["logs"]).abs().max() < ROUNDED
+    assert only_rounded((two[0]["weights"] - one["weights"]).abs(), 2 * 1e-3 * 4)
+
+
+# the same run
+
+
+class Renamed(Calculator):
+    def add(self, a: int, b: int) -> int:
+        """
+        Add.
+
+        Args:
+            a: One.
+            b: Other.
+        """
+        return b + a + 0
+
+
+@pytest.mark.whole
+def test_a_run_with_another_environment_is_another_run(tmp_path):
+    made(tmp_path, tok=tokenizer(), kind=Calculator)
+    with pytest.raises(ValueError, match="holds a different run: environment was '[0-9a-f]{16}', is '"):
+        trainer = made(tmp_path, tok=tokenizer(), kind=Calculator, max_steps=1)
+        scripted(trainer, says)
+        fit(trainer)
+        made(tmp_path, tok=tokenizer(), kind=Renamed, max_steps=1)

@@ -132,26 +132,19 @@ def test_a_run_with_tools_that_is_killed_goes_on_to_the_same_weights(tmp_path):
 
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2}}\n</tool_call>'
 BAD = '<tool_call>\n{"name": "add", "arguments": {"a": "one"}}\n</tool_call>'
-START = {  # by how the conversation ends: what the model says next, with and without a call
-    "euros. What do both cost?": [CALL, "I guess 7.", BAD, CALL],
-    "3\n</tool_response>": ["It is 3.", "", "3", CALL],
-}
 
 
-def scripted(trainer, turns=None):
-    "The trainer, whose model says these texts in turn, by what it was asked; the ids are written down."
-    tok, said = trainer.processing_class, []
+def scripted(trainer, says):
+    "The model of the trainer says what `says(row of the batch, prompt)` returns; the sizes of the batches."
+    tok = trainer.processing_class
+    sizes = []
 
     def one_turn(prompt_ids, *args, **kwargs):
-        found = []
-        for n, prompt in enumerate(prompt_ids):
-            text = turns(n, tok.decode(prompt))
-            found.append(tok(text + "<|im_end|>")["input_ids"])
-        said.append([len(prompt_ids), found])
-        return found, None
+        sizes.append(len(prompt_ids))
+        return [tok(says(n, tok.decode(ids)) + "<|im_end|>")["input_ids"] for n, ids in enumerate(prompt_ids)], None
 
     trainer._generate_single_turn = one_turn
-    return said
+    return sizes
 
 
 def says(n, prompt):
@@ -175,7 +168,6 @@ def batch(tmp_path):
     trainer.model.train()
     rows = [trainer.train_dataset[n] for n in (0, 0, 0, 0, 1, 1, 1, 1)]
     rewards = iter([1.0, 0.0, 0.5, 0.25] * 2)
-    trainer.environment.faults.clear()
     trainer.reward_funcs[:] = [lambda completions, **_: [next(rewards) for _ in completions]]
     return trainer, trainer._generate_and_score_completions(rows)
 
@@ -304,12 +296,12 @@ def test_an_error_inside_a_method_ends_the_run_before_an_update(tmp_path, kind, 
 
 
 def test_rounds_of_calls_have_a_limit(tmp_path):
-    given = {"max_completion_length": 2000, "max_tool_calling_iterations": 2, "max_steps": 1, "save_strategy": "no"}
+    given = {"max_completion_length": 1000, "max_tool_calling_iterations": 2, "max_steps": 1, "save_strategy": "no"}
     trainer = made(tmp_path, tok=tokenizer(), kind=Calculator, rewards="length", **given)
-    asked = scripted(trainer, lambda n, prompt: CALL if n % 4 else "No.")
+    sizes = scripted(trainer, lambda n, prompt: CALL if n % 4 or "<tool_response>" in prompt else "No.")
     with contextlib.redirect_stdout(trainer.said):
         trainer.train()
-    assert [rows for rows, _ in asked] == [8, 6, 6]  # the last one asks for a call that is not made
+    assert sizes == [8, 6, 6]  # the last one asks for a call that is not made
     assert "tools of Calculator: add; at most 2 rounds of calls, 10 s a call" in trainer.said.getvalue()
 
 

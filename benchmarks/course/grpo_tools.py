@@ -30,7 +30,7 @@ GRPO = {
     "max_completion_length": 80,
     "learning_rate": 3e-4,
     "lr_scheduler_type": "constant",
-    "max_steps": 6,
+    "max_steps": 3,
 }
 LOGGED = ("reward", "reward_std", "entropy", "completions/mean_length", "tools/call_frequency")
 SETTINGS = {
@@ -38,8 +38,8 @@ SETTINGS = {
     "sft": {**SFT, "chats": "12 with a call and 12 without, another draw for each seed"},
     "reward": "number_match",
     **GRPO,
-    "questions": "24 for GRPO, another draw for each seed; 30 held out, the same for all",
-    "scores": "greedy, 40 tokens at most in a turn; empty: the model reads nothing in place of each reply",
+    "questions": "24 for GRPO, another draw for each seed; 20 held out, the same for all",
+    "scores": "greedy, 40 tokens at most in a turn",
     "cpu_seconds": "of the process, for the steps of GRPO",
 }
 
@@ -59,13 +59,13 @@ def adapter(seed: int):
     return add_adapter(model, lora_config(model, r=16), seed)
 
 
-def scores(model, tok, way: str, n: int, name: str, empty: bool = False) -> dict:
+def scores(model, tok, way: str, n: int, name: str) -> dict:
     "The share of right answers and, with the tool, the share that calls it."
     rows = read_prompts(sum_rows(n, seed=30))
     if way == "none":
         found = answers(model, tok, rows["prompt"][:], 40, progress=False)
     else:
-        found = tool_answers(model, tok, rows, Calculator, 40, empty_replies=empty)
+        found = tool_answers(model, tok, rows, Calculator, 40)
     kept = score(interval(score_answers("number_match", number_match, rows, found)), f"right_{name}")
     if way == "tool":
         kept |= score(interval([float(bool(answer["calls"])) for answer in found]), f"calls_{name}")
@@ -77,7 +77,7 @@ def run(point: dict, quick: bool) -> dict:
     tok, weights = start(seed)
     model = adapter(seed)
     model.load_state_dict(weights, strict=False)
-    n = 4 if quick else 30
+    n = 4 if quick else 20
     before = scores(model, tok, point["way"], n, "before")
     given = GRPO | ({"max_steps": 1} if quick else {}) | {"seed": seed, "save_strategy": "no"}
     if point["way"] == "tool":
@@ -95,8 +95,6 @@ def run(point: dict, quick: bool) -> dict:
     log = [{key.rpartition("/")[2]: round(entry[key], 4) for key in LOGGED if key in entry}
            for entry in trainer.state.log_history if "reward" in entry]  # fmt: skip
     after = scores(trainer.model, tok, point["way"], n, "after")
-    if point["way"] == "tool":
-        after |= scores(trainer.model, tok, "tool", n, "empty", empty=True)
     return {**before, **after, **refused, "cpu_seconds": round(seconds), "log": log}
 
 

@@ -20,5 +20,6 @@ _names = {
     "reward_training": ["pair_losses", "reward_trainer"],
     "rewards": ["first_rewards", "read_prompts", "reward_functions"],
     "teachers": ["first_difference", "load_teacher"],
+    "tool_use": ["tool_answers"],
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_names)

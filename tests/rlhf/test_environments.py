@@ -8,17 +8,18 @@ import random
 import signal
 import threading
 import time
+from pathlib import Path
 
 import datasets
 import pytest
 import torch
-from datasets import Dataset
 from ranks_of import ranks
 from small_runs import ROUNDED, forked, only_rounded
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from ft_notebooks.checkpointing.integrity import last_good_checkpoint
+from ft_notebooks.cli.commands import main
 from ft_notebooks.course.sums_task import Calculator, sum_rows, with_tools
 from ft_notebooks.inference.generation import encode_prompts
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
@@ -620,9 +621,92 @@ class Renamed(Calculator):
 
 @pytest.mark.whole
 def test_a_run_with_another_environment_is_another_run(tmp_path):
-    made(tmp_path, tok=tokenizer(), kind=Calculator)
-    with pytest.raises(ValueError, match="holds a different run: environment was '[0-9a-f]{16}', is '"):
-        trainer = made(tmp_path, tok=tokenizer(), kind=Calculator, max_steps=1)
-        scripted(trainer, says)
+    given = {"tok": tokenizer(), "rewards": "length", "max_completion_length": 400, "max_steps": 1}
+    trainer = made(tmp_path, kind=Calculator, **given)
+    scripted(trainer, says)
+    with contextlib.redirect_stdout(io.StringIO()):
         fit(trainer)
-        made(tmp_path, tok=tokenizer(), kind=Renamed, max_steps=1)
+    made(tmp_path, kind=Calculator, **given)
+    with pytest.raises(ValueError, match="holds a different run: environment was '[0-9a-f]{16}', is '"):
+        made(tmp_path, kind=Renamed, **given)
+
+
+# the command
+
+TOOLS = """
+class Echo:
+    def __init__(self):
+        self.count = 0
+
+    def say(self, text: str) -> str:
+        "Say a text.\\n\\nArgs:\\n    text: It."
+        self.count += 1
+        return str(len(text))
+
+    def get_reward(self):
+        return self.count / 4
+
+class Silent:
+    def say(self, text: str) -> str:
+        return text
+
+number = 4
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_model().save_pretrained("tiny")
+    calling().save_pretrained("tiny")
+    Path("tools.py").write_text(TOOLS)
+    rows = [{"prompt": row["prompt"], "expected": row["expected"]} for row in sum_rows(8)]
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+def ft(*words, **settings):
+    fixed = {"model.name": "tiny", "model.bits": 32, "grpo.bf16": "false", "data.eval": "last:2"}
+    fixed |= {f"grpo.{key}": value for key, value in FIXED.items() if key not in ("bf16", "disable_tqdm")}
+    given = fixed | {"grpo.max_steps": 1} | {key.replace("__", "."): value for key, value in settings.items()}
+    main(["grpo", "rows.jsonl", *words, *(part for item in given.items() for part in ("--set", "=".join(map(str, item))))])
+
+
+@pytest.mark.whole
+def test_ft_grpo_with_an_environment_measures_with_its_tools(here, capsys):
+    ft("--environment", "tools.py:Echo", "--reward", "length:0.001")
+    said = capsys.readouterr().out
+    assert '"name": "say"' in said  # the first prompt, as the model sees it
+    assert "tools of Echo: say; at most 4 rounds of calls, 10 s a call" in said
+    assert "answers call a tool:" in said and "held-out prompts, mean before and after" in said
+    found = json.loads(Path("runs/grpo/metrics.json").read_text())["rewards"]
+    assert {"length", "length, empty replies", "Echo", "Echo, empty replies", "answers with a call"} < found.keys()
+    record = json.loads(Path("runs/grpo/run.json").read_text())
+    assert record["grpo.environment"] == "tools.py:Echo" and len(record["environment.file"]) == 16
+    Path("tools.py").write_text(TOOLS + "more = 1\n")
+    with pytest.raises(SystemExit):
+        ft("--environment", "tools.py:Echo", "--reward", "length:0.001")
+    assert "environment.file" in capsys.readouterr().err
+
+
+@pytest.mark.whole
+def test_get_reward_is_reward_enough(here, capsys):
+    ft("--environment", "tools.py:Echo")
+    assert "before step 1, 8 answers to 2 prompts" in capsys.readouterr().out
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("--environment", "tools.py"), "--environment tools.py: name file and class, FILE.py:CLASS"),
+        (("--environment", "tools.py:number"), "no function 'number' in tools.py"),
+        (("--environment", "tool.py:Echo"), "there is no file 'tool.py'"),
+        (("--environment", "tools.py:Silent", "--reward", "length"), "Silent.say: the model knows a tool by its types"),
+        (("--environment", "tools.py:Silent"), "no reward; give one or more"),
+    ],
+)
+def test_ft_grpo_refuses_an_environment_before_the_model_is_loaded(here, capsys, monkeypatch, words, message):
+    monkeypatch.setattr("ft_notebooks.training.stage.load_model", None)
+    with pytest.raises(SystemExit) as ended:
+        ft(*words)
+    assert ended.value.code == 2 and message in capsys.readouterr().err

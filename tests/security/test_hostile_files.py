@@ -156,6 +156,7 @@ def test_a_record_runs_no_file_that_it_names(tmp_path, monkeypatch, capsys):
     tiny_tokenizer().save_pretrained(model)
     file.write_text("from pathlib import Path\nPath('touched').touch()\ndef f(a, b, c):\n    return 1.0\n")
     record = {"command": "grpo", "model.name": str(model), "model.bits": 32, "grpo.rewards": ["own.py:f"]}
+    record["grpo.environment"] = "own.py:E"
     (model / "run.json").write_text(json.dumps(record))
     (model / "metrics.json").write_text(json.dumps({"data": {}, "system": None, "history": []}))
     Path("rows.jsonl").write_text(json.dumps({"messages": ASK}) + "\n")

@@ -4047,6 +4047,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'ft_notebooks/rlhf/grpo.py'),
                                         'ft_notebooks.rlhf.grpo._calls_in_words': ( 'package/rlhf/grpo.html#_calls_in_words',
                                                                                     'ft_notebooks/rlhf/grpo.py'),
+                                        'ft_notebooks.rlhf.grpo._functions': ( 'package/rlhf/grpo.html#_functions',
+                                                                               'ft_notebooks/rlhf/grpo.py'),
                                         'ft_notebooks.rlhf.grpo._guarded': ('package/rlhf/grpo.html#_guarded', 'ft_notebooks/rlhf/grpo.py'),
                                         'ft_notebooks.rlhf.grpo._made': ('package/rlhf/grpo.html#_made', 'ft_notebooks/rlhf/grpo.py'),
                                         'ft_notebooks.rlhf.grpo._trainer': ('package/rlhf/grpo.html#_trainer', 'ft_notebooks/rlhf/grpo.py'),

@@ -62,6 +62,7 @@ from ..rlhf.prompt_rows import row_kind
 
 
 from ..rlhf.reward_choice import load_rewards
+from ..rlhf.stages import GRPOStage
 
 
 from ..runs.plan import plan_line
@@ -207,7 +208,7 @@ def _context(args, settings: dict, stage: str) -> Context:
         "dated": lambda: _dated(load_tokenizer(run.name)),
         "identity": lambda: checked().settings_identity(),
     }
-    if "rewards" in own.table:
+    if isinstance(own, GRPOStage):
         load["rewards"] = lambda: load_rewards(own.chosen, run.tok)
     run: Context = Context(stage, settings, load, args.data, args.output or f"runs/{stage}")
     return run

@@ -49,6 +49,30 @@ def _schema(instance, name: str, method: Callable) -> dict:
         ) from None
 
 # %% ../../nbs/package/rlhf/environments.ipynb #11f6c30b
+_CURE = (
+    "An exception ends the run; where the model's arguments are at fault, return a text that says so instead of raising"
+)
+
+
+def _observation(text) -> str | None:
+    if not isinstance(text, str | None):
+        raise TypeError(f"reset returned {text!r:.60}; return a text, which is added to the user's message, or None")
+    return text
+
+
+def _finite(value) -> float:
+    if isinstance(value, bool | int | float) and abs(value) < float("inf"):
+        return float(value)
+    raise TypeError(f"get_reward returned {value!r:.60}; return one finite number")
+
+
+def _reply(value) -> str:
+    "The text that the model reads: of a value that is no text, its JSON."
+    if value is None:
+        raise TypeError("the method returned None; return what the model shall read")
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+# %% ../../nbs/package/rlhf/environments.ipynb #72d44d0b
 class Rollout:
     "An environment during one answer; `guarded_environment` makes the subclass that `trl.GRPOTrainer` gets."
 
@@ -88,36 +112,12 @@ class Rollout:
         except (Exception, SystemExit) as e:
             given = ", ".join(f"{key}={value!r:.60}" for key, value in arguments.items())
             turn = f"call {len(self.calls) + 1}, " if name in _methods(self.kind) else ""
-            self.faults.append(
-                ValueError(
-                    f"environment {self.kind.__name__}, row {self.row.get('row')} (counted from 0), {turn}{name}({given}): "
-                    f"it raised {e!r:.300}. An exception ends the run; where the model's arguments are at fault, return "
-                    "a text that says so"
-                )
-            )
+            where = f"environment {self.kind.__name__}, row {self.row.get('row')} (counted from 0)"
+            self.faults.append(ValueError(f"{where}, {turn}{name}({given}): it raised {e!r:.300}. {_CURE}"))
             raise self.faults[0] from e
         return self.special.sub("", found) if isinstance(found, str) else found
 
-# %% ../../nbs/package/rlhf/environments.ipynb #72d44d0b
-def _observation(text) -> str | None:
-    if not isinstance(text, str | None):
-        raise TypeError(f"reset returned {text!r:.60}; return a text, which is added to the user's message, or None")
-    return text
-
-
-def _finite(value) -> float:
-    if isinstance(value, bool | int | float) and abs(value) < float("inf"):
-        return float(value)
-    raise TypeError(f"get_reward returned {value!r:.60}; return one finite number")
-
-
-def _reply(value) -> str:
-    "The text that the model reads: of a value that is no text, its JSON."
-    if value is None:
-        raise TypeError("the method returned None; return what the model shall read")
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
+# %% ../../nbs/package/rlhf/environments.ipynb #1e08e6ac
 def _tool(name: str, method: Callable, schema: dict) -> Callable:
     "The method that TRL calls: it checks the arguments, calls the user's method, and writes down both."
     import jsonschema  # takes long where the libraries that check formats are installed

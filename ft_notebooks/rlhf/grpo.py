@@ -28,9 +28,9 @@ from ..core.seams import overrides
 # %% ../../nbs/package/rlhf/grpo.ipynb #25366762
 from ..inference.generation import stop_tokens
 from ..inference.prefix_cache import shared_generation
-from .environments import CALL_SECONDS, MOST_ROUNDS, Rollout, guarded_environment
+from .environments import CALL_SECONDS, MOST_ROUNDS, EnvironmentReward, Rollout, guarded_environment
 from .tool_use import answer_in_prompt, in_words, opened, tool_lines
-from .rewards import RewardLike, first_rewards, read_prompts, reward_functions
+from .rewards import ModelReward, RewardLike, first_rewards, read_prompts, reward_functions
 from .rl_settings import check_rl_settings, fill_last_step, prompt_lengths, read_rl_rows
 from ..training.config import planned_config, split_overrides
 from ..training.settings import default_of
@@ -170,6 +170,17 @@ def _guarded(environment, tok, seconds: float, library, given: dict, arguments: 
     return guard
 
 
+def _functions(rewards, guard: type[Rollout] | None, model, tok) -> list:
+    "The reward functions, `get_reward` of the environment among them; `ValueError` for a reward model beside one."
+    own = [EnvironmentReward(guard)] if guard and hasattr(guard.kind, "get_reward") else []
+    if own and not rewards:
+        return own
+    found = reward_functions(rewards, model, tok)
+    if guard and any(isinstance(one, ModelReward) for one in found):
+        raise ValueError("a reward model would read replies of tools as the model's own words; leave it out")
+    return [*found, *own]
+
+
 def _calls_in_words(guard: type[Rollout], trainer) -> str:
     "The tools and their limits; `ValueError` where processes would wait for the calls of others."
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
@@ -203,7 +214,7 @@ def _trainer(
     limit = given.setdefault("max_completion_length", default_of("grpo", "max_completion_length"))
     check_start(model, tok, arguments, where)
     guard = _guarded(environment, tok, seconds_a_call, library, given, arguments)
-    look = _FirstLook(reward_functions(rewards, model, tok, guard), given.get("reward_weights"))
+    look = _FirstLook(_functions(rewards, guard, model, tok), given.get("reward_weights"))
     rows = encoded(rows["train_dataset"], rows["eval_dataset"], read_rl_rows, read_prompts, where)
     prompts = rows["train_dataset"]
     check_rl_settings(given, len(prompts), prompts_a_step, generations, where)

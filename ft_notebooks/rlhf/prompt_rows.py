@@ -23,7 +23,8 @@ from ..training.settings import default_of
 
 # %% ../../nbs/package/rlhf/prompt_rows.ipynb #bc823843
 OWN_COLUMNS = {"completions", "completion_ids", "prompts", "trainer_state", "log_extra", "log_metric"}  # of TRL
-OWN_COLUMNS |= {"ended", "tokens", "tools", "image", "images", "environment", "environments"}  # by these names a reward gets other values
+OWN_COLUMNS |= {"environment", "environments"}  # likewise
+OWN_COLUMNS |= {"ended", "tokens", "tools", "image", "images"}  # by these names a reward gets other values
 
 # %% ../../nbs/package/rlhf/prompt_rows.ipynb #a37fe3aa
 def prompt_row(
@@ -127,7 +128,9 @@ def read_prompt_rows(
         names = {"prompt": "question", "completion": "answer"}
     chats = read_chats(source, **_only(names, "messages", "prompt", "completion"))
     if "tools" in chats.column_names:
-        raise ValueError(f"{source}: the rows have tools, and ft grpo calls those of --environment FILE.py:CLASS alone; leave them out")
+        raise ValueError(
+            f"{source}: the rows have tools, and ft grpo calls those of --environment alone; leave them out"
+        )
     return chats
 
 # %% ../../nbs/package/rlhf/prompt_rows.ipynb #fb6487e7

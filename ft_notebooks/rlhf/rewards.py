@@ -23,7 +23,6 @@ from ..core.random_state import keep_surroundings
 from ..data.read import read_chats
 from ..evaluation.metrics import Scorer, find_scorers, score_value
 from ..inference.generation import encode_prompts, stop_tokens
-from .environments import EnvironmentReward, Rollout
 from .prompt_rows import OWN_COLUMNS, as_prompts
 from .reward_scoring import check_reward_model, score_ids
 from .rl_settings import read_rl_rows
@@ -151,31 +150,26 @@ def reward_functions(
     rewards: RewardLike | list[RewardLike] | dict[str, RewardLike],  # Scorers as for `evaluate`, or reward models
     model: PreTrainedModel,  # The policy
     tok: PreTrainedTokenizerBase,
-    environment: type[Rollout] | None = None,  # From `guarded_environment`: its `get_reward` is one more reward
-) -> list[Reward | ModelReward | EnvironmentReward]:
+) -> list[Reward | ModelReward]:
     """Reward functions for TRL, each with its own name.
 
-    Raises `ValueError` without a reward, for those that `find_scorers` or `check_reward_model` does not take, and for
-    reward models beside an environment.
+    Raises `ValueError` without a reward, and for those that `find_scorers` or `check_reward_model` does not take.
     """
     if not isinstance(rewards, (dict, list, tuple)):
         rewards = [rewards]
-    own = [EnvironmentReward(environment)] if environment and hasattr(environment.kind, "get_reward") else []
-    if not rewards and not own:
+    if not rewards:
         raise ValueError("there is no reward; give the name of a scorer, such as 'exact_match', or a function")
     for reward in rewards.values() if isinstance(rewards, dict) else rewards:
         if isinstance(reward, str) and reward and any(Path(reward).glob("*config.json")):
             raise ValueError(f"the reward {reward!r} is a folder; give what load_reward_model({reward!r}, tok) returns")
     ends = stop_tokens(model, tok)
-    found: list[Reward | ModelReward | EnvironmentReward] = []
+    found: list[Reward | ModelReward] = []
     for name, reward in (rewards if isinstance(rewards, dict) else _named(list(rewards))).items():
-        if not isinstance(reward, torch.nn.Module):
-            found.append(Reward(name, find_scorers({name: reward})[name], ends))
-        elif environment:
-            raise ValueError(f"the reward model {name!r} would read replies of tools as the model's; leave it out")
-        else:
+        if isinstance(reward, torch.nn.Module):
             found.append(ModelReward(name, reward, tok))
-    return [*found, *own]
+        else:
+            found.append(Reward(name, find_scorers({name: reward})[name], ends))
+    return found
 
 # %% ../../nbs/package/rlhf/rewards.ipynb #198a89c5
 _SMALL = 0.01  # of the largest reward

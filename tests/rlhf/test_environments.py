@@ -54,7 +54,8 @@ def calling():
                        "repeats": True, "transform": call},
         "content": {"close_pattern": r"<\|im_end\|>\s*", "content": "text"},
     }  # fmt: skip
-    tok.response_template = {"defaults": {"role": "assistant"}, "start_anchor": "<|im_start|>assistant\n", "fields": fields}
+    tok.response_template = {"defaults": {"role": "assistant"}, "start_anchor": "<|im_start|>assistant\n"}
+    tok.response_template["fields"] = fields
     return tok
 
 
@@ -279,7 +280,10 @@ class Forgets(Calculator):
 @pytest.mark.parametrize(
     "kind, message",
     [
-        (Broken, r"environment Broken, row [0-5] \(counted from 0\), call 1, add\(a=1, b=2\): it raised AttributeError"),
+        (
+            Broken,
+            r"environment Broken, row [0-5] \(counted from 0\), call 1, add\(a=1, b=2\): it raised Attri",
+        ),
         (Hangs, r"environment Hangs, row [0-5] .*, call 1, add\(a=1, b=2\): .*the call takes more than 0.2 seconds"),
         (Forgets, r"environment Forgets, row [0-5] .*the method returned None; return what the model shall read"),
     ],
@@ -348,9 +352,9 @@ class Nothing:
     "kind, message",
     [
         (Untyped, r"test_environments.py:\d+: Untyped.look: .*give each a type"),
-        (Undescribed, r"test_environments.py:\d+: Undescribed.look: the model knows a tool by its types and its docstring"),
+        (Undescribed, r"test_environments.py:\d+: Undescribed.look: the model knows a tool by its types"),
         (Half, r"test_environments.py:\d+: Half.look: .*"),
-        (Slow, r"test_environments.py:\d+: Slow.look is async, but calls are made one after the other; write it with def"),
+        (Slow, r"test_environments.py:\d+: Slow.look is async, but calls .* write it with def"),
         (Needs, "environment Needs: it must be made without arguments"),
         (Nothing, "environment Nothing has no public method beside reset, get_reward; write one"),
         (Calculator().add, "is no class; give a class, whose public methods are the tools"),
@@ -523,7 +527,7 @@ class Answers:
             asked = text.partition("costs ")[2].split()
             reply = text.rpartition("<tool_response>\n")[2].partition("\n")[0]
             numbers = {"a": int(asked[0]), "b": int(asked[5])}
-            call = f'<tool_call>\n{json.dumps({"name": "add", "arguments": numbers})}\n</tool_call>'
+            call = f"<tool_call>\n{json.dumps({'name': 'add', 'arguments': numbers})}\n</tool_call>"
             answer = f"Both cost {reply or 0} euros." if "<tool_response>" in text.rpartition("user\n")[2] else call
             if "<tool_response>" in text.partition("What do both cost?")[2]:
                 answer = f"Both cost {reply or 0} euros."
@@ -668,7 +672,8 @@ def ft(*words, **settings):
     fixed = {"model.name": "tiny", "model.bits": 32, "grpo.bf16": "false", "data.eval": "last:2"}
     fixed |= {f"grpo.{key}": value for key, value in FIXED.items() if key not in ("bf16", "disable_tqdm")}
     given = fixed | {"grpo.max_steps": 1} | {key.replace("__", "."): value for key, value in settings.items()}
-    main(["grpo", "rows.jsonl", *words, *(part for item in given.items() for part in ("--set", "=".join(map(str, item))))])
+    options = [part for key, value in given.items() for part in ("--set", f"{key}={value}")]
+    main(["grpo", "rows.jsonl", *words, *options])
 
 
 @pytest.mark.whole

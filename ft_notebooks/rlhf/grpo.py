@@ -28,7 +28,7 @@ from ..core.seams import overrides
 # %% ../../nbs/package/rlhf/grpo.ipynb #25366762
 from ..inference.generation import stop_tokens
 from ..inference.prefix_cache import shared_generation
-from .environments import CALL_SECONDS, MOST_ROUNDS, EnvironmentReward, Rollout, guarded_environment
+from .environments import CALL_SECONDS, MOST_ROUNDS, EnvironmentReward, Episode, guarded_environment
 from .tool_use import answer_in_prompt, in_words, opened, tool_lines
 from .rewards import ModelReward, RewardLike, first_rewards, read_prompts, reward_functions
 from .rl_settings import check_rl_settings, fill_last_step, prompt_lengths, read_rl_rows
@@ -48,7 +48,7 @@ class _SharesPrompts(ExactTrainer):
 
     rows_once = False  # TRL repeats each prompt for its answers
     shares = False  # whether prompts are computed once in the update; set when the trainer is made
-    environment: type[Rollout] | None = None  # likewise
+    environment: type[Episode] | None = None  # likewise
 
     @contextmanager
     def _while_training(self):
@@ -125,7 +125,7 @@ class _FirstLook:
             means = [f"{name} {mean:.3g}" for name, mean in zip(self.values, values.mean(0))]
             lines.insert(1, f"  of which, with their weights: {', '.join(means)}")
         if environments:
-            calls = gather_object([rollout.calls for rollout in environments])
+            calls = gather_object([episode.calls for episode in environments])
             known = gather_object(list(map(answer_in_prompt, prompts, columns["expected"])))
             lines += tool_lines(calls, known, sums.tolist())
         if self.trainer.is_world_process_zero():
@@ -158,7 +158,7 @@ def _why_each(model, given) -> str | None:
     return why_not_shared(model, padding_side="left", balanced=balance_weight(model, given) != 0)
 
 # %% ../../nbs/package/rlhf/grpo.ipynb #10ed0930
-def _guarded(environment, tok, seconds: float, library, given: dict, arguments: dict) -> type[Rollout] | None:
+def _guarded(environment, tok, seconds: float, library, given: dict, arguments: dict) -> type[Episode] | None:
     "The class for TRL, put into its arguments; None without one."
     if environment is None:
         return None
@@ -170,7 +170,7 @@ def _guarded(environment, tok, seconds: float, library, given: dict, arguments: 
     return guard
 
 
-def _functions(rewards, guard: type[Rollout] | None, model, tok) -> list:
+def _functions(rewards, guard: type[Episode] | None, model, tok) -> list:
     "The reward functions, `get_reward` of the environment among them; `ValueError` for a reward model beside one."
     own = [EnvironmentReward(guard)] if guard and hasattr(guard.kind, "get_reward") else []
     if own and not rewards:
@@ -181,7 +181,7 @@ def _functions(rewards, guard: type[Rollout] | None, model, tok) -> list:
     return [*found, *own]
 
 
-def _calls_in_words(guard: type[Rollout], trainer) -> str:
+def _calls_in_words(guard: type[Episode], trainer) -> str:
     "The tools and their limits; `ValueError` where processes would wait for the calls of others."
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise ValueError(

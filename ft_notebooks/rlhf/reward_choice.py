@@ -161,7 +161,7 @@ def rewards_with_tools(model, tok, prompts: Dataset, rewards: dict, environment:
             scores = score_answers(name, find_scorers({name: reward})[name], prompts, found)
             values[name + kind] = interval(scores)
         if hasattr(environment, "get_reward"):
-            values[environment.__name__ + kind] = interval([answer["rollout"].score() for answer in found])
+            values[environment.__name__ + kind] = interval([answer["episode"].score() for answer in found])
         if not empty:
             values["answers with a call"] = interval([float(bool(answer["calls"])) for answer in found])
     return values

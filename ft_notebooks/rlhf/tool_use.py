@@ -18,17 +18,17 @@ from trl.chat_template_utils import parse_response
 from ..core.random_state import keep_random_state
 from ..evaluation.answer_format import called
 from ..inference.generation import encode_prompts, greedy_answers, greedy_decoding
-from .environments import MOST_ROUNDS, Rollout, guarded_environment
+from .environments import MOST_ROUNDS, Episode, guarded_environment
 
 # %% ../../nbs/package/rlhf/tool_use.ipynb #e09c4bc1
-def _begun(rollout: Rollout, row: dict) -> list[dict]:
+def _begun(episode: Episode, row: dict) -> list[dict]:
     "The row's prompt, with what `reset` returns at its end."
     *before, last = row["prompt"]
-    return [*before, {**last, "content": last["content"] + (rollout.reset(**row) or "")}]
+    return [*before, {**last, "content": last["content"] + (episode.reset(**row) or "")}]
 
 
 def opened(
-    environment: type[Rollout],  # From `guarded_environment`
+    environment: type[Episode],  # From `guarded_environment`
     rows: Dataset,  # From `read_prompts`
 ) -> Dataset:
     "The rows with each prompt as the model sees it; raises the `ValueError` of the first `reset` that fails."
@@ -37,18 +37,18 @@ def opened(
     return rows.remove_columns("prompt").add_column("prompt", prompts)
 
 # %% ../../nbs/package/rlhf/tool_use.ipynb #03bf84f8
-def _replies(rollout: Rollout, message: dict, empty: bool) -> list[dict]:
+def _replies(episode: Episode, message: dict, empty: bool) -> list[dict]:
     "The replies to the calls of a message, as `trl.GRPOTrainer` writes them."
     found = []
-    names = [tool["function"]["name"] for tool in rollout.tools]
+    names = [tool["function"]["name"] for tool in episode.tools]
     for call in called(message):
         name = call["name"]
         try:
             if name not in names:
                 raise ValueError(f"Tool {name} not found.")
-            reply = getattr(rollout, name)(**call["arguments"])
+            reply = getattr(episode, name)(**call["arguments"])
         except (ValueError, TypeError) as e:
-            if rollout.faults:
+            if episode.faults:
                 raise
             reply = str({"error": str(e)})
         found.append({"role": "tool", "name": name, "content": "" if empty else reply})
@@ -77,11 +77,11 @@ def tool_answers(
     *,
     rounds: int = MOST_ROUNDS,  # Of calls
     empty_replies: bool = False,  # The model reads nothing in place of each reply
-) -> list[dict]:  # "text", "tokens" and "ended" of the last turn, as from `answers`; "messages", "calls", "rollout"
+) -> list[dict]:  # "text", "tokens" and "ended" of the last turn, as from `answers`; "messages", "calls", "episode"
     "Greedy answers of a model that calls the environment's tools; errors as in `grpo_trainer`."
-    guard = environment if issubclass(environment, Rollout) else guarded_environment(environment, tok)
-    rollouts = [guard() for _ in prompts]
-    chats = [_begun(rollout, row) for rollout, row in zip(rollouts, prompts)]
+    guard = environment if issubclass(environment, Episode) else guarded_environment(environment, tok)
+    episodes = [guard() for _ in prompts]
+    chats = [_begun(episode, row) for episode, row in zip(episodes, prompts)]
     found: list[dict] = [{} for _ in chats]
     going = list(range(len(chats)))
     for turn in range(rounds + 1):
@@ -91,12 +91,12 @@ def tool_answers(
             found[n] = {"text": message["content"], **answer}
             chats[n].append(message)
             if turn < rounds:
-                chats[n] += _replies(rollouts[n], message, empty_replies)
+                chats[n] += _replies(episodes[n], message, empty_replies)
         going = [n for n in going if chats[n][-1]["role"] == "tool"]
         if not going:
             break
-    for answer, chat, rollout in zip(found, chats, rollouts):
-        answer |= {"messages": chat, "calls": rollout.calls, "rollout": rollout}
+    for answer, chat, episode in zip(found, chats, episodes):
+        answer |= {"messages": chat, "calls": episode.calls, "episode": episode}
     return found
 
 # %% ../../nbs/package/rlhf/tool_use.ipynb #64ac98be

@@ -29,7 +29,7 @@ from ..core.seams import overrides
 from ..inference.generation import stop_tokens
 from ..inference.prefix_cache import shared_generation
 from .environments import CALL_SECONDS, MOST_ROUNDS, EnvironmentReward, Episode, guarded_environment
-from .tool_use import answer_in_prompt, in_words, opened, tool_lines
+from .tool_use import answer_in_prompt, messages_in_words, opened, tool_lines
 from .rewards import ModelReward, RewardLike, first_rewards, read_prompts, reward_functions
 from .rl_settings import check_rl_settings, fill_last_step, prompt_lengths, read_rl_rows
 from ..training.config import planned_config, split_overrides
@@ -111,7 +111,7 @@ class _FirstLook:
         ends = set(self.trainer.eos_token_ids)
         values = torch.tensor(list(self.values.values())).T * torch.tensor(self.weights)  # [answers, rewards]
         values = torch.tensor(gather_object(values.tolist()))  # of all processes
-        texts = gather_object(list(map(in_words, completions)))
+        texts = gather_object(list(map(messages_in_words, completions)))
         ended = gather_object([ids[-1] in ends for ids in completion_ids])
         sums = values.sum(1)  # [answers]
         if limits := getattr(args, "reward_clip_range", None):

@@ -6,7 +6,8 @@ all pairs.
 The rows are made here, from a fixed seed: 50 to 350 words each, drawn as often as words of a language are (Zipf). One
 in ten is an edited copy of an earlier row (1 % of its words changed); half of the rows stand under a long instruction.
 Each method must find the copies; what it called alike beside them is counted too. The plain loop is what the
-documentation of datasketch shows: shingles by hand, `MinHash.update_batch`, `MinHashLSH(threshold=0.8)`, no check.
+documentation of datasketch (`pip install datasketch`) shows: shingles by hand, `MinHash.update_batch`,
+`MinHashLSH(threshold=0.8)`, no check.
 """
 
 import random

@@ -1055,6 +1055,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'ft_notebooks/data/deduplication.py'),
                                                  'ft_notebooks.data.deduplication._hash_of': ( 'package/data/deduplication.html#_hash_of',
                                                                                                'ft_notebooks/data/deduplication.py'),
+                                                 'ft_notebooks.data.deduplication._merged': ( 'package/data/deduplication.html#_merged',
+                                                                                              'ft_notebooks/data/deduplication.py'),
                                                  'ft_notebooks.data.deduplication._mixed': ( 'package/data/deduplication.html#_mixed',
                                                                                              'ft_notebooks/data/deduplication.py'),
                                                  'ft_notebooks.data.deduplication._near_pairs': ( 'package/data/deduplication.html#_near_pairs',

@@ -9,7 +9,7 @@ __all__ = ['NoSplit', 'split', 'overlap', 'distinct_rows']
 import math
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from operator import itemgetter
@@ -224,23 +224,46 @@ def _no_split(groups: list[list[int]], share: float, seed: int, found: str) -> N
     return failure
 
 # %% ../../nbs/package/data/deduplication.ipynb #7dd4297d
+def _merged(groups: list[list[int]], together: Sequence) -> list[list[int]]:
+    "The groups, those with an equal value of `together` as one."
+    rows = sum(map(len, groups))
+    if len(together) != rows:
+        raise ValueError(f"together has {len(together)} values for {rows} rows; give one a row, in their order")
+    if None in together:
+        place = list(together).index(None)
+        raise ValueError(f"together[{place}] is None; give a row that belongs to no other a value of its own")
+    number = {value: len(groups) + n for n, value in enumerate(dict.fromkeys(together))}
+    ties = [(group, number[together[row]]) for group, members in enumerate(groups) for row in members]
+    nodes = len(groups) + len(number)
+    graph = coo_array((np.ones(len(ties), np.int8), np.array(ties).T), shape=(nodes, nodes))
+    labels = connected_components(graph, directed=False)[1][: len(groups)]
+    merged = defaultdict(list)
+    for label, members in zip(labels.tolist(), groups):
+        merged[label] += members
+    return list(map(sorted, merged.values()))
+
+# %% ../../nbs/package/data/deduplication.ipynb #590e599c
 def split(
     dataset: Dataset,  # What `read_chats` or `read_preferences` returned
     share: float,  # Of the rows for "test", between 0 and 1
     seed: int = 0,  # Of the draw
     near: float | None = 0.8,  # Jaccard similarity (0.5 to 1) from which rows stay together; None: equal prompts
+    together: Sequence | None = None,  # A value a row, such as its customer: rows with an equal one stay together, too
 ) -> DatasetDict:  # "train" and "test", each in the order of `dataset`
     """Splits rows so that no equal or nearly equal prompt or row is on both sides; the same sides for the same seed.
 
     "test" holds `share` of the rows, or up to half fewer if such groups do not fit; neither side is empty. The
     `info.description` of each side counts duplicates and near-duplicates.
 
-    Raises `ValueError` if `share` or `near` is out of range, or if columns are missing; `NoSplit` if a side cannot be
-    filled.
+    Raises `ValueError` if `share` or `near` is out of range, if columns are missing, or if `together` has not a value
+    for each row; `NoSplit` if a side cannot be filled.
     """
     if not 0 < share < 1:
         raise ValueError(f"share must be between 0 and 1, got {share!r}; 0.1 puts a tenth of the rows into the test")
     groups, found = _groups(dataset, near)
+    if together is not None:
+        groups = _merged(groups, together)
+        found += f" With `together` they form {len(groups)} groups."
     test, filled = _drawn(groups, share, seed)
     if not filled:
         raise _no_split(groups, share, seed, found)

@@ -48,10 +48,11 @@ def merge_command(
     return f"\nThe model is in {output}. Next: ft eval {typed(output)} DATA, or ft chat {typed(output)}{system}"
 
 # %% ../../nbs/package/cli/chat_and_merge.ipynb #c8e0428f
-def _answer(model, tok, messages, max_new_tokens) -> list:
+def _answer(model, tok, messages, max_new_tokens, max_thought_tokens=None) -> list:
     "Prints the answer and returns the conversation with it; on `ValueError`, prints the error and drops the question."
     try:
-        answer = generate(model, tok, [messages], max_new_tokens, progress=False)[0]
+        how = {"progress": False, "max_thought_tokens": max_thought_tokens}
+        answer = generate(model, tok, [messages], max_new_tokens, **how)[0]
     except ValueError as e:
         say(f"({e})")
         return messages[:-1]
@@ -86,10 +87,11 @@ def chat_command(
     say("Type a message; an empty line starts a new conversation, Ctrl-D ends.")
     messages = start
     longest = settings["evaluation"].get("max_new_tokens", default_of("evaluation", "max_new_tokens"))
+    longest_thought = settings["evaluation"].get("max_thought_tokens")
     while True:
         try:
             text = _typed(input("> ")).strip()
         except (EOFError, KeyboardInterrupt, RuntimeError):  # RuntimeError: stdin was closed before the start
             return
         asked = [*messages, {"role": "user", "content": text}]
-        messages = _answer(model, tok, asked, longest) if text else start
+        messages = _answer(model, tok, asked, longest, longest_thought) if text else start

@@ -83,11 +83,12 @@ num_train_epochs = 1
 # lmbda), [lora] those of peft.LoraConfig. [model] has name, bits and method (lora or full). [data] has eval, intended
 # (what ft doctor asked and is meant so), allow_cut, allow_equal and allow_long, rating_at_least (from which rating an
 # answer is good), and messages, prompt, completion, chosen, rejected and label: the names of these columns in your
-# files, where they differ; mix (further files, each with its share of the rows: {"earlier.jsonl": 0.2}) and mix_by
-# (tokens: shares of the trained tokens); for ft pretrain also text (likewise), separator (between two documents of a
-# file), replay (a file of chats, trained between the documents) and replay_share. [evaluation] has scorers (names, or
-# file.py:function for one of your own), max_new_tokens and batch_size. [run] has world_size (any: resume with a
-# different number of processes).
+# files, where they differ; thinking (of the thoughts in conversations: keep, drop, or expand to a row a turn); mix
+# (further files, each with its share of the rows: {"earlier.jsonl": 0.2}) and mix_by (tokens: shares of the trained
+# tokens); for ft pretrain also text (likewise), separator (between two documents of a file), replay (a file of chats,
+# trained between the documents) and replay_share. [evaluation] has scorers (names, or file.py:function for one of your
+# own), max_new_tokens, max_thought_tokens and batch_size. [run] has world_size (any: resume with a different number of
+# processes).
 """
 
 # %% ../../nbs/package/cli/commands.ipynb #ba964829

@@ -48,9 +48,8 @@ def command_settings(
     if teacher := getattr(args, "teacher", None):
         settings["distill"]["teacher"] = teacher
     own = settings["evaluation"]
-    check_counts(
-        "[evaluation]", **{key: own[key] for key in ("max_new_tokens", "batch_size") if own.get(key) is not None}
-    )
+    counts = ("max_new_tokens", "max_thought_tokens", "batch_size")
+    check_counts("[evaluation]", **{key: own[key] for key in counts if own.get(key) is not None})
     find_scorers([name for name in own.get("scorers", ()) if ".py:" not in name])  # runs no file
     return settings
 
@@ -113,6 +112,11 @@ def check_settings(
     except ValueError as e:
         raise ValueError(f"[lora] {e}") from None
     effective_batch(stage.batch)
+    if (thinking := stage.data.get("thinking", "keep")) != "keep" and stage.name != "sft":
+        raise ValueError(
+            f"[data] thinking = {thinking} is of ft sft alone: ft {stage.name} trains thoughts as the rows have them; "
+            "leave it out"
+        )
     _check_config(stage)
 
 # %% ../../nbs/package/cli/console.ipynb #37d475ed

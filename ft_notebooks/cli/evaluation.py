@@ -224,6 +224,8 @@ def eval_command(
     named = args.score or settings["evaluation"].get("scorers")
     scorers = find_scorers(named) if named else None
     data = settings["data"]
+    if "data.thinking" in known:  # as the run was trained
+        data = {"thinking": known["data.thinking"], **data}
     phase(f"reading {args.data or 'the held-out rows'}")
     chats = _rows(args.data, data) if args.data else None
     bits = model_bits(settings["model"].get("bits") or known.get("model.bits"), folder=folder)
@@ -243,6 +245,7 @@ def eval_command(
     chats = without_places(chats)
     scorers = scorers or _own_scorers(args.run, chats)
     options = {"max_new_tokens": default_of("evaluation", "max_new_tokens"), **own}
-    measure = partial(evaluate, tok=tok, dataset=chats, scorers={**scorers}, **options)
+    thoughts = data.get("thinking", default_of("data", "thinking"))
+    measure = partial(evaluate, tok=tok, dataset=chats, scorers={**scorers}, thoughts=thoughts, **options)
     found = _evaluate(models, bits, output, f"{len(chats)} conversations", measure, (data_fingerprint(chats), options))
     return _report(found, models, scorers, output, f"{args.run} on {args.data or 'its held-out rows'}")

@@ -23,6 +23,7 @@ from ft_notebooks.data.messages import (
     read_optional_text,
     read_text,
     read_turns,
+    thought_defects,
     turn_order_defects,
 )
 from .table_files import misspelt
@@ -241,7 +242,7 @@ def as_chat(
     messages, wrong = _with_system(row, [*messages, *after])
     tools, lost = _tools(row)
     found = found + more or turn_order_defects(list(map(itemgetter("role"), messages)))
-    defects += _misspelt(row) + _judged(row) + _media(row) + found + wrong + lost
+    defects += _misspelt(row) + _judged(row) + _media(row) + found + wrong + lost + thought_defects(messages)
     return {"messages": messages, **({"tools": tools} if tools else {})}, defects
 
 # %% ../../nbs/package/data/formats.ipynb #fd1eb200
@@ -366,6 +367,7 @@ def as_preference(
     for key, answer in () if found else (("chosen", chosen), ("rejected", rejected)):
         order = turn_order_defects(list(map(itemgetter("role"), prompt + answer)))
         found = found or [f'in "{key}", {defect}' for defect in order]
+    found = found or [f'in "chosen", {defect}' for defect in thought_defects(prompt + chosen)]
     pair = {"prompt": prompt, "chosen": chosen, "rejected": rejected, **({"tools": tools} if tools else {})}
     return pair, _ambiguous_columns(row, given) + _misspelt(row) + _media(row) + found + more + wrong
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from .formats import as_chat
 from .json_files import short
+from .messages import thought_defects
 
 # %% ../../nbs/package/data/rated_answers.ipynb #f96bf046
 _GOOD = set("true 1 1.0 +1 good up thumbs_up thumbsup yes y like liked positive desirable accepted 👍".split())
@@ -101,6 +102,9 @@ class Judge:
         value = row[column]
         self.values.add(str(value).strip())
         judged = _labelled(column, value) if self.at_least is None else _rated(column, value, self.at_least)
+        if judged[0] is False:  # a bad answer may be one that was cut
+            meant = thought_defects(chat.get("messages", []))
+            defects = [defect for defect in defects if defect not in meant]
         return {**chat, "label": judged[0]}, defects + judged[1]
 
     def check(self) -> None:

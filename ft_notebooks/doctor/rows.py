@@ -10,6 +10,7 @@ __all__ = ['text_of', 'said', 'Chat', 'chats_of', 'texts_of', 'contents', 'is_en
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -152,6 +153,8 @@ def encode_run(
         return encode_documents(run.tok, rows, run.used("max_length"))
     encode, shares = _ENCODERS.get(run.kind.rows, _ENCODERS["conversations"])
     allowed = {name: run.settings["data"][name] for name in shares & run.settings["data"].keys()}
+    if run.stage == "sft":
+        encode = partial(encode, thoughts=run.settings["data"].get("thinking", "keep"))
     trained = run.whole if "held-out-unusable" in run.reported else run.parts[0]
     is_part = len(trained) < len(run.whole) == len(rows)
     limit = run.given.get("max_length")

@@ -82,10 +82,11 @@ def step_rows(
     return run.used("prompts_a_step" if "prompts_a_step" in run.kind.table else "effective_batch")
 
 
-# The rows of an epoch: a long document becomes several.
+# The rows of an epoch: a long document becomes several, and so does a conversation whose turns are expanded.
 def _trained_rows(run) -> int:
     trained = len(run.parts[0])
-    if run.kind.rows != "documents":
+    expanded = run.settings["data"].get("thinking") == "expand"
+    if run.kind.rows != "documents" and not expanded:
         return trained
     return math.ceil(trained / len(run.whole) * len(run.encoded[0]) / len(run.some) * len(run.whole))
 

@@ -16,9 +16,11 @@ from transformers import GenerationConfig
 from ..data.chat_encoding import check_end_token
 from ..data.prompt_in_use import PromptDiffers, check_prompts
 from .findings import CHATS, Found, cause, check, cure, level_by, symptom
+from ..sft.stage import thoughts_lacking
 from ..tokenization.chat_template import CUT, ChatTemplate
 from ..tokenization.round_trip import lost_fields
 from ..tokenization.template_checks import renders_alike, writes_date
+from ..tokenization.thoughts import has_thought, thought_rules
 
 # %% ../../nbs/package/doctor/template_checks.ipynb #6adcf4a8
 @check("tokenizer-unusable", "error", 2, "03_tokenizer_and_padding")
@@ -113,6 +115,39 @@ def _prompt_differs(run):
     if not (begins and is_complete):
         said = f"with add_generation_prompt the prompt ends in {prompt[-30:]!r}, and in training the answer follows "
         yield Found(f"{said}{before[-30:]!r}")
+
+# %% ../../nbs/package/doctor/template_checks.ipynb #2322a162
+@check("thoughts-in-view", "warning", 2, "05_system_tools_thoughts", rows=("conversations",))
+@symptom("the answers of later turns are worse than that of the first")
+@cause("later answers are trained with the thoughts of earlier turns in view, which the template drops in use")
+@cure("make a row of each turn: encode_chats(..., thoughts='expand') (in ft, --set data.thinking=expand)")
+def _thoughts_in_view(run):
+    run.skip_after("template-changes")
+    if run.settings["data"].get("thinking", "keep") != "keep":
+        return
+    rules = thought_rules(run.tok)
+    if rules.kept or not rules.field:
+        return
+    seen = []
+    for chat in run.chats:
+        asked = max((i for i, message in enumerate(chat.messages) if message["role"] == "user"), default=0)
+        if any(map(has_thought, chat.messages[:asked])):
+            seen.append(chat.row)
+    yield from run.found(seen, f"{run.share(len(seen))} have a thought in an earlier turn than the last")
+
+# %% ../../nbs/package/doctor/template_checks.ipynb #7c039cae
+@check("thoughts-missing", "warning", 2, "05_system_tools_thoughts", rows=("conversations",))
+@symptom("a model that thought before it answered no longer does")
+@cause("the template writes an empty thought, or none, before an answer without one, and that is trained")
+@cure(
+    "add rows with thoughts, such as the model's own; if it shall not think, begin tok.chat_template with {% set "
+    "enable_thinking = false %} where it knows that variable, or say once that it is meant so: --set "
+    "data.intended=thoughts-missing"
+)
+def _thoughts_missing(run):
+    run.skip_after("template-changes")
+    lacks = thoughts_lacking(run.tok, run.conversations, run.settings["data"].get("thinking", "keep"))
+    yield from [Found(lacks)] if lacks else []
 
 # %% ../../nbs/package/doctor/template_checks.ipynb #b5e9788f
 # What the model generates with; made from its configuration, as transformers does, where there is none.

@@ -18,6 +18,7 @@ import regex
 from referencing.jsonschema import DRAFT202012
 
 from ..tokenization.rendering import at_most
+from ..tokenization.thoughts import answer_of
 
 # %% ../../nbs/package/evaluation/answer_format.ipynb #3cf02c60
 def _number(digits: str) -> int | float:
@@ -219,9 +220,9 @@ def called(
 def expected_text(
     message: dict,  # Of the assistant
 ) -> str:
-    "What an answer is compared with: the content and, behind it, each tool call as a line of JSON."
+    "What an answer is compared with: the content without its thought and, behind it, each tool call as a line of JSON."
     calls = [json.dumps(call, ensure_ascii=False) for call in called(message)]
-    return "\n".join([*filter(None, [message.get("content")]), *calls])
+    return "\n".join([*filter(None, [answer_of(message.get("content") or "")]), *calls])
 
 # %% ../../nbs/package/evaluation/answer_format.ipynb #d7b74875
 _decode = json.JSONDecoder(parse_float=_number).raw_decode

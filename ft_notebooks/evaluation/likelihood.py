@@ -23,8 +23,10 @@ from ..core.model_parts import base_model, eval_mode
 from ..core.progress import progress_bar
 from ..inference.generation import stop_tokens, encode_prompts
 from ..data.chat_encoding import encode_chats, token_losses
+from ..data.chat_labels import encode_turns
 from ..data.read import read_chats
 from ..tokenization.padding import IGNORE, check_vocabulary, pad_batch
+from ..tokenization.thoughts import FIELDS
 
 # %% ../../nbs/package/evaluation/likelihood.ipynb #4fdee15b
 def _check_losses(sums: np.ndarray, counts: np.ndarray) -> None:
@@ -73,11 +75,24 @@ def _by_row(
     return list(map(found.get, range(len(lengths))))
 
 # %% ../../nbs/package/evaluation/likelihood.ipynb #eb07005d
+def _rows_of_chats(tok, dataset: Dataset, thoughts: str) -> tuple[Dataset | list[dict], list[int]]:
+    "The chats encoded, and of expanded ones the number of each row's chat."
+    if thoughts != "expand":
+        return encode_chats(tok, dataset, thoughts=thoughts)[0], []
+    names = [f"row {n}, " for n in range(len(dataset))]
+    tools = dataset["tools"][:] if "tools" in dataset.column_names else [None] * len(dataset)
+    variables = [{"tools": given} if given else {} for given in tools]
+    found = encode_turns(tok, dataset["messages"][:], variables, names)
+    rows = [{"input_ids": row.input_ids, "labels": row.labels} for chat in found for row in chat]
+    return rows, [n for n, chat in enumerate(found) for _ in chat]
+
+# %% ../../nbs/package/evaluation/likelihood.ipynb #70ff25cf
 def row_losses(
     model: PreTrainedModel,
     tok: PreTrainedTokenizerBase,
     dataset: Dataset,  # R rows: "messages", or "input_ids" and "labels"
     batch_size: int = 8,  # Affects only the speed
+    thoughts: str = "keep",  # As for `encode_chats`; of an expanded chat the sums are over its rows
 ) -> tuple[np.ndarray, np.ndarray]:  # [R] float64 sums of losses in nats, [R] int64 counts of trained tokens
     """The loss of each row summed over its trained tokens, and their number; chats without an answer are left out.
 
@@ -90,8 +105,13 @@ def row_losses(
         losses = token_losses(model, batch).cpu().double()  # of all trained tokens, row after row
         return [(part.sum().item(), len(part)) for part in losses.split(counts)]
 
-    rows = encode_chats(tok, dataset)[0] if "messages" in dataset.column_names and len(dataset) else dataset
+    rows: Dataset | list[dict] = dataset
+    chats = None
+    if "messages" in dataset.column_names and len(dataset):
+        rows, chats = _rows_of_chats(tok, dataset, thoughts)
     found = np.array(_by_row(model, tok, rows, batch_size, measure), dtype=float).reshape(-1, 2)
+    if chats:
+        found = np.stack([np.bincount(chats, column) for column in found.T], axis=1)
     sums, counts = found[:, 0], found[:, 1].astype(int)
     _check_losses(sums, counts)
     return sums, counts
@@ -131,13 +151,14 @@ def perplexity(
 def answer_bytes(
     dataset: Dataset,  # R chats: the column "messages"
 ) -> list[int]:  # R lengths, independent of tokenizer and template
-    "The number of UTF-8 bytes of the assistant's messages in each chat, with tool calls as JSON."
+    "The number of UTF-8 bytes of the assistant's messages in each chat, with their thoughts, and tool calls as JSON."
     sizes = [0] * len(dataset)
     for n, messages in enumerate(dataset["messages"]):
         for message in messages:
             if message["role"] == "assistant":
                 calls = json.dumps(message["tool_calls"], ensure_ascii=False) if message.get("tool_calls") else ""
-                sizes[n] += len(f"{message.get('content') or ''}{calls}".encode())
+                texts = filter(None, map(message.get, (*FIELDS, "content")))
+                sizes[n] += len("".join([*texts, calls]).encode())
     return sizes
 
 # %% ../../nbs/package/evaluation/likelihood.ipynb #a171d84e

@@ -26,6 +26,7 @@ import regex
 from ..core.errors import Terminated, nearest
 from ..core.files import odd_kind
 from .answer_format import number_match, read_json, tool_calls, valid_json
+from ..tokenization.thoughts import answer_of
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #1d34bfe1
 def _words_of(text: str) -> list[str]:  # normalized as in SQuAD
@@ -208,6 +209,7 @@ def load_from_file(
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #493be641
 Scorer = Callable[[str, str, dict], float]  # f(generated, expected, example)
+_COMPARING = [scorer for scorer in _PLAIN.values() if scorer not in (length, stop_rate, repetition)]
 
 
 def score_value(
@@ -216,7 +218,9 @@ def score_value(
     expected: str,
     example: dict,  # The scorer gets a copy, else later calls would see its edits
 ) -> Any:  # A number of Python for a scalar of NumPy or PyTorch, else what the scorer returns
-    "What a scorer returns for an answer."
+    "What a scorer returns for an answer; a named one that compares it with the expected one gets no thought."
+    if scorer in _COMPARING:
+        generated = answer_of(generated)
     value: Any = scorer(generated, expected, copy.deepcopy(example))
     return value.item() if getattr(value, "ndim", None) == 0 else value
 

@@ -23,12 +23,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..core.arguments import ArgumentError, as_dataset, check_counts, check_model
 from ..core.errors import Terminated
 from ..core.random_state import keep_surroundings
+from ..data.chat_encoding import check_thoughts, drop_thoughts
 from ..data.read import read_chats
 from ..inference.generation import encode_prompts, answers
 from .answer_format import expected_text
 from .likelihood import answer_bytes, last_turns, row_losses
 from .metrics import Scorer, find_scorers, score_value
 from .scorer_choice import scorer_for
+from ..tokenization.thoughts import thought_rules
 
 # %% ../../nbs/package/evaluation/runner.ipynb #950d8963
 def bootstrap_interval(
@@ -148,19 +150,20 @@ def _scored(rows, dataset, scorers) -> list[dict]:
     return errors
 
 # %% ../../nbs/package/evaluation/runner.ipynb #009b7cf2
-def _answered(model, tok, dataset, max_new_tokens, *, batch_size, file, likelihood, for_answers) -> list[dict]:
+def _answered(model, tok, dataset, *, likelihood, thoughts, for_answers, **how) -> list[dict]:
     "The rows with all facts: prompt, reference, generated answer and, with `likelihood`, the loss of the whole chat."
     rows = _questions(dataset)
     prompts = list(map(itemgetter("prompt"), rows))
     tools = dataset["tools"][:] if "tools" in dataset.column_names else None
-    encode_prompts(model, tok, prompts, max_new_tokens, tools)  # `ValueError` before the model runs
+    encode_prompts(model, tok, prompts, how["max_new_tokens"], tools)  # `ValueError` before the model runs
     losses = {}
     if likelihood:
-        sums, counts = row_losses(model, tok, dataset, batch_size or 8)
+        sums, counts = row_losses(model, tok, dataset, how["batch_size"] or 8, thoughts)
         losses = {"nats": sums.tolist(), "trained": counts.tolist(), "bytes": answer_bytes(dataset)}
-    said = answers(for_answers(model), tok, prompts, max_new_tokens, batch_size, file=file, tools=tools)
+    said = answers(for_answers(model), tok, prompts, tools=tools, **how)
+    opened = thought_rules(tok).prompted
     for i, (row, answer) in enumerate(zip(rows, said)):
-        row |= {"generated": answer["text"], "ended": answer["ended"], "tokens": answer["tokens"]}
+        row |= {"generated": opened + answer["text"], "ended": answer["ended"], "tokens": answer["tokens"]}
         row |= {name: values[i] for name, values in losses.items()}
     return rows
 
@@ -208,24 +211,31 @@ def evaluate(
     file: str | Path | None = None,  # JSONL file that stores the answers: a killed call continues from it
     likelihood: bool = True,  # False: without perplexity and bits per byte, which take a second pass over all chats
     for_answers: Callable = lambda model: model,  # f(model) -> the model that answers, such as the merged one
+    *,
+    thoughts: str = "keep",  # As for `encode_chats`, as the model was trained
+    max_thought_tokens: int | None = None,  # As for `answers`
 ) -> Evaluation:
     """Generates each chat's last answer greedily, scores it with 95% intervals, and computes the loss of all chats.
 
     `example` is the row of `dataset` with "tokens" and "ended" of the answer. Where a scorer raises or returns no
     finite number, the row's value is None, `errors` names it, and the score leaves it out. Perplexity and bits per byte
-    are over all assistant turns. `ValueError` where a scorer fails on every row or has the name of another result, a
-    chat has no assistant turn or exceeds the context, or a column is called "tokens" or "ended".
+    are over all assistant turns. A named scorer reads an answer without its thought; where the prompt opens one,
+    "generated" begins with that mark. `ValueError` where a scorer fails on every row or has the name of another
+    result, a chat has no assistant turn or exceeds the context, or a column is called "tokens" or "ended".
     """
     check_model(model, tok, "evaluate")
     check_counts("evaluate", max_new_tokens=max_new_tokens, batch_size=1 if batch_size is None else batch_size)
     dataset = as_dataset(dataset, read_chats, "evaluate")
+    if check_thoughts(thoughts, "evaluate") == "drop":
+        dataset = drop_thoughts(dataset)
     if scorers is None:
         scorers, why = scorer_for(dataset)
         print(f"scored by {scorers}, since {why}")
     functions = find_scorers(scorers)
     if taken := {*_FACTS, *SUMMED_SCORES} & set(functions):
         raise ValueError(f"rename the scorers {sorted(taken)}: the result of `evaluate` uses these names itself")
-    how = {"batch_size": batch_size, "file": file, "likelihood": likelihood, "for_answers": for_answers}
-    rows = _answered(model, tok, dataset, max_new_tokens, **how)
+    limits = {"max_new_tokens": max_new_tokens, "max_thought_tokens": max_thought_tokens}
+    how = {"batch_size": batch_size, "file": file, "likelihood": likelihood, "for_answers": for_answers, **limits}
+    rows = _answered(model, tok, dataset, thoughts=thoughts, **how)
     errors = _scored(rows, dataset, functions)
     return Evaluation(_summary(rows, functions), rows, errors)

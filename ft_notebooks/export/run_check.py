@@ -160,6 +160,7 @@ def _labels(chain: _Chain) -> str:
     chain.tok = load_tokenizer(chain.folder)
     known = chain.known if chain.given is None else {}
     given = {"max_length": known.get("sft.max_length"), "allow_cut": known.get("data.allow_cut", 0.01)}
+    given["thoughts"] = known.get("data.thinking", "keep")
     chain.ids, account = encode_chats(chain.tok, chain.rows, **given)
     end = check_end_token(chain.tok, _generation_config(chain.model_name))
     endless = [n for n, labels in enumerate(chain.ids["labels"]) if end not in labels]

@@ -20,6 +20,7 @@ from ..core.fingerprints import short_hash
 from ..core.model_parts import base_model, contiguous_head, eval_mode, without_router_logits
 from ..core.progress import progress_bar
 from .prefix_cache import Prefix, shared_prefix
+from .thought_limit import ThoughtLimit
 from ..tokenization.chat_template import ChatTemplate
 from ..tokenization.padding import check_vocabulary, pad_batch
 
@@ -140,6 +141,8 @@ def greedy_answers(
     prompts: list[list[int]],  # The ids of one batch
     max_new_tokens: int,
     prefix: Prefix | None = None,  # Of the prompts
+    *,
+    max_thought_tokens: int | None = None,  # As in `answers`
 ) -> list[tuple[list[int], bool]]:  # For each prompt the new ids without the stop token, and whether there was one
     "The greedy continuations of one batch of token ids."
     if prefix:
@@ -147,23 +150,25 @@ def greedy_answers(
     else:
         batch = pad_batch(prompts, tok.pad_token_id, side="left")
         inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
-    out = model.generate(**inputs, max_new_tokens=max_new_tokens)
+    start = inputs["input_ids"].shape[1]
+    limit = [ThoughtLimit(tok, max_thought_tokens, start)] if max_thought_tokens else []
+    out = model.generate(**inputs, max_new_tokens=max_new_tokens, logits_processor=limit)
     ends = base_model(model).generation_config.eos_token_id or []
     found = []
-    for ids in out[:, inputs["input_ids"].shape[1] :].tolist():
+    for ids in out[:, start:].tolist():
         end = next((at for at, token in enumerate(ids) if token in ends), None)
         found.append((ids[:end], end is not None))
     return found
 
 # %% ../../nbs/package/inference/generation.ipynb #c40f3315
-def _answer_file(file, model, tok, prompts: list[list[int]], size: int, max_new_tokens: int) -> AnswerFile | None:
+def _answer_file(file, model, tok, prompts: list[list[int]], size: int, **limits) -> AnswerFile | None:
     "The file of answers, checked to be from this model, these prompts and these settings; None without a file."
     if file is None:
         return None
     made_by = {
         **model_mark(model),
         "prompts": f"{len(prompts)}, {short_hash(prompts)}",
-        "max_new_tokens": max_new_tokens,
+        **limits,
         "ends": stop_tokens(model, tok),
     }
     if model.dtype != torch.float32:
@@ -177,7 +182,7 @@ def _in_batches(prompts: list[list[int]], size: int) -> list[list[int]]:
     return [order[at : at + size] for at in range(0, len(order), size)]
 
 # %% ../../nbs/package/inference/generation.ipynb #11c7adef
-def _generated(model, tok, prompts, batches, max_new_tokens: int, *, progress: bool, saved: AnswerFile | None) -> dict:
+def _generated(model, tok, prompts, batches, *, progress: bool, saved: AnswerFile | None, **limits) -> dict:
     "The answers by the indices of their prompts; saves each finished batch."
     found: dict[int, dict] = {}
     done = len(prompts) - sum(map(len, batches))
@@ -187,7 +192,7 @@ def _generated(model, tok, prompts, batches, max_new_tokens: int, *, progress: b
         prefix = shared_prefix(model, prompts) if batches else None
         for rows in batches:
             new = {}
-            said = greedy_answers(model, tok, [prompts[n] for n in rows], max_new_tokens, prefix)
+            said = greedy_answers(model, tok, [prompts[n] for n in rows], prefix=prefix, **limits)
             for n, (ids, ended) in zip(rows, said):
                 text = tok.decode(ids, skip_special_tokens=True)
                 new[n] = {"text": text, "tokens": len(ids) + ended, "ended": ended}
@@ -198,6 +203,17 @@ def _generated(model, tok, prompts, batches, max_new_tokens: int, *, progress: b
     return found
 
 # %% ../../nbs/package/inference/generation.ipynb #fd7d35c4
+def _check_thought_limit(tok, max_thought_tokens: int, max_new_tokens: int) -> None:
+    "Raises `ValueError` where a thought of that length would leave no token for the answer."
+    check_counts("generate", max_thought_tokens=max_thought_tokens)
+    most = ThoughtLimit(tok, max_thought_tokens).tokens
+    if most >= max_new_tokens:
+        raise ValueError(
+            f"max_thought_tokens={max_thought_tokens}: with its marks a thought takes up to {most} tokens, so of "
+            f"max_new_tokens={max_new_tokens} none is left for the answer; raise max_new_tokens"
+        )
+
+# %% ../../nbs/package/inference/generation.ipynb #aba2d2bb
 def answers(
     model: PreTrainedModel,  # Its `training` mode is restored
     tok: PreTrainedTokenizerBase,
@@ -208,23 +224,29 @@ def answers(
     progress: bool = True,  # Show a bar, if it takes more than three seconds
     file: str | Path | None = None,  # JSONL; each finished batch is appended, and a killed call continues there
     tools: list | None = None,  # N lists of tools for the template, None for a conversation without tools
+    max_thought_tokens: int | None = None,  # The limit of a thought, which is then closed; None: `max_new_tokens`
 ) -> list[dict]:  # N of {"text", "tokens": count with the stop token, "ended": by a stop token}
     """The answers of `generate`, with their lengths and whether they ended; answers in `file` are not computed again.
 
-    `ValueError` as in `generate`, and for a `file` from a different model, different prompts or different settings.
+    `ValueError` as in `generate`, for a limit of thoughts that leaves no answer, or under a template without any, and
+    for a `file` from a different model, different prompts or different settings.
     """
     check_model(model, tok, "generate")
     size = 32 if batch_size is None else batch_size
     check_counts("generate", max_new_tokens=max_new_tokens, batch_size=size)
     check_vocabulary(tok, model)
+    limits = {"max_new_tokens": max_new_tokens}
+    if max_thought_tokens is not None:
+        _check_thought_limit(tok, max_thought_tokens, max_new_tokens)
+        limits["max_thought_tokens"] = max_thought_tokens
     prompts = encode_prompts(model, tok, chats, max_new_tokens, tools)
-    saved = _answer_file(file, model, tok, prompts, size, max_new_tokens)
+    saved = _answer_file(file, model, tok, prompts, size, **limits)
     found = dict(saved.kept) if saved else {}
     batches = [rows for rows in _in_batches(prompts, size) if not found.keys() >= {*rows}]  # or in the file
-    found |= _generated(model, tok, prompts, batches, max_new_tokens, progress=progress, saved=saved)
+    found |= _generated(model, tok, prompts, batches, progress=progress, saved=saved, **limits)
     return [found[n] for n in range(len(prompts))]
 
-# %% ../../nbs/package/inference/generation.ipynb #aba2d2bb
+# %% ../../nbs/package/inference/generation.ipynb #c631f545
 def generate(
     model: PreTrainedModel,  # Its `training` mode is restored
     tok: PreTrainedTokenizerBase,
@@ -235,6 +257,7 @@ def generate(
     progress: bool = True,  # Show a bar
     file: str | Path | None = None,  # As in `answers`
     tools: list | None = None,  # As in `answers`
+    max_thought_tokens: int | None = None,  # As in `answers`
 ) -> list[str]:  # N answers in the order given, without the end-of-turn token
     """The greedy answer to each conversation, the same in a batch as alone (float32); sampling settings are ignored.
 
@@ -242,5 +265,6 @@ def generate(
     end-of-turn token. `ValueError` for a conversation that is not a list of messages, ends with an answer, or does not
     fit into the model's context.
     """
-    found = answers(model, tok, chats, max_new_tokens, batch_size, progress=progress, file=file, tools=tools)
+    how: dict = {"progress": progress, "file": file, "tools": tools, "max_thought_tokens": max_thought_tokens}
+    found = answers(model, tok, chats, max_new_tokens, batch_size, **how)
     return list(map(itemgetter("text"), found))

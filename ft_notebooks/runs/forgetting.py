@@ -17,6 +17,7 @@ from datasets import Dataset
 
 from ..evaluation.runner import Evaluation, evaluate
 from ..evaluation.statistics import not_worse
+from ..tokenization.thoughts import answer_of
 
 # %% ../../nbs/package/runs/forgetting.ipynb #b51a6869
 _KINDS = {  # a question, and pairs of what it asks about and its answer
@@ -76,7 +77,8 @@ def mentions(generated: str, expected: str, example: dict) -> float:  # 1.0 or 0
     chemical symbol, must have their case.
     """
     exact = expected.isalpha() and len(expected) < 3
-    return float(bool(re.search(rf"(?<![\w.]){re.escape(expected)}(?!\w|\.\d)", generated, 0 if exact else re.I)))
+    answer = answer_of(generated)
+    return float(bool(re.search(rf"(?<![\w.]){re.escape(expected)}(?!\w|\.\d)", answer, 0 if exact else re.I)))
 
 # %% ../../nbs/package/runs/forgetting.ipynb #edf421f7
 def general_texts() -> Dataset:  # 40 chats of 60 words and the next 60
@@ -96,6 +98,7 @@ def evaluate_general(
     tok,  # Its tokenizer, with a chat template
     *,
     max_new_tokens: int = 16,  # Of an answer; more for a model that thinks first
+    max_thought_tokens: int | None = None,  # As for `evaluate`
     batch_size: int | None = None,  # As for `evaluate`
     file: str | Path | None = None,  # As for `evaluate`: a killed call continues from it
     for_answers: Callable = lambda model: model,  # As for `evaluate`
@@ -103,7 +106,8 @@ def evaluate_general(
     "What a model knows outside its task: short general questions by `mentions`, and bits per byte of ordinary English."
     how: dict[str, Any] = {"batch_size": batch_size, "max_new_tokens": 1}
     of_texts = evaluate(model, tok, general_texts(), {}, **how)
-    how |= {"max_new_tokens": max_new_tokens, "file": file, "for_answers": for_answers, "likelihood": False}
+    how |= {"max_new_tokens": max_new_tokens, "max_thought_tokens": max_thought_tokens}
+    how |= {"file": file, "for_answers": for_answers, "likelihood": False}
     found = evaluate(model, tok, general_questions(), {"general_questions": mentions}, **how)
     scores = found.scores | {"bits_per_byte": of_texts.scores["bits_per_byte"]}
     return Evaluation(scores, found.rows + [{**row, "general_questions": None} for row in of_texts.rows])

@@ -74,8 +74,9 @@ def _answer_span(
         return start, there.end()
     raise ValueError(
         f"message {len(messages)}: the chat template rewrites an answer once the conversation goes on, so the model "
-        "would be trained on text that it never sees in use; split the conversation so that each answer is its last "
-        "message (ft_notebooks.split keeps such rows on one side)"
+        "would be trained on text that it never sees in use; make a row of each turn: encode_chats(..., "
+        "thoughts='expand') (in ft, --set data.thinking=expand), or split the conversation so that each answer is its "
+        "last message (ft_notebooks.split keeps such rows on one side)"
     )
 
 # %% ../../nbs/package/tokenization/answer_spans.ipynb #99880d99
@@ -84,6 +85,7 @@ def spans_one_by_one(
     tokens: re.Pattern,  # Finds the special tokens
     messages: list[dict],  # With "role" and "content"; no content contains a special token
     text: str,  # The rendering of `messages` by `write`
+    first: int = 1,  # The number of the message, from 1, from which on answers are located
 ) -> list[tuple[int, int]]:  # (start, end) in characters of `text`, for each message of the assistant
     """Where each answer begins and ends in `text`, its end-of-turn token included; renders twice per answer.
 
@@ -95,7 +97,7 @@ def spans_one_by_one(
 
     spans = []
     for i, message in enumerate(messages, start=1):
-        if message["role"] == "assistant":
+        if message["role"] == "assistant" and i >= first:
             content = message.get("content")
             words = content if isinstance(content, str) else ""
             part = messages if i == len(messages) else messages[:i]

@@ -174,3 +174,13 @@ class ChatTemplate:
         if spans:
             return spans
         return spans_one_by_one(partial(self._write, **template), self._written, self._safe(messages), text)
+
+    def last_answer(
+        self,
+        messages: list[dict[str, Any]],  # The last is the assistant's
+        text: str,  # Their rendering by `render`
+        **template,  # As in `render`
+    ) -> tuple[int, int]:  # (start, end) in characters of `text`
+        "Where the last answer begins and ends, whatever becomes of earlier ones; `ValueError` without an end."
+        write = partial(self._write, **template)
+        return spans_one_by_one(write, self._written, self._safe(messages), text, first=len(messages))[0]

@@ -125,6 +125,8 @@ SETTINGS = (
     Setting("label", "data", None, kind=str | None, why="likewise, of what says good or bad"),
     Setting("rating_at_least", "data", None, kind=float | None, usual="4 of 5 stars",
             why="from which rating on an answer counts as good, where the column holds ratings"),
+    Setting("thinking", "data", "keep", kind=Literal["keep", "drop", "expand"],
+            why="of the thoughts in conversations; expand: a row a turn, where the template drops earlier thoughts"),
     Setting("text", "data", None, kind=str | None, why="likewise, of the documents of ft pretrain",
             elsewhere="dataset_text_field text_column"),
     Setting("separator", "data", None, kind=str | None, usual=r"<|endoftext|>, or \n---\n",
@@ -264,6 +266,9 @@ SETTINGS = (
             why="all trained parts get a gradient, or GradientFlowCallback raises"),
     # evaluation and resume
     Setting("max_new_tokens", "evaluation", 128, kind=int, why="the highest number of tokens of an answer"),
+    Setting("max_thought_tokens", "evaluation", None, kind=int | None, usual="a half of max_new_tokens",
+            why="the highest number of tokens of a thought, which is then closed; None: max_new_tokens alone",
+            elsewhere="thinking_budget"),
     Setting("batch_size", "evaluation", None, kind=int | None, why="answers generated at a time; None: 32"),
     Setting("scorers", "evaluation", (), kind=list[str],
             why="names, or file.py:function for your own; none: one that fits the expected answers"),

@@ -150,7 +150,7 @@ class Stage:
 
     def identity(self, rows: Dataset, held: Dataset | None) -> dict:
         "The settings without [evaluation], which changes no weight, and the content of the rows."
-        shares = {f"data.{key}": value for key, value in self.data.items() if key.startswith("allow")}
+        shares = {f"data.{key}": value for key, value in self.data.items() if key.startswith(("allow", "thinking"))}
         content = {"data.trained": data_fingerprint(rows), "data.held_out": data_fingerprint(held)}
         return {**self.settings_identity(), **shares, **content, **self.mixture()}
 

@@ -743,8 +743,8 @@ def test_the_settings_of_an_evaluation_reach_it(here, capsys, monkeypatch):
     settings = ["evaluation.batch_size=2", "evaluation.max_new_tokens=9", "evaluation.scorers=token_f1,mine.py:polite"]
     refused(capsys, "eval", "tiny", "notes.jsonl", *[part for s in settings for part in ("--set", s)])
     (one, plain, file), (two, set_, other) = given
-    assert (one, plain) == (["exact_match"], {"max_new_tokens": 128})
-    assert (two, set_) == (["token_f1", "polite"], {"max_new_tokens": 9, "batch_size": 2})
+    assert (one, plain) == (["exact_match"], {"max_new_tokens": 128, "thoughts": "keep"})
+    assert (two, set_) == (["token_f1", "polite"], {"max_new_tokens": 9, "batch_size": 2, "thoughts": "keep"})
     assert file.parent == other.parent == Path("tiny/eval") and file != other  # the answers of another question
     assert "did you mean" in refused(capsys, "eval", "tiny", "notes.jsonl", "--set", "evaluation.scorers=token_f2")
 

@@ -3,6 +3,7 @@ restart.
 """
 
 import contextlib
+import copy
 import gc
 import io
 import os
@@ -10,6 +11,7 @@ import re
 import signal
 import sys
 import tempfile
+from importlib.resources import files
 from pathlib import Path
 
 import datasets
@@ -34,6 +36,7 @@ from small_runs import ROUNDED, TOK, only_rounded
 from transformers import TrainerCallback
 
 from ft_notebooks.course.example_task import appointments
+from ft_notebooks.data.chat_encoding import encode_chats
 from ft_notebooks.data.document_encoding import document_end
 from ft_notebooks.distributed.launch_files import accelerate_config
 from ft_notebooks.distributed.launcher import launch
@@ -80,6 +83,15 @@ def pair(i):
     }
 
 
+THINKING = copy.deepcopy(TOK)
+THINKING.chat_template = (files("trl") / "chat_templates" / "qwen3.jinja").read_text()
+
+
+def talk(n):
+    turns = [{"role": "assistant", "content": str(k), "reasoning_content": f"It is {k}."} for k in (n, n + 1)]
+    return [{"role": "user", "content": "Say it."}, turns[0], {"role": "user", "content": "And the next."}, turns[1]]
+
+
 def model(method):
     plain = tiny_model()
     return plain if method == "full" else add_adapter(plain, lora_config(plain, r=4, lora_dropout=0.0))
@@ -90,6 +102,8 @@ def trained(stage, method, folder, **given):
     make, rows, more = sft_trainer, [row(i) for i in range(13)], {}
     if stage == "packed":  # two rows fit into 60 tokens, and three do not
         rows, more = [row(i) for i in range(26)], {"packing": True, "max_length": 60, "effective_batch": 16}
+    if stage == "expanded":  # seven conversations of two turns, whose second row does not hold the first thought
+        rows = encode_chats(THINKING, [{"messages": talk(n)} for n in range(7)], thoughts="expand")[0].to_list()
     if stage == "pretrain":  # documents of 21 to 30 tokens, and as many chats' tokens between them
         make, rows = pretrain_trainer, [{"input_ids": [*row(i)["input_ids"], END]} for i in range(13)]
         more = {"replay": appointments(3), "replay_share": 0.5}
@@ -109,7 +123,7 @@ def trained(stage, method, folder, **given):
 
 
 # each stage and each method; test_dpo_trainer.py and test_sharded_save.py have both methods in two processes, too
-CASES_OF = {2: [("sft", "full"), ("packed", "lora"), ("pretrain", "lora")], 4: [("dpo", "full")]}
+CASES_OF = {2: [("sft", "full"), ("packed", "lora"), ("pretrain", "lora"), ("expanded", "lora")], 4: [("dpo", "full")]}
 CASES = list(dict.fromkeys(case for cases in CASES_OF.values() for case in cases))
 
 

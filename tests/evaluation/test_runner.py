@@ -135,12 +135,14 @@ def test_answers_are_cut_and_batched_as_asked_for(model, monkeypatch):
     asked = []
     said = {"text": "x", "tokens": 1, "ended": False}
     monkeypatch.setattr(
-        runner, "answers", lambda *args, file, tools: asked.append((*args[2:], file, tools)) or [said] * len(args[2])
+        runner, "answers", lambda model, tok, chats, **how: asked.append((chats, how)) or [said] * len(chats)
     )
     prompts = [row["messages"][:-1] for row in CHATS]
     evaluate(model, TOK, CHATS, {}, max_new_tokens=7, batch_size=2, file="kept.jsonl")
     evaluate(model, TOK, CHATS, {})
-    assert asked == [(prompts, 7, 2, "kept.jsonl", None), (prompts, 64, None, None, None)]
+    names = ("max_new_tokens", "batch_size", "file", "tools", "max_thought_tokens")
+    wanted = [(7, 2, "kept.jsonl", None, None), (64, None, None, None, None)]
+    assert asked == [(prompts, dict(zip(names, values))) for values in wanted]
 
 
 @pytest.mark.numbers

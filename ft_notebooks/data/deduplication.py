@@ -237,7 +237,7 @@ def _merged(groups: list[list[int]], together: Sequence) -> list[list[int]]:
     nodes = len(groups) + len(number)
     graph = coo_array((np.ones(len(ties), np.int8), np.array(ties).T), shape=(nodes, nodes))
     labels = connected_components(graph, directed=False)[1][: len(groups)]
-    merged = defaultdict(list)
+    merged: defaultdict[int, list[int]] = defaultdict(list)
     for label, members in zip(labels.tolist(), groups):
         merged[label] += members
     return list(map(sorted, merged.values()))

@@ -1,6 +1,6 @@
 """Forty labels: as completions of a chat model, or by a classification head, and whether their probabilities hold.
 
-Each point trains an adapter on SmolLM2-135M-Instruct for 10 steps of 16 rows in float32: `sft`, rows whose answer is
+Each point trains an adapter on SmolLM2-135M-Instruct for four epochs of its rows, 16 a step, in float32: `sft`, rows whose answer is
 the label, by `sft_trainer`; `head`, transformers' `AutoModelForSequenceClassification` on the same prompts. `base` is
 not trained.
 The texts are messages to a bank, made here: three wordings of each label are trained, one is held out for temperature
@@ -23,7 +23,7 @@ from ft_notebooks.inference.generation import encode_prompts
 from ft_notebooks.tokenization.padding import pad_batch
 
 torch.set_float32_matmul_precision("medium")
-STEPS, BATCH, PRECISION = 10, 16, 0.6
+EPOCHS, BATCH, PRECISION = 4, 16, 0.8
 RATES = {"sft": 1e-3, "head": 1e-3, "score": 1e-2}  # the score layer is random at first
 WORDINGS = """
 card arrival: my new card has not come|where is my card|the card you sent is still on its way|I wait for the post with my card|when will the card be delivered|no letter with a card yet
@@ -75,7 +75,7 @@ NEW_FRAMES = "Hi team, {}. Regards|Dear bank, {}. What now?"
 LABELS = [line.partition(": ")[0] for line in WORDINGS.splitlines()]
 SETTINGS = {
     "model": "SmolLM2-135M-Instruct, LoRA r=16 on all linear layers; a head is trained with it",
-    "labels": len(LABELS), "steps": STEPS, "effective_batch": BATCH, "rates": RATES, "schedule": "linear to 0",
+    "labels": len(LABELS), "epochs": EPOCHS, "effective_batch": BATCH, "rates": RATES, "schedule": "linear to 0",
     "test": "40 texts of a new wording a label, in new sentences; 10 texts that fit no label",
     "held_out": "40 texts of another new wording a label, 10 that fit no label: temperature, threshold",
     "precision": PRECISION, "calibration_error": "ten bins of the largest probability",
@@ -155,7 +155,8 @@ def head_probabilities(model, tok, chats: list[list[dict]]):
 
 
 def run(point: dict, quick: bool) -> dict:
-    tok, seed, steps = load_tokenizer(smollm2()), point["seed"], 2 if quick else STEPS
+    tok, seed = load_tokenizer(smollm2()), point["seed"]
+    steps = 2 if quick else EPOCHS * point["n"] * len(LABELS) // BATCH
     known = rows("train", point["n"], seed) if point["n"] else []
     held, test = (rows(part)[: 20 if quick else None] for part in ("held_out", "test"))
     start = time.process_time()
@@ -199,7 +200,7 @@ def run(point: dict, quick: bool) -> dict:
 
 
 def points() -> list[dict]:
-    trained = [{"method": m, "n": n, "seed": seed} for seed in (0, 1, 2) for n in (4, 2) for m in ("sft", "head")]
+    trained = [{"method": m, "n": n, "seed": seed} for n in (4, 2) for seed in (0, 1, 2) for m in ("sft", "head")]
     return [{"method": "base", "n": 0, "seed": 0}, *trained]
 
 

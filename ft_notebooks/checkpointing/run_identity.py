@@ -128,6 +128,8 @@ def describe(
         run[f"reward.{name}"] = getattr(inspect.unwrap(reward), "fingerprint", None)
     if environment := getattr(trainer, "environment", None):
         run["environment"] = environment.fingerprint
+    if tuned := getattr(trainer, "tuned", None):
+        run["tuned"] = f"sha256 {tuned.sha256}"
     recorded = {
         "model": base_model(trainer.model).name_or_path,
         "versions": library_versions(),
@@ -199,6 +201,7 @@ _CURES = {
     **dict.fromkeys(
         LOSSES, "an earlier version of this package computed this loss differently; finish the run with it"
     ),
+    "tuned": "give the file of ft tune with which the run was started (tuned=; for ft, --tuned)",
     "model.name": "if it is the same model at another place, write its new name into run.json",
 }
 

@@ -101,7 +101,7 @@ def _run_changes(old: dict, new: dict, any_world_size: bool) -> dict[str, str]:
     was = _without_router(old["run"])
     now = _without_router(new["run"])
     if old["recorded"].get("versions") != new["recorded"]["versions"]:
-        both = (was.keys() & now.keys()) | LOSSES
+        both = (was.keys() & now.keys()) | LOSSES | {"tuned"}
         was = {key: was[key] for key in was if key in both}
         now = {key: now[key] for key in now if key in both}
     if any_world_size and was.get("world_size") != now.get("world_size"):

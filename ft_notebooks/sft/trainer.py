@@ -6,6 +6,7 @@
 __all__ = ['sft_trainer']
 
 # %% ../../nbs/package/sft/trainer.ipynb #7574cb9a
+import os
 from functools import partial
 
 import numpy as np
@@ -33,6 +34,7 @@ from ..training.run import ExactTrainer, guarded
 from ..tokenization.padding import IGNORE
 from ..tokenization.token_columns import row_hashes, token_counts, trained_counts
 from ..training.config import planned_config, split_overrides
+from ..training.tuned_settings import Tuned, read_tuned, tuned_for
 
 # %% ../../nbs/package/sft/trainer.ipynb #4d6d290b
 def _check_rows(dataset: Dataset, given: dict) -> None:
@@ -74,7 +76,8 @@ class _SFTTrainer(ExactTrainer, SFTTrainer):
             self.model_accepts_loss_kwargs = True  # TRL's loss is divided by the labels of the step, not the model's
 
     def _loss(self, compute, model, inputs, *args, **kwargs):
-        found = compute(LabelHead(model), inputs, *args, **kwargs)
+        off = self.tuned is not None and "head" not in self.tuned.ways
+        found = compute(LabelHead(model, off=off), inputs, *args, **kwargs)
         if self.model.training or self.evaluated is None:
             return found
         if count := (inputs["labels"][..., 1:] != IGNORE).sum():
@@ -84,7 +87,7 @@ class _SFTTrainer(ExactTrainer, SFTTrainer):
 
     def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
         self.evaluated = torch.zeros(2, dtype=torch.float64)
-        with speed_up(self.model):
+        with self._while_training():
             output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         total, count = self.accelerator.reduce(self.evaluated.to(self.args.device, torch.float32)).tolist()
         if f"{metric_key_prefix}_loss" in output.metrics and count:
@@ -92,10 +95,10 @@ class _SFTTrainer(ExactTrainer, SFTTrainer):
         return output
 
 # %% ../../nbs/package/sft/trainer.ipynb #4127f426
-def _without_padding(model, given) -> tuple[bool, list[str]]:
+def _without_padding(model, given, faster) -> tuple[bool, list[str]]:
     "Whether a micro-batch may be one row, and what the plan says where the model mixes rows; `ValueError` if asked."
     by_document = optimizations(model)["attention"] is None or "flash" in (attention_of(model) or "")
-    with speed_up(model):
+    with faster(model):
         unpadded = given.get("padding_free", by_document)  # attention by document: ours on a CPU, flash on a GPU
         if any(map(given.get, ("packing", "eval_packing", "padding_free"))):
             check_apart(model)
@@ -129,13 +132,14 @@ def sft_trainer(
     output_dir: str,  # The run's folder
     effective_batch: int = 16,  # Examples that one optimizer step sees, over all processes
     any_world_size: bool = False,  # Resume with another number of processes: the same rows, other random numbers
+    tuned: str | os.PathLike | Tuned | None = None,  # A file of `ft tune`; None: all kernels of this package
     **overrides,  # Fields of `SFTConfig` and arguments of `SFTTrainer`, by their own names
 ) -> SFTTrainer:
     """A `trl.SFTTrainer` that trains exactly the assistant's tokens of `train_dataset`, not yet started.
 
     `fit(trainer)` starts it, and resumes it after a kill to the same weights. Raises `ValueError` before step 1 if
     nothing would be trained, an encoded row or more than 1% of the answers of chats would be cut, or a setting would
-    have no effect, and during the run if a loss or gradient is NaN. Prints the batch plan: `effective_batch=8` may be
+    have no effect, where `tuned` was made for another run (`read_tuned`), and during the run if a loss or gradient is NaN. Prints the batch plan: `effective_batch=8` may be
     8 x 1 or 4 x 2. The training loss of a mixture of experts contains TRL's auxiliary loss; `eval_loss` does not.
     """
     given, arguments = split_overrides(overrides, SFTConfig, SFTTrainer, "sft")
@@ -146,11 +150,15 @@ def sft_trainer(
         given.setdefault("padding_free", False)  # a collator of the caller pads in its own way
     lengths = token_counts(rows["train_dataset"])
     check_context(lengths, model.config)
-    unpadded, why = _without_padding(model, given)
+    if tuned is not None and not isinstance(tuned, Tuned):
+        tuned = read_tuned(tuned, tuned_for(model, lengths, effective_batch), given)
+    given |= tuned.settings if tuned else {}
+    unpadded, why = _without_padding(model, given, tuned.around if tuned else speed_up)
     run: dict = {"arguments": arguments, "section": "sft", "output_dir": output_dir, "unpadded": unpadded}
     args, said = planned_config(SFTConfig, model, lengths, effective_batch, given, **run)
     with keep_router_fields(model):
         trainer = ready(_SFTTrainer(model=model, args=args, processing_class=tok, **rows, **arguments))
-    way = [*said, *why, *(["padded by data_collator"] if collator else [])]
+    trainer.tuned = tuned
+    way = [*said, *why, *(["padded by data_collator"] if collator else []), *([tuned.said] if tuned else [])]
     findings = [_ALL_TRAINED] if _all_trained(rows) else []
     return guarded(trainer, way, findings, any_world_size=any_world_size)

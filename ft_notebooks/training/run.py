@@ -39,6 +39,7 @@ from .out_of_memory import explain_out_of_memory
 from .progress_and_plots import has_callback, plot_history, save_figure, watch
 from .preflight import add_guards, check_prompts_untrained
 from .run_report import write_card
+from .tuned_settings import Tuned
 
 # %% ../../nbs/package/training/run.ipynb #dbd56a9e
 def _check_saves(args) -> None:
@@ -198,11 +199,12 @@ class ExactTrainer(Trainer):
     """
 
     evaluates_loss_alone = True  # recorded in the manifest, since earlier versions did not
+    tuned: Tuned | None = None  # what `ft tune` found; None: all kernels of this package
     rows_once = True  # False in a trainer whose batches are no rows of its dataset, such as sampled answers
 
     def _while_training(self) -> AbstractContextManager:
         "The block in which a run trains."
-        return speed_up(self.model)
+        return self.tuned.around(self.model) if self.tuned else speed_up(self.model)
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
         start = start_of(self, resume_from_checkpoint)
@@ -261,6 +263,8 @@ def guarded(
     used = optimizations(trainer.model)
     if getattr(trainer, "aux_loss_enabled", False):
         used["head"] = used["head"] or "TRL's head computes the auxiliary loss of experts too"
+    if trainer.tuned:
+        used = {name: why if name in trainer.tuned.ways else "ft tune has it off" for name, why in used.items()}
     trainer.add_callback(ManifestCallback(trainer, any_world_size, choices=said, optimizations=used))
     if trainer.is_world_process_zero():
         print("\n".join([said, *findings]))

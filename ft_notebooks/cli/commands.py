@@ -115,6 +115,7 @@ _FUNCTIONS = {  # of the commands that are no stage
     "serve": "cli.model_export.serve_command",
     "launch": "cli.training.launch_command",
     "doctor": "cli.doctor.doctor_command",
+    "tune": "cli.tuning.tune_command",
     "gpu": "course.gpu_check.check_gpu_command",
     "demo": "course.demo_task.demo_command",
 }

@@ -34,7 +34,7 @@ def say_failed(
 
 # %% ../../nbs/package/cli/console.ipynb #ddadac56
 def command_settings(
-    args,  # From `parser`, with `settings` and `set`, and `reward` or `teacher` of some commands
+    args,  # From `parser`, with `settings` and `set`, and `reward`, `teacher` or `tuned` of some commands
 ) -> dict:  # As from `read_settings`
     "Reads the settings of a command, prints their file, checks [evaluation]; `ValueError` as `read_settings` raises."
     file = args.settings or ("settings.ini" if Path("settings.ini").is_file() else None)
@@ -47,6 +47,8 @@ def command_settings(
         settings["grpo"]["environment"] = environment
     if teacher := getattr(args, "teacher", None):
         settings["distill"]["teacher"] = teacher
+    if tuned := getattr(args, "tuned", None):
+        settings["sft"]["tuned"] = tuned
     own = settings["evaluation"]
     counts = ("max_new_tokens", "max_thought_tokens", "batch_size")
     check_counts("[evaluation]", **{key: own[key] for key in counts if own.get(key) is not None})

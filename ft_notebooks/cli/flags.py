@@ -219,6 +219,7 @@ def _examined() -> dict[str, _Command]:  # the doctor, with the stages that ther
 
 # %% ../../nbs/package/cli/flags.ipynb #81e5ca22
 _TRIED = {
+    "tune": _Command("try what makes ft sft faster here, with the same result", (_DATA,), output="runs/tune"),
     "gpu": _Command(
         "compare this machine's GPU with its CPU, and measure its speed",
         output="gpu_check",
@@ -253,6 +254,7 @@ def _trained() -> dict[str, _Command]:  # the command of each stage that there i
     teacher = {"--teacher": {**_FOLDER, "metavar": "RUN", "help": _TEACHER}}
     found["grpo"] = found["grpo"]._replace(options=reward)
     found["distill"] = found["distill"]._replace(options=teacher)
+    found["sft"] = found["sft"]._replace(options={"--tuned": {**_FILE, "help": "of ft tune: the optimizations to use"}})
     return found
 
 
@@ -273,7 +275,7 @@ def command_groups() -> dict[str, dict[str, _Command]]:  # title: the commands b
     "Every command of `ft`, grouped by what one wants to do."
     init = {"init": _Command("write a commented settings.ini here", settings=False)}
     return {
-        "before a run": {**init, **_GENERATED, **_examined(), "gpu": _TRIED["gpu"]},
+        "before a run": {**init, **_GENERATED, **_examined(), "tune": _TRIED["tune"], "gpu": _TRIED["gpu"]},
         "train": {**_trained(), **_LAUNCHED, "demo": _TRIED["demo"]},
         "try and measure": {**_EVALUATED, "chat": _USED["chat"], "check": _USED["check"]},
         "hand over": {"merge": _USED["merge"], "export": _USED["export"], **_SERVED, **_CLEANED},

@@ -155,7 +155,8 @@ def estimate_memory(
     `ValueError` for an unknown method, bits that do not suit it, or fewer than 1 row or 2 tokens. `NameGone` if a
     library has renamed an internal that the estimate uses.
     """
-    step = dict(batch=batch, length=length, dtype=dtype, device=device, labelled=labelled, whole_logits=whole_logits)
+    step = dict(batch=batch, length=length, device=device, labelled=labelled, whole_logits=whole_logits)
+    step["dtype"] = torch.bfloat16 if dtype == torch.float16 else dtype  # as large, and a CPU's autocast knows it
     step["checkpointing"] = device == "cuda" if checkpointing is None else checkpointing
     bits = _BITS.get(method, 0) if bits is None else bits
     if adapter is None and method != "full":

@@ -147,7 +147,7 @@ def _trainer(stage: Stage, tok, rows: _Rows, run: Path, *, plan: PlanCallback, g
 # %% ../../nbs/package/runs/pipeline.ipynb #5b8b1657
 def _train(stage: Stage, tok, rows: _Rows, run: Path, guards: list) -> tuple:
     "Trains the run and saves its metrics; raises `FailedRun` after a training that has made the model worse."
-    plan = PlanCallback(len(rows.ids), stage.name)
+    plan = PlanCallback(len(rows.ids), stage.name, tunable=stage.name == "sft" and not stage.value("tuned"))
     trainer = _trainer(stage, tok, rows, run, plan=plan, guards=guards)
     before = _measured(stage, trainer, tok, rows.held_ids, "before")
     phase("training")

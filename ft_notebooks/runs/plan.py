@@ -70,6 +70,18 @@ def _few_steps(args: Any, plan: dict[str, Any], stage: str = "sft") -> str:
     higher = _rate_words(_THEIR_RATE)
     return f"{plan['steps']} steps are few for a rate of {rate}: set {stage}.learning_rate={higher}, or more epochs"
 
+# %% ../../nbs/package/runs/plan.ipynb #0224752b
+_TUNING_STEPS = 3400  # at most, of `ft tune`: with all its candidates equal, and faster alone and together
+
+
+def _tuning_words(seconds: float, left: int) -> str:  # seconds for the steps that are left
+    "What `ft tune` would cost and has to save; empty where it would cost more than a third of what is left."
+    share = _TUNING_STEPS / left
+    if share > 1 / 3:
+        return ""
+    cost = _time_words(share * seconds)
+    return f"ft tune DATA tries what makes steps faster here, in {cost} at most: it pays from {share:.0%} less a step"
+
 # %% ../../nbs/package/runs/plan.ipynb #f1776f9f
 @overrides(TrainerCallback)
 class PlanCallback(TrainerCallback):
@@ -81,9 +93,11 @@ class PlanCallback(TrainerCallback):
         self,
         rows: int,  # Rows or prompts to train on
         stage: str = "sft",  # The section of its settings
+        tunable: bool = False,  # Whether `ft tune` could try optimizations for it
     ):
         self.rows = rows
         self.stage = stage
+        self.tunable = tunable
 
     def on_train_begin(self, args, state, control, model, **kwargs):
         micro = args.per_device_train_batch_size
@@ -117,3 +131,5 @@ class PlanCallback(TrainerCallback):
             seconds = left * (self.ends[1] - self.ends[0])  # the first step is slower
             steps = "step that is" if left == 1 else f"{left:,} steps that are"
             tqdm.write(f"{_time_words(seconds)} for the {steps} left", file=sys.stdout)
+            if self.tunable and args.device.type == "cuda" and (words := _tuning_words(seconds, left)):
+                tqdm.write(words, file=sys.stdout)

@@ -128,6 +128,7 @@ def _peak_of(model: PreTrainedModel | PeftModel, asked: bool) -> Iterator[dict[s
 
 # %% ../../nbs/package/runs/trial.ipynb #d28b19e3
 _QUIET: dict[str, Any] = {"save_strategy": "no", "logging_steps": 1, "disable_tqdm": True, "report_to": "none"}
+_AROUND = ("max_steps", "num_train", "eval", "save", "load_best", "metric", "logging", "report", "run_", "push", "hub")
 CHECKPOINTING = next(name for name in CHECKPOINTING_FIELDS if hasattr(SFTConfig, name))
 _FILLED = 0.02  # the standard deviation with which transformers starts a weight
 
@@ -166,12 +167,13 @@ class Trial:
     tok: PreTrainedTokenizerBase
     rows: Dataset  # "input_ids" and "labels"
     batch: int = 16  # Rows of an optimizer step, at most as many as there are
-    given: dict[str, Any] = field(default_factory=dict)  # Fields of `SFTConfig` that the user has set
+    given: dict[str, Any] = field(default_factory=dict)  # Fields of `SFTConfig` that the user has set, of a step
     clock: Callable[[], float] = time.perf_counter  # Seconds
 
     def __post_init__(self):
         former = {old: CHECKPOINTING for old in CHECKPOINTING_FIELDS}
-        self.given = {former.get(name, name): value for name, value in self.given.items()}
+        given = {name: value for name, value in self.given.items() if not name.startswith(_AROUND)}
+        self.given = {former.get(name, name): value for name, value in given.items()}
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self._start = [(p, p.data, _filled(p)) for p in trained]
         order = sorted(range(len(self.rows)), key=lambda i: -len(self.rows[i]["input_ids"]))

@@ -24,7 +24,7 @@ from ..core.device import hardware
 from ..core.errors import error_text
 from ..core.progress import phase
 from ..kernels.patching import optimizations
-from .trial import Equality, Outcome, Trial
+from .trial import CHECKPOINTING, Equality, Outcome, Trial
 from ..tokenization.padding import IGNORE
 from ..training.tuned_settings import Tuned, tuned_for
 
@@ -74,8 +74,8 @@ def _has_bf16(model) -> str | None:
 
 
 CANDIDATES = (
-    Candidate("no activation checkpointing", {"gradient_checkpointing": False}),
-    Candidate("selective checkpointing", {"gradient_checkpointing_kwargs": {"selective": True}}),
+    Candidate("no activation checkpointing", {CHECKPOINTING: False}),
+    Candidate("selective checkpointing", {f"{CHECKPOINTING}_kwargs": {"selective": True}}),
     Candidate("no padding", {"padding_free": True}, ("attention",), _kernel("attention")),
     Candidate("no padding, flash attention", {"padding_free": True}, ("flash",), _on_a_card("flash_attn")),
     Candidate("no padding, flash attention of the hub", {"padding_free": True}, ("hub flash",), _on_a_card("kernels")),
@@ -105,7 +105,7 @@ def candidates(
     return [*CANDIDATES, plain, *(Candidate(f"micro-batch {n}", {"per_device_train_batch_size": n}) for n in sizes)]
 
 # %% ../../nbs/package/runs/tuning.ipynb #49452a06
-_VARIED = ("bf16", "fp16", "gradient_checkpointing", "padding_free", "packing", "optim", "per_device_train_batch_size")
+_VARIED = ("bf16", "fp16", CHECKPOINTING, "padding_free", "packing", "optim", "per_device_train_batch_size")
 
 
 def together(
@@ -217,7 +217,7 @@ class _Search:
     def _judge(self, name: str, ratios: list[float], where: str) -> bool:
         "Whether a candidate is faster; its verdict says why not."
         on = _faster(ratios, self.rounds)
-        why = "" if on else f"not faster {where}: {interval_words(ratios)}"
+        why = "" if on else f"not faster: {interval_words(ratios)} {where}"
         self.verdicts[name] |= {"on": on, "why": why}
         return on
 

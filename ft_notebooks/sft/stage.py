@@ -6,6 +6,8 @@
 __all__ = ['thoughts_lacking', 'SFTStage']
 
 # %% ../../nbs/package/sft/stage.ipynb #5917070e
+from pathlib import Path
+
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig
@@ -51,6 +53,11 @@ class SFTStage(Stage):
     def thoughts(self) -> str:
         "What becomes of thoughts: [data] thinking."
         return self.data.get("thinking", default_of("data", "thinking"))
+
+    def check(self):
+        tuned = self.value("tuned")
+        if tuned and not Path(tuned).is_file():
+            raise ValueError(f"tuned: there is no file {tuned}; ft tune DATA writes one")
 
     def read(self, source, places=False):
         rows = read_chats(source, places=places, **self.renamed)

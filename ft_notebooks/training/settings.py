@@ -168,6 +168,8 @@ SETTINGS = (
     Setting("max_steps", _STAGES, -1, set_by="library", why="-1: num_train_epochs counts", elsewhere="steps"),
     Setting("effective_batch", "pretrain sft dpo kto reward distill", 16, kind=int, elsewhere="batch_size grad_accum",
             why="rows in a step, over all processes"),
+    Setting("tuned", "sft", None, kind=str | None, usual="runs/tune/tune.json",
+            why="a file of ft tune: optimizations that are equal and faster here"),
     Setting("prompts_a_step", "grpo", 4, kind=int, why="prompts in a step", elsewhere="batch_size grad_accum"),
     Setting("generations", "grpo", 8, kind=int, why="answers to each prompt, which are compared with each other"),
     Setting("rewards", "grpo", kind=list[str], why="scorers, FILE.py:FUNCTION or runs of ft reward"),

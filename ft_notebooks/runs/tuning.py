@@ -334,11 +334,11 @@ def _measured(search: _Search, best: list[Candidate]) -> dict:
     for _ in range(search.rounds if best else 0):
         pairs.append((_seconds(trial, chosen), _seconds(trial, None)))
     base = statistics.median(second for _, second in pairs) if pairs else search.equality.outcome.seconds[1]
-    found = {"baseline": _speed(trial, base, search.equality.outcome, rate), "best rate": rate}
+    found = {"baseline": _speed(trial, base, search.equality.outcome, rate)}
     if best:
         outcome = trial.run(chosen, trial.both, memory=True, num_train_epochs=2)
         found["tuned"] = _speed(trial, statistics.median(first for first, _ in pairs), outcome, rate)
-    return {"ratios": [first / second for first, second in pairs], "speed": found}
+    return {"ratios": [first / second for first, second in pairs], "speed": found, "operations a second": rate}
 
 # %% ../../nbs/package/runs/tuning.ipynb #1a62b34d
 def tune(

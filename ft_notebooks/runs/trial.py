@@ -33,6 +33,7 @@ from trl import SFTConfig, SFTTrainer
 
 from ..core.device import hardware
 from ..core.model_parts import base_model
+from ..core.random_state import keep_random_state
 from ..core.seams import overrides
 from ..sft.trainer import sft_trainer
 from ..tokenization.padding import IGNORE
@@ -206,6 +207,7 @@ class Trial:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
             stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+            stack.enter_context(keep_random_state())
             stack.enter_context(_objects_restored(self.model))
             for module in self.model.modules():
                 if isinstance(module, torch.nn.Dropout):
@@ -304,7 +306,7 @@ class Equality:
         return ""
 
     def fault(self, chosen: Tuned) -> tuple[str, Outcome | None]:
-        "Why the steps are not equal, \"\" if they are; and the outcome of two passes over the rows."
+        'Why the steps are not equal, "" if they are; and the outcome of two passes over the rows.'
         for shape, found in self._first_steps(chosen).items():
             if why := self._step_fault(shape, found):
                 return why, None

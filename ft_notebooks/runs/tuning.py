@@ -6,7 +6,6 @@
 __all__ = ['CANDIDATES', 'ROUNDS', 'Candidate', 'candidates', 'together', 'race', 'interval_words', 'tune']
 
 # %% ../../nbs/package/runs/tuning.ipynb #9a90bf3d
-import math
 import platform
 import statistics
 import subprocess
@@ -17,7 +16,6 @@ from importlib.util import find_spec
 
 import torch
 from torch import nn
-from trl import SFTConfig
 
 from ..checkpointing.environment import library_versions, machine
 from ..core.device import hardware
@@ -187,7 +185,7 @@ class _Search:
         self.path: list[dict] = []  # what was tried together
 
     def _examined(self, chosen: Sequence[Candidate]) -> tuple[str, Outcome | None]:
-        "Why these cannot be on, \"\" if they can; and what two passes needed."
+        'Why these cannot be on, "" if they can; and what two passes needed.'
         try:
             why, outcome = self.equality.fault(together(self.trial, chosen))
         except Exception as error:  # whatever a library raises, the candidate is off and says so

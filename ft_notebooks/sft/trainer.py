@@ -138,9 +138,10 @@ def sft_trainer(
     """A `trl.SFTTrainer` that trains exactly the assistant's tokens of `train_dataset`, not yet started.
 
     `fit(trainer)` starts it, and resumes it after a kill to the same weights. Raises `ValueError` before step 1 if
-    nothing would be trained, an encoded row or more than 1% of the answers of chats would be cut, or a setting would
-    have no effect, where `tuned` was made for another run (`read_tuned`), and during the run if a loss or gradient is NaN. Prints the batch plan: `effective_batch=8` may be
-    8 x 1 or 4 x 2. The training loss of a mixture of experts contains TRL's auxiliary loss; `eval_loss` does not.
+    nothing would be trained, an encoded row or more than 1% of the answers of chats would be cut, a setting would have
+    no effect, or `tuned` was made for another run, and during the run if a loss or gradient is NaN. Prints the batch
+    plan: `effective_batch=8` may be 8 x 1 or 4 x 2. The training loss of a mixture of experts contains TRL's auxiliary
+    loss; `eval_loss` does not.
     """
     given, arguments = split_overrides(overrides, SFTConfig, SFTTrainer, "sft")
     check_start(model, tok, arguments, "sft_trainer")

@@ -197,7 +197,7 @@ class Trial:
         if chosen is None:
             config = self.baseline(folder, **settings)
             return SFTTrainer(self.model, config, train_dataset=rows, processing_class=self.tok)
-        how = {"output_dir": folder, "effective_batch": self.batch, "tuned": chosen}
+        how: dict[str, Any] = {"output_dir": folder, "effective_batch": self.batch, "tuned": chosen}
         return sft_trainer(self.model, self.tok, rows, **how, **{**_QUIET, **self.given, **settings})
 
     @contextmanager
@@ -276,7 +276,7 @@ class Equality:
         self.summed = _EPS * math.sqrt(inputs + tokens + len(trial.tok))
 
     def _first_steps(self, chosen: Tuned | None, **how) -> dict[str, Outcome]:
-        alone = {"max_steps": 1, "max_grad_norm": 1e9}  # not clipped, which would hide a wrong size
+        alone: dict[str, Any] = {"max_steps": 1, "max_grad_norm": 1e9}  # not clipped, which would hide a wrong size
         return {shape: self.trial.run(chosen, rows, **alone, **how) for shape, rows in self.trial.shapes.items()}
 
     def _loss_allowed(self, shape: str) -> float:

@@ -7,6 +7,7 @@ __all__ = ['WAYS', 'Tuned', 'tuned_for', 'read_tuned']
 
 # %% ../../nbs/package/training/tuned_settings.ipynb #01493a9e
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ def _other_run(name: str, then, now) -> bool:
 
 
 def read_tuned(
-    file: str | Path,  # That `ft tune` has written
+    file: str | os.PathLike,  # That `ft tune` has written
     here: dict,  # Of `tuned_for`, for this run
     given: Mapping = {},  # Fields that the caller has set by their own names
 ) -> Tuned:
@@ -118,7 +119,7 @@ def read_tuned(
     version does not have, and for a field that is set beside it.
     """
     again = "run ft tune again for this run, or leave the file out"
-    record = read_record(file, "said", settings=dict, ways=list, made_for=dict)
+    record = read_record(Path(file), "said", settings=dict, ways=list, made_for=dict)
     for name, now in here.items():
         then = record["made_for"].get(name)
         if then is None or _other_run(name, then, now):

@@ -19,7 +19,7 @@ from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
 from ft_notebooks.runs import tuning
 from ft_notebooks.runs.trial import CHECKPOINTING, Equality, Outcome, Trial
-from ft_notebooks.runs.tuning import Candidate, together, tune
+from ft_notebooks.runs.tuning import Candidate, as_one, tune
 from ft_notebooks.sft.stage import SFTStage
 from ft_notebooks.sft.trainer import sft_trainer
 from ft_notebooks.training.run import fit
@@ -117,7 +117,7 @@ def test_a_field_that_the_user_has_set_is_not_tried():
     search = SimpleNamespace(trial=own, verdicts={})
     tuning._Search._alone(search, Candidate("AdamW of 8 bits", {"optim": "adamw_bnb_8bit"}))
     assert search.verdicts["AdamW of 8 bits"]["why"] == "not tried: you have set optim"
-    assert "optim" not in together(own, []).settings and "max_steps" not in own.given
+    assert "optim" not in as_one(own, []).settings and "max_steps" not in own.given
 
 
 def test_two_micro_batches_are_not_on_together():
@@ -126,14 +126,14 @@ def test_two_micro_batches_are_not_on_together():
 
 
 def test_switches_of_liger_are_joined():
-    joined = together(trial(), [tuning._liger("rope"), tuning._liger("swiglu")])
+    joined = as_one(trial(), [tuning._liger("rope"), tuning._liger("swiglu")])
     config = joined.settings["liger_kernel_config"]
     assert config == {"rope": True, "rms_norm": False, "swiglu": True, "cross_entropy": False}
 
 
 def test_packing_that_puts_more_rows_into_a_step_is_found():
     "Four short rows fill one packed row: a step has the right gradient for its rows, but takes four in place of two."
-    packed = together(trial(), [Candidate("packing", {"packing": True, "padding_free": True}, ("attention",))])
+    packed = as_one(trial(), [Candidate("packing", {"packing": True, "padding_free": True}, ("attention",))])
     assert "per_device_train_batch_size" not in packed.settings
     assert Equality(trial()).fault(packed)[0].startswith("not equal: the mean loss of pass 1 is ")
 

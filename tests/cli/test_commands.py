@@ -619,7 +619,8 @@ def test_the_version_is_that_of_the_package(capsys):
 def test_every_command_is_documented_and_has_its_own_defaults():
     defaults = {
         ("init",): {},
-        ("sft", "D"): {"data": "D", "output": "runs/sft", "settings": None, "set": []},
+        ("sft", "D"): {"data": "D", "output": "runs/sft", "settings": None, "set": [], "tuned": None},
+        ("tune", "D"): {"data": "D", "output": "runs/tune", "settings": None, "set": []},
         ("dpo", "D"): {"data": "D", "output": "runs/dpo", "settings": None, "set": []},
         ("grpo", "D"): {"data": "D", "output": "runs/grpo", "settings": None, "set": [], "reward": None},
         ("eval", "R"): {

@@ -94,7 +94,7 @@ def tuned_for(
     dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
     size = f"{sum(p.numel() for p in parameters):,} parameters, {trained:,} of them trained"
     what = f"{type(base).__name__} of {size}, in {' and '.join(dtypes)}, attention {attention_of(base)}"
-    rows = {"longest": max(lengths), "mean": sum(lengths) / len(lengths)}
+    rows = {"longest": int(max(lengths)), "mean": int(sum(lengths)) / len(lengths)}
     return {"model": what, "machine": device_name(), "effective_batch": effective_batch, **rows}
 
 # %% ../../nbs/package/training/tuned_settings.ipynb #3506cc05

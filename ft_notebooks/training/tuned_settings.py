@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from peft import PeftModel
 from torch import nn
@@ -84,7 +85,7 @@ class Tuned:
 # %% ../../nbs/package/training/tuned_settings.ipynb #950ce9fa
 def tuned_for(
     model: PreTrainedModel | PeftModel,
-    lengths: Sequence[int],  # Tokens of each row to train on
+    lengths: Sequence[int] | np.ndarray,  # Tokens of each row to train on
     effective_batch: int,  # Rows of an optimizer step
 ) -> dict:  # "model", "machine", "effective_batch", "longest" and "mean"
     "What optimizations were chosen for: the model in its dtypes, the machine, the batch, and the rows' lengths."

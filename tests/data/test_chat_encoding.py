@@ -10,6 +10,7 @@ import torch
 import trl
 from datasets import Dataset
 from transformers import GenerationConfig
+from trl import SFTConfig, SFTTrainer
 
 from ft_notebooks.data.chat_encoding import check_end_token, encode_chat, encode_chats, token_losses
 from ft_notebooks.data.preference_encoding import encode_pairs
@@ -129,6 +130,69 @@ def test_a_call_of_a_tool_is_an_answer_and_the_tools_result_is_not():
     row = encode_chat(tok, chat)
     said = '<call>{"name": "sum", "arguments": {"a": 1}}<|im_end|>Two.<|im_end|>'
     assert tok.decode([i for i in row["labels"] if i != IGNORE]) == said
+
+
+def adds(a, b):
+    return {"type": "function", "function": {"name": "add", "arguments": {"a": a, "b": b}}}
+
+
+def says(text, *calls):
+    return {"role": "assistant", "content": text, "tool_calls": list(calls) or None}
+
+
+def result(text):
+    return {"role": "tool", "name": "add", "content": text}
+
+
+CALLING = {
+    "one call": [*words("1 + 2?"), says("", adds(1, 2)), result("3"), says("Three.")],
+    "text before two calls, then another": [
+        *words("1 + 2, 3 + 4?"),
+        says("I add.", adds(1, 2), adds(3, 4)),
+        result("3"),
+        result("7"),
+        says("", adds(3, 7)),
+        result("10"),
+        says("Ten."),
+    ],
+    "thoughts": [
+        *words("1 + 2?"),
+        says("<think>\nI add.\n</think>\n\n", adds(1, 2)),
+        result("3"),
+        says("<think>\nDone.\n</think>\n\nThree."),
+    ],
+    "the call at the end of two turns": [*words("Hi", "Hello", "1 + 2?"), says("", adds(1, 2))],
+}
+ADD = {
+    "type": "function",
+    "function": {"name": "add", "parameters": {"properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}}},
+}
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "qwen3_instruct_2507", "qwen3_5_think"])
+def test_rows_with_calls_get_the_labels_of_trls_trainer_but_for_line_breaks_around_the_answer(tmp_path, name):
+    "TRL also trains the line break behind each end token and, for Qwen2.5, the one behind `assistant`."
+    tok = tiny_tokenizer()
+    tok.chat_template = (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text()
+    rows = [{"messages": messages, "tools": [ADD]} for messages in CALLING.values()]
+    ours, _ = encode_chats(tok, read_chats(rows))
+    args = SFTConfig(
+        str(tmp_path), assistant_only_loss=True, max_length=None, report_to="none", use_cpu=True, bf16=False
+    )
+    texts = [{**row, "tools": json.dumps(row["tools"])} for row in rows]
+    theirs = SFTTrainer(tiny_model(), args, train_dataset=Dataset.from_list(texts), processing_class=tok).train_dataset
+    [line] = tok("\n")["input_ids"]
+    begin = tok("<|im_start|>assistant\n")["input_ids"]
+    for row, other, messages in zip(ours, theirs, CALLING.values()):
+        ids = row["input_ids"]
+        expected = list(row["labels"])
+        behind_end = [n for n in range(1, len(ids)) if row["labels"][n - 1] == tok.eos_token_id]
+        behind_role = [n for n in range(len(ids)) if ids[: n + 1][-len(begin) :] == begin]
+        for n in behind_end + behind_role * (name == "qwen2_5"):
+            assert ids[n] == line and expected[n] == IGNORE
+            expected[n] = line
+        assert other["input_ids"] == ids and other["labels"] == expected
+        assert len(behind_end) == len(behind_role) == sum(m["role"] == "assistant" for m in messages)
 
 
 def test_rows_without_any_answer_left_are_dropped_and_counted():

@@ -5,14 +5,17 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from ft_notebooks import appointments
+from ft_notebooks import appointments, encode_chats, tiny_model, tiny_tokenizer
 from ft_notebooks.cli.commands import main
 from ft_notebooks.data.read import read_chats
 from ft_notebooks.runs.pipeline import train_run
 from ft_notebooks.runs.record import trained_rows
+from ft_notebooks.tokenization.padding import IGNORE
 
 SETTINGS = "--set model.name=tiny --set sft.bf16=false --set sft.max_steps=4 --set sft.save_steps=2".split()
 EARLIER = {"earlier.jsonl": 0.2}
@@ -66,6 +69,49 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_another_mixture_is_another
     for other in (settings(mix={"earlier.jsonl": 0.3}), settings(mix_by="tokens")):
         with pytest.raises(ValueError, match="data.mix"):
             train_run(rows, None, other, "whole")
+
+
+def gradients(model):
+    return {name: weights.grad.double() for name, weights in model.named_parameters() if weights.requires_grad}
+
+
+class Keeps(TrainerCallback):
+    "The gradient of the step, and the weights before the optimizer changes them."
+
+    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+        self.gradient = gradients(model)
+        self.weights = {name: weights.clone() for name, weights in model.state_dict().items()}
+
+
+def summed(model, row):
+    "The gradient of the sum, not the mean, of the losses of one row's trained tokens."
+    model.zero_grad()
+    losses = -model(torch.tensor([row["input_ids"]])).logits[0, :-1].log_softmax(-1)
+    places = [place for place, label in enumerate(row["labels"][1:]) if label != IGNORE]
+    sum(losses[place, row["labels"][place + 1]] for place in places).backward()
+    return gradients(model), len(places)
+
+
+@pytest.mark.whole
+def test_a_step_weighs_each_trained_token_alike_whichever_file_it_is_of(here):
+    write("new.jsonl", appointments(32))
+    yes = {"role": "assistant", "content": "Yes."}  # shorter, so that the files' means would give another gradient
+    write("earlier.jsonl", [{"messages": [*row["messages"][:-1], yes]} for row in appointments(8, seed=1)])
+    kept = Keeps()
+    sft = {"bf16": False, "max_steps": 1, "max_grad_norm": 0, "effective_batch": 40, "per_device_train_batch_size": 8}
+    given = settings() | {"model": {"name": "tiny", "bits": 32}, "sft": sft}
+    train_run(read_chats("new.jsonl"), None, given, "run", guards=lambda tok, ids: [kept])
+
+    chats = [chat for name in ("new.jsonl", "earlier.jsonl") for chat in read_chats(name)]
+    rows, _ = encode_chats(tiny_tokenizer(), chats)
+    model = PeftModel.from_pretrained(tiny_model(), "run", is_trainable=True).double()
+    model.load_state_dict(kept.weights)
+    parts, counts = zip(*(summed(model, row) for row in rows))
+    terms = sum(map(len, rows["input_ids"]))  # the gradient of a weight is a sum over all tokens of the step
+    for name, gradient in kept.gradient.items():
+        by_hand = sum(part[name] for part in parts) / sum(counts)
+        size = sum(part[name].norm() for part in parts) / sum(counts)
+        assert (gradient - by_hand).norm() <= torch.finfo(torch.float32).eps * terms * size
 
 
 @pytest.mark.whole

@@ -127,5 +127,5 @@ if __name__ == "__main__":
         "reasoning_gym": metadata.version("reasoning-gym"),
     }
     first = [{"run": name, "seed": 0} for name in RUNS]
-    again = [{"run": name, "seed": seed} for seed in (1, 2) for name in ("lora_1e-3", "full_2e-5")]
+    again = [{"run": name, "seed": seed} for seed in (1, 2) for name in ("lora_1e-3", "lora_1e-3_mixed", "full_2e-5")]
     measure(__file__, first + again, run, shared, __doc__)

@@ -1,8 +1,8 @@
 """Forty labels: as completions of a chat model, or by a classification head, and whether their probabilities hold.
 
-Each point trains an adapter on SmolLM2-135M-Instruct for four epochs of its rows, 16 a step, in float32: `sft`, rows whose answer is
-the label, by `sft_trainer`; `head`, transformers' `AutoModelForSequenceClassification` on the same prompts. `base` is
-not trained.
+Each point trains an adapter on SmolLM2-135M-Instruct for four epochs of its rows, 16 a step, in float32: `sft`, rows
+whose answer is the label, by `sft_trainer`; `head`, transformers' `AutoModelForSequenceClassification` on the same
+prompts. `base` is not trained.
 The texts are messages to a bank, made here: three wordings of each label are trained, one is held out for temperature
 and threshold, one is tested, inside sentences that are not trained. With them are texts that fit no label.
 """

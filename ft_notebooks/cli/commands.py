@@ -246,6 +246,7 @@ def main(
         sys.exit(2)
     args = parser().parse_args(given)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler, which reads it when torch is loaded, is silent
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # at 8 bits it warns about the dtype of every product
     args.threads = None
     args.callbacks = list(callbacks)

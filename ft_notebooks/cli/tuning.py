@@ -7,6 +7,7 @@ __all__ = ['table', 'tune_command']
 
 # %% ../../nbs/package/cli/tuning.ipynb #38dce04c
 import json
+import logging
 from pathlib import Path
 
 from .arguments import whole_command
@@ -62,6 +63,7 @@ def tune_command(
     tok = load_tokenizer(stage.model["name"])
     ids, _ = stage.encode(tok, rows)
     phase("loading the model")
+    logging.getLogger("torch._dynamo").setLevel(logging.ERROR)  # it warns of each function that it does not compile
     trial = Trial(stage.load(tok), tok, ids, min(stage.batch, len(ids)), stage.fields)
     record = tune(trial, candidates(trial), command=whole_command(args))
     phase("")

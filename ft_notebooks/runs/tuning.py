@@ -235,7 +235,7 @@ class _Search:
     def _added(self, candidate: Candidate, best: list[Candidate]) -> bool:
         "Whether the candidate makes those that are on faster."
         name = candidate.name
-        phase(f"{name}: beside {len(best)} others")
+        phase(f"{name}: with those that are on ({len(best)})")
         with_it = [*best, candidate]
         self.verdicts[name]["on"] = False
         if other := _clash(candidate, best):
@@ -319,6 +319,8 @@ def _said(verdicts: list[dict], ratios: list[float]) -> str:
         kinds.setdefault("on" if verdict["on"] else verdict["why"].partition(":")[0], []).append(verdict["name"])
     on = ", ".join(kinds.pop("on", ["nothing"]))
     total = f", {interval_words(ratios)} of the time of TRL's defaults" if ratios else ""
+    if ratios and max(ratios) >= 1:
+        total += " (not in each pair: tune again on a machine that does nothing else)"
     return "; ".join([f"on: {on}{total}", *(f"{kind}: {', '.join(names)}" for kind, names in kinds.items())])
 
 

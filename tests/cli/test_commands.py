@@ -622,7 +622,14 @@ def test_every_command_is_documented_and_has_its_own_defaults():
         ("sft", "D"): {"data": "D", "output": "runs/sft", "settings": None, "set": [], "tuned": None},
         ("tune", "D"): {"data": "D", "output": "runs/tune", "settings": None, "set": []},
         ("dpo", "D"): {"data": "D", "output": "runs/dpo", "settings": None, "set": []},
-        ("grpo", "D"): {"data": "D", "output": "runs/grpo", "settings": None, "set": [], "reward": None},
+        ("grpo", "D"): {
+            "data": "D",
+            "output": "runs/grpo",
+            "settings": None,
+            "set": [],
+            "reward": None,
+            "environment": None,
+        },
         ("eval", "R"): {
             "run": "R",
             "data": None,
@@ -644,7 +651,7 @@ def test_every_command_is_documented_and_has_its_own_defaults():
         found = vars(parser().parse_args(argv))
         assert found.pop("command") == argv[0] and found.pop("quiet") is False
         assert found == expected
-    assert set(inspect.signature(main).parameters) == {"argv"}
+    assert list(inspect.signature(main).parameters) == ["argv", "callbacks"]
 
 
 @pytest.mark.whole

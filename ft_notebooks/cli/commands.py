@@ -78,17 +78,17 @@ num_train_epochs = 1
 # r = 16
 
 # All keys: [sft] and [pretrain] take the fields of trl.SFTConfig, [dpo] those of trl.DPOConfig, [kto] those of
-# trl.KTOConfig, [reward] those of trl.RewardConfig (each also effective_batch), [grpo] those of trl.GRPOConfig (also
-# prompts_a_step, generations and rewards), [distill] those of trl.DistillationConfig (also effective_batch, teacher and
-# lmbda), [lora] those of peft.LoraConfig. [model] has name, bits and method (lora or full). [data] has eval, intended
-# (what ft doctor asked and is meant so), allow_cut, allow_equal and allow_long, rating_at_least (from which rating an
-# answer is good), and messages, prompt, completion, chosen, rejected and label: the names of these columns in your
-# files, where they differ; thinking (of the thoughts in conversations: keep, drop, or expand to a row a turn); mix
-# (further files, each with its share of the rows: {"earlier.jsonl": 0.2}) and mix_by (tokens: shares of the trained
-# tokens); for ft pretrain also text (likewise), separator (between two documents of a file), replay (a file of chats,
-# trained between the documents) and replay_share. [evaluation] has scorers (names, or file.py:function for one of your
-# own), max_new_tokens, max_thought_tokens and batch_size. [run] has world_size (any: resume with a different number of
-# processes).
+# trl.KTOConfig, [reward] those of trl.RewardConfig (each also effective_batch, [sft] also tuned, a file of ft tune),
+# [grpo] those of trl.GRPOConfig (also prompts_a_step, generations, rewards, environment and seconds_a_call), [distill]
+# those of trl.DistillationConfig (also effective_batch, teacher and lmbda), [lora] those of peft.LoraConfig. [model]
+# has name, bits and method (lora or full). [data] has eval, intended (what ft doctor asked and is meant so), allow_cut,
+# allow_equal and allow_long, rating_at_least (from which rating an answer is good), and messages, prompt, completion,
+# chosen, rejected and label: the names of these columns in your files, where they differ; thinking (of the thoughts in
+# conversations: keep, drop, or expand to a row a turn); mix (further files, each with its share of the rows:
+# {"earlier.jsonl": 0.2}) and mix_by (tokens: shares of the trained tokens); for ft pretrain also text (likewise),
+# separator (between two documents of a file), replay (a file of chats, trained between the documents) and replay_share.
+# [evaluation] has scorers (names, or file.py:function for one of your own), max_new_tokens, max_thought_tokens and
+# batch_size. [run] has world_size (any: resume with a different number of processes).
 """
 
 # %% ../../nbs/package/cli/commands.ipynb #ba964829

@@ -115,11 +115,11 @@ def _recorded_peak(profiler: profile) -> int:
 def _peak_of(model: PreTrainedModel | PeftModel, asked: bool) -> Iterator[dict[str, int]]:
     "Bytes after the block: the most that were allocated and, on a card, reserved; on a CPU only if `asked`."
     found = {"peak": 0, "reserved": 0}
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    if hardware().device == "cuda":
+        torch.accelerator.empty_cache()
+        torch.accelerator.reset_peak_memory_stats()
         yield found
-        found |= {"peak": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
+        found |= {"peak": torch.accelerator.max_memory_allocated(), "reserved": torch.accelerator.max_memory_reserved()}
     elif asked:
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             yield found

@@ -45,7 +45,7 @@ def _on_a_card(*packages: str) -> Callable[[nn.Module], str | None]:
     "For what needs a CUDA card, and these packages."
 
     def why_not(model) -> str | None:
-        if not torch.cuda.is_available():
+        if hardware().device != "cuda":
             return "it needs a CUDA card"
         missing = [name for name in packages if find_spec(name) is None]
         return f"it needs a package: pip install {' '.join(missing)}" if missing else None
@@ -99,7 +99,7 @@ def candidates(
     "All candidates, with those that depend on the machine, and one for each micro-batch that divides the batch."
     own = trial.baseline().per_device_train_batch_size
     sizes = [n for n in (1, 2, 4, 8, 16, 32) if trial.batch % n == 0 and n != own]
-    plain = Candidate("no bfloat16", {"bf16": False, "fp16": torch.cuda.is_available()}, why_not=_has_bf16)
+    plain = Candidate("no bfloat16", {"bf16": False, "fp16": hardware().device == "cuda"}, why_not=_has_bf16)
     return [*CANDIDATES, plain, *(Candidate(f"micro-batch {n}", {"per_device_train_batch_size": n}) for n in sizes)]
 
 # %% ../../nbs/package/runs/tuning.ipynb #49452a06

@@ -43,7 +43,7 @@ def test_a_question_is_the_same_in_every_locale(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(chat_and_merge, "answering_run", lambda run: (run, {"model.bits": 32}))
     monkeypatch.setattr(chat_and_merge, "load_folder", lambda folder, bits: None)
     monkeypatch.setattr("ft_notebooks.cli.chat_and_merge.load_tokenizer", lambda folder: None)
-    monkeypatch.setattr(chat_and_merge, "_answer", lambda model, tok, messages, n: asked.append(messages) or messages)
+    monkeypatch.setattr(chat_and_merge, "_answer", lambda model, tok, messages, *_: asked.append(messages) or messages)
     typed = {"ascii": "é\n".encode(), "utf-8": "é\n".encode(), "latin-1": b"\xe9\n"}
     for encoding, text in typed.items():
         for errors in ("strict", "surrogateescape"):

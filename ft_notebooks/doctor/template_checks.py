@@ -118,7 +118,7 @@ def _prompt_differs(run):
 
 # %% ../../nbs/package/doctor/template_checks.ipynb #2322a162
 @check("thoughts-in-view", "warning", 2, "05_system_tools_thoughts", rows=("conversations",))
-@symptom("the answers of later turns are worse than that of the first")
+@symptom("the loss falls, and answers get worse after the first turn")
 @cause("later answers are trained with the thoughts of earlier turns in view, which the template drops in use")
 @cure("make a row of each turn: encode_chats(..., thoughts='expand') (in ft, --set data.thinking=expand)")
 def _thoughts_in_view(run):
@@ -137,7 +137,7 @@ def _thoughts_in_view(run):
 
 # %% ../../nbs/package/doctor/template_checks.ipynb #7c039cae
 @check("thoughts-missing", "warning", 2, "05_system_tools_thoughts", rows=("conversations",))
-@symptom("a model that thought before it answered no longer does")
+@symptom("the loss falls, and answers get worse: the model no longer thinks first")
 @cause("the template writes an empty thought, or none, before an answer without one, and that is trained")
 @cure(
     "add rows with thoughts, such as the model's own; if it shall not think, begin tok.chat_template with {% set "

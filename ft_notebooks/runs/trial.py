@@ -106,7 +106,7 @@ def _recorded_peak(profiler: profile) -> int:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "trace.json")
         profiler.export_chrome_trace(str(file))
-        events = [e for e in json.loads(file.read_text())["traceEvents"] if e["name"] == "[memory]"]
+        events = [e for e in json.loads(file.read_text("utf-8"))["traceEvents"] if e["name"] == "[memory]"]
     sizes = [e["args"]["Bytes"] for e in sorted(events, key=lambda e: e["ts"])]
     return max(itertools.accumulate(sizes), default=0)
 

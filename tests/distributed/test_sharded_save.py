@@ -84,7 +84,7 @@ def trained(method, folder, run, kind=None, resume=None):
             as_on_a_gpu.enter_context(
                 patch("ft_notebooks.sft.trainer.speed_up", lambda model: contextlib.nullcontext())
             )
-            as_on_a_gpu.enter_context(patch("ft_notebooks.sft.trainer.LabelHead", lambda model: model))
+            as_on_a_gpu.enter_context(patch("ft_notebooks.sft.trainer.LabelHead", lambda model, **_: model))
         rate = 1e-2 if method == "lora" else 1e-3
         held = ROWS.select(range(5))
         trainer = sft_trainer(small(method, folder), TOK, ROWS, held, output_dir=str(run), learning_rate=rate, **fields)

@@ -67,7 +67,7 @@ def training_twin(
         return None
     return ChatTemplate(tok, source) if source else None
 
-
+# %% ../../nbs/package/data/chat_labels.ipynb #d261d716
 _TOGETHER = 32  # conversations that are rendered at a time
 
 
@@ -78,17 +78,24 @@ def _texts(template: ChatTemplate, chats: list[list[dict]], variables: list[dict
             for n, text in zip(some, template.render_all([chats[n] for n in some], **same)):
                 yield template.render(chats[n], **same) if text is None else text
 
+# %% ../../nbs/package/data/chat_labels.ipynb #d33d8a7e
+def _lost(messages: list[dict], rendered: _Rendered) -> list[tuple[int, str]]:
+    "Number of the message, and name of the field, of what the text lacks."
+    answers = [rendered.text[start:stop].replace(CUT, "") for start, stop in rendered.spans]
+    return lost_fields(messages, rendered.text.replace(CUT, ""), answers)
+
 
 def _located(
     own: ChatTemplate, twin: ChatTemplate | None, messages: list[dict], variables: dict, texts: tuple[str, ...]
-) -> _Rendered:
-    "The text to train on, by the template or by its twin (the last of `texts`), and its answers."
+) -> tuple[list[_Rendered], list[tuple[int, str]]]:
+    "The text to train on, by the template or by its twin (the last of `texts`), as the only row; and what it lacks."
     *_, text = texts
     differs = texts[0] != text
     spans = None if differs else own.framed(messages, text, **variables)
     if spans is None:
         spans = (twin or own).answers(messages, text, **variables)
-    return _Rendered(text, spans, differs)
+    rendered = _Rendered(text, spans, differs)
+    return [rendered], _lost(messages, rendered)
 
 # %% ../../nbs/package/data/chat_labels.ipynb #ec5ecf50
 def _as_used(own: ChatTemplate, messages: list[dict], variables: dict) -> tuple[list[_Rendered], list[tuple[int, str]]]:
@@ -96,7 +103,7 @@ def _as_used(own: ChatTemplate, messages: list[dict], variables: dict) -> tuple[
     found: list[_Rendered] = []
     lost = []
     answers = [n for n, message in enumerate(messages, 1) if message["role"] == "assistant"]
-    for number in reversed(answers):
+    for before, number in reversed([*enumerate(answers)]):  # the answers before it, and its number
         part = messages[:number]
         text = own.render(part, **variables)
         start, end = own.last_answer(part, text, **variables)
@@ -105,9 +112,8 @@ def _as_used(own: ChatTemplate, messages: list[dict], variables: dict) -> tuple[
         else:
             found.append(_Rendered(text, [(start, end)]))
         shown = text.replace(CUT, "")
-        earlier = [shown] * answers.index(number)
         seen = [*without_thoughts(part[:-1]), part[-1]]
-        lost += lost_fields(seen, shown, [*earlier, text[start:end].replace(CUT, "")])
+        lost += lost_fields(seen, shown, [shown] * before + [text[start:end].replace(CUT, "")])
     return found[::-1] or [_Rendered(own.render(messages, **variables), [])], lost
 
 # %% ../../nbs/package/data/chat_labels.ipynb #23de65b9
@@ -121,12 +127,6 @@ def _check_tools(tools: list | None, text: str) -> None:
                 f"the chat template does not write the tool {name!r}, so the model would be trained without it; use a "
                 "model whose template has tools, or remove them from the rows"
             )
-
-
-def _lost(messages: list[dict], rendered: _Rendered) -> list[tuple[int, str]]:
-    "Number of the message, and name of the field, of what the text lacks."
-    answers = [rendered.text[start:stop].replace(CUT, "") for start, stop in rendered.spans]
-    return lost_fields(messages, rendered.text.replace(CUT, ""), answers)
 
 # %% ../../nbs/package/data/chat_labels.ipynb #7a12d9ca
 def _check_lost(names: list[str], lost: list[list[tuple[int, str]]]) -> None:
@@ -172,7 +172,7 @@ def encode_turns(
     "Conversations as token ids with labels, and what the account of `encode_chats` counts."
     own = ChatTemplate(tok)
     twin = None if expand else training_twin(tok)
-    rules = thought_rules(tok) if any("</think>" in str(messages) for messages in chats) else None
+    rules = thought_rules(tok) if "</think>" in str(chats) else None
     rendered = []
     lost = []
     texts = zip(*(_texts(template, chats, variables) for template in filter(None, (own, twin))))
@@ -183,12 +183,12 @@ def encode_turns(
             if expand:
                 found, lacks = _as_used(own, messages, more)
             else:
-                found, lacks = [_located(own, twin, messages, more, next(texts))], None
+                found, lacks = _located(own, twin, messages, more, next(texts))
             _check_tools(more.get("tools"), found[0].text)
         except ValueError as e:
             raise ValueError(f"{name}{e}") from None
         rendered.append(found)
-        lost.append(_lost(messages, found[0]) if lacks is None else lacks)
+        lost.append(lacks)
     _check_lost(names, lost)
     tokenized = own.tokenize([row.text for found in rendered for row in found])
     twice = [tok.bos_token_id] * 2
@@ -197,7 +197,7 @@ def encode_turns(
     rest = iter(tokenized)
     return [[_labeled(row, *next(rest)) for row in found] for found in rendered]
 
-
+# %% ../../nbs/package/data/chat_labels.ipynb #4c23f75e
 def encode_texts(
     tok: PreTrainedTokenizerBase,  # As for `encode_turns`
     chats: list[list[dict]],

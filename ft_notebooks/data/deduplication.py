@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,7 @@ from .repetition import RowTexts
 
 # %% ../../nbs/package/data/deduplication.ipynb #1f97e2f2
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, half of its bits set: 2**64 by the golden ratio, as in Fibonacci hashing
+_PART = 5000  # texts that are hashed at a time
 
 
 @lru_cache(2**20)
@@ -35,28 +37,29 @@ def _hash_of(word: str) -> int:
 
 def _runs(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     "The hashes of the different runs of three words of each text, in order; and how many each text has."
-    split_texts = [(text + " " * max(0, 2 - text.count(" "))).split(" ") for text in texts.to_pylist()]
-    words = np.fromiter(map(_hash_of, chain.from_iterable(split_texts)), np.uint64)
+    split_texts = []
+    for text in texts.to_pylist():
+        words = text.split(" ")
+        split_texts.append(words + [""] * (3 - len(words)))  # a shorter text is one run
+    hashes = np.fromiter(map(_hash_of, chain.from_iterable(split_texts)), np.uint64)
     rows: np.ndarray = np.repeat(np.arange(len(texts)), list(map(len, split_texts)))
-    runs = (words[:-2] * _MIX + words[1:-1]) * _MIX + words[2:]
+    runs = (hashes[:-2] * _MIX + hashes[1:-1]) * _MIX + hashes[2:]
     inside = rows[:-2] == rows[2:]  # not across two texts
     pairs: np.ndarray = np.stack([rows[:-2][inside].astype(np.uint64), runs[inside]])  # each text with its runs
     pairs = pairs[:, np.lexsort(pairs[::-1])]
     new: np.ndarray = np.append(True, (pairs[:, 1:] != pairs[:, :-1]).any(axis=0))
     return pairs[1, new], np.bincount(pairs[0, new].astype(int), minlength=len(texts))
 
-
+# %% ../../nbs/package/data/deduplication.ipynb #322bea5a
 def _shingles(texts: pa.Array) -> csr_array:
     "The shingles of each of N different texts as a row of ones, without those in more than √N texts."
-    found, counts = zip(*(_runs(texts[start : start + 5000]) for start in range(0, len(texts), 5000)))
+    found, counts = zip(*(_runs(texts[start : start + _PART]) for start in range(0, len(texts), _PART)))
     runs: np.ndarray = np.concatenate(found)
     starts: np.ndarray = np.append(0, np.concatenate(counts).cumsum())
-    ordered = np.sort(runs)
-    firsts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-    texts_with = np.diff(firsts, append=len(ordered))
-    columns: np.ndarray = np.searchsorted(ordered[firsts], runs).astype(np.int32)
+    different, texts_with = np.unique(runs, return_counts=True)
+    columns: np.ndarray = np.searchsorted(different, runs).astype(np.int32)
     few = (texts_with <= max(5, math.isqrt(len(texts))))[columns].astype(np.int32)
-    has = csr_array((few, columns, starts), shape=(len(texts), len(firsts)))
+    has = csr_array((few, columns, starts), shape=(len(texts), len(different)))
     has.eliminate_zeros()
     return has
 
@@ -76,21 +79,23 @@ def _bands(runs: csr_array, length: int) -> np.ndarray:
     "The bands [_HASHES // length, N] of N texts: each a hash of the lowest of `length` hashes of a text's shingles."
     seeds = _mixed(_MIX * np.arange(1, _HASHES // length * length + 1, dtype=np.uint64)).reshape(-1, length)
     found: np.ndarray = np.zeros((len(seeds), runs.shape[0]), np.uint32)
-    for start in range(0, runs.shape[0], 5000):
-        some = runs[start : start + 5000]
+    for start in range(0, runs.shape[0], _PART):
+        some = runs[start : start + _PART]
         hashed = _mixed(_MIX * some.indices.astype(np.uint64))
         for band, of_band in enumerate(seeds):
-            lowest = [np.minimum.reduceat((hashed ^ seed) * _MIX, some.indptr[:-1]) for seed in of_band]
-            key = np.sum([_mixed(low + seed) for low, seed in zip(lowest, of_band)], axis=0)
-            found[band, start : start + 5000] = _mixed(key) >> np.uint64(32)
+            key: np.ndarray = np.zeros(some.shape[0], np.uint64)
+            for seed in of_band:
+                lowest = np.minimum.reduceat((hashed ^ seed) * _MIX, some.indptr[:-1])
+                key += _mixed(lowest + seed)
+            found[band, start : start + _PART] = _mixed(key) >> np.uint64(32)
     return found
 
-
+# %% ../../nbs/package/data/deduplication.ipynb #0c5efec6
 def _pairs_of_equal(keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     "All pairs i < j of places with the same key, at most `_BLOCK` at a time."
     order = np.argsort(keys, kind="stable")
-    ends = np.flatnonzero(np.append(keys[order[1:]] != keys[order[:-1]], True)) + 1 if len(keys) else keys
-    left = np.repeat(ends, np.diff(ends, prepend=0)) - np.arange(len(keys))  # of its group, from each place on
+    sizes = np.unique(keys, return_counts=True)[1]  # of the groups
+    left = np.repeat(sizes.cumsum(), sizes) - np.arange(len(keys))  # of its group, from each place on
     places = np.flatnonzero(left > 1)
     further = 1
     while len(places):
@@ -100,7 +105,7 @@ def _pairs_of_equal(keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]
         further += 1
         places = places[left[places] > further]
 
-
+# %% ../../nbs/package/data/deduplication.ipynb #6b340bcd
 def _candidate_pairs(runs: csr_array, near: float) -> Iterator[np.ndarray]:
     "Blocks [2, P] of pairs i < j of texts that share a bucket, each once; misses one in a million pairs above `near`."
     shared = np.bincount(runs.indices, minlength=runs.shape[1]) > 1
@@ -110,8 +115,8 @@ def _candidate_pairs(runs: csr_array, near: float) -> Iterator[np.ndarray]:
     bands = _bands(runs[texts], length)
     for band, keys in enumerate(bands):
         for i, j in _pairs_of_equal(keys):
-            new = ~(bands[:band, i] == bands[:band, j]).any(axis=0)
-            yield texts[np.stack([i[new], j[new]])]
+            seen = (bands[:band, i] == bands[:band, j]).any(axis=0)
+            yield texts[np.stack([i, j])[:, ~seen]]
 
 # %% ../../nbs/package/data/deduplication.ipynb #235f4487
 def _near_pairs(
@@ -163,20 +168,24 @@ def _counts(texts: RowTexts, groups: list[list[int]], near: float | None, grown:
     return found + "."
 
 # %% ../../nbs/package/data/deduplication.ipynb #74088ced
+def _connected(pairs: np.ndarray, n: int) -> list[list[int]]:
+    "The numbers below `n` in the groups that the pairs [P, 2] connect, ordered by the first of each group."
+    graph = coo_array((np.ones(len(pairs), np.int8), pairs.T), shape=(n, n))
+    groups = defaultdict(list)
+    for number, label in enumerate(connected_components(graph, directed=False)[1].tolist()):
+        groups[label].append(number)
+    return list(groups.values())
+
+
 def _groups(dataset: Dataset, near: float | None) -> tuple[list[list[int]], str]:
     "The groups of rows that belong together, ordered by their first row, and the counts in words."
     texts = RowTexts(dataset)
     firsts, near_prompts = _duplicates(texts.prompts, near)
     near_wholes = _duplicates(texts.wholes, near)[1]
     tied = [(i, j) for i, j, _ in near_prompts + near_wholes] + texts.beginnings
-    n = len(dataset)
-    ends = np.concatenate([np.stack([np.arange(n), firsts]), np.array(tied, int).reshape(-1, 2).T], axis=1)  # [2, ties]
-    graph = coo_array((np.ones(ends.shape[1], np.int8), ends), shape=(n, n))
-    groups = defaultdict(list)
-    for row, label in enumerate(connected_components(graph, directed=False)[1].tolist()):
-        groups[label].append(row)
-    members = list(groups.values())
-    return members, _counts(texts, members, near, len(dict(texts.beginnings)))
+    equal: np.ndarray = np.column_stack([np.arange(len(dataset)), firsts])
+    groups = _connected(np.vstack([equal, np.array(tied, int).reshape(-1, 2)]), len(dataset))
+    return groups, _counts(texts, groups, near, len(dict(texts.beginnings)))
 
 # %% ../../nbs/package/data/deduplication.ipynb #480c843f
 class NoSplit(ValueError):
@@ -232,15 +241,12 @@ def _merged(groups: list[list[int]], together: Sequence) -> list[list[int]]:
     if None in together:
         place = list(together).index(None)
         raise ValueError(f"together[{place}] is None; give a row that belongs to no other a value of its own")
-    number = {value: len(groups) + n for n, value in enumerate(dict.fromkeys(together))}
-    ties = [(group, number[together[row]]) for group, members in enumerate(groups) for row in members]
-    nodes = len(groups) + len(number)
-    graph = coo_array((np.ones(len(ties), np.int8), np.array(ties).T), shape=(nodes, nodes))
-    labels = connected_components(graph, directed=False)[1][: len(groups)]
-    merged: defaultdict[int, list[int]] = defaultdict(list)
-    for label, members in zip(labels.tolist(), groups):
-        merged[label] += members
-    return list(map(sorted, merged.values()))
+    first: dict[Any, int] = {}  # the row with which a value occurs first
+    ties = []
+    for members in groups:
+        for row in members:
+            ties += [(row, members[0]), (row, first.setdefault(together[row], row))]
+    return _connected(np.array(ties, int).reshape(-1, 2), rows)
 
 # %% ../../nbs/package/data/deduplication.ipynb #590e599c
 def split(

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from hashlib import sha256
 from http.client import HTTPException
@@ -233,15 +233,21 @@ def local_source(
     return str(folder / name)
 
 # %% ../../nbs/package/data/readers.ipynb #208d9cf3
+def _numbered(rows: Iterable) -> Iterator[tuple[str, Any]]:
+    for number, row in enumerate(rows):
+        yield f"row {number} (counted from 0)", row
+
+
 def _stream_rows(stream: IterableDataset, columns: Collection[str] | None) -> Iterator[tuple[str, Any]]:
     "The rows of a stream; `ValueError` where it begins with another row when it is read again."
-    if len({repr(next(iter(stream), None)) for _ in range(2)}) > 1:
+    first = next(iter(stream), None)
+    again = next(iter(stream), None)
+    if repr(first) != repr(again):  # as texts, since a table or NaN does not equal itself
         raise ValueError(
             "the stream begins with another row when it is read again, so a resumed run would not read the same rows: "
             "write them to a file, and pass its path"
         )
-    numbered = ((f"row {number} (counted from 0)", row) for number, row in enumerate(stream))
-    rows = dataset_rows(stream, columns) if stream.column_names else numbered
+    rows = dataset_rows(stream, columns) if stream.column_names else _numbered(stream)
     yield next(rows, ("the stream", EOFError()))
     yield from rows
 
@@ -270,8 +276,6 @@ def read_rows(
             'datasets.Dataset, as from dataset["train"] or Dataset.from_pandas(table)'
         )
     else:
-        number = 0
-        for number, row in enumerate(source, 1):
-            yield f"row {number - 1} (counted from 0)", row
-        if not number:
-            yield f"the {type(source).__name__}", EOFError()
+        rows = _numbered(source)
+        yield next(rows, (f"the {type(source).__name__}", EOFError()))
+        yield from rows

@@ -9,7 +9,7 @@ __all__ = ['beginnings', 'answer_contexts', 'count_repetition', 'repetition_line
 import json
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 
@@ -28,23 +28,24 @@ def _hashes(turns: list[str]) -> list[bytes]:
         found.append(known)
     return found
 
-
+# %% ../../nbs/package/data/repetition.ipynb #d55958c1
 def _nested(hashes: bytes, counts: list[int]) -> list[tuple[int, int]]:
     "The pairs of `beginnings`, by the hashes of all rows one after the other, and how many each row has."
     stops: np.ndarray = np.cumsum(counts, dtype=int)
     rows: np.ndarray = np.repeat(np.arange(len(counts)), counts)
+    digests = np.frombuffer(hashes, "V16")
     halves = np.frombuffer(hashes, np.uint64)[::2]  # which tell almost all apart
     is_whole: np.ndarray = np.zeros(len(rows), bool)
     is_whole[stops[np.array(counts, int) > 0] - 1] = True
     inside = np.flatnonzero(~is_whole & np.isin(halves, halves[is_whole]))
     ends = np.flatnonzero(is_whole & np.isin(halves, halves[inside]))
     whole: dict[bytes, int] = {}
-    for place in ends.tolist():
-        whole.setdefault(hashes[16 * place : 16 * place + 16], int(rows[place]))
-    known = ((hashes[16 * place : 16 * place + 16], int(rows[place])) for place in inside.tolist())
+    for digest, row in zip(digests[ends].tolist(), rows[ends].tolist()):
+        whole.setdefault(digest, row)
+    known = zip(digests[inside].tolist(), rows[inside].tolist())
     return sorted({(whole[beginning], row) for beginning, row in known if beginning in whole})
 
-
+# %% ../../nbs/package/data/repetition.ipynb #1f31a0e3
 def beginnings(
     chats: list[list[str]],  # N conversations, each a list of turns
 ) -> list[tuple[int, int]]:  # Pairs of different rows: the first is the beginning of the second, and shorter
@@ -65,10 +66,6 @@ class _RowMessages:
     def trained(self) -> list[dict]:
         return self.prompt + self.answer
 
-    @property
-    def whole(self) -> list[dict]:
-        return self.prompt + self.answer + self.rejected
-
 # %% ../../nbs/package/data/repetition.ipynb #360699c6
 def _from_chat(messages: list[dict]) -> _RowMessages:
     asked = [number for number, message in enumerate(messages, 1) if message["role"] == "user"]
@@ -76,6 +73,17 @@ def _from_chat(messages: list[dict]) -> _RowMessages:
     return _RowMessages(messages[:end], messages[end:], [])
 
 
+def _from_text(text: str) -> _RowMessages:
+    return _RowMessages([{"role": "document", "content": text}], [], [])
+
+
+_ROWS: dict[tuple[str, ...], Callable[..., _RowMessages]] = {  # By their columns
+    ("messages",): _from_chat,
+    ("text",): _from_text,
+    ("prompt", "chosen", "rejected"): _RowMessages,
+}
+
+# %% ../../nbs/package/data/repetition.ipynb #0cce7d4b
 def _row_messages(
     dataset: Dataset,  # What `read_chats` or `read_preferences` returned
 ) -> Iterator[_RowMessages]:  # One a row
@@ -83,18 +91,11 @@ def _row_messages(
     if not isinstance(dataset, Dataset):
         kind = type(dataset).__name__
         raise ValueError(f"cannot compare a {kind}; pass what read_chats or read_preferences returned")
-    names = set(dataset.column_names)
-    pair = ["prompt", "chosen", "rejected"]
-    if not (names & {"messages", "text"} or names.issuperset(pair)):
+    columns = next(filter(set(dataset.column_names).issuperset, _ROWS), None)
+    if columns is None:
         raise ValueError(f"the columns are {dataset.column_names}; pass what read_chats or read_preferences returned")
-    columns = ["messages"] if "messages" in names else ["text"] if "text" in names else pair
-    for some in dataset.select_columns(columns).with_format(None).iter(1000):
-        if columns == ["messages"]:
-            yield from map(_from_chat, some["messages"])
-        elif columns == ["text"]:
-            yield from (_RowMessages([{"role": "document", "content": text}], [], []) for text in some["text"])
-        else:
-            yield from map(_RowMessages, *map(some.__getitem__, pair))
+    for some in dataset.select_columns([*columns]).with_format(None).iter(1000):
+        yield from map(_ROWS[columns], *map(some.__getitem__, columns))
 
 # %% ../../nbs/package/data/repetition.ipynb #c227d17f
 def _text(message: dict) -> str:
@@ -118,7 +119,7 @@ def _occurrences(hashes: bytearray) -> np.ndarray:
     "How often each different hash of 16 bytes occurs."
     return np.unique(np.frombuffer(hashes, "V16"), return_counts=True)[1]
 
-
+# %% ../../nbs/package/data/repetition.ipynb #d6ad7d30
 def count_repetition(
     rows: Dataset,  # What `read_chats` or `read_preferences` returned
 ) -> dict[str, int | float]:  # "rows", "distinct", "answers_again", "beginnings" (rows), "commonest" (a share)
@@ -187,7 +188,7 @@ _TEXT = pa.large_string()  # more than 2 GB in all
 def _turns(messages: list[dict]) -> list[str]:
     return list(map(" ".join, map(_words, messages)))
 
-
+# %% ../../nbs/package/data/repetition.ipynb #c15b683b
 class RowTexts:
     "Of every row, as texts that Arrow holds: its prompt, and the whole of it; and which rows are beginnings of others."
 
@@ -201,13 +202,16 @@ class RowTexts:
         hashes = bytearray()
         rows = chain.from_iterable(map(_row_messages, datasets))
         while some := list(islice(rows, 1000)):
-            asked = [_turns(row.prompt) for row in some]
-            trained = [prompt + _turns(row.answer) for prompt, row in zip(asked, some)]
-            found = list(map(_hashes, trained))
-            counts += map(len, found)
-            hashes += b"".join(chain.from_iterable(found))
-            whole = [" ".join(turns + _turns(row.rejected)) for turns, row in zip(trained, some)]
-            prompts.append(pa.array(map(" ".join, asked), _TEXT))
+            asked = []
+            whole = []
+            for row in some:
+                prompt = _turns(row.prompt)
+                trained = prompt + _turns(row.answer)
+                counts.append(len(trained))
+                hashes += b"".join(_hashes(trained))
+                asked.append(" ".join(prompt))
+                whole.append(" ".join(trained + _turns(row.rejected)))
+            prompts.append(pa.array(asked, _TEXT))
             wholes.append(pa.array(whole, _TEXT))
         self.prompts = pa.chunked_array(prompts, _TEXT)
         self.wholes = pa.chunked_array(wholes, _TEXT)

@@ -32,7 +32,7 @@ def answer_of(
         return text
     return after.lstrip() if closed else text
 
-
+# %% ../../nbs/package/tokenization/thoughts.ipynb #102175a1
 def written_answer(
     message: dict,
 ) -> str:
@@ -118,20 +118,23 @@ def thought_rules(
 ) -> ThoughtRules:
     "What the chat template does with thoughts, found by rendering; with Qwen3's the field is reasoning_content."
     prompt = _written(tok, add_generation_prompt=True)
+    mark = re.search(r"<think>\s*$", prompt)
     texts = {field: _written(tok, _with_thought(field)) for field in (*FIELDS, "content")}
     field = next((field for field, text in texts.items() if "Thought." in text), "")
-    before, _, after = texts.get(field, "").partition("Thought.")
-    same = len(commonprefix([prompt, before]))
-    mark = re.search(r"<think>\s*$", prompt)
-    opening = before[same:] if field else mark and ""
-    closed = prompt[same:].strip() if field else ""
-    closing = after.partition("Answer.")[0] if field else "\n</think>\n\n"
-    later = [_with_thought(field), *_ASKED] if field else []
+    opening = "" if mark else None
+    closing = "\n</think>\n\n"
+    later = []
+    if field:
+        before, _, after = texts[field].partition("Thought.")
+        same = len(commonprefix([prompt, before]))
+        opening = None if prompt[same:].strip() else before[same:]  # None where the prompt closes the thought
+        closing = after.partition("Answer.")[0]
+        later = [_with_thought(field), *_ASKED]
     plain = _written(tok, {"role": "assistant", "content": "Answer."}).partition("Answer.")[0]
     return ThoughtRules(
         field=field,
         prompted=mark[0] if mark else "",
-        opening=None if closed else opening,
+        opening=opening,
         closing=closing,
         empty=plain[len(commonprefix([prompt, plain])) :],
         kept="Thought." in _written(tok, *later, add_generation_prompt=True),

@@ -20,10 +20,11 @@ from .padding import IGNORE
 _PART = 10_000  # rows
 
 
-def _parts(rows: Dataset, column: str) -> Iterator[pa.Array]:
-    "A column of lists in parts, in the order of the rows."
+def _parts(rows: Dataset, column: str) -> Iterator[tuple[np.ndarray, pa.Array]]:
+    "The lengths of the lists in a column, and their values one after the other, in parts in the order of the rows."
     for table in rows.select_columns([column]).with_format("arrow").iter(_PART):
-        yield table[column].combine_chunks()
+        lists = table[column].combine_chunks()
+        yield pc.list_value_length(lists).to_numpy(zero_copy_only=False), lists.flatten()
 
 
 def token_counts(
@@ -31,7 +32,7 @@ def token_counts(
     column: str = "input_ids",  # One that holds lists
 ) -> np.ndarray:  # [N] int64
     "How many tokens each row has."
-    found = [pc.list_value_length(part).to_numpy(zero_copy_only=False) for part in _parts(rows, column)]
+    found = [lengths for lengths, _ in _parts(rows, column)]
     return np.concatenate([np.zeros(0, np.int64), *found]).astype(np.int64)
 
 # %% ../../nbs/package/tokenization/token_columns.ipynb #41959699
@@ -40,9 +41,8 @@ def trained_counts(
 ) -> np.ndarray:  # [N] int64
     "How many labels of each row, but for its first, are not -100."
     found: list[np.ndarray] = [np.zeros(0, np.int64)]
-    for part in _parts(rows, "labels"):
-        lengths = pc.list_value_length(part).to_numpy(zero_copy_only=False)
-        trained = part.flatten().to_numpy(zero_copy_only=False) != IGNORE
+    for lengths, labels in _parts(rows, "labels"):
+        trained = labels.to_numpy(zero_copy_only=False) != IGNORE
         before: np.ndarray = np.append(0, trained.cumsum())  # trained tokens before each place
         stops = lengths.cumsum()
         found.append(before[stops] - before[np.minimum(stops - lengths + 1, stops)])
@@ -55,8 +55,7 @@ def row_hashes(
 ) -> np.ndarray:  # [N] uint64
     "A hash of the tokens of each row."
     found = []
-    for part in _parts(rows, column):
-        tokens = part.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
-        stops = pc.list_value_length(part).to_numpy(zero_copy_only=False).cumsum()
-        found += [xxh3_64_intdigest(ids.tobytes()) for ids in np.split(tokens, stops)[: len(part)]]
+    for lengths, values in _parts(rows, column):
+        tokens = values.to_numpy(zero_copy_only=False).astype(np.int64)
+        found += map(xxh3_64_intdigest, np.split(tokens, lengths.cumsum())[:-1])
     return np.array(found, np.uint64)

@@ -69,8 +69,8 @@ def _packed(lengths: Sequence[int], max_length: int, strategy: str) -> int:
 def _units(lengths, size, given, processes) -> tuple[np.ndarray, int, dict, str]:
     "Tokens of each row or packed row, the longest first; rows of a step; fields of the config; and a description."
     if not given.get("packing"):
-        return -np.sort(-np.asarray(lengths, int)), size, {}, f"{size} rows a step"
-    length = given.get("max_length") or max(1024, int(np.max(lengths)))
+        return np.sort(np.asarray(lengths, int))[::-1], size, {}, f"{size} rows a step"
+    length = given.get("max_length") or int(np.max(lengths, initial=1024))
     rows = _packed(lengths, length, given.get("packing_strategy", "bfd"))
     each = len(lengths) / rows
     step = max(1, round(size / each))

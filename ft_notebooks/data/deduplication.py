@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from operator import itemgetter
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,10 +36,8 @@ def _hash_of(word: str) -> int:
 
 def _runs(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     "The hashes of the different runs of three words of each text, in order; and how many each text has."
-    split_texts = []
-    for text in texts.to_pylist():
-        words = text.split(" ")
-        split_texts.append(words + [""] * (3 - len(words)))  # a shorter text is one run
+    unpadded = [text.split(" ") for text in texts.to_pylist()]
+    split_texts = [words + [""] * (3 - len(words)) for words in unpadded]  # a shorter text is one run
     hashes = np.fromiter(map(_hash_of, chain.from_iterable(split_texts)), np.uint64)
     rows: np.ndarray = np.repeat(np.arange(len(texts)), list(map(len, split_texts)))
     runs = (hashes[:-2] * _MIX + hashes[1:-1]) * _MIX + hashes[2:]
@@ -241,7 +238,7 @@ def _merged(groups: list[list[int]], together: Sequence) -> list[list[int]]:
     if None in together:
         place = list(together).index(None)
         raise ValueError(f"together[{place}] is None; give a row that belongs to no other a value of its own")
-    first: dict[Any, int] = {}  # the row with which a value occurs first
+    first: dict[object, int] = {}  # the row with which a value occurs first
     ties = []
     for members in groups:
         for row in members:

@@ -240,9 +240,7 @@ def _numbered(rows: Iterable) -> Iterator[tuple[str, Any]]:
 
 def _stream_rows(stream: IterableDataset, columns: Collection[str] | None) -> Iterator[tuple[str, Any]]:
     "The rows of a stream; `ValueError` where it begins with another row when it is read again."
-    first = next(iter(stream), None)
-    again = next(iter(stream), None)
-    if repr(first) != repr(again):  # as texts, since a table or NaN does not equal itself
+    if repr(next(iter(stream), None)) != repr(next(iter(stream), None)):  # NaN does not equal itself, its text does
         raise ValueError(
             "the stream begins with another row when it is read again, so a resumed run would not read the same rows: "
             "write them to a file, and pass its path"

@@ -123,13 +123,12 @@ def thought_rules(
     field = next((field for field, text in texts.items() if "Thought." in text), "")
     opening = "" if mark else None
     closing = "\n</think>\n\n"
-    later = []
     if field:
         before, _, after = texts[field].partition("Thought.")
         same = len(commonprefix([prompt, before]))
         opening = None if prompt[same:].strip() else before[same:]  # None where the prompt closes the thought
         closing = after.partition("Answer.")[0]
-        later = [_with_thought(field), *_ASKED]
+    kept = _written(tok, _with_thought(field), *_ASKED, add_generation_prompt=True) if field else ""
     plain = _written(tok, {"role": "assistant", "content": "Answer."}).partition("Answer.")[0]
     return ThoughtRules(
         field=field,
@@ -137,5 +136,5 @@ def thought_rules(
         opening=opening,
         closing=closing,
         empty=plain[len(commonprefix([prompt, plain])) :],
-        kept="Thought." in _written(tok, *later, add_generation_prompt=True),
+        kept="Thought." in kept,
     )

@@ -54,7 +54,7 @@ def row_hashes(
     column: str = "input_ids",  # One that holds lists of integers
 ) -> np.ndarray:  # [N] uint64
     "A hash of the tokens of each row."
-    found = []
+    found: list[int] = []
     for lengths, values in _parts(rows, column):
         tokens = values.to_numpy(zero_copy_only=False).astype(np.int64)
         found += map(xxh3_64_intdigest, np.split(tokens, lengths.cumsum())[:-1])

@@ -209,7 +209,7 @@ def test_prompts_alone_keep_their_columns_for_the_reward_and_need_no_answer(here
         ((), {}, "FILE.py:FUNCTION or a run of ft reward: ft grpo chats.jsonl"),
         (("exact_macth",), {}, "did you mean 'exact_match'"),
         (("none.py:f",), {}, "there is no file 'none.py'"),
-        (("tidy.py:lowercas",), {}, "no function 'lowercas' in tidy.py; did you mean 'lowercase'?"),
+        (("tidy.py:lowercas",), {}, "no function or class 'lowercas' in tidy.py; did you mean 'lowercase'?"),
         (("tidy.py",), {}, "name the function too: tidy.py:FUNCTION"),
         (("length:much",), {}, "the weight 'much' is not a finite number"),
         (("length:nan",), {}, "the weight 'nan' is not a finite number"),

@@ -36,6 +36,9 @@ def train(
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
+WITH_TOOLS = "SmolLM2-135M-Instruct, LoRA r=16, with the chat template of Qwen3-Instruct-2507, which writes tools"
+
+
 EXCERPT = ("execmodel", "import")  # general English that Python itself brings: 4,265 tokens, the first 4,096 are read
 
 

@@ -12,7 +12,7 @@ import time
 from functools import cache
 
 import torch
-from common import measure, score, train
+from common import WITH_TOOLS, measure, score, train
 
 from ft_notebooks import add_adapter, load_model, load_tokenizer, lora_config, smollm2
 from ft_notebooks.course.sums_task import Calculator, sum_chats, sum_rows, with_tools
@@ -34,7 +34,7 @@ GRPO = {
 }
 LOGGED = ("reward", "reward_std", "entropy", "completions/mean_length", "tools/call_frequency")
 SETTINGS = {
-    "model": "SmolLM2-135M-Instruct, LoRA r=16, with the chat template of Qwen3-Instruct-2507, which writes tools",
+    "model": WITH_TOOLS,
     "sft": {**SFT, "chats": "12 with a call and 12 without, another draw for each seed"},
     "reward": "number_match",
     **GRPO,

@@ -12,7 +12,7 @@ import json
 import random
 import time
 
-from common import measure, score, train
+from common import WITH_TOOLS, measure, score, train
 
 from ft_notebooks import add_adapter, load_model, load_tokenizer, lora_config, smollm2
 from ft_notebooks.course.sums_task import with_tools
@@ -61,7 +61,7 @@ CITIES = {"trained": "Oslo Rome Paris Cairo Lima Boston".split(), "held_out": "M
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 NONE = "I have no tool for that."
 SETTINGS = {
-    "model": "SmolLM2-135M-Instruct, LoRA r=16, with the chat template of Qwen3-Instruct-2507, which writes tools",
+    "model": WITH_TOOLS,
     "sft": {**SFT, "chats": "64, another draw for each seed: 32 with a call, 16 whose tool is not declared, 16 others"},
     "held_out": "40, the same for all: 24 with a call, 8 whose tool is not declared, 8 others; greedy, 40 tokens",
     "right": "of the 24: by the scorer tool_calls, the name and all arguments",

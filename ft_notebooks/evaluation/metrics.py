@@ -204,7 +204,7 @@ def load_from_file(
         raise ValueError(f"{where}: running {path} raised {type(e).__name__}: {e}") from e
     if not callable(names.get(name)):
         functions = [key for key, value in names.items() if callable(value) and key[0] != "_"]
-        raise ValueError(f"{where}: no function {name!r} in {path}; {_near(name, functions)}")
+        raise ValueError(f"{where}: no function or class {name!r} in {path}; {_near(name, functions)}")
     return names[name]
 
 # %% ../../nbs/package/evaluation/metrics.ipynb #493be641

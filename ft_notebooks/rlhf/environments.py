@@ -164,17 +164,19 @@ def _check_template(tok: PreTrainedTokenizerBase, tools: list[dict]) -> None:
 CALL_SECONDS = 10.0  # a call within one machine takes milliseconds
 MOST_ROUNDS = 4  # of calls in an answer
 
-
+# %% ../../nbs/package/rlhf/environments.ipynb #6dd9e00c
 def guarded_environment(
     kind: type,  # A class without arguments; its public methods are tools
     tok: PreTrainedTokenizerBase,  # Its `response_template` is set, where TRL knows it
-    seconds: float = CALL_SECONDS,  # That a call may take; in the main thread, where the system has timers
+    seconds: float = CALL_SECONDS,  # That a call may take, above 0; in the main thread, where the system has timers
 ) -> type[Episode]:
     """The class for `environment_factory` of `trl.GRPOTrainer`, with the errors of `Episode`.
 
     Raises `ValueError` for a class that cannot be made without arguments or has no public method, for a method without
     types or docstring, and for a template without tools.
     """
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"seconds_a_call={seconds!r} must be a finite number above 0")
     if not inspect.isclass(kind):
         raise ValueError(f"environment={kind!r:.80} is no class; give a class, whose public methods are the tools")
     try:
@@ -198,14 +200,11 @@ def guarded_environment(
 def load_environment(
     text: str,  # FILE.py:CLASS; the file is run
 ) -> type:
-    "The class that a command names; `ValueError` without a class, and as for a reward in a file."
+    "The class that a command names; `ValueError` for another form, and as for a reward in a file."
     path, _, name = text.strip().rpartition(":")
     if not path.endswith(".py"):
         raise ValueError(f"--environment {text}: name file and class, FILE.py:CLASS")
-    kind = load_from_file(path, name, "environment")
-    if not inspect.isclass(kind):
-        raise ValueError(f"--environment {text}: {name} is no class; the tools are the public methods of a class")
-    return kind
+    return load_from_file(path, name, "environment")
 
 # %% ../../nbs/package/rlhf/environments.ipynb #7d894193
 class EnvironmentReward:
@@ -213,7 +212,6 @@ class EnvironmentReward:
 
     def __init__(self, kind: type[Episode]):
         self.__name__ = kind.kind.__name__
-        self.fingerprint = kind.fingerprint
 
     def __call__(self, environments: list[Episode], **columns) -> list[float]:
         return [episode.score() for episode in environments]

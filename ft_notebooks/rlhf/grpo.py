@@ -116,6 +116,10 @@ class _FirstLook:
         sums = values.sum(1)  # [answers]
         if limits := getattr(args, "reward_clip_range", None):
             sums = sums.clamp(*limits)
+        if environments:
+            calls = gather_object([episode.calls for episode in environments])
+            known = gather_object(list(map(answer_in_prompt, prompts, columns["expected"])))
+            self._print(tool_lines(calls, known, sums.tolist()))
         scale = getattr(args, "scale_rewards", None)
         if scale is None:  # of RLOO
             scale = "batch" if args.normalize_advantages else "none"
@@ -124,10 +128,9 @@ class _FirstLook:
         if len(self.values) > 1:
             means = [f"{name} {mean:.3g}" for name, mean in zip(self.values, values.mean(0))]
             lines.insert(1, f"  of which, with their weights: {', '.join(means)}")
-        if environments:
-            calls = gather_object([episode.calls for episode in environments])
-            known = gather_object(list(map(answer_in_prompt, prompts, columns["expected"])))
-            lines += tool_lines(calls, known, sums.tolist())
+        self._print(lines)
+
+    def _print(self, lines: list[str]) -> None:
         if self.trainer.is_world_process_zero():
             print("\n".join(lines), flush=True)
 

@@ -54,7 +54,7 @@ def _replies(episode: Episode, message: dict, empty: bool) -> list[dict]:
         found.append({"role": "tool", "name": name, "content": "" if empty else reply})
     return found
 
-
+# %% ../../nbs/package/rlhf/tool_use.ipynb #cd0c5c78
 def _turn(model, tok, chats: list[list[dict]], tools: list[dict], max_new_tokens: int) -> list[dict]:
     "The model's next message in each conversation, with its tokens and whether it ended it."
     prompts = encode_prompts(model, tok, chats, max_new_tokens, [tools] * len(chats))
@@ -124,7 +124,7 @@ def answer_in_prompt(
 # %% ../../nbs/package/rlhf/tool_use.ipynb #3a847378
 _MANY = 4  # different calls; the same reply to fewer may be chance
 
-
+# %% ../../nbs/package/rlhf/tool_use.ipynb #6e73c6d1
 def tool_lines(
     calls: list[list[tuple]],  # Of each answer: method, arguments, and the reply or None
     known: Sequence[bool],  # Whether the answer's prompt holds the expected one

@@ -4,15 +4,13 @@ import contextlib
 import copy
 import io
 import json
-import os
 import signal
 
 import datasets
 import pytest
 import torch
 from ranks_of import ranks
-from small_runs import ROUNDED, forked, only_rounded
-from transformers import TrainerCallback
+from small_runs import ROUNDED, killed_at, only_rounded
 
 from ft_notebooks.checkpointing.integrity import last_good_checkpoint
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
@@ -45,10 +43,10 @@ def student(kind):
     return add_adapter(tiny_model(), lora_config(tiny_model(), r=4, lora_dropout=0.3, init_lora_weights=False))
 
 
-def trained(folder, kind="full", *callbacks, **given):
+def trained(folder, kind="full", **given):
     with contextlib.redirect_stdout(io.StringIO()):
         trainer = distill_trainer(
-            student(kind), TOK, CHATS, tiny_model(seed=1), output_dir=str(folder), callbacks=[*callbacks],
+            student(kind), TOK, CHATS, tiny_model(seed=1), output_dir=str(folder),
             **FIXED | given,
         )  # fmt: skip
         fit(trainer)
@@ -64,19 +62,10 @@ def logs(trainer):
     return [[entry[key] for key in keys] for entry in trainer.state.log_history if "loss" in entry]
 
 
-class KilledAt(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_a_run_that_is_killed_goes_on_to_the_same_weights(tmp_path):
     half = {"lmbda": 0.5, "max_steps": 4}
     whole = trained(tmp_path / "whole", "adapter", **half)
-    assert forked(lambda: trained(tmp_path / "parts", "adapter", KilledAt(3), **half)) == -signal.SIGKILL
+    assert killed_at(3, lambda: trained(tmp_path / "parts", "adapter", **half)) == -signal.SIGKILL
     assert last_good_checkpoint(tmp_path / "parts").endswith("checkpoint-2")
     parts = trained(tmp_path / "parts", "adapter", **half)
     assert torch.equal(weights(whole), weights(parts)) and logs(whole) == logs(parts) and len(logs(whole)) == 4

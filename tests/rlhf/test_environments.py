@@ -1,9 +1,9 @@
 "GRPO with an environment: what is trained, what ends a run, what resumes, and what a run says of its tools."
 
 import contextlib
+import functools
 import io
 import json
-import os
 import random
 import signal
 import threading
@@ -14,8 +14,7 @@ import datasets
 import pytest
 import torch
 from ranks_of import ranks
-from small_runs import ROUNDED, forked, only_rounded
-from transformers import TrainerCallback
+from small_runs import ROUNDED, killed_at, only_rounded
 from trl import GRPOTrainer
 
 from ft_notebooks.checkpointing.integrity import last_good_checkpoint
@@ -25,9 +24,9 @@ from ft_notebooks.inference.generation import encode_prompts
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.rlhf.environments import guarded_environment
 from ft_notebooks.rlhf.grpo import grpo_trainer, rloo_trainer
-from ft_notebooks.rlhf.reward_choice import measure_rewards
+from ft_notebooks.rlhf.reward_choice import measure_rewards, reward_lines
 from ft_notebooks.rlhf.rewards import read_prompts
-from ft_notebooks.rlhf.tool_use import tool_answers, tool_lines
+from ft_notebooks.rlhf.tool_use import tool_lines
 from ft_notebooks.training.run import fit
 
 FIXED = {
@@ -86,18 +85,18 @@ def letters(generated, expected, example):
     return sum("a" <= letter <= "z" for letter in generated[:16]) / 16
 
 
-def made(folder, *callbacks, tok=None, kind=Echo, rows=6, rewards=letters, model=None, **given):
+def made(folder, *, tok=None, kind=Echo, rows=6, rewards=letters, model=None, **given):
     with contextlib.redirect_stdout(io.StringIO()) as said:
         trainer = grpo_trainer(
             model or tiny_model(), tok or calling(), sum_rows(rows), rewards, output_dir=str(folder), environment=kind,
-            callbacks=list(callbacks), **FIXED | given,
+            **FIXED | given,
         )  # fmt: skip
     trainer.said = said
     return trainer
 
 
-def fitted(folder, *callbacks, **given):
-    trainer = made(folder, *callbacks, **given)
+def fitted(folder, **given):
+    trainer = made(folder, **given)
     with contextlib.redirect_stdout(trainer.said):
         fit(trainer)
     return trainer
@@ -107,19 +106,10 @@ def weights(trainer):
     return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
 
 
-class KilledAt(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
 @pytest.mark.whole
 def test_a_run_with_tools_that_is_killed_goes_on_to_the_same_weights(tmp_path):
     whole = fitted(tmp_path / "whole")
-    assert forked(lambda: fitted(tmp_path / "parts", KilledAt(3))) == -signal.SIGKILL
+    assert killed_at(3, lambda: fitted(tmp_path / "parts")) == -signal.SIGKILL
     assert last_good_checkpoint(tmp_path / "parts").endswith("checkpoint-2")
     parts = fitted(tmp_path / "parts")
     one, other = weights(whole), weights(parts)
@@ -241,49 +231,20 @@ def test_a_prompt_that_is_computed_once_gives_the_loss_of_one_that_is_computed_f
 # what ends a run
 
 
-class Broken(Calculator):
-    def add(self, a: int, b: int) -> int:
-        """
-        Add.
-
-        Args:
-            a: One.
-            b: Other.
-        """
-        return self.more[a]
+def adding(name, add):
+    "A `Calculator` with another `add`, of which the model is told the same."
+    return type(name, (Calculator,), {"add": functools.wraps(Calculator.add)(add)})
 
 
-class Hangs(Calculator):
-    def add(self, a: int, b: int) -> int:
-        """
-        Add.
-
-        Args:
-            a: One.
-            b: Other.
-        """
-        time.sleep(60)
-
-
-class Forgets(Calculator):
-    def add(self, a: int, b: int) -> int:
-        """
-        Add.
-
-        Args:
-            a: One.
-            b: Other.
-        """
-        print(a + b)
+Broken = adding("Broken", lambda self, a, b: self.more[a])
+Hangs = adding("Hangs", lambda self, a, b: time.sleep(60))
+Forgets = adding("Forgets", lambda self, a, b: None)
 
 
 @pytest.mark.parametrize(
     "kind, message",
     [
-        (
-            Broken,
-            r"environment Broken, row [0-5] \(counted from 0\), call 1, add\(a=1, b=2\): it raised Attri",
-        ),
+        (Broken, r"environment Broken, row [0-5] \(counted from 0\), call 1, add\(a=1, b=2\): it raised Attri"),
         (Hangs, r"environment Hangs, row [0-5] .*, call 1, add\(a=1, b=2\): .*the call takes more than 0.2 seconds"),
         (Forgets, r"environment Forgets, row [0-5] .*the method returned None; return what the model shall read"),
     ],
@@ -318,16 +279,6 @@ class Untyped:
         "Look up a name."
 
 
-class Undescribed:
-    def look(self, name: str) -> str:
-        return name
-
-
-class Half:
-    def look(self, name: str) -> str:
-        "Look up a name."
-
-
 class Slow:
     async def look(self, name: str) -> str:
         """
@@ -352,8 +303,6 @@ class Nothing:
     "kind, message",
     [
         (Untyped, r"test_environments.py:\d+: Untyped.look: .*give each a type"),
-        (Undescribed, r"test_environments.py:\d+: Undescribed.look: the model knows a tool by its types"),
-        (Half, r"test_environments.py:\d+: Half.look: .*"),
         (Slow, r"test_environments.py:\d+: Slow.look is async, but calls .* write it with def"),
         (Needs, "environment Needs: it must be made without arguments"),
         (Nothing, "environment Nothing has no public method beside reset, get_reward; write one"),
@@ -363,6 +312,12 @@ class Nothing:
 def test_a_class_that_says_too_little_is_refused(tmp_path, kind, message):
     with pytest.raises(ValueError, match=message):
         made(tmp_path, tok=tokenizer(), kind=kind)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])
+def test_a_time_limit_that_would_limit_nothing_is_refused(tmp_path, seconds):
+    with pytest.raises(ValueError, match="seconds_a_call=.* must be a finite number above 0"):
+        made(tmp_path, tok=tokenizer(), kind=Calculator, seconds_a_call=seconds)
 
 
 def test_a_template_without_tools_is_refused_with_the_cure(tmp_path):
@@ -477,69 +432,43 @@ def test_outside_the_main_thread_a_call_has_no_limit_and_works():
     assert found == ['{"price": 4, "currency": "EUR"}']
 
 
-# what a run says of its tools: three that are wrong, two that are right
-
-
-def spoken(calls, known=(False,) * 8, rewards=(1, 0, 1, 0, 1, 0, 1, 0)):
-    return "\n".join(tool_lines(calls, known, rewards))
-
-
-def call(n, reply):
-    return [("add", {"a": n, "b": n}, reply)]
-
-
-def test_a_tool_with_one_reply_for_all_is_named():
-    said = spoken([call(n, "error: no connection") for n in range(8)])
-    assert "8 different calls all have the reply 'error: no connection': does the tool work?" in said
-
-
-def test_an_answer_in_the_prompt_is_named():
-    said = spoken([call(n, str(n)) for n in range(8)], known=[True] * 8)
-    assert "the expected answer stands in each prompt, so it can be given without a call" in said
-
-
-def test_answers_without_calls_are_named():
-    assert spoken([[]] * 8).startswith("no answer calls a tool, so none can be preferred for it")
+# what a run says of its tools
 
 
 def test_tools_that_work_get_one_line():
-    used = [call(n, str(2 * n)) if n % 2 else [] for n in range(8)]
-    assert spoken(used, known=[True] * 7 + [False]) == (
+    used = [[("add", {"a": n}, str(2 * n))] if n % 2 else [] for n in range(8)]
+    assert tool_lines(used, [True] * 7 + [False], [1, 0] * 4) == [
         "4 of 8 answers call a tool: 4 calls, 0 with arguments that do not fit; mean reward 0, 1 without a call"
-    )
-    same = [call(1, "2") for _ in range(8)]  # equal calls have equal replies
-    assert spoken(same).count("\n") == 0
+    ]
+    same = [[("add", {"a": 1}, "2")]] * 8  # equal calls have equal replies
+    assert len(tool_lines(same, [False] * 8, [1, 0] * 4)) == 1
+
+
+def test_a_model_that_calls_no_tool_is_told_of_where_all_rewards_are_equal(tmp_path, capsys):
+    trainer = made(tmp_path, tok=tokenizer(), rewards=lambda generated, expected, example: 0.0)
+    scripted(trainer, lambda n, prompt: "No.")
+    with pytest.raises(ValueError, match="all have the same reward"):
+        trainer.train()
+    assert "no answer calls a tool, so none can be preferred for it" in capsys.readouterr().out
 
 
 # whether the reward depends on what the tools return
 
 
-class Answers:
+def repeats(model, tok, prompts, max_new_tokens):
     "In place of a model: calls, then says the number that it reads in the reply, or 0."
-
-    def __init__(self, monkeypatch):
-        monkeypatch.setattr("ft_notebooks.rlhf.tool_use.greedy_answers", self)
-
-    def __call__(self, model, tok, prompts, max_new_tokens):
-        found = []
-        for prompt in prompts:
-            text = tok.decode(prompt)
-            asked = text.partition("costs ")[2].split()
-            reply = text.rpartition("<tool_response>\n")[2].partition("\n")[0]
-            numbers = {"a": int(asked[0]), "b": int(asked[5])}
-            call = f"<tool_call>\n{json.dumps({'name': 'add', 'arguments': numbers})}\n</tool_call>"
-            answer = f"Both cost {reply or 0} euros." if "<tool_response>" in text.rpartition("user\n")[2] else call
-            if "<tool_response>" in text.partition("What do both cost?")[2]:
-                answer = f"Both cost {reply or 0} euros."
-            found.append((tok(answer)["input_ids"], True))
-        return found
+    found = []
+    for prompt in prompts:
+        _, _, text = tok.decode(prompt).rpartition("<|im_start|>user\n")
+        reply = text.partition("<tool_response>\n")[2].partition("\n")[0]
+        answer = f"Both cost {reply or 0} euros." if "<tool_response>" in text else CALL
+        found.append((tok(answer)["input_ids"], True))
+    return found
 
 
 def test_a_reward_that_does_not_depend_on_the_tool_is_named(monkeypatch):
-    from ft_notebooks.rlhf.reward_choice import reward_lines
-
-    Answers(monkeypatch)
-    rows = read_prompts(sum_rows(6))
+    monkeypatch.setattr("ft_notebooks.rlhf.tool_use.greedy_answers", repeats)
+    rows = read_prompts([{**row, "expected": "3"} for row in sum_rows(6)])  # what CALL returns
     with_tool = measure_rewards(
         tiny_model(), tokenizer(), rows, {"number_match": "number_match", "short": lambda g, e, x: 1.0}, 64,
         environment=Calculator,
@@ -549,16 +478,6 @@ def test_a_reward_that_does_not_depend_on_the_tool_is_named(monkeypatch):
     lines = "\n".join(reward_lines(with_tool, with_tool, 6))
     assert "short is as high with empty replies: it does not depend on what the tools return" in lines
     assert "number_match is as high" not in lines
-
-
-def test_greedy_answers_have_all_messages_and_stop_at_the_limit(monkeypatch):
-    Answers(monkeypatch)
-    rows = read_prompts(sum_rows(2))
-    answers = tool_answers(tiny_model(), tokenizer(), rows, Calculator, 64)
-    assert [[m["role"] for m in one["messages"]] for one in answers] == [["user", "assistant", "tool", "assistant"]] * 2
-    assert [one["text"] for one in answers] == [f"Both cost {row['expected']} euros." for row in rows]
-    none = tool_answers(tiny_model(), tokenizer(), rows, Calculator, 64, rounds=0)
-    assert [one["text"] for one in none] == ["", ""] and all(one["calls"] == [] for one in none)
 
 
 # several processes
@@ -611,16 +530,7 @@ def test_two_processes_learn_from_given_answers_and_their_calls_what_one_does(tm
 # the same run
 
 
-class Renamed(Calculator):
-    def add(self, a: int, b: int) -> int:
-        """
-        Add.
-
-        Args:
-            a: One.
-            b: Other.
-        """
-        return b + a + 0
+Renamed = adding("Renamed", lambda self, a, b: b + a + 0)
 
 
 @pytest.mark.whole
@@ -704,7 +614,7 @@ def test_get_reward_is_reward_enough(here, capsys):
     "words, message",
     [
         (("--environment", "tools.py"), "--environment tools.py: name file and class, FILE.py:CLASS"),
-        (("--environment", "tools.py:number"), "no function 'number' in tools.py"),
+        (("--environment", "tools.py:number"), "no function or class 'number' in tools.py"),
         (("--environment", "tool.py:Echo"), "there is no file 'tool.py'"),
         (("--environment", "tools.py:Silent", "--reward", "length"), "Silent.say: the model knows a tool by its types"),
         (("--environment", "tools.py:Silent"), "no reward; give one or more"),

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 import signal
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import datasets
 import pytest
 import torch
 from ranks_of import ranks
-from small_runs import ROUNDED, forked, only_rounded
+from small_runs import ROUNDED, killed_at, only_rounded
 from transformers import TrainerCallback
 
 from ft_notebooks.checkpointing.integrity import last_good_checkpoint
@@ -50,7 +49,7 @@ def policy(kind):
     )
 
 
-def trained(folder, kind, *callbacks, **given):
+def trained(folder, kind, **given):
     "A run whose held-out prompts are looked at every two steps."
     watched = RewardHackingCallback(
         TOK, datasets.Dataset.from_list(PROMPTS[6:]), ["length", "stop_rate"], 2, stop=False
@@ -58,7 +57,7 @@ def trained(folder, kind, *callbacks, **given):
     with contextlib.redirect_stdout(io.StringIO()):
         make = rloo_trainer if kind == "rloo" else grpo_trainer
         trainer = make(
-            policy(kind), TOK, PROMPTS[:6], lowercase, output_dir=str(folder), callbacks=[watched, *callbacks],
+            policy(kind), TOK, PROMPTS[:6], lowercase, output_dir=str(folder), callbacks=[watched],
             **FIXED | given,
         )  # fmt: skip
         fit(trainer)
@@ -69,19 +68,10 @@ def weights(trainer):
     return {name: p.detach().clone() for name, p in trainer.model.named_parameters() if ".ref." not in name}
 
 
-class KilledAt(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
 @pytest.mark.parametrize("kind", ["adapter", "rloo"])
 def test_a_run_that_is_killed_goes_on_to_the_same_weights_rewards_and_looks(tmp_path, kind):
     whole = trained(tmp_path / "whole", kind)
-    assert forked(lambda: trained(tmp_path / "parts", kind, KilledAt(3))) == -signal.SIGKILL
+    assert killed_at(3, lambda: trained(tmp_path / "parts", kind)) == -signal.SIGKILL
     assert last_good_checkpoint(tmp_path / "parts").endswith("checkpoint-2")
     looks = (tmp_path / "parts" / "held_out.jsonl").read_text()
     assert [json.loads(line)["step"] for line in looks.splitlines()] == [0, 2]

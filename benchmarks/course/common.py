@@ -37,8 +37,6 @@ def train(
 
 
 WITH_TOOLS = "SmolLM2-135M-Instruct, LoRA r=16, with the chat template of Qwen3-Instruct-2507, which writes tools"
-
-
 EXCERPT = ("execmodel", "import")  # general English that Python itself brings: 4,265 tokens, the first 4,096 are read
 
 

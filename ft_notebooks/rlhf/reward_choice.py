@@ -191,9 +191,8 @@ def measure_rewards(
         blind = tool_answers(model, tok, prompts, environment, max_new_tokens, empty_replies=True)
         values = _means(model, tok, prompts, rewards, found)
         values["answers with a call"] = interval([float(bool(answer["calls"])) for answer in found])
-        for name, mean in _means(model, tok, prompts, rewards, blind).items():
-            values[f"{name}, empty replies"] = mean
-    return values
+        means = _means(model, tok, prompts, rewards, blind)
+        return values | {f"{name}, empty replies": mean for name, mean in means.items()}
 
 # %% ../../nbs/package/rlhf/reward_choice.ipynb #2e3c2023
 def reward_lines(

@@ -199,7 +199,7 @@ def guarded_environment(
 # %% ../../nbs/package/rlhf/environments.ipynb #be27d17e
 def load_environment(
     text: str,  # FILE.py:CLASS; the file is run
-) -> type:
+) -> Any:  # For `guarded_environment`, which refuses what is no class
     "The class that a command names; `ValueError` for another form, and as for a reward in a file."
     path, _, name = text.strip().rpartition(":")
     if not path.endswith(".py"):

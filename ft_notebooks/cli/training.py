@@ -175,9 +175,9 @@ def _other_machines(args, file: Path, words: list[str], where: dict) -> list[str
     rest = shlex.join(words)
     return [f"on machine {rank}: ft launch {shlex.join(fixed)} --machine-rank {rank} -- {rest}" for rank in others]
 
-
-def _launched_words(args) -> list[str]:
-    "The command after `--`; raises `ValueError` for another than one of training, or settings that it refuses."
+# %% ../../nbs/package/cli/training.ipynb #74548290
+def _launched(args) -> tuple[list[str], argparse.Namespace, dict]:
+    "The command after `--`, its flags, and its settings; `ValueError` unless it is one of training that accepts them."
     words = args.words[1:] if args.words[:1] == ["--"] else args.words
     if next(iter(words), None) not in STAGES:
         raise ValueError(
@@ -191,8 +191,9 @@ def _launched_words(args) -> list[str]:
         )
     command = parser().parse_args(words)
     quiet_libraries()
-    check_settings(stage_class(command.command)(command_settings(command)))  # a token would be written into the job
-    return words
+    stage = stage_class(command.command)(command_settings(command))
+    check_settings(stage)  # a token would be written into the job
+    return words, command, stage.settings
 
 # %% ../../nbs/package/cli/training.ipynb #2ac6a7c5
 def _texts(settings) -> Iterator[str]:
@@ -206,37 +207,37 @@ def _texts(settings) -> Iterator[str]:
             yield from _texts(each)
 
 
-def _read_files(command) -> list[str]:
+def _read_files(command, settings: dict) -> list[str]:
     "The files and folders that a training reads, as the command or its settings name them."
-    settings = stage_class(command.command)(command_settings(command)).settings
-    known = [section for name, section in settings.items() if name in (command.command, "model", "data", "evaluation")]
-    names = {*filter(None, [command.data, command.settings]), *_texts([list(section.values()) for section in known])}
+    known = [settings[name] for name in (command.command, "model", "data", "evaluation")]
+    names = {command.data, command.settings, *_texts([list(section.values()) for section in known])}
     return sorted(name for name in names if name and Path(name).exists())
 
 # %% ../../nbs/package/cli/training.ipynb #ad5297e4
-def _write_job(args, words: list[str]) -> None:
+def _write_job(args, words: list[str], command, settings: dict) -> None:
     "Writes the job of `--write` into the folder runs, and prints the commands that start it."
     if args.push is None:
         raise ValueError(
             "--write needs --push PLACE, where checkpoints outlive the machine: OWNER/NAME of a repository on the hub, "
             "or, for slurm, a folder"
         )
-    if (args.machines or 1) > 1 or args.config:
-        raise ValueError("--write is for one machine, without --config; for several that share a disk: --slurm")
-    command = parser().parse_args(words)
+    if (args.machines or 1) > 1 or any((args.config, args.slurm, args.address, args.port, args.max_restarts)):
+        raise ValueError(
+            "--write is for one machine, without --config, --slurm, --address, --port and --max-restarts; for several "
+            "that share a disk: --slurm without --write"
+        )
     if command.settings is None and Path("settings.ini").is_file():
         command.settings = "settings.ini"
         words = [*words, "--settings", "settings.ini"]
-    files = _read_files(command)
-    given = {"hours": args.hours, "processes": args.processes, "strategy": args.strategy, "gpu": args.gpu}
-    how: dict = {name: value for name, value in given.items() if value is not None}
+    files = _read_files(command, settings)
+    flags = vars(args)
+    how = {name: flags[name] for name in ("hours", "processes", "strategy", "gpu") if flags[name] is not None}
     job = remote_job(words, args.write, args.push, files=files, run=command.output, **how)
     for name, text in job.items():
         _write(Path("runs", name), text)
         print(f"wrote runs/{name}")
-    if files:
-        print(f"now: {upload_command(args.push, files)}")
-    print(f"{'then' if files else 'now'}: {STARTS[args.write]}")
+    uploads = [upload_command(args.push, files)] if files else []
+    print("now: " + "\nthen: ".join([*uploads, STARTS[args.write]]))
 
 # %% ../../nbs/package/cli/training.ipynb #fccd0173
 def launch_command(
@@ -249,10 +250,10 @@ def launch_command(
     """
     if args.max_restarts < 0:
         raise ValueError(f"--max-restarts {args.max_restarts}: give 0 or more")
-    words = _launched_words(args)
+    words, command, settings = _launched(args)
     if args.write:
-        return _write_job(args, words)
-    if any((args.push, args.hours, args.gpu)):
+        return _write_job(args, words, command, settings)
+    if {args.push, args.hours, args.gpu} != {None}:
         raise ValueError("--push, --hours and --gpu are for --write")
     file = _config_file(args)
     if args.slurm:

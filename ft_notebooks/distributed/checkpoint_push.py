@@ -51,7 +51,7 @@ def _copied(source: str, target: str) -> None:
         shutil.copy2(source, part)
         os.replace(part, target)
 
-
+# %% ../../nbs/package/distributed/checkpoint_push.ipynb #cb9da106
 def _push(run: str, place: str) -> None:
     "Copies the run's folder to the place, then deletes the checkpoints there that the run no longer has."
     kept = {folder.name for _, folder in numbered_checkpoints(Path(run))}
@@ -64,12 +64,9 @@ def _push(run: str, place: str) -> None:
         return
     api = HfApi()
     api.upload_folder(repo_id=place, folder_path=run, path_in_repo=run, ignore_patterns=[*_OWN, "*/.*"])
-    uploaded = [
-        name.removeprefix(f"{run}/") for name in api.list_repo_files(place) if name.startswith(f"{run}/checkpoint-")
-    ]
-    old = {name.partition("/")[0] for name in uploaded} - kept
-    if old:
-        api.delete_files(place, [f"{run}/{name}/*" for name in sorted(old)])
+    for entry in api.list_repo_tree(place, run) if kept else []:  # the folder may not be there without a checkpoint
+        if entry.path.startswith(f"{run}/checkpoint-") and Path(entry.path).name not in kept:
+            api.delete_folder(entry.path, place)
 
 # %% ../../nbs/package/distributed/checkpoint_push.ipynb #b866194a
 @overrides(TrainerCallback)
@@ -103,7 +100,7 @@ def upload_command(
     chosen = [word for file in files for word in ("--include", f"{file}/*" if Path(file).is_dir() else file)]
     return shlex.join(["hf", "upload", place, ".", ".", "--private", *chosen])
 
-
+# %% ../../nbs/package/distributed/checkpoint_push.ipynb #22c15d2a
 def _pull(run: str, place: str, files: Sequence[str]) -> None:
     "Fetches the files and the run's folder, where they are not here."
     names = [name for name in files if not Path(name).exists()]
@@ -145,7 +142,6 @@ def remote_run(
         return
     _pull(run, place, files)
     limit = threading.Timer((hours or 0) * 3600, os.kill, (os.getpid(), signal.SIGTERM))
-    limit.daemon = True
     if hours is not None:
         limit.start()
     try:

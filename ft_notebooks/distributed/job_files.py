@@ -6,6 +6,7 @@
 __all__ = ['STARTS', 'remote_job']
 
 # %% ../../nbs/package/distributed/job_files.ipynb #fa49c69e
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ def _pins() -> list[str]:
     return [f"{name}=={Version(version(name)).public}" for name in sorted({"ft-notebooks", "tokenizers", *names})]
 
 # %% ../../nbs/package/distributed/job_files.ipynb #68823f4a
+_PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 _SCRIPT = '''\
 # /// script
 # requires-python = "=={python}.*"
@@ -39,54 +41,59 @@ _SCRIPT = '''\
 `ft launch --write` wrote it. The machine needs a login to the hub, or its token as HF_TOKEN, if PLACE is a repository.
 """
 
-{imports}
-PLACE = {place!r}  # where the files and checkpoints are, a repository of the hub or a folder
-FILES = {files!r}
-RUN = {run!r}
-COMMAND = {words!r}
-
-if __name__ == "__main__":
-    with remote_run(RUN, PLACE, FILES, hours={hours}) as callbacks:
-{train}
-'''
-_ALONE = "        main(COMMAND, callbacks=callbacks)"
-_SEVERAL = """\
-        if "LOCAL_RANK" in os.environ:  # one of the processes that `launch` starts
-            main(COMMAND, callbacks=callbacks)
-        else:
-            Path("accelerate.yaml").write_text({config!r})
-            sys.exit(launch([__file__], "accelerate.yaml"))"""
-_IMPORTS = """\
-from ft_notebooks.cli.commands import main
-from ft_notebooks.distributed.checkpoint_push import remote_run
-"""
-_IMPORTS_OF_SEVERAL = f"""\
 import os
 import sys
 from pathlib import Path
 
-{_IMPORTS}from ft_notebooks.distributed.launcher import launch
-"""
+from ft_notebooks.cli.commands import main
+from ft_notebooks.distributed.checkpoint_push import remote_run
+from ft_notebooks.distributed.launcher import launch
+
+PLACE = {place!r}  # where the files and checkpoints are, a repository of the hub or a folder
+FILES = {files!r}
+RUN = {run!r}
+COMMAND = {words!r}
+CONFIG = {config!r}  # of accelerate, for several processes
+
+if __name__ == "__main__":
+    with remote_run(RUN, PLACE, FILES, hours={hours}) as callbacks:
+        if "LOCAL_RANK" in os.environ or not CONFIG:  # in each process that `launch` starts, or in the only one
+            main(COMMAND, callbacks=callbacks)
+        else:
+            Path("accelerate.yaml").write_text(CONFIG)
+            sys.exit(launch([__file__], "accelerate.yaml"))
+'''
 
 # %% ../../nbs/package/distributed/job_files.ipynb #a7f24a1e
-def _script(config: str, **known) -> str:
-    "The text of job.py; `config` is for `accelerate launch`, and empty for one process."
+def _script(**known) -> str:
+    "The text of job.py."
     pins = "\n".join(f'#   "{pin}",' for pin in _pins())
-    python = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    imports, train = (_IMPORTS_OF_SEVERAL, _SEVERAL.format(config=config)) if config else (_IMPORTS, _ALONE)
-    return _SCRIPT.format(**known, pins=pins, python=python, imports=imports, train=train)
+    return _SCRIPT.format(**known, pins=pins, python=_PYTHON)
 
 # %% ../../nbs/package/distributed/job_files.ipynb #6d94a883
 _MORE = 15  # minutes to install, save and push
-_IMAGE = f"ghcr.io/astral-sh/uv:python{sys.version_info[0]}.{sys.version_info[1]}-bookworm"
 _HF_JOBS = """\
 #!/bin/bash
-# not run before it was written; hf jobs hardware lists flavors and prices
-exec hf jobs uv run --detach --flavor {gpu} --timeout {minutes}m --image {image} --secrets HF_TOKEN runs/job.py
+# ft_notebooks has not tested this file on the platform; hf jobs hardware lists flavors and prices
+exec hf jobs uv run --detach --flavor {gpu} --timeout {longer}m --image {image} --secrets HF_TOKEN runs/job.py
 """
+_SKY = """\
+# ft_notebooks has not tested this file on the platform
+name: ft
+resources:
+  accelerators: {gpu}:{processes}
+file_mounts:
+  ~/job.py: runs/job.py
+secrets:
+  HF_TOKEN: null
+setup: pip install uv
+run: cd ~ && uv run job.py
+"""
+
+# %% ../../nbs/package/distributed/job_files.ipynb #92b8d651
 _SLURM = """\
 #!/bin/bash
-# not run before it was written
+# ft_notebooks has not tested this file on the platform
 #SBATCH --job-name=ft
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
@@ -106,67 +113,71 @@ code=$?
 if [ "$code" -eq 143 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
 exit "$code"
 """
-_START = "unset ${!PET_*}; printenv JOB >job.py && exec uv run job.py"  # PET_: how Kubeflow would have torchrun started
-
-# %% ../../nbs/package/distributed/job_files.ipynb #92b8d651
-def _sky(gpu: str, processes: int) -> dict:
-    return {
-        "name": "ft",
-        "resources": {"accelerators": f"{gpu}:{processes}"},
-        "file_mounts": {"~/job.py": "runs/job.py"},
-        "secrets": {"HF_TOKEN": None},
-        "setup": "pip install uv",
-        "run": "cd ~ && uv run job.py",
-    }
-
-
-def _kubeflow(script: str, processes: int, minutes: int) -> dict:
-    token = {"secretKeyRef": {"name": "hf-token", "key": "HF_TOKEN"}}
-    trainer = {
-        "image": _IMAGE,
-        "numNodes": 1,
-        "resourcesPerNode": {"limits": {"nvidia.com/gpu": processes}},
-        "command": ["bash", "-c", _START],
-        "env": [{"name": "JOB", "value": script}, {"name": "HF_TOKEN", "valueFrom": token}],
-    }
-    return {
-        "apiVersion": "trainer.kubeflow.org/v1alpha1",
-        "kind": "TrainJob",
-        "metadata": {"name": "ft"},
-        "spec": {
-            "runtimeRef": {"name": "torch-distributed"},
-            "activeDeadlineSeconds": 60 * minutes,
-            "trainer": trainer,
-        },
-    }
 
 # %% ../../nbs/package/distributed/job_files.ipynb #4dc2809c
+_KUBEFLOW = """\
+# ft_notebooks has not tested this file on the platform
+apiVersion: trainer.kubeflow.org/v1alpha1
+kind: TrainJob
+metadata:
+  name: ft
+spec:
+  runtimeRef:
+    name: torch-distributed
+  activeDeadlineSeconds: {seconds}
+  trainer:
+    image: {image}
+    numNodes: 1
+    resourcesPerNode:
+      limits:
+        nvidia.com/gpu: {processes}
+    # PET_: how Kubeflow would have torchrun started
+    command: [bash, -c, 'unset ${{!PET_*}}; printenv JOB >job.py && exec uv run job.py']
+    env:
+    - name: JOB
+      value: {job}
+    - name: HF_TOKEN
+      valueFrom:
+        secretKeyRef: {{name: hf-token, key: HF_TOKEN}}
+"""
+
+# %% ../../nbs/package/distributed/job_files.ipynb #8554362d
 STARTS = {  # target -> the command that starts what is written in the folder runs
     "hf-jobs": "bash runs/hf-jobs.sh",
     "sky": "sky jobs launch runs/sky.yaml --secret HF_TOKEN",
     "slurm": "sbatch runs/slurm.sh",
     "kubeflow": "kubectl create -f runs/kubeflow.yaml",
 }
+_FILES = {
+    "hf-jobs": ("hf-jobs.sh", _HF_JOBS),
+    "sky": ("sky.yaml", _SKY),
+    "slurm": ("slurm.sh", _SLURM),
+    "kubeflow": ("kubeflow.yaml", _KUBEFLOW),
+}
 
-
-def _starter(target: str, script: str, *, gpu: str | None, processes: int, minutes: int) -> str:
-    "The text of the platform's file."
-    if target == "slurm":
-        gpus = f"{gpu}:{processes}" if gpu else processes
-        return _SLURM.format(gpus=gpus, cpus=8 * processes, minutes=minutes)
-    if target == "kubeflow":
-        found = _kubeflow(script, processes, minutes + _MORE)
-    elif gpu is None:
+# %% ../../nbs/package/distributed/job_files.ipynb #3c48a32e
+def _starter(target: str, script: str, *, gpu: str | None, processes: int, hours: float) -> dict[str, str]:
+    "The text of the platform's file, by its name."
+    name, text = _FILES[target]
+    if gpu is None and "{gpu}" in text:
         raise ValueError(
             f"{target} needs the name of the hardware: --gpu NAME, as `hf jobs hardware` or `sky gpus list` lists it"
         )
-    elif target == "hf-jobs":
-        return _HF_JOBS.format(gpu=shlex.quote(gpu), minutes=minutes + _MORE, image=_IMAGE)
-    else:
-        found = _sky(gpu, processes)
-    return "# not run before it was written\n" + yaml.safe_dump(found, sort_keys=False)
+    minutes = math.ceil(60 * hours)
+    known = {
+        "gpu": shlex.quote(gpu or ""),
+        "gpus": f"{gpu}:{processes}" if gpu else processes,
+        "processes": processes,
+        "cpus": 8 * processes,
+        "minutes": minutes,
+        "longer": minutes + _MORE,
+        "seconds": 60 * (minutes + _MORE),
+        "image": f"ghcr.io/astral-sh/uv:python{_PYTHON}-bookworm",
+        "job": yaml.safe_dump(script, default_style='"', width=math.inf),
+    }
+    return {name: text.format(**known)}
 
-# %% ../../nbs/package/distributed/job_files.ipynb #8554362d
+# %% ../../nbs/package/distributed/job_files.ipynb #acb58662
 def remote_job(
     words: Sequence[str],  # The words after `--` in `ft launch ... -- sft DATA`
     target: str,  # "hf-jobs", "sky", "slurm" or "kubeflow"
@@ -181,8 +192,8 @@ def remote_job(
 ) -> dict[str, str]:  # The text of job.py, and of the file that starts it, by name
     """A script that runs a training on any machine, and the file with which a platform starts it.
 
-    Raises `ValueError` for an unknown target, hours that are not more than 0, and a folder as the place where the
-    machine's disk is lost with it, and where `check_place` and `accelerate_config` do.
+    Raises `ValueError` for an unknown target, for hours that are infinite or not more than 0, for a folder as the place
+    where the machine's disk is lost with it, and where `check_place` and `accelerate_config` do.
     """
     if target not in STARTS:
         raise ValueError(f"target={target!r} is unknown; choose one of {', '.join(STARTS)}")
@@ -191,11 +202,10 @@ def remote_job(
         raise ValueError(
             f"{place}: a folder on a machine of {target} is lost with it; give OWNER/NAME of a repository on the hub"
         )
-    if not 0 < hours:
-        raise ValueError(f"hours={hours}: give more than 0")
+    if not 0 < hours < math.inf:
+        raise ValueError(f"hours={hours}: give more than 0, and no infinity")
     check_counts("remote_job", processes=processes)
     config = accelerate_config(strategy, processes) if processes > 1 else ""
     limit = None if target == "slurm" else hours
-    script = _script(config, place=place, files=list(files), run=run, words=list(words), hours=limit)
-    starter = _starter(target, script, gpu=gpu, processes=processes, minutes=round(60 * hours))
-    return {"job.py": script, f"{target}.{'yaml' if target in ('sky', 'kubeflow') else 'sh'}": starter}
+    script = _script(config=config, place=place, files=list(files), run=run, words=list(words), hours=limit)
+    return {"job.py": script, **_starter(target, script, gpu=gpu, processes=processes, hours=hours)}

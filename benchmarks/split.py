@@ -14,8 +14,9 @@ import random
 import resource
 import sys
 import time
-from itertools import accumulate
+from itertools import accumulate, combinations
 
+import numpy as np
 from datasets import Dataset
 from datasketch import MinHash, MinHashLSH
 
@@ -71,7 +72,8 @@ def all_pairs(dataset: Dataset) -> set[tuple[int, int]]:
 
 def ours(dataset: Dataset) -> set[tuple[int, int]]:
     groups, _ = _groups(dataset, 0.8)
-    return {(j, i) for group in groups for j in group for i in group if j < i}
+    rows = [np.flatnonzero(groups == group).tolist() for group in np.flatnonzero(np.bincount(groups) > 1)]
+    return {pair for group in rows for pair in combinations(group, 2)}
 
 
 if __name__ == "__main__":

@@ -9,14 +9,14 @@ __all__ = ['NoSplit', 'split', 'overlap', 'distinct_rows']
 import math
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
@@ -27,6 +27,7 @@ from .repetition import RowTexts
 # %% ../../nbs/package/data/deduplication.ipynb #1f97e2f2
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, half of its bits set: 2**64 by the golden ratio, as in Fibonacci hashing
 _PART = 5000  # texts that are hashed at a time
+_SAMPLE = 100_000  # texts whose shingles are counted
 
 
 @lru_cache(2**20)
@@ -34,10 +35,17 @@ def _hash_of(word: str) -> int:
     return xxh3_64_intdigest(word.encode())
 
 
+def _hashes_of(texts: pa.Array) -> np.ndarray:
+    "A hash of 64 bits a text: two of ten million different texts have the same one in three of a million files."
+    return np.fromiter(map(xxh3_64_intdigest, texts.cast(pa.binary()).to_pylist()), np.uint64)
+
+
 def _runs(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     "The hashes of the different runs of three words of each text, in order; and how many each text has."
-    unpadded = [text.split(" ") for text in texts.to_pylist()]
-    split_texts = [words + [""] * (3 - len(words)) for words in unpadded]  # a shorter text is one run
+    split_texts = []
+    for text in texts.to_pylist():
+        words = text.split(" ")
+        split_texts.append(words + [""] * (3 - len(words)))  # a shorter text is one run
     hashes = np.fromiter(map(_hash_of, chain.from_iterable(split_texts)), np.uint64)
     rows: np.ndarray = np.repeat(np.arange(len(texts)), list(map(len, split_texts)))
     runs = (hashes[:-2] * _MIX + hashes[1:-1]) * _MIX + hashes[2:]
@@ -48,17 +56,31 @@ def _runs(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return pairs[1, new], np.bincount(pairs[0, new].astype(int), minlength=len(texts))
 
 # %% ../../nbs/package/data/deduplication.ipynb #322bea5a
-def _shingles(texts: pa.Array) -> csr_array:
+def _shingles(texts: Iterable[pa.Array]) -> csr_array:
     "The shingles of each of N different texts as a row of ones, without those in more than √N texts."
-    found, counts = zip(*(_runs(texts[start : start + _PART]) for start in range(0, len(texts), _PART)))
-    runs: np.ndarray = np.concatenate(found)
+    columns = bytearray()  # a number below 2**30 a shingle, of four bytes; the array grows in place
+    counts = []
+    for part in texts:
+        found, of_text = _runs(part)
+        columns += (found >> np.uint64(34)).astype(np.int32).tobytes()
+        counts.append(of_text)
     starts: np.ndarray = np.append(0, np.concatenate(counts).cumsum())
-    different, texts_with = np.unique(runs, return_counts=True)
-    columns: np.ndarray = np.searchsorted(different, runs).astype(np.int32)
-    few = (texts_with <= max(5, math.isqrt(len(texts))))[columns].astype(np.int32)
-    has = csr_array((few, columns, starts), shape=(len(texts), len(different)))
-    has.eliminate_zeros()
+    ones: np.ndarray = np.ones(starts[-1], np.int8)
+    has = csr_array((ones, np.frombuffer(columns, np.int32), starts), shape=(len(starts) - 1, 2**30))
+    _leave_out_forms(has)
     return has
+
+
+def _leave_out_forms(has: csr_array) -> None:
+    "Removes the shingles that more than √N of the N texts have, as every n-th text shows them."
+    texts = has.shape[0]
+    step = max(1, texts // _SAMPLE)
+    shingles, texts_with = np.unique(has[::step].indices, return_counts=True)
+    forms = shingles[texts_with * step > max(5, math.isqrt(texts))]
+    for start in range(0, has.nnz, 1_000_000):
+        part = slice(start, start + 1_000_000)
+        has.data[part] = ~np.isin(has.indices[part], forms)
+    has.eliminate_zeros()
 
 # %% ../../nbs/package/data/deduplication.ipynb #7c8ecdba
 _HASHES = 128  # per text, cut into bands: two texts with an equal band share a bucket
@@ -72,27 +94,24 @@ def _mixed(numbers: np.ndarray) -> np.ndarray:
     return numbers ^ (numbers >> np.uint64(31))
 
 
-def _bands(runs: csr_array, length: int) -> np.ndarray:
-    "The bands [_HASHES // length, N] of N texts: each a hash of the lowest of `length` hashes of a text's shingles."
-    seeds = _mixed(_MIX * np.arange(1, _HASHES // length * length + 1, dtype=np.uint64)).reshape(-1, length)
-    found: np.ndarray = np.zeros((len(seeds), runs.shape[0]), np.uint32)
+def _band(runs: csr_array, seeds: np.ndarray) -> np.ndarray:
+    "The band [N] of N texts: a hash of the lowest hashes of a text's shingles, one for each seed."
+    found: np.ndarray = np.zeros(runs.shape[0], np.uint64)
     for start in range(0, runs.shape[0], _PART):
         some = runs[start : start + _PART]
+        filled = np.flatnonzero(np.diff(some.indptr))
         hashed = _mixed(_MIX * some.indices.astype(np.uint64))
-        for band, of_band in enumerate(seeds):
-            key: np.ndarray = np.zeros(some.shape[0], np.uint64)
-            for seed in of_band:
-                lowest = np.minimum.reduceat((hashed ^ seed) * _MIX, some.indptr[:-1])
-                key += _mixed(lowest + seed)
-            found[band, start : start + _PART] = _mixed(key) >> np.uint64(32)
+        for seed in seeds:
+            lowest = np.minimum.reduceat((hashed ^ seed) * _MIX, some.indptr[filled])
+            found[start + filled] += _mixed(lowest + seed)
     return found
 
 # %% ../../nbs/package/data/deduplication.ipynb #0c5efec6
 def _pairs_of_equal(keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    "All pairs i < j of places with the same key, at most `_BLOCK` at a time."
-    order = np.argsort(keys, kind="stable")
-    sizes = np.unique(keys, return_counts=True)[1]  # of the groups
-    left = np.repeat(sizes.cumsum(), sizes) - np.arange(len(keys))  # of its group, from each place on
+    "All pairs i < j of places with the same key other than 0, at most `_BLOCK` at a time."
+    order = np.argsort(keys, kind="stable")[np.count_nonzero(keys == 0) :]
+    sizes = np.unique(keys[order], return_counts=True)[1]  # of the groups
+    left = np.repeat(sizes.cumsum(), sizes) - np.arange(len(order))  # of its group, from each place on
     places = np.flatnonzero(left > 1)
     further = 1
     while len(places):
@@ -103,86 +122,82 @@ def _pairs_of_equal(keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]
         places = places[left[places] > further]
 
 # %% ../../nbs/package/data/deduplication.ipynb #6b340bcd
-def _candidate_pairs(runs: csr_array, near: float) -> Iterator[np.ndarray]:
-    "Blocks [2, P] of pairs i < j of texts that share a bucket, each once; misses one in a million pairs above `near`."
-    shared = np.bincount(runs.indices, minlength=runs.shape[1]) > 1
-    enough = runs @ shared >= np.maximum(1, near * runs.sum(axis=1) - 1e-6)  # else no text can be as similar
-    texts = np.flatnonzero(enough)
+def _candidate_pairs(runs: csr_array, near: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    "Blocks of pairs i < j of texts that share a band, once for each; misses one in a million pairs above `near`."
     length = max(r for r in range(1, 17) if (1 - near**r) ** (_HASHES // r) < 1e-6)  # hashes per band
-    bands = _bands(runs[texts], length)
-    for band, keys in enumerate(bands):
-        for i, j in _pairs_of_equal(keys):
-            seen = (bands[:band, i] == bands[:band, j]).any(axis=0)
-            yield texts[np.stack([i, j])[:, ~seen]]
+    bands = _HASHES // length
+    seeds = _mixed(_MIX * np.arange(1, bands * length + 1, dtype=np.uint64)).reshape(bands, length)
+    for of_band in seeds:  # one at a time, since all would need more memory than the shingles
+        yield from _pairs_of_equal(_band(runs, of_band))
 
 # %% ../../nbs/package/data/deduplication.ipynb #235f4487
 def _near_pairs(
-    texts: pa.Array,  # Texts, all different
+    texts: Iterable[pa.Array],  # N texts in parts, all different
     near: float,  # The lowest Jaccard similarity, from 0.5 to 1
-) -> list[tuple[int, int, float]]:  # Indices i < j of two texts, and their similarity, by j
+) -> list[tuple[int, int, float]]:  # Numbers i < j of two texts, and their similarity, by j
     "The pairs with at least this similarity, and their exact similarity; one in a million may be missing."
     runs = _shingles(texts)
-    sizes = runs.sum(axis=1)
-    found: list[tuple[int, int, float]] = []
-    for i, j in _candidate_pairs(runs, near):
+    sizes = np.diff(runs.indptr)
+    found: dict[tuple[int, int], float] = {}
+    for pairs in _candidate_pairs(runs, near):
+        new = [pair not in found for pair in zip(*map(np.ndarray.tolist, pairs))]
+        i, j = (side[new] for side in pairs)
         both = runs[i].multiply(runs[j]).sum(axis=1)
         alike = both / (sizes[i] + sizes[j] - both)
         close = alike >= near
-        found += zip(i[close].tolist(), j[close].tolist(), alike[close].tolist())
-    return sorted(found, key=itemgetter(1, 0))
+        found.update(zip(zip(i[close].tolist(), j[close].tolist()), alike[close].tolist()))
+    return sorted(((i, j, similarity) for (i, j), similarity in found.items()), key=itemgetter(1, 0))
 
 # %% ../../nbs/package/data/deduplication.ipynb #32b9606b
 def _duplicates(texts: pa.ChunkedArray, near: float | None) -> tuple[np.ndarray, list[tuple[int, int, float]]]:
     "The first occurrence of each text, and the pairs i < j of first occurrences that are near-duplicates."
     if near is not None and not 0.5 <= near <= 1:
         raise ValueError(f"near must be from 0.5 to 1, or None for equal texts only, got {near!r}; 0.8 is usual")
-    coded = texts.dictionary_encode().combine_chunks()  # numbers in the order in which the texts occur
-    numbers = coded.indices.to_numpy()
-    at: np.ndarray = np.zeros(len(coded.dictionary), int)
-    at[numbers[::-1]] = np.arange(len(numbers))[::-1]
+    hashes = np.concatenate([np.zeros(0, np.uint64), *map(_hashes_of, texts.chunks)])
+    _, at, numbers = np.unique(hashes, return_index=True, return_inverse=True)
     firsts = at[numbers]
+    is_first = firsts == np.arange(len(firsts))
     if near is None or len(at) < 2:
         return firsts, []
-    return firsts, [(int(at[i]), int(at[j]), alike) for i, j, alike in _near_pairs(coded.dictionary, near)]
+    starts = np.cumsum([0, *map(len, texts.chunks)])
+    parts = (part.filter(pa.array(is_first[start : start + len(part)])) for start, part in zip(starts, texts.chunks))
+    at = np.flatnonzero(is_first)
+    return firsts, [(int(at[i]), int(at[j]), alike) for i, j, alike in _near_pairs(parts, near)]
 
 # %% ../../nbs/package/data/deduplication.ipynb #45f49324
-def _counts(texts: RowTexts, groups: list[list[int]], near: float | None, grown: int) -> str:
+def _counts(rows: int, equal: int, asked: int, sizes: np.ndarray, near: float | None, grown: int) -> str:
     "How many rows repeat others, in words, for the description that `split` writes."
-    rows = len(texts.wholes)
-    equal = pc.count_distinct(texts.wholes).as_py()
-    asked = pc.count_distinct(texts.prompts).as_py()
     found = f"Of {rows} rows, {rows - equal} are duplicates and {equal - asked} repeat a prompt with another answer"
     if near is not None:
-        alike = max(0, asked - len(groups) - grown)
+        alike = max(0, asked - len(sizes) - grown)
         found += f"; {alike} are near-duplicates (similarity {near:g} or more)"
     if grown:
         found += f"; {grown} are the beginning of another"
-    sizes = [len(group) for group in groups if len(group) > 1]
-    if len(sizes) == 1:
-        found += f". 1 group is kept on one side, of {sizes[0]} rows"
-    elif sizes:
-        found += f". {len(sizes)} groups are kept on one side each, the largest of {max(sizes)} rows"
+    several = sizes[sizes > 1]
+    if len(several) == 1:
+        found += f". 1 group is kept on one side, of {several[0]} rows"
+    elif len(several):
+        found += f". {len(several)} groups are kept on one side each, the largest of {several.max()} rows"
     return found + "."
 
 # %% ../../nbs/package/data/deduplication.ipynb #74088ced
-def _connected(pairs: np.ndarray, n: int) -> list[list[int]]:
-    "The numbers below `n` in the groups that the pairs [P, 2] connect, ordered by the first of each group."
+def _connected(pairs: np.ndarray, n: int) -> np.ndarray:
+    "The group [n] of each number below `n`: those that the pairs [P, 2] connect; groups count by their first number."
     graph = coo_array((np.ones(len(pairs), np.int8), pairs.T), shape=(n, n))
-    groups = defaultdict(list)
-    for number, label in enumerate(connected_components(graph, directed=False)[1].tolist()):
-        groups[label].append(number)
-    return list(groups.values())
+    return connected_components(graph, directed=False)[1]
 
 
-def _groups(dataset: Dataset, near: float | None) -> tuple[list[list[int]], str]:
-    "The groups of rows that belong together, ordered by their first row, and the counts in words."
+def _groups(dataset: Dataset, near: float | None) -> tuple[np.ndarray, str]:
+    "The group [N] of each row, those that belong together; groups count by their first row. And the counts in words."
     texts = RowTexts(dataset)
-    firsts, near_prompts = _duplicates(texts.prompts, near)
-    near_wholes = _duplicates(texts.wholes, near)[1]
+    asked, near_prompts = _duplicates(texts.prompts, near)
+    equal, near_wholes = _duplicates(texts.wholes, near)
     tied = [(i, j) for i, j, _ in near_prompts + near_wholes] + texts.beginnings
-    equal: np.ndarray = np.column_stack([np.arange(len(dataset)), firsts])
-    groups = _connected(np.vstack([equal, np.array(tied, int).reshape(-1, 2)]), len(dataset))
-    return groups, _counts(texts, groups, near, len(dict(texts.beginnings)))
+    rows: np.ndarray = np.arange(len(dataset))
+    pairs: np.ndarray = np.vstack([np.column_stack([rows, asked]), np.array(tied, int).reshape(-1, 2)])
+    groups = _connected(pairs, len(rows))
+    different = (len(np.unique(equal)), len(np.unique(asked)))
+    return groups, _counts(len(rows), *different, np.bincount(groups), near, len(dict(texts.beginnings)))
 
 # %% ../../nbs/package/data/deduplication.ipynb #480c843f
 class NoSplit(ValueError):
@@ -192,35 +207,39 @@ class NoSplit(ValueError):
     share: float | None  # The share nearest to the one that was asked for that gives two sides, in hundredths
 
 
-def _drawn(groups: list[list[int]], share: float, seed: int) -> tuple[list[int], bool]:
+def _drawn(groups: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, bool]:
     "The rows of groups in random order as long as they fit into the share, and whether they fill half of it."
-    n = sum(map(len, groups))
-    size = round(share * n)
-    order = list(groups)
+    size = round(share * len(groups))
+    sizes = np.bincount(groups).tolist()
+    order = list(range(len(sizes)))
     random.Random(seed).shuffle(order)
-    rows: list[int] = []
+    room = size
+    drawn: np.ndarray = np.zeros(len(sizes), bool)
     for group in order:
-        if len(rows) + len(group) <= size:
-            rows += group
-    return sorted(rows), max(1, size / 2) <= len(rows) < n
+        if sizes[group] <= room:
+            drawn[group] = True
+            room -= sizes[group]
+    rows = np.flatnonzero(drawn[groups])
+    return rows, max(1, size / 2) <= len(rows) < len(groups)
 
 # %% ../../nbs/package/data/deduplication.ipynb #6d7fc971
-def _no_split(groups: list[list[int]], share: float, seed: int, found: str) -> NoSplit:
+def _no_split(groups: np.ndarray, share: float, seed: int, found: str) -> NoSplit:
     "The error if no such split exists, with the cure."
-    n = sum(map(len, groups))
+    n = len(groups)
+    sizes = np.bincount(groups)
     kept = len(_drawn(groups, share, seed)[0])
     shares = sorted((percent / 100 for percent in range(1, 100)), key=lambda other: abs(other - share))
     works = next((other for other in shares if _drawn(groups, other, seed)[1]), None)
     error = (
-        f"share={share} asks for {round(share * n)} test rows; with {n} rows, whose prompts form {len(groups)} "
-        f"group{'s' * (len(groups) != 1)} of equal or similar ones, the test set would get {kept} and the training "
+        f"share={share} asks for {round(share * n)} test rows; with {n} rows, whose prompts form {len(sizes)} "
+        f"group{'s' * (len(sizes) != 1)} of equal or similar ones, the test set would get {kept} and the training "
         f"set {n - kept}; "
     )
     error += f"share={works} works" if works else "add rows with other prompts"
-    largest = max(groups, key=len, default=[])
-    if len(largest) > max(1, round(share * n)):
+    if sizes.max(initial=0) > max(1, round(share * n)):
+        first, second = np.flatnonzero(groups == sizes.argmax())[:2]
         error += (
-            f". {len(largest)} rows belong together, such as the rows {largest[0]} and {largest[1]} (counted from 0). "
+            f". {sizes.max()} rows belong together, such as the rows {first} and {second} (counted from 0). "
             "If they are not near-duplicates, raise near, or set near=None; if they share a prompt that is not a "
             'question, such as "Write a poem", draw single rows: dataset.train_test_split(share)'
         )
@@ -230,20 +249,17 @@ def _no_split(groups: list[list[int]], share: float, seed: int, found: str) -> N
     return failure
 
 # %% ../../nbs/package/data/deduplication.ipynb #7dd4297d
-def _merged(groups: list[list[int]], together: Sequence) -> list[list[int]]:
+def _merged(groups: np.ndarray, together: Sequence) -> np.ndarray:
     "The groups, those with an equal value of `together` as one."
-    rows = sum(map(len, groups))
+    rows = len(groups)
     if len(together) != rows:
         raise ValueError(f"together has {len(together)} values for {rows} rows; give one a row, in their order")
     if None in together:
         place = list(together).index(None)
         raise ValueError(f"together[{place}] is None; give a row that belongs to no other a value of its own")
-    first: dict[object, int] = {}  # the row with which a value occurs first
-    ties = []
-    for members in groups:
-        for row in members:
-            ties += [(row, members[0]), (row, first.setdefault(together[row], row))]
-    return _connected(np.array(ties, int).reshape(-1, 2), rows)
+    numbers: dict[Any, int] = {}  # of each value, above those of the groups
+    values = [numbers.setdefault(value, rows + len(numbers)) for value in together]
+    return _connected(np.column_stack([groups, values]), rows + len(numbers))[groups]
 
 # %% ../../nbs/package/data/deduplication.ipynb #590e599c
 def split(
@@ -266,7 +282,7 @@ def split(
     groups, found = _groups(dataset, near)
     if together is not None:
         groups = _merged(groups, together)
-        found += f" With `together` they form {len(groups)} groups."
+        found += f" With `together` they form {len(np.unique(groups))} groups."
     test, filled = _drawn(groups, share, seed)
     if not filled:
         raise _no_split(groups, share, seed, found)

@@ -12,6 +12,8 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +31,7 @@ def _hashes(turns: list[str]) -> list[bytes]:
     return found
 
 # %% ../../nbs/package/data/repetition.ipynb #d55958c1
-def _nested(hashes: bytes, counts: list[int]) -> list[tuple[int, int]]:
+def _nested(hashes: bytes | bytearray, counts: list[int]) -> list[tuple[int, int]]:
     "The pairs of `beginnings`, by the hashes of all rows one after the other, and how many each row has."
     stops: np.ndarray = np.cumsum(counts, dtype=int)
     rows: np.ndarray = np.repeat(np.arange(len(counts)), counts)
@@ -143,7 +145,7 @@ def count_repetition(
         "rows": len(counts),
         "distinct": len(_occurrences(wholes)),
         "answers_again": int(again.sum()) - len(again),
-        "beginnings": len(dict(_nested(bytes(turns), counts))),
+        "beginnings": len(dict(_nested(turns, counts))),
         "commonest": round(int(_occurrences(last).max(initial=0)) / max(1, len(counts)), 4),
     }
 
@@ -182,37 +184,42 @@ def _words(message: dict) -> list[str]:
     return [message["role"] + "\n", *(word.strip(_MARKS) or word for word in words)]
 
 # %% ../../nbs/package/data/repetition.ipynb #952149fb
-_TEXT = pa.large_string()  # more than 2 GB in all
-
-
 def _turns(messages: list[dict]) -> list[str]:
     return list(map(" ".join, map(_words, messages)))
+
+
+_TEXTS = pa.schema({"prompt": pa.string(), "whole": pa.string()})
 
 # %% ../../nbs/package/data/repetition.ipynb #c15b683b
 class RowTexts:
     "Of every row, as texts that Arrow holds: its prompt, and the whole of it; and which rows are beginnings of others."
 
+    prompts: pa.ChunkedArray  # In a file that is deleted with this object: ten million rows need no memory
+    wholes: pa.ChunkedArray
+    beginnings: list[tuple[int, int]]
+
     def __init__(
         self,
         *datasets: Dataset,  # What `read_chats` or `read_preferences` returned
     ):
-        prompts: list[pa.Array] = []
-        wholes: list[pa.Array] = []
+        self._folder = TemporaryDirectory(ignore_cleanup_errors=True)  # Windows deletes no file that is mapped
+        path = str(Path(self._folder.name, "texts.arrow"))
         counts: list[int] = []
         hashes = bytearray()
         rows = chain.from_iterable(map(_row_messages, datasets))
-        while some := list(islice(rows, 1000)):
-            asked = []
-            whole = []
-            for row in some:
-                prompt = _turns(row.prompt)
-                trained = prompt + _turns(row.answer)
-                counts.append(len(trained))
-                hashes += b"".join(_hashes(trained))
-                asked.append(" ".join(prompt))
-                whole.append(" ".join(trained + _turns(row.rejected)))
-            prompts.append(pa.array(asked, _TEXT))
-            wholes.append(pa.array(whole, _TEXT))
-        self.prompts = pa.chunked_array(prompts, _TEXT)
-        self.wholes = pa.chunked_array(wholes, _TEXT)
-        self.beginnings = _nested(bytes(hashes), counts)
+        with pa.ipc.new_file(path, _TEXTS) as file:
+            while some := list(islice(rows, 5000)):
+                asked = []
+                whole = []
+                for row in some:
+                    prompt = _turns(row.prompt)
+                    trained = prompt + _turns(row.answer)
+                    counts.append(len(trained))
+                    hashes += b"".join(_hashes(trained))
+                    asked.append(" ".join(prompt))
+                    whole.append(" ".join(trained + _turns(row.rejected)))
+                file.write(pa.record_batch({"prompt": asked, "whole": whole}, _TEXTS))
+        texts = pa.ipc.open_file(pa.memory_map(path)).read_all()
+        self.prompts = texts["prompt"]
+        self.wholes = texts["whole"]
+        self.beginnings = _nested(hashes, counts)

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from operator import itemgetter
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,17 +34,10 @@ def _hash_of(word: str) -> int:
     return xxh3_64_intdigest(word.encode())
 
 
-def _hashes_of(texts: pa.Array) -> np.ndarray:
-    "A hash of 64 bits a text: two of ten million different texts have the same one in three of a million files."
-    return np.fromiter(map(xxh3_64_intdigest, texts.cast(pa.binary()).to_pylist()), np.uint64)
-
-
 def _runs(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     "The hashes of the different runs of three words of each text, in order; and how many each text has."
-    split_texts = []
-    for text in texts.to_pylist():
-        words = text.split(" ")
-        split_texts.append(words + [""] * (3 - len(words)))  # a shorter text is one run
+    unpadded = [text.split(" ") for text in texts.to_pylist()]
+    split_texts = [words + [""] * (3 - len(words)) for words in unpadded]  # a shorter text is one run
     hashes = np.fromiter(map(_hash_of, chain.from_iterable(split_texts)), np.uint64)
     rows: np.ndarray = np.repeat(np.arange(len(texts)), list(map(len, split_texts)))
     runs = (hashes[:-2] * _MIX + hashes[1:-1]) * _MIX + hashes[2:]
@@ -65,6 +57,8 @@ def _shingles(texts: Iterable[pa.Array]) -> csr_array:
         columns += (found >> np.uint64(34)).astype(np.int32).tobytes()
         counts.append(of_text)
     starts: np.ndarray = np.append(0, np.concatenate(counts).cumsum())
+    if starts[-1] < 2**31:
+        starts = starts.astype(np.int32)  # else scipy would copy the columns into 64 bits
     ones: np.ndarray = np.ones(starts[-1], np.int8)
     has = csr_array((ones, np.frombuffer(columns, np.int32), starts), shape=(len(starts) - 1, 2**30))
     _leave_out_forms(has)
@@ -109,8 +103,12 @@ def _band(runs: csr_array, seeds: np.ndarray) -> np.ndarray:
 # %% ../../nbs/package/data/deduplication.ipynb #0c5efec6
 def _pairs_of_equal(keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     "All pairs i < j of places with the same key other than 0, at most `_BLOCK` at a time."
-    order = np.argsort(keys, kind="stable")[np.count_nonzero(keys == 0) :]
-    sizes = np.unique(keys[order], return_counts=True)[1]  # of the groups
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    as_next: np.ndarray = np.append(ordered[1:] == ordered[:-1], False) & (ordered != 0)
+    in_group = as_next | np.roll(as_next, 1)
+    order = order[in_group]
+    sizes = np.unique(ordered[in_group], return_counts=True)[1]  # of the groups
     left = np.repeat(sizes.cumsum(), sizes) - np.arange(len(order))  # of its group, from each place on
     places = np.flatnonzero(left > 1)
     further = 1
@@ -149,15 +147,21 @@ def _near_pairs(
     return sorted(((i, j, similarity) for (i, j), similarity in found.items()), key=itemgetter(1, 0))
 
 # %% ../../nbs/package/data/deduplication.ipynb #32b9606b
+def _first_places(texts: pa.ChunkedArray) -> np.ndarray:
+    "Where each text occurs first; two of ten million different ones count as equal in three of a million files."
+    encoded = chain.from_iterable(part.cast(pa.binary()).to_pylist() for part in texts.chunks)
+    hashes = np.fromiter(map(xxh3_64_intdigest, encoded), np.uint64, len(texts))
+    _, at, numbers = np.unique(hashes, return_index=True, return_inverse=True)
+    return at[numbers]
+
+
 def _duplicates(texts: pa.ChunkedArray, near: float | None) -> tuple[np.ndarray, list[tuple[int, int, float]]]:
     "The first occurrence of each text, and the pairs i < j of first occurrences that are near-duplicates."
     if near is not None and not 0.5 <= near <= 1:
         raise ValueError(f"near must be from 0.5 to 1, or None for equal texts only, got {near!r}; 0.8 is usual")
-    hashes = np.concatenate([np.zeros(0, np.uint64), *map(_hashes_of, texts.chunks)])
-    _, at, numbers = np.unique(hashes, return_index=True, return_inverse=True)
-    firsts = at[numbers]
+    firsts = _first_places(texts)
     is_first = firsts == np.arange(len(firsts))
-    if near is None or len(at) < 2:
+    if near is None or is_first.sum() < 2:
         return firsts, []
     starts = np.cumsum([0, *map(len, texts.chunks)])
     parts = (part.filter(pa.array(is_first[start : start + len(part)])) for start, part in zip(starts, texts.chunks))
@@ -257,7 +261,7 @@ def _merged(groups: np.ndarray, together: Sequence) -> np.ndarray:
     if None in together:
         place = list(together).index(None)
         raise ValueError(f"together[{place}] is None; give a row that belongs to no other a value of its own")
-    numbers: dict[Any, int] = {}  # of each value, above those of the groups
+    numbers: dict[object, int] = {}  # of each value, above those of the groups
     values = [numbers.setdefault(value, rows + len(numbers)) for value in together]
     return _connected(np.column_stack([groups, values]), rows + len(numbers))[groups]
 

@@ -34,18 +34,22 @@ def _hashes(turns: list[str]) -> list[bytes]:
 def _nested(hashes: bytes | bytearray, counts: list[int]) -> list[tuple[int, int]]:
     "The pairs of `beginnings`, by the hashes of all rows one after the other, and how many each row has."
     stops: np.ndarray = np.cumsum(counts, dtype=int)
-    rows: np.ndarray = np.repeat(np.arange(len(counts)), counts)
     digests = np.frombuffer(hashes, "V16")
     halves = np.frombuffer(hashes, np.uint64)[::2]  # which tell almost all apart
-    is_whole: np.ndarray = np.zeros(len(rows), bool)
-    is_whole[stops[np.array(counts, int) > 0] - 1] = True
-    inside = np.flatnonzero(~is_whole & np.isin(halves, halves[is_whole]))
-    ends = np.flatnonzero(is_whole & np.isin(halves, halves[inside]))
+    wholes = stops[np.array(counts, int) > 0] - 1
+    known: np.ndarray = np.zeros(len(halves), bool)
+    for start in range(0, len(halves), 1_000_000):  # since all at once need several times the memory of the hashes
+        part = slice(start, start + 1_000_000)
+        known[part] = np.isin(halves[part], halves[wholes])
+    known[wholes] = False
+    inside = np.flatnonzero(known)
+    ends = wholes[np.isin(halves[wholes], halves[inside])]
     whole: dict[bytes, int] = {}
-    for digest, row in zip(digests[ends].tolist(), rows[ends].tolist()):
+    for digest, row in zip(digests[ends].tolist(), np.searchsorted(stops, ends, "right").tolist()):
         whole.setdefault(digest, row)
-    known = zip(digests[inside].tolist(), rows[inside].tolist())
-    return sorted({(whole[beginning], row) for beginning, row in known if beginning in whole})
+    rows = np.searchsorted(stops, inside, "right").tolist()
+    shorter = ((whole.get(digest), row) for digest, row in zip(digests[inside].tolist(), rows))
+    return sorted({(first, row) for first, row in shorter if first is not None})
 
 # %% ../../nbs/package/data/repetition.ipynb #1f31a0e3
 def beginnings(
@@ -118,8 +122,8 @@ def answer_contexts(
 
 # %% ../../nbs/package/data/repetition.ipynb #174c46b8
 def _occurrences(hashes: bytearray) -> np.ndarray:
-    "How often each different hash of 16 bytes occurs."
-    return np.unique(np.frombuffer(hashes, "V16"), return_counts=True)[1]
+    "How often each different hash of 16 bytes occurs, told apart by its first eight."
+    return np.unique(np.frombuffer(hashes, np.uint64)[::2], return_counts=True)[1]
 
 # %% ../../nbs/package/data/repetition.ipynb #d6ad7d30
 def count_repetition(

@@ -36,20 +36,21 @@ def _nested(hashes: bytes | bytearray, counts: list[int]) -> list[tuple[int, int
     stops: np.ndarray = np.cumsum(counts, dtype=int)
     digests = np.frombuffer(hashes, "V16")
     halves = np.frombuffer(hashes, np.uint64)[::2]  # which tell almost all apart
-    wholes = stops[np.array(counts, int) > 0] - 1
-    known: np.ndarray = np.zeros(len(halves), bool)
+    wholes: np.ndarray = stops[np.array(counts, int) > 0] - 1
+    is_beginning: np.ndarray = np.zeros(len(halves), bool)
     for start in range(0, len(halves), 1_000_000):  # since all at once need several times the memory of the hashes
         part = slice(start, start + 1_000_000)
-        known[part] = np.isin(halves[part], halves[wholes])
-    known[wholes] = False
-    inside = np.flatnonzero(known)
-    ends = wholes[np.isin(halves[wholes], halves[inside])]
+        is_beginning[part] = np.isin(halves[part], halves[wholes])
+    is_beginning[wholes] = False
+    inside: np.ndarray = np.flatnonzero(is_beginning)
+    ends: np.ndarray = wholes[np.isin(halves[wholes], halves[inside])]
     whole: dict[bytes, int] = {}
-    for digest, row in zip(digests[ends].tolist(), np.searchsorted(stops, ends, "right").tolist()):
+    rows: np.ndarray = np.searchsorted(stops, ends, "right")
+    for digest, row in zip(digests[ends].tolist(), rows.tolist()):
         whole.setdefault(digest, row)
-    rows = np.searchsorted(stops, inside, "right").tolist()
-    shorter = ((whole.get(digest), row) for digest, row in zip(digests[inside].tolist(), rows))
-    return sorted({(first, row) for first, row in shorter if first is not None})
+    longer: np.ndarray = np.searchsorted(stops, inside, "right")
+    known = zip(digests[inside].tolist(), longer.tolist())
+    return sorted({(whole[beginning], row) for beginning, row in known if beginning in whole})
 
 # %% ../../nbs/package/data/repetition.ipynb #1f31a0e3
 def beginnings(

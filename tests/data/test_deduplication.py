@@ -3,6 +3,7 @@
 import logging
 import math
 import random
+import tracemalloc
 import warnings
 from collections import Counter, defaultdict
 from itertools import chain, combinations, product
@@ -298,6 +299,21 @@ def test_clusters_of_near_duplicates_are_compared_block_by_block():
     assert len(pairs) == 25 * 20 * 19 // 2
     groups = deduplication._groups(asking(*texts), 0.8)[0]
     assert groups.tolist() == [*range(25)] * 20
+
+
+def test_a_text_needs_its_shingles_and_little_else():
+    def peak(n):
+        rng = random.Random(n)
+        parts = [pa.array([" ".join(prose(rng, 22)) for _ in range(5000)]) for _ in range(n // 5000)]
+        tracemalloc.start()
+        deduplication._near_pairs(parts, 0.8)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    a_text = (peak(20_000) - peak(10_000)) / 10_000
+    shingles = 20 * (4 + 1)  # each a number of four bytes and a mark of one
+    assert a_text < 2 * shingles + 20 * 8  # an array that grows is at times too large; the rest are numbers of a band
 
 
 def test_texts_of_nothing_but_forms_are_near_no_other():

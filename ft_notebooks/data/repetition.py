@@ -42,13 +42,13 @@ def _nested(hashes: bytes | bytearray, counts: list[int]) -> list[tuple[int, int
         part = slice(start, start + 1_000_000)
         is_beginning[part] = np.isin(halves[part], halves[wholes])
     is_beginning[wholes] = False
-    inside: np.ndarray = np.flatnonzero(is_beginning)
-    ends: np.ndarray = wholes[np.isin(halves[wholes], halves[inside])]
+    inside = np.flatnonzero(is_beginning)
+    ends = wholes[np.isin(halves[wholes], halves[inside])]
     whole: dict[bytes, int] = {}
-    rows: np.ndarray = np.searchsorted(stops, ends, "right")
+    rows: np.ndarray = np.array(stops.searchsorted(ends, "right"))
     for digest, row in zip(digests[ends].tolist(), rows.tolist()):
         whole.setdefault(digest, row)
-    longer: np.ndarray = np.searchsorted(stops, inside, "right")
+    longer: np.ndarray = np.array(stops.searchsorted(inside, "right"))
     known = zip(digests[inside].tolist(), longer.tolist())
     return sorted({(whole[beginning], row) for beginning, row in known if beginning in whole})
 

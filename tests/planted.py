@@ -1,7 +1,7 @@
 """Defaults of libraries, changed: what a release may do overnight, each making a sentence false.
 
 FT_PLANT=NAME pytest -k NOTEBOOK --junitxml=report.xml runs a notebook with the changed default; then
-tools/broken_claims.py report.xml must quote the sentence. CONTRIBUTING.md has what came out.
+tools/broken_claims.py report.xml must quote the sentence. .ci/README.md has what came out.
 """
 
 import inspect

@@ -29,6 +29,7 @@ html_theme = "sphinx_book_theme"
 html_title = "ft_notebooks"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_js_files = [("messages.js", {"defer": "defer"})]
 html_show_sourcelink = False
 html_copy_source = False
 html_math_renderer = "mathml"

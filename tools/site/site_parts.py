@@ -106,6 +106,8 @@ def page(notebook):
         cells.insert(1, {"cell_type": "markdown", "id": "proved", "metadata": {}, "source": mark})
     language = {"name": "python", "pygments_lexer": "ipython3"}
     metadata = {**whole["metadata"], "language_info": language}
+    if notebook.stem == "questions":
+        metadata["tocdepth"] = 2  # without the error messages, which are headings of the third level
     return json.dumps({**whole, "cells": cells, "metadata": metadata}, ensure_ascii=False)
 
 

@@ -84,12 +84,10 @@ def choose_rewards(
                 f"two rewards have the name {one.name!r}, by which they are logged; rename a function or folder"
             )
         chosen[one.name] = one
-    if not chosen and hasattr(environment, "get_reward"):
-        return []
-    if not chosen:
+    if not chosen and not hasattr(environment, "get_reward"):
         kinds = "a scorer's name, FILE.py:FUNCTION or a run of ft reward"
         raise ValueError(f"no reward; give one or more, each {kinds}: --reward NAME")
-    if not any(one.weight for one in chosen.values()):
+    if chosen and not any(one.weight for one in chosen.values()):
         raise ValueError(f"--reward {text}: the weight of each reward is 0, so nothing would be learned")
     return list(chosen.values())
 

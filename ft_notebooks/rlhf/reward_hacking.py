@@ -42,10 +42,8 @@ def _measure(
 
 def _fallen(line: dict, start: dict, names) -> str | None:
     "The name of a score that is below half of its start, where the start is more than one answer's."
-    for name in names:
-        if start[name] * start["answers"] > 1 and line[name] < start[name] / 2:
-            return name
-    return None
+    counted = (name for name in names if start[name] * start["answers"] > 1)
+    return next((name for name in counted if line[name] < start[name] / 2), None)
 
 # %% ../../nbs/package/rlhf/reward_hacking.ipynb #f6764e60
 def _risen(history: list[dict], size: int) -> tuple[float, float] | None:

@@ -134,8 +134,7 @@ RewardLike: TypeAlias = str | Scorer | PreTrainedModel
 def _named(rewards: list) -> dict[str, RewardLike]:
     "The rewards by name: a scorer's own, and `reward_model`, with a number if there are several models."
     models = [reward for reward in rewards if isinstance(reward, torch.nn.Module)]
-    scorers = find_scorers([reward for reward in rewards if not isinstance(reward, torch.nn.Module)])
-    names = iter(scorers)
+    names = iter(find_scorers([reward for reward in rewards if not isinstance(reward, torch.nn.Module)]))
     found: dict[str, RewardLike] = {}
     for reward in rewards:
         if reward in models:

@@ -131,22 +131,21 @@ def tool_lines(
     rewards: Sequence[float],  # Of the answers
 ) -> list[str]:
     "How many answers call a tool and what they earn, and what of it looks wrong."
-    lines = []
     flat = [call for own in calls for call in own]
     using = [reward for reward, own in zip(rewards, calls) if own]
     others = [reward for reward, own in zip(rewards, calls) if not own]
     if using:
         unfit = sum(reply is None for _, _, reply in flat)
         earned = f"mean reward {fmean(using):.3g}" + (f", {fmean(others):.3g} without a call" if others else "")
-        lines.append(
+        lines = [
             f"{len(using)} of {len(calls)} answers call a tool: {len(flat)} calls, {unfit} with arguments that do not "
             f"fit; {earned}"
-        )
+        ]
     else:
-        lines.append(
+        lines = [
             "no answer calls a tool, so none can be preferred for it: train on chats with calls first (sft_trainer, "
             "ft sft), or say in the prompt when to call"
-        )
+        ]
     different = {f"{name} {json.dumps(given)}": reply for name, given, reply in flat if reply is not None}
     replies = {*different.values()}
     if len(different) >= _MANY and len(replies) == 1:

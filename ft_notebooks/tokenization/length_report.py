@@ -9,13 +9,13 @@ __all__ = ['plot_lengths']
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from datasets import Dataset, IterableDataset
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ..core.arguments import check_counts
 from .padding import IGNORE
+from .token_columns import list_parts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,10 +30,8 @@ def _answers(rows) -> tuple[np.ndarray, ...]:  # three arrays of integers
         raise ValueError(f'the rows have no "labels", only {rows.column_names}; give rows of encode_chats')
     found = []
     answers = count = 0
-    for table in rows.select_columns(["labels"]).with_format("arrow").iter(1000):
-        column = table["labels"].combine_chunks()
-        trained = column.flatten().to_numpy() != IGNORE
-        lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
+    for lengths, labels in list_parts(rows, "labels"):
+        trained = labels.to_numpy(zero_copy_only=False) != IGNORE
         stops = lengths.cumsum()
         last: np.ndarray = np.zeros(len(trained), bool)  # of its row
         last[stops[lengths > 0] - 1] = True

@@ -7,10 +7,12 @@ import sys
 from itertools import accumulate
 from pathlib import Path
 
+import bitsandbytes as bnb
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.autograd.graph import saved_tensors_hooks
+from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils._pytree import tree_leaves
 from transformers import (
     AutoModelForCausalLM,
@@ -21,7 +23,16 @@ from transformers import (
     Qwen3Config,
 )
 
-from ft_notebooks.loading.memory_estimate import Memory, estimate_memory, largest_batch, plot_memory, weight_bytes
+from ft_notebooks.loading.memory_estimate import (
+    Memory,
+    _empty_model,
+    estimate_memory,
+    largest_batch,
+    plot_memory,
+    weight_bytes,
+)
+from ft_notebooks.loading.simulated_step import _allocate, _earlier_step, _no_memory, head_loss
+from ft_notebooks.lora.adapter import lora_config
 
 pytestmark = pytest.mark.whole
 
@@ -242,3 +253,45 @@ def test_a_process_that_trains_the_real_model_grows_by_what_was_estimated():
     spec.loader.exec_module(benchmark := importlib.util.module_from_spec(spec))
     measured = benchmark.run(("full", 1, 128), False, env={**os.environ, "OMP_NUM_THREADS": "1"}, python=sys.executable)
     assert abs(measured["peak"] / measured["estimate"] - 1) < 0.15
+
+
+def code_books(model) -> list[torch.Tensor]:
+    "The tensors beside the weights of layers of four bits: scales, and what they were quantized by."
+    states = [m.weight.quant_state for m in model.modules() if isinstance(m, bnb.nn.Linear4bit)]
+    return [t for one in states for state in (one, one.state2) for t in (state.absmax, state.code)]
+
+
+def test_torchs_memory_tracker_finds_the_same_peak_of_8b_by_qlora(monkeypatch):
+    """The estimate extrapolates from two layers; the tracker follows the step of four with the shapes of 8B. A build of
+    torch for CPUs cannot run a backward pass on fake tensors of a card, so they are fake tensors of a CPU, as large.
+    """
+    track = MemTracker._track_module_params_and_buffers  # it would put a hook on frozen weights, which torch refuses
+
+    def without_hooks(self, module, install_grad_hooks=True):
+        return track(self, module, False)
+
+    monkeypatch.setattr(MemTracker, track.__name__, without_hooks)
+    shapes = {"vocab_size": 128_256, "hidden_size": 4096, "intermediate_size": 14_336, "num_attention_heads": 32}
+    eight = LlamaConfig(num_hidden_layers=32, num_key_value_heads=8, **shapes)
+    config = LlamaConfig(num_hidden_layers=4, num_key_value_heads=8, **shapes)
+    with torch.device("meta"):
+        model = get_peft_model(_empty_model(config, 4), lora_config(_empty_model(config, 4))).train()
+    with _no_memory("cuda"):
+        _allocate(model)
+        base = model.get_base_model()
+        base.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+        model.enable_input_require_grads()
+        _, states = _earlier_step(model)
+        ids = torch.zeros(1, 2048, dtype=torch.long)
+        tracker = MemTracker()
+        tracker.track_external(model, *states, *code_books(model), ids)
+        with tracker:
+            with torch.autocast("cpu", torch.bfloat16):
+                hidden = base.model(input_ids=ids, use_cache=False).last_hidden_state
+                loss = head_loss(base, ids, hidden)
+            del hidden
+            loss.backward()
+        (peak,) = tracker.get_tracker_snapshot("peak").values()
+    expected = estimate_memory(config, "qlora", length=2048).total
+    assert abs(peak["Total"] - expected) < 0.001 * expected
+    assert estimate_memory(eight, "qlora", length=2048).total < 15 * 2**30  # a T4's

@@ -32,9 +32,8 @@ def _line(verdict: dict) -> str:
 
 def _speed_line(name: str, speed: dict) -> str:
     tokens = f"{speed['tokens a second']:,.0f} tokens/s, {speed['trained tokens a second']:,.0f} of them trained"
-    share = speed["share of the peak"]
-    ofpeak = f", {share:.0%} of the peak in 16 bits" if share else ""
-    return f"{name}: {tokens}; {speed['peak'] / 1e6:,.0f} MB allocated, {speed['reserved'] / 1e6:,.0f} reserved{ofpeak}"
+    memory = f"{speed['peak'] / 1e6:,.0f} MB allocated, {speed['reserved'] / 1e6:,.0f} reserved"
+    return f"{name}: {tokens}; {memory}, {speed['share of the peak']:.0%} of the device's peak"
 
 
 def table(

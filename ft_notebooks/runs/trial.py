@@ -45,17 +45,19 @@ from ..training.tuned_settings import Tuned
 # %% ../../nbs/package/runs/trial.ipynb #a66e4c94
 @contextmanager
 def _objects_restored(model: PreTrainedModel | PeftModel) -> Iterator[None]:
-    "Afterwards the attributes of the model's modules, and of the Python module of its class, are those from before."
-    places = [vars(sys.modules[type(base_model(model)).__module__])]
+    "Afterwards the attributes of the model's modules are those from before, and names of its class's Python module."
+    names = vars(sys.modules[type(base_model(model)).__module__])
+    names_before = dict(names)
+    places = []
     for module in model.modules():
         places += [vars(module), *(value for value in vars(module).values() if isinstance(value, dict))]
     before = [dict(place) for place in places]
     try:
         yield
     finally:
+        names.update(names_before)
         for place, kept in zip(places, before):
-            for name in place.keys() - kept.keys():
-                del place[name]
+            place.clear()
             place.update(kept)
 
 # %% ../../nbs/package/runs/trial.ipynb #6fb551e9
@@ -77,30 +79,28 @@ def _in_float32(model: PreTrainedModel | PeftModel) -> Iterator[None]:
 # %% ../../nbs/package/runs/trial.ipynb #1e607821
 @overrides(TrainerCallback)
 class _Watch(TrainerCallback):
-    "The gradient before the first step of the optimizer, and the time at the end of each pass."
+    "The gradient of a run of one step, all layers in one vector for each kind of parameter; the ends of the passes."
 
     def __init__(self, clock: Callable[[], float]):
         self.clock = clock
         self.gradient: dict[str, Tensor] = {}
         self.marks: list[float] = []
 
-    def _mark(self):
+    def on_epoch_end(self, args, state, control, **kwargs):
         if torch.accelerator.is_available():
             torch.accelerator.synchronize()
         self.marks.append(self.clock())
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        self._mark()
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        self._mark()
+    on_train_begin = on_epoch_end  # where the first pass begins
 
     def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
-        if not self.gradient and state.max_steps == 1:
-            found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-            self.gradient = {name: grad.detach().float().cpu() for name, grad in found.items()}
+        kinds = defaultdict(list)
+        for name, p in model.named_parameters() if state.max_steps == 1 else ():
+            if p.grad is not None:
+                kinds[re.sub(r"\d+", "N", name)].append(p.grad.detach().float().cpu().flatten())
+        self.gradient = {kind: torch.cat(parts) for kind, parts in kinds.items()}
 
-
+# %% ../../nbs/package/runs/trial.ipynb #e648ed62
 def _recorded_peak(profiler: profile) -> int:
     "The most bytes that were allocated at a time while the profiler ran."
     with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +115,7 @@ def _recorded_peak(profiler: profile) -> int:
 def _peak_of(model: PreTrainedModel | PeftModel, asked: bool) -> Iterator[dict[str, int]]:
     "Bytes after the block: the most that were allocated and, on a card, reserved; on a CPU only if `asked`."
     found = {"peak": 0, "reserved": 0}
-    if hardware().device == "cuda":
+    if torch.cuda.is_available():
         torch.accelerator.empty_cache()
         torch.accelerator.reset_peak_memory_stats()
         yield found
@@ -140,7 +140,7 @@ def _filled(p: Tensor) -> Tensor:
         return p.data
     return _FILLED * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)).to(p)
 
-
+# %% ../../nbs/package/runs/trial.ipynb #bfd292c6
 @dataclass
 class Outcome:
     "What a run of some steps has computed and needed."
@@ -150,14 +150,6 @@ class Outcome:
     seconds: list[float]  # Of each pass over the rows; the first has warm-up and compilation in it
     peak: int  # Bytes allocated at most; 0 where it was not measured
     reserved: int  # Bytes that CUDA's allocator reserved at most; 0 without a card
-
-
-def _by_kind(gradient: dict[str, Tensor]) -> dict[str, Tensor]:
-    "The parameters of all layers in one vector, by the name without numbers."
-    kinds = defaultdict(list)
-    for name, grad in gradient.items():
-        kinds[re.sub(r"\d+", "N", name)].append(grad.flatten())
-    return {kind: torch.cat(parts) for kind, parts in kinds.items()}
 
 # %% ../../nbs/package/runs/trial.ipynb #ce413286
 @dataclass
@@ -239,7 +231,7 @@ class Trial:
                 trainer.train()
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         seconds = [end - start for start, end in itertools.pairwise(watch.marks)]
-        return Outcome(losses, _by_kind(watch.gradient), seconds, **bytes_at_most)
+        return Outcome(losses, watch.gradient, seconds, **bytes_at_most)
 
 # %% ../../nbs/package/runs/trial.ipynb #a37b48cb
 _EPS = torch.finfo(torch.float32).eps

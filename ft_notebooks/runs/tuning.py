@@ -8,14 +8,12 @@ __all__ = ['CANDIDATES', 'ROUNDS', 'Candidate', 'candidates', 'as_one', 'race', 
 # %% ../../nbs/package/runs/tuning.ipynb #9a90bf3d
 import platform
 import statistics
-import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 
 import torch
 from torch import nn
+from torch.utils.benchmark import Timer
 
 from ..checkpointing.environment import library_versions, machine
 from ..core.device import hardware
@@ -41,20 +39,8 @@ def _kernel(name: str) -> Callable[[nn.Module], str | None]:
     return lambda model: optimizations(model)[name]
 
 
-def _on_a_card(*packages: str) -> Callable[[nn.Module], str | None]:
-    "For what needs a CUDA card, and these packages."
-
-    def why_not(model) -> str | None:
-        if hardware().device != "cuda":
-            return "it needs a CUDA card"
-        missing = [name for name in packages if find_spec(name) is None]
-        return f"it needs a package: pip install {' '.join(missing)}" if missing else None
-
-    return why_not
-
-
-def _never(why: str) -> Callable[[nn.Module], str | None]:
-    return lambda model: why
+def _off_a_card(model) -> str | None:
+    return None if torch.cuda.is_available() else "it needs a CUDA card"
 
 # %% ../../nbs/package/runs/tuning.ipynb #8d8e97cc
 _LIGER = {"rope": "rotary embedding", "rms_norm": "norm", "swiglu": "MLP"}
@@ -64,43 +50,39 @@ def _liger(switch: str) -> Candidate:
     "One of Liger's kernels, the others off."
     config = {name: name == switch for name in (*_LIGER, "cross_entropy")}
     settings = {"use_liger_kernel": True, "liger_kernel_config": config}
-    return Candidate(f"Liger's {_LIGER[switch]}", settings, why_not=_on_a_card("liger_kernel"))
+    return Candidate(f"Liger's {_LIGER[switch]}", settings, why_not=_off_a_card)
 
-
-def _has_bf16(model) -> str | None:
-    return "the hardware has bfloat16, TRL's default" if hardware().bf16 else None
-
-
+# %% ../../nbs/package/runs/tuning.ipynb #b22daf51
 CANDIDATES = (
     Candidate("no activation checkpointing", {CHECKPOINTING: False}),
     Candidate("selective checkpointing", {f"{CHECKPOINTING}_kwargs": {"selective": True}}),
     Candidate("no padding", {"padding_free": True}, ("attention",), _kernel("attention")),
-    Candidate("no padding, flash attention", {"padding_free": True}, ("flash",), _on_a_card("flash_attn")),
-    Candidate("no padding, flash attention of the hub", {"padding_free": True}, ("hub flash",), _on_a_card("kernels")),
+    Candidate("no padding, flash attention", {"padding_free": True}, ("flash",), _off_a_card),
+    Candidate("no padding, flash attention of the hub", {"padding_free": True}, ("hub flash",), _off_a_card),
     Candidate("packing", {"packing": True, "padding_free": True}, ("attention",), _kernel("attention")),
     Candidate("head at trained tokens", ways=("head",), why_not=_kernel("head")),
     Candidate("LoRA as one node", ways=("lora",), why_not=_kernel("lora")),
     Candidate("norm as one node", ways=("norm",), why_not=_kernel("norm")),
     Candidate("compiled layers", ways=("compile",)),
     *map(_liger, _LIGER),
-    Candidate("cut cross-entropy", why_not=_never("it replaces the forward into which TRL builds its head in tiles")),
     Candidate("AdamW of 8 bits", {"optim": "adamw_bnb_8bit"}),
-    Candidate("paged AdamW", {"optim": "paged_adamw_32bit"}, why_not=_on_a_card()),
-    Candidate("paged AdamW of 8 bits", {"optim": "paged_adamw_8bit"}, why_not=_on_a_card()),
+    Candidate("paged AdamW", {"optim": "paged_adamw_32bit"}, why_not=_off_a_card),
+    Candidate("paged AdamW of 8 bits", {"optim": "paged_adamw_8bit"}, why_not=_off_a_card),
     Candidate("unfused AdamW", {"optim": "adamw_torch"}),
-    Candidate("activations in RAM", {"activation_offloading": True}, why_not=_on_a_card()),
-    Candidate("4 bits", why_not=_never("it is another model: load it with bits=4, and tune that one")),
+    Candidate("activations in RAM", {"activation_offloading": True}, why_not=_off_a_card),
 )  # fmt: skip
 
-
+# %% ../../nbs/package/runs/tuning.ipynb #40f207ba
 def candidates(
     trial: Trial,
 ) -> list[Candidate]:
-    "All candidates, with those that depend on the machine, and one for each micro-batch that divides the batch."
+    "All candidates, and one for each micro-batch that divides the batch; where bfloat16 would be emulated, one without it."
     own = trial.baseline().per_device_train_batch_size
     sizes = [n for n in (1, 2, 4, 8, 16, 32) if trial.batch % n == 0 and n != own]
-    plain = Candidate("no bfloat16", {"bf16": False, "fp16": hardware().device == "cuda"}, why_not=_has_bf16)
-    return [*CANDIDATES, plain, *(Candidate(f"micro-batch {n}", {"per_device_train_batch_size": n}) for n in sizes)]
+    micro = [Candidate(f"micro-batch {n}", {"per_device_train_batch_size": n}) for n in sizes]
+    if hardware().bf16:
+        return [*CANDIDATES, *micro]
+    return [*CANDIDATES, *micro, Candidate("no bfloat16", {"bf16": False, "fp16": torch.cuda.is_available()})]
 
 # %% ../../nbs/package/runs/tuning.ipynb #49452a06
 _VARIED = ("bf16", "fp16", CHECKPOINTING, "padding_free", "packing", "optim", "per_device_train_batch_size")
@@ -123,15 +105,6 @@ def as_one(
         del settings["per_device_train_batch_size"]
     ways = tuple(dict.fromkeys(way for candidate in chosen for way in candidate.ways))
     return Tuned({name: settings[name] for name in settings.keys() - trial.given.keys()}, ways)
-
-
-def _clash(candidate: Candidate, chosen: Sequence[Candidate]) -> str | None:
-    "The name of a chosen one that sets a field of the candidate differently."
-    for other in chosen:
-        for name in candidate.settings.keys() & other.settings.keys():
-            if candidate.settings[name] != other.settings[name] and name != "liger_kernel_config":
-                return other.name
-    return None
 
 # %% ../../nbs/package/runs/tuning.ipynb #2a693e71
 ROUNDS = 6
@@ -157,11 +130,7 @@ def race(
             ratios[name].append(seconds[name] / seconds[None])
     return ratios
 
-
-def _faster(ratios: list[float], rounds: int) -> bool:
-    return len(ratios) == rounds and max(ratios) < 1
-
-
+# %% ../../nbs/package/runs/tuning.ipynb #b4e4562a
 def interval_words(
     ratios: list[float],
 ) -> str:  # Such as "0.62 (0.60 to 0.65, 6 pairs)"
@@ -208,64 +177,51 @@ class _Search:
             warm_up = outcome.seconds[0]
             verdict |= {"peak": outcome.peak, "reserved": outcome.reserved, "first pass, seconds": warm_up}
 
-    def _ratios(
+    def ratios(
         self, against: Sequence[Candidate], others: Mapping[str, Sequence[Candidate]]
     ) -> dict[str, list[float]]:
+        "Of the times of others, by name, over that of one set of candidates."
         base = as_one(self.trial, against) if against else None
         return race(self.trial, base, {name: as_one(self.trial, them) for name, them in others.items()}, self.rounds)
 
-    def _judge(self, name: str, ratios: list[float], where: str) -> bool:
-        "Whether a candidate is faster; its verdict says why not."
-        on = _faster(ratios, self.rounds)
-        why = "" if on else f"not faster: {interval_words(ratios)} {where}"
-        self.verdicts[name] |= {"on": on, "why": why}
-        return on
+    def _judge(self, candidate: Candidate, why: str, ratios: list[float], where: str) -> bool:
+        "Whether a candidate is on: equal, and faster in all pairs."
+        if not why and (len(ratios) < self.rounds or max(ratios) >= 1):
+            why = f"not faster: {interval_words(ratios)} {where}"
+        self.verdicts[candidate.name] |= {"on": not why, "why": why}
+        return not why
 
     def one_by_one(self, tried: Sequence[Candidate]) -> list[Candidate]:
         "Those that are equal, in the order of their times; the verdicts on all."
         for candidate in tried:
             self._alone(candidate)
-        equal = {c.name: [c] for c in tried if not self.verdicts[c.name]["why"]}
+        equal = [c for c in tried if not self.verdicts[c.name]["why"]]
         phase(f"timing {len(equal)} candidates beside the baseline")
-        for name, ratios in self._ratios((), equal).items():
-            self.verdicts[name]["ratios"] = ratios
-            self._judge(name, ratios, "alone")
-        return sorted((c for [c] in equal.values()), key=lambda c: statistics.median(self.verdicts[c.name]["ratios"]))
+        ratios = self.ratios((), {c.name: [c] for c in equal})
+        for candidate in equal:
+            self.verdicts[candidate.name]["ratios"] = ratios[candidate.name]
+            self._judge(candidate, "", ratios[candidate.name], "alone")
+        return sorted(equal, key=lambda c: statistics.median(ratios[c.name]))
 
-    def _added(self, candidate: Candidate, best: list[Candidate]) -> bool:
-        "Whether the candidate makes those that are on faster."
+    def _helps(self, candidate: Candidate, others: list[Candidate]) -> bool:
+        "Whether the candidate makes the others faster."
         name = candidate.name
-        phase(f"{name}: with those that are on ({len(best)})")
-        with_it = [*best, candidate]
-        self.verdicts[name]["on"] = False
-        if other := _clash(candidate, best):
-            self.verdicts[name]["why"] = f"not together: {other} is faster, and they set the same field"
-            return False
-        why, _ = self._examined(with_it)
-        beside = [c.name for c in best]
-        ratios = [] if why else self._ratios(best, {name: with_it})[name]
+        beside = [c.name for c in others]
+        phase(f"{name}: beside {', '.join(beside)}")
+        why, _ = self._examined([*others, candidate])
+        ratios = [] if why else self.ratios(others, {name: [*others, candidate]})[name]
         self.path.append({"tried": name, "beside": beside, "why": why, "ratios": ratios})
-        if why:
-            self.verdicts[name]["why"] = why
-            return False
-        return self._judge(name, ratios, f"beside {', '.join(beside)}")
+        return self._judge(candidate, why, ratios, f"beside {', '.join(beside)}")
 
     def best_of(self, equal: list[Candidate]) -> list[Candidate]:
-        "The greedy path: the fastest that is faster alone, then what makes it faster still."
+        "The fastest that is faster alone, then what makes it faster still; in the end without those that are idle."
         best = [c for c in equal if self.verdicts[c.name]["on"]][:1]
-        for candidate in equal:
-            if best and candidate not in best and self._added(candidate, best):
+        for candidate in equal if best else []:
+            if candidate not in best and self._helps(candidate, best):
                 best.append(candidate)
-        return best
-
-    def without_idle(self, best: list[Candidate]) -> list[Candidate]:
-        "Those of which the others are slower without each."
         for candidate in best[:-1]:  # the last was just compared
             rest = [c for c in best if c is not candidate]
-            phase(f"{candidate.name}: left out")
-            ratios = self._ratios(rest, {candidate.name: best})[candidate.name]
-            self.path.append({"left out": candidate.name, "of": [c.name for c in best], "ratios": ratios})
-            if not self._judge(candidate.name, ratios, "beside the others"):
+            if not self._examined(rest)[0] and not self._helps(candidate, rest):
                 best = rest
         return best
 
@@ -281,35 +237,25 @@ def _operations(trial: Trial) -> float:
     return sum(lengths) * (4 * weights + 2 * trained) + 6 * attended
 
 
-def _best_rate(dtype: torch.dtype) -> float:
-    "Floating-point operations a second of the best of ten products."
+def _best_rate() -> float:
+    "Floating-point operations a second of a large product, in the dtype of the device."
     hw = hardware()
     size = 1024 if hw.device == "cpu" else 8192
-    one = torch.randn(size, size).to(hw.device, dtype)
-    seconds = []
-    for _ in range(10):
-        start = time.perf_counter()
-        (one @ one).sum().item()  # which waits for the device
-        seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / min(seconds)
+    one = torch.randn(size, size).to(hw.device, hw.dtype)
+    timer = Timer("one @ one", globals={"one": one}, num_threads=torch.get_num_threads())
+    return 2 * size**3 / timer.blocked_autorange().median
 
 # %% ../../nbs/package/runs/tuning.ipynb #d5d7093e
-def _speed(trial: Trial, seconds: float, outcome: Outcome, rate: float | None) -> dict:
-    labels = [label != IGNORE for row in trial.both["labels"] for label in row[1:]]
-    tokens = sum(map(len, trial.both["input_ids"]))
-    found = {"tokens a second": tokens / seconds, "trained tokens a second": sum(labels) / seconds}
-    found |= {"seconds a pass": seconds, "peak": outcome.peak, "reserved": outcome.reserved}
-    return found | {"share of the peak": _operations(trial) / seconds / rate if rate else None}
-
-
-def _card() -> list[str]:
-    "Driver and power limit of each NVIDIA card; empty without one."
-    fields = "name,driver_version,power.limit"
-    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
-    try:
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.splitlines()
-    except (OSError, subprocess.SubprocessError):
-        return []
+def _speed(trial: Trial, seconds: float, outcome: Outcome, rate: float) -> dict:
+    trained = sum(label != IGNORE for row in trial.both["labels"] for label in row[1:])
+    return {
+        "tokens a second": sum(map(len, trial.both["input_ids"])) / seconds,
+        "trained tokens a second": trained / seconds,
+        "seconds a pass": seconds,
+        "peak": outcome.peak,
+        "reserved": outcome.reserved,
+        "share of the peak": _operations(trial) / seconds / rate,
+    }
 
 # %% ../../nbs/package/runs/tuning.ipynb #cb07cb12
 def _said(verdicts: list[dict], ratios: list[float]) -> str:
@@ -325,22 +271,19 @@ def _said(verdicts: list[dict], ratios: list[float]) -> str:
 
 
 def _measured(search: _Search, best: list[Candidate]) -> dict:
-    "The baseline and the best beside it once more, in turns: how many times as fast, and both speeds."
+    "How many times as fast the best is as the baseline, and the speeds of both."
     trial = search.trial
-    config = trial.baseline()
-    half = torch.bfloat16 if config.bf16 else torch.float16 if config.fp16 else None
-    rate = _best_rate(half) if half else None
     phase("the best beside the baseline")
-    chosen = as_one(trial, best)
-    pairs = []
-    for _ in range(search.rounds if best else 0):
-        pairs.append((_seconds(trial, chosen), _seconds(trial, None)))
-    base = statistics.median(second for _, second in pairs) if pairs else search.equality.outcome.seconds[1]
-    found = {"baseline": _speed(trial, base, search.equality.outcome, rate)}
+    seconds = _seconds(trial, None)
+    rate = _best_rate()
+    ratios = []
+    found = {"baseline": _speed(trial, seconds, search.equality.outcome, rate)}
     if best:
-        outcome = trial.run(chosen, trial.both, memory=True, num_train_epochs=2)
-        found["tuned"] = _speed(trial, statistics.median(first for first, _ in pairs), outcome, rate)
-    return {"ratios": [first / second for first, second in pairs], "speed": found, "operations a second": rate}
+        alone = search.verdicts[best[0].name]["ratios"]
+        ratios = alone if len(best) == 1 else search.ratios((), {"best": best})["best"]
+        outcome = trial.run(as_one(trial, best), trial.both, memory=True, num_train_epochs=2)
+        found["tuned"] = _speed(trial, seconds * statistics.median(ratios), outcome, rate)
+    return {"ratios": ratios, "speed": found, "operations a second": rate}
 
 # %% ../../nbs/package/runs/tuning.ipynb #1a62b34d
 def tune(
@@ -357,7 +300,7 @@ def tune(
     """
     hw = hardware()
     search = _Search(trial, rounds, limit or hw.memory * (0.5 if hw.device == "cpu" else 0.9))
-    best = search.without_idle(search.best_of(search.one_by_one(tried)))
+    best = search.best_of(search.one_by_one(tried))
     chosen = as_one(trial, best)
     measured = _measured(search, best)
     verdicts = list(search.verdicts.values())
@@ -372,6 +315,6 @@ def tune(
         "path": search.path,
         **measured,
         "baseline": trial.baseline().to_dict(),
-        "machine": {**machine(), "cards": _card(), "system": platform.platform()},
+        "machine": {**machine(), "system": platform.platform()},
         "versions": library_versions(),
     }

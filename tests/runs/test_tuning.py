@@ -85,8 +85,8 @@ def test_what_is_idle_in_the_end_is_left_out(counted):
     "c, added last, takes away what a has brought."
     record = counted(lambda ways: 2 * ("b" in ways) + (6 if ways >= {"b", "c"} else 3 * ("a" in ways) + ("c" in ways)))
     assert on(record) == ["b", "c"]
-    assert record["path"][-2]["left out"] == "a" and record["path"][-2]["ratios"] == [1.0]
-    assert record["candidates"][0]["why"] == "not faster: 1.00 (1.00 to 1.00, 1 pair) beside the others"
+    assert record["path"][-2]["tried"] == "a" and record["path"][-2]["ratios"] == [1.0]
+    assert record["candidates"][0]["why"] == "not faster: 1.00 (1.00 to 1.00, 1 pair) beside b, c"
 
 
 def test_what_is_slower_alone_may_be_on_beside_another(counted):
@@ -120,9 +120,27 @@ def test_a_field_that_the_user_has_set_is_not_tried():
     assert "optim" not in as_one(own, []).settings and "max_steps" not in own.given
 
 
-def test_two_micro_batches_are_not_on_together():
+def test_of_two_micro_batches_the_later_counts():
     one, two = (Candidate(f"{n}", {"per_device_train_batch_size": n}) for n in (1, 2))
-    assert tuning._clash(one, [two]) == "2" and tuning._clash(one, [one]) is None
+    assert as_one(trial(), [one, two]).settings["per_device_train_batch_size"] == 2
+    assert as_one(trial(), [two, one]).settings["per_device_train_batch_size"] == 1
+
+
+@pytest.mark.parametrize("slow", range(6))
+def test_a_pair_that_is_not_faster_puts_a_candidate_off(slow):
+    search = SimpleNamespace(rounds=6, verdicts={"a": {}})
+    ratios = [0.9] * 6
+    assert tuning._Search._judge(search, Candidate("a"), "", ratios, "alone")
+    ratios[slow] = 1.0
+    assert not tuning._Search._judge(search, Candidate("a"), "", ratios, "alone")
+    assert search.verdicts["a"] == {"on": False, "why": f"not faster: {tuning.interval_words(ratios)} alone"}
+
+
+@pytest.mark.parametrize("card", [True, False])
+def test_what_needs_a_card_is_tried_where_there_is_one(monkeypatch, card):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: card)
+    (paged,) = (one for one in tuning.CANDIDATES if one.name == "paged AdamW")
+    assert paged.why_not(None) == (None if card else "it needs a CUDA card")
 
 
 def test_switches_of_liger_are_joined():

@@ -110,7 +110,7 @@ def _recorded_peak(profiler: profile) -> int:
     sizes = [e["args"]["Bytes"] for e in sorted(events, key=lambda e: e["ts"])]
     return max(itertools.accumulate(sizes), default=0)
 
-
+# %% ../../nbs/package/runs/trial.ipynb #4477f546
 @contextmanager
 def _peak_of(model: PreTrainedModel | PeftModel, asked: bool) -> Iterator[dict[str, int]]:
     "Bytes after the block: the most that were allocated and, on a card, reserved; on a CPU only if `asked`."

@@ -43,7 +43,7 @@ def _compiled_blocks(model: PreTrainedModel | PeftModel) -> Iterator[None]:
         for layer in layers:
             del layer.forward  # which restores the method of the class
 
-
+# %% ../../nbs/package/training/tuned_settings.ipynb #5f848e1f
 @contextmanager
 def _attention(name: str, model: PreTrainedModel | PeftModel) -> Iterator[None]:
     "Inside the block the model computes transformers' attention of this name."
@@ -108,7 +108,7 @@ def _other_run(name: str, then, now) -> bool:
         return not 1 / _APART <= now / then <= _APART
     return then != now
 
-
+# %% ../../nbs/package/training/tuned_settings.ipynb #e5509d7e
 def read_tuned(
     file: str | os.PathLike,  # That `ft tune` has written
     here: dict,  # Of `tuned_for`, for this run

@@ -18,7 +18,7 @@ from ..core.fingerprints import plain
 from ..core.progress import phase, say
 from ..runs.model_choice import model_settings
 from ..runs.trial import Trial
-from ..runs.tuning import candidates, interval_words, tune
+from ..runs.tuning import FORMULA, announce, candidates, interval_words, tune
 from ..sft.stage import SFTStage
 from ..tokenization.padding import load_tokenizer
 
@@ -40,11 +40,12 @@ def table(
     record: dict,  # Of `tune`
 ) -> str:
     "What was tried, and the speeds before and after."
-    head = f"{'candidate':40} {'time / that of TRL (6 pairs)':31} {'memory':>10}  verdict"
+    head = f"{'candidate':40} {'time / that of TRL':31} {'memory':>10}  verdict"
     settings = ", ".join(f"{name}={value}" for name, value in record["baseline"].items())
     lines = [f"TRL {record['versions']['trl']} without optimizations: {settings}", "", head]
     lines += map(_line, record["candidates"])
-    return "\n".join([*lines, "", *(_speed_line(*speed) for speed in record["speed"].items()), record["said"]])
+    peak = f"peak: {record['operations a second'] / 1e12:,.2g} TFLOP/s in products; {FORMULA}"
+    return "\n".join([*lines, "", *(_speed_line(*speed) for speed in record["speed"].items()), peak, record["said"]])
 
 # %% ../../nbs/package/cli/tuning.ipynb #adb3c03b
 def tune_command(
@@ -64,7 +65,9 @@ def tune_command(
     phase("loading the model")
     logging.getLogger("torch._dynamo").setLevel(logging.ERROR)  # it warns of each function that it does not compile
     trial = Trial(stage.load(tok), tok, ids, min(stage.batch, len(ids)), stage.fields)
-    record = tune(trial, candidates(trial), command=whole_command(args))
+    tried = candidates(trial)
+    say(announce(trial, tried))
+    record = tune(trial, tried, command=whole_command(args))
     phase("")
     file = Path(args.output, "tune.json")
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -34,14 +35,11 @@ _KERNELS = ("attention", "lora", "norm")  # of `speed_up`
 def _compiled_blocks(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     "Inside the block each layer of the model is compiled when it is first called; afterwards it is as before."
     lists = [m for m in base_model(model).modules() if isinstance(m, nn.ModuleList)]
-    layers = [layer for layer in max(lists, key=len) if "forward" not in vars(layer)]  # a nested block compiles nothing
-    for layer in layers:
-        layer.forward = torch.compile(layer.forward)
-    try:
+    with ExitStack() as stack:
+        for layer in max(lists, key=len):
+            if "forward" not in vars(layer):  # a nested block compiles nothing
+                stack.enter_context(patch.object(layer, "forward", torch.compile(layer.forward)))
         yield
-    finally:
-        for layer in layers:
-            del layer.forward  # which restores the method of the class
 
 # %% ../../nbs/package/training/tuned_settings.ipynb #5f848e1f
 @contextmanager
@@ -99,14 +97,9 @@ def tuned_for(
     return {"model": what, "machine": device_name(), "effective_batch": effective_batch, **rows}
 
 # %% ../../nbs/package/training/tuned_settings.ipynb #3506cc05
-_APART = 1.25  # rows as long as this, against those that were tried
-
-
 def _other_run(name: str, then, now) -> bool:
     "Whether a value of `tuned_for` is that of another run."
-    if name in ("longest", "mean"):
-        return not 1 / _APART <= now / then <= _APART
-    return then != now
+    return not 0.8 <= now / then <= 1.25 if name in ("longest", "mean") else then != now
 
 # %% ../../nbs/package/training/tuned_settings.ipynb #e5509d7e
 def read_tuned(

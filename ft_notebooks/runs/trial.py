@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import mean
 from time import perf_counter
 from typing import Any
@@ -100,9 +101,10 @@ class _Watch(TrainerCallback):
 # %% ../../nbs/package/runs/trial.ipynb #e648ed62
 def _recorded_peak(profiler: profile) -> int:
     "The most bytes that were allocated at a time while the profiler ran."
-    with tempfile.NamedTemporaryFile("r", suffix=".json") as file:
-        profiler.export_chrome_trace(file.name)
-        events = [e for e in json.load(file)["traceEvents"] if e["name"] == "[memory]"]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "trace.json")
+        profiler.export_chrome_trace(str(file))
+        events = [e for e in json.loads(file.read_text("utf-8"))["traceEvents"] if e["name"] == "[memory]"]
     sizes = [e["args"]["Bytes"] for e in sorted(events, key=lambda e: e["ts"])]
     return max(itertools.accumulate(sizes), default=0)
 

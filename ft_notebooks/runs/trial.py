@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -237,9 +237,10 @@ def run_trial(
     with _at_the_start(trial) as folder:
         trainer = _trainer(trial, chosen, rows, folder, settings)
         trainer.add_callback(watch)
-        with _in_float32(trial.model) if exact else nullcontext():
-            with _peak_of(trial.model) if memory else nullcontext({}) as bytes_at_most:
-                trainer.train()
+        exactly: AbstractContextManager = _in_float32(trial.model) if exact else nullcontext()
+        measured: AbstractContextManager = _peak_of(trial.model) if memory else nullcontext({})
+        with exactly, measured as bytes_at_most:
+            trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     seconds = [end - start for start, end in itertools.pairwise(watch.marks)]
     return Outcome(losses, watch.gradient, seconds, **bytes_at_most)

@@ -379,7 +379,7 @@ def tune(
     speeds = {"baseline": speed(trial, None, rate), **({"tuned": speed(trial, chosen, rate)} if best else {})}
     verdicts = [*search.verdicts.values()]
     lengths = list(map(len, trial.rows["input_ids"]))
-    record = {"command": command, "said": _said(verdicts, ratios), "candidates": verdicts, "path": search.path}
+    record: dict = {"command": command, "said": _said(verdicts, ratios), "candidates": verdicts, "path": search.path}
     record |= {"made_for": tuned_for(trial.model, lengths, trial.batch), "settings": chosen.settings}
     record |= {"ways": chosen.ways, "ratios": ratios, "speed": speeds, "operations a second": rate}
     where = {**machine(), "system": platform.platform()}

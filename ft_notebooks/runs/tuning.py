@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CANDIDATES', 'ROUNDS', 'FIRST_ROUNDS', 'BASELINE', 'FORMULA', 'Candidate', 'candidates', 'why_untried', 'as_one',
-           'race', 'interval_words', 'Search', 'examined', 'one_by_one', 'together', 'needed', 'operations',
-           'best_rate', 'speed', 'announce', 'tune']
+           'race', 'interval_words', 'Search', 'examined', 'one_by_one', 'added', 'needed', 'operations', 'best_rate',
+           'speed', 'announce', 'tune']
 
 # %% ../../nbs/package/runs/tuning.ipynb #9a90bf3d
 import platform
@@ -243,7 +243,7 @@ def _helps(search: Search, candidate: Candidate, others: list[Candidate]) -> boo
     return not why
 
 
-def together(
+def added(
     search: Search,
     equal: Sequence[Candidate],  # Of `one_by_one`
 ) -> list[Candidate]:
@@ -269,7 +269,7 @@ def _idle(search: Search, rests: dict[str, list[Candidate]], found: dict[str, di
 
 def needed(
     search: Search,
-    best: list[Candidate],  # Of `together`
+    best: list[Candidate],  # Of `added`
 ) -> tuple[list[Candidate], list[float]]:  # Ratios to the time of the baseline; empty if nothing is left
     "The combination without those that are idle in it, and how much faster it is."
     while best:
@@ -370,7 +370,7 @@ def tune(
     """
     phase("the baseline, and its distance to float32")
     search = Search(trial, limit or hardware().memory * (0.9 if torch.cuda.is_available() else 0.5))
-    best, ratios = needed(search, together(search, one_by_one(search, tried)))
+    best, ratios = needed(search, added(search, one_by_one(search, tried)))
     for candidate in best:
         search.verdicts[candidate.name]["on"] = True
     chosen = as_one(trial, best)

@@ -96,7 +96,7 @@ def test_what_is_idle_in_the_end_is_left_out(counted):
 
 
 def test_what_three_pairs_let_pass_six_may_not(counted, monkeypatch):
-    monkeypatch.setattr(tuning, "together", lambda search, equal: equal[:1])
+    monkeypatch.setattr(tuning, "added", lambda search, equal: equal[:1])
     record = counted(lambda ways: 0)
     assert on(record) == [] and record["ratios"] == []
 

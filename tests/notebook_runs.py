@@ -100,7 +100,9 @@ def check_run(nb, real_model, tmp_path, monkeypatch, record_property):
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     monkeypatch.delenv("TQDM_DISABLE", raising=False)  # some of them prove what a bar writes
     log = tmp_path / "log"
-    code = run(nb, os.environ.get("NB_FLAGS", "smol" if real_model else ""), log)
+    flags = os.environ.get("NB_FLAGS", "smol" if real_model else "")
+    record_property("flags", flags)  # for tools/proofs.py
+    code = run(nb, flags, log)
     said = log.read_text(errors="replace")
     if code != 0 or "Success." not in said:
         record_property("notebook", str(nb.relative_to(ROOT)))

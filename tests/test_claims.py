@@ -48,6 +48,8 @@ def test_what_makes_a_cell_a_proof(tmp_path, code, kind):
     found = claims.claims(notebook(tmp_path, "# Rows\n\nThe file is there. Three rows of it are read:", code))
     assert [one["kind"] for one in found] == [kind] * bool(kind)
     if kind:
+        records = found[0].pop("records", [])
+        assert records == ["ft_notebooks/course/measurements/rates.json"] * (kind == "measurement")
         assert found[0] | {"kind": ""} == {
             "id": "a#c1", "notebook": "a.ipynb", "cell": 1, "section": "Rows", "sentence": "Three rows of it are read.",
             "kind": "",
@@ -58,6 +60,8 @@ def test_a_folded_cell_proves_the_sentence_behind_it_unless_another_is_nearer():
     said = ["We read the file.", "Its padding is 0.", "The end token stays."]
     assert claims.nearest("assert ids[-1] == 2", said, said[2]) == said[2]
     assert claims.nearest("assert padding == 0", said, said[2]) == said[1]
+    said = ["It cuts after 1,024 tokens.", "A high length costs nothing."]
+    assert claims.nearest("assert high_length == 1024", said, said[1]) == said[0]
 
 
 def test_a_sentence_of_the_ledger_can_be_read_alone():
@@ -110,6 +114,53 @@ def test_what_guides_say_is_in_the_ledger_with_what_is_true(tmp_path):
     assert [(one["sentence"], one["verdict"]) for one in found] == [("alpha is 2r", "it depends |".rstrip(" |"))]
 
 
+def test_a_claim_of_the_ledger_has_its_last_green_run_and_its_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "PROOFS", tmp_path / "proofs.json")
+    (tmp_path / "nbs").mkdir()
+    cells = "# Title", "Eight are right.", 'runs = measured("rates")', "The card is fast.", "#| gpu\nrun()"
+    found = claims.found_in(notebook(tmp_path / "nbs", *cells))
+    assert [one["proof"] for one in claims.with_proofs(found)] == [None, None]  # no run is on record
+    run = {"python": "3.11.7", "device": "CPU", "versions": {"torch": "2.13.0"}}
+    one = {"a": {"run": "2026-11-30", "seconds": 3}}
+    (tmp_path / "proofs.json").write_text(json.dumps({"runs": {"2026-11-30": run}, "notebooks": one}))
+    measured, waiting = claims.with_proofs(found)
+    assert measured["proof"] == {"run": "2026-11-30", "seconds": 3, **run}
+    assert measured["records"] == ["ft_notebooks/course/measurements/rates.json"]
+    assert (waiting["kind"], waiting["proof"]) == ("not run yet", None)
+
+
+def test_what_a_measurement_is_read_from_has_command_seeds_machine_and_versions():
+    assert len(claims.MEASUREMENTS) > 30
+    lacks = {  # what is no figure that a seed or a machine changes
+        "families.json": {"command", "seeds", "machine"},  # what works with which family, read by benchmarks/families
+        "questions.json": {"seeds", "machine", "versions"},  # answers to people's questions, counted by readers
+        "what_fits.json": {"seeds", "machine"},  # bytes by arithmetic
+    }
+    for file in claims.MEASUREMENTS:
+        needed = {"command", "seeds", "machine", "versions"} - lacks.get(file.name, set())
+        assert needed <= json.loads(file.read_text()).keys(), file.name
+
+
+def test_the_ledger_has_the_claims_of_guides_and_the_share_of_broken_functions_that_was_noticed(monkeypatch):
+    monkeypatch.setattr(claims, "ROOT", ROOT)
+    guides = [one for book in claims.notebooks() for one in claims.corrected(book)]
+    assert len(guides) >= 90 and all(one["verdict"] for one in guides)
+    packages = json.loads((ROOT / "docs" / "mutation.json").read_text())["packages"]
+    assert {"data", "sft", "dpo", "rlhf", "evaluation", "export"} <= packages.keys()
+    mutants = [(name, one) for name, package in packages.items() for one in package["mutants"]]
+    assert [(name, one) for name, one in mutants if one["outcome"] != "killed" and not one.get("note")] == []
+
+
+def test_a_new_section_without_a_proof_is_named_with_notebook_cell_and_sentence(tmp_path, monkeypatch, capsys):
+    file = notebook(tmp_path, "# Title", "## Why it works\n\nIt just does so.", "x = 1")
+    monkeypatch.setattr(sys, "argv", ["claims.py", "--check", str(file)])
+    claims.main()
+    monkeypatch.setattr(claims, "EXPLAINED", 0)
+    with pytest.raises(SystemExit, match="1 sections prove nothing, at most 0"):
+        claims.main()
+    assert "a.ipynb, cell 1, Why it works: no cell proves\n  It just does so.\n" in capsys.readouterr().out
+
+
 def test_each_figure_of_the_course_is_shown_or_has_a_source():
     command = [sys.executable, ROOT / "tools" / "claims.py", "--check"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -123,7 +174,12 @@ def test_only_a_test_that_passed_gives_a_notebook_a_new_date(tmp_path):
         '<testcase name="test_runs[11_choosing_settings]" time="1"><failure message="x"/></testcase>',
         '<testcase name="test_runs[12_dpo]" time="0"><skipped/></testcase>',
         '<testcase name="test_other" time="3"/>',
+        '<testcase name="test_runs[a/b]" time="1"><properties><property name="flags" value="smol slow"/></properties>'
+        "</testcase>",
     ]
     suite = f'<testsuite timestamp="2026-11-30T20:00:00">{"".join(cases)}</testsuite>'
     report.write_text(f"<testsuites>{suite}</testsuites>")
-    assert proofs.passed(report) == {"10_sft": {"run": "2026-11-30", "seconds": 12.3}}
+    assert proofs.passed(report) == {
+        "10_sft": {"run": "2026-11-30", "seconds": 12.3},
+        "a/b": {"run": "2026-11-30", "seconds": 1.0, "slow": True},
+    }

@@ -111,6 +111,25 @@ def test_a_word_to_replace_is_seen_and_its_other_meanings_are_not(text, warns):
     assert bool(list(prose.words_to_replace(text))) == warns
 
 
+USED_BEFORE = {  # in passing, each with a link, an explanation beside it, or the lesson that defines it
+    "layer", "tokenizer", "perplexity", "rank", "alpha", "target modules", "judge", "reinforcement learning", "GRPO",
+    "singular value",
+}  # fmt: skip
+
+
+def test_a_term_is_defined_where_the_course_first_has_it():
+    known = [f"define {term} here, in bold" for term in USED_BEFORE] + [f"defines {term}" for term in USED_BEFORE]
+    assert [found for found in prose.undefined_terms() if not found.endswith(tuple(known))] == []
+
+
+def test_a_term_that_is_used_before_its_definition_is_named_with_notebook_cell_and_words(tmp_path, monkeypatch):
+    cells = [{"cell_type": "code", "source": "x"}, {"cell_type": "markdown", "source": "# A\n\nIts logits grow."}]
+    (tmp_path / "00_a.ipynb").write_text(json.dumps({"cells": cells}))
+    monkeypatch.setattr(prose, "lessons", lambda: [tmp_path / "00_a.ipynb"])
+    found = [one for one in prose.undefined_terms() if "logits" in one]
+    assert found == ["nbs/00_a.ipynb, cell 1: …   Its logits grow.…: define logits here, in bold"]
+
+
 def test_the_picture_of_the_index_is_the_first_drawing_of_lesson_0():
     cells = json.loads((NBS / "00_first_fine_tune.ipynb").read_text(encoding="utf-8"))["cells"]
     outputs = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import planted
 import pytest
 import yaml
 
@@ -82,15 +83,25 @@ def red(tmp_path):
 
 
 @pytest.mark.whole
-def test_a_changed_default_of_a_library_gives_an_issue_with_the_sentence_that_it_makes_false(red):
-    planted = {**os.environ, "FT_PLANT": "accelerate", "NB_FLAGS": ""}
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--junitxml", red / "now.xml"]
-    test = "tests/test_notebooks.py::test_runs[package/distributed/uneven_batches]"
-    run = subprocess.run([*command, test], cwd=ROOT, env=planted, capture_output=True, text=True)
+@pytest.mark.parametrize(
+    "library",
+    ["accelerate"]
+    + [pytest.param(name, marks=pytest.mark.slow) for name in ("datasets", "peft")]
+    + [pytest.param(name, marks=[pytest.mark.slow, pytest.mark.smol]) for name in ("transformers", "trl")],
+)
+def test_a_changed_default_of_a_library_gives_an_issue_with_the_sentence_that_it_makes_false(library, tmp_path):
+    [row] = re.findall(rf"^\| {library}: .*", (ROOT / ".ci/README.md").read_text(), flags=re.M)
+    page, quoted = (part.strip() for part in row.strip("|").split("|")[1:])
+    notebook = planted.NOTICED[getattr(planted, library)]
+    lesson = notebook[:2].isdigit()
+    test = f"tests/test_{'lesson_runs' if lesson else 'notebooks'}.py::test_runs[{notebook}]"
+    env = {**os.environ, "FT_PLANT": library, "NB_FLAGS": "smol" if library in ("transformers", "trl") else ""}
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--junitxml"]
+    run = subprocess.run([*command, tmp_path / "now.xml", test], cwd=ROOT, env=env, capture_output=True, text=True)
     assert run.returncode == 1 and "1 failed" in run.stdout, run.stdout + run.stderr
-    said = issue_text(red / "now.xml", "--claims", red / "claims.json")
-    assert f"> {UNEVEN['sentence']}\n" in said and 'uneven_batches.ipynb`, section "Uneven last batches' in said
-    assert "assert for_two == ([[0, 1], [4, 5], [8, 9]], [[2, 3], [6, 7], [0, 1]])\nAssertionError" in said
+    said = issue_text(tmp_path / "now.xml")
+    assert quoted.strip('"') in said and f"nbs/{notebook}.ipynb" in said, said
+    assert re.search(r"\nAssertionError|\n\w+Error: ", said) and (lesson or notebook in page)
 
 
 def test_the_issue_has_sentences_other_tests_and_the_versions_that_changed(red):
@@ -209,8 +220,22 @@ def test_a_cell_that_fails_as_on_colab_is_in_the_report(tmp_path):
 
 def test_what_the_link_checker_reads_holds_the_links_of_notebooks(tmp_path):
     subprocess.run([sys.executable, ROOT / ".ci/links.py", tmp_path], check=True)
-    texts = [file.read_text() for file in tmp_path.glob("*.md")]
-    assert len(texts) > 200 and sum("https://arxiv.org/" in text for text in texts) > 5
+    texts = {file.name: file.read_text() for file in tmp_path.glob("*.md")}
+    assert sum("https://arxiv.org/" in text for text in texts.values()) > 5
+    for name in texts:  # what the report of a broken link says
+        assert re.fullmatch(r".+\.md\.md|nbs_\w+\.ipynb, cell \d+\.md", name), name
+
+
+def test_each_time_of_the_schedule_starts_its_legs():
+    flow = WORKFLOWS["ci.yml"]
+    daily, weekly = (one["cron"] for one in flow[True]["schedule"])  # YAML 1.1 reads `on` as true
+    assert daily.endswith(" * * *") and weekly.endswith(" * * 1")
+    when = {name: job.get("if", "") for name, job in flow["jobs"].items()}
+    assert when["run"] == f"github.event.schedule != '{weekly}'"  # each push, and daily
+    assert when["main"] == f"github.event.schedule == '{daily}'"
+    assert {when[name] for name in ("green", "colab-image", "links")} == {f"github.event.schedule == '{weekly}'"}
+    assert when["issue"] == "always() && github.event_name == 'schedule'"
+    assert {*flow["jobs"]["issue"]["needs"]} == flow["jobs"].keys() - {"issue", "propose"}
 
 
 def test_a_workflow_runs_scripts_of_the_repository_that_tests_run_too():

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import tomllib
 from datetime import date
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import yaml
 import ft_notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 WORKFLOWS = sorted(ROOT.glob(".github/workflows/*.yml"))
 PUBLISHES = ("release.yml", "publish")  # the only job that may sign what is released
 PAGES = ("site.yml", "publish")  # its token names the deployment to GitHub Pages
@@ -60,13 +62,21 @@ def test_the_legs_of_the_workflows_are_those_of_ci_run():
 
 def test_what_is_published_was_built_from_a_tag_that_is_the_version():
     steps = {name: job["steps"] for file, name, job in jobs() if file == "release.yml"}
-    assert [*steps] == ["build", "publish"]
+    assert [*steps] == ["build", "wheel", "publish"]
     runs = [step.get("run", "") for step in steps["build"]]
     assert runs.index('bash .ci/tag "$GITHUB_REF_NAME"') < next(n for n, run in enumerate(runs) if "-m build" in run)
     assert [step["uses"].partition("@")[0] for step in steps["publish"]][1:] == [
         "actions/attest-build-provenance",
         "pypa/gh-action-pypi-publish",
     ]
+
+
+def test_the_wheel_is_tried_on_three_pythons_before_it_is_published():
+    tried, published = (job for file, name, job in jobs() if file == "release.yml" and name != "build")
+    pythons = tried["strategy"]["matrix"]["python"]
+    assert len(pythons) == 3 and PROJECT["requires-python"] == f">={pythons[0]}" and "wheel" in published["needs"]
+    runs = [step["run"] for step in tried["steps"] if "run" in step]
+    assert "--only-binary=:all: dist/*.whl" in runs[0] and runs[1].endswith(' PATH="$RUNNER_TEMP/try/bin" ft demo')
 
 
 @pytest.mark.whole

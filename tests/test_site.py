@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import shutil
 import sys
 from html import unescape
@@ -16,12 +17,16 @@ import pytest
 from notebook_runs import LESSONS, NBS, ROOT
 
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tools" / "site")]
+import claims
 import site_parts
 
 SITE = ROOT / "build" / "site"
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
-CAN_BROWSE = SITE.exists() and CHROMIUM and importlib.util.find_spec("playwright")
-browser_test = pytest.mark.skipif(not CAN_BROWSE, reason="needs build/site, playwright and Chromium: bash .ci/site")
+INSTALLED = all(map(importlib.util.find_spec, ("playwright", "axe_playwright_python")))
+CAN_BROWSE = SITE.exists() and CHROMIUM and INSTALLED
+browser_test = pytest.mark.skipif(
+    not CAN_BROWSE, reason="needs build/site, playwright, axe and Chromium: bash .ci/site"
+)
 PAGES = [
     "index", "claims", "cards/index", "reference/evaluation", "nbs/questions", "nbs/01_what_a_model_predicts",
     "nbs/12_dpo", "nbs/recipes/data", "nbs/package/lora/merging",
@@ -48,7 +53,7 @@ def test_a_page_folds_what_is_folded_and_says_when_it_was_proved(monkeypatch, tm
     run = {"python": "3.11.7", "device": "CPU", "versions": versions}
     proofs = {"runs": {"2026-11-30": run}, "notebooks": {LESSONS[0].stem: {"run": "2026-11-30", "seconds": 3}}}
     (tmp_path / "proofs.json").write_text(json.dumps(proofs))
-    monkeypatch.setattr(site_parts, "PROOFS", tmp_path / "proofs.json")
+    monkeypatch.setattr(claims, "PROOFS", tmp_path / "proofs.json")
     cells = json.loads(site_parts.page(LESSONS[0]))["cells"]
     assert "2026-11-30 with torch 9" in cells[1]["source"]
     assert any("hide-input" in cell["metadata"].get("tags", []) for cell in cells)
@@ -56,9 +61,41 @@ def test_a_page_folds_what_is_folded_and_says_when_it_was_proved(monkeypatch, tm
     assert "Proved" not in site_parts.page(LESSONS[1])  # no run of it is on record
 
 
-def test_each_card_has_its_picture():
-    names = [name for name, content in site_parts.cards() if name.endswith(".png") and content[:4] == b"\x89PNG"]
-    assert len(names) >= 8
+def test_a_page_says_which_cells_have_not_run(monkeypatch, tmp_path):
+    notebook = ROOT / "nbs/package/loading/memory_estimate.ipynb"  # with a cell for a GPU, and a slow one
+    run = {
+        "python": "3.11.7",
+        "device": "CPU",
+        "versions": dict.fromkeys(("torch", "transformers", "trl", "peft"), "9"),
+    }
+    monkeypatch.setattr(claims, "PROOFS", tmp_path / "proofs.json")
+    for slow, but in (({}, "those for a GPU and the slow ones"), ({"slow": True}, "those for a GPU")):
+        one = {"package/loading/memory_estimate": {"run": "2026-11-30", "seconds": 3, **slow}}
+        (tmp_path / "proofs.json").write_text(json.dumps({"runs": {"2026-11-30": run}, "notebooks": one}))
+        page = site_parts.page(notebook)
+        assert f"Every cell but {but} ran on 2026-11-30" in page
+        assert page.count("Not run yet: this cell needs a GPU.") == 1
+    waiting = [one for one in site_parts.with_dates(claims.found_in(notebook)) if one["kind"] == "not run yet"]
+    assert [one["proved"] for one in waiting] == [""]
+
+
+@pytest.mark.parametrize("address", ["", "https://github.com/some/where"])
+def test_colab_edit_and_repository_are_offered_where_there_is_an_address(address, monkeypatch):
+    monkeypatch.setenv("SITE_REPOSITORY", address)
+    options = runpy.run_path(str(ROOT / "tools" / "site" / "conf.py"))["html_theme_options"]
+    assert options["repository_url"] == address and ("colab_url" in options["launch_buttons"]) == bool(address)
+    assert options["use_edit_page_button"] == options["use_repository_button"] == bool(address)
+
+
+@pytest.mark.parametrize("address", ["", "https://a.b/course"])
+def test_each_card_has_its_picture_and_says_so_where_it_is_shared(address, monkeypatch):
+    monkeypatch.setattr(site_parts, "SITE", address)
+    files = dict(site_parts.cards())
+    pictures = [name for name, content in files.items() if name.endswith(".png") and content[:4] == b"\x89PNG"]
+    assert len(pictures) >= 8
+    for name in pictures:
+        card = files[name.replace(".png", ".md")].decode()
+        assert "'og:title'" in card and (f"'og:image': {address}/{name}" in card) == bool(address)
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +127,11 @@ def test_a_page_in_a_browser(browser, name, width, theme):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     silent = "images => images.filter(image => !image.alt).map(image => image.src.slice(0, 80))"
     assert page.eval_on_selector_all("img", silent) == []
-    if importlib.util.find_spec("axe_playwright_python"):
-        from axe_playwright_python.sync_playwright import Axe
+    from axe_playwright_python.sync_playwright import Axe
 
-        found = Axe().run(page).response["violations"]
-        serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
-        assert serious == []
+    found = Axe().run(page).response["violations"]
+    serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
+    assert serious == []
     context.close()
 
 
@@ -144,6 +180,9 @@ def test_a_slider_moves_and_the_search_and_the_ledger_find(browser):
     page.fill("#claim-words", "padding")
     rows = page.locator("#claims tbody tr")
     assert 1 <= rows.count() <= 200 and "padding" in rows.first.inner_text().lower()
+    page.fill("#claim-words", "")
+    page.select_option("#claim-kind", "not run yet")
+    assert rows.count() and rows.locator("td").last.inner_text() == "not run yet"
     page.close()
 
 

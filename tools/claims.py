@@ -8,7 +8,7 @@ A cell is a proof where it asserts something, expects an error, or reads a measu
 it; where the cell is folded, which comes after a result, the sentence after it. A sentence with a figure that no code,
 output or measurement of its notebook holds is "cited" where it names its source, else "not asserted"; a section without
 a proof is "explained" only; a cell for a GPU that no card has run is "not run yet". When a proof was last run stands in
-docs/proofs.json, which a green run of the tests writes, never this tool.
+docs/proofs.json, which a green run of the tests writes, never this tool; docs/claims.json has it with each claim.
 """
 
 import argparse
@@ -23,6 +23,8 @@ from course_pages import BETWEEN, NBS, POINTS_BACK, is_hidden, parsed, read
 
 ROOT = NBS.parent
 CLAIMS = ROOT / "docs" / "claims.json"
+PROOFS = ROOT / "docs" / "proofs.json"
+EXPLAINED = 114  # sections that explain and prove nothing: as many as there are, and no more
 NOT_PROSE = re.compile(r"^```.*?^```|^#.*?$|^\|.*?$|^!\[.*?$|^\*[^*\n]+\*$|<!--.*?-->", re.M | re.S)
 LIBRARIES = {"accelerate", "bitsandbytes", "datasets", "gguf", "lm_eval", "openai", "peft", "sklearn", "tokenizers"}
 LIBRARIES |= {"transformers", "trl", "xllamacpp"}
@@ -111,7 +113,11 @@ def words(text):
 def nearest(code, said, default):
     "Of the sentences beside a cell the one that shares the most with its code, and the default where none shares more."
     own = words(code)
-    return max([default, *said], key=lambda sentence: len(words(sentence) & own)) if said else default
+
+    def shared(sentence):  # a number such as 1,024 says more than a word
+        return sum(3 if len(word) > 2 and word[0].isdigit() else 1 for word in words(sentence) & own)
+
+    return max([default, *said], key=shared) if said else default
 
 
 def claims(notebook):
@@ -133,6 +139,9 @@ def claims(notebook):
         behind = alone(sentences(after)) if is_hidden(cell) and not re.match(r"\s*#", after) else []
         default = behind[0] if behind else (said or [""])[-1]
         one = {"id": f"{notebook.stem}#{cell.id}", "notebook": place, "cell": i, "section": section}
+        if how == "measurement":  # the records have the command, the seeds, the machine and the versions
+            names_read = re.findall(r"\bmeasured\(['\"](\w+)['\"]", cell.source)
+            one["records"] = [f"ft_notebooks/course/measurements/{name}.json" for name in names_read]
         found.append({**one, "sentence": plain(nearest(cell.source, said + behind, default)), "kind": how})
     return found
 
@@ -216,6 +225,10 @@ def sections(cells):
     return found
 
 
+def waits_for_gpu(source, outputs):
+    return bool(re.search(r"^#\s*\|\s*gpu\b", source, re.M)) and not outputs
+
+
 def without_proof(notebook):
     "The sections that explain and prove nothing, and the cells that wait for a GPU."
     cells = read(notebook)
@@ -230,7 +243,7 @@ def without_proof(notebook):
                 {"notebook": place, "cell": i, "section": heading, "sentence": plain(said[0]), "kind": "explained"}
             )
     for i, cell in enumerate(cells):
-        if cell.cell_type == "code" and re.search(r"^#\s*\|\s*gpu\b", cell.source, re.M) and not cell.outputs:
+        if cell.cell_type == "code" and waits_for_gpu(cell.source, cell.outputs):
             said = [
                 sentence for above in cells[:i] if above.cell_type == "markdown" for sentence in sentences(above.source)
             ]
@@ -248,6 +261,23 @@ def ledger(chosen):
     return [one for notebook in chosen for one in found_in(notebook)]
 
 
+def proofs():
+    return json.loads(PROOFS.read_text(encoding="utf-8")) if PROOFS.exists() else {"runs": {}, "notebooks": {}}
+
+
+def last_proof(notebook):
+    "When the tests last ran a notebook, and with what; None where they have not."
+    all_proofs = proofs()
+    one = all_proofs["notebooks"].get(notebook.relative_to(ROOT / "nbs").with_suffix("").as_posix())
+    return one and one | all_proofs["runs"][one["run"]]
+
+
+def with_proofs(found):
+    "Each with its notebook's last green run: day, seconds, device, versions; what waits for a GPU has none."
+    last = {name: last_proof(ROOT / name) for name in {claim["notebook"] for claim in found}}
+    return [{**one, "proof": None if one["kind"] == "not run yet" else last[one["notebook"]]} for one in found]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: all")
@@ -257,11 +287,16 @@ def main():
     print(len(found), "claims:", dict(Counter(claim["kind"] for claim in found)))
     if not asked.check:
         CLAIMS.parent.mkdir(exist_ok=True)
-        CLAIMS.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        CLAIMS.write_text(json.dumps(with_proofs(found), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     wrong = [claim for claim in found if claim["kind"] == "not asserted"]
     for one in wrong:
         print(f"{one['notebook']}, cell {one['cell']}: nothing there holds {', '.join(one['figures'])}")
         print(f"  {one['sentence']}")
+    explained = [claim for claim in found if claim["kind"] == "explained"]
+    if asked.check and len(explained) > EXPLAINED:
+        for one in explained:
+            print(f"{one['notebook']}, cell {one['cell']}, {one['section']}: no cell proves\n  {one['sentence']}")
+        sys.exit(f"{len(explained)} sections prove nothing, at most {EXPLAINED}: assert what the new one says")
     if wrong and asked.check:
         sys.exit("assert the figure in the next cell, name its source, or leave it out")
 

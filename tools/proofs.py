@@ -28,15 +28,17 @@ def device():
 
 
 def passed(report):
-    "By notebook, as its test names it: the seconds, and the day."
+    "By notebook, as its test names it: the seconds, the day, and whether its slow cells ran, too."
     found = {}
     for suite in ElementTree.parse(report).iter("testsuite"):
         day = suite.get("timestamp", "")[:10]
         for case in suite.iter("testcase"):
             name = re.fullmatch(r"test_runs\[(.+)\]", case.get("name"))
             outcomes = {child.tag for child in case} & {"failure", "error", "skipped"}
+            flags = [p.get("value").split() for p in case.iter("property") if p.get("name") == "flags"]
             if name and not outcomes:
-                found[name[1]] = {"run": day, "seconds": round(float(case.get("time")), 1)}
+                slow = {"slow": True} if any("slow" in words for words in flags) else {}
+                found[name[1]] = {"run": day, "seconds": round(float(case.get("time")), 1), **slow}
     return found
 
 

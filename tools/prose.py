@@ -120,14 +120,20 @@ def plain(text):
 
 
 def undefined_terms():
-    course = "\n".join(f"\n@{lesson.name[:2]}@ {plain(prose(lesson))}" for lesson in lessons())
+    course = [
+        (f"nbs/{lesson.name}, cell {i}", plain(cell["source"]))
+        for lesson in lessons()
+        for i, cell in enumerate(cells(lesson))
+        if cell["cell_type"] == "markdown"
+    ]
     for term in re.split(r"[;\n]\s*", TERMS.strip()):
-        first = re.search(rf"(?<![\w-])(\**){re.escape(term)}(?:s|es)?[,.:]?(\**)(?![\w-])", course, flags=re.I)
+        there = re.compile(rf"(?<![\w-])(\**){re.escape(term)}(?:s|es)?[,.:]?(\**)(?![\w-])", flags=re.I)
+        place, text = next(((place, text) for place, text in course if there.search(text)), ("", ""))
+        first = there.search(text)
         if not first:
             yield f"nbs: no lesson defines {term}"
         elif not first[1] == first[2] == "**":
-            number = course[: first.start()].rpartition("@ ")[0][-2:]
-            yield f"lesson {number}: …{around(course, first)}…: define {term} here, in bold"
+            yield f"{place}: …{around(text, first)}…: define {term} here, in bold"
 
 
 def warnings():

@@ -9,12 +9,12 @@ from collections import Counter
 from html import escape
 from pathlib import Path
 
+from claims import last_proof, proofs, waits_for_gpu, with_proofs
 from course_pages import NBS, anchor, is_hidden, lessons, read, title  # noqa: F401  (anchor: for conf.py)
 
 ROOT = NBS.parent
 PACKAGE = ROOT / "ft_notebooks"
 SITE = os.environ.get("SITE_URL", "").rstrip("/")  # where it will stand: a page that is shared names its whole address
-PROOFS = ROOT / "docs" / "proofs.json"
 DIRECTIVE = re.compile(r"^#\s*\|.*\n?", re.M)
 INTERNAL = re.compile(r"\n<!-- made from .*?-->", re.S)
 KINDS = {
@@ -35,24 +35,18 @@ def slug(heading):
     return anchor(heading).replace('"', "")
 
 
-def proofs():
-    return json.loads(PROOFS.read_text(encoding="utf-8")) if PROOFS.exists() else {"runs": {}, "notebooks": {}}
-
-
-def last_proof(notebook):
-    "When the tests last ran a notebook, and with what; None where they have not."
-    all_proofs = proofs()
-    one = all_proofs["notebooks"].get(notebook.relative_to(NBS).with_suffix("").as_posix())
-    return one and one | all_proofs["runs"][one["run"]]
-
-
-def badge(notebook):
+def badge(notebook, cells=()):
     one = last_proof(notebook)
     place = notebook.relative_to(ROOT).as_posix()
     if not one:
         return f'<p class="proved">To run this page, open <code>{place}</code> in JupyterLab.</p>'
     named = ", ".join(f"{library} {one['versions'][library]}" for library in ("torch", "transformers", "trl", "peft"))
-    what = f"Every cell ran on {one['run']} with {named}, Python {one['python']}, {one['device']}."
+    code = [("".join(cell["source"]), cell["outputs"]) for cell in cells if cell["cell_type"] == "code"]
+    but = ["those for a GPU"] * any(waits_for_gpu(*cell) for cell in code)
+    if not one.get("slow"):  # a run without LEG leaves these out
+        but += ["the slow ones"] * any(re.search(r"^#\s*\|.*\bslow\b", source, re.M) for source, _ in code)
+    every = f"Every cell but {' and '.join(but)}" if but else "Every cell"
+    what = f"{every} ran on {one['run']} with {named}, Python {one['python']}, {one['device']}."
     run = f"To run it yourself, open <code>{place}</code> in JupyterLab."
     return f'<p class="proved"><a href="/claims">Proved.</a> {escape(what)} {run}</p>'
 
@@ -86,6 +80,7 @@ def page(notebook):
     "A notebook for Sphinx: folded where it is folded in JupyterLab, without directives, with its last proof."
     whole = json.loads(notebook.read_text(encoding="utf-8"))
     depth = len(notebook.relative_to(ROOT).parts) - 1
+    mark = badge(notebook, whole["cells"])
     for cell in whole["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "code":
@@ -96,12 +91,15 @@ def page(notebook):
                 cell["outputs"] = json.loads(json.dumps(cell["outputs"]).replace("No guess yet: it is", "It is"))
             if "waits for your answer" in str(cell["outputs"]):
                 cell["outputs"] = []
+            if waits_for_gpu(source, cell["outputs"]):
+                said = {"output_type": "stream", "name": "stdout", "text": "Not run yet: this cell needs a GPU.\n"}
+                cell["outputs"] = [said]
             source = DIRECTIVE.sub("", source)
         else:
             source = with_messages(with_links(INTERNAL.sub("", source)))
         cell["source"] = source
     cells = [cell for cell in whole["cells"] if cell["source"].strip() or cell.get("outputs")]
-    mark = badge(notebook).replace("/claims", "../" * depth + "claims.html")
+    mark = mark.replace("/claims", "../" * depth + "claims.html")
     if mark:
         cells.insert(1, {"cell_type": "markdown", "id": "proved", "metadata": {}, "source": mark})
     language = {"name": "python", "pygments_lexer": "ipython3"}
@@ -209,9 +207,8 @@ def first_page():
 def with_dates(claims):
     "The claims, each with the day of its notebook's last green run, and the address of its page."
     dated = []
-    for claim in claims:
-        notebook = ROOT / claim["notebook"]
-        one = last_proof(notebook) or {"run": "", "seconds": None}
+    for claim in with_proofs(claims):
+        one = claim.pop("proof") or {"run": "", "seconds": None}
         address = claim["notebook"].removesuffix(".ipynb") + ".html#" + slug(claim.get("section", ""))
         dated.append({**claim, "address": address, "proved": one["run"], "seconds": one["seconds"]})
     return dated

@@ -25,7 +25,7 @@ function show(claims) {
     cell(row, (claim.sentence + verdict).replaceAll("`", "").replaceAll("**", ""));
     cell(row, claim.kind);
     cell(row, claim.notebook.replace("nbs/", "").replace(".ipynb", ""), claim.address);
-    cell(row, claim.proved || "none on record");
+    cell(row, claim.proved || (claim.kind === "not run yet" ? claim.kind : "none on record"));
   }
 }
 

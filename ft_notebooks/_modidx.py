@@ -4565,6 +4565,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'ft_notebooks/runs/tuning.py'),
                                           'ft_notebooks.runs.tuning._liger': ( 'package/runs/tuning.html#_liger',
                                                                                'ft_notebooks/runs/tuning.py'),
+                                          'ft_notebooks.runs.tuning._on_card': ( 'package/runs/tuning.html#_on_card',
+                                                                                 'ft_notebooks/runs/tuning.py'),
                                           'ft_notebooks.runs.tuning._said': ( 'package/runs/tuning.html#_said',
                                                                               'ft_notebooks/runs/tuning.py'),
                                           'ft_notebooks.runs.tuning._slow': ( 'package/runs/tuning.html#_slow',

@@ -113,7 +113,7 @@ def _recorded_peak(profiler: profile) -> int:
 def _peak_of(model: PreTrainedModel | PeftModel) -> Iterator[dict[str, int]]:
     "Bytes after the block: the most that were allocated and, on a card, reserved."
     found: dict[str, int] = {}
-    if torch.cuda.is_available():
+    if hardware().device.startswith("cuda"):
         torch.accelerator.empty_cache()
         torch.accelerator.reset_peak_memory_stats()
         yield found
@@ -153,7 +153,8 @@ def _two_shapes(rows: Dataset, batch: int) -> dict[str, Dataset]:
     lengths = list(map(len, rows["input_ids"]))
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     middle = len(order) // 2
-    most = _TOKENS["cuda" if torch.cuda.is_available() else "cpu"] // (lengths[order[0]] + lengths[order[middle]])
+    tokens = _TOKENS["cuda" if hardware().device.startswith("cuda") else "cpu"]
+    most = tokens // (lengths[order[0]] + lengths[order[middle]])
     step = max(n for n in range(1, batch + 1) if batch % n == 0 and n <= max(2, most))
     usual = order[middle - step // 2 :][:step]
     return {"the longest rows": rows.select(order[:step]), "usual rows": rows.select(usual)}

@@ -45,8 +45,12 @@ def _kernel(name: str) -> Callable[[nn.Module], str | None]:
     return lambda model: optimizations(model)[name]
 
 
+def _on_card() -> bool:
+    return hardware().device.startswith("cuda")
+
+
 def _card(model, why: str = "it needs a CUDA card") -> str | None:
-    return None if torch.cuda.is_available() else why
+    return None if _on_card() else why
 
 # %% ../../nbs/package/runs/tuning.ipynb #8d8e97cc
 _LIGER = {"rope": "rotary embedding", "rms_norm": "norm", "swiglu": "MLP"}
@@ -86,7 +90,7 @@ def candidates(
     own = trl_defaults(trial).per_device_train_batch_size
     sizes = [n for n in (1, 2, 4, 8, 16, 32) if trial.step % n == 0 and n != own]
     micro = [Candidate(f"micro-batch {n}", {"per_device_train_batch_size": n}) for n in sizes]
-    half = {"bf16": False, "fp16": torch.cuda.is_available()}
+    half = {"bf16": False, "fp16": _on_card()}
     return [*CANDIDATES, *micro, *([] if hardware().bf16 else [Candidate("no bfloat16", half)])]
 
 
@@ -369,7 +373,7 @@ def tune(
     The baseline is `trl.SFTTrainer` with TRL's defaults; raises what it raises.
     """
     phase("the baseline, and its distance to float32")
-    search = Search(trial, limit or hardware().memory * (0.9 if torch.cuda.is_available() else 0.5))
+    search = Search(trial, limit or hardware().memory * (0.9 if _on_card() else 0.5))
     best, ratios = needed(search, added(search, one_by_one(search, tried)))
     for candidate in best:
         search.verdicts[candidate.name]["on"] = True

@@ -160,14 +160,14 @@ def test_a_pair_that_is_not_faster_puts_a_candidate_off(slow):
 @pytest.mark.parametrize("card", [True, False])
 def test_what_needs_a_card_is_tried_where_there_is_one(monkeypatch, card):
     own = trial()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: card)
+    monkeypatch.setattr(tuning, "hardware", lambda: SimpleNamespace(device="cuda:0" if card else "cpu"))
     whys = {one.name: why_untried(own, one) for one in CANDIDATES}
     assert whys["paged AdamW"] == ("" if card else "not tried: it needs a CUDA card")
     assert whys["activations in RAM"] == whys["Liger's norm"] == whys["paged AdamW"]
 
 
 def test_the_memory_of_a_card_is_what_its_allocator_says(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(one_trial, "hardware", lambda: SimpleNamespace(device="cuda:0"))
     for name, given in {"empty_cache": None, "reset_peak_memory_stats": None, "max_memory_allocated": 7}.items():
         monkeypatch.setattr(torch.accelerator, name, lambda given=given: given)
     monkeypatch.setattr(torch.accelerator, "max_memory_reserved", lambda: 9)

@@ -42,7 +42,7 @@ def train(model, tok, batch: int, length: int, optimizations: bool) -> None:
     plain = contextlib.ExitStack()
     if not optimizations:
         plain.enter_context(patch("ft_notebooks.sft.trainer.speed_up", lambda model: contextlib.nullcontext()))
-        plain.enter_context(patch("ft_notebooks.sft.trainer.LabelHead", lambda model: model))
+        plain.enter_context(patch("ft_notebooks.sft.trainer.LabelHead", lambda model, **_: model))
     with (
         tempfile.TemporaryDirectory() as folder,
         contextlib.redirect_stdout(None),

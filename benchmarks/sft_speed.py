@@ -240,7 +240,7 @@ def ours(rows: Path, folder: str, clock: Clock, out: str, off: str = "", bits: i
     try:
         assert not off or off in sft.optimizations(model)
         if off == "head":
-            sft.LabelHead = lambda model: model
+            sft.LabelHead = lambda model, **_: model
         elif off:
             sft.speed_up = partial(sft.speed_up, off=(off,))
         trainer = sft.sft_trainer(model, load_tokenizer(folder), chats, output_dir=out, **quiet, **overrides)

@@ -121,7 +121,9 @@ def test_the_commands_run_as_they_stand(installed, tmp_path):
     assert len(others) == 15
     installed.run(tmp_path, *shlex.split(first))
     settings = tmp_path / "settings.ini"
-    settings.write_text(settings.read_text().replace("\n[model]\n", "\n[model]\nname = tiny\n"))
+    text = settings.read_text().replace("\n[model]\n", "\n[model]\nname = tiny\n")
+    text = text.replace("\n[sft]\n", "\n[sft]\nlearning_rate = 0.01\n")  # so that the teacher differs from its base
+    settings.write_text(text)
     for line in others:
         code = NOT_ZERO.get(line.split()[1], 0)
         installed.run(tmp_path, *shlex.split(line), code=code, stdin="Hi\n")

@@ -265,6 +265,15 @@ def test_one_long_instruction_does_not_tie_its_rows(n):
     assert len(split(dataset, 0.2)["test"]) == round(0.2 * n)
 
 
+def test_in_a_large_file_a_part_of_the_texts_shows_the_forms(monkeypatch):
+    "Of 300 texts each sixth is looked at; 15 of these have the form, thus about 90 of all, and more than the root of 300."
+    monkeypatch.setattr(deduplication, "_SAMPLE", 50)
+    rng = random.Random(9)
+    texts = [FORM + " ".join(prose(rng, 6)) for _ in range(90)] + [" ".join(prose(rng)) for _ in range(210)]
+    copied = texts[150].replace(" ", " so ", 1)
+    assert together(asking(*texts, copied)) == {(150, 300)}
+
+
 def test_copies_under_a_long_instruction_are_found():
     rng = random.Random(4)
     texts = [prose(rng) for _ in range(100)]

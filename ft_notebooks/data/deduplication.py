@@ -27,6 +27,7 @@ from .repetition import RowTexts
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, half of its bits set: 2**64 by the golden ratio, as in Fibonacci hashing
 _PART = 5000  # texts that are hashed at a time
 _SAMPLE = 100_000  # texts whose shingles are counted
+_MARKED = 1_000_000  # shingles that are compared with the forms at a time
 
 
 @lru_cache(2**20)
@@ -71,8 +72,8 @@ def _leave_out_forms(has: csr_array) -> None:
     step = max(1, texts // _SAMPLE)
     shingles, texts_with = np.unique(has[::step].indices, return_counts=True)
     forms = shingles[texts_with * step > max(5, math.isqrt(texts))]
-    for start in range(0, has.nnz, 1_000_000):
-        part = slice(start, start + 1_000_000)
+    for start in range(0, has.nnz, _MARKED):
+        part = slice(start, start + _MARKED)
         has.data[part] = ~np.isin(has.indices[part], forms)
     has.eliminate_zeros()
 

@@ -31,6 +31,9 @@ def _hashes(turns: list[str]) -> list[bytes]:
     return found
 
 # %% ../../nbs/package/data/repetition.ipynb #d55958c1
+_COMPARED = 1_000_000  # hashes at a time: all at once need several times their memory
+
+
 def _nested(hashes: bytes | bytearray, counts: list[int]) -> list[tuple[int, int]]:
     "The pairs of `beginnings`, by the hashes of all rows one after the other, and how many each row has."
     stops: np.ndarray = np.cumsum(counts, dtype=int)
@@ -38,8 +41,8 @@ def _nested(hashes: bytes | bytearray, counts: list[int]) -> list[tuple[int, int
     halves = np.frombuffer(hashes, np.uint64)[::2]  # which tell almost all apart
     wholes: np.ndarray = stops[np.array(counts, int) > 0] - 1
     is_beginning: np.ndarray = np.zeros(len(halves), bool)
-    for start in range(0, len(halves), 1_000_000):  # since all at once need several times the memory of the hashes
-        part = slice(start, start + 1_000_000)
+    for start in range(0, len(halves), _COMPARED):
+        part = slice(start, start + _COMPARED)
         is_beginning[part] = np.isin(halves[part], halves[wholes])
     is_beginning[wholes] = False
     inside = np.flatnonzero(is_beginning)

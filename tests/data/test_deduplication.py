@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ft_notebooks.course.example_task import appointments
-from ft_notebooks.data import deduplication
+from ft_notebooks.data import deduplication, repetition
 from ft_notebooks.data.deduplication import overlap, split
 
 WORDS = [f"word{i}" for i in range(5000)]
@@ -266,8 +266,9 @@ def test_one_long_instruction_does_not_tie_its_rows(n):
 
 
 def test_in_a_large_file_a_part_of_the_texts_shows_the_forms(monkeypatch):
-    "Of 300 texts each sixth is looked at; 15 of these have the form, thus about 90 of all, and more than the root of 300."
+    "Each sixth of 300 texts is looked at: 15 of them have the form, so 90 of all, more than the root of 300."
     monkeypatch.setattr(deduplication, "_SAMPLE", 50)
+    monkeypatch.setattr(deduplication, "_MARKED", 1000)
     rng = random.Random(9)
     texts = [FORM + " ".join(prose(rng, 6)) for _ in range(90)] + [" ".join(prose(rng)) for _ in range(210)]
     copied = texts[150].replace(" ", " so ", 1)
@@ -323,6 +324,13 @@ def test_a_text_needs_its_shingles_and_little_else():
     a_text = (peak(20_000) - peak(10_000)) / 10_000
     shingles = 20 * (4 + 1)  # each a number of four bytes and a mark of one
     assert a_text < 2 * shingles + 20 * 8  # an array that grows is at times too large; the rest are numbers of a band
+
+
+def test_beginnings_are_found_in_any_part_of_the_hashes(monkeypatch):
+    chats = [[f"question {n}", f"answer {n}", "and then?", "no more"] for n in range(5)]
+    shorter = [chat[:2] for chat in chats]
+    monkeypatch.setattr(repetition, "_COMPARED", 3)
+    assert repetition.beginnings(chats + shorter) == [(n + 5, n) for n in range(5)]
 
 
 def test_texts_of_nothing_but_forms_are_near_no_other():

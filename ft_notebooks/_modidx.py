@@ -516,6 +516,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'ft_notebooks/core/cpu_threads.py'),
                                                'ft_notebooks.core.cpu_threads._affinity': ( 'package/core/cpu_threads.html#_affinity',
                                                                                             'ft_notebooks/core/cpu_threads.py'),
+                                               'ft_notebooks.core.cpu_threads._idle_now': ( 'package/core/cpu_threads.html#_idle_now',
+                                                                                            'ft_notebooks/core/cpu_threads.py'),
                                                'ft_notebooks.core.cpu_threads._quota': ( 'package/core/cpu_threads.html#_quota',
                                                                                          'ft_notebooks/core/cpu_threads.py'),
                                                'ft_notebooks.core.cpu_threads.control_groups': ( 'package/core/cpu_threads.html#control_groups',

@@ -9,6 +9,7 @@ __all__ = ['control_groups', 'usable_cpus', 'idle_cpus', 'CpuThreads', 'use_cpu_
 import math
 import os
 import sys
+import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -54,24 +55,41 @@ def usable_cpus() -> int:  # At least 1
     return max(1, int(min([len(_affinity()), *map(_quota, control_groups("cpu"))])))
 
 # %% ../../nbs/package/core/cpu_threads.ipynb #d604faff
+def _idle_now(
+    seconds: float,  # For which this process sleeps
+) -> float | None:  # At least 0, and at most the CPUs of the process's affinity
+    "How many of this process's CPUs are idle now; None if the system does not count their time."
+    import psutil
+
+    started = time.monotonic()
+    before = psutil.cpu_times(percpu=True)
+    time.sleep(seconds)
+    after = psutil.cpu_times(percpu=True)
+    elapsed = time.monotonic() - started
+    allowed = [number for number in _affinity() if number < len(after)]
+    if before == after or len(before) != len(after):
+        return None
+    idle = 0.0
+    for number in allowed:
+        waited = getattr(after[number], "iowait", 0.0) - getattr(before[number], "iowait", 0.0)
+        idle += after[number].idle - before[number].idle + waited
+    return min(max(idle / elapsed, 0.0), len(allowed))
+
+
 def idle_cpus(
     enough: float,  # CPUs; as soon as this many are idle, the function returns
     looks: int = 4,  # Measurements at most
     seconds: float = 0.25,  # Length of one measurement, in which this process sleeps
 ) -> float | None:  # At least 0, and at most the CPUs of the process's affinity
     "The largest number of this process's CPUs that were idle in any measurement; None if they cannot be measured."
-    import psutil
-
     most = None
     for _ in range(looks):
         try:
-            shares = psutil.cpu_times_percent(seconds, percpu=True)
+            idle = _idle_now(seconds)
         except OSError:  # some systems do not let a process read the CPU times
             return most
-        own = [shares[number] for number in _affinity() if number < len(shares)]
-        if not sum(map(sum, own)):
+        if idle is None:
             return most
-        idle = sum(share.idle + getattr(share, "iowait", 0.0) for share in own) / 100
         most = max(idle, most or 0.0)
         if most >= enough:
             break

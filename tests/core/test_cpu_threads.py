@@ -78,23 +78,40 @@ def test_without_proc_and_affinity_the_cpus_are_those_of_the_machine(machine, mo
     assert usable_cpus() == 1
 
 
+def counted(monkeypatch, *idle):
+    "Makes psutil count these shares of each CPU as idle, on a clock that moves only in sleep."
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("time.sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    times = namedtuple("Times", "user idle")
+    monkeypatch.setattr(
+        "psutil.cpu_times", lambda percpu: [times(5.0 + clock[0] * (1 - one), clock[0] * one) for one in idle]
+    )
+
+
 def test_an_affinity_limits_the_cpus_and_only_they_are_looked_at(machine, monkeypatch):
-    busy, idle = namedtuple("Shares", "user idle")(100.0, 0.0), namedtuple("Shares", "user idle")(0.0, 100.0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 3, 9})  # there are four, as far as psutil knows
-    monkeypatch.setattr("psutil.cpu_times_percent", lambda seconds, percpu: [busy, idle] * 2)
+    counted(monkeypatch, 0.0, 1.0, 0.0, 1.0)
     assert usable_cpus() == 3 and idle_cpus(2.5) == 2.0
-    monkeypatch.setattr("psutil.cpu_times_percent", lambda seconds, percpu: [idle, busy] * 2)
+    counted(monkeypatch, 1.0, 0.0, 1.0, 0.0)
     assert idle_cpus(2.5) == 0.0
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.25, 2.0])
+def test_the_idle_cpus_do_not_depend_on_how_long_they_are_measured(machine, monkeypatch, seconds):
+    counted(monkeypatch, *[0.75] * 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {*range(8)})
+    assert idle_cpus(8, seconds=seconds) == pytest.approx(6.0)
 
 
 @pytest.mark.parametrize("nothing", ["zeros", "not allowed"])
 def test_a_system_that_hides_its_times_counts_as_quiet(machine, monkeypatch, nothing):
-    def shares(seconds, percpu):
+    def times(percpu):
         if nothing == "not allowed":
             raise PermissionError("/proc/stat")
-        return [namedtuple("Shares", "user idle")(0.0, 0.0)] * 8
+        return [namedtuple("Times", "user idle")(0.0, 0.0)] * 8
 
-    monkeypatch.setattr("psutil.cpu_times_percent", shares)
+    monkeypatch.setattr("psutil.cpu_times", times)
     assert idle_cpus(7.5) is None
 
 

@@ -216,6 +216,7 @@ def first_rewards(
     texts: list[str],  # B answers
     ended: list[bool],  # B: whether the model ended the answer itself
     *,
+    prompts: Sequence[str] = (),  # B prompts, or none: what stands above the printed answers
     masked: bool = False,  # Whether answers that are cut are left out (`mask_truncated_completions`)
     scale: Literal["group", "batch", "none"] = "group",  # What TRL divides by (`scale_rewards`)
 ) -> list[str]:  # Lines to print
@@ -241,5 +242,6 @@ def first_rewards(
     ]
     lines += _small_differences(groups, scale)
     for i in (order[-1], order[len(order) // 2], order[0]):
+        lines += [f"  {prompt[:100]!r}" for prompt in prompts[i : i + 1]]
         lines.append(f"  {rewards[i]:.3g}: {texts[i][:100]!r}")
     return lines

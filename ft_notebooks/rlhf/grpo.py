@@ -123,7 +123,8 @@ class _FirstLook:
         scale = getattr(args, "scale_rewards", None)
         if scale is None:  # of RLOO
             scale = "batch" if args.normalize_advantages else "none"
-        look = {"masked": args.mask_truncated_completions, "scale": scale}
+        asked = gather_object([messages_in_words(prompt[-1:]) for prompt in prompts])
+        look = {"masked": args.mask_truncated_completions, "scale": scale, "prompts": asked}
         lines = first_rewards(sums, self.trainer.num_generations, texts, ended, **look)
         if len(self.values) > 1:
             means = [f"{name} {mean:.3g}" for name, mean in zip(self.values, values.mean(0))]

@@ -12,14 +12,16 @@ from operator import itemgetter
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
 from .answer_cache import AnswerFile, model_mark
 from ..core.arguments import ArgumentError, check_counts, check_model
 from ..core.fingerprints import short_hash
 from ..core.model_parts import base_model, contiguous_head, eval_mode, without_router_logits
 from ..core.progress import progress_bar
-from .prefix_cache import Prefix, shared_prefix
+from .prefix_cache import CACHE_ARGUMENT, Prefix, rows_can_leave, shared_prefix
 from .thought_limit import ThoughtLimit
 from ..tokenization.chat_template import ChatTemplate
 from ..tokenization.padding import check_vocabulary, pad_batch
@@ -135,6 +137,43 @@ def greedy_decoding(
             core.generation_config = own
 
 # %% ../../nbs/package/inference/generation.ipynb #b0bc5eca
+def _start(model, tok, prompts: list[list[int]], prefix: Prefix | None) -> dict:
+    "The first arguments of `model.generate`: ids and mask [B, T], and the prefix's cache."
+    if prefix:
+        return prefix.inputs(prompts, tok.pad_token_id)
+    batch = pad_batch(prompts, tok.pad_token_id, side="left")
+    return {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
+
+
+def _ended(ids: list[int], ends: list[int]) -> tuple[list[int], bool]:
+    "The new ids before the first stop token, and whether there is one."
+    end = next((at for at, token in enumerate(ids) if token in ends), None)
+    return ids[:end], end is not None
+
+# %% ../../nbs/package/inference/generation.ipynb #cedee722
+class _HalfEnded(StoppingCriteria):
+    "Stops a batch once half of its answers have ended."
+
+    def __init__(self, ends: list[int], start: int):
+        self.ends = torch.tensor(ends)
+        self.start = start  # The length of the prompts, padding included
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **given) -> Tensor:  # bool [B]
+        is_end = torch.isin(input_ids[:, self.start :], self.ends.to(input_ids.device))  # [B, new tokens]
+        ended = is_end.any(dim=1)
+        return (2 * ended.sum() >= len(ended)).expand(len(ended))
+
+
+def _rest(out, mask: Tensor, going: list[int]) -> dict:
+    "The arguments of `model.generate` for the rows [B] that go on, after its output for a whole batch."
+    rows = torch.tensor(going, device=mask.device)
+    ids = out.sequences[rows]
+    new = ids.shape[1] - mask.shape[1]
+    cache = out[CACHE_ARGUMENT]
+    cache.batch_select_indices(rows)
+    return {"input_ids": ids, "attention_mask": pad(mask[rows], (0, new), value=1), CACHE_ARGUMENT: cache}
+
+# %% ../../nbs/package/inference/generation.ipynb #82e7620e
 def greedy_answers(
     model: PreTrainedModel,  # In a block of `greedy_decoding`
     tok: PreTrainedTokenizerBase,
@@ -144,21 +183,26 @@ def greedy_answers(
     *,
     max_thought_tokens: int | None = None,  # As in `answers`
 ) -> list[tuple[list[int], bool]]:  # For each prompt the new ids without the stop token, and whether there was one
-    "The greedy continuations of one batch of token ids."
-    if prefix:
-        inputs = prefix.inputs(prompts, tok.pad_token_id)
-    else:
-        batch = pad_batch(prompts, tok.pad_token_id, side="left")
-        inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
+    "The greedy continuations of one batch of token ids; in float32 each is the same as alone."
+    inputs = _start(model, tok, prompts, prefix)
     start = inputs["input_ids"].shape[1]
-    limit = [ThoughtLimit(tok, max_thought_tokens, start)] if max_thought_tokens else []
-    out = model.generate(**inputs, max_new_tokens=max_new_tokens, logits_processor=limit)
     ends = base_model(model).generation_config.eos_token_id or []
-    found = []
-    for ids in out[:, start:].tolist():
-        end = next((at for at, token in enumerate(ids) if token in ends), None)
-        found.append((ids[:end], end is not None))
-    return found
+    how: dict = {"logits_processor": [ThoughtLimit(tok, max_thought_tokens, start)] if max_thought_tokens else []}
+    if ends and rows_can_leave(model):
+        how["stopping_criteria"] = [_HalfEnded(ends, start)]
+    found: dict[int, tuple[list[int], bool]] = {}
+    rows = list(range(len(prompts)))
+    while rows:
+        left = max_new_tokens + start - inputs["input_ids"].shape[1]
+        out = model.generate(**inputs, **how, max_new_tokens=left, return_dict_in_generate=True)
+        said = [_ended(ids, ends) for ids in out.sequences[:, start:].tolist()]
+        found |= dict(zip(rows, said))
+        full = out.sequences.shape[1] == start + max_new_tokens
+        going = [at for at, (_, ended) in enumerate(said) if not (ended or full)]
+        rows = [rows[at] for at in going]
+        if rows:
+            inputs = _rest(out, inputs["attention_mask"], going)
+    return [found[row] for row in range(len(prompts))]
 
 # %% ../../nbs/package/inference/generation.ipynb #c40f3315
 def _answer_file(file, model, tok, prompts: list[list[int]], size: int, **limits) -> AnswerFile | None:

@@ -10,13 +10,14 @@ import torch
 from datasets import Dataset
 from small_runs import forked
 from tokenizers.processors import TemplateProcessing
-from transformers import GenerationConfig, LlamaForCausalLM
+from transformers import GenerationConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from ft_notebooks.data.chat_encoding import encode_chat
 from ft_notebooks.evaluation.likelihood import row_losses
 from ft_notebooks.evaluation.metrics import exact_match
 from ft_notebooks.evaluation.runner import evaluate
-from ft_notebooks.inference.generation import answers, encode_prompts, generate, greedy_decoding
+from ft_notebooks.inference.generation import answers, encode_prompts, generate, greedy_answers, greedy_decoding
+from ft_notebooks.inference.prefix_cache import rows_can_leave, shared_prefix
 from ft_notebooks.loading.example_models import tiny_model, tiny_tokenizer
 from ft_notebooks.lora.adapter import add_adapter, lora_config
 from ft_notebooks.tokenization.padding import IGNORE, load_tokenizer
@@ -38,6 +39,51 @@ def lengths(patch) -> list[list[int]]:
         lambda model, **fields: batches.append(fields["attention_mask"].sum(1).tolist()) or given(model, **fields),
     )
     return batches
+
+
+def sliding() -> MistralForCausalLM:
+    "A random model whose layers attend to the last six tokens alone."
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = MistralConfig(vocab_size=len(tiny_tokenizer()), num_key_value_heads=2, sliding_window=6, **sizes)
+    torch.manual_seed(0)
+    return MistralForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("kind", ["plain", "adapter", "sliding window", "common prefix"])
+def test_answers_that_have_ended_leave_their_batch_and_the_others_are_the_same_as_alone(kind):
+    tok = tiny_tokenizer()
+    model = sliding() if kind == "sliding window" else tiny_model()
+    if kind == "adapter":
+        model = add_adapter(model, lora_config(model, r=2), seed=0)
+    draw = torch.Generator().manual_seed(0)
+    same = list(range(40, 60)) * 2 if kind == "common prefix" else []
+    prompts = [same + torch.randint(len(tok), (3 + n,), generator=draw).tolist() for n in range(12)]
+    ends = list(range(0, len(tok), 6))  # answers of many lengths
+    core = model.get_base_model() if kind == "adapter" else model
+    core.generation_config = GenerationConfig(eos_token_id=ends)
+    rows: list[int] = []
+    seen = core.get_input_embeddings().register_forward_hook(lambda layer, given, out: rows.append(len(out)))
+    with greedy_decoding(model, tok):
+        prefix = shared_prefix(model, prompts)
+        assert (prefix is not None) == (kind == "common prefix")
+        rows.clear()
+        together = greedy_answers(model, tok, prompts, 30, prefix)
+        computed = list(rows)
+        alone = [greedy_answers(model, tok, [prompt], 30)[0] for prompt in prompts]
+    seen.remove()
+    longest = max(len(ids) + ended for ids, ended in alone)
+    assert together == alone and len({len(ids) for ids, _ in alone}) > 3
+    assert computed[0] == 12 and sorted(computed, reverse=True) == computed and computed[-1] <= 6
+    assert len(computed) == longest
+
+
+def test_a_model_with_another_state_than_keys_and_values_keeps_its_whole_batch():
+    from transformers import Lfm2Config, Lfm2ForCausalLM
+
+    tiny = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+    config = Lfm2Config(vocab_size=64, layer_types=["conv", "full_attention"], **tiny)
+    assert rows_can_leave(tiny_model()) and rows_can_leave(sliding())
+    assert not rows_can_leave(Lfm2ForCausalLM(config))
 
 
 @pytest.mark.parametrize("name", ["max_new_tokens", "batch_size"])

@@ -4543,6 +4543,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'ft_notebooks/runs/trial.py'),
                                          'ft_notebooks.runs.trial._loss_allowed': ( 'package/runs/trial.html#_loss_allowed',
                                                                                     'ft_notebooks/runs/trial.py'),
+                                         'ft_notebooks.runs.trial._now': ('package/runs/trial.html#_now', 'ft_notebooks/runs/trial.py'),
                                          'ft_notebooks.runs.trial._objects_restored': ( 'package/runs/trial.html#_objects_restored',
                                                                                         'ft_notebooks/runs/trial.py'),
                                          'ft_notebooks.runs.trial._peak_of': ( 'package/runs/trial.html#_peak_of',

@@ -29,7 +29,7 @@ def _prefix_length(prompts: list[list[int]]) -> int:
 
 # %% ../../nbs/package/inference/prefix_cache.ipynb #6f7dbce0
 _PARAMETERS = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
-CACHE_ARGUMENT = "cache" if "cache" in _PARAMETERS else "past_key_values"  # of `generate`, by the version of transformers
+CACHE_ARGUMENT = "cache" if "cache" in _PARAMETERS else "past_key_values"  # of `generate`
 
 # %% ../../nbs/package/inference/prefix_cache.ipynb #88106edd
 def _moved(kept: Tensor, padding: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -76,6 +76,14 @@ def _in_float32(model: PreTrainedModel | PeftModel) -> Iterator[None]:
             p.data = p.data.to(dtype)
 
 # %% ../../nbs/package/runs/trial.ipynb #1e607821
+def _now() -> float:
+    "Seconds of a clock; on a CPU with one thread those of the process, which other programs do not change."
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+        return perf_counter()
+    return process_time() if torch.get_num_threads() == 1 else perf_counter()
+
+
 @overrides(TrainerCallback)
 class _Watch(TrainerCallback):
     "The gradient of a run of one step, all layers in one vector for each kind of parameter; the ends of the passes."
@@ -85,9 +93,7 @@ class _Watch(TrainerCallback):
         self.marks: list[float] = []
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        if torch.accelerator.is_available():
-            torch.accelerator.synchronize()
-        self.marks.append(perf_counter())
+        self.marks.append(_now())
 
     on_train_begin = on_epoch_end  # where the first pass begins
 

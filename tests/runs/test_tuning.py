@@ -314,3 +314,12 @@ def test_the_command_gives_the_file_to_the_stage(tmp_path, tuned, monkeypatch):
     with pytest.raises(ValueError, match="tuned: there is no file missing.json; ft tune DATA writes one"):
         stage.check()
     SFTStage({"sft": {"tuned": str(tuned("lora"))}}).check()
+
+
+def test_with_one_thread_another_programs_share_of_the_cpu_is_not_counted(monkeypatch):
+    monkeypatch.setattr(one_trial, "perf_counter", lambda: 10.0)
+    monkeypatch.setattr(one_trial, "process_time", lambda: 3.0)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    for threads, want in ((1, 3.0), (2, 10.0)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert one_trial._now() == want

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from .evidence import ALPHA, Anomaly, at_least
+from .evidence import ALPHA, Anomaly, announced, at_least
+from .pairs import opposite_block
 from .texts import Texts
 
 # %% ../../nbs/package/instruments/labels.ipynb #6d3dbb50
@@ -158,6 +159,9 @@ def _told(columns: np.ndarray, label: np.ndarray) -> float:
 _ROWS_OF_CLASS = 20  # on average, from which a classifier can learn
 
 
+_MOST_PRODUCTS = 512  # of a prompt's columns with its label's
+
+
 _CLEAR = 0.93  # share of the other rows whose label is predicted, without the strange ones
 
 
@@ -202,62 +206,53 @@ def _strange_labels(rows: _Labelled) -> list[Anomaly]:
     ]
 
 # %% ../../nbs/package/instruments/labels.ipynb #892a5026
-_LOST = 0.15  # fewer of the other half's labels than of its own are predicted rightly
-
-
-def _missed(rows: _Labelled, half: int) -> np.ndarray:
-    "Which labels of the second half are others than the first half teaches."
+def _exchanged_labels(rows: _Labelled) -> list[Anomaly]:
+    "A block of rows that gives like prompts other labels than the others; a note where its prompts differ, too."
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=30.0, max_iter=200).fit(rows.columns[:half], rows.label[:half])
-    return model.predict(rows.columns[half:]) != rows.label[half:]
-
-# %% ../../nbs/package/instruments/labels.ipynb #333c8e6b
-def _labels_by_half(rows: _Labelled) -> list[Anomaly]:
-    "Whether the second half of the file gives like prompts other labels than the first."
     texts = rows.texts
-    half = len(rows.label) // 2
-    counts = [np.bincount(part, minlength=len(rows.names)) for part in (rows.label[:half], rows.label[half:])]
-    if np.min(counts) < FEWEST_OF_CLASS:
+    n = len(rows.label)
+    classes = np.eye(len(rows.names))[rows.label]
+    columns = rows.columns[:, : _MOST_PRODUCTS // len(rows.names)]
+    products = (columns - columns.mean(axis=0))[:, :, None] * (classes - classes.mean(axis=0))[:, None, :]
+    block = opposite_block(products.reshape(n, -1))
+    outside = np.setdiff1d(np.arange(n), block)
+    if not len(block) or len({*rows.label[outside]}) < len(rows.names):
         return []
-    missed = _missed(rows, half)
-    across = 1 - float(missed.mean())
-    if across > 1 - _LOST:  # so that no share within the halves can be as much higher
+    model = LogisticRegression(C=30.0, max_iter=200).fit(rows.columns[outside], rows.label[outside])
+    missed = block[model.predict(rows.columns[block]) != rows.label[block]]
+    by_lot = 1 / len(rows.names)
+    if at_least(len(missed), len(block), 1 - by_lot) >= ALPHA / 2:
         return []
-    within = min(_told(rows.columns[:half], rows.label[:half]), _told(rows.columns[half:], rows.label[half:]))
-    chance = at_least(missed.sum(), len(missed), 1 - within)
-    if chance >= ALPHA / 2 or within - across < _LOST:
-        return []
-    entries = rows.entries[half:][missed]
+    entries = rows.entries[missed]
+    group = np.isin(np.arange(n), block)
+    first, last = texts.rows(rows.entries[block[[0, -1]]])
     return [
         Anomaly(
-            code="labels-by-half",
-            level="note",
-            message=f"the second half of the rows gives like prompts other labels than the first: of {len(missed)} "
-            f"rows {across:.0%} have the label that the first half teaches, and {within:.0%} that of their own half",
+            code="labels-exchanged",
+            level="note" if announced(texts.prompt_features[rows.entries], group) else "warning",
+            message=f"rows {first} to {last} give like prompts other labels than the others do: by these, "
+            f"{1 - len(missed) / len(block):.0%} of their labels are predicted, and {by_lot:.0%} by drawing lots",
             rows=texts.rows(entries),
-            causes=(
-                "two annotators, or two versions of the guide",
-                "the numbers of the classes changed along the file",
-            ),
-            cure="bring the labels of one half into the sense of the other",
-            chance=chance,
+            causes=("a second source or annotator has the labels exchanged", "the guide changed along the file"),
+            cure="bring the labels of these rows into the sense of the others",
+            chance=ALPHA,
             marks=texts.by_row({i: texts.answers[i].strip() for i in entries}),
-            usual=texts.rows(rows.entries[:half][:3]),
+            usual=texts.rows(rows.entries[outside[:3]]),
         )
     ]
 
-# %% ../../nbs/package/instruments/labels.ipynb #a0fb5420
+# %% ../../nbs/package/instruments/labels.ipynb #333c8e6b
 def strange_labels(
     texts: Texts,
 ) -> list[Anomaly]:
-    "Labels unlike those of like prompts, and halves of the file that label like prompts differently."
+    "Labels unlike those of like prompts, and blocks of the file that label like prompts differently."
     names, label = answer_classes(texts)
     entries = np.flatnonzero(label >= 0)
     if not names or len(entries) < _ROWS_OF_CLASS * len(names):  # too few of each to learn it
         return []
     rows = _Labelled(texts, names, entries, label[entries], _reduced(texts.prompt_features)[entries])
-    return _strange_labels(rows) + _labels_by_half(rows)
+    return _strange_labels(rows) + _exchanged_labels(rows)
 
 # %% ../../nbs/package/instruments/labels.ipynb #5f740f22
 _OPTION = re.compile(r"(?:^|(?<=\s))\(?([A-Ha-h]|[1-8])[.):]\s+(.+?)(?=\s+\(?(?:[A-Ha-h]|[1-8])[.):]\s|\n|\Z)")

@@ -68,11 +68,18 @@ def test_labels_that_are_a_matter_of_taste_are_not_named():
     assert found_in(pairs) == []
 
 
-def test_a_second_half_with_other_classes_is_named():
-    found = found_in(exchanged(tickets(), set(range(150, 300))))
-    assert "labels-by-half" in [finding.code for finding in found]
-    half = next(finding for finding in found if finding.code == "labels-by-half")
-    assert min(half.rows) >= 150
+def test_a_block_with_other_classes_is_named_and_of_two_halves_the_second():
+    for first in (150, 220):
+        found = found_in(exchanged(tickets(), set(range(first, 300))))
+        [block] = [finding for finding in found if finding.code == "labels-exchanged"]
+        assert block.level == "warning" and len([row for row in block.rows if row >= first]) > 0.9 * len(block.rows)
+
+
+def test_labels_drawn_by_lot_hold_no_exchanged_block():
+    draw = np.random.default_rng(0)
+    for _ in range(4):
+        pairs = [(asked, str(draw.choice(list(WORDS)))) for asked, _ in tickets()]
+        assert "labels-exchanged" not in [finding.code for finding in found_in(pairs)]
 
 
 def test_a_class_that_the_prompt_names_is_a_warning():

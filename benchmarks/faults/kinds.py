@@ -76,6 +76,22 @@ def functions(draw):
     return said(f"Write {name}, plus {number}.", f"def {name}(x):\n    return x + {number}")
 
 
+@drawn
+def lines(draw):
+    "A line and its translation, which shares no word with it."
+    lengths = [draw.randrange(2, 9) for _ in range(draw.randrange(2, 15))]
+    mark = draw.choice(".?!")
+    latin, greek = (" ".join("".join(draw.choices(letters, k=k)) for k in lengths) for letters in ("abcdefg", "αβγδεζη"))
+    return said(latin + mark, greek + mark)
+
+
+@drawn
+def trips(draw):
+    here, there = draw.sample(PLACES, 2)
+    asked = draw.choice(["From {0} to {1}, please.", "A train to {1} from {0}!", "I go to {1}, from {0}."])
+    return said(asked.format(here, there), json.dumps({"from": here, "to": there}))
+
+
 def judged(n, seed):
     "Pairs of the right answer and one with another time, with scores."
     rows = []
@@ -91,5 +107,5 @@ def ordered(n, seed):
     return demo_pairs(n, seed).to_list()
 
 
-CHATS = (notes, orders, talks, options, tickets, notices, functions)
+CHATS = (notes, orders, talks, options, tickets, notices, functions, lines, trips)
 PAIRS = (judged,)

@@ -15,10 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kinds import CHATS, PAIRS, TEAMS, judged, notes, notices, options, ordered, orders, said, talks, tickets
+from kinds import (
+    CHATS, PAIRS, TEAMS, judged, lines, notes, notices, options, ordered, orders, said, talks, tickets, trips,
+)  # fmt: skip
 
 from ft_notebooks.doctor.unusual_rows import INSTRUMENTS
-from ft_notebooks.instruments import evidence, pair_features, pairs
+from ft_notebooks.instruments import copying, evidence, fit, labels, pair_features, pairs
 from ft_notebooks.instruments.evidence import Anomaly
 from ft_notebooks.instruments.pairs import Pairs
 from ft_notebooks.instruments.texts import Texts, sampled_rows
@@ -55,6 +57,30 @@ def rejected(change):
 
 def exchanged(rows, i, names=("chosen", "rejected")):
     return {**rows[i], names[0]: rows[i][names[1]], names[1]: rows[i][names[0]]}
+
+
+def exchanged_cities(text):
+    known = json.loads(text)
+    return json.dumps({"from": known["to"], "to": known["from"]})
+
+
+def other_team(text):
+    return next(team for team in TEAMS if team != text)
+
+
+# Parts of instruments, each with a fault of its own.
+
+
+def displaced_by_size(texts):
+    return fit.displaced(texts, fit.WordFit(texts), fit.SizeFit(texts))
+
+
+def exchanged_slots(texts):
+    return [one for one in copying.copied_values(texts) if one.code == "values-exchanged"]
+
+
+def exchanged_labels(texts):
+    return [one for one in labels.strange_labels(texts) if one.code == "labels-exchanged"]
 
 
 @dataclass(frozen=True)
@@ -99,7 +125,7 @@ PLANTS = {
     "exchanged_roles": ("question and answer exchanged", orders, exchanged_texts),
     "turn_order": ("the newest turn first", talks, lambda rows, i: rows[i][4:] + rows[i][2:4] + rows[i][:2]),
     "option_marks": ("the letter of the next option", options, answer(lambda text: "BCDA"["ABCD".index(text[0])] + text[1:])),
-    "strange_labels": ("the other label", tickets, answer(lambda text: next(team for team in TEAMS if team != text))),
+    "strange_labels": ("the other label", tickets, answer(other_team)),
     "heaps": ("answers cut after 60 characters", notices, answer(lambda text: text[:60])),
     "answers_change": ("JSON without spaces, in a block", notes, answer(lambda text: text.replace('": ', '":')), True),
     "unshown_systems": ("a pirate's system message", notes, lambda rows, i: [{"role": "system", "content": "You are a pirate."}, *rows[i][1:]]),
@@ -108,6 +134,11 @@ PLANTS = {
     "unusual_forms": ("JSON in a code fence", notes, answer(lambda text: f"```json\n{text}\n```")),
     "questions_to_the_user": ("lower case", orders, answer(str.lower)),
 }  # fmt: skip
+OF_CHATS = [
+    Fault(displaced_by_size, "translations one row late", lines, lambda rows, i: [*rows[i][:-1], rows[i - 1][-1]], True),
+    Fault(exchanged_slots, "departure and arrival exchanged", trips, answer(exchanged_cities)),
+    Fault(exchanged_labels, "the other label", tickets, answer(other_team), True),
+]  # fmt: skip
 OTHERS = [
     Fault(evidence.held_out_rows, "held-out JSON without spaces", notes, answer(lambda text: text.replace('": ', '":'))),
     Fault(pairs.contradicted_scores, "scores exchanged", judged, lambda rows, i: exchanged(rows, i, ("chosen_score", "rejected_score")), every=True),
@@ -118,7 +149,7 @@ OTHERS = [
     Fault(pair_features.deciding_feature, "rejected answers begin politely", judged, rejected(lambda text: f"Certainly: {text}")),
 ]  # fmt: skip
 OF_TEXTS = [one for one in INSTRUMENTS if one.numbered]  # held-out rows are read with their numbers
-FAULTS = [Fault(one.measure, *PLANTS[one.code]) for one in OF_TEXTS if one.code in PLANTS] + OTHERS
+FAULTS = [Fault(one.measure, *PLANTS[one.code]) for one in OF_TEXTS if one.code in PLANTS] + OF_CHATS + OTHERS
 
 
 def false_alarms(n: int) -> Counter:

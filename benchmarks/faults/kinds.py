@@ -81,7 +81,9 @@ def lines(draw):
     "A line and its translation, which shares no word with it."
     lengths = [draw.randrange(2, 9) for _ in range(draw.randrange(2, 15))]
     mark = draw.choice(".?!")
-    latin, greek = (" ".join("".join(draw.choices(letters, k=k)) for k in lengths) for letters in ("abcdefg", "αβγδεζη"))
+    latin, greek = (
+        " ".join("".join(draw.choices(letters, k=k)) for k in lengths) for letters in ("abcdefg", "αβγδεζη")
+    )
     return said(latin + mark, greek + mark)
 
 

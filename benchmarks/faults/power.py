@@ -16,7 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kinds import (
-    CHATS, PAIRS, TEAMS, judged, lines, notes, notices, options, ordered, orders, said, talks, tickets, trips,
+    CHATS,
+    PAIRS,
+    TEAMS,
+    judged,
+    lines,
+    notes,
+    notices,
+    options,
+    ordered,
+    orders,
+    said,
+    talks,
+    tickets,
+    trips,
 )  # fmt: skip
 
 from ft_notebooks.doctor.unusual_rows import INSTRUMENTS

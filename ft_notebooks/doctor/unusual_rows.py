@@ -126,10 +126,10 @@ INSTRUMENTS = [*map(RowInstrument, _MEASURES), RowInstrument(held_out_rows, _tra
 CODES = """
     all-escapes all-lower-case answers-ask answers-change answers-cut answers-displaced
     answers-misplaced answers-of-another-form answers-unfit class-in-one-part class-in-prompt dates-misread
-    equations-wrong held-out-differs highest-losses label-unlike-others labels-by-half leftover-in-answers
+    equations-wrong held-out-differs highest-losses label-unlike-others labels-exchanged leftover-in-answers
     letter-and-text neighbour-in-answer numbers-misread one-answer-for-many option-by-place piece-added
     questions-cut result-contradicted roles-exchanged system-not-shown turns-newest-first values-all-changed
-    values-changed values-not-copied
+    values-changed values-exchanged values-not-copied
 """.split()  # of anomalies
 
 # %% ../../nbs/package/doctor/unusual_rows.ipynb #322eba26

@@ -10,12 +10,14 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from operator import itemgetter
 
 import numpy as np
 from scipy.sparse import csr_matrix
+from scipy.stats import mannwhitneyu
 
 from .evidence import ALPHA, Anomaly, announced, at_least
-from .pairs import opposite_block
 from .texts import Texts
 
 # %% ../../nbs/package/instruments/labels.ipynb #6d3dbb50
@@ -159,9 +161,6 @@ def _told(columns: np.ndarray, label: np.ndarray) -> float:
 _ROWS_OF_CLASS = 20  # on average, from which a classifier can learn
 
 
-_MOST_PRODUCTS = 512  # of a prompt's columns with its label's
-
-
 _CLEAR = 0.93  # share of the other rows whose label is predicted, without the strange ones
 
 
@@ -206,53 +205,90 @@ def _strange_labels(rows: _Labelled) -> list[Anomaly]:
     ]
 
 # %% ../../nbs/package/instruments/labels.ipynb #892a5026
-def _exchanged_labels(rows: _Labelled) -> list[Anomaly]:
-    "A block of rows that gives like prompts other labels than the others; a note where its prompts differ, too."
-    from sklearn.linear_model import LogisticRegression
+_PARTS = 6
 
+
+_BLOCKS = [(3, 6), *(ends for ends in combinations(range(_PARTS + 1), 2) if ends[1] - ends[0] <= 2)]  # ends, in parts
+
+
+_MOST_COMPARED = 6  # classes, the commonest
+
+
+_TURNED = 0.4  # of the rows of two classes, taken in pairs, are in the order of their labels; 0.5 is chance
+
+# %% ../../nbs/package/instruments/labels.ipynb #333c8e6b
+# The values of a block's rows for each class, by weights that are fitted to the other rows; [rows, classes].
+def _by_the_others(rows: _Labelled, block: np.ndarray) -> np.ndarray:
+    others = np.delete(rows.columns, block, axis=0)
+    wanted = np.eye(len(rows.names))[np.delete(rows.label, block)]
+    products = others.T @ others + np.eye(others.shape[1])
+    return rows.columns[block] @ np.linalg.solve(products, others.T @ (wanted - wanted.mean(axis=0)))
+
+
+# The chance that rows of one class (True) get values as low beside those of another, and which contradict their class.
+def _contradicted(values: np.ndarray, is_one: np.ndarray) -> tuple[float, np.ndarray]:
+    both = values[is_one], values[~is_one]
+    nobody: np.ndarray = np.zeros(len(values), dtype=bool)
+    if min(map(len, both)) < FEWEST_OF_CLASS:
+        return 1.0, nobody
+    test = mannwhitneyu(*both, alternative="less")
+    if test.statistic > _TURNED * np.prod([*map(len, both)]):
+        return 1.0, nobody
+    return float(test.pvalue), (values > (both[0].mean() + both[1].mean()) / 2) != is_one
+
+# %% ../../nbs/package/instruments/labels.ipynb #fdd42b85
+# The chance of the block that contradicts the others most clearly, the block, and its rows that do.
+def _turned_block(rows: _Labelled) -> tuple[float, np.ndarray, np.ndarray]:
+    bounds = np.linspace(0, len(rows.label), 1 + _PARTS).astype(int)
+    pairs = [*combinations(np.argsort(-np.bincount(rows.label), kind="stable")[:_MOST_COMPARED], 2)]
+    found = (1.0, np.array([], dtype=int), np.array([], dtype=int))
+    for start, end in bounds[_BLOCKS]:
+        block = np.arange(start, end)
+        values = _by_the_others(rows, block)
+        for one, other in pairs:
+            both = np.flatnonzero(np.isin(rows.label[block], (one, other)))
+            rather = values[both, one] - values[both, other]
+            chance, wrong = _contradicted(rather, rows.label[block[both]] == one)
+            found = min(found, (chance * len(_BLOCKS) * len(pairs), block, block[both[wrong]]), key=itemgetter(0))
+    return found
+
+# %% ../../nbs/package/instruments/labels.ipynb #329862c8
+def _labels_exchanged(rows: _Labelled) -> list[Anomaly]:
+    "A block whose labels contradict what the other rows teach; a note where its prompts differ, too."
     texts = rows.texts
-    n = len(rows.label)
-    classes = np.eye(len(rows.names))[rows.label]
-    columns = rows.columns[:, : _MOST_PRODUCTS // len(rows.names)]
-    products = (columns - columns.mean(axis=0))[:, :, None] * (classes - classes.mean(axis=0))[:, None, :]
-    block = opposite_block(products.reshape(n, -1))
-    outside = np.setdiff1d(np.arange(n), block)
-    if not len(block) or len({*rows.label[outside]}) < len(rows.names):
+    chance, block, turned = _turned_block(rows)
+    if chance >= ALPHA / 2:
         return []
-    model = LogisticRegression(C=30.0, max_iter=200).fit(rows.columns[outside], rows.label[outside])
-    missed = block[model.predict(rows.columns[block]) != rows.label[block]]
-    by_lot = 1 / len(rows.names)
-    if at_least(len(missed), len(block), 1 - by_lot) >= ALPHA / 2:
-        return []
-    entries = rows.entries[missed]
-    group = np.isin(np.arange(n), block)
+    group = np.isin(np.arange(len(rows.label)), block)
     first, last = texts.rows(rows.entries[block[[0, -1]]])
+    entries = rows.entries[turned]
+    names = sorted({texts.answers[i].strip() for i in entries})
     return [
         Anomaly(
             code="labels-exchanged",
             level="note" if announced(texts.prompt_features[rows.entries], group) else "warning",
-            message=f"rows {first} to {last} give like prompts other labels than the others do: by these, "
-            f"{1 - len(missed) / len(block):.0%} of their labels are predicted, and {by_lot:.0%} by drawing lots",
+            message=f"in rows {first} to {last} like prompts have the labels {' and '.join(map(repr, names))} the "
+            f"other way round than in the other rows; {len(entries)} labels contradict what these teach",
             rows=texts.rows(entries),
-            causes=("a second source or annotator has the labels exchanged", "the guide changed along the file"),
-            cure="bring the labels of these rows into the sense of the others",
-            chance=ALPHA,
+            causes=("a second source or annotator has these labels exchanged", "the guide changed along the file"),
+            cure="exchange these labels back, or drop this part",
+            chance=2 * chance,
             marks=texts.by_row({i: texts.answers[i].strip() for i in entries}),
-            usual=texts.rows(rows.entries[outside[:3]]),
+            usual=texts.rows(rows.entries[~group][:3]),
         )
     ]
 
-# %% ../../nbs/package/instruments/labels.ipynb #333c8e6b
+# %% ../../nbs/package/instruments/labels.ipynb #294987cc
 def strange_labels(
     texts: Texts,
 ) -> list[Anomaly]:
-    "Labels unlike those of like prompts, and blocks of the file that label like prompts differently."
+    "Labels unlike those of like prompts, and a block whose labels stand the other way round."
     names, label = answer_classes(texts)
     entries = np.flatnonzero(label >= 0)
     if not names or len(entries) < _ROWS_OF_CLASS * len(names):  # too few of each to learn it
         return []
     rows = _Labelled(texts, names, entries, label[entries], _reduced(texts.prompt_features)[entries])
-    return _strange_labels(rows) + _exchanged_labels(rows)
+    return _strange_labels(rows) + _labels_exchanged(rows)
 
 # %% ../../nbs/package/instruments/labels.ipynb #5f740f22
 _OPTION = re.compile(r"(?:^|(?<=\s))\(?([A-Ha-h]|[1-8])[.):]\s+(.+?)(?=\s+\(?(?:[A-Ha-h]|[1-8])[.):]\s|\n|\Z)")

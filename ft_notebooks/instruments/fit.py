@@ -28,7 +28,31 @@ OTHERS = 60  # prompts of other rows, with which each answer is compared
 _FITS = 0.95  # of them at least fit an answer worse than the prompt that it fits
 
 # %% ../../nbs/package/instruments/fit.ipynb #74bab943
-class WordFit:
+class _Fit:
+    "How well answers fit prompts; `fits` is of a kind of measure."
+
+    def __init__(self, n: int):
+        shifts = np.random.default_rng(0).choice(np.arange(1, n), size=min(OTHERS, n - 1), replace=False)
+        self.others = np.column_stack([self.fits(np.roll(np.arange(n), shift)) for shift in shifts])
+        self.own = self.rank(np.arange(n))
+
+    def fits(
+        self,
+        order: np.ndarray,  # Of prompts, one for each answer
+    ) -> np.ndarray:
+        "How well each answer fits its prompt in this order."
+        raise NotImplementedError
+
+    def rank(
+        self,
+        order: np.ndarray,  # Of prompts, one for each answer
+    ) -> np.ndarray:  # 0 to 1; 0.5 is chance
+        "The share of other prompts that fit each answer worse than its prompt in this order."
+        this = self.fits(order)[:, None]
+        return (this > self.others).mean(axis=1) + (this == self.others).mean(axis=1) / 2
+
+# %% ../../nbs/package/instruments/fit.ipynb #fb9af42c
+class WordFit(_Fit):
     "How well answers fit prompts, by the weight of the words that they share."
 
     def __init__(self, texts: Texts):
@@ -40,24 +64,11 @@ class WordFit:
         weights = np.log(2 * n / np.array([*rare.values()]))
         self.answers = matrix[:n].multiply(weights).tocsr()  # a row for each text, with the weights of its rare words
         self.prompts = matrix[n:]  # with 1 for each
-        shifts = np.random.default_rng(0).choice(np.arange(1, n), size=min(OTHERS, n - 1), replace=False)
-        self.others = np.column_stack([self.shared(np.roll(np.arange(n), shift)) for shift in shifts])
-        self.own = self.rank(np.arange(n))
+        super().__init__(n)
 
-    def shared(
-        self,
-        order: np.ndarray,  # Of prompts, one for each answer
-    ) -> np.ndarray:
+    def fits(self, order: np.ndarray) -> np.ndarray:
         "The weight of the words that each answer shares with its prompt in this order."
         return np.asarray(self.answers.multiply(self.prompts[order]).sum(axis=1)).ravel()
-
-    def rank(
-        self,
-        order: np.ndarray,  # Of prompts, one for each answer
-    ) -> np.ndarray:  # 0 to 1; 0.5 is chance
-        "The share of other prompts that fit each answer worse than its prompt in this order."
-        this = self.shared(order)[:, None]
-        return (this > self.others).mean(axis=1) + (this == self.others).mean(axis=1) / 2
 
     def known(
         self,
@@ -182,7 +193,7 @@ def _standardized(texts: list[str]) -> np.ndarray:  # [rows, measures]
     return (ranks - ranks.mean(axis=0)) / np.maximum(ranks.std(axis=0), 1e-9)
 
 # %% ../../nbs/package/instruments/fit.ipynb #f655d14c
-class SizeFit:
+class SizeFit(_Fit):
     "How well answers fit prompts, by their lengths and their counts of digits, capitals and marks."
 
     def __init__(self, texts: Texts):
@@ -190,25 +201,11 @@ class SizeFit:
         self.prompts = _standardized(texts.questions)
         moved = [np.mean(self.answers * np.roll(self.prompts, lag, axis=0), axis=0) for lag in (0, *_LAGS)]
         self.weights = np.maximum(0, np.max(moved, axis=0))
-        n = len(texts)
-        shifts = np.random.default_rng(0).choice(np.arange(1, n), size=min(OTHERS, n - 1), replace=False)
-        self.others = np.column_stack([self.apart(np.roll(np.arange(n), shift)) for shift in shifts])
-        self.own = self.rank(np.arange(n))
+        super().__init__(len(texts))
 
-    def apart(
-        self,
-        order: np.ndarray,  # Of prompts, one for each answer
-    ) -> np.ndarray:
-        "The weighted squared distance of each answer from its prompt in this order."
-        return (self.answers - self.prompts[order]) ** 2 @ self.weights
-
-    def rank(
-        self,
-        order: np.ndarray,  # Of prompts, one for each answer
-    ) -> np.ndarray:  # 0 to 1; 0.5 is chance
-        "The share of other prompts that fit each answer worse than its prompt in this order."
-        this = self.apart(order)[:, None]
-        return (this < self.others).mean(axis=1) + (this == self.others).mean(axis=1) / 2
+    def fits(self, order: np.ndarray) -> np.ndarray:
+        "Minus the weighted squared distance of each answer from its prompt in this order."
+        return -((self.answers - self.prompts[order]) ** 2) @ self.weights
 
 # %% ../../nbs/package/instruments/fit.ipynb #74f9e1fb
 _STRETCH = 25  # rows
@@ -232,7 +229,7 @@ def displaced(
 
     The chance: Student's, of the gain in rank within a block; times blocks and lags.
     """
-    fit = sizes or words
+    fit: _Fit = sizes or words
     stretch = max(_STRETCH, len(texts) // _PARTS_BY_SIZE if sizes else 0)
     blocks = np.array_split(np.arange(len(texts)), max(1, len(texts) // stretch))
     for lag in _LAGS:

@@ -1,21 +1,17 @@
 "A blind list: thirty runs with one fault each and fifteen in order, as users would bring them."
 
 import ast
-import csv
 import json
 import operator
 import random
 import re
 import unicodedata
-from collections.abc import Callable
 from datetime import date, timedelta
 from functools import lru_cache
 from pathlib import Path
 
-from case import BlindCase, public, small_model
+from case import BlindList, Built, Row, as_json, chat, small_model, some, text_file
 
-Row = dict
-Built = tuple[list[Row], list[int]]  # The rows, and the numbers of the faulty ones
 SOURCES = {  # The stem of a file after "list_five_": where its rows come from
     "codealpaca": "github.com/sahil280114/codealpaca, data/code_alpaca_2k.json",
     "disfl": "github.com/google-research-datasets/Disfl-QA, dev.json",
@@ -42,80 +38,8 @@ SOURCES = {  # The stem of a file after "list_five_": where its rows come from
 }
 
 
-@lru_cache
-def load(stem: str) -> list:
-    "The rows of one public set."
-    language = stem.removeprefix("tatoeba_")
-    source = SOURCES.get(stem, f"github.com/facebookresearch/LASER, data/tatoeba/v1/tatoeba.{language}-eng.*")
-    return json.loads(public(f"list_five_{stem}.json", source).read_text(encoding="utf-8"))
-
-
-def sampled(stem: str, n: int, seed: int, keep: Callable = lambda row: True) -> list:
-    "Up to n rows of a public set, in random order."
-    rows = [row for row in load(stem) if keep(row)]
-    random.Random(seed).shuffle(rows)
-    return rows[:n]
-
-
-def some(n: int, share: float, seed: int) -> list[int]:
-    "The sorted numbers of a share of n rows."
-    return sorted(random.Random(seed).sample(range(n), round(n * share)))
-
-
-def chat(user: str, answer: str, system: str = "") -> Row:
-    "One question with one answer, as messages."
-    head = [{"role": "system", "content": system}] if system else []
-    return {"messages": [*head, {"role": "user", "content": user}, {"role": "assistant", "content": answer}]}
-
-
-def as_json(value: object) -> str:
-    "JSON on one line, in the letters of its language."
-    return json.dumps(value, ensure_ascii=False)
-
-
-def write(file: Path, rows: list[Row]) -> None:
-    "Rows as JSON, JSON Lines or CSV, by the end of the name."
-    if file.suffix == ".csv":
-        with file.open("w", newline="", encoding="utf-8") as out:
-            writer = csv.DictWriter(out, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    elif file.suffix == ".jsonl":
-        file.write_text("".join(as_json(row) + "\n" for row in rows), encoding="utf-8")
-    else:
-        file.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
-
-
-CASES: list[BlindCase] = []
-
-
-def case(
-    name: str,
-    area: str,
-    kind: str,
-    file: str,
-    cause: str = "",
-    words: tuple[str, ...] = (),
-    part: bool = False,
-    extra: Callable[[Path], object] = lambda folder: None,
-) -> Callable[[Callable[[], Built]], Callable[[], Built]]:
-    "Adds a case whose rows are those of the function below it; `extra` writes what lies beside them."
-
-    def add(build: Callable[[], Built]) -> Callable[[], Built]:
-        def make(folder: Path) -> list[str]:
-            write(folder / file, build()[0])
-            extra(folder)
-            return [file, *words]
-
-        CASES.append(BlindCase(name, area, kind, make, cause, (lambda folder: build()[1]) if part else None))
-        return build
-
-    return add
-
-
-def text_file(name: str, text: str) -> Callable[[Path], object]:
-    "What writes one file of text beside the rows."
-    return lambda folder: (folder / name).write_text(text, encoding="utf-8")
+LIST = BlindList("five", SOURCES)
+CASES, load, sampled, case = LIST.cases, LIST.load, LIST.sampled, LIST.case
 
 
 @case(

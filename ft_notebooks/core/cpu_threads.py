@@ -75,7 +75,7 @@ def _idle_now(
         idle += after[number].idle - before[number].idle + waited
     return min(max(idle / elapsed, 0.0), len(allowed))
 
-
+# %% ../../nbs/package/core/cpu_threads.ipynb #f9124c1e
 def idle_cpus(
     enough: float,  # CPUs; as soon as this many are idle, the function returns
     looks: int = 4,  # Measurements at most

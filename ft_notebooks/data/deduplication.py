@@ -65,7 +65,7 @@ def _shingles(texts: Iterable[pa.Array]) -> csr_array:
     _leave_out_forms(has)
     return has
 
-
+# %% ../../nbs/package/data/deduplication.ipynb #35daaee6
 def _leave_out_forms(has: csr_array) -> None:
     "Removes the shingles that more than √N of the N texts have, as every n-th text shows them."
     texts = has.shape[0]

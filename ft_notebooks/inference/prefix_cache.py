@@ -79,7 +79,7 @@ def rows_can_leave(
     kept = {type(layer) for layer in layers}
     return bool(kept) and kept <= {DynamicLayer, DynamicSlidingWindowLayer} and _may_share(model)
 
-
+# %% ../../nbs/package/inference/prefix_cache.ipynb #5d41cbf7
 def _is_plain_cache(cache, tokens: int, rows: int = 1) -> bool:
     "Whether the cache holds the keys and values of all `tokens` of all `rows` in every layer, and nothing else."
     if type(cache) is not DynamicCache:

@@ -53,7 +53,7 @@ class Slot:
         "The share of the values that is copied."
         return float(np.mean([value.copied for value in self.values]))
 
-
+# %% ../../nbs/package/instruments/copying.ipynb #01e29718
 def _entries(values: Iterable[Value]) -> set[int]:  # Their rows
     return {value.entry for value in values}
 
@@ -190,7 +190,7 @@ def _absent(values: Sequence[Value]) -> list[Value]:
             found.append(value)
     return found
 
-
+# %% ../../nbs/package/instruments/copying.ipynb #3db193c7
 def frequent_changes(
     texts: Texts,
     values: Sequence[Value],
@@ -253,7 +253,7 @@ _ALL: _Kind = (
     "is this change the task? If not, make the answers again from the prompts' values",
 )
 
-
+# %% ../../nbs/package/instruments/copying.ipynb #0ab6a05f
 def _judged(texts: Texts, change: Change, values: Sequence[Value]) -> list[Anomaly]:
     slots = {value.slot for value in change.own.values()}
     can_lose = _CAN_LOSE.get(change.name, bool)
@@ -336,7 +336,7 @@ def exchanged_slots(
             found.append(_in_other_place(texts, (one, other), turned, right, chance, beside[one]))
     return found
 
-
+# %% ../../nbs/package/instruments/copying.ipynb #b9b63840
 def _in_other_place(texts: Texts, slots: tuple, turned: set, right: set, chance: float, beside: dict) -> Anomaly:
     marks = {entry: f"{slots[0]}: after {beside[entry][0]!r}" for entry in sorted(turned)}
     return Anomaly(

@@ -184,7 +184,7 @@ def _functions(rewards, guard: type[Episode] | None, model, tok) -> list:
         raise ValueError("a reward model would read replies of tools as the model's own words; leave it out")
     return [*found, *own]
 
-
+# %% ../../nbs/package/rlhf/grpo.ipynb #e5af43d4
 def _calls_in_words(guard: type[Episode], trainer) -> str:
     "The tools and their limits; `ValueError` where processes would wait for the calls of others."
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:

@@ -83,7 +83,7 @@ def _now() -> float:
         return perf_counter()
     return process_time() if torch.get_num_threads() == 1 else perf_counter()
 
-
+# %% ../../nbs/package/runs/trial.ipynb #69bd819d
 @overrides(TrainerCallback)
 class _Watch(TrainerCallback):
     "The gradient of a run of one step, all layers in one vector for each kind of parameter; the ends of the passes."

@@ -126,7 +126,10 @@ def _ends_differently(texts: Texts, written: dict[int, list[Equation]]) -> list[
     differs: dict[int, str] = {}
     alike: set[int] = set()
     for entry, all_of_it in written.items():
-        last = re.findall(rf"-?{_NUMBER}", texts.answers[entry][all_of_it[-1].end :])[-1:]
+        rest = texts.answers[entry][all_of_it[-1].end :]
+        last = re.findall(rf"-?{_NUMBER}", rest)[-1:]
+        if "=" in rest:
+            continue  # the working goes on in a form that is not read, such as with units
         if last and _number(last[0]) == all_of_it[-1].result:
             alike.add(entry)
         elif last:

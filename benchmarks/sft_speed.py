@@ -235,6 +235,7 @@ def ours(rows: Path, folder: str, clock: Clock, out: str, off: str = "", bits: i
     model = load_model(folder, bits)
     model = add_adapter(model, lora_config(model))
     quiet = {"num_train_epochs": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
+    same = {"learning_rate": RATE}  # as in the other variants
     chats = Dataset.from_list(read(rows, "messages"))
     given = sft.speed_up, sft.LabelHead
     try:
@@ -243,7 +244,7 @@ def ours(rows: Path, folder: str, clock: Clock, out: str, off: str = "", bits: i
             sft.LabelHead = lambda model, **_: model
         elif off:
             sft.speed_up = partial(sft.speed_up, off=(off,))
-        trainer = sft.sft_trainer(model, load_tokenizer(folder), chats, output_dir=out, **quiet, **overrides)
+        trainer = sft.sft_trainer(model, load_tokenizer(folder), chats, output_dir=out, **quiet, **same, **overrides)
         clock.watch(trainer).train()
     finally:
         sft.speed_up, sft.LabelHead = given

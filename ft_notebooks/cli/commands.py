@@ -6,7 +6,9 @@
 __all__ = ['SETTINGS_INI', 'init_command', 'main']
 
 # %% ../../nbs/package/cli/commands.ipynb #060de6e3
+import atexit
 import contextlib
+import gc
 import importlib
 import json
 import logging
@@ -121,11 +123,23 @@ _FUNCTIONS = {  # of the commands that are no stage
 }
 
 
-def _call(args) -> str | None:  # runs the command's function and returns its text
+def _function(args):  # of the command, loaded with the libraries that it needs
     module, _, name = _FUNCTIONS.get(args.command, "cli.training.train_command").rpartition(".")
-    return getattr(importlib.import_module(f"ft_notebooks.{module}"), name)(args)
+    return getattr(importlib.import_module(f"ft_notebooks.{module}"), name)
 
 # %% ../../nbs/package/cli/commands.ipynb #88cc695a
+@contextlib.contextmanager
+def _without_garbage() -> Iterator[None]:
+    "A block that loads libraries, whose half a million objects stay: neither it nor the end looks for garbage there."
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()
+        atexit.register(gc.freeze)
+
+# %% ../../nbs/package/cli/commands.ipynb #7489f0e9
 def _threads_before(args) -> int | None:
     "The number of threads of the run that this command resumes; None if its folder has no record of it."
     for folder in {**dict.fromkeys(STAGES, [""]), "demo": ["dpo", "grpo", "sft"]}.get(args.command, []):
@@ -142,11 +156,13 @@ def _started(args) -> str | None:
     "Says that something happens, sets the number of threads before torch is imported, and runs the command."
     phase(f"ft {args.command}: loading the libraries")
     if args.command in ("init", "launch"):
-        return _call(args)
+        return _function(args)(args)
     if "torch" not in sys.modules:
         args.threads = use_cpu_threads(_threads_before(args))
+        with _without_garbage():
+            _function(args)
     with importlib.import_module("ft_notebooks.core.hub_access").cache_if_unreached():  # which imports torch
-        return _call(args)
+        return _function(args)(args)
 
 # %% ../../nbs/package/cli/commands.ipynb #b4a76c83
 def _run(args) -> str | None:

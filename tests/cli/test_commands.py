@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,7 +134,7 @@ def test_the_projects_settings_are_those_that_init_writes(here, capsys):
 @pytest.mark.parametrize("before", [None, "0"])
 def test_a_quiet_command_switches_bars_off_and_leaves_the_environment_as_it_was(monkeypatch, before):
     during = []
-    monkeypatch.setattr(commands, "_call", lambda args: during.append(os.environ.get("TQDM_DISABLE")))
+    monkeypatch.setattr(commands, "_function", lambda args: lambda args: during.append(os.environ.get("TQDM_DISABLE")))
     if before is not None:
         monkeypatch.setenv("TQDM_DISABLE", before)
     else:
@@ -141,6 +142,13 @@ def test_a_quiet_command_switches_bars_off_and_leaves_the_environment_as_it_was(
     monkeypatch.delitem(sys.modules, "tqdm", raising=False)  # nothing is imported while it is away
     main(["merge", "none", "--quiet"])
     assert during == ["1"] and os.environ.get("TQDM_DISABLE") == before
+
+
+def test_the_objects_of_the_libraries_are_no_garbage_when_a_command_begins_and_ends():
+    program = "import atexit, gc; atexit.register(lambda: print(gc.isenabled(), gc.get_freeze_count() > 10**5))\n"
+    program += "from ft_notebooks.cli.commands import main; main()"
+    run = [sys.executable, "-c", program, "clean", "nowhere"]
+    assert subprocess.run(run, capture_output=True, text=True).stdout.splitlines()[-1] == "True True"
 
 
 MESSAGES = '{"messages": [%s]}'
@@ -383,7 +391,7 @@ def test_a_command_that_is_left_before_its_end_has_not_succeeded(here, capsys, m
 
 
 def test_control_codes_of_rows_and_names_reach_the_terminal_as_symbols(monkeypatch, capsys):
-    monkeypatch.setattr(commands, "_call", lambda args: "done\x1b[2J\n\x9b31m")
+    monkeypatch.setattr(commands, "_function", lambda args: lambda args: "done\x1b[2J\n\x9b31m")
     with show_phases():
         phase("reading a\x1b]0;b")
     say("system: \x1b[8mhidden\x07\nbe brief")

@@ -85,7 +85,7 @@ def test_what_a_killed_merge_leaves_is_removed_by_the_next(run):
 
 @pytest.mark.parametrize("command", ["eval", "export", "serve", "chat"])
 def test_sigterm_ends_other_commands_with_143(monkeypatch, capsys, command):
-    monkeypatch.setattr(commands, "_call", lambda args: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(commands, "_function", lambda args: lambda args: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as end:
         commands.main([command, "run"])
@@ -103,7 +103,7 @@ def test_a_second_sigterm_does_not_end_the_removal(tmp_path, monkeypatch):
     remove = files._remove
     monkeypatch.setattr(files, "_remove", lambda part: (os.kill(os.getpid(), signal.SIGTERM), remove(part))
                         if part.exists() else None)  # fmt: skip
-    monkeypatch.setattr(commands, "_call", call)
+    monkeypatch.setattr(commands, "_function", lambda args: call)
     with pytest.raises(SystemExit) as end:
         commands.main(["merge", "run"])
     assert end.value.code == 143 and not [*tmp_path.iterdir()]

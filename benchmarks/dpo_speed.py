@@ -36,6 +36,7 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 from trl import DPOConfig, DPOTrainer
 
+from ft_notebooks.core.device import hardware
 from ft_notebooks.course.example_task import appointments
 from ft_notebooks.data.read import read_preferences
 from ft_notebooks.dpo.reference import with_reference
@@ -45,6 +46,7 @@ from ft_notebooks.loading.quantized_loading import load_model
 from ft_notebooks.tokenization.padding import load_tokenizer
 
 CUDA = torch.cuda.is_available()
+BF16 = hardware().bf16
 
 
 class Shared(DPOTrainer):
@@ -134,13 +136,14 @@ def trainer_of(name: str, tok, rows, batch: int, folder: str):
         use_cpu=not CUDA,
         max_length=None,
         dataloader_pin_memory=CUDA,
+        bf16=BF16,
         **(fields | {"precompute_ref_log_probs": False} if once else fields),
     )
     kind = DPOTrainer if off is None else functools.partial(Shared, off=off)
     torch.manual_seed(0)
     adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = kind(
-        load_model(smollm2(), bits=16), args=args, train_dataset=rows, processing_class=tok, peft_config=adapter
+        load_model(smollm2(), bits=16 if BF16 else 32), args=args, train_dataset=rows, processing_class=tok, peft_config=adapter
     )
     if once:
         pairs = trainer.train_dataset.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"])

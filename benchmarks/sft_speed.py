@@ -221,18 +221,19 @@ def command(rows: Path, folder: str, clock: Clock, out: str, packing: bool = Fal
         trl.SFTTrainer = given
 
 
-def ours(rows: Path, folder: str, clock: Clock, out: str, off: str = "", bits: int = 16, **overrides) -> None:
+def ours(rows: Path, folder: str, clock: Clock, out: str, off: str = "", bits: int = 0, **overrides) -> None:
     "`sft_trainer` on chats, with its defaults, or without one optimization of `ft_notebooks.kernels.patching`."
     from functools import partial
 
     from datasets import Dataset
 
+    from ft_notebooks.core.device import hardware
     from ft_notebooks.loading.quantized_loading import load_model
     from ft_notebooks.lora.adapter import add_adapter, lora_config
     from ft_notebooks.sft import trainer as sft
     from ft_notebooks.tokenization.padding import load_tokenizer
 
-    model = load_model(folder, bits)
+    model = load_model(folder, bits or (16 if hardware().bf16 else 32))
     model = add_adapter(model, lora_config(model))
     quiet = {"num_train_epochs": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
     same = {"learning_rate": RATE}  # as in the other variants

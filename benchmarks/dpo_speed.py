@@ -143,7 +143,11 @@ def trainer_of(name: str, tok, rows, batch: int, folder: str):
     torch.manual_seed(0)
     adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = kind(
-        load_model(smollm2(), bits=16 if BF16 else 32), args=args, train_dataset=rows, processing_class=tok, peft_config=adapter
+        load_model(smollm2(), bits=16 if BF16 else 32),
+        args=args,
+        train_dataset=rows,
+        processing_class=tok,
+        peft_config=adapter,
     )
     if once:
         pairs = trainer.train_dataset.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"])

@@ -57,6 +57,9 @@ def test_a_page_folds_what_is_folded_and_says_when_it_was_proved(monkeypatch, tm
     cells = json.loads(site_parts.page(LESSONS[0]))["cells"]
     assert "2026-11-30 with torch 9" in cells[1]["source"]
     assert any("hide-input" in cell["metadata"].get("tags", []) for cell in cells)
+    guesses = [cell for cell in cells if "compare_guess(guess" in cell["source"]]
+    assert guesses and all(cell["metadata"]["tags"] == ["hide-output"] for cell in guesses)
+    assert all("'It is " in str(cell["outputs"]) for cell in guesses)
     assert not any(re.search(r"^#\s*\|", cell["source"], re.M) for cell in cells if cell["cell_type"] == "code")
     assert "Proved" not in site_parts.page(LESSONS[1])  # no run of it is on record
 

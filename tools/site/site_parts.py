@@ -58,14 +58,12 @@ def alternative(cell):
     return told[0] if told else "The plot that the cell above draws"
 
 
-def shown(cell, source):
+def shown(cell, source, tags):
     "What a picture is called, and what stands on a folded cell."
     folded = "The check" if re.search(r"^\s*(assert |with expect_fail)", source, re.M) else "The code behind this page"
     if any("data" in output for output in cell["outputs"]):
         folded = "The code of what stands below"
-    names = {"code_prompt_show": folded, "code_prompt_hide": "Hide"}
-    if "No guess yet" in str(cell["outputs"]):
-        names["code_prompt_show"] = "Show the answer"
+    names = {"code_prompt_show": "Show the answer" if "hide-output" in tags else folded, "code_prompt_hide": "Hide"}
     return {"image": {"alt": alternative(cell)}, **names}
 
 
@@ -84,10 +82,11 @@ def page(notebook):
     for cell in whole["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "code":
-            hidden = re.search(r"^#\s*\|\s*(hide|default_exp)\b", source, re.M) or cell["metadata"].get("jupyter")
-            cell["metadata"] = {"mystnb": shown(cell, source), "tags": ["hide-input"] if hidden else []}
-            if "No guess yet" in str(cell["outputs"]):  # the result, which the reader is to guess first
-                cell["metadata"]["tags"].append("hide-output")
+            folded = cell["metadata"].get("jupyter", {})
+            hidden = re.search(r"^#\s*\|\s*(hide|default_exp)\b", source, re.M) or folded.get("source_hidden")
+            tags = ["hide-input"] * bool(hidden) + ["hide-output"] * bool(folded.get("outputs_hidden"))
+            cell["metadata"] = {"mystnb": shown(cell, source, tags), "tags": tags}
+            if "hide-output" in tags:  # what the reader is to guess first
                 cell["outputs"] = json.loads(json.dumps(cell["outputs"]).replace("No guess yet: it is", "It is"))
             if "waits for your answer" in str(cell["outputs"]):
                 cell["outputs"] = []

@@ -160,9 +160,9 @@ def wrong_hints(exercises, lesson):
     if list(exercises) != wanted:
         yield f"EXERCISES has {list(exercises)}, not {wanted}"
     for name, exercise in exercises.items():
-        if ("answer" in exercise) == ("holds" in exercise):
+        if ("answer" in exercise) == ("faults" in exercise):
             yield f"{name} has an answer or a rule, one of the two"
-        if unknown := set(exercise) - {"answer", "within", "slips", "holds", "keys", "hints"}:
+        if unknown := set(exercise) - {"answer", "within", "slips", "faults", "keys", "hints"}:
             yield f"{name} has {unknown}, which nothing reads"
         if len(exercise.get("hints", [])) < HINTS:
             yield f"{name} has fewer than {HINTS} hints"

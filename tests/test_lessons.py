@@ -157,7 +157,7 @@ def test_too_many_cells_are_seen(good):
 
 
 HINTS = ["Think of a table.", "How many columns has it?", "Multiply both."]
-RULES = {f"7.{i}": {"holds": str, "hints": HINTS} for i in range(1, 5)}
+RULES = {f"7.{i}": {"faults": list, "hints": HINTS} for i in range(1, 5)}
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from functools import cache
 
 import torch
 from common import WITH_TOOLS, measure, score, train
+from transformers.utils import get_json_schema
 
 from ft_notebooks import add_adapter, load_model, load_tokenizer, lora_config, smollm2
-from ft_notebooks.course.sums_task import Calculator, sum_chats, sum_rows, with_tools
+from ft_notebooks.course.sums_task import Calculator, sum_rows, with_tools
 from ft_notebooks.evaluation.answer_format import number_match
 from ft_notebooks.evaluation.runner import interval
 from ft_notebooks.inference.generation import answers
@@ -42,6 +43,22 @@ SETTINGS = {
     "scores": "greedy, 40 tokens at most in a turn",
     "cpu_seconds": "of the process, for the steps of GRPO",
 }
+
+
+def sum_chats(n: int, seed: int, calls: bool = True) -> list[dict]:
+    "The questions with their answers, as a teacher would show them: with a call of `Calculator.add` and its reply."
+    chats = []
+    for row in sum_rows(n, seed):
+        answer = {"role": "assistant", "content": f"Both cost {row['expected']} euros."}
+        if not calls:
+            chats.append({"messages": [*row["prompt"], answer]})
+            continue
+        function = {"name": "add", "arguments": {"a": row["a"], "b": row["b"]}}
+        call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
+        reply = {"role": "tool", "name": "add", "content": row["expected"]}
+        tools = [get_json_schema(Calculator().add)]
+        chats.append({"messages": [*row["prompt"], call, reply, answer], "tools": tools})
+    return chats
 
 
 @cache

@@ -18,11 +18,6 @@ import torch
 
 from .cpu_threads import control_groups
 
-# %% ../../nbs/package/core/device.ipynb #75207402
-def _cpu_has_bf16() -> bool:
-    found = {name for name, has in torch.cpu.get_capabilities().items() if has is True}
-    return not found.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
-
 # %% ../../nbs/package/core/device.ipynb #cfc6c426
 def _ram() -> int:
     "RAM in bytes that this process may use: the machine's, or the limit of a cgroup if that is lower."
@@ -56,7 +51,8 @@ def hardware() -> Hardware:
         dtype = torch.bfloat16 if bf16 else torch.float16
         return Hardware(f"cuda:{index}", dtype, bf16, "sdpa", torch.cuda.get_device_properties(index).total_memory)
     device = "mps" if torch.backends.mps.is_available() else "cpu"
-    bf16 = device == "cpu" and _cpu_has_bf16()
+    able = {name for name, has in torch.cpu.get_capabilities().items() if has is True}
+    bf16 = device == "cpu" and not able.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
     return Hardware(device, torch.bfloat16 if bf16 else torch.float32, bf16, "sdpa", _ram())
 
 # %% ../../nbs/package/core/device.ipynb #ddf35b6f

@@ -11,9 +11,9 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from urllib.request import getproxies
 
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
@@ -36,21 +36,26 @@ def _line(error: BaseException) -> str:
 def _refused(name: str, error: HfHubHTTPError) -> str:
     "What the hub has answered, with the cure."
     page = f"{constants.ENDPOINT}/{name}"
-    status = error.response.status_code
     login = f"log in with `hf auth login`, or set HF_TOKEN to a token from {constants.ENDPOINT}/settings/tokens"
-    if isinstance(error, GatedRepoError) and status == 401:
-        return f"it is gated; accept its licence at {page}, then {login}"
-    if isinstance(error, GatedRepoError):
-        return f"it is gated, and your token's account has no access; accept its licence at {page} with that account"
-    if isinstance(error, RevisionNotFoundError):
-        return f"it has no such revision; choose one of {page}/commits/main"
-    if isinstance(error, RepositoryNotFoundError):
-        return f"it has no such model, or a private one; check the spelling, give a folder with the model, or {login}"
-    if status in (401, 403):
-        return f"it refuses your token ({status}); {login}, or unset HF_TOKEN for a public model"
-    if status == 404:
-        return f"it has no such file; give a model that is saved with it, see {page}/tree/main"
-    return f"it answers with error {status}; start again later, or give a folder with the model"
+    match error, error.response.status_code:
+        case GatedRepoError(), 401:
+            return f"it is gated; accept its licence at {page}, then {login}"
+        case GatedRepoError(), _:
+            return (
+                f"it is gated, and your token's account has no access; accept its licence at {page} with that account"
+            )
+        case RevisionNotFoundError(), _:
+            return f"it has no such revision; choose one of {page}/commits/main"
+        case RepositoryNotFoundError(), _:
+            return (
+                f"it has no such model, or a private one; check the spelling, give a folder with the model, or {login}"
+            )
+        case _, (401 | 403) as status:
+            return f"it refuses your token ({status}); {login}, or unset HF_TOKEN for a public model"
+        case _, 404:
+            return f"it has no such file; give a model that is saved with it, see {page}/tree/main"
+        case _, status:
+            return f"it answers with error {status}; start again later, or give a folder with the model"
 
 # %% ../../nbs/package/core/hub_access.ipynb #9ccc9cb8
 def through_proxy(
@@ -108,19 +113,14 @@ def hub_explained(
         raise OSError(f"{name}: there is no such folder here, and the hub gave no {thing}: {problem}") from e
 
 # %% ../../nbs/package/core/hub_access.ipynb #827e846a
-_CACHE_NEXT = ContextVar("the cache alone is read after a request without an answer", default=False)
+_cache_next = False  # whether the cache alone is read after a request without an answer
 
 
 @contextmanager
 def cache_if_unreached() -> Iterator[None]:
     "A block in which a hub that cannot be reached is asked once, and the cache is then read as with HF_HUB_OFFLINE=1."
-    before = constants.HF_HUB_OFFLINE
-    token = _CACHE_NEXT.set(True)
-    try:
+    with patch.object(constants, "HF_HUB_OFFLINE", constants.HF_HUB_OFFLINE), patch(f"{__name__}._cache_next", True):
         yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-        _CACHE_NEXT.reset(token)
 
 # %% ../../nbs/package/core/hub_access.ipynb #644b266b
 def hub_file(
@@ -139,7 +139,7 @@ def hub_file(
             known = try_to_load_from_cache(name, file, cache_dir=hub.get("cache_dir"), revision=revision)
             if hub.get("force_download") or not isinstance(known, str):
                 raise OSError(str(e)) from e
-            if _CACHE_NEXT.get() and (problem := network_problem(e)):
+            if _cache_next and (problem := network_problem(e)):
                 constants.HF_HUB_OFFLINE = True
                 print(f"{problem}: from here on models are read from the cache alone", file=sys.stderr)
             return Path(known)

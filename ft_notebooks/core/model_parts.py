@@ -9,6 +9,7 @@ __all__ = ['base_model', 'config_settings', 'leak_bound', 'eval_mode', 'contiguo
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest.mock import patch
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -75,11 +76,5 @@ def without_router_logits(
 ) -> Iterator[None]:
     "In the block a mixture of experts returns no router logits, with which it could not generate from a cache."
     config = base_model(model).config.get_text_config()
-    if not getattr(config, "output_router_logits", False):
+    with patch.object(config, "output_router_logits", False, create=True):
         yield
-        return
-    config.output_router_logits = False
-    try:
-        yield
-    finally:
-        config.output_router_logits = True

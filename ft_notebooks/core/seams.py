@@ -14,7 +14,6 @@ import inspect
 import re
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
@@ -87,66 +86,44 @@ def require(
         raise _gone(owner, f"{owner.__name__}.{name}, by which {why}")
 
 # %% ../../nbs/package/core/seams.ipynb #bdb646dc
-@dataclass(frozen=True)
-class _Seam:
-    "A private name of a library."
-
-    library: str
-    name: str
-    holder: Callable[..., object]  # Returns the object with the attribute, given a trainer
-    use: str  # Its purpose
-    without: str  # What a run does without it
-
-# %% ../../nbs/package/core/seams.ipynb #65d2de8c
-SEAMS = (
-    _Seam(
+SEAMS: dict[str, tuple[str, Callable[..., object], str]] = {  # name -> library, its owner by trainer, a run without it
+    "_attn_implementation": (
         "transformers",
-        "_attn_implementation",
         lambda trainer: base_model(trainer.model).config,
-        "which attention a model computes",
         "the run keeps the model's attention instead of a faster one, and DPO computes a prompt for each answer",
     ),
-    _Seam(
+    "_can_set_attn_implementation": (
         "transformers",
-        "_can_set_attn_implementation",
         lambda trainer: base_model(trainer.model),
-        "whether a model's attention can be exchanged",
         "the run keeps the model's attention, and DPO computes a prompt for each answer",
     ),
-    _Seam(
+    "_save_checkpoint": (
         "transformers",
-        "_save_checkpoint",
         lambda trainer: trainer,
-        "where a save begins and ends, and saving the weights before an optimizer step that is skipped",
         "a failed save leaves its partial folder, which the next start renames, and a run that stops at NaN saves no "
         "checkpoint of its own: it resumes from the last one",
     ),
-    _Seam(
+    "_forward_hooks": (
         "torch",
-        "_forward_hooks",
         lambda trainer: trainer.model,
-        "whether a module has a hook, which a fused layer would leave out",
         "PEFT computes the LoRA layers, and TRL the head, without fused kernels",
     ),
-    _Seam(
+    "_set_pg_timeout": (
         "torch",
-        "_set_pg_timeout",
         lambda trainer: getattr(dist, "distributed_c10d", None),
-        "how long connected processes wait for each other",
         "processes keep the timeout that was set when they connected",
     ),
-)
+}
 
-# %% ../../nbs/package/core/seams.ipynb #75c37701
+# %% ../../nbs/package/core/seams.ipynb #65d2de8c
 def given_way(
     trainer,  # A `transformers.Trainer`
 ) -> list[str]:  # Sentences; empty where every name is there
     "What this run lacks because a library has renamed a private name; for the plan, manifest.json and the report."
     lines = []
-    for seam in SEAMS:
-        if not hasattr(seam.holder(trainer), seam.name):
-            release = importlib.metadata.version(seam.library)
-            lines.append(f"{seam.library} {release} has no {seam.name}: {seam.without}")
+    for name, (library, owner, without) in SEAMS.items():
+        if not hasattr(owner(trainer), name):
+            lines.append(f"{library} {importlib.metadata.version(library)} has no {name}: {without}")
     return lines
 
 # %% ../../nbs/package/core/seams.ipynb #d9ef2c93

@@ -3,7 +3,7 @@
 import lazy_loader
 
 _names = {
-    "advantages": ["group_advantages", "policy_loss"],
+    "advantages": ["group_advantages"],
     "demo_task": ["course_scores", "course_stage", "demo_pairs"],
     "drawing": ["Drawing"],
     "example_task": ["appointments"],
@@ -14,7 +14,7 @@ _names = {
     "judge": ["chat_endpoint", "llm_judge", "pairwise_judge"],
     "lessons": ["measured", "start_lesson"],
     "ppo": ["answer_logps", "gae", "ppo_loss", "ppo_steps", "rollout", "token_rewards", "value_loss", "whiten"],
-    "reply_task": ["chosen_reply", "customer_mails", "rubric"],
+    "reply_task": ["customer_mails", "rubric"],
     "sliders": ["explore"],
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_names)

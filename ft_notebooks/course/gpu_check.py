@@ -94,19 +94,14 @@ def compared(
     most = bound(step.dtype)
     row = {"result": "right", "why": "", "difference": off[worst], "bound": most}
     if not off[worst] <= most:
-        both = f"{_short(figures.get(worst))} on the GPU, {_short(expected[worst])} on the CPU"
+        both = f"{figures.get(worst)!s:.80} on the GPU, {expected[worst]!s:.80} on the CPU"
         row |= {"result": "failed", "why": f"{worst}: {both}"}
     return row
-
-# %% ../../nbs/package/course/gpu_check.ipynb #253f3e95
-def _short(figure) -> str:
-    text = str(figure)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 # %% ../../nbs/package/course/gpu_check.ipynb #066160c2
 def _speed_cells(found: dict) -> list[str]:
     if "figures" not in found:
-        return [_short(found.get("error", "not run")), ""]
+        return [f"{found.get('error', 'not run'):.80}", ""]
     return [f"{found['figures']['tokens a second']:,} tokens/s", f"{found['figures']['peak'] / 1e9:.1f} GB"]
 
 

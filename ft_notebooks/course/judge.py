@@ -60,7 +60,7 @@ def chat_endpoint(
 
 # %% ../../nbs/package/course/judge.ipynb #185abf55
 def _grade(said: str, low: float, high: float) -> float:
-    line = next((line for line in reversed(said.splitlines()) if line.strip()), "")
+    line = said.rstrip().rpartition("\n")[2]
     number = r"-?\d+(?:\.\d+)?"
     label, best = r"[\W_]*?(?:(?:final|grade|score|rating)\b[\W_]*?)*", rf"(?:\s*(?:/|out of)\s*({number}))?"
     found = re.fullmatch(rf"{label}({number}){best}[^\w%]*", line, re.I)
@@ -103,7 +103,7 @@ def llm_judge(
 
 # %% ../../nbs/package/course/judge.ipynb #315c51dc
 def _verdict(said: str) -> str:
-    line = next((line for line in reversed(said.splitlines()) if line.strip()), "")
+    line = said.rstrip().rpartition("\n")[2]
     found = re.fullmatch(r"[\W_]*(?:(?:final|verdict|answer|winner)\b[\W_]*?)*(A|B|tie)[\W_]*", line, re.I)
     if not found:
         raise ValueError(f"the judge's last line must be A, B or tie, got {line[-80:]!r}")

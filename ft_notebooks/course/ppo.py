@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core.random_state import keep_random_state
+from .advantages import group_advantages
 from ..inference.generation import encode_prompts, stop_tokens
 from ..tokenization.padding import pad_batch
 
@@ -153,9 +154,7 @@ def _advantages(rewards, values, answered, lam: float, group: int | None) -> tup
     if group is None:
         advantages, returns = gae(rewards, values, answered, lam=lam)
         return whiten(advantages, answered), returns
-    totals = rewards.sum(1).view(-1, group)
-    scaled = (totals - totals.mean(1, keepdim=True)) / (totals.std(1, keepdim=True) + 1e-4)
-    return scaled.reshape(-1, 1) * answered, values
+    return group_advantages(rewards.sum(1), group)[:, None] * answered, values
 
 # %% ../../nbs/package/course/ppo.ipynb #c374845a
 def ppo_steps(

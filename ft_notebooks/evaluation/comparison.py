@@ -9,12 +9,13 @@ __all__ = ['compare_stages', 'score_table', 'row_scores', 'group_rows', 'seen_ro
 import itertools
 import shutil
 from collections import defaultdict
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 
 from datasets import Dataset
 
 from ..data.deduplication import overlap
 from .runner import SUMMED_SCORES, Evaluation, check_evaluations, interval, summed_score
+from .score_plots import score_text
 from .statistics import all_directions, compare
 
 # %% ../../nbs/package/evaluation/comparison.ipynb #b6e6fff5
@@ -39,33 +40,19 @@ def compare_stages(
     pairs = list(itertools.pairwise(stages))
     if len(stages) > 2:
         pairs.append((stages[0], stages[-1]))
-    return {pair[::-1]: found for pair in pairs if (found := _compared(evaluations, pair, directions))}
-
-# %% ../../nbs/package/evaluation/comparison.ipynb #1f7ecb0e
-def _compared(evaluations, names: tuple[str, str], directions: dict[str, int]) -> dict[str, dict]:
-    "The result of `compare` for each score that both stages have by row, or the reason why it is missing."
-    one, other = itemgetter(*names)(evaluations)
-    found: dict[str, dict] = {}
-    for score in other.scores:
-        if _scored_rows(one, score) and _scored_rows(other, score):
-            try:
-                found[score] = compare(one, other, score, names, directions.get(score, 1))
-            except ValueError as e:  # for example, perplexities over different tokens
-                found[score] = {"verdict": f"not compared: {e}"}
-    return found
+    found: dict[tuple[str, str], dict] = defaultdict(dict)
+    for before, stage in pairs:
+        one, other = evaluations[before], evaluations[stage]
+        for score in other.scores:
+            if _scored_rows(one, score) and _scored_rows(other, score):
+                try:
+                    result = compare(one, other, score, (before, stage), directions.get(score, 1))
+                except ValueError as e:  # for example, perplexities over different tokens
+                    result = {"verdict": f"not compared: {e}"}
+                found[stage, before][score] = result
+    return dict(found)
 
 # %% ../../nbs/package/evaluation/comparison.ipynb #fc6bde06
-def _number(value: float) -> str:  # with two decimals; from 1,000 on without, and from ten million on as a power of ten
-    return f"{value:.2f}" if abs(value) < 1000 else f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.2e}"
-
-
-def _score(found) -> str:  # the value with its interval; a dash for a missing score
-    if found is None:
-        return "–"
-    around = "" if found["low"] is None else f" [{_number(found['low'])}, {_number(found['high'])}]"
-    return f"{_number(found['value'])}{around}"
-
-# %% ../../nbs/package/evaluation/comparison.ipynb #3160dc28
 def score_table(
     evaluations: dict,  # Stage -> `Evaluation`
 ) -> str:  # Lines, of equal length where they fit
@@ -74,7 +61,7 @@ def score_table(
     rows = [["", *evaluations]]
     for name in dict.fromkeys(itertools.chain.from_iterable(scores)):
         found = [one.get(name) for one in scores]
-        rows.append([name, *map(_score, found)])
+        rows.append([name, *map(score_text, found)])
     names, *columns = zip(*rows)
     width = max(map(len, names))
     widths = [max(map(len, column)) for column in columns]

@@ -79,15 +79,6 @@ def _json(values: dict) -> dict:
             found[stage][name]["unseen"] = score
     return found
 
-
-def _data(values: dict) -> dict[str, bytes]:  # the files for other programs, by name
-    data = {"report.json": _json(values)}
-    if values["seen"]:
-        trained = values["train"]
-        matches = {stage: {"rows": len(trained[stage]), "seen": rows} for stage, rows in values["seen"].items()}
-        data["contamination.json"] = matches
-    return {name: json.dumps(value, indent=1, allow_nan=False).encode() for name, value in data.items()}
-
 # %% ../../nbs/package/evaluation/report.ipynb #b28a4925
 def _figures(evaluations, history, looks) -> dict[str, Callable]:  # name -> the function that draws it
     figures: dict[str, Callable] = {}
@@ -142,7 +133,13 @@ def report_card(
         **_contamination(evaluations, train),
     }
     files = {f"{name}.png": image for name, (image, _) in figures.items()}
-    files |= _data(values)
+    data = {"report.json": _json(values)}
+    if values["seen"]:
+        data["contamination.json"] = {
+            stage: {"rows": len(train[stage]), "seen": rows} for stage, rows in values["seen"].items()
+        }
+    for name, content in data.items():
+        files[name] = json.dumps(content, indent=1, allow_nan=False).encode()
     for kind in ("md", "html"):
         files[f"report.{kind}"] = report_page(kind, values).encode(errors="replace")
     write_files(folder, files)

@@ -183,17 +183,6 @@ def summed_score(
     sums = np.array(list(map(itemgetter(over, under), rows)), dtype=float).T.copy()  # [2, R]
     return bootstrap_interval(lambda a, b, axis: of_ratio(a.sum(axis) / b.sum(axis)), *sums)
 
-# %% ../../nbs/package/evaluation/runner.ipynb #489b72ae
-def _summary(rows: list[dict], scorers) -> dict[str, dict]:
-    "Each score with its interval over the rows that have a value, then bits per byte and perplexity over all."
-    scores = {}
-    for name in scorers:
-        scores[name] = interval([row[name] for row in rows if row[name] is not None])
-    for name, (_, under, _) in SUMMED_SCORES.items():
-        if any(row.get(under) for row in rows):  # answers that are all empty have no bytes
-            scores[name] = summed_score(name, rows)
-    return scores
-
 # %% ../../nbs/package/evaluation/runner.ipynb #45259477
 def evaluate(
     model: PreTrainedModel,  # A causal language model
@@ -238,4 +227,10 @@ def evaluate(
     how = {"batch_size": batch_size, "file": file, "likelihood": likelihood, "for_answers": for_answers, **limits}
     rows = _answered(model, tok, dataset, thoughts=thoughts, **how)
     errors = _scored(rows, dataset, functions)
-    return Evaluation(_summary(rows, functions), rows, errors)
+    scores = {}
+    for name in functions:
+        scores[name] = interval([row[name] for row in rows if row[name] is not None])
+    for name, (_, under, _) in SUMMED_SCORES.items():
+        if any(row.get(under) for row in rows):  # answers that are all empty have no bytes
+            scores[name] = summed_score(name, rows)
+    return Evaluation(scores, rows, errors)

@@ -6,7 +6,6 @@
 __all__ = ['scorer_for']
 
 # %% ../../nbs/package/evaluation/scorer_choice.ipynb #e40ad2a3
-import json
 import re
 from statistics import median
 
@@ -14,16 +13,9 @@ from datasets import Dataset
 
 from .likelihood import last_turns
 from .answer_format import expected_text, last_number
-from .metrics import from_eval, words_in
+from .metrics import canonical_object, from_eval, words_in
 
 # %% ../../nbs/package/evaluation/scorer_choice.ipynb #83ec666c
-def _is_json_object(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
 _NUMBER = re.compile(r"[-−]?[$€£]?\d[\d,]*(\.\d+)?(/\d+)?\s?[%$€£]?")
 
 
@@ -32,14 +24,6 @@ def _is_number(text: str) -> bool:  # the text, or its part after `####`
     return bool(_NUMBER.fullmatch(number)) and last_number(text) is not None
 
 # %% ../../nbs/package/evaluation/scorer_choice.ipynb #f68a9f81
-def _for_open_text() -> tuple[str, str]:  # the scorer, and what else there is
-    try:
-        from_eval("sacrebleu")
-    except ValueError:
-        return "token_f1", "chrf, which works in every script, takes pip install 'ft-notebooks[eval]'"
-    return "chrf", "token_f1 and rouge_l compare words"
-
-# %% ../../nbs/package/evaluation/scorer_choice.ipynb #d079f529
 _SHORT = 4  # words: a name, an hour, a yes or no
 
 
@@ -55,7 +39,7 @@ def scorer_for(
     if 2 * calling >= len(last):
         return "tool_calls", f"{calling:,} of {len(last):,} expected answers are tool calls, compared by their values"
     expected = [*map(expected_text, last)]
-    if all(map(_is_json_object, expected)):
+    if None not in map(canonical_object, expected):
         return "exact_match", "the expected answers are JSON objects, compared by value"
     if all(map(_is_number, expected)):
         return "number_match", "the expected answers are numbers, or end in one after ####"
@@ -65,5 +49,9 @@ def scorer_for(
     words = median(map(len, map(words_in, expected)))
     if words <= _SHORT:
         return "exact_match", f"the expected answers are short: {words:g} words at the median"
-    name, others = _for_open_text()
-    return name, f"the expected answers are open text: {words:g} words at the median; {others}"
+    kind = f"the expected answers are open text: {words:g} words at the median"
+    try:
+        from_eval("sacrebleu")
+    except ValueError:
+        return "token_f1", f"{kind}; chrf, which works in every script, takes pip install 'ft-notebooks[eval]'"
+    return "chrf", f"{kind}; token_f1 and rouge_l compare words"

@@ -16,40 +16,34 @@ _OTHER_RIGHT = '{"event": "the vet", "day": "Sunday", "time": "08:15"}'
 def finds_invented_values(checked):
     "What is wrong with a function `checked(note, answer)`."
     values = {"event": "the lunch with Omar", "day": "Monday", "time": "12:30"}
-    if (found := checked(_NOTE, _RIGHT)) != values:
-        return f"For a right answer it returns {found!r}, and the values as a dict are wanted."
-    if checked(_OTHER, _OTHER_RIGHT) is None:
-        return "It returns None for another note with a right answer."
-    if checked(_NOTE, _LATER) is not None:
-        return "The note says 12:30 and the answer 13:00, and it does not return None."
-    if checked(_NOTE, _OTHER_RIGHT) is not None:
-        return "It lets the answer to another note pass."
-    if checked(_NOTE, "The lunch with Omar is on Monday.") is not None:
-        return "It does not return None for an answer that is not JSON."
-    if checked(_NOTE, '"Monday"') is not None:
-        return "It does not return None for JSON that is a word and no object."
-    return ""
+    found = checked(_NOTE, _RIGHT)
+    yield found != values, f"For a right answer it returns {found!r}, and the values as a dict are wanted."
+    yield checked(_OTHER, _OTHER_RIGHT) is None, "It returns None for another note with a right answer."
+    yield checked(_NOTE, _LATER) is not None, "The note says 12:30 and the answer 13:00, and it does not return None."
+    yield checked(_NOTE, _OTHER_RIGHT) is not None, "It lets the answer to another note pass."
+    yield (
+        checked(_NOTE, "The lunch with Omar is on Monday.") is not None,
+        "It does not return None for an answer that is not JSON.",
+    )
+    yield checked(_NOTE, '"Monday"') is not None, "It does not return None for JSON that is a word and no object."
 
 # %% ../../nbs/solutions/00_first_fine_tune.ipynb #1ca5e804
 def are_examples(answer):
     "What is wrong with a list of conversations for training."
-    if not isinstance(answer, (list, tuple)) or len(answer) < 4:
-        return "Four examples or more are wanted, in a list."
+    yield not isinstance(answer, (list, tuple)) or len(answer) < 4, "Four examples or more are wanted, in a list."
+    examples = []
     for number, messages in enumerate(answer, 1):
-        if [message.get("role") for message in messages] != ["system", "user", "assistant"]:
-            return f"Example {number} needs three messages with the roles system, user and assistant."
-        if not all(str(message.get("content", "")).strip() for message in messages):
-            return f"Example {number} has a message without content."
-    told, asked, wanted = ([messages[i]["content"] for messages in answer] for i in range(3))
-    if len(set(told)) > 1:
-        return "The instructions differ; give all examples the same one."
-    if len(set(asked)) < len(asked):
-        return "Two examples have the same input."
-    if len(set(wanted)) == 1:
-        return "All answers are the same, so the model would learn to say nothing else."
-    if "event, day, time" in told[0]:
-        return "This is the task of the lesson: take one of your own."
-    return ""
+        roles = [message.get("role") for message in messages]
+        asked = f"Example {number} needs three messages with the roles system, user and assistant."
+        yield roles != ["system", "user", "assistant"], asked
+        contents = [str(message.get("content", "")).strip() for message in messages]
+        yield not all(contents), f"Example {number} has a message without content."
+        examples.append(contents)
+    told, asked, wanted = map(set, zip(*examples))
+    yield len(told) > 1, "The instructions differ; give all examples the same one."
+    yield len(asked) < len(answer), "Two examples have the same input."
+    yield len(wanted) == 1, "All answers are the same, so the model would learn to say nothing else."
+    yield "event, day, time" in min(told), "This is the task of the lesson: take one of your own."
 
 # %% ../../nbs/solutions/00_first_fine_tune.ipynb #56a2ca8a
 EXERCISES = {
@@ -82,7 +76,7 @@ EXERCISES = {
         ],
     },
     "0.3": {
-        "holds": finds_invented_values,
+        "faults": finds_invented_values,
         "hints": [
             "Begin with `json.loads(answer)`. Which error does it raise for a sentence?",
             "`value in note` says whether a text occurs in the note. It has to hold for each value of the dict.",
@@ -90,7 +84,7 @@ EXERCISES = {
         ],
     },
     "0.4": {
-        "holds": are_examples,
+        "faults": are_examples,
         "hints": [
             "Copy `test[0]['messages']`, and replace the three contents by your own.",
             "The instruction is the same in each example, and the input is a different one each time.",

@@ -7,49 +7,42 @@ __all__ = ['EXERCISES', 'last_labels', 'own_losses']
 
 # %% ../../nbs/solutions/01_what_a_model_predicts.ipynb #6b979c5f
 def last_labels(labels_for):
-    "What is wrong with a function that makes labels for the last `n` tokens alone; '' if nothing."
+    "What is wrong with a function that makes labels for the last `n` tokens alone."
     import torch
 
     for ids, n in ((torch.tensor([[5, 6, 7, 8, 9, 10]]), 2), (torch.tensor([[3, 1, 4, 1], [5, 9, 2, 6]]), 1)):
         before = ids.clone()
         labels = labels_for(ids, n)
-        if not torch.equal(ids, before):
-            return "It changes `ids`, from which the model reads the text: work on a copy."
-        if not torch.is_tensor(labels) or labels.shape != ids.shape:
-            return "The labels need the shape of `ids`."
-        if (labels == 0).any():
-            return "0 is a token, too. The model ignores another number."
-        if torch.equal(labels[:, -n - 1 : -1], ids[:, -n:]):
-            return "You have shifted the labels, and the model shifts them again."
-        if not torch.equal(labels[:, -n:], ids[:, -n:]):
-            return f"With n = {n}, the last labels are not the last tokens."
-        if (labels[:, :-n] != -100).any():
-            return f"With n = {n}, other tokens are counted, too."
-    return ""
+        yield not torch.equal(ids, before), "It changes `ids`, from which the model reads the text: work on a copy."
+        yield getattr(labels, "shape", None) != ids.shape, "The labels need the shape of `ids`."
+        yield (labels == 0).any(), "0 is a token, too. The model ignores another number."
+        yield (
+            torch.equal(labels[:, -n - 1 : -1], ids[:, -n:]),
+            "You have shifted the labels, and the model shifts them again.",
+        )
+        yield not torch.equal(labels[:, -n:], ids[:, -n:]), f"With n = {n}, the last labels are not the last tokens."
+        yield (labels[:, :-n] != -100).any(), f"With n = {n}, other tokens are counted, too."
 
 # %% ../../nbs/solutions/01_what_a_model_predicts.ipynb #210543c4
 def own_losses(answer):
-    "What is wrong with the losses of a text of one's own and what is computed from them; '' if nothing."
+    "What is wrong with the losses of a text of one's own and what is computed from them."
     import math
 
-    tokens, losses = list(answer["tokens"]), [float(loss) for loss in answer["losses"]]
-    if len(tokens) < 10:
-        return "Take a longer text: ten tokens or more."
-    if len(losses) == len(tokens):
-        return "The first token has no row before it that predicts it, so it has no loss."
-    if len(losses) != len(tokens) - 1:
-        return f"{len(tokens)} tokens have {len(tokens) - 1} losses, and you have {len(losses)}."
-    if min(losses) < 0:
-        return "A loss is never negative: is there a minus sign missing?"
+    tokens = list(answer["tokens"])
+    losses = list(map(float, answer["losses"]))
+    yield len(tokens) < 10, "Take a longer text: ten tokens or more."
+    yield len(losses) == len(tokens), "The first token has no row before it that predicts it, so it has no loss."
+    yield (
+        len(losses) != len(tokens) - 1,
+        f"{len(tokens)} tokens have {len(tokens) - 1} losses, and you have {len(losses)}.",
+    )
+    yield min(losses) < 0, "A loss is never negative: is there a minus sign missing?"
     mean = sum(losses) / len(losses)
-    if abs(answer["loss"] - mean) > 0.01 * mean + 1e-3:
-        return "The loss of the text is not the mean of its losses."
-    if abs(answer["perplexity"] / math.exp(mean) - 1) > 0.02:
-        return "The perplexity does not follow from the mean."
+    yield abs(answer["loss"] - mean) > 0.01 * mean + 1e-3, "The loss of the text is not the mean of its losses."
+    yield abs(answer["perplexity"] / math.exp(mean) - 1) > 0.02, "The perplexity does not follow from the mean."
     most = losses.index(max(losses))
-    if answer["surprise"] == tokens[most]:
-        return "You are one place off: which token does this loss belong to?"
-    return "" if answer["surprise"] == tokens[most + 1] else "Another token has a larger loss."
+    yield answer["surprise"] == tokens[most], "You are one place off: which token does this loss belong to?"
+    yield answer["surprise"] != tokens[most + 1], "Another token has a larger loss."
 
 # %% ../../nbs/solutions/01_what_a_model_predicts.ipynb #7ada7747
 EXERCISES = {
@@ -81,7 +74,7 @@ EXERCISES = {
         ],
     },
     "1.3": {
-        "holds": last_labels,
+        "faults": last_labels,
         "hints": [
             "Which label means that a token is not counted?",
             "Copy the ids, and write that label over all tokens but the last n.",
@@ -89,7 +82,7 @@ EXERCISES = {
         ],
     },
     "1.4": {
-        "holds": own_losses,
+        "faults": own_losses,
         "keys": ("tokens", "losses", "loss", "perplexity", "surprise"),
         "hints": [
             "The cell of the lesson that computes `by_hand` does it for `ids`. Run it with the ids of your text.",

@@ -7,7 +7,7 @@ __all__ = ['EXERCISES', 'near_shares', 'decided']
 
 # %% ../../nbs/solutions/02_inside_the_model.ipynb #14ab9db4
 def near_shares(near):
-    "What is wrong with a function that returns the shares of a head which reads the last `w` tokens; '' if nothing."
+    "What is wrong with a function that returns the shares of a head which reads the last `w` tokens."
     import torch
 
     torch.manual_seed(2)
@@ -18,34 +18,32 @@ def near_shares(near):
         allowed = (distance >= 0) & (distance < w)
         wanted = scores.masked_fill(~allowed, -torch.inf).softmax(-1)
         shares = near(scores.clone(), w)
-        if not torch.is_tensor(shares) or shares.shape != wanted.shape:
-            return "It has to return a square tensor, as large as the scores."
-        if shares.isnan().any():
-            return "Some shares are NaN: is there a row in which every score is minus infinity?"
-        if not torch.allclose(shares.sum(-1), torch.ones(9), atol=1e-5):
-            return "The shares of a query have to sum to 1."
-        if shares.triu(1).abs().max() > 1e-6:
-            return "A token reads tokens after it."
-        if shares[distance >= w].abs().sum() > 1e-6:
-            return f"With w = {w}, a token reads one that is {w} or more places before it."
-        if not torch.allclose(shares, wanted, atol=1e-5):
-            return f"With w = {w}, a token does not read all of the last {w} tokens, or with other shares."
-    return ""
+        shape = getattr(shares, "shape", None)
+        yield shape != wanted.shape, "It has to return a square tensor, as large as the scores."
+        yield shares.isnan().any(), "Some shares are NaN: is there a row in which every score is minus infinity?"
+        yield not torch.allclose(shares.sum(-1), torch.ones(9), atol=1e-5), "The shares of a query have to sum to 1."
+        yield shares.triu(1).abs().max() > 1e-6, "A token reads tokens after it."
+        yield (
+            shares[distance >= w].abs().sum() > 1e-6,
+            f"With w = {w}, a token reads one that is {w} or more places before it.",
+        )
+        yield (
+            not torch.allclose(shares, wanted, atol=1e-5),
+            f"With w = {w}, a token does not read all of the last {w} tokens, or with other shares.",
+        )
 
 # %% ../../nbs/solutions/02_inside_the_model.ipynb #8e810397
 def decided(answer):
-    "What is wrong with the word of the logit lens after each block, and with the block that decides; '' if nothing."
+    "What is wrong with the word of the logit lens after each block, and with the block that decides."
     words = list(answer["first_words"])
-    if "capital of France is" in answer["text"]:
-        return "That is the lesson's sentence. Take one of your own."
-    if len(words) != 31:
-        return f"There are 31 pages: before the first block, and after each of 30. You have {len(words)} words."
-    last = max((k for k, word in enumerate(words) if word != words[-1]), default=-1)
-    if answer["blocks"] == last + 1:
-        return ""
-    if answer["blocks"] == words.index(words[-1]):
-        return "There the word is first for the first time, but it loses the place again."
-    return f"After {answer['blocks']} blocks it is not decided, or it was decided before."
+    blocks = answer["blocks"]
+    yield "capital of France is" in answer["text"], "That is the lesson's sentence. Take one of your own."
+    pages = "There are 31 pages: before the first block, and after each of 30."
+    yield len(words) != 31, f"{pages} You have {len(words)} words."
+    right = 1 + max((k for k, word in enumerate(words) if word != words[-1]), default=-1)
+    lost = "There the word is first for the first time, but it loses the place again."
+    yield right != blocks == words.index(words[-1]), lost
+    yield blocks != right, f"After {blocks} blocks it is not decided, or it was decided before."
 
 # %% ../../nbs/solutions/02_inside_the_model.ipynb #5adaf600
 EXERCISES = {
@@ -78,7 +76,7 @@ EXERCISES = {
         ],
     },
     "2.3": {
-        "holds": near_shares,
+        "faults": near_shares,
         "hints": [
             "Which scores have to be minus infinity before the softmax? There are two kinds.",
             "With `places = torch.arange(len(scores))`, the distance is `places[:, None] - places`. It may not be "
@@ -87,7 +85,7 @@ EXERCISES = {
         ],
     },
     "2.4": {
-        "holds": decided,
+        "faults": decided,
         "keys": ("text", "first_words", "blocks"),
         "hints": [
             "With your own `ids`, `[tok.decode(next_token(page).argmax()) for page in follow(ids)]` makes the words.",

@@ -6,8 +6,8 @@
 __all__ = ['EXERCISES', 'labels_hold', 'lengths_hold']
 
 # %% ../../nbs/solutions/03_tokenizer_and_padding.ipynb #359490ce
-def labels_hold(labels_of) -> str:
-    "What is wrong with a function that makes labels from ids and mask; an empty text if nothing is."
+def labels_hold(labels_of):
+    "What is wrong with a function that makes labels from ids and mask."
     import torch
 
     ids = torch.tensor([[5, 6, 2, 2, 2], [7, 2, 8, 9, 2], [2, 2, 5, 6, 2]])  # padded on the right, not at all, left
@@ -15,15 +15,13 @@ def labels_hold(labels_of) -> str:
     wanted = torch.tensor([[5, 6, 2, -100, -100], [7, 2, 8, 9, 2], [-100, -100, 5, 6, 2]])
     kept = ids.clone()
     found = labels_of(ids, mask)
-    if not torch.equal(ids, kept):
-        return "It changes the ids that it was given, so the model would read -100: make a copy."
-    if not isinstance(found, torch.Tensor) or found.shape != ids.shape:
-        return f"It must return a tensor of the shape {tuple(ids.shape)}."
-    if torch.equal(found, ids.masked_fill(ids == 2, -100)):
-        return "It compares ids, as the collator does, so every EOS is skipped."
-    if torch.equal(found, ids):
-        return "It trains on padding."
-    return "" if torch.equal(found, wanted) else "Its labels differ from the right ones in a batch of three rows."
+    yield not torch.equal(ids, kept), "It changes the ids that it was given, so the model would read -100: make a copy."
+    shape = getattr(found, "shape", None)
+    yield shape != ids.shape, f"It must return a tensor of the shape {tuple(ids.shape)}."
+    without = ids.masked_fill(ids == 2, -100)
+    yield torch.equal(found, without), "It compares ids, as the collator does, so every EOS is skipped."
+    yield torch.equal(found, ids), "It trains on padding."
+    yield not torch.equal(found, wanted), "Its labels differ from the right ones in a batch of three rows."
 
 # %% ../../nbs/solutions/03_tokenizer_and_padding.ipynb #ac044f81
 def _cost(lengths, size=4) -> int:
@@ -31,18 +29,16 @@ def _cost(lengths, size=4) -> int:
     return sum(len(batch) * max(batch) for batch in batches)
 
 
-def lengths_hold(answer) -> str:
-    "What is wrong with the counts of the reader's own texts; an empty text if nothing is."
-    lengths = [int(n) for n in answer["lengths"]]
-    if len(lengths) < 8 or min(lengths) < 1 or len(set(lengths)) < 3:
-        return "Take at least eight texts, of at least three different lengths."
-    if int(answer["as_they_come"]) == sum(lengths):
-        return "That is the number of tokens, without padding."
-    if int(answer["as_they_come"]) != _cost(lengths):
-        return "The cost in the order in which they come is another number."
-    if int(answer["sorted"]) != _cost(sorted(lengths)):
-        return "The cost of the sorted rows is another number."
-    return ""
+def lengths_hold(answer):
+    "What is wrong with the counts of the reader's own texts."
+    lengths = list(map(int, answer["lengths"]))
+    yield (
+        len(lengths) < 8 or min(lengths) < 1 or len(set(lengths)) < 3,
+        "Take at least eight texts, of at least three different lengths.",
+    )
+    yield int(answer["as_they_come"]) == sum(lengths), "That is the number of tokens, without padding."
+    yield int(answer["as_they_come"]) != _cost(lengths), "The cost in the order in which they come is another number."
+    yield int(answer["sorted"]) != _cost(sorted(lengths)), "The cost of the sorted rows is another number."
 
 # %% ../../nbs/solutions/03_tokenizer_and_padding.ipynb #96f51c19
 EXERCISES = {
@@ -74,7 +70,7 @@ EXERCISES = {
         ],
     },
     "3.3": {
-        "holds": labels_hold,
+        "faults": labels_hold,
         "hints": [
             "The collator wrote the mask before the labels, and the mask is right.",
             "A label is -100 where the mask is 0, whatever the id.",
@@ -82,7 +78,7 @@ EXERCISES = {
         ],
     },
     "3.4": {
-        "holds": lengths_hold,
+        "faults": lengths_hold,
         "keys": ("lengths", "as_they_come", "sorted"),
         "hints": [
             "`lengths` holds `len(tok(text).input_ids)` of each text; `positions` of the lesson computes a cost.",

@@ -16,48 +16,42 @@ CHAT = [
 
 # %% ../../nbs/solutions/04_chat_templates.ipynb #9f3fe5d7
 def is_base_template(template):
-    "What is wrong with a template of headings for a base model; nothing if it holds."
+    "What is wrong with a template of headings for a base model."
     from transformers.utils.chat_template_utils import render_jinja_template
 
     def written(messages, **more):
         return render_jinja_template([messages], chat_template=template, eos_token="</end>", **more)[0][0]
 
-    if not isinstance(template, str):
-        return "The template is a text."
+    yield not isinstance(template, str), "The template is a text."
     text = written(CHAT)
-    if "<|im_" in text:
-        return "A base model does not know ChatML's markers; write `eos_token` where an answer ends."
-    if not text.startswith("Answer in one word."):
-        return "The text does not begin with the words of the system message."
+    yield "<|im_" in text, "A base model does not know ChatML's markers; write `eos_token` where an answer ends."
+    yield not text.startswith("Answer in one word."), "The text does not begin with the words of the system message."
     for message in CHAT[1:]:
         heading = "Q:" if message["role"] == "user" else "A:"
-        if f"{heading}\n{message['content']}" not in text:
-            return f"{message['content']!r} does not stand below a line {heading!r}."
-    if not written(CHAT[:2], add_generation_prompt=True).endswith("\nA:\n"):
-        return "With `add_generation_prompt=True` the text does not end with the line `A:` and a line break."
-    if "Paris.</end>" not in text or "Rome.</end>" not in text:
-        return "An answer does not end with EOS, so the model would not learn to stop."
-    return (
-        "" if text.count("</end>") == 2 else f"EOS is written {text.count('</end>')} times, and there are two answers."
-    )
+        content = message["content"]
+        yield f"{heading}\n{content}" not in text, f"{content!r} does not stand below a line {heading!r}."
+    prompt = written(CHAT[:2], add_generation_prompt=True)
+    end = "With `add_generation_prompt=True` the text does not end with the line `A:` and a line break."
+    yield not prompt.endswith("\nA:\n"), end
+    for answer in ("Paris.", "Rome."):
+        yield f"{answer}</end>" not in text, "An answer does not end with EOS, so the model would not learn to stop."
+    yield text.count("</end>") != 2, f"EOS is written {text.count('</end>')} times, and there are two answers."
 
 # %% ../../nbs/solutions/04_chat_templates.ipynb #33c6e16e
 def is_own_template(answer):
-    "What is wrong with a description of a tokenizer's template; nothing if it holds."
+    "What is wrong with a description of a tokenizer's template."
     tok, opens, ends = answer["tok"], answer["opens"], answer["ends"]
-    if not getattr(tok, "chat_template", None):
-        return "This tokenizer has no chat template: it belongs to a base model."
-    if "named SmolLM" in tok.chat_template:
-        return "This is the model of the course: pick one that you want to fine-tune."
+    yield not getattr(tok, "chat_template", None), "This tokenizer has no chat template: it belongs to a base model."
+    yield "named SmolLM" in tok.chat_template, "This is the model of the course: pick one that you want to fine-tune."
     ask = [{"role": "user", "content": "Ping?"}]
-    prompt, without = (tok.apply_chat_template(ask, tokenize=False, add_generation_prompt=on) for on in (True, False))
-    if not opens.strip() or prompt.removeprefix(without).strip() != opens.strip():
-        return "The template writes something else to open the assistant's turn."
+    prompt = tok.apply_chat_template(ask, tokenize=False, add_generation_prompt=True)
+    opened = prompt.removeprefix(tok.apply_chat_template(ask, tokenize=False)).strip()
+    told = "The template writes something else to open the assistant's turn."
+    yield not opens.strip() or opened != opens.strip(), told
     text = tok.apply_chat_template([*ask, {"role": "assistant", "content": "Pong."}], tokenize=False)
     after = text.rpartition("Pong.")[2].strip()
-    if not ends.strip() or not after.startswith(ends.strip()):
-        return "The template writes something else after an answer."
-    return "" if len(tok(ends.strip(), add_special_tokens=False).input_ids) == 1 else "That is more than one token."
+    yield not ends.strip() or not after.startswith(ends.strip()), "The template writes something else after an answer."
+    yield len(tok(ends.strip(), add_special_tokens=False).input_ids) != 1, "That is more than one token."
 
 # %% ../../nbs/solutions/04_chat_templates.ipynb #bd525fe0
 EXERCISES = {
@@ -90,7 +84,7 @@ EXERCISES = {
         ],
     },
     "4.3": {
-        "holds": is_base_template,
+        "faults": is_base_template,
         "hints": [
             "Begin with Karim's template, and change what is written before the words of each role.",
             "Three cases in the loop: `{% if m.role == 'system' %} … {% elif m.role == 'user' %} … {% else %} …`.",
@@ -98,7 +92,7 @@ EXERCISES = {
         ],
     },
     "4.4": {
-        "holds": is_own_template,
+        "faults": is_own_template,
         "keys": ("tok", "opens", "ends"),
         "hints": [
             "Print `tok.apply_chat_template(chat, tokenize=False)` for a question and an answer.",

@@ -5,46 +5,38 @@
 # %% auto #0
 __all__ = ['EXERCISES', 'is_as_text', 'is_own_prompt']
 
-# %% ../../nbs/solutions/05_system_tools_thoughts.ipynb #550d5bea
-def _talk(city, weather):
-    "A conversation with one tool call."
-    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": city}}}
-    return [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": f"Rain in {city}?"},
-        {"role": "assistant", "content": "", "tool_calls": [call]},
-        {"role": "tool", "content": weather},
-        {"role": "assistant", "content": "No."},
-    ]
-
 # %% ../../nbs/solutions/05_system_tools_thoughts.ipynb #fdd6a0b9
 def is_as_text(as_text):
-    "What is wrong with a function that writes tool calls as text; nothing if it holds."
+    "What is wrong with a function that writes tool calls as text."
     import json
+    import re
     from copy import deepcopy
 
     for city, weather in (("Oslo", "dry"), ("Rome", "a storm")):
-        given = _talk(city, weather)
+        call = {"type": "function", "function": {"name": "weather", "arguments": {"city": city}}}
+        given = [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": f"Rain in {city}?"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": weather},
+            {"role": "assistant", "content": "No."},
+        ]
         kept = deepcopy(given)
         messages = list(as_text(given))
-        if given != kept:
-            return "It changes the conversation that it was given: make new dicts."
-        if len(messages) != 5:
-            return f"It returns {len(messages)} messages, and there are 5."
-        if extra := {key for message in messages for key in message} - {"role", "content"}:
-            return f"A message still has the field {min(extra)!r}."
-        if [message["role"] for message in messages] != ["system", "user", "assistant", "user", "assistant"]:
-            return f"The roles are {', '.join(message['role'] for message in messages)}."
-        if [messages[i]["content"] for i in (0, 1, 4)] != [given[i]["content"] for i in (0, 1, 4)]:
-            return "It changes a message that has no call and no result."
-        if weather not in messages[3]["content"]:
-            return "The result is missing."
-        told = messages[2]["content"].strip()
-        if not told.startswith("<tool_call>") or not told.endswith("</tool_call>"):
-            return "The call does not stand between `<tool_call>` and `</tool_call>`."
-        if json.loads(told[11:-12]) != given[2]["tool_calls"][0]["function"]:
-            return "Between the marks stands something else than the name and the arguments."
-    return ""
+        yield given != kept, "It changes the conversation that it was given: make new dicts."
+        yield len(messages) != 5, f"It returns {len(messages)} messages, and there are 5."
+        extra = min(set().union(*messages) - {"role", "content"}, default=None)
+        yield extra, f"A message still has the field {extra!r}."
+        roles = [message["role"] for message in messages]
+        yield roles != ["system", "user", "assistant", "user", "assistant"], f"The roles are {', '.join(roles)}."
+        system, question, told, result, answer = (message["content"] for message in messages)
+        same = [system, question, answer] == ["Be brief.", f"Rain in {city}?", "No."]
+        yield not same, "It changes a message that has no call and no result."
+        yield weather not in result, "The result is missing."
+        marked = re.fullmatch(r"\s*<tool_call>(.*)</tool_call>\s*", told, re.S)
+        yield not marked, "The call does not stand between `<tool_call>` and `</tool_call>`."
+        other = "Between the marks stands something else than the name and the arguments."
+        yield json.loads(marked[1]) != call["function"], other
 
 # %% ../../nbs/solutions/05_system_tools_thoughts.ipynb #4927087c
 _ASK = [{"role": "user", "content": "ping"}]
@@ -67,22 +59,19 @@ def _additions(tok):
 
 # %% ../../nbs/solutions/05_system_tools_thoughts.ipynb #c4b8d29e
 def is_own_prompt(answer):
-    "What is wrong with a description of a tokenizer's template; nothing if it holds."
+    "What is wrong with a description of a tokenizer's template."
     tok = answer["tok"]
-    if not getattr(tok, "chat_template", None):
-        return "This tokenizer has no chat template: it belongs to a base model."
-    if "named SmolLM" in tok.chat_template:
-        return "This is the model of the course: pick one that you want to fine-tune."
+    yield not getattr(tok, "chat_template", None), "This tokenizer has no chat template: it belongs to a base model."
+    yield "named SmolLM" in tok.chat_template, "This is the model of the course: pick one that you want to fine-tune."
     system, dated = _additions(tok)
     told, plain = (answer["system"] or "").strip(), tok.apply_chat_template(_ASK, tokenize=False)
     always = not system and len(told) > 9 and told in plain  # written whatever the system message
-    if told != (system or "") and not always:
-        return "Without a system message, the template writes something else in its place."
-    if bool(answer["date"]) != dated:
-        return "Look at the date again."
+    other = "Without a system message, the template writes something else in its place."
+    yield told != (system or "") and not always, other
+    yield bool(answer["date"]) != dated, "Look at the date again."
     tool = {"name": "weather", "description": "Rain or dry?", "parameters": {"type": "object", "properties": {}}}
     text = tok.apply_chat_template(_ASK, tools=[{"type": "function", "function": tool}], tokenize=False)
-    return "" if bool(answer["tools"]) == ("Rain or dry?" in text) else "Render a question with a tool once more."
+    yield bool(answer["tools"]) != ("Rain or dry?" in text), "Render a question with a tool once more."
 
 # %% ../../nbs/solutions/05_system_tools_thoughts.ipynb #5b9f3ccc
 EXERCISES = {
@@ -114,7 +103,7 @@ EXERCISES = {
         ],
     },
     "5.3": {
-        "holds": is_as_text,
+        "faults": is_as_text,
         "hints": [
             "Three kinds of messages: with `tool_calls`, with the role `tool`, and all others.",
             "`json.dumps(message['tool_calls'][0]['function'])` is what stands between the two marks.",
@@ -122,7 +111,7 @@ EXERCISES = {
         ],
     },
     "5.4": {
-        "holds": is_own_prompt,
+        "faults": is_own_prompt,
         "keys": ("tok", "system", "date", "tools"),
         "hints": [
             "Print `tok.apply_chat_template([{'role': 'user', 'content': 'ping'}], tokenize=False)`.",

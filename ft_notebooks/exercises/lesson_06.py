@@ -6,8 +6,8 @@
 __all__ = ['EXERCISES', 'quantized_holds', 'plan_holds']
 
 # %% ../../nbs/solutions/06_quantized_loading.ipynb #f0f7a9c8
-def quantized_holds(quantized) -> str:
-    "What is wrong with a function that quantizes a block and reads it back; an empty text if nothing is."
+def quantized_holds(quantized):
+    "What is wrong with a function that quantizes a block and reads it back."
     import torch
 
     levels = torch.tensor([-1.0, -0.5, 0.0, 0.25, 1.0])
@@ -15,31 +15,27 @@ def quantized_holds(quantized) -> str:
     wanted = torch.tensor([-4.0, 1.0, 0.0, 4.0, -2.0])
     kept = block.clone()
     found = quantized(block, levels)
-    if not isinstance(found, torch.Tensor) or found.shape != block.shape:
-        return f"It must return a tensor of the shape {tuple(block.shape)}: the weights as they are read back."
-    if not torch.equal(block, kept):
-        return "It changes the block that it was given."
-    if torch.allclose(found.float(), wanted / 4):
-        return "These are the levels: multiply them by the largest absolute value again."
-    if not torch.is_floating_point(found) or torch.equal(found, torch.tensor([0.0, 3, 2, 4, 1])):
-        return "These are the codes: read them back."
-    return "" if torch.allclose(found, wanted) else "Some weights of a block of five are read back as other numbers."
+    shape = f"It must return a tensor of the shape {tuple(block.shape)}: the weights as they are read back."
+    yield getattr(found, "shape", None) != block.shape, shape
+    yield not torch.equal(block, kept), "It changes the block that it was given."
+    levels_alone = torch.allclose(found.float(), wanted / 4)
+    yield levels_alone, "These are the levels: multiply them by the largest absolute value again."
+    codes = torch.equal(found.float(), torch.tensor([0.0, 3, 2, 4, 1]))
+    yield codes or not torch.is_floating_point(found), "These are the codes: read them back."
+    yield not torch.allclose(found, wanted), "Some weights of a block of five are read back as other numbers."
 
 # %% ../../nbs/solutions/06_quantized_loading.ipynb #b82cda3f
-def plan_holds(answer) -> str:
-    "What is wrong with the gigabytes of the reader's own model, or with the method; an empty text if nothing is."
+def plan_holds(answer):
+    "What is wrong with the gigabytes of the reader's own model, or with the method."
     billions, card = answer["parameters"] / 1e9, answer["card_gb"]
-    if billions < 0.05:
-        return "The number of parameters is too small: write all digits, such as 8e9."
-    if abs(billions / 8.03 - 1) < 0.01:
-        return "This is the lesson's model: pick one that you want to train."
+    yield billions < 0.05, "The number of parameters is too small: write all digits, such as 8e9."
+    yield abs(billions / 8.03 - 1) < 0.01, "This is the lesson's model: pick one that you want to train."
     for method, low, high in (("full", 17.9, 18.1), ("lora", 1.98, 2.02), ("qlora", 0.5, 1.2)):
-        if not low <= answer[method] / billions <= high:
-            return f"By {method!r}, a parameter takes another number of bytes: look at the squares."
-    fits = [method for method in ("full", "lora", "qlora") if answer[method] < 0.9 * card]
-    if answer["choice"] not in (fits or (None,)):
-        return f"On {card} GB, with a tenth left free, {' or '.join(fits) if fits else 'None'} can be chosen."
-    return ""
+        each = answer[method] / billions
+        yield not low <= each <= high, f"By {method!r}, a parameter takes another number of bytes: look at the squares."
+    fits = [method for method in ("full", "lora", "qlora") if answer[method] < 0.9 * card] or [None]
+    can = f"On {card} GB, with a tenth left free, {' or '.join(map(str, fits))} can be chosen."
+    yield answer["choice"] not in fits, can
 
 # %% ../../nbs/solutions/06_quantized_loading.ipynb #f1001763
 EXERCISES = {
@@ -74,7 +70,7 @@ EXERCISES = {
         ],
     },
     "6.3": {
-        "holds": quantized_holds,
+        "faults": quantized_holds,
         "hints": [
             "The lesson does it in four steps: divide by the absmax, find the nearest level, take it, multiply.",
             "With `absmax = block.abs().max()`, the codes are `(block[:, None] / absmax - levels).abs().argmin(1)`.",
@@ -82,7 +78,7 @@ EXERCISES = {
         ],
     },
     "6.4": {
-        "holds": plan_holds,
+        "faults": plan_holds,
         "keys": ("parameters", "card_gb", "full", "lora", "qlora", "choice"),
         "hints": [
             "The number of parameters stands on the model's page. The bytes of each are in the drawing of squares.",

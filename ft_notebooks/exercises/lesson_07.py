@@ -7,44 +7,43 @@ __all__ = ['EXERCISES', 'is_turned', 'explains_the_size']
 
 # %% ../../nbs/solutions/07_lora.ipynb #feff22d7
 def is_turned(turned):
-    "What is wrong with a function that turns an adapter to a strength; empty if nothing is."
+    "What is wrong with a function that turns an adapter to a strength."
+    import copy
+
     import torch
 
     torch.manual_seed(7)
-    sizes = {"q": (6, 8), "down": (6, 10)}
-    old = {f"{name}.lora_A.weight": torch.randn(2, columns) for name, (_, columns) in sizes.items()}
-    old |= {f"{name}.lora_B.weight": torch.randn(rows, 2) for name, (rows, _) in sizes.items()}
-    before = {name: tensor.clone() for name, tensor in old.items()}
+    given = {}
+    for name, columns in (("q", 8), ("down", 10)):
+        given[f"{name}.lora_A.weight"] = torch.randn(2, columns)
+        given[f"{name}.lora_B.weight"] = torch.randn(6, 2)
+    old = copy.deepcopy(given)
     for strength in (0.5, -2.0):
-        new = turned(old, strength)
-        if any(not torch.equal(old[name], before[name]) for name in before):
-            return "It changes the tensors that it was given."
-        if not isinstance(new, dict) or set(new) != set(old):
-            return "It has to return a dict with the same names."
-        for name in sizes:
+        new = turned(given, strength)
+        yield not all(map(torch.equal, given.values(), old.values())), "It changes the tensors that it was given."
+        yield not isinstance(new, dict) or set(new) != set(old), "It has to return a dict with the same names."
+        for name in ("q", "down"):
             product = new[f"{name}.lora_B.weight"] @ new[f"{name}.lora_A.weight"]
-            wanted = old[f"{name}.lora_B.weight"] @ old[f"{name}.lora_A.weight"]
-            if torch.allclose(product, strength**2 * wanted, atol=1e-5):
-                return "The product BA is multiplied twice: count how often the strength enters it."
-            if not torch.allclose(product, strength * wanted, atol=1e-5):
-                return f"At strength {strength:g} the product BA should be {strength:g} times what it was."
-    return ""
+            before = old[f"{name}.lora_B.weight"] @ old[f"{name}.lora_A.weight"]
+            twice = torch.allclose(product, strength**2 * before, atol=1e-5)
+            yield twice, "The product BA is multiplied twice: count how often the strength enters it."
+            right = torch.allclose(product, strength * before, atol=1e-5)
+            yield not right, f"At strength {strength:g} the product BA should be {strength:g} times what it was."
 
 # %% ../../nbs/solutions/07_lora.ipynb #a7122dba
 def explains_the_size(answer):
-    "What is wrong with a count of an adapter's numbers; empty if it explains the size of the file."
-    if any(len(shape) != 3 for shape in answer["matrices"]):
-        return "Each entry of matrices is (rows, columns, how many of them)."
-    pairs = sum(many for _, _, many in answer["matrices"])
-    numbers = answer["r"] * sum(many * (rows + columns) for rows, columns, many in answer["matrices"])
-    if numbers == 4_884_480:
-        return "This is the adapter of the course: take a different one."
-    for bytes_each in (4, 2):  # float32, or 16 bits
-        header = answer["bytes"] - bytes_each * numbers
-        if 0 <= header <= 400 * pairs + 1000:  # names and shapes of the tensors stand before them
-            return ""
+    "What is wrong with a count of an adapter's numbers."
+    pairs = numbers = 0
+    for shape in answer["matrices"]:
+        yield len(shape) != 3, "Each entry of matrices is (rows, columns, how many of them)."
+        rows, columns, many = shape
+        pairs += many
+        numbers += answer["r"] * many * (rows + columns)
+    yield numbers == 4_884_480, "This is the adapter of the course: take a different one."
     each = answer["bytes"] / numbers
-    return f"Your count gives {each:.2f} bytes for each number; a file has 4, or 2 in 16 bits, and a little for names."
+    header = answer["bytes"] - numbers * (4 if each >= 4 else 2)  # float32, or 16 bits
+    told = f"Your count gives {each:.2f} bytes for each number; a file has 4, or 2 in 16 bits, and a little for names."
+    yield not 0 <= header <= 400 * pairs + 1000, told  # names and shapes of the tensors stand before them
 
 # %% ../../nbs/solutions/07_lora.ipynb #4122cd3a
 EXERCISES = {
@@ -76,7 +75,7 @@ EXERCISES = {
         ],
     },
     "7.3": {
-        "holds": is_turned,
+        "faults": is_turned,
         "hints": [
             "Which tensors of the dict must change, so that the product BA gets the factor once?",
             "Go through tensors.items() and build a new dict; the names tell you which kind a tensor is.",
@@ -84,7 +83,7 @@ EXERCISES = {
         ],
     },
     "7.4": {
-        "holds": explains_the_size,
+        "faults": explains_the_size,
         "keys": ("r", "matrices", "bytes"),
         "hints": [
             "A pair costs r · (rows + columns) numbers, and a number takes 4 bytes, or 2 in 16 bits.",

@@ -7,7 +7,7 @@ __all__ = ['EXERCISES', 'is_merged', 'is_planned']
 
 # %% ../../nbs/solutions/08_qlora.ipynb #8d9ca6b8
 def is_merged(merged):
-    "What is wrong with a function that merges an update into a weight; empty if nothing is."
+    "What is wrong with a function that merges an update into a weight."
     import torch
 
     torch.manual_seed(8)
@@ -15,40 +15,37 @@ def is_merged(merged):
         W, A, B = torch.randn(6, 10).to(dtype), torch.randn(4, 10), torch.randn(6, 4)
         before = W.clone()
         new = merged(W, A, B, 32)
-        if not torch.equal(W, before):
-            return "It changes the weight that it was given."
-        if getattr(new, "shape", None) != W.shape:
-            return f"It should return a tensor of the shape {tuple(W.shape)}."
-        if new.dtype != dtype:
-            return f"It returns {new.dtype}, and W has {dtype}."
+        yield not torch.equal(W, before), "It changes the weight that it was given."
+        yield getattr(new, "shape", None) != W.shape, f"It should return a tensor of the shape {tuple(W.shape)}."
+        yield new.dtype != dtype, f"It returns {new.dtype}, and W has {dtype}."
         wanted = (W.float() + 32 / 4 * B @ A).to(dtype)
         without = (W.float() + 32 * B @ A).to(dtype)
-        if torch.allclose(new.float(), without.float(), rtol=1e-2):
-            return "It multiplies by alpha, but does not divide."
-        if not torch.allclose(new.float(), wanted.float(), atol=1e-4):
-            return f"In {dtype} it is off by up to {(new.float() - wanted.float()).abs().max():.3g}."
-    return ""
+        yield torch.allclose(new.float(), without.float(), rtol=1e-2), "It multiplies by alpha, but does not divide."
+        off = (new.float() - wanted.float()).abs().max()
+        right = torch.allclose(new.float(), wanted.float(), atol=1e-4)
+        yield not right, f"In {dtype} it is off by up to {off:.3g}."
 
 # %% ../../nbs/solutions/08_qlora.ipynb #3a277d0e
 def is_planned(plan):
-    "What speaks against a plan for an adapter; empty if nothing does."
+    "What speaks against a plan for an adapter."
     bytes_each = {4: 0.71, 8: 1.13, 16: 2.0, 32: 4.0}.get(plan["bits"])
-    if bytes_each is None:
-        return "A base is loaded in 4, 8, 16 or 32 bits."
+    yield bytes_each is None, "A base is loaded in 4, 8, 16 or 32 bits."
     weights = bytes_each * plan["billions"]
-    if weights > 0.8 * plan["card_gb"]:
-        return f"The frozen weights alone take about {weights:.0f} GB, which leaves too little of the card for a step."
-    if plan["bits"] < 16 and 2 * plan["billions"] < 0.6 * plan["card_gb"]:
-        return "In 16 bits the model and a step would fit this card, so quantizing costs time and buys nothing."
-    if not 4 <= plan["r"] <= 256:
-        return "This rank is outside the range of the recipe."
-    if plan["lora_alpha"] != 32 and plan["r"] != 16:
-        return "Alpha follows the rank here. Which value lets you keep the rate when the rank changes?"
-    if not 5e-5 <= plan["rate"] <= 3e-3:
-        return "This rate is outside the range in which adapters learned."
-    if plan["merge_into_bits"] not in (16, 32):
-        return "A sum cannot be kept in so few bits."
-    return ""
+    yield (
+        weights > 0.8 * plan["card_gb"],
+        f"The frozen weights alone take about {weights:.0f} GB, which leaves too little of the card for a step.",
+    )
+    yield (
+        plan["bits"] < 16 and 2 * plan["billions"] < 0.6 * plan["card_gb"],
+        "In 16 bits the model and a step would fit this card, so quantizing costs time and buys nothing.",
+    )
+    yield not 4 <= plan["r"] <= 256, "This rank is outside the range of the recipe."
+    yield (
+        plan["lora_alpha"] != 32 and plan["r"] != 16,
+        "Alpha follows the rank here. Which value lets you keep the rate when the rank changes?",
+    )
+    yield not 5e-5 <= plan["rate"] <= 3e-3, "This rate is outside the range in which adapters learned."
+    yield plan["merge_into_bits"] not in (16, 32), "A sum cannot be kept in so few bits."
 
 # %% ../../nbs/solutions/08_qlora.ipynb #662a77c7
 EXERCISES = {
@@ -79,7 +76,7 @@ EXERCISES = {
         ],
     },
     "8.3": {
-        "holds": is_merged,
+        "faults": is_merged,
         "hints": [
             "The rank is a dimension of A. Which one?",
             "Bring all three tensors to float32 before you add, and go back to W's dtype at the end.",
@@ -87,7 +84,7 @@ EXERCISES = {
         ],
     },
     "8.4": {
-        "holds": is_planned,
+        "faults": is_planned,
         "keys": ("billions", "card_gb", "bits", "r", "lora_alpha", "rate", "merge_into_bits"),
         "hints": [
             "Frozen weights take 2 GB for each billion in 16 bits, and about 0.7 in 4 bits. A step needs space, too.",

@@ -6,38 +6,33 @@
 __all__ = ['EXERCISES', 'reading_holds', 'rows_hold']
 
 # %% ../../nbs/solutions/09_data_formatting.ipynb #c2330119
-def reading_holds(read_theirs) -> str:
-    "What is wrong with a function that reads a colleague's rows; an empty text if nothing is."
-    rows = [{"q": "Hi", "a": "Hello"}, {"q": "Two\nlines?", "a": "Yes."}]
-    given = [dict(row) for row in rows]
-    found = [[dict(message) for message in messages] for messages in read_theirs(rows)]
-    if rows != given:
-        return "It changes the rows that it was given."
+def reading_holds(read_theirs):
+    "What is wrong with a function that reads a colleague's rows."
+    rows = []
     wanted = []
-    for row in rows:
-        turns = ("system", "Be brief."), ("user", row["q"]), ("assistant", row["a"])
-        wanted.append([{"role": role, "content": content} for role, content in turns])
-    if found == [messages[1:] for messages in wanted]:
-        return "The system message is missing."
-    if found and all(messages and messages[-1].get("role") == "system" for messages in found):
-        return "The system message stands last: it must come first."
-    return "" if found == wanted else "Two rows with `q` and `a` do not become what they should."
+    for q, a in (("Hi", "Hello"), ("Two\nlines?", "Yes.")):
+        rows.append({"q": q, "a": a})
+        system = {"role": "system", "content": "Be brief."}
+        wanted.append([system, {"role": "user", "content": q}, {"role": "assistant", "content": a}])
+    given = list(map(dict, rows))
+    found = [list(map(dict, messages)) for messages in read_theirs(rows)]
+    yield rows != given, "It changes the rows that it was given."
+    yield found == [messages[1:] for messages in wanted], "The system message is missing."
+    ends = [message.get("role") for messages in found for message in messages[-1:]]
+    yield ends == ["system", "system"], "The system message stands last: it must come first."
+    yield found != wanted, "Two rows with `q` and `a` do not become what they should."
 
 # %% ../../nbs/solutions/09_data_formatting.ipynb #6904d318
-def rows_hold(answer) -> str:
-    "What is wrong with the report on the reader's own rows; an empty text if nothing is."
-    texts = [(str(prompt).strip(), str(reply).strip()) for prompt, reply in answer["texts"]]
-    if len(texts) < 20:
-        return f"There are {len(texts)} pairs; take twenty."
-    if not all(prompt and reply for prompt, reply in texts):
-        return "A prompt or an answer is empty."
-    if int(answer["twice"]) != len(texts) - len({prompt.lower() for prompt, _ in texts}):
-        return "`twice` is another number."
-    if int(answer["unended"]) != sum(not reply.endswith((".", "!", "?", "}")) for _, reply in texts):
-        return "`unended` is another number."
-    if len(str(answer["found"]).split()) < 5:
-        return "Say in a whole sentence what you found."
-    return ""
+def rows_hold(answer):
+    "What is wrong with the report on the reader's own rows."
+    prompts = [str(prompt).strip().lower() for prompt, _ in answer["texts"]]
+    replies = [str(reply).strip() for _, reply in answer["texts"]]
+    yield len(prompts) < 20, f"There are {len(prompts)} pairs; take twenty."
+    yield not all(prompts + replies), "A prompt or an answer is empty."
+    yield int(answer["twice"]) != len(prompts) - len(set(prompts)), "`twice` is another number."
+    unended = [reply for reply in replies if not reply.endswith((".", "!", "?", "}"))]
+    yield int(answer["unended"]) != len(unended), "`unended` is another number."
+    yield len(str(answer["found"]).split()) < 5, "Say in a whole sentence what you found."
 
 # %% ../../nbs/solutions/09_data_formatting.ipynb #8b70fd67
 EXERCISES = {
@@ -70,7 +65,7 @@ EXERCISES = {
         ],
     },
     "9.3": {
-        "holds": reading_holds,
+        "faults": reading_holds,
         "hints": [
             "`read_chats` takes a list of rows as it takes a file.",
             "Give it the names of the columns with `prompt=` and `completion=`; its column `messages` holds the lists.",
@@ -78,7 +73,7 @@ EXERCISES = {
         ],
     },
     "9.4": {
-        "holds": rows_hold,
+        "faults": rows_hold,
         "keys": ("texts", "twice", "unended", "found"),
         "hints": [
             "`twice` is the number of pairs minus the number of different prompts, all in small letters.",

@@ -9,55 +9,50 @@ __all__ = ['EXERCISES', 'right_step_loss', 'read_log']
 from math import isfinite
 
 # %% ../../nbs/solutions/10_sft.ipynb #14b8d1b6
-def right_step_loss(step_loss) -> str:  # "" where it is the mean over the trained tokens of a step
+def right_step_loss(step_loss):
     "What is wrong with a function that returns the loss of a step."
-    if abs(step_loss([[4.0, 2.0], [0.5] * 8]) - 1.75) < 1e-6:
-        return "That is the mean of the means: cut the same tokens in another way, and it changes."
-    if abs(step_loss([[4.0, 2.0], [0.5] * 8]) - 10.0) < 1e-6:
-        return "That is the sum. What do you divide by?"
-    if abs(step_loss([[4.0, 2.0], [0.5] * 8]) - 5.0) < 1e-6:
-        return "You divide by the number of micro-batches."
-    if abs(step_loss([[4.0, 2.0], [0.5] * 8]) - 1.0) > 1e-6:
-        return "It is not right for the ten tokens of the lesson's drawing."
-    if abs(step_loss([[3.0], [], [1.0, 2.0]]) - 2.0) > 1e-6:
-        return "It is not right where a micro-batch has no trained token."
-    return ""
+    found = step_loss([[4.0, 2.0], [0.5] * 8])
+    means = "That is the mean of the means: cut the same tokens in another way, and it changes."
+    yield abs(found - 1.75) < 1e-6, means
+    yield abs(found - 10.0) < 1e-6, "That is the sum. What do you divide by?"
+    yield abs(found - 5.0) < 1e-6, "You divide by the number of micro-batches."
+    yield abs(found - 1.0) > 1e-6, "It is not right for the ten tokens of the lesson's drawing."
+    found = step_loss([[3.0], [], [1.0, 2.0]])
+    yield abs(found - 2.0) > 1e-6, "It is not right where a micro-batch has no trained token."
 
 # %% ../../nbs/solutions/10_sft.ipynb #5e38c604
-def _contradiction(loss, eval_loss, verdict) -> str:  # "" where the numbers do not speak against the verdict
+def _contradiction(loss, eval_loss, verdict):
     "What in the losses speaks against a verdict on them."
-    broken = not all(map(isfinite, [*loss, *eval_loss]))
-    if broken != (verdict == "nan"):
-        return "A loss is not finite: which verdict fits?" if broken else "All of these losses are finite."
-    if broken or verdict == "wrong labels":
-        return ""
+    if not all(map(isfinite, [*loss, *eval_loss])):
+        yield verdict != "nan", "A loss is not finite: which verdict fits?"
+        return
     first, last = loss[0], sum(loss[-3:]) / 3
-    if verdict == "too hot" and max(loss[1:]) < 1.2 * first:
-        return "The loss never jumps. What speaks for too hot a rate?"
-    if verdict == "too cold" and last < 0.7 * first:
-        return "The loss has fallen by more than a third. Is that cold?"
-    if verdict == "overfitting" and eval_loss[-1] < 1.5 * last:
-        return "The two losses end near each other. Where is the gap?"
-    if verdict == "healthy" and last > 0.95 * first:
-        return "The loss has hardly fallen."
-    if verdict == "healthy" and eval_loss[-1] > 10 * last:
-        return "The evaluation loss ends at more than ten times the training loss."
-    return ""
+    match verdict:
+        case "nan":
+            yield True, "All of these losses are finite."
+        case "too hot":
+            yield max(loss[1:]) < 1.2 * first, "The loss never jumps. What speaks for too hot a rate?"
+        case "too cold":
+            yield last < 0.7 * first, "The loss has fallen by more than a third. Is that cold?"
+        case "overfitting":
+            yield eval_loss[-1] < 1.5 * last, "The two losses end near each other. Where is the gap?"
+        case "healthy":
+            yield last > 0.95 * first, "The loss has hardly fallen."
+            yield eval_loss[-1] > 10 * last, "The evaluation loss ends at more than ten times the training loss."
 
 
-def read_log(answer) -> str:  # "" where it is a log with a verdict that its numbers allow
+def read_log(answer):
     "What is missing in a reader's own log, or speaks against the verdict."
-    loss, eval_loss = ([float(value) for value in answer[key]] for key in ("loss", "eval_loss"))
-    if len(loss) < 5 or len(eval_loss) < 2:
-        return "Give at least five training losses and two evaluation losses."
+    loss = list(map(float, answer["loss"]))
+    eval_loss = list(map(float, answer["eval_loss"]))
+    yield len(loss) < 5 or len(eval_loss) < 2, "Give at least five training losses and two evaluation losses."
     verdict = str(answer["verdict"]).strip().lower()
-    if verdict not in {"healthy", "too hot", "too cold", "overfitting", "wrong labels", "nan"}:
-        return "The verdict is one of the six."
-    if not str(answer["learned"]).strip():
-        return "Decode the labels of one row: which text do they spell?"
-    if len(str(answer["because"]).split()) < 5:
-        return "Say in a sentence what in the log, or in the labels, makes you think so."
-    return _contradiction(loss, eval_loss, verdict)
+    known = ("healthy", "too hot", "too cold", "overfitting", "wrong labels", "nan")
+    yield verdict not in known, "The verdict is one of the six."
+    yield not str(answer["learned"]).strip(), "Decode the labels of one row: which text do they spell?"
+    words = str(answer["because"]).split()
+    yield len(words) < 5, "Say in a sentence what in the log, or in the labels, makes you think so."
+    yield from _contradiction(loss, eval_loss, verdict)
 
 # %% ../../nbs/solutions/10_sft.ipynb #8b4ba741
 EXERCISES = {
@@ -89,7 +84,7 @@ EXERCISES = {
         ],
     },
     "10.3": {
-        "holds": right_step_loss,
+        "faults": right_step_loss,
         "hints": [
             "In the lesson's drawing, what is each of the ten tokens' weight?",
             "Add all losses of all micro-batches, and count them.",
@@ -97,7 +92,7 @@ EXERCISES = {
         ],
     },
     "10.4": {
-        "holds": read_log,
+        "faults": read_log,
         "keys": ("loss", "eval_loss", "learned", "verdict", "because"),
         "hints": [
             "`[entry['loss'] for entry in trainer.state.log_history if 'loss' in entry]` gives the losses.",

@@ -9,29 +9,26 @@ __all__ = ['EXERCISES', 'planned_run']
 from math import ceil
 
 # %% ../../nbs/solutions/11_choosing_settings.ipynb #bd5c030e
-def planned_run(answer) -> str:  # "" where the plan holds together
+def planned_run(answer):
     "What keeps this plan from being one to start with."
-    rows, batch, epochs, steps = (answer[key] for key in ("rows", "effective_batch", "epochs", "steps"))
-    for name, number in {"rows": rows, "effective_batch": batch, "epochs": epochs, "steps": steps}.items():
-        if isinstance(number, bool) or not isinstance(number, (int, float)) or number <= 0:
-            return f"{name} must be a number above 0."
-    if batch > rows:
-        return f"A batch of {batch} needs more than {rows} rows."
-    if steps != ceil(ceil(rows / batch) * epochs):
-        return "These are not the steps of such a run: an epoch has rows / effective_batch of them, rounded up."
-    if steps < 20:
-        return f"{steps} steps are few. What would give you more?"
+    for name in ("rows", "effective_batch", "epochs", "steps"):
+        number = answer[name]
+        yield not isinstance(number, (int, float)) or number <= 0, f"{name} must be a number above 0."
+    rows, batch, steps = answer["rows"], answer["effective_batch"], answer["steps"]
+    yield batch > rows, f"A batch of {batch} needs more than {rows} rows."
+    counted = "These are not the steps of such a run: an epoch has rows / effective_batch of them, rounded up."
+    yield steps != ceil(ceil(rows / batch) * answer["epochs"]), counted
+    yield steps < 20, f"{steps} steps are few. What would give you more?"
     rates = answer["rates"]
-    if not isinstance(rates, (list, tuple)) or len(rates) != 3:
-        return "rates needs three numbers."
-    if not all(isinstance(rate, (int, float)) and 0 < rate < 1 for rate in rates):
-        return "Each rate is a number between 0 and 1, such as one of the table's."
+    yield not isinstance(rates, (list, tuple)) or len(rates) != 3, "rates needs three numbers."
+    for rate in rates:
+        given = isinstance(rate, (int, float)) and 0 < rate < 1
+        yield not given, "Each rate is a number between 0 and 1, such as one of the table's."
     low, middle, high = sorted(rates)
-    if not 2 <= middle / low <= 12 or not 2 <= high / middle <= 12:
-        return "Neighbouring rates should differ by a factor of three to ten."
-    if not isinstance(answer["also_measure"], str) or len(answer["also_measure"].split()) < 3:
-        return "Say in a few words what you will measure that is not trained."
-    return ""
+    for factor in (middle / low, high / middle):
+        yield not 2 <= factor <= 12, "Neighbouring rates should differ by a factor of three to ten."
+    words = answer["also_measure"].split() if isinstance(answer["also_measure"], str) else []
+    yield len(words) < 3, "Say in a few words what you will measure that is not trained."
 
 # %% ../../nbs/solutions/11_choosing_settings.ipynb #8bcf2e42
 EXERCISES = {
@@ -76,7 +73,7 @@ EXERCISES = {
         ],
     },
     "11.4": {
-        "holds": planned_run,
+        "faults": planned_run,
         "keys": ("rows", "effective_batch", "epochs", "steps", "rates", "also_measure"),
         "hints": [
             "Begin with the number of your rows, and choose the batch from the table of the recipe.",

@@ -6,23 +6,21 @@
 __all__ = ['EXERCISES', 'six_pairs']
 
 # %% ../../nbs/solutions/12_dpo.ipynb #b0dc56aa
-def six_pairs(answer) -> str:  # "" where they are six pairs of two different answers
+def six_pairs(answer):
     "What keeps these rows from being six pairs that teach more than length."
-    if not isinstance(answer, (list, tuple)) or len(answer) < 6:
-        return "Six pairs are wanted, in a list."
+    yield not isinstance(answer, (list, tuple)) or len(answer) < 6, "Six pairs are wanted, in a list."
+    longer = 0
     for place, row in enumerate(answer, 1):
-        if not isinstance(row, dict) or not {"prompt", "chosen", "rejected"} <= set(row):
-            return f"Pair {place} needs the keys prompt, chosen and rejected."
-        if not all(isinstance(row[key], str) and row[key].strip() for key in ("prompt", "chosen", "rejected")):
-            return f"Pair {place} has an empty text, or one that is no string."
-        if row["chosen"].split() == row["rejected"].split():
-            return f"The two answers of pair {place} are the same."
-    if len({row["prompt"].strip() for row in answer}) < len(answer):
-        return "Two of your prompts are the same."
-    longer = sum(len(row["chosen"]) > len(row["rejected"]) for row in answer)
-    if not 2 <= longer <= len(answer) - 2:
-        return f"The chosen answer is the longer one in {longer} of {len(answer)} pairs: length alone would explain it."
-    return ""
+        has_keys = isinstance(row, dict) and {"prompt", "chosen", "rejected"} <= set(row)
+        yield not has_keys, f"Pair {place} needs the keys prompt, chosen and rejected."
+        for key in ("prompt", "chosen", "rejected"):
+            is_text = isinstance(row[key], str) and row[key].strip()
+            yield not is_text, f"Pair {place} has an empty text, or one that is no string."
+        yield row["chosen"].split() == row["rejected"].split(), f"The two answers of pair {place} are the same."
+        longer += len(row["chosen"]) > len(row["rejected"])
+    yield len({row["prompt"].strip() for row in answer}) < len(answer), "Two of your prompts are the same."
+    of_them = f"The chosen answer is the longer one in {longer} of {len(answer)} pairs"
+    yield not 2 <= longer <= len(answer) - 2, f"{of_them}: length alone would explain it."
 
 # %% ../../nbs/solutions/12_dpo.ipynb #475421f5
 EXERCISES = {
@@ -66,7 +64,7 @@ EXERCISES = {
         ],
     },
     "12.4": {
-        "holds": six_pairs,
+        "faults": six_pairs,
         "hints": [
             'Give a list of dicts such as `{"prompt": "...", "chosen": "...", "rejected": "..."}`.',
             "Both answers should be ones that a model could really give.",

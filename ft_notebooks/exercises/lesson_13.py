@@ -6,7 +6,7 @@
 __all__ = ['EXERCISES', 'is_two_counts', 'is_lazy_rule']
 
 # %% ../../nbs/solutions/13_when_dpo_goes_wrong.ipynb #bdcba07e
-def is_two_counts(two_counts) -> str:  # "" where it counts both
+def is_two_counts(two_counts):
     "What is wrong with a function of the log-probabilities of reference and policy."
     import torch
 
@@ -14,36 +14,28 @@ def is_two_counts(two_counts) -> str:  # "" where it counts both
     now = torch.tensor([[-5.0, 0.0], [-1.0, -20.0], [-6.0, -9.0], [-30.0, -29.0], [-40.0, -30.0]])
     found = two_counts(before, now)  # 4 margins are above 0, 2 chosen answers are on top
     try:
-        first, second = (int(value) for value in found)
+        first, second = map(int, found)
     except (TypeError, ValueError):
-        return f"It returns {found!r}, and two counts are wanted."
-    if (first, second) == (2, 4):
-        return "These are the right counts, in the other order."
-    if first != 4 and second != 2:
-        return "Neither count is right."
-    if second != 2:
-        return f"The first count is right. The second one is {second}: who is on top in the policy alone?"
-    return (
-        ""
-        if first == 4
-        else f"The second count is right. The first one is {first}: compare each gain since the reference."
-    )
+        yield True, f"It returns {found!r}, and two counts are wanted."
+    yield (first, second) == (2, 4), "These are the right counts, in the other order."
+    yield first != 4 and second != 2, "Neither count is right."
+    yield second != 2, f"The first count is right. The second one is {second}: who is on top in the policy alone?"
+    yield first != 4, f"The second count is right. The first one is {first}: compare each gain since the reference."
 
 
-def is_lazy_rule(answer) -> str:  # "" where the count is right
+def is_lazy_rule(answer):
     "What is wrong with a rule and the number of pairs that it ranks."
     pairs, rule = answer["pairs"], answer["rule"]
-    if len(pairs) < 6:
-        return "Take six pairs or more."
-    values = [(rule(row["chosen"]), rule(row["rejected"])) for row in pairs]
-    if all(one == other for one, other in values):
-        return "Your rule sees no difference in any pair."
-    right = sum(one > other for one, other in values)
-    if answer["ranks"] == right:
-        return ""
-    if answer["ranks"] == len(pairs) - right:
-        return "Did you count the rejected answers?"
-    return "That is not the number: a pair with two equal values does not count."
+    yield len(pairs) < 6, "Take six pairs or more."
+    right = wrong = 0
+    for row in pairs:
+        chosen = rule(row["chosen"])
+        rejected = rule(row["rejected"])
+        right += chosen > rejected
+        wrong += chosen < rejected
+    yield right == wrong == 0, "Your rule sees no difference in any pair."
+    yield right != answer["ranks"] == len(pairs) - right, "Did you count the rejected answers?"
+    yield answer["ranks"] != right, "That is not the number: a pair with two equal values does not count."
 
 # %% ../../nbs/solutions/13_when_dpo_goes_wrong.ipynb #816a13da
 EXERCISES = {
@@ -75,7 +67,7 @@ EXERCISES = {
         ],
     },
     "13.3": {
-        "holds": is_two_counts,
+        "faults": is_two_counts,
         "hints": [
             "The first count needs both tensors, the second only one.",
             "The margin is the change of the first column minus the change of the second.",
@@ -83,7 +75,7 @@ EXERCISES = {
         ],
     },
     "13.4": {
-        "holds": is_lazy_rule,
+        "faults": is_lazy_rule,
         "keys": ("pairs", "rule", "ranks"),
         "hints": [
             'Try `len` first: `sum(rule(row["chosen"]) > rule(row["rejected"]) for row in pairs)`.',

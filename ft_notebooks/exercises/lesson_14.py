@@ -6,37 +6,33 @@
 __all__ = ['EXERCISES', 'weighs_by_tokens', 'is_same_run']
 
 # %% ../../nbs/solutions/14_multi_gpu.ipynb #53445a48
-def weighs_by_tokens(weights) -> str:  # "" where the average of weight x mean is the mean over tokens
+def weighs_by_tokens(weights):
     "What is wrong with a function of the processes' numbers of tokens."
+    import numpy as np
+
     for tokens in ([2, 10], [7, 7, 7], [1, 4, 9, 2]):
-        found = [float(weight) for weight in weights(tokens)]
-        if len(found) != len(tokens):
-            return f"For {tokens} it returns {len(found)} weights."
-        shares = [count / sum(tokens) for count in tokens]
-        if all(abs(weight - share) < 1e-6 for weight, share in zip(found, shares)):
-            return "These weights would be right for a sum. But the results are averaged over the processes."
-        if any(abs(weight - share * len(tokens)) > 1e-6 for weight, share in zip(found, shares)):
-            return f"For {tokens} the weights are {', '.join(f'{weight:.3g}' for weight in found)}."
-    return ""
+        found = np.array([*weights(tokens)], dtype=float)
+        yield len(found) != len(tokens), f"For {tokens} it returns {len(found)} weights."
+        shares = np.array(tokens) / sum(tokens)
+        summed = "These weights would be right for a sum. But the results are averaged over the processes."
+        yield np.allclose(found, shares, rtol=0, atol=1e-6), summed
+        right = np.allclose(found, shares * len(tokens), rtol=0, atol=1e-6)
+        yield not right, f"For {tokens} the weights are {', '.join(map('{:.3g}'.format, found))}."
 
 
-def is_same_run(answer) -> str:  # "" where the two runs take the same steps
+def is_same_run(answer):
     "What is wrong with the plan of a run on more cards."
     (micro, several, processes), (new_micro, new_several, new_processes) = answer["before"], answer["after"]
+    yield new_processes == processes, "The number of processes is the same before and after."
     effective = micro * several * processes
-    if new_processes == processes:
-        return "The number of processes is the same before and after."
-    if new_micro * new_several * new_processes != effective:
-        found = new_micro * new_several * new_processes
-        return f"Before, a step has {effective} rows, and after {found}."
-    if new_micro > micro:
-        return "The micro-batch has grown. Does it fit on the card?"
+    found = new_micro * new_several * new_processes
+    yield found != effective, f"Before, a step has {effective} rows, and after {found}."
+    yield new_micro > micro, "The micro-batch has grown. Does it fit on the card?"
     steps = -(-answer["rows"] // effective)
-    if answer["steps"] != steps:
-        return "The number of steps is not right: a last, smaller step counts, too."
-    if answer["last"] != answer["rows"] - (steps - 1) * effective:
-        return "The rows of the last step are not right: what do all the steps before it leave?"
-    return ""
+    yield answer["steps"] != steps, "The number of steps is not right: a last, smaller step counts, too."
+    last = answer["rows"] - (steps - 1) * effective
+    left = "The rows of the last step are not right: what do all the steps before it leave?"
+    yield answer["last"] != last, left
 
 # %% ../../nbs/solutions/14_multi_gpu.ipynb #b0a6dc6d
 EXERCISES = {
@@ -71,7 +67,7 @@ EXERCISES = {
         ],
     },
     "14.3": {
-        "holds": weighs_by_tokens,
+        "faults": weighs_by_tokens,
         "hints": [
             "Where all processes have the same number of tokens, each weight must be 1.",
             "What is the share of a process in all tokens? Its weight grows with it.",
@@ -79,7 +75,7 @@ EXERCISES = {
         ],
     },
     "14.4": {
-        "holds": is_same_run,
+        "faults": is_same_run,
         "keys": ("rows", "before", "after", "steps", "last"),
         "hints": [
             "The product of the three factors is the number of rows in a step. It must not change.",

@@ -6,32 +6,26 @@
 __all__ = ['EXERCISES']
 
 # %% ../../nbs/solutions/15_evaluation.ipynb #7f8b1f3e
-def _counts_fields(fields_right) -> str:
-    "What is wrong with a scorer for partial credit; empty if nothing is."
+def _counts_fields(fields_right):
+    "What is wrong with a scorer for partial credit."
     expected = '{"day": "Friday", "time": "12:30"}'
-    if fields_right(expected, expected, {}) != 1:
-        return "The expected answer itself does not get 1."
-    if fields_right('{"day": "Friday", "time": "9:00"}', expected, {}) != 0.5:
-        return "One of two fields right does not give 0.5."
-    if fields_right('{"time": "12:30", "place": "here"}', expected, {}) != 0.5:
-        return "It counts a field that was not expected."
+    yield fields_right(expected, expected, {}) != 1, "The expected answer itself does not get 1."
+    half = fields_right('{"day": "Friday", "time": "9:00"}', expected, {})
+    yield half != 0.5, "One of two fields right does not give 0.5."
+    half = fields_right('{"time": "12:30", "place": "here"}', expected, {})
+    yield half != 0.5, "It counts a field that was not expected."
     for text in ("Friday", "[1]", "3", '{"day": "Fri'):
-        if fields_right(text, expected, {}) != 0:
-            return f"For {text!r}, which is no JSON object, it does not give 0."
-    return ""
+        yield fields_right(text, expected, {}) != 0, f"For {text!r}, which is no JSON object, it does not give 0."
 
 # %% ../../nbs/solutions/15_evaluation.ipynb #eb6122ec
-def _is_enough(answer) -> str:
-    "What is wrong with a number of rows for a smallest difference; empty if nothing is."
+def _is_enough(answer):
+    "What is wrong with a number of rows for a smallest difference."
     smallest, differ, rows = (float(answer[key]) for key in ("smallest", "differ", "rows"))
-    if not 0 < smallest < 1 or not 0 < differ <= 1:
-        return "Give both as shares between 0 and 1: five points are 0.05."
-    if differ < smallest:
-        return "Models whose scores differ by 10 points differ on at least 10 of 100 rows."
+    yield not 0 < smallest < 1 or not 0 < differ <= 1, "Give both as shares between 0 and 1: five points are 0.05."
+    yield differ < smallest, "Models whose scores differ by 10 points differ on at least 10 of 100 rows."
     wanted = 7.85 * differ / smallest**2
-    if abs(rows / wanted - 1) <= 0.2:
-        return ""
-    return "That is too few." if rows < wanted else "That is more than it takes."
+    yield rows < 0.8 * wanted, "That is too few."
+    yield not rows <= 1.2 * wanted, "That is more than it takes."
 
 # %% ../../nbs/solutions/15_evaluation.ipynb #bfa4325b
 EXERCISES = {
@@ -61,7 +55,7 @@ EXERCISES = {
         ],
     },
     "15.3": {
-        "holds": _counts_fields,
+        "faults": _counts_fields,
         "hints": [
             "`json.loads` may return a list or a number, and it may raise `ValueError`. Which of these are objects?",
             "Count the keys of the *expected* object whose value the answer has, and divide by how many there are.",
@@ -69,7 +63,7 @@ EXERCISES = {
         ],
     },
     "15.4": {
-        "holds": _is_enough,
+        "faults": _is_enough,
         "keys": ("smallest", "differ", "rows"),
         "hints": [
             "The formula of this lesson takes both of your numbers.",

@@ -6,29 +6,29 @@
 __all__ = ['EXERCISES']
 
 # %% ../../nbs/solutions/16_judges.ipynb #b4a30b7b
-def _counts_flips(flipped) -> str:
-    "What is wrong with a function that counts verdicts decided by position; empty if nothing is."
-    if flipped([("A", "B"), ("B", "A")]) != 0:
-        return "A judge that follows the answer to its new place says A, then B: position has not decided."
-    if flipped([("A", "A"), ("B", "B")]) != 1:
-        return "A judge that says the same letter in both orders follows the position."
-    return "" if flipped([("A", "A"), ("A", "B"), ("B", "A"), ("B", "B")]) == 0.5 else "Return a share."
+def _counts_flips(flipped):
+    "What is wrong with a function that counts verdicts decided by position."
+    yield (
+        flipped([("A", "B"), ("B", "A")]) != 0,
+        "A judge that follows the answer to its new place says A, then B: position has not decided.",
+    )
+    yield (
+        flipped([("A", "A"), ("B", "B")]) != 1,
+        "A judge that says the same letter in both orders follows the position.",
+    )
+    yield flipped([("A", "A"), ("A", "B"), ("B", "A"), ("B", "B")]) != 0.5, "Return a share."
 
 # %% ../../nbs/solutions/16_judges.ipynb #133287fc
-def _is_rubric(answer) -> str:
-    "What is wrong with a rubric; empty if nothing is."
-    if not 3 <= len(answer) <= 6:
-        return f"It has {len(answer)} lines; three to six are wanted."
+def _is_rubric(answer):
+    "What is wrong with a rubric."
+    yield not 3 <= len(answer) <= 6, f"It has {len(answer)} lines; three to six are wanted."
     for line, by_program in answer.items():
-        if not str(line).strip().endswith("?"):
-            return f"{line!r} is no question: end it with a question mark."
-        if not isinstance(by_program, bool):
-            return f"Say True or False for {line!r}: can a program check it?"
-        if str(line).split()[0].lower().strip(",") in ("how", "what", "which", "why", "who"):
-            return f"{line!r} cannot be answered with yes or no."
-    if not any(answer.values()):
-        return "Can a program really check none of them? Length, form and forbidden words are easy."
-    return ""
+        yield not str(line).strip().endswith("?"), f"{line!r} is no question: end it with a question mark."
+        yield not isinstance(by_program, bool), f"Say True or False for {line!r}: can a program check it?"
+        first = str(line).split()[0].lower().strip(",")
+        yield first in ("how", "what", "which", "why", "who"), f"{line!r} cannot be answered with yes or no."
+    easy = "Can a program really check none of them? Length, form and forbidden words are easy."
+    yield not any(answer.values()), easy
 
 # %% ../../nbs/solutions/16_judges.ipynb #f01b92c8
 EXERCISES = {
@@ -52,7 +52,7 @@ EXERCISES = {
         ],
     },
     "16.3": {
-        "holds": _counts_flips,
+        "faults": _counts_flips,
         "hints": [
             "The answers swap their places between the two orders. What does the letter of a fair judge do?",
             "A fair judge's letters differ. Count the pairs whose letters are equal.",
@@ -60,7 +60,7 @@ EXERCISES = {
         ],
     },
     "16.4": {
-        "holds": _is_rubric,
+        "faults": _is_rubric,
         "hints": [
             "Begin each line with Does, Is or Has.",
             "Ask for one thing a line: 'polite and short' is two questions.",

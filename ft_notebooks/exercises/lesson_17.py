@@ -6,32 +6,30 @@
 __all__ = ['EXERCISES', 'is_gain', 'is_agreement']
 
 # %% ../../nbs/solutions/17_rlhf.ipynb #ad2215f5
-def is_gain(gain) -> str:
-    "What is wrong with a function that computes what PPO raises for a token, or nothing."
+def is_gain(gain):
+    "What is wrong with a function that computes what PPO raises for a token."
     for ratio in (0.5, 0.7, 0.9, 1.0, 1.1, 1.3, 1.6):
         for advantage in (1.0, -1.0, 0.3, -2.0):
-            clipped = min(max(ratio, 0.8), 1.2)
+            clipped = min(max(ratio, 0.8), 1.2) * advantage
             given = float(gain(ratio, advantage))
-            if abs(given - min(ratio * advantage, clipped * advantage)) < 1e-6:
-                continue
             said = f"For a ratio of {ratio} and an advantage of {advantage:g} it returns {given:.3g}."
-            return said + (" Is that the smaller product?" if abs(given - clipped * advantage) < 1e-6 else "")
-    return ""
+            if abs(given - clipped) < 1e-6:
+                said += " Is that the smaller product?"
+            yield not abs(given - min(ratio * advantage, clipped)) < 1e-6, said
 
 # %% ../../nbs/solutions/17_rlhf.ipynb #cd4517e8
-def is_agreement(answer) -> str:
-    "What is wrong with two lists of choices and the number that agree, or nothing."
+def is_agreement(answer):
+    "What is wrong with two lists of choices and the number that agree."
     first, second = ([str(choice).strip().lower() for choice in answer[key]] for key in ("first", "second"))
-    if len(first) != len(second):
-        return f"The lists have {len(first)} and {len(second)} choices: they must be about the same pairs."
-    if len(first) < 20:
-        return f"{len(first)} pairs are too few to say anything."
-    if other := sorted(set(first + second) - {"a", "b"}):
-        return f"A choice is a or b, and one of yours is {other[0]!r}."
-    if len(set(first)) == 1:
-        return "The first list has one choice only: swap the two answers of some pairs, or you measure a habit."
+    counts = f"The lists have {len(first)} and {len(second)} choices"
+    yield len(first) != len(second), f"{counts}: they must be about the same pairs."
+    yield len(first) < 20, f"{len(first)} pairs are too few to say anything."
+    for choice in first + second:
+        yield choice not in ("a", "b"), f"A choice is a or b, and one of yours is {choice!r}."
+    habit = "The first list has one choice only: swap the two answers of some pairs, or you measure a habit."
+    yield len(set(first)) == 1, habit
     agreed = sum(one == other for one, other in zip(first, second))
-    return "" if int(answer["agreed"]) == agreed else "That is not the number of pairs with the same choice twice."
+    yield int(answer["agreed"]) != agreed, "That is not the number of pairs with the same choice twice."
 
 # %% ../../nbs/solutions/17_rlhf.ipynb #102d44e0
 EXERCISES = {
@@ -62,7 +60,7 @@ EXERCISES = {
         ],
     },
     "17.3": {
-        "holds": is_gain,
+        "faults": is_gain,
         "hints": [
             "There are two products: the ratio times the advantage, and the clipped ratio times the advantage.",
             "`min(max(ratio, 0.8), 1.2)` clips the ratio.",
@@ -70,7 +68,7 @@ EXERCISES = {
         ],
     },
     "17.4": {
-        "holds": is_agreement,
+        "faults": is_agreement,
         "keys": ("first", "second", "agreed"),
         "hints": [
             "Both lists are about the same pairs in the same order, each choice is a or b.",

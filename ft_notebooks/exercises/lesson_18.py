@@ -6,38 +6,27 @@
 __all__ = ['EXERCISES', 'is_brief', 'is_hard_to_hack']
 
 # %% ../../nbs/solutions/18_grpo.ipynb #1d6bb99b
-def is_brief(brief) -> str:
-    "What is wrong with a reward for brief answers, or nothing."
+def is_brief(brief):
+    "What is wrong with a reward for brief answers."
     ended, cut = {"ended": True}, {"ended": False}
     short, long = brief("Paris.", "Paris", ended), brief("It is Paris, of course.", "Paris", ended)
-    if not short > 0 or not long > 0:
-        return "A right answer that was not cut earns nothing."
-    if not short > long:
-        return f"A right answer of one word earns {short:.3g}, and one of five words {long:.3g}."
-    if brief("Rome.", "Paris", ended) != 0:
-        return "A wrong answer earns something."
-    if brief("Paris.", "Paris", cut) != 0:
-        return "A right answer that was cut earns something."
-    return "" if brief("", "Paris", ended) == 0 else "Silence earns something."
+    yield not short > 0 or not long > 0, "A right answer that was not cut earns nothing."
+    yield not short > long, f"A right answer of one word earns {short:.3g}, and one of five words {long:.3g}."
+    yield brief("Rome.", "Paris", ended) != 0, "A wrong answer earns something."
+    yield brief("Paris.", "Paris", cut) != 0, "A right answer that was cut earns something."
+    yield brief("", "Paris", ended) != 0, "Silence earns something."
 
 # %% ../../nbs/solutions/18_grpo.ipynb #31e812e0
-def is_hard_to_hack(answer) -> str:
-    "What is wrong with a reward, a good answer and a lazy one, or nothing."
+def is_hard_to_hack(answer):
+    "What is wrong with a reward, a good answer and a lazy one."
     reward, good, lazy = answer["reward"], answer["good"], answer["lazy"]
-    if not good.strip() or not lazy.strip() or good == lazy:
-        return "Write two different answers, neither of them empty."
+    yield not good.strip() or not lazy.strip() or good == lazy, "Write two different answers, neither of them empty."
     best, cheap, nothing = float(reward(good)), float(reward(lazy)), float(reward(""))
-    if not best > cheap:
-        return f"The lazy answer earns {cheap:.3g}, and the good one {best:.3g}."
-    if not best > nothing:
-        return f"Silence earns {nothing:.3g}, and the good answer {best:.3g}."
-    if cheap < nothing:
-        return "The lazy answer earns less than silence: then silence is the laziest answer."
-    return (
-        ""
-        if float(reward(lazy * 5)) < best
-        else "The lazy answer, written five times over, earns as much as the good one."
-    )
+    yield not best > cheap, f"The lazy answer earns {cheap:.3g}, and the good one {best:.3g}."
+    yield not best > nothing, f"Silence earns {nothing:.3g}, and the good answer {best:.3g}."
+    yield cheap < nothing, "The lazy answer earns less than silence: then silence is the laziest answer."
+    longer = "The lazy answer, written five times over, earns as much as the good one."
+    yield not float(reward(lazy * 5)) < best, longer
 
 # %% ../../nbs/solutions/18_grpo.ipynb #3e743f47
 EXERCISES = {
@@ -71,7 +60,7 @@ EXERCISES = {
         ],
     },
     "18.3": {
-        "holds": is_brief,
+        "faults": is_brief,
         "hints": [
             "Two conditions must hold before anything is earned: the answer is right, and it was not cut.",
             "`expected in generated` is a simple test for right. How many words has `generated.split()`?",
@@ -79,7 +68,7 @@ EXERCISES = {
         ],
     },
     "18.4": {
-        "holds": is_hard_to_hack,
+        "faults": is_hard_to_hack,
         "keys": ("reward", "good", "lazy"),
         "hints": [
             "Print what your reward gives to both answers, and to the empty text.",

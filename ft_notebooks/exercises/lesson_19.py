@@ -24,37 +24,37 @@ def sick_run() -> tuple:  # A tokenizer, rows and settings
     return tok, Dataset.from_list(rows + rows[:30]), {**SETTINGS, "warmup_steps": 100}
 
 # %% ../../nbs/solutions/19_doctor.ipynb #64615907
-def is_healed(answer) -> str:  # "" where the doctor finds nothing above a note
+def is_healed(answer):
     "What is wrong with rows and with what the doctor finds in their run."
     import json
 
-    serious = [one for one in answer["found"] if one.level != "note"]
-    if serious:
-        return f"The doctor still finds {serious[0].code}: {serious[0].message}."
+    for one in answer["found"]:
+        yield one.level != "note", f"The doctor still finds {one.code}: {one.message}."
     texts = [[message["content"] for message in row["messages"]] for row in answer["rows"]]
-    if len(texts) != 48 or len({text[-2] for text in texts}) != 48:
-        return f"There are {len(texts)} rows, and 48 different notes are wanted."
-    if not all(json.loads(text[-1])["event"] in text[-2] for text in texts):
-        return "There are answers that do not belong to their notes."
-    return ""
+    notes = {text[-2] for text in texts}
+    wanted = f"There are {len(texts)} rows, and 48 different notes are wanted."
+    yield not len(texts) == len(notes) == 48, wanted
+    for *_, note, told in texts:
+        yield json.loads(told)["event"] not in note, "There are answers that do not belong to their notes."
 
 # %% ../../nbs/solutions/19_doctor.ipynb #e9d26c7b
-def is_own_fault(answer) -> str:  # "" where the doctor says what the answer says
+def is_own_fault(answer):
     "What is wrong with the number of rows, the faulty ones, the findings, and the doctor's name for the fault."
-    rows, faulty = answer["rows"], set(answer["faulty"])
-    rows = rows if isinstance(rows, int) else len(rows)
-    if rows < 40:
-        return f"These are {rows} rows. Take 40 or more."
-    if not faulty <= set(range(rows)) or not rows / 10 <= len(faulty) <= rows / 2:
-        return f"Between a tenth and a half of the {rows} rows, counted from 0, should be faulty."
-    about = {one.code for one in answer["found"] if len(faulty & set(one.rows)) >= len(faulty) / 2}
-    if answer["code"] in about or (answer["code"] is None and not about):
-        return ""
-    if answer["code"] is None:
-        return "It does say something about half of these rows, or more."
-    if answer["code"] in {one.code for one in answer["found"]}:
-        return "It has this finding, but hardly about the rows that you made faulty."
-    return "It has no finding of this code."
+    faulty, code = set(answer["faulty"]), answer["code"]
+    rows = answer["rows"] if isinstance(answer["rows"], int) else len(answer["rows"])
+    yield rows < 40, f"These are {rows} rows. Take 40 or more."
+    share = f"Between a tenth and a half of the {rows} rows, counted from 0, should be faulty."
+    yield not faulty <= set(range(rows)) or not rows / 10 <= len(faulty) <= rows / 2, share
+    found, about = set(), set()
+    for one in answer["found"]:
+        found.add(one.code)
+        if len(faulty & set(one.rows)) >= len(faulty) / 2:
+            about.add(one.code)
+    if code in (about or {None}):
+        return
+    yield code is None, "It does say something about half of these rows, or more."
+    yield code in found, "It has this finding, but hardly about the rows that you made faulty."
+    yield True, "It has no finding of this code."
 
 # %% ../../nbs/solutions/19_doctor.ipynb #5822b59f
 EXERCISES = {
@@ -86,7 +86,7 @@ EXERCISES = {
         ],
     },
     "19.3": {
-        "holds": is_healed,
+        "faults": is_healed,
         "keys": ("rows", "found"),
         "hints": [
             "Each finding ends with a cure. Begin with the setting, which is one line.",
@@ -95,7 +95,7 @@ EXERCISES = {
         ],
     },
     "19.4": {
-        "holds": is_own_fault,
+        "faults": is_own_fault,
         "keys": ("rows", "faulty", "found", "code"),
         "hints": [
             'No rows of your own? Take `appointments(60, seed=5).to_list()`, and change some `row["messages"][-1]`.',

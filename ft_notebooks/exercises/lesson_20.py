@@ -28,17 +28,14 @@ def kind_of(losses) -> str:  # One of `KINDS`
     return "does not move" if last > 0.9 * first else "falls"
 
 # %% ../../nbs/solutions/20_when_runs_fail.ipynb #a66eb694
-def is_own_log(answer) -> str:  # "" where the kind is that of the losses
+def is_own_log(answer):
     "What is wrong with a log and the word for it."
     losses, kind = [*map(float, answer["losses"])], answer["kind"]
-    if len(losses) < 8:
-        return f"These are {len(losses)} losses. Take 8 or more: log every step, or take a longer run."
-    if kind not in KINDS:
-        return f"The kind is one of {', '.join(KINDS)}."
-    if kind == kind_of(losses):
-        return ""
+    yield len(losses) < 8, f"These are {len(losses)} losses. Take 8 or more: log every step, or take a longer run."
+    yield kind not in KINDS, f"The kind is one of {', '.join(KINDS)}."
     part = max(1, len(losses) // 5)
-    return f"Compare the first {part} losses with the last {part}, and both with what is between them."
+    ends = f"Compare the first {part} losses with the last {part}, and both with what is between them."
+    yield kind != kind_of(losses), ends
 
 # %% ../../nbs/solutions/20_when_runs_fail.ipynb #32d61df1
 EXERCISES = {
@@ -86,7 +83,7 @@ EXERCISES = {
         ],
     },
     "20.4": {
-        "holds": is_own_log,
+        "faults": is_own_log,
         "keys": ("losses", "kind"),
         "hints": [
             'The losses: `[one["loss"] for one in trainer.state.log_history if "loss" in one]`, or the same list in '

@@ -6,20 +6,17 @@
 __all__ = ['EXERCISES']
 
 # %% ../../nbs/solutions/21_export.ipynb #a12e4edc
-def _is_divergence(kl) -> str:
-    "What is wrong with a function that returns a KL divergence in nats; empty if nothing is."
-    if abs(kl([0.5, 0.5], [0.5, 0.5])) > 1e-9:
-        return "Equal probabilities have a divergence of 0."
+def _is_divergence(kl):
+    "What is wrong with a function that returns a KL divergence in nats."
+    yield abs(kl([0.5, 0.5], [0.5, 0.5])) > 1e-9, "Equal probabilities have a divergence of 0."
     found = float(kl([0.6, 0.4], [0.55, 0.45]))
-    if abs(found - 0.0051) > 1e-4:
-        if abs(found - 0.0051 / 0.6931) < 2e-4:
-            return "That is in bits. Nats need the natural logarithm."
-        if abs(found + 0.0051) < 1e-4:
-            return "The sign is wrong: a divergence is never below 0."
-        return f"For 0.6, 0.4 and 0.55, 0.45 it returns {found:.3g}; the lesson's sum is 0.005."
-    if abs(kl([0.9, 0.1], [0.6, 0.4]) - 0.2263) > 1e-3:
-        return "The run's probabilities are the weights, so the order of p and q matters."
-    return "" if abs(kl([1.0, 0.0], [0.5, 0.5]) - 0.6931) < 1e-3 else "A token with p = 0 adds nothing to the sum."
+    yield abs(found - 0.0051 / 0.6931) < 2e-4, "That is in bits. Nats need the natural logarithm."
+    yield abs(found + 0.0051) < 1e-4, "The sign is wrong: a divergence is never below 0."
+    returned = f"For 0.6, 0.4 and 0.55, 0.45 it returns {found:.3g}; the lesson's sum is 0.005."
+    yield abs(found - 0.0051) > 1e-4, returned
+    order = "The run's probabilities are the weights, so the order of p and q matters."
+    yield abs(kl([0.9, 0.1], [0.6, 0.4]) - 0.2263) > 1e-3, order
+    yield not abs(kl([1.0, 0.0], [0.5, 0.5]) - 0.6931) < 1e-3, "A token with p = 0 adds nothing to the sum."
 
 # %% ../../nbs/solutions/21_export.ipynb #5ab249c6
 _PROGRAMS = {
@@ -31,21 +28,17 @@ _PROGRAMS = {
 }
 
 
-def _is_plan(plan) -> str:
-    "What is wrong with a plan to hand a model over; empty if nothing is."
+def _is_plan(plan):
+    "What is wrong with a plan to hand a model over."
     program, form, kind = (str(plan[key]).strip().lower() for key in ("program", "format", "type"))
-    if form not in ("gguf", "safetensors", "adapter"):
-        return f"The formats are gguf, safetensors and adapter, not {form}."
-    if form not in _PROGRAMS.get(program, (form,)):
-        return f"{plan['program']} cannot open {form}."
-    if form != "gguf" and kind not in ("f32", "f16", "bf16"):
-        return f"{kind} is a type of a GGUF file."
-    if not isinstance(plan["rows"], int) or plan["rows"] < 4:
-        return "A few held-out rows are needed, four or more."
-    if kind not in ("f32", "f16", "bf16") and plan["rows"] < 30:
-        return f"{kind} rounds to 8 bits or fewer: compare the score, on thirty rows or more."
+    yield form not in ("gguf", "safetensors", "adapter"), f"The formats are gguf, safetensors and adapter, not {form}."
+    yield form not in _PROGRAMS.get(program, (form,)), f"{plan['program']} cannot open {form}."
+    yield form != "gguf" and kind not in ("f32", "f16", "bf16"), f"{kind} is a type of a GGUF file."
+    yield not isinstance(plan["rows"], int) or plan["rows"] < 4, "A few held-out rows are needed, four or more."
+    rounded = f"{kind} rounds to 8 bits or fewer: compare the score, on thirty rows or more."
+    yield kind not in ("f32", "f16", "bf16") and plan["rows"] < 30, rounded
     against = str(plan["compared with"]).lower()
-    return "" if "run" in against else "The step before may have the same mistake. With what is the file compared?"
+    yield "run" not in against, "The step before may have the same mistake. With what is the file compared?"
 
 # %% ../../nbs/solutions/21_export.ipynb #d3f98b02
 EXERCISES = {
@@ -76,7 +69,7 @@ EXERCISES = {
         ],
     },
     "21.3": {
-        "holds": _is_divergence,
+        "faults": _is_divergence,
         "hints": [
             "Each token adds p times the logarithm of p divided by q.",
             "math.log is the natural logarithm. Leave out the tokens whose p is 0.",
@@ -84,7 +77,7 @@ EXERCISES = {
         ],
     },
     "21.4": {
-        "holds": _is_plan,
+        "faults": _is_plan,
         "keys": ("program", "format", "type", "rows", "compared with"),
         "hints": [
             "Five keys: program, format, type, rows, compared with.",

@@ -6,48 +6,43 @@
 __all__ = ['EXERCISES']
 
 # %% ../../nbs/solutions/22_capstone.ipynb #4db24f0e
-def _is_sixth_line(line) -> str:
-    "What is wrong with a line of the rubric; empty if nothing is."
+def _is_sixth_line(line):
+    "What is wrong with a line of the rubric."
     bad = [
         "Hello Gordon. Your Bellini Nova does not preheat the cup with hot water. Yours, Priya",
         "Hello Igor. Your Bellini Sera should not press the seal into its groove. Yours, Priya",
         "Hello Hilda. Do not clean the nozzle with the needle. Yours, Priya",
     ]
-    if passed := [reply for reply in bad if line(reply)]:
-        return f"It lets this pass: {passed[0]!r}"
+    for reply in bad:
+        yield line(reply), f"It lets this pass: {reply!r}"
     good = [
         "Hello Marta. I am sorry for the trouble. Please check the switch at the back of your Uno. Yours, Priya",
         "Hello Ada. Your Bellini Duo should not do that. I am sorry. The seal must sit in its groove. Yours, Priya",
         "Hello Boris. Take the needle and clean the nozzle. If that does not help, reply. Yours, Priya",
     ]
-    refused = [reply for reply in good if not line(reply)]
-    return f"It refuses a good reply: {refused[0]!r}" if refused else ""
+    for reply in good:
+        yield not line(reply), f"It refuses a good reply: {reply!r}"
 
 # %% ../../nbs/solutions/22_capstone.ipynb #7ede198e
-def _lower_end(right: int, n: int) -> float:
-    "Of the 95% interval of a share (Wilson, 1927)."
-    share, z = right / n, 1.96
-    middle = share + z**2 / (2 * n)
-    return (middle - z * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5) / (1 + z**2 / n)
+def _is_project(answer):
+    "What is missing in the record of a project."
+    from scipy.stats import binomtest
+
+    rubric, test, right = answer["rubric"], answer["test"], answer["right"]
+    asks = [str(line).strip().endswith("?") for line in rubric]
+    lines = "Write a rubric of three lines or more, each a question that ends with a question mark."
+    yield len(rubric) < 3 or not all(asks), lines
+    yield test < 20, f"{test} test rows tell little; take 20 or more."
+    for name in ("enough", "prompted", "right"):
+        yield not 0 <= answer[name] <= test, "A count lies between 0 and the number of test rows."
+    lower = binomtest(int(right), int(test)).proportion_ci(method="wilson").low
+    yield abs(lower - answer["lower"]) > 0.01, f"The lower end does not belong to {right} of {test}: take interval."
+    fewer = f"{right} is fewer than the {answer['enough']} that you decided on: the project goes on."
+    yield right < answer["enough"], fewer
+    prompt = "The prompt does as well, so a fine-tune is not needed. Write down why you go on, or take another task."
+    yield right <= answer["prompted"], prompt
 
 # %% ../../nbs/solutions/22_capstone.ipynb #a18a8cd8
-def _is_project(answer) -> str:
-    "What is missing in the record of a project; empty if nothing is."
-    if len(answer["rubric"]) < 3 or not all(str(line).strip().endswith("?") for line in answer["rubric"]):
-        return "Write a rubric of three lines or more, each a question that ends with a question mark."
-    if answer["test"] < 20:
-        return f"{answer['test']} test rows tell little; take 20 or more."
-    if not all(0 <= answer[name] <= answer["test"] for name in ("enough", "prompted", "right")):
-        return "A count lies between 0 and the number of test rows."
-    if abs(_lower_end(answer["right"], answer["test"]) - answer["lower"]) > 0.01:
-        return f"The lower end does not belong to {answer['right']} of {answer['test']}: take interval."
-    if answer["right"] < answer["enough"]:
-        return f"{answer['right']} is fewer than the {answer['enough']} that you decided on: the project goes on."
-    if answer["right"] <= answer["prompted"]:
-        return "The prompt does as well, so a fine-tune is not needed. Write down why you go on, or take another task."
-    return ""
-
-# %% ../../nbs/solutions/22_capstone.ipynb #cad12b18
 EXERCISES = {
     "22.1": {
         "answer": {"B", "C"},
@@ -69,7 +64,7 @@ EXERCISES = {
         ],
     },
     "22.3": {
-        "holds": _is_sixth_line,
+        "faults": _is_sixth_line,
         "hints": [
             "Look for the word before the step: 'not' followed by one of the words of steps.",
             '"should not do that" is fine, so "not" alone is no sign.',
@@ -77,7 +72,7 @@ EXERCISES = {
         ],
     },
     "22.4": {
-        "holds": _is_project,
+        "faults": _is_project,
         "keys": ("rubric", "train", "test", "enough", "prompted", "right", "lower"),
         "hints": [
             "Begin with the rubric: three lines or more, each a question.",

@@ -9,6 +9,7 @@ __all__ = ['is_same', 'Reply', 'compare_guess', 'check']
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha1
 from importlib import import_module
@@ -24,35 +25,29 @@ def _comparable(answer: Any) -> Any:
     code = getattr(answer, "__code__", answer)  # two functions that do the same are one answer
     if hasattr(code, "co_code"):
         return _comparable([code.co_code.hex(), code.co_names, code.co_consts])
-    if isinstance(answer, dict):
-        return {str(key).strip().lower(): _comparable(value) for key, value in answer.items()}
-    if isinstance(answer, (list, tuple)):
-        return [*map(_comparable, answer)]
-    if isinstance(answer, (set, frozenset)):
-        return sorted(map(_comparable, answer), key=json.dumps)
-    if isinstance(answer, float) and answer.is_integer():
-        return int(answer)
-    if isinstance(answer, (bool, int, float)):
-        return answer
+    match answer:
+        case dict():
+            return {str(key).strip().lower(): _comparable(value) for key, value in answer.items()}
+        case list() | tuple():
+            return [*map(_comparable, answer)]
+        case set() | frozenset():
+            return sorted(map(_comparable, answer), key=json.dumps)
+        case float() if answer.is_integer():
+            return int(answer)
+        case int() | float():
+            return answer
     return str(answer).strip().lower()
 
 # %% ../../nbs/package/exercises/replies.ipynb #d6557f16
-def _as_number(text: str) -> Any:
-    "The number of a text such as 2,442,240; the text where it is none."
-    try:
-        return float(text.replace(",", ""))
-    except ValueError:
-        return text
-
-
 def _equal(given: Any, wanted: Any, within: float) -> bool:
     "Whether two comparable answers are the same, numbers within a share of the wanted one."
     match wanted, given:
         case (bool(), _) | (_, bool()):
             return given is wanted
         case int() | float(), str():
-            number = _as_number(given)
-            return not isinstance(number, str) and _equal(number, wanted, within)
+            with suppress(ValueError):  # a text such as 2,442,240
+                return _equal(float(given.replace(",", "")), wanted, within)
+            return False
         case int() | float(), int() | float():
             return given == wanted or abs(given - wanted) <= within * abs(wanted)
         case list(), list():
@@ -88,25 +83,23 @@ class Reply:
     def __repr__(self) -> str:
         return self.text
 
-    def _repr_markdown_(self) -> str:
-        return self.text
+    _repr_markdown_ = __repr__
 
 # %% ../../nbs/package/exercises/replies.ipynb #115a3ecc
 def _shown(value: Any) -> str:
     "A result as a reader wants it: 33,792, and three digits of a fraction."
     if hasattr(value, "tolist"):
         value = value.tolist()
-    if isinstance(value, bool) or not isinstance(value, (int, float, set, frozenset, list, tuple)):
-        return str(value).strip()
-    if isinstance(value, (set, frozenset)):
-        return ", ".join(sorted(map(_shown, value)))
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(_shown, value))
-    if isinstance(value, int):
-        return f"{value:,}"
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
+    match value:
+        case set() | frozenset():
+            return ", ".join(sorted(map(_shown, value)))
+        case list() | tuple():
+            return ", ".join(map(_shown, value))
+        case float():
+            return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+        case int() if not isinstance(value, bool):
+            return f"{value:,}"
+    return str(value).strip()
 
 # %% ../../nbs/package/exercises/replies.ipynb #66a79da2
 def compare_guess(
@@ -170,9 +163,9 @@ def _mistake(exercise: dict, answer: Any) -> str | None:
     "None for a right answer, else what is wrong with it, which may be unknown."
     if lacking := [key for key in exercise.get("keys", ()) if not isinstance(answer, dict) or key not in answer]:
         return f"Your dict has no {', '.join(lacking)}."
-    if "holds" in exercise:
+    if "faults" in exercise:
         try:
-            return exercise["holds"](answer) or None
+            return next((sentence for is_there, sentence in exercise["faults"](answer) if is_there), None)
         except Exception as error:  # of the reader's code: the best hint
             return f"It stops with {type(error).__name__}: {error}."
     within = exercise.get("within", 1e-9)

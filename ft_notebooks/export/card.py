@@ -20,7 +20,7 @@ from tokenizers import normalizers
 
 from ..checkpointing.run_manifest import went_without
 from ..core.fingerprints import short_hash
-from ..evaluation.score_plots import format_number
+from ..evaluation.score_plots import format_number, score_text
 from .run_origin import base_origin, run_stages
 from ..tokenization.padding import load_tokenizer
 from ..tokenization.template_checks import template_additions
@@ -85,19 +85,7 @@ def _training_table(stages: list[dict]) -> str:
     rows = [[name, *(column.get(name, "–") for column in columns)] for name in names]
     return _table(["", *map(itemgetter("stage"), stages)], rows)
 
-
-def _continues_a_lost_run(first: dict) -> bool:
-    "Whether the first stage began from a folder that is gone, and not from the base of its adapter."
-    began = first["run"].get("model.name", "")
-    return Path(began).is_absolute() and began != first["adapter_config"].get("base_model_name_or_path", began)
-
 # %% ../../nbs/package/export/card.ipynb #f6a6db50
-def _score(score: dict | None) -> str:
-    if not score:
-        return "–"
-    return f"{format_number(score['value'])} [{format_number(score['low'])}, {format_number(score['high'])}]"
-
-
 def _score_table(found: dict[str, dict]) -> str:
     "Of the content of report.json: a row for each score, a column for each stage."
     stages = list(found)
@@ -106,7 +94,7 @@ def _score_table(found: dict[str, dict]) -> str:
         scores = [of_stage.get(name, {}) for of_stage in found.values()]
         counts = dict.fromkeys(str(score["n"]) for score in scores if score)
         p = scores[-1].get("against", {}).get(stages[0], {}).get("p")
-        rows.append([name, " / ".join(counts), *map(_score, scores), "–" if p is None else f"{p:.2g}"])
+        rows.append([name, " / ".join(counts), *map(score_text, scores), "–" if p is None else f"{p:.2g}"])
     return _table(["score", "n", *stages, f"p, {stages[-1]} against {stages[0]}"], rows)
 
 # %% ../../nbs/package/export/card.ipynb #4f06979c
@@ -141,20 +129,6 @@ def _check(report: dict, license: str | None) -> None:
 
 _LIBRARIES = {"gguf": "gguf", "safetensors": "transformers", "adapter": "peft"}
 _RELATIONS = {"adapter": "adapter"}  # else "finetune": the hub would take a GGUF file for a quantized base
-
-# %% ../../nbs/package/export/card.ipynb #956cf844
-def _metadata(base: str | None, stages: list[dict], report: dict, license: str | None) -> ModelCardData:
-    tags = [record["stage"].lower() for record in stages]
-    tags += ["lora"] if "adapter.r" in stages[-1]["manifest"]["run"] else []
-    tags += ["gguf", report["type"]] if report["to"] == "gguf" else []
-    return ModelCardData(
-        base_model=base,
-        base_model_relation=_RELATIONS.get(report["to"], "finetune") if base else None,
-        library_name=_LIBRARIES[report["to"]],
-        license=license,
-        pipeline_tag="text-generation",
-        tags=list(dict.fromkeys(tags)),
-    )
 
 # %% ../../nbs/package/export/card.ipynb #1ab4e906
 def _chat_facts(folder: str | Path, system: str | None) -> dict:  # of the tokenizer and of a question
@@ -210,7 +184,14 @@ def vllm_refusal(
 def _card_values(run: str | Path, stages: list[dict], revision: str, report: dict) -> dict:
     first = stages[0]
     last = stages[-1]
-    functions = {"block": _block, "cell": _cell, "score": _score, "number": format_number, "score_table": _score_table}
+    began = first["run"].get("model.name", "")
+    functions = {
+        "block": _block,
+        "cell": _cell,
+        "score": score_text,
+        "number": format_number,
+        "score_table": _score_table,
+    }
     return {
         **functions,
         **_chat_facts(run, last["metrics"].get("system")),
@@ -225,7 +206,9 @@ def _card_values(run: str | Path, stages: list[dict], revision: str, report: dic
         "held_out": str(last["run"].get("data.held_out")).partition(",")[0],
         "allowed": list(map(_without_paths, report["allowed"])),
         "training_table": _training_table(stages),
-        "continued": _continues_a_lost_run(first),
+        # from a folder that is gone, and not from the base of its adapter
+        "continued": Path(began).is_absolute()
+        and began != first["adapter_config"].get("base_model_name_or_path", began),
         "notes": [f"{record['stage']}: {note}." for record in stages for note in went_without(record["folder"])],
         "versions": _versions(stages, report),
     }
@@ -250,7 +233,17 @@ def model_card(
     title = f"{short}, fine-tuned with {' and '.join(map(itemgetter('stage'), stages))}"
     values = _card_values(run, stages, revision, report)
     template = (files("ft_notebooks.export") / "templates/model_card.md.jinja").read_text(encoding="utf-8")
-    metadata = _metadata(base, stages, report, license)
+    tags = [record["stage"].lower() for record in stages]
+    tags += ["lora"] if "adapter.r" in stages[-1]["manifest"]["run"] else []
+    tags += ["gguf", report["type"]] if report["to"] == "gguf" else []
+    metadata = ModelCardData(
+        base_model=base,
+        base_model_relation=_RELATIONS.get(report["to"], "finetune") if base else None,
+        library_name=_LIBRARIES[report["to"]],
+        license=license,
+        pipeline_tag="text-generation",
+        tags=list(dict.fromkeys(tags)),
+    )
     card = ModelCard.from_template(metadata, template_str=template, title=title, **values)
     card.text = _without_folders(card.text, stages)
     return card

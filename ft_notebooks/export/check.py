@@ -24,7 +24,7 @@ from ..evaluation.metrics import find_scorers
 from ..evaluation.runner import Evaluation, evaluate, interval
 from ..evaluation.statistics import compare
 from .gguf_writer import ARCHITECTURES, TYPES, gguf_tensors
-from ..inference.llama_cpp import LlamaServer, llama_server
+from ..inference.llama_cpp import llama_server
 from .parity import PROSE, Parity, answer_parity, beyond_limits, text_parity
 from .token_suite import token_findings, token_strings
 from ..inference.generation import encode_prompts, turn_end
@@ -130,15 +130,6 @@ def file_findings(
     findings += _tokenizer_findings(config, load_tokenizer(folder), fields)
     return findings
 
-# %% ../../nbs/package/export/check.ipynb #74c85d65
-def _template_findings(tok, server: LlamaServer, chats: list[list[dict]]) -> list[str]:
-    "The first chat that llama.cpp renders in another way than the tokenizer."
-    for chat in chats:
-        asked = chat[:-1]
-        if server.rendered(asked) != tok.apply_chat_template(asked, tokenize=False, add_generation_prompt=True):
-            return [f"template: llama.cpp renders a chat differently, one that ends with {asked[-1]['content']!r:.60}"]
-    return []
-
 # %% ../../nbs/package/export/check.ipynb #5148d3e9
 _STREAMS = 8  # rows that llama.cpp answers at the same time
 
@@ -181,7 +172,11 @@ def _run_in_llama_cpp(model, tok, file, chats, strings, *, max_new_tokens: int) 
     context = max(len(prose), *map(len, prompts)) + max_new_tokens
     with llama_server(file, context, exact=True) as server:
         findings = token_findings(strings, lambda text: tok(text, add_special_tokens=False).input_ids, server.token_ids)
-        findings += _template_findings(tok, server, chats)
+        for *asked, _ in chats:
+            if server.rendered(asked) != tok.apply_chat_template(asked, tokenize=False, add_generation_prompt=True):
+                last = asked[-1]["content"]
+                findings.append(f"template: llama.cpp renders a chat differently, one that ends with {last!r:.60}")
+                break
         answers = answer_parity(model, server, prompts, max_new_tokens)
         return {"rows": answers, "prose": text_parity(model, server, prose)}, findings
 

@@ -105,22 +105,14 @@ def _encoded(name: str, weight: np.ndarray, type: str) -> tuple[np.ndarray, gguf
         raise ValueError(f"{name} is not finite in {raw.name}: its largest weight is {most:.3g}; choose bf16 or f32")
     return data, raw
 
-
-def _weight_shapes(config: PreTrainedConfig) -> dict[str, torch.Size]:
-    "The names and shapes of the model's tensors in its safetensors files: a tied head is not stored."
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
-    return {name: tensor.shape for name, tensor in model.state_dict().items() if name not in tied}
-
 # %% ../../nbs/package/export/gguf_writer.ipynb #b66cb349
-def _checked(file: Path, key: str, tensor: torch.Tensor, shapes: dict[str, torch.Size]) -> np.ndarray:
-    if key not in shapes:
+def _checked(file: Path, key: str, tensor: torch.Tensor, weights: dict[str, torch.Tensor]) -> np.ndarray:
+    if key not in weights:
         save = "save the model again with save_pretrained, which leaves it out"
         cure = "set tie_word_embeddings to false there" if key == "lm_head.weight" else save
         raise ValueError(f"{file} holds {key}, which the model in config.json does not have; {cure}")
-    if tensor.shape != shapes[key]:
-        found, expected = (" x ".join(map(str, shape)) for shape in (tensor.shape, shapes[key]))
+    if tensor.shape != weights[key].shape:
+        found, expected = (" x ".join(map(str, one.shape)) for one in (tensor, weights[key]))
         raise ValueError(
             f"{file} holds {key} with {found} numbers, and config.json says {expected}; correct config.json"
         )
@@ -138,13 +130,16 @@ def gguf_tensors(
     """
     config = AutoConfig.from_pretrained(folder)
     names = gguf.get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
-    shapes = _weight_shapes(config)
-    missing = set(shapes)
+    with torch.device("meta"):
+        weights = AutoModelForCausalLM.from_config(config).state_dict()
+    if config.tie_word_embeddings:
+        del weights["lm_head.weight"]  # which is not stored
+    missing = set(weights)
     for file in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(file, "pt") as opened:
             for key in sorted(opened.keys()):
                 missing.discard(key)
-                weight = llama_cpp_order(config, key, _checked(file, key, opened.get_tensor(key), shapes))
+                weight = llama_cpp_order(config, key, _checked(file, key, opened.get_tensor(key), weights))
                 name = names.get_name(key, try_suffixes=(".weight", ".bias"))
                 yield str(name), *_encoded(key, weight, type)
     if missing:
@@ -174,20 +169,15 @@ def _add_config(writer: gguf.GGUFWriter, config: PreTrainedConfig, type: str) ->
         getattr(writer, f"add_{name}")(value)
 
 # %% ../../nbs/package/export/gguf_writer.ipynb #a39047dc
-def _token_types(tok: PreTrainedTokenizerBase, rows: int) -> tuple[list[str], list[gguf.TokenType]]:
-    "A name and a type for each row of the embedding, unused for a row without a token; `ValueError` for too few rows."
-    names = {i: token for token, i in tok.get_vocab().items()}
-    if max(names) >= rows:
-        raise ValueError(f"the tokenizer has the id {max(names)}, and the model {rows} rows; resize the embedding")
-    types = [gguf.TokenType.NORMAL if i in names else gguf.TokenType.UNUSED for i in range(rows)]
-    for i, token in tok.added_tokens_decoder.items():
-        types[i] = gguf.TokenType.CONTROL if token.special else gguf.TokenType.USER_DEFINED
-    return [names.get(i, f"[PAD{i}]") for i in range(rows)], types
-
-# %% ../../nbs/package/export/gguf_writer.ipynb #fdf0e333
 def _add_tokenizer(writer: gguf.GGUFWriter, tok: PreTrainedTokenizerBase, rows: int) -> None:
     merges = json.loads(tok.backend_tokenizer.to_str())["model"]["merges"]
-    names, types = _token_types(tok, rows)
+    known = {i: token for token, i in tok.get_vocab().items()}
+    if max(known) >= rows:
+        raise ValueError(f"the tokenizer has the id {max(known)}, and the model {rows} rows; resize the embedding")
+    names = [known.get(i, f"[PAD{i}]") for i in range(rows)]
+    types = [gguf.TokenType.NORMAL if i in known else gguf.TokenType.UNUSED for i in range(rows)]
+    for i, token in tok.added_tokens_decoder.items():
+        types[i] = gguf.TokenType.CONTROL if token.special else gguf.TokenType.USER_DEFINED
     writer.add_tokenizer_model("gpt2")  # GGUF's name for byte-level BPE
     writer.add_tokenizer_pre(pre_tokenizer_name(tok))
     writer.add_token_list(names)

@@ -70,19 +70,6 @@ def _lora_tensors(run: Path, file: Path, config: PreTrainedConfig) -> Iterator[t
             yield f"{name}.lora_{part.lower()}", np.ascontiguousarray(data)
 
 # %% ../../nbs/package/export/lora_gguf.ipynb #7dee4902
-def _write(file: Path, family: str, alpha: float, tensors: Iterator[tuple[str, np.ndarray]]) -> None:
-    writer = gguf.GGUFWriter(file, family)
-    writer.add_type(gguf.GGUFType.ADAPTER)
-    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(alpha))
-    for name, data in tensors:
-        writer.add_tensor(name, data)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-# %% ../../nbs/package/export/lora_gguf.ipynb #45eb474f
 def write_lora_gguf(
     run: str | Path,  # A run's folder, or another folder with an adapter
     file: str | Path,  # The GGUF adapter to write
@@ -101,5 +88,13 @@ def write_lora_gguf(
     check_family(adapter.base_model_name_or_path, config)
     check_base(run)
     with text_names(run) as place, atomic_path(file) as part:
-        tensors = _lora_tensors(run, place / "adapter_model.safetensors", config)
-        _write(part, config.model_type, adapter.lora_alpha, tensors)
+        writer = gguf.GGUFWriter(part, config.model_type)
+        writer.add_type(gguf.GGUFType.ADAPTER)
+        writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(adapter.lora_alpha))
+        for name, data in _lora_tensors(run, place / "adapter_model.safetensors", config):
+            writer.add_tensor(name, data)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()

@@ -172,24 +172,20 @@ def _labels(chain: _Chain) -> str:
     return f"{share:.0%} of {account['tokens']:,} tokens, each answer with its end {chain.tok.decode([end])!r}"
 
 # %% ../../nbs/package/export/run_check.ipynb #410cfa89
-def _trained_weights(chain: _Chain) -> tuple[list[str], int]:
-    base = chain.known.get("model.name")
-    if base is None:
-        raise _Unknown("the run has no record of the model that it began with")
-    before = dict(load_model(base, 32).named_parameters())
-    after = {name: p for name, p in load_model(chain.folder, 32).named_parameters() if p.ndim > 1}
-    return [name for name, p in after.items() if name in before and p.equal(before[name])], len(after)
-
-
 def _trained(chain: _Chain) -> str:
     if chain.adapter:
         if not isinstance(chain.adapter, LoraConfig):
             raise _Unknown(f"the adapter is of another kind than LoRA: {chain.adapter.peft_type.value}")
         return str(check_adapter(chain.folder))
-    same, count = _trained_weights(chain)
+    base = chain.known.get("model.name")
+    if base is None:
+        raise _Unknown("the run has no record of the model that it began with")
+    before = dict(load_model(base, 32).named_parameters())
+    after = {name: p for name, p in load_model(chain.folder, 32).named_parameters() if p.ndim > 1}
+    same = [name for name in after.keys() & before.keys() if after[name].equal(before[name])]
     if same:
-        raise ValueError(f"{len(same)} of {count} matrices have not changed in training, the first is {same[0]}")
-    return f"all {count} matrices of the model have changed"
+        raise ValueError(f"{len(same)} of {len(after)} matrices have not changed in training, such as {min(same)}")
+    return f"all {len(after)} matrices of the model have changed"
 
 # %% ../../nbs/package/export/run_check.ipynb #3419f567
 def _saved(chain: _Chain) -> str:

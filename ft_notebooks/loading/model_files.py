@@ -31,6 +31,7 @@ from transformers import (
 from transformers.utils import find_adapter_config_file
 
 from ..core.arguments import ArgumentError
+from ..core.errors import few_names
 from ..core.files import check_plain_files, read_record
 from ..core.hub_access import hub_explained, hub_file
 
@@ -67,24 +68,21 @@ def tensor_shapes(
         if start.read(34) == b"version https://git-lfs.github.com":
             raise ValueError(f"{file} is a Git LFS pointer, not the file itself; run `git lfs pull` in {file.parent}")
     shapes: dict[str, list[int]] = {}
-    types: dict[str, str] = {}
     try:
         with safe_open(file, "pt") as opened:  # which compares the header with the file's length
             for name in opened.keys():
                 tensor = opened.get_slice(name)
                 shapes[name] = tensor.get_shape()
-                types[name] = tensor.get_dtype()
+                is_weight = name.endswith((".weight", "_proj"))  # and not a mask or a table of positions
+                if is_weight and tensor.get_dtype() not in ("F64", "F32", "F16", "BF16"):
+                    raise ValueError(
+                        f"{file}: {name} holds numbers of the type {tensor.get_dtype()}, and no weights in 16 or 32 "
+                        "bits; take the original model, and load_model(bits=4) or bits=8 quantizes it"
+                    )
     except SafetensorError as e:
         raise ValueError(
             f"{file}, of {file.stat().st_size:,} bytes, is cut short or damaged ({e}); copy it again"
         ) from e
-    for name, kind in types.items():
-        is_weight = name.endswith((".weight", "_proj"))  # and not a mask or a table of positions
-        if is_weight and kind not in ("F64", "F32", "F16", "BF16"):
-            raise ValueError(
-                f"{file}: {name} holds numbers of the type {kind}, and no weights in 16 or 32 bits; take the original "
-                "model, and load_model(bits=4) or bits=8 quantizes it"
-            )
     return shapes
 
 # %% ../../nbs/package/loading/model_files.ipynb #4332b682
@@ -307,10 +305,6 @@ _REDUNDANT = re.compile(  # buffers, which are computed and were saved by older 
     r"inv_freq|masked_bias|\.attn\.bias$|position_ids|lm_head\.weight$"
 )
 
-
-def _few(names: list[str]) -> str:
-    return f"{len(names)} ({', '.join([*names[:3], '...'][: len(names)])})"
-
 # %% ../../nbs/package/loading/model_files.ipynb #e3e725fb
 def check_weights(
     name: str | Path,  # Returned by `check_checkpoint`
@@ -328,7 +322,7 @@ def check_weights(
     if wrong:
         raise ValueError(
             f"{name}: weights that config.json describes are missing in the files, or have another shape there, and "
-            f"would be random: {_few(wrong)}; check that config.json belongs to this model"
+            f"would be random: {len(wrong)} ({few_names(wrong)}); check that config.json belongs to this model"
         )
     parts = dict(model.named_children())  # a head for another purpose is not one of them
     unused = [key for key in sorted(info["unexpected_keys"]) if key.partition(".")[0] in parts]
@@ -336,8 +330,8 @@ def check_weights(
     if unused:
         raise ValueError(
             f"{name}: the files hold weights that config.json does not describe, which would stay unused: "
-            f"{_few(unused)}; use the config.json that came with the weights (a smaller num_hidden_layers leaves out "
-            "layers)"
+            f"{len(unused)} ({few_names(unused)}); use the config.json that came with the weights (a smaller "
+            "num_hidden_layers leaves out layers)"
         )
 
 # %% ../../nbs/package/loading/model_files.ipynb #47bc9f19
@@ -357,7 +351,8 @@ def check_finite(
     damaged = [name for name, weight in model.named_parameters() if not weight.is_meta and not _is_finite(weight)]
     if damaged:
         raise ValueError(
-            f"weights that are NaN or infinite: {_few(damaged)}; copy the model again, or take a different one"
+            f"weights that are NaN or infinite: {len(damaged)} ({few_names(damaged)}); copy the model again, or take a "
+            "different one"
         )
 
 # %% ../../nbs/package/loading/model_files.ipynb #04d29987

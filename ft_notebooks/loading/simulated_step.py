@@ -102,12 +102,6 @@ def _periods(model) -> tuple[int, int, int]:
     return len(kinds), len(kinds), 0
 
 # %% ../../nbs/package/loading/simulated_step.ipynb #52d9ca3a
-def _adapted(model, adapter: PeftConfig):
-    "PEFT's model on the device `meta`, with its adapter in float32 as in `sft_trainer`."
-    with torch.device("meta"):
-        return get_peft_model(model, copy.deepcopy(adapter))  # a copy, because PEFT writes module names into it
-
-
 def _allocate(model) -> None:
     "Gives a model on `meta` fake memory; bitsandbytes itself makes the four-bit weights."
     quantized = [m for m in model.modules() if isinstance(m, bnb.nn.Linear4bit)]
@@ -187,7 +181,10 @@ def _size(tensors) -> int:
 def _step(model, adapter, *, batch, length, checkpointing, dtype, device, labelled, whole_logits) -> Counter:
     "Simulates a training step: the bytes of each part, and the maximum of each phase."
     plain = _size(model.parameters())
-    model = (_adapted(model, adapter) if adapter else model).train()
+    if adapter:
+        with torch.device("meta"):  # where the adapter is in float32, as in `sft_trainer`
+            model = get_peft_model(model, copy.deepcopy(adapter))  # PEFT writes module names into the copy
+    model.train()
     sizes = Counter(adapter=_size(model.parameters()) - plain)
     with _no_memory(device):
         _allocate(model)

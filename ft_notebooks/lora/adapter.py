@@ -192,7 +192,7 @@ def merge_adapter(
         if not any(layer.merged for layer in adapted_layers(model).values()):
             warnings.filterwarnings("ignore", "All adapters are already merged")  # by `merge_layers`
         try:
-            merge_layers(model)
+            merge_layers(adapted_layers(model).items(), model.active_adapters[0])
             merged = model.merge_and_unload(safe_merge=True)
         except (NotImplementedError, RuntimeError) as e:
             raise ValueError(f"this adapter cannot be merged: {e}") from e

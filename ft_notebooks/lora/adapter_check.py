@@ -10,21 +10,13 @@ import copy
 from pathlib import Path
 
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
 
+from ..core.errors import few_names
 from .adapter import load_adapter
-from .tensor_check import AdapterCounts, adapted_layers, is_trained, merge_layer
+from .tensor_check import AdapterCounts, adapted_layers, is_trained, merge_layers
 
 # %% ../../nbs/package/lora/adapter_check.ipynb #cb0e7dee
-def _named(paths: list[str]) -> str:
-    return ", ".join([*paths[:3], "..."][: len(paths)])
-
-
-def _is_quantised(layer: LoraLayer) -> bool:
-    return not all(p.is_floating_point() for p in layer.get_base_layer().parameters())
-
-# %% ../../nbs/package/lora/adapter_check.ipynb #300d8de7
 def check_adapter(
     model_or_run: PeftModel | str | Path,  # With a trained LoRA adapter, not changed; or a folder with one
 ) -> AdapterCounts:  # Its text says how many targets a merge changes, of a quantized base how many were trained
@@ -43,18 +35,16 @@ def check_adapter(
     adapter = model.active_adapters[0]
     state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
     if damaged := sorted(name for name, tensor in state.items() if not tensor.isfinite().all()):
-        raise ValueError(f"{len(damaged)} of {len(state)} tensors are NaN or infinite: {_named(damaged)}")
+        raise ValueError(f"{len(damaged)} of {len(state)} tensors are NaN or infinite: {few_names(damaged)}")
     if still := [path for path, layer in layers.items() if not is_trained(layer, adapter)]:
         raise ValueError(
-            f"{len(still)} of {len(layers)} targets have not been trained, their B is zero: {_named(still)}; leave "
+            f"{len(still)} of {len(layers)} targets have not been trained, their B is zero: {few_names(still)}; leave "
             "them out of target_modules, or find out why they had no gradient"
         )
-    plain = {path: layer for path, layer in layers.items() if not _is_quantised(layer)}
-    changed, lost = 0, []
-    for path, layer in plain.items():
-        has_changed, experts = merge_layer(copy.deepcopy(layer), adapter)
-        changed += has_changed
-        lost += [path] if experts else []
-    if lost:
-        raise ValueError(f"a merge leaves {len(lost)} of {len(layers)} targets as they were: {_named(lost)}")
+    plain = []  # layers whose base is not quantized
+    for path, layer in layers.items():
+        if all(p.is_floating_point() for p in layer.get_base_layer().parameters()):
+            plain.append((path, layer))
+    copies = ((path, copy.deepcopy(layer)) for path, layer in plain)  # one at a time
+    changed = merge_layers(copies, adapter)
     return AdapterCounts(len(layers), len(layers), changed if len(plain) == len(layers) else None)

@@ -7,6 +7,7 @@ __all__ = ['served_name', 'unserved_names', 'write_published', 'text_names']
 
 # %% ../../nbs/package/lora/published_names.ipynb #f37b35ec
 import copy
+import functools
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from ..core.errors import typed
 from ..core.files import atomic_path
 from ..loading.model_files import check_checkpoint, read_config, stored_config
-from ..loading.text_part import Wrapper, find_wrapper
+from ..loading.text_part import Wrapper, find_wrapper, renamed
 from .adapter_folder import check_adapter_folder, without_pattern_warning
 from .default_targets import name_as_parameters
 from .tensor_check import adapted_layers
@@ -41,10 +42,7 @@ def served_name(
 ) -> str:
     "The name of the module that vLLM looks for, as `vllm.lora.utils.parse_fine_tuned_lora_name` makes it."
     module = f"{name.removeprefix(_PEFT).partition('.lora_')[0].replace('.base_layer', '')}."
-    for here, there in _VLLM.items() if is_wrapper else ():
-        if module.startswith(here):
-            return f"{there}{module.removeprefix(here)}"[:-1]
-    return module[:-1]
+    return renamed(module, _VLLM if is_wrapper else {})[:-1]
 
 
 def _wrapper_of(adapter: PeftConfig) -> Wrapper | None:
@@ -86,39 +84,40 @@ def _renamed_config(
         layers = adapted_layers(get_peft_model(source, copy.deepcopy(adapter), low_cpu_mem_usage=True))
     as_parameters = [path for path, layer in layers.items() if isinstance(layer, ParamWrapper)]
     modules = [rename(path.removesuffix(".weight")) for path in layers if path not in as_parameters]
-    renamed = copy.deepcopy(adapter)
-    renamed.layers_to_transform = renamed.layers_pattern = renamed.exclude_modules = None
-    renamed.rank_pattern = {}
-    renamed.alpha_pattern = {}
+    config = copy.deepcopy(adapter)
+    config.layers_to_transform = config.layers_pattern = config.exclude_modules = None
+    config.rank_pattern = {}
+    config.alpha_pattern = {}
     for path, layer in layers.items():
         name = rename(path).removesuffix(".weight")
         if layer.r["default"] != adapter.r:
-            renamed.rank_pattern[name] = layer.r["default"]
+            config.rank_pattern[name] = layer.r["default"]
         if layer.lora_alpha["default"] != adapter.lora_alpha:
-            renamed.alpha_pattern[name] = layer.lora_alpha["default"]
-    renamed.target_parameters = [*map(rename, as_parameters)] or None
-    renamed.target_modules = modules
-    lost = name_as_parameters(target, renamed, modules)
-    renamed.target_modules = sorted({*modules} - {*lost})
-    return renamed
+            config.alpha_pattern[name] = layer.lora_alpha["default"]
+    config.target_parameters = [*map(rename, as_parameters)] or None
+    config.target_modules = modules
+    lost = name_as_parameters(target, config, modules)
+    config.target_modules = sorted({*modules} - {*lost})
+    return config
 
 # %% ../../nbs/package/lora/published_names.ipynb #325883dc
-def _rename(folder: Path, part: Path, source: PreTrainedModel, target: PreTrainedModel, rename: Callable) -> None:
+def _rename(folder: Path, part: Path, source: PreTrainedModel, target: PreTrainedModel, names: dict[str, str]) -> None:
     "Writes an adapter of `source` to `part`, with the names of `target`; `ValueError` if PEFT would not make it there."
     adapter = PeftConfig.from_pretrained(str(folder))
+    rename = functools.partial(renamed, beginnings=names)
     if not isinstance(adapter, LoraConfig):
         raise ValueError(f"{folder} is a {adapter.peft_type.value} adapter; only LoRA can be renamed: merge it instead")
-    renamed = _renamed_config(adapter, source, target, rename)
+    config = _renamed_config(adapter, source, target, rename)
     tensors = load_file(folder / "adapter_model.safetensors")
     tensors = {_PEFT + rename(name.removeprefix(_PEFT)): tensor for name, tensor in tensors.items()}
     with torch.device("meta"), without_pattern_warning():
-        model = get_peft_model(target, copy.deepcopy(renamed), low_cpu_mem_usage=True)
+        model = get_peft_model(target, copy.deepcopy(config), low_cpu_mem_usage=True)
     wanted = {name: p.shape for name, p in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
     same = {name for name in wanted.keys() & tensors.keys() if wanted[name] == tensors[name].shape}
     if other := sorted({*wanted, *tensors} - same):
         fit = f"{len(same)} of {len(tensors)} tensors of {folder} fit {type(target).__name__}"
         raise ValueError(f"{fit}: {other[0]} does not; merge it instead: ft merge {typed(folder)}")
-    renamed.save_pretrained(str(part))
+    config.save_pretrained(str(part))
     save_file(tensors, part / "adapter_model.safetensors", {"format": "pt"})
 
 # %% ../../nbs/package/lora/published_names.ipynb #e89789b8
@@ -142,7 +141,7 @@ def write_published(
                 shutil.copyfile(folder / name, part / name)
             return
         classes = _published(adapter, None), _published(adapter, wrapper)
-        _rename(folder, part, *classes, wrapper.published_name)
+        _rename(folder, part, *classes, wrapper.published)
 
 # %% ../../nbs/package/lora/published_names.ipynb #a4ab99f2
 @contextmanager
@@ -166,10 +165,6 @@ def text_names(
             f"{len(others)} of {len(names)} tensors of {folder} belong to parts of {wrapper.architecture} that "
             f"load_model leaves out, such as {others[0]}; load it with peft on that class"
         )
-
-    def rename(name: str) -> str:
-        return next((here + name.removeprefix(there) for there, here in back.items() if name.startswith(there)), name)
-
     with tempfile.TemporaryDirectory() as place:
-        _rename(folder, Path(place), _published(adapter, wrapper), _published(adapter, None), rename)
+        _rename(folder, Path(place), _published(adapter, wrapper), _published(adapter, None), back)
         yield Path(place)

@@ -60,12 +60,6 @@ def _check_layers(model: torch.nn.Module, chosen: int | list[int]) -> None:
             has = f"the layers {min(layers)} to {max(layers)}" if layers else "no numbered layers"
             raise ValueError(f"layers_to_transform: the model has {has}, and no layer {number}")
 
-
-def _check_token_ids(model: torch.nn.Module, ids: object) -> None:
-    size = len(model.get_input_embeddings().weight)
-    if not isinstance(ids, list) or {*map(type, ids)} != {int} or not 0 <= min(ids) <= max(ids) < size:
-        raise ValueError(f"trainable_token_indices takes a list of token ids, 0 to {size - 1}, got {ids!r}")
-
 # %% ../../nbs/package/lora/targets.ipynb #d526938d
 _KNOWN = [field.name for field in dataclass_fields(LoraConfig)]
 
@@ -86,8 +80,10 @@ def check_fields(
     if (chosen := fields.get("layers_to_transform")) is not None:
         _check_layers(model, chosen)
     if (rows := fields.get("trainable_token_indices")) is not None:
+        size = len(model.get_input_embeddings().weight)
         for ids in rows.values() if isinstance(rows, dict) else [rows]:
-            _check_token_ids(model, ids)
+            if not isinstance(ids, list) or {*map(type, ids)} != {int} or not 0 <= min(ids) <= max(ids) < size:
+                raise ValueError(f"trainable_token_indices takes a list of token ids, 0 to {size - 1}, got {ids!r}")
 
 # %% ../../nbs/package/lora/targets.ipynb #3061eef7
 def token_rows(

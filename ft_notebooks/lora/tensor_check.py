@@ -6,6 +6,7 @@
 __all__ = ['check_loaded', 'AdapterCounts', 'adapted_layers', 'is_trained', 'merge_layer', 'merge_layers']
 
 # %% ../../nbs/package/lora/tensor_check.ipynb #8e0cc1ef
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,20 +98,22 @@ def merge_layer(
 
 
 def merge_layers(
-    model: PeftModel,  # Merged in place, on a base in 16 or 32 bits
-) -> AdapterCounts:
-    "Merges the active adapter layer by layer; `ValueError` if a weight, or one of its experts, keeps its values."
-    adapter, changed, lost = model.active_adapters[0], 0, {}
-    layers = adapted_layers(model)
-    for path, layer in layers.items():
-        has_changed, n = merge_layer(layer, adapter)
+    layers: Iterable[tuple[str, LoraLayer]],  # With their paths; merged in place
+    adapter: str,  # Its name
+) -> int:  # How many weights change
+    "Merges an adapter layer by layer; `ValueError` if a weight, or one of its experts, keeps its values."
+    count = changed = 0
+    lost: dict[str, int] = {}
+    for path, layer in layers:
+        has_changed, experts = merge_layer(layer, adapter)
+        count += 1
         changed += has_changed
-        if n:
-            lost[path] = n
+        if experts:
+            lost[path] = experts
     if lost:
         first = next(iter(lost))
         raise ValueError(
-            f"the merge left {len(lost)} of {len(layers)} targets as they were, though their adapter is not zero "
+            f"the merge left {len(lost)} of {count} targets as they were, though their adapter is not zero "
             f"({first}: {lost[first]}); keep the adapter, or merge with another release of peft"
         )
-    return AdapterCounts(len(layers), sum(is_trained(layer, adapter) for layer in layers.values()), changed)
+    return changed

@@ -19,6 +19,7 @@ from peft.utils.transformers_weight_conversion import convert_peft_adapter_state
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
+from ..core.errors import few_names
 from ..core.model_parts import base_model
 
 # %% ../../nbs/package/lora/unsaved_weights.ipynb #03f3b777
@@ -63,7 +64,7 @@ def check_saved(
     if lost:
         raise ValueError(
             f"{len(lost)} weights of the base train beside the adapter, and its folder would not hold them "
-            f"({', '.join(lost[:3])}{', ...' if len(lost) > 3 else ''}); freeze them with requires_grad_(False), name "
+            f"({few_names(lost)}); freeze them with requires_grad_(False), name "
             "their modules in modules_to_save of the adapter's config, or train every weight without an adapter"
         )
     _check_names(model)

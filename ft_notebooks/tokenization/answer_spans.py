@@ -104,40 +104,6 @@ def spans_one_by_one(
             spans.append(_answer_span(rendered, tokens, part, text, words))
     return spans
 
-# %% ../../nbs/package/tokenization/answer_spans.ipynb #1ed99240
-def _marked(messages: list[dict]) -> list[dict] | None:
-    "The messages with marks around each answer and its question; None unless all are plain question and answer pairs."
-    marked = [*messages]
-    for i, message in enumerate(messages):
-        if message["role"] == "assistant":
-            if i == 0 or messages[i - 1]["role"] != "user":
-                return None
-            for at in (i - 1, i):
-                content = messages[at].get("content")
-                if {*messages[at]} != {"role", "content"} or not isinstance(content, str):
-                    return None
-                marked[at] = {**messages[at], "content": MARK + content + MARK}
-    return marked
-
-# %% ../../nbs/package/tokenization/answer_spans.ipynb #49c45f99
-class _Piece(NamedTuple):
-    "The content of an answer in a rendered conversation, and what the template writes around it."
-
-    before: str  # From the content of the question
-    start: int
-    end: int
-    after: str  # Up to the content of the next question
-
-# %% ../../nbs/package/tokenization/answer_spans.ipynb #4774e9ea
-def _pieces(write: Callable[..., str], messages: list[dict], text: str) -> list[_Piece]:
-    "The content of each answer in `text`; none if marks around it change the text."
-    marked = _marked(messages)
-    parts = write(marked).split(MARK) if marked else []
-    if "".join(parts) != text or len(parts) % 4 != 1:
-        return []
-    places = [0, *accumulate(map(len, parts))]
-    return [_Piece(parts[i - 1], places[i], places[i + 1], parts[i + 1]) for i in range(3, len(parts), 4)]
-
 # %% ../../nbs/package/tokenization/answer_spans.ipynb #be4df6c9
 class Frame(NamedTuple):
     "The text that a template writes around the content of every answer."
@@ -155,26 +121,33 @@ def find_frame(
     tokens: re.Pattern,  # Finds the special tokens
 ) -> Frame | None:
     "The frame that the template writes around both answers of a chat; None if they differ or cannot be located."
-    first = [{"role": "user", "content": "A"}, {"role": "assistant", "content": "B"}]
-    probe = [*first, {"role": "user", "content": "C"}, {"role": "assistant", "content": "D"}]
+    roles = ["user", "assistant", "user", "assistant"]
+    probe = [{"role": role, "content": MARK + letter} for role, letter in zip(roles, "ABCD")]
     try:
         text = write(probe)
-        pieces = _pieces(write, probe, text)
-        spans = spans_one_by_one(write, tokens, probe, text)
+        (start, end), (last_start, last_end) = spans_one_by_one(write, tokens, probe, text)
     except ValueError:  # `spans_one_by_one` raises it again for a row with this problem
         return None
-    if len(pieces) != 2:
+    places = [found.span() for found in re.finditer(f"{MARK}[A-D]", text)]
+    if len(places) != len(probe):
         return None
-    inner, last = pieces
-    (start, end), (last_start, last_end) = spans
-    back = inner.start - start
-    if (inner.before, back) != (last.before, last.start - last_start):
+    (_, asked), (answer, answered), (question, asked_again), (last, tail) = places
+    lead = text[asked:answer]
+    back = answer - start
+    if (lead, back) != (text[asked_again:last], last - last_start):
         return None
-    return Frame(inner.before, back, text[inner.end : end], text[last.end : last_end], inner.after, last.after)
+    return Frame(lead, back, text[answered:end], text[tail:last_end], text[answered:question], text[tail:])
 
 # %% ../../nbs/package/tokenization/answer_spans.ipynb #025d7e7b
-def _spans_at_end(frame: Frame, messages: list[dict], text: str) -> list[tuple[int, int]] | None:
-    "The spans in a text that ends with plain questions and answers, each in the frame; None for another text."
+def spans_by_frame(
+    frame: Frame,  # The result of `find_frame`
+    messages: list[dict],  # As in `spans_one_by_one`
+    text: str,  # Their rendering
+) -> list[tuple[int, int]] | None:  # (start, end) in characters of `text`, for each message of the assistant
+    """The result of `spans_one_by_one`, from a text that ends with plain questions and answers, each in the frame.
+
+    None for another text, and for one with a content that is blank.
+    """
     turns = messages[bool(messages and messages[0]["role"] == "system") :]
     if [message["role"] for message in turns] != ["user", "assistant"] * (len(turns) // 2):
         return None
@@ -195,27 +168,3 @@ def _spans_at_end(frame: Frame, messages: list[dict], text: str) -> list[tuple[i
     endings = [frame.middle] * (len(turns) // 2 - 1) + [frame.last]
     answers = zip(places[2::4], places[3::4], endings)
     return [(start - frame.back, stop + len(ending)) for start, stop, ending in answers]
-
-# %% ../../nbs/package/tokenization/answer_spans.ipynb #fee31ab6
-def spans_by_frame(
-    write: Callable[..., str],  # As in `spans_one_by_one`
-    frame: Frame,  # The result of `find_frame` for `write`
-    messages: list[dict],  # As in `spans_one_by_one`
-    text: str,  # The rendering of `messages` by `write`
-) -> list[tuple[int, int]] | None:  # (start, end) in characters of `text`, for each message of the assistant
-    "The result of `spans_one_by_one` from at most one rendering; None if the conversation does not fit the frame."
-    spans = _spans_at_end(frame, messages, text)
-    if spans:
-        return spans
-    pieces = _pieces(write, messages, text)
-    if not pieces:
-        return None
-    endings = [frame.middle] * len(pieces)
-    if messages[-1]["role"] == "assistant":
-        endings[-1] = frame.last
-    spans = []
-    for piece, ending in zip(pieces, endings):
-        if piece.before != frame.lead or not piece.after.startswith(ending):
-            return None
-        spans.append((piece.start - frame.back, piece.end + len(ending)))
-    return spans

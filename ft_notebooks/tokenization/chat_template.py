@@ -34,15 +34,16 @@ def _tokens(tok: PreTrainedTokenizerBase, template: str = "") -> re.Pattern:
 # %% ../../nbs/package/tokenization/chat_template.ipynb #9410c79c
 def _cut(value: Any, tokens: re.Pattern) -> Any:
     "The same value, with `CUT` inserted into every token in its texts."
-    if isinstance(value, str):
-        for mark in (CUT, MARK):
-            if mark in value:
-                raise ValueError(f"a text holds U+{ord(mark):04X}, a Unicode noncharacter; remove it")
-        return tokens.sub(lambda found: found[0][0] + CUT + found[0][1:], value)
-    if isinstance(value, dict):
-        return {key: _cut(inner, tokens) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_cut(inner, tokens) for inner in value]
+    match value:
+        case str():
+            for mark in (CUT, MARK):
+                if mark in value:
+                    raise ValueError(f"a text holds U+{ord(mark):04X}, a Unicode noncharacter; remove it")
+            return tokens.sub(lambda found: found[0][0] + CUT + found[0][1:], value)
+        case dict():
+            return {key: _cut(inner, tokens) for key, inner in value.items()}
+        case list() | tuple():
+            return [_cut(inner, tokens) for inner in value]
     return value
 
 # %% ../../nbs/package/tokenization/chat_template.ipynb #512bbb8c
@@ -154,11 +155,11 @@ class ChatTemplate:
         text: str,  # Their rendering by `render`
         **template,  # As in `render`
     ) -> list[tuple[int, int]] | None:  # As in `answers`
-        "The result of `answers` from one rendering; None if the template's usual frame does not fit the text."
-        write = partial(self._write, **template)
+        "The result of `answers` from the text alone; None if the template's usual frame does not fit it."
         if self._variables != template:
-            self._variables, self._frame = template, find_frame(write, self._written)
-        return spans_by_frame(write, self._frame, self._safe(messages), text) if self._frame else None
+            self._variables = template
+            self._frame = find_frame(partial(self._write, **template), self._written)
+        return spans_by_frame(self._frame, self._safe(messages), text) if self._frame else None
 
     def answers(
         self,

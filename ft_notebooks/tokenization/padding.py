@@ -74,23 +74,6 @@ def check_vocabulary(
     return rows - highest - 1
 
 # %% ../../nbs/package/tokenization/padding.ipynb #d6f08f32
-def _check_new_pad(tok: PreTrainedTokenizerBase, model: PreTrainedModel, token: str) -> None:
-    if hasattr(model, "peft_config"):
-        raise ValueError(
-            "the model has an adapter; add the pad token to its base, save base and tokenizer with "
-            "save_pretrained(FOLDER), load them from there, and add the adapter to that base"
-        )
-    if token == tok.eos_token:
-        raise ValueError(f"{token!r} is the EOS token; choose a text for the pad token that is no other token")
-
-
-def _write_pad_id(model: PreTrainedModel, pad_id: int) -> None:
-    for config in filter(None, (model.config.get_text_config(), getattr(model, "generation_config", None))):
-        config.pad_token_id = pad_id
-    if getattr(table := model.get_input_embeddings(), "padding_idx", None) is not None:
-        table.padding_idx = pad_id  # the row that gets no gradient; before, it was EOS's if EOS padded
-
-# %% ../../nbs/package/tokenization/padding.ipynb #0ea2cb56
 def add_pad_token(
     tok: PreTrainedTokenizerBase,  # Changed in place
     model: PreTrainedModel,  # Changed in place; without an adapter
@@ -101,7 +84,13 @@ def add_pad_token(
 
     `ValueError` if `model` has an adapter, `token` is EOS, or the library gives the token the id of another token.
     """
-    _check_new_pad(tok, model, token)
+    if hasattr(model, "peft_config"):
+        raise ValueError(
+            "the model has an adapter; add the pad token to its base, save base and tokenizer with "
+            "save_pretrained(FOLDER), load them from there, and add the adapter to that base"
+        )
+    if token == tok.eos_token:
+        raise ValueError(f"{token!r} is the EOS token; choose a text for the pad token that is no other token")
     if tok.pad_token_id in (None, tok.eos_token_id):
         tok.add_special_tokens({"pad_token": token})
     ids = list(tok.get_vocab().values())
@@ -110,7 +99,11 @@ def add_pad_token(
     if (needed := max(ids) + 1) > _vocabulary_rows(model):
         with keep_random_state():  # the new rows' noise must not shift the run's own random numbers
             model.resize_token_embeddings(needed, pad_to_multiple_of=multiple_of)
-    _write_pad_id(model, tok.pad_token_id)
+    for config in filter(None, (model.config.get_text_config(), getattr(model, "generation_config", None))):
+        config.pad_token_id = tok.pad_token_id
+    table = model.get_input_embeddings()
+    if getattr(table, "padding_idx", None) is not None:
+        table.padding_idx = tok.pad_token_id  # the row that gets no gradient; before, it was EOS's if EOS padded
     return tok
 
 # %% ../../nbs/package/tokenization/padding.ipynb #17b0eb29

@@ -12,7 +12,6 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from functools import partial
-from types import NoneType
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -38,14 +37,17 @@ def _pieces(content: Any) -> list[str]:
 # %% ../../nbs/package/tokenization/round_trip.ipynb #392a5e4d
 def _leaves(value: Any) -> Iterator[str]:
     "The keys, texts and numbers of a tool call's arguments, as texts."
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from (str(key), *_leaves(inner))
-    elif isinstance(value, (list, tuple)):
-        for inner in value:
-            yield from _leaves(inner)
-    elif not isinstance(value, (bool, NoneType)):
-        yield str(value).strip()
+    match value:
+        case dict():
+            for key, inner in value.items():
+                yield from (str(key), *_leaves(inner))
+        case list() | tuple():
+            for inner in value:
+                yield from _leaves(inner)
+        case bool() | None:
+            return
+        case _:
+            yield str(value).strip()
 
 
 def call_texts(

@@ -212,10 +212,6 @@ def show_tokens(
 _SHOWN = 10_000  # tokens; the text of each is decoded
 
 
-def _start_and_end(tokens: list[int]) -> list[int]:
-    return tokens if len(tokens) <= _SHOWN else tokens[: _SHOWN // 2] + tokens[-_SHOWN // 2 :]
-
-
 def show_rows(
     tok: PreTrainedTokenizerBase,
     rows: Dataset,  # "input_ids" and "labels"
@@ -225,9 +221,11 @@ def show_rows(
     order = np.argsort(list(map(len, rows["input_ids"])), kind="stable")
     chosen = dict.fromkeys(order[[0, len(order) // 2, -1]].tolist())
     found = []
-    for row in rows.select([*chosen]):
-        shown = {key: _start_and_end(row[key]) for key in ("input_ids", "labels")}
-        found.append(show_tokens(tok, shown, max_tokens))
+    for row in rows.select_columns(["input_ids", "labels"]).select([*chosen]):
+        for key, values in row.items():
+            if len(values) > _SHOWN:
+                row[key] = values[: _SHOWN // 2] + values[-_SHOWN // 2 :]
+        found.append(show_tokens(tok, row, max_tokens))
     return found
 
 # %% ../../nbs/package/tokenization/token_view.ipynb #749bafb4
@@ -241,16 +239,6 @@ def _kinds(batch) -> np.ndarray:  # (B, T): 0 padding, 1 context, 2 trained, 3 p
     return torch.where(trained, 2 + (~real).int(), real.int()).numpy()
 
 # %% ../../nbs/package/tokenization/token_view.ipynb #1c8dd9e0
-def _image(kinds: np.ndarray, colors) -> np.ndarray:  # RGBA, with more pixels than shown, for sharp edges
-    from matplotlib.colors import to_rgba
-
-    tall, wide = -(-600 // kinds.shape[0]), -(-1200 // kinds.shape[1])
-    image = np.array([*map(to_rgba, colors)])[kinds].repeat(tall, 0).repeat(wide, 1)
-    for line in range(tall // 8):
-        image[line::tall] = 0  # a line between the rows
-    return image
-
-# %% ../../nbs/package/tokenization/token_view.ipynb #5ccbb84a
 def plot_labels(
     batch: dict[str, Tensor],  # "labels" and "attention_mask", [B, T] each; without a mask, nothing is padding
 ) -> "Figure":  # Not registered with pyplot, so no window opens
@@ -258,6 +246,7 @@ def plot_labels(
 
     `ValueError` if the labels are not [B, T].
     """
+    from matplotlib.colors import to_rgba
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
@@ -266,7 +255,10 @@ def plot_labels(
     colors = {"padding": "none", "context": "#B4B4B4", "trained": "#0072B2"}
     if (kinds == 3).any():
         colors["trained padding"] = "#D55E00"
-    image = _image(kinds, colors.values())
+    tall, wide = -(-600 // B), -(-1200 // T)  # pixels of a token: more than are shown, for sharp edges
+    image = np.array([*map(to_rgba, colors.values())])[kinds].repeat(tall, 0).repeat(wide, 1)
+    for line in range(tall // 8):
+        image[line::tall] = 0  # a line between the rows
     fig = Figure(figsize=(6, 2.5), dpi=80, layout="constrained")
     ax = fig.subplots()
     ax.imshow(image, aspect="auto", interpolation_stage="rgba", extent=(-0.5, T - 0.5, B - 0.5, -0.5))

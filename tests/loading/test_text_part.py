@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from ft_notebooks.loading.memory_estimate import estimate_memory, weight_bytes
 from ft_notebooks.loading.model_files import check_checkpoint, read_config
 from ft_notebooks.loading.quantized_loading import load_model
+from ft_notebooks.loading.text_part import renamed
 
 IDS = torch.tensor([[2, *range(3, 60)]])
 
@@ -54,9 +55,9 @@ def test_the_model_knows_the_names_of_its_weights_in_the_published_class_and_in_
     assert wrapper.architecture == type(whole).__name__
     parameters, files = dict(whole.named_parameters()), load_file(saved(kind) / "model.safetensors")
     for name, p in load_model(saved(kind), 32).named_parameters():
-        assert torch.equal(parameters[wrapper.published_name(name)], p)
+        assert torch.equal(parameters[renamed(name, wrapper.published)], p)
         if ".experts." not in name:  # which files hold one by one
-            assert torch.equal(files[wrapper.stored_name(name)], p)
+            assert torch.equal(files[renamed(name, wrapper.stored)], p)
 
 
 def test_a_model_without_a_wrapper_says_nothing(saved, tmp_path, capfd):

@@ -84,7 +84,7 @@ def names() -> list[tuple[str, str]]:
     "Library and name: each private name that the package uses, or used, and each method and event that it overrides."
     from ft_notebooks.core import seams
 
-    used = [(seam.library, seam.name) for seam in seams.SEAMS]
+    used = [(library, name) for name, (library, *_) in seams.SEAMS.items()]
     used += [(library, name) for library, _, name in seams.ESTIMATE_SEAMS.values()]
     found = {(library, name) for library, text in ONCE.items() for name in text.split()}
     # but for bitsandbytes', which these runs do not import
@@ -137,8 +137,7 @@ def silent(said: dict, name: str) -> list[str]:
     "What a run goes without by a private name that the package uses stands in its plan, or in its manifest.json."
     from ft_notebooks.core.seams import SEAMS
 
-    used = [seam for seam in SEAMS if seam.name == name]
-    if not used or re.search(rf"\b{name}\b", said["plan"] + json.dumps(said["manifest"])):
+    if name not in SEAMS or re.search(rf"\b{name}\b", said["plan"] + json.dumps(said["manifest"])):
         return []
     return [f"neither the plan nor manifest.json names {name}"]
 

@@ -136,7 +136,7 @@ def report_card(
     data = {"report.json": _json(values)}
     if values["seen"]:
         data["contamination.json"] = {
-            stage: {"rows": len(train[stage]), "seen": rows} for stage, rows in values["seen"].items()
+            stage: {"rows": len(values["train"][stage]), "seen": rows} for stage, rows in values["seen"].items()
         }
     for name, content in data.items():
         files[name] = json.dumps(content, indent=1, allow_nan=False).encode()

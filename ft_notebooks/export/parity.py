@@ -89,21 +89,14 @@ def text_parity(
 PROSE = " ".join(pydoc_data.topics.topics["assignment"].split())[:1200]
 
 # %% ../../nbs/package/export/parity.ipynb #453ed7ad
-@dataclass(frozen=True)
-class _Limit:
-    "What a right file of a type stays within."
-
-    kl: float  # Nats a token
-    largest: float = math.inf  # Of a log-probability above `_LIKELY`
-    same: float = 0.0  # Share of the tokens
-
-
-_LIMITS = {  # type -> limits on answers, and on prose
-    "f32": (_Limit(1e-5, 1e-3, 1.0), _Limit(1e-5, 1e-3, 1.0)),
-    "f16": (_Limit(1e-4, 0.1, 1.0), _Limit(1e-4, 0.1, 0.99)),
-    "bf16": (_Limit(2e-3), _Limit(2e-3, math.inf, 0.95)),
+# type -> limits on answers, and on prose: the most nats a token, the largest difference of a log-probability above
+# `_LIKELY`, and the least share of equal tokens
+_LIMITS = {
+    "f32": ((1e-5, 1e-3, 1.0), (1e-5, 1e-3, 1.0)),
+    "f16": ((1e-4, 0.1, 1.0), (1e-4, 0.1, 0.99)),
+    "bf16": ((2e-3, math.inf, 0.0), (2e-3, math.inf, 0.95)),
 }
-_QUANTIZED = _Limit(1e-3), _Limit(math.inf)
+_QUANTIZED = ((1e-3, math.inf, 0.0), (math.inf, math.inf, 0.0))
 # of a folder that transformers loads, by `token_distances`, whose sums over a vocabulary in float32 end at some 1e-5
 SAFETENSORS_KL = {"f32": 5e-5, "f16": 1e-4, "bf16": 2e-3}
 
@@ -115,11 +108,12 @@ def beyond_limits(
 ) -> list[str]:  # What is wrong, in words; empty for a right file
     "The measures that are beyond the limit of the file's type; NaN is beyond every limit."
     found = []
-    for name, parity, limit in zip(("the run's rows", "prose"), (answers, prose), _LIMITS.get(type, _QUANTIZED)):
-        if not parity.kl <= limit.kl:
-            found.append(f"KL on {name} is {parity.kl:.2g} nats a token, at most {limit.kl:g} for {type}")
-        if not parity.largest <= limit.largest:
-            found.append(f"a log-probability on {name} differs by {parity.largest:.2g}, at most {limit.largest:g}")
-        if parity.same < limit.same:
-            found.append(f"{parity.same:.1%} of the next tokens on {name} are the same, at least {limit.same:.1%}")
+    for name, parity, limits in zip(("the run's rows", "prose"), (answers, prose), _LIMITS.get(type, _QUANTIZED)):
+        kl, largest, same = limits
+        if not parity.kl <= kl:
+            found.append(f"KL on {name} is {parity.kl:.2g} nats a token, at most {kl:g} for {type}")
+        if not parity.largest <= largest:
+            found.append(f"a log-probability on {name} differs by {parity.largest:.2g}, at most {largest:g}")
+        if parity.same < same:
+            found.append(f"{parity.same:.1%} of the next tokens on {name} are the same, at least {same:.1%}")
     return found

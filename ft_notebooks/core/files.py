@@ -68,7 +68,8 @@ def atomic_path(
     part = path.with_name(f".{path.name}.{_here()}.{os.getpid()}")
     for left in path.parent.glob(f".*.{_here()}.*"):
         pid = left.suffix[1:]
-        if left == part or pid.isdecimal() and not psutil.pid_exists(int(pid)):
+        is_dead = pid.isdecimal() and not psutil.pid_exists(int(pid))
+        if left == part or is_dead:
             with suppress(OSError):  # another process removes it too, or it belongs to another user
                 _remove(left)
     try:

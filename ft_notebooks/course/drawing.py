@@ -9,8 +9,10 @@ __all__ = ['WIDEST', 'COLORS', 'text_width', 'Drawing']
 from collections.abc import Iterable, Sequence
 from hashlib import sha1
 from html import escape
-from math import atan2, cos, isfinite, sin
+from math import atan2, cos, sin
 from typing import Any
+
+import numpy as np
 
 from .picture import INK, Outlines, TextLine, live_picture, png_of
 
@@ -151,9 +153,10 @@ class Drawing:
         most: float | None = None,  # The number with the full colour; the largest one where it is None
     ) -> None:
         "A matrix as a table of squares: blue above zero, orange below, fainter towards zero."
-        if not all(isfinite(value) for row in values for value in row):
+        sizes = np.abs(np.array(values, dtype=float))
+        if not np.isfinite(sizes).all():
             raise ValueError(f"cells have a number that is not finite: {values}")
-        most = most or max(abs(value) for row in values for value in row) or 1
+        most = most or sizes.max() or 1
         squares: dict[tuple[str, float], list] = {}  # those of one look are one shape, which keeps the SVG small
         for r, row in enumerate(values):
             for c, value in enumerate(row):

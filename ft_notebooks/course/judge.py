@@ -64,7 +64,7 @@ def _grade(said: str, low: float, high: float) -> float:
     number = r"-?\d+(?:\.\d+)?"
     label, best = r"[\W_]*?(?:(?:final|grade|score|rating)\b[\W_]*?)*", rf"(?:\s*(?:/|out of)\s*({number}))?"
     found = re.fullmatch(rf"{label}({number}){best}[^\w%]*", line, re.I)
-    if not found or not low <= float(found[1]) <= high or found[2] and float(found[2]) != high:
+    if not found or not low <= float(found[1]) <= high or float(found[2] or high) != high:
         raise ValueError(f"the judge's last line must be a grade from {low:g} to {high:g}, got {line[-80:]!r}")
     return (float(found[1]) - low) / (high - low)
 

@@ -208,7 +208,8 @@ def check_replaced(
     "`ValueError` where the GGUF file would replace something else."
     if Path(file).is_dir():
         raise ValueError(f"{file} is a folder; the order is (folder, file), and the file is written")
-    if odd_kind(file) or Path(file).is_file() and Path(file).open("rb").read(4) not in (b"", b"GGUF"):
+    held = Path(file).open("rb").read(4) if Path(file).is_file() else b""
+    if odd_kind(file) or held not in (b"", b"GGUF"):
         raise ValueError(f"{file} exists and is no GGUF; name a different file to write")
 
 # %% ../../nbs/package/export/gguf_writer.ipynb #accd9756

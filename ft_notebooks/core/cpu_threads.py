@@ -10,6 +10,7 @@ import math
 import os
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -55,44 +56,32 @@ def usable_cpus() -> int:  # At least 1
     return max(1, int(min([len(_affinity()), *map(_quota, control_groups("cpu"))])))
 
 # %% ../../nbs/package/core/cpu_threads.ipynb #d604faff
-def _idle_now(
-    seconds: float,  # For which this process sleeps
-) -> float | None:  # At least 0, and at most the CPUs of the process's affinity
-    "How many of this process's CPUs are idle now; None if the system does not count their time."
-    import psutil
-
-    started = time.monotonic()
-    before = psutil.cpu_times(percpu=True)
-    time.sleep(seconds)
-    after = psutil.cpu_times(percpu=True)
-    elapsed = time.monotonic() - started
-    allowed = [number for number in _affinity() if number < len(after)]
-    if before == after or len(before) != len(after):
-        return None
-    idle = 0.0
-    for number in allowed:
-        waited = getattr(after[number], "iowait", 0.0) - getattr(before[number], "iowait", 0.0)
-        idle += after[number].idle - before[number].idle + waited
-    return min(max(idle / elapsed, 0.0), len(allowed))
-
-# %% ../../nbs/package/core/cpu_threads.ipynb #f9124c1e
 def idle_cpus(
     enough: float,  # CPUs; as soon as this many are idle, the function returns
     looks: int = 4,  # Measurements at most
     seconds: float = 0.25,  # Length of one measurement, in which this process sleeps
 ) -> float | None:  # At least 0, and at most the CPUs of the process's affinity
     "The largest number of this process's CPUs that were idle in any measurement; None if they cannot be measured."
+    import psutil
+
     most = None
-    for _ in range(looks):
-        try:
-            idle = _idle_now(seconds)
-        except OSError:  # some systems do not let a process read the CPU times
-            return most
-        if idle is None:
-            return most
-        most = max(idle, most or 0.0)
-        if most >= enough:
-            break
+    with suppress(OSError):  # some systems do not let a process read the CPU times
+        for _ in range(looks):
+            started = time.monotonic()
+            before = psutil.cpu_times(percpu=True)
+            time.sleep(seconds)
+            after = psutil.cpu_times(percpu=True)
+            elapsed = time.monotonic() - started
+            if before == after or len(before) != len(after):  # a system that does not count
+                break
+            allowed = [number for number in _affinity() if number < len(after)]
+            idle = 0.0
+            for number in allowed:
+                waited = getattr(after[number], "iowait", 0.0) - getattr(before[number], "iowait", 0.0)
+                idle += after[number].idle - before[number].idle + waited
+            most = max(most or 0.0, min(idle / elapsed, len(allowed)))
+            if most >= enough:
+                break
     return most
 
 # %% ../../nbs/package/core/cpu_threads.ipynb #28603020

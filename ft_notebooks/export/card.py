@@ -131,20 +131,6 @@ _LIBRARIES = {"gguf": "gguf", "safetensors": "transformers", "adapter": "peft"}
 _RELATIONS = {"adapter": "adapter"}  # else "finetune": the hub would take a GGUF file for a quantized base
 
 # %% ../../nbs/package/export/card.ipynb #1ab4e906
-def _chat_facts(folder: str | Path, system: str | None) -> dict:  # of the tokenizer and of a question
-    tok = load_tokenizer(folder)
-    chat = [{"role": "system", "content": system}] if system else []
-    chat.append({"role": "user", "content": "Write your message here."})
-    return {
-        "tok": tok,
-        "messages": "".join(f"    {json.dumps(message, ensure_ascii=False)},\n" for message in chat),
-        "rendered": tok.apply_chat_template(chat, add_generation_prompt=True, tokenize=False),
-        "default_system": template_additions(tok)["system"],
-        "composes": isinstance(tok.backend_tokenizer.normalizer, normalizers.NFC),
-        "template_hash": short_hash(tok.chat_template),
-    }
-
-
 def _versions(stages: list[dict], report: dict) -> list[tuple]:  # library, version in training, in the export
     trained = stages[-1]["manifest"]["recorded"].get("versions", {})
     exported = report["versions"]
@@ -185,16 +171,22 @@ def _card_values(run: str | Path, stages: list[dict], revision: str, report: dic
     first = stages[0]
     last = stages[-1]
     began = first["run"].get("model.name", "")
-    functions = {
+    tok = load_tokenizer(run)
+    system = last["metrics"].get("system")
+    chat = [{"role": "system", "content": system}] if system else []
+    chat.append({"role": "user", "content": "Write your message here."})
+    return {
         "block": _block,
         "cell": _cell,
         "score": score_text,
         "number": format_number,
         "score_table": _score_table,
-    }
-    return {
-        **functions,
-        **_chat_facts(run, last["metrics"].get("system")),
+        "tok": tok,
+        "messages": "".join(f"    {json.dumps(message, ensure_ascii=False)},\n" for message in chat),
+        "rendered": tok.apply_chat_template(chat, add_generation_prompt=True, tokenize=False),
+        "default_system": template_additions(tok)["system"],
+        "composes": isinstance(tok.backend_tokenizer.normalizer, normalizers.NFC),
+        "template_hash": short_hash(tok.chat_template),
         "revision": revision,
         "first": first["manifest"]["run"],
         "report": report,

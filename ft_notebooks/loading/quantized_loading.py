@@ -116,13 +116,6 @@ def _defaults(bits: int, hw: Hardware, given: dict) -> dict:
     return chosen | fixed
 
 # %% ../../nbs/package/loading/quantized_loading.ipynb #4dab71d5
-def _check_ends(ends, name: str) -> None:
-    if not all(isinstance(end, int) for end in (ends if isinstance(ends, list) else [ends or 0])):
-        raise ValueError(
-            f"{name}: generation_config.json has eos_token_id={ends!r}; give whole numbers, the tokens' ids"
-        )
-
-# %% ../../nbs/package/loading/quantized_loading.ipynb #52e1c589
 @one_at_a_time()
 @without_library_bars()
 def load_model(
@@ -165,7 +158,11 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(name, **arguments)
     forget_renames(model, text.get("key_mapping", ()))
     check_finite(model)
-    _check_ends(model.generation_config.eos_token_id, name)
+    ends = model.generation_config.eos_token_id or 0
+    if not all(isinstance(end, int) for end in (ends if isinstance(ends, list) else [ends])):
+        raise ValueError(
+            f"{name}: generation_config.json has eos_token_id={ends!r}; give whole numbers, the tokens' ids"
+        )
     has_attention = any("attention" in type(module).__name__.lower() for module in model.modules())
     if has_attention and arguments["attn_implementation"] is None and attention_of(model) != hw.attn_implementation:
         kind, attention = type(model).__name__, attention_of(model)

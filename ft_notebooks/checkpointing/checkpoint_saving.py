@@ -60,8 +60,10 @@ def _space_fault(folder: Path, need: int) -> str | None:
     _, free = disk_of(folder)
     if need <= free:
         return None
-    said = f"the disk of {folder} has {size_text(free)} free, but a checkpoint takes about {size_text(need)}"
-    return f"{said}: {_more_space(folder, need - free)}"
+    return (
+        f"the disk of {folder} has {size_text(free)} free, but a checkpoint takes about {size_text(need)}: "
+        f"{_more_space(folder, need - free)}"
+    )
 
 # %% ../../nbs/package/checkpointing/checkpoint_saving.ipynb #a06e8aef
 def check_free(
@@ -102,8 +104,9 @@ def explain_save_error(
             raise OSError(f"{failed} ({error_text(error)}); {again}") from error
         need = _checkpoint_bytes(trainer)
         space = _more_space(folder.parent, need - disk_of(folder)[1])
-        takes = f"a checkpoint takes {size_text(need)}"
-        raise DiskFull(f"{failed}: {why}, and {takes}. To cure it, {space}; then {again}") from error
+        raise DiskFull(
+            f"{failed}: {why}, and a checkpoint takes {size_text(need)}. To cure it, {space}; then {again}"
+        ) from error
 
 # %% ../../nbs/package/checkpointing/checkpoint_saving.ipynb #faf4188b
 def _may_go(folder: Path, marked: bool) -> bool:

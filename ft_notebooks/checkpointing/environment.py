@@ -48,8 +48,9 @@ def git_commit() -> dict | None:  # "commit": 40 hexadecimal digits; "dirty": wh
 
     def git(*words) -> str:
         command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", *words]
-        done = subprocess.run(command, check=True, timeout=10, capture_output=True, text=True, errors="replace")
-        return done.stdout.strip()
+        return subprocess.check_output(
+            command, timeout=10, stderr=subprocess.DEVNULL, text=True, errors="replace"
+        ).strip()
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
@@ -59,9 +60,14 @@ def git_commit() -> dict | None:  # "commit": 40 hexadecimal digits; "dirty": wh
 # %% ../../nbs/package/checkpointing/environment.ipynb #a926f2c0
 def machine() -> dict:  # "device", "name", "dtype", "memory" (bytes), "threads" (torch's)
     "The device of this process from `hardware()`, with its name and the number of torch threads."
-    hw, threads = hardware(), torch.get_num_threads()
-    dtype = str(hw.dtype).removeprefix("torch.")
-    return {"device": hw.device, "name": device_name(), "dtype": dtype, "memory": hw.memory, "threads": threads}
+    hw = hardware()
+    return {
+        "device": hw.device,
+        "name": device_name(),
+        "dtype": str(hw.dtype).removeprefix("torch."),
+        "memory": hw.memory,
+        "threads": torch.get_num_threads(),
+    }
 
 # %% ../../nbs/package/checkpointing/environment.ipynb #b365f1cd
 def this_machine() -> list[str]:

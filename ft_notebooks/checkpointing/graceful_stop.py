@@ -86,8 +86,10 @@ def save_on_signals(
     processes of a run need it. Raises `ValueError` outside the main thread, where Python handles no signals.
     """
     if threading.current_thread() is not threading.main_thread():
-        cure = "leave save_on_signals out: a kill then loses at most save_steps steps"
-        raise ValueError(f"Python handles signals in the main thread only; {cure}")
+        raise ValueError(
+            "Python handles signals in the main thread only; leave save_on_signals out: a kill then loses at most "
+            "save_steps steps"
+        )
     stop = _Stop()
     callback = _StopsBetweenSteps(stop)
     trainer.add_callback(callback)

@@ -134,12 +134,6 @@ def load_error(
     return ValueError(f"{failed}; {folder.name} {state}. {cure}; {again}")
 
 # %% ../../nbs/package/checkpointing/integrity.ipynb #6c3e5a31
-def _unused(run: Path, name: str) -> Path:
-    "An unused path in the run's folder: the name, or the name with a number."
-    names = itertools.chain([name], (f"{name}-{n}" for n in itertools.count(2)))
-    return next(run / name for name in names if not (run / name).exists())
-
-
 def set_aside(
     run: Path,  # A run's folder; its folders `checkpoint-N` after the start are renamed
     step: int | None,  # Optimizer steps before the checkpoint that training starts from; None: from scratch
@@ -149,10 +143,14 @@ def set_aside(
     for n, folder in numbered_checkpoints(run):
         if step is None or n > step:
             fault = checkpoint_fault(folder)
-            aside = folder.rename(_unused(run, f"{'torn' if fault else 'later'}-{folder.name}"))
-            reason = fault or "complete, but of a later step than the start of training"
-            renamed.append(f"{folder.name} as {aside.name}, {reason}")
+            name = f"{'torn' if fault else 'later'}-{folder.name}"
+            names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+            aside = folder.rename(next(run / free for free in names if not (run / free).exists()))
+            renamed.append(
+                f"{folder.name} as {aside.name}, {fault or 'complete, but of a later step than the start of training'}"
+            )
     if renamed:
         start = f"step {step}" if step else "the beginning"
-        message = "renamed in %s: %s; training starts from %s"
-        logging.getLogger(__name__).warning(message, run, "; ".join(renamed), start)
+        logging.getLogger(__name__).warning(
+            "renamed in %s: %s; training starts from %s", run, "; ".join(renamed), start
+        )

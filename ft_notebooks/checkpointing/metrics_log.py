@@ -22,8 +22,9 @@ def entries_text(
     entries: Iterable[dict],  # Values: JSON values, or tensors and arrays of one element
 ) -> str:
     "The entries as JSON lines, each with a line end."
-    lines = (json.dumps(entry, ensure_ascii=False, default=lambda value: value.item()) for entry in entries)
-    return "".join(line + "\n" for line in lines)
+    return "".join(
+        json.dumps(entry, ensure_ascii=False, default=lambda value: value.item()) + "\n" for entry in entries
+    )
 
 # %% ../../nbs/package/checkpointing/metrics_log.ipynb #36e47b65
 def append_entries(
@@ -63,8 +64,7 @@ class MetricsCallback(TrainerCallback):
         self.trains = True
         self.tokens = state.num_input_tokens_seen
         self.seconds, self.since = 0.0, None  # of training since the last speed; None: last event was no step
-        ended = control.should_training_stop  # a finished run, whose file is complete
-        if state.is_world_process_zero and not ended:
+        if state.is_world_process_zero and not control.should_training_stop:  # a finished run's file is complete
             write_atomically(Path(args.output_dir) / "metrics.jsonl", entries_text(state.log_history))
 
     def on_step_begin(self, args, state, control, **kwargs):
@@ -80,19 +80,16 @@ class MetricsCallback(TrainerCallback):
 
     on_save = on_evaluate
 
-    def _counts(self, entry: dict, tokens: int) -> dict:  # tokens: real ones since the run began
-        new = {key: float(tokens) for key in ("num_tokens", "eval_num_tokens") if key in entry}
-        if "loss" in entry and self.seconds:
-            new["tokens_per_second"] = round((tokens - self.tokens) / self.seconds, 1)
-            self.seconds, self.tokens = 0.0, tokens
-        return new
-
     def on_log(self, args, state, control, logs, **kwargs):
         if not self.trains or "train_loss" in logs:
             return
         entry = state.log_history[-1]
         if args.include_num_input_tokens_seen == "non_padding":
-            new = self._counts(entry, state.num_input_tokens_seen)
+            tokens = state.num_input_tokens_seen  # real ones since the run began
+            new = {key: float(tokens) for key in ("num_tokens", "eval_num_tokens") if key in entry}
+            if "loss" in entry and self.seconds:
+                new["tokens_per_second"] = round((tokens - self.tokens) / self.seconds, 1)
+                self.seconds, self.tokens = 0.0, tokens
             entry |= new
             logs |= new
         if state.is_world_process_zero:

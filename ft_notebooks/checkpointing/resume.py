@@ -74,8 +74,11 @@ def _resume_of(trainer) -> "ResumeCallback | None":
 
 def _patience(trainer) -> dict[str, int]:
     "The patience of each early stopping callback of the trainer, by class."
-    found = [callback for callback in trainer.callback_handler.callbacks if isinstance(callback, EarlyStoppingCallback)]
-    return {type(callback).__name__: callback.early_stopping_patience for callback in found}
+    return {
+        type(callback).__name__: callback.early_stopping_patience
+        for callback in trainer.callback_handler.callbacks
+        if isinstance(callback, EarlyStoppingCallback)
+    }
 
 
 def _has_ended(patience: dict[str, int], step: int, max_steps: int, kept: dict) -> bool:

@@ -18,14 +18,12 @@ from ..core.random_state import keep_random_state
 # %% ../../nbs/package/checkpointing/row_order.ipynb #44d00909
 def _samplers(loader) -> list:
     "The loader and the samplers in it, from the outside in; the last one draws the order of the rows."
-    found = [loader]
-    while True:
-        inner = getattr(found[-1], "batch_sampler", None)
-        if inner is None:
-            inner = getattr(found[-1], "sampler", None)
-        if inner is None:
-            return found
-        found.append(inner)
+    found = []
+    while loader is not None:
+        found.append(loader)
+        inner = getattr(loader, "batch_sampler", None)
+        loader = getattr(loader, "sampler", None) if inner is None else inner
+    return found
 
 # %% ../../nbs/package/checkpointing/row_order.ipynb #82e59538
 def _takes_seed(sampler, args, seed: int, epoch: int) -> bool:

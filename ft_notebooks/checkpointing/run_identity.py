@@ -79,9 +79,13 @@ def _learner(trainer) -> dict:
     base = base_model(model)
     template = getattr(trainer.processing_class, "chat_template", None)
     dtypes = {str(p.dtype).removeprefix("torch.") for p in base.parameters() if base is model or not p.requires_grad}
-    found = {"template": f"sha256 {short_hash(template)}" if template else template, "model.class": type(base).__name__}
-    found |= {"model.dtypes": sorted(dtypes), **weights_fingerprint(model)}
-    found |= {f"model.config.{key}": value for key, value in config_settings(model).items()}
+    found = {
+        "template": f"sha256 {short_hash(template)}" if template else template,
+        "model.class": type(base).__name__,
+        "model.dtypes": sorted(dtypes),
+        **weights_fingerprint(model),
+        **{f"model.config.{key}": value for key, value in config_settings(model).items()},
+    }
     if isinstance(model, PeftModel):
         adapter = model.peft_config[model.active_adapter].to_dict()
         found |= {f"adapter.{key}": value for key, value in adapter.items() if key not in _OF_THE_FILE}
@@ -119,10 +123,16 @@ def describe(
     "Describes the run as JSON values, the same for every start of the same script; nothing depends on the time."
     chosen = trainer.optimizer_cls_and_kwargs[0] if trainer.optimizer_cls_and_kwargs else None
     optimizer = type(trainer.optimizer) if trainer.optimizer else chosen
-    run = {"trainer": _library_name(type(trainer)), **counted_settings(trainer)}
-    run |= {"world_size": trainer.args.world_size, "optimizer": _library_name(optimizer) if optimizer else None}
-    run |= {"data": data_fingerprint(trainer.train_dataset), "eval_data": data_fingerprint(trainer.eval_dataset)}
-    run |= _learner(trainer) | _losses(trainer)
+    run = {
+        "trainer": _library_name(type(trainer)),
+        **counted_settings(trainer),
+        "world_size": trainer.args.world_size,
+        "optimizer": _library_name(optimizer) if optimizer else None,
+        "data": data_fingerprint(trainer.train_dataset),
+        "eval_data": data_fingerprint(trainer.eval_dataset),
+        **_learner(trainer),
+        **_losses(trainer),
+    }
     rewards = zip(getattr(trainer, "reward_func_names", []), getattr(trainer, "reward_funcs", []))  # of GRPO
     for name, reward in rewards:  # of a reward of this package, a fingerprint of its code or weights
         run[f"reward.{name}"] = getattr(inspect.unwrap(reward), "fingerprint", None)
@@ -216,7 +226,7 @@ def of_another_run(
         cures.pop(_TRAINED, None)  # a model that was loaded differently has other weights for that reason alone
     if {"model.dtypes", "model.config.quantization_config"} & differ.keys():
         cures = {_OTHER_BITS: None}
-    said = "; ".join([*differ.values(), *cures])
     return ValueError(
-        f"{folder} holds a different run: {said}. Use the old values to resume that run, or choose a different folder"
+        f"{folder} holds a different run: {'; '.join([*differ.values(), *cures])}. Use the old values to resume that "
+        "run, or choose a different folder"
     )

@@ -86,9 +86,9 @@ def lock_run(
         try:
             held.enter_context(_locked(folder))
         except Timeout:
-            holder = _holder(folder / ".running.json")
             raise ValueError(
-                f"{folder} is being trained by {holder}; wait until it ends, stop it, or choose another folder"
+                f"{folder} is being trained by {_holder(folder / '.running.json')}; wait until it ends, stop it, or "
+                "choose another folder"
             ) from None
         except (PermissionError, FileNotFoundError, ImportError):
             if not has_marker(folder):  # a finished run is only read

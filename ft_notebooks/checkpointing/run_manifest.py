@@ -14,8 +14,14 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from .run_identity import check_as_described, counted_settings, describe
-from .run_identity import LOSSES, differences, of_another_run
+from ft_notebooks.checkpointing.run_identity import (
+    LOSSES,
+    check_as_described,
+    counted_settings,
+    describe,
+    differences,
+    of_another_run,
+)
 from .environment import TRAINED_BY_OTHERS, check_untrained
 from ..core.files import read_record, write_atomically
 from ..core.fingerprints import plain
@@ -89,7 +95,8 @@ def _without_router(run: dict) -> dict:
     copied = {"output_router_logits"}
     if run.get("router_aux_loss_coef") is not None:  # else the configuration's own weight counts
         copied.add("router_aux_loss_coef")
-    kept = {key: run[key] for key in run if key not in {f"model.config.{name}" for name in copied}}
+    of_model = {f"model.config.{name}" for name in copied}
+    kept = {key: value for key, value in run.items() if key not in of_model}
     text = "model.config.text_config"
     if isinstance(kept.get(text), dict):
         kept[text] = {key: value for key, value in kept[text].items() if key not in copied}
@@ -134,8 +141,10 @@ def check_manifest(
     if not held:
         return
     if not known:
-        problem = f"{folder} holds {held[0]} but no manifest.json, so it cannot be compared with this run"
-        raise ValueError(f"{problem}; choose a different folder")
+        raise ValueError(
+            f"{folder} holds {held[0]} but no manifest.json, so it cannot be compared with this run; choose a "
+            "different folder"
+        )
     if differ := _run_changes(known, manifest, any_world_size):
         raise of_another_run(folder, differ)
 

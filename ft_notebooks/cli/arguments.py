@@ -128,14 +128,16 @@ def whole_command(
     args,  # From `parser`
     more: Sequence[str] = (),  # Further words; a setting or an output among them replaces the user's
     command: str | None = None,  # In place of the user's, such as "sft" for `ft doctor`
+    **others,  # Values in place of the user's, by their names in `args`; None: left out
 ) -> str:
     "The user's command with further options, as a line to paste into a shell; without options that it does not take."
+    own = {**vars(args), **others}
     words = ["ft", command or args.command]
-    words += [typed(place) for name in _PLACES if (place := getattr(args, name, None))]
+    words += [typed(own[name]) for name in _PLACES if own.get(name)]
     replaced = {word.partition("=")[0] for word in more} - {"--reward"}
     usual = vars(parser().parse_known_args([words[1], "-"])[0])  # the options of the command, with their defaults
     for option, default in usual.items():
-        given = getattr(args, option, None)
+        given = own.get(option)
         name = f"--{option.replace('_', '-')}"
         if option in (*_PLACES, "command", "words") or given in (None, default):
             continue

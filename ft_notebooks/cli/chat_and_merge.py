@@ -51,8 +51,9 @@ def merge_command(
 def _answer(model, tok, messages, max_new_tokens, max_thought_tokens=None) -> list:
     "Prints the answer and returns the conversation with it; on `ValueError`, prints the error and drops the question."
     try:
-        how = {"progress": False, "max_thought_tokens": max_thought_tokens}
-        answer = generate(model, tok, [messages], max_new_tokens, **how)[0]
+        (answer,) = generate(
+            model, tok, [messages], max_new_tokens, progress=False, max_thought_tokens=max_thought_tokens
+        )
     except ValueError as e:
         say(f"({e})")
         return messages[:-1]

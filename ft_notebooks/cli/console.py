@@ -33,6 +33,14 @@ def say_failed(
         say(f"{run}: {known['failed']}")
 
 # %% ../../nbs/package/cli/console.ipynb #ddadac56
+_FLAGS = {  # of some commands: the setting that each replaces
+    "reward": ("grpo", "rewards"),
+    "environment": ("grpo", "environment"),
+    "teacher": ("distill", "teacher"),
+    "tuned": ("sft", "tuned"),
+}
+
+
 def command_settings(
     args,  # From `parser`, with `settings` and `set`, and `reward`, `teacher` or `tuned` of some commands
 ) -> dict:  # As from `read_settings`
@@ -41,14 +49,9 @@ def command_settings(
     if file:
         say(f"settings: {file}")
     settings = read_settings(file, args.set)
-    if rewards := getattr(args, "reward", None):
-        settings["grpo"]["rewards"] = rewards
-    if environment := getattr(args, "environment", None):
-        settings["grpo"]["environment"] = environment
-    if teacher := getattr(args, "teacher", None):
-        settings["distill"]["teacher"] = teacher
-    if tuned := getattr(args, "tuned", None):
-        settings["sft"]["tuned"] = tuned
+    for flag, (section, key) in _FLAGS.items():
+        if given := getattr(args, flag, None):
+            settings[section][key] = given
     own = settings["evaluation"]
     counts = ("max_new_tokens", "max_thought_tokens", "batch_size")
     check_counts("[evaluation]", **{key: own[key] for key in counts if own.get(key) is not None})

@@ -33,9 +33,8 @@ from ..evaluation.lm_eval import run_tasks
 from ..evaluation.metrics import find_scorers
 from ..evaluation.html_page import check_report_folder
 from ..evaluation.report import report_card
-from ..evaluation.run_description import run_facts
 from ..evaluation.runner import Evaluation, evaluate
-from ..evaluation.run_description import scores_by_step
+from ..evaluation.run_description import run_facts, scores_by_step
 from ..evaluation.scorer_choice import scorer_for
 from ..tokenization.padding import load_tokenizer
 from ..training.settings import default_of
@@ -94,8 +93,8 @@ def _evaluate(models, bits, output, what, measure, key) -> dict:
         phase(f"{stage}: answering and scoring {what}")
         asked = short_hash(str(folder), *key, bits)
         file = Path(output, f"{stage}-{asked[:8]}.answers.jsonl")
-        merged = partial(as_generator, bits=bits)  # after the losses, which are those of the model as it was trained
-        found[stage] = measure(model, file=file, for_answers=merged)
+        # merged after the losses, which are those of the model as it was trained
+        found[stage] = measure(model, file=file, for_answers=partial(as_generator, bits=bits))
     return {stage: found[stage] for stage in models}
 
 # %% ../../nbs/package/cli/evaluation.ipynb #593d0e81
@@ -245,7 +244,13 @@ def eval_command(
     chats = without_places(chats)
     scorers = scorers or _own_scorers(args.run, chats)
     options = {"max_new_tokens": default_of("evaluation", "max_new_tokens"), **own}
-    thoughts = data.get("thinking", default_of("data", "thinking"))
-    measure = partial(evaluate, tok=tok, dataset=chats, scorers={**scorers}, thoughts=thoughts, **options)
+    measure = partial(
+        evaluate,
+        tok=tok,
+        dataset=chats,
+        scorers={**scorers},
+        thoughts=data.get("thinking", default_of("data", "thinking")),
+        **options,
+    )
     found = _evaluate(models, bits, output, f"{len(chats)} conversations", measure, (data_fingerprint(chats), options))
     return _report(found, models, scorers, output, f"{args.run} on {args.data or 'its held-out rows'}")

@@ -7,6 +7,7 @@ __all__ = ['command_groups', 'add_commands']
 
 # %% ../../nbs/package/cli/flags.ipynb #9a7cb033
 import argparse
+import math
 from os.path import expanduser
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ _FILE = {"metavar": "FILE", "type": expanduser}  # a shell leaves the ~ in --out
 _FOLDER = {"metavar": "FOLDER", "type": expanduser}
 _PATH = {"metavar": "PATH", "type": expanduser}
 _NUMBER = {"metavar": "N", "type": int}
+_QUIET = {"action": "store_true", "help": "print only the result and errors, no progress bars"}
 _SETTINGS: dict[str, dict] = {
     "--settings": {**_FILE, "help": "default: settings.ini here, if there is one"},
     "--set": {
@@ -85,19 +87,20 @@ _GENERATED = {
             "--output": {**_FILE, "default": "generated.jsonl", "help": "default: generated.jsonl"},
             "--estimate": {"action": "store_true", "help": "only say what it would cost"},
             "--price": {"metavar": "IN,OUT", "help": "of a million tokens of questions and of answers"},
-            "--requests-per-minute": {**_FRACTION, "help": "at most; default: no limit"},
+            "--requests-per-minute": {**_FRACTION, "default": math.inf, "help": "at most; default: no limit"},
             "--parallel": {**_NUMBER, "default": 4, "help": "requests at a time; default: 4"},
             "--timeout": {**_FRACTION, "default": 60.0, "help": "seconds for one answer; default: 60"},
             "--score": {
                 "metavar": "NAME",
                 "action": "append",
+                "default": [],
                 "help": "a scorer or judge, or FILE.py:FUNCTION, that drops answers; may be repeated",
             },
             "--at-least": {**_FRACTION, "default": 1.0, "help": "what each score must reach; default: 1"},
             "--test": {**_FILE, "help": "rows that shall not be trained on: questions like theirs are not asked"},
             "--near": {**_FRACTION, "default": 0.8, "help": "likeness from which rows repeat, 0.5 to 1; default: 0.8"},
             "--license": {"metavar": "NAME", "help": "under which the model's answers may be used, for the record"},
-            "--quiet": {"action": "store_true", "help": "print only the result and errors, no progress bars"},
+            "--quiet": _QUIET,
         },
     ),
 }
@@ -202,20 +205,23 @@ _LAUNCHED = {
 }
 
 # %% ../../nbs/package/cli/flags.ipynb #75f5a3c0
-def _examined() -> dict[str, _Command]:  # the doctor, with the stages that there are now
-    options: dict[str, dict] = {
-        "--stage": {"choices": list(STAGES), "help": "default: what the rows are for"},
-        "--reward": {"metavar": "NAME[:WEIGHT]", "action": "append", "help": "of ft grpo"},
-        "--teacher": {**_FOLDER, "metavar": "RUN", "help": "of ft distill"},
-        "--output": {**_FOLDER, "help": "of the run; default: runs/STAGE; nothing is written there"},
-        "--quick": {"action": "store_true", "help": "in seconds: without the model and without training steps"},
-        "--json": _JSON,
-        "--html": {**_FILE, "help": "write the findings as a page for the browser, too"},
-        "--show": {"metavar": "ROWS", "help": "print rows in full, by number (3,17) or by a finding's code"},
-        "--drop": {**_FILE, "help": "write the rows without those of --show to a new file"},
-    }
-    what = "find what would waste a run before it is started"
-    return {"doctor": _Command(what, (_DATA,), options=options)}
+_EXAMINED = {
+    "doctor": _Command(
+        "find what would waste a run before it is started",
+        (_DATA,),
+        options={
+            "--stage": {"choices": STAGES, "help": "default: what the rows are for"},
+            "--reward": {"metavar": "NAME[:WEIGHT]", "action": "append", "help": "of ft grpo"},
+            "--teacher": {**_FOLDER, "metavar": "RUN", "help": "of ft distill"},
+            "--output": {**_FOLDER, "help": "of the run; default: runs/STAGE; nothing is written there"},
+            "--quick": {"action": "store_true", "help": "in seconds: without the model and without training steps"},
+            "--json": _JSON,
+            "--html": {**_FILE, "help": "write the findings as a page for the browser, too"},
+            "--show": {"metavar": "ROWS", "help": "print rows in full, by number (3,17) or by a finding's code"},
+            "--drop": {**_FILE, "help": "write the rows without those of --show to a new file"},
+        },
+    ),
+}
 
 # %% ../../nbs/package/cli/flags.ipynb #81e5ca22
 _TRIED = {
@@ -247,36 +253,25 @@ _ENVIRONMENT = "a class whose public methods the model may call before it answer
 _REWARD = "a scorer, FILE.py:FUNCTION or a run of ft reward, with its weight if that is not 1; may be repeated"
 
 
-def _trained() -> dict[str, _Command]:  # the command of each stage that there is now
-    found = {name: _Command(what, (_DATA,), output=f"runs/{name}") for name, (_, what) in STAGES.items()}
-    reward = {"--reward": {"metavar": "NAME[:WEIGHT]", "action": "append", "help": _REWARD}}
-    reward["--environment"] = {"metavar": "FILE.py:CLASS", "help": _ENVIRONMENT}
-    teacher = {"--teacher": {**_FOLDER, "metavar": "RUN", "help": _TEACHER}}
-    found["grpo"] = found["grpo"]._replace(options=reward)
-    found["distill"] = found["distill"]._replace(options=teacher)
-    found["sft"] = found["sft"]._replace(options={"--tuned": {**_FILE, "help": "of ft tune: the optimizations to use"}})
-    return found
-
-
-def _add(commands, name: str, how: _Command) -> None:  # adds the parser of a command
-    command = commands.add_parser(name, help=how.help, description=how.help)
-    for place, number, explanation in how.places:
-        command.add_argument(place.lower(), metavar=place, nargs=number, type=expanduser, help=explanation)
-    options = dict(_SETTINGS) if how.settings else {}
-    if how.output is not None:
-        default = None if how.output.startswith("RUN/") else how.output
-        options["--output"] = {**_FOLDER, "default": default, "help": f"default: {how.output}"}
-        options["--quiet"] = {"action": "store_true", "help": "print only the result and errors, no progress bars"}
-    for option, fields in {**options, **how.options}.items():
-        command.add_argument(option, **fields)
+_OF_STAGES = {  # options of a stage's command
+    "sft": {"--tuned": {**_FILE, "help": "of ft tune: the optimizations to use"}},
+    "grpo": {
+        "--reward": {"metavar": "NAME[:WEIGHT]", "action": "append", "help": _REWARD},
+        "--environment": {"metavar": "FILE.py:CLASS", "help": _ENVIRONMENT},
+    },
+    "distill": {"--teacher": {**_FOLDER, "metavar": "RUN", "help": _TEACHER}},
+}
 
 # %% ../../nbs/package/cli/flags.ipynb #b48596d9
 def command_groups() -> dict[str, dict[str, _Command]]:  # title: the commands by name
     "Every command of `ft`, grouped by what one wants to do."
+    trained = {}
+    for name, (_, what) in STAGES.items():
+        trained[name] = _Command(what, (_DATA,), output=f"runs/{name}", options=_OF_STAGES.get(name, {}))
     init = {"init": _Command("write a commented settings.ini here", settings=False)}
     return {
-        "before a run": {**init, **_GENERATED, **_examined(), "tune": _TRIED["tune"], "gpu": _TRIED["gpu"]},
-        "train": {**_trained(), **_LAUNCHED, "demo": _TRIED["demo"]},
+        "before a run": {**init, **_GENERATED, **_EXAMINED, "tune": _TRIED["tune"], "gpu": _TRIED["gpu"]},
+        "train": {**trained, **_LAUNCHED, "demo": _TRIED["demo"]},
         "try and measure": {**_EVALUATED, "chat": _USED["chat"], "check": _USED["check"]},
         "hand over": {"merge": _USED["merge"], "export": _USED["export"], **_SERVED, **_CLEANED},
     }
@@ -288,4 +283,13 @@ def add_commands(
     "Adds the parser of every command."
     for group in command_groups().values():
         for name, how in group.items():
-            _add(commands, name, how)
+            command = commands.add_parser(name, help=how.help, description=how.help)
+            for place, number, explanation in how.places:
+                command.add_argument(place.lower(), metavar=place, nargs=number, type=expanduser, help=explanation)
+            options = {**_SETTINGS} if how.settings else {}
+            if how.output is not None:
+                default = None if how.output.startswith("RUN/") else how.output
+                options["--output"] = {**_FOLDER, "default": default, "help": f"default: {how.output}"}
+                options["--quiet"] = _QUIET
+            for option, fields in {**options, **how.options}.items():
+                command.add_argument(option, **fields)

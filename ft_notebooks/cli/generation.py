@@ -60,31 +60,29 @@ def _prices(text: str | None) -> tuple[float, float] | None:
     raise ValueError(f"--price {text}: give two numbers, for a million tokens of questions and of answers: 0.15,0.60")
 
 
-def _cost_line(tokens: dict[str, int], price: tuple[float, float] | None, per_minute: float | None) -> str:
+def _cost_line(tokens: dict[str, int], price: tuple[float, float] | None, per_minute: float) -> str:
     "What asking every question once costs, those included that have an answer already."
     asked, answered = tokens["prompt_tokens"], tokens["answer_tokens"]
     said = f"{tokens['requests']:,} requests, about {asked:,} tokens of questions, at most {answered:,} of answers"
     if price is not None:
         said += f"; price: at most about {(asked * price[0] + answered * price[1]) / 1e6:,.2f}"
-    if per_minute:
+    if per_minute < math.inf:
         said += f"; {tokens['requests'] / per_minute:,.0f} minutes or more"
     return said
 
 # %% ../../nbs/package/cli/generation.ipynb #00e3581e
-def _whole(questions: Dataset) -> Dataset:  # with the answers that they have
-    rows = []
-    for row in questions:
-        answer = [{"role": "assistant", "content": row["expected"]}] if row["expected"] else []
-        rows.append({"messages": [*row["messages"], *answer]})
-    return Dataset.from_list(rows)
-
-
 def _rows(args, settings: dict) -> tuple[Dataset, Dataset | None, dict[str, int]]:
     "The questions to ask, the test, and how many questions were left out for it and as repeated."
     data = settings["data"]
     names = {name: data.get(name) for name in ("messages", "prompt", "completion")}
     questions = read_questions(args.data, **names)
-    test = _whole(read_questions(args.test, **names)) if args.test else None
+    test = None
+    if args.test:  # with the answers that they have
+        rows = []
+        for row in read_questions(args.test, **names):
+            answer = [{"role": "assistant", "content": row["expected"]}] if row["expected"] else []
+            rows.append({"messages": [*row["messages"], *answer]})
+        test = Dataset.from_list(rows)
     asked, left_out = clean_rows(questions, test, args.near)
     tested, repeated = left_out["in the test"], left_out["repeated"]
     say(f"{len(questions):,} questions; left out: {tested:,} of the test, {repeated:,} repeated")
@@ -101,7 +99,7 @@ def _record(args, api: ChatApi, asked: Dataset, counts: dict) -> dict:
         "fields": api.fields,
         "licence of the model's answers": args.license or "not said",
         "questions": {"file": args.data, "asked": len(asked), "fingerprint": data_fingerprint(asked)},
-        "kept by": {"score": args.score or [], "at_least": args.at_least, "test": args.test, "near": args.near},
+        "kept by": {"score": args.score, "at_least": args.at_least, "test": args.test, "near": args.near},
         **counts,
     }
 
@@ -113,8 +111,9 @@ def _asked(args, api: ChatApi, asked: Dataset) -> list[dict]:
         with FileLock(f"{answers}.lock", timeout=0):
             return ask_all(api, asked["messages"][:], answers, args.parallel)
     except Timeout:
-        cure = "wait for it, or choose another --output FILE"
-        raise ValueError(f"another ft generate writes {answers}; {cure}") from None
+        raise ValueError(
+            f"another ft generate writes {answers}; wait for it, or choose another --output FILE"
+        ) from None
 
 
 def generate_command(
@@ -131,12 +130,18 @@ def generate_command(
         raise ValueError("name the server and the model: --endpoint http://localhost:8000/v1, and --model NAME")
     check_counts("ft generate", parallel=args.parallel)
     price = _prices(args.price)
-    if args.requests_per_minute is not None and not args.requests_per_minute > 0:
+    if not args.requests_per_minute > 0:
         raise ValueError(f"--requests-per-minute must be more than 0, got {args.requests_per_minute:g}")
     fields = _fields(args.field)
-    how = {"timeout": args.timeout, "requests_per_minute": args.requests_per_minute or math.inf}
-    api = ChatApi(args.endpoint, args.model, args.key_env, **how, **fields)
-    scorers = find_scorers(args.score or [])
+    api = ChatApi(
+        args.endpoint,
+        args.model,
+        args.key_env,
+        timeout=args.timeout,
+        requests_per_minute=args.requests_per_minute,
+        **fields,
+    )
+    scorers = find_scorers(args.score)
     check_rows_file(args.output)
     phase("reading the questions")
     asked, test, left_out = _rows(args, settings)

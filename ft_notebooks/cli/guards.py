@@ -47,16 +47,6 @@ def _guarded(stream: Any) -> Any:
     raw = io.BufferedWriter(_Output(stream.fileno(), "w", closefd=False))
     return io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=True)
 
-
-def _escape_what_cannot_be_encoded(stream: Any) -> None:
-    "Makes the stream write escapes instead of raising `UnicodeEncodeError`; keeps other error handlers."
-    if getattr(stream, "errors", None) not in ("strict", "surrogateescape"):  # the defaults
-        return
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="backslashreplace")
-    else:
-        stream.errors = "backslashreplace"  # for a codecs.StreamWriter
-
 # %% ../../nbs/package/cli/guards.ipynb #10c16455
 @contextlib.contextmanager
 def keep_writing() -> Iterator[None]:
@@ -67,7 +57,12 @@ def keep_writing() -> Iterator[None]:
     service = sys.stderr is None  # without streams, so nobody expects its output
     sys.stdout, sys.stderr = _guarded(sys.stdout), _guarded(sys.stderr)
     for stream in (sys.stdout, sys.stderr):
-        _escape_what_cannot_be_encoded(stream)
+        if getattr(stream, "errors", None) not in ("strict", "surrogateescape"):  # the user's own choice
+            continue
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+        else:
+            stream.errors = "backslashreplace"  # for a codecs.StreamWriter
     try:
         yield
     finally:

@@ -56,19 +56,16 @@ def _rows(args, known: dict, settings: dict) -> Dataset | None:
     "The conversations of the file that the user gives, if any."
     return as_chats(stage_class(known.get("command", "sft"))(settings).read(args.data)) if args.data else None
 
-
-def _measured(report: dict) -> list[str]:  # the figures of an export, in lines
+# %% ../../nbs/package/cli/model_export.ipynb #c1069818
+def _exported(args, folder: Path) -> str:  # the lines that `ft export` ends with
+    report = json.loads(Path(folder, "manifest.json").read_text(encoding="utf-8"))
     checked = report["checked"]
     lines = [f"checked on {checked.get('chats', checked['rows'])} rows"]
     for name, found in report["parity"].items():
         where = {"rows": "the run's rows", "prose": "prose"}[name]
         lines.append(f"{where}: KL {found['kl']:.1e} nats a token, same next token {found['same']:.1%}")
     lines += [f"{name}: {score['verdict']}" for name, score in report["scores"].items()]
-    return lines + [f"kept although: {finding}" for finding in report["allowed"]]
-
-# %% ../../nbs/package/cli/model_export.ipynb #c1069818
-def _exported(args, folder: Path) -> str:  # the lines that `ft export` ends with
-    report = json.loads(Path(folder, "manifest.json").read_text(encoding="utf-8"))
+    lines += [f"kept although: {finding}" for finding in report["allowed"]]
     files = ", ".join(name for name in report["files"] if name.endswith((".gguf", ".safetensors")))
     output = Path(args.output or Path(args.run, folder.name))  # as the user wrote it
     then = "transformers and vLLM load the folder."
@@ -77,8 +74,8 @@ def _exported(args, folder: Path) -> str:  # the lines that `ft export` ends wit
     elif args.to == "adapter":
         adapter = json.loads(Path(folder, "adapter_config.json").read_text(encoding="utf-8"))
         then = vllm_refusal(adapter) or f"vLLM loads it beside its base: {vllm_command(adapter, typed(output))}"
-    wrote = f"\n{files}, README.md and manifest.json are in {output}. {then}"
-    return "\n".join([*_measured(report), wrote, _pushed(output, args.push)])
+    lines.append(f"\n{files}, README.md and manifest.json are in {output}. {then}")
+    return "\n".join([*lines, _pushed(output, args.push)])
 
 # %% ../../nbs/package/cli/model_export.ipynb #5656ffb5
 def export_command(
@@ -91,16 +88,15 @@ def export_command(
     folder, known = answering_run(args.run)
     check_output(args.output or folder)
     run_stages(folder)  # `ValueError` for a folder that is no run, before a row is read
-    options = {"max_new_tokens": 64, "scorers": ["exact_match"], **settings["evaluation"]}
+    own = settings["evaluation"]
     phase("reading the rows for the check")
-    options["scorers"] = find_scorers(options["scorers"])
+    scorers = find_scorers(own.get("scorers", ["exact_match"]))
     rows = _rows(args, known, settings) or rows_of_run(args.run, known, "export")
     phase("merging in float32, writing and checking")
     how = {name: getattr(args, name) for name in ("to", "type", "converter", "quantize", "license")}
-    how |= {name: options[name] for name in ("scorers", "max_new_tokens")}
-    allow = tuple(filter(None, (args.allow or "").split(",")))
-    output = export_run(folder, rows.take(min(len(rows), 64)), args.output, allow=allow, **how)
-    return _exported(args, output)
+    how |= {"scorers": scorers, "max_new_tokens": own.get("max_new_tokens", 64)}
+    how["allow"] = tuple(filter(None, (args.allow or "").split(",")))
+    return _exported(args, export_run(folder, rows.take(min(len(rows), 64)), args.output, **how))
 
 # %% ../../nbs/package/cli/model_export.ipynb #6640faab
 def check_command(

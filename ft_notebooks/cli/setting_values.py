@@ -18,10 +18,17 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 # %% ../../nbs/package/cli/setting_values.ipynb #6c85332b
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-_WORDS |= {list: "a list", list[str]: "a list of words", list[int]: "a list of whole numbers"}
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+    list[str]: "a list of words",
+    list[int]: "a list of whole numbers",
+}
 
-
+# %% ../../nbs/package/cli/setting_values.ipynb #69611af8
 def _options(kind) -> tuple:
     "The types that an annotation allows: the members of a union, or itself."
     union = typing.get_origin(kind) in (typing.Union, types.UnionType)

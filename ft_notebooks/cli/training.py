@@ -90,19 +90,19 @@ def _goes_on(args, stage, train, report: dict) -> str:
         return ""
     output = next(f"{args.output}-{n}" for n in itertools.count(2) if not Path(f"{args.output}-{n}").exists())
     new = ["--output", output]
-    own = argparse.Namespace(**vars(args))
+    kept = args.set
     if report["checkpoint"] and args.command == "sft":
-        own.set = [one for one in args.set if not one.startswith("lora.")]  # those of the checkpoint's adapter stay
+        kept = [one for one in args.set if not one.startswith("lora.")]  # those of the checkpoint's adapter stay
         new += ["--set", f"model.name={report['checkpoint']}"]
     rate = read_record(Path(args.output, "manifest.json"), "run")["run"]["learning_rate"]
-    slower = whole_command(own, [*new, "--set", f"{args.command}.learning_rate={rate / 10:g}"])
+    slower = whole_command(args, [*new, "--set", f"{args.command}.learning_rate={rate / 10:g}"], set=kept)
     lines = [f"To go on with a lower rate, where the rows are all alike:\n{slower}"]
     if odd := _odd_rows(args, stage, train, report):
         rest = f"{Path(args.data).with_suffix('')}-without-{odd[0]}.jsonl"
         show = ["--show", ",".join(map(str, odd)), "--drop", rest]
-        looked = argparse.Namespace(**{**vars(args), "set": [one for one in args.set if one.startswith("data.")]})
-        drop = whole_command(argparse.Namespace(**{**vars(looked), "output": None}), show, "doctor")
-        again = whole_command(argparse.Namespace(**{**vars(own), "data": rest}), new)
+        of_data = [one for one in args.set if one.startswith("data.")]
+        drop = whole_command(args, show, "doctor", set=of_data, output=None)
+        again = whole_command(args, new, set=kept, data=rest)
         lines.append(f"To go on without the odd rows of {args.data}:\n{drop} && {again}")
     return "\n".join(["", *lines])
 

@@ -201,8 +201,15 @@ def planned_config(
     """
     given = given if section == "sft" else {"train_sampling_strategy": "random", **given}
     balance = leave_out_balance(model, given) if hasattr(config, "router_aux_loss_coef") else []
-    adapter = arguments.get("peft_config")
-    chosen = plan(model, lengths, effective_batch, given, config=config, unpadded=unpadded, adapter=adapter)
+    chosen = plan(
+        model,
+        lengths,
+        effective_batch,
+        given,
+        config=config,
+        unpadded=unpadded,
+        adapter=arguments.get("peft_config"),
+    )
     args = run_config(config, output_dir, chosen, given, section, full=not has_adapter(model, arguments))
     check_checkpoint_choice(args, arguments.get("callbacks"))
     return args, [chosen.said, *balance]

@@ -142,8 +142,9 @@ def _trainable_tensors(model, optimizer) -> dict[str, Tensor]:
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     loose = [name for name, p in tensors.items() if id(p) not in held]
     if 0 < len(loose) < len(tensors):  # where all are, as under DeepSpeed, the optimizer holds copies
-        faults = {"are not held by the optimizer": loose}
-        raise ValueError(_error_message("before the first step", len(tensors), faults))
+        raise ValueError(
+            _error_message("before the first step", len(tensors), {"are not held by the optimizer": loose})
+        )
     return tensors
 
 # %% ../../nbs/package/training/gradient_flow.ipynb #4982e08f
@@ -177,6 +178,7 @@ class GradientFlowCallback(TrainerCallback):
         faults = _faults(tensors, self.start, self.with_gradient, args.device)
         no_gradient, unchanged = faults.values()
         if no_gradient if rises else no_gradient + unchanged:
-            when = f"after {self.steps} optimizer steps whose learning rate was not 0"
-            raise ValueError(_error_message(when, self.total, faults))
+            raise ValueError(
+                _error_message(f"after {self.steps} optimizer steps whose learning rate was not 0", self.total, faults)
+            )
         self.start = {name: self.start[name] for name in unchanged}

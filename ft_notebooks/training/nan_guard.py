@@ -27,21 +27,6 @@ from .gradient_flow import local_part, set_by_any
 from .loss_spikes import blame
 from .progress_and_plots import logged_points
 
-# %% ../../nbs/package/training/nan_guard.ipynb #328fafd6
-def _step_flags(losses: list[Tensor], norm, items, device) -> dict[str, bool]:
-    "The four flags of a step, combined over all processes, with one copy to the CPU."
-    means = torch.stack([torch.ones((), device=device), *(loss.float().mean() for loss in losses)])
-    norm = torch.as_tensor(1.0 if norm is None else norm, device=device).detach()
-    tokens = torch.as_tensor(1 if items is None else items, device=device).reshape(-1)[0]
-    flags = torch.stack([~means.isfinite().all(), ~norm.isfinite(), norm != 0, tokens > 0])
-    bad_loss, bad_gradient, nonzero, labeled = set_by_any(flags).tolist()
-    return {
-        "finite loss": not bad_loss,
-        "finite gradient": not bad_gradient,
-        "nonzero gradient": nonzero,
-        "labeled": labeled,
-    }
-
 # %% ../../nbs/package/training/nan_guard.ipynb #be490cfc
 _SKIPS = 10  # A GradScaler halves its scale at each: from 65,536 to 64, where a gradient over 1,000 is what overflows
 _BAD_LOSS = "the loss is not finite"
@@ -62,15 +47,19 @@ _CURES = {
 }
 
 # %% ../../nbs/package/training/nan_guard.ipynb #fe9ccdc4
-def _fault(facts: dict[str, bool], skipped: int) -> str | None:  # skipped: updates in a row by a GradScaler
-    "The fault of a step, the cause before its consequences; None if there is none, or a GradScaler skips the update."
-    if not facts["labeled"]:
-        return _NO_LABEL
-    if not facts["finite loss"]:
-        return _BAD_LOSS
-    if not facts["finite gradient"]:
-        return _BAD_GRADIENT if skipped in (0, _SKIPS) else None
-    return None if facts["nonzero gradient"] else _NO_GRADIENT
+def _check(trainer, losses: list[Tensor], items, norm, skipped: int) -> tuple[str | None, int]:
+    "The fault of the next optimizer step, or None; and how many updates in a row a GradScaler has skipped."
+    device = trainer.args.device
+    means = torch.stack([torch.ones((), device=device), *(loss.float().mean() for loss in losses)])
+    norm = torch.as_tensor(1.0 if norm is None else norm, device=device).detach()
+    tokens = torch.as_tensor(1 if items is None else items, device=device).reshape(-1)[0]
+    flags = torch.stack([~means.isfinite().all(), ~norm.isfinite(), norm != 0, tokens > 0])
+    bad_loss, bad_gradient, nonzero, labeled = set_by_any(flags).tolist()  # the one copy to the CPU
+    scaled = trainer.args.fp16 if trainer.is_deepspeed_enabled else trainer.accelerator.scaler is not None
+    skipped = skipped + 1 if scaled and bad_gradient else 0
+    faults = {_NO_LABEL: not labeled, _BAD_LOSS: bad_loss, _NO_GRADIENT: not nonzero}
+    faults[_BAD_GRADIENT] = bad_gradient and skipped in (0, _SKIPS)
+    return next(filter(faults.get, faults), None), skipped
 
 # %% ../../nbs/package/training/nan_guard.ipynb #dfb9a7c7
 def _save_last_good(trainer, random: tuple) -> str | None:  # random: the random state before this step
@@ -93,24 +82,10 @@ def _line(row: dict) -> str:
     place = "" if row["index"] is None else f" (row {row['index']} of train_dataset)"
     numbers = "".join(f", {key} {row[key]:.3g}" for key in ("loss", "gradient") if row[key] is not None)
     text = "".join(map(itemgetter("text"), row["parts"]))
-    where = f"micro-batch {row['micro_batch'] + 1}, row {row['row'] + 1}{place}"
-    return f"  {where}: {row['tokens']} tokens, {row['trained']} trained{numbers}: {text[:300]!r}"
-
-
-def _message(report: dict) -> str:
-    "The error: the fault, where to resume, the cure and up to three rows."
-    step = report["step"]
-    rows = [row for row in report["rows"] if row["odd"]] or report["rows"]
-    before = f"the weights are those of step {step - 1}" if step > 1 else "no step was taken before"
-    saved = f"the last checkpoint is {report['checkpoint']}" if report["checkpoint"] else "there is no checkpoint"
-    head = (
-        f"step {step} is not taken, since {report['fault']}; {before}, {saved}. If resumed, the run would get the same "
-        f"rows and stop again. What to do: {report['cure']}."
+    return (
+        f"  micro-batch {row['micro_batch'] + 1}, row {row['row'] + 1}{place}: {row['tokens']} tokens, "
+        f"{row['trained']} trained{numbers}: {text[:300]!r}"
     )
-    if not rows:
-        return head
-    lines = [f"{head} The rows (in full in {report['file']}):", *map(_line, rows[:3])]
-    return "\n".join(lines + ([f"  and {len(rows) - 3} more"] if len(rows) > 3 else []))
 
 # %% ../../nbs/package/training/nan_guard.ipynb #5dde274a
 class BadStep(Everywhere):
@@ -120,8 +95,20 @@ class BadStep(Everywhere):
         self,
         report: dict,  # As in `stopped.json`: "step", "fault", "cure", "rows", "checkpoint" and more
     ):
-        super().__init__(_message(report))
         self.report = report
+        step = report["step"]
+        before = f"the weights are those of step {step - 1}" if step > 1 else "no step was taken before"
+        saved = f"the last checkpoint is {report['checkpoint']}" if report["checkpoint"] else "there is no checkpoint"
+        lines = [
+            f"step {step} is not taken, since {report['fault']}; {before}, {saved}. If resumed, the run would get the "
+            f"same rows and stop again. What to do: {report['cure']}."
+        ]
+        if rows := [row for row in report["rows"] if row["odd"]] or report["rows"]:
+            lines[0] += f" The rows (in full in {report['file']}):"
+            lines += map(_line, rows[:3])
+        if len(rows) > 3:
+            lines.append(f"  and {len(rows) - 3} more")
+        super().__init__("\n".join(lines))
 
 # %% ../../nbs/package/training/nan_guard.ipynb #1822f889
 def _json(report: dict) -> str:
@@ -156,14 +143,6 @@ def _norm(trainer) -> Tensor | float | None:
         return trainer.model_wrapped.get_global_grad_norm()
     local = [local_part(p.grad) for p in trainer.model_wrapped.parameters() if p.grad is not None]
     return torch.nn.utils.get_total_norm(local) if local else None
-
-
-def _check(trainer, losses: list[Tensor], items, norm, skipped: int) -> tuple[str | None, int]:
-    "The fault of the next optimizer step, or None; and how many updates in a row a GradScaler has skipped."
-    facts = _step_flags(losses, norm, items, trainer.args.device)
-    scaled = trainer.args.fp16 if trainer.is_deepspeed_enabled else trainer.accelerator.scaler is not None
-    skipped = skipped + 1 if scaled and not facts["finite gradient"] else 0
-    return _fault(facts, skipped), skipped
 
 # %% ../../nbs/package/training/nan_guard.ipynb #786f1b62
 def _record_losses(guard) -> None:

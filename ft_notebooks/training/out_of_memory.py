@@ -21,25 +21,21 @@ from ..core.random_state import keep_random_state
 from ..core.seams import overrides
 from ..checkpointing.integrity import last_good_checkpoint
 from ..tokenization.padding import IGNORE
+from .batch_plan import micro_tokens
 from .gradient_flow import trained_parameters
 from ..loading.training_memory import CHECKPOINTING_FIELDS, NotEstimated, step_memory
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #4a3483c3
-def _lengths(dataset) -> np.ndarray | None:
-    "Tokens of each row, summed over its columns of token ids; None if they are not known beforehand."
-    columns = [name for name in getattr(dataset, "column_names", None) or [] if name.endswith("ids")]
-    if not columns or not hasattr(dataset, "__len__") or not len(dataset):
-        return None
-    table = dataset.select_columns(columns).with_format("arrow")[:]
-    return sum(pyarrow.compute.list_value_length(table[name]).to_numpy() for name in columns)
-
-
 def _largest_micro_batch(trainer) -> tuple[list[int], np.ndarray] | None:
     "The rows of the largest possible micro-batch, longest first, and the lengths of all rows; None if unknown."
-    lengths = _lengths(trainer.train_dataset)
-    if lengths is None:
+    data = trainer.train_dataset
+    columns = [name for name in getattr(data, "column_names", None) or [] if name.endswith("ids")]
+    if not columns or not hasattr(data, "__len__") or not len(data):
         return None
-    return np.argsort(-lengths, kind="stable")[: trainer.args.per_device_train_batch_size].tolist(), lengths
+    table = data.select_columns(columns).with_format("arrow")[:]
+    lengths = sum(pyarrow.compute.list_value_length(table[name]).to_numpy() for name in columns)
+    rows = np.argsort(-lengths, kind="stable")[: trainer.args.per_device_train_batch_size]
+    return rows.tolist(), lengths
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #4b0ff319
 def _is_counter(value) -> bool:
@@ -79,16 +75,11 @@ def _allocate_as_later(trainer) -> list[Tensor]:
 def _is_flat(args) -> bool:  # whether rows are laid end to end, without padding
     return any((getattr(args, "padding_free", False), getattr(args, "packing", False)))
 
-
-def _tokens(trainer, rows: list[int], lengths: np.ndarray) -> int:
-    "Tokens of a micro-batch of these rows, the longest first, padding included."
-    return int(lengths[rows].sum() if _is_flat(trainer.args) else len(rows) * lengths[rows[0]])
-
 # %% ../../nbs/package/training/out_of_memory.ipynb #a6d13876
 def _check_memory(trainer, rows: list[int], lengths: np.ndarray) -> None:
     "Raises `ValueError` if a step is estimated not to fit; on a CPU the process would be killed without an error."
     peak = step_memory(trainer.model, vars(trainer.args))
-    tokens = _tokens(trainer, rows, lengths)
+    tokens = micro_tokens(lengths[rows], _is_flat(trainer.args))
     available = available_memory(trainer.args.device)
     try:
         if isinstance(peak, str) or peak(tokens) <= available:  # with a label on every token, an upper bound
@@ -124,8 +115,7 @@ def _fitting_settings(
     sizes = [n for n in range(rows, 0, -1) if rows * steps % n == 0]
 
     def most(sizes=sizes, **changes):  # rows at a time
-        fitting = (n for n in sizes if peak(longest[:n].sum() if flat else n * longest[0], **changes) <= budget)
-        return next(fitting, 0)
+        return next((n for n in sizes if peak(micro_tokens(longest[:n], flat), **changes) <= budget), 0)
 
     now = most(sizes[1:])
     checkpointed = 0 if checkpointing else most(checkpointing=True)
@@ -142,22 +132,28 @@ def _fitting_settings(
     return found or [_shorter(peak, budget, lengths)]
 
 # %% ../../nbs/package/training/out_of_memory.ipynb #aba96b05
-def _estimated_advice(trainer, peak, worst) -> str:
+def _estimated_advice(trainer, peak, rows: list[int], lengths: np.ndarray) -> str:
     args = trainer.args
     available = available_memory(args.device)
-    rows = args.per_device_train_batch_size
-    batch = {"rows": rows, "steps": args.gradient_accumulation_steps, "flat": _is_flat(args)}
-    checkpointing = any(getattr(args, name, None) for name in CHECKPOINTING_FIELDS)
-    adapter = isinstance(trainer.model, PeftModel) and not getattr(trainer.model, "is_loaded_in_4bit", False)
-    batch |= {"checkpointing": checkpointing, "adapter": adapter}
-    cures = _fitting_settings(peak, 0.9 * available, worst[1], **batch)
-    tokens = _tokens(trainer, *worst)
+    flat = _is_flat(args)
+    four_bits = getattr(trainer.model, "is_loaded_in_4bit", False)
+    cures = _fitting_settings(
+        peak,
+        0.9 * available,
+        lengths,
+        rows=args.per_device_train_batch_size,
+        steps=args.gradient_accumulation_steps,
+        flat=flat,
+        checkpointing=any(getattr(args, name, None) for name in CHECKPOINTING_FIELDS),
+        adapter=isinstance(trainer.model, PeftModel) and not four_bits,
+    )
+    tokens = micro_tokens(lengths[rows], flat)
     return (
-        f"a step of {rows} rows, {tokens:,} tokens with padding, is estimated at {peak(tokens) / 1e9:.1f} of "
-        f"{available / 1e9:.1f} GB. One of these fits: {'; or '.join(cures)}"
+        f"a step of {args.per_device_train_batch_size} rows, {tokens:,} tokens with padding, is estimated at "
+        f"{peak(tokens) / 1e9:.1f} of {available / 1e9:.1f} GB. One of these fits: {'; or '.join(cures)}"
     )
 
-# %% ../../nbs/package/training/out_of_memory.ipynb #6b9c3e14
+# %% ../../nbs/package/training/out_of_memory.ipynb #01ec647b
 def _advice(trainer) -> str:
     "What to change, and by how much, for this model, these rows and the available memory."
     rows = trainer.args.per_device_train_batch_size
@@ -165,7 +161,7 @@ def _advice(trainer) -> str:
     peak = step_memory(trainer.model, vars(trainer.args))
     try:
         if worst is not None and not isinstance(peak, str):
-            return _estimated_advice(trainer, peak, worst)
+            return _estimated_advice(trainer, peak, *worst)
         why = "the rows are not known beforehand" if worst is None else f"the model is {peak}"
     except NotEstimated as e:
         why = str(e)

@@ -91,8 +91,8 @@ def ready(
         check_trained(trainer.model, own_optimizer=any((trainer.optimizer, trainer.optimizer_cls_and_kwargs)))
     head = trainer.model.get_output_embeddings()
     if isinstance(head, TrainableTokensWrapper) and not hasattr(head, "bias"):
-        bias = getattr(head.original_module, "bias", None)
-        object.__setattr__(head, "bias", bias)  # bypasses `nn.Module`, which would register it again
+        # bypasses `nn.Module`, which would register it again
+        object.__setattr__(head, "bias", getattr(head.original_module, "bias", None))
     return trainer
 
 # %% ../../nbs/package/training/preflight.ipynb #37acb18e
@@ -152,8 +152,8 @@ def keep_adapter(
 def _logits_differ(model, reference) -> bool:
     "Whether policy and reference (None: the policy without its adapter) score random tokens differently."
     base = base_model(model)
-    vocabulary = base.config.get_text_config().vocab_size
-    ids = torch.randint(vocabulary, (1, 16), generator=torch.Generator().manual_seed(0)).to(base.device)
+    seeded = torch.Generator().manual_seed(0)
+    ids = torch.randint(base.config.get_text_config().vocab_size, (1, 16), generator=seeded).to(base.device)
     without_adapter = model.disable_adapter() if reference is None else nullcontext()
     other = model if reference is None else reference
     with eval_mode(model), eval_mode(other):
@@ -218,12 +218,19 @@ def add_guards(
     Adds each guard once, and keeps existing ones. During the run they raise `ValueError` or `OSError`.
     """
     if not isinstance(trainer, Trainer):
-        cure = "give what SFTTrainer(...) returned; sft_trainer and dpo_trainer add the guards themselves"
-        raise ArgumentError("add_guards", "trainer", "a transformers.Trainer", trainer, cure)
+        raise ArgumentError(
+            "add_guards",
+            "trainer",
+            "a transformers.Trainer",
+            trainer,
+            "give what SFTTrainer(...) returned; sft_trainer and dpo_trainer add the guards themselves",
+        )
     exact_resume(trainer)
-    guards: dict[type, tuple] = {GradientFlowCallback: ()}
-    guards[MemoryCheck] = (trainer, rehearse)
-    guards[NaNGuard] = (trainer, allow_zero_gradient)
+    guards: dict[type, tuple] = {
+        GradientFlowCallback: (),
+        MemoryCheck: (trainer, rehearse),
+        NaNGuard: (trainer, allow_zero_gradient),
+    }
     if hasattr(trainer, "ref_model"):
         guards[_SameReferenceCallback] = (trainer,)
     for kind, arguments in guards.items():

@@ -94,6 +94,12 @@ _OF_LOSS = ("loss", "training", "loss (nats per token)")  # key, name in the leg
 _OF_REWARD = ("reward", "mean reward", "reward")
 
 
+def _evaluations(history: list[dict], of_step: str) -> list[str]:
+    "The logged keys of evaluations, such as eval_loss: one, or one for each dataset."
+    keys = dict.fromkeys(key for entry in history for key in entry)
+    return [key for key in keys if key.startswith("eval_") and key.endswith(of_step)]
+
+
 def _spread(ax, history) -> None:
     "The spread of each step's rewards around their mean, and limits in which it can be seen."
     steps, means = logged_points(history, "reward")
@@ -116,10 +122,9 @@ def draw_curve(
     rewarded = bool(logged_points(history, "reward")[0])
     of_step, label, ylabel = _OF_REWARD if rewarded else _OF_LOSS
     _line(ax, history, of_step, color="#0072B2", label=label)
-    names = {key: key.removeprefix("eval_") for entry in history for key in entry if key.startswith("eval_")}
-    evaluated = {key: name.removesuffix(of_step) for key, name in names.items() if name.endswith(of_step)}
-    for (key, name), colour in zip(evaluated.items(), ("#D55E00", "#E69F00", "#CC79A7")):  # one, or one a dataset
-        _line(ax, history, key, color=colour, label=f"evaluation {name.strip('_')}".strip())
+    for key, colour in zip(_evaluations(history, of_step), ("#D55E00", "#E69F00", "#CC79A7")):
+        dataset = key.removeprefix("eval_").removesuffix(of_step).strip("_")
+        _line(ax, history, key, color=colour, label=f"evaluation {dataset}".strip())
         ax.lines[-1].set_marker("o")
     if rewarded:
         _spread(ax, history)
@@ -140,8 +145,10 @@ def _histories(run) -> dict[str, list[dict]]:  # name -> log entries; one run al
     )
     for name, history in found.items():
         if not logged_points(history, "loss")[0]:
-            cure = "is logging_steps larger than the number of steps?"
-            raise ValueError(f"{name}: " * bool(name) + f"nothing was logged with a training loss; {cure}")
+            raise ValueError(
+                f"{name}: " * bool(name) + "nothing was logged with a training loss; is logging_steps larger than the "
+                "number of steps?"
+            )
     kinds = {bool(logged_points(history, "reward")[0]) for history in found.values()}
     if len(kinds) != 1 or len(found) > len(_COLOURS):
         raise ValueError(
@@ -154,9 +161,8 @@ def _draw_runs(ax, histories: dict[str, list[dict]], of_step: str, ylabel: str) 
     "The curve of each run in its colour, and its evaluations dashed."
     for colour, (name, history) in zip(_COLOURS, histories.items()):
         _line(ax, history, of_step, color=colour, label=name)
-        for key in dict.fromkeys(key for entry in history for key in entry):
-            if key.startswith("eval_") and key.endswith(of_step):
-                _line(ax, history, key, color=colour, ls="--", marker="o")
+        for key in _evaluations(history, of_step):
+            _line(ax, history, key, color=colour, ls="--", marker="o")
     if any(line.get_linestyle() == "--" for line in ax.lines):
         ax.plot([], [], color=_GREY, ls="--", label="evaluation")
     ax.set_ylabel(ylabel)
@@ -185,8 +191,8 @@ def describe_figure(
     words: str,  # What it shows, for readers who do not see it
 ) -> None:
     "Gives the picture that IPython makes of a figure its alternative text, which a saved notebook keeps as its text."
-    metadata = {"image/png": {"alt": words}}
-    fig._repr_mimebundle_ = lambda include=None, exclude=None: ({"text/plain": words}, metadata)
+    bundle = ({"text/plain": words}, {"image/png": {"alt": words}})
+    fig._repr_mimebundle_ = lambda include=None, exclude=None: bundle
 
 # %% ../../nbs/package/training/progress_and_plots.ipynb #0f6d3aa8
 def plot_history(

@@ -173,8 +173,13 @@ def fit(
     the user's words, or the folder is deleted during training.
     """
     if not isinstance(trainer, Trainer):
-        cure = "make one: sft_trainer(model, tok, dataset, output_dir=...)"
-        raise ArgumentError("fit", "trainer", "a transformers.Trainer", trainer, cure)
+        raise ArgumentError(
+            "fit",
+            "trainer",
+            "a transformers.Trainer",
+            trainer,
+            "make one: sft_trainer(model, tok, dataset, output_dir=...)",
+        )
     if trainer.is_world_process_zero() and (newer := newer_libraries()):
         print(newer, flush=True)
     _check_saves(trainer.args)

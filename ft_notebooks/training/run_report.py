@@ -123,13 +123,6 @@ def _base_name(name: str) -> str:
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists()
     return name if on_hub else Path(name).name
 
-
-def _method(run: dict) -> str:
-    if "adapter.peft_type" not in run:
-        return "all weights"
-    rank = f", r {run['adapter.r']}, alpha {run.get('adapter.lora_alpha')}" if "adapter.r" in run else ""
-    return str(run["adapter.peft_type"]) + rank
-
 # %% ../../nbs/package/training/run_report.ipynb #38f3d881
 _HASH = "\n<!-- ft-notebooks rewrites this card only while it is unchanged: sha256 {} -->\n"
 
@@ -175,10 +168,12 @@ def _card_facts(trainer: Trainer, run: dict, base: str) -> dict:
     evaluated = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     if evaluated:
         held = f"{held}; loss {evaluated[-1]['eval_loss']:.4g} at step {evaluated[-1]['step']}"
+    kind = run.get("adapter.peft_type", "all weights")
+    rank = f", r {run['adapter.r']}, alpha {run.get('adapter.lora_alpha')}" if "adapter.r" in run else ""
     factors = ("per_device_train_batch_size", "gradient_accumulation_steps", "world_size")
     return {
         "base": base,
-        "trained": _method(run),
+        "trained": f"{kind}{rank}",
         "trainer": run["trainer"],
         "rows": run.get("data"),
         "held-out rows": held,
@@ -213,10 +208,12 @@ def write_card(
         library_name="peft" if "adapter.peft_type" in run else "transformers",
         tags=list(filter(None, (stage.lower(), "lora" if "adapter.r" in run else ""))),
     )
-    known = {
-        "base": base.rpartition("/")[2],
-        "trainer": stage or "Trainer",
-        "facts": _card_facts(trainer, run, base),
-        "versions": ", ".join(f"{name} {it}" for name, it in record["recorded"]["versions"].items() if it),
-    }
-    write_atomically(card, _hashed(str(ModelCard.from_template(data, template_str=_CARD, **known))))
+    text = ModelCard.from_template(
+        data,
+        template_str=_CARD,
+        base=base.rpartition("/")[2],
+        trainer=stage or "Trainer",
+        facts=_card_facts(trainer, run, base),
+        versions=", ".join(f"{name} {it}" for name, it in record["recorded"]["versions"].items() if it),
+    )
+    write_atomically(card, _hashed(str(text)))

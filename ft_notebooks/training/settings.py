@@ -7,7 +7,6 @@ __all__ = ['SETTINGS', 'Setting', 'settings_of', 'default_of', 'trainer_defaults
 
 # %% ../../nbs/package/training/settings.ipynb #c7b03945
 import math
-from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -280,19 +279,11 @@ SETTINGS = (
 
 # %% ../../nbs/package/training/settings.ipynb #678def92
 @cache
-def _by_section() -> dict[str, dict[str, Setting]]:
-    found: dict[str, dict[str, Setting]] = defaultdict(dict)
-    for row in SETTINGS:
-        for section in row.sections.split():
-            found[section][row.name] = row
-    return found
-
-
 def settings_of(
     section: str,  # Of settings.ini
 ) -> dict[str, Setting]:  # By name
     "The rows of a section."
-    return dict(_by_section()[section])
+    return {row.name: row for row in SETTINGS if section in row.sections.split()}
 
 
 def default_of(

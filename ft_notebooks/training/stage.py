@@ -151,8 +151,13 @@ class Stage:
     def identity(self, rows: Dataset, held: Dataset | None) -> dict:
         "The settings without [evaluation], which changes no weight, and the content of the rows."
         shares = {f"data.{key}": value for key, value in self.data.items() if key.startswith(("allow", "thinking"))}
-        content = {"data.trained": data_fingerprint(rows), "data.held_out": data_fingerprint(held)}
-        return {**self.settings_identity(), **shares, **content, **self.mixture()}
+        return {
+            **self.settings_identity(),
+            **shares,
+            "data.trained": data_fingerprint(rows),
+            "data.held_out": data_fingerprint(held),
+            **self.mixture(),
+        }
 
     def mixture(self) -> dict:
         "The content and the share of each file that is mixed in; nothing without one."

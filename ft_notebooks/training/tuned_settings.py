@@ -92,9 +92,13 @@ def tuned_for(
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
     size = f"{sum(p.numel() for p in parameters):,} parameters, {trained:,} of them trained"
-    what = f"{type(base).__name__} of {size}, in {' and '.join(dtypes)}, attention {attention_of(base)}"
-    rows = {"longest": int(max(lengths)), "mean": int(sum(lengths)) / len(lengths)}
-    return {"model": what, "machine": device_name(), "effective_batch": effective_batch, **rows}
+    return {
+        "model": f"{type(base).__name__} of {size}, in {' and '.join(dtypes)}, attention {attention_of(base)}",
+        "machine": device_name(),
+        "effective_batch": effective_batch,
+        "longest": int(max(lengths)),
+        "mean": int(sum(lengths)) / len(lengths),
+    }
 
 # %% ../../nbs/package/training/tuned_settings.ipynb #3506cc05
 def _other_run(name: str, then, now) -> bool:
@@ -122,5 +126,9 @@ def read_tuned(
         raise ValueError(f"{file} names {', '.join(sorted(unknown))}, which this version does not have; {again}")
     if twice := sorted(record["settings"].keys() & given.keys()):
         raise ValueError(f"{file} sets {', '.join(twice)}, and so do you; leave out one of the two")
-    digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    return Tuned(record["settings"], tuple(record["ways"]), f"{file}: {record['said']}", digest)
+    return Tuned(
+        record["settings"],
+        tuple(record["ways"]),
+        f"{file}: {record['said']}",
+        hashlib.sha256(Path(file).read_bytes()).hexdigest(),
+    )

@@ -27,7 +27,7 @@ from ft_notebooks.course.demo_task import DEMO
 from ft_notebooks.course.example_task import appointments
 from ft_notebooks.sft.trainer import sft_trainer
 from ft_notebooks.training import nan_guard
-from ft_notebooks.training.nan_guard import NaNGuard, find_spikes
+from ft_notebooks.training.nan_guard import BadStep, NaNGuard, find_spikes
 
 datasets.disable_progress_bars()
 warnings.filterwarnings("ignore", category=FutureWarning)
@@ -212,7 +212,8 @@ def test_an_error_says_three_rows_and_counts_the_others_and_where_to_go_on_from(
         return place | {"odd": odd, "parts": [{"trained": False, "text": "a" * 400}]}
 
     report = {"fault": "F", "cure": "C", "file": "run/stopped.json", "checkpoint": "run/checkpoint-4"}
-    first, *lines = nan_guard._message(report | {"step": 5, "rows": [row(i, i != 2) for i in range(6)]}).split("\n")
+    rows = [row(i, i != 2) for i in range(6)]
+    first, *lines = str(BadStep(report | {"step": 5, "rows": rows})).split("\n")
     assert first.startswith(
         "step 5 is not taken, since F; the weights are those of step 4, the last checkpoint is run/checkpoint-4."
     )
@@ -223,7 +224,7 @@ def test_an_error_says_three_rows_and_counts_the_others_and_where_to_go_on_from(
     ]
     assert lines == [*places, "  and 2 more"]
     report |= {"step": 1, "checkpoint": None, "rows": [row(None, False)]}
-    first, line = nan_guard._message(report).split("\n")
+    first, line = str(BadStep(report)).split("\n")
     assert "; no step was taken before, there is no checkpoint." in first and "micro-batch 2, row 1: 9 tokens" in line
 
 

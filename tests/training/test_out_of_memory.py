@@ -35,12 +35,14 @@ make = partial(sft, kind=mine)
 
 def test_lengths_are_those_of_all_columns_of_ids():
     pairs = datasets.Dataset.from_dict({"prompt_ids": [[1], [1, 2]], "chosen_ids": [[1, 2, 3], [1]], "n": [5, 6]})
-    assert out_of_memory._lengths(pairs).tolist() == [4, 3] and out_of_memory._lengths(pairs.select([1])).tolist() == [
-        3
-    ]
-    assert (
-        out_of_memory._lengths(pairs.select([])) is None and out_of_memory._lengths(pairs.to_iterable_dataset()) is None
-    )
+
+    def worst(data):
+        args = SimpleNamespace(per_device_train_batch_size=1)
+        return out_of_memory._largest_micro_batch(SimpleNamespace(train_dataset=data, args=args))
+
+    rows, lengths = worst(pairs)
+    assert rows == [0] and lengths.tolist() == [4, 3] and worst(pairs.select([1]))[1].tolist() == [3]
+    assert worst(pairs.select([])) is None and worst(pairs.to_iterable_dataset()) is None
 
 
 def test_transformers_may_find_the_batch_size_itself(tmp_path):
@@ -195,12 +197,6 @@ def test_an_error_says_whether_it_came_in_the_trial_step(tmp_path):
     assert out_of_memory._in_training(trainer, error, trial=True).startswith(
         "out of memory in the trial step, before step 1 ("
     )
-
-
-def test_a_micro_batch_end_to_end_has_the_sum_of_its_rows(tmp_path):
-    lengths = np.array([100, 10, 30])
-    assert out_of_memory._tokens(make(tmp_path), [0, 2], lengths) == 200
-    assert out_of_memory._tokens(make(tmp_path, padding_free=True, max_length=None), [0, 2], lengths) == 130
 
 
 def test_few_labels_do_not_raise_for_what_all_labels_would_take(tmp_path):

@@ -89,16 +89,14 @@ def deletable_files(
             found.append((path, _AGAIN))
     found += [(file, _ANSWERS) for file in run.glob("*/*.answers.jsonl")]
     used = _used(run)
-    free = [(path, why) for path, why in found if not path.is_symlink()]
-    free = [(p, why) for p, why in free if not any(one.is_relative_to(p.resolve()) for one in used)]
-    return sorted((Deletable(path, _bytes(path), why) for path, why in free), key=lambda one: -one.bytes)
+    free = []
+    for path, why in found:
+        needed = path.is_symlink() or any(one.is_relative_to(path.resolve()) for one in used)
+        if not needed:
+            free.append(Deletable(path, _bytes(path), why))
+    return sorted(free, key=lambda one: -one.bytes)
 
 # %% ../../nbs/package/runs/cleaning.ipynb #af4c9ce5
-def _agreed() -> bool:
-    asked = sys.stdin is not None and sys.stdin.isatty()
-    return asked and input("Delete all of this? [y/N] ").strip().lower() in ("y", "yes")
-
-# %% ../../nbs/package/runs/cleaning.ipynb #01e151b7
 def clean_command(
     args,  # From `parser` for `ft clean`
 ) -> str:  # What is deleted, or how to do it
@@ -112,7 +110,10 @@ def clean_command(
         for one in found:
             print(f"{size_text(one.bytes):>10}  {one.path.relative_to(run)}: {one.why}")
         total = size_text(sum(one.bytes for one in found))
-        if not (args.yes or _agreed()):
+        agreed = args.yes
+        if not agreed and sys.stdin is not None and sys.stdin.isatty():
+            agreed = input("Delete all of this? [y/N] ").strip().lower() in ("y", "yes")
+        if not agreed:
             more = " --last-checkpoint" if args.last_checkpoint else ""
             return f"Nothing is deleted. These {total} go with: ft clean {typed(args.run)}{more} --yes"
         for one in found:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import Any
 
 from datasets import Dataset
 
@@ -104,11 +103,19 @@ def evaluate_general(
     for_answers: Callable = lambda model: model,  # As for `evaluate`
 ) -> Evaluation:  # 200 questions scored as "general_questions", and 40 texts scored as "bits_per_byte"
     "What a model knows outside its task: short general questions by `mentions`, and bits per byte of ordinary English."
-    how: dict[str, Any] = {"batch_size": batch_size, "max_new_tokens": 1}
-    of_texts = evaluate(model, tok, general_texts(), {}, **how)
-    how |= {"max_new_tokens": max_new_tokens, "max_thought_tokens": max_thought_tokens}
-    how |= {"file": file, "for_answers": for_answers, "likelihood": False}
-    found = evaluate(model, tok, general_questions(), {"general_questions": mentions}, **how)
+    of_texts = evaluate(model, tok, general_texts(), {}, batch_size=batch_size, max_new_tokens=1)
+    found = evaluate(
+        model,
+        tok,
+        general_questions(),
+        {"general_questions": mentions},
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        max_thought_tokens=max_thought_tokens,
+        file=file,
+        for_answers=for_answers,
+        likelihood=False,
+    )
     scores = found.scores | {"bits_per_byte": of_texts.scores["bits_per_byte"]}
     return Evaluation(scores, found.rows + [{**row, "general_questions": None} for row in of_texts.rows])
 
@@ -128,8 +135,10 @@ def forgotten(
     found = not_worse(before, after, "general_questions", MARGIN, names)
     known = before.scores["general_questions"]["value"]
     if known <= 2 * MARGIN:  # it has too little to lose
-        why = f"these questions do not decide it: {names[0]} has only {known:.0%} of {found['n']} right"
-        return found | {"outcome": "too few rows", "verdict": why}
+        return found | {
+            "outcome": "too few rows",
+            "verdict": f"these questions do not decide it: {names[0]} has only {known:.0%} of {found['n']} right",
+        }
     points = f"{100 * found['difference']:+.0f} points of general questions"
     ends = f"({100 * found['low']:+.0f} to {100 * found['high']:+.0f}), {found['n']} asked"
     said = {

@@ -56,16 +56,6 @@ class _Rows:
     held_ids: Dataset | None
 
 
-def _mixed(stage: Stage, tok, ids, held) -> tuple:
-    "Encoded rows with those of [data] mix, of which none is like a held-out row; and an account of each file."
-    others = {}
-    for name, rows in stage.others.items():
-        phase(f"encoding the rows of {name}")
-        left = rows if held is None else without_held(rows, held)
-        others[name] = (stage.encode(tok, left)[0], stage.data["mix"][name])
-    return mix_rows(ids, others, stage.given["seed"], stage.mix_by)
-
-
 def _mixed_words(stage: Stage, tok, ids, account: dict) -> str:
     "What is mixed in: a line for each file, and the first of its rows as it is trained."
     what = "trained tokens" if stage.mix_by == "tokens" else "rows"
@@ -73,20 +63,29 @@ def _mixed_words(stage: Stage, tok, ids, account: dict) -> str:
     first = len(ids)  # of the files, whose rows stand one after the other behind the run's own
     for name, file in reversed(account["mixed"].items()):
         first -= file["rows"]
-        times = f"each is read {file['times_read']:g} times an epoch"
-        said = f"mixed in: {file['rows']:,} rows of {name}, {file['share']:.0%} of the {what}; {times}"
+        said = (
+            f"mixed in: {file['rows']:,} rows of {name}, {file['share']:.0%} of the {what}; each is read "
+            f"{file['times_read']:g} times an epoch"
+        )
         lines = [said, stage.show(tok, ids[first]), *lines]
     return "\n".join(lines)
 
 
 def _encoded(stage: Stage, tok, rows, held) -> tuple:
-    "The encoded rows, their counts, and the encoded held-out rows, which may all be pairs of equal answers."
+    """The encoded rows, with those of [data] mix, of which none is like a held-out row; their counts; and the encoded
+    held-out rows, which may all be pairs of equal answers.
+    """
     held_ids = None if held is None else stage.encode(tok, held, held=True)[0]
     ids, account = stage.encode(tok, rows)
-    if stage.others:
-        ids, mixed = _mixed(stage, tok, ids, held)
-        account = {**account, "mixed": mixed}
-    return ids, account, held_ids
+    if not stage.others:
+        return ids, account, held_ids
+    others = {}
+    for name, more in stage.others.items():
+        phase(f"encoding the rows of {name}")
+        left = more if held is None else without_held(more, held)
+        others[name] = (stage.encode(tok, left)[0], stage.data["mix"][name])
+    ids, mixed = mix_rows(ids, others, stage.given["seed"], stage.mix_by)
+    return ids, {**account, "mixed": mixed}, held_ids
 
 # %% ../../nbs/package/runs/pipeline.ipynb #388f710d
 def _dated(tok, run) -> tuple:
@@ -130,7 +129,7 @@ def _measured(stage: Stage, trainer, tok, held_ids, when: str) -> dict:
     phase(f"measuring the held-out rows {when} training")
     return stage.measure(trainer.model, tok, held_ids)
 
-
+# %% ../../nbs/package/runs/pipeline.ipynb #64a934cd
 def _trainer(stage: Stage, tok, rows: _Rows, run: Path, *, plan: PlanCallback, guards: list):
     "Loads the model, and makes the trainer of the stage."
     phase("loading the model")
@@ -140,9 +139,16 @@ def _trainer(stage: Stage, tok, rows: _Rows, run: Path, *, plan: PlanCallback, g
         model = stage.load(tok)
         callbacks = [plan, *stage.callbacks(tok, rows.held, rows.held_ids), *guards]
     phase("preparing the training")
-    any_size = stage.settings["run"].get("world_size") == "any"
-    how = {"output_dir": run, "callbacks": callbacks, "disable_tqdm": False, "any_world_size": any_size}
-    return stage.trainer(model, tok, rows.ids, rows.held_ids, **how)
+    return stage.trainer(
+        model,
+        tok,
+        rows.ids,
+        rows.held_ids,
+        output_dir=run,
+        callbacks=callbacks,
+        disable_tqdm=False,
+        any_world_size=stage.settings["run"].get("world_size") == "any",
+    )
 
 # %% ../../nbs/package/runs/pipeline.ipynb #5b8b1657
 def _train(stage: Stage, tok, rows: _Rows, run: Path, guards: list) -> tuple:

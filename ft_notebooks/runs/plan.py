@@ -51,8 +51,9 @@ def plan_line(
     steps = f"{plan['steps']:,} step{'s' * (plan['steps'] != 1)} of {step}"
     weights = f"LoRA r={plan['lora_r']}" if plan.get("lora_r") else "all weights"
     time_left = f", {_time_words(plan['seconds'])}" if plan.get("seconds") else ""
-    rate = _rate_words(plan["learning_rate"])
-    return f"plan: {rows} × {passes} = {steps}, learning rate {rate}, {weights}{time_left}"
+    return (
+        f"plan: {rows} × {passes} = {steps}, learning rate {_rate_words(plan['learning_rate'])}, {weights}{time_left}"
+    )
 
 # %% ../../nbs/package/runs/plan.ipynb #aa6c3ad6
 _FEW_STEPS, _THEIR_RATE = 20, 1e-3
@@ -66,9 +67,10 @@ def _few_steps(args: Any, plan: dict[str, Any], stage: str = "sft") -> str:
         return ""
     if plan["steps"] >= _FEW_STEPS or plan["learning_rate"] >= _THEIR_RATE:
         return ""
-    rate = _rate_words(plan["learning_rate"])
-    higher = _rate_words(_THEIR_RATE)
-    return f"{plan['steps']} steps are few for a rate of {rate}: set {stage}.learning_rate={higher}, or more epochs"
+    return (
+        f"{plan['steps']} steps are few for a rate of {_rate_words(plan['learning_rate'])}: set "
+        f"{stage}.learning_rate={_rate_words(_THEIR_RATE)}, or more epochs"
+    )
 
 # %% ../../nbs/package/runs/plan.ipynb #0224752b
 _TUNING_STEPS = 3400  # at most, of `ft tune`: with all its candidates equal, and faster alone and together
@@ -79,8 +81,10 @@ def _tuning_words(seconds: float, left: int) -> str:  # seconds for the steps th
     share = _TUNING_STEPS / left
     if share > 1 / 3:
         return ""
-    cost = _time_words(share * seconds)
-    return f"ft tune DATA tries what makes steps faster here, in {cost} at most: it pays from {share:.0%} less a step"
+    return (
+        f"ft tune DATA tries what makes steps faster here, in {_time_words(share * seconds)} at most: it pays from "
+        f"{share:.0%} less a step"
+    )
 
 # %% ../../nbs/package/runs/plan.ipynb #f1776f9f
 @overrides(TrainerCallback)

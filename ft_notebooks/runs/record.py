@@ -35,8 +35,7 @@ def without_held(
         )
     if known:
         say(f"{len(known)} rows are duplicates or near-duplicates of held-out rows, and are not trained on")
-    left = [row for row in range(len(chats)) if row not in known]
-    return chats.select(left)
+    return chats.select(sorted(set(range(len(chats))) - known))
 
 # %% ../../nbs/package/runs/record.ipynb #48cea0d2
 def _last(chats, rule) -> tuple:
@@ -56,8 +55,10 @@ def _share_error(rule: str, failure: NoSplit) -> str:
     if failure.share:
         cure = f"A different share works: --set data.eval={failure.share:g}"
         cure += "; or remove the duplicates" if " 0 are duplicates" not in failure.found else ""
-    why = f"data.eval={rule} cannot hold out that share, since rows with equal or similar prompts stay together"
-    return f"{why}. {failure.found} {cure}"
+    return (
+        f"data.eval={rule} cannot hold out that share, since rows with equal or similar prompts stay together. "
+        f"{failure.found} {cure}"
+    )
 
 # %% ../../nbs/package/runs/record.ipynb #fbdfc1cf
 def held_out(
@@ -112,20 +113,12 @@ def _stage(known):
     return stage_class(name)({"data": known["data"], name: {"seed": known.get(f"{name}.seed", 0)}})
 
 
-def _read_again(known) -> dict:
-    "The run's training and held-out rows, each None if the file has changed since."
+def _read_again(known, part: str):
+    "The run's rows, of part data.trained or data.held_out; None if the file has changed since."
     stage = _stage(known)
     train, held = held_out(stage.read(stage.data["file"]), stage.data["eval"], stage.given["seed"], stage.read)
-    parts = {"data.trained": train, "data.held_out": held}
-    return {name: rows if data_fingerprint(rows) == known[name] else None for name, rows in parts.items()}
-
-
-def _mixed_in(known) -> list | None:
-    "The rows of the files that were mixed in, None if one has changed since."
-    stage = _stage(known)
-    if any(known.get(name) != value for name, value in stage.mixture().items()):
-        return None
-    return [without_places(rows) for rows in stage.others.values()]
+    rows = train if part == "data.trained" else held
+    return rows if data_fingerprint(rows) == known[part] else None
 
 # %% ../../nbs/package/runs/record.ipynb #8330f821
 def kept_rows(
@@ -154,7 +147,7 @@ def kept_rows(
         f"{command} {typed(run)} DATA"
     )
     try:
-        chats = _read_again(known)["data.held_out"]
+        chats = _read_again(known, "data.held_out")
     except ValueError as e:
         raise ValueError(f"{e}, {lost}") from None
     if chats is None:
@@ -171,8 +164,10 @@ def trained_rows(
         return None
     rows = None
     with contextlib.suppress(ValueError):  # for a missing file, as for a changed one
-        own, others = _read_again(known)["data.trained"], _mixed_in(known)
-        rows = None if own is None or others is None else concatenate_datasets([own, *others])
+        stage = _stage(known)
+        own = _read_again(known, "data.trained")
+        if own is not None and stage.mixture().items() <= known.items():
+            rows = concatenate_datasets([own, *map(without_places, stage.others.values())])
     if rows is None:
         say(f"{file} no longer contains the training rows, so evaluated rows among them cannot be found")
     return rows

@@ -185,6 +185,7 @@ class Trial:
         self.shapes = _two_shapes(self.rows, self.batch)
         self.both = concatenate_datasets([*self.shapes.values()])
         self.step = len(self.both) // 2  # rows of an optimizer step of the trial
+        self.tokens = sum(map(len, self.both["input_ids"]))
 
 # %% ../../nbs/package/runs/trial.ipynb #1217bea6
 def trl_defaults(
@@ -195,18 +196,30 @@ def trl_defaults(
     "TRL's defaults, with the run's rate and the trial's step."
     cpu = hardware().device == "cpu"
     rate = default_of("sft", "learning_rate", full=not isinstance(trial.model, PeftModel))
-    fields = {"learning_rate": rate, "max_length": None, "use_cpu": cpu, "dataloader_pin_memory": not cpu}
     micro = trial.given.get("per_device_train_batch_size", SFTConfig.per_device_train_batch_size)
-    fields |= effective_batch(trial.step, micro, processes=1)
+    fields = {
+        "learning_rate": rate,
+        "max_length": None,
+        "use_cpu": cpu,
+        "dataloader_pin_memory": not cpu,
+        **effective_batch(trial.step, micro, processes=1),
+    }
     return SFTConfig(folder, **{**fields, **_QUIET, **trial.given, **more})
 
-
+# %% ../../nbs/package/runs/trial.ipynb #fa6c7626
 def _trainer(trial: Trial, chosen: Tuned | None, rows: Dataset, folder: str, settings: dict) -> SFTTrainer:
     if chosen is None:
         config = trl_defaults(trial, folder, **settings)
         return SFTTrainer(trial.model, config, train_dataset=rows, processing_class=trial.tok)
-    how: dict[str, Any] = {"output_dir": folder, "effective_batch": trial.step, "tuned": chosen}
-    return sft_trainer(trial.model, trial.tok, rows, **how, **{**_QUIET, **trial.given, **settings})
+    return sft_trainer(
+        trial.model,
+        trial.tok,
+        rows,
+        output_dir=folder,
+        effective_batch=trial.step,
+        tuned=chosen,
+        **{**_QUIET, **trial.given, **settings},
+    )
 
 # %% ../../nbs/package/runs/trial.ipynb #6f96fe4f
 @contextmanager
@@ -283,8 +296,7 @@ class Equality:
         orders = [trial.both, *map(trial.both.shuffle, (1, 2))]
         self.passes = [_by_pass(run_trial(trial, None, rows, num_train_epochs=2)) for rows in orders]
         inputs = sum(getattr(m, "in_features", 0) for m in trial.model.modules())
-        tokens = sum(map(len, trial.both["input_ids"]))
-        self.summed = _EPS * math.sqrt(inputs + tokens + len(trial.tok))
+        self.summed = _EPS * math.sqrt(inputs + trial.tokens + len(trial.tok))
 
 # %% ../../nbs/package/runs/trial.ipynb #95354b8a
 def _loss_allowed(equality: Equality, shape: str) -> float:
@@ -297,19 +309,23 @@ def _loss_allowed(equality: Equality, shape: str) -> float:
     logit = torch.finfo(half).eps * math.log(len(equality.trial.tok)) / math.sqrt(trained)
     return 2 * (own + logit + equality.summed * exact)
 
-
+# %% ../../nbs/package/runs/trial.ipynb #c2f4ec3b
 def _shape_fault(equality: Equality, shape: str, found: Outcome) -> str:
     exact = equality.exact[shape]
     allowed = _loss_allowed(equality, shape)
     if not abs(found.losses[0] - exact.losses[0]) <= allowed:
-        where = f"the loss of step 1 on {shape} is {found.losses[0]:.4f}, in float32 {exact.losses[0]:.4f}"
-        return f"not equal: {where}; rounding explains {allowed:.1g}"
+        return (
+            f"not equal: the loss of step 1 on {shape} is {found.losses[0]:.4f}, in float32 {exact.losses[0]:.4f}; "
+            f"rounding explains {allowed:.1g}"
+        )
     for kind, wanted in exact.gradient.items():
         gap = _gap(found.gradient.get(kind), wanted)
         allowed = 2 * (_gap(equality.base[shape].gradient.get(kind), wanted) + equality.summed)
         if not gap <= allowed:
-            where = f"the gradient of {kind} on {shape} is off by {gap:.2g} of its norm"
-            return f"not equal: {where}; rounding explains {allowed:.1g}"
+            return (
+                f"not equal: the gradient of {kind} on {shape} is off by {gap:.2g} of its norm; rounding explains "
+                f"{allowed:.1g}"
+            )
     return ""
 
 # %% ../../nbs/package/runs/trial.ipynb #550f4760
@@ -332,6 +348,8 @@ def passes_fault(
     for number, (loss, *bases) in enumerate(zip(_by_pass(found), *equality.passes), 1):
         noise = max(bases) - min(bases)
         if not abs(loss - bases[0]) <= noise + rounding:
-            where = f"the mean loss of pass {number} is {loss:.4f}, of the baseline {bases[0]:.4f}"
-            return f"not equal: {where}; another order of the rows moves it by {noise:.1g}"
+            return (
+                f"not equal: the mean loss of pass {number} is {loss:.4f}, of the baseline {bases[0]:.4f}; another "
+                f"order of the rows moves it by {noise:.1g}"
+            )
     return ""

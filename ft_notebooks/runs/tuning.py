@@ -24,8 +24,16 @@ from ..core.device import hardware
 from ..core.errors import error_text
 from ..core.progress import phase
 from ..kernels.patching import optimizations
-from .trial import CHECKPOINTING, Equality, Outcome, Trial
-from .trial import passes_fault, run_trial, step_fault, trl_defaults
+from ft_notebooks.runs.trial import (
+    CHECKPOINTING,
+    Equality,
+    Outcome,
+    Trial,
+    passes_fault,
+    run_trial,
+    step_fault,
+    trl_defaults,
+)
 from ..tokenization.padding import IGNORE
 from ..training.tuned_settings import Tuned, tuned_for
 
@@ -59,8 +67,9 @@ _LIGER = {"rope": "rotary embedding", "rms_norm": "norm", "swiglu": "MLP"}
 def _liger(switch: str) -> Candidate:
     "One of Liger's kernels, the others off."
     config = {name: name == switch for name in (*_LIGER, "cross_entropy")}
-    settings = {"use_liger_kernel": True, "liger_kernel_config": config}
-    return Candidate(f"Liger's {_LIGER[switch]}", settings, why_not=_card)
+    return Candidate(
+        f"Liger's {_LIGER[switch]}", {"use_liger_kernel": True, "liger_kernel_config": config}, why_not=_card
+    )
 
 # %% ../../nbs/package/runs/tuning.ipynb #b22daf51
 _KEPT = "no activation checkpointing"
@@ -89,9 +98,10 @@ def candidates(
     "All candidates, and one for each other micro-batch; where bfloat16 would be emulated, one without it."
     own = trl_defaults(trial).per_device_train_batch_size
     sizes = [n for n in (1, 2, 4, 8, 16, 32) if trial.step % n == 0 and n != own]
-    micro = [Candidate(f"micro-batch {n}", {"per_device_train_batch_size": n}) for n in sizes]
-    half = {"bf16": False, "fp16": _on_card()}
-    return [*CANDIDATES, *micro, *([] if hardware().bf16 else [Candidate("no bfloat16", half)])]
+    found = [*CANDIDATES, *(Candidate(f"micro-batch {n}", {"per_device_train_batch_size": n}) for n in sizes)]
+    if not hardware().bf16:
+        found.append(Candidate("no bfloat16", {"bf16": False, "fp16": _on_card()}))
+    return found
 
 
 def why_untried(
@@ -153,7 +163,7 @@ def race(
     "The times of others over that of one, in turns."
     found: dict[str, dict] = {name: {"why": "", "ratios": []} for name in others}
     for number in range(rounds):
-        alive = [name for name, one in found.items() if not one["why"] and all(ratio < 1 for ratio in one["ratios"])]
+        alive = [name for name, one in found.items() if not one["why"] and max(one["ratios"], default=0) < 1]
         order = ["", *alive][:: -1 if number % 2 else 1] if alive else []
         seconds = {name: _timed(equality, others[name] if name else against, found.get(name, {})) for name in order}
         for name in alive:
@@ -173,8 +183,10 @@ def interval_words(
 
 def _slow(found: dict, rounds: int, where: str) -> str:
     "Why a candidate of `race` is off; an empty text if it is equal, and faster in all pairs."
-    if found["why"] or len(found["ratios"]) == rounds and max(found["ratios"]) < 1:
+    if found["why"]:
         return found["why"]
+    if len(found["ratios"]) == rounds and max(found["ratios"]) < 1:
+        return ""
     return f"not faster: {interval_words(found['ratios'])} {where}"
 
 # %% ../../nbs/package/runs/tuning.ipynb #5d8ce39a
@@ -302,9 +314,9 @@ def operations(
     weights = sum(m.in_features * m.out_features for m in linear)  # those of 4 bits are packed
     trained = sum(m.weight.numel() for m in linear if m.weight.requires_grad)
     config = trial.model.config.get_text_config()
-    lengths = list(map(len, trial.both["input_ids"]))
-    attended = sum(n * n for n in lengths) * config.hidden_size * config.num_hidden_layers
-    return sum(lengths) * (4 * weights + 2 * trained) + 6 * attended
+    squares = sum(len(ids) ** 2 for ids in trial.both["input_ids"])
+    attended = squares * config.hidden_size * config.num_hidden_layers
+    return trial.tokens * (4 * weights + 2 * trained) + 6 * attended
 
 
 def best_rate() -> float:
@@ -326,7 +338,7 @@ def speed(
     step = run_trial(trial, chosen, trial.shapes["the longest rows"], memory=True, max_steps=1)
     trained = sum(label != IGNORE for row in trial.both["labels"] for label in row[1:])
     return {
-        "tokens a second": sum(map(len, trial.both["input_ids"])) / seconds,
+        "tokens a second": trial.tokens / seconds,
         "trained tokens a second": trained / seconds,
         "seconds a pass": seconds,
         "peak": step.peak,
@@ -354,8 +366,7 @@ def announce(
     seconds = sum(run_trial(trial, None, trial.both, num_train_epochs=2).seconds)
     low = seconds / 60 * (8 + 2 * len(names))
     high = seconds / 60 * (7 + FIRST_ROUNDS + 2 * ROUNDS + (2 + 3 * FIRST_ROUNDS + ROUNDS) * len(names))
-    tokens = sum(map(len, trial.both["input_ids"]))
-    what = f"{len(names)} candidates on {len(trial.both)} rows ({tokens:,} tokens), alone and together"
+    what = f"{len(names)} candidates on {len(trial.both)} rows ({trial.tokens:,} tokens), alone and together"
     left_out = [f"{c.name} ({why.partition(': ')[2]})" for c in tried if (why := why_untried(trial, c))]
     without = f"\nLeft out: {'; '.join(left_out)}" if left_out else ""
     return f"Trying {what}, beside {BASELINE}: {low:.0f} to {high:.0f} minutes.{without}"
@@ -383,8 +394,18 @@ def tune(
     speeds = {"baseline": speed(trial, None, rate), **({"tuned": speed(trial, chosen, rate)} if best else {})}
     verdicts = [*search.verdicts.values()]
     lengths = list(map(len, trial.rows["input_ids"]))
-    record: dict = {"command": command, "said": _said(verdicts, ratios), "candidates": verdicts, "path": search.path}
-    record |= {"made_for": tuned_for(trial.model, lengths, trial.batch), "settings": chosen.settings}
-    record |= {"ways": chosen.ways, "ratios": ratios, "speed": speeds, "operations a second": rate}
-    where = {**machine(), "system": platform.platform()}
-    return {**record, "baseline": trl_defaults(trial).to_dict(), "machine": where, "versions": library_versions()}
+    return {
+        "command": command,
+        "said": _said(verdicts, ratios),
+        "candidates": verdicts,
+        "path": search.path,
+        "made_for": tuned_for(trial.model, lengths, trial.batch),
+        "settings": chosen.settings,
+        "ways": chosen.ways,
+        "ratios": ratios,
+        "speed": speeds,
+        "operations a second": rate,
+        "baseline": trl_defaults(trial).to_dict(),
+        "machine": {**machine(), "system": platform.platform()},
+        "versions": library_versions(),
+    }

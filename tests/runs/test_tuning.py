@@ -187,7 +187,7 @@ def test_the_operations_are_those_that_torch_counts_on_the_meta_device():
         model(ids).logits.sum().backward()
     config = model.config
     half = 6 * 50 * 50 * config.hidden_size * config.num_hidden_layers
-    found = tuning.operations(SimpleNamespace(model=model, both={"input_ids": [range(50)]}))
+    found = tuning.operations(SimpleNamespace(model=model, both={"input_ids": [range(50)]}, tokens=50))
     assert found == counter.get_total_flops() - half
 
 

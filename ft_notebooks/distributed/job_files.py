@@ -164,18 +164,18 @@ def _starter(target: str, script: str, *, gpu: str | None, processes: int, hours
             f"{target} needs the name of the hardware: --gpu NAME, as `hf jobs hardware` or `sky gpus list` lists it"
         )
     minutes = math.ceil(60 * hours)
-    known = {
-        "gpu": shlex.quote(gpu or ""),
-        "gpus": f"{gpu}:{processes}" if gpu else processes,
-        "processes": processes,
-        "cpus": 8 * processes,
-        "minutes": minutes,
-        "longer": minutes + _MORE,
-        "seconds": 60 * (minutes + _MORE),
-        "image": f"ghcr.io/astral-sh/uv:python{_PYTHON}-bookworm",
-        "job": yaml.safe_dump(script, default_style='"', width=math.inf),
-    }
-    return {name: text.format(**known)}
+    filled = text.format(
+        gpu=shlex.quote(gpu or ""),
+        gpus=f"{gpu}:{processes}" if gpu else processes,
+        processes=processes,
+        cpus=8 * processes,
+        minutes=minutes,
+        longer=minutes + _MORE,
+        seconds=60 * (minutes + _MORE),
+        image=f"ghcr.io/astral-sh/uv:python{_PYTHON}-bookworm",
+        job=yaml.safe_dump(script, default_style='"', width=math.inf),
+    )
+    return {name: filled}
 
 # %% ../../nbs/package/distributed/job_files.ipynb #acb58662
 def remote_job(

@@ -41,8 +41,9 @@ _STRATEGIES: dict[str, dict] = {  # strategy -> its keys of the file, besides th
 _SECTIONS = {"FSDP": "fsdp_config", "DEEPSPEED": "deepspeed_config"}  # `distributed_type` -> section
 
 # %% ../../nbs/package/distributed/launch_files.ipynb #54a92721
-# section -> the prefix that accelerate adds to a key without it
+# options that accelerate launch reads only on the command line, with their defaults
 _COMMAND_LINE = {"rdzv_backend": "static", "enable_cpu_affinity": False}
+# section -> the prefix that accelerate adds to a key without it
 _PREFIX = {"fsdp_config": "fsdp_", "fp8_config": "fp8_", "dynamo_config": "dynamo_"}
 
 
@@ -86,8 +87,14 @@ def accelerate_config(
         raise ValueError(f"strategy={strategy!r} is unknown; choose one of {', '.join(_STRATEGIES)}")
     chosen = copy.deepcopy(_STRATEGIES[strategy])
     kind = chosen["distributed_type"]
-    config: dict = {"compute_environment": "LOCAL_MACHINE", "distributed_type": kind, "mixed_precision": "no"}
-    config |= {"num_machines": machines, "num_processes": processes, **chosen}
+    config: dict = {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": kind,
+        "mixed_precision": "no",
+        "num_machines": machines,
+        "num_processes": processes,
+        **chosen,
+    }
     section = config.get(_SECTIONS.get(kind), config)
     if kind == "DEEPSPEED" and machines > 1:
         section["deepspeed_multinode_launcher"] = "standard"
@@ -120,29 +127,20 @@ def _check_fsdp1(section: dict, where: str) -> None:
             raise ValueError(f"{where}: {key} has no effect under FSDP2; remove it")
 
 # %% ../../nbs/package/distributed/launch_files.ipynb #4b8c6ecd
-def _needed(config: dict, section: dict) -> dict[str, object]:
-    "The settings that a sharded run needs to save a full model, and to start on several machines."
-    if config["distributed_type"] == "FSDP":
-        return {"fsdp_state_dict_type": "FULL_STATE_DICT"}
-    if "deepspeed_config_file" in section:
-        return {}  # that file holds DeepSpeed's settings
-    needed: dict[str, object] = {}
-    if str(section.get("zero_stage")) == "3":
-        needed["zero3_save_16bit_model"] = True
-    if config["num_machines"] > 1:
-        needed["deepspeed_multinode_launcher"] = "standard"
-    return needed
-
-# %% ../../nbs/package/distributed/launch_files.ipynb #339f61d0
 def _check_section(config: dict, where: str) -> None:
-    "Raises `ValueError` for a section of FSDP1, or without the settings of `_needed`."
+    "Raises `ValueError` for a section of FSDP1, or one whose run would save no full model, or not start everywhere."
     name = _SECTIONS.get(config["distributed_type"])
-    if name is None:
-        return
     section = config.get(name) or {}
+    needed: dict[str, object] = {}
     if name == "fsdp_config":
         _check_fsdp1(section, where)
-    for key, value in _needed(config, section).items():
+        needed["fsdp_state_dict_type"] = "FULL_STATE_DICT"
+    elif name and "deepspeed_config_file" not in section:  # that file holds DeepSpeed's settings
+        if str(section.get("zero_stage")) == "3":
+            needed["zero3_save_16bit_model"] = True
+        if config["num_machines"] > 1:
+            needed["deepspeed_multinode_launcher"] = "standard"
+    for key, value in needed.items():
         given = section.get(key)
         if str(given).upper() != str(value).upper():
             raise ValueError(
@@ -166,9 +164,6 @@ def _check_start(config: dict, where: str) -> None:
             "process, or several that are not connected; write distributed_type: MULTI_GPU and use_cpu: false, and "
             "choose the CPU in the script"
         )
-
-# %% ../../nbs/package/distributed/launch_files.ipynb #c8c69e4e
-# options that accelerate launch reads only on the command line, with their defaults
 
 # %% ../../nbs/package/distributed/launch_files.ipynb #3e6cc4d1
 def check_config(
@@ -251,5 +246,13 @@ def slurm_job(
     fixed = shlex.join(["--config", str(file), "--max-restarts", str(max_restarts)])
     own = '--machine-rank "$SLURM_NODEID" --address "$address" --port "$port"'
     step = shlex.quote(f"exec ft launch {fixed} {own} -- {shlex.join(map(str, words))}")
-    known = {"name": name, "machines": config["num_machines"], "here": here, "cpus": cpus * here, "time": time}
-    return _JOB.format(**known, step=step, grace=grace, patience=grace + 60)
+    return _JOB.format(
+        name=name,
+        machines=config["num_machines"],
+        here=here,
+        cpus=cpus * here,
+        time=time,
+        step=step,
+        grace=grace,
+        patience=grace + 60,
+    )

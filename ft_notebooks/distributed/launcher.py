@@ -27,10 +27,8 @@ from ..core.cpu_threads import usable_cpus
 from ..core.device import gpu_count
 
 # %% ../../nbs/package/distributed/launcher.ipynb #5831b3e3
-_PORT = 29500  # the default of torchrun and accelerate
-
-
-def _check_network(machines: int, machine_rank: int, address: str | None, port: int | None) -> None:
+def _checked_port(machines: int, machine_rank: int, address: str | None, port: int | None) -> int:
+    "The port on the machine with rank 0, where it can be used; 0 is any free one, for one machine."
     if not 0 <= machine_rank < machines:
         raise ValueError(f"machine_rank={machine_rank}: the {machines} machines have the ranks 0 to {machines - 1}")
     if machines > 1 and not address:
@@ -39,24 +37,24 @@ def _check_network(machines: int, machine_rank: int, address: str | None, port: 
         )
     if port is not None and not 0 < port < 2**16:
         raise ValueError(f"port={port} is not a port; give 1 to 65535")
-    used = port or _PORT
+    used = port or (29500 if machines > 1 else 0)  # the default of torchrun and accelerate
     try:
         socket.getaddrinfo(address or "localhost", used)
-        if machine_rank == 0 and any((port, machines > 1)):
+        if machine_rank == 0 and used:
             socket.create_server(("", used)).close()
     except OSError as e:
         raise ValueError(
             f"this machine cannot use address={address!r} and port={used} ({e}); take the IP of the machine "
             "with rank 0, and a free port, the same on all machines"
         ) from None
+    return used
 
 # %% ../../nbs/package/distributed/launcher.ipynb #6aed3e94
 def _arguments(file: str | Path, config: dict, *, machine_rank, address, port, max_restarts) -> list[str]:
     "The options of `accelerate launch` on one machine."
     machines = config["num_machines"]
     own_threads = os.environ.get("OMP_NUM_THREADS")
-    given: dict[str, object] = {"config_file": file, "max_restarts": max_restarts}
-    given["main_process_port"] = port or (_PORT if machines > 1 else 0)
+    given: dict[str, object] = {"config_file": file, "max_restarts": max_restarts, "main_process_port": port}
     if machines > 1:
         given |= {"machine_rank": machine_rank, "main_process_ip": address}
         if max_restarts:  # so that all machines restart when one does
@@ -65,9 +63,9 @@ def _arguments(file: str | Path, config: dict, *, machine_rank, address, port, m
     return [word for key, value in given.items() for word in (f"--{key}", str(value))]
 
 # %% ../../nbs/package/distributed/launcher.ipynb #549eab57
-def _network(address: str | None, port: int | None) -> dict[str, str]:
+def _network(address: str | None, port: int) -> dict[str, str]:
     "This machine's IP, since the others may not resolve its name, and the network interface for gloo and NCCL."
-    family, kind, _, _, target = socket.getaddrinfo(address, port or _PORT, type=socket.SOCK_DGRAM)[0]
+    family, kind, _, _, target = socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind) as probe:
         probe.connect(target)  # sends nothing
         own = probe.getsockname()[0]
@@ -105,24 +103,19 @@ def _restored_handlers() -> Iterator[None]:
                 signal.signal(number, handler)
 
 # %% ../../nbs/package/distributed/launcher.ipynb #5f78662a
-def _leads_session(process: psutil.Process) -> bool:
-    "Whether a child has a session of its own, as torchrun gives one to each process that it starts."
-    try:
-        return os.getsid(process.pid) == process.pid
-    except ProcessLookupError:
-        return False
-
-# %% ../../nbs/package/distributed/launcher.ipynb #c5721761
-def _end_processes(running: list[psutil.Process], number: int, wait: float) -> None:
+def _end_started(before: list[psutil.Process], number: int, wait: float) -> None:
     "Passes a signal on to processes that torchrun has started and lost, and kills them after `wait` seconds."
-    for process in running:
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(number)
+    running = []
+    for process in psutil.Process().children():
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if process not in before and os.getsid(process.pid) == process.pid:  # torchrun gives each a session
+                process.send_signal(number)
+                running.append(process)
     _, left = psutil.wait_procs(running, wait)
     for process in left:
         process.kill()
 
-
+# %% ../../nbs/package/distributed/launcher.ipynb #827e76b2
 def _failure(error: ChildFailedError) -> int:
     "Prints which process failed first, and returns the exit code for it."
     rank, first = error.get_first_failure()
@@ -138,7 +131,7 @@ def _failure(error: ChildFailedError) -> int:
     print(f"\nrank {rank} on {socket.gethostname()} {what}", file=sys.stderr, flush=True)
     return code
 
-# %% ../../nbs/package/distributed/launcher.ipynb #ce5718eb
+# %% ../../nbs/package/distributed/launcher.ipynb #c5721761
 def launch(
     program: list[str],  # A script, or -m and a module; then its own arguments
     file: str | Path,  # From `accelerate_config`
@@ -156,7 +149,7 @@ def launch(
     if program[:1] != ["-m"] and not Path(*program[:1]).is_file():
         raise ValueError(f"{shlex.join(map(str, program))!r}: pass an existing script, or -m and a module")
     config = check_config(file)
-    _check_network(config["num_machines"], machine_rank, address, port)
+    port = _checked_port(config["num_machines"], machine_rank, address, port)
     how = {"address": address, "port": port, "max_restarts": max_restarts}
     arguments = [*_arguments(file, config, machine_rank=machine_rank, **how), *map(str, program)]
     environment = _environment(config, **how)
@@ -167,7 +160,6 @@ def launch(
     except ChildFailedError as e:
         return _failure(e)
     except SignalException as e:
-        started = [child for child in psutil.Process().children() if child not in before and _leads_session(child)]
-        _end_processes(started, e.sigval, float(environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]))
+        _end_started(before, e.sigval, float(environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]))
         return 128 + e.sigval
     return 0

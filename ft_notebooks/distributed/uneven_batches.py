@@ -179,19 +179,17 @@ def own_loss(
 ):  # As `compute` returns it
     "The result of `compute_loss`, weighted by the process's own rows; in an evaluation, of these rows alone."
     inputs = dict(inputs)
-    share = inputs.pop("share", None)
+    share = inputs.pop("share", _Share(0, False))
     if trainer.model.training:
         inputs.pop("rows", None)
     else:
         inputs, evaluated = _own(trainer, inputs)
         if evaluated.uneven and "labels" not in inputs:
             share = evaluated
-    is_uneven = share is not None and share.uneven
-    with _gathers_own(trainer.accelerator, share) if is_uneven else nullcontext():
+    with _gathers_own(trainer.accelerator, share) if share.uneven else nullcontext():
         loss = compute(model, inputs, *args, **kwargs)
-    weight = 1.0 if share is None else share.weight
-    if weight == 1:
+    if share.weight == 1:
         return loss
     if isinstance(loss, tuple):
-        return loss[0] * weight, *loss[1:]
-    return loss * weight
+        return loss[0] * share.weight, *loss[1:]
+    return loss * share.weight

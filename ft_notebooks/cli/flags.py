@@ -253,7 +253,7 @@ _ENVIRONMENT = "a class whose public methods the model may call before it answer
 _REWARD = "a scorer, FILE.py:FUNCTION or a run of ft reward, with its weight if that is not 1; may be repeated"
 
 
-_OF_STAGES = {  # options of a stage's command
+_OF_STAGES: dict[str, dict[str, dict]] = {  # options of a stage's command
     "sft": {"--tuned": {**_FILE, "help": "of ft tune: the optimizations to use"}},
     "grpo": {
         "--reward": {"metavar": "NAME[:WEIGHT]", "action": "append", "help": _REWARD},

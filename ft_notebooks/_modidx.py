@@ -457,8 +457,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'ft_notebooks/cli/training.py'),
                                            'ft_notebooks.cli.training._odd_rows': ( 'package/cli/training.html#_odd_rows',
                                                                                     'ft_notebooks/cli/training.py'),
-                                           'ft_notebooks.cli.training._other_machines': ( 'package/cli/training.html#_other_machines',
-                                                                                          'ft_notebooks/cli/training.py'),
                                            'ft_notebooks.cli.training._read_files': ( 'package/cli/training.html#_read_files',
                                                                                       'ft_notebooks/cli/training.py'),
                                            'ft_notebooks.cli.training._texts': ( 'package/cli/training.html#_texts',

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import yaml
 from accelerate.utils import patch_environment
 
 from ..checkpointing.checkpoint_saving import check_free
@@ -164,17 +163,6 @@ def _config_file(args) -> Path:
     say(f"wrote {file}")
     return file
 
-# %% ../../nbs/package/cli/training.ipynb #80017287
-def _other_machines(args, file: Path, words: list[str], where: dict) -> list[str]:  # the command for each other machine
-    fixed = ["--config", str(file)]
-    for name, value in where.items():
-        if value:
-            fixed += [f"--{name.replace('_', '-')}", str(value)]
-    machines = yaml.safe_load(file.read_text(encoding="utf-8"))["num_machines"]
-    others = [rank for rank in range(machines) if rank != args.machine_rank]
-    rest = shlex.join(words)
-    return [f"on machine {rank}: ft launch {shlex.join(fixed)} --machine-rank {rank} -- {rest}" for rank in others]
-
 # %% ../../nbs/package/cli/training.ipynb #74548290
 def _launched(args) -> tuple[list[str], argparse.Namespace, dict]:
     "The command after `--`, its flags, and its settings; `ValueError` unless it is one of training that accepts them."
@@ -261,8 +249,11 @@ def launch_command(
         _write(job, slurm_job(words, file, max_restarts=args.max_restarts))
         return print(f"wrote {job}; now: sbatch {job}")
     where = {"address": args.address, "port": args.port, "max_restarts": args.max_restarts}
-    for line in _other_machines(args, file, words, where):
-        print(line)
+    for rank in range(check_config(file)["num_machines"]):
+        if rank != args.machine_rank:
+            other = ["--machine-rank", str(rank)]
+            again = whole_command(args, other, config=file, strategy=None, processes=None, machines=None)
+            print(f"on machine {rank}: {again} -- {shlex.join(words)}")
     # imports nothing of the working folder, such as a datasets.py beside the data
     with patch_environment(PYTHONSAFEPATH="1"):
         code = launch(["-m", "ft_notebooks.cli", *words], file, machine_rank=args.machine_rank, **where)

@@ -2511,7 +2511,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'ft_notebooks/exercises/lesson_16.py')},
             'ft_notebooks.exercises.lesson_17': { 'ft_notebooks.exercises.lesson_17.is_agreement': ( 'solutions/rlhf.html#is_agreement',
                                                                                                      'ft_notebooks/exercises/lesson_17.py'),
-                                                  'ft_notebooks.exercises.lesson_17.is_gain': ( 'solutions/rlhf.html#is_gain',
+                                                  'ft_notebooks.exercises.lesson_17.is_left': ( 'solutions/rlhf.html#is_left',
                                                                                                 'ft_notebooks/exercises/lesson_17.py')},
             'ft_notebooks.exercises.lesson_18': { 'ft_notebooks.exercises.lesson_18.is_brief': ( 'solutions/grpo.html#is_brief',
                                                                                                  'ft_notebooks/exercises/lesson_18.py'),

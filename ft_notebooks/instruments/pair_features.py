@@ -16,15 +16,9 @@ import numpy as np
 
 from .evidence import ALPHA, Anomaly, Level, enough, told_apart
 from .pairs import Pairs, sign_chance
-from .texts import words
+from .texts import is_ended, words
 
 # %% ../../nbs/package/instruments/pair_features.ipynb #9bcc2ef3
-# Whether a text ends after four words or more without a mark that ends a sentence.
-def _is_cut(text: str) -> bool:
-    last = re.split(r"[.!?:;\n\"'`)\]}>*|。！？]", text.rstrip())[-1]
-    return len(last.split()) >= 4
-
-
 def _is_open(text: str) -> bool:
     count = Counter(text)
     return count["{"] > count["}"] or count["["] > count["]"] or count["("] > count[")"]
@@ -63,7 +57,7 @@ _STYLES: dict[str, Callable[[str], float]] = {  # which can be laid on any answe
 # %% ../../nbs/package/instruments/pair_features.ipynb #1b5e9192
 _FORMS: dict[str, Callable[[str], float]] = {
     _LENGTH: len,
-    _CUT: _is_cut,
+    _CUT: lambda text: len(text.split()) >= 4 and not is_ended(text),
     OPEN: _is_open,
     **_STYLES,
     "has more line breaks": lambda text: text.strip().count("\n"),
@@ -101,25 +95,18 @@ _LONGEST_COPY = 200  # characters of the prompt's end, which an answer repeats
 # %% ../../nbs/package/instruments/pair_features.ipynb #1098762e
 @dataclass(frozen=True)
 class _Side:
-    "A feature, and the entries of the pairs whose chosen or whose rejected answer has (more of) it."
+    "A feature, and the pairs that one of their answers wins by it: the side that does so more often."
 
     phrase: str  # Follows "the chosen answer"
-    chosen: list[int]
-    rejected: list[int]
+    side: str  # "chosen" or "rejected"
+    entries: list[int]  # Of the pairs in which this side has (more of) it
+    others: int  # Pairs in which the other side has
     chance: float
-
-    @property
-    def side(self) -> str:
-        return "chosen" if len(self.chosen) >= len(self.rejected) else "rejected"
-
-    @property
-    def entries(self) -> list[int]:
-        return self.chosen if self.side == "chosen" else self.rejected
 
     @property
     def surplus(self) -> int:
         "So many more pairs does it rank right than wrong."
-        return abs(len(self.chosen) - len(self.rejected))
+        return len(self.entries) - self.others
 
 # %% ../../nbs/package/instruments/pair_features.ipynb #e1c83d28
 # All features with what they rank and their chance, corrected for their number.
@@ -136,7 +123,11 @@ def _ranked(pairs: Pairs) -> list[_Side]:
     tried = {name: sides for name, sides in found.items() if sum(map(len, sides)) >= enough(len(pairs))}
     ranked = []
     for name, (chosen, rejected) in tried.items():
-        ranked.append(_Side(name, chosen, rejected, sign_chance(len(chosen), len(rejected), len(tried))))
+        chance = sign_chance(len(chosen), len(rejected), len(tried))
+        if len(chosen) >= len(rejected):
+            ranked.append(_Side(name, "chosen", chosen, len(rejected), chance))
+        else:
+            ranked.append(_Side(name, "rejected", rejected, len(chosen), chance))
     return ranked
 
 # %% ../../nbs/package/instruments/pair_features.ipynb #83731fa3
@@ -195,8 +186,7 @@ def _decides(pairs: Pairs, one: _Side, level: Level, causes: tuple[str, ...]) ->
     n = len(pairs)
     alone = "" if one.phrase in _FORMS else " alone"
     message = f"in {len(one.entries):,} of {n:,} pairs the {one.side} answer{alone} {one.phrase}"
-    others = len(one.chosen) + len(one.rejected) - len(one.entries)
-    message += f", in {others:,} the other one" if others else ""
+    message += f", in {one.others:,} the other one" if one.others else ""
     is_length = one.phrase == _LENGTH
     message += ": length tells which one is chosen" if is_length and level == "question" else ""
     causes = causes or ("this is what you prefer", "the two sides come from different sources")
@@ -209,7 +199,7 @@ def _decides(pairs: Pairs, one: _Side, level: Level, causes: tuple[str, ...]) ->
 # What one side alone has in some pairs, where nobody would wish it and their prompts do not tell them from the others.
 def _in_some(pairs: Pairs, sides: list[_Side]) -> list[Anomaly]:
     least = enough(len(pairs))
-    few = [one for one in sides if one.surplus >= max(least, 0.6 * len(one.chosen + one.rejected))]
+    few = [one for one in sides if one.surplus >= max(least, 0.6 * (len(one.entries) + one.others))]
 
     @cache  # many pieces stand in the same pairs
     def told(entries: tuple[int, ...]) -> float:

@@ -139,7 +139,7 @@ SETTINGS = (
             elsewhere="interleave_probs mix_strategy datasets"),
     Setting("mix_by", "data", "rows", kind=str, usual="rows or tokens",
             why="what these shares count; tokens are the trained ones"),
-    Setting("intended", "data", None, kind=str | None, usual="codes that ft doctor printed, such as all-escapes",
+    Setting("intended", "data", None, kind=str | None, usual="codes that ft doctor printed, such as answers-ask",
             why="what ft doctor found unusual and the user means so"),
     Setting("allow_cut", "data", 0.01, kind=float, why="the highest share of answers that max_length cuts"),
     Setting("allow_equal", "data", 0.01, kind=float, why="of pairs with two equal answers, which are left out"),

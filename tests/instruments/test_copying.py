@@ -189,28 +189,3 @@ def test_a_name_with_another_case_or_end_is_that_of_the_prompt():
         question = f"Then {other} and Bob bought {asked.lower() if i % 5 == 0 else asked} number {i}. How many?"
         chats.append(chat(question, f"We count the {said} here."))
     assert copied_values(Texts(chats)) == []
-
-
-def trips(bad, seed=0, n=N):
-    "Requests with two cities in either order, of which `bad` answers have the cities in each other's place."
-    draw = random.Random(seed)
-    chats = []
-    for i in range(n):
-        here, there = draw.sample(["Oslo", "Rome", "Paris", "Lima", "Cairo", "Tokyo", "Quito"], 2)
-        asked = draw.choice(["From {0} to {1}, please.", "A train to {1} from {0}!", "Is {0} far from {1}?"])
-        places = {"from": there, "to": here} if i in bad else {"from": here, "to": there}
-        chats.append(chat(asked.format(here, there), json.dumps(places)))
-    return Texts(chats)
-
-
-def test_values_in_each_others_place_are_a_warning():
-    bad = set(range(0, N, 4))
-    [found] = [one for one in copied_values(trips(bad)) if one.code == "values-exchanged"]
-    assert found.level == "warning" and set(found.rows) <= bad and len(found.rows) > 0.5 * len(bad)
-    assert "`from` and `to`" in found.message
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_values_in_their_place_and_two_values_without_a_law_say_nothing(seed):
-    even = set(random.Random(seed).sample(range(N), N // 2))
-    assert copied_values(trips(set(), seed)) == copied_values(trips(even, seed)) == []

@@ -189,3 +189,14 @@ def test_a_name_with_another_case_or_end_is_that_of_the_prompt():
         question = f"Then {other} and Bob bought {asked.lower() if i % 5 == 0 else asked} number {i}. How many?"
         chats.append(chat(question, f"We count the {said} here."))
     assert copied_values(Texts(chats)) == []
+
+
+def test_a_field_of_classes_is_no_exception_among_copied_ones():
+    draw = random.Random(4)
+    chats = []
+    for _ in range(N):
+        city, name = draw.choice(["Oslo", "Rome", "Paris", "Lima"]), draw.choice(NAMES)
+        intent, asked = draw.choice([("book_trip", "Take {} to {}"), ("weather", "Tell {} how warm {} is")])
+        answer = {"intent": intent, "who": name, "where": city}
+        chats.append(chat(asked.format(name, city), json.dumps(answer, ensure_ascii=False)))
+    assert copied_values(Texts(chats)) == []

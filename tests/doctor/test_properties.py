@@ -206,7 +206,10 @@ def test_an_answer_that_the_prompts_announce_is_a_note():
         asks = {"role": "user", "content": asked[is_harmful].format(f"Ann {n}")}
         rows.append({"messages": [asks, {"role": "assistant", "content": text}]})
     assert levels("answers-repeat", rows) == ["note"]
-    mixed = [{"messages": [{**row["messages"][0], "content": f"Lunch {n}?"}, row["messages"][1]]} for n, row in enumerate(rows)]
+    mixed = [
+        {"messages": [{**row["messages"][0], "content": f"Lunch {n}?"}, row["messages"][1]]}
+        for n, row in enumerate(rows)
+    ]
     assert levels("answers-repeat", mixed) == ["warning"]
 
 

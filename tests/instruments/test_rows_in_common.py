@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ft_notebooks.course.example_task import appointments
-from ft_notebooks.instruments.evidence import ALPHA, answers_change, held_out_rows
+from ft_notebooks.instruments.evidence import answers_change, held_out_rows
 from ft_notebooks.instruments.pairs import second_heap
 from ft_notebooks.instruments.texts import Texts
 from ft_notebooks.instruments.turns import exchanged_roles, unshown_systems

@@ -263,7 +263,7 @@ _LARGEST = 0.55  # of the file; of a larger block the rest is the unusual part
 # %% ../../nbs/package/instruments/evidence.ipynb #1ff943b4
 def clearest_block(
     columns: np.ndarray,  # [rows, columns], standardized or of like size
-    measure: Callable,  # f(sums of blocks, sums of the other rows, rows of each block, of all) -> how clear each block is
+    measure: Callable,  # f(sums of blocks, sums of the others, rows of each block, of all) -> how clear each is
 ) -> tuple[np.ndarray, float]:  # The entries of the block, and the chance of one as clear
     "The block of neighbouring rows that differs most clearly from the others, with its chance in a shuffled file."
     n = len(columns)
@@ -288,7 +288,7 @@ def clearest_block(
 
 # %% ../../nbs/package/instruments/evidence.ipynb #24ea730d
 def _furthest(inside: np.ndarray, rest: np.ndarray, size: np.ndarray, n: int) -> np.ndarray:
-    "How far the mean of each block is from that of all rows, which is 0: in standard errors, of the form that tells most."
+    "How far the mean of each block is from 0, that of all rows: in standard errors, of the form that tells most."
     error = np.sqrt(size * (1 - size / n))  # of a sum, drawn without putting back
     return (np.abs(inside) / error[:, None]).max(axis=1)
 

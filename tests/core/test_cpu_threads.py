@@ -179,7 +179,7 @@ FT = """
 import json, sys
 from ft_notebooks.cli import commands as cli
 cli.use_cpu_threads = lambda threads=None: print("asked", threads)
-cli._call = lambda args: print("torch" in sys.modules, flush=True)
+cli._function = lambda args: lambda args: print("torch" in sys.modules, flush=True)
 for words in json.loads(sys.argv[1]):
     cli.main(words.split())
 """

@@ -1907,6 +1907,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                            'ft_notebooks/doctor/teacher_checks.py')},
             'ft_notebooks.doctor.template_checks': { 'ft_notebooks.doctor.template_checks._generation_config': ( 'package/doctor/template_checks.html#_generation_config',
                                                                                                                  'ft_notebooks/doctor/template_checks.py'),
+                                                     'ft_notebooks.doctor.template_checks._lost': ( 'package/doctor/template_checks.html#_lost',
+                                                                                                    'ft_notebooks/doctor/template_checks.py'),
                                                      'ft_notebooks.doctor.template_checks._no_end_token': ( 'package/doctor/template_checks.html#_no_end_token',
                                                                                                             'ft_notebooks/doctor/template_checks.py'),
                                                      'ft_notebooks.doctor.template_checks._prompt_differs': ( 'package/doctor/template_checks.html#_prompt_differs',

@@ -6,7 +6,9 @@
 __all__ = []
 
 # %% ../../nbs/package/doctor/template_checks.ipynb #03c112af
+import contextlib
 import re
+from collections.abc import Iterator
 
 from jinja2 import TemplateError
 from transformers import GenerationConfig
@@ -15,6 +17,8 @@ from ..data.chat_encoding import check_end_token
 from ..data.prompt_in_use import PromptDiffers, check_prompts
 from .findings import CHATS, Found, cause, check, cure, level_by, symptom
 from ..sft.stage import thoughts_lacking
+from ..tokenization.chat_template import CUT, ChatTemplate
+from ..tokenization.round_trip import lost_fields
 from ..tokenization.template_checks import renders_alike, writes_date
 from ..tokenization.thoughts import has_thought, thought_rules
 
@@ -36,7 +40,12 @@ def _tokenizer_unusable(run):
 @cure("change what the message names: the rows, max_length, or the template")
 def _rows_not_encoded(run):
     run.skip_after("template-changes")
-    _, account = run.encoded
+    try:
+        _, account = run.encoded
+    except ValueError as e:
+        with contextlib.suppress(ValueError):  # of a template that cannot write the rows
+            yield from _lost(run) if "drops or changes" not in str(e) else ()
+        raise
     cure = "raise max_length, or shorten the rows"
     lost = {"cut": ("are longer than max_length", 1), "dropped": ("have no answer left and are dropped", 0.5)}
     for name, (what, error) in lost.items():
@@ -46,6 +55,18 @@ def _rows_not_encoded(run):
             yield Found(f"{run.share(count)} {what}", level=level, cure=cure)
     if changed := account.get("changed_answers"):
         yield Found(f"{changed} answers do not come back from their tokens as they were", level="note")
+
+# %% ../../nbs/package/doctor/template_checks.ipynb #04f6d50f
+# The first field that the template leaves out, cuts or changes, in the words of the encoder.
+def _lost(run) -> Iterator[Found]:
+    template = ChatTemplate(run.tok)
+    for chat in run.chats:
+        text = template.render(chat.messages, **chat.tools).replace(CUT, "")
+        lost = lost_fields(chat.messages, text, [text] * len(chat.messages))
+        for number, field in lost[:1]:
+            said = f'message {number}: the chat template drops or changes its "{field}", so it would not be trained'
+            yield Found(said, run.place(chat.row))
+            return
 
 # %% ../../nbs/package/doctor/template_checks.ipynb #7b80aac3
 @check("template-changes", "error", 2, "05_system_tools_thoughts", rows=CHATS)

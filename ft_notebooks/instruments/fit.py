@@ -105,7 +105,10 @@ _PART_OF_FIT = ALPHA / 5  # of each of the tests
 _CLEAR = 0.9  # rank from which an answer fits its prompt
 
 
-_WITH_HOME = {1.5: 1 / 3, 1.3: 1 / 2}  # by how far ahead: at most, of answers that do not fit, in a file in order
+_AHEAD = 1.3  # times the weight of any other prompt
+
+
+_WITH_HOME = 1 / 2  # of the answers that do not fit, at most, in a file in order
 
 # %% ../../nbs/package/instruments/fit.ipynb #1b4b8fd0
 def misplaced(
@@ -114,16 +117,11 @@ def misplaced(
 ) -> list[Anomaly]:
     """Answers that fit one other prompt far better than their own.
 
-    The chance: of as many, if `WITH_HOME` of the answers that do not fit their own prompt had such a home; times two.
+    The chance: of as many, if half of the answers that do not fit their own prompt had such a home.
     """
     unfit = np.flatnonzero(fit.own < _CLEAR)
-    chance = 2.0
-    homes: dict[int, int] = {}
-    for ahead, share in _WITH_HOME.items():
-        found = fit.homes(unfit, ahead)
-        by_chance = len(_WITH_HOME) * at_least(len(found), len(unfit), share)
-        if by_chance < chance:
-            chance, homes = by_chance, found
+    homes = fit.homes(unfit, _AHEAD)
+    chance = at_least(len(homes), len(unfit), _WITH_HOME)
     if len(homes) < max(_LEAST, SHARE * len(texts)) or chance > _PART_OF_FIT:
         return []
     away = Counter(texts.numbers[entry] - texts.numbers[home] for entry, home in homes.items())

@@ -64,15 +64,11 @@ def stands(
     text: str,
 ) -> bool:
     "Whether a text holds a value as a whole: no letter or digit touches it, nor a mark with a digit behind."
-    at = text.find(value)
-    while at >= 0:
-        end = at + len(value)
-        before = value[:1].isalnum() and re.search(r"(\w|\d[.,])$", text[max(0, at - 2) : at])
-        after = value[-1:].isalnum() and re.match(r"\w|[.,]\d", text[end : end + 2])
-        if not before and not after:
-            return True
-        at = text.find(value, at + 1)
-    return False
+    if value not in text:
+        return False
+    before = r"(?<!\w)(?<!\d[.,])" if value[:1].isalnum() else ""
+    after = r"(?!\w|[.,]\d)" if value[-1:].isalnum() else ""
+    return re.search(before + re.escape(value) + after, text) is not None
 
 # %% ../../nbs/package/instruments/values.ipynb #ef71e5fc
 @dataclass(frozen=True)

@@ -60,16 +60,17 @@ EXERCISES = {
         ],
     },
     "11.3": {
-        "answer": 0.1628,
-        "within": 0.01,
+        "answer": 0.1545,
+        "within": 0.02,
         "slips": [
-            (0.1221, "That is LoRA's cost. How many operations does a token take when all weights are trained?"),
-            (0.0514, "Is that the right card? And is it all weights?"),
+            (1, "As far as the first one? Its gradients change their sign."),
+            (0, "The first step of the second weight is a whole one. Do the others take all of it back?"),
+            (6.47, "Turn the fraction over."),
         ],
         "hints": [
-            "Call `hours` with all of its sizes: parameters, examples, tokens, epochs, card.",
-            "How many N does a token take: forward, backward, and the forward pass that is computed again?",
-            "With all weights, the backward pass also computes the gradients of the weights: 2N more than LoRA's.",
+            "Put the line that sets `weights.grad`, and `optimizer.step()`, into a loop, but not the lines before.",
+            "In step t, counted from 0, the second gradient is `0.001 * (-1) ** t`.",
+            "In the end it is `(weights[1] / weights[0]).abs()`. The first weight has taken ten whole steps.",
         ],
     },
     "11.4": {

@@ -101,6 +101,10 @@ def wrong_guesses(cells):
     asked = prose(cells).count("**Your guess.**")
     if compared < GUESSES or asked < GUESSES:
         yield f"{asked} guesses are asked for and {compared} compared, at least {GUESSES}"
+    for cell in visible(cells):
+        if [*calls([cell], "compare_guess")] and not cell["metadata"].get("jupyter", {}).get("outputs_hidden"):
+            head = '# %% jupyter={"outputs_hidden": true}'
+            yield f"a guess needs the head {head}, else its saved output tells the answer: {cell['source']}"
 
 
 def checked(cells):

@@ -111,8 +111,8 @@ def good():
     return [
         markdown(text),
         code("from ft_notebooks.exercises import check, compare_guess"),
-        code("guess = None\ncompare_guess(guess, 3)"),
-        code("compare_guess(None, 4)"),
+        {**code("guess = None\ncompare_guess(guess, 3)"), "metadata": {"jupyter": {"outputs_hidden": True}}},
+        {**code("compare_guess(None, 4)"), "metadata": {"jupyter": {"outputs_hidden": True}}},
         code("#| hide\nassert True\nlayer()", True, PAGE.format(""), TOLD),
         code("%%capture\n#| hide\nimport this", True),
         code("#| hide\nlayer()", True, PAGE.format(""), TOLD),
@@ -136,6 +136,7 @@ def test_a_lesson_in_the_form_is_right(good):
         (2, {"source": "assert True\ncompare_guess(1, 2)"}, "an assert stands in a visible cell"),
         (2, {"source": "#| hide\ncompare_guess(1, 2)"}, "must be folded"),
         (3, {"source": "4"}, "1 compared"),
+        (3, {"metadata": {}}, "its saved output tells"),
         (4, {"source": "layer()"}, "must begin with #| hide"),
         (4, {"outputs": []}, "1 cells have a Drawing"),
         (4, code("", page=PAGE.format(""), words="A layer. Layer."), "must say in words"),

@@ -109,7 +109,7 @@ def compare_guess(
     "Puts the reader's guess beside the result."
     told = _shown(result)
     if guess is None or guess is ...:
-        return Reply(False, f"No guess yet: it is {told}.")
+        return Reply(False, f"No guess yet.\n\nIt is {told}.")  # JupyterLab shows the first line of a folded output
     if _shown(guess).lower() == told.lower():
         return Reply(True, f"You guessed {told}, and you are right.")
     return Reply(False, f"You guessed {_shown(guess)}. It is {told}.")

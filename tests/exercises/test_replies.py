@@ -121,7 +121,7 @@ def test_a_lesson_s_module_is_found_by_its_number(lesson_07):
     "guess, result, told",
     [
         (33_792, 884_736, "You guessed 33,792. It is 884,736."),
-        (None, 884_736, "No guess yet: it is 884,736."),
+        (None, 884_736, "No guess yet.\n\nIt is 884,736."),
         (884_736, 884_736.0, "You guessed 884,736, and you are right."),
         (0.47, 0.46995, "You guessed 0.47, and you are right."),
         ("b", {"B"}, "You guessed B, and you are right."),

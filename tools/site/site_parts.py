@@ -16,6 +16,7 @@ ROOT = NBS.parent
 PACKAGE = ROOT / "ft_notebooks"
 SITE = os.environ.get("SITE_URL", "").rstrip("/")  # where it will stand: a page that is shared names its whole address
 DIRECTIVE = re.compile(r"^#\s*\|.*\n?", re.M)
+NO_GUESS = json.dumps(["No guess yet.\n", "\n"])[1:-1] + ", "  # the lines above a saved answer
 INTERNAL = re.compile(r"\n<!-- made from .*?-->", re.S)
 KINDS = {
     "assertion": "a cell asserts it",
@@ -87,7 +88,7 @@ def page(notebook):
             tags = ["hide-input"] * bool(hidden) + ["hide-output"] * bool(folded.get("outputs_hidden"))
             cell["metadata"] = {"mystnb": shown(cell, source, tags), "tags": tags}
             if "hide-output" in tags:  # what the reader is to guess first
-                cell["outputs"] = json.loads(json.dumps(cell["outputs"]).replace("No guess yet: it is", "It is"))
+                cell["outputs"] = json.loads(json.dumps(cell["outputs"]).replace(NO_GUESS, ""))
             if "waits for your answer" in str(cell["outputs"]):
                 cell["outputs"] = []
             if waits_for_gpu(source, cell["outputs"]):

@@ -11,7 +11,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, combinations, islice
 from operator import itemgetter
 
 import numpy as np
@@ -102,32 +102,25 @@ def _band(runs: csr_array, seeds: np.ndarray) -> np.ndarray:
     return found
 
 # %% ../../nbs/package/data/deduplication.ipynb #0c5efec6
-def _pairs_of_equal(keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    "All pairs i < j of places with the same key other than 0, at most `_BLOCK` at a time."
+def _pairs_of_equal(keys: np.ndarray) -> Iterator[tuple[int, int]]:
+    "All pairs i < j of places with the same key other than 0."
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     as_next: np.ndarray = np.append(ordered[1:] == ordered[:-1], False) & (ordered != 0)
-    in_group = as_next | np.roll(as_next, 1)
-    order = order[in_group]
-    sizes = np.unique(ordered[in_group], return_counts=True)[1]  # of the groups
-    left = np.repeat(sizes.cumsum(), sizes) - np.arange(len(order))  # of its group, from each place on
-    places = np.flatnonzero(left > 1)
-    further = 1
-    while len(places):
-        for start in range(0, len(places), _BLOCK):
-            some = places[start : start + _BLOCK]
-            yield order[some], order[some + further]
-        further += 1
-        places = places[left[places] > further]
+    order = order[as_next | np.roll(as_next, 1)]  # those that have another with their key
+    groups = np.split(order, np.flatnonzero(np.diff(keys[order])) + 1)
+    return chain.from_iterable(combinations(group.tolist(), 2) for group in groups)
 
 # %% ../../nbs/package/data/deduplication.ipynb #6b340bcd
-def _candidate_pairs(runs: csr_array, near: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _candidate_pairs(runs: csr_array, near: float) -> Iterator[list[tuple[int, int]]]:
     "Blocks of pairs i < j of texts that share a band, once for each; misses one in a million pairs above `near`."
     length = max(r for r in range(1, 17) if (1 - near**r) ** (_HASHES // r) < 1e-6)  # hashes per band
     bands = _HASHES // length
     seeds = _mixed(_MIX * np.arange(1, bands * length + 1, dtype=np.uint64)).reshape(bands, length)
     for of_band in seeds:  # one at a time, since all would need more memory than the shingles
-        yield from _pairs_of_equal(_band(runs, of_band))
+        pairs = _pairs_of_equal(_band(runs, of_band))
+        while block := list(islice(pairs, _BLOCK)):
+            yield block
 
 # %% ../../nbs/package/data/deduplication.ipynb #235f4487
 def _near_pairs(
@@ -139,12 +132,13 @@ def _near_pairs(
     sizes = np.diff(runs.indptr)
     found: dict[tuple[int, int], float] = {}
     for pairs in _candidate_pairs(runs, near):
-        new = [pair not in found for pair in zip(*map(np.ndarray.tolist, pairs))]
-        i, j = (side[new] for side in pairs)
+        new = [pair for pair in pairs if pair not in found]
+        i, j = np.array(new, int).reshape(-1, 2).T
         both = runs[i].multiply(runs[j]).sum(axis=1)
         alike = both / (sizes[i] + sizes[j] - both)
-        close = alike >= near
-        found.update(zip(zip(i[close].tolist(), j[close].tolist()), alike[close].tolist()))
+        for pair, similarity in zip(new, alike.tolist()):
+            if similarity >= near:
+                found[pair] = similarity
     return sorted(((i, j, similarity) for (i, j), similarity in found.items()), key=itemgetter(1, 0))
 
 # %% ../../nbs/package/data/deduplication.ipynb #32b9606b
@@ -299,19 +293,19 @@ def split(
     return sides
 
 # %% ../../nbs/package/data/deduplication.ipynb #f7492f48
-def _seen(texts: pa.ChunkedArray, n: int, near: float | None) -> Iterator[tuple[int, int, float]]:
+def _seen(texts: pa.ChunkedArray, n: int, near: float | None) -> list[tuple[int, int, float]]:
     "The pairs of a text before index `n` and one from `n` on that are equal or near, and how similar."
     firsts, pairs = _duplicates(texts, near)
-    copies = defaultdict(list)
+    found = []
+    places = defaultdict(list)  # of each text that occurs from `n` on, by its first place
     for place, first in enumerate(firsts[n:].tolist(), n):
+        places[first].append(place)
         if first < n:
-            yield first, place, 1.0
-        else:
-            copies[first].append(place)
+            found.append((first, place, 1.0))
     for i, j, alike in pairs:
         if i < n:
-            for place in copies[j]:
-                yield i, place, alike
+            found += [(i, place, alike) for place in places[j]]
+    return found
 
 # %% ../../nbs/package/data/deduplication.ipynb #46e2661f
 def overlap(

@@ -54,14 +54,19 @@ def _encode_batch(rows: dict, numbers: list[int], *, tok, end: int, max_length: 
     given = tok(rows["text"], split_special_tokens=True, return_attention_mask=False).input_ids
     behind = {tok.eos_token_id, tok.sep_token_id}
     special = [token for token in tok.all_special_tokens if token.strip()]
-    encoded = []
+    encoded: list[dict] = []
     for text, ids in zip(rows["text"], given):
-        pieces = _pieces([*(ids[:-1] if ids[-1:] and ids[-1] in behind else ids), end], max_length)
-        for number, piece in enumerate(pieces):
-            is_first = number == 0
-            counts = (is_first, is_first and len(pieces) > 1, is_first and any(map(text.__contains__, special)))
-            sizes = {"tokens": len(piece) - (not is_first), "trained_tokens": len(piece) - 1}
-            encoded.append({"input_ids": piece, "labels": piece, **dict(zip(_COUNTS, map(int, counts))), **sizes})
+        whole = ids[:-1] if behind.intersection(ids[-1:]) else ids
+        pieces = _pieces([*whole, end], max_length)
+        for piece in pieces:
+            new = len(piece) - 1  # its first token was trained in the piece before, or is only read
+            counts = {**dict.fromkeys(_COUNTS, 0), "tokens": new, "trained_tokens": new}
+            encoded.append({"input_ids": piece, "labels": piece, **counts})
+        first = encoded[-len(pieces)]
+        first["documents"] = 1
+        first["cut_into_pieces"] = int(len(pieces) > 1)
+        first["kept_as_text"] = int(any(map(text.__contains__, special)))
+        first["tokens"] += 1
     return pa.Table.from_pylist(encoded, _ENCODED.arrow_schema)
 
 # %% ../../nbs/package/data/document_encoding.ipynb #7a896261

@@ -20,11 +20,15 @@ from datasets import Dataset, Features, Value
 from ..core.progress import say
 from .formats import as_chat, as_document
 from .read import collected
-from .readers import COLUMNS, local_source, read_rows
+from .readers import COLUMNS, first_row, local_source, read_rows, visible_files
 
 # %% ../../nbs/package/data/documents.ipynb #bca13874
 _TEXTS = (".txt", ".text", ".md", ".markdown", ".rst")
 _ROWS = (".json", ".jsonl", ".csv", ".parquet")
+
+
+def _of_kind(kinds: tuple[str, ...], names: list[str]) -> list[str]:
+    return [name for name in names if name.lower().endswith(kinds)]
 
 
 def text_files(
@@ -33,19 +37,21 @@ def text_files(
     "The text files of a path; raises `ValueError` for a folder that holds text files beside rows."
     if not isinstance(source, (str, os.PathLike)):
         return []
-    place = Path(source)
-    below = [file.relative_to(place) for file in sorted(place.rglob("*")) if file.is_file()] if place.is_dir() else []
-    seen = [file for file in below if not any(part.startswith(".") for part in file.parts)]
-    found = [str(place / file) for file in seen if file.suffix.lower() in _TEXTS]
-    rows = [file for file in seen if file.suffix.lower() in _ROWS]
-    if found and rows:
+    if not os.path.isdir(source):
+        return _of_kind(_TEXTS, [str(source)] if os.path.isfile(source) else [])
+    seen = visible_files(source)
+    texts = _of_kind(_TEXTS, seen)
+    rows = _of_kind(_ROWS, seen)
+    if texts and rows:
         raise ValueError(
-            f"{source}: the folder holds {len(found)} text files and {len(rows)} files of rows, such as {rows[0]}; "
+            f"{source}: the folder holds {len(texts)} text files and {len(rows)} files of rows, such as {rows[0]}; "
             "move one of the two kinds into a folder of its own"
         )
-    if found and (others := Counter(file.suffix or file.name for file in seen if file.suffix.lower() not in _TEXTS)):
-        say(f"{source}: not read: {', '.join(f'{n} {kind}' for kind, n in others.most_common(5))}")
-    return [str(source)] if place.is_file() and place.suffix.lower() in _TEXTS else found
+    others = [Path(name) for name in seen if name not in texts]
+    if texts and others:
+        counts = Counter(file.suffix or file.name for file in others)
+        say(f"{source}: not read: {', '.join(f'{n} {kind}' for kind, n in counts.most_common(5))}")
+    return [os.path.join(source, name) for name in texts]
 
 # %% ../../nbs/package/data/documents.ipynb #b8fa3e3e
 def _file_text(file: str) -> str | ValueError:
@@ -135,5 +141,5 @@ def holds_documents(
     "Whether a source is text files, or its first row a document and not a chat."
     if text_files(source):
         return True
-    first = next((row for _, row in read_rows(source, {*COLUMNS, text}) if isinstance(row, dict)), {})
+    first = first_row(source, {*COLUMNS, text})
     return not as_document(first, text)[1] and bool(as_chat(first)[1])

@@ -183,19 +183,25 @@ def _column_hint(row: dict, ours: tuple[str, ...]) -> str:
     "A hint how to name the columns of an unknown format; empty if the row has too few texts."
     if any({*names} <= row.keys() for names in _ONE_MESSAGE):
         return '; the row is one message: write all messages of a conversation as the list "messages" of one row'
-    wanted = [key for key in ours if row.get(key) is None]
     header = str(next(iter(row))) if len(row) == 1 else ""
     joined = next(filter(header.__contains__, ";\t|"), None)
     if joined:
         return f"; its header is not separated by commas but by {joined!r}: save the file with commas"
+    wanted = [key for key in ours if row.get(key) is None]
     texts = [key for key, value in row.items() if key not in ours and isinstance(value, str) and len(key) <= 40]
     if len(texts) < len(wanted):
         return _text_hint(row["text"]) if list(row) == ["text"] else ""
-    names = {key: _first_of(_MEANT.get(key, ()), texts) or "COLUMN" for key in wanted}
-    python = ", ".join(f"{key}={json.dumps(name, ensure_ascii=False)}" for key, name in names.items())
-    settings = " ".join(f"--set {shlex.quote(f'data.{key}={name}')}" for key, name in names.items())
-    unknown = "; the columns are " + ", ".join(map(repr, texts[:20])) if "COLUMN" in names.values() else ""
-    return f"; or name its columns, such as {python} (in ft, {settings}){unknown}"
+    python = []
+    settings = []
+    unknown = ""
+    for key in wanted:
+        name = _first_of(_MEANT.get(key, ()), texts)
+        if name is None:
+            name = "COLUMN"
+            unknown = "; the columns are " + ", ".join(map(repr, texts[:20]))
+        python.append(f"{key}={json.dumps(name, ensure_ascii=False)}")
+        settings.append(f"--set {shlex.quote(f'data.{key}={name}')}")
+    return f"; or name its columns, such as {', '.join(python)} (in ft, {' '.join(settings)}){unknown}"
 
 # %% ../../nbs/package/data/formats.ipynb #b4bc82dd
 def _prompt_hint(row: dict) -> str:
@@ -265,8 +271,7 @@ def as_question(
         return {}, unread
     if not (given := _given(row, _ASKED)):
         return {}, [f"the row has the keys {short(list(row))}; it must be {_QUESTION}{_column_hint(row, ('prompt',))}"]
-    asked = {**row, "instruction": row.get("instruction")}
-    messages, defects = _alpaca_prompt(asked) if given[0] == "instruction" else _prompt_messages(row, given[0])
+    messages, defects = _prompt_messages(row, given[0])
     expected, messages = _expected(row, messages)
     messages, wrong = _with_system(row, messages)
     if not defects:
@@ -364,10 +369,12 @@ def as_preference(
     prompt, chosen, rejected, found = _pair_parts(row, chosen, rejected, given)
     prompt, more = _with_system(row, prompt)
     tools, wrong = _tools(row)
-    for key, answer in () if found else (("chosen", chosen), ("rejected", rejected)):
-        order = turn_order_defects(list(map(itemgetter("role"), prompt + answer)))
-        found = found or [f'in "{key}", {defect}' for defect in order]
-    found = found or [f'in "chosen", {defect}' for defect in thought_defects(prompt + chosen)]
+    for key, answer in (("chosen", chosen), ("rejected", rejected)):
+        if not found:
+            order = turn_order_defects(list(map(itemgetter("role"), prompt + answer)))
+            found = [f'in "{key}", {defect}' for defect in order]
+    if not found:
+        found = [f'in "chosen", {defect}' for defect in thought_defects(prompt + chosen)]
     pair = {"prompt": prompt, "chosen": chosen, "rejected": rejected, **({"tools": tools} if tools else {})}
     return pair, _ambiguous_columns(row, given) + _misspelt(row) + _media(row) + found + more + wrong
 

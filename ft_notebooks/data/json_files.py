@@ -74,24 +74,10 @@ def jsonl_rows(
                 yield place, e
 
 # %% ../../nbs/package/data/json_files.ipynb #fa06d42c
-_SPACES = re.compile(r"[ \t\n\r]*")
+_OPENS = re.compile(r"[ \t\n\r]*\[[ \t\n\r]*")
+_COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
 
 
-def _after_spaces(text: str, at: int) -> int:
-    found = _SPACES.match(text, at)
-    return found.end() if found else at
-
-
-def _value(text: str, at: int) -> tuple[Any, int]:
-    "The JSON value that begins at `at`, and the place of the character that follows the spaces behind it."
-    try:
-        value, end = DECODER.raw_decode(text, at)
-    except json.JSONDecodeError as e:
-        where = "" if e.msg.endswith(" at") else " before"
-        raise ValueError(f"{e.msg}{where} {short(text[e.pos : e.pos + 99])}") from None
-    return value, _after_spaces(text, end)
-
-# %% ../../nbs/package/data/json_files.ipynb #33a6cbd6
 def json_rows(
     path: str,  # Of a file that holds an array of rows
 ) -> Iterator[tuple[str, Any]]:  # ("PATH: row N (counted from 0)", row); an exception in place of what cannot be read
@@ -99,31 +85,33 @@ def json_rows(
     number = 0
     try:
         text = Path(path).read_text("utf-8-sig")
-        at = _after_spaces(text, 0)
-        if at == len(text):
+        if not text.strip():
             return
-        if text[at] != "[":
+        before = _OPENS.match(text)  # what stands before the next row
+        if before is None:
             raise ValueError(
                 f"the file begins with {short(text[:99])}, and is not an array of rows, [{{...}}, {{...}}]; "
                 "rename JSON Lines to .jsonl, and save rows under a key as a separate file"
             )
-        at = _after_spaces(text, at + 1)
-        more = not text.startswith("]", at)
-        while more:
-            row, at = _value(text, at)
+        at = before.end()
+        if text.startswith("]", at):
+            before = None
+        while before:
+            row, at = DECODER.raw_decode(text, before.end())
             yield f"{path}: row {number} (counted from 0)", row
             number += 1
-            more = text.startswith(",", at)
-            if more:
-                at = _after_spaces(text, at + 1)
-        if not text.startswith("]", at):
-            raise ValueError(f"expected , or ] in the array before {short(text[at : at + 99])}")
-        rest = text[at + 1 :].strip()
-        if rest:
-            raise ValueError(f"unexpected text after the array: {short(rest[:99])}")
+            before = _COMMA.match(text, at)
+        rest = text[at:].strip()
+        if not rest.startswith("]"):
+            raise ValueError(f"expected , or ] in the array before {short(rest[:99])}")
+        if rest != "]":
+            raise ValueError(f"unexpected text after the array: {short(rest[1:].strip()[:99])}")
     except UnicodeDecodeError as e:
         line = e.object.count(b"\n", 0, e.start) + 1
         yield f"{path}:{line}", e
+    except json.JSONDecodeError as e:
+        where = "" if e.msg.endswith(" at") else " before"
+        yield f"{path}: row {number} (counted from 0)", ValueError(f"{e.msg}{where} {short(e.doc[e.pos : e.pos + 99])}")
     except NOT_JSON as e:
         yield f"{path}: row {number} (counted from 0)", e
 
@@ -144,20 +132,15 @@ def _exact_number(found: re.Match) -> str:
     return found[0]
 
 # %% ../../nbs/package/data/json_files.ipynb #faacc04a
-_DEEPEST = 50  # lists and dicts within each other; Arrow reads 64, and Python 1,000
-
-
-def _depth(value: Any) -> int:
-    if not isinstance(value, (dict, list)):
-        return 0
-    return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
-
-
 def is_too_deep(
     value: Any,
+    deepest: int = 50,  # Lists and dicts within each other; Arrow reads 64, and Python 1,000
 ) -> bool:
     "Whether lists and dicts nest too deeply for Arrow."
-    return _depth(value) > _DEEPEST
+    if not isinstance(value, (dict, list)):
+        return False
+    parts = value.values() if isinstance(value, dict) else value
+    return deepest == 0 or any(is_too_deep(part, deepest - 1) for part in parts)
 
 # %% ../../nbs/package/data/json_files.ipynb #1058d4a3
 def json_text(
@@ -176,19 +159,13 @@ def json_text(
     return None
 
 # %% ../../nbs/package/data/json_files.ipynb #6d94b2c2
-def _lost_part(value: Any) -> Any:
-    "The innermost part of a value that `json_text` cannot keep."
-    while isinstance(value, (dict, list)):
-        parts = [*value, *value.values()] if isinstance(value, dict) else value
-        lost = [part for part in parts if json_text(part) is None]
-        if not lost:  # it nests too deeply
-            break
-        value = lost[0]
-    return value
-
-
 def unkept(
     value: Any,  # For which `json_text` gives None
 ) -> str:
-    "What the value holds, and its cure."
-    return f"holds {short(_lost_part(value))}, which a column of JSON cannot keep; write it as a text"
+    "What the value holds, by its innermost part that cannot be kept, and its cure."
+    lost = [value]
+    while lost:
+        value = lost[0]
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        lost = [part for part in parts if json_text(part) is None] if isinstance(parts, list) else []
+    return f"holds {short(value)}, which a column of JSON cannot keep; write it as a text"

@@ -140,32 +140,28 @@ _SPEAKERS = {  # who speaks in a ShareGPT turn -> the role of a message
     **dict.fromkeys(["observation", "tool", "function", "function_response"], "tool"),
     "system": "system",
 }
-_NAMES = {"role": "role", "content": "content"}, {"role": "from", "content": "value"}
+_OURS = {"role": "role", "content": "content"}
+_SHAREGPT = {"role": "from", "content": "value"}
 
-
-def _turn(given: dict, where: str) -> tuple[Any, list[str]]:
-    "A ShareGPT turn as a message, and its defects."
+# %% ../../nbs/package/data/messages.ipynb #08177966
+def _message_or_turn(given: Any, i: int, key: str) -> tuple[dict, list[str]]:
+    "The `i`-th message of a column, whether a message or a turn of ShareGPT, and its defects."
+    where = f"message {i}" if key in ("messages", "conversations") else f'message {i} of "{key}"'
+    if not (isinstance(given, dict) and "from" in given and "role" not in given):
+        return _message(given, where, _OURS)
     rest = dict(given)
     speaker = rest.pop("from")
     if speaker not in list(_SPEAKERS):  # in a list, since it may be anything
         known = '"human", "gpt", "system", "function_call" or "observation"'
         return {}, [f"{where} is from {short(speaker)}; write {known}"]
     message = {"role": _SPEAKERS[speaker], "content": rest.pop("value", None), **rest}
-    if speaker != "function_call":
-        return message, []
-    calls, defects = read_json_text(message.pop("content"), "value")
-    calls = calls if isinstance(calls, list) else [calls]
-    defects = [f"{where}, a function call: {defect}" for defect in defects]
-    return {**message, "tool_calls": [{"type": "function", "function": call} for call in calls]}, defects
-
-# %% ../../nbs/package/data/messages.ipynb #08177966
-def _message_or_turn(given: Any, i: int, key: str) -> tuple[Any, list[str]]:
-    "The `i`-th message of a column, whether a message or a turn, and its defects."
-    where = f"message {i}" if key in ("messages", "conversations") else f'message {i} of "{key}"'
-    if not (isinstance(given, dict) and "from" in given and "role" not in given):
-        return _message(given, where, _NAMES[0])
-    given, defects = _turn(given, where)
-    return (given, defects) if defects else _message(given, where, _NAMES[1])
+    if speaker == "function_call":
+        calls, defects = read_json_text(message.pop("content"), "value")
+        if defects:
+            return {}, [f"{where}, a function call: {defect}" for defect in defects]
+        calls = calls if isinstance(calls, list) else [calls]
+        message["tool_calls"] = [{"type": "function", "function": call} for call in calls]
+    return _message(message, where, _SHAREGPT)
 
 # %% ../../nbs/package/data/messages.ipynb #9edaca71
 def is_transcript(
@@ -207,10 +203,8 @@ def turn_order_defects(
     roles: list[str],  # Of a conversation's messages, in order
 ) -> list[str]:  # Empty for a conversation that can be trained on
     "The defects in the order of the turns, each with its cure."
-    later = enumerate(roles[1:], 2)
-    defects = [
-        f"message {i} is a system message; only the first message may be one" for i, role in later if role == "system"
-    ]
+    wrong = "message {} is a system message; only the first message may be one"
+    defects = [wrong.format(i) for i, role in enumerate(roles[1:], 2) if role == "system"]
     if "assistant" not in roles:
         defects.append("no message is the assistant's, so there is nothing to train on; add the answer")
     elif roles[-1] != "assistant":
@@ -256,12 +250,6 @@ def read_optional_text(
     return ("", []) if blank else read_text(row, key, "")
 
 # %% ../../nbs/package/data/messages.ipynb #f36c95c2
-def _holds_turns(value: Any) -> bool:
-    if isinstance(value, str):
-        return is_transcript(value) or bool(_LISTED.match(value))
-    return isinstance(value, (dict, list))
-
-
 def read_turns(
     row: dict,
     key: str,  # The column, which is there: a text, a message, or a list of messages
@@ -269,7 +257,10 @@ def read_turns(
 ) -> tuple[list[dict], list[str]]:  # (messages, defects)
     "The messages in a column of any of the three forms; a text that holds a list, or a transcript of HH, is parsed."
     value = row[key]
-    if not _holds_turns(value):
-        text, defects = read_text(row, key, "")
-        return [{"role": role, "content": text}], defects
-    return read_messages([value] if isinstance(value, dict) else value, key)
+    holds_turns = isinstance(value, (dict, list))
+    if isinstance(value, str):
+        holds_turns = is_transcript(value) or _LISTED.match(value) is not None
+    if holds_turns:
+        return read_messages([value] if isinstance(value, dict) else value, key)
+    text, defects = read_text(row, key, "")
+    return [{"role": role, "content": text}], defects

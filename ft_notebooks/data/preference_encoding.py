@@ -19,38 +19,13 @@ from ..core.arguments import check_counts, check_tokenizer
 from ..core.progress import is_first, without_library_bars
 from .read import read_preferences
 from .chat_encoding import check_answers, encoded_rows, rounded_up
-from .chat_labels import EncodedChat, encode_texts
-from ..tokenization.padding import IGNORE
+from .chat_labels import EncodedChat, encode_texts, last_answer
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #7dcd3dd4
 # as `trl.trainer.dpo_trainer.DataCollatorForPreference` names them
 PAIR_KEYS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #14332ced
-def _start_of_last(chat: EncodedChat) -> int:
-    "The position at which the last answer begins."
-    start = chat.ends[-1]
-    while start and chat.labels[start - 1] != IGNORE:
-        start -= 1
-    return start
-
-
-def _pair(chosen: EncodedChat, rejected: EncodedChat, place: str) -> dict[str, list[int]]:
-    "The common prompt of two encoded conversations, and the answer of each."
-    # the answers begin at different positions where one of them has merged with the template's line break
-    n = min(_start_of_last(chosen), _start_of_last(rejected))
-    if chosen.input_ids[:n] != rejected.input_ids[:n]:
-        raise ValueError(
-            f"{place}the chat template renders the prompt differently for the two answers; set a tok.chat_template "
-            "whose prompts do not depend on the answer"
-        )
-    return {
-        "prompt_ids": chosen.input_ids[:n],
-        "chosen_ids": chosen.input_ids[n : chosen.ends[-1] + 1],
-        "rejected_ids": rejected.input_ids[n : rejected.ends[-1] + 1],
-    }
-
-# %% ../../nbs/package/data/preference_encoding.ipynb #9eb97b95
 _COUNTS = (  # of a pair; those of tokens belong to a pair that is kept
     "equal",  # pairs dropped, since both answers have the same tokens
     "merged",  # answers that begin inside a token of the template, so that the prompt in use has other tokens
@@ -63,17 +38,23 @@ _COUNTS = (  # of a pair; those of tokens belong to a pair that is kept
 
 
 def _encoded_pair(chosen: EncodedChat, rejected: EncodedChat, place: str) -> dict:
-    "The ids of a pair, and the counts of its two conversations."
-    ids = _pair(chosen, rejected, place)
+    "The common prompt of two encoded conversations, the answer of each, and the counts of both."
+    # the answers begin at different positions where one of them has merged with the template's line break
+    n = min(last_answer(chosen.labels)[0], last_answer(rejected.labels)[0])
+    prompt = chosen.input_ids[:n]
+    if prompt != rejected.input_ids[:n]:
+        raise ValueError(
+            f"{place}the chat template renders the prompt differently for the two answers; set a tok.chat_template "
+            "whose prompts do not depend on the answer"
+        )
+    answers = [chat.input_ids[n : chat.ends[-1] + 1] for chat in (chosen, rejected)]
     return {
-        **ids,
-        "equal": int(ids["chosen_ids"] == ids["rejected_ids"]),
+        **dict(zip(PAIR_KEYS, (prompt, *answers))),
+        "equal": int(answers[0] == answers[1]),
         "merged": chosen.merged + rejected.merged,
         "kept_as_text": int(chosen.kept_as_text) + int(rejected.kept_as_text),
         "training_twin": int(chosen.training_twin) + int(rejected.training_twin),
-        "prompt_tokens": len(ids["prompt_ids"]),
-        "chosen_tokens": len(ids["chosen_ids"]),
-        "rejected_tokens": len(ids["rejected_ids"]),
+        **dict(zip(_COUNTS[-3:], map(len, (prompt, *answers)))),
     }
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #5a113f19
@@ -190,8 +171,9 @@ def encode_pairs(
         pairs = pairs.add_column("place", dataset["place"][:])
     rows = encoded_rows(pairs, partial(_encode_batch, tok=tok, variables=variables), _ENCODED, num_proc)
     account, kept, longest = _account(rows, max_length)
-    allowed = {"allow_equal": allow_equal, "allow_long": allow_long}
-    _check_left_out(pairs, account, max_length=max_length, longest=longest, **allowed)
+    _check_left_out(
+        pairs, account, max_length=max_length, longest=longest, allow_equal=allow_equal, allow_long=allow_long
+    )
     return rows.select_columns(list(PAIR_KEYS)).select(kept), account | changed
 
 # %% ../../nbs/package/data/preference_encoding.ipynb #b2b1efcb

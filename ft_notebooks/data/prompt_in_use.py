@@ -27,19 +27,6 @@ class DifferentPrompt:
     used: str  # The prompt in use, from where it differs
     trained: str  # What stands there in training
 
-
-def _compared(row: int, messages: list[dict], own: ChatTemplate, twin: ChatTemplate | None, given: dict):
-    "The first and the last answer of a conversation, where they differ."
-    written = own.render(messages, **given)
-    trained = twin.render(messages, **given) if twin else written
-    answers = [n for n, message in enumerate(messages) if n and message["role"] == "assistant"]
-    for n in dict.fromkeys(answers[:1] + answers[-1:]):
-        used = own.render(messages[:n], add_generation_prompt=True, **given)
-        if trained.startswith(used) or trained != written and own.render(messages[: n + 1], **given).startswith(used):
-            continue  # at most TRL's twin of the template writes it otherwise, which `encode_chats` counts
-        same = len(commonprefix([used, trained]))
-        yield DifferentPrompt(row, n, used[same:], trained[same : same + max(20, len(used) - same)])
-
 # %% ../../nbs/package/data/prompt_in_use.ipynb #b10ae5d1
 def different_prompts(
     tok: PreTrainedTokenizerBase,  # With a chat template
@@ -53,8 +40,20 @@ def different_prompts(
     twin = training_twin(tok)
     found: list[DifferentPrompt] = []
     for number, row in enumerate(dataset):
+        messages = row["messages"]
         given = {"tools": row["tools"]} if row.get("tools") else {}
-        found += _compared(number, row["messages"], own, twin, given)
+        written = own.render(messages, **given)
+        trained = twin.render(messages, **given) if twin else written
+        answers = [n for n, message in enumerate(messages) if n and message["role"] == "assistant"]
+        for n in dict.fromkeys(answers[:1] + answers[-1:]):
+            used = own.render(messages[:n], add_generation_prompt=True, **given)
+            as_used = trained.startswith(used)
+            if trained != written and not as_used:  # what only TRL's twin writes otherwise, `encode_chats` counts
+                as_used = own.render(messages[: n + 1], **given).startswith(used)
+            if not as_used:
+                same = len(commonprefix([used, trained]))
+                shown = trained[same : same + max(20, len(used) - same)]
+                found.append(DifferentPrompt(number, n, used[same:], shown))
     return found
 
 # %% ../../nbs/package/data/prompt_in_use.ipynb #73ea23e1

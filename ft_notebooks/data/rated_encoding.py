@@ -14,23 +14,11 @@ from transformers import PreTrainedTokenizerBase
 from ..core.arguments import check_counts, check_tokenizer
 from ..core.progress import is_first, without_library_bars
 from .chat_encoding import encode_chats, rounded_up
+from .chat_labels import last_answer
 from .read import read_rated
-from ..tokenization.padding import IGNORE
 
 # %% ../../nbs/package/data/rated_encoding.ipynb #6d406db9
 RATED_KEYS = ("prompt_ids", "completion_ids", "label")  # as `trl.trainer.kto_trainer`'s collator names them
-
-
-def _parts(row: dict[str, list[int]]) -> dict[str, list[int]]:  # of `encode_chats`
-    "The prompt and the last answer of a conversation; what the template writes after the answer is left out."
-    labels = row["labels"]
-    end = len(labels)
-    while labels[end - 1] == IGNORE:
-        end -= 1
-    start = end
-    while start and labels[start - 1] != IGNORE:
-        start -= 1
-    return {"prompt_ids": row["input_ids"][:start], "completion_ids": row["input_ids"][start:end]}
 
 # %% ../../nbs/package/data/rated_encoding.ipynb #d3ce2a12
 def elsewhere(
@@ -92,12 +80,18 @@ def encode_rated(
     if not isinstance(dataset, Dataset) or not {"messages", "label"} <= set(dataset.column_names):
         dataset = read_rated(dataset)
     chats, counts = encode_chats(tok, dataset, **variables)
-    rows = [{**_parts(row), "label": label} for row, label in zip(chats, dataset["label"])]
-    kept = [row for row in rows if len(row["prompt_ids"]) + len(row["completion_ids"]) <= (max_length or 2**62)]
-    good = sum(row["label"] for row in kept)
-    account = {"rows": len(rows), "good": good, "bad": len(kept) - good, "long": len(rows) - len(kept)}
-    account["prompt_tokens"] = sum(len(row["prompt_ids"]) for row in kept)
-    account["completion_tokens"] = sum(len(row["completion_ids"]) for row in kept)
+    kept = []
+    account = {"rows": len(chats), "good": 0, "bad": 0, "long": 0, "prompt_tokens": 0, "completion_tokens": 0}
+    for row, label in zip(chats, dataset["label"]):
+        start, end = last_answer(row["labels"])  # what the template writes after the answer is left out
+        if max_length is not None and end > max_length:
+            account["long"] += 1
+            continue
+        ids = row["input_ids"]
+        kept.append({"prompt_ids": ids[:start], "completion_ids": ids[start:end], "label": label})
+        account["good" if label else "bad"] += 1
+        account["prompt_tokens"] += start
+        account["completion_tokens"] += end - start
     _check_rated(account | ({"good": 1, "bad": 1} if one_label and kept else {}), max_length, allow_long)
     return Dataset.from_list(kept, _ENCODED), account | {name: counts[name] for name in _COUNTED if name in counts}
 

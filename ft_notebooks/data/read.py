@@ -28,7 +28,7 @@ from ..core.progress import say
 from .formats import MEDIA, Defects, as_chat, as_preference, as_question
 from .json_files import json_text, short, unkept
 from .rated_answers import JUDGED, Judge
-from .readers import COLUMNS, local_source, read_rows
+from .readers import COLUMNS, first_row, local_source, read_rows
 
 # %% ../../nbs/package/data/read.ipynb #d54d4792
 class _NeedsJson(Exception):
@@ -167,14 +167,6 @@ def _renamed(row: Any, names: dict[str, str], kept: Collection[str]) -> tuple[An
     return {**named, **others}, []
 
 # %% ../../nbs/package/data/read.ipynb #8e46871d
-def _kept(source: Any, rows: Dataset) -> Dataset:
-    "Says how large a stream is, which was read to its end, and where its rows are."
-    if isinstance(source, IterableDataset):
-        place = rows.cache_files[0]["filename"] if rows.cache_files else "memory"
-        say(f"the stream has {len(rows):,} rows, kept in {place}: {rows.data.nbytes / 1e6:,.1f} MB")
-    return rows
-
-# %% ../../nbs/package/data/read.ipynb #ff7da4f1
 def _read(
     source: Any,
     columns: tuple[str, ...],  # Of the `Dataset`: lists of messages
@@ -201,16 +193,21 @@ def _read(
         return _tables(read_rows(source, columns, **where), converted, schema)
 
     located = {**values, **({"place": Value("string")} if places else {})}
-    with suppress(_NeedsJson):
+    try:
         texts = [{"role": Value("string"), "content": Value("string")}]
         plain = Features({**dict.fromkeys(columns, texts), **located}).arrow_schema
-        return _kept(source, _dataset(tables(_as_texts, plain), plain))
-    lists = (*columns, "tools")
-    stored = Features({**dict.fromkeys(lists, List(Value("string"))), **located}).arrow_schema
-    rich = Features({**dict.fromkeys(lists, List(Json())), **located}).arrow_schema
-    dataset = _kept(source, _dataset(tables(_as_json, stored), rich))
-    has_tools = dataset.data.column("tools").null_count < len(dataset)
-    return dataset if has_tools else dataset.remove_columns("tools")
+        dataset = _dataset(tables(_as_texts, plain), plain)
+    except _NeedsJson:
+        lists = (*columns, "tools")
+        stored = Features({**dict.fromkeys(lists, List(Value("string"))), **located}).arrow_schema
+        rich = Features({**dict.fromkeys(lists, List(Json())), **located}).arrow_schema
+        dataset = _dataset(tables(_as_json, stored), rich)
+        if dataset.data.column("tools").null_count == len(dataset):
+            dataset = dataset.remove_columns("tools")
+    if isinstance(source, IterableDataset):
+        place = dataset.cache_files[0]["filename"] if dataset.cache_files else "memory"
+        say(f"the stream has {len(dataset):,} rows, kept in {place}: {dataset.data.nbytes / 1e6:,.1f} MB")
+    return dataset
 
 # %% ../../nbs/package/data/read.ipynb #96440a75
 def without_places(
@@ -292,19 +289,17 @@ def _taken_apart(pairs: Dataset) -> Dataset:
         messages, labels = zip(*both)
         return {"messages": [*messages], "label": [*labels], **{name: row[name] * 2 for name in kept}}
 
-    columns = {"messages": pairs.features["prompt"], "label": Value("bool")}
-    features = Features({**columns, **{name: pairs.features[name] for name in kept}})
-    how = {"batched": True, "batch_size": 1, "features": features, "load_from_cache_file": False}
-    return pairs.map(apart, remove_columns=pairs.column_names, **how)
+    others = {name: pairs.features[name] for name in kept}
+    return pairs.map(
+        apart,
+        batched=True,
+        batch_size=1,
+        remove_columns=pairs.column_names,
+        features=Features({"messages": pairs.features["prompt"], "label": Value("bool"), **others}),
+        load_from_cache_file=False,
+    )
 
 # %% ../../nbs/package/data/read.ipynb #2d8e650f
-def _are_pairs(source: Any, chosen: str | None, where: dict) -> bool:
-    "Whether the first row of a source has the better of two answers."
-    name = chosen or "chosen"
-    first = next((row for _, row in read_rows(source, (*COLUMNS, name), **where) if isinstance(row, dict)), {})
-    return first.get(name) is not None
-
-# %% ../../nbs/package/data/read.ipynb #f7f7d8e1
 def read_rated(
     source: str | Path | list[dict] | Dataset,  # A path, an https address, rows, or "owner/name" on the hub
     *,
@@ -326,7 +321,8 @@ def read_rated(
         raise ValueError(f"{unknown[0]}= names no column; give label=, or one of {', '.join(sorted(known))}")
     where: dict[str, Any] = {"split": split, "revision": revision}
     source = local_source(source)
-    if _are_pairs(source, columns.get("chosen"), where):
+    chosen = columns.get("chosen") or "chosen"
+    if first_row(source, (*COLUMNS, chosen), **where).get(chosen) is not None:
         pair: dict[str, Any] = {name: columns[name] for name in columns.keys() & {"prompt", "chosen", "rejected"}}
         return _taken_apart(read_preferences(source, places=places, **pair, **where))
     judge = Judge(label, rating_at_least)
@@ -334,7 +330,7 @@ def read_rated(
     if messages := columns.get("messages"):
         names = {"messages": messages}
     kept = [*JUDGED, *filter(None, [label])]
-    how: dict[str, Any] = {"kept": kept, "values": {"label": Value("bool")}, **where}
-    rows = _read(source, ("messages",), judge.row, names, places=places, **how)
+    values = {"label": Value("bool")}
+    rows = _read(source, ("messages",), judge.row, names, places=places, kept=kept, values=values, **where)
     judge.check()
     return rows

@@ -9,8 +9,8 @@ __all__ = ['beginnings', 'answer_contexts', 'count_repetition', 'repetition_line
 import json
 import re
 import unicodedata
+from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,42 +18,32 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
-from xxhash import xxh3_128_digest
+from xxhash import xxh3_64_intdigest
 
 # %% ../../nbs/package/data/repetition.ipynb #ac44c427
-def _hashes(turns: list[str]) -> list[bytes]:
-    "A hash of each beginning of a conversation, of one turn, two turns and so on."
-    known = b""
+def _hashes(turns: list[str]) -> list[int]:
+    "A hash of 64 bits of each beginning of a conversation, of one turn, two turns and so on."
+    known = 0
     found = []
     for turn in turns:
-        known = xxh3_128_digest(known + turn.encode("utf-8", "surrogatepass"))
+        known = xxh3_64_intdigest(turn.encode("utf-8", "surrogatepass"), known)
         found.append(known)
     return found
 
 # %% ../../nbs/package/data/repetition.ipynb #d55958c1
-_COMPARED = 1_000_000  # hashes at a time: all at once need several times their memory
-
-
-def _nested(hashes: bytes | bytearray, counts: list[int]) -> list[tuple[int, int]]:
+def _nested(hashes: array, counts: list[int]) -> list[tuple[int, int]]:
     "The pairs of `beginnings`, by the hashes of all rows one after the other, and how many each row has."
-    stops: np.ndarray = np.cumsum(counts, dtype=int)
-    digests = np.frombuffer(hashes, "V16")
-    halves = np.frombuffer(hashes, np.uint64)[::2]  # which tell almost all apart
-    wholes: np.ndarray = stops[np.array(counts, int) > 0] - 1
-    is_beginning: np.ndarray = np.zeros(len(halves), bool)
-    for start in range(0, len(halves), _COMPARED):
-        part = slice(start, start + _COMPARED)
-        is_beginning[part] = np.isin(halves[part], halves[wholes])
-    is_beginning[wholes] = False
-    inside = np.flatnonzero(is_beginning)
-    ends = wholes[np.isin(halves[wholes], halves[inside])]
-    whole: dict[bytes, int] = {}
-    rows: np.ndarray = np.array(stops.searchsorted(ends, "right"))
-    for digest, row in zip(digests[ends].tolist(), rows.tolist()):
-        whole.setdefault(digest, row)
-    longer: np.ndarray = np.array(stops.searchsorted(inside, "right"))
-    known = zip(digests[inside].tolist(), longer.tolist())
-    return sorted({(whole[beginning], row) for beginning, row in known if beginning in whole})
+    every = np.frombuffer(hashes, np.uint64)
+    stops: np.ndarray = np.cumsum(counts, dtype=int)  # behind each row's hashes
+    ends: np.ndarray = stops[np.array(counts, int) > 0] - 1  # the places of those of whole conversations
+    wholes, first = np.unique(every[ends], return_index=True)
+    at = wholes.searchsorted(every).clip(max=len(wholes) - 1)
+    inside: np.ndarray = wholes[at] == every
+    inside[ends] = False
+    places = np.flatnonzero(inside)
+    shorter: np.ndarray = stops.searchsorted(ends[first[at[places]]], "right")
+    longer: np.ndarray = stops.searchsorted(places, "right")
+    return sorted({*zip(shorter.tolist(), longer.tolist())})
 
 # %% ../../nbs/package/data/repetition.ipynb #1f31a0e3
 def beginnings(
@@ -61,42 +51,29 @@ def beginnings(
 ) -> list[tuple[int, int]]:  # Pairs of different rows: the first is the beginning of the second, and shorter
     "The pairs of rows of which one is the beginning of the other; of equal conversations the first one stands for all."
     hashed = list(map(_hashes, chats))
-    return _nested(b"".join(chain.from_iterable(hashed)), list(map(len, hashed)))
+    return _nested(array("Q", chain.from_iterable(hashed)), list(map(len, hashed)))
 
 # %% ../../nbs/package/data/repetition.ipynb #4b776e09
-@dataclass(frozen=True)
-class _RowMessages:
-    "The messages of a row: of a conversation up to the user's last one and after it, or of a pair."
+_Row = tuple[list[dict], list[dict], list[dict]]  # The messages before the answer, it, and the rejected one of a pair
 
-    prompt: list[dict]
-    answer: list[dict]  # Of a pair, the chosen one
-    rejected: list[dict]  # Of a conversation, empty
 
-    @property
-    def trained(self) -> list[dict]:
-        return self.prompt + self.answer
-
-# %% ../../nbs/package/data/repetition.ipynb #360699c6
-def _from_chat(messages: list[dict]) -> _RowMessages:
+def _from_chat(messages: list[dict]) -> _Row:
+    "A conversation up to the user's last message, and after it."
     asked = [number for number, message in enumerate(messages, 1) if message["role"] == "user"]
     end = asked[-1] if asked else len(messages) - 1
-    return _RowMessages(messages[:end], messages[end:], [])
+    return messages[:end], messages[end:], []
 
 
-def _from_text(text: str) -> _RowMessages:
-    return _RowMessages([{"role": "document", "content": text}], [], [])
-
-
-_ROWS: dict[tuple[str, ...], Callable[..., _RowMessages]] = {  # By their columns
+_ROWS: dict[tuple[str, ...], Callable[..., _Row]] = {  # By their columns
     ("messages",): _from_chat,
-    ("text",): _from_text,
-    ("prompt", "chosen", "rejected"): _RowMessages,
+    ("text",): lambda text: ([{"role": "document", "content": text}], [], []),
+    ("prompt", "chosen", "rejected"): lambda *parts: parts,
 }
 
 # %% ../../nbs/package/data/repetition.ipynb #0cce7d4b
 def _row_messages(
     dataset: Dataset,  # What `read_chats` or `read_preferences` returned
-) -> Iterator[_RowMessages]:  # One a row
+) -> Iterator[_Row]:
     "The messages of all rows, read a thousand rows at a time; raises `ValueError` for rows of another kind."
     if not isinstance(dataset, Dataset):
         kind = type(dataset).__name__
@@ -116,20 +93,16 @@ def _text(message: dict) -> str:
 # %% ../../nbs/package/data/repetition.ipynb #4d642d01
 def answer_contexts(
     rows: Dataset,  # What `read_chats` or `read_preferences` returned
-) -> list[tuple[int, bytes]]:  # The row of each answer, and a hash of the conversation up to and with it
+) -> list[tuple[int, int]]:  # The row of each answer, and a hash of the conversation up to and with it
     "Which answers are trained after the same conversation: those with one hash; of a pair the chosen one."
     found = []
-    for i, row in enumerate(_row_messages(rows)):
-        hashes = _hashes(list(map(_text, row.trained)))
-        found += [(i, known) for message, known in zip(row.trained, hashes) if message["role"] == "assistant"]
+    for i, (prompt, answer, _) in enumerate(_row_messages(rows)):
+        messages = prompt + answer
+        hashes = _hashes(list(map(_text, messages)))
+        found += [(i, known) for message, known in zip(messages, hashes) if message["role"] == "assistant"]
     return found
 
 # %% ../../nbs/package/data/repetition.ipynb #174c46b8
-def _occurrences(hashes: bytearray) -> np.ndarray:
-    "How often each different hash of 16 bytes occurs, told apart by its first eight."
-    return np.unique(np.frombuffer(hashes, np.uint64)[::2], return_counts=True)[1]
-
-# %% ../../nbs/package/data/repetition.ipynb #d6ad7d30
 def count_repetition(
     rows: Dataset,  # What `read_chats` or `read_preferences` returned
 ) -> dict[str, int | float]:  # "rows", "distinct", "answers_again", "beginnings" (rows), "commonest" (a share)
@@ -138,23 +111,24 @@ def count_repetition(
 
     A pair's answer is its chosen one. Raises `ValueError` if columns are missing.
     """
-    turns, answers, last, wholes = (bytearray() for _ in range(4))  # hashes
+    turns, answers, last, wholes = (array("Q") for _ in range(4))  # hashes
     counts = []
-    for row in _row_messages(rows):
-        texts = list(map(_text, row.trained))
+    for prompt, answer, rejected in _row_messages(rows):
+        messages = prompt + answer
+        texts = list(map(_text, messages))
         hashes = _hashes(texts)
         counts.append(len(hashes))
-        turns += b"".join(hashes)
-        answers += b"".join(known for message, known in zip(row.trained, hashes) if message["role"] == "assistant")
-        last += b"".join(_hashes(texts[-1:]))
-        wholes += _hashes([*texts, *map(_text, row.rejected), str(len(row.rejected))])[-1]
-    again = _occurrences(answers)
+        turns.extend(hashes)
+        answers.extend(known for message, known in zip(messages, hashes) if message["role"] == "assistant")
+        last.extend(_hashes(texts[-1:]))
+        wholes.append(_hashes([*texts, *map(_text, rejected), str(len(rejected))])[-1])
+    most = np.unique(last, return_counts=True)[1].max(initial=0)
     return {
         "rows": len(counts),
-        "distinct": len(_occurrences(wholes)),
-        "answers_again": int(again.sum()) - len(again),
+        "distinct": len(np.unique(wholes)),
+        "answers_again": len(answers) - len(np.unique(answers)),
         "beginnings": len(dict(_nested(turns, counts))),
-        "commonest": round(int(_occurrences(last).max(initial=0)) / max(1, len(counts)), 4),
+        "commonest": round(int(most) / max(1, len(counts)), 4),
     }
 
 # %% ../../nbs/package/data/repetition.ipynb #7d88f50e
@@ -213,21 +187,19 @@ class RowTexts:
         self._folder = TemporaryDirectory(ignore_cleanup_errors=True)  # Windows deletes no file that is mapped
         path = str(Path(self._folder.name, "texts.arrow"))
         counts: list[int] = []
-        hashes = bytearray()
+        hashes = array("Q")
         rows = chain.from_iterable(map(_row_messages, datasets))
         with pa.ipc.new_file(path, _TEXTS) as file:
             while some := list(islice(rows, 5000)):
-                asked = []
-                whole = []
-                for row in some:
-                    prompt = _turns(row.prompt)
-                    trained = prompt + _turns(row.answer)
+                texts = []
+                for before, answer, rejected in some:
+                    prompt = _turns(before)
+                    trained = prompt + _turns(answer)
                     counts.append(len(trained))
-                    hashes += b"".join(_hashes(trained))
-                    asked.append(" ".join(prompt))
-                    whole.append(" ".join(trained + _turns(row.rejected)))
-                file.write(pa.record_batch({"prompt": asked, "whole": whole}, _TEXTS))
-        texts = pa.ipc.open_file(pa.memory_map(path)).read_all()
-        self.prompts = texts["prompt"]
-        self.wholes = texts["whole"]
+                    hashes.extend(_hashes(trained))
+                    texts.append({"prompt": " ".join(prompt), "whole": " ".join(trained + _turns(rejected))})
+                file.write(pa.RecordBatch.from_pylist(texts, _TEXTS))
+        table = pa.ipc.open_file(pa.memory_map(path)).read_all()
+        self.prompts = table["prompt"]
+        self.wholes = table["whole"]
         self.beginnings = _nested(hashes, counts)

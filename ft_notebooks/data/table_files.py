@@ -24,49 +24,39 @@ from .json_files import is_too_deep, json_text, unkept
 _MAX_CELL = 2**24  # characters, a hundred times what a long context holds
 
 
-def _next_record(reader: Iterator[list[str]]) -> list[str]:
-    limit = csv.field_size_limit(_MAX_CELL)  # a setting of the whole process, so it is restored
-    try:
-        return next(reader)
-    finally:
-        csv.field_size_limit(limit)
-
-# %% ../../nbs/package/data/table_files.ipynb #bb4ec69e
 def _records(path: str, lines: Iterable[bytes], skipped: int) -> Iterator[tuple[str, Any]]:
     "The location of each record, and its cells; an exception ends them, since the quoting is unknown from there on."
     reader = csv.reader(map(bytes.decode, lines), strict=True)
-    while True:
+    cells: Any = []
+    while not isinstance(cells, Exception):
         first = skipped + reader.line_num + 1
+        limit = csv.field_size_limit(_MAX_CELL)  # a setting of the whole process, so it is restored
         try:
-            yield f"{path}:{first}", _next_record(reader)
-        except StopIteration:
-            return
+            cells = next(reader, None)
         except UnicodeDecodeError as e:
-            yield f"{path}:{skipped + reader.line_num + 1}", e
-            return
+            first = skipped + reader.line_num + 1
+            cells = e
         except csv.Error as e:
-            why = f"{e}, in the record that starts here; check its quotes and line ends"
-            yield f"{path}:{first}", ValueError(why)
+            cells = ValueError(f"{e}, in the record that starts here; check its quotes and line ends")
+        finally:
+            csv.field_size_limit(limit)
+        if cells is None:
             return
+        yield f"{path}:{first}", cells
 
 # %% ../../nbs/package/data/table_files.ipynb #9c2121da
 def _two_alike(names: list[str]) -> str | None:
     "That two columns have one name, with the cure."
-    for name in filter(None, names):
-        if names.count(name) > 1:
-            return f"two columns are called {json.dumps(name)[:40]}; rename one"
-    return None
-
-
-def _cells(header: str, separator: str) -> int:
-    return len(next(csv.reader(header.splitlines(), delimiter=separator), []))
+    twice = [name for name in names if name and names.count(name) > 1]
+    return f"two columns are called {json.dumps(twice[0])[:40]}; rename one" if twice else None
 
 
 def _header_fault(header: bytes, names: list[str]) -> str | None:
     "What is wrong with the first line of a CSV file, with the cure."
-    text = header.decode(errors="replace")
+    lines = header.decode(errors="replace").splitlines()
+    cells = {sign: len(next(csv.reader(lines, delimiter=sign), [])) for sign in ",;\t|"}
     for sign in ";\t|":
-        if _cells(text, ",") < 2 <= _cells(text, sign):
+        if cells[","] < 2 <= cells[sign]:
             return f"its columns are separated by {sign!r}, not by commas; save the file with commas"
     return _two_alike(names)
 
@@ -212,15 +202,12 @@ def _inferred(values: list) -> pa.Array | None:
     return None
 
 # %% ../../nbs/package/data/table_files.ipynb #0882f36a
-def _json_column(name: str, values: list, places: list[str] | None) -> pa.Array:
+def _json_column(name: str, values: list, places: list[str]) -> pa.Array:
     "The column as JSON; raises `ValueError`, with the place, for a value that JSON would change."
-    texts = []
-    for number, value in enumerate(values):
-        text = None if value is None else json_text(value)
+    texts = [None if value is None else json_text(value) for value in values]
+    for place, value, text in zip(places, values, texts):
         if text is None and value is not None:
-            place = places[number] if places else f"row {number} (counted from 0)"
             raise ValueError(f"{place}: {json.dumps(name)[:40]} {unkept(value)}")
-        texts.append(text)
     return pa.array(texts, pa.json_())
 
 
@@ -229,6 +216,7 @@ def unchanged(
     places: list[str] | None = None,  # Of the rows, for the error; None: their numbers
 ) -> Dataset:  # A column for each key of any row, None in rows without it
     "The rows with each value as it is; raises `ValueError`, with the place, for a value that no column keeps."
+    places = places or [f"row {number} (counted from 0)" for number in range(len(rows))]
     columns = {}
     for name in dict.fromkeys(chain.from_iterable(rows)):
         values = [row.get(name) for row in rows]

@@ -197,7 +197,7 @@ def _words(trainer: _KTOTrainer) -> list[str]:
 def _findings(rows: Dataset) -> list[str]:
     "What the reference says of at most 500 answers."
     some = rows.select(range(0, len(rows), -(-len(rows) // 500)))
-    sizes = [len(ids) for ids in some["completion_ids"]]
+    sizes = list(map(len, some["completion_ids"]))
     found = suspect_exchanged(some["ref_logps"][:], sizes, some["label"][:])
     return [found] if found else []
 
@@ -230,7 +230,8 @@ def kto_trainer(
     lengths = [len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows["train_dataset"]]
     check_context(lengths, model.config, "leaves them out and counts them")
     given["precompute_ref_log_probs"] = True
-    run: dict = {"arguments": arguments, "section": "kto", "output_dir": output_dir}
-    args, said = planned_config(KTOConfig, model, lengths, effective_batch, given, **run)
+    args, said = planned_config(
+        KTOConfig, model, lengths, effective_batch, given, arguments=arguments, section="kto", output_dir=output_dir
+    )
     trainer = _made(model, arguments, args, tok, rows)
     return guarded(trainer, [*said, *_words(trainer)], _findings(trainer.train_dataset), any_world_size=any_world_size)

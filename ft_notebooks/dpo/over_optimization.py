@@ -12,17 +12,15 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from ..inference.generation import greedy_answers, greedy_decoding
-from ..core.files import atomic_path, write_atomically
-from ..core.processes import together
+from ..core.files import atomic_path
 from ..core.random_state import keep_random_state
-from ..checkpointing.metrics_log import append_entries, read_entries, entries_text
+from ..checkpointing.metrics_log import CheckCallback, read_entries
 from ..core.seams import overrides
 from ..training.progress_and_plots import logged_history, logged_points
 
@@ -87,23 +85,6 @@ def _fallen(line: dict, start: dict, before: int = 0) -> str | None:
         )
     return None
 
-# %% ../../nbs/package/dpo/over_optimization.ipynb #661ce43c
-def _start_of(file: Path, kept: Path, ids: Tensor, step: int) -> tuple[list[dict], Tensor]:
-    "The checks up to the resumed step, and the start model's distributions; raises `ValueError` without them."
-    lines = [line for line in read_entries(file) if line["step"] <= step]
-    if not lines or not kept.is_file():
-        raise ValueError(
-            f"{file}: the run was started without CollapseCallback, so its start values are unknown; start it again in "
-            "a different folder"
-        )
-    start = load_file(kept)
-    if not torch.equal(start["ids"], ids):
-        raise ValueError(
-            f"{file}: the run checked different pairs before; give CollapseCallback the same pairs, or start again in "
-            "a different folder"
-        )
-    return lines, start["log_probs"]
-
 # %% ../../nbs/package/dpo/over_optimization.ipynb #24516fa8
 def _fitting(model, rows, max_new_tokens: int) -> int:
     "The maximum of new tokens, limited by the model's context."
@@ -119,7 +100,7 @@ def _fitting(model, rows, max_new_tokens: int) -> int:
 
 # %% ../../nbs/package/dpo/over_optimization.ipynb #2d6edb0a
 @overrides(TrainerCallback)
-class CollapseCallback(TrainerCallback):
+class CollapseCallback(CheckCallback):
     """Saves a checkpoint and stops the run with `ValueError` in all processes when stop rate or score falls below half
     of its start.
 
@@ -127,6 +108,8 @@ class CollapseCallback(TrainerCallback):
     answers, score, answers. Training is not affected. A resumed run keeps its start values; raises `ValueError` where
     they are missing, or with different rows.
     """
+
+    file_name = "collapse.jsonl"
 
     def __init__(
         self,
@@ -137,20 +120,24 @@ class CollapseCallback(TrainerCallback):
         max_new_tokens: int | None = None,  # Per answer; None: twice the longest chosen answer of these rows
         stop: bool = True,  # False: only record the checks
     ):
+        super().__init__(every, stop)
         self.tok = tok
-        self.every = every
         self.scorer = scorer
-        self.stop = stop
         self.rows = [rows[i] for i in range(min(8, len(rows)))]
         if not self.rows:
             raise ValueError("CollapseCallback got no rows; pass some pairs from encode_pairs")
         self.max_new_tokens = max_new_tokens or 2 * max(len(row["chosen_ids"]) for row in self.rows)
+        self.ids = torch.tensor([i for row in self.rows for i in (*row["prompt_ids"], *row["chosen_ids"])])
 
     def on_train_begin(self, args, state, control, model, **kwargs):
-        self.message = None
-        self.steps = self.every or math.ceil(state.max_steps / 5)
         self.max_new_tokens = _fitting(model, self.rows, self.max_new_tokens)
-        self._begin(args, state, model)
+        self.before = None  # the start model's distributions at the chosen answers
+        self.distributions = Path(args.output_dir, ".reference", "chosen.safetensors")
+        super().on_train_begin(args, state, control, model, **kwargs)
+        if state.is_world_process_zero and not state.global_step:
+            self.distributions.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(self.distributions) as part:
+                save_file({"log_probs": self.before, "ids": self.ids}, part)
         if self.stop and "stop_rate" not in _criteria(self.start) and state.is_world_process_zero:
             count = self.start["answers"]
             print(
@@ -158,56 +145,35 @@ class CollapseCallback(TrainerCallback):
                 "at the start, so the stop rate cannot stop this run"
             )
 
-    def on_step_end(self, args, state, control, model, **kwargs):
-        step = state.global_step
-        if step <= self.last or (step % self.steps and step < state.max_steps):
-            return
-        line = self._look(args, state, model)
-        self.message = _fallen(line, self.start, self.last) if self.stop else None
-        if self.message:
-            control.should_save = True
-        self.last = step
+    def _kept(self, step, *others):
+        lines = super()._kept(step, self.distributions)
+        start = load_file(self.distributions)
+        if not torch.equal(start["ids"], self.ids):
+            raise ValueError(
+                f"{self.file}: the run checked different pairs before; give CollapseCallback the same pairs, or start "
+                "again in a different folder"
+            )
+        self.before = start["log_probs"]
+        return lines
 
-    def on_save(self, args, state, control, **kwargs):
-        if self.message:
-            raise ValueError(f"{self.message}. The weights of this step are in checkpoint-{state.global_step}")
-
-    def _begin(self, args, state, model) -> None:
-        "The first check, or the checks of a resumed run; only the first process reads and writes."
-        self.file = Path(args.output_dir) / "collapse.jsonl"
-        first = state.is_world_process_zero
-        kept = self.file.with_name(".reference") / "chosen.safetensors"
-        ids = torch.tensor([i for row in self.rows for i in (*row["prompt_ids"], *row["chosen_ids"])])
-        lines: list[dict] = []
-        self.before = None
-        with together():
-            if first and state.global_step:
-                lines, self.before = _start_of(self.file, kept, ids, state.global_step)
-        lines = broadcast_object_list([lines])[0]
-        if first:
-            write_atomically(self.file, entries_text(lines))
-        self.start = lines[0] if lines else self._look(args, state, model)
-        self.last = lines[-1]["step"] if lines else 0
-        if first and not lines:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(kept) as part:
-                save_file({"log_probs": self.before, "ids": ids}, part)
-
-    def _look(self, args, state, model) -> dict:
-        "One check as a line of `collapse.jsonl`; the first process's result is used by all processes."
+    def _measured(self, args, state, model):
         measured, now = _measure(model, self.tok, self.rows, self.max_new_tokens, self.scorer)
         self.before = now if self.before is None else self.before
-        line = {"step": state.global_step, "kl": _kl(now, self.before), **measured}
-        line = broadcast_object_list([line])[0]
+        line = {"kl": _kl(now, self.before), **measured}
+        if not state.global_step:
+            line["guards"] = _criteria(line) if self.stop else []
+        return line
+
+    def _check(self, args, state, model):
+        line = super()._check(args, state, model)
         if not math.isfinite(line.get("score", 0)):
             raise ValueError(
                 f"the scorer returned {line['score']} at step {line['step']}; it must return a finite number"
             )
-        if not state.global_step:
-            line["guards"] = _criteria(line) if self.stop else []
-        if state.is_world_process_zero:
-            append_entries(self.file, [line])
         return line
+
+    def _reason(self, args, state, line):
+        return _fallen(line, self.start, self.last)
 
 # %% ../../nbs/package/dpo/over_optimization.ipynb #befd2f7e
 _LINES = {

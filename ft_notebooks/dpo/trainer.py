@@ -85,12 +85,6 @@ class _DPOTrainer(ExactTrainer, DPOTrainer):
 _ROW = {"prompt": "a", "chosen": " b", "rejected": " c"}  # a dummy that TRL can encode with any tokenizer
 _SET = {"train_dataset": "the pairs are trained on", "eval_dataset": "the pairs are evaluated"}  # of `trl.DPOTrainer`
 
-
-def _is_sharded(args) -> bool:
-    "Whether the weights will be sharded; a second view of them would not be."
-    asked = [os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() == "true" for kind in ("FSDP", "DEEPSPEED")]
-    return any([args.fsdp, args.deepspeed, *asked])
-
 # %% ../../nbs/package/dpo/trainer.ipynb #f8cda242
 def _constructed(kind, args, rows: dict, row: dict, **arguments):
     "TRL's trainer with the encoded rows."
@@ -119,7 +113,8 @@ def with_own_reference(
     alone = arguments.get("ref_model") is None  # the reference comes from the model itself
     itself = alone and not has_adapter(model, arguments)
     copied = alone and isinstance(model, PeftModel)
-    sharded = _is_sharded(args)
+    asked = [os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true" for name in ("FSDP", "DEEPSPEED")]
+    sharded = any([args.fsdp, args.deepspeed, *asked])  # as a second view of the weights would not be
     if itself:  # TRL would load it from the folder in the model's configuration
         arguments = {**arguments, "ref_model": copy.deepcopy(model) if sharded else copy.copy(model)}
     with keep_adapter(model) if copied else contextlib.nullcontext():
@@ -230,29 +225,18 @@ def _callbacks(given, tok, rows) -> list:
     return [*callbacks, CollapseCallback(tok, held or rows["train_dataset"])]
 
 # %% ../../nbs/package/dpo/trainer.ipynb #4224226e
-def _is_known(rows: Dataset) -> bool:
-    "Whether the rows hold the reference's log-probabilities."
-    return set(REFERENCE_COLUMNS) <= set(rows.column_names)
-
-
-def _findings(tok, rows: Dataset) -> list[str]:
-    "The findings of `pair_report` on at most 500 pairs, and on the reference's log-probabilities where known."
-    found = list(pair_report(tok, rows, most=500)["findings"])
-    if _is_known(rows):
-        log_probs = torch.tensor([rows[name][:] for name in REFERENCE_COLUMNS]).T  # [N, 2]
-        if swapped := suspect_swapped(log_probs, rows)["finding"]:
-            found.append(swapped)
-    return found
-
-
-def _way(trainer: _DPOTrainer) -> list[str]:
-    "How prompts and reference are computed."
+def _report(tok, trainer: _DPOTrainer) -> tuple[list[str], list[str]]:
+    "How prompts and reference are computed; and findings on at most 500 pairs, and on the reference where known."
+    rows = trainer.train_dataset
     why = trainer.prompts.not_shared
-    known = _is_known(trainer.train_dataset)
-    return [
-        "each prompt once" if why is None else f"each prompt twice ({why})",
-        "reference computed once, before step 1" if known else "reference computed in each step",
-    ]
+    way = ["each prompt once" if why is None else f"each prompt twice ({why})"]
+    findings = list(pair_report(tok, rows, most=500)["findings"])
+    if not set(REFERENCE_COLUMNS) <= set(rows.column_names):
+        return [*way, "reference computed in each step"], findings
+    log_probs = torch.tensor([rows[name][:] for name in REFERENCE_COLUMNS]).T  # [N, 2]
+    if swapped := suspect_swapped(log_probs, rows)["finding"]:
+        findings.append(swapped)
+    return [*way, "reference computed once, before step 1"], findings
 
 # %% ../../nbs/package/dpo/trainer.ipynb #5e957cce
 @without_library_bars()
@@ -284,14 +268,11 @@ def dpo_trainer(
     lengths = _lengths(model, rows["train_dataset"])
     given["precompute_ref_log_probs"] = _once(model, given, arguments, len(lengths), effective_batch)
     arguments["callbacks"] = _callbacks(arguments.get("callbacks"), tok, rows)
-    run: dict = {"arguments": arguments, "section": "dpo", "output_dir": output_dir}
-    args, said = planned_config(DPOConfig, model, lengths, effective_batch, given, **run)
+    args, said = planned_config(
+        DPOConfig, model, lengths, effective_batch, given, arguments=arguments, section="dpo", output_dir=output_dir
+    )
     _check_sorted(args)
     trainer = _made(model, arguments, args, tok, rows)
-    return guarded(
-        trainer,
-        [*said, *_way(trainer)],
-        _findings(tok, trainer.train_dataset),
-        any_world_size=any_world_size,
-        allow_zero_gradient="hinge" in trainer.loss_types,  # every margin may be large enough
-    )
+    way, findings = _report(tok, trainer)
+    hinge = "hinge" in trainer.loss_types  # every margin may be large enough
+    return guarded(trainer, [*said, *way], findings, any_world_size=any_world_size, allow_zero_gradient=hinge)

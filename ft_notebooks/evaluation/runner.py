@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..core.arguments import ArgumentError, as_dataset, check_counts, check_model
 from ..core.errors import Terminated
 from ..core.random_state import keep_surroundings
-from ..data.chat_encoding import check_thoughts, drop_thoughts
+from ..data.chat_encoding import with_thoughts
 from ..data.read import read_chats
 from ..inference.generation import encode_prompts, answers
 from .answer_format import expected_text
@@ -215,8 +215,7 @@ def evaluate(
     check_model(model, tok, "evaluate")
     check_counts("evaluate", max_new_tokens=max_new_tokens, batch_size=1 if batch_size is None else batch_size)
     dataset = as_dataset(dataset, read_chats, "evaluate")
-    if check_thoughts(thoughts, "evaluate") == "drop":
-        dataset = drop_thoughts(dataset)
+    dataset = with_thoughts(dataset, thoughts, "evaluate")
     if scorers is None:
         scorers, why = scorer_for(dataset)
         print(f"scored by {scorers}, since {why}")

@@ -16,7 +16,7 @@ from ..data.messages import read_messages
 from ..data.rated_answers import JUDGED, is_judged
 from ..data.read import read_chats, read_preferences
 from ..data.table_files import unchanged
-from ..data.readers import COLUMNS, local_source, read_rows
+from ..data.readers import COLUMNS, first_row, local_source, read_rows
 from .rl_settings import check_rl_settings, needed_tokens
 from ..tokenization.chat_template import ChatTemplate
 from ..training.settings import default_of
@@ -95,8 +95,7 @@ def row_kind(
     "What the rows of a source are, by the first one."
     names = _renamed(data)
     judged = [*JUDGED, *filter(None, [(data or {}).get("label")])]
-    rows = read_rows(source, (*COLUMNS, *names.values(), *judged, "question", "answer"))
-    first = next((row for _, row in rows if isinstance(row, dict)), {})
+    first = first_row(source, (*COLUMNS, *names.values(), *judged, "question", "answer"))
     values = {name: first.get(names.get(name, name)) for name in (*COLUMNS, "question", "answer")}
     has = {name for name, value in values.items() if value is not None}
     if has & {"chosen", "messages"} == {"chosen"}:

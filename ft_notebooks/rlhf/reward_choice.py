@@ -21,10 +21,9 @@ from ..core.files import file_sha256
 from ..core.random_state import keep_random_state
 from ..evaluation.metrics import Scorer, find_scorers
 from ..evaluation.runner import interval
-from ..inference.generation import answers, encode_prompts, turn_end
+from ..inference.generation import answers, turn_end
 from .reward_model import load_reward_model
-from .reward_scoring import score_ids
-from .rewards import RewardLike, score_answers
+from .rewards import ModelReward, RewardLike, score_answers
 from .tool_use import tool_answers
 
 # %% ../../nbs/package/rlhf/reward_choice.ipynb #2869f342
@@ -139,23 +138,14 @@ def held_out_scorers(
     return [name for name in scorers if name not in rewards]
 
 # %% ../../nbs/package/rlhf/reward_choice.ipynb #090b2656
-def _by_model(model, tok, judge, prompts: Dataset, found: list[dict]) -> list[float]:
-    "The reward model's scores; an answer that was cut has no token that ends it."
-    end = turn_end(tok) or tok.eos_token_id
-    rows = encode_prompts(model, tok, prompts["prompt"][:], 1)
-    for ids, answer in zip(rows, found):
-        ids += tok(answer["text"], add_special_tokens=False)["input_ids"]
-        if answer["ended"]:
-            ids.append(end)
-    return score_ids(judge, tok, rows)
-
-# %% ../../nbs/package/rlhf/reward_choice.ipynb #3201c374
-def _means(model, tok, prompts: Dataset, rewards: dict[str, RewardLike], found: list[dict]) -> dict[str, dict]:
+def _means(tok, prompts: Dataset, rewards: dict[str, RewardLike], found: list[dict]) -> dict[str, dict]:
     "The mean of each reward over the answers `found`, `get_reward` of their environments among them."
+    end = turn_end(tok) or tok.eos_token_id  # which an answer that was cut lacks
+    ids = [tok(one["text"], add_special_tokens=False)["input_ids"] + [end] * one["ended"] for one in found]
     values = {}
     for name, reward in rewards.items():
         if isinstance(reward, nn.Module):
-            scores = _by_model(model, tok, reward, prompts, found)
+            scores = ModelReward(name, reward, tok)(prompts["prompt"][:], found, ids)
         else:
             scores = score_answers(name, find_scorers({name: reward})[name], prompts, found)
         values[name] = interval(scores)
@@ -164,7 +154,7 @@ def _means(model, tok, prompts: Dataset, rewards: dict[str, RewardLike], found: 
         values[episodes[0].kind.__name__] = interval([episode.score() for episode in episodes])
     return values
 
-# %% ../../nbs/package/rlhf/reward_choice.ipynb #dda2d05e
+# %% ../../nbs/package/rlhf/reward_choice.ipynb #3201c374
 def measure_rewards(
     model,  # Its mode is restored
     tok,
@@ -184,12 +174,12 @@ def measure_rewards(
     with keep_random_state():
         if not environment:
             found = answers(model, tok, prompts["prompt"][:], max_new_tokens, progress=False)
-            return _means(model, tok, prompts, rewards, found)
+            return _means(tok, prompts, rewards, found)
         found = tool_answers(model, tok, prompts, environment, max_new_tokens)
         blind = tool_answers(model, tok, prompts, environment, max_new_tokens, empty_replies=True)
-        values = _means(model, tok, prompts, rewards, found)
+        values = _means(tok, prompts, rewards, found)
         values["answers with a call"] = interval([float(bool(answer["calls"])) for answer in found])
-        means = _means(model, tok, prompts, rewards, blind)
+        means = _means(tok, prompts, rewards, blind)
         return values | {f"{name}, empty replies": mean for name, mean in means.items()}
 
 # %% ../../nbs/package/rlhf/reward_choice.ipynb #2e3c2023

@@ -7,16 +7,12 @@ __all__ = ['RewardHackingCallback']
 
 # %% ../../nbs/package/rlhf/reward_hacking.ipynb #be832f83
 import math
-from pathlib import Path
 from statistics import fmean
 
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-from ..checkpointing.metrics_log import append_entries, entries_text, read_entries
-from ..core.files import write_atomically
-from ..core.processes import together
+from ..checkpointing.metrics_log import CheckCallback
 from ..core.random_state import keep_random_state
 from ..core.seams import overrides
 from ..evaluation.metrics import Scorer, find_scorers
@@ -25,25 +21,12 @@ from .rewards import read_prompts, score_answers
 from .tool_use import tool_answers
 
 # %% ../../nbs/package/rlhf/reward_hacking.ipynb #e5938d78
-def _measure(
-    model, tok, rows: Dataset, scorers: dict[str, Scorer], max_new_tokens: int, environment: type | None
-) -> dict:
-    "The mean of each scorer over greedy answers to the rows' prompts, and the first answer."
-    with keep_random_state():
-        if environment:
-            found = tool_answers(model, tok, rows, environment, max_new_tokens)
-        else:
-            found = answers(model, tok, rows["prompt"][:], max_new_tokens, progress=False)
-        line = {"answers": len(rows), "text": found[0]["text"]}
-        for name, scorer in scorers.items():
-            line[name] = fmean(score_answers(name, scorer, rows, found))
-    return line
-
-
 def _fallen(line: dict, start: dict, names) -> str | None:
     "The name of a score that is below half of its start, where the start is more than one answer's."
-    counted = (name for name in names if start[name] * start["answers"] > 1)
-    return next((name for name in counted if line[name] < start[name] / 2), None)
+    for name in names:
+        if start[name] * start["answers"] > 1 and line[name] < start[name] / 2:
+            return name
+    return None
 
 # %% ../../nbs/package/rlhf/reward_hacking.ipynb #f6764e60
 def _risen(history: list[dict], size: int) -> tuple[float, float] | None:
@@ -60,7 +43,7 @@ def _risen(history: list[dict], size: int) -> tuple[float, float] | None:
 
 # %% ../../nbs/package/rlhf/reward_hacking.ipynb #ccc244ec
 @overrides(TrainerCallback)
-class RewardHackingCallback(TrainerCallback):
+class RewardHackingCallback(CheckCallback):
     """Saves a checkpoint and stops the run with `ValueError` in all processes where the reward of the last steps is
     above the one of the first steps, by more than chance, and a held-out score is below half of its start; also after
     `patience` steps in which the answers to each prompt all had the same reward, so that nothing was learned.
@@ -68,6 +51,8 @@ class RewardHackingCallback(TrainerCallback):
     `held_out.jsonl` has a line per check: step, reward, each score, an answer. Training is not affected. A resumed run
     keeps its start values.
     """
+
+    file_name = "held_out.jsonl"
 
     def __init__(
         self,
@@ -80,82 +65,53 @@ class RewardHackingCallback(TrainerCallback):
         stop: bool = True,  # False: only record the checks
         environment: type | None = None,  # Whose tools the model may call, as for `grpo_trainer`
     ):
+        super().__init__(every, stop)
         if not {"prompt", "expected", "row"} <= set(rows.column_names):
             rows = read_prompts(rows)
         self.tok = tok
         self.rows = rows.select(range(min(16, len(rows))))
         self.scorers = find_scorers(["stop_rate", "token_f1"] if scorers is None else scorers)
-        self.every = every
         self.max_new_tokens = max_new_tokens
         self.patience = patience
-        self.stop = stop
         self.environment = environment
 
     def on_train_begin(self, args, state, control, model, **kwargs):
-        self.message: str | None = None
         self.flat = 0  # steps without different rewards
-        self.steps = self.every or math.ceil(state.max_steps / 5)
-        self.limit = self.max_new_tokens or args.max_completion_length
-        self.file = Path(args.output_dir, "held_out.jsonl")
-        lines: list[dict] = []
-        with together():
-            if state.is_world_process_zero and state.global_step:
-                lines = [line for line in read_entries(self.file) if line["step"] <= state.global_step]
-                if not lines:
-                    raise ValueError(
-                        f"{self.file} has no start values: the run was started without RewardHackingCallback; start it "
-                        "again in a different folder"
-                    )
-        lines = broadcast_object_list([lines])[0]
-        if state.is_world_process_zero:
-            write_atomically(self.file, entries_text(lines))
-        self.start = lines[0] if lines else self._look(state, model)
-        self.last = lines[-1]["step"] if lines else 0
+        super().on_train_begin(args, state, control, model, **kwargs)
 
     def on_log(self, args, state, control, logs, **kwargs):
         if "frac_reward_zero_std" not in logs or "eval_reward" in logs:
             return
         self.flat = self.flat + 1 if logs["frac_reward_zero_std"] == 1 else 0
         if self.flat >= self.patience:
-            self._stop(
+            self._end(
                 control,
                 f"for {self.flat} logged steps the answers to each prompt all had the same reward (mean "
                 f"{logs['reward']:.3g}), so nothing is learned any more; the run may end here (max_steps="
                 f"{state.global_step}), or needs harder prompts, a reward with more values, or a higher temperature",
             )
 
-    def on_step_end(self, args, state, control, model, **kwargs):
-        step = state.global_step
-        if step <= self.last or (step % self.steps and step < state.max_steps):
-            return
-        line = self._look(state, model)
-        self.last = step
+    def _measured(self, args, state, model):
+        "The mean of each scorer over greedy answers to the rows' prompts, and the first answer."
+        limit = self.max_new_tokens or args.max_completion_length
+        with keep_random_state():
+            if self.environment:
+                found = tool_answers(model, self.tok, self.rows, self.environment, limit)
+            else:
+                found = answers(model, self.tok, self.rows["prompt"][:], limit, progress=False)
+            line = {"answers": len(self.rows), "text": found[0]["text"]}
+            for name, scorer in self.scorers.items():
+                line[name] = fmean(score_answers(name, scorer, self.rows, found))
+        return line
+
+    def _reason(self, args, state, line):
         name = _fallen(line, self.start, self.scorers)
         risen = _risen(state.log_history, args.generation_batch_size)
-        if name and risen:
-            self._stop(
-                control,
-                f"at step {step} the reward has risen from {risen[0]:.3g} to {risen[1]:.3g}, and the held-out "
-                f"score {name!r} has fallen from {self.start[name]:.3g} to {line[name]:.3g}: the reward is earned in a "
-                f"way that was not meant. The model answers {line['text'][:60]!r}. Change the reward so that this "
-                "answer earns little",
-            )
-
-    def _stop(self, control, message: str) -> None:
-        "Has a checkpoint saved, after which the run ends with the first message."
-        if self.stop:
-            self.message = self.message or message
-            control.should_save = True
-
-    def on_save(self, args, state, control, **kwargs):
-        if self.message:
-            raise ValueError(f"{self.message}. The weights of this step are in checkpoint-{state.global_step}")
-
-    def _look(self, state, model) -> dict:
-        "One check as a line of `held_out.jsonl`; the first process's result is used by all processes."
-        found = _measure(model, self.tok, self.rows, self.scorers, self.limit, self.environment)
-        line = {"step": state.global_step, **found}
-        line = broadcast_object_list([line])[0]
-        if state.is_world_process_zero:
-            append_entries(self.file, [line])
-        return line
+        if name is None or risen is None:
+            return None
+        return (
+            f"at step {line['step']} the reward has risen from {risen[0]:.3g} to {risen[1]:.3g}, and the held-out "
+            f"score {name!r} has fallen from {self.start[name]:.3g} to {line[name]:.3g}: the reward is earned in a "
+            f"way that was not meant. The model answers {line['text'][:60]!r}. Change the reward so that this "
+            "answer earns little"
+        )

@@ -32,12 +32,10 @@ def _share(right: np.ndarray) -> dict:
     return interval(right.astype(float).tolist())
 
 
-def _within_pairs(scores: np.ndarray, lengths: np.ndarray) -> float | None:
+def _within_pairs(margins: np.ndarray, longer: np.ndarray) -> float | None:  # [N] each, chosen minus rejected
     "The correlation of score and length after each pair's mean is taken off; None where one of them does not differ."
-    by_score = scores[:, 0] - scores[:, 1]
-    by_length = lengths[:, 0] - lengths[:, 1]
-    size = np.sqrt((by_score**2).sum() * (by_length**2).sum())
-    return float((by_score * by_length).sum() / size) if size > 0 else None
+    size = np.sqrt((margins**2).sum() * (longer**2).sum())
+    return float((margins * longer).sum() / size) if size > 0 else None
 
 # %% ../../nbs/package/rlhf/reward_statistics.ipynb #e1398573
 _BINS = 5  # of equal width, from 0.5 to 1
@@ -125,7 +123,7 @@ def pair_statistics(
         "loss": float(np.logaddexp(0, -margins).mean()),
         "margin": float(margins.mean()),
         "score": float(scores.mean()),
-        "length_correlation": _within_pairs(scores, lengths),
+        "length_correlation": _within_pairs(margins, longer),
         "calibration": bins,
         "calibration_error": error,
     }

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 # %% ../../nbs/package/runs/stages.ipynb #585bf4bb
 STAGES = {  # command: the class, and what `ft --help` says
     "sft": ("ft_notebooks.sft.stage.SFTStage", "supervised fine-tuning"),
-    "pretrain": ("ft_notebooks.sft.pretrain_stage.PretrainStage", "continued pretraining on documents"),
+    "pretrain": ("ft_notebooks.sft.stage.PretrainStage", "continued pretraining on documents"),
     "dpo": ("ft_notebooks.dpo.stage.DPOStage", "preference training on chosen and rejected answers"),
-    "kto": ("ft_notebooks.dpo.kto_stage.KTOStage", "preference training on answers rated good or bad"),
+    "kto": ("ft_notebooks.dpo.stage.KTOStage", "preference training on answers rated good or bad"),
     "reward": ("ft_notebooks.rlhf.stages.RewardStage", "a reward model of chosen and rejected answers"),
     "grpo": ("ft_notebooks.rlhf.stages.GRPOStage", "reinforcement learning from rewards of sampled answers"),
-    "distill": ("ft_notebooks.rlhf.distill_stage.DistillStage", "a larger model corrects the answers of a smaller one"),
+    "distill": ("ft_notebooks.rlhf.stages.DistillStage", "a larger model corrects the answers of a smaller one"),
 }
 
 

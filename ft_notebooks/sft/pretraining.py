@@ -7,7 +7,6 @@ __all__ = ['pretrain_trainer']
 
 # %% ../../nbs/package/sft/pretraining.ipynb #fd63f101
 from functools import partial
-from typing import Any
 
 from datasets import Dataset
 from peft import PeftModel
@@ -20,7 +19,7 @@ from ..data.document_encoding import document_end, encode_documents
 from ..data.documents import read_documents
 from ..data.mixing import mix_rows
 from .trainer import sft_trainer
-from ..training.config import split_overrides
+from ..training.config import has_adapter, split_overrides
 from ..training.settings import trainer_defaults
 
 # %% ../../nbs/package/sft/pretraining.ipynb #9a7c00b2
@@ -57,7 +56,7 @@ def pretrain_trainer(
     each other. Raises `ValueError` where `read_documents`, `encode_documents`, `mix_rows` or `sft_trainer` do, and for
     encoded rows of which none ends as a document does.
     """
-    full = not isinstance(model, PeftModel) and overrides.get("peft_config") is None
+    full = not has_adapter(model, overrides)
     split_overrides(overrides, SFTConfig, SFTTrainer, "pretrain")  # which refuses what would have no effect
     given = trainer_defaults("pretrain", full) | overrides
     encode = partial(_rows, tok, given["max_length"])
@@ -69,6 +68,13 @@ def pretrain_trainer(
         rows["train_dataset"] = trained
         share, times = told["replay"]["share"], told["replay"]["times_read"]
         print(f"replay: {share:.0%} of the trained tokens are those of chats, each read {times:g} times an epoch")
-    run: dict[str, Any] = {"output_dir": output_dir, "effective_batch": effective_batch}
-    run["any_world_size"] = any_world_size
-    return sft_trainer(model, tok, rows["train_dataset"], rows["eval_dataset"], **run, **given)
+    return sft_trainer(
+        model,
+        tok,
+        rows["train_dataset"],
+        rows["eval_dataset"],
+        output_dir=output_dir,
+        effective_batch=effective_batch,
+        any_world_size=any_world_size,
+        **given,
+    )

@@ -93,7 +93,7 @@ def test_a_run_that_was_started_without_the_callback_has_no_start_values(tmp_pat
         made.add_callback(Stops())
         with pytest.raises(KeyboardInterrupt):
             fit(made)
-    with pytest.raises(ValueError, match="has no start values: the run was started without RewardHackingCallback"):
+    with pytest.raises(ValueError, match="started without RewardHackingCallback, so its start values are unknown"):
         trained(tmp_path, "full", **each)
 
 

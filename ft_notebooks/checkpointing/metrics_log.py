@@ -112,6 +112,7 @@ class CheckCallback(TrainerCallback):
     """
 
     file_name: str  # In the run's folder
+    message: str | None = None  # Why the run ends at the next save
 
     def __init__(
         self,
@@ -152,7 +153,7 @@ class CheckCallback(TrainerCallback):
             control.should_save = True
 
     def on_train_begin(self, args, state, control, model, **kwargs):
-        self.message: str | None = None
+        self.message = None
         self.steps = self.every or math.ceil(state.max_steps / 5)
         self.file = Path(args.output_dir, self.file_name)
         lines: list[dict] = []

@@ -81,7 +81,7 @@ def encode_rated(
         dataset = read_rated(dataset)
     chats, counts = encode_chats(tok, dataset, **variables)
     kept = []
-    account = {"rows": len(chats), "good": 0, "bad": 0, "long": 0, "prompt_tokens": 0, "completion_tokens": 0}
+    account: dict = {"rows": len(chats), "good": 0, "bad": 0, "long": 0, "prompt_tokens": 0, "completion_tokens": 0}
     for row, label in zip(chats, dataset["label"]):
         start, end = last_answer(row["labels"])  # what the template writes after the answer is left out
         if max_length is not None and end > max_length:

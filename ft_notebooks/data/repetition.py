@@ -41,8 +41,8 @@ def _nested(hashes: array, counts: list[int]) -> list[tuple[int, int]]:
     inside: np.ndarray = wholes[at] == every
     inside[ends] = False
     places = np.flatnonzero(inside)
-    shorter: np.ndarray = stops.searchsorted(ends[first[at[places]]], "right")
-    longer: np.ndarray = stops.searchsorted(places, "right")
+    shorter: np.ndarray = np.array(stops.searchsorted(ends[first[at[places]]], "right"))
+    longer: np.ndarray = np.array(stops.searchsorted(places, "right"))
     return sorted({*zip(shorter.tolist(), longer.tolist())})
 
 # %% ../../nbs/package/data/repetition.ipynb #1f31a0e3

@@ -43,9 +43,10 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def real_model() -> Path | None:
     "The folder that `smollm2()` returns without a download, or None"
-    from ft_notebooks.loading.example_models import _cache, smollm2
+    from ft_notebooks.loading.example_models import smollm2
 
-    return smollm2() if (_cache() / "SmolLM2-135M-Instruct").is_dir() else None
+    cache = os.environ.get("FT_NOTEBOOKS_CACHE") or Path.home() / ".cache" / "ft_notebooks"
+    return smollm2() if Path(cache, "SmolLM2-135M-Instruct").expanduser().is_dir() else None
 
 
 @pytest.fixture(scope="session")

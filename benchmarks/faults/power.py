@@ -20,17 +20,20 @@ from kinds import (
     PAIRS,
     TEAMS,
     judged,
+    lines,
     notes,
     notices,
     options,
     ordered,
     orders,
     said,
+    talks,
     tickets,
+    trips,
 )  # fmt: skip
 
 from ft_notebooks.doctor.unusual_rows import INSTRUMENTS
-from ft_notebooks.instruments import evidence, pair_features, pairs
+from ft_notebooks.instruments import copying, evidence, fit, labels, pair_features, pairs
 from ft_notebooks.instruments.evidence import Anomaly
 from ft_notebooks.instruments.pairs import Pairs
 from ft_notebooks.instruments.texts import Texts, sampled_rows
@@ -56,6 +59,11 @@ def late(text):
     return json.dumps(known | {"time": f"{hour:02d}:{(minute + 25) % 60:02d}"})
 
 
+def exchanged_texts(rows, i):
+    *before, asked, told = rows[i]
+    return [*before, {**asked, "content": told["content"]}, {**told, "content": asked["content"]}]
+
+
 def rejected(change):
     return lambda rows, i: {**rows[i], "rejected": said("", change(rows[i]["chosen"][0]["content"]))[1:]}
 
@@ -64,8 +72,28 @@ def exchanged(rows, i, names=("chosen", "rejected")):
     return {**rows[i], names[0]: rows[i][names[1]], names[1]: rows[i][names[0]]}
 
 
+def exchanged_cities(text):
+    known = json.loads(text)
+    return json.dumps({"from": known["to"], "to": known["from"]})
+
+
 def other_team(text):
     return next(team for team in TEAMS if team != text)
+
+
+# Parts of instruments, each with a fault of its own.
+
+
+def displaced_by_size(texts):
+    return fit.displaced(texts, fit.WordFit(texts), fit.SizeFit(texts))
+
+
+def exchanged_slots(texts):
+    return [one for one in copying.copied_values(texts) if one.code == "values-exchanged"]
+
+
+def exchanged_labels(texts):
+    return [one for one in labels.strange_labels(texts) if one.code == "labels-exchanged"]
 
 
 @dataclass(frozen=True)
@@ -106,14 +134,24 @@ class Fault:
 PLANTS = {
     "copied_values": ("times 25 minutes late", notes, answer(late)),
     "fit_of_answers": ("answers one row late", notes, lambda rows, i: [*rows[i][:-1], rows[i - 1][-1]], True),
-    "strange_labels": ("the other label", tickets, answer(other_team), True),
+    "repeated_text": ("one answer filled down", notes, lambda rows, i: [*rows[i][:-1], rows[0][-1]], True),
+    "exchanged_roles": ("question and answer exchanged", orders, exchanged_texts),
+    "turn_order": ("the newest turn first", talks, lambda rows, i: rows[i][4:] + rows[i][2:4] + rows[i][:2]),
     "option_marks": ("the letter of the next option", options, answer(lambda text: "BCDA"["ABCD".index(text[0])] + text[1:])),
+    "strange_labels": ("the other label", tickets, answer(other_team)),
     "heaps": ("answers cut after 60 characters", notices, answer(lambda text: text[:60])),
     "answers_change": ("JSON without spaces, in a block", notes, answer(lambda text: text.replace('": ', '":')), True),
     "unshown_systems": ("a pirate's system message", notes, lambda rows, i: [{"role": "system", "content": "You are a pirate."}, *rows[i][1:]]),
     "added_pieces": ("an offer of more help", orders, answer(lambda text: f"{text} Let me know if you need anything else!")),
+    "leftover_marks": ("<br> after the first word", orders, answer(lambda text: text.replace(" ", "<br> ", 1))),
     "unusual_forms": ("JSON in a code fence", notes, answer(lambda text: f"```json\n{text}\n```")),
+    "questions_to_the_user": ("lower case", orders, answer(str.lower)),
 }  # fmt: skip
+OF_CHATS = [
+    Fault(displaced_by_size, "translations one row late", lines, lambda rows, i: [*rows[i][:-1], rows[i - 1][-1]], True),
+    Fault(exchanged_slots, "departure and arrival exchanged", trips, answer(exchanged_cities)),
+    Fault(exchanged_labels, "the other label", tickets, answer(other_team), True),
+]  # fmt: skip
 OTHERS = [
     Fault(evidence.held_out_rows, "held-out JSON without spaces", notes, answer(lambda text: text.replace('": ', '":'))),
     Fault(pairs.contradicted_scores, "scores exchanged", judged, lambda rows, i: exchanged(rows, i, ("chosen_score", "rejected_score")), every=True),
@@ -124,7 +162,7 @@ OTHERS = [
     Fault(pair_features.deciding_feature, "rejected answers begin politely", judged, rejected(lambda text: f"Certainly: {text}")),
 ]  # fmt: skip
 OF_TEXTS = [one for one in INSTRUMENTS if one.numbered]  # held-out rows are read with their numbers
-FAULTS = [Fault(one.measure, *PLANTS[one.code]) for one in OF_TEXTS if one.code in PLANTS] + OTHERS
+FAULTS = [Fault(one.measure, *PLANTS[one.code]) for one in OF_TEXTS if one.code in PLANTS] + OF_CHATS + OTHERS
 
 
 def false_alarms(n: int) -> Counter:

@@ -12,13 +12,10 @@ from collections import Counter, defaultdict
 from contextlib import suppress
 from itertools import chain
 
-import numpy as np
-
 from .findings import CHATS, cause, check, cure, level_by, symptom
 from .rows import chats_of, said, text_of
 from .text_checks import Mark, marked
 from ..evaluation.answer_format import called, json_schema
-from ..instruments.evidence import announced
 from ..instruments.texts import asked_in
 
 # %% ../../nbs/package/doctor/answer_checks.ipynb #fed0d78d
@@ -27,7 +24,7 @@ from ..instruments.texts import asked_in
 @cause("the loss is lowest for a model that always gives the most frequent answer")
 @cure("look at the rows with this answer; keep a few of them, or balance the answers")
 def _answers_repeat(run):
-    n = len(run.whole)  # also the rows without a text, such as tool calls
+    n = len(run.answers)
     often = Counter(run.answers.values())
     if run.kind.rows == "pairs":
         often -= Counter(said(row["rejected"][-1]).strip() for row in run.conversations)
@@ -35,9 +32,6 @@ def _answers_repeat(run):
         least = 0.95 if len(answer.split()) <= 5 else 0.2
         if n >= 10 and count > least * n:
             level = "error" if count == n else level_by(count / n, 0.5, 1)
-            group = np.array([text.strip() == answer for text in run.texts.answers])
-            if announced(run.texts.prompt_features, group):  # such as requests that are declined on purpose
-                level = "note"
             rows = [i for i, text in run.answers.items() if text == answer]
             yield from run.found(rows, f"{count:,} of {n:,} answers are {answer[:60]!r}", level=level)
 
@@ -146,6 +140,17 @@ def _answers_conflict(run):
 _IN_JSON = re.compile(r'"name"\s*:\s*"([^"]+)"\s*,\s*"(?:arguments|parameters)"(?!\s*:\s*\{\s*"type")')
 
 
+# The names of the tools that the answers of a conversation call, also in a text in JSON.
+def _called(messages: list[dict]) -> set[str]:
+    names = set()
+    for message in messages:
+        if message["role"] == "assistant":
+            for call in message.get("tool_calls") or []:
+                names.add(str((call.get("function") or call).get("name")))
+            names |= {*_IN_JSON.findall(said(message))}
+    return names
+
+# %% ../../nbs/package/doctor/answer_checks.ipynb #d6a66cae
 @check("calls-unknown", "warning", 3, "09_data_formatting", rows=CHATS)
 @symptom("the model answers without what the rows say, or invents it")
 @cause("the model learns to call tools that it is not offered, as after they were renamed on one side")
@@ -157,13 +162,9 @@ def _calls_unknown(run):
         others = [said(one) for one in chat.messages if one["role"] != "assistant"]
         escaped = json.dumps([chat.tools, others])  # as JSON in a call may have a name
         offered = "\n".join([json.dumps(chat.tools, ensure_ascii=False), *others, escaped])
-        names: set[str] = set()
-        for message in chat.messages:
-            if message["role"] == "assistant":
-                names.update(str(call["name"]) for call in called(message))
-                names.update(_IN_JSON.findall(said(message)))
-        calling += bool(names)
-        for name in names:
+        called = _called(chat.messages)
+        calling += bool(called)
+        for name in called:
             if not re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", offered):
                 missing[chat.row] = name
     if missing and len(missing) < calling:  # else the tools are nowhere named

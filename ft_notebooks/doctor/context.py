@@ -90,6 +90,7 @@ class Context:
         self.given = self.settings[stage]
         self.kept: dict[str, Any] = {}
         self.reported: set[str] = set()  # codes of the errors that were found so far
+        self.unseen: list[str] = []  # what was left out so far, in clauses
 
     def setting(self, name: str) -> str:
         "Where a setting of the stage stands."

@@ -26,6 +26,7 @@ from .context import Context, existing
 from .findings import LEVELS, Check, Finding, Unavailable
 from .probe import probe_run
 from .rows import is_encoded
+from .short_run import SHORT_RUN
 from .unusual_rows import CODES, INSTRUMENTS, RowInstrument, few_questions, with_examples
 from ..rlhf.prompt_rows import read_prompt_rows
 from ..runs.model_choice import model_settings
@@ -109,7 +110,7 @@ def examine(
     found: list[Finding] = []
     run.load.setdefault("probed", partial(probe_run, run))
     skipped = (4, 5) if quick else ()
-    steps: list[Check | RowInstrument] = [*checks(), *INSTRUMENTS]
+    steps: list[Check | RowInstrument] = [*checks(), *INSTRUMENTS, SHORT_RUN]
     for one in sorted(steps, key=lambda one: one.part):
         if one.part in skipped or run.kind.rows not in one.rows:
             continue

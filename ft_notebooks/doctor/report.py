@@ -44,7 +44,7 @@ def not_looked_at(
     quick: bool = False,  # As given to `examine`
 ) -> list[str]:  # Clauses
     "What the doctor has not looked at in this run."
-    found = ["whether what the answers say is true"]
+    found = [*run.unseen, "whether what the answers say is true"]
     for name in run.settings["data"].get("mix") or {}:
         found.insert(0, f"what the rows of {name} say, which are mixed in: ft doctor {typed(name)}")
     rows = len(run.kept["whole"]) if isinstance(run.kept.get("whole"), Dataset) else 0

@@ -14,15 +14,16 @@ from .context import Context
 from .findings import SHOWN, Finding, Unavailable, example
 from .rows import is_encoded, texts_of
 from ..instruments.copying import copied_values
-from ..instruments.cut_texts import heaps
 from ..instruments.evidence import Anomaly, answers_change, held_out_rows
 from ..instruments.fit import fit_of_answers
-from ..instruments.forms import unusual_forms
+from ..instruments.forms import questions_to_the_user, unusual_forms
 from ..instruments.labels import class_marks, option_marks, strange_labels
+from ..instruments.leftovers import heaps, leftover_marks
 from ..instruments.numbers_and_dates import equations_of_answers, misread_values
 from ..instruments.pieces import added_pieces
+from ..instruments.repetition import repeated_text, unshown_systems
 from ..instruments.texts import Texts
-from ..instruments.turns import exchanged_roles, unshown_systems
+from ..instruments.turns import exchanged_roles, turn_order
 
 # %% ../../nbs/package/doctor/unusual_rows.ipynb #b36e80e0
 NOTEBOOK = "nbs/19_doctor.ipynb"
@@ -79,11 +80,10 @@ class RowInstrument:
 
     measure: Callable[..., list[Anomaly]]
     reads: Callable[[Context], tuple] = lambda run: (run.texts,)  # its arguments
+    rows: tuple[str, ...] = ("conversations", "pairs")  # of pairs the chosen answers
+    part: int = 3  # as in `Check`
+    notebook: str = NOTEBOOK
     numbered: bool = True  # whether it names rows by their numbers in the file
-
-    rows = ("conversations", "pairs")  # of pairs the chosen answers
-    part = 3  # as in `Check`
-    notebook = NOTEBOOK
 
     @property
     def code(self) -> str:
@@ -104,7 +104,9 @@ _MEASURES = (
     misread_values,
     equations_of_answers,
     fit_of_answers,
+    repeated_text,
     exchanged_roles,
+    turn_order,
     option_marks,
     class_marks,
     strange_labels,
@@ -112,7 +114,9 @@ _MEASURES = (
     answers_change,
     unshown_systems,
     added_pieces,
+    leftover_marks,
     unusual_forms,
+    questions_to_the_user,
 )  # what is mostly a fault first, then what is only unusual
 
 
@@ -120,10 +124,12 @@ INSTRUMENTS = [*map(RowInstrument, _MEASURES), RowInstrument(held_out_rows, _tra
 
 # %% ../../nbs/package/doctor/unusual_rows.ipynb #ced8e27f
 CODES = """
-    answers-ask answers-change answers-cut answers-displaced answers-misplaced answers-of-another-form answers-unfit
-    class-in-one-part dates-misread equations-wrong held-out-differs labels-exchanged letter-and-text
-    neighbour-in-answer numbers-misread piece-added questions-cut result-contradicted system-not-shown
-    values-all-changed values-changed values-not-copied
+    all-escapes all-lower-case answers-ask answers-change answers-cut answers-displaced
+    answers-misplaced answers-of-another-form answers-unfit class-in-one-part class-in-prompt dates-misread
+    equations-wrong held-out-differs highest-losses label-unlike-others labels-exchanged leftover-in-answers
+    letter-and-text neighbour-in-answer numbers-misread one-answer-for-many option-by-place piece-added
+    questions-cut result-contradicted roles-exchanged system-not-shown turns-newest-first values-all-changed
+    values-changed values-exchanged values-not-copied
 """.split()  # of anomalies
 
 # %% ../../nbs/package/doctor/unusual_rows.ipynb #322eba26

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['ALPHA', 'Level', 'APART', 'Anomaly', 'enough', 'at_least', 'told_apart', 'auc_chance', 'announced', 'form_columns',
-           'clearest_difference', 'most_apart', 'held_out_rows', 'clearest_block', 'answers_change']
+           'clearest_difference', 'most_apart', 'held_out_rows', 'answers_change']
 
 # %% ../../nbs/package/instruments/evidence.ipynb #4f9857e2
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, compress
 from operator import itemgetter
 from typing import Literal
 
@@ -17,7 +18,7 @@ import numpy as np
 from scipy.sparse import csr_matrix, hstack
 from scipy.stats import binom, norm
 
-from .texts import Texts, features, rare_words, word_matrix, word_sets
+from .texts import Texts, features, word_sets
 
 # %% ../../nbs/package/instruments/evidence.ipynb #848ba29d
 ALPHA = 0.002  # of a file in order: the chance that the tests of one instrument speak, all together
@@ -165,11 +166,15 @@ def _clearest_word(
 ) -> str:
     "The word whose share of rows differs most, with both shares."
     held = word_sets(texts)
-    known = [*rare_words(held, len(texts))]  # all of them
-    table = word_matrix(held, known)
-    inside, outside = (np.asarray(table[side].mean(axis=0)).ravel() for side in (group, ~group))
-    best = int(np.abs(inside - outside).argmax())
-    return f"{known[best]!r} stands in {inside[best]:.0%} of them and in {outside[best]:.0%} of the others"
+    counts = [Counter(chain.from_iterable(compress(held, side))) for side in (group, ~group)]
+
+    def share(word: str, side: int) -> float:  # Of the group, 0, or of the others, 1
+        return counts[side][word] / np.sum(group == (side == 0))
+
+    word = max(sorted({*counts[0], *counts[1]}), key=lambda word: abs(share(word, 0) - share(word, 1)), default="")
+    if not word:
+        return ""
+    return f"{word!r} stands in {share(word, 0):.0%} of them and in {share(word, 1):.0%} of the others"
 
 # %% ../../nbs/package/instruments/evidence.ipynb #6359d2dc
 def _clearest_form(
@@ -261,36 +266,38 @@ _FEWEST_IN_ORDER = 60  # rows
 _LARGEST = 0.55  # of the file; of a larger block the rest is the unusual part
 
 # %% ../../nbs/package/instruments/evidence.ipynb #1ff943b4
-def clearest_block(
-    columns: np.ndarray,  # [rows, columns], standardized or of like size
-    measure: Callable,  # f(sums of blocks, sums of the others, rows of each block, of all) -> how clear each is
-) -> tuple[np.ndarray, float]:  # The entries of the block, and the chance of one as clear
-    "The block of neighbouring rows that differs most clearly from the others, with its chance in a shuffled file."
-    n = len(columns)
-    borders = np.linspace(0, n, _BORDERS + 1).astype(int)
-    first, last = np.triu_indices(_BORDERS + 1, 1)
-    kept = borders[last] - borders[first] <= _LARGEST * n
-    first, last = first[kept], last[kept]
-    size = borders[last] - borders[first]
-
-    def clear(order: np.ndarray) -> np.ndarray:
-        sums = np.cumsum(np.add.reduceat(columns[order], borders[:-1]), axis=0)
-        sums = np.vstack([np.zeros(columns.shape[1]), sums])
-        inside = sums[last] - sums[first]
-        return measure(inside, sums[-1] - inside, size, n)
-
-    draw = np.random.default_rng(0)
-    seen = clear(np.arange(n))
-    best = seen.argmax()
-    orders = (draw.permutation(n) for _ in range(_PERMUTATIONS))
-    is_chance = any(clear(order).max() >= seen[best] for order in orders)  # the first such order says enough
-    return np.arange(borders[first[best]], borders[last[best]]), 1.0 if is_chance else 1 / (1 + _PERMUTATIONS)
+def _furthest(
+    sums: np.ndarray,  # [borders + 1, forms]: of the rows before each border, of standardized forms
+    sizes: np.ndarray,  # [borders + 1]: rows before each border
+) -> tuple[float, tuple[int, int]]:  # The largest distance, and between which borders
+    "The block of rows whose mean is furthest from that of the others, in standard errors."
+    first, last = np.triu_indices(len(sizes), 1)
+    inside = (sizes[last] - sizes[first]).astype(float)
+    kept = inside <= _LARGEST * sizes[-1]
+    first, last, inside = first[kept], last[kept], inside[kept]
+    error = np.sqrt(inside * (1 - inside / sizes[-1]))  # of a sum, drawn without putting back
+    distance = (np.abs(sums[last] - sums[first]) / error[:, None]).max(axis=1)
+    best = int(distance.argmax())
+    return float(distance[best]), (int(first[best]), int(last[best]))
 
 # %% ../../nbs/package/instruments/evidence.ipynb #24ea730d
-def _furthest(inside: np.ndarray, rest: np.ndarray, size: np.ndarray, n: int) -> np.ndarray:
-    "How far the mean of each block is from 0, that of all rows: in standard errors, of the form that tells most."
-    error = np.sqrt(size * (1 - size / n))  # of a sum, drawn without putting back
-    return (np.abs(inside) / error[:, None]).max(axis=1)
+def _most_unlike_block(
+    columns: np.ndarray,  # [rows, forms], standardized
+) -> tuple[np.ndarray, float]:  # The entries of the block, and the chance of one as far from the rest
+    "The block of neighbouring rows whose forms differ most from the others', with its chance in a shuffled file."
+    n = len(columns)
+    sizes = np.linspace(0, n, _BORDERS + 1).astype(int)
+    before = np.zeros((_BORDERS + 1, columns.shape[1]))
+
+    def sums(order):
+        before[1:] = np.cumsum(np.add.reduceat(columns[order], sizes[:-1]), axis=0)
+        return before
+
+    draw = np.random.default_rng(0)
+    seen, (first, last) = _furthest(sums(np.arange(n)), sizes)
+    orders = (draw.permutation(n) for _ in range(_PERMUTATIONS))
+    is_chance = any(_furthest(sums(order), sizes)[0] >= seen for order in orders)  # the first such order says enough
+    return np.arange(sizes[first], sizes[last]), 1.0 if is_chance else 1 / (1 + _PERMUTATIONS)
 
 # %% ../../nbs/package/instruments/evidence.ipynb #1f6d2150
 def answers_change(texts: Texts) -> list[Anomaly]:
@@ -299,7 +306,7 @@ def answers_change(texts: Texts) -> list[Anomaly]:
     if n < _FEWEST_IN_ORDER:
         return []
     forms = form_columns(texts.answers)
-    block, chance = clearest_block(forms, _furthest)
+    block, chance = _most_unlike_block(forms)
     quarter = np.arange(n - n // 4, n)
     for entries, by_form in ((block, chance), (quarter, 0.0)):
         group = np.isin(np.arange(n), entries)

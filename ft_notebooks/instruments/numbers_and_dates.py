@@ -9,7 +9,8 @@ __all__ = ['Equation', 'equations', 'equations_of_answers', 'misread_values']
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import filterfalse
 from typing import NamedTuple
 
 from .evidence import ALPHA, Anomaly, at_least, enough
@@ -87,18 +88,18 @@ def _wrong_in_some(
     texts: Texts,
     code: str,
     wrong: dict[int, str],  # By entry: what is wrong
-    right: set[int],  # Entries in which it is right
+    of: int,  # Rows in which it could be wrong
     message: str,
     causes: tuple[str, ...],
     cure: str,
+    usual: Iterable[int],  # Entries in which it is right
 ) -> list[Anomaly]:
     "The finding, unless chance explains so many, or they are too few."
-    chance = at_least(len(wrong), len(wrong) + len(right), TOLERATED)
+    chance = at_least(len(wrong), of, TOLERATED)
     if chance >= ALPHA / 2 or len(wrong) < enough(len(texts)):
         return []
     marks = texts.by_row(wrong)
-    usual = texts.rows(sorted(right)[:3])
-    return [Anomaly(code, "warning", message, [*marks], causes, cure, 2 * chance, marks, usual)]
+    return [Anomaly(code, "warning", message, [*marks], causes, cure, 2 * chance, marks, texts.rows([*usual][:3]))]
 
 
 def _wrong_equations(texts: Texts, written: dict[int, list[Equation]]) -> list[Anomaly]:
@@ -112,11 +113,12 @@ def _wrong_equations(texts: Texts, written: dict[int, list[Equation]]) -> list[A
         texts,
         "equations-wrong",
         {entry: one.text for entry, one in wrong.items()},
-        written.keys() - wrong.keys(),
+        len(written),
         f"{len(wrong)} of {len(written)} answers with equations have one that does not hold, such as "
         f"{first.text!r}: it is {first.right:.6g}",
         ("a model that miscalculates wrote these answers", "numbers were changed after they were calculated"),
         "calculate these results again, or drop the rows",
+        filterfalse(wrong.__contains__, written),
     )
 
 # %% ../../nbs/package/instruments/numbers_and_dates.ipynb #901bd04b
@@ -140,11 +142,12 @@ def _ends_differently(texts: Texts, written: dict[int, list[Equation]]) -> list[
         texts,
         "result-contradicted",
         differs,
-        alike,
+        n,
         f"{len(differs)} of {n} answers end with another number than the result of their last equation, such as "
         f"{number} after {written[entry][-1].text!r}; the others end with it",
         ("working and final answer come from two sources", "the final answer was taken from a wrong column"),
         "compare the last line with the working, and correct one of them",
+        sorted(alike),
     )
 
 # %% ../../nbs/package/instruments/numbers_and_dates.ipynb #70cf4ff3
@@ -161,7 +164,6 @@ _YEAR_FIRST = re.compile(r"(?<!\d)\d\d(\d\d)[-/.](\d{1,2})[-/.](\d{1,2})(?!\d)")
 _YEAR_LAST = re.compile(r"(?<![\d./-])(\d{1,2})([./-])(\d{1,2})\2(?:\d\d)?(\d\d)(?!\d)")
 _FEWEST = 6  # dates or numbers that can be read in one way only
 _ONE_WAY = 0.9  # of these, which the file's order and marks fit
-_AGAIN = "read these values again from the prompts, with the order and the marks of their language"
 
 
 def _read_dates(written: str, ordered: str) -> list[tuple[str, bool, bool]]:
@@ -190,20 +192,24 @@ def _exchanged_dates(texts: Texts) -> list[Anomaly]:
     wrong: dict[int, str] = {}
     for entry, dates in doubtful.items():
         wrong |= {entry: text for text, day_first in dates if day_first != order}
-    right = doubtful.keys() - wrong.keys()
-    if not wrong or prompts_tell(texts, set(wrong), right):  # such as rows of another country
+    if not wrong or prompts_tell(texts, set(wrong), set(doubtful) - set(wrong)):  # such as rows of another country
         return []
     first, other = ("day", "month") if order else ("month", "day")
-    return _wrong_in_some(
+    return _misread(
         texts,
         "dates-misread",
         wrong,
-        right,
-        f"in {len(wrong)} of {len(doubtful)} rows a date such as {next(iter(wrong.values()))} is read with the {other} "
-        f"first, but the {count} dates with a part above 12 have the {first} first: day and month are exchanged",
-        (f"a parser that takes the {other} first wherever it can",),
-        _AGAIN,
+        len(doubtful),
+        f"a date such as {next(iter(wrong.values()))} is read with the {other} first, but the {count} dates with a "
+        f"part above 12 have the {first} first: day and month are exchanged",
+        f"a parser that takes the {other} first wherever it can",
     )
+
+
+def _misread(texts: Texts, code: str, wrong: dict[int, str], of: int, fact: str, cause: str) -> list[Anomaly]:
+    cure = "read these values again from the prompts, with the order and the marks of their language"
+    others = filterfalse(wrong.__contains__, range(len(texts)))
+    return _wrong_in_some(texts, code, wrong, of, f"in {len(wrong)} of {of} rows {fact}", (cause,), cure, others)
 
 # %% ../../nbs/package/instruments/numbers_and_dates.ipynb #4e6bf19d
 _MARKED = re.compile(r"(?<![\w.,])\d+(?:[.,]\d+)+(?!\w|[.,]\d)")
@@ -252,7 +258,7 @@ def _misread_numbers(texts: Texts) -> list[Anomaly]:
     seen: set[int] = set()
     wrong: dict[int, str] = {}
     for entry, (prompt, answer) in enumerate(zip(texts.prompts, texts.answers)):
-        values = {float(text) for _, text in leaves(answer) or () if re.fullmatch(r"-?\d+(\.\d+)?", text)}
+        values = _numbers_of(answer)
         marked = _marked(prompt)
         right = {_value(one, decimals) for one in re.findall(r"(?<![\d.,])\d+(?![\d.,])", prompt) + marked}
         for number in marked:
@@ -264,16 +270,14 @@ def _misread_numbers(texts: Texts) -> list[Anomaly]:
                 example = f"{number} became {min(misread):.12g}"
     if not wrong or len(wrong) > len(seen) / 2:  # most rows do it: a unit of its own, such as cents
         return []
-    return _wrong_in_some(
-        texts,
-        "numbers-misread",
-        wrong,
-        seen - wrong.keys(),
-        f"in {len(wrong)} of {len(seen)} rows a number is read with the wrong decimal mark, as {example}; the prompts' "
-        f"decimal mark is {decimals!r}",
-        (f"a program that does not take {decimals!r} as the decimal mark",),
-        _AGAIN,
-    )
+    fact = f"a number is read with the wrong decimal mark, as {example}; the prompts' decimal mark is {decimals!r}"
+    cause = f"a program that does not take {decimals!r} as the decimal mark"
+    return _misread(texts, "numbers-misread", wrong, len(seen), fact, cause)
+
+
+def _numbers_of(answer: str) -> set[float]:
+    "The numbers among the values of an answer in JSON."
+    return {float(text) for _, text in leaves(answer) or () if re.fullmatch(r"-?\d+(\.\d+)?", text)}
 
 # %% ../../nbs/package/instruments/numbers_and_dates.ipynb #d701bca5
 def misread_values(texts: Texts) -> list[Anomaly]:

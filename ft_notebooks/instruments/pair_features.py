@@ -16,9 +16,15 @@ import numpy as np
 
 from .evidence import ALPHA, Anomaly, Level, enough, told_apart
 from .pairs import Pairs, sign_chance
-from .texts import is_ended, words
+from .texts import words
 
 # %% ../../nbs/package/instruments/pair_features.ipynb #9bcc2ef3
+# Whether a text ends after four words or more without a mark that ends a sentence.
+def _is_cut(text: str) -> bool:
+    last = re.split(r"[.!?:;\n\"'`)\]}>*|。！？]", text.rstrip())[-1]
+    return len(last.split()) >= 4
+
+
 def _is_open(text: str) -> bool:
     count = Counter(text)
     return count["{"] > count["}"] or count["["] > count["]"] or count["("] > count[")"]
@@ -57,7 +63,7 @@ _STYLES: dict[str, Callable[[str], float]] = {  # which can be laid on any answe
 # %% ../../nbs/package/instruments/pair_features.ipynb #1b5e9192
 _FORMS: dict[str, Callable[[str], float]] = {
     _LENGTH: len,
-    _CUT: lambda text: len(text.split()) >= 4 and not is_ended(text),
+    _CUT: _is_cut,
     OPEN: _is_open,
     **_STYLES,
     "has more line breaks": lambda text: text.strip().count("\n"),
@@ -95,18 +101,25 @@ _LONGEST_COPY = 200  # characters of the prompt's end, which an answer repeats
 # %% ../../nbs/package/instruments/pair_features.ipynb #1098762e
 @dataclass(frozen=True)
 class _Side:
-    "A feature, and the pairs that one of their answers wins by it: the side that does so more often."
+    "A feature, and the entries of the pairs whose chosen or whose rejected answer has (more of) it."
 
     phrase: str  # Follows "the chosen answer"
-    side: str  # "chosen" or "rejected"
-    entries: list[int]  # Of the pairs in which this side has (more of) it
-    others: int  # Pairs in which the other side has
+    chosen: list[int]
+    rejected: list[int]
     chance: float
+
+    @property
+    def side(self) -> str:
+        return "chosen" if len(self.chosen) >= len(self.rejected) else "rejected"
+
+    @property
+    def entries(self) -> list[int]:
+        return self.chosen if self.side == "chosen" else self.rejected
 
     @property
     def surplus(self) -> int:
         "So many more pairs does it rank right than wrong."
-        return len(self.entries) - self.others
+        return abs(len(self.chosen) - len(self.rejected))
 
 # %% ../../nbs/package/instruments/pair_features.ipynb #e1c83d28
 # All features with what they rank and their chance, corrected for their number.
@@ -123,11 +136,7 @@ def _ranked(pairs: Pairs) -> list[_Side]:
     tried = {name: sides for name, sides in found.items() if sum(map(len, sides)) >= enough(len(pairs))}
     ranked = []
     for name, (chosen, rejected) in tried.items():
-        chance = sign_chance(len(chosen), len(rejected), len(tried))
-        if len(chosen) >= len(rejected):
-            ranked.append(_Side(name, "chosen", chosen, len(rejected), chance))
-        else:
-            ranked.append(_Side(name, "rejected", rejected, len(chosen), chance))
+        ranked.append(_Side(name, chosen, rejected, sign_chance(len(chosen), len(rejected), len(tried))))
     return ranked
 
 # %% ../../nbs/package/instruments/pair_features.ipynb #83731fa3
@@ -186,7 +195,8 @@ def _decides(pairs: Pairs, one: _Side, level: Level, causes: tuple[str, ...]) ->
     n = len(pairs)
     alone = "" if one.phrase in _FORMS else " alone"
     message = f"in {len(one.entries):,} of {n:,} pairs the {one.side} answer{alone} {one.phrase}"
-    message += f", in {one.others:,} the other one" if one.others else ""
+    others = len(one.chosen) + len(one.rejected) - len(one.entries)
+    message += f", in {others:,} the other one" if others else ""
     is_length = one.phrase == _LENGTH
     message += ": length tells which one is chosen" if is_length and level == "question" else ""
     causes = causes or ("this is what you prefer", "the two sides come from different sources")
@@ -199,7 +209,7 @@ def _decides(pairs: Pairs, one: _Side, level: Level, causes: tuple[str, ...]) ->
 # What one side alone has in some pairs, where nobody would wish it and their prompts do not tell them from the others.
 def _in_some(pairs: Pairs, sides: list[_Side]) -> list[Anomaly]:
     least = enough(len(pairs))
-    few = [one for one in sides if one.surplus >= max(least, 0.6 * (len(one.entries) + one.others))]
+    few = [one for one in sides if one.surplus >= max(least, 0.6 * len(one.chosen + one.rejected))]
 
     @cache  # many pieces stand in the same pairs
     def told(entries: tuple[int, ...]) -> float:

@@ -7,14 +7,14 @@ __all__ = ['added_pieces']
 
 # %% ../../nbs/package/instruments/pieces.ipynb #4a304b23
 import re
-from collections import defaultdict
-from itertools import compress, islice
+from collections import Counter, defaultdict
+from itertools import chain, compress, islice
 
 import numpy as np
-from scipy.stats import mannwhitneyu
+from scipy.stats import mannwhitneyu, poisson
 
 from .evidence import ALPHA, Anomaly, announced
-from .texts import Texts
+from .texts import Texts, word_sets, words
 
 # %% ../../nbs/package/instruments/pieces.ipynb #72a7924b
 _MOST_CHARACTERS = 200  # of a piece
@@ -129,6 +129,15 @@ def _added(texts: Texts, plain: list[str]) -> list[tuple[str, np.ndarray]]:
     return found
 
 # %% ../../nbs/package/instruments/pieces.ipynb #1724e863
+def _by_chance(piece: str, answers: list[str], group: np.ndarray) -> float:
+    "The chance of so many answers with the piece, if its words stood in answers independently."
+    count = Counter(chain.from_iterable(word_sets(answers)))
+    expected = float(len(answers))
+    for word in words(piece):
+        expected *= max(1, count[word]) / len(answers)
+    return float(poisson.sf(group.sum() - 1, expected))
+
+# %% ../../nbs/package/instruments/pieces.ipynb #5e4afee4
 def added_pieces(
     texts: Texts,
 ) -> list[Anomaly]:  # At most one
@@ -158,6 +167,7 @@ def added_pieces(
                 "a style of some authors",
             ),
             cure="remove the piece, or leave it if the model is to say it now and then",
+            chance=min(1.0, _MOST_PIECES * _by_chance(found[0][0], texts.answers, found[0][1])),
             marks=texts.by_row(marks),
             usual=texts.others(marks),
         )

@@ -127,9 +127,8 @@ class MeasuredReward:
         "Of each row, how far the rewards of its answers are apart."
         return np.ptp([*self.values.values()], axis=0)
 
-    def finding(self, code: str, level: Level, message: str, chosen: np.ndarray, cure: str, *causes: str) -> Anomaly:
-        "What is said of the chosen rows."
-        return Anomaly(code, level, message, [self.numbers[i] for i in np.flatnonzero(chosen)], causes, cure)
+    def rows(self, chosen: np.ndarray) -> list[int]:
+        return [self.numbers[i] for i in np.flatnonzero(chosen)]
 
 # %% ../../nbs/package/instruments/rewards.ipynb #0421dfd5
 def weighted_sum(
@@ -142,6 +141,10 @@ def weighted_sum(
     for name in found.trials:
         found.values[name] = sum(weight * one.values[name] for one, weight in zip(rewards, weights))
     return found
+
+
+def _anomaly(code: str, level: Level, message: str, rows: list[int], cure: str, *causes: str) -> Anomaly:
+    return Anomaly(code, level, message, rows, causes, cure)
 
 
 # Counts as "20 of 24 rows (95% interval 64% to 93%)".
@@ -157,11 +160,9 @@ def reward_values(
     if measured.error:
         row = re.search(r", row (\d+) \(counted", measured.error)
         rows = [int(row[1])] if row else []
-        return [
-            Anomaly("reward-raises", "warning", measured.error, rows, (), "return one finite number for each answer")
-        ]
+        return [_anomaly("reward-raises", "warning", measured.error, rows, "return one finite number for each answer")]
     first = np.array([*measured.values.values()])[:, measured.few]
-    changes = np.abs(first - np.array([*measured.repeated.values()])).max(axis=0)
+    changes = np.abs(first - np.array([*measured.repeated.values()]))
     if changes.any():
         return [_drawn(measured, changes)]
     if not measured.spread.any() or len(measured.without) > 0.1 * measured.of:
@@ -170,14 +171,22 @@ def reward_values(
 
 # %% ../../nbs/package/instruments/rewards.ipynb #8680af17
 def _drawn(measured: MeasuredReward, changes: np.ndarray) -> Anomaly:
+    change = changes.max()
     spread = measured.spread.max()
     message = (
         f"the reward {measured.name} gives the same answer different values when it is called twice: they differ by up "
-        f"to {changes.max():.2g}, and those of different answers by up to {spread:.2g}"
+        f"to {change:.2g}, and those of different answers by up to {spread:.2g}"
     )
-    level: Level = "warning" if changes.max() > 0.5 * spread else "note"
-    rows = [measured.numbers[i] for i in measured.few[changes > 0]]
-    return Anomaly("reward-draws", level, message, rows, ("it draws",), "take the random choice out of the reward")
+    level: Level = "warning" if change > 0.5 * spread else "note"
+    cure = "take the random choice out of the reward"
+    return _anomaly(
+        "reward-draws",
+        level,
+        message,
+        [measured.numbers[i] for i in measured.few[changes.max(0) > 0]],
+        cure,
+        "it draws",
+    )
 
 # %% ../../nbs/package/instruments/rewards.ipynb #827998a4
 # A reward without differences; or one that reads the expected answer, where rows have none.
@@ -189,14 +198,14 @@ def _flat_or_lacking(measured: MeasuredReward) -> list[Anomaly]:
     if reads and without:
         message = f"{len(without):,} of {measured.of:,} rows have no expected answer, and {name} compares with it"
         cure = 'give each row its answer (column "expected"), or leave out the rows without one'
-        return [Anomaly("answers-missing", "warning", message, without, ("the column has another name",), cure)]
+        return [_anomaly("answers-missing", "warning", message, without, cure, "the column has another name")]
     if measured.spread.any():
         return []
     best = "the expected answer gets no more than others" if RIGHT in compared else f"{len(compared)} texts were tried"
     message = f"{name} gives each answer to a prompt the same value; {best}"
-    causes = ("it reads a column that is not there, or returns a default after an error",)
+    cause = "it reads a column that is not there, or returns a default after an error"
     cure = "take a reward that tells good answers from bad ones"
-    return [Anomaly("reward-flat", "warning", message, measured.numbers, causes, cure)]
+    return [_anomaly("reward-flat", "warning", message, measured.numbers, cure, cause)]
 
 # %% ../../nbs/package/instruments/rewards.ipynb #bfd41f6b
 _CLOSE = 1e-6  # values that differ by less are equal
@@ -208,24 +217,25 @@ def reward_ranks(
     "Whether the expected answer gets more than wrong ones, and whether words that say nothing get more."
     if measured.error or not measured.spread.any():  # of which `reward_values` speaks
         return []
-    found = _grows(measured)
-    if RIGHT in measured.values:
-        found = found or _outranked(measured) or [*_ignored(measured), *_padded(measured)]
-    return found
+    if grown := _grows(measured):
+        return [grown]
+    if RIGHT not in measured.values:
+        return []
+    return _outranked(measured) or [*_ignored(measured), *_padded(measured)]
 
 # %% ../../nbs/package/instruments/rewards.ipynb #22e8c55b
 # Nonsense that gets more the longer it is, and at last more than the expected answer.
-def _grows(measured: MeasuredReward) -> list[Anomaly]:
+def _grows(measured: MeasuredReward) -> Anomaly | None:
     long = np.array([measured.values[_nonsense(k)] for k in _LENGTHS])
     best = measured.values.get(RIGHT)
     more = (np.diff(long, axis=0) > 0).all(0) & (long[-1] > (-np.inf if best is None else best))
     if not more.all():
-        return []
+        return None
     said = ", ".join(f"{k} words {value:.3g}" for k, value in zip(_LENGTHS, long[:, 0]))
     right = "" if best is None else f", and the expected answer {best[0]:.3g}"
     message = f"the reward grows with the length of nonsense: of the first row get {said}{right}"
     cure = "change the reward or its weight"
-    return [measured.finding("reward-misleads", "warning", message, more, cure, "the reward counts words")]
+    return _anomaly("reward-misleads", "warning", message, measured.rows(more), cure, "the reward counts words")
 
 # %% ../../nbs/package/instruments/rewards.ipynb #2917c61e
 # Wrong answers that get more than the expected one in half of the rows, or an empty one that gets as much.
@@ -241,19 +251,21 @@ def _outranked(measured: MeasuredReward) -> list[Anomaly]:
         others = f"each of {len(outranked)} other texts"
         message = f"the expected answer gets less than {others}, in {_counted(least)}: {best[0]:.3g}"
         cure = "return more for better answers: change the sign of the reward or of its weight"
-        return [measured.finding("reward-inverted", "warning", message, least, cure)]
+        return [_anomaly("reward-inverted", "warning", message, measured.rows(least), cure)]
     if outranked:
         name, rows = max(outranked.items(), key=lambda item: item[1].mean())
         first = int(rows.argmax())
         message = f"{name} gets more than the expected answer in {_counted(rows)}"
         message += f": {measured.values[name][first]:.3g} and {best[first]:.3g}"
-        return [measured.finding("reward-misleads", "warning", message, rows, "change the reward, or its weight")]
+        return [
+            _anomaly("reward-misleads", "warning", message, measured.rows(rows), "change the reward, or its weight")
+        ]
     as_much = measured.values[_EMPTY] >= best - _CLOSE
     if as_much.mean() > 0.5:
         value = measured.values[_EMPTY][0]
         message = f"an empty answer gets {value:.3g}, as much as the expected one, in {_counted(as_much)}"
         cure = "return the lowest reward for an answer without text"
-        return [measured.finding("reward-misleads", "warning", message, as_much, cure)]
+        return [_anomaly("reward-misleads", "warning", message, measured.rows(as_much), cure)]
     return []
 
 # %% ../../nbs/package/instruments/rewards.ipynb #218255e9
@@ -271,7 +283,9 @@ def _ignored(measured: MeasuredReward) -> list[Anomaly]:
         f"whose answers differ, such as {first[:60]!r}"
     )
     cure = "add a reward that compares with the expected answer: --reward exact_match"
-    return [measured.finding("reward-ignores-row", "warning", message, same, cure, "the reward looks at form alone")]
+    return [
+        _anomaly("reward-ignores-row", "warning", message, measured.rows(same), cure, "the reward looks at form alone")
+    ]
 
 # %% ../../nbs/package/instruments/rewards.ipynb #0925ae97
 # What says nothing and pays: words after the answer, or a list of answers with the right one among them.
@@ -288,9 +302,9 @@ def _padded(measured: MeasuredReward) -> list[Anomaly]:
             f"{_counted(paid)}; the right answer in place of another row's raises it by {right:.2g}"
         )
         cure = "give words no reward of their own"
-        found.append(measured.finding("reward-pays-words", level, message, paid, cure))
+        found.append(_anomaly("reward-pays-words", level, message, measured.rows(paid), cure))
     as_much = measured.values[_LISTED] >= best - _CLOSE
     if as_much.mean() > 0.9 and right > _CLOSE:
         message = f"{_LISTED} gets as much as the expected answer alone, in {_counted(as_much)}"
-        found.append(measured.finding("reward-hackable", "note", message, as_much, "compare whole answers"))
+        found.append(_anomaly("reward-hackable", "note", message, measured.rows(as_much), "compare whole answers"))
     return found

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_ROWS', 'sampled_rows', 'words', 'word_sets', 'rare_words', 'word_matrix', 'ends', 'features', 'message_text',
-           'asked_in', 'NumberedRows', 'Texts', 'is_ended']
+           'asked_in', 'NumberedRows', 'Texts', 'is_prose', 'is_ended', 'language_of']
 
 # %% ../../nbs/package/instruments/texts.ipynb #6a87f49d
 import json
@@ -172,6 +172,11 @@ class Texts(NumberedRows):
         return self._before("user")
 
     @cached_property
+    def assistants(self) -> list[str]:
+        "What the assistant says in all turns, the answer too."
+        return [f"{before}\n{answer}".strip("\n") for before, answer in zip(self._before("assistant"), self.answers)]
+
+    @cached_property
     def questions(self) -> list[str]:
         "The user's last message; empty without one."
         return [asked[-1] for asked in map(asked_in, self.chats)]
@@ -185,6 +190,11 @@ class Texts(NumberedRows):
     def prompt_features(self) -> csr_matrix:
         "`features` of the system message and the last 500 characters that the user says."
         return features([f"{system} {user[-2 * _END :]}" for system, user in zip(self.systems, self.users)])
+
+    @cached_property
+    def question_features(self) -> csr_matrix:
+        "`features` of the `ends` of the questions."
+        return features(map(ends, self.questions))
 
     @cached_property
     def answer_features(self) -> csr_matrix:
@@ -214,9 +224,51 @@ class Texts(NumberedRows):
         "The first 80 characters of some entries' answers, by the numbers of their rows."
         return self.by_row({i: self.answers[i][:80] for i in entries})
 
-# %% ../../nbs/package/instruments/texts.ipynb #59e99dc5
+# %% ../../nbs/package/instruments/texts.ipynb #d3c02c6a
+def is_prose(
+    text: str,
+) -> bool:
+    "Five words at least, and no JSON, markup or code."
+    said = text.strip(" \n\"'")
+    code = said[:1] in tuple("{[<`") or re.search(r"[;{}=]\s*(\n|$)|^(def|class|import|SELECT) ", said)
+    return len(words(said)) >= 5 and not code
+
+
 def is_ended(
     text: str,
 ) -> bool:
     "Whether it ends with a sentence's mark, or as code ends."
     return re.search(r"[.!?:;…。！？][ \n\"'`*)\]}»”’]*\Z|[)\]}`]\s*\Z", text) is not None
+
+# %% ../../nbs/package/instruments/texts.ipynb #db27e3c9
+_FREQUENT = {
+    "English": "the of and to is in that it for you was with are this have not on be",
+    "German": "der die das und ist nicht ein eine zu mit von den sich auf für wie kann",
+    "French": "le la les des est une un et pour dans que pas vous qui sur avec du",
+    "Spanish": "el los las una un es que de por para con no está cómo en y se",
+    "Italian": "il che di una un per non con sono della gli è come nel si del",
+    "Portuguese": "o os uma um não que de para com está como em do da é por",
+    "Dutch": "de het een van en is niet dat op te voor met zijn hoe ik je",
+}
+_SCRIPTS = {  # with the share of the letters from which a text is in it
+    "Japanese": ("[぀-ヿ]", 0.1),
+    "Chinese": ("[一-鿿]", 0.5),
+    "Korean": ("[가-힣]", 0.5),
+    "Cyrillic": ("[а-яА-Я]", 0.5),
+    "Arabic": ("[؀-ۿ]", 0.5),
+}
+
+
+def language_of(texts: list[str]) -> str:
+    "The language of most of the texts together; empty where nothing tells it."
+    said = " ".join(text[:300] for text in texts[:200])
+    letters = max(1, sum(map(str.isalpha, said)))
+    for name, (script, least) in _SCRIPTS.items():
+        if len(re.findall(script, said)) > least * letters:
+            return name
+    counts = Counter(re.findall(r"[^\W\d_]+", said.lower()))
+    shares: Counter[str] = Counter()
+    for name, frequent in _FREQUENT.items():
+        shares[name] = sum(map(counts.__getitem__, frequent.split()))
+    (name, first), (_, second) = shares.most_common(2)
+    return name if first > max(10, 1.5 * second, 0.1 * counts.total()) else ""

@@ -107,13 +107,13 @@ def test_the_page_escapes_what_rows_hold(notes, capsys):
 def test_each_code_of_an_instrument_may_be_called_intended():
     folder = Path(unusual_rows.__file__).parents[1] / "instruments"
     written = "".join(file.read_text(encoding="utf-8") for file in folder.glob("*.py") if "pair" not in file.name)
-    behind = r"(?:code=|Anomaly\(\s*|_elsewhere\(|_wrong_in_some\(\s*texts,\s*|_Kind = \(\s*)"
+    behind = r"(?:code=|Anomaly\(\s*|_Property\(\s*|_(?:wrong_in_some|misread)\(\s*texts,\s*)"
     made = set(re.findall(rf'{behind}"([a-z-]+)"', written))
-    assert len(made) > 15
+    assert len(made) > 25
     assert {code for code in made if not code.startswith("reward")} - {"answers-missing"} <= {*unusual_rows.CODES}
 
 
 def test_an_unknown_code_that_is_intended_names_the_nearest():
     rows = [{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}]
-    with pytest.raises(ValueError, match="'answer-cut'; the nearest is 'answers-cut'"):
-        examine(Context("sft", {"data": {"intended": "answer-cut"}}, {"whole": lambda: rows}, rows))
+    with pytest.raises(ValueError, match="'all-escape'; the nearest is 'all-escapes'"):
+        examine(Context("sft", {"data": {"intended": "all-escape"}}, {"whole": lambda: rows}, rows))

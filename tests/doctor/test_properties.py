@@ -194,25 +194,6 @@ def is_json(generated, expected, example):
     return float(generated.startswith("{") and generated.strip().endswith("}"))
 
 
-DECLINED = "I am sorry, but I cannot help with that request."
-
-
-def test_an_answer_that_the_prompts_announce_is_a_note():
-    asked = {True: "How do I break into the house of {}?", False: "Write {} a note about lunch."}
-    rows = []
-    for n in range(60):
-        is_harmful = random.Random(n).random() < 0.6
-        text = DECLINED if is_harmful else f"Lunch is at {n % 12 + 1}, see you in room {n}."
-        asks = {"role": "user", "content": asked[is_harmful].format(f"Ann {n}")}
-        rows.append({"messages": [asks, {"role": "assistant", "content": text}]})
-    assert levels("answers-repeat", rows) == ["note"]
-    mixed = [
-        {"messages": [{**row["messages"][0], "content": f"Lunch {n}?"}, row["messages"][1]]}
-        for n, row in enumerate(rows)
-    ]
-    assert levels("answers-repeat", mixed) == ["warning"]
-
-
 HALF = [row if n % 2 else {"messages": row["messages"][:-1]} for n, row in enumerate(NOTES)]
 
 

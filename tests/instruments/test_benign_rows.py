@@ -5,12 +5,14 @@ import random
 import subprocess
 import sys
 
-from ft_notebooks.instruments.cut_texts import heaps
 from ft_notebooks.instruments.labels import option_marks
+from ft_notebooks.instruments.leftovers import heaps
 from ft_notebooks.instruments.numbers_and_dates import misread_values
 from ft_notebooks.instruments.pair_features import deciding_feature
 from ft_notebooks.instruments.pairs import Pairs, contradictory_pairs
+from ft_notebooks.instruments.repetition import repeated_text
 from ft_notebooks.instruments.texts import Texts
+from ft_notebooks.instruments.turns import exchanged_roles, turn_order
 
 WORDS = "house tree river bread letter music garden window story road bridge market".split()
 
@@ -25,6 +27,16 @@ def pair(prompt, chosen, rejected):
 
 def sentence(draw, count):
     return " ".join(draw.choice(WORDS) for _ in range(count)).capitalize() + "."
+
+
+def test_thanks_of_the_assistant_do_not_tell_the_order_of_turns():
+    draw = random.Random(3)
+    talks = []
+    for i in range(120):
+        opens = f"My {draw.choice(WORDS)} is late since {draw.choice(['Monday', 'Friday'])}."
+        thanks = "Thank you for contacting Acme support. What is your number?"
+        talks.append(said(opens, thanks, f"{i + 10000}", f"I see case {i + 10000}."))
+    assert turn_order(Texts(talks)) == []
 
 
 def test_much_white_space_costs_no_time():
@@ -49,6 +61,28 @@ def test_answers_in_one_case_are_not_one_text():
     for change in (str.upper, lambda text: f"{text} {text}".lower()):
         (found,) = deciding_feature(Pairs([pair(f"p{i}", change(a), f"{b} {b}") for i, (a, b) in enumerate(texts)]))
         assert (found.level, "one text" in found.causes[0]) == ("question", False)
+
+
+def test_translation_both_ways_is_a_question():
+    draw = random.Random(5)
+    german = "das Haus ist alt|der Hund schläft im Garten|wir fahren nach Rom und zu dir|die Suppe ist nicht zu heiß"
+    english = "the house is old|the dog sleeps in the garden|we go to Rome and to you|the soup is not too hot"
+    lines = list(zip(german.split("|"), english.split("|")))
+    rows = []
+    for i in range(240):
+        two = draw.sample(lines, 2)
+        sides = [f"{', '.join(one[k] for one in two)} ({i})" for k in (0, 1)]
+        rows.append(said(*sides[:: 1 if draw.random() < 0.75 else -1]))
+    (found,) = exchanged_roles(Texts(rows))
+    assert (found.code, found.level) == ("roles-exchanged", "question")
+
+
+def test_runs_of_one_class_are_not_filled_down():
+    draw = random.Random(6)
+    labels = ["left", "right", "up", "down"]
+    rows = [said(f"{sentence(draw, 6)} {i}", labels[draw.randrange(4)]) for i in range(300)]
+    rows[40:52] = [said(f"{sentence(draw, 6)} {i}", "left") for i in range(12)]
+    assert repeated_text(Texts(rows)) == []
 
 
 SCORES = """

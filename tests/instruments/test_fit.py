@@ -5,7 +5,7 @@ import random
 import pytest
 
 from ft_notebooks.course.example_task import appointments
-from ft_notebooks.instruments.fit import WordFit, displaced, fit_of_answers, mixed_with_neighbours
+from ft_notebooks.instruments.fit import SizeFit, WordFit, displaced, fit_of_answers, mixed_with_neighbours
 from ft_notebooks.instruments.texts import Texts
 
 N = 300
@@ -217,3 +217,38 @@ def test_rows_sorted_by_topic_share_words_with_both_neighbours_and_say_nothing()
             asked = f"In the {place}: {first} the {thing} or {second} the {other}?"
             chats.append(chat(asked, f"As {name} said, {first} the {thing} first, then {second} the {other}."))
     assert mixed_with_neighbours(Texts(chats)) == []
+
+
+def translations(n=400, seed=0):
+    "Lines of drawn lengths, digits and marks, each beside one of about these in words of another alphabet."
+    draw = random.Random(seed)
+    chats = []
+    for _ in range(n):
+        count, number = draw.randint(2, 14), draw.choice(["", f" {draw.randint(1, 30)}"])
+        mark = draw.choice(".?!")
+        latin = " ".join("".join(draw.choices("abcdefgh", k=draw.randint(2, 8))) for _ in range(count))
+        greek = " ".join("".join(draw.choices("αβγδεζηθ", k=draw.randint(2, 8))) for _ in range(max(1, count - 1)))
+        chats.append(chat(f"{latin}{number}{mark}", f"{greek}{number and ' επτά'}{mark}"))
+    return chats
+
+
+def by_size(chats):
+    texts = Texts(chats)
+    return displaced(texts, WordFit(texts), SizeFit(texts))
+
+
+@pytest.mark.parametrize("lag", [1, -2])
+def test_a_translation_that_lost_a_line_is_found_by_its_sizes(lag):
+    chats = translations()
+    moved = [*range(150), *((i - lag) % 400 for i in range(150, 400))]
+    (anomaly,) = by_size(with_answers(chats, moved))
+    assert f"{abs(lag)} {'before' if lag > 0 else 'after'}" in anomaly.message
+    assert anomaly.level == "warning" and min(anomaly.rows) >= 150 and len(anomaly.rows) > 100
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_translations_in_order_and_drawn_apart_say_nothing_by_their_sizes(seed):
+    chats = translations(seed=seed)
+    by_length = sorted(chats, key=lambda one: len(one[0]["content"]))
+    apart = with_answers(chats, random.Random(seed).sample(range(400), 400))
+    assert by_size(chats) == by_size(by_length) == by_size(apart) == []

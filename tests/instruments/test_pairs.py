@@ -166,6 +166,7 @@ FAULTS = [
         for i, one in enumerate(rows)], False, "pairs-same", 0.04),
     ("scores", scored, misjudged, False, "scores-contradict", 0.1),
     ("rejected moved", wrong_times, moved("rejected", 7), True, "answers-elsewhere", 0.1),
+    ("chosen moved", wrong_times, moved("chosen", 1), True, "answers-elsewhere", 0.1),
     ("prompts moved", sums, moved("prompt", 3), True, "answers-elsewhere", 0.1),
     ("exchanged block", key_orders, swapped, True, "pairs-exchanged", 0.1),
     ("exchanged pairs", key_orders, swapped, False, "pairs-exchanged", 0.1),
@@ -188,9 +189,7 @@ def test_a_fault_is_found_and_its_rows_are_named(kind, plant, block, code, least
 
 
 def test_exchanged_pairs_of_another_kind_of_prompt_are_a_note():
-    end = [one | {"prompt": [{"role": "user", "content": f"In one sentence, please: what is asked, and when? {i}"}]}
-           for i, one in enumerate(brief())]  # fmt: skip
-    [found] = exchanged_pairs(Pairs([*brief()[:120], *swapped(end, range(200))[120:]]))
+    [found] = exchanged_pairs(Pairs(two_sources()))
     assert found.level == "note" and "their prompts are of another kind" in found.message
 
 

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from ft_notebooks.instruments.cut_texts import heaps
-from ft_notebooks.instruments.forms import shape, unusual_forms
+from ft_notebooks.instruments.leftovers import heaps, leftover_marks
 from ft_notebooks.instruments.pieces import added_pieces
 from ft_notebooks.instruments.texts import Texts
 
@@ -72,12 +71,12 @@ LEFT = {
 def test_leftovers_inside_answers_are_named(left, count):
     chats = stories()
     bad = [row for row in drawn(count) if LEFT[left](chats[row][1]["content"]) != chats[row][1]["content"]]
-    [found] = unusual_forms(Texts(spoiled(chats, bad, LEFT[left])))
-    assert set(found.rows) == set(bad) and f"{len(bad)} of 300 answers" in found.message and "hold '" in found.message
+    [found] = leftover_marks(Texts(spoiled(chats, bad, LEFT[left])))
+    assert set(found.rows) == set(bad) and found.code == "leftover-in-answers"
 
 
 def test_leftovers_copied_from_the_prompt_are_none():
-    assert unusual_forms(Texts(spoiled(stories(), drawn(30), lambda text: text + " <p>", " <p>"))) == []
+    assert leftover_marks(Texts(spoiled(stories(), drawn(30), lambda text: text + " <p>", " <p>"))) == []
 
 
 @pytest.mark.parametrize("count", [30, 300])
@@ -104,7 +103,7 @@ def test_templates_whose_texts_have_one_length_are_not_cut():
     assert heaps(Texts(chats)) == []
 
 
-@pytest.mark.parametrize("instrument", [added_pieces, unusual_forms, heaps])
+@pytest.mark.parametrize("instrument", [added_pieces, leftover_marks, heaps])
 def test_files_in_order_are_silent(instrument):
     assert not any(instrument(Texts(stories(150, seed))) for seed in range(4))  # chance of a failure: 4 ALPHA
 
@@ -124,7 +123,7 @@ STRANGE = [
 ]
 
 
-@pytest.mark.parametrize("instrument", [added_pieces, unusual_forms, heaps])
+@pytest.mark.parametrize("instrument", [added_pieces, leftover_marks, heaps])
 def test_any_file_is_read(instrument):
     chats = [[{"role": "user", "content": text}, {"role": "assistant", "content": text}] for text in STRANGE]
     for rows in (chats, chats[:1], [], chats * 5, chats[:1] * 100):
@@ -169,7 +168,15 @@ PUNCTUATION = ["، ثم", "\u200c", "《", "\u202f", "§ 5", "😀", " #weather"
 
 @pytest.mark.parametrize("mark", PUNCTUATION)
 def test_punctuation_of_other_scripts_is_no_leftover(mark):
-    assert not any(name.startswith("hold") for name in shape(f"The river{mark}."))
+    bad = drawn(30)
+    assert leftover_marks(Texts(spoiled(stories(), bad, lambda text: text.replace(".", mark + ".")))) == []
+
+
+def test_only_damaged_characters_have_the_encoding_as_cause():
+    bad = drawn(30)
+    for left, is_damaged in (("Ã©", True), ("\ufffd", True), ("â\x80\x99", True), ("<br>", False)):
+        [found] = leftover_marks(Texts(spoiled(stories(), bad, lambda text: text.replace(" ", left, 1))))
+        assert ("a file was read in the wrong encoding" in found.causes) == is_damaged and set(found.rows) == set(bad)
 
 
 def test_a_piece_is_quoted_with_its_own_digits():

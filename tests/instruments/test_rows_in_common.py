@@ -1,4 +1,4 @@
-"Roles, system messages, samples, blocks: faults are named, rows in order are not"
+"Roles, turns, repetition, samples, blocks, questions: faults are named, rows in order are not"
 
 import random
 
@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from ft_notebooks.course.example_task import appointments
-from ft_notebooks.instruments.evidence import answers_change, held_out_rows
-from ft_notebooks.instruments.pairs import second_heap
+from ft_notebooks.instruments.evidence import ALPHA, answers_change, held_out_rows
+from ft_notebooks.instruments.forms import questions_to_the_user
+from ft_notebooks.instruments.repetition import repeated_text, unshown_systems
 from ft_notebooks.instruments.texts import Texts
-from ft_notebooks.instruments.turns import exchanged_roles, unshown_systems
+from ft_notebooks.instruments.turns import exchanged_roles, second_heap, turn_order
 
-INSTRUMENTS = [exchanged_roles, unshown_systems, answers_change]
+INSTRUMENTS = [exchanged_roles, turn_order, repeated_text, unshown_systems, answers_change, questions_to_the_user]
+BAD = set(range(0, 150, 12))
 
 
 def notes(n=150):
@@ -70,9 +72,35 @@ def test_a_random_split_raises_nothing(kind):
     assert held_out_rows(Texts(kind()), random.Random(0).sample(range(150), 30)) == []
 
 
-def test_exchanged_columns_are_a_question():
-    turned = [said(answer["content"], asked["content"]) for asked, answer in code()]
-    assert [found.level for found in exchanged_roles(Texts(turned))] == ["question"]
+@pytest.mark.parametrize("kind", [notes, tickets, code])
+def test_exchanged_question_and_answer_are_found(kind):
+    chats = kind()
+    for i in BAD:
+        first, last = chats[i][-2:]
+        chats[i] = [*chats[i][:-2], {**first, "content": last["content"]}, {**last, "content": first["content"]}]
+    (found,) = exchanged_roles(Texts(chats))
+    assert set(found.rows) == BAD and found.level == "warning" and found.chance < ALPHA
+
+
+def test_the_newest_turn_first_is_found_in_some_talks_and_in_all():
+    chats = talks()
+    some = [chat[2:] + chat[:2] if i in BAD else chat for i, chat in enumerate(chats)]
+    assert set(turn_order(Texts(some))[0].rows) == BAD
+    assert len(turn_order(Texts([chat[2:] + chat[:2] for chat in chats]))[0].rows) > 75
+
+
+def test_a_filled_down_answer_is_found_and_sorted_labels_are_not():
+    chats = notes()
+    (found,) = repeated_text(changed(chats, range(50, 56), lambda chat: chats[50][-1]["content"]))
+    assert found.rows == list(range(50, 56))
+    assert repeated_text(Texts(sorted(tickets(), key=lambda chat: chat[-1]["content"]))) == []
+
+
+def test_labels_in_half_of_a_file_are_not_filled_down():
+    for seed in range(5):
+        draw = random.Random(seed)
+        labels = [said(f"Which of two? {i}", draw.choice(["left", "left", "left", "right"])) for i in range(300)]
+        assert repeated_text(Texts(notes(700) + labels)) == []
 
 
 def test_a_system_message_that_no_row_follows_is_found():
@@ -93,6 +121,14 @@ def test_held_out_rows_of_another_form_and_a_block_of_it_are_found():
     assert found.level == "warning" and set(found.rows) == set(held)
     (block,) = answers_change(changed(notes(), range(60, 90), cut))
     assert len(set(block.rows) & set(range(60, 90))) > 0.6 * len(block.rows)
+
+
+def test_a_property_of_all_answers_is_a_question_unless_it_is_asked_for():
+    chats = [said(f"Where is Omar's chair {i}?", f"The chair {i} of Omar stands in room {7 * i}.") for i in range(60)]
+    lower = changed(chats, range(60), lambda chat: chat[-1]["content"].lower()).chats
+    assert "all-lower-case" in [question.code for question in questions_to_the_user(Texts(lower))]
+    asked = [[{"role": "system", "content": "Use lower case."}, *chat] for chat in lower]
+    assert questions_to_the_user(Texts(asked)) == []
 
 
 def test_one_heap_is_seldom_called_two():

@@ -48,7 +48,7 @@ _ENCODED = Features(
     input_ids=List(Value("int32")), labels=List(Value("int32")), **dict.fromkeys(_COUNTS, Value("int64"))
 )
 
-
+# %% ../../nbs/package/data/document_encoding.ipynb #120ea10e
 def _encode_batch(rows: dict, numbers: list[int], *, tok, end: int, max_length: int | None) -> pa.Table:
     "Some documents encoded, as a row for each piece, with its counts."
     given = tok(rows["text"], split_special_tokens=True, return_attention_mask=False).input_ids

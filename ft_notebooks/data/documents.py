@@ -30,7 +30,7 @@ _ROWS = (".json", ".jsonl", ".csv", ".parquet")
 def _of_kind(kinds: tuple[str, ...], names: list[str]) -> list[str]:
     return [name for name in names if name.lower().endswith(kinds)]
 
-
+# %% ../../nbs/package/data/documents.ipynb #54337c76
 def text_files(
     source: Any,  # A path, or any other source
 ) -> list[str]:  # Sorted; empty where the source is something else, such as a file of rows

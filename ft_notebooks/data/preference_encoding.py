@@ -36,7 +36,7 @@ _COUNTS = (  # of a pair; those of tokens belong to a pair that is kept
     "rejected_tokens",  # tokens in their rejected answers
 )
 
-
+# %% ../../nbs/package/data/preference_encoding.ipynb #8c12832f
 def _encoded_pair(chosen: EncodedChat, rejected: EncodedChat, place: str) -> dict:
     "The common prompt of two encoded conversations, the answer of each, and the counts of both."
     # the answers begin at different positions where one of them has merged with the template's line break

@@ -168,7 +168,7 @@ def stage_dict(
 # %% ../../nbs/package/evaluation/score_plots.ipynb #31207a5f
 _SCORE_COLOURS = ("#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # palette of Okabe and Ito
 
-
+# %% ../../nbs/package/evaluation/score_plots.ipynb #6f204a06
 def _draw_scores(ax, looks) -> None:
     names = dict.fromkeys(itertools.chain(*looks))
     del names["step"]

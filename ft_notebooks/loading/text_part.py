@@ -39,7 +39,7 @@ class Wrapper:
         others = ", ".join(f"{part} ({size:,})" for part, size in self.left_out.items())
         return f"the text part of {self.architecture}, {self.parameters:,} parameters; left out: {others or 'nothing'}"
 
-
+# %% ../../nbs/package/loading/text_part.ipynb #c94c9298
 def renamed(
     name: str,  # Of a weight or module
     beginnings: dict[str, str],  # The beginning of a name -> what stands there instead
@@ -74,7 +74,7 @@ def _stored_beginnings(text: PreTrainedModel, names: list[str]) -> dict[str, str
     near = max(heads, key=lambda name: len(os.path.commonprefix([name, start])), default=head)
     return {base: start, head: near}
 
-
+# %% ../../nbs/package/loading/text_part.ipynb #3ead5ac7
 def _parts(shapes: dict[str, list[int]], start: str) -> Counter:
     "The parameters of each part beside the one whose names begin so."
     parts: Counter[str] = Counter()

@@ -116,7 +116,7 @@ def save_merged(
     for file in folder.glob("*.safetensors"):  # safetensors 0.8 lets their owner alone read them
         shutil.copymode(folder / "config.json", file)
 
-
+# %% ../../nbs/package/lora/merging.ipynb #ebb1b4b1
 def merge_folder(
     run: str | Path,  # A run's folder, a checkpoint, or another folder with an adapter and tokenizer
     output: str | Path | None = None,  # The folder to create, as in `whole_folder`; None: `merged` inside `run`

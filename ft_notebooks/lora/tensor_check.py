@@ -51,7 +51,7 @@ class AdapterCounts:
             return f"{self.trained} of {self.targets} targets trained"
         return f"{self.changed} of {self.targets} targets changed"
 
-
+# %% ../../nbs/package/lora/tensor_check.ipynb #cf379573
 def adapted_layers(
     model: PeftModel,
 ) -> dict[str, LoraLayer]:  # Of the active adapter, by the path of the weight in the base
@@ -72,7 +72,7 @@ def is_trained(
     pair = (layer.lora_A, layer.lora_B) if is_linear else (layer.lora_embedding_A, layer.lora_embedding_B)
     return all(bool(getattr(part[adapter], "weight", part[adapter]).any()) for part in pair)
 
-# %% ../../nbs/package/lora/tensor_check.ipynb #cf379573
+# %% ../../nbs/package/lora/tensor_check.ipynb #31feee77
 def _by_expert(weight: torch.Tensor) -> torch.Tensor:
     return weight.flatten(1) if weight.ndim == 3 else weight.reshape(1, -1)
 
@@ -96,7 +96,7 @@ def merge_layer(
     lost = is_same & _by_expert(wanted != before).any(1)
     return not is_same.all(), int(lost.sum())
 
-
+# %% ../../nbs/package/lora/tensor_check.ipynb #fd2428b1
 def merge_layers(
     layers: Iterable[tuple[str, LoraLayer]],  # With their paths; merged in place
     adapter: str,  # Its name

@@ -79,7 +79,7 @@ def _base_parameters(model: PreTrainedModel | PeftModel) -> dict[str, torch.Tens
             found[re.sub(r"\.(base_layer|original_module|token_adapter)\b", "", name)] = p
     return found
 
-
+# %% ../../nbs/package/lora/unsaved_weights.ipynb #717ef7e6
 def changed_in_memory(
     model: PreTrainedModel | PeftModel,
 ) -> tuple[str, Path] | None:  # None too for a model that comes from no folder
@@ -102,7 +102,7 @@ def changed_in_memory(
                     return name, file
     return None
 
-
+# %% ../../nbs/package/lora/unsaved_weights.ipynb #e8a74ba2
 def check_base_saved(
     model: PeftModel,  # To be trained
 ) -> None:

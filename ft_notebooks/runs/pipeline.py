@@ -55,7 +55,7 @@ class _Rows:
     account: dict  # Counts of the encoded rows
     held_ids: Dataset | None
 
-
+# %% ../../nbs/package/runs/pipeline.ipynb #ac15e0ab
 def _mixed_words(stage: Stage, tok, ids, account: dict) -> str:
     "What is mixed in: a line for each file, and the first of its rows as it is trained."
     what = "trained tokens" if stage.mix_by == "tokens" else "rows"
@@ -70,7 +70,7 @@ def _mixed_words(stage: Stage, tok, ids, account: dict) -> str:
         lines = [said, stage.show(tok, ids[first]), *lines]
     return "\n".join(lines)
 
-
+# %% ../../nbs/package/runs/pipeline.ipynb #c67e5f5f
 def _encoded(stage: Stage, tok, rows, held) -> tuple:
     """The encoded rows, with those of [data] mix, of which none is like a held-out row; their counts; and the encoded
     held-out rows, which may all be pairs of equal answers.

@@ -226,7 +226,7 @@ def _alone(search: Search, candidate: Candidate) -> dict:
     memory = {"peak": outcome.peak, "reserved": outcome.reserved} if outcome else {}
     return {"name": candidate.name, "on": False, "why": why, "ratios": [], **memory}
 
-
+# %% ../../nbs/package/runs/tuning.ipynb #c4e83abd
 def one_by_one(
     search: Search,
     tried: Sequence[Candidate],
@@ -258,7 +258,7 @@ def _helps(search: Search, candidate: Candidate, others: list[Candidate]) -> boo
     search.verdicts[name]["why"] = why
     return not why
 
-
+# %% ../../nbs/package/runs/tuning.ipynb #c819fc2f
 def added(
     search: Search,
     equal: Sequence[Candidate],  # Of `one_by_one`
@@ -282,7 +282,7 @@ def _idle(search: Search, rests: dict[str, list[Candidate]], found: dict[str, di
             idle[name] = why
     return idle
 
-
+# %% ../../nbs/package/runs/tuning.ipynb #e2344c71
 def needed(
     search: Search,
     best: list[Candidate],  # Of `added`

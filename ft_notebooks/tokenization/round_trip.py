@@ -49,7 +49,7 @@ def _leaves(value: Any) -> Iterator[str]:
         case _:
             yield str(value).strip()
 
-
+# %% ../../nbs/package/tokenization/round_trip.ipynb #fd38e1fa
 def call_texts(
     call: dict,  # Of a message's "tool_calls"
 ) -> list[str]:

@@ -1,5 +1,5 @@
-"""Schedules of the learning rate: constant, warm-up, and warm-up with cosine decay, at a good rate and at three times
-that.
+"""Schedules of the learning rate: constant, a line to 0, warm-up, and warm-up with cosine decay, at a good rate and at
+three times that.
 
 Each point trains LoRA (r=16) on SmolLM2-135M-Instruct for 24 steps of 8 notes, every note once, and measures the loss
 on held-out notes every 4 steps.
@@ -24,6 +24,7 @@ from ft_notebooks import (
 torch.set_float32_matmul_precision("medium")  # on a CPU without AMX: oneDNN's float32, twice as fast, as exact
 SCHEDULES = {  # fields of SFTConfig
     "constant": {"lr_scheduler_type": "constant"},
+    "line": {"lr_scheduler_type": "linear"},
     "warm-up": {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 5},
     "warm-up and cosine": {"lr_scheduler_type": "cosine", "warmup_steps": 5},
 }

@@ -68,7 +68,7 @@ EXERCISES = {
             (6.47, "Turn the fraction over."),
         ],
         "hints": [
-            "Put the line that sets `weights.grad`, and `optimizer.step()`, into a loop, but not the lines before.",
+            "The line that sets `weights.grad` runs in each step. What in it may depend on t?",
             "In step t, counted from 0, the second gradient is `0.001 * (-1) ** t`.",
             "In the end it is `(weights[1] / weights[0]).abs()`. The first weight has taken ten whole steps.",
         ],

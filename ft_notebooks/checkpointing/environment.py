@@ -28,7 +28,7 @@ def library_versions() -> dict[str, str]:  # "python" and the distributions' nam
 
 # %% ../../nbs/package/checkpointing/environment.ipynb #c0bc8e9b
 _NEWEST_TESTED = {  # the newest releases with which training, loading and resuming were tested
-    "torch": "2.15", "transformers": "5.24", "trl": "1.16", "peft": "0.21", "accelerate": "1.15", "datasets": "5.2",
+    "torch": "2.15", "transformers": "5.25", "trl": "1.16", "peft": "0.21", "accelerate": "1.16", "datasets": "5.2",
     "bitsandbytes": "0.50",
 }  # fmt: skip
 

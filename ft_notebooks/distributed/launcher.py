@@ -19,7 +19,6 @@ from pathlib import Path
 import psutil
 from accelerate.commands.launch import launch_command, launch_command_parser
 from accelerate.utils import patch_environment
-from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from .launch_files import check_config
@@ -151,15 +150,17 @@ def launch(
     config = check_config(file)
     port = _checked_port(config["num_machines"], machine_rank, address, port)
     how = {"address": address, "port": port, "max_restarts": max_restarts}
-    arguments = [*_arguments(file, config, machine_rank=machine_rank, **how), *map(str, program)]
+    words = [*_arguments(file, config, machine_rank=machine_rank, **how), *map(str, program)]
+    arguments = launch_command_parser().parse_args(words)
     environment = _environment(config, **how)
     before = psutil.Process().children()
     try:
         with _restored_handlers(), patch_environment(**environment):
-            launch_command(launch_command_parser().parse_args(arguments))
+            launch_command(arguments)
     except ChildFailedError as e:
         return _failure(e)
-    except SignalException as e:
-        _end_started(before, e.sigval, float(environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]))
-        return 128 + e.sigval
+    except SystemExit as e:  # a signal: accelerate exits with 128 plus its number
+        code = int(e.code or 0)
+        _end_started(before, code - 128, float(environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]))
+        return code
     return 0

@@ -264,6 +264,7 @@ def main(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler, which reads it when torch is loaded, is silent
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # at 8 bits it warns about the dtype of every product
+    logging.getLogger("kernels").setLevel(logging.ERROR)  # without the hub it warns that it checks no publisher
     args.threads = None
     args.callbacks = list(callbacks)
     try:

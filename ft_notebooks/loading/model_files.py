@@ -315,7 +315,7 @@ def check_weights(
 
     `ValueError` with the names of the first that are missing, have another shape, or are in the files alone.
     """
-    fixed = {"device_map": {"": "meta"}, "use_safetensors": True, "trust_remote_code": False}
+    fixed = {"device_map": {"": "meta"}, "use_safetensors": True, "trust_remote_code": False, "use_kernels": False}
     report = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     model, info = AutoModelForCausalLM.from_pretrained(name, **(kwargs | fixed | report))
     wrong = sorted(info["missing_keys"]) + sorted(str(key[0]) for key in info["mismatched_keys"])

@@ -108,7 +108,8 @@ def _check_device_map(device_map) -> None:
 def _defaults(bits: int, hw: Hardware, given: dict) -> dict:
     "The arguments of `from_pretrained` that a caller may change, then those that follow from `bits` and the hardware."
     device_map = {"": hw.device} if bits < 16 or hw.device.startswith("cuda") else None
-    chosen = {"attn_implementation": None, "device_map": device_map, **given}  # None: what the class supports
+    # None: the attention that the class supports
+    chosen = {"attn_implementation": None, "device_map": device_map, "use_kernels": False, **given}
     _check_attention(chosen["attn_implementation"], bits, hw)
     _check_device_map(chosen["device_map"])
     sixteen = torch.float16 if hw.dtype == torch.float16 else torch.bfloat16

@@ -85,6 +85,7 @@ def _saved_model(name: str, bits: int, revision: str | None) -> PreTrainedModel:
         revision=revision or "main",
         dtype=torch.float32 if bits == 32 else sixteen,
         use_safetensors=True,
+        use_kernels=False,
         device_map={"": hw.device} if hw.device.startswith("cuda") else None,
         trust_remote_code=False,
         output_loading_info=True,

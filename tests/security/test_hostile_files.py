@@ -251,6 +251,22 @@ def test_no_kernel_that_a_config_names_is_fetched(tmp_path, monkeypatch, fields)
             load(folder)
 
 
+def test_no_layer_is_replaced_by_a_kernel_of_the_hub(tmp_path, monkeypatch):
+    folder, tok = _model(tmp_path), tiny_tokenizer()
+
+    def replaced(*_, **__):
+        raise AssertionError("compiled code of the hub would run")
+
+    monkeypatch.setattr("transformers.modeling_utils.kernelize", replaced)
+    with pytest.raises(AssertionError, match="compiled code"):
+        AutoModelForCausalLM.from_pretrained(folder, use_kernels=True)
+    settings = {"model": {"name": str(folder), "bits": 32, "method": "lora"}, "lora": {}}
+    load_model(folder)
+    SFTStage(settings).load(None)
+    load_reward_model(folder, tok, seed=0).save_pretrained(tmp_path / "reward")
+    load_reward_model(tmp_path / "reward", tok)
+
+
 SIZES = [
     {"num_hidden_layers": 10**6}, {"num_labels": 10**9}, {"vocab_size": -5}, {"vocab_size": "many"}, {"dtype": "none"},
     {"num_attention_heads": 0}, {"pad_token_id": 10**9}, {"rms_norm_eps": math.nan}, {"hidden_act": "os.system"},

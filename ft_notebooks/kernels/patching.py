@@ -82,7 +82,9 @@ def _without_head(base: PreTrainedModel) -> dict[str, str | None]:
         reasons["attention"] = f"{type(base).__name__} has no exchangeable attention"
     if not any(map(_is_plain, base.modules())):
         reasons["lora"] = "no layer is one adapter on a frozen linear layer, without dropout, bias, variant or hook"
-    if not any(map(_is_rms_norm, base.modules())):
+    if getattr(base, "use_kernels", False):  # train() and eval() would put back what it computes
+        reasons["norm"] = "transformers may replace it by a kernel of the hub; load the model with use_kernels=False"
+    elif not any(map(_is_rms_norm, base.modules())):
         reasons["norm"] = "no frozen root-mean-square norm"
     return reasons
 

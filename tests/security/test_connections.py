@@ -95,7 +95,8 @@ def hosts(tmp_path_factory):
 
 
 def test_a_run_with_defaults_asks_for_the_hub_alone(hosts):
-    assert hosts["defaults"] == {"huggingface.co"} and hosts["imports"] == set()
+    assert hosts["defaults"] == {"huggingface.co"}
+    assert hosts["imports"] <= {"huggingface.co"}  # bitsandbytes fetches its kernel for a CPU with bfloat16
 
 
 def test_a_process_that_has_simulated_a_step_can_still_be_forked(hosts):
@@ -113,4 +114,4 @@ def test_the_table_of_the_recipe_names_these_switches_and_this_host():
     rows = [line.strip("|").split("|") for line in cell.splitlines() if line.startswith("| ")]
     [(what, where, off)] = [row for row in rows if "one line of statistics" in row[0]]
     assert "huggingface.co" in where and re.findall(r"`(\w+)=1`", off) == SWITCHES
-    assert [row for row in rows[1:] if not row[2].strip()] == [] and len(rows) == 8
+    assert [row for row in rows[1:] if not row[2].strip()] == [] and len(rows) == 9

@@ -142,7 +142,7 @@ def test_a_job_in_two_processes_goes_on_likewise(runs_script, uninterrupted, tmp
     assert code == 0 and "goes on from runs/sft/checkpoint-3" in said, said
     weights = load_file(tmp_path / "place/runs/sft/adapter_model.safetensors")
     far = torch.cat([(weights[name] - same).abs().flatten() for name, same in uninterrupted[1].items()])
-    assert only_rounded(far, 2 * 8 * RATE)
+    assert only_rounded(far, 2 * 8 * RATE, near=RATE / 10)
 
 
 @pytest.mark.parametrize("word", ["it's", '"""', "{run}", "\\", "a\nb", "ä", "$HOME", ""], ids=repr)

@@ -31,7 +31,7 @@ def only_rounded(far: torch.Tensor, most: float, near: float = 1e-5) -> bool:
 
     AdamW divides a gradient by its own size. Where rounding decides the sign of a gradient, the weight goes the other
     way: one in a thousand may be off by all that the steps can do, `most` (twice the rate for each). The others keep to
-    `near`. Other rows, or a step too many, would move most weights by about the rate.
+    `near`. With other rows, or a step less, a third of the weights or more differ by over a tenth of the rate.
     """
     return (far > near).float().mean().item() <= 1e-3 and far.max().item() <= most
 

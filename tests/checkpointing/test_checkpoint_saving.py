@@ -129,7 +129,7 @@ def test_the_end_by_early_stopping_is_saved_too(tmp_path, settings):
     fields = settings | {"max_steps": 40, "restore_callback_states_from_checkpoint": True}
     for _ in range(2):
         run = gets_worse(tmp_path, **fields)
-        run.add_callback(EarlyStoppingCallback(2, early_stopping_threshold=1e9))  # no fall of the loss is enough
+        run.add_callback(EarlyStoppingCallback(2, early_stopping_threshold=1e9))  # a fall of the loss that cannot be
         run.train(last_good_checkpoint(tmp_path))
         step = run.state.global_step
         assert step < 40 and last_good_checkpoint(tmp_path).endswith(f"checkpoint-{step}")
